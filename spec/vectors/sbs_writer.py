@@ -1,0 +1,278 @@
+"""The writing side of the specification, once more: a second implementation, made from the pages of spec/ alone.
+
+It shares no code with the package and needs nothing but Python. Where both make the same bytes, the pages were clear.
+It is written to be read beside them and checks nothing: with the right arguments it plants faults, too.
+"""
+
+import base64
+import hashlib
+import json
+import re
+import struct
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cache
+
+Blob = tuple[bytes, bytes]  # key, stored bytes
+
+
+# ---------------------------------------------------------------------------------------------------------- payloads
+
+
+def seed_words(seed: int) -> list[int]:
+    """Four u64 from numpy's SeedSequence(seed), for a seed below 2**128."""
+    mask, constant = 0xFFFFFFFF, 0x43B0D7E5
+
+    def scramble(value: int, multiplier: int) -> int:
+        nonlocal constant
+        value ^= constant
+        constant = constant * multiplier & mask
+        value = value * constant & mask
+        return value ^ value >> 16
+
+    pool = [scramble(seed >> 32 * i & mask, 0x931E8875) for i in range(4)]
+    for source in range(4):
+        for target in range(4):
+            if source != target:
+                other = scramble(pool[source], 0x931E8875)
+                mixed = (0xCA01F9DD * pool[target] - 0x4973F715 * other) & mask
+                pool[target] = mixed ^ mixed >> 16
+    constant = 0x8B51F9DD
+    halves = [scramble(pool[i % 4], 0x58F38DED) for i in range(8)]
+    return [low | high << 32 for low, high in zip(halves[::2], halves[1::2], strict=True)]
+
+
+@cache
+def payload(seed: int, n: int) -> bytes:
+    """The low byte of each of the first n words of numpy's PCG64(seed), which is PCG XSL-RR 128/64."""
+    mask, multiplier = (1 << 128) - 1, 0x2360ED051FC65DA44385DF649FCCF645
+    words = seed_words(seed)
+    increment = (words[2] << 64 | words[3]) << 1 & mask | 1
+    state = (increment + (words[0] << 64 | words[1])) * multiplier + increment & mask
+    out = bytearray()
+    for _ in range(n):
+        state = state * multiplier + increment & mask
+        word, turn = (state >> 64 ^ state) & 0xFFFFFFFFFFFFFFFF, state >> 122
+        out.append((word >> turn | word << (64 - turn)) & 0xFF)
+    return bytes(out)
+
+
+# ----------------------------------------------------------------------------------------------------------- records
+
+
+class Record:
+    """A record, its fields declared once: what packs it also plants the faults in it."""
+
+    def __init__(self, fields: str) -> None:
+        """Declare the fields, `name:code` with the codes of struct."""
+        self.codes = {name: code for name, _, code in (part.partition(":") for part in fields.split())}
+        self.size = struct.calcsize("<" + "".join(self.codes.values()))
+
+    def set(self, data: bytes, position: int, **values: float | bytes) -> bytes:
+        """Return data with these fields of the record at position replaced."""
+        out = bytearray(data)
+        for name, code in self.codes.items():
+            if name in values:
+                struct.pack_into("<" + code, out, position, values.pop(name))
+            position += struct.calcsize("<" + code)
+        if values:
+            raise KeyError(*values)
+        return bytes(out)
+
+    def pack(self, **values: float | bytes) -> bytes:
+        """Pack a new record; fields that are not given are zeros."""
+        return self.set(bytes(self.size), 0, **values)
+
+
+def align(x: int, a: int) -> int:
+    """Return the smallest multiple of a that is not less than x: `round(x, a)` of the pages."""
+    return -(-x // a) * a
+
+
+# --------------------------------------------------------------------------------------- the container (spec/sbs.md)
+
+MAGIC = b"SBS\n"
+SBS = Record("magic:4s count:I file_size:Q")
+KEY = Record("key:16s")
+RANGE = Record("offset:Q nbytes:Q")
+
+
+def layout(version: int, sizes: Sequence[int], *, very_old: bool = False) -> tuple[list[int], int]:
+    """Where each blob begins, and the size of the file."""
+    directory = align(SBS.size + 32 * len(sizes), 256)
+    end = 256 if version == 2 else directory
+    offsets = []
+    for nbytes in sizes:
+        offsets.append(end)
+        end = align(end + nbytes, 256)
+    if version == 2:
+        return offsets, align(end + directory, 65536)
+    return offsets, end if very_old else align(end, 65536)
+
+
+def directory(version: int, blobs: Sequence[Blob]) -> bytes:
+    """All keys, then all ranges."""
+    offsets, _ = layout(version, [len(data) for _, data in blobs])
+    ranges = (RANGE.pack(offset=at, nbytes=len(data)) for at, (_, data) in zip(offsets, blobs, strict=True))
+    return b"".join([KEY.pack(key=key) for key, _ in blobs]) + b"".join(ranges)
+
+
+def container(version: int, blobs: Sequence[Blob], *, very_old: bool = False) -> bytes:
+    """The file, in version 2 or 1; very_old: version 1 that ends where the last blob's padding ends."""
+    offsets, size = layout(version, [len(data) for _, data in blobs], very_old=very_old)
+    header = SBS.pack(magic=MAGIC, count=len(blobs), file_size=size)
+    out = bytearray(size)
+    for at, (_, data) in zip(offsets, blobs, strict=True):
+        out[at : at + len(data)] = data
+    if version == 2:
+        out[:16] = SBS.pack(magic=MAGIC, count=0, file_size=65536)
+        tail = directory(version, blobs) + header
+        out[size - len(tail) :] = tail
+    else:
+        head = header + directory(version, blobs)
+        out[: len(head)] = head
+    return bytes(out)
+
+
+# ------------------------------------------------------------------------------------ the name index (spec/index.md)
+
+NO_BLOB = 0xFFFFFFFF
+INDEX_KEY = b"~index"
+HEADER = Record(
+    "magic:8s version:I flags:I nbytes:Q entry_count:I blob_count:I dim_count:Q entries_offset:Q blobs_offset:Q "
+    "dims_offset:Q names_offset:Q names_nbytes:Q metadata_offset:Q metadata_nbytes:Q store_nbytes:Q "
+    "store_sha256:32s self_sha256:32s reserved:24s"
+)
+ENTRY = Record(
+    "offset:Q nbytes:Q blob:I name_offset:I name_nbytes:H type:H codec:H ndim:H dims_start:I scale:f reserved:Q"
+)
+BLOB = Record("key:16s nbytes:Q reserved:Q sha256:32s")
+
+TYPES = {  # name: number, bits of an element, elements of a group, further bytes of a group
+    "unknown": (0, 8, 1, 0), "f32": (1, 32, 1, 0), "bf16": (2, 16, 1, 0), "sfp": (3, 8, 1, 0), "nuq": (4, 4, 256, 16),
+    "f64": (5, 64, 1, 0), "u32": (6, 32, 1, 0), "u64": (7, 64, 1, 0), "i8": (8, 8, 128, 4), "f16": (32, 16, 1, 0),
+    "int8": (33, 8, 1, 0), "u8": (34, 8, 1, 0), "i16": (35, 16, 1, 0), "u16": (36, 16, 1, 0), "i32": (37, 32, 1, 0),
+    "i64": (38, 64, 1, 0), "bool": (39, 8, 1, 0), "f8_e4m3": (40, 8, 1, 0), "f8_e5m2": (41, 8, 1, 0),
+    "c64": (42, 64, 1, 0), "f8_e8m0": (43, 8, 1, 0), "f8_e4m3fnuz": (44, 8, 1, 0), "f8_e5m2fnuz": (45, 8, 1, 0),
+    "f4": (46, 4, 1, 0), "f6_e2m3": (47, 6, 1, 0), "f6_e3m2": (48, 6, 1, 0),
+}  # fmt: skip
+
+
+def stored_nbytes(type_name: str, shape: Sequence[int]) -> int:
+    """Return the bytes that a tensor takes."""
+    _, bits, group, extra = TYPES[type_name]
+    n = 1
+    for dim in shape:
+        n *= dim
+    return -(-n * bits // 8) + -(-n // group) * extra
+
+
+def key_for(name: str) -> str:
+    """Return the key of a tensor that has a blob of its own."""
+    digits = re.match(r"[0-9]+", name.rpartition("_")[2]) if "_" in name else None
+    if (
+        re.fullmatch(r"[!-~]{1,16}", name)
+        and name[0] not in "~FB$2I"
+        and name not in ("config", "tokenizer", "toc")
+        and not (digits and int(digits[0]) >= 999)
+    ):
+        return name
+    return "~" + base64.b32encode(hashlib.sha256(name.encode()).digest()).decode().lower()[:15]
+
+
+@dataclass(frozen=True)
+class Entry:
+    """What the index says of one name; bytes where a fault may not be text."""
+
+    name: bytes
+    key: bytes | None  # of its blob, None for a tensor without elements
+    type: int
+    shape: tuple[int, ...]
+    nbytes: int
+    offset: int = 0
+    scale: float = 1.0
+    codec: int = 0
+
+
+def tensor(
+    name: str, key: str | None, type_name: str, shape: tuple[int, ...], *, offset: int = 0, scale: float = 1.0
+) -> Entry:
+    """Return an entry whose size and type are what they should be."""
+    nbytes = stored_nbytes(type_name, shape)
+    return Entry(name.encode(), key.encode() if key else None, TYPES[type_name][0], shape, nbytes, offset, scale)
+
+
+def seal(index: bytes) -> bytes:
+    """Return the index with its self_sha256 computed, so that a planted fault is its only one."""
+    blank = HEADER.set(index, 0, self_sha256=b"")
+    return HEADER.set(blank, 0, self_sha256=hashlib.sha256(blank).digest())
+
+
+def name_index(
+    entries: Sequence[Entry],
+    table: Sequence[Blob],
+    metadata: bytes = b"{}",
+    *,
+    digests: bool = True,
+    store: tuple[int, bytes] | None = None,
+) -> bytes:
+    """The index, embedded, or external to a store of this size and with this directory.
+
+    Entries and blobs are written in the order given, and nothing is checked: a fault may be planted with them.
+    """
+    blob_numbers: dict[bytes | None, int] = {key: i for i, (key, _) in enumerate(table)} | {None: NO_BLOB}
+    dims: list[int] = []
+    dims_starts: dict[tuple[int, ...], int] = {(): 0}
+    names = bytearray()
+    entry_records = bytearray()
+    for e in entries:
+        if e.shape not in dims_starts:
+            dims_starts[e.shape] = len(dims)
+            dims += e.shape
+        entry_records += ENTRY.pack(
+            offset=e.offset,
+            nbytes=e.nbytes,
+            blob=blob_numbers[e.key],
+            name_offset=len(names),
+            name_nbytes=len(e.name),
+            type=e.type,
+            codec=e.codec,
+            ndim=len(e.shape),
+            dims_start=dims_starts[e.shape],
+            scale=e.scale,
+        )
+        names += e.name + b"\0"
+    blob_records = b"".join(
+        BLOB.pack(key=key, nbytes=len(data), sha256=hashlib.sha256(data).digest() if digests else b"")
+        for key, data in table
+    )
+    out = bytearray(HEADER.size)
+    offsets = []
+    for section in (entry_records, blob_records, struct.pack(f"<{len(dims)}Q", *dims), names, metadata):
+        out += bytes(align(len(out), 8) - len(out))
+        offsets.append(len(out))
+        out += section
+    header = HEADER.pack(
+        magic=b"SBSINDEX",
+        version=1,
+        flags=digests | (store is not None) << 1,
+        nbytes=len(out),
+        entry_count=len(entries),
+        blob_count=len(table),
+        dim_count=len(dims),
+        entries_offset=offsets[0],
+        blobs_offset=offsets[1],
+        dims_offset=offsets[2],
+        names_offset=offsets[3],
+        names_nbytes=len(names),
+        metadata_offset=offsets[4],
+        metadata_nbytes=len(metadata),
+        store_nbytes=store[0] if store else 0,
+        store_sha256=hashlib.sha256(store[1]).digest() if store else b"",
+    )
+    return seal(header + out[HEADER.size :])
+
+
+def metadata_json(pairs: dict[str, str]) -> bytes:
+    """Return metadata as a writer should write it."""
+    return json.dumps(pairs, ensure_ascii=False, sort_keys=True, separators=(",", ":")).encode()
