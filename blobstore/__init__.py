@@ -1,0 +1,105 @@
+"""Weight files for gemma.cpp (.sbs), by key and by name.
+
+Names and arrays: `open`, `create`, `save_file`, `load_file`. Keys and bytes: `BlobReader`, `BlobWriter`.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from blobstore.catalog import TensorInfo
+from blobstore.errors import (
+    BlobStoreError,
+    CheckpointError,
+    CodecError,
+    FormatError,
+    KeyNotFoundError,
+    KeyTooLongError,
+    MissingExtraError,
+    NameNotFoundError,
+    TruncatedError,
+    UsageError,
+)
+from blobstore.keys import key_for
+from blobstore.reader import BlobReader
+from blobstore.store import Store, load_file
+from blobstore.store_writer import StoreWriter, save_file
+from blobstore.transfer import FileRange
+from blobstore.writer import BlobWriter
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from os import PathLike
+    from typing import BinaryIO
+
+    from blobstore.mapping import Access
+    from blobstore.store_writer import IndexPlace
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "BlobReader",
+    "BlobStoreError",
+    "BlobWriter",
+    "CheckpointError",
+    "CodecError",
+    "FileRange",
+    "FormatError",
+    "KeyNotFoundError",
+    "KeyTooLongError",
+    "MissingExtraError",
+    "NameNotFoundError",
+    "Store",
+    "StoreWriter",
+    "TensorInfo",
+    "TruncatedError",
+    "UsageError",
+    "create",
+    "key_for",
+    "load_file",
+    "open",
+    "save_file",
+]
+
+
+def open(path: str | PathLike[str], *, access: Access = "mmap", use_index: bool = True) -> Store:  # noqa: A001
+    """Open a .sbs file: a mapping from tensor name to numpy array.
+
+    Args:
+        path: A file of version 1 or 2, with a name index inside, beside it (``path.idx``), or none: then each blob is
+            bytes under its key.
+        access: ``mmap`` maps the file: arrays are views, nothing is read before it is touched. ``read`` makes plain
+            reads: for network drives, and for files that may be truncated while open.
+        use_index: False to ignore the index, for instance one that is stale.
+
+    Raises:
+        FormatError, TruncatedError: The file or its index is wrong; ``reason`` is a code of the specification.
+        OSError: It can't be opened.
+    """
+    return Store(path, access=access, use_index=use_index)
+
+
+def create(
+    target: str | PathLike[str] | BinaryIO,
+    *,
+    version: int = 2,
+    index: IndexPlace = "embedded",
+    digests: bool = True,
+    metadata: Mapping[str, str] | None = None,
+) -> StoreWriter:
+    """Begin a .sbs file that tensors are added to by name; a context manager.
+
+    Args:
+        target: A path, which gets its file when the ``with`` block ends without an error, or for version 2 a binary
+            stream.
+        version: Of the container: 2, or 1 for runtimes from before 2025-07-31.
+        index: ``embedded`` writes the name index as the last blob, ``external`` into ``path.idx``; ``none`` writes
+            none, which is possible for names that are their own keys.
+        digests: Keep the SHA-256 of each blob in the index.
+        metadata: Text → text; more can be set as ``store.metadata[key]``.
+
+    Raises:
+        UsageError: ``bad-version``, ``bad-index``, ``needs-seek``, ``needs-path``, ``not-a-file``.
+        OSError: The target's folder can't be written to.
+    """
+    return StoreWriter(target, version=version, index=index, digests=digests, metadata=metadata)

@@ -1,0 +1,151 @@
+"""A file that appears under its name only when it is complete."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import stat
+from typing import TYPE_CHECKING, Self
+
+from blobstore.errors import UsageError
+
+if TYPE_CHECKING:
+    from os import PathLike
+    from types import TracebackType
+
+_BINARY = getattr(os, "O_BINARY", 0) | getattr(os, "O_CLOEXEC", 0)
+
+
+class AtomicFile:
+    """A new file in the target's folder, which `commit` moves to the target's name.
+
+    Until then the target is untouched. An error leaves nothing behind; where the system has unnamed files (Linux),
+    neither does a killed process. A symbolic link is followed: the file that it names is replaced.
+
+    Attributes:
+        path: The target.
+    """
+
+    def __init__(self, path: str | PathLike[str]) -> None:
+        """Begin the file.
+
+        Raises:
+            UsageError: ``not-a-file`` when the target is a folder, pipe or device.
+            OSError: The folder isn't there or can't be written to.
+        """
+        self.path = os.path.realpath(os.fspath(path))
+        if os.path.lexists(self.path) and not stat.S_ISREG(os.lstat(self.path).st_mode):
+            raise UsageError("not-a-file", f"{self.path!r} is no regular file and can't be replaced")
+        self._folder = os.path.dirname(self.path)
+        if not os.path.isdir(self._folder):
+            raise FileNotFoundError(errno.ENOENT, "no such folder", self._folder)
+        self._temporary = os.path.join(self._folder, f".blobstore-{os.urandom(8).hex()}.tmp")
+        self._named = False
+        self._fd = -1
+        self._fd = self._create()
+
+    def fileno(self) -> int:
+        """Return the descriptor, for reading and writing.
+
+        Raises:
+            UsageError: ``closed`` after `commit` or `discard`.
+        """
+        if self._fd < 0:
+            raise UsageError("closed", f"{self.path!r} is written already, or was given up")
+        return self._fd
+
+    def commit(self) -> None:
+        """Make the file durable and give it its name. Takes the place of what had the name before."""
+        try:
+            os.fsync(self.fileno())
+            if not self._named:
+                self._name()
+            self._close()
+            os.replace(self._temporary, self.path)
+            self._named = False
+        except BaseException:
+            self.discard()
+            raise
+        _sync_folder(self._folder)
+
+    def discard(self) -> None:
+        """Give the file up. Does nothing after `commit`."""
+        if not hasattr(self, "_fd"):  # refused before it was begun
+            return
+        self._close()
+        if self._named:
+            with contextlib.suppress(OSError):
+                os.unlink(self._temporary)
+            self._named = False
+
+    def _create(self) -> int:
+        unnamed = getattr(os, "O_TMPFILE", 0)
+        if unnamed and os.path.isdir("/proc/self/fd"):
+            # Not every file system has unnamed files.
+            with contextlib.suppress(OSError):
+                return os.open(self._folder, unnamed | os.O_RDWR | _BINARY, 0o666)
+        return self._create_named()
+
+    def _name(self) -> None:
+        """Give the file the temporary name: an unnamed one can't replace another."""
+        try:
+            # The folder's descriptor isn't needed for an absolute path; it makes Python call linkat, which follows.
+            os.link(f"/proc/self/fd/{self._fd}", self._temporary, src_dir_fd=self._fd, follow_symlinks=True)
+            self._named = True
+        except OSError:
+            # Some sandboxes forbid it. All is written by now: copy it, inside the kernel.
+            unnamed, self._fd = self._fd, self._create_named()
+            try:
+                size, done = os.fstat(unnamed).st_size, 0
+                while done < size:
+                    done += os.sendfile(self._fd, unnamed, done, size - done)
+            finally:
+                os.close(unnamed)
+            os.fsync(self._fd)
+
+    def _create_named(self) -> int:
+        fd = os.open(self._temporary, os.O_RDWR | os.O_CREAT | os.O_EXCL | _BINARY, 0o666)
+        self._named = True
+        return fd
+
+    def _close(self) -> None:
+        if self._fd >= 0:
+            fd, self._fd = self._fd, -1
+            os.close(fd)
+
+    def __del__(self) -> None:
+        self.discard()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if kind is None:
+            self.commit()
+        else:
+            self.discard()
+
+
+def write_file(path: str | PathLike[str], data: bytes | memoryview) -> None:
+    """Write a whole small file atomically."""
+    with AtomicFile(path) as target:
+        write_all(target.fileno(), memoryview(data))
+
+
+def write_all(fd: int, data: memoryview) -> None:
+    """Write all of ``data``, which one system call need not do."""
+    while data:
+        data = data[os.write(fd, data) :]
+
+
+def _sync_folder(folder: str) -> None:
+    """Make a new name durable; systems that can't sync a folder don't need it or offer nothing better."""
+    with contextlib.suppress(OSError):
+        fd = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(fd)
+        finally:
+            os.close(fd)

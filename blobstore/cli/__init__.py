@@ -1,0 +1,92 @@
+"""The command line: ``blobstore COMMAND``. Formatting only; the work is done elsewhere."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import signal
+import sys
+from typing import TYPE_CHECKING
+
+from blobstore import __version__
+from blobstore.cli import convert, demo, get, index, info, ls
+from blobstore.cli.output import shown
+from blobstore.errors import BlobStoreError, KeyNotFoundError, UsageError
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+COMMANDS = (info, ls, get, convert, index, demo)
+OK, FAULT, USAGE = 0, 1, 2
+_USAGE_ERRORS = (
+    UsageError,
+    KeyNotFoundError,
+    FileNotFoundError,
+    FileExistsError,
+    IsADirectoryError,
+    NotADirectoryError,
+    PermissionError,
+)
+
+
+def parser() -> argparse.ArgumentParser:
+    """Return the parser of the whole command line."""
+    top = argparse.ArgumentParser(
+        prog="blobstore",
+        description="Read, write and convert gemma.cpp's weight files (.sbs).",
+        epilog="Exit status: 0 all is right, 1 a fault was found, 2 wrong usage. Each COMMAND --help has an example.",
+    )
+    top.add_argument("--version", action="version", version=f"blobstore {__version__}")
+    commands = top.add_subparsers(metavar="COMMAND", required=True)
+    for command in COMMANDS:
+        command.add_parser(commands)
+    return top
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command.
+
+    Args:
+        arguments: Without the program's name; those of this process by default.
+
+    Returns:
+        0 when all is right, 1 when a fault was found, 2 for wrong usage.
+    """
+    _prepare_streams()
+    options = parser().parse_args(arguments)
+    try:
+        status: int = options.run(options)
+        sys.stdout.flush()
+    except BrokenPipeError:
+        status = OK  # the reader has seen enough: blobstore ls … | head
+    except (BlobStoreError, OSError) as error:
+        print(f"blobstore: {_text(error)}", file=sys.stderr)
+        status = USAGE if isinstance(error, _USAGE_ERRORS) else FAULT
+    except KeyboardInterrupt:
+        print("blobstore: interrupted", file=sys.stderr)
+        status = 128 + signal.SIGINT
+    _give_up_unwritten()
+    return status
+
+
+def _prepare_streams() -> None:
+    # Python has no stream at all where the shell closed it.
+    sys.stdout = sys.stdout or open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115 (lives as long as the process)
+    sys.stderr = sys.stderr or open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115
+    for stream in (sys.stdout, sys.stderr):
+        if hasattr(stream, "reconfigure"):
+            stream.reconfigure(errors="backslashreplace")  # keys need not be UTF-8, and must not end a listing
+
+
+def _give_up_unwritten() -> None:
+    """Leave nothing for Python to flush at exit, which would fail, and be complained of, once more."""
+    try:
+        sys.stdout.flush()
+    except OSError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+def _text(error: BlobStoreError | OSError) -> str:
+    if isinstance(error, OSError) and error.filename:
+        return shown(f"{error.filename}: {error.strerror}")
+    return shown(str(error))

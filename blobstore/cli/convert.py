@@ -1,0 +1,108 @@
+"""``blobstore convert``."""
+
+from __future__ import annotations
+
+import os
+import sys
+from typing import TYPE_CHECKING
+
+from blobstore.cli.output import (
+    Stopwatch,
+    add_command,
+    add_json,
+    note,
+    print_json,
+    print_table,
+    progress,
+    shape,
+    shown,
+    size,
+)
+from blobstore.convert.checkpoint import open_checkpoint
+from blobstore.convert.plan import plan_by_name
+from blobstore.convert.run import run_plan
+from blobstore.errors import UsageError
+from blobstore.layout import MAX_BLOBS
+
+if TYPE_CHECKING:
+    import argparse
+
+    from blobstore.convert.plan import Plan
+
+EXAMPLE = """example:
+  blobstore convert model.safetensors -o model.sbs
+  blobstore convert Llama-3.2-1B/ -o llama.sbs       (a folder with one file, or several and their index)
+  blobstore convert Llama-3.2-1B/ --dry-run
+
+Every tensor keeps its name, its type and its bytes. Tied weights (lm_head.weight) get their name back."""
+
+
+def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    """Add the command."""
+    parser = add_command(commands, "convert", run, "Convert a safetensors checkpoint into an .sbs file.", EXAMPLE)
+    parser.add_argument(
+        "source", metavar="SRC", help="a .safetensors file, a model.safetensors.index.json, or a folder with either"
+    )
+    parser.add_argument("-o", "--output", metavar="OUT", help="the .sbs file to write; - is standard output")
+    parser.add_argument("--dry-run", action="store_true", help="show what would be written, write nothing")
+    parser.add_argument(
+        "--container", type=int, choices=(1, 2), default=2, help="version of the container (default: 2)"
+    )
+    parser.add_argument(
+        "--index", choices=("embedded", "external"), default="embedded", help="the name index inside, or as OUT.idx"
+    )
+    parser.add_argument("--no-digests", action="store_true", help="leave out the SHA-256 of each blob")
+    add_json(parser)
+
+
+def run(options: argparse.Namespace) -> int:
+    """Run the command."""
+    if not options.dry_run and not options.output:
+        raise UsageError("no-output", "say where to write with -o OUT.sbs, or look first with --dry-run")
+    if options.output == "-" and sys.stdout.isatty():
+        raise UsageError("terminal", "bytes are not for a terminal: add -o OUT, or pipe them on")
+    with open_checkpoint(options.source) as checkpoint:
+        plan = plan_by_name(checkpoint, room=MAX_BLOBS - (options.index == "embedded"))
+        for text in plan.notes:
+            note(text)
+        if options.dry_run:
+            _show_plan(plan, as_json=options.json)
+            return 0
+        watch = Stopwatch()
+        with progress(plan.nbytes, "converting") as advance:
+            run_plan(
+                plan,
+                checkpoint,
+                sys.stdout.buffer if options.output == "-" else options.output,
+                version=options.container,
+                index=options.index,
+                digests=not options.no_digests,
+                progress=advance,
+            )
+    if options.output != "-":
+        _report(options, plan, watch.seconds)
+    return 0
+
+
+def _show_plan(plan: Plan, *, as_json: bool) -> None:
+    if as_json:
+        print_json(plan.to_json())
+        return
+    rows = [(one.name, one.key, one.type, shape(one.shape), one.nbytes) for one in plan.tensors]
+    print_table(("name", "key", "type", "shape", "bytes"), rows, right=("bytes",))
+    for alias in plan.aliases:
+        note(f"{alias.name} is another name for {alias.target}: {alias.why}")
+
+
+def _report(options: argparse.Namespace, plan: Plan, seconds: float) -> None:
+    nbytes = os.stat(options.output).st_size
+    if options.json:
+        aliases = [{"name": one.name, "target": one.target, "why": one.why} for one in plan.aliases]
+        facts = {"source": options.source, "output": options.output, "nbytes": nbytes, "tensors": len(plan.tensors)}
+        print_json({**facts, "aliases": aliases, "notes": plan.notes, "seconds": round(seconds, 3)})
+        return
+    names = len(plan.tensors) + len(plan.aliases)
+    rate = f"{size(plan.nbytes / seconds)}/s" if seconds else "at once"
+    print(f"{shown(options.output)}: {names} names, {nbytes} bytes, {seconds:.2f} s ({rate})")
+    for alias in plan.aliases:
+        print(f"  {shown(alias.name)} = {shown(alias.target)}: {alias.why}")

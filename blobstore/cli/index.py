@@ -1,0 +1,61 @@
+"""``blobstore index``."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from blobstore.cli.output import add_command, add_json, print_json, shown
+from blobstore.reindex import attach_index, build_for, detach_index
+
+if TYPE_CHECKING:
+    import argparse
+
+    from blobstore.reindex import Reindexed
+
+TEXT = """Move a file's name index, or build one.
+
+attach  moves the index beside the file (FILE.idx) into it
+detach  moves the index out of the file into FILE.idx; the file is then as if it never had one
+build   makes an index for a file that has none: each blob under its key, beside the file or (--embed) inside"""
+EXAMPLE = """example:
+  blobstore index build model.sbs --digests
+  blobstore index attach model.sbs"""
+
+
+def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    """Add the command."""
+    parser = add_command(commands, "index", _attach, TEXT, EXAMPLE)
+    actions = parser.add_subparsers(metavar="attach|detach|build", required=True)
+    for name, action, text in (
+        ("attach", _attach, "Move FILE.idx into FILE."),
+        ("detach", _detach, "Move the index out of FILE into FILE.idx."),
+        ("build", _build, "Make an index for a FILE that has none."),
+    ):
+        one = add_command(actions, name, action, text, f"example:\n  blobstore index {name} model.sbs")
+        one.add_argument("file", metavar="FILE", help="an .sbs file")
+        if name == "build":
+            one.add_argument("--embed", action="store_true", help="put it into FILE, which is written anew")
+            one.add_argument("--digests", action="store_true", help="read every blob and keep its SHA-256")
+            one.add_argument("--force", action="store_true", help="replace an index that is there")
+        add_json(one)
+
+
+def _attach(options: argparse.Namespace) -> int:
+    return _report(options, attach_index(options.file))
+
+
+def _detach(options: argparse.Namespace) -> int:
+    return _report(options, detach_index(options.file))
+
+
+def _build(options: argparse.Namespace) -> int:
+    found = build_for(options.file, embed=options.embed, digests=options.digests, force=options.force)
+    return _report(options, found)
+
+
+def _report(options: argparse.Namespace, found: Reindexed) -> int:
+    if options.json:
+        print_json({"index": found.path, "names": found.names})
+    else:
+        print(f"{shown(found.path)}: {found.names} names")
+    return 0

@@ -1,0 +1,83 @@
+"""``blobstore ls``."""
+
+from __future__ import annotations
+
+import fnmatch
+from typing import TYPE_CHECKING
+
+import blobstore
+from blobstore.cli.output import add_command, add_json, note, print_json, print_table, shape
+
+if TYPE_CHECKING:
+    import argparse
+
+EXAMPLE = """example:
+  blobstore ls model.sbs
+  blobstore ls model.sbs '*.layers.0.*'
+  blobstore ls model.sbs --keys
+
+On a terminal a table; elsewhere a line for each tensor, tab-separated, without a heading:
+name, key, type, shape, bytes, offset (with --keys: key, bytes, offset)."""
+
+
+def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    """Add the command."""
+    parser = add_command(
+        commands, "ls", run, "List the tensors of a file: name, key, type, shape, bytes, offset.", EXAMPLE
+    )
+    parser.add_argument("file", metavar="FILE", help="an .sbs file")
+    parser.add_argument("pattern", metavar="GLOB", nargs="?", default="*", help="only names (keys) that match")
+    parser.add_argument("--keys", action="store_true", help="list all blobs by key, as a runtime sees them")
+    add_json(parser)
+
+
+def run(options: argparse.Namespace) -> int:
+    """Run the command."""
+    return _list_keys(options) if options.keys else _list_names(options)
+
+
+def _list_names(options: argparse.Namespace) -> int:
+    with blobstore.open(options.file) as store:
+        infos = [one for one in store.infos() if fnmatch.fnmatchcase(one.name, options.pattern)]
+    if options.json:
+        print_json(
+            [
+                {
+                    "name": one.name,
+                    "key": one.key,
+                    "type": one.type.name,
+                    "shape": list(one.shape),
+                    "scale": one.scale,
+                    "nbytes": one.nbytes,
+                    "offset": one.offset,
+                    "codec": one.codec,
+                }
+                for one in infos
+            ]
+        )
+        return 0
+    rows = ((one.name, one.key, one.type, shape(one.shape), one.nbytes, one.offset) for one in infos)
+    print_table(("name", "key", "type", "shape", "bytes", "offset"), rows, right=("bytes", "offset"))
+    _tell_empty(options, len(infos))
+    return 0
+
+
+def _list_keys(options: argparse.Namespace) -> int:
+    with blobstore.BlobReader(options.file) as reader:
+        rows = [
+            (key, nbytes, offset)
+            for place, key in enumerate(reader)
+            if fnmatch.fnmatchcase(key, options.pattern)
+            for offset, nbytes in (reader.directory.range(place),)
+        ]
+    if options.json:
+        print_json([{"key": key, "nbytes": nbytes, "offset": offset} for key, nbytes, offset in rows])
+        return 0
+    print_table(("key", "bytes", "offset"), rows, right=("bytes", "offset"))
+    _tell_empty(options, len(rows))
+    return 0
+
+
+def _tell_empty(options: argparse.Namespace, count: int) -> None:
+    if not count:
+        note(f"nothing in {options.file} matches {options.pattern!r}" if options.pattern != "*" else "no tensors")

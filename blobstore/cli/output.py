@@ -1,0 +1,133 @@
+"""How the command line prints: tables for people, tab-separated lines for pipes, JSON for programs."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+import time
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Iterator, Sequence
+
+_STEP = 1000.0
+_ROUNDS_UP = 999.5  # from here three digits would read 1e+03
+
+
+def add_command(
+    commands: argparse._SubParsersAction[argparse.ArgumentParser],
+    name: str,
+    run: Callable[[argparse.Namespace], int],
+    text: str,
+    example: str,
+) -> argparse.ArgumentParser:
+    """Add a command with its help, an example at the end, and what it runs."""
+    parser = commands.add_parser(
+        name,
+        help=text[0].lower() + text[1:].partition("\n")[0].partition(". ")[0].removesuffix("."),
+        description=text,
+        epilog=example,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.set_defaults(run=run)
+    return parser
+
+
+def add_json(parser: argparse.ArgumentParser) -> None:
+    """Add ``--json``."""
+    parser.add_argument("--json", action="store_true", help="print JSON")
+
+
+def print_json(value: Any) -> None:  # noqa: ANN401 (JSON is anything)
+    """Print a value as JSON; what is no UTF-8 in it is escaped."""
+    json.dump(value, sys.stdout, indent=1)
+    sys.stdout.write("\n")
+
+
+def shown(text: str) -> str:
+    """Return text that can't do anything to a terminal or a table: unprintable characters escaped."""
+    if text.isprintable():
+        return text
+    return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text)
+
+
+def size(nbytes: float) -> str:
+    """Return a size for people: 1.3 GB."""
+    if nbytes < _STEP:
+        return f"{nbytes:.0f} bytes"
+    for unit in ("kB", "MB", "GB", "TB"):
+        nbytes /= _STEP
+        if nbytes < _ROUNDS_UP:
+            return f"{nbytes:.3g} {unit}"
+    return f"{nbytes:.0f} TB"
+
+
+def shape(dimensions: Sequence[int]) -> str:
+    """Return a shape as ``[2, 3]``."""
+    return f"[{', '.join(str(one) for one in dimensions)}]"
+
+
+def print_table(columns: Sequence[str], rows: Iterable[Sequence[object]], *, right: Sequence[str] = ()) -> None:
+    """Print a table on a terminal, and tab-separated lines without a heading elsewhere."""
+    if not sys.stdout.isatty():
+        for row in rows:
+            sys.stdout.write("\t".join(shown(str(cell)) for cell in row) + "\n")
+        return
+    from rich import box
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    for column in columns:
+        table.add_column(column, justify="right" if column in right else "left", overflow="fold")
+    for row in rows:
+        table.add_row(*(Text(shown(str(cell))) for cell in row))  # Text: names are no markup
+    Console().print(table)
+
+
+def print_fields(fields: Iterable[tuple[str, object]]) -> None:
+    """Print name and value, a line each."""
+    listed = [(shown(name), shown(str(value))) for name, value in fields]
+    width = max(len(name) for name, _ in listed)
+    for name, value in listed:
+        print(f"{name:<{width}}  {value}")
+
+
+def note(text: str) -> None:
+    """Tell the user something beside the data."""
+    print(f"note: {shown(text)}", file=sys.stderr)
+
+
+@contextmanager
+def progress(total: int, what: str, *, quiet: bool = False) -> Iterator[Callable[[int], None]]:
+    """Show a bar with bytes and rate while the block runs, when someone can see it.
+
+    Yields:
+        To be called with how many bytes more are done.
+    """
+    if quiet or not sys.stderr.isatty():
+        yield lambda _: None
+        return
+    from rich.console import Console
+    from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn, TransferSpeedColumn
+
+    columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TransferSpeedColumn())
+    with Progress(*columns, TimeRemainingColumn(), console=Console(stderr=True), transient=True) as bar:
+        task = bar.add_task(what, total=total)
+        yield lambda nbytes: bar.advance(task, nbytes)
+
+
+class Stopwatch:
+    """Seconds since it was made."""
+
+    def __init__(self) -> None:
+        """Start."""
+        self._start = time.perf_counter()
+
+    @property
+    def seconds(self) -> float:
+        """Since it was made."""
+        return time.perf_counter() - self._start

@@ -1,0 +1,179 @@
+"""What goes where, as data: a checkpoint → a list of blobs and names. Nothing is written."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from blobstore.errors import CheckpointError, UsageError
+from blobstore.index import shape_fault
+from blobstore.keys import encode_name, key_for
+from blobstore.layout import MAX_BLOBS
+
+if TYPE_CHECKING:
+    from blobstore.convert.checkpoint import Checkpoint
+    from blobstore.convert.safetensors import SafetensorsEntry
+    from blobstore.elements import ElementType
+
+_SHOWN = 8
+# How exporters name the embedding, longest first → what stands in its place for the head.
+_EMBEDDINGS = (
+    "model.language_model.embed_tokens.weight",
+    "model.decoder.embed_tokens.weight",
+    "model.embed_tokens.weight",
+)
+_HEAD = "lm_head.weight"
+# Their configs leave the field out where it has its default, which is true.
+_TIED_FAMILIES = ("gemma", "paligemma")
+
+
+@dataclass(frozen=True)
+class PlannedTensor:
+    """One tensor of the new file: all bytes of one tensor of the checkpoint, under its own name."""
+
+    name: str
+    key: str
+    type: ElementType
+    shape: tuple[int, ...]
+    nbytes: int
+
+
+@dataclass(frozen=True)
+class PlannedAlias:
+    """One more name for a planned tensor, and the reason."""
+
+    name: str
+    target: str
+    why: str
+
+
+@dataclass
+class Plan:
+    """A conversion that can be shown, run and checked.
+
+    Attributes:
+        tensors: In the order of writing, which is that of the source's bytes.
+        aliases: Names without bytes of their own.
+        metadata: Text → text, for the index.
+        notes: What a user should know.
+    """
+
+    tensors: list[PlannedTensor] = field(default_factory=list)
+    aliases: list[PlannedAlias] = field(default_factory=list)
+    metadata: dict[str, str] = field(default_factory=dict)
+    notes: list[str] = field(default_factory=list)
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of all tensors."""
+        return sum(tensor.nbytes for tensor in self.tensors)
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the plan as JSON values."""
+        return {
+            "tensors": [
+                {
+                    "name": one.name,
+                    "key": one.key,
+                    "type": one.type.name,
+                    "shape": list(one.shape),
+                    "nbytes": one.nbytes,
+                }
+                for one in self.tensors
+            ],
+            "aliases": [{"name": one.name, "target": one.target, "why": one.why} for one in self.aliases],
+            "metadata": self.metadata,
+            "notes": self.notes,
+            "nbytes": self.nbytes,
+        }
+
+
+def plan_by_name(checkpoint: Checkpoint, *, room: int = MAX_BLOBS - 1) -> Plan:
+    """Plan a file in which every tensor keeps its name, its type and its bytes.
+
+    Tied weights: a head that ``config.json`` says is the embedding becomes an alias where the checkpoint leaves it out;
+    a head with the same bytes as the embedding is stored once.
+
+    Args:
+        checkpoint: Open.
+        room: Tensors that the file has room for: one blob fewer than it can have when the index is inside.
+
+    Raises:
+        CheckpointError: ``no-tensors``, ``too-many-tensors``, ``bad-tensors``: all that is wrong, at once.
+    """
+    if not checkpoint.tensors:
+        raise CheckpointError("no-tensors", f"{checkpoint.path!r} has no tensors")
+    plan = Plan(metadata=dict(checkpoint.metadata), notes=list(checkpoint.notes))
+    plan.aliases = _tied(checkpoint)
+    aliased = {alias.name for alias in plan.aliases}
+    problems: list[str] = []
+    owners: dict[str, str] = {}
+    for name, entry in checkpoint.tensors.items():
+        if name in aliased:
+            continue
+        faults = _faults(name, entry)
+        problems += faults
+        key = key_for(name) if entry.nbytes and not faults else ""  # without elements it needs no blob
+        if key and owners.setdefault(key, name) != name:
+            problems.append(f"{name!r} and {owners[key]!r} both have the key {key!r}: rename one")
+        plan.tensors.append(PlannedTensor(name, key, entry.type, entry.shape, entry.nbytes))
+    if problems:
+        more = f"; and {len(problems) - _SHOWN} more" if len(problems) > _SHOWN else ""
+        raise CheckpointError("bad-tensors", "; ".join(problems[:_SHOWN]) + more)
+    if len(owners) > room:
+        raise CheckpointError("too-many-tensors", f"{len(owners)} tensors: the file has room for {room}")
+    if not owners:
+        raise CheckpointError("no-tensors", f"{checkpoint.path!r} has only tensors without elements")
+    return plan
+
+
+def _faults(name: str, entry: SafetensorsEntry) -> list[str]:
+    """Return what keeps a tensor out of a file: its name, its shape."""
+    faults = []
+    try:
+        encode_name(name)
+    except UsageError as error:
+        faults.append(error.message)
+    shape = shape_fault(entry.shape)
+    if shape:
+        faults.append(f"{name[:80]!r} {shape}")
+    return faults
+
+
+def _tied(checkpoint: Checkpoint) -> list[PlannedAlias]:
+    why = _says_tied(checkpoint.config)
+    aliases: dict[str, PlannedAlias] = {}
+    for embedding, entry in checkpoint.tensors.items():
+        head = _head_of(embedding)
+        if head is None or head in aliases or not entry.nbytes:
+            continue
+        if head not in checkpoint.tensors:
+            if why:
+                aliases[head] = PlannedAlias(head, embedding, f"{why}, the checkpoint leaves it out")
+        elif checkpoint.same_bytes(head, embedding):
+            aliases[head] = PlannedAlias(head, embedding, "it has the same bytes")
+    return list(aliases.values())
+
+
+def _says_tied(config: dict[str, Any]) -> str:
+    """Return what says that the head is the embedding, or nothing when nothing does."""
+    text = config.get("text_config")
+    parts = [config, *([text] if isinstance(text, dict) else [])]
+    said = [part["tie_word_embeddings"] for part in parts if "tie_word_embeddings" in part]
+    if any(one is True for one in said):
+        return "config.json ties it"
+    kinds = [part.get("model_type") for part in parts]
+    if not said and any(isinstance(kind, str) and kind.startswith(_TIED_FAMILIES) for kind in kinds):
+        return "models of this family tie it unless config.json says otherwise"
+    return ""
+
+
+def _head_of(embedding: str) -> str | None:
+    """Return the name that the output head has beside an embedding of this name, or None when it is no embedding."""
+    if embedding == "embed_tokens.weight":
+        return _HEAD
+    for ending in _EMBEDDINGS:
+        before = embedding.removesuffix(ending)
+        if before != embedding and (not before or before.endswith(".")):
+            return before + _HEAD
+    return None

@@ -1,0 +1,165 @@
+"""The header of a .safetensors file, both ways.
+
+Parsed here because safetensors' own numpy interface has no bfloat16, and because bytes are copied by range, not by
+tensor. The rules are the format's published ones: https://github.com/huggingface/safetensors#format.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from blobstore.elements import BY_SAFETENSORS, ElementType
+from blobstore.errors import FormatError, TruncatedError, UsageError
+from blobstore.index.records import MAX_ELEMENTS
+from blobstore.strictjson import parse_json, text_map
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Mapping
+
+MAX_HEADER_NBYTES = 100_000_000
+_LENGTH_NBYTES = 8
+
+
+@dataclass(frozen=True)
+class SafetensorsEntry:
+    """One tensor of a .safetensors file.
+
+    Attributes:
+        name: Its name.
+        type: Its element type.
+        shape: In C order.
+        offset: Of its first byte, from the beginning of the file.
+        nbytes: Its size.
+    """
+
+    name: str
+    type: ElementType
+    shape: tuple[int, ...]
+    offset: int
+    nbytes: int
+
+
+@dataclass(frozen=True)
+class SafetensorsHeader:
+    """What a .safetensors file says of itself: tensors in the order of their bytes, and metadata."""
+
+    entries: list[SafetensorsEntry]
+    metadata: dict[str, str]
+
+
+def parse_header(read: Callable[[int, int], bytes | memoryview], file_size: int) -> SafetensorsHeader:
+    """Check a .safetensors file's header.
+
+    Args:
+        read: Given (offset, nbytes) inside the file, returns these bytes.
+        file_size: In bytes.
+
+    Raises:
+        FormatError, TruncatedError: ``safetensors-header``, ``safetensors-entry`` (one tensor's entry is wrong),
+            ``safetensors-layout`` (holes, overlaps, bytes that belong to no tensor).
+    """
+    if file_size < _LENGTH_NBYTES:
+        raise TruncatedError("safetensors-header", f"the file has {file_size} bytes, its length alone takes 8", 0)
+    length = int.from_bytes(read(0, _LENGTH_NBYTES), "little")
+    if length > MAX_HEADER_NBYTES:
+        message = f"a header of {length} bytes is more than {MAX_HEADER_NBYTES}: no safetensors file"
+        raise FormatError("safetensors-header", message, 0)
+    start = _LENGTH_NBYTES + length
+    if start > file_size:
+        raise TruncatedError(
+            "safetensors-header", f"a header of {length} bytes in a file of {file_size}: truncated download?", 0
+        )
+    raw = bytes(read(_LENGTH_NBYTES, length))
+    if raw[:1] != b"{":
+        raise FormatError("safetensors-header", f"expected '{{' at offset 8, found {raw[:1]!r}: no safetensors file", 8)
+    try:
+        header = parse_json(raw)
+        metadata = text_map(header.pop("__metadata__", {}))
+    except ValueError as error:
+        raise FormatError("safetensors-header", f"the header is wrong: {error}", _LENGTH_NBYTES) from None
+    entries = [_parse_entry(name, value, start) for name, value in header.items()]
+    entries.sort(key=lambda entry: (entry.offset, entry.nbytes))
+    _check_layout(entries, start, file_size)
+    return SafetensorsHeader(entries, metadata)
+
+
+def dump_header(
+    tensors: Iterable[tuple[str, ElementType, tuple[int, ...]]], metadata: Mapping[str, str] | None = None
+) -> bytes:
+    """Return the bytes before the tensors' own, which follow in the same order without gaps.
+
+    Raises:
+        UsageError: ``no-safetensors-type`` when safetensors can't hold a tensor; ``duplicate-name``; ``bad-name``.
+    """
+    header: dict[str, Any] = {"__metadata__": dict(metadata)} if metadata else {}
+    position = 0
+    for name, kind, shape in tensors:
+        if kind.safetensors is None:
+            raise UsageError("no-safetensors-type", f"{name!r} is {kind}, which safetensors can't hold: decode it")
+        if name in header or name == "__metadata__":
+            raise UsageError("duplicate-name", f"{name!r} is used twice, or is safetensors' own")
+        count = _product(shape)
+        if count * kind.bits % 8:
+            raise UsageError("no-safetensors-type", f"{name!r}: {count} elements of {kind} are no whole bytes")
+        end = position + kind.nbytes(count)
+        header[name] = {"dtype": kind.safetensors, "shape": list(shape), "data_offsets": [position, end]}
+        position = end
+    try:
+        text = json.dumps(header, ensure_ascii=False, separators=(",", ":")).encode()
+    except UnicodeEncodeError as error:
+        raise UsageError("bad-name", f"a name or metadata is not Unicode text: {error.reason}") from None
+    text += b" " * (-len(text) % _LENGTH_NBYTES)  # so that the first tensor is aligned
+    return len(text).to_bytes(_LENGTH_NBYTES, "little") + text
+
+
+def _parse_entry(name: str, value: object, start: int) -> SafetensorsEntry:
+    def refuse(what: str) -> FormatError:
+        return FormatError("safetensors-entry", f"{name[:80]!r}: {what}", _LENGTH_NBYTES)
+
+    # Fields that are not known here pass, as they do in safetensors.
+    if not isinstance(value, dict) or not {"dtype", "shape", "data_offsets"} <= set(value):
+        raise refuse("expected dtype, shape and data_offsets")
+    kind = BY_SAFETENSORS.get(value["dtype"]) if isinstance(value["dtype"], str) else None
+    if kind is None:
+        raise refuse(f"dtype {str(value['dtype'])[:80]!r} is not known")
+    shape, offsets = value["shape"], value["data_offsets"]
+    if not _are_sizes(shape) or not _are_sizes(offsets) or len(offsets) != 2:
+        raise refuse("shape and data_offsets are lists of whole numbers, not below 0")
+    if _product(size or 1 for size in shape) > MAX_ELEMENTS:
+        raise refuse("its shape has too many elements")
+    count = _product(shape)
+    begin, end = offsets
+    if count * kind.bits % 8 or end - begin != kind.nbytes(count):
+        what = f"{kind.safetensors} of shape {str(shape)[:80]} takes {kind.nbytes(count)} bytes"
+        raise refuse(f"{what}, data_offsets say {end - begin}")
+    return SafetensorsEntry(name, kind, tuple(shape), start + begin, end - begin)
+
+
+def _check_layout(entries: list[SafetensorsEntry], start: int, file_size: int) -> None:
+    end = start
+    for entry in entries:
+        if entry.offset != end:
+            what = "overlaps the tensor before it" if entry.offset < end else "leaves a hole before it"
+            raise FormatError("safetensors-layout", f"{entry.name[:80]!r} {what}", entry.offset)
+        end += entry.nbytes
+    if end > file_size:
+        message = f"the tensors end at {end}, the file has {file_size} bytes: truncated download?"
+        raise TruncatedError("safetensors-layout", message, file_size)
+    if end < file_size:
+        raise FormatError("safetensors-layout", f"{file_size - end} bytes at the end belong to no tensor", end)
+
+
+def _are_sizes(value: object) -> bool:
+    return isinstance(value, list) and all(type(one) is int and 0 <= one < 1 << 63 for one in value)
+
+
+def _product(sizes: Iterable[int]) -> int:
+    """Return the product, or some number beyond the largest allowed one: none of a thousand digits is computed."""
+    product = 1
+    for size in sizes:
+        product *= size
+        if product > MAX_ELEMENTS:
+            return MAX_ELEMENTS + 1
+    return product

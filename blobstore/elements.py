@@ -1,0 +1,136 @@
+"""Element types: number, name, bits, numpy dtype.
+
+Spec: spec/index.md, Element types.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import ml_dtypes
+import numpy as np
+
+from blobstore.errors import UsageError
+
+if TYPE_CHECKING:
+    import numpy.typing as npt
+
+
+@dataclass(frozen=True, repr=False)
+class ElementType:
+    """One way to store a number.
+
+    Attributes:
+        number: In the index; below 32 the runtime's own.
+        name: For people.
+        bits: For each element, without what a group adds.
+        dtype: How stored elements read as they lie, little-endian; None when they have to be decoded.
+        safetensors: The name there, or None.
+        group: Elements that share extra bytes; 0 when there are none.
+        group_nbytes: These extra bytes.
+    """
+
+    number: int
+    name: str
+    bits: int
+    dtype: np.dtype[np.generic] | None = None
+    safetensors: str | None = None
+    group: int = 0
+    group_nbytes: int = 0
+
+    def nbytes(self, count: int) -> int:
+        """Stored size of ``count`` elements."""
+        groups = -(-count // self.group) if self.group else 0
+        return -(-count * self.bits // 8) + groups * self.group_nbytes
+
+    def __repr__(self) -> str:
+        return self.name
+
+
+def _plain(number: int, name: str, dtype: npt.DTypeLike, safetensors: str) -> ElementType:
+    stored = np.dtype(dtype).newbyteorder("<")
+    return ElementType(number, name, stored.itemsize * 8, stored, safetensors)
+
+
+_ALL = (
+    ElementType(0, "unknown", 8, np.dtype(np.uint8)),
+    _plain(1, "f32", np.float32, "F32"),
+    _plain(2, "bf16", ml_dtypes.bfloat16, "BF16"),
+    ElementType(3, "sfp", 8),
+    ElementType(4, "nuq", 4, group=256, group_nbytes=16),
+    _plain(5, "f64", np.float64, "F64"),
+    _plain(6, "u32", np.uint32, "U32"),
+    _plain(7, "u64", np.uint64, "U64"),
+    ElementType(8, "i8", 8, group=128, group_nbytes=4),
+    _plain(32, "f16", np.float16, "F16"),
+    _plain(33, "int8", np.int8, "I8"),
+    _plain(34, "u8", np.uint8, "U8"),
+    _plain(35, "i16", np.int16, "I16"),
+    _plain(36, "u16", np.uint16, "U16"),
+    _plain(37, "i32", np.int32, "I32"),
+    _plain(38, "i64", np.int64, "I64"),
+    _plain(39, "bool", np.bool_, "BOOL"),
+    _plain(40, "f8_e4m3", ml_dtypes.float8_e4m3fn, "F8_E4M3"),
+    _plain(41, "f8_e5m2", ml_dtypes.float8_e5m2, "F8_E5M2"),
+    _plain(42, "c64", np.complex64, "C64"),
+    _plain(43, "f8_e8m0", ml_dtypes.float8_e8m0fnu, "F8_E8M0"),
+    _plain(44, "f8_e4m3fnuz", ml_dtypes.float8_e4m3fnuz, "F8_E4M3FNUZ"),
+    _plain(45, "f8_e5m2fnuz", ml_dtypes.float8_e5m2fnuz, "F8_E5M2FNUZ"),
+    # Smaller than a byte: kept as stored. safetensors does not say in which order they are packed.
+    ElementType(46, "f4", 4, safetensors="F4"),
+    ElementType(47, "f6_e2m3", 6, safetensors="F6_E2M3"),
+    ElementType(48, "f6_e3m2", 6, safetensors="F6_E3M2"),
+)
+
+BY_NUMBER = {one.number: one for one in _ALL}
+BY_NAME = {one.name: one for one in _ALL}
+BY_SAFETENSORS = {one.safetensors: one for one in _ALL if one.safetensors}
+# "unknown" reads as bytes, but bytes are stored as u8.
+_BY_DTYPE = {one.dtype: one for one in _ALL if one.dtype is not None and one.number}
+UNKNOWN = BY_NUMBER[0]
+
+
+def by_number(number: int) -> ElementType:
+    """Return the type of this number; one that a newer version has added gets a name that says so."""
+    return BY_NUMBER.get(number) or ElementType(number, f"type-{number}", 0)
+
+
+# The same as arrays, for many entries at once; a number beyond the table is an unknown type.
+_SLOTS = max(BY_NUMBER) + 2
+_BITS, _GROUP, _GROUP_NBYTES = (np.zeros(_SLOTS, dtype=np.int64) for _ in range(3))
+for _one in _ALL:
+    _BITS[_one.number] = _one.bits
+    _GROUP[_one.number] = _one.group
+    _GROUP_NBYTES[_one.number] = _one.group_nbytes
+
+
+def type_of(dtype: np.dtype[np.generic]) -> ElementType:
+    """Return the element type that stores a numpy dtype as it is.
+
+    Raises:
+        UsageError: ``unsupported-dtype``.
+    """
+    try:
+        return _BY_DTYPE[dtype.newbyteorder("<")]
+    except (KeyError, TypeError):
+        known = ", ".join(one.name for one in _BY_DTYPE.values())
+        raise UsageError(
+            "unsupported-dtype", f"no element type stores dtype {dtype}: convert to one of {known}"
+        ) from None
+
+
+def stored_nbytes(numbers: npt.NDArray[np.uint16], counts: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
+    """Stored size of each of many tensors, or -1 where the type is not known.
+
+    Args:
+        numbers: Type numbers, shape (n,).
+        counts: Elements, shape (n,), each below 2⁵⁷.
+    """
+    slots = np.minimum(numbers, _SLOTS - 1).astype(np.intp)
+    bits, group = _BITS[slots], _GROUP[slots]
+    nbytes = (counts * bits + 7) >> 3
+    if group.any():
+        nbytes += -(-counts // np.maximum(group, 1)) * _GROUP_NBYTES[slots]
+    nbytes[bits == 0] = -1
+    return nbytes

@@ -1,0 +1,106 @@
+"""Every exception of the package, each with a stable ``reason`` code.
+
+``str(error)`` is ``reason: message``. Messages say what was found, what was expected, where, and what to do.
+"""
+
+from __future__ import annotations
+
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from os import PathLike
+
+__all__ = [
+    "BlobStoreError",
+    "CheckpointError",
+    "CodecError",
+    "FormatError",
+    "KeyNotFoundError",
+    "KeyTooLongError",
+    "MissingExtraError",
+    "NameNotFoundError",
+    "TruncatedError",
+    "UsageError",
+]
+
+
+class BlobStoreError(Exception):
+    """Root of all errors that this package raises by itself.
+
+    Attributes:
+        reason: A stable code such as ``bad-magic``; safe to compare against.
+        message: What happened, in words that may change.
+        path: The file that it happened in, once known.
+    """
+
+    def __init__(self, reason: str, message: str) -> None:
+        """Take the code and the words."""
+        super().__init__(reason, message)
+        self.reason = reason
+        self.message = message
+        self.path: str | None = None
+
+    def __str__(self) -> str:
+        where = f" [{self.path}]" if self.path else ""
+        return f"{self.reason}: {self.message}{where}"
+
+
+class FormatError(BlobStoreError, ValueError):
+    """A file is wrong.
+
+    Attributes:
+        offset: Where, in bytes from the beginning of what was parsed; None when it is no single place.
+    """
+
+    def __init__(self, reason: str, message: str, offset: int | None = None) -> None:
+        """Take the code, the words, and where."""
+        super().__init__(reason, message)
+        self.offset = offset
+
+
+class TruncatedError(FormatError, EOFError):
+    """A file ends too early."""
+
+
+class UsageError(BlobStoreError, ValueError):
+    """The caller asked for something that can't be."""
+
+
+class KeyTooLongError(UsageError):
+    """A key has more than 16 bytes."""
+
+
+class KeyNotFoundError(BlobStoreError, KeyError):
+    """No blob has this key."""
+
+    # KeyError would show the repr of its argument.
+    __str__ = BlobStoreError.__str__
+
+
+class NameNotFoundError(KeyNotFoundError):
+    """No tensor has this name; the message says which come close."""
+
+
+class CodecError(BlobStoreError, ValueError):
+    """Stored bytes can't be decoded, or values can't be encoded."""
+
+
+class CheckpointError(BlobStoreError, ValueError):
+    """A checkpoint can't be converted, and why."""
+
+
+class MissingExtraError(BlobStoreError, ImportError):
+    """An optional dependency is missing; the message names the extra to install."""
+
+
+@contextmanager
+def in_file(path: str | PathLike[str]) -> Iterator[None]:
+    """Name ``path`` in the errors raised inside, unless they name a file already."""
+    try:
+        yield
+    except BlobStoreError as error:
+        if error.path is None:
+            error.path = str(path)
+        raise

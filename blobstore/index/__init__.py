@@ -1,0 +1,13 @@
+"""The name index: bytes ↔ entries.
+
+Spec: spec/index.md.
+"""
+
+from __future__ import annotations
+
+from blobstore.index.build import build_index, rebind_index
+from blobstore.index.name_index import NameIndex
+from blobstore.index.parse import parse_index
+from blobstore.index.records import Entry, IndexedBlob, shape_fault
+
+__all__ = ["Entry", "IndexedBlob", "NameIndex", "build_index", "parse_index", "rebind_index", "shape_fault"]

@@ -1,0 +1,105 @@
+"""Names and keys: which key a name gets, and what a runtime can't take.
+
+Spec: spec/index.md, Names and keys.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import re
+
+from blobstore.errors import KeyTooLongError, UsageError
+from blobstore.layout import KEY_NBYTES
+
+INDEX_KEY = "~index"
+RESERVED_KEYS = frozenset({"config", "tokenizer", "toc", "Fscales"})  # the runtime's own; never tensors
+MAX_NAME_NBYTES = 4096
+
+_TYPE_LETTERS = frozenset("FB$2I")  # type prefixes of files before 2025
+_MAX_LAYER = 998
+_PLAIN = re.compile(r"[\x21-\x7e]{1,16}", re.ASCII)
+_LAYER = re.compile(rb"_([0-9]+)[^_]*\Z", re.DOTALL)
+
+
+def key_for(name: str) -> str:
+    """Return the key under which a tensor of this name is stored.
+
+    Short names that are safe for the runtime are their own key, others get ``~`` and 75 bits of their hash.
+    The same name has the same key in every file and every language.
+
+    Raises:
+        UsageError: ``bad-name`` for what can't be a name, see `encode_name`.
+
+    Spec: spec/index.md, Names and keys.
+    """
+    encoded = encode_name(name)
+    if _PLAIN.fullmatch(name) and name[0] != "~" and unsafe_for_runtime(encoded) is None:
+        return name
+    return "~" + base64.b32encode(hashlib.sha256(encoded).digest()).decode().lower()[:15]
+
+
+def unsafe_for_runtime(key: bytes) -> str | None:
+    """Say why gemma.cpp would misread a tensor under this key, or return None when it would not."""
+    text = key.decode("utf-8", "surrogateescape")
+    if text in RESERVED_KEYS:
+        return f"{text!r} is one of the runtime's own blobs"
+    if text[:1] in _TYPE_LETTERS:
+        return f"{text[0]!r} at the beginning reads as a type letter of files before 2025"
+    layer = _LAYER.search(key)
+    if layer and int(layer[1]) > _MAX_LAYER:
+        return f"the number after the last '_' reads as layer {layer[1].decode()}, {_MAX_LAYER + 1} or more aborts"
+    return None
+
+
+def encode_name(name: str) -> bytes:
+    """Return a name's bytes.
+
+    Raises:
+        UsageError: ``bad-name`` when it is empty, longer than 4,096 bytes, has a NUL or a lone surrogate.
+    """
+    if not isinstance(name, str):
+        raise UsageError("bad-name", f"a name is text, found {type(name).__name__}")
+    try:
+        encoded = name.encode()
+    except UnicodeEncodeError as error:
+        raise UsageError("bad-name", f"{name!r} is not Unicode text: {error.reason}") from None
+    if not encoded:
+        raise UsageError("bad-name", "a name has at least one character")
+    if len(encoded) > MAX_NAME_NBYTES:
+        raise UsageError("bad-name", f"'{name[:40]}…' has {len(encoded)} bytes, a name has at most {MAX_NAME_NBYTES}")
+    if b"\0" in encoded:
+        raise UsageError("bad-name", f"{name!r} has a NUL character")
+    return encoded
+
+
+def encode_key(key: str) -> bytes:
+    """Return a key's bytes, not padded. Bytes that are no UTF-8 come in as surrogates (``surrogateescape``).
+
+    Raises:
+        KeyTooLongError: ``key-too-long`` for more than 16 bytes.
+        UsageError: ``bad-key`` when it is empty, has a NUL, or has a surrogate that stands for no byte.
+    """
+    if not isinstance(key, str):
+        raise UsageError("bad-key", f"a key is text, found {type(key).__name__}")
+    try:
+        encoded = key.encode("utf-8", "surrogateescape")
+    except UnicodeEncodeError as error:
+        raise UsageError("bad-key", f"{key!r} is not Unicode text: {error.reason}") from None
+    if len(encoded) > KEY_NBYTES:
+        shown = key if len(key) <= 60 else key[:60] + "…"
+        raise KeyTooLongError(
+            "key-too-long",
+            f"{shown!r} has {len(encoded)} bytes, a key has at most {KEY_NBYTES}: "
+            "use blobstore.create, which maps long names",
+        )
+    if not encoded:
+        raise UsageError("bad-key", "a key has at least one byte")
+    if b"\0" in encoded:
+        raise UsageError("bad-key", f"{key!r} has a NUL byte, which pads keys")
+    return encoded
+
+
+def decode_key(key: bytes) -> str:
+    """Return a key as text, without its padding; bytes that are no UTF-8 become surrogates."""
+    return key.rstrip(b"\0").decode("utf-8", "surrogateescape")

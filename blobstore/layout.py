@@ -1,0 +1,56 @@
+"""Constants of the container and its arithmetic: sizes → offsets, file size.
+
+Spec: spec/sbs.md, Fields.
+"""
+
+from __future__ import annotations
+
+import struct
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+if TYPE_CHECKING:
+    import numpy.typing as npt
+
+MAGIC = 0x0A534253  # "SBS\n"
+BLOB_ALIGN = 256
+FILE_ALIGN = 65536
+KEY_NBYTES = 16
+MAX_BLOBS = 16383  # what gemma.cpp's writer takes
+
+HEADER = struct.Struct("<IIQ")  # magic, count, file size
+RECORD_NBYTES = 32  # a key and a range, for each blob
+PLACEHOLDER = HEADER.pack(MAGIC, 0, FILE_ALIGN)
+
+
+def round_up(value: int, multiple: int) -> int:
+    """Return the smallest multiple of ``multiple`` that is not less than ``value``."""
+    return -(-value // multiple) * multiple
+
+
+def padded_directory_nbytes(count: int) -> int:
+    """Size of a header with the directory of ``count`` blobs, rounded up to the blobs' alignment."""
+    return round_up(HEADER.size + RECORD_NBYTES * count, BLOB_ALIGN)
+
+
+def payload_start(version: int, count: int) -> int:
+    """Offset of the first blob."""
+    return BLOB_ALIGN if version == 2 else padded_directory_nbytes(count)
+
+
+def blob_ends(start: int, sizes: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
+    """Where the padding of each blob ends; blob i + 1 begins at ``ends[i]``.
+
+    Args:
+        start: Offset of the first blob.
+        sizes: Sizes in bytes, shape (count,); their sum fits into 63 bits.
+    """
+    padded = (sizes + (BLOB_ALIGN - 1)) & -BLOB_ALIGN  # a power of two: no division
+    return np.cumsum(padded) + start
+
+
+def file_size(version: int, count: int, payload_end: int) -> int:
+    """Size of the whole file, given where the padding of its last blob ends."""
+    tail = padded_directory_nbytes(count) if version == 2 else 0
+    return round_up(payload_end + tail, FILE_ALIGN)

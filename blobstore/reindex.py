@@ -1,0 +1,144 @@
+"""Give a file that exists a name index, or move the index that it has."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import os
+from typing import TYPE_CHECKING, NamedTuple
+
+from blobstore.atomic import write_file
+from blobstore.catalog import Catalog
+from blobstore.directory import build_directory
+from blobstore.errors import UsageError
+from blobstore.index import Entry, IndexedBlob, build_index, rebind_index
+from blobstore.keys import INDEX_KEY, encode_key, encode_name
+from blobstore.reader import BlobReader
+from blobstore.store import external_path, find_index
+from blobstore.transfer import FileRange
+from blobstore.writer import BlobWriter
+
+if TYPE_CHECKING:
+    from os import PathLike
+
+    from blobstore.directory import Directory
+
+
+class Reindexed(NamedTuple):
+    """Where the index is now, and how many names it has."""
+
+    path: str
+    names: int
+
+
+def attach_index(path: str | PathLike[str]) -> Reindexed:
+    """Move the index beside a file into it. The file is written anew, then the index beside it removed.
+
+    Raises:
+        UsageError: ``has-index`` when there is one inside already; ``no-index`` when there is none beside it.
+        FormatError: ``index-stale`` and others: it isn't this file's, or is wrong.
+    """
+    with BlobReader(path, access="read") as reader:
+        if INDEX_KEY in reader:
+            raise UsageError("has-index", f"{reader.path!r} has its index inside already")
+        found = find_index(reader)
+        if found is None:
+            raise UsageError("no-index", f"there is no {external_path(path)!r}: blobstore index build makes one")
+        _rewrite(reader, rebind_index(found.content, None))
+        os.unlink(found.path)
+        return Reindexed(reader.path, len(found.content.names))
+
+
+def detach_index(path: str | PathLike[str]) -> Reindexed:
+    """Move the index out of a file into one beside it. The file is written anew, as if it never had one.
+
+    Raises:
+        UsageError: ``no-index`` when there is none inside; ``no-blobs`` when there would be nothing left.
+    """
+    with BlobReader(path, access="read") as reader:
+        if INDEX_KEY not in reader:
+            raise UsageError("no-index", f"{reader.path!r} has no index inside")
+        found = find_index(reader)
+        if found is None or len(reader) == 1:
+            raise UsageError("no-blobs", f"{reader.path!r} has nothing but its index")
+        # The index comes first: as long as there is one inside, the one beside the file is not looked at.
+        write_file(external_path(path), rebind_index(found.content, _without_index(reader)))
+        _rewrite(reader, None)
+        return Reindexed(external_path(path), len(found.content.names))
+
+
+def build_for(
+    path: str | PathLike[str], *, embed: bool = False, digests: bool = False, force: bool = False
+) -> Reindexed:
+    """Make an index for a file that has none: each blob that isn't the runtime's own, under its key.
+
+    Args:
+        path: A .sbs file.
+        embed: Put it inside (the file is written anew), not beside the file.
+        digests: Read every blob, and keep its SHA-256.
+        force: Replace an index that is there.
+
+    Raises:
+        UsageError: ``has-index``, unless ``force``; ``no-blobs`` when there is nothing but an index.
+    """
+    with BlobReader(path, access="read") as reader:
+        outside = external_path(path)
+        if not force and (INDEX_KEY in reader or os.path.exists(outside)):
+            where = reader.path if INDEX_KEY in reader else outside
+            raise UsageError("has-index", f"there is an index in {where!r}: --force builds it anew")
+        keys = [key for key in reader if key != INDEX_KEY]
+        if not keys:
+            raise UsageError("no-blobs", f"{reader.path!r} has nothing but its index")
+        places = {key: place for place, key in enumerate(keys)}
+        table = [_table_row(reader, key, digests=digests) for key in keys]
+        entries = [
+            Entry(info.name, places[info.key], 0, info.nbytes, info.type.number, info.shape)
+            for info in Catalog(reader.directory, None)
+            if _can_be_name(info.key)
+        ]
+        inside = INDEX_KEY in reader
+        if embed:
+            _rewrite(reader, build_index(entries, table))
+            with contextlib.suppress(FileNotFoundError):
+                os.unlink(outside)
+            return Reindexed(reader.path, len(entries))
+        write_file(outside, build_index(entries, table, store=_without_index(reader)))
+        if inside:
+            _rewrite(reader, None)
+        return Reindexed(outside, len(entries))
+
+
+def _table_row(reader: BlobReader, key: str, *, digests: bool) -> IndexedBlob:
+    offset, nbytes = reader.range(key)
+    digest = None
+    if digests:
+        hasher = hashlib.sha256()
+        for piece in FileRange(reader.fileno(), offset, nbytes).chunks():
+            hasher.update(piece)
+        digest = hasher.digest()
+    return IndexedBlob(encode_key(key), nbytes, digest)
+
+
+def _can_be_name(key: str) -> bool:
+    """Whether a key is Unicode text: others keep their blobs, reachable by key, and get no entry."""
+    try:
+        encode_name(key)
+    except UsageError:
+        return False
+    return True
+
+
+def _without_index(reader: BlobReader) -> Directory:
+    """Return the directory that the file has once its index is gone."""
+    blobs = [(encode_key(key), reader.range(key)[1]) for key in reader if key != INDEX_KEY]
+    return build_directory(reader.version, [key for key, _ in blobs], [nbytes for _, nbytes in blobs])
+
+
+def _rewrite(reader: BlobReader, index: bytes | None) -> None:
+    """Write a file anew, with this index or none."""
+    with BlobWriter(reader.path, version=reader.version) as writer:
+        for key in reader:
+            if key != INDEX_KEY:
+                writer.add(key, FileRange(reader.fileno(), *reader.range(key)))
+        if index is not None:
+            writer.add(INDEX_KEY, index)

@@ -1,0 +1,56 @@
+"""JSON from outside, read strictly."""
+
+from __future__ import annotations
+
+import json
+from typing import Any, NoReturn
+
+__all__ = ["parse_json", "text_map"]
+
+
+def parse_json(raw: bytes) -> Any:  # noqa: ANN401 (JSON is anything)
+    """Parse UTF-8 JSON, refusing a key that stands twice in one object, and what JSON does not have (NaN).
+
+    Raises:
+        ValueError: It is not that, with a message that says why.
+    """
+    try:
+        value = json.loads(raw.decode(), object_pairs_hook=_unique, parse_int=_integer, parse_constant=_no_constant)
+    except RecursionError:
+        raise ValueError("it is nested too deeply") from None
+    return value
+
+
+def text_map(value: object) -> dict[str, str]:
+    """Return ``value`` if it is an object of texts.
+
+    Raises:
+        ValueError: It is not, or has lone surrogates.
+    """
+    if not isinstance(value, dict):
+        raise ValueError(f"expected an object, found {type(value).__name__}")
+    for key, text in value.items():
+        if not isinstance(text, str):
+            raise ValueError(f"the value of {key[:80]!r} is not a text")
+        text.encode()
+    return value
+
+
+def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    value = dict(pairs)
+    if len(value) != len(pairs):
+        seen: set[str] = set()
+        twice = next(key for key, _ in pairs if key in seen or seen.add(key))  # type: ignore[func-returns-value]
+        raise ValueError(f"the key {twice[:80]!r} stands there twice")
+    for key in value:
+        key.encode()
+    return value
+
+
+def _integer(digits: str) -> int | float:
+    # What is minus zero isn't a count for other readers, and mustn't become one here.
+    return -0.0 if digits == "-0" else int(digits)
+
+
+def _no_constant(name: str) -> NoReturn:
+    raise ValueError(f"{name} is not JSON")

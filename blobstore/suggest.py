@@ -1,0 +1,35 @@
+"""Which names come close to one that isn't there."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
+
+_MOST_COMPARED = 500  # difflib takes about 20 µs a pair
+_SHOWN = 3
+
+
+def close_to(wanted: str, names: Sequence[str]) -> str:
+    """Return ``": did you mean 'x' or 'y'?"``, or nothing when no name comes close."""
+    found = _closest(wanted, names)
+    if not found:
+        return ""
+    return f": did you mean {' or '.join(repr(name) for name in found)}?"
+
+
+def _closest(wanted: str, names: Sequence[str]) -> list[str]:
+    import difflib  # noqa: PLC0415 (needed when something is missing; import blobstore stays cheap)
+
+    lowered = wanted.lower()
+    contained = [name for name in names if lowered in name.lower()] if len(wanted) > 2 else []
+    # Long lists: those that share the last part of the name (weight, bias) and differ least in length come first.
+    last = wanted.rpartition(".")[2]
+    near = sorted(names, key=lambda name: (not name.endswith(last), abs(len(name) - len(wanted))))
+    similar = difflib.get_close_matches(wanted, near[:_MOST_COMPARED], _SHOWN, cutoff=0.7)
+    return list(_unique([*similar, *sorted(contained, key=len)]))[:_SHOWN]
+
+
+def _unique(names: Iterable[str]) -> Iterable[str]:
+    return dict.fromkeys(names)

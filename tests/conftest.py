@@ -1,0 +1,75 @@
+"""Profiles of hypothesis, and where the test vectors are."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from hypothesis import HealthCheck, settings
+
+if TYPE_CHECKING:
+    from types import ModuleType
+
+ROOT = Path(__file__).resolve().parents[1]
+VECTORS = ROOT / "spec" / "vectors"
+SHARED_VECTORS = ROOT.parent / "shared" / "vectors"
+MANIFEST_LISTS = ("gemma_cpp", "key_for", "valid", "invalid", "verify")
+
+# A test may keep its folder from one example to the next: files in it are replaced whole.
+_CHECKS = [HealthCheck.function_scoped_fixture, HealthCheck.too_slow]
+settings.register_profile("fast", max_examples=60, deadline=None, suppress_health_check=_CHECKS)
+settings.register_profile("long", max_examples=3000, deadline=None, suppress_health_check=_CHECKS)
+settings.load_profile(os.environ.get("BLOBSTORE_HYPOTHESIS", "fast"))
+
+
+def load_manifest() -> dict[str, Any]:
+    """Return the vectors' manifest.
+
+    Raises:
+        AssertionError: One of its lists is empty: nothing would be tested.
+    """
+    manifest: dict[str, Any] = json.loads((VECTORS / "manifest.json").read_bytes())
+    empty = [name for name in MANIFEST_LISTS if not manifest.get(name)]
+    assert not empty, f"spec/vectors/manifest.json has nothing under {empty}"
+    return manifest
+
+
+def vector_params(kind: str) -> list[Any]:
+    """Return one parameter for each fact of a manifest's list, its file's name as id; to parametrise tests with."""
+    return [pytest.param(fact, id=fact["file"]) for fact in load_manifest()[kind]]
+
+
+@pytest.fixture(scope="session")
+def manifest() -> dict[str, Any]:
+    """What spec/vectors/manifest.json says; no list of it is empty."""
+    return load_manifest()
+
+
+@pytest.fixture(scope="session")
+def vectors(manifest: dict[str, Any]) -> Path:
+    """The folder spec/vectors; the test fails when it holds nothing."""
+    assert manifest
+    return VECTORS
+
+
+@pytest.fixture(scope="session")
+def shared_vectors() -> Path:
+    """The folder of what gemma.cpp itself wrote, which is not part of this repository."""
+    if not SHARED_VECTORS.is_dir():
+        pytest.skip(f"{SHARED_VECTORS} is not here: gemma.cpp's own files are compared by their hashes only")
+    return SHARED_VECTORS
+
+
+@pytest.fixture(scope="session")
+def generator() -> ModuleType:
+    """spec/vectors/generate.py: a second implementation of the writing side, and all vectors by `cases()`."""
+    spec = importlib.util.spec_from_file_location("vectors_generate", VECTORS / "generate.py")
+    assert spec
+    assert spec.loader
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module

@@ -1,0 +1,92 @@
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from blobstore import elements
+from blobstore.catalog import Catalog
+from blobstore.directory import build_directory
+from blobstore.index import Entry, IndexedBlob, build_index, parse_index
+from tests.strategies import bytes_of, keys, versions
+from tests.tensor_strategies import DTYPES, names
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+RUNTIMES_OWN = ["config", "tokenizer", "toc", "Fscales", "~index"]
+
+key_lists = st.lists(keys | st.sampled_from(RUNTIMES_OWN), min_size=1, max_size=8, unique=True)
+
+
+def plain(listed: Sequence[str], version: int = 2) -> Catalog:
+    sizes = [300 * (i + 1) for i in range(len(listed))]
+    return Catalog(build_directory(version, [bytes_of(key) for key in listed], sizes), None)
+
+
+@given(key_lists, versions)
+def test_without_an_index_each_blob_is_bytes_under_its_key(listed: list[str], version: int) -> None:
+    catalog = plain(listed, version)
+    assert catalog.names == [key for key in listed if key not in RUNTIMES_OWN]
+    directory = build_directory(version, [bytes_of(key) for key in listed], [300 * (i + 1) for i in range(len(listed))])
+    for info in catalog:
+        offset, nbytes = directory.range(listed.index(info.name))
+        assert (info.key, info.offset, info.nbytes, info.shape) == (info.name, offset, nbytes, (nbytes,))
+        assert (info.type.name, info.dtype, info.scale, info.codec) == ("unknown", np.dtype(np.uint8), 1.0, 0)
+
+
+@given(key_lists, names | keys | st.sampled_from(["", "\ud800", *RUNTIMES_OWN]))
+def test_without_an_index_what_is_listed_is_found(listed: list[str], other: str) -> None:
+    catalog = plain(listed)
+    assert [catalog.find(name) for name in catalog.names] == list(catalog)
+    assert (catalog.find(other) is not None) == (other in catalog.names)
+
+
+@given(st.lists(names, max_size=6, unique=True), names)
+def test_with_an_index_what_is_listed_is_found(listed: list[str], other: str) -> None:
+    directory = build_directory(2, [b"a"], [8])
+    raw = build_index([Entry(name, 0, 0, 8, 1, (2,)) for name in listed], [IndexedBlob(b"a", 8)])
+    catalog = Catalog(directory, parse_index(memoryview(raw), external=False))
+    assert catalog.names == sorted(listed, key=str.encode)
+    assert [catalog.find(name) for name in catalog.names] == list(catalog)
+    assert (catalog.find(other) is not None) == (other in listed)
+    assert catalog.find("a") is None or "a" in listed
+
+
+def test_an_index_without_entries_lists_nothing_and_is_not_taken_for_none() -> None:
+    raw = build_index([], [IndexedBlob(b"a", 8)])
+    catalog = Catalog(build_directory(2, [b"a"], [8]), parse_index(memoryview(raw), external=False))
+    assert (catalog.names, list(catalog), catalog.find("a")) == ([], [], None)
+
+
+@pytest.mark.parametrize("version", [1, 2])
+def test_places_beyond_4_gib_are_right(version: int) -> None:
+    sizes = [5 * 2**30, 2**33 + 1, 24, 7]
+    directory = build_directory(version, [b"a", b"b", b"c", b"~index"], sizes)
+    entries = [Entry(f"t{i}", i, 0, nbytes, 34, (nbytes,)) for i, nbytes in enumerate(sizes[:3])]
+    entries += [Entry("tail", 1, 2**33 - 7, 8, 1, (2,)), Entry("none", None, 0, 0, 1, (0, 2**40))]
+    raw = build_index(
+        entries, [IndexedBlob(key, size) for key, size in zip([b"a", b"b", b"c"], sizes[:3], strict=True)]
+    )
+    catalog = Catalog(directory, parse_index(memoryview(raw), external=False))
+    second = 256 + 5 * 2**30
+    found = {info.name: (info.key, info.offset, info.nbytes) for info in catalog}
+    assert found == {
+        "t0": ("a", 256, 5 * 2**30),
+        "t1": ("b", second, 2**33 + 1),
+        "t2": ("c", second + 2**33 + 256, 24),
+        "tail": ("b", second + 2**33 - 7, 8),
+        "none": ("", 0, 0),
+    }
+
+
+@pytest.mark.parametrize(("dtype", "name"), DTYPES.items(), ids=DTYPES.values())
+def test_the_dtype_is_none_for_what_has_to_be_decoded(dtype: np.dtype[Any], name: str) -> None:
+    number = elements.BY_NAME[name].number
+    entries = [Entry("coded", 0, 0, 8, number, (0x77,), codec=1), Entry("plain", 0, 0, dtype.itemsize, number, ())]
+    raw = build_index(entries, [IndexedBlob(b"a", 8)])
+    catalog = Catalog(build_directory(2, [b"a"], [8]), parse_index(memoryview(raw), external=False))
+    assert [info.dtype for info in catalog] == [None, dtype.newbyteorder("<")]

@@ -1,0 +1,204 @@
+from __future__ import annotations
+
+import random
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from blobstore import directory
+from blobstore.directory import build_directory, parse_directory
+from blobstore.errors import BlobStoreError, FormatError, TruncatedError
+from tests import strategies
+from tests.strategies import text_of
+
+if TYPE_CHECKING:
+    from types import ModuleType
+
+    from blobstore.directory import Directory
+
+WORD = 1 << 64
+
+
+def parse(data: bytes) -> Directory:
+    return parse_directory(lambda offset, nbytes: data[offset : offset + nbytes], len(data))
+
+
+def random_key(rng: random.Random) -> bytes:
+    return bytes(rng.randint(1, 255) for _ in range(rng.randint(1, 16)))
+
+
+def colliding_keys(rng: random.Random) -> tuple[bytes, bytes]:
+    """Two keys whose words, mixed, are equal: low·A + high·B has the same value for both, modulo 2⁶⁴."""
+    a, b = int(directory._MIX_LOW), int(directory._MIX_HIGH)
+    while True:
+        low, high, other_low = (int.from_bytes(rng.randbytes(8), "little") for _ in range(3))
+        other_high = (high + (low - other_low) * a * pow(b, -1, WORD)) % WORD
+        one = low.to_bytes(8, "little") + high.to_bytes(8, "little")
+        other = other_low.to_bytes(8, "little") + other_high.to_bytes(8, "little")
+        if 0 not in one + other:
+            return one, other
+
+
+@given(strategies.versions, st.lists(strategies.key_bytes, min_size=1, max_size=20, unique=True), st.data())
+def test_what_is_built_is_parsed(generator: ModuleType, version: int, keys: list[bytes], data: st.DataObject) -> None:
+    sizes = data.draw(st.lists(st.integers(1, 2000), min_size=len(keys), max_size=len(keys)))
+    built = build_directory(version, keys, sizes)
+    file = generator.container(version, [(key, bytes(nbytes)) for key, nbytes in zip(keys, sizes, strict=True)])
+    parsed = parse(file)
+    for one in (built, parsed):
+        assert (one.version, one.file_size, len(one)) == (version, len(file), len(keys))
+        assert one.keys.tolist() == keys
+        assert one.all_keys == [text_of(key) for key in keys]
+        assert one.sizes.tolist() == sizes
+        assert one.offsets.tolist() == parsed.offsets.tolist()
+        assert one.payload_end == parsed.offsets[-1] + -(-sizes[-1] // 256) * 256
+        assert one.header() + one.to_bytes() in (
+            file[: 16 + 32 * len(keys)],
+            file[-16:] + file[-16 - 32 * len(keys) : -16],
+        )
+
+
+@given(st.lists(st.binary(min_size=16, max_size=16), min_size=1, max_size=30))
+@pytest.mark.parametrize("letters", [None, b"\0\x01", b"\0\0\0\xff"], ids=["any", "nul-or-1", "mostly-nul"])
+def test_the_first_row_that_is_no_key_is_found(letters: bytes | None, rows: list[bytes]) -> None:
+    if letters:
+        rows = [bytes(letters[byte % len(letters)] for byte in row) for row in rows]
+    is_key = [row.rstrip(b"\0") and 0 not in row.rstrip(b"\0") for row in rows]
+    first = next((i for i, good in enumerate(is_key) if not good), None)
+    assert directory.bad_key(np.frombuffer(b"".join(rows), np.uint8).reshape(-1, 16)) == first
+
+
+@pytest.mark.parametrize("nul", range(16))
+@pytest.mark.parametrize("byte", [1, 0x7F, 0x80, 0xFF])
+def test_a_nul_inside_a_key_is_found_at_every_place(nul: int, byte: int) -> None:
+    key = bytearray([byte] * 16)
+    key[nul] = 0
+    rows = np.frombuffer(bytes([byte] * 16) + bytes(key), np.uint8).reshape(2, 16)
+    assert directory.bad_key(rows) == (None if nul == 15 else 1)
+
+
+def test_16383_keys_are_found_like_in_a_dictionary() -> None:
+    rng = random.Random(1)
+    keys = list(dict.fromkeys(random_key(rng) for _ in range(18000)))[:16383]
+    built = build_directory(2, keys, [1] * len(keys))
+    places = {key: place for place, key in enumerate(keys)}
+    absent = [key[:-1] + bytes([key[-1] ^ 1 or 2]) for key in keys] + [b"", b"x" * 17]
+    assert len(keys) == 16383
+    assert [built.find(key) for key in keys] == list(range(16383))
+    assert [built.find(key) for key in absent] == [places.get(key, -1) for key in absent]
+
+
+@given(st.integers(0, 1 << 64))
+def test_keys_that_mix_to_the_same_word_are_told_apart(generator: ModuleType, seed: int) -> None:
+    rng = random.Random(seed)
+    pairs = [colliding_keys(rng) for _ in range(3)]
+    keys = [one for one, _ in pairs] + [other for _, other in pairs]
+    parsed = parse(generator.container(1, [(key, b"x") for key in keys]))
+    assert len(set(parsed._mixed.tolist())) == 3
+    assert [parsed.find(key) for key in keys] == list(range(6))
+
+    stranger, missing = colliding_keys(rng)
+    parsed = parse(generator.container(1, [(stranger, b"x")]))
+    assert (parsed.find(stranger), parsed.find(missing)) == (0, -1)
+
+
+def test_of_keys_that_mix_alike_the_one_that_is_repeated_is_reported(generator: ModuleType) -> None:
+    one, other = colliding_keys(random.Random(2))
+    file = generator.container(2, [(key, b"x") for key in (one, b"between", other, one)])
+    with pytest.raises(FormatError, match=r"duplicate-key: .* is the key of blob 0 and of blob 3") as caught:
+        parse(file)
+    assert caught.value.offset == len(file) - 16 - 32 * 4 + 16 * 3
+
+
+@pytest.mark.parametrize(
+    ("head", "said"),
+    [
+        (b"GGUF", "0x46554747 (GGUF) at offset 0: this is a GGUF file"),
+        (b"PK\3\4", "0x04034B50 (50 4b 03 04) at offset 0: this is a zip file (npz or a PyTorch checkpoint?)"),
+        (b"\x89HDF", "0x46444889 (89 48 44 46) at offset 0: this is an HDF5 file"),
+        (b"SBSINDEX", "0x49534253 (SBSI) at offset 0: this is an external name index, open the file beside it"),
+        (b"\x28\xb5\x2f\xfd", "0xFD2FB528 (28 b5 2f fd) at offset 0: this is a zstd file, decompress it first"),
+        (b"\x1f\x8b\x08\0", "0x00088B1F (1f 8b 08 00) at offset 0: this is a gzip file, decompress it first"),
+        (b"<!DOCTYPE", "0x4F44213C (3c 21 44 4f) at offset 0: this is a web page, not the download"),
+        (b"<html>", "0x6D74683C (3c 68 74 6d) at offset 0: this is a web page, not the download"),
+        (b"version https", "0x73726576 (vers) at offset 0: this is a Git LFS pointer, fetch the file itself"),
+        (
+            b"@\0\0\0\0\0\0\0{",
+            "0x00000040 (40 00 00 00) at offset 0: this is a safetensors file, use blobstore convert",
+        ),
+        (b"abcd", "0x64636261 (abcd) at offset 0"),
+        (b"versatile", "0x73726576 (vers) at offset 0"),
+    ],
+    ids=lambda value: ascii(value) if isinstance(value, bytes) else "",
+)
+def test_a_file_of_another_format_is_named(head: bytes, said: str) -> None:
+    with pytest.raises(FormatError) as caught:
+        parse(head.ljust(512, b"\0"))
+    assert str(caught.value) == f"bad-magic: expected 0x0A534253 (SBS), found {said}"
+    assert caught.value.offset == 0
+
+
+def stating(version: int, size: int, nbytes: int) -> bytes:
+    """A header of one blob that says ``size``, in a file of ``nbytes``."""
+    header = b"SBS\n" + (1).to_bytes(4, "little") + size.to_bytes(8, "little")
+    placeholder = b"SBS\n" + bytes(4) + (65536).to_bytes(8, "little")
+    return header.ljust(nbytes, b"\0") if version == 1 else placeholder + bytes(nbytes - 32) + header
+
+
+@pytest.mark.parametrize(("version", "offset"), [(1, 8), (2, 65536 - 8)])
+def test_a_file_shorter_than_it_says_is_truncated(version: int, offset: int) -> None:
+    with pytest.raises(TruncatedError) as caught:
+        parse(stating(version, 131072, 65536))
+    assert str(caught.value) == "file-size: the header says 131072 bytes, the file has 65536: truncated download?"
+    assert caught.value.offset == offset
+    assert isinstance(caught.value, EOFError)
+
+
+@pytest.mark.parametrize("version", [1, 2])
+def test_a_file_longer_than_it_says_was_appended_to(version: int) -> None:
+    with pytest.raises(FormatError) as caught:
+        parse(stating(version, 65536, 131072))
+    assert str(caught.value) == "file-size: the header says 65536 bytes, the file has 131072: something was appended"
+    assert not isinstance(caught.value, TruncatedError)
+
+
+def parse_sparse(size: int, ranges: list[tuple[int, int]]) -> Directory:
+    """Parse version 1 with these ranges, in a file that is too large to make."""
+    keys = b"".join(str(i).encode().ljust(16, b"\0") for i in range(len(ranges)))
+    head = b"SBS\n" + len(ranges).to_bytes(4, "little") + size.to_bytes(8, "little") + keys
+    head += b"".join(offset.to_bytes(8, "little") + nbytes.to_bytes(8, "little") for offset, nbytes in ranges)
+    return parse_directory(lambda offset, nbytes: head[offset : offset + nbytes], size)
+
+
+@pytest.mark.parametrize("exponent", [54, 60, 61, 62, 63])
+def test_sizes_whose_sum_overflows_are_refused_where_they_overlap(exponent: int) -> None:
+    size = (1 << exponent) - 65536
+    with pytest.raises(BlobStoreError) as caught:
+        parse_sparse(size, [(0, size)] * 1000)
+    assert caught.value.reason == "blob-offset"  # S12 comes before S13
+
+
+@pytest.mark.parametrize("nbytes", [1 << 40, 1 << 62, (1 << 63) - (2 << 16)], ids=["1-TiB", "4-EiB", "most"])
+def test_a_blob_may_be_as_large_as_a_file(nbytes: int) -> None:
+    size = (256 + nbytes + 65535) // 65536 * 65536
+    parsed = parse_sparse(size, [(256, nbytes)])
+    assert parsed.range(0) == (256, nbytes)
+    assert (parsed.offsets.dtype, parsed.sizes.dtype) == (np.dtype(np.int64), np.dtype(np.int64))
+    assert parsed.to_bytes()[16:] == (256).to_bytes(8, "little") + nbytes.to_bytes(8, "little")
+
+
+@pytest.mark.parametrize("version", [1, 2])
+def test_nothing_but_headers_and_directory_is_read(generator: ModuleType, version: int) -> None:
+    file: bytes = generator.container(version, [(b"a", b"x" * 70000), (b"b", b"y" * 70000)])
+    asked: list[tuple[int, int]] = []
+
+    def read(offset: int, nbytes: int) -> bytes:
+        asked.append((offset, nbytes))
+        return file[offset : offset + nbytes]
+
+    parse_directory(read, len(file))
+    end = len(file)
+    assert sorted(asked) == ([(0, 16), (16, 64)] if version == 1 else [(0, 16), (end - 80, 64), (end - 16, 16)])

@@ -1,0 +1,382 @@
+from __future__ import annotations
+
+import json
+import math
+import tracemalloc
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from blobstore import elements
+from blobstore.directory import build_directory
+from blobstore.errors import FormatError, UsageError
+from blobstore.index import Entry, IndexedBlob, NameIndex, build_index, parse_index, rebind_index
+from tests.conftest import VECTORS, load_manifest
+from tests.strategies import bytes_of, key_bytes, versions
+from tests.tensor_strategies import metadata_maps, mutated, names, sealed, shapes
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from types import ModuleType
+
+    from blobstore.directory import Directory
+
+SIZES = [1, 8, 300, 2**32 - 1, 2**32, 2**33 + 5, 2**45]
+KEYS = ["a.weight", "b.weight"]
+
+
+def parsed(raw: bytes, *, external: bool = False) -> NameIndex:
+    return parse_index(memoryview(raw), external=external)
+
+
+def entries_of(index: NameIndex) -> list[Entry]:
+    return [index.entry(i) for i in range(len(index.names))]
+
+
+def blobs_of(index: NameIndex) -> list[IndexedBlob]:
+    return [index.blob(i) for i in range(len(index.blobs))]
+
+
+def directory_of(blobs: Sequence[IndexedBlob], version: int = 2) -> Directory:
+    return build_directory(version, [one.key for one in blobs], [one.nbytes for one in blobs])
+
+
+@st.composite
+def blob_tables(draw: st.DrawFn) -> list[IndexedBlob]:
+    """At least one blob; digests for all or for none."""
+    keys = draw(st.lists(key_bytes.filter(lambda key: key != b"~index"), min_size=1, max_size=5, unique=True))
+    digest = draw(st.binary(min_size=32, max_size=32) | st.none())
+    return [IndexedBlob(key, draw(st.sampled_from(SIZES)), digest) for key in keys]
+
+
+@st.composite
+def one_entry(draw: st.DrawFn, name: str, blobs: Sequence[IndexedBlob]) -> Entry:
+    """Any type and codec, known or not, anywhere in a blob that has room for it."""
+    number = draw(st.sampled_from([*elements.BY_NUMBER, 9, 31, 49, 65535]))
+    codec = draw(st.sampled_from([0, 0, 0, 1, 65535]))
+    scale = draw(st.floats(width=32, allow_nan=False, allow_infinity=False))
+    shape = draw(shapes)
+    if 0 in shape:
+        return Entry(name, None, 0, 0, number, shape, scale, codec)
+    place = draw(st.integers(0, len(blobs) - 1))
+    room = blobs[place].nbytes
+    nbytes = draw(st.integers(0, room))
+    if codec == 0 and number in elements.BY_NUMBER:
+        kind = elements.BY_NUMBER[number]
+        if kind.nbytes(math.prod(shape)) > room:
+            kind, shape = elements.BY_NAME["u8"], (room,)
+        number, nbytes = kind.number, kind.nbytes(math.prod(shape))
+    return Entry(name, place, draw(st.integers(0, room - nbytes)), nbytes, number, shape, scale, codec)
+
+
+@st.composite
+def contents(draw: st.DrawFn) -> tuple[list[Entry], list[IndexedBlob], dict[str, str]]:
+    """What `build_index` is given."""
+    blobs = draw(blob_tables())
+    listed = draw(st.lists(names, max_size=6, unique=True))
+    return [draw(one_entry(name, blobs)) for name in listed], blobs, draw(metadata_maps)
+
+
+Content = tuple[list[Entry], list[IndexedBlob], dict[str, str]]
+
+
+@given(contents(), st.booleans(), versions)
+def test_an_index_reads_back(content: Content, external: bool, version: int) -> None:
+    entries, blobs, metadata = content
+    directory = directory_of(blobs, version)
+    index = parsed(build_index(entries, blobs, metadata, store=directory if external else None), external=external)
+    assert entries_of(index) == sorted(entries, key=lambda one: one.name.encode())
+    assert blobs_of(index) == blobs
+    assert (index.metadata, index.external) == (metadata, external)
+    assert index.has_digests == (blobs[0].sha256 is not None)
+    assert index.self_digest_holds()
+    assert index.places(directory).tolist() == list(range(len(blobs)))
+    index.check_binding(directory)
+
+
+@given(contents(), st.randoms(use_true_random=False))
+def test_one_content_has_one_index(content: Content, random: object) -> None:
+    entries, blobs, metadata = content
+    other = list(entries)
+    random.shuffle(other)  # type: ignore[attr-defined]
+    assert build_index(other, blobs, dict(reversed(metadata.items()))) == build_index(entries, blobs, metadata)
+
+
+@given(contents())
+def test_each_shape_is_stored_once(content: Content) -> None:
+    entries, blobs, _ = content
+    index = parsed(build_index(entries, blobs))
+    assert len(index.dims) == sum(map(len, {one.shape for one in entries}))
+
+
+@given(contents(), names | st.sampled_from(["", "\0", "\ud800", "x" * 4097]))
+def test_exactly_the_names_are_found(content: Content, other: str) -> None:
+    entries, blobs, _ = content
+    index = parsed(build_index(entries, blobs))
+    assert [index.find(name) for name in index.names] == list(range(len(entries)))
+    assert (index.find(other) >= 0) == (other in index.names)
+
+
+@given(contents(), versions)
+def test_binding_to_a_store_and_back_is_the_same_index(content: Content, version: int) -> None:
+    entries, blobs, metadata = content
+    raw = build_index(entries, blobs, metadata)
+    directory = directory_of(blobs, version)
+    bound = rebind_index(parsed(raw), directory)
+    assert bound == build_index(entries, blobs, metadata, store=directory)
+    assert rebind_index(parsed(bound, external=True), None) == raw
+
+
+@given(contents(), versions, st.integers(0, 2))
+def test_an_external_index_is_stale_for_another_store(content: Content, version: int, change: int) -> None:
+    entries, blobs, _ = content
+    index = parsed(build_index(entries, blobs, store=directory_of(blobs, version)), external=True)
+    other = [
+        [*blobs, IndexedBlob(b"~index", 7)],
+        [*blobs[:-1], replace(blobs[-1], nbytes=blobs[-1].nbytes + 1)],
+        [*blobs[:-1], replace(blobs[-1], key=b"~other")],
+    ][change]
+    with pytest.raises(FormatError, match="index-stale"):
+        index.check_binding(directory_of(other, version))
+
+
+@given(contents(), st.data())
+def test_blobs_are_found_wherever_a_foreign_tool_has_put_them(content: Content, data: st.DataObject) -> None:
+    entries, blobs, _ = content
+    index = parsed(build_index(entries, blobs))
+    stored = data.draw(st.permutations([*blobs, IndexedBlob(b"~index", 7)]))
+    directory = directory_of(stored)
+    assert [bytes(directory.keys[place]) for place in index.places(directory)] == [one.key for one in blobs]
+
+
+@given(blob_tables(), st.data())
+def test_a_blob_that_has_gone_or_changed_its_size_is_named(blobs: list[IndexedBlob], data: st.DataObject) -> None:
+    index = parsed(build_index([], blobs))
+    victim = data.draw(st.sampled_from(blobs))
+    others = data.draw(st.permutations([*(one for one in blobs if one is not victim), IndexedBlob(b"~index", 7)]))
+    with pytest.raises(FormatError) as caught:
+        index.places(directory_of(others))
+    assert caught.value.reason == "index-missing-blob"
+    assert repr(victim.key.decode("utf-8", "surrogateescape")) in str(caught.value)
+    with pytest.raises(FormatError) as caught:
+        index.places(directory_of([*others, replace(victim, nbytes=victim.nbytes + 1)]))
+    assert caught.value.reason == "index-blob-size"
+
+
+@pytest.mark.parametrize("keys", [[b"a", b"a"], [b"a", b"b", b"a"], [b"~index"], [b"a", b"~index"], [b""], [b"a\0b"]])
+def test_a_table_of_wrong_keys_is_refused(keys: list[bytes]) -> None:
+    index = parsed(build_index([], [IndexedBlob(key, 8) for key in keys]))
+    directory = directory_of([IndexedBlob(key, 8) for key in (b"a", b"b", b"~index")])
+    with pytest.raises(FormatError) as caught:
+        index.places(directory)
+    assert caught.value.reason == "index-key"
+
+
+@given(contents(), st.integers(min_value=0), st.integers(1, 255))
+def test_the_digest_tells_any_changed_byte(content: Content, at: int, change: int) -> None:
+    entries, blobs, metadata = content
+    index = parsed(build_index(entries, blobs, metadata))
+    raw = bytearray(index.raw)
+    raw[at % len(raw)] ^= change
+    assert not replace(index, raw=memoryview(raw)).self_digest_holds()
+
+
+# Sizes beyond 32 bits.
+
+HUGE = [5 * 2**30, 2**33 + 1, 3, 2**50]
+
+
+def test_ranges_beyond_4_gib_are_kept() -> None:
+    blobs = [IndexedBlob(b"%d" % i, nbytes) for i, nbytes in enumerate(HUGE)]
+    entries = [Entry(f"t{i}", i, 0, one.nbytes, 34, (one.nbytes,)) for i, one in enumerate(blobs)]
+    entries += [Entry("last", 3, 2**50 - 8, 8, 1, (2,)), Entry("wide", 1, 1, 2**33, 2, (2**16, 2**16))]
+    index = parsed(build_index(entries, blobs))
+    assert entries_of(index) == sorted(entries, key=lambda one: one.name)
+    assert blobs_of(index) == blobs
+
+
+@pytest.mark.parametrize("count", [2**57 - 1, 2**57, 2**61, 2**63])
+def test_the_product_of_the_dimensions_stays_below_two_to_the_57(count: int) -> None:
+    blobs = [IndexedBlob(b"a", 8)]
+    largest = 2**57 - 1
+    raw = build_index([Entry("a", 0, 0, 8, 999, (largest,))], blobs)
+    assert parsed(raw).entry(0).shape == (largest,)
+    if count == largest:
+        return
+    with pytest.raises(UsageError, match="bad-shape: 'a' has shape"):
+        build_index([Entry("a", 0, 0, 8, 999, (count,))], blobs)
+    with pytest.raises(FormatError, match="index-dims"):
+        parsed(raw.replace(largest.to_bytes(8, "little"), count.to_bytes(8, "little")))
+
+
+def test_16383_blobs_are_the_most() -> None:
+    blobs = [IndexedBlob(b"%d" % i, 1) for i in range(16384)]
+    assert len(parsed(build_index([], blobs[:-1])).blobs) == 16383
+    with pytest.raises(FormatError, match="16384 blobs are more than a file can have"):
+        parsed(build_index([], blobs))
+
+
+# What can't be built.
+
+
+@pytest.mark.parametrize(
+    ("name", "reason"),
+    [("", "bad-name"), ("a\0b", "bad-name"), ("\ud800", "bad-name"), ("x" * 4097, "bad-name"), ("b", "duplicate-name")],
+)
+def test_a_wrong_name_is_refused(name: str, reason: str) -> None:
+    entries = [Entry(one, None, 0, 0, 1, (0,)) for one in ("a", "b", name)]
+    with pytest.raises(UsageError) as caught:
+        build_index(entries, [])
+    assert caught.value.reason == reason
+
+
+@pytest.mark.parametrize("metadata", [{"a": 1}, {1: "a"}, {"a": None}, {"a": "\ud800"}, {"\udc80": "a"}])
+def test_metadata_is_text_to_text(metadata: dict[str, str]) -> None:
+    with pytest.raises(UsageError) as caught:
+        build_index([], [], metadata)
+    assert caught.value.reason == "bad-metadata"
+
+
+def test_33_dimensions_are_too_many() -> None:
+    assert len(parsed(build_index([Entry("a", None, 0, 0, 1, (0,) * 32)], [])).dims) == 32
+    with pytest.raises(UsageError, match="bad-shape: 'a' has 33 dimensions"):
+        build_index([Entry("a", None, 0, 0, 1, (0,) * 33)], [])
+
+
+def test_names_beyond_their_section_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("blobstore.index.build.MAX_NAMES_NBYTES", 4)  # the real limit would take 4 GiB
+    entries = [Entry(name, None, 0, 0, 1, (0,)) for name in ("a", "b", "c")]
+    assert parsed(build_index(entries[:2], [])).names == ["a", "b"]
+    with pytest.raises(UsageError, match="names-too-long: all names together have 6 bytes"):
+        build_index(entries, [])
+
+
+# Foreign bytes.
+
+
+def vector_indexes() -> list[tuple[bytes, bool]]:
+    """The index of each valid vector, and whether it is external."""
+    out = []
+    for fact in load_manifest()["valid"]:
+        if "entries" in fact:
+            path = VECTORS / "valid" / fact["file"]
+            if fact["external"]:
+                out.append((path.with_name(path.name + ".idx").read_bytes(), True))
+            else:
+                own = next(blob for blob in fact["blobs"] if bytes.fromhex(blob["key_hex"]) == b"~index")
+                out.append((path.read_bytes()[own["offset"] :][: own["nbytes"]], False))
+    return out
+
+
+SEEDS = vector_indexes()
+faulty = st.sampled_from(SEEDS).flatmap(lambda seed: st.tuples(mutated(seed[0]), st.just(seed[1])))
+
+
+def check(index: NameIndex) -> None:
+    """All that a reader relies on."""
+    encoded = [name.encode() for name in index.names]
+    assert encoded == sorted(set(encoded))
+    for place, entry in enumerate(entries_of(index)):
+        assert index.find(entry.name) == place
+        assert 1 <= len(entry.name.encode()) <= 4096
+        assert (entry.blob is None) == (0 in entry.shape)
+        room = 0 if entry.blob is None else index.blob(entry.blob).nbytes
+        assert 0 <= entry.offset <= entry.offset + entry.nbytes <= room
+        assert math.isfinite(entry.scale)
+        kind = elements.by_number(entry.type)
+        assert entry.codec or not kind.bits or kind.nbytes(math.prod(entry.shape)) == entry.nbytes
+    assert all(isinstance(key, str) and isinstance(value, str) for key, value in index.metadata.items())
+    json.dumps(index.metadata, ensure_ascii=False).encode()
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+def test_the_seeds_of_the_mutations_are_valid(seed: tuple[bytes, bool]) -> None:
+    index = parsed(seed[0], external=seed[1])
+    check(index)
+    assert sealed(seed[0]) == seed[0]
+
+
+@settings(max_examples=6 * settings().max_examples)
+@given(faulty)
+def test_a_mutated_index_is_refused_or_right(case: tuple[bytes, bool]) -> None:
+    raw, external = case
+    try:
+        index = parsed(raw, external=external)
+    except FormatError:
+        return
+    check(index)
+
+
+@given(st.binary(max_size=400), st.booleans(), st.sampled_from([0, 8, 12, 24, 40, 96, 168, 192]))
+def test_random_bytes_are_refused_or_right(raw: bytes, external: bool, keep: int) -> None:
+    data = SEEDS[0][0][:keep] + raw
+    try:
+        index = parsed(data, external=external)
+    except FormatError:
+        return
+    check(index)
+
+
+def peak_of_parsing(raw: bytes, *, external: bool = False) -> int:
+    tracemalloc.start()
+    try:
+        parsed(raw, external=external)
+    except FormatError:
+        pass
+    finally:
+        peak = tracemalloc.get_traced_memory()[1]
+        tracemalloc.stop()
+    return peak
+
+
+@given(faulty)
+def test_a_mutated_index_takes_no_more_memory_than_its_size_allows(case: tuple[bytes, bool]) -> None:
+    assert peak_of_parsing(case[0], external=case[1]) < 200_000 + 60 * len(case[0])
+
+
+@pytest.mark.parametrize("piece", [b"[]", b"{}", b'""', b'{"":0}'])
+def test_hostile_metadata_takes_no_more_memory_than_its_size_allows(generator: ModuleType, piece: bytes) -> None:
+    text = b'{"a":[' + b",".join([piece] * (100_000 // len(piece))) + b"]}"
+    assert peak_of_parsing(generator.name_index([], [], text)) < 200_000 + 60 * len(text)
+
+
+def test_many_names_take_no_more_memory_than_their_size_allows() -> None:
+    raw = build_index([Entry(f"{i:x}", None, 0, 0, 1, (0,)) for i in range(20_000)], [])
+    assert peak_of_parsing(raw) < 200_000 + 10 * len(raw)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        b'{"a":' + b"[" * 200_000 + b"]" * 200_000 + b"}",
+        b'{"a":' * 200_000,
+        b'{"a":' + b"7" * 100_000 + b"}",
+        b'{"a":1e999999}',
+        b'{"a":"\\udfff"}',
+        b'{"\\ud800":"a"}',
+        b'{"a":"\\ud800\\ud800"}',
+        b'{"a":"b","b":"c","a":"b"}',
+        b'{"x":{"a":"b","a":"b"}}',
+    ],
+)
+def test_hostile_metadata_is_refused(generator: ModuleType, text: bytes) -> None:
+    with pytest.raises(FormatError) as caught:
+        parsed(generator.name_index([], [], text))
+    assert caught.value.reason == "index-metadata"
+
+
+def test_nothing_but_names_is_copied() -> None:
+    raw = build_index([Entry("a", 0, 0, 8, 1, (2,))], [IndexedBlob(b"a", 8)])
+    index = parsed(raw)
+    whole = np.frombuffer(raw, np.uint8)
+    for view in (index.entries, index.blobs, index.dims, np.frombuffer(index.names_pool, np.uint8)):
+        assert np.may_share_memory(view, whole)
+
+
+def test_key_bytes_of_any_kind_survive() -> None:
+    keys = [b"\xff\xfe", b" ", b"0123456789abcdef", bytes_of("\udc80")]
+    assert [one.key for one in blobs_of(parsed(build_index([], [IndexedBlob(key, 1) for key in keys])))] == keys

@@ -1,0 +1,175 @@
+from __future__ import annotations
+
+import mmap
+import os
+from concurrent.futures import ThreadPoolExecutor
+from typing import TYPE_CHECKING
+
+import pytest
+
+from blobstore import mapping
+from blobstore.errors import TruncatedError, UsageError
+from blobstore.mapping import MappedFile, PlainFile, open_source
+from tests.strategies import payload
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+    from blobstore.mapping import Access, ByteSource
+
+DATA = payload(1, 10_000)
+
+both_ways = pytest.mark.parametrize("access", ["mmap", "read"])
+
+
+@pytest.fixture
+def file(tmp_path: Path) -> Path:
+    path = tmp_path / "file"
+    path.write_bytes(DATA)
+    return path
+
+
+@pytest.fixture(params=["mmap", "read"])
+def source(request: pytest.FixtureRequest, file: Path) -> Iterator[ByteSource]:
+    opened = open_source(file, request.param)
+    yield opened
+    opened.close()
+
+
+def open_descriptors() -> int:
+    return len(os.listdir("/proc/self/fd"))
+
+
+def test_views_are_the_files_bytes(source: ByteSource) -> None:
+    assert source.size == len(DATA)
+    assert source.view(0, len(DATA)) == DATA
+    assert source.view(4095, 3) == DATA[4095:4098]
+    assert not source.view(len(DATA), 0).tobytes()
+    assert os.pread(source.fileno(), 5, 7) == DATA[7:12]
+
+
+def test_views_are_read_only(source: ByteSource) -> None:
+    assert source.view(10, 20).readonly
+    assert source.view(10, 20).format == "B"
+
+
+def test_views_outlive_the_file(source: ByteSource) -> None:
+    view = source.view(10, 20)
+    source.close()
+    assert view == DATA[10:30]
+
+
+def test_a_closed_file_has_no_views(source: ByteSource) -> None:
+    source.close()
+    source.close()
+    with pytest.raises(UsageError, match="closed: this file was closed"):
+        source.view(0, 1)
+    with pytest.raises(UsageError, match="closed: this file was closed"):
+        source.fileno()
+
+
+def test_a_map_is_not_copied_and_plain_reads_are(file: Path) -> None:
+    mapped, plain = open_source(file, "mmap"), open_source(file, "read")
+    assert (mapped.access, plain.access) == ("mmap", "read")
+    views = [(one.view(0, 4), one.view(0, 4)) for one in (mapped, plain)]
+    with open(file, "r+b") as changed:
+        changed.write(b"new!")
+    assert [bytes(view) for pair in views for view in pair] == [b"new!", b"new!", DATA[:4], DATA[:4]]
+    mapped.close()
+    plain.close()
+
+
+@both_ways
+def test_an_empty_file_can_be_opened(tmp_path: Path, access: Access) -> None:
+    (tmp_path / "empty").touch()
+    source = open_source(tmp_path / "empty", access)
+    assert source.size == 0
+    source.close()
+
+
+@both_ways
+def test_a_symbolic_link_is_followed(file: Path, access: Access) -> None:
+    file.with_name("link").symlink_to(file)
+    source = open_source(file.with_name("link"), access)
+    assert source.view(0, 5) == DATA[:5]
+    source.close()
+
+
+@both_ways
+@pytest.mark.parametrize("kind", ["a folder", "a pipe or device"])
+def test_what_is_no_regular_file_is_refused(tmp_path: Path, access: Access, kind: str) -> None:
+    path = tmp_path / "what"
+    path.mkdir() if kind == "a folder" else os.mkfifo(path)
+    with pytest.raises(UsageError) as caught:
+        open_source(path, access)
+    assert str(caught.value) == f"not-a-file: expected a regular file, found {kind}"
+
+
+@both_ways
+def test_a_device_is_refused(access: Access) -> None:
+    with pytest.raises(UsageError, match="not-a-file"):
+        open_source("/dev/zero", access)
+
+
+@both_ways
+def test_a_file_that_is_not_there_is_an_oserror(tmp_path: Path, access: Access) -> None:
+    with pytest.raises(FileNotFoundError):
+        open_source(tmp_path / "missing", access)
+
+
+def test_another_word_than_mmap_or_read_is_refused(file: Path) -> None:
+    with pytest.raises(UsageError, match="bad-access: expected 'mmap' or 'read', found 'rw'"):
+        open_source(file, "rw")  # type: ignore[arg-type]
+
+
+def test_a_file_that_cannot_be_mapped_is_closed(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def no_memory(*_: object, **__: object) -> None:
+        raise MemoryError
+
+    before = open_descriptors()
+    monkeypatch.setattr(mmap, "mmap", no_memory)
+    with pytest.raises(MemoryError):
+        open_source(file, "mmap")
+    assert open_descriptors() == before
+
+
+def test_closing_gives_descriptors_back(file: Path) -> None:
+    before = open_descriptors()
+    for kind in (MappedFile, PlainFile):
+        source = kind(os.open(file, os.O_RDONLY))
+        source.view(0, 10)
+        source.close()
+    assert open_descriptors() == before
+
+
+@pytest.mark.parametrize("size", [0, 99, 100, 150], ids=["nothing-left", "before", "at-its-beginning", "inside"])
+def test_plain_reads_of_a_file_that_shrank_are_refused(file: Path, size: int) -> None:
+    source = open_source(file, "read")
+    os.truncate(file, size)
+    with pytest.raises(TruncatedError) as caught:
+        source.view(100, 200)
+    end, missing = max(size, 100), 300 - max(size, 100)
+    assert str(caught.value) == (
+        f"short-read: the file ends at {end}, {missing} bytes too early: it was truncated while open"
+    )
+    assert caught.value.offset == end
+    source.close()
+
+
+def test_reads_that_come_in_pieces_are_put_together(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def seven(fd: int, targets: list[memoryview], offset: int) -> int:
+        return os.preadv(fd, [targets[0][:7]], offset)
+
+    monkeypatch.setattr(mapping, "_preadv", seven)
+    source = open_source(file, "read")
+    assert source.view(13, 1000) == DATA[13:1013]
+    source.close()
+
+
+def test_threads_do_not_disturb_each_other(source: ByteSource) -> None:
+    def matches(offset: int) -> bool:
+        return source.view(offset, 777) == DATA[offset : offset + 777]
+
+    with ThreadPoolExecutor(8) as pool:
+        assert all(pool.map(matches, range(0, 9000, 7)))

@@ -1,0 +1,48 @@
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from blobstore import suggest
+from blobstore.suggest import close_to
+
+LAYERS = [f"model.layers.{i}.{part}.weight" for i in range(200) for part in ("q", "k", "v", "mlp.gate", "norm")]
+
+
+@pytest.mark.parametrize(
+    ("wanted", "names", "said"),
+    [
+        ("weigth", ["weight", "bias"], ": did you mean 'weight'?"),
+        ("WEIGHT", ["model.weight"], ": did you mean 'model.weight'?"),
+        ("norm", ["a.norm.b", "norm.a"], ": did you mean 'norm.a' or 'a.norm.b'?"),
+        ("q", ["a.q", "b.q"], ""),
+        ("xyzzy", ["weight", "bias"], ""),
+        ("anything", [], ""),
+        ("", ["a", "b"], ""),
+        ("model.layers.7.q.weigth", LAYERS, "'model.layers.7.q.weight'"),
+        ("model.layer.199.norm.weight", LAYERS, "'model.layers.199.norm.weight'"),
+    ],
+    ids=["typo", "case", "part", "one-letter", "far", "no-names", "empty", "typo-at-end", "typo-inside"],
+)
+def test_names_that_come_close_are_said(wanted: str, names: list[str], said: str) -> None:
+    found = close_to(wanted, names)
+    assert said in found
+    assert bool(found) == bool(said)
+
+
+@given(st.text(max_size=20), st.lists(st.text(max_size=20), max_size=20))
+def test_at_most_three_names_are_said_and_each_once(wanted: str, names: list[str]) -> None:
+    said = suggest._closest(wanted, names)
+    assert len(said) == len(set(said)) <= 3
+    assert set(said) <= set(names)
+
+
+def test_no_more_than_three_of_many_are_said() -> None:
+    assert len(suggest._closest("norm", [f"norm.{i}" for i in range(9)])) == 3
+
+
+@given(st.text(min_size=3, max_size=20), st.text(max_size=5), st.text(max_size=5))
+def test_a_name_that_has_the_wanted_one_inside_is_said(wanted: str, before: str, behind: str) -> None:
+    name = before + wanted + behind
+    assert close_to(wanted, [name]) == f": did you mean {name!r}?"
