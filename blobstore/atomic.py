@@ -6,6 +6,7 @@ import contextlib
 import errno
 import os
 import stat
+import threading
 from typing import TYPE_CHECKING, Self
 
 from blobstore.errors import UsageError
@@ -14,10 +15,34 @@ if TYPE_CHECKING:
     from os import PathLike
     from types import TracebackType
 
+_fdatasync = getattr(os, "fdatasync", os.fsync)
 _BINARY = getattr(os, "O_BINARY", 0) | getattr(os, "O_CLOEXEC", 0)
 
 
-class AtomicFile:
+class Completing:
+    """What a ``with`` block completes when it ends, and gives up when an error ends it."""
+
+    def close(self) -> None:
+        """Complete it."""
+        raise NotImplementedError
+
+    def discard(self) -> None:
+        """Give it up; nothing is left behind."""
+        raise NotImplementedError
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if kind is None:
+            self.close()
+        else:
+            self.discard()
+
+
+class AtomicFile(Completing):
     """A new file in the target's folder, which `commit` moves to the target's name.
 
     Until then the target is untouched. An error leaves nothing behind; where the system has unnamed files (Linux),
@@ -42,6 +67,8 @@ class AtomicFile:
             raise FileNotFoundError(errno.ENOENT, "no such folder", self._folder)
         self._temporary = os.path.join(self._folder, f".blobstore-{os.urandom(8).hex()}.tmp")
         self._named = False
+        self._syncing: threading.Thread | None = None
+        self._sync_error: OSError | None = None
         self._fd = -1
         self._fd = self._create()
 
@@ -55,9 +82,31 @@ class AtomicFile:
             raise UsageError("closed", f"{self.path!r} is written already, or was given up")
         return self._fd
 
+    def sync_soon(self) -> None:
+        """Let the disk take what was written so far while more is made; an error comes out in `commit`."""
+        if self._syncing and self._syncing.is_alive():
+            return
+        self._join()
+        self._syncing = threading.Thread(target=self._sync, args=(self.fileno(),), name="blobstore-sync")
+        self._syncing.start()
+
+    def _sync(self, fd: int) -> None:
+        try:
+            _fdatasync(fd)
+        except OSError as error:
+            self._sync_error = error
+
+    def _join(self) -> None:
+        if self._syncing:
+            self._syncing.join()
+            self._syncing = None
+
     def commit(self) -> None:
         """Make the file durable and give it its name. Takes the place of what had the name before."""
         try:
+            self._join()
+            if self._sync_error:  # the system tells of a lost write once only
+                raise self._sync_error
             os.fsync(self.fileno())
             if not self._named:
                 self._name()
@@ -68,6 +117,10 @@ class AtomicFile:
             self.discard()
             raise
         _sync_folder(self._folder)
+
+    def close(self) -> None:
+        """Commit; what the ``with`` block does."""
+        self.commit()
 
     def discard(self) -> None:
         """Give the file up. Does nothing after `commit`."""
@@ -110,23 +163,13 @@ class AtomicFile:
         return fd
 
     def _close(self) -> None:
+        self._join()
         if self._fd >= 0:
             fd, self._fd = self._fd, -1
             os.close(fd)
 
     def __del__(self) -> None:
         self.discard()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        if kind is None:
-            self.commit()
-        else:
-            self.discard()
 
 
 def write_file(path: str | PathLike[str], data: bytes | memoryview) -> None:

@@ -1,22 +1,33 @@
-"""Directory and name index → one answer to "what is this tensor, and where"."""
+"""Index, toc or keys → one answer to "what is this tensor, and where"."""
 
 from __future__ import annotations
 
+import math
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 
 from blobstore import elements
-from blobstore.keys import INDEX_KEY, RESERVED_KEYS, decode_key, encode_key
+from blobstore.codecs import is_float_codec
+from blobstore.errors import FormatError, UsageError
+from blobstore.gemma.legacy import TYPE_LETTERS, legacy_tensors
+from blobstore.gemma.toc import parse_toc
+from blobstore.keys import INDEX_KEY, RESERVED_KEYS, SCALES_KEY, TOC_KEY, decode_key, encode_key
+from blobstore.layout import KEY_NBYTES
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Mapping
 
     from blobstore.directory import Directory
     from blobstore.elements import ElementType
     from blobstore.index import NameIndex
+
+
+_NO_TENSORS = RESERVED_KEYS | {INDEX_KEY}
+_TYPE_LETTERS = np.frombuffer("".join(TYPE_LETTERS).encode(), dtype=np.uint8)
 
 
 @dataclass(frozen=True)
@@ -44,18 +55,64 @@ class TensorInfo:
     codec: int
 
     @property
+    def count(self) -> int:
+        """How many elements it has."""
+        return math.prod(self.shape)
+
+    @property
+    def encoded(self) -> bool:
+        """Whether its values have to be decoded, and come in a copy."""
+        return self.type.dtype is None or self.scale != 1.0
+
+    @property
     def dtype(self) -> np.dtype[np.generic] | None:
         """The numpy dtype that its values come in; None when this version can't decode them."""
-        return self.type.dtype if self.codec == 0 else None
+        if self.codec:
+            return None
+        if self.encoded:
+            return np.dtype(np.float32) if is_float_codec(self.type) else None
+        return self.type.dtype
 
 
-class Catalog:
-    """The tensors of a file.
+class Catalog(Protocol):
+    """The tensors of a file, whatever says what they are."""
 
-    With an index they are the index's; without one each blob that isn't the runtime's own is bytes under its key.
+    @property
+    def names(self) -> list[str]:
+        """All names: sorted when there is an index, else in the file's order."""
+
+    def find(self, name: str) -> TensorInfo | None:
+        """Return what is known of a name, or None."""
+
+    def __iter__(self) -> Iterator[TensorInfo]:
+        """Yield what is known of each, in the order of the names."""
+
+
+def open_catalog(blobs: Mapping[str, memoryview], directory: Directory, index: NameIndex | None) -> Catalog:
+    """Return what the first of these says: the index, the runtime's ``toc``, the keys of a file from before 2025.
+
+    Without any, each blob that isn't the runtime's own is bytes under its key.
+
+    Args:
+        blobs: Of the file.
+        directory: Of the file.
+        index: Its name index, when it has one.
+
+    Raises:
+        FormatError: It doesn't go with the file: ``index-…``, ``toc-…``, ``fields-…``, ``scales-…``.
     """
+    if index:
+        return IndexCatalog(directory, index)
+    if TOC_KEY in blobs:
+        return ListCatalog(_from_toc(directory, blobs[TOC_KEY]))
+    old = _from_before_2025(directory, blobs.get(SCALES_KEY))
+    return ListCatalog(old) if old else BlobCatalog(directory)
 
-    def __init__(self, directory: Directory, index: NameIndex | None) -> None:
+
+class IndexCatalog:
+    """What a name index says."""
+
+    def __init__(self, directory: Directory, index: NameIndex) -> None:
         """Join a directory with the index that was made for it.
 
         Raises:
@@ -63,37 +120,23 @@ class Catalog:
         """
         self._directory = directory
         self._index = index
-        self._places = index.places(directory) if index else np.empty(0, dtype=np.int64)
+        self._places = index.places(directory)
 
-    @cached_property
+    @property
     def names(self) -> list[str]:
-        """All names: sorted when there is an index, else in file order."""
-        if self._index:
-            return self._index.names
-        return [key for key in self._directory.all_keys if key not in RESERVED_KEYS and key != INDEX_KEY]
+        """All names, sorted."""
+        return self._index.names
 
     def find(self, name: str) -> TensorInfo | None:
         """Return what is known of a name, or None."""
-        if self._index:
-            place = self._index.find(name)
-            return self._indexed(self._index, place) if place >= 0 else None
-        if name in RESERVED_KEYS or name == INDEX_KEY:
-            return None
-        try:
-            place = self._directory.find(encode_key(name))
-        except ValueError:
-            return None
-        return self._plain(place) if place >= 0 else None
+        place = self._index.find(name)
+        return self._info(place) if place >= 0 else None
 
     def __iter__(self) -> Iterator[TensorInfo]:
-        if self._index:
-            index = self._index
-            yield from (self._indexed(index, place) for place in range(len(index.entries)))
-        else:
-            yield from (info for info in map(self.find, self.names) if info)
+        return map(self._info, range(len(self._index.entries)))
 
-    def _indexed(self, index: NameIndex, place: int) -> TensorInfo:
-        entry = index.entry(place)
+    def _info(self, place: int) -> TensorInfo:
+        entry = self._index.entry(place)
         key, start = "", 0
         if entry.blob is not None:
             at = int(self._places[entry.blob])
@@ -109,7 +152,78 @@ class Catalog:
             codec=entry.codec,
         )
 
-    def _plain(self, place: int) -> TensorInfo:
+
+class BlobCatalog:
+    """Blobs of which nothing is known: bytes under their keys."""
+
+    def __init__(self, directory: Directory) -> None:
+        """View a directory."""
+        self._directory = directory
+
+    @cached_property
+    def names(self) -> list[str]:
+        """All keys but the runtime's own, in file order."""
+        return [key for key in self._directory.all_keys if key not in _NO_TENSORS]
+
+    def find(self, name: str) -> TensorInfo | None:
+        """Return what is known of a key, or None."""
+        place = -1
+        if name not in _NO_TENSORS:
+            with suppress(UsageError):  # what can't be a key is not in the file
+                place = self._directory.find(encode_key(name))
+        if place < 0:
+            return None
         offset, nbytes = self._directory.range(place)
-        key = decode_key(self._directory.keys[place])
-        return TensorInfo(key, key, elements.UNKNOWN, (nbytes,), 1.0, offset, nbytes, 0)
+        return TensorInfo(name, name, elements.UNKNOWN, (nbytes,), 1.0, offset, nbytes, 0)
+
+    def __iter__(self) -> Iterator[TensorInfo]:
+        return (info for info in map(self.find, self.names) if info)
+
+
+class ListCatalog:
+    """A list that was made when the file was opened."""
+
+    def __init__(self, infos: list[TensorInfo]) -> None:
+        """Keep the list."""
+        self._infos = {info.name: info for info in infos}
+
+    @property
+    def names(self) -> list[str]:
+        """All names, in the list's order."""
+        return list(self._infos)
+
+    def find(self, name: str) -> TensorInfo | None:
+        """Return what is known of a name, or None."""
+        return self._infos.get(name)
+
+    def __iter__(self) -> Iterator[TensorInfo]:
+        return iter(self._infos.values())
+
+
+def _from_toc(directory: Directory, raw: memoryview) -> list[TensorInfo]:
+    try:
+        entries = parse_toc(raw)
+    except FormatError as error:
+        raise FormatError(error.reason, f"in the blob {TOC_KEY!r}: {error.message}", error.offset) from None
+    infos = []
+    for one in entries:
+        place = directory.find(one.name.encode())
+        if place < 0:
+            raise FormatError("toc-missing-blob", f"{TOC_KEY!r} speaks of {one.name!r}, the file has no such blob")
+        offset, nbytes = directory.range(place)
+        if nbytes != one.nbytes:
+            what = f"{one.name!r} is {one.type}, {one.rows} × {one.cols}, which takes {one.nbytes} bytes"
+            raise FormatError("toc-size", f"{TOC_KEY!r} says that {what}; the blob has {nbytes}", offset)
+        infos.append(TensorInfo(one.name, one.name, one.type, (one.rows, one.cols), one.scale, offset, nbytes, 0))
+    return infos
+
+
+def _from_before_2025(directory: Directory, scales: memoryview | None) -> list[TensorInfo]:
+    first = np.ascontiguousarray(directory.keys).view(np.uint8)[::KEY_NBYTES]
+    places = np.flatnonzero(np.isin(first, _TYPE_LETTERS)).tolist()
+    blobs = [(decode_key(directory.keys[place]), directory.range(place)) for place in places]
+    ranges = dict(blobs)
+    return [
+        TensorInfo(one.name, one.key, one.type, (one.count,), one.scale, *ranges[one.key], 0)
+        for one in legacy_tensors([(key, nbytes) for key, (_, nbytes) in blobs], scales)
+    ]

@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Sequence
     from os import PathLike
 
 __all__ = [
@@ -88,7 +88,13 @@ class CodecError(BlobStoreError, ValueError):
 
 
 class CheckpointError(BlobStoreError, ValueError):
-    """A checkpoint can't be converted, and why."""
+    """A checkpoint can't be converted, and why.
+
+    Attributes:
+        faults: All that is wrong, each as (reason, tensor or field, message); empty when the message says it all.
+    """
+
+    faults: Sequence[tuple[str, str, str]] = ()
 
 
 class MissingExtraError(BlobStoreError, ImportError):

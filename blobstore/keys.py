@@ -13,7 +13,10 @@ from blobstore.errors import KeyTooLongError, UsageError
 from blobstore.layout import KEY_NBYTES
 
 INDEX_KEY = "~index"
-RESERVED_KEYS = frozenset({"config", "tokenizer", "toc", "Fscales"})  # the runtime's own; never tensors
+# The runtime's own blobs; never tensors.
+CONFIG_KEY, TOKENIZER_KEY, TOC_KEY, SCALES_KEY = "config", "tokenizer", "toc", "Fscales"
+NO_TOKENIZER = b"unavailable"  # what the runtime's writer puts where there is none
+RESERVED_KEYS = frozenset({CONFIG_KEY, TOKENIZER_KEY, TOC_KEY, SCALES_KEY})
 MAX_NAME_NBYTES = 4096
 
 _TYPE_LETTERS = frozenset("FB$2I")  # type prefixes of files before 2025

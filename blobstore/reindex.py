@@ -8,7 +8,7 @@ import os
 from typing import TYPE_CHECKING, NamedTuple
 
 from blobstore.atomic import write_file
-from blobstore.catalog import Catalog
+from blobstore.catalog import open_catalog
 from blobstore.directory import build_directory
 from blobstore.errors import UsageError
 from blobstore.index import Entry, IndexedBlob, build_index, rebind_index
@@ -70,7 +70,7 @@ def detach_index(path: str | PathLike[str]) -> Reindexed:
 def build_for(
     path: str | PathLike[str], *, embed: bool = False, digests: bool = False, force: bool = False
 ) -> Reindexed:
-    """Make an index for a file that has none: each blob that isn't the runtime's own, under its key.
+    """Make an index for a file that has none, from its ``toc``; without one each blob under its key.
 
     Args:
         path: A .sbs file.
@@ -92,9 +92,9 @@ def build_for(
         places = {key: place for place, key in enumerate(keys)}
         table = [_table_row(reader, key, digests=digests) for key in keys]
         entries = [
-            Entry(info.name, places[info.key], 0, info.nbytes, info.type.number, info.shape)
-            for info in Catalog(reader.directory, None)
-            if _can_be_name(info.key)
+            Entry(info.name, places[info.key], 0, info.nbytes, info.type.number, info.shape, info.scale)
+            for info in open_catalog(reader, reader.directory, None)
+            if _can_be_name(info.name)
         ]
         inside = INDEX_KEY in reader
         if embed:

@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 
-from blobstore.catalog import Catalog, TensorInfo
-from blobstore.errors import CodecError, NameNotFoundError, in_file
+from blobstore.catalog import BlobCatalog, open_catalog
+from blobstore.codecs import decode
+from blobstore.errors import CodecError, NameNotFoundError, UsageError, in_file
+from blobstore.gemma.config import ModelConfig
 from blobstore.index import NameIndex, parse_index
-from blobstore.keys import INDEX_KEY
+from blobstore.keys import CONFIG_KEY, INDEX_KEY, NO_TOKENIZER, TOKENIZER_KEY
 from blobstore.mapping import open_source
 from blobstore.reader import BlobReader
 from blobstore.suggest import close_to
@@ -24,6 +28,7 @@ if TYPE_CHECKING:
 
     import numpy.typing as npt
 
+    from blobstore.catalog import Catalog, TensorInfo
     from blobstore.mapping import Access
 
     Array = npt.NDArray[Any]
@@ -54,10 +59,15 @@ class Store(Mapping[str, "Array"]):
         try:
             self.index = find_index(self.reader) if use_index else None
             with in_file(self.index.path if self.index else self.reader.path):
-                self._catalog = Catalog(self.reader.directory, self.index.content if self.index else None)
+                self._catalog = self._open_catalog(use_index=use_index)
         except BaseException:
             self.reader.close()
             raise
+
+    def _open_catalog(self, *, use_index: bool) -> Catalog:
+        if not use_index:
+            return BlobCatalog(self.reader.directory)
+        return open_catalog(self.reader, self.reader.directory, self.index.content if self.index else None)
 
     @property
     def path(self) -> str:
@@ -68,6 +78,24 @@ class Store(Mapping[str, "Array"]):
     def metadata(self) -> dict[str, str]:
         """What the writer noted about the file; empty without an index. A copy."""
         return dict(self.index.content.metadata) if self.index else {}
+
+    @cached_property
+    def config(self) -> ModelConfig | None:
+        """What gemma.cpp says of its model, the blob ``config``; None when there is none.
+
+        Raises:
+            FormatError: ``fields-…``, ``config-trailing``: it is damaged.
+        """
+        if CONFIG_KEY not in self.reader:
+            return None
+        with in_file(self.path):
+            return ModelConfig.from_bytes(self.reader[CONFIG_KEY])
+
+    @property
+    def tokenizer(self) -> bytes | None:
+        """The SentencePiece model that gemma.cpp tokenizes with; None when there is none. A copy."""
+        raw = bytes(self.reader.get(TOKENIZER_KEY, b""))
+        return raw if raw not in (b"", NO_TOKENIZER) else None
 
     def info(self, name: str) -> TensorInfo:
         """Return a tensor's key, type, shape and place, without touching its data.
@@ -99,20 +127,77 @@ class Store(Mapping[str, "Array"]):
     def array(self, info: TensorInfo) -> Array:
         """Return the values of a tensor that `info` or `infos` has described, as ``store[name]`` does.
 
+        A view where they lie as numpy has them; decoded, as float32 of their own, where they are encoded.
+
         Raises:
-            CodecError: ``unknown-type``, ``unknown-codec``, ``packed-type``: this version can't decode it.
+            CodecError: ``unknown-type``, ``unknown-codec``, ``packed-type``, ``scaled-type``: this version can't decode
+                it; ``sfp-reserved-code``: its bytes are wrong.
         """
         if info.dtype is None:
             raise _undecodable(info)
-        if 0 in info.shape:
-            empty = np.empty(info.shape, dtype=info.dtype)
-            empty.flags.writeable = False
-            return empty
-        return np.frombuffer(self.reader.view(info.offset, info.nbytes), dtype=info.dtype).reshape(info.shape)
+        values = self.elements(info, 0, info.count)
+        values.flags.writeable = False
+        return values.reshape(info.shape)
+
+    def load(self, name: str, *, dtype: npt.DTypeLike | None = None, rows: slice | None = None) -> Array:
+        """Return a tensor's values, or some of its rows, in memory of their own; writable.
+
+        Args:
+            name: Its name.
+            dtype: To convert to; by default the one that ``store[name]`` has.
+            rows: Of the first dimension. Only what is asked for is read and decoded.
+
+        Raises:
+            NameNotFoundError: ``name-not-found``.
+            UsageError: ``no-rows`` when it has no dimension to slice.
+            CodecError: As `array`; ``not-float`` when encoded values are to be other than floats.
+        """
+        info = self.info(name)
+        if info.dtype is None:
+            raise _undecodable(info)
+        wanted = np.dtype(dtype) if dtype is not None else info.dtype
+        shape, first, count, step = _rows(info, rows)
+        if info.encoded:
+            values = self._decode(info, first, count, wanted).reshape(shape)
+            return values if step == 1 else values[::step].copy()
+        view = self._view(info, first, count).reshape(shape)
+        return np.array(view if step == 1 else view[::step], dtype=wanted)
+
+    def elements(self, info: TensorInfo, first: int, count: int) -> Array:
+        """Return some elements of a tensor, in C order: a view where numpy has their type, else decoded.
+
+        Args:
+            info: From `info` or `infos`.
+            first: The first of them.
+            count: How many; inside the tensor.
+
+        Raises:
+            CodecError: As `array`.
+        """
+        if info.dtype is None:
+            raise _undecodable(info)
+        return self._decode(info, first, count, info.dtype) if info.encoded else self._view(info, first, count)
 
     def load_all(self) -> dict[str, Array]:
-        """Return every tensor, copied into memory of its own; writable."""
-        return {info.name: np.array(self.array(info)) for info in self.infos()}
+        """Return every tensor, in memory of its own; writable."""
+        return {name: self.load(name) for name in self}
+
+    def _view(self, info: TensorInfo, first: int, count: int) -> Array:
+        """View elements that lie as numpy has them."""
+        size = info.type.bits // 8
+        if not count:
+            return np.empty(0, dtype=info.dtype)
+        return np.frombuffer(self.reader.view(info.offset + first * size, count * size), dtype=info.type.dtype)
+
+    def _decode(self, info: TensorInfo, first: int, count: int, dtype: npt.DTypeLike) -> Array:
+        """Decode elements; of the file only their groups are touched."""
+        kind = info.type
+        start = first // kind.group * kind.group if kind.group else first
+        raw = self.reader.view(info.offset + kind.nbytes(start), kind.nbytes(first + count - start))
+        try:
+            return decode(kind, raw, count, scale=info.scale, dtype=dtype, start=first - start)
+        except CodecError as error:
+            raise CodecError(error.reason, f"{info.name!r}: {error.message}") from None
 
     def prefix(self, prefix: str) -> PrefixView:
         """Return a view of the names below a prefix: ``store.prefix("model.layers.0")["mlp.up_proj.weight"]``."""
@@ -224,17 +309,30 @@ def external_path(path: str | PathLike[str]) -> str:
     return f"{os.fspath(path)}.idx"
 
 
+def _rows(info: TensorInfo, rows: slice | None) -> tuple[tuple[int, ...], int, int, int]:
+    """Return the shape of the rows that are wanted before stepping, their first element, how many, and the step."""
+    if rows is None:
+        return info.shape, 0, info.count, 1
+    if not info.shape:
+        raise UsageError("no-rows", f"{info.name!r} is a single value: it has no rows to choose from")
+    chosen = range(info.shape[0])[rows]
+    low = min(chosen, default=0)
+    high = max(chosen, default=-1) + 1
+    width = math.prod(info.shape[1:])
+    return (high - low, *info.shape[1:]), low * width, (high - low) * width, chosen.step
+
+
 def _undecodable(info: TensorInfo) -> CodecError:
     way_out = f"store.raw({info.name!r}) gives its stored bytes"
     if info.codec:
         return CodecError("unknown-codec", f"{info.name!r} is stored with codec {info.codec}, unknown here: {way_out}")
     if not info.type.bits:
         return CodecError("unknown-type", f"{info.name!r} has element {info.type}, unknown here: {way_out}")
-    if info.type.safetensors:
+    if info.type.dtype is None:
         return CodecError(
             "packed-type", f"{info.name!r} is {info.type}, smaller than a byte, which numpy can't view: {way_out}"
         )
-    return CodecError("encoded-type", f"{info.name!r} is {info.type}, which can't be decoded yet: {way_out}")
+    return CodecError("scaled-type", f"{info.name!r} is {info.type} with scale {info.scale}: {way_out}")
 
 
 def load_file(path: str | PathLike[str]) -> dict[str, Array]:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Literal, get_args
 import numpy as np
 
 from blobstore import elements
-from blobstore.atomic import AtomicFile, write_all
+from blobstore.atomic import AtomicFile, Completing, write_all
 from blobstore.directory import build_directory
 from blobstore.errors import UsageError
 from blobstore.index import Entry, IndexedBlob, build_index, shape_fault
@@ -22,8 +22,7 @@ from blobstore.writer import BlobWriter
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping
     from os import PathLike
-    from types import TracebackType
-    from typing import BinaryIO, Self
+    from typing import BinaryIO
 
     import numpy.typing as npt
 
@@ -37,7 +36,7 @@ _LARGEST_F32 = float(np.finfo(np.float32).max)
 IndexPlace = Literal["embedded", "external", "none"]
 
 
-class StoreWriter:
+class StoreWriter(Completing):
     """Write tensors under their names, one after another. `blobstore.create` makes one.
 
     A context manager: the file appears under its name when the ``with`` block ends without an error. Nothing is kept
@@ -201,6 +200,14 @@ class StoreWriter:
             raise UsageError("outside", what)
         self._entries[name] = Entry(name, entry.blob, entry.offset + offset, nbytes, kind.number, shape, scale)
 
+    def scale_of(self, name: str) -> float:
+        """Return the scale that a tensor was added with.
+
+        Raises:
+            UsageError: ``no-target`` when no tensor has the name.
+        """
+        return self._target(name, name).scale
+
     def close(self) -> None:
         """Write the index, complete the file and give it its name. Called by the ``with`` block.
 
@@ -267,17 +274,6 @@ class StoreWriter:
     def _needs_index(self, name: str) -> None:
         if self._index == "none":
             raise UsageError("needs-index", f"{name!r} can only be kept by an index, and there is none")
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        if kind is None:
-            self.close()
-        else:
-            self.discard()
 
 
 def save_file(

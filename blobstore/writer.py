@@ -7,10 +7,10 @@ from __future__ import annotations
 
 import os
 from contextlib import nullcontext
-from typing import TYPE_CHECKING, BinaryIO, Self
+from typing import TYPE_CHECKING, BinaryIO
 
 from blobstore import layout
-from blobstore.atomic import AtomicFile
+from blobstore.atomic import AtomicFile, Completing
 from blobstore.directory import build_directory
 from blobstore.errors import UsageError
 from blobstore.hashing import Hasher
@@ -20,7 +20,6 @@ from blobstore.transfer import FileRange, Sink, flat_bytes, move_down
 if TYPE_CHECKING:
     from collections.abc import Iterable
     from os import PathLike
-    from types import TracebackType
 
     from blobstore.directory import Directory
     from blobstore.transfer import Buffer
@@ -28,7 +27,10 @@ if TYPE_CHECKING:
     Data = Buffer | FileRange
 
 
-class BlobWriter:
+_SYNC_NBYTES = 128 << 20  # how much may wait for the disk until the end
+
+
+class BlobWriter(Completing):
     """Write blobs one after another; memory does not grow with the file.
 
     A context manager. The file appears under its name when the ``with`` block ends without an error, complete and
@@ -59,6 +61,7 @@ class BlobWriter:
         self._encoded: list[bytes] = []
         self._seen: set[bytes] = set()
         self._sizes: list[int] = []
+        self._synced = 0
         self._hasher = Hasher() if digests else None
         self._file: AtomicFile | None = None
         self._state = "open"
@@ -213,6 +216,9 @@ class BlobWriter:
                 self._sink.copy(source)
             else:
                 self._sink.write(source)
+        if self._file and self._sink.position - self._synced >= _SYNC_NBYTES:
+            self._synced = self._sink.position
+            self._file.sync_soon()
 
     def _reopen(self) -> None:
         """Nothing of the blob was written: go on as if it had not been asked for."""
@@ -240,14 +246,3 @@ class BlobWriter:
         head = Sink(fd)
         head.write(memoryview((directory.header() + directory.to_bytes()).ljust(start, b"\0")))
         head.flush()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        if kind is None:
-            self.close()
-        else:
-            self.discard()

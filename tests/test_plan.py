@@ -268,7 +268,7 @@ def test_a_plan_as_json_says_everything(tmp_path: Path, tensors: Tensors, metada
     plan.notes.append("a note")
     told = json.loads(json.dumps(plan.to_json()))
     assert told == plan.to_json()
-    assert set(told) == {"tensors", "aliases", "metadata", "notes", "nbytes"}
+    assert set(told) == {"model", "wrapping", "tensors", "extras", "parts", "aliases", "metadata", "notes", "nbytes"}
     assert told["tensors"] == [
         {"name": one.name, "key": one.key, "type": str(one.type), "shape": list(one.shape), "nbytes": one.nbytes}
         for one in plan.tensors

@@ -10,9 +10,12 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from ml_dtypes import bfloat16
 
 import blobstore
+from blobstore import codecs
 from blobstore.directory import build_directory
+from blobstore.elements import BY_NAME
 from blobstore.errors import BlobStoreError, CodecError, FormatError, NameNotFoundError, UsageError
 from blobstore.index import Entry, IndexedBlob, build_index
 from tests.strategies import bytes_of
@@ -297,7 +300,7 @@ def test_what_is_no_text_is_no_name(small: Path) -> None:
 def test_without_an_index_blobs_are_bytes_under_their_keys(tmp_path: Path, access: Access) -> None:
     path = tmp_path / "plain.sbs"
     with blobstore.BlobWriter(path) as writer:
-        for key in ("config", "tokenizer", "toc", "Fscales", "c_embedding", "\udcff"):
+        for key in ("config", "tokenizer", "Fscales", "c_embedding", "\udcff"):
             writer.add(key, key.encode("utf-8", "surrogateescape"))
     with blobstore.open(path, access=access) as store:
         assert list(store) == ["c_embedding", "\udcff"]
@@ -305,7 +308,7 @@ def test_without_an_index_blobs_are_bytes_under_their_keys(tmp_path: Path, acces
         assert store["\udcff"].dtype == np.uint8
         assert store["\udcff"].tolist() == [255]
         assert store.metadata == {}
-        for key in ("config", "tokenizer", "toc", "Fscales"):
+        for key in ("config", "tokenizer", "Fscales"):
             assert key not in store
             assert bytes(store.raw(key)) == key.encode()
 
@@ -319,9 +322,6 @@ def test_without_an_index_blobs_are_bytes_under_their_keys(tmp_path: Path, acces
         ("index-element-types", "tensor.f4", "packed-type"),
         ("index-element-types", "tensor.f6_e2m3", "packed-type"),
         ("index-element-types", "tensor.f6_e3m2", "packed-type"),
-        ("index-element-types", "tensor.sfp", "encoded-type"),
-        ("index-element-types", "tensor.nuq", "encoded-type"),
-        ("index-element-types", "tensor.i8", "encoded-type"),
     ],
 )
 def test_what_can_not_be_decoded_is_refused_by_name_and_raw_works(
@@ -335,6 +335,86 @@ def test_what_can_not_be_decoded_is_refused_by_name_and_raw_works(
         with pytest.raises(CodecError):
             store.load_all()
         assert len(store.raw(name)) == store.info(name).nbytes > 0
+
+
+VALUES = np.random.default_rng(7).normal(0, 1, (37, 130)).astype(np.float32)
+
+
+@pytest.fixture(scope="module")
+def encoded(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A file with the same values in every type that decodes, and some that numpy has."""
+    path = tmp_path_factory.mktemp("encoded") / "m.sbs"
+    with blobstore.create(path) as store:
+        for name in ("f32", "bf16", "sfp", "i8"):
+            data, scale = codecs.encode(name, VALUES)
+            store.add_stored(name, [data], BY_NAME[name], VALUES.shape, scale=scale)
+        store.add_stored("scaled bf16", [VALUES.astype(bfloat16)], BY_NAME["bf16"], VALUES.shape, scale=3.0)
+        store.add("f16", VALUES.astype(np.float16))
+        store.add("i32", VALUES.astype(np.int32))
+    return path
+
+
+@both_accesses
+@pytest.mark.parametrize("name", ["f32", "bf16", "sfp", "i8", "scaled bf16"])
+def test_an_encoded_tensor_reads_as_its_codec_decodes_it(encoded: Path, access: Access, name: str) -> None:
+    with blobstore.open(encoded, access=access) as store:
+        info = store.info(name)
+        expected = codecs.decode(info.type, store.raw(name), VALUES.size, scale=info.scale).reshape(VALUES.shape)
+        assert store[name].astype(np.float32).tobytes() == expected.tobytes()
+        assert store[name].dtype == info.dtype == (bfloat16 if name == "bf16" else np.float32)
+        assert not store[name].flags.writeable
+        assert info.scale == 1.0 or info.encoded
+
+
+SLICES = [slice(None), slice(0, 1), slice(3, 9), slice(36, 99), slice(5, 5), slice(None, None, -1), slice(30, 2, -7)]
+
+
+@both_accesses
+@pytest.mark.parametrize("rows", [*SLICES, slice(1, None, 4)], ids=str)
+@pytest.mark.parametrize("dtype", [None, np.float32, bfloat16, np.float64], ids=str)
+def test_rows_are_those_of_the_whole_tensor(encoded: Path, access: Access, rows: slice, dtype: type | None) -> None:
+    with blobstore.open(encoded, access=access) as store:
+        for name in store:
+            whole = store.load(name, dtype=dtype)
+            part = store.load(name, dtype=dtype, rows=rows)
+            assert part.tobytes() == whole[rows].tobytes()
+            assert part.shape == whole[rows].shape
+            assert part.dtype == whole.dtype == (dtype or store.info(name).dtype)
+            assert part.flags.writeable
+
+
+def test_a_single_value_has_no_rows(tmp_path: Path) -> None:
+    blobstore.save_file({"x": np.float32(1)}, tmp_path / "m.sbs")
+    with blobstore.open(tmp_path / "m.sbs") as store:
+        assert store.load("x").tolist() == 1
+        with pytest.raises(UsageError, match="no-rows: 'x'"):
+            store.load("x", rows=slice(0, 1))
+
+
+def test_a_wrong_code_is_told_with_the_tensor(tmp_path: Path) -> None:
+    with blobstore.create(tmp_path / "m.sbs") as store:
+        store.add_stored("x", [b"\x01\x80"], BY_NAME["sfp"], (2,))
+    with blobstore.open(tmp_path / "m.sbs") as opened:
+        with pytest.raises(CodecError, match="sfp-reserved-code: 'x'"):
+            opened["x"]
+        assert opened.load("x", rows=slice(0, 1)).tolist() == [1.25 * 2.0**-23]
+
+
+def test_a_scale_where_numpy_reads_the_type_itself_is_not_dropped(tmp_path: Path) -> None:
+    with blobstore.create(tmp_path / "m.sbs") as store:
+        store.add_stored("x", [b"\x01\x02"], BY_NAME["u8"], (2,), scale=2.0)
+    with blobstore.open(tmp_path / "m.sbs") as opened, pytest.raises(CodecError, match="scaled-type: 'x'"):
+        opened["x"]
+
+
+def test_a_toc_that_is_none_is_refused_and_the_blobs_are_still_there(tmp_path: Path) -> None:
+    path = tmp_path / "m.sbs"
+    with blobstore.BlobWriter(path) as writer:
+        writer.add("toc", b"rubbish!")
+    with pytest.raises(FormatError, match="in the blob 'toc'"):
+        blobstore.open(path)
+    with blobstore.open(path, use_index=False) as store:
+        assert bytes(store.raw("toc")) == b"rubbish!"
 
 
 @given(models(index="embedded"), st.data())
@@ -409,7 +489,8 @@ def check(store: blobstore.Store) -> None:
         except CodecError:
             assert info.dtype is None
             continue
-        assert (array.shape, array.dtype, array.nbytes) == (info.shape, info.dtype, info.nbytes)
+        nbytes = 4 * info.count if info.encoded else info.nbytes
+        assert (array.shape, array.dtype, array.nbytes) == (info.shape, info.dtype, nbytes)
         array.tobytes()
 
 

@@ -19,7 +19,8 @@ from blobstore.cli.output import (
     size,
 )
 from blobstore.convert.checkpoint import open_checkpoint
-from blobstore.convert.plan import plan_by_name
+from blobstore.convert.choose import KINDS, choose_plan, has_chat_template, tokenizer_beside
+from blobstore.convert.gemma_plan import LAYOUTS, WEIGHTS, Choices
 from blobstore.convert.run import run_plan
 from blobstore.errors import UsageError
 from blobstore.layout import MAX_BLOBS
@@ -30,11 +31,12 @@ if TYPE_CHECKING:
     from blobstore.convert.plan import Plan
 
 EXAMPLE = """example:
-  blobstore convert model.safetensors -o model.sbs
-  blobstore convert Llama-3.2-1B/ -o llama.sbs       (a folder with one file, or several and their index)
-  blobstore convert Llama-3.2-1B/ --dry-run
+  blobstore convert gemma-3-270m-it/ -o gemma3-270m-sfp-it.sbs          (a Gemma checkpoint: a file that gemma.cpp runs)
+  blobstore convert gemma-3-270m-it/ -o out.sbs --weights bf16 --dry-run
+  blobstore convert Llama-3.2-1B/ -o llama.sbs                          (any other: every tensor by name, as it is)
 
-Every tensor keeps its name, its type and its bytes. Tied weights (lm_head.weight) get their name back."""
+SRC is a .safetensors file, a model.safetensors.index.json, or a folder with either; config.json, tokenizer.model and
+the chat template are looked for beside it. Tied weights (lm_head.weight) get their name back."""
 
 
 def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -44,6 +46,23 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
         "source", metavar="SRC", help="a .safetensors file, a model.safetensors.index.json, or a folder with either"
     )
     parser.add_argument("-o", "--output", metavar="OUT", help="the .sbs file to write; - is standard output")
+    parser.add_argument(
+        "--as",
+        dest="kind",
+        choices=KINDS,
+        default="auto",
+        help="gemma: a file that gemma.cpp runs; names: a container of all tensors; auto (default): what SRC is",
+    )
+    gemma = parser.add_argument_group("for gemma.cpp")
+    gemma.add_argument("--weights", choices=WEIGHTS, default="sfp", help="type of the weights (default: sfp, 8 bits)")
+    gemma.add_argument(
+        "--layout",
+        choices=LAYOUTS,
+        default="split",
+        help="split (default) loads faster and is almost the checkpoint's order; stock is that of published files",
+    )
+    gemma.add_argument("--wrapping", choices=("it", "pt"), help="instruction-tuned or pre-trained (default: as SRC is)")
+    gemma.add_argument("--tokenizer", metavar="FILE", help="tokenizer.model, when it isn't beside SRC")
     parser.add_argument("--dry-run", action="store_true", help="show what would be written, write nothing")
     parser.add_argument(
         "--container", type=int, choices=(1, 2), default=2, help="version of the container (default: 2)"
@@ -61,8 +80,16 @@ def run(options: argparse.Namespace) -> int:
         raise UsageError("no-output", "say where to write with -o OUT.sbs, or look first with --dry-run")
     if options.output == "-" and sys.stdout.isatty():
         raise UsageError("terminal", "bytes are not for a terminal: add -o OUT, or pipe them on")
+    folder = options.source if os.path.isdir(options.source) else os.path.dirname(options.source)
     with open_checkpoint(options.source) as checkpoint:
-        plan = plan_by_name(checkpoint, room=MAX_BLOBS - (options.index == "embedded"))
+        plan = choose_plan(
+            checkpoint,
+            options.kind,
+            Choices(options.weights, options.layout, options.wrapping),
+            tokenizer=tokenizer_beside(folder, options.tokenizer),
+            chat_template=has_chat_template(folder),
+            room=MAX_BLOBS - (options.index == "embedded"),
+        )
         for text in plan.notes:
             note(text)
         if options.dry_run:
@@ -99,10 +126,12 @@ def _report(options: argparse.Namespace, plan: Plan, seconds: float) -> None:
     if options.json:
         aliases = [{"name": one.name, "target": one.target, "why": one.why} for one in plan.aliases]
         facts = {"source": options.source, "output": options.output, "nbytes": nbytes, "tensors": len(plan.tensors)}
+        facts["model"] = plan.config.specifier if plan.config else None
         print_json({**facts, "aliases": aliases, "notes": plan.notes, "seconds": round(seconds, 3)})
         return
-    names = len(plan.tensors) + len(plan.aliases)
+    names = len(plan.tensors) + len(plan.extras) + len(plan.parts) + len(plan.aliases)
     rate = f"{size(plan.nbytes / seconds)}/s" if seconds else "at once"
-    print(f"{shown(options.output)}: {names} names, {nbytes} bytes, {seconds:.2f} s ({rate})")
+    what = f"{plan.config.specifier}, " if plan.config else "by name, not for gemma.cpp, "
+    print(f"{shown(options.output)}: {what}{names} names, {nbytes} bytes, {seconds:.2f} s ({rate})")
     for alias in plan.aliases:
         print(f"  {shown(alias.name)} = {shown(alias.target)}: {alias.why}")

@@ -13,9 +13,12 @@ import blobstore
 from blobstore.atomic import write_file
 from blobstore.cli.output import add_command, add_json, print_json, shape, shown, size
 from blobstore.convert.checkpoint import open_checkpoint
-from blobstore.convert.plan import plan_by_name
+from blobstore.convert.choose import choose_plan
+from blobstore.convert.export import plan_export, run_export
+from blobstore.convert.gemma_plan import Choices
 from blobstore.convert.run import run_plan
 from blobstore.convert.safetensors import dump_header
+from blobstore.convert.verify import verify
 from blobstore.elements import type_of
 from blobstore.errors import UsageError
 
@@ -27,18 +30,20 @@ if TYPE_CHECKING:
 
     from blobstore.store import Store
 
+    Tensors = dict[str, npt.NDArray[Any]]
+
 EXAMPLE = """example:
   blobstore demo
   blobstore demo -o somewhere"""
 
-_LAYERS, _WIDTH, _HIDDEN, _VOCABULARY = 2, 64, 128, 512
+_LAYERS, _WIDTH, _HIDDEN, _HEADS, _HEAD_SIZE, _VOCABULARY = 2, 64, 128, 2, 32, 512
 _MARK = "made_by_blobstore_demo"
 _HEAD, _EMBEDDING = "lm_head.weight", "model.embed_tokens.weight"
 
 
 def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     """Add the command."""
-    text = "Show the whole way on a small model: make a checkpoint, convert it, list it, read it back, compare."
+    text = "Show the whole way on a small model: make a Gemma 3 checkpoint, convert, verify, list and export it."
     parser = add_command(commands, "demo", run, text, EXAMPLE)
     parser.add_argument(
         "-o", "--output", metavar="FOLDER", default="blobstore-demo", help="where (default: blobstore-demo)"
@@ -47,69 +52,107 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
 
 
 def run(options: argparse.Namespace) -> int:
-    """Run the command; returns 1 when a value read back isn't the one written."""
+    """Run the command; returns 1 when anything read back isn't what was written."""
     folder: str = options.output
-    path = os.path.join(folder, "demo.sbs")
     os.makedirs(folder, exist_ok=True)
     _refuse_foreign(folder)
     tensors = _tensors()
     _write_checkpoint(folder, tensors)
-    with open_checkpoint(folder) as checkpoint:
-        plan = plan_by_name(checkpoint)
-        run_plan(plan, checkpoint, path)
-    with blobstore.open(path) as store:
-        expected = tensors | {_HEAD: tensors[_EMBEDDING]}
-        equal = sum(_equal(store[name], array) for name, array in expected.items())
-        by_key = sum(bytes(store.reader[blobstore.key_for(name)]) == array.tobytes() for name, array in tensors.items())
+    small, exact = os.path.join(folder, "demo-sfp.sbs"), os.path.join(folder, "demo-bf16.sbs")
+    wrong = _convert(folder, small, "sfp") + _convert(folder, exact, "bf16")
+    exported = os.path.join(folder, "exported.safetensors")
+    with blobstore.open(exact) as store:
+        run_export(plan_export(store, materialize_aliases=True), store, exported)
+    expected = tensors | {_HEAD: tensors[_EMBEDDING]}
+    equal = _count_equal(exported, expected)
+    with blobstore.open(small) as store:
         facts = {
             "checkpoint": os.path.join(folder, "model.safetensors"),
-            "file": path,
+            "file": small,
             "nbytes": store.reader.file_size,
             "names": len(store),
-            "equal_by_name": equal,
-            "equal_by_key": by_key,
+            "not_as_the_source_makes_it": wrong,
+            "exported": exported,
+            "exported_equal": equal,
         }
-        right = equal == len(expected) == len(store) and by_key == len(tensors)
+        right = not wrong and equal == len(expected)
         if options.json:
             print_json(facts | {"right": right})
         else:
-            _tell(facts, store)
+            _tell(facts, store, len(expected))
     return 0 if right else 1
 
 
-def _tell(facts: dict[str, Any], store: Store) -> None:
-    print(f"1. made      {facts['checkpoint']}: a small model with tied weights, as Hugging Face's tools write it")
-    print(f"2. converted {facts['file']}: {size(facts['nbytes'])}, an .sbs file that gemma.cpp's reader takes")
-    print("3. listed")
-    for name in list(store)[:4]:
+def _tell(facts: dict[str, Any], store: Store, count: int) -> None:
+    config = store.config
+    print(f"1. made      {facts['checkpoint']}: a small Gemma 3, as Hugging Face's tools write it")
+    print(f"2. converted {facts['file']}: {size(facts['nbytes'])}, {config and config.specifier}, for gemma.cpp")
+    print(f"3. verified  each byte made again from the source: {facts['not_as_the_source_makes_it']} differ")
+    print("4. listed, by the runtime's keys and by the source's names")
+    for name in ("c_embedding", _EMBEDDING, _HEAD, "gating1_w_0", "model.layers.0.mlp.gate_proj.weight"):
         one = store.info(name)
-        print(f"     {shown(name)}  key {one.key}  {one.type} {shape(one.shape)}  at {one.offset}")
-    print(f"     … {len(store)} names in all")
-    head = store.info(_HEAD)
-    print(f"     {_HEAD} is the blob {head.key} as well: tied weights are stored once and found by both names")
-    print(
-        f"4. read back {facts['equal_by_name']} tensors by name and {facts['equal_by_key']} by key: all values compared"
-    )
+        print(f"     {shown(name):<36} blob {one.key:<12} {one.type} {shape(one.shape)} at {one.offset}")
+    print(f"     … {len(store)} names in all; tied and renamed weights are stored once")
+    same = f"{facts['exported_equal']} of {count} tensors are the source's, bit for bit"
+    print(f"5. exported  {facts['exported']}: {same}")
     print(f"\nLook at it: blobstore ls {facts['file']}")
 
 
-def _tensors() -> dict[str, npt.NDArray[Any]]:
+def _convert(folder: str, path: str, weights: str) -> int:
+    """Convert and verify; return how many tensors, names and blobs are wrong."""
+    with open_checkpoint(folder) as checkpoint:
+        plan = choose_plan(checkpoint, "auto", Choices(weights), tokenizer=None, chat_template=False)
+        run_plan(plan, checkpoint, path)
+        with blobstore.open(path) as store:
+            return sum(1 for one in verify(store, plan, checkpoint) if one.fault)
+
+
+def _count_equal(path: str, expected: Tensors) -> int:
+    with open_checkpoint(path) as exported:
+        found = {name: b"".join(map(bytes, exported.range(name).chunks())) for name in exported.tensors}
+    return sum(found.get(name) == one.tobytes() for name, one in expected.items())
+
+
+def _tensors() -> Tensors:
     random = np.random.default_rng(2026)
-    shapes = {_EMBEDDING: (_VOCABULARY, _WIDTH), "model.norm.weight": (_WIDTH,)}
+    queries = _HEADS * _HEAD_SIZE
+    shapes: dict[str, tuple[int, ...]] = {_EMBEDDING: (_VOCABULARY, _WIDTH), "model.norm.weight": (_WIDTH,)}
     for layer in range(_LAYERS):
         at = f"model.layers.{layer}"
-        shapes |= {f"{at}.self_attn.{one}_proj.weight": (_WIDTH, _WIDTH) for one in ("q", "k", "v", "o")}
-        shapes |= {f"{at}.mlp.{one}_proj.weight": (_HIDDEN, _WIDTH) for one in ("gate", "up")}
-        shapes[f"{at}.mlp.down_proj.weight"] = (_WIDTH, _HIDDEN)
-        shapes |= {f"{at}.{one}_layernorm.weight": (_WIDTH,) for one in ("input", "post_attention")}
+        shapes |= {
+            f"{at}.self_attn.q_proj.weight": (queries, _WIDTH),
+            f"{at}.self_attn.k_proj.weight": (_HEAD_SIZE, _WIDTH),
+            f"{at}.self_attn.v_proj.weight": (_HEAD_SIZE, _WIDTH),
+            f"{at}.self_attn.o_proj.weight": (_WIDTH, queries),
+            f"{at}.self_attn.q_norm.weight": (_HEAD_SIZE,),
+            f"{at}.self_attn.k_norm.weight": (_HEAD_SIZE,),
+            f"{at}.mlp.gate_proj.weight": (_HIDDEN, _WIDTH),
+            f"{at}.mlp.up_proj.weight": (_HIDDEN, _WIDTH),
+            f"{at}.mlp.down_proj.weight": (_WIDTH, _HIDDEN),
+        }
+        norms = ("input", "post_attention", "pre_feedforward", "post_feedforward")
+        shapes |= {f"{at}.{one}_layernorm.weight": (_WIDTH,) for one in norms}
     return {name: random.normal(0, 0.02, one).astype(ml_dtypes.bfloat16) for name, one in shapes.items()}
 
 
-def _write_checkpoint(folder: str, tensors: dict[str, npt.NDArray[Any]]) -> None:
+def _write_checkpoint(folder: str, tensors: Tensors) -> None:
     header = dump_header(((name, type_of(one.dtype), one.shape) for name, one in tensors.items()), {"format": "pt"})
     data = header + b"".join(one.tobytes() for one in tensors.values())
     write_file(os.path.join(folder, "model.safetensors"), data)
-    config = {"architectures": ["LlamaForCausalLM"], "model_type": "llama", "tie_word_embeddings": True, _MARK: True}
+    config = {
+        "architectures": ["Gemma3ForCausalLM"],
+        "model_type": "gemma3_text",
+        "hidden_size": _WIDTH,
+        "intermediate_size": _HIDDEN,
+        "num_hidden_layers": _LAYERS,
+        "num_attention_heads": _HEADS,
+        "num_key_value_heads": 1,
+        "head_dim": _HEAD_SIZE,
+        "query_pre_attn_scalar": _HEAD_SIZE,
+        "sliding_window": 512,
+        "vocab_size": _VOCABULARY,
+        _MARK: True,
+    }
     write_file(os.path.join(folder, "config.json"), json.dumps(config, indent=1).encode())
 
 
@@ -122,7 +165,3 @@ def _refuse_foreign(folder: str) -> None:
                 return
     if os.listdir(folder):
         raise UsageError("not-empty", f"{folder!r} has files that no demo has made: choose another folder")
-
-
-def _equal(one: npt.NDArray[Any], other: npt.NDArray[Any]) -> bool:
-    return one.dtype == other.dtype and one.shape == other.shape and one.tobytes() == other.tobytes()

@@ -16,7 +16,8 @@ TEXT = """Move a file's name index, or build one.
 
 attach  moves the index beside the file (FILE.idx) into it
 detach  moves the index out of the file into FILE.idx; the file is then as if it never had one
-build   makes an index for a file that has none: each blob under its key, beside the file or (--embed) inside"""
+build   makes an index for a file that has none: from its blob toc, or each blob under its key;
+        beside the file, or (--embed) inside"""
 EXAMPLE = """example:
   blobstore index build model.sbs --digests
   blobstore index attach model.sbs"""

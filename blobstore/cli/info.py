@@ -7,12 +7,15 @@ from typing import TYPE_CHECKING, Any
 
 import blobstore
 from blobstore.cli.output import add_command, add_json, print_fields, print_json, size
+from blobstore.errors import FormatError
+from blobstore.keys import CONFIG_KEY, TOC_KEY
 
 if TYPE_CHECKING:
     import argparse
 
     from blobstore.store import Store
 
+_MOST_SHOWN = 200
 EXAMPLE = """example:
   blobstore info model.sbs
   blobstore info model.sbs --json | jq .metadata"""
@@ -30,12 +33,13 @@ def run(options: argparse.Namespace) -> int:
     """Run the command."""
     with blobstore.open(options.file) as store:
         facts = describe(store)
+    status = 1 if facts["model"] and "fault" in facts["model"] else 0
     if options.json:
         print_json(facts)
-        return 0
+        return status
     types = ", ".join(f"{one['count']} × {name} ({size(one['nbytes'])})" for name, one in facts["types"].items())
     index = facts["index"]
-    where = "none: blobs are bytes under their keys"
+    where = "none: names and types are from the blob toc" if facts["toc"] else "none: names are keys"
     if index:
         digests = "with" if index["digests"] else "without"
         place = f"beside the file ({index['path']})" if index["place"] == "external" else "inside"
@@ -48,10 +52,46 @@ def run(options: argparse.Namespace) -> int:
             ("index", where),
             ("tensors", f"{facts['tensors']}, {facts['shared']} of them in blobs of others"),
             ("types", types or "none"),
-            *((f"metadata {key}", value) for key, value in facts["metadata"].items()),
+            *((("weights", _weights(facts)),) if facts["weights"] else ()),
+            *((("model", facts["model"]["text"]),) if facts["model"] else ()),
+            *((f"metadata {key}", _short(value)) for key, value in facts["metadata"].items()),
         ]
     )
-    return 0
+    return status
+
+
+def _short(text: str) -> str:
+    """Return a text that fits on a few lines; --json has all of it."""
+    return text if len(text) <= _MOST_SHOWN else f"{text[:_MOST_SHOWN]}… ({len(text)} characters)"
+
+
+def _weights(facts: dict[str, Any]) -> str:
+    return f"{facts['weights']} elements, {facts['bits_per_weight']:.2f} bits each"
+
+
+def _model(store: Store) -> dict[str, Any] | None:
+    """Return what the runtime's own description says, when there is one."""
+    try:
+        config = store.config
+    except FormatError as error:
+        return {"fault": str(error), "text": f"unknown, the blob {CONFIG_KEY!r} is damaged: {error}"}
+    if config is None:
+        return None
+    vision = f", images {config.vit_config.image_size}" if config.vit_config.layer_configs else ""
+    sizes = f"{config.num_layers} layers of {config.model_dim}, vocabulary {config.vocab_size}{vision}"
+    tokenizer = "with" if store.tokenizer else "without"
+    weight = config.weight.name.lower()
+    return {
+        "name": config.display_name,
+        "model": config.model.name,
+        "weight": weight,
+        "wrapping": config.wrapping.name.lower(),
+        "layers": config.num_layers,
+        "model_dim": config.model_dim,
+        "vocab_size": config.vocab_size,
+        "tokenizer": store.tokenizer is not None,
+        "text": f"{config.display_name} {weight} {config.wrapping.name.lower()}: {sizes}, {tokenizer} tokenizer",
+    }
 
 
 def describe(store: Store) -> dict[str, Any]:
@@ -61,12 +101,15 @@ def describe(store: Store) -> dict[str, Any]:
     nbytes: Counter[str] = Counter()
     ranges: set[tuple[int, int]] = set()
     keys: Counter[str] = Counter()
+    weights = weight_nbytes = 0
     for one in store.infos():
         counts[one.type.name] += 1
         keys[one.key] += 1
         if (one.offset, one.nbytes) not in ranges:  # what aliases share is there once
             ranges.add((one.offset, one.nbytes))
             nbytes[one.type.name] += one.nbytes
+            weights += one.count if one.type.number else 0  # bytes of which nothing is known are no weights
+            weight_nbytes += one.nbytes if one.type.number else 0
     payload = int(reader.directory.sizes.sum())
     found = store.index
     return {
@@ -87,5 +130,9 @@ def describe(store: Store) -> dict[str, Any]:
         }
         if found
         else None,
+        "weights": weights,
+        "bits_per_weight": 8 * weight_nbytes / weights if weights else None,
+        "model": _model(store),
+        "toc": TOC_KEY in reader,
         "metadata": store.metadata,
     }

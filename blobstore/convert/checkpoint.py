@@ -32,6 +32,9 @@ _NOT_OURS = {
     ".gguf": "a GGUF file, usually quantised: convert from the original checkpoint",
     ".h5": "a Keras file: convert from the original checkpoint",
     ".sbs": "an .sbs file already",
+    ".task": "a MediaPipe bundle for phones: convert from the original checkpoint",
+    ".tflite": "a TensorFlow Lite file: convert from the original checkpoint",
+    ".ckpt": "PyTorch's pickled format: save it as safetensors first",
 }
 
 
@@ -79,6 +82,11 @@ class Checkpoint:
         if (a.type, a.shape) != (b.type, b.shape):
             return False
         return all(x == y for x, y in zip(self.range(one).chunks(), self.range(other).chunks(), strict=True))
+
+    @property
+    def paths(self) -> list[str]:
+        """The files with tensors, in the order of reading."""
+        return list(dict.fromkeys(home.path for home in self._homes.values()))
 
     def file_of(self, name: str) -> str:
         """Return the path of the file that a tensor is in."""
@@ -163,6 +171,9 @@ def _find(folder: str) -> str:
     for name in (SHARD_INDEX, SINGLE):
         if name in names:
             return os.path.join(folder, name)
+    if "adapter_config.json" in names:
+        what = "it has LoRA adapters and no model: merge them into the model first (merge_and_unload)"
+        raise CheckpointError("adapter", f"{folder!r}: {what}")
     ours = [name for name in names if name.endswith(".safetensors")]
     if len(ours) == 1:
         return os.path.join(folder, ours[0])

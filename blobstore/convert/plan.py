@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from blobstore.errors import CheckpointError, UsageError
@@ -11,9 +11,11 @@ from blobstore.keys import encode_name, key_for
 from blobstore.layout import MAX_BLOBS
 
 if TYPE_CHECKING:
+    from blobstore.convert.arrange import Piece
     from blobstore.convert.checkpoint import Checkpoint
     from blobstore.convert.safetensors import SafetensorsEntry
     from blobstore.elements import ElementType
+    from blobstore.gemma.config import ModelConfig
 
 _SHOWN = 8
 # How exporters name the embedding, longest first → what stands in its place for the head.
@@ -29,13 +31,28 @@ _TIED_FAMILIES = ("gemma", "paligemma")
 
 @dataclass(frozen=True)
 class PlannedTensor:
-    """One tensor of the new file: all bytes of one tensor of the checkpoint, under its own name."""
+    """One tensor of the new file.
+
+    Made of `pieces`; without any it has all bytes of the checkpoint's tensor of the same name.
+    """
 
     name: str
     key: str
     type: ElementType
     shape: tuple[int, ...]
     nbytes: int
+    pieces: tuple[Piece, ...] = ()
+
+
+@dataclass(frozen=True)
+class PlannedPart:
+    """A name for some bytes of a planned tensor, as they are in the checkpoint under that name."""
+
+    name: str
+    target: str
+    offset: int
+    type: ElementType
+    shape: tuple[int, ...]
 
 
 @dataclass(frozen=True)
@@ -56,36 +73,55 @@ class Plan:
         aliases: Names without bytes of their own.
         metadata: Text → text, for the index.
         notes: What a user should know.
+        parts: More names, for bytes inside tensors.
+        extras: Tensors that the runtime doesn't know, kept so that nothing is lost.
+        config: What the runtime gets to know of the model; None for a file that is only a container.
+        tokenizer: The SentencePiece model for the runtime.
     """
 
     tensors: list[PlannedTensor] = field(default_factory=list)
     aliases: list[PlannedAlias] = field(default_factory=list)
     metadata: dict[str, str] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
+    parts: list[PlannedPart] = field(default_factory=list)
+    extras: list[PlannedTensor] = field(default_factory=list)
+    config: ModelConfig | None = None
+    tokenizer: bytes | None = None
 
     @property
     def nbytes(self) -> int:
         """Bytes of all tensors."""
-        return sum(tensor.nbytes for tensor in self.tensors)
+        return sum(tensor.nbytes for tensor in [*self.tensors, *self.extras])
 
     def to_json(self) -> dict[str, Any]:
         """Return the plan as JSON values."""
         return {
-            "tensors": [
-                {
-                    "name": one.name,
-                    "key": one.key,
-                    "type": one.type.name,
-                    "shape": list(one.shape),
-                    "nbytes": one.nbytes,
-                }
-                for one in self.tensors
+            "model": self.config.specifier if self.config else None,
+            "wrapping": self.config.wrapping.name.lower() if self.config else None,
+            "tensors": [_tensor_json(one) for one in self.tensors],
+            "extras": [_tensor_json(one) for one in self.extras],
+            "parts": [
+                {"name": one.name, "in": one.target, "offset": one.offset, "shape": list(one.shape)}
+                for one in self.parts
             ],
             "aliases": [{"name": one.name, "target": one.target, "why": one.why} for one in self.aliases],
             "metadata": self.metadata,
             "notes": self.notes,
             "nbytes": self.nbytes,
         }
+
+
+def _tensor_json(tensor: PlannedTensor) -> dict[str, Any]:
+    value: dict[str, Any] = {
+        "name": tensor.name,
+        "key": tensor.key,
+        "type": tensor.type.name,
+        "shape": list(tensor.shape),
+        "nbytes": tensor.nbytes,
+    }
+    if tensor.pieces:
+        value["pieces"] = [asdict(piece) for piece in tensor.pieces]
+    return value
 
 
 def plan_by_name(checkpoint: Checkpoint, *, room: int = MAX_BLOBS - 1) -> Plan:

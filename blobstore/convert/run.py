@@ -3,23 +3,34 @@
 from __future__ import annotations
 
 import os
+import shutil
 from typing import TYPE_CHECKING
 
-from blobstore.errors import UsageError, in_file
+from blobstore.convert.arrange import encoded_chunks, scale_of, stored_ranges
+from blobstore.convert.gemma_plan import refusal
+from blobstore.errors import CheckpointError, UsageError, in_file
+from blobstore.gemma.families import Fault
+from blobstore.model_writer import ModelWriter
 from blobstore.store_writer import StoreWriter
 from blobstore.transfer import FileRange
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterable, Iterator, Mapping
+    from contextlib import AbstractContextManager
     from os import PathLike
     from typing import BinaryIO
 
+    import numpy as np
+    import numpy.typing as npt
+
     from blobstore.convert.checkpoint import Checkpoint
-    from blobstore.convert.plan import Plan
+    from blobstore.convert.plan import Plan, PlannedTensor
     from blobstore.store_writer import IndexPlace
 
     Progress = Callable[[int], None]
+    Stored = Iterator[FileRange | npt.NDArray[np.uint8]]
 
+_CHECKED = ("sfp", "i8")  # types that can't hold every value
 _STEP_NBYTES = 64 << 20  # progress is told after each
 
 
@@ -46,23 +57,127 @@ def run_plan(
 
     Raises:
         UsageError: ``same-file`` when the target is the source; as `blobstore.create`.
+        CheckpointError: ``disk-too-small``; ``cannot-convert`` for values that the chosen type can't hold.
         TruncatedError: A source file has shrunk.
         OSError: Reading or writing failed; the target is untouched.
     """
     if isinstance(target, (str, os.PathLike)) and checkpoint.is_source(target):
         raise UsageError("same-file", f"{os.fspath(target)!r} is the checkpoint itself: choose another name")
-
-    with StoreWriter(target, version=version, index=index, digests=digests, metadata=plan.metadata) as store:
+    _check_room(plan, target)
+    scales = measure_scales(plan, checkpoint)
+    if plan.config is None:
+        with StoreWriter(target, version=version, index=index, digests=digests, metadata=plan.metadata) as store:
+            _write_named(plan.tensors, checkpoint, store, scales, progress)
+            _write_names(plan, store)
+        return
+    model = ModelWriter(
+        target,
+        plan.config,
+        tokenizer=plan.tokenizer,
+        version=version,
+        index=index,
+        digests=digests,
+        metadata=plan.metadata,
+    )
+    with model:
         for tensor in plan.tensors:
-            pieces = _steps(checkpoint.range(tensor.name), progress)
-            with in_file(checkpoint.file_of(tensor.name)):
-                store.add_stored(tensor.name, pieces, tensor.type, tensor.shape)
-        for alias in plan.aliases:
-            store.alias(alias.name, alias.target)
+            scale = scales.get(tensor.name, 1.0)
+            with _naming_source(tensor, checkpoint):
+                data = _told(stored_bytes(tensor, checkpoint, scale), progress)
+                model.add_stored(tensor.key, data, tensor.type.name, scale=scale)
+        _write_named(plan.extras, checkpoint, model.store, scales, progress)
+        _write_names(plan, model.store)
 
 
-def _steps(source: FileRange, progress: Progress) -> Iterator[FileRange]:
-    for done in range(0, source.nbytes, _STEP_NBYTES):
-        nbytes = min(_STEP_NBYTES, source.nbytes - done)
-        yield FileRange(source.fd, source.offset + done, nbytes)
-        progress(nbytes)
+def measure_scales(plan: Plan, checkpoint: Checkpoint, progress: Progress = lambda _: None) -> dict[str, float]:
+    """Read all values that a type may not hold, before anything is written.
+
+    Returns:
+        The scale of each tensor that needs one other than 1, by name.
+
+    Raises:
+        CheckpointError: ``cannot-convert``: every tensor with such values, and where.
+    """
+    scales: dict[str, float] = {}
+    faults: list[Fault] = []
+    for tensor in [*plan.tensors, *plan.extras]:
+        if not _may_not_fit(tensor, checkpoint):
+            continue
+        scale, found = scale_of(checkpoint, tensor.pieces, tensor.type)
+        way_out = "repair it" if tensor.type.name not in _CHECKED else "repair it, or convert with --weights bf16"
+        faults += [Fault("not-finite", source, f"{what}: {way_out}") for source, what in found.items()]
+        if scale != 1.0:
+            scales[tensor.name] = scale
+        progress(tensor.nbytes)
+    if faults:
+        raise refusal(faults)
+    return scales
+
+
+def _may_not_fit(tensor: PlannedTensor, checkpoint: Checkpoint) -> bool:
+    """Whether there may be values that a tensor's type can't hold."""
+    sources = (piece.source for piece in tensor.pieces if piece.source)
+    wide = any(checkpoint.tensors[name].type.name == "f64" for name in sources)
+    return tensor.type.name in _CHECKED or (wide and tensor.type.name != "f64")
+
+
+def stored_bytes(tensor: PlannedTensor, checkpoint: Checkpoint, scale: float = 1.0) -> Stored:
+    """Yield a planned tensor's bytes as they are to be stored, in pieces."""
+    if not tensor.pieces:
+        return _steps([checkpoint.range(tensor.name)])
+    ranges = stored_ranges(checkpoint, tensor.pieces, tensor.type)
+    if ranges is not None:
+        return _steps(ranges)
+    return encoded_chunks(checkpoint, tensor.pieces, tensor.type, scale)
+
+
+def _check_room(plan: Plan, target: str | PathLike[str] | BinaryIO) -> None:
+    """Refuse to begin what the disk has no room for."""
+    if not isinstance(target, (str, os.PathLike)):
+        return
+    folder = os.path.dirname(os.path.realpath(os.fspath(target)))
+    if not os.path.isdir(folder):
+        return  # opening the target says so
+    free, needed = shutil.disk_usage(folder).free, plan.nbytes
+    if needed > free:
+        what = f"the file takes {needed} bytes, {folder!r} has {free} free: choose another folder"
+        raise CheckpointError("disk-too-small", what)
+
+
+def _write_named(
+    tensors: Iterable[PlannedTensor],
+    checkpoint: Checkpoint,
+    store: StoreWriter,
+    scales: Mapping[str, float],
+    progress: Progress,
+) -> None:
+    for tensor in tensors:
+        scale = scales.get(tensor.name, 1.0)
+        with _naming_source(tensor, checkpoint):
+            data = _told(stored_bytes(tensor, checkpoint, scale), progress)
+            store.add_stored(tensor.name, data, tensor.type, tensor.shape, scale=scale)
+
+
+def _write_names(plan: Plan, store: StoreWriter) -> None:
+    for part in plan.parts:
+        store.part(part.name, part.target, part.type, part.shape, offset=part.offset, scale=store.scale_of(part.target))
+    for alias in plan.aliases:
+        store.alias(alias.name, alias.target)
+
+
+def _naming_source(tensor: PlannedTensor, checkpoint: Checkpoint) -> AbstractContextManager[None]:
+    """Name the source's file in what goes wrong with it."""
+    source = next((piece.source for piece in tensor.pieces if piece.source), tensor.name)
+    return in_file(checkpoint.file_of(source) if source in checkpoint.tensors else checkpoint.path)
+
+
+def _steps(ranges: Iterable[FileRange]) -> Stored:
+    for source in ranges:
+        for done in range(0, source.nbytes, _STEP_NBYTES):
+            yield FileRange(source.fd, source.offset + done, min(_STEP_NBYTES, source.nbytes - done))
+
+
+def _told(data: Stored, progress: Progress) -> Stored:
+    for piece in data:
+        yield piece
+        progress(piece.nbytes)

@@ -1,10 +1,11 @@
 """Write the test vectors: valid and invalid files, and a manifest that says what is in them.
 
-    python spec/vectors/generate.py            write valid/, invalid/, verify/ and manifest.json
+    python spec/vectors/generate.py            write a folder for each kind of files, and all .json beside this file
     python spec/vectors/generate.py --check    exit 1 and name each file that differs from that
 
-The files come from sbs_writer.py, a second implementation of the writing side; what is in them is said in sbs_cases.py.
-Nothing is read but the output. What gemma.cpp wrote is recorded here by its hash, and must come out.
+The files come from sbs_writer.py, codec_writer.py and gemma_writer.py, a second implementation of the writing side;
+what is in them is said in sbs_cases.py, codec_cases.py and gemma_cases.py.
+Nothing is read but the output. What gemma.cpp wrote is recorded by its hash, here and in the cases, and must come out.
 """
 
 import argparse
@@ -17,10 +18,14 @@ from typing import Any
 HERE = Path(__file__).resolve().parent
 sys.path.insert(0, str(HERE))  # for a test that loads this file by its path
 
+from codec_cases import codec_vectors  # noqa: E402
+from codec_writer import CODECS  # noqa: E402
+from gemma_cases import catalog_cases, gemma_vectors  # noqa: E402
 from sbs_cases import KINDS, Case, digest, invalid_cases, store, valid_cases, verify_cases  # noqa: E402
 from sbs_writer import Blob, container, key_for, name_index, payload  # noqa: E402
 
-__all__ = ["Blob", "Case", "cases", "container", "key_for", "main", "manifest", "name_index", "outputs", "payload"]
+__all__ = ["CODECS", "Blob", "Case", "cases", "container", "key_for", "main", "manifest", "name_index", "outputs",
+           "payload"]  # fmt: skip
 
 # What gemma.cpp's own writer made: key, nbytes and seed of each blob, and the SHA-256 of the file of version 2 and 1.
 
@@ -141,6 +146,7 @@ def cases() -> Iterator[Case]:
     yield from valid_cases()
     yield from invalid_cases()
     yield from verify_cases()
+    yield from catalog_cases()
 
 
 # ---------------------------------------------------------------------------------------------------- writing it all
@@ -155,13 +161,18 @@ NAMES = [
 
 
 def manifest(every: Sequence[Case]) -> bytes:
-    """One line for each fact, so that a change of one is a change of a line."""
-    facts: dict[str, Any] = {
+    """What is in the files."""
+    facts: dict[str, list[Any]] = {
         "gemma_cpp": gemma_facts(),
         "key_for": [{"name": name, "key": key_for(name)} for name in NAMES],
     }
     for kind in KINDS:
         facts[kind] = [case.facts() for case in every if case.kind == kind]
+    return lines(facts)
+
+
+def lines(facts: dict[str, list[Any]]) -> bytes:
+    """One line for each fact, so that a change of one is a change of a line."""
     lists = (
         json.dumps(section) + ": [\n" + ",\n".join(json.dumps(fact, ensure_ascii=False) for fact in listed) + "\n]"
         for section, listed in facts.items()
@@ -173,7 +184,11 @@ def outputs() -> dict[str, bytes]:
     """Return all files, by their paths below this folder."""
     every = list(cases())
     files = {path: data for case in every for path, data in case.files().items()}
-    return files | {"manifest.json": manifest(every)}
+    return files | {
+        "manifest.json": manifest(every),
+        "codecs.json": lines(codec_vectors()),
+        "gemma.json": lines(gemma_vectors()),
+    }
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

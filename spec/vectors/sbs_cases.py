@@ -33,7 +33,7 @@ from sbs_writer import (
     tensor,
 )
 
-KINDS = ("valid", "invalid", "verify")
+KINDS = ("valid", "invalid", "verify", "catalog_valid", "catalog_invalid")
 ALIEN = 999  # an element type that nobody knows
 
 

@@ -1,0 +1,95 @@
+"""``blobstore export``."""
+
+from __future__ import annotations
+
+import re
+from typing import TYPE_CHECKING
+
+import blobstore
+from blobstore.cli.output import (
+    Stopwatch,
+    add_command,
+    add_json,
+    note,
+    print_json,
+    print_table,
+    progress,
+    shape,
+    shown,
+    size,
+)
+from blobstore.convert.export import DTYPES, plan_export, run_export
+from blobstore.errors import UsageError
+
+if TYPE_CHECKING:
+    import argparse
+
+EXAMPLE = """example:
+  blobstore export model.sbs -o model.safetensors
+  blobstore export model.sbs -o model.safetensors --materialize-aliases     (for Candle, which looks for lm_head.weight)
+  blobstore export model.sbs -o model.safetensors --max-shard-size 5GB
+
+A file that was converted from a checkpoint gives its tensors back under their own names; bf16 weights bit for bit."""
+
+_SIZE = re.compile(r"([0-9]+(?:[.][0-9]+)?) *([kMGT]?B)?")
+_UNITS = {"": 1, "B": 1, "kB": 10**3, "MB": 10**6, "GB": 10**9, "TB": 10**12}
+
+
+def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    """Add the command."""
+    parser = add_command(commands, "export", run, "Write the tensors of an .sbs file as safetensors.", EXAMPLE)
+    parser.add_argument("file", metavar="FILE", help="an .sbs file")
+    parser.add_argument("-o", "--output", metavar="OUT", help="the .safetensors file to write")
+    parser.add_argument(
+        "--dtype",
+        choices=DTYPES,
+        help="of all floats (default: the source's if known, else as stored; encoded: f32)",
+    )
+    parser.add_argument("--by", choices=("names", "keys"), default="names", help="keys: the runtime's, under its keys")
+    parser.add_argument(
+        "--materialize-aliases", action="store_true", help="write tied weights once more under each of their names"
+    )
+    parser.add_argument("--max-shard-size", metavar="SIZE", help="more than one file when it gets larger: 5GB, 500MB")
+    parser.add_argument("--dry-run", action="store_true", help="show what would be written, write nothing")
+    add_json(parser)
+
+
+def run(options: argparse.Namespace) -> int:
+    """Run the command."""
+    if not options.dry_run and not options.output:
+        raise UsageError("no-output", "say where to write with -o OUT.safetensors, or look first with --dry-run")
+    watch = Stopwatch()
+    with blobstore.open(options.file, access="read") as store:
+        plan = plan_export(
+            store,
+            dtype=options.dtype,
+            by_keys=options.by == "keys",
+            materialize_aliases=options.materialize_aliases,
+            max_shard_nbytes=_nbytes(options.max_shard_size) if options.max_shard_size else None,
+        )
+        for name, target in plan.left_out.items():
+            note(f"{name} is the same as {target} and is left out: --materialize-aliases writes both")
+        tensors = [one for shard in plan.shards for one in shard]
+        if options.dry_run:
+            if options.json:
+                print_json([{"name": one.name, "type": one.type.name, "shape": list(one.shape)} for one in tensors])
+            else:
+                rows = [(one.name, one.type, shape(one.shape), one.nbytes) for one in tensors]
+                print_table(("name", "type", "shape", "bytes"), rows, right=("bytes",))
+            return 0
+        with progress(plan.nbytes, "exporting") as advance:
+            paths = run_export(plan, store, options.output, progress=advance)
+    if options.json:
+        facts = {"files": paths, "tensors": len(tensors), "nbytes": plan.nbytes, "left_out": plan.left_out}
+        print_json({**facts, "seconds": round(watch.seconds, 3)})
+    else:
+        rate = f"{size(plan.nbytes / watch.seconds)}/s"
+        print(f"{', '.join(shown(one) for one in paths)}: {len(tensors)} tensors, {plan.nbytes} bytes, {rate}")
+    return 0
+
+
+def _nbytes(text: str) -> int:
+    match = _SIZE.fullmatch(text.strip())
+    if not match or not float(match[1]):
+        raise UsageError("bad-size", f"{text!r} is no size: 5GB, 500MB, 1000000")
+    return int(float(match[1]) * _UNITS[match[2] or ""])

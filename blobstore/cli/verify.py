@@ -1,0 +1,106 @@
+"""``blobstore verify``."""
+
+from __future__ import annotations
+
+import json
+import os
+from typing import TYPE_CHECKING, Any
+
+import blobstore
+from blobstore.atomic import write_file
+from blobstore.cli.output import Stopwatch, add_command, add_json, note, print_json, progress, shown, size
+from blobstore.convert.checkpoint import open_checkpoint
+from blobstore.convert.choose import has_chat_template, tokenizer_beside
+from blobstore.convert.gemma_plan import CHOICES
+from blobstore.convert.verify import digest_of, plan_again, verify
+
+if TYPE_CHECKING:
+    import argparse
+
+    from blobstore.convert.checkpoint import Checkpoint
+    from blobstore.convert.verify import Verdict
+    from blobstore.store import Store
+
+TEXT = "Compare a converted file with the checkpoint that it was made of."
+EXAMPLE = """example:
+  blobstore verify model.sbs --against gemma-3-270m-it/
+  blobstore verify model.sbs --against gemma-3-270m-it/ --list --receipt model.receipt.json
+
+The conversion is planned again from the source, and every byte of the file compared with what the source makes it: bit
+for bit where bytes were copied, encoded again where they were encoded. Exit status 1 when anything differs."""
+
+
+def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    """Add the command."""
+    parser = add_command(commands, "verify", run, TEXT, EXAMPLE)
+    parser.add_argument("file", metavar="FILE", help="an .sbs file that blobstore convert has made")
+    parser.add_argument(
+        "--against", metavar="SRC", required=True, help="the checkpoint: a file or folder, as for convert"
+    )
+    parser.add_argument("--tokenizer", metavar="FILE", help="tokenizer.model, when it isn't beside SRC")
+    parser.add_argument("--list", action="store_true", help="a line for each tensor")
+    parser.add_argument(
+        "--receipt", metavar="OUT", help="write digests of source and file, choices and versions as JSON"
+    )
+    add_json(parser)
+
+
+def run(options: argparse.Namespace) -> int:
+    """Run the command."""
+    watch = Stopwatch()
+    folder = options.against if os.path.isdir(options.against) else os.path.dirname(options.against)
+    with blobstore.open(options.file, access="read") as store, open_checkpoint(options.against) as checkpoint:
+        plan = plan_again(
+            store,
+            checkpoint,
+            tokenizer=tokenizer_beside(folder, options.tokenizer),
+            chat_template=has_chat_template(folder),
+        )
+        for text in checkpoint.notes:
+            note(text)
+        with progress(plan.nbytes, "verifying") as advance:
+            verdicts = list(verify(store, plan, checkpoint, progress=advance))
+        faults = [one for one in verdicts if one.fault]
+        facts = {
+            "file": options.file,
+            "against": options.against,
+            "right": not faults,
+            "compared": len(verdicts),
+            "nbytes": sum(one.nbytes for one in verdicts),
+            "faults": [{"name": one.name, "fault": one.fault} for one in faults],
+        }
+        if options.receipt:
+            receipt = json.dumps(_receipt(facts, store, checkpoint), indent=1, ensure_ascii=False)
+            write_file(options.receipt, receipt.encode() + b"\n")
+    if options.json:
+        print_json(facts)
+    else:
+        _tell(options, verdicts, watch.seconds)
+    return 1 if faults else 0
+
+
+def _tell(options: argparse.Namespace, verdicts: list[Verdict], seconds: float) -> None:
+    faults = [one for one in verdicts if one.fault]
+    for one in verdicts if options.list else faults:
+        print(f"{'WRONG' if one.fault else 'ok'}\t{one.how}\t{shown(one.name)}\t{shown(one.fault) or one.nbytes}")
+    how = {kind: sum(1 for one in verdicts if one.how == kind) for kind in ("copied", "encoded", "name", "blob")}
+    counted = f"{how['copied']} copied, {how['encoded']} encoded, {how['name']} other names, {how['blob']} blobs"
+    state = f"{len(faults)} of {len(verdicts)} are wrong" if faults else "all is as the source makes it"
+    nbytes = size(sum(one.nbytes for one in verdicts))
+    print(f"{shown(options.file)}: {state} ({counted}; {nbytes} in {seconds:.1f} s)")
+
+
+def _receipt(facts: dict[str, Any], store: Store, checkpoint: Checkpoint) -> dict[str, Any]:
+    return {
+        "blobstore": blobstore.__version__,
+        "source": [{"file": os.path.basename(path), "sha256": digest_of(path)} for path in checkpoint.paths],
+        "target": {
+            "file": os.path.basename(store.path),
+            "nbytes": store.reader.file_size,
+            "sha256": digest_of(store.path),
+        },
+        "choices": json.loads(store.metadata.get(CHOICES, "null")),
+        "verified": facts["right"],
+        "compared": facts["compared"],
+        "faults": facts["faults"],
+    }

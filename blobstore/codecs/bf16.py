@@ -1,0 +1,32 @@
+"""bf16: the upper half of an f32, rounded to nearest even; subnormals and infinities kept, a NaN stays a NaN.
+
+Spec: spec/codecs.md, bf16.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import ml_dtypes
+import numpy as np
+
+if TYPE_CHECKING:
+    import numpy.typing as npt
+
+
+def encode_piece(values: npt.NDArray[Any], scale: float) -> npt.NDArray[np.uint8]:
+    """Return two bytes for each value. ``scale`` is 1."""
+    del scale
+    with np.errstate(invalid="ignore"):  # a NaN is a NaN, whatever its bits
+        return values.astype(ml_dtypes.bfloat16, copy=False).view(np.uint8)
+
+
+def decode_piece(data: npt.NDArray[np.uint8], count: int, out: npt.NDArray[Any]) -> None:
+    """Write ``count`` values into ``out``, float32 or bfloat16; both are exact, to the bit of a NaN."""
+    bits = np.frombuffer(data, dtype="<u2", count=count)
+    if out.dtype == np.float32:
+        wide = out.view(np.uint32)
+        wide[:] = bits
+        wide <<= np.uint32(16)
+    else:
+        out.view(np.uint16)[:] = bits

@@ -1,0 +1,51 @@
+"""nuq, 4.5 bits: groups of 256 values, each a table of 16 sfp codes, then four bits a value. Reading only.
+
+Spec: spec/codecs.md, nuq.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from blobstore.codecs import sfp
+from blobstore.errors import CodecError
+
+if TYPE_CHECKING:
+    import numpy.typing as npt
+
+GROUP = 256
+_TABLE = 16
+
+
+def encode_piece(values: npt.NDArray[Any], scale: float) -> npt.NDArray[np.uint8]:
+    """Refuse: default builds of the runtime don't read it either."""
+    del values, scale
+    raise CodecError("no-encoder", "nuq can be read, not written")
+
+
+def decode_piece(data: npt.NDArray[np.uint8], count: int, out: npt.NDArray[Any]) -> None:
+    """Decode the first ``count`` values of groups into ``out``, float32.
+
+    Raises:
+        CodecError: ``sfp-reserved-code`` when a table has the code 0x80.
+    """
+    whole = count // GROUP
+    step = _TABLE + GROUP // 2
+    if whole:
+        out[: whole * GROUP] = _decode_groups(data[: whole * step].reshape(whole, step)).reshape(-1)
+    rest = count - whole * GROUP
+    if rest:
+        last = data[whole * step : whole * step + _TABLE + (rest + 1) // 2]
+        out[whole * GROUP :] = _decode_groups(last.reshape(1, -1)).reshape(-1)[:rest]
+
+
+def _decode_groups(groups: npt.NDArray[np.uint8]) -> npt.NDArray[np.float32]:
+    """Decode groups of one length, shape (n, 16 + bytes of indices) → (n, 2 · bytes of indices)."""
+    tables = np.empty((len(groups), _TABLE), dtype=np.float32)
+    codes = np.ascontiguousarray(groups[:, :_TABLE])
+    sfp.decode_piece(codes.reshape(-1), codes.size, tables.reshape(-1))
+    packed = groups[:, _TABLE:]
+    indices = np.stack([packed & 15, packed >> 4], axis=2).reshape(len(groups), -1)  # low nibble first
+    return np.take_along_axis(tables, indices.astype(np.intp), axis=1)

@@ -1,0 +1,118 @@
+"""sfp, "switching floating point", 8 bits: sign, then 3 mantissa bits from 2⁻⁷ up and 2 below.
+
+Both directions are tables: 65,536 codes for the bfloat16 patterns, and 256 patterns for the codes, in pairs.
+
+Spec: spec/codecs.md, sfp.
+"""
+
+from __future__ import annotations
+
+from functools import cache
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from blobstore.errors import CodecError
+
+if TYPE_CHECKING:
+    import numpy.typing as npt
+
+LARGEST = np.float32(1.875)
+RESERVED = 0x80  # would be minus zero
+
+# Biased exponents of f32: 2⁻²³ is the lowest, and from 2⁻⁷ a mantissa has three bits.
+_LOWEST, _SWITCH = 127 - 23, 127 - 7
+_FIRST_LARGE = 0x40  # code of 2⁻⁷
+_ROUNDS_TO_SWITCH = (_SWITCH - 1 << 7) + 0x78  # 1.1111 · 2⁻⁸: from here three bits are kept, and 2⁻⁷ comes out
+
+
+def scale_of(largest: np.float32) -> float:
+    """Return the scale for values of which the largest magnitude is this."""
+    return float(largest / LARGEST) if largest > LARGEST else 1.0
+
+
+def encode_piece(values: npt.NDArray[Any], scale: float) -> npt.NDArray[np.uint8]:
+    """Return one code for each value divided by ``scale``; all of them are finite.
+
+    The lower half of an f32 is cut off, not rounded, before it is looked up.
+    """
+    if scale != 1.0:
+        inverse = np.float32(1.0 / np.float64(scale))
+        values = values.astype(np.float32) * inverse
+        np.clip(values, -LARGEST, LARGEST, out=values)
+    if values.dtype == np.float32:
+        patterns = (values.view(np.uint32) >> np.uint32(16)).astype(np.uint16)
+    else:
+        patterns = values.view(np.uint16)
+    # mode="clip" is what makes it fast: nothing can be out of range.
+    return np.take(encoding_table(), patterns, mode="clip")
+
+
+def decode_piece(data: npt.NDArray[np.uint8], count: int, out: npt.NDArray[Any]) -> None:
+    """Decode ``count`` codes into ``out``, float32 or bfloat16; both are exact.
+
+    Raises:
+        CodecError: ``sfp-reserved-code`` when a code is 0x80.
+    """
+    codes = data[:count]
+    reserved = codes == RESERVED
+    if reserved.any():
+        raise CodecError("sfp-reserved-code", f"code 0x80 at value {int(reserved.argmax())} stands for nothing")
+    if out.dtype == np.float32:
+        np.take(_decoding_table_f32(), codes, out=out, mode="clip")
+        return
+    patterns = out.view(np.uint16)
+    pairs = count // 2
+    if pairs and not patterns.ctypes.data % 4:
+        even = 2 * pairs
+        np.take(_pair_table(), codes[:even].view(np.uint16), out=patterns[:even].view(np.uint32), mode="clip")
+        codes, patterns = codes[even:], patterns[even:]
+    np.take(decoding_table(), codes, out=patterns, mode="clip")
+
+
+@cache
+def encoding_table() -> npt.NDArray[np.uint8]:
+    """Code of each bfloat16 pattern of magnitude at most 1.875, shape (65536,); others get no meaningful one."""
+    patterns = np.arange(1 << 16)
+    # The lowest of the seven mantissa bits plays no part in rounding.
+    magnitude = patterns & 0x7FFE
+
+    def rounded(bits: int) -> npt.NDArray[np.int64]:
+        half_up = (1 << (bits - 1)) - 1 + ((magnitude >> bits) & 1)
+        return (magnitude + half_up) >> bits
+
+    large = rounded(4) - (_SWITCH << 3) + _FIRST_LARGE
+    small = rounded(5) - (_LOWEST << 2)
+    # 1.0 · 2⁻²³ would have the code of zero: it is rounded up.
+    small = np.where(small == 0, 1, np.maximum(small, 0))
+    codes = np.where(magnitude >= _ROUNDS_TO_SWITCH, large, small) & 0x7F
+    table = np.where(codes == 0, 0, codes | (patterns >> 8 & 0x80)).astype(np.uint8)
+    table.flags.writeable = False
+    return table
+
+
+@cache
+def decoding_table() -> npt.NDArray[np.uint16]:
+    """The bfloat16 pattern of each code, shape (256,); 0x80 reads as zero here."""
+    codes = np.arange(256)
+    magnitude = codes & 0x7F
+    large = (magnitude - _FIRST_LARGE << 4) + (_SWITCH << 7)
+    small = (magnitude << 5) + (_LOWEST << 7)
+    patterns = np.where(magnitude >= _FIRST_LARGE, large, small) | (codes & 0x80) << 8
+    table = np.where(magnitude == 0, 0, patterns).astype(np.uint16)
+    table.flags.writeable = False
+    return table
+
+
+@cache
+def _decoding_table_f32() -> npt.NDArray[np.float32]:
+    return (decoding_table().astype(np.uint32) << np.uint32(16)).view(np.float32)
+
+
+@cache
+def _pair_table() -> npt.NDArray[np.uint32]:
+    """Two patterns for two codes at once: half as many look-ups."""
+    single = decoding_table().astype(np.uint32)
+    pairs = np.arange(1 << 16)
+    table: npt.NDArray[np.uint32] = single[pairs & 0xFF] | single[pairs >> 8] << np.uint32(16)
+    return table

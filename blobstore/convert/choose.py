@@ -1,0 +1,72 @@
+"""Which conversion a checkpoint gets: for gemma.cpp, or by name."""
+
+from __future__ import annotations
+
+import json
+import os
+from typing import TYPE_CHECKING
+
+from blobstore.convert.gemma_plan import Choices, is_gemma, looks_like_gemma, plan_for_gemma
+from blobstore.convert.plan import Plan, plan_by_name
+from blobstore.errors import CheckpointError, UsageError
+from blobstore.layout import MAX_BLOBS
+
+if TYPE_CHECKING:
+    from blobstore.convert.checkpoint import Checkpoint
+
+KINDS = ("auto", "gemma", "names")
+TOKENIZER = "tokenizer.model"
+_TEMPLATES = ("chat_template.jinja", "chat_template.json")
+
+
+def choose_plan(
+    checkpoint: Checkpoint,
+    kind: str,
+    choices: Choices,
+    *,
+    tokenizer: bytes | None,
+    chat_template: bool,
+    room: int = MAX_BLOBS - 1,
+) -> Plan:
+    """Plan a conversion: of a Gemma checkpoint for gemma.cpp, of any other by name; or as ``kind`` says.
+
+    Raises:
+        CheckpointError: It can't be converted so; the message says all that is wrong.
+    """
+    if kind == "gemma" or (kind == "auto" and (is_gemma(checkpoint) or looks_like_gemma(checkpoint))):
+        return plan_for_gemma(checkpoint, choices, tokenizer=tokenizer, chat_template=chat_template)
+    if kind == "auto" and any(".lora_" in name for name in checkpoint.tensors):
+        what = "these are LoRA adapters: merge them into the model first (merge_and_unload); --as names keeps them"
+        raise CheckpointError("adapter", what)
+    return plan_by_name(checkpoint, room=room)
+
+
+def tokenizer_beside(folder: str, given: str | None) -> bytes | None:
+    """Return the bytes of the tokenizer that was given, or of the checkpoint's own.
+
+    Raises:
+        UsageError: ``not-a-tokenizer`` when it is no SentencePiece model.
+        OSError: What was given can't be read.
+    """
+    path = given or os.path.join(folder, TOKENIZER)
+    if given is None and not os.path.exists(path):
+        return None
+    with open(path, "rb") as file:
+        raw = file.read()
+    # A SentencePiece model is a protocol buffer that begins with its first piece; tokenizer.json is what gets mixed up.
+    if raw[:1] != b"\n":
+        what = "is no SentencePiece model: gemma.cpp wants tokenizer.model, not tokenizer.json"
+        raise UsageError("not-a-tokenizer", f"{path!r} {what}")
+    return raw
+
+
+def has_chat_template(folder: str) -> bool:
+    """Whether a checkpoint's folder has a chat template, which instruction-tuned models come with."""
+    if any(os.path.exists(os.path.join(folder, name)) for name in _TEMPLATES):
+        return True
+    try:
+        with open(os.path.join(folder, "tokenizer_config.json"), "rb") as file:
+            said = json.loads(file.read())
+    except (OSError, ValueError, RecursionError):
+        return False
+    return isinstance(said, dict) and bool(said.get("chat_template"))

@@ -1,0 +1,397 @@
+"""An .sbs file → safetensors: every tensor under its name, as readers of checkpoints want it.
+
+Planned first: what each tensor is made of, and which file it goes to. Then streamed, one chunk after another.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from blobstore.atomic import AtomicFile, write_file
+from blobstore.codecs import PIECE, is_float_codec
+from blobstore.convert.gemma_plan import REARRANGED
+from blobstore.convert.safetensors import dump_header
+from blobstore.elements import BY_NAME
+from blobstore.errors import CodecError, FormatError, UsageError
+from blobstore.keys import key_for
+from blobstore.strictjson import parse_json, text_map
+from blobstore.transfer import FileRange, Sink, flat_bytes
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Iterator, Mapping
+    from os import PathLike
+
+    import numpy.typing as npt
+
+    from blobstore.catalog import TensorInfo
+    from blobstore.elements import ElementType
+    from blobstore.store import Store
+
+    Array = npt.NDArray[Any]
+
+DTYPES = ("bf16", "f16", "f32")
+_FLOATS = {name: BY_NAME[name] for name in ("bf16", "f16", "f32", "f64")}
+_PIECE_FIELDS = 9
+_OWN_METADATA = "blobstore."
+_CHUNK = 16 * PIECE  # elements
+
+
+@dataclass(frozen=True)
+class Block:
+    """Elements of a stored tensor, and where they belong in an exported one.
+
+    Attributes:
+        info: The stored tensor.
+        at: First element in it.
+        row, rows, col, cols: The block of the exported tensor, seen as a matrix of `width` columns.
+        width: Columns of that matrix.
+        arrange: What was done to the block when it was stored: empty, ``transpose`` or ``channels_last``.
+        channels: Planes of each row, for ``channels_last``.
+    """
+
+    info: TensorInfo
+    at: int
+    row: int
+    rows: int
+    col: int
+    cols: int
+    width: int
+    arrange: str = ""
+    channels: int = 1
+
+    @property
+    def whole_rows(self) -> bool:
+        """Whether the block is a run of the exported tensor."""
+        return not self.arrange and self.col == 0 and self.cols == self.width
+
+
+@dataclass(frozen=True)
+class Exported:
+    """One tensor of the new checkpoint."""
+
+    name: str
+    type: ElementType
+    shape: tuple[int, ...]
+    blocks: tuple[Block, ...]
+
+    @property
+    def nbytes(self) -> int:
+        """In the new file."""
+        return self.type.nbytes(math.prod(self.shape))
+
+
+@dataclass
+class ExportPlan:
+    """What goes into which file.
+
+    Attributes:
+        shards: The tensors of each file, in order.
+        metadata: Text → text, for the files' headers.
+        left_out: Aliases that are not written, name → the name that stands for them.
+    """
+
+    shards: list[list[Exported]]
+    metadata: dict[str, str]
+    left_out: dict[str, str] = field(default_factory=dict)
+
+    @property
+    def nbytes(self) -> int:
+        """Of all tensors."""
+        return sum(one.nbytes for shard in self.shards for one in shard)
+
+
+def plan_export(
+    store: Store,
+    *,
+    dtype: str | None = None,
+    by_keys: bool = False,
+    materialize_aliases: bool = False,
+    max_shard_nbytes: int | None = None,
+) -> ExportPlan:
+    """Plan a checkpoint.
+
+    Args:
+        store: Open.
+        dtype: Of all floats, ``bf16``, ``f16`` or ``f32``; by default what the source had where that is known, else
+            the stored type where it is plain, else f32.
+        by_keys: Take the runtime's tensors under their keys, not those of the source.
+        materialize_aliases: Write a tensor once more for each other name that it has: readers such as Candle look for
+            ``lm_head.weight`` and don't know of ties.
+        max_shard_nbytes: Begin another file rather than exceed this.
+
+    Raises:
+        FormatError: ``rearranged-…``: what the file says of its source doesn't go with its tensors.
+        CodecError: ``unknown-type``, ``unknown-codec``: a tensor can't be decoded here.
+        UsageError: ``no-tensors``.
+    """
+    metadata = store.metadata
+    source = None if by_keys or REARRANGED not in metadata else _Source(store, metadata[REARRANGED])
+    infos = {info.name: info for info in store.infos()}
+    names = _names(infos, source, by_keys=by_keys)
+    aliases: Mapping[str, str] = source.aliases if source else _aliases(infos[name] for name in names)
+    plan = ExportPlan([], {key: value for key, value in metadata.items() if not key.startswith(_OWN_METADATA)})
+    chosen: list[Exported] = []
+    for name in sorted(names):
+        target = aliases.get(name, name)
+        if target != name and not materialize_aliases:
+            plan.left_out[name] = target
+        elif source and target in source.blocks:
+            blocks = source.blocks[target]
+            kind = BY_NAME[dtype] if dtype else source.type_of(target)
+            chosen.append(Exported(name, kind, source.shape_of(target), blocks))
+        else:
+            info = infos[target]
+            chosen.append(Exported(name, _type(info, dtype, source), info.shape, (_whole(info),)))
+    if not chosen:
+        raise UsageError("no-tensors", f"{store.path!r} has no tensors to export")
+    plan.shards = _shards(chosen, max_shard_nbytes)
+    return plan
+
+
+def _names(infos: Mapping[str, TensorInfo], source: _Source | None, *, by_keys: bool) -> set[str]:
+    """Return the names to export: the source's where the file knows it, the runtime's, or all."""
+    keys = {name for name, info in infos.items() if name == info.key}
+    if by_keys:
+        return keys
+    if source:
+        return (set(infos) - keys - source.hidden) | set(source.blocks)
+    return set(infos)
+
+
+def _aliases(infos: Iterable[TensorInfo]) -> dict[str, str]:
+    """Return which names stand for the very bytes of another one: the one that its key was made of, or the first."""
+    places: dict[tuple[object, ...], list[TensorInfo]] = {}
+    for info in infos:
+        if info.nbytes:
+            places.setdefault((info.offset, info.nbytes, info.type.number, info.shape, info.scale), []).append(info)
+    aliases: dict[str, str] = {}
+    for same in places.values():
+        main = next((one.name for one in same if key_for(one.name) == one.key), same[0].name)
+        aliases |= {one.name: main for one in same if one.name != main}
+    return aliases
+
+
+def _whole(info: TensorInfo) -> Block:
+    width = math.prod(info.shape[1:])
+    return Block(info, 0, 0, info.shape[0] if info.shape else 1, 0, width, width)
+
+
+def run_export(
+    plan: ExportPlan,
+    store: Store,
+    path: str | PathLike[str],
+    *,
+    progress: Callable[[int], None] = lambda _: None,
+) -> list[str]:
+    """Write the files of a plan; each replaces what had its name only when it is complete, the index last.
+
+    Returns:
+        Their paths.
+
+    Raises:
+        CodecError: ``sfp-reserved-code``: stored bytes are wrong.
+        UsageError: ``same-file``.
+        OSError: Writing failed.
+    """
+    path = os.fspath(path)
+    count = len(plan.shards)
+    stem = path.removesuffix(".safetensors")
+    paths = [path] if count == 1 else [f"{stem}-{i + 1:05}-of-{count:05}.safetensors" for i in range(count)]
+    for one in paths:
+        if os.path.exists(one) and os.path.samefile(one, store.path):
+            raise UsageError("same-file", f"{one!r} is the file itself: choose another name")
+    for one, shard in zip(paths, plan.shards, strict=True):
+        header = dump_header([(tensor.name, tensor.type, tensor.shape) for tensor in shard], plan.metadata)
+        with AtomicFile(one) as target:
+            sink = Sink(target.fileno())
+            sink.write(memoryview(header))
+            for tensor in shard:
+                for piece in exported_bytes(tensor, store):
+                    if isinstance(piece, FileRange):
+                        sink.copy(piece)
+                    else:
+                        sink.write(flat_bytes(piece))
+                    progress(piece.nbytes)
+            sink.flush()
+    if count > 1:
+        names = {
+            tensor.name: os.path.basename(one)
+            for one, shard in zip(paths, plan.shards, strict=True)
+            for tensor in shard
+        }
+        index = {"metadata": {"total_size": plan.nbytes}, "weight_map": dict(sorted(names.items()))}
+        paths.append(f"{stem}.safetensors.index.json")
+        write_file(paths[-1], json.dumps(index, indent=2, ensure_ascii=False).encode() + b"\n")
+    return paths
+
+
+def exported_bytes(tensor: Exported, store: Store) -> Iterator[FileRange | Array]:
+    """Yield a tensor's bytes as they are to be written, in order."""
+    if all(block.whole_rows for block in tensor.blocks):
+        for block in sorted(tensor.blocks, key=lambda one: one.row):
+            yield from _run(block, tensor.type, store)
+        return
+    # Small enough to be held: one layer's projection, or a kernel of the vision part.
+    width = tensor.blocks[0].width
+    values = np.empty((math.prod(tensor.shape) // width, width), dtype=tensor.type.dtype)
+    for block in tensor.blocks:
+        flat = np.concatenate([piece.view(values.dtype) for piece in _pieces(block, tensor.type, store)])
+        if block.arrange == "transpose":
+            placed = flat.reshape(block.cols, block.rows).T
+        elif block.arrange == "channels_last":
+            placed = flat.reshape(block.rows, -1, block.channels).transpose(0, 2, 1).reshape(block.rows, block.cols)
+        else:
+            placed = flat.reshape(block.rows, block.cols)
+        values[block.row : block.row + block.rows, block.col : block.col + block.cols] = placed
+    yield values
+
+
+def _run(block: Block, kind: ElementType, store: Store) -> Iterator[FileRange | Array]:
+    info, count = block.info, block.rows * block.cols
+    if info.type == kind and info.scale == 1.0:
+        size = kind.bits
+        start, nbytes = info.offset + block.at * size // 8, count * size // 8
+        yield FileRange(store.reader.fileno(), start, nbytes)
+        return
+    yield from _pieces(block, kind, store)
+
+
+def _pieces(block: Block, kind: ElementType, store: Store) -> Iterator[Array]:
+    """Yield a block's elements as the exported type's bytes."""
+    count = block.rows * block.cols
+    for done in range(0, count, _CHUNK):
+        values = store.elements(block.info, block.at + done, min(_CHUNK, count - done))
+        if values.dtype == kind.dtype:
+            yield np.ascontiguousarray(values).view(np.uint8)
+            continue
+        with np.errstate(over="ignore", invalid="ignore"):
+            converted = values.astype(kind.dtype)
+        lost = np.isinf(converted.astype(np.float32)) & np.isfinite(values.astype(np.float64))
+        if lost.any():
+            place = int(lost.argmax())
+            what = f"{block.info.name!r} has {float(values[place])} at element {block.at + done + place}"
+            raise CodecError("not-finite", f"{what}, which {kind} can't hold: export with --dtype f32")
+        yield converted.view(np.uint8)
+
+
+def _type(info: TensorInfo, dtype: str | None, source: _Source | None) -> ElementType:
+    kind = info.type
+    if info.codec or not kind.bits:
+        store_says = f"{info.name!r} has codec {info.codec} and type {kind}: it can't be decoded here"
+        raise UsageError("cannot-export", store_says)
+    is_float = is_float_codec(kind) or (kind.dtype is not None and kind.dtype.kind == "f")
+    if dtype and is_float:
+        return BY_NAME[dtype]
+    if source and is_float:
+        return source.type_of(info.name)
+    if kind.safetensors and info.scale == 1.0:
+        return kind
+    return BY_NAME["u8"] if not kind.number else BY_NAME["f32"]
+
+
+class _Source:
+    """What a converted file says of the checkpoint that it was made of. Foreign bytes: everything is checked."""
+
+    def __init__(self, store: Store, text: str | None) -> None:
+        self._store = store
+        try:
+            said = parse_json((text or "").encode())
+            self.rearranged: Mapping[str, Any] = said["tensors"]
+            self._most = _FLOATS[said["types"]["most"]]
+            self._others = {name: _FLOATS[kind] for name, kind in said["types"]["others"].items()}
+            self.blocks = {name: self._blocks(name, one) for name, one in self.rearranged.items()}
+            self.aliases = text_map(said["aliases"])
+        except (ValueError, LookupError, TypeError, AttributeError) as error:
+            if isinstance(error, FormatError):
+                raise
+            raise _wrong(f"it can't be read: {error!r}") from None
+        for alias, target in self.aliases.items():
+            if target in self.aliases or not self._same(alias, target):
+                raise _wrong(f"{alias[:80]!r} is not {target[:80]!r} by another name")
+        # Rows that only the source has, kept under a name of their own.
+        self.hidden = {one.info.name for blocks in self.blocks.values() for one in blocks}
+
+    def _same(self, alias: str, target: str) -> bool:
+        if alias not in self._store or target not in self._store:
+            return False
+        one, other = self._store.info(alias), self._store.info(target)
+        return (one.offset, one.type, one.shape, one.scale) == (other.offset, other.type, other.shape, other.scale)
+
+    def type_of(self, name: str) -> ElementType:
+        """Return the type that a tensor had in the source."""
+        return self._others.get(name, self._most)
+
+    def shape_of(self, name: str) -> tuple[int, ...]:
+        """Return the shape that it had there."""
+        return tuple(self.rearranged[name]["shape"])
+
+    def _blocks(self, name: str, said: Any) -> tuple[Block, ...]:  # noqa: ANN401 (JSON is anything)
+        shape, rows = said["shape"], said["pieces"]
+        sound = _are_sizes(shape) and isinstance(rows, list) and bool(rows)
+        blocks = tuple(self._block(row) for row in rows) if sound else ()
+        if not sound or not _tile(blocks, math.prod(shape)):
+            raise _wrong(f"it does not fit the tensor {name[:80]!r}")
+        return blocks
+
+    def _block(self, row: Any) -> Block:  # noqa: ANN401 (JSON is anything)
+        if not isinstance(row, list) or len(row) != _PIECE_FIELDS or not _are_sizes([*row[1:7], row[8]]):
+            raise _wrong("a piece is no list of a name, sizes and an arrangement")
+        if row[0] not in self._store:
+            raise _wrong(f"there is no tensor {str(row[0])[:80]!r}")
+        block = Block(self._store.info(row[0]), *row[1:])
+        inside = block.col + block.cols <= block.width and block.at + block.rows * block.cols <= block.info.count
+        known = block.arrange in ("", "transpose", "channels_last")
+        if not inside or not known or min(block.rows, block.cols, block.channels) < 1 or block.cols % block.channels:
+            raise _wrong(f"a piece of {row[0][:80]!r} is not inside it")
+        return block
+
+
+def _wrong(what: str) -> FormatError:
+    return FormatError("rearranged-metadata", f"the metadata {REARRANGED!r}: {what}")
+
+
+def _are_sizes(value: object) -> bool:
+    return isinstance(value, list) and all(type(one) is int and 0 <= one < 1 << 57 for one in value)
+
+
+def _tile(blocks: tuple[Block, ...], total: int) -> bool:
+    """Whether blocks cover a tensor exactly: as runs of rows, as runs of columns of all rows, or as one block."""
+    width = blocks[0].width
+    if any(one.width != width for one in blocks) or not width or total % width:
+        return False
+    height = total // width
+    if len(blocks) == 1:
+        one = blocks[0]
+        return (one.row, one.rows, one.col, one.cols) == (0, height, 0, width)
+    if any(one.arrange for one in blocks):
+        return False
+    if all(one.whole_rows for one in blocks):
+        runs, end = sorted((one.row, one.rows) for one in blocks), height
+    elif all((one.row, one.rows) == (0, height) for one in blocks):
+        runs, end = sorted((one.col, one.cols) for one in blocks), width
+    else:
+        return False
+    place = 0
+    for start, size in runs:
+        if start != place:
+            return False
+        place += size
+    return place == end
+
+
+def _shards(tensors: list[Exported], limit: int | None) -> list[list[Exported]]:
+    shards: list[list[Exported]] = [[]]
+    size = 0
+    for tensor in tensors:
+        if limit and shards[-1] and size + tensor.nbytes > limit:
+            shards.append([])
+            size = 0
+        shards[-1].append(tensor)
+        size += tensor.nbytes
+    return shards

@@ -1,0 +1,201 @@
+"""A Gemma checkpoint and choices → a plan of the file that gemma.cpp runs.
+
+Spec: spec/gemma.md, Checkpoints.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+from blobstore.convert.arrange import Piece, rows_of
+from blobstore.convert.gemma_sources import Sources, foreign_tensors
+from blobstore.convert.plan import Plan, PlannedAlias, PlannedPart, PlannedTensor
+from blobstore.elements import BY_NAME
+from blobstore.errors import CheckpointError
+from blobstore.gemma.config import WeightType, Wrapping
+from blobstore.gemma.families import (
+    Fault,
+    Recognised,
+    default_wrapping,
+    family_of,
+    recognise,
+    runtime_notes,
+)
+from blobstore.gemma.tensors import default_type
+
+if TYPE_CHECKING:
+    from blobstore.convert.checkpoint import Checkpoint
+
+WEIGHTS = ("sfp", "bf16", "f32", "i8")
+LAYOUTS = ("split", "stock")
+REARRANGED = "blobstore.rearranged"
+CHOICES = "blobstore.convert"
+_SHOWN = 20
+_DOUBT = ("missing-tensor", "shape", "config-disagrees")
+
+
+@dataclass(frozen=True)
+class Choices:
+    """What a user may choose.
+
+    Attributes:
+        weights: Type of the weights that have a choice.
+        layout: ``split`` is almost the checkpoint's own arrangement, and loads faster; ``stock`` is what published
+            files have.
+        wrapping: ``it``, ``pt``, or None to see what the checkpoint says.
+    """
+
+    weights: str = "sfp"
+    layout: str = "split"
+    wrapping: str | None = None
+
+
+def is_gemma(checkpoint: Checkpoint) -> bool:
+    """Whether a checkpoint is of a family that is converted for gemma.cpp, or would be if that were possible."""
+    family, fault = family_of(checkpoint.config)
+    return family is not None or fault is not None
+
+
+def plan_for_gemma(checkpoint: Checkpoint, choices: Choices, *, tokenizer: bytes | None, chat_template: bool) -> Plan:
+    """Plan the file that gemma.cpp runs.
+
+    Args:
+        checkpoint: Open.
+        choices: The user's.
+        tokenizer: The bytes of ``tokenizer.model``, or None.
+        chat_template: Whether the checkpoint has one.
+
+    Raises:
+        CheckpointError: ``cannot-convert``, with ``faults``: all that is wrong, at once.
+    """
+    family, fault = family_of(checkpoint.config)
+    if fault or family is None:
+        raise refusal([fault or _no_family(checkpoint)])
+    shapes = {name: entry.shape for name, entry in checkpoint.tensors.items()}
+    early = list(foreign_tensors(checkpoint))
+    found = recognise(family, checkpoint.config, shapes)
+    if isinstance(found, Fault):
+        raise refusal([*early, found])
+    chosen, why = _wrapping(found, choices, chat_template=chat_template)
+    config = replace(found.config, weight=WeightType(BY_NAME[choices.weights].number), wrapping=chosen)
+    sources = Sources(found, checkpoint, choices.layout)
+    faults = [*early, *found.faults, *runtime_notes(config)]
+    # When the sizes are in doubt, what doesn't fit them would be called unexpected.
+    doubt = any(one.reason in _DOUBT for one in found.faults)
+    faults += [one for one in sources.faults() if one.reason != "unexpected-tensor" or not doubt]
+    if faults:
+        raise refusal(faults)
+    plan = Plan(metadata=dict(checkpoint.metadata), notes=[*checkpoint.notes, *found.notes])
+    plan.notes.append(f"wrapping {chosen.name.lower()}: {why}")
+    if tokenizer is None:
+        plan.notes.append("there is no tokenizer.model: gemma.cpp needs --tokenizer to run this file")
+    plan.config, plan.tokenizer = config, tokenizer
+    for spec, pieces in sources.blobs():
+        kind = default_type(spec, choices.weights)
+        plan.tensors.append(
+            PlannedTensor(
+                spec.key, spec.key, kind, (spec.rows, spec.cols), kind.nbytes(spec.rows * spec.cols), tuple(pieces)
+            )
+        )
+    _add_names(plan, sources)
+    plan.metadata[CHOICES] = json.dumps(
+        {"weights": choices.weights, "layout": choices.layout, "wrapping": chosen.name.lower()}, sort_keys=True
+    )
+    return plan
+
+
+def _no_family(checkpoint: Checkpoint) -> Fault:
+    if not checkpoint.config:
+        what = "config.json is not beside the tensors, and it says what the model is: put the checkpoint's there"
+        return Fault("missing-config", "config.json", what)
+    return Fault("not-gemma", "model_type", "this is no Gemma checkpoint: --as names keeps every tensor")
+
+
+def looks_like_gemma(checkpoint: Checkpoint) -> bool:
+    """Whether the tensors of a checkpoint without a config.json are named as Gemma's are."""
+    return not checkpoint.config and any(".pre_feedforward_layernorm." in name for name in checkpoint.tensors)
+
+
+def refusal(faults: list[Fault]) -> CheckpointError:
+    """Return one error that says all that is wrong."""
+    lines = [f"{fault.reason}: {fault.name}: {fault.message}" for fault in faults[:_SHOWN]]
+    if len(faults) > _SHOWN:
+        lines.append(f"and {len(faults) - _SHOWN} more")
+    error = CheckpointError("cannot-convert", "; ".join(lines))
+    error.faults = [(fault.reason, fault.name, fault.message) for fault in faults]
+    return error
+
+
+def _wrapping(found: Recognised, choices: Choices, *, chat_template: bool) -> tuple[Wrapping, str]:
+    own, why = default_wrapping(found.config, has_chat_template=chat_template)
+    if choices.wrapping is None or own in (Wrapping.VLM, Wrapping.PALIGEMMA):
+        return own, why
+    return Wrapping[choices.wrapping.upper()], "you chose it"
+
+
+def _add_names(plan: Plan, sources: Sources) -> None:
+    """Give every source its name back: a part where its rows are one run of a blob, else a note of its pieces."""
+    checkpoint = sources.checkpoint
+    places: dict[str, list[tuple[PlannedTensor, int, Piece]]] = {}
+    for tensor in plan.tensors:
+        done = 0
+        for piece in tensor.pieces:
+            if piece.source is not None:
+                places.setdefault(piece.source, []).append((tensor, done, piece))
+            done += piece.count
+    rearranged: dict[str, object] = {}
+    for name, found in places.items():
+        entry = checkpoint.tensors[name]
+        total = math.prod(entry.shape)
+        tensor, start, piece = found[0]
+        whole = len(found) == 1 and piece.whole_rows
+        offset = tensor.type.nbytes(start) if not tensor.type.group or start % tensor.type.group == 0 else None
+        if whole and piece.count == total and offset is not None and _ends_whole(tensor, start, total):
+            plan.parts.append(PlannedPart(name, tensor.key, offset, tensor.type, entry.shape))
+            continue
+        if name == sources.embedding and whole:
+            used, rows = piece.rows, entry.shape[0]
+            plan.parts.append(PlannedPart(name, tensor.key, 0, tensor.type, (used, piece.width)))
+            rest = rows_of(name, piece.width, used, rows - used)
+            kind, shape = tensor.type, (rest.rows, rest.cols)
+            spare = f"{name}.rows_{used}_to_{rows}"
+            plan.extras.append(PlannedTensor(spare, "", kind, shape, kind.nbytes(rest.count), (rest,)))
+            found.append((plan.extras[-1], 0, rest))
+        rearranged[name] = {
+            "shape": list(entry.shape),
+            "pieces": [
+                [one.name, at, p.row, p.rows, p.col, p.cols, p.width, p.arrange, p.channels] for one, at, p in found
+            ],
+        }
+    head = sources.found.head or _head_name(sources.embedding)
+    why = "it has the same bytes" if sources.found.head else "gemma.cpp uses the embedding as the head"
+    plan.aliases.append(PlannedAlias(head, sources.embedding, why))
+    source_types = {name: checkpoint.tensors[name].type.name for name in places}
+    said = {
+        "tensors": rearranged,
+        "types": _compact(source_types),
+        "aliases": {alias.name: alias.target for alias in plan.aliases},
+    }
+    plan.metadata[REARRANGED] = json.dumps(said, sort_keys=True, separators=(",", ":"))
+
+
+def _ends_whole(tensor: PlannedTensor, start: int, count: int) -> bool:
+    """Whether a run of elements ends at a group's border, or with the tensor."""
+    group = tensor.type.group
+    return not group or (start + count) % group == 0 or start + count == math.prod(tensor.shape)
+
+
+def _compact(types: dict[str, str]) -> dict[str, object]:
+    """Say the type that most tensors have once, and the others by name."""
+    counts: dict[str, int] = {}
+    for kind in types.values():
+        counts[kind] = counts.get(kind, 0) + 1
+    most = max(counts, key=lambda kind: counts[kind])
+    return {"most": most, "others": {name: kind for name, kind in types.items() if kind != most}}
+
+
+def _head_name(embedding: str) -> str:
+    return "language_model.lm_head.weight" if embedding.startswith("language_model.") else "lm_head.weight"

@@ -1,0 +1,182 @@
+"""A converted file against its source: planned anew, made anew, compared byte for byte."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from blobstore.convert.choose import choose_plan
+from blobstore.convert.gemma_plan import CHOICES, LAYOUTS, WEIGHTS, Choices
+from blobstore.convert.run import measure_scales, stored_bytes
+from blobstore.errors import UsageError
+from blobstore.gemma.config import Wrapping
+from blobstore.gemma.toc import build_toc, toc_entry
+from blobstore.keys import CONFIG_KEY, NO_TOKENIZER, TOC_KEY, TOKENIZER_KEY
+from blobstore.transfer import FileRange
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Mapping
+
+    from blobstore.convert.checkpoint import Checkpoint
+    from blobstore.convert.plan import Plan, PlannedTensor
+    from blobstore.store import Store
+
+
+_WRAPPINGS = tuple(one.name.lower() for one in Wrapping)
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What became of one tensor, name or blob.
+
+    Attributes:
+        name: Its name.
+        how: ``copied`` (the source's bytes), ``encoded`` (made again and compared), ``name`` or ``blob``.
+        fault: What is wrong; empty when all is right.
+        nbytes: Compared.
+    """
+
+    name: str
+    how: str
+    fault: str
+    nbytes: int
+
+
+def plan_again(store: Store, checkpoint: Checkpoint, *, tokenizer: bytes | None, chat_template: bool) -> Plan:
+    """Plan the conversion that a file says it is the result of.
+
+    Raises:
+        UsageError: ``not-converted`` when the file doesn't say how it was made.
+        CheckpointError: The source can't be converted so.
+    """
+    said = store.metadata.get(CHOICES)
+    if said is None:
+        if store.config is not None:
+            what = "was not converted by blobstore, or by an older one: it doesn't say with which choices"
+            raise UsageError("not-converted", f"{store.path!r} {what}")
+        return choose_plan(checkpoint, "names", Choices(), tokenizer=None, chat_template=False)
+    try:
+        choices = json.loads(said)
+        chosen = Choices(choices["weights"], choices["layout"], choices["wrapping"])
+        if chosen.weights not in WEIGHTS or chosen.layout not in LAYOUTS or chosen.wrapping not in _WRAPPINGS:
+            raise ValueError("unknown choices")
+    except (ValueError, KeyError, TypeError):
+        raise UsageError("not-converted", f"{store.path!r}: the metadata {CHOICES!r} can't be read") from None
+    if tokenizer is None and store.tokenizer is not None:
+        tokenizer = store.tokenizer  # given by --tokenizer then, and not with the checkpoint
+    return choose_plan(checkpoint, "gemma", chosen, tokenizer=tokenizer, chat_template=chat_template)
+
+
+def verify(
+    store: Store, plan: Plan, checkpoint: Checkpoint, *, progress: Callable[[int], None] = lambda _: None
+) -> Iterator[Verdict]:
+    """Yield a verdict for each tensor, name and blob of a plan, and for each that the plan doesn't have.
+
+    Raises:
+        CheckpointError: ``cannot-convert``: the source has values that the type can't hold.
+    """
+    scales = measure_scales(plan, checkpoint)
+    kept: dict[str, float] = {}
+    for tensor in [*plan.tensors, *plan.extras]:
+        verdict = _tensor(store, tensor, checkpoint, scales, progress)
+        kept[tensor.name] = scales.get(tensor.name, 1.0)
+        yield verdict
+    expected = {tensor.name for tensor in [*plan.tensors, *plan.extras]}
+    for verdict in _names(store, plan):
+        expected.add(verdict.name)
+        yield verdict
+    for name in store:
+        if name not in expected:
+            yield Verdict(name, "name", "the source has no such tensor", 0)
+    for key, data in _blobs(plan, kept).items():
+        yield Verdict(key, "blob", _blob_fault(store, key, data), len(data))
+    if store.metadata != plan.metadata:
+        keys = {*store.metadata.items()} ^ {*plan.metadata.items()}
+        names = ", ".join(sorted({key for key, _ in keys}))
+        yield Verdict("metadata", "blob", f"{names}: not what the source makes it", 0)
+
+
+def digest_of(path: str, progress: Callable[[int], None] = lambda _: None) -> str:
+    """Return the SHA-256 of a whole file, in hex."""
+    with open(path, "rb") as file:
+        digest = hashlib.sha256()
+        while piece := file.read(4 << 20):
+            digest.update(piece)
+            progress(len(piece))
+    return digest.hexdigest()
+
+
+def _tensor(
+    store: Store,
+    tensor: PlannedTensor,
+    checkpoint: Checkpoint,
+    scales: Mapping[str, float],
+    progress: Callable[[int], None],
+) -> Verdict:
+    info = store.info(tensor.name) if tensor.name in store else None
+    if info is None:
+        return Verdict(tensor.name, "copied", "it is missing", 0)
+    scale = scales.get(tensor.name, 1.0)
+    facts: list[tuple[str, Any, Any]] = [
+        ("type", info.type, tensor.type),
+        ("shape", info.shape, tensor.shape),
+        ("scale", info.scale, scale),
+        ("size", info.nbytes, tensor.nbytes),
+    ]
+    for what, found, wanted in facts:
+        if found != wanted:
+            return Verdict(tensor.name, "encoded", f"its {what} is {found}, the source makes it {wanted}", 0)
+    how, done = "copied", 0
+    for piece in stored_bytes(tensor, checkpoint, scale):
+        parts = piece.chunks() if isinstance(piece, FileRange) else (piece.data,)
+        how = how if isinstance(piece, FileRange) else "encoded"
+        for part in parts:
+            there = store.reader.view(info.offset + done, len(part))
+            if there != part:
+                at = next(i for i, (a, b) in enumerate(zip(there, part, strict=True)) if a != b)
+                what = f"byte {done + at} differs, at offset {info.offset + done + at} of the file"
+                return Verdict(tensor.name, how, what, done + at)
+            done += len(part)
+            progress(len(part))
+    return Verdict(tensor.name, how, "", done)
+
+
+def _blob_fault(store: Store, key: str, data: bytes) -> str:
+    if key not in store.reader:
+        return "it is missing"
+    there = bytes(store.reader[key])
+    if there == data:
+        return ""
+    at = next((i for i, (a, b) in enumerate(zip(there, data, strict=False)) if a != b), min(len(there), len(data)))
+    return f"byte {at} differs, at offset {store.reader.range(key)[0] + at} of the file"
+
+
+def _names(store: Store, plan: Plan) -> Iterator[Verdict]:
+    """Check that each name that shares bytes leads where the plan says, and says the same of them."""
+    places = {}
+    for part in plan.parts:
+        home = store.info(part.target) if part.target in store else None
+        start = home.offset + part.offset if home else -1
+        places[part.name] = (start, part.type, part.shape, home.scale if home else 1.0)
+    for alias in plan.aliases:
+        target = store.info(alias.target) if alias.target in store else None
+        found = (target.offset, target.type, target.shape, target.scale) if target else (-1, None, (), 1.0)
+        places[alias.name] = places.get(alias.target, found)  # type: ignore[arg-type]
+    for name, wanted in places.items():
+        info = store.info(name) if name in store else None
+        there = info is not None and (info.offset, info.type, info.shape, info.scale) == wanted
+        yield Verdict(name, "name", "" if there else "the name is missing, or leads elsewhere", 0)
+
+
+def _blobs(plan: Plan, scales: Mapping[str, float]) -> dict[str, bytes]:
+    """Return the runtime's own blobs as they have to be."""
+    if plan.config is None:
+        return {}
+    toc = [toc_entry(one.key, one.type, one.shape[0], one.shape[1], scales[one.name]) for one in plan.tensors]
+    return {
+        CONFIG_KEY: plan.config.to_bytes(),
+        TOKENIZER_KEY: plan.tokenizer or NO_TOKENIZER,
+        TOC_KEY: build_toc(toc),
+    }

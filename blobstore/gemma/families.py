@@ -1,0 +1,335 @@
+"""Hugging Face checkpoints of the Gemma families: what they are called, and which model they are.
+
+Facts only, no weights: from ``config.json`` and the tensors' names and shapes. Spec: spec/gemma.md, Checkpoints.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Any
+
+from blobstore.gemma.config import (
+    LayerConfig,
+    LayerType,
+    Model,
+    ModelConfig,
+    QueryScale,
+    VitConfig,
+    WeightType,
+    Wrapping,
+)
+from blobstore.gemma.models import DIMENSIONS, PALIGEMMA_IMAGES, Dimensions, model_config
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    Shapes = Mapping[str, tuple[int, ...]]
+
+TEXT_PREFIXES = ("model.language_model.", "language_model.model.", "model.")
+VISION_PREFIXES = ("model.vision_tower.vision_model.", "vision_tower.vision_model.")
+PROJECTOR_PREFIXES = ("model.multi_modal_projector.", "multi_modal_projector.")
+HEADS = ("lm_head.weight", "language_model.lm_head.weight")
+SPARE_ROWS = 64  # rows of the embedding that exporters of models with a vision part append
+
+WITH_VISION = ("gemma3-vision", "paligemma2")
+
+# What a config.json says it is → the family, or why there is none here.
+_FAMILIES = {
+    "gemma2": "gemma2",
+    "gemma3_text": "gemma3",
+    "gemma3": "gemma3-vision",
+    "paligemma": "paligemma2",
+}
+_NAMES = {
+    "gemma": "Gemma 1, or another model of its architecture",
+    "recurrent_gemma": "RecurrentGemma",
+    "gemma3n": "Gemma 3n",
+    "gemma4": "Gemma 4",
+    "t5gemma": "T5Gemma",
+    "shieldgemma2": "ShieldGemma 2",
+    "vaultgemma": "VaultGemma",
+}
+# The model that a checkpoint of other dimensions than any known one stands for: it lends its name to the config.
+_FIRST = {
+    "gemma2": Model.GEMMA2_2B,
+    "gemma3": Model.GEMMA3_270M,
+    "gemma3-vision": Model.GEMMA3_4B,
+    "paligemma2": Model.PALIGEMMA2_3B_224,
+}
+_MODELS = {
+    "gemma2": (Model.GEMMA2_2B, Model.GEMMA2_9B, Model.GEMMA2_27B),
+    "gemma3": (Model.GEMMA3_270M, Model.GEMMA3_1B),
+    "gemma3-vision": (Model.GEMMA3_4B, Model.GEMMA3_12B, Model.GEMMA3_27B),
+    "paligemma2": tuple(PALIGEMMA_IMAGES),
+}
+_LAYER = re.compile(r"layers\.([0-9]{1,3})\.")
+
+
+@dataclass(frozen=True)
+class Fault:
+    """Something that keeps a checkpoint from being converted: a stable code, the tensor or field, and the way out."""
+
+    reason: str
+    name: str
+    message: str
+
+
+@dataclass
+class Recognised:
+    """A checkpoint of a family.
+
+    Attributes:
+        family: ``gemma2``, ``gemma3``, ``gemma3-vision``, ``paligemma2``.
+        config: What the runtime gets, but for its weight type and wrapping.
+        text: Prefix of the text part's tensors.
+        vision: Prefix of the vision part's, or empty.
+        projector: Prefix of what stands between them, or empty.
+        head: Name of the output head, when the checkpoint has one.
+        faults: All that is wrong.
+        notes: What a user should know.
+    """
+
+    family: str
+    config: ModelConfig
+    text: str
+    vision: str = ""
+    projector: str = ""
+    head: str | None = None
+    faults: list[Fault] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+
+
+def family_of(config: Mapping[str, Any]) -> tuple[str | None, Fault | None]:
+    """Return the family that a ``config.json`` names, or None; and a fault when it is one that can't be converted."""
+    kind = config.get("model_type")
+    text = config.get("text_config")
+    inner = text.get("model_type") if isinstance(text, dict) else None
+    if kind == "paligemma" and inner in (None, "gemma"):
+        return None, Fault(
+            "unsupported-model", "model_type", "this is PaliGemma 1, which gemma.cpp doesn't run: PaliGemma 2"
+        )
+    if not isinstance(kind, str):
+        return None, None
+    if kind in _FAMILIES:
+        return _FAMILIES[kind], None
+    if "gemma" in kind:
+        known = max((one for one in _NAMES if kind.startswith(one)), key=len, default="")
+        name = _NAMES.get(known, kind) if known != "gemma" or kind == "gemma" else kind
+        return None, Fault("unsupported-model", "model_type", f"this is {name} ({kind!r}), which gemma.cpp doesn't run")
+    return None, None
+
+
+def recognise(family: str, config: Mapping[str, Any], shapes: Shapes) -> Recognised | Fault:
+    """Work out the model's dimensions from its tensors, and compare them with what ``config.json`` says.
+
+    Args:
+        family: From `family_of`.
+        config: ``config.json``.
+        shapes: Of all tensors, by name.
+    """
+    text = next((one for one in TEXT_PREFIXES if f"{one}embed_tokens.weight" in shapes), None)
+    if text is None:
+        tried = " or ".join(f"{one}embed_tokens.weight" for one in TEXT_PREFIXES)
+        return Fault("missing-tensor", "embed_tokens.weight", f"the checkpoint has no embedding, {tried}: is it whole?")
+    embedding = f"{text}embed_tokens.weight"
+    rows = shapes[embedding]
+    if len(rows) != 2 or min(rows) < 1:
+        return Fault(
+            "shape", embedding, f"its shape is {list(rows)}, where a matrix is needed: is the checkpoint whole?"
+        )
+    spare = SPARE_ROWS if family in WITH_VISION else 0
+    if rows[0] <= spare:
+        what = f"it has {rows[0]} rows, and in models with a vision part the last {spare} are no vocabulary"
+        return Fault("shape", embedding, what)
+    said = config.get("text_config") if isinstance(config.get("text_config"), dict) else config
+    faults: list[Fault] = []
+    size = _text_size(text, said or {}, shapes, faults)
+    if size is None:
+        return faults[0]
+    has_vision = family in WITH_VISION
+    vocabulary = shapes[f"{text}embed_tokens.weight"][0] - (SPARE_ROWS if has_vision else 0)
+    found = Recognised(family, ModelConfig(), text, faults=faults)
+    found.head = next((one for one in HEADS if one in shapes), None)
+    vision = VitConfig()
+    if has_vision:
+        found.vision = next((one for one in VISION_PREFIXES if f"{one}post_layernorm.weight" in shapes), "")
+        found.projector = next((one for one in PROJECTOR_PREFIXES if any(n.startswith(one) for n in shapes)), "")
+        if not found.vision or not found.projector:
+            what = "vision_tower.vision_model" if not found.vision else "multi_modal_projector"
+            faults.append(
+                Fault("missing-tensor", what, f"the checkpoint has no {what}: a model with a vision part needs it")
+            )
+        else:
+            vision = _vision(found, config.get("vision_config"), shapes)
+    _compare(said or {}, size, vocabulary + (SPARE_ROWS if has_vision else 0), faults)
+    found.config = _config(found, size, vocabulary, vision, said or {})
+    return found
+
+
+def _text_size(prefix: str, said: Mapping[str, Any], shapes: Shapes, faults: list[Fault]) -> Dimensions | None:
+    """Read the text part's dimensions off its tensors; the head size from config.json where no shape tells it."""
+    width = shapes[f"{prefix}embed_tokens.weight"][-1]
+    layers = 1 + max((int(m[1]) for n in shapes if n.startswith(prefix) and (m := _LAYER.search(n))), default=-1)
+    first = f"{prefix}layers.0."
+    wanted = {one: f"{first}{one}.weight" for one in ("mlp.gate_proj", "self_attn.q_proj", "self_attn.k_proj")}
+    for name in wanted.values():
+        if len(shapes.get(name, ())) != 2:
+            faults.append(
+                Fault("missing-tensor", name, f"{name!r} is missing, or is no matrix: the checkpoint isn't whole")
+            )
+            return None
+    norm = shapes.get(f"{first}self_attn.q_norm.weight")
+    head = norm[0] if norm else said.get("head_dim")
+    if type(head) is not int or head < 1:
+        what = "config.json has no head_dim, and no tensor tells it: add the checkpoint's config.json"
+        faults.append(Fault("missing-config", "head_dim", what))
+        return None
+    hidden, queries, keys = (shapes[name][0] for name in wanted.values())
+    if queries % head or keys % head or not keys:
+        faults.append(
+            Fault("shape", wanted["self_attn.q_proj"], f"{queries} and {keys} rows are no whole heads of {head}")
+        )
+        return None
+    return Dimensions("", layers, width, hidden, queries // head, keys // head, head)
+
+
+def _vision(found: Recognised, said: Any, shapes: Shapes) -> VitConfig:  # noqa: ANN401 (JSON is anything)
+    said = said if isinstance(said, dict) else {}
+    at = found.vision
+    kernel = shapes.get(f"{at}embeddings.patch_embedding.weight", ())
+    positions = shapes.get(f"{at}embeddings.position_embedding.weight", ())
+    hidden = shapes.get(f"{at}encoder.layers.0.mlp.fc1.weight", ())
+    heads = said.get("num_attention_heads", 16)
+    if len(kernel) != 4 or len(positions) != 2 or len(hidden) != 2 or type(heads) is not int or heads < 1:
+        what = f"the vision part's tensors below {at!r} are not all there, or have other shapes"
+        found.faults.append(Fault("missing-tensor", at, what))
+        return VitConfig()
+    width, patch = kernel[0], kernel[-1]
+    layers = 1 + max(int(m[1]) for n in shapes if n.startswith(at) and (m := _LAYER.search(n)))
+    side = round(positions[0] ** 0.5)
+    if side * side != positions[0] or width % heads:
+        found.faults.append(
+            Fault("shape", f"{at}embeddings", f"{positions[0]} patches, {width} wide in {heads} heads: odd")
+        )
+        return VitConfig()
+    _compare_vision(said, (width, hidden[0], layers, patch, side * patch), found.faults)
+    layer = LayerConfig(
+        model_dim=width,
+        ff_hidden_dim=hidden[0],
+        heads=heads,
+        kv_heads=heads,
+        qkv_dim=width // heads,
+        ff_biases=True,
+        type=LayerType.VIT,
+    )
+    return VitConfig(
+        model_dim=width,
+        seq_len=positions[0],
+        num_scales=4 * layers,
+        patch_width=patch,
+        image_size=side * patch,
+        layer_configs=(layer,) * layers,
+        pool_dim=4 if found.family == "gemma3-vision" else 1,
+    )
+
+
+def _compare(said: Mapping[str, Any], size: Dimensions, rows: int, faults: list[Fault]) -> None:
+    """Compare config.json with the tensors: where they disagree, one of them belongs to another model."""
+    facts = {
+        "hidden_size": size.model_dim,
+        "intermediate_size": size.hidden,
+        "num_hidden_layers": size.layers,
+        "num_attention_heads": size.heads,
+        "num_key_value_heads": size.kv_heads,
+        "head_dim": size.qkv_dim,
+        "vocab_size": rows,
+    }
+    for name, value in facts.items():
+        # Vision models' configs give the vocabulary with or without the spare rows.
+        allowed = (value, value - SPARE_ROWS) if name == "vocab_size" else (value,)
+        if name in said and said[name] not in allowed:
+            what = f"config.json says {name} {said[name]}, the tensors say {value}: they are of two models"
+            faults.append(Fault("config-disagrees", name, what))
+
+
+def _compare_vision(said: Mapping[str, Any], sizes: tuple[int, ...], faults: list[Fault]) -> None:
+    names = ("hidden_size", "intermediate_size", "num_hidden_layers", "patch_size", "image_size")
+    for name, value in zip(names, sizes, strict=True):
+        if name in said and said[name] != value:
+            what = f"config.json says {said[name]}, the tensors say {value}: they are of two models"
+            faults.append(Fault("config-disagrees", f"vision_config.{name}", what))
+
+
+def _config(
+    found: Recognised, size: Dimensions, vocabulary: int, vision: VitConfig, said: Mapping[str, Any]
+) -> ModelConfig:
+    family = found.family
+    model = _known_model(family, size, vision)
+    known = model is not None
+    base = model_config(model or _FIRST[family], WeightType.BF16)
+    if not known:
+        found.notes.append(f"no published model has these dimensions: the file says that it is a {base.display_name}")
+    layer = replace(
+        base.layer_configs[0],
+        model_dim=size.model_dim,
+        ff_hidden_dim=size.hidden,
+        heads=size.heads,
+        kv_heads=size.kv_heads,
+        qkv_dim=size.qkv_dim,
+    )
+    windows = base.attention_window_sizes
+    local = said.get("sliding_window")
+    whole = base.max_seq_len
+    pattern = 2 if family in ("gemma2", "paligemma2") else 6
+    small = local if type(local) is int and 0 < local <= whole else windows[0]
+    scalar = said.get("query_pre_attn_scalar", size.qkv_dim)
+    return replace(
+        base,
+        num_layers=size.layers,
+        model_dim=size.model_dim,
+        vocab_size=vocabulary,
+        layer_configs=(layer,) * size.layers,
+        attention_window_sizes=tuple(whole if i % pattern == pattern - 1 else small for i in range(size.layers)),
+        query_scale=_query_scale(scalar, size, found),
+        vit_config=vision,
+    )
+
+
+def _query_scale(scalar: Any, size: Dimensions, found: Recognised) -> QueryScale:  # noqa: ANN401 (JSON is anything)
+    if scalar == size.qkv_dim:
+        return QueryScale.SQRT_KEY_SIZE
+    if scalar == size.model_dim / size.heads:
+        return QueryScale.SQRT_MODEL_DIM_DIV_NUM_HEADS
+    what = f"query_pre_attn_scalar {scalar} is neither head_dim nor hidden_size / heads: the runtime has no such scale"
+    found.faults.append(Fault("unsupported-config", "query_pre_attn_scalar", what))
+    return QueryScale.SQRT_KEY_SIZE
+
+
+def _known_model(family: str, size: Dimensions, vision: VitConfig) -> Model | None:
+    for model in _MODELS[family]:
+        if replace(DIMENSIONS[model], display_name="") != size:
+            continue
+        if family != "paligemma2" or PALIGEMMA_IMAGES[model] == vision.image_size:
+            return model
+    return None
+
+
+def runtime_notes(config: ModelConfig) -> list[Fault]:
+    """Return what the runtime would stop at in a config that is otherwise right."""
+    faults = []
+    if config.vocab_size % 32 and config.att_cap:
+        what = f"a vocabulary of {config.vocab_size} is no multiple of 32: Gemma 2 models stop on machines with AVX-512"
+        faults.append(Fault("vocabulary", "embed_tokens.weight", f"{what}; pad the embedding"))
+    if config.num_layers > 998:
+        faults.append(Fault("too-many-layers", "num_hidden_layers", "the runtime takes layers up to number 998"))
+    return faults
+
+
+def default_wrapping(config: ModelConfig, *, has_chat_template: bool) -> tuple[Wrapping, str]:
+    """Return how prompts are wrapped, and why."""
+    if config.wrapping in (Wrapping.VLM, Wrapping.PALIGEMMA):
+        return config.wrapping, "this model has one wrapping only"
+    if has_chat_template:
+        return Wrapping.IT, "the checkpoint has a chat template"
+    return Wrapping.PT, "the checkpoint has no chat template"

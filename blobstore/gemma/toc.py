@@ -1,0 +1,106 @@
+"""The runtime's table of contents, the blob ``toc``: type, 2-D shape and scale of each tensor.
+
+Spec: spec/gemma.md, toc.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from blobstore.elements import BY_NUMBER
+from blobstore.errors import FormatError
+from blobstore.gemma.fields import F32, STRING, U32, Cursor, Record, bytes_of, of, words_of
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from blobstore.elements import ElementType
+
+MAX_TYPE = 8
+
+
+@dataclass(frozen=True, kw_only=True)
+class TocEntry(Record):
+    """What the runtime knows of one tensor.
+
+    Attributes:
+        name: Its key.
+        type_number: Of its element type, 1 to 8.
+        element_bytes: Bytes of one stored element, rounded up.
+        num_elements: Stored elements; for i8 and nuq stored bytes.
+        rows: Everything is 2-D: ``[a, b, c]`` is a·b rows.
+        cols: A vector is one row.
+        scale: Decoded values are multiplied by it.
+        stride: Elements from row to row, the same as cols.
+    """
+
+    name: str = of(STRING, "")
+    type_number: int = of(U32)
+    element_bytes: int = of(U32)
+    num_elements: int = of(U32)
+    rows: int = of(U32)
+    cols: int = of(U32)
+    scale: float = of(F32, 1.0)
+    stride: int = of(U32)
+
+    @property
+    def type(self) -> ElementType:
+        """Its element type."""
+        return BY_NUMBER[self.type_number]
+
+    @property
+    def nbytes(self) -> int:
+        """Size of its blob, by type and shape."""
+        return self.type.nbytes(self.rows * self.cols)
+
+
+def toc_entry(name: str, kind: ElementType, rows: int, cols: int, scale: float = 1.0) -> TocEntry:
+    """Return the entry that the runtime's writer would make for a tensor."""
+    element_bytes = -(-kind.bits // 8)
+    stored = kind.nbytes(rows * cols) // element_bytes if kind.group else rows * cols
+    return TocEntry(
+        name=name,
+        type_number=kind.number,
+        element_bytes=element_bytes,
+        num_elements=stored,
+        rows=rows,
+        cols=cols,
+        scale=scale,
+        stride=cols,
+    )
+
+
+def parse_toc(raw: bytes | memoryview) -> list[TocEntry]:
+    """Check a ``toc`` blob.
+
+    Raises:
+        FormatError: ``fields-…``; ``toc-type`` for a number that is no type of tensors; ``toc-duplicate`` for a name
+            that stands there twice.
+    """
+    words = words_of(raw)
+    cursor = Cursor(words, 0, len(words))
+    entries: list[TocEntry] = []
+    seen: set[str] = set()
+    while cursor.position < len(words):
+        at = 4 * cursor.position
+        entry = TocEntry.read(cursor)
+        if not 1 <= entry.type_number <= MAX_TYPE:
+            raise FormatError("toc-type", f"{entry.name!r} has type {entry.type_number}, at offset {at}", at)
+        if entry.name in seen:
+            raise FormatError("toc-duplicate", f"{entry.name!r} stands there twice, again at offset {at}", at)
+        seen.add(entry.name)
+        entries.append(entry)
+    return entries
+
+
+def build_toc(entries: Iterable[TocEntry]) -> bytes:
+    """Return the bytes of a ``toc`` blob.
+
+    Raises:
+        UsageError: ``bad-field``.
+    """
+    words: list[int] = []
+    for entry in entries:
+        entry.write(words)
+    return bytes_of(words)

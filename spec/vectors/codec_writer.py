@@ -1,0 +1,214 @@
+"""The element codecs of the specification, once more: made from spec/codecs.md alone, to be read beside it.
+
+It shares no code with the package and needs nothing but Python. Values are f32 bit patterns ("words"): no rounding
+hides in them. All arithmetic is exact, in fractions, and rounded where the page says so: slow, and not to be argued
+about. It checks nothing; what an encoder or a decoder must refuse is among the cases.
+"""
+
+import math
+import struct
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from fractions import Fraction
+from functools import cache
+
+Words = list[int]  # f32 bit patterns
+INFINITY = 0x7F800000
+
+
+def number(word: int) -> float:
+    """The value of an f32 bit pattern."""
+    return float(struct.unpack("<f", struct.pack("<I", word))[0])
+
+
+def words_of(*values: float) -> Words:
+    """The bit patterns of values that are f32."""
+    return [int(struct.unpack("<I", struct.pack("<f", value))[0]) for value in values]
+
+
+def word_bytes(words: Sequence[int]) -> bytes:
+    """Words as they lie in memory, little-endian."""
+    return struct.pack(f"<{len(words)}I", *words)
+
+
+def rounded(value: Fraction) -> float:
+    """The f32 nearest to an exact value, ties to even; subnormals are kept, what is too large becomes infinite."""
+    if not value:
+        return 0.0
+    exponent = math.frexp(float(value))[1]  # |value| < 2**exponent, give or take a rounding of float()
+    while abs(value) >= Fraction(2) ** exponent:
+        exponent += 1
+    while abs(value) < Fraction(2) ** (exponent - 1):
+        exponent -= 1
+    unit = Fraction(2) ** max(exponent - 24, -149)
+    nearest = float(round(value / unit) * unit)  # round() of a fraction is to even; the product is exact
+    if abs(nearest) >= 2.0**128:
+        nearest = math.inf
+    return math.copysign(nearest, value)
+
+
+# ---------------------------------------------------------------------------------------------------------------- f32
+
+
+def encode_f32(words: Sequence[int]) -> bytes:
+    """As it is."""
+    return word_bytes(words)
+
+
+def decode_f32(data: bytes, n: int) -> Words:
+    """As it is."""
+    return list(struct.unpack_from(f"<{n}I", data))
+
+
+# --------------------------------------------------------------------------------------------------------------- bf16
+
+
+def bf16_pattern(word: int) -> int:
+    """The upper half, rounded to nearest even. A NaN stays one: this one is quiet."""
+    if word & 0x7FFFFFFF > INFINITY:
+        return word >> 16 | 0x40
+    upper, lower = word >> 16, word & 0xFFFF
+    return upper + (lower > 0x8000 or (lower == 0x8000 and upper & 1))
+
+
+def bf16(value: float) -> float:
+    """An f32 rounded to bf16."""
+    return number(bf16_pattern(words_of(value)[0]) << 16)
+
+
+def encode_bf16(words: Sequence[int]) -> bytes:
+    """Two bytes for each value."""
+    return struct.pack(f"<{len(words)}H", *map(bf16_pattern, words))
+
+
+def decode_bf16(data: bytes, n: int) -> Words:
+    """Sixteen zero bits behind each."""
+    return [pattern << 16 for pattern in struct.unpack_from(f"<{n}H", data)]
+
+
+# ---------------------------------------------------------------------------------------------------------------- sfp
+
+SFP_LARGEST = 1.875
+SFP_SMALLEST = Fraction(5, 4) / 2**23
+SFP_SWITCH = Fraction(0b11111, 16) / 2**8  # 1.1111 · 2^-8
+SFP_RESERVED = 0x80
+
+
+def sfp_magnitude(code: int) -> Fraction:
+    """The page's table: what the lower seven bits stand for."""
+    if code == 0:
+        return Fraction(0)
+    if code < 0x40:
+        return (1 + Fraction(code % 4, 4)) * Fraction(2) ** (code // 4 - 23)
+    return (1 + Fraction(code % 8, 8)) * Fraction(2) ** ((code - 64) // 8 - 7)
+
+
+SFP_CODES = {sfp_magnitude(code): code for code in range(0x80)}
+
+
+@cache
+def sfp_word(code: int) -> int:
+    """The f32 bit pattern of a code."""
+    return words_of(float(sfp_magnitude(code & 0x7F)))[0] | (code & 0x80) << 24
+
+
+@cache
+def sfp_code(pattern: int) -> int:
+    """The code of a bf16 pattern whose magnitude is at most 1.875: steps 2 to 4 of the page."""
+    magnitude = Fraction(number((pattern & 0x7FFE) << 16))
+    if not magnitude:
+        return 0
+    bits = 3 if magnitude >= SFP_SWITCH else 2
+    exponent = math.frexp(float(magnitude))[1] - 1
+    unit = Fraction(2) ** (exponent - bits)
+    nearest = round(magnitude / unit) * unit
+    if nearest < Fraction(2) ** -23:
+        return 0
+    return SFP_CODES[max(nearest, SFP_SMALLEST)] | (pattern >> 8 & 0x80)
+
+
+def sfp_scale(words: Sequence[int]) -> float:
+    """1.0, or m / 1.875 in f32, for the largest magnitude m."""
+    largest = max((number(word & 0x7FFFFFFF) for word in words), default=0.0)
+    return rounded(Fraction(largest) / Fraction(SFP_LARGEST)) if largest > SFP_LARGEST else 1.0
+
+
+def encode_sfp(words: Sequence[int]) -> bytes:
+    """One code for each value, divided by the scale that they need."""
+    scale = sfp_scale(words)
+    if scale != 1.0:
+        inverse = Fraction(rounded(Fraction(1.0 / scale)))  # the division is that of f64
+        scaled = [rounded(Fraction(number(word)) * inverse) for word in words]
+        words = words_of(*(max(-SFP_LARGEST, min(value, SFP_LARGEST)) for value in scaled))
+    return bytes(sfp_code(word >> 16) for word in words)
+
+
+def decode_sfp(data: bytes, n: int) -> Words:
+    """Before the scale."""
+    return [sfp_word(code) for code in data[:n]]
+
+
+# ----------------------------------------------------------------------------------------------------------------- i8
+
+
+def encode_i8(words: Sequence[int]) -> bytes:
+    """Groups of 128 values."""
+    out = bytearray()
+    for start in range(0, len(words), 128):
+        values = [Fraction(number(word)) for word in words[start : start + 128]]
+        extent = rounded(max(values) - min(values)) or 1.0
+        s = rounded(255 / Fraction(extent))
+        z = float(math.trunc(rounded(Fraction(rounded(-Fraction(s) * min(values))) - 128)))
+        factor, zero = Fraction(bf16(s)), Fraction(bf16(z))
+        out += encode_bf16(words_of(rounded(1 / Fraction(s)), z))
+        for value in values:
+            code = round(Fraction(rounded(factor * value + zero)))
+            out += struct.pack("<b", max(-128, min(code, 127)))
+    return bytes(out)
+
+
+def decode_i8(data: bytes, n: int) -> Words:
+    """Groups with an inverse scale and a zero point that are finite."""
+    values = []
+    for group in range(0, n, 128):
+        at = group // 128 * 132
+        inverse, zero = (Fraction(number(word)) for word in decode_bf16(data[at : at + 4], 2))
+        shift = Fraction(rounded(-zero * inverse))
+        codes = struct.unpack_from(f"<{min(128, n - group)}b", data, at + 4)
+        values += [rounded(inverse * code + shift) for code in codes]
+    return words_of(*values)
+
+
+# ---------------------------------------------------------------------------------------------------------------- nuq
+
+
+def decode_nuq(data: bytes, n: int) -> Words:
+    """Groups of 256 values: a table of sfp codes, then an index for each value, the low nibble first."""
+    words = []
+    for group in range(0, n, 256):
+        at = group // 256 * 144
+        table = decode_sfp(data[at : at + 16], 16)
+        for i in range(min(256, n - group)):
+            packed = data[at + 16 + i // 2]
+            words.append(table[packed >> 4 if i % 2 else packed & 15])
+    return words
+
+
+# ----------------------------------------------------------------------------------------------------------- together
+
+
+@dataclass(frozen=True)
+class Codec:
+    """Both directions of one type."""
+
+    encode: Callable[[Sequence[int]], bytes] | None
+    decode: Callable[[bytes, int], Words]
+
+
+CODECS = {
+    "f32": Codec(encode_f32, decode_f32),
+    "bf16": Codec(encode_bf16, decode_bf16),
+    "sfp": Codec(encode_sfp, decode_sfp),
+    "i8": Codec(encode_i8, decode_i8),
+    "nuq": Codec(None, decode_nuq),
+}

@@ -1,0 +1,498 @@
+"""The cases of gemma.json, and files whose tensors a reader finds without a name index (spec/gemma.md)."""
+
+import hashlib
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, replace
+from typing import Any
+
+from codec_cases import hexed, noise
+from codec_writer import encode_bf16, encode_f32, encode_i8, encode_sfp, sfp_scale, word_bytes, words_of
+from gemma_writer import Config, Layer, TocEntry, Vit, joined, published, record, specifiers, text, toc, toc_entry
+from sbs_cases import Case, indexed, store
+from sbs_writer import TYPES, Blob, container, payload, stored_nbytes, tensor
+
+Fact = dict[str, Any]
+Words = list[int]
+
+# The blob `config` of each model, as gemma.cpp makes it at commit 3ed403e: specifier, size, SHA-256.
+GEMMA = """
+gemma2-2b-sfp-it 2020 679e3dea6696bfa5bfddb08f4386d89360fccfa54262efce8017ad83e9c4e126
+gemma2-2b-sfp-pt 2020 161204da5e06332a482101fa4c77000b891070a0e795925f5eded01914eefb9d
+gemma2-2b-bf16-it 2020 9647b27b584463e5df1e66259595a089fd0a514c10d56940a8f365586b3f5c24
+gemma2-2b-bf16-pt 2020 1835ddbbac14bb782b423c8e61980d04c60bb81bd295aa3ee9baaac58cee07c4
+9b-sfp-it 3108 89e06c3a19a20cc3ff0b2b48d1d52a9823029f2a500625e3b2fd63c9ba274385
+9b-sfp-pt 3108 9b92a2594db51c232f91aaf81e4ff15a4addff333ed9819bf2d4b5a5dae57d05
+9b-bf16-it 3108 af9a92dd7c909756f040700648789fe5ea2140ff66258cc963d139c35a323abe
+9b-bf16-pt 3108 53bf052dfb543539e0e3c0c311aed505dc94742a40623aa6cf3a2476cc9f0f53
+27b-sfp-it 3380 8443a1be68b92e71c0ab896b481799f0012957af1fc1b1edecd954001840a06a
+27b-sfp-pt 3380 b472ecbf0ef778045809ac94eae8f219a30bc7f4f890265e0b65ff320f2fb6b8
+27b-bf16-it 3380 b8d9589710647d9192b57746356d525dac082d73e5f39ce1186d38643bb4fb5f
+27b-bf16-pt 3380 2dd723b10b188d32dfade5271fea4de51a4a451c7f78c8ff4707d7764c8c34ab
+paligemma2-3b-224-sfp 3756 72917f5f69470d62a4be8eb75fe71ac087a634afd2a9ed4db11937ac582712f0
+paligemma2-3b-224-bf16 3756 cecc6b21519188ecfc59b4c970bc60d2858be1859923a182fead70a6484268be
+paligemma2-3b-448-sfp 3756 2785295487353f5a020a6f9903c59a0635c152c4cbd5078601bb220f7a86a73a
+paligemma2-3b-448-bf16 3756 cae720041b48ddc63685a55c98ef700ab1045a800e8942d272e0adb2ef0e8da2
+paligemma2-10b-224-sfp 4844 54468c75de62e37316766aedeeb04dd6777ae3b95787301484a7eb96c28bf892
+paligemma2-10b-224-bf16 4844 8a2943172bcee48fb9615715fee536ee31506ad25a9bfaa254a399498560368f
+paligemma2-10b-448-sfp 4844 3eea4291a282aaa7e08bdaab5a9fc95706347930af4f93386b981acb1d9d8569
+paligemma2-10b-448-bf16 4844 c24948f554aaedd9175b2973ce902b6c33536a6672c1d144ca16594cb5700706
+gemma3-270m-sfp-it 1476 a635cee0e9c5ed674c090b878111a66e9d4dad040fe5635c8c5028095ef7aa71
+gemma3-270m-sfp-pt 1476 dddbe1170e63dfe6b22f2864787dcc4db307d041c715d1f9aef112fb047d43de
+gemma3-270m-bf16-it 1476 6936dbf3a0c596d1cbc36bce17908089d07a04b870678e6f9aef5101327e4ebc
+gemma3-270m-bf16-pt 1476 b5a7cd28694104b06d04f0def2d476409b0f0802074af6a989b75775fdf8d990
+gemma3-1b-sfp 2020 0aeb4fcf314a1f0eec03ebeccfcc807c8f870c65bc162eef07f0ab8f8f610538
+gemma3-1b-bf16 2020 c889c5cd66d9f9b03d4c4ff5a5de1f5db166f5ce307f482dd4670c8305fe1046
+gemma3-4b-sfp 4292 46bb67b2ec78b003ac53ebe7120cb096510ee048feaa8655201419b020496a6b
+gemma3-4b-bf16 4292 0fba133c6477f88a3a27de1fdb8f45f2f6b47daa7fa1bc258fd9500f39db6ab4
+gemma3-12b-sfp 5244 9652ab4fc808ea09ca850a1fdb7d09d6f6e264289571d47e4ef787d89aee39fa
+gemma3-12b-bf16 5244 fda07893c763836fa572c2b634b4fe9506cf86c88df0b6e7d562308f9f2be93e
+gemma3-27b-sfp 6196 f2c03a58297b55518bcb57218afae66251c2c2b30cf506d35c2d385e5ff50083
+gemma3-27b-bf16 6196 2f340be90107823daca11c88d6f6e93ff1eb1900fd93336da48bc0fb2ba98007
+"""
+
+
+def gemma_configs() -> Iterator[Fact]:
+    """What gemma.cpp made.
+
+    Raises:
+        ValueError: What is made here is something else.
+    """
+    facts = [line.split() for line in GEMMA.split("\n") if line]
+    if [specifier for specifier, _, _ in facts] != specifiers():
+        raise ValueError(specifiers())
+    for specifier, size, sha256 in facts:
+        made = word_bytes(published(specifier).words())
+        if (len(made), hashlib.sha256(made).hexdigest()) != (int(size), sha256):
+            raise ValueError(f"{specifier}: gemma.cpp's config has SHA-256 {sha256}, ours {made.hex()}")
+        yield {"specifier": specifier, "size": int(size), "sha256": sha256}
+
+
+# ------------------------------------------------------------------------------------------------------------- configs
+
+VISION = Vit(11, 16, 44, 7, 28, (Layer(12, 0, 13, 2, 1, 6, ff_biases=True, type=1),), 2)
+FULL = Config(  # no two numbers that stand beside each other are the same
+    model_family_version=2,
+    display_name="Tiny-1",
+    model=18,
+    wrapping=2,
+    weight=3,
+    num_layers=2,
+    model_dim=8,
+    vocab_size=100,
+    max_seq_len=64,
+    unused_1=5,
+    att_cap=50.0,
+    final_cap=-0.5,
+    absolute_pe=True,
+    unused_2=False,
+    query_scale=1,
+    layer_configs=(
+        Layer(8, 1, 32, 4, 2, 3, 9, ff_biases=True, post_norm=1, post_qk=1),
+        Layer(8, 2, 31, 5, 1, 4, 8, unused_3=True, optimized_gating=False, use_qk_norm=True),
+    ),
+    attention_window_sizes=(16, 64),
+    norm_num_groups=3,
+    vit_config=VISION,
+    pool_dim=4,
+    eos_id=-1,
+    secondary_eos_id=-(2**31),
+    scale_base_names=("att_ein", "x", ""),
+)
+NEWER = (7, 0, 0xFFFFFFFF)
+
+
+def config_cases() -> Iterator[Fact]:
+    """Words that a reader must take, with the fields that they are."""
+
+    def good(name: str, said: str, words: Words, config: Config, *, kept: bool = True) -> Fact:
+        return {"name": name, "description": said, "kept": kept, "words": hexed(words), "fields": asdict(config)}
+
+    yield good("full", "each field has a value of its own", FULL.words(), FULL)
+    yield good("defaults", "all fields as they are by default", Config().words(), Config())
+    for n in (1, 3, 4, 5, 8, 255, 256):
+        named = Config(display_name=("The quick brown fox. " * 13)[:n])
+        yield good(f"text-{n}", f"a text of {n} characters", named.words(), named)
+    controls = Config(display_name="\x01\t\n\x7f")
+    yield good("text-controls", "control characters are ASCII, too", controls.words(), controls)
+    # Newer: words behind the last field, inside each record.
+    yield good("newer-outer", "words behind the last field of the config", FULL.words(newer=NEWER), FULL)
+    yield good("newer-layer", "words behind the last field of a layer", with_layers(NEWER, 0), FULL)
+    yield good("newer-layers", "the same in the other layer, one word", with_layers(NEWER[:1], 1), FULL)
+    yield good("newer-vit", "words behind the last field of the vision part", with_vit(VISION.words(newer=NEWER)), FULL)
+    deep = replace(VISION, layer_configs=()).words()
+    layer = VISION.layer_configs[0].words(newer=NEWER)
+    deep = record([*deep[1:6], 1, *layer, VISION.pool_dim])
+    yield good("newer-vit-layer", "words behind the last field of a layer inside the vision part", with_vit(deep), FULL)
+    everywhere = with_layers(NEWER, 0, vit=VISION.words(newer=NEWER[:2]), newer=NEWER[1:])
+    yield good("newer-everywhere", "in three records at once", everywhere, FULL)
+    # Older: a record that ends before its last field.
+    names = list(vars(FULL))
+    for end in (0, 1, 2, 9, 15, 16, 18, 19, 22):
+        older = Config(**{name: getattr(FULL, name) for name in names[:end]})
+        what = f"the record ends behind {names[end - 1]}" if end else "a record without fields"
+        yield good(f"older-{end}", what, FULL.words(end), older, kept=False)
+    first = FULL.layer_configs[0]
+    for end in (0, 6, 9, 14):
+        given = dict(list(vars(first).items())[:end])
+        older = replace(FULL, layer_configs=(Layer(**given), FULL.layer_configs[1]))
+        words = with_layers((), 0, layer=first.words(end))
+        yield good(f"older-layer-{end}", f"a layer of {end} fields", words, older, kept=False)
+    for end in (0, 5, 6):
+        given = dict(list(vars(VISION).items())[:end])
+        older = replace(FULL, vit_config=Vit(**given))
+        yield good(f"older-vit-{end}", f"a vision part of {end} fields", with_vit(VISION.words(end)), older, kept=False)
+
+
+def with_layers(
+    newer_in_layer: Sequence[int],
+    place: int,
+    *,
+    layer: Words | None = None,
+    vit: Words | None = None,
+    newer: Sequence[int] = (),
+) -> Words:
+    """The full config with other words for a layer, and perhaps for more."""
+    before, rest = list(vars(FULL).values())[:15], list(vars(FULL).values())[16:]
+    layers = [one.words() for one in FULL.layer_configs]
+    layers[place] = layer or FULL.layer_configs[place].words(newer=newer_in_layer)
+    middle = [len(layers), *(word for one in layers for word in one)]
+    return record([*joined(before), *middle, *joined(rest[:2]), *(vit or VISION.words()), *joined(rest[3:]), *newer])
+
+
+def with_vit(vit: Words) -> Words:
+    """The full config with other words for the vision part."""
+    return with_layers((), 0, vit=vit)
+
+
+def at(name: str) -> int:
+    """Where a field of the full config begins, in words from the beginning of the blob."""
+    return len(FULL.words(list(vars(FULL)).index(name)))
+
+
+def changed(words: Words, place: int, *new: int, cut: int = 1) -> Words:
+    """Words with others in place of `cut` of them; the outermost record's number is not touched."""
+    return [*words[:place], *new, *words[place + cut :]]
+
+
+def sized(words: Words) -> Words:
+    """The outermost record with its number made right."""
+    return record(words[1:])
+
+
+def config_invalid() -> Iterator[Fact]:
+    """Words that a reader must refuse, one fault in each."""
+    full, names = FULL.words(), list(vars(FULL))
+
+    def bad(reason: str, name: str, said: str, words: Words) -> Fact:
+        return {"name": name, "description": said, "reason": reason, "words": hexed(words)}
+
+    yield from fields_size(full)
+    reason = "fields-truncated"
+    yield bad(reason, "one-word-short", "the last word is missing", full[:-1])
+    yield bad(reason, "one-word-more", "the record says a word more than there is", changed(full, 0, full[0] + 1))
+    yield bad(reason, "count-huge", "the record says 4294967295 words", changed(full, 0, 0xFFFFFFFF))
+    yield bad(reason, "count-wraps", "4 times its number, in 32 bits, is right", changed(full, 0, full[0] + 2**30))
+    yield bad(reason, "in-text", "the record ends inside a text", record(full[1:4]))
+    yield bad(reason, "in-layer", "the record ends inside a layer", record(full[1 : at("layer_configs") + 5]))
+    layers = at("layer_configs")
+    yield bad(reason, "layer-count-huge", "a layer says 4294967295 words", changed(full, layers + 1, 0xFFFFFFFF))
+    rest = len(full) - layers - 2 + 1
+    yield bad(
+        reason, "layer-beyond", "a layer says a word more than the config has left", changed(full, layers + 1, rest)
+    )
+    yield bad(reason, "in-vit", "the record ends inside the vision part", record(full[1 : at("vit_config") + 3]))
+    short = with_vit(changed(VISION.words(), 0, len(VISION.words()) - 1 - 5))
+    yield bad(reason, "layer-in-vit", "the vision part ends inside its layer", short)
+    reason = "fields-string"
+    texts = {
+        "65-words": ("65 words", [65, *text("x" * 260)[1:]]),
+        "not-ascii": ("a text that is UTF-8", text("Gémma")),
+        "byte-80": ("the byte 0x80", text(b"\x80")),
+        "nul-inside": ("a NUL before the last character", text(b"a\0b")),
+        "nul-first": ("a NUL before all characters", text(b"\0abc")),
+        "word-of-zeros": ("a word of zeros behind the text", [2, *text("abcd")[1:], 0]),
+        "nul-only": ("one word of zeros where an empty text has none", [1, 0]),
+    }
+    old = len(text(FULL.display_name))
+    for name, (said, words) in texts.items():
+        yield bad(reason, f"text-{name}", said, sized(changed(full, at("display_name"), *words, cut=old)))
+    last = len(full) - 1
+    yield bad(reason, "text-in-vector", "the same in a vector of texts", sized(changed(full, last, *text("ü"))))
+    for what, number in {"infinite": 0x7F800000, "minus-infinite": 0xFF800000, "nan": 0x7FC00000}.items():
+        yield bad("fields-number", f"number-{what}", f"att_cap is {number:08x}", changed(full, at("att_cap"), number))
+    yield bad("fields-number", "number-nan-last", "final_cap is a NaN", changed(full, at("final_cap"), 0xFFFFFFFF))
+    for value in (2, 0xFFFFFFFF):
+        name = "absolute_pe"
+        yield bad("fields-bool", f"bool-{value:x}", f"{name} is {value}", changed(full, at(name), value))
+    yield bad("fields-bool", "bool-layer", "ff_biases of a layer is 2", changed(full, layers + 2 + 7, 2))
+    yield bad("fields-bool", "bool-layer-last", "use_qk_norm of a layer is 256", changed(full, layers + 2 + 14, 256))
+    for name, values in {"model": (1, 19, 0xFFFFFFFF), "wrapping": (4,), "weight": (9,), "query_scale": (2,)}.items():
+        for value in values:
+            yield bad("fields-enum", f"enum-{name}-{value:x}", f"{name} is {value}", changed(full, at(name), value))
+    for name, value in {"post_norm": 2, "type": 2, "activation": 1, "post_qk": 2}.items():
+        place = layers + 2 + list(vars(Layer())).index(name)
+        yield bad("fields-enum", f"enum-layer-{name}", f"{name} of a layer is {value}", changed(full, place, value))
+    reason = "fields-vector"
+    for name in ("layer_configs", "attention_window_sizes", "scale_base_names"):
+        left = len(full) - at(name) - 1
+        said = f"{name} has a word more elements than there are words"
+        yield bad(reason, f"vector-{name}", said, changed(full, at(name), left + 1))
+        yield bad(reason, f"vector-{name}-huge", "4294967295 elements", changed(full, at(name), 0xFFFFFFFF))
+    yield bad(reason, "vector-cut", "the record ends behind a vector's number", record(full[1 : at(names[15]) + 1]))
+    vit_layers = at("vit_config") + 1 + 5
+    left = len(VISION.words()) - 1 - 5  # with one of pool_dim, but the vision part ends there
+    yield bad(reason, "vector-vit", "more elements than the vision part has words", changed(full, vit_layers, left))
+    yield bad("config-trailing", "trailing-word", "a word of zeros behind the record", [*full, 0])
+    yield bad("config-trailing", "trailing-record", "the record twice", [*full, *full])
+    yield bad("config-trailing", "trailing-defaults", "a record without fields, and a word", [0, 0])
+
+
+def fields_size(words: Words) -> Iterator[Fact]:
+    """What is no sequence of words."""
+    data = word_bytes(words)
+    for name, said, raw in (
+        ("no-bytes", "no bytes", b""),
+        ("one-byte", "one byte", data[:1]),
+        ("byte-missing", "a byte less than whole words", data[:-1]),
+        ("byte-more", "a byte more than whole words", data + b"\0"),
+    ):
+        yield {"name": name, "description": said, "reason": "fields-size", "bytes": raw.hex()}
+
+
+# ----------------------------------------------------------------------------------------------------------------- toc
+
+ENTRIES = [
+    toc_entry("c_embedding", "sfp", 100, 8, 1.25),
+    toc_entry("c_final_norm", "bf16", 1, 8),
+    toc_entry("img_emb_bias", "f32", 1, 12),
+    toc_entry("gating_ein_0", "i8", 3, 87),
+    toc_entry("gating_ein_1", "nuq", 3, 87, 0.5),
+    toc_entry("a", "f64", 2, 2),
+    toc_entry("b", "u32", 2, 2),
+    toc_entry("0123456789abcdef", "u64", 2, 2, -1.0),
+]
+
+
+def toc_cases() -> Iterator[Fact]:
+    """Words that a reader must take."""
+
+    def good(name: str, said: str, words: Words, entries: Sequence[TocEntry], *, kept: bool = True) -> Fact:
+        listed = [asdict(one) for one in entries]
+        return {"name": name, "description": said, "kept": kept, "words": hexed(words), "entries": listed}
+
+    yield good("one", "one tensor", toc(ENTRIES[:1]), ENTRIES[:1])
+    yield good("every-type", "a tensor of each type", toc(ENTRIES), ENTRIES)
+    newer = [*ENTRIES[0].words(newer=NEWER), *ENTRIES[1].words(newer=(1,)), *ENTRIES[2].words()]
+    yield good("newer", "words behind the last field of two records", newer, ENTRIES[:3])
+    strides = replace(ENTRIES[1], stride=0)
+    older = [*record(strides.words()[1:-1]), *ENTRIES[2].words()]
+    yield good("older", "a record ends before its last field", older, [strides, ENTRIES[2]], kept=False)
+    large = replace(ENTRIES[0], rows=2**32 - 1, cols=2**32 - 1, num_elements=2**32 - 1)
+    yield good("largest", "numbers of 32 bits", toc([large]), [large])
+
+
+def toc_invalid() -> Iterator[Fact]:
+    """Words that a reader must refuse."""
+    two = toc(ENTRIES[:2])
+    first = ENTRIES[0].words()
+    type_at = 1 + len(text(ENTRIES[0].name))
+    scale_at = type_at + 5
+
+    def bad(reason: str, name: str, said: str, words: Words) -> Fact:
+        return {"name": name, "description": said, "reason": reason, "words": hexed(words)}
+
+    yield from fields_size(two)
+    yield bad("fields-truncated", "cut", "the last word is missing", two[:-1])
+    yield bad("fields-truncated", "one-number", "a number behind the last record", [*two, 9])
+    yield bad(
+        "fields-truncated", "count-huge", "the second record says 4294967295 words", changed(two, len(first), 2**32 - 1)
+    )
+    yield bad("fields-truncated", "in-text", "a record ends inside its name", record(first[1:3]))
+    yield bad(
+        "fields-string", "text-65-words", "a name of 65 words", record([65, *text("x" * 260)[1:], *first[type_at:]])
+    )
+    yield bad("fields-string", "text-not-ascii", "a name that is not ASCII", record([*text("權"), *first[type_at:]]))
+    for what, number in {"infinite": 0x7F800000, "nan": 0x7FC00000}.items():
+        yield bad("fields-number", f"scale-{what}", f"the scale is {number:08x}", changed(two, scale_at, number))
+    for number in (0, 9, 32, 2**32 - 1):
+        yield bad("toc-type", f"type-{number}", f"type {number}", changed(two, type_at, number))
+    yield bad("toc-type", "type-missing", "a record that ends behind its name: type 0", record(first[1:type_at]))
+    yield bad("toc-duplicate", "twice", "a name twice", [*two, *first])
+    yield bad("toc-duplicate", "twice-at-once", "and right behind", [*first, *first])
+
+
+# --------------------------------------------------------------------------------------------------------- .sbs files
+
+EMBEDDING = noise(400, 24, size=7.0)
+NORM, BIAS, GATING = noise(401, 8), noise(402, 5), noise(403, 3 * 87)
+# Key, type, rows, columns, scale, stored bytes.
+TENSORS = [
+    ("c_embedding", "sfp", 3, 8, sfp_scale(EMBEDDING), encode_sfp(EMBEDDING)),
+    ("c_final_norm", "bf16", 1, 8, 1.0, encode_bf16(NORM)),
+    ("img_emb_bias", "f32", 1, 5, 1.0, encode_f32(BIAS)),
+    ("gating_ein_0", "i8", 3, 87, 1.0, encode_i8(GATING)),
+    ("gating_ein_10", "nuq", 3, 87, 0.5, b"".join(bytes(range(16)) + payload(404, n) for n in (128, 3))),
+]
+BLOBS: list[Blob] = [(key.encode(), data) for key, *_, data in TENSORS]
+TOC = [toc_entry(key, kind, rows, cols, scale) for key, kind, rows, cols, scale, _ in TENSORS]
+CONFIG = (b"config", word_bytes(FULL.words()))
+TOKENIZER = (b"tokenizer", b"unavailable")
+
+
+def toc_blob(entries: Sequence[TocEntry] = TOC) -> Blob:
+    """The blob `toc`."""
+    return b"toc", word_bytes(toc(entries))
+
+
+def entry(name: str, key: str, kind: str, shape: tuple[int, ...], *, nbytes: int, scale: float) -> Fact:
+    """What the manifest says of a tensor."""
+    return {
+        "name": name,
+        "key": key,
+        "offset": 0,
+        "nbytes": nbytes,
+        "type": TYPES[kind][0],
+        "shape": shape,
+        "scale_bits": hexed(words_of(scale)),
+        "codec": 0,
+    }
+
+
+def by_toc(file: str, said: str, blobs: Sequence[Blob], *, version: int = 1) -> Case:
+    """A file whose tensors are those of the toc."""
+    sizes = {key.decode(): len(data) for key, data in blobs}
+    entries = [
+        entry(key, key, kind, (rows, cols), nbytes=sizes[key], scale=scale)
+        for key, kind, rows, cols, scale, _ in TENSORS
+    ]
+    expectations = {"catalog": "toc", "entries": entries}
+    case = store(file, said, blobs, version=version, very_old=version == 1, expectations=expectations)
+    return replace(case, kind="catalog_valid")
+
+
+# Of layers 0, 2 and 10, neither in the order of the layers nor in that of their scales.
+OLD = [
+    ("$linear_w_10", 30), ("$gating_ein_0", 21), ("Ipre_att_ns_0", 129 + 8), ("2gating_ein_2", 16 + 128 + 16 + 3),
+    ("$c_embedding", 50), ("Fc_final_norm", 32), ("$att_ein_2", 12), ("Bpost_ff_ns_0", 16), ("$linear_w_0", 9),
+    ("$qkv_ein_0", 8), ("$att_ein_0", 7), ("$qkv_ein_10", 6), ("Fimg_head_bias", 20), ("Blinear_w_2", 14),
+]  # fmt: skip
+OLD_SCALED = ["att_ein_0", "qkv_ein_0", "gating_ein_0", "linear_w_0", "att_ein_2", "gating_ein_2", "linear_w_2",
+              "qkv_ein_10", "linear_w_10"]  # fmt: skip
+OLD_SCALES = [1.0 + i / 8 for i in range(1, 1 + len(OLD_SCALED))]
+LETTERS = {"F": "f32", "B": "bf16", "$": "sfp", "2": "nuq", "I": "i8"}
+
+
+def old_blobs(scales: bytes | None) -> list[Blob]:
+    """A file from before 2025; stored bytes are 0 and 1, which are values in each type."""
+    blobs = [(key.encode(), bytes(b & 1 for b in payload(420 + i, nbytes))) for i, (key, nbytes) in enumerate(OLD)]
+    return blobs if scales is None else [*blobs[:5], (b"Fscales", scales), *blobs[5:]]
+
+
+def elements_of(kind: str, nbytes: int) -> int:
+    """How many elements fill so many bytes; the largest such number, which is even for nuq."""
+    return max(n for n in range(1, 2 * nbytes + 1) if stored_nbytes(kind, (n,)) == nbytes)
+
+
+def by_letters(file: str, said: str, scales: bytes | None) -> Case:
+    """A file whose tensors are those of its keys."""
+    given = dict(zip(OLD_SCALED, OLD_SCALES, strict=True)) if scales is not None else {}
+    entries = []
+    for key, nbytes in OLD:
+        kind, name = LETTERS[key[0]], key[1:]
+        entries.append(entry(name, key, kind, (elements_of(kind, nbytes),), nbytes=nbytes, scale=given.get(name, 1.0)))
+    expectations = {"catalog": "letters", "entries": entries}
+    case = store(file, said, old_blobs(scales), expectations=expectations)
+    return replace(case, kind="catalog_valid")
+
+
+def catalog_cases() -> Iterator[Case]:
+    """Files that say what their tensors are, in another way than by a name index alone."""
+    whole = [CONFIG, *BLOBS, TOKENIZER, toc_blob()]
+    yield by_toc("toc", "a model: each type that has a codec, a config, a tokenizer, a toc", whole, version=2)
+    yield by_toc(
+        "toc-first", "the toc is the first blob, the others in another order", [toc_blob(), *BLOBS[::-1], CONFIG]
+    )
+    others = [(b"other", b"x"), *BLOBS, (b"Fc_final_norm", bytes(16)), toc_blob(), (b"Fscales", b"xyz")]
+    yield by_toc("toc-others", "blobs that the toc doesn't name, some of them like those of old files", others)
+    newer = [word for i, one in enumerate(TOC) for word in one.words(newer=NEWER[:i])]
+    yield by_toc("toc-newer", "records with words that nobody knows yet", [*BLOBS, (b"toc", word_bytes(newer))])
+    said = "numbers that follow from others are not compared"
+    odd = [replace(one, element_bytes=77, num_elements=0, stride=1) for one in TOC]
+    yield by_toc("toc-odd-numbers", said, [*BLOBS, toc_blob(odd)])
+    floats = [toc_entry("a", "f32", 2, 3, 0.5)]
+    over = indexed(
+        "index-over-toc",
+        "the name index has the word: neither the toc, which is cut, nor a first letter",
+        [(b"a", payload(440, 24)), (b"Fc_final_norm", payload(441, 8)), (b"toc", word_bytes(toc(floats))[:-1])],
+        [tensor("a.weight", "a", "f32", (3, 2)), tensor("norm", "Fc_final_norm", "u8", (8,))],
+    )
+    yield replace(over, kind="catalog_valid", expectations={"catalog": "index"} | over.expectations)
+    scales = word_bytes(words_of(*OLD_SCALES))
+    yield by_letters("letters", "from before 2025: types are first letters, scales a blob of their own", scales)
+    yield by_letters("letters-no-scales", "without scales: all are 1", None)
+    yield from catalog_invalid()
+
+
+def catalog_invalid() -> Iterator[Case]:
+    """Files that a reader must refuse for what they say of their tensors."""
+
+    def bad(reason: str, file: str, description: str, blobs: Sequence[Blob]) -> Case:
+        data = container(1, blobs, very_old=True)
+        return Case(f"{file}.sbs", "catalog_invalid", data, description, reason)
+
+    def with_toc(*entries: TocEntry, place: int | None = None, data: bytes = b"") -> list[Blob]:
+        """All tensors, and one blob perhaps with other bytes."""
+        blobs = [(key, data if i == place else stored) for i, (key, stored) in enumerate(BLOBS)]
+        return [*blobs, toc_blob(entries or TOC)]
+
+    reason = "toc-missing-blob"
+    strangers = {"": "missing", "-long": "a_key_of_more_than_16_bytes", "-case": "C_embedding", "-index": "~index"}
+    for what, name in strangers.items():
+        said = f"the toc names {name}, and the file has no such key"
+        yield bad(reason, f"toc-missing{what}", said, with_toc(*TOC, replace(TOC[0], name=name)))
+    yield bad(reason, "toc-no-name", "a tensor whose name is empty", with_toc(replace(TOC[0], name="")))
+    reason = "toc-size"
+    for place, (key, kind, *_, stored) in enumerate(TENSORS):
+        yield bad(reason, f"toc-{kind}-short", f"{key} has a byte too few", with_toc(place=place, data=stored[:-1]))
+        yield bad(reason, f"toc-{kind}-long", f"{key} has a byte too many", with_toc(place=place, data=stored + b"\0"))
+    yield bad(reason, "toc-no-elements", "a tensor of 0 rows has a blob", with_toc(replace(TOC[1], rows=0)))
+    wraps = replace(TOC[0], type=1, rows=3062868337, cols=3011351133)  # the product is 2**63 + 13
+    said = "rows · cols · 4, in 64 bits, is the right 52"
+    yield bad(reason, "toc-wraps", said, with_toc(wraps, place=0, data=bytes(52)))
+    wraps = replace(TOC[0], rows=641, cols=6700417)  # the product is 2**32 + 1
+    said = "rows · cols, in 32 bits, is the right 1"
+    yield bad(reason, "toc-wraps-32", said, with_toc(wraps, place=0, data=b"\1"))
+    for number in (0, 9, 32):
+        said = f"type {number}, which no tensor of the runtime has"
+        yield bad("toc-type", f"toc-type-{number}", said, with_toc(replace(TOC[0], type=number)))
+    yield bad("toc-duplicate", "toc-duplicate", "a name twice", with_toc(*TOC, TOC[1]))
+    yield bad(
+        "fields-number", "toc-scale-nan", "a scale that is no number", with_toc(replace(TOC[0], scale=float("nan")))
+    )
+    cut = toc_blob()[1]
+    yield bad("fields-truncated", "toc-cut", "the toc's last word is missing", [*BLOBS, (b"toc", cut[:-4])])
+    yield bad("fields-size", "toc-cut-one-byte", "its last byte is", [*BLOBS, (b"toc", cut[:-1])])
+    reason = "scales-count"
+    scales = word_bytes(words_of(*OLD_SCALES))
+    yield bad(reason, "letters-scale-missing", "a scale too few", old_blobs(scales[:-4]))
+    yield bad(reason, "letters-scale-more", "a scale too many", old_blobs(scales + scales[:4]))
+    yield bad(reason, "letters-scale-cut", "the last scale has three bytes", old_blobs(scales[:-1]))
+    for what, number in {"infinite": 0x7F800000, "nan": 0xFFC00000}.items():
+        wrong = scales[:-4] + word_bytes([number])
+        yield bad("scales-number", f"letters-scale-{what}", f"the last scale is {number:08x}", old_blobs(wrong))
+    twice = [*old_blobs(None), (b"Bc_embedding", bytes(8))]
+    yield bad("letters-duplicate", "letters-twice", "a tensor under two letters", twice)
+
+
+# --------------------------------------------------------------------------------------------------------- gemma.json
+
+
+def gemma_vectors() -> dict[str, list[Fact]]:
+    """The lists of gemma.json."""
+    return {
+        "gemma_cpp": list(gemma_configs()),
+        "config_valid": list(config_cases()),
+        "config_invalid": list(config_invalid()),
+        "toc_valid": list(toc_cases()),
+        "toc_invalid": list(toc_invalid()),
+    }

@@ -1,0 +1,415 @@
+"""Small Gemma checkpoints as the exporters write them, and what each tensor of gemma.cpp has to be made of them.
+
+The mapping is stated here once more, on whole arrays: by the facts of spec/gemma.md, without the package's plan.
+"""
+
+from __future__ import annotations
+
+import itertools
+import json
+import os
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Any
+
+import ml_dtypes
+import numpy as np
+from hypothesis import strategies as st
+
+from blobstore.convert.checkpoint import open_checkpoint
+from blobstore.convert.choose import choose_plan, has_chat_template, tokenizer_beside
+from blobstore.convert.gemma_plan import Choices
+from blobstore.convert.run import run_plan
+from blobstore.convert.safetensors import dump_header
+from blobstore.elements import BY_NAME
+from blobstore.gemma import ModelConfig
+from tests.checkpoints import SINGLE, own, write_config, write_index, write_own
+from tests.models import FAMILIES, VISION, Sizes, spec_tensors
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from pathlib import Path
+
+    import numpy.typing as npt
+
+    from blobstore.convert.plan import Plan
+    from tests.models import Row
+
+    Array = npt.NDArray[Any]
+    Config = dict[str, Any]
+
+DTYPES = {"bf16": np.dtype(ml_dtypes.bfloat16), "f16": np.dtype(np.float16), "f32": np.dtype(np.float32)}
+TOKENIZER = b"\n\x0e\n\x05<pad>\x15\x00\x00\x00\x00\x18\x03" * 9
+SPARE = 64
+
+Prefixes = tuple[str, str, str]  # of the text part, of the vision part, of the projector
+TEXT_ONLY: Prefixes = ("model.", "", "")
+OLD: Prefixes = ("language_model.model.", "vision_tower.vision_model.", "multi_modal_projector.")
+NEW: Prefixes = ("model.language_model.", "model.vision_tower.vision_model.", "model.multi_modal_projector.")
+WITH_VISION: list[Prefixes] = [
+    (text, vision, projector)
+    for text, vision, projector in itertools.product(*((old, new) for old, new in zip(OLD, NEW, strict=True)))
+]
+VARIANTS = [
+    *((family, TEXT_ONLY) for family in FAMILIES if family not in VISION),
+    *((family, prefixes) for family in VISION for prefixes in WITH_VISION),
+]
+MODEL_TYPES = {"gemma2": "gemma2", "gemma3": "gemma3_text", "gemma3vlm": "gemma3", "paligemma2": "paligemma"}
+
+
+@dataclass(frozen=True)
+class Size:
+    """Dimensions; by default no two are the same, so that none can stand for another."""
+
+    layers: int = 2
+    width: int = 20
+    hidden: int = 28
+    heads: int = 6
+    kv_heads: int = 3
+    head: int = 4
+    vocabulary: int = 96
+    vision_layers: int = 2
+    vision_width: int = 10
+    vision_heads: int = 5
+    vision_hidden: int = 22
+    patch: int = 2
+    side: int = 3
+
+
+# Dimensions at which groups of 128 values end with rows and heads.
+ALIGNED = Size(2, 128, 256, 4, 2, 32, 64, 2, 64, 4, 96, 14, 2)
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """What a checkpoint is like."""
+
+    family: str
+    prefixes: Prefixes = TEXT_ONLY
+    dtype: str = "bf16"
+    size: Size = field(default_factory=Size)
+    shards: int = 1
+    head: bool = False
+    chat_template: str = ""  # the file that has it
+    tokenizer: bytes | None = TOKENIZER
+    top: float = 1.5
+    seed: int = 0
+
+    @property
+    def vision(self) -> bool:
+        """Whether it has a vision part."""
+        return self.family in VISION
+
+    @property
+    def embedding(self) -> str:
+        """Name of the embedding."""
+        return f"{self.prefixes[0]}embed_tokens.weight"
+
+    @property
+    def head_name(self) -> str:
+        """Name of the output head, which old exporters put beside the text part."""
+        return "language_model.lm_head.weight" if self.prefixes[0] == OLD[0] else "lm_head.weight"
+
+    def shapes(self) -> dict[str, tuple[int, ...]]:
+        """Name → shape of each tensor, but for the head."""
+        text, vision, projector = self.prefixes
+        size = self.size
+        shapes: dict[str, tuple[int, ...]] = {
+            self.embedding: (size.vocabulary + SPARE * self.vision, size.width),
+            f"{text}norm.weight": (size.width,),
+        }
+        for layer in range(size.layers):
+            shapes |= {f"{text}layers.{layer}.{name}": shape for name, shape in self._text_layer().items()}
+        if self.vision:
+            shapes |= {f"{vision}{name}": shape for name, shape in self._vision().items()}
+            shapes |= {f"{projector}{name}": shape for name, shape in self._projector().items()}
+        return shapes
+
+    def _text_layer(self) -> dict[str, tuple[int, ...]]:
+        size = self.size
+        queries, keys = size.heads * size.head, size.kv_heads * size.head
+        norms = ("input", "post_attention", "pre_feedforward", "post_feedforward")
+        shapes: dict[str, tuple[int, ...]] = {f"{norm}_layernorm.weight": (size.width,) for norm in norms}
+        shapes |= {
+            "self_attn.q_proj.weight": (queries, size.width),
+            "self_attn.k_proj.weight": (keys, size.width),
+            "self_attn.v_proj.weight": (keys, size.width),
+            "self_attn.o_proj.weight": (size.width, queries),
+            "mlp.gate_proj.weight": (size.hidden, size.width),
+            "mlp.up_proj.weight": (size.hidden, size.width),
+            "mlp.down_proj.weight": (size.width, size.hidden),
+        }
+        if self.family.startswith("gemma3"):
+            shapes |= {f"self_attn.{one}_norm.weight": (size.head,) for one in "qk"}
+        return shapes
+
+    def _vision(self) -> dict[str, tuple[int, ...]]:
+        size = self.size
+        width, hidden = size.vision_width, size.vision_hidden
+        shapes: dict[str, tuple[int, ...]] = {
+            "embeddings.patch_embedding.weight": (width, 3, size.patch, size.patch),
+            "embeddings.patch_embedding.bias": (width,),
+            "embeddings.position_embedding.weight": (size.side**2, width),
+            "post_layernorm.weight": (width,),
+            "post_layernorm.bias": (width,),
+        }
+        layer: dict[str, tuple[int, ...]] = {}
+        for name in ("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj", "self_attn.out_proj"):
+            layer |= {f"{name}.weight": (width, width), f"{name}.bias": (width,)}
+        layer |= {"mlp.fc1.weight": (hidden, width), "mlp.fc1.bias": (hidden,)}
+        layer |= {"mlp.fc2.weight": (width, hidden), "mlp.fc2.bias": (width,)}
+        for name in ("layer_norm1", "layer_norm2"):
+            layer |= {f"{name}.weight": (width,), f"{name}.bias": (width,)}
+        for i in range(size.vision_layers):
+            shapes |= {f"encoder.layers.{i}.{name}": shape for name, shape in layer.items()}
+        return shapes
+
+    def _projector(self) -> dict[str, tuple[int, ...]]:
+        width, text = self.size.vision_width, self.size.width
+        if self.family == "paligemma2":
+            return {"linear.weight": (text, width), "linear.bias": (text,)}
+        return {"mm_input_projection_weight": (width, text), "mm_soft_emb_norm.weight": (width,)}
+
+    def tensors(self) -> dict[str, Array]:
+        """Random values, the same for the same recipe."""
+        random = np.random.default_rng(self.seed)
+        kind = DTYPES[self.dtype]
+        made: dict[str, Array] = {
+            name: random.uniform(-self.top, self.top, shape).astype(np.float32).astype(kind)
+            for name, shape in self.shapes().items()
+        }
+        if self.head:
+            made[self.head_name] = made[self.embedding]
+        return made
+
+    def config(self) -> Config:
+        """What config.json says."""
+        size = self.size
+        text: Config = {
+            "model_type": "gemma3_text" if self.family.startswith("gemma3") else "gemma2",
+            "hidden_size": size.width,
+            "intermediate_size": size.hidden,
+            "num_hidden_layers": size.layers,
+            "num_attention_heads": size.heads,
+            "num_key_value_heads": size.kv_heads,
+            "head_dim": size.head,
+            "vocab_size": size.vocabulary + SPARE * self.vision,
+            "sliding_window": 512 if self.family.startswith("gemma3") else 4096,
+            "query_pre_attn_scalar": size.head,
+        }
+        if not self.vision:
+            return text | {"model_type": MODEL_TYPES[self.family]}
+        vision = {
+            "model_type": "siglip_vision_model",
+            "hidden_size": size.vision_width,
+            "intermediate_size": size.vision_hidden,
+            "num_attention_heads": size.vision_heads,
+            "num_hidden_layers": size.vision_layers,
+            "patch_size": size.patch,
+            "image_size": size.patch * size.side,
+        }
+        return {"model_type": MODEL_TYPES[self.family], "text_config": text, "vision_config": vision}
+
+    def write(self, folder: Path, tensors: Mapping[str, Array] | None = None, config: Config | None = None) -> Path:
+        """Write the checkpoint → its folder. Other tensors or another config than the recipe's may be given."""
+        folder.mkdir(parents=True, exist_ok=True)
+        tensors = self.tensors() if tensors is None else tensors
+        if self.shards == 1:
+            write_own(folder / SINGLE, own(tensors), {"format": "pt"})
+        else:
+            weight_map: dict[str, str] = {}
+            for shard in range(self.shards):
+                file = f"model-{shard + 1:05}-of-{self.shards:05}.safetensors"
+                some = {name: one for i, (name, one) in enumerate(tensors.items()) if i % self.shards == shard}
+                write_own(folder / file, own(some), {"format": "pt"})
+                weight_map |= dict.fromkeys(some, file)
+            write_index(folder, weight_map)
+        write_config(folder, self.config() if config is None else config)
+        if self.tokenizer is not None:
+            (folder / "tokenizer.model").write_bytes(self.tokenizer)
+        if self.chat_template:
+            text = json.dumps({"chat_template": "{{ bos_token }}"})
+            (folder / self.chat_template).write_text(text)
+        return folder
+
+    def model_config(self, weight: str, wrapping: str = "pt") -> ModelConfig:
+        """The config that gemma.cpp has to get."""
+        size = self.size
+        base = ModelConfig.from_specifier(
+            FAMILIES[self.family].format(weight).replace("-pt", f"-{wrapping}" if not self.vision else "-pt")
+        )
+        whole, local, every = (32768, 512, 6) if self.family.startswith("gemma3") else (8192, 4096, 2)
+        windows = tuple(whole if (i + 1) % every == 0 else local for i in range(size.layers))
+        sizes = Sizes(
+            vocabulary=size.vocabulary,
+            windows=windows,
+            model_dim=size.width,
+            hidden=size.hidden,
+            heads=size.heads,
+            kv_heads=size.kv_heads,
+            qkv_dim=size.head,
+            vision_layers=size.vision_layers,
+            width=size.vision_width,
+            patch=size.patch,
+            image=size.patch * size.side,
+            vision_hidden=size.vision_hidden,
+            vision_heads=size.vision_heads,
+            vision_kv_heads=size.vision_heads,
+            vision_qkv=size.vision_width // size.vision_heads,
+        )
+        return sizes.applied(base)
+
+    def rows(self, layout: str, weight: str = "bf16") -> list[Row]:
+        """The tensors that gemma.cpp has to get, by the specification's table."""
+        return spec_tensors(self.model_config(weight), layout)
+
+
+def arranged(recipe: Recipe, tensors: Mapping[str, Array], layout: str) -> dict[str, Array]:
+    """What gemma.cpp's tensors are made of, key → matrix in the source's type."""
+    text, vision, projector = recipe.prefixes
+    size = recipe.size
+    made = {
+        "c_embedding": tensors[recipe.embedding][: size.vocabulary],
+        "c_final_norm": tensors[f"{text}norm.weight"],
+    }
+    for i in range(size.layers):
+        layer = {n.removeprefix(f"{text}layers.{i}."): one for n, one in tensors.items()}
+        made |= {f"{key}_{i}": one for key, one in _text_layer(layer, size, layout).items()}
+    if recipe.vision:
+        part = {n.removeprefix(vision): one for n, one in tensors.items()}
+        made |= {
+            "enc_norm_bias": part["post_layernorm.bias"],
+            "enc_norm_scale": part["post_layernorm.weight"],
+            "img_emb_bias": part["embeddings.patch_embedding.bias"],
+            "img_emb_kernel": np.moveaxis(part["embeddings.patch_embedding.weight"], 1, 3),
+            "img_pos_emb": part["embeddings.position_embedding.weight"],
+        }
+        if recipe.family == "paligemma2":
+            made["img_head_kernel"] = tensors[f"{projector}linear.weight"]
+            made["img_head_bias"] = tensors[f"{projector}linear.bias"]
+        else:
+            made["img_head_kernel"] = tensors[f"{projector}mm_input_projection_weight"].T
+            made["img_head_bias"] = np.zeros(size.width, DTYPES[recipe.dtype])
+            made["mm_embed_norm"] = tensors[f"{projector}mm_soft_emb_norm.weight"]
+        for i in range(size.vision_layers):
+            layer = {n.removeprefix(f"encoder.layers.{i}."): one for n, one in part.items()}
+            made |= {f"{key}_{i}": one for key, one in _vision_layer(layer, size).items()}
+    return {key: _matrix(one) for key, one in made.items()}
+
+
+def _matrix(array: Array) -> Array:
+    """As gemma.cpp sees it: a vector is a row, of more dimensions all but the first are columns."""
+    return array.reshape(1, -1) if array.ndim == 1 else array.reshape(len(array), -1)
+
+
+def _text_layer(layer: Mapping[str, Array], size: Size, layout: str) -> dict[str, Array]:
+    width = size.width
+    q, k, v, o = (layer[f"self_attn.{one}_proj.weight"] for one in "qkvo")
+    gate, up = layer["mlp.gate_proj.weight"], layer["mlp.up_proj.weight"]
+    # [K, 2, d, D]: for each head its k rows, then its v rows
+    pairs = np.stack([one.reshape(size.kv_heads, size.head, width) for one in (k, v)], axis=1).reshape(-1, width)
+    made = {
+        "linear_w": layer["mlp.down_proj.weight"],
+        "pre_att_ns": layer["input_layernorm.weight"],
+        "post_att_ns": layer["post_attention_layernorm.weight"],
+        "pre_ff_ns": layer["pre_feedforward_layernorm.weight"],
+        "post_ff_ns": layer["post_feedforward_layernorm.weight"],
+    }
+    if "self_attn.k_norm.weight" in layer:
+        made |= {"key_norm": layer["self_attn.k_norm.weight"], "query_norm": layer["self_attn.q_norm.weight"]}
+    if layout == "split":
+        return made | {"qkv1_w": q, "qkv2_w": pairs, "att_w": o, "gating1_w": gate, "gating2_w": up}
+    heads = np.moveaxis(o.reshape(width, size.heads, size.head), 1, 0).reshape(size.heads * width, size.head)
+    return made | {"qkv_ein": np.vstack([q, pairs]), "att_ein": heads, "gating_ein": np.vstack([gate, up])}
+
+
+def _vision_layer(layer: Mapping[str, Array], size: Size) -> dict[str, Array]:
+    heads, width = size.vision_heads, size.vision_width
+    weights = [layer[f"self_attn.{one}_proj.weight"].reshape(heads, -1, width) for one in "qkv"]
+    biases = [layer[f"self_attn.{one}_proj.bias"].reshape(heads, -1) for one in "qkv"]
+    made = {
+        "qkv_ein_w": np.stack(weights, axis=1).reshape(3 * width, width),
+        "qkv_ein_b": np.stack(biases, axis=1).reshape(3 * heads, -1),
+    }
+    for key, name in (("attn_out", "self_attn.out_proj"), ("linear_0", "mlp.fc1"), ("linear_1", "mlp.fc2")):
+        made |= {f"{key}_w": layer[f"{name}.weight"], f"{key}_b": layer[f"{name}.bias"]}
+    for key, name in (("ln_0", "layer_norm1"), ("ln_1", "layer_norm2")):
+        made |= {f"{key}_scale": layer[f"{name}.weight"], f"{key}_bias": layer[f"{name}.bias"]}
+    return made
+
+
+def plan_of(folder: Path, choices: Choices, kind: str = "auto", tokenizer: Path | None = None) -> Plan:
+    """Plan as the command line does."""
+    with open_checkpoint(folder) as checkpoint:
+        return choose_plan(
+            checkpoint,
+            kind,
+            choices,
+            tokenizer=tokenizer_beside(str(folder), str(tokenizer) if tokenizer else None),
+            chat_template=has_chat_template(str(folder)),
+        )
+
+
+def convert(folder: Path, target: Path, choices: Choices | None = None, kind: str = "auto", **options: Any) -> Plan:  # noqa: ANN401 (run_plan's)
+    """Convert as the command line does → the plan."""
+    plan = plan_of(folder, choices or Choices(), kind)
+    with open_checkpoint(folder) as checkpoint:
+        run_plan(plan, checkpoint, target, **options)
+    return plan
+
+
+def write_sparse(folder: Path, recipe: Recipe, config: Config | None = None) -> Path:
+    """Write a checkpoint of zeros that takes no room on the disk."""
+    folder.mkdir(parents=True, exist_ok=True)
+    kind = BY_NAME[recipe.dtype]
+    shapes = recipe.shapes()
+    header = dump_header([(name, kind, shape) for name, shape in shapes.items()], {"format": "pt"})
+    (folder / SINGLE).write_bytes(header)
+    count = sum(int(np.prod(shape, dtype=np.int64)) for shape in shapes.values())
+    os.truncate(folder / SINGLE, len(header) + kind.nbytes(count))
+    write_config(folder, recipe.config() if config is None else config)
+    return folder
+
+
+@st.composite
+def _sizes(draw: st.DrawFn) -> Size:
+    small = st.integers(1, 5)
+    kv_heads, vision_heads = draw(small), draw(small)
+    return Size(
+        layers=draw(st.integers(1, 7)),
+        width=draw(st.integers(1, 40)),
+        hidden=draw(st.integers(1, 40)),
+        heads=kv_heads * draw(st.integers(1, 3)),
+        kv_heads=kv_heads,
+        head=draw(st.integers(1, 40)),
+        vocabulary=32 * draw(st.integers(1, 3)),
+        vision_layers=draw(st.integers(1, 3)),
+        vision_width=vision_heads * draw(small),
+        vision_heads=vision_heads,
+        vision_hidden=draw(st.integers(1, 30)),
+        patch=draw(small),
+        side=draw(small),
+    )
+
+
+sizes = st.one_of(st.just(Size()), st.just(ALIGNED), _sizes())
+
+
+@st.composite
+def recipes(draw: st.DrawFn, dtypes: tuple[str, ...] = ("bf16", "f16", "f32")) -> Recipe:
+    """Any checkpoint."""
+    family, prefixes = draw(st.sampled_from(VARIANTS))
+    return Recipe(
+        family,
+        prefixes,
+        dtype=draw(st.sampled_from(dtypes)),
+        size=draw(sizes),
+        shards=draw(st.sampled_from([1, 1, 2, 3])),
+        head=draw(st.booleans()),
+        top=draw(st.sampled_from([1.5, 1.5, 9.0])),
+        seed=draw(st.integers(0, 99)),
+    )
+
+
+def small_recipe(family: str, **changes: Any) -> Recipe:  # noqa: ANN401 (fields of a recipe)
+    """The checkpoint of a family with the names of its newest exporters."""
+    return replace(Recipe(family, NEW if family in VISION else TEXT_ONLY), **changes)

@@ -1,0 +1,354 @@
+"""The commands that convert Gemma checkpoints, compare and export: what they print, what they leave, how they end."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import blobstore
+from blobstore.cli import main
+from tests.checkpoints import SINGLE, linux_only, snapshot, write_config, write_peer
+from tests.gemma_checkpoints import TEXT_ONLY, Recipe, Size, arranged, small_recipe, write_sparse
+from tests.models import FAMILIES, VISION
+
+
+@dataclass
+class Done:
+    """What a command has said and done."""
+
+    status: int
+    out: str
+    err: str
+
+
+class Cli:
+    """Runs commands in this process."""
+
+    def __init__(self, capsys: pytest.CaptureFixture[str]) -> None:
+        self._capsys = capsys
+
+    def __call__(self, *arguments: str | Path) -> Done:
+        self._capsys.readouterr()
+        try:
+            status = main([str(one) for one in arguments])
+        except SystemExit as stop:  # argparse's own way out
+            status = stop.code if isinstance(stop.code, int) else 1
+        return Done(status, *self._capsys.readouterr())
+
+
+@pytest.fixture
+def cli(capsys: pytest.CaptureFixture[str]) -> Cli:
+    return Cli(capsys)
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    return small_recipe("gemma3", chat_template="chat_template.jinja").write(tmp_path / "c")
+
+
+def one_line(done: Done) -> str:
+    (line,) = done.err.splitlines()
+    assert line.startswith("blobstore: ")
+    assert "Traceback" not in done.err
+    return line
+
+
+# -------------------------------------------------------------------------------------------------------------- convert
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_convert_says_what_it_chose_and_why(cli: Cli, tmp_path: Path, family: str) -> None:
+    folder = small_recipe(family, chat_template="tokenizer_config.json").write(tmp_path / "c")
+    done = cli("convert", folder, "-o", tmp_path / "out.sbs")
+    assert done.status == 0
+    wrapping = "this model has one wrapping only" if family in VISION else "the checkpoint has a chat template"
+    assert wrapping in done.err
+    with blobstore.open(tmp_path / "out.sbs") as store:
+        assert store.config is not None
+        assert store.config.specifier in done.out
+    assert "lm_head.weight" in done.out
+
+
+def test_convert_without_a_tokenizer_says_what_that_means(cli: Cli, tmp_path: Path) -> None:
+    folder = small_recipe("gemma3", tokenizer=None).write(tmp_path / "c")
+    done = cli("convert", folder, "-o", tmp_path / "out.sbs")
+    assert done.status == 0
+    assert "tokenizer" in done.err
+
+
+@pytest.mark.parametrize("kind", ["auto", "gemma"])
+def test_convert_as_gemma_is_what_auto_does(cli: Cli, tmp_path: Path, folder: Path, kind: str) -> None:
+    assert cli("convert", folder, "-o", tmp_path / "out.sbs", "--as", kind).status == 0
+    with blobstore.open(tmp_path / "out.sbs") as store:
+        assert store.config is not None
+        assert "qkv1_w_0" in store.reader
+
+
+def test_convert_as_names_keeps_every_tensor(cli: Cli, tmp_path: Path, folder: Path) -> None:
+    assert cli("convert", folder, "-o", tmp_path / "out.sbs", "--as", "names").status == 0
+    tensors = small_recipe("gemma3").tensors()
+    with blobstore.open(tmp_path / "out.sbs") as store:
+        assert store.config is None
+        assert {name: bytes(store.raw(name)) for name in tensors} == {n: one.tobytes() for n, one in tensors.items()}
+
+
+def test_another_model_goes_by_name_and_says_so(cli: Cli, tmp_path: Path) -> None:
+    tensors = small_recipe("gemma3").tensors()
+    write_peer(tmp_path / SINGLE, {"w": tensors["model.norm.weight"].astype("float32")})
+    write_config(tmp_path, {"model_type": "qwen3"})
+    done = cli("convert", tmp_path, "-o", tmp_path / "out.sbs")
+    assert done.status == 0
+    assert "by name, not for gemma.cpp" in done.out
+    assert cli("convert", tmp_path, "-o", tmp_path / "o.sbs", "--as", "gemma").status == 1
+
+
+@pytest.mark.parametrize("layout", ["stock", "split"])
+@pytest.mark.parametrize("weights", ["bf16", "sfp", "f32", "i8"])
+def test_a_dry_run_shows_every_tensor_and_writes_nothing(
+    cli: Cli, tmp_path: Path, folder: Path, weights: str, layout: str
+) -> None:
+    before = snapshot(tmp_path)
+    recipe = small_recipe("gemma3")
+    done = cli("convert", folder, "--dry-run", "--weights", weights, "--layout", layout)
+    assert done.status == 0
+    keys = {row.key: row.stored_type(weights) for row in recipe.rows(layout)}
+    shown = {row.split("\t")[1]: row.split("\t")[2] for row in done.out.splitlines()}
+    assert {key: shown[key] for key in keys} == keys
+    done = cli("convert", folder, "--dry-run", "--json", "--weights", weights, "--layout", layout)
+    said: dict[str, Any] = json.loads(done.out)
+    assert {one["key"]: (one["type"], one["shape"]) for one in said["tensors"]} == {
+        row.key: (row.stored_type(weights), [row.rows, row.cols]) for row in recipe.rows(layout)
+    }
+    assert set(arranged(recipe, recipe.tensors(), layout)) == set(keys)
+    assert snapshot(tmp_path) == before
+
+
+def test_a_dry_run_as_json_names_the_model(cli: Cli, folder: Path) -> None:
+    said = json.loads(cli("convert", folder, "--dry-run", "--json").out)
+    assert "gemma3-270m-sfp-it" in json.dumps(said)
+
+
+def test_convert_as_json_says_what_was_made(cli: Cli, tmp_path: Path, folder: Path) -> None:
+    said = json.loads(cli("convert", folder, "-o", tmp_path / "out.sbs", "--json").out)
+    assert said["model"] == "gemma3-270m-sfp-it"
+    assert said["nbytes"] == (tmp_path / "out.sbs").stat().st_size
+    assert any("chat template" in note for note in said["notes"])
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["--weights", "nuq"],
+        ["--weights", "f16"],
+        ["--layout", "other"],
+        ["--wrapping", "vlm"],
+        ["--as", "llama"],
+        ["--tokenizer", "no-such-file"],
+        ["--tokenizer", "c/config.json"],
+        ["--tokenizer", "c"],
+    ],
+    ids=" ".join,
+)
+def test_wrong_usage_ends_2_and_writes_nothing(
+    cli: Cli, folder: Path, monkeypatch: pytest.MonkeyPatch, arguments: list[str]
+) -> None:
+    monkeypatch.chdir(folder.parent)
+    before = snapshot(folder.parent)
+    done = cli("convert", "c", "-o", "out.sbs", *arguments)
+    assert (done.status, done.out) == (2, "")
+    assert "Traceback" not in done.err
+    assert snapshot(folder.parent) == before
+
+
+def test_a_refusal_is_one_line_and_ends_1(cli: Cli, tmp_path: Path) -> None:
+    recipe = small_recipe("gemma3")
+    tensors = recipe.tensors()
+    del tensors["model.norm.weight"], tensors["model.layers.1.mlp.up_proj.weight"]
+    folder = recipe.write(tmp_path / "c", tensors)
+    done = cli("convert", folder, "-o", tmp_path / "out.sbs")
+    assert (done.status, done.out) == (1, "")
+    line = one_line(done)
+    assert "model.norm.weight" in line
+    assert "model.layers.1.mlp.up_proj.weight" in line
+    assert not (tmp_path / "out.sbs").exists()
+
+
+@pytest.mark.parametrize("name", ["gemma.task", "gemma.gguf", "model.h5", "pytorch_model.bin"])
+def test_another_format_is_one_line(cli: Cli, tmp_path: Path, name: str) -> None:
+    (tmp_path / name).write_bytes(b"x")
+    done = cli("convert", tmp_path / name, "-o", tmp_path / "out.sbs")
+    assert done.status == 1
+    assert name in one_line(done)
+
+
+# ---------------------------------------------------------------------------------------------------- verify and export
+
+
+def test_a_file_is_converted_compared_and_exported(cli: Cli, tmp_path: Path, folder: Path) -> None:
+    out = tmp_path / "out.sbs"
+    assert cli("convert", folder, "-o", out, "--weights", "bf16").status == 0
+    done = cli("verify", out, "--against", folder)
+    assert done.status == 0
+    assert "all is as the source makes it" in done.out
+    done = cli("export", out, "-o", tmp_path / "back.safetensors")
+    assert done.status == 0
+    assert "lm_head.weight" in done.err
+    assert "--materialize-aliases" in done.err
+    done = cli("export", out, "-o", tmp_path / "back.safetensors", "--materialize-aliases", "--json")
+    said = json.loads(done.out)
+    assert said["left_out"] == {}
+    assert said["files"] == [str(tmp_path / "back.safetensors")]
+    assert said["tensors"] == len(small_recipe("gemma3").tensors()) + 1
+
+
+@pytest.mark.parametrize(("limit", "nbytes"), [("5kB", 5000), ("0.004MB", 4000), ("3000", 3000), ("3000B", 3000)])
+def test_a_shards_size_may_have_a_unit(cli: Cli, tmp_path: Path, folder: Path, limit: str, nbytes: int) -> None:
+    cli("convert", folder, "-o", tmp_path / "out.sbs", "--weights", "bf16")
+    done = cli("export", tmp_path / "out.sbs", "-o", tmp_path / SINGLE, "--max-shard-size", limit, "--json")
+    *shards, index = json.loads(done.out)["files"]
+    assert len(shards) > 1
+    assert index.endswith(".index.json")
+    sizes = [os.stat(one).st_size for one in shards]
+    assert min(sizes) < nbytes
+    assert all(one <= nbytes + 4000 for one in sizes)
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["export", "out.sbs"],
+        ["export", "nothing.sbs", "-o", "x.safetensors"],
+        ["export", "out.sbs", "-o", "x.safetensors", "--max-shard-size", "5 parsecs"],
+        ["export", "out.sbs", "-o", "x.safetensors", "--max-shard-size", "0"],
+        ["export", "out.sbs", "-o", "out.sbs"],
+        ["export", "out.sbs", "-o", "no/such/folder.safetensors"],
+        ["verify", "out.sbs", "--against", "nothing"],
+        ["verify", "nothing.sbs", "--against", "c"],
+        ["convert", "c"],
+        ["convert", "nothing", "-o", "x.sbs"],
+    ],
+    ids=" ".join,
+)
+def test_wrong_usage_is_one_line_and_ends_2(
+    cli: Cli, folder: Path, monkeypatch: pytest.MonkeyPatch, arguments: list[str]
+) -> None:
+    monkeypatch.chdir(folder.parent)
+    assert cli("convert", "c", "-o", "out.sbs").status == 0
+    before = snapshot(folder.parent)
+    done = cli(*arguments)
+    assert (done.status, done.out) == (2, "")
+    one_line(Done(done.status, done.out, done.err.splitlines()[-1]))
+    assert snapshot(folder.parent) == before
+
+
+@pytest.mark.parametrize("as_json", [False, True])
+def test_a_dry_run_of_an_export_writes_nothing(cli: Cli, tmp_path: Path, folder: Path, as_json: bool) -> None:
+    cli("convert", folder, "-o", tmp_path / "out.sbs")
+    before = snapshot(tmp_path)
+    done = cli("export", tmp_path / "out.sbs", "--dry-run", *(["--json"] if as_json else []))
+    shapes = small_recipe("gemma3").shapes()
+    if as_json:
+        assert {one["name"]: tuple(one["shape"]) for one in json.loads(done.out)} == shapes
+    else:
+        assert {line.split("\t")[0] for line in done.out.splitlines()} >= set(shapes)
+    assert snapshot(tmp_path) == before
+
+
+# ------------------------------------------------------------------------------------------------ memory and interrupts
+
+# A child's ru_maxrss begins with its parent's; VmHWM is the peak of the program itself.
+PEAK = """
+import sys
+from blobstore.cli import main
+status = main(sys.argv[1:])
+print(next(line.split()[1] for line in open("/proc/self/status") if line.startswith("VmHWM")), file=sys.stderr)
+sys.exit(status)
+"""
+# About 200 million weights, shaped as Gemma 3 1B: an embedding larger than any layer.
+LARGE = Recipe("gemma3", TEXT_ONLY, size=Size(3, 1152, 6912, 4, 1, 256, 96_000))
+
+
+def peak(*arguments: str | Path) -> int:
+    done = subprocess.run(
+        [sys.executable, "-c", PEAK, *map(str, arguments)],
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+        check=False,
+        timeout=120,
+    )
+    assert done.returncode == 0, done.stderr
+    return int(done.stderr.split()[-1]) << 10
+
+
+@linux_only
+@pytest.mark.parametrize(
+    ("dtype", "weights", "layout"),
+    [
+        *[("bf16", "sfp", "stock"), ("bf16", "bf16", "stock"), ("bf16", "i8", "stock")],
+        *[("f32", "sfp", "split"), ("f32", "bf16", "split")],
+    ],
+)
+def test_memory_stays_small_whatever_is_converted(tmp_path: Path, dtype: str, weights: str, layout: str) -> None:
+    size = replace(LARGE.size, vocabulary=10_000, layers=2) if weights == "i8" else LARGE.size
+    folder = write_sparse(tmp_path / "c", replace(LARGE, dtype=dtype, size=size))
+    assert (folder / SINGLE).stat().st_size > (100 << 20 if weights == "i8" else 345 << 20)
+    used = peak("convert", folder, "-o", tmp_path / "out.sbs", "--weights", weights, "--layout", layout)
+    (tmp_path / "out.sbs").unlink()
+    assert used < 250_000_000
+
+
+@linux_only
+@pytest.mark.parametrize("command", ["verify", "export"])
+def test_memory_stays_small_when_exporting_and_comparing(tmp_path: Path, command: str) -> None:
+    folder = write_sparse(tmp_path / "c", LARGE)
+    out = tmp_path / "out.sbs"
+    assert main(["convert", str(folder), "-o", str(out), "--weights", "sfp", "--layout", "stock"]) == 0
+    more: list[str | Path] = ["--against", folder] if command == "verify" else ["-o", tmp_path / "back.safetensors"]
+    used = peak(command, out, *more)
+    out.unlink()
+    (tmp_path / "back.safetensors").unlink(missing_ok=True)
+    assert used < 250_000_000
+
+
+@linux_only
+@pytest.mark.parametrize("weights", ["sfp", "bf16"])
+def test_an_interrupt_leaves_nothing(tmp_path: Path, weights: str) -> None:
+    folder = write_sparse(tmp_path / "c", replace(LARGE, size=replace(LARGE.size, vocabulary=1_600_000)))
+    target = tmp_path / "out"
+    target.mkdir()
+    (target / "model.sbs").write_bytes(b"as it was")
+    process = subprocess.Popen(
+        [sys.executable, "-m", "blobstore", "convert", folder, "-o", target / "model.sbs", "--weights", weights],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        # A shell in the background ignores the signal, and so would all that it starts.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),  # noqa: PLW1509 (no thread runs here)
+    )
+    while process.poll() is None and not reads(process.pid, folder):
+        pass
+    process.send_signal(signal.SIGINT)
+    told, errors = process.communicate(timeout=60)
+    assert process.returncode == 128 + signal.SIGINT
+    assert told == ""
+    assert errors.splitlines()[-1] == "blobstore: interrupted"
+    assert snapshot(target) == {"model.sbs": b"as it was"}
+
+
+def reads(pid: int, folder: Path) -> bool:
+    """Whether a process has planned, and works in threads or has a file open that is not complete."""
+    fds = Path(f"/proc/{pid}/fd")
+    try:
+        targets = [os.readlink(one) for one in fds.iterdir()]
+    except OSError:
+        return False
+    return any(one.startswith(f"{folder.parent}/out/") for one in targets)

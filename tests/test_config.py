@@ -1,0 +1,338 @@
+from __future__ import annotations
+
+import hashlib
+import json
+import struct
+from dataclasses import FrozenInstanceError, replace
+from typing import TYPE_CHECKING
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+import blobstore.gemma
+from blobstore.errors import UsageError
+from blobstore.gemma import config as module
+from blobstore.gemma.config import Model, ModelConfig, QueryScale, WeightType, Wrapping
+from blobstore.gemma.models import model_config
+from tests import models
+from tests.models import SPECIFIERS, configs, tiny
+
+if TYPE_CHECKING:
+    import enum
+    from pathlib import Path
+
+# What gemma.cpp wrote at commit 3ed403e: of ../shared/vectors/configs/manifest.json.
+SHA256 = {
+    "gemma2-2b-sfp-it": "679e3dea6696bfa5bfddb08f4386d89360fccfa54262efce8017ad83e9c4e126",
+    "gemma2-2b-sfp-pt": "161204da5e06332a482101fa4c77000b891070a0e795925f5eded01914eefb9d",
+    "gemma2-2b-bf16-it": "9647b27b584463e5df1e66259595a089fd0a514c10d56940a8f365586b3f5c24",
+    "gemma2-2b-bf16-pt": "1835ddbbac14bb782b423c8e61980d04c60bb81bd295aa3ee9baaac58cee07c4",
+    "9b-sfp-it": "89e06c3a19a20cc3ff0b2b48d1d52a9823029f2a500625e3b2fd63c9ba274385",
+    "9b-sfp-pt": "9b92a2594db51c232f91aaf81e4ff15a4addff333ed9819bf2d4b5a5dae57d05",
+    "9b-bf16-it": "af9a92dd7c909756f040700648789fe5ea2140ff66258cc963d139c35a323abe",
+    "9b-bf16-pt": "53bf052dfb543539e0e3c0c311aed505dc94742a40623aa6cf3a2476cc9f0f53",
+    "27b-sfp-it": "8443a1be68b92e71c0ab896b481799f0012957af1fc1b1edecd954001840a06a",
+    "27b-sfp-pt": "b472ecbf0ef778045809ac94eae8f219a30bc7f4f890265e0b65ff320f2fb6b8",
+    "27b-bf16-it": "b8d9589710647d9192b57746356d525dac082d73e5f39ce1186d38643bb4fb5f",
+    "27b-bf16-pt": "2dd723b10b188d32dfade5271fea4de51a4a451c7f78c8ff4707d7764c8c34ab",
+    "paligemma2-3b-224-sfp": "72917f5f69470d62a4be8eb75fe71ac087a634afd2a9ed4db11937ac582712f0",
+    "paligemma2-3b-224-bf16": "cecc6b21519188ecfc59b4c970bc60d2858be1859923a182fead70a6484268be",
+    "paligemma2-3b-448-sfp": "2785295487353f5a020a6f9903c59a0635c152c4cbd5078601bb220f7a86a73a",
+    "paligemma2-3b-448-bf16": "cae720041b48ddc63685a55c98ef700ab1045a800e8942d272e0adb2ef0e8da2",
+    "paligemma2-10b-224-sfp": "54468c75de62e37316766aedeeb04dd6777ae3b95787301484a7eb96c28bf892",
+    "paligemma2-10b-224-bf16": "8a2943172bcee48fb9615715fee536ee31506ad25a9bfaa254a399498560368f",
+    "paligemma2-10b-448-sfp": "3eea4291a282aaa7e08bdaab5a9fc95706347930af4f93386b981acb1d9d8569",
+    "paligemma2-10b-448-bf16": "c24948f554aaedd9175b2973ce902b6c33536a6672c1d144ca16594cb5700706",
+    "gemma3-270m-sfp-it": "a635cee0e9c5ed674c090b878111a66e9d4dad040fe5635c8c5028095ef7aa71",
+    "gemma3-270m-sfp-pt": "dddbe1170e63dfe6b22f2864787dcc4db307d041c715d1f9aef112fb047d43de",
+    "gemma3-270m-bf16-it": "6936dbf3a0c596d1cbc36bce17908089d07a04b870678e6f9aef5101327e4ebc",
+    "gemma3-270m-bf16-pt": "b5a7cd28694104b06d04f0def2d476409b0f0802074af6a989b75775fdf8d990",
+    "gemma3-1b-sfp": "0aeb4fcf314a1f0eec03ebeccfcc807c8f870c65bc162eef07f0ab8f8f610538",
+    "gemma3-1b-bf16": "c889c5cd66d9f9b03d4c4ff5a5de1f5db166f5ce307f482dd4670c8305fe1046",
+    "gemma3-4b-sfp": "46bb67b2ec78b003ac53ebe7120cb096510ee048feaa8655201419b020496a6b",
+    "gemma3-4b-bf16": "0fba133c6477f88a3a27de1fdb8f45f2f6b47daa7fa1bc258fd9500f39db6ab4",
+    "gemma3-12b-sfp": "9652ab4fc808ea09ca850a1fdb7d09d6f6e264289571d47e4ef787d89aee39fa",
+    "gemma3-12b-bf16": "fda07893c763836fa572c2b634b4fe9506cf86c88df0b6e7d562308f9f2be93e",
+    "gemma3-27b-sfp": "f2c03a58297b55518bcb57218afae66251c2c2b30cf506d35c2d385e5ff50083",
+    "gemma3-27b-bf16": "2f340be90107823daca11c88d6f6e93ff1eb1900fd93336da48bc0fb2ba98007",
+}
+NBYTES = {
+    "gemma2-2b": 2020,
+    "9b": 3108,
+    "27b": 3380,
+    "paligemma2-3b-224": 3756,
+    "paligemma2-3b-448": 3756,
+    "paligemma2-10b-224": 4844,
+    "paligemma2-10b-448": 4844,
+    "gemma3-270m": 1476,
+    "gemma3-1b": 2020,
+    "gemma3-4b": 4292,
+    "gemma3-12b": 5244,
+    "gemma3-27b": 6196,
+}
+ENUMS: dict[str, dict[str, int]] = {
+    "Model": {
+        "UNKNOWN": 0,
+        "GEMMA2_9B": 3,
+        "GEMMA2_27B": 4,
+        "GEMMA2_2B": 7,
+        "PALIGEMMA2_3B_224": 10,
+        "PALIGEMMA2_3B_448": 11,
+        "PALIGEMMA2_10B_224": 12,
+        "PALIGEMMA2_10B_448": 13,
+        "GEMMA3_4B": 14,
+        "GEMMA3_1B": 15,
+        "GEMMA3_12B": 16,
+        "GEMMA3_27B": 17,
+        "GEMMA3_270M": 18,
+    },
+    "Wrapping": {"IT": 0, "PT": 1, "VLM": 2, "PALIGEMMA": 3},
+    "WeightType": {"UNKNOWN": 0, "F32": 1, "BF16": 2, "SFP": 3, "NUQ": 4, "F64": 5, "U32": 6, "U64": 7, "I8": 8},
+    "QueryScale": {"SQRT_KEY_SIZE": 0, "SQRT_MODEL_DIM_DIV_NUM_HEADS": 1},
+    "PostNorm": {"NONE": 0, "SCALE": 1},
+    "LayerType": {"GEMMA": 0, "VIT": 1},
+    "Activation": {"GELU": 0},
+    "PostQK": {"ROPE": 0, "HALF_ROPE": 1},
+}
+
+specifiers = st.sampled_from([one.format(weight) for one in SPECIFIERS for weight in ("f32", "bf16", "sfp", "i8")])
+
+
+def sha256(raw: bytes) -> str:
+    return hashlib.sha256(raw).hexdigest()
+
+
+def prefix_of(specifier: str) -> str:
+    return max((prefix for prefix in NBYTES if specifier.startswith(prefix + "-")), key=len)
+
+
+# The twelve models are, byte for byte, as the runtime writes them.
+
+
+def test_every_form_of_every_model_is_among_the_facts() -> None:
+    assert set(SHA256) == {one.format(weight) for one in SPECIFIERS for weight in ("sfp", "bf16")}
+    assert len(set(SHA256.values())) == 32
+
+
+@pytest.mark.parametrize("specifier", SHA256)
+def test_a_config_has_the_bytes_that_gemma_cpp_writes(specifier: str) -> None:
+    raw = ModelConfig.from_specifier(specifier).to_bytes()
+    assert (len(raw), sha256(raw)) == (NBYTES[prefix_of(specifier)], SHA256[specifier])
+    assert ModelConfig.from_bytes(raw) == ModelConfig.from_specifier(specifier)
+
+
+def test_the_facts_are_those_of_the_shared_vectors(shared_vectors: Path) -> None:
+    folder = shared_vectors / "configs"
+    listed = json.loads((folder / "manifest.json").read_bytes())
+    assert {one["specifier"]: one["sha256"] for one in listed} == SHA256
+    stored = {one["specifier"] for one in listed if one["stored"]}
+    assert {path.stem for path in folder.glob("*.bin")} == stored
+    assert len(stored) == 16
+    for specifier in stored:
+        raw = (folder / f"{specifier}.bin").read_bytes()
+        config = ModelConfig.from_bytes(raw)
+        assert raw == config.to_bytes()
+        assert config == ModelConfig.from_specifier(specifier)
+        assert config.specifier == specifier
+
+
+@pytest.mark.parametrize("family", models.FAMILIES)
+@pytest.mark.parametrize("weight", models.WEIGHTS)
+def test_a_config_with_other_dimensions_has_the_bytes_that_gemma_cpp_writes(family: str, weight: str) -> None:
+    assert sha256(tiny(family, weight).to_bytes()) == models.CONFIG_SHA256[f"{family} {weight}"]
+
+
+def test_the_models_differ_in_more_than_their_names() -> None:
+    bare = {
+        replace(ModelConfig.from_specifier(one.format("sfp")), model=Model.UNKNOWN, display_name="").to_bytes()
+        for one in SPECIFIERS
+    }
+    assert len(bare) == len(SPECIFIERS)
+
+
+@pytest.mark.parametrize("enumeration", ENUMS)
+def test_enumerations_have_the_runtime_s_numbers(enumeration: str) -> None:
+    found: type[enum.IntEnum] = getattr(module, enumeration)
+    assert {one.name: one.value for one in found} == ENUMS[enumeration]
+    assert all(found[name] == number for name, number in ENUMS[enumeration].items())
+
+
+# Specifiers.
+
+
+@given(specifier=specifiers)
+def test_a_specifier_names_the_config_that_it_makes(specifier: str) -> None:
+    config = ModelConfig.from_specifier(specifier)
+    assert config.specifier == specifier
+    assert ModelConfig.from_bytes(config.to_bytes()).specifier == specifier
+    assert specifier.startswith(f"{prefix_of(specifier)}-{config.weight_name}")
+
+
+@pytest.mark.parametrize("model", [one for one in Model if one])
+@pytest.mark.parametrize("weight", [WeightType.SFP, WeightType.F32])
+def test_a_model_by_number_is_that_of_its_specifier(model: Model, weight: WeightType) -> None:
+    config = model_config(model, weight)
+    assert (config.model, config.weight) == (model, weight)
+    assert ModelConfig.from_specifier(config.specifier) == config
+    again = model_config(model, weight, config.wrapping)
+    assert again == config
+
+
+@pytest.mark.parametrize("prefix", ["gemma2-2b", "9b", "27b", "gemma3-270m"])
+def test_without_an_ending_a_model_of_both_forms_is_instruction_tuned(prefix: str) -> None:
+    assert ModelConfig.from_specifier(f"{prefix}-bf16") == ModelConfig.from_specifier(f"{prefix}-bf16-it")
+    it, pt = (ModelConfig.from_specifier(f"{prefix}-bf16-{one}") for one in ("it", "pt"))
+    assert replace(it, wrapping=Wrapping.PT) == pt != it
+
+
+@pytest.mark.parametrize(
+    ("specifier", "wrapping"),
+    [("gemma3-4b-sfp", Wrapping.VLM), ("gemma3-1b-sfp", Wrapping.VLM), ("paligemma2-3b-448-sfp", Wrapping.PALIGEMMA)],
+)
+def test_a_model_of_one_form_has_its_own_wrapping(specifier: str, wrapping: Wrapping) -> None:
+    assert ModelConfig.from_specifier(specifier).wrapping == wrapping
+    assert ModelConfig.from_specifier(specifier + {2: "-vlm", 3: "-pg"}[wrapping]).specifier == specifier
+
+
+@pytest.mark.parametrize(
+    "specifier",
+    [
+        "",
+        "-",
+        "gemma",
+        "gemma2-2b",
+        "gemma2-2b-",
+        "gemma2-2b-it",
+        "gemma2-2b-sfp-",
+        "gemma2-2b-sfp-IT",
+        "gemma2-2b-sfp--it",
+        "gemma2-2b-sfp-it-it",
+        "gemma2-2b-sfp-it ",
+        " gemma2-2b-sfp-it",
+        "Gemma2-2b-sfp-it",
+        "gemma2-2b-SFP-it",
+        "gemma2-2bsfp-it",
+        "gemma2-2b_sfp_it",
+        "gemma2-2b-unknown-it",
+        "gemma2-2b-f16-it",
+        "gemma2-2b-int8-it",
+        "gemma2-9b-sfp-it",
+        "gemma-2b-sfp-it",
+        "gemma3n-e2b-sfp",
+        "paligemma2-3b-sfp",
+        "paligemma2-3b-896-sfp",
+        "unknown-sfp-it",
+        "9b-sfp-it.sbs",
+    ],
+)
+def test_what_is_no_specifier_is_refused_with_those_that_are(specifier: str) -> None:
+    with pytest.raises(UsageError) as caught:
+        ModelConfig.from_specifier(specifier)
+    assert caught.value.reason == "unknown-model"
+    assert repr(specifier) in caught.value.message
+    assert all(prefix in caught.value.message for prefix in NBYTES)
+
+
+@given(text=st.text(max_size=30) | st.lists(st.sampled_from(["9b", "sfp", "it", "-", "f16"]), max_size=6).map("".join))
+def test_nothing_but_a_specifier_makes_a_config(text: str) -> None:
+    known = {
+        one.format(kind) for one in SPECIFIERS for kind in ("f32", "bf16", "sfp", "nuq", "f64", "u32", "u64", "i8")
+    }
+    one_form = {one for one in known if not one.endswith(("-it", "-pt"))}
+    longer = {one + ending for one in one_form for ending in ("-vlm", "-pg")}
+    try:
+        config = ModelConfig.from_specifier(text)
+    except UsageError:
+        assert text not in known
+        return
+    assert text in known | longer | {one.removesuffix("-it") for one in known}
+    assert config.specifier.startswith(text.removesuffix("-vlm").removesuffix("-pg"))
+
+
+@pytest.mark.parametrize("ending", ["it", "pt"])
+@pytest.mark.parametrize("prefix", ["gemma3-1b", "gemma3-4b", "paligemma2-3b-224"])
+def test_a_wrapping_that_a_model_does_not_have_is_refused(prefix: str, ending: str) -> None:
+    with pytest.raises(UsageError, match=rf"bad-wrapping: {prefix} has the wrapping (vlm|paligemma), no other"):
+        ModelConfig.from_specifier(f"{prefix}-sfp-{ending}")
+
+
+@pytest.mark.parametrize("wrapping", [Wrapping.VLM, Wrapping.PALIGEMMA])
+@pytest.mark.parametrize("model", [Model.GEMMA2_9B, Model.GEMMA3_270M])
+def test_a_text_model_has_no_wrapping_for_images(model: Model, wrapping: Wrapping) -> None:
+    with pytest.raises(UsageError, match=r"bad-wrapping: .* has no vision part: it or pt"):
+        model_config(model, WeightType.SFP, wrapping)
+
+
+def test_an_unknown_model_has_no_config_and_no_specifier() -> None:
+    with pytest.raises(UsageError, match="unknown-model"):
+        model_config(Model.UNKNOWN, WeightType.SFP)
+    for broken in (ModelConfig(weight=WeightType.SFP), ModelConfig(model=Model.GEMMA3_4B, display_name="mine")):
+        with pytest.raises(UsageError, match=r"unknown-model: '(|mine)' names no model"):
+            _ = broken.specifier
+
+
+# The weight type.
+
+
+@given(specifier=specifiers, weight=st.sampled_from(["f32", "bf16", "sfp", "i8", "nuq"]))
+def test_another_weight_type_changes_nothing_else(specifier: str, weight: str) -> None:
+    config = ModelConfig.from_specifier(specifier)
+    other = config.with_weight(weight)
+    assert (other.weight_name, other.weight.name.lower()) == (weight, weight)
+    assert replace(other, weight=config.weight) == config
+    assert other == ModelConfig.from_specifier(specifier.replace(f"-{config.weight_name}", f"-{weight}", 1))
+    before, after = (struct.unpack(f"<{len(raw) // 4}I", raw) for raw in (config.to_bytes(), other.to_bytes()))
+    assert len(before) == len(after)
+    assert sum(one != two for one, two in zip(before, after, strict=True)) == (other.weight != config.weight)
+
+
+@pytest.mark.parametrize("weight", ["", "SFP", "f16", "int8", "u8", "gguf"])
+def test_a_weight_type_that_the_runtime_does_not_know_is_refused(weight: str) -> None:
+    with pytest.raises(UsageError, match=f"unknown-weight: '{weight}' is no type of weights: one of f32, bf16, sfp"):
+        ModelConfig.from_specifier("9b-sfp-it").with_weight(weight)
+
+
+# Values.
+
+
+@given(config=configs())
+def test_configs_are_values(config: ModelConfig) -> None:
+    again = ModelConfig.from_bytes(config.to_bytes())
+    assert again == config
+    assert hash(again) == hash(config)
+    assert replace(config, num_layers=(config.num_layers + 1) % 2**32) != config
+
+
+def test_a_config_can_not_be_changed() -> None:
+    config = ModelConfig.from_specifier("gemma3-4b-sfp")
+    raw = config.to_bytes()
+    for name in ("vocab_size", "weight", "layer_configs", "something"):
+        with pytest.raises(FrozenInstanceError):
+            setattr(config, name, 1)
+    assert config.to_bytes() == raw
+    assert isinstance(config.layer_configs, tuple)
+
+
+def test_a_fine_tune_differs_in_one_word_for_one_field() -> None:
+    config = ModelConfig.from_specifier("gemma3-270m-bf16-it")
+    tuned = replace(config, vocab_size=262145)
+    assert ModelConfig.from_bytes(tuned.to_bytes()) == tuned
+    assert tuned.specifier == config.specifier
+    assert sum(one != two for one, two in zip(config.to_bytes(), tuned.to_bytes(), strict=True)) == 1
+
+
+def test_the_query_is_scaled_by_heads_in_one_model_only() -> None:
+    by_heads = {
+        one
+        for one in SPECIFIERS
+        if ModelConfig.from_specifier(one.format("sfp")).query_scale == QueryScale.SQRT_MODEL_DIM_DIV_NUM_HEADS
+    }
+    assert by_heads == {"27b-{}-it", "27b-{}-pt"}
+
+
+def test_the_package_offers_what_its_name_promises() -> None:
+    for name in blobstore.gemma.__all__:
+        assert getattr(blobstore.gemma, name).__name__ == name
+    with pytest.raises(AttributeError, match="nothing"):
+        _ = blobstore.gemma.nothing

@@ -1,0 +1,363 @@
+"""Which model a checkpoint is: the twelve that the runtime knows, by their real shapes; fine-tunes; disagreements."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from blobstore.convert.gemma_plan import Choices
+from blobstore.errors import CheckpointError
+from blobstore.gemma import ModelConfig
+from blobstore.gemma.config import LayerType, Model, QueryScale
+from blobstore.gemma.families import family_of
+from tests.checkpoints import snapshot, write_config
+from tests.gemma_checkpoints import NEW, OLD, TEXT_ONLY, Recipe, Size, plan_of, small_recipe, write_sparse
+from tests.models import FAMILIES, VISION, spec_tensors
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from tests.gemma_checkpoints import Config
+
+# What config.json of the published checkpoints says, and how the specifier begins. Newer ones leave out what is the
+# default of their exporter: 4B says no more of its text part than this.
+GEMMA2 = {"model_type": "gemma2", "sliding_window": 4096, "vocab_size": 256000, "tie_word_embeddings": True}
+GEMMA3 = {"model_type": "gemma3_text", "vocab_size": 262144, "max_position_embeddings": 32768}
+SIGLIP = {"model_type": "siglip_vision_model", "hidden_size": 1152, "intermediate_size": 4304, "patch_size": 14}
+SIGLIP |= {"num_attention_heads": 16, "num_hidden_layers": 27}
+
+
+def sizes_said(hidden: int, inner: int, layers: int, *heads_and_sizes: int) -> Config:
+    heads, kv_heads, head = heads_and_sizes
+    return {
+        "hidden_size": hidden,
+        "intermediate_size": inner,
+        "num_hidden_layers": layers,
+        "num_attention_heads": heads,
+        "num_key_value_heads": kv_heads,
+        "head_dim": head,
+    }
+
+
+SIZES = {
+    "gemma2-2b": sizes_said(2304, 9216, 26, 8, 4, 256) | {"query_pre_attn_scalar": 256},
+    "9b": sizes_said(3584, 14336, 42, 16, 8, 256) | {"query_pre_attn_scalar": 256},
+    "27b": sizes_said(4608, 36864, 46, 32, 16, 128) | {"query_pre_attn_scalar": 144},
+    "gemma3-270m": sizes_said(640, 2048, 18, 4, 1, 256) | {"query_pre_attn_scalar": 256, "sliding_window": 512},
+    "gemma3-1b": sizes_said(1152, 6912, 26, 4, 1, 256) | {"query_pre_attn_scalar": 256, "sliding_window": 512},
+    "gemma3-4b": sizes_said(2560, 10240, 34, 8, 4, 256) | {"sliding_window": 1024},
+    "gemma3-12b": sizes_said(3840, 15360, 48, 16, 8, 256) | {"sliding_window": 1024},
+    "gemma3-27b": sizes_said(5376, 21504, 62, 32, 16, 128) | {"sliding_window": 1024},
+}
+NOT_SAID_BY_4B = ("num_attention_heads", "num_key_value_heads", "head_dim")
+KNOWN = [
+    *("gemma2-2b", "9b", "27b", "gemma3-270m", "gemma3-1b", "gemma3-4b", "gemma3-12b", "gemma3-27b"),
+    *("paligemma2-3b-224", "paligemma2-3b-448", "paligemma2-10b-224", "paligemma2-10b-448"),
+]
+
+
+def real(name: str) -> tuple[Recipe, Config]:
+    """A checkpoint of the real shapes, and its config.json."""
+    is_pali = name.startswith("paligemma2")
+    text = SIZES[("gemma2-2b" if "-3b-" in name else "9b") if is_pali else name]
+    image = int(name.rpartition("-")[2]) if is_pali else 896
+    family = (
+        "paligemma2"
+        if is_pali
+        else "gemma2"
+        if not name.startswith("gemma3")
+        else "gemma3"
+        if name in ("gemma3-270m", "gemma3-1b")
+        else "gemma3vlm"
+    )
+    vocabulary = {"gemma2": 256000, "paligemma2": 257152}.get(family, 262144)
+    size = Size(
+        layers=text["num_hidden_layers"],
+        width=text["hidden_size"],
+        hidden=text["intermediate_size"],
+        heads=text["num_attention_heads"],
+        kv_heads=text["num_key_value_heads"],
+        head=text["head_dim"],
+        vocabulary=vocabulary,
+        vision_layers=27,
+        vision_width=1152,
+        vision_heads=16,
+        vision_hidden=4304,
+        patch=14,
+        side=image // 14,
+    )
+    prefixes = TEXT_ONLY if family not in VISION else OLD if is_pali else NEW
+    if family not in VISION:
+        return Recipe(family, prefixes, size=size), (GEMMA2 if family == "gemma2" else GEMMA3) | text
+    if is_pali:
+        config = {"model_type": "paligemma", "text_config": GEMMA2 | text | {"vocab_size": 257216}}
+    else:
+        said = {key: value for key, value in text.items() if key not in NOT_SAID_BY_4B}
+        config = {"model_type": "gemma3", "text_config": said | {"model_type": "gemma3_text"}}
+    return Recipe(family, prefixes, size=size), config | {"vision_config": SIGLIP | {"image_size": image}}
+
+
+@pytest.mark.parametrize("weight", ["sfp", "f32"])
+@pytest.mark.parametrize("name", KNOWN)
+def test_real_shapes_are_the_known_model(tmp_path: Path, name: str, weight: str) -> None:
+    recipe, config = real(name)
+    folder = write_sparse(tmp_path / "c", recipe, config)
+    before = sorted(folder.iterdir())
+    one_only = recipe.vision or name == "gemma3-1b"
+    for wrapping in (None,) if one_only else (None, "it"):
+        specifier = f"{name}-{weight}" + ("" if one_only else f"-{wrapping or 'pt'}")
+        expected = ModelConfig.from_specifier(specifier)
+        for layout in ("split", "stock"):
+            plan = plan_of(folder, Choices(weight, layout, wrapping))
+            assert plan.config is not None
+            assert plan.config.to_bytes() == expected.to_bytes()
+            assert not any("no published model" in note for note in plan.notes)
+            rows = {row.key: row for row in spec_tensors(expected, layout)}
+            assert {one.key: (one.type.name, one.shape) for one in plan.tensors} == {
+                key: (row.stored_type(weight), (row.rows, row.cols)) for key, row in rows.items()
+            }
+    assert sorted(folder.iterdir()) == before
+
+
+def test_the_list_of_real_models_is_whole() -> None:
+    models = {ModelConfig.from_specifier(f"{name}-sfp{'-it' if 'gemma' not in name else ''}").model for name in KNOWN}
+    assert models == set(Model) - {Model.UNKNOWN}
+
+
+def test_gemma_3_27b_as_published_scales_queries_by_its_width(tmp_path: Path) -> None:
+    """Its config.json says 168 = 5376 / 32; gemma.cpp's own config says 1 / sqrt(qkv_dim), which is 128."""
+    recipe, config = real("gemma3-27b")
+    config["text_config"] |= {"query_pre_attn_scalar": 168}
+    plan = plan_of(write_sparse(tmp_path / "c", recipe, config), Choices())
+    assert plan.config is not None
+    expected = ModelConfig.from_specifier("gemma3-27b-sfp")
+    assert plan.config == replace(expected, query_scale=QueryScale.SQRT_MODEL_DIM_DIV_NUM_HEADS)
+
+
+# ----------------------------------------------------------------------------------------------------------- fine-tunes
+
+
+@pytest.mark.parametrize("name", ["gemma3-270m", "gemma2-2b", "gemma3-4b", "paligemma2-3b-224"])
+def test_a_fine_tune_with_another_vocabulary_is_still_that_model(tmp_path: Path, name: str) -> None:
+    recipe, config = real(name)
+    recipe = replace(recipe, size=replace(recipe.size, vocabulary=recipe.size.vocabulary + 96))
+    for said in (config, config.get("text_config", {})):
+        if "vocab_size" in said:
+            said["vocab_size"] += 96
+    plan = plan_of(write_sparse(tmp_path / "c", recipe, config), Choices(wrapping="it"))
+    assert plan.config is not None
+    known = ModelConfig.from_specifier(f"{name}-sfp" + ("" if recipe.vision else "-it"))
+    assert plan.config == replace(known, vocab_size=known.vocab_size + 96)
+    assert plan.tensors[0].shape == (known.vocab_size + 96, known.model_dim)
+
+
+@pytest.mark.parametrize("rows", [1, 16, 33, 100])
+@pytest.mark.parametrize("family", FAMILIES)
+def test_a_vocabulary_that_the_runtime_stops_at_is_refused(tmp_path: Path, family: str, rows: int) -> None:
+    recipe = small_recipe(family, size=Size(vocabulary=rows))
+    folder = recipe.write(tmp_path / "c")
+    if family.startswith("gemma3"):
+        plan = plan_of(folder, Choices())
+        assert plan.config is not None
+        assert plan.config.vocab_size == rows
+        return
+    with pytest.raises(CheckpointError) as caught:
+        plan_of(folder, Choices())
+    ((reason, name, message),) = caught.value.faults
+    assert (reason, name) == ("vocabulary", "embed_tokens.weight")
+    assert str(rows) in message
+    assert "32" in message
+    assert "pad" in message
+
+
+def test_other_dimensions_are_told_and_named_after_the_first_of_the_family(tmp_path: Path) -> None:
+    first = {
+        "gemma2": "Gemma2_2B",
+        "gemma3": "Gemma3_270M",
+        "gemma3vlm": "Gemma3_4B",
+        "paligemma2": "PaliGemma2_3B_224",
+    }
+    for family, name in first.items():
+        plan = plan_of(small_recipe(family).write(tmp_path / family), Choices())
+        assert plan.config is not None
+        assert plan.config.display_name == name
+        assert any(name in note and "no published model" in note for note in plan.notes)
+
+
+@pytest.mark.parametrize("layers", [1, 5, 6, 7, 13])
+@pytest.mark.parametrize("family", FAMILIES)
+def test_windows_go_on_in_their_pattern(tmp_path: Path, family: str, layers: int) -> None:
+    recipe = small_recipe(family, size=Size(layers=layers))
+    plan = plan_of(recipe.write(tmp_path / "c"), Choices())
+    assert plan.config is not None
+    assert plan.config == recipe.model_config("sfp")
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_the_window_is_the_checkpoints(tmp_path: Path, family: str) -> None:
+    recipe = small_recipe(family)
+    config = recipe.config()
+    config.get("text_config", config)["sliding_window"] = 768
+    plan = plan_of(recipe.write(tmp_path / "c", None, config), Choices())
+    assert plan.config is not None
+    assert plan.config.attention_window_sizes[0] == 768
+
+
+def test_vision_layers_are_of_their_own_type(tmp_path: Path) -> None:
+    plan = plan_of(small_recipe("gemma3vlm").write(tmp_path / "c"), Choices())
+    assert plan.config is not None
+    vision = plan.config.vit_config
+    assert {layer.type for layer in vision.layer_configs} == {LayerType.VIT}
+    assert (vision.image_size, vision.seq_len, vision.pool_dim) == (6, 9, 4)
+
+
+# ----------------------------------------------------------------------------------- what config.json has to agree with
+
+
+def refused(folder: Path) -> list[tuple[str, str, str]]:
+    before = snapshot(folder)
+    with pytest.raises(CheckpointError) as caught:
+        plan_of(folder, Choices())
+    assert snapshot(folder) == before
+    return list(caught.value.faults)
+
+
+@pytest.mark.parametrize(
+    "field",
+    [
+        "hidden_size",
+        "intermediate_size",
+        "num_hidden_layers",
+        "num_attention_heads",
+        "num_key_value_heads",
+        "vocab_size",
+        "head_dim",
+    ],
+)
+@pytest.mark.parametrize("family", FAMILIES)
+def test_a_config_that_disagrees_is_told(tmp_path: Path, family: str, field: str) -> None:
+    recipe = small_recipe(family)
+    config = recipe.config()
+    text = config.get("text_config", config)
+    was = text[field]
+    text[field] = was + 2 if field != "head_dim" or family.startswith("gemma3") else was * 3
+    text["query_pre_attn_scalar"] = text["head_dim"]
+    faults = refused(recipe.write(tmp_path / "c", None, config))
+    wrong = [one for one in faults if one[1] == field]
+    if field == "head_dim" and family in ("gemma2", "paligemma2"):
+        # No tensor tells it: another size of heads gives another number of them, if any.
+        assert {name for _, name, _ in faults} & {"num_attention_heads", "num_key_value_heads"}
+        return
+    assert [reason for reason, _, _ in wrong] == ["config-disagrees"]
+    assert str(was) in wrong[0][2]
+    assert str(text[field]) in wrong[0][2]
+
+
+def test_all_disagreements_are_told_at_once(tmp_path: Path) -> None:
+    recipe = small_recipe("gemma3")
+    wrong = {"hidden_size": 1, "intermediate_size": 2, "num_hidden_layers": 30, "vocab_size": 7}
+    faults = refused(recipe.write(tmp_path / "c", None, recipe.config() | wrong))
+    assert {name for _, name, _ in faults} == set(wrong)
+
+
+@pytest.mark.parametrize("family", ["gemma2", "paligemma2"])
+@pytest.mark.parametrize("value", [None, 0, -4, "4", 4.0, True])
+def test_a_head_size_that_nothing_tells_is_asked_for(tmp_path: Path, family: str, value: object) -> None:
+    recipe = small_recipe(family)
+    config = recipe.config()
+    text = config.get("text_config", config)
+    text["head_dim"] = value
+    if value is None:
+        del text["head_dim"]
+    ((reason, name, message),) = refused(recipe.write(tmp_path / "c", None, config))
+    assert (reason, name) == ("missing-config", "head_dim")
+    assert "config.json" in message
+
+
+@pytest.mark.parametrize("family", ["gemma3", "gemma3vlm"])
+def test_norms_tell_the_head_size_of_gemma_3(tmp_path: Path, family: str) -> None:
+    recipe = small_recipe(family)
+    config = recipe.config()
+    for field in (*NOT_SAID_BY_4B, "query_pre_attn_scalar", "vocab_size"):
+        config.get("text_config", config).pop(field)
+    plan = plan_of(recipe.write(tmp_path / "c", None, config), Choices())
+    assert plan.config == recipe.model_config("sfp")
+
+
+@pytest.mark.parametrize("scalar", [7, 0, "x", None, 1e300, [4]])
+@pytest.mark.parametrize("family", FAMILIES)
+def test_a_query_scale_that_the_runtime_lacks_is_refused(tmp_path: Path, family: str, scalar: object) -> None:
+    recipe = small_recipe(family)
+    config = recipe.config()
+    config.get("text_config", config)["query_pre_attn_scalar"] = scalar
+    ((reason, name, message),) = refused(recipe.write(tmp_path / "c", None, config))
+    assert (reason, name) == ("unsupported-config", "query_pre_attn_scalar")
+    assert "head_dim" in message
+
+
+def test_both_query_scales_are_known(tmp_path: Path) -> None:
+    recipe = small_recipe("gemma2", size=Size(width=24, heads=4, kv_heads=2, head=8))
+    for scalar, expected in ((8, QueryScale.SQRT_KEY_SIZE), (6, QueryScale.SQRT_MODEL_DIM_DIV_NUM_HEADS)):
+        folder = recipe.write(tmp_path / "c", None, recipe.config() | {"query_pre_attn_scalar": scalar})
+        config = plan_of(folder, Choices()).config
+        assert config is not None
+        assert config.query_scale == expected
+
+
+@pytest.mark.parametrize("family", VISION)
+def test_heads_of_the_vision_part_that_do_not_divide_it_are_refused(tmp_path: Path, family: str) -> None:
+    recipe = small_recipe(family)
+    config = recipe.config()
+    config["vision_config"]["num_attention_heads"] = 4
+    faults = refused(recipe.write(tmp_path / "c", None, config))
+    assert any(reason == "shape" and "heads" in message for reason, _, message in faults)
+
+
+@pytest.mark.parametrize("field", ["hidden_size", "intermediate_size", "num_hidden_layers", "patch_size", "image_size"])
+@pytest.mark.parametrize("family", VISION)
+def test_a_vision_config_that_disagrees_is_told(tmp_path: Path, family: str, field: str) -> None:
+    recipe = small_recipe(family)
+    config = recipe.config()
+    config["vision_config"][field] += 1
+    faults = refused(recipe.write(tmp_path / "c", None, config))
+    assert any(field in name for _, name, _ in faults)
+
+
+_JUNK = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=5),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=5), inner, max_size=3),
+    max_leaves=6,
+)
+_FIELDS = st.sampled_from(
+    [
+        *("model_type", "text_config", "vision_config", "hidden_size", "head_dim", "sliding_window", "vocab_size"),
+        *("num_attention_heads", "query_pre_attn_scalar", "num_hidden_layers", "quantization_config"),
+    ]
+)
+
+
+@given(family=st.sampled_from(list(FAMILIES)), junk=st.dictionaries(_FIELDS, _JUNK, max_size=3), inside=st.booleans())
+def test_any_config_is_converted_or_refused(tmp_path: Path, family: str, junk: dict[str, Any], inside: bool) -> None:
+    recipe = small_recipe(family)
+    folder = tmp_path / family
+    if not folder.exists():
+        recipe.write(folder)
+    config = recipe.config()
+    parts = [one for one in (config.get("text_config"), config.get("vision_config")) if one]
+    for part in parts if inside and parts else [config]:
+        part.update(junk)
+    write_config(folder, config)
+    try:
+        made: list[Any] = list(plan_of(folder, Choices()).tensors)
+    except CheckpointError as error:
+        made = list(error.faults)
+    assert made
+
+
+@pytest.mark.parametrize("config", [{}, {"model_type": None}, {"model_type": ["gemma2"]}, {"model_type": "llama"}])
+def test_what_is_no_gemma_has_no_family(config: Config) -> None:
+    assert family_of(config) == (None, None)

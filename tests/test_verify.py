@@ -1,0 +1,381 @@
+"""`verify` finds every difference between a file and its source, and nothing where there is none."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import random
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+import ml_dtypes
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+import blobstore
+from blobstore.cli import main
+from blobstore.convert.checkpoint import open_checkpoint
+from blobstore.convert.choose import has_chat_template, tokenizer_beside
+from blobstore.convert.gemma_plan import CHOICES, Choices
+from blobstore.convert.run import run_plan
+from blobstore.convert.verify import digest_of, plan_again, verify
+from blobstore.errors import BlobStoreError, UsageError
+from tests.checkpoints import EMBEDDING, HEAD, SINGLE, write_config, write_peer
+from tests.gemma_checkpoints import Recipe, convert, plan_of, recipes, small_recipe
+from tests.models import FAMILIES, FORMS
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    import numpy.typing as npt
+
+    from blobstore.convert.verify import Verdict
+
+WEIGHTS = ("bf16", "sfp", "f32", "i8")
+
+
+def verdicts(file: Path, source: Path) -> list[Verdict]:
+    with blobstore.open(file) as store, open_checkpoint(source) as checkpoint:
+        plan = plan_again(
+            store,
+            checkpoint,
+            tokenizer=tokenizer_beside(str(source), None),
+            chat_template=has_chat_template(str(source)),
+        )
+        return list(verify(store, plan, checkpoint))
+
+
+def faults(file: Path, source: Path) -> dict[str, str]:
+    return {one.name: one.fault for one in verdicts(file, source) if one.fault}
+
+
+def flip(file: Path, offset: int, mask: int = 1) -> None:
+    with file.open("r+b") as one:
+        one.seek(offset)
+        byte = one.read(1)[0]
+        one.seek(offset)
+        one.write(bytes([byte ^ mask]))
+
+
+# --------------------------------------------------------------------------------------------------------- all is right
+
+
+@pytest.mark.parametrize("layout", FORMS)
+@pytest.mark.parametrize("weights", WEIGHTS)
+@pytest.mark.parametrize("family", FAMILIES)
+def test_what_was_converted_is_right(tmp_path: Path, family: str, weights: str, layout: str) -> None:
+    recipe = small_recipe(family, chat_template="chat_template.jinja")
+    recipe.write(tmp_path / "c")
+    plan = convert(tmp_path / "c", tmp_path / "a.sbs", Choices(weights, layout))
+    found = verdicts(tmp_path / "a.sbs", tmp_path / "c")
+    assert not [one for one in found if one.fault]
+    with blobstore.open(tmp_path / "a.sbs") as store:
+        assert {one.name for one in found} == {*store, "config", "tokenizer", "toc"}
+    how = {one.name: one.how for one in found}
+    assert all(how[one.key] in ("copied", "encoded") for one in plan.tensors)
+    assert how["c_embedding"] == ("encoded" if weights == "f32" else "copied")
+    assert sum(one.nbytes for one in found if one.how in ("copied", "encoded")) == plan.nbytes
+
+
+@given(recipe=recipes(), weights=st.sampled_from(WEIGHTS), layout=st.sampled_from(FORMS))
+@settings(max_examples=15)
+def test_any_conversion_is_right(tmp_path: Path, recipe: Recipe, weights: str, layout: str) -> None:
+    folder = tmp_path / str(len(list(tmp_path.iterdir())))
+    recipe.write(folder)
+    convert(folder, folder / "a.sbs", Choices(weights, layout))
+    assert not faults(folder / "a.sbs", folder)
+
+
+def by_name(folder: Path) -> Path:
+    tensors: dict[str, npt.NDArray[Any]] = {
+        EMBEDDING: np.arange(6, dtype=np.float32).reshape(2, 3),
+        "model.norm.weight": np.ones(3, np.float16),
+    }
+    folder.mkdir()
+    write_peer(folder / SINGLE, tensors | {"ids": np.arange(4), "empty": np.zeros((0, 2), np.float32)})
+    write_config(folder, {"model_type": "llama", "tie_word_embeddings": True})
+    convert(folder, folder / "a.sbs")
+    return folder / "a.sbs"
+
+
+def test_a_file_by_name_is_right(tmp_path: Path) -> None:
+    found = verdicts(by_name(tmp_path / "c"), tmp_path / "c")
+    assert {one.name: (one.how, one.fault) for one in found} == {
+        EMBEDDING: ("copied", ""),
+        "model.norm.weight": ("copied", ""),
+        "ids": ("copied", ""),
+        "empty": ("copied", ""),
+        HEAD: ("name", ""),
+    }
+
+
+def test_a_flipped_byte_of_a_file_by_name_is_found(tmp_path: Path) -> None:
+    path = by_name(tmp_path / "c")
+    with blobstore.open(path) as store:
+        places = {info.name: info.offset + info.nbytes - 1 for info in store.infos() if info.nbytes}
+    for name, offset in places.items():
+        flip(path, offset)
+        found = faults(path, tmp_path / "c")
+        owner = EMBEDDING if name == HEAD else name
+        assert list(found) == [owner]
+        assert f"offset {offset} " in found[owner]
+        flip(path, offset)
+
+
+# -------------------------------------------------------------------------------------------------------- flipped bytes
+
+
+@pytest.mark.parametrize("layout", FORMS)
+@pytest.mark.parametrize("weights", WEIGHTS)
+@pytest.mark.parametrize("family", ["gemma2", "gemma3vlm"])
+def test_a_flipped_byte_of_a_tensor_is_found_and_its_place_told(
+    tmp_path: Path, family: str, weights: str, layout: str
+) -> None:
+    small_recipe(family).write(tmp_path / "c")
+    path = tmp_path / "a.sbs"
+    plan = convert(tmp_path / "c", path, Choices(weights, layout))
+    with blobstore.open(path) as store:
+        places = {one.name: store.info(one.name) for one in [*plan.tensors, *plan.extras]}
+    chosen = random.Random(f"{family}{weights}{layout}").sample(sorted(places), 6)
+    for i, name in enumerate(chosen):
+        info = places[name]
+        at = (0, info.nbytes - 1, info.nbytes // 2)[i % 3]
+        flip(path, info.offset + at, 0x41)
+        found = faults(path, tmp_path / "c")
+        assert list(found) == [name]
+        assert f"byte {at} " in found[name]
+        assert f"offset {info.offset + at} " in found[name]
+        flip(path, info.offset + at, 0x41)
+    assert not faults(path, tmp_path / "c")
+
+
+@pytest.mark.parametrize("key", ["config", "tokenizer", "toc"])
+def test_a_flipped_byte_of_the_runtimes_blobs_is_found(tmp_path: Path, key: str) -> None:
+    small_recipe("gemma3").write(tmp_path / "c")
+    path = tmp_path / "a.sbs"
+    convert(tmp_path / "c", path, Choices("sfp"))
+    with blobstore.open(path) as store:
+        raw = bytes(store.reader[key])
+    start = path.read_bytes().index(raw)
+    for at in random.Random(key).sample(range(len(raw)), 12):
+        flip(path, start + at)
+        try:
+            found = faults(path, tmp_path / "c")
+        except BlobStoreError as error:
+            found = {key: f"offset {start + at} can't be read: {error}"}  # that is told as well
+        assert list(found) == [key]
+        assert f"offset {start + at} " in found[key]
+        flip(path, start + at)
+    assert not faults(path, tmp_path / "c")
+
+
+# ---------------------------------------------------------------------------------------- files that are something else
+
+
+@pytest.mark.parametrize("layout", FORMS)
+def test_a_name_that_leads_to_other_bytes_of_its_blob_is_found(tmp_path: Path, layout: str) -> None:
+    recipe = small_recipe("gemma3")
+    recipe.write(tmp_path / "c")
+    plan = plan_of(tmp_path / "c", Choices("bf16", layout))
+    gate, up = (f"model.layers.0.mlp.{one}_proj.weight" for one in ("gate", "up"))
+    parts = {part.name: part for part in plan.parts}
+    swapped = {gate: replace(parts[up], name=gate), up: replace(parts[gate], name=up)}
+    plan.parts = [swapped.get(part.name, part) for part in plan.parts]
+    with open_checkpoint(tmp_path / "c") as checkpoint:
+        run_plan(plan, checkpoint, tmp_path / "a.sbs")
+    assert {gate, up} <= set(faults(tmp_path / "a.sbs", tmp_path / "c"))
+
+
+def test_a_name_of_another_shape_is_found(tmp_path: Path) -> None:
+    small_recipe("gemma3").write(tmp_path / "c")
+    plan = plan_of(tmp_path / "c", Choices("bf16"))
+    name = "model.layers.0.mlp.up_proj.weight"
+    plan.parts = [replace(p, shape=p.shape[::-1]) if p.name == name else p for p in plan.parts]
+    with open_checkpoint(tmp_path / "c") as checkpoint:
+        run_plan(plan, checkpoint, tmp_path / "a.sbs")
+    assert list(faults(tmp_path / "a.sbs", tmp_path / "c")) == [name]
+
+
+def test_missing_and_additional_names_are_found(tmp_path: Path) -> None:
+    small_recipe("gemma3vlm").write(tmp_path / "c")
+    plan = plan_of(tmp_path / "c", Choices("bf16"))
+    lost = plan.parts.pop()
+    plan.aliases = [replace(plan.aliases[0], name="another.head")]
+    (extra,) = plan.extras
+    plan.extras = []
+    with open_checkpoint(tmp_path / "c") as checkpoint:
+        run_plan(plan, checkpoint, tmp_path / "a.sbs")
+    found = faults(tmp_path / "a.sbs", tmp_path / "c")
+    assert set(found) == {lost.name, "lm_head.weight", "another.head", extra.name}
+    assert found["another.head"] == "the source has no such tensor"
+
+
+def test_what_the_source_says_of_its_tensors_is_compared_too(tmp_path: Path) -> None:
+    """`export` believes it: a file that says otherwise gives another checkpoint back."""
+    small_recipe("gemma3").write(tmp_path / "c")
+    plan = plan_of(tmp_path / "c", Choices("bf16", "stock"))
+    said = json.loads(plan.metadata["blobstore.rearranged"])
+    name = next(iter(said["tensors"]))
+    pieces = said["tensors"][name]["pieces"]
+    pieces[0][1], pieces[1][1] = pieces[1][1], pieces[0][1]
+    plan.metadata["blobstore.rearranged"] = json.dumps(said)
+    with open_checkpoint(tmp_path / "c") as checkpoint:
+        run_plan(plan, checkpoint, tmp_path / "a.sbs")
+    assert faults(tmp_path / "a.sbs", tmp_path / "c")
+
+
+def test_another_source_is_found(tmp_path: Path) -> None:
+    recipe = small_recipe("gemma3vlm")
+    tensors = recipe.tensors()
+    recipe.write(tmp_path / "c")
+    for weights in WEIGHTS:
+        convert(tmp_path / "c", tmp_path / f"{weights}.sbs", Choices(weights, "stock"))
+    prefix = recipe.prefixes[0]
+    changed = {
+        f"{prefix}layers.1.self_attn.v_proj.weight": {"qkv_ein_1"},
+        f"{prefix}norm.weight": {"c_final_norm"},
+        f"{recipe.prefixes[2]}mm_input_projection_weight": {"img_head_kernel"},
+    }
+    for name, blobs in changed.items():
+        other = tensors[name].copy()
+        other.reshape(-1)[-1] = ml_dtypes.bfloat16(-1.0 if other.reshape(-1)[-1] > 0 else 1.0)
+        recipe.write(tmp_path / "d", tensors | {name: other})
+        for weights in WEIGHTS:
+            assert set(faults(tmp_path / f"{weights}.sbs", tmp_path / "d")) == blobs
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [{"layout": "stock"}, {"weights": "bf16"}, {"weights": "f32"}, {"weights": "i8"}, {"wrapping": "it"}],
+    ids=str,
+)
+def test_other_choices_than_the_file_was_made_with_are_found(tmp_path: Path, changes: dict[str, str]) -> None:
+    small_recipe("gemma3").write(tmp_path / "c")
+    plan = plan_of(tmp_path / "c", Choices("sfp", "split", "pt"))
+    plan.metadata[CHOICES] = json.dumps({"weights": "sfp", "layout": "split", "wrapping": "pt"} | changes)
+    with open_checkpoint(tmp_path / "c") as checkpoint:
+        run_plan(plan, checkpoint, tmp_path / "a.sbs")
+    found = faults(tmp_path / "a.sbs", tmp_path / "c")
+    assert ("config" in found) is (changes != {"layout": "stock"})
+    assert found
+
+
+@pytest.mark.parametrize("text", ["", "{", "null", "[]", "{}", '{"weights": "sfp"}', '"x"'])
+def test_choices_that_can_not_be_read_are_refused(tmp_path: Path, text: str) -> None:
+    small_recipe("gemma3").write(tmp_path / "c")
+    plan = plan_of(tmp_path / "c", Choices())
+    plan.metadata[CHOICES] = text
+    with open_checkpoint(tmp_path / "c") as checkpoint:
+        run_plan(plan, checkpoint, tmp_path / "a.sbs")
+    with pytest.raises(UsageError) as caught:
+        verdicts(tmp_path / "a.sbs", tmp_path / "c")
+    assert caught.value.reason == "not-converted"
+
+
+@pytest.mark.parametrize("field", ["weights", "layout", "wrapping"])
+@pytest.mark.parametrize("value", ["nuq", "", "x", 5])
+def test_choices_that_there_are_not_are_refused(tmp_path: Path, field: str, value: object) -> None:
+    small_recipe("gemma3").write(tmp_path / "c")
+    plan = plan_of(tmp_path / "c", Choices())
+    plan.metadata[CHOICES] = json.dumps({"weights": "sfp", "layout": "split", "wrapping": "pt"} | {field: value})
+    with open_checkpoint(tmp_path / "c") as checkpoint:
+        run_plan(plan, checkpoint, tmp_path / "a.sbs")
+    with pytest.raises(BlobStoreError):
+        verdicts(tmp_path / "a.sbs", tmp_path / "c")
+
+
+def test_a_file_that_we_did_not_make_is_refused(shared_vectors: Path) -> None:
+    folder = shared_vectors / "convert"
+    with pytest.raises(UsageError) as caught:
+        verdicts(folder / "tiny-gemma3-bf16-stock.sbs", folder / "tiny-gemma3")
+    assert caught.value.reason == "not-converted"
+
+
+# -------------------------------------------------------------------------------------------------- command and receipt
+
+
+def run(capsys: pytest.CaptureFixture[str], *arguments: str | Path) -> tuple[int, str, str]:
+    capsys.readouterr()
+    status = main([str(one) for one in arguments])
+    return (status, *capsys.readouterr())
+
+
+@pytest.mark.parametrize("weights", ["sfp", "bf16"])
+def test_a_receipt_says_what_was_compared(tmp_path: Path, capsys: pytest.CaptureFixture[str], weights: str) -> None:
+    recipe = small_recipe("gemma3", shards=2)
+    recipe.write(tmp_path / "c")
+    path, receipt = tmp_path / "a.sbs", tmp_path / "receipt.json"
+    convert(tmp_path / "c", path, Choices(weights, "stock"))
+    status, out, _ = run(capsys, "verify", path, "--against", tmp_path / "c", "--receipt", receipt)
+    assert status == 0
+    assert "all is as the source makes it" in out
+    said: dict[str, Any] = json.loads(receipt.read_bytes())
+    shards = sorted(one for one in (tmp_path / "c").iterdir() if one.suffix == ".safetensors")
+    assert len(shards) == 2
+    digests = {one.name: hashlib.sha256(one.read_bytes()).hexdigest() for one in [*shards, path]}
+    assert said["source"] == [{"file": one.name, "sha256": digests[one.name]} for one in shards]
+    assert said["target"] == {"file": "a.sbs", "nbytes": path.stat().st_size, "sha256": digests["a.sbs"]}
+    assert said["choices"] == {"weights": weights, "layout": "stock", "wrapping": "pt"}
+    assert said["blobstore"] == blobstore.__version__
+    assert (said["verified"], said["faults"]) == (True, [])
+    assert said["compared"] == len(verdicts(path, tmp_path / "c"))
+    with blobstore.open(path) as store:
+        offset = store.info("c_final_norm").offset
+    flip(path, offset)
+    status, out, _ = run(capsys, "verify", path, "--against", tmp_path / "c", "--receipt", receipt)
+    assert status == 1
+    assert "c_final_norm" in out
+    said = json.loads(receipt.read_bytes())
+    assert said["verified"] is False
+    assert [one["name"] for one in said["faults"]] == ["c_final_norm"]
+
+
+def test_a_line_for_each_tensor_on_request(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    small_recipe("gemma2").write(tmp_path / "c")
+    convert(tmp_path / "c", tmp_path / "a.sbs", Choices())
+    count = len(verdicts(tmp_path / "a.sbs", tmp_path / "c"))
+    _, out, _ = run(capsys, "verify", tmp_path / "a.sbs", "--against", tmp_path / "c", "--list")
+    assert len(out.splitlines()) == count + 1
+    assert all(line.startswith("ok\t") for line in out.splitlines()[:-1])
+    status, out, _ = run(capsys, "verify", tmp_path / "a.sbs", "--against", tmp_path / "c", "--json")
+    said = json.loads(out)
+    assert (status, said["right"], said["compared"], said["faults"]) == (0, True, count, [])
+
+
+def test_another_source_ends_1_and_a_wrong_file_2(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    recipe = small_recipe("gemma3")
+    recipe.write(tmp_path / "c")
+    replace(recipe, seed=1).write(tmp_path / "d")
+    convert(tmp_path / "c", tmp_path / "a.sbs", Choices())
+    status, out, _ = run(capsys, "verify", tmp_path / "a.sbs", "--against", tmp_path / "d")
+    assert status == 1
+    assert "are wrong" in out
+    status, _, err = run(capsys, "verify", tmp_path / "a.sbs", "--against", tmp_path / "nothing")
+    assert status == 2
+    assert len(err.splitlines()) == 1
+
+
+def test_the_tokenizer_that_was_given_is_the_one_in_the_file(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = small_recipe("gemma3", tokenizer=None).write(tmp_path / "c")
+    other = tmp_path / "other.model"
+    other.write_bytes(b"\n\x03abc")
+    path = tmp_path / "a.sbs"
+    status, _, _ = run(capsys, "convert", folder, "-o", path, "--tokenizer", other)
+    assert status == 0
+    assert run(capsys, "verify", path, "--against", folder)[0] == 0
+    assert run(capsys, "verify", path, "--against", folder, "--tokenizer", other)[0] == 0
+    other.write_bytes(b"\n\x03abd")
+    assert run(capsys, "verify", path, "--against", folder, "--tokenizer", other)[0] == 1
+
+
+@given(st.binary(max_size=5000))
+@settings(max_examples=10)
+def test_a_digest_is_that_of_the_whole_file(tmp_path: Path, data: bytes) -> None:
+    (tmp_path / "x").write_bytes(data)
+    told: list[int] = []
+    assert digest_of(str(tmp_path / "x"), told.append) == hashlib.sha256(data).hexdigest()
+    assert sum(told) == len(data)
