@@ -1,0 +1,1637 @@
+// SPDX-License-Identifier: Apache-2.0
+//
+// blobstore.hpp: read gemma.cpp's .sbs files, by key and by tensor name.
+//
+// The container is specified in ../sbs.md, the name index in ../index.md; S1 to S13 and I1 to I19 below are their
+// reader checks. ../gemma.md says what is known of a file without an index. All checks are made when a file is opened,
+// in the order of the pages, so that nothing has to be checked when a tensor is looked up: a binary search, without an
+// allocation.
+//
+//     blobstore::Store store = blobstore::Store::open("model.sbs");               // throws blobstore::Error
+//     std::optional<blobstore::Tensor> tensor = store.find("model.norm.weight");  // tensor->data, ->dims, ->type, …
+//
+// C++17, POSIX. Without exceptions: Store::open(path, fault). Without mmap: define BLOBSTORE_NO_MMAP, and
+// Store::from_memory takes bytes that you have mapped or read yourself.
+//
+// Every number in a file may be hostile. Three habits deal with that, and a change must keep them:
+//   - integers are put together byte by byte: right on any host, at any address;
+//   - a count or size is compared with what is left (n <= size - at) before anything is added or multiplied by it;
+//   - a check that fails returns refuse(…), which is false, so checks are chained with && and the first fault stays.
+
+#ifndef BLOBSTORE_HPP_
+#define BLOBSTORE_HPP_
+
+#include <algorithm>
+#include <array>
+#include <cstddef>
+#include <cstdint>
+#include <cstring>
+#include <optional>
+#include <stdexcept>
+#include <string>
+#include <string_view>
+#include <utility>
+#include <vector>
+
+#if !defined(BLOBSTORE_NO_MMAP)
+#if !defined(__unix__) && !defined(__APPLE__)
+#error "blobstore.hpp maps files as POSIX does: define BLOBSTORE_NO_MMAP and use Store::from_memory on other systems"
+#endif
+#include <cerrno>
+#include <fcntl.h>
+#include <sys/mman.h>
+#include <sys/stat.h>
+#include <system_error>
+#include <unistd.h>
+#endif
+
+namespace blobstore {
+
+using std::uint16_t;
+using std::uint32_t;
+using std::uint64_t;
+using std::uint8_t;
+
+// ------------------------------------------------------------------------------------------------------------ limits
+
+constexpr uint32_t kMagic = 0x0A534253;  // "SBS\n"
+constexpr uint64_t kHeaderNbytes = 16;
+constexpr uint64_t kRecordNbytes = 32;  // a key and a range, for each blob
+constexpr uint64_t kBlobAlign = 256;
+constexpr uint64_t kFileAlign = 65536;
+constexpr uint32_t kMaxBlobs = 16383;
+constexpr std::size_t kKeyNbytes = 16;
+constexpr std::size_t kMaxNameNbytes = 4096;
+constexpr std::size_t kMaxDims = 32;
+constexpr uint64_t kMaxElements = (uint64_t{1} << 57) - 1;  // times 64 bits it is below 2^63
+constexpr uint32_t kMaxTextWords = 64;  // of a field in the runtime's own blobs
+
+// ------------------------------------------------------------------------------------------------------------- bytes
+
+// A run of bytes that belongs to someone else. Its size is below 2^63, as that of anything in memory is: sums of a
+// size and a few small numbers can't wrap.
+struct Bytes {
+  const uint8_t* data = nullptr;
+  uint64_t size = 0;
+
+  Bytes slice(uint64_t offset, uint64_t nbytes) const { return {data + offset, nbytes}; }
+
+  std::string_view text() const {
+    return {reinterpret_cast<const char*>(data), static_cast<std::size_t>(size)};
+  }
+
+  // Little-endian, byte by byte. Written out by `bytes` rather than in a loop: of this compilers make one load.
+  template <class Unsigned>
+  Unsigned load(uint64_t offset) const {
+    return static_cast<Unsigned>(bytes(data + offset, std::make_index_sequence<sizeof(Unsigned)>()));
+  }
+
+  float load_f32(uint64_t offset) const {
+    static_assert(sizeof(float) == sizeof(uint32_t), "scales are IEEE 754 single precision");
+    const uint32_t bits = load<uint32_t>(offset);
+    float value;
+    std::memcpy(&value, &bits, sizeof(value));
+    return value;
+  }
+
+  // By its bits: std::isfinite is always true under -ffast-math, which runtimes are fond of.
+  bool is_finite_f32(uint64_t offset) const { return (load<uint32_t>(offset) & 0x7F800000) != 0x7F800000; }
+
+  bool all_zero(uint64_t offset, uint64_t nbytes) const {
+    return std::all_of(data + offset, data + offset + nbytes, [](uint8_t byte) { return byte == 0; });
+  }
+
+ private:
+  template <std::size_t... I>
+  static uint64_t bytes(const uint8_t* at, std::index_sequence<I...>) {
+    return ((uint64_t{at[I]} << (8 * I)) | ...);
+  }
+};
+
+// ------------------------------------------------------------------------------------------------------------ faults
+
+// Why a file was refused.
+struct Fault {
+  const char* reason = "";  // a code of the specification; or "os-error", "not-a-file": it can't be opened at all
+  uint64_t offset = 0;      // in the file at fault
+  std::string message;
+  std::string path;  // of the file at fault, which may be the external index
+
+  std::string text() const {
+    return std::string(reason) + ": " + message + (path.empty() ? "" : " [" + path + "]");
+  }
+};
+
+// The same as an exception.
+class Error : public std::runtime_error {
+ public:
+  explicit Error(const Fault& fault)
+      : std::runtime_error(fault.text()), reason_(fault.reason), offset_(fault.offset) {}
+
+  const char* reason() const noexcept { return reason_; }
+  uint64_t offset() const noexcept { return offset_; }
+
+ private:
+  const char* reason_;
+  uint64_t offset_;
+};
+
+namespace detail {
+
+inline void append(std::string& text, std::string_view part) { text += part; }
+inline void append(std::string& text, uint64_t number) { text += std::to_string(number); }
+
+// Sets the fault and returns false, so that a check can end with `return refuse(…)`.
+template <class... Parts>
+bool refuse(Fault& fault, const char* reason, uint64_t offset, const Parts&... message) {
+  fault.reason = reason;
+  fault.offset = offset;
+  fault.message.clear();
+  (append(fault.message, message), ...);
+  return false;
+}
+
+// Foreign bytes for a message: one short line that can't do anything to a terminal.
+inline std::string quoted(std::string_view bytes) {
+  constexpr char digits[] = "0123456789abcdef";
+  std::string shown = "'";
+  for (const char c : bytes.substr(0, 80)) {
+    const auto byte = static_cast<uint8_t>(c);
+    if (byte >= 0x20 && byte < 0x7F && c != '\\' && c != '\'') {
+      shown += c;
+    } else {
+      shown += {'\\', 'x', digits[byte >> 4], digits[byte & 15]};
+    }
+  }
+  return shown + (bytes.size() > 80 ? "…'" : "'");
+}
+
+// The multiple is a power of two.
+constexpr uint64_t round_up(uint64_t value, uint64_t multiple) { return (value + multiple - 1) & ~(multiple - 1); }
+
+// ------------------------------------------------------------------------------------------------------------- UTF-8
+
+struct Character {
+  uint32_t code_point;
+  std::size_t nbytes;  // 0: the text does not begin with a well-formed character
+};
+
+inline bool continues(std::string_view text, std::size_t at) {
+  return at < text.size() && (static_cast<uint8_t>(text[at]) & 0xC0) == 0x80;
+}
+
+// The first character of a text, by the table of well-formed sequences (Unicode, 3.9): nothing overlong, no
+// surrogates, nothing above U+10FFFF.
+inline Character first_character(std::string_view text) {
+  if (text.empty()) return {0, 0};
+  const auto lead = static_cast<uint8_t>(text[0]);
+  if (lead < 0x80) return {lead, 1};
+  const std::size_t nbytes = lead < 0xC2 ? 0 : lead < 0xE0 ? 2 : lead < 0xF0 ? 3 : lead < 0xF5 ? 4 : 0;
+  if (nbytes == 0) return {0, 0};
+  uint32_t code_point = lead & (0x7Fu >> nbytes);
+  for (std::size_t i = 1; i < nbytes; ++i) {
+    if (!continues(text, i)) return {0, 0};
+    code_point = code_point << 6 | (static_cast<uint8_t>(text[i]) & 0x3Fu);
+  }
+  const bool overlong = (nbytes == 3 && code_point < 0x800) || (nbytes == 4 && code_point < 0x10000);
+  const bool surrogate = code_point >= 0xD800 && code_point < 0xE000;
+  if (overlong || surrogate || code_point > 0x10FFFF) return {0, 0};
+  return {code_point, nbytes};
+}
+
+inline bool is_utf8(std::string_view text) {
+  while (!text.empty()) {
+    const std::size_t nbytes = first_character(text).nbytes;
+    if (nbytes == 0) return false;
+    text.remove_prefix(nbytes);
+  }
+  return true;
+}
+
+inline void append_utf8(std::string& text, uint32_t c) {
+  const auto continuation = [c](int shift) { return static_cast<char>(0x80 | ((c >> shift) & 0x3F)); };
+  if (c < 0x80) {
+    text += static_cast<char>(c);
+  } else if (c < 0x800) {
+    text += {static_cast<char>(0xC0 | (c >> 6)), continuation(0)};
+  } else if (c < 0x10000) {
+    text += {static_cast<char>(0xE0 | (c >> 12)), continuation(6), continuation(0)};
+  } else {
+    text += {static_cast<char>(0xF0 | (c >> 18)), continuation(12), continuation(6), continuation(0)};
+  }
+}
+
+// ----------------------------------------------------------------------------------------------------------- SHA-256
+
+// FIPS 180-4, a plain one: it hashes names, and the directory (at most 512 KiB) that an external index is bound to.
+class Sha256 {
+ public:
+  using Digest = std::array<uint8_t, 32>;
+
+  static Digest of(const uint8_t* data, uint64_t size) {
+    Sha256 hash;
+    uint64_t at = 0;
+    for (; size - at >= 64; at += 64) hash.block(data + at);
+    hash.last_blocks(data + at, static_cast<std::size_t>(size - at), size);
+    Digest digest;
+    for (std::size_t i = 0; i < 32; ++i) digest[i] = static_cast<uint8_t>(hash.state_[i / 4] >> (24 - 8 * (i % 4)));
+    return digest;
+  }
+
+ private:
+  static constexpr uint32_t rotate(uint32_t x, int n) { return x >> n | x << (32 - n); }
+
+  // The rest of the data, a bit, zeros, and the length in bits: one block or two.
+  void last_blocks(const uint8_t* rest, std::size_t rest_nbytes, uint64_t size) {
+    std::array<uint8_t, 128> padded{};
+    std::copy(rest, rest + rest_nbytes, padded.begin());
+    padded[rest_nbytes] = 0x80;
+    const std::size_t end = rest_nbytes < 56 ? 64 : 128;
+    for (std::size_t i = 0; i < 8; ++i) padded[end - 1 - i] = static_cast<uint8_t>((size * 8) >> (8 * i));
+    block(padded.data());
+    if (end == 128) block(padded.data() + 64);
+  }
+
+  void block(const uint8_t* data) {
+    std::array<uint32_t, 64> w;
+    for (std::size_t i = 0; i < 16; ++i) {
+      const uint8_t* at = data + 4 * i;
+      w[i] = uint32_t{at[0]} << 24 | uint32_t{at[1]} << 16 | uint32_t{at[2]} << 8 | uint32_t{at[3]};
+    }
+    for (std::size_t i = 16; i < 64; ++i) {
+      const uint32_t low = rotate(w[i - 15], 7) ^ rotate(w[i - 15], 18) ^ w[i - 15] >> 3;
+      const uint32_t high = rotate(w[i - 2], 17) ^ rotate(w[i - 2], 19) ^ w[i - 2] >> 10;
+      w[i] = w[i - 16] + low + w[i - 7] + high;
+    }
+    auto [a, b, c, d, e, f, g, h] = state_;
+    for (std::size_t i = 0; i < 64; ++i) {
+      const uint32_t choice = (e & f) ^ (~e & g);
+      const uint32_t majority = (a & b) ^ (a & c) ^ (b & c);
+      const uint32_t first = h + (rotate(e, 6) ^ rotate(e, 11) ^ rotate(e, 25)) + choice + kRound[i] + w[i];
+      const uint32_t second = (rotate(a, 2) ^ rotate(a, 13) ^ rotate(a, 22)) + majority;
+      h = g, g = f, f = e, e = d + first;
+      d = c, c = b, b = a, a = first + second;
+    }
+    const std::array<uint32_t, 8> add{a, b, c, d, e, f, g, h};
+    for (std::size_t i = 0; i < 8; ++i) state_[i] += add[i];
+  }
+
+  static constexpr std::array<uint32_t, 64> kRound{
+      0x428a2f98, 0x71374491, 0xb5c0fbcf, 0xe9b5dba5, 0x3956c25b, 0x59f111f1, 0x923f82a4, 0xab1c5ed5,
+      0xd807aa98, 0x12835b01, 0x243185be, 0x550c7dc3, 0x72be5d74, 0x80deb1fe, 0x9bdc06a7, 0xc19bf174,
+      0xe49b69c1, 0xefbe4786, 0x0fc19dc6, 0x240ca1cc, 0x2de92c6f, 0x4a7484aa, 0x5cb0a9dc, 0x76f988da,
+      0x983e5152, 0xa831c66d, 0xb00327c8, 0xbf597fc7, 0xc6e00bf3, 0xd5a79147, 0x06ca6351, 0x14292967,
+      0x27b70a85, 0x2e1b2138, 0x4d2c6dfc, 0x53380d13, 0x650a7354, 0x766a0abb, 0x81c2c92e, 0x92722c85,
+      0xa2bfe8a1, 0xa81a664b, 0xc24b8b70, 0xc76c51a3, 0xd192e819, 0xd6990624, 0xf40e3585, 0x106aa070,
+      0x19a4c116, 0x1e376c08, 0x2748774c, 0x34b0bcb5, 0x391c0cb3, 0x4ed8aa4a, 0x5b9cca4f, 0x682e6ff3,
+      0x748f82ee, 0x78a5636f, 0x84c87814, 0x8cc70208, 0x90befffa, 0xa4506ceb, 0xbef9a3f7, 0xc67178f2};
+
+  std::array<uint32_t, 8> state_{0x6a09e667, 0xbb67ae85, 0x3c6ef372, 0xa54ff53a,
+                                 0x510e527f, 0x9b05688c, 0x1f83d9ab, 0x5be0cd19};
+};
+
+}  // namespace detail
+
+// -------------------------------------------------------------------------------------------------------------- keys
+
+// 1 to 16 bytes, filled with zeros at the end, as the directory stores it.
+struct Key {
+  std::array<uint8_t, kKeyNbytes> bytes{};
+
+  // None when it is no key: empty, too long, or with a NUL.
+  static std::optional<Key> from(std::string_view text) {
+    if (text.empty() || text.size() > kKeyNbytes || text.find('\0') != text.npos) return std::nullopt;
+    Key key;
+    std::memcpy(key.bytes.data(), text.data(), text.size());
+    return key;
+  }
+
+  // Without the zeros; valid as long as the key is.
+  std::string_view text() const {
+    const auto end = std::find(bytes.begin(), bytes.end(), uint8_t{0});
+    return {reinterpret_cast<const char*>(bytes.data()), static_cast<std::size_t>(end - bytes.begin())};
+  }
+};
+
+// 1 to 4,096 bytes of well-formed UTF-8 without NUL.
+inline bool is_name(std::string_view text) {
+  return !text.empty() && text.size() <= kMaxNameNbytes && text.find('\0') == text.npos && detail::is_utf8(text);
+}
+
+namespace detail {
+
+// Whether gemma.cpp would abort on it: it takes decimal digits right after the last '_' of any key for a layer.
+inline bool has_layer_999_or_more(std::string_view name) {
+  const std::size_t underscore = name.rfind('_');
+  if (underscore == name.npos) return false;
+  uint32_t layer = 0;
+  for (std::size_t i = underscore + 1; i < name.size() && name[i] >= '0' && name[i] <= '9'; ++i) {
+    layer = std::min(10 * layer + static_cast<uint32_t>(name[i] - '0'), uint32_t{999});  // never more: can't wrap
+  }
+  return layer >= 999;
+}
+
+inline bool is_its_own_key(std::string_view name) {
+  if (name.empty() || name.size() > kKeyNbytes) return false;
+  const auto is_plain = [](char c) { return c >= 0x21 && c <= 0x7E; };
+  if (!std::all_of(name.begin(), name.end(), is_plain)) return false;
+  if (std::string_view("~FB$2I").find(name[0]) != std::string_view::npos) return false;
+  if (name == "config" || name == "tokenizer" || name == "toc") return false;
+  return !has_layer_999_or_more(name);
+}
+
+// '~' and the first 75 bits of the name's SHA-256 in base32.
+inline Key hashed_key(std::string_view name) {
+  constexpr char alphabet[] = "abcdefghijklmnopqrstuvwxyz234567";
+  const auto digest = Sha256::of(reinterpret_cast<const uint8_t*>(name.data()), name.size());
+  Key key;
+  key.bytes[0] = '~';
+  for (std::size_t i = 1; i < kKeyNbytes; ++i) {
+    const std::size_t bit = 5 * (i - 1);
+    const unsigned two_bytes = static_cast<unsigned>(digest[bit / 8] << 8 | digest[bit / 8 + 1]);
+    key.bytes[i] = static_cast<uint8_t>(alphabet[two_bytes >> (11 - bit % 8) & 31]);
+  }
+  return key;
+}
+
+}  // namespace detail
+
+// The key of a tensor of this name that has a blob of its own, the same in every file; none for what is no name.
+inline std::optional<Key> key_for(std::string_view name) {
+  if (!is_name(name)) return std::nullopt;
+  return detail::is_its_own_key(name) ? Key::from(name) : detail::hashed_key(name);
+}
+
+// ----------------------------------------------------------------------------------------------------- element types
+
+struct ElementType {
+  uint16_t number;
+  const char* name;
+  uint64_t bits;          // of each element, without what a group adds
+  uint64_t group;         // elements that share extra bytes; 1 where there are none
+  uint64_t group_nbytes;  // these bytes
+
+  // count is below 2^57, and bits at most 64: nothing here can wrap.
+  uint64_t nbytes(uint64_t count) const {
+    return (count * bits + 7) / 8 + (count + group - 1) / group * group_nbytes;
+  }
+
+  // How many elements fill so many bytes exactly, the largest such number; 0 when none does.
+  uint64_t elements_in(uint64_t size) const {
+    const uint64_t full = group * bits / 8 + group_nbytes;  // bytes of a whole group
+    const uint64_t extra = group_nbytes == 0 ? 0 : (size / full + (size % full != 0)) * group_nbytes;
+    if (size > kMaxElements || extra >= size) return 0;
+    const uint64_t count = (size - extra) * 8 / bits;
+    return nbytes(count) == size ? count : 0;
+  }
+};
+
+constexpr ElementType kElementTypes[] = {
+    {0, "unknown", 8, 1, 0},      {1, "f32", 32, 1, 0},         {2, "bf16", 16, 1, 0},    {3, "sfp", 8, 1, 0},
+    {4, "nuq", 4, 256, 16},       {5, "f64", 64, 1, 0},         {6, "u32", 32, 1, 0},     {7, "u64", 64, 1, 0},
+    {8, "i8", 8, 128, 4},         {32, "f16", 16, 1, 0},        {33, "int8", 8, 1, 0},    {34, "u8", 8, 1, 0},
+    {35, "i16", 16, 1, 0},        {36, "u16", 16, 1, 0},        {37, "i32", 32, 1, 0},    {38, "i64", 64, 1, 0},
+    {39, "bool", 8, 1, 0},        {40, "f8_e4m3", 8, 1, 0},     {41, "f8_e5m2", 8, 1, 0}, {42, "c64", 64, 1, 0},
+    {43, "f8_e8m0", 8, 1, 0},     {44, "f8_e4m3fnuz", 8, 1, 0}, {45, "f8_e5m2fnuz", 8, 1, 0},
+    {46, "f4", 4, 1, 0},          {47, "f6_e2m3", 6, 1, 0},     {48, "f6_e3m2", 6, 1, 0},
+};
+
+// Null for a number that this header does not know: the stored bytes are good, but what they mean is not known.
+inline const ElementType* element_type(uint16_t number) {
+  for (const ElementType& one : kElementTypes) {
+    if (one.number == number) return &one;
+  }
+  return nullptr;
+}
+
+// ---------------------------------------------------------------------------------------------------- blobs, tensors
+
+struct Blob {
+  std::string_view key;
+  uint64_t offset = 0;  // in the file
+  uint64_t nbytes = 0;
+  const uint8_t* data = nullptr;
+};
+
+// What is known of a tensor. Views and pointers are into the file, and valid as long as the Store is.
+struct Tensor {
+  std::string_view name;
+  std::string_view key;  // of its blob; empty for a tensor without elements, which has none
+  uint16_t type = 0;     // see element_type()
+  uint16_t codec = 0;    // 0: stored as the type says; one that you don't know can't be decoded
+  uint32_t ndim = 0;
+  std::array<uint64_t, kMaxDims> dims{};  // the first ndim of them; C order
+  float scale = 1.0f;                     // decoded values are multiplied by it
+  uint64_t offset = 0;                    // in the file
+  uint64_t nbytes = 0;                    // as stored
+  const uint8_t* data = nullptr;          // may be unaligned; null without a blob
+
+  // "?" for a type that this header does not know.
+  const char* type_name() const {
+    const ElementType* known = element_type(type);
+    return known ? known->name : "?";
+  }
+};
+
+// --------------------------------------------------------------------------------------------------------- directory
+
+namespace detail {
+
+// Keys of 16 bytes in an array of records: those of the directory, and those of the index's blob table.
+class Keys {
+ public:
+  Keys() = default;
+  Keys(const uint8_t* first, uint64_t stride, uint32_t count) : first_(first), stride_(stride), count_(count) {}
+
+  uint32_t count() const { return count_; }
+  const uint8_t* at(uint32_t i) const { return first_ + i * stride_; }
+
+  std::string_view text(uint32_t i) const {
+    const uint8_t* end = std::find(at(i), at(i) + kKeyNbytes, uint8_t{0});
+    return {reinterpret_cast<const char*>(at(i)), static_cast<std::size_t>(end - at(i))};
+  }
+
+  // The first one that is empty or has something behind a NUL.
+  std::optional<uint32_t> first_malformed() const {
+    for (uint32_t i = 0; i < count_; ++i) {
+      const std::size_t nbytes = text(i).size();
+      if (nbytes == 0 || !Bytes{at(i), kKeyNbytes}.all_zero(nbytes, kKeyNbytes - nbytes)) return i;
+    }
+    return std::nullopt;
+  }
+
+  // Their places, sorted by the keys. count is at most 16,383.
+  std::vector<uint16_t> sorted() const {
+    std::vector<uint16_t> order(count_);
+    for (uint32_t i = 0; i < count_; ++i) order[i] = static_cast<uint16_t>(i);
+    std::sort(order.begin(), order.end(), [this](uint16_t a, uint16_t b) { return compare(a, at(b)) < 0; });
+    return order;
+  }
+
+  // A place whose key another one has too.
+  std::optional<uint32_t> repeated(const std::vector<uint16_t>& order) const {
+    const auto equal = [this](uint16_t a, uint16_t b) { return compare(a, at(b)) == 0; };
+    const auto found = std::adjacent_find(order.begin(), order.end(), equal);
+    return found == order.end() ? std::nullopt : std::optional<uint32_t>(*found);
+  }
+
+  int compare(uint32_t i, const uint8_t* key) const { return std::memcmp(at(i), key, kKeyNbytes); }
+
+ private:
+  const uint8_t* first_ = nullptr;
+  uint64_t stride_ = 0;
+  uint32_t count_ = 0;
+};
+
+// Where each blob of a file lies.
+class Directory {
+ public:
+  bool parse(Bytes file, Fault& fault) {
+    file_ = file;
+    return find_header(fault) && find_directory(fault) && check_keys(fault) && check_ranges(fault) &&
+           check_layout(fault);
+  }
+
+  int version() const { return version_; }
+  uint32_t count() const { return count_; }
+  Bytes file() const { return file_; }
+  Bytes stored() const { return file_.slice(start_, kRecordNbytes * count_); }
+  const Keys& keys() const { return keys_; }
+  uint64_t offset(uint32_t place) const { return file_.load<uint64_t>(range(place)); }
+  uint64_t nbytes(uint32_t place) const { return file_.load<uint64_t>(range(place) + 8); }
+
+  Blob blob(uint32_t place) const {
+    return {keys_.text(place), offset(place), nbytes(place), file_.data + offset(place)};
+  }
+
+  // What can't be a key is not there.
+  std::optional<uint32_t> find(std::string_view text) const {
+    const auto key = Key::from(text);
+    return key ? find(key->bytes.data()) : std::nullopt;
+  }
+
+  // By a key of 16 bytes, as stored.
+  std::optional<uint32_t> find(const uint8_t* key) const {
+    const auto less = [this](uint16_t place, const uint8_t* wanted) { return keys_.compare(place, wanted) < 0; };
+    const auto found = std::lower_bound(by_key_.begin(), by_key_.end(), key, less);
+    if (found == by_key_.end() || keys_.compare(*found, key) != 0) return std::nullopt;
+    return *found;
+  }
+
+ private:
+  uint64_t ranges() const { return start_ + kKeyNbytes * count_; }
+  uint64_t range(uint32_t place) const { return ranges() + 16 * uint64_t{place}; }
+  uint64_t padded_nbytes() const { return round_up(kHeaderNbytes + kRecordNbytes * count_, kBlobAlign); }
+
+  // S1 to S4: where the true header is.
+  bool find_header(Fault& fault) {
+    if (file_.size < kHeaderNbytes) {
+      return refuse(fault, "truncated", 0, "the file has ", file_.size, " bytes, a header alone has 16");
+    }
+    if (file_.load<uint32_t>(0) != kMagic) {
+      return refuse(fault, "bad-magic", 0, "expected 'SBS\\n', found ", quoted(file_.slice(0, 4).text()));
+    }
+    version_ = file_.load<uint32_t>(4) == 0 ? 2 : 1;
+    header_ = version_ == 1 ? 0 : file_.size - kHeaderNbytes;
+    if (version_ == 1) return true;
+    if (file_.load<uint64_t>(8) != kFileAlign) {
+      return refuse(fault, "bad-placeholder", 8, "expected 65536, found ", file_.load<uint64_t>(8));
+    }
+    if (file_.size < kBlobAlign + kHeaderNbytes) {
+      return refuse(fault, "no-directory", 0, "a file of ", file_.size, " bytes has no room for one: truncated?");
+    }
+    if (file_.load<uint32_t>(header_) != kMagic) {
+      return refuse(fault, "no-directory", header_, "the last 16 bytes are no header: truncated download?");
+    }
+    return true;
+  }
+
+  // S5 to S7. Nothing has been allocated so far, and count is small from here on.
+  bool find_directory(Fault& fault) {
+    count_ = file_.load<uint32_t>(header_ + 4);
+    if (count_ < 1 || count_ > kMaxBlobs) {
+      return refuse(fault, "blob-count", header_ + 4, "expected 1 to 16383 blobs, the header says ", uint64_t{count_});
+    }
+    const uint64_t stated = file_.load<uint64_t>(header_ + 8);
+    if (stated != file_.size) {
+      return refuse(fault, "file-size", header_ + 8, "the header says ", stated, " bytes, the file has ", file_.size,
+                    stated > file_.size ? ": truncated download?" : ": something was appended");
+    }
+    const uint64_t room = version_ == 1 ? file_.size - kHeaderNbytes : header_ - kBlobAlign;
+    const uint64_t nbytes = kRecordNbytes * count_;
+    if (nbytes > room) {
+      return refuse(fault, "directory-range", header_, uint64_t{count_}, " blobs need ", nbytes,
+                    " bytes of directory: no room for it");
+    }
+    start_ = version_ == 1 ? kHeaderNbytes : header_ - nbytes;
+    keys_ = Keys(file_.data + start_, kKeyNbytes, count_);
+    return true;
+  }
+
+  // S8 and S9. What the second one sorts is kept, to find keys by.
+  bool check_keys(Fault& fault) {
+    if (const auto bad = keys_.first_malformed()) {
+      return refuse(fault, "bad-key", start_ + kKeyNbytes * *bad, "blob ", uint64_t{*bad},
+                    ": its key is not 1 to 16 bytes, then zeros");
+    }
+    by_key_ = keys_.sorted();
+    if (const auto twice = keys_.repeated(by_key_)) {
+      return refuse(fault, "duplicate-key", start_ + kKeyNbytes * *twice, "two blobs have the key ",
+                    quoted(keys_.text(*twice)));
+    }
+    return true;
+  }
+
+  // S10 and S11.
+  bool check_ranges(Fault& fault) const {
+    for (uint32_t i = 0; i < count_; ++i) {
+      if (nbytes(i) == 0) return refuse_blob(fault, "empty-blob", i, "a blob has at least one byte");
+    }
+    for (uint32_t i = 0; i < count_; ++i) {
+      if (nbytes(i) > file_.size || offset(i) > file_.size - nbytes(i)) {
+        return refuse_blob(fault, "blob-range", i, "it leaves the file");
+      }
+    }
+    return true;
+  }
+
+  // S12 and S13: blobs lie back to back, and the file ends where it should. All of them are inside the file by now,
+  // so `end` can't wrap.
+  bool check_layout(Fault& fault) const {
+    uint64_t end = version_ == 1 ? padded_nbytes() : kBlobAlign;
+    for (uint32_t i = 0; i < count_; ++i) {
+      if (offset(i) != end) return refuse_blob(fault, "blob-offset", i, "it does not follow the one before");
+      end = round_up(offset(i) + nbytes(i), kBlobAlign);
+    }
+    const uint64_t expected = round_up(version_ == 1 ? end : end + padded_nbytes(), kFileAlign);
+    const bool very_old = version_ == 1 && file_.size == end;
+    if (file_.size != expected && !very_old) {
+      return refuse(fault, "payload-end", end, "the blobs end at ", end, ", which makes a file of ", expected,
+                    " bytes, it has ", file_.size);
+    }
+    return true;
+  }
+
+  bool refuse_blob(Fault& fault, const char* reason, uint32_t place, const char* what) const {
+    return refuse(fault, reason, range(place), "blob ", uint64_t{place}, " (", quoted(keys_.text(place)), "): offset ",
+                  offset(place), ", ", nbytes(place), " bytes: ", what);
+  }
+
+  Bytes file_;
+  int version_ = 0;
+  uint64_t header_ = 0;  // offset of the true header
+  uint64_t start_ = 0;   // offset of the directory
+  uint32_t count_ = 0;
+  Keys keys_;
+  std::vector<uint16_t> by_key_;  // places, sorted by key
+};
+
+// ---------------------------------------------------------------------------------------------------------- metadata
+
+constexpr uint32_t kNoHex = 0x10000;
+
+// The number that four hexadecimal digits make, or kNoHex.
+inline uint32_t hex4(std::string_view text) {
+  constexpr std::string_view digits = "0123456789abcdef0123456789ABCDEF";
+  if (text.size() < 4) return kNoHex;
+  uint32_t value = 0;
+  for (const char c : text.substr(0, 4)) {
+    const std::size_t digit = digits.find(c);
+    if (digit == digits.npos) return kNoHex;
+    value = value << 4 | static_cast<uint32_t>(digit % 16);
+  }
+  return value;
+}
+
+// "\uXXXX", or two of them for a character beyond the first 65,536. A surrogate without its other half is refused.
+inline bool take_unicode_escape(std::string_view& text, uint32_t& c) {
+  c = hex4(text.substr(2));
+  if (c == kNoHex || (c >= 0xDC00 && c < 0xE000)) return false;
+  text.remove_prefix(6);
+  if (c < 0xD800 || c >= 0xE000) return true;
+  const uint32_t low = text.substr(0, 2) == "\\u" ? hex4(text.substr(2)) : kNoHex;
+  if (low < 0xDC00 || low >= 0xE000) return false;
+  text.remove_prefix(6);
+  c = 0x10000 + ((c - 0xD800) << 10) + (low - 0xDC00);
+  return true;
+}
+
+// Takes one character, escaped or not, off the inside of a JSON string; false when it is none.
+inline bool take_json_character(std::string_view& text, uint32_t& c) {
+  if (text.size() >= 2 && text[0] == '\\') {
+    if (text[1] == 'u') return take_unicode_escape(text, c);
+    constexpr std::string_view letters = "\"\\/bfnrt", meanings = "\"\\/\b\f\n\r\t";
+    const std::size_t which = letters.find(text[1]);
+    if (which == letters.npos) return false;
+    c = static_cast<uint8_t>(meanings[which]);
+    text.remove_prefix(2);
+    return true;
+  }
+  const Character first = first_character(text);
+  c = first.code_point;
+  text.remove_prefix(first.nbytes);
+  return first.nbytes != 0 && c >= 0x20 && c != '"' && c != '\\';
+}
+
+// Walks through a JSON object whose values are strings. Any other value ends it at once, so nothing can be nested.
+class MetadataWalk {
+ public:
+  enum class Step { pair, end, malformed };
+
+  explicit MetadataWalk(std::string_view json) : rest_(json) {}
+
+  // Key and value as they stand between their quotes, every character of them well-formed.
+  Step next(std::string_view& key, std::string_view& value) {
+    if (std::exchange(first_, false)) {
+      if (!take('{')) return Step::malformed;
+      if (take('}')) return at_end();
+    } else if (take('}')) {
+      return at_end();
+    } else if (!take(',')) {
+      return Step::malformed;
+    }
+    return take_string(key) && take(':') && take_string(value) ? Step::pair : Step::malformed;
+  }
+
+ private:
+  void skip_space() { rest_.remove_prefix(std::min(rest_.find_first_not_of(" \t\n\r"), rest_.size())); }
+
+  bool take(char wanted) {
+    skip_space();
+    if (rest_.empty() || rest_[0] != wanted) return false;
+    rest_.remove_prefix(1);
+    return true;
+  }
+
+  bool take_string(std::string_view& inside) {
+    if (!take('"')) return false;
+    const std::string_view begin = rest_;
+    uint32_t c = 0;
+    while (!rest_.empty() && rest_[0] != '"') {
+      if (!take_json_character(rest_, c)) return false;
+    }
+    inside = begin.substr(0, begin.size() - rest_.size());
+    return take('"');
+  }
+
+  Step at_end() {
+    skip_space();
+    return rest_.empty() ? Step::end : Step::malformed;
+  }
+
+  std::string_view rest_;
+  bool first_ = true;
+};
+
+// Compares two well-formed strings by what they mean: "a" and "\u0061" are the same key.
+inline int compare_json_strings(std::string_view a, std::string_view b) {
+  uint32_t of_a = 0, of_b = 0;
+  while (!a.empty() && !b.empty()) {
+    take_json_character(a, of_a);
+    take_json_character(b, of_b);
+    if (of_a != of_b) return of_a < of_b ? -1 : 1;
+  }
+  return static_cast<int>(!a.empty()) - static_cast<int>(!b.empty());
+}
+
+inline std::string unescaped(std::string_view inside) {
+  std::string text;
+  uint32_t c = 0;
+  while (!inside.empty() && take_json_character(inside, c)) append_utf8(text, c);
+  return text;
+}
+
+// One object, string → string, no key twice.
+inline bool is_metadata(std::string_view json) {
+  MetadataWalk walk(json);
+  std::vector<std::string_view> keys;
+  std::string_view key, value;
+  MetadataWalk::Step step;
+  while ((step = walk.next(key, value)) == MetadataWalk::Step::pair) keys.push_back(key);
+  if (step != MetadataWalk::Step::end) return false;
+  const auto less = [](std::string_view a, std::string_view b) { return compare_json_strings(a, b) < 0; };
+  const auto equal = [](std::string_view a, std::string_view b) { return compare_json_strings(a, b) == 0; };
+  std::sort(keys.begin(), keys.end(), less);
+  return std::adjacent_find(keys.begin(), keys.end(), equal) == keys.end();
+}
+
+// -------------------------------------------------------------------------------------------------------- name index
+
+constexpr std::string_view kIndexKey = "~index";
+constexpr uint32_t kNoBlob = 0xFFFFFFFF;
+
+// An entry as stored, see "Entry, 48 bytes".
+struct Entry {
+  uint64_t offset, nbytes;
+  uint32_t blob, name_offset;
+  uint16_t name_nbytes, type, codec, ndim;
+  uint32_t dims_start;
+  float scale;
+  uint64_t reserved;
+};
+
+// The index's bytes, used as they lie. `parse` and `bind` make all checks; what comes after them relies on these.
+class Index {
+ public:
+  // I1 to I15. `base` is where the bytes begin in their file, for the offsets of faults.
+  bool parse(Bytes raw, uint64_t base, bool external, Fault& fault) {
+    raw_ = raw;
+    base_ = base;
+    external_ = external;
+    return check_header(fault) && check_sections(fault) && check_reserved(fault) && check_names(fault) &&
+           check_order(fault) && check_dims(fault) && check_entry_blobs(fault) && check_entry_ranges(fault) &&
+           check_shapes(fault) && check_scales(fault) && check_metadata(fault);
+  }
+
+  // I16 to I19.
+  bool bind(const Directory& directory, Fault& fault) const {
+    return check_binding(directory, fault) && check_table_keys(fault) && check_table_blobs(directory, fault) &&
+           check_table_sizes(directory, fault);
+  }
+
+  uint32_t entry_count() const { return load<uint32_t>(24); }
+  std::string_view metadata() const { return section(kMetadata).text(); }
+
+  Entry entry(uint32_t i) const {
+    const Bytes at = section(kEntries).slice(kEntryNbytes * i, kEntryNbytes);
+    return {at.load<uint64_t>(0),  at.load<uint64_t>(8),  at.load<uint32_t>(16), at.load<uint32_t>(20),
+            at.load<uint16_t>(24), at.load<uint16_t>(26), at.load<uint16_t>(28), at.load<uint16_t>(30),
+            at.load<uint32_t>(32), at.load_f32(36),       at.load<uint64_t>(40)};
+  }
+
+  std::string_view name(uint32_t i) const { return name(entry(i)); }
+  std::string_view name(const Entry& one) const {
+    return section(kNames).slice(one.name_offset, one.name_nbytes).text();
+  }
+
+  uint64_t dim(const Entry& one, uint32_t axis) const {
+    return section(kDims).load<uint64_t>(8 * (uint64_t{one.dims_start} + axis));
+  }
+
+  std::optional<uint32_t> find(std::string_view name_wanted) const {
+    uint32_t low = 0, high = entry_count();
+    while (low < high) {
+      const uint32_t middle = low + (high - low) / 2;
+      const int order = name(middle).compare(name_wanted);  // as memcmp does: by unsigned bytes
+      if (order == 0) return middle;
+      (order < 0 ? low : high) = order < 0 ? middle + 1 : middle;
+    }
+    return std::nullopt;
+  }
+
+  // Where a row of the table stands in the directory: at the same place, or wherever a tool that knows no index has
+  // moved it to.
+  std::optional<uint32_t> place(uint32_t row, const Directory& directory) const {
+    const uint8_t* key = table_keys().at(row);
+    if (row < directory.count() && directory.keys().compare(row, key) == 0) return row;
+    return directory.find(key);
+  }
+
+ private:
+  static constexpr uint64_t kIndexHeaderNbytes = 192, kEntryNbytes = 48, kBlobNbytes = 64;
+  static constexpr uint32_t kHasDigests = 1, kExternal = 2;
+  enum Section { kEntries, kBlobs, kDims, kNames, kMetadata, kSectionCount };
+
+  template <class Unsigned>
+  Unsigned load(uint64_t offset) const {
+    return raw_.load<Unsigned>(offset);
+  }
+
+  const Bytes& section(Section which) const { return sections_[which]; }
+  uint64_t position(Section which) const { return static_cast<uint64_t>(section(which).data - raw_.data); }
+  uint32_t blob_count() const { return load<uint32_t>(28); }
+  uint64_t dim_count() const { return load<uint64_t>(32); }
+  Bytes table_row(uint32_t row) const { return section(kBlobs).slice(kBlobNbytes * row, kBlobNbytes); }
+  uint64_t table_nbytes(uint32_t row) const { return table_row(row).load<uint64_t>(16); }
+  Keys table_keys() const { return Keys(section(kBlobs).data, kBlobNbytes, blob_count()); }
+
+  // Elements of a shape that has passed I10: the product can't wrap.
+  uint64_t element_count(const Entry& one) const {
+    uint64_t count = 1;
+    for (uint32_t axis = 0; axis < one.ndim; ++axis) count *= dim(one, axis);
+    return count;
+  }
+
+  // I1 to I5.
+  bool check_header(Fault& fault) const {
+    if (raw_.size < kIndexHeaderNbytes) {
+      return refuse_at(fault, "index-truncated", 0, "an index has at least 192 bytes, this has ", raw_.size);
+    }
+    if (raw_.slice(0, 8).text() != "SBSINDEX") {
+      return refuse_at(fault, "index-magic", 0, "expected 'SBSINDEX', found ", quoted(raw_.slice(0, 8).text()));
+    }
+    if (load<uint32_t>(8) != 1) {
+      return refuse_at(fault, "index-version", 8, "expected version 1, found ", uint64_t{load<uint32_t>(8)});
+    }
+    const uint32_t flags = load<uint32_t>(12);
+    if ((flags & ~(kHasDigests | kExternal)) != 0 || ((flags & kExternal) != 0) != external_) {
+      return refuse_at(fault, "index-flags", 12, "flags ", uint64_t{flags}, " are not possible for an index ",
+                       external_ ? "in a file of its own" : "inside a store");
+    }
+    if (load<uint64_t>(16) != raw_.size) {
+      return refuse_at(fault, "index-nbytes", 16, "the header says ", load<uint64_t>(16), " bytes, there are ",
+                       raw_.size);
+    }
+    return true;
+  }
+
+  // I6. Each section lies where those before it end, and inside the index, before the next one is looked at.
+  bool check_sections(Fault& fault) {
+    struct Stated {
+      uint64_t field, count, item_nbytes;
+    };
+    const Stated stated[kSectionCount] = {{40, entry_count(), kEntryNbytes},
+                                          {48, blob_count(), kBlobNbytes},
+                                          {56, dim_count(), 8},
+                                          {64, load<uint64_t>(72), 1},
+                                          {80, load<uint64_t>(88), 1}};
+    uint64_t end = kIndexHeaderNbytes;
+    for (std::size_t i = 0; i < kSectionCount; ++i) {
+      const auto [field, count, item_nbytes] = stated[i];
+      const uint64_t start = round_up(end, 8);
+      if (load<uint64_t>(field) != start || start > raw_.size || count > (raw_.size - start) / item_nbytes) {
+        return refuse_at(fault, "index-section", field, "offset ", load<uint64_t>(field), " for ", count,
+                         " items, expected offset ", start, " in ", raw_.size, " bytes");
+      }
+      sections_[i] = raw_.slice(start, count * item_nbytes);
+      end = start + sections_[i].size;
+    }
+    if (end != raw_.size) return refuse_at(fault, "index-section", end, "bytes behind the metadata");
+    if (section(kNames).size > 0xFFFFFFFF) return refuse_at(fault, "index-section", 72, "the names are too long");
+    if (blob_count() > kMaxBlobs) return refuse_at(fault, "index-section", 28, "more blobs than a file can have");
+    return true;
+  }
+
+  // I7.
+  bool check_reserved(Fault& fault) const {
+    if (!raw_.all_zero(168, 24)) return refuse_at(fault, "index-reserved", 168, "the header's last bytes are not 0");
+    if (!external_ && !raw_.all_zero(96, 40)) {
+      return refuse_at(fault, "index-reserved", 96, "an embedded index is bound to a store");
+    }
+    uint64_t end = kIndexHeaderNbytes;
+    for (const Bytes& one : sections_) {
+      const auto start = static_cast<uint64_t>(one.data - raw_.data);
+      if (!raw_.all_zero(end, start - end)) return refuse_at(fault, "index-reserved", end, "a gap is not zeros");
+      end = start + one.size;
+    }
+    for (uint32_t i = 0; i < entry_count(); ++i) {
+      if (entry(i).reserved != 0) return refuse_entry(fault, "index-reserved", i, "its reserved field is not 0");
+    }
+    const bool has_digests = (load<uint32_t>(12) & kHasDigests) != 0;
+    for (uint32_t row = 0; row < blob_count(); ++row) {
+      if (!table_row(row).all_zero(24, has_digests ? 8 : 40)) {
+        return refuse_row(fault, "index-reserved", row, "its reserved field, or unused digest, is not 0");
+      }
+    }
+    return true;
+  }
+
+  // I8. Names follow each other without gaps, so none can be read twice: the work is bounded by the section's size.
+  bool check_names(Fault& fault) const {
+    const Bytes names = section(kNames);
+    uint64_t end = 0;
+    for (uint32_t i = 0; i < entry_count(); ++i) {
+      const Entry one = entry(i);
+      if (one.name_offset != end || names.size - end < uint64_t{one.name_nbytes} + 1) {
+        return refuse_entry(fault, "index-name", i, "its name does not follow the one before");
+      }
+      end += uint64_t{one.name_nbytes} + 1;
+      if (!is_name(name(one)) || names.data[end - 1] != 0) {
+        return refuse_entry(fault, "index-name", i, "its name is not 1 to 4096 bytes of UTF-8 before a NUL");
+      }
+    }
+    if (end != names.size) return refuse_at(fault, "index-name", position(kNames) + end, "bytes behind the last name");
+    return true;
+  }
+
+  // I9.
+  bool check_order(Fault& fault) const {
+    for (uint32_t i = 1; i < entry_count(); ++i) {
+      if (name(i - 1).compare(name(i)) >= 0) {
+        return refuse_entry(fault, "index-order", i, "its name is not behind the one before");
+      }
+    }
+    return true;
+  }
+
+  // I10.
+  bool check_dims(Fault& fault) const {
+    for (uint32_t i = 0; i < entry_count(); ++i) {
+      const Entry one = entry(i);
+      if (one.ndim > kMaxDims) return refuse_entry(fault, "index-dims", i, "more than 32 dimensions");
+      if (uint64_t{one.dims_start} + one.ndim > dim_count()) {
+        return refuse_entry(fault, "index-dims", i, "its dimensions lie outside the pool");
+      }
+      uint64_t product = 1;  // of those that aren't 0: a 0 must not hide that the others can't be multiplied
+      for (uint32_t axis = 0; axis < one.ndim; ++axis) {
+        const uint64_t size = std::max(dim(one, axis), uint64_t{1});
+        if (size > kMaxElements / product) return refuse_entry(fault, "index-dims", i, "it has too many elements");
+        product *= size;
+      }
+    }
+    return true;
+  }
+
+  // I11.
+  bool check_entry_blobs(Fault& fault) const {
+    for (uint32_t i = 0; i < entry_count(); ++i) {
+      const Entry one = entry(i);
+      if (one.blob == kNoBlob && element_count(one) != 0) {
+        return refuse_entry(fault, "index-blob", i, "a tensor with elements has a blob");
+      }
+      if (one.blob != kNoBlob && one.blob >= blob_count()) {
+        return refuse_entry(fault, "index-blob", i, "its blob is not in the table");
+      }
+    }
+    return true;
+  }
+
+  // I12.
+  bool check_entry_ranges(Fault& fault) const {
+    for (uint32_t i = 0; i < entry_count(); ++i) {
+      const Entry one = entry(i);
+      const uint64_t room = one.blob == kNoBlob ? 0 : table_nbytes(one.blob);
+      if (one.nbytes > room || one.offset > room - one.nbytes) {
+        return refuse_entry(fault, "index-range", i, "its bytes leave the blob");
+      }
+    }
+    return true;
+  }
+
+  // I13. What a type or codec means that isn't known here can't be checked, and is no fault.
+  bool check_shapes(Fault& fault) const {
+    for (uint32_t i = 0; i < entry_count(); ++i) {
+      const Entry one = entry(i);
+      const uint64_t count = element_count(one);
+      const ElementType* type = element_type(one.type);
+      if (one.codec == 0 && type && one.nbytes != type->nbytes(count)) {
+        return refuse_entry(fault, "index-shape", i, "its bytes are not what shape and element type say");
+      }
+      if (count == 0 && one.blob != kNoBlob) {
+        return refuse_entry(fault, "index-shape", i, "a tensor without elements has no blob");
+      }
+    }
+    return true;
+  }
+
+  // I14.
+  bool check_scales(Fault& fault) const {
+    for (uint32_t i = 0; i < entry_count(); ++i) {
+      if (!section(kEntries).is_finite_f32(kEntryNbytes * i + 36)) {
+        return refuse_entry(fault, "index-scale", i, "its scale is not finite");
+      }
+    }
+    return true;
+  }
+
+  // I15.
+  bool check_metadata(Fault& fault) const {
+    if (is_metadata(metadata())) return true;
+    return refuse_at(fault, "index-metadata", position(kMetadata),
+                     "the metadata is not one JSON object of strings, all keys different");
+  }
+
+  // I16.
+  bool check_binding(const Directory& directory, Fault& fault) const {
+    if (!external_) return true;
+    if (load<uint64_t>(96) != directory.file().size) {
+      return refuse_at(fault, "index-stale", 96, "this index was made for a store of ", load<uint64_t>(96),
+                       " bytes, this one has ", directory.file().size);
+    }
+    const Sha256::Digest digest = Sha256::of(directory.stored().data, directory.stored().size);
+    if (!std::equal(digest.begin(), digest.end(), raw_.data + 104)) {
+      return refuse_at(fault, "index-stale", 104, "this index was made for a store with another directory");
+    }
+    return true;
+  }
+
+  // I17.
+  bool check_table_keys(Fault& fault) const {
+    const Keys keys = table_keys();
+    if (const auto bad = keys.first_malformed()) return refuse_row(fault, "index-key", *bad, "its key is no key");
+    if (const auto twice = keys.repeated(keys.sorted())) {
+      return refuse_row(fault, "index-key", *twice, "another row has its key");
+    }
+    for (uint32_t row = 0; row < keys.count(); ++row) {
+      if (keys.text(row) == kIndexKey) return refuse_row(fault, "index-key", row, "it is the index itself");
+    }
+    return true;
+  }
+
+  // I18.
+  bool check_table_blobs(const Directory& directory, Fault& fault) const {
+    for (uint32_t row = 0; row < blob_count(); ++row) {
+      if (!place(row, directory)) return refuse_row(fault, "index-missing-blob", row, "the file has no such blob");
+    }
+    return true;
+  }
+
+  // I19.
+  bool check_table_sizes(const Directory& directory, Fault& fault) const {
+    for (uint32_t row = 0; row < blob_count(); ++row) {
+      if (directory.nbytes(*place(row, directory)) != table_nbytes(row)) {
+        return refuse_row(fault, "index-blob-size", row, "its size is another one in the file");
+      }
+    }
+    return true;
+  }
+
+  template <class... Parts>
+  bool refuse_at(Fault& fault, const char* reason, uint64_t offset, const Parts&... message) const {
+    return refuse(fault, reason, base_ + offset, message...);
+  }
+
+  bool refuse_entry(Fault& fault, const char* reason, uint32_t i, const char* what) const {
+    return refuse_at(fault, reason, position(kEntries) + kEntryNbytes * i, "entry ", uint64_t{i}, " of the index: ",
+                     what);
+  }
+
+  bool refuse_row(Fault& fault, const char* reason, uint32_t row, const char* what) const {
+    return refuse_at(fault, reason, position(kBlobs) + kBlobNbytes * row, "blob ", uint64_t{row}, " of the index (",
+                     quoted(table_keys().text(row)), "): ", what);
+  }
+
+  Bytes raw_;
+  uint64_t base_ = 0;
+  bool external_ = false;
+  std::array<Bytes, kSectionCount> sections_{};
+};
+
+// -------------------------------------------------------------------------------------- toc, keys with a type's letter
+
+inline std::string_view without_zeros(std::string_view text) { return text.substr(0, text.find_last_not_of('\0') + 1); }
+
+// One of the runtime's records: a number of 32-bit words that follow, then its fields. An older file's record ends
+// before the last of them: what is taken then stays as it is. A newer one has words behind them, which nobody takes.
+class Record {
+ public:
+  // `base` is where `raw` begins in its file; `fault` outlives the record.
+  Record(Bytes raw, uint64_t base, Fault& fault) : raw_(raw), base_(base), fault_(fault) {}
+
+  // Goes to the record that begins at a word of `raw`.
+  bool begin(uint64_t at) {
+    const uint64_t count = raw_.load<uint32_t>(at);
+    at_ = at + 4;
+    if (count > (raw_.size - at_) / 4) {
+      return refuse_word("fields-truncated", "a record says it has ", count, " words, there are ",
+                         (raw_.size - at_) / 4);
+    }
+    end_ = at_ + 4 * count;
+    return true;
+  }
+
+  // Behind its last word.
+  uint64_t end() const { return end_; }
+
+  bool take(uint32_t& value) { return at_ == end_ || take_word(value); }
+
+  bool take(float& value) {
+    uint32_t bits = 0;
+    if (at_ == end_) return true;
+    if (!take_word(bits)) return false;
+    if (!raw_.is_finite_f32(at_ - 4)) return refuse_word("fields-number", "a number is not finite");
+    value = raw_.load_f32(at_ - 4);
+    return true;
+  }
+
+  // A number of words, then the text, filled with zeros to whole words.
+  bool take(std::string_view& text) {
+    uint32_t count = 0;
+    if (at_ == end_) return true;
+    if (!take_word(count)) return false;
+    if (count > kMaxTextWords) return refuse_word("fields-string", "a text of ", uint64_t{count}, " words is too long");
+    const std::string_view words = raw_.slice(at_, std::min(uint64_t{4} * count, end_ - at_)).text();
+    at_ += words.size();
+    if (words.size() < std::size_t{4} * count) return refuse_truncated();
+    text = without_zeros(words);
+    const auto is_text = [](char c) { return c != 0 && static_cast<uint8_t>(c) < 0x80; };
+    if (words.size() - text.size() >= 4 || !std::all_of(text.begin(), text.end(), is_text)) {
+      return refuse_word("fields-string", quoted(words), " is no ASCII text, filled with zeros to whole words");
+    }
+    return true;
+  }
+
+ private:
+  bool take_word(uint32_t& word) {
+    if (at_ == end_) return refuse_truncated();
+    word = raw_.load<uint32_t>(at_);
+    at_ += 4;
+    return true;
+  }
+
+  bool refuse_truncated() {
+    return refuse(fault_, "fields-truncated", base_ + at_, "in the blob 'toc': a record ends inside a field");
+  }
+
+  // At the word that was read last.
+  template <class... Parts>
+  bool refuse_word(const char* reason, const Parts&... message) {
+    return refuse(fault_, reason, base_ + at_ - 4, "in the blob 'toc': ", message...);
+  }
+
+  Bytes raw_;
+  uint64_t base_;
+  Fault& fault_;
+  uint64_t at_ = 0, end_ = 0;
+};
+
+// What the runtime says of a tensor. These are its defaults.
+struct TocEntry {
+  std::string_view name;
+  uint32_t type = 0, element_bytes = 0, element_count = 0, rows = 0, cols = 0;
+  float scale = 1.0f;
+};
+
+// The runtime's table of contents: records, used as they lie.
+class Toc {
+ public:
+  bool parse(Bytes raw, uint64_t base, Fault& fault) {
+    raw_ = raw;
+    base_ = base;
+    if (raw.size == 0 || raw.size % 4 != 0) {
+      return refuse(fault, "fields-size", base, "'toc' has ", raw.size, " bytes, not a whole number of 32-bit words");
+    }
+    const bool all_read = read_records(fault);
+    return check_names(fault) && all_read;  // a repeated name stands before the record that could not be read
+  }
+
+  std::size_t count() const { return starts_.size(); }
+  uint64_t position(std::size_t i) const { return base_ + starts_[i]; }
+
+  TocEntry entry(std::size_t i) const {
+    TocEntry entry;
+    Fault none;
+    uint64_t at = starts_[i];
+    read(at, entry, none);
+    return entry;
+  }
+
+ private:
+  static constexpr uint32_t kMaxType = 8;
+
+  // Reads a record and goes behind it.
+  bool read(uint64_t& at, TocEntry& entry, Fault& fault) const {
+    Record record(raw_, base_, fault);
+    if (!(record.begin(at) && record.take(entry.name) && record.take(entry.type) && record.take(entry.element_bytes) &&
+          record.take(entry.element_count) && record.take(entry.rows) && record.take(entry.cols) &&
+          record.take(entry.scale))) {
+      return false;
+    }
+    at = record.end();
+    return true;
+  }
+
+  // What is kept of a record, 8 bytes, is less than what it takes in the file: at least 12 with a type.
+  bool read_records(Fault& fault) {
+    for (uint64_t at = 0; at < raw_.size;) {
+      const uint64_t start = at;
+      TocEntry entry;
+      if (!read(at, entry, fault)) return false;
+      if (entry.type < 1 || entry.type > kMaxType) {
+        return refuse(fault, "toc-type", base_ + start, quoted(entry.name), " has type ", uint64_t{entry.type});
+      }
+      starts_.push_back(start);
+    }
+    return true;
+  }
+
+  // The name in a record that has passed: its first field, behind the numbers of words.
+  std::string_view name_at(uint64_t start) const {
+    return without_zeros(raw_.slice(start + 8, uint64_t{4} * raw_.load<uint32_t>(start + 4)).text());
+  }
+
+  // Refuses the first record whose name another one before it has.
+  bool check_names(Fault& fault) const {
+    std::vector<uint64_t> order = starts_;
+    std::sort(order.begin(), order.end(), [this](uint64_t a, uint64_t b) {
+      const int names = name_at(a).compare(name_at(b));
+      return names != 0 ? names < 0 : a < b;
+    });
+    uint64_t first = raw_.size;
+    for (std::size_t i = 1; i < order.size(); ++i) {
+      if (name_at(order[i - 1]) == name_at(order[i])) first = std::min(first, order[i]);
+    }
+    if (first == raw_.size) return true;
+    return refuse(fault, "toc-duplicate", base_ + first, quoted(name_at(first)), " stands twice in 'toc'");
+  }
+
+  Bytes raw_;
+  uint64_t base_ = 0;
+  std::vector<uint64_t> starts_;  // where records begin in `raw_`
+};
+
+// The runtime's keys: of a model's tensors, and what those of a layer's begin with.
+constexpr std::string_view kModelTensors[] = {
+    "c_embedding",    "c_final_norm",  "enc_norm_bias",   "enc_norm_scale", "img_emb_bias",
+    "img_emb_kernel", "img_head_bias", "img_head_kernel", "img_pos_emb",    "mm_embed_norm",
+};
+constexpr std::string_view kLayerTensors[] = {
+    "attn_out_w",  "attn_out_b",   "qkv_ein_w",    "qkv_ein_b",  "linear_0_w", "linear_0_b", "linear_1_w",
+    "linear_1_b",  "ln_0_bias",    "ln_0_scale",   "ln_1_bias",  "ln_1_scale", "key_norm",   "query_norm",
+    "qkv1_w",      "qkv2_w",       "qkv_ein",      "att_ein",    "att_w",      "attn_ob",    "gating_ein",
+    "gating1_w",   "gating2_w",    "linear_w",     "pre_att_ns", "pre_ff_ns",  "post_att_ns", "post_ff_ns",
+    "ffw_gat_b",   "ffw_out_b",    "gr_lin_x_w",   "gr_lin_x_b", "gr_lin_y_w", "gr_lin_y_b", "gr_lin_out_w",
+    "gr_lin_out_b", "gr_conv_w",   "gr_conv_b",    "gr_gate_w",  "gr_gate_b",  "gr_a",
+};
+
+// Those of them that have a scale in 'Fscales', in its order inside a layer.
+constexpr std::string_view kScaledTensors[] = {"att_ein", "qkv_ein", "gating_ein", "linear_w"};
+
+template <std::size_t Count>
+std::size_t place_in(const std::string_view (&list)[Count], std::string_view text) {
+  return static_cast<std::size_t>(std::find(list, list + Count, text) - list);  // Count: it isn't there
+}
+
+template <std::size_t Count>
+bool is_in(const std::string_view (&list)[Count], std::string_view text) {
+  return place_in(list, text) < Count;
+}
+
+// A layer tensor's key: its beginning, '_', and the layer, 0 to 999 without zeros before it.
+struct LayerKey {
+  std::string_view base;
+  uint32_t layer = 0;
+
+  // None for any other key.
+  static std::optional<LayerKey> from(std::string_view key) {
+    const std::size_t underscore = key.rfind('_');
+    if (underscore == key.npos || !is_in(kLayerTensors, key.substr(0, underscore))) return std::nullopt;
+    const std::string_view digits = key.substr(underscore + 1);
+    if (digits.empty() || digits.size() > 3 || (digits.size() > 1 && digits[0] == '0')) return std::nullopt;
+    if (digits.find_first_not_of("0123456789") != digits.npos) return std::nullopt;
+    LayerKey parts{key.substr(0, underscore)};
+    for (const char digit : digits) parts.layer = 10 * parts.layer + static_cast<uint32_t>(digit - '0');
+    return parts;
+  }
+};
+
+// The tensors of a file without an index: what 'toc' says; without one what the keys of a file from before 2025 say;
+// else each blob but the runtime's own is bytes.
+class Catalog {
+ public:
+  bool build(const Directory& directory, Fault& fault) {
+    const auto toc = directory.find("toc");
+    if (toc && !list_toc(directory, *toc, fault)) return false;
+    if (!toc) list_letters(directory);
+    const bool letters = !toc && !listed_.empty();
+    if (listed_.empty()) list_bytes(directory);  // there is no 'toc' then: one lists something or is refused
+    by_name_ = sorted(directory);
+    return !letters || (check_names(directory, fault) && take_scales(directory, fault));
+  }
+
+  uint32_t count() const { return static_cast<uint32_t>(listed_.size()); }
+
+  Tensor tensor(uint32_t i, const Directory& directory) const {
+    const Listed& one = listed_[i];
+    const Blob blob = directory.blob(one.place);
+    Tensor tensor;
+    tensor.name = name(i, directory);
+    tensor.key = blob.key;
+    tensor.type = one.type;
+    tensor.ndim = one.ndim;
+    std::copy(one.dims.begin(), one.dims.end(), tensor.dims.begin());
+    tensor.scale = one.scale;
+    tensor.offset = blob.offset;
+    tensor.nbytes = blob.nbytes;
+    tensor.data = blob.data;
+    return tensor;
+  }
+
+  std::optional<uint32_t> find(std::string_view wanted, const Directory& directory) const {
+    const auto less = [&](uint16_t i, std::string_view text) { return name(i, directory) < text; };
+    const auto found = std::lower_bound(by_name_.begin(), by_name_.end(), wanted, less);
+    if (found == by_name_.end() || name(*found, directory) != wanted) return std::nullopt;
+    return *found;
+  }
+
+ private:
+  static constexpr std::string_view kLetters = "FB$2I";
+  static constexpr uint16_t kLetterTypes[] = {1, 2, 3, 4, 8};
+
+  // A tensor fills its blob, and its name is the key or the end of it: so there are at most kMaxBlobs of them.
+  struct Listed {
+    std::array<uint64_t, 2> dims{};
+    float scale = 1.0f;
+    uint16_t place = 0;  // of its blob
+    uint16_t type = 0;
+    uint8_t ndim = 1;
+    uint8_t name_start = 0;  // in the key
+  };
+
+  std::string_view name(uint32_t i, const Directory& directory) const {
+    return directory.keys().text(listed_[i].place).substr(listed_[i].name_start);
+  }
+
+  std::vector<uint16_t> sorted(const Directory& directory) const {
+    std::vector<uint16_t> order(listed_.size());
+    for (std::size_t i = 0; i < order.size(); ++i) order[i] = static_cast<uint16_t>(i);
+    std::sort(order.begin(), order.end(),
+              [&](uint16_t a, uint16_t b) { return name(a, directory) < name(b, directory); });
+    return order;
+  }
+
+  // Joins the toc with the directory.
+  bool list_toc(const Directory& directory, uint32_t toc_place, Fault& fault) {
+    const Blob blob = directory.blob(toc_place);
+    Toc toc;
+    if (!toc.parse({blob.data, blob.nbytes}, blob.offset, fault)) return false;
+    for (std::size_t i = 0; i < toc.count(); ++i) {
+      const TocEntry entry = toc.entry(i);
+      const auto place = directory.find(entry.name);
+      if (!place) {
+        return refuse(fault, "toc-missing-blob", toc.position(i), "'toc' speaks of ", quoted(entry.name),
+                      ", the file has no such blob");
+      }
+      const uint64_t count = uint64_t{entry.rows} * entry.cols;
+      const uint64_t nbytes = directory.nbytes(*place);
+      const ElementType* type = element_type(static_cast<uint16_t>(entry.type));
+      if (count > kMaxElements || type->nbytes(count) != nbytes) {
+        return refuse(fault, "toc-size", toc.position(i), "'toc' says that ", quoted(entry.name), " is ", type->name,
+                      ", ", uint64_t{entry.rows}, " x ", uint64_t{entry.cols}, "; its blob has ", nbytes, " bytes");
+      }
+      listed_.push_back({{entry.rows, entry.cols}, entry.scale, static_cast<uint16_t>(*place),
+                         static_cast<uint16_t>(entry.type), 2, 0});
+    }
+    return true;
+  }
+
+  void list_letters(const Directory& directory) {
+    for (uint32_t place = 0; place < directory.count(); ++place) {
+      const std::string_view key = directory.keys().text(place), rest = key.substr(1);
+      const std::size_t letter = kLetters.find(key[0]);
+      if (letter == kLetters.npos || !(is_in(kModelTensors, rest) || LayerKey::from(rest))) continue;
+      const uint16_t type = kLetterTypes[letter];
+      const uint64_t count = element_type(type)->elements_in(directory.nbytes(place));
+      // Else its bytes are not what the letter says: a blob like others.
+      if (count != 0) listed_.push_back({{count}, 1.0f, static_cast<uint16_t>(place), type, 1, 1});
+    }
+  }
+
+  bool check_names(const Directory& directory, Fault& fault) const {
+    for (std::size_t i = 1; i < by_name_.size(); ++i) {
+      const std::string_view one = name(by_name_[i], directory);
+      if (name(by_name_[i - 1], directory) == one) {
+        return refuse(fault, "letters-duplicate", directory.offset(listed_[by_name_[i]].place),
+                      "two blobs are the tensor ", quoted(one), ", in different types");
+      }
+    }
+    return true;
+  }
+
+  // One scale for each tensor that has one, layer by layer.
+  bool take_scales(const Directory& directory, Fault& fault) {
+    const auto place = directory.find("Fscales");
+    if (!place) return true;
+    const Blob blob = directory.blob(*place);
+    const Bytes scales{blob.data, blob.nbytes};
+    if (scales.size % 4 != 0) {
+      return refuse(fault, "scales-count", blob.offset, "'Fscales' has ", scales.size, " bytes, not whole f32");
+    }
+    for (uint64_t at = 0; at < scales.size; at += 4) {
+      if (!scales.is_finite_f32(at)) return refuse(fault, "scales-number", blob.offset + at, "a scale is not finite");
+    }
+    // Of each its layer, its place in the layer, and where it is listed.
+    std::vector<std::array<uint32_t, 3>> order;
+    for (uint32_t i = 0; i < count(); ++i) {
+      const auto parts = LayerKey::from(name(i, directory));
+      if (!parts || !is_in(kScaledTensors, parts->base)) continue;
+      order.push_back({parts->layer, static_cast<uint32_t>(place_in(kScaledTensors, parts->base)), i});
+    }
+    if (order.size() != scales.size / 4) {
+      return refuse(fault, "scales-count", blob.offset, "'Fscales' has ", scales.size / 4, " scales for ",
+                    uint64_t{order.size()}, " tensors that have one");
+    }
+    std::sort(order.begin(), order.end());
+    for (std::size_t i = 0; i < order.size(); ++i) listed_[order[i][2]].scale = scales.load_f32(4 * uint64_t{i});
+    return true;
+  }
+
+  void list_bytes(const Directory& directory) {
+    for (uint32_t place = 0; place < directory.count(); ++place) {
+      const std::string_view key = directory.keys().text(place);
+      if (key == "config" || key == "tokenizer" || key == "Fscales") continue;  // the runtime's own
+      listed_.push_back({{directory.nbytes(place)}, 1.0f, static_cast<uint16_t>(place), 0, 1, 0});
+    }
+  }
+
+  std::vector<Listed> listed_;
+  std::vector<uint16_t> by_name_;  // places in it
+};
+
+// ----------------------------------------------------------------------------------------------------------- mapping
+
+#if !defined(BLOBSTORE_NO_MMAP)
+
+inline bool is_regular_file(const std::string& path) {
+  struct stat status;
+  return ::stat(path.c_str(), &status) == 0 && S_ISREG(status.st_mode);
+}
+
+// A file, mapped read-only.
+class Mapping {
+ public:
+  Mapping() = default;
+  Mapping(Mapping&& other) noexcept : bytes_(std::exchange(other.bytes_, Bytes{})) {}
+  Mapping& operator=(Mapping&& other) noexcept {
+    std::swap(bytes_, other.bytes_);
+    return *this;
+  }
+  ~Mapping() {
+    if (bytes_.size != 0) ::munmap(const_cast<uint8_t*>(bytes_.data), static_cast<std::size_t>(bytes_.size));
+  }
+
+  Bytes bytes() const { return bytes_; }
+
+  bool open(const std::string& path, Fault& fault) {
+    fault.path = path;
+    // O_NONBLOCK: to open a pipe would wait for its other end otherwise. It makes no difference to a file.
+    const int fd = ::open(path.c_str(), O_RDONLY | O_CLOEXEC | O_NONBLOCK);
+    if (fd < 0) return os_error(fault);
+    const bool mapped = map(fd, fault);
+    ::close(fd);  // the map keeps the file
+    return mapped;
+  }
+
+ private:
+  bool map(int fd, Fault& fault) {
+    struct stat status;
+    if (::fstat(fd, &status) != 0) return os_error(fault);
+    if (!S_ISREG(status.st_mode)) return refuse(fault, "not-a-file", 0, "expected a regular file");
+    const auto size = static_cast<uint64_t>(status.st_size);
+    if (size == 0) return true;  // can't be mapped; S1 or I1 says what is missing
+    if (size > PTRDIFF_MAX) return refuse(fault, "os-error", 0, "too large for this machine's address space");
+    void* at = ::mmap(nullptr, static_cast<std::size_t>(size), PROT_READ, MAP_PRIVATE, fd, 0);
+    if (at == MAP_FAILED) return os_error(fault);
+    bytes_ = {static_cast<const uint8_t*>(at), size};
+    return true;
+  }
+
+  static bool os_error(Fault& fault) { return refuse(fault, "os-error", 0, std::generic_category().message(errno)); }
+
+  Bytes bytes_;
+};
+
+#endif
+
+}  // namespace detail
+
+// ------------------------------------------------------------------------------------------------------------- store
+
+// An open file, checked. It can be moved, and read from several threads.
+class Store {
+ public:
+#if !defined(BLOBSTORE_NO_MMAP)
+  // Maps a file, and the index beside it (path + ".idx") if it has none inside. None: `fault` says why.
+  static std::optional<Store> open(const std::string& path, Fault& fault) {
+    Store store;
+    if (!store.file_mapping_.open(path, fault)) return std::nullopt;
+    if (!store.load_file(store.file_mapping_.bytes(), fault)) return std::nullopt;
+    if (!store.has_index() && detail::is_regular_file(path + ".idx")) {
+      if (!store.index_mapping_.open(path + ".idx", fault)) return std::nullopt;
+      if (!store.load_index(store.index_mapping_.bytes(), 0, true, fault)) return std::nullopt;
+    }
+    if (!store.has_index() && !store.catalog_.build(store.directory_, fault)) return std::nullopt;
+    return std::optional<Store>(std::move(store));
+  }
+
+#if defined(__cpp_exceptions)
+  static Store open(const std::string& path) {
+    Fault fault;
+    std::optional<Store> store = open(path, fault);
+    if (!store) throw Error(fault);
+    return std::move(*store);
+  }
+#endif
+#endif
+
+  // The same for bytes that stay where they are as long as the Store lives. `external_index` is what lies in the file
+  // beside, if there is one.
+  static std::optional<Store> from_memory(Bytes file, std::optional<Bytes> external_index, Fault& fault) {
+    fault = Fault{};
+    Store store;
+    if (!store.load_file(file, fault)) return std::nullopt;
+    if (!store.has_index() && external_index && !store.load_index(*external_index, 0, true, fault)) {
+      return std::nullopt;
+    }
+    if (!store.has_index() && !store.catalog_.build(store.directory_, fault)) return std::nullopt;
+    return std::optional<Store>(std::move(store));
+  }
+
+  // Of the container, 1 or 2.
+  int version() const { return directory_.version(); }
+
+  bool has_index() const { return index_.has_value(); }
+
+  // Blobs, in file order, and by key.
+  uint32_t blob_count() const { return directory_.count(); }
+  Blob blob(uint32_t place) const { return directory_.blob(place); }
+  std::optional<Blob> find_blob(std::string_view key) const {
+    const auto place = directory_.find(key);
+    return place ? std::optional<Blob>(blob(*place)) : std::nullopt;
+  }
+
+  // Tensors, sorted by the names' bytes (without an index: in the order of 'toc', or else of the file), and by name.
+  uint32_t tensor_count() const { return has_index() ? index_->entry_count() : catalog_.count(); }
+  Tensor tensor(uint32_t i) const { return has_index() ? indexed_tensor(i) : catalog_.tensor(i, directory_); }
+  std::optional<Tensor> find(std::string_view name) const {
+    const auto i = has_index() ? index_->find(name) : catalog_.find(name, directory_);
+    return i ? std::optional<Tensor>(tensor(*i)) : std::nullopt;
+  }
+
+  // The writer's notes as stored, a JSON object of strings; empty without an index.
+  std::string_view metadata_json() const { return has_index() ? index_->metadata() : std::string_view(); }
+
+  // Calls visit(key, value) for each of them, two std::string of UTF-8.
+  template <class Visit>
+  void for_each_metadata(Visit visit) const {
+    detail::MetadataWalk walk(metadata_json());
+    std::string_view key, value;
+    while (walk.next(key, value) == detail::MetadataWalk::Step::pair) {
+      visit(detail::unescaped(key), detail::unescaped(value));
+    }
+  }
+
+ private:
+  Store() = default;
+
+  // The directory, and the index inside, which makes one beside it unseen.
+  bool load_file(Bytes file, Fault& fault) {
+    if (!directory_.parse(file, fault)) return false;
+    const auto inside = find_blob(detail::kIndexKey);
+    return !inside || load_index({inside->data, inside->nbytes}, inside->offset, false, fault);
+  }
+
+  bool load_index(Bytes raw, uint64_t base, bool external, Fault& fault) {
+    return index_.emplace().parse(raw, base, external, fault) && index_->bind(directory_, fault);
+  }
+
+  Tensor indexed_tensor(uint32_t i) const {
+    const detail::Entry entry = index_->entry(i);
+    Tensor tensor;
+    tensor.name = index_->name(entry);
+    tensor.type = entry.type;
+    tensor.codec = entry.codec;
+    tensor.ndim = entry.ndim;
+    for (uint32_t axis = 0; axis < entry.ndim; ++axis) tensor.dims[axis] = index_->dim(entry, axis);
+    tensor.scale = entry.scale;
+    tensor.nbytes = entry.nbytes;
+    if (entry.blob != detail::kNoBlob) {
+      const Blob blob_of_it = blob(*index_->place(entry.blob, directory_));
+      tensor.key = blob_of_it.key;
+      tensor.offset = blob_of_it.offset + entry.offset;
+      tensor.data = blob_of_it.data + entry.offset;
+    }
+    return tensor;
+  }
+
+#if !defined(BLOBSTORE_NO_MMAP)
+  detail::Mapping file_mapping_, index_mapping_;
+#endif
+  detail::Directory directory_;
+  std::optional<detail::Index> index_;
+  detail::Catalog catalog_;  // empty with an index
+};
+
+}  // namespace blobstore
+
+#endif  // BLOBSTORE_HPP_

@@ -1,0 +1,880 @@
+"""The reader in C++ (spec/cpp) says of every file what this package says.
+
+It is compiled with sanitizers that end the process at the first wrong access, and with ``-fno-exceptions``.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import re
+import shutil
+import struct
+import subprocess
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from hypothesis import example, given
+from hypothesis import strategies as st
+
+import blobstore
+from blobstore import cli, elements
+from blobstore.errors import BlobStoreError, FormatError
+from blobstore.gemma import legacy
+from blobstore.gemma.toc import TocEntry, build_toc, toc_entry
+from tests.conftest import ROOT
+from tests.tensor_strategies import names as any_names
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Mapping
+    from types import ModuleType
+
+    Run = Callable[..., subprocess.CompletedProcess[bytes]]
+
+CPP = ROOT / "spec" / "cpp"
+WARNINGS = ["-Wall", "-Wextra", "-Wpedantic", "-Wconversion", "-Wsign-conversion", "-Wshadow", "-Werror"]
+SANITIZERS = ["-O1", "-fsanitize=address,undefined", "-fno-sanitize-recover=all"]
+# As runtimes are built. All of -ffast-math would also make programs print the smallest floats as 0.
+PLAIN = ["-O2", "-fno-exceptions", "-fno-rtti", "-ffinite-math-only"]
+MUTATIONS = 800
+SECONDS = 60
+OWN = ("~index", "toc", "Fscales")  # blobs that say what others are
+
+# Looks every name, key and blob of a file up, and prints how often memory was allocated meanwhile, and how many bytes
+# altogether.
+ALLOCATIONS = r"""
+#include <cstdio>
+#include <cstdlib>
+#include <new>
+#include "blobstore.hpp"
+
+static int allocations = 0;
+static unsigned long long allocated = 0;
+void* operator new(std::size_t size) { ++allocations; allocated += size; return std::malloc(size); }
+void operator delete(void* memory) noexcept { std::free(memory); }
+void operator delete(void* memory, std::size_t) noexcept { std::free(memory); }
+
+int main(int, char** arguments) {
+  blobstore::Fault fault;
+  const auto store = blobstore::Store::open(arguments[1], fault);
+  const int opened = allocations;
+  int found = 0;
+  for (std::uint32_t i = 0; store && i < store->tensor_count(); ++i) {
+    const auto tensor = store->tensor(i);
+    found += store->find(tensor.name) && blobstore::key_for(tensor.name) && !store->find("no such name");
+    found += tensor.key.empty() || store->find_blob(tensor.key);
+  }
+  std::printf("%s %d %d %llu\n", store ? "open" : fault.reason, found, allocations - opened, allocated);
+}
+"""
+
+# Without mmap: reads each file whole, and prints its tensors and how many of them are found.
+NO_MMAP = r"""
+#define BLOBSTORE_NO_MMAP
+#include "blobstore.hpp"
+#include <cstdio>
+
+int main(int count, char** arguments) {
+  for (int i = 1; i < count; ++i) {
+    std::vector<std::uint8_t> bytes;
+    std::FILE* file = std::fopen(arguments[i], "rb");
+    for (int c; (c = std::fgetc(file)) != EOF;) bytes.push_back(static_cast<std::uint8_t>(c));
+    std::fclose(file);
+    blobstore::Fault fault;
+    const auto store = blobstore::Store::from_memory({bytes.data(), bytes.size()}, std::nullopt, fault);
+    unsigned found = 0;
+    for (std::uint32_t at = 0; store && at < store->tensor_count(); ++at) {
+      found += store->find(store->tensor(at).name)->data == bytes.data() + store->tensor(at).offset;
+    }
+    std::printf("%s %u\n", store ? "open" : fault.reason, found);
+  }
+}
+"""
+
+
+# ---------------------------------------------------------------------------------------------------- the programs
+
+
+def example_in_readme() -> str:
+    found = re.search(r"```cpp\n(.*?)```", (CPP / "README.md").read_text(encoding="utf-8"), re.DOTALL)
+    assert found
+    return found[1]
+
+
+@pytest.fixture(scope="session")
+def programs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """What is made of the header, compiled side by side: ``sbs_ls`` by each compiler, and the example of the README."""
+    compiler, other = shutil.which("g++"), shutil.which("clang++")
+    if not compiler:
+        pytest.skip("no g++ is installed: the reader in C++ is not tested")
+    folder = tmp_path_factory.mktemp("cpp")
+    sources = {"example": example_in_readme(), "allocations": ALLOCATIONS, "no-mmap": NO_MMAP}
+    for name, source in sources.items():
+        (folder / f"{name}.cpp").write_text(source, encoding="utf-8")
+    commands = {
+        "sbs_ls": [compiler, *SANITIZERS, str(CPP / "sbs_ls.cpp")],
+        "no-exceptions": [compiler, *PLAIN, str(CPP / "sbs_ls.cpp")],
+        "example": [compiler, *SANITIZERS, str(folder / "example.cpp")],
+        "allocations": [compiler, str(folder / "allocations.cpp")],
+        "no-mmap": [compiler, "-fno-exceptions", str(folder / "no-mmap.cpp")],
+    }
+    if other:
+        commands["clang"] = [other, *SANITIZERS, str(CPP / "sbs_ls.cpp")]
+    running = {
+        name: subprocess.Popen(
+            [*command, "-std=c++17", *WARNINGS, f"-I{CPP}", "-o", str(folder / name)], stderr=subprocess.PIPE, text=True
+        )
+        for name, command in commands.items()
+    }
+    said = {name: process.communicate()[1] for name, process in running.items()}
+    assert {name: said[name] for name, process in running.items() if process.returncode} == {}
+    return {name: folder / name for name in commands}
+
+
+@pytest.fixture(scope="session")
+def sbs_ls(programs: dict[str, Path]) -> Run:
+    """Run ``sbs_ls`` with arguments; the build with sanitizers unless another one is named."""
+
+    def run(
+        *arguments: str | bytes | Path, stdin: str = "", build: str = "sbs_ls"
+    ) -> subprocess.CompletedProcess[bytes]:
+        command = [programs[build], *arguments]
+        return subprocess.run(command, input=stdin.encode(), capture_output=True, check=False, timeout=SECONDS)
+
+    return run
+
+
+@pytest.fixture(params=["sbs_ls", "no-exceptions", "clang"])
+def build(request: pytest.FixtureRequest, programs: dict[str, Path]) -> str:
+    name: str = request.param
+    if name not in programs:
+        pytest.skip("no clang++ is installed")
+    return name
+
+
+# ------------------------------------------------------------------------------------------------- what both say
+
+
+def described(path: Path) -> dict[str, Any]:
+    """What the package says of a file."""
+    try:
+        with blobstore.open(path) as store:
+            tensors = [
+                {
+                    "name": one.name,
+                    "key": one.key,
+                    "type": one.type.name,
+                    "shape": list(one.shape),
+                    "scale": one.scale,
+                    "nbytes": one.nbytes,
+                    "offset": one.offset,
+                    "codec": one.codec,
+                }
+                for one in store.infos()
+            ]
+            return {"tensors": tensors, "metadata": store.metadata, "found": len(tensors)}
+    except BlobStoreError as error:
+        return {"error": error.reason}
+
+
+def batch(sbs_ls: Run, paths: Iterable[Path], *options: str, build: str = "sbs_ls") -> dict[Path, dict[str, Any]]:
+    """What the reader in C++ says of files, all in one process. ``found`` counts the names that its search finds."""
+    ran = sbs_ls("--batch", *options, stdin="".join(f"{path}\n" for path in paths), build=build)
+    assert (ran.returncode, ran.stderr) == (0, b"")
+    facts = [json.loads(line) for line in ran.stdout.splitlines()]
+    return {Path(fact.pop("path")): fact for fact in facts}
+
+
+def kinds_of_files(vectors: Path, manifest: dict[str, Any]) -> list[str]:
+    """The lists of the manifest that speak of files in a folder of that name."""
+    kinds = [kind for kind in manifest if (vectors / kind).is_dir()]
+    assert {"valid", "invalid", "verify"} <= set(kinds)
+    return kinds
+
+
+def valid_files(vectors: Path, manifest: dict[str, Any]) -> list[Path]:
+    """All files that open."""
+    kinds = [kind for kind in kinds_of_files(vectors, manifest) if "invalid" not in kind and kind != "verify"]
+    return [vectors / kind / fact["file"] for kind in kinds for fact in manifest[kind]]
+
+
+@pytest.fixture(scope="session")
+def every_vector(
+    vectors: Path, manifest: dict[str, Any], generator: ModuleType, tmp_path_factory: pytest.TempPathFactory
+) -> dict[Path, dict[str, Any]]:
+    """What the package says of each vector, those included that are too large to be stored."""
+    made = tmp_path_factory.mktemp("large")
+    for case in generator.cases():
+        if not case.stored:
+            (made / case.file).write_bytes(case.data)
+    facts = {}
+    for kind in kinds_of_files(vectors, manifest):
+        for one in manifest[kind]:
+            folder = vectors / kind if one.get("stored", True) else made
+            facts[folder / one["file"]] = described(folder / one["file"])
+            assert facts[folder / one["file"]].get("error") == (one["reason"] if "invalid" in kind else None)
+    return facts
+
+
+@pytest.mark.parametrize("options", [(), ("--copy",)], ids=["mapped", "copied"])
+def test_every_vector_is_described_as_the_package_does(
+    sbs_ls: Run, every_vector: dict[Path, dict[str, Any]], build: str, options: tuple[str, ...]
+) -> None:
+    found = batch(sbs_ls, every_vector, *options, build=build)
+    for fact in found.values():
+        assert fact.pop("message", "it says why")
+        fact.pop("offset", None)
+    assert found == every_vector
+
+
+def test_one_file_is_listed_as_the_command_line_does(
+    sbs_ls: Run, vectors: Path, manifest: dict[str, Any], capsys: pytest.CaptureFixture[str]
+) -> None:
+    for path in valid_files(vectors, manifest):
+        assert cli.main(["ls", "--json", str(path)]) == 0
+        ran = sbs_ls(path)
+        assert (ran.returncode, ran.stderr) == (0, b"")
+        # As pairs: the fields have an order.
+        pairs = [json.loads(text, object_pairs_hook=list) for text in (capsys.readouterr().out, ran.stdout)]
+        assert pairs[0] == pairs[1]
+
+
+@pytest.mark.parametrize(
+    "file", ["html.sbs", "v1-count-huge.sbs", "index-metadata-nested.sbs", "index-external-stale-hash.sbs"]
+)
+def test_a_fault_is_one_line_and_exit_1(sbs_ls: Run, vectors: Path, manifest: dict[str, Any], file: str) -> None:
+    reason = next(fact["reason"] for fact in manifest["invalid"] if fact["file"] == file)
+    ran = sbs_ls(vectors / "invalid" / file)
+    assert (ran.returncode, ran.stdout) == (1, b"")
+    assert re.fullmatch(rf"{reason}: \S.*\n", ran.stderr.decode())
+
+
+@pytest.mark.parametrize("file", ["index-names-non-ascii.sbs", "index-external.sbs", "keys-any-bytes.sbs"])
+def test_one_tensor_is_found_by_name(sbs_ls: Run, vectors: Path, file: str) -> None:
+    path = vectors / "valid" / file
+    tensors = described(path)["tensors"]
+    assert tensors
+    present = {os.fsencode(one["name"]): one for one in tensors}
+    near = (
+        {name[:-1] for name in present} | {name + b"x" for name in present} | {b"\x01", b"\xff", b"~index", b"config"}
+    )
+    for name in [*present, *(near - {b""} - set(present)), b"x" * 5000]:
+        ran = sbs_ls(path, name)
+        if name in present:
+            assert (ran.returncode, json.loads(ran.stdout)) == (0, present[name])
+        else:
+            assert (ran.returncode, ran.stdout, ran.stderr.split(b":")[0]) == (2, b"", b"name-not-found")
+
+
+def test_the_runtimes_own_blobs_are_no_tensors(sbs_ls: Run, generator: ModuleType, tmp_path: Path) -> None:
+    path = tmp_path / "a.sbs"
+    own = [b"config", b"tokenizer", b"Fscales"]
+    path.write_bytes(generator.container(2, [(key, b"1") for key in [*own, b"configs", b"to"]]))
+    assert [one["name"] for one in described(path)["tensors"]] == ["configs", "to"]
+    assert batch(sbs_ls, [path]) == {path: described(path)}
+    assert {sbs_ls(path, key).returncode for key in [*own, b"toc"]} == {2}
+
+
+@pytest.mark.parametrize("arguments", [(), ("--nonsense",), ("--key-for",), ("--batch", "x"), ("a", "b", "c")])
+def test_wrong_usage_is_exit_2(sbs_ls: Run, arguments: tuple[str, ...]) -> None:
+    ran = sbs_ls(*arguments)
+    assert (ran.returncode, ran.stdout, ran.stderr[:6]) == (2, b"", b"usage:")
+
+
+def test_what_is_no_file_is_exit_2(sbs_ls: Run, tmp_path: Path) -> None:
+    assert sbs_ls(tmp_path / "missing.sbs").stderr.startswith(b"os-error: ")
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    for path in (pipe, tmp_path):
+        ran = sbs_ls(path)
+        assert (ran.returncode, ran.stderr.split(b":")[0]) == (2, b"not-a-file")
+
+
+def test_a_folder_beside_is_no_index(sbs_ls: Run, vectors: Path, tmp_path: Path) -> None:
+    path = tmp_path / "a.sbs"
+    shutil.copy(vectors / "valid" / "one-byte-v2.sbs", path)
+    (tmp_path / "a.sbs.idx").mkdir()
+    assert batch(sbs_ls, [path]) == {path: described(path)}
+
+
+def test_the_example_in_the_readme_runs(programs: dict[str, Path], vectors: Path) -> None:
+    def run(file: str) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            [programs["example"], vectors / file], capture_output=True, text=True, check=False, timeout=SECONDS
+        )
+
+    good = run("valid/index-one.sbs")
+    assert good.returncode == 0
+    assert good.stdout.startswith("f32, 2 dimensions, 24 bytes at 0x")
+    bad = run("invalid/index-magic.sbs")
+    assert (bad.returncode, bad.stdout) == (1, "")
+    assert bad.stderr.startswith("index-magic: ")
+
+
+@pytest.mark.parametrize("file", ["index-one.sbs", "index-table-reordered.sbs", "index-external.sbs", "key16-v2.sbs"])
+def test_nothing_is_allocated_to_look_something_up(programs: dict[str, Path], vectors: Path, file: str) -> None:
+    assert_nothing_is_allocated(programs, vectors / "valid" / file)
+
+
+def assert_nothing_is_allocated(programs: dict[str, Path], path: Path) -> None:
+    ran = subprocess.run([programs["allocations"], path], capture_output=True, check=True, timeout=SECONDS)
+    assert ran.stdout.split()[:3] == [b"open", b"%d" % (2 * len(described(path)["tensors"])), b"0"]
+
+
+def test_files_are_read_without_mmap(
+    programs: dict[str, Path], vectors: Path, manifest: dict[str, Any], catalogs: dict[str, Path]
+) -> None:
+    paths = [*valid_files(vectors, manifest), vectors / "invalid" / "index-magic.sbs", *catalogs.values()]
+    paths = [path for path in paths if not path.with_name(path.name + ".idx").exists()]
+    ran = subprocess.run([programs["no-mmap"], *paths], capture_output=True, text=True, check=True, timeout=SECONDS)
+    for path, line in zip(paths, ran.stdout.splitlines(), strict=True):
+        fact = described(path)
+        reason = fact.get("error", "open")
+        found = sum(1 for one in fact.get("tensors", []) if one["key"])
+        assert (path.name, line) == (path.name, f"{reason} {found}")
+
+
+# --------------------------------------------------------------------------------------- toc, keys with a type's letter
+
+
+def written(path: Path, blobs: Mapping[str, bytes], version: int = 2) -> Path:
+    with blobstore.BlobWriter(path, version=version) as writer:
+        for key, data in blobs.items():
+            writer.add(key, data)
+    return path
+
+
+def words(raw: bytes) -> list[int]:
+    return list(struct.unpack(f"<{len(raw) // 4}I", raw))
+
+
+def raw_of(listed: Iterable[int]) -> bytes:
+    return b"".join(struct.pack("<I", word) for word in listed)
+
+
+def older(entry: TocEntry, fewer: int) -> bytes:
+    """The record that a runtime wrote which did not know the last fields yet."""
+    count, *rest = words(build_toc([entry]))
+    return raw_of([count - fewer, *rest[:-fewer]])
+
+
+def toc_of_text(count: int) -> bytes:
+    """A record whose name has so many words."""
+    return raw_of([3 + count, count, *[0x41414141] * count, 1, 0])
+
+
+# One for each type, some of a group and a bit; scales are the least and the largest ones, and others.
+SCALES = (1.0, 2.5, -0.0, struct.unpack("<f", b"\1\0\0\0")[0], -1e-40, 3.4028234663852886e38, 0.1, 1.0)
+ENTRIES = [
+    toc_entry(f"{elements.BY_NUMBER[number].name}_{number}", elements.BY_NUMBER[number], number, 43, scale)
+    for number, scale in zip(range(1, 9), struct.unpack("<8f", struct.pack("<8f", *SCALES)), strict=True)
+]
+TENSORS = {entry.name: bytes(entry.nbytes) for entry in ENTRIES}
+LETTERS = {
+    "config": b"1",
+    "$linear_w_10": bytes(30),
+    "2gating_ein_1": bytes(144 + 16 + 1),
+    "Igating_ein_0": bytes(132 + 4 + 1),
+    "Batt_ein_1": bytes(8),
+    "$linear_w_0": bytes(3),
+    "Fqkv_ein_0": bytes(12),
+    "Bqkv_ein_1": bytes(2),
+    "Fc_embedding": bytes(20),
+    "Batt_ein_0": bytes(8),
+    "Blinear_0_w_3": bytes(6),
+    "Bqkv_ein_998": bytes(6),
+}
+SCALED = ["att_ein_0", "qkv_ein_0", "gating_ein_0", "linear_w_0", "att_ein_1", "qkv_ein_1", "gating_ein_1",
+          "linear_w_10", "qkv_ein_998"]  # fmt: skip
+FSCALES = {"Fscales": struct.pack("<9f", *(0.5 + i for i in range(9)))}
+MISFITS = {  # not what a runtime would have written; no tensors
+    "Fatt_ein_0": bytes(7),
+    "Batt_ein_2": bytes(7),
+    "2gating_ein_0": bytes(16),
+    "Igating_ein_3": bytes(132 + 4),
+    "Bother": bytes(4),
+    "Batt_ein_": bytes(4),
+    "Batt_ein_1000": bytes(4),
+    "Batt_ein_00": bytes(4),
+    "Batt_ein_01": bytes(4),
+    "Batt_ein": bytes(4),
+    "Bc_embedding_0": bytes(4),
+    "Batt_ein_1x": bytes(4),
+    "Batt_ein_\u0661": bytes(4),
+    "B": bytes(4),
+    "att_ein_4": bytes(4),
+    "Latt_ein_4": bytes(4),
+}
+
+
+CUTS = (1, 4, 8, 12, 16, 50, 100)
+# Of the files below; all others open.
+REFUSED = {
+    "toc-cut-1": "fields-size",
+    "toc-cut-50": "fields-size",
+    **{f"toc-cut-{n}": "fields-truncated" for n in (4, 8, 12, 16, 100)},
+    "toc-twice": "toc-duplicate",
+    "toc-twice-then-cut": "toc-duplicate",
+    "toc-cut-then-twice": "fields-truncated",
+    "toc-two-twice": "toc-duplicate",
+    "toc-text-64-words": "toc-missing-blob",
+    "toc-text-65-words": "fields-string",
+    "toc-type-then-twice": "toc-type",
+    "toc-alone-and-cut": "fields-truncated",
+    "letters-twice": "letters-duplicate",
+    "letters-nan": "scales-number",
+    "letters-inf": "scales-number",
+    "letters-count": "scales-count",
+    "letters-cut": "scales-count",
+}
+
+
+@pytest.fixture(scope="session")
+def catalogs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """Files without an index, whose tensors are described by the runtime."""
+    folder = tmp_path_factory.mktemp("catalogs")
+    sfp, bf16 = elements.BY_NAME["sfp"], elements.BY_NAME["bf16"]
+    plain, again = build_toc(ENTRIES), build_toc(ENTRIES[3:4])
+    typeless = build_toc([replace(ENTRIES[0], type_number=9)])
+    newer = build_toc(replace(one, newer=(0, 0xFFFFFFFF) * i) for i, one in enumerate(ENTRIES))
+    tocs = {
+        "toc": plain,
+        "toc-newer": newer,
+        "toc-older": b"".join(older(one, 1 + i % 2) for i, one in enumerate(ENTRIES)),
+        **{f"toc-cut-{n}": plain[:n] for n in CUTS},
+        "toc-twice": plain + again,
+        "toc-twice-then-cut": plain + again + b"1234",
+        "toc-cut-then-twice": plain + b"1234" + again,
+        "toc-two-twice": plain + build_toc(2 * sorted(ENTRIES, key=lambda entry: entry.name)),
+        "toc-text-64-words": plain + toc_of_text(64),
+        "toc-text-65-words": plain + toc_of_text(65),
+        "toc-type-then-twice": plain + typeless + again,
+    }
+    twice = {"Flinear_w_0": bytes(8), "$qkv_ein_0": bytes(1), "2linear_w_0": bytes(17)}
+    key16 = "0123456789abcdef"
+    files = {name: TENSORS | {"toc": toc} for name, toc in tocs.items()} | {
+        "toc-backwards": {"toc": build_toc(reversed(ENTRIES)), "config": b"1", **TENSORS, "Fc_embedding": b"1234"},
+        "toc-own": TENSORS | {"config": b"1", "toc": plain + build_toc([toc_entry("config", sfp, 1, 1)])},
+        "toc-key16": {key16: b"12", "toc": build_toc([toc_entry(key16, bf16, 1, 1)])},
+        "toc-alone-and-cut": {"toc": plain + b"1234"},
+        "letters": LETTERS | FSCALES,
+        "letters-no-scales": LETTERS,
+        "letters-misfits": MISFITS | LETTERS | FSCALES,
+        "letters-twice": LETTERS | {"Fscales": b"1"} | twice,
+        "letters-twice-misfits": LETTERS | FSCALES | {"Flinear_w_0": bytes(7)},
+        "letters-nan": LETTERS | {"Fscales": struct.pack("<f", float("nan"))},
+        "letters-inf": LETTERS | {"Fscales": struct.pack("<9f", *[0] * 8, float("-inf"))},
+        "letters-count": LETTERS | {"Fscales": FSCALES["Fscales"][4:]},
+        "letters-cut": LETTERS | {"Fscales": FSCALES["Fscales"] + b"1"},
+        "bytes": MISFITS | {"Fscales": b"1"},
+    }
+    paths = {name: written(folder / f"{name}.sbs", blobs) for name, blobs in files.items()}
+    return paths | {"toc-v1": written(folder / "toc-v1.sbs", files["toc"], version=1)}
+
+
+@pytest.mark.parametrize("options", [(), ("--copy",)], ids=["mapped", "copied"])
+def test_what_the_runtime_says_of_tensors_is_read_as_the_package_does(
+    sbs_ls: Run, catalogs: dict[str, Path], build: str, options: tuple[str, ...]
+) -> None:
+    found = batch(sbs_ls, catalogs.values(), *options, build=build)
+    assert [(name, found[path]) for name, path in catalogs.items() if not agree(found[path], described(path))] == []
+    assert {name: found[path]["error"] for name, path in catalogs.items() if "error" in found[path]} == REFUSED
+
+
+def test_tensors_are_what_the_toc_says(sbs_ls: Run, catalogs: dict[str, Path]) -> None:
+    listed = json.loads(sbs_ls(catalogs["toc"]).stdout)
+    assert [(one["name"], one["key"], one["shape"], one["scale"], one["nbytes"]) for one in listed] == [
+        (entry.name, entry.name, [entry.rows, 43], entry.scale, entry.nbytes) for entry in ENTRIES
+    ]
+    assert [one["type"] for one in listed] == ["f32", "bf16", "sfp", "nuq", "f64", "u32", "u64", "i8"]
+    backwards = json.loads(sbs_ls(catalogs["toc-backwards"]).stdout)
+    assert [one["name"] for one in backwards] == [entry.name for entry in reversed(ENTRIES)]
+    assert {one["scale"] for one in json.loads(sbs_ls(catalogs["toc-older"]).stdout)[1::2]} == {1.0}
+
+
+def test_tensors_of_old_files_are_what_letters_and_sizes_say(sbs_ls: Run, catalogs: dict[str, Path]) -> None:
+    listed = json.loads(sbs_ls(catalogs["letters-misfits"]).stdout)
+    assert [one["key"] for one in listed] == [key for key in LETTERS if key != "config"]
+    assert [one["name"] for one in listed] == [key[1:] for key in LETTERS if key != "config"]
+    counts = {one["name"]: one["shape"] for one in listed}
+    assert counts["gating_ein_1"] == [256 + 2]
+    assert counts["gating_ein_0"] == [128 + 1]
+    assert counts["linear_0_w_3"] == [3]
+    scales = {one["name"]: one["scale"] for one in listed}
+    assert [scales.pop(name) for name in SCALED] == [0.5 + i for i in range(9)]
+    assert scales == {"c_embedding": 1, "linear_0_w_3": 1}
+
+
+def test_every_key_of_the_runtime_is_known(sbs_ls: Run, tmp_path: Path) -> None:
+    bases = [f"{base}_7" for base in sorted(legacy._LAYER_BASES)]
+    keys = [f"F{name}" for name in [*sorted(legacy._MODEL_KEYS), *bases]]
+    path = written(tmp_path / "a.sbs", {key: bytes(4) for key in keys if len(key) <= 16})
+    listed = json.loads(sbs_ls(path).stdout)
+    assert [one["key"] for one in listed] == [key for key in keys if len(key) <= 16]
+    header = (CPP / "blobstore.hpp").read_text(encoding="utf-8")
+    for name, expected in {"kModelTensors": legacy._MODEL_KEYS, "kLayerTensors": legacy._LAYER_BASES}.items():
+        there = re.search(name + r"\[\] = \{(.*?)\};", header, re.DOTALL)
+        assert there
+        assert set(re.findall(r'"(\w+)"', there[1])) == expected
+
+
+@pytest.mark.parametrize("file", ["toc-backwards", "toc-key16", "letters-misfits"])
+def test_one_tensor_that_the_runtime_describes_is_found_by_name(
+    sbs_ls: Run, catalogs: dict[str, Path], file: str
+) -> None:
+    with blobstore.BlobReader(catalogs[file]) as reader:
+        keys = set(reader)
+    tensors = {one["name"]: one for one in described(catalogs[file])["tensors"]}
+    for name in [*tensors, *(keys - set(tensors)), "toc", "0", "~", "qkv_ei", "qkv_ein_", "x" * 17]:
+        ran = sbs_ls(catalogs[file], name.encode())
+        if name in tensors:
+            assert (ran.returncode, json.loads(ran.stdout)) == (0, tensors[name])
+        else:
+            assert (ran.returncode, ran.stdout, ran.stderr.split(b":")[0]) == (2, b"", b"name-not-found")
+
+
+@pytest.mark.parametrize("file", ["toc", "toc-v1", "letters", "letters-misfits"])
+def test_nothing_is_allocated_to_look_up_what_the_runtime_describes(
+    programs: dict[str, Path], catalogs: dict[str, Path], file: str
+) -> None:
+    assert_nothing_is_allocated(programs, catalogs[file])
+
+
+@pytest.mark.parametrize(
+    ("record", "reason"),
+    [
+        ((0,), "toc-type"),  # 0 words: all defaults
+        ((2, 0, 1), "toc-duplicate"),  # the least that has a type
+        ((0xFFFFFFFF,), "fields-truncated"),
+        ((0x40000000, 65), "fields-truncated"),
+    ],
+)
+def test_a_hostile_toc_takes_memory_in_proportion_to_its_size(
+    programs: dict[str, Path], tmp_path: Path, record: tuple[int, ...], reason: str
+) -> None:
+    toc = raw_of(record) * 100_000
+    path = written(tmp_path / "a.sbs", {"toc": toc})
+    ran = subprocess.run([programs["allocations"], path], capture_output=True, check=True, timeout=SECONDS)
+    assert ran.stdout.split()[0].decode() == reason == described(path)["error"]
+    assert int(ran.stdout.split()[3]) < 4 * len(toc) + 1000
+
+
+def test_a_fault_is_one_line_and_exit_1_here_too(sbs_ls: Run, catalogs: dict[str, Path]) -> None:
+    for name, reason in REFUSED.items():
+        ran = sbs_ls(catalogs[name])
+        assert (ran.returncode, ran.stdout) == (1, b"")
+        assert re.fullmatch(rf"{reason}: \S.*\n", ran.stderr.decode())
+
+
+@pytest.mark.parametrize("name", [name for name in REFUSED if name.startswith("toc") and name != "toc-text-64-words"])
+def test_a_fault_of_the_toc_is_where_the_package_says(sbs_ls: Run, catalogs: dict[str, Path], name: str) -> None:
+    path = catalogs[name]
+    with pytest.raises(FormatError) as caught:
+        blobstore.open(path)
+    with blobstore.BlobReader(path) as reader:
+        start, _ = reader.range("toc")
+    assert caught.value.offset is not None
+    assert batch(sbs_ls, [path])[path]["offset"] == start + caught.value.offset
+
+
+def test_files_of_gemma_cpp_are_described_as_the_package_does(
+    sbs_ls: Run, shared_vectors: Path, tmp_path: Path
+) -> None:
+    originals = sorted((shared_vectors / "convert").glob("*.sbs"))
+    assert len(originals) >= 8
+    expected = {path: described(path) for path in originals}
+    assert not any("error" in fact or not fact["tensors"] for fact in expected.values())
+    rng = random.Random(3)
+    for number, path in enumerate(originals * 3):
+        changed = tmp_path / f"{number}.sbs"
+        changed.write_bytes(mutated(rng, path.read_bytes(), described_in(path, ("toc",))))
+        expected[changed] = described(changed)
+    for options in ((), ("--copy",)):
+        found = batch(sbs_ls, expected, *options)
+        assert [(path, found[path]) for path in expected if not agree(found[path], expected[path])] == []
+
+
+# ------------------------------------------------------------------------------------------------------------ keys
+
+
+def keys_of(sbs_ls: Run, names: list[str]) -> list[str]:
+    ran = sbs_ls("--key-for", *(name.encode() for name in names))
+    assert (ran.returncode, ran.stderr) == (0, b"")
+    return ran.stdout.decode().splitlines()
+
+
+def test_keys_are_those_of_the_manifest(sbs_ls: Run, manifest: dict[str, Any]) -> None:
+    pairs = {pair["name"]: pair["key"] for pair in manifest["key_for"]}
+    assert keys_of(sbs_ls, list(pairs)) == list(pairs.values())
+
+
+def test_keys_of_names_of_every_length(sbs_ls: Run) -> None:
+    names = ["é" + "a" * n for n in range(200)]  # both ways in which SHA-256 pads, at each length of a last block
+    names += ["\x7f\x80\u07ff\u0800\ud7ff\ue000\uffff\U00010000\U0010ffff"]
+    assert keys_of(sbs_ls, names) == [blobstore.key_for(name) for name in names]
+
+
+@given(
+    st.lists(any_names | st.from_regex(r"[ -~]{0,12}_[0-9]{0,4}[a-z_]{0,2}", fullmatch=True), min_size=1, max_size=40)
+)
+def test_keys_are_the_packages(sbs_ls: Run, names: list[str]) -> None:
+    assert keys_of(sbs_ls, names) == [blobstore.key_for(name) for name in names]
+
+
+NO_NAMES = [
+    *[b"", b"a" * 4097, b"\x80", b"\xff", b"a\xc2", b"\xe2\x82a", b"\xf0\x9f\x98"],
+    *[b"\xc1\xbf", b"\xe0\x9f\xbf", b"\xf0\x8f\xbf\xbf"],  # overlong
+    *[b"\xed\xa0\x80", b"\xed\xbf\xbf", b"\xf4\x90\x80\x80", b"\xf5\x80\x80\x80"],  # surrogates, beyond Unicode
+]
+
+
+@pytest.mark.parametrize("name", NO_NAMES)
+def test_what_is_no_name_has_no_key(sbs_ls: Run, name: bytes) -> None:
+    ran = sbs_ls("--key-for", name)
+    assert (ran.returncode, ran.stdout, ran.stderr.split(b":")[0]) == (2, b"", b"bad-name")
+
+
+# ------------------------------------------------------------------------------------------------- hostile bytes
+
+
+def described_in(path: Path, keys: Iterable[str] = OWN) -> list[range]:
+    """Where the blobs lie that say what others are."""
+    with blobstore.BlobReader(path) as reader:
+        found = [reader.range(key) for key in keys if key in reader]
+    return [range(offset, min(offset + 700, offset + nbytes)) for offset, nbytes in found]
+
+
+def mutated(rng: random.Random, data: bytes, regions: list[range]) -> bytes:
+    """Change one byte, most often in one of the regions, or near another byte that isn't zero."""
+    changed = bytearray(data)
+    if regions and rng.random() < 0.7:
+        place = rng.choice(rng.choice(regions))
+    else:
+        place = rng.choice([i for i, byte in enumerate(data) if byte])
+    changed[place] = rng.choice([rng.randrange(256), changed[place] ^ 1 << rng.randrange(8), *b'\0\1\x80\xff"\\{u'])
+    return bytes(changed)
+
+
+def agree(cpp: dict[str, Any], package: dict[str, Any]) -> bool:
+    if "error" in cpp and "error" in package:
+        return bool(cpp["error"] == package["error"])
+    return cpp == package
+
+
+def test_files_with_a_wrong_byte_are_described_as_the_package_does(
+    sbs_ls: Run, vectors: Path, manifest: dict[str, Any], catalogs: dict[str, Path], tmp_path: Path
+) -> None:
+    rng = random.Random(20250731)
+    made = [path for name, path in catalogs.items() if name not in REFUSED]
+    originals = [
+        (path.read_bytes(), idx.read_bytes() if idx.exists() else b"", described_in(path))
+        for path in [*valid_files(vectors, manifest), *made]
+        for idx in [path.with_name(path.name + ".idx")]
+    ]
+    expected: dict[Path, dict[str, Any]] = {}
+    for number in range(MUTATIONS):
+        data, idx, regions = originals[number % len(originals)]
+        if idx and rng.random() < 0.7:
+            idx = mutated(rng, idx, [range(len(idx))])
+        else:
+            data = mutated(rng, data, regions)
+        path = tmp_path / f"{number}.sbs"
+        path.write_bytes(data)
+        if idx:
+            path.with_name(path.name + ".idx").write_bytes(idx)
+        expected[path] = described(path)
+    refused = {fact["error"] for fact in expected.values() if "error" in fact}
+    assert len(refused) > 20
+    for options in ((), ("--copy",)):
+        found = batch(sbs_ls, expected, *options)
+        assert found.keys() == expected.keys()
+        assert [
+            (path.name, found[path], expected[path]) for path in expected if not agree(found[path], expected[path])
+        ] == []
+
+
+@pytest.mark.parametrize("rows", [16383, 16384, 65537])
+def test_a_table_has_at_most_as_many_rows_as_a_file_has_blobs(
+    sbs_ls: Run, generator: ModuleType, tmp_path: Path, rows: int
+) -> None:
+    path = tmp_path / "a.sbs"
+    index = generator.name_index([], [(b"%d" % row, b"1") for row in range(rows)])
+    path.write_bytes(generator.container(2, [(b"0", b"1"), (b"~index", index)]))
+    found = batch(sbs_ls, [path], "--copy")[path]
+    assert found["error"] == described(path)["error"] == ("index-missing-blob" if rows == 16383 else "index-section")
+
+
+json_pieces = st.sampled_from(
+    [
+        *'{}[]:,"\\/ \t\n\r\0\x1f\x7fabu1',
+        *'""""::,,{}',
+        *["\\u0061", "\\u00e9", "\\ud83d", "\\ude00", "\\ud83d\\ude00", "\\u", "\\u12", "\\uD8G0", "\\n", "\\x", "\\/"],
+        *['"a":"b"', '"a"', '"\\u0061":"c"', '"é":""', "é", "😀", "null", "1", "\ufeff", "\u2028", "{}", '{"a":"b"}'],
+    ]
+)
+objects = st.dictionaries(st.text('aé😀"\\\n\x7f', max_size=3), st.text(max_size=5), max_size=4)
+
+
+@st.composite
+def metadata(draw: st.DrawFn) -> bytes:
+    """JSON, nearly JSON, and bytes."""
+    if draw(st.booleans()):
+        text = "".join(draw(st.lists(json_pieces, max_size=8)))
+        text = draw(st.sampled_from(["{{{}}}", '{{"k":"{}"}}', '{{"{}":"v","a":""}}', "{}"])).format(text)
+        return text.encode()
+    indent = draw(st.sampled_from([None, 1]))
+    raw = bytearray(json.dumps(draw(objects), ensure_ascii=draw(st.booleans()), indent=indent).encode())
+    if draw(st.booleans()):
+        raw[draw(st.integers(0, len(raw) - 1))] = draw(st.integers(0, 255) | st.sampled_from(b'"\\{},:u \xc3\xed'))
+    return bytes(raw)
+
+
+ESCAPES = [
+    *[
+        r"\ud800\udc00",
+        r"\udbff\udfff",
+        r"\ud7ff\ue000",
+        r"\uD83D\uDE00",
+        r"\b\f\n\r\t\/\\\"",
+        r"\u0000",
+        r"\u00e9\u0800",
+    ],
+    *[r"\ude00", r"\ud83d", r"\ude00\ude00", r"\ud83d\ud83d", r"\ud83d\ue000", r"\ud83d\u0061", r"\ud83da", r"\udfff"],
+    *[r"\ud83d\n", r"\ud83d\xde00", r"\u00g0", r"\u+061", r"\u 061", r"\u0x61", r"\U0061", r"\'", r"\0", "\\"],
+]
+
+
+@given(st.lists(metadata(), min_size=10, max_size=30))
+@example([text.encode() for one in ESCAPES for text in (f'{{"{one}":"{one}"}}', f'{{"a":"","{one}":""}}')])
+def test_metadata_is_taken_and_refused_as_the_package_does(
+    sbs_ls: Run, generator: ModuleType, tmp_path: Path, texts: list[bytes]
+) -> None:
+    expected = {}
+    for number, text in enumerate(texts):
+        path = tmp_path / f"{number}.sbs"
+        blob = (b"a", b"1234")
+        index = generator.name_index([], [blob], metadata=text)
+        path.write_bytes(generator.container(1, [blob, (b"~index", index)], very_old=True))
+        expected[path] = described(path)
+    found = batch(sbs_ls, expected, "--copy")
+    for path, fact in expected.items():
+        assert agree(found[path], fact), path.read_bytes()
+
+
+def index_of_sections(sections: list[tuple[int, int]], size: int, entries: int, dims: int, rest: bytes) -> bytes:
+    """An external index whose sections have these offsets, and the last two these sizes."""
+    starts = [start for start, _ in sections]
+    head = struct.pack("<8sIIQIIQ", b"SBSINDEX", 1, 2, size, entries, 0, dims)
+    head += struct.pack("<7Q", *starts[:4], sections[3][1], starts[4], sections[4][1])
+    return head.ljust(192, b"\0") + rest
+
+
+def test_nothing_behind_an_index_is_looked_at(sbs_ls: Run, generator: ModuleType, tmp_path: Path) -> None:
+    entry = struct.pack("<QQIIHHHHIfQ", 0, 0, 0xFFFFFFFF, 0, 8, 1, 0, 1, 0, 1.0, 0)
+    cases = {
+        # The last name's NUL would be the first byte behind the index.
+        "index-name": index_of_sections(
+            [(192, 0), (240, 0), (240, 0), (248, 8), (256, 0)], 256, 1, 1, entry + bytes(8) + b"abcdefgh"
+        ),
+        # The metadata would begin there, and its size makes the end right in 64 bits.
+        "index-section": index_of_sections(
+            [(192, 0), (192, 0), (192, 0), (192, 1), (200, 2**64 - 7)], 193, 0, 0, b"\0"
+        ),
+    }
+    for reason, index in cases.items():
+        path = tmp_path / f"{reason}.sbs"
+        path.write_bytes(generator.container(1, [(b"a", b"1")], very_old=True))
+        path.with_name(path.name + ".idx").write_bytes(index)
+        assert batch(sbs_ls, [path], "--copy")[path]["error"] == described(path)["error"] == reason
+
+
+names_in_tocs = st.sampled_from(["a", "bb", "ccc", "c_embedding", "0123456789abcdef", "config"]) | st.sampled_from(
+    ["", "0123456789abcdefg", "no such key", "a" * 256]
+)
+any_words = st.sampled_from([0, 1, 2, 3, 64, 65, 0x7F800000, 0xFF800001, 0x80000000, 0xFFFFFFFF, 0x41414141, 0x4141])
+
+
+@st.composite
+def records_of_tocs(draw: st.DrawFn) -> tuple[bytes, bytes, int]:
+    """A record of a toc, the key and the size of a blob that goes with it."""
+    name = draw(names_in_tocs)
+    number = draw(st.integers(1, 8) if draw(st.booleans()) else st.sampled_from([1, 3, 0, 9, 65537]))
+    sizes = st.integers(1, 20) | st.sampled_from([0, 128, 129, 255, 256, 257, 2**16, 2**32 - 1])
+    rows, cols = draw(st.integers(1, 3)), draw(sizes)
+    kind = elements.BY_NUMBER.get(number, elements.UNKNOWN)
+    entry = TocEntry(name=name, type_number=number, rows=rows, cols=cols, scale=0.5)
+    fields = words(build_toc([entry]))[1:]
+    nbytes = kind.nbytes(rows * cols) + draw(st.sampled_from([0] * 20 + [1, -1]))
+    fault = draw(st.sampled_from(["none"] * 20 + ["older", "newer", "word", "count", "inserted", "deleted"]))
+    place = draw(st.integers(0, len(fields) - 1))
+    if fault == "older":
+        fields = fields[: place + 1]
+    elif fault == "newer":
+        fields += draw(st.lists(any_words, max_size=3))
+    elif fault == "word":
+        fields[place] = draw(any_words)
+    elif fault == "inserted":
+        fields.insert(place, draw(any_words))
+    elif fault == "deleted":
+        del fields[place]
+    count = draw(any_words) if fault == "count" else len(fields)
+    return raw_of([count, *fields]), name.encode()[:16], nbytes
+
+
+@given(st.lists(st.tuples(st.lists(records_of_tocs(), max_size=5), st.integers(0, 30)), min_size=5, max_size=15))
+def test_any_toc_is_described_as_the_package_does(
+    sbs_ls: Run, generator: ModuleType, tmp_path: Path, files: list[tuple[list[tuple[bytes, bytes, int]], int]]
+) -> None:
+    expected = {}
+    for number, (records, cut) in enumerate(files):
+        toc = b"".join(record for record, _, _ in records)
+        toc = toc[: len(toc) - max(cut - 20, 0)] or b"1"
+        blobs = {key: bytes(nbytes) for _, key, nbytes in records if key and 0 < nbytes < 5000}
+        path = tmp_path / f"{number}.sbs"
+        path.write_bytes(generator.container(1, [*blobs.items(), (b"toc", toc)], very_old=True))
+        expected[path] = described(path)
+    found = batch(sbs_ls, expected, "--copy")
+    for path, fact in expected.items():
+        assert agree(found[path], fact), path.read_bytes()
+
+
+scaled_bases = st.sampled_from(["att_ein", "qkv_ein", "gating_ein", "linear_w"])
+bases = scaled_bases | scaled_bases | st.sampled_from(["c_embedding", "qkv_ein_w", "gr_a", "x"])
+layers = st.sampled_from(["_0", "_1", "_2", "_10", "_998"]) | st.sampled_from(["", "_00", "_999", "_1000", "_", "_x"])
+letters = st.sampled_from("FB$2I")
+sizes_in_old_files = st.sampled_from([4, 8, 12, 4 * 33, 144]) | st.integers(1, 300)
+keys_of_old_files = st.builds(lambda letter, base, layer: f"{letter}{base}{layer}"[:16], letters, bases, layers)
+
+
+@given(
+    st.lists(
+        st.tuples(
+            st.dictionaries(keys_of_old_files, sizes_in_old_files, min_size=1, max_size=8),
+            st.sampled_from([None, b"", b"", b"", b"", b"\0\0\x80\x7f", b"\1", b"1234"]),
+            st.integers(0, 8),
+        ),
+        min_size=5,
+        max_size=15,
+    )
+)
+def test_any_old_file_is_described_as_the_package_does(
+    sbs_ls: Run, generator: ModuleType, tmp_path: Path, files: list[tuple[dict[str, int], bytes | None, int]]
+) -> None:
+    expected = {}
+    for number, (sizes, more, place) in enumerate(files):
+        blobs = [(key.encode(), bytes(nbytes)) for key, nbytes in sizes.items()]
+        names = {
+            key[1:] for key in sizes if re.fullmatch(r".(att|qkv|gating)_ein_(0|[1-9]\d*)|.linear_w_(0|[1-9]\d*)", key)
+        }
+        scales = struct.pack(f"<{len(names)}f", *range(len(names))) + (more or b"")
+        if more is not None and scales:
+            blobs.insert(place, (b"Fscales", scales))
+        path = tmp_path / f"{number}.sbs"
+        path.write_bytes(generator.container(1, blobs, very_old=True))
+        expected[path] = described(path)
+    found = batch(sbs_ls, expected, "--copy")
+    for path, fact in expected.items():
+        assert agree(found[path], fact), path.read_bytes()
