@@ -261,6 +261,7 @@ def test_a_file_that_is_given_up_leaves_nothing(target: Path) -> None:
 
 @pytest.mark.usefixtures("kind")
 def test_a_file_that_is_forgotten_leaves_nothing(target: Path) -> None:
+    gc.collect()
     descriptors = os.listdir("/proc/self/fd")
     new = AtomicFile(target)
     write_all(new.fileno(), memoryview(NEW))

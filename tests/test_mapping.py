@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import gc
 import mmap
 import os
 from concurrent.futures import ThreadPoolExecutor
@@ -38,6 +39,7 @@ def source(request: pytest.FixtureRequest, file: Path) -> Iterator[ByteSource]:
 
 
 def open_descriptors() -> int:
+    gc.collect()  # what other tests have left is closed now, not in between
     return len(os.listdir("/proc/self/fd"))
 
 

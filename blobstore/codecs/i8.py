@@ -76,9 +76,9 @@ def _encode_groups(groups: npt.NDArray[np.float32]) -> npt.NDArray[np.uint8]:
 
 def _decode_groups(groups: npt.NDArray[np.uint8]) -> npt.NDArray[np.float32]:
     """Decode groups of one length, shape (n, 4 + length)."""
-    head = np.ascontiguousarray(groups[:, :_HEAD]).view(_BF16).astype(np.float64)
-    inverse, zero = head[:, :1], head[:, 1:]
     with np.errstate(all="ignore"):  # foreign bytes may say anything; they decode to what they say
+        head = np.ascontiguousarray(groups[:, :_HEAD]).view(_BF16).astype(np.float64)
+        inverse, zero = head[:, :1], head[:, 1:]
         shift = (-zero * inverse).astype(np.float32).astype(np.float64)
         exact = groups[:, _HEAD:].view(np.int8).astype(np.float64) * inverse + shift
         values: npt.NDArray[np.float32] = exact.astype(np.float32)
