@@ -19,7 +19,8 @@ import blobstore
 from blobstore import codecs
 from blobstore.convert.checkpoint import open_checkpoint
 from blobstore.convert.export import plan_export, run_export
-from blobstore.convert.gemma_plan import REARRANGED, Choices
+from blobstore.convert.gemma_plan import Choices
+from blobstore.convert.rearranged import REARRANGED
 from blobstore.elements import BY_NAME
 from blobstore.errors import FormatError, UsageError
 from blobstore.writer import BlobWriter

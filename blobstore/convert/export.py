@@ -15,12 +15,11 @@ import numpy as np
 
 from blobstore.atomic import AtomicFile, write_file
 from blobstore.codecs import PIECE, is_float_codec
-from blobstore.convert.gemma_plan import REARRANGED
+from blobstore.convert.rearranged import REARRANGED, Block, Source
 from blobstore.convert.safetensors import dump_header
 from blobstore.elements import BY_NAME
-from blobstore.errors import CodecError, FormatError, UsageError
+from blobstore.errors import CodecError, UsageError
 from blobstore.keys import key_for
-from blobstore.strictjson import parse_json, text_map
 from blobstore.transfer import FileRange, Sink, flat_bytes
 
 if TYPE_CHECKING:
@@ -36,39 +35,8 @@ if TYPE_CHECKING:
     Array = npt.NDArray[Any]
 
 DTYPES = ("bf16", "f16", "f32")
-_FLOATS = {name: BY_NAME[name] for name in ("bf16", "f16", "f32", "f64")}
-_PIECE_FIELDS = 9
 _OWN_METADATA = "blobstore."
 _CHUNK = 16 * PIECE  # elements
-
-
-@dataclass(frozen=True)
-class Block:
-    """Elements of a stored tensor, and where they belong in an exported one.
-
-    Attributes:
-        info: The stored tensor.
-        at: First element in it.
-        row, rows, col, cols: The block of the exported tensor, seen as a matrix of `width` columns.
-        width: Columns of that matrix.
-        arrange: What was done to the block when it was stored: empty, ``transpose`` or ``channels_last``.
-        channels: Planes of each row, for ``channels_last``.
-    """
-
-    info: TensorInfo
-    at: int
-    row: int
-    rows: int
-    col: int
-    cols: int
-    width: int
-    arrange: str = ""
-    channels: int = 1
-
-    @property
-    def whole_rows(self) -> bool:
-        """Whether the block is a run of the exported tensor."""
-        return not self.arrange and self.col == 0 and self.cols == self.width
 
 
 @dataclass(frozen=True)
@@ -131,7 +99,7 @@ def plan_export(
         UsageError: ``no-tensors``.
     """
     metadata = store.metadata
-    source = None if by_keys or REARRANGED not in metadata else _Source(store, metadata[REARRANGED])
+    source = None if by_keys or REARRANGED not in metadata else Source(store, metadata[REARRANGED])
     infos = {info.name: info for info in store.infos()}
     names = _names(infos, source, by_keys=by_keys)
     aliases: Mapping[str, str] = source.aliases if source else _aliases(infos[name] for name in names)
@@ -154,7 +122,7 @@ def plan_export(
     return plan
 
 
-def _names(infos: Mapping[str, TensorInfo], source: _Source | None, *, by_keys: bool) -> set[str]:
+def _names(infos: Mapping[str, TensorInfo], source: Source | None, *, by_keys: bool) -> set[str]:
     """Return the names to export: the source's where the file knows it, the runtime's, or all."""
     keys = {name for name, info in infos.items() if name == info.key}
     if by_keys:
@@ -280,7 +248,7 @@ def _pieces(block: Block, kind: ElementType, store: Store) -> Iterator[Array]:
         yield converted.view(np.uint8)
 
 
-def _type(info: TensorInfo, dtype: str | None, source: _Source | None) -> ElementType:
+def _type(info: TensorInfo, dtype: str | None, source: Source | None) -> ElementType:
     kind = info.type
     if info.codec or not kind.bits:
         store_says = f"{info.name!r} has codec {info.codec} and type {kind}: it can't be decoded here"
@@ -293,96 +261,6 @@ def _type(info: TensorInfo, dtype: str | None, source: _Source | None) -> Elemen
     if kind.safetensors and info.scale == 1.0:
         return kind
     return BY_NAME["u8"] if not kind.number else BY_NAME["f32"]
-
-
-class _Source:
-    """What a converted file says of the checkpoint that it was made of. Foreign bytes: everything is checked."""
-
-    def __init__(self, store: Store, text: str | None) -> None:
-        self._store = store
-        try:
-            said = parse_json((text or "").encode())
-            self.rearranged: Mapping[str, Any] = said["tensors"]
-            self._most = _FLOATS[said["types"]["most"]]
-            self._others = {name: _FLOATS[kind] for name, kind in said["types"]["others"].items()}
-            self.blocks = {name: self._blocks(name, one) for name, one in self.rearranged.items()}
-            self.aliases = text_map(said["aliases"])
-        except (ValueError, LookupError, TypeError, AttributeError) as error:
-            if isinstance(error, FormatError):
-                raise
-            raise _wrong(f"it can't be read: {error!r}") from None
-        for alias, target in self.aliases.items():
-            if target in self.aliases or not self._same(alias, target):
-                raise _wrong(f"{alias[:80]!r} is not {target[:80]!r} by another name")
-        # Rows that only the source has, kept under a name of their own.
-        self.hidden = {one.info.name for blocks in self.blocks.values() for one in blocks}
-
-    def _same(self, alias: str, target: str) -> bool:
-        if alias not in self._store or target not in self._store:
-            return False
-        one, other = self._store.info(alias), self._store.info(target)
-        return (one.offset, one.type, one.shape, one.scale) == (other.offset, other.type, other.shape, other.scale)
-
-    def type_of(self, name: str) -> ElementType:
-        """Return the type that a tensor had in the source."""
-        return self._others.get(name, self._most)
-
-    def shape_of(self, name: str) -> tuple[int, ...]:
-        """Return the shape that it had there."""
-        return tuple(self.rearranged[name]["shape"])
-
-    def _blocks(self, name: str, said: Any) -> tuple[Block, ...]:  # noqa: ANN401 (JSON is anything)
-        shape, rows = said["shape"], said["pieces"]
-        sound = _are_sizes(shape) and isinstance(rows, list) and bool(rows)
-        blocks = tuple(self._block(row) for row in rows) if sound else ()
-        if not sound or not _tile(blocks, math.prod(shape)):
-            raise _wrong(f"it does not fit the tensor {name[:80]!r}")
-        return blocks
-
-    def _block(self, row: Any) -> Block:  # noqa: ANN401 (JSON is anything)
-        if not isinstance(row, list) or len(row) != _PIECE_FIELDS or not _are_sizes([*row[1:7], row[8]]):
-            raise _wrong("a piece is no list of a name, sizes and an arrangement")
-        if row[0] not in self._store:
-            raise _wrong(f"there is no tensor {str(row[0])[:80]!r}")
-        block = Block(self._store.info(row[0]), *row[1:])
-        inside = block.col + block.cols <= block.width and block.at + block.rows * block.cols <= block.info.count
-        known = block.arrange in ("", "transpose", "channels_last")
-        if not inside or not known or min(block.rows, block.cols, block.channels) < 1 or block.cols % block.channels:
-            raise _wrong(f"a piece of {row[0][:80]!r} is not inside it")
-        return block
-
-
-def _wrong(what: str) -> FormatError:
-    return FormatError("rearranged-metadata", f"the metadata {REARRANGED!r}: {what}")
-
-
-def _are_sizes(value: object) -> bool:
-    return isinstance(value, list) and all(type(one) is int and 0 <= one < 1 << 57 for one in value)
-
-
-def _tile(blocks: tuple[Block, ...], total: int) -> bool:
-    """Whether blocks cover a tensor exactly: as runs of rows, as runs of columns of all rows, or as one block."""
-    width = blocks[0].width
-    if any(one.width != width for one in blocks) or not width or total % width:
-        return False
-    height = total // width
-    if len(blocks) == 1:
-        one = blocks[0]
-        return (one.row, one.rows, one.col, one.cols) == (0, height, 0, width)
-    if any(one.arrange for one in blocks):
-        return False
-    if all(one.whole_rows for one in blocks):
-        runs, end = sorted((one.row, one.rows) for one in blocks), height
-    elif all((one.row, one.rows) == (0, height) for one in blocks):
-        runs, end = sorted((one.col, one.cols) for one in blocks), width
-    else:
-        return False
-    place = 0
-    for start, size in runs:
-        if start != place:
-            return False
-        place += size
-    return place == end
 
 
 def _shards(tensors: list[Exported], limit: int | None) -> list[list[Exported]]:

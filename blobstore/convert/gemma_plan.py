@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 from blobstore.convert.arrange import Piece, rows_of
 from blobstore.convert.gemma_sources import Sources, foreign_tensors
 from blobstore.convert.plan import Plan, PlannedAlias, PlannedPart, PlannedTensor
+from blobstore.convert.rearranged import REARRANGED
 from blobstore.elements import BY_NAME
 from blobstore.errors import CheckpointError
 from blobstore.gemma.config import WeightType, Wrapping
@@ -31,7 +32,6 @@ if TYPE_CHECKING:
 
 WEIGHTS = ("sfp", "bf16", "f32", "i8")
 LAYOUTS = ("split", "stock")
-REARRANGED = "blobstore.rearranged"
 CHOICES = "blobstore.convert"
 _SHOWN = 20
 _DOUBT = ("missing-tensor", "shape", "config-disagrees")
