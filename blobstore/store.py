@@ -14,7 +14,6 @@ import numpy as np
 from blobstore.catalog import BlobCatalog, open_catalog
 from blobstore.codecs import decode
 from blobstore.errors import CodecError, NameNotFoundError, UsageError, in_file
-from blobstore.gemma.config import ModelConfig
 from blobstore.index import NameIndex, parse_index
 from blobstore.keys import CONFIG_KEY, INDEX_KEY, NO_TOKENIZER, TOKENIZER_KEY
 from blobstore.mapping import open_source
@@ -29,6 +28,7 @@ if TYPE_CHECKING:
     import numpy.typing as npt
 
     from blobstore.catalog import Catalog, TensorInfo
+    from blobstore.gemma.config import ModelConfig
     from blobstore.mapping import Access
 
     Array = npt.NDArray[Any]
@@ -86,6 +86,8 @@ class Store(Mapping[str, "Array"]):
         Raises:
             FormatError: ``fields-…``, ``config-trailing``: it is damaged.
         """
+        from blobstore.gemma.config import ModelConfig  # noqa: PLC0415 (import blobstore stays cheap)
+
         if CONFIG_KEY not in self.reader:
             return None
         with in_file(self.path):

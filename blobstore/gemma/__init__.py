@@ -5,13 +5,13 @@ Data and small pure functions; nothing below this package knows that Gemma exist
 
 from __future__ import annotations
 
+from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-from blobstore.gemma.config import ModelConfig
-from blobstore.gemma.tensors import TensorSpec, check_tensors, tensors_of
-from blobstore.gemma.toc import TocEntry, build_toc, parse_toc
-
 if TYPE_CHECKING:
+    from blobstore.gemma.config import ModelConfig
+    from blobstore.gemma.tensors import TensorSpec, check_tensors, tensors_of
+    from blobstore.gemma.toc import TocEntry, build_toc, parse_toc
     from blobstore.model_writer import ModelWriter
 
 __all__ = [
@@ -25,11 +25,20 @@ __all__ = [
     "tensors_of",
 ]
 
+# Imported when asked for: import blobstore stays cheap, and the writer stands above the store, which stands above this.
+_HOMES = {
+    "ModelConfig": "blobstore.gemma.config",
+    "ModelWriter": "blobstore.model_writer",
+    "TensorSpec": "blobstore.gemma.tensors",
+    "TocEntry": "blobstore.gemma.toc",
+    "build_toc": "blobstore.gemma.toc",
+    "check_tensors": "blobstore.gemma.tensors",
+    "parse_toc": "blobstore.gemma.toc",
+    "tensors_of": "blobstore.gemma.tensors",
+}
+
 
 def __getattr__(name: str) -> Any:  # noqa: ANN401 (whatever the module has)
-    # The writer stands above the store, which stands above this package: it can't be imported here at once.
-    if name == "ModelWriter":
-        from blobstore.model_writer import ModelWriter  # noqa: PLC0415
-
-        return ModelWriter
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(_HOMES[name]), name)

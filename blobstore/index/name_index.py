@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
     from blobstore.directory import Directory
 
+_OWN_KEY = np.frombuffer(INDEX_KEY.encode().ljust(16, b"\0"), "<u8")
 _REBUILD = "remove the index or build it again with blobstore index build"
 
 
@@ -108,7 +109,8 @@ class NameIndex:
         keys = raw.reshape(-1).view("S16")
         count = len(keys)
         places = np.arange(count, dtype=np.int64)
-        if (keys == INDEX_KEY.encode()).any():
+        low, high = raw.view("<u8").T
+        if ((low == _OWN_KEY[0]) & (high == _OWN_KEY[1])).any():
             raise FormatError("index-key", f"the index speaks of {INDEX_KEY!r}, itself")
         if count > len(directory) or not np.array_equal(raw.view("<u8"), _words(directory.keys[:count])):
             bad = bad_key(raw)
