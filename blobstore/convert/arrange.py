@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from collections import deque
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -153,16 +154,7 @@ def _loads(checkpoint: Checkpoint, piece: Piece) -> Iterator[Callable[[], Array]
         return
     rows = max(1, CHUNK_NBYTES // (piece.width * size))
     for row in range(piece.row, piece.row + piece.rows, rows):
-        part = Piece(
-            piece.source,
-            piece.width,
-            row,
-            min(rows, piece.row + piece.rows - row),
-            piece.col,
-            piece.cols,
-            piece.arrange,
-            piece.channels,
-        )
+        part = replace(piece, row=row, rows=min(rows, piece.row + piece.rows - row))
         yield partial(_read_block, checkpoint, part)
 
 
@@ -198,7 +190,6 @@ def _regrouped(loads: Iterable[Callable[[], Array]]) -> Iterator[Array]:
 
 def _in_order(jobs: Iterable[Callable[[], npt.NDArray[np.uint8]]]) -> Iterator[npt.NDArray[np.uint8]]:
     """Run jobs in threads (numpy lets go of the interpreter) and yield their results in order."""
-    from collections import deque  # noqa: PLC0415
     from concurrent.futures import Future, ThreadPoolExecutor  # noqa: PLC0415 (only conversions need threads)
 
     waiting: deque[Future[npt.NDArray[np.uint8]]] = deque()

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import math
+from collections import Counter
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
@@ -190,10 +191,7 @@ def _ends_whole(tensor: PlannedTensor, start: int, count: int) -> bool:
 
 def _compact(types: dict[str, str]) -> dict[str, object]:
     """Say the type that most tensors have once, and the others by name."""
-    counts: dict[str, int] = {}
-    for kind in types.values():
-        counts[kind] = counts.get(kind, 0) + 1
-    most = max(counts, key=lambda kind: counts[kind])
+    most = Counter(types.values()).most_common(1)[0][0]
     return {"most": most, "others": {name: kind for name, kind in types.items() if kind != most}}
 
 

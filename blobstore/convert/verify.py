@@ -78,11 +78,8 @@ def verify(
         CheckpointError: ``cannot-convert``: the source has values that the type can't hold.
     """
     scales = measure_scales(plan, checkpoint)
-    kept: dict[str, float] = {}
     for tensor in [*plan.tensors, *plan.extras]:
-        verdict = _tensor(store, tensor, checkpoint, scales, progress)
-        kept[tensor.name] = scales.get(tensor.name, 1.0)
-        yield verdict
+        yield _tensor(store, tensor, checkpoint, scales.get(tensor.name, 1.0), progress)
     expected = {tensor.name for tensor in [*plan.tensors, *plan.extras]}
     for verdict in _names(store, plan):
         expected.add(verdict.name)
@@ -90,7 +87,7 @@ def verify(
     for name in store:
         if name not in expected:
             yield Verdict(name, "name", "the source has no such tensor", 0)
-    for key, data in _blobs(plan, kept).items():
+    for key, data in _blobs(plan, scales).items():
         yield Verdict(key, "blob", _blob_fault(store, key, data), len(data))
     if store.metadata != plan.metadata:
         keys = {*store.metadata.items()} ^ {*plan.metadata.items()}
@@ -112,13 +109,12 @@ def _tensor(
     store: Store,
     tensor: PlannedTensor,
     checkpoint: Checkpoint,
-    scales: Mapping[str, float],
+    scale: float,
     progress: Callable[[int], None],
 ) -> Verdict:
     info = store.info(tensor.name) if tensor.name in store else None
     if info is None:
         return Verdict(tensor.name, "copied", "it is missing", 0)
-    scale = scales.get(tensor.name, 1.0)
     facts: list[tuple[str, Any, Any]] = [
         ("type", info.type, tensor.type),
         ("shape", info.shape, tensor.shape),
@@ -135,9 +131,8 @@ def _tensor(
         for part in parts:
             there = store.reader.view(info.offset + done, len(part))
             if there != part:
-                at = next(i for i, (a, b) in enumerate(zip(there, part, strict=True)) if a != b)
-                what = f"byte {done + at} differs, at offset {info.offset + done + at} of the file"
-                return Verdict(tensor.name, how, what, done + at)
+                at = done + _first_difference(there, part)
+                return Verdict(tensor.name, how, f"byte {at} differs, at offset {info.offset + at} of the file", at)
             done += len(part)
             progress(len(part))
     return Verdict(tensor.name, how, "", done)
@@ -149,8 +144,14 @@ def _blob_fault(store: Store, key: str, data: bytes) -> str:
     there = bytes(store.reader[key])
     if there == data:
         return ""
-    at = next((i for i, (a, b) in enumerate(zip(there, data, strict=False)) if a != b), min(len(there), len(data)))
+    at = _first_difference(there, data)
     return f"byte {at} differs, at offset {store.reader.range(key)[0] + at} of the file"
+
+
+def _first_difference(there: bytes | memoryview, data: bytes | memoryview) -> int:
+    """Return the first byte that differs, or the shorter one's length."""
+    pairs = enumerate(zip(there, data, strict=False))
+    return next((i for i, (a, b) in pairs if a != b), min(len(there), len(data)))
 
 
 def _names(store: Store, plan: Plan) -> Iterator[Verdict]:
@@ -174,7 +175,7 @@ def _blobs(plan: Plan, scales: Mapping[str, float]) -> dict[str, bytes]:
     """Return the runtime's own blobs as they have to be."""
     if plan.config is None:
         return {}
-    toc = [toc_entry(one.key, one.type, one.shape[0], one.shape[1], scales[one.name]) for one in plan.tensors]
+    toc = [toc_entry(one.key, one.type, one.shape[0], one.shape[1], scales.get(one.name, 1.0)) for one in plan.tensors]
     return {
         CONFIG_KEY: plan.config.to_bytes(),
         TOKENIZER_KEY: plan.tokenizer or NO_TOKENIZER,
