@@ -17,7 +17,7 @@ from blobstore.keys import decode_key
 from blobstore.layout import BLOB_ALIGN, FILE_ALIGN, HEADER, KEY_NBYTES, MAGIC, MAX_BLOBS, RECORD_NBYTES
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Iterator, Sequence
 
     import numpy.typing as npt
 
@@ -91,6 +91,18 @@ class Directory:
         """Where the padding of the last blob ends."""
         offset, nbytes = self.range(len(self) - 1)
         return layout.round_up(offset + nbytes, BLOB_ALIGN)
+
+    def gaps(self) -> Iterator[tuple[int, int]]:
+        """Yield (offset, nbytes) of each run of the file that is neither header, directory nor blob: all zeros."""
+        tail = HEADER.size + RECORD_NBYTES * len(self)
+        end = tail if self.version == 1 else HEADER.size
+        for offset, nbytes in zip(self.offsets.tolist(), self.sizes.tolist(), strict=True):
+            if offset > end:
+                yield end, offset - end
+            end = offset + nbytes
+        stop = self.file_size if self.version == 1 else self.file_size - tail
+        if stop > end:
+            yield end, stop - end
 
     def to_bytes(self) -> bytes:
         """Return the directory as stored: all keys, then all ranges, without the header."""

@@ -18,9 +18,9 @@ CONFIG_KEY, TOKENIZER_KEY, TOC_KEY, SCALES_KEY = "config", "tokenizer", "toc", "
 NO_TOKENIZER = b"unavailable"  # what the runtime's writer puts where there is none
 RESERVED_KEYS = frozenset({CONFIG_KEY, TOKENIZER_KEY, TOC_KEY, SCALES_KEY})
 MAX_NAME_NBYTES = 4096
+MAX_LAYER = 998  # the runtime stops at more
 
 _TYPE_LETTERS = frozenset("FB$2I")  # type prefixes of files before 2025
-_MAX_LAYER = 998
 _PLAIN = re.compile(r"[\x21-\x7e]{1,16}", re.ASCII)
 _LAYER = re.compile(rb"_([0-9]+)[^_]*\Z", re.DOTALL)
 
@@ -49,10 +49,16 @@ def unsafe_for_runtime(key: bytes) -> str | None:
         return f"{text!r} is one of the runtime's own blobs"
     if text[:1] in _TYPE_LETTERS:
         return f"{text[0]!r} at the beginning reads as a type letter of files before 2025"
-    layer = _LAYER.search(key)
-    if layer and int(layer[1]) > _MAX_LAYER:
-        return f"the number after the last '_' reads as layer {layer[1].decode()}, {_MAX_LAYER + 1} or more aborts"
+    layer = layer_of(key)
+    if layer is not None and layer > MAX_LAYER:
+        return f"the number after the last '_' reads as layer {layer}, {MAX_LAYER + 1} or more aborts"
     return None
+
+
+def layer_of(key: bytes) -> int | None:
+    """Return the number right after a key's last ``_``, which the runtime reads as a layer; None without one."""
+    found = _LAYER.search(key)
+    return int(found[1]) if found else None
 
 
 def encode_name(name: str) -> bytes:

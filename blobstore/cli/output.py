@@ -102,7 +102,7 @@ def note(text: str) -> None:
 
 
 @contextmanager
-def progress(total: int, what: str, *, quiet: bool = False) -> Iterator[Callable[[int], None]]:
+def progress(total: int | None, what: str, *, quiet: bool = False) -> Iterator[Callable[[int], None]]:
     """Show a bar with bytes and rate while the block runs, when someone can see it.
 
     Yields:

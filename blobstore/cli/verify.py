@@ -8,11 +8,14 @@ from typing import TYPE_CHECKING, Any
 
 import blobstore
 from blobstore.atomic import write_file
+from blobstore.check import verify_file
+from blobstore.cli.findings import add_strict, print_findings, status_of
 from blobstore.cli.output import Stopwatch, add_command, add_json, note, print_json, progress, shown, size
 from blobstore.convert.checkpoint import open_checkpoint
 from blobstore.convert.choose import has_chat_template, tokenizer_beside
 from blobstore.convert.gemma_plan import CHOICES
 from blobstore.convert.verify import digest_of, plan_again, verify
+from blobstore.errors import UsageError
 
 if TYPE_CHECKING:
     import argparse
@@ -21,25 +24,35 @@ if TYPE_CHECKING:
     from blobstore.convert.verify import Verdict
     from blobstore.store import Store
 
-TEXT = "Compare a converted file with the checkpoint that it was made of."
+TEXT = "Verify a file against the digests it carries, or against the checkpoint that it was made of."
 EXAMPLE = """example:
+  blobstore verify model.sbs
+  blobstore verify model.sbs --values                     (NaN and infinities as well)
   blobstore verify model.sbs --against gemma-3-270m-it/
   blobstore verify model.sbs --against gemma-3-270m-it/ --list --receipt model.receipt.json
 
-The conversion is planned again from the source, and every byte of the file compared with what the source makes it: bit
-for bit where bytes were copied, encoded again where they were encoded. Exit status 1 when anything differs."""
+Alone: structure, padding and index, then the SHA-256 of every blob; names each damaged tensor and its bytes. A file
+without digests says so: blobstore index build FILE --digests keeps them from then on.
+
+With --against the conversion is planned again from the source, and every byte of the file compared with what the source
+makes it: bit for bit where bytes were copied, encoded again where they were encoded.
+
+Exit status 1 when anything is wrong; with --strict also for what could not be verified, and for padding."""
 
 
 def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     """Add the command."""
     parser = add_command(commands, "verify", run, TEXT, EXAMPLE)
-    parser.add_argument("file", metavar="FILE", help="an .sbs file that blobstore convert has made")
-    parser.add_argument(
-        "--against", metavar="SRC", required=True, help="the checkpoint: a file or folder, as for convert"
-    )
-    parser.add_argument("--tokenizer", metavar="FILE", help="tokenizer.model, when it isn't beside SRC")
-    parser.add_argument("--list", action="store_true", help="a line for each tensor")
-    parser.add_argument(
+    parser.add_argument("file", metavar="FILE", help="an .sbs file")
+    parser.add_argument("--quick", action="store_true", help="structure, padding and index only")
+    parser.add_argument("--values", action="store_true", help="look for NaN and infinities in every tensor, too")
+    parser.add_argument("--workers", type=int, metavar="N", help="threads (default: one for each core)")
+    add_strict(parser)
+    source = parser.add_argument_group("against the source")
+    source.add_argument("--against", metavar="SRC", help="the checkpoint: a file or folder, as for convert")
+    source.add_argument("--tokenizer", metavar="FILE", help="tokenizer.model, when it isn't beside SRC")
+    source.add_argument("--list", action="store_true", help="a line for each tensor")
+    source.add_argument(
         "--receipt", metavar="OUT", help="write digests of source and file, choices and versions as JSON"
     )
     add_json(parser)
@@ -47,6 +60,30 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
 
 def run(options: argparse.Namespace) -> int:
     """Run the command."""
+    alone = options.quick or options.values or options.strict or options.workers is not None
+    with_source = options.tokenizer or options.list or options.receipt
+    if options.against is None and with_source:
+        raise UsageError("no-source", "--tokenizer, --list and --receipt go with --against SRC")
+    if options.against is not None and alone:
+        raise UsageError("two-ways", "--quick, --values, --workers and --strict don't go with --against")
+    if options.workers is not None and options.workers < 1:
+        raise UsageError("bad-workers", f"--workers {options.workers}: there is at least one")
+    return _verify_alone(options) if options.against is None else _verify_against(options)
+
+
+def _verify_alone(options: argparse.Namespace) -> int:
+    watch = Stopwatch()
+    done = verify_file(options.file, quick=options.quick, values=options.values, workers=options.workers, bar=progress)
+    summary = ""
+    if done.blobs:
+        rate = f"{size(done.nbytes / watch.seconds)}/s" if watch.seconds else "at once"
+        summary = f" ({done.blobs} blobs of {size(done.nbytes)} against their SHA-256, {rate})"
+    facts = {"blobs": done.blobs, "nbytes": done.nbytes, "seconds": round(watch.seconds, 3)}
+    print_findings(options, options.file, done.findings, facts, summary)
+    return status_of(done.findings, strict=options.strict)
+
+
+def _verify_against(options: argparse.Namespace) -> int:
     watch = Stopwatch()
     folder = options.against if os.path.isdir(options.against) else os.path.dirname(options.against)
     with blobstore.open(options.file, access="read") as store, open_checkpoint(options.against) as checkpoint:

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING
 
 from blobstore.convert.gemma_plan import Choices, is_gemma, looks_like_gemma, plan_for_gemma
 from blobstore.convert.plan import Plan, plan_by_name
-from blobstore.errors import CheckpointError, UsageError
+from blobstore.errors import CheckpointError, FormatError, UsageError
+from blobstore.gemma.tokenizer import count_pieces
 from blobstore.layout import MAX_BLOBS
 
 if TYPE_CHECKING:
@@ -53,10 +54,11 @@ def tokenizer_beside(folder: str, given: str | None) -> bytes | None:
         return None
     with open(path, "rb") as file:
         raw = file.read()
-    # A SentencePiece model is a protocol buffer that begins with its first piece; tokenizer.json is what gets mixed up.
-    if raw[:1] != b"\n":
-        what = "is no SentencePiece model: gemma.cpp wants tokenizer.model, not tokenizer.json"
-        raise UsageError("not-a-tokenizer", f"{path!r} {what}")
+    try:
+        count_pieces(raw)
+    except FormatError as error:
+        what = f"{path!r}: {error.message}; gemma.cpp wants tokenizer.model, not tokenizer.json"
+        raise UsageError("not-a-tokenizer", what) from None
     return raw
 
 

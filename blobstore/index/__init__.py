@@ -8,6 +8,16 @@ from __future__ import annotations
 from blobstore.index.build import build_index, rebind_index
 from blobstore.index.name_index import NameIndex
 from blobstore.index.parse import parse_index
+from blobstore.index.records import MAGIC as INDEX_MAGIC
 from blobstore.index.records import Entry, IndexedBlob, shape_fault
 
-__all__ = ["Entry", "IndexedBlob", "NameIndex", "build_index", "parse_index", "rebind_index", "shape_fault"]
+__all__ = [
+    "INDEX_MAGIC",
+    "Entry",
+    "IndexedBlob",
+    "NameIndex",
+    "build_index",
+    "parse_index",
+    "rebind_index",
+    "shape_fault",
+]

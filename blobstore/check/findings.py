@@ -1,0 +1,190 @@
+"""What an examination finds: each kind declared once, with what it does to a runtime and the way out.
+
+Spec: spec/findings.md.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from blobstore.errors import BlobStoreError, FormatError
+
+Severity = Literal["error", "warning", "note"]
+
+
+@dataclass(frozen=True)
+class Kind:
+    """A kind of finding.
+
+    Attributes:
+        severity: ``error``: it can't be used, or would give wrong results; ``warning``: it may; ``note``: good to know.
+        effect: What happens in gemma.cpp, or to a reader.
+        remedy: What to do.
+    """
+
+    severity: Severity
+    effect: str
+    remedy: str
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One thing found.
+
+    Attributes:
+        severity: As its kind has it, unless this one is worse or harmless.
+        code: Stable; of `CODES`, or the reason of an error that reading or converting gives.
+        subject: The key, tensor or field that it is about.
+        message: What was found, and what was expected.
+        effect: What happens.
+        remedy: What to do.
+        offset: Of the first byte that it is about, from the beginning of the file; None when it is no place.
+        nbytes: How many bytes it is about, from there.
+        names: Tensors that hold these bytes.
+    """
+
+    severity: Severity
+    code: str
+    subject: str
+    message: str
+    effect: str
+    remedy: str
+    offset: int | None = None
+    nbytes: int | None = None
+    names: tuple[str, ...] = ()
+
+
+_STOPS = "gemma.cpp stops when it opens the file"
+_UNSEEN = "gemma.cpp does not see it and may read wrong bytes; other readers refuse the file"
+_ANEW = "write the file again with blobstore, or fetch it again"
+_CUT = "fetch the file again; blobstore recover saves what is whole"
+_CONVERT = "convert the checkpoint again with blobstore convert"
+_REWRITE = "blobstore rewrite FILE -o OUT writes it anew, with zeros"
+_NO_LOAD = "gemma.cpp stops when it loads the tensors"
+_REINDEX = "blobstore index build FILE --force makes a new one"
+
+_CONTAINER = {
+    "truncated": Kind("error", _STOPS, _CUT),
+    "bad-magic": Kind("error", _STOPS, "this is no .sbs file"),
+    "bad-placeholder": Kind("error", _UNSEEN, _ANEW),
+    "no-directory": Kind("error", _STOPS, _CUT),
+    "blob-count": Kind("error", "gemma.cpp stops, or reads what its own writer would not write", _ANEW),
+    "file-size": Kind("error", _STOPS, _CUT),
+    "directory-range": Kind("error", _STOPS, _CUT),
+    "bad-key": Kind("error", _UNSEEN, _ANEW),
+    "duplicate-key": Kind("error", _UNSEEN, _ANEW),
+    "empty-blob": Kind("error", _UNSEEN, _ANEW),
+    "blob-range": Kind("error", _STOPS, _ANEW),
+    "blob-offset": Kind("error", _STOPS, _ANEW),
+    "payload-end": Kind("error", _UNSEEN, _ANEW),
+    "padding": Kind("warning", "none: no reader looks there; the file is not as it was written", _REWRITE),
+}
+_INDEX = {
+    "index": Kind("error", "gemma.cpp ignores the index; by name the file can't be read", _REINDEX),
+    "index-digest": Kind("error", "a name, shape or digest may be wrong", _REINDEX),
+    "index-misplaced": Kind("error", "no reader finds the names", "fetch the file again"),
+    "index-disagrees": Kind("warning", "Python and gemma.cpp read the tensor differently", _REINDEX),
+}
+_CONTENTS = {
+    "damaged-blob": Kind("error", "these tensors have wrong values", "fetch the file again"),
+    "no-digests": Kind(
+        "warning", "a change in a blob can't be found", "blobstore index build FILE --digests keeps them from now on"
+    ),
+    "no-digest": Kind("note", "a change in this blob can't be found", _REINDEX),
+    "not-a-number": Kind("error", "results become NaN", "fetch or convert again from a sound source"),
+    "infinite": Kind("warning", "results may become NaN", "look whether the source has them too"),
+    "reserved-code": Kind("error", "gemma.cpp's decoder stops, or gives an unspecified value", _CONVERT),
+    "undecodable": Kind("note", "its values were not looked at", "a newer blobstore may know it"),
+}
+_RUNTIME = {
+    "not-for-gemma": Kind("error", "gemma.cpp has nothing to run", _CONVERT),
+    "by-name": Kind(
+        "note", "not looked at as a model: no config, no toc", "blobstore check --for gemma.cpp says what is missing"
+    ),
+    "layer-number": Kind("error", _STOPS, "blobstore rewrite FILE -o OUT --rename OLD=NEW"),
+    "type-letter": Kind("warning", "gemma.cpp prints a line about types", "none needed; or rename the blob"),
+    "unknown-tensor": Kind("error", "gemma.cpp stops: 'Unknown tensor'", "blobstore rewrite FILE -o OUT --drop KEY"),
+    "reserved-key": Kind("error", "gemma.cpp takes its own blob for a tensor", "store the tensor under another name"),
+    "key-too-long": Kind("error", "gemma.cpp stops: 'Key … is too long'", _CONVERT),
+    "before-2025": Kind(
+        "note",
+        "gemma.cpp guesses the model from the number of layers; the tokenizer has to be given with --tokenizer",
+        _CONVERT,
+    ),
+    "letters-damaged": Kind("error", "gemma.cpp stops, or takes wrong scales", _CONVERT),
+    "no-config": Kind("error", "gemma.cpp stops: it can't deduce the type of the weights", _CONVERT),
+    "config-damaged": Kind("error", "gemma.cpp stops: 'Error deserializing config'", _CONVERT),
+    "newer-fields": Kind("note", "an older gemma.cpp prints a line and ignores them", "none needed"),
+    "config-model": Kind("error", "gemma.cpp stops when it reads the config", _CONVERT),
+    "config-sizes": Kind("error", "gemma.cpp stops, or reads outside its tables", _CONVERT),
+    "too-many-layers": Kind("error", _STOPS, "a model has at most 999 layers"),
+    "vocabulary": Kind(
+        "warning",
+        "gemma.cpp stops when it samples, on machines with AVX-512",
+        "pad the embedding and the vocabulary to a multiple of 32",
+    ),
+    "no-toc": Kind("error", "gemma.cpp stops: it finds no tensor", _CONVERT),
+    "toc-damaged": Kind("error", "gemma.cpp stops: 'Deserializing MatPtr failed'", _CONVERT),
+    "toc-missing-blob": Kind("error", "gemma.cpp stops when it reads the toc", _CONVERT),
+    "toc-size": Kind("error", _NO_LOAD, _CONVERT),
+    "toc-numbers": Kind("warning", "none: gemma.cpp computes these anew", _CONVERT),
+    "missing-tensor": Kind("error", "gemma.cpp stops: 'is required but not found in file'", _CONVERT),
+    "both-forms": Kind("error", _NO_LOAD, "blobstore rewrite FILE -o OUT --drop KEY removes one form"),
+    "unexpected-tensor": Kind("warning", "gemma.cpp ignores it", "none needed; blobstore rewrite --drop KEY"),
+    "tensor-shape": Kind("error", "gemma.cpp stops: 'shape mismatches file'", _CONVERT),
+    "tensor-type": Kind("error", "gemma.cpp stops, or computes with wrong values", _CONVERT),
+    "pair-types": Kind("error", "gemma.cpp reads the second in the first one's type: wrong values", _CONVERT),
+    "weight-type": Kind("error", "gemma.cpp stops when it reads the toc", _CONVERT),
+    "mixed-f32": Kind("error", "gemma.cpp stops when it reads the toc", "blobstore convert --weights f32"),
+    "nuq-weights": Kind("error", "gemma.cpp stops, unless built with GEMMA_ENABLE_NUQ=1", _CONVERT),
+    "i8-weights": Kind("warning", "experimental: gemma.cpp was seen to hang", "blobstore convert --weights sfp"),
+    "f32-large": Kind(
+        "warning",
+        "gemma.cpp stops when it reads the file: 'too large for a single IO batch'; with --map 1 it does not",
+        "run with --map 1, or convert with --weights bf16",
+    ),
+    "no-tokenizer": Kind("warning", "gemma.cpp can't generate text", "gemma --tokenizer tokenizer.model"),
+    "tokenizer-model": Kind(
+        "error", "gemma.cpp stops: 'Failed to load tokenizer'", "convert again with --tokenizer tokenizer.model"
+    ),
+    "tokenizer-size": Kind("warning", "tokens beyond the embedding read outside it", "use the model's own tokenizer"),
+    "unused-blob": Kind("note", "gemma.cpp ignores it", "none needed"),
+}
+CODES: dict[str, Kind] = _CONTAINER | _INDEX | _CONTENTS | _RUNTIME
+
+
+# What the reasons of errors that begin so have in common.
+_FAMILIES = {
+    "index-": "index",
+    "toc-": "toc-damaged",
+    "fields-": "toc-damaged",
+    "letters-": "letters-damaged",
+    "scales-": "letters-damaged",
+}
+
+
+def finding(
+    code: str,
+    subject: str,
+    message: str,
+    *,
+    severity: Severity | None = None,
+    effect: str | None = None,
+    offset: int | None = None,
+    nbytes: int | None = None,
+    names: tuple[str, ...] = (),
+) -> Finding:
+    """Return a finding of a known kind; what is given goes before what the kind says."""
+    kind = CODES[code]
+    return Finding(
+        severity or kind.severity, code, subject, message, effect or kind.effect, kind.remedy, offset, nbytes, names
+    )
+
+
+def from_error(error: BlobStoreError, subject: str) -> Finding:
+    """Return what an error that reading gave says, as a finding under its own reason."""
+    family = next((kin for prefix, kin in _FAMILIES.items() if error.reason.startswith(prefix)), "truncated")
+    kind = CODES.get(error.reason) or CODES[family]
+    offset = error.offset if isinstance(error, FormatError) else None
+    return Finding(kind.severity, error.reason, subject, error.message, kind.effect, kind.remedy, offset)

@@ -1,0 +1,284 @@
+"""What gemma.cpp can't take in a file, found before it stops.
+
+Facts: its own loader, gemma/model_store.cc and gemma/weights.cc of https://github.com/google/gemma.cpp at 3ed403e.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from blobstore.catalog import IndexCatalog
+from blobstore.check.findings import finding
+from blobstore.check.opening import open_checked
+from blobstore.elements import BY_NAME
+from blobstore.errors import FormatError
+from blobstore.gemma.config import Model, ModelConfig, WeightType
+from blobstore.gemma.families import runtime_notes
+from blobstore.gemma.legacy import TYPE_LETTERS, legacy_tensors
+from blobstore.gemma.tensors import check_tensors
+from blobstore.gemma.toc import parse_toc, toc_entry
+from blobstore.gemma.tokenizer import count_pieces
+from blobstore.keys import (
+    CONFIG_KEY,
+    INDEX_KEY,
+    MAX_LAYER,
+    NO_TOKENIZER,
+    RESERVED_KEYS,
+    SCALES_KEY,
+    TOC_KEY,
+    TOKENIZER_KEY,
+    encode_key,
+    layer_of,
+)
+from blobstore.layout import KEY_NBYTES
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
+    from os import PathLike
+
+    from blobstore.check.findings import Finding
+    from blobstore.gemma.toc import TocEntry
+    from blobstore.index import NameIndex
+    from blobstore.reader import BlobReader
+
+_MAX_QKV_DIM = 1024
+_MAX_READ_NBYTES = 0x7FFFF000  # what it reads at once, and an f32 tensor is read at once
+_AVX2_LANES = 16
+_TOO_LARGE_TO_READ = 1 << 31  # digits that make no int are no layer
+_SHOWN = 8
+# Tensors that it computes with side by side, in the type of the first.
+_PAIRS = (("gating1_w", "gating2_w"), ("ln_0_scale", "ln_0_bias"), ("ln_1_scale", "ln_1_bias"))
+# Of each reason of `check_tensors`, the code here.
+_TENSOR_CODES = {
+    "missing": "missing-tensor",
+    "both-forms": "both-forms",
+    "unexpected": "unexpected-tensor",
+    "shape": "tensor-shape",
+    "type": "tensor-type",
+    "weight": "weight-type",
+}
+
+
+def is_model(reader: BlobReader) -> bool:
+    """Whether a file is meant for gemma.cpp: it has a config, a toc, or tensors as files from before 2025 have them."""
+    return CONFIG_KEY in reader or TOC_KEY in reader or _has_letters(reader)
+
+
+def check_file(path: str | PathLike[str], *, for_runtime: bool | None = None) -> list[Finding]:
+    """Check a file's structure, its index against its blobs, and what gemma.cpp would do with it.
+
+    Args:
+        path: Of the file.
+        for_runtime: Whether gemma.cpp is to run it; by default when it has a config, a toc, or tensors as files from
+            before 2025 have them.
+
+    Raises:
+        OSError: It can't be read.
+        UsageError: ``not-a-file``.
+    """
+    with open_checked(path) as opened:
+        found = list(opened.findings)
+        if opened.reader is None:
+            return found
+        if for_runtime or (for_runtime is None and is_model(opened.reader)):
+            found += check_runtime(opened.reader, opened.index.content if opened.index else None)
+        elif for_runtime is None:
+            found.append(finding("by-name", opened.path, f"a container of {len(opened.reader)} blobs, not a model"))
+        return found
+
+
+def check_runtime(reader: BlobReader, index: NameIndex | None) -> Iterator[Finding]:
+    """Yield all that gemma.cpp would stop at, or take wrongly, in a file that opens.
+
+    Args:
+        reader: The file's blobs.
+        index: Its name index, when it has one.
+    """
+    if not is_model(reader):
+        what = "it has neither config nor toc, nor tensors as files from before 2025 have them"
+        yield finding("not-for-gemma", reader.path, what)
+        return
+    yield from _keys(reader)
+    if TOC_KEY not in reader and _has_letters(reader):
+        yield from _before_2025(reader)
+        return
+    config = None
+    try:
+        config = ModelConfig.from_bytes(reader[CONFIG_KEY]) if CONFIG_KEY in reader else None
+        if config is None:
+            yield finding("no-config", CONFIG_KEY, f"there is a {TOC_KEY!r} and no {CONFIG_KEY!r}")
+    except FormatError as error:
+        yield finding("config-damaged", CONFIG_KEY, str(error))
+    if config:
+        yield from _config(config)
+    yield from _tokenizer(reader, config)
+    if TOC_KEY not in reader:
+        yield finding("no-toc", TOC_KEY, f"there is a {CONFIG_KEY!r} and no {TOC_KEY!r}, which lists the tensors")
+        return
+    try:
+        toc = {entry.name: entry for entry in parse_toc(reader[TOC_KEY])}
+    except FormatError as error:
+        yield finding("toc-damaged", TOC_KEY, str(error))
+        return
+    yield from _toc(reader, toc)
+    if config:
+        yield from _tensors(config, toc)
+    if index:
+        yield from _index(reader, index, toc)
+    yield from _unused(reader, toc)
+
+
+def _keys(reader: BlobReader) -> Iterator[Finding]:
+    for key in reader:
+        layer = layer_of(encode_key(key)) or 0
+        if MAX_LAYER < layer < _TOO_LARGE_TO_READ:
+            what = f"the digits after its last '_' read as layer {layer}, beyond {MAX_LAYER}"
+            yield finding("layer-number", key, what)
+        if key[0] in TYPE_LETTERS and key != SCALES_KEY and TOC_KEY in reader:
+            what = f"its first letter reads as the type {TYPE_LETTERS[key[0]]} of files from before 2025"
+            yield finding("type-letter", key, what)
+
+
+def _has_letters(reader: BlobReader) -> bool:
+    """Whether there are tensors as files from before 2025 have them: with their type in the key's first letter."""
+    blobs = [(key, reader.directory.range(place)[1]) for place, key in enumerate(reader)]
+    try:
+        return bool(legacy_tensors(blobs, None))
+    except FormatError:  # two of one name: they are tensors all the same
+        return True
+
+
+def _before_2025(reader: BlobReader) -> Iterator[Finding]:
+    blobs = [(key, reader.directory.range(place)[1]) for place, key in enumerate(reader)]
+    try:
+        found = {one.key for one in legacy_tensors(blobs, reader.get(SCALES_KEY))}
+    except FormatError as error:
+        yield finding("letters-damaged", reader.path, str(error))
+        return
+    yield finding("before-2025", reader.path, f"{len(found)} tensors have their type in the first letter of their key")
+    for key, nbytes in blobs:
+        if key[0] in TYPE_LETTERS and key not in found and key != SCALES_KEY:
+            kind = TYPE_LETTERS[key[0]]
+            yield finding("unknown-tensor", key, f"its first letter says {kind}; {nbytes} bytes under no known name")
+
+
+def _config(config: ModelConfig) -> Iterator[Finding]:
+    for what, missing in (("model", config.model == Model.UNKNOWN), ("weight", config.weight == WeightType.UNKNOWN)):
+        if missing:
+            yield finding("config-model", f"config.{what}", f"the config names no {what}")
+    yield from _config_sizes(config)
+    for fault in runtime_notes(config):
+        worse = fault.reason == "vocabulary" and config.vocab_size % _AVX2_LANES
+        if worse:
+            effect = "gemma.cpp stops when it samples, on all machines with AVX2 or AVX-512"
+            yield finding(fault.reason, "config", fault.message, severity="error", effect=effect)
+        else:
+            yield finding(fault.reason, "config", fault.message)
+    if config.newer:
+        yield finding("newer-fields", CONFIG_KEY, f"{len(config.newer)} words stand behind the fields that are known")
+    if config.weight == WeightType.NUQ:
+        yield finding("nuq-weights", "config.weight", "the weights are nuq")
+    if config.weight == WeightType.I8:
+        yield finding("i8-weights", "config.weight", "the weights are i8")
+
+
+def _config_sizes(config: ModelConfig) -> Iterator[Finding]:
+    if len(config.layer_configs) != config.num_layers:
+        what = f"num_layers is {config.num_layers}, and there are {len(config.layer_configs)} layer configs"
+        yield finding("config-sizes", "config.num_layers", what)
+    if len(config.attention_window_sizes) < len(config.layer_configs):
+        what = f"{len(config.attention_window_sizes)} windows for {len(config.layer_configs)} layers"
+        yield finding("config-sizes", "config.attention_window_sizes", what)
+    for i, layer in enumerate(config.layer_configs):
+        if layer.qkv_dim > _MAX_QKV_DIM:
+            what = f"qkv_dim of layer {i} is {layer.qkv_dim}, gemma.cpp has room for {_MAX_QKV_DIM}"
+            yield finding("config-sizes", f"config.layer_configs[{i}]", what)
+        if not layer.heads or not layer.kv_heads or layer.heads % layer.kv_heads:
+            what = f"layer {i}: {layer.heads} heads do not share {layer.kv_heads} kv_heads evenly"
+            yield finding("config-sizes", f"config.layer_configs[{i}]", what)
+
+
+def _tokenizer(reader: BlobReader, config: ModelConfig | None) -> Iterator[Finding]:
+    raw = bytes(reader.get(TOKENIZER_KEY, NO_TOKENIZER))
+    if raw == NO_TOKENIZER:
+        why = "says 'unavailable'" if TOKENIZER_KEY in reader else "is not there"
+        yield finding("no-tokenizer", TOKENIZER_KEY, f"the blob {TOKENIZER_KEY!r} {why}")
+        return
+    try:
+        pieces = count_pieces(raw)
+    except FormatError as error:
+        yield finding("tokenizer-model", TOKENIZER_KEY, error.message)
+        return
+    if config and pieces > config.vocab_size:
+        what = f"it has {pieces} pieces, the config says a vocabulary of {config.vocab_size}"
+        yield finding("tokenizer-size", TOKENIZER_KEY, what)
+
+
+def _toc(reader: BlobReader, toc: Mapping[str, TocEntry]) -> Iterator[Finding]:
+    for key, entry in toc.items():
+        if len(key.encode()) > KEY_NBYTES:
+            yield finding("key-too-long", key, f"the toc has the name {key!r}: {len(key)} bytes, a key has at most 16")
+            continue
+        if key in RESERVED_KEYS or key == INDEX_KEY:
+            yield finding("reserved-key", key, f"the toc says that {key!r} is a tensor")
+        if key not in reader:
+            yield finding("toc-missing-blob", key, "the toc lists it, the file has no such blob")
+            continue
+        offset, nbytes = reader.range(key)
+        if nbytes != entry.nbytes:
+            takes = f"{entry.type}, {entry.rows} × {entry.cols}, which takes {entry.nbytes} bytes"
+            what = f"the toc says that it is {takes}; the blob has {nbytes}"
+            yield finding("toc-size", key, what, offset=offset, nbytes=nbytes)
+        if _odd_numbers(entry):
+            what = "element_bytes, num_elements or stride in the toc are not what type and shape make them"
+            yield finding("toc-numbers", key, what)
+        if entry.type == BY_NAME["f32"] and entry.nbytes > _MAX_READ_NBYTES:
+            yield finding("f32-large", key, f"{entry.nbytes} bytes of f32 in one tensor")
+
+
+def _odd_numbers(entry: TocEntry) -> bool:
+    """Whether the numbers that follow from type and shape aren't what these make them; older files have no stride."""
+    made = toc_entry(entry.name, entry.type, entry.rows, entry.cols)
+    found = (entry.element_bytes, entry.num_elements)
+    return found != (made.element_bytes, made.num_elements) or entry.stride not in (0, made.stride)
+
+
+def _tensors(config: ModelConfig, toc: Mapping[str, TocEntry]) -> Iterator[Finding]:
+    for fault in check_tensors(config, toc):
+        code = _TENSOR_CODES[fault.reason]
+        if code == "weight-type" and config.weight == WeightType.F32:
+            code = "mixed-f32"
+        yield finding(code, fault.key, fault.message.removesuffix(": the runtime stops"))
+    for one, other in _PAIRS:
+        for key, entry in toc.items():
+            base, _, layer = key.rpartition("_")
+            mate = toc.get(f"{other}_{layer}") if base == one else None
+            if mate and mate.type != entry.type:
+                yield finding("pair-types", mate.name, f"it is {mate.type}, and {key!r} is {entry.type}")
+
+
+def _index(reader: BlobReader, index: NameIndex, toc: Mapping[str, TocEntry]) -> Iterator[Finding]:
+    """Compare what the index and the toc say of the same blobs."""
+    try:
+        catalog = IndexCatalog(reader.directory, index)
+    except FormatError:  # found, and told, when the file was opened
+        return
+    for key, entry in toc.items():
+        info = catalog.find(key)
+        if info is None or info.key != key:
+            continue
+        said = (info.type, info.count, info.scale)
+        if said != (entry.type, entry.rows * entry.cols, entry.scale):
+            one = f"{info.type}, {info.count} elements, scale {info.scale}"
+            other = f"{entry.type}, {entry.rows * entry.cols}, scale {entry.scale}"
+            yield finding("index-disagrees", key, f"the index says {one}; the toc {other}")
+
+
+def _unused(reader: BlobReader, toc: Mapping[str, TocEntry]) -> Iterator[Finding]:
+    own = RESERVED_KEYS - {SCALES_KEY} | {INDEX_KEY}
+    unused = [key for key in reader if key not in toc and key not in own]
+    for key in unused[:_SHOWN]:
+        yield finding("unused-blob", key, "neither gemma.cpp's own nor in the toc")
+    if len(unused) > _SHOWN:
+        more = len(unused) - _SHOWN
+        yield finding("unused-blob", "…", f"{more} blobs more are neither gemma.cpp's own nor in the toc")

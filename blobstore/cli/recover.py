@@ -1,0 +1,57 @@
+"""``blobstore recover``."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import asdict
+from typing import TYPE_CHECKING
+
+from blobstore.cli.output import add_command, add_json, note, print_json, progress, shown
+from blobstore.recover import recover
+
+if TYPE_CHECKING:
+    import argparse
+
+    from blobstore.recover import Recovered
+
+TEXT = "Save what is whole in a broken file: cut off, with something appended, or with damaged blobs."
+EXAMPLE = """example:
+  blobstore recover model.sbs.part -o saved.sbs
+  blobstore recover model.sbs.part -o saved.sbs --index model.sbs.idx
+
+A version 2 file has its directory at the end, so one that is cut off has lost it. Where the blobs lay is then proved by
+the index beside the file, or an index or a toc inside it; without any, nothing can be saved. A version 1 has its
+directory at the front. Blobs that are cut off, or are not what their SHA-256 says, are left out and named. Exit status
+0 when all blobs were saved, 1 when some are lost."""
+
+
+def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    """Add the command."""
+    parser = add_command(commands, "recover", run, TEXT, EXAMPLE)
+    parser.add_argument("file", metavar="FILE", help="a broken .sbs file")
+    parser.add_argument("-o", "--output", metavar="OUT", required=True, help="the .sbs file to write")
+    parser.add_argument("--index", metavar="IDX", help="the index of the whole file, when it isn't FILE.idx")
+    add_json(parser)
+
+
+def run(options: argparse.Namespace) -> int:
+    """Run the command; returns 1 when something is lost."""
+    with progress(2 * os.stat(options.file).st_size, "recovering") as advance:
+        done = recover(options.file, options.output, index_path=options.index, progress=advance)
+    if options.json:
+        print_json({"output": options.output, "right": not done.lost, **asdict(done)})
+    else:
+        _tell(options.output, done)
+    return 1 if done.lost else 0
+
+
+def _tell(output: str, done: Recovered) -> None:
+    note(f"where the blobs lay is proved by {done.how}")
+    for key in done.doubtful:
+        note(f"{key} has nothing but zeros, up to the end of the file: it may not have been downloaded")
+    for one in done.lost:
+        print("\t".join(shown(text) for text in ("lost", one.key, one.why, ", ".join(one.names))))
+    verified = f"{done.verified} of them verified" if done.verified else "none of them could be verified: no digests"
+    print(
+        f"{shown(output)}: {len(done.kept)} blobs saved ({verified}), {done.names} names; {len(done.lost)} blobs lost"
+    )

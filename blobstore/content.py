@@ -1,0 +1,217 @@
+"""What a file holds, as data: to be changed, and written anew."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING
+
+from blobstore.atomic import AtomicFile, write_all
+from blobstore.catalog import open_catalog
+from blobstore.directory import build_directory
+from blobstore.errors import FormatError, UsageError
+from blobstore.gemma.toc import build_toc, parse_toc
+from blobstore.index import Entry, IndexedBlob, build_index
+from blobstore.keys import INDEX_KEY, TOC_KEY, encode_name
+from blobstore.reader import BlobReader
+from blobstore.store import external_path
+from blobstore.transfer import FileRange
+from blobstore.writer import BlobWriter
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Mapping
+    from os import PathLike
+
+    from blobstore.index import NameIndex
+    from blobstore.store_writer import IndexPlace
+
+    Progress = Callable[[int], None]
+
+_STEP_NBYTES = 64 << 20  # progress is told after each
+
+
+@dataclass
+class HeldBlob:
+    """A blob that a new file is to hold.
+
+    Attributes:
+        key: Its key.
+        data: Its bytes.
+        sha256: Of them, as it was kept; None when it wasn't.
+    """
+
+    key: str
+    data: FileRange | bytes
+    sha256: bytes | None = None
+
+    @property
+    def nbytes(self) -> int:
+        """Its size."""
+        return self.data.nbytes if isinstance(self.data, FileRange) else len(self.data)
+
+
+@dataclass
+class Content:
+    """What a new file is to hold.
+
+    Attributes:
+        blobs: In order; without the index.
+        entries: Of its name index, each with the place of its blob in `blobs`; None for a file without an index.
+        metadata: Of the index.
+        digests: Whether the index keeps the SHA-256 of each blob.
+    """
+
+    blobs: list[HeldBlob]
+    entries: list[Entry] | None = None
+    metadata: dict[str, str] = field(default_factory=dict)
+    digests: bool = True
+
+    @property
+    def nbytes(self) -> int:
+        """Of all blobs."""
+        return sum(one.nbytes for one in self.blobs)
+
+    def keep(self, kept: Iterable[int]) -> None:
+        """Keep only some blobs, by their places, in this order; entries of others go, and so do their lines in ``toc``.
+
+        Raises:
+            FormatError: The ``toc`` can't be read.
+        """
+        order = list(kept)
+        places = {old: new for new, old in enumerate(order)}
+        gone = {one.key for place, one in enumerate(self.blobs) if place not in places}
+        self.blobs = [self.blobs[place] for place in order]
+        if self.entries is not None:
+            staying = [one for one in self.entries if one.blob is None or one.blob in places]
+            self.entries = [one if one.blob is None else replace(one, blob=places[one.blob]) for one in staying]
+        if gone:
+            self.edit_toc(dict.fromkeys(gone))
+
+    def edit_toc(self, keys: Mapping[str, str | None]) -> None:
+        """Give tensors other keys in the blob ``toc``, or none, which takes them out.
+
+        Raises:
+            FormatError: The ``toc`` can't be read.
+        """
+        blob = next((one for one in self.blobs if one.key == TOC_KEY), None)
+        if blob is None:
+            return
+        before = parse_toc(_bytes(blob.data))
+        renamed = [(entry, keys.get(entry.name, entry.name)) for entry in before]
+        after = [replace(entry, name=key) for entry, key in renamed if key is not None]
+        if not after:  # no tensor is left
+            self.keep(place for place, one in enumerate(self.blobs) if one is not blob)
+        elif after != before:
+            blob.data, blob.sha256 = build_toc(after), None
+
+    def toc_keys(self) -> set[str]:
+        """Return the keys of the runtime's tensors, as the blob ``toc`` has them.
+
+        Raises:
+            FormatError: It can't be read.
+        """
+        blob = next((one for one in self.blobs if one.key == TOC_KEY), None)
+        return {entry.name for entry in parse_toc(_bytes(blob.data))} if blob else set()
+
+
+def write_content(
+    content: Content,
+    target: str | PathLike[str],
+    *,
+    version: int,
+    index: IndexPlace,
+    progress: Progress = lambda _: None,
+) -> None:
+    """Write a file, and compare what is written with the digests that are known.
+
+    Raises:
+        FormatError: ``damaged-blob``; nothing is written then.
+        UsageError: As `BlobWriter`; ``no-blobs``.
+        OSError: Reading or writing failed; the target is untouched.
+    """
+    if not content.blobs:
+        raise UsageError("no-blobs", "nothing would be left: a container has at least one blob")
+    keeping = content.digests and content.entries is not None and index != "none"
+    hashing = keeping or any(blob.sha256 for blob in content.blobs)
+    with BlobWriter(target, version=version, digests=hashing) as writer:
+        for blob in content.blobs:
+            writer.add_chunks(blob.key, _steps(blob.data, progress))
+        digests = writer.digests() if hashing else [None] * len(content.blobs)
+        for blob, digest in zip(content.blobs, digests, strict=True):
+            if blob.sha256 not in (None, digest):
+                what = "is not what its SHA-256 in the index says: it is damaged; blobstore recover leaves it out"
+                raise FormatError("damaged-blob", f"{blob.key!r} {what}")
+        if content.entries is None or index == "none":
+            return
+        kept = digests if keeping else [None] * len(digests)
+        table = [IndexedBlob(*row) for row in zip(writer.encoded_keys, writer.sizes, kept, strict=True)]
+        if index == "embedded":
+            writer.add(INDEX_KEY, build_index(content.entries, table, content.metadata))
+            return
+        directory = build_directory(version, writer.encoded_keys, writer.sizes)
+        raw = build_index(content.entries, table, content.metadata, store=directory)
+        with AtomicFile(external_path(target)) as beside:
+            write_all(beside.fileno(), memoryview(raw))
+            # As long as there is an index inside, the one beside the file is not looked at: it may come first. Else it
+            # is complete before the file takes its name, so that little can come between the two.
+            if not _has_index_inside(target):
+                writer.close()
+
+
+def _has_index_inside(path: str | PathLike[str]) -> bool:
+    try:
+        with BlobReader(path, access="read") as reader:
+            return INDEX_KEY in reader
+    except (FormatError, UsageError, OSError):
+        return False
+
+
+def _bytes(data: FileRange | bytes) -> bytes:
+    return b"".join(map(bytes, data.chunks())) if isinstance(data, FileRange) else data
+
+
+def _steps(data: FileRange | bytes, progress: Progress) -> Iterable[FileRange | bytes]:
+    if isinstance(data, bytes):
+        yield data
+        progress(len(data))
+        return
+    for done in range(0, data.nbytes, _STEP_NBYTES):
+        piece = FileRange(data.fd, data.offset + done, min(_STEP_NBYTES, data.nbytes - done))
+        yield piece
+        progress(piece.nbytes)
+
+
+def content_of(reader: BlobReader, index: NameIndex | None) -> Content:
+    """Return what a file holds; blobs that the index doesn't know included."""
+    blobs: list[HeldBlob] = []
+    places: dict[int, int] = {}
+    for place, key in enumerate(reader):
+        if key != INDEX_KEY:
+            places[place] = len(blobs)
+            blobs.append(HeldBlob(key, FileRange(reader.fileno(), *reader.directory.range(place))))
+    if index is None:
+        return Content(blobs)
+    known = index.places(reader.directory).tolist()
+    for row, place in enumerate(known):
+        blobs[places[place]].sha256 = index.blob(row).sha256
+    entries = [index.entry(i) for i in range(len(index.entries))]
+    entries = [one if one.blob is None else replace(one, blob=places[known[one.blob]]) for one in entries]
+    return Content(blobs, entries, dict(index.metadata), index.has_digests)
+
+
+def describe(content: Content, reader: BlobReader) -> None:
+    """Give a file without an index the entries of one: from its toc, or each blob under its key."""
+    places = {blob.key: place for place, blob in enumerate(content.blobs)}
+    content.entries = [
+        Entry(info.name, places[info.key], 0, info.nbytes, info.type.number, info.shape, info.scale)
+        for info in open_catalog(reader, reader.directory, None)
+        if _is_name(info.name)
+    ]
+
+
+def _is_name(key: str) -> bool:
+    """Whether a key is Unicode text: others keep their blobs, reachable by key, and get no entry."""
+    try:
+        encode_name(key)
+    except UsageError:
+        return False
+    return True

@@ -1,0 +1,269 @@
+"""Where the blobs of a broken file lay: what its own bytes, or an index beside it, still prove.
+
+Each way ends in a directory that could not be otherwise: blobs lie back to back, so keys and sizes in order are all of
+it, and something independent has to agree (a stated file size, digests, a place where the next thing begins).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from blobstore import layout
+from blobstore.directory import build_directory, parse_directory
+from blobstore.errors import FormatError
+from blobstore.gemma.config import ModelConfig
+from blobstore.gemma.fields import Cursor, words_of
+from blobstore.gemma.toc import TocEntry, parse_toc
+from blobstore.gemma.tokenizer import count_pieces
+from blobstore.index import INDEX_MAGIC, parse_index
+from blobstore.index.records import HEADER as INDEX_HEADER
+from blobstore.index.records import directory_digest
+from blobstore.keys import CONFIG_KEY, INDEX_KEY, NO_TOKENIZER, TOC_KEY, TOKENIZER_KEY
+from blobstore.layout import BLOB_ALIGN, FILE_ALIGN, HEADER, MAGIC
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from blobstore.directory import Directory
+    from blobstore.index import NameIndex
+    from blobstore.mapping import ByteSource
+
+_SCAN_NBYTES = 4 << 20
+_TOC_NBYTES = (64 << 10, 512 << 10, 4 << 20)  # 16,383 records are about 1 MB
+_MAX_CONFIG_NBYTES = 4 << 20
+_MAX_PAYLOAD = 1 << 62
+_MOST_TRIED = 100  # a record's beginning is seldom found by chance; a hostile file may be full of them
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """A directory that a broken file must have had.
+
+    Attributes:
+        how: What proves it, for people.
+        directory: Where each blob lay. Those at the end may be cut off.
+        index: The name index, where it was what proves it.
+    """
+
+    how: str
+    directory: Directory
+    index: NameIndex | None = None
+
+
+def find_evidence(source: ByteSource, beside: memoryview | None) -> Evidence | None:
+    """Return the first of these that proves where the blobs lay, or None.
+
+    The directory at its place; at the front of a version 1 that is cut off; before something that was appended; the
+    index beside the file; an index inside it, whose directory is cut off; a ``toc`` inside it.
+
+    Args:
+        source: The broken file.
+        beside: The bytes of the index beside it, when there is one.
+    """
+    return (
+        _at_its_place(source)
+        or _at_the_front(source)
+        or _before_the_end(source)
+        or (_beside(source, beside) if beside is not None else None)
+        or _index_inside(source)
+        or _toc_inside(source)
+    )
+
+
+def _at_its_place(source: ByteSource) -> Evidence | None:
+    try:
+        return Evidence("its directory, which is whole", parse_directory(source.view, source.size))
+    except FormatError:
+        return None
+
+
+def _at_the_front(source: ByteSource) -> Evidence | None:
+    """Version 1 begins with its directory, and says how long the file was."""
+    if source.size < HEADER.size:
+        return None
+    magic, count, stated = HEADER.unpack(source.view(0, HEADER.size))
+    known = HEADER.size + layout.RECORD_NBYTES * count
+    if magic != MAGIC or not count or known > source.size:
+        return None
+    try:
+        return Evidence("its directory, at the front", parse_directory(source.view, stated))
+    except FormatError:
+        return None
+
+
+def _before_the_end(source: ByteSource) -> Evidence | None:
+    """A directory ends at a multiple of 64 KiB, with a header that says that very size."""
+    for end in range(source.size // FILE_ALIGN * FILE_ALIGN, 0, -FILE_ALIGN):
+        magic, count, stated = HEADER.unpack(source.view(end - HEADER.size, HEADER.size))
+        if magic == MAGIC and count and stated == end:
+            try:
+                return Evidence(
+                    f"its directory, before {source.size - end} bytes more", parse_directory(source.view, end)
+                )
+            except FormatError:
+                continue
+    return None
+
+
+def _beside(source: ByteSource, raw: memoryview) -> Evidence | None:
+    """An index beside the file lists all blobs in order, and has the digest of the directory that they make.
+
+    That it is this file's is proved by the blobs' digests; without any, the file must begin as that one did, and have
+    zeros wherever that one had.
+    """
+    try:
+        index = parse_index(raw, external=True)
+    except FormatError:
+        return None
+    for version in (2, 1):
+        directory = _laid_out(version, index)
+        if not directory or (index.store_nbytes, index.store_sha256) != (
+            directory.file_size,
+            directory_digest(directory),
+        ):
+            continue
+        if index.has_digests or _has_frame(source, directory):
+            return Evidence("the index beside it", directory, index)
+    return None
+
+
+def _has_frame(source: ByteSource, directory: Directory) -> bool:
+    """Whether a file begins as one with this directory does, and has its padding, as far as it goes."""
+    head = layout.PLACEHOLDER if directory.version == 2 else directory.header()
+    if source.size < len(head) or bytes(source.view(0, len(head))) != head:
+        return False
+    gaps = ((offset, min(nbytes, source.size - offset)) for offset, nbytes in directory.gaps() if offset < source.size)
+    return not any(np.frombuffer(source.view(*gap), np.uint8).any() for gap in gaps)
+
+
+def _index_inside(source: ByteSource) -> Evidence | None:
+    """An index inside lists the blobs before it, which must end where it begins; it has a digest of itself."""
+    for offset in _aligned(source, INDEX_MAGIC):
+        if source.size - offset < INDEX_HEADER.itemsize:
+            continue
+        header = np.frombuffer(source.view(offset, INDEX_HEADER.itemsize), INDEX_HEADER)[0]
+        nbytes = int(header["nbytes"])
+        if nbytes > source.size - offset:
+            continue
+        try:
+            index = parse_index(source.view(offset, nbytes), external=False)
+        except FormatError:
+            continue
+        directory = _laid_out(2, index, nbytes) if index.self_digest_holds() else None
+        if directory and directory.range(len(directory) - 1)[0] == offset:
+            return Evidence("the index inside it, which begins where the blobs that it lists end", directory, index)
+    return None
+
+
+def _laid_out(version: int, index: NameIndex, *own_nbytes: int) -> Directory | None:
+    """Return the directory of the blobs that an index lists, with its own at the end where it is inside."""
+    rows = [index.blob(i) for i in range(len(index.blobs))]
+    keys = [*(row.key for row in rows), *(INDEX_KEY.encode() for _ in own_nbytes)]
+    sizes = [*(row.nbytes for row in rows), *own_nbytes]
+    if not rows or sum(sizes) >= _MAX_PAYLOAD:
+        return None
+    directory = build_directory(version, keys, sizes)
+    try:
+        index.places(directory)
+    except FormatError:  # a key that is none, or stands there twice
+        return None
+    return directory
+
+
+def _aligned(source: ByteSource, start: bytes) -> Iterator[int]:
+    """Yield the multiples of 256 at which these bytes stand."""
+    for at in range(0, source.size, _SCAN_NBYTES):
+        piece = np.frombuffer(source.view(at, min(_SCAN_NBYTES, source.size - at)), dtype=np.uint8)
+        whole = piece[: len(piece) // BLOB_ALIGN * BLOB_ALIGN].reshape(-1, BLOB_ALIGN)
+        same = (whole[:, : len(start)] == np.frombuffer(start, np.uint8)).all(axis=1)
+        yield from (at + BLOB_ALIGN * int(i) for i in np.flatnonzero(same))
+        if len(piece) % BLOB_ALIGN and bytes(piece[len(whole) * BLOB_ALIGN :][: len(start)]) == start:
+            yield at + len(whole) * BLOB_ALIGN
+
+
+def _toc_inside(source: ByteSource) -> Evidence | None:
+    """gemma.cpp writes tensors, ``config``, ``tokenizer``, ``toc``: the toc's tensors end where the config begins."""
+    for offset in _toc_candidates(source):
+        raw = _toc_at(source, offset)
+        if raw is None:
+            continue
+        entries = parse_toc(raw)
+        keys, sizes = [entry.name.encode() for entry in entries], [entry.nbytes for entry in entries]
+        if min(sizes) < 1 or not all(0 < len(key) <= layout.KEY_NBYTES for key in keys) or sum(sizes) > source.size:
+            continue
+        start = int(layout.blob_ends(BLOB_ALIGN, np.array(sizes, dtype=np.int64))[-1])
+        config = _config_nbytes(source, start)
+        if not config:
+            continue
+        behind = layout.round_up(start + config, BLOB_ALIGN)
+        tokenizer = _tokenizer_nbytes(source, behind, offset)
+        if not tokenizer:
+            continue
+        keys += [CONFIG_KEY.encode(), TOKENIZER_KEY.encode(), TOC_KEY.encode()]
+        sizes += [config, tokenizer, len(raw)]
+        if len(set(keys)) == len(keys):
+            how = "the toc inside it: config and tokenizer stand where the tensors that it lists end"
+            return Evidence(how, build_directory(2, keys, sizes))
+    return None
+
+
+def _toc_candidates(source: ByteSource) -> Iterator[int]:
+    """Yield the offsets at which a record of a toc may begin, the last first."""
+    found: list[int] = []
+    for at in range(0, source.size - source.size % BLOB_ALIGN, _SCAN_NBYTES):
+        nbytes = min(_SCAN_NBYTES, source.size - at) // BLOB_ALIGN * BLOB_ALIGN
+        words = np.frombuffer(source.view(at, nbytes), dtype="<u4").reshape(-1, BLOB_ALIGN // 4)
+        # A record: so many words follow; a name of so many words; then at least type, bytes, elements, rows, cols.
+        fits = (words[:, 1] >= 1) & (words[:, 1] <= 4) & (words[:, 0] >= words[:, 1] + 6) & (words[:, 0] < 64)
+        found += (at + BLOB_ALIGN * np.flatnonzero(fits)).tolist()
+    yield from reversed(found[-_MOST_TRIED:])
+
+
+def _toc_at(source: ByteSource, offset: int) -> bytes | None:
+    """Return the records from here to the first empty one, which is padding; None when they are no toc."""
+    for nbytes in _TOC_NBYTES:
+        raw = bytes(source.view(offset, min(nbytes, source.size - offset) // 4 * 4))
+        words = words_of(raw)
+        cursor = Cursor(words, 0, len(words))
+        try:
+            while cursor.position < len(words) and words[cursor.position]:
+                TocEntry.read(cursor)
+            parse_toc(raw[: 4 * cursor.position])
+        except FormatError:
+            continue  # it may be longer
+        return raw[: 4 * cursor.position]
+    return None
+
+
+def _config_nbytes(source: ByteSource, offset: int) -> int:
+    """Return the size of the config that begins here, or 0."""
+    if offset + 4 > source.size:
+        return 0
+    nbytes = 4 * (1 + int.from_bytes(source.view(offset, 4), "little"))
+    if nbytes > min(source.size - offset, _MAX_CONFIG_NBYTES):
+        return 0
+    try:
+        ModelConfig.from_bytes(source.view(offset, nbytes))
+    except FormatError:
+        return 0
+    return nbytes
+
+
+def _tokenizer_nbytes(source: ByteSource, offset: int, end: int) -> int:
+    """Return the size of the tokenizer between two offsets, or 0. Where it ends isn't written: zeros follow."""
+    if not offset < end:
+        return 0
+    raw = bytes(source.view(offset, end - offset))
+    bare = raw.rstrip(b"\0")
+    if bare == NO_TOKENIZER:
+        return len(bare)
+    for nbytes in range(max(len(bare), len(raw) - BLOB_ALIGN + 1), len(raw) + 1):
+        try:
+            count_pieces(raw[:nbytes])
+        except FormatError:
+            continue
+        return nbytes
+    return 0

@@ -1,0 +1,322 @@
+"""What `blobstore.check` finds: every code, on files made for it; and nothing in files that are right."""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pytest
+
+import blobstore
+from blobstore.check import CODES, check_checkpoint, check_file, verify_file
+from blobstore.convert.gemma_plan import LAYOUTS, Choices
+from blobstore.elements import BY_NAME
+from blobstore.gemma.config import Model, ModelConfig, WeightType
+from blobstore.gemma.toc import build_toc, parse_toc, toc_entry
+from blobstore.index import Entry, IndexedBlob, build_index
+from tests.conftest import ROOT, VECTORS, load_manifest
+from tests.gemma_checkpoints import TOKENIZER, convert, small_recipe
+from tests.models import FAMILIES
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
+    from blobstore.check import Finding
+
+    Blobs = dict[str, bytes]
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Blobs:
+    """The blobs of a Gemma 2 in bf16 that gemma.cpp runs, without an index."""
+    folder = tmp_path_factory.mktemp("model")
+    convert(small_recipe("gemma2").write(folder / "c"), folder / "m.sbs", Choices("bf16"), index="external")
+    with blobstore.BlobReader(folder / "m.sbs") as reader:
+        return {key: bytes(blob) for key, blob in reader.items()}
+
+
+def write(path: Path, blobs: Blobs) -> Path:
+    with blobstore.BlobWriter(path) as writer:
+        for key, data in blobs.items():
+            writer.add(key, data)
+    return path
+
+
+def codes(found: list[Finding]) -> set[str]:
+    return {one.code for one in found}
+
+
+def found_in(path: Path, blobs: Blobs) -> list[Finding]:
+    return check_file(write(path, blobs), for_runtime=True)
+
+
+# ------------------------------------------------------------------------------------------------------------- nothing
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.parametrize("weights", ["bf16", "sfp", "f32"])
+@pytest.mark.parametrize("family", FAMILIES)
+def test_nothing_is_wrong_with_what_we_convert(tmp_path: Path, family: str, weights: str, layout: str) -> None:
+    path = tmp_path / "m.sbs"
+    convert(small_recipe(family).write(tmp_path / "c"), path, Choices(weights, layout))
+    found = [one for one in check_file(path) if one.code != "unused-blob"]  # spare rows of embeddings, which it ignores
+    assert not found
+    assert not verify_file(path, values=True).findings
+
+
+def test_nothing_is_wrong_with_what_gemma_cpp_writes(shared_vectors: Path) -> None:
+    paths = sorted((shared_vectors / "convert").glob("*.sbs"))
+    assert len(paths) == 8
+    for path in paths:
+        assert codes(check_file(path)) <= {"no-tokenizer"}, path.name
+        assert codes(verify_file(path, values=True).findings) == {"no-digests"}, path.name
+
+
+def test_a_container_by_name_is_not_checked_as_a_model(tmp_path: Path) -> None:
+    path = tmp_path / "m.sbs"
+    blobstore.save_file({"model.layers.0.mlp.up_proj.weight": np.arange(3)}, path)
+    assert [(one.severity, one.code) for one in check_file(path)] == [("note", "by-name")]
+    assert not check_file(path, for_runtime=False)
+
+
+# ------------------------------------------------------------------------------------------------- a test for each code
+
+
+def config_of(blobs: Blobs) -> ModelConfig:
+    return ModelConfig.from_bytes(blobs["config"])
+
+
+def with_config(blobs: Blobs, **changes: object) -> Blobs:
+    config = replace(config_of(blobs), **changes)  # type: ignore[arg-type]
+    return blobs | {"config": config.to_bytes()}
+
+
+def with_toc(blobs: Blobs, **changes: dict[str, Any] | None) -> Blobs:
+    """Blobs with a toc in which some entries are changed, or gone where there is None."""
+    entries = [(one, changes.get(one.name, {})) for one in parse_toc(blobs["toc"])]
+    changed = [replace(one, **change) for one, change in entries if change is not None]
+    return blobs | {"toc": build_toc(changed)}
+
+
+def without(blobs: Blobs, *keys: str) -> Blobs:
+    return {key: data for key, data in blobs.items() if key not in keys}
+
+
+def in_type(blobs: Blobs, key: str, kind: str) -> Blobs:
+    """Blobs in which one tensor has another type; zeros, as only sizes matter."""
+    entry = next(one for one in parse_toc(blobs["toc"]) if one.name == key)
+    new = toc_entry(key, BY_NAME[kind], entry.rows, entry.cols)
+    changes = {field.name: getattr(new, field.name) for field in dataclasses.fields(new)}
+    return with_toc(blobs, **{key: changes}) | {key: bytes(new.nbytes)}
+
+
+def in_shape(blobs: Blobs, key: str, rows: int, cols: int) -> Blobs:
+    return with_toc(blobs, **{key: {"rows": rows, "cols": cols, "stride": cols}})
+
+
+def all_in_type(blobs: Blobs, kind: str) -> Blobs:
+    for entry in parse_toc(blobs["toc"]):
+        wide = entry.rows == 1 or entry.name == "c_embedding"
+        blobs = in_type(blobs, entry.name, "bf16" if wide and kind != "f32" else kind)
+    return with_config(blobs, weight=WeightType[kind.upper()])
+
+
+def twice(blobs: Blobs) -> Blobs:
+    """Blobs with both forms of a tensor."""
+    halves = [one for one in parse_toc(blobs["toc"]) if one.name in ("gating1_w_0", "gating2_w_0")]
+    whole = toc_entry("gating_ein_0", halves[0].type, 2 * halves[0].rows, halves[0].cols)
+    stacked = blobs["gating1_w_0"] + blobs["gating2_w_0"]
+    return blobs | {"gating_ein_0": stacked, "toc": build_toc([*parse_toc(blobs["toc"]), whole])}
+
+
+def letters(**blobs: bytes) -> Blobs:
+    return dict(blobs)
+
+
+RUNTIME_CODES: dict[str, Callable[[Blobs], Blobs]] = {
+    "not-for-gemma": lambda _: {"a": b"x"},
+    "layer-number": lambda blobs: blobs | {"foo_1234": b"x"},
+    "type-letter": lambda blobs: blobs | {"Beta": b"x"},
+    "unknown-tensor": lambda _: letters(Bc_final_norm=bytes(8), Bfoo=b"xx"),
+    "reserved-key": lambda blobs: with_toc(blobs, c_final_norm={"name": "tokenizer"}),
+    "key-too-long": lambda blobs: with_toc(blobs, c_final_norm={"name": "c_final_norm_of_a_model"}),
+    "before-2025": lambda _: letters(Bc_final_norm=bytes(8)),
+    "letters-damaged": lambda _: letters(Bc_final_norm=bytes(8), Fc_final_norm=bytes(8)),
+    "no-config": lambda blobs: without(blobs, "config"),
+    "config-damaged": lambda blobs: blobs | {"config": blobs["config"][:-4]},
+    "newer-fields": lambda blobs: with_config(blobs, newer=(1, 2)),
+    "config-model": lambda blobs: with_config(blobs, model=Model.UNKNOWN),
+    "config-sizes": lambda blobs: with_config(blobs, num_layers=config_of(blobs).num_layers + 1),
+    "too-many-layers": lambda blobs: with_config(blobs, num_layers=1000),
+    "vocabulary": lambda blobs: with_config(blobs, vocab_size=48),
+    "no-toc": lambda blobs: without(blobs, "toc"),
+    "toc-damaged": lambda blobs: blobs | {"toc": blobs["toc"][:-4]},
+    "toc-missing-blob": lambda blobs: without(blobs, "c_final_norm"),
+    "toc-size": lambda blobs: blobs | {"c_final_norm": blobs["c_final_norm"][:-2]},
+    "toc-numbers": lambda blobs: with_toc(blobs, c_final_norm={"num_elements": 1}),
+    "missing-tensor": lambda blobs: with_toc(without(blobs, "c_final_norm"), c_final_norm=None),
+    "both-forms": twice,
+    "unexpected-tensor": lambda blobs: with_toc(blobs, c_final_norm={"name": "c_finale"}) | {"c_finale": bytes(40)},
+    "tensor-shape": lambda blobs: in_shape(blobs, "gating1_w_0", 20, 28),
+    "tensor-type": lambda blobs: in_type(blobs, "c_final_norm", "sfp"),
+    "pair-types": lambda blobs: in_type(blobs, "gating2_w_0", "f32"),
+    "weight-type": lambda blobs: with_config(blobs, weight=WeightType.SFP),
+    "mixed-f32": lambda blobs: with_config(blobs, weight=WeightType.F32),
+    "nuq-weights": lambda blobs: all_in_type(blobs, "nuq"),
+    "i8-weights": lambda blobs: all_in_type(blobs, "i8"),
+    "f32-large": lambda blobs: with_toc(blobs, c_embedding={"rows": 1 << 20, "cols": 1 << 10, "type_number": 1}),
+    "no-tokenizer": lambda blobs: without(blobs, "tokenizer"),
+    "tokenizer-model": lambda blobs: blobs | {"tokenizer": b'{"version": 1}'},
+    "tokenizer-size": lambda blobs: blobs | {"tokenizer": TOKENIZER * 100},
+    "unused-blob": lambda blobs: blobs | {"extra": b"x"},
+}
+# Where one fault can't be without another.
+ENTAILED = {
+    "layer-number": {"unused-blob"},
+    "type-letter": {"unused-blob"},
+    "unknown-tensor": {"before-2025"},
+    "reserved-key": {"missing-tensor", "unexpected-tensor", "toc-size", "unused-blob"},
+    "key-too-long": {"missing-tensor", "unexpected-tensor", "unused-blob"},
+    "too-many-layers": {"config-sizes"},
+    "vocabulary": {"tensor-shape"},
+    "tensor-type": {"weight-type"},
+    "both-forms": {"unexpected-tensor"},
+    "unexpected-tensor": {"missing-tensor", "unused-blob"},
+    "f32-large": {"toc-size", "toc-numbers", "tensor-shape"},
+    "i8-weights": {"tensor-type"},
+}
+OTHER_CODES = {"padding", "index-digest", "index-misplaced", "index-disagrees", "by-name", "index"}
+CONTENT_CODES = {"damaged-blob", "no-digests", "no-digest", "not-a-number", "infinite", "reserved-code", "undecodable"}
+INVALID = {fact["reason"]: fact for fact in load_manifest()["invalid"] if fact.get("stored", True)}
+CONTAINER_CODES = {code for code in CODES if code in INVALID}
+
+
+def test_each_code_has_a_test() -> None:
+    assert set(CODES) == set(RUNTIME_CODES) | OTHER_CODES | CONTENT_CODES | CONTAINER_CODES
+
+
+@pytest.mark.parametrize("code", RUNTIME_CODES)
+def test_what_the_runtime_cannot_take_is_found(tmp_path: Path, model: Blobs, code: str) -> None:
+    assert not found_in(tmp_path / "right.sbs", model)
+    found = found_in(tmp_path / "m.sbs", RUNTIME_CODES[code](model))
+    assert code in codes(found)
+    assert codes(found) <= {code} | ENTAILED.get(code, set())
+    one = next(one for one in found if one.code == code)
+    assert one.severity == CODES[code].severity or code == "vocabulary"
+    assert one.effect
+    assert one.remedy
+
+
+@pytest.mark.parametrize("fact", INVALID.values(), ids=lambda fact: str(fact["reason"]))
+def test_a_file_that_does_not_open_is_one_finding(fact: dict[str, Any]) -> None:
+    path = VECTORS / "invalid" / fact["file"]
+    for found in (check_file(path), verify_file(path).findings):
+        one = next(one for one in found if one.severity == "error")
+        assert one.code == fact["reason"]
+        assert one.effect
+        assert one.remedy
+
+
+@pytest.mark.parametrize("fact", load_manifest()["verify"], ids=lambda fact: fact["file"])
+def test_what_the_vectors_say_of_verifying_is_found(fact: dict[str, Any]) -> None:
+    assert fact["reason"] in codes(verify_file(VECTORS / "verify" / fact["file"]).findings)
+
+
+@pytest.mark.parametrize(("size", "severity"), [(64 + 16, "warning"), (64 + 8, "error")])
+def test_how_bad_a_vocabulary_is_depends_on_the_machines_that_stop(
+    tmp_path: Path, model: Blobs, size: int, severity: str
+) -> None:
+    found = found_in(tmp_path / "m.sbs", with_config(model, vocab_size=size))
+    assert [one.severity for one in found if one.code == "vocabulary"] == [severity]
+
+
+def test_a_number_that_is_no_int_is_no_layer(tmp_path: Path, model: Blobs) -> None:
+    assert "layer-number" not in codes(found_in(tmp_path / "m.sbs", model | {"a_4294967296": b"x"}))
+
+
+def test_a_tokenizer_that_says_it_is_none_is_none(tmp_path: Path, model: Blobs) -> None:
+    found = found_in(tmp_path / "m.sbs", model | {"tokenizer": b"unavailable"})
+    assert codes(found) == {"no-tokenizer"}
+
+
+def test_unused_blobs_are_counted_when_there_are_many(tmp_path: Path, model: Blobs) -> None:
+    found = found_in(tmp_path / "m.sbs", model | {f"x{i}": b"x" for i in range(20)})
+    assert codes(found) == {"unused-blob"}
+    assert len(found) == 9
+    assert "12 blobs more" in found[-1].message
+
+
+def test_an_index_that_disagrees_with_the_toc_is_found(tmp_path: Path, model: Blobs) -> None:
+    table = [IndexedBlob(key.encode(), len(data)) for key, data in model.items()]
+    place = list(model).index("c_final_norm")
+    size = len(model["c_final_norm"])
+    entry = Entry("c_final_norm", place, 0, size, BY_NAME["u8"].number, (size,))
+    found = found_in(tmp_path / "m.sbs", model | {"~index": build_index([entry], table)})
+    assert codes(found) == {"index-disagrees"}
+    assert found[0].subject == "c_final_norm"
+
+
+# ---------------------------------------------------------------------------------------------------------- checkpoints
+
+
+def test_a_checkpoint_that_converts_has_notes_only(tmp_path: Path) -> None:
+    folder = small_recipe("gemma3").write(tmp_path / "c")
+    found = list(check_checkpoint(str(folder), "auto", Choices()))
+    assert found
+    assert {one.severity for one in found} == {"note"}
+
+
+def test_a_checkpoint_shows_all_that_convert_would_refuse(tmp_path: Path) -> None:
+    recipe = small_recipe("gemma3")
+    tensors = recipe.tensors()
+    del tensors["model.norm.weight"]
+    folder = recipe.write(
+        tmp_path / "c", tensors | {"model.layers.0.mlp.up_proj.lora_A.weight": np.zeros((2, 2), "f4")}
+    )
+    found = [one for one in check_checkpoint(str(folder), "auto", Choices()) if one.severity == "error"]
+    assert len(found) > 1
+    assert {"model.norm.weight", "model.layers.0.mlp.up_proj.lora_A.weight"} <= {one.subject for one in found}
+
+
+def test_a_checkpoint_of_another_model_is_said_to_be_one(tmp_path: Path) -> None:
+    recipe = small_recipe("gemma3")
+    folder = recipe.write(tmp_path / "c", config=recipe.config() | {"model_type": "gemma3n"})
+    assert codes(list(check_checkpoint(str(folder), "auto", Choices()))) == {"unsupported-model"}
+    (folder / "config.json").unlink()
+    assert codes(list(check_checkpoint(str(folder), "gemma", Choices()))) == {"missing-config"}
+
+
+def test_values_that_the_type_cannot_hold_are_found_in_a_checkpoint(tmp_path: Path) -> None:
+    recipe = small_recipe("gemma3")
+    tensors = recipe.tensors()
+    name = "model.layers.0.mlp.up_proj.weight"
+    tensors[name] = tensors[name].copy()
+    tensors[name][0, 0] = np.nan
+    folder = str(recipe.write(tmp_path / "c", tensors))
+    found = [one for one in check_checkpoint(folder, "auto", Choices("sfp")) if one.severity == "error"]
+    assert [(one.code, one.subject) for one in found] == [("not-finite", name)]
+    assert {one.severity for one in check_checkpoint(folder, "auto", Choices("bf16"))} == {"note"}
+
+
+@pytest.mark.parametrize("wrong", ["empty", "truncated", "pickled"])
+def test_a_checkpoint_that_does_not_open_is_one_finding(tmp_path: Path, wrong: str) -> None:
+    folder = small_recipe("gemma3").write(tmp_path / "c")
+    path = folder / "model.safetensors"
+    if wrong == "empty":
+        path.unlink()
+    elif wrong == "truncated":
+        path.write_bytes(path.read_bytes()[:-1])
+    else:
+        path.rename(folder / "pytorch_model.bin")
+    found = list(check_checkpoint(str(folder), "auto", Choices()))
+    expected = {"empty": "no-checkpoint", "truncated": "safetensors-layout", "pickled": "not-safetensors"}[wrong]
+    assert codes(found) == {expected}
+
+
+def test_the_page_of_findings_has_every_code_as_it_is() -> None:
+    rows = set((ROOT / "spec" / "findings.md").read_text().splitlines())
+    expected = {f"| `{code}` | {one.severity} | {one.effect} | {one.remedy} |" for code, one in CODES.items()}
+    assert {row for row in rows if row.startswith("| `")} == expected
