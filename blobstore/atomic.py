@@ -17,6 +17,8 @@ if TYPE_CHECKING:
 
 _fdatasync = getattr(os, "fdatasync", os.fsync)
 _BINARY = getattr(os, "O_BINARY", 0) | getattr(os, "O_CLOEXEC", 0)
+# What a system says that can't sync a folder, or open it for that. All else (no space, I/O error) is a real error.
+_CANT_SYNC = {errno.EINVAL, errno.EBADF, errno.ENOSYS, errno.EOPNOTSUPP, errno.EACCES, errno.EPERM, errno.EISDIR}
 
 
 class Completing:
@@ -46,7 +48,8 @@ class AtomicFile(Completing):
     """A new file in the target's folder, which `commit` moves to the target's name.
 
     Until then the target is untouched. An error leaves nothing behind; where the system has unnamed files (Linux),
-    neither does a killed process. A symbolic link is followed: the file that it names is replaced.
+    neither does a killed process, unless it dies in the moment between naming the complete file and moving it to the
+    target. A symbolic link is followed: the file that it names is replaced.
 
     Attributes:
         path: The target.
@@ -102,14 +105,13 @@ class AtomicFile(Completing):
             self._syncing = None
 
     def commit(self) -> None:
-        """Make the file durable and give it its name. Takes the place of what had the name before."""
+        """Make the file durable and give it its name. Takes the place of what had the name before.
+
+        Raises:
+            OSError: The target is as it was; or it is the new file, whose name the system could not make durable.
+        """
+        self.settle()
         try:
-            self._join()
-            if self._sync_error:  # the system tells of a lost write once only
-                raise self._sync_error
-            os.fsync(self.fileno())
-            if not self._named:
-                self._name()
             self._close()
             os.replace(self._temporary, self.path)
             self._named = False
@@ -117,6 +119,19 @@ class AtomicFile(Completing):
             self.discard()
             raise
         _sync_folder(self._folder)
+
+    def settle(self) -> None:
+        """Make the file durable, so that `commit` has only to move it: for files that go together."""
+        try:
+            self._join()
+            if self._sync_error:  # the system tells of a lost write once only
+                raise self._sync_error
+            os.fsync(self.fileno())
+            if not self._named:
+                self._name()
+        except BaseException:
+            self.discard()
+            raise
 
     def close(self) -> None:
         """Commit; what the ``with`` block does."""
@@ -126,11 +141,13 @@ class AtomicFile(Completing):
         """Give the file up. Does nothing after `commit`."""
         if not hasattr(self, "_fd"):  # refused before it was begun
             return
-        self._close()
-        if self._named:
-            with contextlib.suppress(OSError):
-                os.unlink(self._temporary)
-            self._named = False
+        try:
+            self._close()
+        finally:
+            if self._named:
+                with contextlib.suppress(OSError):
+                    os.unlink(self._temporary)
+                self._named = False
 
     def _create(self) -> int:
         unnamed = getattr(os, "O_TMPFILE", 0)
@@ -186,9 +203,12 @@ def write_all(fd: int, data: memoryview) -> None:
 
 def _sync_folder(folder: str) -> None:
     """Make a new name durable; systems that can't sync a folder don't need it or offer nothing better."""
-    with contextlib.suppress(OSError):
+    try:
         fd = os.open(folder, os.O_RDONLY)
         try:
             os.fsync(fd)
         finally:
             os.close(fd)
+    except OSError as error:
+        if error.errno not in _CANT_SYNC:
+            raise

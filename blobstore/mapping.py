@@ -76,8 +76,8 @@ class PlainFile:
     def close(self) -> None:
         """Close the file."""
         if self._fd is not None:
-            os.close(self._fd)
-            self._fd = None
+            fd, self._fd = self._fd, None  # it is closed even when that fails
+            os.close(fd)
 
     def __del__(self) -> None:
         # A store need not be closed: its views are what matters, and they don't need the descriptor.

@@ -173,6 +173,24 @@ class BlobWriter(Completing):
         """
         if self.closed:
             return
+        self.settle()
+        try:
+            if self._file:
+                self._file.commit()
+        except BaseException:
+            self.discard()
+            raise
+        self._state = "closed"
+        self._release()
+
+    def settle(self) -> None:
+        """Write all but the file's name, which `close` gives it: for files that go together.
+
+        Raises:
+            UsageError: As `close`.
+        """
+        if self._state not in ("open", "broken"):
+            return
         try:
             if self.broken:
                 raise UsageError("incomplete", "an error broke off a blob: this file can't be completed")
@@ -184,20 +202,21 @@ class BlobWriter(Completing):
             else:
                 self._finish_v2(directory)
             if self._file:
-                self._file.commit()
+                self._file.settle()
         except BaseException:
             self.discard()
             raise
-        self._state = "closed"
-        self._release()
+        self._state = "settled"
 
     def discard(self) -> None:
         """Give the file up: nothing appears, nothing is left behind."""
-        if self._file:
-            self._file.discard()
         if self._state != "closed":
             self._state = "discarded"
-        self._release()
+        try:
+            if self._file:
+                self._file.discard()
+        finally:
+            self._release()
 
     def _check(self, key: str) -> bytes:
         if self._state != "open":
