@@ -13,7 +13,7 @@ import numpy as np
 
 from blobstore.catalog import BlobCatalog, open_catalog
 from blobstore.codecs import decode
-from blobstore.errors import CodecError, NameNotFoundError, UsageError, in_file
+from blobstore.errors import CodecError, FormatError, NameNotFoundError, UsageError, in_file
 from blobstore.index import NameIndex, parse_index
 from blobstore.keys import CONFIG_KEY, INDEX_KEY, NO_TOKENIZER, TOKENIZER_KEY
 from blobstore.mapping import open_source
@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     import numpy.typing as npt
 
     from blobstore.catalog import Catalog, TensorInfo
+    from blobstore.directory import Directory
     from blobstore.gemma.config import ModelConfig
     from blobstore.mapping import Access
 
@@ -297,13 +298,26 @@ def find_index(reader: BlobReader) -> FoundIndex | None:
     if not os.path.isfile(path):
         return None
     with in_file(path):
-        source = open_source(path, "read")
-        try:
-            index = parse_index(source.view(0, source.size), external=True)
-        finally:
-            source.close()
-        index.check_binding(reader.directory)
+        index = read_external(path, reader.directory)
+        # An index may fit both the file that is open and the one that has taken its place.
+        if not os.path.samestat(os.fstat(reader.fileno()), os.stat(reader.path)):
+            raise FormatError("index-stale", "the file beside it was replaced while it was opened: open it again")
     return FoundIndex(index, path)
+
+
+def read_external(path: str, directory: Directory) -> NameIndex:
+    """Read an index that stands beside a store with this directory.
+
+    Raises:
+        FormatError: It is wrong, or was made for another file (``index-stale``).
+    """
+    source = open_source(path, "read")
+    try:
+        index = parse_index(source.view(0, source.size), external=True)
+    finally:
+        source.close()
+    index.check_binding(directory)
+    return index
 
 
 def external_path(path: str | PathLike[str]) -> str:

@@ -5,7 +5,7 @@ Spec: spec/index.md.
 
 from __future__ import annotations
 
-from blobstore.index.build import build_index, rebind_index
+from blobstore.index.build import build_index, rebind_index, unbind_index
 from blobstore.index.name_index import NameIndex
 from blobstore.index.parse import parse_index
 from blobstore.index.records import MAGIC as INDEX_MAGIC
@@ -20,4 +20,5 @@ __all__ = [
     "parse_index",
     "rebind_index",
     "shape_fault",
+    "unbind_index",
 ]

@@ -38,6 +38,8 @@ if TYPE_CHECKING:
     from blobstore.index.name_index import NameIndex
     from blobstore.index.records import Entry, IndexedBlob
 
+    Buffer = bytes | memoryview
+
 
 def build_index(
     entries: Sequence[Entry],
@@ -102,6 +104,15 @@ def rebind_index(index: NameIndex, store: Directory | None) -> bytes:
     )
     counts = (int(header["entry_count"]), int(header["blob_count"]), int(header["dim_count"]))
     return _assemble(parts, *counts, has_digests=index.has_digests, store=store)
+
+
+def unbind_index(raw: Buffer) -> bytes:
+    """Return the bytes of an external index, bound to no store: beside any file it is stale."""
+    unbound = bytearray(raw)
+    header = np.frombuffer(unbound, HEADER, 1)
+    header["store_nbytes"], header["store_sha256"] = 0, 0
+    header["self_sha256"] = np.frombuffer(self_digest(memoryview(unbound)), np.uint8)
+    return bytes(unbound)
 
 
 def _assemble(
