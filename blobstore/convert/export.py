@@ -8,12 +8,13 @@ from __future__ import annotations
 import json
 import math
 import os
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from blobstore.atomic import AtomicFile, write_file
+from blobstore.atomic import AtomicFile, write_all
 from blobstore.codecs import PIECE, is_float_codec
 from blobstore.convert.rearranged import REARRANGED, Block, Source
 from blobstore.convert.safetensors import dump_header
@@ -157,7 +158,9 @@ def run_export(
     *,
     progress: Callable[[int], None] = lambda _: None,
 ) -> list[str]:
-    """Write the files of a plan; each replaces what had its name only when it is complete, the index last.
+    """Write the files of a plan. They replace what had their names only when all are complete.
+
+    While shards are replaced there is no index, which would put tensors of the old ones and the new ones together.
 
     Returns:
         Their paths.
@@ -174,29 +177,46 @@ def run_export(
     for one in paths:
         if os.path.exists(one) and os.path.samefile(one, store.path):
             raise UsageError("same-file", f"{one!r} is the file itself: choose another name")
-    for one, shard in zip(paths, plan.shards, strict=True):
-        header = dump_header([(tensor.name, tensor.type, tensor.shape) for tensor in shard], plan.metadata)
-        with AtomicFile(one) as target:
-            sink = Sink(target.fileno())
-            sink.write(memoryview(header))
-            for tensor in shard:
-                for piece in exported_bytes(tensor, store):
-                    if isinstance(piece, FileRange):
-                        sink.copy(piece)
-                    else:
-                        sink.write(flat_bytes(piece))
-                    progress(piece.nbytes)
-            sink.flush()
-    if count > 1:
-        names = {
-            tensor.name: os.path.basename(one)
-            for one, shard in zip(paths, plan.shards, strict=True)
-            for tensor in shard
-        }
-        index = {"metadata": {"total_size": plan.nbytes}, "weight_map": dict(sorted(names.items()))}
-        paths.append(f"{stem}.safetensors.index.json")
-        write_file(paths[-1], json.dumps(index, indent=2, ensure_ascii=False).encode() + b"\n")
+    targets: list[AtomicFile] = []
+    with ExitStack() as files:  # what is entered first gets its name last
+        if count > 1:
+            paths.append(f"{stem}.safetensors.index.json")
+            targets.append(files.enter_context(AtomicFile(paths[-1])))
+            write_all(targets[0].fileno(), memoryview(_index_of(plan, paths)))
+        for one, shard in zip(paths, plan.shards, strict=False):
+            targets.append(files.enter_context(AtomicFile(one)))
+            _write_shard(shard, plan.metadata, store, targets[-1].fileno(), progress)
+            os.fsync(targets[-1].fileno())
+        for target in targets:
+            target.settle()
+        if count > 1:
+            with suppress(FileNotFoundError):
+                os.unlink(targets[0].path)
     return paths
+
+
+def _index_of(plan: ExportPlan, paths: list[str]) -> bytes:
+    """Return the index of shards at these paths."""
+    names = {
+        tensor.name: os.path.basename(one) for one, shard in zip(paths, plan.shards, strict=False) for tensor in shard
+    }
+    index = {"metadata": {"total_size": plan.nbytes}, "weight_map": dict(sorted(names.items()))}
+    return json.dumps(index, indent=2, ensure_ascii=False).encode() + b"\n"
+
+
+def _write_shard(
+    shard: list[Exported], metadata: Mapping[str, str], store: Store, fd: int, progress: Callable[[int], None]
+) -> None:
+    sink = Sink(fd)
+    sink.write(memoryview(dump_header([(one.name, one.type, one.shape) for one in shard], metadata)))
+    for tensor in shard:
+        for piece in exported_bytes(tensor, store):
+            if isinstance(piece, FileRange):
+                sink.copy(piece)
+            else:
+                sink.write(flat_bytes(piece))
+            progress(piece.nbytes)
+    sink.flush()
 
 
 def exported_bytes(tensor: Exported, store: Store) -> Iterator[FileRange | Array]:
