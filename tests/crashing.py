@@ -1,0 +1,419 @@
+"""What a crash may interrupt: changes, calls that fail or kill, and a process that forks writers and kills them.
+
+Run as a program it is that process: `Zygote` in `tests.test_crash` talks to it.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import errno
+import gc
+import json
+import os
+import signal
+import sys
+import tempfile
+import threading
+import time
+import traceback
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal, Self
+from unittest.mock import patch
+
+import ml_dtypes
+import numpy as np
+
+import blobstore
+from blobstore import BlobWriter, FileRange, atomic, transfer, writer
+from blobstore.atomic import write_file
+from blobstore.convert.checkpoint import open_checkpoint
+from blobstore.convert.export import plan_export, run_export
+from blobstore.convert.plan import plan_by_name
+from blobstore.convert.run import run_plan
+from blobstore.convert.safetensors import dump_header
+from blobstore.elements import type_of
+from blobstore.errors import BlobStoreError
+from blobstore.reindex import attach_index, build_for, detach_index
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from blobstore.store_writer import IndexPlace
+
+    Step = Callable[[Path], object]
+    Act = Callable[..., Any]  # name of the call, the call, its arguments → what it returns
+    Way = Literal["unnamed", "named", "copied"]
+
+STORE, SINGLE = "m.sbs", "model.safetensors"
+LONG = "model.layers.0.self_attn.q_proj.weight"
+
+
+def noise(seed: int, nbytes: int) -> bytes:
+    """Bytes that differ from those of another seed."""
+    return np.random.default_rng(seed).bytes(nbytes)
+
+
+# ------------------------------------------------------------------------------------------------------- the changes
+
+
+@dataclass(frozen=True)
+class Change:
+    """A change of the files of a folder that a crash may interrupt.
+
+    Attributes:
+        begin: Makes the files as they are before.
+        run: Makes the change.
+        read: What a reader says of the folder: contents, or the reason why it refuses them.
+        between: Reasons that a reader may meet when a crash comes between two files; none where only one is replaced.
+        once: What is done already is refused.
+    """
+
+    begin: Step
+    run: Step
+    read: Callable[[Path], object]
+    between: frozenset[str] = frozenset()
+    once: bool = False
+
+
+def write_blobs(folder: Path, seed: int, version: int = 2) -> None:
+    """Small blobs that are gathered, a large one, and one from another file."""
+    source = folder / "source.bin"
+    if not source.exists():
+        source.write_bytes(noise(0, 300_000))
+    fd = os.open(source, os.O_RDONLY)
+    try:
+        # The disk gets to work before the end, as it does with large files; once, so that the calls are the same ones.
+        with patch.object(writer, "_SYNC_NBYTES", 100_000), BlobWriter(folder / STORE, version=version) as blobs:
+            for i in range(20):
+                blobs.add(f"s{i}", noise(seed + i, 100 * seed + i))
+            blobs.add("large", noise(seed, 150_000 + seed))
+            blobs.add("range", FileRange(fd, seed, 90_000))
+    finally:
+        os.close(fd)
+
+
+def write_store(folder: Path, seed: int, index: IndexPlace, dtype: object = np.int16, more: int = 0) -> None:
+    """A tensor that is hashed in a thread, and a small one; with the same sizes for each seed, unless there is more."""
+    with blobstore.create(folder / STORE, index=index) as store:
+        data = noise(seed, 300_000 + 2 * more)
+        store.add(LONG, np.frombuffer(data, dtype=np.dtype(dtype)))  # type: ignore[call-overload]
+        store.add("c_small", np.full((3, 2), seed, dtype=np.int32))
+
+
+def write_short(folder: Path, seed: int, index: IndexPlace, dtype: object) -> None:
+    """A tensor whose name is its key: the same file, but for the values, with and without an index beside it."""
+    with blobstore.create(folder / STORE, index=index) as store:
+        store.add("c_short", np.frombuffer(noise(seed, 100_000), dtype=np.dtype(dtype)))  # type: ignore[call-overload]
+
+
+def write_plain(folder: Path, seed: int) -> None:
+    """Blobs without any index, of the sizes that `write_short` gives."""
+    with BlobWriter(folder / STORE) as blobs:
+        blobs.add("c_short", noise(seed, 100_000))
+
+
+def write_checkpoint(folder: Path, seed: int) -> None:
+    """The source of a conversion."""
+    header = dump_header([(LONG, type_of(np.dtype(np.int16)), (500, 300)), ("b", type_of(np.dtype(np.uint8)), (99,))])
+    (folder / "source.safetensors").write_bytes(header + noise(seed, 300_099))
+
+
+def convert(folder: Path, index: IndexPlace = "embedded") -> None:
+    """Convert the checkpoint."""
+    with open_checkpoint(folder / "source.safetensors") as checkpoint:
+        run_plan(plan_by_name(checkpoint), checkpoint, folder / STORE, index=index)
+
+
+def export(folder: Path, limit: int | None = None) -> None:
+    """Export the store."""
+    with blobstore.open(folder / STORE, access="read") as store:
+        run_export(plan_export(store, max_shard_nbytes=limit), store, folder / SINGLE)
+
+
+def export_old(folder: Path, limit: int | None = None) -> None:
+    """Export one store, and put another of the same names and sizes into its place."""
+    write_store(folder, 1, "embedded")
+    export(folder, limit)
+    write_store(folder, 2, "embedded")
+
+
+def convert_old(folder: Path, index: IndexPlace = "embedded") -> None:
+    """Convert one checkpoint, and put another of the same names and sizes into its place."""
+    write_checkpoint(folder, 1)
+    convert(folder, index)
+    write_checkpoint(folder, 2)
+
+
+def read_store(folder: Path) -> object:
+    """Dtype, shape and bytes of each name."""
+    try:
+        with blobstore.open(folder / STORE) as store:
+            return {name: (str(one.dtype), one.shape, one.tobytes()) for name, one in store.items()}
+    except BlobStoreError as error:
+        return error.reason
+
+
+def read_checkpoint(folder: Path, file: str = "") -> object:
+    """Bytes of each name."""
+    try:
+        with open_checkpoint(folder / file) as checkpoint:
+            return {name: b"".join(map(bytes, checkpoint.range(name).chunks())) for name in checkpoint.tensors}
+    except BlobStoreError as error:
+        return error.reason
+
+
+def in_store(name: str) -> Step:
+    """A function of `reindex` or of this module, for the store of a folder."""
+    functions: dict[str, Callable[..., object]] = {
+        "attach": attach_index,
+        "detach": detach_index,
+        "build": partial(build_for, digests=True),
+        "build by force": partial(build_for, force=True),
+        "embed": partial(build_for, embed=True),
+        "embed by force": partial(build_for, embed=True, force=True),
+        "write": lambda path: write_file(path, noise(2, 5000)),
+    }
+    return lambda folder: functions[name](folder / STORE)
+
+
+embedded, external = (partial(write_store, index=index) for index in ("embedded", "external"))
+STALE = frozenset({"index-stale"})
+F16, BF16 = np.float16, ml_dtypes.bfloat16
+
+CHANGES = {
+    "blobs, version 1": Change(partial(write_blobs, seed=1), partial(write_blobs, seed=2, version=1), read_store),
+    "blobs, version 2": Change(partial(write_blobs, seed=1), partial(write_blobs, seed=2), read_store),
+    "store": Change(partial(embedded, seed=1), partial(embedded, seed=2, more=9), read_store),
+    "store, index beside": Change(partial(external, seed=1), partial(external, seed=2, more=9), read_store, STALE),
+    # The directories of both are equal, so that the index of one fits the other.
+    "store, index beside that fits": Change(
+        partial(external, seed=1, dtype=F16), partial(external, seed=2, dtype=BF16), read_store, STALE
+    ),
+    "store, index beside for the first time": Change(
+        partial(write_plain, seed=1), partial(write_short, seed=2, index="external", dtype=F16), read_store, STALE
+    ),
+    "store, index beside, not inside": Change(partial(embedded, seed=1), partial(external, seed=2), read_store, STALE),
+    "store, index inside, not beside": Change(partial(external, seed=1), partial(embedded, seed=2), read_store),
+    "store, no index": Change(
+        partial(write_short, seed=1, index="external", dtype=F16),
+        partial(write_short, seed=2, index="none", dtype=np.uint8),
+        read_store,
+        STALE,
+    ),
+    "attach": Change(partial(external, seed=1), in_store("attach"), read_store, once=True),
+    "detach": Change(partial(embedded, seed=1), in_store("detach"), read_store, once=True),
+    "build": Change(partial(write_plain, seed=1), in_store("build"), read_store, once=True),
+    "build by force": Change(partial(external, seed=1), in_store("build by force"), read_store),
+    "build by force, not inside": Change(partial(embedded, seed=1), in_store("build by force"), read_store),
+    "embed": Change(partial(write_plain, seed=1), in_store("embed"), read_store, once=True),
+    "embed by force": Change(partial(external, seed=1), in_store("embed by force"), read_store),
+    "convert": Change(convert_old, convert, read_store),
+    "convert, index beside": Change(
+        partial(convert_old, index="external"), partial(convert, index="external"), read_store, STALE
+    ),
+    "export": Change(export_old, export, partial(read_checkpoint, file=SINGLE)),
+    "export, shards": Change(
+        partial(export_old, limit=1000), partial(export, limit=1000), read_checkpoint, frozenset({"no-checkpoint"})
+    ),
+    "small file": Change(partial(embedded, seed=1), in_store("write"), lambda folder: (folder / STORE).read_bytes()),
+}
+
+# ------------------------------------------------------------------------------------------------ the calls of a change
+
+# Those that touch the disk, and the modules that have taken them under a name of their own.
+CALLS = (
+    "open",
+    "close",
+    "write",
+    "fsync",
+    "fdatasync",
+    "ftruncate",
+    "link",
+    "replace",
+    "unlink",
+    "copy_file_range",
+    "sendfile",
+)
+TAKEN = ((atomic, "_fdatasync", "fdatasync"), (transfer, "_copy_file_range", "copy_file_range"))
+
+
+@contextmanager
+def going(way: Way) -> Iterator[None]:
+    """How a new file is kept until it is complete: without a name; with one; without one, and then copied to one."""
+
+    def forbidden(*_: object, **__: object) -> None:
+        raise PermissionError(errno.EPERM, "not in this sandbox")
+
+    with ExitStack() as changed:
+        if way == "named" and hasattr(os, "O_TMPFILE"):
+            changed.enter_context(patch.object(os, "O_TMPFILE", 0))
+        if way == "copied":
+            changed.enter_context(patch.object(os, "link", forbidden))
+        yield
+
+
+@dataclass
+class Calls:
+    """A context in which one of the calls that touch the disk is made otherwise.
+
+    Attributes:
+        act: Makes it.
+        at: Which one, counted from 0.
+        names: The calls that are counted.
+        done: Called with the name of each call that was made.
+        made: Their names.
+        met: Name of the one that `act` has made.
+    """
+
+    act: Act
+    at: int
+    names: tuple[str, ...] = CALLS
+    done: Callable[[str], object] = lambda _: None
+    made: list[str] = field(default_factory=list)
+    met: str = ""
+
+    def __enter__(self) -> Self:
+        self._stack = ExitStack()
+        self._lock = threading.Lock()
+        self._count = 0
+        places: list[tuple[Any, str, str]] = [(os, name, name) for name in CALLS if hasattr(os, name)]
+        for module, name, call in [*places, *TAKEN]:
+            self._stack.enter_context(patch.object(module, name, self._otherwise(call, getattr(module, name))))
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stack.close()
+
+    def _otherwise(self, name: str, real: Callable[..., Any]) -> Callable[..., Any]:
+        def call(*args: Any, **options: Any) -> Any:  # noqa: ANN401
+            with self._lock:
+                hit = name in self.names and self._count == self.at
+                self._count += name in self.names
+                if hit:
+                    self.met = name
+            result = self.act(name, real, *args, **options) if hit else real(*args, **options)
+            self.made.append(name)
+            self.done(name)
+            return result
+
+        return call
+
+
+def unchanged(_: str, real: Callable[..., Any], *args: Any, **options: Any) -> Any:  # noqa: ANN401
+    """Make the call."""
+    return real(*args, **options)
+
+
+def failing(code: int) -> Act:
+    """Fail as the system does."""
+
+    def act(name: str, real: Callable[..., Any], *args: Any, **options: Any) -> Any:  # noqa: ANN401
+        if name == "close":
+            real(*args, **options)  # a descriptor is gone, whatever close says
+        raise OSError(code, os.strerror(code))
+
+    return act
+
+
+SHORT = ("write", "copy_file_range", "sendfile")
+
+
+def short(name: str, real: Callable[..., Any], *args: Any) -> Any:  # noqa: ANN401
+    """Take a part only, as the system may."""
+    if name == "write":
+        fd, data = args
+        return real(fd, data[: (len(data) + 1) // 2])
+    place = 2 if name == "copy_file_range" else 3
+    return real(*args[:place], (args[place] + 1) // 2, *args[place + 1 :])
+
+
+def killing(when: Literal["before", "after"]) -> Act:
+    """Kill this process right before the call or right after it."""
+
+    def act(_: str, real: Callable[..., Any], *args: Any, **options: Any) -> Any:  # noqa: ANN401
+        if when == "after":
+            real(*args, **options)
+        os.kill(os.getpid(), signal.SIGKILL)
+        time.sleep(60)
+
+    return act
+
+
+# ------------------------------------------------------------------------- a process that forks writers and kills them
+
+SECONDS = 60  # after which a writer hangs
+
+
+def make_change(order: dict[str, Any], pipe: int) -> None:
+    """Make the change of an order, in a child, and tell the pipe: + at the beginning, . after each call, a report."""
+    report: dict[str, Any] = {"error": "", "errno": 0}
+    write, libc = os.write, ctypes.CDLL(None)
+    when: Any = order.get("when")
+    folder = Path(order["folder"])
+    calls = Calls(killing(when) if when else unchanged, order.get("at", -1), done=lambda _: write(pipe, b"."))
+    descriptors = os.listdir("/proc/self/fd")
+    with going(order["way"]):
+        if "libc" in order:
+            write(pipe, b"+")
+            libc.crash_arm(*order["libc"])
+            try:
+                CHANGES[order["change"]].run(folder)
+            except Exception as error:  # noqa: BLE001 (each is reported)
+                report |= {"error": type(error).__name__, "errno": getattr(error, "errno", 0)}
+                report["is_oserror"] = isinstance(error, OSError)
+            libc.crash_met.restype = ctypes.c_char_p
+            report["met"] = libc.crash_met().decode()
+        else:
+            with calls:
+                write(pipe, b"+")
+                CHANGES[order["change"]].run(folder)
+    report |= {"threads": threading.active_count() - 1}
+    report |= {"descriptors": len(os.listdir("/proc/self/fd")) - len(descriptors)}
+    write(pipe, b"!" + json.dumps(report).encode())
+
+
+def serve_one(order: dict[str, Any]) -> dict[str, Any]:
+    """Fork a writer, kill it after a while if that was ordered, and tell how it ended."""
+    reading, pipe = os.pipe()
+    pid = os.fork()
+    if not pid:
+        os.close(reading)
+        try:
+            signal.alarm(SECONDS)
+            make_change(order, pipe)
+        except BaseException:  # noqa: BLE001 (the end of this process)
+            traceback.print_exc()
+            os._exit(1)
+        os._exit(0)
+    os.close(pipe)
+    started = os.read(reading, 1)
+    begin = time.monotonic()
+    if "delay" in order:
+        time.sleep(order["delay"])
+        os.kill(pid, signal.SIGKILL)
+    status = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+    seconds = time.monotonic() - begin
+    with open(reading, "rb") as rest:
+        told = started + rest.read()
+    calls, _, report = told.partition(b"!")
+    return {"status": status, "calls": calls.count(b"."), "seconds": seconds, "report": json.loads(report or b"null")}
+
+
+def main() -> None:
+    """Serve orders, one a line."""
+    for change in CHANGES.values():  # what they import is imported once
+        with tempfile.TemporaryDirectory() as folder:
+            change.begin(Path(folder))
+            change.run(Path(folder))
+    gc.collect()
+    gc.freeze()  # its memory is shared with the children as long as nobody writes to it
+    assert os.listdir("/proc/self/task") == [str(os.getpid())], "a process with threads must not fork"
+    for line in sys.stdin:
+        print(json.dumps(serve_one(json.loads(line))), flush=True)  # noqa: T201 (the answer)
+
+
+if __name__ == "__main__":
+    main()
