@@ -240,6 +240,15 @@ CALLS = (
 TAKEN = ((atomic, "_fdatasync", "fdatasync"), (transfer, "_copy_file_range", "copy_file_range"))
 
 
+def has_unnamed_files(folder: Path) -> bool:
+    """Whether a file there may be without a name until it is complete."""
+    try:
+        os.close(os.open(folder, os.O_TMPFILE | os.O_RDWR))
+    except (AttributeError, OSError):
+        return False
+    return True
+
+
 @contextmanager
 def going(way: Way) -> Iterator[None]:
     """How a new file is kept until it is complete: without a name; with one; without one, and then copied to one."""

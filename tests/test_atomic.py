@@ -311,29 +311,7 @@ def test_what_is_no_regular_file_is_not_replaced(tmp_path: Path, what: str) -> N
     assert os.listdir(tmp_path) == ["what"]
 
 
-# ----------------------------------------------------------------------------------- when the process or the disk ends
-
-KILLED = """
-import os, sys, time
-from blobstore import BlobWriter
-
-def wait(*_, **__):
-    print("now", flush=True)
-    time.sleep(600)
-
-path, moment, kind, version = sys.argv[1:]
-if kind == "named" and hasattr(os, "O_TMPFILE"):
-    del os.O_TMPFILE
-if hasattr(os, moment):
-    setattr(os, moment, wait)
-with BlobWriter(path, version=int(version)) as writer:
-    for i in range(2):
-        if moment == f"before blob {i}":
-            wait()
-        writer.add(f"{i}", bytes(3 << 20))
-    if moment == "before the end":
-        wait()
-"""
+# ------------------------------------------------------------------------------------------------ when the disk is full
 
 FULL = """
 import errno, os, resource, signal, sys
@@ -354,42 +332,6 @@ except OSError as error:
 """
 
 kinds_of_child = pytest.mark.parametrize("child_kind", ["unnamed", "named"])
-
-
-def has_unnamed_files(folder: Path) -> bool:
-    try:
-        os.close(os.open(folder, os.O_TMPFILE | os.O_RDWR))
-    except (AttributeError, OSError):
-        return False
-    return True
-
-
-@kinds_of_child
-@pytest.mark.parametrize(
-    ("moment", "version"),
-    [
-        ("before blob 0", 2),
-        ("before blob 1", 2),
-        ("before blob 1", 1),
-        ("before the end", 2),
-        ("fsync", 1),
-        ("link", 2),
-        ("replace", 2),
-    ],
-)
-def test_a_killed_process_leaves_the_old_file(target: Path, moment: str, version: int, child_kind: str) -> None:
-    if moment == "link" and child_kind == "named":
-        moment = "replace"  # nothing to link
-    arguments = [str(target), moment, child_kind, str(version)]
-    with subprocess.Popen([sys.executable, "-c", KILLED, *arguments], stdout=subprocess.PIPE) as child:
-        assert child.stdout
-        assert child.stdout.readline() == b"now\n"
-        child.kill()
-    assert target.read_bytes() == OLD
-    debris = [name for name in listing(target) if name != target.name]
-    assert all(name.startswith(".blobstore-") and name.endswith(".tmp") for name in debris)
-    if child_kind == "unnamed" and moment != "replace" and has_unnamed_files(target.parent):
-        assert not debris
 
 
 @kinds_of_child
