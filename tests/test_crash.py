@@ -294,7 +294,7 @@ FALLBACKS = {"open", "link"}
 
 def check_fault(site: Site, way: Way, at: int, code: int | None) -> str:
     """Let one call of a change fail, or without a code take a part only → its name; empty when there was none left."""
-    descriptors, threads = os.listdir("/proc/self/fd"), threading.active_count()
+    descriptors, threads = len(os.listdir("/proc/self/fd")), threading.active_count()
     caught: OSError | None = None
     act, names = (failing(code), CALLS) if code else (short, SHORT)
     with going(way), Calls(act, at, names) as calls:
@@ -304,9 +304,9 @@ def check_fault(site: Site, way: Way, at: int, code: int | None) -> str:
             caught = error.with_traceback(None)
     found, litter = site.check()
     assert not litter
-    if len(os.listdir("/proc/self/fd")) != len(descriptors):
+    if len(os.listdir("/proc/self/fd")) > descriptors:
         gc.collect()
-    assert len(os.listdir("/proc/self/fd")) == len(descriptors)
+    assert len(os.listdir("/proc/self/fd")) <= descriptors
     assert threading.active_count() == threads
     if caught:
         assert caught.errno == code
@@ -322,6 +322,7 @@ def check_fault(site: Site, way: Way, at: int, code: int | None) -> str:
 
 @ways
 def test_any_call_may_fail(memory: Path, name: str, way: Way, record_property: Record) -> None:
+    gc.collect()  # what earlier tests have open is no more counted
     site = Site(memory, name)
     faults: dict[str, int] = {}
     for code in (errno.ENOSPC, errno.EIO, None):
