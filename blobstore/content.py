@@ -5,15 +5,13 @@ from __future__ import annotations
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
-from blobstore.atomic import AtomicFile, write_all
 from blobstore.catalog import open_catalog
 from blobstore.directory import build_directory
 from blobstore.errors import FormatError, UsageError
 from blobstore.gemma.toc import build_toc, parse_toc
 from blobstore.index import Entry, IndexedBlob, build_index
 from blobstore.keys import INDEX_KEY, TOC_KEY, encode_name
-from blobstore.reader import BlobReader
-from blobstore.store import external_path
+from blobstore.pair import close_with_index, close_without_index
 from blobstore.transfer import FileRange
 from blobstore.writer import BlobWriter
 
@@ -22,6 +20,7 @@ if TYPE_CHECKING:
     from os import PathLike
 
     from blobstore.index import NameIndex
+    from blobstore.reader import BlobReader
     from blobstore.store_writer import IndexPlace
 
     Progress = Callable[[int], None]
@@ -141,6 +140,7 @@ def write_content(
                 what = "is not what its SHA-256 in the index says: it is damaged; blobstore recover leaves it out"
                 raise FormatError("damaged-blob", f"{blob.key!r} {what}")
         if content.entries is None or index == "none":
+            close_without_index(writer, target)
             return
         kept = digests if keeping else [None] * len(digests)
         table = [IndexedBlob(*row) for row in zip(writer.encoded_keys, writer.sizes, kept, strict=True)]
@@ -149,20 +149,7 @@ def write_content(
             return
         directory = build_directory(version, writer.encoded_keys, writer.sizes)
         raw = build_index(content.entries, table, content.metadata, store=directory)
-        with AtomicFile(external_path(target)) as beside:
-            write_all(beside.fileno(), memoryview(raw))
-            # As long as there is an index inside, the one beside the file is not looked at: it may come first. Else it
-            # is complete before the file takes its name, so that little can come between the two.
-            if not _has_index_inside(target):
-                writer.close()
-
-
-def _has_index_inside(path: str | PathLike[str]) -> bool:
-    try:
-        with BlobReader(path, access="read") as reader:
-            return INDEX_KEY in reader
-    except (FormatError, UsageError, OSError):
-        return False
+        close_with_index(writer, target, raw, directory)
 
 
 def _bytes(data: FileRange | bytes) -> bytes:

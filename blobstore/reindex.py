@@ -8,11 +8,11 @@ import os
 from typing import TYPE_CHECKING, NamedTuple
 
 from blobstore.atomic import write_file
-from blobstore.catalog import open_catalog
+from blobstore.content import content_of, describe
 from blobstore.directory import build_directory
 from blobstore.errors import UsageError
-from blobstore.index import Entry, IndexedBlob, build_index, rebind_index
-from blobstore.keys import INDEX_KEY, encode_key, encode_name
+from blobstore.index import IndexedBlob, build_index, rebind_index
+from blobstore.keys import INDEX_KEY, encode_key
 from blobstore.reader import BlobReader
 from blobstore.store import external_path, find_index
 from blobstore.transfer import FileRange
@@ -86,16 +86,12 @@ def build_for(
         if not force and (INDEX_KEY in reader or os.path.exists(outside)):
             where = reader.path if INDEX_KEY in reader else outside
             raise UsageError("has-index", f"there is an index in {where!r}: --force builds it anew")
-        keys = [key for key in reader if key != INDEX_KEY]
-        if not keys:
+        content = content_of(reader, None)
+        if not content.blobs:
             raise UsageError("no-blobs", f"{reader.path!r} has nothing but its index")
-        places = {key: place for place, key in enumerate(keys)}
-        table = [_table_row(reader, key, digests=digests) for key in keys]
-        entries = [
-            Entry(info.name, places[info.key], 0, info.nbytes, info.type.number, info.shape, info.scale)
-            for info in open_catalog(reader, reader.directory, None)
-            if _can_be_name(info.name)
-        ]
+        describe(content, reader)
+        table = [_table_row(reader, blob.key, digests=digests) for blob in content.blobs]
+        entries = content.entries or []
         inside = INDEX_KEY in reader
         if embed:
             _rewrite(reader, build_index(entries, table))
@@ -117,15 +113,6 @@ def _table_row(reader: BlobReader, key: str, *, digests: bool) -> IndexedBlob:
             hasher.update(piece)
         digest = hasher.digest()
     return IndexedBlob(encode_key(key), nbytes, digest)
-
-
-def _can_be_name(key: str) -> bool:
-    """Whether a key is Unicode text: others keep their blobs, reachable by key, and get no entry."""
-    try:
-        encode_name(key)
-    except UsageError:
-        return False
-    return True
 
 
 def _without_index(reader: BlobReader) -> Directory:

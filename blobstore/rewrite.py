@@ -122,7 +122,7 @@ def rewrite(
             _write_external(reader, target, content)
         else:
             write_content(content, target, version=version, index=place, progress=progress)
-            if place != "external":  # what belonged to a file that is no more
+            if place == "embedded":  # what stood beside the old file
                 with contextlib.suppress(FileNotFoundError):
                     os.unlink(external_path(target))
         names = len(content.entries) if content.entries is not None else 0

@@ -9,13 +9,13 @@ from typing import TYPE_CHECKING, Any, Literal, get_args
 import numpy as np
 
 from blobstore import elements
-from blobstore.atomic import AtomicFile, Completing, write_all, write_file
+from blobstore.atomic import Completing
 from blobstore.directory import build_directory
-from blobstore.errors import FormatError, UsageError
-from blobstore.index import Entry, IndexedBlob, build_index, shape_fault, unbind_index
+from blobstore.errors import UsageError
+from blobstore.index import Entry, IndexedBlob, build_index, shape_fault
 from blobstore.keys import INDEX_KEY, encode_name, key_for
 from blobstore.layout import MAX_BLOBS
-from blobstore.store import external_path, read_external
+from blobstore.pair import close_with_index, close_without_index
 from blobstore.transfer import CHUNK_NBYTES, FileRange
 from blobstore.writer import BlobWriter
 
@@ -26,7 +26,6 @@ if TYPE_CHECKING:
 
     import numpy.typing as npt
 
-    from blobstore.directory import Directory
     from blobstore.elements import ElementType
     from blobstore.transfer import Buffer
 
@@ -62,7 +61,7 @@ class StoreWriter(Completing):
         if index == "external" and not isinstance(target, (str, os.PathLike)):
             raise UsageError("needs-path", "an external index stands beside its file: a stream has no such place")
         self._writer = BlobWriter(target, version=version, digests=digests and index != "none")
-        self._beside = external_path(target) if isinstance(target, (str, os.PathLike)) else None
+        self._path = target if isinstance(target, (str, os.PathLike)) else None
         self._index = index
         self._has_digests = digests
         self._entries: dict[str, Entry] = {}
@@ -233,13 +232,16 @@ class StoreWriter(Completing):
         if self._index == "none":
             if self.metadata:
                 raise UsageError("needs-index", "metadata is kept in the index, and there is none")
-            self._close_without_index()
+            if self._path is None:
+                writer.close()
+            else:
+                close_without_index(writer, self._path)
             return
         digests = writer.digests() if self._has_digests else [None] * len(writer.keys)
         keys = writer.encoded_keys
         table = [IndexedBlob(*row) for row in zip(keys, writer.sizes, digests, strict=True)]
         entries = list(self._entries.values())
-        if self._index == "embedded" or self._beside is None:
+        if self._index == "embedded" or self._path is None:
             writer.add(INDEX_KEY, build_index(entries, table, self.metadata))
             writer.close()
             return
@@ -247,28 +249,7 @@ class StoreWriter(Completing):
             raise UsageError("no-blobs", "a container has at least one blob, and the index is to stand beside it")
         directory = build_directory(writer.version, keys, writer.sizes)
         raw = build_index(entries, table, self.metadata, store=directory)
-        # No two files can be replaced at once. Both are complete before the first is; who comes between the two finds
-        # a stale index, never one that describes another file, nor none.
-        with AtomicFile(self._beside) as target:
-            write_all(target.fileno(), memoryview(raw))
-            writer.settle()
-            target.settle()
-            if not os.path.isfile(self._beside):
-                write_file(self._beside, unbind_index(raw))
-            else:
-                _unbind(self._beside, directory)
-            writer.close()
-
-    def _close_without_index(self) -> None:
-        """Complete the file, and remove the index beside the one that it replaces."""
-        if self._beside is None or not os.path.isfile(self._beside):
-            self._writer.close()
-            return
-        self._writer.settle()
-        directory = build_directory(self._writer.version, self._writer.encoded_keys, self._writer.sizes)
-        _unbind(self._beside, directory)
-        self._writer.close()
-        os.unlink(self._beside)
+        close_with_index(writer, self._path, raw, directory)
 
     def _target(self, name: str, target: str) -> Entry:
         entry = self._entries.get(target)
@@ -316,15 +297,6 @@ def save_file(
             else:
                 store.add(name, array)
                 seen[same] = (name, array)
-
-
-def _unbind(path: str, directory: Directory) -> None:
-    """Make an old index stale when it fits a new file, whose tensors may be others in blobs of the same sizes."""
-    try:
-        index = read_external(path, directory)
-    except FormatError:
-        return
-    write_file(path, unbind_index(index.raw))
 
 
 def _as_array(name: str, array: npt.ArrayLike) -> Array:

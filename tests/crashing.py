@@ -36,7 +36,9 @@ from blobstore.convert.run import run_plan
 from blobstore.convert.safetensors import dump_header
 from blobstore.elements import type_of
 from blobstore.errors import BlobStoreError
+from blobstore.recover import recover
 from blobstore.reindex import attach_index, build_for, detach_index
+from blobstore.rewrite import Edits, rewrite
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -156,6 +158,12 @@ def read_store(folder: Path) -> object:
         return error.reason
 
 
+def read_metadata(folder: Path) -> object:
+    """The same, and the metadata."""
+    with blobstore.open(folder / STORE) as store:
+        return read_store(folder), store.metadata
+
+
 def read_checkpoint(folder: Path, file: str = "") -> object:
     """Bytes of each name."""
     try:
@@ -177,6 +185,22 @@ def in_store(name: str) -> Step:
         "write": lambda path: write_file(path, noise(2, 5000)),
     }
     return lambda folder: functions[name](folder / STORE)
+
+
+def rewriting(edits: Edits) -> Step:
+    """A rewriting in place."""
+    return lambda folder: rewrite(folder / STORE, folder / STORE, edits)
+
+
+def recover_old(folder: Path) -> None:
+    """Recover one store, and put another of the same names and sizes into its place, its end cut off."""
+    write_store(folder, 1, "embedded")
+    (folder / STORE).rename(folder / "broken.sbs")
+    recover(folder / "broken.sbs", folder / STORE)
+    write_store(folder, 2, "embedded")
+    (folder / STORE).rename(folder / "broken.sbs")
+    os.truncate(folder / "broken.sbs", (folder / "broken.sbs").stat().st_size - 16)
+    write_store(folder, 1, "embedded")
 
 
 embedded, external = (partial(write_store, index=index) for index in ("embedded", "external"))
@@ -218,6 +242,19 @@ CHANGES = {
     "export, shards": Change(
         partial(export_old, limit=1000), partial(export, limit=1000), read_checkpoint, frozenset({"no-checkpoint"})
     ),
+    "rewrite": Change(partial(embedded, seed=1), rewriting(Edits(version=1, drop=("c_small",))), read_store, once=True),
+    "rewrite, metadata beside": Change(
+        partial(external, seed=1), rewriting(Edits(set_metadata={"a": "b"})), read_metadata
+    ),
+    "rewrite, index out": Change(partial(embedded, seed=1), rewriting(Edits(index="external")), read_store),
+    "rewrite, index in": Change(partial(external, seed=1), rewriting(Edits(index="embedded")), read_store),
+    "rewrite, index beside": Change(
+        partial(external, seed=1), rewriting(Edits(drop=("c_small",))), read_store, STALE, once=True
+    ),
+    "rewrite, no index": Change(
+        partial(external, seed=1), rewriting(Edits(index="none", version=1)), read_store, STALE
+    ),
+    "recover": Change(recover_old, lambda folder: recover(folder / "broken.sbs", folder / STORE), read_store),
     "small file": Change(partial(embedded, seed=1), in_store("write"), lambda folder: (folder / STORE).read_bytes()),
 }
 

@@ -304,10 +304,10 @@ def test_what_is_no_regular_file_is_not_replaced(tmp_path: Path, what: str) -> N
         os.mkfifo(path)
     else:
         path.symlink_to("what")
-    before = path.lstat()
+    before = path.lstat()[:7]  # without its times: following a link is an access
     with pytest.raises(UsageError, match=r"not-a-file: .*what' is no regular file and can't be replaced"):
         AtomicFile(path)
-    assert path.lstat() == before
+    assert path.lstat()[:7] == before
     assert os.listdir(tmp_path) == ["what"]
 
 
