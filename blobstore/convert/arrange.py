@@ -6,7 +6,7 @@ import math
 from collections import deque
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 
@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 
 CHUNK_NBYTES = 4 << 20  # of the source; a chunk is what one thread works on
 _AHEAD = 4  # chunks in flight
+Result = TypeVar("Result")
 
 
 @dataclass(frozen=True)
@@ -129,7 +130,7 @@ def encoded_chunks(
         for values in _regrouped(loads):
             yield from encode_pieces(kind, values, scale)
         return
-    yield from _in_order(partial(_encode, kind, scale, load) for load in loads)
+    yield from in_order(partial(_encode, kind, scale, load) for load in loads)
 
 
 def _encode(kind: ElementType, scale: float, load: Callable[[], Array]) -> npt.NDArray[np.uint8]:
@@ -188,12 +189,12 @@ def _regrouped(loads: Iterable[Callable[[], Array]]) -> Iterator[Array]:
         yield rest
 
 
-def _in_order(jobs: Iterable[Callable[[], npt.NDArray[np.uint8]]]) -> Iterator[npt.NDArray[np.uint8]]:
+def in_order(jobs: Iterable[Callable[[], Result]]) -> Iterator[Result]:
     """Run jobs in threads (numpy lets go of the interpreter) and yield their results in order."""
-    from concurrent.futures import Future, ThreadPoolExecutor  # noqa: PLC0415 (only conversions need threads)
+    from concurrent.futures import Future, ThreadPoolExecutor  # noqa: PLC0415 (only long work needs threads)
 
-    waiting: deque[Future[npt.NDArray[np.uint8]]] = deque()
-    with ThreadPoolExecutor(2, thread_name_prefix="blobstore-encode") as pool:
+    waiting: deque[Future[Result]] = deque()
+    with ThreadPoolExecutor(2, thread_name_prefix="blobstore-work") as pool:
         try:
             for job in jobs:
                 waiting.append(pool.submit(job))

@@ -16,7 +16,7 @@ import numpy as np
 
 from blobstore.atomic import AtomicFile, write_all
 from blobstore.codecs import PIECE, is_float_codec
-from blobstore.convert.rearranged import REARRANGED, Block, Source
+from blobstore.convert.rearranged import REARRANGED, Block, Source, rows_from
 from blobstore.convert.safetensors import dump_header
 from blobstore.elements import BY_NAME
 from blobstore.errors import CodecError, UsageError
@@ -75,6 +75,43 @@ class ExportPlan:
         return sum(one.nbytes for shard in self.shards for one in shard)
 
 
+@dataclass(frozen=True)
+class NamedTensors:
+    """A file's tensors as a checkpoint has them.
+
+    Attributes:
+        names: All of them: the source's where the file knows it, the runtime's, or all that the file has.
+        infos: What is stored, by any of its names; not what `source` says is made of blocks.
+        source: What the file says of the checkpoint that it was made of; None when it doesn't, or by keys.
+        aliases: Names for what has another name already → that name.
+    """
+
+    names: frozenset[str]
+    infos: Mapping[str, TensorInfo]
+    source: Source | None
+    aliases: Mapping[str, str]
+
+
+def named_tensors(store: Store, *, by_keys: bool = False) -> NamedTensors:
+    """Return a file's tensors as a checkpoint has them, or (by keys) as the runtime has them.
+
+    Raises:
+        FormatError: ``rearranged-…``: what the file says of its source doesn't go with its tensors.
+    """
+    metadata = store.metadata
+    source = None if by_keys or REARRANGED not in metadata else Source(store, metadata[REARRANGED])
+    infos = {info.name: info for info in store.infos()}
+    keys = {name for name, info in infos.items() if name == info.key}
+    if by_keys:
+        names = keys
+    elif source:
+        names = (set(infos) - keys - source.hidden) | set(source.blocks)
+    else:
+        names = set(infos)
+    aliases: Mapping[str, str] = source.aliases if source else _aliases(infos[name] for name in names)
+    return NamedTensors(frozenset(names), infos, source, aliases)
+
+
 def plan_export(
     store: Store,
     *,
@@ -99,38 +136,25 @@ def plan_export(
         CodecError: ``unknown-type``, ``unknown-codec``: a tensor can't be decoded here.
         UsageError: ``no-tensors``.
     """
+    named = named_tensors(store, by_keys=by_keys)
+    source, aliases = named.source, named.aliases
     metadata = store.metadata
-    source = None if by_keys or REARRANGED not in metadata else Source(store, metadata[REARRANGED])
-    infos = {info.name: info for info in store.infos()}
-    names = _names(infos, source, by_keys=by_keys)
-    aliases: Mapping[str, str] = source.aliases if source else _aliases(infos[name] for name in names)
     plan = ExportPlan([], {key: value for key, value in metadata.items() if not key.startswith(_OWN_METADATA)})
     chosen: list[Exported] = []
-    for name in sorted(names):
+    for name in sorted(named.names):
         target = aliases.get(name, name)
         if target != name and not materialize_aliases:
             plan.left_out[name] = target
         elif source and target in source.blocks:
-            blocks = source.blocks[target]
             kind = BY_NAME[dtype] if dtype else source.type_of(target)
-            chosen.append(Exported(name, kind, source.shape_of(target), blocks))
+            chosen.append(Exported(name, kind, source.shape_of(target), source.blocks[target]))
         else:
-            info = infos[target]
+            info = named.infos[target]
             chosen.append(Exported(name, _type(info, dtype, source), info.shape, (_whole(info),)))
     if not chosen:
         raise UsageError("no-tensors", f"{store.path!r} has no tensors to export")
     plan.shards = _shards(chosen, max_shard_nbytes)
     return plan
-
-
-def _names(infos: Mapping[str, TensorInfo], source: Source | None, *, by_keys: bool) -> set[str]:
-    """Return the names to export: the source's where the file knows it, the runtime's, or all."""
-    keys = {name for name, info in infos.items() if name == info.key}
-    if by_keys:
-        return keys
-    if source:
-        return (set(infos) - keys - source.hidden) | set(source.blocks)
-    return set(infos)
 
 
 def _aliases(infos: Iterable[TensorInfo]) -> dict[str, str]:
@@ -225,19 +249,15 @@ def exported_bytes(tensor: Exported, store: Store) -> Iterator[FileRange | Array
         for block in sorted(tensor.blocks, key=lambda one: one.row):
             yield from _run(block, tensor.type, store)
         return
-    # Small enough to be held: one layer's projection, or a kernel of the vision part.
     width = tensor.blocks[0].width
-    values = np.empty((math.prod(tensor.shape) // width, width), dtype=tensor.type.dtype)
-    for block in tensor.blocks:
-        flat = np.concatenate([piece.view(values.dtype) for piece in _pieces(block, tensor.type, store)])
-        if block.arrange == "transpose":
-            placed = flat.reshape(block.cols, block.rows).T
-        elif block.arrange == "channels_last":
-            placed = flat.reshape(block.rows, -1, block.channels).transpose(0, 2, 1).reshape(block.rows, block.cols)
-        else:
-            placed = flat.reshape(block.rows, block.cols)
-        values[block.row : block.row + block.rows, block.col : block.col + block.cols] = placed
-    yield values
+    height = math.prod(tensor.shape) // width
+    step = max(1, _CHUNK // width)
+    for row in range(0, height, step):
+        rows = min(step, height - row)
+        values = np.empty((rows, width), dtype=tensor.type.dtype)
+        for block, place, stored in rows_from(tensor.blocks, store, row, rows):
+            values[place] = _converted(stored, tensor.type, block.info.name)
+        yield values
 
 
 def _run(block: Block, kind: ElementType, store: Store) -> Iterator[FileRange | Array]:
@@ -255,17 +275,20 @@ def _pieces(block: Block, kind: ElementType, store: Store) -> Iterator[Array]:
     count = block.rows * block.cols
     for done in range(0, count, _CHUNK):
         values = store.elements(block.info, block.at + done, min(_CHUNK, count - done))
-        if values.dtype == kind.dtype:
-            yield np.ascontiguousarray(values).view(np.uint8)
-            continue
-        with np.errstate(over="ignore", invalid="ignore"):
-            converted = values.astype(kind.dtype)
-        lost = np.isinf(converted.astype(np.float32)) & np.isfinite(values.astype(np.float64))
-        if lost.any():
-            place = int(lost.argmax())
-            what = f"{block.info.name!r} has {float(values[place])} at element {block.at + done + place}"
-            raise CodecError("not-finite", f"{what}, which {kind} can't hold: export with --dtype f32")
-        yield converted.view(np.uint8)
+        yield np.ascontiguousarray(_converted(values, kind, block.info.name)).view(np.uint8)
+
+
+def _converted(values: Array, kind: ElementType, name: str) -> Array:
+    """Return values as a type's; refuses what it would make an infinity."""
+    if values.dtype == kind.dtype:
+        return values
+    with np.errstate(over="ignore", invalid="ignore"):
+        converted = values.astype(kind.dtype)
+    lost = np.isinf(converted.astype(np.float32)) & np.isfinite(values.astype(np.float64))
+    if lost.any():
+        what = f"{name!r} has {float(values[lost][0])}"
+        raise CodecError("not-finite", f"{what}, which {kind} can't hold: export with --dtype f32")
+    return converted
 
 
 def _type(info: TensorInfo, dtype: str | None, source: Source | None) -> ElementType:

@@ -9,16 +9,22 @@ import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from blobstore.elements import BY_NAME
 from blobstore.errors import FormatError
 from blobstore.strictjson import parse_json, text_map
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterable, Iterator, Mapping
+
+    import numpy.typing as npt
 
     from blobstore.catalog import TensorInfo
     from blobstore.elements import ElementType
     from blobstore.store import Store
+
+    Array = npt.NDArray[Any]
 
 REARRANGED = "blobstore.rearranged"
 _FLOATS = {name: BY_NAME[name] for name in ("bf16", "f16", "f32", "f64")}
@@ -52,6 +58,41 @@ class Block:
     def whole_rows(self) -> bool:
         """Whether the block is a run of the exported tensor."""
         return not self.arrange and self.col == 0 and self.cols == self.width
+
+
+def rows_from(
+    blocks: Iterable[Block], store: Store, row: int, rows: int
+) -> Iterator[tuple[Block, tuple[slice, slice], Array]]:
+    """Yield what some rows of an exported tensor, seen as a matrix, are made of; only that is read.
+
+    Args:
+        blocks: Of the tensor.
+        store: That holds them, open.
+        row: The first of the rows.
+        rows: How many.
+
+    Yields:
+        A block, the rows (counted from `row`) and columns that it fills, and the values for these; a view or a copy.
+
+    Raises:
+        CodecError: As `Store.elements`.
+    """
+    for block in blocks:
+        low, high = max(row, block.row), min(row + rows, block.row + block.rows)
+        if low < high:
+            values = _block_rows(block, store, low - block.row, high - low)
+            yield block, (slice(low - row, high - row), slice(block.col, block.col + block.cols)), values
+
+
+def _block_rows(block: Block, store: Store, row: int, rows: int) -> Array:
+    """Return rows of a block as they are in the exported tensor, shape (rows, block.cols)."""
+    if block.arrange == "transpose":
+        starts = range(block.at + row, block.at + row + block.rows * block.cols, block.rows)
+        return np.stack([store.elements(block.info, start, rows) for start in starts], axis=1)
+    flat = store.elements(block.info, block.at + row * block.cols, rows * block.cols)
+    if block.arrange == "channels_last":
+        return flat.reshape(rows, -1, block.channels).transpose(0, 2, 1).reshape(rows, block.cols)
+    return flat.reshape(rows, block.cols)
 
 
 class Source:
