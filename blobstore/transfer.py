@@ -51,6 +51,16 @@ class FileRange:
         if self.offset < 0 or self.nbytes < 0:
             raise UsageError("bad-range", f"{self.nbytes} bytes at offset {self.offset} are no range of a file")
 
+    def read(self) -> npt.NDArray[np.uint8]:
+        """Return all of the bytes, in memory of their own.
+
+        Raises:
+            TruncatedError: ``short-read`` when the file ends too early.
+        """
+        data = np.empty(self.nbytes, dtype=np.uint8)
+        read_into(self.fd, data.data, self.offset)
+        return data
+
     def chunks(self) -> Iterator[memoryview]:
         """Yield the bytes piece by piece, in one buffer: each piece is valid until the next one is asked for.
 

@@ -9,14 +9,14 @@ import sys
 from typing import TYPE_CHECKING
 
 from blobstore import __version__
-from blobstore.cli import check, convert, demo, export, get, index, info, ls, recover, rewrite, verify
+from blobstore.cli import check, convert, demo, diff, export, get, index, info, ls, recover, rewrite, verify
 from blobstore.cli.output import shown
 from blobstore.errors import BlobStoreError, KeyNotFoundError, UsageError
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-COMMANDS = (info, ls, get, convert, check, verify, export, index, rewrite, recover, demo)
+COMMANDS = (info, ls, get, convert, check, verify, diff, export, index, rewrite, recover, demo)
 OK, FAULT, USAGE = 0, 1, 2
 _USAGE_ERRORS = (
     UsageError,

@@ -12,7 +12,6 @@ import numpy as np
 
 from blobstore.codecs import PIECE, encode_pieces, scale_for
 from blobstore.errors import CodecError
-from blobstore.mapping import read_into
 from blobstore.transfer import FileRange
 
 if TYPE_CHECKING:
@@ -160,9 +159,7 @@ def _loads(checkpoint: Checkpoint, piece: Piece) -> Iterator[Callable[[], Array]
 
 
 def _read(source: FileRange, kind: ElementType) -> Array:
-    data = np.empty(source.nbytes, dtype=np.uint8)
-    read_into(source.fd, data.data, source.offset)
-    return data.view(kind.dtype or np.uint8)
+    return source.read().view(kind.dtype or np.uint8)
 
 
 def _read_block(checkpoint: Checkpoint, piece: Piece) -> Array:

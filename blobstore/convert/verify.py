@@ -131,7 +131,7 @@ def _tensor(
         for part in parts:
             there = store.reader.view(info.offset + done, len(part))
             if there != part:
-                at = done + _first_difference(there, part)
+                at = done + first_difference(there, part)
                 return Verdict(tensor.name, how, f"byte {at} differs, at offset {info.offset + at} of the file", at)
             done += len(part)
             progress(len(part))
@@ -144,11 +144,11 @@ def _blob_fault(store: Store, key: str, data: bytes) -> str:
     there = bytes(store.reader[key])
     if there == data:
         return ""
-    at = _first_difference(there, data)
+    at = first_difference(there, data)
     return f"byte {at} differs, at offset {store.reader.range(key)[0] + at} of the file"
 
 
-def _first_difference(there: bytes | memoryview, data: bytes | memoryview) -> int:
+def first_difference(there: bytes | memoryview, data: bytes | memoryview) -> int:
     """Return the first byte that differs, or the shorter one's length."""
     pairs = enumerate(zip(there, data, strict=False))
     return next((i for i, (a, b) in pairs if a != b), min(len(there), len(data)))
