@@ -431,6 +431,14 @@ def test_renamed_takes_the_same_type_shape_and_every_byte(tmp_path: Path) -> Non
     assert said == {"x": "renamed"} | dict.fromkeys([*b, "n6"], "added")
 
 
+def test_of_several_that_are_the_same_the_name_that_ends_alike_is_taken(tmp_path: Path) -> None:
+    a = {f"layers.{i}.{norm}.weight": np.ones(8) for i in range(12) for norm in ("norm_1", "norm_2")}
+    b = {f"model.{name}": one.copy() for name, one in a.items()}
+    a = {name: one.copy() for name, one in a.items()}
+    said = found(write_peer(tmp_path / "a.safetensors", a), write_peer(tmp_path / "b.safetensors", b))
+    assert {name: one.other for name, one in said.items()} == {name: f"model.{name}" for name in a}
+
+
 def test_one_more_name_for_the_same_bytes_is_no_difference(tmp_path: Path) -> None:
     embedding = np.arange(6, dtype=np.float32).reshape(2, 3)
     write_peer(tmp_path / SINGLE, {EMBEDDING: embedding, "n": np.ones(2, np.float32)})

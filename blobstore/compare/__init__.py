@@ -9,6 +9,7 @@ from blobstore.compare.contents import blob_differences, metadata_differences
 from blobstore.compare.pairs import first_byte, probe, same_bits, values_of
 from blobstore.compare.side import By, Facts, Side, open_side, open_sides
 from blobstore.compare.values import Number, Tolerance, Values
+from blobstore.convert.verify import first_difference
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
@@ -135,20 +136,26 @@ def _only_in(side: Side, name: str, others: set[str], kind: Kind, progress: Call
 
 def _renamed(a: Side, lost: Iterable[str], b: Side, new: Iterable[str]) -> Iterator[tuple[str, str]]:
     """Yield the names of the same tensor in either side. Only tensors of equal type, shape and scale are read."""
-    places: dict[Facts, list[str]] = {}
+    wanted = {a[name].facts for name in lost}
+    places: dict[tuple[Facts, bytes], list[str]] = {}
     for name in new:
-        places.setdefault(b[name].facts, []).append(name)
-    probes: dict[str, bytes] = {}
+        if b[name].facts in wanted:
+            places.setdefault((b[name].facts, probe(b[name])), []).append(name)
+    possible = {facts for facts, _ in places}
     for name in lost:
-        candidates = places.get(a[name].facts, [])
-        mark = probe(a[name]) if candidates else b""
-        for one in candidates:
-            if one not in probes:
-                probes[one] = probe(b[one])
-            if probes[one] == mark and same_bits(a[name], b[one]):
+        facts = a[name].facts
+        candidates = places.get((facts, probe(a[name])), []) if facts in possible else []
+        # Of several that are the same, such as norms that are all ones, the one whose name ends most alike.
+        for one in sorted(candidates, key=lambda other: -_common_end(name, other)):
+            if same_bits(a[name], b[one]):
                 candidates.remove(one)
                 yield name, one
                 break
+
+
+def _common_end(one: str, other: str) -> int:
+    """Return how many bytes two names have in common at their ends."""
+    return first_difference(*(name.encode("utf-8", "surrogatepass")[::-1] for name in (one, other)))
 
 
 def _pair(name: str, a: Tensor, b: Tensor, tolerance: Tolerance | None, progress: Callable[[int], None]) -> Difference:
