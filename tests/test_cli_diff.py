@@ -102,7 +102,7 @@ def test_json_has_all_that_was_found(diff: Callable[..., Done], files: tuple[Pat
     said: dict[str, Any] = json.loads(done.out)
     assert (said["a"], said["b"], said["by"], said["differ"]) == (str(a), str(b), "names", True)
     assert said["tolerance"] == {"absolute": 0.25, "relative": 0.0}
-    tensors = {one["name"]: one for one in said["tensors"]}
+    tensors = {one["name"]: one for one in said["entries"]}
     assert set(tensors) == set(EXPECTED)
     assert said["counts"]["close"] == 1
     assert {name for name, one in tensors.items() if not one["differs"]} == {"license", "type"}
@@ -127,8 +127,8 @@ def test_json_has_all_that_was_found(diff: Callable[..., Done], files: tuple[Pat
     assert tensors["nan"]["values"]["worst"] == {"index": [0, 1], "a": 1.0, "b": "nan"}
     assert tensors["old"]["other"] == "new"
     assert tensors["license"]["detail"] == "x → y"
-    assert json.loads(diff(a, a, "--json").out)["tensors"] == []
-    assert len(json.loads(diff(a, a, "--json", "--all").out)["tensors"]) == 7
+    assert json.loads(diff(a, a, "--json").out)["entries"] == []
+    assert len(json.loads(diff(a, a, "--json", "--all").out)["entries"]) == 7
 
 
 @pytest.mark.parametrize(
@@ -217,7 +217,7 @@ def test_scales_codecs_and_vectors_without_length_are_told(
         "single": ("values", "-", "most at []"),
         "complex": ("values", "0.000000", "most at [0]"),
     }
-    listed = json.loads(diff(tmp_path / "a.sbs", tmp_path / "b.sbs", "--json").out)["tensors"]
+    listed = json.loads(diff(tmp_path / "a.sbs", tmp_path / "b.sbs", "--json").out)["entries"]
     said = {one["name"]: one for one in listed}
     assert said["complex"]["values"]["worst"] == {"index": [0], "a": "(1+0j)", "b": "1j"}
     assert said["single"]["values"]["cosine"] is None

@@ -50,9 +50,9 @@ These make the exit status 1. Shown, but no difference: metadata (blobstore's ow
 close. Shown with --all: same, and alias: one more name for the same bytes, such as lm_head.weight, which a file may
 lack.
 
-With --tolerance T or --rtol R elements with |a - b| <= T + R * |a| don't count, and values are all that counts: another
-type, other bytes of an equal value, toc, and the weights' type in config are no difference by themselves. A NaN or an
-infinity against anything else always counts; two NaNs are the same.
+With --tolerance T or --rtol R elements with |a - b| <= T + R * |a| don't count, and neither does how values are stored:
+another type, other bytes of an equal value, toc, and the weights' type in config are no difference by themselves. A NaN
+or an infinity against anything else always counts; two NaNs are the same.
 
 An .sbs file that was converted from a Gemma checkpoint is compared by the names, and in the arrangement, of that
 checkpoint, whatever its layout. Memory stays the same whatever the files' size."""
@@ -106,7 +106,7 @@ def run(options: argparse.Namespace) -> int:
                 "counts": counts,
                 "nbytes": nbytes,
                 "seconds": round(watch.seconds, 3),
-                "tensors": [_json(one) for one in listed],
+                "entries": [_json(one) for one in listed],
             }
         )
         return int(differ)

@@ -100,6 +100,7 @@ def compare(
     new = [name for name in sorted(b.tensors) if not a.names.intersection(b.same_as(name))]
     renamed = dict(_renamed(a, lost, b, new))
     before = {after: name for name, after in renamed.items()}
+    known_in_a, known_in_b = a.names | set(before), b.names | set(renamed)
     for name in sorted(a.names | b.names):
         if name in a.names and name in b.names:
             target = a.aliases.get(name)
@@ -112,8 +113,10 @@ def compare(
             progress(a[name].facts.nbytes + b[after].facts.nbytes)
             yield Difference(name, "renamed", differs=True, a=a[name].facts, b=b[after].facts, other=after)
         elif name not in before:
-            side, others = (a, b.names | set(renamed)) if name in a.names else (b, a.names | set(before))
-            yield _only_in(side, name, others, "removed" if side is a else "added", progress)
+            if name in a.names:
+                yield _only_in(a, name, known_in_b, "removed", progress)
+            else:
+                yield _only_in(b, name, known_in_a, "added", progress)
     if a.store and b.store:
         for one in blob_differences(a.store, b.store):
             counts = tolerance is None or not one.storage_only
@@ -122,7 +125,7 @@ def compare(
         yield Difference(one.name, "metadata", differs=False, detail=one.what)
 
 
-def _only_in(side: Side, name: str, others: set[str], kind: Kind, progress: Callable[[int], None]) -> Difference:
+def _only_in(side: Side, name: str, others: frozenset[str], kind: Kind, progress: Callable[[int], None]) -> Difference:
     """Say what a name is that only one side has, and whose tensor may be among the others by another name."""
     elsewhere = next((one for one in side.same_as(name) if one in others), None)
     if elsewhere:

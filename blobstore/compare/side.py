@@ -235,10 +235,10 @@ class Side:
     store: Store | None = None
     notes: tuple[str, ...] = ()
 
-    @property
-    def names(self) -> set[str]:
+    @cached_property
+    def names(self) -> frozenset[str]:
         """All names."""
-        return {*self.tensors, *self.aliases}
+        return frozenset(self.tensors) | frozenset(self.aliases)
 
     @property
     def nbytes(self) -> int:
