@@ -575,6 +575,21 @@ def test_a_file_without_names_is_compared_by_keys(shared_vectors: Path, tmp_path
         assert (a.by, b.by) == ("names", "names")
 
 
+def test_by_keys_no_blob_is_left_out(tmp_path: Path) -> None:
+    empty = np.zeros((0, 2), np.float32)
+    norm = np.ones(4, np.float32)
+    for name, last in (("a", 1), ("b", 2)):
+        with blobstore.create(tmp_path / f"{name}.sbs") as writer:
+            writer.add(EMBEDDING, np.array([[1, 1], [1, last]], np.float32))
+            writer.alias(HEAD, EMBEDDING)
+            writer.part("half", EMBEDDING, BY_NAME["f32"], (2,))
+            writer.add("short", norm)
+            writer.add("empty", empty)
+    said = found(tmp_path / "a.sbs", tmp_path / "b.sbs", by="keys")
+    expected = {blobstore.key_for(EMBEDDING): "values", "short": "same", "empty": "same"}
+    assert {name: one.kind for name, one in said.items()} == expected
+
+
 def test_an_export_by_keys_is_compared_by_keys(tmp_path: Path) -> None:
     small_recipe("gemma3").write(tmp_path / "c")
     convert(tmp_path / "c", tmp_path / "a.sbs", Choices("bf16"))

@@ -271,7 +271,7 @@ def open_side(path: str | PathLike[str], by: By = "names") -> Iterator[Side]:
     Args:
         path: An .sbs file; or a .safetensors file, a ``model.safetensors.index.json``, a folder with either.
         by: ``names``: an .sbs file that was converted from a checkpoint has the tensors of that, rearranged ones put
-            back; ``keys``: it has those of the runtime.
+            back; ``keys``: its tensors are its blobs, as the runtime sees them.
 
     Raises:
         FormatError, TruncatedError, CheckpointError: It is neither, or is wrong.
@@ -312,18 +312,32 @@ def _is_store(path: str) -> bool:
 
 
 def _side_of_store(store: Store, by: By) -> Side:
+    metadata = _foreign(store.metadata)
+    if by == "keys" and store.index:
+        return Side(store.path, by, _by_keys(store), {}, metadata, store)
     with in_file(store.path):
-        named = named_tensors(store, by_keys=by == "keys")
+        named = named_tensors(store)
     aliases = {name: target for name, target in named.aliases.items() if {name, target} <= named.names}
     tensors: dict[str, Tensor] = {}
-    fd = store.reader.fileno()
     for name in named.names - set(aliases):
         if named.source and name in named.source.blocks:
             shape, blocks = named.source.shape_of(name), named.source.blocks[name]
             tensors[name] = Arranged(store.path, shape, blocks, store)
         else:
-            tensors[name] = Run(named.infos[name], store.path, fd)
-    return Side(store.path, by, tensors, aliases, _foreign(store.metadata), store)
+            tensors[name] = Run(named.infos[name], store.path, store.reader.fileno())
+    return Side(store.path, by, tensors, aliases, metadata, store)
+
+
+def _by_keys(store: Store) -> dict[str, Tensor]:
+    """Return the tensor that each blob is, by its key; what has no elements has no blob, and keeps its name."""
+    tensors: dict[str, Tensor] = {}
+    for info in store.infos():
+        key = info.key or info.name
+        whole = not info.key or store.reader.range(key) == (info.offset, info.nbytes)
+        # Of several names for a blob the runtime's own says the shape that the runtime sees.
+        if whole and (key not in tensors or info.name == key):
+            tensors[key] = Run(info, store.path, store.reader.fileno())
+    return tensors
 
 
 def _side_of_checkpoint(checkpoint: Checkpoint) -> Side:
