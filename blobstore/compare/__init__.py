@@ -7,14 +7,15 @@ from typing import TYPE_CHECKING, Literal
 
 from blobstore.compare.contents import blob_differences, metadata_differences
 from blobstore.compare.pairs import first_byte, probe, same_bits, values_of
-from blobstore.compare.side import By, Facts, Side, open_side, open_sides
+from blobstore.compare.side import By, Side, open_side, open_sides
+from blobstore.compare.tensors import Facts
 from blobstore.compare.values import Number, Tolerance, Values
 from blobstore.convert.verify import first_difference
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
 
-    from blobstore.compare.side import Tensor
+    from blobstore.compare.tensors import Tensor
 
 __all__ = [
     "By",

@@ -16,7 +16,7 @@ from blobstore.transfer import flat_bytes
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-    from blobstore.compare.side import Bytes, Tensor
+    from blobstore.compare.tensors import Bytes, Tensor
     from blobstore.compare.values import Tolerance
 
 CHUNK = 8 * PIECE  # elements: at most 4 MB of each side, and its decoded values
