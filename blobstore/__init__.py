@@ -5,35 +5,34 @@ Names and arrays: `open`, `create`, `save_file`, `load_file`. Keys and bytes: `B
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
-from blobstore.catalog import TensorInfo
-from blobstore.errors import (
-    BlobStoreError,
-    CheckpointError,
-    CodecError,
-    FormatError,
-    KeyNotFoundError,
-    KeyTooLongError,
-    MissingExtraError,
-    NameNotFoundError,
-    TruncatedError,
-    UsageError,
-)
-from blobstore.keys import key_for
-from blobstore.reader import BlobReader
-from blobstore.store import Store, load_file
-from blobstore.store_writer import StoreWriter, save_file
-from blobstore.transfer import FileRange
-from blobstore.writer import BlobWriter
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
     from os import PathLike
     from typing import BinaryIO
 
+    from blobstore.catalog import TensorInfo
+    from blobstore.errors import (
+        BlobStoreError,
+        CheckpointError,
+        CodecError,
+        FormatError,
+        KeyNotFoundError,
+        KeyTooLongError,
+        MissingExtraError,
+        NameNotFoundError,
+        TruncatedError,
+        UsageError,
+    )
+    from blobstore.keys import key_for
     from blobstore.mapping import Access
-    from blobstore.store_writer import IndexPlace
+    from blobstore.reader import BlobReader
+    from blobstore.store import Store, load_file
+    from blobstore.store_writer import IndexPlace, StoreWriter, save_file
+    from blobstore.transfer import FileRange
+    from blobstore.writer import BlobWriter
 
 __version__ = "0.1.0"
 
@@ -62,6 +61,41 @@ __all__ = [
 ]
 
 
+# Imported when first asked for: the command line and those who only read don't pay for what writes.
+_HOMES = {
+    "BlobReader": "reader",
+    "BlobStoreError": "errors",
+    "BlobWriter": "writer",
+    "CheckpointError": "errors",
+    "CodecError": "errors",
+    "FileRange": "transfer",
+    "FormatError": "errors",
+    "KeyNotFoundError": "errors",
+    "KeyTooLongError": "errors",
+    "MissingExtraError": "errors",
+    "NameNotFoundError": "errors",
+    "Store": "store",
+    "StoreWriter": "store_writer",
+    "TensorInfo": "catalog",
+    "TruncatedError": "errors",
+    "UsageError": "errors",
+    "key_for": "keys",
+    "load_file": "store",
+    "save_file": "store_writer",
+}
+
+
+def __getattr__(name: str) -> Any:  # noqa: ANN401 (whatever the module has)
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    found = globals()[name] = getattr(import_module(f"blobstore.{_HOMES[name]}"), name)
+    return found
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})
+
+
 def open(path: str | PathLike[str], *, access: Access = "mmap", use_index: bool = True) -> Store:  # noqa: A001
     """Open a .sbs file: a mapping from tensor name to numpy array.
 
@@ -76,6 +110,8 @@ def open(path: str | PathLike[str], *, access: Access = "mmap", use_index: bool 
         FormatError, TruncatedError: The file or its index is wrong; ``reason`` is a code of the specification.
         OSError: It can't be opened.
     """
+    from blobstore.store import Store  # noqa: PLC0415 (as above)
+
     return Store(path, access=access, use_index=use_index)
 
 
@@ -102,4 +138,6 @@ def create(
         UsageError: ``bad-version``, ``bad-index``, ``needs-seek``, ``needs-path``, ``not-a-file``.
         OSError: The target's folder can't be written to.
     """
+    from blobstore.store_writer import StoreWriter  # noqa: PLC0415 (as above)
+
     return StoreWriter(target, version=version, index=index, digests=digests, metadata=metadata)

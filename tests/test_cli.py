@@ -66,7 +66,7 @@ HOSTILE = [
 ]
 # What Python writes at once would not come once more when it ends.
 BUFFERED = os.environ | {"PYTHONUNBUFFERED": ""}
-NAMES = {command.__name__.rpartition(".")[2] for command in COMMANDS}
+NAMES = {*COMMANDS}
 
 
 @dataclass

@@ -6,17 +6,31 @@ import argparse
 import os
 import signal
 import sys
+from importlib import import_module
 from typing import TYPE_CHECKING
 
 from blobstore import __version__
-from blobstore.cli import check, convert, demo, diff, export, get, index, info, ls, recover, rewrite, verify
 from blobstore.cli.output import shown
 from blobstore.errors import BlobStoreError, KeyNotFoundError, UsageError
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-COMMANDS = (info, ls, get, convert, check, verify, diff, export, index, rewrite, recover, demo)
+# Each a module of this package, imported when it is run: most need little of what the others do.
+COMMANDS = (
+    "info",
+    "ls",
+    "get",
+    "convert",
+    "check",
+    "verify",
+    "diff",
+    "export",
+    "index",
+    "rewrite",
+    "recover",
+    "demo",
+)
 OK, FAULT, USAGE = 0, 1, 2
 _USAGE_ERRORS = (
     UsageError,
@@ -29,8 +43,8 @@ _USAGE_ERRORS = (
 )
 
 
-def parser() -> argparse.ArgumentParser:
-    """Return the parser of the whole command line."""
+def parser(names: Sequence[str] = COMMANDS) -> argparse.ArgumentParser:
+    """Return the parser of the command line, or of some of its commands."""
     top = argparse.ArgumentParser(
         prog="blobstore",
         description="Read, write and convert gemma.cpp's weight files (.sbs).",
@@ -38,9 +52,16 @@ def parser() -> argparse.ArgumentParser:
     )
     top.add_argument("--version", action="version", version=f"blobstore {__version__}")
     commands = top.add_subparsers(metavar="COMMAND", required=True)
-    for command in COMMANDS:
-        command.add_parser(commands)
+    for name in names:
+        import_module(f"blobstore.cli.{name}").add_parser(commands)
     return top
+
+
+def _needed(arguments: Sequence[str]) -> Sequence[str]:
+    """Return the commands that a command line needs: the one it begins with; for help and mistakes all."""
+    if arguments[:1] == ["--version"]:
+        return ()
+    return arguments[:1] if arguments and arguments[0] in COMMANDS else COMMANDS
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -53,7 +74,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         0 when all is right, 1 when a fault was found, 2 for wrong usage.
     """
     _prepare_streams()
-    options = parser().parse_args(arguments)
+    given = list(sys.argv[1:] if arguments is None else arguments)
+    options = parser(_needed(given)).parse_args(given)
     try:
         status: int = options.run(options)
         sys.stdout.flush()

@@ -1,0 +1,59 @@
+"""What is imported, and when: nothing heavy before it is needed."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pytest
+
+import blobstore
+from blobstore.cli import COMMANDS
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+
+def modules_after(code: str, *arguments: str) -> set[str]:
+    """The modules that a new process has when it has run this."""
+    ending = "\nimport sys; print(*sorted(sys.modules), sep='\\n', file=sys.stderr)"
+    done = subprocess.run([sys.executable, "-c", code + ending, *arguments], check=True, capture_output=True, text=True)
+    return set(done.stderr.splitlines())
+
+
+def test_the_package_itself_imports_nothing_heavy() -> None:
+    found = modules_after("import blobstore")
+    assert "blobstore" in found
+    assert not {one for one in found if one.startswith(("numpy", "ml_dtypes", "blobstore."))}
+
+
+def test_each_public_name_is_there_when_it_is_asked_for() -> None:
+    for name in blobstore.__all__:
+        assert getattr(blobstore, name).__module__.partition(".")[0] == "blobstore"
+        assert name in dir(blobstore)
+    with pytest.raises(AttributeError, match="has no attribute 'nothing'"):
+        _ = blobstore.nothing
+
+
+def test_who_reads_does_not_import_what_writes_or_converts(tmp_path: Path) -> None:
+    path = tmp_path / "m.sbs"
+    blobstore.save_file({"a": np.arange(3)}, path)
+    found = modules_after("import sys, blobstore; blobstore.open(sys.argv[1])['a']", str(path))
+    heavy = ("blobstore.writer", "blobstore.convert", "blobstore.check", "rich", "zstandard", "concurrent.futures")
+    assert not {one for one in found if one.startswith(heavy)}
+
+
+def test_a_command_imports_itself_only(tmp_path: Path) -> None:
+    path = tmp_path / "m.sbs"
+    blobstore.save_file({"a": np.arange(3)}, path)
+    run = "import sys; from blobstore.cli import main; main(sys.argv[1:])"
+    found = modules_after(run, "ls", str(path))
+    assert {one for one in found if one in {f"blobstore.cli.{name}" for name in COMMANDS}} == {"blobstore.cli.ls"}
+    assert not {one for one in found if one.startswith(("rich", "blobstore.convert", "blobstore.check"))}
+
+
+def test_the_version_needs_no_numpy() -> None:
+    run = "import sys\nfrom blobstore.cli import main\ntry:\n main(sys.argv[1:])\nexcept SystemExit: pass"
+    assert "numpy" not in modules_after(run, "--version")
