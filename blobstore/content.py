@@ -180,8 +180,7 @@ def content_of(reader: BlobReader, index: NameIndex | None) -> Content:
     known = index.places(reader.directory).tolist()
     for row, place in enumerate(known):
         blobs[places[place]].sha256 = index.blob(row).sha256
-    entries = [index.entry(i) for i in range(len(index.entries))]
-    entries = [one if one.blob is None else replace(one, blob=places[known[one.blob]]) for one in entries]
+    entries = [one if one.blob is None else replace(one, blob=places[known[one.blob]]) for one in index.all_entries()]
     return Content(blobs, entries, dict(index.metadata), index.has_digests)
 
 

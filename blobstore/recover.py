@@ -165,7 +165,7 @@ def _whole(
 ) -> Content:
     """Return the blobs that are whole, with their names; what isn't is told in ``done``."""
     rows = {int(place): row for row, place in enumerate(index.places(directory))} if index else {}
-    entries = [index.entry(i) for i in range(len(index.entries))] if index else []
+    entries = list(index.all_entries()) if index else []
     content = Content([], None, {}, index.has_digests if index else False)
     end = _last_nonzero(source)
     kept: dict[int | None, int] = {}  # row of the index → place in the new file

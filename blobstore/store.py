@@ -181,9 +181,25 @@ class Store(Mapping[str, "Array"]):
             raise _undecodable(info)
         return self._decode(info, first, count, info.dtype) if info.encoded else self._view(info, first, count)
 
-    def load_all(self) -> dict[str, Array]:
-        """Return every tensor, in memory of its own; writable."""
-        return {name: self.load(name) for name in self}
+    def load_all(self, *, workers: int | None = None) -> dict[str, Array]:
+        """Return every tensor, in memory and writable: read in large pieces on several threads.
+
+        Names for the same bytes share memory, as they do in the file. Small tensors that lie near each other come out
+        of one allocation of up to 4 MiB. Encoded ones are decoded.
+
+        Args:
+            workers: Threads; by default one for each core.
+
+        Raises:
+            UsageError: ``bad-workers`` for less than one.
+            CodecError: As `array`.
+            TruncatedError: ``short-read`` when the file has shrunk.
+        """
+        from blobstore.bulk import load_all  # noqa: PLC0415 (import blobstore stays cheap)
+
+        if workers is not None and workers < 1:
+            raise UsageError("bad-workers", f"{workers} threads can't read anything: one at least")
+        return load_all(self, workers)
 
     def _view(self, info: TensorInfo, first: int, count: int) -> Array:
         """View elements that lie as numpy has them."""

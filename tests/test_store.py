@@ -1,8 +1,10 @@
 from __future__ import annotations
 
 import gc
+import itertools
 import mmap
 import os
+import re
 import tracemalloc
 from typing import TYPE_CHECKING, Any
 
@@ -16,9 +18,9 @@ import blobstore
 from blobstore import codecs
 from blobstore.directory import build_directory
 from blobstore.elements import BY_NAME
-from blobstore.errors import BlobStoreError, CodecError, FormatError, NameNotFoundError, UsageError
+from blobstore.errors import BlobStoreError, CodecError, FormatError, NameNotFoundError, TruncatedError, UsageError
 from blobstore.index import Entry, IndexedBlob, build_index
-from tests.strategies import bytes_of
+from tests.strategies import bytes_of, payload
 from tests.tensor_strategies import Model, models, mutated
 from tests.test_index import SEEDS
 
@@ -188,12 +190,56 @@ def test_metadata_is_a_copy(small: Path) -> None:
 
 
 @given(models())
-def test_load_file_gives_writable_arrays_that_own_their_memory(tmp_path: Path, model: Model) -> None:
+def test_load_file_gives_writable_arrays_that_are_not_the_file(tmp_path: Path, model: Model) -> None:
     path = tmp_path / "m.sbs"
     model.write(path)
+    before = path.read_bytes()
     loaded = blobstore.load_file(path)
     assert {name: (one.dtype, one.shape, one.tobytes()) for name, one in loaded.items()} == model.expected()
-    assert all(one.flags.owndata and one.flags.writeable and one.flags.c_contiguous for one in loaded.values())
+    assert all(one.flags.writeable and one.flags.c_contiguous for one in loaded.values())
+    for one in loaded.values():
+        one.reshape(-1).view(np.uint8)[...] = 255
+    assert path.read_bytes() == before
+
+
+@given(models(), st.sampled_from([None, 1, 2, 5]))
+def test_load_all_shares_memory_where_the_file_does_and_nowhere_else(
+    tmp_path: Path, model: Model, workers: int | None
+) -> None:
+    path = tmp_path / "m.sbs"
+    model.write(path)
+    with blobstore.open(path) as store:
+        loaded = store.load_all(workers=workers)
+        infos = [one for one in store.infos() if one.nbytes]
+    for one, other in itertools.combinations(infos, 2):
+        overlap = one.offset < other.offset + other.nbytes and other.offset < one.offset + one.nbytes
+        assert np.shares_memory(loaded[one.name], loaded[other.name]) == overlap
+    assert all(one.ctypes.data % 64 == info.offset % 64 for info in infos for one in (loaded[info.name],))
+
+
+def test_load_all_reads_large_tensors_whole(tmp_path: Path) -> None:
+    path = tmp_path / "m.sbs"
+    tensors = {f"t{i}": np.frombuffer(payload(i, 2_500_000 * i), np.uint8) for i in range(1, 6)}
+    blobstore.save_file(tensors, path)
+    with blobstore.open(path, access="read") as store:
+        loaded = store.load_all(workers=3)
+        assert all(np.array_equal(loaded[name], array) for name, array in tensors.items())
+        # A small one that is kept keeps no large one.
+        assert loaded["t5"].base is not loaded["t1"].base
+
+
+def test_load_all_of_a_file_that_has_shrunk_names_it(tmp_path: Path) -> None:
+    path = tmp_path / "m.sbs"
+    blobstore.save_file({"a": np.ones(9_000_000, np.uint8), "b": np.ones(9_000_000, np.uint8)}, path)
+    with blobstore.open(path, access="read") as store:
+        os.truncate(path, 5_000_000)
+        with pytest.raises(TruncatedError, match=re.escape(str(path))):
+            store.load_all()
+
+
+def test_no_workers_can_not_load(small: Path) -> None:
+    with blobstore.open(small) as store, pytest.raises(UsageError, match="bad-workers"):
+        store.load_all(workers=0)
 
 
 # A mapping.

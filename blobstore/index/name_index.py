@@ -14,6 +14,8 @@ from blobstore.index.records import HEADER, NO_BLOB, Entry, IndexedBlob, directo
 from blobstore.keys import INDEX_KEY, decode_key, encode_name
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     import numpy.typing as npt
 
     from blobstore.directory import Directory
@@ -92,6 +94,15 @@ class NameIndex:
             scale=float(row["scale"]),
             codec=int(row["codec"]),
         )
+
+    def all_entries(self) -> Iterator[Entry]:
+        """Yield all entries, in their order."""
+        columns = ("blob", "offset", "nbytes", "type", "dims_start", "ndim", "scale", "codec")
+        dims = self.dims.tolist()
+        rows = zip(self.names, *(self.entries[column].tolist() for column in columns), strict=True)
+        for name, blob, offset, nbytes, kind, start, ndim, scale, codec in rows:
+            shape = tuple(dims[start : start + ndim])
+            yield Entry(name, None if blob == NO_BLOB else blob, offset, nbytes, kind, shape, scale, codec)
 
     def blob(self, place: int) -> IndexedBlob:
         """Return a row of the blob table."""

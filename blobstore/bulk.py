@@ -1,0 +1,99 @@
+"""Every tensor of a file into memory at once: large reads, on several threads, without a copy in between."""
+
+from __future__ import annotations
+
+import os
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from blobstore.errors import in_file
+from blobstore.mapping import read_into
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
+
+    import numpy.typing as npt
+
+    from blobstore.catalog import TensorInfo
+    from blobstore.store import Store
+
+    Array = npt.NDArray[Any]
+
+_PIECE_NBYTES = 4 << 20  # what one thread reads at a time: measured, smaller and larger ones are slower
+_GROUP_NBYTES = 4 << 20  # small tensors share an allocation up to this, so that keeping one keeps no more
+_ALIGN = 64  # tensors are aligned in memory as they are in the file, up to a cache line
+
+
+@dataclass
+class _Group:
+    """A range of the file that is read into one allocation, and the tensors in it."""
+
+    start: int
+    end: int
+    infos: list[TensorInfo] = field(default_factory=list)
+    room: npt.NDArray[np.uint8] = field(default_factory=lambda: np.empty(0, np.uint8))
+
+    def allocate(self) -> None:
+        nbytes = self.end - self.start
+        room = np.empty(nbytes + _ALIGN, dtype=np.uint8)
+        skip = (self.start - room.ctypes.data) % _ALIGN
+        self.room = room[skip : skip + nbytes]
+
+    def pieces(self) -> Iterator[tuple[memoryview, int]]:
+        """Yield what is to be filled, and from which offset."""
+        for done in range(0, len(self.room), _PIECE_NBYTES):
+            yield self.room[done : done + _PIECE_NBYTES].data, self.start + done
+
+    def tensor(self, info: TensorInfo) -> Array:
+        """View a tensor."""
+        at = info.offset - self.start
+        return np.frombuffer(self.room[at : at + info.nbytes].data, info.dtype).reshape(info.shape)
+
+
+def load_all(store: Store, workers: int | None = None) -> dict[str, Array]:
+    """Return every tensor of a store, writable; see `Store.load_all`."""
+    infos = list(store.infos())
+    plain = [info for info in infos if info.count and info.dtype is not None and not info.encoded]
+    groups = _groups(plain)
+    others = {_bytes_of(info): info for info in infos if info.encoded or info.dtype is None or not info.count}
+    fd = store.reader.fileno()
+    with (
+        in_file(store.path),
+        ThreadPoolExecutor(workers or os.cpu_count(), thread_name_prefix="blobstore-load") as pool,
+    ):
+        try:
+            jobs = []
+            for group in groups:
+                group.allocate()
+                jobs += [pool.submit(read_into, fd, target, offset) for target, offset in group.pieces()]
+            loading = {place: pool.submit(store.load, info.name) for place, info in others.items()}
+            for job in jobs:
+                job.result()
+            loaded = {place: job.result() for place, job in loading.items()}
+        except BaseException:
+            pool.shutdown(cancel_futures=True)  # nobody waits for the rest
+            raise
+    views = {info.name: group.tensor(info) for group in groups for info in group.infos}
+    return {info.name: views[info.name] if info.name in views else loaded[_bytes_of(info)] for info in infos}
+
+
+def _bytes_of(info: TensorInfo) -> tuple[object, ...]:
+    """Return what two names for the same values have in common."""
+    return info.offset, info.nbytes, info.type.number, info.scale, info.shape, info.codec
+
+
+def _groups(infos: Iterable[TensorInfo]) -> list[_Group]:
+    """Put tensors that lie near each other together; those that share bytes always."""
+    groups: list[_Group] = []
+    for info in sorted(infos, key=lambda one: (one.offset, -one.nbytes)):
+        end = info.offset + info.nbytes
+        last = groups[-1] if groups else None
+        if last is None or (info.offset >= last.end and end - last.start > _GROUP_NBYTES):
+            last = _Group(info.offset, end)
+            groups.append(last)
+        last.end = max(last.end, end)
+        last.infos.append(info)
+    return groups
