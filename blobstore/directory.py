@@ -79,8 +79,10 @@ class Directory:
             return -1
         low, high = int.from_bytes(padded[:8], "little"), int.from_bytes(padded[8:], "little")
         wanted = np.uint64((low * int(_MIX_LOW) + high * int(_MIX_HIGH)) & _WORD)
-        stripped = padded.rstrip(b"\0")
-        return next((int(i) for i in np.flatnonzero(self._mixed == wanted) if self.keys[i] == stripped), -1)
+        places = np.flatnonzero(self._mixed == wanted)
+        # Keys can be chosen so that all have one word: compared all at once, too.
+        places = places[self.keys[places] == padded.rstrip(b"\0")]
+        return int(places[0]) if len(places) else -1
 
     def range(self, place: int) -> tuple[int, int]:
         """Return (offset, nbytes) of the blob at a place."""

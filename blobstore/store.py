@@ -348,8 +348,8 @@ def _rows(info: TensorInfo, rows: slice | None) -> tuple[tuple[int, ...], int, i
     if not info.shape:
         raise UsageError("no-rows", f"{info.name!r} is a single value: it has no rows to choose from")
     chosen = range(info.shape[0])[rows]
-    low = min(chosen, default=0)
-    high = max(chosen, default=-1) + 1
+    # Its ends, not min() and max(), which walk through all rows: a tensor without elements can have 2⁵⁷ of them.
+    low, high = (min(chosen[0], chosen[-1]), max(chosen[0], chosen[-1]) + 1) if chosen else (0, 0)
     width = math.prod(info.shape[1:])
     return (high - low, *info.shape[1:]), low * width, (high - low) * width, chosen.step
 

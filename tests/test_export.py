@@ -296,6 +296,19 @@ def test_a_value_beyond_f16_is_not_written_as_an_infinity(tmp_path: Path) -> Non
     assert not (tmp_path / OUT).exists()
 
 
+@pytest.mark.parametrize("dtype", ["bf16", "f16", "f32"])
+def test_a_signalling_nan_is_a_nan_like_any_other(tmp_path: Path, dtype: str) -> None:
+    with blobstore.create(tmp_path / "a.sbs") as writer:
+        writer.add("one", np.array([0x7F800001, 0xFFBFFFFF, 0x3F800000], np.uint32).view(np.float32))
+        writer.add("other", np.array([0x7F81, 0xFFBF, 0x3F80], np.uint16).view(ml_dtypes.bfloat16))
+    export(tmp_path / "a.sbs", tmp_path / OUT, dtype=dtype)
+    for _, _, raw in read(tmp_path / OUT).values():
+        bits = np.frombuffer(raw, "<u4" if dtype == "f32" else "<u2")
+        infinity = {"bf16": 0x7F80, "f16": 0x7C00, "f32": 0x7F800000}[dtype]
+        magnitudes = bits & (infinity | (infinity & -infinity) - 1)
+        assert (magnitudes > infinity).tolist() == [True, True, False]
+
+
 # ----------------------------------------------------------------------------------------------------- hostile metadata
 
 
@@ -445,6 +458,17 @@ def edited(said: dict[str, Any], how: str) -> Any:  # noqa: ANN401, C901, PLR091
         del tensor["shape"]
     elif how == "a mile of shape":
         tensor["shape"] = [2**62, 2**62]
+    elif how == "a product of a mile":
+        tensor["shape"] = [2**56] * 40000
+    elif how == "rows of the same elements":
+        stored, _, _, _, _, cols, *_ = pieces[0]
+        tensor |= {"shape": [3, cols], "pieces": [[stored, 0, row, 1, 0, cols, cols, "", 1] for row in range(3)]}
+    elif how == "columns of the same elements":
+        tensor |= {"shape": [2, 6], "pieces": [[pieces[0][0], 1, 0, 2, 2 * at, 2, 6, "", 1] for at in range(3)]}
+    elif how == "two tensors of the same elements":
+        said["tensors"]["another"] = tensor
+    elif how == "no text for a name":
+        pieces[0][0] = [[[]]]
     return said
 
 
@@ -466,6 +490,11 @@ def edited(said: dict[str, Any], how: str) -> Any:  # noqa: ANN401, C901, PLR091
         "a number below 0",
         "no shape",
         "a mile of shape",
+        "a product of a mile",
+        "rows of the same elements",
+        "columns of the same elements",
+        "two tensors of the same elements",
+        "no text for a name",
     ],
 )
 def test_metadata_that_fits_nothing_is_refused(tmp_path: Path, converted: Path, how: str, materialize: bool) -> None:
@@ -484,6 +513,23 @@ def test_metadata_that_is_no_record_is_refused(tmp_path: Path, converted: Path, 
     with pytest.raises(FormatError) as caught:
         export(path, tmp_path / OUT)
     assert caught.value.reason == "rearranged-metadata"
+
+
+@pytest.mark.parametrize("kind", ["c64", "u8", "f4", "unknown"])
+def test_a_piece_of_what_is_no_floats_is_refused(tmp_path: Path, kind: str) -> None:
+    piece = ["a", 0, 0, 2, 0, 4, 4, "transpose", 1]
+    said = {
+        "types": {"most": "f32", "others": {}},
+        "aliases": {},
+        "tensors": {"w": {"shape": [2, 4], "pieces": [piece]}},
+    }
+    for one in (kind, "f32"):
+        with blobstore.create(tmp_path / f"{one}.sbs", metadata={REARRANGED: json.dumps(said)}) as writer:
+            stored = np.ones(BY_NAME[one].nbytes(8), np.uint8)
+            writer.add_stored("a", [stored], BY_NAME[one], (8,))
+    export(tmp_path / "f32.sbs", tmp_path / OUT)
+    with pytest.raises(FormatError, match=f"rearranged-metadata.*'a' is {kind}"):
+        export(tmp_path / f"{kind}.sbs", tmp_path / OUT)
 
 
 def test_the_file_made_for_these_tests_is_as_good_as_the_first(tmp_path: Path, converted: Path) -> None:

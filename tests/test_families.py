@@ -13,7 +13,7 @@ from blobstore.convert.gemma_plan import Choices
 from blobstore.errors import CheckpointError
 from blobstore.gemma import ModelConfig
 from blobstore.gemma.config import LayerType, Model, QueryScale
-from blobstore.gemma.families import family_of
+from blobstore.gemma.families import Fault, family_of, recognise
 from tests.checkpoints import snapshot, write_config
 from tests.gemma_checkpoints import NEW, OLD, TEXT_ONLY, Recipe, Size, plan_of, small_recipe, write_sparse
 from tests.models import FAMILIES, VISION, spec_tensors
@@ -255,6 +255,15 @@ def test_a_config_that_disagrees_is_told(tmp_path: Path, family: str, field: str
     assert [reason for reason, _, _ in wrong] == ["config-disagrees"]
     assert str(was) in wrong[0][2]
     assert str(text[field]) in wrong[0][2]
+
+
+def test_a_projection_without_rows_is_refused() -> None:
+    shapes = {"model.embed_tokens.weight": (64, 16)}
+    shapes |= {f"model.layers.0.mlp.{one}.weight": (32, 16) for one in ("gate_proj", "up_proj")}
+    shapes |= {"model.layers.0.self_attn.q_proj.weight": (0, 16), "model.layers.0.self_attn.k_proj.weight": (8, 16)}
+    found = recognise("gemma2", {"head_dim": 8, "query_pre_attn_scalar": 5}, shapes)
+    assert isinstance(found, Fault)
+    assert (found.reason, found.name) == ("shape", "model.layers.0.self_attn.q_proj.weight")
 
 
 def test_all_disagreements_are_told_at_once(tmp_path: Path) -> None:

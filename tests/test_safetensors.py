@@ -204,6 +204,7 @@ WRONG = {
     "dtype-unknown": (raw_file(entry('"F33"'), DATA), "safetensors-entry", "'a': dtype 'F33'"),
     "dtype-lower-case": (raw_file(entry('"u8"'), DATA), "safetensors-entry", "'a': dtype 'u8'"),
     "dtype-number": (raw_file(entry("8"), DATA), "safetensors-entry", "'a'"),
+    "dtype-nested": (raw_file(entry("[" * 400 + "]" * 400), DATA), "safetensors-entry", "dtype is a text"),
     "dtype-lone-surrogate": (raw_file(entry('"\\ud800"'), DATA), "safetensors-entry", "'a'"),
     "shape-float": (raw_file(entry(shape="[4.0]"), DATA), "safetensors-entry", "'a'"),
     "shape-exponent": (raw_file(entry(shape="[4e0]"), DATA), "safetensors-entry", "'a'"),

@@ -429,6 +429,15 @@ def test_rows_are_those_of_the_whole_tensor(encoded: Path, access: Access, rows:
             assert part.flags.writeable
 
 
+def test_rows_of_a_tensor_without_elements_are_not_walked_through(vectors: Path) -> None:
+    with blobstore.open(vectors / "valid" / "index-no-elements.sbs") as store:
+        most = 2**57 - 1
+        assert store.info("none.large").shape == (most, 0)
+        assert store.load("none.large", rows=slice(1, None)).shape == (most - 1, 0)
+        assert store.load("none.large", rows=slice(None, None, -1)).shape == (most, 0)
+        assert store.load("none.large", rows=slice(7, 3)).shape == (0, 0)
+
+
 def test_a_single_value_has_no_rows(tmp_path: Path) -> None:
     blobstore.save_file({"x": np.float32(1)}, tmp_path / "m.sbs")
     with blobstore.open(tmp_path / "m.sbs") as store:

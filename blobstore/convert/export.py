@@ -282,9 +282,9 @@ def _converted(values: Array, kind: ElementType, name: str) -> Array:
     """Return values as a type's; refuses what it would make an infinity."""
     if values.dtype == kind.dtype:
         return values
-    with np.errstate(over="ignore", invalid="ignore"):
+    with np.errstate(over="ignore", invalid="ignore"):  # a NaN is a NaN, whatever its bits
         converted = values.astype(kind.dtype)
-    lost = np.isinf(converted.astype(np.float32)) & np.isfinite(values.astype(np.float64))
+        lost = np.isinf(converted.astype(np.float32)) & np.isfinite(values.astype(np.float64))
     if lost.any():
         what = f"{name!r} has {float(values[lost][0])}"
         raise CodecError("not-finite", f"{what}, which {kind} can't hold: export with --dtype f32")

@@ -7,12 +7,14 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from blobstore.elements import BY_NAME
 from blobstore.errors import FormatError
+from blobstore.index import shape_fault
 from blobstore.strictjson import parse_json, text_map
 
 if TYPE_CHECKING:
@@ -28,6 +30,7 @@ if TYPE_CHECKING:
 
 REARRANGED = "blobstore.rearranged"
 _FLOATS = {name: BY_NAME[name] for name in ("bf16", "f16", "f32", "f64")}
+_FLOAT_DTYPES = {kind.dtype for kind in _FLOATS.values()}
 _PIECE_FIELDS = 9
 
 
@@ -58,6 +61,12 @@ class Block:
     def whole_rows(self) -> bool:
         """Whether the block is a run of the exported tensor."""
         return not self.arrange and self.col == 0 and self.cols == self.width
+
+    @property
+    def stored(self) -> tuple[int, int]:
+        """Where its bytes begin and end in the file, as far as the groups of a packed type have such places."""
+        kind, start = self.info.type, self.info.offset
+        return start + kind.nbytes(self.at), start + kind.nbytes(self.at + self.rows * self.cols)
 
 
 def rows_from(
@@ -105,6 +114,7 @@ class Source:
             FormatError: ``rearranged-metadata``: it can't be read, or doesn't go with the file's tensors.
         """
         self._store = store
+        self._infos: dict[str, TensorInfo] = {}
         try:
             said = parse_json(text.encode())
             self.rearranged: Mapping[str, Any] = said["tensors"]
@@ -115,7 +125,9 @@ class Source:
         except (ValueError, LookupError, TypeError, AttributeError) as error:
             if isinstance(error, FormatError):
                 raise
-            raise _wrong(f"it can't be read: {error!r}") from None
+            raise _wrong(f"it can't be read: {error!r:.200}") from None
+        if _share_bytes(block for blocks in self.blocks.values() for block in blocks):
+            raise _wrong("two pieces are of the same stored elements")
         for alias, target in self.aliases.items():
             if target in self.aliases or not self._same(alias, target):
                 raise _wrong(f"{alias[:80]!r} is not {target[:80]!r} by another name")
@@ -138,23 +150,32 @@ class Source:
 
     def _blocks(self, name: str, said: Any) -> tuple[Block, ...]:  # noqa: ANN401 (JSON is anything)
         shape, rows = said["shape"], said["pieces"]
-        sound = _are_sizes(shape) and isinstance(rows, list) and bool(rows)
+        sound = _are_sizes(shape) and not shape_fault(tuple(shape)) and isinstance(rows, list) and bool(rows)
         blocks = tuple(self._block(row) for row in rows) if sound else ()
         if not sound or not _tile(blocks, math.prod(shape)):
             raise _wrong(f"it does not fit the tensor {name[:80]!r}")
         return blocks
 
     def _block(self, row: Any) -> Block:  # noqa: ANN401 (JSON is anything)
-        if not isinstance(row, list) or len(row) != _PIECE_FIELDS or not _are_sizes([*row[1:7], row[8]]):
+        sound = isinstance(row, list) and len(row) == _PIECE_FIELDS and isinstance(row[0], str)
+        if not sound or not _are_sizes([*row[1:7], row[8]]):
             raise _wrong("a piece is no list of a name, sizes and an arrangement")
-        if row[0] not in self._store:
-            raise _wrong(f"there is no tensor {str(row[0])[:80]!r}")
-        block = Block(self._store.info(row[0]), *row[1:])
+        block = Block(self._info(row[0]), *row[1:])
         inside = block.col + block.cols <= block.width and block.at + block.rows * block.cols <= block.info.count
         known = block.arrange in ("", "transpose", "channels_last")
         if not inside or not known or min(block.rows, block.cols, block.channels) < 1 or block.cols % block.channels:
             raise _wrong(f"a piece of {row[0][:80]!r} is not inside it")
         return block
+
+    def _info(self, name: str) -> TensorInfo:
+        # Kept, so that thousands of pieces of a tensor take little memory.
+        if name not in self._infos:
+            if name not in self._store:
+                raise _wrong(f"there is no tensor {name[:80]!r}")
+            info = self._infos[name] = self._store.info(name)
+            if info.dtype not in _FLOAT_DTYPES:
+                raise _wrong(f"{name[:80]!r} is {info.type}, no floats that can be decoded")
+        return self._infos[name]
 
 
 def _wrong(what: str) -> FormatError:
@@ -163,6 +184,11 @@ def _wrong(what: str) -> FormatError:
 
 def _are_sizes(value: object) -> bool:
     return isinstance(value, list) and all(type(one) is int and 0 <= one < 1 << 57 for one in value)
+
+
+def _share_bytes(blocks: Iterable[Block]) -> bool:
+    """Whether two blocks are of the same stored bytes: a small file could claim to be a checkpoint of any size."""
+    return any(start < end for (_, end), (start, _) in pairwise(sorted(block.stored for block in blocks)))
 
 
 def _tile(blocks: tuple[Block, ...], total: int) -> bool:

@@ -121,9 +121,12 @@ def _parse_entry(name: str, value: object, start: int) -> SafetensorsEntry:
     # Fields that are not known here pass, as they do in safetensors.
     if not isinstance(value, dict) or not {"dtype", "shape", "data_offsets"} <= set(value):
         raise refuse("expected dtype, shape and data_offsets")
-    kind = BY_SAFETENSORS.get(value["dtype"]) if isinstance(value["dtype"], str) else None
+    dtype = value["dtype"]
+    if not isinstance(dtype, str):
+        raise refuse("dtype is a text")
+    kind = BY_SAFETENSORS.get(dtype)
     if kind is None:
-        raise refuse(f"dtype {str(value['dtype'])[:80]!r} is not known")
+        raise refuse(f"dtype {dtype[:80]!r} is not known")
     shape, offsets = value["shape"], value["data_offsets"]
     if not _are_sizes(shape) or not _are_sizes(offsets) or len(offsets) != 2:
         raise refuse("shape and data_offsets are lists of whole numbers, not below 0")

@@ -186,7 +186,7 @@ def _text_size(prefix: str, said: Mapping[str, Any], shapes: Shapes, faults: lis
         faults.append(Fault("missing-config", "head_dim", what))
         return None
     hidden, queries, keys = (shapes[name][0] for name in wanted.values())
-    if queries % head or keys % head or not keys:
+    if queries % head or keys % head or not queries or not keys:
         faults.append(
             Fault("shape", wanted["self_attn.q_proj"], f"{queries} and {keys} rows are no whole heads of {head}")
         )
