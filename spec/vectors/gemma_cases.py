@@ -462,6 +462,8 @@ def catalog_invalid() -> Iterator[Case]:
     wraps = replace(TOC[0], rows=641, cols=6700417)  # the product is 2**32 + 1
     said = "rows · cols, in 32 bits, is the right 1"
     yield bad(reason, "toc-wraps-32", said, with_toc(wraps, place=0, data=b"\1"))
+    huge = replace(TOC[0], rows=2**32 - 1, cols=2**32 - 1)
+    yield bad(reason, "toc-huge", "4294967295 rows of 4294967295 in a small file", with_toc(huge))
     for number in (0, 9, 32):
         said = f"type {number}, which no tensor of the runtime has"
         yield bad("toc-type", f"toc-type-{number}", said, with_toc(replace(TOC[0], type=number)))
@@ -471,6 +473,10 @@ def catalog_invalid() -> Iterator[Case]:
     )
     cut = toc_blob()[1]
     yield bad("fields-truncated", "toc-cut", "the toc's last word is missing", [*BLOBS, (b"toc", cut[:-4])])
+    for what, place in {"record": 0, "name": 1}.items():
+        words = [2**32 - 1 if i == place else word for i, word in enumerate(TOC[0].words())]
+        reason = "fields-string" if place else "fields-truncated"
+        yield bad(reason, f"toc-{what}-huge", f"a {what} of 4294967295 words", [*BLOBS, (b"toc", word_bytes(words))])
     yield bad("fields-size", "toc-cut-one-byte", "its last byte is", [*BLOBS, (b"toc", cut[:-1])])
     reason = "scales-count"
     scales = word_bytes(words_of(*OLD_SCALES))

@@ -162,6 +162,13 @@ def valid_cases() -> Iterator[Case]:
     yield store("keys-any-bytes", "keys that are not UTF-8, control characters", [(key, key) for key in odd_keys])
     yield store("v1-seven-blobs", "a directory that ends at 240", [(b"%d" % i, b"x") for i in range(7)])
     yield store("v1-eight-blobs", "a directory that ends at 272", [(b"%d" % i, b"x") for i in range(8)])
+    both = container(2, [(b"b", payload(5, 300))])
+    yield store(
+        "v1-and-v2",
+        "its first header makes it version 1; the end of its blob is a whole directory of version 2",
+        [(b"a", both[256:])],
+        very_old=False,
+    )
     yield from valid_indexes()
 
 
@@ -346,6 +353,10 @@ def invalid_containers() -> Iterator[Case]:  # noqa: PLR0915 - a list
     yield bad(reason, "v2-cut-one-byte", "truncated by one byte", v2[:-1])
     yield bad(reason, "v2-trailing-byte", "one byte behind the header", v2 + b"\0")
     yield bad(reason, "v2-header-magic", "another magic in the true header", planted(2, SBS, magic=b"SBS2"))
+    inner = container(2, [(b"a", v2[-80:]), (b"b", payload(6, 300))])[:1024]
+    yield bad(reason, "v2-directory-in-payload", "a whole directory in a blob, and none at the end", inner)
+    disguised = v2[:16] + resized(v1, 65536)[16:]
+    yield bad(reason, "v2-directory-of-v1", "a placeholder in front of version 1's directory", disguised)
 
     reason = "blob-count"
     many = [(b"%d" % i, b"x") for i in range(16384)]
@@ -365,6 +376,10 @@ def invalid_containers() -> Iterator[Case]:  # noqa: PLR0915 - a list
         yield bad(reason, f"v1-file-size-{file}", f"the header says {size} bytes", planted(1, SBS, file_size=size))
     yield bad(reason, "v2-file-size-too-small", "the header says 65280 bytes", planted(2, SBS, file_size=65280))
     yield bad(reason, "v2-file-size-too-large", "the header says 131072 bytes", planted(2, SBS, file_size=131072))
+    yield bad(reason, "v2-file-size-huge", "the header says 2^64 - 1 bytes", planted(2, SBS, file_size=U64 - 1))
+    yield bad(reason, "v2-file-size-sign", "negative when read as signed", planted(2, SBS, file_size=2**63))
+    nested = container(2, [(b"a", v2), (b"b", b"x")])[: 256 + len(v2)]
+    yield bad(reason, "v2-cut-behind-nested", "a store in a blob, truncated where that store ends", nested)
 
     reason = "directory-range"
     tiny = v2[:224] + container(2, PAIR[:1])[-48:]
@@ -379,6 +394,9 @@ def invalid_containers() -> Iterator[Case]:  # noqa: PLR0915 - a list
     for v in (1, 2):
         yield bad(reason, f"v{v}-key-nul-inside", "a byte behind a NUL", planted(v, KEY, 1, key=b"b\0b"))
     yield bad(reason, "v1-key-empty", "nothing but zeros", planted(1, KEY, 1, key=b""))
+    yield bad(reason, "v2-key-empty", "nothing but zeros", planted(2, KEY, 1, key=b""))
+    said = "a count in the first header makes it version 1, whose directory isn't there; the one at the end is in order"
+    yield bad(reason, "v1-with-v2-end", said, SBS.set(v2, 0, count=2))
     yield bad(reason, "v1-key-nul-first", "a NUL, then the key", planted(1, KEY, 1, key=b"\0b"))
     yield bad(reason, "v1-key-nul-last", "a byte after 14 and a NUL", planted(1, KEY, 0, key=b"0123456789abcd\0f"))
 
@@ -406,6 +424,14 @@ def invalid_containers() -> Iterator[Case]:  # noqa: PLR0915 - a list
     yield bad(reason, "v1-range-sign", "nbytes is negative when read as signed", planted(1, RANGE, 1, nbytes=2**63))
     yield bad(reason, "v1-range-padding-wraps", "nbytes rounds up to 0", planted(1, RANGE, 1, nbytes=U64 - 1))
     yield bad(reason, "v2-range-beyond", "ends behind the file", planted(2, RANGE, 1, nbytes=65536))
+    wraps = planted(2, RANGE, 1, nbytes=U64 - 256)
+    yield bad(reason, "v2-range-nbytes-wraps", "offset + nbytes, in 64 bits, is 256", wraps)
+    wraps = planted(2, RANGE, 1, offset=U64 - 300 + 256)
+    yield bad(reason, "v2-range-offset-wraps", "offset + nbytes, in 64 bits, is 256", wraps)
+    yield bad(reason, "v2-range-padding-wraps", "nbytes rounds up to 0", planted(2, RANGE, 1, nbytes=U64 - 1))
+    both = planted(1, RANGE, 0, nbytes=2**63)
+    both = RANGE.set(both, ranges[1] + 16, nbytes=2**63)
+    yield bad(reason, "v1-range-sum-wraps", "the sizes of both blobs together, in 64 bits, are 0", both)
 
     reason = "blob-offset"
     shifted = RANGE.set(resized(v1[:512] + bytes(256) + v1[512:], len(v1) + 256), 64, offset=768)
@@ -418,6 +444,13 @@ def invalid_containers() -> Iterator[Case]:  # noqa: PLR0915 - a list
     yield bad(reason, "v1-offset-order", "the blobs are not in the order of the directory", swapped)
     yield bad(reason, "v2-offset-placeholder", "a blob at offset 0", planted(2, RANGE, 0, offset=0))
     yield bad(reason, "v2-offset-gap", "the second blob 256 bytes too far", planted(2, RANGE, 1, offset=768))
+    yield bad(reason, "v2-offset-overlap", "two blobs in one place", planted(2, RANGE, 1, offset=256))
+    for v in (1, 2):
+        covering = planted(v, RANGE, 0, nbytes=512 - 256 + 300)
+        yield bad(reason, f"v{v}-blob-in-blob", "the first blob goes on to the second one's end", covering)
+    own = planted(2, RANGE, 1, offset=keys[2] // 256 * 256, nbytes=256)
+    yield bad(reason, "v2-offset-directory", "a blob in the place of the directory", own)
+    yield bad(reason, "v1-offset-directory", "the directory is a blob, too", planted(1, RANGE, 0, offset=16, nbytes=64))
 
     reason = "payload-end"
     unrounded = planted(2, SBS, file_size=1280)
@@ -622,6 +655,12 @@ def invalid_indexes() -> Iterator[Case]:  # noqa: C901, PLR0915 - a list
         "null-value": ("a value that is null", b'{"a":null}'),
         "object-value": ("a value that is an object", b'{"a":{"b":"c"}}'),
         "long-number": ("a value that is a number of 10000 digits", b'{"a":' + b"9" * 10000 + b"}"),
+        "infinity-value": ("the same", b'{"a":-Infinity}'),
+        "float-value": ("a number beyond f64", b'{"a":1e400}'),
+        "long-float": ("a number of 10000 digits behind the point", b'{"a":0.' + b"9" * 10000 + b"}"),
+        "nested-objects": ("20000 objects in objects", b'{"a":' * nest + b"{}" + b"}" * nest),
+        "nested-open": ("20000 brackets that nobody closes", b'{"a":' + b"[" * nest),
+        "many-values": ("an array of 20000 arrays", b'{"a":[[]' + b",[]" * nest + b"]}"),
         "nested": ("20000 brackets in brackets", b'{"a":' + b"[" * nest + b"]" * nest + b"}"),
         "key-twice": ("a key twice", b'{"a":"b","a":"b"}'),
         "key-twice-escaped": ("a key twice, once as an escape", b'{"a":"b","\\u0061":"c"}'),
@@ -644,6 +683,9 @@ def invalid_indexes() -> Iterator[Case]:  # noqa: C901, PLR0915 - a list
     for what, nbytes in {"shorter": 7, "longer": 9}.items():
         other = [CARRIER[0], (b"b.weight", bytes(nbytes))]
         yield bad(reason, f"blob-{what}", f"a blob of {nbytes} bytes, the table says 8", good, other)
+    yield bad(reason, "blob-size-huge", "the table says 2^64 - 1 bytes", blob(1, nbytes=U64 - 1))
+    claims = blob(0, first(type=ALIEN, nbytes=2**63), nbytes=U64 - 1)
+    yield bad(reason, "blob-size-claimed", "the same, and an entry has 2^63 bytes of them", claims)
 
 
 def invalid_external_indexes() -> Iterator[Case]:
