@@ -55,10 +55,11 @@ def _encode_groups(groups: npt.NDArray[np.float32]) -> npt.NDArray[np.uint8]:
         extent = groups.max(axis=1) - low
         extent[extent == 0] = 1
         scale = np.float32(255) / extent
+        factor = scale.astype(_BF16)
         inverse = (np.float32(1) / scale).astype(_BF16)
         # Through an integer, so that it is never minus zero.
         zero = np.trunc(-scale * low - np.float32(128))
-        held = np.isfinite(scale) & np.isfinite(inverse) & (inverse != 0) & (np.abs(zero) < _INTEGERS)
+        held = np.isfinite(factor) & np.isfinite(inverse) & (inverse != 0) & (np.abs(zero) < _INTEGERS)
     if not held.all():
         first = int(held.argmin())
         found = f"{low[first]} to {groups[first].max()}"
@@ -68,8 +69,7 @@ def _encode_groups(groups: npt.NDArray[np.float32]) -> npt.NDArray[np.uint8]:
     head[:, 0] = inverse
     head[:, 1] = zero.astype(_BF16)
     # One rounding to f32 for product and sum: f64 holds both.
-    factor = scale.astype(_BF16).astype(np.float64)[:, None]
-    exact = groups.astype(np.float64) * factor + head[:, 1].astype(np.float64)[:, None]
+    exact = groups.astype(np.float64) * factor.astype(np.float64)[:, None] + head[:, 1].astype(np.float64)[:, None]
     codes = np.clip(np.rint(exact.astype(np.float32)), -128, 127).astype(np.int8)
     return np.concatenate([head.view(np.uint8), codes.view(np.uint8)], axis=1).reshape(-1)
 

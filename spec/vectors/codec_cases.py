@@ -344,6 +344,7 @@ def errors() -> Iterator[Fact]:
     groups = {
         "extent-infinite": (-3e38, 3e38),
         "extent-small": (0.0, 1e-37),
+        "extent-rounded": (0.0, 7.5e-37),  # s is 3.4e38, and in bf16 an infinity
         "extent-subnormal": (0.0, 2.0**-149),
         "constant-huge": (-3e38, -3e38),  # s is 255, and their product is infinite
         "zero-beyond-63-bits": (1e30, 1e30),
