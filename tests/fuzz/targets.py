@@ -1,0 +1,606 @@
+"""What fuzzing calls: for each parser a function of bytes that returns when the promise of SECURITY.md holds.
+
+A target gives its bytes to the parser. `BlobStoreError` is an answer like any other; whatever else is raised is a find.
+What a parser lets pass must have the properties that its users rely on, and these are asserted, from the records as
+they lie there, in Python's integers.
+
+Blind mutations hardly ever agree with a size, a count or an offset that stands elsewhere. So the first byte of an input
+says, bit by bit, what the target puts right before it parses: bit 0 the framing, further ones what is behind it.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import struct
+import tempfile
+from contextlib import suppress
+from dataclasses import astuple, dataclass, field
+from functools import partial
+from itertools import pairwise
+from typing import TYPE_CHECKING, Any
+
+import ml_dtypes
+import numpy as np
+
+import blobstore
+from blobstore import elements, layout
+from blobstore.codecs import decode, encode
+from blobstore.convert.export import exported_bytes, plan_export
+from blobstore.convert.safetensors import dump_header, parse_header
+from blobstore.directory import Directory, build_directory, parse_directory
+from blobstore.errors import BlobStoreError
+from blobstore.gemma.config import ModelConfig
+from blobstore.gemma.toc import build_toc, parse_toc
+from blobstore.index import NameIndex, build_index, parse_index, rebind_index
+from blobstore.index.records import BLOB, ENTRY, EXTERNAL, HEADER, MAGIC, SECTIONS, VERSION
+from blobstore.keys import encode_key, encode_name
+from blobstore.store import external_path
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from blobstore.convert.export import Exported
+    from blobstore.elements import ElementType
+    from blobstore.mapping import Access
+    from blobstore.store import Store
+
+    Target = Callable[[bytes], None]
+
+MOST = 64  # of many equal things this many are looked at
+ABSENT = b"\xfe no such key"
+SHOWN_ELEMENTS = 1 << 16
+
+
+def flags_of(data: bytes) -> tuple[int, bytes]:
+    """The first byte, and the rest."""
+    return (data[0], data[1:]) if data else (0, b"")
+
+
+@dataclass
+class SparseFile:
+    """A file of any size whose bytes are a head, zeros and a tail; what is read of it is counted."""
+
+    size: int
+    head: bytes
+    tail: bytes
+    nbytes_read: int = field(default=0)
+
+    def read(self, offset: int, nbytes: int) -> bytes:
+        assert 0 <= offset <= offset + nbytes <= self.size, "read outside the file"
+        self.nbytes_read += nbytes
+        out = bytearray(nbytes)
+        for start, part in ((0, self.head), (self.size - len(self.tail), self.tail)):
+            low, high = max(start, offset), min(start + len(part), offset + nbytes)
+            if low < high:
+                out[low - offset : high - offset] = part[low - start : high - start]
+        return bytes(out)
+
+
+# ---------------------------------------------------------------------------------------------------------- container
+
+SIZED, HEADED, LAID_OUT = 1, 2, 4  # bits of the directory's first byte
+
+
+def directory(data: bytes) -> None:
+    """A container's headers and directory.
+
+    SIZED: u64 size, u16 length of the head, then head and tail with zeros between them; else the rest is the file.
+    HEADED: the true header's magic and size are put right. LAID_OUT: the offsets, too, as the layout has them.
+    """
+    file = directory_file(data)
+    if file is None:
+        return
+    try:
+        found = parse_directory(file.read, file.size)
+    except BlobStoreError:
+        return
+    finally:
+        assert file.nbytes_read <= 2 * layout.HEADER.size + layout.RECORD_NBYTES * layout.MAX_BLOBS
+    check_directory(found, file)
+
+
+def directory_file(data: bytes) -> SparseFile | None:
+    flags, rest = flags_of(data)
+    if flags & SIZED:
+        if len(rest) < 10:
+            return None
+        size, nbytes = struct.unpack_from("<QH", rest)
+        head, tail = rest[10 : 10 + nbytes], rest[10 + nbytes :]
+        # More than any file system has, and less than 2⁶⁴.
+        file = SparseFile(max(size % (1 << 63), len(head) + len(tail)), head, tail)
+    else:
+        file = SparseFile(len(rest), rest, b"")
+    if flags & HEADED and file.size >= 272:
+        put_headers_right(file, laid_out=bool(flags & LAID_OUT))
+        file.nbytes_read = 0
+    return file
+
+
+def put_headers_right(file: SparseFile, *, laid_out: bool) -> None:
+    """Make the headers agree with the file's size, and the offsets with the sizes."""
+    _, count, _ = layout.HEADER.unpack(file.read(0, 16))
+    version, at = (1, 0) if count else (2, file.size - 16)
+    if version == 2:
+        file.head = layout.PLACEHOLDER + file.head[16:]
+        _, count, _ = layout.HEADER.unpack(file.read(at, 16))
+    write(file, at, layout.HEADER.pack(layout.MAGIC, count, file.size))
+    nbytes = layout.RECORD_NBYTES * count
+    start = 16 if version == 1 else at - nbytes
+    if laid_out and 0 < count <= MOST and start >= 16 and start + nbytes <= file.size:
+        ranges = np.frombuffer(file.read(start + 16 * count, 16 * count), "<u8").reshape(-1, 2).copy()
+        end = layout.payload_start(version, count)
+        for i, size in enumerate(ranges[:, 1].tolist()):
+            ranges[i, 0] = end % (1 << 64)
+            end = layout.round_up(end + size, layout.BLOB_ALIGN)
+        write(file, start + 16 * count, ranges.tobytes())
+
+
+def write(file: SparseFile, at: int, data: bytes) -> None:
+    """Change bytes of the file, as far as they are in its head or its tail."""
+    for name, start in (("head", 0), ("tail", file.size - len(file.tail))):
+        part = bytearray(getattr(file, name))
+        low, high = max(start, at), min(start + len(part), at + len(data))
+        if low < high:
+            part[low - start : high - start] = data[low - at : high - at]
+            setattr(file, name, bytes(part))
+
+
+def check_directory(found: Directory, file: SparseFile) -> None:
+    count = len(found)
+    assert found.version in (1, 2)
+    assert 1 <= count <= layout.MAX_BLOBS
+    assert found.file_size == file.size
+    at = 16 if found.version == 1 else file.size - 16 - layout.RECORD_NBYTES * count
+    assert found.to_bytes() == file.read(at, layout.RECORD_NBYTES * count)
+    assert found.header() == file.read(0 if found.version == 1 else file.size - 16, 16)
+    first, last = (at + layout.RECORD_NBYTES * count, file.size) if found.version == 1 else (256, at)
+    end = first
+    for place in range(count):
+        offset, nbytes = found.range(place)
+        assert end <= offset < offset + nbytes <= last, "a blob overlaps another, or leaves the file"
+        end = offset + nbytes
+    keys = found.keys.tolist()
+    assert len(set(keys)) == count
+    assert all(1 <= len(key) <= 16 and b"\0" not in key for key in keys)
+    assert [encode_key(key) for key in found.all_keys] == keys
+    assert [found.find(key) for key in keys[:MOST]] == list(range(min(count, MOST)))
+    assert found.find(ABSENT) == (keys.index(ABSENT) if ABSENT in keys else -1)
+    again = build_directory(found.version, keys, found.sizes.tolist())
+    assert again.to_bytes() == found.to_bytes()
+    assert again.file_size == found.file_size or (found.version == 1 and found.payload_end == found.file_size)
+
+
+# -------------------------------------------------------------------------------------------------------------- index
+
+FRAMED, EXTERNAL_INDEX, NAMED, CLEARED, SHAPED = 1, 2, 4, 8, 16  # bits of the index's first byte
+FEW = (24, 24, 48)  # entries, blobs, dims of a framed index
+
+
+def index(data: bytes) -> None:
+    """A name index.
+
+    FRAMED: magic, version, flags and sections are put right, with few entries, blobs and dims. EXTERNAL_INDEX: it is
+    one. NAMED: the entries' name fields are those of the names as they lie in the pool, sorted. CLEARED: reserved
+    fields are zeros. SHAPED: sizes are what shape and type say.
+    """
+    flags, rest = flags_of(data)
+    external = bool(flags & EXTERNAL_INDEX)
+    raw = framed_index(flags, rest) if flags & FRAMED else rest
+    try:
+        found = parse_index(memoryview(raw), external=external)
+    except BlobStoreError:
+        return
+    check_index(found)
+
+
+def framed_index(flags: int, rest: bytes) -> bytes:
+    """Put an index's framing right, so that its entries are reached."""
+    rest = rest.ljust(HEADER.itemsize, b"\0")
+    header = np.frombuffer(rest, HEADER, 1).copy()[0]
+    body = rest[HEADER.itemsize :]
+    header["magic"], header["version"] = MAGIC, VERSION
+    header["flags"] = int(header["flags"]) & 1 | (EXTERNAL if flags & EXTERNAL_INDEX else 0)
+    entries, blobs, dims = (
+        int(header[name]) % most for name, most in zip(("entry_count", "blob_count", "dim_count"), FEW, strict=True)
+    )
+    header["entry_count"], header["blob_count"], header["dim_count"] = entries, blobs, dims
+    sizes = [entries * ENTRY.itemsize, blobs * BLOB.itemsize, dims * 8, int(header["names_nbytes"]) % 1024, 0]
+    parts = []
+    for size in sizes[:-1]:
+        parts.append(body[:size].ljust(size, b"\0"))
+        body = body[size + -size % 8 :]
+    parts.append(body)
+    table = np.frombuffer(parts[0], ENTRY).copy()
+    blob_table = np.frombuffer(parts[1], BLOB).copy()
+    if flags & NAMED:
+        names = sorted(set(parts[3].split(b"\0")) - {b""})[:entries]
+        names += [b"\x7f%04d" % i for i in range(entries - len(names))]
+        names.sort()
+        parts[3] = b"".join(name + b"\0" for name in names)
+        table["name_nbytes"] = [len(name) % 65536 for name in names]
+        table["name_offset"] = np.cumsum([0, *(len(name) + 1 for name in names)])[:-1]
+    if flags & CLEARED:
+        table["reserved"], blob_table["reserved"], header["reserved"] = 0, 0, 0
+        if not header["flags"] & 1:
+            blob_table["sha256"] = 0
+        if not flags & EXTERNAL_INDEX:
+            header["store_nbytes"], header["store_sha256"] = 0, 0
+    if flags & SHAPED:
+        shape_entries(table, np.frombuffer(parts[2], "<u8"), blob_table)
+    parts[0], parts[1] = table.tobytes(), blob_table.tobytes()
+    out = bytearray()
+    for name, part in zip(SECTIONS, parts, strict=True):
+        out += bytes(-len(out) % 8)
+        header[f"{name}_offset"] = HEADER.itemsize + len(out)
+        out += part
+    header["names_nbytes"], header["metadata_nbytes"] = len(parts[3]), len(parts[4])
+    header["nbytes"] = HEADER.itemsize + len(out)
+    return bytes(header.tobytes()) + bytes(out)
+
+
+def shape_entries(table: np.ndarray, dims: np.ndarray, blobs: np.ndarray) -> None:
+    """Make the sizes of entries those of shape and type, and blobs large enough for them."""
+    for entry in table:
+        start, ndim = int(entry["dims_start"]) % (len(dims) + 1), int(entry["ndim"]) % 5
+        ndim = min(ndim, len(dims) - start)
+        entry["dims_start"], entry["ndim"] = start, ndim
+        count = math.prod(dims[start : start + ndim].tolist())
+        nbytes = elements.by_number(int(entry["type"])).nbytes(count)
+        entry["nbytes"] = nbytes % (1 << 64)
+        if not count or not len(blobs):
+            entry["blob"], entry["offset"] = 0xFFFFFFFF, 0
+        else:
+            blob = blobs[int(entry["blob"]) % len(blobs)]
+            entry["blob"] = int(entry["blob"]) % len(blobs)
+            needed = nbytes + int(entry["offset"])
+            blob["nbytes"] = max(int(blob["nbytes"]), needed if needed < 1 << 64 else 0)
+
+
+def check_index(found: NameIndex) -> None:
+    encoded = [encode_name(name) for name in found.names]
+    assert all(one < other for one, other in pairwise(encoded))
+    assert len(encoded) == len(found.entries)
+    assert all(isinstance(key, str) and isinstance(text, str) for key, text in found.metadata.items())
+    entries = [found.entry(place) for place in range(len(encoded))]
+    sizes = found.blobs["nbytes"].tolist()
+    for place, one in enumerate(entries):
+        assert found.find(one.name) == place
+        count = math.prod(one.shape)
+        assert len(one.shape) <= 32
+        assert count < 1 << 57
+        assert math.isfinite(one.scale)
+        if one.blob is None:
+            assert (one.offset, one.nbytes, count) == (0, 0, 0)
+        else:
+            assert count
+            assert one.offset + one.nbytes <= sizes[one.blob]
+        kind = elements.BY_NUMBER.get(one.type)
+        assert not kind or one.codec or kind.nbytes(count) == one.nbytes
+    assert found.find("\x7f no such name") == -1
+    blobs = [found.blob(place) for place in range(len(sizes))]
+    inside = build_directory(1, [b"any"], [1])
+    for store in (None, inside):
+        again = parse_index(memoryview(rebind_index(found, store)), external=store is not None)
+        assert contents(again) == (entries, blobs, found.metadata)
+        again.check_binding(inside)
+    rebuilt = parse_index(memoryview(build_index(entries, blobs, found.metadata)), external=False)
+    assert contents(rebuilt) == (entries, blobs, found.metadata)
+    check_places(found, inside)
+
+
+def contents(found: NameIndex) -> tuple[list[Any], list[Any], dict[str, str]]:
+    entries = [found.entry(place) for place in range(len(found.entries))]
+    blobs = [found.blob(place) for place in range(len(found.blobs))]
+    if not found.has_digests:
+        assert all(one.sha256 is None for one in blobs)
+    return entries, blobs, found.metadata
+
+
+def check_places(found: NameIndex, other: Directory) -> None:
+    """Join an index with directories: one that isn't its own, its own, and its own in another order."""
+    with suppress(BlobStoreError):
+        assert [other.range(place)[1] for place in found.places(other)] == found.blobs["nbytes"].tolist()
+    keys = [found.blob(place).key for place in range(len(found.blobs))]
+    sizes = found.blobs["nbytes"].tolist()
+    proper = all(key and b"\0" not in key and key != b"~index" for key in keys) and len(set(keys)) == len(keys)
+    if keys and proper and all(0 < size < 1 << 40 for size in sizes):
+        assert found.places(build_directory(1, keys, sizes)).tolist() == list(range(len(keys)))
+        turned = build_directory(2, [*keys[::-1], ABSENT * (ABSENT not in keys) or b"\1"], [*sizes[::-1], 1])
+        assert found.places(turned).tolist() == list(range(len(keys)))[::-1]
+
+
+# ------------------------------------------------------------------------------------------------------------- fields
+
+TOC, WHOLE_WORDS, OUTER_COUNT = 1, 2, 4  # bits of the first byte of fields
+
+
+def fields(data: bytes) -> None:
+    """The runtime's records.
+
+    TOC: the blob ``toc``, else ``config``. WHOLE_WORDS: what is more than whole words is cut off. OUTER_COUNT: the
+    first record says that it has all words.
+    """
+    flags, raw = flags_of(data)
+    if flags & WHOLE_WORDS:
+        raw = raw[: len(raw) // 4 * 4]
+    if flags & OUTER_COUNT and len(raw) >= 4:
+        raw = struct.pack("<I", len(raw) // 4 - 1) + raw[4:]
+    with suppress(BlobStoreError):
+        if flags & TOC:
+            check_toc(raw)
+        else:
+            check_config(raw)
+
+
+def check_toc(raw: bytes) -> None:
+    found = parse_toc(raw)
+    written = build_toc(found)
+    assert parse_toc(written) == found
+    assert len(written) >= len(raw), "words were lost"
+    assert len({one.name for one in found}) == len(found)
+    for one in found:
+        assert one.nbytes == one.type.nbytes(one.rows * one.cols)
+
+
+def check_config(raw: bytes) -> None:
+    found = ModelConfig.from_bytes(raw)
+    written = found.to_bytes()
+    assert ModelConfig.from_bytes(written) == found
+    assert len(written) >= len(raw), "words were lost"
+    assert repr(found)
+    with suppress(BlobStoreError):
+        assert found.specifier
+
+
+# -------------------------------------------------------------------------------------------------------- safetensors
+
+LENGTH, FILLED = 1, 2  # bits of the first byte of a safetensors header
+
+
+def safetensors(data: bytes) -> None:
+    """The header of a safetensors file.
+
+    LENGTH: the rest is the JSON, and its length is put in front; else the rest is the file. FILLED: the file has as
+    many bytes of tensors as the largest offset in the header says.
+    """
+    flags, rest = flags_of(data)
+    file = SparseFile(len(rest), rest, b"")
+    if flags & LENGTH:
+        file = SparseFile(8 + len(rest), struct.pack("<Q", len(rest)) + rest, b"")
+    if flags & FILLED:
+        file.size += furthest(rest if flags & LENGTH else rest[8:])
+    try:
+        found = parse_header(file.read, file.size)
+    except BlobStoreError:
+        return
+    end = int.from_bytes(file.read(0, 8), "little") + 8
+    for one in found.entries:
+        assert one.offset == end
+        assert one.nbytes == one.type.nbytes(math.prod(one.shape))
+        assert math.prod(one.shape) < 1 << 57
+        end += one.nbytes
+    assert end == file.size
+    assert all(isinstance(key, str) and isinstance(text, str) for key, text in found.metadata.items())
+    again = dump_header([(one.name, one.type, one.shape) for one in found.entries], found.metadata)
+    total = sum(one.nbytes for one in found.entries)
+    copy = SparseFile(len(again) + total, again, b"")
+    other = parse_header(copy.read, copy.size)
+    assert [astuple(one)[:3] for one in other.entries] == [astuple(one)[:3] for one in found.entries]
+    assert other.metadata == found.metadata
+
+
+def furthest(header: bytes) -> int:
+    """The largest offset that a header speaks of, or 0 when there is none that a file could have."""
+    try:
+        said = json.loads(header)
+        ends = [one["data_offsets"][1] for name, one in said.items() if name != "__metadata__"]
+    except (ValueError, TypeError, LookupError, AttributeError, RecursionError):
+        return 0
+    return max((end for end in ends if type(end) is int and 0 <= end < 1 << 62), default=0)
+
+
+# ------------------------------------------------------------------------------------------------------------- codecs
+
+KINDS = [elements.BY_NAME[name] for name in ("f32", "bf16", "sfp", "i8", "nuq", "u8", "f4", "f16")]
+DTYPES = [np.dtype(one) for one in (np.float32, ml_dtypes.bfloat16, np.float16, np.float64, np.int32)]
+SCALED, LONG = 8, 16  # bits of the codecs' first byte, above three for the type
+CODEC_HEAD = struct.Struct("<BIIf")  # dtype, start, count, scale
+
+
+def codecs(data: bytes) -> None:
+    """Stored values: dtype, start, count and scale, then the bytes.
+
+    SCALED: the scale counts, else it is 1. LONG: the bytes are repeated beyond what is decoded at once.
+    """
+    flags, rest = flags_of(data)
+    if len(rest) < CODEC_HEAD.size:
+        return
+    kind = KINDS[flags & 7]
+    wanted, start, count, scale = CODEC_HEAD.unpack_from(rest)
+    stored = rest[CODEC_HEAD.size :]
+    if flags & LONG and stored:
+        stored *= 1 + 80_000 // len(stored)
+    total = most_elements(kind, len(stored))
+    # Near the end, where the sizes are decided, and beyond it.
+    start, count = start % (total + 3), count % (total + 3)
+    dtype = DTYPES[wanted % len(DTYPES)]
+    scale = scale if flags & SCALED and math.isfinite(scale) else 1.0
+    whole = decoded(kind, stored, 0, total, dtype=dtype, scale=scale)
+    part = decoded(kind, stored, start, count, dtype=dtype, scale=scale)
+    if isinstance(whole, np.ndarray) and start + count <= total:
+        assert isinstance(part, np.ndarray), part
+        assert part.shape == (count,)
+        assert part.dtype == dtype
+        same_values(part, whole[start : start + count])
+    if isinstance(part, np.ndarray):
+        assert kind.nbytes(start + count) <= len(stored)
+    elif part == "wrong-size":
+        assert kind.nbytes(start + count) > len(stored)
+    if isinstance(whole, np.ndarray) and dtype == np.float32 and scale == 1.0:
+        check_encoding(kind, stored[: kind.nbytes(total)], whole)
+
+
+def same_values(one: np.ndarray, other: np.ndarray) -> None:
+    """Fail unless all bits are the same, but those of a NaN: the sign of one that is computed depends on its place."""
+    with np.errstate(invalid="ignore"):  # a signalling NaN of bfloat16
+        nan = np.isnan(one)
+        assert (nan == np.isnan(other)).all()
+    assert one[~nan].tobytes() == other[~nan].tobytes()
+
+
+def decoded(kind: ElementType, stored: bytes, start: int, count: int, **options: Any) -> Any:  # noqa: ANN401
+    try:
+        return decode(kind, stored, count, start=start, **options)
+    except BlobStoreError as error:
+        return error.reason
+
+
+def most_elements(kind: ElementType, nbytes: int) -> int:
+    """How many elements fit into so many bytes, counted up to it by halves."""
+    low, high = 0, 2 * nbytes + 2
+    while low < high:
+        middle = (low + high + 1) // 2
+        low, high = (middle, high) if kind.nbytes(middle) <= nbytes else (low, middle - 1)
+    return low
+
+
+def check_encoding(kind: ElementType, stored: bytes, values: np.ndarray) -> None:
+    """Encode decoded values: where each value has one code, the bytes come back."""
+    try:
+        again, scale = encode(kind, values)
+    except BlobStoreError:
+        return
+    if kind.name in ("f32", "sfp") or (kind.name == "bf16" and not np.isnan(values).any()):  # float32
+        assert scale == 1.0
+        assert again.tobytes() == stored
+    elif kind.name == "i8":
+        assert len(again) == len(stored)
+
+
+# -------------------------------------------------------------------------------------------------------------- store
+
+COMPOSED, BESIDE, FRAMED_INDEX = 1, 2, 4  # bits of the store's first byte
+KEYS = (b"~index", b"toc", b"config", b"Fscales", b"tokenizer", b"a", b"b", b"$c_embedding", b"Blinear_w_0", b"x" * 16)
+ACCESSES: tuple[Access, ...] = ("mmap", "read")
+ROWS = (slice(None), slice(0, 1), slice(None, None, -1), slice(1, 1 << 60, 3), slice(5, 2))
+
+
+def store(data: bytes) -> None:
+    """A whole file, opened by names, and everything read that can be.
+
+    COMPOSED: the rest is a list of blobs (u8 key, u16 size, the bytes), from which a file is made; else it is the file.
+    BESIDE: the first u16 says how long the index beside the file is, which comes before the rest. FRAMED_INDEX: the
+    blob of the name index has a first byte of flags as those of `index`.
+    """
+    flags, rest = flags_of(data)
+    beside = b""
+    if flags & BESIDE and len(rest) >= 2:
+        size = int.from_bytes(rest[:2], "little")
+        beside, rest = rest[2 : 2 + size], rest[2 + size :]
+    file = composed(rest, framed=bool(flags & FRAMED_INDEX)) if flags & COMPOSED else rest
+    with tempfile.TemporaryDirectory(dir="/dev/shm" if os.path.isdir("/dev/shm") else None) as folder:  # noqa: S108
+        path = os.path.join(folder, "store.sbs")
+        for where, content in ((path, file), (external_path(path), beside)):
+            if content or where == path:
+                with open(where, "wb") as target:
+                    target.write(content)
+        seen: list[Any] = []
+        for access in ACCESSES:
+            try:
+                with blobstore.open(path, access=access) as opened:
+                    seen.append(read_all(opened, len(file) + len(beside)))
+            except BlobStoreError as error:
+                seen.append(error.reason)
+        assert seen[0] == seen[1], "plain reads and the map disagree"
+
+
+def composed(rest: bytes, *, framed: bool) -> bytes:
+    """A file of version 1 of the blobs that the bytes list."""
+    blobs: dict[bytes, bytes] = {}
+    while len(rest) > 3 and len(blobs) < len(KEYS):
+        number, size = struct.unpack_from("<BH", rest)
+        key, stored = KEYS[number % len(KEYS)], rest[3 : 3 + size]
+        rest = rest[3 + size :]
+        if key == KEYS[0] and framed and stored:
+            stored = framed_index(stored[0] & ~EXTERNAL_INDEX, stored[1:])
+        if stored:
+            blobs.setdefault(key, stored)
+    if not blobs:
+        return b""
+    made = build_directory(1, list(blobs), [len(stored) for stored in blobs.values()])
+    out = bytearray(made.payload_end)
+    head = layout.HEADER.pack(layout.MAGIC, len(blobs), len(out)) + made.to_bytes()
+    out[: len(head)] = head
+    for place, stored in enumerate(blobs.values()):
+        offset, nbytes = made.range(place)
+        out[offset : offset + nbytes] = stored
+    return bytes(out)
+
+
+def read_all(opened: Store, file_nbytes: int) -> list[Any]:
+    """Read all tensors in every way, and return what was seen."""
+    seen: list[Any] = [sorted(opened.metadata.items()), answer(lambda: opened.config), opened.tokenizer]
+    for name in list(opened)[:MOST]:
+        info = opened.info(name)
+        assert name in opened
+        assert 0 <= info.offset <= info.offset + info.nbytes <= opened.reader.file_size
+        raw = bytes(opened.raw(name))
+        assert len(raw) == info.nbytes
+        values = answer(partial(opened.__getitem__, name))
+        if isinstance(values, np.ndarray):
+            assert values.shape == info.shape
+            assert not values.flags.writeable
+            assert info.encoded or values.tobytes() == raw
+        seen.append((name, raw, bytes_of(values)))
+        for rows in ROWS:
+            some = answer(partial(opened.load, name, rows=rows))
+            if isinstance(some, np.ndarray) and isinstance(values, np.ndarray):
+                assert some.tobytes() == values[rows].tobytes()
+            seen.append(bytes_of(some))
+    seen.append(answer(lambda: opened["no such name"]))
+    choices: list[dict[str, Any]] = [{}, {"by_keys": True}, {"materialize_aliases": True, "dtype": "bf16"}]
+    return [*seen, *(answer(partial(exported, opened, options, file_nbytes)) for options in choices)]
+
+
+def exported(opened: Store, options: dict[str, Any], file_nbytes: int) -> list[Any]:
+    """Plan an export and make its bytes."""
+    plan = plan_export(opened, **options)
+    made = []
+    joined = [tensor for shard in plan.shards for tensor in shard if len(tensor.blocks) > 1]
+    if not options:  # each stored element once, and none takes less than half a byte
+        assert sum(math.prod(tensor.shape) for tensor in joined) <= 2 * file_nbytes
+    for tensor in (tensor for shard in plan.shards for tensor in shard):
+        if math.prod(tensor.shape) > SHOWN_ELEMENTS:
+            continue
+        pieces = answer(partial(sizes_of_pieces, tensor, opened))
+        assert isinstance(pieces, str) or sum(pieces) == tensor.nbytes
+        made.append((tensor.name, pieces))
+    return made
+
+
+def sizes_of_pieces(tensor: Exported, opened: Store) -> list[int]:
+    return [piece.nbytes for piece in exported_bytes(tensor, opened)]
+
+
+def answer(ask: Callable[[], Any]) -> Any:  # noqa: ANN401
+    """What a call returns, or the reason that it gives for not doing so."""
+    try:
+        return ask()
+    except BlobStoreError as error:
+        return error.reason
+
+
+def bytes_of(values: Any) -> Any:  # noqa: ANN401
+    return values.tobytes() if isinstance(values, np.ndarray) else values
+
+
+TARGETS: dict[str, Target] = {
+    "directory": directory,
+    "index": index,
+    "fields": fields,
+    "safetensors": safetensors,
+    "codecs": codecs,
+    "store": store,
+}
