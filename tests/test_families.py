@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+from contextlib import suppress
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -9,11 +11,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from blobstore.convert.gemma_plan import Choices
+from blobstore.convert.checkpoint import open_checkpoint
+from blobstore.convert.gemma_plan import Choices, is_gemma, plan_for_gemma
 from blobstore.errors import CheckpointError
 from blobstore.gemma import ModelConfig
 from blobstore.gemma.config import LayerType, Model, QueryScale
 from blobstore.gemma.families import Fault, family_of, recognise
+from blobstore.index import shape_fault
 from tests.checkpoints import snapshot, write_config
 from tests.gemma_checkpoints import NEW, OLD, TEXT_ONLY, Recipe, Size, plan_of, small_recipe, write_sparse
 from tests.models import FAMILIES, VISION, spec_tensors
@@ -21,6 +25,7 @@ from tests.models import FAMILIES, VISION, spec_tensors
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from blobstore.convert.checkpoint import Checkpoint
     from tests.gemma_checkpoints import Config
 
 # What config.json of the published checkpoints says, and how the specifier begins. Newer ones leave out what is the
@@ -257,13 +262,70 @@ def test_a_config_that_disagrees_is_told(tmp_path: Path, family: str, field: str
     assert str(text[field]) in wrong[0][2]
 
 
-def test_a_projection_without_rows_is_refused() -> None:
+HOSTILE = {
+    "no rows": ("self_attn.q_proj", (0, 16), "missing-tensor"),
+    "no columns, and so no bytes for all the rows": ("self_attn.q_proj", (2**50, 0), "missing-tensor"),
+    "nothing hidden": ("mlp.gate_proj", (0, 16), "missing-tensor"),
+    "more heads than anybody has": ("self_attn.k_proj", (8 * 1025, 16), "shape"),
+}
+
+
+@pytest.mark.parametrize(("part", "shape", "reason"), HOSTILE.values(), ids=HOSTILE)
+def test_projections_of_hostile_shapes_are_refused(part: str, shape: tuple[int, ...], reason: str) -> None:
     shapes = {"model.embed_tokens.weight": (64, 16)}
-    shapes |= {f"model.layers.0.mlp.{one}.weight": (32, 16) for one in ("gate_proj", "up_proj")}
-    shapes |= {"model.layers.0.self_attn.q_proj.weight": (0, 16), "model.layers.0.self_attn.k_proj.weight": (8, 16)}
-    found = recognise("gemma2", {"head_dim": 8, "query_pre_attn_scalar": 5}, shapes)
+    at = "model.layers.0."
+    shapes |= {f"{at}{one}.weight": (32, 16) for one in ("mlp.gate_proj", "self_attn.q_proj", "self_attn.k_proj")}
+    config = {"head_dim": 8, "query_pre_attn_scalar": 5}
+    assert not isinstance(recognise("gemma2", config, shapes), Fault)
+    found = recognise("gemma2", config, shapes | {f"{at}{part}.weight": shape})
     assert isinstance(found, Fault)
-    assert (found.reason, found.name) == ("shape", "model.layers.0.self_attn.q_proj.weight")
+    assert found.reason == reason
+
+
+_VALUES: list[Any] = [None, True, 0, 1, -1, 2, 2**31, 2**64, 10**30, 1.5, float("nan"), "", "x", "gemma2", [], [1], {}]
+_SIZES = [0, 1, 2, 3, 7, 2**20, 2**31, 2**40, 2**56]
+
+
+def mutate_config(data: st.DataObject, config: Config) -> None:
+    inside: Any = config
+    while True:
+        key = data.draw(st.sampled_from(sorted(inside)))
+        if not isinstance(inside[key], dict) or not inside[key] or data.draw(st.booleans()):
+            break
+        inside = inside[key]
+    inside[key] = json.loads(json.dumps(data.draw(st.sampled_from(_VALUES))))
+
+
+def mutate_shape(data: st.DataObject, checkpoint: Checkpoint) -> None:
+    name = data.draw(st.sampled_from(sorted(checkpoint.tensors)))
+    entry = checkpoint.tensors[name]
+    shape = list(entry.shape)
+    for place in data.draw(st.lists(st.integers(0, len(shape)), max_size=2)):
+        shape[place : place + data.draw(st.integers(0, 1))] = data.draw(st.lists(st.sampled_from(_SIZES), max_size=1))
+    if shape_fault(tuple(shape)) is None:  # else the header is refused
+        checkpoint.tensors[name] = replace(entry, shape=tuple(shape))
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_any_config_and_any_shapes_are_planned_or_refused(tmp_path: Path, family: str) -> None:
+    with open_checkpoint(small_recipe(family).write(tmp_path / "c")) as checkpoint:
+        config, tensors = json.dumps(checkpoint.config), dict(checkpoint.tensors)
+        planned = []
+
+        @given(st.data())
+        def check(data: st.DataObject) -> None:
+            checkpoint.config, checkpoint.tensors = json.loads(config), dict(tensors)
+            for _ in range(data.draw(st.integers(0, 2))):
+                mutate_config(data, checkpoint.config)
+            for _ in range(data.draw(st.integers(0, 2))):
+                mutate_shape(data, checkpoint)
+            if not is_gemma(checkpoint):
+                return
+            with suppress(CheckpointError):
+                planned.append(plan_for_gemma(checkpoint, Choices(), tokenizer=None, chat_template=False))
+
+        check()
+        assert planned
 
 
 def test_all_disagreements_are_told_at_once(tmp_path: Path) -> None:

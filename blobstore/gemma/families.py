@@ -30,6 +30,7 @@ TEXT_PREFIXES = ("model.language_model.", "language_model.model.", "model.")
 VISION_PREFIXES = ("model.vision_tower.vision_model.", "vision_tower.vision_model.")
 PROJECTOR_PREFIXES = ("model.multi_modal_projector.", "multi_modal_projector.")
 HEADS = ("lm_head.weight", "language_model.lm_head.weight")
+MAX_HEADS = 1024  # far more than any model has; a plan has pieces for each, and a header can claim any number
 SPARE_ROWS = 64  # rows of the embedding that exporters of models with a vision part append
 
 WITH_VISION = ("gemma3-vision", "paligemma2")
@@ -174,7 +175,8 @@ def _text_size(prefix: str, said: Mapping[str, Any], shapes: Shapes, faults: lis
     first = f"{prefix}layers.0."
     wanted = {one: f"{first}{one}.weight" for one in ("mlp.gate_proj", "self_attn.q_proj", "self_attn.k_proj")}
     for name in wanted.values():
-        if len(shapes.get(name, ())) != 2:
+        shape = shapes.get(name, ())
+        if len(shape) != 2 or 0 in shape:
             faults.append(
                 Fault("missing-tensor", name, f"{name!r} is missing, or is no matrix: the checkpoint isn't whole")
             )
@@ -186,9 +188,13 @@ def _text_size(prefix: str, said: Mapping[str, Any], shapes: Shapes, faults: lis
         faults.append(Fault("missing-config", "head_dim", what))
         return None
     hidden, queries, keys = (shapes[name][0] for name in wanted.values())
-    if queries % head or keys % head or not queries or not keys:
+    if queries % head or keys % head or max(queries, keys) // head > MAX_HEADS:
         faults.append(
-            Fault("shape", wanted["self_attn.q_proj"], f"{queries} and {keys} rows are no whole heads of {head}")
+            Fault(
+                "shape",
+                wanted["self_attn.q_proj"],
+                f"{queries} and {keys} rows are no whole heads of {head}, at most {MAX_HEADS}",
+            )
         )
         return None
     return Dimensions("", layers, width, hidden, queries // head, keys // head, head)
@@ -201,7 +207,8 @@ def _vision(found: Recognised, said: Any, shapes: Shapes) -> VitConfig:  # noqa:
     positions = shapes.get(f"{at}embeddings.position_embedding.weight", ())
     hidden = shapes.get(f"{at}encoder.layers.0.mlp.fc1.weight", ())
     heads = said.get("num_attention_heads", 16)
-    if len(kernel) != 4 or len(positions) != 2 or len(hidden) != 2 or type(heads) is not int or heads < 1:
+    whole = (len(kernel), len(positions), len(hidden)) == (4, 2, 2) and 0 not in (*kernel, *positions, *hidden)
+    if not whole or type(heads) is not int or not 1 <= heads <= MAX_HEADS:
         what = f"the vision part's tensors below {at!r} are not all there, or have other shapes"
         found.faults.append(Fault("missing-tensor", at, what))
         return VitConfig()
