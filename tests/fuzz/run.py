@@ -35,8 +35,9 @@ def fuzz(name: str, options: list[str]) -> None:
     scratch.mkdir(parents=True, exist_ok=True)
     given = [f"-artifact_prefix={SCRATCH}/{name}-", f"-max_len={MAX_NBYTES}", "-print_final_stats=1", *options]
     if all(option.startswith("-") for option in options):
-        # The first folder is where libFuzzer keeps what it finds.
-        given += [str(folder) for folder in (scratch, HERE / "corpus" / name, HERE / "regressions" / name)]
+        # The first folder is where libFuzzer keeps what it finds. Not every target has had a find.
+        folders = [scratch, HERE / "corpus" / name, HERE / "regressions" / name]
+        given += [str(folder) for folder in folders if folder.is_dir()]
     warnings.simplefilter("error")
     atheris.Setup([sys.argv[0], *given], TARGETS[name])
     atheris.Fuzz()

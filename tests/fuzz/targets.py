@@ -527,13 +527,16 @@ def composed(rest: bytes, *, framed: bool) -> bytes:
             stored = framed_index(stored[0] & ~EXTERNAL_INDEX, stored[1:])
         if stored:
             blobs.setdefault(key, stored)
-    if not blobs:
-        return b""
-    made = build_directory(1, list(blobs), [len(stored) for stored in blobs.values()])
+    return container(list(blobs.items())) if blobs else b""
+
+
+def container(blobs: list[tuple[bytes, bytes]]) -> bytes:
+    """A small file: version 1 that ends where the last blob's padding ends."""
+    made = build_directory(1, [key for key, _ in blobs], [len(stored) for _, stored in blobs])
     out = bytearray(made.payload_end)
     head = layout.HEADER.pack(layout.MAGIC, len(blobs), len(out)) + made.to_bytes()
     out[: len(head)] = head
-    for place, stored in enumerate(blobs.values()):
+    for place, (_, stored) in enumerate(blobs):
         offset, nbytes = made.range(place)
         out[offset : offset + nbytes] = stored
     return bytes(out)
