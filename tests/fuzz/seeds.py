@@ -7,14 +7,19 @@ writes tests/fuzz/corpus anew. test_fuzz.py sees to it that the folder is what t
 
 from __future__ import annotations
 
+import io
 import json
 import shutil
 import struct
 from pathlib import Path
 from typing import Any
 
-from blobstore import BlobReader, BlobStoreError
+from blobstore import BlobReader, BlobStoreError, BlobWriter
+from blobstore.directory import build_directory
 from blobstore.elements import BY_NAME
+from blobstore.gemma.config import ModelConfig
+from blobstore.gemma.toc import build_toc, toc_entry
+from blobstore.index import Entry, IndexedBlob, build_index
 from tests.fuzz import targets
 
 HERE = Path(__file__).resolve().parent
@@ -36,6 +41,7 @@ def seeds() -> dict[str, Seeds]:
         "safetensors": safetensors_seeds(),
         "codecs": codec_seeds(),
         "store": store_seeds(),
+        "trust": trust_seeds(),
     }
     return {name: {one: data for one, data in of.items() if len(data) <= MAX_NBYTES} for name, of in made.items()}
 
@@ -192,6 +198,32 @@ def store_seeds() -> Seeds:
     return made
 
 
+def trust_seeds() -> Seeds:
+    """Those of whole files, and files that are cut off where something still proves what is in them."""
+    made = {name: data for name, data in store_seeds().items() if name.startswith(("toc", "letters", "index-"))}
+    whole = (VECTORS / "valid" / "index-one.sbs").read_bytes()
+    with BlobReader(VECTORS / "valid" / "index-one.sbs") as reader:
+        start, nbytes = reader.range("~index")
+        rows = [IndexedBlob(key.encode(), len(blob)) for key, blob in reader.items() if key != "~index"]
+        directory = build_directory(2, [row.key for row in rows], [row.nbytes for row in rows])
+        beside = build_index([], rows, store=directory)
+    made["cut-behind-the-index"] = b"\0" + whole[: start + nbytes]
+    made["cut-inside-the-index"] = b"\0" + whole[: start + nbytes - 1]
+    made["cut-with-an-index-beside"] = bytes([targets.BESIDE]) + struct.pack("<H", len(beside)) + beside + whole[:500]
+    one = (VECTORS / "valid" / "v1-seven-blobs.sbs").read_bytes()
+    made["cut-version-1"] = b"\0" + one[: len(one) // 2]
+    made["appended"] = b"\0" + one + b"\1" * 300
+    for name, tokenizer in (("none", b"unavailable"), ("model", b"\n\x03\n\x01a")):
+        blobs = [("c_final_norm", bytes(range(64))), ("config", ModelConfig(model_dim=32).to_bytes())]
+        blobs += [("tokenizer", tokenizer), ("toc", build_toc([toc_entry("c_final_norm", BY_NAME["bf16"], 1, 32)]))]
+        stream = io.BytesIO()
+        with BlobWriter(stream) as writer:
+            for key, data in blobs:
+                writer.add(key, data)
+        made[f"cut-behind-the-toc-{name}"] = b"\0" + stream.getvalue()[: 256 * 7]
+    return made
+
+
 # Of the valid files; the target of the index has the indices of all others.
 WHOLE_FILES = ("v1-seven-blobs", "index-aliases", "index-parts", "index-no-elements", "index-scales", "index-alone")
 REARRANGED = {
@@ -205,8 +237,6 @@ REARRANGED = {
 
 def rearranged(said: dict[str, Any]) -> bytes:
     """A store of one tensor, and what its metadata says of another one made of it."""
-    from blobstore.index import Entry, IndexedBlob, build_index  # noqa: PLC0415
-
     text = json.dumps({"types": {"most": "bf16", "others": {}}, "aliases": {}, "tensors": {"w": said}})
     entry = Entry("a", 0, 0, 16, BY_NAME["bf16"].number, (2, 4))
     index = build_index([entry], [IndexedBlob(b"a", 16)], {"blobstore.rearranged": text})

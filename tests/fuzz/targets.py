@@ -15,7 +15,7 @@ import math
 import os
 import struct
 import tempfile
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from dataclasses import astuple, dataclass, field
 from functools import partial
 from itertools import pairwise
@@ -26,6 +26,7 @@ import numpy as np
 
 import blobstore
 from blobstore import elements, layout
+from blobstore.check import check_file, verify_file
 from blobstore.codecs import decode, encode
 from blobstore.convert.export import exported_bytes, plan_export
 from blobstore.convert.safetensors import dump_header, parse_header
@@ -36,10 +37,12 @@ from blobstore.gemma.toc import build_toc, parse_toc
 from blobstore.index import NameIndex, build_index, parse_index, rebind_index
 from blobstore.index.records import BLOB, ENTRY, EXTERNAL, HEADER, MAGIC, SECTIONS, VERSION
 from blobstore.keys import encode_key, encode_name
+from blobstore.recover import recover
+from blobstore.rewrite import Edits, rewrite
 from blobstore.store import external_path
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
 
     from blobstore.convert.export import Exported
     from blobstore.elements import ElementType
@@ -494,6 +497,20 @@ def store(data: bytes) -> None:
     BESIDE: the first u16 says how long the index beside the file is, which comes before the rest. FRAMED_INDEX: the
     blob of the name index has a first byte of flags as those of `index`.
     """
+    with written(data) as (path, nbytes):
+        seen: list[Any] = []
+        for access in ACCESSES:
+            try:
+                with blobstore.open(path, access=access) as opened:
+                    seen.append(read_all(opened, nbytes))
+            except BlobStoreError as error:
+                seen.append(error.reason)
+        assert seen[0] == seen[1], "plain reads and the map disagree"
+
+
+@contextmanager
+def written(data: bytes) -> Iterator[tuple[str, int]]:
+    """The file that an input of `store` or `trust` stands for, as its path and how many bytes there are in all."""
     flags, rest = flags_of(data)
     beside = b""
     if flags & BESIDE and len(rest) >= 2:
@@ -506,14 +523,7 @@ def store(data: bytes) -> None:
             if content or where == path:
                 with open(where, "wb") as target:
                     target.write(content)
-        seen: list[Any] = []
-        for access in ACCESSES:
-            try:
-                with blobstore.open(path, access=access) as opened:
-                    seen.append(read_all(opened, len(file) + len(beside)))
-            except BlobStoreError as error:
-                seen.append(error.reason)
-        assert seen[0] == seen[1], "plain reads and the map disagree"
+        yield path, len(file) + len(beside)
 
 
 def composed(rest: bytes, *, framed: bool) -> bytes:
@@ -602,6 +612,38 @@ def bytes_of(values: Any) -> Any:  # noqa: ANN401
     return (np.where(np.isnan(values), np.float32(np.nan), values) if values.dtype == np.float32 else values).tobytes()
 
 
+# -------------------------------------------------------------------------------------------------------------- trust
+
+SEVERITIES = ("error", "warning", "note")
+
+
+def trust(data: bytes) -> None:
+    """A whole file as `store` takes it: checked, verified, written anew, and what is whole in it saved.
+
+    Checking and verifying never raise anything: whatever is wrong is a finding.
+    """
+    with written(data) as (path, _):
+        found = [*check_file(path, for_runtime=True), *verify_file(path, values=True, workers=1).findings]
+        for one in found:
+            assert one.severity in SEVERITIES
+            assert one.code
+            assert one.effect
+            assert one.remedy
+            if one.offset is not None and one.nbytes is not None:
+                assert 0 <= one.offset <= one.offset + one.nbytes <= os.path.getsize(path)
+        out = f"{path}.out"
+        for change in (partial(rewrite, path, out, EDITS), partial(recover, path, out)):
+            made = answer(change)
+            assert os.path.exists(out) != isinstance(made, str)
+            if not isinstance(made, str):
+                # A blob may look like an index and be none.
+                wrong = {one.code for one in verify_file(out, workers=1).findings if one.severity == "error"}
+                assert wrong <= {"index-misplaced"}
+                os.unlink(out)
+
+
+EDITS = Edits(version=2, sort=True, set_metadata={"a": "b"})
+
 TARGETS: dict[str, Target] = {
     "directory": directory,
     "index": index,
@@ -609,4 +651,5 @@ TARGETS: dict[str, Target] = {
     "safetensors": safetensors,
     "codecs": codecs,
     "store": store,
+    "trust": trust,
 }
