@@ -9,9 +9,22 @@ from typing import TYPE_CHECKING
 from blobstore.transfer import FileRange
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
 _INLINE_NBYTES = 256 << 10  # below this a thread costs more than it saves
+
+
+def digest_of(source: FileRange, progress: Callable[[int], None] = lambda _: None) -> bytes:
+    """Return the SHA-256 of bytes of a file, 32 bytes; read through one buffer of at most 4 MiB.
+
+    Raises:
+        TruncatedError: ``short-read`` when the file ends too early.
+    """
+    digest = hashlib.sha256()
+    for piece in source.chunks():
+        digest.update(piece)
+        progress(len(piece))
+    return digest.digest()
 
 
 class Hasher:

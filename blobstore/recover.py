@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
@@ -12,6 +11,7 @@ import numpy as np
 from blobstore.content import Content, HeldBlob, write_content
 from blobstore.errors import FormatError, UsageError, in_file
 from blobstore.evidence import find_evidence
+from blobstore.hashing import digest_of
 from blobstore.index import INDEX_MAGIC, parse_index
 from blobstore.keys import INDEX_KEY, TOC_KEY, decode_key
 from blobstore.mapping import open_source
@@ -202,7 +202,7 @@ def _fault(source: ByteSource, data: FileRange, known: bytes | None, progress: P
     if data.offset + data.nbytes > source.size:
         there = max(0, source.size - data.offset)
         return f"cut off: {there} of {data.nbytes} bytes are there"
-    if known and _digest(data, progress) != known:
+    if known and digest_of(data, progress) != known:
         return f"damaged: not the SHA-256 that was kept of its {data.nbytes} bytes"
     return ""
 
@@ -214,14 +214,6 @@ def _adjust_toc(content: Content, done: Recovered) -> None:
     except FormatError as error:
         content.keep([place for place, blob in enumerate(content.blobs) if blob.key != TOC_KEY])
         done.lost.append(Lost(TOC_KEY, f"damaged: {error.message}"))
-
-
-def _digest(data: FileRange, progress: Progress) -> bytes:
-    digest = hashlib.sha256()
-    for piece in data.chunks():
-        digest.update(piece)
-        progress(len(piece))
-    return digest.digest()
 
 
 def _last_nonzero(source: ByteSource) -> int:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import os
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -11,6 +10,7 @@ from blobstore.atomic import write_file
 from blobstore.content import content_of, describe
 from blobstore.directory import build_directory
 from blobstore.errors import UsageError
+from blobstore.hashing import digest_of
 from blobstore.index import IndexedBlob, build_index, rebind_index
 from blobstore.keys import INDEX_KEY, encode_key
 from blobstore.reader import BlobReader
@@ -106,12 +106,7 @@ def build_for(
 
 def _table_row(reader: BlobReader, key: str, *, digests: bool) -> IndexedBlob:
     offset, nbytes = reader.range(key)
-    digest = None
-    if digests:
-        hasher = hashlib.sha256()
-        for piece in FileRange(reader.fileno(), offset, nbytes).chunks():
-            hasher.update(piece)
-        digest = hasher.digest()
+    digest = digest_of(FileRange(reader.fileno(), offset, nbytes)) if digests else None
     return IndexedBlob(encode_key(key), nbytes, digest)
 
 

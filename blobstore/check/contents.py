@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
 import threading
 from concurrent.futures import ThreadPoolExecutor
@@ -16,6 +15,7 @@ import numpy as np
 from blobstore.check.findings import finding, from_error
 from blobstore.check.opening import open_checked
 from blobstore.errors import CodecError, FormatError
+from blobstore.hashing import digest_of
 from blobstore.keys import INDEX_KEY
 from blobstore.store import Store
 from blobstore.transfer import FileRange
@@ -133,15 +133,14 @@ def verify_blobs(
     known = index.places(reader.directory)
     stop = threading.Event()
 
+    def told(nbytes: int) -> None:
+        if stop.is_set():
+            raise InterruptedError
+        progress(nbytes)
+
     def differs(row: int) -> bool:
-        digest = hashlib.sha256()
         source = FileRange(reader.fileno(), *reader.directory.range(int(known[row])))
-        for piece in source.chunks():
-            if stop.is_set():
-                return False
-            digest.update(piece)
-            progress(len(piece))
-        return digest.digest() != index.blob(row).sha256
+        return digest_of(source, told) != index.blob(row).sha256
 
     # The largest first, so that none is left for one thread at the end.
     rows = sorted(range(len(known)), key=lambda row: -int(reader.directory.sizes[known[row]]))
