@@ -96,14 +96,15 @@ def __dir__() -> list[str]:
     return sorted({*globals(), *__all__})
 
 
-def open(path: str | PathLike[str], *, access: Access = "mmap", use_index: bool = True) -> Store:  # noqa: A001
+def open(path: str | PathLike[str], *, access: Access = "auto", use_index: bool = True) -> Store:  # noqa: A001
     """Open a .sbs file: a mapping from tensor name to numpy array.
 
     Args:
         path: A file of version 1 or 2, with a name index inside, beside it (``path.idx``), or none: then each blob is
             bytes under its key.
         access: ``mmap`` maps the file: arrays are views, nothing is read before it is touched. ``read`` makes plain
-            reads: for network drives, and for files that may be truncated while open.
+            reads: for network drives, and for files that may be truncated while open. ``auto`` maps, unless the file
+            is on a network drive.
         use_index: False to ignore the index, for instance one that is stale.
 
     Raises:

@@ -6,17 +6,21 @@ import mmap
 import os
 import stat
 import threading
-from typing import TYPE_CHECKING, Literal, Protocol
+from functools import cache
+from typing import TYPE_CHECKING, Literal, Protocol, get_args
 
 import numpy as np
 
 from blobstore.errors import TruncatedError, UsageError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterable
     from os import PathLike
 
-Access = Literal["mmap", "read"]
+Access = Literal["auto", "mmap", "read"]
+
+# Where a lost connection kills a process that maps; FUSE is mostly such drives, or buckets.
+_REMOTE = ("nfs", "cifs", "smb", "9p", "afs", "ceph", "gluster", "lustre", "beegfs", "gpfs", "ncpfs", "coda", "fuse.")
 
 # Windows has neither: there one lock guards seek and read.
 _preadv: Callable[[int, list[memoryview], int], int] | None = getattr(os, "preadv", None)
@@ -27,7 +31,7 @@ class ByteSource(Protocol):
 
     Attributes:
         size: In bytes, when it was opened.
-        access: How views are made.
+        access: How views are made: ``mmap`` or ``read``.
     """
 
     size: int
@@ -137,20 +141,51 @@ def read_into(fd: int, target: memoryview, offset: int, lock: threading.Lock | N
         done += got
 
 
-def open_source(path: str | PathLike[str], access: Access = "mmap") -> ByteSource:
+@cache
+def file_system(device: int) -> str:
+    """Return the kind of file system on a device (``st_dev``), such as ``ext4``; empty where the system doesn't say."""
+    try:
+        with open("/proc/self/mountinfo", encoding="utf-8", errors="replace") as mounts:
+            return kind_of_mount(mounts, os.major(device), os.minor(device))
+    except (OSError, AttributeError):  # not Linux
+        return ""
+
+
+def kind_of_mount(mounts: Iterable[str], major: int, minor: int) -> str:
+    """Return the kind of a device's file system by the lines of ``/proc/self/mountinfo``; empty when it isn't there."""
+    for line in mounts:
+        mounted, _, rest = line.partition(" - ")
+        fields = mounted.split()
+        if len(fields) > 2 and fields[2] == f"{major}:{minor}":
+            return rest.split(" ", 1)[0]
+    return ""
+
+
+def is_remote(kind: str) -> bool:
+    """Whether a file system of this kind may go away while a file is mapped."""
+    return kind.startswith(_REMOTE)
+
+
+def open_source(path: str | PathLike[str], access: Access = "auto") -> ByteSource:
     """Open a file for reading.
 
+    Args:
+        path: Of a regular file.
+        access: ``auto`` maps it, unless its file system is a network drive's.
+
     Raises:
-        UsageError: ``bad-access`` for a word but ``mmap`` and ``read``; ``not-a-file`` for a folder, pipe or device.
+        UsageError: ``bad-access`` for another word than those of `Access`; ``not-a-file`` for a folder, pipe or device.
         OSError: It can't be opened.
     """
-    if access not in ("mmap", "read"):
-        raise UsageError("bad-access", f"expected 'mmap' or 'read', found {access!r}")
+    if access not in get_args(Access):
+        raise UsageError("bad-access", f"expected one of {', '.join(get_args(Access))}, found {access!r}")
     # A pipe would block at open, a folder can't be opened at all.
     mode = os.stat(path).st_mode
     if not stat.S_ISREG(mode):
         kind = "a folder" if stat.S_ISDIR(mode) else "a pipe or device"
         raise UsageError("not-a-file", f"expected a regular file, found {kind}")
     fd = os.open(path, os.O_RDONLY | getattr(os, "O_BINARY", 0) | getattr(os, "O_CLOEXEC", 0))
+    if access == "auto" and is_remote(file_system(os.fstat(fd).st_dev)):
+        access = "read"
     # An empty file can't be mapped; its reader says what is missing.
     return PlainFile(fd) if access == "read" or not os.fstat(fd).st_size else MappedFile(fd)

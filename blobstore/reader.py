@@ -31,13 +31,14 @@ class BlobReader(Mapping[str, memoryview]):
         directory: Where each blob lies, checked.
     """
 
-    def __init__(self, path: str | PathLike[str], *, access: Access = "mmap") -> None:
+    def __init__(self, path: str | PathLike[str], *, access: Access = "auto") -> None:
         """Open a file and check its structure (not its blobs' contents).
 
         Args:
             path: A .sbs file of version 1 or 2.
             access: ``mmap`` maps the file. ``read`` makes plain reads, for network drives and files that may be
-                truncated while they are open, which would kill a process that maps them.
+                truncated while they are open, which would kill a process that maps them. ``auto`` maps, unless the file
+                is on a network drive.
 
         Raises:
             FormatError, TruncatedError: The file is wrong; ``reason`` is a code of spec/sbs.md.
@@ -64,7 +65,7 @@ class BlobReader(Mapping[str, memoryview]):
 
     @property
     def access(self) -> Access:
-        """How blobs are read."""
+        """How blobs are read: ``mmap`` or ``read``."""
         return self._source.access
 
     def range(self, key: str) -> tuple[int, int]:

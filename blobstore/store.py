@@ -54,7 +54,7 @@ class Store(Mapping[str, "Array"]):
         index: The file's name index with the path it was found in, or None.
     """
 
-    def __init__(self, path: str | PathLike[str], *, access: Access = "mmap", use_index: bool = True) -> None:
+    def __init__(self, path: str | PathLike[str], *, access: Access = "auto", use_index: bool = True) -> None:
         """Open a file; see `blobstore.open`."""
         self.reader = BlobReader(path, access=access)
         try:

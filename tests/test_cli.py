@@ -24,6 +24,7 @@ from blobstore.cli import COMMANDS, main, parser
 from blobstore.cli.output import size
 from blobstore.elements import BY_NAME
 from blobstore.gemma import ModelConfig
+from blobstore.mapping import file_system
 from tests.checkpoints import (
     EMBEDDING,
     HEAD,
@@ -160,7 +161,7 @@ def test_info_tells_what_a_file_is(cli: Cli, store: Path) -> None:
     for said in (str(store), "version 2", "6 names", "with digests", "2 × bf16", "license", "apache-2.0", "a\\nb"):
         assert said in told.out
     assert "27.08 bits each" in told.out
-    assert len(told.out.splitlines()) == 9
+    assert len(told.out.splitlines()) == 10
 
 
 def test_info_as_json_tells_the_same_as_the_package(cli: Cli, store: Path) -> None:
@@ -168,6 +169,8 @@ def test_info_as_json_tells_the_same_as_the_package(cli: Cli, store: Path) -> No
     assert told.status == 0
     assert told.json == {
         "file": str(store),
+        "access": "mmap",
+        "file_system": file_system(store.stat().st_dev),
         "version": 2,
         "nbytes": store.stat().st_size,
         "blobs": 6,
@@ -190,6 +193,17 @@ def test_info_as_json_tells_the_same_as_the_package(cli: Cli, store: Path) -> No
     }
     with blobstore.BlobReader(store) as reader:
         assert told.json["payload_nbytes"] == sum(map(len, reader.values()))
+
+
+@pytest.mark.parametrize(
+    ("kind", "said"), [("nfs4", "plain reads (nfs4)"), ("ext4", "mapped (ext4)"), ("", "mapped\n")]
+)
+def test_info_tells_how_a_file_is_read_and_why(
+    cli: Cli, store: Path, monkeypatch: pytest.MonkeyPatch, kind: str, said: str
+) -> None:
+    for module in ("blobstore.mapping", "blobstore.cli.info"):
+        monkeypatch.setattr(f"{module}.file_system", lambda _device: kind)
+    assert said in cli("info", store).out
 
 
 def test_info_of_a_file_without_an_index_says_so(cli: Cli, tmp_path: Path) -> None:

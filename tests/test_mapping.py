@@ -10,7 +10,7 @@ import pytest
 
 from blobstore import mapping
 from blobstore.errors import TruncatedError, UsageError
-from blobstore.mapping import MappedFile, PlainFile, open_source
+from blobstore.mapping import MappedFile, PlainFile, file_system, is_remote, kind_of_mount, open_source
 from tests.strategies import payload
 
 if TYPE_CHECKING:
@@ -121,7 +121,7 @@ def test_a_file_that_is_not_there_is_an_oserror(tmp_path: Path, access: Access) 
 
 
 def test_another_word_than_mmap_or_read_is_refused(file: Path) -> None:
-    with pytest.raises(UsageError, match="bad-access: expected 'mmap' or 'read', found 'rw'"):
+    with pytest.raises(UsageError, match="bad-access: expected one of auto, mmap, read, found 'rw'"):
         open_source(file, "rw")  # type: ignore[arg-type]
 
 
@@ -175,3 +175,54 @@ def test_threads_do_not_disturb_each_other(source: ByteSource) -> None:
 
     with ThreadPoolExecutor(8) as pool:
         assert all(pool.map(matches, range(0, 9000, 7)))
+
+
+# Which way a file is read.
+
+MOUNTS = """\
+22 1 8:1 / / rw,relatime shared:1 - ext4 /dev/sda1 rw
+31 22 0:27 / /dev/shm rw,nosuid shared:4 - tmpfs tmpfs rw
+40 22 0:52 /share /mnt/a\\040b rw,relatime - nfs4 host:/share rw,vers=4.2
+41 22 0:53 / /mnt/ssh rw master:7 propagate_from:2 - fuse.sshfs host: rw
+42 22 8:17 / /mnt/usb rw - fuseblk /dev/sdb1 rw
+no mount at all
+"""
+
+
+@pytest.mark.parametrize(
+    ("device", "kind", "remote"),
+    [
+        ((8, 1), "ext4", False),
+        ((0, 27), "tmpfs", False),
+        ((0, 52), "nfs4", True),
+        ((0, 53), "fuse.sshfs", True),
+        ((8, 17), "fuseblk", False),
+        ((9, 9), "", False),
+    ],
+)
+def test_network_drives_are_told_by_their_mounts(device: tuple[int, int], kind: str, remote: bool) -> None:
+    assert kind_of_mount(MOUNTS.splitlines(), *device) == kind
+    assert is_remote(kind) == remote
+
+
+@pytest.mark.skipif(not os.path.exists("/proc/self/mountinfo"), reason="the system doesn't say what is mounted")
+def test_the_kind_of_a_file_system_is_the_one_that_the_system_says(tmp_path: Path) -> None:
+    assert file_system(os.stat("/proc/self").st_dev) == "proc"
+    assert file_system(0xFFFFFFFFFFFF) == ""
+    assert isinstance(file_system(tmp_path.stat().st_dev), str)
+
+
+@pytest.mark.parametrize(("kind", "access"), [("nfs4", "read"), ("ext4", "mmap"), ("", "mmap")])
+def test_auto_maps_unless_the_file_is_on_a_network_drive(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str, access: Access
+) -> None:
+    path = tmp_path / "file"
+    path.write_bytes(b"bytes")
+    monkeypatch.setattr("blobstore.mapping.file_system", lambda _device: kind)
+    source = open_source(path)
+    assert source.access == access
+    assert bytes(source.view(1, 3)) == b"yte"
+    source.close()
+    forced = open_source(path, "mmap")
+    assert forced.access == "mmap"
+    forced.close()

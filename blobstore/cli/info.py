@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections import Counter
 from typing import TYPE_CHECKING, Any
 
@@ -9,6 +10,7 @@ import blobstore
 from blobstore.cli.output import add_command, add_json, print_fields, print_json, size
 from blobstore.errors import FormatError
 from blobstore.keys import CONFIG_KEY, TOC_KEY
+from blobstore.mapping import file_system
 
 if TYPE_CHECKING:
     import argparse
@@ -47,6 +49,7 @@ def run(options: argparse.Namespace) -> int:
     print_fields(
         [
             ("file", facts["file"]),
+            ("access", _access(facts)),
             ("container", f"version {facts['version']}, {facts['nbytes']} bytes ({size(facts['nbytes'])})"),
             ("blobs", f"{facts['blobs']}, {facts['payload_nbytes']} bytes, and {facts['other_nbytes']} around them"),
             ("index", where),
@@ -58,6 +61,11 @@ def run(options: argparse.Namespace) -> int:
         ]
     )
     return status
+
+
+def _access(facts: dict[str, Any]) -> str:
+    where = f" ({facts['file_system']})" if facts["file_system"] else ""
+    return f"mapped{where}" if facts["access"] == "mmap" else f"plain reads{where}: a map could be cut off"
 
 
 def _short(text: str) -> str:
@@ -114,6 +122,8 @@ def describe(store: Store) -> dict[str, Any]:
     found = store.index
     return {
         "file": store.path,
+        "access": reader.access,
+        "file_system": file_system(os.fstat(reader.fileno()).st_dev),
         "version": reader.version,
         "nbytes": reader.file_size,
         "blobs": len(reader),
