@@ -25,6 +25,8 @@ if TYPE_CHECKING:
 
     Progress = Callable[[int], None]
 
+# What a conversion says of its source: no longer true once tensors are lost, dropped or renamed.
+_OF_THE_SOURCE = ("blobstore.convert", "blobstore.rearranged")
 _STEP_NBYTES = 64 << 20  # progress is told after each
 
 
@@ -101,6 +103,10 @@ class Content:
             self.keep(place for place, one in enumerate(self.blobs) if one is not blob)
         elif after != before:
             blob.data, blob.sha256 = build_toc(after), None
+
+    def forget_source(self) -> bool:
+        """Leave out what a conversion says of its source, which is no longer true; return whether there was any."""
+        return len([self.metadata.pop(key) for key in _OF_THE_SOURCE if key in self.metadata]) > 0
 
     def toc_keys(self) -> set[str]:
         """Return the keys of the runtime's tensors, as the blob ``toc`` has them.

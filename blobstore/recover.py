@@ -192,6 +192,7 @@ def _whole(
         content.metadata = dict(index.metadata)
         done.names = len(content.entries)
     if done.lost:
+        content.forget_source()
         _adjust_toc(content, done)
     done.kept = [blob.key for blob in content.blobs]
     return content

@@ -26,9 +26,6 @@ if TYPE_CHECKING:
 
     Progress = Callable[[int], None]
 
-# What a conversion says of its source: no longer true once tensors are dropped or renamed.
-_OF_THE_SOURCE = ("blobstore.convert", "blobstore.rearranged")
-
 
 @dataclass(frozen=True)
 class Edits:
@@ -203,10 +200,7 @@ def _change_metadata(content: Content, edits: Edits, *, changed: bool) -> list[s
             raise UsageError("no-match", f"the metadata has no {key!r}")
         del content.metadata[key]
     content.metadata |= edits.set_metadata
-    stale = [key for key in _OF_THE_SOURCE if key in content.metadata]
-    if changed and stale:
-        for key in stale:
-            del content.metadata[key]
+    if changed and content.forget_source():
         what = "what it said of the checkpoint that it was made of is no longer true, and is left out"
         notes.append(f"{what}: export gives tensors as they are stored, verify --against is not possible")
     return notes

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 import blobstore
 from blobstore import evidence
 from blobstore.check import verify_file
+from blobstore.convert.export import plan_export
 from blobstore.convert.gemma_plan import Choices
 from blobstore.errors import FormatError, UsageError
 from blobstore.gemma.toc import parse_toc
@@ -258,6 +259,9 @@ def test_the_toc_lists_only_what_was_saved(tmp_path: Path) -> None:
     path.write_bytes(raw)
     done = recover(path, out)
     assert [lost.key for lost in done.lost] == ["linear_w_0"]
+    with blobstore.open(out) as store:  # what the metadata said of the checkpoint spoke of the lost tensor, too
+        assert plan_export(store).shards
+        assert not [key for key in store.metadata if key.startswith("blobstore.")]
     with BlobReader(out) as reader:
         assert "linear_w_0" not in {entry.name for entry in parse_toc(reader["toc"])}
         assert set(reader) >= {entry.name for entry in parse_toc(reader["toc"])}
