@@ -233,6 +233,33 @@ def test_how_bad_a_vocabulary_is_depends_on_the_machines_that_stop(
     assert [one.severity for one in found if one.code == "vocabulary"] == [severity]
 
 
+@pytest.mark.parametrize(
+    ("field", "change"),
+    [
+        ("attention_window_sizes", {"attention_window_sizes": (4096,)}),
+        ("layer_configs[1]", {"qkv_dim": 1025}),
+        ("layer_configs[1]", {"kv_heads": 4}),
+        ("layer_configs[1]", {"kv_heads": 0}),
+        ("layer_configs[1]", {"heads": 0}),
+    ],
+)
+def test_sizes_of_a_config_that_can_not_be_are_found(
+    tmp_path: Path, model: Blobs, field: str, change: dict[str, object]
+) -> None:
+    first, second = config_of(model).layer_configs
+    if field.startswith("layer"):
+        change = {"layer_configs": (first, replace(second, **change))}  # type: ignore[arg-type]
+    found = found_in(tmp_path / "m.sbs", with_config(model, **change))
+    assert [one.subject for one in found if one.code == "config-sizes"] == [f"config.{field}"]
+
+
+def test_what_an_index_says_of_blobs_that_are_not_there_is_told_once(tmp_path: Path, model: Blobs) -> None:
+    table = [IndexedBlob(b"nothing", 5)]
+    index = build_index([Entry("x", 0, 0, 5, BY_NAME["u8"].number, (5,))], table)
+    found = found_in(tmp_path / "m.sbs", model | {"~index": index})
+    assert codes(found) == {"index-missing-blob"}
+
+
 def test_a_number_that_is_no_int_is_no_layer(tmp_path: Path, model: Blobs) -> None:
     assert "layer-number" not in codes(found_in(tmp_path / "m.sbs", model | {"a_4294967296": b"x"}))
 

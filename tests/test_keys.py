@@ -67,7 +67,7 @@ def test_no_name_is_its_own_key_where_hashes_are(name: str) -> None:
         (b"2", "'2' at the beginning reads as a type letter of files before 2025"),
         (b"I", "'I' at the beginning reads as a type letter of files before 2025"),
         (b"a_999", "the number after the last '_' reads as layer 999, 999 or more aborts"),
-        (b"a_1_01000x", "the number after the last '_' reads as layer 01000, 999 or more aborts"),
+        (b"a_1_01000x", "the number after the last '_' reads as layer 1000, 999 or more aborts"),
         (b"\xff_999\n\xff", "the number after the last '_' reads as layer 999, 999 or more aborts"),
         (b"_99999999999999", "the number after the last '_' reads as layer 99999999999999, 999 or more aborts"),
     ],

@@ -259,10 +259,7 @@ def _tensors(config: ModelConfig, toc: Mapping[str, TocEntry]) -> Iterator[Findi
 
 def _index(reader: BlobReader, index: NameIndex, toc: Mapping[str, TocEntry]) -> Iterator[Finding]:
     """Compare what the index and the toc say of the same blobs."""
-    try:
-        catalog = IndexCatalog(reader.directory, index)
-    except FormatError:  # found, and told, when the file was opened
-        return
+    catalog = IndexCatalog(reader.directory, index)
     for key, entry in toc.items():
         info = catalog.find(key)
         if info is None or info.key != key:
