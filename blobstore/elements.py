@@ -88,6 +88,7 @@ BY_NAME = {one.name: one for one in _ALL}
 BY_SAFETENSORS = {one.safetensors: one for one in _ALL if one.safetensors}
 # "unknown" reads as bytes, but bytes are stored as u8.
 _BY_DTYPE = {one.dtype: one for one in _ALL if one.dtype is not None and one.number}
+_DTYPES = {dtype.name: dtype for dtype in _BY_DTYPE}
 UNKNOWN = BY_NUMBER[0]
 
 
@@ -114,10 +115,24 @@ def type_of(dtype: np.dtype[np.generic]) -> ElementType:
     try:
         return _BY_DTYPE[dtype.newbyteorder("<")]
     except (KeyError, TypeError):
-        known = ", ".join(one.name for one in _BY_DTYPE.values())
-        raise UsageError(
-            "unsupported-dtype", f"no element type stores dtype {dtype}: convert to one of {known}"
-        ) from None
+        raise _unsupported(dtype) from None
+
+
+def dtype_named(name: str) -> np.dtype[np.generic]:
+    """Return the numpy dtype of this name, ``bfloat16`` for instance, that an element type stores as it is.
+
+    Raises:
+        UsageError: ``unsupported-dtype``.
+    """
+    try:
+        return _DTYPES[name]
+    except KeyError:
+        raise _unsupported(name) from None
+
+
+def _unsupported(dtype: object) -> UsageError:
+    known = ", ".join(one.name for one in _BY_DTYPE.values())
+    return UsageError("unsupported-dtype", f"no element type stores dtype {dtype}: convert to one of {known}")
 
 
 def stored_nbytes(numbers: npt.NDArray[np.uint16], counts: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:

@@ -1,10 +1,11 @@
-"""A file → read-only memory: mapped, or by plain reads."""
+"""A file → memory: mapped, or by plain reads."""
 
 from __future__ import annotations
 
 import mmap
 import os
 import stat
+import sys
 import threading
 from functools import cache
 from typing import TYPE_CHECKING, Literal, Protocol, get_args
@@ -26,16 +27,25 @@ _REMOTE = ("nfs", "cifs", "smb", "9p", "afs", "ceph", "gluster", "lustre", "beeg
 _preadv: Callable[[int, list[memoryview], int], int] | None = getattr(os, "preadv", None)
 
 
+# A private map counts as memory that may be needed, so that one of more bytes than the machine has is refused, unless
+# it is made with this flag. Some Pythons don't name it: its value is Linux's.
+_NORESERVE: int = getattr(
+    mmap, "MAP_NORESERVE", 0x4000 if sys.platform == "linux" and os.uname().machine in ("x86_64", "aarch64") else 0
+)
+
+
 class ByteSource(Protocol):
-    """Read-only bytes of one open file.
+    """Bytes of one open file, which never changes by them.
 
     Attributes:
         size: In bytes, when it was opened.
         access: How views are made: ``mmap`` or ``read``.
+        writable: Whether views can be written to; what is written stays in this process.
     """
 
     size: int
     access: Access
+    writable: bool
 
     def view(self, offset: int, nbytes: int) -> memoryview:
         """Return bytes that must lie inside the file; valid as long as the view itself lives."""
@@ -55,21 +65,22 @@ class PlainFile:
 
     access: Access = "read"
 
-    def __init__(self, fd: int) -> None:
+    def __init__(self, fd: int, *, writable: bool = False) -> None:
         """Take over an open descriptor."""
+        self.writable = writable
         self._fd: int | None = fd
         self._lock = threading.Lock()
         self.size = os.fstat(fd).st_size
 
     def view(self, offset: int, nbytes: int) -> memoryview:
-        """Return a copy of these bytes, read-only.
+        """Return a copy of these bytes.
 
         Raises:
             TruncatedError: ``short-read`` when the file ends before it: it has shrunk since it was opened.
         """
         data = np.empty(nbytes, dtype=np.uint8).data
         read_into(self.fileno(), data, offset, self._lock)
-        return data.toreadonly()
+        return data if self.writable else data.toreadonly()
 
     def fileno(self) -> int:
         """Return the open file's descriptor."""
@@ -89,23 +100,26 @@ class PlainFile:
 
 
 class MappedFile(PlainFile):
-    """Every view is the map itself: nothing is read until it is touched, nothing is copied."""
+    """Every view is the map itself: nothing is read until it is touched, nothing is copied.
+
+    A writable map is copy-on-write: pages that are written to become this process' own, and all views see them.
+    """
 
     access: Access = "mmap"
 
-    def __init__(self, fd: int) -> None:
+    def __init__(self, fd: int, *, writable: bool = False) -> None:
         """Take over an open descriptor of a file that isn't empty."""
         self._map: memoryview | None = None
-        super().__init__(fd)
+        super().__init__(fd, writable=writable)
         try:
-            self._map = memoryview(mmap.mmap(fd, self.size, access=mmap.ACCESS_READ))
+            self._map = memoryview(_map(fd, self.size, writable=writable))
         except ValueError:  # it has shrunk since its size was asked for
             raise TruncatedError(
                 "short-read", f"the file had {self.size} bytes and has fewer: it was truncated"
             ) from None
 
     def view(self, offset: int, nbytes: int) -> memoryview:
-        """Return these bytes of the map, read-only."""
+        """Return these bytes of the map."""
         if self._map is None:
             raise UsageError("closed", "this file was closed")
         return self._map[offset : offset + nbytes]
@@ -114,6 +128,12 @@ class MappedFile(PlainFile):
         """Let go of the map: it goes away with the last view of it."""
         self._map = None
         super().close()
+
+
+def _map(fd: int, size: int, *, writable: bool) -> mmap.mmap:
+    if writable and _NORESERVE:
+        return mmap.mmap(fd, size, flags=mmap.MAP_PRIVATE | _NORESERVE, prot=mmap.PROT_READ | mmap.PROT_WRITE)
+    return mmap.mmap(fd, size, access=mmap.ACCESS_COPY if writable else mmap.ACCESS_READ)
 
 
 def read_into(fd: int, target: memoryview, offset: int, lock: threading.Lock | None = None) -> None:
@@ -166,8 +186,8 @@ def is_remote(kind: str) -> bool:
     return kind.startswith(_REMOTE)
 
 
-def open_source(path: str | PathLike[str], access: Access = "auto") -> ByteSource:
-    """Open a file for reading.
+def open_source(path: str | PathLike[str], access: Access = "auto", *, writable: bool = False) -> ByteSource:
+    """Open a file for reading; ``writable`` is about the views in memory.
 
     Args:
         path: Of a regular file.
@@ -188,4 +208,5 @@ def open_source(path: str | PathLike[str], access: Access = "auto") -> ByteSourc
     if access == "auto" and is_remote(file_system(os.fstat(fd).st_dev)):
         access = "read"
     # An empty file can't be mapped; its reader says what is missing.
-    return PlainFile(fd) if access == "read" or not os.fstat(fd).st_size else MappedFile(fd)
+    kind_of_source = PlainFile if access == "read" or not os.fstat(fd).st_size else MappedFile
+    return kind_of_source(fd, writable=writable)

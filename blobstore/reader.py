@@ -31,7 +31,7 @@ class BlobReader(Mapping[str, memoryview]):
         directory: Where each blob lies, checked.
     """
 
-    def __init__(self, path: str | PathLike[str], *, access: Access = "auto") -> None:
+    def __init__(self, path: str | PathLike[str], *, access: Access = "auto", writable: bool = False) -> None:
         """Open a file and check its structure (not its blobs' contents).
 
         Args:
@@ -39,6 +39,8 @@ class BlobReader(Mapping[str, memoryview]):
             access: ``mmap`` maps the file. ``read`` makes plain reads, for network drives and files that may be
                 truncated while they are open, which would kill a process that maps them. ``auto`` maps, unless the file
                 is on a network drive.
+            writable: Views can be written to, without a copy of more than the pages that are; what is written stays
+                in this process.
 
         Raises:
             FormatError, TruncatedError: The file is wrong; ``reason`` is a code of spec/sbs.md.
@@ -46,7 +48,7 @@ class BlobReader(Mapping[str, memoryview]):
         """
         self.path = os.fspath(path)
         with in_file(self.path):
-            self._source = open_source(path, access)
+            self._source = open_source(path, access, writable=writable)
             try:
                 self.directory = parse_directory(self._source.view, self._source.size)
             except BaseException:

@@ -54,9 +54,11 @@ class Store(Mapping[str, "Array"]):
         index: The file's name index with the path it was found in, or None.
     """
 
-    def __init__(self, path: str | PathLike[str], *, access: Access = "auto", use_index: bool = True) -> None:
-        """Open a file; see `blobstore.open`."""
-        self.reader = BlobReader(path, access=access)
+    def __init__(
+        self, path: str | PathLike[str], *, access: Access = "auto", use_index: bool = True, writable: bool = False
+    ) -> None:
+        """Open a file; see `blobstore.open`. ``writable`` as `BlobReader` has it, for `elements` and `raw`."""
+        self.reader = BlobReader(path, access=access, writable=writable)
         try:
             self.index = find_index(self.reader) if use_index else None
             with in_file(self.index.path if self.index else self.reader.path):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import os
-from typing import TYPE_CHECKING, Any, Literal, get_args
+from typing import TYPE_CHECKING, Any, Literal, TypeVar, get_args
 
 import numpy as np
 
@@ -20,7 +20,7 @@ from blobstore.transfer import CHUNK_NBYTES, FileRange
 from blobstore.writer import BlobWriter
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Mapping
+    from collections.abc import Callable, Iterable, Iterator, Mapping
     from os import PathLike
     from typing import BinaryIO
 
@@ -30,6 +30,8 @@ if TYPE_CHECKING:
     from blobstore.transfer import Buffer
 
     Array = npt.NDArray[Any]
+
+T = TypeVar("T")
 
 _LARGEST_F32 = float(np.finfo(np.float32).max)
 
@@ -286,17 +288,43 @@ def save_file(
         path: Replaced only by a complete file.
         metadata: Text → text.
     """
-    # The arrays are kept while it lives: the address of one that is gone may be another's.
-    seen: dict[object, tuple[str, Array]] = {}
+    arrays = ((name, _as_array(name, tensor)) for name, tensor in tensors.items())
+    save_each(arrays, path, metadata, place=_place, values=lambda array: array)
+
+
+def save_each(
+    tensors: Iterable[tuple[str, T]],
+    path: str | PathLike[str],
+    metadata: Mapping[str, str] | None,
+    *,
+    place: Callable[[T], object],
+    values: Callable[[T], Array],
+) -> None:
+    """Write tensors of any library to a file, as an alias where two are the same.
+
+    Args:
+        tensors: Name and tensor.
+        path: Replaced only by a complete file.
+        metadata: Text → text.
+        place: Tensor → what is equal for two of the same memory, seen in the same way; None when that is not to be
+            asked.
+        values: Tensor → its values, written and let go before the next.
+    """
+    # The tensors are kept while it lives: the address of one that is gone may be another's.
+    seen: dict[object, tuple[str, T]] = {}
     with StoreWriter(path, metadata=metadata) as store:
-        for name, tensor in tensors.items():
-            array = _as_array(name, tensor)
-            same = (array.__array_interface__["data"], array.shape, array.strides, array.dtype)
-            if array.size and same in seen:
+        for name, tensor in tensors:
+            same = place(tensor)
+            if same in seen:
                 store.alias(name, seen[same][0])
-            else:
-                store.add(name, array)
-                seen[same] = (name, array)
+                continue
+            store.add(name, values(tensor))
+            if same is not None:
+                seen[same] = (name, tensor)
+
+
+def _place(array: Array) -> object:
+    return (array.__array_interface__["data"], array.shape, array.strides, array.dtype) if array.size else None
 
 
 def _as_array(name: str, array: npt.ArrayLike) -> Array:

@@ -57,6 +57,16 @@ def test_every_type_with_a_dtype_stores_one_but_unknown_bytes() -> None:
     assert {one.name for one in TYPES if one.dtype is not None} == {*DTYPES.values(), "unknown"}
 
 
+@pytest.mark.parametrize("dtype", DTYPES, ids=DTYPES.values())
+def test_a_dtype_is_found_by_its_name(dtype: np.dtype[Any]) -> None:
+    assert elements.dtype_named(dtype.name) == dtype
+
+
+def test_a_name_of_no_stored_dtype_is_refused() -> None:
+    with pytest.raises(UsageError, match="unsupported-dtype: no element type stores dtype complex128: convert to one"):
+        elements.dtype_named("complex128")
+
+
 @pytest.mark.parametrize("c_type", [np.longlong, np.ulonglong, np.intc, np.uintc, np.byte])
 def test_c_types_of_one_size_are_one_type(c_type: type[np.generic]) -> None:
     dtype = np.dtype(c_type)

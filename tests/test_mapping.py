@@ -56,6 +56,42 @@ def test_views_are_read_only(source: ByteSource) -> None:
     assert source.view(10, 20).format == "B"
 
 
+@both_ways
+def test_what_is_written_to_views_never_reaches_the_file(file: Path, access: Access) -> None:
+    source, other = open_source(file, access, writable=True), open_source(file, access)
+    view = source.view(10, 20)
+    view[:] = bytes(20)
+    assert view == bytes(20)
+    assert other.view(10, 20) == DATA[10:30]
+    # A map is one memory for all its views; plain reads have one each.
+    assert source.view(0, 40) == (DATA[:10] + bytes(20) + DATA[30:40] if access == "mmap" else DATA[:40])
+    source.close()
+    other.close()
+    assert view == bytes(20)
+    assert file.read_bytes() == DATA
+
+
+def overcommits() -> bool:
+    try:
+        with open("/proc/sys/vm/overcommit_memory") as mode:
+            return mode.read().strip() != "2"
+    except OSError:
+        return False
+
+
+@pytest.mark.skipif(not mapping._NORESERVE or not overcommits(), reason="this system reserves memory for a private map")
+def test_a_writable_map_may_be_larger_than_memory(tmp_path: Path) -> None:
+    path, size = tmp_path / "sparse", 1 << 40
+    path.touch()
+    os.truncate(path, size)
+    source = open_source(path, writable=True)
+    view = source.view(size - 8, 8)
+    view[:] = b"the last"
+    assert bytes(source.view(size - 8, 8)) == b"the last"
+    del view
+    source.close()
+
+
 def test_views_outlive_the_file(source: ByteSource) -> None:
     view = source.view(10, 20)
     source.close()

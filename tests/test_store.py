@@ -20,6 +20,7 @@ from blobstore.directory import build_directory
 from blobstore.elements import BY_NAME
 from blobstore.errors import BlobStoreError, CodecError, FormatError, NameNotFoundError, TruncatedError, UsageError
 from blobstore.index import Entry, IndexedBlob, build_index
+from blobstore.store import Store
 from tests.strategies import bytes_of, payload
 from tests.tensor_strategies import Model, models, mutated
 from tests.test_index import SEEDS
@@ -135,6 +136,19 @@ def test_arrays_are_read_only_views_into_the_map(small: Path) -> None:
             assert not array.flags.owndata or not array.size
     with pytest.raises(ValueError, match="cannot set WRITEABLE flag"):
         arrays["scalar"].flags.writeable = True
+
+
+@both_accesses
+def test_elements_of_a_writable_store_can_be_written_to(small: Path, access: Access) -> None:
+    before, name = small.read_bytes(), "model.embed_tokens.weight"
+    with Store(small, access=access, writable=True) as store:
+        info = store.info(name)
+        written = store.elements(info, 0, 6)
+        written[:] = 7
+        assert store[name].flags.writeable is False
+        assert store["zz.alias"].ravel().tolist() == (6 * [7] if access == "mmap" else list(range(6)))
+    assert written.tolist() == 6 * [7]
+    assert small.read_bytes() == before
 
 
 def test_with_plain_reads_each_array_is_a_read_only_copy_of_its_own(small: Path) -> None:
