@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 
 FUZZ_SECONDS ?= 60
 
-.PHONY: demo test lint unit fuzz bench test-minilm test-candle vectors clean
+.PHONY: demo test lint unit fuzz bench test-minilm test-candle test-torch test-jax vectors clean
 
 demo: $(VENV)/.installed
 	$(BIN)/blobstore demo -o build/demo
@@ -19,7 +19,7 @@ lint: $(VENV)/.test
 	$(BIN)/mypy
 
 unit: $(VENV)/.test
-	$(BIN)/python -m pytest -m "not minilm and not candle" --cov --cov-report=term
+	$(BIN)/python -m pytest -m "not minilm and not candle and not torch and not jax" --cov --cov-report=term
 
 fuzz: $(VENV)/.fuzz
 	$(BIN)/python tests/fuzz/run.py all $(FUZZ_SECONDS)
@@ -29,6 +29,12 @@ test-minilm: $(VENV)/.minilm
 
 test-candle: $(VENV)/.candle
 	$(BIN)/python -m pytest -m candle --no-header
+
+test-torch: $(VENV)/.torch
+	$(BIN)/python -m pytest -m torch --no-header
+
+test-jax: $(VENV)/.jax
+	$(BIN)/python -m pytest -m jax --no-header
 
 bench: $(VENV)/.bench
 	$(BIN)/python benchmarks/run.py
@@ -60,6 +66,15 @@ $(VENV)/.minilm: $(VENV)/.test
 
 $(VENV)/.candle: $(VENV)/.test
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check candle-nn
+	touch $@
+
+# One version: a plain torch may bring a build for GPUs, of gigabytes.
+$(VENV)/.torch: $(VENV)/.test
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check torch==2.13.0
+	touch $@
+
+$(VENV)/.jax: $(VENV)/.test
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[jax]'
 	touch $@
 
 $(VENV)/.bench: $(VENV)/.minilm

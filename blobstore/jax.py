@@ -1,0 +1,90 @@
+"""Jax arrays: `load_file`, `save_file` and `open` look as those of ``safetensors.flax`` do. Needs jax.
+
+On the CPU an array of `open` is a view of the mapped file, bfloat16 included.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from blobstore import store_writer
+from blobstore.bridge import BridgedStore, import_extra
+from blobstore.errors import UsageError
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from os import PathLike
+
+    import jax
+    import numpy.typing as npt
+
+    from blobstore.catalog import TensorInfo
+    from blobstore.mapping import Access
+else:
+    jax = import_extra("jax")
+
+__all__ = ["JaxStore", "load_file", "open", "save_file"]
+
+
+class JaxStore(BridgedStore["jax.Array"]):
+    """The tensors of a file, by name, on jax's default device. `open` makes one.
+
+    On the CPU arrays are views of the mapped file where they begin at a multiple of 64 bytes there, as every blob does
+    (a part of one may not), and stay valid after `close`; jax copies all others. Decoded are sfp, i8 and nuq, to
+    float32 in memory of their own, anew each time.
+    """
+
+    def _convert(self, info: TensorInfo, values: npt.NDArray[Any]) -> jax.Array:
+        if jax.dtypes.canonicalize_dtype(values.dtype) != values.dtype:
+            what = f"{info.name!r} is {info.type}, which jax would cut to 32 bits"
+            way_out = "with jax.enable_x64(True): load it there, or load(name, dtype=…) converts it"
+            raise UsageError("needs-x64", f"{what}: {way_out}")
+        array: jax.Array = jax.device_put(values)
+        return array
+
+
+def open(filename: str | PathLike[str], *, access: Access = "mmap", use_index: bool = True) -> JaxStore:  # noqa: A001
+    """Open a .sbs file: a mapping from name to jax array.
+
+    Args:
+        filename: As `blobstore.open`.
+        access: As `blobstore.open`; with ``read`` each array is a copy of its own.
+        use_index: As `blobstore.open`.
+
+    Raises:
+        FormatError, TruncatedError, OSError: As `blobstore.open`.
+    """
+    return JaxStore(filename, access=access, use_index=use_index)
+
+
+def load_file(filename: str | PathLike[str]) -> dict[str, jax.Array]:
+    """Return every tensor of a file in memory of its own, as ``safetensors.flax.load_file`` does.
+
+    Names of one tensor get one array. For views without copies use `open`.
+
+    Raises:
+        FormatError, TruncatedError, OSError: As `blobstore.open`.
+        CodecError: As `JaxStore.get_tensor`.
+        UsageError: ``needs-x64`` for a type of 64 bits, which jax narrows unless told otherwise.
+    """
+    with JaxStore(filename) as store:
+        return store.load_all()
+
+
+def save_file(
+    tensors: Mapping[str, jax.Array], filename: str | PathLike[str], metadata: Mapping[str, str] | None = None
+) -> None:
+    """Write arrays to a file, as ``safetensors.flax.save_file`` does.
+
+    Arrays on the CPU are not copied; jax keeps a copy of those of other devices as long as they live. Two names for
+    one array are stored once, as an alias.
+
+    Args:
+        tensors: Name → array.
+        filename: Replaced only by a complete file.
+        metadata: Text → text.
+
+    Raises:
+        UsageError: As `blobstore.StoreWriter.add`.
+    """
+    store_writer.save_file(tensors, filename, metadata)

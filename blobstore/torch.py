@@ -1,0 +1,178 @@
+"""Torch tensors: `load_file`, `save_file` and `open` look as those of ``safetensors.torch`` do. Needs torch.
+
+On the CPU a tensor of `open` is a view of the mapped file, bfloat16 included.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, TypeAlias
+
+import numpy as np
+
+from blobstore.bridge import BridgedStore, import_extra
+from blobstore.elements import dtype_named
+from blobstore.errors import UsageError
+from blobstore.store_writer import save_each
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from os import PathLike
+
+    import numpy.typing as npt
+    import torch
+
+    from blobstore.catalog import TensorInfo
+    from blobstore.mapping import Access
+
+    Device: TypeAlias = str | int | torch.device
+else:
+    torch = import_extra("torch")
+
+__all__ = ["TorchStore", "load_file", "open", "save_file"]
+
+
+class TorchStore(BridgedStore["torch.Tensor"]):
+    """The tensors of a file, by name. `open` makes one.
+
+    On the CPU tensors are views of the mapped file and stay valid after `close`. The map is copy-on-write, as that of
+    safetensors is: a tensor may be written to, which all that share its memory see, and which never reaches the file.
+    Decoded are sfp, i8 and nuq, to float32 in memory of their own, anew each time.
+
+    ``store[name][8:16]`` reads no more than these rows of a view; of encoded tensors `load` decodes only some.
+
+    Attributes:
+        device: Where tensors are put; but for the CPU that copies.
+    """
+
+    def __init__(
+        self,
+        filename: str | PathLike[str],
+        device: Device = "cpu",
+        *,
+        access: Access = "mmap",
+        use_index: bool = True,
+    ) -> None:
+        """Open a file; see `open`."""
+        super().__init__(filename, access=access, use_index=use_index, writable=True)
+        self.device = device
+
+    def load(
+        self, name: str, *, dtype: torch.dtype | npt.DTypeLike | None = None, rows: slice | None = None
+    ) -> torch.Tensor:
+        """Return a tensor, or some of its rows, in memory of its own.
+
+        Args:
+            name: Its name.
+            dtype: Of torch, to convert to (encoded ones are decoded to it); by default the one that ``self[name]`` has.
+            rows: Of the first dimension. Only what is asked for is read and decoded.
+
+        Raises:
+            NameNotFoundError, CodecError, UsageError: As `get_tensor`; ``no-rows``.
+        """
+        return super().load(name, dtype=_numpy_dtype(dtype) if isinstance(dtype, torch.dtype) else dtype, rows=rows)
+
+    def _convert(self, info: TensorInfo, values: npt.NDArray[Any]) -> torch.Tensor:
+        dtype = getattr(torch, values.dtype.name, None)
+        if dtype is None:
+            what = f"{info.name!r} is {info.type}, and torch {torch.__version__} has no {values.dtype.name}"
+            raise UsageError("unsupported-dtype", f"{what}: load(name, dtype=torch.float32) converts it")
+        # numpy and torch share no other way to say bfloat16: as integers of the same size they know each other's.
+        plain = torch.from_numpy(values.view(f"i{values.itemsize}"))
+        return plain.view(dtype).to(self.device)
+
+
+def open(  # noqa: A001
+    filename: str | PathLike[str], device: Device = "cpu", *, access: Access = "mmap", use_index: bool = True
+) -> TorchStore:
+    """Open a .sbs file: a mapping from name to torch tensor.
+
+    Args:
+        filename: As `blobstore.open`.
+        device: Where tensors are put. On the CPU they are views of the mapped file, else copies.
+        access: As `blobstore.open`; with ``read`` each tensor is a copy of its own.
+        use_index: As `blobstore.open`.
+
+    Raises:
+        FormatError, TruncatedError, OSError: As `blobstore.open`.
+    """
+    return TorchStore(filename, device, access=access, use_index=use_index)
+
+
+def load_file(filename: str | PathLike[str], device: Device = "cpu") -> dict[str, torch.Tensor]:
+    """Return every tensor of a file in memory of its own, as ``safetensors.torch.load_file`` does.
+
+    Names of one tensor get one tensor: tied weights stay tied. For views without copies use `open`.
+
+    Raises:
+        FormatError, TruncatedError, OSError: As `blobstore.open`.
+        CodecError, UsageError: As `TorchStore.get_tensor`.
+    """
+    with TorchStore(filename, device) as store:
+        return store.load_all()
+
+
+def save_file(
+    tensors: Mapping[str, torch.Tensor], filename: str | PathLike[str], metadata: Mapping[str, str] | None = None
+) -> None:
+    """Write tensors to a file, as ``safetensors.torch.save_file`` does.
+
+    Two names for one tensor (the same memory, shape, strides and dtype) are stored once, as an alias. Tensors may have
+    any strides: they are written in C order, without a copy of the whole. Those of other devices are copied to the CPU
+    one at a time.
+
+    Args:
+        tensors: Name → tensor.
+        filename: Replaced only by a complete file.
+        metadata: Text → text.
+
+    Raises:
+        UsageError: ``not-a-tensor``; ``unsupported-tensor`` for a tensor that is sparse, quantised, nested or without
+            data (meta); ``unsupported-dtype``; and as `blobstore.StoreWriter.add`.
+    """
+    checked = ((name, _checked(name, tensor)) for name, tensor in tensors.items())
+    save_each(checked, filename, metadata, place=_place, values=_as_array)
+
+
+def _checked(name: str, tensor: torch.Tensor) -> torch.Tensor:
+    """Refuse what has no values of its own in one piece of memory."""
+    if not isinstance(tensor, torch.Tensor):
+        raise UsageError("not-a-tensor", f"{name!r} is a {type(tensor).__name__}, expected a torch.Tensor")
+    if tensor.is_quantized:
+        raise _unsupported(name, "quantised", "save tensor.dequantize(), or tensor.int_repr() and the scales")
+    if tensor.is_nested:
+        raise _unsupported(name, "nested", "save its parts, tensor.unbind()")
+    if tensor.layout != torch.strided:
+        raise _unsupported(name, f"of layout {tensor.layout}", "save tensor.to_dense()")
+    if tensor.is_meta:
+        raise _unsupported(name, "on the device meta", "it has no values: load or initialise them first")
+    try:
+        _numpy_dtype(tensor.dtype)
+    except UsageError as error:
+        raise UsageError(error.reason, f"{name!r}: {error.message}") from None
+    return tensor
+
+
+def _unsupported(name: str, what: str, way_out: str) -> UsageError:
+    return UsageError("unsupported-tensor", f"{name!r} is {what}, which has no stored form: {way_out}")
+
+
+def _place(tensor: torch.Tensor) -> object:
+    if not tensor.numel():
+        return None
+    # data_ptr is that of the first element, so that it says the offset in the storage, too.
+    bits = (tensor.dtype, tensor.is_conj(), tensor.is_neg())
+    return tensor.device, tensor.data_ptr(), tensor.shape, tensor.stride(), bits
+
+
+def _as_array(tensor: torch.Tensor) -> npt.NDArray[Any]:
+    """Return a tensor's values, without a copy when it is on the CPU (and no lazy conjugate)."""
+    dtype = _numpy_dtype(tensor.dtype)
+    plain = tensor.detach().cpu().resolve_conj().resolve_neg()
+    integers = getattr(torch, np.dtype(f"i{dtype.itemsize}").name)
+    array: npt.NDArray[Any] = plain.view(integers).numpy()
+    return array.view(dtype)
+
+
+def _numpy_dtype(dtype: torch.dtype) -> np.dtype[np.generic]:
+    """Return the numpy dtype of the same name: torch and ml_dtypes agree on them."""
+    return dtype_named(str(dtype).removeprefix("torch."))

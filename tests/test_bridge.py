@@ -1,0 +1,172 @@
+"""What bridges share, with a library that has nothing of its own: numpy. The libraries: test_torch.py, test_jax.py."""
+
+from __future__ import annotations
+
+import gc
+import subprocess
+import sys
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+import blobstore
+from blobstore import codecs
+from blobstore.bridge import BridgedStore, import_extra
+from blobstore.elements import BY_NAME
+from blobstore.errors import MissingExtraError, NameNotFoundError, UsageError
+from tests.tensor_strategies import Model, models
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    import numpy.typing as npt
+
+    from blobstore.catalog import TensorInfo
+    from blobstore.mapping import Access
+
+    Array = npt.NDArray[Any]
+
+VALUES = np.random.default_rng(3).normal(0, 1, (6, 5)).astype(np.float32)
+
+
+class Bridged(BridgedStore["Array"]):
+    def _convert(self, info: TensorInfo, values: Array) -> Array:
+        if info.type.name == "u16":
+            raise UsageError("unsupported-dtype", "not known here")
+        assert values.shape[1:] == info.shape[1:]
+        assert values.flags.c_contiguous
+        assert values.flags.aligned
+        return values
+
+
+@pytest.fixture
+def small(tmp_path: Path) -> Path:
+    path = tmp_path / "small.sbs"
+    with blobstore.create(path, metadata={"format": "pt"}) as store:
+        store.add("f32", VALUES)
+        store.alias("tied", "f32")
+        store.part("row", "f32", BY_NAME["f32"], (5,), offset=20)
+        store.part("odd", "f32", BY_NAME["f32"], (5,), offset=1)
+        data, scale = codecs.encode("sfp", VALUES)
+        store.add_stored("sfp", [data], BY_NAME["sfp"], VALUES.shape, scale=scale)
+        store.add("scalar", np.int8(3))
+    return path
+
+
+@given(models(), st.booleans())
+def test_every_name_reads_bit_for_bit(tmp_path: Path, model: Model, writable: bool) -> None:
+    path = tmp_path / "m.sbs"
+    model.write(path)
+    # The library of this test has no u16.
+    wanted = {name: one for name, one in model.expected().items() if one[0] != np.uint16}
+    with Bridged(path, writable=writable) as store:
+        assert list(store) == list(store.keys()) == list(store.store)
+        for name, (dtype, shape, data) in wanted.items():
+            for array in (store[name], store.get_tensor(name), store.load(name)):
+                assert (array.dtype, array.shape, array.tobytes()) == (dtype, shape, data)
+        assert store.metadata() == model.metadata
+
+
+def test_arrays_are_views_but_of_elements_that_are_not_aligned(small: Path) -> None:
+    with Bridged(small) as store:
+        assert np.shares_memory(store["f32"], store["tied"])
+        assert np.shares_memory(store["row"], store["f32"])
+        assert not np.shares_memory(store["odd"], store["f32"])
+        assert store["odd"].tobytes() == VALUES.tobytes()[1:21]
+
+
+def test_all_names_of_one_tensor_load_as_one(small: Path) -> None:
+    with Bridged(small) as store:
+        loaded = store.load_all()
+        assert loaded.keys() == set(store)
+        assert loaded["f32"] is loaded["tied"]
+        assert not any(np.shares_memory(loaded[name], loaded["f32"]) for name in ("row", "odd", "sfp"))
+        assert not np.shares_memory(loaded["f32"], store["f32"])
+        assert all(array.flags.writeable for array in loaded.values())
+
+
+def test_encoded_tensors_are_decoded_all_or_some_rows(small: Path) -> None:
+    with Bridged(small) as store:
+        assert store["sfp"].dtype == np.float32
+        assert store["sfp"].tobytes() == store.store["sfp"].tobytes()
+        assert store.load("sfp", rows=slice(1, 6, 2)).tobytes() == store["sfp"][1:6:2].tobytes()
+        assert store.load("sfp", dtype=np.float16).dtype == np.float16
+
+
+def test_it_is_a_mapping_that_says_what_is_missing(small: Path) -> None:
+    with Bridged(small) as store:
+        assert repr(store) == f"<Bridged {str(small)!r}: 6 tensors>"
+        assert len(store) == 6
+        assert ("f32" in store, "f33" in store, store.__contains__(7)) == (True, False, False)
+        assert (store.get("f33"), store.get("f33", 7)) == (None, 7)
+        assert store.get("scalar").tolist() == 3
+        for look in (store.__getitem__, store.get_tensor, store.load):
+            with pytest.raises(NameNotFoundError, match="no tensor has the name 'scalars': did you mean 'scalar'"):
+                look("scalars")
+
+
+@pytest.mark.parametrize("access", ["mmap", "read"])
+def test_arrays_outlive_the_store_and_its_file(small: Path, access: Access) -> None:
+    store = Bridged(small, access=access)
+    array = store["f32"]
+    small.unlink()
+    store.close()
+    with pytest.raises(UsageError, match="closed"):
+        store["f32"]
+    del store
+    gc.collect()
+    assert array.tobytes() == VALUES.tobytes()
+
+
+def test_what_the_library_lacks_is_told_with_the_file(tmp_path: Path) -> None:
+    path = tmp_path / "m.sbs"
+    blobstore.save_file({"a": np.arange(2, dtype=np.uint16)}, path)
+    with Bridged(path) as store:
+        for look in (store.__getitem__, store.load):
+            with pytest.raises(UsageError) as caught:
+                look("a")
+            assert caught.value.path == str(path)
+
+
+# The libraries themselves.
+
+
+@pytest.mark.parametrize("name", ["torch", "jax"])
+def test_a_missing_library_is_told_with_the_extra_to_install(name: str) -> None:
+    # None in sys.modules is what Python itself takes for "there is none", installed or not.
+    run = f"import sys; sys.modules[{name!r}] = None\nimport blobstore.{name}"
+    done = subprocess.run([sys.executable, "-c", run], check=False, capture_output=True, text=True)
+    assert done.returncode == 1
+    assert done.stderr.endswith(
+        f"blobstore.errors.MissingExtraError: missing-extra: blobstore.{name} needs {name}: "
+        f"pip install 'gemma-blobstore[{name}]'\n"
+    )
+
+
+def test_a_missing_library_is_an_import_error() -> None:
+    with pytest.raises(ImportError) as caught:
+        import_extra("there_is_no_such_library")
+    assert isinstance(caught.value, MissingExtraError)
+
+
+def test_a_library_that_lacks_another_is_not_taken_for_missing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "lacks_another.py").write_text("import there_is_no_such_library")
+    monkeypatch.syspath_prepend(tmp_path)
+    with pytest.raises(ModuleNotFoundError, match="'there_is_no_such_library'"):
+        import_extra("lacks_another")
+
+
+def test_nothing_else_imports_the_libraries(tmp_path: Path) -> None:
+    for name in ("torch", "jax"):
+        (tmp_path / f"{name}.py").write_text(f"raise SystemExit('{name} was imported')")
+    run = (
+        "import sys, pkgutil, importlib; sys.path.insert(0, sys.argv[1]); import blobstore\n"
+        "for one in pkgutil.walk_packages(blobstore.__path__, 'blobstore.'):\n"
+        "    if one.name not in ('blobstore.torch', 'blobstore.jax', 'blobstore.__main__'):\n"
+        "        importlib.import_module(one.name)\n"
+        "blobstore.save_file({'a': [1]}, sys.argv[1] + '/m.sbs'); blobstore.load_file(sys.argv[1] + '/m.sbs')\n"
+    )
+    subprocess.run([sys.executable, "-c", run, str(tmp_path)], check=True)
