@@ -172,7 +172,7 @@ def test_64_bits_are_refused_rather_than_cut(tmp_path: Path, bridge: ModuleType,
 
 
 def test_the_same_array_is_stored_once(tmp_path: Path, bridge: ModuleType, jax: ModuleType) -> None:
-    path, base = tmp_path / "m.sbs", jax.numpy.arange(12, dtype=jax.numpy.bfloat16).reshape(4, 3)
+    path, base = tmp_path / "m.sbs", jax.numpy.arange(16, dtype=jax.numpy.bfloat16).reshape(4, 4)
     bridge.save_file({"embedding": base, "head": base, "equal": base + 0, "turned": base.T}, path)
     with bridge.open(path) as store:
         keys = {name: store.store.info(name).key for name in store}

@@ -286,7 +286,7 @@ def test_any_strides_are_written_in_c_order(
 
 
 def test_the_very_same_tensor_is_stored_once(tmp_path: Path, bridge: ModuleType, torch: ModuleType) -> None:
-    base = torch.arange(12, dtype=torch.float32).reshape(4, 3)
+    base = torch.arange(16, dtype=torch.float32).reshape(4, 4)
     tensors = {
         "embedding": base,
         "head": base,
