@@ -50,7 +50,7 @@ class BridgedStore(Mapping[str, T]):
     """
 
     def __init__(
-        self, filename: str | PathLike[str], *, access: Access = "mmap", use_index: bool = True, writable: bool = False
+        self, filename: str | PathLike[str], *, access: Access = "auto", use_index: bool = True, writable: bool = False
     ) -> None:
         """Open a file; see `blobstore.open`. ``writable`` as `blobstore.BlobReader` has it."""
         self.store = Store(filename, access=access, use_index=use_index, writable=writable)

@@ -43,7 +43,7 @@ class JaxStore(BridgedStore["jax.Array"]):
         return array
 
 
-def open(filename: str | PathLike[str], *, access: Access = "mmap", use_index: bool = True) -> JaxStore:  # noqa: A001
+def open(filename: str | PathLike[str], *, access: Access = "auto", use_index: bool = True) -> JaxStore:  # noqa: A001
     """Open a .sbs file: a mapping from name to jax array.
 
     Args:

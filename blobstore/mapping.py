@@ -187,11 +187,12 @@ def is_remote(kind: str) -> bool:
 
 
 def open_source(path: str | PathLike[str], access: Access = "auto", *, writable: bool = False) -> ByteSource:
-    """Open a file for reading; ``writable`` is about the views in memory.
+    """Open a file for reading.
 
     Args:
         path: Of a regular file.
         access: ``auto`` maps it, unless its file system is a network drive's.
+        writable: Whether views in memory can be written to; the file stays as it is.
 
     Raises:
         UsageError: ``bad-access`` for another word than those of `Access`; ``not-a-file`` for a folder, pipe or device.

@@ -49,7 +49,7 @@ class TorchStore(BridgedStore["torch.Tensor"]):
         filename: str | PathLike[str],
         device: Device = "cpu",
         *,
-        access: Access = "mmap",
+        access: Access = "auto",
         use_index: bool = True,
     ) -> None:
         """Open a file; see `open`."""
@@ -82,7 +82,7 @@ class TorchStore(BridgedStore["torch.Tensor"]):
 
 
 def open(  # noqa: A001
-    filename: str | PathLike[str], device: Device = "cpu", *, access: Access = "mmap", use_index: bool = True
+    filename: str | PathLike[str], device: Device = "cpu", *, access: Access = "auto", use_index: bool = True
 ) -> TorchStore:
     """Open a .sbs file: a mapping from name to torch tensor.
 
