@@ -29,6 +29,7 @@ COMMANDS = (
     "index",
     "rewrite",
     "recover",
+    "bench",
     "demo",
 )
 OK, FAULT, USAGE = 0, 1, 2

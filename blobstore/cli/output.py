@@ -120,6 +120,25 @@ def progress(total: int | None, what: str, *, quiet: bool = False) -> Iterator[C
         yield lambda nbytes: bar.advance(task, nbytes)
 
 
+@contextmanager
+def steps() -> Iterator[Callable[[int, int, str], None]]:
+    """Show how many steps are done, and the next one, while the block runs, when someone can see it.
+
+    Yields:
+        To be called with how many are done, how many there are, and what comes next.
+    """
+    if not sys.stderr.isatty():
+        yield lambda *_: None
+        return
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
+
+    columns = (MofNCompleteColumn(), BarColumn(), TextColumn("{task.description}", markup=False))
+    with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
+        task = bar.add_task("")
+        yield lambda done, total, what: bar.update(task, completed=done, total=total, description=what)
+
+
 class Stopwatch:
     """Seconds since it was made."""
 

@@ -1,0 +1,219 @@
+"""What is measured of a format, and ours. A case is the same for every format: made of the few things a format does."""
+
+from __future__ import annotations
+
+import mmap
+import random
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+import blobstore
+from blobstore.errors import UsageError
+from blobstore.store import Store
+from blobstore.transfer import flat_bytes
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Iterator, Sequence
+
+    import numpy.typing as npt
+
+    from blobstore.catalog import TensorInfo
+    from blobstore.mapping import Access
+
+    Array = npt.NDArray[Any]
+    Entry = tuple[str, str, tuple[int, ...]]  # name, type, shape
+
+_LOOKED_UP = 1000
+
+
+@dataclass(frozen=True)
+class Case:
+    """Something to measure.
+
+    Attributes:
+        key: Short, stable.
+        title: For people.
+        what: All that is timed.
+        everything: Whether it takes every byte of the tensors, so that bytes per second say something.
+    """
+
+    key: str
+    title: str
+    what: str
+    everything: bool = False
+
+
+_MAP = "open, and touch one byte of each page of every tensor where it is mapped"
+CASES = {
+    one.key: one
+    for one in (
+        Case("open", "open", "open the file, and check what is checked then"),
+        Case("list", "list", "open, list name, type and shape of every tensor"),
+        Case("lookup", "look up", f"open, ask {_LOOKED_UP} names (or all) for type and shape"),
+        Case("first", "first tensor", "open, touch one byte of each page of one tensor, of middle size"),
+        Case("map", "map and touch", _MAP, everything=True),
+        Case("read", "read everything", "open, bring every tensor into memory of its own", everything=True),
+    )
+}
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """The tensors that a measurement is about.
+
+    Attributes:
+        names: All of them.
+        some: Those that are looked up.
+        one: The one that is used first.
+        nbytes: Of all of them.
+    """
+
+    names: Sequence[str]
+    some: Sequence[str]
+    one: str
+    nbytes: int
+
+
+class Format(ABC):
+    """A file format: how its library writes, opens and reads.
+
+    Attributes:
+        name: For people and the command line.
+        cases: Keys of what it can do.
+        mapped: Whether `view` is a view into the mapped file; else it is a copy.
+    """
+
+    name: str
+    cases: tuple[str, ...] = tuple(CASES)
+    mapped: bool = True
+
+    @abstractmethod
+    def write(self, path: str, tensors: Iterable[tuple[str, Array]]) -> None:
+        """Write a file."""
+
+    @abstractmethod
+    def open(self, path: str) -> Any:  # noqa: ANN401 (what each library has)
+        """Open it."""
+
+    @abstractmethod
+    def entries(self, opened: Any) -> list[Entry]:  # noqa: ANN401 (as above)
+        """Return what is known of each tensor."""
+
+    @abstractmethod
+    def entry(self, opened: Any, name: str) -> Entry:  # noqa: ANN401 (as above)
+        """Return what is known of one, without its values."""
+
+    @abstractmethod
+    def view(self, opened: Any, name: str) -> Array:  # noqa: ANN401 (as above)
+        """Return a tensor as cheaply as the library can."""
+
+    def load(self, opened: Any, name: str) -> Array:  # noqa: ANN401 (as above)
+        """Return a tensor in memory of its own."""
+        view = self.view(opened, name)
+        return np.array(view) if self.mapped else view
+
+
+class Ours(Format):
+    """An .sbs file by `blobstore.open`."""
+
+    name = "blobstore"
+    access: Access = "mmap"
+
+    def write(self, path: str, tensors: Iterable[tuple[str, Array]]) -> None:
+        """Write a file."""
+        blobstore.save_file(dict(tensors), path)
+
+    def open(self, path: str) -> Store:
+        """Open it."""
+        return Store(path, access=self.access)
+
+    def entries(self, opened: Store) -> list[Entry]:
+        """Return what is known of each tensor."""
+        return [_entry(one) for one in opened.infos()]
+
+    def entry(self, opened: Store, name: str) -> Entry:
+        """Return what is known of one."""
+        return _entry(opened.info(name))
+
+    def view(self, opened: Store, name: str) -> Array:
+        """Return a tensor where it lies."""
+        return stored(opened, opened.info(name))
+
+
+class OursByReads(Ours):
+    """The same without a map: what ``access="read"`` returns is in memory of its own."""
+
+    name = "blobstore, plain reads"
+    cases = ("read",)
+    access: Access = "read"
+    mapped = False
+
+
+def _entry(info: TensorInfo) -> Entry:
+    return info.name, info.type.name, info.shape
+
+
+def stored(store: Store, info: TensorInfo) -> Array:
+    """Return a tensor's values where numpy has their type; the stored bytes of one that would have to be decoded."""
+    if info.encoded or info.dtype is None:
+        return np.frombuffer(store.reader.view(info.offset, info.nbytes), np.uint8)
+    return store.array(info)
+
+
+def touch(array: Array) -> int:
+    """Use one byte of each page of an array."""
+    data = np.frombuffer(flat_bytes(array), np.uint8)
+    return max(int(data[:: mmap.PAGESIZE].max()), int(data[-1])) if len(data) else 0
+
+
+def work(one: Format, case: str, path: str, wanted: Wanted) -> Callable[[], object]:
+    """Return what is to be timed. It returns all that it has opened and read, to be kept while memory is measured."""
+
+    def run() -> object:
+        opened = one.open(path)
+        return opened, steps[case](opened)
+
+    steps: dict[str, Callable[[Any], object]] = {
+        "open": lambda _: None,
+        "list": one.entries,
+        "lookup": lambda opened: [one.entry(opened, name) for name in wanted.some],
+        "first": lambda opened: touch(one.view(opened, wanted.one)),
+        "map": lambda opened: [touch(one.view(opened, name)) for name in wanted.names],
+        "read": lambda opened: [one.load(opened, name) for name in wanted.names],
+    }
+    return run
+
+
+def choose(store: Store, limit: int | None = None) -> list[TensorInfo]:
+    """Return the tensors to measure: each that has bytes of its own, in the file's order; aliases once.
+
+    Args:
+        store: The file.
+        limit: Of bytes: what doesn't fit into what is left of it is passed over.
+
+    Raises:
+        UsageError: ``no-tensors``.
+    """
+    ranges = {(one.offset, one.nbytes): one for one in reversed(list(store.infos())) if one.nbytes}
+    infos = sorted(ranges.values(), key=lambda one: one.offset)
+    if not infos:
+        raise UsageError("no-tensors", "the file has no tensors with values: there is nothing to measure")
+    return infos if limit is None else list(_fitting(infos, limit)) or [min(infos, key=lambda one: one.nbytes)]
+
+
+def _fitting(infos: Iterable[TensorInfo], left: int) -> Iterator[TensorInfo]:
+    for one in infos:
+        if one.nbytes <= left:
+            left -= one.nbytes
+            yield one
+
+
+def wanted_of(infos: Sequence[TensorInfo]) -> Wanted:
+    """Return what is measured of these tensors; the same in every run."""
+    names = [one.name for one in infos]
+    middle = sorted(infos, key=lambda one: (one.nbytes, one.offset))[len(infos) // 2]
+    some = random.Random(0).sample(names, min(len(names), _LOOKED_UP))  # noqa: S311 (no secret)
+    return Wanted(names, some, middle.name, sum(one.nbytes for one in infos))

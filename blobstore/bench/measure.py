@@ -1,0 +1,187 @@
+"""One measurement, in a process of its own: so that its peak memory is its own, and nothing is left of another.
+
+The process does the case on a file of one tensor first, so that what libraries import and set up at first use doesn't
+count.
+"""
+
+from __future__ import annotations
+
+import gc
+import json
+import os
+import subprocess
+import sys
+import time
+from contextlib import suppress
+from dataclasses import asdict, dataclass, field
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+import blobstore
+from blobstore.bench import cache, cases, cpp, yardsticks
+from blobstore.bench.cases import Ours, OursByReads, Wanted
+from blobstore.bench.peers import PEERS
+from blobstore.errors import BlobStoreError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from blobstore.bench.cases import Format
+
+TRIAL = Wanted(["a"], ["a"], "a", 4096)  # of the file of one tensor
+FORMATS: dict[str, Format] = {one.name: one for one in (Ours(), OursByReads(), *PEERS.values())}
+_STATUS, _CLEAR_REFS = "/proc/self/status", "/proc/self/clear_refs"
+
+
+@dataclass(frozen=True)
+class Job:
+    """What a process is told to do.
+
+    Attributes:
+        format: Name of a format, of the machine, or of the reader in C++.
+        case: Key.
+        path: The file.
+        trial: Another of one tensor; the program for the reader in C++.
+        wanted: The tensors.
+        cold: Whether the file is to leave the page cache before, or to be in it.
+        drop_caches: Whether everything else is to leave, too.
+    """
+
+    format: str
+    case: str
+    path: str
+    trial: str
+    wanted: Wanted
+    cold: bool
+    drop_caches: bool = False
+
+
+@dataclass(frozen=True)
+class Sample:
+    """What one run has shown. None is what the system doesn't tell.
+
+    Attributes:
+        seconds: That it took.
+        peak_nbytes: Memory that the process had more at the worst moment, mapped pages of files among it.
+        own_nbytes: How much it had more at the end, with all that was read still held, without mapped pages (which the
+            system can take back at any time).
+        minor_faults, major_faults: Pages that were mapped when they were touched; those that a disk had to give.
+        cached_before: Part of the file that was in the page cache when it began, 0 to 1.
+        pages_after: Pages of the file in the cache when a cold run had ended: what was brought in for it.
+    """
+
+    seconds: float
+    peak_nbytes: int | None
+    own_nbytes: int | None
+    minor_faults: int | None
+    major_faults: int | None
+    cached_before: float | None = None
+    pages_after: int | None = None
+
+
+def take(job: Job) -> Sample:
+    """Run a job in a new process.
+
+    Raises:
+        BlobStoreError: ``bench-failed``, and how.
+    """
+    # The same package, from wherever it was imported, and nothing of the current folder (-P).
+    package = os.path.dirname(os.path.dirname(os.path.abspath(blobstore.__file__)))
+    before = os.environ.get("PYTHONPATH")
+    done = subprocess.run(
+        [sys.executable, "-P", "-m", "blobstore.bench.measure"],
+        input=json.dumps(asdict(job)).encode(),
+        capture_output=True,
+        check=False,
+        env={**os.environ, "PYTHONPATH": os.pathsep.join([package, *([before] if before else [])])},
+    )
+    if done.returncode:
+        lines = done.stderr.decode(errors="replace").strip().splitlines()
+        why = lines[-1] if lines else f"the process was ended by signal {-done.returncode}"
+        raise BlobStoreError("bench-failed", f"{job.format}, {job.case}: {why}")
+    return Sample(**json.loads(done.stdout))
+
+
+def measure(job: Job) -> Sample:
+    """Run a job in this process."""
+    if job.format == cpp.NAME:
+        names = job.wanted.some if job.case == "lookup" else job.wanted.names
+        run: Callable[[], object] = partial(cpp.run, job.trial, job.case, job.path, names)
+    else:
+        _work(job, job.trial, TRIAL)()
+        run = _work(job, job.path, job.wanted)
+    gc.collect()
+    files = cache.files_of(job.path)
+    if job.cold:
+        cache.drop(files, everything=job.drop_caches)
+    else:
+        cache.fill(files)
+    before = cache.resident(files)
+    told = _timed(run)
+    after = cache.resident(files) if job.cold else None
+    told["cached_before"] = before[0] / max(before[1], 1) if before else None
+    told["pages_after"] = after[0] if after else None
+    return Sample(**told)
+
+
+def _work(job: Job, path: str, wanted: Wanted) -> Callable[[], object]:
+    if job.format == yardsticks.NAME:
+        return yardsticks.work(job.case, path, wanted.nbytes)
+    return cases.work(FORMATS[job.format], job.case, path, wanted)
+
+
+def _timed(run: Callable[[], object]) -> dict[str, Any]:
+    start = _Usage(reset_peak=True)
+    begin = time.perf_counter()
+    held = run()
+    seconds = time.perf_counter() - begin
+    end = _Usage()
+    if isinstance(held, cpp.Told):  # another process, which has measured itself
+        return dict(held)
+    return {
+        "seconds": seconds,
+        "peak_nbytes": end.less("VmHWM", start, "VmRSS"),
+        "own_nbytes": end.less("RssAnon", start, "RssAnon"),
+        "minor_faults": end.less("minor", start, "minor"),
+        "major_faults": end.less("major", start, "major"),
+    }
+
+
+@dataclass
+class _Usage:
+    """Memory and page faults of this process, by the kernel's names."""
+
+    reset_peak: bool = False
+    counts: dict[str, int] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        """Ask the system."""
+        if self.reset_peak:
+            # Without it the peak is that of the imports, too; the resource module's even that of the parent.
+            with suppress(OSError), open(_CLEAR_REFS, "w", encoding="ascii") as file:
+                file.write("5")
+        with suppress(OSError), open(_STATUS, encoding="ascii", errors="replace") as file:
+            lines = (line.split() for line in file if line.endswith(" kB\n"))
+            self.counts = {words[0].rstrip(":"): int(words[1]) * 1024 for words in lines}
+        with suppress(ImportError):
+            import resource  # noqa: PLC0415 (not on Windows)
+
+            used = resource.getrusage(resource.RUSAGE_SELF)
+            self.counts |= {"minor": used.ru_minflt, "major": used.ru_majflt}
+
+    def less(self, name: str, start: _Usage, other: str) -> int | None:
+        """Return how much more it is than another count was at the start."""
+        if name not in self.counts or other not in start.counts:
+            return None
+        return max(0, self.counts[name] - start.counts[other])
+
+
+def main() -> None:
+    """Read a job from standard input, print the sample."""
+    told = json.load(sys.stdin)
+    sample = measure(Job(**{**told, "wanted": Wanted(**told["wanted"])}))
+    json.dump(asdict(sample), sys.stdout)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,297 @@
+"""Other formats: the same tensors, written and read by the library that most use for them.
+
+None is compressed: weights hardly get smaller, and the comparison is of reading. A type that a format doesn't have is
+held as unsigned integers of the same width.
+"""
+
+from __future__ import annotations
+
+import zipfile
+from importlib import metadata, util
+from typing import TYPE_CHECKING, Any
+
+import ml_dtypes
+import numpy as np
+
+from blobstore.atomic import AtomicFile
+from blobstore.bench.cases import CASES, Format
+from blobstore.convert.safetensors import dump_header
+from blobstore.elements import type_of
+from blobstore.transfer import Sink, flat_bytes
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from blobstore.bench.cases import Array, Entry
+
+_BFLOAT16 = np.dtype(ml_dtypes.bfloat16)
+_COPIES = tuple(one for one in CASES if one != "map")
+
+
+def _as_bits(array: Array) -> Array:
+    """View an array as unsigned integers of the same width, for formats that don't have its type."""
+    return array.view(np.dtype(f"<u{array.dtype.itemsize}"))
+
+
+def _is_numpys_own(dtype: np.dtype[Any]) -> bool:
+    """Whether numpy itself has a type; those of ml_dtypes it only knows by registration."""
+    return dtype.type.__module__ == "numpy"
+
+
+class Peer(Format):
+    """A format of others.
+
+    Attributes:
+        distribution: What brings its library, and whose version is told.
+        module: What is imported.
+        suffix: Of its files.
+        own: Bytes that it takes for each tensor beside its values, at most; for telling how much room it takes.
+    """
+
+    distribution: str
+    module: str
+    suffix: str
+    own: int = 4096
+
+    @property
+    def installed(self) -> bool:
+        """Whether its library is there."""
+        return util.find_spec(self.module) is not None
+
+    @property
+    def version(self) -> str:
+        """Of its library."""
+        return metadata.version(self.distribution)
+
+    def held(self, array: Array) -> Array:
+        """Return an array in a type that the format has; the same bytes."""
+        return array if _is_numpys_own(array.dtype) else _as_bits(array)
+
+
+class Safetensors(Peer):
+    """safetensors by ``safe_open``, for numpy; it has no mapped arrays."""
+
+    name = "safetensors"
+    distribution = module = "safetensors"
+    suffix = ".safetensors"
+    cases = _COPIES
+    mapped = False
+
+    def held(self, array: Array) -> Array:
+        """Its numpy side knows bfloat16, but not the 8-bit floats."""
+        return array if array.dtype == _BFLOAT16 else super().held(array)
+
+    def write(self, path: str, tensors: Iterable[tuple[str, Array]]) -> None:
+        """Write a file; here, because the library wants all of it in memory."""
+        held = [(name, self.held(array)) for name, array in tensors]
+        with AtomicFile(path) as target:
+            sink = Sink(target.fileno())
+            sink.write(memoryview(dump_header((name, type_of(one.dtype), one.shape) for name, one in held)))
+            for _, array in held:
+                sink.write(flat_bytes(array))
+            sink.flush()
+
+    def open(self, path: str) -> Any:  # noqa: ANN401
+        """Open it."""
+        from safetensors import safe_open
+
+        return safe_open(path, "np")
+
+    def entries(self, opened: Any) -> list[Entry]:  # noqa: ANN401
+        """Return what is known of each tensor."""
+        return [self.entry(opened, name) for name in opened.keys()]  # noqa: SIM118 (it is no mapping)
+
+    def entry(self, opened: Any, name: str) -> Entry:  # noqa: ANN401
+        """Return what is known of one."""
+        one = opened.get_slice(name)
+        return name, one.get_dtype(), tuple(one.get_shape())
+
+    def view(self, opened: Any, name: str) -> Array:  # noqa: ANN401
+        """Return a copy."""
+        array: Array = opened.get_tensor(name)
+        return array
+
+
+class Npz(Peer):
+    """numpy's own archive, as ``numpy.savez`` writes it."""
+
+    name = "npz"
+    distribution = module = "numpy"
+    suffix = ".npz"
+    cases = _COPIES
+    mapped = False
+
+    def write(self, path: str, tensors: Iterable[tuple[str, Array]]) -> None:
+        """Write a file; member by member, because ``savez`` takes names as keywords, and not all names."""
+        with zipfile.ZipFile(path, "w", zipfile.ZIP_STORED) as archive:
+            for name, array in tensors:
+                with archive.open(f"{name}.npy", "w", force_zip64=True) as member:
+                    np.lib.format.write_array(member, self.held(array), allow_pickle=False)
+
+    def open(self, path: str) -> Any:  # noqa: ANN401
+        """Open it."""
+        return np.load(path)
+
+    def entries(self, opened: Any) -> list[Entry]:  # noqa: ANN401
+        """Return what is known of each tensor."""
+        return [self.entry(opened, name) for name in opened.files]
+
+    def entry(self, opened: Any, name: str) -> Entry:  # noqa: ANN401
+        """Return what is known of one: the archive knows names only, the rest stands before its values."""
+        with opened.zip.open(f"{name}.npy") as member:
+            version = np.lib.format.read_magic(member)
+            header = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
+            shape, _, dtype = header(member)
+        return name, str(dtype), shape
+
+    def view(self, opened: Any, name: str) -> Array:  # noqa: ANN401
+        """Return a copy."""
+        array: Array = opened[name]
+        return array
+
+
+class Gguf(Peer):
+    """GGUF by the gguf package, whose reader maps."""
+
+    name = "gguf"
+    distribution = module = "gguf"
+    suffix = ".gguf"
+
+    # It has no unsigned integers; signed ones hold the same bytes.
+    _TYPES = ("float16", "float32", "float64", "int8", "int16", "int32", "int64")
+
+    def held(self, array: Array) -> Array:
+        """It knows bfloat16, floats, and signed integers."""
+        if array.dtype == _BFLOAT16 or array.dtype.name in self._TYPES:
+            return array
+        return array.view(np.dtype(f"<i{array.dtype.itemsize}"))
+
+    def write(self, path: str, tensors: Iterable[tuple[str, Array]]) -> None:
+        """Write a file."""
+        from gguf import GGMLQuantizationType, GGUFWriter
+
+        writer = GGUFWriter(path, "blobstore")
+        try:
+            for name, array in tensors:
+                held = self.held(array)
+                # bfloat16 goes in as bits that are said to be it.
+                kind = GGMLQuantizationType.BF16 if held.dtype == _BFLOAT16 else None
+                writer.add_tensor(name, _as_bits(held) if kind else held, raw_dtype=kind)
+            writer.write_header_to_file()
+            writer.write_kv_data_to_file()
+            writer.write_tensors_to_file()
+        finally:
+            writer.close()
+
+    def open(self, path: str) -> Any:  # noqa: ANN401
+        """Open it; the reader has a list of tensors only, so that names are put into a dict."""
+        from gguf import GGUFReader
+
+        return {one.name: one for one in GGUFReader(path).tensors}
+
+    def entries(self, opened: Any) -> list[Entry]:  # noqa: ANN401
+        """Return what is known of each tensor."""
+        return [self.entry(opened, name) for name in opened]
+
+    def entry(self, opened: Any, name: str) -> Entry:  # noqa: ANN401
+        """Return what is known of one."""
+        one = opened[name]
+        return name, one.tensor_type.name, tuple(reversed(one.shape.tolist()))
+
+    def view(self, opened: Any, name: str) -> Array:  # noqa: ANN401
+        """Return a view into the map."""
+        array: Array = opened[name].data
+        return array
+
+
+class Hdf5(Peer):
+    """HDF5 by h5py, each tensor in one piece (contiguous)."""
+
+    name = "hdf5"
+    distribution = module = "h5py"
+    suffix = ".h5"
+    cases = _COPIES
+    mapped = False
+
+    def write(self, path: str, tensors: Iterable[tuple[str, Array]]) -> None:
+        """Write a file."""
+        import h5py
+
+        with h5py.File(path, "w") as file:
+            for name, array in tensors:
+                file.create_dataset(name, data=self.held(array))
+
+    def open(self, path: str) -> Any:  # noqa: ANN401
+        """Open it."""
+        import h5py
+
+        return h5py.File(path, "r")
+
+    def entries(self, opened: Any) -> list[Entry]:  # noqa: ANN401
+        """Return what is known of each tensor; a slash in a name makes a group."""
+        found: list[Entry] = []
+        opened.visititems(
+            lambda name, one: found.append((name, str(one.dtype), one.shape)) if hasattr(one, "dtype") else None
+        )
+        return found
+
+    def entry(self, opened: Any, name: str) -> Entry:  # noqa: ANN401
+        """Return what is known of one."""
+        one = opened[name]
+        return name, str(one.dtype), one.shape
+
+    def view(self, opened: Any, name: str) -> Array:  # noqa: ANN401
+        """Return a copy."""
+        return np.asarray(opened[name][()])
+
+
+class Zarr(Peer):
+    """zarr, version 3 of the format: a folder with a file for each chunk, of the size that zarr chooses."""
+
+    name = "zarr"
+    distribution = module = "zarr"
+    suffix = ".zarr"
+    cases = _COPIES
+    mapped = False
+    own = 16384  # two small files and two folders, in blocks
+
+    def write(self, path: str, tensors: Iterable[tuple[str, Array]]) -> None:
+        """Write a folder."""
+        import zarr
+
+        group = zarr.create_group(path)
+        for name, array in tensors:
+            group.create_array(name, data=self.held(array), compressors=None)
+
+    def open(self, path: str) -> Any:  # noqa: ANN401
+        """Open it."""
+        import zarr
+
+        return zarr.open_group(path, mode="r")
+
+    def entries(self, opened: Any) -> list[Entry]:  # noqa: ANN401
+        """Return what is known of each tensor."""
+        members = opened.members(max_depth=None)
+        return [(name, str(one.dtype), one.shape) for name, one in members if hasattr(one, "dtype")]
+
+    def entry(self, opened: Any, name: str) -> Entry:  # noqa: ANN401
+        """Return what is known of one."""
+        one = opened[name]
+        return name, str(one.dtype), one.shape
+
+    def view(self, opened: Any, name: str) -> Array:  # noqa: ANN401
+        """Return a copy."""
+        return np.asarray(opened[name][...])
+
+
+PEERS = {one.name: one for one in (Safetensors(), Npz(), Gguf(), Hdf5(), Zarr())}
+
+
+def differing(peer: Peer, path: str, tensors: Iterable[tuple[str, Array]]) -> str | None:
+    """Return the first name under which a peer's file doesn't hold the same bytes; None when it holds them all."""
+    opened = peer.open(path)
+    names = {entry[0] for entry in peer.entries(opened)}
+    for name, array in tensors:
+        if name not in names or flat_bytes(np.ascontiguousarray(peer.view(opened, name))) != flat_bytes(array):
+            return name
+    return None

@@ -1,0 +1,140 @@
+"""A report as a chart: a panel for each case, a bar for each format, cold and warm."""
+
+from __future__ import annotations
+
+import io
+import os
+from importlib import util
+from typing import TYPE_CHECKING, Any
+
+from blobstore.atomic import write_file
+from blobstore.bench import yardsticks
+from blobstore.bench.cases import CASES
+from blobstore.errors import MissingExtraError, UsageError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from blobstore.bench.report import Report, Row
+
+KINDS = (".png", ".svg", ".pdf")
+_COLOURS = {"cold": "#2f6db3", "warm": "#e8902f"}
+_GREY = {"cold": "#8b98a8", "warm": "#c9c2b8"}  # the machine's own
+_LIMITS = {
+    "map": ("sequential-1",),
+    "read": ("sequential-1", "copy", "copy-new"),
+}  # beside which case each yardstick stands
+_COLUMNS = 2
+
+
+def check(path: str) -> None:
+    """Refuse now what `draw` would refuse after minutes of measuring.
+
+    Raises:
+        UsageError: ``bad-plot``: it isn't a kind of file that is drawn.
+        MissingExtraError: ``no-matplotlib``.
+        FileNotFoundError: Its folder isn't there.
+    """
+    if not path.endswith(KINDS):
+        raise UsageError("bad-plot", f"{path!r}: expected a name that ends with {', '.join(KINDS)}")
+    if util.find_spec("matplotlib") is None:
+        what = "matplotlib is not installed: pip install 'gemma-blobstore[plot]'"
+        raise MissingExtraError("no-matplotlib", what)
+    folder = os.path.dirname(os.path.abspath(path))
+    if not os.path.isdir(folder):
+        raise FileNotFoundError(2, "no such folder", folder)
+
+
+def draw(
+    report: Report, path: str, heading: str, label: Callable[[Row], str], duration: Callable[[float], str]
+) -> None:
+    """Write the chart.
+
+    Args:
+        report: What was measured.
+        path: Ends with one of `KINDS`.
+        heading: Above it all.
+        label: Says what stands beside a bar.
+        duration: Seconds in words, for the axes.
+
+    Raises:
+        UsageError, MissingExtraError, OSError: As `check`; the file can't be written.
+    """
+    check(path)
+    from matplotlib.figure import Figure  # noqa: PLC0415 (an extra)
+
+    panels = [(case.title, _rows(report, key)) for key, case in CASES.items()]
+    panels = [(title, rows) for title, rows in panels if rows]
+    pairs = [panels[i : i + _COLUMNS] for i in range(0, len(panels), _COLUMNS)]
+    heights = [max(len(rows) for _, rows in pair) * 0.19 + 0.75 for pair in pairs]
+    figure = Figure(figsize=(11, sum(heights) + 0.9), dpi=110, layout="constrained")
+    grid = figure.subplots(len(pairs), _COLUMNS, squeeze=False, height_ratios=heights)
+    for axes in grid.flat[len(panels) :]:
+        axes.set_visible(False)
+    for axes, (title, rows) in zip(grid.flat, panels, strict=False):
+        _panel(axes, title, rows, label)
+        axes.xaxis.set_major_formatter(lambda value, _: duration(value))
+    figure.suptitle(heading, fontsize=12, fontweight="bold")
+    _legend(figure, report)
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format=os.path.splitext(path)[1][1:], facecolor="white")
+    write_file(path, buffer.getvalue())
+
+
+def _rows(report: Report, case: str) -> list[Row]:
+    """Return the rows of a panel: a format's cold above its warm one; the machine's own limits last."""
+    limits = _LIMITS.get(case, ())
+    chosen = [one for one in report.rows if one.case == case]
+    chosen += [one for one in report.rows if one.format == yardsticks.NAME and one.case in limits]
+    order = list(dict.fromkeys(_name(one) for one in chosen))
+    return sorted(chosen, key=lambda one: (order.index(_name(one)), one.cache))
+
+
+def _name(row: Row) -> str:
+    return row.title if row.format == yardsticks.NAME else row.format
+
+
+def _panel(axes: Any, title: str, rows: Sequence[Row], label: Callable[[Row], str]) -> None:  # noqa: ANN401
+    """Draw one case."""
+    places, ticks, names = [], [], []
+    at = 0.0
+    for i, row in enumerate(rows):
+        new = i == 0 or _name(row) != _name(rows[i - 1])
+        at += 1.5 if new and i else (1.0 if i else 0.0)
+        places.append(at)
+        if new:
+            count = sum(1 for one in rows if _name(one) == _name(row))
+            ticks.append(at + (count - 1) / 2)
+            names.append(_name(row))
+    colours = [(_GREY if row.format == yardsticks.NAME else _COLOURS)[row.cache] for row in rows]
+    medians = [row.median for row in rows]
+    spread = [[row.median - row.fastest for row in rows], [row.slowest - row.median for row in rows]]
+    axes.barh(places, medians, height=0.92, color=colours, xerr=spread, error_kw={"elinewidth": 0.8, "alpha": 0.6})
+    for place, row in zip(places, rows, strict=True):
+        axes.annotate(
+            label(row), (row.slowest, place), xytext=(4, 0), textcoords="offset points", va="center", fontsize=8
+        )
+    axes.set_xscale("log")
+    # A log scale has no zero to begin at: the shortest bar gets some length; the labels need room on the right.
+    low, high = min(row.fastest for row in rows), max(row.slowest for row in rows)
+    decades = max((high / low), 10.0)
+    axes.set_xlim(low / decades**0.25, high * decades * (30 if any(row.share is not None for row in rows) else 1))
+    axes.set_yticks(ticks, names, fontsize=9)
+    axes.invert_yaxis()
+    axes.set_title(title, loc="left", fontsize=10, fontweight="bold")
+    axes.minorticks_off()
+    axes.tick_params(axis="x", labelsize=8)
+    axes.tick_params(axis="y", length=0)
+    axes.grid(axis="x", alpha=0.25)
+    axes.set_axisbelow(True)
+    for side in ("top", "right", "left"):
+        axes.spines[side].set_visible(False)
+
+
+def _legend(figure: Any, report: Report) -> None:  # noqa: ANN401 (matplotlib's)
+    from matplotlib.patches import Patch  # noqa: PLC0415 (an extra)
+
+    ways = [one for one in _COLOURS if any(row.cache == one for row in report.rows)]
+    patches = [Patch(color=_COLOURS[one], label=one) for one in ways]
+    patches += [Patch(color=_GREY[one], label=f"this machine's limit, {one}") for one in ways]
+    figure.legend(handles=patches, loc="outside lower center", ncols=len(patches), fontsize=9, frameon=False)

@@ -1,0 +1,257 @@
+"""A whole benchmark: what to measure, planned; then measured in turns."""
+
+from __future__ import annotations
+
+import os
+import platform
+import shutil
+import tempfile
+from contextlib import suppress
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+import blobstore
+from blobstore.bench import cache, cpp, yardsticks
+from blobstore.bench.cases import CASES, Ours, OursByReads, choose, stored, wanted_of
+from blobstore.bench.measure import Job, take
+from blobstore.bench.peers import PEERS, Peer, differing
+from blobstore.bench.report import OURS, Report, add_notes, case_of, tabulate
+from blobstore.errors import BlobStoreError, UsageError
+from blobstore.store import Store
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Sequence
+
+    from blobstore.bench.cases import Array, Wanted
+    from blobstore.bench.measure import Sample
+    from blobstore.catalog import TensorInfo
+
+    Tell = Callable[[int, int, str], object]
+
+QUICK_NBYTES = 256 << 20
+_IN_MEMORY = ("read", "copy-new")
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What is wanted.
+
+    Attributes:
+        path: The file.
+        runs: Of each measurement.
+        cold: Whether with the file not in the page cache.
+        warm: Whether with the file in it.
+        against: Names of peers.
+        folder: For the peers' files; by default beside the file.
+        drop_caches: Before each cold run everything leaves the page cache, not only the file.
+        quick: Only as many tensors as fit into `QUICK_NBYTES`.
+    """
+
+    path: str
+    runs: int = 5
+    cold: bool = True
+    warm: bool = True
+    against: Sequence[str] = ()
+    folder: str | None = None
+    drop_caches: bool = False
+    quick: bool = False
+
+
+def bench(plan: Plan, tell: Tell = lambda *_: None) -> Report:
+    """Measure.
+
+    Args:
+        plan: What.
+        tell: Called with how many steps are done, how many there are, and what comes next.
+
+    Raises:
+        UsageError: ``bad-runs``, ``unknown-format``, ``no-cold``, ``no-tensors``, ``drop-caches``, ``disk-too-small``.
+        BlobStoreError: ``bench-failed``: our own case, or a yardstick, failed.
+        FormatError: The file is wrong.
+    """
+    _check(plan)
+    report, infos = _begin(plan)
+    wanted = wanted_of(infos)
+    peers = _peers(plan, report)
+    report.room_nbytes = sum(wanted.nbytes + one.own * len(infos) for one in peers)
+    parent = plan.folder or (os.path.dirname(os.path.abspath(plan.path)) if peers else tempfile.gettempdir())
+    _check_room(parent, report.room_nbytes)
+    with tempfile.TemporaryDirectory(prefix=".blobstore-bench-", dir=parent) as folder:
+        jobs = [*_own_jobs(plan, wanted, folder, report), *_cpp_jobs(plan, wanted, folder, report)]
+        for i, peer in enumerate(peers):
+            tell(i, len(peers), f"writing {peer.name}, {report.room_nbytes / 1e9:.2g} GB for all formats")
+            jobs += _peer_jobs(peer, infos, wanted, folder, report)
+        cache.settle(plan.path)
+        tabulate(report, _measure(plan, _bycase_of(_that_fit(jobs, report)), report, tell))
+    add_notes(report, infos)
+    return report
+
+
+def _begin(plan: Plan) -> tuple[Report, list[TensorInfo]]:
+    """Look at the file. A function of its own, so that nothing keeps it mapped: mapped pages could not be dropped."""
+    with Store(plan.path) as store:
+        available = choose(store)
+        infos = choose(store, QUICK_NBYTES) if plan.quick else available
+        wanted = wanted_of(infos)
+        report = Report(
+            file=plan.path,
+            file_nbytes=store.reader.file_size,
+            tensors=len(infos),
+            nbytes=wanted.nbytes,
+            tensors_in_file=len(available),
+            one=wanted.one,
+            runs=plan.runs,
+            machine=_machine(),
+            formats={OURS: blobstore.__version__},
+        )
+    return report, infos
+
+
+def _check(plan: Plan) -> None:
+    if plan.runs < 1:
+        raise UsageError("bad-runs", f"{plan.runs} runs: there is at least one")
+    unknown = [one for one in plan.against if one not in PEERS]
+    if unknown:
+        raise UsageError("unknown-format", f"{unknown[0]!r} is none of {', '.join(PEERS)}")
+    if plan.cold and not cache.CAN_DROP:
+        raise UsageError("no-cold", "this system can't drop a file from its page cache: measure warm only")
+    if plan.drop_caches:
+        if not plan.cold:
+            raise UsageError("drop-caches", "it is about cold runs: there are none")
+        cache.drop_everything()
+
+
+def _machine() -> dict[str, str | int | None]:
+    return {
+        "system": platform.platform(),
+        "processors": os.cpu_count(),
+        "python": platform.python_version(),
+        "numpy": np.__version__,
+    }
+
+
+def _peers(plan: Plan, report: Report) -> list[Peer]:
+    """Return the peers that are here, and note those that aren't."""
+    found: list[Peer] = []
+    for name in dict.fromkeys(plan.against):
+        peer = PEERS[name]
+        if peer.installed:
+            found.append(peer)
+        else:
+            report.leave_out(name, f"{peer.distribution} is not installed: pip install 'gemma-blobstore[bench]'")
+    return found
+
+
+def _check_room(folder: str, needed: int) -> None:
+    free = shutil.disk_usage(folder).free
+    if needed > free:
+        what = f"the other formats' files take up to {needed} bytes, {folder!r} has {free} free"
+        raise UsageError("disk-too-small", f"{what}: choose another folder (--tmp), or fewer formats")
+
+
+# --------------------------------------------------------------------------------------------------------------- jobs
+
+
+def _own_jobs(plan: Plan, wanted: Wanted, folder: str, report: Report) -> Iterator[Job]:
+    trial = os.path.join(folder, "trial.sbs")
+    Ours().write(trial, _trial_tensors())
+    # The whole file, so that padding and names count for the disk; of a part of the tensors as many bytes.
+    limits = replace(wanted, nbytes=min(wanted.nbytes if plan.quick else report.file_nbytes, report.file_nbytes))
+    for case in yardsticks.YARDSTICKS:
+        yield Job(yardsticks.NAME, case, plan.path, trial, limits, cold=False)
+    for one in (Ours(), OursByReads()):
+        for case in one.cases:
+            yield Job(one.name, case, plan.path, trial, wanted, cold=False)
+
+
+def _cpp_jobs(plan: Plan, wanted: Wanted, folder: str, report: Report) -> Iterator[Job]:
+    try:
+        program = cpp.build(folder)
+    except BlobStoreError as error:
+        report.leave_out(cpp.NAME, error.message)
+        return
+    report.formats[cpp.NAME] = "C++17, g++ -O2"
+    for case in cpp.CASES:
+        yield Job(cpp.NAME, case, plan.path, program, wanted, cold=False)
+
+
+def _peer_jobs(peer: Peer, infos: Sequence[TensorInfo], wanted: Wanted, folder: str, report: Report) -> list[Job]:
+    """Write a peer's file, and see that it holds the same bytes."""
+    path, trial = (os.path.join(folder, name + peer.suffix) for name in ("model", "trial"))
+    try:
+        peer.write(trial, _trial_tensors())
+        # Opened here, and gone afterwards, as in `_begin`.
+        with Store(report.file) as store:
+            peer.write(path, ((one.name, stored(store, one)) for one in infos))
+            wrong = differing(peer, path, ((one.name, stored(store, one)) for one in infos))
+            types = {array.dtype for array in (stored(store, one) for one in infos) if peer.held(array) is not array}
+        cache.settle(path)
+    except Exception as error:  # noqa: BLE001 (a library of others, given names and types that it may not take)
+        report.leave_out(peer.name, f"it can't hold these tensors: {type(error).__name__}: {error}"[:300])
+        return []
+    if wrong is not None:
+        report.leave_out(peer.name, f"it gives {wrong!r} back with other bytes")
+        return []
+    report.formats[peer.name] = peer.version
+    if types:
+        names = ", ".join(sorted(str(one) for one in types))
+        report.notes.append(f"{peer.name} has no {names}: held as integers of the same width")
+    return [Job(peer.name, case, path, trial, wanted, cold=False) for case in peer.cases]
+
+
+def _trial_tensors() -> list[tuple[str, Array]]:
+    return [("a", np.arange(1024, dtype=np.float32))]
+
+
+def _that_fit(jobs: Sequence[Job], report: Report) -> list[Job]:
+    """Leave out what would take more memory than there is."""
+    left = _available_memory()
+    if left is None or report.nbytes < left * 0.8:
+        return list(jobs)
+    what = f"{report.nbytes} bytes in memory, {left} are available: --quick takes fewer tensors"
+    report.leave_out(", ".join(case_of(one).title for one in jobs if one.case in _IN_MEMORY), what)
+    return [one for one in jobs if one.case not in _IN_MEMORY]
+
+
+def _available_memory() -> int | None:
+    with suppress(OSError), open("/proc/meminfo", encoding="ascii") as file:
+        return next((int(line.split()[1]) * 1024 for line in file if line.startswith("MemAvailable:")), None)
+    return None
+
+
+def _bycase_of(jobs: Sequence[Job]) -> list[Job]:
+    """Put the formats of a case next to each other: they take turns."""
+    order = [*yardsticks.YARDSTICKS, *CASES]
+    return sorted(jobs, key=lambda one: order.index(one.case))
+
+
+# ------------------------------------------------------------------------------------------------------------- running
+
+
+def _measure(plan: Plan, jobs: Sequence[Job], report: Report, tell: Tell) -> list[tuple[Job, list[Sample]]]:
+    """Run all jobs, then all again: a machine that slows down slows everyone."""
+    ways = [*([True] if plan.cold else []), *([False] if plan.warm else [])]
+    turns = [
+        replace(job, cold=cold, drop_caches=cold and plan.drop_caches)
+        for job in jobs
+        for cold in ways
+        if not cold or job.format != yardsticks.NAME or job.case in yardsticks.DISK
+    ]
+    samples: dict[int, list[Sample]] = {i: [] for i in range(len(turns))}
+    failed: set[int] = set()
+    for run in range(plan.runs):
+        for i, job in enumerate(turns):
+            if i in failed:
+                continue
+            way = "cold" if job.cold else "warm"
+            tell(run * len(turns) + i, plan.runs * len(turns), f"{job.format}: {case_of(job).title}, {way}")
+            try:
+                samples[i].append(take(job))
+            except BlobStoreError as error:
+                if job.format in (OURS, OursByReads.name, yardsticks.NAME):
+                    raise
+                failed.add(i)
+                report.leave_out(f"{job.format}, {case_of(job).title}, {way}", error.message)
+    return [(job, samples[i]) for i, job in enumerate(turns) if i not in failed]

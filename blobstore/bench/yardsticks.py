@@ -1,0 +1,82 @@
+"""What the machine itself can do, measured like the rest: reading the same file in order, and copying memory."""
+
+from __future__ import annotations
+
+import os
+from itertools import pairwise
+from threading import Thread
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from blobstore.bench.cases import Case
+from blobstore.transfer import FileRange
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    import numpy.typing as npt
+
+    Bytes = npt.NDArray[np.uint8]
+
+NAME = "this machine"
+_PIECE = 64 << 20  # beyond the processor's caches
+
+YARDSTICKS = {
+    one.key: one
+    for one in (
+        Case("sequential-1", "sequential read", "read the file in order, in large pieces", everything=True),
+        Case("sequential-2", "sequential read, 2 threads", "the same, each half by a thread", everything=True),
+        Case("copy", "memory copy", "copy as many bytes in memory, over the same place again", everything=True),
+        Case("copy-new", "memory copy, new memory", "copy as many bytes into memory not used before", everything=True),
+    )
+}
+DISK = ("sequential-1", "sequential-2")
+
+
+def work(case: str, path: str, nbytes: int) -> Callable[[], object]:
+    """Return what is to be timed; what it needs is made ready before."""
+    if case in DISK:
+        parts = DISK.index(case) + 1
+        return lambda: _read(path, min(nbytes, os.path.getsize(path)), parts)
+    source = np.ones(min(_PIECE, nbytes), np.uint8)
+    if case == "copy":
+        target = np.zeros_like(source)
+        target[:] = 2  # zeros are not memory yet
+        return lambda: _copy(source, target, nbytes)
+    return lambda: _copy_to_new(source, nbytes)
+
+
+def _read(path: str, nbytes: int, parts: int) -> None:
+    fd = os.open(path, os.O_RDONLY)
+    try:
+        bounds = [nbytes * i // parts for i in range(parts + 1)]
+        ranges = [FileRange(fd, a, b - a) for a, b in pairwise(bounds)]
+        threads = [Thread(target=_drain, args=(one,)) for one in ranges[1:]]
+        for one in threads:
+            one.start()
+        _drain(ranges[0])
+        for one in threads:
+            one.join()
+    finally:
+        os.close(fd)
+
+
+def _drain(source: FileRange) -> None:
+    for _ in source.chunks():
+        pass
+
+
+def _copy(source: Bytes, target: Bytes, nbytes: int) -> Bytes:
+    for done in range(0, nbytes, len(source)):
+        count = min(len(source), nbytes - done)
+        np.copyto(target[:count], source[:count])
+    return target
+
+
+def _copy_to_new(source: Bytes, nbytes: int) -> Bytes:
+    target = np.empty(nbytes, np.uint8)
+    for done in range(0, nbytes, len(source)):
+        piece = target[done : done + len(source)]
+        np.copyto(piece, source[: len(piece)])
+    return target

@@ -1,0 +1,171 @@
+"""``blobstore bench``."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import asdict
+from typing import TYPE_CHECKING
+
+from blobstore.bench import plot
+from blobstore.bench.peers import PEERS
+from blobstore.bench.run import Plan, bench
+from blobstore.bench.yardsticks import NAME as MACHINE
+from blobstore.cli.output import add_command, add_json, note, print_json, print_table, shown, size, steps
+
+if TYPE_CHECKING:
+    import argparse
+
+    from blobstore.bench.report import Report, Row
+
+TEXT = "Measure how fast a file opens and loads here, beside what this machine can do and beside other formats."
+EXAMPLE = """example:
+  blobstore bench model.sbs
+  blobstore bench model.sbs --against all --plot chart.png
+  blobstore bench model.sbs --against safetensors,gguf --cold --json
+
+A line for each case and format, cold (the file isn't in the page cache) and warm (it is): median, smallest and largest
+of all runs, bytes/s, percent of the yardstick, pages, memory, ratio to ours. On a terminal a table; elsewhere
+tab-separated, a - for what there is not. --json has every run.
+
+  case      open; list; look up (type and shape of 1,000 names); first tensor (of middle size, all its pages);
+            map and touch (one byte of each page of every tensor); read everything (into memory of its own)
+  of limit  cold: of what this disk gives, the faster of two sequential reads (1 and 2 threads) of the same file;
+            warm: of what this machine's memory copy gives. Both are measured in turns with the rest
+  pages     of the file that were in the page cache after a cold run: all that was brought in for it
+  peak      memory that the process had more at the worst moment, mapped pages of files among it
+  own       what it had more at the end, with all tensors held; the rest are mapped pages, which the system takes back
+            when it needs them
+  ratio     how often longer than blobstore it takes; the median over the runs
+
+Every run is a process of its own, which first does the same with a file of one tensor, so that imports don't count.
+Runs of all formats take turns. Tensors that share bytes count once, encoded ones are read as they are stored.
+
+Other formats: the same tensors are written into a temporary folder beside FILE (or in --tmp), which needs as much room
+as they have bytes, for each format, and is removed in the end. None is compressed. What isn't installed, or can't hold
+the tensors, is listed as left out: pip install 'gemma-blobstore[bench]' brings all. blobstore.hpp is the reader for
+C++ on the same FILE, where there is a g++.
+
+Cold: posix_fadvise drops FILE's pages from the page cache before each run, and it is looked whether they are gone:
+those that another process has mapped stay, and those of file systems in memory. What the disk or a host of this machine
+caches by itself isn't dropped. --drop-caches also writes 1 to /proc/sys/vm/drop_caches, which needs root: the page
+cache of the whole machine is emptied before each cold run, so that everything else on it is slow until it has read its
+files again. Nothing is lost by it. It helps when other processes hold FILE's pages, and with file systems that ignore
+posix_fadvise.
+
+Numbers of a machine that does other work meanwhile are only good for ratios, if for anything: look at the spread."""
+
+_COLUMNS = ("case", "cache", "format", "median", "min - max", "bytes/s", "of limit", "pages", "peak", "own", "ratio")
+_RIGHT = _COLUMNS[3:]
+_LIMITS = {"disk": "of disk", "memory": "of copy"}
+_QUICK_RUNS, _RUNS = 3, 5
+
+
+def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    """Add the command."""
+    parser = add_command(commands, "bench", run, TEXT, EXAMPLE)
+    parser.add_argument("file", metavar="FILE", help="an .sbs file")
+    parser.add_argument("--runs", type=int, metavar="N", help=f"of each case (default: {_RUNS}, quick {_QUICK_RUNS})")
+    parser.add_argument(
+        "--against", metavar="LIST", default="", help=f"other formats: all, or some of {','.join(PEERS)}"
+    )
+    parser.add_argument("--cold", action="store_true", help="only with FILE not in the page cache (default: both)")
+    parser.add_argument("--warm", action="store_true", help="only with FILE in the page cache (default: both)")
+    parser.add_argument(
+        "--drop-caches", action="store_true", help="empty the page cache of the whole machine; see below"
+    )
+    parser.add_argument("--quick", action="store_true", help="only 256 MB of the tensors: as many as fit")
+    parser.add_argument(
+        "--tmp", metavar="DIR", help="where the other formats' files are written (default: beside FILE)"
+    )
+    parser.add_argument("--plot", metavar="OUT", help="a chart as well: .png, .svg or .pdf; needs matplotlib")
+    add_json(parser)
+
+
+def run(options: argparse.Namespace) -> int:
+    """Run the command."""
+    if options.plot:
+        plot.check(options.plot)
+    both = options.cold == options.warm
+    default = _QUICK_RUNS if options.quick else _RUNS
+    plan = Plan(
+        path=options.file,
+        runs=default if options.runs is None else options.runs,
+        cold=options.cold or both,
+        warm=options.warm or both,
+        against=_names(options.against),
+        folder=options.tmp,
+        drop_caches=options.drop_caches,
+        quick=options.quick,
+    )
+    with steps() as tell:
+        report = bench(plan, tell)
+    if options.plot:
+        heading = f"{shown(os.path.basename(report.file))}: {_what(report)}\nmedian of {_runs(report)}, log scale"
+        heading += ", shorter is better; × is the time against blobstore's"
+        plot.draw(report, options.plot, heading, _label, duration)
+    if options.json:
+        print_json(asdict(report))
+    else:
+        _tell(report)
+    return 0
+
+
+def _names(text: str) -> tuple[str, ...]:
+    return tuple(PEERS) if text == "all" else tuple(one.strip() for one in text.split(",") if one.strip())
+
+
+def _tell(report: Report) -> None:
+    order = list(dict.fromkeys(one.title for one in report.rows))
+    rows = sorted(report.rows, key=lambda one: (order.index(one.title), one.cache))  # formats next to each other
+    print_table(_COLUMNS, [_cells(one) for one in rows], right=_RIGHT)
+    versions = ", ".join(f"{name} {version}" for name, version in report.formats.items())
+    note(f"{_what(report)}; {_runs(report)}; first tensor: {report.one}; {versions}")
+    for one in report.left_out:
+        note(f"left out: {one['name']}: {one['reason']}")
+    for text in report.notes:
+        note(text)
+
+
+def _what(report: Report) -> str:
+    return f"{report.tensors} tensors, {size(report.nbytes)}"
+
+
+def _runs(report: Report) -> str:
+    return f"{report.runs} run{'' if report.runs == 1 else 's'}"
+
+
+def _cells(row: Row) -> tuple[str, ...]:
+    pages = [one.pages_after for one in row.samples if one.pages_after is not None]
+    return (
+        row.title,
+        row.cache,
+        row.format,
+        duration(row.median),
+        f"{duration(row.fastest)} - {duration(row.slowest)}",
+        f"{size(row.rate)}/s" if row.rate is not None else "-",
+        _limit(row) or "-",
+        str(max(pages)) if pages and row.cache == "cold" else "-",
+        size(row.peak_nbytes) if row.peak_nbytes is not None else "-",
+        size(row.own_nbytes) if row.own_nbytes is not None else "-",
+        f"{row.ratio:.2f}" if row.ratio is not None else "-",
+    )
+
+
+def _limit(row: Row) -> str:
+    return f"{row.share:.0%} {_LIMITS[row.share_of]}" if row.share is not None and row.share_of else ""
+
+
+def _label(row: Row) -> str:
+    """Return what stands beside a bar of the chart."""
+    rate = f"{size(row.rate)}/s" if row.rate is not None else ""
+    share = _limit(row) if row.format != MACHINE else ""
+    ratio = f"{row.ratio:.2g}×" if row.ratio is not None else ""
+    return "  ".join(one for one in (duration(row.median), ratio, rate, share) if one)
+
+
+def duration(seconds: float) -> str:
+    """Return a duration for people: 1.3 ms."""
+    for unit, factor in (("µs", 1e6), ("ms", 1e3)):
+        if seconds * factor < 999.5:
+            return f"{seconds * factor:.3g} {unit}"
+    return f"{seconds:.3g} s" if seconds < 999.5 else f"{seconds:.0f} s"
