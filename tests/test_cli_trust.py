@@ -73,7 +73,7 @@ def test_check_tells_code_subject_effect_and_remedy(cli: Cli, model: Path) -> No
         ["warning", "no-tokenizer", "tokenizer"],
         ["error", "missing-tensor", "c_final_norm"],
     ]
-    assert "required but not found" in lines[1][4]
+    assert "gemma.cpp stops" in lines[1][4]
     assert "blobstore convert" in lines[1][5]
     assert done.err.splitlines()[-1].endswith("1 error, 1 warning")
 

@@ -93,6 +93,8 @@ def plan_for_gemma(checkpoint: Checkpoint, choices: Choices, *, tokenizer: bytes
     plan.notes.append(f"wrapping {chosen.name.lower()}: {why}")
     if tokenizer is None:
         plan.notes.append("there is no tokenizer.model: gemma.cpp needs --tokenizer to run this file")
+    if choices.weights == "i8" and choices.layout == "stock":
+        plan.notes.append("gemma.cpp was seen to hang when it loads i8 in the stock layout: --layout split loads")
     plan.config, plan.tokenizer = config, tokenizer
     for spec, pieces in sources.blobs():
         kind = default_type(spec, choices.weights)

@@ -325,10 +325,11 @@ def _known_model(family: str, size: Dimensions, vision: VitConfig) -> Model | No
 def runtime_notes(config: ModelConfig) -> list[Fault]:
     """Return what the runtime would stop at in a config that is otherwise right."""
     faults = []
-    if config.vocab_size % 32 and config.att_cap:
-        what = f"a vocabulary of {config.vocab_size} is no multiple of 32: Gemma 2 models stop on machines with AVX-512"
+    if config.vocab_size % 32:
+        stops = "gemma.cpp stops on machines with AVX-512, with top_k 1"
+        what = f"a vocabulary of {config.vocab_size} is no multiple of 32: {stops}"
         faults.append(Fault("vocabulary", "embed_tokens.weight", f"{what}; pad the embedding"))
-    if config.num_layers > 998:
+    if len(config.layer_configs) > 999:
         faults.append(Fault("too-many-layers", "num_hidden_layers", "the runtime takes layers up to number 998"))
     return faults
 
