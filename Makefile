@@ -19,7 +19,7 @@ lint: $(VENV)/.test
 	$(BIN)/mypy
 
 unit: $(VENV)/.test
-	$(BIN)/python -m pytest -m "not minilm and not candle and not torch and not jax" --cov --cov-report=term
+	$(BIN)/python -m pytest -m "not minilm and not candle and not torch and not jax" -n auto --dist worksteal --cov --cov-report=term
 
 fuzz: $(VENV)/.fuzz
 	$(BIN)/python tests/fuzz/run.py all $(FUZZ_SECONDS)
