@@ -100,7 +100,7 @@ def cases(folder: str, count: int) -> Iterator[Case]:
     small = os.path.join(folder, "small.sbs")
     blobstore.save_file({"model.norm.weight": np.ones(8, dtype=np.float32)}, small)
     numpy_only = _process("-c", "import numpy")
-    yield Case("import", _process("-c", "import blobstore"), "import numpy", numpy_only)
+    yield Case("import", _process("-c", "from blobstore import Store, StoreWriter"), "import numpy", numpy_only)
     yield Case("ls", _process("-m", "blobstore", "ls", small), "import numpy", numpy_only)
 
 
