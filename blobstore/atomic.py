@@ -7,41 +7,18 @@ import errno
 import os
 import stat
 import threading
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING
 
+from blobstore.closing import Completing
 from blobstore.errors import UsageError
 
 if TYPE_CHECKING:
     from os import PathLike
-    from types import TracebackType
 
 _fdatasync = getattr(os, "fdatasync", os.fsync)
 _BINARY = getattr(os, "O_BINARY", 0) | getattr(os, "O_CLOEXEC", 0)
 # What a system says that can't sync a folder, or open it for that. All else (no space, I/O error) is a real error.
 _CANT_SYNC = {errno.EINVAL, errno.EBADF, errno.ENOSYS, errno.EOPNOTSUPP, errno.EACCES, errno.EPERM, errno.EISDIR}
-
-
-class Completing:
-    """What a ``with`` block completes when it ends, and gives up when an error ends it."""
-
-    def close(self) -> None:
-        """Complete it."""
-        raise NotImplementedError
-
-    def discard(self) -> None:
-        """Give it up; nothing is left behind."""
-        raise NotImplementedError
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        if kind is None:
-            self.close()
-        else:
-            self.discard()
 
 
 class AtomicFile(Completing):

@@ -4,19 +4,19 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Mapping
-from dataclasses import replace
 from importlib import import_module
-from typing import TYPE_CHECKING, Any, Self, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 
+from blobstore.closing import Closing
 from blobstore.errors import MissingExtraError, in_file
 from blobstore.store import Store
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from os import PathLike
-    from types import ModuleType, TracebackType
+    from types import ModuleType
 
     import numpy.typing as npt
 
@@ -41,7 +41,7 @@ def import_extra(name: str) -> ModuleType:
         raise MissingExtraError("missing-extra", f"blobstore.{name} needs {name}: {way_out}") from error
 
 
-class BridgedStore(Mapping[str, T]):
+class BridgedStore(Mapping[str, T], Closing):
     """The tensors of a file, by name, as arrays of another library.
 
     Attributes:
@@ -86,13 +86,12 @@ class BridgedStore(Mapping[str, T]):
 
     def load_all(self) -> dict[str, T]:
         """Return every tensor in memory of its own. Names of one tensor get one array."""
-        done: dict[TensorInfo, T] = {}
+        done: dict[object, T] = {}
         out = {}
         for info in self.store.infos():
-            same = replace(info, name="")
-            if same not in done:
-                done[same] = self.load(info.name)
-            out[info.name] = done[same]
+            if info.place not in done:
+                done[info.place] = self.load(info.name)
+            out[info.name] = done[info.place]
         return out
 
     def metadata(self) -> dict[str, str]:
@@ -125,11 +124,3 @@ class BridgedStore(Mapping[str, T]):
 
     def __repr__(self) -> str:
         return f"<{type(self).__name__} {self.store.path!r}: {len(self)} tensors>"
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()

@@ -58,7 +58,7 @@ def load_all(store: Store, workers: int | None = None) -> dict[str, Array]:
     infos = list(store.infos())
     plain = [info for info in infos if info.count and info.dtype is not None and not info.encoded]
     groups = _groups(plain)
-    others = {_bytes_of(info): info for info in infos if info.encoded or info.dtype is None or not info.count}
+    others = {info.place: info for info in infos if info.encoded or info.dtype is None or not info.count}
     fd = store.reader.fileno()
     with (
         in_file(store.path),
@@ -77,12 +77,7 @@ def load_all(store: Store, workers: int | None = None) -> dict[str, Array]:
             pool.shutdown(cancel_futures=True)  # nobody waits for the rest
             raise
     views = {info.name: group.tensor(info) for group in groups for info in group.infos}
-    return {info.name: views[info.name] if info.name in views else loaded[_bytes_of(info)] for info in infos}
-
-
-def _bytes_of(info: TensorInfo) -> tuple[object, ...]:
-    """Return what two names for the same values have in common."""
-    return info.offset, info.nbytes, info.type.number, info.scale, info.shape, info.codec
+    return {info.name: views[info.name] if info.name in views else loaded[info.place] for info in infos}
 
 
 def _groups(infos: Iterable[TensorInfo]) -> list[_Group]:

@@ -60,6 +60,11 @@ class TensorInfo:
         return math.prod(self.shape)
 
     @property
+    def place(self) -> tuple[object, ...]:
+        """What two names for the same values have in common."""
+        return self.offset, self.nbytes, self.type.number, self.shape, self.scale, self.codec
+
+    @property
     def encoded(self) -> bool:
         """Whether its values have to be decoded, and come in a copy."""
         return self.type.dtype is None or self.scale != 1.0

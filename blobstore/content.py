@@ -10,7 +10,7 @@ from blobstore.directory import build_directory
 from blobstore.errors import FormatError, UsageError
 from blobstore.gemma.toc import build_toc, parse_toc
 from blobstore.index import Entry, IndexedBlob, build_index
-from blobstore.keys import INDEX_KEY, TOC_KEY, encode_name
+from blobstore.keys import CHOICES, INDEX_KEY, REARRANGED, TOC_KEY, encode_name
 from blobstore.pair import close_with_index, close_without_index
 from blobstore.transfer import FileRange
 from blobstore.writer import BlobWriter
@@ -25,8 +25,6 @@ if TYPE_CHECKING:
 
     Progress = Callable[[int], None]
 
-# What a conversion says of its source: no longer true once tensors are lost, dropped or renamed.
-_OF_THE_SOURCE = ("blobstore.convert", "blobstore.rearranged")
 _STEP_NBYTES = 64 << 20  # progress is told after each
 
 
@@ -106,7 +104,7 @@ class Content:
 
     def forget_source(self) -> bool:
         """Leave out what a conversion says of its source, which is no longer true; return whether there was any."""
-        return len([self.metadata.pop(key) for key in _OF_THE_SOURCE if key in self.metadata]) > 0
+        return len([self.metadata.pop(key) for key in (CHOICES, REARRANGED) if key in self.metadata]) > 0
 
     def toc_keys(self) -> set[str]:
         """Return the keys of the runtime's tensors, as the blob ``toc`` has them.

@@ -8,15 +8,22 @@ from __future__ import annotations
 import base64
 import hashlib
 import re
+from typing import TYPE_CHECKING
 
 from blobstore.errors import KeyTooLongError, UsageError
 from blobstore.layout import KEY_NBYTES
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
 
 INDEX_KEY = "~index"
 # The runtime's own blobs; never tensors.
 CONFIG_KEY, TOKENIZER_KEY, TOC_KEY, SCALES_KEY = "config", "tokenizer", "toc", "Fscales"
 NO_TOKENIZER = b"unavailable"  # what the runtime's writer puts where there is none
 RESERVED_KEYS = frozenset({CONFIG_KEY, TOKENIZER_KEY, TOC_KEY, SCALES_KEY})
+# Of the metadata: this project's own begin so; what a conversion says of its choices and of its source.
+OWN_METADATA = "blobstore."
+CHOICES, REARRANGED = "blobstore.convert", "blobstore.rearranged"
 MAX_NAME_NBYTES = 4096
 MAX_LAYER = 998  # the runtime stops at more
 
@@ -59,6 +66,11 @@ def layer_of(key: bytes) -> int | None:
     """Return the number right after a key's last ``_``, which the runtime reads as a layer; None without one."""
     found = _LAYER.search(key)
     return int(found[1]) if found else None
+
+
+def foreign_metadata(metadata: Mapping[str, str]) -> dict[str, str]:
+    """Return metadata without this project's own."""
+    return {key: value for key, value in metadata.items() if not key.startswith(OWN_METADATA)}
 
 
 def encode_name(name: str) -> bytes:

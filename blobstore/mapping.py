@@ -211,3 +211,16 @@ def open_source(path: str | PathLike[str], access: Access = "auto", *, writable:
     # An empty file can't be mapped; its reader says what is missing.
     kind_of_source = PlainFile if access == "read" or not os.fstat(fd).st_size else MappedFile
     return kind_of_source(fd, writable=writable)
+
+
+def read_whole(path: str | PathLike[str]) -> memoryview:
+    """Return all bytes of a small file; a copy.
+
+    Raises:
+        UsageError, TruncatedError, OSError: As `open_source` and `PlainFile.view`.
+    """
+    source = open_source(path, "read")
+    try:
+        return source.view(0, source.size)
+    finally:
+        source.close()

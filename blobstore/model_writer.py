@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from blobstore.atomic import Completing
+from blobstore.closing import Completing
 from blobstore.codecs import encode_pieces, scale_for
 from blobstore.elements import BY_NAME
 from blobstore.errors import UsageError

@@ -13,9 +13,9 @@ from blobstore.atomic import AtomicFile, write_all, write_file
 from blobstore.directory import build_directory
 from blobstore.errors import FormatError, UsageError
 from blobstore.index import unbind_index
+from blobstore.index_file import external_path, read_external
 from blobstore.keys import INDEX_KEY
 from blobstore.reader import BlobReader
-from blobstore.store import external_path, read_external
 
 if TYPE_CHECKING:
     from os import PathLike

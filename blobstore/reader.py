@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any
 
+from blobstore.closing import Closing
 from blobstore.directory import parse_directory
 from blobstore.errors import KeyNotFoundError, UsageError, in_file
 from blobstore.keys import encode_key
@@ -15,12 +16,11 @@ from blobstore.suggest import close_to
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from os import PathLike
-    from types import TracebackType
 
     from blobstore.mapping import Access
 
 
-class BlobReader(Mapping[str, memoryview]):
+class BlobReader(Mapping[str, memoryview], Closing):
     """The blobs of a file, by key, in file order.
 
     Values are read-only views into the map (or copies of their own with ``access="read"``), and stay valid after
@@ -130,11 +130,3 @@ class BlobReader(Mapping[str, memoryview]):
 
     def __repr__(self) -> str:
         return f"<BlobReader {self.path!r}: version {self.version}, {len(self)} blobs, {self.file_size} bytes>"
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()

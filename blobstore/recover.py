@@ -13,9 +13,9 @@ from blobstore.errors import FormatError, UsageError, in_file
 from blobstore.evidence import find_evidence
 from blobstore.hashing import digest_of
 from blobstore.index import INDEX_MAGIC, parse_index
+from blobstore.index_file import external_path
 from blobstore.keys import INDEX_KEY, TOC_KEY, decode_key
-from blobstore.mapping import open_source
-from blobstore.store import external_path
+from blobstore.mapping import open_source, read_whole
 from blobstore.transfer import FileRange
 
 if TYPE_CHECKING:
@@ -113,11 +113,7 @@ def _read_index(path: str | PathLike[str], index: str | PathLike[str] | None) ->
     place = index or external_path(path)
     if index is None and not os.path.isfile(place):
         return None
-    source = open_source(place, "read")
-    try:
-        return source.view(0, source.size)
-    finally:
-        source.close()
+    return read_whole(place)
 
 
 def _hopeless(source: ByteSource, beside: memoryview | None) -> str:

@@ -12,9 +12,9 @@ from blobstore.directory import build_directory
 from blobstore.errors import UsageError
 from blobstore.hashing import digest_of
 from blobstore.index import IndexedBlob, build_index, rebind_index
+from blobstore.index_file import external_path, find_index
 from blobstore.keys import INDEX_KEY, encode_key
 from blobstore.reader import BlobReader
-from blobstore.store import external_path, find_index
 from blobstore.transfer import FileRange
 from blobstore.writer import BlobWriter
 

@@ -12,9 +12,9 @@ from blobstore.atomic import write_file
 from blobstore.content import content_of, describe, write_content
 from blobstore.errors import UsageError
 from blobstore.index import IndexedBlob, build_index
+from blobstore.index_file import external_path, find_index
 from blobstore.keys import INDEX_KEY, RESERVED_KEYS, encode_key, key_for
 from blobstore.reader import BlobReader
-from blobstore.store import external_path, find_index
 from blobstore.transfer import FileRange
 
 if TYPE_CHECKING:

@@ -3,47 +3,35 @@
 from __future__ import annotations
 
 import math
-import os
 from collections.abc import Mapping
-from dataclasses import dataclass
 from functools import cached_property
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from blobstore.catalog import BlobCatalog, open_catalog
+from blobstore.closing import Closing
 from blobstore.codecs import decode
-from blobstore.errors import CodecError, FormatError, NameNotFoundError, UsageError, in_file
-from blobstore.index import NameIndex, parse_index
-from blobstore.keys import CONFIG_KEY, INDEX_KEY, NO_TOKENIZER, TOKENIZER_KEY
-from blobstore.mapping import open_source
+from blobstore.errors import CodecError, NameNotFoundError, UsageError, in_file
+from blobstore.index_file import find_index
+from blobstore.keys import CONFIG_KEY, NO_TOKENIZER, TOKENIZER_KEY
 from blobstore.reader import BlobReader
 from blobstore.suggest import close_to
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from os import PathLike
-    from types import TracebackType
 
     import numpy.typing as npt
 
     from blobstore.catalog import Catalog, TensorInfo
-    from blobstore.directory import Directory
     from blobstore.gemma.config import ModelConfig
     from blobstore.mapping import Access
 
     Array = npt.NDArray[Any]
 
 
-@dataclass(frozen=True)
-class FoundIndex:
-    """A file's name index, and the path of the file that it stands in."""
-
-    content: NameIndex
-    path: str
-
-
-class Store(Mapping[str, "Array"]):
+class Store(Mapping[str, "Array"], Closing):
     """The tensors of a file, by name. `blobstore.open` makes one.
 
     Arrays are read-only views into the map (or copies of their own with ``access="read"``), in the dtype they are
@@ -256,14 +244,6 @@ class Store(Mapping[str, "Array"]):
     def __repr__(self) -> str:
         return f"<Store {self.path!r}: {len(self)} tensors, {self.reader.file_size} bytes>"
 
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
-
 
 class PrefixView(Mapping[str, "Array"]):
     """The tensors of a store whose names begin with a prefix and a dot, by the rest of the name."""
@@ -301,46 +281,6 @@ class PrefixView(Mapping[str, "Array"]):
 
     def __repr__(self) -> str:
         return f"<{len(self)} tensors below {self._prefix!r} in {self._store.path!r}>"
-
-
-def find_index(reader: BlobReader) -> FoundIndex | None:
-    """Return the index inside a file or, when there is none inside, the one beside it, checked.
-
-    Raises:
-        FormatError: It is wrong, or was made for another file (``index-stale``); ``path`` names the file at fault.
-    """
-    if INDEX_KEY in reader:
-        with in_file(reader.path):
-            return FoundIndex(parse_index(reader[INDEX_KEY], external=False), reader.path)
-    path = external_path(reader.path)
-    if not os.path.isfile(path):
-        return None
-    with in_file(path):
-        index = read_external(path, reader.directory)
-        # An index may fit both the file that is open and the one that has taken its place.
-        if not os.path.samestat(os.fstat(reader.fileno()), os.stat(reader.path)):
-            raise FormatError("index-stale", "the file beside it was replaced while it was opened: open it again")
-    return FoundIndex(index, path)
-
-
-def read_external(path: str, directory: Directory) -> NameIndex:
-    """Read an index that stands beside a store with this directory.
-
-    Raises:
-        FormatError: It is wrong, or was made for another file (``index-stale``).
-    """
-    source = open_source(path, "read")
-    try:
-        index = parse_index(source.view(0, source.size), external=True)
-    finally:
-        source.close()
-    index.check_binding(directory)
-    return index
-
-
-def external_path(path: str | PathLike[str]) -> str:
-    """Return where the external index of a store lies."""
-    return f"{os.fspath(path)}.idx"
 
 
 def _rows(info: TensorInfo, rows: slice | None) -> tuple[tuple[int, ...], int, int, int]:

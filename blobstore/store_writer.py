@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Literal, TypeVar, get_args
 import numpy as np
 
 from blobstore import elements
-from blobstore.atomic import Completing
+from blobstore.closing import Completing
 from blobstore.directory import build_directory
 from blobstore.errors import UsageError
 from blobstore.index import Entry, IndexedBlob, build_index, shape_fault

@@ -10,7 +10,8 @@ from contextlib import nullcontext
 from typing import TYPE_CHECKING, BinaryIO
 
 from blobstore import layout
-from blobstore.atomic import AtomicFile, Completing
+from blobstore.atomic import AtomicFile
+from blobstore.closing import Completing
 from blobstore.directory import build_directory
 from blobstore.errors import UsageError
 from blobstore.hashing import Hasher

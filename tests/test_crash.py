@@ -478,7 +478,7 @@ def test_an_index_that_fits_the_new_file_is_not_read_with_the_old_one(
         write_store(tmp_path, 2, "external", BF16)
         return real(path, *access)
 
-    monkeypatch.setattr("blobstore.store.open_source", replaced_meanwhile)
+    monkeypatch.setattr("blobstore.mapping.open_source", replaced_meanwhile)
     with pytest.raises(FormatError, match=r"index-stale: .*replaced while it was opened") as caught:
         blobstore.open(tmp_path / STORE)
     assert caught.value.path == f"{tmp_path / STORE}.idx"

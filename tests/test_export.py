@@ -20,9 +20,9 @@ from blobstore import codecs
 from blobstore.convert.checkpoint import open_checkpoint
 from blobstore.convert.export import plan_export, run_export
 from blobstore.convert.gemma_plan import Choices
-from blobstore.convert.rearranged import REARRANGED
 from blobstore.elements import BY_NAME
 from blobstore.errors import FormatError, UsageError
+from blobstore.keys import REARRANGED
 from blobstore.writer import BlobWriter
 from tests.checkpoints import EMBEDDING, HEAD, SINGLE, linux_only, said_by_peer, snapshot, write_config, write_peer
 from tests.gemma_checkpoints import DTYPES, VARIANTS, Recipe, arranged, convert, recipes, small_recipe

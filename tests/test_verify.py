@@ -18,10 +18,11 @@ import blobstore
 from blobstore.cli import main
 from blobstore.convert.checkpoint import open_checkpoint
 from blobstore.convert.choose import has_chat_template, tokenizer_beside
-from blobstore.convert.gemma_plan import CHOICES, Choices
+from blobstore.convert.gemma_plan import Choices
 from blobstore.convert.run import run_plan
 from blobstore.convert.verify import digest_of, plan_again, verify
 from blobstore.errors import BlobStoreError, UsageError
+from blobstore.keys import CHOICES
 from tests.checkpoints import EMBEDDING, HEAD, SINGLE, write_config, write_peer
 from tests.gemma_checkpoints import Recipe, convert, plan_of, recipes, small_recipe
 from tests.models import FAMILIES, FORMS

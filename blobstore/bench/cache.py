@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from blobstore.errors import UsageError
-from blobstore.store import external_path
+from blobstore.index_file import external_path
 from blobstore.transfer import FileRange
 
 if TYPE_CHECKING:

@@ -84,7 +84,7 @@ def bench(plan: Plan, tell: Tell = lambda *_: None) -> Report:
             tell(i, len(peers), f"writing {peer.name}, {report.room_nbytes / 1e9:.2g} GB for all formats")
             jobs += _peer_jobs(peer, infos, wanted, folder, report)
         cache.settle(plan.path)
-        tabulate(report, _measure(plan, _bycase_of(_that_fit(jobs, report)), report, tell))
+        tabulate(report, _measure(plan, _by_case(_that_fit(jobs, report)), report, tell))
     add_notes(report, infos)
     return report
 
@@ -221,7 +221,7 @@ def _available_memory() -> int | None:
     return None
 
 
-def _bycase_of(jobs: Sequence[Job]) -> list[Job]:
+def _by_case(jobs: Sequence[Job]) -> list[Job]:
     """Put the formats of a case next to each other: they take turns."""
     order = [*yardsticks.YARDSTICKS, *CASES]
     return sorted(jobs, key=lambda one: order.index(one.case))

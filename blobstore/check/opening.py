@@ -3,28 +3,28 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from blobstore.check.findings import finding, from_error
+from blobstore.closing import Closing
 from blobstore.errors import FormatError
 from blobstore.index import INDEX_MAGIC
+from blobstore.index_file import find_index
 from blobstore.keys import INDEX_KEY, decode_key
 from blobstore.reader import BlobReader
-from blobstore.store import find_index
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from os import PathLike
-    from types import TracebackType
 
     from blobstore.check.findings import Finding
-    from blobstore.store import FoundIndex
+    from blobstore.index_file import FoundIndex
 
 
 @dataclass
-class Opened:
+class Opened(Closing):
     """A file as far as it can be opened; a context manager.
 
     Attributes:
@@ -44,12 +44,8 @@ class Opened:
         """Whether there was an error, not only warnings."""
         return any(one.severity == "error" for one in self.findings)
 
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def close(self) -> None:
+        """Let go of the file."""
         if self.reader:
             self.reader.close()
 

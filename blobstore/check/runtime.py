@@ -89,24 +89,25 @@ def check_file(path: str | PathLike[str], *, for_runtime: bool | None = None) ->
         found = list(opened.findings)
         if opened.reader is None:
             return found
-        if for_runtime or (for_runtime is None and is_model(opened.reader)):
+        if for_runtime is False:
+            return found
+        if is_model(opened.reader):
             found += check_runtime(opened.reader, opened.index.content if opened.index else None)
-        elif for_runtime is None:
+        elif for_runtime:
+            what = "it has neither config nor toc, nor tensors as files from before 2025 have them"
+            found.append(finding("not-for-gemma", opened.path, what))
+        else:
             found.append(finding("by-name", opened.path, f"a container of {len(opened.reader)} blobs, not a model"))
         return found
 
 
 def check_runtime(reader: BlobReader, index: NameIndex | None) -> Iterator[Finding]:
-    """Yield all that gemma.cpp would stop at, or take wrongly, in a file that opens.
+    """Yield all that gemma.cpp would stop at, or take wrongly, in a model's file that opens.
 
     Args:
         reader: The file's blobs.
         index: Its name index, when it has one.
     """
-    if not is_model(reader):
-        what = "it has neither config nor toc, nor tensors as files from before 2025 have them"
-        yield finding("not-for-gemma", reader.path, what)
-        return
     yield from _keys(reader)
     if TOC_KEY not in reader and _has_letters(reader):
         yield from _before_2025(reader)

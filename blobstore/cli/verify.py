@@ -13,9 +13,9 @@ from blobstore.cli.findings import add_strict, print_findings, status_of
 from blobstore.cli.output import Stopwatch, add_command, add_json, note, print_json, progress, shown, size
 from blobstore.convert.checkpoint import open_checkpoint
 from blobstore.convert.choose import has_chat_template, tokenizer_beside
-from blobstore.convert.gemma_plan import CHOICES
 from blobstore.convert.verify import digest_of, plan_again, verify
 from blobstore.errors import UsageError
+from blobstore.keys import CHOICES
 
 if TYPE_CHECKING:
     import argparse

@@ -13,6 +13,7 @@ from blobstore.compare.tensors import Arranged, Run, Tensor
 from blobstore.convert.checkpoint import open_checkpoint
 from blobstore.convert.export import named_tensors
 from blobstore.errors import in_file
+from blobstore.keys import foreign_metadata
 from blobstore.layout import MAGIC
 from blobstore.store import Store
 
@@ -23,7 +24,6 @@ if TYPE_CHECKING:
     from blobstore.convert.checkpoint import Checkpoint
 
 By = Literal["names", "keys"]
-_OWN_METADATA = "blobstore."
 
 
 @dataclass(frozen=True)
@@ -125,7 +125,7 @@ def _is_store(path: str) -> bool:
 
 
 def _side_of_store(store: Store, by: By) -> Side:
-    metadata = _foreign(store.metadata)
+    metadata = foreign_metadata(store.metadata)
     if by == "keys" and store.index:
         return Side(store.path, by, _by_keys(store), {}, metadata, store)
     with in_file(store.path):
@@ -158,9 +158,5 @@ def _side_of_checkpoint(checkpoint: Checkpoint) -> Side:
     for name, one in checkpoint.tensors.items():
         info = TensorInfo(name, "", one.type, one.shape, 1.0, one.offset, one.nbytes, 0)
         tensors[name] = Run(info, checkpoint.file_of(name), checkpoint.range(name).fd)
-    metadata = _foreign(checkpoint.metadata)
+    metadata = foreign_metadata(checkpoint.metadata)
     return Side(checkpoint.path, "names", tensors, {}, metadata, notes=tuple(checkpoint.notes))
-
-
-def _foreign(metadata: Mapping[str, str]) -> dict[str, str]:
-    return {key: value for key, value in metadata.items() if not key.startswith(_OWN_METADATA)}

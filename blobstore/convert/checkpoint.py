@@ -7,6 +7,7 @@ import os
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from blobstore.closing import Closing
 from blobstore.convert.safetensors import SafetensorsEntry, parse_header
 from blobstore.errors import CheckpointError, in_file
 from blobstore.mapping import open_source
@@ -15,8 +16,6 @@ from blobstore.transfer import FileRange
 
 if TYPE_CHECKING:
     from os import PathLike
-    from types import TracebackType
-    from typing import Self
 
     from blobstore.mapping import ByteSource
 
@@ -46,7 +45,7 @@ class _Home(NamedTuple):
 
 
 @dataclass
-class Checkpoint:
+class Checkpoint(Closing):
     """An open checkpoint; a context manager.
 
     Attributes:
@@ -100,14 +99,6 @@ class Checkpoint:
         """Close all files."""
         for file in self._files:
             file.close()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
 
     def _read_small(self, path: str) -> bytes:
         with open(path, "rb") as file:

@@ -16,11 +16,11 @@ import numpy as np
 
 from blobstore.atomic import AtomicFile, write_all
 from blobstore.codecs import PIECE, is_float_codec
-from blobstore.convert.rearranged import REARRANGED, Block, Source, rows_from
+from blobstore.convert.rearranged import Block, Source, rows_from
 from blobstore.convert.safetensors import dump_header
 from blobstore.elements import BY_NAME
 from blobstore.errors import CodecError, UsageError
-from blobstore.keys import key_for
+from blobstore.keys import REARRANGED, foreign_metadata, key_for
 from blobstore.transfer import FileRange, Sink, flat_bytes
 
 if TYPE_CHECKING:
@@ -36,7 +36,6 @@ if TYPE_CHECKING:
     Array = npt.NDArray[Any]
 
 DTYPES = ("bf16", "f16", "f32")
-_OWN_METADATA = "blobstore."
 _CHUNK = 16 * PIECE  # elements
 
 
@@ -139,7 +138,7 @@ def plan_export(
     named = named_tensors(store, by_keys=by_keys)
     source, aliases = named.source, named.aliases
     metadata = store.metadata
-    plan = ExportPlan([], {key: value for key, value in metadata.items() if not key.startswith(_OWN_METADATA)})
+    plan = ExportPlan([], foreign_metadata(metadata))
     chosen: list[Exported] = []
     for name in sorted(named.names):
         target = aliases.get(name, name)
@@ -162,7 +161,7 @@ def _aliases(infos: Iterable[TensorInfo]) -> dict[str, str]:
     places: dict[tuple[object, ...], list[TensorInfo]] = {}
     for info in infos:
         if info.nbytes:
-            places.setdefault((info.offset, info.nbytes, info.type.number, info.shape, info.scale), []).append(info)
+            places.setdefault(info.place, []).append(info)
     aliases: dict[str, str] = {}
     for same in places.values():
         main = next((one.name for one in same if key_for(one.name) == one.key), same[0].name)

@@ -14,7 +14,6 @@ from typing import TYPE_CHECKING
 from blobstore.convert.arrange import Piece, rows_of
 from blobstore.convert.gemma_sources import Sources, foreign_tensors
 from blobstore.convert.plan import Plan, PlannedAlias, PlannedPart, PlannedTensor
-from blobstore.convert.rearranged import REARRANGED
 from blobstore.elements import BY_NAME
 from blobstore.errors import CheckpointError
 from blobstore.gemma.config import WeightType, Wrapping
@@ -27,13 +26,13 @@ from blobstore.gemma.families import (
     runtime_notes,
 )
 from blobstore.gemma.tensors import default_type
+from blobstore.keys import CHOICES, REARRANGED
 
 if TYPE_CHECKING:
     from blobstore.convert.checkpoint import Checkpoint
 
 WEIGHTS = ("sfp", "bf16", "f32", "i8")
 LAYOUTS = ("split", "stock")
-CHOICES = "blobstore.convert"
 _SHOWN = 20
 _DOUBT = ("missing-tensor", "shape", "config-disagrees")
 

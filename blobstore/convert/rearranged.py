@@ -15,6 +15,7 @@ import numpy as np
 from blobstore.elements import BY_NAME
 from blobstore.errors import FormatError
 from blobstore.index import shape_fault
+from blobstore.keys import REARRANGED
 from blobstore.strictjson import parse_json, text_map
 
 if TYPE_CHECKING:
@@ -28,7 +29,6 @@ if TYPE_CHECKING:
 
     Array = npt.NDArray[Any]
 
-REARRANGED = "blobstore.rearranged"
 _FLOATS = {name: BY_NAME[name] for name in ("bf16", "f16", "f32", "f64")}
 _FLOAT_DTYPES = {kind.dtype for kind in _FLOATS.values()}
 _PIECE_FIELDS = 9

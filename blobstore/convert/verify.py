@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
+import os
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from blobstore import hashing
 from blobstore.convert.choose import choose_plan
-from blobstore.convert.gemma_plan import CHOICES, LAYOUTS, WEIGHTS, Choices
+from blobstore.convert.gemma_plan import LAYOUTS, WEIGHTS, Choices
 from blobstore.convert.run import measure_scales, stored_bytes
 from blobstore.errors import UsageError
 from blobstore.gemma.config import Wrapping
 from blobstore.gemma.toc import build_toc, toc_entry
-from blobstore.keys import CONFIG_KEY, NO_TOKENIZER, TOC_KEY, TOKENIZER_KEY
+from blobstore.keys import CHOICES, CONFIG_KEY, NO_TOKENIZER, TOC_KEY, TOKENIZER_KEY
 from blobstore.transfer import FileRange
 
 if TYPE_CHECKING:
@@ -98,11 +99,7 @@ def verify(
 def digest_of(path: str, progress: Callable[[int], None] = lambda _: None) -> str:
     """Return the SHA-256 of a whole file, in hex."""
     with open(path, "rb") as file:
-        digest = hashlib.sha256()
-        while piece := file.read(4 << 20):
-            digest.update(piece)
-            progress(len(piece))
-    return digest.hexdigest()
+        return hashing.digest_of(FileRange(file.fileno(), 0, os.fstat(file.fileno()).st_size), progress).hex()
 
 
 def _tensor(

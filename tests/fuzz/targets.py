@@ -36,10 +36,10 @@ from blobstore.gemma.config import ModelConfig
 from blobstore.gemma.toc import build_toc, parse_toc
 from blobstore.index import NameIndex, build_index, parse_index, rebind_index
 from blobstore.index.records import BLOB, ENTRY, EXTERNAL, HEADER, MAGIC, SECTIONS, VERSION
+from blobstore.index_file import external_path
 from blobstore.keys import encode_key, encode_name
 from blobstore.recover import recover
 from blobstore.rewrite import Edits, rewrite
-from blobstore.store import external_path
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

@@ -1,0 +1,62 @@
+"""Where the name index of a file is: inside it, or in a file of its own beside it."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from blobstore.errors import FormatError, in_file
+from blobstore.index import NameIndex, parse_index
+from blobstore.keys import INDEX_KEY
+from blobstore.mapping import read_whole
+
+if TYPE_CHECKING:
+    from os import PathLike
+
+    from blobstore.directory import Directory
+    from blobstore.reader import BlobReader
+
+
+@dataclass(frozen=True)
+class FoundIndex:
+    """A file's name index, and the path of the file that it stands in."""
+
+    content: NameIndex
+    path: str
+
+
+def find_index(reader: BlobReader) -> FoundIndex | None:
+    """Return the index inside a file or, when there is none inside, the one beside it, checked.
+
+    Raises:
+        FormatError: It is wrong, or was made for another file (``index-stale``); ``path`` names the file at fault.
+    """
+    if INDEX_KEY in reader:
+        with in_file(reader.path):
+            return FoundIndex(parse_index(reader[INDEX_KEY], external=False), reader.path)
+    path = external_path(reader.path)
+    if not os.path.isfile(path):
+        return None
+    with in_file(path):
+        index = read_external(path, reader.directory)
+        # An index may fit both the file that is open and the one that has taken its place.
+        if not os.path.samestat(os.fstat(reader.fileno()), os.stat(reader.path)):
+            raise FormatError("index-stale", "the file beside it was replaced while it was opened: open it again")
+    return FoundIndex(index, path)
+
+
+def read_external(path: str, directory: Directory) -> NameIndex:
+    """Read an index that stands beside a store with this directory.
+
+    Raises:
+        FormatError: It is wrong, or was made for another file (``index-stale``).
+    """
+    index = parse_index(read_whole(path), external=True)
+    index.check_binding(directory)
+    return index
+
+
+def external_path(path: str | PathLike[str]) -> str:
+    """Return where the external index of a store lies."""
+    return f"{os.fspath(path)}.idx"
