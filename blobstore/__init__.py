@@ -108,7 +108,8 @@ def open(path: str | PathLike[str], *, access: Access = "auto", use_index: bool 
         use_index: False to ignore the index, for instance one that is stale.
 
     Raises:
-        FormatError, TruncatedError: The file or its index is wrong; ``reason`` is a code of the specification.
+        FormatError, TruncatedError: The file is wrong; ``reason`` is a code of the specification. What its index says
+            is checked when it is used: of a tensor when it is looked up, all of it when names are listed or not found.
         OSError: It can't be opened.
     """
     from blobstore.store import Store  # noqa: PLC0415 (as above)

@@ -12,7 +12,7 @@ import numpy as np
 
 from blobstore import elements
 from blobstore.codecs import is_float_codec
-from blobstore.errors import FormatError, UsageError
+from blobstore.errors import FormatError, UsageError, in_file
 from blobstore.gemma.legacy import TYPE_LETTERS, legacy_tensors
 from blobstore.gemma.toc import parse_toc
 from blobstore.keys import INDEX_KEY, RESERVED_KEYS, SCALES_KEY, TOC_KEY, decode_key, encode_key
@@ -21,9 +21,12 @@ from blobstore.layout import KEY_NBYTES
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
+    import numpy.typing as npt
+
     from blobstore.directory import Directory
     from blobstore.elements import ElementType
-    from blobstore.index import Entry, NameIndex
+    from blobstore.index import Entry
+    from blobstore.index_file import FoundIndex
 
 
 _NO_TENSORS = RESERVED_KEYS | {INDEX_KEY}
@@ -93,7 +96,7 @@ class Catalog(Protocol):
         """Yield what is known of each, in the order of the names."""
 
 
-def open_catalog(blobs: Mapping[str, memoryview], directory: Directory, index: NameIndex | None) -> Catalog:
+def open_catalog(blobs: Mapping[str, memoryview], directory: Directory, index: FoundIndex | None) -> Catalog:
     """Return what the first of these says: the index, the runtime's ``toc``, the keys of a file from before 2025.
 
     Without any, each blob that isn't the runtime's own is bytes under its key.
@@ -104,7 +107,7 @@ def open_catalog(blobs: Mapping[str, memoryview], directory: Directory, index: N
         index: Its name index, when it has one.
 
     Raises:
-        FormatError: It doesn't go with the file: ``index-…``, ``toc-…``, ``fields-…``, ``scales-…``.
+        FormatError: It doesn't go with the file: ``toc-…``, ``fields-…``, ``scales-…``. An index is checked later.
     """
     if index:
         return IndexCatalog(directory, index)
@@ -117,42 +120,60 @@ def open_catalog(blobs: Mapping[str, memoryview], directory: Directory, index: N
 class IndexCatalog:
     """What a name index says."""
 
-    def __init__(self, directory: Directory, index: NameIndex) -> None:
-        """Join a directory with the index that was made for it.
-
-        Raises:
-            FormatError: The index speaks of blobs that aren't there (``index-missing-blob``, ``index-blob-size``).
-        """
+    def __init__(self, directory: Directory, index: FoundIndex) -> None:
+        """Join a directory with the index that was made for it. What the index says is checked when it is used."""
         self._directory = directory
-        self._index = index
-        self._places = index.places(directory)
+        self._index = index.content
+        self._path = index.path
 
     @property
     def names(self) -> list[str]:
-        """All names, sorted."""
-        return self._index.names
+        """All names, sorted.
+
+        Raises:
+            FormatError: The index is wrong (``index-…``), or speaks of blobs that aren't there.
+        """
+        with in_file(self._path):
+            self._check()
+            return self._index.names
+
+    def _check(self) -> None:
+        """Check all of the index, also what only `find` or nobody needs: who lists a file learns that it is damaged."""
+        self._index.check()
+        _ = self._places
+
+    @cached_property
+    def _places(self) -> npt.NDArray[np.int64]:
+        return self._index.places(self._directory)
 
     def find(self, name: str) -> TensorInfo | None:
-        """Return what is known of a name, or None."""
-        place = self._index.find(name)
-        return self._at(place) if place >= 0 else None
+        """Return what is known of a name, or None.
+
+        Raises:
+            FormatError: What the index says of it is wrong; or the index says nothing of it and is wrong anywhere.
+        """
+        with in_file(self._path):
+            place = self._index.find(name)
+            if place < 0:
+                return None
+            entry = self._index.entry(place)
+            if entry.blob is None:
+                return self._info(entry, "", 0)
+            at = self._index.place_of(entry.blob, self._directory)
+            return self._info(entry, decode_key(self._directory.keys[at]), int(self._directory.offsets[at]))
 
     def __iter__(self) -> Iterator[TensorInfo]:
         # By columns: numpy hands over one item at a time much more slowly.
         keys = self._directory.all_keys
-        places, starts = self._places.tolist(), self._directory.offsets[self._places].tolist()
-        for entry in self._index.all_entries():
+        with in_file(self._path):
+            self._check()
+            places, entries = self._places.tolist(), self._index.all_entries()
+        starts = self._directory.offsets[self._places].tolist()
+        for entry in entries:
             if entry.blob is None:
                 yield self._info(entry, "", 0)
             else:
                 yield self._info(entry, keys[places[entry.blob]], starts[entry.blob])
-
-    def _at(self, place: int) -> TensorInfo:
-        entry = self._index.entry(place)
-        if entry.blob is None:
-            return self._info(entry, "", 0)
-        at = int(self._places[entry.blob])
-        return self._info(entry, decode_key(self._directory.keys[at]), int(self._directory.offsets[at]))
 
     def _info(self, entry: Entry, key: str, start: int) -> TensorInfo:
         return TensorInfo(

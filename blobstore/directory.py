@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import cached_property
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -34,9 +34,7 @@ _FOREIGN = {
     b"<htm": "this is a web page, not the download",
     b"version h": "this is a Git LFS pointer, fetch the file itself",
 }
-_MAX_PAYLOAD = 2.0**62
 _ONES, _HIGH_BITS = np.uint64(0x0101010101010101), np.uint64(0x8080808080808080)
-_WORD = (1 << 64) - 1
 _MIX_LOW, _MIX_HIGH = np.uint64(0x9E3779B97F4A7C15), np.uint64(0xC2B2AE3D27D4EB4F)  # odd, otherwise arbitrary
 
 
@@ -62,11 +60,6 @@ class Directory:
         return len(self.keys)
 
     @cached_property
-    def _mixed(self) -> npt.NDArray[np.uint64]:
-        # One word for each key: to compare 16,383 of them takes microseconds, and no dictionary has to be built.
-        return _mix(self.keys)
-
-    @cached_property
     def all_keys(self) -> list[str]:
         """All keys as text, in file order; bytes that are no UTF-8 are surrogates."""
         # No key has a NUL, and a NUL ends any ill-formed sequence: decoding all at once is the same, and faster.
@@ -77,10 +70,8 @@ class Directory:
         padded = key.ljust(KEY_NBYTES, b"\0")
         if len(padded) != KEY_NBYTES:
             return -1
-        low, high = int.from_bytes(padded[:8], "little"), int.from_bytes(padded[8:], "little")
-        wanted = np.uint64((low * int(_MIX_LOW) + high * int(_MIX_HIGH)) & _WORD)
-        places = np.flatnonzero(self._mixed == wanted)
-        # Keys can be chosen so that all have one word: compared all at once, too.
+        # The first words of 16,383 keys are compared in microseconds, and no dictionary has to be built.
+        places = np.flatnonzero(key_words(self.keys)[:, 0] == np.frombuffer(padded, "<u8")[0])
         places = places[self.keys[places] == padded.rstrip(b"\0")]
         return int(places[0]) if len(places) else -1
 
@@ -188,8 +179,9 @@ def _check_keys(raw: npt.NDArray[np.uint8], start: int) -> npt.NDArray[np.bytes_
             "bad-key", f"blob {place}: {shown!r} is no key: 1 to 16 bytes, then zeros", start + KEY_NBYTES * place
         )
     keys = raw.reshape(-1).view(f"S{KEY_NBYTES}")
-    mixed = np.sort(_mix(keys))
-    if (mixed[1:] == mixed[:-1]).any():  # cheap; equal words need not be equal keys
+    mixed = _mix(keys)
+    # Cheap ones first: what is equal of a key in part need not be equal keys, but is so seldom.
+    if _repeats(mixed.view("<u4")[1::2]) and _repeats(mixed):
         found, first, counts = np.unique(keys, return_index=True, return_counts=True)
         for repeated in np.flatnonzero(counts > 1):
             places = np.flatnonzero(keys == found[repeated])
@@ -201,16 +193,31 @@ def _check_keys(raw: npt.NDArray[np.uint8], start: int) -> npt.NDArray[np.bytes_
     return keys
 
 
+def _repeats(values: npt.NDArray[np.unsignedinteger[Any]]) -> bool:
+    ordered = np.sort(values)
+    return bool((ordered[1:] == ordered[:-1]).any())
+
+
 def bad_key(raw: npt.NDArray[np.uint8]) -> int | None:
     """Return the first row of (count, 16) that is no key (empty, or bytes behind a NUL), or None."""
+    short = np.flatnonzero(raw[:, -1] == 0)
+    bad = short[_ends_badly(raw[short])]
+    # What has no NUL at its end has none at all; most keys have none.
+    zeros = raw.size - np.count_nonzero(raw)
+    if zeros != raw[short].size - np.count_nonzero(raw[short]):
+        bad = np.append(bad, np.flatnonzero((raw[:, -1] != 0) & (raw == 0).any(axis=1)))
+    return int(bad.min()) if len(bad) else None
+
+
+def _ends_badly(raw: npt.NDArray[np.uint8]) -> npt.NDArray[np.bool_]:
+    """Whether each row of (count, 16) begins with a NUL, or has other bytes behind one."""
     words = np.ascontiguousarray(raw).view("<u8")
     low, high = words.T
     first_low, first_high = _first_zero(words).T
     # A byte at or above the first zero one makes a word larger than that place's weight.
-    empty = first_low == 1
     inside = ((first_low != 0) & ((low >= first_low) | (high != 0))) | ((first_high != 0) & (high >= first_high))
-    bad = empty | inside
-    return int(bad.argmax()) if bad.any() else None
+    bad: npt.NDArray[np.bool_] = (first_low == 1) | inside
+    return bad
 
 
 def _first_zero(words: npt.NDArray[np.uint64]) -> npt.NDArray[np.uint64]:
@@ -232,31 +239,33 @@ def _check_ranges(
             message = f"blob {i} ({decode_key(keys[i])!r}): offset {offset}, {nbytes} bytes: {what}"
             raise FormatError(reason, message, at + KEY_NBYTES * i)
 
-    offsets, sizes = np.ascontiguousarray(ranges[:, 0]), np.ascontiguousarray(ranges[:, 1])
+    offsets, sizes = np.ascontiguousarray(ranges.T)
     refuse("empty-blob", sizes == 0, "a blob has at least one byte")
     limit = np.uint64(file_size)
-    outside = (sizes > limit) | (offsets > limit - np.minimum(sizes, limit))
+    outside = (offsets > limit) | (sizes > limit - offsets)  # where the difference wraps around, the first is so
     refuse("blob-range", outside, f"it leaves the file of {file_size} bytes")
-    # Sizes of a real file can be summed in 63 bits; a hostile one's, where they can't, as Python's integers.
-    exact = np.int64 if float(sizes.sum(dtype=np.float64)) < _MAX_PAYLOAD else object
-    signed = sizes.astype(exact)
+    # Inside a real file, whose size has 63 bits, no end can wrap around.
+    ends = offsets + layout.padded_sizes(sizes)
     start = layout.payload_start(version, len(keys))
-    ends = layout.blob_ends(start, signed)
-    expected = np.concatenate([[start], ends[:-1]])
-    wrong = offsets.astype(exact) != expected
-    place = int(wrong.argmax())
-    refuse("blob-offset", wrong, f"expected offset {int(expected[place])}, blobs lie back to back")
+    expected = np.append(np.uint64(start), ends[:-1])
+    wrong = offsets != expected
+    refuse("blob-offset", wrong, f"expected offset {int(expected[wrong.argmax()])}, blobs lie back to back")
     end = int(ends[-1])
     sizes_allowed = {layout.file_size(version, len(keys), end)} | ({end} if version == 1 else set())
     if file_size not in sizes_allowed:
         wanted = " or ".join(str(size) for size in sorted(sizes_allowed))
         message = f"blobs end at {end}, which makes a file of {wanted} bytes, it has {file_size}"
         raise FormatError("payload-end", message, end)
-    return Directory(version, file_size, keys, offsets.astype(np.int64), sizes.astype(np.int64))
+    return Directory(version, file_size, keys, offsets.view(np.int64), sizes.view(np.int64))
+
+
+def key_words(keys: npt.NDArray[np.bytes_]) -> npt.NDArray[np.uint64]:
+    """Keys as two words each, shape (count, 2): these compare faster than text."""
+    return np.ascontiguousarray(keys).view("<u8").reshape(-1, 2)
 
 
 def _mix(keys: npt.NDArray[np.bytes_]) -> npt.NDArray[np.uint64]:
-    low, high = np.ascontiguousarray(keys).view("<u8").reshape(-1, 2).T
+    low, high = key_words(keys).T
     mixed: npt.NDArray[np.uint64] = np.add(np.multiply(low, _MIX_LOW), np.multiply(high, _MIX_HIGH))
     return mixed
 

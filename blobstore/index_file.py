@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from blobstore.errors import FormatError, in_file
-from blobstore.index import NameIndex, parse_index
+from blobstore.index import NameIndex, open_index, parse_index
 from blobstore.keys import INDEX_KEY
 from blobstore.mapping import read_whole
 
@@ -26,35 +26,44 @@ class FoundIndex:
     path: str
 
 
-def find_index(reader: BlobReader) -> FoundIndex | None:
-    """Return the index inside a file or, when there is none inside, the one beside it, checked.
+def find_index(reader: BlobReader, *, whole: bool = True) -> FoundIndex | None:
+    """Return the index inside a file or, when there is none inside, the one beside it.
+
+    Args:
+        reader: The file.
+        whole: Check all of the index; else its entries and its metadata are checked when they are used.
 
     Raises:
         FormatError: It is wrong, or was made for another file (``index-stale``); ``path`` names the file at fault.
     """
-    if INDEX_KEY in reader:
+    raw = reader.get(INDEX_KEY)
+    if raw is not None:
         with in_file(reader.path):
-            return FoundIndex(parse_index(reader[INDEX_KEY], external=False), reader.path)
+            return FoundIndex(_parse(raw, external=False, whole=whole), reader.path)
     path = external_path(reader.path)
     if not os.path.isfile(path):
         return None
     with in_file(path):
-        index = read_external(path, reader.directory)
+        index = read_external(path, reader.directory, whole=whole)
         # An index may fit both the file that is open and the one that has taken its place.
         if not os.path.samestat(os.fstat(reader.fileno()), os.stat(reader.path)):
             raise FormatError("index-stale", "the file beside it was replaced while it was opened: open it again")
     return FoundIndex(index, path)
 
 
-def read_external(path: str, directory: Directory) -> NameIndex:
-    """Read an index that stands beside a store with this directory.
+def read_external(path: str, directory: Directory, *, whole: bool = True) -> NameIndex:
+    """Read an index that stands beside a store with this directory; ``whole`` as `find_index`.
 
     Raises:
         FormatError: It is wrong, or was made for another file (``index-stale``).
     """
-    index = parse_index(read_whole(path), external=True)
+    index = _parse(read_whole(path), external=True, whole=whole)
     index.check_binding(directory)
     return index
+
+
+def _parse(raw: memoryview, *, external: bool, whole: bool) -> NameIndex:
+    return (parse_index if whole else open_index)(raw, external=external)
 
 
 def external_path(path: str | PathLike[str]) -> str:

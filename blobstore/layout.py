@@ -6,7 +6,7 @@ Spec: spec/sbs.md, Fields.
 from __future__ import annotations
 
 import struct
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 MAGIC = 0x0A534253  # "SBS\n"
 BLOB_ALIGN = 256
 FILE_ALIGN = 65536
+_ALIGN_BITS = 8
 KEY_NBYTES = 16
 MAX_BLOBS = 16383  # what gemma.cpp's writer takes
 
@@ -46,8 +47,13 @@ def blob_ends(start: int, sizes: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]
         start: Offset of the first blob.
         sizes: Sizes in bytes, shape (count,); their sum fits into 63 bits.
     """
-    padded = (sizes + (BLOB_ALIGN - 1)) & -BLOB_ALIGN  # a power of two: no division
-    return np.cumsum(padded) + start
+    return np.cumsum(padded_sizes(sizes)) + start
+
+
+def padded_sizes(sizes: npt.NDArray[Any]) -> npt.NDArray[Any]:
+    """How much room each blob takes, with its padding; integers of any kind."""
+    padded: npt.NDArray[Any] = (sizes + (BLOB_ALIGN - 1)) >> _ALIGN_BITS << _ALIGN_BITS  # no division
+    return padded
 
 
 def file_size(version: int, count: int, payload_end: int) -> int:

@@ -48,8 +48,8 @@ class Store(Mapping[str, "Array"], Closing):
         """Open a file; see `blobstore.open`. ``writable`` as `BlobReader` has it, for `elements` and `raw`."""
         self.reader = BlobReader(path, access=access, writable=writable)
         try:
-            self.index = find_index(self.reader) if use_index else None
-            with in_file(self.index.path if self.index else self.reader.path):
+            self.index = find_index(self.reader, whole=False) if use_index else None
+            with in_file(self.reader.path):
                 self._catalog = self._open_catalog(use_index=use_index)
         except BaseException:
             self.reader.close()
@@ -58,7 +58,7 @@ class Store(Mapping[str, "Array"], Closing):
     def _open_catalog(self, *, use_index: bool) -> Catalog:
         if not use_index:
             return BlobCatalog(self.reader.directory)
-        return open_catalog(self.reader, self.reader.directory, self.index.content if self.index else None)
+        return open_catalog(self.reader, self.reader.directory, self.index)
 
     @property
     def path(self) -> str:
@@ -67,8 +67,15 @@ class Store(Mapping[str, "Array"], Closing):
 
     @property
     def metadata(self) -> dict[str, str]:
-        """What the writer noted about the file; empty without an index. A copy."""
-        return dict(self.index.content.metadata) if self.index else {}
+        """What the writer noted about the file; empty without an index. A copy.
+
+        Raises:
+            FormatError: ``index-metadata``: it is damaged.
+        """
+        if not self.index:
+            return {}
+        with in_file(self.index.path):
+            return dict(self.index.content.metadata)
 
     @cached_property
     def config(self) -> ModelConfig | None:

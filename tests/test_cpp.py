@@ -25,6 +25,7 @@ from blobstore import cli, elements
 from blobstore.errors import BlobStoreError, FormatError
 from blobstore.gemma import legacy
 from blobstore.gemma.toc import TocEntry, build_toc, toc_entry
+from blobstore.index.records import directory_digest
 from tests.conftest import ROOT
 from tests.tensor_strategies import names as any_names
 
@@ -787,7 +788,9 @@ def test_nothing_behind_an_index_is_looked_at(sbs_ls: Run, generator: ModuleType
     for reason, index in cases.items():
         path = tmp_path / f"{reason}.sbs"
         path.write_bytes(generator.container(1, [(b"a", b"1")], very_old=True))
-        path.with_name(path.name + ".idx").write_bytes(index)
+        with blobstore.BlobReader(path) as reader:
+            binding = struct.pack("<Q32s", reader.file_size, directory_digest(reader.directory))
+        path.with_name(path.name + ".idx").write_bytes(index[:96] + binding + index[136:])
         assert batch(sbs_ls, [path], "--copy")[path]["error"] == described(path)["error"] == reason
 
 

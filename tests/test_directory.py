@@ -97,12 +97,23 @@ def test_keys_that_mix_to_the_same_word_are_told_apart(generator: ModuleType, se
     pairs = [colliding_keys(rng) for _ in range(3)]
     keys = [one for one, _ in pairs] + [other for _, other in pairs]
     parsed = parse(generator.container(1, [(key, b"x") for key in keys]))
-    assert len(set(parsed._mixed.tolist())) == 3
+    assert len(set(directory._mix(parsed.keys).tolist())) == 3
     assert [parsed.find(key) for key in keys] == list(range(6))
 
     stranger, missing = colliding_keys(rng)
     parsed = parse(generator.container(1, [(stranger, b"x")]))
     assert (parsed.find(stranger), parsed.find(missing)) == (0, -1)
+
+
+@given(
+    st.sets(strategies.key_bytes, max_size=6),
+    st.sets(st.binary(min_size=1, max_size=8).filter(lambda end: b"\0" not in end)),
+)
+def test_keys_that_begin_alike_are_told_apart(others: set[bytes], ends: set[bytes]) -> None:
+    keys = sorted(others | {b"8 bytes." + end for end in ends} | {b"8 bytes."})
+    built = build_directory(2, keys, [1] * len(keys))
+    assert [built.find(key) for key in keys] == list(range(len(keys)))
+    assert (built.find(b"8 bytes.nobody") >= 0) == (b"8 bytes.nobody" in keys)
 
 
 def test_of_keys_that_mix_alike_the_one_that_is_repeated_is_reported(generator: ModuleType) -> None:

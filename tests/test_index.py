@@ -8,14 +8,15 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from blobstore import elements
 from blobstore.directory import build_directory
 from blobstore.errors import FormatError, UsageError
-from blobstore.index import Entry, IndexedBlob, NameIndex, build_index, parse_index, rebind_index
+from blobstore.index import Entry, IndexedBlob, NameIndex, build_index, open_index, parse_index, rebind_index
 from tests.conftest import VECTORS, load_manifest
+from tests.fuzz.targets import check_lookups
 from tests.strategies import bytes_of, key_bytes, versions
 from tests.tensor_strategies import metadata_maps, mutated, names, sealed, shapes
 
@@ -119,6 +120,27 @@ def test_exactly_the_names_are_found(content: Content, other: str) -> None:
     index = parsed(build_index(entries, blobs))
     assert [index.find(name) for name in index.names] == list(range(len(entries)))
     assert (index.find(other) >= 0) == (other in index.names)
+
+
+@given(contents(), st.data())
+def test_a_look_up_checks_no_more_than_it_touches(content: Content, data: st.DataObject) -> None:
+    entries, blobs, _ = content
+    raw = bytearray(build_index(entries, blobs))
+    listed = parsed(bytes(raw)).names
+    assume(len(listed) > 1)
+    place = data.draw(st.integers(0, len(listed) - 1))
+    raw[192 + 48 * place + 47] ^= 1  # its reserved field
+    for other, name in enumerate(listed):
+        index = open_index(memoryview(raw), external=False)
+        if other == place:
+            with pytest.raises(FormatError, match=f"index-reserved: entry {place} "):
+                index.find(name)
+        else:
+            assert index.find(name) == other
+    with pytest.raises(FormatError, match="index-reserved"):
+        index.find("\x7f no such name")
+    with pytest.raises(FormatError, match="index-reserved"):
+        index.check()
 
 
 @given(contents(), versions)
@@ -304,6 +326,7 @@ def test_the_seeds_of_the_mutations_are_valid(seed: tuple[bytes, bool]) -> None:
 @given(faulty)
 def test_a_mutated_index_is_refused_or_right(case: tuple[bytes, bool]) -> None:
     raw, external = case
+    check_lookups(raw, external=external)
     try:
         index = parsed(raw, external=external)
     except FormatError:
@@ -314,6 +337,7 @@ def test_a_mutated_index_is_refused_or_right(case: tuple[bytes, bool]) -> None:
 @given(st.binary(max_size=400), st.booleans(), st.sampled_from([0, 8, 12, 24, 40, 96, 168, 192]))
 def test_random_bytes_are_refused_or_right(raw: bytes, external: bool, keep: int) -> None:
     data = SEEDS[0][0][:keep] + raw
+    check_lookups(data, external=external)
     try:
         index = parsed(data, external=external)
     except FormatError:

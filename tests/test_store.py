@@ -510,8 +510,8 @@ def test_a_foreign_rewrite_that_drops_or_resizes_a_blob_is_refused(tmp_path: Pat
                 writer.add(key, bytes(size))
             elif key != "b":
                 writer.add(key, blob)
-    with pytest.raises(FormatError, match="'b'") as caught:
-        blobstore.open(other)
+    with pytest.raises(FormatError, match="'b'") as caught, blobstore.open(other) as store:
+        assert store["b"].size
     assert (caught.value.reason, caught.value.path) == (reason, str(other))
     with blobstore.open(other, use_index=False) as store:
         assert store["a"].tobytes() == bytes(64)

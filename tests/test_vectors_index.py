@@ -128,8 +128,8 @@ def test_without_an_index_blobs_are_listed_in_file_order(vectors: Path, fact: Fa
 @pytest.mark.parametrize("fact", FAULTY)
 def test_a_faulty_index_is_refused_with_its_reason(vectors: Path, fact: Fact, access: Access) -> None:
     path = vectors / "invalid" / fact["file"]
-    with pytest.raises(BlobStoreError) as caught:
-        blobstore.open(path, access=access)
+    with pytest.raises(BlobStoreError) as caught, blobstore.open(path, access=access) as store:
+        list(store)
     assert caught.value.reason == fact["reason"]
     assert caught.value.path == str(path) + ".idx" * fact.get("external", False)
 

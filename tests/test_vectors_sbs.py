@@ -129,9 +129,10 @@ def test_a_wrong_index_does_not_keep_the_blobs_from_being_read(vectors: Path, fa
 
 @both_ways
 @pytest.mark.parametrize("fact", STORED)
-def test_opening_a_wrong_file_by_names_is_refused_for_its_reason(vectors: Path, fact: Fact, access: Access) -> None:
-    with pytest.raises(BlobStoreError) as caught:
-        blobstore.open(vectors / "invalid" / fact["file"], access=access)
+def test_listing_a_wrong_file_by_names_is_refused_for_its_reason(vectors: Path, fact: Fact, access: Access) -> None:
+    path = vectors / "invalid" / fact["file"]
+    with pytest.raises(BlobStoreError) as caught, blobstore.open(path, access=access) as store:
+        list(store)
     assert caught.value.reason == fact["reason"]
 
 

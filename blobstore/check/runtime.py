@@ -40,7 +40,7 @@ if TYPE_CHECKING:
 
     from blobstore.check.findings import Finding
     from blobstore.gemma.toc import TocEntry
-    from blobstore.index import NameIndex
+    from blobstore.index_file import FoundIndex
     from blobstore.reader import BlobReader
 
 _MAX_READ_NBYTES = 0x7FFFF000  # what it reads at once, and an f32 tensor is read at once
@@ -92,7 +92,7 @@ def check_file(path: str | PathLike[str], *, for_runtime: bool | None = None) ->
         if for_runtime is False:
             return found
         if is_model(opened.reader):
-            found += check_runtime(opened.reader, opened.index.content if opened.index else None)
+            found += check_runtime(opened.reader, opened.index)
         elif for_runtime:
             what = "it has neither config nor toc, nor tensors as files from before 2025 have them"
             found.append(finding("not-for-gemma", opened.path, what))
@@ -101,7 +101,7 @@ def check_file(path: str | PathLike[str], *, for_runtime: bool | None = None) ->
         return found
 
 
-def check_runtime(reader: BlobReader, index: NameIndex | None) -> Iterator[Finding]:
+def check_runtime(reader: BlobReader, index: FoundIndex | None) -> Iterator[Finding]:
     """Yield all that gemma.cpp would stop at, or take wrongly, in a model's file that opens.
 
     Args:
@@ -267,7 +267,7 @@ def _pairs(toc: Mapping[str, TocEntry]) -> Iterator[Finding]:
                 yield finding("pair-types", mate.name, f"it is {mate.type}, and {key!r} is {entry.type}")
 
 
-def _index(reader: BlobReader, index: NameIndex, toc: Mapping[str, TocEntry]) -> Iterator[Finding]:
+def _index(reader: BlobReader, index: FoundIndex, toc: Mapping[str, TocEntry]) -> Iterator[Finding]:
     """Compare what the index and the toc say of the same blobs."""
     catalog = IndexCatalog(reader.directory, index)
     for key, entry in toc.items():

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from blobstore.index.build import build_index, rebind_index, unbind_index
 from blobstore.index.name_index import NameIndex
-from blobstore.index.parse import parse_index
+from blobstore.index.parse import open_index, parse_index
 from blobstore.index.records import MAGIC as INDEX_MAGIC
 from blobstore.index.records import Entry, IndexedBlob, shape_fault
 
@@ -17,6 +17,7 @@ __all__ = [
     "IndexedBlob",
     "NameIndex",
     "build_index",
+    "open_index",
     "parse_index",
     "rebind_index",
     "shape_fault",

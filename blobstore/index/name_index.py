@@ -1,17 +1,21 @@
-"""`NameIndex`: a checked index, used as it lies in memory."""
+"""`NameIndex`: an index, used as it lies in memory."""
 
 from __future__ import annotations
 
+import struct
 from dataclasses import dataclass, field
 from functools import cached_property
+from operator import lt
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from blobstore.directory import bad_key
+from blobstore.directory import bad_key, key_words
 from blobstore.errors import FormatError, UsageError
-from blobstore.index.records import HEADER, NO_BLOB, Entry, IndexedBlob, directory_digest, self_digest
+from blobstore.index.checks import Columns, Refusal, check_fields, check_names, check_reserved
+from blobstore.index.records import ENTRY, HEADER, NO_BLOB, Entry, IndexedBlob, directory_digest, self_digest
 from blobstore.keys import INDEX_KEY, decode_key, encode_name
+from blobstore.strictjson import parse_json, text_map
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -21,20 +25,24 @@ if TYPE_CHECKING:
     from blobstore.directory import Directory
 
 _OWN_KEY = np.frombuffer(INDEX_KEY.encode().ljust(16, b"\0"), "<u8")
+_NAME_SPAN = struct.Struct("<IH")
+_NAME_SPAN_AT = HEADER.itemsize + int(ENTRY.fields["name_offset"][1])  # type: ignore[index]
 _REBUILD = "remove the index or build it again with blobstore index build"
 
 
 @dataclass(frozen=True, eq=False)
 class NameIndex:
-    """A checked index, used as it lies in memory.
+    """An index, used as it lies in memory.
+
+    How it is laid out was checked when it was opened. Its entries are checked before they are first used: those that a
+    look-up touches, or all of them (`check`) when they are listed, or when a name isn't found.
 
     Attributes:
-        entries: Records of dtype `ENTRY`, sorted by the name's bytes.
+        entries: Records of dtype `ENTRY`, sorted by the name's bytes; not to be trusted before `check`.
         blobs: Records of dtype `BLOB`.
         dims: The pool of dimensions.
         names_pool: All names, a NUL behind each.
-        names: The same as text, in the order of the entries.
-        metadata: What the user gave.
+        metadata_json: What the user gave, as stored.
         has_digests: Whether the blobs' SHA-256 are there.
         store_nbytes, store_sha256: The store that an external index belongs to; None for an embedded one.
         raw: All of its bytes.
@@ -44,8 +52,7 @@ class NameIndex:
     blobs: npt.NDArray[np.void]
     dims: npt.NDArray[np.uint64]
     names_pool: memoryview
-    names: list[str]
-    metadata: dict[str, str]
+    metadata_json: memoryview = field(repr=False)
     has_digests: bool
     store_nbytes: int | None
     store_sha256: bytes | None
@@ -56,36 +63,97 @@ class NameIndex:
         """Whether it is a file of its own."""
         return self.store_nbytes is not None
 
+    def check(self) -> None:
+        """Check all that was left when it was opened.
+
+        Raises:
+            FormatError: Checks I7 to I15 of spec/index.md; offsets are from the index's beginning.
+        """
+        _ = self.names, self.metadata
+
     @cached_property
-    def _spans(self) -> tuple[npt.NDArray[np.uint32], npt.NDArray[np.uint16]]:
-        return np.ascontiguousarray(self.entries["name_offset"]), np.ascontiguousarray(self.entries["name_nbytes"])
+    def names(self) -> list[str]:
+        """All names as text, in the order of the entries; with it all entries are checked.
+
+        Raises:
+            FormatError: Checks I7 to I14.
+        """
+        columns, refusal = Columns(self.entries), Refusal()
+        check_reserved(columns, refusal)
+        names = check_names(columns, self.names_pool, self._names_start, refusal)
+        check_fields(columns, self.blobs, self.dims, refusal)
+        return names
+
+    @cached_property
+    def metadata(self) -> dict[str, str]:
+        """What the user gave.
+
+        Raises:
+            FormatError: Check I15.
+        """
+        try:
+            return text_map(parse_json(bytes(self.metadata_json)))
+        except ValueError as error:
+            at = len(self.raw) - len(self.metadata_json)
+            raise FormatError("index-metadata", f"the metadata is no JSON object of texts: {error}", at) from None
+
+    @property
+    def _checked(self) -> bool:
+        return "names" in self.__dict__
+
+    @property
+    def _names_start(self) -> int:
+        return int(np.frombuffer(self.raw, HEADER, 1)[0]["names_offset"])
 
     def find(self, name: str) -> int:
-        """Return the place of a name among the entries, or -1. A binary search: nothing is built for it."""
+        """Return the place of a name among the entries, or -1. A binary search: nothing is built for it.
+
+        Raises:
+            FormatError: What it touched is wrong, or, when the name isn't there, anything: checks I7 to I14.
+        """
         try:
             wanted = encode_name(name)
         except UsageError:
             return -1
-        starts, lengths = self._spans
-        low, high = 0, len(starts)
+        low, high = 0, len(self.entries)
         while low < high:
             middle = (low + high) // 2
-            start = int(starts[middle])
-            found = bytes(self.names_pool[start : start + int(lengths[middle])])
+            found = self._name_at(middle)
             if found < wanted:
                 low = middle + 1
             elif found > wanted:
                 high = middle
             else:
+                if not self._checked:
+                    self._check_one(middle, wanted)
                 return middle
+        _ = self.names  # a search finds nothing, either, where the order is wrong
         return -1
 
+    def _name_at(self, place: int) -> bytes:
+        start, nbytes = _NAME_SPAN.unpack_from(self.raw, _NAME_SPAN_AT + ENTRY.itemsize * place)
+        return bytes(self.names_pool[start : start + nbytes])
+
+    def _check_one(self, place: int, name: bytes) -> None:
+        """Check what a search has found: one entry, and that its name is no other's."""
+        start, nbytes = _NAME_SPAN.unpack_from(self.raw, _NAME_SPAN_AT + ENTRY.itemsize * place)
+        before = bytes(self.names_pool[start - 1 : start]) if start else b"\0"
+        behind = bytes(self.names_pool[start + nbytes : start + nbytes + 1])
+        neighbours = [*([self._name_at(place - 1)] if place else ()), name]
+        neighbours += [self._name_at(place + 1)] if place + 1 < len(self.entries) else []
+        if before + behind != b"\0\0" or not all(map(lt, neighbours, neighbours[1:])):
+            _ = self.names  # says what is wrong
+        columns = Columns(self.entries[place : place + 1])
+        refusal = Refusal(place, lambda _: name.decode())
+        check_reserved(columns, refusal)
+        check_fields(columns, self.blobs, self.dims, refusal)
+
     def entry(self, place: int) -> Entry:
-        """Return one entry."""
+        """Return one entry, at a place that `find` gave or of `names`."""
         row = self.entries[place]
         start, blob = int(row["dims_start"]), int(row["blob"])
         return Entry(
-            name=self.names[place],
+            name=self._name_at(place).decode(),
             blob=None if blob == NO_BLOB else blob,
             offset=int(row["offset"]),
             nbytes=int(row["nbytes"]),
@@ -96,19 +164,42 @@ class NameIndex:
         )
 
     def all_entries(self) -> Iterator[Entry]:
-        """Yield all entries, in their order."""
+        """Return all entries, in their order.
+
+        Raises:
+            FormatError: Checks I7 to I14.
+        """
         columns = ("blob", "offset", "nbytes", "type", "dims_start", "ndim", "scale", "codec")
         dims = self.dims.tolist()
         rows = zip(self.names, *(self.entries[column].tolist() for column in columns), strict=True)
-        for name, blob, offset, nbytes, kind, start, ndim, scale, codec in rows:
-            shape = tuple(dims[start : start + ndim])
-            yield Entry(name, None if blob == NO_BLOB else blob, offset, nbytes, kind, shape, scale, codec)
+        return (
+            Entry(
+                name, None if blob == NO_BLOB else blob, offset, nbytes, kind, tuple(dims[start : start + ndim]), *rest
+            )
+            for name, blob, offset, nbytes, kind, start, ndim, *rest in rows
+        )
 
     def blob(self, place: int) -> IndexedBlob:
         """Return a row of the blob table."""
         row = self.blobs[place]
         digest = row["sha256"].tobytes() if self.has_digests else None
         return IndexedBlob(row["key"].tobytes().rstrip(b"\0"), int(row["nbytes"]), digest)
+
+    def place_of(self, blob: int, directory: Directory) -> int:
+        """Return where a blob of the table stands in a store's directory.
+
+        Raises:
+            FormatError: Checks I17 to I19, of this blob when it stands where the table says, else of all.
+        """
+        row = self.blobs[blob]
+        if blob < len(directory):
+            key = directory.keys[blob]
+            if (
+                key == row["key"].tobytes().rstrip(b"\0") != INDEX_KEY.encode()
+                and directory.sizes[blob] == row["nbytes"]
+            ):
+                return blob
+        return int(self.places(directory)[blob])
 
     def places(self, directory: Directory) -> npt.NDArray[np.int64]:
         """Return where each blob of the table stands in a store's directory, shape (blob_count,).
@@ -123,7 +214,7 @@ class NameIndex:
         low, high = raw.view("<u8").T
         if ((low == _OWN_KEY[0]) & (high == _OWN_KEY[1])).any():
             raise FormatError("index-key", f"the index speaks of {INDEX_KEY!r}, itself")
-        if count > len(directory) or not np.array_equal(raw.view("<u8"), _words(directory.keys[:count])):
+        if count > len(directory) or not np.array_equal(raw.view("<u8"), key_words(directory.keys[:count])):
             bad = bad_key(raw)
             if bad is not None:
                 raise FormatError("index-key", f"blob {bad} of the index: {raw[bad].tobytes()!r} is no key")
@@ -171,8 +262,3 @@ class NameIndex:
         """Whether the index's own SHA-256 is right: that none of its bits has changed since it was written."""
         header = np.frombuffer(self.raw, HEADER, 1)[0]
         return bool(header["self_sha256"].tobytes() == self_digest(self.raw))
-
-
-def _words(keys: npt.NDArray[np.bytes_]) -> npt.NDArray[np.uint64]:
-    """Keys as two words each, shape (count, 2): these compare faster than text."""
-    return np.ascontiguousarray(keys).view("<u8").reshape(-1, 2)

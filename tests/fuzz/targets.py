@@ -34,7 +34,7 @@ from blobstore.directory import Directory, build_directory, parse_directory
 from blobstore.errors import BlobStoreError
 from blobstore.gemma.config import ModelConfig
 from blobstore.gemma.toc import build_toc, parse_toc
-from blobstore.index import NameIndex, build_index, parse_index, rebind_index
+from blobstore.index import Entry, NameIndex, build_index, open_index, parse_index, rebind_index
 from blobstore.index.records import BLOB, ENTRY, EXTERNAL, HEADER, MAGIC, SECTIONS, VERSION
 from blobstore.index_file import external_path
 from blobstore.keys import encode_key, encode_name
@@ -191,11 +191,43 @@ def index(data: bytes) -> None:
     flags, rest = flags_of(data)
     external = bool(flags & EXTERNAL_INDEX)
     raw = framed_index(flags, rest) if flags & FRAMED else rest
+    check_lookups(raw, external=external)
     try:
         found = parse_index(memoryview(raw), external=external)
     except BlobStoreError:
         return
     check_index(found)
+
+
+def check_lookups(raw: bytes, *, external: bool) -> None:
+    """Look names up in an index of which nothing but the layout was checked: answers are right, refusals are due."""
+    try:
+        opened = open_index(memoryview(raw), external=external)
+    except BlobStoreError:
+        return
+    valid = None
+    with suppress(BlobStoreError):
+        valid = set(opened.names)
+    pool = bytes(opened.names_pool).split(b"\0")[:MOST]
+    for name in [*(one.decode() for one in pool if is_utf8(one)), "\x7f no such name"]:
+        # As if nothing had been looked up before.
+        fresh = open_index(memoryview(raw), external=external)
+        try:
+            place = fresh.find(name)
+        except BlobStoreError:
+            assert valid is None, "entries without a fault were refused"
+            continue
+        assert valid is None or (place >= 0) == (name in valid)
+        assert valid is not None or place >= 0, "a name is missing, although entries are wrong"
+        if place >= 0:
+            assert fresh.entry(place).name == name
+            check_entry(fresh.entry(place), fresh.blobs["nbytes"].tolist())
+
+
+def is_utf8(raw: bytes) -> bool:
+    with suppress(UnicodeDecodeError):
+        return bool(raw) and raw.decode() is not None
+    return False
 
 
 def framed_index(flags: int, rest: bytes) -> bytes:
@@ -270,17 +302,7 @@ def check_index(found: NameIndex) -> None:
     sizes = found.blobs["nbytes"].tolist()
     for place, one in enumerate(entries):
         assert found.find(one.name) == place
-        count = math.prod(one.shape)
-        assert len(one.shape) <= 32
-        assert count < 1 << 57
-        assert math.isfinite(one.scale)
-        if one.blob is None:
-            assert (one.offset, one.nbytes, count) == (0, 0, 0)
-        else:
-            assert count
-            assert one.offset + one.nbytes <= sizes[one.blob]
-        kind = elements.BY_NUMBER.get(one.type)
-        assert not kind or one.codec or kind.nbytes(count) == one.nbytes
+        check_entry(one, sizes)
     assert found.find("\x7f no such name") == -1
     blobs = [found.blob(place) for place in range(len(sizes))]
     inside = build_directory(1, [b"any"], [1])
@@ -291,6 +313,20 @@ def check_index(found: NameIndex) -> None:
     rebuilt = parse_index(memoryview(build_index(entries, blobs, found.metadata)), external=False)
     assert contents(rebuilt) == (entries, blobs, found.metadata)
     check_places(found, inside)
+
+
+def check_entry(one: Entry, sizes: list[int]) -> None:
+    count = math.prod(one.shape)
+    assert len(one.shape) <= 32
+    assert count < 1 << 57
+    assert math.isfinite(one.scale)
+    if one.blob is None:
+        assert (one.offset, one.nbytes, count) == (0, 0, 0)
+    else:
+        assert count
+        assert one.offset + one.nbytes <= sizes[one.blob]
+    kind = elements.BY_NUMBER.get(one.type)
+    assert not kind or one.codec or kind.nbytes(count) == one.nbytes
 
 
 def contents(found: NameIndex) -> tuple[list[Any], list[Any], dict[str, str]]:

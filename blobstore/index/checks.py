@@ -1,0 +1,159 @@
+"""What must hold of an index's entries: checks of all of them at once, or of some.
+
+Spec: spec/index.md; I7 to I14 are its reader checks.
+"""
+
+from __future__ import annotations
+
+from itertools import islice
+from operator import lt
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from blobstore import elements
+from blobstore.errors import FormatError
+from blobstore.index.records import ENTRY, HEADER, MAX_ELEMENTS, MAX_NDIM, NO_BLOB
+from blobstore.keys import MAX_NAME_NBYTES
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    import numpy.typing as npt
+
+    Records = npt.NDArray[np.void]
+
+_ONE = np.uint64(1)
+_MAX_COUNT = np.uint64(MAX_ELEMENTS)
+_SURELY_FITS = 2.0**56
+_WORDS = ENTRY.itemsize // 8
+
+
+class Columns:
+    """The fields of some entries, each in one piece: strided ones cost several times as much to work on."""
+
+    def __init__(self, entries: Records) -> None:
+        """Copy all fields, shape (count,) each, as they lie: the words are those of `ENTRY`."""
+        words = np.ascontiguousarray(entries.view("<u8").reshape(-1, _WORDS).T)
+        self.count = len(entries)
+        self.offset, self.nbytes, self.reserved = words[0], words[1], words[5]
+        self.blob, self.name_offset = words[2].view("<u4").reshape(-1, 2).T
+        self.name_nbytes, self.type, self.codec, self.ndim = words[3].view("<u2").reshape(-1, 4).T
+        self.dims_start, scale = words[4].view("<u4").reshape(-1, 2).T
+        self.scale = scale.view("<f4")
+
+
+class Refusal:
+    """Refuses the first entry for which something is so.
+
+    Attributes:
+        name: Place of an entry → its name, for the message; empty when it isn't known.
+    """
+
+    def __init__(self, first: int = 0, name: Callable[[int], str] = lambda _: "") -> None:
+        """Speak of entries from the place ``first`` on."""
+        self._first = first
+        self.name = name
+
+    def refuse(self, reason: str, bad: npt.NDArray[np.bool_], what: str) -> None:
+        """Raise a FormatError for the first of ``bad``, if there is one."""
+        if bad.any():
+            place = self._first + int(bad.argmax())
+            name = self.name(place)[:80]
+            named = f" ({name!r})" if name else ""
+            raise FormatError(reason, f"entry {place}{named}: {what}", HEADER.itemsize + ENTRY.itemsize * place)
+
+
+def check_names(columns: Columns, pool: memoryview, start: int, refusal: Refusal) -> list[str]:
+    """Checks I8 and I9 of all entries → their names.
+
+    Args:
+        columns: Of all entries.
+        pool: The names section.
+        start: Where it begins in the index.
+        refusal: Knows the names afterwards.
+    """
+    lengths = columns.name_nbytes.astype(np.int64)
+    refusal.refuse(
+        "index-name", (lengths == 0) | (lengths > MAX_NAME_NBYTES), f"a name has 1 to {MAX_NAME_NBYTES} bytes"
+    )
+    ends = columns.name_offset + lengths + 1
+    refusal.refuse(
+        "index-name", columns.name_offset != np.append(0, ends[:-1]), "its name does not follow the one before"
+    )
+    if (int(ends[-1]) if len(ends) else 0) != len(pool):
+        raise FormatError("index-name", f"the names have {len(pool)} bytes, the entries say otherwise", start)
+    try:
+        names = str(pool, "utf-8").split("\0")
+    except UnicodeDecodeError as error:
+        raise FormatError("index-name", f"a name is not UTF-8: {error.reason}", start + error.start) from None
+    names.pop()  # behind the last NUL
+    # As many NULs as names, and one at each end: so none is inside a name.
+    if len(names) != columns.count or np.frombuffer(pool, np.uint8)[ends - 1].any():
+        raise FormatError("index-name", "a name has a NUL inside, or none behind it", start)
+    refusal.name = names.__getitem__
+    # Code points sort as their UTF-8 bytes do.
+    if not all(map(lt, names, islice(names, 1, None))):
+        after = next(i for i in range(1, len(names)) if names[i] <= names[i - 1])
+        raise out_of_order(after, names[after], names[after - 1], start)
+    return names
+
+
+def out_of_order(place: int, name: str, before: str, start: int) -> FormatError:
+    """Return what check I9 says of an entry whose name isn't behind the one before."""
+    what = "used twice" if name == before else f"sorted behind {before[:80]!r}"
+    return FormatError("index-order", f"entry {place} ({name[:80]!r}) is {what}", start)
+
+
+def check_fields(columns: Columns, blobs: Records, dims: npt.NDArray[np.uint64], refusal: Refusal) -> None:
+    """Checks I10 to I14 of some entries."""
+    _check_ranges(columns, blobs["nbytes"], _check_dims(columns, dims, refusal), refusal)
+
+
+def check_reserved(columns: Columns, refusal: Refusal) -> None:
+    """Check I7, as far as it speaks of entries."""
+    refusal.refuse("index-reserved", columns.reserved != 0, "its reserved field is not 0")
+
+
+def _check_dims(columns: Columns, dims: npt.NDArray[np.uint64], refusal: Refusal) -> npt.NDArray[np.int64]:
+    """Check I10 → how many elements each entry has."""
+    ndim, start = columns.ndim.astype(np.int64), columns.dims_start.astype(np.int64)
+    refusal.refuse("index-dims", ndim > MAX_NDIM, f"more than {MAX_NDIM} dimensions")
+    refusal.refuse("index-dims", start + ndim > len(dims), "its dimensions lie outside the pool")
+    count = np.ones(columns.count, dtype=np.uint64)
+    empty = np.zeros(columns.count, dtype=np.bool_)
+    for axis in range(int(ndim.max(initial=0))):
+        has = ndim > axis
+        place = start + axis
+        size = dims[place] if has.all() else np.where(has, dims[np.where(has, place, 0)], _ONE)
+        if not size.all():
+            empty |= size == 0
+            size = np.maximum(size, _ONE)
+        # Division is slow: it decides only where a product may be too large.
+        if (count.astype(np.float64) * size).max(initial=0) > _SURELY_FITS:
+            refusal.refuse("index-dims", count > _MAX_COUNT // size, "its shape has too many elements")
+        count *= size
+    count[empty] = 0
+    return count.astype(np.int64)
+
+
+def _check_ranges(
+    columns: Columns, blob_nbytes: npt.NDArray[np.uint64], counts: npt.NDArray[np.int64], refusal: Refusal
+) -> None:
+    """Checks I11 to I14."""
+    blob, nbytes, offset = columns.blob, columns.nbytes, columns.offset
+    none, without = blob == NO_BLOB, counts == 0
+    refusal.refuse(
+        "index-blob", ~none & (blob >= len(blob_nbytes)), f"its blob is none of the table's {len(blob_nbytes)}"
+    )
+    refusal.refuse("index-blob", none & ~without, "a tensor with elements has a blob")
+    room = np.zeros(columns.count, dtype=np.uint64)
+    room[~none] = blob_nbytes[blob[~none]]
+    outside = (nbytes > room) | (offset > room - np.minimum(nbytes, room))
+    refusal.refuse("index-range", outside, "its bytes leave the blob")
+    expected = elements.stored_nbytes(columns.type, counts)
+    # A size of 2⁶³ or more is negative here and equals none; -1 stands for a type that is not known.
+    disagrees = (columns.codec == 0) & (expected >= 0) & (nbytes.view(np.int64) != expected)
+    refusal.refuse("index-shape", disagrees, "its bytes are not what shape and element type say")
+    refusal.refuse("index-shape", ~none & without, "a tensor without elements has no blob")
+    refusal.refuse("index-scale", ~np.isfinite(columns.scale), "its scale is not a finite number")
