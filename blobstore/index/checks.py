@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from itertools import islice
 from operator import lt
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -37,10 +37,14 @@ class Columns:
         words = np.ascontiguousarray(entries.view("<u8").reshape(-1, _WORDS).T)
         self.count = len(entries)
         self.offset, self.nbytes, self.reserved = words[0], words[1], words[5]
-        self.blob, self.name_offset = words[2].view("<u4").reshape(-1, 2).T
-        self.name_nbytes, self.type, self.codec, self.ndim = words[3].view("<u2").reshape(-1, 4).T
-        self.dims_start, scale = words[4].view("<u4").reshape(-1, 2).T
-        self.scale = scale.view("<f4")
+        self.blob, self.name_offset = _parts(words[2], "<u4")
+        self.name_nbytes, self.type, self.codec, self.ndim = _parts(words[3], "<u2")
+        self.dims_start, self.scale = _parts(words[4], "<u4")[0], _parts(words[4], "<f4")[1]
+
+
+def _parts(words: npt.NDArray[np.uint64], dtype: str) -> npt.NDArray[Any]:
+    """Take words apart into their parts, shape (parts, count)."""
+    return np.ascontiguousarray(words.view(dtype).reshape(-1, 8 // np.dtype(dtype).itemsize).T)
 
 
 class Refusal:
@@ -147,8 +151,10 @@ def _check_ranges(
         "index-blob", ~none & (blob >= len(blob_nbytes)), f"its blob is none of the table's {len(blob_nbytes)}"
     )
     refusal.refuse("index-blob", none & ~without, "a tensor with elements has a blob")
-    room = np.zeros(columns.count, dtype=np.uint64)
-    room[~none] = blob_nbytes[blob[~none]]
+    sizes = blob_nbytes if len(blob_nbytes) else np.zeros(1, np.uint64)
+    room = sizes[np.where(none, 0, blob)]
+    if none.any():
+        room[none] = 0
     outside = (nbytes > room) | (offset > room - np.minimum(nbytes, room))
     refusal.refuse("index-range", outside, "its bytes leave the blob")
     expected = elements.stored_nbytes(columns.type, counts)

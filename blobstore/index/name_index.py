@@ -207,14 +207,15 @@ class NameIndex:
         Raises:
             FormatError: Checks I17 to I19: ``index-key``, ``index-missing-blob``, ``index-blob-size``.
         """
-        raw = np.ascontiguousarray(self.blobs["key"])
-        keys = raw.reshape(-1).view("S16")
-        count = len(keys)
+        count = len(self.blobs)
         places = np.arange(count, dtype=np.int64)
-        low, high = raw.view("<u8").T
-        if ((low == _OWN_KEY[0]) & (high == _OWN_KEY[1])).any():
+        sizes = directory.sizes[:count]
+        raw = np.ascontiguousarray(self.blobs["key"])
+        words = raw.view("<u8")
+        if (words[words[:, 0] == _OWN_KEY[0], 1] == _OWN_KEY[1]).any():
             raise FormatError("index-key", f"the index speaks of {INDEX_KEY!r}, itself")
-        if count > len(directory) or not np.array_equal(raw.view("<u8"), key_words(directory.keys[:count])):
+        keys = raw.reshape(-1).view("S16")
+        if count > len(directory) or not np.array_equal(words, key_words(directory.keys[:count])):
             bad = bad_key(raw)
             if bad is not None:
                 raise FormatError("index-key", f"blob {bad} of the index: {raw[bad].tobytes()!r} is no key")
@@ -232,10 +233,11 @@ class NameIndex:
                 raise FormatError(
                     "index-missing-blob", f"the index speaks of a blob {key!r}, the file has none: {_REBUILD}"
                 )
-        wrong = directory.sizes[places] != self.blobs["nbytes"].astype(np.int64)
+            sizes = directory.sizes[places]
+        wrong = sizes.view(np.uint64) != self.blobs["nbytes"]
         if wrong.any():
             i = int(wrong.argmax())
-            has, says = int(directory.sizes[places[i]]), int(self.blobs["nbytes"][i])
+            has, says = int(sizes[i]), int(self.blobs["nbytes"][i])
             raise FormatError(
                 "index-blob-size",
                 f"the index says {says} bytes for {decode_key(keys[i])!r}, the file has {has}: {_REBUILD}",
