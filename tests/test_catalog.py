@@ -89,7 +89,7 @@ def test_places_beyond_4_gib_are_right(version: int) -> None:
 @pytest.mark.parametrize(("dtype", "name"), DTYPES.items(), ids=DTYPES.values())
 def test_the_dtype_is_none_for_what_has_to_be_decoded(dtype: np.dtype[Any], name: str) -> None:
     number = elements.BY_NAME[name].number
-    entries = [Entry("coded", 0, 0, 8, number, (0x77,), codec=1), Entry("plain", 0, 0, dtype.itemsize, number, ())]
+    entries = [Entry("coded", 0, 0, 8, number, (0x77,), codec=2), Entry("plain", 0, 0, dtype.itemsize, number, ())]
     raw = build_index(entries, [IndexedBlob(b"a", 8)])
     catalog = IndexCatalog(
         build_directory(2, [b"a"], [8]), FoundIndex(parse_index(memoryview(raw), external=False), "a.sbs")

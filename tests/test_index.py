@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from blobstore import elements
 from blobstore.directory import build_directory
 from blobstore.errors import FormatError, UsageError
-from blobstore.index import Entry, IndexedBlob, NameIndex, build_index, open_index, parse_index, rebind_index
+from blobstore.index import PACKED, Entry, IndexedBlob, NameIndex, build_index, open_index, parse_index, rebind_index
 from tests.conftest import VECTORS, load_manifest
 from tests.fuzz.targets import check_lookups
 from tests.strategies import bytes_of, key_bytes, versions
@@ -51,22 +51,24 @@ def blob_tables(draw: st.DrawFn) -> list[IndexedBlob]:
     """At least one blob; digests for all or for none."""
     keys = draw(st.lists(key_bytes.filter(lambda key: key != b"~index"), min_size=1, max_size=5, unique=True))
     digest = draw(st.binary(min_size=32, max_size=32) | st.none())
-    return [IndexedBlob(key, draw(st.sampled_from(SIZES)), digest) for key in keys]
+    unpacked = st.just(0) | st.sampled_from(SIZES)
+    return [IndexedBlob(key, draw(st.sampled_from(SIZES)), digest, draw(unpacked)) for key in keys]
 
 
 @st.composite
 def one_entry(draw: st.DrawFn, name: str, blobs: Sequence[IndexedBlob]) -> Entry:
     """Any type and codec, known or not, anywhere in a blob that has room for it."""
     number = draw(st.sampled_from([*elements.BY_NUMBER, 9, 31, 49, 65535]))
-    codec = draw(st.sampled_from([0, 0, 0, 1, 65535]))
+    codec = draw(st.sampled_from([0, 0, 0, 2, 65535]))
     scale = draw(st.floats(width=32, allow_nan=False, allow_infinity=False))
     shape = draw(shapes)
     if 0 in shape:
         return Entry(name, None, 0, 0, number, shape, scale, codec)
     place = draw(st.integers(0, len(blobs) - 1))
-    room = blobs[place].nbytes
+    room = blobs[place].unpacked_nbytes or blobs[place].nbytes
+    codec = PACKED if blobs[place].unpacked_nbytes else codec
     nbytes = draw(st.integers(0, room))
-    if codec == 0 and number in elements.BY_NUMBER:
+    if codec <= PACKED and number in elements.BY_NUMBER:
         kind = elements.BY_NUMBER[number]
         if kind.nbytes(math.prod(shape)) > room:
             kind, shape = elements.BY_NAME["u8"], (room,)
@@ -306,11 +308,13 @@ def check(index: NameIndex) -> None:
         assert index.find(entry.name) == place
         assert 1 <= len(entry.name.encode()) <= 4096
         assert (entry.blob is None) == (0 in entry.shape)
-        room = 0 if entry.blob is None else index.blob(entry.blob).nbytes
+        blob = None if entry.blob is None else index.blob(entry.blob)
+        room = blob.unpacked_nbytes or blob.nbytes if blob else 0
+        assert (entry.codec == PACKED) == bool(blob and blob.unpacked_nbytes)
         assert 0 <= entry.offset <= entry.offset + entry.nbytes <= room
         assert math.isfinite(entry.scale)
         kind = elements.by_number(entry.type)
-        assert entry.codec or not kind.bits or kind.nbytes(math.prod(entry.shape)) == entry.nbytes
+        assert entry.codec > PACKED or not kind.bits or kind.nbytes(math.prod(entry.shape)) == entry.nbytes
     assert all(isinstance(key, str) and isinstance(value, str) for key, value in index.metadata.items())
     json.dumps(index.metadata, ensure_ascii=False).encode()
 

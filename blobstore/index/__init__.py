@@ -9,10 +9,11 @@ from blobstore.index.build import build_index, rebind_index, unbind_index
 from blobstore.index.name_index import NameIndex
 from blobstore.index.parse import open_index, parse_index
 from blobstore.index.records import MAGIC as INDEX_MAGIC
-from blobstore.index.records import Entry, IndexedBlob, shape_fault
+from blobstore.index.records import PACKED, Entry, IndexedBlob, shape_fault
 
 __all__ = [
     "INDEX_MAGIC",
+    "PACKED",
     "Entry",
     "IndexedBlob",
     "NameIndex",

@@ -87,7 +87,7 @@ def build_index(
     table = np.zeros(len(blobs), dtype=BLOB)
     for i, row in enumerate(blobs):
         table["key"][i] = np.frombuffer(row.key.ljust(16, b"\0"), np.uint8)
-        table["nbytes"][i] = row.nbytes
+        table["nbytes"][i], table["unpacked_nbytes"][i] = row.nbytes, row.unpacked_nbytes
         table["sha256"][i] = np.frombuffer(row.sha256 or bytes(32), np.uint8)
     has_digests = all(row.sha256 for row in blobs)
     names = b"".join(name + b"\0" for name, _ in encoded)

@@ -13,7 +13,7 @@ import numpy as np
 
 from blobstore import elements
 from blobstore.errors import FormatError
-from blobstore.index.records import ENTRY, HEADER, MAX_ELEMENTS, MAX_NDIM, NO_BLOB
+from blobstore.index.records import ENTRY, HEADER, MAX_ELEMENTS, MAX_NDIM, NO_BLOB, PACKED
 from blobstore.keys import MAX_NAME_NBYTES
 
 if TYPE_CHECKING:
@@ -110,8 +110,8 @@ def out_of_order(place: int, name: str, before: str, start: int) -> FormatError:
 
 
 def check_fields(columns: Columns, blobs: Records, dims: npt.NDArray[np.uint64], refusal: Refusal) -> None:
-    """Checks I10 to I14 of some entries."""
-    _check_ranges(columns, blobs["nbytes"], _check_dims(columns, dims, refusal), refusal)
+    """Checks I10 to I14, and I20, of some entries."""
+    _check_ranges(columns, blobs, _check_dims(columns, dims, refusal), refusal)
 
 
 def check_reserved(columns: Columns, refusal: Refusal) -> None:
@@ -141,25 +141,35 @@ def _check_dims(columns: Columns, dims: npt.NDArray[np.uint64], refusal: Refusal
     return count.astype(np.int64)
 
 
-def _check_ranges(
-    columns: Columns, blob_nbytes: npt.NDArray[np.uint64], counts: npt.NDArray[np.int64], refusal: Refusal
-) -> None:
-    """Checks I11 to I14."""
+def _check_ranges(columns: Columns, blobs: Records, counts: npt.NDArray[np.int64], refusal: Refusal) -> None:
+    """Checks I11 to I14, and I20."""
     blob, nbytes, offset = columns.blob, columns.nbytes, columns.offset
     none, without = blob == NO_BLOB, counts == 0
-    refusal.refuse(
-        "index-blob", ~none & (blob >= len(blob_nbytes)), f"its blob is none of the table's {len(blob_nbytes)}"
-    )
+    refusal.refuse("index-blob", ~none & (blob >= len(blobs)), f"its blob is none of the table's {len(blobs)}")
     refusal.refuse("index-blob", none & ~without, "a tensor with elements has a blob")
-    sizes = blob_nbytes if len(blob_nbytes) else np.zeros(1, np.uint64)
-    room = sizes[np.where(none, 0, blob)]
-    if none.any():
-        room[none] = 0
+    unpacked, room = (_of_blobs(blobs[column], blob, none) for column in ("unpacked_nbytes", "nbytes"))
+    packed = unpacked != 0
+    if packed.any():
+        room = np.where(packed, unpacked, room)
     outside = (nbytes > room) | (offset > room - np.minimum(nbytes, room))
     refusal.refuse("index-range", outside, "its bytes leave the blob")
     expected = elements.stored_nbytes(columns.type, counts)
     # A size of 2⁶³ or more is negative here and equals none; -1 stands for a type that is not known.
-    disagrees = (columns.codec == 0) & (expected >= 0) & (nbytes.view(np.int64) != expected)
+    disagrees = (columns.codec <= PACKED) & (expected >= 0) & (nbytes.view(np.int64) != expected)
     refusal.refuse("index-shape", disagrees, "its bytes are not what shape and element type say")
     refusal.refuse("index-shape", ~none & without, "a tensor without elements has no blob")
+    what = "it is packed and its blob isn't, or the reverse"
+    refusal.refuse("index-codec", (columns.codec == PACKED) != packed, what)
     refusal.refuse("index-scale", ~np.isfinite(columns.scale), "its scale is not a finite number")
+
+
+def _of_blobs(
+    column: npt.NDArray[np.uint64], blob: npt.NDArray[np.uint32], none: npt.NDArray[np.bool_]
+) -> npt.NDArray[np.uint64]:
+    """A column of the blob table for each entry; 0 for one without a blob."""
+    if not len(column):
+        return np.zeros(len(blob), dtype=np.uint64)
+    found: npt.NDArray[np.uint64] = column[np.where(none, 0, blob)]
+    if none.any():
+        found[none] = 0
+    return found

@@ -183,7 +183,7 @@ class NameIndex:
         """Return a row of the blob table."""
         row = self.blobs[place]
         digest = row["sha256"].tobytes() if self.has_digests else None
-        return IndexedBlob(row["key"].tobytes().rstrip(b"\0"), int(row["nbytes"]), digest)
+        return IndexedBlob(row["key"].tobytes().rstrip(b"\0"), int(row["nbytes"]), digest, int(row["unpacked_nbytes"]))
 
     def place_of(self, blob: int, directory: Directory) -> int:
         """Return where a blob of the table stands in a store's directory.

@@ -129,5 +129,5 @@ def _check_reserved(raw: memoryview, header: np.void, starts: dict[str, int], bl
         if any(raw[end : starts[name]]):
             raise FormatError("index-reserved", f"the gap before {name} is not filled with zeros", end)
         end = starts[name] + size
-    if blobs["reserved"].any() or (not header["flags"] & HAS_DIGESTS and blobs["sha256"].any()):
-        raise FormatError("index-reserved", "a blob's reserved field, or unused digest, is not 0", starts["blobs"])
+    if not header["flags"] & HAS_DIGESTS and blobs["sha256"].any():
+        raise FormatError("index-reserved", "a blob's unused digest is not 0", starts["blobs"])

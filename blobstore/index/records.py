@@ -61,7 +61,8 @@ ENTRY = np.dtype(
         ("reserved", "<u8"),
     ]
 )
-BLOB = np.dtype([("key", "u1", 16), ("nbytes", "<u8"), ("reserved", "<u8"), ("sha256", "u1", 32)])
+BLOB = np.dtype([("key", "u1", 16), ("nbytes", "<u8"), ("unpacked_nbytes", "<u8"), ("sha256", "u1", 32)])
+PACKED = 1  # the codec of what lies in a packed blob
 SECTIONS = ("entries", "blobs", "dims", "names", "metadata")
 
 
@@ -72,12 +73,12 @@ class Entry:
     Attributes:
         name: The tensor's.
         blob: Place of its blob in the index's table; None for a tensor without elements.
-        offset: Of its first byte inside the blob.
-        nbytes: As stored.
+        offset: Of its first byte inside the blob; inside what it stands for when it is packed.
+        nbytes: As its type stores it; so also in a packed blob.
         type: Number of its element type, see `blobstore.elements`.
         shape: In C order.
         scale: Decoded values are multiplied by it.
-        codec: 0 when the type says it all.
+        codec: 0 when the type says it all, `PACKED` in a packed blob.
     """
 
     name: str
@@ -92,11 +93,19 @@ class Entry:
 
 @dataclass(frozen=True)
 class IndexedBlob:
-    """A row of the index's blob table: key without padding, size, and SHA-256 of the stored bytes when it was kept."""
+    """A row of the index's blob table.
+
+    Attributes:
+        key: Without padding.
+        nbytes: As stored.
+        sha256: Of the stored bytes, when it was kept.
+        unpacked_nbytes: Of what a packed blob stands for; 0 for any other.
+    """
 
     key: bytes
     nbytes: int
     sha256: bytes | None = None
+    unpacked_nbytes: int = 0
 
 
 def section_sizes(header: np.void) -> dict[str, int]:

@@ -552,7 +552,6 @@ def invalid_indexes() -> Iterator[Case]:  # noqa: C901, PLR0915 - a list
     reason = "index-reserved"
     yield bad(reason, "reserved-header", "the header's last byte is not zero", header(reserved=bytes(23) + b"\1"))
     yield bad(reason, "reserved-entry", "an entry's reserved field is not zero", entry(1, reserved=1))
-    yield bad(reason, "reserved-blob", "a blob's reserved field is not zero", blob(1, reserved=2**63))
     yield bad(reason, "gap-not-zero", "a byte between names and metadata is not zero", spliced(463, b"\1"))
     yield bad(reason, "embedded-store-size", "an embedded index with the size of a store", header(store_nbytes=768))
     yield bad(reason, "embedded-store-hash", "an embedded index with the hash of a store", header(store_sha256=b"\1"))
@@ -627,6 +626,14 @@ def invalid_indexes() -> Iterator[Case]:  # noqa: C901, PLR0915 - a list
         yield bad(reason, f"shape-{t}", f"{few} bytes for 261 · {t}", short, packed[t])
     yield bad(reason, "no-elements-blob", "no elements, but a blob", first(shape=(0,), nbytes=0))
     yield bad(reason, "no-elements-blob-alien", "the same in an unknown type", first(shape=(0,), nbytes=0, type=ALIEN))
+
+    reason = "index-codec"
+    yield bad(reason, "codec-not-packed", "an entry with codec 1, in a blob that is not packed", entry(1, codec=1))
+    in_packed = blob(0, unpacked_nbytes=24)
+    yield bad(reason, "packed-without-codec", "a packed blob, and an entry in it with codec 0", in_packed)
+    yield bad(
+        reason, "packed-other-codec", "a packed blob, and an entry in it with codec 2", entry(0, in_packed, codec=2)
+    )
 
     reason = "index-scale"
     for what, scale in {"infinite": float("inf"), "negative-infinite": float("-inf"), "nan": float("nan")}.items():

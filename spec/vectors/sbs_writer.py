@@ -146,7 +146,7 @@ HEADER = Record(
 ENTRY = Record(
     "offset:Q nbytes:Q blob:I name_offset:I name_nbytes:H type:H codec:H ndim:H dims_start:I scale:f reserved:Q"
 )
-BLOB = Record("key:16s nbytes:Q reserved:Q sha256:32s")
+BLOB = Record("key:16s nbytes:Q unpacked_nbytes:Q sha256:32s")
 
 TYPES = {  # name: number, bits of an element, elements of a group, further bytes of a group
     "unknown": (0, 8, 1, 0), "f32": (1, 32, 1, 0), "bf16": (2, 16, 1, 0), "sfp": (3, 8, 1, 0), "nuq": (4, 4, 256, 16),

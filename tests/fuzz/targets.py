@@ -34,7 +34,7 @@ from blobstore.directory import Directory, build_directory, parse_directory
 from blobstore.errors import BlobStoreError
 from blobstore.gemma.config import ModelConfig
 from blobstore.gemma.toc import build_toc, parse_toc
-from blobstore.index import Entry, NameIndex, build_index, open_index, parse_index, rebind_index
+from blobstore.index import PACKED, Entry, IndexedBlob, NameIndex, build_index, open_index, parse_index, rebind_index
 from blobstore.index.records import BLOB, ENTRY, EXTERNAL, HEADER, MAGIC, SECTIONS, VERSION
 from blobstore.index_file import external_path
 from blobstore.keys import encode_key, encode_name
@@ -221,7 +221,7 @@ def check_lookups(raw: bytes, *, external: bool) -> None:
         assert valid is not None or place >= 0, "a name is missing, although entries are wrong"
         if place >= 0:
             assert fresh.entry(place).name == name
-            check_entry(fresh.entry(place), fresh.blobs["nbytes"].tolist())
+            check_entry(fresh.entry(place), [fresh.blob(row) for row in range(len(fresh.blobs))])
 
 
 def is_utf8(raw: bytes) -> bool:
@@ -257,7 +257,7 @@ def framed_index(flags: int, rest: bytes) -> bytes:
         table["name_nbytes"] = [len(name) % 65536 for name in names]
         table["name_offset"] = np.cumsum([0, *(len(name) + 1 for name in names)])[:-1]
     if flags & CLEARED:
-        table["reserved"], blob_table["reserved"], header["reserved"] = 0, 0, 0
+        table["reserved"], blob_table["unpacked_nbytes"], header["reserved"] = 0, 0, 0
         if not header["flags"] & 1:
             blob_table["sha256"] = 0
         if not flags & EXTERNAL_INDEX:
@@ -299,12 +299,11 @@ def check_index(found: NameIndex) -> None:
     assert len(encoded) == len(found.entries)
     assert all(isinstance(key, str) and isinstance(text, str) for key, text in found.metadata.items())
     entries = [found.entry(place) for place in range(len(encoded))]
-    sizes = found.blobs["nbytes"].tolist()
+    blobs = [found.blob(place) for place in range(len(found.blobs))]
     for place, one in enumerate(entries):
         assert found.find(one.name) == place
-        check_entry(one, sizes)
+        check_entry(one, blobs)
     assert found.find("\x7f no such name") == -1
-    blobs = [found.blob(place) for place in range(len(sizes))]
     inside = build_directory(1, [b"any"], [1])
     for store in (None, inside):
         again = parse_index(memoryview(rebind_index(found, store)), external=store is not None)
@@ -315,7 +314,7 @@ def check_index(found: NameIndex) -> None:
     check_places(found, inside)
 
 
-def check_entry(one: Entry, sizes: list[int]) -> None:
+def check_entry(one: Entry, blobs: list[IndexedBlob]) -> None:
     count = math.prod(one.shape)
     assert len(one.shape) <= 32
     assert count < 1 << 57
@@ -324,9 +323,11 @@ def check_entry(one: Entry, sizes: list[int]) -> None:
         assert (one.offset, one.nbytes, count) == (0, 0, 0)
     else:
         assert count
-        assert one.offset + one.nbytes <= sizes[one.blob]
+        blob = blobs[one.blob]
+        assert one.offset + one.nbytes <= (blob.unpacked_nbytes or blob.nbytes)
+        assert (one.codec == PACKED) == bool(blob.unpacked_nbytes)
     kind = elements.BY_NUMBER.get(one.type)
-    assert not kind or one.codec or kind.nbytes(count) == one.nbytes
+    assert not kind or one.codec > PACKED or kind.nbytes(count) == one.nbytes
 
 
 def contents(found: NameIndex) -> tuple[list[Any], list[Any], dict[str, str]]:
