@@ -3,8 +3,8 @@
     python spec/vectors/generate.py            write a folder for each kind of files, and all .json beside this file
     python spec/vectors/generate.py --check    exit 1 and name each file that differs from that
 
-The files come from sbs_writer.py, codec_writer.py and gemma_writer.py, a second implementation of the writing side;
-what is in them is said in sbs_cases.py, codec_cases.py and gemma_cases.py.
+The files come from sbs_writer.py, codec_writer.py, gemma_writer.py and packed_writer.py, a second implementation of the
+writing side; what is in them is said in sbs_cases.py, codec_cases.py, gemma_cases.py and packed_cases.py.
 Nothing is read but the output. What gemma.cpp wrote is recorded by its hash, here and in the cases, and must come out.
 """
 
@@ -21,6 +21,7 @@ sys.path.insert(0, str(HERE))  # for a test that loads this file by its path
 from codec_cases import codec_vectors  # noqa: E402
 from codec_writer import CODECS  # noqa: E402
 from gemma_cases import catalog_cases, gemma_vectors  # noqa: E402
+from packed_cases import packed_vectors  # noqa: E402
 from sbs_cases import KINDS, Case, digest, invalid_cases, store, valid_cases, verify_cases  # noqa: E402
 from sbs_writer import Blob, container, key_for, name_index, payload  # noqa: E402
 
@@ -188,6 +189,7 @@ def outputs() -> dict[str, bytes]:
         "manifest.json": manifest(every),
         "codecs.json": lines(codec_vectors()),
         "gemma.json": lines(gemma_vectors()),
+        "packed.json": lines(packed_vectors()),
     }
 
 

@@ -42,6 +42,7 @@ def seeds() -> dict[str, Seeds]:
         "codecs": codec_seeds(),
         "store": store_seeds(),
         "trust": trust_seeds(),
+        "packed": packed_seeds(),
     }
     return {name: {one: data for one, data in of.items() if len(data) <= MAX_NBYTES} for name, of in made.items()}
 
@@ -241,6 +242,19 @@ def rearranged(said: dict[str, Any]) -> bytes:
     entry = Entry("a", 0, 0, 16, BY_NAME["bf16"].number, (2, 4))
     index = build_index([entry], [IndexedBlob(b"a", 16)], {"blobstore.rearranged": text})
     return blob_list((b"a", bytes(range(16))), (b"~index", index))
+
+
+def packed_seeds() -> Seeds:
+    vectors = json.loads((VECTORS / "packed.json").read_bytes())
+    made: Seeds = {}
+    for kind in ("packed_valid", "packed_invalid"):
+        for fact in vectors[kind]:
+            flags = targets.BASED if "base" in fact else 0
+            made[f"{kind}-{fact['name']}"] = bytes([flags]) + bytes.fromhex(fact["stored"])
+    for name in ("example", "delta", "huffman", "f64"):
+        seed = made[f"packed_valid-{name}"]
+        made[f"{name}-checked"] = bytes([seed[0] | targets.CHECKED]) + seed[1:]
+    return made
 
 
 def main() -> None:

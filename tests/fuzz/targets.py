@@ -15,6 +15,7 @@ import math
 import os
 import struct
 import tempfile
+import zlib
 from contextlib import contextmanager, suppress
 from dataclasses import astuple, dataclass, field
 from functools import partial
@@ -28,6 +29,7 @@ import blobstore
 from blobstore import elements, layout
 from blobstore.check import check_file, verify_file
 from blobstore.codecs import decode, encode
+from blobstore.codecs import packed as packing
 from blobstore.convert.export import exported_bytes, plan_export
 from blobstore.convert.safetensors import dump_header, parse_header
 from blobstore.directory import Directory, build_directory, parse_directory
@@ -681,6 +683,62 @@ def trust(data: bytes) -> None:
 
 EDITS = Edits(version=2, sort=True, set_metadata={"a": "b"})
 
+# ------------------------------------------------------------------------------------------------------------- packed
+
+CHECKED, BASED = 1, 2  # bits of packed's first byte
+PACKED_MOST = 1 << 22  # of what a stream stands for
+
+
+def packed(data: bytes) -> None:
+    """A packed blob.
+
+    CHECKED: the checks of header and table are put right. BASED: differences get a base.
+    """
+    flags, rest = flags_of(data)
+    stored = put_checks_right(rest) if flags & CHECKED else rest
+    try:
+        found = packing.Packed(stored)
+    except BlobStoreError:
+        return
+    # Each plane of each chunk has a frame and its size in the table.
+    assert found.nbytes <= len(stored) // 18 * packing.MAX_CHUNK + 8
+    if found.nbytes > PACKED_MOST:
+        with suppress(BlobStoreError):
+            found.read(0, 1, base=zeros if found.base_sha256 else None)
+        return
+    base = zeros if found.base_sha256 and flags & BASED else None
+    try:
+        whole = found.read(base=base).tobytes()
+    except BlobStoreError as error:
+        assert error.reason in {"packed-frame", "packed-data"} or found.base_sha256  # noqa: PT017
+        return
+    assert len(whole) == found.nbytes
+    third = found.nbytes // 3
+    assert found.read(third, 2 * third, base=base).tobytes() == whole[third : 2 * third]
+    options: dict[str, Any] = {"base": base, "base_sha256": found.base_sha256} if base else {}
+    again = b"".join(map(bytes, packing.compress(whole, found.layout, **options)))
+    assert packing.Packed(again).read(base=base).tobytes() == whole
+
+
+def zeros(start: int, stop: int) -> bytes:
+    return bytes(stop - start)
+
+
+def put_checks_right(stored: bytes) -> bytes:
+    size = packing.HEADER.itemsize
+    if len(stored) < size + 4:
+        return stored
+    stored = stored[: size - 4] + struct.pack("<I", zlib.crc32(stored[: size - 4])) + stored[size:]
+    header = np.frombuffer(stored, packing.HEADER, 1)[0]
+    step = int(header["chunk"]) * int(header["width"])
+    if not step:
+        return stored
+    body = int(header["nbytes"]) - int(header["nbytes"]) % int(header["width"])
+    table = -(-body // step) * int(header["width"]) * 4
+    start = len(stored) - 4 - table
+    return stored[:-4] + struct.pack("<I", zlib.crc32(stored[start:-4])) if start >= size else stored
+
+
 TARGETS: dict[str, Target] = {
     "directory": directory,
     "index": index,
@@ -689,4 +747,5 @@ TARGETS: dict[str, Target] = {
     "codecs": codecs,
     "store": store,
     "trust": trust,
+    "packed": packed,
 }

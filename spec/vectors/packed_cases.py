@@ -1,0 +1,146 @@
+"""The cases of packed.json: packed blobs and what they stand for, and what must be refused."""
+
+import hashlib
+import struct
+from typing import Any
+
+from packed_writer import Packed, block, frame, table, xxh64
+from sbs_writer import payload
+
+Fact = dict[str, Any]
+
+
+def falling(seed: int, count: int) -> bytes:
+    """Exponents as those of weights: 119, and each one below it half as often, down to 111."""
+    return bytes(120 - ((one | 256) & -(one | 256)).bit_length() for one in payload(seed, count))
+
+
+# Zstandard 1.5.7's frame for falling(7, 300): one block of literals, in Huffman codes.
+HUFFMAN = bytes.fromhex(
+    "28b52ffd642c002d0300328f1209d0a50349ee0700a0b5e995a4231c9e6d995694f5501813ee946d434cd29c2d3c5a4d9676a5f234611b3d3462ba2aa51bab6219b902688c9975ab1e4eb4a688b06472cced2b8c0d590709005a99f0e6422fb880b3cf3048b490497184d05cb90577cc27a1c9"
+)
+# The same for b"weights " forty times: a block with a match.
+MATCH = bytes.fromhex("28b52ffd6440007d0000407765696768747320010035d5cb05f8278d86")
+
+
+def words(*values: int) -> bytes:
+    """Values of 16 bits."""
+    return struct.pack(f"<{len(values)}H", *values)
+
+
+def bf16(exponents: bytes, rest: bytes) -> bytes:
+    """Patterns from their exponents, and from bytes of sign and mantissa."""
+    pairs = zip(exponents, rest, strict=True)
+    return words(*(exponent << 7 | low & 0x7F | (low & 0x80) << 8 for exponent, low in pairs))
+
+
+EXAMPLE = Packed(words(0x3F80, 0xBFC0, 0x3F80, 0x3F00, 0x3F40), 2, signed=True, chunk=4)
+WEIGHTS = Packed(bf16(falling(7, 300), payload(8, 300)), 2, signed=True)
+BYTES = Packed(payload(1, 300), 1)
+BASE = payload(2, 40)
+NEAR = bytes(one ^ (place % 7 == 0) for place, one in enumerate(BASE))
+SHA = hashlib.sha256(BASE).digest()
+NANS = words(0x7F80, 0xFF80, 0x7FC0, 0xFFC0, 0x7F81, 0xFF81, 0x7FFF, 0xFFFF, 0x0001, 0x8001, 0x8000, 0)
+
+
+def packed_vectors() -> dict[str, list[Fact]]:
+    """All cases."""
+    return {"packed_valid": valid(), "packed_invalid": invalid()}
+
+
+def fact(name: str, of: Packed, stored: bytes, said: str) -> Fact:
+    """A valid one."""
+    facts: Fact = {"name": name, "description": said, "width": of.width, "signed": of.signed, "chunk": of.chunk}
+    if of.base is not None:
+        facts |= {"base": of.base.hex(), "base_sha256": of.base_sha256.hex()}
+    return facts | {"stored": stored.hex(), "bytes": of.data.hex()}
+
+
+def valid() -> list[Fact]:
+    """What a reader must read."""
+    plain = [
+        ("example", EXAMPLE, "five values of bf16 in chunks of four, as on the page"),
+        ("empty", Packed(b"", 2, signed=True), "no bytes, no frames"),
+        ("tail-only", Packed(b"\x01\x02\x03", 4), "fewer bytes than an element has: no frames"),
+        ("tail", Packed(payload(3, 23), 8, signed=True, chunk=1), "two elements, each a chunk, and seven bytes"),
+        ("bytes", BYTES, "bytes that don't shrink"),
+        ("bytes-of-one-value", Packed(bytes([7]) * 5000, 1, chunk=1 << 20), "a run; the largest chunk"),
+        ("u16", Packed(payload(4, 64), 2, chunk=10), "integers: no sign is moved; the last chunk is shorter"),
+        ("f32", Packed(payload(5, 64), 4, signed=True), "four planes"),
+        ("f64", Packed(payload(6, 64), 8, signed=True, chunk=5), "eight planes"),
+        ("nan", Packed(NANS, 2, signed=True), "infinities, NaNs with payloads, subnormals, zeros of both signs"),
+        ("delta", Packed(NEAR, 2, signed=True, base=BASE, base_sha256=SHA, chunk=6), "most bytes are the base's"),
+        ("delta-none", Packed(BASE, 1, base=BASE, base_sha256=SHA), "all bytes are the base's"),
+        ("delta-tail", Packed(NEAR[:39], 4, base=BASE[:39], base_sha256=hashlib.sha256(BASE[:39]).digest()),
+         "the last three bytes are those of the data, not a difference"),
+    ]  # fmt: skip
+    made = [fact(name, of, of.stream(), said) for name, of, said in plain]
+    low = WEIGHTS.planes()[1]
+    made.append(fact("huffman", WEIGHTS, WEIGHTS.stream([HUFFMAN, frame(low)]), "a frame of Huffman codes"))
+    repeated = Packed(b"weights " * 40, 1)
+    made.append(fact("match", repeated, repeated.stream([MATCH]), "a frame with a match"))
+    for width in (2, 4, 8):
+        stored = BYTES.stream([frame(BYTES.data, size_width=width)])
+        made.append(fact(f"size-{width}", BYTES, stored, f"a content size of {width} bytes"))
+    made.append(fact("blocks", BYTES, BYTES.stream([frame(BYTES.data, pieces=7)]), "a frame of seven blocks"))
+    return made
+
+
+def invalid() -> list[Fact]:
+    """What it must refuse; those with "read" only when the bytes are read."""
+    right = EXAMPLE.stream()
+    opened = [
+        ("empty", "packed-truncated", b"", "nothing at all"),
+        ("short", "packed-truncated", right[:83], "shorter than a header and the check of a table"),
+        ("magic", "packed-magic", EXAMPLE.stream(header=EXAMPLE.header(magic=b"SBSINDEX")), "another magic"),
+        ("version", "packed-version", EXAMPLE.stream(header=EXAMPLE.header(version=2)), "version 2"),
+        ("header", "packed-header", EXAMPLE.stream(header=EXAMPLE.header(crc=0)), "another CRC of the header"),
+        ("flags", "packed-flags", EXAMPLE.stream(header=EXAMPLE.header(flags=2)), "an unknown flag"),
+        ("width", "packed-layout", EXAMPLE.stream(header=EXAMPLE.header(width=3)), "elements of three bytes"),
+        ("width-0", "packed-layout", EXAMPLE.stream(header=EXAMPLE.header(width=0)), "elements of no bytes"),
+        ("signed", "packed-layout", EXAMPLE.stream(header=EXAMPLE.header(signed=2)), "a sign of 2"),
+        ("signed-byte", "packed-layout", BYTES.stream(header=BYTES.header(signed=1)), "a sign in single bytes"),
+        ("chunk-0", "packed-chunk", EXAMPLE.stream(header=EXAMPLE.header(chunk=0)), "chunks of no elements"),
+        ("chunk", "packed-chunk", BYTES.stream(header=BYTES.header(chunk=(1 << 20) + 1)), "too large chunks"),
+        ("reserved", "packed-reserved", EXAMPLE.stream(header=EXAMPLE.header(reserved=1)), "a reserved field"),
+        ("reserved-2", "packed-reserved", EXAMPLE.stream(header=EXAMPLE.header(reserved_2=1)), "the other one"),
+        ("tail", "packed-reserved", EXAMPLE.stream(header=EXAMPLE.header(tail=b"\1")), "a tail that is none"),
+        ("base", "packed-reserved", EXAMPLE.stream(header=EXAMPLE.header(base_sha256=SHA)), "a base without the flag"),
+        ("nbytes", "packed-table", EXAMPLE.stream(header=EXAMPLE.header(nbytes=(1 << 64) - 2)), "2⁶⁴ − 2 bytes"),
+        ("no-frames", "packed-table", EXAMPLE.stream([]), "neither frames nor their table"),
+        ("cut", "packed-table-crc", right[:-5], "five bytes are missing at the end"),
+        ("table", "packed-table-crc", right[:-1] + bytes([right[-1] ^ 1]), "another CRC of the table"),
+        ("sizes", "packed-sizes", BYTES.header() + frame(BYTES.data) + table([len(frame(BYTES.data)) - 1]),
+         "a byte between the frame and the table"),
+        ("size-small", "packed-sizes",
+         EXAMPLE.header() + bytes(56) + table([13, 15, 14, 14]), "a frame of 13 bytes"),
+    ]  # fmt: skip
+    made: list[Fact] = [{"name": name, "reason": reason, "description": said, "stored": stored.hex()}
+            for name, reason, stored, said in opened]  # fmt: skip
+    content = BYTES.data
+    good = frame(content)
+    head, body, checksum = good[:7], good[7:-4], good[-4:]
+    wrong = struct.pack("<I", xxh64(content) & 0xFFFFFFFF ^ 1)
+    read = [
+        ("frame-magic", "packed-frame", b"\x27" + good[1:], "another magic"),
+        ("frame-skippable", "packed-frame", b"\x50\x2a\x4d\x18" + struct.pack("<I", 300) + content, "a frame to skip"),
+        ("frame-size", "packed-frame", frame(content + b"\0"), "a byte more than the plane has"),
+        ("frame-bomb", "packed-frame", bytes.fromhex("28b52ffda400000080") + block(bytes(1 << 20), last=True, run=True)
+         + bytes(4), "2 GiB, it says"),
+        ("frame-no-checksum", "packed-frame", head[:4] + b"\x60" + head[5:] + body, "no checksum"),
+        ("frame-dictionary", "packed-frame", head[:4] + b"\x65\x01" + head[5:] + body + checksum, "a dictionary"),
+        ("frame-window", "packed-frame", head[:4] + b"\x44\x38" + head[5:] + body + checksum, "a window"),
+        ("frame-unused", "packed-frame", head[:4] + b"\x74" + head[5:] + body + checksum, "the unused bit"),
+        ("data-checksum", "packed-data", head + body + wrong, "another checksum"),
+        ("data-flipped", "packed-data", head + body[:-1] + bytes([body[-1] ^ 1]) + checksum, "another last byte"),
+        ("data-short", "packed-data", head + block(content[:299], last=True) + checksum, "fewer bytes than it says"),
+        ("data-long", "packed-data", head + block(content + b"\0", last=True) + checksum, "more bytes than it says"),
+        ("data-no-last", "packed-data", head + block(content, last=False) + checksum, "no last block"),
+        ("data-behind", "packed-data", good + b"\0", "a byte behind the frame"),
+        ("data-two", "packed-data", good + frame(b"more"), "another frame behind it"),
+        ("data-cut", "packed-data", good[:-1], "a byte less"),
+    ]  # fmt: skip
+    for name, reason, one, said in read:
+        stored = BYTES.stream([one])
+        made.append({"name": name, "reason": reason, "description": said, "read": True, "stored": stored.hex()})
+    return made

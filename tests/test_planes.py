@@ -1,0 +1,75 @@
+"""Elements split into planes and merged again."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from blobstore.codecs.planes import Layout, layout_of, merge, split
+from blobstore.elements import BY_NAME
+
+LAYOUTS = [Layout(width, signed=signed) for width in (1, 2, 4, 8) for signed in (False, True)[: 1 + (width > 1)]]
+
+every_layout = pytest.mark.parametrize("layout", LAYOUTS, ids=str)
+
+
+def planes_of(data: bytes, layout: Layout) -> list[bytes]:
+    elements = np.frombuffer(data, dtype=layout.dtype)
+    return [plane.tobytes() for plane in split(elements, layout, np.empty(len(data), dtype=np.uint8))]
+
+
+def merged(planes: list[bytes], layout: Layout, *, misaligned: bool = False) -> bytes:
+    nbytes = len(planes[0]) * layout.width
+    room = np.empty(nbytes + misaligned, dtype=np.uint8)[int(misaligned) :]
+    arrays = (np.frombuffer(plane, dtype=np.uint8) for plane in planes)
+    merge(arrays, layout, room.view(layout.dtype), np.empty(nbytes, dtype=np.uint8))
+    return room.tobytes()
+
+
+@every_layout
+@given(data=st.binary(max_size=200), misaligned=st.booleans())
+def test_merging_gives_back_what_was_split(layout: Layout, data: bytes, *, misaligned: bool) -> None:
+    whole = data[: len(data) - len(data) % layout.width]
+    planes = planes_of(whole, layout)
+    assert len(planes) == layout.width
+    assert {len(plane) for plane in planes} == {len(whole) // layout.width}
+    assert merged(planes, layout, misaligned=misaligned) == whole
+
+
+@every_layout
+def test_every_pattern_of_the_upper_two_bytes_comes_back(layout: Layout) -> None:
+    upper = np.arange(1 << 16, dtype=layout.dtype if layout.width > 1 else "<u2")
+    data = (upper << np.uint8(8 * max(layout.width - 2, 0))).astype(upper.dtype).tobytes()
+    assert merged(planes_of(data, layout), layout) == data
+
+
+@given(data=st.binary(max_size=64))
+def test_planes_without_a_sign_are_the_bytes_from_the_highest(data: bytes) -> None:
+    for width in (1, 2, 4, 8):
+        whole = data[: len(data) - len(data) % width]
+        assert planes_of(whole, Layout(width)) == [whole[place::width] for place in reversed(range(width))]
+
+
+@pytest.mark.parametrize(("name", "dtype"), [("f32", "<f4"), ("f64", "<f8")])
+def test_the_sign_changes_nothing_in_the_plane_of_the_exponent(name: str, dtype: str) -> None:
+    values = np.random.default_rng(1).standard_normal(100).astype(dtype)
+    layout = layout_of(BY_NAME[name])
+    positive, negative = planes_of(values.tobytes(), layout), planes_of((-values).tobytes(), layout)
+    assert positive[0] == negative[0]
+    assert all(one ^ other == 0x80 for one, other in zip(positive[1], negative[1], strict=True))
+    assert positive[2:] == negative[2:]
+
+
+def test_the_exponent_of_bfloat16_is_a_plane() -> None:
+    high, low = planes_of(np.array([0x3F80, 0xBFC0, 0xC001], "<u2").tobytes(), layout_of(BY_NAME["bf16"]))
+    assert list(high) == [0x7F, 0x7F, 0x80]
+    assert list(low) == [0x00, 0xC0, 0x81]
+
+
+def test_the_layout_of_a_type_has_the_width_of_its_elements_or_of_bytes() -> None:
+    for kind in BY_NAME.values():
+        layout = layout_of(kind)
+        assert layout in LAYOUTS
+        assert layout.width in {1, kind.bits // 8, kind.bits // 16}
