@@ -96,7 +96,13 @@ def __dir__() -> list[str]:
     return sorted({*globals(), *__all__})
 
 
-def open(path: str | PathLike[str], *, access: Access = "auto", use_index: bool = True) -> Store:  # noqa: A001
+def open(  # noqa: A001
+    path: str | PathLike[str],
+    *,
+    access: Access = "auto",
+    use_index: bool = True,
+    base: str | PathLike[str] | None = None,
+) -> Store:
     """Open a .sbs file: a mapping from tensor name to numpy array.
 
     Args:
@@ -106,6 +112,7 @@ def open(path: str | PathLike[str], *, access: Access = "auto", use_index: bool 
             reads: for network drives, and for files that may be truncated while open. ``auto`` maps, unless the file
             is on a network drive.
         use_index: False to ignore the index, for instance one that is stale.
+        base: The file that a packed one was made the difference to (`blobstore.pack`).
 
     Raises:
         FormatError, TruncatedError: The file is wrong; ``reason`` is a code of the specification. What its index says
@@ -114,7 +121,7 @@ def open(path: str | PathLike[str], *, access: Access = "auto", use_index: bool 
     """
     from blobstore.store import Store  # noqa: PLC0415 (as above)
 
-    return Store(path, access=access, use_index=use_index)
+    return Store(path, access=access, use_index=use_index, base=base)
 
 
 def create(

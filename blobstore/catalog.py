@@ -15,6 +15,7 @@ from blobstore.codecs import is_float_codec
 from blobstore.errors import FormatError, UsageError, in_file
 from blobstore.gemma.legacy import TYPE_LETTERS, legacy_tensors
 from blobstore.gemma.toc import parse_toc
+from blobstore.index import PACKED
 from blobstore.keys import INDEX_KEY, RESERVED_KEYS, SCALES_KEY, TOC_KEY, decode_key, encode_key
 from blobstore.layout import KEY_NBYTES
 
@@ -43,9 +44,11 @@ class TensorInfo:
         type: How its elements are stored.
         shape: In C order.
         scale: Decoded values are multiplied by it.
-        offset: Of its first byte, from the beginning of the file.
-        nbytes: As stored.
-        codec: 0 when the type says it all.
+        offset: Of its first byte, from the beginning of the file; of its blob's, when that is packed.
+        nbytes: As stored; of all of its blob, when that is packed.
+        codec: 0 when the type says it all, 1 in a packed blob.
+        inside: Of its first byte in what a packed blob stands for.
+        unpacked_nbytes: Of what a packed blob stands for; 0 when it isn't packed.
     """
 
     name: str
@@ -56,6 +59,8 @@ class TensorInfo:
     offset: int
     nbytes: int
     codec: int
+    inside: int = 0
+    unpacked_nbytes: int = 0
 
     @property
     def count(self) -> int:
@@ -65,17 +70,38 @@ class TensorInfo:
     @property
     def place(self) -> tuple[object, ...]:
         """What two names for the same values have in common."""
-        return self.offset, self.nbytes, self.type.number, self.shape, self.scale, self.codec
+        return *self.address(), self.nbytes, self.type.number, self.shape, self.scale, self.codec
+
+    def address(self, start: int = 0) -> tuple[int, int]:
+        """Where a byte of it lies: two tensors that have one in common share their bytes.
+
+        Args:
+            start: The byte, of those that its type stores.
+
+        Returns:
+            An offset in the file, and one in what the packed blob there stands for.
+        """
+        return (self.offset, self.inside + start) if self.packed else (self.offset + start, 0)
+
+    @property
+    def packed(self) -> bool:
+        """Whether its blob is packed: then its bytes come in a copy."""
+        return self.codec == PACKED
+
+    @property
+    def element_nbytes(self) -> int:
+        """Of all its elements, as its type stores them; what is stored when its codec is unknown."""
+        return self.type.nbytes(self.count) if self.packed else self.nbytes
 
     @property
     def encoded(self) -> bool:
-        """Whether its values have to be decoded, and come in a copy."""
+        """Whether its values are others than the bytes that its type stores, and have to be decoded."""
         return self.type.dtype is None or self.scale != 1.0
 
     @property
     def dtype(self) -> np.dtype[np.generic] | None:
         """The numpy dtype that its values come in; None when this version can't decode them."""
-        if self.codec:
+        if self.codec not in (0, PACKED):
             return None
         if self.encoded:
             return np.dtype(np.float32) if is_float_codec(self.type) else None
@@ -160,7 +186,9 @@ class IndexCatalog:
             if entry.blob is None:
                 return self._info(entry, "", 0)
             at = self._index.place_of(entry.blob, self._directory)
-            return self._info(entry, decode_key(self._directory.keys[at]), int(self._directory.offsets[at]))
+            where = decode_key(self._directory.keys[at]), int(self._directory.offsets[at])
+            row = self._index.blob(entry.blob) if entry.codec == PACKED else None
+            return self._info(entry, *where, row.nbytes if row else 0, row.unpacked_nbytes if row else 0)
 
     def __iter__(self) -> Iterator[TensorInfo]:
         # By columns: numpy hands over one item at a time much more slowly.
@@ -169,22 +197,27 @@ class IndexCatalog:
             self._check()
             places, entries = self._places.tolist(), self._index.all_entries()
         starts = self._directory.offsets[self._places].tolist()
+        sizes, unpacked = (self._index.blobs[column].tolist() for column in ("nbytes", "unpacked_nbytes"))
         for entry in entries:
             if entry.blob is None:
                 yield self._info(entry, "", 0)
             else:
-                yield self._info(entry, keys[places[entry.blob]], starts[entry.blob])
+                where = keys[places[entry.blob]], starts[entry.blob]
+                yield self._info(entry, *where, sizes[entry.blob], unpacked[entry.blob])
 
-    def _info(self, entry: Entry, key: str, start: int) -> TensorInfo:
+    def _info(self, entry: Entry, key: str, start: int, blob_nbytes: int = 0, unpacked_nbytes: int = 0) -> TensorInfo:
+        packed = bool(unpacked_nbytes)
         return TensorInfo(
             name=entry.name,
             key=key,
             type=elements.by_number(entry.type),
             shape=entry.shape,
             scale=entry.scale,
-            offset=start + entry.offset,
-            nbytes=entry.nbytes,
+            offset=start if packed else start + entry.offset,
+            nbytes=blob_nbytes if packed else entry.nbytes,
             codec=entry.codec,
+            inside=entry.offset if packed else 0,
+            unpacked_nbytes=unpacked_nbytes,
         )
 
 

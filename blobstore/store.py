@@ -17,6 +17,7 @@ from blobstore.index_file import find_index
 from blobstore.keys import CONFIG_KEY, NO_TOKENIZER, TOKENIZER_KEY
 from blobstore.reader import BlobReader
 from blobstore.suggest import close_to
+from blobstore.unpacked import UnpackedBlobs
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
     from blobstore.mapping import Access
 
     Array = npt.NDArray[Any]
+    Bytes = npt.NDArray[np.uint8]
 
 
 class Store(Mapping[str, "Array"], Closing):
@@ -43,22 +45,36 @@ class Store(Mapping[str, "Array"], Closing):
     """
 
     def __init__(
-        self, path: str | PathLike[str], *, access: Access = "auto", use_index: bool = True, writable: bool = False
+        self,
+        path: str | PathLike[str],
+        *,
+        access: Access = "auto",
+        use_index: bool = True,
+        base: str | PathLike[str] | None = None,
+        writable: bool = False,
     ) -> None:
         """Open a file; see `blobstore.open`. ``writable`` as `BlobReader` has it, for `elements` and `raw`."""
+        self._base: Store | None = None
         self.reader = BlobReader(path, access=access, writable=writable)
         try:
             self.index = find_index(self.reader, whole=False) if use_index else None
             with in_file(self.reader.path):
                 self._catalog = self._open_catalog(use_index=use_index)
+            self._base = None if base is None else Store(base, access=access)
         except BaseException:
-            self.reader.close()
+            self.close()
             raise
 
     def _open_catalog(self, *, use_index: bool) -> Catalog:
         if not use_index:
             return BlobCatalog(self.reader.directory)
         return open_catalog(self.reader, self.reader.directory, self.index)
+
+    @cached_property
+    def unpacked(self) -> UnpackedBlobs:
+        """The blobs as they were before they were packed."""
+        base = self._base.unpacked if self._base else None
+        return UnpackedBlobs(self.reader, self.index.content if self.index else None, base)
 
     @property
     def path(self) -> str:
@@ -127,11 +143,13 @@ class Store(Mapping[str, "Array"], Closing):
     def array(self, info: TensorInfo) -> Array:
         """Return the values of a tensor that `info` or `infos` has described, as ``store[name]`` does.
 
-        A view where they lie as numpy has them; decoded, as float32 of their own, where they are encoded.
+        A view where they lie as numpy has them; a copy where they are packed; decoded, as float32 of their own, where
+        they are encoded.
 
         Raises:
             CodecError: ``unknown-type``, ``unknown-codec``, ``packed-type``, ``scaled-type``: this version can't decode
                 it; ``sfp-reserved-code``: its bytes are wrong.
+            FormatError: ``packed-…``: its bytes are wrong.
         """
         if info.dtype is None:
             raise _undecodable(info)
@@ -161,6 +179,8 @@ class Store(Mapping[str, "Array"], Closing):
             values = self._decode(info, first, count, wanted).reshape(shape)
             return values if step == 1 else values[::step].copy()
         view = self._view(info, first, count).reshape(shape)
+        if info.packed and step == 1 and view.dtype == wanted and view.size:
+            return view  # a copy already
         return np.array(view if step == 1 else view[::step], dtype=wanted)
 
     def elements(self, info: TensorInfo, first: int, count: int) -> Array:
@@ -198,18 +218,37 @@ class Store(Mapping[str, "Array"], Closing):
             raise UsageError("bad-workers", f"{workers} threads can't read anything: one at least")
         return load_all(self, workers)
 
+    def stored(self, info: TensorInfo, start: int, nbytes: int, *, out: Bytes | None = None) -> memoryview:
+        """Return bytes of a tensor as its type stores them; a view, or a copy where it is packed.
+
+        Args:
+            info: From `info` or `infos`.
+            start: The first of them.
+            nbytes: How many; inside the tensor.
+            out: Where a packed one is decoded to, shape (nbytes,); allocated unless given.
+
+        Raises:
+            FormatError: ``packed-…``: a packed one is damaged.
+            UsageError: ``needs-base``, ``wrong-base``: it is stored as the difference to a file that wasn't given.
+        """
+        if not info.packed:
+            return self.reader.view(info.offset + start, nbytes)
+        with in_file(self.path):
+            return self.unpacked.read_packed(info.key, info.unpacked_nbytes, info.inside + start, nbytes, out=out)
+
     def _view(self, info: TensorInfo, first: int, count: int) -> Array:
         """View elements that lie as numpy has them."""
         size = info.type.bits // 8
         if not count:
             return np.empty(0, dtype=info.dtype)
-        return np.frombuffer(self.reader.view(info.offset + first * size, count * size), dtype=info.type.dtype)
+        return np.frombuffer(self.stored(info, first * size, count * size), dtype=info.type.dtype)
 
     def _decode(self, info: TensorInfo, first: int, count: int, dtype: npt.DTypeLike) -> Array:
         """Decode elements; of the file only their groups are touched."""
         kind = info.type
         start = first // kind.group * kind.group if kind.group else first
-        raw = self.reader.view(info.offset + kind.nbytes(start), kind.nbytes(first + count - start))
+        # Groups are interleaved with their tables: what is stored from a group's border on is the rest's own size.
+        raw = self.stored(info, kind.nbytes(start), kind.nbytes(first + count - start))
         try:
             return decode(kind, raw, count, scale=info.scale, dtype=dtype, start=first - start)
         except CodecError as error:
@@ -222,6 +261,8 @@ class Store(Mapping[str, "Array"], Closing):
     def close(self) -> None:
         """Let go of the file; arrays stay valid until the last of them is gone."""
         self.reader.close()
+        if self._base:
+            self._base.close()
 
     def _hint(self, name: str) -> str:
         names = self._catalog.names

@@ -187,9 +187,9 @@ def verify_values(store: Store, *, progress: Progress = lambda _: None) -> Itera
             progress(info.nbytes)
 
 
-def _place(info: TensorInfo) -> tuple[int, int, int]:
+def _place(info: TensorInfo) -> tuple[int, ...]:
     """Return what two names for the same values have in common."""
-    return info.offset, info.nbytes, info.type.number
+    return *info.address(), info.nbytes, info.type.number
 
 
 def _values(store: Store, info: TensorInfo) -> Iterator[Finding]:
@@ -217,7 +217,7 @@ def _values(store: Store, info: TensorInfo) -> Iterator[Finding]:
 def _odd(store: Store, info: TensorInfo, start: int, count: int) -> Iterator[tuple[str, npt.NDArray[np.intp]]]:
     """Yield which elements of a piece are what they should not be, by code."""
     if info.type.name == "sfp":  # always finite otherwise
-        codes = np.frombuffer(store.reader.view(info.offset + start, count), dtype=np.uint8)
+        codes = np.frombuffer(store.stored(info, start, count), dtype=np.uint8)
         yield "reserved-code", np.flatnonzero(codes == _RESERVED_CODE)
         return
     values = store.elements(info, start, count)

@@ -20,6 +20,7 @@ from blobstore.convert.rearranged import Block, Source, rows_from
 from blobstore.convert.safetensors import dump_header
 from blobstore.elements import BY_NAME
 from blobstore.errors import CodecError, UsageError
+from blobstore.index import PACKED
 from blobstore.keys import REARRANGED, foreign_metadata, key_for
 from blobstore.transfer import FileRange, Sink, flat_bytes
 
@@ -261,7 +262,7 @@ def exported_bytes(tensor: Exported, store: Store) -> Iterator[FileRange | Array
 
 def _run(block: Block, kind: ElementType, store: Store) -> Iterator[FileRange | Array]:
     info, count = block.info, block.rows * block.cols
-    if info.type == kind and info.scale == 1.0:
+    if info.type == kind and info.scale == 1.0 and not info.packed:
         size = kind.bits
         start, nbytes = info.offset + block.at * size // 8, count * size // 8
         yield FileRange(store.reader.fileno(), start, nbytes)
@@ -292,7 +293,7 @@ def _converted(values: Array, kind: ElementType, name: str) -> Array:
 
 def _type(info: TensorInfo, dtype: str | None, source: Source | None) -> ElementType:
     kind = info.type
-    if info.codec or not kind.bits:
+    if info.codec not in (0, PACKED) or not kind.bits:
         store_says = f"{info.name!r} has codec {info.codec} and type {kind}: it can't be decoded here"
         raise UsageError("cannot-export", store_says)
     is_float = is_float_codec(kind) or (kind.dtype is not None and kind.dtype.kind == "f")

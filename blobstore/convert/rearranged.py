@@ -63,10 +63,10 @@ class Block:
         return not self.arrange and self.col == 0 and self.cols == self.width
 
     @property
-    def stored(self) -> tuple[int, int]:
-        """Where its bytes begin and end in the file, as far as the groups of a packed type have such places."""
-        kind, start = self.info.type, self.info.offset
-        return start + kind.nbytes(self.at), start + kind.nbytes(self.at + self.rows * self.cols)
+    def stored(self) -> tuple[tuple[int, int], tuple[int, int]]:
+        """Where its bytes begin and end (`TensorInfo.address`), as far as the groups of a packed type have such places."""
+        info, kind = self.info, self.info.type
+        return info.address(kind.nbytes(self.at)), info.address(kind.nbytes(self.at + self.rows * self.cols))
 
 
 def rows_from(
@@ -138,7 +138,12 @@ class Source:
         if alias not in self._store or target not in self._store:
             return False
         one, other = self._store.info(alias), self._store.info(target)
-        return (one.offset, one.type, one.shape, one.scale) == (other.offset, other.type, other.shape, other.scale)
+        return (one.address(), one.type, one.shape, one.scale) == (
+            other.address(),
+            other.type,
+            other.shape,
+            other.scale,
+        )
 
     def type_of(self, name: str) -> ElementType:
         """Return the type that a tensor had in the source."""

@@ -116,7 +116,7 @@ def _tensor(
         ("type", info.type, tensor.type),
         ("shape", info.shape, tensor.shape),
         ("scale", info.scale, scale),
-        ("size", info.nbytes, tensor.nbytes),
+        ("size", info.element_nbytes, tensor.nbytes),
     ]
     for what, found, wanted in facts:
         if found != wanted:
@@ -126,7 +126,7 @@ def _tensor(
         parts = piece.chunks() if isinstance(piece, FileRange) else (piece.data,)
         how = how if isinstance(piece, FileRange) else "encoded"
         for part in parts:
-            there = store.reader.view(info.offset + done, len(part))
+            there = store.stored(info, done, len(part))
             if there != part:
                 at = done + first_difference(there, part)
                 return Verdict(tensor.name, how, f"byte {at} differs, at offset {info.offset + at} of the file", at)
@@ -156,15 +156,15 @@ def _names(store: Store, plan: Plan) -> Iterator[Verdict]:
     places = {}
     for part in plan.parts:
         home = store.info(part.target) if part.target in store else None
-        start = home.offset + part.offset if home else -1
+        start = home.address(part.offset) if home else (-1, 0)
         places[part.name] = (start, part.type, part.shape, home.scale if home else 1.0)
     for alias in plan.aliases:
         target = store.info(alias.target) if alias.target in store else None
-        found = (target.offset, target.type, target.shape, target.scale) if target else (-1, None, (), 1.0)
+        found = (target.address(), target.type, target.shape, target.scale) if target else ((-1, 0), None, (), 1.0)
         places[alias.name] = places.get(alias.target, found)  # type: ignore[arg-type]
     for name, wanted in places.items():
         info = store.info(name) if name in store else None
-        there = info is not None and (info.offset, info.type, info.shape, info.scale) == wanted
+        there = info is not None and (info.address(), info.type, info.shape, info.scale) == wanted
         yield Verdict(name, "name", "" if there else "the name is missing, or leads elsewhere", 0)
 
 

@@ -185,6 +185,26 @@ class NameIndex:
         digest = row["sha256"].tobytes() if self.has_digests else None
         return IndexedBlob(row["key"].tobytes().rstrip(b"\0"), int(row["nbytes"]), digest, int(row["unpacked_nbytes"]))
 
+    def blob_of(self, key: bytes, place: int) -> IndexedBlob | None:
+        """Return the row of the blob with this key; None when the table doesn't know it.
+
+        Args:
+            key: Without padding.
+            place: Where the blob stands in the directory, most often its place in the table.
+        """
+        padded = np.frombuffer(key.ljust(16, b"\0"), np.uint8)
+        if not (0 <= place < len(self.blobs) and np.array_equal(self.blobs["key"][place], padded)):
+            found = np.flatnonzero((self.blobs["key"] == padded).all(axis=1))
+            if not len(found):
+                return None
+            place = int(found[0])
+        return self.blob(place)
+
+    @property
+    def packed_count(self) -> int:
+        """How many blobs are packed."""
+        return int(np.count_nonzero(self.blobs["unpacked_nbytes"]))
+
     def place_of(self, blob: int, directory: Directory) -> int:
         """Return where a blob of the table stands in a store's directory.
 

@@ -1,0 +1,156 @@
+"""Blobs as they were before they were packed: any range, decoded when it is asked for.
+
+Spec: spec/packed.md; spec/index.md says which blobs are packed.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from functools import partial
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from blobstore.errors import FormatError, UsageError
+from blobstore.keys import encode_key
+from blobstore.parallel import in_order
+
+if TYPE_CHECKING:
+    import numpy.typing as npt
+
+    from blobstore.codecs.packed import Base, Packed
+    from blobstore.index import IndexedBlob, NameIndex
+    from blobstore.reader import BlobReader
+
+    Bytes = npt.NDArray[np.uint8]
+
+_ALONE_NBYTES = 1 << 20  # less than this one thread decodes faster than several
+_HASH_NBYTES = 4 << 20
+
+
+class UnpackedBlobs:
+    """The blobs of a file by key, packed ones unpacked."""
+
+    def __init__(self, reader: BlobReader, index: NameIndex | None, base: UnpackedBlobs | None = None) -> None:
+        """View a file.
+
+        Args:
+            reader: The file.
+            index: Its name index, which says what is packed.
+            base: The file that packed ones may be the difference to.
+        """
+        self.reader = reader
+        self._index = index
+        self._base = base
+        self._opened: dict[str, Packed] = {}
+        self._digests: dict[str, bytes] = {}
+
+    def nbytes(self, key: str) -> int:
+        """Return a blob's size.
+
+        Raises:
+            KeyNotFoundError: ``key-not-found``.
+        """
+        row = self._row(key)
+        return row.unpacked_nbytes if row and row.unpacked_nbytes else self.reader.range(key)[1]
+
+    def packed(self, key: str, unpacked_nbytes: int) -> Packed:
+        """Return a packed blob's stream, opened.
+
+        Raises:
+            FormatError: ``packed-…``; ``packed-nbytes``: it stands for another number of bytes than the index says.
+        """
+        found = self._opened.get(key)
+        if found is None:
+            from blobstore.codecs.packed import Packed  # noqa: PLC0415 (import blobstore stays cheap)
+
+            try:
+                found = Packed(self.reader[key])
+            except FormatError as error:
+                raise _named(error, key) from None
+            if found.nbytes != unpacked_nbytes:
+                what = f"its stream stands for {found.nbytes} bytes, the index says {unpacked_nbytes}"
+                raise FormatError("packed-nbytes", f"the packed blob {key!r}: {what}")
+            self._opened[key] = found
+        return found
+
+    def read(
+        self, key: str, start: int, nbytes: int, *, out: Bytes | None = None, workers: int | None = None
+    ) -> memoryview:
+        """Return some bytes of a blob: a view where it isn't packed and ``out`` isn't given.
+
+        Args:
+            key: Of the blob.
+            start: The first byte.
+            nbytes: How many, inside the blob.
+            out: Where to, shape (nbytes,); allocated unless given.
+            workers: Threads that decode; by default one for each core.
+
+        Raises:
+            FormatError: ``packed-…``: it is damaged.
+            UsageError: ``needs-base``, ``wrong-base``: it is the difference to a file that isn't there, or another.
+            KeyNotFoundError: ``key-not-found``.
+        """
+        row = self._row(key)
+        if row and row.unpacked_nbytes:
+            return self.read_packed(key, row.unpacked_nbytes, start, nbytes, out=out, workers=workers)
+        view = self.reader.view(self.reader.range(key)[0] + start, nbytes)
+        if out is None:
+            return view
+        out[:] = np.frombuffer(view, np.uint8)
+        return out.data
+
+    def read_packed(
+        self,
+        key: str,
+        unpacked_nbytes: int,
+        start: int,
+        nbytes: int,
+        *,
+        out: Bytes | None = None,
+        workers: int | None = None,
+    ) -> memoryview:
+        """As `read`, of a blob that is packed and stands for so many bytes."""
+        stream = self.packed(key, unpacked_nbytes)
+        run = partial(in_order, workers=1 if nbytes < _ALONE_NBYTES else workers)
+        try:
+            return stream.read(start, start + nbytes, out=out, base=self._base_of(key, stream), run=run).data
+        except FormatError as error:
+            raise _named(error, key) from None
+
+    def sha256(self, key: str) -> bytes:
+        """Return the SHA-256 of a blob, unpacked: as the index keeps it, else by reading all of it."""
+        row = self._row(key)
+        if row and row.sha256 and not row.unpacked_nbytes:
+            return row.sha256
+        if key not in self._digests:
+            digest, nbytes = hashlib.sha256(), self.nbytes(key)
+            for start in range(0, nbytes, _HASH_NBYTES):
+                digest.update(self.read(key, start, min(_HASH_NBYTES, nbytes - start)))
+            self._digests[key] = digest.digest()
+        return self._digests[key]
+
+    def _base_of(self, key: str, stream: Packed) -> Base | None:
+        if stream.base_sha256 is None:
+            return None
+        if self._base is None:
+            what = "is stored as the difference to another file: give it, open(…, base=FILE) or --base FILE"
+            raise UsageError("needs-base", f"{key!r} {what}")
+        if key not in self._base.reader or self._base.sha256(key) != stream.base_sha256:
+            path = self._base.reader.path
+            raise UsageError("wrong-base", f"{path!r} is not the file that {key!r} is stored as the difference to")
+        return partial(_range_of, self._base, key)
+
+    def _row(self, key: str) -> IndexedBlob | None:
+        if self._index is None:
+            return None
+        encoded = encode_key(key)
+        return self._index.blob_of(encoded, self.reader.directory.find(encoded))
+
+
+def _range_of(blobs: UnpackedBlobs, key: str, first: int, last: int) -> memoryview:
+    return blobs.read(key, first, last - first, workers=1)
+
+
+def _named(error: FormatError, key: str) -> FormatError:
+    return type(error)(error.reason, f"the packed blob {key!r}: {error.message}", error.offset)
