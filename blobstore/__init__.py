@@ -27,7 +27,7 @@ if TYPE_CHECKING:
         UsageError,
     )
     from blobstore.keys import key_for
-    from blobstore.mapping import Access
+    from blobstore.mapping import Access, Prefetch
     from blobstore.reader import BlobReader
     from blobstore.store import Store, load_file
     from blobstore.store_writer import IndexPlace, StoreWriter, save_file
@@ -96,7 +96,9 @@ def __dir__() -> list[str]:
     return sorted({*globals(), *__all__})
 
 
-def open(path: str | PathLike[str], *, access: Access = "auto", use_index: bool = True) -> Store:  # noqa: A001
+def open(  # noqa: A001
+    path: str | PathLike[str], *, access: Access = "auto", use_index: bool = True, prefetch: Prefetch = "none"
+) -> Store:
     """Open a .sbs file: a mapping from tensor name to numpy array.
 
     Args:
@@ -106,14 +108,22 @@ def open(path: str | PathLike[str], *, access: Access = "auto", use_index: bool 
             reads: for network drives, and for files that may be truncated while open. ``auto`` maps, unless the file
             is on a network drive.
         use_index: False to ignore the index, for instance one that is stale.
+        prefetch: How the map will be read, a hint to the system about what is not in its page cache yet:
+            ``none`` leaves it to the system. ``all`` reads the whole file before this returns, for what fits into
+            memory and will all be used: touching 2 GB takes 10 to 25 % less time, that of opening counted. ``random``
+            reads no more than is touched, for single rows: 200 rows take 0.02 s instead of 0.55, whole tensors three
+            times as long. ``sequential`` reads farther ahead, for some whole tensors: ten take 0.10 s instead of 0.15,
+            all of them longer. Nothing changes where the file is cached already, with plain reads, and where the
+            system has no such hint.
 
     Raises:
+        UsageError: ``bad-access``, ``bad-prefetch``, ``not-a-file``.
         FormatError, TruncatedError: The file or its index is wrong; ``reason`` is a code of the specification.
         OSError: It can't be opened.
     """
     from blobstore.store import Store  # noqa: PLC0415 (as above)
 
-    return Store(path, access=access, use_index=use_index)
+    return Store(path, access=access, use_index=use_index, prefetch=prefetch)
 
 
 def create(

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
     from blobstore.catalog import Catalog, TensorInfo
     from blobstore.gemma.config import ModelConfig
-    from blobstore.mapping import Access
+    from blobstore.mapping import Access, Prefetch
 
     Array = npt.NDArray[Any]
 
@@ -43,10 +43,16 @@ class Store(Mapping[str, "Array"], Closing):
     """
 
     def __init__(
-        self, path: str | PathLike[str], *, access: Access = "auto", use_index: bool = True, writable: bool = False
+        self,
+        path: str | PathLike[str],
+        *,
+        access: Access = "auto",
+        use_index: bool = True,
+        writable: bool = False,
+        prefetch: Prefetch = "none",
     ) -> None:
         """Open a file; see `blobstore.open`. ``writable`` as `BlobReader` has it, for `elements` and `raw`."""
-        self.reader = BlobReader(path, access=access, writable=writable)
+        self.reader = BlobReader(path, access=access, writable=writable, prefetch=prefetch)
         try:
             self.index = find_index(self.reader) if use_index else None
             with in_file(self.index.path if self.index else self.reader.path):
