@@ -27,7 +27,7 @@ if TYPE_CHECKING:
         UsageError,
     )
     from blobstore.keys import key_for
-    from blobstore.mapping import Access
+    from blobstore.mapping import Access, Prefetch
     from blobstore.reader import BlobReader
     from blobstore.store import Store, load_file
     from blobstore.store_writer import IndexPlace, StoreWriter, save_file
@@ -102,6 +102,7 @@ def open(  # noqa: A001
     access: Access = "auto",
     use_index: bool = True,
     base: str | PathLike[str] | None = None,
+    prefetch: Prefetch = "none",
 ) -> Store:
     """Open a .sbs file: a mapping from tensor name to numpy array.
 
@@ -113,15 +114,23 @@ def open(  # noqa: A001
             is on a network drive.
         use_index: False to ignore the index, for instance one that is stale.
         base: The file that a packed one was made the difference to (`blobstore.pack`).
+        prefetch: How the map will be read, a hint to the system about what is not in its page cache yet:
+            ``none`` leaves it to the system. ``all`` reads the whole file before this returns, for what fits into
+            memory and will all be used: touching 2 GB took 2 to 25 % less time, that of opening counted. ``random``
+            reads no more than is touched, for single rows: 200 rows take 0.02 s instead of 0.55, whole tensors three
+            times as long. ``sequential`` reads farther ahead, for some whole tensors: ten take 0.10 s instead of 0.15,
+            all of them longer. Nothing changes where the file is cached already, with plain reads, and where the
+            system has no such hint.
 
     Raises:
+        UsageError: ``bad-access``, ``bad-prefetch``, ``not-a-file``.
         FormatError, TruncatedError: The file is wrong; ``reason`` is a code of the specification. What its index says
             is checked when it is used: of a tensor when it is looked up, all of it when names are listed or not found.
         OSError: It can't be opened.
     """
     from blobstore.store import Store  # noqa: PLC0415 (as above)
 
-    return Store(path, access=access, use_index=use_index, base=base)
+    return Store(path, access=access, use_index=use_index, base=base, prefetch=prefetch)
 
 
 def create(

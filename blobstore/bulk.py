@@ -49,16 +49,21 @@ class _Group:
 
     def tensor(self, info: TensorInfo) -> Array:
         """View a tensor."""
-        at = info.offset - self.start
-        return np.frombuffer(self.room[at : at + info.nbytes].data, info.dtype).reshape(info.shape)
+        # One call: with many small tensors each one counts.
+        return np.ndarray(info.shape, info.type.dtype, self.room, info.offset - self.start)
 
 
 def load_all(store: Store, workers: int | None = None) -> dict[str, Array]:
     """Return every tensor of a store, writable; see `Store.load_all`."""
     infos = list(store.infos())
-    plain = [info for info in infos if info.count and info.dtype is not None and not info.encoded]
+    plain, others = [], {}
+    for info in infos:
+        # nbytes, not count, which is a product for each
+        if info.nbytes and not info.codec and not info.encoded:
+            plain.append(info)
+        else:
+            others[info.place] = info
     groups = _groups(plain)
-    others = {info.place: info for info in infos if info.encoded or info.dtype is None or not info.count}
     fd = store.reader.fileno()
     with (
         in_file(store.path),
@@ -77,15 +82,16 @@ def load_all(store: Store, workers: int | None = None) -> dict[str, Array]:
             pool.shutdown(cancel_futures=True)  # nobody waits for the rest
             raise
     views = {info.name: group.tensor(info) for group in groups for info in group.infos}
-    return {info.name: views[info.name] if info.name in views else loaded[info.place] for info in infos}
+    views |= {info.name: loaded[info.place] for info in infos if info.name not in views} if loaded else {}
+    return {info.name: views[info.name] for info in infos}
 
 
 def _groups(infos: Iterable[TensorInfo]) -> list[_Group]:
     """Put tensors that lie near each other together; those that share bytes always."""
     groups: list[_Group] = []
+    last = None
     for info in sorted(infos, key=lambda one: (one.offset, -one.nbytes)):
         end = info.offset + info.nbytes
-        last = groups[-1] if groups else None
         if last is None or (info.offset >= last.end and end - last.start > _GROUP_NBYTES):
             last = _Group(info.offset, end)
             groups.append(last)

@@ -137,7 +137,7 @@ def write_content(
     hashing = keeping or any(blob.sha256 for blob in content.blobs)
     with BlobWriter(target, version=version, digests=hashing) as writer:
         for blob in content.blobs:
-            writer.add_chunks(blob.key, _steps(blob.data, progress))
+            writer.add_chunks(blob.key, _steps(blob.data, progress), lasting=True)
         digests = writer.digests() if hashing else [None] * len(content.blobs)
         for blob, digest in zip(content.blobs, digests, strict=True):
             if blob.sha256 not in (None, digest):

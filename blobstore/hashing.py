@@ -1,8 +1,11 @@
-"""SHA-256 of blobs, computed in a thread beside the writing (hashlib lets go of the interpreter)."""
+"""SHA-256 of blobs, computed in threads beside the writing (hashlib lets go of the interpreter)."""
 
 from __future__ import annotations
 
 import hashlib
+import os
+import threading
+from collections import deque
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
@@ -12,6 +15,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
 _INLINE_NBYTES = 256 << 10  # below this a thread costs more than it saves
+_WAITING_NBYTES = 256 << 20  # memory that may wait for its hash before the writer waits for it
 
 
 def digest_of(source: FileRange, progress: Callable[[int], None] = lambda _: None) -> bytes:
@@ -27,52 +31,123 @@ def digest_of(source: FileRange, progress: Callable[[int], None] = lambda _: Non
     return digest.digest()
 
 
+class _Blob:
+    """A digest, and what it waits for: pieces are hashed in their order, by one thread at a time."""
+
+    def __init__(self) -> None:
+        self.hash = hashlib.sha256()
+        self.waiting: deque[memoryview | FileRange] = deque()
+        self.busy = False
+        self.error: Exception | None = None
+
+
 class Hasher:
-    """Digests of one blob after another."""
+    """Digests of one blob after another. One blob is one thread's work; several are hashed at once."""
 
     def __init__(self) -> None:
         """Begin without any blob."""
         from concurrent.futures import ThreadPoolExecutor  # noqa: PLC0415 (import blobstore stays cheap)
 
-        self._hashes: list[hashlib._Hash] = []
-        self._pool = ThreadPoolExecutor(1, thread_name_prefix="blobstore-sha256")
+        self._blobs: list[_Blob] = []
+        self._held = 0  # bytes of memory that wait
+        self._changed = threading.Condition()
+        self._pool = ThreadPoolExecutor(os.cpu_count(), thread_name_prefix="blobstore-sha256")
 
     def begin(self) -> None:
         """Begin the next blob."""
-        self._hashes.append(hashlib.sha256())
+        self._blobs.append(_Blob())
 
     def forget(self) -> None:
-        """Forget the blob begun last."""
-        self._hashes.pop()
+        """Forget the blob begun last, which has no bytes."""
+        self._blobs.pop()
 
     @contextmanager
-    def updating(self, data: memoryview | FileRange) -> Iterator[None]:
-        """Hash ``data`` while the block runs; it is done with at the end of the block.
+    def updating(self, data: memoryview | FileRange, *, lasting: bool = False) -> Iterator[None]:
+        """Hash ``data`` while the block runs.
+
+        Args:
+            data: The next bytes of the blob begun last.
+            lasting: They stay as they are until `digests`, `close` or `discard`, and are hashed by then; else by the
+                end of the block.
 
         Raises:
             TruncatedError: A file is shorter than its range.
         """
-        nbytes = data.nbytes
-        if nbytes < _INLINE_NBYTES:
-            _hash(self._hashes[-1], data)
+        blob = self._blobs[-1]
+        if data.nbytes < _INLINE_NBYTES and not blob.busy:
+            _hash(blob.hash, data)
             yield
             return
-        job = self._pool.submit(_hash, self._hashes[-1], data)
+        self._enqueue(blob, data)
         try:
             yield
         finally:
             # Also after an error: nothing may read the data any more when this returns.
-            error = job.exception()
-        if error:
-            raise error
+            if not lasting:
+                self._wait_until(lambda: not blob.busy)
+        if blob.error:
+            raise blob.error
 
     def digests(self) -> list[bytes]:
-        """Return all digests so far."""
-        return [one.digest() for one in self._hashes]
+        """Return all digests so far.
+
+        Raises:
+            TruncatedError: A file is shorter than its range.
+        """
+        self._wait_until(lambda: not any(blob.busy for blob in self._blobs))
+        for blob in self._blobs:
+            if blob.error:
+                raise blob.error
+        return [blob.hash.digest() for blob in self._blobs]
 
     def close(self) -> None:
-        """Let the thread end; nothing more is hashed."""
+        """Hash what waits for it and let the threads end."""
         self._pool.shutdown(wait=True)
+
+    def discard(self) -> None:
+        """Let the threads end; what waits is not hashed any more, and nobody is to ask for digests."""
+        with self._changed:
+            for blob in self._blobs:
+                blob.waiting.clear()
+        self.close()
+
+    def _enqueue(self, blob: _Blob, data: memoryview | FileRange) -> None:
+        held = _held(data)
+        if held:
+            self._wait_until(lambda: not self._held or self._held + held <= _WAITING_NBYTES)
+        with self._changed:
+            blob.waiting.append(data)
+            self._held += held
+            if not blob.busy:
+                blob.busy = True
+                self._pool.submit(self._work, blob)
+
+    def _work(self, blob: _Blob) -> None:
+        """Hash what waits in a blob, until nothing does."""
+        while True:
+            with self._changed:
+                if not blob.waiting:
+                    blob.busy = False
+                    self._changed.notify_all()
+                    return
+                data = blob.waiting.popleft()
+            try:
+                if not blob.error:
+                    _hash(blob.hash, data)
+            except Exception as error:  # noqa: BLE001 (raised where it is asked for)
+                blob.error = error
+            with self._changed:
+                self._held -= _held(data)
+                self._changed.notify_all()
+
+    def _wait_until(self, reached: Callable[[], bool]) -> None:
+        with self._changed:
+            self._changed.wait_for(reached)
+
+
+def _held(data: memoryview | FileRange) -> int:
+    """Return how much memory is held by keeping ``data``."""
+    return 0 if isinstance(data, FileRange) else data.nbytes
 
 
 def _hash(target: hashlib._Hash, data: memoryview | FileRange) -> None:

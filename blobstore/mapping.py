@@ -7,6 +7,7 @@ import os
 import stat
 import sys
 import threading
+from contextlib import suppress
 from functools import cache
 from typing import TYPE_CHECKING, Literal, Protocol, get_args
 
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
     from os import PathLike
 
 Access = Literal["auto", "mmap", "read"]
+Prefetch = Literal["none", "all", "sequential", "random"]
 
 # Where a lost connection kills a process that maps; FUSE is mostly such drives, or buckets.
 _REMOTE = ("nfs", "cifs", "smb", "9p", "afs", "ceph", "gluster", "lustre", "beegfs", "gpfs", "ncpfs", "coda", "fuse.")
@@ -32,6 +34,11 @@ _preadv: Callable[[int, list[memoryview], int], int] | None = getattr(os, "pread
 _NORESERVE: int = getattr(
     mmap, "MAP_NORESERVE", 0x4000 if sys.platform == "linux" and os.uname().machine in ("x86_64", "aarch64") else 0
 )
+
+
+# Linux 5.14 has it; Python doesn't name it yet. Elsewhere the number may be another hint's.
+_POPULATE_READ: int | None = getattr(mmap, "MADV_POPULATE_READ", 22 if sys.platform == "linux" else None)
+_POPULATED_NBYTES = 64 << 20  # at a time: Python's other threads, and Ctrl-C, wait for each
 
 
 class ByteSource(Protocol):
@@ -107,16 +114,18 @@ class MappedFile(PlainFile):
 
     access: Access = "mmap"
 
-    def __init__(self, fd: int, *, writable: bool = False) -> None:
+    def __init__(self, fd: int, *, writable: bool = False, prefetch: Prefetch = "none") -> None:
         """Take over an open descriptor of a file that isn't empty."""
         self._map: memoryview | None = None
         super().__init__(fd, writable=writable)
         try:
-            self._map = memoryview(_map(fd, self.size, writable=writable))
+            mapped = _map(fd, self.size, writable=writable)
         except ValueError:  # it has shrunk since its size was asked for
             raise TruncatedError(
                 "short-read", f"the file had {self.size} bytes and has fewer: it was truncated"
             ) from None
+        self._map = memoryview(mapped)
+        _advise(mapped, prefetch)
 
     def view(self, offset: int, nbytes: int) -> memoryview:
         """Return these bytes of the map."""
@@ -134,6 +143,31 @@ def _map(fd: int, size: int, *, writable: bool) -> mmap.mmap:
     if writable and _NORESERVE:
         return mmap.mmap(fd, size, flags=mmap.MAP_PRIVATE | _NORESERVE, prot=mmap.PROT_READ | mmap.PROT_WRITE)
     return mmap.mmap(fd, size, access=mmap.ACCESS_COPY if writable else mmap.ACCESS_READ)
+
+
+def _advise(mapped: mmap.mmap, prefetch: Prefetch) -> None:
+    """Tell the system how a map will be read. It is a hint: where there is no such thing, nothing happens."""
+    names = {"none": "", "all": "MADV_WILLNEED", "sequential": "MADV_SEQUENTIAL", "random": "MADV_RANDOM"}
+    advice: int | None = getattr(mmap, names[prefetch], None) if names[prefetch] else None
+    if advice is None:
+        return
+    with suppress(OSError):
+        if prefetch == "all" and _populated(mapped):
+            return
+        mapped.madvise(advice)
+
+
+def _populated(mapped: mmap.mmap) -> bool:
+    """Read all of a map and map its pages, where the system does that at one's request."""
+    if _POPULATE_READ is None:
+        return False
+    size = len(mapped)
+    try:
+        for start in range(0, size, _POPULATED_NBYTES):
+            mapped.madvise(_POPULATE_READ, start, min(_POPULATED_NBYTES, size - start))
+    except OSError:
+        return False
+    return True
 
 
 def read_into(fd: int, target: memoryview, offset: int, lock: threading.Lock | None = None) -> None:
@@ -186,20 +220,26 @@ def is_remote(kind: str) -> bool:
     return kind.startswith(_REMOTE)
 
 
-def open_source(path: str | PathLike[str], access: Access = "auto", *, writable: bool = False) -> ByteSource:
+def open_source(
+    path: str | PathLike[str], access: Access = "auto", *, writable: bool = False, prefetch: Prefetch = "none"
+) -> ByteSource:
     """Open a file for reading.
 
     Args:
         path: Of a regular file.
         access: ``auto`` maps it, unless its file system is a network drive's.
         writable: Whether views in memory can be written to; the file stays as it is.
+        prefetch: How a map will be read; without effect on plain reads.
 
     Raises:
-        UsageError: ``bad-access`` for another word than those of `Access`; ``not-a-file`` for a folder, pipe or device.
+        UsageError: ``bad-access`` for another word than those of `Access`, ``bad-prefetch`` than those of `Prefetch`;
+            ``not-a-file`` for a folder, pipe or device.
         OSError: It can't be opened.
     """
     if access not in get_args(Access):
         raise UsageError("bad-access", f"expected one of {', '.join(get_args(Access))}, found {access!r}")
+    if prefetch not in get_args(Prefetch):
+        raise UsageError("bad-prefetch", f"expected one of {', '.join(get_args(Prefetch))}, found {prefetch!r}")
     # A pipe would block at open, a folder can't be opened at all.
     mode = os.stat(path).st_mode
     if not stat.S_ISREG(mode):
@@ -209,8 +249,9 @@ def open_source(path: str | PathLike[str], access: Access = "auto", *, writable:
     if access == "auto" and is_remote(file_system(os.fstat(fd).st_dev)):
         access = "read"
     # An empty file can't be mapped; its reader says what is missing.
-    kind_of_source = PlainFile if access == "read" or not os.fstat(fd).st_size else MappedFile
-    return kind_of_source(fd, writable=writable)
+    if access == "read" or not os.fstat(fd).st_size:
+        return PlainFile(fd, writable=writable)
+    return MappedFile(fd, writable=writable, prefetch=prefetch)
 
 
 def read_whole(path: str | PathLike[str]) -> memoryview:

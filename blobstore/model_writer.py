@@ -100,7 +100,15 @@ class ModelWriter(Completing):
         scale = scale_for(kind, values, name=repr(key))
         self._add(spec, encode_pieces(kind, values, scale), kind, scale)
 
-    def add_stored(self, key: str, data: Iterable[Buffer | FileRange], type: str, *, scale: float = 1.0) -> None:  # noqa: A002
+    def add_stored(
+        self,
+        key: str,
+        data: Iterable[Buffer | FileRange],
+        type: str,  # noqa: A002
+        *,
+        scale: float = 1.0,
+        lasting: bool = False,
+    ) -> None:
         """Write one tensor whose bytes are encoded already.
 
         Args:
@@ -108,11 +116,12 @@ class ModelWriter(Completing):
             data: Its bytes, in pieces.
             type: The element type that they have.
             scale: Decoded values are multiplied by it.
+            lasting: As `BlobWriter.add_chunks` has it.
 
         Raises:
             UsageError: As `add`; ``wrong-size`` when the bytes are not what the shape says: the file is given up.
         """
-        self._add(self._spec(key, type), data, BY_NAME[type], scale)
+        self._add(self._spec(key, type), data, BY_NAME[type], scale, lasting=lasting)
 
     def close(self) -> None:
         """Complete the file. Called by the ``with`` block.
@@ -158,8 +167,17 @@ class ModelWriter(Completing):
             raise UsageError("wrong-type", f"{key!r} can't be {chosen!r}: {what}")
         return spec
 
-    def _add(self, spec: TensorSpec, data: Iterable[Buffer | FileRange], kind: ElementType, scale: float) -> None:
-        self.store.add_stored(spec.key, data, kind, (spec.rows, spec.cols), scale=scale, key=spec.key)
+    def _add(
+        self,
+        spec: TensorSpec,
+        data: Iterable[Buffer | FileRange],
+        kind: ElementType,
+        scale: float,
+        *,
+        lasting: bool = False,
+    ) -> None:
+        shape = (spec.rows, spec.cols)
+        self.store.add_stored(spec.key, data, kind, shape, scale=scale, key=spec.key, lasting=lasting)
         self._toc[spec.key] = toc_entry(spec.key, kind, spec.rows, spec.cols, scale)
 
 

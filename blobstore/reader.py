@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from os import PathLike
 
-    from blobstore.mapping import Access
+    from blobstore.mapping import Access, Prefetch
 
 
 class BlobReader(Mapping[str, memoryview], Closing):
@@ -31,7 +31,14 @@ class BlobReader(Mapping[str, memoryview], Closing):
         directory: Where each blob lies, checked.
     """
 
-    def __init__(self, path: str | PathLike[str], *, access: Access = "auto", writable: bool = False) -> None:
+    def __init__(
+        self,
+        path: str | PathLike[str],
+        *,
+        access: Access = "auto",
+        writable: bool = False,
+        prefetch: Prefetch = "none",
+    ) -> None:
         """Open a file and check its structure (not its blobs' contents).
 
         Args:
@@ -41,14 +48,16 @@ class BlobReader(Mapping[str, memoryview], Closing):
                 is on a network drive.
             writable: Views can be written to, without a copy of more than the pages that are; what is written stays
                 in this process.
+            prefetch: How the map will be read, as `blobstore.open` has it.
 
         Raises:
+            UsageError: ``bad-access``, ``bad-prefetch``, ``not-a-file``.
             FormatError, TruncatedError: The file is wrong; ``reason`` is a code of spec/sbs.md.
             OSError: It can't be opened.
         """
         self.path = os.fspath(path)
         with in_file(self.path):
-            self._source = open_source(path, access, writable=writable)
+            self._source = open_source(path, access, writable=writable, prefetch=prefetch)
             try:
                 self.directory = parse_directory(self._source.view, self._source.size)
             except BaseException:

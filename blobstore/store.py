@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
     from blobstore.catalog import Catalog, TensorInfo
     from blobstore.gemma.config import ModelConfig
-    from blobstore.mapping import Access
+    from blobstore.mapping import Access, Prefetch
 
     Array = npt.NDArray[Any]
     Bytes = npt.NDArray[np.uint8]
@@ -52,10 +52,11 @@ class Store(Mapping[str, "Array"], Closing):
         use_index: bool = True,
         base: str | PathLike[str] | None = None,
         writable: bool = False,
+        prefetch: Prefetch = "none",
     ) -> None:
         """Open a file; see `blobstore.open`. ``writable`` as `BlobReader` has it, for `elements` and `raw`."""
         self._base: Store | None = None
-        self.reader = BlobReader(path, access=access, writable=writable)
+        self.reader = BlobReader(path, access=access, writable=writable, prefetch=prefetch)
         try:
             self.index = find_index(self.reader, whole=False) if use_index else None
             with in_file(self.reader.path):

@@ -42,7 +42,7 @@ class StoreWriter(Completing):
     """Write tensors under their names, one after another. `blobstore.create` makes one.
 
     A context manager: the file appears under its name when the ``with`` block ends without an error. Nothing is kept
-    of an array once it is added.
+    of an array once it is added, unless it is said to last.
 
     Attributes:
         metadata: Text → text, written at the end.
@@ -70,13 +70,15 @@ class StoreWriter(Completing):
         self._owners: dict[str, str] = {}  # key → the name that it was given to
         self.metadata = dict(metadata or {})
 
-    def add(self, name: str, array: npt.ArrayLike) -> str:
+    def add(self, name: str, array: npt.ArrayLike, *, lasting: bool = False) -> str:
         """Write a tensor.
 
         Args:
             name: Its full name, not used before.
             array: Of any shape, order and byte order, with a dtype that an element type stores as it is. Written in
                 C order, little-endian; other arrays are turned piece by piece, not copied whole.
+            lasting: It does not change until the file is complete: it is hashed while later ones are written, which
+                is faster. Else it may change, or go, once it is added.
 
         Returns:
             The key it got; empty for a tensor without elements, which has no blob.
@@ -92,7 +94,7 @@ class StoreWriter(Completing):
             raise UsageError(error.reason, f"{name!r}: {error.message}") from None
         stored = values.dtype.newbyteorder("<")
         if values.flags.c_contiguous and values.dtype == stored:
-            return self.add_stored(name, (values,), kind, values.shape)
+            return self.add_stored(name, (values,), kind, values.shape, lasting=lasting)
         return self.add_stored(name, _pieces(values, stored), kind, values.shape)
 
     def add_stored(
@@ -104,6 +106,7 @@ class StoreWriter(Completing):
         *,
         scale: float = 1.0,
         key: str | None = None,
+        lasting: bool = False,
     ) -> str:
         """Write a tensor whose bytes are in their stored form already.
 
@@ -114,6 +117,7 @@ class StoreWriter(Completing):
             shape: In C order.
             scale: Decoded values are multiplied by it.
             key: To store it under, when it isn't `key_for` of the name.
+            lasting: As `BlobWriter.add_chunks` has it.
 
         Returns:
             The key it got; empty for a tensor without elements.
@@ -140,7 +144,8 @@ class StoreWriter(Completing):
         if len(self._writer.keys) >= MAX_BLOBS - (self._index == "embedded"):
             raise UsageError("too-many-blobs", f"{name!r} would be one more blob than a file has room for")
         try:
-            written = self._writer.add_chunks(key, data, nbytes=kind.nbytes(count) if kind.bits else None)
+            nbytes = kind.nbytes(count) if kind.bits else None
+            written = self._writer.add_chunks(key, data, nbytes=nbytes, lasting=lasting)
         except UsageError as error:
             if error.reason == "wrong-size":
                 raise UsageError("wrong-size", f"{name!r}, {kind} of shape {list(shape)}: {error.message}") from None
@@ -284,7 +289,7 @@ def save_file(
     Two names for one array are stored once, as an alias.
 
     Args:
-        tensors: Name → array.
+        tensors: Name → array; none may change until this returns.
         path: Replaced only by a complete file.
         metadata: Text → text.
     """
@@ -308,7 +313,7 @@ def save_each(
         metadata: Text → text.
         place: Tensor → what is equal for two of the same memory, seen in the same way; None when that is not to be
             asked.
-        values: Tensor → its values, written and let go before the next.
+        values: Tensor → its values, in its own memory or in such as nothing else writes to.
     """
     # The tensors are kept while it lives: the address of one that is gone may be another's.
     seen: dict[object, tuple[str, T]] = {}
@@ -318,7 +323,7 @@ def save_each(
             if same in seen:
                 store.alias(name, seen[same][0])
                 continue
-            store.add(name, values(tensor))
+            store.add(name, values(tensor), lasting=True)
             if same is not None:
                 seen[same] = (name, tensor)
 

@@ -95,13 +95,16 @@ class BlobWriter(Completing):
         """
         self.add_chunks(key, (data,))
 
-    def add_chunks(self, key: str, chunks: Iterable[Data], *, nbytes: int | None = None) -> int:
-        """Write one blob from pieces, each as `add` takes it. A piece is done with before the next is asked for.
+    def add_chunks(self, key: str, chunks: Iterable[Data], *, nbytes: int | None = None, lasting: bool = False) -> int:
+        """Write one blob from pieces, each as `add` takes it.
 
         Args:
             key: As `add`.
             chunks: The pieces.
             nbytes: How many bytes they have together, when that is known, to be checked.
+            lasting: No piece changes (and no file of one is closed) until `digests` or the end: they are hashed
+                while later ones are written, several blobs at once. Else a piece is done with before the next is
+                asked for.
 
         Returns:
             The blob's size in bytes.
@@ -117,7 +120,7 @@ class BlobWriter(Completing):
         self._state = "broken"  # until the blob is whole
         for piece in chunks:
             try:
-                self._put(piece)
+                self._put(piece, lasting=lasting)
             except UsageError:
                 if self._sink.position == before:
                     self._reopen()
@@ -182,7 +185,8 @@ class BlobWriter(Completing):
             self.discard()
             raise
         self._state = "closed"
-        self._release()
+        if self._hasher:
+            self._hasher.close()
 
     def settle(self) -> None:
         """Write all but the file's name, which `close` gives it: for files that go together.
@@ -217,7 +221,8 @@ class BlobWriter(Completing):
             if self._file:
                 self._file.discard()
         finally:
-            self._release()
+            if self._hasher:
+                self._hasher.discard()
 
     def _check(self, key: str) -> bytes:
         if self._state != "open":
@@ -229,9 +234,9 @@ class BlobWriter(Completing):
             raise UsageError("too-many-blobs", f"{key!r} would be one more than the {layout.MAX_BLOBS} a file can have")
         return encoded
 
-    def _put(self, data: Data) -> None:
+    def _put(self, data: Data, *, lasting: bool) -> None:
         source = data if isinstance(data, FileRange) else flat_bytes(data)
-        with self._hasher.updating(source) if self._hasher else nullcontext():
+        with self._hasher.updating(source, lasting=lasting) if self._hasher else nullcontext():
             if isinstance(source, FileRange):
                 self._sink.copy(source)
             else:
@@ -245,10 +250,6 @@ class BlobWriter(Completing):
         self._state = "open"
         if self._hasher:
             self._hasher.forget()
-
-    def _release(self) -> None:
-        if self._hasher:
-            self._hasher.close()
 
     def _finish_v2(self, directory: Directory) -> None:
         tail = directory.to_bytes() + directory.header()

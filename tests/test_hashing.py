@@ -66,6 +66,81 @@ def test_pieces_from_memory_and_files_are_hashed_in_order(file: int, blobs: list
     hasher.close()
 
 
+@given(st.lists(st.lists(st.tuples(st.booleans(), st.booleans(), piece_sizes), max_size=5), max_size=6))
+def test_pieces_that_last_are_hashed_in_order(file: int, blobs: list[list[tuple[bool, bool, int]]]) -> None:
+    hasher = Hasher()
+    for blob in blobs:
+        hasher.begin()
+        for from_file, lasting, nbytes in blob:
+            if lasting:
+                source = FileRange(file, 0, nbytes) if from_file else memoryview(DATA)[:nbytes]
+                with hasher.updating(source, lasting=True):
+                    pass
+            else:
+                update(hasher, FileRange(file, 0, nbytes) if from_file else DATA[:nbytes])
+    assert hasher.digests() == [sha256(b"".join(DATA[:nbytes] for *_, nbytes in blob)) for blob in blobs]
+    hasher.close()
+
+
+@pytest.fixture
+def gate(monkeypatch: pytest.MonkeyPatch) -> Iterator[threading.Event]:
+    """Nothing is hashed before it is set."""
+    gate, hashed = threading.Event(), hashing._hash
+
+    def late(*args: object) -> None:
+        gate.wait()
+        hashed(*args)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(hashing, "_hash", late)
+    yield gate
+    gate.set()
+
+
+@pytest.mark.parametrize("ending", ["digests", "close"])
+def test_what_lasts_is_hashed_after_the_block_and_before_the_end(
+    hasher: Hasher, gate: threading.Event, ending: str
+) -> None:
+    for _ in range(3):
+        with hasher.updating(memoryview(DATA), lasting=True):
+            pass
+        hasher.begin()
+    threading.Timer(0.05, gate.set).start()
+    getattr(hasher, ending)()
+    assert hasher.digests() == [sha256(DATA)] * 3 + [sha256(b"")]
+
+
+def test_what_waits_is_let_go_of_when_it_is_not_wanted_any_more(hasher: Hasher, gate: threading.Event) -> None:
+    data = bytearray(DATA)
+    for _ in range(3):
+        with hasher.updating(memoryview(data), lasting=True):
+            pass
+    threading.Timer(0.05, gate.set).start()
+    hasher.discard()
+    data.clear()  # refused while there is a view of it
+
+
+def test_no_more_than_so_much_memory_waits(
+    hasher: Hasher, gate: threading.Event, file: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(hashing, "_WAITING_NBYTES", len(DATA))
+    for source in (memoryview(DATA), FileRange(file, 0, len(DATA))):  # a file holds no memory
+        with hasher.updating(source, lasting=True):
+            pass
+    threading.Timer(0.05, gate.set).start()
+    with hasher.updating(memoryview(DATA), lasting=True):
+        assert gate.is_set()
+    assert hasher.digests() == [sha256(DATA * 3)]
+
+
+def test_a_file_that_was_to_last_and_is_shorter_is_reported(hasher: Hasher, file: int) -> None:
+    with hasher.updating(FileRange(file, 1, len(DATA)), lasting=True):
+        pass
+    hasher.begin()
+    update(hasher, DATA)
+    with pytest.raises(TruncatedError, match="short-read"):
+        hasher.digests()
+
+
 def test_a_forgotten_blob_has_no_digest(hasher: Hasher) -> None:
     update(hasher, b"a")
     hasher.begin()

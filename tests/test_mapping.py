@@ -4,13 +4,14 @@ import gc
 import mmap
 import os
 from concurrent.futures import ThreadPoolExecutor
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, get_args
 
 import pytest
 
 from blobstore import mapping
+from blobstore.bench import cache
 from blobstore.errors import TruncatedError, UsageError
-from blobstore.mapping import MappedFile, PlainFile, file_system, is_remote, kind_of_mount, open_source
+from blobstore.mapping import MappedFile, PlainFile, Prefetch, file_system, is_remote, kind_of_mount, open_source
 from tests.strategies import payload
 
 if TYPE_CHECKING:
@@ -49,6 +50,48 @@ def test_views_are_the_files_bytes(source: ByteSource) -> None:
     assert source.view(4095, 3) == DATA[4095:4098]
     assert not source.view(len(DATA), 0).tobytes()
     assert os.pread(source.fileno(), 5, 7) == DATA[7:12]
+
+
+@both_ways
+@pytest.mark.parametrize("prefetch", get_args(Prefetch))
+def test_hints_change_no_byte(file: Path, access: Access, prefetch: Prefetch) -> None:
+    for writable in (False, True):
+        source = open_source(file, access, writable=writable, prefetch=prefetch)
+        assert source.view(0, len(DATA)) == DATA
+        assert source.access == access
+        source.close()
+
+
+NO_ADVICE = 9999  # no system has it
+
+
+@pytest.mark.parametrize("populate", [None, NO_ADVICE], ids=["unknown", "refused"])
+@pytest.mark.parametrize("others", [None, NO_ADVICE], ids=["unknown", "refused"])
+@pytest.mark.parametrize("prefetch", get_args(Prefetch))
+def test_a_system_without_a_hint_opens_all_the_same(
+    file: Path, monkeypatch: pytest.MonkeyPatch, populate: int | None, others: int | None, prefetch: Prefetch
+) -> None:
+    monkeypatch.setattr(mapping, "_POPULATE_READ", populate)
+    for name in ("MADV_WILLNEED", "MADV_RANDOM", "MADV_SEQUENTIAL"):
+        monkeypatch.setattr(mmap, name, others, raising=False)
+    source = open_source(file, prefetch=prefetch)
+    assert source.view(0, len(DATA)) == DATA
+    source.close()
+
+
+@pytest.mark.skipif(not cache.CAN_DROP, reason="this system doesn't drop a file's pages at one's request")
+def test_all_of_a_file_is_in_memory_when_that_was_asked_for(tmp_path: Path) -> None:
+    path = tmp_path / "large"
+    path.write_bytes(payload(2, 1 << 20) * 8)
+    cache.settle(str(path))
+    cache.drop([str(path)])
+    found = cache.resident([str(path)])
+    if found is None or found[0]:
+        pytest.skip("this system doesn't say what is in memory, or keeps its files there")
+    open_source(path).close()
+    assert cache.resident([str(path)]) == (0, found[1])
+    open_source(path, prefetch="all").close()
+    assert cache.resident([str(path)]) == (found[1], found[1])
 
 
 def test_views_are_read_only(source: ByteSource) -> None:
@@ -159,6 +202,11 @@ def test_a_file_that_is_not_there_is_an_oserror(tmp_path: Path, access: Access) 
 def test_another_word_than_mmap_or_read_is_refused(file: Path) -> None:
     with pytest.raises(UsageError, match="bad-access: expected one of auto, mmap, read, found 'rw'"):
         open_source(file, "rw")  # type: ignore[arg-type]
+
+
+def test_another_hint_is_refused(file: Path) -> None:
+    with pytest.raises(UsageError, match="bad-prefetch: expected one of none, all, sequential, random, found 'some'"):
+        open_source(file, prefetch="some")  # type: ignore[arg-type]
 
 
 def test_a_file_that_cannot_be_mapped_is_closed(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -121,6 +121,18 @@ def test_a_blob_in_pieces_is_the_blob(
     assert path.read_bytes() == expected(generator, version, blobs)
 
 
+@given(st.data(), strategies.versions, strategies.blob_lists(4))
+def test_a_blob_in_pieces_that_last_is_the_blob(
+    generator: ModuleType, path: Path, data: st.DataObject, version: int, blobs: Blobs
+) -> None:
+    with BlobWriter(path, version=version, digests=True) as writer:
+        for key, content in blobs:
+            places = data.draw(st.lists(st.integers(0, 1 << 20), max_size=5))
+            writer.add_chunks(key, cut(content, places), lasting=True)
+    assert writer.digests() == [hashlib.sha256(content).digest() for _, content in blobs]
+    assert path.read_bytes() == expected(generator, version, blobs)
+
+
 @both_versions
 def test_a_piece_is_done_with_before_the_next_is_asked_for(path: Path, version: int) -> None:
     buffer = bytearray(300_000)

@@ -64,7 +64,7 @@ class Block:
 
     @property
     def stored(self) -> tuple[tuple[int, int], tuple[int, int]]:
-        """Where its bytes begin and end (`TensorInfo.address`), as far as the groups of a packed type have such places."""
+        """Where its bytes begin and end (`TensorInfo.address`), as far as groups of a packed type have such places."""
         info, kind = self.info, self.info.type
         return info.address(kind.nbytes(self.at)), info.address(kind.nbytes(self.at + self.rows * self.cols))
 

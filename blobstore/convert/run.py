@@ -84,7 +84,7 @@ def run_plan(
             scale = scales.get(tensor.name, 1.0)
             with _naming_source(tensor, checkpoint):
                 data = _told(stored_bytes(tensor, checkpoint, scale), progress)
-                model.add_stored(tensor.key, data, tensor.type.name, scale=scale)
+                model.add_stored(tensor.key, data, tensor.type.name, scale=scale, lasting=True)
         _write_named(plan.extras, checkpoint, model.store, scales, progress)
         _write_names(plan, model.store)
 
@@ -122,7 +122,7 @@ def _may_not_fit(tensor: PlannedTensor, checkpoint: Checkpoint) -> bool:
 
 
 def stored_bytes(tensor: PlannedTensor, checkpoint: Checkpoint, scale: float = 1.0) -> Stored:
-    """Yield a planned tensor's bytes as they are to be stored, in pieces."""
+    """Yield a planned tensor's bytes as they are to be stored, in pieces that stay as they are."""
     if not tensor.pieces:
         return _steps([checkpoint.range(tensor.name)])
     ranges = stored_ranges(checkpoint, tensor.pieces, tensor.type)
@@ -155,7 +155,7 @@ def _write_named(
         scale = scales.get(tensor.name, 1.0)
         with _naming_source(tensor, checkpoint):
             data = _told(stored_bytes(tensor, checkpoint, scale), progress)
-            store.add_stored(tensor.name, data, tensor.type, tensor.shape, scale=scale)
+            store.add_stored(tensor.name, data, tensor.type, tensor.shape, scale=scale, lasting=True)
 
 
 def _write_names(plan: Plan, store: StoreWriter) -> None:
