@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     )
     from blobstore.keys import key_for
     from blobstore.mapping import Access, Prefetch
+    from blobstore.packing import pack, unpack
     from blobstore.reader import BlobReader
     from blobstore.store import Store, load_file
     from blobstore.store_writer import IndexPlace, StoreWriter, save_file
@@ -57,7 +58,9 @@ __all__ = [
     "key_for",
     "load_file",
     "open",
+    "pack",
     "save_file",
+    "unpack",
 ]
 
 
@@ -81,7 +84,9 @@ _HOMES = {
     "UsageError": "errors",
     "key_for": "keys",
     "load_file": "store",
+    "pack": "packing",
     "save_file": "store_writer",
+    "unpack": "packing",
 }
 
 

@@ -16,7 +16,16 @@ from blobstore.errors import FormatError, UsageError, in_file
 from blobstore.gemma.legacy import TYPE_LETTERS, legacy_tensors
 from blobstore.gemma.toc import parse_toc
 from blobstore.index import PACKED
-from blobstore.keys import INDEX_KEY, RESERVED_KEYS, SCALES_KEY, TOC_KEY, decode_key, encode_key
+from blobstore.keys import (
+    INDEX_KEY,
+    RESERVED_KEYS,
+    SCALES_KEY,
+    SKELETON_INDEX_KEY,
+    SKELETON_KEY,
+    TOC_KEY,
+    decode_key,
+    encode_key,
+)
 from blobstore.layout import KEY_NBYTES
 
 if TYPE_CHECKING:
@@ -30,7 +39,7 @@ if TYPE_CHECKING:
     from blobstore.index_file import FoundIndex
 
 
-_NO_TENSORS = RESERVED_KEYS | {INDEX_KEY}
+_NO_TENSORS = RESERVED_KEYS | {INDEX_KEY, SKELETON_KEY, SKELETON_INDEX_KEY}
 _TYPE_LETTERS = np.frombuffer("".join(TYPE_LETTERS).encode(), dtype=np.uint8)
 
 

@@ -6,7 +6,6 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 from blobstore.catalog import open_catalog
-from blobstore.directory import build_directory
 from blobstore.errors import FormatError, UsageError
 from blobstore.gemma.toc import build_toc, parse_toc
 from blobstore.index import Entry, IndexedBlob, build_index
@@ -144,14 +143,14 @@ def write_content(
                 what = "is not what its SHA-256 in the index says: it is damaged; blobstore recover leaves it out"
                 raise FormatError("damaged-blob", f"{blob.key!r} {what}")
         if content.entries is None or index == "none":
-            close_without_index(writer, target)
+            close_without_index(writer, target, writer.directory)
             return
         kept = digests if keeping else [None] * len(digests)
         table = [IndexedBlob(*row) for row in zip(writer.encoded_keys, writer.sizes, kept, strict=True)]
         if index == "embedded":
             writer.add(INDEX_KEY, build_index(content.entries, table, content.metadata))
             return
-        directory = build_directory(version, writer.encoded_keys, writer.sizes)
+        directory = writer.directory()
         raw = build_index(content.entries, table, content.metadata, store=directory)
         close_with_index(writer, target, raw, directory)
 

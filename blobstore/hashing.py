@@ -58,7 +58,9 @@ class Hasher:
         self._blobs.append(_Blob())
 
     def forget(self) -> None:
-        """Forget the blob begun last, which has no bytes."""
+        """Forget the blob begun last."""
+        blob = self._blobs[-1]
+        self._wait_until(lambda: not blob.busy)
         self._blobs.pop()
 
     @contextmanager

@@ -17,13 +17,17 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
 INDEX_KEY = "~index"
+# Of a packed file: what of the original is in no blob, and the index that stood beside it.
+SKELETON_KEY, SKELETON_INDEX_KEY = "~packed", "~packed.idx"
 # The runtime's own blobs; never tensors.
 CONFIG_KEY, TOKENIZER_KEY, TOC_KEY, SCALES_KEY = "config", "tokenizer", "toc", "Fscales"
 NO_TOKENIZER = b"unavailable"  # what the runtime's writer puts where there is none
 RESERVED_KEYS = frozenset({CONFIG_KEY, TOKENIZER_KEY, TOC_KEY, SCALES_KEY})
-# Of the metadata: this project's own begin so; what a conversion says of its choices and of its source.
+# Of the metadata: this project's own begin so; what a conversion says of its choices and of its source; what a packed
+# file says of the original, and of the base.
 OWN_METADATA = "blobstore."
 CHOICES, REARRANGED = "blobstore.convert", "blobstore.rearranged"
+PACKED_FROM, BASE = "blobstore.packed", "blobstore.base"
 MAX_NAME_NBYTES = 4096
 MAX_LAYER = 998  # the runtime stops at more
 

@@ -10,7 +10,6 @@ import os
 from typing import TYPE_CHECKING
 
 from blobstore.atomic import AtomicFile, write_all, write_file
-from blobstore.directory import build_directory
 from blobstore.errors import FormatError, UsageError
 from blobstore.index import unbind_index
 from blobstore.index_file import external_path, read_external
@@ -18,13 +17,16 @@ from blobstore.keys import INDEX_KEY
 from blobstore.reader import BlobReader
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from os import PathLike
 
     from blobstore.directory import Directory
     from blobstore.writer import BlobWriter
 
 
-def close_with_index(writer: BlobWriter, path: str | PathLike[str], raw: bytes, directory: Directory) -> None:
+def close_with_index(
+    writer: BlobWriter | AtomicFile, path: str | PathLike[str], raw: bytes, directory: Directory
+) -> None:
     """Complete a file and the index that belongs beside it.
 
     Args:
@@ -51,8 +53,15 @@ def close_with_index(writer: BlobWriter, path: str | PathLike[str], raw: bytes, 
     writer.close()
 
 
-def close_without_index(writer: BlobWriter, path: str | PathLike[str]) -> None:
+def close_without_index(
+    writer: BlobWriter | AtomicFile, path: str | PathLike[str], directory: Callable[[], Directory]
+) -> None:
     """Complete a file that has no index at all, and remove the one beside the file that it replaces.
+
+    Args:
+        writer: Of the file, with all that is in it.
+        path: Of the file.
+        directory: Gives the file's.
 
     Raises:
         OSError: Writing failed. Both are as they were, or the index is stale.
@@ -62,7 +71,7 @@ def close_without_index(writer: BlobWriter, path: str | PathLike[str]) -> None:
         writer.close()
         return
     writer.settle()
-    _unbind(beside, build_directory(writer.version, writer.encoded_keys, writer.sizes))
+    _unbind(beside, directory())
     writer.close()
     os.unlink(beside)
 

@@ -10,7 +10,6 @@ import numpy as np
 
 from blobstore import elements
 from blobstore.closing import Completing
-from blobstore.directory import build_directory
 from blobstore.errors import UsageError
 from blobstore.index import Entry, IndexedBlob, build_index, shape_fault
 from blobstore.keys import INDEX_KEY, encode_name, key_for
@@ -242,7 +241,7 @@ class StoreWriter(Completing):
             if self._path is None:
                 writer.close()
             else:
-                close_without_index(writer, self._path)
+                close_without_index(writer, self._path, writer.directory)
             return
         digests = writer.digests() if self._has_digests else [None] * len(writer.keys)
         keys = writer.encoded_keys
@@ -254,7 +253,7 @@ class StoreWriter(Completing):
             return
         if not keys:
             raise UsageError("no-blobs", "a container has at least one blob, and the index is to stand beside it")
-        directory = build_directory(writer.version, keys, writer.sizes)
+        directory = writer.directory()
         raw = build_index(entries, table, self.metadata, store=directory)
         close_with_index(writer, self._path, raw, directory)
 

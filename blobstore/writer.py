@@ -9,6 +9,8 @@ import os
 from contextlib import nullcontext
 from typing import TYPE_CHECKING, BinaryIO
 
+import numpy as np
+
 from blobstore import layout
 from blobstore.atomic import AtomicFile
 from blobstore.closing import Completing
@@ -149,6 +151,34 @@ class BlobWriter(Completing):
         """The keys so far as bytes, without padding."""
         return list(self._encoded)
 
+    def directory(self) -> Directory:
+        """Return the directory of the blobs so far; there is at least one."""
+        return build_directory(self.version, self._encoded, self._sizes)
+
+    def take_back(self) -> None:
+        """Remove the blob that was added last, from a file.
+
+        Raises:
+            UsageError: ``needs-seek`` when this writes to a stream; ``no-blobs``; ``closed``.
+        """
+        if self._state != "open":
+            raise UsageError("closed", f"this writer is {self._state}, nothing can be taken back")
+        if self._file is None:
+            raise UsageError("needs-seek", "what was written to a stream can't be taken back")
+        if not self._sizes:
+            raise UsageError("no-blobs", "there is no blob to take back")
+        room = int(layout.padded_sizes(np.array(self._sizes[-1:]))[0])
+        self._sink.flush()
+        if self._hasher:
+            self._hasher.forget()
+        self._sink.position -= room
+        self._synced = min(self._synced, self._sink.position)
+        end = os.lseek(self._file.fileno(), -room, os.SEEK_CUR)
+        os.ftruncate(self._file.fileno(), end)
+        self._seen.remove(self._encoded.pop())
+        self.keys.pop()
+        self._sizes.pop()
+
     @property
     def broken(self) -> bool:
         """Whether a blob broke off, so that the file can't be completed."""
@@ -201,7 +231,7 @@ class BlobWriter(Completing):
                 raise UsageError("incomplete", "an error broke off a blob: this file can't be completed")
             if not self._sizes:
                 raise UsageError("no-blobs", "a container has at least one blob")
-            directory = build_directory(self.version, self._encoded, self._sizes)
+            directory = self.directory()
             if self._file and self.version == 1:
                 self._finish_v1(directory, self._file.fileno())
             else:

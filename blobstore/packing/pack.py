@@ -1,0 +1,273 @@
+"""A file → the same with its tensors packed, if that makes them smaller."""
+
+from __future__ import annotations
+
+import fnmatch
+import os
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
+from dataclasses import dataclass, field, replace
+from functools import partial
+from typing import TYPE_CHECKING
+
+from blobstore.codecs.packed import FASTEST, compress, sampled_ratio
+from blobstore.codecs.planes import WHOLE, layout_of
+from blobstore.content import content_of, describe
+from blobstore.elements import UNKNOWN, by_number
+from blobstore.errors import FormatError, UsageError, in_file
+from blobstore.hashing import digest_of
+from blobstore.index import PACKED, IndexedBlob, build_index
+from blobstore.index.records import directory_digest
+from blobstore.index_file import find_index
+from blobstore.keys import BASE, INDEX_KEY, PACKED_FROM, RESERVED_KEYS, SKELETON_INDEX_KEY, SKELETON_KEY
+from blobstore.packing.skeleton import Original, compressed, take_skeleton
+from blobstore.parallel import in_order
+from blobstore.reader import BlobReader
+from blobstore.store import Store
+from blobstore.transfer import FileRange
+from blobstore.writer import BlobWriter
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Sequence
+    from concurrent.futures import Future
+    from os import PathLike
+
+    from blobstore.codecs.planes import Layout
+    from blobstore.content import Content, HeldBlob
+    from blobstore.index import Entry
+    from blobstore.unpacked import UnpackedBlobs
+
+    Progress = Callable[[int], None]
+
+_WORTH = 0.99  # of its size at most, or a blob stays as it is
+_KEPT_KEYS = RESERVED_KEYS | {INDEX_KEY}
+
+
+@dataclass(frozen=True)
+class PackedBlob:
+    """What became of a blob.
+
+    Attributes:
+        key: Its key.
+        names: Of the tensors in it.
+        type: Of their elements.
+        nbytes: Before.
+        packed_nbytes: After; the same where it stays as it is.
+        delta: Whether it is kept as the difference to the base's.
+    """
+
+    key: str
+    names: tuple[str, ...]
+    type: str
+    nbytes: int
+    packed_nbytes: int
+    delta: bool = False
+
+    @property
+    def packed(self) -> bool:
+        """Whether it is packed."""
+        return self.packed_nbytes != self.nbytes
+
+
+@dataclass
+class Packing:
+    """What became of a file.
+
+    Attributes:
+        nbytes: Of the file.
+        packed_nbytes: Of the new one.
+        blobs: All but the runtime's own.
+    """
+
+    nbytes: int
+    packed_nbytes: int = 0
+    blobs: list[PackedBlob] = field(default_factory=list)
+
+    @property
+    def ratio(self) -> float:
+        """How many times smaller it got."""
+        return self.nbytes / self.packed_nbytes
+
+
+def pack(
+    path: str | PathLike[str],
+    target: str | PathLike[str],
+    *,
+    level: int = FASTEST,
+    only: Sequence[str] = (),
+    base: str | PathLike[str] | None = None,
+    workers: int | None = None,
+    progress: Progress = lambda _: None,
+) -> Packing:
+    """Write a file with its tensors packed, from which `unpack` makes the very same file again.
+
+    Keys stay; the index says which blobs are packed. ``config``, ``tokenizer`` and ``toc`` stay as they are, and so
+    does what would not get smaller by 1 %. Memory does not grow with the file, pages of its map aside.
+
+    Args:
+        path: Of the file.
+        target: Of the new one; replaced only by a complete one.
+        level: 0: fastest; 1 to 22: slower, a little denser.
+        only: Patterns of names and keys (``*``, ``?``, ``[abc]``): others stay as they are.
+        base: A file with the same keys, that this one resembles: blobs of the same size are kept as the difference to
+            its blobs, and it is needed to read them.
+        workers: Threads; by default one for each core.
+        progress: Called with how many bytes more of the file were read.
+
+    Raises:
+        FormatError: The file, its index or the base is wrong; ``damaged-blob``: a blob is not what its digest says.
+        UsageError: ``already-packed``, ``same-file``; ``no-match`` for a pattern; ``no-base-blobs`` for a base that has
+            none of the blobs; ``packed-level``; ``too-many-blobs``.
+        OSError: Reading or writing failed; the target is untouched.
+    """
+    if os.path.exists(target) and os.path.samefile(path, target):
+        raise UsageError("same-file", f"{os.fspath(target)!r} is the file itself: choose another name")
+    with ExitStack() as stack:
+        reader = stack.enter_context(BlobReader(path))
+        index = find_index(reader)
+        content = content_of(reader, index.content if index else None)
+        if PACKED_FROM in content.metadata or (index and index.content.packed_count):
+            raise UsageError("already-packed", f"{reader.path!r} is packed already")
+        if content.entries is None:
+            describe(content, reader)
+        base_store = stack.enter_context(Store(base)) if base is not None else None
+        pool = stack.enter_context(ThreadPoolExecutor(1, thread_name_prefix="blobstore-sha256"))
+        whole = pool.submit(digest_of, FileRange(reader.fileno(), 0, reader.file_size))
+        packer = _Packer(reader, content, level, workers, base_store.unpacked if base_store else None, pool)
+        chosen = packer.chosen(only)
+        done = Packing(reader.file_size)
+        with in_file(reader.path), BlobWriter(target, version=reader.version, digests=True) as writer:
+            for place, blob in enumerate(content.blobs):
+                done.blobs += packer.add(writer, place, blob, chosen=place in chosen)
+                progress(blob.nbytes)
+            packer.check_digests(writer.digests())
+            if base_store and not any(one.delta for one in done.blobs):
+                raise UsageError("no-base-blobs", f"{base_store.path!r} has no blob of the same key and size")
+            writer.add(SKELETON_KEY, take_skeleton(reader))
+            if index and index.content.external:
+                writer.add(SKELETON_INDEX_KEY, compressed(bytes(index.content.raw)))
+            place_of_index = "none" if index is None else "external" if index.content.external else "embedded"
+            content.metadata[PACKED_FROM] = Original(
+                reader.file_size,
+                whole.result().hex(),
+                place_of_index,  # type: ignore[arg-type]
+            ).to_text()
+            if base_store:
+                content.metadata[BASE] = directory_digest(base_store.reader.directory).hex()
+            writer.add(INDEX_KEY, packer.index(writer))
+        done.packed_nbytes = os.stat(target).st_size
+        return done
+
+
+class _Packer:
+    """Packs one blob after another."""
+
+    def __init__(
+        self,
+        reader: BlobReader,
+        content: Content,
+        level: int,
+        workers: int | None,
+        base: UnpackedBlobs | None,
+        pool: ThreadPoolExecutor,
+    ) -> None:
+        self._reader = reader
+        self._content = content
+        self._level = level
+        self._run = partial(in_order, workers=workers)
+        self._base = base
+        self._pool = pool
+        self._of: dict[int, list[Entry]] = {}
+        for entry in content.entries or ():
+            if entry.blob is not None:
+                self._of.setdefault(entry.blob, []).append(entry)
+        self._unpacked: dict[int, int] = {}
+        self._before: dict[int, Future[bytes]] = {}
+
+    def chosen(self, only: Sequence[str]) -> set[int]:
+        """Return the places of the blobs that are to be packed, if it makes them smaller."""
+        places = set()
+        for pattern in only or ("*",):
+            found = {
+                place
+                for place, blob in enumerate(self._content.blobs)
+                if any(fnmatch.fnmatchcase(one, pattern) for one in (blob.key, *self._names(place)))
+            }
+            if not found and only:
+                raise UsageError("no-match", f"no tensor and no blob matches {pattern!r}")
+            places |= found
+        # What has no name could not be read any more; nor could what has a codec already.
+        return {
+            place
+            for place in places
+            if self._content.blobs[place].key not in _KEPT_KEYS
+            and place in self._of
+            and not any(entry.codec for entry in self._of[place])
+        }
+
+    def add(self, writer: BlobWriter, place: int, blob: HeldBlob, *, chosen: bool) -> Iterator[PackedBlob]:
+        """Write a blob, packed or as it is."""
+        delta = False
+        data = self._reader[blob.key]
+        packed = 0
+        if chosen:
+            layout, delta = self._how(place, blob, data)
+            if layout is not None:
+                base = partial(self._base_range, blob.key) if delta else None
+                digest = self._base.sha256(blob.key) if delta and self._base else None
+                pieces = compress(data, layout, level=self._level, base=base, base_sha256=digest, run=self._run)
+                packed = writer.add_chunks(blob.key, pieces, lasting=True)
+                if packed > _WORTH * blob.nbytes:
+                    writer.take_back()
+                    packed = 0
+        if packed:
+            self._unpacked[place] = blob.nbytes
+            if blob.sha256 and isinstance(blob.data, FileRange):
+                self._before[place] = self._pool.submit(digest_of, blob.data)
+        else:
+            writer.add_chunks(blob.key, (blob.data,), lasting=True)
+        if blob.key not in _KEPT_KEYS:
+            kind = str(by_number(self._of[place][0].type)) if place in self._of else str(UNKNOWN)
+            size = packed or blob.nbytes
+            yield PackedBlob(blob.key, tuple(self._names(place)), kind, blob.nbytes, size, bool(packed) and delta)
+
+    def check_digests(self, digests: Sequence[bytes]) -> None:
+        """Compare with what is known of the file's blobs; a new digest would hide a damage.
+
+        Raises:
+            FormatError: ``damaged-blob``.
+        """
+        for place, blob in enumerate(self._content.blobs):
+            found = self._before[place].result() if place in self._before else digests[place]
+            if blob.sha256 and (place not in self._unpacked or place in self._before) and found != blob.sha256:
+                what = "is not what its SHA-256 in the index says: it is damaged; blobstore recover leaves it out"
+                raise FormatError("damaged-blob", f"{blob.key!r} {what}")
+
+    def index(self, writer: BlobWriter) -> bytes:
+        """Return the new file's index."""
+        entries = [
+            replace(entry, codec=PACKED) if entry.blob in self._unpacked else entry
+            for entry in self._content.entries or ()
+        ]
+        rows = zip(writer.encoded_keys, writer.sizes, writer.digests(), strict=True)
+        table = [IndexedBlob(*row, self._unpacked.get(place, 0)) for place, row in enumerate(rows)]
+        return build_index(entries, table, self._content.metadata)
+
+    def _names(self, place: int) -> list[str]:
+        return [entry.name for entry in self._of.get(place, ())]
+
+    def _how(self, place: int, blob: HeldBlob, data: memoryview) -> tuple[Layout | None, bool]:
+        """Return how a blob is best packed, by some of its chunks, and whether as a difference; None for not at all."""
+        layouts = {layout_of(by_number(entry.type)) for entry in self._of[place]} or {WHOLE}
+        tried = []
+        if self._base and blob.key in self._base.reader and self._base.nbytes(blob.key) == blob.nbytes:
+            base = partial(self._base_range, blob.key)
+            tried += [(sampled_ratio(data, one, level=self._level, base=base), one, True) for one in layouts]
+        tried += [(sampled_ratio(data, one, level=self._level), one, False) for one in layouts]
+        ratio, layout, delta = max(tried, key=lambda one: one[0])
+        return (layout if ratio * _WORTH > 1 else None), delta
+
+    def _base_range(self, key: str, first: int, last: int) -> memoryview:
+        if self._base is None:
+            raise UsageError("packed-base", "there is no base")
+        return self._base.read(key, first, last - first, workers=1)

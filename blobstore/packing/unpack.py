@@ -1,0 +1,156 @@
+"""A packed file → the file that it was made of, byte for byte."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from contextlib import suppress
+from dataclasses import dataclass
+from functools import partial
+from typing import TYPE_CHECKING
+
+from blobstore.atomic import AtomicFile
+from blobstore.errors import FormatError, UsageError, in_file
+from blobstore.index_file import external_path
+from blobstore.keys import INDEX_KEY, PACKED_FROM, SKELETON_INDEX_KEY, SKELETON_KEY, decode_key
+from blobstore.packing.skeleton import Original, decompressed, directory_in, ranges_outside
+from blobstore.pair import close_with_index, close_without_index
+from blobstore.parallel import in_order
+from blobstore.store import Store
+from blobstore.transfer import Sink
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+    from os import PathLike
+
+    from blobstore.directory import Directory
+    from blobstore.unpacked import UnpackedBlobs
+
+    Progress = Callable[[int], None]
+
+_PIECE_NBYTES = 4 << 20  # a multiple of what is decoded together, at least with our own chunks
+_SYNC_NBYTES = 128 << 20
+
+
+@dataclass(frozen=True)
+class Unpacked:
+    """What was written.
+
+    Attributes:
+        path: Of the file.
+        nbytes: Of the file.
+        blobs: How many of its blobs were packed.
+        sha256: Of the file, in hex; compared with what was kept.
+    """
+
+    path: str
+    nbytes: int
+    blobs: int
+    sha256: str
+
+
+def original_of(store: Store) -> Original:
+    """Return what a packed file says of the one that it was made of.
+
+    Raises:
+        UsageError: ``not-packed``.
+        FormatError: ``packed-metadata``.
+    """
+    text = store.metadata.get(PACKED_FROM)
+    if text is None or SKELETON_KEY not in store.reader:
+        raise UsageError("not-packed", f"{store.path!r} is not packed")
+    return Original.from_text(text)
+
+
+def unpack(
+    path: str | PathLike[str],
+    target: str | PathLike[str],
+    *,
+    base: str | PathLike[str] | None = None,
+    workers: int | None = None,
+    progress: Progress = lambda _: None,
+) -> Unpacked:
+    """Write the file that a packed one was made of, and the index that stood beside it.
+
+    Args:
+        path: Of the packed file.
+        target: Of the new one; replaced only by a complete one, whose SHA-256 is the one that was kept.
+        base: The file that it was made the difference to.
+        workers: Threads; by default one for each core.
+        progress: Called with how many bytes more were written.
+
+    Raises:
+        FormatError: It is damaged: ``packed-…``, ``unpacked-digest`` when the result is another file.
+        UsageError: ``not-packed``, ``same-file``, ``needs-base``, ``wrong-base``.
+        OSError: Reading or writing failed; the target is untouched.
+    """
+    if os.path.exists(target) and os.path.samefile(path, target):
+        raise UsageError("same-file", f"{os.fspath(target)!r} is the packed file itself: choose another name")
+    with Store(path, base=base) as store, in_file(store.path):
+        original = original_of(store)
+        skeleton = decompressed(store.reader[SKELETON_KEY])
+        directory = directory_in(skeleton, original.nbytes)
+        _check_sizes(directory, store.unpacked)
+        digest = hashlib.sha256()
+        with AtomicFile(target) as file:
+            sink = Sink(file.fileno())
+            synced = 0
+            for piece in in_order(_pieces(directory, skeleton, store.unpacked), workers):
+                sink.write(piece)
+                digest.update(piece)
+                progress(len(piece))
+                if sink.position - synced >= _SYNC_NBYTES:
+                    synced = sink.position
+                    file.sync_soon()
+            sink.flush()
+            if digest.hexdigest() != original.sha256:
+                what = f"the unpacked file has the SHA-256 {digest.hexdigest()}, it was {original.sha256}"
+                raise FormatError("unpacked-digest", what)
+            _complete(file, store, original, directory)
+        packed = store.index.content.packed_count if store.index else 0
+        return Unpacked(os.fspath(target), original.nbytes, packed, original.sha256)
+
+
+def _complete(file: AtomicFile, store: Store, original: Original, directory: Directory) -> None:
+    """Give the file its name, and see to the index beside it."""
+    if original.index == "external":
+        if SKELETON_INDEX_KEY not in store.reader:
+            raise FormatError(
+                "packed-skeleton", f"the index that stood beside the file is missing: no {SKELETON_INDEX_KEY!r}"
+            )
+        close_with_index(file, file.path, decompressed(store.reader[SKELETON_INDEX_KEY]), directory)
+    elif original.index == "none":
+        close_without_index(file, file.path, lambda: directory)
+    else:
+        file.commit()
+        with suppress(FileNotFoundError):  # what stood beside the old file
+            os.unlink(external_path(file.path))
+
+
+def _check_sizes(directory: Directory, blobs: UnpackedBlobs) -> None:
+    for place, nbytes in enumerate(directory.sizes.tolist()):
+        key = decode_key(directory.keys[place])
+        if key == INDEX_KEY:
+            continue
+        if key not in blobs.reader:
+            raise FormatError("packed-skeleton", f"the blob {key!r} of the file that was packed is missing")
+        if blobs.nbytes(key) != nbytes:
+            what = f"the blob {key!r} had {nbytes} bytes, it is to have {blobs.nbytes(key)}"
+            raise FormatError("packed-skeleton", what)
+
+
+def _pieces(directory: Directory, skeleton: bytes, blobs: UnpackedBlobs) -> Iterator[Callable[[], memoryview]]:
+    """Yield jobs that give the file's bytes, from its beginning to its end."""
+    own = directory.find(INDEX_KEY.encode())
+    stored = [
+        (*directory.range(place), decode_key(directory.keys[place])) for place in range(len(directory)) if place != own
+    ]
+    outside = [(offset, nbytes, "") for offset, nbytes in ranges_outside(directory)]
+    done = 0
+    for _, nbytes, key in sorted(stored + outside):
+        if key:
+            for start in range(0, nbytes, _PIECE_NBYTES):
+                yield partial(blobs.read, key, start, min(_PIECE_NBYTES, nbytes - start), workers=1)
+        else:
+            yield partial(memoryview, skeleton[done : done + nbytes])
+            done += nbytes
