@@ -60,6 +60,8 @@ _FRAME_NBYTES = np.dtype("<u4")
 _CRC_NBYTES = 4
 _MIN_FRAME_NBYTES = 14  # magic, descriptor, size, a block of one byte, checksum
 
+_JOB_NBYTES = 1 << 20  # what one job reads: with less, two threads gain little
+
 _ZSTD_MAGIC = b"\x28\xb5\x2f\xfd"
 _DESCRIPTOR = 0x24  # a single segment, with a checksum, without a dictionary
 _SIZE_FIELD = 6  # from this bit on: how wide the content size is
@@ -289,10 +291,16 @@ class Packed:
         return target
 
     def _read_jobs(self, start: int, stop: int, target: Bytes, base: Base | None) -> Iterator[Callable[[], None]]:
+        stride = self.chunk_nbytes * max(1, _JOB_NBYTES // self.chunk_nbytes)
+        for first in range(start - start % stride, stop, stride):
+            low, high = max(first, start), min(first + stride, stop)
+            yield partial(self._read_chunks, low, high, target[low - start : high - start], base)
+
+    def _read_chunks(self, start: int, stop: int, target: Bytes, base: Base | None) -> None:
         step = self.chunk_nbytes
         for first in range(start - start % step, stop, step):
             low, high = max(first, start), min(first + step, stop)
-            yield partial(self._read_chunk, first, low, high, target[low - start : high - start], base)
+            self._read_chunk(first, low, high, target[low - start : high - start], base)
 
     def _read_chunk(self, first: int, low: int, high: int, target: Bytes, base: Base | None) -> None:
         """Decode bytes from ``low`` to ``high`` of the chunk that begins at ``first``."""

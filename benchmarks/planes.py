@@ -1,0 +1,247 @@
+"""Measure lossless compression of weights: ours, its levels, zstd and gzip on whole elements, ZipNN, Blosc2.
+
+python benchmarks/planes.py [--json OUT.json] [--quick] [--model MODEL.safetensors] [--elements N] [--threads]
+
+One thread on one core, all sides in turns; medians. Rates are bytes of the weights in 10⁶ a second, from memory to
+memory that is there already where the peer can do that. ZipNN and Blosc2 are left out where they are not installed. The
+limit is what a code of each plane's (bf16, f16: each element's) frequencies over the whole could reach. With --threads
+ours is measured once more on two.
+"""
+
+from __future__ import annotations
+
+import argparse
+import gzip
+import hashlib
+import json
+import os
+import platform
+import statistics
+import sys
+import time
+from typing import TYPE_CHECKING, Any
+
+import ml_dtypes
+import numpy as np
+import zstandard
+
+from blobstore import codecs
+from blobstore.codecs.packed import Packed, compress
+from blobstore.codecs.planes import layout_of, split
+from blobstore.convert.arrange import in_order
+from blobstore.elements import BY_NAME
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    import numpy.typing as npt
+
+    Bytes = npt.NDArray[np.uint8]
+    Way = tuple[Callable[[], int], Callable[[], object]]
+
+BF16 = np.dtype(ml_dtypes.bfloat16)
+ROWS = 2048
+SLOW = {"zstd -19", "gzip -6", "ours, level 9", "ours, level 19"}  # on a part of the bytes
+PART = 1 << 23
+
+
+def weights(count: int) -> npt.NDArray[np.float32]:
+    """Normal values, each row with a scale of its own, about 0.02."""
+    random = np.random.default_rng(1)
+    scales = (0.02 * random.uniform(0.5, 1.5, (ROWS, 1))).astype(np.float32)
+    return random.standard_normal((ROWS, count // ROWS), dtype=np.float32) * scales
+
+
+def cases(count: int, model: str | None) -> Iterator[tuple[str, str, Bytes, Bytes | None]]:
+    """Yield name, element type, the bytes, and those of a base."""
+    values = weights(count)
+    bf16 = raw(values.astype(BF16))
+    yield "normal", "bf16", bf16, None
+    yield "normal", "f16", raw(values.astype(np.float16)), None
+    yield "normal", "f32", raw(values), None
+    yield "bf16 widened", "f32", raw(values.astype(BF16).astype(np.float32)), None
+    yield "normal", "sfp", raw(codecs.encode("sfp", values)[0]), None
+    yield "normal", "f8_e4m3", raw(values.astype(ml_dtypes.float8_e4m3fn)), None
+    yield "normal", "i8", raw(codecs.encode("i8", values)[0]), None
+    random = np.random.default_rng(2)
+    for name, step in (("tuned, steps 1e-4", 1e-4), ("tuned, steps 1e-5", 1e-5)):
+        steps = random.standard_normal(values.shape, dtype=np.float32) * np.float32(step)
+        yield name, "bf16", raw((values.astype(BF16).astype(np.float32) + steps).astype(BF16)), bf16
+    yield "identical", "bf16", bf16, bf16
+    if model:
+        real = checkpoint(model)
+        yield "MiniLM", "f32", raw(real), None
+        yield "MiniLM", "bf16", raw(real.astype(BF16)), None
+
+
+def raw(values: npt.NDArray[Any]) -> Bytes:
+    """View values as bytes."""
+    return np.ascontiguousarray(values).reshape(-1).view(np.uint8)
+
+
+def checkpoint(path: str) -> npt.NDArray[np.float32]:
+    """Return all f32 of a safetensors file, one tensor behind the other."""
+    data = np.fromfile(path, dtype=np.uint8)
+    nbytes = int(data[:8].view("<u8")[0])
+    header = json.loads(data[8 : 8 + nbytes].tobytes())
+    ranges = [one["data_offsets"] for one in header.values() if one.get("dtype") == "F32"]
+    return np.concatenate([data[8 + nbytes + start : 8 + nbytes + stop] for start, stop in ranges]).view(np.float32)
+
+
+def ours(kind: str, data: Bytes, base: Bytes | None, level: int = 0, **run: Any) -> Way:  # noqa: ANN401
+    """Pack and read."""
+    layout, room = layout_of(BY_NAME[kind]), np.zeros_like(data)
+    given: dict[str, Any] = {} if base is None else {"base": lambda start, stop: base[start:stop]}
+    digest: dict[str, Any] = {} if base is None else {"base_sha256": hashlib.sha256(base.data).digest()}
+    found = Packed(b"".join(map(bytes, compress(data, layout, level=level, **given, **digest))))
+    if not np.array_equal(found.read(**given), data):
+        raise AssertionError("packed bytes are not what they were")
+    return (
+        lambda: sum(len(one) for one in compress(data, layout, level=level, **given, **digest, **run)),
+        lambda: found.read(out=room, **given, **run),
+    )
+
+
+def zstd(data: Bytes, level: int) -> Way:
+    """Whole elements, one frame."""
+    packer, reader = zstandard.ZstdCompressor(level=level, write_checksum=True), zstandard.ZstdDecompressor()
+    stored = packer.compress(data.data)
+    return lambda: len(packer.compress(data.data)), lambda: reader.decompress(stored)
+
+
+def gzipped(data: Bytes) -> Way:
+    """Whole elements, at gzip's own level."""
+    stored = gzip.compress(data.data, 6)
+    return lambda: len(gzip.compress(data.data, 6)), lambda: gzip.decompress(stored)
+
+
+def zipnn(kind: str, data: Bytes) -> Way | None:
+    """ZipNN, one thread. It changes what it is given, so it gets copies, made before."""
+    names = {"bf16": "bfloat16", "f16": "float16", "f32": "float32"}
+    try:
+        from zipnn import ZipNN  # noqa: PLC0415
+    except ImportError:
+        return None
+    if kind not in names:
+        return None
+    packer = ZipNN(input_format="byte", bytearray_dtype=names[kind], threads=1)
+    stored = packer.compress(bytearray(data.data))
+    if bytes(packer.decompress(stored)) != data.tobytes():
+        raise AssertionError("ZipNN's bytes are not what they were")
+    given: list[bytearray] = []
+
+    def pack() -> int:
+        return len(packer.compress(given.pop()))
+
+    pack.prepare = lambda: given.append(bytearray(data.data))  # type: ignore[attr-defined]
+    return pack, lambda: packer.decompress(stored)
+
+
+def blosc2(kind: str, data: Bytes) -> Way | None:
+    """Blosc2 with bitshuffle and zstd, level 5, one thread."""
+    try:
+        import blosc2 as blosc  # noqa: PLC0415
+    except ImportError:
+        return None
+    blosc.set_nthreads(1)
+    options = {"typesize": layout_of(BY_NAME[kind]).width, "clevel": 5, "filter": blosc.Filter.BITSHUFFLE}
+    options["codec"] = blosc.Codec.ZSTD
+    stored = blosc.compress(data, **options)
+    return lambda: len(blosc.compress(data, **options)), lambda: blosc.decompress(stored)
+
+
+def ways(kind: str, data: Bytes, base: Bytes | None, *, threads: bool) -> Iterator[tuple[str, Bytes, Way | None]]:
+    """Yield each way with the bytes that it is given."""
+    part = data[:PART]
+    yield "ours", data, ours(kind, data, base)
+    if threads:
+        yield "ours, two threads", data, ours(kind, data, base, run=in_order)
+    if base is None:
+        yield "zipnn", data, zipnn(kind, data)
+        yield "blosc2 bitshuffle", part, blosc2(kind, part)
+        yield "zstd -1", data, zstd(data, 1)
+        yield "zstd -3", data, zstd(data, 3)
+        yield "zstd -19", part, zstd(part, 19)
+        yield "gzip -6", part, gzipped(part)
+    for level in (1, 3, 9, 19):
+        few = part if level > 3 else data
+        yield f"ours, level {level}", few, ours(kind, few, None if base is None else base[: len(few)], level)
+
+
+def limit(kind: str, data: Bytes, base: Bytes | None) -> float:
+    """The ratio that frequencies alone allow."""
+    layout = layout_of(BY_NAME[kind])
+    elements = data.view(layout.dtype)
+    if base is not None:
+        elements = elements ^ base.view(layout.dtype)
+    if layout.width == 2:
+        bits = entropy(np.bincount(elements, minlength=1 << 16))
+    else:
+        planes = split(elements, layout, np.empty(data.nbytes, dtype=np.uint8))
+        bits = sum(entropy(np.bincount(plane, minlength=256)) for plane in planes)
+    return 8 * layout.width / bits if bits else float("inf")
+
+
+def entropy(counts: npt.NDArray[np.int64]) -> float:
+    """Bits of a symbol."""
+    share = counts[counts > 0] / counts.sum()
+    return max(float(-(share * np.log2(share)).sum()), 0.0)
+
+
+def main() -> int:
+    """Run all cases."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--json", metavar="OUT", help="keep the numbers")
+    parser.add_argument("--quick", action="store_true", help="few runs of small cases, to see that it works")
+    parser.add_argument("--model", help="a safetensors file with f32")
+    parser.add_argument("--elements", type=int, default=1 << 25, help="of the synthetic weights")
+    parser.add_argument("--threads", action="store_true", help="ours on two threads, too; needs two cores")
+    parser.add_argument("--only", help="only the cases with this in their name or type")
+    options = parser.parse_args()
+    count, runs = (1 << 19, 1) if options.quick else (options.elements, 5)
+    if hasattr(os, "sched_setaffinity"):
+        os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[: 2 if options.threads else 1])
+    print(f"Python {platform.python_version()}, numpy {np.__version__}, zstd {zstandard.ZSTD_VERSION}, {runs} runs")
+    results = []
+    for name, kind, data, base in cases(count, options.model):
+        if options.only and options.only not in f"{name} {kind}":
+            continue
+        most = limit(kind, data, base)
+        print(
+            f"\n{name}, {kind}, {data.nbytes / 1e6:.0f} MB, limit {most:.4f}\n{'':22}{'ratio':>10}{'in':>8}{'out':>8}"
+        )
+        made = {way: (given, one) for way, given, one in ways(kind, data, base, threads=options.threads) if one}
+        for way, (nbytes, packed, taken) in measure(made, runs).items():
+            rates = [nbytes / statistics.median(one) / 1e6 for one in taken]
+            print(f"{way:22}{nbytes / packed:10.4f}{rates[0]:8.0f}{rates[1]:8.0f}", flush=True)
+            results.append(
+                {"case": name, "type": kind, "limit": most, "way": way, "nbytes": nbytes, "packed_nbytes": packed}
+                | {"seconds_in": taken[0], "seconds_out": taken[1]}
+            )
+    if options.json:
+        with open(options.json, "w", encoding="utf-8") as file:
+            json.dump({"machine": platform.platform(), "runs": runs, "results": results}, file, indent=1)
+    return 0
+
+
+def measure(made: dict[str, tuple[Bytes, Way]], runs: int) -> dict[str, tuple[int, int, tuple[list[float], ...]]]:
+    """Time all ways in turns, slow ones once → bytes, bytes packed, seconds in and out."""
+    found: dict[str, tuple[int, int, tuple[list[float], ...]]] = {}
+    for run in range(runs):
+        for way, (given, (pack, unpack)) in made.items():
+            if run and way in SLOW:
+                continue
+            getattr(pack, "prepare", lambda: None)()
+            start = time.perf_counter()
+            packed = pack()
+            middle = time.perf_counter()
+            unpack()
+            end = time.perf_counter()
+            taken = found.setdefault(way, (given.nbytes, packed, ([], [])))[2]
+            taken[0].append(middle - start)
+            taken[1].append(end - middle)
+    return found
+
+
+if __name__ == "__main__":
+    sys.exit(main())
