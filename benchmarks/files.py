@@ -139,8 +139,8 @@ def few(nbytes: int, count: int) -> Callable[[], Tensors]:
 def _few(rows: int, count: int) -> Tensors:
     rng = np.random.default_rng(1)
     values = max(1, rows) * 256
-    pattern = rng.standard_normal(min(_PATTERN, 2 * values), np.float32).astype(_BFLOAT16)
+    made = rng.standard_normal(min(_PATTERN, values), np.float32).astype(_BFLOAT16)
+    pattern = np.resize(made, len(made) + values)
     for i in range(count):
-        start = int(rng.integers(len(pattern)))
-        array = np.resize(np.roll(pattern, start), values).reshape(-1, 256)
-        yield f"model.layers.{i}.mlp.gate_proj.weight", array
+        start = int(rng.integers(len(made)))
+        yield f"model.layers.{i}.mlp.gate_proj.weight", pattern[start : start + values].reshape(-1, 256)

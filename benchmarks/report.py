@@ -76,7 +76,8 @@ def _side(row: Row) -> dict[str, Any]:
         "ratio": row.ratio,
         "peak_nbytes": row.peak_nbytes,
         "own_nbytes": row.own_nbytes,
-        "runs": [asdict(one) for one in row.samples],
+        "seconds": [float(f"{one.seconds:.4g}") for one in row.samples],
+        "cached_before": max((one.cached_before or 0.0 for one in row.samples), default=0.0),
     }
 
 
@@ -203,7 +204,9 @@ def publish(measured: Sequence[tuple[Group, list[Result]]], told: dict[str, Any]
 def write_json(path: str, told: dict[str, Any]) -> None:
     """Write results; whole or not at all."""
     os.makedirs(os.path.dirname(os.path.abspath(path)), exist_ok=True)
-    write_file(path, (json.dumps(told, indent=1) + "\n").encode())
+    text = json.dumps(told, indent=1)
+    text = re.sub(r"\[[-+.,e\d\s]+\]", lambda found: " ".join(found[0].split()), text)  # numbers in a line
+    write_file(path, f"{text}\n".encode())
 
 
 def draw(measured: Sequence[tuple[Group, list[Result]]], folder: str) -> None:

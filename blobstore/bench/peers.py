@@ -380,6 +380,10 @@ def differing(peer: Format, path: str, tensors: Iterable[tuple[str, Array]]) -> 
     opened = peer.open(path)
     names = {entry[0] for entry in peer.entries(opened)}
     for name, array in tensors:
-        if name not in names or flat_bytes(np.ascontiguousarray(peer.view(opened, name))) != flat_bytes(array):
+        if name not in names:
+            return name
+        found = flat_bytes(np.ascontiguousarray(peer.view(opened, name)))
+        # As arrays: Python compares memory byte by byte.
+        if not np.array_equal(np.frombuffer(found, np.uint8), np.frombuffer(flat_bytes(array), np.uint8)):
             return name
     return None
