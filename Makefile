@@ -37,7 +37,8 @@ test-jax: $(VENV)/.jax
 	$(BIN)/python -m pytest -m jax --no-header
 
 bench: $(VENV)/.bench
-	$(BIN)/python -m benchmarks --publish
+	mkdir -p build
+	$(BIN)/python -m benchmarks --publish --tmp build
 
 vectors: $(VENV)/.installed
 	$(BIN)/python spec/vectors/generate.py

@@ -12,6 +12,7 @@ from benchmarks import charts, scaling
 from benchmarks.turns import OURS
 from blobstore.atomic import write_file
 from blobstore.bench.peers import PEERS
+from blobstore.bench.report import SOME
 from blobstore.bench.run import machine
 from blobstore.cli.bench import duration, spread
 from blobstore.cli.output import size
@@ -77,7 +78,7 @@ def _side(row: Row) -> dict[str, Any]:
         "peak_nbytes": row.peak_nbytes,
         "own_nbytes": row.own_nbytes,
         "seconds": [float(f"{one.seconds:.4g}") for one in row.samples],
-        "cached_before": max((one.cached_before or 0.0 for one in row.samples), default=0.0),
+        "cached_before": [one.cached_before for one in row.samples],
     }
 
 
@@ -158,7 +159,7 @@ def sections(measured: Sequence[tuple[Group, list[Result]]], told: dict[str, Any
     results = [one for _, found in measured for one in found]
     return "\n\n".join(
         [
-            _about(told),
+            " ".join([_about(told), *_cache_notes(results)]),
             "### What was to be reached",
             aims_table(results),
             "### Where others are faster",
@@ -187,6 +188,17 @@ def _about(told: dict[str, Any]) -> str:
         f"Python {about['python']}, numpy {about['numpy']}, {versions}.{left_out} "
         f"Every run: [results/{told['date']}.json](results/{told['date']}.json)."
     )
+
+
+def _cache_notes(results: Iterable[Result]) -> Iterator[str]:
+    """Yield where the page cache wasn't as it should have been."""
+    for one in results:
+        for row in one.rows:
+            told = [taken.cached_before for taken in row.samples if taken.cached_before is not None]
+            if row.cache == "cold" and max(told, default=0.0) >= SOME:
+                yield f"{one.title}, {row.format}: still {max(told):.0%} cached."
+            if row.cache == "warm" and min(told, default=1.0) <= 1 - SOME:
+                yield f"{one.title}, {row.format}: only {min(told):.0%} cached, there is no memory for more."
 
 
 # ---------------------------------------------------------------------------------------------------------- publishing

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 OURS = Ours.name
 UNTOLD = "whether a file was in the page cache is told only to those who may write to it: not known here"
-_SOME = 0.01  # of a file, in the cache or not in it: worth telling
+SOME = 0.01  # of a file, in the cache or not in it: worth telling
 
 
 @dataclass(frozen=True)
@@ -175,8 +175,8 @@ def add_notes(report: Report, infos: Sequence[TensorInfo]) -> None:
         if len(told) < len(row.samples) and UNTOLD not in report.notes:
             report.notes.append(UNTOLD)
     for (name, way), told in parts.items():
-        if way == "cold" and max(told, default=0.0) >= _SOME:
+        if way == "cold" and max(told, default=0.0) >= SOME:
             why = "mapped by another process, or on a file system in memory"
             report.notes.append(f"cold runs of {name}: still {max(told):.0%} cached ({why})")
-        if way == "warm" and min(told, default=1.0) <= 1 - _SOME:
+        if way == "warm" and min(told, default=1.0) <= 1 - SOME:
             report.notes.append(f"warm runs of {name}: only {min(told):.0%} cached, the system keeps no more")
