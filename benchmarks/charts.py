@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
     Figure = Any  # matplotlib's, an extra
 
-_WIDTH, _DPI, _COLOURS = 8, 120, 24
+_WIDTH, _DPI, _COLOURS = 8, 120, 64
 _OURS, _THEIRS, _LIMIT = "#2f6db3", "#e8902f", "#b9b4ad"
 _LINES = {
     "safetensors": ("#e8902f", "o"),
@@ -155,6 +155,6 @@ def save(figure: Figure, path: str) -> None:
 
     buffer, small = io.BytesIO(), io.BytesIO()
     figure.savefig(buffer, format="png", dpi=_DPI, facecolor="white")
-    image = Image.open(buffer).convert("RGB").quantize(_COLOURS)
+    image = Image.open(buffer).convert("RGB").quantize(_COLOURS, method=Image.Quantize.MAXCOVERAGE)
     image.save(small, format="PNG", optimize=True)
     write_file(path, small.getvalue())

@@ -113,6 +113,10 @@ def written(setting: Setting, tensors: Callable[[], Tensors], *, without: Sequen
             if wrong is not None:
                 raise AssertionError(f"{name} gives {wrong!r} back with other bytes: nothing to compare")
             setting.same.add(name)
+            if cache.CAN_DROP:
+                # Written in small pieces, a file is cached in small ones, and its pages take up to 8 times as long to
+                # map: from here on it is cached as it was read.
+                cache.drop(cache.files_of(path))
         yield files
     finally:
         for path in (*files.paths.values(), *files.trials.values()):

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from benchmarks.turns import Result, Setting
     from blobstore.bench.report import Row
 
-COUNTS = (1, 16, 256, 4096, MAX_BLOBS - 1)  # one blob is the name index
+COUNTS = (1, 16, 256, 2048, MAX_BLOBS - 1)  # one blob is the name index
 SIZES = (1 << 20, 16 << 20, 256 << 20, 2 << 30, 8 << 30)
 _PARTS = 64  # tensors of a file of the second kind
 _FLAT = 0.1  # an exponent below it: it doesn't depend on the size
