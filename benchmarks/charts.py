@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
 _WIDTH, _DPI, _COLOURS = 8, 120, 64
 _OURS, _THEIRS, _LIMIT = "#2f6db3", "#e8902f", "#b9b4ad"
+_UNITS = {30: "GB", 20: "MB", 10: "kB", 0: "bytes"}
 _LINES = {
     "safetensors": ("#e8902f", "o"),
     "npz": ("#4b9b5f", "s"),
@@ -141,8 +142,13 @@ def _lines(
 
 def _size_axis(axes: Any, results: Sequence[Result], *, of_bytes: bool) -> None:  # noqa: ANN401 (matplotlib's)
     places = [one.at for one in results]
-    axes.set_xticks(places, [size(one) if of_bytes else f"{one:,}" for one in places])
+    axes.set_xticks(places, [_power_of_2(one) if of_bytes else f"{one:,}" for one in places])
     axes.set_xlabel("size of the file" if of_bytes else "tensors", fontsize=9)
+
+
+def _power_of_2(nbytes: int) -> str:
+    unit = next(one for one in _UNITS if nbytes >> one)
+    return f"{nbytes >> unit} {_UNITS[unit]}"
 
 
 def _caption(figure: Figure, text: str) -> None:

@@ -46,7 +46,7 @@ def sizes(setting: Setting) -> Iterator[Result]:
         with files.written(setting, files.few(nbytes, _PARTS), without=_NO_ROOM) as made:
             for case, title, otherwise in (
                 ("names", "open, list all names", None),
-                ("map", "use one value of every page", "read"),
+                ("map", "every page used", "read"),
                 ("read", "load into own memory", None),
             ):
                 sides = made.sides(case, otherwise=otherwise)
