@@ -37,8 +37,8 @@ test-jax: $(VENV)/.jax
 	$(BIN)/python -m pytest -m jax --no-header
 
 bench: $(VENV)/.bench
-	$(BIN)/python benchmarks/run.py
-	$(BIN)/python benchmarks/element_codecs.py
+	mkdir -p build
+	$(BIN)/python -m benchmarks --publish --tmp build
 
 vectors: $(VENV)/.installed
 	$(BIN)/python spec/vectors/generate.py
@@ -78,5 +78,5 @@ $(VENV)/.jax: $(VENV)/.test
 	touch $@
 
 $(VENV)/.bench: $(VENV)/.minilm
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[bench]'
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[bench,plot]'
 	touch $@

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import mmap
 import os
+import re
 import shutil
 import statistics
 import subprocess
@@ -21,6 +22,7 @@ from blobstore.bench import cache, cases, cpp, measure, peers, plot, run, yardst
 from blobstore.bench.cases import CASES
 from blobstore.bench.peers import PEERS
 from blobstore.bench.run import Plan, bench
+from blobstore.cli import output
 from blobstore.cli.bench import duration
 from blobstore.elements import BY_NAME
 from blobstore.errors import BlobStoreError, MissingExtraError, UsageError
@@ -141,10 +143,28 @@ def test_a_line_for_each_row_and_notes_beside(cli: Cli, store: Path) -> None:
     assert done.status == 0
     lines = [line.split("\t") for line in done.out.splitlines()]
     assert {len(line) for line in lines} == {11}
-    assert {line[1] for line in lines} == {"warm"}
+    assert {line[2] for line in lines} == {"warm"}
     assert {one.title for one in CASES.values()} <= {line[0] for line in lines}
     assert "2 runs" in done.err
     assert "1 encoded tensors are read as the bytes that are stored" in done.err
+
+
+@pytest.mark.parametrize(("width", "kept"), [(60, ("a", "b", "c")), (31, ("a", "b")), (16, ("a",))])
+def test_a_narrow_terminal_has_fewer_columns_and_says_so(
+    width: int, kept: Sequence[str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(sys.stdout, "isatty", lambda: True)
+    monkeypatch.setenv("COLUMNS", str(width))
+    columns = ("group", "a", "b", "c")
+    rows = [(group, *(f"{group}-{column * 8}" for column in columns[1:])) for group in ("x", "x", "y")]
+    output.print_table(columns, rows, grouped=True, spare=("c", "b"))
+    told = capsys.readouterr()
+    shown = re.sub("\x1b\\[[0-9;]*m", "", told.out).splitlines()
+    assert all(len(line) <= width for line in shown)
+    lines = [line.split() for line in shown if line.strip() and "─" not in line]
+    cells = [[f"{group}-{column * 8}" for column in kept] for group in "xxy"]
+    assert lines == [list(kept), ["x"], *cells[:2], ["y"], cells[2]]
+    assert [name for name in "bc" if name in told.err.partition("also has:")[2]] == [c for c in "bc" if c not in kept]
 
 
 @pytest.mark.parametrize(
@@ -276,6 +296,7 @@ def test_peers_hold_the_same_bytes(name: str, store: Path, tmp_path: Path) -> No
     for key, array in tensors:
         assert peer.entry(one, key)[2] == array.shape
         assert peer.load(one, key).tobytes() == array.tobytes()
+    del one  # LMDB opens a file once in a process
     changed = [(key, array if array.nbytes < 1000 else array.copy()) for key, array in tensors]
     changed[3][1].reshape(-1).view(np.uint8)[5] ^= 1
     assert peers.differing(peer, path, changed) == changed[3][0]
@@ -311,9 +332,11 @@ def test_types_that_a_format_lacks_are_named(cli: Cli, store: Path) -> None:
 
 def test_peers_that_are_not_installed_are_left_out(cli: Cli, store: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     find = util.find_spec
-    monkeypatch.setattr(util, "find_spec", lambda name: None if name in ("gguf", "zarr", "h5py") else find(name))
+    monkeypatch.setattr(
+        util, "find_spec", lambda name: None if name in ("gguf", "zarr", "h5py", "lmdb") else find(name)
+    )
     report = told(cli, store, "--warm", "--against", "all")
-    assert [one["name"] for one in report["left_out"] if one["name"] in PEERS] == ["gguf", "hdf5", "zarr"]
+    assert [one["name"] for one in report["left_out"] if one["name"] in PEERS] == ["gguf", "hdf5", "zarr", "lmdb"]
     assert all("gemma-blobstore[bench]" in one["reason"] for one in report["left_out"] if one["name"] in PEERS)
     done = cli("bench", store, "--quick", "--runs", "1", "--warm", "--against", "gguf")
     assert (done.status, "left out: gguf: " in done.err) == (0, True)

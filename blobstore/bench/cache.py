@@ -5,6 +5,7 @@ from __future__ import annotations
 import ctypes
 import mmap
 import os
+import shutil
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -40,6 +41,14 @@ def settle(path: str) -> None:
             os.fsync(fd)
         finally:
             os.close(fd)
+
+
+def remove(path: str) -> None:
+    """Remove a file, or a folder with all that is in it, if it is there."""
+    if os.path.isdir(path):
+        shutil.rmtree(path)
+    elif os.path.exists(path):
+        os.unlink(path)
 
 
 def drop(files: Sequence[str], *, everything: bool = False) -> None:

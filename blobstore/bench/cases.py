@@ -11,12 +11,13 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 import blobstore
+from blobstore.bench import cache
 from blobstore.errors import UsageError
 from blobstore.store import Store
 from blobstore.transfer import flat_bytes
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator, Sequence
+    from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
     import numpy.typing as npt
 
@@ -56,6 +57,18 @@ CASES = {
         Case("first", "first tensor", "open, touch one byte of each page of one tensor, of middle size"),
         Case("map", "map and touch", _MAP, everything=True),
         Case("read", "read everything", "open, bring every tensor into memory of its own", everything=True),
+    )
+}
+
+
+# What the project's own benchmarks (benchmarks/) measure beside these: names without types, views without touching
+# them, writing. `work` knows them all.
+FURTHER = {
+    one.key: one
+    for one in (
+        Case("names", "names", "open, list all names"),
+        Case("views", "all usable", "open, make an array of every tensor where it is mapped", everything=True),
+        Case("write", "write", "write every tensor from memory, until it is on the disk", everything=True),
     )
 }
 
@@ -102,6 +115,10 @@ class Format(ABC):
     def entries(self, opened: Any) -> list[Entry]:  # noqa: ANN401 (as above)
         """Return what is known of each tensor."""
 
+    def names(self, opened: Any) -> list[str]:  # noqa: ANN401 (as above)
+        """Return all names."""
+        return [name for name, _, _ in self.entries(opened)]
+
     @abstractmethod
     def entry(self, opened: Any, name: str) -> Entry:  # noqa: ANN401 (as above)
         """Return what is known of one, without its values."""
@@ -114,6 +131,14 @@ class Format(ABC):
         """Return a tensor in memory of its own."""
         view = self.view(opened, name)
         return np.array(view) if self.mapped else view
+
+    def load_all(self, opened: Any, names: Sequence[str]) -> object:  # noqa: ANN401 (as above)
+        """Return these tensors in memory of their own, in the way that the library has for all at once."""
+        return [self.load(opened, name) for name in names]
+
+    def save(self, path: str, tensors: Mapping[str, Array]) -> None:
+        """Write tensors that are in memory, in the way that the library has for that."""
+        self.write(path, tensors.items())
 
 
 class Ours(Format):
@@ -134,6 +159,10 @@ class Ours(Format):
         """Return what is known of each tensor."""
         return [_entry(one) for one in opened.infos()]
 
+    def names(self, opened: Store) -> list[str]:
+        """Return all names."""
+        return list(opened)
+
     def entry(self, opened: Store, name: str) -> Entry:
         """Return what is known of one."""
         return _entry(opened.info(name))
@@ -141,6 +170,13 @@ class Ours(Format):
     def view(self, opened: Store, name: str) -> Array:
         """Return a tensor where it lies."""
         return stored(opened, opened.info(name))
+
+    def load_all(self, opened: Store, names: Sequence[str]) -> object:
+        """Return these tensors in memory of their own: by `Store.load_all` where it returns these, not decoded."""
+        infos = list(opened.infos())
+        if len(names) < len({one.place for one in infos if one.nbytes}) or any(_is_encoded(one) for one in infos):
+            return super().load_all(opened, names)
+        return opened.load_all()
 
 
 class OursByReads(Ours):
@@ -158,9 +194,13 @@ def _entry(info: TensorInfo) -> Entry:
 
 def stored(store: Store, info: TensorInfo) -> Array:
     """Return a tensor's values where numpy has their type; the stored bytes of one that would have to be decoded."""
-    if info.encoded or info.dtype is None:
+    if _is_encoded(info):
         return np.frombuffer(store.reader.view(info.offset, info.nbytes), np.uint8)
     return store.array(info)
+
+
+def _is_encoded(info: TensorInfo) -> bool:
+    return info.encoded or info.dtype is None
 
 
 def touch(array: Array) -> int:
@@ -170,7 +210,16 @@ def touch(array: Array) -> int:
 
 
 def work(one: Format, case: str, path: str, wanted: Wanted) -> Callable[[], object]:
-    """Return what is to be timed. It returns all that it has opened and read, to be kept while memory is measured."""
+    """Return what is to be timed. It returns all that it has opened and read, to be kept while memory is measured.
+
+    Args:
+        one: The format.
+        case: Key of a case.
+        path: The format's file; of ``write`` an .sbs file of plain tensors, all of which are written to `written`.
+        wanted: The tensors.
+    """
+    if case == "write":
+        return _writing(one, path)
 
     def run() -> object:
         opened = one.open(path)
@@ -182,8 +231,28 @@ def work(one: Format, case: str, path: str, wanted: Wanted) -> Callable[[], obje
         "lookup": lambda opened: [one.entry(opened, name) for name in wanted.some],
         "first": lambda opened: touch(one.view(opened, wanted.one)),
         "map": lambda opened: [touch(one.view(opened, name)) for name in wanted.names],
-        "read": lambda opened: [one.load(opened, name) for name in wanted.names],
+        "read": lambda opened: one.load_all(opened, wanted.names),
+        "names": one.names,
+        "views": lambda opened: [one.view(opened, name) for name in wanted.names],
     }
+    return run
+
+
+def written(path: str) -> str:
+    """Return where ``write`` puts the tensors of a file: what was there before is removed."""
+    return f"{path}.written"
+
+
+def _writing(one: Format, path: str) -> Callable[[], object]:
+    """Take all tensors into memory; return what writes them and waits for the disk."""
+    tensors, target = blobstore.load_file(path), written(path)
+    cache.remove(target)
+
+    def run() -> object:
+        one.save(target, tensors)
+        cache.settle(target)
+        return tensors
+
     return run
 
 

@@ -117,7 +117,7 @@ def measure(job: Job) -> Sample:
     else:
         cache.fill(files)
     before = cache.resident(files)
-    told = _timed(run)
+    told = timed(run)
     after = cache.resident(files) if job.cold else None
     told["cached_before"] = before[0] / max(before[1], 1) if before else None
     told["pages_after"] = after[0] if after else None
@@ -130,7 +130,8 @@ def _work(job: Job, path: str, wanted: Wanted) -> Callable[[], object]:
     return cases.work(FORMATS[job.format], job.case, path, wanted)
 
 
-def _timed(run: Callable[[], object]) -> dict[str, Any]:
+def timed(run: Callable[[], object]) -> dict[str, Any]:
+    """Run something and return the fields of a `Sample` that aren't about the page cache."""
     start = _Usage(reset_peak=True)
     begin = time.perf_counter()
     held = run()

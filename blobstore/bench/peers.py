@@ -6,6 +6,8 @@ held as unsigned integers of the same width.
 
 from __future__ import annotations
 
+import json
+import struct
 import zipfile
 from importlib import metadata, util
 from typing import TYPE_CHECKING, Any
@@ -20,7 +22,7 @@ from blobstore.elements import type_of
 from blobstore.transfer import Sink, flat_bytes
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Mapping, Sequence
 
     from blobstore.bench.cases import Array, Entry
 
@@ -91,11 +93,21 @@ class Safetensors(Peer):
                 sink.write(flat_bytes(array))
             sink.flush()
 
+    def save(self, path: str, tensors: Mapping[str, Array]) -> None:
+        """Write a file by the library."""
+        from safetensors.numpy import save_file
+
+        save_file({name: self.held(array) for name, array in tensors.items()}, path)
+
     def open(self, path: str) -> Any:  # noqa: ANN401
         """Open it."""
         from safetensors import safe_open
 
         return safe_open(path, "np")
+
+    def names(self, opened: Any) -> list[str]:  # noqa: ANN401
+        """Return all names."""
+        return list(opened.keys())
 
     def entries(self, opened: Any) -> list[Entry]:  # noqa: ANN401
         """Return what is known of each tensor."""
@@ -110,6 +122,12 @@ class Safetensors(Peer):
         """Return a copy."""
         array: Array = opened.get_tensor(name)
         return array
+
+    def load_all(self, opened: Any, names: Sequence[str]) -> object:  # noqa: ANN401
+        """Return these tensors; all of them as ``load_file`` does, which has a call of its own since version 0.8."""
+        if len(names) < len(opened.keys()) or not hasattr(opened, "get_tensors"):
+            return super().load_all(opened, names)
+        return opened.get_tensors()
 
 
 class Npz(Peer):
@@ -131,6 +149,10 @@ class Npz(Peer):
     def open(self, path: str) -> Any:  # noqa: ANN401
         """Open it."""
         return np.load(path)
+
+    def names(self, opened: Any) -> list[str]:  # noqa: ANN401
+        """Return all names."""
+        return list(opened.files)
 
     def entries(self, opened: Any) -> list[Entry]:  # noqa: ANN401
         """Return what is known of each tensor."""
@@ -188,6 +210,10 @@ class Gguf(Peer):
         from gguf import GGUFReader
 
         return {one.name: one for one in GGUFReader(path).tensors}
+
+    def names(self, opened: Any) -> list[str]:  # noqa: ANN401
+        """Return all names."""
+        return list(opened)
 
     def entries(self, opened: Any) -> list[Entry]:  # noqa: ANN401
         """Return what is known of each tensor."""
@@ -284,14 +310,80 @@ class Zarr(Peer):
         return np.asarray(opened[name][...])
 
 
-PEERS = {one.name: one for one in (Safetensors(), Npz(), Gguf(), Hdf5(), Zarr())}
+class Lmdb(Peer):
+    """LMDB by the lmdb package, mapped: a name's value is a header of 64-byte steps with type and shape, then values.
+
+    The database knows bytes only; its names have at most 511 of them.
+    """
+
+    name = "lmdb"
+    distribution = module = "lmdb"
+    suffix = ".lmdb"
+
+    _ROOM = 1 << 40  # of addresses, which a 64-bit system has; the file takes what is written
+    _SIZE = struct.Struct("<I")
+
+    def write(self, path: str, tensors: Iterable[tuple[str, Array]]) -> None:
+        """Write a file, in one transaction."""
+        import lmdb
+
+        with (
+            lmdb.open(path, subdir=False, lock=False, map_size=self._ROOM) as database,
+            database.begin(write=True) as transaction,
+        ):
+            for name, array in tensors:
+                held = self.held(array)
+                transaction.put(name.encode(), self._header(held) + flat_bytes(held))
+
+    def _header(self, array: Array) -> bytes:
+        text = json.dumps([array.dtype.str, array.shape]).encode()
+        nbytes = -(-(self._SIZE.size + len(text)) // 64) * 64
+        return (self._SIZE.pack(nbytes) + text).ljust(nbytes)
+
+    def open(self, path: str) -> Any:  # noqa: ANN401
+        """Open it, and begin the transaction that views belong to."""
+        import lmdb
+
+        database = lmdb.open(path, subdir=False, lock=False, readonly=True)
+        return database, database.begin(buffers=True)
+
+    def names(self, opened: Any) -> list[str]:  # noqa: ANN401
+        """Return all names."""
+        return [bytes(name).decode() for name in opened[1].cursor().iternext(values=False)]
+
+    def entries(self, opened: Any) -> list[Entry]:  # noqa: ANN401
+        """Return what is known of each tensor."""
+        return [self.entry(opened, name) for name in self.names(opened)]
+
+    def entry(self, opened: Any, name: str) -> Entry:  # noqa: ANN401
+        """Return what is known of one."""
+        dtype, shape, _ = self._value(opened, name)
+        return name, str(dtype), shape
+
+    def view(self, opened: Any, name: str) -> Array:  # noqa: ANN401
+        """Return a view into the map."""
+        dtype, shape, values = self._value(opened, name)
+        return np.frombuffer(values, dtype).reshape(shape)
+
+    def _value(self, opened: Any, name: str) -> tuple[np.dtype[Any], tuple[int, ...], memoryview]:  # noqa: ANN401
+        value: memoryview = opened[1].get(name.encode())
+        (nbytes,) = self._SIZE.unpack_from(value)
+        dtype, shape = json.loads(bytes(value[self._SIZE.size : nbytes]))
+        return np.dtype(dtype), tuple(shape), value[nbytes:]
 
 
-def differing(peer: Peer, path: str, tensors: Iterable[tuple[str, Array]]) -> str | None:
-    """Return the first name under which a peer's file doesn't hold the same bytes; None when it holds them all."""
+PEERS = {one.name: one for one in (Safetensors(), Npz(), Gguf(), Hdf5(), Zarr(), Lmdb())}
+
+
+def differing(peer: Format, path: str, tensors: Iterable[tuple[str, Array]]) -> str | None:
+    """Return the first name under which a format's file doesn't hold the same bytes; None when it holds them all."""
     opened = peer.open(path)
     names = {entry[0] for entry in peer.entries(opened)}
     for name, array in tensors:
-        if name not in names or flat_bytes(np.ascontiguousarray(peer.view(opened, name))) != flat_bytes(array):
+        if name not in names:
+            return name
+        found = flat_bytes(np.ascontiguousarray(peer.view(opened, name)))
+        # As arrays: Python compares memory byte by byte.
+        if not np.array_equal(np.frombuffer(found, np.uint8), np.frombuffer(flat_bytes(array), np.uint8)):
             return name
     return None

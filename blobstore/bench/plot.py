@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import math
 import os
 from importlib import util
 from typing import TYPE_CHECKING, Any
@@ -21,10 +22,12 @@ KINDS = (".png", ".svg", ".pdf")
 _COLOURS = {"cold": "#2f6db3", "warm": "#e8902f"}
 _GREY = {"cold": "#8b98a8", "warm": "#c9c2b8"}  # the machine's own
 _LIMITS = {
-    "map": ("sequential-1",),
+    "map": ("sequential-1", "mmap"),
     "read": ("sequential-1", "copy", "copy-new"),
 }  # beside which case each yardstick stands
 _COLUMNS = 2
+_LETTER, _NAMES = 0.066, 1.8  # inches: of a label's letter; that names and gaps take of a column
+_TICK = 0.55  # inches between ticks, at least
 
 
 def check(path: str) -> None:
@@ -72,13 +75,10 @@ def draw(
     for axes in grid.flat[len(panels) :]:
         axes.set_visible(False)
     for axes, (title, rows) in zip(grid.flat, panels, strict=False):
-        _panel(axes, title, rows, label)
-        axes.xaxis.set_major_formatter(lambda value, _: duration(value))
-    figure.suptitle(heading, fontsize=12, fontweight="bold")
+        panel(axes, title, rows, label=label, duration=duration, colour=_colour)
+    figure.suptitle(heading, fontsize=11, x=0.01, ha="left")
     _legend(figure, report)
-    buffer = io.BytesIO()
-    figure.savefig(buffer, format=os.path.splitext(path)[1][1:], facecolor="white")
-    write_file(path, buffer.getvalue())
+    save(figure, path)
 
 
 def _rows(report: Report, case: str) -> list[Row]:
@@ -94,8 +94,16 @@ def _name(row: Row) -> str:
     return row.title if row.format == yardsticks.NAME else row.format
 
 
-def _panel(axes: Any, title: str, rows: Sequence[Row], label: Callable[[Row], str]) -> None:  # noqa: ANN401
-    """Draw one case."""
+def panel(
+    axes: Any,  # noqa: ANN401 (matplotlib's)
+    title: str,
+    rows: Sequence[Row],
+    *,
+    label: Callable[[Row], str],
+    duration: Callable[[float], str],
+    colour: Callable[[Row], str],
+) -> None:
+    """Draw one case: rows that follow each other and have one name stand close."""
     places, ticks, names = [], [], []
     at = 0.0
     for i, row in enumerate(rows):
@@ -106,29 +114,50 @@ def _panel(axes: Any, title: str, rows: Sequence[Row], label: Callable[[Row], st
             count = sum(1 for one in rows if _name(one) == _name(row))
             ticks.append(at + (count - 1) / 2)
             names.append(_name(row))
-    colours = [(_GREY if row.format == yardsticks.NAME else _COLOURS)[row.cache] for row in rows]
+    colours = [colour(row) for row in rows]
     medians = [row.median for row in rows]
     spread = [[row.median - row.fastest for row in rows], [row.slowest - row.median for row in rows]]
     axes.barh(places, medians, height=0.92, color=colours, xerr=spread, error_kw={"elinewidth": 0.8, "alpha": 0.6})
     for place, row in zip(places, rows, strict=True):
         axes.annotate(
-            label(row), (row.slowest, place), xytext=(4, 0), textcoords="offset points", va="center", fontsize=8
+            label(row), (row.slowest, place), xytext=(4, 0), textcoords="offset points", va="center", fontsize=9
         )
     axes.set_xscale("log")
     # A log scale has no zero to begin at: the shortest bar gets some length; the labels need room on the right.
     low, high = min(row.fastest for row in rows), max(row.slowest for row in rows)
     decades = max((high / low), 10.0)
-    axes.set_xlim(low / decades**0.25, high * decades * (30 if any(row.share is not None for row in rows) else 1))
+    longest = max(len(label(row)) for row in rows) * _LETTER
+    width = axes.figure.get_figwidth() / axes.get_subplotspec().get_gridspec().ncols - _NAMES
+    left = low / decades**0.25
+    bars = math.log10(high / left)
+    shown = bars / max(1 - longest / width, 0.3)
+    axes.set_xlim(left, left * 10**shown)
+    # Ticks where there are bars, not where the labels stand.
+    first, last = math.ceil(math.log10(left)), math.floor(math.log10(high * 1.05))
+    step = math.ceil(_TICK * shown / width)
+    axes.set_xticks([10.0**i for i in range(first, last + 1, step)])
+    axes.xaxis.set_major_formatter(lambda value, _: duration(value))
     axes.set_yticks(ticks, names, fontsize=9)
     axes.invert_yaxis()
     axes.set_title(title, loc="left", fontsize=10, fontweight="bold")
     axes.minorticks_off()
-    axes.tick_params(axis="x", labelsize=8)
+    axes.tick_params(axis="x", labelsize=9)
     axes.tick_params(axis="y", length=0)
     axes.grid(axis="x", alpha=0.25)
     axes.set_axisbelow(True)
     for side in ("top", "right", "left"):
         axes.spines[side].set_visible(False)
+
+
+def _colour(row: Row) -> str:
+    return (_GREY if row.format == yardsticks.NAME else _COLOURS)[row.cache]
+
+
+def save(figure: Any, path: str) -> None:  # noqa: ANN401 (matplotlib's)
+    """Write a figure, on white; whole or not at all."""
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format=os.path.splitext(path)[1][1:], facecolor="white")
+    write_file(path, buffer.getvalue())
 
 
 def _legend(figure: Any, report: Report) -> None:  # noqa: ANN401 (matplotlib's)

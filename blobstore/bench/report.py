@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 OURS = Ours.name
 UNTOLD = "whether a file was in the page cache is told only to those who may write to it: not known here"
-_SOME = 0.01  # of a file, in the cache or not in it: worth telling
+SOME = 0.01  # of a file, in the cache or not in it: worth telling
 
 
 @dataclass(frozen=True)
@@ -101,20 +101,32 @@ def case_of(job: Job) -> Case:
 def tabulate(report: Report, samples: Sequence[tuple[Job, list[Sample]]]) -> None:
     """Make the rows of what was measured, each beside the yardstick and beside ours."""
     ways = {True: "cold", False: "warm"}
-    rows = [_row(job, ways[job.cold], taken) for job, taken in samples]
+    rows = [
+        row_of(job.format, case, ways[job.cold], job.wanted.nbytes if case.everything else None, taken)
+        for job, taken in samples
+        for case in (case_of(job),)
+    ]
     report.disk = _fastest(one for one in rows if one.case in yardsticks.DISK and one.cache == "cold")
     report.memory = _fastest(one for one in rows if one.case == "copy")
     ours = {(one.case, one.cache): one for one in rows if one.format == OURS}
     report.rows = [_compared(one, report, ours.get((one.case, one.cache))) for one in rows]
 
 
-def _row(job: Job, way: str, samples: list[Sample]) -> Row:
+def row_of(name: str, case: Case, way: str, nbytes: int | None, samples: list[Sample]) -> Row:
+    """Return the row of what was measured, beside nothing yet.
+
+    Args:
+        name: Of the format.
+        case: What was measured.
+        way: ``cold`` or ``warm``.
+        nbytes: It concerns, where bytes per second say something.
+        samples: At least one.
+    """
     seconds = [one.seconds for one in samples]
-    case, median = case_of(job), statistics.median(seconds)
-    nbytes = job.wanted.nbytes if case.everything else None
+    median = statistics.median(seconds)
     return Row(
-        format=job.format,
-        case=job.case,
+        format=name,
+        case=case.key,
         title=case.title,
         what=case.what,
         cache=way,
@@ -137,13 +149,16 @@ def _compared(row: Row, report: Report, ours: Row | None) -> Row:
     """Set a row beside the yardstick and beside ours."""
     share, of, limit = None, *(("disk", report.disk) if row.cache == "cold" else ("memory", report.memory))
     # Touching a byte of each page moves no bytes: cold the disk bounds it, warm nothing that is measured here does.
-    if row.rate is not None and limit is not None and (row.cache == "cold" or row.case != "map"):
+    if row.rate is not None and limit is not None and (row.cache == "cold" or row.case not in ("map", "mmap")):
         share = row.rate / limit
-    ratio = None
-    if ours and row.format != OURS:
-        pairs = zip(row.samples, ours.samples, strict=True)
-        ratio = statistics.median(theirs.seconds / own.seconds for theirs, own in pairs)
+    ratio = ratio_of(row, ours) if ours and row.format != OURS else None
     return replace(row, share=share, share_of=None if share is None else of, ratio=ratio)
+
+
+def ratio_of(row: Row, ours: Row) -> float:
+    """Return how often longer a row took than ours: the median of the turns' own ratios."""
+    pairs = zip(row.samples, ours.samples, strict=False)  # what takes long has fewer runs
+    return statistics.median(theirs.seconds / own.seconds for theirs, own in pairs)
 
 
 def add_notes(report: Report, infos: Sequence[TensorInfo]) -> None:
@@ -160,8 +175,8 @@ def add_notes(report: Report, infos: Sequence[TensorInfo]) -> None:
         if len(told) < len(row.samples) and UNTOLD not in report.notes:
             report.notes.append(UNTOLD)
     for (name, way), told in parts.items():
-        if way == "cold" and max(told, default=0.0) >= _SOME:
+        if way == "cold" and max(told, default=0.0) >= SOME:
             why = "mapped by another process, or on a file system in memory"
             report.notes.append(f"cold runs of {name}: still {max(told):.0%} cached ({why})")
-        if way == "warm" and min(told, default=1.0) <= 1 - _SOME:
+        if way == "warm" and min(told, default=1.0) <= 1 - SOME:
             report.notes.append(f"warm runs of {name}: only {min(told):.0%} cached, the system keeps no more")

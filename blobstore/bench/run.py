@@ -103,7 +103,7 @@ def _begin(plan: Plan) -> tuple[Report, list[TensorInfo]]:
             tensors_in_file=len(available),
             one=wanted.one,
             runs=plan.runs,
-            machine=_machine(),
+            machine=machine(),
             formats={OURS: blobstore.__version__},
         )
     return report, infos
@@ -123,13 +123,23 @@ def _check(plan: Plan) -> None:
         cache.drop_everything()
 
 
-def _machine() -> dict[str, str | int | None]:
+def machine() -> dict[str, str | int | None]:
+    """Return system, processors and versions."""
     return {
         "system": platform.platform(),
+        "processor": _processor(),
         "processors": os.cpu_count(),
         "python": platform.python_version(),
         "numpy": np.__version__,
     }
+
+
+def _processor() -> str:
+    with suppress(OSError), open("/proc/cpuinfo", encoding="utf-8") as file:
+        for line in file:
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    return platform.machine()
 
 
 def _peers(plan: Plan, report: Report) -> list[Peer]:
@@ -156,7 +166,7 @@ def _check_room(folder: str, needed: int) -> None:
 
 def _own_jobs(plan: Plan, wanted: Wanted, folder: str, report: Report) -> Iterator[Job]:
     trial = os.path.join(folder, "trial.sbs")
-    Ours().write(trial, _trial_tensors())
+    Ours().write(trial, trial_tensors())
     # The whole file, so that padding and names count for the disk; of a part of the tensors as many bytes.
     limits = replace(wanted, nbytes=min(wanted.nbytes if plan.quick else report.file_nbytes, report.file_nbytes))
     for case in yardsticks.YARDSTICKS:
@@ -181,7 +191,7 @@ def _peer_jobs(peer: Peer, infos: Sequence[TensorInfo], wanted: Wanted, folder: 
     """Write a peer's file, and see that it holds the same bytes."""
     path, trial = (os.path.join(folder, name + peer.suffix) for name in ("model", "trial"))
     try:
-        peer.write(trial, _trial_tensors())
+        peer.write(trial, trial_tensors())
         # Opened here, and gone afterwards, as in `_begin`.
         with Store(report.file) as store:
             peer.write(path, ((one.name, stored(store, one)) for one in infos))
@@ -201,7 +211,8 @@ def _peer_jobs(peer: Peer, infos: Sequence[TensorInfo], wanted: Wanted, folder: 
     return [Job(peer.name, case, path, trial, wanted, cold=False) for case in peer.cases]
 
 
-def _trial_tensors() -> list[tuple[str, Array]]:
+def trial_tensors() -> list[tuple[str, Array]]:
+    """Return the one tensor of the file that each case is done with first (`measure.TRIAL`)."""
     return [("a", np.arange(1024, dtype=np.float32))]
 
 

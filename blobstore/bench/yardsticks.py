@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import mmap
 import os
 from itertools import pairwise
 from threading import Thread
@@ -9,7 +10,9 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from blobstore.bench.cases import Case
+from blobstore.atomic import write_all
+from blobstore.bench import cache
+from blobstore.bench.cases import Case, touch, written
 from blobstore.transfer import FileRange
 
 if TYPE_CHECKING:
@@ -26,12 +29,15 @@ YARDSTICKS = {
     one.key: one
     for one in (
         Case("sequential-1", "sequential read", "read the file in order, in large pieces", everything=True),
-        Case("sequential-2", "sequential read, 2 threads", "the same, each half by a thread", everything=True),
+        Case("sequential-2", "sequential, 2 threads", "the same, each half by a thread", everything=True),
+        Case("mmap", "raw map and touch", "map the file, touch one byte of each page", everything=True),
         Case("copy", "memory copy", "copy as many bytes in memory, over the same place again", everything=True),
-        Case("copy-new", "memory copy, new memory", "copy as many bytes into memory not used before", everything=True),
+        Case("copy-new", "copy to new memory", "copy as many bytes into memory not used before", everything=True),
     )
 }
 DISK = ("sequential-1", "sequential-2")
+# Of the project's own benchmarks alone: nothing of `blobstore bench` writes.
+WRITE = Case("plain-write", "plain writes", "write as many bytes in large pieces, until they are on the disk")
 
 
 def work(case: str, path: str, nbytes: int) -> Callable[[], object]:
@@ -39,7 +45,12 @@ def work(case: str, path: str, nbytes: int) -> Callable[[], object]:
     if case in DISK:
         parts = DISK.index(case) + 1
         return lambda: _read(path, min(nbytes, os.path.getsize(path)), parts)
+    if case == "mmap":
+        return lambda: _map(path, nbytes)
     source = np.ones(min(_PIECE, nbytes), np.uint8)
+    if case == WRITE.key:
+        cache.remove(written(path))
+        return lambda: _write(written(path), source, nbytes)
     if case == "copy":
         target = np.zeros_like(source)
         target[:] = 2  # zeros are not memory yet
@@ -65,6 +76,19 @@ def _read(path: str, nbytes: int, parts: int) -> None:
 def _drain(source: FileRange) -> None:
     for _ in source.chunks():
         pass
+
+
+def _map(path: str, nbytes: int) -> object:
+    with open(path, "rb") as file:
+        mapped = np.frombuffer(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ), np.uint8)
+    return mapped, touch(mapped[:nbytes])
+
+
+def _write(path: str, source: Bytes, nbytes: int) -> None:
+    with open(path, "wb", buffering=0) as file:
+        for done in range(0, nbytes, len(source)):
+            write_all(file.fileno(), source[: nbytes - done].data)
+        os.fsync(file.fileno())
 
 
 def _copy(source: Bytes, target: Bytes, nbytes: int) -> Bytes:

@@ -24,18 +24,18 @@ EXAMPLE = """example:
   blobstore bench model.sbs --against safetensors,gguf --cold --json
 
 A line for each case and format, cold (the file isn't in the page cache) and warm (it is): median, smallest and largest
-of all runs, bytes/s, percent of the yardstick, pages, memory, ratio to ours. On a terminal a table; elsewhere
-tab-separated, a - for what there is not. --json has every run.
+of all runs, ratio to ours, bytes/s, percent of the yardstick, memory, pages. On a terminal a table, without the last
+columns where it is narrow; elsewhere tab-separated, a - for what there is not. --json has every run.
 
   case      open; list; look up (type and shape of 1,000 names); first tensor (of middle size, all its pages);
             map and touch (one byte of each page of every tensor); read everything (into memory of its own)
+  ratio     how often longer than blobstore it takes; the median over the runs
   of limit  cold: of what this disk gives, the faster of two sequential reads (1 and 2 threads) of the same file;
             warm: of what this machine's memory copy gives. Both are measured in turns with the rest
-  pages     of the file that were in the page cache after a cold run: all that was brought in for it
   peak      memory that the process had more at the worst moment, mapped pages of files among it
   own       what it had more at the end, with all tensors held; the rest are mapped pages, which the system takes back
             when it needs them
-  ratio     how often longer than blobstore it takes; the median over the runs
+  pages     of the file that were in the page cache after a cold run: all that was brought in for it
 
 Every run is a process of its own, which first does the same with a file of one tensor, so that imports don't count.
 Runs of all formats take turns. Tensors that share bytes count once, encoded ones are read as they are stored.
@@ -54,8 +54,9 @@ posix_fadvise.
 
 Numbers of a machine that does other work meanwhile are only good for ratios, if for anything: look at the spread."""
 
-_COLUMNS = ("case", "cache", "format", "median", "min - max", "bytes/s", "of limit", "pages", "peak", "own", "ratio")
+_COLUMNS = ("case", "format", "cache", "median", "min - max", "ratio", "bytes/s", "of limit", "peak", "own", "pages")
 _RIGHT = _COLUMNS[3:]
+_SPARE = ("pages", "own", "peak", "of limit", "bytes/s")
 _LIMITS = {"disk": "of disk", "memory": "of copy"}
 _QUICK_RUNS, _RUNS = 3, 5
 
@@ -115,15 +116,20 @@ def _names(text: str) -> tuple[str, ...]:
 
 
 def _tell(report: Report) -> None:
-    order = list(dict.fromkeys(one.title for one in report.rows))
-    rows = sorted(report.rows, key=lambda one: (order.index(one.title), one.cache))  # formats next to each other
-    print_table(_COLUMNS, [_cells(one) for one in rows], right=_RIGHT)
+    order = list(dict.fromkeys(_group(one) for one in report.rows))
+    rows = sorted(report.rows, key=lambda one: (order.index(_group(one)), one.cache))  # formats next to each other
+    print_table(_COLUMNS, [_cells(one) for one in rows], right=_RIGHT, grouped=True, spare=_SPARE)
     versions = ", ".join(f"{name} {version}" for name, version in report.formats.items())
     note(f"{_what(report)}; {_runs(report)}; first tensor: {report.one}; {versions}")
     for one in report.left_out:
         note(f"left out: {one['name']}: {one['reason']}")
     for text in report.notes:
         note(text)
+
+
+def _group(row: Row) -> str:
+    """Return the case; the yardsticks are listed together."""
+    return MACHINE if row.format == MACHINE else row.title
 
 
 def _what(report: Report) -> str:
@@ -137,18 +143,25 @@ def _runs(report: Report) -> str:
 def _cells(row: Row) -> tuple[str, ...]:
     pages = [one.pages_after for one in row.samples if one.pages_after is not None]
     return (
-        row.title,
+        _group(row),
+        row.title if row.format == MACHINE else row.format,
         row.cache,
-        row.format,
         duration(row.median),
-        f"{duration(row.fastest)} - {duration(row.slowest)}",
+        spread(row),
+        f"{row.ratio:.2f}" if row.ratio is not None else "-",
         f"{size(row.rate)}/s" if row.rate is not None else "-",
         _limit(row) or "-",
-        str(max(pages)) if pages and row.cache == "cold" else "-",
         size(row.peak_nbytes) if row.peak_nbytes is not None else "-",
         size(row.own_nbytes) if row.own_nbytes is not None else "-",
-        f"{row.ratio:.2f}" if row.ratio is not None else "-",
+        str(max(pages)) if pages and row.cache == "cold" else "-",
     )
+
+
+def spread(row: Row) -> str:
+    """Return the fastest and the slowest run, with the unit once where both have it."""
+    fastest, slowest = duration(row.fastest), duration(row.slowest)
+    number, unit = fastest.split(" ")
+    return f"{number if slowest.endswith(f' {unit}') else fastest} - {slowest}"
 
 
 def _limit(row: Row) -> str:

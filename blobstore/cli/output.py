@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Sequence
 
 _STEP = 1000.0
+_GAP = 3  # between columns of a table
 _ROUNDS_UP = 999.5  # from here three digits would read 1e+03
 
 
@@ -69,8 +70,23 @@ def shape(dimensions: Sequence[int]) -> str:
     return f"[{', '.join(str(one) for one in dimensions)}]"
 
 
-def print_table(columns: Sequence[str], rows: Iterable[Sequence[object]], *, right: Sequence[str] = ()) -> None:
-    """Print a table on a terminal, and tab-separated lines without a heading elsewhere."""
+def print_table(
+    columns: Sequence[str],
+    rows: Iterable[Sequence[object]],
+    *,
+    right: Sequence[str] = (),
+    grouped: bool = False,
+    spare: Sequence[str] = (),
+) -> None:
+    """Print a table on a terminal, and tab-separated lines without a heading elsewhere.
+
+    Args:
+        columns: Their headings.
+        rows: As many cells each.
+        right: Columns of numbers.
+        grouped: On a terminal the first column isn't one: where it changes it is a line of its own above the rows.
+        spare: Columns that a narrow terminal is left without, the first ones first.
+    """
     if not sys.stdout.isatty():
         for row in rows:
             sys.stdout.write("\t".join(shown(str(cell)) for cell in row) + "\n")
@@ -80,12 +96,34 @@ def print_table(columns: Sequence[str], rows: Iterable[Sequence[object]], *, rig
     from rich.table import Table
     from rich.text import Text
 
+    console = Console()
+    lines = [[shown(str(cell)) for cell in row] for row in rows]
+    kept = _fitting(columns, lines, console.width, spare, first=int(grouped))
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
-    for column in columns:
-        table.add_column(column, justify="right" if column in right else "left", overflow="fold")
-    for row in rows:
-        table.add_row(*(Text(shown(str(cell))) for cell in row))  # Text: names are no markup
-    Console().print(table)
+    for i in kept:
+        table.add_column(columns[i], justify="right" if columns[i] in right else "left", overflow="fold")
+    for before, line in zip([None, *lines], lines, strict=False):
+        if grouped and (before is None or before[0] != line[0]):
+            if before:
+                table.add_section()
+            table.add_row(Text(line[0], style="bold"))
+        table.add_row(*(Text(line[i]) for i in kept))  # Text: names are no markup
+    console.print(table)
+    left_out = [column for column in spare if columns.index(column) not in kept]
+    if left_out:
+        note(f"a wider terminal, or a pipe, also has: {', '.join(left_out)}")
+
+
+def _fitting(
+    columns: Sequence[str], lines: Sequence[Sequence[str]], width: int, spare: Sequence[str], *, first: int
+) -> list[int]:
+    """Return the places of the columns that a width has room for, without as many of the spare ones as it takes."""
+    widths = [max(len(line[i]) for line in [columns, *lines]) + _GAP for i in range(len(columns))]
+    kept = list(range(first, len(columns)))
+    for column in spare:
+        if sum(widths[i] for i in kept) > width:
+            kept.remove(columns.index(column))
+    return kept
 
 
 def print_fields(fields: Iterable[tuple[str, object]]) -> None:

@@ -1,0 +1,166 @@
+"""Results as charts: bars for cases, lines for sizes. 8 inches wide: shown at 800 pixels a point is one and a third."""
+
+from __future__ import annotations
+
+import io
+from typing import TYPE_CHECKING, Any
+
+from benchmarks.scaling import points, series_of
+from benchmarks.turns import OURS
+from blobstore.atomic import write_file
+from blobstore.bench import plot
+from blobstore.bench.peers import PEERS
+from blobstore.cli.bench import duration
+from blobstore.cli.output import size
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from benchmarks.turns import Result
+    from blobstore.bench.report import Row
+
+    Figure = Any  # matplotlib's, an extra
+
+_WIDTH, _DPI, _COLOURS = 8, 120, 64
+_OURS, _THEIRS, _LIMIT = "#2f6db3", "#e8902f", "#b9b4ad"
+_UNITS = {30: "GB", 20: "MB", 10: "kB", 0: "bytes"}
+_LINES = {
+    "safetensors": ("#e8902f", "o"),
+    "npz": ("#4b9b5f", "s"),
+    "gguf": ("#b4436c", "^"),
+    "hdf5": ("#7d5ba6", "v"),
+    "lmdb": ("#7a7a7a", "D"),
+}
+
+
+def bars(results: Sequence[Result]) -> Figure:
+    """Draw a panel for each case, a bar for each side."""
+    from matplotlib.figure import Figure  # noqa: PLC0415 (an extra)
+
+    columns = min(2, len(results))
+    pairs = [results[i : i + columns] for i in range(0, len(results), columns)]
+    heights = [max(len(one.rows) for one in pair) * 0.27 + 0.62 for pair in pairs]
+    figure = Figure(figsize=(_WIDTH, sum(heights) + 0.35), layout="constrained")
+    grid = figure.subplots(len(pairs), columns, squeeze=False, height_ratios=heights)
+    for axes in grid.flat[len(results) :]:
+        axes.set_visible(False)
+    for axes, one in zip(grid.flat, results, strict=False):
+        plot.panel(axes, one.title, one.rows, label=_label, duration=duration, colour=_colour)
+    _caption(figure, "median and range, log scale, shorter is better; × is the time against blobstore's")
+    return figure
+
+
+def _label(row: Row) -> str:
+    return duration(row.median) + (f"  {times(row.ratio)}" if row.ratio is not None else "")
+
+
+def times(ratio: float) -> str:
+    """Return a ratio with two digits that count: 0.35×, 1.2×, 41×, 1,200×."""
+    digits = float(f"{ratio:.2g}")
+    return f"{digits:,.0f}×" if digits >= 10 else f"{digits:.2g}×"
+
+
+def _colour(row: Row) -> str:
+    return _OURS if row.format == OURS else _THEIRS if row.format in PEERS else _LIMIT
+
+
+def rates(results: Sequence[Result]) -> Figure:
+    """Draw bytes per second of two sides, one above the other for each case, and the part of the third that ours is."""
+    from matplotlib.figure import Figure  # noqa: PLC0415 (an extra)
+
+    figure = Figure(figsize=(_WIDTH, 0.48 * len(results) + 0.9), layout="constrained")
+    axes = figure.subplots()
+    for place, one in enumerate(results):
+        ours, theirs, limit = one.rows
+        for row, at, colour in ((ours, place - 0.2, _OURS), (theirs, place + 0.2, _THEIRS)):
+            rate, low, high = ((one.nbytes or 0) / taken for taken in (row.median, row.slowest, row.fastest))
+            spread = [[rate - low], [high - rate]]
+            label = row.format if not place else ""
+            axes.barh(at, rate, height=0.38, color=colour, xerr=spread, label=label, error_kw={"elinewidth": 0.8})
+            said = f"{size(rate)}/s"
+            said += f"  {limit.median / ours.median:.0%} of a copy" if row is ours else ""
+            axes.annotate(said, (high, at), xytext=(4, 0), textcoords="offset points", va="center", fontsize=9)
+    axes.set_yticks(range(len(results)), [one.title for one in results], fontsize=9)
+    axes.invert_yaxis()
+    axes.margins(x=0.25, y=0.01)
+    axes.set_xlim(left=0)
+    axes.xaxis.set_major_formatter(lambda one, _: f"{size(one)}/s" if one else "0")
+    _plain(axes)
+    axes.tick_params(axis="y", length=0)
+    axes.legend(loc="lower right", fontsize=9, frameon=False)
+    _caption(figure, "median and range, longer is better")
+    return figure
+
+
+def _plain(axes: Any) -> None:  # noqa: ANN401 (matplotlib's)
+    axes.tick_params(labelsize=9)
+    axes.grid(alpha=0.25)
+    axes.set_axisbelow(True)
+    for side in ("top", "right"):
+        axes.spines[side].set_visible(False)
+
+
+def lines(results: Sequence[Result]) -> Figure:
+    """Draw time and peak memory of each series against the size."""
+    from matplotlib.figure import Figure  # noqa: PLC0415 (an extra)
+
+    series = series_of(results)
+    figure = Figure(figsize=(_WIDTH, 2.5 * len(series) + 0.5), layout="constrained")
+    grid = figure.subplots(len(series), 2, squeeze=False)
+    of_bytes = any(one.nbytes for one in results)
+    for (left, right), (title, found) in zip(grid, series.items(), strict=True):
+        _lines(left, f"{title}: time", found, lambda row: row.median, duration)
+        _lines(right, f"{title}: peak memory", found, lambda row: row.peak_nbytes, size)
+        for axes in (left, right):
+            _size_axis(axes, found, of_bytes=of_bytes)
+    sides = dict(zip(*reversed(grid[-1][0].get_legend_handles_labels()), strict=True))
+    figure.legend(sides.values(), sides.keys(), loc="outside lower center", ncols=len(sides), fontsize=9, frameon=False)
+    return figure
+
+
+def _lines(
+    axes: Any,  # noqa: ANN401 (matplotlib's)
+    title: str,
+    results: Sequence[Result],
+    value: Callable[[Row], float | None],
+    say: Callable[[float], str],
+) -> None:
+    for side, found in points(results).items():
+        shown = [(at, told) for at, row in found if (told := value(row))]
+        colour, marker = _LINES.get(side, (_OURS, "o") if side == OURS else (_LIMIT, "x"))
+        ours = {"linewidth": 2.4, "zorder": 5} if side == OURS else {"linewidth": 1.3}
+        axes.plot(*zip(*shown, strict=True), color=colour, marker=marker, markersize=4.5, label=side, **ours)
+    axes.set_title(title, loc="left", fontsize=10, fontweight="bold")
+    axes.set_xscale("log")
+    axes.set_yscale("log")
+    low, high = axes.get_ylim()
+    axes.set_ylim(min(low, (low * high) ** 0.5 / 10), max(high, (low * high) ** 0.5 * 10))  # no noise made large
+    axes.yaxis.set_major_formatter(lambda one, _: say(one))
+    axes.minorticks_off()
+    _plain(axes)
+
+
+def _size_axis(axes: Any, results: Sequence[Result], *, of_bytes: bool) -> None:  # noqa: ANN401 (matplotlib's)
+    places = [one.at for one in results]
+    axes.set_xticks(places, [_power_of_2(one) if of_bytes else f"{one:,}" for one in places])
+    axes.set_xlabel("size of the file" if of_bytes else "tensors", fontsize=9)
+
+
+def _power_of_2(nbytes: int) -> str:
+    unit = next(one for one in _UNITS if nbytes >> one)
+    return f"{nbytes >> unit} {_UNITS[unit]}"
+
+
+def _caption(figure: Figure, text: str) -> None:
+    figure.supxlabel(text, fontsize=9, x=0.01, ha="left", color="#555555")
+
+
+def save(figure: Figure, path: str) -> None:
+    """Write a figure as a small PNG: few colours are enough."""
+    from PIL import Image  # noqa: PLC0415 (matplotlib's own dependency)
+
+    buffer, small = io.BytesIO(), io.BytesIO()
+    figure.savefig(buffer, format="png", dpi=_DPI, facecolor="white")
+    image = Image.open(buffer).convert("RGB").quantize(_COLOURS, method=Image.Quantize.MAXCOVERAGE)
+    image.save(small, format="PNG", optimize=True)
+    write_file(path, small.getvalue())

@@ -1,0 +1,96 @@
+"""The element codecs on one core, in turns with ml_dtypes' plain astype and with a copy of as many bytes.
+
+Rates are of the side that is bf16 or f32. The peer of sfp, i8 and nuq is float8_e4m3fn, as they have about as many
+bits; of bf16 it is bf16 itself. The copy goes to memory that is there already.
+"""
+
+from __future__ import annotations
+
+import os
+from typing import TYPE_CHECKING, Any
+
+import ml_dtypes
+import numpy as np
+
+from benchmarks.turns import OURS, Measured, here, run
+from blobstore import codecs, elements
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    import numpy.typing as npt
+
+    from benchmarks.turns import Result, Setting
+
+_ELEMENTS, _QUICK_ELEMENTS = 1 << 24, 1 << 16
+_BF16, _F8 = np.dtype(ml_dtypes.bfloat16), np.dtype(ml_dtypes.float8_e4m3fn)
+
+
+def measure(setting: Setting) -> Iterator[Result]:
+    """Measure all codecs, both ways."""
+    cores = os.sched_getaffinity(0) if hasattr(os, "sched_setaffinity") else None
+    try:
+        if cores:
+            os.sched_setaffinity(0, {min(cores)})
+        for case in cases(_QUICK_ELEMENTS if setting.quick else _ELEMENTS):
+            yield run(case, setting)
+    finally:
+        if cores:
+            os.sched_setaffinity(0, cores)
+
+
+def cases(count: int) -> Iterator[Measured]:
+    """Make the values and yield the cases."""
+    random = np.random.default_rng(1)
+    wide = random.standard_normal(count, dtype=np.float32)
+    small = wide / np.float32(8)
+    if np.abs(small).max() > codecs.sfp.LARGEST or np.abs(wide).max() <= codecs.sfp.LARGEST:
+        raise AssertionError("one of the two is to be scaled")
+    narrow = small.astype(_BF16)
+    yield _encode("sfp", "bf16", narrow, _F8)
+    yield _encode("sfp", "f32", small, _F8)
+    yield _encode("sfp", "f32, scaled", wide, _F8)
+    yield _decode("sfp", "bf16", _BF16, codecs.encode("sfp", small)[0], count)
+    yield _decode("sfp", "f32", np.float32, codecs.encode("sfp", small)[0], count)
+    yield _encode("bf16", "f32", wide, _BF16)
+    yield _decode("bf16", "f32", np.float32, codecs.encode("bf16", wide)[0], count, peer=_BF16)
+    yield _encode("i8", "f32", wide, _F8)
+    yield _decode("i8", "f32", np.float32, codecs.encode("i8", wide)[0], count)
+    packed = random.integers(0, 0x80, elements.BY_NAME["nuq"].nbytes(count), dtype=np.uint8)
+    yield _decode("nuq", "f32", np.float32, packed, count)
+
+
+def _encode(kind: str, said: str, values: npt.NDArray[Any], peer: np.dtype[Any]) -> Measured:
+    return _case(f"{kind} from {said}", lambda: codecs.encode(kind, values), lambda: values.astype(peer), values)
+
+
+def _decode(
+    kind: str,
+    said: str,
+    dtype: npt.DTypeLike,
+    stored: npt.NDArray[np.uint8],
+    count: int,
+    *,
+    peer: np.dtype[Any] = _F8,
+) -> Measured:
+    values = codecs.decode(kind, stored, count, dtype=dtype)
+    other = values.astype(peer)
+    return _case(
+        f"{kind} to {said}",
+        lambda: codecs.decode(kind, stored, count, dtype=dtype),
+        lambda: other.astype(dtype),
+        values,
+    )
+
+
+def _case(title: str, ours: Callable[[], object], astype: Callable[[], object], values: npt.NDArray[Any]) -> Measured:
+    source = values.view(np.uint8)
+    target = np.zeros_like(source)
+    return Measured(
+        f"codecs-{title.replace(', ', '-').replace(' ', '-')}",
+        title,
+        "one array to another, new one",
+        [here(OURS, ours), here("astype", astype), here("memory copy", lambda: np.copyto(target, source))],
+        values.nbytes,
+        trial=True,
+    )

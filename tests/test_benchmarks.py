@@ -1,0 +1,139 @@
+"""The project's own benchmarks run: all cases, positive numbers, every format with the same bytes. No timing."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from importlib import util
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from benchmarks import charts, groups, report, scaling
+from benchmarks.turns import Aim, Measured, Result, Setting, Side, run
+from blobstore.bench.measure import Sample
+from blobstore.bench.peers import PEERS
+from tests.conftest import ROOT
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
+CASES = {
+    "many": {"many-names", "many-first", "many-first-cold", "many-process", "many-load"},
+    "large": {"large-views", "large-map", "large-load", "large-load-cold", "large-map-cold", "large-write"},
+    "convert": {"convert"},
+    "startup": {"startup-version", "startup-ls", "startup-import"},
+}
+AIMS = {
+    "many-names": ["safetensors"],
+    "many-first": ["safetensors"],
+    "large-views": ["safetensors"],
+    "large-map": ["safetensors"],
+    "large-load": ["safetensors", "memory copy"],
+    "large-load-cold": ["sequential read", "sequential, 2 threads"],
+    "large-map-cold": ["sequential read", "sequential, 2 threads"],
+    "large-write": ["plain writes", "safetensors"],
+}
+
+
+def taking(*seconds: float) -> Callable[[], Sample]:
+    """A measurement that takes these times, one after the other."""
+    times = iter(seconds)
+    return lambda: Sample(next(times), None, None, None, None)
+
+
+@pytest.mark.slowly
+def test_all_of_it_runs(tmp_path: Path) -> None:
+    out, drawn = tmp_path / "out.json", tmp_path / "charts"
+    options = ["--quick", "--json", str(out), "--tmp", str(tmp_path)]
+    if util.find_spec("matplotlib"):
+        options += ["--charts", str(drawn)]
+    subprocess.run([sys.executable, "-m", "benchmarks", *options], check=True, cwd=ROOT, stdout=subprocess.DEVNULL)
+    assert {one.name for one in tmp_path.iterdir()} <= {"out.json", "charts"}  # no file of a format is left
+    told: dict[str, Any] = json.loads(out.read_text(encoding="utf-8"))
+    assert told["quick"] is True
+    installed = {name for name, peer in PEERS.items() if peer.installed}
+    assert set(told["same"]) == {"blobstore", *installed}
+    assert set(told["left_out"]) == set(PEERS) - installed
+    assert [one["key"] for one in told["groups"]] == [one.key for one in groups.GROUPS]
+    cases = {one["key"]: {case["key"]: case for case in one["cases"]} for one in told["groups"]}
+    assert all(cases[group] and set(cases[group]) >= wanted for group, wanted in CASES.items())
+    for case in (one for group in cases.values() for one in group.values()):
+        check_case(case)
+    for key, against in AIMS.items():
+        (found,) = [group[key] for group in cases.values() if key in group]
+        assert [one["against"] for one in found["aims"]] == against
+    sides = {name for name in installed if name != "zarr"} | {"blobstore"}
+    assert {one["side"] for one in told["slopes"] if one["series"] == "open, use one tensor"} == sides
+    if drawn.exists():
+        names = {f"{one.key}.png" for one in groups.GROUPS} | {"key.png"}
+        assert {one.name for one in drawn.iterdir()} == names
+        assert all(one.read_bytes().startswith(b"\x89PNG") for one in drawn.iterdir())
+
+
+def check_case(case: dict[str, Any]) -> None:
+    names = [one["name"] for one in case["sides"]]
+    assert names[0] == "blobstore"
+    assert len(set(names)) == len(names) > 1
+    for side in case["sides"]:
+        assert 0 < side["fastest"] <= side["median"] <= side["slowest"]
+        assert (side["ratio"] is None) == (side["name"] == "blobstore")
+    for aim in case["aims"]:
+        assert aim["reached"] == (aim["ratio"] >= aim["factor"])
+
+
+def test_a_ratio_is_of_turns_and_an_aim_is_reached_by_it(tmp_path: Path) -> None:
+    sides = [Side("blobstore", taking(1e-3, 2e-3, 4e-3)), Side("npz", taking(3e-3, 8e-3, 8e-3))]
+    setting = Setting(str(tmp_path), tell=lambda _: None)
+    aims = [Aim("npz", 3), Aim("npz", 3.1), Aim("not there", 1)]
+    found = run(Measured("a", "a", "a", sides, aims=aims, runs=3), setting)
+    assert found.rows[1].ratio == 3  # of 3, 4 and 2; the medians' own ratio is 4
+    assert [(one.factor, one.reached) for one in found.aims] == [(3, True), (3.1, False)]
+
+
+def test_what_takes_long_has_fewer_runs(tmp_path: Path) -> None:
+    sides = [Side("blobstore", taking(*[0.1] * 7)), Side("npz", taking(*[2] * 3)), Side("zarr", taking(9))]
+    found = run(Measured("a", "a", "a", sides), Setting(str(tmp_path), tell=lambda _: None))
+    assert [len(one.samples) for one in found.rows] == [7, 3, 1]
+
+
+def at(size: int, seconds: float) -> Result:
+    setting = Setting("", tell=lambda _: None)
+    case = Measured(f"a-{size}", "a", "a", [Side("blobstore", taking(seconds))], runs=1, series="a", at=size)
+    return run(case, setting)
+
+
+@pytest.mark.parametrize(("start", "slope"), [(1e-3, 2e-7), (0.0, 1e-6), (5e-4, 0.0)])
+def test_a_slope_is_found_again(start: float, slope: float) -> None:
+    (fit,) = scaling.fits([at(size, start + slope * size) for size in scaling.COUNTS])
+    assert fit.start == pytest.approx(start, abs=1e-9)
+    assert fit.slope == pytest.approx(slope, abs=1e-12)
+    assert fit.flat == (slope == 0)
+
+
+@pytest.mark.parametrize(
+    ("ratio", "text"),
+    [(0.0456, "0.046×"), (0.999, "1×"), (1.26, "1.3×"), (9.96, "10×"), (41.4, "41×"), (1234, "1,200×")],
+)
+def test_a_ratio_in_words(ratio: float, text: str) -> None:
+    assert charts.times(ratio) == text
+
+
+def test_the_text_between_markers_is_replaced(tmp_path: Path) -> None:
+    path = tmp_path / "README.md"
+    path.write_text("a\n<!-- benchmarks: begin -->\nold\n<!-- benchmarks: end -->\nb\n", encoding="utf-8")
+    for text in ("new \\1", "newer"):
+        report.replace_between_markers(str(path), text)
+        expected = f"a\n<!-- benchmarks: begin -->\n\n{text}\n\n<!-- benchmarks: end -->\nb\n"
+        assert path.read_text(encoding="utf-8") == expected
+    (tmp_path / "none.md").write_text("a\n", encoding="utf-8")
+    with pytest.raises(ValueError, match="0 places between markers"):
+        report.replace_between_markers(str(tmp_path / "none.md"), "new")
+
+
+@pytest.mark.parametrize("path", ["README.md", "benchmarks/README.md"])
+def test_there_is_a_place_to_write_to(path: str) -> None:
+    text = (ROOT / path).read_text(encoding="utf-8")
+    assert text.count("<!-- benchmarks: begin -->\n") == text.count("<!-- benchmarks: end -->") == 1
