@@ -16,9 +16,9 @@ from hypothesis import strategies as st
 
 from blobstore.codecs.packed import CHUNK, HEADER, Packed, compress, sampled_ratio
 from blobstore.codecs.planes import Layout, layout_of
-from blobstore.convert.arrange import in_order
 from blobstore.elements import BY_NAME
 from blobstore.errors import BlobStoreError, FormatError, TruncatedError, UsageError
+from blobstore.parallel import in_order
 from tests.conftest import VECTORS
 from tests.test_planes import LAYOUTS, every_layout
 

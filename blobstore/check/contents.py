@@ -100,8 +100,8 @@ def verify_file(
 def _all_values(path: str | PathLike[str], bar: Bar) -> list[Finding]:
     try:
         with Store(path, access="read") as store:
-            places = {_place(info) for info in store.infos()}
-            with bar(sum(nbytes for _, nbytes, _ in places), "looking at values") as advance:
+            nbytes = {_place(info): info.nbytes for info in store.infos()}
+            with bar(sum(nbytes.values()), "looking at values") as advance:
                 return list(verify_values(store, progress=advance))
     except FormatError as error:
         return [from_error(error, error.path or str(path))]

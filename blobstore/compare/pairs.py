@@ -10,7 +10,7 @@ import numpy as np
 
 from blobstore.codecs import PIECE
 from blobstore.compare.values import Values, measure, sum_of_squares
-from blobstore.convert.arrange import in_order
+from blobstore.parallel import in_order
 from blobstore.transfer import flat_bytes
 
 if TYPE_CHECKING:

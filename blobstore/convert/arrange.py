@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import math
-from collections import deque
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from blobstore.codecs import PIECE, encode_pieces, scale_for
 from blobstore.errors import CodecError
+from blobstore.parallel import in_order
 from blobstore.transfer import FileRange
 
 if TYPE_CHECKING:
@@ -25,8 +25,6 @@ if TYPE_CHECKING:
     Array = npt.NDArray[Any]
 
 CHUNK_NBYTES = 4 << 20  # of the source; a chunk is what one thread works on
-_AHEAD = 4  # chunks in flight
-Result = TypeVar("Result")
 
 
 @dataclass(frozen=True)
@@ -184,21 +182,3 @@ def _regrouped(loads: Iterable[Callable[[], Array]]) -> Iterator[Array]:
             rest = rest[whole:]
     if len(rest):
         yield rest
-
-
-def in_order(jobs: Iterable[Callable[[], Result]]) -> Iterator[Result]:
-    """Run jobs in threads (numpy lets go of the interpreter) and yield their results in order."""
-    from concurrent.futures import Future, ThreadPoolExecutor  # noqa: PLC0415 (only long work needs threads)
-
-    waiting: deque[Future[Result]] = deque()
-    with ThreadPoolExecutor(2, thread_name_prefix="blobstore-work") as pool:
-        try:
-            for job in jobs:
-                waiting.append(pool.submit(job))
-                if len(waiting) >= _AHEAD:
-                    yield waiting.popleft().result()
-            while waiting:
-                yield waiting.popleft().result()
-        finally:
-            for one in waiting:
-                one.cancel()

@@ -5,7 +5,7 @@ Spec: spec/packed.md.
 
 from __future__ import annotations
 
-from blobstore.packing.pack import PackedBlob, Packing, pack
-from blobstore.packing.unpack import Unpacked, original_of, unpack
+from blobstore.packing.packer import PackedBlob, Packing, pack
+from blobstore.packing.unpacker import Unpacked, original_of, unpack
 
 __all__ = ["PackedBlob", "Packing", "Unpacked", "original_of", "pack", "unpack"]

@@ -133,7 +133,7 @@ def pack(
         base_store = stack.enter_context(Store(base)) if base is not None else None
         pool = stack.enter_context(ThreadPoolExecutor(1, thread_name_prefix="blobstore-sha256"))
         whole = pool.submit(digest_of, FileRange(reader.fileno(), 0, reader.file_size))
-        packer = _Packer(reader, content, level, workers, base_store.unpacked if base_store else None, pool)
+        packer = _Packer(reader, content, _How(level, workers), base_store.unpacked if base_store else None, pool)
         chosen = packer.chosen(only)
         done = Packing(reader.file_size)
         with in_file(reader.path), BlobWriter(target, version=reader.version, digests=True) as writer:
@@ -159,22 +159,22 @@ def pack(
         return done
 
 
+@dataclass(frozen=True)
+class _How:
+    level: int
+    workers: int | None
+
+
 class _Packer:
     """Packs one blob after another."""
 
     def __init__(
-        self,
-        reader: BlobReader,
-        content: Content,
-        level: int,
-        workers: int | None,
-        base: UnpackedBlobs | None,
-        pool: ThreadPoolExecutor,
+        self, reader: BlobReader, content: Content, how: _How, base: UnpackedBlobs | None, pool: ThreadPoolExecutor
     ) -> None:
         self._reader = reader
         self._content = content
-        self._level = level
-        self._run = partial(in_order, workers=workers)
+        self._level = how.level
+        self._run = partial(in_order, workers=how.workers)
         self._base = base
         self._pool = pool
         self._of: dict[int, list[Entry]] = {}

@@ -152,5 +152,9 @@ def _pieces(directory: Directory, skeleton: bytes, blobs: UnpackedBlobs) -> Iter
             for start in range(0, nbytes, _PIECE_NBYTES):
                 yield partial(blobs.read, key, start, min(_PIECE_NBYTES, nbytes - start), workers=1)
         else:
-            yield partial(memoryview, skeleton[done : done + nbytes])
+            yield partial(_same, memoryview(skeleton)[done : done + nbytes])
             done += nbytes
+
+
+def _same(data: memoryview) -> memoryview:
+    return data
