@@ -28,8 +28,8 @@ import zstandard
 from blobstore import codecs
 from blobstore.codecs.packed import Packed, compress
 from blobstore.codecs.planes import layout_of, split
-from blobstore.convert.arrange import in_order
 from blobstore.elements import BY_NAME
+from blobstore.parallel import in_order
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
