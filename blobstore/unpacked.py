@@ -134,7 +134,7 @@ class UnpackedBlobs:
         if stream.base_sha256 is None:
             return None
         if self._base is None:
-            what = "is stored as the difference to another file: give it, open(…, base=FILE) or --base FILE"
+            what = "is stored as the difference to another file: open(…, base=FILE), or blobstore unpack --base FILE"
             raise UsageError("needs-base", f"{key!r} {what}")
         if key not in self._base.reader or self._base.sha256(key) != stream.base_sha256:
             path = self._base.reader.path

@@ -152,6 +152,9 @@ _RUNTIME = {
         "error", "gemma.cpp stops: 'Failed to load tokenizer'", "convert again with --tokenizer tokenizer.model"
     ),
     "tokenizer-size": Kind("warning", "tokens beyond the embedding read outside it", "use the model's own tokenizer"),
+    "packed": Kind(
+        "error", "gemma.cpp stops: the blobs have not the sizes that the toc says", "blobstore unpack FILE -o OUT"
+    ),
     "unused-blob": Kind("note", "gemma.cpp ignores it", "none needed"),
 }
 CODES: dict[str, Kind] = _CONTAINER | _INDEX | _CONTENTS | _RUNTIME
@@ -160,6 +163,7 @@ CODES: dict[str, Kind] = _CONTAINER | _INDEX | _CONTENTS | _RUNTIME
 # What the reasons of errors that begin so have in common.
 _FAMILIES = {
     "index-": "index",
+    "packed-": "damaged-blob",
     "toc-": "toc-damaged",
     "fields-": "toc-damaged",
     "letters-": "letters-damaged",

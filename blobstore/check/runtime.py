@@ -27,18 +27,22 @@ from blobstore.keys import (
     NO_TOKENIZER,
     RESERVED_KEYS,
     SCALES_KEY,
+    SKELETON_INDEX_KEY,
+    SKELETON_KEY,
     TOC_KEY,
     TOKENIZER_KEY,
     encode_key,
     layer_of,
 )
 from blobstore.layout import KEY_NBYTES
+from blobstore.unpacked import UnpackedBlobs
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
     from os import PathLike
 
     from blobstore.check.findings import Finding
+    from blobstore.check.opening import Opened
     from blobstore.gemma.toc import TocEntry
     from blobstore.index_file import FoundIndex
     from blobstore.reader import BlobReader
@@ -98,7 +102,18 @@ def check_file(path: str | PathLike[str], *, for_runtime: bool | None = None) ->
             found.append(finding("not-for-gemma", opened.path, what))
         else:
             found.append(finding("by-name", opened.path, f"a container of {len(opened.reader)} blobs, not a model"))
+        found += _packed(opened)
         return found
+
+
+def _packed(opened: Opened) -> Iterator[Finding]:
+    count = opened.index.content.packed_count if opened.index else 0
+    if count and opened.reader:
+        what = f"{count} of its {len(opened.reader)} blobs are packed"
+        if is_model(opened.reader):
+            yield finding("packed", opened.path, what)
+        else:
+            yield finding("packed", opened.path, what, severity="note", effect="blobstore reads it as it is")
 
 
 def check_runtime(reader: BlobReader, index: FoundIndex | None) -> Iterator[Finding]:
@@ -131,7 +146,7 @@ def check_runtime(reader: BlobReader, index: FoundIndex | None) -> Iterator[Find
         yield finding("toc-damaged", TOC_KEY, str(error))
         return
     known = {spec.key for spec in tensors_of(config)} if config else {*toc}
-    yield from _toc(reader, toc, known)
+    yield from _toc(reader, toc, known, UnpackedBlobs(reader, index.content if index else None))
     if config:
         yield from _tensors(config, toc)
     if index:
@@ -199,7 +214,9 @@ def _tokenizer(reader: BlobReader, config: ModelConfig | None) -> Iterator[Findi
         yield finding("tokenizer-size", TOKENIZER_KEY, what)
 
 
-def _toc(reader: BlobReader, toc: Mapping[str, TocEntry], known: set[str]) -> Iterator[Finding]:
+def _toc(
+    reader: BlobReader, toc: Mapping[str, TocEntry], known: set[str], unpacked: UnpackedBlobs
+) -> Iterator[Finding]:
     for key, entry in toc.items():
         if len(key.encode()) > KEY_NBYTES:
             yield finding("key-too-long", key, f"the toc has the name {key!r}: {len(key)} bytes, a key has at most 16")
@@ -209,7 +226,7 @@ def _toc(reader: BlobReader, toc: Mapping[str, TocEntry], known: set[str]) -> It
         if key not in reader:
             yield finding("toc-missing-blob", key, "the toc lists it, the file has no such blob")
             continue
-        offset, nbytes = reader.range(key)
+        offset, nbytes = reader.range(key)[0], unpacked.nbytes(key)
         if nbytes != entry.nbytes:
             takes = f"{entry.type}, {entry.rows} × {entry.cols}, which takes {entry.nbytes} bytes"
             what = f"the toc says that it is {takes}; the blob has {nbytes}"
@@ -282,7 +299,7 @@ def _index(reader: BlobReader, index: FoundIndex, toc: Mapping[str, TocEntry]) -
 
 
 def _unused(reader: BlobReader, toc: Mapping[str, TocEntry]) -> Iterator[Finding]:
-    own = RESERVED_KEYS - {SCALES_KEY} | {INDEX_KEY}
+    own = RESERVED_KEYS - {SCALES_KEY} | {INDEX_KEY, SKELETON_KEY, SKELETON_INDEX_KEY}
     unused = [key for key in reader if key not in toc and key not in own]
     for key in unused[:_SHOWN]:
         yield finding("unused-blob", key, "neither gemma.cpp's own nor in the toc")

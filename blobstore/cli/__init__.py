@@ -29,6 +29,8 @@ COMMANDS = (
     "index",
     "rewrite",
     "recover",
+    "pack",
+    "unpack",
     "bench",
     "demo",
 )

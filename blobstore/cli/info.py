@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import blobstore
 from blobstore.cli.output import add_command, add_json, print_fields, print_json, size
 from blobstore.errors import FormatError
-from blobstore.keys import CONFIG_KEY, TOC_KEY
+from blobstore.keys import BASE, CONFIG_KEY, TOC_KEY
 from blobstore.mapping import file_system
 
 if TYPE_CHECKING:
@@ -56,6 +56,7 @@ def run(options: argparse.Namespace) -> int:
             ("tensors", f"{facts['tensors']}, {facts['shared']} of them in blobs of others"),
             ("types", types or "none"),
             *((("weights", _weights(facts)),) if facts["weights"] else ()),
+            *((("packed", _packed(facts["packed"], model=bool(facts["model"]))),) if facts["packed"] else ()),
             *((("model", facts["model"]["text"]),) if facts["model"] else ()),
             *((f"metadata {key}", _short(value)) for key, value in facts["metadata"].items()),
         ]
@@ -66,6 +67,14 @@ def run(options: argparse.Namespace) -> int:
 def _access(facts: dict[str, Any]) -> str:
     where = f" ({facts['file_system']})" if facts["file_system"] else ""
     return f"mapped{where}" if facts["access"] == "mmap" else f"plain reads{where}: a map could be cut off"
+
+
+def _packed(facts: dict[str, Any], *, model: bool) -> str:
+    ratio = facts["unpacked_nbytes"] / facts["nbytes"]
+    base = f", as the difference to a file whose directory has the SHA-256 {facts['base']}" if facts["base"] else ""
+    runs = ": gemma.cpp can't run it before blobstore unpack" if model else ""
+    sizes = f"{size(facts['unpacked_nbytes'])} in {size(facts['nbytes'])} (ratio {ratio:.3f})"
+    return f"{facts['blobs']} blobs, {sizes}{base}{runs}"
 
 
 def _short(text: str) -> str:
@@ -140,9 +149,23 @@ def describe(store: Store) -> dict[str, Any]:
         }
         if found
         else None,
+        "packed": _packed_facts(store),
         "weights": weights,
         "bits_per_weight": 8 * weight_nbytes / weights if weights else None,
         "model": _model(store),
         "toc": TOC_KEY in reader,
         "metadata": store.metadata,
+    }
+
+
+def _packed_facts(store: Store) -> dict[str, Any] | None:
+    if not store.index or not store.index.content.packed_count:
+        return None
+    table = store.index.content.blobs
+    packed = table["unpacked_nbytes"] != 0
+    return {
+        "blobs": int(packed.sum()),
+        "nbytes": int(table["nbytes"][packed].sum()),
+        "unpacked_nbytes": sum(table["unpacked_nbytes"][packed].tolist()),
+        "base": store.metadata.get(BASE),
     }

@@ -1,0 +1,49 @@
+"""``blobstore unpack``."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from typing import TYPE_CHECKING
+
+import blobstore
+from blobstore.cli.output import Stopwatch, add_command, add_json, print_json, progress, shown, size
+from blobstore.packing import original_of, unpack
+
+if TYPE_CHECKING:
+    import argparse
+
+TEXT = "Write the file that a packed one was made of, byte for byte."
+EXAMPLE = """example:
+  blobstore unpack model.packed.sbs -o model.sbs
+  blobstore unpack tuned.packed.sbs -o tuned.sbs --base model.sbs
+
+The new file has the SHA-256 that was kept when it was packed, or it is not written at all. An index that stood beside
+the original is written beside it again."""
+
+
+def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    """Add the command."""
+    parser = add_command(commands, "unpack", run, TEXT, EXAMPLE)
+    parser.add_argument("file", metavar="FILE", help="a packed .sbs file")
+    parser.add_argument("-o", "--output", metavar="OUT", required=True, help="the .sbs file to write")
+    parser.add_argument("--base", metavar="OTHER", help="the file that it was packed against")
+    parser.add_argument("--workers", type=int, metavar="N", help="threads (default: one for each core)")
+    add_json(parser)
+
+
+def run(options: argparse.Namespace) -> int:
+    """Run the command."""
+    watch = Stopwatch()
+    with blobstore.open(options.file) as store:
+        total = original_of(store).nbytes
+    with progress(total, "unpacking") as advance:
+        done = unpack(options.file, options.output, base=options.base, workers=options.workers, progress=advance)
+    if options.json:
+        print_json({**asdict(done), "seconds": round(watch.seconds, 3)})
+        return 0
+    rate = size(done.nbytes / max(watch.seconds, 1e-9))
+    print(
+        f"{shown(done.path)}: {size(done.nbytes)}, {done.blobs} blobs unpacked, SHA-256 {done.sha256} as before, "
+        f"{watch.seconds:.2f} s ({rate}/s)"
+    )
+    return 0
