@@ -7,6 +7,8 @@ from collections import deque
 from itertools import chain, islice
 from typing import TYPE_CHECKING, TypeVar
 
+from blobstore.errors import UsageError
+
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
     from concurrent.futures import Future
@@ -19,6 +21,16 @@ _AHEAD = 2  # jobs for each thread that are begun before their results are asked
 def cores() -> int:
     """Return how many cores this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def check_workers(workers: int | None) -> None:
+    """Refuse a number of threads that can do nothing.
+
+    Raises:
+        UsageError: ``bad-workers``.
+    """
+    if workers is not None and workers < 1:
+        raise UsageError("bad-workers", f"{workers} threads can't do anything: one at least")
 
 
 def in_order(jobs: Iterable[Callable[[], T]], workers: int | None = None) -> Iterator[T]:

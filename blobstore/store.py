@@ -15,6 +15,7 @@ from blobstore.codecs import decode
 from blobstore.errors import CodecError, NameNotFoundError, UsageError, in_file
 from blobstore.index_file import find_index
 from blobstore.keys import CONFIG_KEY, NO_TOKENIZER, TOKENIZER_KEY
+from blobstore.parallel import check_workers
 from blobstore.reader import BlobReader
 from blobstore.suggest import close_to
 from blobstore.unpacked import UnpackedBlobs
@@ -215,8 +216,7 @@ class Store(Mapping[str, "Array"], Closing):
         """
         from blobstore.bulk import load_all  # noqa: PLC0415 (import blobstore stays cheap)
 
-        if workers is not None and workers < 1:
-            raise UsageError("bad-workers", f"{workers} threads can't read anything: one at least")
+        check_workers(workers)
         return load_all(self, workers)
 
     def stored(self, info: TensorInfo, start: int, nbytes: int, *, out: Bytes | None = None) -> memoryview:

@@ -201,7 +201,7 @@ ENTAILED = {
     "f32-large": {"toc-size", "toc-numbers", "tensor-shape"},
     "i8-weights": {"tensor-type"},
 }
-OTHER_CODES = {"padding", "index-digest", "index-misplaced", "index-disagrees", "by-name", "index"}
+OTHER_CODES = {"padding", "index-digest", "index-misplaced", "index-disagrees", "by-name", "index", "packed"}
 CONTENT_CODES = {"damaged-blob", "no-digests", "no-digest", "not-a-number", "infinite", "reserved-code", "undecodable"}
 INVALID = {fact["reason"]: fact for fact in load_manifest()["invalid"] if fact.get("stored", True)}
 CONTAINER_CODES = {code for code in CODES if code in INVALID}

@@ -188,6 +188,7 @@ def test_info_as_json_tells_the_same_as_the_package(cli: Cli, store: Path) -> No
         "bits_per_weight": 8 * 44 / 13,
         "model": None,
         "index": {"place": "embedded", "path": str(store), "names": 6, "digests": True},
+        "packed": None,
         "toc": False,
         "metadata": {"license": "apache-2.0", "note": "a\nb"},
     }
@@ -264,6 +265,7 @@ def test_ls_as_json_has_the_documented_fields(cli: Cli, store: Path) -> None:
                 "nbytes": one.nbytes,
                 "offset": one.offset,
                 "codec": one.codec,
+                "packed": one.packed,
             }
             for one in opened.infos()
         ]

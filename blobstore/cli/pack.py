@@ -28,7 +28,6 @@ TEXT = "Compress a file's tensors without loss: each is still there by its name,
 EXAMPLE = """example:
   blobstore pack model.sbs -o model.packed.sbs
   blobstore pack tuned.sbs -o tuned.packed.sbs --base model.sbs
-  blobstore unpack model.packed.sbs -o model.sbs
 
 bf16 weights get a third smaller. Keys and names stay; blobstore.open, get, export, verify and diff read a packed file
 as it is. gemma.cpp does not: it needs the unpacked one. config, tokenizer and toc stay as they are, and so does a blob

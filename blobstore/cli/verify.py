@@ -16,6 +16,7 @@ from blobstore.convert.choose import has_chat_template, tokenizer_beside
 from blobstore.convert.verify import digest_of, plan_again, verify
 from blobstore.errors import UsageError
 from blobstore.keys import CHOICES
+from blobstore.parallel import check_workers
 
 if TYPE_CHECKING:
     import argparse
@@ -66,8 +67,7 @@ def run(options: argparse.Namespace) -> int:
         raise UsageError("no-source", "--tokenizer, --list and --receipt go with --against SRC")
     if options.against is not None and alone:
         raise UsageError("two-ways", "--quick, --values, --workers and --strict don't go with --against")
-    if options.workers is not None and options.workers < 1:
-        raise UsageError("bad-workers", f"--workers {options.workers}: there is at least one")
+    check_workers(options.workers)
     return _verify_alone(options) if options.against is None else _verify_against(options)
 
 

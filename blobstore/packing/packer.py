@@ -21,7 +21,7 @@ from blobstore.index.records import directory_digest
 from blobstore.index_file import find_index
 from blobstore.keys import BASE, INDEX_KEY, PACKED_FROM, RESERVED_KEYS, SKELETON_INDEX_KEY, SKELETON_KEY
 from blobstore.packing.skeleton import Original, compressed, take_skeleton
-from blobstore.parallel import in_order
+from blobstore.parallel import check_workers, in_order
 from blobstore.reader import BlobReader
 from blobstore.store import Store
 from blobstore.transfer import FileRange
@@ -117,9 +117,10 @@ def pack(
     Raises:
         FormatError: The file, its index or the base is wrong; ``damaged-blob``: a blob is not what its digest says.
         UsageError: ``already-packed``, ``same-file``; ``no-match`` for a pattern; ``no-base-blobs`` for a base that has
-            none of the blobs; ``packed-level``; ``too-many-blobs``.
+            none of the blobs; ``packed-level``; ``bad-workers``; ``too-many-blobs``.
         OSError: Reading or writing failed; the target is untouched.
     """
+    check_workers(workers)
     if os.path.exists(target) and os.path.samefile(path, target):
         raise UsageError("same-file", f"{os.fspath(target)!r} is the file itself: choose another name")
     with ExitStack() as stack:

@@ -15,7 +15,7 @@ from blobstore.index_file import external_path
 from blobstore.keys import INDEX_KEY, PACKED_FROM, SKELETON_INDEX_KEY, SKELETON_KEY, decode_key
 from blobstore.packing.skeleton import Original, decompressed, directory_in, ranges_outside
 from blobstore.pair import close_with_index, close_without_index
-from blobstore.parallel import in_order
+from blobstore.parallel import check_workers, in_order
 from blobstore.store import Store
 from blobstore.transfer import Sink
 
@@ -81,9 +81,10 @@ def unpack(
 
     Raises:
         FormatError: It is damaged: ``packed-…``, ``unpacked-digest`` when the result is another file.
-        UsageError: ``not-packed``, ``same-file``, ``needs-base``, ``wrong-base``.
+        UsageError: ``not-packed``, ``same-file``, ``bad-workers``, ``needs-base``, ``wrong-base``.
         OSError: Reading or writing failed; the target is untouched.
     """
+    check_workers(workers)
     if os.path.exists(target) and os.path.samefile(path, target):
         raise UsageError("same-file", f"{os.fspath(target)!r} is the packed file itself: choose another name")
     with Store(path, base=base) as store, in_file(store.path):
@@ -91,24 +92,39 @@ def unpack(
         skeleton = decompressed(store.reader[SKELETON_KEY])
         directory = directory_in(skeleton, original.nbytes)
         _check_sizes(directory, store.unpacked)
-        digest = hashlib.sha256()
-        with AtomicFile(target) as file:
-            sink = Sink(file.fileno())
-            synced = 0
-            for piece in in_order(_pieces(directory, skeleton, store.unpacked), workers):
-                sink.write(piece)
-                digest.update(piece)
-                progress(len(piece))
-                if sink.position - synced >= _SYNC_NBYTES:
-                    synced = sink.position
-                    file.sync_soon()
-            sink.flush()
-            if digest.hexdigest() != original.sha256:
-                what = f"the unpacked file has the SHA-256 {digest.hexdigest()}, it was {original.sha256}"
-                raise FormatError("unpacked-digest", what)
+        file = AtomicFile(target)
+        try:
+            _write(file, original, _pieces(directory, skeleton, store.unpacked), workers, progress)
             _complete(file, store, original, directory)
+        except BaseException:
+            file.discard()
+            raise
         packed = store.index.content.packed_count if store.index else 0
         return Unpacked(os.fspath(target), original.nbytes, packed, original.sha256)
+
+
+def _write(
+    file: AtomicFile,
+    original: Original,
+    pieces: Iterator[Callable[[], memoryview]],
+    workers: int | None,
+    progress: Progress,
+) -> None:
+    """Write the file, and compare it with the SHA-256 that was kept."""
+    digest = hashlib.sha256()
+    sink = Sink(file.fileno())
+    synced = 0
+    for piece in in_order(pieces, workers):
+        sink.write(piece)
+        digest.update(piece)
+        progress(len(piece))
+        if sink.position - synced >= _SYNC_NBYTES:
+            synced = sink.position
+            file.sync_soon()
+    sink.flush()
+    if digest.hexdigest() != original.sha256:
+        what = f"the unpacked file has the SHA-256 {digest.hexdigest()}, it was {original.sha256}"
+        raise FormatError("unpacked-digest", what)
 
 
 def _complete(file: AtomicFile, store: Store, original: Original, directory: Directory) -> None:
