@@ -788,6 +788,10 @@ def test_nothing_behind_an_index_is_looked_at(sbs_ls: Run, generator: ModuleType
     for reason, index in cases.items():
         path = tmp_path / f"{reason}.sbs"
         path.write_bytes(generator.container(1, [(b"a", b"1")], very_old=True))
+        # Another file's: whatever its entries say, that is said first; but not before it is known where things are.
+        path.with_name(path.name + ".idx").write_bytes(index)
+        first = "index-stale" if reason == "index-name" else reason
+        assert batch(sbs_ls, [path], "--copy")[path]["error"] == described(path)["error"] == first
         with blobstore.BlobReader(path) as reader:
             binding = struct.pack("<Q32s", reader.file_size, directory_digest(reader.directory))
         path.with_name(path.name + ".idx").write_bytes(index[:96] + binding + index[136:])

@@ -2,16 +2,16 @@
 //
 // blobstore.hpp: read gemma.cpp's .sbs files, by key and by tensor name.
 //
-// The container is specified in ../sbs.md, the name index in ../index.md; S1 to S13 and I1 to I19 below are their
+// The container is specified in ../sbs.md, the name index in ../index.md; S1 to S13 and I1 to I20 below are their
 // reader checks. ../gemma.md says what is known of a file without an index. All checks are made when a file is opened,
-// in the order of the pages, so that nothing has to be checked when a tensor is looked up: a binary search, without an
-// allocation.
+// so that nothing has to be checked when a tensor is looked up: a binary search, without an allocation.
 //
 //     blobstore::Store store = blobstore::Store::open("model.sbs");               // throws blobstore::Error
 //     std::optional<blobstore::Tensor> tensor = store.find("model.norm.weight");  // tensor->data, ->dims, ->type, …
 //
 // C++17, POSIX. Without exceptions: Store::open(path, fault). Without mmap: define BLOBSTORE_NO_MMAP, and
-// Store::from_memory takes bytes that you have mapped or read yourself.
+// Store::from_memory takes bytes that you have mapped or read yourself. To read packed tensors, define BLOBSTORE_ZSTD
+// and link libzstd: TensorReader reads all tensors then. P1 to P13 are the checks of ../packed.md.
 //
 // Every number in a file may be hostile. Three habits deal with that, and a change must keep them:
 //   - integers are put together byte by byte: right on any host, at any address;
@@ -396,6 +396,8 @@ constexpr ElementType kElementTypes[] = {
     {46, "f4", 4, 1, 0},          {47, "f6_e2m3", 6, 1, 0},     {48, "f6_e3m2", 6, 1, 0},
 };
 
+constexpr uint16_t kPackedCodec = 1;  // of what lies in a packed blob; of all else it is 0
+
 // Null for a number that this header does not know: the stored bytes are good, but what they mean is not known.
 inline const ElementType* element_type(uint16_t number) {
   for (const ElementType& one : kElementTypes) {
@@ -418,13 +420,23 @@ struct Tensor {
   std::string_view name;
   std::string_view key;  // of its blob; empty for a tensor without elements, which has none
   uint16_t type = 0;     // see element_type()
-  uint16_t codec = 0;    // 0: stored as the type says; one that you don't know can't be decoded
+  uint16_t codec = 0;    // 0: stored as the type says; kPackedCodec; one that you don't know can't be decoded
   uint32_t ndim = 0;
   std::array<uint64_t, kMaxDims> dims{};  // the first ndim of them; C order
   float scale = 1.0f;                     // decoded values are multiplied by it
-  uint64_t offset = 0;                    // in the file
-  uint64_t nbytes = 0;                    // as stored
-  const uint8_t* data = nullptr;          // may be unaligned; null without a blob
+  uint64_t offset = 0;                    // in the file; packed: as if its blob lay there unpacked
+  uint64_t nbytes = 0;                    // as the type stores it
+  const uint8_t* data = nullptr;          // may be unaligned; null without a blob, or in a packed one
+
+  // Of a packed one: the stream in its blob, of how many bytes that is, and where in these the tensor's begin.
+  Bytes stream;
+  uint64_t unpacked_nbytes = 0;
+  uint64_t unpacked_offset = 0;
+
+  bool is_packed() const { return codec == kPackedCodec; }
+
+  // What the file has of it: its bytes, or all of the stream.
+  Bytes stored() const { return is_packed() ? stream : Bytes{data, nbytes}; }
 
   // "?" for a type that this header does not know.
   const char* type_name() const {
@@ -770,23 +782,18 @@ struct Entry {
   uint64_t reserved;
 };
 
-// The index's bytes, used as they lie. `parse` and `bind` make all checks; what comes after them relies on these.
+// The index's bytes, used as they lie. `parse` makes all checks; what comes after it relies on these.
 class Index {
  public:
-  // I1 to I15. `base` is where the bytes begin in their file, for the offsets of faults.
-  bool parse(Bytes raw, uint64_t base, bool external, Fault& fault) {
+  // I1 to I20. `base` is where the bytes begin in their file, for the offsets of faults.
+  bool parse(Bytes raw, uint64_t base, bool external, const Directory& directory, Fault& fault) {
     raw_ = raw;
     base_ = base;
     external_ = external;
-    return check_header(fault) && check_sections(fault) && check_reserved(fault) && check_names(fault) &&
-           check_order(fault) && check_dims(fault) && check_entry_blobs(fault) && check_entry_ranges(fault) &&
-           check_shapes(fault) && check_scales(fault) && check_metadata(fault);
-  }
-
-  // I16 to I19.
-  bool bind(const Directory& directory, Fault& fault) const {
-    return check_binding(directory, fault) && check_table_keys(fault) && check_table_blobs(directory, fault) &&
-           check_table_sizes(directory, fault);
+    // What must be checked at once comes first (see "When"): so readers that leave the rest for later say the same.
+    return check_header(fault) && check_sections(fault) && check_reserved(fault) && check_binding(directory, fault) &&
+           check_entries(fault) && check_metadata(fault) && check_table_keys(fault) &&
+           check_table_blobs(directory, fault) && check_table_sizes(directory, fault);
   }
 
   uint32_t entry_count() const { return load<uint32_t>(24); }
@@ -817,6 +824,11 @@ class Index {
       (order < 0 ? low : high) = order < 0 ? middle + 1 : middle;
     }
     return std::nullopt;
+  }
+
+  // How many bytes a packed blob stands for; 0 for any other.
+  uint64_t unpacked_nbytes(const Entry& one) const {
+    return one.blob == kNoBlob ? 0 : table_row(one.blob).load<uint64_t>(24);
   }
 
   // Where a row of the table stands in the directory: at the same place, or wherever a tool that knows no index has
@@ -902,7 +914,14 @@ class Index {
     return true;
   }
 
-  // I7.
+  // I7 to I14, and I20.
+  bool check_entries(Fault& fault) const {
+    return check_entries_reserved(fault) && check_names(fault) && check_order(fault) && check_dims(fault) &&
+           check_entry_blobs(fault) && check_entry_ranges(fault) && check_shapes(fault) && check_codecs(fault) &&
+           check_scales(fault);
+  }
+
+  // I7, but for the entries.
   bool check_reserved(Fault& fault) const {
     if (!raw_.all_zero(168, 24)) return refuse_at(fault, "index-reserved", 168, "the header's last bytes are not 0");
     if (!external_ && !raw_.all_zero(96, 40)) {
@@ -914,14 +933,16 @@ class Index {
       if (!raw_.all_zero(end, start - end)) return refuse_at(fault, "index-reserved", end, "a gap is not zeros");
       end = start + one.size;
     }
+    if ((load<uint32_t>(12) & kHasDigests) != 0) return true;
+    for (uint32_t row = 0; row < blob_count(); ++row) {
+      if (!table_row(row).all_zero(32, 32)) return refuse_row(fault, "index-reserved", row, "it has a digest");
+    }
+    return true;
+  }
+
+  bool check_entries_reserved(Fault& fault) const {
     for (uint32_t i = 0; i < entry_count(); ++i) {
       if (entry(i).reserved != 0) return refuse_entry(fault, "index-reserved", i, "its reserved field is not 0");
-    }
-    const bool has_digests = (load<uint32_t>(12) & kHasDigests) != 0;
-    for (uint32_t row = 0; row < blob_count(); ++row) {
-      if (!table_row(row).all_zero(24, has_digests ? 8 : 40)) {
-        return refuse_row(fault, "index-reserved", row, "its reserved field, or unused digest, is not 0");
-      }
     }
     return true;
   }
@@ -990,7 +1011,8 @@ class Index {
   bool check_entry_ranges(Fault& fault) const {
     for (uint32_t i = 0; i < entry_count(); ++i) {
       const Entry one = entry(i);
-      const uint64_t room = one.blob == kNoBlob ? 0 : table_nbytes(one.blob);
+      const uint64_t stored = one.blob == kNoBlob ? 0 : table_nbytes(one.blob), unpacked = unpacked_nbytes(one);
+      const uint64_t room = unpacked != 0 ? unpacked : stored;
       if (one.nbytes > room || one.offset > room - one.nbytes) {
         return refuse_entry(fault, "index-range", i, "its bytes leave the blob");
       }
@@ -1004,11 +1026,22 @@ class Index {
       const Entry one = entry(i);
       const uint64_t count = element_count(one);
       const ElementType* type = element_type(one.type);
-      if (one.codec == 0 && type && one.nbytes != type->nbytes(count)) {
+      if (one.codec <= kPackedCodec && type && one.nbytes != type->nbytes(count)) {
         return refuse_entry(fault, "index-shape", i, "its bytes are not what shape and element type say");
       }
       if (count == 0 && one.blob != kNoBlob) {
         return refuse_entry(fault, "index-shape", i, "a tensor without elements has no blob");
+      }
+    }
+    return true;
+  }
+
+  // I20.
+  bool check_codecs(Fault& fault) const {
+    for (uint32_t i = 0; i < entry_count(); ++i) {
+      const Entry one = entry(i);
+      if ((one.codec == kPackedCodec) != (unpacked_nbytes(one) != 0)) {
+        return refuse_entry(fault, "index-codec", i, "it is packed and its blob isn't, or the reverse");
       }
     }
     return true;
@@ -1602,7 +1635,7 @@ class Store {
   }
 
   bool load_index(Bytes raw, uint64_t base, bool external, Fault& fault) {
-    return index_.emplace().parse(raw, base, external, fault) && index_->bind(directory_, fault);
+    return index_.emplace().parse(raw, base, external, directory_, fault);
   }
 
   Tensor indexed_tensor(uint32_t i) const {
@@ -1619,7 +1652,13 @@ class Store {
       const Blob blob_of_it = blob(*index_->place(entry.blob, directory_));
       tensor.key = blob_of_it.key;
       tensor.offset = blob_of_it.offset + entry.offset;
-      tensor.data = blob_of_it.data + entry.offset;
+      if (tensor.is_packed()) {
+        tensor.stream = {blob_of_it.data, blob_of_it.nbytes};
+        tensor.unpacked_nbytes = index_->unpacked_nbytes(entry);
+        tensor.unpacked_offset = entry.offset;
+      } else {
+        tensor.data = blob_of_it.data + entry.offset;
+      }
     }
     return tensor;
   }
