@@ -30,7 +30,7 @@ def check_workers(workers: int | None) -> None:
         UsageError: ``bad-workers``.
     """
     if workers is not None and workers < 1:
-        raise UsageError("bad-workers", f"{workers} threads can't do anything: one at least")
+        raise UsageError("bad-workers", f"{workers} workers can't do anything: there is at least one")
 
 
 def in_order(jobs: Iterable[Callable[[], T]], workers: int | None = None) -> Iterator[T]:

@@ -5,6 +5,7 @@ It is compiled with sanitizers that end the process at the first wrong access, a
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import random
@@ -12,7 +13,9 @@ import re
 import shutil
 import struct
 import subprocess
-from dataclasses import replace
+import zlib
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -22,22 +25,28 @@ from hypothesis import strategies as st
 
 import blobstore
 from blobstore import cli, elements
+from blobstore.codecs.packed import CHUNK, Packed, compress
 from blobstore.errors import BlobStoreError, FormatError
 from blobstore.gemma import legacy
 from blobstore.gemma.toc import TocEntry, build_toc, toc_entry
+from blobstore.index import Entry, IndexedBlob, build_index
 from blobstore.index.records import directory_digest
-from tests.conftest import ROOT
+from tests.conftest import ROOT, VECTORS
 from tests.tensor_strategies import names as any_names
+from tests.test_planes import LAYOUTS
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Mapping
+    from collections.abc import Mapping
     from types import ModuleType
+
+    from blobstore.codecs.planes import Layout
 
     Run = Callable[..., subprocess.CompletedProcess[bytes]]
 
 CPP = ROOT / "spec" / "cpp"
 WARNINGS = ["-Wall", "-Wextra", "-Wpedantic", "-Wconversion", "-Wsign-conversion", "-Wshadow", "-Werror"]
 SANITIZERS = ["-O1", "-fsanitize=address,undefined", "-fno-sanitize-recover=all"]
+ZSTD = ["-lzstd"]
 # As runtimes are built. All of -ffast-math would also make programs print the smallest floats as 0.
 PLAIN = ["-O2", "-fno-exceptions", "-fno-rtti", "-ffinite-math-only"]
 MUTATIONS = 800
@@ -95,24 +104,108 @@ int main(int count, char** arguments) {
 }
 """
 
+# Reads lines of a stream, its base, and a range: bytes in hexadecimal behind an "x", or "-" for none. Prints bytes
+# in the same way, or the reason why not and where.
+PACKED = r"""
+#define BLOBSTORE_ZSTD
+#include <iostream>
+#include <memory>
+#include "blobstore.hpp"
+
+using blobstore::Bytes;
+using blobstore::Fault;
+
+// A block of exactly that size, so that a sanitizer sees it when one byte beyond it is touched.
+struct Block {
+  explicit Block(const std::string& hex) : Block(hex.size() / 2) {
+    for (std::uint64_t i = 0; i < size; ++i) {
+      data[i] = static_cast<std::uint8_t>(std::stoul(hex.substr(1 + 2 * i, 2), nullptr, 16));
+    }
+  }
+  explicit Block(std::uint64_t nbytes) : data(new std::uint8_t[nbytes]), size(nbytes) {}
+  Bytes bytes() const { return {data.get(), size}; }
+
+  std::unique_ptr<std::uint8_t[]> data;
+  std::uint64_t size;
+};
+
+static bool read(Bytes stream, const std::string& base, const std::string& range, std::string& hex, Fault& fault) {
+  std::optional<blobstore::Packed> packed = blobstore::Packed::open(stream, 0, fault);
+  if (!packed) return false;
+  const Block base_block(base == "-" ? "x" : base);
+  if (base != "-" && !packed->take_base(base_block.bytes(), fault)) return false;
+  std::uint64_t start = 0, nbytes = packed->nbytes();
+  if (range != "-") {
+    start = std::stoull(range);
+    nbytes = std::stoull(range.substr(range.find('+') + 1));
+  }
+  const Block out(nbytes > 10000000 ? 0 : nbytes);  // the rest is refused, or wrong
+  if (!packed->read(start, nbytes, out.data.get(), fault)) return false;
+  const std::string digits = "0123456789abcdef";
+  for (std::uint64_t i = 0; i < nbytes; ++i) hex += {digits[out.data[i] >> 4], digits[out.data[i] & 15]};
+  return true;
+}
+
+int main() {
+  for (std::string stream, base, range; std::cin >> stream >> base >> range;) {
+    std::string hex = "x";
+    Fault fault;
+    if (read(Block(stream).bytes(), base, range, hex, fault)) {
+      std::cout << hex << "\n";
+    } else {
+      std::cout << fault.reason << " " << fault.offset << "\n";
+    }
+  }
+}
+"""
+
+# Writes the bytes of a tensor, which the example's lines read.
+VALUES = r"""
+#include <cstdio>
+#include "blobstore.hpp"
+
+int main(int, char** arguments) try {
+  const blobstore::Store store = blobstore::Store::open(arguments[1]);
+  const auto tensor = store.find(arguments[2]);
+  EXAMPLE
+  if (!bytes.empty()) std::fwrite(bytes.data(), 1, bytes.size(), stdout);
+  reader.read(tensor->nbytes, 1, bytes.data());
+} catch (const blobstore::Error& error) {
+  std::fprintf(stderr, "%s", error.reason());
+}
+"""
+
 
 # ---------------------------------------------------------------------------------------------------- the programs
 
 
-def example_in_readme() -> str:
-    found = re.search(r"```cpp\n(.*?)```", (CPP / "README.md").read_text(encoding="utf-8"), re.DOTALL)
-    assert found
-    return found[1]
+def examples_in_readme() -> list[str]:
+    """A program, and the lines that read a tensor."""
+    found = re.findall(r"```cpp\n(.*?)```", (CPP / "README.md").read_text(encoding="utf-8"), re.DOTALL)
+    assert len(found) == 2
+    return found
+
+
+def has_libzstd(compiler: str) -> bool:
+    """Whether programs can be made that use libzstd: Debian has its header in libzstd-dev."""
+    command = [compiler, "-x", "c++", "-", "-x", "none", "-o", os.devnull, *ZSTD]
+    source = "#include <zstd.h>\nint main() { return ZSTD_versionNumber() == 0; }\n"
+    return subprocess.run(command, input=source.encode(), capture_output=True, check=False).returncode == 0
 
 
 @pytest.fixture(scope="session")
 def programs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    """What is made of the header, compiled side by side: ``sbs_ls`` by each compiler, and the example of the README."""
+    """What is made of the header, compiled side by side.
+
+    ``sbs_ls`` by each compiler and with libzstd, where they are, and the example of the README.
+    """
     compiler, other = shutil.which("g++"), shutil.which("clang++")
     if not compiler:
         pytest.skip("no g++ is installed: the reader in C++ is not tested")
     folder = tmp_path_factory.mktemp("cpp")
-    sources = {"example": example_in_readme(), "allocations": ALLOCATIONS, "no-mmap": NO_MMAP}
+    example, lines = examples_in_readme()
+    sources = {"example": example, "allocations": ALLOCATIONS, "no-mmap": NO_MMAP, "packed": PACKED}
+    sources["values"] = VALUES.replace("EXAMPLE", lines)
     for name, source in sources.items():
         (folder / f"{name}.cpp").write_text(source, encoding="utf-8")
     commands = {
@@ -124,6 +217,10 @@ def programs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     }
     if other:
         commands["clang"] = [other, *SANITIZERS, str(CPP / "sbs_ls.cpp")]
+    if has_libzstd(compiler):
+        commands["values"] = [compiler, *SANITIZERS, "-DBLOBSTORE_ZSTD", str(folder / "values.cpp"), *ZSTD]
+        commands["zstd"] = [compiler, *PLAIN, "-DBLOBSTORE_ZSTD", str(CPP / "sbs_ls.cpp"), *ZSTD]
+        commands["packed"] = [other or compiler, *SANITIZERS, str(folder / "packed.cpp"), *ZSTD]
     running = {
         name: subprocess.Popen(
             [*command, "-std=c++17", *WARNINGS, f"-I{CPP}", "-o", str(folder / name)], stderr=subprocess.PIPE, text=True
@@ -133,6 +230,13 @@ def programs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     said = {name: process.communicate()[1] for name, process in running.items()}
     assert {name: said[name] for name, process in running.items() if process.returncode} == {}
     return {name: folder / name for name in commands}
+
+
+def with_libzstd(programs: dict[str, Path], name: str) -> Path:
+    """One of the programs, which may be one that needs libzstd."""
+    if name not in programs:
+        pytest.skip("no libzstd is installed for programs to be made with: packed tensors are not read in C++")
+    return programs[name]
 
 
 @pytest.fixture(scope="session")
@@ -788,6 +892,10 @@ def test_nothing_behind_an_index_is_looked_at(sbs_ls: Run, generator: ModuleType
     for reason, index in cases.items():
         path = tmp_path / f"{reason}.sbs"
         path.write_bytes(generator.container(1, [(b"a", b"1")], very_old=True))
+        # Another file's: whatever its entries say, that is said first; but not before it is known where things are.
+        path.with_name(path.name + ".idx").write_bytes(index)
+        first = "index-stale" if reason == "index-name" else reason
+        assert batch(sbs_ls, [path], "--copy")[path]["error"] == described(path)["error"] == first
         with blobstore.BlobReader(path) as reader:
             binding = struct.pack("<Q32s", reader.file_size, directory_digest(reader.directory))
         path.with_name(path.name + ".idx").write_bytes(index[:96] + binding + index[136:])
@@ -881,3 +989,313 @@ def test_any_old_file_is_described_as_the_package_does(
     found = batch(sbs_ls, expected, "--copy")
     for path, fact in expected.items():
         assert agree(found[path], fact), path.read_bytes()
+
+
+# --------------------------------------------------------------------------------------------------- packed tensors
+
+PACKED_FACTS: dict[str, list[dict[str, Any]]] = json.loads((VECTORS / "packed.json").read_bytes())
+
+
+@dataclass(frozen=True)
+class Stream:
+    """What a line for the program says: a stream, the bytes that it is a difference to, and a range of bytes."""
+
+    stored: bytes
+    base: bytes | None = None
+    start: int | None = None
+    nbytes: int = 0
+
+    @property
+    def line(self) -> str:
+        base = "-" if self.base is None else f"x{self.base.hex()}"
+        return f"x{self.stored.hex()} {base} " + ("-" if self.start is None else f"{self.start}+{self.nbytes}")
+
+    @property
+    def has_another_base(self) -> bool:
+        if self.base is None:
+            return False
+        found = Packed(self.stored)
+        return found.base_sha256 != hashlib.sha256(self.base).digest() or found.nbytes != len(self.base)
+
+    def said_by_the_package(self) -> str:
+        base = self.base
+        try:
+            found = Packed(self.stored)
+            start, stop = (0, found.nbytes) if self.start is None else (self.start, self.start + self.nbytes)
+            data = found.read(start, stop, base=None if base is None else lambda low, high: base[low:high])
+        except FormatError as error:
+            return f"{error.reason} {error.offset}"
+        except BlobStoreError as error:
+            return error.reason
+        return f"x{data.tobytes().hex()}"
+
+
+@pytest.fixture(scope="session")
+def unpacked(programs: dict[str, Path]) -> Callable[[Iterable[Stream]], list[str]]:
+    """What the program says of streams: the bytes, or why not and where (if that is a place in the stream)."""
+    program = with_libzstd(programs, "packed")
+
+    def run(streams: Iterable[Stream]) -> list[str]:
+        text = "".join(f"{one.line}\n" for one in streams)
+        ran = subprocess.run([program], input=text, capture_output=True, text=True, check=False, timeout=SECONDS)
+        assert (ran.returncode, ran.stderr) == (0, "")
+        return [re.sub(r"^(packed-range|packed-base) .*", r"\1", line) for line in ran.stdout.splitlines()]
+
+    return run
+
+
+Unpacked = Callable[[Iterable[Stream]], list[str]]
+
+
+def in_parts(stored: bytes, base: bytes | None, nbytes: int) -> list[Stream]:
+    """All of a stream, ranges of it, and some that are not inside."""
+    parts = [Stream(stored, base, start, min(5, nbytes - start)) for start in range(0, nbytes, 17)]
+    outside = [(0, nbytes + 1), (nbytes, 1), (nbytes + 1, 0), (1, 2**64 - 1), (2**64 - 1, 1)]
+    return [Stream(stored, base), *parts, *(Stream(stored, base, *one) for one in outside)]
+
+
+def test_a_valid_stream_is_unpacked_as_the_package_does(unpacked: Unpacked) -> None:
+    for fact in PACKED_FACTS["packed_valid"]:
+        base = bytes.fromhex(fact["base"]) if "base" in fact else None
+        streams = in_parts(bytes.fromhex(fact["stored"]), base, len(fact["bytes"]) // 2)
+        said = unpacked(streams)
+        assert said == [one.said_by_the_package() for one in streams]
+        assert said[0] == f"x{fact['bytes']}"
+        assert said[-1] == "packed-range"
+
+
+def test_an_invalid_stream_is_refused_as_the_package_does(unpacked: Unpacked) -> None:
+    streams = [Stream(bytes.fromhex(fact["stored"])) for fact in PACKED_FACTS["packed_invalid"]]
+    said = unpacked(streams)
+    assert [line.split()[0] for line in said] == [fact["reason"] for fact in PACKED_FACTS["packed_invalid"]]
+    assert said == [one.said_by_the_package() for one in streams]
+
+
+def test_a_difference_is_unpacked_with_its_base_only(unpacked: Unpacked) -> None:
+    fact = next(one for one in PACKED_FACTS["packed_valid"] if one["name"] == "delta")
+    stored, base = bytes.fromhex(fact["stored"]), bytes.fromhex(fact["base"])
+    wrong = [None, b"", base[:-1], base + b"1", base[:-1] + bytes([base[-1] ^ 1])]
+    assert unpacked(Stream(stored, one) for one in wrong) == ["packed-base"] * len(wrong)
+    plain = bytes.fromhex(PACKED_FACTS["packed_valid"][0]["stored"])
+    assert unpacked([Stream(plain, base), Stream(stored, base)]) == ["packed-base", f"x{fact['bytes']}"]
+
+
+@st.composite
+def streams_of_anything(draw: st.DrawFn) -> Stream:
+    """A range of a stream that the package has made."""
+    smooth = st.lists(st.sampled_from([0, 1, 63, 64, 255]), max_size=300).map(bytes)
+    data, layout = draw(st.binary(max_size=300) | smooth), draw(st.sampled_from(LAYOUTS))
+    base = draw(st.none() | st.binary(min_size=len(data), max_size=len(data)))
+    options: dict[str, Any] = {"chunk": draw(st.integers(1, 40)), "level": draw(st.sampled_from([0, 1, 19]))}
+    if base is not None:
+        options |= {"base": lambda low, high: base[low:high], "base_sha256": hashlib.sha256(base).digest()}
+    start = draw(st.integers(0, len(data)))
+    return Stream(stream_of(data, layout, **options), base, start, draw(st.integers(0, len(data) - start)))
+
+
+def stream_of(data: bytes, layout: Layout, **options: Any) -> bytes:  # noqa: ANN401
+    return b"".join(bytes(one) for one in compress(data, layout, **options))
+
+
+@given(st.lists(streams_of_anything(), min_size=1, max_size=20))
+def test_any_range_of_any_stream_is_unpacked_as_the_package_does(unpacked: Unpacked, streams: list[Stream]) -> None:
+    said = unpacked(streams)
+    assert said == [one.said_by_the_package() for one in streams]
+    assert {line[0] for line in said} == {"x"}
+
+
+def test_sizes_around_a_chunks_border_are_unpacked_as_the_package_does(unpacked: Unpacked) -> None:
+    for layout in LAYOUTS:
+        data = bytes(range(64)) * (layout.width * CHUNK // 64) + b"abc"
+        stored, border = stream_of(data, layout), CHUNK * layout.width
+        ranges = [(0, 1), (border - 1, 1), (border - 3, 5), (border, 3), (border + 2, 1), (border - 9, 12)]
+        streams = [Stream(stored, None, *one) for one in ranges]
+        assert unpacked(streams) == [one.said_by_the_package() for one in streams]
+
+
+def checked_again(stored: bytearray, frames: int) -> bytes:
+    """The same with checksums of header and table that are right."""
+    stored[76:80] = zlib.crc32(stored[:76]).to_bytes(4, "little")
+    stored[-4:] = zlib.crc32(stored[len(stored) - 4 - 4 * frames : -4]).to_bytes(4, "little")
+    return bytes(stored)
+
+
+def test_streams_with_a_wrong_byte_are_read_as_the_package_does(unpacked: Unpacked) -> None:
+    rng = random.Random(20261122)
+    originals = [
+        (bytes.fromhex(fact["stored"]), bytes.fromhex(fact["base"]) if "base" in fact else None)
+        for fact in PACKED_FACTS["packed_valid"]
+    ]
+    for layout in LAYOUTS:
+        data = bytes(rng.choice(b"\0\1?@\xff") for _ in range(400))
+        originals.append((stream_of(data, layout, chunk=40, level=rng.choice([0, 3])), None))
+    streams = []
+    for number in range(4 * MUTATIONS):
+        stored, base = originals[number % len(originals)]
+        count = len(Packed(stored)._starts) - 1
+        table = len(stored) - 4 - 4 * count
+        regions = [range(80), range(80, table), range(table, len(stored))]
+        changed = bytearray(mutated(rng, stored, [one for one in regions if one]))
+        if rng.random() < 0.05:
+            del changed[rng.randrange(len(changed)) :]
+        elif rng.random() < 0.7:
+            changed = bytearray(checked_again(changed, count))
+        streams.append(Stream(bytes(changed), base))
+    said = unpacked(streams)
+    wrong = [
+        (one, line, expected)
+        for one, line in zip(streams, said, strict=True)
+        for expected in [one.said_by_the_package()]
+        # The package leaves it to the caller to compare digests, and asks for the base's bytes when it needs them.
+        if line != expected and not (line == "packed-base" and one.has_another_base)
+    ]
+    assert wrong == []
+    reasons = {line.split()[0] for line in said if line[0] != "x"}
+    assert reasons >= {fact["reason"] for fact in PACKED_FACTS["packed_invalid"]}
+
+
+@dataclass(frozen=True)
+class PackedFile:
+    """A file with packed blobs, and what its tensors are."""
+
+    path: Path
+    tensors: dict[str, bytes]
+
+
+PARTS = bytes(range(200)) * 2
+WEIGHTS = struct.pack("<300H", *(0x3F80 + i for i in range(300)))
+NEAR = bytes(byte ^ (place % 9 == 0) for place, byte in enumerate(WEIGHTS))
+
+
+def packed_file(folder: Path, damage: Callable[[dict[str, bytes]], object] = lambda _: None) -> PackedFile:
+    """Blobs that are packed, one of them in two tensors, a difference, and one that isn't packed."""
+    of_bytes, of_bf16, of_f32 = LAYOUTS[0], LAYOUTS[2], LAYOUTS[4]
+    digest = hashlib.sha256(WEIGHTS).digest()
+    near = stream_of(NEAR, of_bf16, base=lambda low, high: WEIGHTS[low:high], base_sha256=digest)
+    streams = {
+        "weights": stream_of(WEIGHTS, of_bf16, chunk=70),
+        "parts": stream_of(PARTS, of_f32, chunk=9),
+        "near": near,
+        "bytes": stream_of(PARTS, of_bytes, chunk=100),
+        "plain": PARTS,
+    }
+    damage(streams)
+    unpacked = {"weights": len(WEIGHTS), "parts": len(PARTS), "near": len(NEAR), "bytes": len(PARTS), "plain": 0}
+    table = [IndexedBlob(key.encode(), len(data), None, unpacked[key]) for key, data in streams.items()]
+    entries = [
+        Entry("weights", 0, 0, 600, 2, (30, 10), codec=1),
+        Entry("parts.a", 1, 0, 160, 1, (40,), scale=2.0, codec=1),
+        Entry("parts.b", 1, 163, 237, 34, (237,), codec=1),
+        Entry("near", 2, 0, 600, 2, (300,), codec=1),
+        Entry("bytes", 3, 0, 400, 3, (400,), codec=1),
+        Entry("plain", 4, 7, 393, 34, (393,)),
+        Entry("none", None, 0, 0, 1, (0, 3)),
+    ]
+    tensors = {
+        "weights": WEIGHTS,
+        "parts.a": PARTS[:160],
+        "parts.b": PARTS[163:],
+        "near": NEAR,
+        "bytes": PARTS,
+        "plain": PARTS[7:],
+        "none": b"",
+    }
+    folder.mkdir(exist_ok=True)
+    path = written(folder / "packed.sbs", streams | {"~index": build_index(entries, table, {"a": "b"})})
+    return PackedFile(path, tensors)
+
+
+@pytest.mark.parametrize("build", ["sbs_ls", "no-exceptions", "zstd"])
+def test_a_file_with_packed_blobs_is_described_as_the_package_does(
+    sbs_ls: Run, programs: dict[str, Path], tmp_path: Path, build: str
+) -> None:
+    with_libzstd(programs, build)
+    path = packed_file(tmp_path).path
+    for options in ((), ("--copy",)):
+        assert batch(sbs_ls, [path], *options, build=build) == {path: described(path)}
+    listed = {one["name"]: one["codec"] for one in json.loads(sbs_ls(path, build=build).stdout)}
+    assert listed == {"bytes": 1, "near": 1, "none": 0, "parts.a": 1, "parts.b": 1, "plain": 0, "weights": 1}
+
+
+def test_nothing_is_allocated_to_look_up_what_is_packed(programs: dict[str, Path], tmp_path: Path) -> None:
+    assert_nothing_is_allocated(programs, packed_file(tmp_path).path)
+
+
+def test_without_libzstd_packed_tensors_are_refused_and_others_read(sbs_ls: Run, tmp_path: Path) -> None:
+    file = packed_file(tmp_path)
+    for name, data in file.tensors.items():
+        ran = sbs_ls("--bytes", file.path, name)
+        if name in ("plain", "none"):
+            assert (ran.returncode, ran.stdout, ran.stderr) == (0, data, b"")
+        else:
+            assert (ran.returncode, ran.stdout, ran.stderr.split(b":")[0]) == (1, b"", b"packed-needs-zstd")
+
+
+@pytest.fixture
+def values(sbs_ls: Run, programs: dict[str, Path]) -> Callable[..., bytes | str]:
+    """The bytes of a tensor that a build with libzstd reads, or why not."""
+    with_libzstd(programs, "zstd")
+
+    def run(*arguments: str | Path) -> bytes | str:
+        ran = sbs_ls("--bytes", *arguments, build="zstd")
+        assert (ran.returncode == 0) == (ran.stderr == b"")
+        return ran.stdout if ran.returncode == 0 else str(ran.stderr.decode().split(":")[0])
+
+    return run
+
+
+def test_with_libzstd_tensors_are_read_whether_packed_or_not(
+    values: Callable[..., bytes | str], tmp_path: Path
+) -> None:
+    file = packed_file(tmp_path)
+    read = {name: values(file.path, name) for name in file.tensors}
+    assert read.pop("near") == "packed-base"
+    assert read == {name: data for name, data in file.tensors.items() if name != "near"}
+    assert values(file.path, "no such name") == "name-not-found"
+
+
+def test_the_example_in_the_readme_reads_tensors(programs: dict[str, Path], tmp_path: Path) -> None:
+    program, file = with_libzstd(programs, "values"), packed_file(tmp_path)
+    for name, data in file.tensors.items():
+        ran = subprocess.run([program, file.path, name], capture_output=True, check=True, timeout=SECONDS)
+        # At last it reads a byte beyond the end.
+        expected = (b"", b"packed-base") if name == "near" else (data, b"packed-range")
+        assert (ran.stdout, ran.stderr) == expected
+
+
+def test_a_difference_is_read_with_the_file_that_it_was_made_to(
+    values: Callable[..., bytes | str], tmp_path: Path
+) -> None:
+    file = packed_file(tmp_path)
+    bases = {"right": WEIGHTS, "other": NEAR, "short": WEIGHTS[1:]}
+    paths = {name: written(tmp_path / f"{name}.sbs", {"near": data}) for name, data in bases.items()}
+    read = {name: values(file.path, "near", path) for name, path in paths.items()}
+    assert read == {"right": NEAR, "other": "packed-base", "short": "packed-base"}
+    assert values(file.path, "weights", paths["right"]) == WEIGHTS
+
+
+def test_a_stream_of_another_size_than_the_index_says_is_refused(
+    values: Callable[..., bytes | str], tmp_path: Path
+) -> None:
+    other = packed_file(tmp_path, lambda streams: streams.update(weights=stream_of(WEIGHTS[2:], LAYOUTS[2])))
+    assert values(other.path, "weights") == "packed-nbytes"
+    assert values(other.path, "bytes") == PARTS
+
+
+def test_a_codec_that_is_not_known_is_refused_when_values_are_read(sbs_ls: Run, tmp_path: Path) -> None:
+    index = build_index([Entry("a", 0, 0, 4, 1, (9,), codec=2)], [IndexedBlob(b"a", 4)])
+    path = written(tmp_path / "a.sbs", {"a": b"1234", "~index": index})
+    assert batch(sbs_ls, [path]) == {path: described(path)}
+    ran = sbs_ls("--bytes", path, "a")
+    assert (ran.returncode, ran.stdout, ran.stderr.split(b":")[0]) == (1, b"", b"unknown-codec")
+
+
+def test_a_damaged_frame_is_found_by_reading_what_is_in_it(values: Callable[..., bytes | str], tmp_path: Path) -> None:
+    def damage(streams: dict[str, bytes]) -> None:
+        stored = bytearray(streams["parts"])
+        stored[Packed(stored)._starts[-2] + 10] ^= 1  # of the last chunk
+        streams["parts"] = bytes(stored)
+
+    file = packed_file(tmp_path, damage)
+    assert values(file.path, "parts.a") == file.tensors["parts.a"]
+    assert values(file.path, "parts.b") == "packed-data"

@@ -34,9 +34,10 @@ rusage usage() {
 
 unsigned touch(const blobstore::Tensor& tensor) {
   const auto page = static_cast<std::uint64_t>(sysconf(_SC_PAGESIZE));
+  const blobstore::Bytes stored = tensor.stored();
   unsigned sum = 0;
-  for (std::uint64_t at = 0; at < tensor.nbytes; at += page) sum += tensor.data[at];
-  return tensor.nbytes ? sum + tensor.data[tensor.nbytes - 1] : sum;
+  for (std::uint64_t at = 0; at < stored.size; at += page) sum += stored.data[at];
+  return stored.size ? sum + stored.data[stored.size - 1] : sum;
 }
 
 }  // namespace

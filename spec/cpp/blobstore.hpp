@@ -2,16 +2,16 @@
 //
 // blobstore.hpp: read gemma.cpp's .sbs files, by key and by tensor name.
 //
-// The container is specified in ../sbs.md, the name index in ../index.md; S1 to S13 and I1 to I19 below are their
+// The container is specified in ../sbs.md, the name index in ../index.md; S1 to S13 and I1 to I20 below are their
 // reader checks. ../gemma.md says what is known of a file without an index. All checks are made when a file is opened,
-// in the order of the pages, so that nothing has to be checked when a tensor is looked up: a binary search, without an
-// allocation.
+// so that nothing has to be checked when a tensor is looked up: a binary search, without an allocation.
 //
 //     blobstore::Store store = blobstore::Store::open("model.sbs");               // throws blobstore::Error
 //     std::optional<blobstore::Tensor> tensor = store.find("model.norm.weight");  // tensor->data, ->dims, ->type, …
 //
 // C++17, POSIX. Without exceptions: Store::open(path, fault). Without mmap: define BLOBSTORE_NO_MMAP, and
-// Store::from_memory takes bytes that you have mapped or read yourself.
+// Store::from_memory takes bytes that you have mapped or read yourself. To read packed tensors, define BLOBSTORE_ZSTD
+// and link libzstd: TensorReader reads all tensors then. P1 to P13 are the checks of ../packed.md.
 //
 // Every number in a file may be hostile. Three habits deal with that, and a change must keep them:
 //   - integers are put together byte by byte: right on any host, at any address;
@@ -43,6 +43,11 @@
 #include <sys/stat.h>
 #include <system_error>
 #include <unistd.h>
+#endif
+
+#if defined(BLOBSTORE_ZSTD)
+#include <memory>
+#include <zstd.h>
 #endif
 
 namespace blobstore {
@@ -396,6 +401,8 @@ constexpr ElementType kElementTypes[] = {
     {46, "f4", 4, 1, 0},          {47, "f6_e2m3", 6, 1, 0},     {48, "f6_e3m2", 6, 1, 0},
 };
 
+constexpr uint16_t kPackedCodec = 1;  // of what lies in a packed blob; of all else it is 0
+
 // Null for a number that this header does not know: the stored bytes are good, but what they mean is not known.
 inline const ElementType* element_type(uint16_t number) {
   for (const ElementType& one : kElementTypes) {
@@ -418,13 +425,23 @@ struct Tensor {
   std::string_view name;
   std::string_view key;  // of its blob; empty for a tensor without elements, which has none
   uint16_t type = 0;     // see element_type()
-  uint16_t codec = 0;    // 0: stored as the type says; one that you don't know can't be decoded
+  uint16_t codec = 0;    // 0: stored as the type says; kPackedCodec; one that you don't know can't be decoded
   uint32_t ndim = 0;
   std::array<uint64_t, kMaxDims> dims{};  // the first ndim of them; C order
   float scale = 1.0f;                     // decoded values are multiplied by it
-  uint64_t offset = 0;                    // in the file
-  uint64_t nbytes = 0;                    // as stored
-  const uint8_t* data = nullptr;          // may be unaligned; null without a blob
+  uint64_t offset = 0;                    // in the file; packed: as if its blob lay there unpacked
+  uint64_t nbytes = 0;                    // as the type stores it
+  const uint8_t* data = nullptr;          // may be unaligned; null without a blob, or in a packed one
+
+  // Of a packed one: the stream in its blob, of how many bytes that is, and where in these the tensor's begin.
+  Bytes stream;
+  uint64_t unpacked_nbytes = 0;
+  uint64_t unpacked_offset = 0;
+
+  bool is_packed() const { return codec == kPackedCodec; }
+
+  // What the file has of it: its bytes, or all of the stream.
+  Bytes stored() const { return is_packed() ? stream : Bytes{data, nbytes}; }
 
   // "?" for a type that this header does not know.
   const char* type_name() const {
@@ -770,23 +787,18 @@ struct Entry {
   uint64_t reserved;
 };
 
-// The index's bytes, used as they lie. `parse` and `bind` make all checks; what comes after them relies on these.
+// The index's bytes, used as they lie. `parse` makes all checks; what comes after it relies on these.
 class Index {
  public:
-  // I1 to I15. `base` is where the bytes begin in their file, for the offsets of faults.
-  bool parse(Bytes raw, uint64_t base, bool external, Fault& fault) {
+  // I1 to I20. `base` is where the bytes begin in their file, for the offsets of faults.
+  bool parse(Bytes raw, uint64_t base, bool external, const Directory& directory, Fault& fault) {
     raw_ = raw;
     base_ = base;
     external_ = external;
-    return check_header(fault) && check_sections(fault) && check_reserved(fault) && check_names(fault) &&
-           check_order(fault) && check_dims(fault) && check_entry_blobs(fault) && check_entry_ranges(fault) &&
-           check_shapes(fault) && check_scales(fault) && check_metadata(fault);
-  }
-
-  // I16 to I19.
-  bool bind(const Directory& directory, Fault& fault) const {
-    return check_binding(directory, fault) && check_table_keys(fault) && check_table_blobs(directory, fault) &&
-           check_table_sizes(directory, fault);
+    // What must be checked at once comes first (see "When"): so readers that leave the rest for later say the same.
+    return check_header(fault) && check_sections(fault) && check_reserved(fault) && check_binding(directory, fault) &&
+           check_entries(fault) && check_metadata(fault) && check_table_keys(fault) &&
+           check_table_blobs(directory, fault) && check_table_sizes(directory, fault);
   }
 
   uint32_t entry_count() const { return load<uint32_t>(24); }
@@ -817,6 +829,11 @@ class Index {
       (order < 0 ? low : high) = order < 0 ? middle + 1 : middle;
     }
     return std::nullopt;
+  }
+
+  // How many bytes a packed blob stands for; 0 for any other.
+  uint64_t unpacked_nbytes(const Entry& one) const {
+    return one.blob == kNoBlob ? 0 : table_row(one.blob).load<uint64_t>(24);
   }
 
   // Where a row of the table stands in the directory: at the same place, or wherever a tool that knows no index has
@@ -902,7 +919,14 @@ class Index {
     return true;
   }
 
-  // I7.
+  // I7 to I14, and I20.
+  bool check_entries(Fault& fault) const {
+    return check_entries_reserved(fault) && check_names(fault) && check_order(fault) && check_dims(fault) &&
+           check_entry_blobs(fault) && check_entry_ranges(fault) && check_shapes(fault) && check_codecs(fault) &&
+           check_scales(fault);
+  }
+
+  // I7, but for the entries.
   bool check_reserved(Fault& fault) const {
     if (!raw_.all_zero(168, 24)) return refuse_at(fault, "index-reserved", 168, "the header's last bytes are not 0");
     if (!external_ && !raw_.all_zero(96, 40)) {
@@ -914,14 +938,16 @@ class Index {
       if (!raw_.all_zero(end, start - end)) return refuse_at(fault, "index-reserved", end, "a gap is not zeros");
       end = start + one.size;
     }
+    if ((load<uint32_t>(12) & kHasDigests) != 0) return true;
+    for (uint32_t row = 0; row < blob_count(); ++row) {
+      if (!table_row(row).all_zero(32, 32)) return refuse_row(fault, "index-reserved", row, "it has a digest");
+    }
+    return true;
+  }
+
+  bool check_entries_reserved(Fault& fault) const {
     for (uint32_t i = 0; i < entry_count(); ++i) {
       if (entry(i).reserved != 0) return refuse_entry(fault, "index-reserved", i, "its reserved field is not 0");
-    }
-    const bool has_digests = (load<uint32_t>(12) & kHasDigests) != 0;
-    for (uint32_t row = 0; row < blob_count(); ++row) {
-      if (!table_row(row).all_zero(24, has_digests ? 8 : 40)) {
-        return refuse_row(fault, "index-reserved", row, "its reserved field, or unused digest, is not 0");
-      }
     }
     return true;
   }
@@ -990,7 +1016,8 @@ class Index {
   bool check_entry_ranges(Fault& fault) const {
     for (uint32_t i = 0; i < entry_count(); ++i) {
       const Entry one = entry(i);
-      const uint64_t room = one.blob == kNoBlob ? 0 : table_nbytes(one.blob);
+      const uint64_t stored = one.blob == kNoBlob ? 0 : table_nbytes(one.blob), unpacked = unpacked_nbytes(one);
+      const uint64_t room = unpacked != 0 ? unpacked : stored;
       if (one.nbytes > room || one.offset > room - one.nbytes) {
         return refuse_entry(fault, "index-range", i, "its bytes leave the blob");
       }
@@ -1004,11 +1031,22 @@ class Index {
       const Entry one = entry(i);
       const uint64_t count = element_count(one);
       const ElementType* type = element_type(one.type);
-      if (one.codec == 0 && type && one.nbytes != type->nbytes(count)) {
+      if (one.codec <= kPackedCodec && type && one.nbytes != type->nbytes(count)) {
         return refuse_entry(fault, "index-shape", i, "its bytes are not what shape and element type say");
       }
       if (count == 0 && one.blob != kNoBlob) {
         return refuse_entry(fault, "index-shape", i, "a tensor without elements has no blob");
+      }
+    }
+    return true;
+  }
+
+  // I20.
+  bool check_codecs(Fault& fault) const {
+    for (uint32_t i = 0; i < entry_count(); ++i) {
+      const Entry one = entry(i);
+      if ((one.codec == kPackedCodec) != (unpacked_nbytes(one) != 0)) {
+        return refuse_entry(fault, "index-codec", i, "it is packed and its blob isn't, or the reverse");
       }
     }
     return true;
@@ -1602,7 +1640,7 @@ class Store {
   }
 
   bool load_index(Bytes raw, uint64_t base, bool external, Fault& fault) {
-    return index_.emplace().parse(raw, base, external, fault) && index_->bind(directory_, fault);
+    return index_.emplace().parse(raw, base, external, directory_, fault);
   }
 
   Tensor indexed_tensor(uint32_t i) const {
@@ -1619,7 +1657,13 @@ class Store {
       const Blob blob_of_it = blob(*index_->place(entry.blob, directory_));
       tensor.key = blob_of_it.key;
       tensor.offset = blob_of_it.offset + entry.offset;
-      tensor.data = blob_of_it.data + entry.offset;
+      if (tensor.is_packed()) {
+        tensor.stream = {blob_of_it.data, blob_of_it.nbytes};
+        tensor.unpacked_nbytes = index_->unpacked_nbytes(entry);
+        tensor.unpacked_offset = entry.offset;
+      } else {
+        tensor.data = blob_of_it.data + entry.offset;
+      }
     }
     return tensor;
   }
@@ -1630,6 +1674,351 @@ class Store {
   detail::Directory directory_;
   std::optional<detail::Index> index_;
   detail::Catalog catalog_;  // empty with an index
+};
+
+// ------------------------------------------------------------------------------------------------------ packed blobs
+
+#if defined(BLOBSTORE_ZSTD)
+
+namespace detail {
+
+// That of zlib and PNG. Bit by bit: it is made of headers and tables only.
+inline uint32_t crc32(Bytes bytes) {
+  uint32_t crc = 0xFFFFFFFF;
+  for (uint64_t at = 0; at < bytes.size; ++at) {
+    crc ^= bytes.data[at];
+    for (int bit = 0; bit < 8; ++bit) crc = crc >> 1 ^ ((crc & 1) != 0 ? 0xEDB88320u : 0u);
+  }
+  return ~crc;
+}
+
+// Puts elements together from their planes, which are `stride` apart, the highest byte's first. `is_signed`: of the
+// highest nine bits the sign is the last.
+template <std::size_t Width>
+void merge(const uint8_t* planes, uint64_t stride, uint64_t count, bool is_signed, uint8_t* out) {
+  for (uint64_t i = 0; i < count; ++i, out += Width) {
+    for (std::size_t plane = 0; plane < Width; ++plane) out[Width - 1 - plane] = planes[plane * stride + i];
+    if constexpr (Width > 1) {
+      if (!is_signed) continue;
+      const unsigned exponent = planes[i], rest = planes[stride + i];
+      out[Width - 1] = static_cast<uint8_t>((rest & 0x80) | exponent >> 1);
+      out[Width - 2] = static_cast<uint8_t>((exponent & 1) << 7 | (rest & 0x7F));
+    }
+  }
+}
+
+}  // namespace detail
+
+// A packed blob: bytes, compressed without loss into a stream of which any range can be read. Header and table are
+// checked when it is opened, frames when they are read. It can be moved; each thread needs one of its own.
+class Packed {
+ public:
+  // P1 to P11. `stream` is to stay where it is; `offset` is where it begins in its file, for the offsets of faults.
+  static std::optional<Packed> open(Bytes stream, uint64_t offset, Fault& fault) {
+    fault = Fault{};
+    Packed packed;
+    packed.stream_ = stream;
+    packed.offset_ = offset;
+    if (!packed.check_header(fault) || !packed.check_table(fault)) return std::nullopt;
+    packed.zstd_.reset(ZSTD_createDCtx());
+    if (!packed.zstd_) {
+      packed.refuse_at(fault, "os-error", 0, "no memory for a decoder");
+      return std::nullopt;
+    }
+    return std::optional<Packed>(std::move(packed));
+  }
+
+  // How many bytes it stands for, and how many of them are decoded together.
+  uint64_t nbytes() const { return nbytes_; }
+  uint64_t chunk_nbytes() const { return chunk_ * width_; }
+
+  // Of the bytes that it is a difference to, all nbytes() of them; none if it isn't one.
+  std::optional<Bytes> base_sha256() const {
+    return is_difference_ ? std::optional<Bytes>(stream_.slice(40, 32)) : std::nullopt;
+  }
+
+  // The base of a difference, which is to stay where it is. It is hashed once, here.
+  bool take_base(Bytes base, Fault& fault) {
+    fault = Fault{};
+    if (!is_difference_) return refuse_at(fault, "packed-base", 12, "it is no difference and has no base");
+    if (base.size != nbytes_) {
+      return refuse_at(fault, "packed-base", 16, "its base has ", nbytes_, " bytes, not ", base.size);
+    }
+    const detail::Sha256::Digest digest = detail::Sha256::of(base.data, base.size);
+    if (!std::equal(digest.begin(), digest.end(), stream_.data + 40)) {
+      return refuse_at(fault, "packed-base", 40, "its base has another SHA-256");
+    }
+    base_ = base;
+    return true;
+  }
+
+  // Decodes a range of bytes; only the chunks that it touches are looked at, the last one is kept. What is in `out`
+  // after a fault is not specified.
+  bool read(uint64_t start, uint64_t nbytes, uint8_t* out, Fault& fault) {
+    fault = Fault{};
+    if (start > nbytes_ || nbytes > nbytes_ - start) {
+      return refuse_at(fault, "packed-range", 0, nbytes, " bytes from ", start, " are not inside of ", nbytes_);
+    }
+    if (is_difference_ && !base_) return refuse_at(fault, "packed-base", 40, "it is a difference: give it its base");
+    const uint64_t stop = start + nbytes, body = nbytes_ - nbytes_ % width_;
+    while (start < std::min(stop, body)) {
+      const uint64_t chunk = start / chunk_nbytes(), first = chunk * chunk_nbytes();
+      const uint64_t count = std::min(chunk_, (body - first) / width_);
+      const uint64_t end = std::min(stop, first + count * width_);
+      if (!decode(chunk, count, fault)) return false;
+      take(count, start - first, end - first, out);
+      for (uint64_t i = 0; base_ && i < end - start; ++i) out[i] ^= base_->data[start + i];
+      out += end - start;
+      start = end;
+    }
+    for (; start < stop; ++start) *out++ = stream_.data[32 + (start - body)];
+    return true;
+  }
+
+ private:
+  static constexpr uint64_t kPackedHeaderNbytes = 80, kCrcNbytes = 4, kFrameField = 4;
+  static constexpr uint64_t kMinFrameNbytes = 14;  // magic, descriptor, size, a block of one byte, checksum
+  static constexpr uint64_t kMaxChunk = uint64_t{1} << 20;
+  static constexpr uint32_t kDifference = 1;
+  static constexpr uint32_t kZstdMagic = 0xFD2FB528;
+  static constexpr uint8_t kDescriptor = 0x24;  // a single segment, with a checksum, without a dictionary
+
+  struct FreeDecoder {
+    void operator()(ZSTD_DCtx* decoder) const { ZSTD_freeDCtx(decoder); }
+  };
+
+  Packed() = default;
+
+  template <class... Parts>
+  bool refuse_at(Fault& fault, const char* reason, uint64_t offset, const Parts&... message) const {
+    return detail::refuse(fault, reason, offset_ + offset, message...);
+  }
+
+  // P1 to P8.
+  bool check_header(Fault& fault) {
+    if (stream_.size < kPackedHeaderNbytes + kCrcNbytes) {
+      return refuse_at(fault, "packed-truncated", 0, "a packed blob has at least 84 bytes, this has ", stream_.size);
+    }
+    const std::string_view magic = stream_.slice(0, 8).text();
+    if (magic != "SBSPACKD") {
+      return refuse_at(fault, "packed-magic", 0, "expected 'SBSPACKD', found ", detail::quoted(magic));
+    }
+    const uint64_t version = stream_.load<uint32_t>(8), flags = stream_.load<uint32_t>(12);
+    if (version != 1) return refuse_at(fault, "packed-version", 8, "expected version 1, found ", version);
+    if (detail::crc32(stream_.slice(0, 76)) != stream_.load<uint32_t>(76)) {
+      return refuse_at(fault, "packed-header", 76, "the header is damaged: its CRC-32 is another");
+    }
+    if ((flags & ~kDifference) != 0) return refuse_at(fault, "packed-flags", 12, "flags ", flags, " are not known");
+    is_difference_ = (flags & kDifference) != 0;
+    nbytes_ = stream_.load<uint64_t>(16);
+    width_ = stream_.data[24];
+    const uint64_t is_signed = stream_.data[25];
+    const bool known = width_ == 1 || width_ == 2 || width_ == 4 || width_ == 8;
+    if (!known || is_signed > (width_ > 1)) {
+      return refuse_at(fault, "packed-layout", 24, "width ", width_, " with sign ", is_signed, " is no layout");
+    }
+    is_signed_ = is_signed != 0;
+    chunk_ = stream_.load<uint32_t>(28);
+    if (chunk_ < 1 || chunk_ > kMaxChunk) {
+      return refuse_at(fault, "packed-chunk", 28, "a chunk has 1 to 1048576 elements, not ", chunk_);
+    }
+    const uint64_t tail = nbytes_ % width_;
+    const bool zeros = stream_.all_zero(26, 2) && stream_.all_zero(32 + tail, 8 - tail) && stream_.all_zero(72, 4);
+    if (!zeros || (!is_difference_ && !stream_.all_zero(40, 32))) {
+      return refuse_at(fault, "packed-reserved", 26, "reserved or unused bytes of the header are not 0");
+    }
+    return true;
+  }
+
+  // P9 to P11. How many frames there are is bounded by the stream's size before anything is allocated for them.
+  bool check_table(Fault& fault) {
+    const uint64_t elements = nbytes_ / width_;
+    const uint64_t count = (elements / chunk_ + (elements % chunk_ != 0)) * width_;  // at most nbytes_: can't wrap
+    if (count > (stream_.size - kPackedHeaderNbytes - kCrcNbytes) / (kMinFrameNbytes + kFrameField)) {
+      return refuse_at(fault, "packed-table", 16, count, " frames and their table do not fit into ", stream_.size,
+                       " bytes");
+    }
+    const uint64_t table = stream_.size - kCrcNbytes - kFrameField * count;
+    if (detail::crc32(stream_.slice(table, kFrameField * count)) !=
+        stream_.load<uint32_t>(stream_.size - kCrcNbytes)) {
+      return refuse_at(fault, "packed-table-crc", table, "the table is damaged, or cut off: its CRC-32 is another");
+    }
+    starts_.reserve(static_cast<std::size_t>(count + 1));
+    starts_.push_back(kPackedHeaderNbytes);
+    for (uint64_t i = 0; i < count; ++i) {
+      const uint64_t size = stream_.load<uint32_t>(table + kFrameField * i);
+      if (size < kMinFrameNbytes || size > table - starts_.back()) {
+        return refuse_at(fault, "packed-sizes", table, "frame ", i, " can't have ", size, " bytes");
+      }
+      starts_.push_back(starts_.back() + size);
+    }
+    if (starts_.back() != table) {
+      return refuse_at(fault, "packed-sizes", table, "the frames end at ", starts_.back(), ", the table begins at ",
+                       table);
+    }
+    return true;
+  }
+
+  // All planes of a chunk of `count` elements.
+  bool decode(uint64_t chunk, uint64_t count, Fault& fault) {
+    if (decoded_ == chunk) return true;
+    decoded_.reset();
+    for (uint64_t plane = 0; plane < width_; ++plane) {
+      if (!decode_plane(chunk * width_ + plane, count, plane * count, fault)) return false;
+    }
+    decoded_ = chunk;
+    return true;
+  }
+
+  // P12 and P13.
+  bool decode_plane(uint64_t place, uint64_t count, uint64_t at, Fault& fault) {
+    const Bytes frame = stream_.slice(starts_[place], starts_[place + 1] - starts_[place]);
+    const std::optional<uint64_t> stated = content_nbytes(frame);
+    if (stated != count) {
+      return refuse_at(fault, "packed-frame", starts_[place], "frame ", place, " is none of ", count, " bytes");
+    }
+    if (planes_.size() < count * width_) planes_.resize(static_cast<std::size_t>(count * width_));
+    const auto size = static_cast<std::size_t>(frame.size), room = static_cast<std::size_t>(count);
+    // By itself the decoder would go on with a second frame.
+    const bool is_one = ZSTD_findFrameCompressedSize(frame.data, size) == size;
+    if (!is_one || ZSTD_decompressDCtx(zstd_.get(), planes_.data() + at, room, frame.data, size) != room) {
+      return refuse_at(fault, "packed-data", starts_[place], "frame ", place, " is damaged");
+    }
+    return true;
+  }
+
+  // What the frame's header says it holds; none when the header is not one that is allowed. A frame has 14 bytes.
+  static std::optional<uint64_t> content_nbytes(Bytes frame) {
+    const uint8_t descriptor = frame.data[4];
+    if (frame.load<uint32_t>(0) != kZstdMagic || (descriptor & 0x3F) != kDescriptor) return std::nullopt;
+    switch (descriptor >> 6) {
+      case 0: return frame.data[5];
+      case 1: return uint64_t{frame.load<uint16_t>(5)} + 256;
+      case 2: return frame.load<uint32_t>(5);
+      default: return frame.load<uint64_t>(5);
+    }
+  }
+
+  // Bytes from `low` to `high` of the chunk that is decoded: whole elements, and parts of those at the ends.
+  void take(uint64_t count, uint64_t low, uint64_t high, uint8_t* out) const {
+    while (low < high) {
+      const uint64_t first = low / width_, skip = low % width_;
+      const uint64_t whole = skip == 0 ? (high - low) / width_ : 0;
+      const uint64_t part = whole != 0 ? whole * width_ : std::min(width_ - skip, high - low);
+      if (whole != 0) {
+        merge(first, whole, count, out);
+      } else {
+        std::array<uint8_t, 8> element;
+        merge(first, 1, count, element.data());
+        std::copy_n(element.data() + skip, part, out);
+      }
+      low += part;
+      out += part;
+    }
+  }
+
+  void merge(uint64_t first, uint64_t some, uint64_t count, uint8_t* out) const {
+    const uint8_t* planes = planes_.data() + first;
+    switch (width_) {
+      case 1: return detail::merge<1>(planes, count, some, is_signed_, out);
+      case 2: return detail::merge<2>(planes, count, some, is_signed_, out);
+      case 4: return detail::merge<4>(planes, count, some, is_signed_, out);
+      default: return detail::merge<8>(planes, count, some, is_signed_, out);
+    }
+  }
+
+  Bytes stream_;
+  uint64_t offset_ = 0;
+  uint64_t nbytes_ = 0, width_ = 1, chunk_ = 1;
+  bool is_signed_ = false, is_difference_ = false;
+  std::optional<Bytes> base_;
+  std::vector<uint64_t> starts_;     // of the frames, and where the last one ends
+  std::vector<uint8_t> planes_;      // of the chunk that is decoded
+  std::optional<uint64_t> decoded_;  // which one that is
+  std::unique_ptr<ZSTD_DCtx, FreeDecoder> zstd_;
+};
+
+#endif
+
+// ---------------------------------------------------------------------------------------------------- tensors' bytes
+
+// Reads bytes of a tensor, packed or not, into memory of the caller's. It can be moved; each thread needs one of its
+// own.
+class TensorReader {
+ public:
+  // None: `fault` says why. Packed tensors need BLOBSTORE_ZSTD. The Store of the tensor is to stay.
+  static std::optional<TensorReader> open(const Tensor& tensor, Fault& fault) {
+    fault = Fault{};
+    TensorReader reader(tensor);
+    return reader.open_stream(tensor, fault) ? std::optional<TensorReader>(std::move(reader)) : std::nullopt;
+  }
+
+  uint64_t nbytes() const { return nbytes_; }
+
+  // Bytes from `start` on, as the element type stores them.
+  bool read(uint64_t start, uint64_t nbytes, uint8_t* out, Fault& fault) {
+    fault = Fault{};
+    if (start > nbytes_ || nbytes > nbytes_ - start) {
+      return detail::refuse(fault, "packed-range", offset_, nbytes, " bytes from ", start, " are not inside of ",
+                            nbytes_);
+    }
+#if defined(BLOBSTORE_ZSTD)
+    if (packed_) return packed_->read(start_ + start, nbytes, out, fault);
+#endif
+    if (nbytes != 0) std::memcpy(out, data_ + start, static_cast<std::size_t>(nbytes));
+    return true;
+  }
+
+#if defined(BLOBSTORE_ZSTD)
+  // The stream of its blob, to ask for a base and to give it one; null for a tensor that isn't packed.
+  Packed* packed() { return packed_ ? &*packed_ : nullptr; }
+#endif
+
+#if defined(__cpp_exceptions)
+  static TensorReader open(const Tensor& tensor) {
+    Fault fault;
+    std::optional<TensorReader> reader = open(tensor, fault);
+    if (!reader) throw Error(fault);
+    return std::move(*reader);
+  }
+
+  void read(uint64_t start, uint64_t nbytes, uint8_t* out) {
+    Fault fault;
+    if (!read(start, nbytes, out, fault)) throw Error(fault);
+  }
+#endif
+
+ private:
+  explicit TensorReader(const Tensor& tensor)
+      : data_(tensor.data), offset_(tensor.offset), nbytes_(tensor.nbytes) {}
+
+  bool open_stream(const Tensor& tensor, Fault& fault) {
+    if (tensor.codec > kPackedCodec) {
+      return detail::refuse(fault, "unknown-codec", offset_, detail::quoted(tensor.name), " is stored with codec ",
+                            uint64_t{tensor.codec}, ", unknown here");
+    }
+    if (!tensor.is_packed()) return true;
+#if defined(BLOBSTORE_ZSTD)
+    start_ = tensor.unpacked_offset;
+    const uint64_t begin = offset_ - start_;  // of the blob
+    packed_ = Packed::open(tensor.stream, begin, fault);
+    if (!packed_) return false;
+    if (packed_->nbytes() == tensor.unpacked_nbytes) return true;
+    return detail::refuse(fault, "packed-nbytes", begin + 16, "the stream of ", detail::quoted(tensor.key),
+                          " stands for ", packed_->nbytes(), " bytes, the index says ", tensor.unpacked_nbytes);
+#else
+    return detail::refuse(fault, "packed-needs-zstd", offset_, detail::quoted(tensor.name),
+                          " is packed: compile with -DBLOBSTORE_ZSTD and link libzstd to read it");
+#endif
+  }
+
+  const uint8_t* data_;
+  uint64_t offset_;  // in the file
+  uint64_t nbytes_;
+#if defined(BLOBSTORE_ZSTD)
+  std::optional<Packed> packed_;
+  uint64_t start_ = 0;  // in what it stands for
+#endif
 };
 
 }  // namespace blobstore

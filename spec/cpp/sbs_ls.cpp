@@ -1,7 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 //
-// sbs_ls: list the tensors of an .sbs file as JSON, as `blobstore ls --json` does. What blobstore.hpp is tested with.
+// sbs_ls: list the tensors of an .sbs file as JSON, as `blobstore ls --json` does ("codec": 1 is a packed one), and
+// write the bytes of one. What blobstore.hpp is tested with.
 
+#include <algorithm>
 #include <cstdio>
 #include <cstring>
 #include <fstream>
@@ -10,6 +12,7 @@
 #include <optional>
 #include <string>
 #include <string_view>
+#include <vector>
 
 #include "blobstore.hpp"
 
@@ -19,11 +22,15 @@ using blobstore::Bytes;
 using blobstore::Fault;
 using blobstore::Store;
 using blobstore::Tensor;
+using blobstore::TensorReader;
 
 constexpr int kOk = 0, kFault = 1, kUsage = 2;
 constexpr char kUsageText[] =
     "usage: sbs_ls FILE                list the tensors, as JSON\n"
     "       sbs_ls FILE NAME           look one up by its name\n"
+    "       sbs_ls --bytes FILE NAME [BASE]\n"
+    "                                  write the tensor's bytes, unpacked: of packed ones in builds with\n"
+    "                                  BLOBSTORE_ZSTD only; BASE: the file that a packed difference was made to\n"
     "       sbs_ls --key-for NAME...   print the key of each name, a line each\n"
     "       sbs_ls --batch [--copy]    read paths from standard input, print a line of JSON for each;\n"
     "                                  --copy: from blocks of memory instead of maps, for a sanitizer to watch\n";
@@ -98,19 +105,60 @@ int print(const std::string& text) {
   return std::fwrite(line.data(), 1, line.size(), stdout) == line.size() && std::fflush(stdout) == 0 ? kOk : kFault;
 }
 
+int report(const Fault& fault) {
+  std::fprintf(stderr, "%s\n", fault.text().c_str());
+  const std::string_view reason = fault.reason;
+  return reason == "os-error" || reason == "not-a-file" ? kUsage : kFault;
+}
+
+int report_no_tensor() {
+  std::fprintf(stderr, "name-not-found: no tensor has this name\n");
+  return kUsage;
+}
+
 int list_or_find(const std::string& path, const char* name) {
   Fault fault;
   const std::optional<Store> store = Store::open(path, fault);
-  if (!store) {
-    std::fprintf(stderr, "%s\n", fault.text().c_str());
-    const std::string_view reason = fault.reason;
-    return reason == "os-error" || reason == "not-a-file" ? kUsage : kFault;
-  }
+  if (!store) return report(fault);
   if (!name) return print(json_tensors(*store, ",\n "));
   const std::optional<Tensor> tensor = store->find(name);
-  if (tensor) return print(json_tensor(*tensor));
-  std::fprintf(stderr, "name-not-found: no tensor has this name\n");
-  return kUsage;
+  return tensor ? print(json_tensor(*tensor)) : report_no_tensor();
+}
+
+// Gives a packed difference what the file that it was made to has under the same key.
+#if defined(BLOBSTORE_ZSTD)
+bool take_base(TensorReader& reader, const Store& base, std::string_view key, Fault& fault) {
+  const std::optional<blobstore::Blob> blob = base.find_blob(key);
+  if (!reader.packed() || !reader.packed()->base_sha256() || !blob) return true;
+  return reader.packed()->take_base({blob->data, blob->nbytes}, fault);
+}
+#else
+bool take_base(TensorReader&, const Store&, std::string_view, Fault&) { return true; }
+#endif
+
+// Piece by piece: what a file says of a tensor's size is no reason to allocate it.
+bool write_bytes(TensorReader& reader, Fault& fault) {
+  std::vector<std::uint8_t> piece(std::size_t{1} << 20);
+  for (std::uint64_t at = 0; at < reader.nbytes(); at += piece.size()) {
+    const std::uint64_t nbytes = std::min(reader.nbytes() - at, std::uint64_t{piece.size()});
+    if (!reader.read(at, nbytes, piece.data(), fault)) return false;
+    std::fwrite(piece.data(), 1, static_cast<std::size_t>(nbytes), stdout);
+  }
+  return true;
+}
+
+int print_bytes(const std::string& path, const char* name, const char* base_path) {
+  Fault fault;
+  const std::optional<Store> store = Store::open(path, fault);
+  if (!store) return report(fault);
+  const std::optional<Tensor> tensor = store->find(name);
+  if (!tensor) return report_no_tensor();
+  const std::optional<Store> base = base_path ? Store::open(base_path, fault) : std::nullopt;
+  if (base_path && !base) return report(fault);
+  std::optional<TensorReader> reader = TensorReader::open(*tensor, fault);
+  if (!reader || (base && !take_base(*reader, *base, tensor->key, fault))) return report(fault);
+  if (!write_bytes(*reader, fault)) return report(fault);
+  return std::fflush(stdout) == 0 && !std::ferror(stdout) ? kOk : kFault;
 }
 
 int print_keys(int count, char** names) {
@@ -197,6 +245,9 @@ int batch(bool copy) {
 int main(int count, char** arguments) {
   const std::string_view first = count > 1 ? arguments[1] : "";
   if (first == "--key-for" && count > 2) return print_keys(count - 2, arguments + 2);
+  if (first == "--bytes" && (count == 4 || count == 5)) {
+    return print_bytes(arguments[2], arguments[3], count == 5 ? arguments[4] : nullptr);
+  }
   if (first == "--batch" && count == 2) return batch(false);
   if (first == "--batch" && count == 3 && std::strcmp(arguments[2], "--copy") == 0) return batch(true);
   if ((count == 2 || count == 3) && first.substr(0, 2) != "--") {
