@@ -265,7 +265,6 @@ def test_ls_as_json_has_the_documented_fields(cli: Cli, store: Path) -> None:
                 "nbytes": one.nbytes,
                 "offset": one.offset,
                 "codec": one.codec,
-                "packed": one.packed,
             }
             for one in opened.infos()
         ]

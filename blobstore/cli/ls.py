@@ -51,7 +51,6 @@ def _list_names(options: argparse.Namespace) -> int:
                     "nbytes": one.nbytes,
                     "offset": one.offset,
                     "codec": one.codec,
-                    "packed": one.packed,
                 }
                 for one in infos
             ]

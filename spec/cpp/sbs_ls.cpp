@@ -78,9 +78,12 @@ std::string json_shape(const Tensor& tensor) {
 std::string json_tensor(const Tensor& tensor) {
   const bool known = blobstore::element_type(tensor.type) != nullptr;
   const std::string type = known ? tensor.type_name() : "type-" + std::to_string(tensor.type);
+  // Of a packed one: the stream in its blob.
+  const std::uint64_t nbytes = tensor.is_packed() ? tensor.stream.size : tensor.nbytes;
+  const std::uint64_t offset = tensor.is_packed() ? tensor.offset - tensor.unpacked_offset : tensor.offset;
   return "{\"name\": " + json_string(tensor.name) + ", \"key\": " + json_string(tensor.key) + ", \"type\": \"" + type +
          "\", \"shape\": " + json_shape(tensor) + ", \"scale\": " + json_number(tensor.scale) +
-         ", \"nbytes\": " + std::to_string(tensor.nbytes) + ", \"offset\": " + std::to_string(tensor.offset) +
+         ", \"nbytes\": " + std::to_string(nbytes) + ", \"offset\": " + std::to_string(offset) +
          ", \"codec\": " + std::to_string(tensor.codec) + "}";
 }
 
