@@ -13,8 +13,6 @@ import numpy as np
 from blobstore import elements
 from blobstore.codecs import is_float_codec
 from blobstore.errors import FormatError, UsageError, in_file
-from blobstore.gemma.legacy import TYPE_LETTERS, legacy_tensors
-from blobstore.gemma.toc import parse_toc
 from blobstore.index import PACKED
 from blobstore.keys import (
     INDEX_KEY,
@@ -40,7 +38,6 @@ if TYPE_CHECKING:
 
 
 _NO_TENSORS = RESERVED_KEYS | {INDEX_KEY, SKELETON_KEY, SKELETON_INDEX_KEY}
-_TYPE_LETTERS = np.frombuffer("".join(TYPE_LETTERS).encode(), dtype=np.uint8)
 
 
 @dataclass(frozen=True)
@@ -278,6 +275,8 @@ class ListCatalog:
 
 
 def _from_toc(directory: Directory, raw: memoryview) -> list[TensorInfo]:
+    from blobstore.gemma.toc import parse_toc  # noqa: PLC0415 (what has an index is opened without)
+
     try:
         entries = parse_toc(raw)
     except FormatError as error:
@@ -296,8 +295,11 @@ def _from_toc(directory: Directory, raw: memoryview) -> list[TensorInfo]:
 
 
 def _from_before_2025(directory: Directory, scales: memoryview | None) -> list[TensorInfo]:
+    from blobstore.gemma.legacy import TYPE_LETTERS, legacy_tensors  # noqa: PLC0415 (as above)
+
+    letters = np.frombuffer("".join(TYPE_LETTERS).encode(), dtype=np.uint8)
     first = np.ascontiguousarray(directory.keys).view(np.uint8)[::KEY_NBYTES]
-    places = np.flatnonzero(np.isin(first, _TYPE_LETTERS)).tolist()
+    places = np.flatnonzero(np.isin(first, letters)).tolist()
     blobs = [(decode_key(directory.keys[place]), directory.range(place)) for place in places]
     ranges = dict(blobs)
     return [
