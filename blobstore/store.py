@@ -18,7 +18,6 @@ from blobstore.keys import CONFIG_KEY, NO_TOKENIZER, TOKENIZER_KEY
 from blobstore.parallel import check_workers
 from blobstore.reader import BlobReader
 from blobstore.suggest import close_to
-from blobstore.unpacked import UnpackedBlobs
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -29,6 +28,7 @@ if TYPE_CHECKING:
     from blobstore.catalog import Catalog, TensorInfo
     from blobstore.gemma.config import ModelConfig
     from blobstore.mapping import Access, Prefetch
+    from blobstore.unpacked import UnpackedBlobs
 
     Array = npt.NDArray[Any]
     Bytes = npt.NDArray[np.uint8]
@@ -75,6 +75,8 @@ class Store(Mapping[str, "Array"], Closing):
     @cached_property
     def unpacked(self) -> UnpackedBlobs:
         """The blobs as they were before they were packed."""
+        from blobstore.unpacked import UnpackedBlobs  # noqa: PLC0415 (import blobstore stays cheap)
+
         base = self._base.unpacked if self._base else None
         return UnpackedBlobs(self.reader, self.index.content if self.index else None, base)
 
