@@ -774,6 +774,7 @@ def test_files_with_a_wrong_byte_are_described_as_the_package_does(
 ) -> None:
     rng = random.Random(20250731)
     made = [path for name, path in catalogs.items() if name not in REFUSED]
+    made += [packed_file(tmp_path / "packed").path] * 5
     originals = [
         (path.read_bytes(), idx.read_bytes() if idx.exists() else b"", described_in(path))
         for path in [*valid_files(vectors, manifest), *made]
@@ -1129,7 +1130,7 @@ def test_streams_with_a_wrong_byte_are_read_as_the_package_does(unpacked: Unpack
     for layout in LAYOUTS:
         data = bytes(rng.choice(b"\0\1?@\xff") for _ in range(400))
         originals.append((stream_of(data, layout, chunk=40, level=rng.choice([0, 3])), None))
-    streams = []
+    streams, whole = [], []
     for number in range(4 * MUTATIONS):
         stored, base = originals[number % len(originals)]
         count = len(Packed(stored)._starts) - 1
@@ -1141,14 +1142,17 @@ def test_streams_with_a_wrong_byte_are_read_as_the_package_does(unpacked: Unpack
         elif rng.random() < 0.7:
             changed = bytearray(checked_again(changed, count))
         streams.append(Stream(bytes(changed), base))
+        whole.append(Stream(stored, base).said_by_the_package())
     said = unpacked(streams)
-    wrong = [
-        (one, line, expected)
-        for one, line in zip(streams, said, strict=True)
-        for expected in [one.said_by_the_package()]
+    wrong = []
+    for one, line, original in zip(streams, said, whole, strict=True):
+        expected = one.said_by_the_package()
         # The package leaves it to the caller to compare digests, and asks for the base's bytes when it needs them.
-        if line != expected and not (line == "packed-base" and one.has_another_base)
-    ]
+        may_differ = line == "packed-base" and one.has_another_base
+        # It has a libzstd of its own: not all versions refuse what changes nothing, a reserved bit of a block.
+        may_differ |= original in (line, expected) and "packed-data" in f"{line} {expected}"
+        if line != expected and not may_differ:
+            wrong.append((one, line, expected))
     assert wrong == []
     reasons = {line.split()[0] for line in said if line[0] != "x"}
     assert reasons >= {fact["reason"] for fact in PACKED_FACTS["packed_invalid"]}
