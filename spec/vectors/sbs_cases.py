@@ -3,10 +3,11 @@
 import hashlib
 import json
 import struct
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+from packed_writer import Packed
 from sbs_writer import (
     BLOB,
     ENTRY,
@@ -110,6 +111,7 @@ def indexed(
     table: Sequence[Blob] | None = None,
     added: Sequence[Blob] = (),
     beside: bytes | None = None,
+    unpacked: Mapping[bytes, int] | None = None,
 ) -> Case:
     """A valid store with an index.
 
@@ -125,11 +127,13 @@ def indexed(
         table: The blobs in the order of the index's table; None: in that of the directory.
         added: Blobs behind the index that it doesn't know.
         beside: A file .idx that must not be looked at.
+        unpacked: Keys of packed blobs, and of how many bytes they stand for.
     """
     entries = sorted(entries, key=lambda e: e.name)
     size = layout(version, [len(data) for _, data in blobs], very_old=version == 1)[1]
     binding = (size, directory(version, blobs)) if external else None
-    index = name_index(entries, blobs if table is None else table, metadata, digests=digests, store=binding)
+    rows = blobs if table is None else table
+    index = name_index(entries, rows, metadata, digests=digests, store=binding, unpacked=unpacked)
     expectations = {
         "external": external,
         "digests": digests,
@@ -148,6 +152,8 @@ def indexed(
             for e in entries
         ],
     }
+    if unpacked:
+        expectations["unpacked"] = {key.decode(): nbytes for key, nbytes in unpacked.items()}
     if external:
         return store(file, description, blobs, version=version, expectations=expectations, index=index)
     blobs = [*blobs, (INDEX_KEY, index), *added]
@@ -242,6 +248,23 @@ def valid_indexes() -> Iterator[Case]:
         "a type and a codec that nobody knows: names and stored bytes are good, values are refused",
         ab,
         [Entry(b"codec", b"b", 1, (7, 7), 8, codec=65535), Entry(b"type", b"a", ALIEN, (5,), 23)],
+    )
+    elements = struct.pack("<300H", *(0x3F80 + 7 * i % 128 for i in range(300)))
+    yield indexed(
+        "index-packed",
+        "a packed blob with a tensor, another name for it, a part of it and bytes of it; and a blob that isn't packed",
+        [(b"packed", Packed(elements, 2, signed=True, chunk=128).stream()), *ab],
+        [
+            replace(tensor(name, "packed", kind, shape, offset=offset), codec=1)
+            for name, kind, shape, offset in (
+                ("weight", "bf16", (30, 10), 0),
+                ("tied", "bf16", (30, 10), 0),
+                ("rows", "bf16", (3, 10), 260),
+                ("odd", "u8", (5,), 255),
+            )
+        ]
+        + plain,
+        unpacked={b"packed": len(elements)},
     )
     added = [(b"c", b"x"), (b"d", b"y")]
     yield indexed("index-blobs-added", "blobs behind the index that it doesn't know", ab, plain, added=added)

@@ -9,7 +9,7 @@ import hashlib
 import json
 import re
 import struct
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 
@@ -215,8 +215,11 @@ def name_index(
     *,
     digests: bool = True,
     store: tuple[int, bytes] | None = None,
+    unpacked: Mapping[bytes, int] | None = None,
 ) -> bytes:
     """The index, embedded, or external to a store of this size and with this directory.
+
+    Of packed blobs it is said by key what they stand for.
 
     Entries and blobs are written in the order given, and nothing is checked: a fault may be planted with them.
     """
@@ -243,7 +246,12 @@ def name_index(
         )
         names += e.name + b"\0"
     blob_records = b"".join(
-        BLOB.pack(key=key, nbytes=len(data), sha256=hashlib.sha256(data).digest() if digests else b"")
+        BLOB.pack(
+            key=key,
+            nbytes=len(data),
+            unpacked_nbytes=(unpacked or {}).get(key, 0),
+            sha256=hashlib.sha256(data).digest() if digests else b"",
+        )
         for key, data in table
     )
     out = bytearray(HEADER.size)
