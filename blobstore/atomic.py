@@ -47,6 +47,7 @@ class AtomicFile(Completing):
             raise FileNotFoundError(errno.ENOENT, "no such folder", self._folder)
         self._temporary = os.path.join(self._folder, f".blobstore-{os.urandom(8).hex()}.tmp")
         self._named = False
+        self._committed = False
         self._syncing: threading.Thread | None = None
         self._sync_error: OSError | None = None
         self._fd = -1
@@ -82,16 +83,19 @@ class AtomicFile(Completing):
             self._syncing = None
 
     def commit(self) -> None:
-        """Make the file durable and give it its name. Takes the place of what had the name before.
+        """Make the file durable and give it its name. Takes the place of what had the name before; once.
 
         Raises:
             OSError: The target is as it was; or it is the new file, whose name the system could not make durable.
         """
+        if self._committed:
+            return
         self.settle()
         try:
             self._close()
             os.replace(self._temporary, self.path)
             self._named = False
+            self._committed = True
         except BaseException:
             self.discard()
             raise

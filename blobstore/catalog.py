@@ -54,6 +54,7 @@ class TensorInfo:
         nbytes: As stored; of all of its blob, when that is packed.
         codec: 0 when the type says it all, 1 in a packed blob.
         inside: Of its first byte in what a packed blob stands for.
+        inside_nbytes: How many bytes of it are the tensor's; 0 when it isn't packed.
         unpacked_nbytes: Of what a packed blob stands for; 0 when it isn't packed.
     """
 
@@ -66,6 +67,7 @@ class TensorInfo:
     nbytes: int
     codec: int
     inside: int = 0
+    inside_nbytes: int = 0
     unpacked_nbytes: int = 0
 
     @property
@@ -97,7 +99,7 @@ class TensorInfo:
     @property
     def element_nbytes(self) -> int:
         """Of all its elements, as its type stores them; what is stored when its codec is unknown."""
-        return self.type.nbytes(self.count) if self.packed else self.nbytes
+        return self.inside_nbytes if self.packed else self.nbytes
 
     @property
     def encoded(self) -> bool:
@@ -223,6 +225,7 @@ class IndexCatalog:
             nbytes=blob_nbytes if packed else entry.nbytes,
             codec=entry.codec,
             inside=entry.offset if packed else 0,
+            inside_nbytes=entry.nbytes if packed else 0,
             unpacked_nbytes=unpacked_nbytes,
         )
 

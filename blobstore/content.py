@@ -9,7 +9,7 @@ from blobstore.catalog import open_catalog
 from blobstore.errors import FormatError, UsageError
 from blobstore.gemma.toc import build_toc, parse_toc
 from blobstore.index import Entry, IndexedBlob, build_index
-from blobstore.keys import CHOICES, INDEX_KEY, REARRANGED, TOC_KEY, encode_name
+from blobstore.keys import CHOICES, INDEX_KEY, REARRANGED, SKELETON_KEY, TOC_KEY, encode_name
 from blobstore.pair import close_with_index, close_without_index
 from blobstore.transfer import FileRange
 from blobstore.writer import BlobWriter
@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from os import PathLike
 
     from blobstore.index import NameIndex
+    from blobstore.index_file import FoundIndex
     from blobstore.reader import BlobReader
     from blobstore.store_writer import IndexPlace
 
@@ -35,11 +36,13 @@ class HeldBlob:
         key: Its key.
         data: Its bytes.
         sha256: Of them, as it was kept; None when it wasn't.
+        unpacked_nbytes: Of what they stand for when they are packed; else 0.
     """
 
     key: str
     data: FileRange | bytes
     sha256: bytes | None = None
+    unpacked_nbytes: int = 0
 
     @property
     def nbytes(self) -> int:
@@ -146,7 +149,8 @@ def write_content(
             close_without_index(writer, target, writer.directory)
             return
         kept = digests if keeping else [None] * len(digests)
-        table = [IndexedBlob(*row) for row in zip(writer.encoded_keys, writer.sizes, kept, strict=True)]
+        unpacked = [blob.unpacked_nbytes for blob in content.blobs]
+        table = [IndexedBlob(*row) for row in zip(writer.encoded_keys, writer.sizes, kept, unpacked, strict=True)]
         if index == "embedded":
             writer.add(INDEX_KEY, build_index(content.entries, table, content.metadata))
             return
@@ -185,6 +189,21 @@ def content_of(reader: BlobReader, index: NameIndex | None) -> Content:
         blobs[places[place]].sha256 = index.blob(row).sha256
     entries = [one if one.blob is None else replace(one, blob=places[known[one.blob]]) for one in index.all_entries()]
     return Content(blobs, entries, dict(index.metadata), index.has_digests)
+
+
+def is_packed(reader: BlobReader, index: FoundIndex | None) -> bool:
+    """Whether a file was made by `blobstore.pack`, or has packed blobs."""
+    return SKELETON_KEY in reader or (index is not None and index.content.packed_count > 0)
+
+
+def refuse_packed(reader: BlobReader, index: FoundIndex | None) -> None:
+    """Refuse to change what only `blobstore.unpack` reads right.
+
+    Raises:
+        UsageError: ``packed-file``.
+    """
+    if is_packed(reader, index):
+        raise UsageError("packed-file", f"{reader.path!r} is packed: make it what it was first, with blobstore unpack")
 
 
 def describe(content: Content, reader: BlobReader) -> None:

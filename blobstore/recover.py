@@ -169,7 +169,8 @@ def _whole(
         key, row = decode_key(directory.keys[place]), rows.get(place)
         if place == own:
             continue
-        known = index.blob(row).sha256 if index and row is not None else None
+        said = index.blob(row) if index and row is not None else None
+        known = said.sha256 if said else None
         data = FileRange(source.fileno(), *directory.range(place))
         fault = _fault(source, data, known, progress)
         if fault:
@@ -181,7 +182,7 @@ def _whole(
         elif data.offset >= end:
             done.doubtful.append(key)
         kept[row] = len(content.blobs)
-        content.blobs.append(HeldBlob(key, data, known))
+        content.blobs.append(HeldBlob(key, data, known, said.unpacked_nbytes if said else 0))
     if index:
         content.entries = [entry for entry in entries if entry.blob is None]
         content.entries += [replace(entry, blob=kept[entry.blob]) for entry in entries if entry.blob in kept]

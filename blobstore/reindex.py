@@ -7,9 +7,9 @@ import os
 from typing import TYPE_CHECKING, NamedTuple
 
 from blobstore.atomic import write_file
-from blobstore.content import content_of, describe
+from blobstore.content import content_of, describe, refuse_packed
 from blobstore.directory import build_directory
-from blobstore.errors import UsageError
+from blobstore.errors import FormatError, UsageError
 from blobstore.hashing import digest_of
 from blobstore.index import IndexedBlob, build_index, rebind_index
 from blobstore.index_file import external_path, find_index
@@ -79,13 +79,17 @@ def build_for(
         force: Replace an index that is there.
 
     Raises:
-        UsageError: ``has-index``, unless ``force``; ``no-blobs`` when there is nothing but an index.
+        UsageError: ``has-index``, unless ``force``; ``no-blobs`` when there is nothing but an index;
+            ``packed-file``: it was made by `blobstore.pack`, whose index can't be built anew.
     """
     with BlobReader(path, access="read") as reader:
         outside = external_path(path)
         if not force and (INDEX_KEY in reader or os.path.exists(outside)):
             where = reader.path if INDEX_KEY in reader else outside
             raise UsageError("has-index", f"there is an index in {where!r}: --force builds it anew")
+        refuse_packed(reader, None)
+        with contextlib.suppress(FormatError):  # a wrong one says nothing, and is replaced
+            refuse_packed(reader, find_index(reader))
         content = content_of(reader, None)
         if not content.blobs:
             raise UsageError("no-blobs", f"{reader.path!r} has nothing but its index")

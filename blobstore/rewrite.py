@@ -9,7 +9,7 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 from blobstore.atomic import write_file
-from blobstore.content import content_of, describe, write_content
+from blobstore.content import content_of, describe, refuse_packed, write_content
 from blobstore.errors import UsageError
 from blobstore.index import IndexedBlob, build_index
 from blobstore.index_file import external_path, find_index
@@ -94,11 +94,13 @@ def rewrite(
         FormatError: The file or its index is wrong; ``damaged-blob`` when a blob is not what its digest says: a new
             digest would hide it.
         UsageError: ``no-match`` when a pattern or an old name matches nothing; ``duplicate-key``, ``duplicate-name``,
-            ``reserved-key``, ``bad-name``, ``key-too-long``, ``needs-index``, ``no-blobs``, ``too-many-blobs``.
+            ``reserved-key``, ``bad-name``, ``key-too-long``, ``needs-index``, ``no-blobs``, ``too-many-blobs``;
+            ``packed-file``: it was made by `blobstore.pack`.
         OSError: Reading or writing failed; the target is untouched.
     """
     with BlobReader(path, access="read") as reader:
         index = None if edits.index == "none" else find_index(reader)
+        refuse_packed(reader, index)
         content = content_of(reader, index.content if index else None)
         place = edits.index
         if place is None:

@@ -349,7 +349,9 @@ def _rows(info: TensorInfo, rows: slice | None) -> tuple[tuple[int, ...], int, i
 
 def _undecodable(info: TensorInfo) -> CodecError:
     way_out = f"store.raw({info.name!r}) gives its stored bytes"
-    if info.codec:
+    if info.packed:
+        way_out = f"store.stored(store.info({info.name!r}), 0, {info.element_nbytes}) gives its bytes"
+    elif info.codec:
         return CodecError("unknown-codec", f"{info.name!r} is stored with codec {info.codec}, unknown here: {way_out}")
     if not info.type.bits:
         return CodecError("unknown-type", f"{info.name!r} has element {info.type}, unknown here: {way_out}")

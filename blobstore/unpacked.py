@@ -6,12 +6,13 @@ Spec: spec/packed.md; spec/index.md says which blobs are packed.
 from __future__ import annotations
 
 import hashlib
+import threading
 from functools import partial
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from blobstore.errors import FormatError, UsageError
+from blobstore.errors import FormatError, UsageError, in_file
 from blobstore.keys import encode_key
 from blobstore.parallel import in_order
 
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
 
 _ALONE_NBYTES = 1 << 20  # less than this one thread decodes faster than several
 _HASH_NBYTES = 4 << 20
+_MOST_HELD = 2  # blobs: a reader goes from one to the next
 
 
 class UnpackedBlobs:
@@ -43,6 +45,7 @@ class UnpackedBlobs:
         self._index = index
         self._base = base
         self._opened: dict[str, Packed] = {}
+        self._lock = threading.Lock()
         self._digests: dict[str, bytes] = {}
 
     def nbytes(self, key: str) -> int:
@@ -71,7 +74,11 @@ class UnpackedBlobs:
             if found.nbytes != unpacked_nbytes:
                 what = f"its stream stands for {found.nbytes} bytes, the index says {unpacked_nbytes}"
                 raise FormatError("packed-nbytes", f"the packed blob {key!r}: {what}")
-            self._opened[key] = found
+            with self._lock:
+                self._opened[key] = found
+                # Plain reads hold all of the stored bytes: not those of a whole file.
+                while self.reader.access == "read" and len(self._opened) > _MOST_HELD:
+                    del self._opened[next(iter(self._opened))]
         return found
 
     def read(
@@ -118,17 +125,33 @@ class UnpackedBlobs:
         except FormatError as error:
             raise _named(error, key) from None
 
+    def read_as_base(self, key: str, start: int, stop: int) -> memoryview:
+        """As `read`, from one byte to another, in this thread. Errors name this file, not the one that is packed."""
+        with in_file(self.reader.path):
+            return self.read(key, start, stop - start, workers=1)
+
     def sha256(self, key: str) -> bytes:
         """Return the SHA-256 of a blob, unpacked: as the index keeps it, else by reading all of it."""
-        row = self._row(key)
-        if row and row.sha256 and not row.unpacked_nbytes:
-            return row.sha256
+        return self._kept_sha256(key) or self.read_sha256(key)
+
+    def read_sha256(self, key: str) -> bytes:
+        """Return the SHA-256 of a blob, unpacked, by reading all of it.
+
+        Raises:
+            FormatError: ``damaged-blob``: the index keeps another one; or as `read`.
+        """
         if key not in self._digests:
             digest, nbytes = hashlib.sha256(), self.nbytes(key)
             for start in range(0, nbytes, _HASH_NBYTES):
                 digest.update(self.read(key, start, min(_HASH_NBYTES, nbytes - start)))
             self._digests[key] = digest.digest()
+        if self._kept_sha256(key) not in (None, self._digests[key]):
+            raise FormatError("damaged-blob", f"{key!r} is not what its SHA-256 in the index says: it is damaged")
         return self._digests[key]
+
+    def _kept_sha256(self, key: str) -> bytes | None:
+        row = self._row(key)
+        return row.sha256 if row and not row.unpacked_nbytes and row.nbytes == self.nbytes(key) else None
 
     def _base_of(self, key: str, stream: Packed) -> Base | None:
         if stream.base_sha256 is None:
@@ -136,10 +159,12 @@ class UnpackedBlobs:
         if self._base is None:
             what = "is stored as the difference to another file: open(…, base=FILE), or blobstore unpack --base FILE"
             raise UsageError("needs-base", f"{key!r} {what}")
-        if key not in self._base.reader or self._base.sha256(key) != stream.base_sha256:
-            path = self._base.reader.path
+        path = self._base.reader.path
+        with in_file(path):
+            right = key in self._base.reader and self._base.sha256(key) == stream.base_sha256
+        if not right:
             raise UsageError("wrong-base", f"{path!r} is not the file that {key!r} is stored as the difference to")
-        return partial(_range_of, self._base, key)
+        return partial(self._base.read_as_base, key)
 
     def _row(self, key: str) -> IndexedBlob | None:
         if self._index is None:
@@ -148,9 +173,7 @@ class UnpackedBlobs:
         return self._index.blob_of(encoded, self.reader.directory.find(encoded))
 
 
-def _range_of(blobs: UnpackedBlobs, key: str, first: int, last: int) -> memoryview:
-    return blobs.read(key, first, last - first, workers=1)
-
-
 def _named(error: FormatError, key: str) -> FormatError:
+    if error.path is not None:  # the base's
+        return error
     return type(error)(error.reason, f"the packed blob {key!r}: {error.message}", error.offset)

@@ -36,6 +36,7 @@ from blobstore.convert.run import run_plan
 from blobstore.convert.safetensors import dump_header
 from blobstore.elements import type_of
 from blobstore.errors import BlobStoreError
+from blobstore.packing import pack, unpack
 from blobstore.recover import recover
 from blobstore.reindex import attach_index, build_for, detach_index
 from blobstore.rewrite import Edits, rewrite
@@ -149,10 +150,10 @@ def convert_old(folder: Path, index: IndexPlace = "embedded") -> None:
     write_checkpoint(folder, 2)
 
 
-def read_store(folder: Path) -> object:
+def read_store(folder: Path, file: str = STORE) -> object:
     """Dtype, shape and bytes of each name."""
     try:
-        with blobstore.open(folder / STORE) as store:
+        with blobstore.open(folder / file) as store:
             return {name: (str(one.dtype), one.shape, one.tobytes()) for name, one in store.items()}
     except BlobStoreError as error:
         return error.reason
@@ -190,6 +191,43 @@ def in_store(name: str) -> Step:
 def rewriting(edits: Edits) -> Step:
     """A rewriting in place."""
     return lambda folder: rewrite(folder / STORE, folder / STORE, edits)
+
+
+def write_large(folder: Path, seed: int, index: IndexPlace) -> None:
+    """A tensor that gets smaller, and one that doesn't; with the same keys and sizes for each seed."""
+    with blobstore.create(folder / STORE, index=index) as store:
+        store.add(LONG, np.frombuffer(noise(seed, 150_000), np.uint8) & np.uint8(0x1F))
+        store.add("c_noise", np.frombuffer(noise(seed, 100_000), np.uint8))
+
+
+def pack_old(folder: Path, index: IndexPlace = "embedded") -> None:
+    """Pack one store, and put another into its place."""
+    write_large(folder, 1, index)
+    pack(folder / STORE, folder / "packed.sbs")
+    write_large(folder, 2, index)
+
+
+def unpack_old(folder: Path, index: IndexPlace, before: IndexPlace) -> None:
+    """Pack one store, and put another of the same names and sizes into its place."""
+    write_large(folder, 1, index)
+    pack(folder / STORE, folder / "packed.sbs")
+    (folder / f"{STORE}.idx").unlink(missing_ok=True)
+    write_large(folder, 2, before)
+
+
+def packing(folder: Path) -> None:
+    """Pack the store."""
+    pack(folder / STORE, folder / "packed.sbs", workers=1)
+
+
+def unpacking(folder: Path) -> None:
+    """Unpack it."""
+    unpack(folder / "packed.sbs", folder / STORE, workers=1)
+
+
+def read_packed(folder: Path) -> object:
+    """As `read_store`, of the packed one."""
+    return read_store(folder, "packed.sbs")
 
 
 def recover_old(folder: Path) -> None:
@@ -255,6 +293,18 @@ CHANGES = {
         partial(external, seed=1), rewriting(Edits(index="none", version=1)), read_store, STALE
     ),
     "recover": Change(recover_old, lambda folder: recover(folder / "broken.sbs", folder / STORE), read_store),
+    "pack": Change(pack_old, packing, read_packed),
+    "pack, index beside": Change(partial(pack_old, index="external"), packing, read_packed),
+    "unpack": Change(partial(unpack_old, index="embedded", before="embedded"), unpacking, read_store),
+    "unpack, index beside": Change(
+        partial(unpack_old, index="external", before="external"), unpacking, read_store, STALE
+    ),
+    "unpack, index beside, not inside": Change(
+        partial(unpack_old, index="external", before="embedded"), unpacking, read_store, STALE
+    ),
+    "unpack, index inside, not beside": Change(
+        partial(unpack_old, index="embedded", before="external"), unpacking, read_store
+    ),
     "small file": Change(partial(embedded, seed=1), in_store("write"), lambda folder: (folder / STORE).read_bytes()),
 }
 

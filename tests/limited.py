@@ -20,6 +20,7 @@ import blobstore
 from blobstore.convert.checkpoint import open_checkpoint
 from blobstore.convert.export import plan_export
 from blobstore.gemma.config import ModelConfig  # noqa: F401 (not for the first time under the limit)
+from blobstore.packing import unpack
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -38,7 +39,7 @@ def read_store(path: str) -> None:
             assert store.tokenizer is None or store.config is not None or len(store)
             for place, (name, info) in enumerate(zip(store, store.infos(), strict=True)):
                 assert info.nbytes <= store.reader.file_size
-                if place < MOST and info.dtype is not None and info.nbytes < 1 << 16:
+                if place < MOST and info.dtype is not None and info.element_nbytes < 1 << 16:
                     assert store[name].shape == info.shape
             assert store.config is None or store.config.model_dim >= 0
             assert sum(math.prod(one.shape) for shard in plan_export(store).shards for one in shard) >= 0
@@ -50,6 +51,11 @@ def read_first(path: str) -> None:
         assert store.load(next(iter(store)), rows=slice(0, 1)).shape == (1,)
 
 
+def read_unpacked(path: str) -> None:
+    """Unpack a packed file; threads would reserve more than they take."""
+    unpack(path, f"{path}.unpacked", workers=1)
+
+
 def read_checkpoint(path: str) -> None:
     """Open a checkpoint."""
     with open_checkpoint(path) as checkpoint:
@@ -59,6 +65,7 @@ def read_checkpoint(path: str) -> None:
 WAYS: dict[str, Callable[[str], None]] = {
     "store": read_store,
     "first": read_first,
+    "unpack": read_unpacked,
     "checkpoint": read_checkpoint,
 }
 

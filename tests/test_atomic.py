@@ -76,6 +76,18 @@ def test_the_file_appears_when_it_is_complete(target: Path, exists: bool) -> Non
 
 
 @pytest.mark.usefixtures("kind")
+def test_a_file_is_moved_to_its_name_once(target: Path) -> None:
+    with AtomicFile(target) as new:
+        write_all(new.fileno(), memoryview(NEW))
+        new.commit()
+        target.write_bytes(b"written since")
+        new.commit()
+        new.discard()
+    assert target.read_bytes() == b"written since"
+    assert listing(target) == [target.name]
+
+
+@pytest.mark.usefixtures("kind")
 def test_the_new_file_can_be_read_while_it_is_written(target: Path) -> None:
     with AtomicFile(target) as new:
         write_all(new.fileno(), memoryview(NEW))
@@ -156,7 +168,7 @@ def test_a_finished_file_stays(target: Path) -> None:
     with AtomicFile(target) as new:
         write_all(new.fileno(), memoryview(NEW))
     new.discard()
-    for again in (new.fileno, new.commit):
+    for again in (new.fileno, new.settle):
         with pytest.raises(UsageError, match=r"closed: .*store\.sbs' is written already, or was given up"):
             again()
     assert target.read_bytes() == NEW

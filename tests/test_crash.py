@@ -15,9 +15,7 @@ import random
 import shutil
 import subprocess
 import sys
-import tempfile
 import threading
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -51,6 +49,7 @@ from tests.crashing import (
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
+    from pathlib import Path
 
     from tests.crashing import Change, Way
 
@@ -58,7 +57,6 @@ if TYPE_CHECKING:
 
 pytestmark = linux_only
 
-MEMORY = "/dev/shm"  # noqa: S108 (a folder of random name is made in it)
 SEED = int(os.environ.get("BLOBSTORE_CRASH_SEED") or random.SystemRandom().randrange(10**9))
 RANDOM_KILLS = 12  # of each change in each way: more than 300 in all
 KEPT = 5  # temporary files of killed writers that are left there for the next ones
@@ -75,16 +73,6 @@ ways = pytest.mark.parametrize(
         *itertools.product(COPIED, ("copied",)),
     ],
 )
-
-
-@pytest.fixture
-def memory(tmp_path: Path) -> Iterator[Path]:
-    """A folder in memory, where there is one: a process is killed, not the machine, and no disk need be waited for."""
-    if not os.access(MEMORY, os.W_OK):
-        yield tmp_path
-        return
-    with tempfile.TemporaryDirectory(dir=MEMORY) as folder:
-        yield Path(folder)
 
 
 class Site:

@@ -149,6 +149,21 @@ def test_a_forgotten_blob_has_no_digest(hasher: Hasher) -> None:
     assert hasher.digests() == [sha256(b"a")]
 
 
+def test_a_blob_is_forgotten_once_its_bytes_are_no_longer_read(
+    hasher: Hasher, gate: threading.Event, file: int
+) -> None:
+    sources: list[memoryview | FileRange] = [memoryview(DATA), FileRange(file, 0, len(DATA))]
+    hasher.begin()
+    for source in sources:
+        with hasher.updating(source, lasting=True):
+            pass
+    threading.Timer(0.05, gate.set).start()
+    hasher.forget()
+    assert gate.is_set()
+    update(hasher, b"of the one before")
+    assert hasher.digests() == [sha256(b"of the one before")]
+
+
 def test_digests_can_be_asked_for_in_between_and_after_the_end(hasher: Hasher) -> None:
     update(hasher, DATA)
     assert hasher.digests() == [sha256(DATA)]

@@ -16,6 +16,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from blobstore import BlobReader, BlobWriter, FileRange, hashing, transfer
+from blobstore import writer as writing
 from blobstore.errors import KeyTooLongError, TruncatedError, UsageError
 from tests import strategies
 from tests.strategies import bytes_of, payload
@@ -149,6 +150,95 @@ def test_a_piece_is_done_with_before_the_next_is_asked_for(path: Path, version: 
         assert writer.digests() == [hashlib.sha256(whole).digest()]
     with BlobReader(path) as reader:
         assert bytes(reader["a"]) == whole
+
+
+changes = st.lists(
+    st.one_of(st.just(None), st.tuples(strategies.keys, strategies.payloads, st.booleans(), st.booleans())), max_size=10
+)
+
+
+@given(st.tuples(strategies.versions, st.booleans()), changes, st.sampled_from([1, 1, 10]))
+def test_what_is_taken_back_was_never_there(
+    generator: ModuleType,
+    tmp_path: Path,
+    how: tuple[int, bool],
+    changed: list[tuple[str, bytes, bool, bool] | None],
+    times: int,
+) -> None:
+    """None takes the last one back; others are a key, bytes, whether they last, and whether they come from a file."""
+    version, digests = how
+    path, source = tmp_path / "store.sbs", tmp_path / "source"
+    source.write_bytes(b"".join(one[1] * times for one in changed if one))
+    kept: Blobs = []
+    offset = 0
+    with open(source, "rb") as file, BlobWriter(path, version=version, digests=digests) as writer:
+        writer.add("~first", b"so that there is one")
+        for one in changed:
+            if one is None:
+                if kept:
+                    writer.take_back()
+                    kept.pop()
+                continue
+            key, data, lasting, from_file = one[0], one[1] * times, *one[2:]
+            piece = FileRange(file.fileno(), offset, len(data)) if from_file else data
+            offset += len(data)
+            if key not in ["~first", *(before for before, _ in kept)]:
+                writer.add_chunks(key, (piece,), lasting=lasting)
+                kept.append((key, data))
+        kept.insert(0, ("~first", b"so that there is one"))
+        assert writer.keys == [key for key, _ in kept]
+        assert writer.sizes == [len(data) for _, data in kept]
+        if digests:
+            assert writer.digests() == [hashlib.sha256(data).digest() for _, data in kept]
+    assert path.read_bytes() == expected(generator, version, kept)
+
+
+@both_versions
+@pytest.mark.parametrize("digests", [True, False])
+def test_large_blobs_are_taken_back_while_they_are_hashed_and_synced(
+    generator: ModuleType, path: Path, large: int, monkeypatch: pytest.MonkeyPatch, *, version: int, digests: bool
+) -> None:
+    monkeypatch.setattr(writing, "_SYNC_NBYTES", 1 << 20)
+    if digests:
+        slowly(monkeypatch)
+    with BlobWriter(path, version=version, digests=digests) as writer:
+        writer.add_chunks("a", (FileRange(large, 5, 2 << 20),), lasting=True)
+        for _ in range(3):
+            writer.add_chunks("b", (LARGE, FileRange(large, 0, len(LARGE))), lasting=True)
+            writer.take_back()
+        writer.add_chunks("b", (LARGE[:-1],), lasting=True)
+        writer.take_back()
+        writer.take_back()
+        writer.add("b", LARGE[7:])
+        if digests:
+            assert writer.digests() == [hashlib.sha256(LARGE[7:]).digest()]
+    assert path.read_bytes() == expected(generator, version, [("b", LARGE[7:])])
+
+
+def test_nothing_can_be_taken_back_from_a_stream_or_where_nothing_is(path: Path) -> None:
+    writer = BlobWriter(io.BytesIO())
+    writer.add("a", b"x")
+    with pytest.raises(UsageError, match="needs-seek"):
+        writer.take_back()
+    writer.close()
+    writer = BlobWriter(path)
+    with pytest.raises(UsageError, match="no-blobs"):
+        writer.take_back()
+    writer.add("a", b"x")
+    writer.close()
+    with pytest.raises(UsageError, match="closed"):
+        writer.take_back()
+
+
+@both_versions
+def test_the_directory_of_the_blobs_so_far_is_the_files(path: Path, version: int) -> None:
+    with BlobWriter(path, version=version) as writer:
+        writer.add("a", b"x" * 300)
+        writer.add("b", b"y")
+        made = writer.directory()
+    with BlobReader(path) as reader:
+        assert made.to_bytes() == reader.directory.to_bytes()
+        assert (made.version, made.file_size) == (version, reader.file_size)
 
 
 @both_versions

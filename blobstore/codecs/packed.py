@@ -106,8 +106,7 @@ def compress(
         UsageError: ``packed-level``, ``packed-chunk``; ``packed-base`` for a base without its digest, or the reverse,
             or one with too few bytes.
     """
-    if not FASTEST <= level <= DENSEST:
-        raise UsageError("packed-level", f"level {level} is none of {FASTEST} to {DENSEST}")
+    check_level(level)
     if not 1 <= chunk <= MAX_CHUNK:
         raise UsageError("packed-chunk", f"a chunk has 1 to {MAX_CHUNK} elements, not {chunk}")
     if (base is None) != (base_sha256 is None) or (base_sha256 is not None and len(base_sha256) != 32):
@@ -129,6 +128,16 @@ def compress(
         yield from frames
     table = np.array(sizes, dtype=_FRAME_NBYTES).tobytes()
     yield table + zlib.crc32(table).to_bytes(_CRC_NBYTES, "little")
+
+
+def check_level(level: int) -> None:
+    """Refuse a level that there isn't.
+
+    Raises:
+        UsageError: ``packed-level``.
+    """
+    if not FASTEST <= level <= DENSEST:
+        raise UsageError("packed-level", f"level {level} is none of {FASTEST} to {DENSEST}")
 
 
 def sampled_ratio(data: Buffer, layout: Layout, *, level: int = FASTEST, base: Base | None = None) -> float:

@@ -137,7 +137,7 @@ def _side_of_store(store: Store, by: By) -> Side:
             shape, blocks = named.source.shape_of(name), named.source.blocks[name]
             tensors[name] = Arranged(store.path, shape, blocks, store)
         else:
-            tensors[name] = Run(named.infos[name], store.path, store.reader.fileno())
+            tensors[name] = Run(named.infos[name], store.path, store.reader.fileno(), store)
     return Side(store.path, by, tensors, aliases, metadata, store)
 
 
@@ -147,9 +147,10 @@ def _by_keys(store: Store) -> dict[str, Tensor]:
     for info in store.infos():
         key = info.key or info.name
         whole = not info.key or store.reader.range(key) == (info.offset, info.nbytes)
+        whole = whole and info.element_nbytes == (info.unpacked_nbytes or info.nbytes)  # of a packed blob, too
         # Of several names for a blob the runtime's own says the shape that the runtime sees.
         if whole and (key not in tensors or info.name == key):
-            tensors[key] = Run(info, store.path, store.reader.fileno())
+            tensors[key] = Run(info, store.path, store.reader.fileno(), store)
     return tensors
 
 

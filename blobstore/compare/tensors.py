@@ -36,8 +36,8 @@ class Facts:
         type: Of its elements.
         shape: In C order.
         scales: By which decoded values are multiplied; more than one where several stored tensors make one.
-        codec: 0 when the type says it all.
-        nbytes: As stored.
+        codec: 0 when the type says it all, also where it is packed.
+        nbytes: As stored, before it was packed.
     """
 
     type: ElementType
@@ -49,28 +49,35 @@ class Facts:
 
 @dataclass(frozen=True)
 class Run:
-    """A tensor whose bytes lie in one piece in a file.
+    """A tensor whose bytes lie in one piece in a file, or in what a packed blob of it stands for.
 
     Attributes:
         info: Where, and what they are.
         path: Of the file.
         fd: Of the file, open; not owned.
+        store: The same file, open; None for a checkpoint, where nothing is packed.
     """
 
     info: TensorInfo
     path: str
     fd: int
+    store: Store | None = None
 
     @property
     def facts(self) -> Facts:
         """How it is stored."""
         info = self.info
-        return Facts(info.type, info.shape, (info.scale,), info.codec, info.nbytes)
+        return Facts(info.type, info.shape, (info.scale,), self._codec, info.element_nbytes)
+
+    @property
+    def _codec(self) -> int:
+        """Of what `read` gives, which is unpacked."""
+        return 0 if self.info.packed else self.info.codec
 
     @property
     def unit(self) -> Unit:
         """Type, codec and scale of what `read` gives: where two have the same, equal bytes are equal values."""
-        return self.info.type.number, self.info.codec, self.info.scale
+        return self.info.type.number, self._codec, self.info.scale
 
     @property
     def opaque(self) -> bool:
@@ -80,18 +87,22 @@ class Run:
     @property
     def count(self) -> int:
         """Elements, or bytes of an opaque one."""
-        return self.info.nbytes if self.opaque else self.info.count
+        return self.info.element_nbytes if self.opaque else self.info.count
 
     def read(self, first: int, count: int) -> Bytes:
         """Return the stored bytes of some elements, the first of them at a group's border; of an opaque tensor, bytes.
 
         Raises:
             TruncatedError: ``short-read``: the file has shrunk.
+            FormatError: ``packed-…``: it is packed, and damaged.
+            UsageError: ``needs-base``: it is stored as the difference to a file that isn't given.
         """
         start, nbytes = first, count
         if not self.opaque:
             start = self.info.type.nbytes(first)
             nbytes = self.info.type.nbytes(first + count) - start
+        if self.store and self.info.packed:
+            return np.frombuffer(self.store.stored(self.info, start, nbytes), np.uint8)
         with in_file(self.path):
             return FileRange(self.fd, self.info.offset + start, nbytes).read()
 

@@ -38,6 +38,7 @@ if TYPE_CHECKING:
 
 DTYPES = ("bf16", "f16", "f32")
 _CHUNK = 16 * PIECE  # elements
+_PIECE_NBYTES = 4 << 20  # of what is packed
 
 
 @dataclass(frozen=True)
@@ -262,10 +263,15 @@ def exported_bytes(tensor: Exported, store: Store) -> Iterator[FileRange | Array
 
 def _run(block: Block, kind: ElementType, store: Store) -> Iterator[FileRange | Array]:
     info, count = block.info, block.rows * block.cols
-    if info.type == kind and info.scale == 1.0 and not info.packed:
+    if info.type == kind and info.scale == 1.0:
         size = kind.bits
-        start, nbytes = info.offset + block.at * size // 8, count * size // 8
-        yield FileRange(store.reader.fileno(), start, nbytes)
+        start, nbytes = block.at * size // 8, count * size // 8
+        if not info.packed:
+            yield FileRange(store.reader.fileno(), info.offset + start, nbytes)
+            return
+        for done in range(0, nbytes, _PIECE_NBYTES):
+            piece = store.stored(info, start + done, min(_PIECE_NBYTES, nbytes - done))
+            yield np.frombuffer(piece, np.uint8)
         return
     yield from _pieces(block, kind, store)
 

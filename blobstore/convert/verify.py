@@ -14,7 +14,7 @@ from blobstore.convert.run import measure_scales, stored_bytes
 from blobstore.errors import UsageError
 from blobstore.gemma.config import Wrapping
 from blobstore.gemma.toc import build_toc, toc_entry
-from blobstore.keys import CHOICES, CONFIG_KEY, NO_TOKENIZER, TOC_KEY, TOKENIZER_KEY
+from blobstore.keys import BASE, CHOICES, CONFIG_KEY, NO_TOKENIZER, PACKED_FROM, TOC_KEY, TOKENIZER_KEY
 from blobstore.transfer import FileRange
 
 if TYPE_CHECKING:
@@ -90,8 +90,10 @@ def verify(
             yield Verdict(name, "name", "the source has no such tensor", 0)
     for key, data in _blobs(plan, scales).items():
         yield Verdict(key, "blob", _blob_fault(store, key, data), len(data))
-    if store.metadata != plan.metadata:
-        keys = {*store.metadata.items()} ^ {*plan.metadata.items()}
+    # What packing adds isn't of the source.
+    metadata = {key: value for key, value in store.metadata.items() if key not in (PACKED_FROM, BASE)}
+    if metadata != plan.metadata:
+        keys = {*metadata.items()} ^ {*plan.metadata.items()}
         names = ", ".join(sorted({key for key, _ in keys}))
         yield Verdict("metadata", "blob", f"{names}: not what the source makes it", 0)
 

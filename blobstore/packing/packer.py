@@ -10,9 +10,9 @@ from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import TYPE_CHECKING
 
-from blobstore.codecs.packed import FASTEST, compress, sampled_ratio
+from blobstore.codecs.packed import FASTEST, check_level, compress, sampled_ratio
 from blobstore.codecs.planes import WHOLE, layout_of
-from blobstore.content import content_of, describe
+from blobstore.content import content_of, describe, is_packed
 from blobstore.elements import UNKNOWN, by_number
 from blobstore.errors import FormatError, UsageError, in_file
 from blobstore.hashing import digest_of
@@ -20,7 +20,8 @@ from blobstore.index import PACKED, IndexedBlob, build_index
 from blobstore.index.records import directory_digest
 from blobstore.index_file import find_index
 from blobstore.keys import BASE, INDEX_KEY, PACKED_FROM, RESERVED_KEYS, SKELETON_INDEX_KEY, SKELETON_KEY
-from blobstore.packing.skeleton import Original, compressed, take_skeleton
+from blobstore.layout import MAX_BLOBS
+from blobstore.packing.skeleton import Original, compressed, refuse_same, take_skeleton
 from blobstore.parallel import check_workers, in_order
 from blobstore.reader import BlobReader
 from blobstore.store import Store
@@ -116,19 +117,24 @@ def pack(
 
     Raises:
         FormatError: The file, its index or the base is wrong; ``damaged-blob``: a blob is not what its digest says.
-        UsageError: ``already-packed``, ``same-file``; ``no-match`` for a pattern; ``no-base-blobs`` for a base that has
-            none of the blobs; ``packed-level``; ``bad-workers``; ``too-many-blobs``.
+        UsageError: ``already-packed``; ``same-file``, also when the base is to be replaced; ``no-match`` for a pattern;
+            ``no-base-blobs`` for a base to which no blob is worth a difference; ``packed-level``; ``bad-workers``;
+            ``too-many-blobs``.
         OSError: Reading or writing failed; the target is untouched.
     """
+    check_level(level)
     check_workers(workers)
-    if os.path.exists(target) and os.path.samefile(path, target):
-        raise UsageError("same-file", f"{os.fspath(target)!r} is the file itself: choose another name")
+    refuse_same(target, path, base)
     with ExitStack() as stack:
         reader = stack.enter_context(BlobReader(path))
         index = find_index(reader)
         content = content_of(reader, index.content if index else None)
-        if PACKED_FROM in content.metadata or (index and index.content.packed_count):
+        if is_packed(reader, index):
             raise UsageError("already-packed", f"{reader.path!r} is packed already")
+        beside = index is not None and index.content.external
+        if len(content.blobs) + 2 + beside > MAX_BLOBS:
+            what = f"a file has at most {MAX_BLOBS} blobs, this one has {len(content.blobs)} and would get more"
+            raise UsageError("too-many-blobs", what)
         if content.entries is None:
             describe(content, reader)
         base_store = stack.enter_context(Store(base)) if base is not None else None
@@ -143,11 +149,12 @@ def pack(
                 progress(blob.nbytes)
             packer.check_digests(writer.digests())
             if base_store and not any(one.delta for one in done.blobs):
-                raise UsageError("no-base-blobs", f"{base_store.path!r} has no blob of the same key and size")
+                what = "has no blob of the same key and size to which the difference is worth keeping: leave it out"
+                raise UsageError("no-base-blobs", f"{base_store.path!r} {what}")
             writer.add(SKELETON_KEY, take_skeleton(reader))
-            if index and index.content.external:
+            if index and beside:
                 writer.add(SKELETON_INDEX_KEY, compressed(bytes(index.content.raw)))
-            place_of_index = "none" if index is None else "external" if index.content.external else "embedded"
+            place_of_index = "none" if index is None else "external" if beside else "embedded"
             content.metadata[PACKED_FROM] = Original(
                 reader.file_size,
                 whole.result().hex(),
@@ -209,13 +216,17 @@ class _Packer:
     def add(self, writer: BlobWriter, place: int, blob: HeldBlob, *, chosen: bool) -> Iterator[PackedBlob]:
         """Write a blob, packed or as it is."""
         delta = False
-        data = self._reader[blob.key]
         packed = 0
         if chosen:
+            data = self._reader[blob.key]
             layout, delta = self._how(place, blob, data)
             if layout is not None:
-                base = partial(self._base_range, blob.key) if delta else None
-                digest = self._base.sha256(blob.key) if delta and self._base else None
+                base = digest = None
+                if delta and self._base:
+                    base = partial(self._base.read_as_base, blob.key)
+                    # Not the one that its index keeps: the difference to what is damaged would be to nothing.
+                    with in_file(self._base.reader.path):
+                        digest = self._base.read_sha256(blob.key)
                 pieces = compress(data, layout, level=self._level, base=base, base_sha256=digest, run=self._run)
                 packed = writer.add_chunks(blob.key, pieces, lasting=True)
                 if packed > _WORTH * blob.nbytes:
@@ -262,13 +273,8 @@ class _Packer:
         layouts = {layout_of(by_number(entry.type)) for entry in self._of[place]} or {WHOLE}
         tried = []
         if self._base and blob.key in self._base.reader and self._base.nbytes(blob.key) == blob.nbytes:
-            base = partial(self._base_range, blob.key)
+            base = partial(self._base.read_as_base, blob.key)
             tried += [(sampled_ratio(data, one, level=self._level, base=base), one, True) for one in layouts]
         tried += [(sampled_ratio(data, one, level=self._level), one, False) for one in layouts]
         ratio, layout, delta = max(tried, key=lambda one: one[0])
         return (layout if ratio * _WORTH > 1 else None), delta
-
-    def _base_range(self, key: str, first: int, last: int) -> memoryview:
-        if self._base is None:
-            raise UsageError("packed-base", "there is no base")
-        return self._base.read(key, first, last - first, workers=1)

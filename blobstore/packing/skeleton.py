@@ -6,25 +6,31 @@ Spec: spec/packed.md, Packed files.
 from __future__ import annotations
 
 import json
+import os
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Literal
 
 import zstandard
 
 from blobstore.directory import parse_directory
-from blobstore.errors import FormatError
+from blobstore.errors import FormatError, UsageError
 from blobstore.keys import INDEX_KEY
 from blobstore.layout import HEADER
 from blobstore.strictjson import parse_json
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+    from os import PathLike
 
     from blobstore.directory import Directory
     from blobstore.reader import BlobReader
 
+    Buffer = bytes | memoryview
+
 _LEVEL = 9
-_MAX_NBYTES = 1 << 30
+# Headers, padding and directory of the most blobs that there can be are 5 MB; an index is seldom a tenth of itself.
+_MAX_NBYTES, _MAX_RATIO = 16 << 20, 256
+_MAX_FILE_NBYTES = (1 << 63) - 1
 _SHA256_NBYTES = 32
 
 
@@ -56,7 +62,7 @@ class Original:
         try:
             raw = parse_json(text.encode())
             original = cls(raw["nbytes"], raw["sha256"], raw["index"])
-            right = type(original.nbytes) is int and original.nbytes > 0 and len(raw) == 3
+            right = type(original.nbytes) is int and 0 < original.nbytes <= _MAX_FILE_NBYTES and len(raw) == 3
             right = right and len(bytes.fromhex(original.sha256)) == _SHA256_NBYTES
             right = right and original.index in ("embedded", "external", "none")
         except (ValueError, TypeError, LookupError):
@@ -64,6 +70,18 @@ class Original:
         if not right:
             raise FormatError("packed-metadata", f"what it says of the file that was packed can't be read: {text:.80}")
         return original
+
+
+def refuse_same(target: str | PathLike[str], path: str | PathLike[str], base: str | PathLike[str] | None) -> None:
+    """Refuse to replace a file that is read.
+
+    Raises:
+        UsageError: ``same-file``.
+    """
+    what = {"the file itself": path, "the base, which is needed to read the other": base}
+    for role, one in what.items():
+        if one is not None and os.path.exists(target) and os.path.samefile(one, target):
+            raise UsageError("same-file", f"{os.fspath(target)!r} is {role}: choose another name")
 
 
 def ranges_outside(directory: Directory) -> Iterator[tuple[int, int]]:
@@ -86,8 +104,21 @@ def take_skeleton(reader: BlobReader) -> bytes:
 
 
 def compressed(raw: bytes) -> bytes:
-    """Return bytes as one zstd frame."""
-    return zstandard.ZstdCompressor(level=_LEVEL, write_checksum=True).compress(raw)
+    """Return bytes as one zstd frame.
+
+    Raises:
+        UsageError: ``packed-skeleton``: they get so small that `decompressed` takes it for a bomb.
+    """
+    packed = zstandard.ZstdCompressor(level=_LEVEL, write_checksum=True).compress(raw)
+    if len(raw) > _most(packed):
+        what = f"{len(raw)} bytes of directory and index get {_MAX_RATIO} times smaller, which no reader would trust"
+        raise UsageError("packed-skeleton", what)
+    return packed
+
+
+def _most(packed: Buffer) -> int:
+    """Return how many bytes these may stand for: who reads them holds all at once."""
+    return _MAX_NBYTES + _MAX_RATIO * len(packed)
 
 
 def decompressed(raw: memoryview) -> bytes:
@@ -97,8 +128,10 @@ def decompressed(raw: memoryview) -> bytes:
         FormatError: ``packed-skeleton``.
     """
     try:
-        if not 0 <= zstandard.frame_content_size(raw) <= _MAX_NBYTES:
-            raise FormatError("packed-skeleton", f"it is to stand for more than {_MAX_NBYTES} bytes, or doesn't say")
+        nbytes = zstandard.frame_content_size(raw)
+        if not 0 <= nbytes <= _most(raw):
+            said = f"for {nbytes} bytes" if nbytes >= 0 else "it doesn't say for how many"
+            raise FormatError("packed-skeleton", f"{len(raw)} bytes are to stand {said}: at most {_most(raw)} may be")
         return zstandard.ZstdDecompressor().decompress(raw, allow_extra_data=False)
     except zstandard.ZstdError as error:
         raise FormatError("packed-skeleton", f"it is damaged: {error}") from None

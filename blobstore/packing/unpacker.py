@@ -11,9 +11,10 @@ from typing import TYPE_CHECKING
 
 from blobstore.atomic import AtomicFile
 from blobstore.errors import FormatError, UsageError, in_file
+from blobstore.index import parse_index
 from blobstore.index_file import external_path
 from blobstore.keys import INDEX_KEY, PACKED_FROM, SKELETON_INDEX_KEY, SKELETON_KEY, decode_key
-from blobstore.packing.skeleton import Original, decompressed, directory_in, ranges_outside
+from blobstore.packing.skeleton import Original, decompressed, directory_in, ranges_outside, refuse_same
 from blobstore.pair import close_with_index, close_without_index
 from blobstore.parallel import check_workers, in_order
 from blobstore.store import Store
@@ -81,24 +82,20 @@ def unpack(
 
     Raises:
         FormatError: It is damaged: ``packed-…``, ``unpacked-digest`` when the result is another file.
-        UsageError: ``not-packed``, ``same-file``, ``bad-workers``, ``needs-base``, ``wrong-base``.
+        UsageError: ``not-packed``; ``same-file``, also when the base is to be replaced; ``needs-base``, ``wrong-base``;
+            ``bad-workers``.
         OSError: Reading or writing failed; the target is untouched.
     """
     check_workers(workers)
-    if os.path.exists(target) and os.path.samefile(path, target):
-        raise UsageError("same-file", f"{os.fspath(target)!r} is the packed file itself: choose another name")
+    refuse_same(target, path, base)
     with Store(path, base=base) as store, in_file(store.path):
         original = original_of(store)
         skeleton = decompressed(store.reader[SKELETON_KEY])
         directory = directory_in(skeleton, original.nbytes)
         _check_sizes(directory, store.unpacked)
-        file = AtomicFile(target)
-        try:
+        with AtomicFile(target) as file:
             _write(file, original, _pieces(directory, skeleton, store.unpacked), workers, progress)
-            _complete(file, store, original, directory)
-        except BaseException:
-            file.discard()
-            raise
+            _complete(file, target, store, original, directory)
         packed = store.index.content.packed_count if store.index else 0
         return Unpacked(os.fspath(target), original.nbytes, packed, original.sha256)
 
@@ -127,20 +124,24 @@ def _write(
         raise FormatError("unpacked-digest", what)
 
 
-def _complete(file: AtomicFile, store: Store, original: Original, directory: Directory) -> None:
+def _complete(
+    file: AtomicFile, path: str | PathLike[str], store: Store, original: Original, directory: Directory
+) -> None:
     """Give the file its name, and see to the index beside it."""
     if original.index == "external":
         if SKELETON_INDEX_KEY not in store.reader:
             raise FormatError(
                 "packed-skeleton", f"the index that stood beside the file is missing: no {SKELETON_INDEX_KEY!r}"
             )
-        close_with_index(file, file.path, decompressed(store.reader[SKELETON_INDEX_KEY]), directory)
+        raw = decompressed(store.reader[SKELETON_INDEX_KEY])
+        parse_index(memoryview(raw), external=True).check_binding(directory)
+        close_with_index(file, path, raw, directory)
     elif original.index == "none":
-        close_without_index(file, file.path, lambda: directory)
+        close_without_index(file, path, lambda: directory)
     else:
         file.commit()
         with suppress(FileNotFoundError):  # what stood beside the old file
-            os.unlink(external_path(file.path))
+            os.unlink(external_path(path))
 
 
 def _check_sizes(directory: Directory, blobs: UnpackedBlobs) -> None:
