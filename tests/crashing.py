@@ -215,6 +215,13 @@ def unpack_old(folder: Path, index: IndexPlace, before: IndexPlace) -> None:
     write_large(folder, 2, before)
 
 
+def unpack_plain_old(folder: Path) -> None:
+    """Pack blobs without an index, and put a store of the same keys and sizes into their place, its index beside it."""
+    write_plain(folder, 1)
+    pack(folder / STORE, folder / "packed.sbs")
+    write_short(folder, 2, "external", np.float16)
+
+
 def packing(folder: Path) -> None:
     """Pack the store."""
     pack(folder / STORE, folder / "packed.sbs", workers=1)
@@ -305,6 +312,7 @@ CHANGES = {
     "unpack, index inside, not beside": Change(
         partial(unpack_old, index="embedded", before="external"), unpacking, read_store
     ),
+    "unpack, no index": Change(unpack_plain_old, unpacking, read_store, STALE),
     "small file": Change(partial(embedded, seed=1), in_store("write"), lambda folder: (folder / STORE).read_bytes()),
 }
 

@@ -5,6 +5,9 @@ from __future__ import annotations
 import hashlib
 import os
 import shutil
+import threading
+import time
+import tracemalloc
 from typing import TYPE_CHECKING, Any
 
 import ml_dtypes
@@ -23,6 +26,7 @@ from blobstore.keys import RESERVED_KEYS
 from blobstore.packing import original_of, pack, packer, unpack
 from blobstore.reader import BlobReader
 from blobstore.reindex import build_for
+from blobstore.transfer import FileRange
 from blobstore.writer import BlobWriter
 from tests.conftest import VECTORS
 from tests.packing_files import check_same_tensors, index_beside, is_name, there_and_back, tuned, weights, write_weights
@@ -32,7 +36,7 @@ from tests.test_contents import write_small
 from tests.test_reindex import cleared, write_plain
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
     from pathlib import Path
 
     from blobstore.store_writer import IndexPlace
@@ -299,6 +303,44 @@ def test_progress_tells_of_every_byte(tmp_path: Path) -> None:
     told.clear()
     unpack(packed, tmp_path / "b.sbs", progress=told.append)
     assert sum(told) == path.stat().st_size
+
+
+def test_plain_reads_hold_the_stored_bytes_of_few_blobs(tmp_path: Path) -> None:
+    count, nbytes = 12, 1 << 20
+    tensors = {f"c_{i}x": weights(i, nbytes // 2) for i in range(count)}
+    packed, _ = there_and_back(write_weights(tmp_path / "m.sbs", tensors))
+    with blobstore.open(packed, access="read") as store:
+        tracemalloc.start()
+        try:
+            for name, values in tensors.items():
+                assert store[name].tobytes() == values.tobytes()
+            assert tracemalloc.get_traced_memory()[1] < count * nbytes // 2
+        finally:
+            tracemalloc.stop()
+
+
+def test_an_error_does_not_wait_for_what_is_hashed_beside(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = write_weights(tmp_path / "m.sbs", {"c_a": weights(1, 4 << 20)})
+    seen: list[int] = []
+    begun, chunks = threading.Event(), FileRange.chunks
+
+    def slow(source: FileRange) -> Iterator[memoryview]:
+        for piece in chunks(source):
+            begun.set()
+            time.sleep(0.05)
+            seen.append(len(piece))
+            yield piece
+
+    def interrupt(*_: object, **__: object) -> float:
+        begun.wait(10)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(FileRange, "chunks", slow)
+    monkeypatch.setattr(packer, "sampled_ratio", interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        pack(path, tmp_path / "p.sbs")
+    assert sum(seen) < path.stat().st_size
+    assert os.listdir(tmp_path) == ["m.sbs"]
 
 
 # ---------------------------------------------------------------------------------------------- the index beside a file

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import fnmatch
 import os
+import threading
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
@@ -139,8 +140,11 @@ def pack(
             describe(content, reader)
         base_store = stack.enter_context(Store(base)) if base is not None else None
         pool = stack.enter_context(ThreadPoolExecutor(1, thread_name_prefix="blobstore-sha256"))
-        whole = pool.submit(digest_of, FileRange(reader.fileno(), 0, reader.file_size))
-        packer = _Packer(reader, content, _How(level, workers), base_store.unpacked if base_store else None, pool)
+        stop = threading.Event()
+        stack.callback(stop.set)  # before the pool waits: after an error nobody needs its digests
+        hashing = partial(pool.submit, partial(digest_of, progress=partial(_interrupt, stop)))
+        whole = hashing(FileRange(reader.fileno(), 0, reader.file_size))
+        packer = _Packer(reader, content, _How(level, workers), base_store.unpacked if base_store else None, hashing)
         chosen = packer.chosen(only)
         done = Packing(reader.file_size)
         with in_file(reader.path), BlobWriter(target, version=reader.version, digests=True) as writer:
@@ -167,6 +171,11 @@ def pack(
         return done
 
 
+def _interrupt(stop: threading.Event, _nbytes: int) -> None:
+    if stop.is_set():
+        raise InterruptedError
+
+
 @dataclass(frozen=True)
 class _How:
     level: int
@@ -177,14 +186,19 @@ class _Packer:
     """Packs one blob after another."""
 
     def __init__(
-        self, reader: BlobReader, content: Content, how: _How, base: UnpackedBlobs | None, pool: ThreadPoolExecutor
+        self,
+        reader: BlobReader,
+        content: Content,
+        how: _How,
+        base: UnpackedBlobs | None,
+        hashing: Callable[[FileRange], Future[bytes]],
     ) -> None:
         self._reader = reader
         self._content = content
         self._level = how.level
         self._run = partial(in_order, workers=how.workers)
         self._base = base
-        self._pool = pool
+        self._hashing = hashing
         self._of: dict[int, list[Entry]] = {}
         for entry in content.entries or ():
             if entry.blob is not None:
@@ -235,7 +249,7 @@ class _Packer:
         if packed:
             self._unpacked[place] = blob.nbytes
             if blob.sha256 and isinstance(blob.data, FileRange):
-                self._before[place] = self._pool.submit(digest_of, blob.data)
+                self._before[place] = self._hashing(blob.data)
         else:
             writer.add_chunks(blob.key, (blob.data,), lasting=True)
         if blob.key not in _KEPT_KEYS:

@@ -1,0 +1,76 @@
+"""Jobs in threads: results in order, few at a time, and none left behind."""
+
+from __future__ import annotations
+
+import threading
+from functools import partial
+from typing import TYPE_CHECKING
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from blobstore.parallel import cores, in_order
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+workers = pytest.mark.parametrize("workers", [None, 1, 2, 5])
+
+
+def same(value: int) -> int:
+    return value
+
+
+def broken() -> int:
+    raise ValueError("broken")
+
+
+@given(st.lists(st.integers(), max_size=30), st.sampled_from([None, 1, 2, 5]))
+def test_results_come_in_the_order_of_the_jobs(values: list[int], count: int | None) -> None:
+    assert list(in_order((partial(same, value) for value in values), count)) == values
+
+
+@workers
+@pytest.mark.parametrize("place", [0, 1, 7])
+def test_an_error_comes_when_its_turn_does(workers: int | None, place: int) -> None:
+    jobs: list[Callable[[], int]] = [partial(same, value) for value in range(10)]
+    jobs[place] = broken
+    done: list[int] = []
+    with pytest.raises(ValueError, match="broken"):
+        done.extend(in_order(jobs, workers))
+    results = in_order(jobs, workers)
+    assert [next(results) for _ in range(place)] == list(range(place))
+    with pytest.raises(ValueError, match="broken"):
+        next(results)
+
+
+@workers
+def test_few_jobs_are_asked_for_ahead(workers: int | None) -> None:
+    asked = []
+
+    def jobs() -> Iterator[Callable[[], int]]:
+        for value in range(1000):
+            asked.append(value)
+            yield partial(same, value)
+
+    results = in_order(jobs(), workers)
+    for value in range(50):
+        assert next(results) == value
+        assert len(asked) <= value + 2 + 2 * (workers or cores())
+    results.close()  # type: ignore[attr-defined]
+
+
+@workers
+def test_no_thread_is_left_when_nobody_asks_for_more(workers: int | None) -> None:
+    before = threading.active_count()
+    results = in_order((partial(same, value) for value in range(100)), workers)
+    assert next(results) == 0
+    del results
+    assert threading.active_count() == before
+
+
+@workers
+def test_a_single_job_runs_in_the_callers_thread(workers: int | None) -> None:
+    assert list(in_order([threading.get_ident], workers)) == [threading.get_ident()]
+    assert list(in_order([], workers)) == []
