@@ -81,7 +81,7 @@ def test_a_packed_file_has_nothing_wrong(packed: Path) -> None:
     verified = verify_file(packed, values=True)
     assert verified.findings == []
     assert verified.blobs == 5
-    assert {one.code for one in check_file(packed)} == {"by-name"}
+    assert {one.code for one in check_file(packed)} == {"by-name", "packed"}
 
 
 @given(st.data())
