@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import fnmatch
+import hashlib
 import os
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
@@ -10,12 +11,13 @@ from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import TYPE_CHECKING
 
+import numpy as np
+
 from blobstore.codecs.packed import FASTEST, compress, sampled_ratio
 from blobstore.codecs.planes import WHOLE, layout_of
 from blobstore.content import content_of, describe
 from blobstore.elements import UNKNOWN, by_number
 from blobstore.errors import FormatError, UsageError, in_file
-from blobstore.hashing import digest_of
 from blobstore.index import PACKED, IndexedBlob, build_index
 from blobstore.index.records import directory_digest
 from blobstore.index_file import find_index
@@ -24,21 +26,26 @@ from blobstore.packing.skeleton import Original, compressed, take_skeleton
 from blobstore.parallel import in_order
 from blobstore.reader import BlobReader
 from blobstore.store import Store
-from blobstore.transfer import FileRange
+from blobstore.transfer import FileRange, flat_bytes
 from blobstore.writer import BlobWriter
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import Callable, Iterable, Iterator, Sequence
     from concurrent.futures import Future
     from os import PathLike
+
+    import numpy.typing as npt
 
     from blobstore.codecs.planes import Layout
     from blobstore.content import Content, HeldBlob
     from blobstore.index import Entry
+    from blobstore.transfer import Buffer
     from blobstore.unpacked import UnpackedBlobs
 
+    Bytes = npt.NDArray[np.uint8]
     Progress = Callable[[int], None]
 
+_PIECE_NBYTES = 4 << 20  # what is written or hashed at once
 _WORTH = 0.99  # of its size at most, or a blob stays as it is
 _KEPT_KEYS = RESERVED_KEYS | {INDEX_KEY}
 
@@ -131,8 +138,9 @@ def pack(
         if content.entries is None:
             describe(content, reader)
         base_store = stack.enter_context(Store(base)) if base is not None else None
-        pool = stack.enter_context(ThreadPoolExecutor(1, thread_name_prefix="blobstore-sha256"))
-        whole = pool.submit(digest_of, FileRange(reader.fileno(), 0, reader.file_size))
+        # Two: the whole file's digest is one thread's work, its blobs' is another's.
+        pool = stack.enter_context(ThreadPoolExecutor(2, thread_name_prefix="blobstore-sha256"))
+        whole = pool.submit(_digest_of, reader, 0, reader.file_size)
         packer = _Packer(reader, content, _How(level, workers), base_store.unpacked if base_store else None, pool)
         chosen = packer.chosen(only)
         done = Packing(reader.file_size)
@@ -183,6 +191,7 @@ class _Packer:
                 self._of.setdefault(entry.blob, []).append(entry)
         self._unpacked: dict[int, int] = {}
         self._before: dict[int, Future[bytes]] = {}
+        self._room = np.empty(_PIECE_NBYTES, dtype=np.uint8)
 
     def chosen(self, only: Sequence[str]) -> set[int]:
         """Return the places of the blobs that are to be packed, if it makes them smaller."""
@@ -216,14 +225,14 @@ class _Packer:
                 base = partial(self._base_range, blob.key) if delta else None
                 digest = self._base.sha256(blob.key) if delta and self._base else None
                 pieces = compress(data, layout, level=self._level, base=base, base_sha256=digest, run=self._run)
-                packed = writer.add_chunks(blob.key, pieces, lasting=True)
+                packed = writer.add_chunks(blob.key, _gathered(pieces, self._room))
                 if packed > _WORTH * blob.nbytes:
                     writer.take_back()
                     packed = 0
         if packed:
             self._unpacked[place] = blob.nbytes
             if blob.sha256 and isinstance(blob.data, FileRange):
-                self._before[place] = self._pool.submit(digest_of, blob.data)
+                self._before[place] = self._pool.submit(_digest_of, self._reader, *self._reader.range(blob.key))
         else:
             writer.add_chunks(blob.key, (blob.data,), lasting=True)
         if blob.key not in _KEPT_KEYS:
@@ -271,3 +280,26 @@ class _Packer:
         if self._base is None:
             raise UsageError("packed-base", "there is no base")
         return self._base.read(key, first, last - first, workers=1)
+
+
+def _digest_of(reader: BlobReader, offset: int, nbytes: int) -> bytes:
+    """Return the SHA-256 of bytes of a file, as they are mapped: plain reads would be copies."""
+    digest = hashlib.sha256()
+    for start in range(offset, offset + nbytes, _PIECE_NBYTES):
+        digest.update(reader.view(start, min(_PIECE_NBYTES, offset + nbytes - start)))
+    return digest.digest()
+
+
+def _gathered(pieces: Iterable[Buffer], room: Bytes) -> Iterator[memoryview]:
+    """Put small pieces together in one room: large ones are hashed while they are written."""
+    view, filled = room.data, 0
+    for piece in map(flat_bytes, pieces):
+        if filled + len(piece) > len(view):
+            yield view[:filled]
+            filled = 0
+        if len(piece) > len(view):
+            yield piece
+        else:
+            view[filled : filled + len(piece)] = piece
+            filled += len(piece)
+    yield view[:filled]
