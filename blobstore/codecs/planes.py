@@ -105,8 +105,7 @@ def merge(planes: Iterator[Bytes], layout: Layout, out: Array, work: Bytes) -> N
     else:
         half, part, rest = _halves(layout, len(out), work)
         merge(planes, half, part, rest)
-        np.copyto(out, part)
-        np.left_shift(out, _distance(out), out=out)
+        np.multiply(part, out.dtype.type(1 << 4 * out.itemsize), out=out, dtype=out.dtype)
         merge(planes, Layout(half.width), part, rest)
         np.bitwise_or(out, part, out=out)
 
