@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -13,14 +14,17 @@ from blobstore.errors import in_file
 from blobstore.mapping import read_into
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Callable, Iterable, Iterator
+    from concurrent.futures import Future
 
     import numpy.typing as npt
 
     from blobstore.catalog import TensorInfo
     from blobstore.store import Store
+    from blobstore.unpacked import UnpackedBlobs
 
     Array = npt.NDArray[Any]
+    Bytes = npt.NDArray[np.uint8]
 
 _PIECE_NBYTES = 4 << 20  # what one thread reads at a time: measured, smaller and larger ones are slower
 _GROUP_NBYTES = 4 << 20  # small tensors share an allocation up to this, so that keeping one keeps no more
@@ -70,20 +74,35 @@ def load_all(store: Store, workers: int | None = None) -> dict[str, Array]:
         ThreadPoolExecutor(workers or os.cpu_count(), thread_name_prefix="blobstore-load") as pool,
     ):
         try:
-            jobs = []
+            jobs: list[Future[Any]] = []
             for group in groups:
                 group.allocate()
                 jobs += [pool.submit(read_into, fd, target, offset) for target, offset in group.pieces()]
-            loading = {place: pool.submit(store.load, info.name) for place, info in others.items()}
-            for job in jobs:
-                job.result()
-            loaded = {place: job.result() for place, job in loading.items()}
+            loading, loaded = {}, {}
+            for place, info in others.items():
+                if info.packed and info.count and info.dtype is not None and not info.encoded:
+                    room = np.empty(info.element_nbytes, dtype=np.uint8)
+                    jobs += [pool.submit(job) for job in _unpacking(store.unpacked, info, room)]
+                    loaded[place] = np.ndarray(info.shape, info.dtype, room)
+                else:
+                    loading[place] = pool.submit(store.load, info.name)
+            for done in jobs:
+                done.result()
+            loaded |= {place: done.result() for place, done in loading.items()}
         except BaseException:
             pool.shutdown(cancel_futures=True)  # nobody waits for the rest
             raise
     views = {info.name: group.tensor(info) for group in groups for info in group.infos}
     views |= {info.name: loaded[info.place] for info in infos if info.name not in views} if loaded else {}
     return {info.name: views[info.name] for info in infos}
+
+
+def _unpacking(blobs: UnpackedBlobs, info: TensorInfo, room: Bytes) -> Iterator[Callable[[], memoryview]]:
+    """Yield jobs that decode a packed tensor, each a part of it: threads of each one's own would be too many."""
+    for start in range(0, len(room), _PIECE_NBYTES):
+        part = room[start : start + _PIECE_NBYTES]
+        place = (info.unpacked_nbytes, info.inside + start, len(part))
+        yield partial(blobs.read_packed, info.key, *place, out=part, workers=1)
 
 
 def _groups(infos: Iterable[TensorInfo]) -> list[_Group]:

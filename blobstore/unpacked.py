@@ -57,6 +57,11 @@ class UnpackedBlobs:
         row = self._row(key)
         return row.unpacked_nbytes if row and row.unpacked_nbytes else self.reader.range(key)[1]
 
+    def is_packed(self, key: str) -> bool:
+        """Return whether a blob is packed: whether reading it makes a copy."""
+        row = self._row(key)
+        return bool(row and row.unpacked_nbytes)
+
     def packed(self, key: str, unpacked_nbytes: int) -> Packed:
         """Return a packed blob's stream, opened.
 

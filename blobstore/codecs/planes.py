@@ -105,8 +105,7 @@ def merge(planes: Iterator[Bytes], layout: Layout, out: Array, work: Bytes) -> N
     else:
         half, part, rest = _halves(layout, len(out), work)
         merge(planes, half, part, rest)
-        np.copyto(out, part)
-        np.left_shift(out, _distance(out), out=out)
+        np.multiply(part, out.dtype.type(1 << 4 * out.itemsize), out=out, dtype=out.dtype)
         merge(planes, Layout(half.width), part, rest)
         np.bitwise_or(out, part, out=out)
 
@@ -138,14 +137,17 @@ def _split_pairs(elements: Array, work: Bytes, *, signed: bool) -> Iterator[Byte
     yield plane
 
 
+_SIGN_AND_MANTISSA = np.array(0x807F, np.uint16).view(np.int16)[()]
+
+
 def _merge_pairs(planes: Iterator[Bytes], out: Array, work: Bytes, *, signed: bool) -> None:
     upper = work[: 2 * len(out)].view(np.uint16)
-    np.copyto(upper, next(planes))
-    np.left_shift(upper, np.uint16(7 if signed else 8), out=upper)
+    # A product: numpy widens for it while it works, and has it faster than a shift.
+    np.multiply(next(planes), np.uint16(1 << 7 if signed else 1 << 8), out=upper, dtype=np.uint16)
     if signed:
         low = next(planes).view(np.int8)
-        np.copyto(out.view(np.int16), low)  # extends the sign up to bit 15
-        np.bitwise_and(out, np.uint16(0x807F), out=out)
+        # As signed numbers: the sign is extended up to bit 15.
+        np.bitwise_and(low, _SIGN_AND_MANTISSA, out=out.view(np.int16), dtype=np.int16)
         np.bitwise_or(out, upper, out=out)
     else:
         np.bitwise_or(upper, next(planes), out=out)

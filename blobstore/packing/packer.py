@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import fnmatch
+import hashlib
 import os
 import threading
 from concurrent.futures import ThreadPoolExecutor
@@ -11,12 +12,13 @@ from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import TYPE_CHECKING
 
+import numpy as np
+
 from blobstore.codecs.packed import FASTEST, check_level, compress, sampled_ratio
 from blobstore.codecs.planes import WHOLE, layout_of
 from blobstore.content import content_of, describe, is_packed
 from blobstore.elements import UNKNOWN, by_number
 from blobstore.errors import FormatError, UsageError, in_file
-from blobstore.hashing import digest_of
 from blobstore.index import PACKED, IndexedBlob, build_index
 from blobstore.index.records import directory_digest
 from blobstore.index_file import find_index
@@ -26,21 +28,26 @@ from blobstore.packing.skeleton import Original, compressed, refuse_same, take_s
 from blobstore.parallel import check_workers, in_order
 from blobstore.reader import BlobReader
 from blobstore.store import Store
-from blobstore.transfer import FileRange
+from blobstore.transfer import FileRange, flat_bytes
 from blobstore.writer import BlobWriter
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import Callable, Iterable, Iterator, Sequence
     from concurrent.futures import Future
     from os import PathLike
+
+    import numpy.typing as npt
 
     from blobstore.codecs.planes import Layout
     from blobstore.content import Content, HeldBlob
     from blobstore.index import Entry
+    from blobstore.transfer import Buffer
     from blobstore.unpacked import UnpackedBlobs
 
+    Bytes = npt.NDArray[np.uint8]
     Progress = Callable[[int], None]
 
+_PIECE_NBYTES = 4 << 20  # what is written or hashed at once
 _WORTH = 0.99  # of its size at most, or a blob stays as it is
 _KEPT_KEYS = RESERVED_KEYS | {INDEX_KEY}
 
@@ -139,11 +146,15 @@ def pack(
         if content.entries is None:
             describe(content, reader)
         base_store = stack.enter_context(Store(base)) if base is not None else None
-        pool = stack.enter_context(ThreadPoolExecutor(1, thread_name_prefix="blobstore-sha256"))
+        # Two: the whole file's digest is one thread's work, its blobs' is another's.
+        pool = stack.enter_context(ThreadPoolExecutor(2, thread_name_prefix="blobstore-sha256"))
         stop = threading.Event()
         stack.callback(stop.set)  # before the pool waits: after an error nobody needs its digests
-        hashing = partial(pool.submit, partial(digest_of, progress=partial(_interrupt, stop)))
-        whole = hashing(FileRange(reader.fileno(), 0, reader.file_size))
+
+        def hashing(offset: int, nbytes: int) -> Future[bytes]:
+            return pool.submit(_digest_of, reader, stop, offset, nbytes)
+
+        whole = hashing(0, reader.file_size)
         packer = _Packer(reader, content, _How(level, workers), base_store.unpacked if base_store else None, hashing)
         chosen = packer.chosen(only)
         done = Packing(reader.file_size)
@@ -171,11 +182,6 @@ def pack(
         return done
 
 
-def _interrupt(stop: threading.Event, _nbytes: int) -> None:
-    if stop.is_set():
-        raise InterruptedError
-
-
 @dataclass(frozen=True)
 class _How:
     level: int
@@ -191,7 +197,7 @@ class _Packer:
         content: Content,
         how: _How,
         base: UnpackedBlobs | None,
-        hashing: Callable[[FileRange], Future[bytes]],
+        hashing: Callable[[int, int], Future[bytes]],
     ) -> None:
         self._reader = reader
         self._content = content
@@ -205,6 +211,7 @@ class _Packer:
                 self._of.setdefault(entry.blob, []).append(entry)
         self._unpacked: dict[int, int] = {}
         self._before: dict[int, Future[bytes]] = {}
+        self._room = np.empty(_PIECE_NBYTES, dtype=np.uint8)
 
     def chosen(self, only: Sequence[str]) -> set[int]:
         """Return the places of the blobs that are to be packed, if it makes them smaller."""
@@ -242,14 +249,14 @@ class _Packer:
                     with in_file(self._base.reader.path):
                         digest = self._base.read_sha256(blob.key)
                 pieces = compress(data, layout, level=self._level, base=base, base_sha256=digest, run=self._run)
-                packed = writer.add_chunks(blob.key, pieces, lasting=True)
+                packed = writer.add_chunks(blob.key, _gathered(pieces, self._room))
                 if packed > _WORTH * blob.nbytes:
                     writer.take_back()
                     packed = 0
         if packed:
             self._unpacked[place] = blob.nbytes
             if blob.sha256 and isinstance(blob.data, FileRange):
-                self._before[place] = self._hashing(blob.data)
+                self._before[place] = self._hashing(*self._reader.range(blob.key))
         else:
             writer.add_chunks(blob.key, (blob.data,), lasting=True)
         if blob.key not in _KEPT_KEYS:
@@ -292,3 +299,28 @@ class _Packer:
         tried += [(sampled_ratio(data, one, level=self._level), one, False) for one in layouts]
         ratio, layout, delta = max(tried, key=lambda one: one[0])
         return (layout if ratio * _WORTH > 1 else None), delta
+
+
+def _digest_of(reader: BlobReader, stop: threading.Event, offset: int, nbytes: int) -> bytes:
+    """Return the SHA-256 of bytes of a file, as they are mapped: plain reads would be copies. Ends when told to."""
+    digest = hashlib.sha256()
+    for start in range(offset, offset + nbytes, _PIECE_NBYTES):
+        if stop.is_set():
+            raise InterruptedError
+        digest.update(reader.view(start, min(_PIECE_NBYTES, offset + nbytes - start)))
+    return digest.digest()
+
+
+def _gathered(pieces: Iterable[Buffer], room: Bytes) -> Iterator[memoryview]:
+    """Put small pieces together in one room: large ones are hashed while they are written."""
+    view, filled = room.data, 0
+    for piece in map(flat_bytes, pieces):
+        if filled + len(piece) > len(view):
+            yield view[:filled]
+            filled = 0
+        if len(piece) > len(view):
+            yield piece
+        else:
+            view[filled : filled + len(piece)] = piece
+            filled += len(piece)
+    yield view[:filled]

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
+from collections import deque
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING
 
+import numpy as np
+
 from blobstore.atomic import AtomicFile
 from blobstore.errors import FormatError, UsageError, in_file
+from blobstore.hashing import Hasher
 from blobstore.index import parse_index
 from blobstore.index_file import external_path
 from blobstore.keys import INDEX_KEY, PACKED_FROM, SKELETON_INDEX_KEY, SKELETON_KEY, decode_key
@@ -24,9 +27,12 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from os import PathLike
 
+    import numpy.typing as npt
+
     from blobstore.directory import Directory
     from blobstore.unpacked import UnpackedBlobs
 
+    Bytes = npt.NDArray[np.uint8]
     Progress = Callable[[int], None]
 
 _PIECE_NBYTES = 4 << 20  # a multiple of what is decoded together, at least with our own chunks
@@ -94,34 +100,33 @@ def unpack(
         directory = directory_in(skeleton, original.nbytes)
         _check_sizes(directory, store.unpacked)
         with AtomicFile(target) as file:
-            _write(file, original, _pieces(directory, skeleton, store.unpacked), workers, progress)
+            digest = _write(file, _Pieces(directory, skeleton, store.unpacked), workers, progress)
+            if digest != original.sha256:
+                what = f"the unpacked file has the SHA-256 {digest}, it was {original.sha256}"
+                raise FormatError("unpacked-digest", what)
             _complete(file, target, store, original, directory)
         packed = store.index.content.packed_count if store.index else 0
         return Unpacked(os.fspath(target), original.nbytes, packed, original.sha256)
 
 
-def _write(
-    file: AtomicFile,
-    original: Original,
-    pieces: Iterator[Callable[[], memoryview]],
-    workers: int | None,
-    progress: Progress,
-) -> None:
-    """Write the file, and compare it with the SHA-256 that was kept."""
-    digest = hashlib.sha256()
-    sink = Sink(file.fileno())
-    synced = 0
-    for piece in in_order(pieces, workers):
-        sink.write(piece)
-        digest.update(piece)
-        progress(len(piece))
-        if sink.position - synced >= _SYNC_NBYTES:
-            synced = sink.position
-            file.sync_soon()
-    sink.flush()
-    if digest.hexdigest() != original.sha256:
-        what = f"the unpacked file has the SHA-256 {digest.hexdigest()}, it was {original.sha256}"
-        raise FormatError("unpacked-digest", what)
+def _write(file: AtomicFile, pieces: _Pieces, workers: int | None, progress: Progress) -> str:
+    """Write all pieces, hashed meanwhile → SHA-256, in hex."""
+    sink, synced = Sink(file.fileno()), 0
+    hasher = Hasher()
+    try:
+        hasher.begin()
+        for piece, room in in_order(pieces.jobs(), workers):
+            with hasher.updating(piece):
+                sink.write(piece)
+            pieces.done_with(room)
+            progress(len(piece))
+            if sink.position - synced >= _SYNC_NBYTES:
+                synced = sink.position
+                file.sync_soon()
+        sink.flush()
+        return hasher.digests()[0].hex()
+    finally:
+        hasher.discard()
 
 
 def _complete(
@@ -156,22 +161,48 @@ def _check_sizes(directory: Directory, blobs: UnpackedBlobs) -> None:
             raise FormatError("packed-skeleton", what)
 
 
-def _pieces(directory: Directory, skeleton: bytes, blobs: UnpackedBlobs) -> Iterator[Callable[[], memoryview]]:
-    """Yield jobs that give the file's bytes, from its beginning to its end."""
-    own = directory.find(INDEX_KEY.encode())
-    stored = [
-        (*directory.range(place), decode_key(directory.keys[place])) for place in range(len(directory)) if place != own
-    ]
-    outside = [(offset, nbytes, "") for offset, nbytes in ranges_outside(directory)]
-    done = 0
-    for _, nbytes, key in sorted(stored + outside):
-        if key:
-            for start in range(0, nbytes, _PIECE_NBYTES):
-                yield partial(blobs.read, key, start, min(_PIECE_NBYTES, nbytes - start), workers=1)
-        else:
-            yield partial(_same, memoryview(skeleton)[done : done + nbytes])
-            done += nbytes
+class _Pieces:
+    """A file's bytes, piece by piece, each from a job of its own; in memory that is used again and again."""
+
+    def __init__(self, directory: Directory, skeleton: bytes, blobs: UnpackedBlobs) -> None:
+        self._directory = directory
+        self._skeleton = memoryview(skeleton)
+        self._blobs = blobs
+        self._rooms: deque[Bytes] = deque()
+
+    def jobs(self) -> Iterator[Callable[[], tuple[memoryview, Bytes | None]]]:
+        """Yield jobs that give the bytes, from the file's beginning to its end, and the room that they are in."""
+        directory = self._directory
+        own = directory.find(INDEX_KEY.encode())
+        stored = [
+            (*directory.range(place), decode_key(directory.keys[place]))
+            for place in range(len(directory))
+            if place != own
+        ]
+        outside = [(offset, nbytes, "") for offset, nbytes in ranges_outside(directory)]
+        done = 0
+        for _, nbytes, key in sorted(stored + outside):
+            if key:
+                for start in range(0, nbytes, _PIECE_NBYTES):
+                    yield partial(self._of_blob, key, start, min(_PIECE_NBYTES, nbytes - start))
+            else:
+                yield partial(_same, self._skeleton[done : done + nbytes])
+                done += nbytes
+
+    def done_with(self, room: Bytes | None) -> None:
+        """Take back the room of a piece: new memory costs page faults, more than the decoding."""
+        if room is not None:
+            self._rooms.append(room)
+
+    def _of_blob(self, key: str, start: int, nbytes: int) -> tuple[memoryview, Bytes | None]:
+        if not self._blobs.is_packed(key):
+            return self._blobs.read(key, start, nbytes), None
+        try:
+            room = self._rooms.pop()
+        except IndexError:
+            room = np.empty(_PIECE_NBYTES, dtype=np.uint8)
+        return self._blobs.read(key, start, nbytes, out=room[:nbytes], workers=1), room
 
 
-def _same(data: memoryview) -> memoryview:
-    return data
+def _same(data: memoryview) -> tuple[memoryview, None]:
+    return data, None
