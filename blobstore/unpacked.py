@@ -10,13 +10,12 @@ import threading
 from functools import partial
 from typing import TYPE_CHECKING
 
-import numpy as np
-
 from blobstore.errors import FormatError, UsageError, in_file
 from blobstore.keys import encode_key
 from blobstore.parallel import in_order
 
 if TYPE_CHECKING:
+    import numpy as np
     import numpy.typing as npt
 
     from blobstore.codecs.packed import Base, Packed
@@ -86,16 +85,13 @@ class UnpackedBlobs:
                     del self._opened[next(iter(self._opened))]
         return found
 
-    def read(
-        self, key: str, start: int, nbytes: int, *, out: Bytes | None = None, workers: int | None = None
-    ) -> memoryview:
-        """Return some bytes of a blob: a view where it isn't packed and ``out`` isn't given.
+    def read(self, key: str, start: int, nbytes: int, *, workers: int | None = None) -> memoryview:
+        """Return some bytes of a blob: a view where it isn't packed.
 
         Args:
             key: Of the blob.
             start: The first byte.
             nbytes: How many, inside the blob.
-            out: Where to, shape (nbytes,); allocated unless given.
             workers: Threads that decode; by default one for each core.
 
         Raises:
@@ -105,12 +101,8 @@ class UnpackedBlobs:
         """
         row = self._row(key)
         if row and row.unpacked_nbytes:
-            return self.read_packed(key, row.unpacked_nbytes, start, nbytes, out=out, workers=workers)
-        view = self.reader.view(self.reader.range(key)[0] + start, nbytes)
-        if out is None:
-            return view
-        out[:] = np.frombuffer(view, np.uint8)
-        return out.data
+            return self.read_packed(key, row.unpacked_nbytes, start, nbytes, workers=workers)
+        return self.reader.view(self.reader.range(key)[0] + start, nbytes)
 
     def read_packed(
         self,
@@ -122,7 +114,7 @@ class UnpackedBlobs:
         out: Bytes | None = None,
         workers: int | None = None,
     ) -> memoryview:
-        """As `read`, of a blob that is packed and stands for so many bytes."""
+        """As `read`, of a blob that is packed and stands for so many bytes; to ``out``, shape (nbytes,), if given."""
         stream = self.packed(key, unpacked_nbytes)
         run = partial(in_order, workers=1 if nbytes < _ALONE_NBYTES else workers)
         try:

@@ -463,6 +463,15 @@ def test_a_base_that_is_packed_itself_is_as_good(base: Path, tune: Path, tmp_pat
     assert (tmp_path / "again.sbs").read_bytes() == tune.read_bytes()
 
 
+def test_a_base_without_an_index_is_as_good(tmp_path: Path) -> None:
+    base = tmp_path / "base.sbs"
+    write_plain(base, [("c_a", weights(1, 30_000).tobytes())])
+    tune = write_weights(tmp_path / "tune.sbs", {"c_a": tuned(weights(1, 30_000), 2)})
+    packed, done = there_and_back(tune, base=base)
+    assert done.blobs[0].delta
+    check_same_tensors(tune, packed, base)
+
+
 def reasons(packed: Path, base: Path | None) -> dict[str, str]:
     """What comes of reading each tensor, and of unpacking."""
     found = {}

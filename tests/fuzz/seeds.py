@@ -196,7 +196,34 @@ def store_seeds() -> Seeds:
     made["composed"] = bytes([both]) + blob_list((b"a", bytes(range(64))), (b"~index", framed))
     for name, said in REARRANGED.items():
         made[f"rearranged-{name}"] = bytes([targets.COMPOSED]) + rearranged(said)
+    return made | packed_file_seeds()
+
+
+def packed_file_seeds() -> Seeds:
+    """Stores of a packed tensor and of a part of it: right, a difference, of another size, damaged."""
+    facts = {fact["name"]: fact for fact in json.loads((VECTORS / "packed.json").read_bytes())["packed_valid"]}
+    streams = {name: (bytes.fromhex(facts[name]["stored"]), len(facts[name]["bytes"]) // 2) for name in PACKED}
+    example, nbytes = streams["example"]
+    streams["size"] = example, nbytes + 2
+    streams["damaged"] = example[:-20] + bytes([example[-20] ^ 1]) + example[-19:], nbytes
+    made: Seeds = {}
+    for name, (stream, unpacked) in streams.items():
+        count = unpacked // 2
+        entries = [
+            Entry("a", 0, 0, 2 * count, BY_NAME["bf16"].number, (count,), codec=1),
+            Entry("part", 0, 2, 2, BY_NAME["u8"].number, (2,), codec=1),
+        ]
+        skeleton = example[80:102]
+        rows = [IndexedBlob(b"a", len(stream), None, unpacked), IndexedBlob(b"~packed", len(skeleton))]
+        said = json.dumps({"nbytes": 65536, "sha256": "00" * 32, "index": "embedded"})
+        index = build_index(entries, rows, {"blobstore.packed": said})
+        blobs = blob_list((b"a", stream), (b"~packed", skeleton), (b"~index", index))
+        # Those of an index are seeds of `trust`, too; a difference isn't, whose base can't be given there.
+        made[f"packed-{name}" if name == "delta" else f"index-packed-{name}"] = bytes([targets.COMPOSED]) + blobs
     return made
+
+
+PACKED = ("example", "delta", "huffman", "tail")
 
 
 def trust_seeds() -> Seeds:

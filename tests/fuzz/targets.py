@@ -40,12 +40,14 @@ from blobstore.index import PACKED, Entry, IndexedBlob, NameIndex, build_index, 
 from blobstore.index.records import BLOB, ENTRY, EXTERNAL, HEADER, MAGIC, SECTIONS, VERSION
 from blobstore.index_file import external_path
 from blobstore.keys import encode_key, encode_name
+from blobstore.packing import Packing, pack, unpack
 from blobstore.recover import recover
 from blobstore.rewrite import Edits, rewrite
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
+    from blobstore.catalog import TensorInfo
     from blobstore.convert.export import Exported
     from blobstore.elements import ElementType
     from blobstore.mapping import Access
@@ -524,7 +526,10 @@ def check_encoding(kind: ElementType, stored: bytes, values: np.ndarray) -> None
 # -------------------------------------------------------------------------------------------------------------- store
 
 COMPOSED, BESIDE, FRAMED_INDEX = 1, 2, 4  # bits of the store's first byte
-KEYS = (b"~index", b"toc", b"config", b"Fscales", b"tokenizer", b"a", b"b", b"$c_embedding", b"Blinear_w_0", b"x" * 16)
+KEYS = (
+    *(b"~index", b"toc", b"config", b"Fscales", b"tokenizer", b"a", b"b", b"$c_embedding", b"Blinear_w_0", b"x" * 16),
+    *(b"~packed", b"~packed.idx"),
+)
 ACCESSES: tuple[Access, ...] = ("mmap", "read")
 ROWS = (slice(None), slice(0, 1), slice(None, None, -1), slice(1, 1 << 60, 3), slice(5, 2))
 
@@ -600,6 +605,11 @@ def read_all(opened: Store, file_nbytes: int) -> list[Any]:
         assert 0 <= info.offset <= info.offset + info.nbytes <= opened.reader.file_size
         raw = bytes(opened.raw(name))
         assert len(raw) == info.nbytes
+        if info.packed:
+            if info.unpacked_nbytes > PACKED_MOST:
+                continue
+            raw = answer(partial(stored_bytes, opened, info))
+            assert isinstance(raw, str) or len(raw) == info.element_nbytes
         values = answer(partial(opened.__getitem__, name))
         if isinstance(values, np.ndarray):
             assert values.shape == info.shape
@@ -614,6 +624,10 @@ def read_all(opened: Store, file_nbytes: int) -> list[Any]:
     seen.append(answer(lambda: opened["no such name"]))
     choices: list[dict[str, Any]] = [{}, {"by_keys": True}, {"materialize_aliases": True, "dtype": "bf16"}]
     return [*seen, *(answer(partial(exported, opened, options, file_nbytes)) for options in choices)]
+
+
+def stored_bytes(opened: Store, info: TensorInfo) -> bytes:
+    return bytes(opened.stored(info, 0, info.element_nbytes))
 
 
 def exported(opened: Store, options: dict[str, Any], file_nbytes: int) -> list[Any]:
@@ -679,6 +693,20 @@ def trust(data: bytes) -> None:
                 wrong = {one.code for one in verify_file(out, workers=1).findings if one.severity == "error"}
                 assert wrong <= {"index-misplaced"}
                 os.unlink(out)
+        there_and_back(path, out)
+
+
+def there_and_back(path: str, out: str) -> None:
+    """Pack a file, and fail unless it comes back; unpack it, if it is packed."""
+    for change in (pack, unpack):
+        made = answer(partial(change, path, out, workers=1))
+        assert os.path.exists(out) != isinstance(made, str)
+        if isinstance(made, Packing):
+            unpack(out, f"{out}.back", workers=1)
+            with open(path, "rb") as one, open(f"{out}.back", "rb") as other:
+                assert one.read() == other.read()
+        if not isinstance(made, str):
+            os.unlink(out)
 
 
 EDITS = Edits(version=2, sort=True, set_metadata={"a": "b"})
