@@ -100,6 +100,55 @@ def _plain(axes: Any) -> None:  # noqa: ANN401 (matplotlib's)
         axes.spines[side].set_visible(False)
 
 
+_WAYS = {
+    "blobstore": (_OURS, "o"),
+    "blobstore, 2 threads": (_OURS, "D"),
+    "zipnn": ("#b4436c", "^"),
+    "blosc2": ("#4b9b5f", "s"),
+    "zstd -1": ("#e8902f", "v"),
+    "zstd -3": ("#e8902f", "<"),
+    "zstd -19": ("#e8902f", ">"),
+    "gzip -6": ("#7a7a7a", "P"),
+}
+
+
+def scatter(results: Sequence[Result]) -> Figure:
+    """Draw how many times smaller against bytes per second, in and out, a row of panels for each kind of bytes."""
+    from matplotlib.figure import Figure  # noqa: PLC0415 (an extra)
+
+    found = {one.title: one for one in results if len(one.smaller) > 3}  # where there is something to compare with
+    kinds = list(dict.fromkeys(title.rpartition(", ")[0] for title in found))
+    figure = Figure(figsize=(_WIDTH, 2.1 * len(kinds) + 0.6), layout="constrained")
+    grid = figure.subplots(len(kinds), 2, squeeze=False)
+    for pair, kind in zip(grid, kinds, strict=True):
+        for axes, way in zip(pair, ("packed", "unpacked"), strict=True):
+            _points(axes, found[f"{kind}, {way}"])
+            axes.set_title(f"{kind}, {way}", loc="left", fontsize=10, fontweight="bold")
+            axes.set_xscale("log")
+            axes.minorticks_off()
+            axes.set_xticks([1e6, 1e7, 1e8, 1e9])
+            axes.xaxis.set_major_formatter(lambda rate, _: f"{size(rate)}/s")
+            axes.set_xlim(1e6, 5e9)
+            axes.margins(y=0.15)
+            _plain(axes)
+    for axes in grid[:, 0]:
+        axes.set_ylabel("times smaller", fontsize=9)
+    told: dict[str, Any] = {}
+    for axes in grid.flat:
+        told |= dict(zip(*reversed(axes.get_legend_handles_labels()), strict=True))
+    figure.legend(told.values(), told.keys(), loc="outside lower center", ncols=5, fontsize=9, frameon=False)
+    return figure
+
+
+def _points(axes: Any, one: Result) -> None:  # noqa: ANN401 (matplotlib's)
+    for row in one.rows:
+        colour, marker = _WAYS.get(row.format, (_LIMIT, "x"))
+        if row.rate is not None:
+            at = (row.rate, one.smaller[row.format])
+            axes.plot(*at, linestyle="", color=colour, marker=marker, markersize=7, label=row.format)
+    axes.axhline(one.smaller["limit"], color=_LIMIT, linewidth=1, linestyle="--", label="limit")
+
+
 def lines(results: Sequence[Result]) -> Figure:
     """Draw time and peak memory of each series against the size."""
     from matplotlib.figure import Figure  # noqa: PLC0415 (an extra)

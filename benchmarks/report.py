@@ -62,6 +62,7 @@ def _case(one: Result) -> dict[str, Any]:
         "nbytes": one.nbytes,
         "series": one.series,
         "at": one.at,
+        "smaller": dict(one.smaller),
         "sides": [_side(row) for row in one.rows],
         "aims": aims,
     }

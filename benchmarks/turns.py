@@ -16,7 +16,7 @@ from blobstore.bench.measure import Sample
 from blobstore.bench.report import OURS, Row, ratio_of, row_of
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Mapping, Sequence
 
 _LONG, _VERY_LONG = 1.0, 8.0  # seconds
 _LONG_RUNS = 3
@@ -77,6 +77,7 @@ class Measured:
         runs: Of what takes less than a second; 3 of what takes longer, 1 of what takes more than 8 s.
         trial: Whether each side is done once before, and that doesn't count: what it imports in this process.
         series, at: Of several cases that differ in a size only: what they have in common, and the size.
+        smaller: Of sides that compress: how many times smaller.
     """
 
     key: str
@@ -90,6 +91,7 @@ class Measured:
     trial: bool = False
     series: str = ""
     at: int = 0
+    smaller: Mapping[str, float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -111,7 +113,7 @@ class Result:
     """What was measured of a case.
 
     Attributes:
-        key, title, what, nbytes, series, at: Of the case.
+        key, title, what, nbytes, series, at, smaller: Of the case.
         rows: One for each side, ours first; a row's ``ratio`` is how often longer than ours it took.
         aims: With what was reached.
     """
@@ -124,6 +126,7 @@ class Result:
     aims: list[Reached] = field(default_factory=list)
     series: str = ""
     at: int = 0
+    smaller: Mapping[str, float] = field(default_factory=dict)
 
     def row(self, name: str) -> Row | None:
         """Return the row of a side."""
@@ -150,7 +153,7 @@ def run(case: Measured, setting: Setting) -> Result:
     rows = [ours, *(with_ratio(one, ours) for one in rows[1:])]
     ratios = {one.format: one.ratio for one in rows[1:]}
     aims = [Reached(one.against, one.factor, ratios[one.against] or 0.0) for one in case.aims if one.against in ratios]
-    return Result(case.key, case.title, case.what, case.nbytes, rows, aims, case.series, case.at)
+    return Result(case.key, case.title, case.what, case.nbytes, rows, aims, case.series, case.at, case.smaller)
 
 
 def with_ratio(row: Row, ours: Row) -> Row:

@@ -25,6 +25,7 @@ CASES = {
     "large": {"large-views", "large-map", "large-load", "large-load-cold", "large-map-cold", "large-write"},
     "convert": {"convert"},
     "startup": {"startup-version", "startup-ls", "startup-import"},
+    "pack": {"pack-normal-bf16-packed", "pack-normal-bf16-unpacked", "pack-file", "unpack-file"},
 }
 AIMS = {
     "many-names": ["safetensors"],
@@ -80,6 +81,8 @@ def check_case(case: dict[str, Any]) -> None:
     for side in case["sides"]:
         assert 0 < side["fastest"] <= side["median"] <= side["slowest"]
         assert (side["ratio"] is None) == (side["name"] == "blobstore")
+    assert not case["smaller"] or set(case["smaller"]) == {*names, "limit"}
+    assert all(0.99 < one < 20_000 for one in case["smaller"].values())
     for aim in case["aims"]:
         assert aim["reached"] == (aim["ratio"] >= aim["factor"])
 

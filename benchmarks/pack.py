@@ -1,0 +1,125 @@
+"""Packing: the codec on one core, in turns with others that compress weights, and whole files.
+
+ZipNN wants torch and is in no extra: ``pip install zipnn torch`` to have it measured. Rates are of the weights' bytes;
+slow ways get a part of them, and their times are told as of all.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+from functools import partial
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from benchmarks import files, planes
+from benchmarks.turns import OURS, Aim, Measured, Side, here, run
+from blobstore.bench import cache
+from blobstore.bench.cases import Ours
+from blobstore.bench.measure import Sample
+from blobstore.packing.packer import pack
+from blobstore.packing.unpacker import unpack
+from blobstore.parallel import in_order
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from benchmarks.planes import Bytes, Way
+    from benchmarks.turns import Result, Setting
+
+_ELEMENTS, _QUICK_ELEMENTS = 1 << 24, 1 << 17
+_PART, _QUICK_PART = 1 << 21, 1 << 16  # bytes for slow ways
+_FILE_NBYTES, _QUICK_FILE_NBYTES = 1 << 30, 1 << 20
+_TWO = "blobstore, 2 threads"
+_WANTED = (
+    *("normal bf16", "normal f16", "normal f32", "normal sfp", "MiniLM f32", "MiniLM bf16"),
+    *("tuned, steps 1e-5 bf16", "identical bf16"),
+)
+_AIMS = {"packed": [Aim("zipnn", 2)], "unpacked": [Aim("zipnn", 1.2)]}
+_MOST = 1e4  # times smaller; a limit without end can't be written down
+
+
+def measure(setting: Setting) -> Iterator[Result]:
+    """Measure all kinds of bytes, both ways, and a file."""
+    count = _QUICK_ELEMENTS if setting.quick else _ELEMENTS
+    for name, kind, data, base in planes.cases(count, files.real_checkpoint(setting)):
+        if f"{name} {kind}" in _WANTED:
+            for case in _codec(f"{name}, {kind}", kind, data, base, setting):
+                yield run(case, setting)
+    yield from _file(setting)
+
+
+def _codec(title: str, kind: str, data: Bytes, base: Bytes | None, setting: Setting) -> Iterator[Measured]:
+    cores = sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_setaffinity") else []
+    ways = {name: (given, way) for name, given, way in _ways(kind, data, base, setting) if way}
+    smaller = {"limit": min(planes.limit(kind, data, base), _MOST)}
+    for name, (given, (compress, _)) in ways.items():
+        getattr(compress, "prepare", lambda: None)()
+        smaller[name] = given.nbytes / compress()
+    for at, way in enumerate(("packed", "unpacked")):
+        sides = [
+            _side(name, both[at], data.nbytes / given.nbytes, cores[: 2 if name == _TWO else 1], cores)
+            for name, (given, both) in ways.items()
+        ]
+        aims = _AIMS[way] if (title, base) == ("normal, bf16", None) else []
+        key = f"pack-{title.replace(', ', '-').replace(' ', '-')}-{way}"
+        what = "bytes in memory; zstd and gzip get whole elements"
+        yield Measured(key, f"{title}, {way}", what, sides, data.nbytes, aims, smaller=smaller)
+
+
+def _ways(kind: str, data: Bytes, base: Bytes | None, setting: Setting) -> Iterator[tuple[str, Bytes, Way | None]]:
+    """Yield each way with the bytes that it is given."""
+    # From all over: a checkpoint's first bytes are not like the others.
+    count = 4 if setting.quick else 32
+    step, nbytes = data.nbytes // count // 8 * 8, (_QUICK_PART if setting.quick else _PART) // count
+    part = np.concatenate([data[at * step : at * step + nbytes] for at in range(count)])
+    yield OURS, data, planes.ours(kind, data, base)
+    yield _TWO, data, planes.ours(kind, data, base, run=partial(in_order, workers=2))
+    if base is None:
+        yield "zipnn", data, planes.zipnn(kind, data)
+        yield "blosc2", part, planes.blosc2(kind, part)
+        yield "zstd -1", data, planes.zstd(data, 1)
+        yield "zstd -3", data, planes.zstd(data, 3)
+        yield "zstd -19", part, planes.zstd(part, 19)
+        yield "gzip -6", part, planes.gzipped(part)
+
+
+def _side(name: str, work: Callable[[], object], times: float, cores: list[int], all_cores: list[int]) -> Side:
+    """Return a side that works on some cores, and whose time is told as if it had been given all bytes."""
+
+    def take() -> Sample:
+        getattr(work, "prepare", lambda: None)()
+        if cores:
+            os.sched_setaffinity(0, cores)
+        try:
+            taken = here(name, work).take()
+        finally:
+            if cores:
+                os.sched_setaffinity(0, all_cores)
+        return Sample(**{**vars(taken), "seconds": taken.seconds * times})
+
+    return Side(name, take)
+
+
+def _file(setting: Setting) -> Iterator[Result]:
+    """Pack a whole file, and unpack it, on all cores, beside a copy of it."""
+    nbytes = _QUICK_FILE_NBYTES if setting.quick else _FILE_NBYTES
+    source, packed, back = (os.path.join(setting.folder, name) for name in ("plain.sbs", "packed.sbs", "back.sbs"))
+    values = planes.weights(nbytes // 16).astype(planes.BF16)
+    Ours().write(source, [(f"layers.{i}.weight", np.roll(values, i)) for i in range(8)])
+
+    def copy() -> None:
+        shutil.copyfile(source, back)
+        cache.settle(back)
+
+    try:
+        size = os.path.getsize(source)
+        sides = [here(OURS, lambda: pack(source, packed)), here("copy and sync", copy)]
+        what = "one file to another until it is on the disk, with all digests, all cores"
+        yield run(Measured("pack-file", "a file, packed", what, sides, size, trial=True), setting)
+        sides = [here(OURS, lambda: unpack(packed, back)), here("copy and sync", copy)]
+        yield run(Measured("unpack-file", "a file, unpacked", what, sides, size, trial=True), setting)
+    finally:
+        for path in (source, packed, back):
+            cache.remove(path)
