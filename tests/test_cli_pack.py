@@ -80,6 +80,9 @@ def test_a_difference_needs_its_base(cli: Cli, store: Path, tmp_path: Path) -> N
     assert (done.status, done.rows[0][5]) == (0, "difference")
     check_refused(cli("unpack", packed, "-o", back), 2, "needs-base")
     assert not back.exists()
+    verified = cli("verify", packed, "--values", "--json")
+    assert verified.status == 0
+    assert {one["code"] for one in verified.json["findings"]} == {"undecodable"}
     assert cli("unpack", packed, "-o", back, "--base", store).status == 0
     assert back.read_bytes() == store.read_bytes()
 

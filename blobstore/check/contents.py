@@ -14,7 +14,7 @@ import numpy as np
 
 from blobstore.check.findings import finding, from_error
 from blobstore.check.opening import open_checked
-from blobstore.errors import CodecError, FormatError
+from blobstore.errors import CodecError, FormatError, UsageError
 from blobstore.hashing import digest_of
 from blobstore.keys import INDEX_KEY
 from blobstore.store import Store
@@ -207,6 +207,8 @@ def _values(store: Store, info: TensorInfo) -> Iterator[Finding]:
                     counts[code] += len(found)
     except CodecError as error:  # nuq: one of its tables has the reserved code
         yield finding("reserved-code", info.name, error.message, **where)
+    except UsageError as error:  # the difference to a file that isn't here
+        yield finding("undecodable", info.name, error.message, **where)
     words = {"not-a-number": "NaN", "infinite": "infinite", "reserved-code": "the code 0x80, which stands for no value"}
     for code, count in counts.items():
         if count:
