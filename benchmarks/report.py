@@ -100,13 +100,16 @@ def aims_table(results: Iterable[Result]) -> str:
     return "\n".join(lines)
 
 
+_OF_WEIGHTS = ("zipnn", "blosc2")  # what compresses weights as well as packing does
+
+
 def losses(results: Iterable[Result]) -> str:
     """Return where another format was faster than ours, the worst first."""
     found = sorted(
         (row.ratio, one.title, row)
         for one in results
         for row in one.rows
-        if row.format in PEERS and row.ratio is not None and row.ratio < 1
+        if (row.format in PEERS or row.format in _OF_WEIGHTS) and row.ratio is not None and row.ratio < 1
     )
     if not found:
         return "In no case was another format faster."

@@ -201,7 +201,8 @@ class _Pieces:
             room = self._rooms.pop()
         except IndexError:
             room = np.empty(_PIECE_NBYTES, dtype=np.uint8)
-        return self._blobs.read(key, start, nbytes, out=room[:nbytes], workers=1), room
+        unpacked = self._blobs.nbytes(key)
+        return self._blobs.read_packed(key, unpacked, start, nbytes, out=room[:nbytes], workers=1), room
 
 
 def _same(data: memoryview) -> tuple[memoryview, None]:
