@@ -109,7 +109,7 @@ def many(setting: Setting) -> Iterator[Result]:
         yield run(
             Measured(
                 "many-process",
-                f"one tensor of {count:,}, new process",
+                f"one of {count:,}, new process",
                 "start Python, import the library, open the file, use one tensor, end",
                 [*sides, process("python, numpy only", "-c", "import numpy")],
             ),

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 
 HERE = os.path.dirname(os.path.abspath(__file__))
 _KEY = ("many-names", "many-process", "large-map", "large-load")  # of the chart in the top README.md
+_PACK_KEY = tuple(f"pack-{what}-bf16-{way}" for what in ("normal", "MiniLM") for way in ("packed", "unpacked"))
 _FORMATS = ", ".join(PEERS)
 
 
@@ -234,6 +235,8 @@ def draw(measured: Sequence[tuple[Group, list[Result]]], folder: str) -> None:
     results = {one.key: one for _, found in measured for one in found}
     if all(key in results for key in _KEY):
         charts.save(charts.bars([results[key] for key in _KEY]), os.path.join(folder, "key.png"))
+    if all(key in results for key in _PACK_KEY):
+        charts.save(charts.scatter([results[key] for key in _PACK_KEY]), os.path.join(folder, "pack-key.png"))
 
 
 def replace_between_markers(path: str, text: str) -> None:
