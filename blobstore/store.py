@@ -12,7 +12,7 @@ import numpy as np
 from blobstore.catalog import BlobCatalog, open_catalog
 from blobstore.closing import Closing
 from blobstore.codecs import decode
-from blobstore.errors import CodecError, NameNotFoundError, UsageError, in_file
+from blobstore.errors import CodecError, FormatError, NameNotFoundError, UsageError, in_file
 from blobstore.index_file import find_index
 from blobstore.keys import CONFIG_KEY, NO_TOKENIZER, TOKENIZER_KEY
 from blobstore.parallel import check_workers
@@ -237,7 +237,12 @@ class Store(Mapping[str, "Array"], Closing):
         if not info.packed:
             return self.reader.view(info.offset + start, nbytes)
         with in_file(self.path):
-            return self.unpacked.read_packed(info.key, info.unpacked_nbytes, info.inside + start, nbytes, out=out)
+            try:
+                return self.unpacked.read_packed(info.key, info.unpacked_nbytes, info.inside + start, nbytes, out=out)
+            except FormatError as error:
+                if error.path not in (None, self.path):  # the base's
+                    raise
+                raise type(error)(error.reason, f"{info.name!r}, in {error.message}", error.offset) from None
 
     def _view(self, info: TensorInfo, first: int, count: int) -> Array:
         """View elements that lie as numpy has them."""
