@@ -315,7 +315,7 @@ def test_each_case_of_each_format_runs(name: str, case: str, store: Path, tmp_pa
             pytest.skip(f"{one.distribution} is not installed")
         path = str(tmp_path / f"peer{one.suffix}")
         one.write(path, tensors)
-    wanted = cases.wanted_of(cases.choose(opened))
+    wanted = cases.wanted_of(cases.choose(opened), opened)
     trial = str(tmp_path / "trial")
     one.write(trial, [("a", np.arange(1024, dtype=np.float32))])
     sample = measure.measure(measure.Job(name, case, path, trial, wanted, cold=False))

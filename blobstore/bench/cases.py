@@ -82,12 +82,14 @@ class Wanted:
         some: Those that are looked up.
         one: The one that is used first.
         nbytes: Of all of them.
+        whole: Whether an .sbs file has no others, and all as numpy has them: so that `Store.load_all` gives these.
     """
 
     names: Sequence[str]
     some: Sequence[str]
     one: str
     nbytes: int
+    whole: bool = True
 
 
 class Format(ABC):
@@ -132,9 +134,9 @@ class Format(ABC):
         view = self.view(opened, name)
         return np.array(view) if self.mapped else view
 
-    def load_all(self, opened: Any, names: Sequence[str]) -> object:  # noqa: ANN401 (as above)
-        """Return these tensors in memory of their own, in the way that the library has for all at once."""
-        return [self.load(opened, name) for name in names]
+    def load_all(self, opened: Any, wanted: Wanted) -> object:  # noqa: ANN401 (as above)
+        """Return all tensors in memory of their own, in the way that the library has for all at once."""
+        return [self.load(opened, name) for name in wanted.names]
 
     def save(self, path: str, tensors: Mapping[str, Array]) -> None:
         """Write tensors that are in memory, in the way that the library has for that."""
@@ -171,12 +173,9 @@ class Ours(Format):
         """Return a tensor where it lies."""
         return stored(opened, opened.info(name))
 
-    def load_all(self, opened: Store, names: Sequence[str]) -> object:
-        """Return these tensors in memory of their own: by `Store.load_all` where it returns these, not decoded."""
-        infos = list(opened.infos())
-        if len(names) < len({one.place for one in infos if one.nbytes}) or any(_is_encoded(one) for one in infos):
-            return super().load_all(opened, names)
-        return opened.load_all()
+    def load_all(self, opened: Store, wanted: Wanted) -> object:
+        """Return all tensors in memory of their own: by `Store.load_all` where it returns these, not decoded."""
+        return opened.load_all() if wanted.whole else super().load_all(opened, wanted)
 
 
 class OursByReads(Ours):
@@ -231,7 +230,7 @@ def work(one: Format, case: str, path: str, wanted: Wanted) -> Callable[[], obje
         "lookup": lambda opened: [one.entry(opened, name) for name in wanted.some],
         "first": lambda opened: touch(one.view(opened, wanted.one)),
         "map": lambda opened: [touch(one.view(opened, name)) for name in wanted.names],
-        "read": lambda opened: one.load_all(opened, wanted.names),
+        "read": lambda opened: one.load_all(opened, wanted),
         "names": one.names,
         "views": lambda opened: [one.view(opened, name) for name in wanted.names],
     }
@@ -280,9 +279,12 @@ def _fitting(infos: Iterable[TensorInfo], left: int) -> Iterator[TensorInfo]:
             yield one
 
 
-def wanted_of(infos: Sequence[TensorInfo]) -> Wanted:
-    """Return what is measured of these tensors; the same in every run."""
+def wanted_of(infos: Sequence[TensorInfo], store: Store) -> Wanted:
+    """Return what is measured of these tensors of a file; the same in every run."""
+    all_infos = list(store.infos())
+    places = {one.place for one in all_infos if one.nbytes}
+    whole = len(infos) >= len(places) and not any(_is_encoded(one) for one in all_infos)
     names = [one.name for one in infos]
     middle = sorted(infos, key=lambda one: (one.nbytes, one.offset))[len(infos) // 2]
     some = random.Random(0).sample(names, min(len(names), _LOOKED_UP))  # noqa: S311 (no secret)
-    return Wanted(names, some, middle.name, sum(one.nbytes for one in infos))
+    return Wanted(names, some, middle.name, sum(one.nbytes for one in infos), whole)

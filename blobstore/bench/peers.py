@@ -22,9 +22,9 @@ from blobstore.elements import type_of
 from blobstore.transfer import Sink, flat_bytes
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping, Sequence
+    from collections.abc import Iterable, Mapping
 
-    from blobstore.bench.cases import Array, Entry
+    from blobstore.bench.cases import Array, Entry, Wanted
 
 _BFLOAT16 = np.dtype(ml_dtypes.bfloat16)
 _COPIES = tuple(one for one in CASES if one != "map")
@@ -123,11 +123,9 @@ class Safetensors(Peer):
         array: Array = opened.get_tensor(name)
         return array
 
-    def load_all(self, opened: Any, names: Sequence[str]) -> object:  # noqa: ANN401
-        """Return these tensors; all of them as ``load_file`` does, which has a call of its own since version 0.8."""
-        if len(names) < len(opened.keys()) or not hasattr(opened, "get_tensors"):
-            return super().load_all(opened, names)
-        return opened.get_tensors()
+    def load_all(self, opened: Any, wanted: Wanted) -> object:  # noqa: ANN401
+        """Return all tensors as ``load_file`` does, which has a call of its own since version 0.8."""
+        return opened.get_tensors() if hasattr(opened, "get_tensors") else super().load_all(opened, wanted)
 
 
 class Npz(Peer):

@@ -72,8 +72,7 @@ def bench(plan: Plan, tell: Tell = lambda *_: None) -> Report:
         FormatError: The file is wrong.
     """
     _check(plan)
-    report, infos = _begin(plan)
-    wanted = wanted_of(infos)
+    report, infos, wanted = _begin(plan)
     peers = _peers(plan, report)
     report.room_nbytes = sum(wanted.nbytes + one.own * len(infos) for one in peers)
     parent = plan.folder or (os.path.dirname(os.path.abspath(plan.path)) if peers else tempfile.gettempdir())
@@ -89,12 +88,12 @@ def bench(plan: Plan, tell: Tell = lambda *_: None) -> Report:
     return report
 
 
-def _begin(plan: Plan) -> tuple[Report, list[TensorInfo]]:
+def _begin(plan: Plan) -> tuple[Report, list[TensorInfo], Wanted]:
     """Look at the file. A function of its own, so that nothing keeps it mapped: mapped pages could not be dropped."""
     with Store(plan.path) as store:
         available = choose(store)
         infos = choose(store, QUICK_NBYTES) if plan.quick else available
-        wanted = wanted_of(infos)
+        wanted = wanted_of(infos, store)
         report = Report(
             file=plan.path,
             file_nbytes=store.reader.file_size,
@@ -106,7 +105,7 @@ def _begin(plan: Plan) -> tuple[Report, list[TensorInfo]]:
             machine=machine(),
             formats={OURS: blobstore.__version__},
         )
-    return report, infos
+    return report, infos, wanted
 
 
 def _check(plan: Plan) -> None:
