@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import partial
@@ -12,6 +11,7 @@ import numpy as np
 
 from blobstore.errors import in_file
 from blobstore.mapping import read_into
+from blobstore.parallel import cores
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
@@ -71,7 +71,7 @@ def load_all(store: Store, workers: int | None = None) -> dict[str, Array]:
     fd = store.reader.fileno()
     with (
         in_file(store.path),
-        ThreadPoolExecutor(workers or os.cpu_count(), thread_name_prefix="blobstore-load") as pool,
+        ThreadPoolExecutor(workers or cores(), thread_name_prefix="blobstore-load") as pool,
     ):
         try:
             jobs: list[Future[Any]] = []

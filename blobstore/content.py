@@ -49,6 +49,16 @@ class HeldBlob:
         """Its size."""
         return self.data.nbytes if isinstance(self.data, FileRange) else len(self.data)
 
+    def check_digest(self, found: bytes | None) -> None:
+        """Compare the SHA-256 of its bytes with the one that was kept: a new one would hide a damage.
+
+        Raises:
+            FormatError: ``damaged-blob``.
+        """
+        if self.sha256 not in (None, found):
+            what = "is not what its SHA-256 in the index says: it is damaged; blobstore recover leaves it out"
+            raise FormatError("damaged-blob", f"{self.key!r} {what}")
+
 
 @dataclass
 class Content:
@@ -142,9 +152,7 @@ def write_content(
             writer.add_chunks(blob.key, _steps(blob.data, progress), lasting=True)
         digests = writer.digests() if hashing else [None] * len(content.blobs)
         for blob, digest in zip(content.blobs, digests, strict=True):
-            if blob.sha256 not in (None, digest):
-                what = "is not what its SHA-256 in the index says: it is damaged; blobstore recover leaves it out"
-                raise FormatError("damaged-blob", f"{blob.key!r} {what}")
+            blob.check_digest(digest)
         if content.entries is None or index == "none":
             close_without_index(writer, target, writer.directory)
             return

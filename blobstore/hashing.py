@@ -3,29 +3,31 @@
 from __future__ import annotations
 
 import hashlib
-import os
 import threading
 from collections import deque
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
+from blobstore.parallel import cores
 from blobstore.transfer import FileRange
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterable, Iterator
 
 _INLINE_NBYTES = 256 << 10  # below this a thread costs more than it saves
 _WAITING_NBYTES = 256 << 20  # memory that may wait for its hash before the writer waits for it
 
 
-def digest_of(source: FileRange, progress: Callable[[int], None] = lambda _: None) -> bytes:
-    """Return the SHA-256 of bytes of a file, 32 bytes; read through one buffer of at most 4 MiB.
+def digest_of(source: FileRange | Iterable[memoryview], progress: Callable[[int], None] = lambda _: None) -> bytes:
+    """Return the SHA-256 of bytes of a file, or of pieces of anything, 32 bytes.
+
+    A file is read through one buffer of at most 4 MiB.
 
     Raises:
         TruncatedError: ``short-read`` when the file ends too early.
     """
     digest = hashlib.sha256()
-    for piece in source.chunks():
+    for piece in source.chunks() if isinstance(source, FileRange) else source:
         digest.update(piece)
         progress(len(piece))
     return digest.digest()
@@ -51,7 +53,7 @@ class Hasher:
         self._blobs: list[_Blob] = []
         self._held = 0  # bytes of memory that wait
         self._changed = threading.Condition()
-        self._pool = ThreadPoolExecutor(os.cpu_count(), thread_name_prefix="blobstore-sha256")
+        self._pool = ThreadPoolExecutor(cores(), thread_name_prefix="blobstore-sha256")
 
     def begin(self) -> None:
         """Begin the next blob."""

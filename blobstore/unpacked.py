@@ -5,12 +5,12 @@ Spec: spec/packed.md; spec/index.md says which blobs are packed.
 
 from __future__ import annotations
 
-import hashlib
 import threading
 from functools import partial
 from typing import TYPE_CHECKING
 
 from blobstore.errors import FormatError, UsageError, in_file
+from blobstore.hashing import digest_of
 from blobstore.keys import encode_key
 from blobstore.parallel import in_order
 
@@ -138,10 +138,9 @@ class UnpackedBlobs:
             FormatError: ``damaged-blob``: the index keeps another one; or as `read`.
         """
         if key not in self._digests:
-            digest, nbytes = hashlib.sha256(), self.nbytes(key)
-            for start in range(0, nbytes, _HASH_NBYTES):
-                digest.update(self.read(key, start, min(_HASH_NBYTES, nbytes - start)))
-            self._digests[key] = digest.digest()
+            nbytes = self.nbytes(key)
+            starts = range(0, nbytes, _HASH_NBYTES)
+            self._digests[key] = digest_of(self.read(key, at, min(_HASH_NBYTES, nbytes - at)) for at in starts)
         if self._kept_sha256(key) not in (None, self._digests[key]):
             raise FormatError("damaged-blob", f"{key!r} is not what its SHA-256 in the index says: it is damaged")
         return self._digests[key]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import nullcontext
@@ -17,6 +16,7 @@ from blobstore.check.opening import open_checked
 from blobstore.errors import CodecError, FormatError, UsageError
 from blobstore.hashing import digest_of
 from blobstore.keys import INDEX_KEY
+from blobstore.parallel import cores
 from blobstore.store import Store
 from blobstore.transfer import FileRange
 
@@ -144,7 +144,7 @@ def verify_blobs(
 
     # The largest first, so that none is left for one thread at the end.
     rows = sorted(range(len(known)), key=lambda row: -int(reader.directory.sizes[known[row]]))
-    with ThreadPoolExecutor(workers or os.cpu_count() or 1, thread_name_prefix="blobstore-verify") as pool:
+    with ThreadPoolExecutor(workers or cores(), thread_name_prefix="blobstore-verify") as pool:
         try:
             wrong = list(pool.map(differs, rows)) if workers != 1 else [differs(row) for row in rows]
         except BaseException:

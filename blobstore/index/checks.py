@@ -1,6 +1,6 @@
 """What must hold of an index's entries: checks of all of them at once, or of some.
 
-Spec: spec/index.md; I7 to I14 are its reader checks.
+Spec: spec/index.md; I7 to I14, and I20, are its reader checks.
 """
 
 from __future__ import annotations
@@ -99,14 +99,9 @@ def check_names(columns: Columns, pool: memoryview, start: int, refusal: Refusal
     # Code points sort as their UTF-8 bytes do.
     if not all(map(lt, names, islice(names, 1, None))):
         after = next(i for i in range(1, len(names)) if names[i] <= names[i - 1])
-        raise out_of_order(after, names[after], names[after - 1], start)
+        what = "used twice" if names[after] == names[after - 1] else f"sorted behind {names[after - 1][:80]!r}"
+        raise FormatError("index-order", f"entry {after} ({names[after][:80]!r}) is {what}", start)
     return names
-
-
-def out_of_order(place: int, name: str, before: str, start: int) -> FormatError:
-    """Return what check I9 says of an entry whose name isn't behind the one before."""
-    what = "used twice" if name == before else f"sorted behind {before[:80]!r}"
-    return FormatError("index-order", f"entry {place} ({name[:80]!r}) is {what}", start)
 
 
 def check_fields(columns: Columns, blobs: Records, dims: npt.NDArray[np.uint64], refusal: Refusal) -> None:

@@ -6,6 +6,7 @@ import struct
 from bisect import bisect_left
 from dataclasses import dataclass, field
 from functools import cached_property
+from itertools import count
 from operator import lt
 from typing import TYPE_CHECKING
 
@@ -60,7 +61,7 @@ class NameIndex:
     store_nbytes: int | None
     store_sha256: bytes | None
     raw: memoryview = field(repr=False)
-    _seen: list[int] = field(default_factory=lambda: [0], init=False, repr=False)  # look-ups so far
+    _lookups: Iterator[int] = field(default_factory=count, init=False, repr=False)  # how many there were
 
     @property
     def external(self) -> bool:
@@ -71,7 +72,7 @@ class NameIndex:
         """Check all that was left when it was opened.
 
         Raises:
-            FormatError: Checks I7 to I15 of spec/index.md; offsets are from the index's beginning.
+            FormatError: Checks I7 to I15, and I20, of spec/index.md; offsets are from the index's beginning.
         """
         _ = self.names, self.metadata
 
@@ -80,7 +81,7 @@ class NameIndex:
         """All names as text, in the order of the entries; with it all entries are checked.
 
         Raises:
-            FormatError: Checks I7 to I14.
+            FormatError: Checks I7 to I14, and I20.
         """
         columns, refusal = Columns(self.entries), Refusal()
         check_reserved(columns, refusal)
@@ -113,16 +114,15 @@ class NameIndex:
         """Return the place of a name among the entries, or -1. A binary search: for the first few nothing is built.
 
         Raises:
-            FormatError: What it touched is wrong, or, when the name isn't there, anything: checks I7 to I14.
+            FormatError: What it touched is wrong, or, when the name isn't there, anything: checks I7 to I14, and I20.
         """
         try:
             wanted = encode_name(name)
         except UsageError:
             return -1
-        if self._checked or self._seen[0] == _FEW:
+        if self._checked or next(self._lookups) >= _FEW:
             place = bisect_left(self.names, name)
             return place if place < len(self.names) and self.names[place] == name else -1
-        self._seen[0] += 1
         low, high = 0, len(self.entries)
         while low < high:
             middle = (low + high) // 2
@@ -167,7 +167,7 @@ class NameIndex:
         """Return all entries, in their order.
 
         Raises:
-            FormatError: Checks I7 to I14.
+            FormatError: Checks I7 to I14, and I20.
         """
         columns = ("blob", "offset", "nbytes", "type", "dims_start", "ndim", "scale", "codec")
         dims = self.dims.tolist()

@@ -38,7 +38,8 @@ def parse_index(raw: memoryview, *, external: bool) -> NameIndex:
         external: Whether it came from a file of its own.
 
     Raises:
-        FormatError, TruncatedError: Checks I1 to I15 of spec/index.md; offsets are from the index's beginning.
+        FormatError, TruncatedError: Checks I1 to I15, and I20, of spec/index.md; offsets are from the index's
+            beginning.
     """
     index = open_index(raw, external=external)
     index.check()

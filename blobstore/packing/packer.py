@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import fnmatch
-import hashlib
 import os
 import threading
 from concurrent.futures import ThreadPoolExecutor
@@ -15,10 +14,11 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from blobstore.codecs.packed import FASTEST, check_level, compress, sampled_ratio
-from blobstore.codecs.planes import WHOLE, layout_of
+from blobstore.codecs.planes import layout_of
 from blobstore.content import content_of, describe, is_packed
 from blobstore.elements import UNKNOWN, by_number
-from blobstore.errors import FormatError, UsageError, in_file
+from blobstore.errors import UsageError, in_file
+from blobstore.hashing import digest_of
 from blobstore.index import PACKED, IndexedBlob, build_index
 from blobstore.index.records import directory_digest
 from blobstore.index_file import find_index
@@ -28,7 +28,7 @@ from blobstore.packing.skeleton import Original, compressed, refuse_same, take_s
 from blobstore.parallel import check_workers, in_order
 from blobstore.reader import BlobReader
 from blobstore.store import Store
-from blobstore.transfer import FileRange, flat_bytes
+from blobstore.transfer import flat_bytes
 from blobstore.writer import BlobWriter
 
 if TYPE_CHECKING:
@@ -155,12 +155,15 @@ def pack(
             return pool.submit(_digest_of, reader, stop, offset, nbytes)
 
         whole = hashing(0, reader.file_size)
-        packer = _Packer(reader, content, _How(level, workers), base_store.unpacked if base_store else None, hashing)
+        base_blobs = base_store.unpacked if base_store else None
+        packer = _Packer(reader, content, level=level, workers=workers, base=base_blobs, hashing=hashing)
         chosen = packer.chosen(only)
         done = Packing(reader.file_size)
         with in_file(reader.path), BlobWriter(target, version=reader.version, digests=True) as writer:
             for place, blob in enumerate(content.blobs):
-                done.blobs += packer.add(writer, place, blob, chosen=place in chosen)
+                packed = packer.add(writer, place, blob, chosen=place in chosen)
+                if blob.key not in _KEPT_KEYS:
+                    done.blobs.append(packed)
                 progress(blob.nbytes)
             packer.check_digests(writer.digests())
             if base_store and not any(one.delta for one in done.blobs):
@@ -182,12 +185,6 @@ def pack(
         return done
 
 
-@dataclass(frozen=True)
-class _How:
-    level: int
-    workers: int | None
-
-
 class _Packer:
     """Packs one blob after another."""
 
@@ -195,14 +192,16 @@ class _Packer:
         self,
         reader: BlobReader,
         content: Content,
-        how: _How,
+        *,
+        level: int,
+        workers: int | None,
         base: UnpackedBlobs | None,
         hashing: Callable[[int, int], Future[bytes]],
     ) -> None:
         self._reader = reader
         self._content = content
-        self._level = how.level
-        self._run = partial(in_order, workers=how.workers)
+        self._level = level
+        self._run = partial(in_order, workers=workers)
         self._base = base
         self._hashing = hashing
         self._of: dict[int, list[Entry]] = {}
@@ -234,13 +233,13 @@ class _Packer:
             and not any(entry.codec for entry in self._of[place])
         }
 
-    def add(self, writer: BlobWriter, place: int, blob: HeldBlob, *, chosen: bool) -> Iterator[PackedBlob]:
+    def add(self, writer: BlobWriter, place: int, blob: HeldBlob, *, chosen: bool) -> PackedBlob:
         """Write a blob, packed or as it is."""
         delta = False
         packed = 0
         if chosen:
             data = self._reader[blob.key]
-            layout, delta = self._how(place, blob, data)
+            layout, delta = self._best(place, blob, data)
             if layout is not None:
                 base = digest = None
                 if delta and self._base:
@@ -255,14 +254,13 @@ class _Packer:
                     packed = 0
         if packed:
             self._unpacked[place] = blob.nbytes
-            if blob.sha256 and isinstance(blob.data, FileRange):
+            if blob.sha256:
                 self._before[place] = self._hashing(*self._reader.range(blob.key))
         else:
             writer.add_chunks(blob.key, (blob.data,), lasting=True)
-        if blob.key not in _KEPT_KEYS:
-            kind = str(by_number(self._of[place][0].type)) if place in self._of else str(UNKNOWN)
-            size = packed or blob.nbytes
-            yield PackedBlob(blob.key, tuple(self._names(place)), kind, blob.nbytes, size, bool(packed) and delta)
+        kind = str(by_number(self._of[place][0].type)) if place in self._of else str(UNKNOWN)
+        size = packed or blob.nbytes
+        return PackedBlob(blob.key, tuple(self._names(place)), kind, blob.nbytes, size, bool(packed) and delta)
 
     def check_digests(self, digests: Sequence[bytes]) -> None:
         """Compare with what is known of the file's blobs; a new digest would hide a damage.
@@ -271,10 +269,7 @@ class _Packer:
             FormatError: ``damaged-blob``.
         """
         for place, blob in enumerate(self._content.blobs):
-            found = self._before[place].result() if place in self._before else digests[place]
-            if blob.sha256 and (place not in self._unpacked or place in self._before) and found != blob.sha256:
-                what = "is not what its SHA-256 in the index says: it is damaged; blobstore recover leaves it out"
-                raise FormatError("damaged-blob", f"{blob.key!r} {what}")
+            blob.check_digest(self._before[place].result() if place in self._before else digests[place])
 
     def index(self, writer: BlobWriter) -> bytes:
         """Return the new file's index."""
@@ -289,9 +284,9 @@ class _Packer:
     def _names(self, place: int) -> list[str]:
         return [entry.name for entry in self._of.get(place, ())]
 
-    def _how(self, place: int, blob: HeldBlob, data: memoryview) -> tuple[Layout | None, bool]:
+    def _best(self, place: int, blob: HeldBlob, data: memoryview) -> tuple[Layout | None, bool]:
         """Return how a blob is best packed, by some of its chunks, and whether as a difference; None for not at all."""
-        layouts = {layout_of(by_number(entry.type)) for entry in self._of[place]} or {WHOLE}
+        layouts = {layout_of(by_number(entry.type)) for entry in self._of[place]}
         tried = []
         if self._base and blob.key in self._base.reader and self._base.nbytes(blob.key) == blob.nbytes:
             base = partial(self._base.read_as_base, blob.key)
@@ -303,12 +298,14 @@ class _Packer:
 
 def _digest_of(reader: BlobReader, stop: threading.Event, offset: int, nbytes: int) -> bytes:
     """Return the SHA-256 of bytes of a file, as they are mapped: plain reads would be copies. Ends when told to."""
-    digest = hashlib.sha256()
-    for start in range(offset, offset + nbytes, _PIECE_NBYTES):
-        if stop.is_set():
-            raise InterruptedError
-        digest.update(reader.view(start, min(_PIECE_NBYTES, offset + nbytes - start)))
-    return digest.digest()
+
+    def pieces() -> Iterator[memoryview]:
+        for start in range(offset, offset + nbytes, _PIECE_NBYTES):
+            if stop.is_set():
+                raise InterruptedError
+            yield reader.view(start, min(_PIECE_NBYTES, offset + nbytes - start))
+
+    return digest_of(pieces())
 
 
 def _gathered(pieces: Iterable[Buffer], room: Bytes) -> Iterator[memoryview]:
