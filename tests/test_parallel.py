@@ -61,6 +61,20 @@ def test_few_jobs_are_asked_for_ahead(workers: int | None) -> None:
     results.close()  # type: ignore[attr-defined]
 
 
+@pytest.mark.parametrize("workers", [2, 3, 5])
+def test_the_callers_thread_is_one_of_those_that_work(workers: int) -> None:
+    seen: set[int] = set()
+    together = threading.Barrier(workers, timeout=60)
+
+    def job() -> None:
+        seen.add(threading.get_ident())
+        together.wait()  # until as many jobs run at the same time
+
+    assert list(in_order([job] * (3 * workers), workers)) == [None] * (3 * workers)
+    assert len(seen) == workers
+    assert threading.get_ident() in seen
+
+
 @workers
 def test_no_thread_is_left_when_nobody_asks_for_more(workers: int | None) -> None:
     before = threading.active_count()
