@@ -26,7 +26,8 @@ import numpy as np
 import zstandard
 
 from blobstore import codecs
-from blobstore.codecs.packed import Packed, compress
+from blobstore.codecs.packed import Packed
+from blobstore.codecs.packed_writer import compress
 from blobstore.codecs.planes import layout_of, split
 from blobstore.elements import BY_NAME
 from blobstore.parallel import in_order

@@ -11,10 +11,12 @@ from typing import TYPE_CHECKING, Any
 import ml_dtypes
 import numpy as np
 import pytest
+import zstandard
 from hypothesis import given
 from hypothesis import strategies as st
 
-from blobstore.codecs.packed import CHUNK, HEADER, Packed, compress, sampled_ratio
+from blobstore.codecs.packed import HEADER, Packed
+from blobstore.codecs.packed_writer import CHUNK_NBYTES, compress, sampled_ratio
 from blobstore.codecs.planes import Layout, layout_of
 from blobstore.elements import BY_NAME
 from blobstore.errors import BlobStoreError, FormatError, TruncatedError, UsageError
@@ -27,8 +29,8 @@ if TYPE_CHECKING:
 
 Fact = dict[str, Any]
 FACTS: dict[str, list[Fact]] = json.loads((VECTORS / "packed.json").read_bytes())
-# In the order of the checks, P1 to P13.
-REASONS = "truncated magic version header flags layout chunk reserved table table-crc sizes frame data"
+# In the order of the checks, P1 to P14.
+REASONS = "truncated magic version header flags layout chunk reserved table table-crc sizes frame data pairs"
 
 
 def packed(data: bytes, layout: Layout, **options: Any) -> bytes:  # noqa: ANN401
@@ -144,7 +146,7 @@ def test_a_difference_comes_back_with_its_base_only(
 @every_layout
 @pytest.mark.parametrize("more", [-1, 0, 1])
 def test_sizes_around_a_chunks_border_come_back_with_threads_and_without(layout: Layout, more: int) -> None:
-    data = np.random.default_rng(3).integers(0, 30, 2 * CHUNK * layout.width + more, dtype=np.uint8).tobytes()
+    data = np.random.default_rng(3).integers(0, 30, 2 * CHUNK_NBYTES + more, dtype=np.uint8).tobytes()
     stored = packed(data, layout)
     assert packed(data, layout, run=in_order) == stored
     assert Packed(stored).read().tobytes() == data
@@ -160,7 +162,7 @@ def test_every_pattern_of_16_bits_comes_back() -> None:
 @pytest.mark.parametrize("name", BY_NAME)
 def test_what_does_not_shrink_grows_by_next_to_nothing(name: str) -> None:
     layout = layout_of(BY_NAME[name])
-    data = np.random.default_rng(4).bytes(3 * CHUNK)
+    data = np.random.default_rng(4).bytes(CHUNK_NBYTES)
     assert len(packed(data, layout)) <= 1.001 * len(data) + 200
     assert sampled_ratio(data, layout) == pytest.approx(1, abs=0.01)
 
@@ -171,6 +173,14 @@ def test_weights_in_bfloat16_get_smaller_by_a_third() -> None:
     ratio = len(data) / len(packed(data, layout))
     assert ratio > 1.49
     assert sampled_ratio(data, layout) == pytest.approx(ratio, rel=0.01)
+
+
+@pytest.mark.parametrize(("level", "halved"), [(0, True), (1, False), (22, False)])
+def test_exponents_are_held_in_pairs_unless_a_level_is_asked_for(level: int, halved: bool) -> None:
+    weights = (np.random.default_rng(5).standard_normal(1 << 12, dtype=np.float32) / 50).astype(ml_dtypes.bfloat16)
+    stored = packed(weights.tobytes(), layout_of(BY_NAME["bf16"]), level=level)
+    content = zstandard.get_frame_parameters(stored[HEADER.itemsize :]).content_size
+    assert (content < (1 << 11) + 20) == halved
 
 
 @pytest.mark.parametrize("level", [0, 1, 22])

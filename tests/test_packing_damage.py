@@ -15,7 +15,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import blobstore
-from blobstore.codecs.packed import MAX_CHUNK, compress
+from blobstore.codecs.packed import MAX_CHUNK
+from blobstore.codecs.packed_writer import compress
 from blobstore.codecs.planes import WHOLE
 from blobstore.elements import BY_NAME
 from blobstore.errors import BlobStoreError, FormatError, UsageError

@@ -45,6 +45,10 @@ class Layout:
 
 
 WHOLE = Layout(1)
+_I16 = np.dtype("<i2")
+_SEVEN, _EIGHT, _TO_SEVEN, _TO_EIGHT = np.uint16(7), np.uint16(8), np.uint16(1 << 7), np.uint16(1 << 8)
+_SIGN, _MANTISSA = np.uint8(0x80), np.uint8(0x7F)
+_SIGN_AND_MANTISSA = np.int16(0x807F - (1 << 16))
 _LAYOUTS = {
     "f32": Layout(4, signed=True),
     "bf16": Layout(2, signed=True),
@@ -74,80 +78,72 @@ def split(elements: Array, layout: Layout, work: Bytes) -> Iterator[Bytes]:
         work: At least width · n bytes, used while planes are taken.
 
     Yields:
-        As many planes as an element has bytes, each of shape (n,) and good until the next one is asked for.
+        As many planes as an element has bytes, each of shape (n,), in ``work``, and good until the next one is asked
+        for; they may be changed.
     """
     if layout.width == 1:
-        yield elements
+        plane = work[: len(elements)]
+        np.copyto(plane, elements)
+        yield plane
     elif layout.width == 2:
         yield from _split_pairs(elements, work, signed=layout.signed)
     else:
         # By halves, through casts: numpy does them several times as fast as copies with a stride.
-        half, part, rest = _halves(layout, len(elements), work)
-        np.right_shift(elements, _distance(elements), out=part, casting="unsafe")
+        half = Layout(layout.width // 2, signed=layout.signed)
+        nbytes = half.width * len(elements)
+        part, rest = work[:nbytes].view(half.dtype), work[nbytes:]
+        # The distance in the elements' own dtype: so numpy works in no other.
+        np.right_shift(elements, layout.dtype.type(8 * half.width), out=part, casting="unsafe")
         yield from split(part, half, rest)
         np.copyto(part, elements, casting="unsafe")
         yield from split(part, Layout(half.width), rest)
 
 
-def merge(planes: Iterator[Bytes], layout: Layout, out: Array, work: Bytes) -> None:
+def merge(planes: Iterator[Bytes], layout: Layout, count: int, work: Bytes) -> Array:
     """Merge planes into elements.
 
     Args:
-        planes: As `split` yields them, each of shape (n,), or longer; one is done with before the next is taken.
+        planes: As `split` yields them, each of shape (count,); one is done with before the next is taken.
         layout: The same as there.
-        out: Shape (n,), of the layout's dtype, any alignment.
-        work: At least width · n bytes.
+        count: How many elements.
+        work: At least 2 · width · count bytes.
+
+    Returns:
+        Shape (count,), of the layout's dtype, in the first bytes of ``work``; with a width of 1 the plane itself.
     """
     if layout.width == 1:
-        np.copyto(out, next(planes))
-    elif layout.width == 2:
-        _merge_pairs(planes, out, work, signed=layout.signed)
+        return next(planes)
+    nbytes = layout.width * count
+    out, rest = work[:nbytes].view(layout.dtype), work[nbytes : 2 * nbytes]
+    if layout.width == 2:
+        _merge_pairs(planes, out, rest, signed=layout.signed)
     else:
-        half, part, rest = _halves(layout, len(out), work)
-        merge(planes, half, part, rest)
-        np.multiply(part, out.dtype.type(1 << 4 * out.itemsize), out=out, dtype=out.dtype)
-        merge(planes, Layout(half.width), part, rest)
-        np.bitwise_or(out, part, out=out)
-
-
-def _halves(layout: Layout, count: int, work: Bytes) -> tuple[Layout, Array, Bytes]:
-    """Return the upper halves' layout, room for all upper or lower halves, and what is left."""
-    half = Layout(layout.width // 2, signed=layout.signed)
-    nbytes = half.width * count
-    return half, work[:nbytes].view(half.dtype), work[nbytes:]
-
-
-def _distance(elements: Array) -> np.generic:
-    """How many bits the halves are apart, in the elements' dtype: so numpy works in no other."""
-    bits: np.generic = elements.dtype.type(4 * elements.itemsize)
-    return bits
+        upper = merge(planes, Layout(layout.width // 2, signed=layout.signed), count, rest)
+        np.multiply(upper, out.dtype.type(1 << 4 * out.itemsize), out=out, dtype=out.dtype)
+        np.bitwise_or(out, merge(planes, Layout(layout.width // 2), count, rest), out=out)
+    return out
 
 
 def _split_pairs(elements: Array, work: Bytes, *, signed: bool) -> Iterator[Bytes]:
-    plane, upper = work[: len(elements)], work[len(elements) : 2 * len(elements)]
-    np.right_shift(elements, np.uint16(7 if signed else 8), out=plane, casting="unsafe")
+    plane, sign = work[: len(elements)], work[len(elements) : 2 * len(elements)]
+    np.right_shift(elements, _SEVEN if signed else _EIGHT, out=plane, casting="unsafe")
     yield plane
     np.copyto(plane, elements, casting="unsafe")
     if signed:
-        np.right_shift(elements, np.uint16(8), out=upper, casting="unsafe")
-        # The upper byte's bit 7 instead of the lower one's.
-        np.bitwise_xor(upper, plane, out=upper)
-        np.bitwise_and(upper, np.uint8(0x80), out=upper)
-        np.bitwise_xor(plane, upper, out=plane)
+        # A comparison and a product: numpy has them faster than a shift.
+        np.less(elements.view(_I16), 0, out=sign.view(np.bool_))
+        np.multiply(sign, _SIGN, out=sign)
+        np.bitwise_and(plane, _MANTISSA, out=plane)
+        np.bitwise_or(plane, sign, out=plane)
     yield plane
 
 
-_SIGN_AND_MANTISSA = np.array(0x807F, np.uint16).view(np.int16)[()]
-
-
 def _merge_pairs(planes: Iterator[Bytes], out: Array, work: Bytes, *, signed: bool) -> None:
-    upper = work[: 2 * len(out)].view(np.uint16)
     # A product: numpy widens for it while it works, and has it faster than a shift.
-    np.multiply(next(planes), np.uint16(1 << 7 if signed else 1 << 8), out=upper, dtype=np.uint16)
+    np.multiply(next(planes), _TO_SEVEN if signed else _TO_EIGHT, out=out, dtype=np.uint16)
     if signed:
-        low = next(planes).view(np.int8)
         # As signed numbers: the sign is extended up to bit 15.
-        np.bitwise_and(low, _SIGN_AND_MANTISSA, out=out.view(np.int16), dtype=np.int16)
-        np.bitwise_or(out, upper, out=out)
+        low = np.bitwise_and(next(planes).view(np.int8), _SIGN_AND_MANTISSA, out=work.view(np.int16), dtype=np.int16)
+        np.bitwise_or(out, low.view(np.uint16), out=out)
     else:
-        np.bitwise_or(upper, next(planes), out=out)
+        np.bitwise_or(out, next(planes), out=out)

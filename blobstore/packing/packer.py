@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from blobstore.codecs.packed import FASTEST, check_level, compress, sampled_ratio
+from blobstore.codecs.packed_writer import FASTEST, check_level, compress, sampled_ratio
 from blobstore.codecs.planes import layout_of
 from blobstore.content import content_of, describe, is_packed
 from blobstore.elements import UNKNOWN, by_number

@@ -11,7 +11,7 @@
 //
 // C++17, POSIX. Without exceptions: Store::open(path, fault). Without mmap: define BLOBSTORE_NO_MMAP, and
 // Store::from_memory takes bytes that you have mapped or read yourself. To read packed tensors, define BLOBSTORE_ZSTD
-// and link libzstd: TensorReader reads all tensors then. P1 to P13 are the checks of ../packed.md.
+// and link libzstd: TensorReader reads all tensors then. P1 to P14 are the checks of ../packed.md.
 //
 // Every number in a file may be hostile. Three habits deal with that, and a change must keep them:
 //   - integers are put together byte by byte: right on any host, at any address;
@@ -1707,6 +1707,25 @@ void merge(const uint8_t* planes, uint64_t stride, uint64_t count, bool is_signe
   }
 }
 
+// Puts a plane of `count` bytes together from its pairs, `nbytes` of them, more than half as many. False: their escapes
+// are more or fewer than those that follow, or there is a code that no byte has.
+inline bool unpair(const uint8_t* pairs, uint64_t nbytes, uint64_t count, uint8_t* plane) {
+  const uint64_t half = count - count / 2, escapes = nbytes - half - 1;
+  for (uint64_t i = 0; i < half; ++i) plane[i] = pairs[i] & 15;
+  for (uint64_t i = half; i < count; ++i) plane[i] = pairs[i - half] >> 4;
+  uint64_t found = 0;
+  for (uint64_t i = 0; i < count; ++i) found += plane[i] == 15;
+  if (found != escapes || (count % 2 != 0 && pairs[half - 1] > 15)) return false;
+  const uint8_t base = pairs[half], *escape = pairs + half + 1;
+  uint8_t* rest = plane;
+  for (; found != 0; --found) {
+    rest = static_cast<uint8_t*>(std::memchr(rest, 15, static_cast<std::size_t>(plane + count - rest)));
+    *rest++ = static_cast<uint8_t>(*escape++ - base);
+  }
+  for (uint64_t i = 0; i < count; ++i) plane[i] = static_cast<uint8_t>(plane[i] + base);
+  return true;
+}
+
 }  // namespace detail
 
 // A packed blob: bytes, compressed without loss into a stream of which any range can be read. Header and table are
@@ -1870,19 +1889,25 @@ class Packed {
     return true;
   }
 
-  // P12 and P13.
+  // P12 to P14.
   bool decode_plane(uint64_t place, uint64_t count, uint64_t at, Fault& fault) {
     const Bytes frame = stream_.slice(starts_[place], starts_[place + 1] - starts_[place]);
     const std::optional<uint64_t> stated = content_nbytes(frame);
-    if (stated != count) {
+    const bool is_paired = stated && *stated > count - count / 2 && *stated < count;
+    if (!is_paired && stated != count) {
       return refuse_at(fault, "packed-frame", starts_[place], "frame ", place, " is none of ", count, " bytes");
     }
     if (planes_.size() < count * width_) planes_.resize(static_cast<std::size_t>(count * width_));
-    const auto size = static_cast<std::size_t>(frame.size), room = static_cast<std::size_t>(count);
+    if (is_paired && pairs_.size() < count) pairs_.resize(static_cast<std::size_t>(count));
+    uint8_t *plane = planes_.data() + at, *into = is_paired ? pairs_.data() : plane;
+    const auto size = static_cast<std::size_t>(frame.size), room = static_cast<std::size_t>(*stated);
     // By itself the decoder would go on with a second frame.
     const bool is_one = ZSTD_findFrameCompressedSize(frame.data, size) == size;
-    if (!is_one || ZSTD_decompressDCtx(zstd_.get(), planes_.data() + at, room, frame.data, size) != room) {
+    if (!is_one || ZSTD_decompressDCtx(zstd_.get(), into, room, frame.data, size) != room) {
       return refuse_at(fault, "packed-data", starts_[place], "frame ", place, " is damaged");
+    }
+    if (is_paired && !detail::unpair(into, *stated, count, plane)) {
+      return refuse_at(fault, "packed-pairs", starts_[place], "frame ", place, " has more escapes than it says, or fewer");
     }
     return true;
   }
@@ -1934,6 +1959,7 @@ class Packed {
   std::optional<Bytes> base_;
   std::vector<uint64_t> starts_;     // of the frames, and where the last one ends
   std::vector<uint8_t> planes_;      // of the chunk that is decoded
+  std::vector<uint8_t> pairs_;       // of one of them
   std::optional<uint64_t> decoded_;  // which one that is
   std::unique_ptr<ZSTD_DCtx, FreeDecoder> zstd_;
 };

@@ -4,7 +4,7 @@ import hashlib
 import struct
 from typing import Any
 
-from packed_writer import Packed, block, frame, table, xxh64
+from packed_writer import Packed, block, frame, pairs, table, xxh64
 from sbs_writer import payload
 
 Fact = dict[str, Any]
@@ -77,6 +77,7 @@ def valid() -> list[Fact]:
     made = [fact(name, of, of.stream(), said) for name, of, said in plain]
     low = WEIGHTS.planes()[1]
     made.append(fact("huffman", WEIGHTS, WEIGHTS.stream([HUFFMAN, frame(low)]), "a frame of Huffman codes"))
+    made += [fact(name, of, of.stream([frame(one) for one in contents]), said) for name, of, contents, said in paired()]
     repeated = Packed(b"weights " * 40, 1)
     made.append(fact("match", repeated, repeated.stream([MATCH]), "a frame with a match"))
     for width in (2, 4, 8):
@@ -84,6 +85,27 @@ def valid() -> list[Fact]:
         made.append(fact(f"size-{width}", BYTES, stored, f"a content size of {width} bytes"))
     made.append(fact("blocks", BYTES, BYTES.stream([frame(BYTES.data, pieces=7)]), "a frame of seven blocks"))
     return made
+
+
+def paired() -> list[tuple[str, Packed, list[bytes], str]]:
+    """What is held as pairs."""
+    high, low = WEIGHTS.planes()
+    odd = bytes([9, 12, 10, 23, 11])
+    far = Packed(high[:20] + b"\0" + high[21:60] + b"\xff" + high[61:], 1)
+    chunks = Packed(WEIGHTS.data, 2, signed=True, chunk=110)
+    mixed = [pairs(one, 106) if place in (0, 4) else one for place, one in enumerate(chunks.planes())]
+    around = Packed(bytes((one - 115) % 256 for one in high), 1)
+    wide = Packed(struct.pack("<4I", 0x3F800000, 0xBF000001, 0x3F400002, 0x3F000003), 4, signed=True)
+    first, *others = wide.planes()
+    return [
+        ("pairs", WEIGHTS, [pairs(high, 106), low], "exponents in pairs"),
+        ("pairs-odd", Packed(odd, 1), [pairs(odd, 9)], "five bytes: the last one has no other half"),
+        ("pairs-escapes", far, [pairs(far.data, 107)], "one byte is too small, one too large"),
+        ("pairs-many-escapes", Packed(high, 1), [pairs(high, 117)], "one byte in eight escapes"),
+        ("pairs-around", around, [pairs(around.data, 250)], "a base from which codes lead around to 0"),
+        ("pairs-chunks", chunks, mixed, "some chunks in pairs, others not; the last one is shorter"),
+        ("pairs-f32", wide, [pairs(first, 120), *others], "four elements: pairs have at least so many"),
+    ]
 
 
 def invalid() -> list[Fact]:
@@ -139,8 +161,14 @@ def invalid() -> list[Fact]:
         ("data-behind", "packed-data", good + b"\0", "a byte behind the frame"),
         ("data-two", "packed-data", good + frame(b"more"), "another frame behind it"),
         ("data-cut", "packed-data", good[:-1], "a byte less"),
+        ("frame-half", "packed-frame", frame(content[:150]), "as many bytes as pairs have without their base"),
+        ("pairs-more", "packed-pairs", frame(pairs(content, 9, bytes(5))), "more codes of 15 than escapes"),
+        ("pairs-fewer", "packed-pairs", frame(pairs(bytes(300), 0, b"\1")), "an escape that nothing asks for"),
     ]  # fmt: skip
     for name, reason, one, said in read:
         stored = BYTES.stream([one])
         made.append({"name": name, "reason": reason, "description": said, "read": True, "stored": stored.hex()})
+    odd = Packed(bytes(301), 1)
+    made.append({"name": "pairs-unused", "reason": "packed-pairs", "description": "a code of no byte", "read": True,
+                 "stored": odd.stream([frame(pairs(odd.data, 0, unused=1))]).hex()})  # fmt: skip
     return made

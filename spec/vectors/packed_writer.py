@@ -86,6 +86,16 @@ def planes(data: bytes, width: int, *, signed: bool) -> list[bytes]:
     return [bytes(word >> 8 * place & 0xFF for word in words) for place in reversed(range(width))]
 
 
+def pairs(plane: bytes, base: int, escaped: bytes | None = None, unused: int = 0) -> bytes:
+    """The pairs of a plane; what escapes, and the code that no byte has, may be others."""
+    codes = [min((one - base) % 256, 15) for one in plane]
+    escapes = bytes(one for one, code in zip(plane, codes, strict=True) if code == 15)
+    half = (len(plane) + 1) // 2
+    lower, upper = codes[:half], codes[half:] + [unused] * (len(plane) % 2)
+    made = bytes(low | high << 4 for low, high in zip(lower, upper, strict=True))
+    return made + bytes([base]) + (escapes if escaped is None else escaped)
+
+
 @dataclass(frozen=True)
 class Packed:
     """A packed blob, and what may be wrong in it.
