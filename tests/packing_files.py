@@ -36,10 +36,10 @@ def weights(seed: int, count: int) -> Array:
 
 
 def tuned(values: Array, seed: int) -> Array:
-    """The same values, but for one bit of some."""
+    """The same values, but for two bits of some: one of the mantissa, one of the exponent."""
     bits = values.view(np.uint16).copy()
     places = np.random.default_rng(seed).integers(0, len(bits), max(1, len(bits) // 20))
-    bits[places] ^= np.uint16(1)
+    bits[places] ^= np.uint16(0x81)
     return bits.view(values.dtype)
 
 

@@ -21,9 +21,9 @@ def planes_of(data: bytes, layout: Layout, *, misaligned: bool = False) -> list[
 
 
 def merged(planes: list[bytes], layout: Layout) -> bytes:
-    arrays = (np.frombuffer(plane, dtype=np.uint8) for plane in planes)
+    arrays = [np.frombuffer(plane, dtype=np.uint8) for plane in planes]
     work = np.empty(2 * layout.width * len(planes[0]), dtype=np.uint8)
-    return merge(arrays, layout, len(planes[0]), work).tobytes()
+    return merge(arrays, layout, work).tobytes()
 
 
 @every_layout

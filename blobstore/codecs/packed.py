@@ -58,6 +58,7 @@ FRAME_NBYTES = np.dtype("<u4")
 CRC_NBYTES = 4
 _MIN_FRAME_NBYTES = 14  # magic, descriptor, size, a block of one byte, checksum
 
+_BLOCK_NBYTES = 1 << 18  # what is merged at once: both it and what it is made of stay in the cache
 _JOB_NBYTES = 1 << 21  # what one job compresses or reads: with less, two threads gain little
 
 _ZSTD_MAGIC = b"\x28\xb5\x2f\xfd"
@@ -99,7 +100,7 @@ class Scratch(threading.local):
         """Make what a thread needs first."""
         self._room = np.empty(0, dtype=np.uint8)
         self._pairs = np.empty(0, dtype=np.uint8)
-        self._marks = bytearray()
+        self._marks = [bytearray() for _ in range(max(WIDTHS))]
         self.decompressor = zstandard.ZstdDecompressor()
         _keep_memory()
 
@@ -115,11 +116,11 @@ class Scratch(threading.local):
             self._pairs = np.empty(nbytes, dtype=np.uint8)
         return self._pairs
 
-    def marks(self, nbytes: int) -> bytearray:
-        """Return as many bytes in which values can be searched, the same every time."""
-        if len(self._marks) < nbytes:
-            self._marks = bytearray(nbytes)
-        return self._marks
+    def marks(self, nbytes: int, which: int = 0) -> bytearray:
+        """Return as many bytes in which values can be searched, for each of eight planes the same every time."""
+        if len(self._marks[which]) < nbytes:
+            self._marks[which] = bytearray(nbytes)
+        return self._marks[which]
 
 
 SCRATCH = Scratch()
@@ -206,30 +207,33 @@ class Packed:
 
     def _read_chunks(self, start: int, stop: int, target: Bytes, base: Base | None) -> None:
         step = self.chunk_nbytes
-        room = SCRATCH.room(2 * step)
         for first in range(start - start % step, stop, step):
             low, high = max(first, start), min(first + step, stop)
-            # Merged in the cache, then copied: a copy writes to memory that is not in it without reading it first.
-            target[low - start : high - start] = self._chunk(first, low, high, base, room)
+            self._read_chunk(first, low, high, target[low - start : high - start], base)
 
-    def _chunk(self, first: int, low: int, high: int, base: Base | None, room: Bytes) -> Bytes:
-        """Decode bytes from ``low`` to ``high`` of the chunk that begins at ``first``; they are in ``room``."""
-        width = self.layout.width
+    def _read_chunk(self, first: int, low: int, high: int, target: Bytes, base: Base | None) -> None:
+        """Decode bytes from ``low`` to ``high`` of the chunk that begins at ``first``."""
+        layout, width = self.layout, self.layout.width
         count = (min(first + self.chunk_nbytes, self._body) - first) // width
+        place = first // self.chunk_nbytes * width
         # All elements that the bytes touch.
         begin, end = (low - first) // width, -(-(high - first) // width)
-        place = first // self.chunk_nbytes * width
-        # Before anything is in the room: who reads a base may need it, too.
-        found = base_elements(base, first + begin * width, first + end * width, self.layout) if base else None
-        planes = (self._plane(place + i, count)[begin:end] for i in range(width))
-        elements = merge(planes, self.layout, end - begin, room)
-        if found is not None:
-            elements = np.bitwise_xor(elements, found, out=room[: found.nbytes].view(found.dtype))
-        skip = low - first - begin * width
-        return elements.view(np.uint8)[skip : skip + high - low]
+        # Before anything is in the scratch: who reads a base may need it, too.
+        near = base_elements(base, first + begin * width, first + end * width, layout) if base else None
+        planes = [self._plane(place + i, count, i) for i in range(width)]
+        room, step = SCRATCH.room(2 * _BLOCK_NBYTES), _BLOCK_NBYTES // width
+        for this in range(begin, end, step):
+            following = min(this + step, end)
+            at = first + this * width
+            # Merged in the cache, then copied: a copy writes to memory that is not in it without reading it first.
+            elements = merge([plane[this:following] for plane in planes], layout, room)
+            if near is not None:
+                elements = np.bitwise_xor(elements, near[this - begin : following - begin])
+            start, stop = max(at, low), min(first + following * width, high)
+            target[start - low : stop - low] = elements.view(np.uint8)[start - at : stop - at]
 
-    def _plane(self, place: int, count: int) -> Bytes:
-        """Decode a frame. Checks P12 to P14."""
+    def _plane(self, place: int, count: int, which: int) -> Bytes:
+        """Decode a frame of a chunk's plane. Checks P12 to P14."""
         start, stop = int(self._starts[place]), int(self._starts[place + 1])
         frame = self._raw[start:stop]
         found = _content_nbytes(frame)
@@ -243,7 +247,7 @@ class Packed:
         plane = np.frombuffer(data, dtype=np.uint8)
         if found == count:
             return plane
-        unpaired = unpair(plane, count, SCRATCH.marks(count))
+        unpaired = unpair(plane, count, SCRATCH.marks(count, which))
         if unpaired is None:
             raise FormatError("packed-pairs", f"frame {place} has more escapes than it says, or fewer", start)
         return unpaired

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Sequence
 
     import numpy.typing as npt
 
@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     Bytes = npt.NDArray[np.uint8]
 
 WIDTHS = (1, 2, 4, 8)
+_DTYPES = {width: np.dtype(f"<u{width}") for width in WIDTHS}
 
 
 @dataclass(frozen=True)
@@ -41,7 +42,7 @@ class Layout:
     @property
     def dtype(self) -> np.dtype[Any]:
         """Unsigned integers of the element's width, little-endian."""
-        return np.dtype(f"<u{self.width}")
+        return _DTYPES[self.width]
 
 
 WHOLE = Layout(1)
@@ -99,28 +100,28 @@ def split(elements: Array, layout: Layout, work: Bytes) -> Iterator[Bytes]:
         yield from split(part, Layout(half.width), rest)
 
 
-def merge(planes: Iterator[Bytes], layout: Layout, count: int, work: Bytes) -> Array:
+def merge(planes: Sequence[Bytes], layout: Layout, work: Bytes) -> Array:
     """Merge planes into elements.
 
     Args:
-        planes: As `split` yields them, each of shape (count,); one is done with before the next is taken.
+        planes: As `split` yields them, each of shape (n,).
         layout: The same as there.
-        count: How many elements.
-        work: At least 2 · width · count bytes.
+        work: At least 2 · width · n bytes.
 
     Returns:
-        Shape (count,), of the layout's dtype, in the first bytes of ``work``; with a width of 1 the plane itself.
+        Shape (n,), of the layout's dtype, in the first bytes of ``work``; with a width of 1 the plane itself.
     """
     if layout.width == 1:
-        return next(planes)
-    nbytes = layout.width * count
+        return planes[0]
+    nbytes = layout.width * len(planes[0])
     out, rest = work[:nbytes].view(layout.dtype), work[nbytes : 2 * nbytes]
     if layout.width == 2:
         _merge_pairs(planes, out, rest, signed=layout.signed)
     else:
-        upper = merge(planes, Layout(layout.width // 2, signed=layout.signed), count, rest)
+        half = layout.width // 2
+        upper = merge(planes[:half], Layout(half, signed=layout.signed), rest)
         np.multiply(upper, out.dtype.type(1 << 4 * out.itemsize), out=out, dtype=out.dtype)
-        np.bitwise_or(out, merge(planes, Layout(layout.width // 2), count, rest), out=out)
+        np.bitwise_or(out, merge(planes[half:], Layout(half), rest), out=out)
     return out
 
 
@@ -138,12 +139,12 @@ def _split_pairs(elements: Array, work: Bytes, *, signed: bool) -> Iterator[Byte
     yield plane
 
 
-def _merge_pairs(planes: Iterator[Bytes], out: Array, work: Bytes, *, signed: bool) -> None:
+def _merge_pairs(planes: Sequence[Bytes], out: Array, work: Bytes, *, signed: bool) -> None:
     # A product: numpy widens for it while it works, and has it faster than a shift.
-    np.multiply(next(planes), _TO_SEVEN if signed else _TO_EIGHT, out=out, dtype=np.uint16)
+    np.multiply(planes[0], _TO_SEVEN if signed else _TO_EIGHT, out=out, dtype=np.uint16)
     if signed:
         # As signed numbers: the sign is extended up to bit 15.
-        low = np.bitwise_and(next(planes).view(np.int8), _SIGN_AND_MANTISSA, out=work.view(np.int16), dtype=np.int16)
+        low = np.bitwise_and(planes[1].view(np.int8), _SIGN_AND_MANTISSA, out=work.view(np.int16), dtype=np.int16)
         np.bitwise_or(out, low.view(np.uint16), out=out)
     else:
-        np.bitwise_or(out, next(planes), out=out)
+        np.bitwise_or(out, planes[1], out=out)
