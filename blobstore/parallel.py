@@ -67,8 +67,8 @@ def in_order(jobs: Iterable[Callable[[], T]], workers: int | None = None) -> Ite
             while begun:
                 yield _next_of(begun)
         finally:
-            for one in begun:
-                one.result.cancel()
+            while begun:
+                begun.pop().result.cancel()
 
 
 @dataclass
@@ -80,22 +80,28 @@ class _Begun(Generic[T]):
 
     def run_here(self) -> bool:
         """Run the job in this thread and return True, unless another one has begun to."""
+        from concurrent.futures import Future  # noqa: PLC0415 (as above)
+
         if not self.result.cancel():
             return False
-        self.result = type(self.result)()
+        self.result = Future()
         try:
             self.result.set_result(self.job())
         except Exception as error:  # noqa: BLE001 (it is raised when its turn comes)
             self.result.set_exception(error)
+            del self  # the error knows this frame, which would know the error: a cycle, that keeps the job's data
         return True
 
 
 def _next_of(begun: deque[_Begun[T]]) -> T:
     """Return the next result; meanwhile run what no other thread has begun."""
-    oldest = begun.popleft()
-    if not oldest.run_here():
-        for one in begun:
-            if oldest.result.done():
-                break
-            one.run_here()
-    return oldest.result.result()
+    oldest, one = begun.popleft(), None
+    try:
+        if not oldest.run_here():
+            for one in begun:
+                if oldest.result.done():
+                    break
+                one.run_here()
+        return oldest.result.result()
+    finally:
+        del oldest, one  # as above

@@ -74,7 +74,7 @@ class UnpackedBlobs:
             try:
                 found = Packed(self.reader[key])
             except FormatError as error:
-                raise _named(error, key) from None
+                raise self._named(error, key) from None
             if found.nbytes != unpacked_nbytes:
                 what = f"its stream stands for {found.nbytes} bytes, the index says {unpacked_nbytes}"
                 raise FormatError("packed-nbytes", f"the packed blob {key!r}: {what}")
@@ -120,7 +120,7 @@ class UnpackedBlobs:
         try:
             return stream.read(start, start + nbytes, out=out, base=self._base_of(key, stream), run=run).data
         except FormatError as error:
-            raise _named(error, key) from None
+            raise self._named(error, key) from None
 
     def read_as_base(self, key: str, start: int, stop: int) -> memoryview:
         """As `read`, from one byte to another, in this thread. Errors name this file, not the one that is packed."""
@@ -168,8 +168,9 @@ class UnpackedBlobs:
         encoded = encode_key(key)
         return self._index.blob_of(encoded, self.reader.directory.find(encoded))
 
-
-def _named(error: FormatError, key: str) -> FormatError:
-    if error.path is not None:  # the base's
-        return error
-    return type(error)(error.reason, f"the packed blob {key!r}: {error.message}", error.offset)
+    def _named(self, error: FormatError, key: str) -> FormatError:
+        """Return an error of a stream as one of the file that it is in."""
+        if error.path is not None:  # the base's
+            return error
+        at = self.reader.range(key)[0] + (error.offset or 0)
+        return type(error)(error.reason, f"the packed blob {key!r}, at offset {at}: {error.message}", at)

@@ -183,6 +183,15 @@ def test_exponents_are_held_in_pairs_unless_a_level_is_asked_for(level: int, hal
     assert (content < (1 << 11) + 20) == halved
 
 
+def test_what_comes_behind_a_chunk_that_does_not_shrink_still_does() -> None:
+    random = np.random.default_rng(6)
+    noise = random.bytes(CHUNK_NBYTES)
+    data = noise + random.integers(0, 20, 3 * CHUNK_NBYTES, dtype=np.uint8).tobytes()
+    behind = len(packed(data, Layout(1))) - len(packed(noise, Layout(1)))
+    assert behind < 3 * CHUNK_NBYTES * 0.6
+    assert sampled_ratio(data, Layout(1)) == pytest.approx(len(data) / len(packed(data, Layout(1))), rel=0.02)
+
+
 @pytest.mark.parametrize("level", [0, 1, 22])
 def test_what_is_repeated_is_found_at_any_level(level: int) -> None:
     data = np.random.default_rng(9).bytes(1 << 12) * 64
@@ -239,6 +248,7 @@ def test_damage_is_found_where_it_is_read_and_nowhere_else() -> None:
     stored[HEADER.itemsize + 150] ^= 1
     found = Packed(stored)
     assert found.read(0, 100).tobytes() + found.read(200).tobytes() == data[:100] + data[200:]
+    assert found.read(150, 150).tobytes() == b""
     with pytest.raises(FormatError, match="packed-data"):
         found.read(150, 151)
 

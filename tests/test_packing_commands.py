@@ -204,6 +204,9 @@ def test_a_damaged_packed_tensor_is_refused_when_it_is_compared(path: Path, pack
     with pytest.raises(FormatError, match="packed-data") as caught:
         kinds(path, packed)
     assert caught.value.path == str(packed)
+    # Where the frame begins: the stream's header is in front of the first one.
+    assert caught.value.offset == offset + 80
+    assert f"at offset {offset + 80}" in str(caught.value)
 
 
 # -------------------------------------------------------------------------------------------------------------- export

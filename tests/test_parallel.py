@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import gc
 import threading
+import weakref
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -73,6 +75,34 @@ def test_the_callers_thread_is_one_of_those_that_work(workers: int) -> None:
     assert list(in_order([job] * (3 * workers), workers)) == [None] * (3 * workers)
     assert len(seen) == workers
     assert threading.get_ident() in seen
+
+
+class Data:
+    """What a job works on."""
+
+    def fail(self) -> None:
+        raise ValueError("broken")
+
+
+@workers
+def test_an_error_keeps_nothing_alive_once_it_is_caught(workers: int | None) -> None:
+    held: list[weakref.ref[Data]] = []
+
+    def jobs() -> Iterator[Callable[[], None]]:
+        for _ in range(20):
+            data = Data()
+            held.append(weakref.ref(data))
+            yield data.fail
+
+    gc.disable()  # what is in a cycle stays until it is collected
+    try:
+        with pytest.raises(ValueError, match="broken") as caught:
+            list(in_order(jobs(), workers))
+        del caught
+        assert len(held) >= 2
+        assert [one() for one in held] == [None] * len(held)
+    finally:
+        gc.enable()
 
 
 @workers

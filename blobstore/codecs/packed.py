@@ -105,19 +105,19 @@ class Scratch(threading.local):
         _keep_memory()
 
     def room(self, nbytes: int) -> Bytes:
-        """Return as many bytes, the same every time."""
+        """Return at least as many bytes, the same every time."""
         if len(self._room) < nbytes:
             self._room = np.empty(nbytes, dtype=np.uint8)
         return self._room
 
     def pairs(self, nbytes: int) -> Bytes:
-        """Return as many others, for pairs."""
+        """Return at least as many others, for pairs."""
         if len(self._pairs) < nbytes:
             self._pairs = np.empty(nbytes, dtype=np.uint8)
         return self._pairs
 
     def marks(self, nbytes: int, which: int = 0) -> bytearray:
-        """Return as many bytes in which values can be searched, for each of eight planes the same every time."""
+        """Return at least as many bytes in which values can be searched, for each of eight planes the same ones."""
         if len(self._marks[which]) < nbytes:
             self._marks[which] = bytearray(nbytes)
         return self._marks[which]
@@ -191,7 +191,7 @@ class Packed:
             target = np.empty(stop - start, dtype=np.uint8)
         if len(target) != stop - start or not target.flags.writeable:
             raise UsageError("packed-range", f"{stop - start} writable bytes are needed, {len(target)} were given")
-        if start < self._body:
+        if start < min(stop, self._body):
             for _ in run(self._read_jobs(start, min(stop, self._body), target, base)):
                 pass
         if stop > self._body:
@@ -224,13 +224,13 @@ class Packed:
         room, step = SCRATCH.room(2 * _BLOCK_NBYTES), _BLOCK_NBYTES // width
         for this in range(begin, end, step):
             following = min(this + step, end)
-            at = first + this * width
+            this_byte, following_byte = first + this * width, first + following * width
             # Merged in the cache, then copied: a copy writes to memory that is not in it without reading it first.
             elements = merge([plane[this:following] for plane in planes], layout, room)
             if near is not None:
                 elements = np.bitwise_xor(elements, near[this - begin : following - begin])
-            start, stop = max(at, low), min(first + following * width, high)
-            target[start - low : stop - low] = elements.view(np.uint8)[start - at : stop - at]
+            start, stop = max(this_byte, low), min(following_byte, high)
+            target[start - low : stop - low] = elements.view(np.uint8)[start - this_byte : stop - this_byte]
 
     def _plane(self, place: int, count: int, which: int) -> Bytes:
         """Decode a frame of a chunk's plane. Checks P12 to P14."""
@@ -249,7 +249,7 @@ class Packed:
             return plane
         unpaired = unpair(plane, count, SCRATCH.marks(count, which))
         if unpaired is None:
-            raise FormatError("packed-pairs", f"frame {place} has more escapes than it says, or fewer", start)
+            raise FormatError("packed-pairs", f"frame {place} holds no pairs: wrong escapes or unused code", start)
         return unpaired
 
 

@@ -1,6 +1,7 @@
 """Writing packed blobs.
 
-A plane that doesn't shrink costs a frame's 20 bytes or so and is copied; all others are coded almost by Huffman alone.
+A plane whose bytes lie close together is held as pairs (`codecs.pairs`). One that doesn't shrink costs a frame's 20
+bytes or so and is copied; all others are coded almost by Huffman alone.
 
 Spec: spec/packed.md.
 """
@@ -44,7 +45,6 @@ CHUNK_NBYTES = 1 << 19  # work that stays in the cache; with less, two threads a
 FASTEST, DENSEST = 0, 22
 
 _SAMPLE = 1 << 15  # elements of a chunk that tell about how well it is compressed
-_COPIED = 16  # zstd's acceleration where a plane didn't shrink before: it leaves out all coding, finds what repeats
 
 
 def compress(
@@ -72,7 +72,7 @@ def compress(
             held as it takes ahead.
 
     Yields:
-        The stream, in pieces. It is at most 0.1 % and 200 bytes larger than the data.
+        The stream, in pieces. With the default chunk it is at most 0.1 % and 200 bytes larger than the data.
 
     Raises:
         UsageError: ``packed-level``, ``packed-chunk``; ``packed-base`` for a base without its digest, or the reverse,
@@ -158,66 +158,49 @@ class _Compressor:
 
 
 class _Way:
-    """How the planes at one place of some chunks are compressed: what is seen in the first holds for the few others."""
+    """How the planes at one place of some chunks are compressed: the first one's base serves the others, too."""
 
     def __init__(self, level: int, count: int) -> None:
-        self._zstd, self._copier = _ZSTD.compressors(level, count)
-        self._paired = level == FASTEST
-        self._base: int | None = None
+        self._zstd = _ZSTD.compressor(level, count)
         self._is_first = True
+        self._is_paired = level == FASTEST
+        self._base: int | None = None
 
     def frame(self, plane: Bytes) -> bytes:
         """Return a plane's frame."""
-        is_first, self._is_first = self._is_first, False
-        if self._paired and is_first:
+        if self._is_first and self._is_paired:
             self._base = find_base(plane)
+        self._is_first = False
+        content = plane
         if self._base is not None:
-            paired = pair(plane, self._base, SCRATCH.pairs(len(plane)), SCRATCH.marks(len(plane)))
-            if paired is not None:
-                return self._zstd.compress(paired.data)
-        frame = self._zstd.compress(plane.data)
-        if is_first and len(frame) >= len(plane):
-            self._zstd = self._copier
-        return frame
+            pairs = pair(plane, self._base, SCRATCH.pairs(len(plane)), SCRATCH.marks(len(plane)))
+            content = plane if pairs is None else pairs
+        return self._zstd.compress(content.data)
 
 
-def _parameters(level: int, window: int) -> list[zstandard.ZstdCompressionParameters]:
-    """For planes of up to 2**window bytes: the window holds all of one, so frames are single segments.
-
-    Returns:
-        For planes that may shrink, and for those that did not.
-    """
+def _parameters(level: int, window: int) -> zstandard.ZstdCompressionParameters:
+    """For planes of up to 2**window bytes: the window holds all of one, so frames are single segments."""
     checked = {"write_checksum": True, "write_content_size": True, "write_dict_id": False, "window_log": window}
     if level != FASTEST:
-        made = zstandard.ZstdCompressionParameters.from_level(level, source_size=1 << window, **checked)
-        return [made, made]
+        return zstandard.ZstdCompressionParameters.from_level(level, source_size=1 << window, **checked)
     # The worst search for matches that there is: they are rare, and Huffman codes get nearly all that is to be had.
-    return [
-        zstandard.ZstdCompressionParameters(
-            strategy=zstandard.STRATEGY_FAST,
-            min_match=7,
-            hash_log=6,
-            chain_log=6,
-            search_log=1,
-            target_length=skipped,
-            **checked,
-        )
-        for skipped in (0, _COPIED)
-    ]
+    return zstandard.ZstdCompressionParameters(
+        strategy=zstandard.STRATEGY_FAST, min_match=7, hash_log=6, chain_log=6, search_log=1, **checked
+    )
 
 
 class _Zstd(threading.local):
     """Compressors, made once for each thread."""
 
     def __init__(self) -> None:
-        self._made: dict[tuple[int, int], list[zstandard.ZstdCompressor]] = {}
+        self._made: dict[tuple[int, int], zstandard.ZstdCompressor] = {}
 
-    def compressors(self, level: int, count: int) -> list[zstandard.ZstdCompressor]:
-        """Return those for planes of up to ``count`` bytes: as `_parameters`."""
+    def compressor(self, level: int, count: int) -> zstandard.ZstdCompressor:
+        """Return the one for planes of up to ``count`` bytes."""
         window = max(17, (count - 1).bit_length())
         if (level, window) not in self._made:
             parameters = _parameters(level, window)
-            self._made[level, window] = [zstandard.ZstdCompressor(compression_params=one) for one in parameters]
+            self._made[level, window] = zstandard.ZstdCompressor(compression_params=parameters)
         return self._made[level, window]
 
 

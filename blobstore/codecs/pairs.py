@@ -35,7 +35,7 @@ def paired_nbytes(count: int) -> range:
 
 def find_base(plane: Bytes) -> int | None:
     """Return from where on nearly all of a plane's values lie, by a sample; None where they don't, or are all one."""
-    sample = plane[:: len(plane) // _SAMPLE or 1]
+    sample = plane[:: len(plane) // _SAMPLE | 1]  # an odd step: not the same columns of every row
     counts = np.bincount(sample, minlength=256)
     sums = counts.cumsum()
     inside = sums[_WINDOW - 1 :].copy()
@@ -87,7 +87,8 @@ def unpair(made: Bytes, count: int, marks: bytearray) -> Bytes | None:
         marks: At least ``count`` bytes; the result lies in it.
 
     Returns:
-        The plane; None where these are no pairs: their escapes are more or fewer than those that follow.
+        The plane; None where these are no pairs: their escapes are more or fewer than those that follow, or the code
+        that no byte of an odd plane has is not 0.
     """
     half = (count + 1) // 2
     plane = np.frombuffer(marks, np.uint8, count)

@@ -87,7 +87,7 @@ def split(elements: Array, layout: Layout, work: Bytes) -> Iterator[Bytes]:
         np.copyto(plane, elements)
         yield plane
     elif layout.width == 2:
-        yield from _split_pairs(elements, work, signed=layout.signed)
+        yield from _split_two_bytes(elements, work, signed=layout.signed)
     else:
         # By halves, through casts: numpy does them several times as fast as copies with a stride.
         half = Layout(layout.width // 2, signed=layout.signed)
@@ -116,7 +116,7 @@ def merge(planes: Sequence[Bytes], layout: Layout, work: Bytes) -> Array:
     nbytes = layout.width * len(planes[0])
     out, rest = work[:nbytes].view(layout.dtype), work[nbytes : 2 * nbytes]
     if layout.width == 2:
-        _merge_pairs(planes, out, rest, signed=layout.signed)
+        _merge_two_bytes(planes, out, rest, signed=layout.signed)
     else:
         half = layout.width // 2
         upper = merge(planes[:half], Layout(half, signed=layout.signed), rest)
@@ -125,7 +125,7 @@ def merge(planes: Sequence[Bytes], layout: Layout, work: Bytes) -> Array:
     return out
 
 
-def _split_pairs(elements: Array, work: Bytes, *, signed: bool) -> Iterator[Bytes]:
+def _split_two_bytes(elements: Array, work: Bytes, *, signed: bool) -> Iterator[Bytes]:
     plane, sign = work[: len(elements)], work[len(elements) : 2 * len(elements)]
     np.right_shift(elements, _SEVEN if signed else _EIGHT, out=plane, casting="unsafe")
     yield plane
@@ -139,7 +139,7 @@ def _split_pairs(elements: Array, work: Bytes, *, signed: bool) -> Iterator[Byte
     yield plane
 
 
-def _merge_pairs(planes: Sequence[Bytes], out: Array, work: Bytes, *, signed: bool) -> None:
+def _merge_two_bytes(planes: Sequence[Bytes], out: Array, work: Bytes, *, signed: bool) -> None:
     # A product: numpy widens for it while it works, and has it faster than a shift.
     np.multiply(planes[0], _TO_SEVEN if signed else _TO_EIGHT, out=out, dtype=np.uint16)
     if signed:

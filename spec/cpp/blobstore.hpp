@@ -1907,7 +1907,7 @@ class Packed {
       return refuse_at(fault, "packed-data", starts_[place], "frame ", place, " is damaged");
     }
     if (is_paired && !detail::unpair(into, *stated, count, plane)) {
-      return refuse_at(fault, "packed-pairs", starts_[place], "frame ", place, " has more escapes than it says, or fewer");
+      return refuse_at(fault, "packed-pairs", starts_[place], "frame ", place, " holds no pairs");
     }
     return true;
   }
