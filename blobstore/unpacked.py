@@ -153,7 +153,7 @@ class UnpackedBlobs:
         if stream.base_sha256 is None:
             return None
         if self._base is None:
-            what = "is stored as the difference to another file: open(…, base=FILE), or blobstore unpack --base FILE"
+            what = "is stored as the difference to another file: open(…, base=FILE), or --base FILE on the command line"
             raise UsageError("needs-base", f"{key!r} {what}")
         path = self._base.reader.path
         with in_file(path):

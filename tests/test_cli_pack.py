@@ -47,6 +47,36 @@ def check_refused(done: Done, status: int, reason: str) -> None:
     assert f" {reason}: " in line
 
 
+@pytest.fixture
+def tuned(store: Path, tmp_path: Path) -> Path:
+    """A fine-tune of the store."""
+    with blobstore.open(store) as opened:
+        bits = opened[WIDE].view(np.uint16).copy()
+        bits[3] ^= 1
+        blobstore.save_file({WIDE: bits.view(ml_dtypes.bfloat16), FLAT: opened[FLAT]}, tmp_path / "t.sbs")
+    return tmp_path / "t.sbs"
+
+
+def test_every_command_that_reads_tensors_takes_a_base(cli: Cli, store: Path, tuned: Path, tmp_path: Path) -> None:
+    packed = tmp_path / "p.sbs"
+    assert cli("pack", tuned, "-o", packed, "--base", store).status == 0
+    commands = {
+        "get": ("get", packed, WIDE, "-o", tmp_path / "w.npy"),
+        "export": ("export", packed, "-o", tmp_path / "p.safetensors"),
+        "diff": ("diff", packed, tuned),
+    }
+    for command, arguments in commands.items():
+        check_refused(cli(*arguments), 2, "needs-base")
+        done = cli(*arguments, "--base", store)
+        assert done.status == 0, (command, done)
+    with blobstore.open(tuned) as opened:
+        assert np.array_equal(np.load(tmp_path / "w.npy"), opened[WIDE].astype(np.float32))
+    assert cli("diff", tmp_path / "p.safetensors", tuned).status == 0
+    assert "undecodable" in cli("verify", packed, "--values").out
+    assert "undecodable" not in cli("verify", packed, "--values", "--base", store).out
+    check_refused(cli(*commands["diff"], "--base", tuned), 2, "wrong-base")
+
+
 def test_pack_tells_of_each_tensor_and_unpack_gives_the_file_back(cli: Cli, store: Path, tmp_path: Path) -> None:
     done = cli("pack", store, "-o", tmp_path / "p.sbs")
     assert (done.status, done.err) == (0, "")

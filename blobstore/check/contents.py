@@ -66,6 +66,7 @@ def verify_file(
     *,
     quick: bool = False,
     values: bool = False,
+    base: str | PathLike[str] | None = None,
     workers: int | None = None,
     bar: Bar = lambda _total, _what: nullcontext(lambda _nbytes: None),
 ) -> Verified:
@@ -75,6 +76,7 @@ def verify_file(
         path: Of the file.
         quick: Stop before the blobs' contents.
         values: Look for NaN and infinities as well.
+        base: The file that this one is packed as the difference to: its values can't be looked at without.
         workers: Threads; by default one for each core.
         bar: Given how many bytes are to come and what is done, a context that gives what is to be told of progress.
 
@@ -93,13 +95,13 @@ def verify_file(
             with bar(nbytes, "verifying") as advance:
                 found += verify_blobs(opened.reader, index, workers=workers, progress=advance)
     if values and opened.reader:
-        found += _all_values(path, bar)
+        found += _all_values(path, base, bar)
     return Verified(found, blobs, nbytes)
 
 
-def _all_values(path: str | PathLike[str], bar: Bar) -> list[Finding]:
+def _all_values(path: str | PathLike[str], base: str | PathLike[str] | None, bar: Bar) -> list[Finding]:
     try:
-        with Store(path, access="read") as store:
+        with Store(path, access="read", base=base) as store:
             nbytes = {_place(info): info.nbytes for info in store.infos()}
             with bar(sum(nbytes.values()), "looking at values") as advance:
                 return list(verify_values(store, progress=advance))

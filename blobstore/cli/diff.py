@@ -10,6 +10,7 @@ import numpy as np
 
 from blobstore.cli.output import (
     Stopwatch,
+    add_base,
     add_command,
     add_json,
     note,
@@ -76,6 +77,7 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
         choices=("names", "keys"),
         help="what tensors of an .sbs file are called by (default: names; keys if they have only these in common)",
     )
+    add_base(parser)
     parser.add_argument("--all", action="store_true", help="a line for what is the same too")
     add_json(parser)
 
@@ -84,7 +86,7 @@ def run(options: argparse.Namespace) -> int:
     """Run the command."""
     watch = Stopwatch()
     tolerance = _tolerance(options)
-    with open_sides(options.a, options.b, options.by) as (a, b):
+    with open_sides(options.a, options.b, options.by, options.base) as (a, b):
         for side in (a, b):
             for text in side.notes:
                 note(text)

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import blobstore
 from blobstore.cli.output import (
     Stopwatch,
+    add_base,
     add_command,
     add_json,
     note,
@@ -50,6 +51,7 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
         "--materialize-aliases", action="store_true", help="write tied weights once more under each of their names"
     )
     parser.add_argument("--max-shard-size", metavar="SIZE", help="more than one file when it gets larger: 5GB, 500MB")
+    add_base(parser)
     parser.add_argument("--dry-run", action="store_true", help="show what would be written, write nothing")
     add_json(parser)
 
@@ -59,7 +61,7 @@ def run(options: argparse.Namespace) -> int:
     if not options.dry_run and not options.output:
         raise UsageError("no-output", "say where to write with -o OUT.safetensors, or look first with --dry-run")
     watch = Stopwatch()
-    with blobstore.open(options.file, access="read") as store:
+    with blobstore.open(options.file, access="read", base=options.base) as store:
         plan = plan_export(
             store,
             dtype=options.dtype,

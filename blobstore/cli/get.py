@@ -11,7 +11,7 @@ import numpy as np
 
 import blobstore
 from blobstore.atomic import AtomicFile, write_file
-from blobstore.cli.output import add_command, note
+from blobstore.cli.output import add_base, add_command, note
 from blobstore.errors import UsageError
 from blobstore.transfer import Sink, flat_bytes
 
@@ -44,12 +44,13 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
     parser.add_argument(
         "-o", "--output", metavar="OUT", help="a .npy file, or any other for the stored bytes; - is standard output"
     )
+    add_base(parser)
     parser.add_argument("--raw", action="store_true", help="the stored bytes, whatever OUT is called")
 
 
 def run(options: argparse.Namespace) -> int:
     """Run the command."""
-    with blobstore.open(options.file) as store:
+    with blobstore.open(options.file, base=options.base) as store:
         if options.output in (None, "-"):
             if sys.stdout.isatty():
                 raise UsageError("terminal", "bytes are not for a terminal: add -o OUT, or pipe them on")

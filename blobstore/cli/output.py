@@ -41,6 +41,11 @@ def add_json(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--json", action="store_true", help="print JSON")
 
 
+def add_base(parser: argparse.ArgumentParser) -> None:
+    """Add ``--base``, for commands that read tensors."""
+    parser.add_argument("--base", metavar="OTHER", help="the file that a packed one is the difference to")
+
+
 def print_json(value: Any) -> None:  # noqa: ANN401 (JSON is anything)
     """Print a value as JSON; what is no UTF-8 in it is escaped."""
     json.dump(value, sys.stdout, indent=1)

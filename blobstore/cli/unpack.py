@@ -6,7 +6,7 @@ from dataclasses import asdict
 from typing import TYPE_CHECKING
 
 import blobstore
-from blobstore.cli.output import Stopwatch, add_command, add_json, print_json, progress, shown, size
+from blobstore.cli.output import Stopwatch, add_base, add_command, add_json, print_json, progress, shown, size
 from blobstore.packing import original_of, unpack
 
 if TYPE_CHECKING:
@@ -26,7 +26,7 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
     parser = add_command(commands, "unpack", run, TEXT, EXAMPLE)
     parser.add_argument("file", metavar="FILE", help="a packed .sbs file")
     parser.add_argument("-o", "--output", metavar="OUT", required=True, help="the .sbs file to write")
-    parser.add_argument("--base", metavar="OTHER", help="the file that it was packed against")
+    add_base(parser)
     parser.add_argument("--workers", type=int, metavar="N", help="threads (default: one for each core)")
     add_json(parser)
 

@@ -10,7 +10,7 @@ import blobstore
 from blobstore.atomic import write_file
 from blobstore.check import verify_file
 from blobstore.cli.findings import add_strict, print_findings, status_of
-from blobstore.cli.output import Stopwatch, add_command, add_json, note, print_json, progress, shown, size
+from blobstore.cli.output import Stopwatch, add_base, add_command, add_json, note, print_json, progress, shown, size
 from blobstore.convert.checkpoint import open_checkpoint
 from blobstore.convert.choose import has_chat_template, tokenizer_beside
 from blobstore.convert.verify import digest_of, plan_again, verify
@@ -48,6 +48,7 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
     parser.add_argument("--quick", action="store_true", help="structure, padding and index only")
     parser.add_argument("--values", action="store_true", help="look for NaN and infinities in every tensor, too")
     parser.add_argument("--workers", type=int, metavar="N", help="threads (default: one for each core)")
+    add_base(parser)
     add_strict(parser)
     source = parser.add_argument_group("against the source")
     source.add_argument("--against", metavar="SRC", help="the checkpoint: a file or folder, as for convert")
@@ -73,7 +74,8 @@ def run(options: argparse.Namespace) -> int:
 
 def _verify_alone(options: argparse.Namespace) -> int:
     watch = Stopwatch()
-    done = verify_file(options.file, quick=options.quick, values=options.values, workers=options.workers, bar=progress)
+    wanted = {"quick": options.quick, "values": options.values, "base": options.base}
+    done = verify_file(options.file, **wanted, workers=options.workers, bar=progress)
     summary = ""
     if done.blobs:
         rate = f"{size(done.nbytes / watch.seconds)}/s" if watch.seconds else "at once"
@@ -86,7 +88,10 @@ def _verify_alone(options: argparse.Namespace) -> int:
 def _verify_against(options: argparse.Namespace) -> int:
     watch = Stopwatch()
     folder = options.against if os.path.isdir(options.against) else os.path.dirname(options.against)
-    with blobstore.open(options.file, access="read") as store, open_checkpoint(options.against) as checkpoint:
+    with (
+        blobstore.open(options.file, access="read", base=options.base) as store,
+        open_checkpoint(options.against) as checkpoint,
+    ):
         plan = plan_again(
             store,
             checkpoint,

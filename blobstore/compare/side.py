@@ -78,13 +78,14 @@ class Side:
 
 
 @contextmanager
-def open_side(path: str | PathLike[str], by: By = "names") -> Iterator[Side]:
+def open_side(path: str | PathLike[str], by: By = "names", base: str | PathLike[str] | None = None) -> Iterator[Side]:
     """Open an .sbs file or a checkpoint, whichever it is, for the time of a ``with`` block.
 
     Args:
         path: An .sbs file; or a .safetensors file, a ``model.safetensors.index.json``, a folder with either.
         by: ``names``: an .sbs file that was converted from a checkpoint has the tensors of that, rearranged ones put
             back; ``keys``: its tensors are its blobs, as the runtime sees them.
+        base: The file that a packed one is the difference to.
 
     Raises:
         FormatError, TruncatedError, CheckpointError: It is neither, or is wrong.
@@ -94,7 +95,7 @@ def open_side(path: str | PathLike[str], by: By = "names") -> Iterator[Side]:
     path = os.fspath(path)
     if _is_store(path):
         # Plain reads: a map of a large file would count as this process's memory.
-        with Store(path, access="read") as store:
+        with Store(path, access="read", base=base) as store:
             yield _side_of_store(store, by)
     else:
         with open_checkpoint(path) as checkpoint:
@@ -102,13 +103,15 @@ def open_side(path: str | PathLike[str], by: By = "names") -> Iterator[Side]:
 
 
 @contextmanager
-def open_sides(a: str | PathLike[str], b: str | PathLike[str], by: By | None = None) -> Iterator[tuple[Side, Side]]:
+def open_sides(
+    a: str | PathLike[str], b: str | PathLike[str], by: By | None = None, base: str | PathLike[str] | None = None
+) -> Iterator[tuple[Side, Side]]:
     """Open two sides, by default by names, unless the two have only keys in common.
 
     Raises:
         BlobStoreError, OSError: As `open_side`.
     """
-    with open_side(a, by or "names") as one, open_side(b, by or "names") as other:
+    with open_side(a, by or "names", base) as one, open_side(b, by or "names", base) as other:
         keyed = one, other
         if by is None and not one.names & other.names:
             keyed = one.by_keys(), other.by_keys()
