@@ -1707,23 +1707,44 @@ void merge(const uint8_t* planes, uint64_t stride, uint64_t count, bool is_signe
   }
 }
 
+// Adds eight bytes to eight others, none of which carries into the next.
+inline uint64_t add_bytes(uint64_t one, uint64_t other) {
+  constexpr uint64_t kHighest = 0x8080808080808080;
+  return ((one & ~kHighest) + (other & ~kHighest)) ^ ((one ^ other) & kHighest);
+}
+
 // Puts a plane of `count` bytes together from its pairs, `nbytes` of them, more than half as many. False: their escapes
 // are more or fewer than those that follow, or there is a code that no byte has.
 inline bool unpair(const uint8_t* pairs, uint64_t nbytes, uint64_t count, uint8_t* plane) {
-  const uint64_t half = count - count / 2, escapes = nbytes - half - 1;
-  for (uint64_t i = 0; i < half; ++i) plane[i] = pairs[i] & 15;
-  for (uint64_t i = half; i < count; ++i) plane[i] = pairs[i - half] >> 4;
-  uint64_t found = 0;
-  for (uint64_t i = 0; i < count; ++i) found += plane[i] == 15;
-  if (found != escapes || (count % 2 != 0 && pairs[half - 1] > 15)) return false;
-  const uint8_t base = pairs[half], *escape = pairs + half + 1;
-  uint8_t* rest = plane;
-  for (; found != 0; --found) {
-    rest = static_cast<uint8_t*>(std::memchr(rest, 15, static_cast<std::size_t>(plane + count - rest)));
-    *rest++ = static_cast<uint8_t>(*escape++ - base);
+  constexpr uint64_t kEach = 0x0101010101010101;
+  const uint64_t both = count / 2, half = count - both;
+  const uint8_t base = pairs[half];
+  uint64_t i = 0;
+  for (; i + 8 <= both; i += 8) {
+    uint64_t codes = 0;
+    std::memcpy(&codes, pairs + i, 8);
+    const uint64_t lower = add_bytes(codes & 15 * kEach, base * kEach);
+    const uint64_t upper = add_bytes(codes >> 4 & 15 * kEach, base * kEach);
+    std::memcpy(plane + i, &lower, 8);
+    std::memcpy(plane + half + i, &upper, 8);
   }
-  for (uint64_t i = 0; i < count; ++i) plane[i] = static_cast<uint8_t>(plane[i] + base);
-  return true;
+  for (; i < half; ++i) {
+    plane[i] = static_cast<uint8_t>(base + (pairs[i] & 15));
+    if (i < both) {
+      plane[half + i] = static_cast<uint8_t>(base + (pairs[i] >> 4));
+    } else if (pairs[i] > 15) {
+      return false;
+    }
+  }
+  // No other code leads to this byte.
+  const int mark = static_cast<uint8_t>(base + 15);
+  uint8_t *rest = plane, *end = plane + count;
+  for (const uint8_t* escape = pairs + half + 1; escape != pairs + nbytes; ++escape) {
+    rest = static_cast<uint8_t*>(std::memchr(rest, mark, static_cast<std::size_t>(end - rest)));
+    if (rest == nullptr) return false;
+    *rest++ = *escape;
+  }
+  return std::memchr(rest, mark, static_cast<std::size_t>(end - rest)) == nullptr;
 }
 
 }  // namespace detail
