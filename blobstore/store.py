@@ -243,6 +243,10 @@ class Store(Mapping[str, "Array"], Closing):
                 if error.path not in (None, self.path):  # the base's
                     raise
                 raise type(error)(error.reason, f"{info.name!r}, in {error.message}", error.offset) from None
+            except UsageError as error:
+                if error.reason != "needs-base":
+                    raise
+                raise UsageError(error.reason, f"{info.name!r}, blob {error.message}") from None
 
     def _view(self, info: TensorInfo, first: int, count: int) -> Array:
         """View elements that lie as numpy has them."""

@@ -66,7 +66,9 @@ def test_every_command_that_reads_tensors_takes_a_base(cli: Cli, store: Path, tu
         "diff": ("diff", packed, tuned),
     }
     for command, arguments in commands.items():
-        check_refused(cli(*arguments), 2, "needs-base")
+        refused = cli(*arguments)
+        check_refused(refused, 2, "needs-base")
+        assert repr(WIDE) in refused.err or repr(FLAT) in refused.err
         done = cli(*arguments, "--base", store)
         assert done.status == 0, (command, done)
     with blobstore.open(tuned) as opened:
