@@ -74,8 +74,14 @@ def run(options: argparse.Namespace) -> int:
 
 def _verify_alone(options: argparse.Namespace) -> int:
     watch = Stopwatch()
-    wanted = {"quick": options.quick, "values": options.values, "base": options.base}
-    done = verify_file(options.file, **wanted, workers=options.workers, bar=progress)
+    done = verify_file(
+        options.file,
+        quick=options.quick,
+        values=options.values,
+        base=options.base,
+        workers=options.workers,
+        bar=progress,
+    )
     summary = ""
     if done.blobs:
         rate = f"{size(done.nbytes / watch.seconds)}/s" if watch.seconds else "at once"

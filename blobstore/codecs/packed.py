@@ -9,9 +9,8 @@ Spec: spec/packed.md; the numbers P1 to P14 are its reader checks.
 
 from __future__ import annotations
 
-import threading
 import zlib
-from functools import cache, partial
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -19,6 +18,7 @@ import zstandard
 
 from blobstore.codecs.pairs import paired_nbytes, unpair
 from blobstore.codecs.planes import WIDTHS, Layout, merge
+from blobstore.codecs.scratch import SCRATCH
 from blobstore.errors import FormatError, TruncatedError, UsageError
 from blobstore.parallel import one_by_one
 
@@ -82,48 +82,6 @@ def base_elements(base: Base, first: int, last: int, layout: Layout) -> Array:
     if len(found) != last - first:
         raise UsageError("packed-base", f"the base gave {len(found)} bytes from {first} to {last}")
     return found.view(layout.dtype)
-
-
-@cache
-def _keep_memory() -> None:
-    """Let glibc keep what a few jobs' frames need: it gives less back to the system once this much was freed at once.
-
-    Without it every job's frames are new pages, which cost half as much as the compression. Elsewhere nothing happens.
-    """
-    bytes(4 * _JOB_NBYTES)
-
-
-class Scratch(threading.local):
-    """Room that is made once for each thread: what is new costs page faults, which cost more than the work."""
-
-    def __init__(self) -> None:
-        """Make what a thread needs first."""
-        self._room = np.empty(0, dtype=np.uint8)
-        self._pairs = np.empty(0, dtype=np.uint8)
-        self._marks = [bytearray() for _ in range(max(WIDTHS))]
-        self.decompressor = zstandard.ZstdDecompressor()
-        _keep_memory()
-
-    def room(self, nbytes: int) -> Bytes:
-        """Return at least as many bytes, the same every time."""
-        if len(self._room) < nbytes:
-            self._room = np.empty(nbytes, dtype=np.uint8)
-        return self._room
-
-    def pairs(self, nbytes: int) -> Bytes:
-        """Return at least as many others, for pairs."""
-        if len(self._pairs) < nbytes:
-            self._pairs = np.empty(nbytes, dtype=np.uint8)
-        return self._pairs
-
-    def marks(self, nbytes: int, which: int = 0) -> bytearray:
-        """Return at least as many bytes in which values can be searched, for each of eight planes the same ones."""
-        if len(self._marks[which]) < nbytes:
-            self._marks[which] = bytearray(nbytes)
-        return self._marks[which]
-
-
-SCRATCH = Scratch()
 
 
 class Packed:

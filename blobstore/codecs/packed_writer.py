@@ -24,13 +24,13 @@ from blobstore.codecs.packed import (
     HEADER,
     MAGIC,
     MAX_CHUNK,
-    SCRATCH,
     VERSION,
     base_elements,
     stride,
 )
 from blobstore.codecs.pairs import find_base, pair
 from blobstore.codecs.planes import Layout, split
+from blobstore.codecs.scratch import SCRATCH
 from blobstore.errors import UsageError
 from blobstore.parallel import one_by_one
 

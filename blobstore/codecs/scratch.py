@@ -1,0 +1,61 @@
+"""Room to work in, made once for each thread: what is new costs page faults, which cost more than the work."""
+
+from __future__ import annotations
+
+import threading
+from functools import cache
+from typing import TYPE_CHECKING
+
+import numpy as np
+import zstandard
+
+from blobstore.codecs.planes import WIDTHS
+
+if TYPE_CHECKING:
+    import numpy.typing as npt
+
+    Bytes = npt.NDArray[np.uint8]
+
+_KEPT_NBYTES = 8 << 20  # what the frames of a few jobs take
+
+
+@cache
+def _keep_memory() -> None:
+    """Let glibc keep what a few jobs' frames need: it gives less back to the system once this much was freed at once.
+
+    Without it every job's frames are new pages, which cost half as much as the compression. Elsewhere nothing happens.
+    """
+    bytes(_KEPT_NBYTES)
+
+
+class Scratch(threading.local):
+    """A thread's own. A caller's code that runs meanwhile, such as one that reads a base, may use the same rooms."""
+
+    def __init__(self) -> None:
+        """Make what a thread needs first."""
+        self._room = np.empty(0, dtype=np.uint8)
+        self._pairs = np.empty(0, dtype=np.uint8)
+        self._marks = [bytearray() for _ in range(max(WIDTHS))]
+        self.decompressor = zstandard.ZstdDecompressor()
+        _keep_memory()
+
+    def room(self, nbytes: int) -> Bytes:
+        """Return at least as many bytes, the same every time."""
+        if len(self._room) < nbytes:
+            self._room = np.empty(nbytes, dtype=np.uint8)
+        return self._room
+
+    def pairs(self, nbytes: int) -> Bytes:
+        """Return at least as many others, for pairs."""
+        if len(self._pairs) < nbytes:
+            self._pairs = np.empty(nbytes, dtype=np.uint8)
+        return self._pairs
+
+    def marks(self, nbytes: int, which: int = 0) -> bytearray:
+        """Return at least as many bytes in which values can be searched, for each of eight planes the same ones."""
+        if len(self._marks[which]) < nbytes:
+            self._marks[which] = bytearray(nbytes)
+        return self._marks[which]
+
+
+SCRATCH = Scratch()
