@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 Number = int | float | complex
 _BLOCK = 1 << 15  # elements; a block's float64 values stay in the cache
 _SMALLEST = 5e-324  # the least positive float64
+_LEAST_SQUARES = 1e-290  # a sum below it may come from squares that have lost their digits
 _MOST_U64 = (1 << 64) - 1
 
 
@@ -66,12 +67,12 @@ class Values:
 
     @property
     def cosine(self) -> float | None:
-        """Cosine similarity of the two as vectors; None where one of them has no length."""
+        """Cosine similarity of the two as vectors; None where one has no length, or a square that float64 can't hold."""
         if not self.unequal:
             return 1.0
-        length = math.sqrt(self.squares_a) * math.sqrt(self.squares_b)
-        if not length or not math.isfinite(length):
+        if not all(_LEAST_SQUARES <= square < math.inf for square in (self.squares_a, self.squares_b)):
             return None
+        length = math.sqrt(self.squares_a) * math.sqrt(self.squares_b)
         return max(-1.0, min(1.0, self.products / length))
 
     def add(self, other: Values) -> None:
