@@ -7,10 +7,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from blobstore.codecs.planes import Layout, layout_of, merge, split
+from blobstore.codecs.planes import Layout, Merger, layout_of, split
 from blobstore.elements import BY_NAME
 
 LAYOUTS = [Layout(width, signed=signed) for width in (1, 2, 4, 8) for signed in (False, True)[: 1 + (width > 1)]]
+
+BLOCK = 7  # elements that are merged at once
 
 every_layout = pytest.mark.parametrize("layout", LAYOUTS, ids=str)
 
@@ -22,8 +24,10 @@ def planes_of(data: bytes, layout: Layout, *, misaligned: bool = False) -> list[
 
 def merged(planes: list[bytes], layout: Layout) -> bytes:
     arrays = [np.frombuffer(plane, dtype=np.uint8) for plane in planes]
-    work = np.empty(2 * layout.width * len(planes[0]), dtype=np.uint8)
-    return merge(arrays, layout, work).tobytes()
+    merger = Merger(layout, np.empty(2 * layout.width * BLOCK, dtype=np.uint8))
+    elements = np.empty(len(planes[0]), dtype=layout.dtype)
+    merger.merge(arrays, elements)
+    return elements.tobytes()
 
 
 @every_layout

@@ -17,7 +17,7 @@ import numpy as np
 import zstandard
 
 from blobstore.codecs.pairs import paired_nbytes, unpair
-from blobstore.codecs.planes import WIDTHS, Layout, merge
+from blobstore.codecs.planes import WIDTHS, Layout
 from blobstore.codecs.scratch import SCRATCH
 from blobstore.errors import FormatError, TruncatedError, UsageError
 from blobstore.parallel import one_by_one
@@ -58,13 +58,14 @@ FRAME_NBYTES = np.dtype("<u4")
 CRC_NBYTES = 4
 _MIN_FRAME_NBYTES = 14  # magic, descriptor, size, a block of one byte, checksum
 
-_BLOCK_NBYTES = 1 << 18  # what is merged at once: both it and what it is made of stay in the cache
 _JOB_NBYTES = 1 << 21  # what one job compresses or reads: with less, two threads gain little
 
+_U8 = np.dtype("u1")  # a dtype that is at hand: numpy looks up a type's anew for every view
 _ZSTD_MAGIC = b"\x28\xb5\x2f\xfd"
 _DESCRIPTOR = 0x24  # a single segment, with a checksum, without a dictionary
 _SIZE_FIELD = 6  # from this bit on: how wide the content size is
 _SIZE_WIDTHS = (1, 2, 4, 8)
+_MOST_HEADER_NBYTES = 13
 
 
 def stride(step: int) -> int:
@@ -178,21 +179,19 @@ class Packed:
         begin, end = (low - first) // width, -(-(high - first) // width)
         # Before anything is in the scratch: who reads a base may need it, too.
         near = base_elements(base, first + begin * width, first + end * width, layout) if base else None
-        planes = [self._plane(place + i, count, i) for i in range(width)]
-        room, step = SCRATCH.room(2 * _BLOCK_NBYTES), _BLOCK_NBYTES // width
-        for this in range(begin, end, step):
-            following = min(this + step, end)
-            this_byte, following_byte = first + this * width, first + following * width
-            # Merged in the cache, then copied: a copy writes to memory that is not in it without reading it first.
-            elements = merge([plane[this:following] for plane in planes], layout, room)
-            if near is not None:
-                elements = np.bitwise_xor(elements, near[this - begin : following - begin])
-            start, stop = max(this_byte, low), min(following_byte, high)
-            target[start - low : stop - low] = elements.view(np.uint8)[start - this_byte : stop - this_byte]
+        planes = [self._plane(place + i, count, i)[begin:end] for i in range(width)]
+        merger = SCRATCH.merger(layout)
+        if len(target) == width * (end - begin):
+            merger.merge(planes, target.view(layout.dtype), near)
+        else:
+            elements = np.empty(end - begin, layout.dtype)
+            merger.merge(planes, elements, near)
+            skipped = (low - first) % width
+            target[:] = elements.view(_U8)[skipped : skipped + len(target)]
 
     def _plane(self, place: int, count: int, which: int) -> Bytes:
         """Decode a frame of a chunk's plane. Checks P12 to P14."""
-        start, stop = int(self._starts[place]), int(self._starts[place + 1])
+        start, stop = self._starts[place], self._starts[place + 1]
         frame = self._raw[start:stop]
         found = _content_nbytes(frame)
         if found != count and (found is None or found not in paired_nbytes(count)):
@@ -202,7 +201,7 @@ class Packed:
             data = SCRATCH.decompressor.decompress(frame, max_output_size=count, allow_extra_data=False)
         except zstandard.ZstdError as error:
             raise FormatError("packed-data", f"frame {place} is damaged: {error}", start) from None
-        plane = np.frombuffer(data, dtype=np.uint8)
+        plane = np.frombuffer(data, _U8)
         if found == count:
             return plane
         unpaired = unpair(plane, count, SCRATCH.marks(count, which))
@@ -239,7 +238,7 @@ def _check_header(raw: memoryview) -> np.void:
     return header
 
 
-def _check_table(raw: memoryview, count: int) -> npt.NDArray[np.int64]:
+def _check_table(raw: memoryview, count: int) -> memoryview:
     """Checks P9 to P11 → where each of ``count`` frames starts, and where the last one ends."""
     end = len(raw) - CRC_NBYTES
     start = end - count * FRAME_NBYTES.itemsize
@@ -255,13 +254,14 @@ def _check_table(raw: memoryview, count: int) -> npt.NDArray[np.int64]:
     starts[1:] += HEADER.itemsize
     if sizes.min(initial=_MIN_FRAME_NBYTES) < _MIN_FRAME_NBYTES or starts[-1] != start:
         raise FormatError("packed-sizes", f"the frames end at {starts[-1]}, the table begins at {start}", start)
-    return starts
+    return starts.data
 
 
 def _content_nbytes(frame: memoryview) -> int | None:
     """Return the content size that a frame's header states, or None when the header is not as it has to be."""
-    descriptor = frame[4]
-    if bytes(frame[:4]) != _ZSTD_MAGIC or descriptor & 0x3F != _DESCRIPTOR:
+    header = frame[:_MOST_HEADER_NBYTES].tobytes()
+    descriptor = header[4]
+    if header[:4] != _ZSTD_MAGIC or descriptor & 0x3F != _DESCRIPTOR:
         return None
     width = _SIZE_WIDTHS[descriptor >> _SIZE_FIELD]
-    return int.from_bytes(frame[5 : 5 + width], "little") + (256 if width == 2 else 0)
+    return int.from_bytes(header[5 : 5 + width], "little") + (256 if width == 2 else 0)

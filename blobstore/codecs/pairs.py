@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
     Bytes = npt.NDArray[np.uint8]
 
+_U8 = np.dtype("u1")
 _ESCAPE, _BITS, _ABOVE = np.uint8(15), np.uint8(15), np.uint8(16)
 _WINDOW = 15  # values that need no escape
 _SAMPLE = 1024  # bytes of a plane that tell where its values lie
@@ -91,20 +92,39 @@ def unpair(made: Bytes, count: int, marks: bytearray) -> Bytes | None:
         that no byte of an odd plane has is not 0.
     """
     half = (count + 1) // 2
-    plane = np.frombuffer(marks, np.uint8, count)
+    plane = np.frombuffer(marks, _U8, count)
     np.bitwise_and(made[:half], _BITS, out=plane[:half])
     np.floor_divide(made[: count - half], _ABOVE, out=plane[half:])
-    places = _places(int(_ESCAPE), marks, count)
-    if len(places) != len(made) - half - 1 or (count % 2 and made[half - 1] >= _ABOVE):
+    if count % 2 and made[half - 1] >= _ABOVE:
         return None
-    np.add(plane, made[half], out=plane)
-    if len(places):
-        plane[places] = made[half + 1 :]
+    base = made[half]
+    if not _put(made[half + 1 :] - base, marks, plane):
+        return None
+    np.add(plane, base, out=plane)
     return plane
 
 
+def _put(escapes: Bytes, marks: bytearray, plane: Bytes) -> bool:
+    """Put as many values where 15 stands and return True, unless there are more or fewer of them."""
+    if len(escapes) > _FEW:
+        places = np.flatnonzero(plane == _ESCAPE)
+        if len(places) != len(escapes):
+            return False
+        plane[places] = escapes
+        return True
+    # A search is faster than numpy where it finds little.
+    value, count = int(_ESCAPE), len(plane)
+    at = marks.find(value, 0, count)
+    for escape in escapes.tolist():
+        if at < 0:
+            return False
+        marks[at] = escape
+        at = marks.find(value, at + 1, count)
+    return at < 0
+
+
 def _places(value: int, marks: bytearray, count: int) -> Sequence[int] | npt.NDArray[Any]:
-    """Return where a value stands among the first bytes; a search is faster than numpy where it finds little."""
+    """Return where a value stands among the first bytes, by a search as long as it finds little."""
     found: list[int] = []
     at = marks.find(value, 0, count)
     while at >= 0:

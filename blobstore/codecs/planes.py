@@ -46,7 +46,7 @@ class Layout:
 
 
 WHOLE = Layout(1)
-_I16 = np.dtype("<i2")
+_I8, _I16 = np.dtype("i1"), np.dtype("<i2")
 _SEVEN, _EIGHT, _TO_SEVEN, _TO_EIGHT = np.uint16(7), np.uint16(8), np.uint16(1 << 7), np.uint16(1 << 8)
 _SIGN, _MANTISSA = np.uint8(0x80), np.uint8(0x7F)
 _SIGN_AND_MANTISSA = np.int16(0x807F - (1 << 16))
@@ -100,29 +100,66 @@ def split(elements: Array, layout: Layout, work: Bytes) -> Iterator[Bytes]:
         yield from split(part, Layout(half.width), rest)
 
 
-def merge(planes: Sequence[Bytes], layout: Layout, work: Bytes) -> Array:
-    """Merge planes into elements.
+class Merger:
+    """Merges planes into elements, in room that is made ready once: many short views cost as much as the work.
 
-    Args:
-        planes: As `split` yields them, each of shape (n,).
-        layout: The same as there.
-        work: At least 2 · width · n bytes.
-
-    Returns:
-        Shape (n,), of the layout's dtype, in the first bytes of ``work``; with a width of 1 the plane itself.
+    It works in the cache and copies: a copy writes to memory that is not in it without reading it first.
     """
-    if layout.width == 1:
-        return planes[0]
-    nbytes = layout.width * len(planes[0])
-    out, rest = work[:nbytes].view(layout.dtype), work[nbytes : 2 * nbytes]
-    if layout.width == 2:
-        _merge_two_bytes(planes, out, rest, signed=layout.signed)
-    else:
-        half = layout.width // 2
-        upper = merge(planes[:half], Layout(half, signed=layout.signed), rest)
-        np.multiply(upper, out.dtype.type(1 << 4 * out.itemsize), out=out, dtype=out.dtype)
-        np.bitwise_or(out, merge(planes[half:], Layout(half), rest), out=out)
-    return out
+
+    def __init__(self, layout: Layout, room: Bytes) -> None:
+        """Make the room ready.
+
+        Args:
+            layout: How the elements were split.
+            room: Bytes to work in, 2 · width for each element that is merged at once.
+        """
+        self._count = len(room) // (2 * layout.width)
+        self._layout = layout
+        nbytes = layout.width * self._count
+        self._merged, rest = room[:nbytes].view(layout.dtype), room[nbytes : 2 * nbytes]
+        if layout.width == 2:
+            self._signed_low = rest.view(_I16)
+            self._low = self._signed_low.view(layout.dtype)
+        elif layout.width > 2:
+            half = layout.width // 2
+            self._upper, self._lower = Merger(Layout(half, signed=layout.signed), rest), Merger(Layout(half), rest)
+            self._above = layout.dtype.type(1 << 8 * half)
+
+    def merge(self, planes: Sequence[Bytes], out: Array, base: Array | None = None) -> None:
+        """Merge planes into elements.
+
+        Args:
+            planes: As `split` yields them, each of shape (n,).
+            out: Shape (n,), of the layout's dtype, any alignment.
+            base: What the elements are XORed with; as `out`.
+        """
+        for start in range(0, len(out), self._count):
+            block = slice(start, start + self._count)
+            elements = self.block([plane[block] for plane in planes])
+            if base is not None:
+                elements = np.bitwise_xor(elements, base[block], out=self._merged[: len(elements)])
+            out[block] = elements
+
+    def block(self, planes: Sequence[Bytes]) -> Array:
+        """Merge what fits into the room at once; it stays there until the next call."""
+        if len(planes) == 1:
+            return planes[0]
+        count, half = len(planes[0]), len(planes) // 2
+        merged: Array = self._merged[:count]
+        low: Array = planes[-1]
+        # Products: numpy widens for them while it works, and has them faster than shifts.
+        if half > 1:
+            np.multiply(self._upper.block(planes[:half]), self._above, out=merged)
+            low = self._lower.block(planes[half:])
+        elif self._layout.signed:
+            np.multiply(planes[0], _TO_SEVEN, out=merged)
+            # As signed numbers: the sign is extended up to bit 15.
+            np.bitwise_and(low.view(_I8), _SIGN_AND_MANTISSA, out=self._signed_low[:count])
+            low = self._low[:count]
+        else:
+            np.multiply(planes[0], _TO_EIGHT, out=merged)
+        np.bitwise_or(merged, low, out=merged)
+        return merged
 
 
 def _split_two_bytes(elements: Array, work: Bytes, *, signed: bool) -> Iterator[Bytes]:
@@ -137,14 +174,3 @@ def _split_two_bytes(elements: Array, work: Bytes, *, signed: bool) -> Iterator[
         np.bitwise_and(plane, _MANTISSA, out=plane)
         np.bitwise_or(plane, sign, out=plane)
     yield plane
-
-
-def _merge_two_bytes(planes: Sequence[Bytes], out: Array, work: Bytes, *, signed: bool) -> None:
-    # A product: numpy widens for it while it works, and has it faster than a shift.
-    np.multiply(planes[0], _TO_SEVEN if signed else _TO_EIGHT, out=out, dtype=np.uint16)
-    if signed:
-        # As signed numbers: the sign is extended up to bit 15.
-        low = np.bitwise_and(planes[1].view(np.int8), _SIGN_AND_MANTISSA, out=work.view(np.int16), dtype=np.int16)
-        np.bitwise_or(out, low.view(np.uint16), out=out)
-    else:
-        np.bitwise_or(out, planes[1], out=out)

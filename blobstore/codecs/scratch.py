@@ -9,13 +9,15 @@ from typing import TYPE_CHECKING
 import numpy as np
 import zstandard
 
-from blobstore.codecs.planes import WIDTHS
+from blobstore.codecs.planes import WIDTHS, Layout, Merger
 
 if TYPE_CHECKING:
     import numpy.typing as npt
 
     Bytes = npt.NDArray[np.uint8]
 
+_LINE = 64  # bytes of a cache line: vectors that lie across two take numpy a seventh longer
+_MERGED_NBYTES = 1 << 18  # what is merged at once: both it and what it is made of stay in the cache
 _KEPT_NBYTES = 8 << 20  # what the frames of a few jobs take
 
 
@@ -28,6 +30,13 @@ def _keep_memory() -> None:
     bytes(_KEPT_NBYTES)
 
 
+def _aligned(nbytes: int) -> Bytes:
+    """Return new bytes from the beginning of a cache line on."""
+    room = np.empty(nbytes + _LINE, dtype=np.uint8)
+    start = -room.ctypes.data % _LINE
+    return room[start : start + nbytes]
+
+
 class Scratch(threading.local):
     """A thread's own. A caller's code that runs meanwhile, such as one that reads a base, may use the same rooms."""
 
@@ -36,19 +45,27 @@ class Scratch(threading.local):
         self._room = np.empty(0, dtype=np.uint8)
         self._pairs = np.empty(0, dtype=np.uint8)
         self._marks = [bytearray() for _ in range(max(WIDTHS))]
+        self._merged = _aligned(2 * _MERGED_NBYTES)
+        self._mergers: dict[Layout, Merger] = {}
         self.decompressor = zstandard.ZstdDecompressor()
         _keep_memory()
 
     def room(self, nbytes: int) -> Bytes:
         """Return at least as many bytes, the same every time."""
         if len(self._room) < nbytes:
-            self._room = np.empty(nbytes, dtype=np.uint8)
+            self._room = _aligned(nbytes)
         return self._room
+
+    def merger(self, layout: Layout) -> Merger:
+        """Return one for a layout; all merge in the same room."""
+        if layout not in self._mergers:
+            self._mergers[layout] = Merger(layout, self._merged)
+        return self._mergers[layout]
 
     def pairs(self, nbytes: int) -> Bytes:
         """Return at least as many others, for pairs."""
         if len(self._pairs) < nbytes:
-            self._pairs = np.empty(nbytes, dtype=np.uint8)
+            self._pairs = _aligned(nbytes)
         return self._pairs
 
     def marks(self, nbytes: int, which: int = 0) -> bytearray:

@@ -67,7 +67,7 @@ class Values:
 
     @property
     def cosine(self) -> float | None:
-        """Cosine similarity of the two as vectors; None where one has no length, or a square that float64 can't hold."""
+        """Cosine similarity of the two as vectors; None where float64 can't hold a length's square."""
         if not self.unequal:
             return 1.0
         if not all(_LEAST_SQUARES <= square < math.inf for square in (self.squares_a, self.squares_b)):
