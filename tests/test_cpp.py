@@ -1167,8 +1167,11 @@ def test_whatever_stands_for_pairs_is_read_as_the_package_does(unpacked: Unpacke
     streams = []
     for _ in range(MUTATIONS):
         count = rng.randrange(1, 40)
-        some = rng.choice([b"\x0f\xf0\x12", b"\x12\x21", bytes(range(256))])
-        frame = zstd.compress(bytes(rng.choice(some) for _ in range(rng.randrange(1, count + 2))))
+        some = rng.choice([b"\0\0\0\x04", b"\x0f\xf0\x12\x11", b"\x12\x21", bytes(range(256))])
+        content = bytearray(rng.choice(some) for _ in range(rng.randrange(1, count + 2)))
+        kind = (count + 1) // 2 + 1
+        content[kind : kind + 1] = rng.choice([b"\0", b"\1", b"\1", b"\2"])
+        frame = zstd.compress(content)
         stored = bytearray(
             stream_of(bytes(count), Layout(1))[:80] + frame + len(frame).to_bytes(4, "little") + bytes(4)
         )

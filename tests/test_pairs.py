@@ -10,6 +10,8 @@ from hypothesis import strategies as st
 from blobstore.codecs.pairs import find_base, pair, paired_nbytes, unpair
 
 FEW_ESCAPES = 32  # one byte in so many may escape
+PLACED_ESCAPES = 256  # one byte in so many may have its place
+WINDOW = 16
 
 
 def paired(plane: bytes, base: int) -> bytes | None:
@@ -23,7 +25,7 @@ def paired(plane: bytes, base: int) -> bytes | None:
 
 
 def unpaired(made: bytes, count: int) -> bytes | None:
-    found = unpair(np.frombuffer(made, np.uint8), count, bytearray(count))
+    found = unpair(np.frombuffer(made, np.uint8), count, np.empty(count, np.uint8))
     return None if found is None else found.tobytes()
 
 
@@ -31,30 +33,52 @@ def as_the_page_says(made: bytes, count: int) -> bytes | None:
     """What pairs stand for, byte by byte: spec/packed.md, Pairs."""
     half = (count + 1) // 2
     codes = [one & 15 for one in made[:half]] + [one >> 4 for one in made[:half]]
-    escapes = list(made[half + 1 :])
-    if codes.count(15) - (codes[count:] == [15]) != len(escapes) or any(codes[count:]):
+    if any(codes[count:]):
         return None
-    return bytes((made[half] + code) % 256 if code < 15 else escapes.pop(0) for code in codes[:count])
+    base, kind, *behind = made[half:]
+    if kind == 1:
+        if codes[:count].count(15) != len(behind):
+            return None
+        return bytes((base + code) % 256 if code < 15 else behind.pop(0) for code in codes[:count])
+    plane = [(base + code) % 256 for code in codes[:count]]
+    escapes = len(behind) // 3
+    if kind or len(behind) % 3:
+        return None
+    place = 0
+    for k in range(escapes):
+        place += behind[2 * k] + 256 * behind[2 * k + 1]
+        if place >= count:
+            return None
+        plane[place] = behind[2 * escapes + k]
+    return bytes(plane)
 
 
 @st.composite
 def planes(draw: st.DrawFn) -> tuple[bytes, int]:
-    """Bytes of which nearly all lie within 15 of a base, and the base."""
+    """Bytes of which nearly all lie within 16 of a base, and the base."""
     base, count, random = draw(st.integers(0, 255)), draw(st.integers(0, 2000)), draw(st.randoms(use_true_random=False))
-    plane = bytearray((base + random.randrange(15)) % 256 for _ in range(count))
+    near = draw(st.sampled_from([WINDOW, WINDOW - 1]))
+    plane = bytearray((base + random.randrange(near)) % 256 for _ in range(count))
     for _ in range(draw(st.integers(0, 1 + 2 * count // FEW_ESCAPES))):
         if count:
             plane[random.randrange(count)] = random.randrange(256)
     return bytes(plane), base
 
 
+def tail_of(plane: bytes, base: int) -> int | None:
+    """How many bytes the escapes of a plane take, if these are not too many."""
+    beyond, at_least = (sum((one - base) % 256 > code for one in plane) for code in (15, 14))
+    if beyond <= len(plane) // PLACED_ESCAPES:
+        return 3 * beyond
+    return at_least if at_least <= len(plane) // FEW_ESCAPES else None
+
+
 @given(planes())
 def test_pairs_stand_for_the_plane_or_there_are_none(drawn: tuple[bytes, int]) -> None:
     plane, base = drawn
-    far = sum((one - base) % 256 > 14 for one in plane)
-    made = paired(plane, base)
-    may_be = far <= len(plane) // FEW_ESCAPES and (len(plane) + 1) // 2 + 1 + far < len(plane)
-    assert (made is not None) == may_be
+    made, tail = paired(plane, base), tail_of(plane, base)
+    nbytes = None if tail is None else (len(plane) + 1) // 2 + 2 + tail
+    assert (None if made is None else len(made)) == (None if nbytes is None or nbytes >= len(plane) else nbytes)
     if made is not None:
         assert len(made) in paired_nbytes(len(plane))
         assert unpaired(made, len(plane)) == as_the_page_says(made, len(plane)) == plane
@@ -62,23 +86,41 @@ def test_pairs_stand_for_the_plane_or_there_are_none(drawn: tuple[bytes, int]) -
 
 @given(st.data())
 def test_whatever_is_read_as_pairs_is_as_the_page_says(data: st.DataObject) -> None:
-    count = data.draw(st.integers(4, 60))
+    count = data.draw(st.integers(6, 60))
     nbytes = data.draw(st.sampled_from(paired_nbytes(count)))
-    bytes_drawn = st.integers(0, 255) | st.sampled_from([0x0F, 0xF0, 0xFF])
-    made = bytes(data.draw(st.lists(bytes_drawn, min_size=nbytes, max_size=nbytes)))
-    assert unpaired(made, count) == as_the_page_says(made, count)
+    # Many small ones, and zeros: as gaps these lead to places inside.
+    bytes_drawn = st.integers(0, 255) | st.integers(0, 9) | st.sampled_from([0, 0x0F, 0xF0, 0xFF])
+    made = bytearray(data.draw(st.lists(bytes_drawn, min_size=nbytes, max_size=nbytes)))
+    made[(count + 1) // 2 + 1] = data.draw(st.sampled_from([0, 0, 1, 1, 2, 255]))
+    assert unpaired(bytes(made), count) == as_the_page_says(bytes(made), count)
 
 
-@pytest.mark.parametrize("escapes", [0, 1, 63, 64, 65, 66, 200])
+@pytest.mark.parametrize("escapes", [0, 1, 63, 64, 65, 66, 200, 201, 1600])
 @pytest.mark.parametrize("count", [256 * 200, 256 * 200 + 1])
 def test_few_escapes_and_many_come_back(escapes: int, count: int) -> None:
     random = np.random.default_rng(1)
-    plane = random.integers(100, 115, count, dtype=np.uint8)
+    plane = random.integers(100, 100 + WINDOW - 1, count, dtype=np.uint8)
     plane[random.choice(count, escapes, replace=False)] = random.integers(0, 100, escapes, dtype=np.uint8)
     made = paired(plane.tobytes(), 100)
     assert made is not None
-    assert len(made) == (count + 1) // 2 + 1 + escapes
+    assert len(made) == (count + 1) // 2 + 2 + (3 * escapes if escapes <= count // PLACED_ESCAPES else escapes)
     assert unpaired(made, count) == plane.tobytes()
+
+
+GAP = (1 << 16) - 1
+
+
+@pytest.mark.parametrize(
+    ("places", "bridges"),
+    [([GAP], 0), ([GAP + 1], 1), ([5, GAP + 5], 0), ([5, GAP + 6, 3 * GAP + 7], 3), ([*range(99), 4 * GAP + 99], 4)],
+)
+def test_escapes_that_are_far_apart_are_bridged(places: list[int], bridges: int) -> None:
+    plane = np.full(5 * GAP, 7, np.uint8)
+    plane[places] = 200
+    made = paired(plane.tobytes(), 0)
+    assert made is not None
+    assert len(made) == (len(plane) + 1) // 2 + 2 + 3 * (len(places) + bridges)
+    assert unpaired(made, len(plane)) == as_the_page_says(made, len(plane)) == plane.tobytes()
 
 
 @given(planes())
@@ -86,8 +128,8 @@ def test_a_base_leaves_out_few_of_a_short_plane(drawn: tuple[bytes, int]) -> Non
     plane = drawn[0][:1000]  # all of it is looked at
     base = find_base(np.frombuffer(plane, np.uint8)) if plane else None
     if base is not None:
-        assert base + 14 < 256
-        outside = sum(not base <= one < base + 15 for one in plane)
+        assert base + WINDOW <= 256
+        outside = sum(not base <= one < base + WINDOW for one in plane)
         alike = max(map(plane.count, set(plane)))
         assert outside <= len(plane) // (FEW_ESCAPES if 2 * alike > len(plane) else 256)
         assert alike < len(plane)
@@ -99,6 +141,6 @@ def test_exponents_of_weights_have_a_base_and_other_bytes_have_none() -> None:
     exponents = (bits >> 23).astype(np.uint8)
     base = find_base(exponents)
     assert base is not None
-    assert base <= int(np.median(exponents)) <= base + 14
+    assert base <= int(np.median(exponents)) <= base + WINDOW - 1
     for other in ((bits >> 8).astype(np.uint8), np.zeros(1000, np.uint8), np.arange(2, dtype=np.uint8).repeat(8) * 200):
         assert find_base(other) is None

@@ -1,27 +1,32 @@
 """Two bytes in one, for planes whose bytes lie close together, as exponents do.
 
-A byte stands for its distance from a base, 0 to 14, in four bits; 15 says that the byte itself comes later. So half as
-many symbols are coded: it is twice as fast, and a little denser, for a code of whole bits loses less on them.
+A byte stands for its distance from a base in four bits; bytes that are further away, which escape, follow: with their
+places where they are few, for that is read at once, else in the order of the marks that stand for them. So half as many
+symbols are coded: it is twice as fast, and a little denser, for a code of whole bits loses less on them.
 
 Spec: spec/packed.md, Pairs.
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from itertools import pairwise
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-
     import numpy.typing as npt
 
     Bytes = npt.NDArray[np.uint8]
+    Places = npt.NDArray[np.intp]
 
-_U8 = np.dtype("u1")
-_ESCAPE, _BITS, _ABOVE = np.uint8(15), np.uint8(15), np.uint8(16)
-_WINDOW = 15  # values that need no escape
+_U8, _GAP = np.dtype("u1"), np.dtype("<u2")
+_BITS, _ABOVE = np.uint8(15), np.uint8(16)
+_WINDOW = 16  # values that need not escape
+_PLACED, _MARKED = 0, 1
+_MARK = np.uint8(15)
+_ENDS = 2  # bytes of base and kind
+_MOST_GAP = (1 << 16) - 1
 _SAMPLE = 1024  # bytes of a plane that tell where its values lie
 # Of how many bytes one may escape. More of them make the whole larger than it is without pairs, unless one value is
 # most of all: a code has a bit for each symbol at least, and in pairs that is for two.
@@ -31,7 +36,7 @@ _FEW = 64
 
 def paired_nbytes(count: int) -> range:
     """Return how many bytes the pairs of ``count`` bytes can take: fewer than these themselves."""
-    return range((count + 1) // 2 + 1, count)
+    return range((count + 1) // 2 + _ENDS, count)
 
 
 def find_base(plane: Bytes) -> int | None:
@@ -58,78 +63,82 @@ def pair(plane: Bytes, base: int, room: Bytes, marks: bytearray) -> Bytes | None
         marks: At least n bytes, to work in.
 
     Returns:
-        Pairs, base, escapes: fewer than n bytes; None where too many bytes need an escape.
+        Pairs, base, kind, escapes: fewer than n bytes; None where too many bytes need an escape.
     """
     count, half = len(plane), (len(plane) + 1) // 2
     np.subtract(plane, np.uint8(base), out=plane)
-    np.greater_equal(plane, _ESCAPE, out=np.frombuffer(marks, np.bool_, count))
-    places = _places(1, marks, count)
-    nbytes = half + 1 + len(places)
+    kind, gaps = _PLACED, np.empty(0, _GAP)
+    places = _reaching(_ABOVE, plane, marks)
+    if len(places) > count // _PER_ESCAPE:
+        kind, places = _MARKED, _reaching(_MARK, plane, marks)
+    else:
+        places, gaps = _with_gaps(places)
+    behind = half + _ENDS + gaps.nbytes
+    nbytes = behind + len(places)
     if len(places) > count // _PER_ESCAPE_OF_MOST_ALIKE or nbytes not in paired_nbytes(count):
         np.add(plane, np.uint8(base), out=plane)
         return None
     made = room[:nbytes]
-    made[half] = base
-    if len(places):
-        np.add(plane[places], made[half], out=made[half + 1 :])
-        plane[places] = _ESCAPE
+    made[half], made[half + 1] = base, kind
+    made[half + _ENDS : behind] = gaps.view(_U8)
+    np.add(plane[places], made[half], out=made[behind:])
+    plane[places] = _MARK if kind == _MARKED else 0
     made[half - 1] = 0  # an odd one has no other half
     np.multiply(plane[half:], _ABOVE, out=made[: count - half])
     np.bitwise_or(made[:half], plane[:half], out=made[:half])
     return made
 
 
-def unpair(made: Bytes, count: int, marks: bytearray) -> Bytes | None:
+def unpair(made: Bytes, count: int, room: Bytes) -> Bytes | None:
     """Undo `pair`.
 
     Args:
-        made: Pairs, base, escapes; as many bytes as `paired_nbytes` allows.
+        made: Pairs, base, kind, escapes; as many bytes as `paired_nbytes` allows.
         count: Of the plane.
-        marks: At least ``count`` bytes; the result lies in it.
+        room: At least ``count`` bytes, in which the result lies.
 
     Returns:
-        The plane; None where these are no pairs: their escapes are more or fewer than those that follow, or the code
-        that no byte of an odd plane has is not 0.
+        The plane; None where these are no pairs: there is no such kind, a place lies outside, there are more or fewer
+        marks than escapes, or the code that no byte of an odd plane has is not 0.
     """
     half = (count + 1) // 2
-    plane = np.frombuffer(marks, _U8, count)
+    plane, escapes, kind = room[:count], made[half + _ENDS :], made[half + 1]
+    if kind > _MARKED or (count % 2 and made[half - 1] >= _ABOVE):
+        return None
     np.bitwise_and(made[:half], _BITS, out=plane[:half])
     np.floor_divide(made[: count - half], _ABOVE, out=plane[half:])
-    if count % 2 and made[half - 1] >= _ABOVE:
+    if kind == _MARKED:
+        places = np.flatnonzero(plane == _MARK)
+    else:
+        behind = len(escapes) // (_GAP.itemsize + 1) * _GAP.itemsize
+        gaps, escapes = escapes[:behind], escapes[behind:]
+        places = gaps.view(_GAP).cumsum(dtype=np.intp)
+    if len(places) != len(escapes) or (len(places) and places[-1] >= count):
         return None
-    base = made[half]
-    if not _put(made[half + 1 :] - base, marks, plane):
-        return None
-    np.add(plane, base, out=plane)
+    np.add(plane, made[half], out=plane)
+    plane[places] = escapes
     return plane
 
 
-def _put(escapes: Bytes, marks: bytearray, plane: Bytes) -> bool:
-    """Put as many values where 15 stands and return True, unless there are more or fewer of them."""
-    if len(escapes) > _FEW:
-        places = np.flatnonzero(plane == _ESCAPE)
-        if len(places) != len(escapes):
-            return False
-        plane[places] = escapes
-        return True
+def _reaching(value: np.uint8, plane: Bytes, marks: bytearray) -> Places:
+    """Return where a plane has a value, or a larger one."""
+    count = len(plane)
+    np.greater_equal(plane, value, out=np.frombuffer(marks, np.bool_, count))
     # A search is faster than numpy where it finds little.
-    value, count = int(_ESCAPE), len(plane)
-    at = marks.find(value, 0, count)
-    for escape in escapes.tolist():
-        if at < 0:
-            return False
-        marks[at] = escape
-        at = marks.find(value, at + 1, count)
-    return at < 0
-
-
-def _places(value: int, marks: bytearray, count: int) -> Sequence[int] | npt.NDArray[Any]:
-    """Return where a value stands among the first bytes, by a search as long as it finds little."""
     found: list[int] = []
-    at = marks.find(value, 0, count)
-    while at >= 0:
+    at = marks.find(1, 0, count)
+    while at >= 0 and len(found) < _FEW:
         found.append(at)
-        if len(found) > _FEW:
-            return np.flatnonzero(np.frombuffer(marks, np.uint8, count) == value)
-        at = marks.find(value, at + 1, count)
-    return found
+        at = marks.find(1, at + 1, count)
+    return np.array(found, np.intp) if at < 0 else np.flatnonzero(np.frombuffer(marks, np.bool_, count))
+
+
+def _with_gaps(places: Places) -> tuple[Places, npt.NDArray[np.uint16]]:
+    """Return places and how far each is from the one before, with others between where that is too far to be said."""
+    wide = places.copy()
+    np.subtract(places[1:], places[:-1], out=wide[1:])
+    if wide.max(initial=0) > _MOST_GAP:
+        around = pairwise([0, *places.tolist()])
+        bridges = [np.arange(last + _MOST_GAP, place, _MOST_GAP) for last, place in around if place > last + _MOST_GAP]
+        return _with_gaps(np.sort(np.concatenate([places, *bridges])))
+    return places, wide.astype(_GAP)

@@ -44,7 +44,8 @@ class Scratch(threading.local):
         """Make what a thread needs first."""
         self._room = np.empty(0, dtype=np.uint8)
         self._pairs = np.empty(0, dtype=np.uint8)
-        self._marks = [bytearray() for _ in range(max(WIDTHS))]
+        self._planes = [np.empty(0, dtype=np.uint8) for _ in range(max(WIDTHS))]
+        self._marks = bytearray()
         self._merged = _aligned(2 * _MERGED_NBYTES)
         self._mergers: dict[Layout, Merger] = {}
         self.decompressor = zstandard.ZstdDecompressor()
@@ -68,11 +69,17 @@ class Scratch(threading.local):
             self._pairs = _aligned(nbytes)
         return self._pairs
 
-    def marks(self, nbytes: int, which: int = 0) -> bytearray:
-        """Return at least as many bytes in which values can be searched, for each of eight planes the same ones."""
-        if len(self._marks[which]) < nbytes:
-            self._marks[which] = bytearray(nbytes)
-        return self._marks[which]
+    def plane(self, nbytes: int, which: int) -> Bytes:
+        """Return at least as many others, for each of an element's planes the same ones."""
+        if len(self._planes[which]) < nbytes:
+            self._planes[which] = np.empty(nbytes, dtype=np.uint8)
+        return self._planes[which]
+
+    def marks(self, nbytes: int) -> bytearray:
+        """Return at least as many bytes in which values can be searched."""
+        if len(self._marks) < nbytes:
+            self._marks = bytearray(nbytes)
+        return self._marks
 
 
 SCRATCH = Scratch()

@@ -1713,8 +1713,32 @@ inline uint64_t add_bytes(uint64_t one, uint64_t other) {
   return ((one & ~kHighest) + (other & ~kHighest)) ^ ((one ^ other) & kHighest);
 }
 
-// Puts a plane of `count` bytes together from its pairs, `nbytes` of them, more than half as many. False: their escapes
-// are more or fewer than those that follow, or there is a code that no byte has.
+// Puts escapes where their gaps say.
+inline bool put_placed(const uint8_t* gaps, uint64_t nbytes, uint8_t* plane, uint64_t count) {
+  const uint64_t escapes = nbytes / 3;
+  const uint8_t* escape = gaps + 2 * escapes;
+  uint64_t place = 0;
+  for (uint64_t k = 0; k < escapes; ++k) {
+    place += gaps[2 * k] + uint64_t{gaps[2 * k + 1]} * 256;
+    if (place >= count) return false;
+    plane[place] = escape[k];
+  }
+  return nbytes % 3 == 0;
+}
+
+// Puts escapes where the byte stands that only their mark leads to.
+inline bool put_marked(const uint8_t* escapes, uint64_t nbytes, int mark, uint8_t* plane, uint64_t count) {
+  uint8_t *rest = plane, *end = plane + count;
+  for (uint64_t k = 0; k < nbytes; ++k) {
+    rest = static_cast<uint8_t*>(std::memchr(rest, mark, static_cast<std::size_t>(end - rest)));
+    if (rest == nullptr) return false;
+    *rest++ = escapes[k];
+  }
+  return std::memchr(rest, mark, static_cast<std::size_t>(end - rest)) == nullptr;
+}
+
+// Puts a plane of `count` bytes together from its pairs, `nbytes` of them, two more than half as many at least. False: an
+// escape is cut or belongs nowhere, or there is a code that no byte has.
 inline bool unpair(const uint8_t* pairs, uint64_t nbytes, uint64_t count, uint8_t* plane) {
   constexpr uint64_t kEach = 0x0101010101010101;
   const uint64_t both = count / 2, half = count - both;
@@ -1736,15 +1760,13 @@ inline bool unpair(const uint8_t* pairs, uint64_t nbytes, uint64_t count, uint8_
       return false;
     }
   }
-  // No other code leads to this byte.
-  const int mark = static_cast<uint8_t>(base + 15);
-  uint8_t *rest = plane, *end = plane + count;
-  for (const uint8_t* escape = pairs + half + 1; escape != pairs + nbytes; ++escape) {
-    rest = static_cast<uint8_t*>(std::memchr(rest, mark, static_cast<std::size_t>(end - rest)));
-    if (rest == nullptr) return false;
-    *rest++ = *escape;
+  const uint8_t* tail = pairs + half + 2;
+  const uint64_t rest = nbytes - half - 2;
+  switch (pairs[half + 1]) {
+    case 0: return put_placed(tail, rest, plane, count);
+    case 1: return put_marked(tail, rest, static_cast<uint8_t>(base + 15), plane, count);
+    default: return false;
   }
-  return std::memchr(rest, mark, static_cast<std::size_t>(end - rest)) == nullptr;
 }
 
 }  // namespace detail
@@ -1914,7 +1936,7 @@ class Packed {
   bool decode_plane(uint64_t place, uint64_t count, uint64_t at, Fault& fault) {
     const Bytes frame = stream_.slice(starts_[place], starts_[place + 1] - starts_[place]);
     const std::optional<uint64_t> stated = content_nbytes(frame);
-    const bool is_paired = stated && *stated > count - count / 2 && *stated < count;
+    const bool is_paired = stated && *stated > count - count / 2 + 1 && *stated < count;
     if (!is_paired && stated != count) {
       return refuse_at(fault, "packed-frame", starts_[place], "frame ", place, " is none of ", count, " bytes");
     }

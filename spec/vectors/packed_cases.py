@@ -4,7 +4,7 @@ import hashlib
 import struct
 from typing import Any
 
-from packed_writer import Packed, block, frame, pairs, table, xxh64
+from packed_writer import Packed, block, frame, marked_pairs, pairs, table, xxh64
 from sbs_writer import payload
 
 Fact = dict[str, Any]
@@ -90,21 +90,27 @@ def valid() -> list[Fact]:
 def paired() -> list[tuple[str, Packed, list[bytes], str]]:
     """What is held as pairs."""
     high, low = WEIGHTS.planes()
-    odd = bytes([9, 12, 10, 23, 11])
+    odd = bytes([9, 12, 10, 23, 11, 9, 24])
     far = Packed(high[:20] + b"\0" + high[21:60] + b"\xff" + high[61:], 1)
     chunks = Packed(WEIGHTS.data, 2, signed=True, chunk=110)
     mixed = [pairs(one, 106) if place in (0, 4) else one for place, one in enumerate(chunks.planes())]
     around = Packed(bytes((one - 115) % 256 for one in high), 1)
-    wide = Packed(struct.pack("<4I", 0x3F800000, 0xBF000001, 0x3F400002, 0x3F000003), 4, signed=True)
+    wide = Packed(
+        struct.pack("<6I", 0x3F800000, 0xBF000001, 0x3F400002, 0x3F000003, 0x3F800005, 0x3E800004), 4, signed=True
+    )
     first, *others = wide.planes()
     return [
         ("pairs", WEIGHTS, [pairs(high, 106), low], "exponents in pairs"),
-        ("pairs-odd", Packed(odd, 1), [pairs(odd, 9)], "five bytes: the last one has no other half"),
+        ("pairs-odd", Packed(odd, 1), [pairs(odd, 9)], "seven bytes: the middle one has no other half"),
         ("pairs-escapes", far, [pairs(far.data, 107)], "one byte is too small, one too large"),
-        ("pairs-many-escapes", Packed(high, 1), [pairs(high, 117)], "one byte in eight escapes"),
+        ("pairs-many-escapes", Packed(high, 1), [pairs(high, 117)], "one byte in nine escapes"),
+        ("pairs-needless", far, [pairs(far.data, 107, [(0, far.data[0]), (33, far.data[33])])], "two needn't escape"),
+        ("pairs-twice", far, [pairs(far.data, 107, [(60, 1), (60, 2)])], "three escapes at one place: the last counts"),
+        ("pairs-marked", far, [marked_pairs(far.data, 107)], "the same two, marked"),
+        ("pairs-marked-many", Packed(high, 1), [marked_pairs(high, 117)], "one byte in eight is marked"),
         ("pairs-around", around, [pairs(around.data, 250)], "a base from which codes lead around to 0"),
         ("pairs-chunks", chunks, mixed, "some chunks in pairs, others not; the last one is shorter"),
-        ("pairs-f32", wide, [pairs(first, 120), *others], "four elements: pairs have at least so many"),
+        ("pairs-f32", wide, [marked_pairs(first, 120), *others], "six elements: pairs have at least so many"),
     ]
 
 
@@ -162,8 +168,12 @@ def invalid() -> list[Fact]:
         ("data-two", "packed-data", good + frame(b"more"), "another frame behind it"),
         ("data-cut", "packed-data", good[:-1], "a byte less"),
         ("frame-half", "packed-frame", frame(content[:150]), "as many bytes as pairs have without their base"),
-        ("pairs-more", "packed-pairs", frame(pairs(content, 9, bytes(5))), "more codes of 15 than escapes"),
-        ("pairs-fewer", "packed-pairs", frame(pairs(bytes(300), 0, b"\1")), "an escape that nothing asks for"),
+        ("pairs-cut", "packed-pairs", frame(pairs(bytes(300), 0, [(7, 1)])[:-1]), "a part of an escape"),
+        ("pairs-behind", "packed-pairs", frame(pairs(bytes(300), 0, [(300, 1)])), "an escape behind the last byte"),
+        ("pairs-far", "packed-pairs", frame(pairs(bytes(300), 0, [(40_000, 1), (80_000, 1)])), "two far behind it"),
+        ("pairs-kind", "packed-pairs", frame(pairs(bytes(300), 0, kind=2)), "escapes of another kind"),
+        ("pairs-more", "packed-pairs", frame(marked_pairs(content, 9, bytes(5))), "more marks than escapes"),
+        ("pairs-fewer", "packed-pairs", frame(marked_pairs(bytes(300), 0, b"\1")), "an escape that no mark asks for"),
     ]  # fmt: skip
     for name, reason, one, said in read:
         stored = BYTES.stream([one])

@@ -86,14 +86,28 @@ def planes(data: bytes, width: int, *, signed: bool) -> list[bytes]:
     return [bytes(word >> 8 * place & 0xFF for word in words) for place in reversed(range(width))]
 
 
-def pairs(plane: bytes, base: int, escaped: bytes | None = None, unused: int = 0) -> bytes:
-    """The pairs of a plane; what escapes, and the code that no byte has, may be others."""
+def pairs(plane: bytes, base: int, more: Sequence[tuple[int, int]] = (), unused: int = 0, kind: int = 0) -> bytes:
+    """The pairs of a plane with placed escapes; more of these, place and byte, and a code of no byte may be added."""
+    codes = [(one - base) % 256 for one in plane]
+    needed = [(place, one) for place, one in enumerate(plane) if codes[place] > 15]
+    escapes = sorted([*more, *needed], key=lambda one: one[0])
+    gaps = [place - last for (last, _), (place, _) in zip([(0, 0), *escapes], escapes, strict=False)]
+    tail = struct.pack(f"<{len(gaps)}H", *gaps) + bytes(one for _, one in escapes)
+    return halves([code if code < 16 else 0 for code in codes], unused) + bytes([base, kind]) + tail
+
+
+def marked_pairs(plane: bytes, base: int, escaped: bytes | None = None) -> bytes:
+    """The pairs of a plane with marked escapes, which may be others."""
     codes = [min((one - base) % 256, 15) for one in plane]
     escapes = bytes(one for one, code in zip(plane, codes, strict=True) if code == 15)
-    half = (len(plane) + 1) // 2
-    lower, upper = codes[:half], codes[half:] + [unused] * (len(plane) % 2)
-    made = bytes(low | high << 4 for low, high in zip(lower, upper, strict=True))
-    return made + bytes([base]) + (escapes if escaped is None else escaped)
+    return halves(codes, 0) + bytes([base, 1]) + (escapes if escaped is None else escaped)
+
+
+def halves(codes: Sequence[int], unused: int) -> bytes:
+    """Codes of the lower half in the lower bits, of the upper one in the upper bits."""
+    half = (len(codes) + 1) // 2
+    upper = [*codes[half:], unused]
+    return bytes(low | high << 4 for low, high in zip(codes[:half], upper, strict=False))
 
 
 @dataclass(frozen=True)
