@@ -103,6 +103,7 @@ def _plain(axes: Any) -> None:  # noqa: ANN401 (matplotlib's)
 _WAYS = {
     "blobstore": (_OURS, "o"),
     "blobstore, 2 threads": (_OURS, "D"),
+    "blobstore, new memory": (_OURS, "X"),
     "zipnn": ("#b4436c", "^"),
     "blosc2": ("#4b9b5f", "s"),
     "zstd -1": ("#e8902f", "v"),
@@ -116,7 +117,8 @@ def scatter(results: Sequence[Result]) -> Figure:
     """Draw how many times smaller against bytes per second, in and out, a row of panels for each kind of bytes."""
     from matplotlib.figure import Figure  # noqa: PLC0415 (an extra)
 
-    found = {one.title: one for one in results if len(one.smaller) > 3}  # where there is something to compare with
+    # Where there is something to compare with.
+    found = {one.title: one for one in results if any(not name.startswith(OURS) for name in {*one.smaller} - {"limit"})}
     kinds = list(dict.fromkeys(title.rpartition(", ")[0] for title in found))
     figure = Figure(figsize=(_WIDTH, 2.1 * len(kinds) + 0.6), layout="constrained")
     grid = figure.subplots(len(kinds), 2, squeeze=False)

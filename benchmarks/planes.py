@@ -89,9 +89,9 @@ def checkpoint(path: str) -> npt.NDArray[np.float32]:
     return np.concatenate([data[8 + nbytes + start : 8 + nbytes + stop] for start, stop in ranges]).view(np.float32)
 
 
-def ours(kind: str, data: Bytes, base: Bytes | None, level: int = 0, **run: Any) -> Way:  # noqa: ANN401
-    """Pack and read."""
-    layout, room = layout_of(BY_NAME[kind]), np.zeros_like(data)
+def ours(kind: str, data: Bytes, base: Bytes | None, level: int = 0, *, new: bool = False, **run: Any) -> Way:  # noqa: ANN401
+    """Pack and read: into memory that is there, or into new memory."""
+    layout, room = layout_of(BY_NAME[kind]), None if new else np.zeros_like(data)
     given: dict[str, Any] = {} if base is None else {"base": lambda start, stop: base[start:stop]}
     digest: dict[str, Any] = {} if base is None else {"base_sha256": hashlib.sha256(base.data).digest()}
     found = Packed(b"".join(map(bytes, compress(data, layout, level=level, **given, **digest))))

@@ -77,6 +77,9 @@ def test_every_command_that_reads_tensors_takes_a_base(cli: Cli, store: Path, tu
     assert "undecodable" in cli("verify", packed, "--values").out
     assert "undecodable" not in cli("verify", packed, "--values", "--base", store).out
     check_refused(cli(*commands["diff"], "--base", tuned), 2, "wrong-base")
+    source = tmp_path / "p.safetensors"
+    for needless in (("verify", packed), ("verify", packed, "--quick"), ("diff", source, source)):
+        check_refused(cli(*needless, "--base", store), 2, "needless-base")
 
 
 def test_pack_tells_of_each_tensor_and_unpack_gives_the_file_back(cli: Cli, store: Path, tmp_path: Path) -> None:

@@ -12,7 +12,7 @@ from blobstore.catalog import TensorInfo
 from blobstore.compare.tensors import Arranged, Run, Tensor
 from blobstore.convert.checkpoint import open_checkpoint
 from blobstore.convert.export import named_tensors
-from blobstore.errors import in_file
+from blobstore.errors import UsageError, in_file
 from blobstore.keys import foreign_metadata
 from blobstore.layout import MAGIC
 from blobstore.store import Store
@@ -109,9 +109,13 @@ def open_sides(
     """Open two sides, by default by names, unless the two have only keys in common.
 
     Raises:
+        UsageError: ``needless-base``: neither of them can be packed.
         BlobStoreError, OSError: As `open_side`.
     """
     with open_side(a, by or "names", base) as one, open_side(b, by or "names", base) as other:
+        if base is not None and one.store is None and other.store is None:
+            what = f"neither {one.path!r} nor {other.path!r} is an .sbs file, of which a base could be needed"
+            raise UsageError("needless-base", what)
         keyed = one, other
         if by is None and not one.names & other.names:
             keyed = one.by_keys(), other.by_keys()
