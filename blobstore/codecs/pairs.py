@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     import numpy.typing as npt
 
     Bytes = npt.NDArray[np.uint8]
+    Counts = npt.NDArray[np.intp]
     Places = npt.NDArray[np.intp]
 
 _U8, _GAP = np.dtype("u1"), np.dtype("<u2")
@@ -27,7 +28,6 @@ _PLACED, _MARKED = 0, 1
 _MARK = np.uint8(15)
 _ENDS = 2  # bytes of base and kind
 _MOST_GAP = (1 << 16) - 1
-_SAMPLE = 1024  # bytes of a plane that tell where its values lie
 # Of how many bytes one may escape. More of them make the whole larger than it is without pairs, unless one value is
 # most of all: a code has a bit for each symbol at least, and in pairs that is for two.
 _PER_ESCAPE, _PER_ESCAPE_OF_MOST_ALIKE = 256, 32
@@ -39,16 +39,18 @@ def paired_nbytes(count: int) -> range:
     return range((count + 1) // 2 + _ENDS, count)
 
 
-def find_base(plane: Bytes) -> int | None:
-    """Return from where on nearly all of a plane's values lie, by a sample; None where they don't, or are all one."""
-    sample = plane[:: len(plane) // _SAMPLE | 1]  # an odd step: not the same columns of every row
-    counts = np.bincount(sample, minlength=256)
+def find_base(counts: Counts) -> int | None:
+    """Return from where on nearly all of a plane's values lie; None where they don't, or are all one.
+
+    Args:
+        counts: Shape (256,), of each value in a sample of the plane.
+    """
     sums = counts.cumsum()
     inside = sums[_WINDOW - 1 :].copy()
     inside[1:] -= sums[:-_WINDOW]
-    base, largest = int(inside.argmax()), counts.max()
-    per_escape = _PER_ESCAPE_OF_MOST_ALIKE if 2 * largest > len(sample) else _PER_ESCAPE
-    if largest == len(sample) or len(sample) - inside[base] > len(sample) // per_escape:
+    base, largest, total = int(inside.argmax()), int(counts.max()), int(sums[-1])
+    per_escape = _PER_ESCAPE_OF_MOST_ALIKE if 2 * largest > total else _PER_ESCAPE
+    if largest == total or total - int(inside[base]) > total // per_escape:
         return None
     return base
 
