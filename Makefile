@@ -5,8 +5,10 @@ VENV := .venv
 BIN := $(VENV)/bin
 
 FUZZ_SECONDS ?= 60
+PLAIN_TESTS := -m "not minilm and not candle and not torch and not jax" -n auto --dist worksteal
+OLDEST := build/oldest
 
-.PHONY: demo test lint unit fuzz bench test-minilm test-candle test-torch test-jax vectors clean
+.PHONY: demo test lint unit fuzz bench test-oldest test-minilm test-candle test-torch test-jax vectors clean
 
 demo: $(VENV)/.installed
 	$(BIN)/blobstore demo -o build/demo
@@ -19,7 +21,10 @@ lint: $(VENV)/.test
 	$(BIN)/mypy
 
 unit: $(VENV)/.test
-	$(BIN)/python -m pytest -m "not minilm and not candle and not torch and not jax" -n auto --dist worksteal --cov --cov-report=term
+	$(BIN)/python -m pytest $(PLAIN_TESTS) --cov --cov-report=term
+
+test-oldest: $(OLDEST)/.installed
+	$(OLDEST)/bin/python -m pytest $(PLAIN_TESTS)
 
 fuzz: $(VENV)/.fuzz
 	$(BIN)/python tests/fuzz/run.py all $(FUZZ_SECONDS)
@@ -53,6 +58,13 @@ $(VENV)/.installed: pyproject.toml
 
 $(VENV)/.test: $(VENV)/.installed
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[test]'
+	touch $@
+
+# What pyproject.toml asks for at least is what is installed.
+$(OLDEST)/.installed: pyproject.toml
+	$(PYTHON) -m venv $(OLDEST)
+	$(OLDEST)/bin/python -m pip install --quiet --disable-pip-version-check --editable '.[test]' \
+		$$(sed -n '/^dependencies/,/^]/s/.*"\(.*\)>=\(.*\)".*/\1==\2/p' pyproject.toml)
 	touch $@
 
 $(VENV)/.fuzz: $(VENV)/.installed

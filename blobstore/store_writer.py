@@ -344,7 +344,7 @@ def _pieces(array: Array, stored: np.dtype[np.generic]) -> Iterator[Array]:
     """Yield an array's elements in C order, in another byte order, through one small buffer."""
     contiguous: Any = "contig"  # numpy's own types don't have it
     pieces = np.nditer(
-        [array],
+        [array.reshape(1) if array.ndim == 0 else array],  # before 2.3 numpy's buffer of a single value is never filled
         flags=["external_loop", "buffered", "zerosize_ok"],
         op_flags=[["readonly", contiguous]],
         op_dtypes=[stored],

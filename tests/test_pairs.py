@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 import pytest
 from hypothesis import given
@@ -114,7 +112,14 @@ GAP = (1 << 16) - 1
 
 @pytest.mark.parametrize(
     ("places", "bridges"),
-    [([GAP], 0), ([GAP + 1], 1), ([5, GAP + 5], 0), ([5, GAP + 6, 3 * GAP + 7], 3), ([*range(99), 4 * GAP + 99], 4)],
+    [
+        ([GAP], 0),
+        ([GAP + 1], 1),
+        ([5, GAP + 5], 0),
+        ([5, GAP + 6, 3 * GAP + 7], 3),
+        ([*range(99), 4 * GAP + 99], 4),
+        ([5, 2 * GAP + 5], 1),
+    ],
 )
 def test_escapes_that_are_far_apart_are_bridged(places: list[int], bridges: int) -> None:
     plane = np.full(5 * GAP, 7, np.uint8)
@@ -125,14 +130,10 @@ def test_escapes_that_are_far_apart_are_bridged(places: list[int], bridges: int)
     assert unpaired(made, len(plane)) == as_the_page_says(made, len(plane)) == plane.tobytes()
 
 
-def counts_of(plane: bytes | np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
-    return np.bincount(np.frombuffer(plane, np.uint8), minlength=256)
-
-
 @given(planes())
-def test_a_base_leaves_out_few_of_a_plane(drawn: tuple[bytes, int]) -> None:
-    plane = drawn[0]
-    base = find_base(counts_of(plane)) if plane else None
+def test_a_base_leaves_out_few_of_a_short_plane(drawn: tuple[bytes, int]) -> None:
+    plane = drawn[0][:1000]  # all of it is looked at
+    base = find_base(np.frombuffer(plane, np.uint8)) if plane else None
     if base is not None:
         assert base + WINDOW <= 256
         outside = sum(not base <= one < base + WINDOW for one in plane)
@@ -145,8 +146,8 @@ def test_exponents_of_weights_have_a_base_and_other_bytes_have_none() -> None:
     random = np.random.default_rng(2)
     bits = (random.standard_normal(100_000, dtype=np.float32) / 50).view(np.uint32)
     exponents = (bits >> 23).astype(np.uint8)
-    base = find_base(counts_of(exponents))
+    base = find_base(exponents)
     assert base is not None
     assert base <= int(np.median(exponents)) <= base + WINDOW - 1
     for other in ((bits >> 8).astype(np.uint8), np.zeros(1000, np.uint8), np.arange(2, dtype=np.uint8).repeat(8) * 200):
-        assert find_base(counts_of(other)) is None
+        assert find_base(other) is None

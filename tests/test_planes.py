@@ -41,6 +41,17 @@ def test_merging_gives_back_what_was_split(layout: Layout, data: bytes, *, misal
 
 
 @every_layout
+@given(count=st.integers(0, 40), seed=st.integers(0, 9))
+def test_a_base_is_taken_element_by_element(layout: Layout, count: int, seed: int) -> None:
+    random = np.random.default_rng(seed)
+    data, base = (np.frombuffer(random.bytes(count * layout.width), dtype=layout.dtype) for _ in range(2))
+    planes = [np.frombuffer(plane, dtype=np.uint8) for plane in planes_of((data ^ base).tobytes(), layout)]
+    found = np.empty_like(data)
+    Merger(layout, np.empty(2 * layout.width * BLOCK, dtype=np.uint8)).merge(planes, found, base)
+    assert np.array_equal(found, data)
+
+
+@every_layout
 def test_every_pattern_of_the_upper_two_bytes_comes_back(layout: Layout) -> None:
     upper = np.arange(1 << 16, dtype=layout.dtype if layout.width > 1 else "<u2")
     data = (upper << np.uint8(8 * max(layout.width - 2, 0))).astype(upper.dtype).tobytes()

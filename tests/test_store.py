@@ -65,6 +65,14 @@ def address(array: np.ndarray[Any, Any]) -> int:
 # Reading.
 
 
+@pytest.mark.parametrize("dtype", [">f4", ">i8", ">c8"])
+def test_a_single_value_in_the_other_byte_order_is_kept(tmp_path: Path, dtype: str) -> None:
+    blobstore.save_file({"one": np.array(7.25, ">f4").astype(dtype)}, tmp_path / "one.sbs")
+    with blobstore.open(tmp_path / "one.sbs") as store:
+        assert store["one"] == np.array(7.25).astype(dtype)
+        assert store["one"].shape == ()
+
+
 @given(models(), accesses)
 def test_every_name_reads_back_bit_for_bit(tmp_path: Path, model: Model, access: Access) -> None:
     path = tmp_path / "m.sbs"

@@ -68,7 +68,7 @@ def run(options: argparse.Namespace) -> int:
         raise UsageError("no-source", "--tokenizer, --list and --receipt go with --against SRC")
     if options.against is not None and alone:
         raise UsageError("two-ways", "--quick, --values, --workers and --strict don't go with --against")
-    if options.base and not (options.values or options.against):
+    if options.base is not None and not (options.values or options.against):
         raise UsageError("needless-base", "--base goes with --values or --against: digests are those of what is stored")
     check_workers(options.workers)
     return _verify_alone(options) if options.against is None else _verify_against(options)

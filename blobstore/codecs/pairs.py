@@ -10,7 +10,7 @@ Spec: spec/packed.md, Pairs.
 from __future__ import annotations
 
 from itertools import pairwise
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -18,8 +18,7 @@ if TYPE_CHECKING:
     import numpy.typing as npt
 
     Bytes = npt.NDArray[np.uint8]
-    Counts = npt.NDArray[np.intp]
-    Places = npt.NDArray[np.intp]
+    Places = npt.NDArray[np.signedinteger[Any]]
 
 _U8, _GAP = np.dtype("u1"), np.dtype("<u2")
 _BITS, _ABOVE = np.uint8(15), np.uint8(16)
@@ -28,6 +27,7 @@ _PLACED, _MARKED = 0, 1
 _MARK = np.uint8(15)
 _ENDS = 2  # bytes of base and kind
 _MOST_GAP = (1 << 16) - 1
+_SAMPLE = 1024  # bytes of a plane that tell where its values lie
 # Of how many bytes one may escape. More of them make the whole larger than it is without pairs, unless one value is
 # most of all: a code has a bit for each symbol at least, and in pairs that is for two.
 _PER_ESCAPE, _PER_ESCAPE_OF_MOST_ALIKE = 256, 32
@@ -39,18 +39,16 @@ def paired_nbytes(count: int) -> range:
     return range((count + 1) // 2 + _ENDS, count)
 
 
-def find_base(counts: Counts) -> int | None:
-    """Return from where on nearly all of a plane's values lie; None where they don't, or are all one.
-
-    Args:
-        counts: Shape (256,), of each value in a sample of the plane.
-    """
+def find_base(plane: Bytes) -> int | None:
+    """Return from where on nearly all of a plane's values lie, by a sample; None where they don't, or are all one."""
+    sample = plane[:: len(plane) // _SAMPLE | 1]  # an odd step: not the same columns of rows of even length
+    counts = np.bincount(sample, minlength=256)
     sums = counts.cumsum()
     inside = sums[_WINDOW - 1 :].copy()
     inside[1:] -= sums[:-_WINDOW]
-    base, largest, total = int(inside.argmax()), int(counts.max()), int(sums[-1])
-    per_escape = _PER_ESCAPE_OF_MOST_ALIKE if 2 * largest > total else _PER_ESCAPE
-    if largest == total or total - int(inside[base]) > total // per_escape:
+    base, largest = int(inside.argmax()), counts.max()
+    per_escape = _PER_ESCAPE_OF_MOST_ALIKE if 2 * largest > len(sample) else _PER_ESCAPE
+    if largest == len(sample) or len(sample) - inside[base] > len(sample) // per_escape:
         return None
     return base
 
@@ -109,12 +107,13 @@ def unpair(made: Bytes, count: int, room: Bytes) -> Bytes | None:
         return None
     np.bitwise_and(made[:half], _BITS, out=plane[:half])
     np.floor_divide(made[: count - half], _ABOVE, out=plane[half:])
+    places: Places
     if kind == _MARKED:
         places = np.flatnonzero(plane == _MARK)
     else:
         behind = len(escapes) // (_GAP.itemsize + 1) * _GAP.itemsize
         gaps, escapes = escapes[:behind], escapes[behind:]
-        places = gaps.view(_GAP).cumsum(dtype=np.intp)
+        places = gaps.view(_GAP).cumsum(dtype=np.int64)  # which no sum of theirs can leave
     if len(places) != len(escapes) or (len(places) and places[-1] >= count):
         return None
     np.add(plane, made[half], out=plane)

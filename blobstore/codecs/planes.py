@@ -147,17 +147,18 @@ class Merger:
         count, half = len(planes[0]), len(planes) // 2
         merged: Array = self._merged[:count]
         low: Array = planes[-1]
-        # Products: numpy widens for them while it works, and has them faster than shifts.
+        # Products: numpy widens for them while it works, and has them faster than shifts. It is told to what: version 1
+        # goes by the values of scalars.
         if half > 1:
-            np.multiply(self._upper.block(planes[:half]), self._above, out=merged)
+            np.multiply(self._upper.block(planes[:half]), self._above, out=merged, dtype=merged.dtype)
             low = self._lower.block(planes[half:])
         elif self._layout.signed:
-            np.multiply(planes[0], _TO_SEVEN, out=merged)
+            np.multiply(planes[0], _TO_SEVEN, out=merged, dtype=merged.dtype)
             # As signed numbers: the sign is extended up to bit 15.
-            np.bitwise_and(low.view(_I8), _SIGN_AND_MANTISSA, out=self._signed_low[:count])
+            np.bitwise_and(low.view(_I8), _SIGN_AND_MANTISSA, out=self._signed_low[:count], dtype=_I16)
             low = self._low[:count]
         else:
-            np.multiply(planes[0], _TO_EIGHT, out=merged)
+            np.multiply(planes[0], _TO_EIGHT, out=merged, dtype=merged.dtype)
         np.bitwise_or(merged, low, out=merged)
         return merged
 

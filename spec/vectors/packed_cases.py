@@ -107,7 +107,7 @@ def paired() -> list[tuple[str, Packed, list[bytes], str]]:
         ("pairs-needless", far, [pairs(far.data, 107, [(0, far.data[0]), (33, far.data[33])])], "two needn't escape"),
         ("pairs-twice", far, [pairs(far.data, 107, [(60, 1), (60, 2)])], "three escapes at one place: the last counts"),
         ("pairs-marked", far, [marked_pairs(far.data, 107)], "the same two, marked"),
-        ("pairs-marked-many", Packed(high, 1), [marked_pairs(high, 117)], "one byte in eight is marked"),
+        ("pairs-marked-many", Packed(high, 1), [marked_pairs(high, 117)], "one byte in nine is marked"),
         ("pairs-around", around, [pairs(around.data, 250)], "a base from which codes lead around to 0"),
         ("pairs-chunks", chunks, mixed, "some chunks in pairs, others not; the last one is shorter"),
         ("pairs-f32", wide, [marked_pairs(first, 120), *others], "six elements: pairs have at least so many"),
