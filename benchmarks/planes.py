@@ -28,7 +28,7 @@ import zstandard
 from blobstore import codecs
 from blobstore.codecs.packed import Packed
 from blobstore.codecs.packed_writer import compress
-from blobstore.codecs.planes import layout_of, split
+from blobstore.codecs.planes import Splitter, layout_of
 from blobstore.elements import BY_NAME
 from blobstore.parallel import in_order
 
@@ -178,8 +178,8 @@ def limit(kind: str, data: Bytes, base: Bytes | None) -> float:
     if layout.width == 2:
         bits = entropy(np.bincount(elements, minlength=1 << 16))
     else:
-        planes = split(elements, layout, np.empty(data.nbytes, dtype=np.uint8))
-        bits = sum(entropy(np.bincount(plane, minlength=256)) for plane in planes)
+        splitter = Splitter(layout, np.empty(data.nbytes, dtype=np.uint8), bytearray(len(elements)))
+        bits = sum(entropy(np.bincount(plane, minlength=256)) for plane in splitter.split(elements))
     return 8 * layout.width / bits if bits else float("inf")
 
 

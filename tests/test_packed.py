@@ -6,6 +6,9 @@ import hashlib
 import json
 import tracemalloc
 import zlib
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from itertools import count
 from typing import TYPE_CHECKING, Any
 
 import ml_dtypes
@@ -161,6 +164,34 @@ def test_sizes_around_a_chunks_border_come_back_with_threads_and_without(layout:
     assert packed(data, layout, run=in_order) == stored
     assert Packed(stored).read().tobytes() == data
     assert Packed(stored).read(5, run=in_order).tobytes() == data[5:]
+
+
+def test_streams_that_are_asked_for_in_turns_are_those_that_are_asked_for_alone() -> None:
+    random = np.random.default_rng(7)
+    given = [random.normal(0, scale, 3 * CHUNK_NBYTES // 4).astype("<f4").tobytes() for scale in (1, 1e-3)]
+    layouts = Layout(4, signed=True), Layout(2)
+    alone = [packed(data, layout) for data, layout in zip(given, layouts, strict=True)]
+    streams = [compress(data, layout) for data, layout in zip(given, layouts, strict=True)]
+    made = [bytearray(), bytearray()]
+    with ThreadPoolExecutor(1) as pool:  # each stream goes on in the one thread and in the other
+        for turn in count():
+            here, there = turn % 2, 1 - turn % 2
+            theirs = pool.submit(next, streams[there], None)
+            pieces = {here: next(streams[here], None), there: theirs.result()}
+            for which, piece in pieces.items():
+                made[which] += bytes(piece or b"")
+            if pieces == {0: None, 1: None}:
+                break
+    assert made == alone
+
+
+def test_many_jobs_are_the_same_in_threads() -> None:
+    random = np.random.default_rng(8)
+    data = random.normal(0, 0.02, 9 * CHUNK_NBYTES + 1).astype(ml_dtypes.bfloat16).tobytes()
+    layout = layout_of(BY_NAME["bf16"])
+    stored = packed(data, layout)
+    assert packed(data, layout, run=partial(in_order, workers=3)) == stored
+    assert Packed(stored).read(run=partial(in_order, workers=3)).tobytes() == data
 
 
 def test_every_pattern_of_16_bits_comes_back() -> None:

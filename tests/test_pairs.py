@@ -17,7 +17,7 @@ WINDOW = 16
 def paired(plane: bytes, base: int) -> bytes | None:
     """The pairs of a plane, if it has any; a plane that has none stays as it is."""
     given_plane = np.frombuffer(bytearray(plane), np.uint8)
-    made = pair(given_plane, base, np.empty(len(plane), np.uint8), bytearray(len(plane)))
+    made = pair(given_plane, base, bytearray(len(plane)))
     if made is None:
         assert given_plane.tobytes() == plane
         return None

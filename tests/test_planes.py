@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from blobstore.codecs.planes import Layout, Merger, layout_of, split
+from blobstore.codecs.planes import Layout, Merger, Splitter, layout_of
 from blobstore.elements import BY_NAME
 
 LAYOUTS = [Layout(width, signed=signed) for width in (1, 2, 4, 8) for signed in (False, True)[: 1 + (width > 1)]]
@@ -17,9 +17,16 @@ BLOCK = 7  # elements that are merged at once
 every_layout = pytest.mark.parametrize("layout", LAYOUTS, ids=str)
 
 
-def planes_of(data: bytes, layout: Layout, *, misaligned: bool = False) -> list[bytes]:
+def planes_of(data: bytes, layout: Layout, *, misaligned: bool = False, spare: int = 0) -> list[bytes]:
     elements = np.frombuffer(misaligned * b"x" + data, np.uint8)[int(misaligned) :].view(layout.dtype)
-    return [plane.tobytes() for plane in split(elements, layout, np.empty(len(data), dtype=np.uint8))]
+    # Planes may be changed, and what lies behind them is free, until the next one is asked for.
+    splitter = Splitter(layout, np.empty(len(data) + spare * layout.width, np.uint8), bytearray(len(elements) + spare))
+    planes = []
+    for plane in splitter.split(elements):
+        planes.append(plane.tobytes())
+        plane[:] = 0xA5
+        splitter.marks[:] = b"\xa5" * len(splitter.marks)
+    return planes
 
 
 def merged(planes: list[bytes], layout: Layout) -> bytes:
@@ -31,10 +38,10 @@ def merged(planes: list[bytes], layout: Layout) -> bytes:
 
 
 @every_layout
-@given(data=st.binary(max_size=200), misaligned=st.booleans())
-def test_merging_gives_back_what_was_split(layout: Layout, data: bytes, *, misaligned: bool) -> None:
+@given(data=st.binary(max_size=200), misaligned=st.booleans(), spare=st.integers(0, 3))
+def test_merging_gives_back_what_was_split(layout: Layout, data: bytes, spare: int, *, misaligned: bool) -> None:
     whole = data[: len(data) - len(data) % layout.width]
-    planes = planes_of(whole, layout, misaligned=misaligned)
+    planes = planes_of(whole, layout, misaligned=misaligned, spare=spare)
     assert len(planes) == layout.width
     assert {len(plane) for plane in planes} == {len(whole) // layout.width}
     assert merged(planes, layout) == whole

@@ -58,7 +58,7 @@ FRAME_NBYTES = np.dtype("<u4")
 CRC_NBYTES = 4
 _MIN_FRAME_NBYTES = 14  # magic, descriptor, size, a block of one byte, checksum
 
-_JOB_NBYTES = 1 << 21  # what one job compresses or reads: with less, two threads gain little
+_JOB_NBYTES = 1 << 21  # what one job reads: with less, two threads gain little
 
 _U8 = np.dtype("u1")  # a dtype that is at hand: numpy looks up a type's anew for every view
 _ZSTD_MAGIC = b"\x28\xb5\x2f\xfd"
@@ -68,9 +68,9 @@ _SIZE_WIDTHS = (1, 2, 4, 8)
 _MOST_HEADER_NBYTES = 13
 
 
-def stride(step: int) -> int:
-    """Return how many bytes one job takes: whole chunks of ``step`` bytes."""
-    return step * max(1, _JOB_NBYTES // step)
+def stride(step: int, most: int) -> int:
+    """Return how many bytes one job takes: whole chunks of ``step`` bytes, and more than one only up to ``most``."""
+    return step * max(1, most // step)
 
 
 def base_elements(base: Base, first: int, last: int, layout: Layout) -> Array:
@@ -159,7 +159,7 @@ class Packed:
         return target
 
     def _read_jobs(self, start: int, stop: int, target: Bytes, base: Base | None) -> Iterator[Callable[[], None]]:
-        step = stride(self.chunk_nbytes)
+        step = stride(self.chunk_nbytes, _JOB_NBYTES)
         for first in range(start - start % step, stop, step):
             low, high = max(first, start), min(first + step, stop)
             yield partial(self._read_chunks, low, high, target[low - start : high - start], base)
@@ -204,7 +204,7 @@ class Packed:
         plane = np.frombuffer(data, _U8)
         if found == count:
             return plane
-        unpaired = unpair(plane, count, SCRATCH.plane(count, which))
+        unpaired = unpair(plane, count, SCRATCH.room(count, which))
         if unpaired is None:
             raise FormatError("packed-pairs", f"frame {place} holds no pairs: wrong escapes or unused code", start)
         return unpaired

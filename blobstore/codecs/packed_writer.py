@@ -1,22 +1,19 @@
-"""Writing packed blobs.
-
-A plane whose bytes lie close together is held as pairs (`codecs.pairs`). One that doesn't shrink costs a frame's 20
-bytes or so and is copied; all others are coded almost by Huffman alone.
+"""Writing packed blobs: header, frames (`codecs.frame_writer`) and table.
 
 Spec: spec/packed.md.
 """
 
 from __future__ import annotations
 
-import threading
 import zlib
 from dataclasses import dataclass
 from functools import partial
+from itertools import chain
 from typing import TYPE_CHECKING
 
 import numpy as np
-import zstandard
 
+from blobstore.codecs.frame_writer import DENSEST, FASTEST, PlaneWriter, lent
 from blobstore.codecs.packed import (
     CRC_NBYTES,
     DELTA,
@@ -28,22 +25,16 @@ from blobstore.codecs.packed import (
     base_elements,
     stride,
 )
-from blobstore.codecs.pairs import find_base, pair
-from blobstore.codecs.planes import Layout, split
-from blobstore.codecs.scratch import SCRATCH
 from blobstore.errors import UsageError
-from blobstore.parallel import one_by_one
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Iterable, Iterator
 
     from blobstore.codecs.packed import Base, Buffer, Bytes, Run
-
-    Job = Callable[[], list[bytes]]
+    from blobstore.codecs.planes import Layout
 
 CHUNK_NBYTES = 1 << 19  # work that stays in the cache; with less, two threads are in each other's way
-FASTEST, DENSEST = 0, 22
-
+_JOB_NBYTES = 1 << 22  # what one job compresses: what it finds on its first chunk serves the others
 _SAMPLE = 1 << 15  # elements of a chunk that tell about how well it is compressed
 
 
@@ -55,7 +46,7 @@ def compress(
     chunk: int | None = None,
     base: Base | None = None,
     base_sha256: bytes | None = None,
-    run: Run = one_by_one,
+    run: Run | None = None,
 ) -> Iterator[Buffer]:
     """Compress bytes.
 
@@ -69,7 +60,7 @@ def compress(
             kept, and the same base is needed to read them.
         base_sha256: Of all of the base's bytes. With a base only, and then always.
         run: Runs jobs and yields their results in order; the jobs may run in threads, and only as many at a time are
-            held as it takes ahead.
+            held as it takes ahead. Without it each piece is made when it is asked for.
 
     Yields:
         The stream, in pieces. With the default chunk it is at most 0.1 % and 250 bytes larger than the data.
@@ -96,9 +87,12 @@ def compress(
     header["crc32"] = zlib.crc32(header.tobytes()[:-CRC_NBYTES])
     yield header.tobytes()
     sizes: list[int] = []
-    for frames in run(_Compressor(layout, level, base).jobs(raw[:body], chunk * layout.width)):
-        sizes += map(len, frames)
-        yield from frames
+    jobs = _Compressor(layout, level, base).jobs(raw[:body], chunk * layout.width)
+    done: Iterable[Iterable[bytes]] = jobs if run is None else run(partial(list, job) for job in jobs)
+    for frame in chain.from_iterable(done):
+        sizes.append(len(frame))
+        yield frame
+        del frame  # so the next one may get the same memory, which is in the cache
     table = np.array(sizes, dtype=FRAME_NBYTES).tobytes()
     yield table + zlib.crc32(table).to_bytes(CRC_NBYTES, "little")
 
@@ -123,7 +117,7 @@ def sampled_ratio(data: Buffer, layout: Layout, *, level: int = FASTEST, base: B
     for start in starts[:: -(-len(starts) // 8) or 1]:
         piece = raw[start : min(start + _SAMPLE * layout.width, body)]
         nbytes += len(piece)
-        packed += sum(map(len, compressor.chunks(piece, start, step)))
+        packed += sum(map(len, compressor.frames(piece, start, step)))
     return nbytes / packed if packed else 1.0
 
 
@@ -135,73 +129,24 @@ class _Compressor:
     level: int
     base: Base | None
 
-    def jobs(self, body: Bytes, step: int) -> Iterator[Job]:
-        """Yield jobs that return the frames of some chunks, each of ``step`` bytes."""
-        most = stride(step)
-        for start in range(0, len(body), most):
-            yield partial(self.chunks, body[start : start + most], start, step)
+    def jobs(self, body: Bytes, step: int) -> Iterator[Iterator[bytes]]:
+        """Yield the frames of some chunks at a time, each chunk of ``step`` bytes."""
+        taken = stride(step, _JOB_NBYTES)
+        for start in range(0, len(body), taken):
+            yield self.frames(body[start : start + taken], start, step)
 
-    def chunks(self, body: Bytes, first: int, step: int) -> list[bytes]:
-        """Return the frames of chunks, whose first byte is ``first`` of all."""
-        elements, count = body.view(self.layout.dtype), step // self.layout.width
-        room = SCRATCH.room(2 * step)
-        ways = [_Way(self.level, count) for _ in range(self.layout.width)]
-        frames: list[bytes] = []
-        for start in range(0, len(elements), count):
-            chunk = elements[start : start + count]
-            if self.base:
-                at = first + start * self.layout.width
-                found = base_elements(self.base, at, at + chunk.nbytes, self.layout)
-                chunk = np.bitwise_xor(chunk, found, out=room[step : step + chunk.nbytes].view(chunk.dtype))
-            frames += [way.frame(plane) for way, plane in zip(ways, split(chunk, self.layout, room), strict=True)]
-        return frames
-
-
-class _Way:
-    """How the planes at one place of some chunks are compressed: the first one's base serves the others, too."""
-
-    def __init__(self, level: int, count: int) -> None:
-        self._zstd = _ZSTD.compressor(level, count)
-        self._is_first = True
-        self._is_paired = level == FASTEST
-        self._base: int | None = None
-
-    def frame(self, plane: Bytes) -> bytes:
-        """Return a plane's frame."""
-        if self._is_first and self._is_paired:
-            self._base = find_base(plane)
-        self._is_first = False
-        content = plane
-        if self._base is not None:
-            pairs = pair(plane, self._base, SCRATCH.pairs(len(plane)), SCRATCH.marks(len(plane)))
-            content = plane if pairs is None else pairs
-        return self._zstd.compress(content.data)
-
-
-def _parameters(level: int, window: int) -> zstandard.ZstdCompressionParameters:
-    """For planes of up to 2**window bytes: the window holds all of one, so frames are single segments."""
-    checked = {"write_checksum": True, "write_content_size": True, "write_dict_id": False, "window_log": window}
-    if level != FASTEST:
-        return zstandard.ZstdCompressionParameters.from_level(level, source_size=1 << window, **checked)
-    # The worst search for matches that there is: they are rare, and Huffman codes get nearly all that is to be had.
-    return zstandard.ZstdCompressionParameters(
-        strategy=zstandard.STRATEGY_FAST, min_match=7, hash_log=6, chain_log=6, search_log=1, **checked
-    )
-
-
-class _Zstd(threading.local):
-    """Compressors, made once for each thread."""
-
-    def __init__(self) -> None:
-        self._made: dict[tuple[int, int], zstandard.ZstdCompressor] = {}
-
-    def compressor(self, level: int, count: int) -> zstandard.ZstdCompressor:
-        """Return the one for planes of up to ``count`` bytes."""
-        window = max(17, (count - 1).bit_length())
-        if (level, window) not in self._made:
-            parameters = _parameters(level, window)
-            self._made[level, window] = zstandard.ZstdCompressor(compression_params=parameters)
-        return self._made[level, window]
-
-
-_ZSTD = _Zstd()
+    def frames(self, body: Bytes, first: int, step: int) -> Iterator[bytes]:
+        """Yield the frames of chunks, whose first byte is ``first`` of all."""
+        layout = self.layout
+        elements, count = body.view(layout.dtype), step // layout.width
+        with lent() as room:
+            splitter = room.splitter(layout, count)
+            writers = [PlaneWriter(room, self.level, count, splitter.marks) for _ in range(layout.width)]
+            for start in range(0, len(elements), count):
+                chunk = elements[start : start + count]
+                if self.base:
+                    at = first + start * layout.width
+                    found = base_elements(self.base, at, at + chunk.nbytes, layout)
+                    chunk = np.bitwise_xor(chunk, found, out=room.difference(step)[: chunk.nbytes].view(chunk.dtype))
+                for writer, plane in zip(writers, splitter.split(chunk), strict=True):
+                    yield writer.frame(plane)

@@ -27,6 +27,7 @@ _PLACED, _MARKED = 0, 1
 _MARK = np.uint8(15)
 _ENDS = 2  # bytes of base and kind
 _MOST_GAP = (1 << 16) - 1
+_GLANCE = 64  # bytes of a plane that tell when its values can't be so few
 _SAMPLE = 1024  # bytes of a plane that tell where its values lie
 # Of how many bytes one may escape. More of them make the whole larger than it is without pairs, unless one value is
 # most of all: a code has a bit for each symbol at least, and in pairs that is for two.
@@ -41,6 +42,8 @@ def paired_nbytes(count: int) -> range:
 
 def find_base(plane: Bytes) -> int | None:
     """Return from where on nearly all of a plane's values lie, by a sample; None where they don't, or are all one."""
+    if len(set(plane[:: len(plane) // _GLANCE | 1].tobytes())) > 2 * _WINDOW:
+        return None
     sample = plane[:: len(plane) // _SAMPLE | 1]  # an odd step: not the same columns of rows of even length
     counts = np.bincount(sample, minlength=256)
     sums = counts.cumsum()
@@ -53,40 +56,36 @@ def find_base(plane: Bytes) -> int | None:
     return base
 
 
-def pair(plane: Bytes, base: int, room: Bytes, marks: bytearray) -> Bytes | None:
-    """Put the two halves of a plane into one.
+def pair(plane: Bytes, base: int, marks: bytearray) -> Bytes | None:
+    """Put the two halves of a plane into one, in its place.
 
     Args:
         plane: Shape (n,); used up, when there is a result.
         base: The smallest value that needs no escape.
-        room: At least n bytes, in which the result lies.
         marks: At least n bytes, to work in.
 
     Returns:
-        Pairs, base, kind, escapes: fewer than n bytes; None where too many bytes need an escape.
+        Pairs, base, kind, escapes: the plane's first bytes, fewer than n; None where too many bytes need an escape.
     """
     count, half = len(plane), (len(plane) + 1) // 2
-    np.subtract(plane, np.uint8(base), out=plane)
-    kind, gaps = _PLACED, np.empty(0, _GAP)
+    np.subtract(plane, base, out=plane)
+    kind, gaps = _PLACED, b""
     places = _reaching(_ABOVE, plane, marks)
     if len(places) > count // _PER_ESCAPE:
         kind, places = _MARKED, _reaching(_MARK, plane, marks)
     else:
         places, gaps = _with_gaps(places)
-    behind = half + _ENDS + gaps.nbytes
-    nbytes = behind + len(places)
+    nbytes = half + _ENDS + len(gaps) + len(places)
     if len(places) > count // _PER_ESCAPE_OF_MOST_ALIKE or nbytes not in paired_nbytes(count):
-        np.add(plane, np.uint8(base), out=plane)
+        np.add(plane, base, out=plane)
         return None
-    made = room[:nbytes]
-    made[half], made[half + 1] = base, kind
-    made[half + _ENDS : behind] = gaps.view(_U8)
-    np.add(plane[places], made[half], out=made[behind:])
+    escapes = plane[places] + base
     plane[places] = _MARK if kind == _MARKED else 0
-    made[half - 1] = 0  # an odd one has no other half
-    np.multiply(plane[half:], _ABOVE, out=made[: count - half])
-    np.bitwise_or(made[:half], plane[:half], out=made[:half])
-    return made
+    first, second = plane[: count - half], plane[half:]
+    np.multiply(second, _ABOVE, out=second)
+    np.bitwise_or(first, second, out=first)
+    plane[half:nbytes] = np.frombuffer(bytes((base, kind)) + gaps + escapes.tobytes(), _U8)
+    return plane[:nbytes]
 
 
 def unpair(made: Bytes, count: int, room: Bytes) -> Bytes | None:
@@ -134,12 +133,12 @@ def _reaching(value: np.uint8, plane: Bytes, marks: bytearray) -> Places:
     return np.array(found, np.intp) if at < 0 else np.flatnonzero(np.frombuffer(marks, np.bool_, count))
 
 
-def _with_gaps(places: Places) -> tuple[Places, npt.NDArray[np.uint16]]:
+def _with_gaps(places: Places) -> tuple[Places, bytes]:
     """Return places and how far each is from the one before, with others between where that is too far to be said."""
     wide = places.copy()
     np.subtract(places[1:], places[:-1], out=wide[1:])
-    if wide.max(initial=0) > _MOST_GAP:
+    if np.maximum.reduce(wide, initial=0) > _MOST_GAP:
         around = pairwise([0, *places.tolist()])
         bridges = [np.arange(last + _MOST_GAP, place, _MOST_GAP) for last, place in around if place > last + _MOST_GAP]
         return _with_gaps(np.sort(np.concatenate([places, *bridges])))
-    return places, wide.astype(_GAP)
+    return places, wide.astype(_GAP).tobytes()

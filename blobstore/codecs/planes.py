@@ -70,34 +70,66 @@ def layout_of(kind: ElementType) -> Layout:
     return _LAYOUTS.get(kind.name, WHOLE)
 
 
-def split(elements: Array, layout: Layout, work: Bytes) -> Iterator[Bytes]:
-    """Split elements into planes, from the highest byte to the lowest.
+class Splitter:
+    """Splits elements into planes, in room that is made ready once.
 
-    Args:
-        elements: Shape (n,), of the layout's dtype, any alignment.
-        layout: Says how.
-        work: At least width · n bytes, used while planes are taken.
-
-    Yields:
-        As many planes as an element has bytes, each of shape (n,), in ``work``, and good until the next one is asked
-        for; they may be changed.
+    Attributes:
+        count: How many elements it splits at most.
+        marks: A byte for each of them, free until the next plane is asked for.
     """
-    if layout.width == 1:
-        plane = work[: len(elements)]
-        np.copyto(plane, elements)
-        yield plane
-    elif layout.width == 2:
-        yield from _split_two_bytes(elements, work, signed=layout.signed)
-    else:
-        # By halves, through casts: numpy does them several times as fast as copies with a stride.
-        half = Layout(layout.width // 2, signed=layout.signed)
-        nbytes = half.width * len(elements)
-        part, rest = work[:nbytes].view(half.dtype), work[nbytes:]
-        # The distance in the elements' own dtype: so numpy works in no other.
-        np.right_shift(elements, layout.dtype.type(8 * half.width), out=part, casting="unsafe")
-        yield from split(part, half, rest)
-        np.copyto(part, elements, casting="unsafe")
-        yield from split(part, Layout(half.width), rest)
+
+    def __init__(self, layout: Layout, room: Bytes, marks: bytearray) -> None:
+        """Make the room ready.
+
+        Args:
+            layout: Says how.
+            room: Bytes to work in, the width for each element that is split at once.
+            marks: One for each; `split` works in them, too: so less has to stay in the cache.
+        """
+        self.count, self.marks = len(marks), marks
+        self._layout, self._plane, self._sign = layout, room, np.frombuffer(marks, np.uint8)
+        if layout.width > 2:
+            self._half = Layout(layout.width // 2, signed=layout.signed)
+            nbytes = self._half.width * self.count
+            self._part, rest = room[:nbytes].view(self._half.dtype), room[nbytes:]
+            self._upper = Splitter(self._half, rest, marks)
+            self._lower = Splitter(Layout(self._half.width), rest, marks)
+
+    def split(self, elements: Array) -> Iterator[Bytes]:
+        """Split elements into planes, from the highest byte to the lowest.
+
+        Args:
+            elements: Shape (n,), of the layout's dtype, any alignment.
+
+        Yields:
+            As many planes as an element has bytes, each of shape (n,), in the room, and good until the next one is
+            asked for; they may be changed.
+        """
+        layout, count = self._layout, len(elements)
+        plane = self._plane[:count]
+        if layout.width == 1:
+            np.copyto(plane, elements)
+            yield plane
+        elif layout.width == 2:
+            np.right_shift(elements, _SEVEN if layout.signed else _EIGHT, out=plane, casting="unsafe")
+            yield plane
+            np.copyto(plane, elements, casting="unsafe")
+            if layout.signed:
+                # A comparison and a product: numpy has them faster than a shift.
+                sign = self._sign[:count]
+                np.less(elements.view(_I16), 0, out=sign.view(np.bool_))
+                np.multiply(sign, _SIGN, out=sign)
+                np.bitwise_and(plane, _MANTISSA, out=plane)
+                np.bitwise_or(plane, sign, out=plane)
+            yield plane
+        else:
+            # By halves, through casts: numpy does them several times as fast as copies with a stride.
+            part = self._part[:count]
+            # The distance in the elements' own dtype: so numpy works in no other.
+            np.right_shift(elements, layout.dtype.type(8 * self._half.width), out=part, casting="unsafe")
+            yield from self._upper.split(part)
+            np.copyto(part, elements, casting="unsafe")
+            yield from self._lower.split(part)
 
 
 class Merger:
@@ -161,17 +193,3 @@ class Merger:
             np.multiply(planes[0], _TO_EIGHT, out=merged, dtype=merged.dtype)
         np.bitwise_or(merged, low, out=merged)
         return merged
-
-
-def _split_two_bytes(elements: Array, work: Bytes, *, signed: bool) -> Iterator[Bytes]:
-    plane, sign = work[: len(elements)], work[len(elements) : 2 * len(elements)]
-    np.right_shift(elements, _SEVEN if signed else _EIGHT, out=plane, casting="unsafe")
-    yield plane
-    np.copyto(plane, elements, casting="unsafe")
-    if signed:
-        # A comparison and a product: numpy has them faster than a shift.
-        np.less(elements.view(_I16), 0, out=sign.view(np.bool_))
-        np.multiply(sign, _SIGN, out=sign)
-        np.bitwise_and(plane, _MANTISSA, out=plane)
-        np.bitwise_or(plane, sign, out=plane)
-    yield plane

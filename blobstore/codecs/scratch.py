@@ -1,4 +1,4 @@
-"""Room to work in, made once for each thread: what is new costs page faults, which cost more than the work."""
+"""Room to decode in, made once for each thread: what is new costs page faults, which cost more than the work."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ _KEPT_NBYTES = 8 << 20  # what the frames of a few jobs take
 
 
 @cache
-def _keep_memory() -> None:
+def keep_memory() -> None:
     """Let glibc keep what a few jobs' frames need: it gives less back to the system once this much was freed at once.
 
     Without it every job's frames are new pages, which cost half as much as the compression. Elsewhere nothing happens.
@@ -30,7 +30,7 @@ def _keep_memory() -> None:
     bytes(_KEPT_NBYTES)
 
 
-def _aligned(nbytes: int) -> Bytes:
+def aligned(nbytes: int) -> Bytes:
     """Return new bytes from the beginning of a cache line on."""
     room = np.empty(nbytes + _LINE, dtype=np.uint8)
     start = -room.ctypes.data % _LINE
@@ -42,44 +42,23 @@ class Scratch(threading.local):
 
     def __init__(self) -> None:
         """Make what a thread needs first."""
-        self._room = np.empty(0, dtype=np.uint8)
-        self._pairs = np.empty(0, dtype=np.uint8)
-        self._planes = [np.empty(0, dtype=np.uint8) for _ in range(max(WIDTHS))]
-        self._marks = bytearray()
-        self._merged = _aligned(2 * _MERGED_NBYTES)
+        self._rooms = [np.empty(0, dtype=np.uint8) for _ in range(max(WIDTHS))]
+        self._merged = aligned(2 * _MERGED_NBYTES)
         self._mergers: dict[Layout, Merger] = {}
         self.decompressor = zstandard.ZstdDecompressor()
-        _keep_memory()
+        keep_memory()
 
-    def room(self, nbytes: int) -> Bytes:
-        """Return at least as many bytes, the same every time."""
-        if len(self._room) < nbytes:
-            self._room = _aligned(nbytes)
-        return self._room
+    def room(self, nbytes: int, which: int = 0) -> Bytes:
+        """Return at least as many bytes, for each of an element's planes the same ones every time."""
+        if len(self._rooms[which]) < nbytes:
+            self._rooms[which] = np.empty(nbytes, dtype=np.uint8)
+        return self._rooms[which]
 
     def merger(self, layout: Layout) -> Merger:
         """Return one for a layout; all merge in the same room."""
         if layout not in self._mergers:
             self._mergers[layout] = Merger(layout, self._merged)
         return self._mergers[layout]
-
-    def pairs(self, nbytes: int) -> Bytes:
-        """Return at least as many others, for pairs."""
-        if len(self._pairs) < nbytes:
-            self._pairs = _aligned(nbytes)
-        return self._pairs
-
-    def plane(self, nbytes: int, which: int) -> Bytes:
-        """Return at least as many others, for each of an element's planes the same ones."""
-        if len(self._planes[which]) < nbytes:
-            self._planes[which] = np.empty(nbytes, dtype=np.uint8)
-        return self._planes[which]
-
-    def marks(self, nbytes: int) -> bytearray:
-        """Return at least as many bytes in which values can be searched."""
-        if len(self._marks) < nbytes:
-            self._marks = bytearray(nbytes)
-        return self._marks
 
 
 SCRATCH = Scratch()

@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from blobstore.codecs.packed_writer import FASTEST, check_level, compress, sampled_ratio
+from blobstore.codecs.frame_writer import FASTEST
+from blobstore.codecs.packed_writer import check_level, compress, sampled_ratio
 from blobstore.codecs.planes import layout_of
 from blobstore.content import content_of, describe, is_packed
 from blobstore.elements import UNKNOWN, by_number

@@ -1,0 +1,138 @@
+"""Writing the frames of a packed blob: one zstd frame for each plane of a chunk.
+
+A plane whose bytes lie close together is held as pairs (`codecs.pairs`). One that doesn't shrink costs a frame's 20
+bytes or so and is copied; all others are coded almost by Huffman alone.
+
+Spec: spec/packed.md, Frames.
+"""
+
+from __future__ import annotations
+
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+import numpy as np
+import zstandard
+
+from blobstore.codecs.pairs import find_base, pair
+from blobstore.codecs.planes import Splitter
+from blobstore.codecs.scratch import aligned, keep_memory
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    import numpy.typing as npt
+
+    from blobstore.codecs.planes import Layout
+
+    Bytes = npt.NDArray[np.uint8]
+
+FASTEST, DENSEST = 0, 22
+_CODELESS = -1
+_GLANCE, _EVEN = 128, 88  # bytes of a plane, and how many different ones there are at least when all are as frequent
+
+
+class Workroom:
+    """What frames are made with and in, made once: what is new costs page faults, which cost more than the work."""
+
+    def __init__(self) -> None:
+        """Begin with nothing."""
+        self._splitters: dict[Layout, Splitter] = {}
+        self._compressors: dict[tuple[int, int], zstandard.ZstdCompressor] = {}
+        self._difference = np.empty(0, dtype=np.uint8)
+        keep_memory()
+
+    def splitter(self, layout: Layout, count: int) -> Splitter:
+        """Return one for a layout that splits at least ``count`` elements at once."""
+        found = self._splitters.get(layout)
+        if not found or found.count < count:
+            found = Splitter(layout, aligned(layout.width * count), bytearray(count))
+            self._splitters[layout] = found
+        return found
+
+    def compressor(self, level: int, count: int) -> zstandard.ZstdCompressor:
+        """Return the one for planes of up to ``count`` bytes."""
+        window = max(17, (count - 1).bit_length())
+        if (level, window) not in self._compressors:
+            parameters = _parameters(level, window)
+            self._compressors[level, window] = zstandard.ZstdCompressor(compression_params=parameters)
+        return self._compressors[level, window]
+
+    def difference(self, nbytes: int) -> Bytes:
+        """Return at least as many bytes, the same every time, for elements that differ from a base."""
+        if len(self._difference) < nbytes:
+            self._difference = aligned(nbytes)
+        return self._difference
+
+
+_FREE: list[Workroom] = []
+
+
+@contextmanager
+def lent() -> Iterator[Workroom]:
+    """Lend a workroom to one job.
+
+    It is not a thread's own: who is given frames one by one may ask for another job's between two of them, or for the
+    next one in another thread.
+    """
+    try:
+        room = _FREE.pop()
+    except IndexError:
+        room = Workroom()
+    try:
+        yield room
+    finally:
+        _FREE.append(room)
+
+
+class PlaneWriter:
+    """Compresses the planes at one place of some chunks, all as suits the first of them.
+
+    The others have their bytes where that one has. And where codes saved nothing on it, they are sought for those only
+    that have not as many different bytes: elements of one tensor are alike, and to seek in vain is not cheap.
+    """
+
+    def __init__(self, room: Workroom, level: int, count: int, marks: bytearray) -> None:
+        """Say how.
+
+        Args:
+            room: Whose compressors are used.
+            level: 0: fastest, by Huffman alone; 1 to 22: zstd's levels.
+            count: Bytes of a plane at most.
+            marks: As many bytes, to work in.
+        """
+        self._zstd, self._copier = room.compressor(level, count), room.compressor(_CODELESS, count)
+        self._marks = marks
+        self._is_fastest, self._is_first, self._is_even = level == FASTEST, True, False
+        self._base: int | None = None
+
+    def frame(self, plane: Bytes) -> bytes:
+        """Return a plane's frame; the plane is used up."""
+        if self._is_first and self._is_fastest:
+            self._base = find_base(plane)
+        elif self._is_even and len(set(plane[-_GLANCE:].tobytes())) > _EVEN:
+            return self._copier.compress(plane.data)
+        pairs = None if self._base is None else pair(plane, self._base, self._marks)
+        frame = self._zstd.compress((plane if pairs is None else pairs).data)
+        if self._is_first and self._is_fastest:
+            self._is_even = len(frame) > len(plane)
+        self._is_first = False
+        return frame
+
+
+def _parameters(level: int, window: int) -> zstandard.ZstdCompressionParameters:
+    """For planes of up to 2**window bytes: the window holds all of one, so frames are single segments."""
+    checked = {"write_checksum": True, "write_content_size": True, "write_dict_id": False, "window_log": window}
+    if level > FASTEST:
+        return zstandard.ZstdCompressionParameters.from_level(level, source_size=1 << window, **checked)
+    # The worst search for matches that there is: they are rare, and Huffman codes get nearly all that is to be had.
+    # zstd leaves these out, too, where its fast strategy is given a target length.
+    return zstandard.ZstdCompressionParameters(
+        strategy=zstandard.STRATEGY_FAST,
+        target_length=int(level == _CODELESS),
+        min_match=7,
+        hash_log=6,
+        chain_log=6,
+        search_log=1,
+        **checked,
+    )
