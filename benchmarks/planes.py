@@ -178,7 +178,7 @@ def limit(kind: str, data: Bytes, base: Bytes | None) -> float:
     if layout.width == 2:
         bits = entropy(np.bincount(elements, minlength=1 << 16))
     else:
-        splitter = Splitter(layout, np.empty(data.nbytes, dtype=np.uint8), bytearray(len(elements)))
+        splitter = Splitter(layout, np.empty(2 * data.nbytes, dtype=np.uint8), bytearray(len(elements)))
         bits = sum(entropy(np.bincount(plane, minlength=256)) for plane in splitter.split(elements))
     return 8 * layout.width / bits if bits else float("inf")
 

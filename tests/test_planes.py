@@ -19,8 +19,10 @@ every_layout = pytest.mark.parametrize("layout", LAYOUTS, ids=str)
 
 def planes_of(data: bytes, layout: Layout, *, misaligned: bool = False, spare: int = 0) -> list[bytes]:
     elements = np.frombuffer(misaligned * b"x" + data, np.uint8)[int(misaligned) :].view(layout.dtype)
-    # Planes may be changed, and what lies behind them is free, until the next one is asked for.
-    splitter = Splitter(layout, np.empty(len(data) + spare * layout.width, np.uint8), bytearray(len(elements) + spare))
+    # Planes may be changed, and the marks.
+    splitter = Splitter(
+        layout, np.empty(2 * (len(data) + spare * layout.width), np.uint8), bytearray(len(elements) + spare)
+    )
     planes = []
     for plane in splitter.split(elements):
         planes.append(plane.tobytes())

@@ -46,7 +46,7 @@ class Workroom:
         """Return one for a layout that splits at least ``count`` elements at once."""
         found = self._splitters.get(layout)
         if not found or found.count < count:
-            found = Splitter(layout, aligned(layout.width * count), bytearray(count))
+            found = Splitter(layout, aligned(2 * layout.width * count), bytearray(count))
             self._splitters[layout] = found
         return found
 

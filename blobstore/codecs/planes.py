@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Sequence
 
     import numpy.typing as npt
 
@@ -73,9 +73,11 @@ def layout_of(kind: ElementType) -> Layout:
 class Splitter:
     """Splits elements into planes, in room that is made ready once.
 
+    All planes at once, for then the elements are still in the cache.
+
     Attributes:
         count: How many elements it splits at most.
-        marks: A byte for each of them, free until the next plane is asked for.
+        marks: A byte for each of them, free until the next ones are split: so less has to stay in the cache.
     """
 
     def __init__(self, layout: Layout, room: Bytes, marks: bytearray) -> None:
@@ -83,53 +85,52 @@ class Splitter:
 
         Args:
             layout: Says how.
-            room: Bytes to work in, the width for each element that is split at once.
-            marks: One for each; `split` works in them, too: so less has to stay in the cache.
+            room: Bytes to work in, 2 · width for each element that is split at once.
+            marks: One for each.
         """
         self.count, self.marks = len(marks), marks
-        self._layout, self._plane, self._sign = layout, room, np.frombuffer(marks, np.uint8)
-        if layout.width > 2:
-            self._half = Layout(layout.width // 2, signed=layout.signed)
-            nbytes = self._half.width * self.count
-            self._part, rest = room[:nbytes].view(self._half.dtype), room[nbytes:]
-            self._upper = Splitter(self._half, rest, marks)
-            self._lower = Splitter(Layout(self._half.width), rest, marks)
+        self._layout, self._sign = layout, np.frombuffer(marks, np.uint8)
+        self._planes = [room[which * self.count : (which + 1) * self.count] for which in range(layout.width)]
+        self._work = room[layout.width * self.count :]
 
-    def split(self, elements: Array) -> Iterator[Bytes]:
-        """Split elements into planes, from the highest byte to the lowest.
+    def split(self, elements: Array) -> list[Bytes]:
+        """Split elements into planes.
 
         Args:
             elements: Shape (n,), of the layout's dtype, any alignment.
 
-        Yields:
-            As many planes as an element has bytes, each of shape (n,), in the room, and good until the next one is
-            asked for; they may be changed.
+        Returns:
+            As many planes as an element has bytes, from the highest to the lowest, each of shape (n,), in the room,
+            and good until the next elements are split; they may be changed.
         """
-        layout, count = self._layout, len(elements)
-        plane = self._plane[:count]
-        if layout.width == 1:
-            np.copyto(plane, elements)
-            yield plane
-        elif layout.width == 2:
-            np.right_shift(elements, _SEVEN if layout.signed else _EIGHT, out=plane, casting="unsafe")
-            yield plane
-            np.copyto(plane, elements, casting="unsafe")
-            if layout.signed:
+        planes = [plane[: len(elements)] for plane in self._planes]
+        self._split(elements, planes, self._work, signed=self._layout.signed)
+        return planes
+
+    def _split(self, elements: Array, planes: list[Bytes], work: Bytes, *, signed: bool) -> None:
+        if len(planes) == 1:
+            np.copyto(planes[0], elements)
+        elif len(planes) == 2:
+            upper, lower = planes
+            np.right_shift(elements, _SEVEN if signed else _EIGHT, out=upper, casting="unsafe")
+            np.copyto(lower, elements, casting="unsafe")
+            if signed:
                 # A comparison and a product: numpy has them faster than a shift.
-                sign = self._sign[:count]
+                sign = self._sign[: len(elements)]
                 np.less(elements.view(_I16), 0, out=sign.view(np.bool_))
                 np.multiply(sign, _SIGN, out=sign)
-                np.bitwise_and(plane, _MANTISSA, out=plane)
-                np.bitwise_or(plane, sign, out=plane)
-            yield plane
+                np.bitwise_and(lower, _MANTISSA, out=lower)
+                np.bitwise_or(lower, sign, out=lower)
         else:
             # By halves, through casts: numpy does them several times as fast as copies with a stride.
-            part = self._part[:count]
+            half = len(planes) // 2
+            nbytes = half * len(elements)
+            part, rest = work[:nbytes].view(_DTYPES[half]), work[nbytes:]
             # The distance in the elements' own dtype: so numpy works in no other.
-            np.right_shift(elements, layout.dtype.type(8 * self._half.width), out=part, casting="unsafe")
-            yield from self._upper.split(part)
+            np.right_shift(elements, elements.dtype.type(8 * half), out=part, casting="unsafe")
+            self._split(part, planes[:half], rest, signed=signed)
             np.copyto(part, elements, casting="unsafe")
-            yield from self._lower.split(part)
+            self._split(part, planes[half:], rest, signed=False)
 
 
 class Merger:
