@@ -28,8 +28,7 @@ if TYPE_CHECKING:
     Bytes = npt.NDArray[np.uint8]
 
 FASTEST, DENSEST = 0, 22
-_CODELESS = -1
-_GLANCE, _EVEN = 128, 88  # bytes of a plane, and how many different ones there are at least when all are as frequent
+_MOST_FREE = 8  # workrooms that are kept, each of a MB or more
 
 
 class Workroom:
@@ -82,57 +81,41 @@ def lent() -> Iterator[Workroom]:
     try:
         yield room
     finally:
-        _FREE.append(room)
+        if len(_FREE) < _MOST_FREE:
+            _FREE.append(room)
 
 
 class PlaneWriter:
-    """Compresses the planes at one place of some chunks, all as suits the first of them.
-
-    The others have their bytes where that one has. And where codes saved nothing on it, they are sought for those only
-    that have not as many different bytes: elements of one tensor are alike, and to seek in vain is not cheap.
-    """
+    """Compresses the planes at one place of some chunks: the first one's base serves the others, too."""
 
     def __init__(self, room: Workroom, level: int, count: int, marks: bytearray) -> None:
         """Say how.
 
         Args:
-            room: Whose compressors are used.
+            room: Whose compressor is used.
             level: 0: fastest, by Huffman alone; 1 to 22: zstd's levels.
             count: Bytes of a plane at most.
             marks: As many bytes, to work in.
         """
-        self._zstd, self._copier = room.compressor(level, count), room.compressor(_CODELESS, count)
-        self._marks = marks
-        self._is_fastest, self._is_first, self._is_even = level == FASTEST, True, False
+        self._zstd, self._marks = room.compressor(level, count), marks
+        self._is_first, self._is_paired = True, level == FASTEST
         self._base: int | None = None
 
     def frame(self, plane: Bytes) -> bytes:
         """Return a plane's frame; the plane is used up."""
-        if self._is_first and self._is_fastest:
+        if self._is_first and self._is_paired:
             self._base = find_base(plane)
-        elif self._is_even and len(set(plane[-_GLANCE:].tobytes())) > _EVEN:
-            return self._copier.compress(plane.data)
-        pairs = None if self._base is None else pair(plane, self._base, self._marks)
-        frame = self._zstd.compress((plane if pairs is None else pairs).data)
-        if self._is_first and self._is_fastest:
-            self._is_even = len(frame) > len(plane)
         self._is_first = False
-        return frame
+        pairs = None if self._base is None else pair(plane, self._base, self._marks)
+        return self._zstd.compress((plane if pairs is None else pairs).data)
 
 
 def _parameters(level: int, window: int) -> zstandard.ZstdCompressionParameters:
     """For planes of up to 2**window bytes: the window holds all of one, so frames are single segments."""
     checked = {"write_checksum": True, "write_content_size": True, "write_dict_id": False, "window_log": window}
-    if level > FASTEST:
+    if level != FASTEST:
         return zstandard.ZstdCompressionParameters.from_level(level, source_size=1 << window, **checked)
     # The worst search for matches that there is: they are rare, and Huffman codes get nearly all that is to be had.
-    # zstd leaves these out, too, where its fast strategy is given a target length.
     return zstandard.ZstdCompressionParameters(
-        strategy=zstandard.STRATEGY_FAST,
-        target_length=int(level == _CODELESS),
-        min_match=7,
-        hash_log=6,
-        chain_log=6,
-        search_log=1,
-        **checked,
+        strategy=zstandard.STRATEGY_FAST, min_match=7, hash_log=6, chain_log=6, search_log=1, **checked
     )

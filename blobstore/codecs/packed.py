@@ -204,7 +204,7 @@ class Packed:
         plane = np.frombuffer(data, _U8)
         if found == count:
             return plane
-        unpaired = unpair(plane, count, SCRATCH.room(count, which))
+        unpaired = unpair(plane, count, SCRATCH.plane(count, which))
         if unpaired is None:
             raise FormatError("packed-pairs", f"frame {place} holds no pairs: wrong escapes or unused code", start)
         return unpaired

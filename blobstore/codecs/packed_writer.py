@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from blobstore.codecs.planes import Layout
 
 CHUNK_NBYTES = 1 << 19  # work that stays in the cache; with less, two threads are in each other's way
-_JOB_NBYTES = 1 << 22  # what one job compresses: what it finds on its first chunk serves the others
+_JOB_NBYTES = 1 << 22  # what one job compresses: a base is sought once in each
 _SAMPLE = 1 << 15  # elements of a chunk that tell about how well it is compressed
 
 

@@ -27,7 +27,7 @@ _PLACED, _MARKED = 0, 1
 _MARK = np.uint8(15)
 _ENDS = 2  # bytes of base and kind
 _MOST_GAP = (1 << 16) - 1
-_GLANCE = 64  # bytes of a plane that tell when its values can't be so few
+_GLANCE = 64  # bytes of a plane in which there are hardly so many values that its own can be few
 _SAMPLE = 1024  # bytes of a plane that tell where its values lie
 # Of how many bytes one may escape. More of them make the whole larger than it is without pairs, unless one value is
 # most of all: a code has a bit for each symbol at least, and in pairs that is for two.

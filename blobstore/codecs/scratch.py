@@ -1,4 +1,4 @@
-"""Room to decode in, made once for each thread: what is new costs page faults, which cost more than the work."""
+"""Room to work in, made once: what is new costs page faults, which cost more than the work."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 _LINE = 64  # bytes of a cache line: vectors that lie across two take numpy a seventh longer
 _MERGED_NBYTES = 1 << 18  # what is merged at once: both it and what it is made of stay in the cache
-_KEPT_NBYTES = 8 << 20  # what the frames of a few jobs take
+_KEPT_NBYTES = 8 << 20  # what the frames of two or three jobs take
 
 
 @cache
@@ -38,21 +38,21 @@ def aligned(nbytes: int) -> Bytes:
 
 
 class Scratch(threading.local):
-    """A thread's own. A caller's code that runs meanwhile, such as one that reads a base, may use the same rooms."""
+    """A thread's own, to decode in. A caller's code that runs meanwhile, as one that reads a base, may use the same."""
 
     def __init__(self) -> None:
         """Make what a thread needs first."""
-        self._rooms = [np.empty(0, dtype=np.uint8) for _ in range(max(WIDTHS))]
+        self._planes = [np.empty(0, dtype=np.uint8) for _ in range(max(WIDTHS))]
         self._merged = aligned(2 * _MERGED_NBYTES)
         self._mergers: dict[Layout, Merger] = {}
         self.decompressor = zstandard.ZstdDecompressor()
         keep_memory()
 
-    def room(self, nbytes: int, which: int = 0) -> Bytes:
+    def plane(self, nbytes: int, which: int) -> Bytes:
         """Return at least as many bytes, for each of an element's planes the same ones every time."""
-        if len(self._rooms[which]) < nbytes:
-            self._rooms[which] = np.empty(nbytes, dtype=np.uint8)
-        return self._rooms[which]
+        if len(self._planes[which]) < nbytes:
+            self._planes[which] = np.empty(nbytes, dtype=np.uint8)
+        return self._planes[which]
 
     def merger(self, layout: Layout) -> Merger:
         """Return one for a layout; all merge in the same room."""

@@ -26,7 +26,7 @@ from blobstore.index_file import find_index
 from blobstore.keys import BASE, INDEX_KEY, PACKED_FROM, RESERVED_KEYS, SKELETON_INDEX_KEY, SKELETON_KEY
 from blobstore.layout import MAX_BLOBS
 from blobstore.packing.skeleton import Original, compressed, refuse_same, take_skeleton
-from blobstore.parallel import check_workers, in_order
+from blobstore.parallel import check_workers, cores, in_order
 from blobstore.reader import BlobReader
 from blobstore.store import Store
 from blobstore.transfer import flat_bytes
@@ -202,7 +202,7 @@ class _Packer:
         self._reader = reader
         self._content = content
         self._level = level
-        self._run = partial(in_order, workers=workers)
+        self._run = None if (workers or cores()) == 1 else partial(in_order, workers=workers)
         self._base = base
         self._hashing = hashing
         self._of: dict[int, list[Entry]] = {}
