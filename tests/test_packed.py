@@ -232,6 +232,10 @@ def test_what_comes_behind_a_chunk_that_does_not_shrink_still_does() -> None:
     behind = len(packed(data, Layout(1))) - len(packed(noise, Layout(1)))
     assert behind < 3 * CHUNK_NBYTES * 0.6
     assert sampled_ratio(data, Layout(1)) == pytest.approx(len(data) / len(packed(data, Layout(1))), rel=0.02)
+    # Held as pairs when it is alone, and as it is behind the noise, where no base was found.
+    rest = random.geometric(0.4, 3 * CHUNK_NBYTES).clip(max=14).astype(np.uint8).tobytes()
+    behind = len(packed(noise + rest, Layout(1))) - len(packed(noise, Layout(1)))
+    assert behind == pytest.approx(len(packed(rest, Layout(1))), rel=0.04)
 
 
 @pytest.mark.parametrize("level", [0, 1, 22])

@@ -11,7 +11,6 @@ from __future__ import annotations
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
-import numpy as np
 import zstandard
 
 from blobstore.codecs.pairs import find_base, pair
@@ -21,6 +20,7 @@ from blobstore.codecs.scratch import aligned, keep_memory
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    import numpy as np
     import numpy.typing as npt
 
     from blobstore.codecs.planes import Layout
@@ -38,7 +38,6 @@ class Workroom:
         """Begin with nothing."""
         self._splitters: dict[Layout, Splitter] = {}
         self._compressors: dict[tuple[int, int], zstandard.ZstdCompressor] = {}
-        self._difference = np.empty(0, dtype=np.uint8)
         keep_memory()
 
     def splitter(self, layout: Layout, count: int) -> Splitter:
@@ -56,12 +55,6 @@ class Workroom:
             parameters = _parameters(level, window)
             self._compressors[level, window] = zstandard.ZstdCompressor(compression_params=parameters)
         return self._compressors[level, window]
-
-    def difference(self, nbytes: int) -> Bytes:
-        """Return at least as many bytes, the same every time, for elements that differ from a base."""
-        if len(self._difference) < nbytes:
-            self._difference = aligned(nbytes)
-        return self._difference
 
 
 _FREE: list[Workroom] = []
@@ -88,24 +81,22 @@ def lent() -> Iterator[Workroom]:
 class PlaneWriter:
     """Compresses the planes at one place of some chunks: the first one's base serves the others, too."""
 
-    def __init__(self, room: Workroom, level: int, count: int, marks: bytearray) -> None:
+    def __init__(self, zstd: zstandard.ZstdCompressor, marks: bytearray, *, is_paired: bool) -> None:
         """Say how.
 
         Args:
-            room: Whose compressor is used.
-            level: 0: fastest, by Huffman alone; 1 to 22: zstd's levels.
-            count: Bytes of a plane at most.
-            marks: As many bytes, to work in.
+            zstd: Compresses them.
+            marks: As many bytes as a plane has at most, to work in.
+            is_paired: Whether planes whose bytes lie close together are held as pairs.
         """
-        self._zstd, self._marks = room.compressor(level, count), marks
-        self._is_first, self._is_paired = True, level == FASTEST
+        self._zstd, self._marks = zstd, marks
+        self._seeks_base = is_paired
         self._base: int | None = None
 
     def frame(self, plane: Bytes) -> bytes:
         """Return a plane's frame; the plane is used up."""
-        if self._is_first and self._is_paired:
-            self._base = find_base(plane)
-        self._is_first = False
+        if self._seeks_base:
+            self._base, self._seeks_base = find_base(plane), False
         pairs = None if self._base is None else pair(plane, self._base, self._marks)
         return self._zstd.compress((plane if pairs is None else pairs).data)
 

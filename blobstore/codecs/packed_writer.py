@@ -140,13 +140,13 @@ class _Compressor:
         layout = self.layout
         elements, count = body.view(layout.dtype), step // layout.width
         with lent() as room:
-            splitter = room.splitter(layout, count)
-            writers = [PlaneWriter(room, self.level, count, splitter.marks) for _ in range(layout.width)]
+            splitter, zstd = room.splitter(layout, count), room.compressor(self.level, count)
+            is_paired = self.level == FASTEST
+            writers = [PlaneWriter(zstd, splitter.marks, is_paired=is_paired) for _ in range(layout.width)]
             for start in range(0, len(elements), count):
                 chunk = elements[start : start + count]
                 if self.base:
                     at = first + start * layout.width
-                    found = base_elements(self.base, at, at + chunk.nbytes, layout)
-                    chunk = np.bitwise_xor(chunk, found, out=room.difference(step)[: chunk.nbytes].view(chunk.dtype))
+                    chunk = chunk ^ base_elements(self.base, at, at + chunk.nbytes, layout)
                 for writer, plane in zip(writers, splitter.split(chunk), strict=True):
                     yield writer.frame(plane)
