@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from benchmarks import charts, codecs, files, pack, scaling
+from benchmarks import charts, codecs, files, memory, pack, scaling
 from benchmarks.turns import OURS, Aim, Measured, Setting, Side, here, process, run
 from blobstore.bench import cache
 from blobstore.bench.cases import Ours
@@ -306,6 +306,7 @@ GROUPS = (
     Group("many", "Many small tensors", many, charts.bars),
     Group("large", "Few large tensors", large, charts.bars),
     Group("convert", "Converting", convert, charts.bars),
+    Group("memory", "Memory of converting", memory.measure),
     Group("startup", "Startup", startup, charts.bars),
     Group("codecs", "Element codecs, one core", codecs.measure, charts.rates),
     Group("pack", "Packing, one core", pack.measure, charts.scatter),

@@ -10,7 +10,7 @@ import numpy as np
 from benchmarks import files
 from benchmarks.turns import Measured, run
 from blobstore.cli.output import size
-from blobstore.layout import MAX_BLOBS
+from blobstore.layout import MAX_PORTABLE_BLOBS
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from benchmarks.turns import Result, Setting
     from blobstore.bench.report import Row
 
-COUNTS = (1, 16, 256, 2048, MAX_BLOBS - 1)  # one blob is the name index
+COUNTS = (1, 16, 256, 2048, MAX_PORTABLE_BLOBS - 1)  # one blob is the name index
 SIZES = (1 << 20, 16 << 20, 256 << 20, 2 << 30, 8 << 30)
 _PARTS = 64  # tensors of a file of the second kind
 _FLAT = 0.1  # an exponent below it: it doesn't depend on the size

@@ -26,14 +26,19 @@ class AtomicFile(Completing):
 
     Until then the target is untouched. An error leaves nothing behind; where the system has unnamed files (Linux),
     neither does a killed process, unless it dies in the moment between naming the complete file and moving it to the
-    target. A symbolic link is followed: the file that it names is replaced.
+    target. A symbolic link is followed: the file that it names is replaced. A file that is replaced leaves its mode to
+    the new one, and its owner where the system allows it; other new files obey the umask.
 
     Attributes:
         path: The target.
     """
 
-    def __init__(self, path: str | PathLike[str]) -> None:
+    def __init__(self, path: str | PathLike[str], *, like: str | PathLike[str] | None = None) -> None:
         """Begin the file.
+
+        Args:
+            path: The target.
+            like: A file, perhaps, whose mode and owner it gets where there is no target yet.
 
         Raises:
             UsageError: ``not-a-file`` when the target is a folder, pipe or device.
@@ -42,6 +47,7 @@ class AtomicFile(Completing):
         self.path = os.path.realpath(os.fspath(path))
         if os.path.lexists(self.path) and not stat.S_ISREG(os.lstat(self.path).st_mode):
             raise UsageError("not-a-file", f"{self.path!r} is no regular file and can't be replaced")
+        self._like = _stat(self.path) or (_stat(like) if like is not None else None)
         self._folder = os.path.dirname(self.path)
         if not os.path.isdir(self._folder):
             raise FileNotFoundError(errno.ENOENT, "no such folder", self._folder)
@@ -107,12 +113,23 @@ class AtomicFile(Completing):
             self._join()
             if self._sync_error:  # the system tells of a lost write once only
                 raise self._sync_error
+            self._take_over()
             os.fsync(self.fileno())
             if not self._named:
                 self._name()
         except BaseException:
             self.discard()
             raise
+
+    def _take_over(self) -> None:
+        """Give the file the owner and the mode of the one that it replaces, before anyone can see it."""
+        if self._like is None or not hasattr(os, "fchmod"):
+            return
+        fd = self.fileno()
+        for owner in ((-1, self._like.st_gid), (self._like.st_uid, -1)):
+            with contextlib.suppress(OSError):  # who isn't root may give a file to his own groups only
+                os.fchown(fd, *owner)
+        os.fchmod(fd, stat.S_IMODE(self._like.st_mode))  # last: a new owner takes some bits away
 
     def close(self) -> None:
         """Commit; what the ``with`` block does."""
@@ -135,7 +152,7 @@ class AtomicFile(Completing):
         if unnamed and os.path.isdir("/proc/self/fd"):
             # Not every file system has unnamed files.
             with contextlib.suppress(OSError):
-                return os.open(self._folder, unnamed | os.O_RDWR | _BINARY, 0o666)
+                return os.open(self._folder, unnamed | os.O_RDWR | _BINARY, self._mode())
         return self._create_named()
 
     def _name(self) -> None:
@@ -156,9 +173,13 @@ class AtomicFile(Completing):
             os.fsync(self._fd)
 
     def _create_named(self) -> int:
-        fd = os.open(self._temporary, os.O_RDWR | os.O_CREAT | os.O_EXCL | _BINARY, 0o666)
+        fd = os.open(self._temporary, os.O_RDWR | os.O_CREAT | os.O_EXCL | _BINARY, self._mode())
         self._named = True
         return fd
+
+    def _mode(self) -> int:
+        """Return the mode to begin with: nobody else's as long as it isn't known whose it will be."""
+        return 0o666 if self._like is None else stat.S_IRUSR | stat.S_IWUSR
 
     def _close(self) -> None:
         self._join()
@@ -170,9 +191,9 @@ class AtomicFile(Completing):
         self.discard()
 
 
-def write_file(path: str | PathLike[str], data: bytes | memoryview) -> None:
-    """Write a whole small file atomically."""
-    with AtomicFile(path) as target:
+def write_file(path: str | PathLike[str], data: bytes | memoryview, *, like: str | PathLike[str] | None = None) -> None:
+    """Write a whole small file atomically; ``like`` as `AtomicFile` has it."""
+    with AtomicFile(path, like=like) as target:
         write_all(target.fileno(), memoryview(data))
 
 
@@ -180,6 +201,13 @@ def write_all(fd: int, data: memoryview) -> None:
     """Write all of ``data``, which one system call need not do."""
     while data:
         data = data[os.write(fd, data) :]
+
+
+def _stat(path: str | PathLike[str]) -> os.stat_result | None:
+    try:
+        return os.stat(path)
+    except OSError:
+        return None
 
 
 def _sync_folder(folder: str) -> None:

@@ -68,9 +68,9 @@ def load_all(store: Store, workers: int | None = None) -> dict[str, Array]:
         else:
             others[info.place] = info
     groups = _groups(plain)
-    fd = store.reader.fileno()
     with (
         in_file(store.path),
+        store.reader.held() as fd,
         ThreadPoolExecutor(workers or cores(), thread_name_prefix="blobstore-load") as pool,
     ):
         try:

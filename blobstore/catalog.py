@@ -193,7 +193,8 @@ class IndexCatalog:
             entry = self._index.entry(place)
             if entry.blob is None:
                 return self._info(entry, "", 0)
-            at = self._index.place_of(entry.blob, self._directory)
+            in_place = self._index.in_place(entry.blob, self._directory)
+            at = entry.blob if in_place else int(self._places[entry.blob])
             where = decode_key(self._directory.keys[at]), int(self._directory.offsets[at])
             row = self._index.blob(entry.blob) if entry.codec == PACKED else None
             return self._info(entry, *where, row.nbytes if row else 0, row.unpacked_nbytes if row else 0)
@@ -278,7 +279,7 @@ class ListCatalog:
 
 
 def _from_toc(directory: Directory, raw: memoryview) -> list[TensorInfo]:
-    from blobstore.gemma.toc import parse_toc  # noqa: PLC0415 (what has an index is opened without)
+    from blobstore.gemma.toc import odd_strides, parse_toc, stride_fault  # noqa: PLC0415 (what has an index is opened without)
 
     try:
         entries = parse_toc(raw)
@@ -290,9 +291,12 @@ def _from_toc(directory: Directory, raw: memoryview) -> list[TensorInfo]:
         if place < 0:
             raise FormatError("toc-missing-blob", f"{TOC_KEY!r} speaks of {one.name!r}, the file has no such blob")
         offset, nbytes = directory.range(place)
-        if nbytes != one.nbytes:
-            what = f"{one.name!r} is {one.type}, {one.rows} × {one.cols}, which takes {one.nbytes} bytes"
+        if not one.fits(nbytes):
+            takes = f"takes {one.nbytes} bytes" if one.type.bits else "is not 1 to 2⁵⁷ − 1 elements"
+            what = f"{one.name!r} is {one.type}, {one.rows} × {one.cols}, which {takes}"
             raise FormatError("toc-size", f"{TOC_KEY!r} says that {what}; the blob has {nbytes}", offset)
+        if odd_strides([one]):
+            raise FormatError("toc-stride", f"{TOC_KEY!r} says that {stride_fault(one)}", offset)
         infos.append(TensorInfo(one.name, one.name, one.type, (one.rows, one.cols), one.scale, offset, nbytes, 0))
     return infos
 

@@ -10,7 +10,8 @@ from blobstore.errors import FormatError, UsageError
 from blobstore.gemma.toc import build_toc, parse_toc
 from blobstore.index import Entry, IndexedBlob, build_index
 from blobstore.keys import CHOICES, INDEX_KEY, REARRANGED, SKELETON_KEY, TOC_KEY, encode_name
-from blobstore.pair import close_with_index, close_without_index
+from blobstore.layout import MAX_PORTABLE_BLOBS, max_blobs_from
+from blobstore.pair import close_with_index, close_with_index_inside, close_without_index
 from blobstore.transfer import FileRange
 from blobstore.writer import BlobWriter
 
@@ -69,12 +70,14 @@ class Content:
         entries: Of its name index, each with the place of its blob in `blobs`; None for a file without an index.
         metadata: Of the index.
         digests: Whether the index keeps the SHA-256 of each blob.
+        max_blobs: How many blobs the new file may have, with the index.
     """
 
     blobs: list[HeldBlob]
     entries: list[Entry] | None = None
     metadata: dict[str, str] = field(default_factory=dict)
     digests: bool = True
+    max_blobs: int = MAX_PORTABLE_BLOBS
 
     @property
     def nbytes(self) -> int:
@@ -147,7 +150,7 @@ def write_content(
         raise UsageError("no-blobs", "nothing would be left: a container has at least one blob")
     keeping = content.digests and content.entries is not None and index != "none"
     hashing = keeping or any(blob.sha256 for blob in content.blobs)
-    with BlobWriter(target, version=version, digests=hashing) as writer:
+    with BlobWriter(target, version=version, digests=hashing, max_blobs=content.max_blobs) as writer:
         for blob in content.blobs:
             writer.add_chunks(blob.key, _steps(blob.data, progress), lasting=True)
         digests = writer.digests() if hashing else [None] * len(content.blobs)
@@ -161,6 +164,7 @@ def write_content(
         table = [IndexedBlob(*row) for row in zip(writer.encoded_keys, writer.sizes, kept, unpacked, strict=True)]
         if index == "embedded":
             writer.add(INDEX_KEY, build_index(content.entries, table, content.metadata))
+            close_with_index_inside(writer, target)
             return
         directory = writer.directory()
         raw = build_index(content.entries, table, content.metadata, store=directory)
@@ -186,17 +190,18 @@ def content_of(reader: BlobReader, index: NameIndex | None) -> Content:
     """Return what a file holds; blobs that the index doesn't know included."""
     blobs: list[HeldBlob] = []
     places: dict[int, int] = {}
+    max_blobs = max_blobs_from(len(reader))
     for place, key in enumerate(reader):
         if key != INDEX_KEY:
             places[place] = len(blobs)
             blobs.append(HeldBlob(key, FileRange(reader.fileno(), *reader.directory.range(place))))
     if index is None:
-        return Content(blobs)
+        return Content(blobs, max_blobs=max_blobs)
     known = index.places(reader.directory).tolist()
     for row, place in enumerate(known):
         blobs[places[place]].sha256 = index.blob(row).sha256
     entries = [one if one.blob is None else replace(one, blob=places[known[one.blob]]) for one in index.all_entries()]
-    return Content(blobs, entries, dict(index.metadata), index.has_digests)
+    return Content(blobs, entries, dict(index.metadata), index.has_digests, max_blobs)
 
 
 def is_packed(reader: BlobReader, index: FoundIndex | None) -> bool:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import count
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -34,8 +35,40 @@ _FOREIGN = {
     b"<htm": "this is a web page, not the download",
     b"version h": "this is a Git LFS pointer, fetch the file itself",
 }
+_FEW = 64  # look-ups that take less than sorting the keys
 _ONES, _HIGH_BITS = np.uint64(0x0101010101010101), np.uint64(0x8080808080808080)
 _MIX_LOW, _MIX_HIGH = np.uint64(0x9E3779B97F4A7C15), np.uint64(0xC2B2AE3D27D4EB4F)  # odd, otherwise arbitrary
+
+
+class KeyFinder:
+    """Finds keys among many: the first times by looking at all of them, later by a search in an order that is kept."""
+
+    def __init__(self, keys: npt.NDArray[np.bytes_]) -> None:
+        """Search keys, shape (count,), dtype S16; kept."""
+        self._keys = keys
+        self._lookups = count()
+
+    def find(self, key: bytes) -> int:
+        """Return the first place of a key, without its padding, or -1."""
+        padded = key.ljust(KEY_NBYTES, b"\0")
+        if len(padded) != KEY_NBYTES:
+            return -1
+        if next(self._lookups) < _FEW:
+            # The first words of 16,383 keys are compared in microseconds: for a few look-ups nothing is built.
+            places = np.flatnonzero(key_words(self._keys)[:, 0] == np.frombuffer(padded, "<u8")[0])
+        else:
+            order, ordered = self._by_mixed
+            mixed = _mix(np.frombuffer(padded, self._keys.dtype))[0]
+            places = order[ordered.searchsorted(mixed) : ordered.searchsorted(mixed, "right")]
+        places = places[self._keys[places] == padded.rstrip(b"\0")]
+        return int(places[0]) if len(places) else -1
+
+    @cached_property
+    def _by_mixed(self) -> tuple[npt.NDArray[np.intp], npt.NDArray[np.uint64]]:
+        """The places in the order of the mixed keys, and these: a look-up takes microseconds however many there are."""
+        mixed = _mix(self._keys)
+        order = np.argsort(mixed, kind="stable")
+        return order, mixed[order]
 
 
 @dataclass(frozen=True, eq=False)
@@ -67,13 +100,11 @@ class Directory:
 
     def find(self, key: bytes) -> int:
         """Return the place of a key in file order, or -1."""
-        padded = key.ljust(KEY_NBYTES, b"\0")
-        if len(padded) != KEY_NBYTES:
-            return -1
-        # The first words of 16,383 keys are compared in microseconds, and no dictionary has to be built.
-        places = np.flatnonzero(key_words(self.keys)[:, 0] == np.frombuffer(padded, "<u8")[0])
-        places = places[self.keys[places] == padded.rstrip(b"\0")]
-        return int(places[0]) if len(places) else -1
+        return self._finder.find(key)
+
+    @cached_property
+    def _finder(self) -> KeyFinder:
+        return KeyFinder(self.keys)
 
     def range(self, place: int) -> tuple[int, int]:
         """Return (offset, nbytes) of the blob at a place."""

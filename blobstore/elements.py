@@ -24,11 +24,12 @@ class ElementType:
     Attributes:
         number: In the index; below 32 the runtime's own.
         name: For people.
-        bits: For each element, without what a group adds.
+        bits: For each element, without what a group adds; 0 in a type that is newer than this version.
         dtype: How stored elements read as they lie, little-endian; None when they have to be decoded.
         safetensors: The name there, or None.
         group: Elements that share extra bytes; 0 when there are none.
         group_nbytes: These extra bytes.
+        whole: Whether the last group is stored in full, however few elements are in it.
     """
 
     number: int
@@ -38,11 +39,13 @@ class ElementType:
     safetensors: str | None = None
     group: int = 0
     group_nbytes: int = 0
+    whole: bool = False
 
     def nbytes(self, count: int) -> int:
         """Stored size of ``count`` elements."""
         groups = -(-count // self.group) if self.group else 0
-        return -(-count * self.bits // 8) + groups * self.group_nbytes
+        stored = groups * self.group if self.whole else count
+        return -(-stored * self.bits // 8) + groups * self.group_nbytes
 
     def __repr__(self) -> str:
         return self.name
@@ -63,11 +66,14 @@ _ALL = (
     _plain(6, "u32", np.uint32, "U32"),
     _plain(7, "u64", np.uint64, "U64"),
     ElementType(8, "i8", 8, group=128, group_nbytes=4),
+    _plain(9, "u16", np.uint16, "U16"),
+    _plain(10, "u8", np.uint8, "U8"),
+    _plain(11, "int8", np.int8, "I8"),
+    # Blocks of 32 values: kept as stored.
+    ElementType(12, "q4_0", 4, group=32, group_nbytes=2, whole=True),
+    ElementType(13, "mxfp4", 4, group=32, group_nbytes=1, whole=True),
     _plain(32, "f16", np.float16, "F16"),
-    _plain(33, "int8", np.int8, "I8"),
-    _plain(34, "u8", np.uint8, "U8"),
     _plain(35, "i16", np.int16, "I16"),
-    _plain(36, "u16", np.uint16, "U16"),
     _plain(37, "i32", np.int32, "I32"),
     _plain(38, "i64", np.int64, "I64"),
     _plain(39, "bool", np.bool_, "BOOL"),
@@ -90,6 +96,7 @@ BY_SAFETENSORS = {one.safetensors: one for one in _ALL if one.safetensors}
 _BY_DTYPE = {one.dtype: one for one in _ALL if one.dtype is not None and one.number}
 _DTYPES = {dtype.name: dtype for dtype in _BY_DTYPE}
 UNKNOWN = BY_NUMBER[0]
+OWN_FROM = 32  # numbers below are the runtime's
 
 
 def by_number(number: int) -> ElementType:
@@ -100,10 +107,12 @@ def by_number(number: int) -> ElementType:
 # The same as arrays, for many entries at once; a number beyond the table is an unknown type.
 _SLOTS = max(BY_NUMBER) + 2
 _BITS, _GROUP, _GROUP_NBYTES = (np.zeros(_SLOTS, dtype=np.int64) for _ in range(3))
+_WHOLE = np.zeros(_SLOTS, dtype=np.bool_)
 for _one in _ALL:
     _BITS[_one.number] = _one.bits
     _GROUP[_one.number] = _one.group
     _GROUP_NBYTES[_one.number] = _one.group_nbytes
+    _WHOLE[_one.number] = _one.whole
 
 
 def type_of(dtype: np.dtype[np.generic]) -> ElementType:
@@ -144,8 +153,11 @@ def stored_nbytes(numbers: npt.NDArray[np.uint16], counts: npt.NDArray[np.int64]
     """
     slots = np.minimum(numbers, _SLOTS - 1).astype(np.intp)
     bits, group = _BITS[slots], _GROUP[slots]
-    nbytes = (counts * bits + 7) >> 3
     if group.any():
-        nbytes += -(-counts // np.maximum(group, 1)) * _GROUP_NBYTES[slots]
+        groups = -(-counts // np.maximum(group, 1))
+        stored = np.where(_WHOLE[slots], groups * group, counts)
+        nbytes = ((stored * bits + 7) >> 3) + groups * _GROUP_NBYTES[slots]
+    else:
+        nbytes = (counts * bits + 7) >> 3
     nbytes[bits == 0] = -1
     return nbytes

@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -85,6 +86,15 @@ class NameNotFoundError(KeyNotFoundError):
 
 class CodecError(BlobStoreError, ValueError):
     """Stored bytes can't be decoded, or values can't be encoded."""
+
+
+@dataclass(frozen=True)
+class Fault:
+    """Something that keeps a checkpoint from being converted: a stable code, the tensor or field, and the way out."""
+
+    reason: str
+    name: str
+    message: str
 
 
 class CheckpointError(BlobStoreError, ValueError):

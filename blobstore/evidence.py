@@ -7,6 +7,7 @@ it, and something independent has to agree (a stated file size, digests, a place
 from __future__ import annotations
 
 from dataclasses import dataclass
+from itertools import islice
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -15,8 +16,7 @@ from blobstore import layout
 from blobstore.directory import build_directory, parse_directory
 from blobstore.errors import FormatError
 from blobstore.gemma.config import ModelConfig
-from blobstore.gemma.fields import Cursor, words_of
-from blobstore.gemma.toc import TocEntry, parse_toc
+from blobstore.gemma.toc import parse_toc
 from blobstore.gemma.tokenizer import count_pieces
 from blobstore.index import INDEX_MAGIC, parse_index
 from blobstore.index.records import HEADER as INDEX_HEADER
@@ -32,10 +32,12 @@ if TYPE_CHECKING:
     from blobstore.mapping import ByteSource
 
 _SCAN_NBYTES = 4 << 20
-_TOC_NBYTES = (64 << 10, 512 << 10, 4 << 20)  # 16,383 records are about 1 MB
+_WINDOW_NBYTES = 64 << 10
+_MAX_RECORD_WORDS = 1 << 16  # seven, a name of at most 64, and what newer versions have behind them
 _MAX_CONFIG_NBYTES = 4 << 20
 _MAX_PAYLOAD = 1 << 62
-_MOST_TRIED = 100  # a record's beginning is seldom found by chance; a hostile file may be full of them
+# A record's beginning is seldom found by chance; a hostile file may be full of them.
+_MOST_TRIED, _MOST_FOLLOWED = 100, 4 * layout.MAX_BLOBS
 
 
 @dataclass(frozen=True)
@@ -186,11 +188,12 @@ def _aligned(source: ByteSource, start: bytes) -> Iterator[int]:
 
 def _toc_inside(source: ByteSource) -> Evidence | None:
     """gemma.cpp writes tensors, ``config``, ``tokenizer``, ``toc``: the toc's tensors end where the config begins."""
-    for offset in _toc_candidates(source):
-        raw = _toc_at(source, offset)
-        if raw is None:
+    for offset, end in _toc_candidates(source):
+        raw = bytes(source.view(offset, end - offset))
+        try:
+            entries = parse_toc(raw)
+        except FormatError:
             continue
-        entries = parse_toc(raw)
         keys, sizes = [entry.name.encode() for entry in entries], [entry.nbytes for entry in entries]
         if min(sizes) < 1 or not all(0 < len(key) <= layout.KEY_NBYTES for key in keys) or sum(sizes) > source.size:
             continue
@@ -210,8 +213,8 @@ def _toc_inside(source: ByteSource) -> Evidence | None:
     return None
 
 
-def _toc_candidates(source: ByteSource) -> Iterator[int]:
-    """Yield the offsets at which a record of a toc may begin, the last first."""
+def _toc_candidates(source: ByteSource) -> Iterator[tuple[int, int]]:
+    """Yield where a toc may begin and end, the last first."""
     found: list[int] = []
     for at in range(0, source.size - source.size % BLOB_ALIGN, _SCAN_NBYTES):
         nbytes = min(_SCAN_NBYTES, source.size - at) // BLOB_ALIGN * BLOB_ALIGN
@@ -219,23 +222,38 @@ def _toc_candidates(source: ByteSource) -> Iterator[int]:
         # A record: so many words follow; a name of so many words; then at least type, bytes, elements, rows, cols.
         fits = (words[:, 1] >= 1) & (words[:, 1] <= 4) & (words[:, 0] >= words[:, 1] + 6) & (words[:, 0] < 64)
         found += (at + BLOB_ALIGN * np.flatnonzero(fits)).tolist()
-    yield from reversed(found[-_MOST_TRIED:])
+    inside: set[int] = set()  # what follows a record that was found before
+    ranges = []
+    left = _MOST_FOLLOWED
+    for offset in found:
+        if offset in inside:
+            continue
+        end = offset
+        for end in islice(_record_ends(source, offset), left):
+            left -= 1
+            if end % BLOB_ALIGN == 0:
+                inside.add(end)
+        left -= 1
+        # Where it doesn't end at a blob's border, padding follows.
+        if end > offset and not (end % BLOB_ALIGN and any(source.view(end, min(4, source.size - end)))):
+            ranges.append((offset, end))
+        if left <= 0:
+            break
+    yield from reversed(ranges[-_MOST_TRIED:])
 
 
-def _toc_at(source: ByteSource, offset: int) -> bytes | None:
-    """Return the records from here to the first empty one, which is padding; None when they are no toc."""
-    for nbytes in _TOC_NBYTES:
-        raw = bytes(source.view(offset, min(nbytes, source.size - offset) // 4 * 4))
-        words = words_of(raw)
-        cursor = Cursor(words, 0, len(words))
-        try:
-            while cursor.position < len(words) and words[cursor.position]:
-                TocEntry.read(cursor)
-            parse_toc(raw[: 4 * cursor.position])
-        except FormatError:
-            continue  # it may be longer
-        return raw[: 4 * cursor.position]
-    return None
+def _record_ends(source: ByteSource, offset: int) -> Iterator[int]:
+    """Yield where each record from here on ends, up to an empty one, which is padding, or what can't be one."""
+    start, window = offset, b""
+    while offset + 4 <= source.size:
+        if offset + 4 > start + len(window):
+            nbytes = min(max(1 << 10, 2 * len(window)), _WINDOW_NBYTES)  # most that may begin here are none
+            start, window = offset, bytes(source.view(offset, min(nbytes, source.size - offset)))
+        count = int.from_bytes(window[offset - start : offset - start + 4], "little")
+        offset += 4 + 4 * count
+        if not 0 < count <= _MAX_RECORD_WORDS or offset > source.size:
+            return
+        yield offset
 
 
 def _config_nbytes(source: ByteSource, offset: int) -> int:

@@ -15,7 +15,9 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
 
 _INLINE_NBYTES = 256 << 10  # below this a thread costs more than it saves
-_WAITING_NBYTES = 256 << 20  # memory that may wait for its hash before the writer waits for it
+# Memory that may wait for its hash before the writer waits for it: arrays of a caller's, which are there anyway, or
+# pieces made for the file, of which so many are enough for all threads.
+_WAITING_NBYTES, _WAITING_PIECES = 256 << 20, 16
 
 
 def digest_of(source: FileRange | Iterable[memoryview], progress: Callable[[int], None] = lambda _: None) -> bytes:
@@ -51,7 +53,7 @@ class Hasher:
         from concurrent.futures import ThreadPoolExecutor  # noqa: PLC0415 (import blobstore stays cheap)
 
         self._blobs: list[_Blob] = []
-        self._held = 0  # bytes of memory that wait
+        self._held = self._pieces = 0  # bytes of memory that wait, and in how many pieces
         self._changed = threading.Condition()
         self._pool = ThreadPoolExecutor(cores(), thread_name_prefix="blobstore-sha256")
 
@@ -118,10 +120,11 @@ class Hasher:
     def _enqueue(self, blob: _Blob, data: memoryview | FileRange) -> None:
         held = _held(data)
         if held:
-            self._wait_until(lambda: not self._held or self._held + held <= _WAITING_NBYTES)
+            self._wait_until(lambda: not self._pieces or self._has_room(held))
         with self._changed:
             blob.waiting.append(data)
             self._held += held
+            self._pieces += bool(held)
             if not blob.busy:
                 blob.busy = True
                 self._pool.submit(self._work, blob)
@@ -142,7 +145,11 @@ class Hasher:
                 blob.error = error
             with self._changed:
                 self._held -= _held(data)
+                self._pieces -= bool(_held(data))
                 self._changed.notify_all()
+
+    def _has_room(self, nbytes: int) -> bool:
+        return self._pieces < _WAITING_PIECES and self._held + nbytes <= _WAITING_NBYTES
 
     def _wait_until(self, reached: Callable[[], bool]) -> None:
         with self._changed:

@@ -40,8 +40,8 @@ def find_index(reader: BlobReader, *, whole: bool = True) -> FoundIndex | None:
     if raw is not None:
         with in_file(reader.path):
             return FoundIndex(_parse(raw, external=False, whole=whole), reader.path)
-    path = external_path(reader.path)
-    if not os.path.isfile(path):
+    path = next((one for one in beside(reader.path) if os.path.isfile(one)), None)
+    if path is None:
         return None
     with in_file(path):
         index = read_external(path, reader.directory, whole=whole)
@@ -67,5 +67,11 @@ def _parse(raw: memoryview, *, external: bool, whole: bool) -> NameIndex:
 
 
 def external_path(path: str | PathLike[str]) -> str:
-    """Return where the external index of a store lies."""
-    return f"{os.fspath(path)}.idx"
+    """Return where the external index of a store is written: beside the file itself, not beside a link to it."""
+    path = os.fspath(path)
+    return f"{os.path.realpath(path) if os.path.islink(path) else path}.idx"
+
+
+def beside(path: str | PathLike[str]) -> list[str]:
+    """Return where the external index of a store is looked for: beside the path as given, then beside the file."""
+    return list(dict.fromkeys((f"{os.fspath(path)}.idx", external_path(path))))

@@ -31,7 +31,7 @@ PACKED_FROM, BASE = "blobstore.packed", "blobstore.base"
 MAX_NAME_NBYTES = 4096
 MAX_LAYER = 998  # the runtime stops at more
 
-_TYPE_LETTERS = frozenset("FB$2I")  # type prefixes of files before 2025
+_TYPE_LETTERS = frozenset("FB$2I4")  # type prefixes of files before 2025; 4 is q4_0 in runtimes since April 2026
 _PLAIN = re.compile(r"[\x21-\x7e]{1,16}", re.ASCII)
 _LAYER = re.compile(rb"_([0-9]+)[^_]*\Z", re.DOTALL)
 
@@ -59,7 +59,7 @@ def unsafe_for_runtime(key: bytes) -> str | None:
     if text in RESERVED_KEYS:
         return f"{text!r} is one of the runtime's own blobs"
     if text[:1] in _TYPE_LETTERS:
-        return f"{text[0]!r} at the beginning reads as a type letter of files before 2025"
+        return f"{text[0]!r} at the beginning reads as the letter of a type"
     layer = layer_of(key)
     if layer is not None and layer > MAX_LAYER:
         return f"the number after the last '_' reads as layer {layer}, {MAX_LAYER + 1} or more aborts"

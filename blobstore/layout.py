@@ -18,11 +18,17 @@ BLOB_ALIGN = 256
 FILE_ALIGN = 65536
 _ALIGN_BITS = 8
 KEY_NBYTES = 16
-MAX_BLOBS = 16383  # what gemma.cpp's writer takes
+MAX_BLOBS = 1 << 20  # in a file that is read
+MAX_PORTABLE_BLOBS = 16383  # what every gemma.cpp takes: writers make no more, unless they copy a file that has more
 
 HEADER = struct.Struct("<IIQ")  # magic, count, file size
 RECORD_NBYTES = 32  # a key and a range, for each blob
 PLACEHOLDER = HEADER.pack(MAGIC, 0, FILE_ALIGN)
+
+
+def max_blobs_from(count: int) -> int:
+    """How many blobs a file may have that is made from one with ``count``: it stays one that every gemma.cpp takes."""
+    return MAX_PORTABLE_BLOBS if count <= MAX_PORTABLE_BLOBS else MAX_BLOBS
 
 
 def round_up(value: int, multiple: int) -> int:

@@ -7,7 +7,7 @@ import os
 import stat
 import sys
 import threading
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from functools import cache
 from typing import TYPE_CHECKING, Literal, Protocol, get_args
 
@@ -16,7 +16,8 @@ import numpy as np
 from blobstore.errors import TruncatedError, UsageError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import Callable, Iterable, Iterator
+    from contextlib import AbstractContextManager
     from os import PathLike
 
 Access = Literal["auto", "mmap", "read"]
@@ -58,10 +59,13 @@ class ByteSource(Protocol):
         """Return bytes that must lie inside the file; valid as long as the view itself lives."""
 
     def fileno(self) -> int:
-        """Return the open file's descriptor."""
+        """Return the open file's descriptor, for as long as nobody else may close it: see `held`."""
+
+    def held(self) -> AbstractContextManager[int]:
+        """Return the descriptor for the time of a ``with`` block, in which no other thread's `close` frees it."""
 
     def close(self) -> None:
-        """Let go of the file. Views stay valid."""
+        """Let go of the file, at the latest when nobody holds it. Views stay valid."""
 
 
 class PlainFile:
@@ -76,7 +80,10 @@ class PlainFile:
         """Take over an open descriptor."""
         self.writable = writable
         self._fd: int | None = fd
-        self._lock = threading.Lock()
+        self._holders = 0
+        self._closed = False
+        self._guard = threading.Lock()  # of the three above: a freed number is the next file's that is opened
+        self._seeking = threading.Lock()
         self.size = os.fstat(fd).st_size
 
     def view(self, offset: int, nbytes: int) -> memoryview:
@@ -84,21 +91,47 @@ class PlainFile:
 
         Raises:
             TruncatedError: ``short-read`` when the file ends before it: it has shrunk since it was opened.
+            UsageError: ``closed``.
         """
-        data = np.empty(nbytes, dtype=np.uint8).data
-        read_into(self.fileno(), data, offset, self._lock)
+        with self.held() as fd:
+            data = np.empty(nbytes, dtype=np.uint8).data
+            read_into(fd, data, offset, self._seeking)
         return data if self.writable else data.toreadonly()
 
     def fileno(self) -> int:
-        """Return the open file's descriptor."""
-        if self._fd is None:
+        """Return the open file's descriptor, for as long as nobody else may close it: see `held`."""
+        if self._fd is None or self._closed:
             raise UsageError("closed", "this file was closed")
         return self._fd
 
+    @contextmanager
+    def held(self) -> Iterator[int]:
+        """Yield the descriptor: it stays this file's until the ``with`` block ends, whoever closes the file meanwhile.
+
+        Raises:
+            UsageError: ``closed``.
+        """
+        with self._guard:
+            fd = self.fileno()
+            self._holders += 1
+        try:
+            yield fd
+        finally:
+            self._let_go(holders=1)
+
     def close(self) -> None:
-        """Close the file."""
-        if self._fd is not None:
-            fd, self._fd = self._fd, None  # it is closed even when that fails
+        """Close the file, now or when the last one who holds it is done."""
+        self._closed = True
+        self._let_go()
+
+    def _let_go(self, *, holders: int = 0) -> None:
+        with self._guard:
+            self._holders -= holders
+            last = self._closed and not self._holders
+            fd = self._fd if last else None
+            if last:
+                self._fd = None  # it is closed even when that fails
+        if fd is not None:
             os.close(fd)
 
     def __del__(self) -> None:

@@ -11,6 +11,7 @@ from blobstore.closing import Completing
 from blobstore.codecs import encode_pieces, scale_for
 from blobstore.elements import BY_NAME
 from blobstore.errors import UsageError
+from blobstore.gemma.models import is_gemma3
 from blobstore.gemma.tensors import check_tensors, default_type, tensors_of
 from blobstore.gemma.toc import TocEntry, build_toc, toc_entry
 from blobstore.keys import CONFIG_KEY, NO_TOKENIZER, TOC_KEY, TOKENIZER_KEY
@@ -67,8 +68,13 @@ class ModelWriter(Completing):
             metadata: Text → text, for the index.
 
         Raises:
-            UsageError: As `blobstore.create`; ``bad-field`` for a config that can't be stored.
+            UsageError: As `blobstore.create`; ``bad-field`` for a config that can't be stored; ``global-rope`` for a
+                Gemma 3's that doesn't say whether global layers have a RoPE base of their own.
         """
+        if is_gemma3(config) and not config.use_global_timescale and config.extent is None:
+            what = "a Gemma 3 needs use_global_timescale=True, or gemma.cpp since October 2025 gives its global layers"
+            meant = f"where that is meant, set the config's extent to {config.CORE} (no word) or {config.CORE + 1} (0)"
+            raise UsageError("global-rope", f"{what} a wrong RoPE base; {meant}")
         config.to_bytes()  # what can't be stored is better known now than after gigabytes
         self.config = config
         self.store = StoreWriter(path, version=version, index=index, digests=digests, metadata=metadata)

@@ -7,12 +7,14 @@ finds an index that is stale, and is told so; never one that describes another f
 from __future__ import annotations
 
 import os
+import stat
+from contextlib import suppress
 from typing import TYPE_CHECKING
 
 from blobstore.atomic import AtomicFile, write_all, write_file
 from blobstore.errors import FormatError, UsageError
-from blobstore.index import unbind_index
-from blobstore.index_file import external_path, read_external
+from blobstore.index import INDEX_MAGIC, unbind_index
+from blobstore.index_file import beside, external_path, read_external
 from blobstore.keys import INDEX_KEY
 from blobstore.reader import BlobReader
 
@@ -38,19 +40,40 @@ def close_with_index(
     Raises:
         OSError: Writing failed. Both are as they were, or the index is stale, or beside a file that has one inside.
     """
-    beside = external_path(path)
-    with AtomicFile(beside) as target:
+    outside = external_path(path)
+    with AtomicFile(outside, like=path) as target:
         write_all(target.fileno(), memoryview(raw))
         writer.settle()
         target.settle()
+        _drop_beside_link(path, directory)
         if not _has_index_inside(path):
-            if os.path.isfile(beside):
-                _unbind(beside, directory)
+            if os.path.isfile(outside):
+                _unbind(outside, directory)
             else:
-                write_file(beside, unbind_index(raw))
+                write_file(outside, unbind_index(raw), like=path)
             writer.close()
     # As long as there is an index inside the old file, the one beside it is not looked at: it came first.
     writer.close()
+
+
+def close_with_index_inside(writer: BlobWriter | AtomicFile, path: str | PathLike[str]) -> None:
+    """Complete a file that has its index inside, and remove the one beside the file that it replaces.
+
+    Raises:
+        OSError: Writing failed; the file is as it was.
+    """
+    writer.close()
+    for one in beside(path):
+        remove_index(one)
+
+
+def remove_index(path: str) -> None:
+    """Remove an index that belongs to nothing any more; another file of that name is left alone."""
+    with suppress(FileNotFoundError, IsADirectoryError):
+        with open(path, "rb") as file:
+            if not stat.S_ISREG(os.fstat(file.fileno()).st_mode) or file.read(len(INDEX_MAGIC)) != INDEX_MAGIC:
+                return
+        os.unlink(path)
 
 
 def close_without_index(
@@ -66,14 +89,27 @@ def close_without_index(
     Raises:
         OSError: Writing failed. Both are as they were, or the index is stale.
     """
-    beside = external_path(path)
-    if not os.path.isfile(beside):
+    outside = external_path(path)
+    if os.path.islink(path):
+        writer.settle()
+        _drop_beside_link(path, directory())
+    if not os.path.isfile(outside):
         writer.close()
         return
     writer.settle()
-    _unbind(beside, directory())
+    _unbind(outside, directory())
     writer.close()
-    os.unlink(beside)
+    remove_index(outside)
+
+
+def _drop_beside_link(path: str | PathLike[str], directory: Directory) -> None:
+    """Remove an index beside a link to the file, which is looked at before the one beside the file itself."""
+    own = f"{os.fspath(path)}.idx"
+    if not os.path.islink(path) or own == external_path(path) or not os.path.lexists(own):
+        return
+    if os.path.isfile(own) and not os.path.islink(own):
+        _unbind(own, directory)
+    os.unlink(own)
 
 
 def _unbind(path: str, directory: Directory) -> None:

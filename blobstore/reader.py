@@ -15,6 +15,7 @@ from blobstore.suggest import close_to
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+    from contextlib import AbstractContextManager
     from os import PathLike
 
     from blobstore.mapping import Access, Prefetch
@@ -100,8 +101,16 @@ class BlobReader(Mapping[str, memoryview], Closing):
             return self._source.view(offset, nbytes)
 
     def fileno(self) -> int:
-        """Return the descriptor of the open file, for copying from it."""
+        """Return the descriptor of the open file, for copying from it where no other thread closes it."""
         return self._source.fileno()
+
+    def held(self) -> AbstractContextManager[int]:
+        """Return the descriptor for the time of a ``with`` block, in which no other thread's `close` frees it.
+
+        Raises:
+            UsageError: ``closed``.
+        """
+        return self._source.held()
 
     def close(self) -> None:
         """Let go of the file; views stay valid until the last of them is gone."""

@@ -13,8 +13,9 @@ from blobstore.errors import FormatError, UsageError, in_file
 from blobstore.evidence import find_evidence
 from blobstore.hashing import digest_of
 from blobstore.index import INDEX_MAGIC, parse_index
-from blobstore.index_file import external_path
+from blobstore.index_file import beside
 from blobstore.keys import INDEX_KEY, TOC_KEY, decode_key
+from blobstore.layout import max_blobs_from
 from blobstore.mapping import open_source, read_whole
 from blobstore.transfer import FileRange
 
@@ -110,10 +111,8 @@ def recover(
 
 
 def _read_index(path: str | PathLike[str], index: str | PathLike[str] | None) -> memoryview | None:
-    place = index or external_path(path)
-    if index is None and not os.path.isfile(place):
-        return None
-    return read_whole(place)
+    place = index or next((one for one in beside(path) if os.path.isfile(one)), None)
+    return None if place is None else read_whole(place)
 
 
 def _hopeless(source: ByteSource, beside: memoryview | None) -> str:
@@ -162,8 +161,11 @@ def _whole(
     """Return the blobs that are whole, with their names; what isn't is told in ``done``."""
     rows = {int(place): row for row, place in enumerate(index.places(directory))} if index else {}
     entries = list(index.all_entries()) if index else []
-    content = Content([], None, {}, index.has_digests if index else False)
+    content = Content([], None, {}, index.has_digests if index else False, max_blobs_from(len(directory)))
     end = _last_nonzero(source)
+    held: dict[int | None, list[str]] = {}  # row of the index → the names of its tensors
+    for entry in entries:
+        held.setdefault(entry.blob, []).append(entry.name)
     kept: dict[int | None, int] = {}  # row of the index → place in the new file
     for place in range(len(directory)):
         key, row = decode_key(directory.keys[place]), rows.get(place)
@@ -174,8 +176,7 @@ def _whole(
         data = FileRange(source.fileno(), *directory.range(place))
         fault = _fault(source, data, known, progress)
         if fault:
-            held = tuple(entry.name for entry in entries if row is not None and entry.blob == row)
-            done.lost.append(Lost(key, fault, held))
+            done.lost.append(Lost(key, fault, tuple(held.get(row, ())) if row is not None else ()))
             continue
         if known:
             done.verified += 1

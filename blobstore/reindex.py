@@ -12,8 +12,10 @@ from blobstore.directory import build_directory
 from blobstore.errors import FormatError, UsageError
 from blobstore.hashing import digest_of
 from blobstore.index import IndexedBlob, build_index, rebind_index
-from blobstore.index_file import external_path, find_index
+from blobstore.index_file import beside, external_path, find_index
 from blobstore.keys import INDEX_KEY, encode_key
+from blobstore.layout import max_blobs_from
+from blobstore.pair import remove_index
 from blobstore.reader import BlobReader
 from blobstore.transfer import FileRange
 from blobstore.writer import BlobWriter
@@ -62,7 +64,7 @@ def detach_index(path: str | PathLike[str]) -> Reindexed:
         if found is None or len(reader) == 1:
             raise UsageError("no-blobs", f"{reader.path!r} has nothing but its index")
         # The index comes first: as long as there is one inside, the one beside the file is not looked at.
-        write_file(external_path(path), rebind_index(found.content, _without_index(reader)))
+        write_file(external_path(path), rebind_index(found.content, _without_index(reader)), like=path)
         _rewrite(reader, None)
         return Reindexed(external_path(path), len(found.content.names))
 
@@ -99,10 +101,10 @@ def build_for(
         inside = INDEX_KEY in reader
         if embed:
             _rewrite(reader, build_index(entries, table))
-            with contextlib.suppress(FileNotFoundError):
-                os.unlink(outside)
+            for one in beside(path):
+                remove_index(one)
             return Reindexed(reader.path, len(entries))
-        write_file(outside, build_index(entries, table, store=_without_index(reader)))
+        write_file(outside, build_index(entries, table, store=_without_index(reader)), like=path)
         if inside:
             _rewrite(reader, None)
         return Reindexed(outside, len(entries))
@@ -122,7 +124,7 @@ def _without_index(reader: BlobReader) -> Directory:
 
 def _rewrite(reader: BlobReader, index: bytes | None) -> None:
     """Write a file anew, with this index or none."""
-    with BlobWriter(reader.path, version=reader.version) as writer:
+    with BlobWriter(reader.path, version=reader.version, max_blobs=max_blobs_from(len(reader))) as writer:
         for key in reader:
             if key != INDEX_KEY:
                 writer.add(key, FileRange(reader.fileno(), *reader.range(key)))

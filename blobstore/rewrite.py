@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import fnmatch
 import os
 from dataclasses import dataclass, field, replace
@@ -13,7 +12,7 @@ from blobstore.content import content_of, describe, refuse_packed, write_content
 from blobstore.errors import UsageError
 from blobstore.index import IndexedBlob, build_index
 from blobstore.index_file import external_path, find_index
-from blobstore.keys import INDEX_KEY, RESERVED_KEYS, encode_key, key_for
+from blobstore.keys import CONFIG_KEY, INDEX_KEY, RESERVED_KEYS, encode_key, key_for
 from blobstore.reader import BlobReader
 from blobstore.transfer import FileRange
 
@@ -40,6 +39,7 @@ class Edits:
         unset_metadata: Keys of the metadata to remove.
         sort: By name, or by key where there is no index; the runtime's own blobs last.
         index: Where the name index goes, ``none`` leaves it out; None leaves it where it is.
+        config: The bytes of the blob ``config``; None leaves it.
     """
 
     version: int | None = None
@@ -49,6 +49,7 @@ class Edits:
     unset_metadata: tuple[str, ...] = ()
     sort: bool = False
     index: IndexPlace | None = None
+    config: bytes | None = None
 
 
 @dataclass(frozen=True)
@@ -114,6 +115,9 @@ def rewrite(
         dropped = _drop(content, edits.drop)
         renamed = _rename(content, edits.rename)
         notes = _change_metadata(content, edits, changed=bool(dropped or renamed))
+        if edits.config is not None:
+            blob = next(one for one in content.blobs if one.key == CONFIG_KEY)
+            blob.data, blob.sha256 = edits.config, None
         if edits.sort:
             content.keep(_sorted(content))
         version = edits.version or reader.version
@@ -121,9 +125,6 @@ def rewrite(
             _write_external(reader, target, content)
         else:
             write_content(content, target, version=version, index=place, progress=progress)
-            if place == "embedded":  # what stood beside the old file
-                with contextlib.suppress(FileNotFoundError):
-                    os.unlink(external_path(target))
         names = len(content.entries) if content.entries is not None else 0
         return Rewritten(os.fspath(target), len(content.blobs), names, tuple(dropped), renamed, tuple(notes))
 

@@ -102,7 +102,7 @@ class Store(Mapping[str, "Array"], Closing):
         """What gemma.cpp says of its model, the blob ``config``; None when there is none.
 
         Raises:
-            FormatError: ``fields-…``, ``config-trailing``: it is damaged.
+            FormatError: ``fields-…``: it is damaged.
         """
         from blobstore.gemma.config import ModelConfig  # noqa: PLC0415 (import blobstore stays cheap)
 
@@ -133,16 +133,21 @@ class Store(Mapping[str, "Array"], Closing):
         return iter(self._catalog)
 
     def raw(self, name: str) -> memoryview:
-        """Return the stored bytes of a tensor, by name, or of any blob, by key. A read-only view.
+        """Return the bytes of a tensor, by name, as its type stores them, or of any blob, by key.
+
+        A read-only view; of a packed tensor its own bytes in a copy, unpacked. What is stored of it is
+        ``store.reader[info.key]``.
 
         Raises:
             NameNotFoundError: ``name-not-found``: neither a name nor a key.
+            FormatError: ``packed-…``: a packed one is damaged.
+            UsageError: ``needs-base``, ``wrong-base``: as `stored`.
         """
         info = self._catalog.find(name)
         if info is None and name in self.reader:
             return self.reader[name]
         info = info or self.info(name)
-        return self.reader.view(info.offset, info.nbytes)
+        return self.stored(info, 0, info.element_nbytes)
 
     def array(self, info: TensorInfo) -> Array:
         """Return the values of a tensor that `info` or `infos` has described, as ``store[name]`` does.
@@ -319,8 +324,7 @@ class PrefixView(Mapping[str, "Array"]):
 
     def raw(self, name: str) -> memoryview:
         """As `Store.raw`, for names only."""
-        info = self.info(name)
-        return self._store.reader.view(info.offset, info.nbytes)
+        return self._store.raw(self.info(name).name)
 
     def prefix(self, prefix: str) -> PrefixView:
         """As `Store.prefix`."""
@@ -357,17 +361,15 @@ def _rows(info: TensorInfo, rows: slice | None) -> tuple[tuple[int, ...], int, i
 
 
 def _undecodable(info: TensorInfo) -> CodecError:
-    way_out = f"store.raw({info.name!r}) gives its stored bytes"
-    if info.packed:
-        way_out = f"store.stored(store.info({info.name!r}), 0, {info.element_nbytes}) gives its bytes"
-    elif info.codec:
+    way_out = f"store.raw({info.name!r}) gives its bytes"
+    if info.codec and not info.packed:
         return CodecError("unknown-codec", f"{info.name!r} is stored with codec {info.codec}, unknown here: {way_out}")
     if not info.type.bits:
-        return CodecError("unknown-type", f"{info.name!r} has element {info.type}, unknown here: {way_out}")
+        what = f"{info.name!r} is {info.type}, an element type newer than this version of blobstore"
+        return CodecError("unknown-type", f"{what}: {way_out}")
     if info.type.dtype is None:
-        return CodecError(
-            "packed-type", f"{info.name!r} is {info.type}, smaller than a byte, which numpy can't view: {way_out}"
-        )
+        why = f"in blocks of {info.type.group}, not decoded here" if info.type.whole else "which numpy can't view"
+        return CodecError("packed-type", f"{info.name!r} is {info.type}, smaller than a byte, {why}: {way_out}")
     return CodecError("scaled-type", f"{info.name!r} is {info.type} with scale {info.scale}: {way_out}")
 
 

@@ -13,8 +13,8 @@ from blobstore.closing import Completing
 from blobstore.errors import UsageError
 from blobstore.index import Entry, IndexedBlob, build_index, shape_fault
 from blobstore.keys import INDEX_KEY, encode_name, key_for
-from blobstore.layout import MAX_BLOBS
-from blobstore.pair import close_with_index, close_without_index
+from blobstore.layout import MAX_PORTABLE_BLOBS
+from blobstore.pair import close_with_index, close_with_index_inside, close_without_index
 from blobstore.transfer import CHUNK_NBYTES, FileRange
 from blobstore.writer import BlobWriter
 
@@ -140,8 +140,9 @@ class StoreWriter(Completing):
             )
         if key == INDEX_KEY:
             raise UsageError("reserved-key", f"{INDEX_KEY!r} is the name index's own key")
-        if len(self._writer.keys) >= MAX_BLOBS - (self._index == "embedded"):
-            raise UsageError("too-many-blobs", f"{name!r} would be one more blob than a file has room for")
+        if len(self._writer.keys) >= MAX_PORTABLE_BLOBS - (self._index == "embedded"):
+            what = f"one more than the {MAX_PORTABLE_BLOBS} blobs that every gemma.cpp takes"
+            raise UsageError("too-many-blobs", f"{name!r} would be {what}")
         try:
             nbytes = kind.nbytes(count) if kind.bits else None
             written = self._writer.add_chunks(key, data, nbytes=nbytes, lasting=lasting)
@@ -249,7 +250,10 @@ class StoreWriter(Completing):
         entries = list(self._entries.values())
         if self._index == "embedded" or self._path is None:
             writer.add(INDEX_KEY, build_index(entries, table, self.metadata))
-            writer.close()
+            if self._path is None:
+                writer.close()
+            else:
+                close_with_index_inside(writer, self._path)
             return
         if not keys:
             raise UsageError("no-blobs", "a container has at least one blob, and the index is to stand beside it")

@@ -45,21 +45,34 @@ class BlobWriter(Completing):
         keys: What was added so far, in order.
     """
 
-    def __init__(self, target: str | PathLike[str] | BinaryIO, *, version: int = 2, digests: bool = False) -> None:
+    def __init__(
+        self,
+        target: str | PathLike[str] | BinaryIO,
+        *,
+        version: int = 2,
+        digests: bool = False,
+        max_blobs: int = layout.MAX_PORTABLE_BLOBS,
+    ) -> None:
         """Begin a file.
 
         Args:
             target: A path, or a binary stream for version 2.
             version: 2, or 1 for runtimes from before 2025-07-31.
             digests: Hash what is written, for `digests`.
+            max_blobs: How many blobs it takes: 16,383, as every gemma.cpp does, or up to 1,048,576, as readers and
+                the newest gemma.cpp do.
 
         Raises:
-            UsageError: ``bad-version``; ``bad-target``; ``needs-seek`` for version 1 to a stream; ``not-a-file``.
+            UsageError: ``bad-version``; ``bad-max-blobs``; ``bad-target``; ``needs-seek`` for version 1 to a stream;
+                ``not-a-file``.
             OSError: The target's folder can't be written to.
         """
         if version not in (1, 2) or isinstance(version, bool):
             raise UsageError("bad-version", f"a container has version 1 or 2, not {version!r}")
+        if not 1 <= max_blobs <= layout.MAX_BLOBS:
+            raise UsageError("bad-max-blobs", f"a file has 1 to {layout.MAX_BLOBS} blobs, not {max_blobs!r}")
         self.version = version
+        self._max_blobs = max_blobs
         self.keys: list[str] = []
         self._encoded: list[bytes] = []
         self._seen: set[bytes] = set()
@@ -78,7 +91,7 @@ class BlobWriter(Completing):
         else:
             self._sink = Sink(target)
         # Version 1 can't know its first blob's offset yet: leave the most room, and move the blobs when all are there.
-        self._start = layout.payload_start(version, layout.MAX_BLOBS)
+        self._start = layout.payload_start(version, max_blobs)
         if self._file and version == 1:
             os.lseek(self._file.fileno(), self._start, os.SEEK_SET)
         else:
@@ -260,8 +273,10 @@ class BlobWriter(Completing):
         encoded = encode_key(key)
         if encoded in self._seen:
             raise UsageError("duplicate-key", f"{key!r} is in the file already")
-        if len(self._sizes) == layout.MAX_BLOBS:
-            raise UsageError("too-many-blobs", f"{key!r} would be one more than the {layout.MAX_BLOBS} a file can have")
+        if len(self._sizes) == self._max_blobs:
+            who = "every gemma.cpp takes" if self._max_blobs == layout.MAX_PORTABLE_BLOBS else "this file may have"
+            what = f"{key!r} would be one more than the {self._max_blobs} blobs that {who}"
+            raise UsageError("too-many-blobs", what)
         return encoded
 
     def _put(self, data: Data, *, lasting: bool) -> None:

@@ -22,6 +22,7 @@ from blobstore.convert.run import run_plan
 from blobstore.convert.safetensors import dump_header
 from blobstore.elements import BY_NAME
 from blobstore.gemma import ModelConfig
+from blobstore.gemma.config import Model
 from tests.checkpoints import SINGLE, own, write_config, write_index, write_own
 from tests.models import FAMILIES, VISION, Sizes, spec_tensors
 
@@ -195,6 +196,7 @@ class Recipe:
             "vocab_size": size.vocabulary + SPARE * self.vision,
             "sliding_window": 512 if self.family.startswith("gemma3") else 4096,
             "query_pre_attn_scalar": size.head,
+            "max_position_embeddings": 32768 if self.family.startswith("gemma3") else 8192,
         }
         if not self.vision:
             return text | {"model_type": MODEL_TYPES[self.family]}
@@ -256,7 +258,10 @@ class Recipe:
             vision_kv_heads=size.vision_heads,
             vision_qkv=size.vision_width // size.vision_heads,
         )
-        return sizes.applied(base)
+        config = sizes.applied(base)
+        # Of no published size: a text-only Gemma 3 says that it is a 1B, so that all runtimes give it both RoPE bases.
+        is_text = self.family == "gemma3"
+        return replace(config, model=Model.GEMMA3_1B, display_name="Gemma3_1B") if is_text else config
 
     def rows(self, layout: str, weight: str = "bf16") -> list[Row]:
         """The tensors that gemma.cpp has to get, by the specification's table."""
@@ -413,3 +418,31 @@ def recipes(draw: st.DrawFn, dtypes: tuple[str, ...] = ("bf16", "f16", "f32")) -
 def small_recipe(family: str, **changes: Any) -> Recipe:  # noqa: ANN401 (fields of a recipe)
     """The checkpoint of a family with the names of its newest exporters."""
     return replace(Recipe(family, NEW if family in VISION else TEXT_ONLY), **changes)
+
+
+def tokenizer(pieces: int) -> bytes:
+    """A SentencePiece model with so many pieces, the first one unknown."""
+    texts = [b"<unk>", *(b"p%d" % i for i in range(1, pieces))]
+    types = [2, *[1] * (pieces - 1)]
+    bodies = [b"\x0a%c%s\x18%c" % (len(text), text, kind) for text, kind in zip(texts, types, strict=True)]
+    return b"".join(b"\x0a%c%s" % (len(body), body) for body in bodies)
+
+
+# Dimensions that the runtime takes: its vision part has fixed ones.
+SOUND = Size(vision_width=40, vision_heads=5, vision_hidden=24, patch=14)
+SOUND_SIZES = {"gemma3vlm": replace(SOUND, side=64)}
+
+
+def sound_recipe(family: str) -> Recipe:
+    """A checkpoint that makes a file which gemma.cpp runs, with images too."""
+    size = SOUND_SIZES.get(family, SOUND)
+    return small_recipe(family, size=size, tokenizer=tokenizer(size.vocabulary))
+
+
+def as_before(config: ModelConfig) -> ModelConfig:
+    """A Gemma 3's config as of 3ed403e, without the word; text of no published size was labelled 270M then."""
+    if not config.use_global_timescale:
+        return config
+    old = replace(config, use_global_timescale=False, extent=None)
+    text = not config.vit_config.layer_configs
+    return replace(old, model=Model.GEMMA3_270M, display_name="Gemma3_270M") if text else old

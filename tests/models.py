@@ -135,6 +135,12 @@ def tiny(family: str, weight: str = "bf16") -> ModelConfig:
     return TINY[family].applied(ModelConfig.from_specifier(FAMILIES[family].format(weight)))
 
 
+def as_of_2025_10(raw: bytes) -> bytes:
+    """A config without use_global_timescale, if that is its last field and 1: as gemma.cpp wrote it until 2025-10."""
+    first, *words = unpacked(raw)
+    return packed([first - 1, *words[:-1]]) if ModelConfig.from_bytes(raw).use_global_timescale else raw
+
+
 def small(family: str, weight: str = "bf16") -> ModelConfig:
     """A config of a model of some ten kilobytes."""
     return SMALL.applied(ModelConfig.from_specifier(FAMILIES[family].format(weight)))
@@ -142,7 +148,7 @@ def small(family: str, weight: str = "bf16") -> ModelConfig:
 
 # --------------------------------------------------------------------- what gemma.cpp wrote for them, at commit 3ed403e
 
-# SHA-256 of `config`: of ../shared/vectors/convert/tiny-<family>.expected.json.
+# SHA-256 of `config`: of ../shared/vectors/convert/tiny-<family>.expected.json. Of Gemma 3 without our word.
 CONFIG_SHA256 = {
     "gemma2 bf16": "6cbb8e13ff030212500d848090a8f2c14780b03579295442c8c6ad2f69d1a5f1",
     "gemma2 sfp": "c8ce399a7b97ae1b8fd19276aacd012dc6352db89e9de4212af0fbe0bf316627",
@@ -301,42 +307,110 @@ def values_of(row: Row, seed: int = 0, *, top: float = 1.5) -> npt.NDArray[np.fl
 # ------------------------------------------------------------------- random records, and a second writer of their words
 
 texts = st.text(st.characters(min_codepoint=1, max_codepoint=127), max_size=12) | st.text("a~", max_size=256)
+texts |= st.text(st.characters(min_codepoint=1, exclude_categories=["Cs"]), max_size=12)
 u32s = st.integers(0, 2**32 - 1) | st.sampled_from([0, 1, 2**31 - 1, 2**31, 2**32 - 1])
 i32s = st.integers(-(2**31), 2**31 - 1) | st.sampled_from([-1, -(2**31), 2**31 - 1])
 f32s = st.floats(width=32, allow_nan=False, allow_infinity=False)
 newer_words = st.lists(u32s, max_size=3).map(tuple)
 _HINTS: dict[type[Record], dict[str, Any]] = {}
-_SIGNED = ("eos_id", "secondary_eos_id", "signed")
+_SIGNED = ("eos_id", "secondary_eos_id", "signed", "kv_share_layer_idx")
+_NOT_STORED = ("newer", "extent", "trailing")
+CORE = {"ModelConfig": 23, "LayerConfig": 15}  # fields of 2025-10; other records never grew
 
 
 def field_hints(cls: type[Record]) -> dict[str, Any]:
     """Name → type of each stored field, in order."""
     if cls not in _HINTS:
         hints = get_type_hints(cls)
-        _HINTS[cls] = {one.name: hints[one.name] for one in dataclasses.fields(cls) if one.name != "newer"}
+        _HINTS[cls] = {one.name: hints[one.name] for one in dataclasses.fields(cls) if one.name not in _NOT_STORED}
     return _HINTS[cls]
 
 
-def records(cls: type[Record], *, newer: st.SearchStrategy[tuple[int, ...]] | None = None) -> st.SearchStrategy[Any]:
-    """Records with any values, inside other records too; with words of newer fields when asked to."""
-    values = {name: _values(hint, name, newer) for name, hint in field_hints(cls).items()}
-    return st.builds(cls, **values, newer=st.just(()) if newer is None else newer)
+def is_conditional(name: str) -> bool:
+    """Whether a field is stored only of models with an encoder and a decoder."""
+    return name.startswith(("encoder_", "decoder_"))
 
 
-def _values(hint: Any, name: str, newer: st.SearchStrategy[tuple[int, ...]] | None) -> st.SearchStrategy[Any]:  # noqa: ANN401
+def default_of(cls: type[Record], name: str) -> object:
+    """What a field is in files that end before it."""
+    return next(one.default for one in dataclasses.fields(cls) if one.name == name)
+
+
+def end_of(record: Record) -> int:
+    """Where a record ends, in declared fields: behind those of 2025-10, or behind the last that isn't its default."""
+    names = list(field_hints(type(record)))
+    end = CORE.get(type(record).__name__, len(names)) if record.extent is None else record.extent
+    if record.newer:
+        return len(names)
+    for i in range(end, len(names)):
+        if getattr(record, names[i]) != default_of(type(record), names[i]):
+            end = i + 1
+    # One that ends where fields are left out could as well end behind them: it reads so.
+    while 0 < end < len(names) and is_conditional(names[end]) and not record.is_encoder_decoder:  # type: ignore[attr-defined]
+        end += 1
+    return end
+
+
+def settled(record: Any) -> Any:  # noqa: ANN401 (of the record's own type)
+    """Return the record as it reads: with an extent only where a new one would end elsewhere."""
+    end = end_of(record)
+    return replace(record, extent=None if end == end_of(replace(record, extent=None)) else end)
+
+
+def stored_fields(record: Record) -> list[str]:
+    """Names of the fields that are written."""
+    names = list(field_hints(type(record)))[: end_of(record)]
+    return [name for name in names if not is_conditional(name) or record.is_encoder_decoder]  # type: ignore[attr-defined]
+
+
+def records(
+    cls: type[Record], *, newer: st.SearchStrategy[tuple[int, ...]] | None = None, extents: bool = False
+) -> st.SearchStrategy[Any]:
+    """Records with any values, inside other records too.
+
+    Few of the fields that came after 2025-10 have a value of their own. When asked to, records have words of newer
+    fields, and end behind any field.
+    """
+    values = {name: _values(hint, name, newer, extents) for name, hint in field_hints(cls).items()}
+    names = list(values)
+    core = CORE.get(cls.__name__, len(names))
+    late = st.lists(st.sampled_from(names[core:]), max_size=3, unique=True) if names[core:] else st.just([])
+    ends = st.none() | st.integers(0, len(names)) if extents else st.none()
+
+    @st.composite
+    def one(draw: st.DrawFn) -> Any:  # noqa: ANN401 (of the record's own type)
+        extent = draw(ends)
+        chosen = [name for name in [*names[:core], *draw(late)] if extent is None or names.index(name) < extent]
+        drawn = {name: draw(values[name]) for name in chosen}
+        if any(is_conditional(name) for name in chosen):
+            drawn["is_encoder_decoder"] = True
+        return settled(cls(**drawn, newer=() if newer is None else draw(newer), extent=extent))
+
+    return one()
+
+
+def _values(
+    hint: Any,  # noqa: ANN401
+    name: str,
+    newer: st.SearchStrategy[tuple[int, ...]] | None,
+    extents: bool,
+) -> st.SearchStrategy[Any]:
     if typing.get_origin(hint) is tuple:
-        return st.lists(_values(typing.get_args(hint)[0], name, newer), max_size=3).map(tuple)
+        return st.lists(_values(typing.get_args(hint)[0], name, newer, extents), max_size=3).map(tuple)
     if dataclasses.is_dataclass(hint):
-        return records(typing.cast("type[Record]", hint), newer=newer)
+        return records(typing.cast("type[Record]", hint), newer=newer, extents=extents)
     if issubclass(hint, enum.IntEnum):
-        return st.sampled_from(hint)
+        return st.sampled_from(hint) | u32s.map(hint)
     by_type = {bool: st.booleans(), int: i32s if name in _SIGNED else u32s, float: f32s, str: texts}
     return typing.cast("st.SearchStrategy[Any]", by_type[hint])
 
 
-def configs(*, newer: bool = False) -> st.SearchStrategy[ModelConfig]:
-    """Any config; most are no model's."""
-    return records(ModelConfig, newer=newer_words if newer else None)
+def configs(*, as_read: bool = False) -> st.SearchStrategy[ModelConfig]:
+    """Any config; most are no model's. As read: of any writer, older or newer, with words behind the record."""
+    if not as_read:
+        return records(ModelConfig)
+    read = records(ModelConfig, newer=newer_words, extents=True)
+    return st.builds(lambda one, words: replace(one, trailing=words), read, newer_words)
 
 
 Path = tuple[tuple[str, int | None], ...]  # field, place in its vector
@@ -364,9 +438,8 @@ class Node:
 
 def tree(record: Record, path: Path = ()) -> Node:
     """A record's words, by the rules of spec/gemma.md."""
-    fields = {
-        name: list(_words(hint, name, getattr(record, name), path)) for name, hint in field_hints(type(record)).items()
-    }
+    hints = field_hints(type(record))
+    fields = {name: list(_words(hints[name], name, getattr(record, name), path)) for name in stored_fields(record)}
     return Node(record, path, fields, list(record.newer))
 
 
@@ -382,7 +455,7 @@ def _words(hint: Any, name: str, value: Any, path: Path) -> Iterator[int | Node]
     elif dataclasses.is_dataclass(hint):
         yield tree(value, (*path, (name, None)))
     elif hint is str:
-        raw = value.encode("ascii")
+        raw = value.encode()
         yield (len(raw) + 3) // 4
         yield from (int.from_bytes(raw[i : i + 4], "little") for i in range(0, len(raw), 4))
     elif hint is float:
@@ -440,50 +513,12 @@ def with_at(record: Any, path: Path, new: Record) -> Any:  # noqa: ANN401 (of th
     return replace(record, **{name: (*value[:i], with_at(value[i], tuple(rest), new), *value[i + 1 :])})
 
 
-def without_newer(record: Any) -> Any:  # noqa: ANN401 (of the record's own type)
-    """Return the record without words of newer fields, at any level."""
-    for node in reversed(list(tree(record).nodes())):
-        inner = functools.reduce(lambda one, step: _step(one, *step), node.path, record)
-        record = with_at(record, node.path, replace(inner, newer=()))
+def at_path(record: Any, path: Path) -> Any:  # noqa: ANN401 (of any record's type)
+    """Return the record at a place inside another."""
+    for name, i in path:
+        value = getattr(record, name)
+        record = value if i is None else value[i]
     return record
-
-
-def _step(record: Any, name: str, i: int | None) -> Any:  # noqa: ANN401
-    value = getattr(record, name)
-    return value if i is None else value[i]
-
-
-def is_cut(cls: type[Record], words: list[int]) -> bool:
-    """Whether any record of valid words ends before its last known field: those of an older writer."""
-    at, cut = 0, False
-    while at < len(words):
-        at, one = _walk(cls, words, at)
-        cut |= one
-    return cut
-
-
-def _walk(cls: type[Record], words: list[int], at: int) -> tuple[int, bool]:
-    end = at + 1 + words[at]
-    at, cut = at + 1, False
-    for hint in field_hints(cls).values():
-        if at == end:
-            return end, True
-        at, one = _walk_field(hint, words, at)
-        cut |= one
-    return end, cut
-
-
-def _walk_field(hint: Any, words: list[int], at: int) -> tuple[int, bool]:  # noqa: ANN401
-    if typing.get_origin(hint) is tuple:
-        count, cut = words[at], False
-        at += 1
-        for _ in range(count):
-            at, one = _walk_field(typing.get_args(hint)[0], words, at)
-            cut |= one
-        return at, cut
-    if dataclasses.is_dataclass(hint):
-        return _walk(typing.cast("type[Record]", hint), words, at)
-    return at + 1 + (words[at] if hint is str else 0), False
 
 
 _ODD_WORDS = st.sampled_from([0, 1, 2, 3, 9, 64, 65, 256, 65536, 65537, 0x7F800000, 0x7FC00000, 0x80, 2**31, 2**32 - 1])

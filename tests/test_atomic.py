@@ -96,13 +96,43 @@ def test_the_new_file_can_be_read_while_it_is_written(target: Path) -> None:
 
 @pytest.mark.usefixtures("kind")
 @pytest.mark.parametrize(("umask", "mode"), [(0o022, 0o644), (0o027, 0o640), (0o077, 0o600), (0, 0o666)])
-def test_the_new_file_has_the_mode_that_the_umask_says(target: Path, umask: int, mode: int) -> None:
+def test_a_file_that_was_not_there_has_the_mode_that_the_umask_says(target: Path, umask: int, mode: int) -> None:
+    target.unlink()
     before = os.umask(umask)
     try:
         write_file(target, NEW)
     finally:
         os.umask(before)
     assert stat.S_IMODE(target.stat().st_mode) == mode
+
+
+@pytest.mark.usefixtures("kind")
+@pytest.mark.parametrize("mode", [0o600, 0o640, 0o444, 0o755, 0o4755])
+def test_a_file_that_is_replaced_leaves_its_mode_and_owner_to_the_new_one(target: Path, mode: int) -> None:
+    owner = (1234, 2345) if os.geteuid() == 0 else (os.geteuid(), os.getegid())
+    os.chown(target, *owner)
+    target.chmod(mode)
+    with AtomicFile(target) as new:
+        # Before it is complete it is nobody else's, under whatever name.
+        assert stat.S_IMODE(os.fstat(new.fileno()).st_mode) & 0o077 == 0
+        write_all(new.fileno(), memoryview(NEW))
+        new.settle()
+        assert stat.S_IMODE(os.fstat(new.fileno()).st_mode) == mode
+    found = target.stat()
+    assert (stat.S_IMODE(found.st_mode), (found.st_uid, found.st_gid)) == (mode, owner)
+    assert target.read_bytes() == NEW
+
+
+@pytest.mark.usefixtures("kind")
+def test_a_mode_that_can_not_be_kept_does_not_stop_it(target: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    target.chmod(0o640)
+
+    def refuse(*_: object) -> None:
+        raise PermissionError(1, "Operation not permitted")
+
+    monkeypatch.setattr(os, "fchown", refuse)
+    write_file(target, NEW)
+    assert stat.S_IMODE(target.stat().st_mode) == 0o640
 
 
 @pytest.mark.usefixtures("kind")

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -8,8 +9,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from blobstore import elements
-from blobstore.catalog import BlobCatalog, IndexCatalog
+from blobstore.catalog import BlobCatalog, IndexCatalog, open_catalog
 from blobstore.directory import build_directory
+from blobstore.errors import FormatError
+from blobstore.gemma.toc import TocEntry, build_toc, toc_entry
 from blobstore.index import Entry, IndexedBlob, build_index, parse_index
 from blobstore.index_file import FoundIndex
 from tests.strategies import bytes_of, keys, versions
@@ -69,7 +72,7 @@ def test_an_index_without_entries_lists_nothing_and_is_not_taken_for_none() -> N
 def test_places_beyond_4_gib_are_right(version: int) -> None:
     sizes = [5 * 2**30, 2**33 + 1, 24, 7]
     directory = build_directory(version, [b"a", b"b", b"c", b"~index"], sizes)
-    entries = [Entry(f"t{i}", i, 0, nbytes, 34, (nbytes,)) for i, nbytes in enumerate(sizes[:3])]
+    entries = [Entry(f"t{i}", i, 0, nbytes, 10, (nbytes,)) for i, nbytes in enumerate(sizes[:3])]
     entries += [Entry("tail", 1, 2**33 - 7, 8, 1, (2,)), Entry("none", None, 0, 0, 1, (0, 2**40))]
     raw = build_index(
         entries, [IndexedBlob(key, size) for key, size in zip([b"a", b"b", b"c"], sizes[:3], strict=True)]
@@ -95,3 +98,48 @@ def test_the_dtype_is_none_for_what_has_to_be_decoded(dtype: np.dtype[Any], name
         build_directory(2, [b"a"], [8]), FoundIndex(parse_index(memoryview(raw), external=False), "a.sbs")
     )
     assert [info.dtype for info in catalog] == [None, dtype.newbyteorder("<")]
+
+
+def by_toc(*listed: tuple[TocEntry, int]) -> list[tuple[str, str, tuple[int, ...], int]]:
+    """What a file says by its toc: of entries, and blobs of these sizes."""
+    toc = build_toc(entry for entry, _ in listed)
+    directory = build_directory(2, [entry.name.encode() for entry, _ in listed], [nbytes for _, nbytes in listed])
+    found = open_catalog({"toc": memoryview(toc)}, directory, None)
+    assert all(info == found.find(info.name) for info in found)
+    return [(info.name, info.type.name, info.shape, info.nbytes) for info in found]
+
+
+toc_kinds = st.sampled_from([elements.BY_NUMBER[number] for number in range(1, 14)])
+toc_entries = st.builds(toc_entry, st.sampled_from("aé"), toc_kinds, st.integers(1, 300), st.integers(1, 300))
+
+
+@given(entry=toc_entries, number=st.integers(14, 31), nbytes=st.integers(1, 2**40))
+def test_a_tensor_of_a_newer_type_is_all_of_its_blob(entry: TocEntry, number: int, nbytes: int) -> None:
+    newer = replace(entry, name="newer", type_number=number)
+    listed = by_toc((entry, entry.nbytes), (newer, nbytes))
+    shape = (entry.rows, entry.cols)
+    assert listed == [
+        (entry.name, entry.type.name, shape, entry.nbytes),
+        ("newer", f"type-{number}", shape, nbytes),
+    ]
+
+
+@given(entry=toc_entries, number=st.sampled_from([None, 14, 31]), stride=st.integers(0, 2**32 - 1))
+def test_a_stride_that_is_no_row_is_refused_with_what_to_do(entry: TocEntry, number: int | None, stride: int) -> None:
+    odd = replace(entry, stride=stride, type_number=number or entry.type_number)
+    if stride in (0, entry.cols):
+        assert by_toc((odd, entry.nbytes))
+        return
+    with pytest.raises(FormatError) as caught:
+        by_toc((odd, entry.nbytes))
+    assert (caught.value.reason, caught.value.offset) == ("toc-stride", 256)
+    said = f"the rows of {odd.name!r} are {stride} elements apart, expected {odd.cols}"
+    assert said in caught.value.message
+    assert f"blobstore rewrite FILE -o OUT --drop {odd.name}, or convert the model again" in caught.value.message
+
+
+@given(entry=toc_entries, number=st.integers(14, 31))
+def test_a_newer_type_can_not_have_no_elements_or_more_than_there_can_be(entry: TocEntry, number: int) -> None:
+    for rows, cols in ((0, entry.cols), (2**31, 2**26)):
+        with pytest.raises(FormatError, match=f"toc-size: .* is type-{number}, {rows} × {cols}, which is not 1 to"):
+            by_toc((replace(entry, type_number=number, rows=rows, cols=cols, stride=0), 8))

@@ -187,6 +187,9 @@ def test_info_as_json_tells_the_same_as_the_package(cli: Cli, store: Path) -> No
         "weights": 13,
         "bits_per_weight": 8 * 44 / 13,
         "model": None,
+        "runs": None,
+        "runs_in": None,
+        "newer": [],
         "index": {"place": "embedded", "path": str(store), "names": 6, "digests": True},
         "packed": None,
         "toc": False,
@@ -648,6 +651,7 @@ def test_convert_as_json_tells_what_was_done(cli: Cli, tmp_path: Path, checkpoin
         "tensors": 2,
         "aliases": [{"name": HEAD, "target": EMBEDDING, "why": told.json["aliases"][0]["why"]}],
         "model": None,
+        "runs_in": None,
         "notes": [],
         "seconds": told.json["seconds"],
     }

@@ -11,7 +11,7 @@ import pytest
 
 import blobstore
 from blobstore.convert.gemma_plan import Choices
-from tests.gemma_checkpoints import convert, small_recipe
+from tests.gemma_checkpoints import convert, sound_recipe
 from tests.test_cli import Cli, Done
 
 if TYPE_CHECKING:
@@ -36,7 +36,7 @@ def store(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def model(tmp_path: Path) -> Path:
-    convert(small_recipe("gemma3").write(tmp_path / "c"), tmp_path / "g.sbs", Choices("bf16"))
+    convert(sound_recipe("gemma3").write(tmp_path / "c"), tmp_path / "g.sbs", Choices("bf16"))
     return tmp_path / "g.sbs"
 
 

@@ -12,7 +12,7 @@ import pytest
 import blobstore
 from blobstore.cli import parser
 from blobstore.convert.gemma_plan import Choices
-from tests.gemma_checkpoints import convert, small_recipe
+from tests.gemma_checkpoints import convert, small_recipe, sound_recipe
 from tests.test_cli_gemma import Cli, one_line
 
 if TYPE_CHECKING:
@@ -35,7 +35,7 @@ def store(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def model(tmp_path: Path) -> Path:
-    convert(small_recipe("gemma3").write(tmp_path / "c"), tmp_path / "g.sbs", Choices("bf16"))
+    convert(sound_recipe("gemma3").write(tmp_path / "c"), tmp_path / "g.sbs", Choices("bf16"))
     return tmp_path / "g.sbs"
 
 
@@ -60,7 +60,8 @@ def cut(path: Path, nbytes: int) -> Path:
 def test_check_says_that_nothing_is_wrong(cli: Cli, model: Path) -> None:
     done = cli("check", model)
     assert (done.status, done.out) == (0, "")
-    assert done.err == f"{model}: nothing wrong found\n"
+    runs = "runs rightly in gemma.cpp 2025-10, 2026-04 and later"
+    assert done.err == f"{model}: nothing wrong found\n{model}: {runs}\n"
 
 
 def test_check_tells_code_subject_effect_and_remedy(cli: Cli, model: Path) -> None:
@@ -75,7 +76,8 @@ def test_check_tells_code_subject_effect_and_remedy(cli: Cli, model: Path) -> No
     ]
     assert "gemma.cpp stops" in lines[1][4]
     assert "blobstore convert" in lines[1][5]
-    assert done.err.splitlines()[-1].endswith("1 error, 1 warning")
+    assert done.err.splitlines()[-2].endswith("1 error, 1 warning")
+    assert done.err.splitlines()[-1].endswith("runs rightly in no gemma.cpp (missing-tensor)")
 
 
 @pytest.mark.parametrize(("option", "status"), [((), 0), (("--strict",), 1)])
@@ -91,7 +93,9 @@ def test_check_as_json(cli: Cli, model: Path) -> None:
     assert done.status == 1
     assert told["right"] is False
     (one,) = told["findings"]
-    assert {"severity", "code", "subject", "message", "effect", "remedy", "offset", "nbytes", "names"} == set(one)
+    fields = {"severity", "code", "subject", "message", "effect", "remedy", "offset", "nbytes", "names", "runtimes"}
+    assert fields == set(one)
+    assert told["runs_in"] == []
 
 
 def test_check_of_a_container_by_name_depends_on_what_it_is_for(cli: Cli, store: Path) -> None:

@@ -474,10 +474,11 @@ def toc_of_text(count: int) -> bytes:
 
 
 # One for each type, some of a group and a bit; scales are the least and the largest ones, and others.
-SCALES = (1.0, 2.5, -0.0, struct.unpack("<f", b"\1\0\0\0")[0], -1e-40, 3.4028234663852886e38, 0.1, 1.0)
+SCALES = (1.0, 2.5, -0.0, struct.unpack("<f", b"\1\0\0\0")[0], -1e-40, 3.4028234663852886e38, 0.1, 1.0, *[0.5] * 5)
+TYPES_IN_TOCS = ("f32", "bf16", "sfp", "nuq", "f64", "u32", "u64", "i8", "u16", "u8", "int8", "q4_0", "mxfp4")
 ENTRIES = [
     toc_entry(f"{elements.BY_NUMBER[number].name}_{number}", elements.BY_NUMBER[number], number, 43, scale)
-    for number, scale in zip(range(1, 9), struct.unpack("<8f", struct.pack("<8f", *SCALES)), strict=True)
+    for number, scale in zip(range(1, 14), struct.unpack("<13f", struct.pack("<13f", *SCALES)), strict=True)
 ]
 TENSORS = {entry.name: bytes(entry.nbytes) for entry in ENTRIES}
 LETTERS = {
@@ -517,6 +518,7 @@ MISFITS = {  # not what a runtime would have written; no tensors
 }
 
 
+JOINED = ("toc-missing-blob", "toc-size", "toc-stride")  # faults of the toc and the directory together
 CUTS = (1, 4, 8, 12, 16, 50, 100)
 # Of the files below; all others open.
 REFUSED = {
@@ -530,6 +532,11 @@ REFUSED = {
     "toc-text-64-words": "toc-missing-blob",
     "toc-text-65-words": "fields-string",
     "toc-type-then-twice": "toc-type",
+    "toc-type-then-stride": "toc-type",
+    "toc-stride": "toc-stride",
+    "toc-stride-then-size": "toc-stride",
+    "toc-size-and-stride": "toc-size",
+    "toc-latin-1": "fields-string",
     "toc-alone-and-cut": "fields-truncated",
     "letters-twice": "letters-duplicate",
     "letters-nan": "scales-number",
@@ -545,7 +552,8 @@ def catalogs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     folder = tmp_path_factory.mktemp("catalogs")
     sfp, bf16 = elements.BY_NAME["sfp"], elements.BY_NAME["bf16"]
     plain, again = build_toc(ENTRIES), build_toc(ENTRIES[3:4])
-    typeless = build_toc([replace(ENTRIES[0], type_number=9)])
+    typeless = build_toc([replace(ENTRIES[0], type_number=32)])
+    odd = [replace(one, stride=44) for one in ENTRIES]
     newer = build_toc(replace(one, newer=(0, 0xFFFFFFFF) * i) for i, one in enumerate(ENTRIES))
     tocs = {
         "toc": plain,
@@ -559,12 +567,19 @@ def catalogs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
         "toc-text-64-words": plain + toc_of_text(64),
         "toc-text-65-words": plain + toc_of_text(65),
         "toc-type-then-twice": plain + typeless + again,
+        "toc-type-then-stride": typeless + build_toc(odd[:1]),
+        "toc-stride": build_toc([*ENTRIES[:5], odd[5], *ENTRIES[6:]]),
+        "toc-stride-then-size": build_toc([odd[0], replace(ENTRIES[1], rows=99)]),
+        "toc-size-and-stride": build_toc([replace(odd[0], rows=99)]),
+        "toc-newer-types": build_toc(replace(one, type_number=14 + i) for i, one in enumerate(ENTRIES)),
+        "toc-latin-1": plain + raw_of([4, 1, 0xE9, 1, 0]),
     }
     twice = {"Flinear_w_0": bytes(8), "$qkv_ein_0": bytes(1), "2linear_w_0": bytes(17)}
     key16 = "0123456789abcdef"
     files = {name: TENSORS | {"toc": toc} for name, toc in tocs.items()} | {
         "toc-backwards": {"toc": build_toc(reversed(ENTRIES)), "config": b"1", **TENSORS, "Fc_embedding": b"1234"},
         "toc-own": TENSORS | {"config": b"1", "toc": plain + build_toc([toc_entry("config", sfp, 1, 1)])},
+        "toc-utf-8": {"é": b"12", "toc": build_toc([toc_entry("é", bf16, 1, 1)])},
         "toc-key16": {key16: b"12", "toc": build_toc([toc_entry(key16, bf16, 1, 1)])},
         "toc-alone-and-cut": {"toc": plain + b"1234"},
         "letters": LETTERS | FSCALES,
@@ -596,7 +611,7 @@ def test_tensors_are_what_the_toc_says(sbs_ls: Run, catalogs: dict[str, Path]) -
     assert [(one["name"], one["key"], one["shape"], one["scale"], one["nbytes"]) for one in listed] == [
         (entry.name, entry.name, [entry.rows, 43], entry.scale, entry.nbytes) for entry in ENTRIES
     ]
-    assert [one["type"] for one in listed] == ["f32", "bf16", "sfp", "nuq", "f64", "u32", "u64", "i8"]
+    assert [one["type"] for one in listed] == list(TYPES_IN_TOCS)
     backwards = json.loads(sbs_ls(catalogs["toc-backwards"]).stdout)
     assert [one["name"] for one in backwards] == [entry.name for entry in reversed(ENTRIES)]
     assert {one["scale"] for one in json.loads(sbs_ls(catalogs["toc-older"]).stdout)[1::2]} == {1.0}
@@ -676,7 +691,7 @@ def test_a_fault_is_one_line_and_exit_1_here_too(sbs_ls: Run, catalogs: dict[str
         assert re.fullmatch(rf"{reason}: \S.*\n", ran.stderr.decode())
 
 
-@pytest.mark.parametrize("name", [name for name in REFUSED if name.startswith("toc") and name != "toc-text-64-words"])
+@pytest.mark.parametrize("name", [name for name in REFUSED if name.startswith("toc") and REFUSED[name] not in JOINED])
 def test_a_fault_of_the_toc_is_where_the_package_says(sbs_ls: Run, catalogs: dict[str, Path], name: str) -> None:
     path = catalogs[name]
     with pytest.raises(FormatError) as caught:
@@ -804,15 +819,35 @@ def test_files_with_a_wrong_byte_are_described_as_the_package_does(
         ] == []
 
 
-@pytest.mark.parametrize("rows", [16383, 16384, 65537])
+@pytest.mark.parametrize(("rows", "reason"), [(2**20, "index-key"), (2**20 + 1, "index-section")])
 def test_a_table_has_at_most_as_many_rows_as_a_file_has_blobs(
-    sbs_ls: Run, generator: ModuleType, tmp_path: Path, rows: int
+    sbs_ls: Run, generator: ModuleType, tmp_path: Path, rows: int, reason: str
 ) -> None:
     path = tmp_path / "a.sbs"
-    index = generator.name_index([], [(b"%d" % row, b"1") for row in range(rows)])
-    path.write_bytes(generator.container(2, [(b"0", b"1"), (b"~index", index)]))
+    end = 192 + 64 * rows  # of rows that are zeros: where their number is allowed, their keys aren't
+    index = bytearray(struct.pack("<8sIIQIIQ", b"SBSINDEX", 1, 0, end + 2, 0, rows, 0))
+    index += struct.pack("<7Q", 192, 192, end, end, 0, end, 2)
+    path.write_bytes(generator.container(2, [(b"0", b"1"), (b"~index", bytes(index.ljust(end, b"\0")) + b"{}")]))
     found = batch(sbs_ls, [path], "--copy")[path]
-    assert found["error"] == described(path)["error"] == ("index-missing-blob" if rows == 16383 else "index-section")
+    assert found["error"] == described(path)["error"] == reason
+
+
+def test_more_blobs_than_16_bits_can_count_are_found(sbs_ls: Run, generator: ModuleType, tmp_path: Path) -> None:
+    blobs = [(b"%d" % i, b"x") for i in range(65_600)]
+    rows = blobs[::-1]  # none is where the index says
+    entry = struct.pack("<QQIIHHHHIfQ", 0, 1, 0, 0, 4, 10, 0, 1, 0, 1.0, 0)
+    table = b"".join(key.ljust(16, b"\0") + struct.pack("<QQ32x", 1, 0) for key, _ in rows)
+    sections = [192, 240, 240 + len(table), 248 + len(table), 5, 256 + len(table), 2]
+    head = struct.pack("<8sIIQIIQ7Q", b"SBSINDEX", 1, 0, 258 + len(table), 1, len(rows), 1, *sections)
+    index = head.ljust(192, b"\0") + entry + table + struct.pack("<Q", 1) + b"last\0\0\0\0{}"
+    files = {"plain.sbs": blobs, "indexed.sbs": [*blobs, (b"~index", index)]}
+    paths = [tmp_path / name for name in files]
+    for path in paths:
+        path.write_bytes(generator.container(2, files[path.name]))
+    for path, found in batch(sbs_ls, paths).items():
+        assert agree(found, described(path))
+        assert found["found"] == len(found["tensors"])
+        assert found["tensors"][-1]["key"] == "65599"
 
 
 json_pieces = st.sampled_from(
@@ -905,21 +940,22 @@ def test_nothing_behind_an_index_is_looked_at(sbs_ls: Run, generator: ModuleType
         assert batch(sbs_ls, [path], "--copy")[path]["error"] == described(path)["error"] == reason
 
 
-names_in_tocs = st.sampled_from(["a", "bb", "ccc", "c_embedding", "0123456789abcdef", "config"]) | st.sampled_from(
+names_in_tocs = st.sampled_from(["a", "bb", "ccc", "é", "c_embedding", "0123456789abcdef", "config"]) | st.sampled_from(
     ["", "0123456789abcdefg", "no such key", "a" * 256]
 )
-any_words = st.sampled_from([0, 1, 2, 3, 64, 65, 0x7F800000, 0xFF800001, 0x80000000, 0xFFFFFFFF, 0x41414141, 0x4141])
+any_words = st.sampled_from([0, 1, 2, 3, 64, 65, 0x7F800000, 0xFF800001, 0x80000000, 0xFFFFFFFF, 0x41414141, 0xA9C3])
 
 
 @st.composite
 def records_of_tocs(draw: st.DrawFn) -> tuple[bytes, bytes, int]:
     """A record of a toc, the key and the size of a blob that goes with it."""
     name = draw(names_in_tocs)
-    number = draw(st.integers(1, 8) if draw(st.booleans()) else st.sampled_from([1, 3, 0, 9, 65537]))
+    number = draw(st.integers(1, 13) if draw(st.booleans()) else st.sampled_from([1, 3, 0, 14, 31, 32, 65537]))
     sizes = st.integers(1, 20) | st.sampled_from([0, 128, 129, 255, 256, 257, 2**16, 2**32 - 1])
     rows, cols = draw(st.integers(1, 3)), draw(sizes)
     kind = elements.BY_NUMBER.get(number, elements.UNKNOWN)
-    entry = TocEntry(name=name, type_number=number, rows=rows, cols=cols, scale=0.5)
+    stride = draw(st.sampled_from([*[cols] * 8, 0, 0, 1]))
+    entry = TocEntry(name=name, type_number=number, rows=rows, cols=cols, scale=0.5, stride=stride)
     fields = words(build_toc([entry]))[1:]
     nbytes = kind.nbytes(rows * cols) + draw(st.sampled_from([0] * 20 + [1, -1]))
     fault = draw(st.sampled_from(["none"] * 20 + ["older", "newer", "word", "count", "inserted", "deleted"]))
@@ -1213,10 +1249,10 @@ def packed_file(folder: Path, damage: Callable[[dict[str, bytes]], object] = lam
     entries = [
         Entry("weights", 0, 0, 600, 2, (30, 10), codec=1),
         Entry("parts.a", 1, 0, 160, 1, (40,), scale=2.0, codec=1),
-        Entry("parts.b", 1, 163, 237, 34, (237,), codec=1),
+        Entry("parts.b", 1, 163, 237, 10, (237,), codec=1),
         Entry("near", 2, 0, 600, 2, (300,), codec=1),
         Entry("bytes", 3, 0, 400, 3, (400,), codec=1),
-        Entry("plain", 4, 7, 393, 34, (393,)),
+        Entry("plain", 4, 7, 393, 10, (393,)),
         Entry("none", None, 0, 0, 1, (0, 3)),
     ]
     tensors = {

@@ -479,8 +479,12 @@ def test_an_index_left_beside_a_file_is_not_taken_for_that_of_the_next(tmp_path:
     beside = (tmp_path / f"{STORE}.idx").read_bytes()
     write_short(tmp_path, 2, index, np.uint8)
     assert read_store(tmp_path) == {"c_short": ("uint8", (100_000,), noise(2, 100_000))}
-    if index == "embedded":  # nobody looks at it, nor when the file gets an index beside it again
-        assert (tmp_path / f"{STORE}.idx").read_bytes() == beside
+    assert not (tmp_path / f"{STORE}.idx").exists()
+    if (
+        index == "embedded"
+    ):  # where a crash leaves it nobody looks at it, nor when the file gets an index beside it again
+        (tmp_path / f"{STORE}.idx").write_bytes(beside)
+        assert read_store(tmp_path) == {"c_short": ("uint8", (100_000,), noise(2, 100_000))}
         detach_index(tmp_path / STORE)
         assert read_store(tmp_path) == {"c_short": ("uint8", (100_000,), noise(2, 100_000))}
 

@@ -98,7 +98,8 @@ def test_keys_that_mix_to_the_same_word_are_told_apart(generator: ModuleType, se
     keys = [one for one, _ in pairs] + [other for _, other in pairs]
     parsed = parse(generator.container(1, [(key, b"x") for key in keys]))
     assert len(set(directory._mix(parsed.keys).tolist())) == 3
-    assert [parsed.find(key) for key in keys] == list(range(6))
+    for _ in range(20):  # the first times it looks at all, then it searches
+        assert [parsed.find(key) for key in keys] == list(range(6))
 
     stranger, missing = colliding_keys(rng)
     parsed = parse(generator.container(1, [(stranger, b"x")]))
@@ -112,8 +113,9 @@ def test_keys_that_mix_to_the_same_word_are_told_apart(generator: ModuleType, se
 def test_keys_that_begin_alike_are_told_apart(others: set[bytes], ends: set[bytes]) -> None:
     keys = sorted(others | {b"8 bytes." + end for end in ends} | {b"8 bytes."})
     built = build_directory(2, keys, [1] * len(keys))
-    assert [built.find(key) for key in keys] == list(range(len(keys)))
-    assert (built.find(b"8 bytes.nobody") >= 0) == (b"8 bytes.nobody" in keys)
+    for _ in range(1 + 64 // len(keys)):
+        assert [built.find(key) for key in keys] == list(range(len(keys)))
+        assert (built.find(b"8 bytes.nobody") >= 0) == (b"8 bytes.nobody" in keys)
 
 
 def test_of_keys_that_mix_alike_the_one_that_is_repeated_is_reported(generator: ModuleType) -> None:

@@ -22,7 +22,7 @@ TYPES = list(elements.BY_NUMBER.values())
 def test_the_types_are_those_of_the_specification(vectors: Path) -> None:
     page = (vectors.parent / "index.md").read_text().partition("## Element types")[2].partition("\n## ")[0]
     rows = re.findall(r"\| (\d+) \| (\w+) \| (\d+)([^|]*) \| (\w*)(?= |\|)", page)
-    assert len(rows) == 26
+    assert len(rows) == 28
     said = {(int(number), name, int(bits), bool(more), peer) for number, name, bits, more, peer in rows}
     assert said == {(one.number, one.name, one.bits, bool(one.group), one.safetensors or "") for one in TYPES}
 
@@ -87,6 +87,17 @@ def test_names_of_safetensors_mean_what_they_mean_there(name: str) -> None:
     raw = save({"x": np.ones(2, dtype=elements.BY_SAFETENSORS[name].dtype)})
     assert f'"dtype":"{name}"'.encode() in raw
     assert load(raw)["x"].dtype == elements.BY_SAFETENSORS[name].dtype
+
+
+@given(st.sampled_from([("q4_0", 18), ("mxfp4", 17)]), st.integers(0, 2**57))
+def test_a_block_is_stored_in_full(kind: tuple[str, int], count: int) -> None:
+    name, nbytes = kind
+    assert elements.BY_NAME[name].nbytes(count) == (count + 31) // 32 * nbytes
+
+
+def test_a_number_that_was_once_ours_is_none_any_more() -> None:
+    assert [str(elements.by_number(number)) for number in (9, 10, 11)] == ["u16", "u8", "int8"]
+    assert not {33, 34, 36} & elements.BY_NUMBER.keys()
 
 
 @given(st.integers(0, 0xFFFF))

@@ -21,7 +21,7 @@ from blobstore.convert.checkpoint import open_checkpoint
 from blobstore.convert.export import plan_export, run_export
 from blobstore.convert.gemma_plan import Choices
 from blobstore.elements import BY_NAME
-from blobstore.errors import FormatError, UsageError
+from blobstore.errors import BlobStoreError, FormatError, UsageError
 from blobstore.keys import REARRANGED
 from blobstore.writer import BlobWriter
 from tests.checkpoints import EMBEDDING, HEAD, SINGLE, linux_only, said_by_peer, snapshot, write_config, write_peer
@@ -513,6 +513,13 @@ def test_metadata_that_is_no_record_is_refused(tmp_path: Path, converted: Path, 
     with pytest.raises(FormatError) as caught:
         export(path, tmp_path / OUT)
     assert caught.value.reason == "rearranged-metadata"
+
+
+@pytest.mark.parametrize("file", ["toc-types-9-to-13", "toc-newer-types"])
+def test_what_can_not_be_decoded_is_not_exported(tmp_path: Path, vectors: Path, file: str) -> None:
+    with pytest.raises(BlobStoreError, match=r"packed-type|cannot-export"):
+        export(vectors / "catalog_valid" / f"{file}.sbs", tmp_path / OUT)
+    assert not list(tmp_path.iterdir())
 
 
 @pytest.mark.parametrize("kind", ["c64", "u8", "f4", "unknown"])

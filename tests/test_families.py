@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from contextlib import suppress
 from dataclasses import replace
@@ -13,14 +14,15 @@ from hypothesis import strategies as st
 
 from blobstore.convert.checkpoint import open_checkpoint
 from blobstore.convert.gemma_plan import Choices, is_gemma, plan_for_gemma
-from blobstore.errors import CheckpointError
+from blobstore.errors import CheckpointError, Fault
 from blobstore.gemma import ModelConfig
-from blobstore.gemma.config import LayerType, Model, QueryScale
-from blobstore.gemma.families import Fault, family_of, recognise
+from blobstore.gemma.config import LayerType, Model, QueryScale, VitConfig, Wrapping
+from blobstore.gemma.families import family_of, recognise
 from blobstore.index import shape_fault
+from blobstore.keys import CHOICES
 from tests.checkpoints import snapshot, write_config
 from tests.gemma_checkpoints import NEW, OLD, TEXT_ONLY, Recipe, Size, plan_of, small_recipe, write_sparse
-from tests.models import FAMILIES, VISION, spec_tensors
+from tests.models import CONFIG_SHA256, FAMILIES, TINY, VISION, WEIGHTS, packed, spec_tensors, unpacked
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -130,17 +132,101 @@ def test_real_shapes_are_the_known_model(tmp_path: Path, name: str, weight: str)
 
 def test_the_list_of_real_models_is_whole() -> None:
     models = {ModelConfig.from_specifier(f"{name}-sfp{'-it' if 'gemma' not in name else ''}").model for name in KNOWN}
-    assert models == set(Model) - {Model.UNKNOWN}
+    assert models == {one for one in Model if Model.UNKNOWN < one <= Model.GEMMA3_270M}
 
 
 def test_gemma_3_27b_as_published_scales_queries_by_its_width(tmp_path: Path) -> None:
     """Its config.json says 168 = 5376 / 32; gemma.cpp's own config says 1 / sqrt(qkv_dim), which is 128."""
     recipe, config = real("gemma3-27b")
-    config["text_config"] |= {"query_pre_attn_scalar": 168}
-    plan = plan_of(write_sparse(tmp_path / "c", recipe, config), Choices())
-    assert plan.config is not None
     expected = ModelConfig.from_specifier("gemma3-27b-sfp")
-    assert plan.config == replace(expected, query_scale=QueryScale.SQRT_MODEL_DIM_DIV_NUM_HEADS)
+    folder = write_sparse(tmp_path / "c", recipe, config)
+    for scalar, scale in ((168, QueryScale.SQRT_MODEL_DIM_DIV_NUM_HEADS), (128, QueryScale.SQRT_KEY_SIZE)):
+        config["text_config"] |= {"query_pre_attn_scalar": scalar}
+        write_config(folder, config)
+        assert plan_of(folder, Choices()).config == replace(expected, query_scale=scale)
+
+
+# --------------------------------------------------------------------------------------------------------------- labels
+
+
+@pytest.mark.parametrize("wrapping", [None, "it", "pt"])
+@pytest.mark.parametrize("name", ["gemma3-4b", "gemma3-12b", "gemma3-27b"])
+def test_a_large_gemma_3_without_its_vision_part_keeps_its_number(
+    tmp_path: Path, name: str, wrapping: str | None
+) -> None:
+    """20 to 22, which later runtimes have for them, stop the two older ones."""
+    recipe, _ = real(name)
+    recipe = replace(recipe, family="gemma3", prefixes=TEXT_ONLY)
+    plan = plan_of(write_sparse(tmp_path / "c", recipe, GEMMA3 | SIZES[name]), Choices("sfp", "split", wrapping))
+    assert plan.config is not None
+    own = ModelConfig.from_specifier(f"{name}-sfp")
+    expected = replace(own, wrapping=Wrapping[(wrapping or "pt").upper()], vit_config=VitConfig())
+    assert plan.config.to_bytes() == expected.to_bytes()
+    assert plan.config.use_global_timescale
+    assert not any("no published model" in note for note in plan.notes)
+    assert {one.key for one in plan.tensors} == {row.key for row in spec_tensors(expected, "split")}
+
+
+@pytest.mark.parametrize("template", ["", "chat_template.jinja"])
+@pytest.mark.parametrize("wrapping", [None, "it", "pt"])
+@pytest.mark.parametrize("name", ["gemma3-270m", "gemma3-1b", "small"])
+def test_a_model_of_text_is_wrapped_as_published_ones_or_as_chosen(
+    tmp_path: Path, name: str, wrapping: str | None, template: str
+) -> None:
+    recipe, config = real(name) if name != "small" else (small_recipe("gemma3"), small_recipe("gemma3").config())
+    folder = write_sparse(tmp_path / "c", recipe, config)
+    if template:
+        (folder / template).write_text("{{ bos_token }}")
+    plan = plan_of(folder, Choices(wrapping=wrapping))
+    assert plan.config is not None
+    own = "vlm" if name == "gemma3-1b" else "it" if template else "pt"
+    assert plan.config.wrapping == Wrapping[(wrapping or own).upper()]
+
+
+@pytest.mark.parametrize("bases", [(1e4, 1e6), (1e4, 1e4), (1e6, 1e6), (2e4, 3e5)])
+@pytest.mark.parametrize("family", ["gemma3", "gemma3vlm"])
+def test_a_gemma_3_of_another_size_gets_the_number_under_which_every_runtime_is_right(
+    tmp_path: Path, family: str, bases: tuple[float, float]
+) -> None:
+    """2025-10 gives global layers a base of 1e6 by the number, but for 270M: never that, if there are two."""
+    recipe = small_recipe(family)
+    config = recipe.config()
+    config.get("text_config", config).update(rope_theta=bases[1], rope_local_base_freq=bases[0])
+    plan = plan_of(recipe.write(tmp_path / "c", None, config), Choices("bf16"))
+    assert plan.config is not None
+    one_base = bases[0] == bases[1]
+    text = Model.GEMMA3_270M if one_base else Model.GEMMA3_1B
+    assert plan.config.model == (text if family == "gemma3" else Model.GEMMA3_4B)
+    assert plan.config.use_global_timescale is not one_base
+    assert plan.config.field_count >= 24  # the word is there, whatever it is
+    assert json.loads(plan.metadata[CHOICES]).get("rope_bases") == ([*bases] if one_base else None)
+
+
+@pytest.mark.parametrize("weight", WEIGHTS)
+@pytest.mark.parametrize("family", FAMILIES)
+def test_configs_are_those_that_gemma_cpp_wrote_but_for_the_word_and_the_label(
+    tmp_path: Path, family: str, weight: str
+) -> None:
+    """Of checkpoints like those in ../shared/vectors/convert; the hashes are recorded."""
+    tiny = TINY[family]
+    size = Size(len(tiny.windows), tiny.model_dim, tiny.hidden, tiny.heads, tiny.kv_heads, tiny.qkv_dim)
+    size = replace(size, vocabulary=tiny.vocabulary, patch=tiny.patch, side=tiny.image // tiny.patch)
+    size = replace(size, vision_width=64, vision_heads=4, vision_hidden=96)
+    folder = write_sparse(tmp_path / "c", small_recipe(family, size=size))
+    plan = plan_of(folder, Choices(weight))
+    assert plan.config is not None
+    ours = plan.config
+    words = unpacked(ours.to_bytes())
+    if family.startswith("gemma3"):
+        # The outermost record's number of words, and the word 1 at its end; nothing inside has grown.
+        assert words[0] == len(words) - 1
+        assert words.pop() == 1
+        words[0] -= 1
+    if family == "gemma3":
+        assert (ours.model, ours.display_name) == (Model.GEMMA3_1B, "Gemma3_1B")
+        old = replace(ModelConfig.from_bytes(packed(words)), model=Model.GEMMA3_270M, display_name="Gemma3_270M")
+        words = unpacked(old.to_bytes())
+    assert hashlib.sha256(packed(words)).hexdigest() == CONFIG_SHA256[f"{family} {weight}"]
 
 
 # ----------------------------------------------------------------------------------------------------------- fine-tunes
@@ -174,14 +260,14 @@ def test_a_vocabulary_that_the_runtime_stops_at_is_refused(tmp_path: Path, famil
     assert "pad" in message
 
 
-def test_other_dimensions_are_told_and_named_after_the_first_of_the_family(tmp_path: Path) -> None:
-    first = {
+def test_other_dimensions_are_told_and_named_after_one_of_the_family(tmp_path: Path) -> None:
+    labels = {
         "gemma2": "Gemma2_2B",
-        "gemma3": "Gemma3_270M",
+        "gemma3": "Gemma3_1B",
         "gemma3vlm": "Gemma3_4B",
         "paligemma2": "PaliGemma2_3B_224",
     }
-    for family, name in first.items():
+    for family, name in labels.items():
         plan = plan_of(small_recipe(family).write(tmp_path / family), Choices())
         assert plan.config is not None
         assert plan.config.display_name == name
@@ -348,7 +434,7 @@ def test_a_head_size_that_nothing_tells_is_asked_for(tmp_path: Path, family: str
 def test_norms_tell_the_head_size_of_gemma_3(tmp_path: Path, family: str) -> None:
     recipe = small_recipe(family)
     config = recipe.config()
-    for field in (*NOT_SAID_BY_4B, "query_pre_attn_scalar", "vocab_size"):
+    for field in (*NOT_SAID_BY_4B, "vocab_size"):
         config.get("text_config", config).pop(field)
     plan = plan_of(recipe.write(tmp_path / "c", None, config), Choices())
     assert plan.config == recipe.model_config("sfp")

@@ -24,7 +24,7 @@ REGRESSIONS = Path(__file__).parent / "fuzz" / "regressions"
 
 every_target = pytest.mark.parametrize("target", TARGETS)
 
-U32S = [0, 1, 2, 31, 32, 33, 255, 256, 4096, 16383, 16384, 65535, 65536, 2**31 - 1, 2**31, 2**32 - 2, 2**32 - 1]
+U32S = [0, 1, 2, 31, 32, 33, 255, 256, 4096, 16384, 65536, 2**20, 2**20 + 1, 2**31 - 1, 2**31, 2**32 - 2, 2**32 - 1]
 U64S = [*U32S, 2**32, 2**53, 2**57 - 1, 2**57, 2**61 + 3, 2**62, 2**63 - 1, 2**63, 2**64 - 256, 2**64 - 8, 2**64 - 1]
 EDGES = [struct.pack("<I", one) for one in U32S] + [struct.pack("<Q", one) for one in U64S]
 WORDS = [b"SBS\n", b"SBSINDEX", b"{", b"}", b"[", b'"', b"\\u0000", b"\\ud83d", b"1e999", b"-0", b"NaN", b"9" * 40]

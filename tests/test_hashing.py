@@ -132,6 +132,17 @@ def test_no_more_than_so_much_memory_waits(
     assert hasher.digests() == [sha256(DATA * 3)]
 
 
+def test_no_more_pieces_wait_than_threads_need(hasher: Hasher, gate: threading.Event) -> None:
+    # Each was made for the file: what waits is memory that nobody else holds.
+    for _ in range(hashing._WAITING_PIECES):
+        with hasher.updating(memoryview(DATA), lasting=True):
+            assert not gate.is_set()
+    threading.Timer(0.05, gate.set).start()
+    with hasher.updating(memoryview(DATA), lasting=True):
+        assert gate.is_set()
+    assert hasher.digests() == [sha256(DATA * (hashing._WAITING_PIECES + 1))]
+
+
 def test_a_file_that_was_to_last_and_is_shorter_is_reported(hasher: Hasher, file: int) -> None:
     with hasher.updating(FileRange(file, 1, len(DATA)), lasting=True):
         pass

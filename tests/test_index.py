@@ -15,6 +15,7 @@ from blobstore import elements
 from blobstore.directory import build_directory
 from blobstore.errors import FormatError, UsageError
 from blobstore.index import PACKED, Entry, IndexedBlob, NameIndex, build_index, open_index, parse_index, rebind_index
+from blobstore.index.records import BLOB, HEADER
 from tests.conftest import VECTORS, load_manifest
 from tests.fuzz.targets import check_lookups
 from tests.strategies import bytes_of, key_bytes, versions
@@ -216,7 +217,7 @@ HUGE = [5 * 2**30, 2**33 + 1, 3, 2**50]
 
 def test_ranges_beyond_4_gib_are_kept() -> None:
     blobs = [IndexedBlob(b"%d" % i, nbytes) for i, nbytes in enumerate(HUGE)]
-    entries = [Entry(f"t{i}", i, 0, one.nbytes, 34, (one.nbytes,)) for i, one in enumerate(blobs)]
+    entries = [Entry(f"t{i}", i, 0, one.nbytes, 10, (one.nbytes,)) for i, one in enumerate(blobs)]
     entries += [Entry("last", 3, 2**50 - 8, 8, 1, (2,)), Entry("wide", 1, 1, 2**33, 2, (2**16, 2**16))]
     index = parsed(build_index(entries, blobs))
     assert entries_of(index) == sorted(entries, key=lambda one: one.name)
@@ -237,11 +238,20 @@ def test_the_product_of_the_dimensions_stays_below_two_to_the_57(count: int) -> 
         parsed(raw.replace(largest.to_bytes(8, "little"), count.to_bytes(8, "little")))
 
 
-def test_16383_blobs_are_the_most() -> None:
-    blobs = [IndexedBlob(b"%d" % i, 1) for i in range(16384)]
-    assert len(parsed(build_index([], blobs[:-1])).blobs) == 16383
-    with pytest.raises(FormatError, match="16384 blobs are more than a file can have"):
-        parsed(build_index([], blobs))
+def test_as_many_blobs_as_a_file_can_have_are_the_most() -> None:
+    for count in (2**20, 2**20 + 1):
+        header = np.zeros(1, HEADER)
+        end = HEADER.itemsize + BLOB.itemsize * count
+        header["magic"], header["version"], header["nbytes"], header["blob_count"] = b"SBSINDEX", 1, end + 2, count
+        header["entries_offset"] = header["blobs_offset"] = HEADER.itemsize
+        header["dims_offset"] = header["names_offset"] = header["metadata_offset"] = end
+        header["metadata_nbytes"] = 2
+        raw = header.tobytes().ljust(end, b"\0") + b"{}"
+        if count == 2**20:
+            assert len(parsed(raw).blobs) == count
+            continue
+        with pytest.raises(FormatError, match="1048577 blobs are more than a file can have"):
+            parsed(raw)
 
 
 # What can't be built.

@@ -35,9 +35,16 @@ def test_blobs_and_file_lie_as_the_table_of_the_page_says(version: int, sizes: l
     assert layout.file_size(version, len(sizes), end) == size
 
 
-@pytest.mark.parametrize(("count", "nbytes"), [(1, 256), (7, 256), (8, 512), (15, 512), (16, 768), (16383, 524288)])
+@pytest.mark.parametrize(
+    ("count", "nbytes"), [(1, 256), (7, 256), (8, 512), (15, 512), (16, 768), (16383, 524288), (2**20, 33554688)]
+)
 def test_the_directory_is_padded_to_whole_blobs(count: int, nbytes: int) -> None:
     assert layout.padded_directory_nbytes(count) == nbytes
+
+
+@given(st.integers(1, 2**20))
+def test_what_every_gemma_cpp_takes_stays_so(count: int) -> None:
+    assert layout.max_blobs_from(count) == (16383 if count <= 16383 else 2**20)
 
 
 def test_the_placeholder_is_that_of_the_page() -> None:

@@ -121,7 +121,7 @@ def test_a_file_without_tensors_is_none_of_these_files() -> None:
 # Sizes.
 
 
-@pytest.mark.parametrize("kind", LETTERS.values())
+@pytest.mark.parametrize("kind", [*LETTERS.values(), "q4_0", "mxfp4"])
 def test_as_many_elements_as_fill_the_bytes(kind: str) -> None:
     element = BY_NAME[kind]
     largest: dict[int, int] = {}

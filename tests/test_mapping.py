@@ -310,3 +310,56 @@ def test_auto_maps_unless_the_file_is_on_a_network_drive(
     forced = open_source(path, "mmap")
     assert forced.access == "mmap"
     forced.close()
+
+
+# Closing while someone reads.
+
+
+@pytest.mark.skipif(not os.path.isdir("/proc/self/fd"), reason="needs /proc")
+def test_a_descriptor_that_is_held_stays_the_files(source: ByteSource, tmp_path: Path) -> None:
+    (tmp_path / "other").write_bytes(bytes(len(DATA)))
+    before = open_descriptors()
+    with source.held() as fd, source.held() as again:
+        source.close()
+        others = [os.open(tmp_path / "other", os.O_RDONLY) for _ in range(8)]
+        try:
+            assert fd == again
+            assert fd not in others
+            assert os.pread(fd, 7, 3) == DATA[3:10]
+            with pytest.raises(UsageError, match="closed"), source.held():
+                pass
+        finally:
+            for one in others:
+                os.close(one)
+    assert open_descriptors() < before
+    source.close()
+    with pytest.raises(UsageError, match="closed"):
+        source.fileno()
+
+
+@both_ways
+def test_views_are_the_files_or_it_is_closed_whatever_other_threads_do(
+    file: Path, tmp_path: Path, access: Access
+) -> None:
+    (tmp_path / "other").write_bytes(bytes(len(DATA)))
+
+    def read(source: ByteSource) -> set[bytes]:
+        seen = set()
+        for _ in range(20):
+            try:
+                seen.add(bytes(source.view(0, len(DATA))))
+            except UsageError as error:
+                assert error.reason == "closed"  # noqa: PT017 (in another thread)
+        return seen
+
+    def close(source: ByteSource) -> None:
+        source.close()
+        for _ in range(4):
+            os.close(os.open(tmp_path / "other", os.O_RDONLY))
+
+    with ThreadPoolExecutor(3) as pool:
+        for _ in range(30):
+            source = open_source(file, access)
+            reading = [pool.submit(read, source) for _ in range(2)]
+            pool.submit(close, source).result()
+            assert {one for job in reading for one in job.result()} <= {DATA}

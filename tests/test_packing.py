@@ -16,7 +16,6 @@ import pytest
 from hypothesis import given, settings
 
 import blobstore
-from blobstore import layout
 from blobstore.codecs.packed_writer import CHUNK_NBYTES
 from blobstore.elements import BY_NAME
 from blobstore.errors import BlobStoreError, FormatError, UsageError
@@ -52,6 +51,14 @@ assert len(FILES) > 40
 
 UP = "model.layers.0.mlp.up_proj.weight"
 DOWN = "model.layers.0.mlp.down_proj.weight"
+
+
+def write_weights_of(path: Path, count: int, index: IndexPlace) -> Path:
+    """A file of some small tensors."""
+    with blobstore.create(path, index=index) as store:
+        for i in range(count):
+            store.add(f"c_{i}x", weights(i, 99))
+    return path
 
 
 @pytest.fixture
@@ -606,12 +613,22 @@ def test_what_can_not_be_packed_or_unpacked_is_refused_and_nothing_appears(tmp_p
     assert not target.exists()
 
 
+@pytest.mark.parametrize("count", [1, 2, 3, 4])
+@pytest.mark.parametrize("index", ["embedded", "external", "none"])
+def test_a_packed_file_may_have_more_blobs_than_gemma_cpp_takes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, index: IndexPlace, count: int
+) -> None:
+    path = write_weights_of(tmp_path / "m.sbs", count, index)
+    monkeypatch.setattr(packer, "MAX_PORTABLE_BLOBS", 3)
+    packed, _ = there_and_back(path)
+    check_same_tensors(path, packed)
+
+
 @pytest.mark.parametrize("index", ["embedded", "external"])
 def test_a_file_of_as_many_blobs_as_there_can_be_is_refused_at_once(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, index: IndexPlace
 ) -> None:
     most = 20
-    monkeypatch.setattr(layout, "MAX_BLOBS", most)
     monkeypatch.setattr(packer, "MAX_BLOBS", most)
     spare = 2 if index == "embedded" else 3  # the new one's index, what is in no blob, and the index beside
     names = [f"c_{i}x" for i in range(most - spare)]

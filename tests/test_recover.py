@@ -15,8 +15,10 @@ from blobstore import evidence
 from blobstore.check import verify_file
 from blobstore.convert.export import plan_export
 from blobstore.convert.gemma_plan import Choices
+from blobstore.elements import BY_NAME
 from blobstore.errors import FormatError, UsageError
-from blobstore.gemma.toc import parse_toc
+from blobstore.gemma.config import ModelConfig
+from blobstore.gemma.toc import build_toc, parse_toc, toc_entry
 from blobstore.reader import BlobReader
 from blobstore.recover import recover
 from tests.gemma_checkpoints import convert, small_recipe
@@ -197,6 +199,24 @@ def test_gemma_cpps_own_file_is_proved_by_its_toc(tmp_path: Path, family: str, t
     assert out.read_bytes() == whole
 
 
+@pytest.mark.parametrize("count", [1, 7, 8000])
+def test_a_toc_of_any_length_proves_a_file(tmp_path: Path, count: int) -> None:
+    path, out = tmp_path / "m.sbs", tmp_path / "out.sbs"
+    keys = [f"linear_w_{i:05}" for i in range(count)]  # records of one length, so that many begin where a blob may
+    with blobstore.BlobWriter(path) as writer:
+        for key in keys:
+            writer.add(key, b"12345678")
+        writer.add("config", ModelConfig(model_dim=8).to_bytes())
+        writer.add("tokenizer", b"unavailable")
+        writer.add("toc", build_toc(toc_entry(key, BY_NAME["u8"], 1, 8) for key in keys))
+    whole = path.read_bytes()
+    cut(path, len(whole) - 16)
+    done = recover(path, out)
+    assert "toc" in done.how
+    assert not done.lost
+    assert out.read_bytes() == whole
+
+
 def test_a_toc_whose_tensors_end_elsewhere_proves_nothing(tmp_path: Path) -> None:
     path = tmp_path / "m.sbs"
     convert(small_recipe("gemma3").write(tmp_path / "c"), path, Choices("bf16"), index="external")
@@ -212,16 +232,29 @@ def test_a_toc_whose_tensors_end_elsewhere_proves_nothing(tmp_path: Path) -> Non
     assert caught.value.reason == "not-recoverable"
 
 
-def test_many_beginnings_of_a_toc_do_not_take_for_ever(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(("words", "tocs"), [(63, 1), (62, 100)])  # one record after another; each with padding behind
+def test_many_beginnings_of_a_toc_do_not_take_for_ever(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, words: int, tocs: int
+) -> None:
     path = tmp_path / "m.sbs"
     block = np.zeros(64, "<u4")
-    block[:3] = 63, 1, 0x61616161
+    block[:3] = words, 1, 0x61616161
     path.write_bytes(block.tobytes() * 4000 + b"x")
     tried = []
-    monkeypatch.setattr(evidence, "_toc_at", lambda _source, offset: tried.append(offset))
+
+    def refuse(raw: bytes) -> None:
+        tried.append(len(raw))
+        raise FormatError("toc-type", "none of it is read")
+
+    monkeypatch.setattr(evidence, "parse_toc", refuse)
     with pytest.raises(FormatError):
         recover(path, tmp_path / "out.sbs")
-    assert 0 < len(tried) <= 100
+    assert len(tried) == tocs
+    assert sum(tried) <= path.stat().st_size
+    monkeypatch.setattr(evidence, "_MOST_FOLLOWED", 7)
+    with pytest.raises(FormatError):
+        recover(path, tmp_path / "out.sbs")
+    assert len(tried) - tocs <= 7, "it looks at no more records"
 
 
 # --------------------------------------------------------------------------------------------------- damaged, doubtful

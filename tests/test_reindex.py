@@ -7,10 +7,11 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 import blobstore
+from blobstore import layout
 from blobstore.errors import FormatError, UsageError
 from blobstore.reindex import attach_index, build_for, detach_index
 from tests.strategies import Blobs, blob_lists, bytes_of, versions
@@ -168,6 +169,29 @@ def test_a_full_file_has_no_room_for_an_index(tmp_path: Path) -> None:
         with pytest.raises(UsageError, match="too-many-blobs"):
             refused(path)
         assert folder_of(tmp_path) == before
+
+
+@given(blobs=blob_lists(6), version=versions, portable=st.integers(1, 6))
+def test_a_file_of_more_blobs_than_gemma_cpp_takes_gets_an_index(
+    tmp_path: Path, blobs: Blobs, version: int, portable: int
+) -> None:
+    assume("~index" not in dict(blobs) and "toc" not in dict(blobs))
+    path = cleared(tmp_path)
+    write_plain(path, blobs, version)
+    before = path.read_bytes()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(layout, "MAX_PORTABLE_BLOBS", portable)
+        build_for(path)
+        if len(blobs) == portable:  # gemma.cpp takes it, and would not any more
+            with pytest.raises(UsageError, match=f"too-many-blobs: .* one more than the {portable} blobs"):
+                attach_index(path)
+            assert path.read_bytes() == before
+            return
+        attach_index(path)
+        with blobstore.BlobReader(path) as reader:
+            assert list(reader) == [*dict(blobs), "~index"]
+        detach_index(path)
+        assert path.read_bytes() == before
 
 
 # Building one.

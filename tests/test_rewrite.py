@@ -14,13 +14,14 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 
 import blobstore
+from blobstore import layout
 from blobstore.check import check_file, verify_file
 from blobstore.convert.gemma_plan import Choices
 from blobstore.errors import FormatError, UsageError
-from blobstore.gemma.toc import parse_toc
+from blobstore.gemma.toc import build_toc, parse_toc
 from blobstore.reader import BlobReader
 from blobstore.rewrite import Edits, rewrite
-from tests.gemma_checkpoints import convert, small_recipe
+from tests.gemma_checkpoints import convert, sound_recipe
 from tests.strategies import Blobs, blob_lists, versions
 from tests.tensor_strategies import Model, models
 
@@ -313,8 +314,40 @@ def test_blobs_are_sorted_by_name_and_the_runtimes_own_last(tmp_path: Path) -> N
 
 @pytest.fixture
 def model(tmp_path: Path) -> Path:
-    convert(small_recipe("gemma3").write(tmp_path / "c"), tmp_path / "m.sbs", Choices("bf16"))
+    convert(sound_recipe("gemma3").write(tmp_path / "c"), tmp_path / "m.sbs", Choices("bf16"))
     return tmp_path / "m.sbs"
+
+
+def test_a_tensor_whose_rows_are_padded_can_be_dropped(model: Path, tmp_path: Path) -> None:
+    with BlobReader(model) as reader:
+        blobs = {key: bytes(blob) for key, blob in reader.items() if key != "~index"}
+    entries = parse_toc(blobs["toc"])
+    odd = [replace(one, stride=one.cols + 64) if one.name == "linear_w_0" else one for one in entries]
+    path = write_plain(tmp_path / "odd.sbs", blobs | {"toc": build_toc(odd)})
+    with pytest.raises(FormatError, match=r"toc-stride: .*--drop linear_w_0,"):
+        blobstore.open(path)
+    rewrite(path, tmp_path / "out.sbs", Edits(drop=("linear_w_0",)))
+    assert names_of(tmp_path / "out.sbs") == [one.name for one in entries if one.name != "linear_w_0"]
+
+
+@given(blobs=blob_lists(6), portable=st.integers(1, 6), version=versions)
+def test_a_file_of_more_blobs_than_gemma_cpp_takes_is_written_anew(
+    tmp_path: Path, blobs: Blobs, portable: int, version: int
+) -> None:
+    assume(not {"~index", "toc"} & {*dict(blobs)})
+    path, out = write_plain(tmp_path / "m.sbs", blobs), tmp_path / "out.sbs"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(layout, "MAX_PORTABLE_BLOBS", portable)
+        rewrite(path, out, Edits(version=version))
+        with BlobReader(out) as reader:
+            assert dict(reader) == dict(blobs)
+            assert reader.version == version
+        if len(blobs) == portable:
+            with pytest.raises(UsageError, match="too-many-blobs"):
+                rewrite(path, out, Edits(set_metadata={"a": "b"}))
+        else:
+            rewrite(path, out, Edits(set_metadata={"a": "b"}))
+            assert keys_of(out) == [*dict(blobs), "~index"]
 
 
 def test_the_toc_is_kept_in_step(model: Path) -> None:

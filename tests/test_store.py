@@ -6,6 +6,7 @@ import mmap
 import os
 import re
 import tracemalloc
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -20,6 +21,7 @@ from blobstore.directory import build_directory
 from blobstore.elements import BY_NAME
 from blobstore.errors import BlobStoreError, CodecError, FormatError, NameNotFoundError, TruncatedError, UsageError
 from blobstore.index import Entry, IndexedBlob, build_index
+from blobstore.mapping import read_into
 from blobstore.store import Store
 from tests.strategies import bytes_of, payload
 from tests.tensor_strategies import Model, models, mutated
@@ -390,6 +392,8 @@ def test_without_an_index_blobs_are_bytes_under_their_keys(tmp_path: Path, acces
         ("index-element-types", "tensor.f4", "packed-type"),
         ("index-element-types", "tensor.f6_e2m3", "packed-type"),
         ("index-element-types", "tensor.f6_e3m2", "packed-type"),
+        ("index-element-types", "tensor.q4_0", "packed-type"),
+        ("index-element-types", "tensor.mxfp4", "packed-type"),
     ],
 )
 def test_what_can_not_be_decoded_is_refused_by_name_and_raw_works(
@@ -554,6 +558,21 @@ def test_a_folder_beside_the_file_is_no_index(small: Path, tmp_path: Path) -> No
 # Faults in an index, seen from outside.
 
 
+@both_accesses
+@pytest.mark.parametrize(("name", "said"), [("newer", "type-14"), ("權重", "type-31")])
+def test_a_type_that_a_later_runtime_has_is_listed_and_gives_its_bytes(
+    vectors: Path, access: Access, name: str, said: str
+) -> None:
+    with blobstore.open(vectors / "catalog_valid" / "toc-newer-types.sbs", access=access) as store:
+        info = store.info(name)
+        assert (info.type.name, info.shape, info.dtype) == (said, (3, 87), None)
+        assert store.raw(name) == store.reader[name]
+        assert len(store.stored(info, 0, info.nbytes)) == info.nbytes
+        for way in (partial(store.array, info), partial(store.load, name), store.load_all):
+            with pytest.raises(CodecError, match=r"unknown-type: .* newer than this version .*: store\.raw"):
+                way()
+
+
 def check(store: blobstore.Store) -> None:
     """Whatever opens: all that is listed lies inside its blob, and reads."""
     for info in store.infos():
@@ -609,7 +628,7 @@ def table_of(raw: bytes) -> list[tuple[bytes, int]]:
 def test_a_tensor_beyond_4_gib_is_read_through_the_map(tmp_path: Path, version: int) -> None:
     nbytes = 9 * 2**29 + 3
     index = build_index(
-        [Entry("a.large.one", 0, 0, nbytes, 34, (nbytes,)), Entry("behind", 1, 0, 8, 34, (8,))],
+        [Entry("a.large.one", 0, 0, nbytes, 10, (nbytes,)), Entry("behind", 1, 0, 8, 10, (8,))],
         [IndexedBlob(b"~large", nbytes), IndexedBlob(b"b", 8)],
     )
     directory = build_directory(version, [b"~large", b"b", b"~index"], [nbytes, 8, len(index)])
@@ -659,3 +678,33 @@ def test_keys_that_are_not_utf8_are_names_of_a_file_without_index(tmp_path: Path
             writer.add(key, bytes_of(key))
     with blobstore.open(path) as store:
         assert {name: array.tobytes() for name, array in store.items()} == {key: bytes_of(key) for key in listed}
+
+
+# Closing, and other files, while a store is read.
+
+
+def test_load_all_reads_its_own_file_whatever_is_closed_and_opened_meanwhile(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    right = {f"t{i}": np.full(1 << 20, i + 1, np.uint8) for i in range(12)}
+    blobstore.save_file(right, tmp_path / "m.sbs")
+    blobstore.save_file({name: values + 100 for name, values in right.items()}, tmp_path / "other.sbs")
+    others: list[int] = []
+
+    def read_late(fd: int, *rest: Any) -> None:  # noqa: ANN401 (as read_into has it)
+        if not others:
+            store.close()
+            others.extend(os.open(tmp_path / "other.sbs", os.O_RDONLY) for _ in range(8))
+        read_into(fd, *rest)
+
+    for access in ("mmap", "read"):
+        store = blobstore.open(tmp_path / "m.sbs", access=access)
+        with monkeypatch.context() as patched:
+            patched.setattr("blobstore.bulk.read_into", read_late)
+            found = store.load_all()
+        assert all(np.array_equal(found[name], values) for name, values in right.items())
+        for fd in others:
+            os.close(fd)
+        others.clear()
+        with pytest.raises(UsageError, match="closed"):
+            store.load_all()

@@ -392,7 +392,7 @@ def test_a_layer_with_both_forms_is_a_fault(family: str, slot: str) -> None:
     keys = [f"{base}_0" for part in PAIRS[slot] for base in part]
     message = f"{', '.join(keys)} are of two forms of the same tensor: the runtime stops"
     fault = the_fault(config, stock | {key: split[key] for key in keys[1:]})
-    assert fault == TensorFault("both-forms", keys[0], message)
+    assert fault == TensorFault("both-forms", keys[0], message, tuple(keys))
 
 
 @all_families

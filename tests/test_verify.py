@@ -22,17 +22,22 @@ from blobstore.convert.gemma_plan import Choices
 from blobstore.convert.run import run_plan
 from blobstore.convert.verify import digest_of, plan_again, verify
 from blobstore.errors import BlobStoreError, UsageError
+from blobstore.gemma.config import PostNorm
 from blobstore.keys import CHOICES
+from blobstore.repair import repair
+from blobstore.rewrite import Edits, rewrite
 from tests.checkpoints import EMBEDDING, HEAD, SINGLE, write_config, write_peer
-from tests.gemma_checkpoints import Recipe, convert, plan_of, recipes, small_recipe
+from tests.gemma_checkpoints import Recipe, as_before, convert, plan_of, recipes, small_recipe
 from tests.models import FAMILIES, FORMS
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from pathlib import Path
 
     import numpy.typing as npt
 
     from blobstore.convert.verify import Verdict
+    from blobstore.gemma import ModelConfig
 
 WEIGHTS = ("bf16", "sfp", "f32", "i8")
 
@@ -170,6 +175,89 @@ def test_a_flipped_byte_of_the_runtimes_blobs_is_found(tmp_path: Path, key: str)
         assert f"offset {start + at} " in found[key]
         flip(path, start + at)
     assert not faults(path, tmp_path / "c")
+
+
+# ------------------------------------------------------------------------------------------------- fields of the config
+
+
+def with_config(folder: Path, path: Path, changes: Callable[[ModelConfig], ModelConfig], family: str = "gemma3") -> str:
+    """Convert, give the file another config, compare → what is said of it; all else is right."""
+    if not folder.exists():
+        small_recipe(family).write(folder)
+    convert(folder, path, Choices("bf16"))
+    with blobstore.open(path) as store:
+        assert store.config
+        other = changes(store.config)
+    rewrite(path, path, Edits(config=other.to_bytes()))
+    found = faults(path, folder)
+    assert set(found) <= {"config"}
+    return found.get("config", "")
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_a_config_without_the_word_is_told_with_the_way_out(tmp_path: Path, family: str) -> None:
+    """As files are that an earlier version of this project made."""
+    folder, path = tmp_path / "c", tmp_path / "a.sbs"
+    said = with_config(folder, path, as_before, family)
+    if not family.startswith("gemma3"):
+        assert said == ""
+        return
+    word = "use_global_timescale is False, the source makes it True"
+    label = "display_name is 'Gemma3_270M', the source makes it 'Gemma3_1B'; "
+    label += "model is GEMMA3_270M, the source makes it GEMMA3_1B; "
+    assert said.partition("of the file; ")[2] == f"{label if family == 'gemma3' else ''}{word}: blobstore repair FILE"
+    assert repair(path).changes
+    assert not faults(path, folder)
+    convert(folder, tmp_path / "new.sbs", Choices("bf16"))
+    assert path.read_bytes() == (tmp_path / "new.sbs").read_bytes()
+
+
+def test_fields_of_a_config_that_differ_are_named_however_deep(tmp_path: Path) -> None:
+    def change(config: ModelConfig) -> ModelConfig:
+        layers = (config.layer_configs[0], replace(config.layer_configs[1], post_norm=PostNorm.NONE))
+        vision = replace(config.vit_config, pool_dim=7)
+        return replace(config, layer_configs=layers, vit_config=vision, attention_window_sizes=(1, 2, 3))
+
+    said = with_config(tmp_path / "c", tmp_path / "a.sbs", change, "gemma3vlm")
+    assert "; layer_configs[1].post_norm is NONE, the source makes it SCALE; " in said
+    assert "; attention_window_sizes has 3 entries, the source makes 2; " in said
+    assert said.endswith("; vit_config.pool_dim is 7, the source makes it 4")  # repairing doesn't help
+
+
+def test_only_the_first_fields_that_differ_are_named(tmp_path: Path) -> None:
+    names = ("num_layers", "model_dim", "vocab_size", "max_seq_len", "norm_num_groups", "pool_dim", "eos_id")
+
+    def change(config: ModelConfig) -> ModelConfig:
+        return replace(config, **{name: getattr(config, name) + 1 for name in names})
+
+    said = with_config(tmp_path / "c", tmp_path / "a.sbs", change, "gemma2")
+    assert [name for name in names if f"; {name} is " in said] == [*names[:-1]]
+    assert said.endswith("; and more")
+
+
+def test_a_config_that_can_not_be_read_is_told_by_its_place(tmp_path: Path) -> None:
+    folder, path = tmp_path / "c", tmp_path / "a.sbs"
+    small_recipe("gemma2").write(folder)
+    convert(folder, path, Choices("bf16"))
+    with blobstore.open(path) as store, open_checkpoint(folder) as checkpoint:
+        plan = plan_again(store, checkpoint, tokenizer=None, chat_template=False)
+        start = store.reader.range("config")[0]
+        flip(path, start + 3, 0xFF)  # a record of 4 billion words
+        (said,) = (one.fault for one in verify(store, plan, checkpoint) if one.fault)
+    assert said.startswith(f"byte 3 differs, at offset {start + 3} of the file: fields-truncated: ")
+
+
+def test_a_checkpoint_with_one_rope_base_for_all_layers_is_compared_as_such(tmp_path: Path) -> None:
+    folder, path = tmp_path / "c", tmp_path / "a.sbs"
+    recipe = small_recipe("gemma3")
+    recipe.write(folder, None, recipe.config() | {"rope_theta": 10000.0})
+    assert with_config(folder, path, lambda config: config) == ""
+    # Without the word it isn't told from a file that lacks it: repair would make it 1.
+    said = with_config(folder, path, lambda config: replace(config, extent=None))
+    assert said
+    assert "repair" not in said
+    said = with_config(folder, path, lambda config: replace(config, use_global_timescale=True))
+    assert said.endswith("use_global_timescale is True, the source makes it False")
 
 
 # ---------------------------------------------------------------------------------------- files that are something else

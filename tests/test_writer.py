@@ -19,7 +19,7 @@ from blobstore import BlobReader, BlobWriter, FileRange, hashing, transfer
 from blobstore import writer as writing
 from blobstore.errors import KeyTooLongError, TruncatedError, UsageError
 from tests import strategies
-from tests.strategies import bytes_of, payload
+from tests.strategies import bytes_of, payload, versions
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
@@ -106,8 +106,40 @@ def test_a_file_may_have_16383_blobs(generator: ModuleType, path: Path, version:
             writer.add(key, data)
         with pytest.raises(UsageError) as caught:
             writer.add("one more", b"x")
-    assert str(caught.value) == "too-many-blobs: 'one more' would be one more than the 16383 a file can have"
+    assert str(caught.value) == (
+        "too-many-blobs: 'one more' would be one more than the 16383 blobs that every gemma.cpp takes"
+    )
     assert path.read_bytes() == expected(generator, version, blobs)
+
+
+@both_versions
+def test_more_blobs_are_written_when_it_is_asked_for(generator: ModuleType, path: Path, version: int) -> None:
+    blobs = [(f"{i}", b"x") for i in range(16385)]
+    with BlobWriter(path, version=version, max_blobs=len(blobs)) as writer:
+        for key, data in blobs:
+            writer.add(key, data)
+        with pytest.raises(UsageError, match="one more than the 16385 blobs that this file may have"):
+            writer.add("one more", b"x")
+    assert path.read_bytes() == expected(generator, version, blobs)
+    with BlobReader(path) as reader:
+        assert list(reader) == [key for key, _ in blobs]
+
+
+@given(st.integers(1, 2**20), versions)
+def test_the_limit_does_not_change_the_file(
+    generator: ModuleType, tmp_path: Path, max_blobs: int, version: int
+) -> None:
+    with BlobWriter(tmp_path / "store.sbs", version=version, max_blobs=max_blobs) as writer:
+        writer.add("a", b"first")
+    assert (tmp_path / "store.sbs").read_bytes() == expected(generator, version, [("a", b"first")])
+
+
+@both_versions
+@pytest.mark.parametrize("max_blobs", [0, -1, 2**20 + 1])
+def test_a_limit_that_no_reader_has_is_refused(path: Path, version: int, max_blobs: int) -> None:
+    with pytest.raises(UsageError, match="bad-max-blobs: a file has 1 to 1048576 blobs"):
+        BlobWriter(path, version=version, max_blobs=max_blobs)
+    assert not path.exists()
 
 
 @given(st.data(), strategies.versions, strategies.blob_lists(4))

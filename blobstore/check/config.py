@@ -1,52 +1,102 @@
-"""What gemma.cpp can't take in a config."""
+"""What gemma.cpp can't take in a config.
+
+The rules are listed, with their sources, in spec/gemma.md, Rules of the runtime.
+"""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
 from blobstore.check.findings import finding
+from blobstore.check.vision import check_vision
 from blobstore.gemma.config import LayerType, Model, WeightType
-from blobstore.gemma.families import runtime_notes
+from blobstore.gemma.families import right_label, runtime_notes
+from blobstore.gemma.models import is_gemma3
+from blobstore.gemma.newer import newer_config
+from blobstore.gemma.runtimes import OCTOBER
 from blobstore.keys import CONFIG_KEY
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Sequence
 
     from blobstore.check.findings import Finding
     from blobstore.gemma.config import LayerConfig, ModelConfig
 
 MATMUL_ROWS = 4  # that its matrix products take at a time
-_MAX_QKV_DIM = 1024
+MAX_COLUMNS = 36 * 1024  # of a matrix product
+MAX_QKV_DIM = 1024
 _AVX2_LANES = 16
+SHORTEST_PROMPT = 10  # tokens: one of the user's, and what wraps it
+# What it allocates for all layers by the first one.
+_ALIKE = ("ff_hidden_dim", "heads", "kv_heads", "qkv_dim", "post_qk")
+# Whose layers may differ, in the runtimes that run them.
+_UNLIKE_MODELS = (
+    Model.GEMMA4_26B_MOE,
+    Model.GEMMA4_2B,
+    Model.GEMMA4_2B_LM,
+    Model.GEMMA4_E4B,
+    Model.GEMMA4_E4B_LM,
+    Model.DEEPSEEK4_FLASH,
+)
 
 
-def check_config(config: ModelConfig) -> Iterator[Finding]:
-    """Yield what gemma.cpp can't take in a config, whatever the tensors are."""
+def check_config(config: ModelConfig, *, one_base: bool = False) -> Iterator[Finding]:
+    """Yield what gemma.cpp can't take in a config, whatever the tensors are.
+
+    Args:
+        config: As the file has it.
+        one_base: Whether the model is known to have one RoPE base for all layers.
+    """
     for what, missing in (("model", config.model == Model.UNKNOWN), ("weight", config.weight == WeightType.UNKNOWN)):
         if missing:
             yield finding("config-model", f"config.{what}", f"the config names no {what}")
-    yield from _config_sizes(config)
+    if config.model == Model.CUSTOM:
+        yield finding("custom-model", "config.model", "the config names no model of the runtime's own")
+    yield from _rope(config, one_base=one_base)
+    yield from _sizes(config)
+    yield from alike("config.layer_configs", config.layer_configs, config)
+    yield from check_vision(config)
     for fault in runtime_notes(config):
-        worse = fault.reason == "vocabulary" and config.vocab_size % _AVX2_LANES
-        if worse:
+        if fault.reason != "vocabulary":
+            yield finding(fault.reason, "config", fault.message)
+            continue
+        effect = None
+        if config.vocab_size % _AVX2_LANES:
             where = "machines with AVX2 or AVX-512" if config.vocab_size % MATMUL_ROWS == 0 else "all machines"
             effect = f"gemma.cpp stops when it samples, on {where}"
-            yield finding(fault.reason, "config", fault.message, severity="error", effect=effect)
-        else:
-            yield finding(fault.reason, "config", fault.message)
-    if config.newer:
-        yield finding("newer-fields", CONFIG_KEY, f"{len(config.newer)} words stand behind the fields that are known")
-    nested = [config.vit_config, *config.layer_configs, *config.vit_config.layer_configs]
-    words = sum(len(record.newer) for record in nested)
-    if words:
-        yield finding("nested-fields", CONFIG_KEY, f"{words} words stand behind the known fields of inner records")
+        yield finding(fault.reason, "config", fault.message, effect=effect)
+    if config.trailing:
+        what = f"{4 * len(config.trailing)} bytes stand behind the config's record"
+        yield finding("config-trailing", CONFIG_KEY, what)
+    yield from (finding(*one[:3], runtimes=one.runtimes) for one in newer_config(config))
     if config.weight == WeightType.NUQ:
         yield finding("nuq-weights", "config.weight", "the weights are nuq")
     if config.weight == WeightType.I8:
         yield finding("i8-weights", "config.weight", "the weights are i8")
 
 
-def _config_sizes(config: ModelConfig) -> Iterator[Finding]:
+def _rope(config: ModelConfig, *, one_base: bool) -> Iterator[Finding]:
+    """Compare which layers get which RoPE base in each runtime with what a Gemma 3 needs."""
+    subject = "config.use_global_timescale"
+    if not is_gemma3(config):
+        return
+    by_label = config.model != Model.GEMMA3_270M  # what 2025-10 does
+    if config.use_global_timescale == one_base:
+        if one_base:
+            yield finding("global-rope", subject, "it is 1, and the model has one RoPE base for all its layers")
+        else:
+            is_there = "is 0" if config.field_count > config.CORE else "is missing"
+            what = f"the word {is_there}: Gemma 3's global layers have a RoPE base of 1,000,000"
+            yield finding("global-rope", subject, what)
+    if by_label == one_base and config.model <= OCTOBER.values[Model]:
+        base = "1,000,000" if by_label else "10,000"
+        what = f"2025-10 gives global layers of {config.model.name} a RoPE base of {base}, whatever the file says"
+        better = not one_base and right_label(config) != config.model
+        remedy = "blobstore repair FILE gives it the label that is right in all" if better else None
+        yield finding("rope-by-label", "config.model", what, remedy=remedy)
+
+
+def _sizes(config: ModelConfig) -> Iterator[Finding]:
     if len(config.layer_configs) != config.num_layers:
         what = f"num_layers is {config.num_layers}, and there are {len(config.layer_configs)} layer configs"
         effect = "none: gemma.cpp counts the layer configs"
@@ -56,20 +106,40 @@ def _config_sizes(config: ModelConfig) -> Iterator[Finding]:
     if len(config.attention_window_sizes) < len(config.layer_configs):
         what = f"{len(config.attention_window_sizes)} windows for {len(config.layer_configs)} layers"
         yield finding("config-sizes", "config.attention_window_sizes", what)
+    if config.max_seq_len <= SHORTEST_PROMPT:
+        what = f"it is {config.max_seq_len}, and a prompt of one word has up to {SHORTEST_PROMPT} tokens, wrapped"
+        yield finding("sequence", "config.max_seq_len", what)
     for i, layer in enumerate(config.layer_configs):
-        for what in _layer_faults(config, layer):
-            yield finding("config-sizes", f"config.layer_configs[{i}]", what)
-    for i, layer in enumerate(config.vit_config.layer_configs):
-        if layer.type != LayerType.VIT:
-            yield finding("config-sizes", f"config.vit_config.layer_configs[{i}]", "it is no vision layer")
+        subject = f"config.layer_configs[{i}]"
+        for what in _layer_faults(layer):
+            yield finding("config-sizes", subject, what)
+        widths = {"model_dim": config.model_dim, "ff_hidden_dim": layer.ff_hidden_dim}
+        widths["heads · qkv_dim"] = layer.heads * layer.qkv_dim
+        yield from columns(subject, widths)
 
 
-def _layer_faults(config: ModelConfig, layer: LayerConfig) -> Iterator[str]:
-    if layer.qkv_dim > _MAX_QKV_DIM:
-        yield f"qkv_dim is {layer.qkv_dim}, gemma.cpp has room for {_MAX_QKV_DIM}"
+def _layer_faults(layer: LayerConfig) -> Iterator[str]:
+    if layer.qkv_dim > MAX_QKV_DIM:
+        yield f"qkv_dim is {layer.qkv_dim}, gemma.cpp has room for {MAX_QKV_DIM}"
     if not layer.heads or not layer.kv_heads or layer.heads % layer.kv_heads:
         yield f"{layer.heads} heads do not share {layer.kv_heads} kv_heads evenly"
-    if layer.type != LayerType.GEMMA:
-        yield "it is no text layer"
-    if layer.model_dim != config.model_dim:
-        yield f"its model_dim is {layer.model_dim}, the model's {config.model_dim}"
+    if layer.type == LayerType.VIT:
+        yield "it is not a text layer"
+
+
+def columns(subject: str, widths: dict[str, int]) -> Iterator[Finding]:
+    """Yield which of a layer's sizes are more columns than a matrix product takes."""
+    for name, width in widths.items():
+        if width > MAX_COLUMNS:
+            yield finding("columns", subject, f"{name} is {width}: matrices have at most {MAX_COLUMNS} columns")
+
+
+def alike(subject: str, layers: Sequence[LayerConfig], config: ModelConfig) -> Iterator[Finding]:
+    """Yield which layers have other sizes than the first."""
+    if config.model in _UNLIKE_MODELS or config.model.is_newer:
+        return
+    for i, layer in enumerate(layers):
+        for name in _ALIKE:
+            own, first = getattr(layer, name), getattr(layers[0], name)
+            if own != first:
+                yield finding("unlike-layers", f"{subject}[{i}]", f"its {name} is {own:d}, the first layer's {first:d}")

@@ -14,6 +14,7 @@ import numpy as np
 from blobstore.check.findings import finding, from_error
 from blobstore.check.opening import open_checked
 from blobstore.errors import CodecError, FormatError, UsageError
+from blobstore.gemma.toc import odd_strides_in, stride_fault
 from blobstore.hashing import digest_of
 from blobstore.keys import INDEX_KEY
 from blobstore.parallel import cores
@@ -89,6 +90,9 @@ def verify_file(
         found = list(opened.findings)
         index = opened.index.content if opened.index else None
         blobs = nbytes = 0
+        if opened.reader:
+            # A digest doesn't make such values right.
+            found += [finding("toc-stride", one.name, stride_fault(one)) for one in odd_strides_in(opened.reader)]
         if opened.reader and not quick:
             if index and index.has_digests:
                 blobs, nbytes = len(index.blobs), int(index.blobs["nbytes"].sum())

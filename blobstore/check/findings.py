@@ -5,10 +5,14 @@ Spec: spec/findings.md.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Literal
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Literal
 
 from blobstore.errors import BlobStoreError, FormatError
+from blobstore.gemma.runtimes import APRIL, LATER, NAMES, OCTOBER
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
 
 Severity = Literal["error", "warning", "note"]
 
@@ -21,11 +25,16 @@ class Kind:
         severity: ``error``: it can't be used, or would give wrong results; ``warning``: it may; ``note``: good to know.
         effect: What happens in gemma.cpp, or to a reader.
         remedy: What to do.
+        runtimes: Names of the states of gemma.cpp that it concerns.
+        asked: Its severity where one of these is asked for by name; None for the same. A file for newer runtimes isn't
+            wrong because older ones don't read it.
     """
 
     severity: Severity
     effect: str
     remedy: str
+    runtimes: tuple[str, ...] = NAMES
+    asked: Severity | None = None
 
 
 @dataclass(frozen=True)
@@ -42,6 +51,7 @@ class Finding:
         offset: Of the first byte that it is about, from the beginning of the file; None when it is no place.
         nbytes: How many bytes it is about, from there.
         names: Tensors that hold these bytes.
+        runtimes: The states of gemma.cpp that it concerns: 2025-10, 2026-04, later.
     """
 
     severity: Severity
@@ -53,8 +63,59 @@ class Finding:
     offset: int | None = None
     nbytes: int | None = None
     names: tuple[str, ...] = ()
+    runtimes: tuple[str, ...] = NAMES
+
+    @property
+    def spoils(self) -> bool:
+        """Whether the runtimes that it concerns don't run the file rightly."""
+        kind = CODES.get(self.code)
+        return self.severity == "error" or (kind is not None and kind.asked is not None)
 
 
+def runs_in(findings: Iterable[Finding], runtimes: tuple[str, ...] = NAMES) -> tuple[str, ...]:
+    """Return which of some states of gemma.cpp run a file rightly."""
+    spoiled = {name for one in findings if one.spoils for name in one.runtimes}
+    return tuple(name for name in runtimes if name not in spoiled)
+
+
+def runtimes_line(findings: Iterable[Finding], runtimes: tuple[str, ...] = NAMES) -> str:
+    """Say which of some states of gemma.cpp run a file rightly, and what keeps the others from it.
+
+    Returns:
+        A line; empty for a file that isn't a model's.
+    """
+    listed = list(findings)
+    if {"by-name", "not-for-gemma"} & {one.code for one in listed}:
+        return ""
+    rightly = runs_in(listed, runtimes)
+    codes = {name: _spoilers(listed, name) for name in runtimes if name not in rightly}
+    if not rightly and len({*codes.values()}) == 1:
+        return f"runs rightly in no gemma.cpp ({codes[runtimes[0]]})"
+    text = f"runs rightly in gemma.cpp {_and(rightly)}" if rightly else "runs rightly in no gemma.cpp"
+    others = [f"{name} ({why})" for name, why in codes.items()]
+    return f"{text}; not in {_and(others)}" if others else text
+
+
+def _spoilers(findings: Iterable[Finding], runtime: str) -> str:
+    codes = list(dict.fromkeys(one.code for one in findings if one.spoils and runtime in one.runtimes))
+    return ", ".join(codes[:_SHOWN]) + (", …" if len(codes) > _SHOWN else "")
+
+
+def _and(parts: Sequence[str]) -> str:
+    return " and ".join([", ".join(parts[:-1]), parts[-1]] if len(parts) > 1 else parts)
+
+
+def asked_for(findings: Iterable[Finding], runtimes: tuple[str, ...]) -> list[Finding]:
+    """Return the findings that concern these runtimes, as severe as they are for someone who needs them."""
+    chosen = []
+    for one in findings:
+        if {*one.runtimes} & {*runtimes}:
+            kind = CODES.get(one.code)
+            chosen.append(replace(one, severity=kind.asked) if kind and kind.asked else one)
+    return chosen
+
+
+_SHOWN = 4
 _STOPS = "gemma.cpp stops when it opens the file"
 _UNSEEN = "gemma.cpp does not see it and may read wrong bytes; other readers refuse the file"
 _ANEW = "write the file again with blobstore, or fetch it again"
@@ -63,6 +124,10 @@ _CONVERT = "convert the checkpoint again with blobstore convert"
 _REWRITE = "blobstore rewrite FILE -o OUT writes it anew, with zeros"
 _NO_LOAD = "gemma.cpp stops when it loads the tensors"
 _REINDEX = "blobstore index build FILE --force makes a new one"
+_NEWER = "use a newer gemma.cpp"
+_OLD = (OCTOBER.name, APRIL.name)
+_NEW = (APRIL.name, LATER.name)
+_PAD = "pad the embedding, and vocab_size, with copies of the <pad> row to a multiple of 32"
 
 _CONTAINER = {
     "truncated": Kind("error", _STOPS, _CUT),
@@ -115,19 +180,64 @@ _RUNTIME = {
     "letters-damaged": Kind("error", "gemma.cpp stops, or takes wrong scales", _CONVERT),
     "no-config": Kind("error", "gemma.cpp stops: it can't deduce the type of the weights", _CONVERT),
     "config-damaged": Kind("error", "gemma.cpp stops when it reads the config, or reads it otherwise", _CONVERT),
-    "newer-fields": Kind("note", "an older gemma.cpp prints a line and ignores them", "none needed"),
+    "config-trailing": Kind("note", "none: gemma.cpp does not look there", "none needed"),
+    "global-rope": Kind(
+        "error",
+        "gemma.cpp computes global layers with a RoPE base of 10,000, without a word: worse text, by 4 % more bits",
+        "blobstore repair FILE changes the config, and no tensor",
+        _NEW,
+    ),
+    "rope-by-label": Kind(
+        "note",
+        "gemma.cpp takes the RoPE base of global layers from the model's number: worse text, by 4 % more bits",
+        _NEWER,
+        (OCTOBER.name,),
+        asked="warning",
+    ),
+    "newer-fields": Kind("note", "gemma.cpp prints a line and ignores them", "none needed", _OLD),
+    "ignored-fields": Kind("note", "gemma.cpp ignores them: wrong results", _NEWER, _OLD, asked="error"),
+    "newer-value": Kind("note", "gemma.cpp stops: 'Invalid enum'", _NEWER, asked="error"),
+    "newer-type": Kind("note", "gemma.cpp stops when it reads the toc", _NEWER, asked="error"),
+    "newer-text": Kind("note", "gemma.cpp stops: it reads ASCII only", _NEWER, _OLD, asked="error"),
+    "newer-vector": Kind("note", "gemma.cpp stops: a vector is too long", _NEWER, asked="error"),
+    "newer-blobs": Kind("note", "gemma.cpp stops when it opens the file", _NEWER, _OLD, asked="error"),
+    "custom-model": Kind(
+        "warning", "the program gemma stops when it shows the config, which it does by default", "gemma --verbosity 0"
+    ),
+    "not-compared": Kind("note", "not looked at: which tensors such a model has is not known here", "none needed"),
     "config-model": Kind("error", "gemma.cpp stops when it reads the config", _CONVERT),
     "config-sizes": Kind("error", "gemma.cpp stops or crashes: when it loads, or when it generates", _CONVERT),
+    "unlike-layers": Kind("error", "gemma.cpp crashes: it makes room for all layers by the first one", _CONVERT, _OLD),
+    "columns": Kind("error", "gemma.cpp stops when it computes", "no gemma.cpp has room for such a matrix"),
+    "sequence": Kind(
+        "error", "gemma.cpp stops at prompts of as many tokens: 'increase --seq_len'", _CONVERT, (OCTOBER.name,)
+    ),
+    "vision-config": Kind(
+        "error",
+        "text prompts run; with an image gemma.cpp stops, or corrupts memory",
+        "no image prompts with this model: gemma.cpp's sizes are fixed",
+    ),
+    "image-prompts": Kind(
+        "note",
+        "the program gemma stops at its own asserts when it is given an image, whatever the file; text prompts run",
+        "call the library, or use a newer gemma.cpp",
+        (OCTOBER.name,),
+    ),
     "too-many-layers": Kind("error", _STOPS, "a model has at most 999 layers"),
     "vocabulary": Kind(
-        "warning",
+        "error",
         "gemma.cpp stops when it samples with top_k 1 (the default), on machines with AVX-512",
-        "pad the embedding and the vocabulary to a multiple of 32",
+        _PAD,
     ),
     "no-toc": Kind("error", "gemma.cpp stops: it finds no tensor", _CONVERT),
     "toc-damaged": Kind("error", "gemma.cpp stops when it reads the toc", _CONVERT),
     "toc-missing-blob": Kind("error", "gemma.cpp stops when it reads the toc", _CONVERT),
     "toc-size": Kind("error", _NO_LOAD, _CONVERT),
+    "toc-stride": Kind(
+        "error",
+        "gemma.cpp generates garbage: the rows were written with their padding",
+        "blobstore rewrite FILE -o OUT --drop KEY where there is another form, else convert again",
+    ),
     "toc-numbers": Kind("warning", "none: gemma.cpp computes these anew", _CONVERT),
     "missing-tensor": Kind("error", "gemma.cpp stops: when it loads the tensors, or when it generates", _CONVERT),
     "both-forms": Kind("error", _NO_LOAD, "blobstore rewrite FILE -o OUT --drop KEY removes one form"),
@@ -138,8 +248,18 @@ _RUNTIME = {
     "weight-type": Kind("error", "gemma.cpp stops when it reads the toc", _CONVERT),
     "mixed-f32": Kind("error", "gemma.cpp stops when it reads the toc", "blobstore convert --weights f32"),
     "nuq-weights": Kind("error", "gemma.cpp stops, unless built with GEMMA_ENABLE_NUQ=1", _CONVERT),
-    "i8-weights": Kind("warning", "experimental in gemma.cpp", "blobstore convert --weights sfp"),
-    "nested-fields": Kind("error", "gemma.cpp stops: it skips newer words only in outermost records", _CONVERT),
+    "i8-weights": Kind(
+        "warning", "experimental in gemma.cpp, which stops at it with --to_bf16 1", "blobstore convert --weights sfp"
+    ),
+    "i8-stock": Kind(
+        "error",
+        "gemma.cpp hangs when it loads the tensors, which it takes apart",
+        "blobstore convert --weights i8 --layout split",
+        _OLD,
+    ),
+    "nested-fields": Kind(
+        "note", "gemma.cpp stops: it skips newer words only in outermost records", _NEWER, _OLD, asked="error"
+    ),
     "rows": Kind("error", "gemma.cpp stops when it computes", "no way but another model: sizes are the model's own"),
     "scale-ignored": Kind("error", "gemma.cpp ignores the scale of a vector: wrong values", _CONVERT),
     "f32-large": Kind(
@@ -149,6 +269,9 @@ _RUNTIME = {
     ),
     "no-tokenizer": Kind("warning", "gemma.cpp can't generate text", "gemma --tokenizer tokenizer.model"),
     "tokenizer-model": Kind(
+        "error", "gemma.cpp stops: 'Failed to load tokenizer'", "convert again with --tokenizer tokenizer.model"
+    ),
+    "tokenizer-pieces": Kind(
         "error", "gemma.cpp stops: 'Failed to load tokenizer'", "convert again with --tokenizer tokenizer.model"
     ),
     "tokenizer-size": Kind("warning", "tokens beyond the embedding read outside it", "use the model's own tokenizer"),
@@ -178,6 +301,8 @@ def finding(
     *,
     severity: Severity | None = None,
     effect: str | None = None,
+    remedy: str | None = None,
+    runtimes: tuple[str, ...] | None = None,
     offset: int | None = None,
     nbytes: int | None = None,
     names: tuple[str, ...] = (),
@@ -185,7 +310,16 @@ def finding(
     """Return a finding of a known kind; what is given goes before what the kind says."""
     kind = CODES[code]
     return Finding(
-        severity or kind.severity, code, subject, message, effect or kind.effect, kind.remedy, offset, nbytes, names
+        severity or kind.severity,
+        code,
+        subject,
+        message,
+        effect or kind.effect,
+        remedy or kind.remedy,
+        offset,
+        nbytes,
+        names,
+        kind.runtimes if runtimes is None else runtimes,
     )
 
 

@@ -5,7 +5,9 @@ from __future__ import annotations
 import os
 from typing import TYPE_CHECKING
 
-from blobstore.check.findings import Finding
+from blobstore.check.config import check_config
+from blobstore.check.findings import Finding, finding
+from blobstore.check.runtime import has_one_base
 from blobstore.convert.checkpoint import open_checkpoint
 from blobstore.convert.choose import choose_plan, has_chat_template, tokenizer_beside
 from blobstore.convert.run import measure_scales
@@ -15,6 +17,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
     from blobstore.convert.gemma_plan import Choices
+    from blobstore.convert.plan import Plan
 
 _REFUSED = "blobstore convert refuses it"
 
@@ -47,12 +50,21 @@ def check_checkpoint(
             )
             for text in plan.notes:
                 yield Finding("note", "conversion", path, text, "none", "none needed")
+            yield from check_plan(plan)
             measure_scales(plan, checkpoint, progress)
     except CheckpointError as error:
         for reason, name, message in error.faults or [(error.reason, error.path or path, error.message)]:
             yield _refusal(reason, name, message)
     except BlobStoreError as error:
         yield _refusal(error.reason, error.path or path, error.message)
+
+
+def check_plan(plan: Plan) -> Iterator[Finding]:
+    """Yield what gemma.cpp can't take in the file that a plan describes; of one by name, that it isn't a model's."""
+    if plan.config is None:
+        yield finding("by-name", "plan", f"a container of {len(plan.tensors)} blobs, not a model")
+    else:
+        yield from check_config(plan.config, one_base=has_one_base(plan.metadata))
 
 
 def _refusal(reason: str, name: str, message: str) -> Finding:

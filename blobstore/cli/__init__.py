@@ -29,6 +29,7 @@ COMMANDS = (
     "index",
     "rewrite",
     "recover",
+    "repair",
     "pack",
     "unpack",
     "bench",

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import os
+import sys
 from typing import TYPE_CHECKING
 
-from blobstore.check import check_checkpoint, check_file
+from blobstore.check import asked_for, check_checkpoint, check_file, runs_in, runtimes_line
 from blobstore.cli.findings import add_strict, print_findings, status_of
-from blobstore.cli.output import add_command, add_json, progress
+from blobstore.cli.output import add_command, add_json, progress, shown
 from blobstore.convert.gemma_plan import WEIGHTS, Choices
+from blobstore.gemma.runtimes import NAMES
 
 if TYPE_CHECKING:
     import argparse
@@ -16,15 +18,19 @@ if TYPE_CHECKING:
 TEXT = """Say what a runtime can't take in a file, or what keeps a checkpoint from being converted, before it stops."""
 EXAMPLE = """example:
   blobstore check model.sbs
-  blobstore check model.sbs --for gemma.cpp --strict
+  blobstore check model.sbs --for gemma.cpp --strict      (in each of its states: 2025-10, 2026-04, later)
+  blobstore check model.sbs --for gemma.cpp@2025-10
   blobstore check gemma-3-270m-it/ --weights sfp          (a checkpoint: what convert would refuse, values included)
 
 A file: its structure, padding and index; then, for gemma.cpp, keys, config, tensors against the config, types,
 tokenizer. It reads no weights: verify does that. Each finding has a code, the key or name that it is about, what
-happens in gemma.cpp, and the way out. Exit status 1 when there is an error; with --strict also for a warning.
+happens in gemma.cpp, and the way out. One line says which states of gemma.cpp run the file rightly. What only older
+ones don't read is a note, and an error with --for. Exit status 1 when there is an error; with --strict also for a
+warning.
 Elsewhere than on a terminal a line for each finding, tab-separated: severity, code, subject, what, effect, remedy."""
 
-_TARGETS = ("auto", "gemma.cpp", "any")
+_RUNTIME = "gemma.cpp"
+_TARGETS = ("auto", _RUNTIME, *(f"{_RUNTIME}@{name}" for name in NAMES), "any")
 
 
 def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -36,7 +42,8 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
         dest="target",
         choices=_TARGETS,
         default="auto",
-        help="gemma.cpp: it is to run there; any: a container by name; auto (default): what it is",
+        help="gemma.cpp: it is to run there, in all states or that of a date; any: a container by name; "
+        "auto (default): what it is, in the states that know it",
     )
     parser.add_argument("--weights", choices=WEIGHTS, default="sfp", help="of a checkpoint's conversion (default: sfp)")
     add_strict(parser)
@@ -45,14 +52,21 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
 
 def run(options: argparse.Namespace) -> int:
     """Run the command."""
+    runtime, _, date = options.target.partition("@")
+    runtimes = (date,) if date else NAMES if runtime == _RUNTIME else ()
     if _is_checkpoint(options.path):
-        kind = {"auto": "auto", "gemma.cpp": "gemma", "any": "names"}[options.target]
+        kind = {"auto": "auto", _RUNTIME: "gemma", "any": "names"}[runtime]
         with progress(None, "checking") as advance:
             found = list(check_checkpoint(options.path, kind, Choices(options.weights), progress=advance))
+        found = asked_for(found, runtimes) if runtimes else found
     else:
-        wanted = {"auto": None, "gemma.cpp": True, "any": False}[options.target]
-        found = check_file(options.path, for_runtime=wanted)
-    print_findings(options, options.path, found, {})
+        wanted = {"auto": None, _RUNTIME: True, "any": False}[runtime]
+        found = check_file(options.path, for_runtime=wanted, runtimes=runtimes)
+    line = runtimes_line(found, runtimes or NAMES)
+    facts = {"runs_in": runs_in(found, runtimes or NAMES)} if line else {}
+    print_findings(options, options.path, found, facts)
+    if line and not options.json:
+        print(f"{shown(options.path)}: {line}", file=sys.stderr)
     return status_of(found, strict=options.strict)
 
 

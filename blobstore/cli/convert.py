@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import os
 import sys
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
+from blobstore.check import check_plan, runs_in, runtimes_line
 from blobstore.cli.output import (
     Stopwatch,
     add_command,
@@ -23,11 +24,13 @@ from blobstore.convert.choose import KINDS, choose_plan, has_chat_template, toke
 from blobstore.convert.gemma_plan import LAYOUTS, WEIGHTS, Choices
 from blobstore.convert.run import run_plan
 from blobstore.errors import UsageError
-from blobstore.layout import MAX_BLOBS
+from blobstore.layout import MAX_PORTABLE_BLOBS
 
 if TYPE_CHECKING:
     import argparse
+    from collections.abc import Iterator, Sequence
 
+    from blobstore.check import Finding
     from blobstore.convert.plan import Plan
 
 EXAMPLE = """example:
@@ -81,16 +84,19 @@ def run(options: argparse.Namespace) -> int:
     if options.output == "-" and sys.stdout.isatty():
         raise UsageError("terminal", "bytes are not for a terminal: add -o OUT, or pipe them on")
     folder = options.source if os.path.isdir(options.source) else os.path.dirname(options.source)
+    choices = Choices(options.weights, options.layout, options.wrapping)
+    choices.refuse_unusable()
     with open_checkpoint(options.source) as checkpoint:
         plan = choose_plan(
             checkpoint,
             options.kind,
-            Choices(options.weights, options.layout, options.wrapping),
+            choices,
             tokenizer=tokenizer_beside(folder, options.tokenizer),
             chat_template=has_chat_template(folder),
-            room=MAX_BLOBS - (options.index == "embedded"),
+            room=MAX_PORTABLE_BLOBS - (options.index == "embedded"),
         )
-        for text in plan.notes:
+        found = list(check_plan(plan))
+        for text in [*plan.notes, *_warnings(found)]:
             note(text)
         if options.dry_run:
             _show_plan(plan, as_json=options.json)
@@ -107,8 +113,18 @@ def run(options: argparse.Namespace) -> int:
                 progress=advance,
             )
     if options.output != "-":
-        _report(options, plan, watch.seconds)
+        _report(options, plan, found, watch.seconds)
     return 0
+
+
+def _warnings(found: Sequence[Finding]) -> Iterator[str]:
+    """Yield what the file will meet in gemma.cpp, and the states that run it rightly."""
+    for one in found:
+        if one.severity != "note":
+            yield f"{one.code}: {one.subject}: {one.message}: {one.effect}"
+    line = runtimes_line(found)
+    if line:
+        yield f"the file {line}"
 
 
 def _show_plan(plan: Plan, *, as_json: bool) -> None:
@@ -121,12 +137,18 @@ def _show_plan(plan: Plan, *, as_json: bool) -> None:
         note(f"{alias.name} is another name for {alias.target}: {alias.why}")
 
 
-def _report(options: argparse.Namespace, plan: Plan, seconds: float) -> None:
+def _report(options: argparse.Namespace, plan: Plan, found: Sequence[Finding], seconds: float) -> None:
     nbytes = os.stat(options.output).st_size
     if options.json:
         aliases = [{"name": one.name, "target": one.target, "why": one.why} for one in plan.aliases]
-        facts = {"source": options.source, "output": options.output, "nbytes": nbytes, "tensors": len(plan.tensors)}
+        facts: dict[str, Any] = {
+            "source": options.source,
+            "output": options.output,
+            "nbytes": nbytes,
+            "tensors": len(plan.tensors),
+        }
         facts["model"] = plan.config.specifier if plan.config else None
+        facts["runs_in"] = list(runs_in(found)) if plan.config else None
         print_json({**facts, "aliases": aliases, "notes": plan.notes, "seconds": round(seconds, 3)})
         return
     names = len(plan.tensors) + len(plan.extras) + len(plan.parts) + len(plan.aliases)

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from blobstore.cli.newer import tell_newer
 from blobstore.cli.output import (
     Stopwatch,
     add_base,
@@ -90,6 +91,8 @@ def run(options: argparse.Namespace) -> int:
         for side in (a, b):
             for text in side.notes:
                 note(text)
+            if side.store:
+                tell_newer(side.store.reader)
         _tell_choice(options, a, b)
         with progress(a.nbytes + b.nbytes, "comparing") as advance:
             found = list(compare(a, b, tolerance=tolerance, progress=advance))

@@ -6,6 +6,7 @@ import re
 from typing import TYPE_CHECKING
 
 import blobstore
+from blobstore.cli.newer import tell_newer
 from blobstore.cli.output import (
     Stopwatch,
     add_base,
@@ -69,6 +70,7 @@ def run(options: argparse.Namespace) -> int:
             materialize_aliases=options.materialize_aliases,
             max_shard_nbytes=_nbytes(options.max_shard_size) if options.max_shard_size else None,
         )
+        tell_newer(store.reader)
         for name, target in plan.left_out.items():
             note(f"{name} is the same as {target} and is left out: --materialize-aliases writes both")
         tensors = [one for shard in plan.shards for one in shard]

@@ -8,6 +8,7 @@ from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 from blobstore.cli.output import print_json, shown
+from blobstore.gemma.runtimes import NAMES
 
 if TYPE_CHECKING:
     import argparse
@@ -41,7 +42,7 @@ def print_findings(
         _print_for_people(found)
     else:
         for one in found:
-            row = (one.severity, one.code, one.subject, _told(one), one.effect, one.remedy)
+            row = (one.severity, one.code, one.subject, _told(one), _effect(one), one.remedy)
             print("\t".join(shown(cell) for cell in row))
     counts = Counter(one.severity for one in found)
     told = [
@@ -56,7 +57,7 @@ def _print_for_people(found: Sequence[Finding]) -> None:
         counts[one.code] += 1
         if counts[one.code] <= _MOST_SHOWN:
             print(f"{one.severity}: {shown(one.code)}: {shown(one.subject)}: {shown(_told(one))}")
-            print(f"    then:    {shown(one.effect)}")
+            print(f"    then:    {shown(_effect(one))}")
             print(f"    way out: {shown(one.remedy)}")
     for code, count in counts.items():
         if count > _MOST_SHOWN:
@@ -67,3 +68,8 @@ def _told(one: Finding) -> str:
     """Return the message, with the tensors that it concerns when these aren't the subject."""
     others = [name for name in one.names if name != one.subject]
     return f"{one.message}; tensors: {', '.join(others)}" if others else one.message
+
+
+def _effect(one: Finding) -> str:
+    """Return the effect, with the states of gemma.cpp that it is in when these aren't all."""
+    return one.effect if one.runtimes == NAMES else f"{', '.join(one.runtimes)}: {one.effect}"

@@ -11,6 +11,7 @@ import numpy as np
 
 import blobstore
 from blobstore.atomic import AtomicFile, write_file
+from blobstore.cli.newer import tell_newer
 from blobstore.cli.output import add_base, add_command, note
 from blobstore.errors import UsageError
 from blobstore.transfer import Sink, flat_bytes
@@ -51,6 +52,7 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
 def run(options: argparse.Namespace) -> int:
     """Run the command."""
     with blobstore.open(options.file, base=options.base) as store:
+        tell_newer(store.reader)
         if options.output in (None, "-"):
             if sys.stdout.isatty():
                 raise UsageError("terminal", "bytes are not for a terminal: add -o OUT, or pipe them on")

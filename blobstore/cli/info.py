@@ -7,6 +7,7 @@ from collections import Counter
 from typing import TYPE_CHECKING, Any
 
 import blobstore
+from blobstore.cli.newer import newer_texts
 from blobstore.cli.output import add_command, add_json, print_fields, print_json, size
 from blobstore.errors import FormatError
 from blobstore.keys import BASE, CONFIG_KEY, TOC_KEY
@@ -58,6 +59,8 @@ def run(options: argparse.Namespace) -> int:
             *((("weights", _weights(facts)),) if facts["weights"] else ()),
             *((("packed", _packed(facts["packed"], model=bool(facts["model"]))),) if facts["packed"] else ()),
             *((("model", facts["model"]["text"]),) if facts["model"] else ()),
+            *((("gemma.cpp", facts["runs"]),) if facts["runs"] else ()),
+            *(("newer", text) for text in facts["newer"]),
             *((f"metadata {key}", _short(value)) for key, value in facts["metadata"].items()),
         ]
     )
@@ -111,6 +114,17 @@ def _model(store: Store) -> dict[str, Any] | None:
     }
 
 
+def _runs(store: Store) -> dict[str, Any]:
+    """Return which states of gemma.cpp run the file rightly, and what is newer in it than some of them."""
+    if not {CONFIG_KEY, TOC_KEY} & {*store.reader}:
+        return {"runs": None, "runs_in": None, "newer": []}
+    from blobstore.check import check_runtime, runs_in, runtimes_line  # noqa: PLC0415 (most files are no models)
+
+    found = list(check_runtime(store.reader, store.index, tokenizer=False))
+    newer = newer_texts(store.reader)
+    return {"runs": runtimes_line(found), "runs_in": list(runs_in(found)), "newer": newer}
+
+
 def describe(store: Store) -> dict[str, Any]:
     """Return all that the command tells, as JSON values."""
     reader = store.reader
@@ -153,6 +167,7 @@ def describe(store: Store) -> dict[str, Any]:
         "weights": weights,
         "bits_per_weight": 8 * weight_nbytes / weights if weights else None,
         "model": _model(store),
+        **_runs(store),
         "toc": TOC_KEY in reader,
         "metadata": store.metadata,
     }

@@ -6,6 +6,7 @@ import fnmatch
 from typing import TYPE_CHECKING
 
 import blobstore
+from blobstore.cli.newer import tell_newer
 from blobstore.cli.output import add_command, add_json, note, print_json, print_table, shape
 
 if TYPE_CHECKING:
@@ -39,6 +40,7 @@ def run(options: argparse.Namespace) -> int:
 def _list_names(options: argparse.Namespace) -> int:
     with blobstore.open(options.file) as store:
         infos = [one for one in store.infos() if fnmatch.fnmatchcase(one.name, options.pattern)]
+        tell_newer(store.reader)
     if options.json:
         print_json(
             [
@@ -70,6 +72,7 @@ def _list_keys(options: argparse.Namespace) -> int:
             if fnmatch.fnmatchcase(key, options.pattern)
             for offset, nbytes in (reader.directory.range(place),)
         ]
+        tell_newer(reader)
     if options.json:
         print_json([{"key": key, "nbytes": nbytes, "offset": offset} for key, nbytes, offset in rows])
         return 0

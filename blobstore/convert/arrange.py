@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
     Array = npt.NDArray[Any]
 
-CHUNK_NBYTES = 4 << 20  # of the source; a chunk is what one thread works on
+CHUNK_NBYTES = 1 << 20  # of the source; a chunk is what one thread works on
 
 
 @dataclass(frozen=True)

@@ -53,6 +53,7 @@ class Checkpoint(Closing):
         tensors: Name → its entry, in the order of the files and of the bytes in each.
         metadata: Of the files' headers, together.
         config: What ``config.json`` beside the tensors says; empty when there is none.
+        generation: What ``generation_config.json`` beside them says; empty when there is none.
         notes: What a user should know: what was left out, and why.
     """
 
@@ -60,6 +61,7 @@ class Checkpoint(Closing):
     tensors: dict[str, SafetensorsEntry] = field(default_factory=dict)
     metadata: dict[str, str] = field(default_factory=dict)
     config: dict[str, Any] = field(default_factory=dict)
+    generation: dict[str, Any] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
     _files: list[ByteSource] = field(default_factory=list)
     _homes: dict[str, _Home] = field(default_factory=dict)
@@ -148,9 +150,8 @@ def open_checkpoint(path: str | PathLike[str]) -> Checkpoint:
             _add_shards(checkpoint, file)
         else:
             checkpoint._add_file(file)  # noqa: SLF001 (one module)
-        config = os.path.join(os.path.dirname(file), "config.json")
-        if os.path.exists(config):
-            checkpoint.config = _parse_config(config, checkpoint._read_small(config))  # noqa: SLF001 (one module)
+        checkpoint.config = _config_beside(checkpoint, file, "config.json")
+        checkpoint.generation = _config_beside(checkpoint, file, "generation_config.json")
     except BaseException:
         checkpoint.close()
         raise
@@ -206,6 +207,11 @@ def _add_shards(checkpoint: Checkpoint, path: str) -> None:
         shown = ", ".join(f"{name!r} in {weight_map[name]}" for name in lost[:8])
         more = f" and {len(lost) - 8} more" if len(lost) > 8 else ""
         raise CheckpointError("missing-tensor", f"{path!r} lists tensors that aren't there: {shown}{more}")
+
+
+def _config_beside(checkpoint: Checkpoint, file: str, name: str) -> dict[str, Any]:
+    path = os.path.join(os.path.dirname(file), name)
+    return _parse_config(path, checkpoint._read_small(path)) if os.path.exists(path) else {}  # noqa: SLF001 (one module)
 
 
 def _parse_config(path: str, raw: bytes) -> dict[str, Any]:

@@ -10,7 +10,7 @@ from blobstore.convert.gemma_plan import Choices, is_gemma, looks_like_gemma, pl
 from blobstore.convert.plan import Plan, plan_by_name
 from blobstore.errors import CheckpointError, FormatError, UsageError
 from blobstore.gemma.tokenizer import count_pieces
-from blobstore.layout import MAX_BLOBS
+from blobstore.layout import MAX_PORTABLE_BLOBS
 
 if TYPE_CHECKING:
     from blobstore.convert.checkpoint import Checkpoint
@@ -27,7 +27,7 @@ def choose_plan(
     *,
     tokenizer: bytes | None,
     chat_template: bool,
-    room: int = MAX_BLOBS - 1,
+    room: int = MAX_PORTABLE_BLOBS - 1,
 ) -> Plan:
     """Plan a conversion: of a Gemma checkpoint for gemma.cpp, of any other by name; or as ``kind`` says.
 

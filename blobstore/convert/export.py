@@ -19,9 +19,10 @@ from blobstore.codecs import PIECE, is_float_codec
 from blobstore.convert.rearranged import Block, Source, rows_from
 from blobstore.convert.safetensors import dump_header
 from blobstore.elements import BY_NAME
-from blobstore.errors import CodecError, UsageError
+from blobstore.errors import CodecError, FormatError, UsageError
+from blobstore.gemma.toc import odd_strides_in, stride_fault
 from blobstore.index import PACKED
-from blobstore.keys import REARRANGED, foreign_metadata, key_for
+from blobstore.keys import REARRANGED, TOC_KEY, foreign_metadata, key_for
 from blobstore.transfer import FileRange, Sink, flat_bytes
 
 if TYPE_CHECKING:
@@ -97,8 +98,11 @@ def named_tensors(store: Store, *, by_keys: bool = False) -> NamedTensors:
     """Return a file's tensors as a checkpoint has them, or (by keys) as the runtime has them.
 
     Raises:
-        FormatError: ``rearranged-…``: what the file says of its source doesn't go with its tensors.
+        FormatError: ``rearranged-…``: what the file says of its source doesn't go with its tensors; ``toc-stride``:
+            values of one are wrong.
     """
+    for entry in odd_strides_in(store.reader):
+        raise FormatError("toc-stride", f"{TOC_KEY!r} says that {stride_fault(entry)}")
     metadata = store.metadata
     source = None if by_keys or REARRANGED not in metadata else Source(store, metadata[REARRANGED])
     infos = {info.name: info for info in store.infos()}
@@ -309,6 +313,8 @@ def _type(info: TensorInfo, dtype: str | None, source: Source | None) -> Element
         return source.type_of(info.name)
     if kind.safetensors and info.scale == 1.0:
         return kind
+    if info.dtype is None:
+        raise UsageError("cannot-export", f"{info.name!r} is {kind}, which can't be decoded here")
     return BY_NAME["u8"] if not kind.number else BY_NAME["f32"]
 
 

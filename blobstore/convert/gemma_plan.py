@@ -15,16 +15,16 @@ from blobstore.convert.arrange import Piece, rows_of
 from blobstore.convert.gemma_sources import Sources, foreign_tensors
 from blobstore.convert.plan import Plan, PlannedAlias, PlannedPart, PlannedTensor
 from blobstore.elements import BY_NAME
-from blobstore.errors import CheckpointError
+from blobstore.errors import CheckpointError, Fault, UsageError
 from blobstore.gemma.config import WeightType, Wrapping
 from blobstore.gemma.families import (
-    Fault,
     Recognised,
     default_wrapping,
     family_of,
     recognise,
     runtime_notes,
 )
+from blobstore.gemma.models import is_gemma3
 from blobstore.gemma.tensors import default_type
 from blobstore.keys import CHOICES, REARRANGED
 
@@ -52,6 +52,16 @@ class Choices:
     layout: str = "split"
     wrapping: str | None = None
 
+    def refuse_unusable(self) -> None:
+        """Refuse what no runtime up to April 2026 runs. `verify` still compares files that were made so.
+
+        Raises:
+            UsageError: ``i8-stock``.
+        """
+        if (self.weights, self.layout) == ("i8", "stock"):
+            what = "gemma.cpp hangs when it loads i8 weights in the stock layout: use --layout split"
+            raise UsageError("i8-stock", what)
+
 
 def is_gemma(checkpoint: Checkpoint) -> bool:
     """Whether a checkpoint is of a family that is converted for gemma.cpp, or would be if that were possible."""
@@ -76,7 +86,7 @@ def plan_for_gemma(checkpoint: Checkpoint, choices: Choices, *, tokenizer: bytes
         raise refusal([fault or _no_family(checkpoint)])
     shapes = {name: entry.shape for name, entry in checkpoint.tensors.items()}
     early = list(foreign_tensors(checkpoint))
-    found = recognise(family, checkpoint.config, shapes)
+    found = recognise(family, checkpoint.config, shapes, checkpoint.generation)
     if isinstance(found, Fault):
         raise refusal([*early, found])
     chosen, why = _wrapping(found, choices, chat_template=chat_template)
@@ -92,8 +102,8 @@ def plan_for_gemma(checkpoint: Checkpoint, choices: Choices, *, tokenizer: bytes
     plan.notes.append(f"wrapping {chosen.name.lower()}: {why}")
     if tokenizer is None:
         plan.notes.append("there is no tokenizer.model: gemma.cpp needs --tokenizer to run this file")
-    if choices.weights == "i8" and choices.layout == "stock":
-        plan.notes.append("gemma.cpp was seen to hang when it loads i8 in the stock layout: --layout split loads")
+    if choices.weights == "i8":
+        plan.notes.append("i8 is experimental in gemma.cpp, and its --to_bf16 1 stops at it")
     plan.config, plan.tokenizer = config, tokenizer
     for spec, pieces in sources.blobs():
         kind = default_type(spec, choices.weights)
@@ -103,9 +113,10 @@ def plan_for_gemma(checkpoint: Checkpoint, choices: Choices, *, tokenizer: bytes
             )
         )
     _add_names(plan, sources)
-    plan.metadata[CHOICES] = json.dumps(
-        {"weights": choices.weights, "layout": choices.layout, "wrapping": chosen.name.lower()}, sort_keys=True
-    )
+    made: dict[str, object] = {"weights": choices.weights, "layout": choices.layout, "wrapping": chosen.name.lower()}
+    if is_gemma3(config) and not config.use_global_timescale:
+        made["rope_bases"] = found.bases  # else the config could be one that lacks the word
+    plan.metadata[CHOICES] = json.dumps(made, sort_keys=True)
     return plan
 
 
@@ -133,7 +144,7 @@ def refusal(faults: list[Fault]) -> CheckpointError:
 
 def _wrapping(found: Recognised, choices: Choices, *, chat_template: bool) -> tuple[Wrapping, str]:
     own, why = default_wrapping(found.config, has_chat_template=chat_template)
-    if choices.wrapping is None or own in (Wrapping.VLM, Wrapping.PALIGEMMA):
+    if choices.wrapping is None or found.config.vit_config.layer_configs:
         return own, why
     return Wrapping[choices.wrapping.upper()], "you chose it"
 

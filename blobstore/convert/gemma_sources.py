@@ -9,7 +9,8 @@ import math
 from typing import TYPE_CHECKING
 
 from blobstore.convert.arrange import Piece, rows_of
-from blobstore.gemma.families import SPARE_ROWS, WITH_VISION, Fault, Recognised
+from blobstore.errors import Fault
+from blobstore.gemma.families import SPARE_ROWS, WITH_VISION, Recognised
 from blobstore.gemma.tensors import tensors_of
 
 if TYPE_CHECKING:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from blobstore.errors import CheckpointError, UsageError
 from blobstore.index import shape_fault
 from blobstore.keys import encode_name, key_for
-from blobstore.layout import MAX_BLOBS
+from blobstore.layout import MAX_PORTABLE_BLOBS
 
 if TYPE_CHECKING:
     from blobstore.convert.arrange import Piece
@@ -124,7 +124,7 @@ def _tensor_json(tensor: PlannedTensor) -> dict[str, Any]:
     return value
 
 
-def plan_by_name(checkpoint: Checkpoint, *, room: int = MAX_BLOBS - 1) -> Plan:
+def plan_by_name(checkpoint: Checkpoint, *, room: int = MAX_PORTABLE_BLOBS - 1) -> Plan:
     """Plan a file in which every tensor keeps its name, its type and its bytes.
 
     Tied weights: a head that ``config.json`` says is the embedding becomes an alias where the checkpoint leaves it out;

@@ -8,8 +8,7 @@ from typing import TYPE_CHECKING
 
 from blobstore.convert.arrange import encoded_chunks, scale_of, stored_ranges
 from blobstore.convert.gemma_plan import refusal
-from blobstore.errors import CheckpointError, UsageError, in_file
-from blobstore.gemma.families import Fault
+from blobstore.errors import CheckpointError, Fault, UsageError, in_file
 from blobstore.model_writer import ModelWriter
 from blobstore.store_writer import StoreWriter
 from blobstore.transfer import FileRange

@@ -5,14 +5,17 @@ from __future__ import annotations
 import json
 import os
 from dataclasses import dataclass
+from itertools import islice
 from typing import TYPE_CHECKING, Any
 
 from blobstore import hashing
 from blobstore.convert.choose import choose_plan
 from blobstore.convert.gemma_plan import LAYOUTS, WEIGHTS, Choices
 from blobstore.convert.run import measure_scales, stored_bytes
-from blobstore.errors import UsageError
-from blobstore.gemma.config import Wrapping
+from blobstore.errors import FormatError, UsageError
+from blobstore.gemma.config import ModelConfig, Wrapping
+from blobstore.gemma.families import repaired
+from blobstore.gemma.fields import OpenEnum, Record
 from blobstore.gemma.toc import build_toc, toc_entry
 from blobstore.keys import BASE, CHOICES, CONFIG_KEY, NO_TOKENIZER, PACKED_FROM, TOC_KEY, TOKENIZER_KEY
 from blobstore.transfer import FileRange
@@ -26,6 +29,7 @@ if TYPE_CHECKING:
 
 
 _WRAPPINGS = tuple(one.name.lower() for one in Wrapping)
+_SHOWN = 6  # fields of a config that differ
 
 
 @dataclass(frozen=True)
@@ -144,7 +148,43 @@ def _blob_fault(store: Store, key: str, data: bytes) -> str:
     if there == data:
         return ""
     at = first_difference(there, data)
-    return f"byte {at} differs, at offset {store.reader.range(key)[0] + at} of the file"
+    what = f"byte {at} differs, at offset {store.reader.range(key)[0] + at} of the file"
+    return what + _config_fault(there, data) if key == CONFIG_KEY else what
+
+
+def _config_fault(there: bytes, data: bytes) -> str:
+    """Say which fields of a config differ, and whether repairing the file is enough."""
+    try:
+        found, wanted = ModelConfig.from_bytes(there), ModelConfig.from_bytes(data)
+    except FormatError as error:
+        return f": {error}"
+    told = list(islice(_differences(found, wanted), _SHOWN + 1))
+    what = "".join(f"; {one}" for one in told[:_SHOWN]) + ("; and more" if len(told) > _SHOWN else "")
+    enough = wanted.use_global_timescale and repaired(found).to_bytes() == data
+    return f"{what}: blobstore repair FILE" if enough else what
+
+
+def _differences(found: Record, wanted: Record, place: str = "") -> Iterator[str]:
+    for name, *_ in found.fields():
+        yield from _difference(getattr(found, name), getattr(wanted, name), place + name)
+
+
+def _difference(found: Any, wanted: Any, name: str) -> Iterator[str]:  # noqa: ANN401 (each field has its own type)
+    if found == wanted:
+        return
+    if isinstance(found, Record):
+        yield from _differences(found, wanted, f"{name}.")
+    elif not isinstance(found, tuple):
+        yield f"{name} is {_said(found)}, the source makes it {_said(wanted)}"
+    elif len(found) != len(wanted):
+        yield f"{name} has {len(found)} entries, the source makes {len(wanted)}"
+    else:
+        for i, (one, other) in enumerate(zip(found, wanted, strict=True)):
+            yield from _difference(one, other, f"{name}[{i}]")
+
+
+def _said(value: object) -> str:
+    return value.name if isinstance(value, OpenEnum) else repr(value)
 
 
 def first_difference(there: bytes | memoryview, data: bytes | memoryview) -> int:

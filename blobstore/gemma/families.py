@@ -9,6 +9,7 @@ import re
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
+from blobstore.errors import Fault
 from blobstore.gemma.config import (
     LayerConfig,
     LayerType,
@@ -19,10 +20,13 @@ from blobstore.gemma.config import (
     WeightType,
     Wrapping,
 )
-from blobstore.gemma.models import DIMENSIONS, PALIGEMMA_IMAGES, Dimensions, model_config
+from blobstore.gemma.hf_config import GLOBAL_BASE, LOCAL_BASE, QUERY_SCALAR, read_settings, short
+from blobstore.gemma.models import DIMENSIONS, PALIGEMMA_IMAGES, Dimensions, dimensions_of, is_gemma3, model_config
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
+
+    from blobstore.gemma.hf_config import Settings
 
     Shapes = Mapping[str, tuple[int, ...]]
 
@@ -51,29 +55,23 @@ _NAMES = {
     "shieldgemma2": "ShieldGemma 2",
     "vaultgemma": "VaultGemma",
 }
-# The model that a checkpoint of other dimensions than any known one stands for: it lends its name to the config.
-_FIRST = {
+# The label of a checkpoint of other dimensions than any published model's: the one under which every runtime decides
+# rightly. 2025-10 takes the RoPE base of global layers from it: 1e6, but for 270M.
+_LABELS = {
     "gemma2": Model.GEMMA2_2B,
-    "gemma3": Model.GEMMA3_270M,
+    "gemma3": Model.GEMMA3_1B,
     "gemma3-vision": Model.GEMMA3_4B,
     "paligemma2": Model.PALIGEMMA2_3B_224,
 }
+_ONE_BASE_LABELS = {"gemma3": Model.GEMMA3_270M}
+_GEMMA3_LARGE = (Model.GEMMA3_4B, Model.GEMMA3_12B, Model.GEMMA3_27B)
 _MODELS = {
     "gemma2": (Model.GEMMA2_2B, Model.GEMMA2_9B, Model.GEMMA2_27B),
-    "gemma3": (Model.GEMMA3_270M, Model.GEMMA3_1B),
-    "gemma3-vision": (Model.GEMMA3_4B, Model.GEMMA3_12B, Model.GEMMA3_27B),
+    "gemma3": (Model.GEMMA3_270M, Model.GEMMA3_1B, *_GEMMA3_LARGE),
+    "gemma3-vision": _GEMMA3_LARGE,
     "paligemma2": tuple(PALIGEMMA_IMAGES),
 }
 _LAYER = re.compile(r"layers\.([0-9]{1,3})\.")
-
-
-@dataclass(frozen=True)
-class Fault:
-    """Something that keeps a checkpoint from being converted: a stable code, the tensor or field, and the way out."""
-
-    reason: str
-    name: str
-    message: str
 
 
 @dataclass
@@ -83,6 +81,7 @@ class Recognised:
     Attributes:
         family: ``gemma2``, ``gemma3``, ``gemma3-vision``, ``paligemma2``.
         config: What the runtime gets, but for its weight type and wrapping.
+        bases: RoPE's, of local layers and of global ones.
         text: Prefix of the text part's tensors.
         vision: Prefix of the vision part's, or empty.
         projector: Prefix of what stands between them, or empty.
@@ -97,6 +96,7 @@ class Recognised:
     vision: str = ""
     projector: str = ""
     head: str | None = None
+    bases: tuple[float, float] = (LOCAL_BASE, LOCAL_BASE)
     faults: list[Fault] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
 
@@ -121,13 +121,16 @@ def family_of(config: Mapping[str, Any]) -> tuple[str | None, Fault | None]:
     return None, None
 
 
-def recognise(family: str, config: Mapping[str, Any], shapes: Shapes) -> Recognised | Fault:
+def recognise(
+    family: str, config: Mapping[str, Any], shapes: Shapes, generation: Mapping[str, Any] | None = None
+) -> Recognised | Fault:
     """Work out the model's dimensions from its tensors, and compare them with what ``config.json`` says.
 
     Args:
         family: From `family_of`.
         config: ``config.json``.
         shapes: Of all tensors, by name.
+        generation: ``generation_config.json``, when there is one.
     """
     text = next((one for one in TEXT_PREFIXES if f"{one}embed_tokens.weight" in shapes), None)
     if text is None:
@@ -164,7 +167,13 @@ def recognise(family: str, config: Mapping[str, Any], shapes: Shapes) -> Recogni
         else:
             vision = _vision(found, config.get("vision_config"), shapes)
     _compare(said or {}, size, vocabulary + (SPARE_ROWS if has_vision else 0), faults)
-    found.config = _config(found, size, vocabulary, vision, said or {})
+    settings = read_settings(family, config, generation or {}, layers=size.layers)
+    faults += settings.faults
+    found.config = _config(found, size, vocabulary, vision, settings)
+    found.bases = settings.bases
+    found.notes += settings.notes
+    if has_vision:
+        _compare_image_tokens(config, found.config, faults)
     return found
 
 
@@ -256,7 +265,7 @@ def _compare(said: Mapping[str, Any], size: Dimensions, rows: int, faults: list[
         # Vision models' configs give the vocabulary with or without the spare rows.
         allowed = (value, value - SPARE_ROWS) if name == "vocab_size" else (value,)
         if name in said and said[name] not in allowed:
-            what = f"config.json says {name} {said[name]}, the tensors say {value}: they are of two models"
+            what = f"config.json says {name} {short(said[name])}, the tensors say {value}: they are of two models"
             faults.append(Fault("config-disagrees", name, what))
 
 
@@ -264,18 +273,27 @@ def _compare_vision(said: Mapping[str, Any], sizes: tuple[int, ...], faults: lis
     names = ("hidden_size", "intermediate_size", "num_hidden_layers", "patch_size", "image_size")
     for name, value in zip(names, sizes, strict=True):
         if name in said and said[name] != value:
-            what = f"config.json says {said[name]}, the tensors say {value}: they are of two models"
+            what = f"config.json says {short(said[name])}, the tensors say {value}: they are of two models"
             faults.append(Fault("config-disagrees", f"vision_config.{name}", what))
 
 
-def _config(
-    found: Recognised, size: Dimensions, vocabulary: int, vision: VitConfig, said: Mapping[str, Any]
-) -> ModelConfig:
-    family = found.family
+def _compare_image_tokens(said: Mapping[str, Any], config: ModelConfig, faults: list[Fault]) -> None:
+    """Compare how many tokens an image becomes; the runtime pools patches by a fixed factor."""
+    vision = config.vit_config
+    tokens = vision.seq_len // vision.pool_dim**2
+    name = "mm_tokens_per_image"
+    if vision.layer_configs and said.get(name, tokens) != tokens:
+        what = f"config.json says {short(said[name])}, the runtime makes {tokens} of {vision.seq_len} patches"
+        faults.append(Fault("unsupported-config", name, what))
+
+
+def _config(found: Recognised, size: Dimensions, vocabulary: int, vision: VitConfig, settings: Settings) -> ModelConfig:
+    """Return the config: a published model's where the dimensions are one's, with what the checkpoint says."""
+    family, two_bases = found.family, settings.two_bases
     model = _known_model(family, size, vision)
-    known = model is not None
-    base = model_config(model or _FIRST[family], WeightType.BF16)
-    if not known:
+    label = model or (_LABELS if two_bases else _LABELS | _ONE_BASE_LABELS)[family]
+    base = model_config(label, WeightType.BF16)
+    if model is None:
         found.notes.append(f"no published model has these dimensions: the file says that it is a {base.display_name}")
     layer = replace(
         base.layer_configs[0],
@@ -285,32 +303,78 @@ def _config(
         kv_heads=size.kv_heads,
         qkv_dim=size.qkv_dim,
     )
-    windows = base.attention_window_sizes
-    local = said.get("sliding_window")
-    whole = base.max_seq_len
-    pattern = 2 if family in ("gemma2", "paligemma2") else 6
-    small = local if type(local) is int and 0 < local <= whole else windows[0]
-    scalar = said.get("query_pre_attn_scalar", size.qkv_dim)
-    return replace(
+    config = replace(
         base,
         num_layers=size.layers,
         model_dim=size.model_dim,
         vocab_size=vocabulary,
+        max_seq_len=settings.max_seq_len,
+        att_cap=settings.att_cap,
+        final_cap=settings.final_cap,
         layer_configs=(layer,) * size.layers,
-        attention_window_sizes=tuple(whole if i % pattern == pattern - 1 else small for i in range(size.layers)),
-        query_scale=_query_scale(scalar, size, found),
+        attention_window_sizes=settings.windows,
+        query_scale=_query_scale(settings.query_scalar, size, found),
         vit_config=vision,
+        eos_id=settings.stop[0],
+        secondary_eos_id=settings.stop[1],
     )
+    return _with_bases(config, settings.bases, gemma3=family in ("gemma3", "gemma3-vision"))
 
 
-def _query_scale(scalar: Any, size: Dimensions, found: Recognised) -> QueryScale:  # noqa: ANN401 (JSON is anything)
-    if scalar == size.qkv_dim:
-        return QueryScale.SQRT_KEY_SIZE
-    if scalar == size.model_dim / size.heads:
-        return QueryScale.SQRT_MODEL_DIM_DIV_NUM_HEADS
-    what = f"query_pre_attn_scalar {scalar} is neither head_dim nor hidden_size / heads: the runtime has no such scale"
-    found.faults.append(Fault("unsupported-config", "query_pre_attn_scalar", what))
-    return QueryScale.SQRT_KEY_SIZE
+def _with_bases(config: ModelConfig, bases: tuple[float, float], *, gemma3: bool) -> ModelConfig:
+    """Say RoPE's bases: by the word that Gemma 3 needs, and where they are others, by fields of later runtimes."""
+    local, whole = bases
+    config = replace(config, use_global_timescale=local != whole)
+    if local != LOCAL_BASE:
+        config = replace(config, rope_theta=local)
+    if whole not in (local, GLOBAL_BASE):
+        config = replace(config, global_rope_theta=whole)
+    if gemma3 and not config.use_global_timescale:
+        word = [one.name for one in config.fields()].index("use_global_timescale")
+        config = replace(config, extent=word + 1)
+    return config
+
+
+def right_label(config: ModelConfig) -> Model:
+    """Return the model number under which every runtime gives a Gemma 3's global layers their own RoPE base.
+
+    A file of text only that says 270M, and isn't, is one that an earlier version of this project wrote.
+    """
+    if config.model != Model.GEMMA3_270M or config.vit_config.layer_configs:
+        return config.model
+    return _known_model("gemma3", dimensions_of(config), VitConfig()) or _LABELS["gemma3"]
+
+
+def repaired(config: ModelConfig, *, one_base: bool = False) -> ModelConfig:
+    """Return a Gemma 3's config with the word and the label that it needs; others as they are.
+
+    Args:
+        config: As the file has it.
+        one_base: Whether the model is known to have one RoPE base for all layers.
+    """
+    if not is_gemma3(config):
+        return config
+    if one_base:
+        return replace(config, use_global_timescale=False)
+    label = right_label(config)
+    if label != config.model:
+        config = replace(config, model=label, display_name=DIMENSIONS[label].display_name)
+    return replace(config, use_global_timescale=True)
+
+
+def _query_scale(scalar: float | None, size: Dimensions, found: Recognised) -> QueryScale:
+    # Where both are the same number, the first one's name is as good.
+    scales = {size.model_dim / size.heads: QueryScale.SQRT_MODEL_DIM_DIV_NUM_HEADS}
+    scales[float(size.qkv_dim)] = QueryScale.SQRT_KEY_SIZE
+    if scalar is None:
+        if QUERY_SCALAR not in scales:
+            what = f"config.json doesn't say query_pre_attn_scalar: head_dim is taken, {size.qkv_dim}"
+            found.notes.append(f"{what}, as in gemma.cpp's own files; transformers takes {QUERY_SCALAR:g}")
+        return scales.get(QUERY_SCALAR, QueryScale.SQRT_KEY_SIZE)
+    if scalar not in scales and not any(one.name == "query_pre_attn_scalar" for one in found.faults):
+        what = f"{scalar:g} is neither head_dim nor hidden_size / heads: the runtime has no such scale"
+        found.faults.append(Fault("unsupported-config", "query_pre_attn_scalar", what))
+    return scales.get(scalar, QueryScale.SQRT_KEY_SIZE)
 
 
 def _known_model(family: str, size: Dimensions, vision: VitConfig) -> Model | None:
@@ -336,8 +400,15 @@ def runtime_notes(config: ModelConfig) -> list[Fault]:
 
 def default_wrapping(config: ModelConfig, *, has_chat_template: bool) -> tuple[Wrapping, str]:
     """Return how prompts are wrapped, and why."""
-    if config.wrapping in (Wrapping.VLM, Wrapping.PALIGEMMA):
+    if config.vit_config.layer_configs:
         return config.wrapping, "this model has one wrapping only"
-    if has_chat_template:
-        return Wrapping.IT, "the checkpoint has a chat template"
-    return Wrapping.PT, "the checkpoint has no chat template"
+    if config.model == Model.GEMMA3_1B and _is_published(config):
+        return Wrapping.VLM, "published files of this model have it"
+    if not has_chat_template:
+        return Wrapping.PT, "the checkpoint has no chat template"
+    return Wrapping.IT, "the checkpoint has a chat template"
+
+
+def _is_published(config: ModelConfig) -> bool:
+    """Whether the dimensions are those of the model that the config names."""
+    return dimensions_of(config) == replace(DIMENSIONS[config.model], display_name="")

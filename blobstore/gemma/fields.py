@@ -1,8 +1,8 @@
 """The runtime's serialisation of records as 32-bit words, and its rule for growing them.
 
 A record is a number of words that follow, then its fields in order; fields are only ever appended. So words beyond the
-fields that are known here are skipped when reading and kept for writing back, and fields that an older file lacks keep
-their defaults.
+fields that are known here are skipped when reading, and fields that an older file lacks keep their defaults. What was
+read is written back as it was: as many fields, and the words behind them.
 
 Spec: spec/gemma.md, Fields.
 """
@@ -10,20 +10,40 @@ Spec: spec/gemma.md, Fields.
 from __future__ import annotations
 
 import dataclasses
+import enum
 import math
 import struct
-from typing import TYPE_CHECKING, Any, ClassVar, Self
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, Self, cast
 
 from blobstore.errors import FormatError, UsageError
 
 if TYPE_CHECKING:
-    import enum
     from collections.abc import Callable, Sequence
 
 
 MAX_STRING_WORDS = 64
-MAX_VECTOR = 65536
-_KIND = "kind"
+MAX_VECTOR = 8 << 20
+MAX_RECORDS = 65536  # in a vector: far more layers than any runtime takes, and each is an object of some 400 bytes here
+_MAX_WORD = (1 << 32) - 1
+_KIND, _WHEN = "kind", "when"
+
+
+class OpenEnum(enum.IntEnum):
+    """An enumeration that later versions of the runtime append to: an unknown number is a member called NEWER_<it>."""
+
+    @classmethod
+    def _missing_(cls, value: object) -> OpenEnum | None:
+        if type(value) is not int or not 0 <= value <= _MAX_WORD:
+            return None
+        member = int.__new__(cls, value)
+        member._name_ = f"NEWER_{value}"
+        member._value_ = value
+        return member
+
+    @property
+    def is_newer(self) -> bool:
+        """Whether this version doesn't know the number."""
+        return self not in type(self).__members__.values()
 
 
 class Cursor:
@@ -115,15 +135,11 @@ class _Bool(Kind):
 
 
 class _Enum(Kind):
-    def __init__(self, of: type[enum.IntEnum]) -> None:
+    def __init__(self, of: type[OpenEnum]) -> None:
         self._of = of
 
-    def read(self, cursor: Cursor) -> enum.IntEnum:
-        word = cursor.word()
-        try:
-            return self._of(word)
-        except ValueError:
-            raise cursor.error("fields-enum", f"{word} is no {self._of.__name__}") from None
+    def read(self, cursor: Cursor) -> OpenEnum:
+        return self._of(cursor.word())
 
     def write(self, value: Any, words: list[int]) -> None:  # noqa: ANN401
         words.append(int(self._of(value)))
@@ -136,14 +152,17 @@ class _String(Kind):
             raise cursor.error("fields-string", f"a text of {count} words is longer than {MAX_STRING_WORDS}")
         raw = b"".join(cursor.word().to_bytes(4, "little") for _ in range(count))
         text = raw.rstrip(b"\0")
-        if not text.isascii() or b"\0" in text or len(text) <= 4 * (count - 1):
-            raise cursor.error("fields-string", f"{raw!r} is no ASCII text, filled with zeros to whole words")
-        return text.decode("ascii")
+        if b"\0" not in text and len(text) > 4 * (count - 1):
+            try:
+                return text.decode()
+            except UnicodeDecodeError:
+                pass
+        raise cursor.error("fields-string", f"{raw!r} is not UTF-8 text, filled with zeros to whole words")
 
     def write(self, value: Any, words: list[int]) -> None:  # noqa: ANN401
-        if not value.isascii() or "\0" in value or len(value) > 4 * MAX_STRING_WORDS:
-            raise ValueError(f"{value!r} is no ASCII text of at most {4 * MAX_STRING_WORDS} characters")
-        raw = value.encode("ascii")
+        raw = value.encode()  # a lone surrogate raises ValueError, too
+        if b"\0" in raw or len(raw) > 4 * MAX_STRING_WORDS:
+            raise ValueError(f"{value!r} is not text without NUL of at most {4 * MAX_STRING_WORDS} bytes")
         raw += bytes(-len(raw) % 4)
         words.append(len(raw) // 4)
         words.extend(struct.unpack(f"<{len(raw) // 4}I", raw))
@@ -153,18 +172,22 @@ class _Vector(Kind):
     def __init__(self, of: Kind) -> None:
         self._of = of
 
+    @property
+    def _most(self) -> int:
+        return MAX_RECORDS if isinstance(self._of, _Record) else MAX_VECTOR
+
     def read(self, cursor: Cursor) -> tuple[Any, ...]:
         count = cursor.word()
         # Each element has at least one word: a count beyond them is refused before anything is made for it.
-        if count > MAX_VECTOR or count > cursor.end - cursor.position:
+        if count > self._most or count > cursor.end - cursor.position:
             raise cursor.error("fields-vector", f"{count} elements are more than a record has room for")
         return tuple(self._of.read(cursor) for _ in range(count))
 
     def write(self, value: Any, words: list[int]) -> None:  # noqa: ANN401
         if isinstance(value, str):
             raise ValueError(f"{value!r} is one text, not several")
-        if len(value) > MAX_VECTOR:
-            raise ValueError(f"{len(value)} elements are more than {MAX_VECTOR}")
+        if len(value) > self._most:
+            raise ValueError(f"{len(value)} elements are more than {self._most}")
         words.append(len(value))
         for one in value:
             self._of.write(one, words)
@@ -184,24 +207,30 @@ class _Record(Kind):
 U32, I32, F32, BOOL, STRING = _U32(), _I32(), _F32(), _Bool(), _String()
 
 
-def of(kind: Kind, default: Any = 0) -> Any:  # noqa: ANN401 (a dataclass field stands for its value)
-    """Declare a field of a record: how it is stored, and its value in files that don't have it yet."""
-    return dataclasses.field(default=default, metadata={_KIND: kind})
+def of(kind: Kind, default: Any = 0, *, when: str = "") -> Any:  # noqa: ANN401 (a dataclass field stands for its value)
+    """Declare a field of a record.
+
+    Args:
+        kind: How it is stored.
+        default: Its value in files that don't have it yet.
+        when: Name of a bool before it: the field is there only if that is true.
+    """
+    return dataclasses.field(default=default, metadata={_KIND: kind, _WHEN: when})
 
 
-def choice(default: enum.IntEnum) -> Any:  # noqa: ANN401 (a dataclass field stands for its value)
+def choice(default: OpenEnum) -> Any:  # noqa: ANN401 (a dataclass field stands for its value)
     """Declare a field that is one of an enumeration."""
     return of(_Enum(type(default)), default)
 
 
-def many(kind: Kind) -> Any:  # noqa: ANN401 (a dataclass field stands for its value)
+def many(kind: Kind, *, when: str = "") -> Any:  # noqa: ANN401 (a dataclass field stands for its value)
     """Declare a field of several values, a tuple."""
-    return of(_Vector(kind), ())
+    return of(_Vector(kind), (), when=when)
 
 
-def records(kind: type[Record]) -> Any:  # noqa: ANN401 (a dataclass field stands for its value)
+def records(kind: type[Record], *, when: str = "") -> Any:  # noqa: ANN401 (a dataclass field stands for its value)
     """Declare a field of several records, a tuple."""
-    return of(_Vector(_Record(lambda: kind)), ())
+    return of(_Vector(_Record(lambda: kind)), (), when=when)
 
 
 def record(default: Record) -> Any:  # noqa: ANN401 (a dataclass field stands for its value)
@@ -209,32 +238,61 @@ def record(default: Record) -> Any:  # noqa: ANN401 (a dataclass field stands fo
     return of(_Record(lambda: type(default)), default)
 
 
+class _Field(NamedTuple):
+    """A declared field."""
+
+    name: str
+    kind: Kind
+    when: str
+    default: Any
+
+
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Record:
     """Base of all records: frozen dataclasses whose fields are declared with `of` and its siblings.
 
+    A record that is made here has the fields that every runtime reads (`CORE`), and more only up to the last one that
+    isn't its default. One that was read is written with as many fields as it had.
+
     Attributes:
         newer: Words behind the last field that is known here, kept for writing back.
+        extent: How many fields it has at least; None for no more than it takes.
     """
 
     newer: tuple[int, ...] = ()
+    extent: int | None = None
 
-    _kinds_cache: ClassVar[dict[type, list[tuple[str, Kind]]]] = {}
+    CORE: ClassVar[int] = 1 << 32  # all, where runtimes never differed
+    _fields_cache: ClassVar[dict[type, list[_Field]]] = {}
+    _empty_cache: ClassVar[dict[type, Record]] = {}
 
     @classmethod
-    def _kinds(cls) -> list[tuple[str, Kind]]:
-        kinds = Record._kinds_cache.get(cls)
-        if kinds is None:
-            kinds = [(one.name, one.metadata[_KIND]) for one in dataclasses.fields(cls) if _KIND in one.metadata]
-            Record._kinds_cache[cls] = kinds
-        return kinds
+    def fields(cls) -> list[_Field]:
+        """Return the declared fields, in the order of the file."""
+        found = Record._fields_cache.get(cls)
+        if found is None:
+            declared = [one for one in dataclasses.fields(cls) if _KIND in one.metadata]
+            found = [_Field(one.name, one.metadata[_KIND], one.metadata[_WHEN], one.default) for one in declared]
+            Record._fields_cache[cls] = found
+        return found
+
+    @property
+    def field_count(self) -> int:
+        """How many fields are written, those counted that a condition leaves out."""
+        fields = self.fields()
+        if self.newer:
+            return len(fields)
+        least = min(self.CORE, len(fields))
+        count = least if self.extent is None else min(max(self.extent, 0), len(fields))
+        changed = (i + 1 for i in range(count, len(fields)) if getattr(self, fields[i].name) != fields[i].default)
+        return max(changed, default=count)
 
     @classmethod
     def read(cls, cursor: Cursor) -> Self:
         """Read a record and leave the cursor behind it.
 
         Raises:
-            FormatError: ``fields-truncated``, ``fields-number``, ``fields-bool``, ``fields-enum``, ``fields-string``,
+            FormatError: ``fields-truncated``, ``fields-number``, ``fields-bool``, ``fields-string``,
                 ``fields-vector``; the offset is in bytes.
         """
         count = cursor.word()
@@ -243,12 +301,32 @@ class Record:
             raise cursor.error("fields-truncated", f"{cls.__name__} says it has {count} words, there are {room}")
         inner = Cursor(cursor.words, cursor.position, cursor.position + count)
         values: dict[str, Any] = {}
-        for name, kind in cls._kinds():
-            if inner.position == inner.end:  # an older file
-                break
-            values[name] = kind.read(inner)
+        extent = 0
+        for name, kind, when, _ in cls.fields():
+            if not when or values[when]:
+                if inner.position == inner.end:  # an older file
+                    break
+                values[name] = kind.read(inner)
+            extent += 1
         cursor.position = inner.end
-        return cls(**values, newer=tuple(inner.words[inner.position : inner.end]))
+        if not count:
+            return cls._empty()
+        # Other fields keep their defaults, as the class has them: memory is in proportion to what is read.
+        made = cls.__new__(cls)
+        vars(made).update(values)
+        if inner.position < inner.end:
+            vars(made)["newer"] = tuple(inner.words[inner.position : inner.end])
+        whole = extent == len(cls.fields()) <= cls.CORE  # nearly all of them, and a toc has many
+        if not whole and made.field_count != extent:
+            vars(made)["extent"] = extent
+        return made
+
+    @classmethod
+    def _empty(cls) -> Self:
+        """Return a record without fields; one for all, as four bytes of a file are enough to ask for it."""
+        if cls not in Record._empty_cache:
+            Record._empty_cache[cls] = cls(extent=0)
+        return cast("Self", Record._empty_cache[cls])
 
     def write(self, words: list[int]) -> None:
         """Append the record's words.
@@ -258,13 +336,17 @@ class Record:
         """
         start = len(words)
         words.append(0)
-        for name, kind in self._kinds():
+        for name, kind, when, default in self.fields()[: self.field_count]:
+            value = getattr(self, name)
             try:
-                kind.write(getattr(self, name), words)
+                if not when or getattr(self, when):
+                    kind.write(value, words)
+                elif value != default:
+                    raise ValueError(f"it is there only when {when} is true")
             except (ValueError, TypeError, AttributeError) as error:
                 raise UsageError("bad-field", f"{type(self).__name__}.{name}: {error}") from None
-        if not all(0 <= word < 1 << 32 for word in self.newer):
-            raise UsageError("bad-field", f"{type(self).__name__}.newer: {self.newer} are no 32-bit words")
+        if not all(type(word) is int and 0 <= word <= _MAX_WORD for word in self.newer):
+            raise UsageError("bad-field", f"{type(self).__name__}.newer: {self.newer} are not 32-bit words")
         words.extend(self.newer)
         words[start] = len(words) - start - 1
 

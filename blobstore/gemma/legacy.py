@@ -87,6 +87,12 @@ def legacy_tensors(blobs: Iterable[tuple[str, int]], scales: bytes | memoryview 
     return [LegacyTensor(key, name, kind, count, given.get(name, 1.0)) for key, name, kind, count in found]
 
 
+def has_model_keys(keys: Iterable[str]) -> bool:
+    """Whether some keys are those of a model's tensors: the embedding, and tensors of a layer."""
+    found = {*keys}
+    return "c_embedding" in found and any(one != "c_embedding" and _split(one) is not None for one in found)
+
+
 def elements_in(kind: ElementType, nbytes: int) -> int:
     """Return how many elements of a type fill so many bytes exactly, the largest such number; 0 when none does."""
     bits_in_group = kind.group * kind.bits + 8 * kind.group_nbytes

@@ -1,4 +1,4 @@
-"""The twelve models that the runtime knows, as configs.
+"""The twelve models that every runtime knows, as configs.
 
 Spec: spec/gemma.md, Models.
 """
@@ -22,7 +22,7 @@ from blobstore.gemma.config import (
     Wrapping,
 )
 
-_WEIGHTS = {one.name.lower(): one for one in WeightType if one}
+_WEIGHTS = {one.name.lower(): one for one in WeightType if WeightType.UNKNOWN < one <= WeightType.I8}
 # Tensors that had a scale in files before 2025; the runtime writes this list into every config.
 SCALE_BASE_NAMES = (
     "att_ein",
@@ -62,6 +62,7 @@ _GEMMA3 = {
     Model.GEMMA3_12B: Dimensions("Gemma3_12B", 48, 3840, 15360, 16, 8, 256),
     Model.GEMMA3_27B: Dimensions("Gemma3_27B", 62, 5376, 21504, 32, 16, 128),
 }
+_GEMMA3_LM = (Model.GEMMA3_4B_LM, Model.GEMMA3_12B_LM, Model.GEMMA3_27B_LM)  # text only, in runtimes after April 2026
 # PaliGemma 2 is a Gemma 2 with a vision part: which one, and the size of its images.
 _PALIGEMMA2 = {
     Model.PALIGEMMA2_3B_224: (Model.GEMMA2_2B, 224),
@@ -71,12 +72,15 @@ _PALIGEMMA2 = {
 }
 PALIGEMMA_IMAGES = {model: image for model, (_, image) in _PALIGEMMA2.items()}
 DIMENSIONS = _GEMMA2 | _GEMMA3 | {model: _GEMMA2[text] for model, (text, _) in _PALIGEMMA2.items()}
+_KNOWN = [PREFIXES[model] for model in DIMENSIONS]
 _SMALL_WINDOW = (Model.GEMMA3_270M, Model.GEMMA3_1B)
 _NO_VISION = (Model.GEMMA3_270M, Model.GEMMA3_1B)
 
 
 def model_config(model: Model, weight: WeightType, wrapping: Wrapping | None = None) -> ModelConfig:
-    """Return a model's config as the runtime writes it.
+    """Return a model's config as the runtime writes it; of Gemma 3 with the word that newer ones need.
+
+    For Gemma 3 270M that word is 1, where gemma.cpp's own says 0 against the published checkpoint.
 
     Args:
         model: One of the twelve.
@@ -93,7 +97,8 @@ def model_config(model: Model, weight: WeightType, wrapping: Wrapping | None = N
     elif model in _GEMMA3:
         config, own = _gemma3(model, _GEMMA3[model]), None if model == Model.GEMMA3_270M else Wrapping.VLM
     else:
-        raise UsageError("unknown-model", f"{model!r} is none of the runtime's models")
+        what = f"the config of {PREFIXES.get(model, model.name)} is not known here, only that of {', '.join(_KNOWN)}"
+        raise UsageError("unknown-model", what)
     if own is not None and wrapping not in (None, own):
         raise UsageError("bad-wrapping", f"{PREFIXES[model]} has the wrapping {own.name.lower()}, no other")
     if own is None and wrapping in (Wrapping.VLM, Wrapping.PALIGEMMA):
@@ -104,17 +109,30 @@ def model_config(model: Model, weight: WeightType, wrapping: Wrapping | None = N
 
 def canonical_config(specifier: str) -> ModelConfig:
     """Return the config that a specifier stands for; see `ModelConfig.from_specifier`."""
-    for model, prefix in PREFIXES.items():
+    for model in DIMENSIONS:
+        prefix = PREFIXES[model]
         if not specifier.startswith(prefix + "-"):
             continue
         name, dash, ending = specifier.removeprefix(prefix + "-").partition("-")
         wrapping = next((one for one, suffix in SUFFIXES.items() if suffix == dash + ending), None)
         if name in _WEIGHTS and (wrapping is not None or not dash):
             return model_config(model, _WEIGHTS[name], wrapping)
-    known = ", ".join(PREFIXES.values())
+    known = ", ".join(_KNOWN)
     raise UsageError(
         "unknown-model", f"{specifier!r} is no specifier: one of {known}, then -bf16, -sfp or -f32, then -it or -pt"
     )
+
+
+def is_gemma3(config: ModelConfig) -> bool:
+    """Whether a config names a Gemma 3, of any size, with a vision part or without."""
+    return config.model in _GEMMA3 or config.model in _GEMMA3_LM
+
+
+def dimensions_of(config: ModelConfig) -> Dimensions:
+    """Return the dimensions of a config's text part, without a name."""
+    layer = config.layer_configs[0] if config.layer_configs else LayerConfig()
+    sizes = layer.ff_hidden_dim, layer.heads, layer.kv_heads, layer.qkv_dim
+    return Dimensions("", len(config.layer_configs), config.model_dim, *sizes)
 
 
 def _gemma2(model: Model, size: Dimensions) -> ModelConfig:
@@ -128,7 +146,7 @@ def _gemma3(model: Model, size: Dimensions) -> ModelConfig:
     layer = replace(_text_layer(size), use_qk_norm=True)
     window = 512 if model in _SMALL_WINDOW else 1024
     config = _text_config(model, size, layer, (window,) * 5 + (32768,))
-    config = replace(config, vocab_size=262144, secondary_eos_id=106)
+    config = replace(config, vocab_size=262144, secondary_eos_id=106, use_global_timescale=True)
     if model in _NO_VISION:
         return config
     return replace(config, vit_config=replace(vision_config(896), pool_dim=4))

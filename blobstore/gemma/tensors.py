@@ -8,7 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from blobstore.elements import BY_NAME, BY_NUMBER
+from blobstore.elements import BY_NAME, by_number
 from blobstore.gemma.config import LayerType, PostNorm, Wrapping
 
 if TYPE_CHECKING:
@@ -62,11 +62,13 @@ class TensorFault:
         reason: ``missing``, ``both-forms``, ``unexpected``, ``shape``, ``type`` or ``weight``.
         key: Of the tensor; of the missing form's first tensor where there is a choice.
         message: What was found, and what was expected.
+        keys: All tensors that it is about, where these are several.
     """
 
     reason: str
     key: str
     message: str
+    keys: tuple[str, ...] = ()
 
 
 def tensors_of(config: ModelConfig) -> list[TensorSpec]:
@@ -101,7 +103,7 @@ def check_tensors(config: ModelConfig, found: Mapping[str, TocEntry]) -> list[Te
             faults.append(TensorFault("type", key, f"{key!r} is {entry.type}, the runtime takes {spec.allowed}"))
     narrowest = narrowest_type(entry.type for entry in found.values())
     if narrowest is not None and narrowest.number != config.weight:
-        says = BY_NUMBER[config.weight]
+        says = by_number(config.weight)
         message = f"the config says weights are {says}, the narrowest tensor is {narrowest}: the runtime stops"
         faults.append(TensorFault("weight", "config", message))
     return faults
@@ -109,7 +111,7 @@ def check_tensors(config: ModelConfig, found: Mapping[str, TocEntry]) -> list[Te
 
 def narrowest_type(kinds: Iterable[ElementType]) -> ElementType | None:
     """Return the type with the fewest bits, which the config has to name; the first of several."""
-    return min(kinds, key=lambda kind: kind.bits, default=None)
+    return min((kind for kind in kinds if kind.bits), key=lambda kind: kind.bits, default=None)
 
 
 def _wrong_forms(specs: Iterable[TensorSpec], found: Mapping[str, TocEntry]) -> Iterator[TensorFault]:
@@ -120,7 +122,7 @@ def _wrong_forms(specs: Iterable[TensorSpec], found: Mapping[str, TocEntry]) -> 
         begun = [key for keys in choices.values() for key in keys if key in found]
         if sum(any(key in found for key in keys) for keys in choices.values()) > 1:
             message = f"{', '.join(begun)} are of two forms of the same tensor: the runtime stops"
-            yield TensorFault("both-forms", begun[0], message)
+            yield TensorFault("both-forms", begun[0], message, tuple(begun))
         lacking = {form: [key for key in keys if key not in found] for form, keys in choices.items()}
         if all(lacking.values()):
             # The form that is nearest to complete is the one that was meant.

@@ -8,16 +8,16 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from blobstore.elements import BY_NUMBER
+from blobstore.elements import OWN_FROM, by_number
 from blobstore.errors import FormatError
 from blobstore.gemma.fields import F32, STRING, U32, Cursor, Record, bytes_of, of, words_of
+from blobstore.index.records import MAX_ELEMENTS
+from blobstore.keys import TOC_KEY
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Mapping
 
     from blobstore.elements import ElementType
-
-MAX_TYPE = 8
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -26,13 +26,13 @@ class TocEntry(Record):
 
     Attributes:
         name: Its key.
-        type_number: Of its element type, 1 to 8.
+        type_number: Of its element type, 1 to 31; those that this version doesn't know are newer ones of the runtime.
         element_bytes: Bytes of one stored element, rounded up.
         num_elements: Stored elements; for i8 and nuq stored bytes.
         rows: Everything is 2-D: ``[a, b, c]`` is a·b rows.
         cols: A vector is one row.
         scale: Decoded values are multiplied by it.
-        stride: Elements from row to row, the same as cols.
+        stride: Elements from row to row, the same as cols; 0 in older files.
     """
 
     name: str = of(STRING, "")
@@ -47,12 +47,18 @@ class TocEntry(Record):
     @property
     def type(self) -> ElementType:
         """Its element type."""
-        return BY_NUMBER[self.type_number]
+        return by_number(self.type_number)
 
     @property
     def nbytes(self) -> int:
-        """Size of its blob, by type and shape."""
+        """Size of its blob, by type and shape; 0 in a type that is newer than this version."""
         return self.type.nbytes(self.rows * self.cols)
+
+    def fits(self, nbytes: int) -> bool:
+        """Whether a blob of this size can be its: in a type that is newer than this version any, if it has elements."""
+        if self.type.bits:
+            return nbytes == self.nbytes
+        return 0 < self.rows * self.cols <= MAX_ELEMENTS
 
 
 def toc_entry(name: str, kind: ElementType, rows: int, cols: int, scale: float = 1.0) -> TocEntry:
@@ -75,8 +81,8 @@ def parse_toc(raw: bytes | memoryview) -> list[TocEntry]:
     """Check a ``toc`` blob.
 
     Raises:
-        FormatError: ``fields-…``; ``toc-type`` for a number that is no type of tensors; ``toc-duplicate`` for a name
-            that stands there twice.
+        FormatError: ``fields-…``; ``toc-type`` for a number that can't be a type of the runtime's; ``toc-duplicate``
+            for a name that stands there twice.
     """
     words = words_of(raw)
     cursor = Cursor(words, 0, len(words))
@@ -85,13 +91,39 @@ def parse_toc(raw: bytes | memoryview) -> list[TocEntry]:
     while cursor.position < len(words):
         at = 4 * cursor.position
         entry = TocEntry.read(cursor)
-        if not 1 <= entry.type_number <= MAX_TYPE:
+        if not 1 <= entry.type_number < OWN_FROM:
             raise FormatError("toc-type", f"{entry.name!r} has type {entry.type_number}, at offset {at}", at)
         if entry.name in seen:
             raise FormatError("toc-duplicate", f"{entry.name!r} stands there twice, again at offset {at}", at)
         seen.add(entry.name)
         entries.append(entry)
     return entries
+
+
+def odd_strides(entries: Iterable[TocEntry]) -> list[TocEntry]:
+    """Return the entries whose rows are not said to lie back to back.
+
+    A migration of the runtime's wrote such ones: with the padding between the rows of a matrix among its values, which
+    are then wrong for every reader.
+    """
+    return [entry for entry in entries if entry.stride not in (0, entry.cols)]
+
+
+def stride_fault(entry: TocEntry) -> str:
+    """Say what is wrong with one of `odd_strides`, and what to do."""
+    fix = f"leave it out with blobstore rewrite FILE -o OUT --drop {entry.name}, or convert the model again"
+    return (
+        f"the rows of {entry.name!r} are {entry.stride} elements apart, expected {entry.cols}: padding was written "
+        f"among its values, which are wrong: {fix}"
+    )
+
+
+def odd_strides_in(blobs: Mapping[str, memoryview]) -> list[TocEntry]:
+    """Return `odd_strides` of a file's ``toc``; one that can't be read has none."""
+    try:
+        return odd_strides(parse_toc(blobs[TOC_KEY])) if TOC_KEY in blobs else []
+    except FormatError:
+        return []
 
 
 def build_toc(entries: Iterable[TocEntry]) -> bytes:

@@ -1,64 +1,287 @@
-"""The blob ``tokenizer``: a SentencePiece model, of which only the outline is read.
+"""The blob ``tokenizer``: a SentencePiece model. Its pieces are counted, or checked by the rules it is loaded by.
 
 The format is sentencepiece_model.proto of https://github.com/google/sentencepiece: a protocol buffer whose field 1,
-repeated, holds the pieces.
+repeated, holds the pieces. The rules are those of ``ModelInterface::InitializePieces`` (src/model_interface.cc),
+``Model::BuildTrie`` (src/unigram_model.cc) and ``Normalizer::DecodePrecompiledCharsMap`` (src/normalizer.cc), as of
+commit 53de765, which gemma.cpp uses. Not checked: samples for self-tests (they would have to be encoded), and pieces
+with a zero byte in them.
 """
 
 from __future__ import annotations
 
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
 from blobstore.errors import FormatError
 
-_PIECE = 0x0A  # field 1, with a length: how each piece begins
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
 _LONG = 0x80  # a varint goes on
-_MAX_VARINT = 10
+_MAX_VARINT = 10  # bytes
+_MAX_SHORT = 5  # bytes of a tag, or of a length
 _VARINT, _FIXED_64, _WITH_LENGTH, _FIXED_32 = 0, 1, 2, 5
 _FIXED = {_FIXED_64: 8, _FIXED_32: 4}
 
+# Tags: the number of a field times 8, and the kind of its value.
+_PIECE, _TRAINER, _NORMALIZER, _SELF_TEST, _DENORMALIZER = (number << 3 | _WITH_LENGTH for number in range(1, 6))
+_TEXT, _SCORE, _TYPE = 1 << 3 | _WITH_LENGTH, 2 << 3 | _FIXED_32, 3 << 3 | _VARINT  # of a piece
+_MODEL_TYPE, _BYTE_FALLBACK = 3 << 3 | _VARINT, 35 << 3 | _VARINT  # of trainer_spec
+_CHARSMAP = 2 << 3 | _WITH_LENGTH  # of normalizer_spec and denormalizer_spec
+_SAMPLE = 1 << 3 | _WITH_LENGTH  # of self_test_data
+
+_NORMALIZERS = {_NORMALIZER: "normalizer_spec", _DENORMALIZER: "denormalizer_spec"}
+_NORMAL, _UNKNOWN, _CONTROL, _USER_DEFINED, _UNUSED, _BYTE = range(1, 7)  # types of pieces
+_RESERVED = (_UNKNOWN, _CONTROL, _BYTE)  # a piece of another type may have the same text as one of these
+_UNIGRAM, _BPE, _WORD, _CHAR = range(1, 5)  # types of models
+_BYTE_TEXTS = {b"<0x%02X>" % value: value for value in range(256)}
+_CHARSMAP_HEAD = 4  # bytes: the size of the first of two parts
+
+_SHOWN = 20  # faults of pieces
+_SHOWN_NBYTES = 40  # of a piece's text
+
+
+@dataclass(frozen=True)
+class Pieces:
+    """The pieces of a SentencePiece model.
+
+    Attributes:
+        count: How many: the vocabulary.
+        faults: Why SentencePiece does not load the model; empty where it does. A piece is named by its number, which is
+            its token, and its text. Of the faults of pieces 20 are listed, the rest are counted.
+    """
+
+    count: int
+    faults: tuple[str, ...] = ()
+
 
 def count_pieces(raw: bytes | memoryview) -> int:
-    """Return how many pieces a SentencePiece model has: its vocabulary.
+    """Return how many pieces a SentencePiece model has: its vocabulary. Their contents are not read.
 
     Raises:
         FormatError: ``tokenizer-model`` when it is none, or ends too early.
     """
     data = bytes(raw)
-    count = at = 0
-    while at < len(data):
-        # Nearly all of it: a short piece.
-        if data[at] == _PIECE and at + 1 < len(data) and data[at + 1] < _LONG:
-            at += 2 + data[at + 1]
-            count += 1
-            continue
-        tag, at = _varint(data, at)
-        kind = tag & 7
-        if kind == _VARINT:
-            _, at = _varint(data, at)
-        elif kind == _WITH_LENGTH:
-            length, at = _varint(data, at)
-            at += length
-            count += tag == _PIECE
-        elif kind in _FIXED and tag >> 3:
-            at += _FIXED[kind]
+    return _some(sum(tag == _PIECE for tag, _, _ in _fields(data, 0, len(data))))
+
+
+def check_pieces(raw: bytes | memoryview) -> Pieces:
+    """Read a SentencePiece model, and find everything that keeps SentencePiece from loading it.
+
+    Raises:
+        FormatError: ``tokenizer-model`` when it is none, or when anything in it ends too early.
+    """
+    data = bytes(raw)
+    model = _Model()
+    for tag, at, end in _fields(data, 0, len(data)):
+        if tag == _PIECE:
+            model.add_piece(*_piece(data, at, end))
+        elif tag == _TRAINER:
+            model.set_trainer(data, at, end)
+        elif tag in _NORMALIZERS:
+            model.set_normalizer(tag, data, at, end)
+        elif tag == _SELF_TEST:
+            _skip_samples(data, at, end)
+    return Pieces(_some(model.count), tuple(model.faults()))
+
+
+@dataclass
+class _Model:
+    """What has been read of a model.
+
+    Attributes:
+        count: Pieces.
+        shown: Faults of pieces, the first ones; ``more`` are not shown.
+        byte_fallback, type: Of trainer_spec.
+        charsmaps: By the tag of the normalizer: the size of the charsmap, and that which it says its first part has.
+        normal, reserved: The text of each piece → the number of the first one that has it.
+        unknown: The number of the first <unk>; -1 before there is one.
+        byte_pieces, first_byte: How many there are, and the first one's name.
+        byte_values: Which of the 256 have a piece.
+    """
+
+    count: int = 0
+    shown: list[str] = field(default_factory=list)
+    more: int = 0
+    byte_fallback: bool = False
+    type: int = _UNIGRAM
+    charsmaps: dict[int, tuple[int, int]] = field(default_factory=dict)
+    normal: dict[bytes, int] = field(default_factory=dict)
+    reserved: dict[bytes, int] = field(default_factory=dict)
+    unknown: int = -1
+    byte_pieces: int = 0
+    first_byte: str = ""
+    byte_values: set[int] = field(default_factory=set)
+
+    def add_piece(self, text: bytes, kind: int) -> None:
+        """Take the next piece, and look for what is wrong with it."""
+        number = self.count
+        self.count += 1
+        reserved = kind in _RESERVED
+        first = (self.reserved if reserved else self.normal).setdefault(text, number)
+        if not text:
+            self._fault(number, text, "is empty")
+        elif first != number:
+            self._fault(number, text, f"has the same text as piece {first}")
+        if reserved:
+            self._add_reserved(number, text, kind)
+
+    def _add_reserved(self, number: int, text: bytes, kind: int) -> None:
+        if kind == _UNKNOWN:
+            if self.unknown >= 0:
+                self._fault(number, text, f"has the type UNKNOWN, as piece {self.unknown} has: only one may")
+            else:
+                self.unknown = number
+        elif kind == _BYTE:
+            self.byte_pieces += 1
+            self.first_byte = self.first_byte or _named(number, text)
+            if text in _BYTE_TEXTS:
+                self.byte_values.add(_BYTE_TEXTS[text])
+            else:
+                self._fault(number, text, "has the type BYTE, but is not one of <0x00> to <0xFF>")
+
+    def set_trainer(self, data: bytes, at: int, end: int) -> None:
+        """Take what matters of a trainer_spec; what a later one has replaces it."""
+        for tag, begin, _ in _fields(data, at, end):
+            if tag == _BYTE_FALLBACK:
+                self.byte_fallback = _varint(data, begin, end)[0] != 0
+            elif tag == _MODEL_TYPE:
+                self.type = _choice(data, begin, end, _CHAR) or self.type
+
+    def set_normalizer(self, which: int, data: bytes, at: int, end: int) -> None:
+        """Take what matters of a normalizer_spec or denormalizer_spec."""
+        for tag, begin, after in _fields(data, at, end):
+            if tag == _CHARSMAP:
+                head = data[begin : min(begin + _CHARSMAP_HEAD, after)]
+                self.charsmaps[which] = after - begin, int.from_bytes(head, "little")
+
+    def faults(self) -> Iterator[str]:
+        """Yield the faults of pieces, and those of the whole model."""
+        yield from self.shown
+        if self.more:
+            yield f"pieces have {self.more} more faults"
+        if self.unknown < 0:
+            yield "no piece has the type UNKNOWN"
+        missing = [text for text, value in _BYTE_TEXTS.items() if value not in self.byte_values]
+        if self.byte_pieces and not self.byte_fallback:
+            several = f", the first of {self.byte_pieces}," if self.byte_pieces > 1 else ""
+            yield f"{self.first_byte}{several} has the type BYTE, but byte_fallback is off"
+        elif self.byte_fallback and missing:
+            yield f"byte_fallback is on, but {len(missing)} of the 256 bytes have no piece: first {missing[0].decode()}"
+        if self.type == _UNIGRAM and not self.normal:
+            yield "the model's type is UNIGRAM, but no piece has the type NORMAL, USER_DEFINED or UNUSED"
+        for which, (nbytes, part_nbytes) in self.charsmaps.items():
+            if nbytes and (nbytes <= _CHARSMAP_HEAD or part_nbytes >= nbytes):
+                name = _NORMALIZERS[which]
+                yield f"the precompiled_charsmap of {name} has {nbytes} bytes: too few for what it says of itself"
+
+    def _fault(self, number: int, text: bytes, what: str) -> None:
+        if len(self.shown) < _SHOWN:
+            self.shown.append(f"{_named(number, text)} {what}")
         else:
-            raise _not_one(f"no field begins with 0x{tag:X} at offset {at}", at)
-    if at > len(data):
-        raise _not_one(f"it ends at {len(data)}, inside a field that ends at {at}: it is cut off", len(data))
-    if not count:
-        raise _not_one("it has no pieces", 0)
-    return count
+            self.more += 1
 
 
-def _varint(data: bytes, at: int) -> tuple[int, int]:
-    """Return a number and where it ends."""
+def _piece(data: bytes, at: int, end: int) -> tuple[bytes, int]:
+    """Return the text and the type of a piece."""
+    # Nearly all of them: a short text, the score, and a type or none.
+    if at + 1 < end and data[at] == _TEXT and data[at + 1] < _LONG:
+        begin, after = at + 2, at + 2 + data[at + 1]
+        rest = end - after
+        if rest == 5 and data[after] == _SCORE:
+            return data[begin:after], _NORMAL
+        if rest == 7 and data[after] == _SCORE and data[after + 5] == _TYPE and _NORMAL <= data[after + 6] <= _BYTE:
+            return data[begin:after], data[after + 6]
+    text, kind = b"", _NORMAL
+    for tag, begin, after in _fields(data, at, end):
+        if tag == _TEXT:
+            text = data[begin:after]
+        elif tag == _TYPE:
+            kind = _choice(data, begin, after, _BYTE) or kind
+    return text, kind
+
+
+def _choice(data: bytes, at: int, end: int, last: int) -> int:
+    """Return one of the values 1 to ``last``, or 0 for others: a protocol buffer reads these as if not there."""
+    value = _varint(data, at, end)[0] & 0xFFFFFFFF
+    return value if value <= last else 0
+
+
+def _skip_samples(data: bytes, at: int, end: int) -> None:
+    for tag, begin, after in _fields(data, at, end):
+        if tag == _SAMPLE:
+            for _ in _fields(data, begin, after):
+                pass
+
+
+def _named(number: int, text: bytes) -> str:
+    shown = repr(text[:_SHOWN_NBYTES].decode("utf-8", "backslashreplace"))
+    return f"piece {number}, {shown}{'…' if len(text) > _SHOWN_NBYTES else ''},"
+
+
+# ------------------------------------------------------------------------------------------------- protocol buffers
+
+
+def _fields(data: bytes, at: int, end: int) -> Iterator[tuple[int, int, int]]:
+    """Yield the fields of a message: the tag, where the value begins, where it ends."""
+    while at < end:
+        # Nearly all of a model: field 1, short.
+        if data[at] == _PIECE and at + 1 < end and data[at + 1] < _LONG:
+            begin = at + 2
+            at = begin + data[at + 1]
+            if at <= end:
+                yield _PIECE, begin, at
+                continue
+            raise _cut_off(end, at)
+        tag, begin, at = _field(data, at, end)
+        yield tag, begin, at
+
+
+def _field(data: bytes, at: int, end: int) -> tuple[int, int, int]:
+    """Return a field of a message that ends at ``end``: the tag, where the value begins, where it ends."""
+    tag, begin = _varint(data, at, end, _MAX_SHORT)
+    kind = tag & 7
+    if not tag >> 3:
+        raise _no_field(tag, at)
+    if kind == _VARINT:
+        _, after = _varint(data, begin, end)
+    elif kind == _WITH_LENGTH:
+        length, begin = _varint(data, begin, end, _MAX_SHORT)
+        after = begin + length
+    elif kind in _FIXED:
+        after = begin + _FIXED[kind]
+    else:
+        raise _no_field(tag, at)
+    if after > end:
+        raise _cut_off(end, after)
+    return tag, begin, after
+
+
+def _varint(data: bytes, at: int, end: int, most: int = _MAX_VARINT) -> tuple[int, int]:
+    """Return a number of at most so many bytes, and where it ends."""
     value = 0
-    for place in range(_MAX_VARINT):
-        if at >= len(data):
-            raise _not_one(f"it ends at {len(data)}, inside a number: it is cut off", len(data))
+    for place in range(most):
+        if at >= end:
+            raise _not_one(f"a message ends at {end}, inside a number: it is cut off", end)
         value |= (data[at] & ~_LONG) << (7 * place)
         at += 1
         if data[at - 1] < _LONG:
             return value, at
     raise _not_one(f"a number before offset {at} does not end", at)
+
+
+def _some(count: int) -> int:
+    if not count:
+        raise _not_one("it has no pieces", 0)
+    return count
+
+
+def _no_field(tag: int, at: int) -> FormatError:
+    return _not_one(f"no field begins with 0x{tag:X}, which is at offset {at}", at)
+
+
+def _cut_off(end: int, after: int) -> FormatError:
+    return _not_one(f"a message ends at {end}, inside a field that ends at {after}: it is cut off", end)
 
 
 def _not_one(why: str, at: int) -> FormatError:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from blobstore.directory import bad_key, key_words
+from blobstore.directory import KeyFinder, bad_key, key_words
 from blobstore.errors import FormatError, UsageError
 from blobstore.index.checks import Columns, Refusal, check_fields, check_names, check_reserved
 from blobstore.index.records import ENTRY, HEADER, NO_BLOB, Entry, IndexedBlob, directory_digest, self_digest
@@ -194,32 +194,28 @@ class NameIndex:
         """
         padded = np.frombuffer(key.ljust(16, b"\0"), np.uint8)
         if not (0 <= place < len(self.blobs) and np.array_equal(self.blobs["key"][place], padded)):
-            found = np.flatnonzero((self.blobs["key"] == padded).all(axis=1))
-            if not len(found):
-                return None
-            place = int(found[0])
-        return self.blob(place)
+            place = self._rows.find(key)
+        return self.blob(place) if place >= 0 else None
+
+    @cached_property
+    def _rows(self) -> KeyFinder:
+        return KeyFinder(np.ascontiguousarray(self.blobs["key"]).reshape(-1).view("S16"))
 
     @property
     def packed_count(self) -> int:
         """How many blobs are packed."""
         return int(np.count_nonzero(self.blobs["unpacked_nbytes"]))
 
-    def place_of(self, blob: int, directory: Directory) -> int:
-        """Return where a blob of the table stands in a store's directory.
+    def in_place(self, blob: int, directory: Directory) -> bool:
+        """Whether a blob stands in a store's directory where the table says, and passes checks I17 to I19.
 
-        Raises:
-            FormatError: Checks I17 to I19, of this blob when it stands where the table says, else of all.
+        Where it doesn't, `places` says where it is, or what is wrong.
         """
-        row = self.blobs[blob]
-        if blob < len(directory):
-            key = directory.keys[blob]
-            if (
-                key == row["key"].tobytes().rstrip(b"\0") != INDEX_KEY.encode()
-                and directory.sizes[blob] == row["nbytes"]
-            ):
-                return blob
-        return int(self.places(directory)[blob])
+        if blob >= len(directory):
+            return False
+        row, key = self.blobs[blob], directory.keys[blob]
+        same = key == row["key"].tobytes().rstrip(b"\0") != INDEX_KEY.encode()
+        return bool(same and directory.sizes[blob] == row["nbytes"])
 
     def places(self, directory: Directory) -> npt.NDArray[np.int64]:
         """Return where each blob of the table stands in a store's directory, shape (blob_count,).

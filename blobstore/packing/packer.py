@@ -24,7 +24,7 @@ from blobstore.index import PACKED, IndexedBlob, build_index
 from blobstore.index.records import directory_digest
 from blobstore.index_file import find_index
 from blobstore.keys import BASE, INDEX_KEY, PACKED_FROM, RESERVED_KEYS, SKELETON_INDEX_KEY, SKELETON_KEY
-from blobstore.layout import MAX_BLOBS
+from blobstore.layout import MAX_BLOBS, MAX_PORTABLE_BLOBS
 from blobstore.packing.skeleton import Original, compressed, refuse_same, take_skeleton
 from blobstore.parallel import check_workers, cores, in_order
 from blobstore.reader import BlobReader
@@ -141,7 +141,8 @@ def pack(
         if is_packed(reader, index):
             raise UsageError("already-packed", f"{reader.path!r} is packed already")
         beside = index is not None and index.content.external
-        if len(content.blobs) + 2 + beside > MAX_BLOBS:
+        needed = len(content.blobs) + 2 + beside
+        if needed > MAX_BLOBS:
             what = f"a file has at most {MAX_BLOBS} blobs, this one has {len(content.blobs)} and would get more"
             raise UsageError("too-many-blobs", what)
         if content.entries is None:
@@ -160,7 +161,12 @@ def pack(
         packer = _Packer(reader, content, level=level, workers=workers, base=base_blobs, hashing=hashing)
         chosen = packer.chosen(only)
         done = Packing(reader.file_size)
-        with in_file(reader.path), BlobWriter(target, version=reader.version, digests=True) as writer:
+        # No gemma.cpp reads a packed file: it may have more blobs than they take.
+        room = max(needed, MAX_PORTABLE_BLOBS)
+        with (
+            in_file(reader.path),
+            BlobWriter(target, version=reader.version, digests=True, max_blobs=room) as writer,
+        ):
             for place, blob in enumerate(content.blobs):
                 packed = packer.add(writer, place, blob, chosen=place in chosen)
                 if blob.key not in _KEPT_KEYS:

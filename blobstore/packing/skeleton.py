@@ -28,7 +28,8 @@ if TYPE_CHECKING:
     Buffer = bytes | memoryview
 
 _LEVEL = 9
-# Headers, padding and directory of the most blobs that there can be are 5 MB; an index is seldom a tenth of itself.
+# Headers, padding and directory are at most 287 bytes for each blob, and more than two of them stay; an index is seldom
+# a tenth of itself.
 _MAX_NBYTES, _MAX_RATIO = 16 << 20, 256
 _MAX_FILE_NBYTES = (1 << 63) - 1
 _SHA256_NBYTES = 32

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 from collections import deque
-from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING
@@ -15,10 +14,9 @@ from blobstore.atomic import AtomicFile
 from blobstore.errors import FormatError, UsageError, in_file
 from blobstore.hashing import Hasher
 from blobstore.index import parse_index
-from blobstore.index_file import external_path
 from blobstore.keys import INDEX_KEY, PACKED_FROM, SKELETON_INDEX_KEY, SKELETON_KEY, decode_key
 from blobstore.packing.skeleton import Original, decompressed, directory_in, ranges_outside, refuse_same
-from blobstore.pair import close_with_index, close_without_index
+from blobstore.pair import close_with_index, close_with_index_inside, close_without_index
 from blobstore.parallel import check_workers, in_order
 from blobstore.store import Store
 from blobstore.transfer import Sink
@@ -144,9 +142,7 @@ def _complete(
     elif original.index == "none":
         close_without_index(file, path, lambda: directory)
     else:
-        file.commit()
-        with suppress(FileNotFoundError):  # what stood beside the old file
-            os.unlink(external_path(path))
+        close_with_index_inside(file, path)
 
 
 def _check_sizes(directory: Directory, blobs: UnpackedBlobs) -> None:

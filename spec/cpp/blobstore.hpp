@@ -64,7 +64,7 @@ constexpr uint64_t kHeaderNbytes = 16;
 constexpr uint64_t kRecordNbytes = 32;  // a key and a range, for each blob
 constexpr uint64_t kBlobAlign = 256;
 constexpr uint64_t kFileAlign = 65536;
-constexpr uint32_t kMaxBlobs = 16383;
+constexpr uint32_t kMaxBlobs = 1048576;
 constexpr std::size_t kKeyNbytes = 16;
 constexpr std::size_t kMaxNameNbytes = 4096;
 constexpr std::size_t kMaxDims = 32;
@@ -228,7 +228,7 @@ inline void append_utf8(std::string& text, uint32_t c) {
 
 // ----------------------------------------------------------------------------------------------------------- SHA-256
 
-// FIPS 180-4, a plain one: it hashes names, and the directory (at most 512 KiB) that an external index is bound to.
+// FIPS 180-4, a plain one: it hashes names, and the directory (at most 32 MiB) that an external index is bound to.
 class Sha256 {
  public:
   using Digest = std::array<uint8_t, 32>;
@@ -340,7 +340,7 @@ inline bool is_its_own_key(std::string_view name) {
   if (name.empty() || name.size() > kKeyNbytes) return false;
   const auto is_plain = [](char c) { return c >= 0x21 && c <= 0x7E; };
   if (!std::all_of(name.begin(), name.end(), is_plain)) return false;
-  if (std::string_view("~FB$2I").find(name[0]) != std::string_view::npos) return false;
+  if (std::string_view("~FB$2I4").find(name[0]) != std::string_view::npos) return false;
   if (name == "config" || name == "tokenizer" || name == "toc") return false;
   return !has_layer_999_or_more(name);
 }
@@ -375,10 +375,12 @@ struct ElementType {
   uint64_t bits;          // of each element, without what a group adds
   uint64_t group;         // elements that share extra bytes; 1 where there are none
   uint64_t group_nbytes;  // these bytes
+  bool whole = false;     // the last group is stored in full, however few elements are in it
 
   // count is below 2^57, and bits at most 64: nothing here can wrap.
   uint64_t nbytes(uint64_t count) const {
-    return (count * bits + 7) / 8 + (count + group - 1) / group * group_nbytes;
+    const uint64_t groups = (count + group - 1) / group;
+    return ((whole ? groups * group : count) * bits + 7) / 8 + groups * group_nbytes;
   }
 
   // How many elements fill so many bytes exactly, the largest such number; 0 when none does.
@@ -394,11 +396,11 @@ struct ElementType {
 constexpr ElementType kElementTypes[] = {
     {0, "unknown", 8, 1, 0},      {1, "f32", 32, 1, 0},         {2, "bf16", 16, 1, 0},    {3, "sfp", 8, 1, 0},
     {4, "nuq", 4, 256, 16},       {5, "f64", 64, 1, 0},         {6, "u32", 32, 1, 0},     {7, "u64", 64, 1, 0},
-    {8, "i8", 8, 128, 4},         {32, "f16", 16, 1, 0},        {33, "int8", 8, 1, 0},    {34, "u8", 8, 1, 0},
-    {35, "i16", 16, 1, 0},        {36, "u16", 16, 1, 0},        {37, "i32", 32, 1, 0},    {38, "i64", 64, 1, 0},
-    {39, "bool", 8, 1, 0},        {40, "f8_e4m3", 8, 1, 0},     {41, "f8_e5m2", 8, 1, 0}, {42, "c64", 64, 1, 0},
-    {43, "f8_e8m0", 8, 1, 0},     {44, "f8_e4m3fnuz", 8, 1, 0}, {45, "f8_e5m2fnuz", 8, 1, 0},
-    {46, "f4", 4, 1, 0},          {47, "f6_e2m3", 6, 1, 0},     {48, "f6_e3m2", 6, 1, 0},
+    {8, "i8", 8, 128, 4},         {9, "u16", 16, 1, 0},         {10, "u8", 8, 1, 0},      {11, "int8", 8, 1, 0},
+    {12, "q4_0", 4, 32, 2, true}, {13, "mxfp4", 4, 32, 1, true}, {32, "f16", 16, 1, 0},   {35, "i16", 16, 1, 0},
+    {37, "i32", 32, 1, 0},        {38, "i64", 64, 1, 0},        {39, "bool", 8, 1, 0},    {40, "f8_e4m3", 8, 1, 0},
+    {41, "f8_e5m2", 8, 1, 0},     {42, "c64", 64, 1, 0},        {43, "f8_e8m0", 8, 1, 0}, {44, "f8_e4m3fnuz", 8, 1, 0},
+    {45, "f8_e5m2fnuz", 8, 1, 0}, {46, "f4", 4, 1, 0},          {47, "f6_e2m3", 6, 1, 0}, {48, "f6_e3m2", 6, 1, 0},
 };
 
 constexpr uint16_t kPackedCodec = 1;  // of what lies in a packed blob; of all else it is 0
@@ -477,17 +479,17 @@ class Keys {
     return std::nullopt;
   }
 
-  // Their places, sorted by the keys. count is at most 16,383.
-  std::vector<uint16_t> sorted() const {
-    std::vector<uint16_t> order(count_);
-    for (uint32_t i = 0; i < count_; ++i) order[i] = static_cast<uint16_t>(i);
-    std::sort(order.begin(), order.end(), [this](uint16_t a, uint16_t b) { return compare(a, at(b)) < 0; });
+  // Their places, sorted by the keys.
+  std::vector<uint32_t> sorted() const {
+    std::vector<uint32_t> order(count_);
+    for (uint32_t i = 0; i < count_; ++i) order[i] = i;
+    std::sort(order.begin(), order.end(), [this](uint32_t a, uint32_t b) { return compare(a, at(b)) < 0; });
     return order;
   }
 
   // A place whose key another one has too.
-  std::optional<uint32_t> repeated(const std::vector<uint16_t>& order) const {
-    const auto equal = [this](uint16_t a, uint16_t b) { return compare(a, at(b)) == 0; };
+  std::optional<uint32_t> repeated(const std::vector<uint32_t>& order) const {
+    const auto equal = [this](uint32_t a, uint32_t b) { return compare(a, at(b)) == 0; };
     const auto found = std::adjacent_find(order.begin(), order.end(), equal);
     return found == order.end() ? std::nullopt : std::optional<uint32_t>(*found);
   }
@@ -529,7 +531,7 @@ class Directory {
 
   // By a key of 16 bytes, as stored.
   std::optional<uint32_t> find(const uint8_t* key) const {
-    const auto less = [this](uint16_t place, const uint8_t* wanted) { return keys_.compare(place, wanted) < 0; };
+    const auto less = [this](uint32_t place, const uint8_t* wanted) { return keys_.compare(place, wanted) < 0; };
     const auto found = std::lower_bound(by_key_.begin(), by_key_.end(), key, less);
     if (found == by_key_.end() || keys_.compare(*found, key) != 0) return std::nullopt;
     return *found;
@@ -563,11 +565,12 @@ class Directory {
     return true;
   }
 
-  // S5 to S7. Nothing has been allocated so far, and count is small from here on.
+  // S5 to S7. Nothing has been allocated so far, and count is checked from here on.
   bool find_directory(Fault& fault) {
     count_ = file_.load<uint32_t>(header_ + 4);
     if (count_ < 1 || count_ > kMaxBlobs) {
-      return refuse(fault, "blob-count", header_ + 4, "expected 1 to 16383 blobs, the header says ", uint64_t{count_});
+      return refuse(fault, "blob-count", header_ + 4, "expected 1 to ", uint64_t{kMaxBlobs},
+                    " blobs, the header says ", uint64_t{count_});
     }
     const uint64_t stated = file_.load<uint64_t>(header_ + 8);
     if (stated != file_.size) {
@@ -640,7 +643,7 @@ class Directory {
   uint64_t start_ = 0;   // offset of the directory
   uint32_t count_ = 0;
   Keys keys_;
-  std::vector<uint16_t> by_key_;  // places, sorted by key
+  std::vector<uint32_t> by_key_;  // places, sorted by key
 };
 
 // ---------------------------------------------------------------------------------------------------------- metadata
@@ -1182,9 +1185,8 @@ class Record {
     at_ += words.size();
     if (words.size() < std::size_t{4} * count) return refuse_truncated();
     text = without_zeros(words);
-    const auto is_text = [](char c) { return c != 0 && static_cast<uint8_t>(c) < 0x80; };
-    if (words.size() - text.size() >= 4 || !std::all_of(text.begin(), text.end(), is_text)) {
-      return refuse_word("fields-string", quoted(words), " is no ASCII text, filled with zeros to whole words");
+    if (words.size() - text.size() >= 4 || text.find('\0') != text.npos || !is_utf8(text)) {
+      return refuse_word("fields-string", quoted(words), " is not UTF-8 text, filled with zeros to whole words");
     }
     return true;
   }
@@ -1218,6 +1220,7 @@ struct TocEntry {
   std::string_view name;
   uint32_t type = 0, element_bytes = 0, element_count = 0, rows = 0, cols = 0;
   float scale = 1.0f;
+  uint32_t stride = 0;  // older files have none
 };
 
 // The runtime's table of contents: records, used as they lie.
@@ -1245,14 +1248,14 @@ class Toc {
   }
 
  private:
-  static constexpr uint32_t kMaxType = 8;
+  static constexpr uint32_t kMaxType = 31;  // those that this header does not know are newer ones of the runtime
 
   // Reads a record and goes behind it.
   bool read(uint64_t& at, TocEntry& entry, Fault& fault) const {
     Record record(raw_, base_, fault);
     if (!(record.begin(at) && record.take(entry.name) && record.take(entry.type) && record.take(entry.element_bytes) &&
           record.take(entry.element_count) && record.take(entry.rows) && record.take(entry.cols) &&
-          record.take(entry.scale))) {
+          record.take(entry.scale) && record.take(entry.stride))) {
       return false;
     }
     at = record.end();
@@ -1376,7 +1379,7 @@ class Catalog {
   }
 
   std::optional<uint32_t> find(std::string_view wanted, const Directory& directory) const {
-    const auto less = [&](uint16_t i, std::string_view text) { return name(i, directory) < text; };
+    const auto less = [&](uint32_t i, std::string_view text) { return name(i, directory) < text; };
     const auto found = std::lower_bound(by_name_.begin(), by_name_.end(), wanted, less);
     if (found == by_name_.end() || name(*found, directory) != wanted) return std::nullopt;
     return *found;
@@ -1390,7 +1393,7 @@ class Catalog {
   struct Listed {
     std::array<uint64_t, 2> dims{};
     float scale = 1.0f;
-    uint16_t place = 0;  // of its blob
+    uint32_t place = 0;  // of its blob
     uint16_t type = 0;
     uint8_t ndim = 1;
     uint8_t name_start = 0;  // in the key
@@ -1400,11 +1403,11 @@ class Catalog {
     return directory.keys().text(listed_[i].place).substr(listed_[i].name_start);
   }
 
-  std::vector<uint16_t> sorted(const Directory& directory) const {
-    std::vector<uint16_t> order(listed_.size());
-    for (std::size_t i = 0; i < order.size(); ++i) order[i] = static_cast<uint16_t>(i);
+  std::vector<uint32_t> sorted(const Directory& directory) const {
+    std::vector<uint32_t> order(listed_.size());
+    for (uint32_t i = 0; i < count(); ++i) order[i] = i;
     std::sort(order.begin(), order.end(),
-              [&](uint16_t a, uint16_t b) { return name(a, directory) < name(b, directory); });
+              [&](uint32_t a, uint32_t b) { return name(a, directory) < name(b, directory); });
     return order;
   }
 
@@ -1423,12 +1426,19 @@ class Catalog {
       const uint64_t count = uint64_t{entry.rows} * entry.cols;
       const uint64_t nbytes = directory.nbytes(*place);
       const ElementType* type = element_type(static_cast<uint16_t>(entry.type));
-      if (count > kMaxElements || type->nbytes(count) != nbytes) {
-        return refuse(fault, "toc-size", toc.position(i), "'toc' says that ", quoted(entry.name), " is ", type->name,
-                      ", ", uint64_t{entry.rows}, " x ", uint64_t{entry.cols}, "; its blob has ", nbytes, " bytes");
+      // Of a newer type it isn't known what elements take: its blob is the tensor, whatever its size.
+      if (count > kMaxElements || (type ? type->nbytes(count) != nbytes : count == 0)) {
+        return refuse(fault, "toc-size", toc.position(i), "'toc' says that ", quoted(entry.name), " has type ",
+                      uint64_t{entry.type}, " and ", uint64_t{entry.rows}, " x ", uint64_t{entry.cols},
+                      " elements; its blob has ", nbytes, " bytes");
       }
-      listed_.push_back({{entry.rows, entry.cols}, entry.scale, static_cast<uint16_t>(*place),
-                         static_cast<uint16_t>(entry.type), 2, 0});
+      if (entry.stride != 0 && entry.stride != entry.cols) {
+        return refuse(fault, "toc-stride", toc.position(i), "'toc' says that the rows of ", quoted(entry.name), " are ",
+                      uint64_t{entry.stride}, " elements apart, expected ", uint64_t{entry.cols},
+                      ": padding was written among its values, which are wrong (blobstore rewrite --drop leaves it ",
+                      "out)");
+      }
+      listed_.push_back({{entry.rows, entry.cols}, entry.scale, *place, static_cast<uint16_t>(entry.type), 2, 0});
     }
     return true;
   }
@@ -1441,7 +1451,7 @@ class Catalog {
       const uint16_t type = kLetterTypes[letter];
       const uint64_t count = element_type(type)->elements_in(directory.nbytes(place));
       // Else its bytes are not what the letter says: a blob like others.
-      if (count != 0) listed_.push_back({{count}, 1.0f, static_cast<uint16_t>(place), type, 1, 1});
+      if (count != 0) listed_.push_back({{count}, 1.0f, place, type, 1, 1});
     }
   }
 
@@ -1488,12 +1498,12 @@ class Catalog {
     for (uint32_t place = 0; place < directory.count(); ++place) {
       const std::string_view key = directory.keys().text(place);
       if (key == "config" || key == "tokenizer" || key == "Fscales") continue;  // the runtime's own
-      listed_.push_back({{directory.nbytes(place)}, 1.0f, static_cast<uint16_t>(place), 0, 1, 0});
+      listed_.push_back({{directory.nbytes(place)}, 1.0f, place, 0, 1, 0});
     }
   }
 
   std::vector<Listed> listed_;
-  std::vector<uint16_t> by_name_;  // places in it
+  std::vector<uint32_t> by_name_;  // places in it
 };
 
 // ----------------------------------------------------------------------------------------------------------- mapping

@@ -1,13 +1,32 @@
 """The cases of gemma.json, and files whose tensors a reader finds without a name index (spec/gemma.md)."""
 
 import hashlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, replace
+from dataclasses import fields as fields_of
 from typing import Any
 
 from codec_cases import hexed, noise
 from codec_writer import encode_bf16, encode_f32, encode_i8, encode_sfp, sfp_scale, word_bytes, words_of
-from gemma_writer import Config, Layer, TocEntry, Vit, joined, published, record, specifiers, text, toc, toc_entry
+from gemma_writer import (
+    Config,
+    Layer,
+    Record,
+    TocEntry,
+    Vit,
+    default,
+    later_specifiers,
+    published,
+    published_2026_04,
+    published_later,
+    record,
+    specifiers,
+    text,
+    toc,
+    toc_entry,
+    vector,
+    written,
+)
 from sbs_cases import Case, indexed, store
 from sbs_writer import TYPES, Blob, container, payload, stored_nbytes, tensor
 
@@ -51,6 +70,18 @@ gemma3-27b-bf16 6196 2f340be90107823daca11c88d6f6e93ff1eb1900fd93336da48bc0fb2ba
 """
 
 
+# SHA-256 of a line "specifier size SHA-256" for each of them, sorted: of the 80 that gemma.cpp makes at commit 3892763,
+# and of the 84 that were transcribed from its source at 0224dcb (they are not its bytes).
+GEMMA_2026_04 = "95f1965aca28a33ca65a7d80280d2115a5c16247c11afb63f276d15fcf3a9e7e"
+GEMMA_LATER = "ade89cc42247a2b4d6143bf6ed59ab482ff658459d346ee6624389740f759e5a"
+
+
+def fact(specifier: str, words: Words) -> Fact:
+    """The blob of a config."""
+    made = word_bytes(words)
+    return {"specifier": specifier, "size": len(made), "sha256": hashlib.sha256(made).hexdigest()}
+
+
 def gemma_configs() -> Iterator[Fact]:
     """What gemma.cpp made.
 
@@ -61,10 +92,36 @@ def gemma_configs() -> Iterator[Fact]:
     if [specifier for specifier, _, _ in facts] != specifiers():
         raise ValueError(specifiers())
     for specifier, size, sha256 in facts:
-        made = word_bytes(published(specifier).words())
-        if (len(made), hashlib.sha256(made).hexdigest()) != (int(size), sha256):
-            raise ValueError(f"{specifier}: gemma.cpp's config has SHA-256 {sha256}, ours {made.hex()}")
-        yield {"specifier": specifier, "size": int(size), "sha256": sha256}
+        known = {"specifier": specifier, "size": int(size), "sha256": sha256}
+        if fact(specifier, published(specifier).words()) != known:
+            raise ValueError(f"{specifier}: gemma.cpp's config has SHA-256 {sha256}, ours is another")
+        yield {"commit": "3ed403e"} | known
+    newer = [fact(one, published_2026_04(one).words(24)) for one in specifiers(("sfp", "bf16", "f32", "i8", "nuq"))]
+    for one in recorded(newer, GEMMA_2026_04):
+        yield {"commit": "3892763"} | one
+
+
+def recorded(facts: list[Fact], sha256: str) -> list[Fact]:
+    """The facts, if they are those that were recorded.
+
+    Raises:
+        ValueError: One of them is something else.
+    """
+    lines = sorted("{specifier} {size} {sha256}\n".format(**one) for one in facts)
+    made = hashlib.sha256("".join(lines).encode()).hexdigest()
+    if made != sha256:
+        raise ValueError(f"the configs have SHA-256 {sha256} together, ours {made}")
+    return facts
+
+
+def configs_written() -> list[Fact]:
+    """What a writer for every runtime writes."""
+    return [fact(one, written(one).words()) for one in specifiers()]
+
+
+def configs_transcribed() -> list[Fact]:
+    """Those of later runtimes, with all fields in all records."""
+    return recorded([fact(one, published_later(one).words(99)) for one in later_specifiers()], GEMMA_LATER)
 
 
 # ------------------------------------------------------------------------------------------------------------- configs
@@ -99,48 +156,200 @@ FULL = Config(  # no two numbers that stand beside each other are the same
     scale_base_names=("att_ein", "x", ""),
 )
 NEWER = (7, 0, 0xFFFFFFFF)
+LATE_LAYER = Layer(
+    *(8, 1, 32, 4, 2, 3, 9),
+    post_qk=8,
+    norm_v=True,
+    num_experts=10,
+    num_experts_per_datapoint=11,
+    ple_dim=12,
+    kv_share_layer_idx=-2,
+    kv_lora_rank=13,
+    q_lora_rank=14,
+    rope_head_dim=15,
+    v_head_dim=16,
+    attention_variant=2,
+    kv_compression_rate=17,
+    indexer_heads=18,
+    indexer_head_dim=19,
+    indexer_top_k=20,
+    num_shared_experts=21,
+    sigmoid_gating=True,
+    use_routing_bias=False,
+    o_lora_rank=22,
+    o_groups=23,
+    swiglu_limit=10.5,
+    route_scale=1.5,
+    router_score=3,
+    hash_routing=True,
+)
+LATE = replace(  # one model for all: no model has these together
+    FULL,
+    use_global_timescale=True,
+    partial_rotary_factor=0.25,
+    ple_dim=256,
+    hc_mult=4,
+    rope_theta=20000.0,
+    compress_rope_theta=160000.0,
+    yarn_orig_seq_len=65536,
+    yarn_factor=16.0,
+    yarn_beta_fast=33.0,
+    yarn_beta_slow=1.5,
+    hc_sinkhorn_iters=21,
+    hc_eps=0.5,
+    num_mtp_layers=6,
+    tokenizer_kind=1,
+    global_rope_theta=500000.0,
+)
+CODERS = replace(
+    LATE,
+    is_encoder_decoder=True,
+    encoder_num_layers=1,
+    encoder_layer_configs=(Layer(7, 1, 6),),
+    encoder_attention_window_sizes=(17, 65, 18),
+    decoder_num_layers=2,
+    decoder_layer_configs=(Layer(5, 1, 4), replace(LATE_LAYER, model_dim=3)),
+    decoder_attention_window_sizes=(19, 66),
+)
 
 
 def config_cases() -> Iterator[Fact]:
     """Words that a reader must take, with the fields that they are."""
-
-    def good(name: str, said: str, words: Words, config: Config, *, kept: bool = True) -> Fact:
-        return {"name": name, "description": said, "kept": kept, "words": hexed(words), "fields": asdict(config)}
-
-    yield good("full", "each field has a value of its own", FULL.words(), FULL)
+    yield good("full", "each field of 2025-10 has a value of its own", FULL.words(), FULL)
     yield good("defaults", "all fields as they are by default", Config().words(), Config())
+    yield from late_fields()
+    yield from newer_fields()
+    yield from older_records()
+    yield from late_ends()
+    yield from any_texts()
+    for name, numbers in {
+        "model": (1, 5, 33, 4000000000, 0xFFFFFFFF),
+        "wrapping": (4,),
+        "weight": (14, 255),
+        "query_scale": (3,),
+        "tokenizer_kind": (2,),
+    }.items():
+        for number in numbers:
+            values: Fact = {name: number}
+            one = replace(FULL, **values)
+            yield good(f"number-{name}-{number:x}", f"{name} is {number}, of a newer runtime", one.words(), one)
+    for name in ("post_norm", "type", "activation", "post_qk", "attention_variant", "router_score"):
+        values = {name: 9}
+        one = replace(FULL, layer_configs=(replace(FULL.layer_configs[0], **values), FULL.layer_configs[1]))
+        yield good(f"number-layer-{name}", f"{name} of a layer is 9, of a newer runtime", one.words(), one)
+    yield good("trailing-word", "a word of zeros behind the record", [*FULL.words(), 0], FULL)
+    yield good("trailing-record", "the record twice", [*FULL.words(), *FULL.words()], FULL)
+    yield good("trailing-defaults", "a record without fields, and a word", [0, 0], Config())
+    yield good(
+        "trailing-newer", "words behind the last field, and behind the record", [*LATE.words(newer=(1,)), 2], LATE
+    )
+
+
+def good(name: str, said: str, words: Words, config: Config) -> Fact:
+    """A case."""
+    return {"name": name, "description": said, "words": hexed(words), "fields": told(config)}
+
+
+def told(value: object) -> object:
+    """A record's fields: those of 2025-10, and of others those that aren't their defaults."""
+    if isinstance(value, tuple):
+        return [told(one) for one in value]
+    if not isinstance(value, Record):
+        return value
+    return {
+        one.name: told(getattr(value, one.name))
+        for i, one in enumerate(fields_of(value))
+        if i < value.CORE or getattr(value, one.name) != default(one)
+    }
+
+
+def any_texts() -> Iterator[Fact]:
+    """Texts of any length and of any characters."""
     for n in (1, 3, 4, 5, 8, 255, 256):
         named = Config(display_name=("The quick brown fox. " * 13)[:n])
         yield good(f"text-{n}", f"a text of {n} characters", named.words(), named)
     controls = Config(display_name="\x01\t\n\x7f")
-    yield good("text-controls", "control characters are ASCII, too", controls.words(), controls)
-    # Newer: words behind the last field, inside each record.
+    yield good("text-controls", "control characters are text, too", controls.words(), controls)
+    for name in ("é", "Gémma", "權重", "a\U0001f600", "\x80\uffff\U0010ffff", 128 * "é", 85 * "權"):
+        named = Config(display_name=name, scale_base_names=("", name))
+        n = len(name.encode())
+        yield good(f"text-utf-8-{name[0].encode().hex()}-{n}", f"a text of {n} bytes of UTF-8", named.words(), named)
+
+
+def newer_fields() -> Iterator[Fact]:
+    """Words behind the last field, inside each record."""
     yield good("newer-outer", "words behind the last field of the config", FULL.words(newer=NEWER), FULL)
     yield good("newer-layer", "words behind the last field of a layer", with_layers(NEWER, 0), FULL)
     yield good("newer-layers", "the same in the other layer, one word", with_layers(NEWER[:1], 1), FULL)
     yield good("newer-vit", "words behind the last field of the vision part", with_vit(VISION.words(newer=NEWER)), FULL)
-    deep = replace(VISION, layer_configs=()).words()
-    layer = VISION.layer_configs[0].words(newer=NEWER)
-    deep = record([*deep[1:6], 1, *layer, VISION.pool_dim])
+    deep = VISION.words(instead={"layer_configs": vector([VISION.layer_configs[0].words(newer=NEWER)])})
     yield good("newer-vit-layer", "words behind the last field of a layer inside the vision part", with_vit(deep), FULL)
     everywhere = with_layers(NEWER, 0, vit=VISION.words(newer=NEWER[:2]), newer=NEWER[1:])
     yield good("newer-everywhere", "in three records at once", everywhere, FULL)
-    # Older: a record that ends before its last field.
-    names = list(vars(FULL))
+    yield good("newer-coders", "behind fields of encoders and decoders", CODERS.words(newer=NEWER), CODERS)
+    layers = vector([one.words(newer=NEWER[:i]) for i, one in enumerate(CODERS.decoder_layer_configs)])
+    said = "words behind the last field of a layer of the decoder"
+    yield good("newer-decoder-layer", said, CODERS.words(instead={"decoder_layer_configs": layers}), CODERS)
+
+
+def older_records() -> Iterator[Fact]:
+    """A record that ends before its last field."""
     for end in (0, 1, 2, 9, 15, 16, 18, 19, 22):
-        older = Config(**{name: getattr(FULL, name) for name in names[:end]})
-        what = f"the record ends behind {names[end - 1]}" if end else "a record without fields"
-        yield good(f"older-{end}", what, FULL.words(end), older, kept=False)
+        what = f"the record ends behind {behind(FULL, end)}" if end else "a record without fields"
+        yield good(f"older-{end}", what, FULL.words(end), first_fields(FULL, end))
     first = FULL.layer_configs[0]
     for end in (0, 6, 9, 14):
-        given = dict(list(vars(first).items())[:end])
-        older = replace(FULL, layer_configs=(Layer(**given), FULL.layer_configs[1]))
-        words = with_layers((), 0, layer=first.words(end))
-        yield good(f"older-layer-{end}", f"a layer of {end} fields", words, older, kept=False)
+        older = replace(FULL, layer_configs=(first_fields(first, end), FULL.layer_configs[1]))
+        yield good(f"older-layer-{end}", f"a layer of {end} fields", with_layers((), 0, layer=first.words(end)), older)
     for end in (0, 5, 6):
-        given = dict(list(vars(VISION).items())[:end])
-        older = replace(FULL, vit_config=Vit(**given))
-        yield good(f"older-vit-{end}", f"a vision part of {end} fields", with_vit(VISION.words(end)), older, kept=False)
+        older = replace(FULL, vit_config=first_fields(VISION, end))
+        yield good(f"older-vit-{end}", f"a vision part of {end} fields", with_vit(VISION.words(end)), older)
+
+
+def late_fields() -> Iterator[Fact]:
+    """Fields of later runtimes."""
+    word = replace(FULL, use_global_timescale=True)
+    yield good("word", "one word more: use_global_timescale", word.words(), word)
+    yield good("word-0", "the same with 0", FULL.words(24), FULL)
+    yield good("late", "all fields, without encoder and decoder", LATE.words(), LATE)
+    yield good("late-coders", "all fields, with encoder and decoder", CODERS.words(), CODERS)
+    said = "all fields of all records, all as they are by default"
+    whole = Config(layer_configs=(Layer(), Layer()), vit_config=Vit(layer_configs=(Layer(),)))
+    vit = whole.vit_config.words(instead={"layer_configs": vector([Layer().words(99)])})
+    instead = {"layer_configs": vector(2 * [Layer().words(99)]), "vit_config": vit}
+    yield good("late-defaults", said, whole.words(99, instead=instead), whole)
+    empty = replace(whole, is_encoder_decoder=True)
+    said = "an encoder and a decoder of which all is as it is by default"
+    yield good("late-coders-defaults", said, empty.words(99), empty)
+    said = "a record that ends behind is_encoder_decoder, 0"
+    yield good("late-no-coders", said, LATE.words(38), first_fields(LATE, 38))
+    layers = (LATE_LAYER, FULL.layer_configs[1])
+    seeing = replace(VISION, layer_configs=(LATE_LAYER,))
+    one = replace(FULL, layer_configs=layers, vit_config=seeing)
+    yield good("late-layer", "all fields of a layer, in the vision part, too", one.words(), one)
+
+
+def late_ends() -> Iterator[Fact]:
+    """A record that ends before the last of these fields."""
+    less = replace(CODERS, layer_configs=(), vit_config=Vit(), scale_base_names=(), decoder_layer_configs=())
+    for end in range(24, 45):
+        said = f"a record that ends behind {behind(less, end)}"
+        yield good(f"late-{end}", said, less.words(end), first_fields(less, end))
+    for end in range(16, 38):
+        said = f"a layer that ends behind {behind(LATE_LAYER, end)}"
+        one = Config(layer_configs=(first_fields(LATE_LAYER, end),))
+        words = one.words(instead={"layer_configs": vector([LATE_LAYER.words(end)])})
+        yield good(f"late-layer-{end}", said, words, one)
+
+
+def behind(value: Record, end: int) -> str:
+    """Name of the field before this one."""
+    return fields_of(value)[end - 1].name
+
+
+def first_fields(value: Any, end: int) -> Any:  # noqa: ANN401 (a record and another of its type)
+    """What a record reads as that ends there."""
+    return type(value)(**{one.name: getattr(value, one.name) for one in fields_of(value)[:end]})
 
 
 def with_layers(
@@ -152,11 +361,9 @@ def with_layers(
     newer: Sequence[int] = (),
 ) -> Words:
     """The full config with other words for a layer, and perhaps for more."""
-    before, rest = list(vars(FULL).values())[:15], list(vars(FULL).values())[16:]
     layers = [one.words() for one in FULL.layer_configs]
     layers[place] = layer or FULL.layer_configs[place].words(newer=newer_in_layer)
-    middle = [len(layers), *(word for one in layers for word in one)]
-    return record([*joined(before), *middle, *joined(rest[:2]), *(vit or VISION.words()), *joined(rest[3:]), *newer])
+    return FULL.words(newer=newer, instead={"layer_configs": vector(layers), "vit_config": vit or VISION.words()})
 
 
 def with_vit(vit: Words) -> Words:
@@ -164,9 +371,9 @@ def with_vit(vit: Words) -> Words:
     return with_layers((), 0, vit=vit)
 
 
-def at(name: str) -> int:
+def at(name: str, config: Config = FULL) -> int:
     """Where a field of the full config begins, in words from the beginning of the blob."""
-    return len(FULL.words(list(vars(FULL)).index(name)))
+    return len(config.words(list(vars(config)).index(name)))
 
 
 def changed(words: Words, place: int, *new: int, cut: int = 1) -> Words:
@@ -206,8 +413,12 @@ def config_invalid() -> Iterator[Fact]:
     reason = "fields-string"
     texts = {
         "65-words": ("65 words", [65, *text("x" * 260)[1:]]),
-        "not-ascii": ("a text that is UTF-8", text("Gémma")),
+        "latin-1": ("a text in Latin-1", text("Gémma".encode("latin-1"))),
         "byte-80": ("the byte 0x80", text(b"\x80")),
+        "utf-8-cut": ("a character that ends early", text("權".encode()[:2])),
+        "utf-8-long": ("a NUL in two bytes", text(b"\xc0\x80")),
+        "utf-8-surrogate": ("a surrogate", text(b"\xed\xa0\x80")),
+        "utf-8-beyond": ("a character beyond U+10FFFF", text(b"\xf4\x90\x80\x80")),
         "nul-inside": ("a NUL before the last character", text(b"a\0b")),
         "nul-first": ("a NUL before all characters", text(b"\0abc")),
         "word-of-zeros": ("a word of zeros behind the text", [2, *text("abcd")[1:], 0]),
@@ -217,7 +428,7 @@ def config_invalid() -> Iterator[Fact]:
     for name, (said, words) in texts.items():
         yield bad(reason, f"text-{name}", said, sized(changed(full, at("display_name"), *words, cut=old)))
     last = len(full) - 1
-    yield bad(reason, "text-in-vector", "the same in a vector of texts", sized(changed(full, last, *text("ü"))))
+    yield bad(reason, "text-in-vector", "the same in a vector of texts", sized(changed(full, last, *text(b"\xfc"))))
     for what, number in {"infinite": 0x7F800000, "minus-infinite": 0xFF800000, "nan": 0x7FC00000}.items():
         yield bad("fields-number", f"number-{what}", f"att_cap is {number:08x}", changed(full, at("att_cap"), number))
     yield bad("fields-number", "number-nan-last", "final_cap is a NaN", changed(full, at("final_cap"), 0xFFFFFFFF))
@@ -226,12 +437,6 @@ def config_invalid() -> Iterator[Fact]:
         yield bad("fields-bool", f"bool-{value:x}", f"{name} is {value}", changed(full, at(name), value))
     yield bad("fields-bool", "bool-layer", "ff_biases of a layer is 2", changed(full, layers + 2 + 7, 2))
     yield bad("fields-bool", "bool-layer-last", "use_qk_norm of a layer is 256", changed(full, layers + 2 + 14, 256))
-    for name, values in {"model": (1, 19, 0xFFFFFFFF), "wrapping": (4,), "weight": (9,), "query_scale": (2,)}.items():
-        for value in values:
-            yield bad("fields-enum", f"enum-{name}-{value:x}", f"{name} is {value}", changed(full, at(name), value))
-    for name, value in {"post_norm": 2, "type": 2, "activation": 1, "post_qk": 2}.items():
-        place = layers + 2 + list(vars(Layer())).index(name)
-        yield bad("fields-enum", f"enum-layer-{name}", f"{name} of a layer is {value}", changed(full, place, value))
     reason = "fields-vector"
     for name in ("layer_configs", "attention_window_sizes", "scale_base_names"):
         left = len(full) - at(name) - 1
@@ -242,9 +447,32 @@ def config_invalid() -> Iterator[Fact]:
     vit_layers = at("vit_config") + 1 + 5
     left = len(VISION.words()) - 1 - 5  # with one of pool_dim, but the vision part ends there
     yield bad(reason, "vector-vit", "more elements than the vision part has words", changed(full, vit_layers, left))
-    yield bad("config-trailing", "trailing-word", "a word of zeros behind the record", [*full, 0])
-    yield bad("config-trailing", "trailing-record", "the record twice", [*full, *full])
-    yield bad("config-trailing", "trailing-defaults", "a record without fields, and a word", [0, 0])
+    yield from late_invalid()
+
+
+def late_invalid() -> Iterator[Fact]:
+    """The same in fields of later runtimes."""
+    coders = CODERS.words()
+
+    def bad(reason: str, name: str, said: str, words: Words) -> Fact:
+        return {"name": name, "description": said, "reason": reason, "words": hexed(words)}
+
+    for name in ("use_global_timescale", "is_encoder_decoder"):
+        yield bad("fields-bool", f"late-{name}", f"{name} is 2", changed(coders, at(name, CODERS), 2))
+    name = "global_rope_theta"
+    wrong = changed(coders, at(name, CODERS), 0x7F800000)
+    yield bad("fields-number", f"late-{name}", "the last field is infinite", wrong)
+    for name, place in {"norm_v": 15, "hash_routing": 37}.items():
+        layer = changed(LATE_LAYER.words(), 1 + place, 2)
+        yield bad("fields-bool", f"late-layer-{name}", f"{name} of a layer is 2", with_layers((), 0, layer=layer))
+    layer = changed(LATE_LAYER.words(), 1 + 35, 0x7FC00000)
+    yield bad("fields-number", "late-layer-route_scale", "route_scale is a NaN", with_layers((), 0, layer=layer))
+    for name in ("encoder_layer_configs", "decoder_attention_window_sizes"):
+        left = len(coders) - at(name, CODERS) - 1
+        said = f"{name} has a word more elements than there are words"
+        yield bad("fields-vector", f"late-{name}", said, changed(coders, at(name, CODERS), left + 1))
+    cut = record(coders[1 : at("encoder_layer_configs", CODERS) + 4])
+    yield bad("fields-truncated", "late-in-layer", "the record ends inside a layer of the encoder", cut)
 
 
 def fields_size(words: Words) -> Iterator[Fact]:
@@ -270,15 +498,21 @@ ENTRIES = [
     toc_entry("a", "f64", 2, 2),
     toc_entry("b", "u32", 2, 2),
     toc_entry("0123456789abcdef", "u64", 2, 2, -1.0),
+    toc_entry("c", "u16", 3, 1),
+    toc_entry("d", "u8", 1, 3, 0.25),
+    toc_entry("e", "int8", 1, 3),
+    toc_entry("gating_ein_2", "q4_0", 3, 87),
+    toc_entry("gating_ein_3", "mxfp4", 3, 87),
 ]
+NEWEST = 31  # the last number that is a type of the runtime's
 
 
 def toc_cases() -> Iterator[Fact]:
     """Words that a reader must take."""
 
-    def good(name: str, said: str, words: Words, entries: Sequence[TocEntry], *, kept: bool = True) -> Fact:
+    def good(name: str, said: str, words: Words, entries: Sequence[TocEntry]) -> Fact:
         listed = [asdict(one) for one in entries]
-        return {"name": name, "description": said, "kept": kept, "words": hexed(words), "entries": listed}
+        return {"name": name, "description": said, "words": hexed(words), "entries": listed}
 
     yield good("one", "one tensor", toc(ENTRIES[:1]), ENTRIES[:1])
     yield good("every-type", "a tensor of each type", toc(ENTRIES), ENTRIES)
@@ -286,7 +520,15 @@ def toc_cases() -> Iterator[Fact]:
     yield good("newer", "words behind the last field of two records", newer, ENTRIES[:3])
     strides = replace(ENTRIES[1], stride=0)
     older = [*record(strides.words()[1:-1]), *ENTRIES[2].words()]
-    yield good("older", "a record ends before its last field", older, [strides, ENTRIES[2]], kept=False)
+    yield good("older", "a record ends before its last field", older, [strides, ENTRIES[2]])
+    for number in (14, NEWEST):
+        unknown = replace(ENTRIES[0], type=number, element_bytes=1, num_elements=850)
+        yield good(f"type-{number}", f"type {number}, which a later runtime may have", toc([unknown]), [unknown])
+    strides = [replace(one, stride=stride) for one, stride in zip(ENTRIES, (0, 1, 2**32 - 1), strict=False)]
+    yield good("strides", "a stride is not compared with cols here, but in files", toc(strides), strides)
+    for name in ("é", "權重", "a\U0001f600", "\x01\x7f"):
+        named = replace(ENTRIES[0], name=name)
+        yield good(f"text-{name.encode().hex()}", f"a name of the bytes {name.encode().hex()}", toc([named]), [named])
     large = replace(ENTRIES[0], rows=2**32 - 1, cols=2**32 - 1, num_elements=2**32 - 1)
     yield good("largest", "numbers of 32 bits", toc([large]), [large])
 
@@ -311,10 +553,13 @@ def toc_invalid() -> Iterator[Fact]:
     yield bad(
         "fields-string", "text-65-words", "a name of 65 words", record([65, *text("x" * 260)[1:], *first[type_at:]])
     )
-    yield bad("fields-string", "text-not-ascii", "a name that is not ASCII", record([*text("權"), *first[type_at:]]))
+    for raw in (b"\x80", b"a\xff", b"\xc0\x80", b"\xed\xa0\x80", b"\xf4\x90\x80\x80", b"\xe6\xac", b"G\xe9"):
+        said = f"a name that is not UTF-8: {raw.hex(' ')}"
+        yield bad("fields-string", f"text-{raw.hex()}", said, record([*text(raw), *first[type_at:]]))
+    yield bad("fields-string", "text-nul-inside", "a NUL in a name", record([*text("權\0重"), *first[type_at:]]))
     for what, number in {"infinite": 0x7F800000, "nan": 0x7FC00000}.items():
         yield bad("fields-number", f"scale-{what}", f"the scale is {number:08x}", changed(two, scale_at, number))
-    for number in (0, 9, 32, 2**32 - 1):
+    for number in (0, NEWEST + 1, 2**16 + 1, 2**32 - 1):
         yield bad("toc-type", f"type-{number}", f"type {number}", changed(two, type_at, number))
     yield bad("toc-type", "type-missing", "a record that ends behind its name: type 0", record(first[1:type_at]))
     yield bad("toc-duplicate", "twice", "a name twice", [*two, *first])
@@ -370,6 +615,21 @@ def by_toc(file: str, said: str, blobs: Sequence[Blob], *, version: int = 1) -> 
     return replace(case, kind="catalog_valid")
 
 
+def other_types(file: str, said: str, types: Mapping[str, int]) -> Case:
+    """A file of a tensor, 3 × 87, of each type; by its name, and by its number in the toc."""
+    shape = (3, 87)
+    sizes = {name: stored_nbytes(name, shape) if name in TYPES else 100 + number for name, number in types.items()}
+    known = [toc_entry(name, name if name in TYPES else "sfp", *shape) for name in types]
+    listed = [replace(one, type=number) for one, number in zip(known, types.values(), strict=True)]
+    blobs = [(name.encode(), payload(450 + i, nbytes)) for i, (name, nbytes) in enumerate(sizes.items())]
+    entries = [
+        entry(name, name, "sfp", shape, nbytes=sizes[name], scale=1.0) | {"type": number}
+        for name, number in types.items()
+    ]
+    case = store(file, said, [*blobs, toc_blob(listed)], expectations={"catalog": "toc", "entries": entries})
+    return replace(case, kind="catalog_valid")
+
+
 # Of layers 0, 2 and 10, neither in the order of the layers nor in that of their scales.
 OLD = [
     ("$linear_w_10", 30), ("$gating_ein_0", 21), ("Ipre_att_ns_0", 129 + 8), ("2gating_ein_2", 16 + 128 + 16 + 3),
@@ -417,8 +677,14 @@ def catalog_cases() -> Iterator[Case]:
     newer = [word for i, one in enumerate(TOC) for word in one.words(newer=NEWER[:i])]
     yield by_toc("toc-newer", "records with words that nobody knows yet", [*BLOBS, (b"toc", word_bytes(newer))])
     said = "numbers that follow from others are not compared"
-    odd = [replace(one, element_bytes=77, num_elements=0, stride=1) for one in TOC]
+    odd = [replace(one, element_bytes=77, num_elements=0) for one in TOC]
     yield by_toc("toc-odd-numbers", said, [*BLOBS, toc_blob(odd)])
+    strides = [replace(one, stride=0) for one in TOC]
+    yield by_toc("toc-no-strides", "a stride of 0, as in older files", [*BLOBS, toc_blob(strides)])
+    said = "the runtime's other types: of activations and caches, and in blocks whose last one is stored in full"
+    yield other_types("toc-types-9-to-13", said, {"u16": 9, "u8": 10, "int8": 11, "q4_0": 12, "mxfp4": 13})
+    said = "types that a later runtime may have: a tensor is all of its blob, whatever its size"
+    yield other_types("toc-newer-types", said, {"newer": 14, "權重": NEWEST})
     floats = [toc_entry("a", "f32", 2, 3, 0.5)]
     over = indexed(
         "index-over-toc",
@@ -464,7 +730,16 @@ def catalog_invalid() -> Iterator[Case]:
     yield bad(reason, "toc-wraps-32", said, with_toc(wraps, place=0, data=b"\1"))
     huge = replace(TOC[0], rows=2**32 - 1, cols=2**32 - 1)
     yield bad(reason, "toc-huge", "4294967295 rows of 4294967295 in a small file", with_toc(huge))
-    for number in (0, 9, 32):
+    for what, rows in {"no-elements": 0, "huge": 2**32 - 1}.items():
+        newer = replace(TOC[1], type=14, rows=rows, cols=2**26)
+        yield bad(reason, f"toc-newer-{what}", f"{rows} rows of 2^26 elements of type 14", with_toc(newer))
+    reason = "toc-stride"
+    said = "the rows of a matrix are 128 elements apart in place of 87: what is between them is among the values"
+    yield bad(reason, "toc-stride", said, with_toc(*TOC[:3], replace(TOC[3], stride=128)))
+    yield bad(reason, "toc-stride-vector", "a stride of 1 in a vector of 8", with_toc(replace(TOC[1], stride=1)))
+    newer = replace(TOC[1], type=14, stride=2**32 - 1)
+    yield bad(reason, "toc-stride-newer", "a stride of 4294967295 in a type that is not known", with_toc(newer))
+    for number in (0, NEWEST + 1, 2**16 + 1):
         said = f"type {number}, which no tensor of the runtime has"
         yield bad("toc-type", f"toc-type-{number}", said, with_toc(replace(TOC[0], type=number)))
     yield bad("toc-duplicate", "toc-duplicate", "a name twice", with_toc(*TOC, TOC[1]))
@@ -497,6 +772,8 @@ def gemma_vectors() -> dict[str, list[Fact]]:
     """The lists of gemma.json."""
     return {
         "gemma_cpp": list(gemma_configs()),
+        "written": configs_written(),
+        "transcribed": configs_transcribed(),
         "config_valid": list(config_cases()),
         "config_invalid": list(config_invalid()),
         "toc_valid": list(toc_cases()),

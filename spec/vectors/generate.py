@@ -156,8 +156,8 @@ NAMES = [
     "c_embedding", "foo_998", "foo_999", "foo_0998", "foo_0999", "foo_999x", "foo_998x", "foo_999_", "foo_999_b",
     "foo_", "_999", "foo_x999", "foo999", "a_99999999999999", "a_00000000000001", "model.embed_tokens.weight",
     "0123456789abcdef", "0123456789abcdefg", "a", "!", "a b", "a\x7f", "a\n", "é", "權重", "foo_٣٣٣٣", "~", "~index",
-    "a~", "F", "Fscales", "f", "B", "$a", "2", "I", "aF", "1", "3", "config", "tokenizer", "toc", "toc_", "Config",
-    "x" * 4096,
+    "a~", "F", "Fscales", "f", "B", "$a", "2", "4bit", "I", "aF", "1", "3", "config", "tokenizer", "toc", "toc_",
+    "Config", "x" * 4096,
 ]  # fmt: skip
 
 

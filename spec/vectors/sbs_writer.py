@@ -150,12 +150,14 @@ BLOB = Record("key:16s nbytes:Q unpacked_nbytes:Q sha256:32s")
 
 TYPES = {  # name: number, bits of an element, elements of a group, further bytes of a group
     "unknown": (0, 8, 1, 0), "f32": (1, 32, 1, 0), "bf16": (2, 16, 1, 0), "sfp": (3, 8, 1, 0), "nuq": (4, 4, 256, 16),
-    "f64": (5, 64, 1, 0), "u32": (6, 32, 1, 0), "u64": (7, 64, 1, 0), "i8": (8, 8, 128, 4), "f16": (32, 16, 1, 0),
-    "int8": (33, 8, 1, 0), "u8": (34, 8, 1, 0), "i16": (35, 16, 1, 0), "u16": (36, 16, 1, 0), "i32": (37, 32, 1, 0),
-    "i64": (38, 64, 1, 0), "bool": (39, 8, 1, 0), "f8_e4m3": (40, 8, 1, 0), "f8_e5m2": (41, 8, 1, 0),
-    "c64": (42, 64, 1, 0), "f8_e8m0": (43, 8, 1, 0), "f8_e4m3fnuz": (44, 8, 1, 0), "f8_e5m2fnuz": (45, 8, 1, 0),
-    "f4": (46, 4, 1, 0), "f6_e2m3": (47, 6, 1, 0), "f6_e3m2": (48, 6, 1, 0),
+    "f64": (5, 64, 1, 0), "u32": (6, 32, 1, 0), "u64": (7, 64, 1, 0), "i8": (8, 8, 128, 4), "u16": (9, 16, 1, 0),
+    "u8": (10, 8, 1, 0), "int8": (11, 8, 1, 0), "q4_0": (12, 4, 32, 2), "mxfp4": (13, 4, 32, 1), "f16": (32, 16, 1, 0),
+    "i16": (35, 16, 1, 0), "i32": (37, 32, 1, 0), "i64": (38, 64, 1, 0), "bool": (39, 8, 1, 0),
+    "f8_e4m3": (40, 8, 1, 0), "f8_e5m2": (41, 8, 1, 0), "c64": (42, 64, 1, 0), "f8_e8m0": (43, 8, 1, 0),
+    "f8_e4m3fnuz": (44, 8, 1, 0), "f8_e5m2fnuz": (45, 8, 1, 0), "f4": (46, 4, 1, 0), "f6_e2m3": (47, 6, 1, 0),
+    "f6_e3m2": (48, 6, 1, 0),
 }  # fmt: skip
+WHOLE = ("q4_0", "mxfp4")  # the last group is stored in full
 
 
 def stored_nbytes(type_name: str, shape: Sequence[int]) -> int:
@@ -164,6 +166,8 @@ def stored_nbytes(type_name: str, shape: Sequence[int]) -> int:
     n = 1
     for dim in shape:
         n *= dim
+    if type_name in WHOLE:
+        n = align(n, group)
     return -(-n * bits // 8) + -(-n // group) * extra
 
 
@@ -172,7 +176,7 @@ def key_for(name: str) -> str:
     digits = re.match(r"[0-9]+", name.rpartition("_")[2]) if "_" in name else None
     if (
         re.fullmatch(r"[!-~]{1,16}", name)
-        and name[0] not in "~FB$2I"
+        and name[0] not in "~FB$2I4"
         and name not in ("config", "tokenizer", "toc")
         and not (digits and int(digits[0]) >= 999)
     ):

@@ -48,7 +48,6 @@ from blobstore.rewrite import Edits, rewrite
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-    from blobstore.catalog import TensorInfo
     from blobstore.convert.export import Exported
     from blobstore.elements import ElementType
     from blobstore.mapping import Access
@@ -604,13 +603,11 @@ def read_all(opened: Store, file_nbytes: int) -> list[Any]:
         info = opened.info(name)
         assert name in opened
         assert 0 <= info.offset <= info.offset + info.nbytes <= opened.reader.file_size
-        raw = bytes(opened.raw(name))
-        assert len(raw) == info.nbytes
-        if info.packed:
-            if info.unpacked_nbytes > PACKED_MOST:
-                continue
-            raw = answer(partial(stored_bytes, opened, info))
-            assert isinstance(raw, str) or len(raw) == info.element_nbytes
+        if info.unpacked_nbytes > PACKED_MOST:
+            continue
+        raw = answer(lambda: bytes(opened.raw(name)))  # noqa: B023 (called at once)
+        assert isinstance(raw, str) or len(raw) == info.element_nbytes
+        assert isinstance(raw, bytes) or info.packed
         values = answer(partial(opened.__getitem__, name))
         if isinstance(values, np.ndarray):
             assert values.shape == info.shape
@@ -625,10 +622,6 @@ def read_all(opened: Store, file_nbytes: int) -> list[Any]:
     seen.append(answer(lambda: opened["no such name"]))
     choices: list[dict[str, Any]] = [{}, {"by_keys": True}, {"materialize_aliases": True, "dtype": "bf16"}]
     return [*seen, *(answer(partial(exported, opened, options, file_nbytes)) for options in choices)]
-
-
-def stored_bytes(opened: Store, info: TensorInfo) -> bytes:
-    return bytes(opened.stored(info, 0, info.element_nbytes))
 
 
 def exported(opened: Store, options: dict[str, Any], file_nbytes: int) -> list[Any]:
@@ -690,9 +683,9 @@ def trust(data: bytes) -> None:
             made = answer(change)
             assert os.path.exists(out) != isinstance(made, str)
             if not isinstance(made, str):
-                # A blob may look like an index and be none.
+                # A blob may look like an index and be none; rows that were padded stay so.
                 wrong = {one.code for one in verify_file(out, workers=1).findings if one.severity == "error"}
-                assert wrong <= {"index-misplaced"}
+                assert wrong <= {"index-misplaced", "toc-stride"}
                 os.unlink(out)
         there_and_back(path, out)
 

@@ -1,0 +1,165 @@
+"""What gemma.cpp can't take in the blob ``toc``, and in the tensors that it lists."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from blobstore.check.findings import finding
+from blobstore.elements import BY_NAME
+from blobstore.gemma.config import Model, WeightType
+from blobstore.gemma.runtimes import APRIL
+from blobstore.gemma.tensors import check_tensors, tensors_of
+from blobstore.gemma.toc import odd_strides, stride_fault, toc_entry
+from blobstore.keys import INDEX_KEY, RESERVED_KEYS
+from blobstore.layout import KEY_NBYTES
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
+
+    from blobstore.check.findings import Finding
+    from blobstore.gemma.config import ModelConfig
+    from blobstore.gemma.tensors import TensorFault
+    from blobstore.gemma.toc import TocEntry
+    from blobstore.reader import BlobReader
+    from blobstore.unpacked import UnpackedBlobs
+
+_MATMUL_ROWS = 4  # that its matrix products take at a time
+_MAX_READ_NBYTES = 0x7FFFF000  # what it reads at once, and an f32 tensor is read at once
+_SHOWN = 4
+# Tensors that it computes with side by side, in the type of the first.
+_PAIRS = (
+    ("gating1_w", "gating2_w"),
+    ("ln_0_scale", "ln_0_bias"),
+    ("ln_1_scale", "ln_1_bias"),
+    ("enc_norm_scale", "enc_norm_bias"),
+)
+# The stock forms, which it takes apart when it loads: with i8 that never ends.
+_STOCK = ("att_ein_", "qkv_ein_", "gating_ein_")
+# Of each reason of `check_tensors`, the code here.
+_TENSOR_CODES = {
+    "missing": "missing-tensor",
+    "both-forms": "both-forms",
+    "unexpected": "unexpected-tensor",
+    "shape": "tensor-shape",
+    "type": "tensor-type",
+    "weight": "weight-type",
+}
+# Families whose tensors are those of spec/gemma.md; later runtimes' have others.
+KNOWN_MODELS = frozenset(one for one in Model if Model.UNKNOWN < one <= Model.GEMMA3_27B_LM)
+
+
+def check_toc(
+    reader: BlobReader, toc: Mapping[str, TocEntry], known: set[str], unpacked: UnpackedBlobs
+) -> Iterator[Finding]:
+    """Yield where the toc and the blobs disagree.
+
+    Args:
+        reader: The file's blobs.
+        toc: By name.
+        known: Keys of the tensors that the model has.
+        unpacked: What packed blobs stand for.
+    """
+    for key, entry in toc.items():
+        if len(key.encode()) > KEY_NBYTES:
+            what = f"the toc has the name {key!r}: {len(key.encode())} bytes, a key has at most 16"
+            yield finding("key-too-long", key, what)
+            continue
+        if key in RESERVED_KEYS or key == INDEX_KEY:
+            yield finding("reserved-key", key, f"the toc says that {key!r} is a tensor")
+        if key not in reader:
+            yield finding("toc-missing-blob", key, "the toc lists it, the file has no such blob")
+            continue
+        offset, nbytes = reader.range(key)[0], unpacked.nbytes(key)
+        if not entry.fits(nbytes):
+            takes = f"{entry.type}, {entry.rows} × {entry.cols}, which takes {entry.nbytes} bytes"
+            what = f"the toc says that it is {takes}; the blob has {nbytes}"
+            if key in known:
+                yield finding("toc-size", key, what, offset=offset, nbytes=nbytes)
+            else:
+                effect = "gemma.cpp ignores the tensor"
+                yield finding("toc-size", key, what, severity="warning", effect=effect, offset=offset, nbytes=nbytes)
+        if odd_strides([entry]):
+            yield finding("toc-stride", key, stride_fault(entry), offset=offset, nbytes=nbytes)
+        if entry.type.bits and _odd_numbers(entry):
+            what = "element_bytes or num_elements in the toc are not what type and shape make them"
+            yield finding("toc-numbers", key, what)
+        if entry.type == BY_NAME["f32"] and entry.nbytes > _MAX_READ_NBYTES:
+            yield finding("f32-large", key, f"{entry.nbytes} bytes of f32 in one tensor")
+
+
+def _odd_numbers(entry: TocEntry) -> bool:
+    """Whether the numbers that follow from type and shape aren't what these make them."""
+    made = toc_entry(entry.name, entry.type, entry.rows, entry.cols)
+    return (entry.element_bytes, entry.num_elements) != (made.element_bytes, made.num_elements)
+
+
+def check_model(config: ModelConfig, toc: Mapping[str, TocEntry]) -> Iterator[Finding]:
+    """Yield what gemma.cpp can't take in the tensors that a toc lists, for a model of this config."""
+    if config.model not in KNOWN_MODELS and config.model != Model.UNKNOWN:
+        yield finding("not-compared", "toc", f"the tensors of {config.model.name}")
+        return
+    specs = {spec.key: spec for spec in tensors_of(config)}
+    for fault in check_tensors(config, toc):
+        code = _TENSOR_CODES[fault.reason]
+        message = fault.message.removesuffix(": the runtime stops")
+        if code == "weight-type" and config.weight == WeightType.F32:
+            code = "mixed-f32"
+        # Seen: it computes with narrower types than its own exporter writes, but where the type is fixed.
+        floor = specs[fault.key].floor if fault.key in specs else None
+        if code == "tensor-type" and toc[fault.key].type_number > APRIL.last_type:
+            continue  # weights of later runtimes: newer-type says so
+        if code == "tensor-type" and (floor == "bf16" or (fault.key == "img_pos_emb" and toc[fault.key].type.bits > 8)):
+            effect = "gemma.cpp takes it; its own exporter would not write it"
+            yield finding(code, fault.key, message, severity="warning", effect=effect)
+        elif code == "both-forms":
+            yield _both_forms(fault, toc)
+        else:
+            yield finding(code, fault.key, message)
+    yield from _pairs(toc)
+    for key, entry in toc.items():
+        spec = specs.get(key)
+        if spec and entry.rows == 1 and entry.scale != 1.0:
+            yield finding("scale-ignored", key, f"it is a vector with the scale {entry.scale}")
+        if spec and (spec.floor is None or key == "c_embedding") and spec.rows % _MATMUL_ROWS:
+            # The embedding's rows can be padded; vocab_size says the same of all machines.
+            remedy = "pad the embedding, see 'vocabulary'" if key == "c_embedding" else None
+            yield finding("rows", key, f"{spec.rows} rows are not a multiple of {_MATMUL_ROWS}", remedy=remedy)
+    yield from _stock(config, toc)
+
+
+def _both_forms(fault: TensorFault, toc: Mapping[str, TocEntry]) -> Finding:
+    """Name the form to drop: the one whose rows have padding among them, where one has."""
+    padded = [entry.name for entry in odd_strides([toc[key] for key in fault.keys])]
+    if not padded:
+        return finding("both-forms", fault.key, fault.message.removesuffix(": the runtime stops"))
+    drops = " ".join(f"--drop {name}" for name in padded)
+    what = f"{fault.message.removesuffix(': the runtime stops')}; {', '.join(padded)} with padding among the values"
+    return finding("both-forms", padded[0], what, remedy=f"blobstore rewrite FILE -o OUT {drops}")
+
+
+def _stock(config: ModelConfig, toc: Mapping[str, TocEntry]) -> Iterator[Finding]:
+    """Yield what goes wrong when stock forms are taken apart."""
+    stuck = [key for key, entry in toc.items() if entry.type == BY_NAME["i8"] and key.startswith(_STOCK)]
+    if stuck:
+        more = ", …" if len(stuck) > _SHOWN else ""
+        what = f"{len(stuck)} tensors are i8 in the stock form: {', '.join(stuck[:_SHOWN])}{more}"
+        yield finding("i8-stock", stuck[0], what)
+    for i, layer in enumerate(config.layer_configs):
+        if layer.model_dim != config.model_dim:
+            subject, what = (
+                f"config.layer_configs[{i}]",
+                f"its model_dim is {layer.model_dim}, the model's {config.model_dim}",
+            )
+            if f"att_ein_{i}" in toc:
+                yield finding("config-sizes", subject, what)
+            else:
+                effect = "none: gemma.cpp looks at it in the stock form only"
+                yield finding("config-sizes", subject, what, severity="note", effect=effect)
+
+
+def _pairs(toc: Mapping[str, TocEntry]) -> Iterator[Finding]:
+    for one, other in _PAIRS:
+        for key, entry in toc.items():
+            mate = toc.get(other + key.removeprefix(one)) if key.startswith(one) else None
+            if mate and mate.type != entry.type:
+                yield finding("pair-types", mate.name, f"it is {mate.type}, and {key!r} is {entry.type}")

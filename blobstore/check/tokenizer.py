@@ -1,0 +1,45 @@
+"""What gemma.cpp can't take in the blob ``tokenizer``."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from blobstore.check.findings import finding
+from blobstore.errors import FormatError
+from blobstore.gemma.config import TokenizerKind
+from blobstore.gemma.tokenizer import check_pieces
+from blobstore.keys import NO_TOKENIZER, TOKENIZER_KEY
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from blobstore.check.findings import Finding
+    from blobstore.gemma.config import ModelConfig
+    from blobstore.reader import BlobReader
+
+
+def check_tokenizer(reader: BlobReader, config: ModelConfig | None) -> Iterator[Finding]:
+    """Yield what gemma.cpp would stop at, when it loads the tokenizer or when it uses it."""
+    raw = bytes(reader.get(TOKENIZER_KEY, NO_TOKENIZER))
+    if raw == NO_TOKENIZER:
+        why = "says 'unavailable'" if TOKENIZER_KEY in reader else "is not there"
+        yield finding("no-tokenizer", TOKENIZER_KEY, f"the blob {TOKENIZER_KEY!r} {why}")
+        return
+    if config and config.tokenizer_kind != TokenizerKind.SENTENCE_PIECE:
+        what = f"the config says that it is of the kind {config.tokenizer_kind.name.lower()}"
+        yield finding("not-compared", TOKENIZER_KEY, what)
+        return
+    try:
+        pieces = check_pieces(raw)
+    except FormatError as error:
+        yield finding("tokenizer-model", TOKENIZER_KEY, error.message)
+        return
+    for what in pieces.faults:
+        yield finding("tokenizer-pieces", TOKENIZER_KEY, what)
+    if config and pieces.count > config.vocab_size:
+        what = f"it has {pieces.count} pieces, the config says a vocabulary of {config.vocab_size}"
+        yield finding("tokenizer-size", TOKENIZER_KEY, what)
+    elif config and pieces.count < config.vocab_size:
+        what = f"it has {pieces.count} pieces, the config says a vocabulary of {config.vocab_size}"
+        effect = "gemma.cpp stops when it samples a token that has no piece"
+        yield finding("tokenizer-size", TOKENIZER_KEY, what, effect=effect)

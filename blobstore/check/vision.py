@@ -1,0 +1,94 @@
+"""What gemma.cpp can't take in a config's vision part; text prompts run all the same.
+
+The rules are listed, with their sources, in spec/gemma.md, Rules of the runtime.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from blobstore.check.findings import finding
+from blobstore.gemma.config import LayerType, Wrapping
+from blobstore.gemma.runtimes import OCTOBER
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from blobstore.check.findings import Finding
+    from blobstore.gemma.config import LayerConfig, ModelConfig
+
+_PATCH = 14
+_LANES = 8  # floats in a vector of AVX2: the rows of queries begin at multiples of it
+_MATMUL_ROWS = 4
+_MAX_COLUMNS = 36 * 1024
+_MAX_PATCHES = 4096  # rows of a matrix product
+_POOLED_PATCHES, _POOL = 4096, 4  # of the pooling of wrapping vlm
+_ALIKE = ("ff_hidden_dim", "heads", "qkv_dim")
+
+
+def check_vision(config: ModelConfig) -> Iterator[Finding]:
+    """Yield what an image would meet, in files that have a vision part of SigLIP's kind."""
+    vision = config.vit_config
+    if not vision.layer_configs or any(one.type == LayerType.VIT_GEMMA4 for one in vision.layer_configs):
+        return
+    for field, what in _faults(config):
+        yield finding("vision-config", f"config.{field}", what)
+    for i, layer in enumerate(vision.layer_configs):
+        subject = f"config.vit_config.layer_configs[{i}]"
+        for what in _layer_faults(config, layer):
+            yield finding("vision-config", subject, what)
+        if config.wrapping == Wrapping.VLM and (layer.qkv_dim % _LANES or not layer.qkv_dim):
+            what = f"qkv_dim is {layer.qkv_dim}, not a multiple of {_LANES}"
+            yield finding("vision-config", subject, what, runtimes=(OCTOBER.name,))
+    yield finding("image-prompts", "config.vit_config", "the model takes images")
+
+
+def _faults(config: ModelConfig) -> Iterator[tuple[str, str]]:
+    vision = config.vit_config
+    if config.wrapping not in (Wrapping.VLM, Wrapping.PALIGEMMA):
+        yield "wrapping", f"it is {config.wrapping.name.lower()}; a model with a vision part has vlm or paligemma"
+    yield from _patches(config)
+    tokens = vision.seq_len // max(vision.pool_dim, 1) ** 2
+    if config.max_seq_len <= tokens:
+        yield "max_seq_len", f"it is {config.max_seq_len}, and an image is {tokens} tokens"
+    for name, rows in (("vit_config.model_dim", vision.model_dim), ("model_dim", config.model_dim)):
+        if rows % _MATMUL_ROWS:
+            yield name, f"{rows} is not a multiple of {_MATMUL_ROWS}"
+    if vision.model_dim > _MAX_COLUMNS:
+        yield "vit_config.model_dim", f"{vision.model_dim}: matrices have at most {_MAX_COLUMNS} columns"
+
+
+def _patches(config: ModelConfig) -> Iterator[tuple[str, str]]:
+    vision = config.vit_config
+    pooled = config.wrapping == Wrapping.VLM
+    if vision.patch_width != _PATCH:
+        yield "vit_config.patch_width", f"it is {vision.patch_width}, gemma.cpp cuts images into patches of {_PATCH}"
+    if vision.image_size % _PATCH or vision.seq_len != (vision.image_size // _PATCH) ** 2:
+        what = f"{vision.seq_len} patches of an image of {vision.image_size}, which has (image_size / {_PATCH})²"
+        yield "vit_config.seq_len", what
+    if pooled and (vision.seq_len, vision.pool_dim) != (_POOLED_PATCHES, _POOL):
+        what = f"{vision.seq_len} patches, pooled by {vision.pool_dim}: Gemma 3's are {_POOLED_PATCHES}, by {_POOL}"
+        yield "vit_config.pool_dim", what
+    if not pooled and vision.pool_dim != 1:
+        yield "vit_config.pool_dim", f"it is {vision.pool_dim}; only Gemma 3's patches are pooled, else it is 1"
+    if vision.seq_len > _MAX_PATCHES:
+        yield "vit_config.seq_len", f"{vision.seq_len} patches, gemma.cpp has room for {_MAX_PATCHES}"
+
+
+def _layer_faults(config: ModelConfig, layer: LayerConfig) -> Iterator[str]:
+    first = config.vit_config.layer_configs[0]
+    if layer.type != LayerType.VIT:
+        yield "it is not a vision layer"
+    if layer.kv_heads != layer.heads or not layer.heads:
+        yield f"{layer.heads} heads and {layer.kv_heads} kv_heads: vision layers have as many of both"
+    for name in ("3 · heads · qkv_dim", "ff_hidden_dim"):
+        rows = layer.ff_hidden_dim if name == "ff_hidden_dim" else 3 * layer.heads * layer.qkv_dim
+        if rows % _MATMUL_ROWS:
+            yield f"{name} is {rows}, not a multiple of {_MATMUL_ROWS}"
+    for name, width in (("ff_hidden_dim", layer.ff_hidden_dim), ("heads · qkv_dim", layer.heads * layer.qkv_dim)):
+        if width > _MAX_COLUMNS:
+            yield f"{name} is {width}: matrices have at most {_MAX_COLUMNS} columns"
+    for name in _ALIKE:
+        own, wanted = getattr(layer, name), getattr(first, name)
+        if own != wanted:
+            yield f"its {name} is {own}, the first layer's {wanted}"

@@ -1,0 +1,26 @@
+"""What commands that read a file say of what is newer in it than some gemma.cpp."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from blobstore.cli.output import note
+from blobstore.keys import CONFIG_KEY, TOC_KEY
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+
+def newer_texts(blobs: Mapping[str, memoryview]) -> list[str]:
+    """Return a line for each thing in a file that some state of gemma.cpp doesn't read."""
+    if CONFIG_KEY not in blobs and TOC_KEY not in blobs:
+        return []
+    from blobstore.gemma.newer import newer_in  # noqa: PLC0415 (most files are containers by name)
+
+    return [f"{one.message}: newer than gemma.cpp {', '.join(one.runtimes)}" for one in newer_in(blobs)]
+
+
+def tell_newer(blobs: Mapping[str, memoryview]) -> None:
+    """Tell the user."""
+    for text in newer_texts(blobs):
+        note(text)

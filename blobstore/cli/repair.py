@@ -1,0 +1,55 @@
+"""``blobstore repair``."""
+
+from __future__ import annotations
+
+import os
+from enum import IntEnum
+from typing import TYPE_CHECKING, Any
+
+from blobstore.cli.output import add_command, add_json, print_json, progress, shown
+from blobstore.repair import repair
+
+if TYPE_CHECKING:
+    import argparse
+
+TEXT = "Give a Gemma 3 file the config that every gemma.cpp since October 2025 needs; no tensor changes."
+EXAMPLE = """example:
+  blobstore repair gemma3-1b-sfp.sbs
+  blobstore repair gemma3-1b-sfp.sbs -o repaired.sbs
+  blobstore repair gemma3-1b-sfp.sbs --dry-run
+
+Files that were made before the word use_global_timescale existed run with a wrong RoPE base in newer runtimes, without
+a word: blobstore check calls it global-rope. FILE is replaced only by the complete new one, at whatever point this is
+interrupted; an index keeps all but the config's digest. Exit status 0, also when there is nothing to repair."""
+
+
+def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    """Add the command."""
+    parser = add_command(commands, "repair", run, TEXT, EXAMPLE)
+    parser.add_argument("file", metavar="FILE", help="an .sbs file with a model for gemma.cpp")
+    parser.add_argument("-o", "--output", metavar="OUT", help="the .sbs file to write (default: FILE, in place)")
+    parser.add_argument("--dry-run", action="store_true", help="say what would change, write nothing")
+    add_json(parser)
+
+
+def run(options: argparse.Namespace) -> int:
+    """Run the command."""
+    with progress(os.stat(options.file).st_size, "writing") as advance:
+        done = repair(options.file, options.output, write=not options.dry_run, progress=advance)
+    changes = {name: (_plain(old), _plain(new)) for name, (old, new) in done.changes.items()}
+    written = bool(changes) and not options.dry_run
+    if options.json:
+        told = {name: {"from": old, "to": new} for name, (old, new) in changes.items()}
+        print_json({"input": options.file, "output": done.path if written else None, "changes": told})
+        return 0
+    if not changes:
+        print(f"{shown(options.file)}: nothing to repair, nothing written")
+        return 0
+    for name, (old, new) in changes.items():
+        print(f"config.{name}: {shown(str(old))} → {shown(str(new))}")
+    print(f"{shown(done.path)}: {'repaired, no tensor has changed' if written else 'nothing written'}")
+    return 0
+
+
+def _plain(value: Any) -> Any:  # noqa: ANN401 (a field's value)
+    return value.name if isinstance(value, IntEnum) else value

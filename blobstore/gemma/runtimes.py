@@ -1,0 +1,97 @@
+"""The states of gemma.cpp that files are made for, by date, and what each of them reads.
+
+Read in their sources, and run but for ``later``. Spec: spec/gemma.md, Runtimes.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from blobstore.gemma.config import (
+    Activation,
+    AttentionVariant,
+    LayerConfig,
+    LayerType,
+    Model,
+    ModelConfig,
+    PostNorm,
+    PostQK,
+    QueryScale,
+    RouterScore,
+    TokenizerKind,
+    WeightType,
+    Wrapping,
+)
+
+if TYPE_CHECKING:
+    from blobstore.gemma.fields import OpenEnum
+
+
+@dataclass(frozen=True)
+class Runtime:
+    """A state of gemma.cpp.
+
+    Attributes:
+        name: Its date: ``2025-10``; ``later`` for all that is known of those after April 2026.
+        config_fields: Fields of the config that it knows.
+        layer_fields: Fields of a layer that it knows: it stops at a record with more.
+        values: The largest number that it knows of each enumeration.
+        last_type: The largest element type.
+        max_blobs: In a file.
+        max_vector: Elements of a vector.
+        ascii_only: Whether it stops at other text.
+    """
+
+    name: str
+    config_fields: int
+    layer_fields: int
+    values: dict[type[OpenEnum], OpenEnum]
+    last_type: int
+    max_blobs: int
+    max_vector: int
+    ascii_only: bool
+
+    def knows(self, value: OpenEnum) -> bool:
+        """Whether it knows a value of an enumeration."""
+        return not value.is_newer and value <= self.values[type(value)]
+
+
+_OLD_VALUES: dict[type[OpenEnum], OpenEnum] = {
+    Model: Model.GEMMA3_270M,
+    Wrapping: Wrapping.PALIGEMMA,
+    WeightType: WeightType.I8,
+    QueryScale: QueryScale.SQRT_MODEL_DIM_DIV_NUM_HEADS,
+    PostNorm: PostNorm.SCALE,
+    LayerType: LayerType.VIT,
+    Activation: Activation.GELU,
+    PostQK: PostQK.HALF_ROPE,
+    # Fields that it doesn't have.
+    AttentionVariant: AttentionVariant.DENSE,
+    RouterScore: RouterScore.COMPAT,
+    TokenizerKind: TokenizerKind.SENTENCE_PIECE,
+}
+_CORE_CONFIG, _CORE_LAYER = ModelConfig.CORE, LayerConfig.CORE
+OCTOBER = Runtime("2025-10", _CORE_CONFIG, _CORE_LAYER, _OLD_VALUES, 8, 16384, 65536, ascii_only=True)
+APRIL = Runtime(
+    "2026-04",
+    _CORE_CONFIG + 1,
+    _CORE_LAYER,
+    _OLD_VALUES | {Model: Model.CUSTOM, WeightType: WeightType.INT8},
+    11,
+    16384,
+    65536,
+    ascii_only=True,
+)
+LATER = Runtime(
+    "later",
+    len(ModelConfig.fields()),
+    len(LayerConfig.fields()),
+    {kind: max(kind) for kind in _OLD_VALUES},
+    13,
+    1 << 20,
+    8 << 20,
+    ascii_only=False,
+)
+RUNTIMES = (OCTOBER, APRIL, LATER)
+NAMES = tuple(one.name for one in RUNTIMES)

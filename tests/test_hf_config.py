@@ -1,0 +1,591 @@
+"""What a checkpoint's config.json says: written into the file, told or refused, and never a crash."""
+
+from __future__ import annotations
+
+import json
+import re
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from blobstore.convert.gemma_plan import Choices, refusal
+from blobstore.errors import Fault
+from blobstore.gemma.config import QueryScale
+from blobstore.gemma.families import Recognised, family_of, recognise
+from blobstore.gemma.hf_config import KEYS, Fate, unknown_keys
+from tests.conftest import ROOT
+from tests.gemma_checkpoints import Size, plan_of, small_recipe
+from tests.models import FAMILIES, VISION
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from hypothesis.strategies import SearchStrategy
+
+    from blobstore.gemma import ModelConfig
+    from tests.gemma_checkpoints import Config
+
+# head_dim and hidden_size / heads are two numbers, and with seven layers both patterns begin anew.
+SIZE = Size(layers=7, width=24, heads=4, kv_heads=2, head=8)
+RECIPES = {family: small_recipe(family, size=SIZE) for family in FAMILIES}
+SHAPES = {family: recipe.shapes() for family, recipe in RECIPES.items()}
+GEMMA3 = ("gemma3", "gemma3vlm")
+all_families = pytest.mark.parametrize("family", FAMILIES)
+families = st.sampled_from(list(FAMILIES))
+
+
+def a_config(family: str, changes: Config | None = None, **more: Any) -> Config:  # noqa: ANN401 (JSON is anything)
+    """A config.json that says dimensions and what queries are divided by, and more of the text part."""
+    config = RECIPES[family].config()
+    text = config.get("text_config", config)
+    for key in ("max_position_embeddings", "sliding_window"):
+        del text[key]
+    text |= changes or {}
+    text |= more
+    return config
+
+
+def read(family: str, config: Config, generation: Config | None = None) -> Recognised | Fault:
+    kind, fault = family_of(config)
+    if fault or kind is None:
+        return fault or Fault("not-gemma", "model_type", "")
+    return recognise(kind, config, SHAPES[family], generation)
+
+
+def taken(family: str, config: Config, generation: Config | None = None) -> Recognised:
+    found = read(family, config, generation)
+    assert isinstance(found, Recognised)
+    assert found.faults == []
+    return found
+
+
+def written(family: str, config: Config, generation: Config | None = None) -> ModelConfig:
+    return taken(family, config, generation).config
+
+
+def refused(family: str, config: Config) -> dict[str, str]:
+    """Name → message of each fault; each name has one."""
+    found = read(family, config)
+    faults = found.faults if isinstance(found, Recognised) else [found]
+    said = {one.name: one.message for one in faults}
+    assert len(said) == len(faults)
+    return said
+
+
+def part_of(config: Config, part: str) -> Config:
+    """The object that a part of `KEYS` is about."""
+    if part == "vision":
+        return config["vision_config"]  # type: ignore[no-any-return]
+    return config.get("text_config", config) if part == "text" else config
+
+
+def keys_of(*fates: Fate) -> list[tuple[str, str]]:
+    """Part and name of the keys with these fates."""
+    return [(part, key) for part, keys in KEYS.items() for key, fate in keys.items() if fate in fates]
+
+
+# ---------------------------------------------------------------------------------------------- what is said is written
+
+
+def f32(value: float) -> float:
+    return float(np.float32(value))
+
+
+caps = st.none() | st.floats(0.5, 1000)
+bases_ = st.sampled_from([1e4, 1e6]) | st.floats(10, 1e9)
+counts = st.integers(1, 1 << 20)
+tokens = st.integers(0, 300_000)
+SAID: dict[str, SearchStrategy[Any]] = {
+    "attn_logit_softcapping": caps,
+    "final_logit_softcapping": caps,
+    "sliding_window": counts,
+    "sliding_window_pattern": st.integers(1, 9),
+    "_sliding_window_pattern": st.integers(1, 9),
+    "layer_types": st.lists(st.sampled_from(["sliding_attention", "full_attention"]), min_size=7, max_size=7),
+    "max_position_embeddings": counts,
+    "query_pre_attn_scalar": st.sampled_from([SIZE.head, SIZE.width // SIZE.heads]),
+    "eos_token_id": tokens | st.lists(tokens, min_size=1, max_size=2, unique=True),
+    "rope_theta": bases_,
+    "rope_local_base_freq": bases_,
+}
+# transformers' own (5.0, configuration_gemma2.py, configuration_gemma3.py); of positions gemma.cpp's.
+COMMON: Config = {"sliding_window": 4096, "query_pre_attn_scalar": 256}
+GEMMA2_DEFAULTS = COMMON | {"attn_logit_softcapping": 50.0, "final_logit_softcapping": 30.0, "rope_theta": 10000.0}
+GEMMA2_DEFAULTS |= {"max_position_embeddings": 8192, "layer_types": (["sliding_attention", "full_attention"] * 4)[:7]}
+GEMMA3_DEFAULTS = COMMON | {"attn_logit_softcapping": None, "final_logit_softcapping": None, "rope_theta": 1000000.0}
+GEMMA3_DEFAULTS |= {"rope_local_base_freq": 10000.0, "sliding_window_pattern": 6, "max_position_embeddings": 32768}
+GEMMA3_DEFAULTS |= {"layer_types": ["sliding_attention"] * 5 + ["full_attention", "sliding_attention"]}
+DEFAULTS: dict[str, Config] = {"gemma2": GEMMA2_DEFAULTS, "paligemma2": GEMMA2_DEFAULTS, "gemma3": GEMMA3_DEFAULTS}
+DEFAULTS["gemma3vlm"] = GEMMA3_DEFAULTS
+
+
+def expected_windows(family: str, said: Config) -> tuple[int, ...]:
+    whole = said["max_position_embeddings"]
+    own = 6 if family in GEMMA3 else 2
+    pattern = said.get("sliding_window_pattern") or said.get("_sliding_window_pattern") or own
+    by_pattern = ["sliding_attention" if (i + 1) % pattern else "full_attention" for i in range(SIZE.layers)]
+    local = said["sliding_window"]
+    if local == whole and family in GEMMA3:
+        local += 1
+    return tuple(local if one == "sliding_attention" else whole for one in said.get("layer_types", by_pattern))
+
+
+@given(families, st.fixed_dictionaries({}, optional=SAID))
+def test_what_config_json_says_is_in_the_files_config(family: str, said: Config) -> None:
+    if family not in GEMMA3:
+        said.pop("rope_local_base_freq", None)
+    found = taken(family, a_config(family, said))
+    config = found.config
+    patterned = {
+        key: one for key, one in DEFAULTS[family].items() if key not in ("layer_types", "sliding_window_pattern")
+    }
+    whole = patterned | {"query_pre_attn_scalar": SIZE.head} | said
+    assert config.att_cap == f32(whole["attn_logit_softcapping"] or 0)
+    assert config.final_cap == f32(whole["final_logit_softcapping"] or 0)
+    assert config.max_seq_len == whole["max_position_embeddings"]
+    assert config.attention_window_sizes == expected_windows(family, whole)
+    assert config.query_scale == QueryScale(int(whole["query_pre_attn_scalar"] != SIZE.head))
+    stop = said.get("eos_token_id", [])
+    stop = stop if isinstance(stop, list) else [stop]
+    own = [1, 106] if family in GEMMA3 else [1, 107]
+    assert [config.eos_id, config.secondary_eos_id] == list(dict.fromkeys([*stop, *own]))[:2]
+    theta = f32(whole["rope_theta"])
+    local = f32(whole["rope_local_base_freq"]) if family in GEMMA3 else theta
+    assert found.bases == (local, theta)
+    assert config.use_global_timescale is (theta != local)
+    assert config.rope_theta == local
+    assert not config.use_global_timescale or config.global_rope_theta == theta
+    # Not a byte more than that takes: one word for Gemma 3, none for Gemma 2; inner records never grow.
+    late = (config.rope_theta, config.global_rope_theta) != (1e4, 1e6)
+    assert late or config.field_count == (24 if family in GEMMA3 else 23)
+    assert {layer.field_count for layer in config.layer_configs} == {15}
+    assert type(config).from_bytes(config.to_bytes()).to_bytes() == config.to_bytes()
+
+
+@pytest.mark.parametrize("key", SAID)
+@all_families
+def test_a_key_that_is_missing_has_its_default(family: str, key: str) -> None:
+    if key not in DEFAULTS[family]:
+        return
+    size = Size(layers=7, width=24, heads=4, kv_heads=2, head=256) if key == "query_pre_attn_scalar" else SIZE
+    recipe = small_recipe(family, size=size)
+    config = recipe.config()
+    text = config.get("text_config", config)
+    text[key] = DEFAULTS[family][key]
+    kind, _ = family_of(config)
+    assert kind
+    explicit = recognise(kind, config, recipe.shapes())
+    del text[key]
+    missing = recognise(kind, config, recipe.shapes())
+    assert isinstance(explicit, Recognised)
+    assert isinstance(missing, Recognised)
+    assert missing.faults == explicit.faults == []
+    assert missing.config.to_bytes() == explicit.config.to_bytes()
+
+
+@all_families
+def test_a_scale_of_queries_that_nothing_says_and_no_runtime_has_is_the_heads(family: str) -> None:
+    """Where transformers takes 256, and heads have another size: as gemma.cpp's own files do."""
+    config = a_config(family)
+    del config.get("text_config", config)["query_pre_attn_scalar"]
+    found = taken(family, config)
+    assert found.config.query_scale == QueryScale.SQRT_KEY_SIZE
+    (note,) = (one for one in found.notes if "query_pre_attn_scalar" in one)
+    assert "256" in note
+    assert "head_dim" in note
+
+
+@all_families
+def test_every_field_key_changes_the_config(family: str) -> None:
+    """What the table calls a field is one."""
+    before = written(family, a_config(family)).to_bytes()
+    values: Config = {
+        "attn_logit_softcapping": 7.0,
+        "final_logit_softcapping": 7.0,
+        "sliding_window": 77,
+        "sliding_window_pattern": 3,
+        "_sliding_window_pattern": 3,
+        "layer_types": ["full_attention"] * 7,
+        "max_position_embeddings": 777,
+        "query_pre_attn_scalar": 6,
+        "eos_token_id": 5,
+        "rope_theta": 77.0,
+        "rope_local_base_freq": 77.0,
+        "rope_parameters": {"full_attention": {"rope_theta": 77.0}},
+    }
+    for part, key in keys_of(Fate.FIELD):
+        if key == "rope_scaling":  # no field says it: it is told or refused
+            continue
+        config = a_config(family)
+        if part != "text" and family not in VISION:
+            continue
+        if part == "vision":
+            part_of(config, part)[key] = 2
+        elif key == "rope_local_base_freq" and family not in GEMMA3:
+            continue
+        else:
+            part_of(config, part)[key] = values[key]
+        assert written(family, config).to_bytes() != before, (part, key)
+
+
+@all_families
+def test_generation_config_json_says_the_stop_tokens_first(family: str) -> None:
+    config = a_config(family, eos_token_id=7)
+    assert written(family, config, {"eos_token_id": [1, 9]}).eos_id == 1
+    nothings: list[Config] = [{}, {"eos_token_id": None}, {"eos_token_id": []}]
+    for nothing in nothings:
+        assert written(family, config, nothing).eos_id == 7
+    if family in VISION:
+        config["eos_token_id"] = [8, 7]  # what encloses the text part is asked before it
+        assert (written(family, config).eos_id, written(family, config).secondary_eos_id) == (8, 7)
+
+
+@given(families, st.lists(tokens, min_size=3, max_size=6, unique=True))
+def test_more_stop_tokens_than_a_file_has_room_for_are_all_named(family: str, stop: list[int]) -> None:
+    found = taken(family, a_config(family), {"eos_token_id": stop})
+    assert [found.config.eos_id, found.config.secondary_eos_id] == stop[:2]
+    (note,) = (one for one in found.notes if "stop tokens" in one)
+    assert [int(one) for one in re.findall(r"\b\d+\b", note.partition("a file has room for two")[2])] == stop
+
+
+@pytest.mark.parametrize("value", ["</s>", -1, 1.0, True, [1, None], [[1]], 1 << 31, {}])
+@all_families
+def test_stop_tokens_that_are_no_numbers_are_refused(family: str, value: object) -> None:
+    assert list(refused(family, a_config(family, eos_token_id=value))) == ["eos_token_id"]
+
+
+# -------------------------------------------------------------------------------------------------------------- windows
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_a_window_of_the_whole_length_does_not_make_a_local_layer_a_global_one(family: str) -> None:
+    """Runtimes since 2025-10-24 know global layers by their window, which is max_seq_len."""
+    config = written(family, a_config(family, sliding_window=1000, max_position_embeddings=1000))
+    whole = sum(one == 1000 for one in config.attention_window_sizes)
+    assert whole == (1 if family in GEMMA3 else 7)
+    assert set(config.attention_window_sizes) == ({1000, 1001} if family in GEMMA3 else {1000})
+
+
+@all_families
+def test_without_a_window_all_layers_see_everything(family: str) -> None:
+    full = a_config(family, sliding_window=None, layer_types=["full_attention"] * 7)
+    whole = DEFAULTS[family]["max_position_embeddings"]
+    assert written(family, full).attention_window_sizes == (whole,) * 7
+    mixed = a_config(family, sliding_window=None)
+    if family in GEMMA3:  # that would give all layers the base of global ones
+        assert list(refused(family, mixed)) == ["sliding_window"]
+    else:
+        assert written(family, mixed).attention_window_sizes == (whole,) * 7
+
+
+@pytest.mark.parametrize(
+    "types",
+    [
+        ["full_attention"] * 6,
+        ["full_attention"] * 8,
+        [],
+        ["full_attention"] * 6 + ["chunked_attention"],
+        ["full_attention"] * 6 + [1],
+        "sliding",
+        {"0": "full_attention"},
+    ],
+    ids=["short", "long", "empty", "unknown", "number", "text", "object"],
+)
+@all_families
+def test_layer_types_that_are_not_of_these_layers_are_refused(family: str, types: object) -> None:
+    faults = refused(family, a_config(family, layer_types=types))
+    assert list(faults) == ["layer_types"]
+
+
+# ----------------------------------------------------------------------------------------------------------------- RoPE
+
+
+@given(st.sampled_from(GEMMA3), st.none() | bases_, st.none() | bases_)
+def test_both_spellings_of_two_bases_are_one(family: str, whole: float | None, local: float | None) -> None:
+    old: Config = {"rope_theta": whole, "rope_local_base_freq": local}
+    new: Config = {"full_attention": {"rope_theta": whole}, "sliding_attention": {"rope_theta": local}}
+    one = taken(family, a_config(family, {key: value for key, value in old.items() if value is not None}))
+    parameters = {
+        kind: {"rope_type": "default"} | {key: value for key, value in said.items() if value is not None}
+        for kind, said in new.items()
+    }
+    for extra in ({}, {key: value for key, value in old.items() if value is not None}):
+        other = taken(family, a_config(family, extra, rope_parameters=parameters))
+        assert other.config.to_bytes() == one.config.to_bytes()
+        assert other.bases == one.bases == (f32(local or 1e4), f32(whole or 1e6))
+    del parameters["sliding_attention" if local is None else "full_attention"]
+    if None in (whole, local):  # a kind that is missing has its default
+        assert taken(family, a_config(family, rope_parameters=parameters)).bases[local is not None] in (1e4, 1e6)
+
+
+@given(st.sampled_from(["gemma2", "paligemma2"]), bases_)
+def test_both_spellings_of_one_base_are_one(family: str, base: float) -> None:
+    old = written(family, a_config(family, rope_theta=base))
+    flat: Config = {"rope_type": "default", "rope_theta": base}
+    for parameters in (flat, {"full_attention": flat, "sliding_attention": flat}):
+        assert written(family, a_config(family, rope_parameters=parameters)).to_bytes() == old.to_bytes()
+    assert not old.use_global_timescale
+
+
+@pytest.mark.parametrize("kind", ["full_attention", "sliding_attention"])
+@pytest.mark.parametrize("family", GEMMA3)
+def test_spellings_that_disagree_are_refused(family: str, kind: str) -> None:
+    old = "rope_theta" if kind == "full_attention" else "rope_local_base_freq"
+    config = a_config(family, {old: 5000.0}, rope_parameters={kind: {"rope_theta": 7000.0}})
+    (message,) = refused(family, config).values()
+    assert "5000" in message
+    assert "7000" in message
+
+
+def scaled(family: str, spelling: str, said: object) -> Config:
+    """A config with a scaling of RoPE in one of the places where it can be."""
+    if spelling == "rope_scaling":
+        return a_config(family, rope_scaling=said)
+    if spelling == "both":
+        parameters: Config = {"rope_theta": 10000.0}
+        nested = {"full_attention": {"rope_theta": 1e6}, "sliding_attention": parameters}
+        return a_config(family, rope_scaling=said, rope_parameters=nested if family in GEMMA3 else parameters)
+    return a_config(family, rope_parameters={"full_attention": said, "sliding_attention": {"rope_type": "default"}})
+
+
+@pytest.mark.parametrize("spelling", ["rope_scaling", "rope_parameters", "both"])
+@all_families
+def test_a_linear_scaling_is_told_and_any_other_refused(family: str, spelling: str) -> None:
+    plain = written(family, scaled(family, spelling, {"rope_type": "default"}))
+    assert plain == written(family, a_config(family))
+    for key in ("rope_type", "type") if spelling != "rope_parameters" else ("rope_type",):
+        found = taken(family, scaled(family, spelling, {key: "linear", "factor": 8.0}))
+        assert found.config == plain
+        (note,) = (one for one in found.notes if spelling.replace("both", "rope_scaling") in one)
+        assert "8" in note
+    assert "rope" not in "".join(taken(family, scaled(family, spelling, {"rope_type": "linear", "factor": 1})).notes)
+    for said in (
+        {"rope_type": "yarn", "factor": 4.0},
+        {"rope_type": "linear"},
+        {"rope_type": "linear", "factor": "8"},
+        {"rope_type": 7},
+    ):
+        (name,) = refused(family, scaled(family, spelling, said))
+        assert name == ("rope_parameters.full_attention" if spelling == "rope_parameters" else "rope_scaling")
+
+
+@pytest.mark.parametrize("family", GEMMA3)
+def test_bases_that_only_later_runtimes_take_are_written_for_them(family: str) -> None:
+    for local, whole, fields in ((2e4, 1e6, 28), (1e4, 5e5, 45), (2e4, 5e5, 45), (2e4, 2e4, 28), (1e4, 1e4, 24)):
+        config = written(family, a_config(family, rope_theta=whole, rope_local_base_freq=local))
+        assert config.use_global_timescale is (local != whole)
+        assert config.field_count == fields
+        assert config.rope_theta == local
+        assert config.global_rope_theta == (whole if local != whole else 1e6)
+
+
+# ----------------------------------------------------------------------------------------------- the table of every key
+
+
+def spec_table() -> dict[str, dict[str, Fate]]:
+    """The tables under "config.json" of spec/gemma.md; a later row is about fewer parts."""
+    text = (ROOT / "spec" / "gemma.md").read_text(encoding="utf-8")
+    section = text.partition("\n## config.json\n")[2].partition("\n## ")[0]
+    rows = re.findall(r"^\| (every|text|top|vision) \| (.+?) \| (.+?) \|", section, re.MULTILINE)
+    fates = {fate.name.lower().replace("_", " "): fate for fate in Fate}
+    found: dict[str, dict[str, Fate]] = {part: {} for part in KEYS}
+    for part, keys, fate in rows:
+        for one in found if part == "every" else [part]:
+            for key in re.findall(r"`([^`]+)`", keys):
+                assert part == "every" or key not in found[one] or fate != "no effect", (part, key)
+                found[one][key] = fates[fate]
+    return found
+
+
+def test_the_specification_has_every_key_with_its_fate() -> None:
+    assert spec_table() == KEYS
+
+
+# Values that a key of this fate may have; any other is refused, or told where it is in this table.
+USUAL: Config = {
+    "hidden_activation": ["gelu_pytorch_tanh", "gelu_new"],
+    "hidden_act": ["gelu_pytorch_tanh", "gelu_new"],
+    "use_bidirectional_attention": [False, None],
+    "attention_bias": [False, None],
+    "is_encoder_decoder": [False, None],
+    "rms_norm_eps": [1e-6],
+    "layer_norm_eps": [1e-6],
+    "bos_token_id": [2, None],
+    "quantization_config": [None],
+    "num_channels": [3],
+    "mm_tokens_per_image": [],
+}
+TOLD = ("rms_norm_eps", "layer_norm_eps", "bos_token_id", "quantization_config")
+
+
+@pytest.mark.parametrize(("part", "key"), keys_of(Fate.FIXED))
+@all_families
+def test_what_the_runtime_has_fixed_is_refused_or_told(family: str, part: str, key: str) -> None:
+    if part != "text" and family not in VISION:
+        return
+    before = taken(family, a_config(family))
+    for value in USUAL[key]:
+        config = a_config(family)
+        part_of(config, part)[key] = value
+        assert taken(family, config) == before
+    for value in (7, "silu", 1e-5, True, [1]):
+        config = a_config(family)
+        part_of(config, part)[key] = value
+        if key in TOLD:
+            (note,) = (one for one in taken(family, config).notes if key in one)
+            assert repr(value) in note or key == "quantization_config"
+            assert written(family, config) == before.config
+        elif key == "use_bidirectional_attention" and family == "paligemma2":
+            assert taken(family, config) == before  # a prefix of image and prompt: the runtime's, too
+        elif key == "mm_tokens_per_image" and family == "paligemma2":
+            continue  # it has no pooling
+        else:
+            faults = refused(family, config)
+            assert list(faults) == [key]
+            assert str(value) in faults[key]
+
+
+@pytest.mark.parametrize(("part", "key"), [one for one in keys_of(Fate.DIMENSION) if not one[1].endswith("_config")])
+@pytest.mark.parametrize("family", FAMILIES)
+def test_dimensions_are_compared_with_the_tensors(family: str, part: str, key: str) -> None:
+    if part == "vision" and family not in VISION:
+        return
+    config = a_config(family)
+    was = part_of(config, part)[key]
+    for value in (was + 1, was * 3, 0, -was, str(was), None, [was], 10**400):
+        part_of(config, part)[key] = value
+        assert refused(family, config)
+
+
+any_json = st.recursive(
+    st.none() | st.booleans() | st.integers(-(10**6), 10**6) | st.floats() | st.text(max_size=4),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=4), inner, max_size=3),
+    max_leaves=5,
+)
+
+
+@given(families, st.data())
+def test_keys_without_effect_have_none(family: str, data: st.DataObject) -> None:
+    config = a_config(family)
+    before = taken(family, config)
+    for part, key in data.draw(st.lists(st.sampled_from(keys_of(Fate.NO_EFFECT)), max_size=6)):
+        if part == "text" or family in VISION:
+            said = part_of(config, part)
+            said.setdefault(key, data.draw(any_json))
+    assert taken(family, config) == before
+
+
+names = st.text(min_size=1, max_size=8) | st.sampled_from(["moe_layers", "rope_thetas", "partial_rotary_factor"])
+
+
+@given(families, st.lists(st.tuples(st.sampled_from(list(KEYS)), names, any_json), max_size=12))
+def test_every_key_that_is_not_on_the_table_is_named(family: str, more: list[tuple[str, str, Any]]) -> None:
+    config = a_config(family)
+    before = taken(family, config)
+    places = {"text": "text_config." if family in VISION else "", "top": "", "vision": "vision_config."}
+    wanted = set()
+    for part, key, value in more:
+        if key not in KEYS[part] and (part == "text" or family in VISION):
+            part_of(config, part)[key] = value
+            wanted.add(f"{places[part]}{key}")
+    found = taken(family, config)
+    assert found.config == before.config
+    assert {f"{place}{key}" for place, key in unknown_keys(family_of(config)[0] or "", config)} == wanted
+    notes = [one for one in found.notes if one not in before.notes]
+    assert len(notes) == bool(wanted)
+    assert all(one in notes[0] for one in wanted)
+
+
+def test_many_unknown_keys_are_counted() -> None:
+    more = {f"odd_{i:02}": i for i in range(30)}
+    (note,) = (one for one in taken("gemma3", a_config("gemma3", more)).notes if "not known" in one)
+    assert "odd_11" in note
+    assert "odd_12" not in note
+    assert note.endswith("and 18 more")
+
+
+PUBLISHED_TEXT = (
+    "_sliding_window_pattern architectures attention_bias attention_dropout attn_logit_softcapping bos_token_id"
+    " cache_implementation dtype eos_token_id final_logit_softcapping head_dim hidden_act hidden_activation hidden_size"
+    " initializer_range intermediate_size layer_types max_position_embeddings model_type num_attention_heads"
+    " num_hidden_layers num_image_tokens num_key_value_heads pad_token_id query_pre_attn_scalar rms_norm_eps"
+    " rope_local_base_freq rope_parameters rope_scaling rope_theta sliding_window sliding_window_pattern torch_dtype"
+    " transformers_version use_bidirectional_attention use_cache vocab_size tie_word_embeddings unsloth_fixed"
+)
+PUBLISHED_TOP = (
+    "_vocab_size architectures boi_token_index bos_token_id dtype eoi_token_index eos_token_id hidden_size"
+    " ignore_index image_token_index initializer_range mm_tokens_per_image model_type num_hidden_layers pad_token_id"
+    " projection_dim text_config torch_dtype transformers_version tie_word_embeddings vision_config"
+)
+PUBLISHED_VISION = (
+    "attention_dropout dtype hidden_act hidden_size image_size intermediate_size layer_norm_eps model_type"
+    " num_attention_heads num_channels num_hidden_layers num_image_tokens num_positions patch_size projection_dim"
+    " torch_dtype vision_use_head"
+)
+
+
+@pytest.mark.parametrize(
+    ("part", "published"), [("text", PUBLISHED_TEXT), ("top", PUBLISHED_TOP), ("vision", PUBLISHED_VISION)]
+)
+def test_keys_of_published_checkpoints_are_all_known(part: str, published: str) -> None:
+    assert set(published.split()) - set(KEYS[part]) == set()
+
+
+# ------------------------------------------------------------------------------------------------------------- anything
+
+HOSTILE: list[Any] = [
+    *(None, True, False, 0, 1, -1, 2, 7, 2**31 - 1, 2**31, 2**32 - 1, 2**32, 2**63, 2**64, 10**30, 10**400),
+    *(1.5, -0.0, 5e-324, 1e-38, 1e38, 3.5e38, 1e300, float("nan"), float("inf"), float("-inf")),
+    *("", "x", "1", "default", "linear", "\ud800", "gemma2", [], [1], [None] * 7, [[]], {}),
+    *({"rope_type": "linear", "factor": 10**400}, {"rope_type": []}, {"full_attention": 1, "sliding_attention": {}}),
+    *({"full_attention": {"rope_theta": 10**400}}, {"rope_theta": 5e-324}, {"rope_type": "linear", "factor": 1e-320}),
+]
+hostile = st.sampled_from(HOSTILE) | any_json
+EVERYWHERE = [(part, key) for part, keys in KEYS.items() for key in keys]
+
+
+def is_survived(family: str, config: Config, generation: Config | None = None) -> None:
+    found = read(family, config, generation)
+    if isinstance(found, Fault):
+        assert str(refusal([found]))
+    elif found.faults:
+        assert str(refusal(found.faults))
+    else:
+        assert type(found.config).from_bytes(found.config.to_bytes()) == found.config
+        assert "\ufffd" not in "".join(found.notes)
+
+
+@pytest.mark.parametrize("value", HOSTILE, ids=lambda value: repr(value)[:20])
+@all_families
+def test_any_value_of_any_one_key_is_taken_or_refused(family: str, value: object) -> None:
+    for part, key in EVERYWHERE:
+        config = a_config(family)
+        if part == "text" or family in VISION:
+            part_of(config, part)[key] = value
+            is_survived(family, config)
+
+
+@given(families, st.data())
+def test_any_values_of_several_keys_are_taken_or_refused(family: str, data: st.DataObject) -> None:
+    config = a_config(family)
+    for part, key in data.draw(st.lists(st.sampled_from(EVERYWHERE), max_size=5)):
+        if part == "text" or isinstance(config.get(f"{part}_config" if part == "vision" else "text_config"), dict):
+            said = part_of(config, part)
+            if isinstance(said, dict):
+                said[key] = data.draw(hostile)
+    is_survived(family, config, data.draw(st.just({}) | st.fixed_dictionaries({"eos_token_id": hostile})))
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_a_checkpoint_is_planned_with_what_both_files_say(tmp_path: Path, family: str) -> None:
+    config = a_config(family, sliding_window=77, final_logit_softcapping=12.5)
+    folder = RECIPES[family].write(tmp_path / "c", None, config)
+    (folder / "generation_config.json").write_text(json.dumps({"eos_token_id": [1, 5, 106], "do_sample": True}))
+    plan = plan_of(folder, Choices("bf16"))
+    assert plan.config is not None
+    assert plan.config.attention_window_sizes[0] == 77
+    assert (plan.config.final_cap, plan.config.eos_id, plan.config.secondary_eos_id) == (12.5, 1, 5)
+    assert any("106 left out" in note for note in plan.notes)

@@ -1,0 +1,147 @@
+"""Links to files, and who may read what is written: an index never describes another file's data."""
+
+from __future__ import annotations
+
+import os
+import stat
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pytest
+
+import blobstore
+from blobstore.packing import pack, unpack
+from blobstore.reindex import attach_index, build_for, detach_index
+from blobstore.rewrite import Edits, rewrite
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
+    from blobstore.store_writer import IndexPlace
+
+# Of the same sizes, so that an index of one fits the other's blobs.
+OLD = {"a": np.arange(8, dtype=np.float32), "b": np.arange(8, 16, dtype=np.float32)}
+NEW = {"c": np.arange(8, dtype=np.int32), "d": np.arange(8, 16, dtype=np.int32)}
+PLACES: tuple[IndexPlace, ...] = ("embedded", "external", "none")
+
+
+def save(path: Path, tensors: dict[str, np.ndarray], index: IndexPlace) -> None:
+    with blobstore.create(path, index=index) as store:
+        for place, (name, values) in enumerate(tensors.items()):
+            if index == "none":
+                store.add_blob(f"blob{place}", values.tobytes())
+            else:
+                store.add(name, values)
+
+
+def check(path: Path, tensors: dict[str, np.ndarray], index: IndexPlace) -> None:
+    """A store has these tensors, under these names or as bytes without any; or it says that its index is stale."""
+    with blobstore.open(path) as store:
+        if index == "none":
+            assert store.index is None
+            return
+        assert set(store) == set(tensors)
+        assert all(np.array_equal(store[name], values) for name, values in tensors.items())
+        assert all(store[name].dtype == values.dtype for name, values in tensors.items())
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    (tmp_path / "links").mkdir()
+    return tmp_path
+
+
+@pytest.mark.parametrize("new", PLACES)
+@pytest.mark.parametrize("old", PLACES)
+def test_writing_through_a_link_leaves_one_file_with_its_own_names(
+    folder: Path, old: IndexPlace, new: IndexPlace
+) -> None:
+    real, link = folder / "real.sbs", folder / "links" / "link.sbs"
+    save(real, OLD, old)
+    link.symlink_to(real)
+    # As an earlier version left it: an index beside the link, too.
+    if old == "external":
+        (folder / "links" / "link.sbs.idx").write_bytes((folder / "real.sbs.idx").read_bytes())
+    save(link, NEW, new)
+    assert link.is_symlink()
+    for path in (real, link):
+        check(path, NEW, new)
+    assert not (folder / "links" / "link.sbs.idx").exists()
+    assert (folder / "real.sbs.idx").exists() == (new == "external")
+
+
+def test_an_index_is_found_beside_a_link_and_beside_the_file(folder: Path) -> None:
+    real, link = folder / "real.sbs", folder / "links" / "link.sbs"
+    save(real, OLD, "external")
+    link.symlink_to(real)
+    check(link, OLD, "external")
+    # As in a cache of downloads: links to files that are called after their hashes.
+    (folder / "real.sbs.idx").rename(folder / "0123")
+    (folder / "links" / "link.sbs.idx").symlink_to(folder / "0123")
+    check(link, OLD, "external")
+    with blobstore.open(real) as store:
+        assert store.index is None
+    save(link, NEW, "external")
+    check(link, NEW, "external")
+    check(real, NEW, "external")
+    assert (folder / "0123").exists()
+
+
+CHANGES: dict[str, Callable[[Path], object]] = {
+    "rewrite": lambda path: rewrite(path, path, Edits(set_metadata={"x": "y"})),
+    "rewrite version": lambda path: rewrite(path, path, Edits(version=1)),
+    "rewrite rename": lambda path: rewrite(path, path, Edits(rename={"a": "aa"})),
+    "attach": attach_index,
+    "build": lambda path: build_for(path, force=True, digests=True),
+    "pack and unpack": lambda path: (pack(path, path.with_name("p.sbs")), unpack(path.with_name("p.sbs"), path)),
+}
+
+
+@pytest.mark.parametrize("what", CHANGES)
+def test_commands_change_the_file_that_a_link_names(folder: Path, what: str) -> None:
+    real, link = folder / "real.sbs", folder / "links" / "link.sbs"
+    save(real, OLD, "external")
+    link.symlink_to(real)
+    CHANGES[what](link)
+    assert link.is_symlink()
+    assert not (folder / "links" / "link.sbs.idx").exists()
+    with blobstore.open(real) as one, blobstore.open(link) as other:
+        assert list(one) == list(other)
+        assert all(np.array_equal(one[name], other[name]) for name in one)
+    if what == "attach":
+        detach_index(link)
+        check(real, OLD, "external")
+
+
+@pytest.mark.parametrize("mode", [0o600, 0o640])
+@pytest.mark.parametrize("new", PLACES)
+@pytest.mark.parametrize("old", PLACES)
+def test_a_replaced_store_and_its_index_are_as_private_as_before(
+    tmp_path: Path, old: IndexPlace, new: IndexPlace, mode: int
+) -> None:
+    path, beside = tmp_path / "m.sbs", tmp_path / "m.sbs.idx"
+    before = os.umask(0o022)
+    try:
+        save(path, OLD, old)
+        assert {stat.S_IMODE(one.stat().st_mode) for one in tmp_path.iterdir()} == {0o644}
+        for one in tmp_path.iterdir():
+            one.chmod(mode)
+        save(path, NEW, new)
+        for one in (path, *([beside] if new == "external" else [])):
+            assert stat.S_IMODE(one.stat().st_mode) == mode
+    finally:
+        os.umask(before)
+
+
+@pytest.mark.parametrize("index", ["embedded", "none"])
+def test_a_file_that_is_no_index_is_not_removed_for_its_name(tmp_path: Path, index: IndexPlace) -> None:
+    beside = tmp_path / "m.sbs.idx"
+    beside.write_bytes(b"somebody's own")
+    save(tmp_path / "m.sbs", NEW, index)
+    assert beside.read_bytes() == b"somebody's own"
+    beside.unlink()
+    beside.mkdir()
+    save(tmp_path / "m.sbs", OLD, index)
+    rewrite(tmp_path / "m.sbs", tmp_path / "m.sbs", Edits(index="embedded"))
+    assert beside.is_dir()
