@@ -235,6 +235,15 @@ def test_only_the_first_fields_that_differ_are_named(tmp_path: Path) -> None:
     assert said.endswith("; and more")
 
 
+def test_a_blob_of_the_runtime_that_is_missing_is_told(tmp_path: Path) -> None:
+    folder, path = tmp_path / "c", tmp_path / "a.sbs"
+    small_recipe("gemma2").write(folder)
+    said = convert(folder, path, Choices("bf16")).metadata
+    rewrite(path, path, Edits(drop=("tokenizer",)))
+    rewrite(path, path, Edits(set_metadata=said))
+    assert faults(path, folder) == {"tokenizer": "it is missing"}
+
+
 def test_a_config_that_can_not_be_read_is_told_by_its_place(tmp_path: Path) -> None:
     folder, path = tmp_path / "c", tmp_path / "a.sbs"
     small_recipe("gemma2").write(folder)

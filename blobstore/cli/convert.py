@@ -149,7 +149,8 @@ def _report(options: argparse.Namespace, plan: Plan, found: Sequence[Finding], s
         }
         facts["model"] = plan.config.specifier if plan.config else None
         facts["runs_in"] = list(runs_in(found)) if plan.config else None
-        print_json({**facts, "aliases": aliases, "notes": plan.notes, "seconds": round(seconds, 3)})
+        facts |= {"aliases": aliases, "notes": [*plan.notes, *_warnings(found)], "seconds": round(seconds, 3)}
+        print_json(facts)
         return
     names = len(plan.tensors) + len(plan.extras) + len(plan.parts) + len(plan.aliases)
     rate = f"{size(plan.nbytes / seconds)}/s" if seconds else "at once"
