@@ -1,4 +1,4 @@
-"""What a Gemma checkpoint's ``config.json`` says besides dimensions, and what becomes of each of its keys.
+"""What a Gemma checkpoint's ``config.json`` says besides dimensions.
 
 A key that is missing has transformers' default for the family; for positions gemma.cpp's own number, which is less than
 transformers' for Gemma 3. Spec: spec/gemma.md, config.json.
@@ -8,106 +8,17 @@ from __future__ import annotations
 
 import struct
 from dataclasses import dataclass, field
-from enum import Enum
 from typing import TYPE_CHECKING, Any
 
 from blobstore.errors import Fault
+from blobstore.gemma.hf_keys import FIXED, TOLD, parts_of, unknown_keys
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Mapping
 
 LOCAL_BASE, GLOBAL_BASE = 1e4, 1e6  # what every runtime computes with
 _MAX_COUNT = (1 << 31) - 1
 _SHOWN = 12
-
-
-class Fate(Enum):
-    """What becomes of a key."""
-
-    DIMENSION = "compared with the tensors"
-    FIELD = "written into the file's config, told where no field says it"
-    FIXED = "the runtime's own is fixed: another value is refused, or told where it makes little difference"
-    CHOICE = "chooses family, wrapping or head"
-    NO_EFFECT = "doesn't change what the model computes"
-
-
-def _fates(**names: str) -> dict[str, Fate]:
-    return {name: Fate[fate] for fate, text in names.items() for name in text.split()}
-
-
-_COMMON = _fates(
-    NO_EFFECT="_name_or_path _attn_implementation_autoset architectures attn_implementation cache_implementation"
-    " chunk_size_feed_forward dtype finetuning_task id2label initializer_range initializer_factor label2id"
-    " output_attentions output_hidden_states problem_type return_dict torch_dtype torchscript transformers_version"
-    " unsloth_fixed unsloth_version use_cache attention_dropout dropout pruned_heads tf_legacy_loss use_bfloat16"
-    " tokenizer_class prefix task_specific_params auto_map pretraining_tp is_decoder hidden_act gradient_checkpointing"
-    " sep_token_id decoder_start_token_id tie_encoder_decoder cross_attention_hidden_size add_cross_attention"
-    " bad_words_ids begin_suppress_tokens diversity_penalty do_sample early_stopping encoder_no_repeat_ngram_size"
-    " exponential_decay_length_penalty forced_bos_token_id forced_eos_token_id length_penalty max_length min_length"
-    " no_repeat_ngram_size num_beam_groups num_beams num_return_sequences output_scores remove_invalid_values"
-    " repetition_penalty return_dict_in_generate suppress_tokens temperature top_k top_p typical_p",
-    CHOICE="model_type",
-)
-# By part of config.json. `text` is all of it in text models.
-KEYS: dict[str, dict[str, Fate]] = {
-    "text": _COMMON
-    | _fates(
-        DIMENSION="hidden_size intermediate_size num_hidden_layers num_attention_heads num_key_value_heads head_dim"
-        " vocab_size",
-        FIELD="attn_logit_softcapping final_logit_softcapping sliding_window sliding_window_pattern"
-        " _sliding_window_pattern layer_types max_position_embeddings query_pre_attn_scalar eos_token_id rope_theta"
-        " rope_local_base_freq rope_parameters rope_scaling",
-        FIXED="rms_norm_eps hidden_activation use_bidirectional_attention attention_bias is_encoder_decoder"
-        " bos_token_id quantization_config",
-        CHOICE="tie_word_embeddings",
-        NO_EFFECT="pad_token_id num_image_tokens",
-    ),
-    "top": _COMMON
-    | _fates(
-        DIMENSION="text_config vision_config",
-        FIELD="eos_token_id",
-        FIXED="mm_tokens_per_image is_encoder_decoder bos_token_id quantization_config",
-        CHOICE="tie_word_embeddings",
-        NO_EFFECT="boi_token_index eoi_token_index image_token_index image_token_id boi_token_id eoi_token_id"
-        " ignore_index pad_token_id num_hidden_layers vocab_size _vocab_size hidden_size projection_dim",
-    ),
-    "vision": _COMMON
-    | _fates(
-        DIMENSION="hidden_size intermediate_size num_hidden_layers patch_size image_size",
-        FIELD="num_attention_heads",
-        FIXED="num_channels layer_norm_eps hidden_act",
-        NO_EFFECT="vision_use_head projector_hidden_act num_positions num_image_tokens projection_dim",
-    ),
-}
-# A key's values that are what the runtime computes with; the default is the first.
-_FIXED: dict[str, dict[str, tuple[Any, ...]]] = {
-    "text": {
-        "hidden_activation": ("gelu_pytorch_tanh", "gelu_new"),
-        "use_bidirectional_attention": (False, None),
-        "attention_bias": (False, None),
-        "is_encoder_decoder": (False, None),
-        "rms_norm_eps": (1e-6,),
-        "bos_token_id": (2, None),
-        "quantization_config": (None,),
-    },
-    "top": {
-        "is_encoder_decoder": (False, None),
-        "bos_token_id": (2, None),
-        "quantization_config": (None,),
-    },
-    "vision": {
-        "num_channels": (3,),
-        "layer_norm_eps": (1e-6,),
-        "hidden_act": ("gelu_pytorch_tanh", "gelu_new"),
-    },
-}
-# Of these another value is told: the file runs, with the runtime's own.
-_TOLD = {
-    "rms_norm_eps": "every gemma.cpp computes with 1e-06",
-    "layer_norm_eps": "every gemma.cpp computes with 1e-06",
-    "bos_token_id": "every gemma.cpp begins a prompt with token 2",
-    "quantization_config": "the tensors are converted as they are",
-}
 
 
 @dataclass(frozen=True)
@@ -199,7 +110,7 @@ def read_settings(family: str, config: Mapping[str, Any], generation: Mapping[st
         notes=reading.notes,
     )
     found.stop = reading.stop(defaults, config, generation)
-    for part, said in _parts(family, config):
+    for part, said in parts_of(family, config):
         _fixed(part, said, family, found)
     unknown = sorted({f"{place}{key}" for place, key in unknown_keys(family, config)})
     if unknown:
@@ -209,33 +120,15 @@ def read_settings(family: str, config: Mapping[str, Any], generation: Mapping[st
     return found
 
 
-def unknown_keys(family: str, config: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
-    """Yield the part and the name of each key of a config.json that `KEYS` doesn't have."""
-    for part, said in _parts(family, config):
-        place = {"text": "text_config.", "vision": "vision_config."}.get(part, "") if said is not config else ""
-        yield from ((place, key) for key in said if key not in KEYS[part])
-
-
-def _parts(family: str, config: Mapping[str, Any]) -> Iterator[tuple[str, Mapping[str, Any]]]:
-    text, vision = config.get("text_config"), config.get("vision_config")
-    if isinstance(text, dict):
-        yield "top", config
-        yield "text", text
-    else:
-        yield "text", config
-    if isinstance(vision, dict) and family in ("gemma3-vision", "paligemma2"):
-        yield "vision", vision
-
-
 def _fixed(part: str, said: Mapping[str, Any], family: str, found: Settings) -> None:
-    for key, allowed in _FIXED[part].items():
+    for key, allowed in FIXED[part].items():
         if key not in said or said[key] in allowed:
             continue
         if key == "use_bidirectional_attention" and family == "paligemma2":
             continue  # its prefix is, in the runtime too
         value = short(said[key])
-        if key in _TOLD:
-            found.notes.append(f"config.json says {key} {value}; {_TOLD[key]}")
+        if key in TOLD:
+            found.notes.append(f"config.json says {key} {value}; {TOLD[key]}")
             continue
         what = f"config.json says {value}, every gemma.cpp computes with {allowed[0]}: --as names keeps every tensor"
         found.faults.append(Fault("unsupported-config", key, what))
