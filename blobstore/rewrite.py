@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import fnmatch
+import hashlib
 import os
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
@@ -117,6 +118,7 @@ def rewrite(
         notes = _change_metadata(content, edits, changed=bool(dropped or renamed))
         if edits.config is not None:
             blob = next(one for one in content.blobs if one.key == CONFIG_KEY)
+            blob.check_digest(hashlib.sha256(reader[CONFIG_KEY]).digest())
             blob.data, blob.sha256 = edits.config, None
         if edits.sort:
             content.keep(_sorted(content))

@@ -429,7 +429,7 @@ def tokenizer(pieces: int) -> bytes:
 
 
 # Dimensions that the runtime takes: its vision part has fixed ones.
-SOUND = Size(vision_width=40, vision_heads=5, vision_hidden=24, patch=14)
+SOUND = Size(head=8, vision_width=40, vision_heads=5, vision_hidden=24, patch=14)
 SOUND_SIZES = {"gemma3vlm": replace(SOUND, side=64)}
 
 

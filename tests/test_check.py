@@ -352,7 +352,7 @@ def test_which_machines_stop_at_a_vocabulary_is_told(tmp_path: Path, model: Blob
     ("field", "change"),
     [
         ("attention_window_sizes", {"attention_window_sizes": (4096,)}),
-        ("layer_configs[1]", {"qkv_dim": 1025}),
+        ("layer_configs[1]", {"qkv_dim": 1032}),
         ("layer_configs[1]", {"kv_heads": 4}),
         ("layer_configs[1]", {"kv_heads": 0}),
         ("layer_configs[1]", {"heads": 0}),
@@ -406,7 +406,7 @@ def test_an_index_that_disagrees_with_the_toc_is_found(tmp_path: Path, model: Bl
 
 
 def test_a_checkpoint_that_converts_has_notes_only(tmp_path: Path) -> None:
-    folder = small_recipe("gemma3").write(tmp_path / "c")
+    folder = sound_recipe("gemma3").write(tmp_path / "c")
     found = list(check_checkpoint(str(folder), "auto", Choices()))
     assert found
     assert {one.severity for one in found} == {"note"}
@@ -433,7 +433,7 @@ def test_a_checkpoint_of_another_model_is_said_to_be_one(tmp_path: Path) -> None
 
 
 def test_values_that_the_type_cannot_hold_are_found_in_a_checkpoint(tmp_path: Path) -> None:
-    recipe = small_recipe("gemma3")
+    recipe = sound_recipe("gemma3")
     tensors = recipe.tensors()
     name = "model.layers.0.mlp.up_proj.weight"
     tensors[name] = tensors[name].copy()

@@ -12,7 +12,7 @@ import pytest
 import blobstore
 from blobstore.cli import parser
 from blobstore.convert.gemma_plan import Choices
-from tests.gemma_checkpoints import convert, small_recipe, sound_recipe
+from tests.gemma_checkpoints import convert, sound_recipe
 from tests.test_cli_gemma import Cli, one_line
 
 if TYPE_CHECKING:
@@ -108,7 +108,7 @@ def test_check_of_a_container_by_name_depends_on_what_it_is_for(cli: Cli, store:
 
 
 def test_check_of_a_checkpoint_runs_the_conversions_preflight(cli: Cli, tmp_path: Path) -> None:
-    recipe = small_recipe("gemma3")
+    recipe = sound_recipe("gemma3")
     right = cli("check", recipe.write(tmp_path / "c"))
     assert right.status == 0
     assert {line.split("\t")[0] for line in right.out.splitlines()} == {"note"}

@@ -128,8 +128,8 @@ def expected_windows(family: str, said: Config) -> tuple[int, ...]:
     pattern = said.get("sliding_window_pattern") or said.get("_sliding_window_pattern") or own
     by_pattern = ["sliding_attention" if (i + 1) % pattern else "full_attention" for i in range(SIZE.layers)]
     local = said["sliding_window"]
-    if local == whole and family in GEMMA3:
-        local += 1
+    if local >= whole and family in GEMMA3:
+        local = 2**31 - 1
     return tuple(local if one == "sliding_attention" else whole for one in said.get("layer_types", by_pattern))
 
 
@@ -261,12 +261,13 @@ def test_stop_tokens_that_are_no_numbers_are_refused(family: str, value: object)
 
 
 @pytest.mark.parametrize("family", FAMILIES)
-def test_a_window_of_the_whole_length_does_not_make_a_local_layer_a_global_one(family: str) -> None:
-    """Runtimes since 2025-10-24 know global layers by their window, which is max_seq_len."""
-    config = written(family, a_config(family, sliding_window=1000, max_position_embeddings=1000))
+@pytest.mark.parametrize("window", [1000, 1001, 8192])
+def test_a_window_of_the_whole_length_does_not_make_a_local_layer_a_global_one(family: str, window: int) -> None:
+    """Runtimes since 2025-10-24 know global layers by their window: max_seq_len, or --seq_len where that is more."""
+    config = written(family, a_config(family, sliding_window=window, max_position_embeddings=1000))
     whole = sum(one == 1000 for one in config.attention_window_sizes)
-    assert whole == (1 if family in GEMMA3 else 7)
-    assert set(config.attention_window_sizes) == ({1000, 1001} if family in GEMMA3 else {1000})
+    assert whole == (1 if family in GEMMA3 else 7 if window == 1000 else 3)
+    assert set(config.attention_window_sizes) == {1000, 2**31 - 1 if family in GEMMA3 else window}
 
 
 @all_families

@@ -8,7 +8,7 @@ from __future__ import annotations
 from blobstore.check.contents import Verified, verify_blobs, verify_file, verify_values
 from blobstore.check.findings import CODES, Finding, asked_for, runs_in, runtimes_line
 from blobstore.check.opening import Opened, open_checked
-from blobstore.check.runtime import check_file, check_runtime
+from blobstore.check.runtime import check_file, check_packed, check_runtime
 from blobstore.check.source import check_checkpoint, check_plan
 
 __all__ = [
@@ -19,6 +19,7 @@ __all__ = [
     "asked_for",
     "check_checkpoint",
     "check_file",
+    "check_packed",
     "check_plan",
     "check_runtime",
     "open_checked",

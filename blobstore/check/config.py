@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 MATMUL_ROWS = 4  # that its matrix products take at a time
 MAX_COLUMNS = 36 * 1024  # of a matrix product
 MAX_QKV_DIM = 1024
+HEAD_LANES = 8  # floats of a vector of AVX2, at which 2025-10 reads queries
 _AVX2_LANES = 16
 SHORTEST_PROMPT = 10  # tokens: one of the user's, and what wraps it
 # What it allocates for all layers by the first one.
@@ -113,6 +114,9 @@ def _sizes(config: ModelConfig) -> Iterator[Finding]:
         subject = f"config.layer_configs[{i}]"
         for what in _layer_faults(layer):
             yield finding("config-sizes", subject, what)
+        if layer.qkv_dim % HEAD_LANES:
+            what = f"qkv_dim is {layer.qkv_dim}, not a multiple of {HEAD_LANES}"
+            yield finding("config-sizes", subject, what, runtimes=(OCTOBER.name,))
         widths = {"model_dim": config.model_dim, "ff_hidden_dim": layer.ff_hidden_dim}
         widths["heads · qkv_dim"] = layer.heads * layer.qkv_dim
         yield from columns(subject, widths)

@@ -89,11 +89,15 @@ def runtimes_line(findings: Iterable[Finding], runtimes: tuple[str, ...] = NAMES
         return ""
     rightly = runs_in(listed, runtimes)
     codes = {name: _spoilers(listed, name) for name in runtimes if name not in rightly}
+    if not rightly and len(runtimes) == 1:
+        return f"doesn't run rightly in gemma.cpp {runtimes[0]} ({codes[runtimes[0]]})"
     if not rightly and len({*codes.values()}) == 1:
         return f"runs rightly in no gemma.cpp ({codes[runtimes[0]]})"
-    text = f"runs rightly in gemma.cpp {_and(rightly)}" if rightly else "runs rightly in no gemma.cpp"
-    others = [f"{name} ({why})" for name, why in codes.items()]
-    return f"{text}; not in {_and(others)}" if others else text
+    others = _and([f"{name} ({why})" for name, why in codes.items()])
+    if not rightly:
+        return f"runs rightly in no gemma.cpp: {others}"
+    text = f"runs rightly in gemma.cpp {_and(rightly)}"
+    return f"{text}; not in {others}" if others else text
 
 
 def _spoilers(findings: Iterable[Finding], runtime: str) -> str:

@@ -43,7 +43,6 @@ if TYPE_CHECKING:
     from os import PathLike
 
     from blobstore.check.findings import Finding
-    from blobstore.check.opening import Opened
     from blobstore.gemma.toc import TocEntry
     from blobstore.index_file import FoundIndex
     from blobstore.reader import BlobReader
@@ -89,18 +88,19 @@ def check_file(
             found.append(finding("not-for-gemma", opened.path, what))
         else:
             found.append(finding("by-name", opened.path, f"a container of {len(opened.reader)} blobs, not a model"))
-        found += _packed(opened)
+        found += check_packed(opened.reader, opened.index)
         return asked_for(found, tuple(runtimes)) if runtimes else found
 
 
-def _packed(opened: Opened) -> Iterator[Finding]:
-    count = opened.index.content.packed_count if opened.index else 0
-    if count and opened.reader:
-        what = f"{count} of its {len(opened.reader)} blobs are packed"
-        if is_model(opened.reader):
-            yield finding("packed", opened.path, what)
+def check_packed(reader: BlobReader, index: FoundIndex | None) -> Iterator[Finding]:
+    """Yield that a file is packed, which gemma.cpp can't read."""
+    count = index.content.packed_count if index else 0
+    if count:
+        what = f"{count} of its {len(reader)} blobs are packed"
+        if is_model(reader):
+            yield finding("packed", reader.path, what)
         else:
-            yield finding("packed", opened.path, what, severity="note", effect="blobstore reads it as it is")
+            yield finding("packed", reader.path, what, severity="note", effect="blobstore reads it as it is")
 
 
 def check_runtime(reader: BlobReader, index: FoundIndex | None, *, tokenizer: bool = True) -> Iterator[Finding]:

@@ -8,10 +8,12 @@ from typing import TYPE_CHECKING
 from blobstore.check.config import check_config
 from blobstore.check.findings import Finding, finding
 from blobstore.check.runtime import has_one_base
+from blobstore.check.tensors import check_model
 from blobstore.convert.checkpoint import open_checkpoint
 from blobstore.convert.choose import choose_plan, has_chat_template, tokenizer_beside
 from blobstore.convert.run import measure_scales
 from blobstore.errors import BlobStoreError, CheckpointError
+from blobstore.gemma.toc import toc_entry
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -65,6 +67,8 @@ def check_plan(plan: Plan) -> Iterator[Finding]:
         yield finding("by-name", "plan", f"a container of {len(plan.tensors)} blobs, not a model")
     else:
         yield from check_config(plan.config, one_base=has_one_base(plan.metadata))
+        toc = {one.key: toc_entry(one.key, one.type, one.shape[0], one.shape[1]) for one in plan.tensors}
+        yield from check_model(plan.config, toc)
 
 
 def _refusal(reason: str, name: str, message: str) -> Finding:

@@ -99,7 +99,7 @@ def run(options: argparse.Namespace) -> int:
         for text in [*plan.notes, *_warnings(found)]:
             note(text)
         if options.dry_run:
-            _show_plan(plan, as_json=options.json)
+            _show_plan(plan, found, as_json=options.json)
             return 0
         watch = Stopwatch()
         with progress(plan.nbytes, "converting") as advance:
@@ -127,9 +127,10 @@ def _warnings(found: Sequence[Finding]) -> Iterator[str]:
         yield f"the file {line}"
 
 
-def _show_plan(plan: Plan, *, as_json: bool) -> None:
+def _show_plan(plan: Plan, found: Sequence[Finding], *, as_json: bool) -> None:
     if as_json:
-        print_json(plan.to_json())
+        runs = list(runs_in(found)) if plan.config else None
+        print_json(plan.to_json() | {"notes": [*plan.notes, *_warnings(found)], "runs_in": runs})
         return
     rows = [(one.name, one.key, one.type, shape(one.shape), one.nbytes) for one in plan.tensors]
     print_table(("name", "key", "type", "shape", "bytes"), rows, right=("bytes",))

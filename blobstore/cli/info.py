@@ -118,9 +118,9 @@ def _runs(store: Store) -> dict[str, Any]:
     """Return which states of gemma.cpp run the file rightly, and what is newer in it than some of them."""
     if not {CONFIG_KEY, TOC_KEY} & {*store.reader}:
         return {"runs": None, "runs_in": None, "newer": []}
-    from blobstore.check import check_runtime, runs_in, runtimes_line  # noqa: PLC0415 (most files are no models)
+    from blobstore.check import check_packed, check_runtime, runs_in, runtimes_line  # noqa: PLC0415 (most files are no models)
 
-    found = list(check_runtime(store.reader, store.index, tokenizer=False))
+    found = [*check_runtime(store.reader, store.index, tokenizer=False), *check_packed(store.reader, store.index)]
     newer = newer_texts(store.reader)
     return {"runs": runtimes_line(found), "runs_in": list(runs_in(found)), "newer": newer}
 

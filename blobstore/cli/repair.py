@@ -7,6 +7,7 @@ from enum import IntEnum
 from typing import TYPE_CHECKING, Any
 
 from blobstore.cli.output import add_command, add_json, print_json, progress, shown
+from blobstore.errors import UsageError
 from blobstore.repair import repair
 
 if TYPE_CHECKING:
@@ -34,6 +35,8 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
 
 def run(options: argparse.Namespace) -> int:
     """Run the command."""
+    if options.output == "-":
+        raise UsageError("no-stream", "a file is repaired in place or into another file: -o OUT.sbs")
     with progress(os.stat(options.file).st_size, "writing") as advance:
         done = repair(options.file, options.output, write=not options.dry_run, progress=advance)
     changes = {name: (_plain(old), _plain(new)) for name, (old, new) in done.changes.items()}

@@ -210,12 +210,17 @@ def _text_size(prefix: str, said: Mapping[str, Any], shapes: Shapes, faults: lis
 
 
 def _vision(found: Recognised, said: Any, shapes: Shapes) -> VitConfig:  # noqa: ANN401 (JSON is anything)
-    said = said if isinstance(said, dict) else {}
+    if not isinstance(said, dict):
+        what = f"config.json says {short(said)}, expected an object: only it tells how many heads the vision part has"
+        found.faults.append(Fault("missing-config", "vision_config", what))
+        return VitConfig()
     at = found.vision
     kernel = shapes.get(f"{at}embeddings.patch_embedding.weight", ())
     positions = shapes.get(f"{at}embeddings.position_embedding.weight", ())
     hidden = shapes.get(f"{at}encoder.layers.0.mlp.fc1.weight", ())
     heads = said.get("num_attention_heads", 16)
+    if "num_attention_heads" not in said:
+        found.notes.append("vision_config doesn't say num_attention_heads: 16 are taken, as in published models")
     whole = (len(kernel), len(positions), len(hidden)) == (4, 2, 2) and 0 not in (*kernel, *positions, *hidden)
     if not whole or type(heads) is not int or not 1 <= heads <= MAX_HEADS:
         what = f"the vision part's tensors below {at!r} are not all there, or have other shapes"

@@ -14,11 +14,15 @@ from blobstore.errors import Fault
 from blobstore.gemma.hf_keys import FIXED, TOLD, parts_of, unknown_keys
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
 
 LOCAL_BASE, GLOBAL_BASE = 1e4, 1e6  # what every runtime computes with
 _MAX_COUNT = (1 << 31) - 1
-_SHOWN = 12
+# A window as long as the sequence, which --seq_len may make longer, would mark a global layer; so this one never is.
+ENDLESS = _MAX_COUNT
+_SHOWN, _LONGEST = 12, 60
+_KINDS = ("full_attention", "sliding_attention")
+_ROPE = ("rope_type", "type", "rope_theta", "factor")
 
 
 @dataclass(frozen=True)
@@ -115,7 +119,7 @@ def read_settings(family: str, config: Mapping[str, Any], generation: Mapping[st
     unknown = sorted({f"{place}{key}" for place, key in unknown_keys(family, config)})
     if unknown:
         more = f" and {len(unknown) - _SHOWN} more" if len(unknown) > _SHOWN else ""
-        what = ", ".join(unknown[:_SHOWN])
+        what = ", ".join(one if len(one) <= _LONGEST else one[:_LONGEST] + "…" for one in unknown[:_SHOWN])
         found.notes.append(f"config.json has keys that are not known here, and are not converted: {what}{more}")
     return found
 
@@ -184,8 +188,8 @@ class _Reading:
                 )
             return (length,) * layers
         window = self.count("sliding_window", defaults.window)
-        if window == length and defaults.bases[0] != defaults.bases[1]:
-            window += 1  # a window of the whole length would mark a global layer; one more is the same
+        if window >= length and defaults.bases[0] != defaults.bases[1]:
+            window = ENDLESS
         return tuple(window if slides else length for slides in sliding)
 
     def _sliding(self, defaults: Defaults, layers: int) -> list[bool]:
@@ -215,6 +219,14 @@ class _Reading:
         if not isinstance(parameters, dict):
             self._bad("rope_parameters", parameters, "an object")
             return defaults.bases
+        if two or set(_KINDS) & set(parameters):
+            self._extras("rope_parameters", parameters, _KINDS)
+        thetas = [
+            short(parameters[kind].get("rope_theta")) for kind in _KINDS if isinstance(parameters.get(kind), dict)
+        ]
+        if not two and len(set(thetas)) > 1:
+            what = "this family has one RoPE base for all layers, config.json says one for each kind of attention"
+            self.faults.append(Fault("unsupported-config", "rope_parameters", what))
         given = [self._base(parameters, "full_attention", old[0], nested=two)]
         given.append(self._base(parameters, "sliding_attention", old[1], nested=two) if two else given[0])
         return given[1], given[0]
@@ -227,7 +239,7 @@ class _Reading:
         else:
             said = parameters
         if not isinstance(said, dict) or (nested and not {"full_attention", "sliding_attention"} & {*parameters}):
-            self._bad(place, said, "an object for each kind of attention")
+            self._bad(place, said or parameters, "an object for each kind of attention")
             return default
         self._scaling(place, said)
         base = said.get("rope_theta", default)
@@ -243,6 +255,8 @@ class _Reading:
     def _scaling(self, place: str, said: Any) -> None:  # noqa: ANN401 (JSON is anything)
         if said is None:
             return
+        if isinstance(said, dict):
+            self._extras(place, said, (*_ROPE, *_KINDS))
         kind = said.get("rope_type", said.get("type", "default")) if isinstance(said, dict) else said
         if kind == "default":
             return
@@ -253,6 +267,12 @@ class _Reading:
             return
         what = f"config.json says {short(kind)}; no gemma.cpp scales positions so: --as names keeps every tensor"
         self.faults.append(Fault("unsupported-config", place, what))
+
+    def _extras(self, place: str, said: Mapping[str, Any], known: Sequence[str]) -> None:
+        extra = sorted(short(key) for key in said if key not in known)
+        if extra:
+            what = ", ".join(extra[:_SHOWN])
+            self.notes.append(f"{place} has keys that are not known here, and are not converted: {what}")
 
     def stop(self, defaults: Defaults, config: Mapping[str, Any], generation: Mapping[str, Any]) -> tuple[int, int]:
         """Return two stop tokens: those that are given, then the runtime's own."""

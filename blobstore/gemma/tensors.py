@@ -103,7 +103,7 @@ def check_tensors(config: ModelConfig, found: Mapping[str, TocEntry]) -> list[Te
             faults.append(TensorFault("type", key, f"{key!r} is {entry.type}, the runtime takes {spec.allowed}"))
     narrowest = narrowest_type(entry.type for entry in found.values())
     if narrowest is not None and narrowest.number != config.weight:
-        says = by_number(config.weight)
+        says = f"{config.weight:d}, not known here" if config.weight.is_newer else str(by_number(config.weight))
         message = f"the config says weights are {says}, the narrowest tensor is {narrowest}: the runtime stops"
         faults.append(TensorFault("weight", "config", message))
     return faults
