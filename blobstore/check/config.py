@@ -8,6 +8,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from blobstore.check.findings import finding
+from blobstore.check.sizes import LANES, MATMUL_ROWS, MAX_COLUMNS
 from blobstore.check.vision import check_vision
 from blobstore.gemma.config import LayerType, Model, WeightType
 from blobstore.gemma.families import right_label, runtime_notes
@@ -22,11 +23,8 @@ if TYPE_CHECKING:
     from blobstore.check.findings import Finding
     from blobstore.gemma.config import LayerConfig, ModelConfig
 
-MATMUL_ROWS = 4  # that its matrix products take at a time
-MAX_COLUMNS = 36 * 1024  # of a matrix product
 MAX_QKV_DIM = 1024
-HEAD_LANES = 8  # floats of a vector of AVX2, at which 2025-10 reads queries
-_AVX2_LANES = 16
+_AVX2_VOCABULARY = 16
 SHORTEST_PROMPT = 10  # tokens: one of the user's, and what wraps it
 # What it allocates for all layers by the first one.
 _ALIKE = ("ff_hidden_dim", "heads", "kv_heads", "qkv_dim", "post_qk")
@@ -62,7 +60,7 @@ def check_config(config: ModelConfig, *, one_base: bool = False) -> Iterator[Fin
             yield finding(fault.reason, "config", fault.message)
             continue
         effect = None
-        if config.vocab_size % _AVX2_LANES:
+        if config.vocab_size % _AVX2_VOCABULARY:
             where = "machines with AVX2 or AVX-512" if config.vocab_size % MATMUL_ROWS == 0 else "all machines"
             effect = f"gemma.cpp stops when it samples, on {where}"
         yield finding(fault.reason, "config", fault.message, effect=effect)
@@ -114,8 +112,8 @@ def _sizes(config: ModelConfig) -> Iterator[Finding]:
         subject = f"config.layer_configs[{i}]"
         for what in _layer_faults(layer):
             yield finding("config-sizes", subject, what)
-        if layer.qkv_dim % HEAD_LANES:
-            what = f"qkv_dim is {layer.qkv_dim}, not a multiple of {HEAD_LANES}"
+        if layer.qkv_dim % LANES:
+            what = f"qkv_dim is {layer.qkv_dim}, not a multiple of {LANES}"
             yield finding("config-sizes", subject, what, runtimes=(OCTOBER.name,))
         widths = {"model_dim": config.model_dim, "ff_hidden_dim": layer.ff_hidden_dim}
         widths["heads · qkv_dim"] = layer.heads * layer.qkv_dim

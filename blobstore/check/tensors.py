@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from blobstore.check.findings import finding
+from blobstore.check.sizes import MATMUL_ROWS
 from blobstore.elements import BY_NAME
 from blobstore.gemma.config import Model, WeightType
 from blobstore.gemma.runtimes import APRIL
@@ -23,7 +24,6 @@ if TYPE_CHECKING:
     from blobstore.reader import BlobReader
     from blobstore.unpacked import UnpackedBlobs
 
-_MATMUL_ROWS = 4  # that its matrix products take at a time
 _MAX_READ_NBYTES = 0x7FFFF000  # what it reads at once, and an f32 tensor is read at once
 _SHOWN = 4
 # Tensors that it computes with side by side, in the type of the first.
@@ -120,10 +120,10 @@ def check_model(config: ModelConfig, toc: Mapping[str, TocEntry]) -> Iterator[Fi
         spec = specs.get(key)
         if spec and entry.rows == 1 and entry.scale != 1.0:
             yield finding("scale-ignored", key, f"it is a vector with the scale {entry.scale}")
-        if spec and (spec.floor is None or key == "c_embedding") and spec.rows % _MATMUL_ROWS:
+        if spec and (spec.floor is None or key == "c_embedding") and spec.rows % MATMUL_ROWS:
             # The embedding's rows can be padded; vocab_size says the same of all machines.
             remedy = "pad the embedding, see 'vocabulary'" if key == "c_embedding" else None
-            yield finding("rows", key, f"{spec.rows} rows are not a multiple of {_MATMUL_ROWS}", remedy=remedy)
+            yield finding("rows", key, f"{spec.rows} rows are not a multiple of {MATMUL_ROWS}", remedy=remedy)
     yield from _stock(config, toc)
 
 

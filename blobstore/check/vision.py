@@ -8,6 +8,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from blobstore.check.findings import finding
+from blobstore.check.sizes import LANES, MATMUL_ROWS, MAX_COLUMNS
 from blobstore.gemma.config import LayerType, Wrapping
 from blobstore.gemma.runtimes import OCTOBER
 
@@ -18,9 +19,6 @@ if TYPE_CHECKING:
     from blobstore.gemma.config import LayerConfig, ModelConfig
 
 _PATCH = 14
-_LANES = 8  # floats in a vector of AVX2: the rows of queries begin at multiples of it
-_MATMUL_ROWS = 4
-_MAX_COLUMNS = 36 * 1024
 _MAX_PATCHES = 4096  # rows of a matrix product
 _POOLED_PATCHES, _POOL = 4096, 4  # of the pooling of wrapping vlm
 _ALIKE = ("ff_hidden_dim", "heads", "qkv_dim")
@@ -37,8 +35,8 @@ def check_vision(config: ModelConfig) -> Iterator[Finding]:
         subject = f"config.vit_config.layer_configs[{i}]"
         for what in _layer_faults(config, layer):
             yield finding("vision-config", subject, what)
-        if config.wrapping == Wrapping.VLM and (layer.qkv_dim % _LANES or not layer.qkv_dim):
-            what = f"qkv_dim is {layer.qkv_dim}, not a multiple of {_LANES}"
+        if config.wrapping == Wrapping.VLM and (layer.qkv_dim % LANES or not layer.qkv_dim):
+            what = f"qkv_dim is {layer.qkv_dim}, not a multiple of {LANES}"
             yield finding("vision-config", subject, what, runtimes=(OCTOBER.name,))
     yield finding("image-prompts", "config.vit_config", "the model takes images")
 
@@ -52,10 +50,10 @@ def _faults(config: ModelConfig) -> Iterator[tuple[str, str]]:
     if config.max_seq_len <= tokens:
         yield "max_seq_len", f"it is {config.max_seq_len}, and an image is {tokens} tokens"
     for name, rows in (("vit_config.model_dim", vision.model_dim), ("model_dim", config.model_dim)):
-        if rows % _MATMUL_ROWS:
-            yield name, f"{rows} is not a multiple of {_MATMUL_ROWS}"
-    if vision.model_dim > _MAX_COLUMNS:
-        yield "vit_config.model_dim", f"{vision.model_dim}: matrices have at most {_MAX_COLUMNS} columns"
+        if rows % MATMUL_ROWS:
+            yield name, f"{rows} is not a multiple of {MATMUL_ROWS}"
+    if vision.model_dim > MAX_COLUMNS:
+        yield "vit_config.model_dim", f"{vision.model_dim}: matrices have at most {MAX_COLUMNS} columns"
 
 
 def _patches(config: ModelConfig) -> Iterator[tuple[str, str]]:
@@ -83,11 +81,11 @@ def _layer_faults(config: ModelConfig, layer: LayerConfig) -> Iterator[str]:
         yield f"{layer.heads} heads and {layer.kv_heads} kv_heads: vision layers have as many of both"
     for name in ("3 · heads · qkv_dim", "ff_hidden_dim"):
         rows = layer.ff_hidden_dim if name == "ff_hidden_dim" else 3 * layer.heads * layer.qkv_dim
-        if rows % _MATMUL_ROWS:
-            yield f"{name} is {rows}, not a multiple of {_MATMUL_ROWS}"
+        if rows % MATMUL_ROWS:
+            yield f"{name} is {rows}, not a multiple of {MATMUL_ROWS}"
     for name, width in (("ff_hidden_dim", layer.ff_hidden_dim), ("heads · qkv_dim", layer.heads * layer.qkv_dim)):
-        if width > _MAX_COLUMNS:
-            yield f"{name} is {width}: matrices have at most {_MAX_COLUMNS} columns"
+        if width > MAX_COLUMNS:
+            yield f"{name} is {width}: matrices have at most {MAX_COLUMNS} columns"
     for name in _ALIKE:
         own, wanted = getattr(layer, name), getattr(first, name)
         if own != wanted:
