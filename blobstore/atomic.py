@@ -2,32 +2,55 @@
 
 from __future__ import annotations
 
-import contextlib
 import errno
 import os
 import stat
+import sys
 import threading
-from typing import TYPE_CHECKING
+from contextlib import contextmanager, suppress
+from typing import TYPE_CHECKING, Protocol
 
 from blobstore.closing import Completing
 from blobstore.errors import UsageError
+from blobstore.locking import is_at, lock
 
 if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
     from os import PathLike
 
 _fdatasync = getattr(os, "fdatasync", os.fsync)
 _BINARY = getattr(os, "O_BINARY", 0) | getattr(os, "O_CLOEXEC", 0)
 # What a system says that can't sync a folder, or open it for that. All else (no space, I/O error) is a real error.
 _CANT_SYNC = {errno.EINVAL, errno.EBADF, errno.ENOSYS, errno.EOPNOTSUPP, errno.EACCES, errno.EPERM, errno.EISDIR}
+_PREFIX, _SUFFIX = ".blobstore-", ".tmp"
+
+
+class Moving(Protocol):
+    """A settled file that `move_together` gives its name."""
+
+    @property
+    def path(self) -> str:
+        """The target."""
+
+    @property
+    def committed(self) -> bool:
+        """Whether the target is the new file."""
+
+    def move(self) -> None:
+        """Give it its name; after an error that can be tried again."""
+
+    def keep(self) -> str:
+        """Leave it, complete, under another name, and return that."""
 
 
 class AtomicFile(Completing):
     """A new file in the target's folder, which `commit` moves to the target's name.
 
-    Until then the target is untouched. An error leaves nothing behind; where the system has unnamed files (Linux),
-    neither does a killed process, unless it dies in the moment between naming the complete file and moving it to the
-    target. A symbolic link is followed: the file that it names is replaced. A file that is replaced leaves its mode to
-    the new one, and its owner where the system allows it; other new files obey the umask.
+    Until then the target is untouched. An error leaves nothing behind. Neither does a killed process where the system
+    has unnamed files (Linux), unless it dies in the moment between naming the complete file and moving it to the
+    target; what it leaves elsewhere is removed by the next writer to that folder. A symbolic link is followed: the
+    file that it names is replaced. A file that is replaced leaves its mode to the new one, and its owner where the
+    system allows it; other new files obey the umask.
 
     Attributes:
         path: The target.
@@ -51,13 +74,23 @@ class AtomicFile(Completing):
         self._folder = os.path.dirname(self.path)
         if not os.path.isdir(self._folder):
             raise FileNotFoundError(errno.ENOENT, "no such folder", self._folder)
-        self._temporary = os.path.join(self._folder, f".blobstore-{os.urandom(8).hex()}.tmp")
+        self._temporary = ""
         self._named = False
         self._committed = False
+        self._settled = False
         self._syncing: threading.Thread | None = None
         self._sync_error: OSError | None = None
         self._fd = -1
-        self._fd = self._create()
+        with self._telling():
+            for one in abandoned(self._folder):
+                with suppress(OSError):
+                    os.unlink(one)
+            self._fd = self._create()
+
+    @property
+    def committed(self) -> bool:
+        """Whether the target is the new file."""
+        return self._committed
 
     def fileno(self) -> int:
         """Return the descriptor, for reading and writing.
@@ -73,7 +106,8 @@ class AtomicFile(Completing):
         """Let the disk take what was written so far while more is made; an error comes out in `commit`."""
         if self._syncing and self._syncing.is_alive():
             return
-        self._join()
+        with self._telling():
+            self._join()
         self._syncing = threading.Thread(target=self._sync, args=(self.fileno(),), name="blobstore-sync")
         self._syncing.start()
 
@@ -98,28 +132,65 @@ class AtomicFile(Completing):
             return
         self.settle()
         try:
-            self._close()
-            os.replace(self._temporary, self.path)
-            self._named = False
-            self._committed = True
+            self.move()
         except BaseException:
             self.discard()
             raise
-        _sync_folder(self._folder)
 
     def settle(self) -> None:
         """Make the file durable, so that `commit` has only to move it: for files that go together."""
+        if self._settled and self._fd >= 0:
+            return
         try:
-            self._join()
-            if self._sync_error:  # the system tells of a lost write once only
-                raise self._sync_error
-            self._take_over()
-            os.fsync(self.fileno())
-            if not self._named:
-                self._name()
+            with self._telling():
+                self._join()
+                if self._sync_error:  # the system tells of a lost write once only
+                    raise self._sync_error
+                self._take_over()
+                os.fsync(self.fileno())
+                if not self._named:
+                    self._name()
+            self._settled = True
         except BaseException:
             self.discard()
             raise
+
+    def keep(self) -> str:
+        """Leave the settled file beside the target, complete, and return where: it can't take its place."""
+        kept = f"{self.path}.new"
+        try:
+            os.replace(self._temporary, kept)
+        except OSError:
+            kept = self._temporary
+        self._named = False
+        self._close()
+        return kept
+
+    def move(self) -> None:
+        """Give the settled file its name. After an error it is still there, settled, unless it is `committed`."""
+        with self._telling():
+            if os.name == "nt":  # pragma: no cover (Windows moves nothing that is open)
+                self._close()
+            os.replace(self._temporary, self.path)
+            self._named = False
+            self._committed = True
+            self._close()  # now, since its lock keeps the temporary file from being removed as abandoned
+            _sync_folder(self._folder)
+
+    @contextmanager
+    def _telling(self) -> Iterator[None]:
+        """Name the target in the system's errors: nobody knows the temporary file."""
+        try:
+            yield
+        except OSError as error:
+            if error.errno is not None:
+                error.filename, error.filename2 = self.path, None
+            raise
+
+    def write(self, data: memoryview) -> None:
+        """Write all of ``data`` where the last write ended."""
+        with self._telling():
+            write_all(self.fileno(), data)
 
     def _take_over(self) -> None:
         """Give the file the owner and the mode of the one that it replaces, before anyone can see it."""
@@ -127,7 +198,7 @@ class AtomicFile(Completing):
             return
         fd = self.fileno()
         for owner in ((-1, self._like.st_gid), (self._like.st_uid, -1)):
-            with contextlib.suppress(OSError):  # who isn't root may give a file to his own groups only
+            with suppress(OSError):  # who isn't root may give a file to his own groups only
                 os.fchown(fd, *owner)
         os.fchmod(fd, stat.S_IMODE(self._like.st_mode))  # last: a new owner takes some bits away
 
@@ -139,24 +210,24 @@ class AtomicFile(Completing):
         """Give the file up. Does nothing after `commit`."""
         if not hasattr(self, "_fd"):  # refused before it was begun
             return
-        try:
-            self._close()
-        finally:
-            if self._named:
-                with contextlib.suppress(OSError):
-                    os.unlink(self._temporary)
-                self._named = False
+        if self._named:
+            with suppress(OSError):
+                os.unlink(self._temporary)
+            self._named = False
+        self._close()
 
     def _create(self) -> int:
         unnamed = getattr(os, "O_TMPFILE", 0)
         if unnamed and os.path.isdir("/proc/self/fd"):
             # Not every file system has unnamed files.
-            with contextlib.suppress(OSError):
+            with suppress(OSError):
                 return os.open(self._folder, unnamed | os.O_RDWR | _BINARY, self._mode())
         return self._create_named()
 
     def _name(self) -> None:
         """Give the file the temporary name: an unnamed one can't replace another."""
+        self._temporary = self._new_name()
+        lock(self._fd)
         try:
             # The folder's descriptor isn't needed for an absolute path; it makes Python call linkat, which follows.
             os.link(f"/proc/self/fd/{self._fd}", self._temporary, src_dir_fd=self._fd, follow_symlinks=True)
@@ -173,9 +244,17 @@ class AtomicFile(Completing):
             os.fsync(self._fd)
 
     def _create_named(self) -> int:
-        fd = os.open(self._temporary, os.O_RDWR | os.O_CREAT | os.O_EXCL | _BINARY, self._mode())
-        self._named = True
-        return fd
+        while True:
+            self._temporary = self._new_name()
+            fd = os.open(self._temporary, os.O_RDWR | os.O_CREAT | os.O_EXCL | _BINARY, self._mode())
+            self._named = True
+            lock(fd)
+            if is_at(self._temporary, fd):
+                return fd
+            os.close(fd)  # another one took it for abandoned before it was locked
+
+    def _new_name(self) -> str:
+        return os.path.join(self._folder, f"{_PREFIX}{os.urandom(8).hex()}{_SUFFIX}")
 
     def _mode(self) -> int:
         """Return the mode to begin with: nobody else's as long as it isn't known whose it will be."""
@@ -187,14 +266,63 @@ class AtomicFile(Completing):
             fd, self._fd = self._fd, -1
             os.close(fd)
 
-    def __del__(self) -> None:
-        self.discard()
+    def __del__(self, _finalizing: Callable[[], bool] = sys.is_finalizing) -> None:
+        if not _finalizing():
+            self.discard()
+        elif self._named:  # what is needed may be gone, and nobody could be told
+            with suppress(Exception):
+                os.unlink(self._temporary)
 
 
 def write_file(path: str | PathLike[str], data: bytes | memoryview, *, like: str | PathLike[str] | None = None) -> None:
     """Write a whole small file atomically; ``like`` as `AtomicFile` has it."""
     with AtomicFile(path, like=like) as target:
-        write_all(target.fileno(), memoryview(data))
+        target.write(memoryview(data))
+
+
+def move_together(*files: Moving) -> None:
+    """Give settled files their names, in this order.
+
+    Raises:
+        OSError: Nothing has changed; or the first ones have their names, and the message says under which names the
+            others are kept, complete.
+    """
+    first: BaseException | None = None
+    for one in files:
+        try:
+            one.move()
+        except BaseException as error:
+            if not any(other.committed for other in files):
+                raise
+            first = first or error
+    kept = [f"{one.keep()!r} is to be {one.path!r}" for one in files if not one.committed]
+    if kept and isinstance(first, OSError):
+        what = f"{first.strerror}; nothing is lost, move by hand what is complete: {', '.join(kept)}"
+        raise OSError(first.errno, what, first.filename) from first
+    if first:
+        raise first
+
+
+def abandoned(folder: str) -> list[str]:
+    """Return the temporary files in a folder whose writers were killed."""
+    try:
+        with os.scandir(folder) as entries:
+            names = [one.path for one in entries if one.name.startswith(_PREFIX) and one.name.endswith(_SUFFIX)]
+    except OSError:
+        return []
+    return sorted(one for one in names if _is_abandoned(one))
+
+
+def _is_abandoned(path: str) -> bool:
+    """Whether nobody holds the lock that the writer of a temporary file has on it."""
+    try:
+        fd = os.open(path, os.O_RDONLY | _BINARY | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0))
+    except OSError:
+        return False
+    try:
+        return stat.S_ISREG(os.fstat(fd).st_mode) and lock(fd, wait=False) and is_at(path, fd)
+    finally:
+        os.close(fd)
 
 
 def write_all(fd: int, data: memoryview) -> None:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING, NoReturn, Self, SupportsIndex
+
+from blobstore.errors import UsageError
 
 if TYPE_CHECKING:
     from types import TracebackType
@@ -10,6 +12,11 @@ if TYPE_CHECKING:
 
 class Closing:
     """What a ``with`` block closes when it ends."""
+
+    def __reduce_ex__(self, _protocol: SupportsIndex) -> NoReturn:
+        # Two would close the same file, and one in another process is another file.
+        what = f"an open {type(self).__name__} can't be copied or pickled: open the file once more"
+        raise UsageError("not-copyable", what)
 
     def close(self) -> None:
         """Let go of it."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
@@ -18,6 +19,7 @@ from blobstore.writer import BlobWriter
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
     from os import PathLike
+    from typing import BinaryIO
 
     from blobstore.index import NameIndex
     from blobstore.index_file import FoundIndex
@@ -133,19 +135,31 @@ class Content:
 
 def write_content(
     content: Content,
-    target: str | PathLike[str],
+    target: str | PathLike[str] | BinaryIO,
     *,
     version: int,
     index: IndexPlace,
+    replaced: BlobReader | None = None,
     progress: Progress = lambda _: None,
 ) -> None:
     """Write a file, and compare what is written with the digests that are known.
 
+    Args:
+        content: Of the file.
+        target: A path, or a binary stream.
+        version: Of the container.
+        index: Where the name index goes.
+        replaced: The file that is edited, where it is to be there still.
+        progress: Called with how many bytes more were written.
+
     Raises:
-        FormatError: ``damaged-blob``; nothing is written then.
-        UsageError: As `BlobWriter`; ``no-blobs``.
+        FormatError: ``damaged-blob``; nothing is written then, a stream is left incomplete.
+        UsageError: As `BlobWriter`; ``no-blobs``; ``needs-path`` for an index beside a stream; ``replaced``.
         OSError: Reading or writing failed; the target is untouched.
     """
+    path = target if isinstance(target, (str, os.PathLike)) else None
+    if path is None and content.entries is not None and index == "external":
+        raise UsageError("needs-path", "an external index stands beside its file: a stream has no such place")
     if not content.blobs:
         raise UsageError("no-blobs", "nothing would be left: a container has at least one blob")
     keeping = content.digests and content.entries is not None and index != "none"
@@ -157,18 +171,20 @@ def write_content(
         for blob, digest in zip(content.blobs, digests, strict=True):
             blob.check_digest(digest)
         if content.entries is None or index == "none":
-            close_without_index(writer, target, writer.directory)
+            if path is not None:
+                close_without_index(writer, path, writer.directory, replaced=replaced)
             return
         kept = digests if keeping else [None] * len(digests)
         unpacked = [blob.unpacked_nbytes for blob in content.blobs]
         table = [IndexedBlob(*row) for row in zip(writer.encoded_keys, writer.sizes, kept, unpacked, strict=True)]
         if index == "embedded":
             writer.add(INDEX_KEY, build_index(content.entries, table, content.metadata))
-            close_with_index_inside(writer, target)
+            if path is not None:
+                close_with_index_inside(writer, path, replaced=replaced)
             return
         directory = writer.directory()
         raw = build_index(content.entries, table, content.metadata, store=directory)
-        close_with_index(writer, target, raw, directory)
+        close_with_index(writer, str(path), raw, directory, replaced=replaced)
 
 
 def _bytes(data: FileRange | bytes) -> bytes:
@@ -181,7 +197,7 @@ def _steps(data: FileRange | bytes, progress: Progress) -> Iterable[FileRange | 
         progress(len(data))
         return
     for done in range(0, data.nbytes, _STEP_NBYTES):
-        piece = FileRange(data.fd, data.offset + done, min(_STEP_NBYTES, data.nbytes - done))
+        piece = data.part(done, _STEP_NBYTES)
         yield piece
         progress(piece.nbytes)
 
@@ -194,7 +210,7 @@ def content_of(reader: BlobReader, index: NameIndex | None) -> Content:
     for place, key in enumerate(reader):
         if key != INDEX_KEY:
             places[place] = len(blobs)
-            blobs.append(HeldBlob(key, FileRange(reader.fileno(), *reader.directory.range(place))))
+            blobs.append(HeldBlob(key, reader.part_of_file(*reader.directory.range(place))))
     if index is None:
         return Content(blobs, max_blobs=max_blobs)
     known = index.places(reader.directory).tolist()

@@ -113,10 +113,14 @@ class MissingExtraError(BlobStoreError, ImportError):
 
 @contextmanager
 def in_file(path: str | PathLike[str]) -> Iterator[None]:
-    """Name ``path`` in the errors raised inside, unless they name a file already."""
+    """Name ``path`` in the errors raised inside, the system's as well, unless they name a file already."""
     try:
         yield
     except BlobStoreError as error:
-        if error.path is None:
+        if error.path is None and path:
             error.path = str(path)
+        raise
+    except OSError as error:
+        if error.filename is None and error.errno is not None and path:
+            error.filename = str(path)
         raise

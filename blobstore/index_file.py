@@ -46,7 +46,7 @@ def find_index(reader: BlobReader, *, whole: bool = True) -> FoundIndex | None:
     with in_file(path):
         index = read_external(path, reader.directory, whole=whole)
         # An index may fit both the file that is open and the one that has taken its place.
-        if not os.path.samestat(os.fstat(reader.fileno()), os.stat(reader.path)):
+        if not reader.is_at(reader.path):
             raise FormatError("index-stale", "the file beside it was replaced while it was opened: open it again")
     return FoundIndex(index, path)
 

@@ -7,19 +7,20 @@ finds an index that is stale, and is told so; never one that describes another f
 from __future__ import annotations
 
 import os
-import stat
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING
 
-from blobstore.atomic import AtomicFile, write_all, write_file
+from blobstore.atomic import AtomicFile, move_together, write_file
 from blobstore.errors import FormatError, UsageError
 from blobstore.index import INDEX_MAGIC, unbind_index
 from blobstore.index_file import beside, external_path, read_external
 from blobstore.keys import INDEX_KEY
+from blobstore.locking import turn_at
+from blobstore.mapping import read_beginning
 from blobstore.reader import BlobReader
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
     from os import PathLike
 
     from blobstore.directory import Directory
@@ -27,7 +28,12 @@ if TYPE_CHECKING:
 
 
 def close_with_index(
-    writer: BlobWriter | AtomicFile, path: str | PathLike[str], raw: bytes, directory: Directory
+    writer: BlobWriter | AtomicFile,
+    path: str | PathLike[str],
+    raw: bytes,
+    directory: Directory,
+    *,
+    replaced: BlobReader | None = None,
 ) -> None:
     """Complete a file and the index that belongs beside it.
 
@@ -36,48 +42,55 @@ def close_with_index(
         path: Of the file.
         raw: The index, bound to it.
         directory: Of the file.
+        replaced: The file that is edited, where it is to be there still.
 
     Raises:
-        OSError: Writing failed. Both are as they were, or the index is stale, or beside a file that has one inside.
+        UsageError: ``same-file`` when the index would take the file's place; ``replaced`` when another writer came
+            first.
+        OSError: Writing failed. Both are as they were, or the index is stale, or beside a file that has one inside; or
+            the file is the new one, and the message says where its index is.
     """
     outside = external_path(path)
+    refuse_index_as_file(path)
     with AtomicFile(outside, like=path) as target:
-        write_all(target.fileno(), memoryview(raw))
+        target.write(memoryview(raw))
         writer.settle()
         target.settle()
-        _drop_beside_link(path, directory)
-        if not _has_index_inside(path):
-            if os.path.isfile(outside):
-                _unbind(outside, directory)
-            else:
-                write_file(outside, unbind_index(raw), like=path)
-            writer.close()
-    # As long as there is an index inside the old file, the one beside it is not looked at: it came first.
-    writer.close()
+        with _turn_at(path, replaced):
+            _drop_beside_link(path, directory)
+            if _has_index_inside(path):
+                # As long as it is there the one beside the file is not looked at: it comes first.
+                target.move()
+                writer.move()
+                return
+            with _stale(outside, directory, writer):
+                if not os.path.isfile(outside):
+                    write_file(outside, unbind_index(raw), like=path)
+                move_together(writer, target)
 
 
-def close_with_index_inside(writer: BlobWriter | AtomicFile, path: str | PathLike[str]) -> None:
+def close_with_index_inside(
+    writer: BlobWriter | AtomicFile, path: str | PathLike[str], *, replaced: BlobReader | None = None
+) -> None:
     """Complete a file that has its index inside, and remove the one beside the file that it replaces.
 
     Raises:
+        UsageError: ``replaced``, as `close_with_index`.
         OSError: Writing failed; the file is as it was.
     """
-    writer.close()
-    for one in beside(path):
-        remove_index(one)
-
-
-def remove_index(path: str) -> None:
-    """Remove an index that belongs to nothing any more; another file of that name is left alone."""
-    with suppress(FileNotFoundError, IsADirectoryError):
-        with open(path, "rb") as file:
-            if not stat.S_ISREG(os.fstat(file.fileno()).st_mode) or file.read(len(INDEX_MAGIC)) != INDEX_MAGIC:
-                return
-        os.unlink(path)
+    writer.settle()
+    with _turn_at(path, replaced):
+        writer.move()
+        for one in beside(path):
+            remove_index(one)
 
 
 def close_without_index(
-    writer: BlobWriter | AtomicFile, path: str | PathLike[str], directory: Callable[[], Directory]
+    writer: BlobWriter | AtomicFile,
+    path: str | PathLike[str],
+    directory: Callable[[], Directory],
+    *,
+    replaced: BlobReader | None = None,
 ) -> None:
     """Complete a file that has no index at all, and remove the one beside the file that it replaces.
 
@@ -85,21 +98,70 @@ def close_without_index(
         writer: Of the file, with all that is in it.
         path: Of the file.
         directory: Gives the file's.
+        replaced: As `close_with_index`.
 
     Raises:
+        UsageError: ``replaced``, as `close_with_index`.
         OSError: Writing failed. Both are as they were, or the index is stale.
     """
-    outside = external_path(path)
-    if os.path.islink(path):
-        writer.settle()
-        _drop_beside_link(path, directory())
-    if not os.path.isfile(outside):
-        writer.close()
-        return
     writer.settle()
-    _unbind(outside, directory())
-    writer.close()
-    remove_index(outside)
+    with _turn_at(path, replaced):
+        outside = external_path(path)
+        if os.path.islink(path):
+            _drop_beside_link(path, directory())
+        if not os.path.isfile(outside):
+            writer.move()
+            return
+        with _stale(outside, directory(), writer):
+            writer.move()
+        remove_index(outside)
+
+
+def write_index(raw: bytes, reader: BlobReader) -> None:
+    """Write an index beside a file that stays as it is.
+
+    Args:
+        raw: The index, bound to it.
+        reader: The file, open.
+
+    Raises:
+        UsageError: ``same-file``, ``replaced``: as `close_with_index`.
+        OSError: Writing failed; the index is as it was.
+    """
+    refuse_index_as_file(reader.path)
+    with AtomicFile(external_path(reader.path), like=reader.path) as target:
+        target.write(memoryview(raw))
+        target.settle()
+        with _turn_at(reader.path, reader):
+            target.move()
+
+
+def refuse_index_as_file(path: str | PathLike[str]) -> None:
+    """Refuse an index that would take the place of the file that it is to stand beside.
+
+    Raises:
+        UsageError: ``same-file``.
+    """
+    outside = external_path(path)
+    if os.path.exists(outside) and os.path.exists(path) and os.path.samefile(outside, path):
+        raise UsageError("same-file", f"{outside!r} is {os.fspath(path)!r} itself: its index can't stand there")
+
+
+@contextmanager
+def _turn_at(path: str | PathLike[str], replaced: BlobReader | None) -> Iterator[None]:
+    """Wait for one's turn to replace a file, which is to be the one that was read."""
+    with turn_at(path):
+        if replaced is not None and not replaced.is_at(path):
+            what = f"{os.fspath(path)!r} was replaced by another writer while this one was at work: do it again"
+            raise UsageError("replaced", what)
+        yield
+
+
+def remove_index(path: str) -> None:
+    """Remove an index that belongs to nothing any more; another file of that name is left alone."""
+    if os.path.isfile(path) and read_beginning(path, len(INDEX_MAGIC)) == INDEX_MAGIC:
+        with suppress(FileNotFoundError):
+            os.unlink(path)
 
 
 def _drop_beside_link(path: str | PathLike[str], directory: Directory) -> None:
@@ -112,13 +174,30 @@ def _drop_beside_link(path: str | PathLike[str], directory: Directory) -> None:
     os.unlink(own)
 
 
-def _unbind(path: str, directory: Directory) -> None:
-    """Make an old index stale when it fits a new file, whose tensors may be others in blobs of the same sizes."""
+@contextmanager
+def _stale(path: str, directory: Directory, writer: BlobWriter | AtomicFile) -> Iterator[None]:
+    """Make an old index stale while a file takes its new place, and after that; right again if the file stays.
+
+    It may fit the new file as well, whose tensors are others in blobs of the same sizes.
+    """
+    old = _unbind(path, directory) if os.path.isfile(path) else None
+    try:
+        yield
+    except BaseException:
+        if old is not None and not writer.committed:
+            with suppress(OSError):
+                write_file(path, old)
+        raise
+
+
+def _unbind(path: str, directory: Directory) -> memoryview | None:
+    """Make an old index stale where it fits a new file; return what it was, or None where nothing had to be done."""
     try:
         index = read_external(path, directory)
     except FormatError:
-        return
+        return None
     write_file(path, unbind_index(index.raw))
+    return index.raw
 
 
 def _has_index_inside(path: str | PathLike[str]) -> bool:

@@ -12,6 +12,7 @@ from blobstore.errors import KeyNotFoundError, UsageError, in_file
 from blobstore.keys import encode_key
 from blobstore.mapping import open_source
 from blobstore.suggest import close_to
+from blobstore.transfer import FileRange
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -99,6 +100,37 @@ class BlobReader(Mapping[str, memoryview], Closing):
             raise UsageError("outside", f"{nbytes} bytes at offset {offset} are not inside {self.file_size} bytes")
         with in_file(self.path):
             return self._source.view(offset, nbytes)
+
+    def file_range(self, key: str) -> FileRange:
+        """Return where a blob's bytes lie, to be copied from; as long as this is open.
+
+        Raises:
+            KeyNotFoundError: ``key-not-found``.
+        """
+        return FileRange(self._source, *self.range(key))
+
+    def part_of_file(self, offset: int, nbytes: int) -> FileRange:
+        """Return where bytes of the file lie, to be copied from; as long as this is open."""
+        return FileRange(self._source, offset, nbytes)
+
+    def read_into(self, target: memoryview, offset: int) -> None:
+        """Fill ``target`` with the file's bytes from ``offset``, by plain reads.
+
+        Raises:
+            TruncatedError: ``short-read`` when the file has shrunk.
+            UsageError: ``closed``.
+        """
+        with in_file(self.path):
+            self._source.read_into(target, offset)
+
+    def is_at(self, path: str | PathLike[str]) -> bool:
+        """Whether a path names this very file."""
+        return self._source.is_at(path)
+
+    @property
+    def device(self) -> int:
+        """Of its file system, ``st_dev``."""
+        return self._source.device
 
     def fileno(self) -> int:
         """Return the descriptor of the open file, for copying from it where no other thread closes it."""

@@ -9,11 +9,12 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from blobstore.content import Content, HeldBlob, write_content
-from blobstore.errors import FormatError, UsageError, in_file
+from blobstore.errors import FormatError, in_file
 from blobstore.evidence import find_evidence
 from blobstore.hashing import digest_of
 from blobstore.index import INDEX_MAGIC, parse_index
 from blobstore.index_file import beside
+from blobstore.inputs import files_of, refuse_inputs
 from blobstore.keys import INDEX_KEY, TOC_KEY, decode_key
 from blobstore.layout import max_blobs_from
 from blobstore.mapping import open_source, read_whole
@@ -22,6 +23,7 @@ from blobstore.transfer import FileRange
 if TYPE_CHECKING:
     from collections.abc import Callable
     from os import PathLike
+    from typing import BinaryIO
 
     from blobstore.directory import Directory
     from blobstore.evidence import Evidence
@@ -66,7 +68,7 @@ class Recovered:
 
 def recover(
     path: str | PathLike[str],
-    target: str | PathLike[str],
+    target: str | PathLike[str] | BinaryIO,
     *,
     index_path: str | PathLike[str] | None = None,
     progress: Progress = lambda _: None,
@@ -75,7 +77,7 @@ def recover(
 
     Args:
         path: Of the broken file.
-        target: Of the new one, version 2.
+        target: Path of the new one, version 2; or a binary stream.
         index_path: Of the index beside the file, when it isn't ``path.idx``.
         progress: Called with how many bytes more were read or written; each blob is both.
 
@@ -84,8 +86,7 @@ def recover(
         UsageError: ``same-file``; ``not-a-file``.
         OSError: Reading or writing failed; the target is untouched.
     """
-    if os.path.exists(target) and os.path.samefile(path, target):
-        raise UsageError("same-file", f"{os.fspath(target)!r} is the broken file: choose another name")
+    refuse_inputs(files_of(target), [*files_of(path), *([index_path] if index_path else [])])
     beside = _read_index(path, index_path)
     source = open_source(path, "read")
     try:
@@ -173,7 +174,7 @@ def _whole(
             continue
         said = index.blob(row) if index and row is not None else None
         known = said.sha256 if said else None
-        data = FileRange(source.fileno(), *directory.range(place))
+        data = FileRange(source, *directory.range(place))
         fault = _fault(source, data, known, progress)
         if fault:
             done.lost.append(Lost(key, fault, tuple(held.get(row, ())) if row is not None else ()))

@@ -6,21 +6,20 @@ import contextlib
 import os
 from typing import TYPE_CHECKING, NamedTuple
 
-from blobstore.atomic import write_file
 from blobstore.content import content_of, describe, refuse_packed
 from blobstore.directory import build_directory
 from blobstore.errors import FormatError, UsageError
 from blobstore.hashing import digest_of
 from blobstore.index import IndexedBlob, build_index, rebind_index
-from blobstore.index_file import beside, external_path, find_index
+from blobstore.index_file import external_path, find_index
 from blobstore.keys import INDEX_KEY, encode_key
 from blobstore.layout import max_blobs_from
-from blobstore.pair import remove_index
+from blobstore.pair import close_with_index, close_with_index_inside, write_index
 from blobstore.reader import BlobReader
-from blobstore.transfer import FileRange
 from blobstore.writer import BlobWriter
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
     from os import PathLike
 
     from blobstore.directory import Directory
@@ -46,8 +45,8 @@ def attach_index(path: str | PathLike[str]) -> Reindexed:
         found = find_index(reader)
         if found is None:
             raise UsageError("no-index", f"there is no {external_path(path)!r}: blobstore index build makes one")
-        _rewrite(reader, rebind_index(found.content, None))
-        os.unlink(found.path)
+        with _rewritten(reader, rebind_index(found.content, None)) as writer:
+            close_with_index_inside(writer, path, replaced=reader)
         return Reindexed(reader.path, len(found.content.names))
 
 
@@ -63,9 +62,9 @@ def detach_index(path: str | PathLike[str]) -> Reindexed:
         found = find_index(reader)
         if found is None or len(reader) == 1:
             raise UsageError("no-blobs", f"{reader.path!r} has nothing but its index")
-        # The index comes first: as long as there is one inside, the one beside the file is not looked at.
-        write_file(external_path(path), rebind_index(found.content, _without_index(reader)), like=path)
-        _rewrite(reader, None)
+        directory = _without_index(reader)
+        with _rewritten(reader, None) as writer:
+            close_with_index(writer, path, rebind_index(found.content, directory), directory, replaced=reader)
         return Reindexed(external_path(path), len(found.content.names))
 
 
@@ -100,20 +99,22 @@ def build_for(
         entries = content.entries or []
         inside = INDEX_KEY in reader
         if embed:
-            _rewrite(reader, build_index(entries, table))
-            for one in beside(path):
-                remove_index(one)
+            with _rewritten(reader, build_index(entries, table)) as writer:
+                close_with_index_inside(writer, path, replaced=reader)
             return Reindexed(reader.path, len(entries))
-        write_file(outside, build_index(entries, table, store=_without_index(reader)), like=path)
+        directory = _without_index(reader)
+        raw = build_index(entries, table, store=directory)
         if inside:
-            _rewrite(reader, None)
+            with _rewritten(reader, None) as writer:
+                close_with_index(writer, path, raw, directory, replaced=reader)
+        else:
+            write_index(raw, reader)
         return Reindexed(outside, len(entries))
 
 
 def _table_row(reader: BlobReader, key: str, *, digests: bool) -> IndexedBlob:
-    offset, nbytes = reader.range(key)
-    digest = digest_of(FileRange(reader.fileno(), offset, nbytes)) if digests else None
-    return IndexedBlob(encode_key(key), nbytes, digest)
+    blob = reader.file_range(key)
+    return IndexedBlob(encode_key(key), blob.nbytes, digest_of(blob) if digests else None)
 
 
 def _without_index(reader: BlobReader) -> Directory:
@@ -122,11 +123,13 @@ def _without_index(reader: BlobReader) -> Directory:
     return build_directory(reader.version, [key for key, _ in blobs], [nbytes for _, nbytes in blobs])
 
 
-def _rewrite(reader: BlobReader, index: bytes | None) -> None:
-    """Write a file anew, with this index or none."""
+@contextlib.contextmanager
+def _rewritten(reader: BlobReader, index: bytes | None) -> Iterator[BlobWriter]:
+    """Write a file anew, with this index or none, to be closed in the ``with`` block."""
     with BlobWriter(reader.path, version=reader.version, max_blobs=max_blobs_from(len(reader))) as writer:
         for key in reader:
             if key != INDEX_KEY:
-                writer.add(key, FileRange(reader.fileno(), *reader.range(key)))
+                writer.add(key, reader.file_range(key))
         if index is not None:
             writer.add(INDEX_KEY, index)
+        yield writer

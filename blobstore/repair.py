@@ -11,6 +11,7 @@ from blobstore.errors import UsageError
 from blobstore.gemma.config import ModelConfig
 from blobstore.gemma.families import repaired
 from blobstore.index_file import find_index
+from blobstore.inputs import files_of, refuse_inputs
 from blobstore.keys import CONFIG_KEY
 from blobstore.reader import BlobReader
 from blobstore.rewrite import Edits, rewrite
@@ -18,6 +19,7 @@ from blobstore.rewrite import Edits, rewrite
 if TYPE_CHECKING:
     from collections.abc import Callable
     from os import PathLike
+    from typing import BinaryIO
 
     Progress = Callable[[int], None]
 
@@ -28,8 +30,8 @@ class Repaired:
 
     Attributes:
         path: Of the file as it is now.
-        changes: Each field of the config that was changed, with its old and its new value; empty when none had to be,
-            and nothing was written then.
+        changes: Each field of the config that was changed, with its old and its new value; empty when none had to be:
+            then a target is a copy of the file, and the file itself stays as it is.
     """
 
     path: str
@@ -38,7 +40,7 @@ class Repaired:
 
 def repair(
     path: str | PathLike[str],
-    target: str | PathLike[str] | None = None,
+    target: str | PathLike[str] | BinaryIO | None = None,
     *,
     write: bool = True,
     progress: Progress = lambda _: None,
@@ -49,16 +51,17 @@ def repair(
 
     Args:
         path: Of the file.
-        target: Of the new one; by default the file itself.
+        target: Path of the new one, or a binary stream; by default the file itself.
         write: False to look only.
         progress: Called with how many bytes more were written.
 
     Raises:
-        UsageError: ``no-config`` when it is no model's file; ``packed-file``.
+        UsageError: ``no-config`` when it is no model's file; as `rewrite`.
         FormatError: The file, its index or its config is wrong; ``damaged-blob``.
         OSError: Reading or writing failed; the target is untouched.
     """
-    target = path if target is None else target
+    if target is not None:
+        refuse_inputs(files_of(target), files_of(path))
     with BlobReader(path, access="read") as reader:
         if CONFIG_KEY not in reader:
             raise UsageError("no-config", f"{reader.path!r} has no {CONFIG_KEY!r}: it isn't a model for gemma.cpp")
@@ -70,6 +73,7 @@ def repair(
         for one in fields(before)
         if getattr(before, one.name) != getattr(after, one.name)
     }
-    if changes and write:
-        rewrite(path, target, Edits(config=after.to_bytes()), progress=progress)
-    return Repaired(os.fspath(target), changes)
+    if write and (changes or target is not None):
+        rewrite(path, target, Edits(config=after.to_bytes() if changes else None), progress=progress)
+    written = path if target is None else target
+    return Repaired(os.fspath(written) if isinstance(written, (str, os.PathLike)) else "-", changes)

@@ -8,18 +8,19 @@ import os
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
-from blobstore.atomic import write_file
 from blobstore.content import content_of, describe, refuse_packed, write_content
 from blobstore.errors import UsageError
 from blobstore.index import IndexedBlob, build_index
-from blobstore.index_file import external_path, find_index
+from blobstore.index_file import find_index
+from blobstore.inputs import files_of, refuse_inputs
 from blobstore.keys import CONFIG_KEY, INDEX_KEY, RESERVED_KEYS, encode_key, key_for
+from blobstore.pair import write_index
 from blobstore.reader import BlobReader
-from blobstore.transfer import FileRange
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
     from os import PathLike
+    from typing import BinaryIO
 
     from blobstore.content import Content
     from blobstore.store_writer import IndexPlace
@@ -58,7 +59,7 @@ class Rewritten:
     """What was done.
 
     Attributes:
-        path: Of the new file.
+        path: Of the new file; ``-`` for a stream.
         blobs: In it.
         names: In its index.
         dropped: Names and keys that were left out.
@@ -76,19 +77,19 @@ class Rewritten:
 
 def rewrite(
     path: str | PathLike[str],
-    target: str | PathLike[str],
+    target: str | PathLike[str] | BinaryIO | None,
     edits: Edits,
     *,
     progress: Progress = lambda _: None,
 ) -> Rewritten:
     """Write a file anew, with changes.
 
-    The target may be the file itself: it is replaced only by the complete new one, at whatever point this is
-    interrupted. Where only the index changes and it stands beside the file, only the index is written.
+    The target is replaced only by the complete new one, at whatever point this is interrupted.
 
     Args:
         path: Of the file.
-        target: Of the new one.
+        target: Path of the new one, or a binary stream for version 2. None is the file itself: where only its index
+            changes and stands beside it, only the index is written.
         edits: The changes.
         progress: Called with how many bytes more were written.
 
@@ -97,9 +98,12 @@ def rewrite(
             digest would hide it.
         UsageError: ``no-match`` when a pattern or an old name matches nothing; ``duplicate-key``, ``duplicate-name``,
             ``reserved-key``, ``bad-name``, ``key-too-long``, ``needs-index``, ``no-blobs``, ``too-many-blobs``;
-            ``packed-file``: it was made by `blobstore.pack`.
+            ``packed-file``: it was made by `blobstore.pack`; ``same-file`` for a target that is read; ``replaced`` when
+            another writer has replaced the file meanwhile.
         OSError: Reading or writing failed; the target is untouched.
     """
+    if target is not None:
+        refuse_inputs(files_of(target), files_of(path))
     with BlobReader(path, access="read") as reader:
         index = None if edits.index == "none" else find_index(reader)
         refuse_packed(reader, index)
@@ -123,12 +127,16 @@ def rewrite(
         if edits.sort:
             content.keep(_sorted(content))
         version = edits.version or reader.version
-        if place == "external" and _only_index_changes(reader, target, content, version):
-            _write_external(reader, target, content)
-        else:
+        if target is not None:
             write_content(content, target, version=version, index=place, progress=progress)
+        elif place == "external" and _only_index_changes(reader, content, version):
+            write_index(_external_index(reader, content), reader)
+        else:
+            write_content(content, path, version=version, index=place, replaced=reader, progress=progress)
         names = len(content.entries) if content.entries is not None else 0
-        return Rewritten(os.fspath(target), len(content.blobs), names, tuple(dropped), renamed, tuple(notes))
+        written = path if target is None else target
+        name = os.fspath(written) if isinstance(written, (str, os.PathLike)) else "-"
+        return Rewritten(name, len(content.blobs), names, tuple(dropped), renamed, tuple(notes))
 
 
 def _drop(content: Content, patterns: tuple[str, ...]) -> list[str]:
@@ -224,18 +232,16 @@ def _sorted(content: Content) -> list[int]:
     return sorted(range(len(content.blobs)), key=order)
 
 
-def _only_index_changes(reader: BlobReader, target: str | PathLike[str], content: Content, version: int) -> bool:
-    """Whether a new file would have the blobs of the old one, under its name."""
-    if version != reader.version or not os.path.exists(target) or not os.path.samefile(target, reader.path):
+def _only_index_changes(reader: BlobReader, content: Content, version: int) -> bool:
+    """Whether a new file would have the blobs of the old one."""
+    if version != reader.version:
         return False
-    ranges = [(key, FileRange(reader.fileno(), *reader.range(key))) for key in reader]
+    ranges = [(key, reader.file_range(key)) for key in reader]
     known = not content.digests or all(one.sha256 for one in content.blobs)
     return known and [(one.key, one.data) for one in content.blobs] == ranges
 
 
-def _write_external(reader: BlobReader, target: str | PathLike[str], content: Content) -> None:
-    """Write the index beside a file that stays as it is."""
+def _external_index(reader: BlobReader, content: Content) -> bytes:
+    """Return the index for beside a file that stays as it is."""
     table = [IndexedBlob(encode_key(one.key), one.nbytes, one.sha256) for one in content.blobs]
-    write_file(
-        external_path(target), build_index(content.entries or [], table, content.metadata, store=reader.directory)
-    )
+    return build_index(content.entries or [], table, content.metadata, store=reader.directory)

@@ -117,6 +117,11 @@ class Store(Mapping[str, "Array"], Closing):
         raw = bytes(self.reader.get(TOKENIZER_KEY, b""))
         return raw if raw not in (b"", NO_TOKENIZER) else None
 
+    @property
+    def base_path(self) -> str | None:
+        """Of the file that packed tensors may be the difference to, as given."""
+        return self._base.path if self._base else None
+
     def info(self, name: str) -> TensorInfo:
         """Return a tensor's key, type, shape and place, without touching its data.
 

@@ -5,20 +5,24 @@ from __future__ import annotations
 import errno
 import io
 import os
+from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, BinaryIO
 
 import numpy as np
 
 from blobstore.atomic import write_all
-from blobstore.errors import UsageError
+from blobstore.errors import UsageError, in_file
 from blobstore.mapping import read_into
 
 if TYPE_CHECKING:
     import mmap
     from collections.abc import Callable, Iterator
+    from contextlib import AbstractContextManager
 
     import numpy.typing as npt
+
+    from blobstore.mapping import ByteSource
 
     Buffer = bytes | bytearray | memoryview | mmap.mmap | npt.NDArray[np.generic]
 
@@ -37,12 +41,12 @@ class FileRange:
     """Bytes of an open file, to be written elsewhere without passing through Python's memory.
 
     Attributes:
-        fd: Descriptor of a file open for reading; not owned.
+        file: Open for reading, and not owned: a descriptor, or what gives one while it is needed.
         offset: In bytes, from the beginning of the file.
         nbytes: How many.
     """
 
-    fd: int
+    file: int | ByteSource
     offset: int
     nbytes: int
 
@@ -51,6 +55,24 @@ class FileRange:
         if self.offset < 0 or self.nbytes < 0:
             raise UsageError("bad-range", f"{self.nbytes} bytes at offset {self.offset} are no range of a file")
 
+    def part(self, start: int, nbytes: int) -> FileRange:
+        """Return some of the bytes, or as many of them as there are from ``start`` on."""
+        return FileRange(self.file, self.offset + start, min(nbytes, self.nbytes - start))
+
+    def held(self) -> AbstractContextManager[int]:
+        """Return the file's descriptor for the time of a ``with`` block.
+
+        Raises:
+            UsageError: ``closed``, ``replaced``.
+        """
+        return nullcontext(self.file) if isinstance(self.file, int) else self.file.held()
+
+    def _read_into(self, target: memoryview, start: int) -> None:
+        if isinstance(self.file, int):
+            read_into(self.file, target, self.offset + start)
+        else:
+            self.file.read_into(target, self.offset + start)
+
     def read(self) -> npt.NDArray[np.uint8]:
         """Return all of the bytes, in memory of their own.
 
@@ -58,7 +80,7 @@ class FileRange:
             TruncatedError: ``short-read`` when the file ends too early.
         """
         data = np.empty(self.nbytes, dtype=np.uint8)
-        read_into(self.fd, data.data, self.offset)
+        self._read_into(data.data, 0)
         return data
 
     def chunks(self) -> Iterator[memoryview]:
@@ -70,7 +92,7 @@ class FileRange:
         buffer = np.empty(min(self.nbytes, CHUNK_NBYTES), dtype=np.uint8).data
         for done in range(0, self.nbytes, CHUNK_NBYTES):
             piece = buffer[: min(CHUNK_NBYTES, self.nbytes - done)]
-            read_into(self.fd, piece, self.offset + done)
+            self._read_into(piece, done)
             yield piece
 
 
@@ -102,8 +124,14 @@ class Sink:
         position: Bytes taken so far.
     """
 
-    def __init__(self, target: int | BinaryIO) -> None:
-        """Write to a descriptor of a file (from its current position), or to a stream's ``write``."""
+    def __init__(self, target: int | BinaryIO, path: str = "") -> None:
+        """Write to a descriptor of a file (from its current position), or to a stream's ``write``.
+
+        Args:
+            target: The one or the other.
+            path: Of the file, for errors.
+        """
+        self._path = path or "the output"
         self._fd = target if isinstance(target, int) else None
         self._stream: Any = None if isinstance(target, int) else target
         self._gathered = bytearray()
@@ -137,7 +165,7 @@ class Sink:
             self.flush()
             done = self._copy_in_kernel(source, self._fd, _copy_file_range)
         self.position += done
-        for piece in FileRange(source.fd, source.offset + done, source.nbytes - done).chunks():
+        for piece in source.part(done, source.nbytes).chunks():
             self.write(piece)
 
     def flush(self) -> None:
@@ -153,11 +181,15 @@ class Sink:
         while done < source.nbytes:
             want = min(source.nbytes - done, 1 << 30)
             try:
-                got = copy(source.fd, fd, want, source.offset + done, start + done)
+                with source.held() as other:
+                    got = copy(other, fd, want, source.offset + done, start + done)
             except OSError as error:
-                if error.errno not in _CANT_COPY:
+                if error.errno in _CANT_COPY:
+                    break
+                if error.errno == errno.EIO:  # of either file: reading tells
+                    source.part(done, CHUNK_NBYTES).read()
+                with in_file(self._path):
                     raise
-                break
             if not got:  # the source's end, or a file system that says nothing: reading will tell
                 break
             done += got
@@ -165,6 +197,10 @@ class Sink:
         return done
 
     def _write(self, data: memoryview) -> None:
+        with in_file(self._path):
+            self._write_named(data)
+
+    def _write_named(self, data: memoryview) -> None:
         if self._fd is not None:
             write_all(self._fd, data)
             return

@@ -15,7 +15,7 @@ from blobstore import layout
 from blobstore.atomic import AtomicFile
 from blobstore.closing import Completing
 from blobstore.directory import build_directory
-from blobstore.errors import UsageError
+from blobstore.errors import UsageError, in_file
 from blobstore.hashing import Hasher
 from blobstore.keys import encode_key
 from blobstore.transfer import FileRange, Sink, flat_bytes, move_down
@@ -81,9 +81,11 @@ class BlobWriter(Completing):
         self._hasher = Hasher() if digests else None
         self._file: AtomicFile | None = None
         self._state = "open"
+        self._target: str | PathLike[str] = ""
         if isinstance(target, (str, os.PathLike)):
+            self._target = target
             self._file = AtomicFile(target)
-            self._sink = Sink(self._file.fileno())
+            self._sink = Sink(self._file.fileno(), self._file.path)
         elif not hasattr(target, "write"):
             raise UsageError("bad-target", f"expected a path or a binary stream, found {type(target).__name__}")
         elif version == 1:
@@ -186,8 +188,9 @@ class BlobWriter(Completing):
             self._hasher.forget()
         self._sink.position -= room
         self._synced = min(self._synced, self._sink.position)
-        end = os.lseek(self._file.fileno(), -room, os.SEEK_CUR)
-        os.ftruncate(self._file.fileno(), end)
+        with in_file(self.path):
+            end = os.lseek(self._file.fileno(), -room, os.SEEK_CUR)
+            os.ftruncate(self._file.fileno(), end)
         self._seen.remove(self._encoded.pop())
         self.keys.pop()
         self._sizes.pop()
@@ -215,6 +218,8 @@ class BlobWriter(Completing):
     def close(self) -> None:
         """Complete the file and give it its name. Called by the ``with`` block; does nothing the second time.
 
+        An index beside the file that it replaces goes: it would give names to other data.
+
         Raises:
             UsageError: ``no-blobs`` when nothing was added; ``incomplete`` after a blob broke off. Nothing appears.
         """
@@ -223,13 +228,42 @@ class BlobWriter(Completing):
         self.settle()
         try:
             if self._file:
-                self._file.commit()
+                from blobstore.pair import close_without_index  # noqa: PLC0415 (it writes with this)
+
+                close_without_index(self, self._target, self.directory)
+            else:
+                self.move()
         except BaseException:
             self.discard()
             raise
+
+    @property
+    def path(self) -> str:
+        """The target; empty for a stream."""
+        return self._file.path if self._file else ""
+
+    @property
+    def committed(self) -> bool:
+        """Whether the target is the new file."""
+        return self._file is not None and self._file.committed
+
+    def move(self) -> None:
+        """Give the settled file its name, whatever is beside it. After an error that can be tried again."""
+        if self.closed:
+            return
+        try:
+            if self._file:
+                self._file.move()
+        finally:
+            if self._file is None or self._file.committed:
+                self._state = "closed"
+                if self._hasher:
+                    self._hasher.close()
+
+    def keep(self) -> str:
+        """Leave the settled file beside the target, complete, and return where."""
         self._state = "closed"
-        if self._hasher:
-            self._hasher.close()
+        return self._file.keep() if self._file else ""
 
     def settle(self) -> None:
         """Write all but the file's name, which `close` gives it: for files that go together.
@@ -245,10 +279,11 @@ class BlobWriter(Completing):
             if not self._sizes:
                 raise UsageError("no-blobs", "a container has at least one blob")
             directory = self.directory()
-            if self._file and self.version == 1:
-                self._finish_v1(directory, self._file.fileno())
-            else:
-                self._finish_v2(directory)
+            with in_file(self.path):
+                if self._file and self.version == 1:
+                    self._finish_v1(directory, self._file.fileno())
+                else:
+                    self._finish_v2(directory)
             if self._file:
                 self._file.settle()
         except BaseException:

@@ -190,7 +190,7 @@ def in_store(name: str) -> Step:
 
 def rewriting(edits: Edits) -> Step:
     """A rewriting in place."""
-    return lambda folder: rewrite(folder / STORE, folder / STORE, edits)
+    return lambda folder: rewrite(folder / STORE, None, edits)
 
 
 def write_large(folder: Path, seed: int, index: IndexPlace) -> None:

@@ -349,8 +349,8 @@ def plan_of(folder: Path, choices: Choices, kind: str = "auto", tokenizer: Path 
             checkpoint,
             kind,
             choices,
-            tokenizer=tokenizer_beside(str(folder), str(tokenizer) if tokenizer else None),
-            chat_template=has_chat_template(str(folder)),
+            tokenizer=tokenizer_beside(checkpoint, str(tokenizer) if tokenizer else None),
+            chat_template=has_chat_template(checkpoint),
         )
 
 

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import gc
+import io
 import json
 import os
 from typing import TYPE_CHECKING
@@ -340,7 +341,7 @@ def test_closing_closes_every_shard_and_may_be_done_twice(tmp_path: Path) -> Non
     assert open_files() == before
     checkpoint.close()
     with pytest.raises(UsageError):
-        checkpoint.range("a")
+        checkpoint.range("a").read()
 
 
 @pytest.mark.parametrize(
@@ -365,10 +366,18 @@ def test_a_source_is_known_by_every_name_it_has(tmp_path: Path) -> None:
     (tmp_path / "hard").hardlink_to(source)
     copy = tmp_path / "copy"
     copy.write_bytes(source.read_bytes())
-    with open_checkpoint(tmp_path) as checkpoint:
-        assert [checkpoint.is_source(tmp_path / one) for one in (SINGLE, "symbolic", "hard")] == [True] * 3
-        assert not checkpoint.is_source(copy)
-        assert not checkpoint.is_source(tmp_path / "missing")
+    outside = tmp_path / "elsewhere" / "outside"
+    outside.parent.mkdir()
+    outside.hardlink_to(copy)
+    names = (SINGLE, "symbolic", "hard")
+    for path, lost in ((tmp_path, (*names, "copy", outside)), (source, names)):
+        with open_checkpoint(path) as checkpoint:
+            for one in lost:
+                with pytest.raises(UsageError, match="same-file"):
+                    checkpoint.refuse_as_outputs(tmp_path / one)
+            checkpoint.refuse_as_outputs(tmp_path / "missing", None, io.BytesIO())
+            if path is source:  # others are not of it
+                checkpoint.refuse_as_outputs(copy, outside)
 
 
 def test_an_index_may_say_more_than_we_know(tmp_path: Path) -> None:

@@ -109,7 +109,14 @@ class Site:
         """Fail unless all is old or new, as far as two files can be → the files, and what a killed writer has left."""
         found = snapshot(self.folder)
         litter = {name: found.pop(name) for name in list(found) if name.startswith(".blobstore-")}
-        assert all(name.endswith(".tmp") for name in litter)
+        # A lock that a killed process, or an error, leaves is an empty file, which the next writer takes and removes.
+        assert all(name.endswith(".tmp") or (name.endswith(".lock") and not data) for name, data in litter.items())
+        litter = {name: data for name, data in litter.items() if name.endswith(".tmp")}
+        for name in [one for one in found if one.endswith(".new")]:
+            # It could not be moved to its name, and is kept: complete.
+            assert found.pop(name) == self.new[name.removesuffix(".new")]
+            assert self.change.between
+            os.unlink(self.folder / name)
         said = self.change.read(self.folder)
         refused = isinstance(said, str) and said in self.change.between
         if len(self.changing) == 1:
@@ -137,12 +144,15 @@ class Site:
                 raise
             self.restore(self.check()[0])
             self.change.run(self.folder)
-        assert snapshot(self.folder) == self.new | litter
+        # Also what killed writers have left is gone by then.
+        left = snapshot(self.folder)
+        assert {name: data for name, data in left.items() if not name.endswith(".lock")} == self.new
+        assert not litter.keys() & left.keys()
 
     def clear(self, litter: dict[str, bytes]) -> None:
         """Remove what killed writers have left."""
         for name in litter:
-            os.unlink(self.folder / name)
+            (self.folder / name).unlink(missing_ok=True)
 
 
 class Zygote:

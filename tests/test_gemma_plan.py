@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 
 import blobstore
 from blobstore import codecs
-from blobstore.convert.checkpoint import open_checkpoint
+from blobstore.convert.checkpoint import Checkpoint, open_checkpoint
 from blobstore.convert.choose import tokenizer_beside
 from blobstore.convert.gemma_plan import Choices
 from blobstore.convert.run import run_plan
@@ -753,7 +753,7 @@ def test_a_tokenizer_that_is_no_sentencepiece_model_is_refused(tmp_path: Path, t
     name = "tokenizer.model" if way == "beside" else "tokenizer.json"
     (tmp_path / name).write_bytes(text)
     with pytest.raises(UsageError) as caught:
-        tokenizer_beside(str(tmp_path), None if way == "beside" else str(tmp_path / name))
+        tokenizer_beside(Checkpoint(str(tmp_path)), None if way == "beside" else str(tmp_path / name))
     assert caught.value.reason == "not-a-tokenizer"
     assert "tokenizer.model" in caught.value.message
 

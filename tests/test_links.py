@@ -89,9 +89,9 @@ def test_an_index_is_found_beside_a_link_and_beside_the_file(folder: Path) -> No
 
 
 CHANGES: dict[str, Callable[[Path], object]] = {
-    "rewrite": lambda path: rewrite(path, path, Edits(set_metadata={"x": "y"})),
-    "rewrite version": lambda path: rewrite(path, path, Edits(version=1)),
-    "rewrite rename": lambda path: rewrite(path, path, Edits(rename={"a": "aa"})),
+    "rewrite": lambda path: rewrite(path, None, Edits(set_metadata={"x": "y"})),
+    "rewrite version": lambda path: rewrite(path, None, Edits(version=1)),
+    "rewrite rename": lambda path: rewrite(path, None, Edits(rename={"a": "aa"})),
     "attach": attach_index,
     "build": lambda path: build_for(path, force=True, digests=True),
     "pack and unpack": lambda path: (pack(path, path.with_name("p.sbs")), unpack(path.with_name("p.sbs"), path)),
@@ -143,5 +143,5 @@ def test_a_file_that_is_no_index_is_not_removed_for_its_name(tmp_path: Path, ind
     beside.unlink()
     beside.mkdir()
     save(tmp_path / "m.sbs", OLD, index)
-    rewrite(tmp_path / "m.sbs", tmp_path / "m.sbs", Edits(index="embedded"))
+    rewrite(tmp_path / "m.sbs", None, Edits(index="embedded"))
     assert beside.is_dir()

@@ -184,7 +184,7 @@ def test_what_is_no_regular_file_is_refused(tmp_path: Path, access: Access, kind
     path.mkdir() if kind == "a folder" else os.mkfifo(path)
     with pytest.raises(UsageError) as caught:
         open_source(path, access)
-    assert str(caught.value) == f"not-a-file: expected a regular file, found {kind}"
+    assert str(caught.value) == f"not-a-file: expected a regular file, found {kind} [{path}]"
 
 
 @both_ways
@@ -237,7 +237,7 @@ def test_plain_reads_of_a_file_that_shrank_are_refused(file: Path, size: int) ->
         source.view(100, 200)
     end, missing = max(size, 100), 300 - max(size, 100)
     assert str(caught.value) == (
-        f"short-read: the file ends at {end}, {missing} bytes too early: it was truncated while open"
+        f"short-read: the file ends at {end}, {missing} bytes too early: it was truncated while open [{file}]"
     )
     assert caught.value.offset == end
     source.close()

@@ -295,7 +295,7 @@ def test_packed_blobs_alone_keep_their_index(tmp_path: Path, packed: Path) -> No
         write_plain(target, [(key, bytes(store.reader[key])), ("~index", build_index(entries, [row]))])
     assert blobstore.load_file(target)[UP].tobytes() == weights(1, 30_000).tobytes()
     for change in (
-        lambda: rewrite(target, target, Edits()),
+        lambda: rewrite(target, None, Edits()),
         lambda: build_for(target, force=True),
         lambda: pack(target, tmp_path / "twice.sbs"),
     ):

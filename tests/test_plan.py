@@ -93,7 +93,7 @@ def test_tensors_come_in_the_order_of_their_bytes(tmp_path: Path) -> None:
     write_shards(tmp_path, [small("z", "m"), small("a")])
     with open_checkpoint(tmp_path) as checkpoint:
         plan = plan_by_name(checkpoint)
-        places = [(checkpoint.range(one.name).fd, checkpoint.range(one.name).offset) for one in plan.tensors]
+        places = [(checkpoint.file_of(one.name), checkpoint.range(one.name).offset) for one in plan.tensors]
     assert places == sorted(places)
     assert [one.name for one in plan.tensors][-1] == "a"
 

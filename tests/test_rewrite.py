@@ -105,14 +105,14 @@ def test_padding_is_clean_afterwards(tmp_path: Path) -> None:
     raw = bytearray(right)
     raw[100] = 1
     path.write_bytes(raw)
-    rewrite(path, path, Edits())
+    rewrite(path, None, Edits())
     assert path.read_bytes() == right
 
 
 @pytest.mark.parametrize("index", ["embedded", "external"])
 def test_the_index_goes_where_it_is_to_be(tmp_path: Path, index: IndexPlace) -> None:
     path = write(tmp_path / "m.sbs", "embedded" if index == "external" else "external")
-    rewrite(path, path, Edits(index=index))
+    rewrite(path, None, Edits(index=index))
     expected = write(tmp_path / "expected.sbs", index)
     assert path.read_bytes() == expected.read_bytes()
     beside = path.with_name("m.sbs.idx")
@@ -124,7 +124,7 @@ def test_the_index_goes_where_it_is_to_be(tmp_path: Path, index: IndexPlace) -> 
 @pytest.mark.parametrize("before", ["embedded", "external"])
 def test_an_index_that_is_left_out_leaves_nothing_behind(tmp_path: Path, before: IndexPlace) -> None:
     path = write(tmp_path / "m.sbs", before)
-    assert rewrite(path, path, Edits(index="none")).names == 0
+    assert rewrite(path, None, Edits(index="none")).names == 0
     assert os.listdir(tmp_path) == ["m.sbs"]
     assert "~index" not in keys_of(path)
 
@@ -143,7 +143,7 @@ def test_a_damaged_blob_is_not_given_a_new_digest(tmp_path: Path) -> None:
 @pytest.mark.parametrize("digests", [True, False])
 def test_digests_stay_as_they_were(tmp_path: Path, digests: bool) -> None:
     path = write(tmp_path / "m.sbs", digests=digests)
-    rewrite(path, path, Edits(set_metadata={"x": "y"}))
+    rewrite(path, None, Edits(set_metadata={"x": "y"}))
     with blobstore.open(path) as store:
         assert store.index is not None
         assert store.index.content.has_digests is digests
@@ -157,7 +157,7 @@ def test_digests_stay_as_they_were(tmp_path: Path, digests: bool) -> None:
 @pytest.mark.parametrize("index", ["embedded", "external"])
 def test_dropped_names_take_their_blobs_along(tmp_path: Path, index: IndexPlace) -> None:
     path = write(tmp_path / "m.sbs", index)
-    done = rewrite(path, path, Edits(drop=("model.layers.*",)))
+    done = rewrite(path, None, Edits(drop=("model.layers.*",)))
     assert done.dropped == ("model.layers.0.mlp.up_proj.weight", "model.layers.1.mlp.up_proj.weight")
     assert names_of(path) == ["lm_head.weight", "model.embed_tokens.weight"]
     gone = {blobstore.key_for(name) for name in done.dropped}
@@ -168,25 +168,25 @@ def test_dropped_names_take_their_blobs_along(tmp_path: Path, index: IndexPlace)
 
 def test_a_blob_stays_as_long_as_it_has_a_name(tmp_path: Path) -> None:
     path = write(tmp_path / "m.sbs")
-    rewrite(path, path, Edits(drop=("model.embed_tokens.weight",)))
+    rewrite(path, None, Edits(drop=("model.embed_tokens.weight",)))
     with blobstore.open(path) as store:
         assert (store["lm_head.weight"] == TENSORS["model.embed_tokens.weight"]).all()
-    rewrite(path, path, Edits(drop=("lm_head.weight",)))
+    rewrite(path, None, Edits(drop=("lm_head.weight",)))
     assert blobstore.key_for("model.embed_tokens.weight") not in keys_of(path)
 
 
 def test_a_blob_that_is_dropped_by_its_key_takes_its_names_along(tmp_path: Path) -> None:
     path = write(tmp_path / "m.sbs")
-    rewrite(path, path, Edits(drop=(blobstore.key_for("model.embed_tokens.weight"),)))
+    rewrite(path, None, Edits(drop=(blobstore.key_for("model.embed_tokens.weight"),)))
     assert names_of(path) == ["model.layers.0.mlp.up_proj.weight", "model.layers.1.mlp.up_proj.weight"]
 
 
 def test_the_runtimes_own_blobs_go_only_by_their_key(tmp_path: Path) -> None:
     path = write(tmp_path / "m.sbs")
     with pytest.raises(UsageError) as caught:
-        rewrite(path, path, Edits(drop=("token*",)))
+        rewrite(path, None, Edits(drop=("token*",)))
     assert caught.value.reason == "no-match"
-    rewrite(path, path, Edits(drop=("tokenizer",)))
+    rewrite(path, None, Edits(drop=("tokenizer",)))
     assert "tokenizer" not in keys_of(path)
 
 
@@ -194,7 +194,7 @@ def test_nothing_is_left_when_all_is_dropped(tmp_path: Path) -> None:
     path = write_plain(tmp_path / "m.sbs", {"a": b"x", "b": b"y"})
     before = path.read_bytes()
     with pytest.raises(UsageError) as caught:
-        rewrite(path, path, Edits(drop=("*",)))
+        rewrite(path, None, Edits(drop=("*",)))
     assert caught.value.reason == "no-blobs"
     assert path.read_bytes() == before
 
@@ -205,7 +205,7 @@ def test_nothing_is_left_when_all_is_dropped(tmp_path: Path) -> None:
 def test_a_blob_follows_the_name_that_its_key_was_made_of(tmp_path: Path) -> None:
     path = write(tmp_path / "m.sbs")
     old, new = "model.layers.0.mlp.up_proj.weight", "model.layers.0.mlp.down_proj.weight"
-    done = rewrite(path, path, Edits(rename={old: new, "lm_head.weight": "head"}))
+    done = rewrite(path, None, Edits(rename={old: new, "lm_head.weight": "head"}))
     assert done.renamed == 2
     with blobstore.open(path) as store:
         assert (store[new] == TENSORS[old]).all()
@@ -218,7 +218,7 @@ def test_a_blob_follows_the_name_that_its_key_was_made_of(tmp_path: Path) -> Non
 def test_two_names_can_be_exchanged(tmp_path: Path) -> None:
     path = write(tmp_path / "m.sbs")
     one, other = "model.layers.0.mlp.up_proj.weight", "model.layers.1.mlp.up_proj.weight"
-    rewrite(path, path, Edits(rename={one: other, other: one}))
+    rewrite(path, None, Edits(rename={one: other, other: one}))
     with blobstore.open(path) as store:
         assert (store[one] == TENSORS[other]).all()
         assert (store[other] == TENSORS[one]).all()
@@ -227,7 +227,7 @@ def test_two_names_can_be_exchanged(tmp_path: Path) -> None:
 
 def test_without_an_index_keys_are_renamed(tmp_path: Path) -> None:
     path = write_plain(tmp_path / "m.sbs", {"foo_1234": b"x", "b": b"y"})
-    rewrite(path, path, Edits(rename={"foo_1234": "foo"}))
+    rewrite(path, None, Edits(rename={"foo_1234": "foo"}))
     assert keys_of(path) == ["foo", "b"]
 
 
@@ -247,7 +247,7 @@ def test_a_new_key_that_can_not_be_is_refused(tmp_path: Path, rename: dict[str, 
     path = write_plain(tmp_path / "m.sbs", {"a": b"x", "b": b"y", "tokenizer": b"z"})
     before = path.read_bytes()
     with pytest.raises(UsageError) as caught:
-        rewrite(path, path, Edits(rename=rename))
+        rewrite(path, None, Edits(rename=rename))
     assert caught.value.reason == reason
     assert path.read_bytes() == before
     assert os.listdir(tmp_path) == ["m.sbs"]
@@ -261,7 +261,7 @@ def test_a_new_name_that_can_not_be_is_refused(tmp_path: Path, rename: dict[str,
     path = write(tmp_path / "m.sbs")
     before = path.read_bytes()
     with pytest.raises(UsageError) as caught:
-        rewrite(path, path, Edits(rename=rename))
+        rewrite(path, None, Edits(rename=rename))
     assert caught.value.reason == reason
     assert path.read_bytes() == before
 
@@ -272,7 +272,7 @@ def test_a_new_name_that_can_not_be_is_refused(tmp_path: Path, rename: dict[str,
 def test_metadata_beside_a_file_changes_without_it(tmp_path: Path) -> None:
     path = write(tmp_path / "m.sbs", "external")
     before = path.read_bytes(), path.stat().st_mtime_ns, path.stat().st_ino
-    rewrite(path, path, Edits(set_metadata={"license": "mit"}, unset_metadata=("a",)))
+    rewrite(path, None, Edits(set_metadata={"license": "mit"}, unset_metadata=("a",)))
     assert (path.read_bytes(), path.stat().st_mtime_ns, path.stat().st_ino) == before
     with blobstore.open(path) as store:
         assert store.metadata == {"license": "mit"}
@@ -281,7 +281,7 @@ def test_metadata_beside_a_file_changes_without_it(tmp_path: Path) -> None:
 
 def test_a_file_without_an_index_gets_one_for_its_metadata(tmp_path: Path) -> None:
     path = write_plain(tmp_path / "m.sbs", {"a": b"xyz", "tokenizer": b"z", "\udcff": b"no name"})
-    rewrite(path, path, Edits(set_metadata={"license": "mit"}))
+    rewrite(path, None, Edits(set_metadata={"license": "mit"}))
     with blobstore.open(path) as store:
         assert store.metadata == {"license": "mit"}
         assert list(store) == ["a"]
@@ -292,17 +292,17 @@ def test_a_file_without_an_index_gets_one_for_its_metadata(tmp_path: Path) -> No
 def test_metadata_without_an_index_is_refused(tmp_path: Path) -> None:
     path = write(tmp_path / "m.sbs")
     with pytest.raises(UsageError) as caught:
-        rewrite(path, path, Edits(set_metadata={"a": "c"}, index="none"))
+        rewrite(path, None, Edits(set_metadata={"a": "c"}, index="none"))
     assert caught.value.reason == "needs-index"
     with pytest.raises(UsageError) as caught:
-        rewrite(path, path, Edits(unset_metadata=("nothing",)))
+        rewrite(path, None, Edits(unset_metadata=("nothing",)))
     assert caught.value.reason == "no-match"
 
 
 def test_blobs_are_sorted_by_name_and_the_runtimes_own_last(tmp_path: Path) -> None:
     path = write(tmp_path / "m.sbs")
     expected = contents_of(path)
-    rewrite(path, path, Edits(sort=True))
+    rewrite(path, None, Edits(sort=True))
     names = ["model.embed_tokens.weight", "model.layers.0.mlp.up_proj.weight", "model.layers.1.mlp.up_proj.weight"]
     assert keys_of(path) == [*map(blobstore.key_for, names), "tokenizer", "~index"]
     assert contents_of(path) == expected
@@ -352,7 +352,7 @@ def test_a_file_of_more_blobs_than_gemma_cpp_takes_is_written_anew(
 
 def test_the_toc_is_kept_in_step(model: Path) -> None:
     assert not check_file(model)
-    rewrite(model, model, Edits(drop=("c_final_norm",), rename={"linear_w_0": "linear_v_0"}))
+    rewrite(model, None, Edits(drop=("c_final_norm",), rename={"linear_w_0": "linear_v_0"}))
     with BlobReader(model) as reader:
         keys = {one.name for one in parse_toc(reader["toc"])}
         assert keys == set(reader) - {"config", "tokenizer", "toc", "~index"}
@@ -363,7 +363,7 @@ def test_the_toc_is_kept_in_step(model: Path) -> None:
 def test_what_a_file_says_of_its_source_goes_when_it_is_no_longer_true(model: Path) -> None:
     with blobstore.open(model) as store:
         assert json.loads(store.metadata["blobstore.rearranged"])
-    done = rewrite(model, model, Edits(drop=("c_final_norm",)))
+    done = rewrite(model, None, Edits(drop=("c_final_norm",)))
     assert len(done.notes) == 1
     with blobstore.open(model) as store:
         assert not [key for key in store.metadata if key.startswith("blobstore.")]
@@ -371,9 +371,9 @@ def test_what_a_file_says_of_its_source_goes_when_it_is_no_longer_true(model: Pa
 
 def test_what_a_file_says_of_its_source_stays_when_it_stays_true(model: Path) -> None:
     before = model.read_bytes()
-    done = rewrite(model, model, Edits(version=1))
+    done = rewrite(model, None, Edits(version=1))
     assert not done.notes
-    rewrite(model, model, Edits(version=2))
+    rewrite(model, None, Edits(version=2))
     assert hashlib.sha256(model.read_bytes()).digest() == hashlib.sha256(before).digest()
 
 
@@ -396,7 +396,7 @@ def test_any_edits_leave_a_file_that_is_right(tmp_path: Path, data: st.DataObjec
     old = path.read_bytes()
     done, refused = None, None
     try:
-        done = rewrite(path, path, edits)
+        done = rewrite(path, None, edits)
     except UsageError as error:
         refused = error.reason
     if done is None:

@@ -47,8 +47,8 @@ def verdicts(file: Path, source: Path) -> list[Verdict]:
         plan = plan_again(
             store,
             checkpoint,
-            tokenizer=tokenizer_beside(str(source), None),
-            chat_template=has_chat_template(str(source)),
+            tokenizer=tokenizer_beside(checkpoint, None),
+            chat_template=has_chat_template(checkpoint),
         )
         return list(verify(store, plan, checkpoint))
 
@@ -188,7 +188,7 @@ def with_config(folder: Path, path: Path, changes: Callable[[ModelConfig], Model
     with blobstore.open(path) as store:
         assert store.config
         other = changes(store.config)
-    rewrite(path, path, Edits(config=other.to_bytes()))
+    rewrite(path, None, Edits(config=other.to_bytes()))
     found = faults(path, folder)
     assert set(found) <= {"config"}
     return found.get("config", "")
@@ -239,8 +239,8 @@ def test_a_blob_of_the_runtime_that_is_missing_is_told(tmp_path: Path) -> None:
     folder, path = tmp_path / "c", tmp_path / "a.sbs"
     small_recipe("gemma2").write(folder)
     said = convert(folder, path, Choices("bf16")).metadata
-    rewrite(path, path, Edits(drop=("tokenizer",)))
-    rewrite(path, path, Edits(set_metadata=said))
+    rewrite(path, None, Edits(drop=("tokenizer",)))
+    rewrite(path, None, Edits(set_metadata=said))
     assert faults(path, folder) == {"tokenizer": "it is missing"}
 
 

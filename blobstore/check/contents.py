@@ -19,7 +19,6 @@ from blobstore.hashing import digest_of
 from blobstore.keys import INDEX_KEY
 from blobstore.parallel import cores
 from blobstore.store import Store
-from blobstore.transfer import FileRange
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -145,7 +144,7 @@ def verify_blobs(
         progress(nbytes)
 
     def differs(row: int) -> bool:
-        source = FileRange(reader.fileno(), *reader.directory.range(int(known[row])))
+        source = reader.part_of_file(*reader.directory.range(int(known[row])))
         return digest_of(source, told) != index.blob(row).sha256
 
     # The largest first, so that none is left for one thread at the end.

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from typing import TYPE_CHECKING
 
 from blobstore.check.config import check_config
@@ -40,15 +39,14 @@ def check_checkpoint(
     Raises:
         OSError: A file can't be read.
     """
-    folder = path if os.path.isdir(path) else os.path.dirname(path)
     try:
         with open_checkpoint(path) as checkpoint:
             plan = choose_plan(
                 checkpoint,
                 kind,
                 choices,
-                tokenizer=tokenizer_beside(folder, None),
-                chat_template=has_chat_template(folder),
+                tokenizer=tokenizer_beside(checkpoint, None),
+                chat_template=has_chat_template(checkpoint),
             )
             for text in plan.notes:
                 yield Finding("note", "conversion", path, text, "none", "none needed")

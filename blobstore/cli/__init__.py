@@ -36,6 +36,7 @@ COMMANDS = (
     "demo",
 )
 OK, FAULT, USAGE = 0, 1, 2
+_CUT_OFF = 128 + getattr(signal, "SIGPIPE", 13)  # as cat ends, and all that don't catch the signal
 _USAGE_ERRORS = (
     UsageError,
     KeyNotFoundError,
@@ -84,10 +85,20 @@ def main(arguments: Sequence[str] | None = None) -> int:
         status: int = options.run(options)
         sys.stdout.flush()
     except BrokenPipeError:
-        status = OK  # the reader has seen enough: blobstore ls … | head
+        status = _CUT_OFF  # the reader has seen enough: blobstore ls … | head
     except (BlobStoreError, OSError) as error:
         print(f"blobstore: {_text(error)}", file=sys.stderr)
         status = USAGE if isinstance(error, _USAGE_ERRORS) else FAULT
+    except MemoryError as error:
+        print(f"blobstore: out of memory: {shown(str(error)) or 'a tensor or a file does not fit'}", file=sys.stderr)
+        status = FAULT
+    except Exception as error:  # nobody is shown a traceback
+        if os.environ.get("BLOBSTORE_TRACEBACK"):
+            raise
+        what = shown(f"{type(error).__name__}: {error}")
+        hint = "a fault of blobstore, please report it; BLOBSTORE_TRACEBACK=1 shows where"
+        print(f"blobstore: {what}: {hint}", file=sys.stderr)
+        status = FAULT
     except KeyboardInterrupt:
         print("blobstore: interrupted", file=sys.stderr)
         status = 128 + signal.SIGINT

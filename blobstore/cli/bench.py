@@ -11,6 +11,7 @@ from blobstore.bench.peers import PEERS
 from blobstore.bench.run import Plan, bench
 from blobstore.bench.yardsticks import NAME as MACHINE
 from blobstore.cli.output import add_command, add_json, note, print_json, print_table, shown, size, steps
+from blobstore.inputs import files_of, refuse_inputs
 
 if TYPE_CHECKING:
     import argparse
@@ -86,6 +87,7 @@ def run(options: argparse.Namespace) -> int:
     """Run the command."""
     if options.plot:
         plot.check(options.plot)
+        refuse_inputs([options.plot], files_of(options.file))
     both = options.cold == options.warm
     default = _QUICK_RUNS if options.quick else _RUNS
     plan = Plan(

@@ -7,9 +7,11 @@ import sys
 from typing import TYPE_CHECKING
 
 from blobstore.check import asked_for, check_checkpoint, check_file, runs_in, runtimes_line
+from blobstore.cli.abandoned import tell_abandoned
 from blobstore.cli.findings import add_strict, print_findings, status_of
 from blobstore.cli.output import add_command, add_json, progress, shown
 from blobstore.convert.gemma_plan import WEIGHTS, Choices
+from blobstore.errors import UsageError
 from blobstore.gemma.runtimes import NAMES
 
 if TYPE_CHECKING:
@@ -45,7 +47,7 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
         help="gemma.cpp: it is to run there, in all states or that of a date; any: a container by name; "
         "auto (default): what it is, in the states that know it",
     )
-    parser.add_argument("--weights", choices=WEIGHTS, default="sfp", help="of a checkpoint's conversion (default: sfp)")
+    parser.add_argument("--weights", choices=WEIGHTS, help="of a checkpoint's conversion (default: sfp)")
     add_strict(parser)
     add_json(parser)
 
@@ -57,11 +59,18 @@ def run(options: argparse.Namespace) -> int:
     if _is_checkpoint(options.path):
         kind = {"auto": "auto", _RUNTIME: "gemma", "any": "names"}[runtime]
         with progress(None, "checking") as advance:
-            found = list(check_checkpoint(options.path, kind, Choices(options.weights), progress=advance))
+            choices = Choices(options.weights) if options.weights else Choices()
+            found = list(check_checkpoint(options.path, kind, choices, progress=advance))
+        if options.weights and any(one.code == "by-name" for one in found):
+            what = f"--weights: {options.path!r} is converted by name, every tensor as it is: leave it out"
+            raise UsageError("needless-flag", what)
         found = asked_for(found, runtimes) if runtimes else found
+    elif options.weights:
+        raise UsageError("needless-flag", "--weights is a choice of a conversion: it says nothing of an .sbs file")
     else:
         wanted = {"auto": None, _RUNTIME: True, "any": False}[runtime]
         found = check_file(options.path, for_runtime=wanted, runtimes=runtimes)
+    tell_abandoned(options.path)
     line = runtimes_line(found, runtimes or NAMES)
     facts = {"runs_in": runs_in(found, runtimes or NAMES)} if line else {}
     print_findings(options, options.path, found, facts)

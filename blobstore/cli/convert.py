@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import sys
 from typing import TYPE_CHECKING, Any
 
 from blobstore.check import check_plan, runs_in, runtimes_line
@@ -12,6 +11,7 @@ from blobstore.cli.output import (
     add_command,
     add_json,
     note,
+    output_of,
     print_json,
     print_table,
     progress,
@@ -57,11 +57,10 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
         help="gemma: a file that gemma.cpp runs; names: a container of all tensors; auto (default): what SRC is",
     )
     gemma = parser.add_argument_group("for gemma.cpp")
-    gemma.add_argument("--weights", choices=WEIGHTS, default="sfp", help="type of the weights (default: sfp, 8 bits)")
+    gemma.add_argument("--weights", choices=WEIGHTS, help="type of the weights (default: sfp, 8 bits)")
     gemma.add_argument(
         "--layout",
         choices=LAYOUTS,
-        default="split",
         help="split (default) loads faster and is almost the checkpoint's order; stock is that of published files",
     )
     gemma.add_argument("--wrapping", choices=("it", "pt"), help="instruction-tuned or pre-trained (default: as SRC is)")
@@ -81,20 +80,21 @@ def run(options: argparse.Namespace) -> int:
     """Run the command."""
     if not options.dry_run and not options.output:
         raise UsageError("no-output", "say where to write with -o OUT.sbs, or look first with --dry-run")
-    if options.output == "-" and sys.stdout.isatty():
-        raise UsageError("terminal", "bytes are not for a terminal: add -o OUT, or pipe them on")
-    folder = options.source if os.path.isdir(options.source) else os.path.dirname(options.source)
-    choices = Choices(options.weights, options.layout, options.wrapping)
+    target = output_of(options, options.output) if options.output and not options.dry_run else ""
+    given = {name: getattr(options, name) for name in ("weights", "layout", "wrapping") if getattr(options, name)}
+    choices = Choices(**given)
     choices.refuse_unusable()
     with open_checkpoint(options.source) as checkpoint:
         plan = choose_plan(
             checkpoint,
             options.kind,
             choices,
-            tokenizer=tokenizer_beside(folder, options.tokenizer),
-            chat_template=has_chat_template(folder),
+            tokenizer=tokenizer_beside(checkpoint, options.tokenizer),
+            chat_template=has_chat_template(checkpoint),
             room=MAX_PORTABLE_BLOBS - (options.index == "embedded"),
         )
+        if plan.config is None:
+            _refuse_needless(options)
         found = list(check_plan(plan))
         for text in [*plan.notes, *_warnings(found)]:
             note(text)
@@ -106,7 +106,7 @@ def run(options: argparse.Namespace) -> int:
             run_plan(
                 plan,
                 checkpoint,
-                sys.stdout.buffer if options.output == "-" else options.output,
+                target,
                 version=options.container,
                 index=options.index,
                 digests=not options.no_digests,
@@ -115,6 +115,15 @@ def run(options: argparse.Namespace) -> int:
     if options.output != "-":
         _report(options, plan, found, watch.seconds)
     return 0
+
+
+def _refuse_needless(options: argparse.Namespace) -> None:
+    """Refuse what only a conversion for gemma.cpp asks for."""
+    given = [name for name in ("weights", "layout", "wrapping", "tokenizer") if getattr(options, name) is not None]
+    if given:
+        flags = ", ".join(f"--{name}" for name in given)
+        what = f"{flags}: {options.source!r} is converted by name, every tensor as it is, which this doesn't change"
+        raise UsageError("needless-flag", f"{what}: leave it out, or --as gemma")
 
 
 def _warnings(found: Sequence[Finding]) -> Iterator[str]:

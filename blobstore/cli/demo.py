@@ -11,7 +11,7 @@ import numpy as np
 
 import blobstore
 from blobstore.atomic import write_file
-from blobstore.cli.output import add_command, add_json, print_json, shape, shown, size
+from blobstore.cli.output import add_command, add_json, output_of, print_json, shape, shown, size
 from blobstore.convert.checkpoint import open_checkpoint
 from blobstore.convert.choose import choose_plan
 from blobstore.convert.export import plan_export, run_export
@@ -21,6 +21,7 @@ from blobstore.convert.safetensors import dump_header
 from blobstore.convert.verify import verify
 from blobstore.elements import type_of
 from blobstore.errors import UsageError
+from blobstore.mapping import read_beginning
 
 if TYPE_CHECKING:
     import argparse
@@ -53,7 +54,7 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
 
 def run(options: argparse.Namespace) -> int:
     """Run the command; returns 1 when anything read back isn't what was written."""
-    folder: str = options.output
+    folder = str(output_of(options, options.output, streams=False))
     os.makedirs(folder, exist_ok=True)
     _refuse_foreign(folder)
     tensors = _tensors()
@@ -159,9 +160,7 @@ def _write_checkpoint(folder: str, tensors: Tensors) -> None:
 def _refuse_foreign(folder: str) -> None:
     """Refuse a folder with files that no demo has made."""
     config = os.path.join(folder, "config.json")
-    if os.path.exists(config):
-        with open(config, "rb") as file:
-            if f'"{_MARK}"'.encode() in file.read(10_000):
-                return
+    if os.path.exists(config) and f'"{_MARK}"'.encode() in bytes(read_beginning(config, 10_000)):
+        return
     if os.listdir(folder):
         raise UsageError("not-empty", f"{folder!r} has files that no demo has made: choose another folder")

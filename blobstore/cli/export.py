@@ -13,12 +13,15 @@ from blobstore.cli.output import (
     add_command,
     add_json,
     note,
+    output_of,
     print_json,
     print_table,
     progress,
+    refuse_needless_base,
     shape,
     shown,
     size,
+    tell,
 )
 from blobstore.convert.export import DTYPES, plan_export, run_export
 from blobstore.errors import UsageError
@@ -41,7 +44,7 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
     """Add the command."""
     parser = add_command(commands, "export", run, "Write the tensors of an .sbs file as safetensors.", EXAMPLE)
     parser.add_argument("file", metavar="FILE", help="an .sbs file")
-    parser.add_argument("-o", "--output", metavar="OUT", help="the .safetensors file to write")
+    parser.add_argument("-o", "--output", metavar="OUT", help="the .safetensors file to write; - is standard output")
     parser.add_argument(
         "--dtype",
         choices=DTYPES,
@@ -52,6 +55,9 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
         "--materialize-aliases", action="store_true", help="write tied weights once more under each of their names"
     )
     parser.add_argument("--max-shard-size", metavar="SIZE", help="more than one file when it gets larger: 5GB, 500MB")
+    parser.add_argument(
+        "--force", action="store_true", help="remove files of an earlier export to OUT that the new ones don't replace"
+    )
     add_base(parser)
     parser.add_argument("--dry-run", action="store_true", help="show what would be written, write nothing")
     add_json(parser)
@@ -62,7 +68,9 @@ def run(options: argparse.Namespace) -> int:
     if not options.dry_run and not options.output:
         raise UsageError("no-output", "say where to write with -o OUT.safetensors, or look first with --dry-run")
     watch = Stopwatch()
+    target = output_of(options, options.output) if options.output and not options.dry_run else ""
     with blobstore.open(options.file, access="read", base=options.base) as store:
+        refuse_needless_base(store)
         plan = plan_export(
             store,
             dtype=options.dtype,
@@ -71,8 +79,8 @@ def run(options: argparse.Namespace) -> int:
             max_shard_nbytes=_nbytes(options.max_shard_size) if options.max_shard_size else None,
         )
         tell_newer(store.reader)
-        for name, target in plan.left_out.items():
-            note(f"{name} is the same as {target} and is left out: --materialize-aliases writes both")
+        for name, other in plan.left_out.items():
+            note(f"{name} is the same as {other} and is left out: --materialize-aliases writes both")
         tensors = [one for shard in plan.shards for one in shard]
         if options.dry_run:
             if options.json:
@@ -82,13 +90,14 @@ def run(options: argparse.Namespace) -> int:
                 print_table(("name", "type", "shape", "bytes"), rows, right=("bytes",))
             return 0
         with progress(plan.nbytes, "exporting") as advance:
-            paths = run_export(plan, store, options.output, progress=advance)
+            paths = run_export(plan, store, target, force=options.force, progress=advance)
     if options.json:
         facts = {"files": paths, "tensors": len(tensors), "nbytes": plan.nbytes, "left_out": plan.left_out}
         print_json({**facts, "seconds": round(watch.seconds, 3)})
     else:
         rate = f"{size(plan.nbytes / watch.seconds)}/s"
-        print(f"{', '.join(shown(one) for one in paths)}: {len(tensors)} tensors, {plan.nbytes} bytes, {rate}")
+        written = ", ".join(shown(one) for one in paths) or "-"
+        tell(f"{written}: {len(tensors)} tensors, {plan.nbytes} bytes, {rate}", output=options.output)
     return 0
 
 

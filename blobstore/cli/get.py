@@ -3,26 +3,23 @@
 from __future__ import annotations
 
 import io
-import os
-import sys
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 import blobstore
-from blobstore.atomic import AtomicFile, write_file
+from blobstore.atomic import AtomicFile
 from blobstore.cli.newer import tell_newer
-from blobstore.cli.output import add_base, add_command, note
-from blobstore.errors import UsageError
+from blobstore.cli.output import add_base, add_command, note, output_of, refuse_needless_base
+from blobstore.inputs import files_of, refuse_inputs
 from blobstore.transfer import Sink, flat_bytes
 
 if TYPE_CHECKING:
     import argparse
-    from collections.abc import Iterator
-
-    import numpy.typing as npt
+    from collections.abc import Iterable, Iterator
 
     from blobstore.store import Store
+    from blobstore.transfer import Buffer
 
 EXAMPLE = """example:
   blobstore get model.sbs model.norm.weight -o norm.npy
@@ -32,7 +29,7 @@ EXAMPLE = """example:
 A name that ends in .npy gets a numpy file: bfloat16 and 8-bit floats, which numpy alone can't read back, become float32
 there, exactly. Any other name, and standard output, get the stored bytes."""
 
-_PIECE = 1 << 20  # elements
+_PIECE, _PIECE_NBYTES = 1 << 20, 4 << 20  # elements, bytes: handled at once
 
 
 def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -51,35 +48,52 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
 
 def run(options: argparse.Namespace) -> int:
     """Run the command."""
+    output = options.output or "-"
+    target = output_of(options, output)
+    refuse_inputs([target], files_of(options.file, options.base))
     with blobstore.open(options.file, base=options.base) as store:
+        refuse_needless_base(store)
         tell_newer(store.reader)
-        if options.output in (None, "-"):
-            if sys.stdout.isatty():
-                raise UsageError("terminal", "bytes are not for a terminal: add -o OUT, or pipe them on")
-            sys.stdout.buffer.write(store.raw(options.name))
-            return 0
-        if os.path.exists(options.output) and os.path.samefile(options.output, options.file):
-            raise UsageError("same-file", f"{options.output!r} is the file itself: choose another name")
-        if options.output.endswith(".npy") and not options.raw:
-            _write_npy(store, options.name, options.output)
+        if output.endswith(".npy") and not options.raw:
+            _write_npy(store, options.name, output)
+        elif isinstance(target, str):
+            with AtomicFile(target) as file:
+                _write(_stored(store, options.name), Sink(file.fileno(), file.path))
         else:
-            write_file(options.output, store.raw(options.name))
+            _write(_stored(store, options.name), Sink(target))
     return 0
 
 
+def _write(pieces: Iterable[Buffer], sink: Sink) -> None:
+    for piece in pieces:
+        sink.write(flat_bytes(piece))
+    sink.flush()
+
+
+def _stored(store: Store, name: str) -> Iterator[memoryview]:
+    """Yield the bytes of a tensor as its type stores them, or of a blob, piece by piece."""
+    if name not in store:
+        yield store.raw(name)  # a blob, or a hint
+        return
+    info = store.info(name)
+    for start in range(0, info.element_nbytes, _PIECE_NBYTES):
+        yield store.stored(info, start, min(_PIECE_NBYTES, info.element_nbytes - start))
+
+
 def _write_npy(store: Store, name: str, path: str) -> None:
-    array = store[name]
+    info = store.info(name)
+    first = store.elements(info, 0, 0).dtype  # or what keeps it from being decoded
     # numpy's file format knows only numpy's own dtypes.
-    foreign = not _numpy_knows(array.dtype)
-    dtype: np.dtype[Any] = np.dtype(np.float32) if foreign else array.dtype
+    foreign = not _numpy_knows(first)
+    dtype: np.dtype[Any] = np.dtype(np.float32) if foreign else first
     with AtomicFile(path) as target:
-        sink = Sink(target.fileno())
-        sink.write(memoryview(_npy_header(dtype, array.shape)))
-        for piece in _pieces(array, dtype):
-            sink.write(flat_bytes(piece))
-        sink.flush()
+        sink = Sink(target.fileno(), target.path)
+        sink.write(memoryview(_npy_header(dtype, info.shape)))
+        starts = range(0, info.count, _PIECE)
+        values = (store.elements(info, start, min(_PIECE, info.count - start)) for start in starts)
+        _write((one.astype(dtype, copy=False) for one in values), sink)
     if foreign:
-        note(f"{name} is {array.dtype}: written as float32, which holds each value exactly")
+        note(f"{name} is {first}: written as float32, which holds each value exactly")
 
 
 def _numpy_knows(dtype: np.dtype[Any]) -> bool:
@@ -95,11 +109,3 @@ def _npy_header(dtype: np.dtype[Any], shape: tuple[int, ...]) -> bytes:
     described = {"descr": np.lib.format.dtype_to_descr(dtype), "fortran_order": False, "shape": shape}
     np.lib.format.write_array_header_1_0(header, described)
     return header.getvalue()
-
-
-def _pieces(array: npt.NDArray[Any], dtype: np.dtype[Any]) -> Iterator[npt.NDArray[Any]]:
-    """Yield the values in C order, converted in pieces when they have to be."""
-    flat = array.reshape(-1)
-    step = len(flat) if dtype == array.dtype else _PIECE
-    for start in range(0, len(flat), max(1, step)):
-        yield flat[start : start + step].astype(dtype, copy=False)

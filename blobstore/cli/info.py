@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import os
 from collections import Counter
 from typing import TYPE_CHECKING, Any
 
 import blobstore
+from blobstore.cli.abandoned import tell_abandoned
 from blobstore.cli.newer import newer_texts
 from blobstore.cli.output import add_command, add_json, print_fields, print_json, size
 from blobstore.errors import FormatError
@@ -36,6 +36,7 @@ def run(options: argparse.Namespace) -> int:
     """Run the command."""
     with blobstore.open(options.file) as store:
         facts = describe(store)
+    tell_abandoned(options.file)
     status = 1 if facts["model"] and "fault" in facts["model"] else 0
     if options.json:
         print_json(facts)
@@ -146,7 +147,7 @@ def describe(store: Store) -> dict[str, Any]:
     return {
         "file": store.path,
         "access": reader.access,
-        "file_system": file_system(os.fstat(reader.fileno()).st_dev),
+        "file_system": file_system(reader.device),
         "version": reader.version,
         "nbytes": reader.file_size,
         "blobs": len(reader),

@@ -9,8 +9,13 @@ import time
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
+from blobstore.errors import UsageError
+
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Sequence
+    from typing import BinaryIO
+
+    from blobstore.store import Store
 
 _STEP = 1000.0
 _GAP = 3  # between columns of a table
@@ -44,6 +49,46 @@ def add_json(parser: argparse.ArgumentParser) -> None:
 def add_base(parser: argparse.ArgumentParser) -> None:
     """Add ``--base``, for commands that read tensors."""
     parser.add_argument("--base", metavar="OTHER", help="the file that a packed one is the difference to")
+
+
+def output_of(options: argparse.Namespace, output: str, *, streams: bool = True) -> str | BinaryIO:
+    """Return where a command writes: a path, or standard output for ``-``.
+
+    Args:
+        options: The command's.
+        output: As given.
+        streams: Whether it can write from front to back without looking back.
+
+    Raises:
+        UsageError: ``no-stream``; ``two-ways`` with ``--json``; ``terminal``.
+    """
+    if output != "-":
+        return output
+    if not streams:
+        raise UsageError("no-stream", "- is standard output, and this needs a file: -o OUT (./- is a file called -)")
+    if getattr(options, "json", False):
+        raise UsageError("two-ways", "--json and a file can't both go to standard output: leave out one of the two")
+    if sys.stdout.isatty():
+        raise UsageError("terminal", "bytes are not for a terminal: -o OUT, or pipe them on")
+    sys.stdout.flush()
+    return sys.stdout.buffer
+
+
+def tell(text: str, *, output: str) -> None:
+    """Print a line for people: where a command's output goes to standard output, on standard error."""
+    print(text, file=sys.stderr if output == "-" else sys.stdout)
+
+
+def refuse_needless_base(store: Store) -> None:
+    """Refuse ``--base`` for a file that is no difference to another.
+
+    Raises:
+        UsageError: ``needless-base``.
+    """
+    from blobstore.keys import BASE
+
+    if store.base_path is not None and BASE not in store.metadata:
+        raise UsageError("needless-base", f"{store.path!r} is no difference to another file: leave out --base")
 
 
 def print_json(value: Any) -> None:  # noqa: ANN401 (JSON is anything)

@@ -11,6 +11,7 @@ from blobstore.cli.output import (
     add_command,
     add_json,
     note,
+    output_of,
     print_json,
     print_table,
     progress,
@@ -53,6 +54,7 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
 def run(options: argparse.Namespace) -> int:
     """Run the command."""
     watch = Stopwatch()
+    output_of(options, options.output, streams=False)
     with progress(os.stat(options.file).st_size, "packing") as advance:
         done = pack(
             options.file,

@@ -6,7 +6,7 @@ import os
 from dataclasses import asdict
 from typing import TYPE_CHECKING
 
-from blobstore.cli.output import add_command, add_json, note, print_json, progress, shown
+from blobstore.cli.output import add_command, add_json, note, output_of, print_json, progress, shown, tell
 from blobstore.recover import recover
 
 if TYPE_CHECKING:
@@ -29,15 +29,18 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
     """Add the command."""
     parser = add_command(commands, "recover", run, TEXT, EXAMPLE)
     parser.add_argument("file", metavar="FILE", help="a broken .sbs file")
-    parser.add_argument("-o", "--output", metavar="OUT", required=True, help="the .sbs file to write")
+    parser.add_argument(
+        "-o", "--output", metavar="OUT", required=True, help="the .sbs file to write; - is standard output"
+    )
     parser.add_argument("--index", metavar="IDX", help="the index of the whole file, when it isn't FILE.idx")
     add_json(parser)
 
 
 def run(options: argparse.Namespace) -> int:
     """Run the command; returns 1 when something is lost."""
+    target = output_of(options, options.output)
     with progress(2 * os.stat(options.file).st_size, "recovering") as advance:
-        done = recover(options.file, options.output, index_path=options.index, progress=advance)
+        done = recover(options.file, target, index_path=options.index, progress=advance)
     if options.json:
         print_json({"output": options.output, "right": not done.lost, **asdict(done)})
     else:
@@ -50,8 +53,8 @@ def _tell(output: str, done: Recovered) -> None:
     for key in done.doubtful:
         note(f"{key} has nothing but zeros, up to the end of the file: it may not have been downloaded")
     for one in done.lost:
-        print("\t".join(shown(text) for text in ("lost", one.key, one.why, ", ".join(one.names))))
+        row = ("lost", one.key, one.why, ", ".join(one.names))
+        tell("\t".join(shown(text) for text in row), output=output)
     verified = f"{done.verified} of them verified" if done.verified else "none of them could be verified: no digests"
-    print(
-        f"{shown(output)}: {len(done.kept)} blobs saved ({verified}), {done.names} names; {len(done.lost)} blobs lost"
-    )
+    saved = f"{len(done.kept)} blobs saved ({verified}), {done.names} names; {len(done.lost)} blobs lost"
+    tell(f"{shown(output)}: {saved}", output=output)

@@ -6,8 +6,7 @@ import os
 from enum import IntEnum
 from typing import TYPE_CHECKING, Any
 
-from blobstore.cli.output import add_command, add_json, print_json, progress, shown
-from blobstore.errors import UsageError
+from blobstore.cli.output import add_command, add_json, output_of, print_json, progress, shown, tell
 from blobstore.repair import repair
 
 if TYPE_CHECKING:
@@ -35,22 +34,23 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
 
 def run(options: argparse.Namespace) -> int:
     """Run the command."""
-    if options.output == "-":
-        raise UsageError("no-stream", "a file is repaired in place or into another file: -o OUT.sbs")
+    target = output_of(options, options.output) if options.output and not options.dry_run else options.output
     with progress(os.stat(options.file).st_size, "writing") as advance:
-        done = repair(options.file, options.output, write=not options.dry_run, progress=advance)
+        done = repair(options.file, target, write=not options.dry_run, progress=advance)
     changes = {name: (_plain(old), _plain(new)) for name, (old, new) in done.changes.items()}
-    written = bool(changes) and not options.dry_run
+    written = (bool(changes) or options.output is not None) and not options.dry_run
     if options.json:
         told = {name: {"from": old, "to": new} for name, (old, new) in changes.items()}
         print_json({"input": options.file, "output": done.path if written else None, "changes": told})
         return 0
     if not changes:
-        print(f"{shown(options.file)}: nothing to repair, nothing written")
+        state = f"nothing to repair, {f'copied to {shown(done.path)}' if written else 'nothing written'}"
+        tell(f"{shown(options.file)}: {state}", output=options.output or "")
         return 0
     for name, (old, new) in changes.items():
-        print(f"config.{name}: {shown(str(old))} → {shown(str(new))}")
-    print(f"{shown(done.path)}: {'repaired, no tensor has changed' if written else 'nothing written'}")
+        tell(f"config.{name}: {shown(str(old))} → {shown(str(new))}", output=options.output or "")
+    state = "repaired, no tensor has changed" if written else "nothing written"
+    tell(f"{shown(done.path)}: {state}", output=options.output or "")
     return 0
 
 

@@ -5,7 +5,18 @@ from __future__ import annotations
 import os
 from typing import TYPE_CHECKING
 
-from blobstore.cli.output import Stopwatch, add_command, add_json, note, print_json, progress, shown, size
+from blobstore.cli.output import (
+    Stopwatch,
+    add_command,
+    add_json,
+    note,
+    output_of,
+    print_json,
+    progress,
+    shown,
+    size,
+    tell,
+)
 from blobstore.errors import UsageError
 from blobstore.rewrite import Edits, rewrite
 
@@ -31,7 +42,7 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
     parser = add_command(commands, "rewrite", run, TEXT, EXAMPLE)
     parser.add_argument("file", metavar="FILE", help="an .sbs file")
     where = parser.add_mutually_exclusive_group(required=True)
-    where.add_argument("-o", "--output", metavar="OUT", help="the .sbs file to write")
+    where.add_argument("-o", "--output", metavar="OUT", help="the .sbs file to write; - is standard output")
     where.add_argument("--in-place", action="store_true", help="replace FILE by the new one when that is complete")
     parser.add_argument(
         "--container", type=int, choices=(1, 2), help="version of the container (default: as FILE has it)"
@@ -49,7 +60,7 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
 
 def run(options: argparse.Namespace) -> int:
     """Run the command."""
-    target = options.file if options.in_place else options.output
+    target = None if options.in_place else output_of(options, options.output)
     edits = Edits(
         version=options.container,
         drop=tuple(options.drop),
@@ -64,15 +75,16 @@ def run(options: argparse.Namespace) -> int:
         done = rewrite(options.file, target, edits, progress=advance)
     for text in done.notes:
         note(text)
-    nbytes = os.stat(done.path).st_size
+    streamed = options.output == "-"
+    nbytes = 0 if streamed else os.stat(done.path).st_size
     if options.json:
         facts = {"output": done.path, "nbytes": nbytes, "blobs": done.blobs, "names": done.names}
         more = {"dropped": done.dropped, "renamed": done.renamed, "notes": done.notes}
         print_json({**facts, **more, "seconds": round(watch.seconds, 3)})
         return 0
     changes = [f"{len(done.dropped)} dropped"] * bool(done.dropped) + [f"{done.renamed} renamed"] * bool(done.renamed)
-    what = f"{done.blobs} blobs, {done.names} names, {size(nbytes)}"
-    print(f"{shown(done.path)}: {', '.join([what, *changes])}, {watch.seconds:.2f} s")
+    what = [f"{done.blobs} blobs, {done.names} names", *[size(nbytes)] * (not streamed), *changes]
+    tell(f"{shown(done.path)}: {', '.join(what)}, {watch.seconds:.2f} s", output=options.output or "")
     return 0
 
 

@@ -6,7 +6,19 @@ from dataclasses import asdict
 from typing import TYPE_CHECKING
 
 import blobstore
-from blobstore.cli.output import Stopwatch, add_base, add_command, add_json, print_json, progress, shown, size
+from blobstore.cli.output import (
+    Stopwatch,
+    add_base,
+    add_command,
+    add_json,
+    output_of,
+    print_json,
+    progress,
+    refuse_needless_base,
+    shown,
+    size,
+    tell,
+)
 from blobstore.packing import original_of, unpack
 
 if TYPE_CHECKING:
@@ -34,16 +46,16 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
 def run(options: argparse.Namespace) -> int:
     """Run the command."""
     watch = Stopwatch()
-    with blobstore.open(options.file) as store:
+    target = output_of(options, options.output)
+    with blobstore.open(options.file, base=options.base) as store:
         total = original_of(store).nbytes
+        refuse_needless_base(store)
     with progress(total, "unpacking") as advance:
-        done = unpack(options.file, options.output, base=options.base, workers=options.workers, progress=advance)
+        done = unpack(options.file, target, base=options.base, workers=options.workers, progress=advance)
     if options.json:
         print_json({**asdict(done), "seconds": round(watch.seconds, 3)})
         return 0
     rate = size(done.nbytes / max(watch.seconds, 1e-9))
-    print(
-        f"{shown(done.path)}: {size(done.nbytes)}, {done.blobs} blobs unpacked, SHA-256 {done.sha256} as before, "
-        f"{watch.seconds:.2f} s ({rate}/s)"
-    )
+    what = f"{size(done.nbytes)}, {done.blobs} blobs unpacked, SHA-256 {done.sha256} as before"
+    tell(f"{shown(done.path)}: {what}, {watch.seconds:.2f} s ({rate}/s)", output=options.output)
     return 0

@@ -10,16 +10,30 @@ import blobstore
 from blobstore.atomic import write_file
 from blobstore.check import verify_file
 from blobstore.cli.findings import add_strict, print_findings, status_of
-from blobstore.cli.output import Stopwatch, add_base, add_command, add_json, note, print_json, progress, shown, size
+from blobstore.cli.output import (
+    Stopwatch,
+    add_base,
+    add_command,
+    add_json,
+    note,
+    output_of,
+    print_json,
+    progress,
+    shown,
+    size,
+    tell,
+)
 from blobstore.convert.checkpoint import open_checkpoint
 from blobstore.convert.choose import has_chat_template, tokenizer_beside
 from blobstore.convert.verify import digest_of, plan_again, verify
 from blobstore.errors import UsageError
+from blobstore.inputs import files_of
 from blobstore.keys import CHOICES
 from blobstore.parallel import check_workers
 
 if TYPE_CHECKING:
     import argparse
+    from typing import BinaryIO
 
     from blobstore.convert.checkpoint import Checkpoint
     from blobstore.convert.verify import Verdict
@@ -95,7 +109,7 @@ def _verify_alone(options: argparse.Namespace) -> int:
 
 def _verify_against(options: argparse.Namespace) -> int:
     watch = Stopwatch()
-    folder = options.against if os.path.isdir(options.against) else os.path.dirname(options.against)
+    receipt = output_of(options, options.receipt) if options.receipt else ""
     with (
         blobstore.open(options.file, access="read", base=options.base) as store,
         open_checkpoint(options.against) as checkpoint,
@@ -103,9 +117,10 @@ def _verify_against(options: argparse.Namespace) -> int:
         plan = plan_again(
             store,
             checkpoint,
-            tokenizer=tokenizer_beside(folder, options.tokenizer),
-            chat_template=has_chat_template(folder),
+            tokenizer=tokenizer_beside(checkpoint, options.tokenizer),
+            chat_template=has_chat_template(checkpoint),
         )
+        checkpoint.refuse_as_outputs(options.receipt, also=files_of(options.file, options.base))
         for text in checkpoint.notes:
             note(text)
         with progress(plan.nbytes, "verifying") as advance:
@@ -119,9 +134,9 @@ def _verify_against(options: argparse.Namespace) -> int:
             "nbytes": sum(one.nbytes for one in verdicts),
             "faults": [{"name": one.name, "fault": one.fault} for one in faults],
         }
-        if options.receipt:
-            receipt = json.dumps(_receipt(facts, store, checkpoint), indent=1, ensure_ascii=False)
-            write_file(options.receipt, receipt.encode() + b"\n")
+        if receipt:
+            text = json.dumps(_receipt(facts, store, checkpoint), indent=1)  # ASCII: names of files may be any bytes
+            _write_receipt(text.encode() + b"\n", receipt)
     if options.json:
         print_json(facts)
     else:
@@ -129,15 +144,24 @@ def _verify_against(options: argparse.Namespace) -> int:
     return 1 if faults else 0
 
 
+def _write_receipt(raw: bytes, target: str | BinaryIO) -> None:
+    if isinstance(target, str):
+        write_file(target, raw)
+    else:
+        target.write(raw)
+
+
 def _tell(options: argparse.Namespace, verdicts: list[Verdict], seconds: float) -> None:
     faults = [one for one in verdicts if one.fault]
     for one in verdicts if options.list else faults:
-        print(f"{'WRONG' if one.fault else 'ok'}\t{one.how}\t{shown(one.name)}\t{shown(one.fault) or one.nbytes}")
+        row = f"{'WRONG' if one.fault else 'ok'}\t{one.how}\t{shown(one.name)}\t{shown(one.fault) or one.nbytes}"
+        tell(row, output=options.receipt or "")
     how = {kind: sum(1 for one in verdicts if one.how == kind) for kind in ("copied", "encoded", "name", "blob")}
     counted = f"{how['copied']} copied, {how['encoded']} encoded, {how['name']} other names, {how['blob']} blobs"
     state = f"{len(faults)} of {len(verdicts)} are wrong" if faults else "all is as the source makes it"
     nbytes = size(sum(one.nbytes for one in verdicts))
-    print(f"{shown(options.file)}: {state} ({counted}; {nbytes} in {seconds:.1f} s)")
+    text = f"{shown(options.file)}: {state} ({counted}; {nbytes} in {seconds:.1f} s)"
+    tell(text, output=options.receipt or "")
 
 
 def _receipt(facts: dict[str, Any], store: Store, checkpoint: Checkpoint) -> dict[str, Any]:

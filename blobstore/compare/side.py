@@ -15,6 +15,7 @@ from blobstore.convert.export import named_tensors
 from blobstore.errors import UsageError, in_file
 from blobstore.keys import foreign_metadata
 from blobstore.layout import MAGIC
+from blobstore.mapping import read_beginning
 from blobstore.store import Store
 
 if TYPE_CHECKING:
@@ -127,8 +128,7 @@ def _is_store(path: str) -> bool:
         return False
     if path.lower().endswith(".sbs") or not os.path.isfile(path):
         return path.lower().endswith(".sbs")
-    with open(path, "rb") as file:
-        return file.read(4) == MAGIC.to_bytes(4, "little")
+    return read_beginning(path, 4) == MAGIC.to_bytes(4, "little")
 
 
 def _side_of_store(store: Store, by: By) -> Side:
@@ -144,8 +144,12 @@ def _side_of_store(store: Store, by: By) -> Side:
             shape, blocks = named.source.shape_of(name), named.source.blocks[name]
             tensors[name] = Arranged(store.path, shape, blocks, store)
         else:
-            tensors[name] = Run(named.infos[name], store.path, store.reader.fileno(), store)
+            tensors[name] = _run(named.infos[name], store)
     return Side(store.path, by, tensors, aliases, metadata, store)
+
+
+def _run(info: TensorInfo, store: Store) -> Run:
+    return Run(info, store.path, store.reader.part_of_file(info.offset, info.nbytes), store)
 
 
 def _by_keys(store: Store) -> dict[str, Tensor]:
@@ -157,7 +161,7 @@ def _by_keys(store: Store) -> dict[str, Tensor]:
         whole = whole and info.element_nbytes == (info.unpacked_nbytes or info.nbytes)  # of a packed blob, too
         # Of several names for a blob the runtime's own says the shape that the runtime sees.
         if whole and (key not in tensors or info.name == key):
-            tensors[key] = Run(info, store.path, store.reader.fileno(), store)
+            tensors[key] = _run(info, store)
     return tensors
 
 
@@ -165,6 +169,6 @@ def _side_of_checkpoint(checkpoint: Checkpoint) -> Side:
     tensors: dict[str, Tensor] = {}
     for name, one in checkpoint.tensors.items():
         info = TensorInfo(name, "", one.type, one.shape, 1.0, one.offset, one.nbytes, 0)
-        tensors[name] = Run(info, checkpoint.file_of(name), checkpoint.range(name).fd)
+        tensors[name] = Run(info, checkpoint.file_of(name), checkpoint.range(name))
     metadata = foreign_metadata(checkpoint.metadata)
     return Side(checkpoint.path, "names", tensors, {}, metadata, notes=tuple(checkpoint.notes))

@@ -12,7 +12,6 @@ from blobstore.codecs import decode, is_float_codec
 from blobstore.convert.rearranged import rows_from
 from blobstore.elements import UNKNOWN, type_of
 from blobstore.errors import CodecError, FormatError, in_file
-from blobstore.transfer import FileRange
 
 if TYPE_CHECKING:
     import numpy.typing as npt
@@ -21,6 +20,7 @@ if TYPE_CHECKING:
     from blobstore.convert.rearranged import Block
     from blobstore.elements import ElementType
     from blobstore.store import Store
+    from blobstore.transfer import FileRange
 
     Array = npt.NDArray[Any]
     Bytes = npt.NDArray[np.uint8]
@@ -54,13 +54,13 @@ class Run:
     Attributes:
         info: Where, and what they are.
         path: Of the file.
-        fd: Of the file, open; not owned.
+        data: Its stored bytes, of the open file.
         store: The same file, open; None for a checkpoint, where nothing is packed.
     """
 
     info: TensorInfo
     path: str
-    fd: int
+    data: FileRange
     store: Store | None = None
 
     @property
@@ -104,7 +104,7 @@ class Run:
         if self.store and self.info.packed:
             return np.frombuffer(self.store.stored(self.info, start, nbytes), np.uint8)
         with in_file(self.path):
-            return FileRange(self.fd, self.info.offset + start, nbytes).read()
+            return self.data.part(start, nbytes).read()
 
     def values(self, raw: Bytes, count: int) -> Array:
         """Return what the bytes of ``count`` elements stand for: float32 where they are encoded or bf16.

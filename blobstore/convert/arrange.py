@@ -12,7 +12,6 @@ import numpy as np
 from blobstore.codecs import PIECE, encode_pieces, scale_for
 from blobstore.errors import CodecError
 from blobstore.parallel import in_order
-from blobstore.transfer import FileRange
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
@@ -21,6 +20,7 @@ if TYPE_CHECKING:
 
     from blobstore.convert.checkpoint import Checkpoint
     from blobstore.elements import ElementType
+    from blobstore.transfer import FileRange
 
     Array = npt.NDArray[Any]
 
@@ -72,7 +72,7 @@ def piece_range(checkpoint: Checkpoint, piece: Piece) -> FileRange:
     """Return where the bytes of a piece of whole rows lie."""
     whole = checkpoint.range(str(piece.source))
     size = checkpoint.tensors[str(piece.source)].type.bits // 8
-    return FileRange(whole.fd, whole.offset + piece.row * piece.width * size, piece.count * size)
+    return whole.part(piece.row * piece.width * size, piece.count * size)
 
 
 def stored_ranges(checkpoint: Checkpoint, pieces: Iterable[Piece], kind: ElementType) -> list[FileRange] | None:
@@ -144,8 +144,7 @@ def _loads(checkpoint: Checkpoint, piece: Piece) -> Iterator[Callable[[], Array]
     if piece.whole_rows:
         everything = piece_range(checkpoint, piece)
         for done in range(0, everything.nbytes, CHUNK_NBYTES):
-            nbytes = min(CHUNK_NBYTES, everything.nbytes - done)
-            yield partial(_read, FileRange(everything.fd, everything.offset + done, nbytes), entry.type)
+            yield partial(_read, everything.part(done, CHUNK_NBYTES), entry.type)
         return
     if piece.arrange == "transpose":
         yield partial(_read_block, checkpoint, piece)  # small ones only: the projector of the vision part

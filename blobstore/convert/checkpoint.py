@@ -10,12 +10,15 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from blobstore.closing import Closing
 from blobstore.convert.safetensors import SafetensorsEntry, parse_header
 from blobstore.errors import CheckpointError, in_file
-from blobstore.mapping import open_source
+from blobstore.inputs import refuse_inputs
+from blobstore.mapping import open_one_of_many, read_beginning
 from blobstore.strictjson import parse_json, text_map
 from blobstore.transfer import FileRange
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
     from os import PathLike
+    from typing import BinaryIO
 
     from blobstore.mapping import ByteSource
 
@@ -65,7 +68,7 @@ class Checkpoint(Closing):
     notes: list[str] = field(default_factory=list)
     _files: list[ByteSource] = field(default_factory=list)
     _homes: dict[str, _Home] = field(default_factory=dict)
-    _read: list[os.stat_result] = field(default_factory=list)
+    _read: list[str] = field(default_factory=list)
 
     @property
     def nbytes(self) -> int:
@@ -75,7 +78,7 @@ class Checkpoint(Closing):
     def range(self, name: str) -> FileRange:
         """Return where a tensor's bytes lie."""
         entry = self.tensors[name]
-        return FileRange(self._homes[name].source.fileno(), entry.offset, entry.nbytes)
+        return FileRange(self._homes[name].source, entry.offset, entry.nbytes)
 
     def same_bytes(self, one: str, other: str) -> bool:
         """Whether two tensors are equal in type, shape and every byte."""
@@ -93,9 +96,27 @@ class Checkpoint(Closing):
         """Return the path of the file that a tensor is in."""
         return self._homes[name].path
 
-    def is_source(self, path: str | PathLike[str]) -> bool:
-        """Whether a path is one of the files that the checkpoint was read from."""
-        return os.path.exists(path) and any(os.path.samestat(one, os.stat(path)) for one in self._read)
+    @property
+    def folder(self) -> str:
+        """Where its files are, such as config.json and the tokenizer."""
+        return self.path if os.path.isdir(self.path) else os.path.dirname(self.path)
+
+    def note_read(self, path: str) -> None:
+        """Count a file among those that the checkpoint consists of."""
+        self._read.append(path)
+
+    def refuse_as_outputs(self, *outputs: str | PathLike[str] | BinaryIO | None, also: Iterable[str] = ()) -> None:
+        """Refuse to replace or remove a file of the checkpoint: one that was read, or is in the folder that was given.
+
+        Args:
+            outputs: As `refuse_inputs` takes them.
+            also: More that is read.
+
+        Raises:
+            UsageError: ``same-file``.
+        """
+        given = self.path if os.path.isdir(self.path) else ""
+        refuse_inputs(outputs, [*self._read, *also], folder=given)
 
     def close(self) -> None:
         """Close all files."""
@@ -103,9 +124,8 @@ class Checkpoint(Closing):
             file.close()
 
     def _read_small(self, path: str) -> bytes:
-        with open(path, "rb") as file:
-            self._read.append(os.fstat(file.fileno()))
-            raw = file.read(_MAX_JSON_NBYTES + 1)
+        self.note_read(path)
+        raw = bytes(read_beginning(path, _MAX_JSON_NBYTES + 1))
         if len(raw) > _MAX_JSON_NBYTES:
             raise CheckpointError("too-large", f"{path!r} has more than {_MAX_JSON_NBYTES} bytes: it is something else")
         return raw
@@ -113,10 +133,10 @@ class Checkpoint(Closing):
     def _add_file(self, path: str) -> list[SafetensorsEntry]:
         with in_file(path):
             # Plain reads: a map of a large file would count as this process's memory.
-            source = open_source(path, "read")
+            source = open_one_of_many(path)
             home = _Home(path, source)
             self._files.append(source)
-            self._read.append(os.fstat(source.fileno()))
+            self.note_read(path)
             header = parse_header(source.view, source.size)
         for entry in header.entries:
             if entry.name in self.tensors:
@@ -211,7 +231,7 @@ def _add_shards(checkpoint: Checkpoint, path: str) -> None:
 
 def _config_beside(checkpoint: Checkpoint, file: str, name: str) -> dict[str, Any]:
     path = os.path.join(os.path.dirname(file), name)
-    return _parse_config(path, checkpoint._read_small(path)) if os.path.exists(path) else {}  # noqa: SLF001 (one module)
+    return _parse_config(path, checkpoint._read_small(path)) if os.path.lexists(path) else {}  # noqa: SLF001 (one module)
 
 
 def _parse_config(path: str, raw: bytes) -> dict[str, Any]:

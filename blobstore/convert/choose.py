@@ -8,9 +8,10 @@ from typing import TYPE_CHECKING
 
 from blobstore.convert.gemma_plan import Choices, is_gemma, looks_like_gemma, plan_for_gemma
 from blobstore.convert.plan import Plan, plan_by_name
-from blobstore.errors import CheckpointError, FormatError, UsageError
+from blobstore.errors import BlobStoreError, CheckpointError, FormatError, UsageError
 from blobstore.gemma.tokenizer import count_pieces
 from blobstore.layout import MAX_PORTABLE_BLOBS
+from blobstore.mapping import read_whole
 
 if TYPE_CHECKING:
     from blobstore.convert.checkpoint import Checkpoint
@@ -42,18 +43,18 @@ def choose_plan(
     return plan_by_name(checkpoint, room=room)
 
 
-def tokenizer_beside(folder: str, given: str | None) -> bytes | None:
-    """Return the bytes of the tokenizer that was given, or of the checkpoint's own.
+def tokenizer_beside(checkpoint: Checkpoint, given: str | None) -> bytes | None:
+    """Return the bytes of the tokenizer that was given, or of the checkpoint's own, and count it among its files.
 
     Raises:
         UsageError: ``not-a-tokenizer`` when it is no SentencePiece model.
         OSError: What was given can't be read.
     """
-    path = given or os.path.join(folder, TOKENIZER)
-    if given is None and not os.path.exists(path):
+    path = given or os.path.join(checkpoint.folder, TOKENIZER)
+    if given is None and not os.path.lexists(path):
         return None
-    with open(path, "rb") as file:
-        raw = file.read()
+    checkpoint.note_read(path)
+    raw = bytes(read_whole(path))
     try:
         count_pieces(raw)
     except FormatError as error:
@@ -62,13 +63,19 @@ def tokenizer_beside(folder: str, given: str | None) -> bytes | None:
     return raw
 
 
-def has_chat_template(folder: str) -> bool:
+def has_chat_template(checkpoint: Checkpoint) -> bool:
     """Whether a checkpoint's folder has a chat template, which instruction-tuned models come with."""
+    folder = checkpoint.folder
     if any(os.path.exists(os.path.join(folder, name)) for name in _TEMPLATES):
         return True
+    path = os.path.join(folder, "tokenizer_config.json")
+    if not os.path.lexists(path):
+        return False
+    checkpoint.note_read(path)
     try:
-        with open(os.path.join(folder, "tokenizer_config.json"), "rb") as file:
-            said = json.loads(file.read())
-    except (OSError, ValueError, RecursionError):
+        said = json.loads(bytes(read_whole(path)))
+    except (ValueError, RecursionError) as error:
+        if isinstance(error, BlobStoreError):
+            raise
         return False
     return isinstance(said, dict) and bool(said.get("chat_template"))

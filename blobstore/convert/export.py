@@ -8,13 +8,14 @@ from __future__ import annotations
 import json
 import math
 import os
-from contextlib import ExitStack, suppress
+import re
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from blobstore.atomic import AtomicFile, write_all
+from blobstore.atomic import AtomicFile, move_together, write_file
 from blobstore.codecs import PIECE, is_float_codec
 from blobstore.convert.rearranged import Block, Source, rows_from
 from blobstore.convert.safetensors import dump_header
@@ -22,12 +23,16 @@ from blobstore.elements import BY_NAME
 from blobstore.errors import CodecError, FormatError, UsageError
 from blobstore.gemma.toc import odd_strides_in, stride_fault
 from blobstore.index import PACKED
+from blobstore.inputs import files_of, refuse_inputs
 from blobstore.keys import REARRANGED, TOC_KEY, foreign_metadata, key_for
+from blobstore.locking import turn_at
+from blobstore.mapping import read_whole
 from blobstore.transfer import FileRange, Sink, flat_bytes
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator, Mapping
+    from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
     from os import PathLike
+    from typing import BinaryIO
 
     import numpy.typing as npt
 
@@ -183,60 +188,126 @@ def _whole(info: TensorInfo) -> Block:
 def run_export(
     plan: ExportPlan,
     store: Store,
-    path: str | PathLike[str],
+    path: str | PathLike[str] | BinaryIO,
     *,
+    force: bool = False,
     progress: Callable[[int], None] = lambda _: None,
 ) -> list[str]:
     """Write the files of a plan. They replace what had their names only when all are complete.
 
     While shards are replaced there is no index, which would put tensors of the old ones and the new ones together.
 
+    Args:
+        plan: Made for this store.
+        store: Open.
+        path: Of the file; of several, that which all their names are made of; or a binary stream, for one.
+        force: Remove the files of an earlier export to this path that the new ones don't replace.
+        progress: Called with how many bytes more were written.
+
     Returns:
-        Their paths.
+        Their paths; none for a stream.
 
     Raises:
         CodecError: ``sfp-reserved-code``: stored bytes are wrong.
-        UsageError: ``same-file``.
+        UsageError: ``same-file``; ``needs-path`` for shards to a stream; ``superseded`` when there are files of an
+            earlier export, by which readers would take the old tensors, and not ``force``; ``bad-name``.
         OSError: Writing failed.
     """
+    if not isinstance(path, (str, os.PathLike)):
+        if len(plan.shards) > 1:
+            raise UsageError("needs-path", "shards are several files: a stream takes one, without --max-shard-size")
+        _write_shard(plan.shards[0], plan.metadata, store, Sink(path), progress)
+        return []
     path = os.fspath(path)
-    count = len(plan.shards)
-    stem = path.removesuffix(".safetensors")
-    paths = [path] if count == 1 else [f"{stem}-{i + 1:05}-of-{count:05}.safetensors" for i in range(count)]
-    for one in paths:
-        if os.path.exists(one) and os.path.samefile(one, store.path):
-            raise UsageError("same-file", f"{one!r} is the file itself: choose another name")
+    index, shards = _names(path, len(plan.shards))
+    old = superseded(path, len(plan.shards))
+    refuse_inputs([*shards, index, *old], files_of(store.path, store.base_path))
+    if old and not force:
+        what = f"{', '.join(map(repr, old))}, of an earlier export, would stand beside the new one and be read instead"
+        raise UsageError("superseded", f"{what} or with it: --force removes what is superseded")
+    if index:
+        raw = _index_of(plan, shards)
     targets: list[AtomicFile] = []
-    with ExitStack() as files:  # what is entered first gets its name last
-        if count > 1:
-            paths.append(f"{stem}.safetensors.index.json")
-            targets.append(files.enter_context(AtomicFile(paths[-1])))
-            write_all(targets[0].fileno(), memoryview(_index_of(plan, paths)))
-        for one, shard in zip(paths, plan.shards, strict=False):
+    with ExitStack() as files:
+        for one, shard in zip(shards, plan.shards, strict=True):
             targets.append(files.enter_context(AtomicFile(one)))
-            _write_shard(shard, plan.metadata, store, targets[-1].fileno(), progress)
-            os.fsync(targets[-1].fileno())
+            _write_shard(shard, plan.metadata, store, Sink(targets[-1].fileno(), one), progress)
+        if index:
+            targets.append(files.enter_context(AtomicFile(index)))
+            targets[-1].write(memoryview(raw))
         for target in targets:
             target.settle()
-        if count > 1:
-            with suppress(FileNotFoundError):
-                os.unlink(targets[0].path)
-    return paths
+        with turn_at(path):
+            with _taken_away(index, targets):
+                move_together(*targets)
+            # The index first: without it the old shards are nobody's.
+            for one in old:
+                with suppress(FileNotFoundError):
+                    os.unlink(one)
+    return [*shards, index] if index else shards
+
+
+@contextmanager
+def _taken_away(index: str, targets: Sequence[AtomicFile]) -> Iterator[None]:
+    """Take the old index of shards away while these are replaced; it comes back if none was."""
+    if not index or not os.path.isfile(index):
+        yield
+        return
+    old = read_whole(index)
+    os.unlink(index)
+    try:
+        yield
+    except BaseException:
+        if not any(one.committed for one in targets):
+            with suppress(OSError):
+                write_file(index, old)
+        raise
+
+
+def _names(path: str, count: int) -> tuple[str, list[str]]:
+    """Return the paths of an export's index, empty where there is none, and of its files."""
+    if count == 1:
+        return "", [path]
+    stem = path.removesuffix(".safetensors")
+    return f"{stem}.safetensors.index.json", [f"{stem}-{i + 1:05}-of-{count:05}.safetensors" for i in range(count)]
+
+
+def superseded(path: str, count: int) -> list[str]:
+    """Return the files of earlier exports to a path that one of ``count`` files doesn't replace, the index first."""
+    index, shards = _names(path, count)
+    stem = path.removesuffix(".safetensors")
+    folder, name = os.path.split(stem)
+    shard = re.compile(re.escape(name) + r"-[0-9]{5}-of-[0-9]{5}\.safetensors")
+    try:
+        there = sorted(os.listdir(folder or "."))
+    except OSError:  # writing says so
+        return []
+    others = [one for one in (f"{name}.safetensors.index.json", f"{name}.safetensors") if one in there]
+    others += [one for one in there if shard.fullmatch(one)]
+    new = {os.path.basename(one) for one in (path if count == 1 else index, *shards)}
+    return [os.path.join(folder, one) for one in others if one not in new]
 
 
 def _index_of(plan: ExportPlan, paths: list[str]) -> bytes:
-    """Return the index of shards at these paths."""
+    """Return the index of shards at these paths.
+
+    Raises:
+        UsageError: ``bad-name``: a path is no Unicode text.
+    """
     names = {
         tensor.name: os.path.basename(one) for one, shard in zip(paths, plan.shards, strict=False) for tensor in shard
     }
     index = {"metadata": {"total_size": plan.nbytes}, "weight_map": dict(sorted(names.items()))}
-    return json.dumps(index, indent=2, ensure_ascii=False).encode() + b"\n"
+    try:
+        return json.dumps(index, indent=2, ensure_ascii=False).encode() + b"\n"
+    except UnicodeEncodeError:
+        what = f"{paths[0]!r} is no Unicode text, and an index of shards is: choose another name for the output"
+        raise UsageError("bad-name", what) from None
 
 
 def _write_shard(
-    shard: list[Exported], metadata: Mapping[str, str], store: Store, fd: int, progress: Callable[[int], None]
+    shard: list[Exported], metadata: Mapping[str, str], store: Store, sink: Sink, progress: Callable[[int], None]
 ) -> None:
-    sink = Sink(fd)
     sink.write(memoryview(dump_header([(one.name, one.type, one.shape) for one in shard], metadata)))
     for tensor in shard:
         for piece in exported_bytes(tensor, store):
@@ -271,7 +342,7 @@ def _run(block: Block, kind: ElementType, store: Store) -> Iterator[FileRange | 
         size = kind.bits
         start, nbytes = block.at * size // 8, count * size // 8
         if not info.packed:
-            yield FileRange(store.reader.fileno(), info.offset + start, nbytes)
+            yield store.reader.part_of_file(info.offset + start, nbytes)
             return
         for done in range(0, nbytes, _PIECE_NBYTES):
             piece = store.stored(info, start + done, min(_PIECE_NBYTES, nbytes - done))

@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING
 
 from blobstore.convert.arrange import encoded_chunks, scale_of, stored_ranges
 from blobstore.convert.gemma_plan import refusal
-from blobstore.errors import CheckpointError, Fault, UsageError, in_file
+from blobstore.errors import CheckpointError, Fault, in_file
+from blobstore.inputs import files_of
 from blobstore.model_writer import ModelWriter
 from blobstore.store_writer import StoreWriter
-from blobstore.transfer import FileRange
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from blobstore.convert.checkpoint import Checkpoint
     from blobstore.convert.plan import Plan, PlannedTensor
     from blobstore.store_writer import IndexPlace
+    from blobstore.transfer import FileRange
 
     Progress = Callable[[int], None]
     Stored = Iterator[FileRange | npt.NDArray[np.uint8]]
@@ -55,13 +56,12 @@ def run_plan(
         progress: Called with how many bytes more have been written.
 
     Raises:
-        UsageError: ``same-file`` when the target is the source; as `blobstore.create`.
+        UsageError: ``same-file`` when the target is a file of the source; as `blobstore.create`.
         CheckpointError: ``disk-too-small``; ``cannot-convert`` for values that the chosen type can't hold.
         TruncatedError: A source file has shrunk.
         OSError: Reading or writing failed; the target is untouched.
     """
-    if isinstance(target, (str, os.PathLike)) and checkpoint.is_source(target):
-        raise UsageError("same-file", f"{os.fspath(target)!r} is the checkpoint itself: choose another name")
+    checkpoint.refuse_as_outputs(*files_of(target))
     _check_room(plan, target)
     scales = measure_scales(plan, checkpoint)
     if plan.config is None:
@@ -173,7 +173,7 @@ def _naming_source(tensor: PlannedTensor, checkpoint: Checkpoint) -> AbstractCon
 def _steps(ranges: Iterable[FileRange]) -> Stored:
     for source in ranges:
         for done in range(0, source.nbytes, _STEP_NBYTES):
-            yield FileRange(source.fd, source.offset + done, min(_STEP_NBYTES, source.nbytes - done))
+            yield source.part(done, _STEP_NBYTES)
 
 
 def _told(data: Stored, progress: Progress) -> Stored:

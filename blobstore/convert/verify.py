@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from dataclasses import dataclass
 from itertools import islice
 from typing import TYPE_CHECKING, Any
@@ -18,6 +17,7 @@ from blobstore.gemma.families import repaired
 from blobstore.gemma.fields import OpenEnum, Record
 from blobstore.gemma.toc import build_toc, toc_entry
 from blobstore.keys import BASE, CHOICES, CONFIG_KEY, NO_TOKENIZER, PACKED_FROM, TOC_KEY, TOKENIZER_KEY
+from blobstore.mapping import open_source
 from blobstore.transfer import FileRange
 
 if TYPE_CHECKING:
@@ -104,8 +104,11 @@ def verify(
 
 def digest_of(path: str, progress: Callable[[int], None] = lambda _: None) -> str:
     """Return the SHA-256 of a whole file, in hex."""
-    with open(path, "rb") as file:
-        return hashing.digest_of(FileRange(file.fileno(), 0, os.fstat(file.fileno()).st_size), progress).hex()
+    source = open_source(path, "read")
+    try:
+        return hashing.digest_of(FileRange(source, 0, source.size), progress).hex()
+    finally:
+        source.close()
 
 
 def _tensor(

@@ -23,9 +23,10 @@ from blobstore.hashing import digest_of
 from blobstore.index import PACKED, IndexedBlob, build_index
 from blobstore.index.records import directory_digest
 from blobstore.index_file import find_index
+from blobstore.inputs import files_of, refuse_inputs
 from blobstore.keys import BASE, INDEX_KEY, PACKED_FROM, RESERVED_KEYS, SKELETON_INDEX_KEY, SKELETON_KEY
 from blobstore.layout import MAX_BLOBS, MAX_PORTABLE_BLOBS
-from blobstore.packing.skeleton import Original, compressed, refuse_same, take_skeleton
+from blobstore.packing.skeleton import Original, compressed, take_skeleton
 from blobstore.parallel import check_workers, cores, in_order
 from blobstore.reader import BlobReader
 from blobstore.store import Store
@@ -133,7 +134,7 @@ def pack(
     """
     check_level(level)
     check_workers(workers)
-    refuse_same(target, path, base)
+    refuse_inputs(files_of(target), files_of(path, base))
     with ExitStack() as stack:
         reader = stack.enter_context(BlobReader(path))
         index = find_index(reader)

@@ -6,7 +6,6 @@ Spec: spec/packed.md, Packed files.
 from __future__ import annotations
 
 import json
-import os
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Literal
 
@@ -20,7 +19,6 @@ from blobstore.strictjson import parse_json
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
-    from os import PathLike
 
     from blobstore.directory import Directory
     from blobstore.reader import BlobReader
@@ -71,18 +69,6 @@ class Original:
         if not right:
             raise FormatError("packed-metadata", f"what it says of the file that was packed can't be read: {text:.80}")
         return original
-
-
-def refuse_same(target: str | PathLike[str], path: str | PathLike[str], base: str | PathLike[str] | None) -> None:
-    """Refuse to replace a file that is read.
-
-    Raises:
-        UsageError: ``same-file``.
-    """
-    what = {"the file itself": path, "the base, which is needed to read the other": base}
-    for role, one in what.items():
-        if one is not None and os.path.exists(target) and os.path.samefile(one, target):
-            raise UsageError("same-file", f"{os.fspath(target)!r} is {role}: choose another name")
 
 
 def ranges_outside(directory: Directory) -> Iterator[tuple[int, int]]:

@@ -14,8 +14,9 @@ from blobstore.atomic import AtomicFile
 from blobstore.errors import FormatError, UsageError, in_file
 from blobstore.hashing import Hasher
 from blobstore.index import parse_index
+from blobstore.inputs import files_of, refuse_inputs
 from blobstore.keys import INDEX_KEY, PACKED_FROM, SKELETON_INDEX_KEY, SKELETON_KEY, decode_key
-from blobstore.packing.skeleton import Original, decompressed, directory_in, ranges_outside, refuse_same
+from blobstore.packing.skeleton import Original, decompressed, directory_in, ranges_outside
 from blobstore.pair import close_with_index, close_with_index_inside, close_without_index
 from blobstore.parallel import check_workers, in_order
 from blobstore.store import Store
@@ -24,6 +25,7 @@ from blobstore.transfer import Sink
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from os import PathLike
+    from typing import BinaryIO
 
     import numpy.typing as npt
 
@@ -69,7 +71,7 @@ def original_of(store: Store) -> Original:
 
 def unpack(
     path: str | PathLike[str],
-    target: str | PathLike[str],
+    target: str | PathLike[str] | BinaryIO,
     *,
     base: str | PathLike[str] | None = None,
     workers: int | None = None,
@@ -79,7 +81,8 @@ def unpack(
 
     Args:
         path: Of the packed file.
-        target: Of the new one; replaced only by a complete one, whose SHA-256 is the one that was kept.
+        target: Path of the new one; replaced only by a complete one, whose SHA-256 is the one that was kept. Or a
+            binary stream, which gets its last bytes only when it is.
         base: The file that it was made the difference to.
         workers: Threads; by default one for each core.
         progress: Called with how many bytes more were written.
@@ -87,42 +90,65 @@ def unpack(
     Raises:
         FormatError: It is damaged: ``packed-…``, ``unpacked-digest`` when the result is another file.
         UsageError: ``not-packed``; ``same-file``, also when the base is to be replaced; ``needs-base``, ``wrong-base``;
-            ``bad-workers``.
+            ``bad-workers``; ``needs-path`` for a stream when an index stood beside the original.
         OSError: Reading or writing failed; the target is untouched.
     """
     check_workers(workers)
-    refuse_same(target, path, base)
+    refuse_inputs(files_of(target), files_of(path, base))
     with Store(path, base=base) as store, in_file(store.path):
         original = original_of(store)
         skeleton = decompressed(store.reader[SKELETON_KEY])
         directory = directory_in(skeleton, original.nbytes)
         _check_sizes(directory, store.unpacked)
-        with AtomicFile(target) as file:
-            digest = _write(file, _Pieces(directory, skeleton, store.unpacked), workers, progress)
-            if digest != original.sha256:
-                what = f"the unpacked file has the SHA-256 {digest}, it was {original.sha256}"
-                raise FormatError("unpacked-digest", what)
-            _complete(file, target, store, original, directory)
+        pieces = _Pieces(directory, skeleton, store.unpacked)
         packed = store.index.content.packed_count if store.index else 0
+        if not isinstance(target, (str, os.PathLike)):
+            if original.index == "external":
+                raise UsageError("needs-path", "an index stood beside the original: a stream has no such place")
+            _write(Sink(target), pieces, original, workers=workers, progress=progress)
+            return Unpacked("-", original.nbytes, packed, original.sha256)
+        with AtomicFile(target) as file:
+            sink = Sink(file.fileno(), file.path)
+            _write(sink, pieces, original, workers=workers, progress=progress, sync=file.sync_soon)
+            _complete(file, target, store, original, directory)
         return Unpacked(os.fspath(target), original.nbytes, packed, original.sha256)
 
 
-def _write(file: AtomicFile, pieces: _Pieces, workers: int | None, progress: Progress) -> str:
-    """Write all pieces, hashed meanwhile → SHA-256, in hex."""
-    sink, synced = Sink(file.fileno()), 0
+def _write(
+    sink: Sink,
+    pieces: _Pieces,
+    original: Original,
+    *,
+    workers: int | None,
+    progress: Progress,
+    sync: Callable[[], None] = lambda: None,
+) -> None:
+    """Write all pieces, hashed meanwhile; the last one only if they are the original.
+
+    Raises:
+        FormatError: ``unpacked-digest``.
+    """
     hasher = Hasher()
+    synced, last = 0, b""
     try:
         hasher.begin()
         for piece, room in in_order(pieces.jobs(), workers):
             with hasher.updating(piece):
-                sink.write(piece)
+                if sink.position + len(piece) < original.nbytes:
+                    sink.write(piece)
+                else:  # without the last bytes nobody takes the rest for a file
+                    last = bytes(piece)
             pieces.done_with(room)
             progress(len(piece))
             if sink.position - synced >= _SYNC_NBYTES:
                 synced = sink.position
-                file.sync_soon()
+                sync()
+        digest = hasher.digests()[0].hex()
+        if digest != original.sha256:
+            what = f"the unpacked file has the SHA-256 {digest}, it was {original.sha256}"
+            raise FormatError("unpacked-digest", what)
+        sink.write(memoryview(last))
         sink.flush()
-        return hasher.digests()[0].hex()
     finally:
         hasher.discard()
 

@@ -1,0 +1,19 @@
+"""What commands that look at a file say of what killed writers have left beside it."""
+
+from __future__ import annotations
+
+import os
+
+from blobstore.atomic import abandoned
+from blobstore.cli.output import note, size
+
+
+def tell_abandoned(path: str) -> None:
+    """Tell the user."""
+    for one in abandoned(os.path.dirname(os.path.realpath(path))):
+        try:
+            nbytes = os.lstat(one).st_size
+        except FileNotFoundError:  # a writer has come meanwhile
+            continue
+        what = "left by a writer that was killed; the next one that writes to this folder removes it"
+        note(f"{one!r}: {size(nbytes)}, {what}")

@@ -1,0 +1,74 @@
+"""Nothing that is read is replaced or removed by what is written, whatever it is called."""
+
+from __future__ import annotations
+
+import os
+from typing import TYPE_CHECKING
+
+from blobstore.errors import BlobStoreError, UsageError
+from blobstore.index import INDEX_MAGIC
+from blobstore.index_file import beside
+from blobstore.layout import MAGIC
+from blobstore.mapping import read_beginning
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
+    from os import PathLike
+    from typing import BinaryIO
+
+    Path = str | PathLike[str]
+
+_STORE_MAGIC = MAGIC.to_bytes(4, "little")
+
+
+def files_of(*stores: Path | BinaryIO | None) -> list[str]:
+    """Return the paths of .sbs files and of their indexes beside them; of a stream, and of None, nothing."""
+    paths = [os.fspath(one) for one in stores if isinstance(one, (str, os.PathLike))]
+    return [file for path in paths for file in (path, *beside(path))]
+
+
+def refuse_inputs(outputs: Iterable[Path | BinaryIO | None], inputs: Iterable[Path], *, folder: Path = "") -> None:
+    """Refuse outputs that are inputs: by path, by a link, or by another name of the same file.
+
+    Args:
+        outputs: What would be replaced or removed; a stream, and None, is nothing.
+        inputs: What is read, or may be.
+        folder: Of a checkpoint: all files in it are inputs, but .sbs files and indexes, which no checkpoint consists
+            of: they are results of earlier conversions.
+
+    Raises:
+        UsageError: ``same-file``.
+    """
+    paths = [os.fspath(one) for one in outputs if isinstance(one, (str, os.PathLike))]
+    present = [(one, found) for one in paths if (found := _stat(one))]
+    if not present:
+        return
+    read = {(found.st_dev, found.st_ino): os.fspath(one) for one in inputs if (found := _stat(one))}
+    around = {(found.st_dev, found.st_ino): one for one in _in(folder) if (found := _stat(one))}
+    for path, found in present:
+        identity = (found.st_dev, found.st_ino)
+        other = read.get(identity) or (None if _is_ours(path) else around.get(identity))
+        if other is not None:
+            alias = "" if other == path else f" (as {other!r})"
+            raise UsageError("same-file", f"{path!r} would be lost: it is read{alias}; choose another output")
+
+
+def _in(folder: Path) -> Iterator[str]:
+    if folder:
+        with os.scandir(folder) as entries:
+            yield from (one.path for one in entries)
+
+
+def _is_ours(path: str) -> bool:
+    """Whether a file is an .sbs file, or an index."""
+    try:
+        return bytes(read_beginning(path, len(INDEX_MAGIC))).startswith((_STORE_MAGIC, INDEX_MAGIC))
+    except (OSError, BlobStoreError):
+        return False
+
+
+def _stat(path: Path) -> os.stat_result | None:
+    try:
+        return os.stat(path)
+    except OSError:
+        return None

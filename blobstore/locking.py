@@ -1,0 +1,72 @@
+"""Locks on files, between processes and threads. The system drops them when a process ends, however it ends."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from contextlib import contextmanager, suppress
+from typing import TYPE_CHECKING
+
+if os.name != "nt":  # Windows has others; nothing that is open can be replaced or removed there
+    import fcntl
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from os import PathLike
+
+_FLAGS = getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_NOFOLLOW", 0)
+
+
+def lock(fd: int, *, wait: bool = True) -> bool:
+    """Lock an open file against all others that lock it, until it is closed; return whether that was possible.
+
+    False where another holds the lock and this isn't to wait, and where the system or the file system has no locks.
+    """
+    if os.name == "nt":  # pragma: no cover
+        return False
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX if wait else fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        return False
+    return True
+
+
+@contextmanager
+def turn_at(path: str | PathLike[str]) -> Iterator[None]:
+    """Wait until nobody else replaces a file, or what belongs to it, and keep others from it in the ``with`` block.
+
+    The lock is on a file of its own beside the file (beside what a link to it names). A process that is killed leaves
+    an empty file, which the next one takes and removes.
+
+    Raises:
+        OSError: The folder can't be written to.
+    """
+    folder, name = os.path.split(os.path.realpath(path))
+    place = os.path.join(folder, f".blobstore-{hashlib.sha256(os.fsencode(name)).hexdigest()[:16]}.lock")
+    fd = _take(place)
+    try:
+        yield
+    finally:
+        with suppress(OSError):
+            os.unlink(place)  # while it is locked: who waits for it sees that it isn't there any more
+        os.close(fd)
+
+
+def _take(place: str) -> int:
+    while True:
+        try:
+            fd = os.open(place, os.O_RDWR | os.O_CREAT | _FLAGS, 0o666)
+        except PermissionError:  # another user's
+            fd = os.open(place, os.O_RDONLY | _FLAGS)
+        lock(fd)
+        if is_at(place, fd):
+            return fd
+        os.close(fd)
+
+
+def is_at(path: str, fd: int) -> bool:
+    """Whether a path names an open file, and not another one or none any more."""
+    try:
+        return os.path.samestat(os.lstat(path), os.fstat(fd))
+    except FileNotFoundError:
+        return False

@@ -1,0 +1,424 @@
+"""What commands write: never over what they read; to standard output where that is possible; no flag in vain."""
+
+from __future__ import annotations
+
+import argparse
+import io
+import json
+import os
+import shutil
+import subprocess
+import sys
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pytest
+from safetensors.numpy import load_file
+
+import blobstore
+from blobstore import cli
+from blobstore.bench import plot
+from blobstore.cli.output import output_of
+from blobstore.convert.gemma_plan import Choices
+from blobstore.packing import pack, unpack
+from blobstore.recover import recover
+from blobstore.repair import repair
+from blobstore.rewrite import Edits, rewrite
+from tests.checkpoints import snapshot, write_peer
+from tests.gemma_checkpoints import convert, sound_recipe, tokenizer
+from tests.packing_files import tuned, weights
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+    from pathlib import Path
+
+
+NAME = "model.layers.0.mlp.up_proj.weight"
+
+
+@dataclass(frozen=True)
+class Writing:
+    """A command that writes: its words, with OUT for the output, and the files that it reads."""
+
+    words: str
+    reads: tuple[str, ...]
+    suffix: str = ""
+    streams: bool = False
+
+
+CHECKPOINT = ("config.json", "model.safetensors", "tokenizer.model", "notes.txt", "tokenizer_config.json")
+IN_CHECKPOINT = tuple(f"ck/{one}" for one in CHECKPOINT)
+DIFFERENCE = ("near.sbs", "base.sbs", "base.sbs.idx")
+WRITING = {
+    "get": Writing(f"get near.sbs {NAME} --base base.sbs --raw -o OUT", DIFFERENCE, streams=True),
+    "get .npy": Writing(f"get plain.sbs {NAME} -o OUT", ("plain.sbs", "plain.sbs.idx"), ".npy"),
+    "convert": Writing("convert ck -o OUT", IN_CHECKPOINT, streams=True),
+    "convert a file": Writing(
+        "convert ck/model.safetensors --tokenizer other.model -o OUT", (*IN_CHECKPOINT[:2], "other.model"), streams=True
+    ),
+    "convert by name": Writing("convert ck --as names -o OUT", IN_CHECKPOINT, streams=True),
+    "verify": Writing("verify made.sbs --against ck --receipt OUT", ("made.sbs", *IN_CHECKPOINT), streams=True),
+    "export": Writing("export near.sbs --base base.sbs -o OUT", DIFFERENCE, streams=True),
+    "export shards": Writing("export near.sbs --base base.sbs --max-shard-size 1kB -o OUT", DIFFERENCE),
+    "rewrite": Writing("rewrite plain.sbs --index embedded -o OUT", ("plain.sbs", "plain.sbs.idx"), streams=True),
+    "recover": Writing(
+        "recover plain.sbs --index other.idx -o OUT", ("plain.sbs", "plain.sbs.idx", "other.idx"), streams=True
+    ),
+    "repair": Writing("repair made.sbs -o OUT", ("made.sbs",), streams=True),
+    "pack": Writing("pack plain.sbs --base base.sbs -o OUT", ("plain.sbs", "plain.sbs.idx", *DIFFERENCE[1:])),
+    "unpack": Writing("unpack near.sbs --base base.sbs -o OUT", DIFFERENCE, streams=True),
+    "bench": Writing("bench plain.sbs --plot OUT", ("plain.sbs", "plain.sbs.idx"), ".png"),
+}
+# These change the file that they are given, or write into a folder of their own.
+IN_PLACE = {"index attach", "index detach", "index build", "demo"}
+READING = {"info", "ls", "check", "diff"}
+
+
+def commands(parser: argparse.ArgumentParser, before: str = "") -> Iterator[tuple[str, argparse.ArgumentParser]]:
+    """Yield each command with its parser; of groups those inside."""
+    for action in parser._actions:
+        if isinstance(action, argparse._SubParsersAction):
+            for name, one in action.choices.items():
+                inside = list(commands(one, f"{before}{name} "))
+                yield from inside or [(before + name, one)]
+
+
+def run(words: list[str]) -> tuple[int, str, str]:
+    """Run a command in this process → exit status, what it printed, what it told."""
+    out, err = io.TextIOWrapper(io.BytesIO(), "utf-8"), io.StringIO()
+    before = sys.stdout, sys.stderr
+    sys.stdout, sys.stderr = out, err
+    try:
+        status = cli.main(words)
+        out.flush()
+    finally:
+        sys.stdout, sys.stderr = before
+    return status, out.buffer.getvalue().decode("utf-8", "replace"), err.getvalue()
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """All that the commands read."""
+    folder = tmp_path_factory.mktemp("made")
+    recipe = sound_recipe("gemma3")
+    recipe.write(folder / "ck")
+    (folder / "ck" / "tokenizer.model").write_bytes(tokenizer(recipe.size.vocabulary))
+    (folder / "ck" / "notes.txt").write_text("of the model")
+    (folder / "ck" / "tokenizer_config.json").write_text("{}")
+    (folder / "other.model").write_bytes(tokenizer(recipe.size.vocabulary))
+    convert(folder / "ck", folder / "made.sbs", Choices())
+    values = weights(1, 5000)
+    for name, one in (("base", values), ("plain", tuned(values, 2))):
+        with blobstore.create(folder / f"{name}.sbs", index="external") as store:
+            store.add(NAME, one)
+            store.add("b", np.arange(300, dtype=np.int32))
+    with blobstore.create(folder / "tuned.sbs") as store:
+        store.add(NAME, tuned(values, 2))
+        store.add("b", np.arange(300, dtype=np.int32))
+    pack(folder / "tuned.sbs", folder / "near.sbs", base=folder / "base.sbs")
+    shutil.copy(folder / "plain.sbs.idx", folder / "other.idx")
+    return folder
+
+
+@pytest.fixture
+def site(made: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    shutil.copytree(made, tmp_path / "site")
+    monkeypatch.chdir(tmp_path / "site")
+    return tmp_path / "site"
+
+
+def everything(folder: Path) -> dict[str, bytes]:
+    return snapshot(folder) | {f"ck/{name}": data for name, data in snapshot(folder / "ck").items()}
+
+
+def test_the_table_has_every_command_and_every_output() -> None:
+    known = {one.words.split()[0] for one in WRITING.values()}
+    writing = set()
+    for name, parser in commands(cli.parser()):
+        outputs = {
+            one for action in parser._actions if action.metavar in ("OUT", "FOLDER") for one in action.option_strings
+        }
+        assert bool(outputs) == (name in known | {"demo"}), name
+        writing |= {name} if outputs else set()
+        for option in outputs:
+            short = {"--output": "-o"}.get(option, option)
+            assert name == "demo" or any(
+                one.words.startswith(name) and short in one.words.split() for one in WRITING.values()
+            )
+    assert {name for name, _ in commands(cli.parser())} == writing | IN_PLACE | READING
+
+
+PAIRS = [(name, read) for name, one in WRITING.items() for read in one.reads]
+WAYS: dict[str, Callable[[Path, Path, str], str]] = {}
+
+
+def way(make: Callable[[Path, Path, str], str]) -> Callable[[Path, Path, str], str]:
+    WAYS[make.__name__] = make
+    return make
+
+
+@way
+def itself(site: Path, read: Path, suffix: str) -> str:
+    return hard(site, read, suffix) if suffix else str(read)
+
+
+@way
+def symbolic(site: Path, read: Path, suffix: str) -> str:
+    link = site / f"elsewhere{suffix}"
+    link.symlink_to(read)
+    return str(link)
+
+
+@way
+def hard(site: Path, read: Path, suffix: str) -> str:
+    link = site / f"elsewhere{suffix}"
+    link.hardlink_to(read)
+    return str(link)
+
+
+@way
+def as_index(site: Path, read: Path, suffix: str) -> str:
+    """The output's index beside it would be the input."""
+    (site / f"elsewhere{suffix}.idx").hardlink_to(read)
+    return str(site / f"elsewhere{suffix}")
+
+
+@pytest.mark.parametrize("how", WAYS)
+@pytest.mark.parametrize(("name", "read"), PAIRS)
+def test_no_output_replaces_or_removes_an_input(
+    site: Path, name: str, read: str, how: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(plot, "check", lambda _: None)
+    writing = WRITING[name]
+    given = WAYS[how](site, site / read, writing.suffix)
+    if name == "export shards":
+        if how in ("itself", "as_index"):
+            pytest.skip("shards have names of their own, and no index of ours")
+        os.rename(given, f"{site}/some-00001-of-00002.safetensors")
+        given = f"{site}/some.safetensors"
+    if how == "as_index" and name.split(maxsplit=1)[0] in ("get", "verify", "export", "bench"):
+        pytest.skip("what it writes has no index")
+    before = everything(site)
+    status, printed, told = run([given if one == "OUT" else one for one in writing.words.split()])
+    assert (status, printed) == (2, "")
+    assert "same-file" in told
+    assert everything(site) == before
+
+
+FUNCTIONS: dict[str, tuple[Callable[[str], object], tuple[str, ...]]] = {
+    "rewrite": (lambda out: rewrite("plain.sbs", out, Edits()), ("plain.sbs", "plain.sbs.idx")),
+    "repair": (lambda out: repair("made.sbs", out), ("made.sbs",)),
+    "recover": (lambda out: recover("plain.sbs", out, index_path="other.idx"), ("plain.sbs", "other.idx")),
+    "pack": (lambda out: pack("plain.sbs", out, base="base.sbs"), ("plain.sbs", "base.sbs", "base.sbs.idx")),
+    "unpack": (lambda out: unpack("near.sbs", out, base="base.sbs"), DIFFERENCE),
+}
+
+
+@pytest.mark.parametrize(("name", "read"), [(name, one) for name, (_, reads) in FUNCTIONS.items() for one in reads])
+def test_functions_keep_the_rule_as_well(site: Path, name: str, read: str) -> None:
+    before = everything(site)
+    for out in (read, hard(site, site / read, "")):
+        with pytest.raises(blobstore.UsageError, match="same-file"):
+            FUNCTIONS[name][0](out)
+    os.unlink("elsewhere")
+    assert everything(site) == before
+
+
+def test_an_index_never_takes_the_place_of_its_file(site: Path) -> None:
+    (site / "odd.sbs.idx").symlink_to(site / "tuned.sbs")
+    (site / "odd.sbs").hardlink_to(site / "tuned.sbs")
+    before = everything(site)
+    status, _, told = run(["index", "detach", "odd.sbs"])
+    assert (status, "same-file" in told) == (2, True)
+    assert everything(site) == before
+    # Results of earlier conversions in a checkpoint's folder are no part of it.
+    for _ in range(2):
+        assert run(["convert", "ck", "-o", "ck/out.sbs", "--index", "external"])[0] == 0
+
+
+# ----------------------------------------------------------------------------------------------------- standard output
+
+
+@pytest.mark.parametrize("name", [name for name, one in WRITING.items() if one.streams])
+def test_what_can_stream_writes_to_standard_output_what_it_writes_to_a_file(site: Path, name: str) -> None:
+    def run_into(out: str) -> subprocess.CompletedProcess[bytes]:
+        words = [out if one == "OUT" else one for one in WRITING[name].words.split()]
+        return subprocess.run([sys.executable, "-m", "blobstore", *words], capture_output=True, check=False)
+
+    streamed, written = run_into("-"), run_into("written")
+    assert (streamed.returncode, written.returncode) == (0, 0), streamed.stderr + written.stderr
+    assert streamed.stdout == (site / "written").read_bytes()
+    assert not (site / "-").exists()
+
+
+@pytest.mark.parametrize("name", [name for name, one in WRITING.items() if not one.streams and not one.suffix])
+def test_what_can_not_stream_says_so(site: Path, name: str) -> None:
+    status, printed, told = run([("-" if one == "OUT" else one) for one in WRITING[name].words.split()])
+    assert (status, printed) == (2, "")
+    assert "no-stream" in told or "needs-path" in told
+    assert not (site / "-").exists()
+
+
+def test_what_needs_a_place_beside_it_is_no_stream(site: Path) -> None:
+    run(["pack", "plain.sbs", "-o", "packed.sbs"])
+    for words, reason in (
+        (["convert", "ck", "-o", "-", "--index", "external"], "needs-path"),
+        (["rewrite", "plain.sbs", "-o", "-"], "needs-path"),
+        (["rewrite", "tuned.sbs", "-o", "-", "--container", "1"], "needs-seek"),
+        (["unpack", "packed.sbs", "-o", "-"], "needs-path"),
+        (["demo", "-o", "-"], "no-stream"),
+        (["rewrite", "tuned.sbs", "-o", "-", "--json"], "two-ways"),
+        (["verify", "made.sbs", "--against", "ck", "--receipt", "-", "--json"], "two-ways"),
+    ):
+        status, printed, told = run(words)
+        assert (status, printed, reason in told) == (2, "", True), (words, told)
+    assert not (site / "-").exists()
+
+
+class Terminal(io.TextIOWrapper):
+    def isatty(self) -> bool:
+        return True
+
+
+def test_no_bytes_go_to_a_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "stdout", Terminal(io.BytesIO()))
+    with pytest.raises(blobstore.UsageError, match="terminal"):
+        output_of(argparse.Namespace(), "-")
+
+
+def test_a_damaged_packed_file_gives_a_stream_that_no_one_takes_for_the_file(site: Path) -> None:
+    run(["pack", "tuned.sbs", "-o", "packed.sbs"])
+    with blobstore.open("packed.sbs") as store:
+        metadata = json.loads(store.metadata["blobstore.packed"])
+    metadata["sha256"] = "0" * 64
+    rewritten = json.dumps(metadata, sort_keys=True, separators=(",", ":")).encode()
+    raw = (site / "packed.sbs").read_bytes()
+    with blobstore.open("packed.sbs") as store:
+        before = store.metadata["blobstore.packed"].encode()
+    # Text inside JSON inside the index: quoted.
+    raw = raw.replace(json.dumps(before.decode()).encode()[1:-1], json.dumps(rewritten.decode()).encode()[1:-1])
+    (site / "packed.sbs").write_bytes(raw)
+    target = io.BytesIO()
+    with pytest.raises(blobstore.BlobStoreError) as caught:
+        unpack("packed.sbs", target, workers=1)
+    assert caught.value.reason == "unpacked-digest"
+    assert len(target.getvalue()) < metadata["nbytes"]
+    (site / "stream.sbs").write_bytes(target.getvalue())
+    with pytest.raises(blobstore.FormatError):
+        blobstore.open("stream.sbs")
+
+
+@pytest.mark.usefixtures("site")
+def test_a_stream_that_is_cut_off_ends_as_cat_does() -> None:
+    for words in (["export", "tuned.sbs", "-o", "-"], ["ls", "tuned.sbs"], ["get", "tuned.sbs", NAME]):
+        process = subprocess.Popen(
+            [sys.executable, "-m", "blobstore", *words], stdout=subprocess.PIPE, stderr=subprocess.PIPE
+        )
+        assert process.stdout
+        process.stdout.close()
+        assert process.stderr
+        assert (process.wait(), process.stderr.read()) == (141, b""), words
+        process.stderr.close()
+
+
+# ------------------------------------------------------------------------------------------------------- flags in vain
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        *(f"convert other {flag} -o out.sbs" for flag in ("--weights sfp", "--layout split", "--wrapping it")),
+        "convert ck --as names --tokenizer other.model -o out.sbs",
+        "convert other --weights bf16 --dry-run",
+        "check other --weights bf16",
+        "check made.sbs --weights bf16",
+    ],
+)
+def test_flags_that_would_do_nothing_are_refused(site: Path, words: str) -> None:
+    (site / "other").mkdir()
+    write_peer(site / "other" / "model.safetensors", {"a": np.zeros(3, np.float32)})
+    status, printed, told = run(words.split())
+    assert (status, printed, "needless-flag" in told) == (2, "", True), told
+    assert not (site / "out.sbs").exists()
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        "get plain.sbs b --base base.sbs",
+        "export plain.sbs --base base.sbs -o x",
+        "unpack packed.sbs --base base.sbs -o x",
+    ],
+)
+@pytest.mark.usefixtures("site")
+def test_a_base_that_nothing_needs_is_refused(words: str) -> None:
+    run(["pack", "plain.sbs", "-o", "packed.sbs"])
+    status, printed, told = run(words.split())
+    assert (status, printed, "needless-base" in told) == (2, "", True), told
+
+
+# --------------------------------------------------------------------------------------------- exports over older ones
+
+
+def layouts(site: Path) -> dict[str, list[str]]:
+    one = ["export", "tuned.sbs", "-o", f"{site}/out/model.safetensors"]
+    return {"one file": one, "shards": [*one, "--max-shard-size", "1kB"]}
+
+
+@pytest.mark.parametrize(("first", "then"), [("one file", "shards"), ("shards", "one file")])
+def test_an_export_leaves_no_other_layout_beside_it(site: Path, first: str, then: str) -> None:
+    (site / "out").mkdir()
+    assert run(layouts(site)[first])[0] == 0
+    (site / "out" / "model-00003-of-00003.safetensors").write_bytes(b"of one of three")
+    (site / "out" / "other.safetensors").write_bytes(b"of another export")
+    before = snapshot(site / "out")
+    status, _, told = run(layouts(site)[then])
+    assert (status, "superseded" in told, "--force" in told) == (2, True, True)
+    named = {name for name in before if repr(f"{site}/out/{name}") in told}
+    assert named == set(before) - {"other.safetensors"}
+    assert snapshot(site / "out") == before
+    assert run([*layouts(site)[then], "--force"])[0] == 0
+    left = snapshot(site / "out")
+    shutil.rmtree(site / "out")
+    (site / "out").mkdir()
+    run(layouts(site)[then])
+    assert left == snapshot(site / "out") | {"other.safetensors": b"of another export"}
+    found: dict[str, np.ndarray] = {}
+    for name in left:
+        if name.endswith(".safetensors") and name != "other.safetensors":
+            found |= load_file(site / "out" / name)
+    assert set(found) == {NAME, "b"}
+
+
+def test_an_error_while_shards_are_replaced_keeps_or_names_what_is_complete(
+    site: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (site / "out").mkdir()
+    words = layouts(site)["shards"]
+    run(words)
+    old = snapshot(site / "out")
+    real = os.replace
+    for fails_at in range(3):
+        calls = iter(range(100))
+
+        def replace(source: str, target: str) -> None:
+            at = next(calls)  # noqa: B023
+            if at == 0 if fails_at == 0 else at >= fails_at:  # noqa: B023
+                raise OSError(5, "Input/output error", source, None, target)
+            real(source, target)
+
+        monkeypatch.setattr(os, "replace", replace)
+        status, _, told = run(words)
+        monkeypatch.setattr(os, "replace", real)
+        assert status == 1
+        found = snapshot(site / "out")
+        if fails_at == 0:
+            assert found == old
+        else:
+            kept = {one for one in found if one.startswith(".blobstore-")}
+            assert len(kept) == 3 - fails_at
+            assert all(one in told for one in kept)
+            for one in kept:
+                os.unlink(site / "out" / one)
+            run(words)

@@ -1,0 +1,489 @@
+"""Files that meet other files and other writers: nothing is mixed, nothing is left behind, nothing waits for ever."""
+
+from __future__ import annotations
+
+import copy
+import errno
+import os
+import pickle
+import resource
+import signal
+import subprocess
+import sys
+import textwrap
+import threading
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pytest
+
+import blobstore
+from blobstore import atomic, cli, locking, mapping
+from blobstore.atomic import AtomicFile, abandoned, write_file
+from blobstore.convert.checkpoint import open_checkpoint
+from blobstore.convert.plan import plan_by_name
+from blobstore.convert.run import run_plan
+from blobstore.errors import BlobStoreError, UsageError
+from blobstore.index import open_index
+from blobstore.locking import turn_at
+from blobstore.mapping import MappedFile, open_one_of_many, open_source
+from blobstore.reindex import attach_index, build_for, detach_index
+from blobstore.rewrite import Edits, rewrite
+from tests.checkpoints import linux_only, small, snapshot, write_peer, write_shards
+from tests.conftest import ROOT
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+    from pathlib import Path
+
+    from blobstore.mapping import Access
+    from blobstore.store_writer import IndexPlace
+
+ROUNDS = 60
+PLACES: tuple[IndexPlace, ...] = ("external", "none", "embedded")
+
+
+# --------------------------------------------------------------------------------------------------------- two writers
+
+
+def save(path: Path, number: int, index: IndexPlace) -> None:
+    """Write a file whose names and data tell its number, and whose directory is that of all others."""
+    with blobstore.create(path, index=index) as store:
+        for key in ("a", "b"):
+            store.add(f"{key}{number % 2}", np.full(8, number, np.int32 if number % 2 else np.float32))
+
+
+def read(path: Path) -> int | None:
+    """Return the number of a file; None where it says that its index isn't its own, or that none is there."""
+    try:
+        with blobstore.open(path) as store:
+            if store.index is None:
+                return None
+            numbers = {int(values[0]) for values in store.values()}
+            names = {int(name[1:]) for name in store}
+    except BlobStoreError as error:
+        if error.reason != "index-stale":
+            raise
+        return None
+    (number,) = numbers
+    assert names == {number % 2}
+    return number
+
+
+@pytest.mark.parametrize("others", ["external", "embedded"])
+def test_a_file_and_its_index_are_one_writers(tmp_path: Path, others: IndexPlace) -> None:
+    path = tmp_path / "m.sbs"
+    save(path, 0, "external")
+    start = threading.Barrier(2)
+
+    def write(first: int, index: IndexPlace) -> None:
+        for number in range(first, first + 2 * ROUNDS, 2):
+            start.wait()
+            save(path, number, index)
+
+    threads = [threading.Thread(target=write, args=one) for one in ((2, "external"), (1001, others))]
+    for one in threads:
+        one.start()
+    while any(one.is_alive() for one in threads):
+        read(path)
+    for one in threads:
+        one.join()
+    assert read(path) in (2 * ROUNDS, 999 + 2 * ROUNDS)
+    assert {one.split(".")[0] for one in os.listdir(tmp_path)} == {"m"}
+
+
+def test_blobs_without_names_take_the_place_of_others_with_their_names(tmp_path: Path) -> None:
+    path = tmp_path / "m.sbs"
+    save(path, 1, "external")
+    with blobstore.open(path) as store:
+        blobs = [(key, bytes(len(store.reader[key]))) for key in store.reader]
+    with blobstore.BlobWriter(path) as writer:
+        for key, data in blobs:
+            writer.add(key, data)
+    assert read(path) is None
+
+
+EDITS: dict[str, tuple[IndexPlace, Callable[[Path], object]]] = {
+    "rewrite": ("embedded", lambda path: rewrite(path, None, Edits(set_metadata={"a": "b"}))),
+    "rewrite the index": ("external", lambda path: rewrite(path, None, Edits(set_metadata={"a": "b"}))),
+    "attach": ("external", attach_index),
+    "detach": ("embedded", detach_index),
+    "build": ("external", lambda path: build_for(path, force=True)),
+    "embed": ("external", lambda path: build_for(path, embed=True, force=True)),
+    "build, not inside": ("embedded", lambda path: build_for(path, force=True)),
+}
+
+
+@pytest.mark.parametrize("edit", EDITS)
+def test_an_edit_in_place_is_of_the_file_that_was_read(
+    tmp_path: Path, edit: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "m.sbs"
+    index, run = EDITS[edit]
+    save(path, 1, index)
+    real = turn_at
+    replaced: list[object] = []
+
+    @contextmanager
+    def late(place: str | os.PathLike[str]) -> Iterator[None]:
+        if not replaced:
+            replaced.append(place)
+            save(path, 2, index)  # another one comes first
+        with real(place):
+            yield
+
+    monkeypatch.setattr("blobstore.pair.turn_at", late)
+    with pytest.raises(UsageError, match="replaced"):
+        run(path)
+    assert read(path) == 2
+
+
+def test_who_waits_for_a_turn_gets_it_whatever_becomes_of_the_lock(tmp_path: Path) -> None:
+    path, inside, most = tmp_path / "m.sbs", list[int](), list[int]()
+
+    def work() -> None:
+        for _ in range(50):
+            with turn_at(path):
+                inside.append(1)
+                most.append(len(inside))
+                inside.pop()
+
+    threads = [threading.Thread(target=work) for _ in range(4)]
+    for one in threads:
+        one.start()
+    for one in threads:
+        one.join()
+    assert set(most) == {1}
+    assert not os.listdir(tmp_path)
+    # What a killed process has left is nobody's.
+    with turn_at(path):
+        (lock,) = os.listdir(tmp_path)
+    (tmp_path / lock).touch()
+    with turn_at(path):
+        assert os.listdir(tmp_path) == [lock]
+    assert not os.listdir(tmp_path)
+
+
+# ------------------------------------------------------------------------------------------ errors between two renames
+
+
+@pytest.mark.parametrize("again", [True, False])
+def test_an_error_between_two_renames_loses_no_names(
+    tmp_path: Path, again: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "m.sbs"
+    save(path, 1, "external")
+    real, failed = os.replace, list[str]()
+
+    def replace(source: str, target: str) -> None:
+        if target.endswith((".idx", ".idx.new")) and os.path.getsize(path) and renamed():
+            failed.append(target)
+            if not again or len(failed) < 2:
+                raise OSError(errno.EIO, os.strerror(errno.EIO), source, None, target)
+        real(source, target)
+
+    inode = path.stat().st_ino
+
+    def renamed() -> bool:
+        return path.stat().st_ino != inode
+
+    monkeypatch.setattr(os, "replace", replace)
+    with pytest.raises(OSError, match="nothing is lost") as caught:
+        save(path, 2, "external")
+    monkeypatch.setattr(os, "replace", real)
+    assert caught.value.filename == str(tmp_path / "m.sbs.idx")
+    (kept,) = (tmp_path / one for one in os.listdir(tmp_path) if one not in ("m.sbs", "m.sbs.idx"))
+    assert repr(str(kept)) in str(caught.value)
+    assert read(path) is None
+    assert open_index(memoryview(kept.read_bytes()), external=True).names == ["a0", "b0"]
+    os.replace(kept, f"{path}.idx")
+    assert read(path) == 2
+
+
+def test_an_error_before_a_rename_leaves_the_old_names(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "m.sbs"
+    save(path, 1, "external")
+    real = os.replace
+
+    def replace(source: str, target: str) -> None:
+        if target == str(path):
+            raise OSError(errno.EIO, os.strerror(errno.EIO), source, None, target)
+        real(source, target)
+
+    def replace_by(index: IndexPlace) -> None:
+        with blobstore.create(path, index=index) as store:
+            for key in ("a1", "b1"):
+                store.add(key, np.zeros(8, np.float32))
+
+    for index in PLACES:
+        monkeypatch.setattr(os, "replace", replace)
+        with pytest.raises(OSError, match="Input/output") as caught:
+            replace_by(index)
+        monkeypatch.setattr(os, "replace", real)
+        assert (caught.value.errno, caught.value.filename) == (errno.EIO, str(path))
+        assert read(path) == 1
+        assert set(os.listdir(tmp_path)) == {"m.sbs", "m.sbs.idx"}
+
+
+# ------------------------------------------------------------------------------------------- what killed writers leave
+
+
+def named_writer(path: Path) -> subprocess.Popen[str]:
+    """A process that is writing a file under a temporary name."""
+    code = f"""
+        import os, time
+        os.O_TMPFILE = 0
+        from blobstore.atomic import AtomicFile
+        file = AtomicFile({str(path)!r})
+        os.write(file.fileno(), b"x" * 1000)
+        print("ready", flush=True)
+        time.sleep(60)
+    """
+    process = subprocess.Popen(
+        [sys.executable, "-c", textwrap.dedent(code)], stdout=subprocess.PIPE, text=True, cwd=ROOT
+    )
+    assert process.stdout
+    assert process.stdout.readline() == "ready\n"
+    return process
+
+
+@linux_only
+def test_what_a_killed_writer_leaves_is_told_and_removed_and_what_a_living_one_has_is_not(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "m.sbs"
+    save(path, 1, "embedded")
+    dead, living = named_writer(path), named_writer(tmp_path / "other")
+    assert abandoned(str(tmp_path)) == []
+    left = {one for one in os.listdir(tmp_path) if one != "m.sbs"}
+    dead.kill()
+    dead.wait()
+    (old,) = abandoned(str(tmp_path))
+    for command in ("info", "check"):
+        assert cli.main([command, str(path)]) == 0
+        told = capsys.readouterr().err
+        assert os.path.basename(old) in told
+        assert "1 kB" in told
+    write_file(tmp_path / "any", b"data")
+    assert {one for one in os.listdir(tmp_path) if one.startswith(".")} == left - {os.path.basename(old)}
+    for command in ("info", "check"):
+        assert cli.main([command, str(path)]) == 0
+        assert ".blobstore" not in capsys.readouterr().err
+    living.kill()
+    living.wait()
+    for process in (dead, living):
+        assert process.stdout
+        process.stdout.close()
+
+
+def test_only_temporary_files_of_ours_are_abandoned(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / ".blobstore-folder.tmp").mkdir()
+    os.mkfifo(tmp_path / ".blobstore-pipe.tmp")
+    (tmp_path / "target").write_bytes(b"data")
+    (tmp_path / ".blobstore-link.tmp").symlink_to("target")
+    (tmp_path / ".blobstore-x.new").write_bytes(b"data")
+    assert abandoned(str(tmp_path)) == []
+    assert abandoned(str(tmp_path / "nowhere")) == []
+    (tmp_path / ".blobstore-x.tmp").write_bytes(b"data")
+    assert abandoned(str(tmp_path)) == [str(tmp_path / ".blobstore-x.tmp")]
+    # Where there are no locks nothing tells whether a writer lives.
+    monkeypatch.setattr(atomic, "lock", lambda *_, **__: False)
+    assert abandoned(str(tmp_path)) == []
+    write_file(tmp_path / "target", b"new")
+    assert (tmp_path / ".blobstore-x.tmp").exists()
+
+
+def test_a_file_that_is_taken_for_abandoned_before_it_is_locked_is_made_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(os, "O_TMPFILE", 0, raising=False)
+    real, seen = locking.lock, list[str]()
+
+    def lock(fd: int, *, wait: bool = True) -> bool:
+        if not seen:
+            (one,) = os.listdir(tmp_path)
+            seen.append(one)
+            os.unlink(tmp_path / one)
+        return real(fd, wait=wait)
+
+    monkeypatch.setattr(atomic, "lock", lock)
+    with AtomicFile(tmp_path / "file") as file:
+        file.write(memoryview(b"data"))
+    assert snapshot(tmp_path) == {"file": b"data"}
+
+
+# --------------------------------------------------------------------------------------------- what is no regular file
+
+
+SPECIAL: dict[str, Callable[[Path], object]] = {
+    "pipe": os.mkfifo,
+    "loop": lambda path: path.symlink_to(path.name),
+    "device": lambda path: path.symlink_to("/dev/zero"),
+    "folder": os.mkdir,
+}
+
+
+@pytest.mark.parametrize("kind", SPECIAL)
+@pytest.mark.parametrize(
+    "name",
+    [
+        "config.json",
+        "generation_config.json",
+        "tokenizer.model",
+        "tokenizer_config.json",
+        "model.safetensors.index.json",
+        "model.safetensors",
+        "given",
+        "out/out.sbs.idx",
+    ],
+)
+def test_nothing_in_a_folder_is_waited_for(
+    tmp_path: Path, name: str, kind: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write_peer(tmp_path / "model.safetensors", small("a"))
+    (tmp_path / "out").mkdir()
+    (tmp_path / name).unlink(missing_ok=True)
+    SPECIAL[kind](tmp_path / name)
+    words = ["convert", str(tmp_path), "-o", str(tmp_path / "out" / "out.sbs")]
+    if name == "given":
+        words += ["--as", "gemma", "--tokenizer", str(tmp_path / name)]
+    signal.alarm(20)
+    try:
+        status = cli.main(words)
+    finally:
+        signal.alarm(0)
+    told = capsys.readouterr().err
+    if name == "out/out.sbs.idx":  # no index is written: what is there stays
+        assert (status, os.path.lexists(tmp_path / name)) == (0, True)
+        return
+    assert (status, "not-a-file" in told) == (2, True), told
+    assert name in told
+
+
+# --------------------------------------------------------------------------------------------------------- descriptors
+
+
+def descriptors() -> int:
+    return len(os.listdir("/proc/self/fd"))
+
+
+@linux_only
+def test_a_checkpoint_of_any_number_of_shards_is_converted_with_few_descriptors(tmp_path: Path) -> None:
+    count = 150
+    (tmp_path / "ck").mkdir()
+    write_shards(tmp_path / "ck", [small(f"t{i:03}") for i in range(count)])
+    before, (soft, hard) = descriptors(), resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (before + 90, hard))
+    try:
+        with open_checkpoint(tmp_path / "ck") as checkpoint:
+            assert descriptors() - before <= 64
+            run_plan(plan_by_name(checkpoint), checkpoint, tmp_path / "out.sbs")
+        assert descriptors() == before
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+    with blobstore.open(tmp_path / "out.sbs") as store:
+        assert all(np.array_equal(store[f"t{i:03}"], small(f"t{i:03}")[f"t{i:03}"]) for i in range(count))
+
+
+@linux_only
+def test_a_mapped_store_has_one_descriptor(tmp_path: Path) -> None:
+    save(tmp_path / "m.sbs", 1, "embedded")
+    before = descriptors()
+    stores = [blobstore.open(tmp_path / "m.sbs", access="mmap") for _ in range(100)]
+    values = [store["a1"] for store in stores]
+    assert descriptors() - before <= 100
+    del stores, values
+    assert descriptors() - before <= 0
+
+
+@linux_only
+@pytest.mark.parametrize("how", ["replaced", "removed", "there"])
+@pytest.mark.parametrize("access", ["mmap", "read"])
+def test_a_store_reads_its_own_file_whatever_is_at_its_path(tmp_path: Path, how: str, access: Access) -> None:
+    path = tmp_path / "m.sbs"
+    save(path, 1, "embedded")
+    with blobstore.open(path, access=access) as store:
+        if how == "replaced":
+            save(path, 2, "embedded")
+        elif how == "removed":
+            path.unlink()
+        assert {int(one[0]) for one in store.load_all().values()} == {1}
+        assert os.pread(store.reader.fileno(), 4, 0) == b"SBS\n"
+        blob = store.reader.file_range(next(iter(store.reader)))
+        assert bytes(blob.read()) == bytes(store.reader[next(iter(store.reader))])
+
+
+def test_a_file_that_is_gone_is_said_to_be(tmp_path: Path) -> None:
+    path = tmp_path / "file"
+    path.write_bytes(bytes(100))
+    source = open_one_of_many(path)
+    assert isinstance(source, mapping.ReopenedFile)
+    source.rest()
+    assert source.at_rest
+    assert bytes(source.view(0, 3)) == bytes(3)
+    source.rest()
+    (tmp_path / "new").write_bytes(bytes(100))
+    os.replace(tmp_path / "new", path)
+    for call in (lambda: source.view(0, 3), source.fileno):
+        with pytest.raises(UsageError, match="replaced"):
+            call()
+    source.close()
+    with pytest.raises(UsageError, match="closed"):
+        source.view(0, 3)
+
+
+def test_a_file_that_is_read_stays_open_while_others_are_opened(tmp_path: Path) -> None:
+    for i in range(200):
+        (tmp_path / f"{i}").write_bytes(bytes([i]))
+    first = open_one_of_many(tmp_path / "0")
+    with first.held() as fd:
+        others = [open_one_of_many(tmp_path / f"{i}") for i in range(1, 200)]
+        assert os.pread(fd, 1, 0) == b"\0"
+        assert [bytes(one.view(0, 1))[0] for one in others] == list(range(1, 200))
+        assert os.pread(fd, 1, 0) == b"\0"
+    open_now = sum(not one.at_rest for one in (first, *others))  # type: ignore[attr-defined]
+    assert 0 < open_now <= 66
+    for one in (first, *others):
+        one.close()
+
+
+# ------------------------------------------------------------------------------------------------------- no tracebacks
+
+
+@pytest.mark.parametrize("access", ["mmap", "read"])
+def test_an_open_store_is_not_copied(tmp_path: Path, access: Access) -> None:
+    save(tmp_path / "m.sbs", 1, "embedded")
+    with blobstore.open(tmp_path / "m.sbs", access=access) as store:
+        for one in (store, store.reader, store.prefix("a")):
+            for way in (copy.deepcopy, pickle.dumps, copy.copy):
+                if way is copy.copy and one is not store:
+                    continue
+                with pytest.raises(UsageError, match="not-copyable"):
+                    way(one)
+        assert int(store["a1"][0]) == 1
+
+
+@pytest.mark.parametrize("module", ["", "import threading, queue", "import logging, concurrent.futures"])
+def test_a_store_left_open_at_the_end_of_a_program_is_silent(tmp_path: Path, module: str) -> None:
+    save(tmp_path / "m.sbs", 1, "embedded")
+    code = f"""
+        {module}
+        import sys, blobstore
+        a = blobstore.open({str(tmp_path / "m.sbs")!r})
+        b = blobstore.open({str(tmp_path / "m.sbs")!r}, access="read")
+        class Last:
+            def __del__(self):
+                globals().get("a")
+        sys.modules["last"] = Last()
+        blobstore.kept = (a, b)
+    """
+    done = subprocess.run(
+        [sys.executable, "-c", textwrap.dedent(code)], capture_output=True, text=True, cwd=ROOT, check=False
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+
+
+def test_maps_are_files_of_which_one_descriptor_is_enough() -> None:
+    assert issubclass(MappedFile, mapping.ReopenedFile)
+    assert open_source.__doc__
