@@ -240,6 +240,7 @@ def test_without_an_index_keys_are_renamed(tmp_path: Path) -> None:
         ({"a": "a key that is too long"}, "key-too-long"),
         ({"a": "config"}, "reserved-key"),
         ({"a": "~index"}, "reserved-key"),
+        ({"a": "~packed.idx"}, "reserved-key"),
         ({"tokenizer": "a"}, "reserved-key"),
     ],
 )
