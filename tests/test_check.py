@@ -293,6 +293,7 @@ def test_too_many_layers_are_counted(tmp_path: Path, model: Blobs) -> None:
         ((96, 1), ["eos_id"]),
         ((1, 2**31 - 1), ["secondary_eos_id"]),
         ((300, 300), ["eos_id", "secondary_eos_id"]),
+        ((-1, -1), ["eos_id", "secondary_eos_id"]),
     ],
 )
 def test_stop_tokens_beyond_the_vocabulary_are_found(
@@ -302,6 +303,9 @@ def test_stop_tokens_beyond_the_vocabulary_are_found(
     blobs = with_config(model, eos_id=stops[0], secondary_eos_id=stops[1])
     found = found_in(tmp_path / "m.sbs", blobs)
     assert [one.subject for one in found] == [f"config.{field}" for field in fields]
+    assert [one.subject for one in found if "outside the embedding" in one.effect] == [
+        f"config.{field}" for field in fields if field == "eos_id"
+    ]
     assert codes(found) <= {"stop-token"}
 
 

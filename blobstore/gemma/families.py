@@ -428,7 +428,7 @@ def lost_stops(config: ModelConfig) -> dict[str, int]:
     The runtime's own, which fill up where a checkpoint gives fewer, are left out: a small vocabulary lacks some.
     """
     stops = {"eos_id": config.eos_id, "secondary_eos_id": config.secondary_eos_id}
-    return {name: token for name, token in stops.items() if token >= config.vocab_size and token not in _OWN_STOPS}
+    return {name: token for name, token in stops.items() if not (0 <= token < config.vocab_size or token in _OWN_STOPS)}
 
 
 def default_wrapping(config: ModelConfig, *, has_chat_template: bool) -> tuple[Wrapping, str]:
