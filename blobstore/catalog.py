@@ -14,16 +14,7 @@ from blobstore import elements
 from blobstore.codecs import is_float_codec
 from blobstore.errors import FormatError, UsageError, in_file
 from blobstore.index import PACKED
-from blobstore.keys import (
-    INDEX_KEY,
-    RESERVED_KEYS,
-    SCALES_KEY,
-    SKELETON_INDEX_KEY,
-    SKELETON_KEY,
-    TOC_KEY,
-    decode_key,
-    encode_key,
-)
+from blobstore.keys import OWN_KEYS, RESERVED_KEYS, SCALES_KEY, TOC_KEY, decode_key, encode_key
 from blobstore.layout import KEY_NBYTES
 
 if TYPE_CHECKING:
@@ -37,7 +28,7 @@ if TYPE_CHECKING:
     from blobstore.index_file import FoundIndex
 
 
-_NO_TENSORS = RESERVED_KEYS | {INDEX_KEY, SKELETON_KEY, SKELETON_INDEX_KEY}
+_NO_TENSORS = RESERVED_KEYS | OWN_KEYS
 
 
 @dataclass(frozen=True)
@@ -133,7 +124,7 @@ class Catalog(Protocol):
 def open_catalog(blobs: Mapping[str, memoryview], directory: Directory, index: FoundIndex | None) -> Catalog:
     """Return what the first of these says: the index, the runtime's ``toc``, the keys of a file from before 2025.
 
-    Without any, each blob that isn't the runtime's own is bytes under its key.
+    Without any, each blob that isn't the runtime's own or this project's is bytes under its key.
 
     Args:
         blobs: Of the file.
@@ -240,7 +231,7 @@ class BlobCatalog:
 
     @cached_property
     def names(self) -> list[str]:
-        """All keys but the runtime's own, in file order."""
+        """All keys but the runtime's own and this project's, in file order."""
         return [key for key in self._directory.all_keys if key not in _NO_TENSORS]
 
     def find(self, name: str) -> TensorInfo | None:

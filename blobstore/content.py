@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
@@ -10,7 +11,7 @@ from blobstore.catalog import open_catalog
 from blobstore.errors import FormatError, UsageError
 from blobstore.gemma.toc import build_toc, parse_toc
 from blobstore.index import Entry, IndexedBlob, build_index
-from blobstore.keys import CHOICES, INDEX_KEY, REARRANGED, SKELETON_KEY, TOC_KEY, encode_name
+from blobstore.keys import BASE, CHOICES, INDEX_KEY, PACKED_FROM, REARRANGED, SKELETON_KEY, TOC_KEY, encode_name
 from blobstore.layout import MAX_PORTABLE_BLOBS, max_blobs_from
 from blobstore.pair import close_with_index, close_with_index_inside, close_without_index
 from blobstore.transfer import FileRange
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
     Progress = Callable[[int], None]
 
 _STEP_NBYTES = 64 << 20  # progress is told after each
+_BASES = "rope_bases"  # of a conversion's choices
 
 
 @dataclass
@@ -120,8 +122,25 @@ class Content:
             blob.data, blob.sha256 = build_toc(after), None
 
     def forget_source(self) -> bool:
-        """Leave out what a conversion says of its source, which is no longer true; return whether there was any."""
-        return len([self.metadata.pop(key) for key in (CHOICES, REARRANGED) if key in self.metadata]) > 0
+        """Leave out what a conversion says of its source, which is no longer true; return whether there was any.
+
+        RoPE's bases are the model's, whatever tensors the file has: they stay.
+        """
+        before = dict(self.metadata)
+        self.metadata.pop(REARRANGED, None)
+        bases = _rope_bases(self.metadata.pop(CHOICES, ""))
+        if bases is not None:
+            self.metadata[CHOICES] = json.dumps({_BASES: bases})
+        return self.metadata != before
+
+    def forget_names(self) -> bool:
+        """Leave out what metadata says of names that are gone; return whether the source's were among them.
+
+        The choices of a conversion stay: they are of the blobs.
+        """
+        for key in (PACKED_FROM, BASE):  # no blob is marked as packed any more
+            self.metadata.pop(key, None)
+        return self.metadata.pop(REARRANGED, None) is not None
 
     def toc_keys(self) -> set[str]:
         """Return the keys of the runtime's tensors, as the blob ``toc`` has them.
@@ -185,6 +204,14 @@ def write_content(
         directory = writer.directory()
         raw = build_index(content.entries, table, content.metadata, store=directory)
         close_with_index(writer, str(path), raw, directory, replaced=replaced)
+
+
+def _rope_bases(choices: str) -> object:
+    """Return what the choices of a conversion say of RoPE's bases; None when they don't, or can't be read."""
+    try:
+        return json.loads(choices).get(_BASES)
+    except (ValueError, AttributeError, RecursionError):
+        return None
 
 
 def _bytes(data: FileRange | bytes) -> bytes:

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 INDEX_KEY = "~index"
 # Of a packed file: what of the original is in no blob, and the index that stood beside it.
 SKELETON_KEY, SKELETON_INDEX_KEY = "~packed", "~packed.idx"
+OWN_KEYS = frozenset({INDEX_KEY, SKELETON_KEY, SKELETON_INDEX_KEY})  # this project's; never tensors either
 # The runtime's own blobs; never tensors.
 CONFIG_KEY, TOKENIZER_KEY, TOC_KEY, SCALES_KEY = "config", "tokenizer", "toc", "Fscales"
 NO_TOKENIZER = b"unavailable"  # what the runtime's writer puts where there is none

@@ -22,7 +22,9 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from os import PathLike
 
+    from blobstore.content import Content
     from blobstore.directory import Directory
+    from blobstore.index import Entry, NameIndex
 
 
 class Reindexed(NamedTuple):
@@ -30,6 +32,24 @@ class Reindexed(NamedTuple):
 
     path: str
     names: int
+
+
+class Rebuilt(NamedTuple):
+    """Where a new index is, and what the one before it had that is gone.
+
+    Attributes:
+        path: Of the file that it is in.
+        names: How many it has.
+        lost: Names that only the one before had; None where they couldn't be read.
+        changed: Names of both that have another type, shape or scale now.
+        notes: What a user should know of that.
+    """
+
+    path: str
+    names: int
+    lost: int | None = 0
+    changed: int = 0
+    notes: tuple[str, ...] = ()
 
 
 def attach_index(path: str | PathLike[str]) -> Reindexed:
@@ -68,10 +88,10 @@ def detach_index(path: str | PathLike[str]) -> Reindexed:
         return Reindexed(external_path(path), len(found.content.names))
 
 
-def build_for(
-    path: str | PathLike[str], *, embed: bool = False, digests: bool = False, force: bool = False
-) -> Reindexed:
+def build_for(path: str | PathLike[str], *, embed: bool = False, digests: bool = False, force: bool = False) -> Rebuilt:
     """Make an index for a file that has none, from its ``toc``; without one each blob under its key.
+
+    The metadata of an index that was there is kept, as far as it can be read and is still true; its names aren't.
 
     Args:
         path: A .sbs file.
@@ -95,21 +115,61 @@ def build_for(
         if not content.blobs:
             raise UsageError("no-blobs", f"{reader.path!r} has nothing but its index")
         describe(content, reader)
+        gone = _carry_over(reader, content, digests=digests)
         table = [_table_row(reader, blob.key, digests=digests) for blob in content.blobs]
         entries = content.entries or []
         inside = INDEX_KEY in reader
         if embed:
-            with _rewritten(reader, build_index(entries, table)) as writer:
+            with _rewritten(reader, build_index(entries, table, content.metadata)) as writer:
                 close_with_index_inside(writer, path, replaced=reader)
-            return Reindexed(reader.path, len(entries))
+            return Rebuilt(reader.path, len(entries), *gone)
         directory = _without_index(reader)
-        raw = build_index(entries, table, store=directory)
+        raw = build_index(entries, table, content.metadata, store=directory)
         if inside:
             with _rewritten(reader, None) as writer:
                 close_with_index(writer, path, raw, directory, replaced=reader)
         else:
             write_index(raw, reader)
-        return Reindexed(outside, len(entries))
+        return Rebuilt(outside, len(entries), *gone)
+
+
+def _carry_over(reader: BlobReader, content: Content, *, digests: bool) -> tuple[int | None, int, tuple[str, ...]]:
+    """Give a file's new index the metadata of the one before it; return how many names are lost, changed, and notes."""
+    fault = ""
+    try:
+        found = find_index(reader)
+    except FormatError as error:
+        found, fault = None, error.reason
+        with contextlib.suppress(FormatError):  # its names, perhaps; its metadata may be whole
+            found = find_index(reader, whole=False)
+            content.metadata = dict(found.content.metadata) if found else {}
+    if fault:
+        content.forget_names()
+        lost = "its names are lost, and its metadata is kept" if content.metadata else "its names and metadata are lost"
+        return None, 0, (f"the index that was there can't be used ({fault}): {lost}",)
+    if found is None:
+        return 0, 0, ()
+    content.metadata = dict(found.content.metadata)
+    before = {one.name: _facts(one) for one in found.content.all_entries()}
+    now = {one.name: _facts(one) for one in content.entries or ()}
+    lost_names, changed = before.keys() - now, [name for name, fact in now.items() if before.get(name, fact) != fact]
+    told = []
+    if lost_names or changed:
+        others = f", and {len(changed)} have another type, shape or scale" if changed else ""
+        source = ": export gives tensors as they are stored" if content.forget_names() else ""
+        told.append(f"{len(lost_names)} of the {len(before)} names that the index had are lost{others}{source}")
+    return len(lost_names), len(changed), (*told, *_doubts(found.content, content, digests=digests))
+
+
+def _facts(entry: Entry) -> tuple[object, ...]:
+    return entry.type, entry.shape, entry.scale
+
+
+def _doubts(index: NameIndex, content: Content, *, digests: bool) -> Iterator[str]:
+    if index.has_digests and not digests:
+        yield "the index had the SHA-256 of each blob, the new one has none: --digests makes them"
+    if content.metadata and not index.self_digest_holds():
+        yield "the index was not as it was written: look whether its metadata, which is kept, is right"
 
 
 def _table_row(reader: BlobReader, key: str, *, digests: bool) -> IndexedBlob:

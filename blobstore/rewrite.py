@@ -13,7 +13,7 @@ from blobstore.errors import UsageError
 from blobstore.index import IndexedBlob, build_index
 from blobstore.index_file import find_index
 from blobstore.inputs import files_of, refuse_inputs
-from blobstore.keys import CONFIG_KEY, INDEX_KEY, RESERVED_KEYS, encode_key, key_for
+from blobstore.keys import CONFIG_KEY, OWN_KEYS, RESERVED_KEYS, encode_key, key_for
 from blobstore.pair import write_index
 from blobstore.reader import BlobReader
 
@@ -196,8 +196,8 @@ def _rename(content: Content, names: Mapping[str, str]) -> int:
         elif blob is None:
             raise UsageError("no-match", f"no tensor and no blob is called {old!r}")
         if blob is not None:
-            if {blob.key, key} & (RESERVED_KEYS | {INDEX_KEY}):
-                raise UsageError("reserved-key", f"{old!r} → {new!r}: that key belongs to the runtime or the index")
+            if {blob.key, key} & (RESERVED_KEYS | OWN_KEYS):
+                raise UsageError("reserved-key", f"{old!r} → {new!r}: that key belongs to the runtime or to blobstore")
             keys[blob.key] = key
     for old, key_now in keys.items():
         blobs[old].key = str(key_now)

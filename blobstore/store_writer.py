@@ -12,7 +12,7 @@ from blobstore import elements
 from blobstore.closing import Completing
 from blobstore.errors import UsageError
 from blobstore.index import Entry, IndexedBlob, build_index, shape_fault
-from blobstore.keys import INDEX_KEY, encode_name, key_for
+from blobstore.keys import INDEX_KEY, OWN_KEYS, encode_name, key_for
 from blobstore.layout import MAX_PORTABLE_BLOBS
 from blobstore.pair import close_with_index, close_with_index_inside, close_without_index
 from blobstore.transfer import CHUNK_NBYTES, FileRange
@@ -138,8 +138,8 @@ class StoreWriter(Completing):
             raise UsageError(
                 "key-collision", f"{name!r} and {self._owners[key]!r} both have the key {key!r}: rename one"
             )
-        if key == INDEX_KEY:
-            raise UsageError("reserved-key", f"{INDEX_KEY!r} is the name index's own key")
+        if key in OWN_KEYS:
+            raise UsageError("reserved-key", f"{key!r} is a key of blobstore's own: it is never a tensor's")
         if len(self._writer.keys) >= MAX_PORTABLE_BLOBS - (self._index == "embedded"):
             what = f"one more than the {MAX_PORTABLE_BLOBS} blobs that every gemma.cpp takes"
             raise UsageError("too-many-blobs", f"{name!r} would be {what}")
@@ -158,10 +158,10 @@ class StoreWriter(Completing):
         """Write a blob that is no tensor, such as the runtime's ``config``, under its key.
 
         Raises:
-            UsageError: As `BlobWriter.add`; ``reserved-key`` for the index's own.
+            UsageError: As `BlobWriter.add`; ``reserved-key`` for the index's own, and those of a packed file.
         """
-        if key == INDEX_KEY:
-            raise UsageError("reserved-key", f"{INDEX_KEY!r} is the name index's own key")
+        if key in OWN_KEYS:
+            raise UsageError("reserved-key", f"{key!r} is a key of blobstore's own: it is never a tensor's")
         self._writer.add(key, data)
         self._owners[key] = key
 

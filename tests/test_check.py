@@ -192,6 +192,7 @@ RUNTIME_CODES: dict[str, Callable[[Blobs], Blobs]] = {
         blobs, layer_configs=config_of(blobs).layer_configs * 500, attention_window_sizes=(512,) * 1000, num_layers=1000
     ),
     "vocabulary": lambda blobs: with_config(blobs, vocab_size=48),
+    "stop-token": lambda blobs: with_config(blobs, secondary_eos_id=config_of(blobs).vocab_size),
     "no-toc": lambda blobs: without(blobs, "toc"),
     "toc-damaged": lambda blobs: blobs | {"toc": blobs["toc"][:-4]},
     "toc-missing-blob": lambda blobs: without(blobs, "c_final_norm"),
@@ -274,6 +275,38 @@ def test_what_the_runtime_cannot_take_is_found(tmp_path: Path, model: Blobs, cod
     assert one.severity == (CODES[code].severity if asked is None else asked)
     assert one.effect
     assert one.remedy
+
+
+def test_too_many_layers_are_counted(tmp_path: Path, model: Blobs) -> None:
+    layers = (config_of(model).layer_configs[0],) * 1001
+    blobs = with_config(model, layer_configs=layers, attention_window_sizes=(512,) * 1001, num_layers=1001)
+    (one,) = (one for one in found_in(tmp_path / "m.sbs", blobs) if one.code == "too-many-layers")
+    assert one.message == "the model has 1001 layers, and gemma.cpp takes 999, with numbers up to 998"
+
+
+@pytest.mark.parametrize(
+    ("stops", "fields"),
+    [
+        ((1, 0), []),
+        ((1, 95), []),
+        ((106, 107), []),  # the runtime's own
+        ((96, 1), ["eos_id"]),
+        ((1, 2**31 - 1), ["secondary_eos_id"]),
+        ((300, 300), ["eos_id", "secondary_eos_id"]),
+        ((-1, -1), ["eos_id", "secondary_eos_id"]),
+    ],
+)
+def test_stop_tokens_beyond_the_vocabulary_are_found(
+    tmp_path: Path, model: Blobs, stops: tuple[int, int], fields: list[str]
+) -> None:
+    assert config_of(model).vocab_size == 96
+    blobs = with_config(model, eos_id=stops[0], secondary_eos_id=stops[1])
+    found = found_in(tmp_path / "m.sbs", blobs)
+    assert [one.subject for one in found] == [f"config.{field}" for field in fields]
+    assert [one.subject for one in found if "outside the embedding" in one.effect] == [
+        f"config.{field}" for field in fields if field == "eos_id"
+    ]
+    assert codes(found) <= {"stop-token"}
 
 
 @pytest.mark.parametrize("fact", INVALID.values(), ids=lambda fact: str(fact["reason"]))

@@ -731,7 +731,14 @@ def test_an_index_is_built_for_a_file_without_one(cli: Cli, tmp_path: Path, embe
         writer.add("config", ModelConfig().to_bytes())
     told = cli("index", "build", file, *["--embed"] * embed, *["--digests"] * digests, "--json")
     assert told.status == 0
-    assert told.json == {"index": str(file if embed else f"{file}.idx"), "names": 1}
+    assert told.err == ""
+    assert told.json == {
+        "index": str(file if embed else f"{file}.idx"),
+        "names": 1,
+        "lost_names": 0,
+        "changed_names": 0,
+        "notes": [],
+    }
     facts = cli("info", file, "--json").json
     assert facts["index"]["place"] == ("embedded" if embed else "external")
     assert facts["index"]["digests"] == digests
@@ -756,7 +763,18 @@ def test_index_refuses_what_makes_no_sense_and_changes_nothing(cli: Cli, tmp_pat
         assert told.err.startswith(f"blobstore: {reason}: ")
         assert len(told.err.splitlines()) == 1
     assert snapshot(tmp_path) == before
-    assert cli("index", "build", store, "--force").status == 0
+
+
+def test_index_build_tells_how_many_names_are_lost(cli: Cli, store: Path) -> None:
+    kept = cli("info", store, "--json").json["metadata"]
+    assert kept
+    told = cli("index", "build", store, "--force", "--embed", "--digests", "--json")
+    assert told.status == 0
+    assert told.json["lost_names"] > 0
+    assert len(told.json["notes"]) == 1
+    assert told.err == f"note: {told.json['notes'][0]}\n"
+    assert f"{told.json['lost_names']} of the 6 names that the index had are lost" in told.err
+    assert cli("info", store, "--json").json["metadata"] == kept
 
 
 def test_an_index_of_another_file_is_not_attached(cli: Cli, tmp_path: Path, store: Path) -> None:

@@ -1078,7 +1078,7 @@ def unpacked(programs: dict[str, Path]) -> Callable[[Iterable[Stream]], list[str
         text = "".join(f"{one.line}\n" for one in streams)
         ran = subprocess.run([program], input=text, capture_output=True, text=True, check=False, timeout=SECONDS)
         assert (ran.returncode, ran.stderr) == (0, "")
-        return [re.sub(r"^(packed-range|packed-base) .*", r"\1", line) for line in ran.stdout.splitlines()]
+        return [re.sub(r"^(packed-range|[a-z]+-base) .*", r"\1", line) for line in ran.stdout.splitlines()]
 
     return run
 
@@ -1111,12 +1111,14 @@ def test_an_invalid_stream_is_refused_as_the_package_does(unpacked: Unpacked) ->
 
 
 def test_a_difference_is_unpacked_with_its_base_only(unpacked: Unpacked) -> None:
-    fact = next(one for one in PACKED_FACTS["packed_valid"] if one["name"] == "delta")
-    stored, base = bytes.fromhex(fact["stored"]), bytes.fromhex(fact["base"])
-    wrong = [None, b"", base[:-1], base + b"1", base[:-1] + bytes([base[-1] ^ 1])]
-    assert unpacked(Stream(stored, one) for one in wrong) == ["packed-base"] * len(wrong)
-    plain = bytes.fromhex(PACKED_FACTS["packed_valid"][0]["stored"])
-    assert unpacked([Stream(plain, base), Stream(stored, base)]) == ["packed-base", f"x{fact['bytes']}"]
+    facts = PACKED_FACTS["packed_bases"]
+    streams = [
+        Stream(bytes.fromhex(fact["stored"]), bytes.fromhex(fact["base"]) if "base" in fact else None) for fact in facts
+    ]
+    assert facts
+    assert unpacked(streams) == [fact["reason"] for fact in facts]
+    right = next(one for one in PACKED_FACTS["packed_valid"] if one["name"] == "delta")
+    assert unpacked([Stream(bytes.fromhex(right["stored"]), bytes.fromhex(right["base"]))]) == [f"x{right['bytes']}"]
 
 
 @st.composite
@@ -1186,7 +1188,7 @@ def test_streams_with_a_wrong_byte_are_read_as_the_package_does(unpacked: Unpack
     for one, line, original in zip(streams, said, whole, strict=True):
         expected = one.said_by_the_package()
         # The package leaves it to the caller to compare digests, and asks for the base's bytes when it needs them.
-        may_differ = line == "packed-base" and one.has_another_base
+        may_differ = line == "wrong-base" and one.has_another_base
         # It has a libzstd of its own: not all versions refuse what changes nothing, a reserved bit of a block.
         may_differ |= original in (line, expected) and "packed-data" in f"{line} {expected}"
         if line != expected and not may_differ:
@@ -1313,7 +1315,7 @@ def test_with_libzstd_tensors_are_read_whether_packed_or_not(
 ) -> None:
     file = packed_file(tmp_path)
     read = {name: values(file.path, name) for name in file.tensors}
-    assert read.pop("near") == "packed-base"
+    assert read.pop("near") == "needs-base"
     assert read == {name: data for name, data in file.tensors.items() if name != "near"}
     assert values(file.path, "no such name") == "name-not-found"
 
@@ -1323,7 +1325,7 @@ def test_the_example_in_the_readme_reads_tensors(programs: dict[str, Path], tmp_
     for name, data in file.tensors.items():
         ran = subprocess.run([program, file.path, name], capture_output=True, check=True, timeout=SECONDS)
         # At last it reads a byte beyond the end.
-        expected = (b"", b"packed-base") if name == "near" else (data, b"packed-range")
+        expected = (b"", b"needs-base") if name == "near" else (data, b"packed-range")
         assert (ran.stdout, ran.stderr) == expected
 
 
@@ -1333,9 +1335,25 @@ def test_a_difference_is_read_with_the_file_that_it_was_made_to(
     file = packed_file(tmp_path)
     bases = {"right": WEIGHTS, "other": NEAR, "short": WEIGHTS[1:]}
     paths = {name: written(tmp_path / f"{name}.sbs", {"near": data}) for name, data in bases.items()}
+    paths["without"] = written(tmp_path / "without.sbs", {"weights": WEIGHTS})
     read = {name: values(file.path, "near", path) for name, path in paths.items()}
-    assert read == {"right": NEAR, "other": "packed-base", "short": "packed-base"}
-    assert values(file.path, "weights", paths["right"]) == WEIGHTS
+    assert read == {"right": NEAR, "other": "wrong-base", "short": "wrong-base", "without": "wrong-base"}
+    for path in paths.values():  # only differences look there
+        assert values(file.path, "weights", path) == WEIGHTS
+
+
+def test_without_its_index_a_packed_file_is_listed_as_the_package_does(sbs_ls: Run, tmp_path: Path) -> None:
+    with blobstore.BlobReader(packed_file(tmp_path).path) as reader:
+        streams = {key: bytes(blob) for key, blob in reader.items() if key != "~index"}
+    hidden = {"~packed": b"skeleton", "config": b"c", "~packed.idx": b"index", "tokenizer": b"t"}
+    path = written(tmp_path / "lost.sbs", streams | hidden | {"~packed2": b"a blob like others"})
+    assert batch(sbs_ls, [path]) == {path: described(path)}
+    listed = json.loads(sbs_ls(path).stdout)
+    assert {one["name"]: one["nbytes"] for one in listed} == {key: len(data) for key, data in streams.items()} | {
+        "~packed2": 18
+    }
+    for key in hidden:
+        assert sbs_ls(path, key).returncode == 2
 
 
 def test_a_stream_of_another_size_than_the_index_says_is_refused(

@@ -369,8 +369,63 @@ def test_a_linear_scaling_is_told_and_any_other_refused(family: str, spelling: s
         {"rope_type": "linear", "factor": "8"},
         {"rope_type": 7},
     ):
-        (name,) = refused(family, scaled(family, spelling, said))
-        assert name == ("rope_parameters.full_attention" if spelling == "rope_parameters" else "rope_scaling")
+        ((name, what),) = refused(family, scaled(family, spelling, said)).items()
+        place = "rope_parameters.full_attention" if spelling == "rope_parameters" else "rope_scaling"
+        if said["rope_type"] == "linear":
+            assert name == f"{place}.factor"
+            assert what.startswith(f"config.json says {said.get('factor')!r}, expected a positive number, by which ")
+        else:
+            assert name == place
+            assert "no gemma.cpp scales positions so" in what
+
+
+@pytest.mark.parametrize("last", [999, 1000, 999_999_999])
+@all_families
+def test_a_checkpoint_of_too_many_layers_is_refused_before_anything_is_made_for_them(family: str, last: int) -> None:
+    kind, _ = family_of(a_config(family))
+    assert kind
+    norm = next(one for one in SHAPES[family] if one.endswith("layers.0.input_layernorm.weight"))
+    parts = {"num_hidden_layers": norm.replace(".0.", f".{last}.")}
+    if "vision" in kind or "paligemma" in kind:
+        norm = next(one for one in SHAPES[family] if one.endswith("encoder.layers.0.layer_norm1.weight"))
+        parts[norm.partition(".layers")[0] + ".layers"] = norm.replace(".0.", f".{last}.")
+    for subject, name in parts.items():
+        found = recognise(kind, a_config(family), SHAPES[family] | {name: SHAPES[family][norm]})
+        (fault,) = found.faults if isinstance(found, Recognised) else [found]
+        assert (fault.reason, fault.name) == ("too-many-layers", subject)
+        assert fault.message == f"the model has {last + 1} layers, and gemma.cpp takes 999, with numbers up to 998"
+
+
+@all_families
+def test_a_scaling_that_is_no_object_is_refused(family: str) -> None:
+    assert refused(family, a_config(family, rope_scaling="linear")) == {
+        "rope_scaling": "config.json says 'linear', expected an object, or null: is it this checkpoint's own?"
+    }
+
+
+@pytest.mark.parametrize("key", ["attn_logit_softcapping", "final_logit_softcapping"])
+@pytest.mark.parametrize("value", [0, 0.0, -1.0, "30"])
+@all_families
+def test_a_cap_is_positive_or_null(family: str, key: str, value: object) -> None:
+    assert refused(family, a_config(family, {key: value})) == {
+        key: f"config.json says {value!r}, expected a positive number, or null for no cap: is it this checkpoint's own?"
+    }
+    assert taken(family, a_config(family, {key: None}))
+
+
+@all_families
+def test_stop_tokens_beyond_the_vocabulary_are_told(family: str) -> None:
+    vocabulary = written(family, a_config(family)).vocab_size
+    for tokens, told in (
+        ([vocabulary - 1], ""),
+        ([vocabulary + 9, 2], f"{vocabulary + 9}"),
+        ([1, vocabulary], f"{vocabulary}"),
+        ([999_998, 999_999], "999998 or 999999"),
+    ):
+        found = taken(family, a_config(family), {"eos_token_id": tokens})
+        notes = [one for one in found.notes if "never stops" in one]
+        what = f"the vocabulary has {vocabulary} tokens, and the model never stops at {told}"
+        assert notes == ([f"{what}: is eos_token_id this checkpoint's own?"] if told else [])
 
 
 @pytest.mark.parametrize("family", GEMMA3)

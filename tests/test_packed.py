@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 import tracemalloc
 import zlib
 from concurrent.futures import ThreadPoolExecutor
@@ -23,12 +24,16 @@ from blobstore.codecs.packed_writer import CHUNK_NBYTES, compress, sampled_ratio
 from blobstore.codecs.planes import Layout, layout_of
 from blobstore.elements import BY_NAME
 from blobstore.errors import BlobStoreError, FormatError, TruncatedError, UsageError
+from blobstore.index import Entry, IndexedBlob, build_index
 from blobstore.parallel import in_order
+from blobstore.store import Store
+from blobstore.writer import BlobWriter
 from tests.conftest import VECTORS
 from tests.test_planes import LAYOUTS, every_layout
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from pathlib import Path
 
 Fact = dict[str, Any]
 FACTS: dict[str, list[Fact]] = json.loads((VECTORS / "packed.json").read_bytes())
@@ -89,6 +94,34 @@ def test_an_invalid_vector_is_refused(fact: Fact) -> None:
     assert caught.value.reason == fact["reason"]
 
 
+@facts("packed_bases")
+def test_a_vector_with_the_wrong_base_is_refused(tmp_path: Path, fact: Fact) -> None:
+    stream = Packed(bytes.fromhex(fact["stored"]))
+    base = bytes.fromhex(fact["base"]) if "base" in fact else None
+    if stream.base_sha256 is None or not base:  # there are no empty blobs
+        with pytest.raises(UsageError) as caught:
+            stream.read(base=None if base is None else base_of(base))
+    else:  # whoever opens files compares what can be known of a whole base
+        blobs = {"packed": bytes.fromhex(fact["stored"]), "base": base}
+        entry = Entry("a", 0, 0, stream.nbytes, BY_NAME["u8"].number, (stream.nbytes,), codec=1)
+        index = build_index([entry], [IndexedBlob(b"a", len(blobs["packed"]), None, stream.nbytes)])
+        for name, data in blobs.items():
+            with BlobWriter(tmp_path / name) as writer:
+                writer.add("a", data)
+                if name == "packed":
+                    writer.add("~index", index)
+        with Store(tmp_path / "packed", base=tmp_path / "base") as store, pytest.raises(UsageError) as caught:
+            store.load("a")
+    assert caught.value.reason == fact["reason"]
+
+
+def test_every_reason_to_refuse_a_base_has_a_vector_and_stands_on_the_page() -> None:
+    page = (VECTORS.parent / "packed.md").read_text()
+    listed = re.findall(r"^\| `([a-z]+-base)`", page, re.MULTILINE)
+    assert listed == ["needs-base", "wrong-base", "needless-base"]
+    assert {fact["reason"] for fact in FACTS["packed_bases"]} == {*listed}
+
+
 def test_every_check_has_an_invalid_vector_and_stands_on_the_page_in_order() -> None:
     reasons = [f"packed-{one}" for one in REASONS.split()]
     assert {fact["reason"] for fact in FACTS["packed_invalid"]} == set(reasons)
@@ -142,7 +175,7 @@ def test_a_difference_comes_back_with_its_base_only(
     assert found.base_sha256 == digest
     start = where.draw(st.integers(0, len(data)))
     assert found.read(start, base=base_of(base)).tobytes() == data[start:]
-    with pytest.raises(UsageError, match="packed-base"):
+    with pytest.raises(UsageError, match="needs-base"):
         found.read()
 
 
@@ -338,7 +371,7 @@ def test_a_foreign_size_allocates_nothing() -> None:
         ("packed-base", {"base": base_of(bytes(10))}),
         ("packed-base", {"base_sha256": bytes(32)}),
         ("packed-base", {"base": base_of(bytes(10)), "base_sha256": bytes(31)}),
-        ("packed-base", {"base": base_of(bytes(9)), "base_sha256": bytes(32)}),
+        ("wrong-base", {"base": base_of(bytes(9)), "base_sha256": bytes(32)}),
     ],
 )
 def test_what_can_not_be_compressed_is_refused(reason: str, options: dict[str, Any]) -> None:
@@ -352,5 +385,5 @@ def test_what_can_not_be_read_is_refused() -> None:
     for start, stop, out in ((-1, 5, None), (5, 4, None), (0, 11, None), (0, 10, bytearray(9)), (0, 10, bytes(10))):
         with pytest.raises(BlobStoreError, match="packed-range"):
             found.read(start, stop, out=out)
-    with pytest.raises(UsageError, match="packed-base"):
+    with pytest.raises(UsageError, match="needless-base"):
         found.read(base=base_of(bytes(10)))

@@ -45,7 +45,7 @@ FILES = [
     path
     for kind in ("valid", "catalog_valid", "verify")
     for path in sorted((VECTORS / kind).glob("*.sbs"))
-    if path.name != "index-packed.sbs"
+    if path.name not in {"index-packed.sbs", "keys.sbs"}  # packed already, or taken for it
 ]
 assert len(FILES) > 40
 

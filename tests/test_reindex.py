@@ -13,13 +13,17 @@ from hypothesis import strategies as st
 import blobstore
 from blobstore import layout
 from blobstore.errors import FormatError, UsageError
+from blobstore.keys import CHOICES, REARRANGED
 from blobstore.reindex import attach_index, build_for, detach_index
+from blobstore.rewrite import Edits, rewrite
 from tests.strategies import Blobs, blob_lists, bytes_of, versions
 from tests.tensor_strategies import Model, models
 
 if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
+
+    from blobstore.index import NameIndex
 
 half = settings(max_examples=settings().max_examples // 2)  # each example waits for the disk several times
 RUNTIMES_OWN = {"config", "tokenizer", "toc", "Fscales", "~index"}
@@ -208,8 +212,13 @@ def test_a_built_index_lists_each_blob_as_bytes(
     write_plain(path, [*blobs, ("config", b"c")], version)
     before = path.read_bytes()
     listed = {key: data for key, data in blobs if key not in RUNTIMES_OWN}
-    where, count = build_for(path, embed=embed, digests=digests)
-    assert (where, count) == (str(path) if embed else f"{path}.idx", len(listed))
+    assert build_for(path, embed=embed, digests=digests) == (
+        str(path) if embed else f"{path}.idx",
+        len(listed),
+        0,
+        0,
+        (),
+    )
     assert set(folder_of(tmp_path)) == ({"m.sbs"} if embed else {"m.sbs", "m.sbs.idx"})
     assert embed or path.read_bytes() == before
     with blobstore.open(path) as store:
@@ -275,6 +284,83 @@ def test_a_key_that_can_not_be_a_name_keeps_its_blob(tmp_path: Path, embed: bool
         assert bytes(store.raw("\udcff\udcfe")) == b"y"
         assert store.index
         assert len(store.index.content.blobs) == 2
+
+
+# What the index before had.
+
+EVERY_PLACE = pytest.mark.parametrize(
+    ("before", "embed"), [("embedded", True), ("embedded", False), ("external", True)]
+)
+
+
+def index_of(path: Path) -> NameIndex:
+    with blobstore.open(path) as store:
+        assert store.index
+        return store.index.content
+
+
+@EVERY_PLACE
+def test_metadata_stays_and_what_is_gone_is_told(tmp_path: Path, before: Any, embed: bool) -> None:  # noqa: ANN401
+    path = tmp_path / "m.sbs"
+    said = {"license": "mit", CHOICES: '{"rope_bases": [1e4, 1e4]}', REARRANGED: "{}", "blobstore.base": "00"}
+    with blobstore.create(path, index=before, metadata=said) as store:
+        store.add("a name that is long", np.arange(3))
+        store.add("short", np.arange(2))
+        store.alias("another", "short")
+    done = build_for(path, embed=embed, force=True)
+    assert done[:4] == (str(path) if embed else f"{path}.idx", 2, 2, 1)
+    assert index_of(path).metadata == {key: said[key] for key in ("license", CHOICES)}
+    names, digests = done.notes
+    assert names.startswith("2 of the 3 names that the index had are lost, and 1 have another type, shape or scale: ")
+    assert names.endswith("export gives tensors as they are stored")
+    assert "--digests" in digests
+    # Nothing is lost when it is done again.
+    again = build_for(path, embed=embed, force=True, digests=True)
+    assert again == (done.path, 2, 0, 0, ())
+    assert index_of(path).metadata == {key: said[key] for key in ("license", CHOICES)}
+
+
+def test_what_describes_names_stays_while_they_do(tmp_path: Path) -> None:
+    path = tmp_path / "m.sbs"
+    write_plain(path, [("a", b"x")])
+    build_for(path, embed=True)
+    rewrite(path, path, Edits(set_metadata={REARRANGED: "{}"}))
+    assert build_for(path, embed=True, force=True).lost == 0
+    assert index_of(path).metadata == {REARRANGED: "{}"}
+
+
+@pytest.mark.parametrize("what", ["entry", "metadata", "digest", "magic"])
+def test_of_a_damaged_index_the_metadata_stays_where_it_can_be_read(tmp_path: Path, what: str) -> None:
+    path = tmp_path / "m.sbs"
+    with blobstore.create(path, metadata={"license": "mit", REARRANGED: "{}"}) as store:
+        store.add("a name that is long", np.arange(3))
+    with blobstore.BlobReader(path) as reader:
+        start, nbytes = reader.range("~index")
+    raw = bytearray(path.read_bytes())
+    at = {"entry": 192 + 40, "metadata": nbytes - 1, "digest": 136, "magic": 0}[what]
+    raw[start + at] ^= 1
+    path.write_bytes(raw)
+    done = build_for(path, embed=True, force=True, digests=True)
+    reasons = {"entry": "index-reserved", "metadata": "index-metadata", "magic": "index-magic"}
+    if what == "digest":
+        assert (done.lost, len(done.notes)) == (1, 2)
+        assert "look whether its metadata, which is kept, is right" in done.notes[1]
+    else:
+        assert done.lost is None
+        assert f"can't be used ({reasons[what]}): its names " in done.notes[0]
+    kept = {} if what in ("metadata", "magic") else {"license": "mit"}
+    assert index_of(path).metadata == kept
+    assert index_of(path).self_digest_holds()
+
+
+def test_an_index_of_another_file_gives_no_metadata(tmp_path: Path) -> None:
+    path = tmp_path / "m.sbs"
+    with blobstore.create(path, index="external", metadata={"license": "mit"}) as store:
+        store.add("a", np.arange(3))
+    write_plain(path, [("b", b"x")])
+    done = build_for(path, force=True)
+    assert (done.lost, index_of(path).metadata) == (None, {})
+    assert "index-stale" in done.notes[0]
 
 
 # Crashes.

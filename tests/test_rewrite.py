@@ -19,6 +19,7 @@ from blobstore.check import check_file, verify_file
 from blobstore.convert.gemma_plan import Choices
 from blobstore.errors import FormatError, UsageError
 from blobstore.gemma.toc import build_toc, parse_toc
+from blobstore.keys import CHOICES
 from blobstore.reader import BlobReader
 from blobstore.rewrite import Edits, rewrite
 from tests.gemma_checkpoints import convert, sound_recipe
@@ -240,6 +241,7 @@ def test_without_an_index_keys_are_renamed(tmp_path: Path) -> None:
         ({"a": "a key that is too long"}, "key-too-long"),
         ({"a": "config"}, "reserved-key"),
         ({"a": "~index"}, "reserved-key"),
+        ({"a": "~packed.idx"}, "reserved-key"),
         ({"tokenizer": "a"}, "reserved-key"),
     ],
 )
@@ -367,6 +369,18 @@ def test_what_a_file_says_of_its_source_goes_when_it_is_no_longer_true(model: Pa
     assert len(done.notes) == 1
     with blobstore.open(model) as store:
         assert not [key for key in store.metadata if key.startswith("blobstore.")]
+
+
+@pytest.mark.parametrize("text", ['{"rope_bases": [1, 1], "weights": "sfp"}', "{", "[]", "null", "[" * 100_000])
+def test_of_what_a_conversion_chose_the_bases_of_the_model_stay(model: Path, text: str) -> None:
+    rewrite(model, model, Edits(set_metadata={CHOICES: text}))
+    assert rewrite(model, model, Edits(drop=("c_final_norm",))).notes
+    kept = {"format": "pt"} | ({CHOICES: '{"rope_bases": [1, 1]}'} if "bases" in text else {})
+    with blobstore.open(model) as store:
+        assert store.metadata == kept
+    assert not rewrite(model, model, Edits(drop=("linear_w_0",))).notes
+    with blobstore.open(model) as store:
+        assert store.metadata == kept
 
 
 def test_what_a_file_says_of_its_source_stays_when_it_stays_true(model: Path) -> None:

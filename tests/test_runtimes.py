@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import shutil
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -24,6 +25,7 @@ from blobstore.gemma.config import LayerConfig, Model, ModelConfig, WeightType, 
 from blobstore.gemma.newer import newer_blobs, newer_in
 from blobstore.gemma.runtimes import NAMES, RUNTIMES
 from blobstore.gemma.toc import build_toc, parse_toc, toc_entry
+from blobstore.reindex import build_for
 from blobstore.repair import repair
 from blobstore.rewrite import Edits, rewrite
 from tests.gemma_checkpoints import as_before, convert, sound_recipe
@@ -348,6 +350,16 @@ def test_a_checkpoint_with_one_base_is_right_without_the_word(tmp_path: Path, ba
     assert not codes(found, "error")
     assert runs_in(found) == (NAMES if bases == (1e4, 1e4) else (LATER,))
     assert not repair(path).changes
+    # Other names, or fewer tensors, don't change that.
+    shutil.copy(path, tmp_path / "named.sbs")
+    assert (build_for(tmp_path / "named.sbs", embed=True, force=True, digests=True).lost or 0) > 0
+    assert check_file(tmp_path / "named.sbs") == [
+        replace(one, subject=one.subject.replace("m.sbs", "named.sbs")) for one in found
+    ]
+    rewrite(path, tmp_path / "fewer.sbs", Edits(drop=("*norm*",)))
+    for name in ("named", "fewer"):
+        assert "global-rope" not in codes(check_file(tmp_path / f"{name}.sbs"), "error")
+        assert not repair(tmp_path / f"{name}.sbs").changes
     # Without the index nobody knows that.
     rewrite(path, tmp_path / "bare.sbs", Edits(index="none"))
     assert codes(check_file(tmp_path / "bare.sbs"), "error") == {"global-rope"}

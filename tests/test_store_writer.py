@@ -390,6 +390,7 @@ MISUSES: list[Misuse] = [
     ("duplicate-key", lambda store: store.add_blob("config", b"x"), "'config'"),
     ("duplicate-key", lambda store: store.add_blob("here", b"x"), "'here'"),
     ("reserved-key", lambda store: store.add_blob("~index", b"x"), "'~index'"),
+    ("reserved-key", lambda store: store.add_blob("~packed", b"x"), "'~packed'"),
     ("reserved-key", lambda store: store.add_stored(A_NAME, [ONES], F32, (3,), key="~index"), "'~index'"),
     ("key-too-long", lambda store: store.add_blob("x" * 17, b"x"), "xxx"),
     ("key-too-long", lambda store: store.add_stored(A_NAME, [ONES], F32, (3,), key="x" * 17), "xxx"),

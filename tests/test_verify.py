@@ -24,6 +24,7 @@ from blobstore.convert.verify import digest_of, plan_again, verify
 from blobstore.errors import BlobStoreError, UsageError
 from blobstore.gemma.config import PostNorm
 from blobstore.keys import CHOICES
+from blobstore.reindex import build_for
 from blobstore.repair import repair
 from blobstore.rewrite import Edits, rewrite
 from tests.checkpoints import EMBEDDING, HEAD, SINGLE, write_config, write_peer
@@ -382,6 +383,25 @@ def test_choices_that_there_are_not_are_refused(tmp_path: Path, field: str, valu
         run_plan(plan, checkpoint, tmp_path / "a.sbs")
     with pytest.raises(BlobStoreError):
         verdicts(tmp_path / "a.sbs", tmp_path / "c")
+
+
+def test_a_file_that_was_changed_since_is_refused_and_told_so(tmp_path: Path) -> None:
+    recipe = small_recipe("gemma3")
+    config = recipe.config() | {"rope_theta": 1e4, "rope_local_base_freq": 1e4}
+    convert(recipe.write(tmp_path / "c", config=config), tmp_path / "a.sbs", Choices())
+    rewrite(tmp_path / "a.sbs", tmp_path / "a.sbs", Edits(drop=("c_final_norm",)))
+    with pytest.raises(UsageError, match=r"not-converted: .* was changed after it was converted"):
+        verdicts(tmp_path / "a.sbs", tmp_path / "c")
+
+
+def test_names_that_were_made_anew_are_missing_and_nothing_else(tmp_path: Path) -> None:
+    small_recipe("gemma3").write(tmp_path / "c")
+    convert(tmp_path / "c", tmp_path / "a.sbs", Choices())
+    lost = build_for(tmp_path / "a.sbs", embed=True, force=True).lost
+    found = faults(tmp_path / "a.sbs", tmp_path / "c")
+    assert found.pop("metadata") == "blobstore.rearranged: not what the source makes it"
+    assert len(found) == lost
+    assert {*found.values()} == {"the name is missing, or leads elsewhere"}
 
 
 def test_a_file_that_we_did_not_make_is_refused(shared_vectors: Path) -> None:

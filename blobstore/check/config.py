@@ -7,11 +7,11 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from blobstore.check.findings import finding
+from blobstore.check.findings import CODES, finding
 from blobstore.check.sizes import LANES, MATMUL_ROWS, MAX_COLUMNS
 from blobstore.check.vision import check_vision
 from blobstore.gemma.config import LayerType, Model, WeightType
-from blobstore.gemma.families import right_label, runtime_notes
+from blobstore.gemma.families import lost_stops, right_label, runtime_notes
 from blobstore.gemma.models import is_gemma3
 from blobstore.gemma.newer import newer_config
 from blobstore.gemma.runtimes import OCTOBER
@@ -108,6 +108,12 @@ def _sizes(config: ModelConfig) -> Iterator[Finding]:
     if config.max_seq_len <= SHORTEST_PROMPT:
         what = f"it is {config.max_seq_len}, and a prompt of one word has up to {SHORTEST_PROMPT} tokens, wrapped"
         yield finding("sequence", "config.max_seq_len", what)
+    for field, token in lost_stops(config).items():
+        # Of prompts of several lengths in a batch it fills up the shorter ones with eos_id, without a check.
+        more = "; with several prompts at a time it reads outside the embedding" if field == "eos_id" else ""
+        effect = f"{CODES['stop-token'].effect}{more}"
+        what = f"it is {token}, and the vocabulary has {config.vocab_size}"
+        yield finding("stop-token", f"config.{field}", what, effect=effect)
     for i, layer in enumerate(config.layer_configs):
         subject = f"config.layer_configs[{i}]"
         for what in _layer_faults(layer):

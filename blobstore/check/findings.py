@@ -233,6 +233,11 @@ _RUNTIME = {
         "gemma.cpp stops when it samples with top_k 1 (the default), on machines with AVX-512",
         _PAD,
     ),
+    "stop-token": Kind(
+        "warning",
+        "gemma.cpp never sees this token, and does not stop at it: an answer may go on to the limit",
+        "convert again with the eos_token_id of the model's own generation_config.json",
+    ),
     "no-toc": Kind("error", "gemma.cpp stops: it finds no tensor", _CONVERT),
     "toc-damaged": Kind("error", "gemma.cpp stops when it reads the toc", _CONVERT),
     "toc-missing-blob": Kind("error", "gemma.cpp stops when it reads the toc", _CONVERT),

@@ -26,12 +26,10 @@ from blobstore.gemma.toc import parse_toc
 from blobstore.keys import (
     CHOICES,
     CONFIG_KEY,
-    INDEX_KEY,
     MAX_LAYER,
+    OWN_KEYS,
     RESERVED_KEYS,
     SCALES_KEY,
-    SKELETON_INDEX_KEY,
-    SKELETON_KEY,
     TOC_KEY,
     encode_key,
     layer_of,
@@ -219,7 +217,7 @@ def _index(reader: BlobReader, index: FoundIndex, toc: Mapping[str, TocEntry]) -
 
 
 def _unused(reader: BlobReader, toc: Mapping[str, TocEntry]) -> Iterator[Finding]:
-    own = RESERVED_KEYS - {SCALES_KEY} | {INDEX_KEY, SKELETON_KEY, SKELETON_INDEX_KEY}
+    own = RESERVED_KEYS - {SCALES_KEY} | OWN_KEYS
     unused = [key for key in reader if key not in toc and key not in own]
     for key in unused[:_SHOWN]:
         yield finding("unused-blob", key, "neither gemma.cpp's own nor in the toc")

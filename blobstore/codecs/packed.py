@@ -77,11 +77,11 @@ def base_elements(base: Base, first: int, last: int, layout: Layout) -> Array:
     """Return a base's elements from one byte to another.
 
     Raises:
-        UsageError: ``packed-base``: it has too few.
+        UsageError: ``wrong-base``: it has too few.
     """
     found = np.frombuffer(base(first, last), dtype=np.uint8)
     if len(found) != last - first:
-        raise UsageError("packed-base", f"the base gave {len(found)} bytes from {first} to {last}")
+        raise UsageError("wrong-base", f"the base gave {len(found)} bytes from {first} to {last}")
     return found.view(layout.dtype)
 
 
@@ -137,14 +137,17 @@ class Packed:
 
         Raises:
             FormatError: ``packed-frame``, ``packed-data``, ``packed-pairs`` (checks P12 to P14).
-            UsageError: ``packed-range`` for what is not inside, or an ``out`` of another size; ``packed-base`` for a
-                base that is missing, needless or short.
+            UsageError: ``packed-range`` for what is not inside, or an ``out`` of another size; ``needs-base`` for a
+                difference without a base, ``wrong-base`` for a base that is too short, ``needless-base`` for one where
+                there is no difference.
         """
         stop = self.nbytes if stop is None else stop
         if not 0 <= start <= stop <= self.nbytes:
             raise UsageError("packed-range", f"bytes {start} to {stop} are not inside of {self.nbytes}")
-        if (base is None) != (self.base_sha256 is None):
-            raise UsageError("packed-base", "a base is needed to read this" if base is None else "this has no base")
+        if base is None and self.base_sha256 is not None:
+            raise UsageError("needs-base", "this is a difference: it is read with its base only")
+        if base is not None and self.base_sha256 is None:
+            raise UsageError("needless-base", "this is not a difference, and has no base")
         target = np.frombuffer(bytearray(0) if out is None else out, dtype=np.uint8)
         if out is None:
             target = np.empty(stop - start, dtype=np.uint8)

@@ -66,8 +66,8 @@ def compress(
         The stream, in pieces. With the default chunk it is at most 0.1 % and 250 bytes larger than the data.
 
     Raises:
-        UsageError: ``packed-level``, ``packed-chunk``; ``packed-base`` for a base without its digest, or the reverse,
-            or one with too few bytes.
+        UsageError: ``packed-level``, ``packed-chunk``; ``packed-base`` for a base without its digest, or the reverse;
+            ``wrong-base`` for one with too few bytes.
     """
     check_level(level)
     chunk = CHUNK_NBYTES // layout.width if chunk is None else chunk

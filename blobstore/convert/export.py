@@ -45,6 +45,7 @@ if TYPE_CHECKING:
 DTYPES = ("bf16", "f16", "f32")
 _CHUNK = 16 * PIECE  # elements
 _PIECE_NBYTES = 4 << 20  # of what is packed
+_BYTES = "blobstore get FILE NAME -o OUT gives its bytes"
 
 
 @dataclass(frozen=True)
@@ -375,8 +376,9 @@ def _converted(values: Array, kind: ElementType, name: str) -> Array:
 def _type(info: TensorInfo, dtype: str | None, source: Source | None) -> ElementType:
     kind = info.type
     if info.codec not in (0, PACKED) or not kind.bits:
-        store_says = f"{info.name!r} has codec {info.codec} and type {kind}: it can't be decoded here"
-        raise UsageError("cannot-export", store_says)
+        newer = f"stored with codec {info.codec}" if info.codec not in (0, PACKED) else f"{kind}"
+        what = f"{info.name!r} is {newer}, which is newer than this version of blobstore"
+        raise UsageError("cannot-export", f"{what}: {_BYTES}")
     is_float = is_float_codec(kind) or (kind.dtype is not None and kind.dtype.kind == "f")
     if dtype and is_float:
         return BY_NAME[dtype]
@@ -385,7 +387,7 @@ def _type(info: TensorInfo, dtype: str | None, source: Source | None) -> Element
     if kind.safetensors and info.scale == 1.0:
         return kind
     if info.dtype is None:
-        raise UsageError("cannot-export", f"{info.name!r} is {kind}, which can't be decoded here")
+        raise UsageError("cannot-export", f"{info.name!r} is {kind}, which can't be decoded here: {_BYTES}")
     return BY_NAME["u8"] if not kind.number else BY_NAME["f32"]
 
 

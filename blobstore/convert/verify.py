@@ -62,16 +62,26 @@ def plan_again(store: Store, checkpoint: Checkpoint, *, tokenizer: bytes | None,
             what = "was not converted by blobstore, or by an older one: it doesn't say with which choices"
             raise UsageError("not-converted", f"{store.path!r} {what}")
         return choose_plan(checkpoint, "names", Choices(), tokenizer=None, chat_template=False)
-    try:
-        choices = json.loads(said)
-        chosen = Choices(choices["weights"], choices["layout"], choices["wrapping"])
-        if chosen.weights not in WEIGHTS or chosen.layout not in LAYOUTS or chosen.wrapping not in _WRAPPINGS:
-            raise ValueError("unknown choices")
-    except (ValueError, KeyError, TypeError):
-        raise UsageError("not-converted", f"{store.path!r}: the metadata {CHOICES!r} can't be read") from None
+    chosen = _choices(store.path, said)
     if tokenizer is None and store.tokenizer is not None:
         tokenizer = store.tokenizer  # given by --tokenizer then, and not with the checkpoint
     return choose_plan(checkpoint, "gemma", chosen, tokenizer=tokenizer, chat_template=chat_template)
+
+
+def _choices(path: str, said: str) -> Choices:
+    """Read the choices of a conversion. Foreign bytes: everything is checked."""
+    try:
+        choices = json.loads(said)
+        if choices.keys() != {"rope_bases"}:
+            chosen = Choices(choices["weights"], choices["layout"], choices["wrapping"])
+            if chosen.weights in WEIGHTS and chosen.layout in LAYOUTS and chosen.wrapping in _WRAPPINGS:
+                return chosen
+            raise ValueError("unknown choices")
+    except (ValueError, KeyError, TypeError, AttributeError):
+        raise UsageError("not-converted", f"{path!r}: the metadata {CHOICES!r} can't be read") from None
+    # `Content.forget_source` leaves no more.
+    what = "was changed after it was converted: it is no longer what its checkpoint makes it"
+    raise UsageError("not-converted", f"{path!r} {what}")
 
 
 def verify(

@@ -20,8 +20,9 @@ from blobstore.gemma.config import (
     WeightType,
     Wrapping,
 )
-from blobstore.gemma.hf_config import GLOBAL_BASE, LOCAL_BASE, QUERY_SCALAR, read_settings, short
+from blobstore.gemma.hf_config import DEFAULTS, GLOBAL_BASE, LOCAL_BASE, QUERY_SCALAR, read_settings, short
 from blobstore.gemma.models import DIMENSIONS, PALIGEMMA_IMAGES, Dimensions, dimensions_of, is_gemma3, model_config
+from blobstore.keys import MAX_LAYER
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -64,6 +65,7 @@ _LABELS = {
     "paligemma2": Model.PALIGEMMA2_3B_224,
 }
 _ONE_BASE_LABELS = {"gemma3": Model.GEMMA3_270M}
+_OWN_STOPS = {token for defaults in DEFAULTS.values() for token in defaults.stop}
 _GEMMA3_LARGE = (Model.GEMMA3_4B, Model.GEMMA3_12B, Model.GEMMA3_27B)
 _MODELS = {
     "gemma2": (Model.GEMMA2_2B, Model.GEMMA2_9B, Model.GEMMA2_27B),
@@ -71,7 +73,8 @@ _MODELS = {
     "gemma3-vision": _GEMMA3_LARGE,
     "paligemma2": tuple(PALIGEMMA_IMAGES),
 }
-_LAYER = re.compile(r"layers\.([0-9]{1,3})\.")
+_LAYER = re.compile(r"layers\.([0-9]{1,9})\.")
+_MAX_LAYERS = MAX_LAYER + 1
 
 
 @dataclass
@@ -172,6 +175,10 @@ def recognise(
     found.config = _config(found, size, vocabulary, vision, settings)
     found.bases = settings.bases
     found.notes += settings.notes
+    lost = [*dict.fromkeys(lost_stops(found.config).values())]
+    if lost:
+        what = f"the vocabulary has {vocabulary} tokens, and the model never stops at {' or '.join(map(str, lost))}"
+        found.notes.append(f"{what}: is eos_token_id this checkpoint's own?")
     if has_vision:
         _compare_image_tokens(config, found.config, faults)
     return found
@@ -181,6 +188,9 @@ def _text_size(prefix: str, said: Mapping[str, Any], shapes: Shapes, faults: lis
     """Read the text part's dimensions off its tensors; the head size from config.json where no shape tells it."""
     width = shapes[f"{prefix}embed_tokens.weight"][-1]
     layers = 1 + max((int(m[1]) for n in shapes if n.startswith(prefix) and (m := _LAYER.search(n))), default=-1)
+    if layers > _MAX_LAYERS:
+        faults.append(Fault("too-many-layers", "num_hidden_layers", too_many_layers(layers)))
+        return None
     first = f"{prefix}layers.0."
     wanted = {one: f"{first}{one}.weight" for one in ("mlp.gate_proj", "self_attn.q_proj", "self_attn.k_proj")}
     for name in wanted.values():
@@ -228,6 +238,9 @@ def _vision(found: Recognised, said: Any, shapes: Shapes) -> VitConfig:  # noqa:
         return VitConfig()
     width, patch = kernel[0], kernel[-1]
     layers = 1 + max(int(m[1]) for n in shapes if n.startswith(at) and (m := _LAYER.search(n)))
+    if layers > _MAX_LAYERS:
+        found.faults.append(Fault("too-many-layers", f"{at}encoder.layers", too_many_layers(layers)))
+        return VitConfig()
     side = round(positions[0] ** 0.5)
     if side * side != positions[0] or width % heads:
         found.faults.append(
@@ -398,9 +411,24 @@ def runtime_notes(config: ModelConfig) -> list[Fault]:
         stops = "gemma.cpp stops on machines with AVX-512, with top_k 1"
         what = f"a vocabulary of {config.vocab_size} is no multiple of 32: {stops}"
         faults.append(Fault("vocabulary", "embed_tokens.weight", f"{what}; pad the embedding"))
-    if len(config.layer_configs) > 999:
-        faults.append(Fault("too-many-layers", "num_hidden_layers", "the runtime takes layers up to number 998"))
+    layers = len(config.layer_configs)
+    if layers > _MAX_LAYERS:
+        faults.append(Fault("too-many-layers", "num_hidden_layers", too_many_layers(layers)))
     return faults
+
+
+def too_many_layers(count: int) -> str:
+    """Say that a model has more layers than the runtime takes."""
+    return f"the model has {count} layers, and gemma.cpp takes {_MAX_LAYERS}, with numbers up to {MAX_LAYER}"
+
+
+def lost_stops(config: ModelConfig) -> dict[str, int]:
+    """Return the stop tokens that no row of the embedding has, by field: the model never says them.
+
+    The runtime's own, which fill up where a checkpoint gives fewer, are left out: a small vocabulary lacks some.
+    """
+    stops = {"eos_id": config.eos_id, "secondary_eos_id": config.secondary_eos_id}
+    return {name: token for name, token in stops.items() if not (0 <= token < config.vocab_size or token in _OWN_STOPS)}
 
 
 def default_wrapping(config: ModelConfig, *, has_chat_template: bool) -> tuple[Wrapping, str]:

@@ -175,7 +175,7 @@ class _Reading:
     def cap(self, key: str, default: float) -> float:
         """Return a soft cap, 0 for none."""
         value = self._said.get(key, default or None)
-        return 0.0 if value is None else as_f32(self.number(key, default))
+        return 0.0 if value is None else as_f32(self.number(key, default, "a positive number, or null for no cap"))
 
     def windows(self, defaults: Defaults, layers: int, length: int) -> tuple[int, ...]:
         """Return each layer's window."""
@@ -255,13 +255,17 @@ class _Reading:
     def _scaling(self, place: str, said: Any) -> None:  # noqa: ANN401 (JSON is anything)
         if said is None:
             return
-        if isinstance(said, dict):
-            self._extras(place, said, (*_ROPE, *_KINDS))
-        kind = said.get("rope_type", said.get("type", "default")) if isinstance(said, dict) else said
+        if not isinstance(said, dict):
+            self._bad(place, said, "an object, or null")
+            return
+        self._extras(place, said, (*_ROPE, *_KINDS))
+        kind = said.get("rope_type", said.get("type", "default"))
         if kind == "default":
             return
-        if kind == "linear" and isinstance(said, dict) and _is_positive(said.get("factor")):
-            if said["factor"] != 1:
+        if kind == "linear":
+            if not _is_positive(said.get("factor")):
+                self._bad(f"{place}.factor", said.get("factor"), "a positive number, by which positions are divided")
+            elif said["factor"] != 1:
                 what = f"{place} divides positions by {said['factor']:g}; every gemma.cpp, of any date, leaves them"
                 self.notes.append(f"{what}, as in its own files: long prompts lose quality")
             return

@@ -1346,8 +1346,13 @@ struct LayerKey {
   }
 };
 
+// Blobs that are no tensors: the runtime's own, and those of the name index and of packed files.
+constexpr std::string_view kNoTensors[] = {
+    "config", "tokenizer", "toc", "Fscales", kIndexKey, "~packed", "~packed.idx",
+};
+
 // The tensors of a file without an index: what 'toc' says; without one what the keys of a file from before 2025 say;
-// else each blob but the runtime's own is bytes.
+// else each blob but kNoTensors is bytes.
 class Catalog {
  public:
   bool build(const Directory& directory, Fault& fault) {
@@ -1497,7 +1502,7 @@ class Catalog {
   void list_bytes(const Directory& directory) {
     for (uint32_t place = 0; place < directory.count(); ++place) {
       const std::string_view key = directory.keys().text(place);
-      if (key == "config" || key == "tokenizer" || key == "Fscales") continue;  // the runtime's own
+      if (is_in(kNoTensors, key)) continue;
       listed_.push_back({{directory.nbytes(place)}, 1.0f, place, 0, 1, 0});
     }
   }
@@ -1812,13 +1817,13 @@ class Packed {
   // The base of a difference, which is to stay where it is. It is hashed once, here.
   bool take_base(Bytes base, Fault& fault) {
     fault = Fault{};
-    if (!is_difference_) return refuse_at(fault, "packed-base", 12, "it is no difference and has no base");
+    if (!is_difference_) return refuse_at(fault, "needless-base", 12, "it is not a difference, and has no base");
     if (base.size != nbytes_) {
-      return refuse_at(fault, "packed-base", 16, "its base has ", nbytes_, " bytes, not ", base.size);
+      return refuse_at(fault, "wrong-base", 16, "its base has ", nbytes_, " bytes, not ", base.size);
     }
     const detail::Sha256::Digest digest = detail::Sha256::of(base.data, base.size);
     if (!std::equal(digest.begin(), digest.end(), stream_.data + 40)) {
-      return refuse_at(fault, "packed-base", 40, "its base has another SHA-256");
+      return refuse_at(fault, "wrong-base", 40, "its base has another SHA-256");
     }
     base_ = base;
     return true;
@@ -1831,7 +1836,7 @@ class Packed {
     if (start > nbytes_ || nbytes > nbytes_ - start) {
       return refuse_at(fault, "packed-range", 0, nbytes, " bytes from ", start, " are not inside of ", nbytes_);
     }
-    if (is_difference_ && !base_) return refuse_at(fault, "packed-base", 40, "it is a difference: give it its base");
+    if (is_difference_ && !base_) return refuse_at(fault, "needs-base", 40, "it is a difference: give it its base");
     const uint64_t stop = start + nbytes, body = nbytes_ - nbytes_ % width_;
     while (start < std::min(stop, body)) {
       const uint64_t chunk = start / chunk_nbytes(), first = chunk * chunk_nbytes();

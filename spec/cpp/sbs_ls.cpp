@@ -8,6 +8,7 @@
 #include <cstring>
 #include <fstream>
 #include <iostream>
+#include <iterator>
 #include <memory>
 #include <optional>
 #include <string>
@@ -30,7 +31,8 @@ constexpr char kUsageText[] =
     "       sbs_ls FILE NAME           look one up by its name\n"
     "       sbs_ls --bytes FILE NAME [BASE]\n"
     "                                  write the tensor's bytes, unpacked: of packed ones in builds with\n"
-    "                                  BLOBSTORE_ZSTD only; BASE: the file that a packed difference was made to\n"
+    "                                  BLOBSTORE_ZSTD only; BASE: the file that a packed difference was made to,\n"
+    "                                  not packed itself\n"
     "       sbs_ls --key-for NAME...   print the key of each name, a line each\n"
     "       sbs_ls --batch [--copy]    read paths from standard input, print a line of JSON for each;\n"
     "                                  --copy: from blocks of memory instead of maps, for a sanitizer to watch\n";
@@ -110,8 +112,9 @@ int print(const std::string& text) {
 
 int report(const Fault& fault) {
   std::fprintf(stderr, "%s\n", fault.text().c_str());
-  const std::string_view reason = fault.reason;
-  return reason == "os-error" || reason == "not-a-file" ? kUsage : kFault;
+  // What the caller can mend, as `blobstore` has it.
+  constexpr std::string_view usage[] = {"os-error", "not-a-file", "needs-base", "wrong-base"};
+  return std::find(std::begin(usage), std::end(usage), fault.reason) != std::end(usage) ? kUsage : kFault;
 }
 
 int report_no_tensor() {
@@ -131,9 +134,9 @@ int list_or_find(const std::string& path, const char* name) {
 // Gives a packed difference what the file that it was made to has under the same key.
 #if defined(BLOBSTORE_ZSTD)
 bool take_base(TensorReader& reader, const Store& base, std::string_view key, Fault& fault) {
+  if (!reader.packed() || !reader.packed()->base_sha256()) return true;
   const std::optional<blobstore::Blob> blob = base.find_blob(key);
-  if (!reader.packed() || !reader.packed()->base_sha256() || !blob) return true;
-  return reader.packed()->take_base({blob->data, blob->nbytes}, fault);
+  return reader.packed()->take_base(blob ? Bytes{blob->data, blob->nbytes} : Bytes{}, fault);
 }
 #else
 bool take_base(TensorReader&, const Store&, std::string_view, Fault&) { return true; }

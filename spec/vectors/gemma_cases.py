@@ -665,6 +665,21 @@ def by_letters(file: str, said: str, scales: bytes | None) -> Case:
     return replace(case, kind="catalog_valid")
 
 
+def by_keys(file: str, said: str) -> Case:
+    """A file whose blobs are bytes under their keys: some that look like others, among those that are never listed."""
+    hidden = ("config", "tokenizer", "Fscales", "~packed", "~packed.idx")
+    keys = ["a", "~packed", "~packed.id", "Fscales", "~7tkehle3apssvfl", "config", "~", "~packed.idx", "Config",
+            "tokenizer", "~packed2"]  # fmt: skip
+    blobs = [(key.encode(), payload(470 + i, 10 + i)) for i, key in enumerate(keys)]
+    entries = [
+        entry(key.decode(), key.decode(), "unknown", (len(data),), nbytes=len(data), scale=1.0)
+        for key, data in blobs
+        if key.decode() not in hidden
+    ]
+    case = store(file, said, blobs, expectations={"catalog": "keys", "entries": entries})
+    return replace(case, kind="catalog_valid")
+
+
 def catalog_cases() -> Iterator[Case]:
     """Files that say what their tensors are, in another way than by a name index alone."""
     whole = [CONFIG, *BLOBS, TOKENIZER, toc_blob()]
@@ -696,6 +711,7 @@ def catalog_cases() -> Iterator[Case]:
     scales = word_bytes(words_of(*OLD_SCALES))
     yield by_letters("letters", "from before 2025: types are first letters, scales a blob of their own", scales)
     yield by_letters("letters-no-scales", "without scales: all are 1", None)
+    yield by_keys("keys", "nothing says what its blobs are; what belongs to the runtime or to a packed file is hidden")
     yield from catalog_invalid()
 
 

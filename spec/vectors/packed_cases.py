@@ -45,7 +45,7 @@ NANS = words(0x7F80, 0xFF80, 0x7FC0, 0xFFC0, 0x7F81, 0xFF81, 0x7FFF, 0xFFFF, 0x0
 
 def packed_vectors() -> dict[str, list[Fact]]:
     """All cases."""
-    return {"packed_valid": valid(), "packed_invalid": invalid()}
+    return {"packed_valid": valid(), "packed_invalid": invalid(), "packed_bases": bases()}
 
 
 def fact(name: str, of: Packed, stored: bytes, said: str) -> Fact:
@@ -182,3 +182,24 @@ def invalid() -> list[Fact]:
     made.append({"name": "pairs-unused", "reason": "packed-pairs", "description": "a code of no byte", "read": True,
                  "stored": odd.stream([frame(pairs(odd.data, 0, unused=1))]).hex()})  # fmt: skip
     return made
+
+
+def bases() -> list[Fact]:
+    """What is wrong with the base that is given for a stream, and not with the stream."""
+    near = Packed(NEAR, 2, signed=True, base=BASE, base_sha256=SHA, chunk=6).stream()
+    same = Packed(BASE, 1, base=BASE, base_sha256=SHA).stream()
+    cases: list[tuple[str, str, bytes, bytes | None, str]] = [
+        ("none", "needs-base", near, None, "a difference, and no base"),
+        ("empty", "wrong-base", near, b"", "a base of no bytes"),
+        ("short", "wrong-base", near, BASE[:-1], "a byte too few"),
+        ("long", "wrong-base", near, BASE + b"\0", "a byte too many"),
+        ("flipped", "wrong-base", near, BASE[:-1] + bytes([BASE[-1] ^ 1]), "another last byte"),
+        ("itself", "wrong-base", near, NEAR, "what the stream stands for"),
+        ("same-flipped", "wrong-base", same, bytes([BASE[0] ^ 1]) + BASE[1:], "another first byte; all are the base's"),
+        ("needless", "needless-base", BYTES.stream(), BYTES.data, "no difference, and a base of its size"),
+    ]
+    return [
+        {"name": name, "reason": reason, "description": said, "stored": stored.hex()}
+        | ({} if base is None else {"base": base.hex()})
+        for name, reason, stored, base, said in cases
+    ]
