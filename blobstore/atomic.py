@@ -184,7 +184,9 @@ class AtomicFile(Completing):
             yield
         except OSError as error:
             if error.errno is not None:
-                error.filename, error.filename2 = self.path, None
+                error.filename = self.path
+                if error.filename2 is not None:
+                    del error.filename2
             raise
 
     def write(self, data: memoryview) -> None:
@@ -288,19 +290,24 @@ def move_together(*files: Moving) -> None:
             others are kept, complete.
     """
     first: BaseException | None = None
-    for one in files:
-        try:
-            one.move()
-        except BaseException as error:
-            if not any(other.committed for other in files):
-                raise
-            first = first or error
-    kept = [f"{one.keep()!r} is to be {one.path!r}" for one in files if not one.committed]
-    if kept and isinstance(first, OSError):
-        what = f"{first.strerror}; nothing is lost, move by hand what is complete: {', '.join(kept)}"
-        raise OSError(first.errno, what, first.filename) from first
-    if first:
-        raise first
+    try:
+        for one in files:
+            try:
+                one.move()
+            except BaseException as error:
+                if not any(other.committed for other in files):
+                    raise
+                first = first or error
+                if not one.committed:  # what comes after it goes with it
+                    break
+        kept = [f"{one.keep()!r} is to be {one.path!r}" for one in files if not one.committed]
+        if kept and isinstance(first, OSError):
+            what = f"{first.strerror}; nothing is lost, move by hand what is complete: {', '.join(kept)}"
+            raise OSError(first.errno, what, first.filename)
+        if first:
+            raise first
+    finally:
+        del first  # it knows this frame, which would know it: a cycle, that keeps what the callers have open
 
 
 def abandoned(folder: str) -> list[str]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -40,15 +41,17 @@ def find_index(reader: BlobReader, *, whole: bool = True) -> FoundIndex | None:
     if raw is not None:
         with in_file(reader.path):
             return FoundIndex(_parse(raw, external=False, whole=whole), reader.path)
-    path = next((one for one in beside(reader.path) if os.path.isfile(one)), None)
-    if path is None:
-        return None
-    with in_file(path):
-        index = read_external(path, reader.directory, whole=whole)
-        # An index may fit both the file that is open and the one that has taken its place.
-        if not reader.is_at(reader.path):
-            raise FormatError("index-stale", "the file beside it was replaced while it was opened: open it again")
-    return FoundIndex(index, path)
+    found = None
+    for path in beside(reader.path):
+        with in_file(path), suppress(FileNotFoundError):
+            if os.path.isfile(path):
+                found = FoundIndex(read_external(path, reader.directory, whole=whole), path)
+                break
+    # An index may fit both the file that is open and the one that has taken its place, or have gone with the first.
+    if not reader.is_at(reader.path):
+        with in_file(found.path if found else reader.path):
+            raise FormatError("index-stale", "the file was replaced while it was opened: open it again")
+    return found
 
 
 def read_external(path: str, directory: Directory, *, whole: bool = True) -> NameIndex:

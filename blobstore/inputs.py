@@ -47,8 +47,8 @@ def refuse_inputs(outputs: Iterable[Path | BinaryIO | None], inputs: Iterable[Pa
     around = {(found.st_dev, found.st_ino): one for one in _in(folder) if (found := _stat(one))}
     for path, found in present:
         identity = (found.st_dev, found.st_ino)
-        other = read.get(identity) or (None if _is_ours(path) else around.get(identity))
-        if other is not None:
+        other = read.get(identity) or around.get(identity)
+        if other is not None and (identity in read or not _is_ours(path)):
             alias = "" if other == path else f" (as {other!r})"
             raise UsageError("same-file", f"{path!r} would be lost: it is read{alias}; choose another output")
 

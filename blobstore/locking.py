@@ -43,13 +43,18 @@ def turn_at(path: str | PathLike[str]) -> Iterator[None]:
     """
     folder, name = os.path.split(os.path.realpath(path))
     place = os.path.join(folder, f".blobstore-{hashlib.sha256(os.fsencode(name)).hexdigest()[:16]}.lock")
-    fd = _take(place)
+    try:
+        fd = _take(place)
+    except OSError as error:
+        error.filename = os.fspath(path)  # nobody knows the lock
+        raise
     try:
         yield
     finally:
-        with suppress(OSError):
+        with suppress(OSError):  # it is empty, and harmless where it is
             os.unlink(place)  # while it is locked: who waits for it sees that it isn't there any more
-        os.close(fd)
+        with suppress(OSError):
+            os.close(fd)
 
 
 def _take(place: str) -> int:

@@ -175,7 +175,8 @@ class PlainFile(Closing):
             if last:
                 self._fd = None  # it is closed even when that fails
         if fd is not None:
-            os.close(fd)
+            with in_file(self.path):
+                os.close(fd)
 
     def __del__(self, _finalizing: Callable[[], bool] = sys.is_finalizing) -> None:
         # A store need not be closed: its views are what matters, and they don't need the descriptor. When the process
@@ -229,7 +230,8 @@ class ReopenedFile(PlainFile):
             if self._holders or self._keep or self._fd is None:
                 return
             fd, self._fd = self._fd, None
-        os.close(fd)
+        with in_file(self.path):
+            os.close(fd)
 
     @property
     def at_rest(self) -> bool:

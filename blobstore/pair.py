@@ -14,6 +14,7 @@ from blobstore.atomic import AtomicFile, move_together, write_file
 from blobstore.errors import FormatError, UsageError
 from blobstore.index import INDEX_MAGIC, unbind_index
 from blobstore.index_file import beside, external_path, read_external
+from blobstore.inputs import refuse_inputs
 from blobstore.keys import INDEX_KEY
 from blobstore.locking import turn_at
 from blobstore.mapping import read_beginning
@@ -51,7 +52,7 @@ def close_with_index(
             the file is the new one, and the message says where its index is.
     """
     outside = external_path(path)
-    refuse_index_as_file(path)
+    refuse_inputs([outside], [path])
     with AtomicFile(outside, like=path) as target:
         target.write(memoryview(raw))
         writer.settle()
@@ -128,23 +129,12 @@ def write_index(raw: bytes, reader: BlobReader) -> None:
         UsageError: ``same-file``, ``replaced``: as `close_with_index`.
         OSError: Writing failed; the index is as it was.
     """
-    refuse_index_as_file(reader.path)
+    refuse_inputs([external_path(reader.path)], [reader.path])
     with AtomicFile(external_path(reader.path), like=reader.path) as target:
         target.write(memoryview(raw))
         target.settle()
         with _turn_at(reader.path, reader):
             target.move()
-
-
-def refuse_index_as_file(path: str | PathLike[str]) -> None:
-    """Refuse an index that would take the place of the file that it is to stand beside.
-
-    Raises:
-        UsageError: ``same-file``.
-    """
-    outside = external_path(path)
-    if os.path.exists(outside) and os.path.exists(path) and os.path.samefile(outside, path):
-        raise UsageError("same-file", f"{outside!r} is {os.fspath(path)!r} itself: its index can't stand there")
 
 
 @contextmanager
