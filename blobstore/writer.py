@@ -344,6 +344,6 @@ class BlobWriter(Completing):
         os.ftruncate(fd, directory.payload_end)
         os.ftruncate(fd, directory.file_size)
         os.lseek(fd, 0, os.SEEK_SET)
-        head = Sink(fd)
+        head = Sink(fd, self.path)
         head.write(memoryview((directory.header() + directory.to_bytes()).ljust(start, b"\0")))
         head.flush()

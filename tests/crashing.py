@@ -332,6 +332,7 @@ CALLS = (
     "copy_file_range",
     "sendfile",
 )
+NAMING = ("open", "link", "replace", "unlink")  # whose errors have the paths that they were given
 TAKEN = ((atomic, "_fdatasync", "fdatasync"), (transfer, "_copy_file_range", "copy_file_range"))
 
 
@@ -417,7 +418,8 @@ def failing(code: int) -> Act:
     def act(name: str, real: Callable[..., Any], *args: Any, **options: Any) -> Any:  # noqa: ANN401
         if name == "close":
             real(*args, **options)  # a descriptor is gone, whatever close says
-        raise OSError(code, os.strerror(code))
+        named = [one for one in args if isinstance(one, (str, bytes, os.PathLike))] if name in NAMING else []
+        raise OSError(code, os.strerror(code), *named[:1], *((None, named[1]) if len(named) > 1 else ()))
 
     return act
 

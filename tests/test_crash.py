@@ -35,6 +35,7 @@ from tests.crashing import (
     F16,
     SECONDS,
     SHORT,
+    SINGLE,
     STORE,
     Calls,
     failing,
@@ -288,8 +289,8 @@ def test_a_writer_killed_before_or_after_any_call_leaves_the_old_or_the_new_file
 
 # ------------------------------------------------------------------------------------------------------------- faults
 
-# Where one of these fails there is another way: a named file for an unnamed one, a copy for a link; a lock that can't be
-# removed stays, empty.
+# Where one of these fails there is another way: a named file for an unnamed one, a copy for a link; a lock that can't
+# be removed stays, empty.
 FALLBACKS = {"open", "link", "unlink", "close"}
 
 
@@ -314,7 +315,7 @@ def check_fault(site: Site, way: Way, at: int, code: int | None) -> str:
         # It names a file that the user knows.
         assert caught.filename, calls.met
         named = os.path.basename(os.fsdecode(caught.filename))
-        assert named in {site.folder.name, "source.bin", *site.old, *site.new}
+        assert named in {site.folder.name, "source.bin", SINGLE, *site.old, *site.new}
         moved = "replace" in calls.made
         assert len(site.changing) > 1 or found == (site.new if moved else site.old)
     else:
