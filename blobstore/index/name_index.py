@@ -240,9 +240,8 @@ class NameIndex:
             if (repeats > 1).any():
                 key = decode_key(unique[int(repeats.argmax())])
                 raise FormatError("index-key", f"the index speaks of the blob {key!r} twice")
-            order = np.argsort(directory.keys, kind="stable")
-            found = np.minimum(np.searchsorted(directory.keys, keys, sorter=order), len(directory) - 1)
-            places = order[found].astype(np.int64)
+            found = np.minimum(np.searchsorted(directory.keys, keys, sorter=directory.order), len(directory) - 1)
+            places = directory.order[found].astype(np.int64)
             missing = directory.keys[places] != keys
             if missing.any():
                 key = decode_key(keys[int(missing.argmax())])
