@@ -190,9 +190,8 @@ def _index_at(source: ByteSource, offset: int, nbytes: int) -> Evidence | None:
     except FormatError:
         return None
     directory = _laid_out(2, index, nbytes)
-    if directory and directory.range(len(directory) - 1)[0] == offset:
-        return Evidence("the index inside it, which begins where the blobs that it lists end", directory, index)
-    return None
+    how = "the index inside it, which begins where the blobs that it lists end"
+    return Evidence(how, directory, index) if directory else None
 
 
 def _laid_out(version: int, index: NameIndex, *own_nbytes: int) -> Directory | None:

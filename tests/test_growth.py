@@ -26,6 +26,7 @@ from blobstore.errors import FormatError
 from blobstore.gemma.tokenizer import count_pieces
 from blobstore.index import IndexedBlob, build_index
 from blobstore.index.records import HEADER as INDEX_HEADER
+from blobstore.index.records import self_digest
 from blobstore.layout import BLOB_ALIGN, FILE_ALIGN, HEADER, MAGIC, PLACEHOLDER
 from blobstore.reader import BlobReader
 from blobstore.recover import recover
@@ -119,6 +120,19 @@ def test_an_index_is_found_behind_any_number_of_beginnings(tmp_path: Path, diges
     assert out.read_bytes() == whole
 
 
+@pytest.mark.parametrize(
+    ("nbytes", "digest"),
+    [(BLOB_ALIGN, True), (BLOB_ALIGN, False), ((1 << 64) - 1, True)],
+)
+def test_what_only_looks_like_an_index_proves_nothing(tmp_path: Path, nbytes: int, digest: bool) -> None:
+    raw = bytearray(build_index([], [IndexedBlob(b"blob", nbytes)], {"a": "b"}))
+    raw[-1:] = b"]"  # its metadata is no JSON
+    raw[136:168] = self_digest(memoryview(raw)) if digest else bytes(32)
+    path = tmp_path / "m.sbs"
+    path.write_bytes(bytes(2 * BLOB_ALIGN) + raw + b"SBSINDEX".rjust(BLOB_ALIGN - len(raw) % BLOB_ALIGN + 8, b"\0"))
+    hopeless(path, tmp_path / "out.sbs")()
+
+
 def test_blobs_that_are_indexes_of_something_else(tmp_path: Path) -> None:
     other = build_index([], [IndexedBlob(b"elsewhere", 1)])
 
@@ -168,7 +182,7 @@ def test_chains_of_records_that_all_end_alike(tmp_path: Path) -> None:
         block = np.zeros(64, "<u4")
         block[:3] = 62, 1, 0x61616161
         block[63] = 16 * 64 - 1  # the next record but one ends as the block 16 further on
-        return block.tobytes() * count + b"x"
+        return block.tobytes() * (count - 16) + (block[:63].tobytes() + bytes(4)) * 16 + b"x"
 
     assert_grows_with(512, recovering(tmp_path, raw))
 

@@ -67,6 +67,11 @@ def build_index(
     for place, other in pairwise(order):
         if names[place] == names[other]:
             raise UsageError("duplicate-name", f"{entries[place].name!r} is used twice")
+    total = sum(map(len, names)) + len(names)
+    if total > MAX_NAMES_NBYTES:
+        raise UsageError(
+            "names-too-long", f"all names together have {total} bytes, at most {MAX_NAMES_NBYTES} are possible"
+        )
     records = bytearray(ENTRY.itemsize * len(entries))
     dims: list[int] = []
     shared: dict[tuple[int, ...], int] = {(): 0}
@@ -81,13 +86,10 @@ def build_index(
             dims.extend(entry.shape)
         blob = NO_BLOB if entry.blob is None else entry.blob
         what = (entry.type, entry.codec, len(entry.shape), shared[entry.shape], entry.scale, 0)
-        start = len(pool) & MAX_NAMES_NBYTES  # in 32 bits; if that is too little the names are refused below
-        ENTRY_FIELDS.pack_into(records, ENTRY.itemsize * at, entry.offset, entry.nbytes, blob, start, len(name), *what)
-        pool += name + b"\0"
-    if len(pool) > MAX_NAMES_NBYTES:
-        raise UsageError(
-            "names-too-long", f"all names together have {len(pool)} bytes, at most {MAX_NAMES_NBYTES} are possible"
+        ENTRY_FIELDS.pack_into(
+            records, ENTRY.itemsize * at, entry.offset, entry.nbytes, blob, len(pool), len(name), *what
         )
+        pool += name + b"\0"
     del names, order  # of a million tensors 100 MB
     table = np.zeros(len(blobs), dtype=BLOB)
     for i, row in enumerate(blobs):
