@@ -103,6 +103,11 @@ class Directory:
         return self._finder.find(key)
 
     @cached_property
+    def order(self) -> npt.NDArray[np.intp]:
+        """The places in the order of their keys."""
+        return np.argsort(self.keys, kind="stable")
+
+    @cached_property
     def _finder(self) -> KeyFinder:
         return KeyFinder(self.keys)
 

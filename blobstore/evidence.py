@@ -7,7 +7,7 @@ it, and something independent has to agree (a stated file size, digests, a place
 from __future__ import annotations
 
 from dataclasses import dataclass
-from itertools import islice
+from itertools import islice, pairwise
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -17,10 +17,10 @@ from blobstore.directory import build_directory, parse_directory
 from blobstore.errors import FormatError
 from blobstore.gemma.config import ModelConfig
 from blobstore.gemma.toc import parse_toc
-from blobstore.gemma.tokenizer import count_pieces
-from blobstore.index import INDEX_MAGIC, parse_index
+from blobstore.gemma.tokenizer import model_ends
+from blobstore.index import INDEX_MAGIC, parse_head, parse_index
+from blobstore.index.records import BLOB, directory_digest, self_digest
 from blobstore.index.records import HEADER as INDEX_HEADER
-from blobstore.index.records import directory_digest
 from blobstore.keys import CONFIG_KEY, INDEX_KEY, NO_TOKENIZER, TOC_KEY, TOKENIZER_KEY
 from blobstore.layout import BLOB_ALIGN, FILE_ALIGN, HEADER, MAGIC
 
@@ -28,16 +28,20 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from blobstore.directory import Directory
-    from blobstore.index import NameIndex
+    from blobstore.index import Head, NameIndex
     from blobstore.mapping import ByteSource
 
 _SCAN_NBYTES = 4 << 20
 _WINDOW_NBYTES = 64 << 10
+_RECORD_NBYTES = 256  # more than most records have
 _MAX_RECORD_WORDS = 1 << 16  # seven, a name of at most 64, and what newer versions have behind them
 _MAX_CONFIG_NBYTES = 4 << 20
 _MAX_PAYLOAD = 1 << 62
 # A record's beginning is seldom found by chance; a hostile file may be full of them.
 _MOST_TRIED, _MOST_FOLLOWED = 100, 4 * layout.MAX_BLOBS
+# Bytes of the file that are read where a table or an index only may be, so many times the file's size: work grows with
+# the file. Of an index it holds for each power of two by itself, so that small ones leave the large ones theirs.
+_MOST_READ = 8
 
 
 @dataclass(frozen=True)
@@ -98,15 +102,20 @@ def _at_the_front(source: ByteSource) -> Evidence | None:
 
 def _before_the_end(source: ByteSource) -> Evidence | None:
     """A directory ends at a multiple of 64 KiB, with a header that says that very size."""
+    found = []
     for end in range(source.size // FILE_ALIGN * FILE_ALIGN, 0, -FILE_ALIGN):
         magic, count, stated = HEADER.unpack(source.view(end - HEADER.size, HEADER.size))
-        if magic == MAGIC and count and stated == end:
-            try:
-                return Evidence(
-                    f"its directory, before {source.size - end} bytes more", parse_directory(source.view, end)
-                )
-            except FormatError:
-                continue
+        if magic == MAGIC and 0 < count <= layout.MAX_BLOBS and stated == end:
+            found.append((end, count))
+    # Such a header is neither a key nor a range of a blob, so no directory has one in it: they need not be read, and
+    # the others don't overlap.
+    for (end, count), (before, _) in pairwise([*found, (0, 0)]):
+        if before > end - HEADER.size - layout.RECORD_NBYTES * count:
+            continue
+        try:
+            return Evidence(f"its directory, before {source.size - end} bytes more", parse_directory(source.view, end))
+        except FormatError:
+            continue
     return None
 
 
@@ -143,21 +152,46 @@ def _has_frame(source: ByteSource, directory: Directory) -> bool:
 
 def _index_inside(source: ByteSource) -> Evidence | None:
     """An index inside lists the blobs before it, which must end where it begins; it has a digest of itself."""
+    left: dict[int, int] = {}  # number of bits of a size → bytes that may still be read for indexes of such sizes
     for offset in _aligned(source, INDEX_MAGIC):
-        if source.size - offset < INDEX_HEADER.itemsize:
+        head = parse_head(source.view(offset, min(INDEX_HEADER.itemsize, source.size - offset)))
+        # All that costs little comes first: what only begins like an index is found by its first 192 bytes.
+        if head is None or head.nbytes > source.size - offset:
             continue
-        header = np.frombuffer(source.view(offset, INDEX_HEADER.itemsize), INDEX_HEADER)[0]
-        nbytes = int(header["nbytes"])
-        if nbytes > source.size - offset:
-            continue
-        try:
-            index = parse_index(source.view(offset, nbytes), external=False)
-        except FormatError:
-            continue
-        directory = _laid_out(2, index, nbytes) if index.self_digest_holds() else None
-        if directory and directory.range(len(directory) - 1)[0] == offset:
-            return Evidence("the index inside it, which begins where the blobs that it lists end", directory, index)
+        for nbytes, holds in ((head.blobs_nbytes, _ends_at), (head.nbytes, _is_whole)):
+            of_size = nbytes.bit_length()
+            left[of_size] = left.get(of_size, _MOST_READ * source.size) - nbytes
+            if left[of_size] < 0 or not holds(source, offset, head):
+                break
+        else:
+            found = _index_at(source, offset, head.nbytes)
+            if found:
+                return found
     return None
+
+
+def _ends_at(source: ByteSource, offset: int, head: Head) -> bool:
+    """Whether the blobs that an index lists end where it begins."""
+    table = np.frombuffer(source.view(offset + head.blobs_offset, head.blobs_nbytes), BLOB)
+    sizes = table["nbytes"]
+    if not len(sizes) or sizes.astype(np.float64).sum() >= _MAX_PAYLOAD:
+        return False
+    return int(layout.blob_ends(BLOB_ALIGN, sizes.astype(np.int64))[-1]) == offset
+
+
+def _is_whole(source: ByteSource, offset: int, head: Head) -> bool:
+    """Whether an index has its own SHA-256."""
+    return bool(head.self_sha256 == self_digest(source.view(offset, head.nbytes)))
+
+
+def _index_at(source: ByteSource, offset: int, nbytes: int) -> Evidence | None:
+    try:
+        index = parse_index(source.view(offset, nbytes), external=False)
+    except FormatError:
+        return None
+    directory = _laid_out(2, index, nbytes)
+    how = "the index inside it, which begins where the blobs that it lists end"
+    return Evidence(how, directory, index) if directory else None
 
 
 def _laid_out(version: int, index: NameIndex, *own_nbytes: int) -> Directory | None:
@@ -188,7 +222,11 @@ def _aligned(source: ByteSource, start: bytes) -> Iterator[int]:
 
 def _toc_inside(source: ByteSource) -> Evidence | None:
     """gemma.cpp writes tensors, ``config``, ``tokenizer``, ``toc``: the toc's tensors end where the config begins."""
+    left = _MOST_READ * source.size
     for offset, end in _toc_candidates(source):
+        left -= end - offset
+        if left < 0:
+            break
         raw = bytes(source.view(offset, end - offset))
         try:
             entries = parse_toc(raw)
@@ -198,7 +236,8 @@ def _toc_inside(source: ByteSource) -> Evidence | None:
         if min(sizes) < 1 or not all(0 < len(key) <= layout.KEY_NBYTES for key in keys) or sum(sizes) > source.size:
             continue
         start = int(layout.blob_ends(BLOB_ALIGN, np.array(sizes, dtype=np.int64))[-1])
-        config = _config_nbytes(source, start)
+        left -= max(0, offset - start)
+        config = _config_nbytes(source, start, offset)
         if not config:
             continue
         behind = layout.round_up(start + config, BLOB_ALIGN)
@@ -222,46 +261,51 @@ def _toc_candidates(source: ByteSource) -> Iterator[tuple[int, int]]:
         # A record: so many words follow; a name of so many words; then at least type, bytes, elements, rows, cols.
         fits = (words[:, 1] >= 1) & (words[:, 1] <= 4) & (words[:, 0] >= words[:, 1] + 6) & (words[:, 0] < 64)
         found += (at + BLOB_ALIGN * np.flatnonzero(fits)).tolist()
-    inside: set[int] = set()  # what follows a record that was found before
-    ranges = []
+    # From the last one on: where one comes upon a record of another, both end alike, and it is followed once.
+    ends: dict[int, int] = {}  # where a record ends → where the last one does that follows it
+    ranges: dict[int, int] = {}
     left = _MOST_FOLLOWED
-    for offset in found:
-        if offset in inside:
-            continue
+    for offset in reversed(found):
+        passed = []
         end = offset
         for end in islice(_record_ends(source, offset), left):
-            left -= 1
-            if end % BLOB_ALIGN == 0:
-                inside.add(end)
-        left -= 1
+            ranges.pop(end, None)  # it follows a record
+            if end in ends:
+                end = ends[end]  # noqa: PLW2901 (where all of them end)
+                break
+            passed.append(end)
+        left -= len(passed) + 1
+        ends.update(dict.fromkeys(passed, end))
         # Where it doesn't end at a blob's border, padding follows.
         if end > offset and not (end % BLOB_ALIGN and any(source.view(end, min(4, source.size - end)))):
-            ranges.append((offset, end))
+            ranges[offset] = end
         if left <= 0:
             break
-    yield from reversed(ranges[-_MOST_TRIED:])
+    yield from islice(ranges.items(), _MOST_TRIED)
 
 
 def _record_ends(source: ByteSource, offset: int) -> Iterator[int]:
     """Yield where each record from here on ends, up to an empty one, which is padding, or what can't be one."""
-    start, window = offset, b""
+    start, window, nbytes = offset, b"", 1 << 10  # most that may begin here are none
     while offset + 4 <= source.size:
         if offset + 4 > start + len(window):
-            nbytes = min(max(1 << 10, 2 * len(window)), _WINDOW_NBYTES)  # most that may begin here are none
             start, window = offset, bytes(source.view(offset, min(nbytes, source.size - offset)))
+            nbytes = 0
         count = int.from_bytes(window[offset - start : offset - start + 4], "little")
         offset += 4 + 4 * count
         if not 0 < count <= _MAX_RECORD_WORDS or offset > source.size:
             return
+        # As much for each record as most have: of large ones no more is read than where they begin.
+        nbytes = min(nbytes + _RECORD_NBYTES, _WINDOW_NBYTES)
         yield offset
 
 
-def _config_nbytes(source: ByteSource, offset: int) -> int:
-    """Return the size of the config that begins here, or 0."""
-    if offset + 4 > source.size:
+def _config_nbytes(source: ByteSource, offset: int, end: int) -> int:
+    """Return the size of the config between two offsets, or 0."""
+    if offset + 4 > end:
         return 0
     nbytes = 4 * (1 + int.from_bytes(source.view(offset, 4), "little"))
-    if nbytes > min(source.size - offset, _MAX_CONFIG_NBYTES):
+    if nbytes > min(end - offset, _MAX_CONFIG_NBYTES):
         return 0
     try:
         ModelConfig.from_bytes(source.view(offset, nbytes))
@@ -278,10 +322,8 @@ def _tokenizer_nbytes(source: ByteSource, offset: int, end: int) -> int:
     bare = raw.rstrip(b"\0")
     if bare == NO_TOKENIZER:
         return len(bare)
-    for nbytes in range(max(len(bare), len(raw) - BLOB_ALIGN + 1), len(raw) + 1):
-        try:
-            count_pieces(raw[:nbytes])
-        except FormatError:
-            continue
-        return nbytes
-    return 0
+    least = max(len(bare), len(raw) - BLOB_ALIGN + 1)
+    try:
+        return next((nbytes for nbytes in model_ends(raw) if nbytes >= least), 0)
+    except FormatError:
+        return 0

@@ -167,7 +167,7 @@ def _whole(
     held: dict[int | None, list[str]] = {}  # row of the index → the names of its tensors
     for entry in entries:
         held.setdefault(entry.blob, []).append(entry.name)
-    kept: dict[int | None, int] = {}  # row of the index → place in the new file
+    kept: dict[int, int] = {}  # row of the index → place in the new file
     for place in range(len(directory)):
         key, row = decode_key(directory.keys[place]), rows.get(place)
         if place == own:
@@ -183,7 +183,8 @@ def _whole(
             done.verified += 1
         elif data.offset >= end:
             done.doubtful.append(key)
-        kept[row] = len(content.blobs)
+        if row is not None:
+            kept[row] = len(content.blobs)
         content.blobs.append(HeldBlob(key, data, known, said.unpacked_nbytes if said else 0))
     if index:
         content.entries = [entry for entry in entries if entry.blob is None]

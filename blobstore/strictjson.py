@@ -3,19 +3,29 @@
 from __future__ import annotations
 
 import json
-from typing import Any, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 __all__ = ["parse_json", "text_map"]
 
 
-def parse_json(raw: bytes) -> Any:  # noqa: ANN401 (JSON is anything)
+def parse_json(raw: bytes, made_of: Callable[[dict[str, Any]], Any] | None = None) -> Any:  # noqa: ANN401 (JSON is anything)
     """Parse UTF-8 JSON, refusing a key that stands twice in one object, and what JSON does not have (NaN).
+
+    Args:
+        raw: The text; not kept.
+        made_of: Given each object, returns what stands for it.
 
     Raises:
         ValueError: It is not that, with a message that says why.
     """
+    hook = (lambda pairs: made_of(_unique(pairs))) if made_of else _unique
+    text = raw.decode()
+    del raw  # a large one need not be there twice
     try:
-        value = json.loads(raw.decode(), object_pairs_hook=_unique, parse_int=_integer, parse_constant=_no_constant)
+        value = json.loads(text, object_pairs_hook=hook, parse_int=_integer, parse_constant=_no_constant)
     except RecursionError:
         raise ValueError("it is nested too deeply") from None
     return value

@@ -20,9 +20,12 @@ import blobstore
 from blobstore import codecs
 from blobstore.codecs import PIECE
 from blobstore.compare import Tolerance, compare, open_side, open_sides
+from blobstore.compare.side import Side
+from blobstore.compare.tensors import Arranged
 from blobstore.compare.values import measure
 from blobstore.convert.export import plan_export, run_export
 from blobstore.convert.gemma_plan import Choices
+from blobstore.convert.rearranged import Block
 from blobstore.convert.safetensors import dump_header
 from blobstore.elements import BY_NAME, type_of
 from blobstore.errors import BlobStoreError, CodecError, FormatError, TruncatedError
@@ -452,6 +455,30 @@ def test_of_several_that_are_the_same_the_name_that_ends_alike_is_taken(tmp_path
     a = {name: one.copy() for name, one in a.items()}
     said = found(write_peer(tmp_path / "a.safetensors", a), write_peer(tmp_path / "b.safetensors", b))
     assert {name: one.other for name, one in said.items()} == {name: f"model.{name}" for name in a}
+
+
+def test_tensors_are_matched_whether_they_are_stored_whole_or_in_blocks(tmp_path: Path) -> None:
+    path, kind = tmp_path / "m.sbs", BY_NAME["sfp"]
+    with blobstore.create(path) as store:
+        for name in ("x", "y"):
+            codes = np.full(16, 1 + ord(name) % 8, np.uint8)
+            store.add_stored(name, [codes], kind, (4, 4))
+    with open_side(path) as side:
+
+        def blocks(name: str) -> Arranged:
+            assert side.store
+            info = side.store.info(name)
+            return Arranged(side.path, (4, 4), (Block(info, 0, 0, 4, 0, 4, 4),), side.store)
+
+        a = Side("a", "names", {"a.0": blocks("x"), "a.1": blocks("y"), "a.2": side["x"], "a.3": side["y"]}, {}, {})
+        b = Side("b", "names", {"b.a": side["y"], "b.b": side["x"], "b.c": blocks("x")}, {}, {})
+        kinds = {one.name: (one.kind, one.other) for one in compare(a, b)}
+    assert kinds == {
+        "a.0": ("renamed", "b.b"),
+        "a.1": ("renamed", "b.a"),
+        "a.2": ("renamed", "b.c"),
+        "a.3": ("removed", ""),
+    }
 
 
 def test_one_more_name_for_the_same_bytes_is_no_difference(tmp_path: Path) -> None:

@@ -19,8 +19,10 @@ from blobstore.elements import BY_NAME
 from blobstore.errors import FormatError, UsageError
 from blobstore.gemma.config import ModelConfig
 from blobstore.gemma.toc import build_toc, parse_toc, toc_entry
+from blobstore.index import Entry, IndexedBlob, build_index
 from blobstore.reader import BlobReader
 from blobstore.recover import recover
+from blobstore.writer import BlobWriter
 from tests.gemma_checkpoints import convert, small_recipe
 from tests.models import FAMILIES
 from tests.strategies import payload
@@ -258,6 +260,17 @@ def test_many_beginnings_of_a_toc_do_not_take_for_ever(
 
 
 # --------------------------------------------------------------------------------------------------- damaged, doubtful
+
+
+def test_a_blob_that_the_index_does_not_know_is_kept_beside_a_tensor_without_elements(tmp_path: Path) -> None:
+    path, kind = tmp_path / "m.sbs", BY_NAME["u8"].number
+    with BlobWriter(path) as writer:
+        writer.add("a", b"abcd")
+        writer.add("later", b"xyz")
+        entries = [Entry("a", 0, 0, 4, kind, (4,)), Entry("none", None, 0, 0, kind, (0,))]
+        writer.add("~index", build_index(entries, [IndexedBlob(b"a", 4)]))
+    done = recover(path, tmp_path / "out.sbs")
+    assert (done.kept, done.names) == (["a", "later"], 2)
 
 
 def test_an_index_whose_key_has_changed_is_used_all_the_same(tmp_path: Path) -> None:

@@ -62,6 +62,30 @@ def test_a_dumped_header_parses_to_what_went_in(
     assert end == size
 
 
+@pytest.mark.parametrize(
+    ("text", "what"),
+    [
+        (ONE, "'dtype': expected dtype, shape and data_offsets"),
+        (f'{{"__metadata__":{ONE}}}', "the value of 'shape' is not a text"),
+        (f'{{"a":{{"b":{ONE}}}}}', "'a': expected dtype, shape and data_offsets"),
+        (f'{{"a":[{ONE}]}}', "'a': expected dtype, shape and data_offsets"),
+    ],
+)
+def test_what_looks_like_a_tensor_in_another_place_is_none(text: str, what: str) -> None:
+    raw = raw_file(text, DATA)
+    with pytest.raises(FormatError) as caught:
+        parse(raw)
+    assert what in str(caught.value)
+
+
+@pytest.mark.parametrize("most", [0, 1, 9])
+def test_shapes_are_the_same_however_many_are_shared(monkeypatch: pytest.MonkeyPatch, most: int) -> None:
+    monkeypatch.setattr("blobstore.convert.safetensors._MOST_SHAPES", most)
+    shapes = [(0,), (0, 1), (0,), (2, 0), ()]
+    raw = dump_header((str(i), BY_NAME["u8"], shape) for i, shape in enumerate(shapes))
+    assert [one.shape for one in parse(raw + b"1").entries] == shapes
+
+
 @given(tensor_maps, metadata_maps)
 def test_a_file_of_safetensors_is_read_as_safetensors_reads_it(
     tmp_path: Path, tensors: Tensors, metadata: dict[str, str]

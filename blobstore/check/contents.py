@@ -21,7 +21,7 @@ from blobstore.parallel import cores
 from blobstore.store import Store
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterable, Iterator
     from contextlib import AbstractContextManager
     from os import PathLike
 
@@ -156,18 +156,27 @@ def verify_blobs(
             stop.set()  # also when interrupted: nobody waits for the rest
             raise
     damaged = sorted(row for row, is_wrong in zip(rows, wrong, strict=True) if is_wrong)
-    yield from (_damage(reader, index, row, int(known[row])) for row in damaged)
+    names = _names_in(index, damaged)
+    yield from (_damage(reader, int(known[row]), tuple(names[row])) for row in damaged)
     for place in sorted({*range(len(reader))} - {int(one) for one in known}):
         key = reader.directory.all_keys[place]
         if key != INDEX_KEY:
             yield finding("no-digest", key, "the index doesn't know this blob: it was added later")
 
 
-def _damage(reader: BlobReader, index: NameIndex, row: int, place: int) -> Finding:
+def _names_in(index: NameIndex, rows: Iterable[int]) -> dict[int, list[str]]:
+    """Return the names of the tensors in some blobs, by the blobs' rows."""
+    names: dict[int, list[str]] = {row: [] for row in rows}
+    if names:
+        for name, row in zip(index.names, index.entries["blob"].tolist(), strict=True):
+            if row in names:
+                names[row].append(name)
+    return names
+
+
+def _damage(reader: BlobReader, place: int, names: tuple[str, ...]) -> Finding:
     offset, nbytes = reader.directory.range(place)
     key = reader.directory.all_keys[place]
-    holders = np.flatnonzero(index.entries["blob"] == row).tolist()
-    names = tuple(index.names[one] for one in holders)
     what = f"the SHA-256 of its {nbytes} bytes, at offset {offset}, is not the one that was kept when it was written"
     return finding("damaged-blob", key, what, offset=offset, nbytes=nbytes, names=names)
 

@@ -6,14 +6,14 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
 from blobstore.compare.contents import blob_differences, metadata_differences
-from blobstore.compare.pairs import first_byte, probe, same_bits, values_of
+from blobstore.compare.pairs import first_byte, values_of
+from blobstore.compare.renames import find_renamed
 from blobstore.compare.side import By, Side, open_side, open_sides
 from blobstore.compare.tensors import Facts
 from blobstore.compare.values import Number, Tolerance, Values
-from blobstore.convert.verify import first_difference
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator
+    from collections.abc import Callable, Iterator
 
     from blobstore.compare.tensors import Tensor
 
@@ -99,9 +99,9 @@ def compare(
     """
     lost = [name for name in sorted(a.tensors) if not b.names.intersection(a.same_as(name))]
     new = [name for name in sorted(b.tensors) if not a.names.intersection(b.same_as(name))]
-    renamed = dict(_renamed(a, lost, b, new))
+    renamed = find_renamed(a, lost, b, new)
     before = {after: name for name, after in renamed.items()}
-    known_in_a, known_in_b = a.names | set(before), b.names | set(renamed)
+    elsewhere_in_a, elsewhere_in_b = _Elsewhere(a, b.names | set(renamed)), _Elsewhere(b, a.names | set(before))
     for name in sorted(a.names | b.names):
         if name in a.names and name in b.names:
             target = a.aliases.get(name)
@@ -115,9 +115,9 @@ def compare(
             yield Difference(name, "renamed", differs=True, a=a[name].facts, b=b[after].facts, other=after)
         elif name not in before:
             if name in a.names:
-                yield _only_in(a, name, known_in_b, "removed", progress)
+                yield _only_in(a, name, elsewhere_in_a, "removed", progress)
             else:
-                yield _only_in(b, name, known_in_a, "added", progress)
+                yield _only_in(b, name, elsewhere_in_b, "added", progress)
     if a.store and b.store:
         for one in blob_differences(a.store, b.store):
             counts = tolerance is None or not one.storage_only
@@ -126,9 +126,25 @@ def compare(
         yield Difference(one.name, "metadata", differs=False, detail=one.what)
 
 
-def _only_in(side: Side, name: str, others: frozenset[str], kind: Kind, progress: Callable[[int], None]) -> Difference:
-    """Say what a name is that only one side has, and whose tensor may be among the others by another name."""
-    elsewhere = next((one for one in side.same_as(name) if one in others), None)
+class _Elsewhere:
+    """For names that only one side has: by which name the other side knows their tensors."""
+
+    def __init__(self, side: Side, others: frozenset[str]) -> None:
+        """Look for tensors of a side among the names that the other side knows."""
+        self._side, self._others = side, others
+        self._found: dict[str, str | None] = {}  # a tensor may have any number of names
+
+    def find(self, name: str) -> str | None:
+        """Return the first of the tensor's names that the other side knows, or None."""
+        target = self._side.aliases.get(name, name)
+        if target not in self._found:
+            self._found[target] = next((one for one in self._side.same_as(target) if one in self._others), None)
+        return self._found[target]
+
+
+def _only_in(side: Side, name: str, others: _Elsewhere, kind: Kind, progress: Callable[[int], None]) -> Difference:
+    """Say what a name is that only one side has, and whose tensor the other may have by another name."""
+    elsewhere = others.find(name)
     if elsewhere:
         return Difference(name, "alias", differs=False, other=elsewhere)
     facts = side[name].facts
@@ -136,30 +152,6 @@ def _only_in(side: Side, name: str, others: frozenset[str], kind: Kind, progress
         progress(facts.nbytes)
     first, second = (facts, None) if kind == "removed" else (None, facts)
     return Difference(name, kind, differs=True, a=first, b=second, other=side.aliases.get(name, ""))
-
-
-def _renamed(a: Side, lost: Iterable[str], b: Side, new: Iterable[str]) -> Iterator[tuple[str, str]]:
-    """Yield the names of the same tensor in either side. Only tensors of equal type, shape and scale are read."""
-    wanted = {a[name].facts for name in lost}
-    places: dict[tuple[Facts, bytes], list[str]] = {}
-    for name in new:
-        if b[name].facts in wanted:
-            places.setdefault((b[name].facts, probe(b[name])), []).append(name)
-    possible = {facts for facts, _ in places}
-    for name in lost:
-        facts = a[name].facts
-        candidates = places.get((facts, probe(a[name])), []) if facts in possible else []
-        # Of several that are the same, such as norms that are all ones, the one whose name ends most alike.
-        for one in sorted(candidates, key=lambda other: -_common_end(name, other)):
-            if same_bits(a[name], b[one]):
-                candidates.remove(one)
-                yield name, one
-                break
-
-
-def _common_end(one: str, other: str) -> int:
-    """Return how many bytes two names have in common at their ends."""
-    return first_difference(*(name.encode("utf-8", "surrogatepass")[::-1] for name in (one, other)))
 
 
 def _pair(name: str, a: Tensor, b: Tensor, tolerance: Tolerance | None, progress: Callable[[int], None]) -> Difference:

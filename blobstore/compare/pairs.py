@@ -85,11 +85,30 @@ def same_bits(a: Tensor, b: Tensor) -> bool:
 def probe(tensor: Tensor) -> bytes:
     """Return a digest of some of a tensor's values, which those with the same values have in common."""
     digest = hashlib.sha256()
-    for first in (0, max(0, tensor.count - _PROBED) // PIECE * PIECE):  # at a group's border
+    for first in dict.fromkeys((0, max(0, tensor.count - _PROBED) // PIECE * PIECE)):  # at a group's border
         count = min(_PROBED, tensor.count - first)
         raw = tensor.read(first, count)
         digest.update(flat_bytes(raw if tensor.opaque else tensor.values(raw, count)))
     return digest.digest()
+
+
+def content_digests(tensor: Tensor, *, decoded: bool) -> tuple[bytes, bytes]:
+    """Return digests of what `same_bits` compares: of all bytes as they are read, and of the values and their type.
+
+    Args:
+        tensor: Read once.
+        decoded: Whether the second is asked for; it is empty otherwise.
+    """
+    stored, values = hashlib.sha256(), hashlib.sha256()
+    for first in range(0, tensor.count, CHUNK):
+        count = min(CHUNK, tensor.count - first)
+        raw = tensor.read(first, count)
+        stored.update(flat_bytes(raw))
+        if decoded:
+            array = raw if tensor.opaque else tensor.values(raw, count)
+            values.update(b"" if first else str(array.dtype).encode())
+            values.update(flat_bytes(array))
+    return stored.digest(), values.digest() if decoded else b""
 
 
 def _chunk(a: Tensor, b: Tensor, first: int, tolerance: Tolerance | None) -> Values | None:

@@ -29,7 +29,7 @@ _HEAD = "lm_head.weight"
 _TIED_FAMILIES = ("gemma", "paligemma")
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class PlannedTensor:
     """One tensor of the new file.
 

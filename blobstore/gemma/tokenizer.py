@@ -65,6 +65,19 @@ def count_pieces(raw: bytes | memoryview) -> int:
     return _some(sum(tag == _PIECE for tag, _, _ in _fields(data, 0, len(data))))
 
 
+def model_ends(raw: bytes) -> Iterator[int]:
+    """Yield each size that a SentencePiece model at the beginning of some bytes may have, the smallest first.
+
+    Raises:
+        FormatError: ``tokenizer-model``: none of more bytes is a model.
+    """
+    pieces = 0
+    for tag, _, end in _fields(raw, 0, len(raw)):
+        pieces += tag == _PIECE
+        if pieces:
+            yield end
+
+
 def check_pieces(raw: bytes | memoryview) -> Pieces:
     """Read a SentencePiece model, and find everything that keeps SentencePiece from loading it.
 

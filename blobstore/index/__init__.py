@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from blobstore.index.build import build_index, rebind_index, unbind_index
 from blobstore.index.name_index import NameIndex
-from blobstore.index.parse import open_index, parse_index
+from blobstore.index.parse import Head, open_index, parse_head, parse_index
 from blobstore.index.records import MAGIC as INDEX_MAGIC
 from blobstore.index.records import PACKED, Entry, IndexedBlob, shape_fault
 
@@ -15,10 +15,12 @@ __all__ = [
     "INDEX_MAGIC",
     "PACKED",
     "Entry",
+    "Head",
     "IndexedBlob",
     "NameIndex",
     "build_index",
     "open_index",
+    "parse_head",
     "parse_index",
     "rebind_index",
     "shape_fault",

@@ -5,6 +5,7 @@ Spec: spec/index.md.
 
 from __future__ import annotations
 
+import hashlib
 import json
 from itertools import pairwise
 from typing import TYPE_CHECKING
@@ -16,6 +17,7 @@ from blobstore.index.records import (
     ALIGN,
     BLOB,
     ENTRY,
+    ENTRY_FIELDS,
     EXTERNAL,
     HAS_DIGESTS,
     HEADER,
@@ -30,6 +32,7 @@ from blobstore.index.records import (
     shape_fault,
 )
 from blobstore.keys import encode_name
+from blobstore.layout import round_up
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -38,7 +41,7 @@ if TYPE_CHECKING:
     from blobstore.index.name_index import NameIndex
     from blobstore.index.records import Entry, IndexedBlob
 
-    Buffer = bytes | memoryview
+    Buffer = bytes | bytearray | memoryview
 
 
 def build_index(
@@ -59,16 +62,22 @@ def build_index(
     Raises:
         UsageError: ``bad-name``, ``duplicate-name``, ``bad-metadata``, ``bad-shape``, ``names-too-long``.
     """
-    encoded = sorted((encode_name(entry.name), i) for i, entry in enumerate(entries))
-    for (one, i), (other, _) in pairwise(encoded):
-        if one == other:
-            raise UsageError("duplicate-name", f"{entries[i].name!r} is used twice")
-    rows = []
+    names = [encode_name(entry.name) for entry in entries]
+    order = sorted(range(len(entries)), key=names.__getitem__)
+    for place, other in pairwise(order):
+        if names[place] == names[other]:
+            raise UsageError("duplicate-name", f"{entries[place].name!r} is used twice")
+    total = sum(map(len, names)) + len(names)
+    if total > MAX_NAMES_NBYTES:
+        raise UsageError(
+            "names-too-long", f"all names together have {total} bytes, at most {MAX_NAMES_NBYTES} are possible"
+        )
+    records = bytearray(ENTRY.itemsize * len(entries))
     dims: list[int] = []
     shared: dict[tuple[int, ...], int] = {(): 0}
-    position = 0
-    for name, i in encoded:
-        entry = entries[i]
+    pool = bytearray()
+    for at, place in enumerate(order):
+        entry, name = entries[place], names[place]
         fault = shape_fault(entry.shape)
         if fault:
             raise UsageError("bad-shape", f"{entry.name!r} {fault}")
@@ -76,23 +85,19 @@ def build_index(
             shared[entry.shape] = len(dims)
             dims.extend(entry.shape)
         blob = NO_BLOB if entry.blob is None else entry.blob
-        start = shared[entry.shape]
-        what = (entry.type, entry.codec, len(entry.shape), start, entry.scale, 0)
-        rows.append((entry.offset, entry.nbytes, blob, position, len(name), *what))
-        position += len(name) + 1
-    if position > MAX_NAMES_NBYTES:
-        raise UsageError(
-            "names-too-long", f"all names together have {position} bytes, at most {MAX_NAMES_NBYTES} are possible"
+        what = (entry.type, entry.codec, len(entry.shape), shared[entry.shape], entry.scale, 0)
+        ENTRY_FIELDS.pack_into(
+            records, ENTRY.itemsize * at, entry.offset, entry.nbytes, blob, len(pool), len(name), *what
         )
+        pool += name + b"\0"
+    del names, order  # of a million tensors 100 MB
     table = np.zeros(len(blobs), dtype=BLOB)
     for i, row in enumerate(blobs):
         table["key"][i] = np.frombuffer(row.key.ljust(16, b"\0"), np.uint8)
         table["nbytes"][i], table["unpacked_nbytes"][i] = row.nbytes, row.unpacked_nbytes
         table["sha256"][i] = np.frombuffer(row.sha256 or bytes(32), np.uint8)
     has_digests = all(row.sha256 for row in blobs)
-    names = b"".join(name + b"\0" for name, _ in encoded)
-    records = np.array(rows, dtype=ENTRY)
-    parts = (records.tobytes(), table.tobytes(), np.array(dims, "<u8").tobytes(), names, _dump_metadata(metadata or {}))
+    parts = (records, table.tobytes(), np.array(dims, "<u8").tobytes(), pool, _dump_metadata(metadata or {}))
     return _assemble(parts, len(entries), len(blobs), len(dims), has_digests=has_digests, store=store)
 
 
@@ -116,7 +121,7 @@ def unbind_index(raw: Buffer) -> bytes:
 
 
 def _assemble(
-    parts: Sequence[bytes], entries: int, blobs: int, dims: int, *, has_digests: bool, store: Directory | None
+    parts: Sequence[Buffer], entries: int, blobs: int, dims: int, *, has_digests: bool, store: Directory | None
 ) -> bytes:
     header = np.zeros((), dtype=HEADER)
     header["magic"], header["version"] = MAGIC, VERSION
@@ -126,14 +131,19 @@ def _assemble(
     if store is not None:
         header["store_nbytes"] = store.file_size
         header["store_sha256"] = np.frombuffer(directory_digest(store), np.uint8)
-    body = bytearray()
+    pieces: list[Buffer] = []
+    end = HEADER.itemsize
     for name, part in zip(SECTIONS, parts, strict=True):
-        body += bytes(-len(body) % ALIGN)
-        header[f"{name}_offset"] = HEADER.itemsize + len(body)
-        body += part
-    header["nbytes"] = HEADER.itemsize + len(body)
-    header["self_sha256"] = np.frombuffer(self_digest(memoryview(header.tobytes() + body)), np.uint8)
-    return header.tobytes() + bytes(body)
+        start = round_up(end, ALIGN)
+        header[f"{name}_offset"] = start
+        pieces += [bytes(start - end), part]
+        end = start + len(part)
+    header["nbytes"] = end
+    digest = hashlib.sha256(header.tobytes())  # in which it is zeros itself
+    for piece in pieces:
+        digest.update(piece)
+    header["self_sha256"] = np.frombuffer(digest.digest(), np.uint8)
+    return b"".join([header.tobytes(), *pieces])
 
 
 def _dump_metadata(metadata: Mapping[str, str]) -> bytes:

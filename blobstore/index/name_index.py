@@ -15,7 +15,16 @@ import numpy as np
 from blobstore.directory import KeyFinder, bad_key, key_words
 from blobstore.errors import FormatError, UsageError
 from blobstore.index.checks import Columns, Refusal, check_fields, check_names, check_reserved
-from blobstore.index.records import ENTRY, HEADER, NO_BLOB, Entry, IndexedBlob, directory_digest, self_digest
+from blobstore.index.records import (
+    ENTRY,
+    ENTRY_FIELDS,
+    HEADER,
+    NO_BLOB,
+    Entry,
+    IndexedBlob,
+    directory_digest,
+    self_digest,
+)
 from blobstore.keys import INDEX_KEY, decode_key, encode_name
 from blobstore.strictjson import parse_json, text_map
 
@@ -28,7 +37,6 @@ if TYPE_CHECKING:
 
 _OWN_KEY = np.frombuffer(INDEX_KEY.encode().ljust(16, b"\0"), "<u8")
 _FEW = 4  # look-ups that check one entry each; then it takes less to check all
-_ENTRY = struct.Struct("<QQIIHHHHIfQ")  # the fields of `ENTRY`
 _NAME_SPAN = struct.Struct("<IH")
 _NAME_SPAN_AT = HEADER.itemsize + int(ENTRY.fields["name_offset"][1])  # type: ignore[index]
 _REBUILD = "remove the index or build it again with blobstore index build"
@@ -157,8 +165,7 @@ class NameIndex:
 
     def entry(self, place: int) -> Entry:
         """Return one entry, at a place that `find` gave or of `names`."""
-        # numpy takes several times as long for single fields.
-        fields = _ENTRY.unpack_from(self.raw, HEADER.itemsize + ENTRY.itemsize * place)
+        fields = ENTRY_FIELDS.unpack_from(self.raw, HEADER.itemsize + ENTRY.itemsize * place)
         offset, nbytes, blob, _, _, kind, codec, ndim, start, scale, _ = fields
         name, shape = self._name_at(place).decode(), tuple(self.dims[start : start + ndim].tolist())
         return Entry(name, None if blob == NO_BLOB else blob, offset, nbytes, kind, shape, scale, codec)
@@ -240,9 +247,8 @@ class NameIndex:
             if (repeats > 1).any():
                 key = decode_key(unique[int(repeats.argmax())])
                 raise FormatError("index-key", f"the index speaks of the blob {key!r} twice")
-            order = np.argsort(directory.keys, kind="stable")
-            found = np.minimum(np.searchsorted(directory.keys, keys, sorter=order), len(directory) - 1)
-            places = order[found].astype(np.int64)
+            found = np.minimum(np.searchsorted(directory.keys, keys, sorter=directory.order), len(directory) - 1)
+            places = directory.order[found].astype(np.int64)
             missing = directory.keys[places] != keys
             if missing.any():
                 key = decode_key(keys[int(missing.argmax())])

@@ -5,6 +5,7 @@ Spec: spec/index.md; I1 to I7 are its reader checks.
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -56,9 +57,9 @@ def open_index(raw: memoryview, *, external: bool) -> NameIndex:
     Raises:
         FormatError, TruncatedError: Checks I1 to I7, but for the entries' reserved fields.
     """
-    header = _check_header(raw, external=external)
+    header = _check_header(raw, len(raw), external=external)
     sizes = section_sizes(header)
-    starts = _check_sections(raw, header, sizes)
+    starts = _check_sections(len(raw), header, sizes)
     blobs = np.frombuffer(raw, BLOB, int(header["blob_count"]), starts["blobs"])
     _check_reserved(raw, header, starts, blobs)
     return NameIndex(
@@ -74,8 +75,43 @@ def open_index(raw: memoryview, *, external: bool) -> NameIndex:
     )
 
 
-def _check_header(raw: memoryview, *, external: bool) -> np.void:
-    """Checks I1 to I5."""
+@dataclass(frozen=True)
+class Head:
+    """What the header of an index inside a store says.
+
+    Attributes:
+        nbytes: Of the whole index.
+        blobs_offset: Of its blob table, from its beginning.
+        blobs_nbytes: Of that table.
+        self_sha256: Of the whole index.
+    """
+
+    nbytes: int
+    blobs_offset: int
+    blobs_nbytes: int
+    self_sha256: bytes
+
+
+def parse_head(raw: memoryview) -> Head | None:
+    """Return what a header says, or None for what is no header of an index inside a store.
+
+    Args:
+        raw: The first 192 bytes of the index, or fewer where there are no more.
+    """
+    if len(raw) < HEADER.itemsize:
+        return None
+    nbytes = int(np.frombuffer(raw, HEADER, 1)[0]["nbytes"])
+    try:
+        header = _check_header(raw, nbytes, external=False)
+        sizes = section_sizes(header)
+        starts = _check_sections(nbytes, header, sizes)
+    except FormatError:
+        return None
+    return Head(nbytes, starts["blobs"], sizes["blobs"], header["self_sha256"].tobytes())
+
+
+def _check_header(raw: memoryview, nbytes: int, *, external: bool) -> np.void:
+    """Checks I1 to I5 of an index of so many bytes, by the first of them."""
     if len(raw) < HEADER.itemsize:
         raise TruncatedError(
             "index-truncated", f"an index has at least {HEADER.itemsize} bytes, this has {len(raw)}", 0
@@ -91,26 +127,26 @@ def _check_header(raw: memoryview, *, external: bool) -> np.void:
     if flags & ~(HAS_DIGESTS | EXTERNAL) or bool(flags & EXTERNAL) != external:
         place = "in a file of its own" if external else "inside a store"
         raise FormatError("index-flags", f"flags 0x{flags:X} are not possible for an index {place}", 12)
-    if int(header["nbytes"]) != len(raw):
-        kind = TruncatedError if int(header["nbytes"]) > len(raw) else FormatError
-        raise kind("index-nbytes", f"the header says {int(header['nbytes'])} bytes, there are {len(raw)}", 16)
+    if int(header["nbytes"]) != nbytes:
+        kind = TruncatedError if int(header["nbytes"]) > nbytes else FormatError
+        raise kind("index-nbytes", f"the header says {int(header['nbytes'])} bytes, there are {nbytes}", 16)
     return header
 
 
-def _check_sections(raw: memoryview, header: np.void, sizes: dict[str, int]) -> dict[str, int]:
+def _check_sections(nbytes: int, header: np.void, sizes: dict[str, int]) -> dict[str, int]:
     """Check I6 → where each section starts. Python's integers can't wrap around."""
     starts = {}
     end = HEADER.itemsize
     for name in SECTIONS:
         start, stated = round_up(end, ALIGN), int(header[f"{name}_offset"])
-        if stated != start or start + sizes[name] > len(raw):
+        if stated != start or start + sizes[name] > nbytes:
             at = int(HEADER.fields[f"{name}_offset"][1])  # type: ignore[index]
-            what = f"offset {stated} with {sizes[name]} bytes, expected offset {start} in {len(raw)} bytes"
+            what = f"offset {stated} with {sizes[name]} bytes, expected offset {start} in {nbytes} bytes"
             raise FormatError("index-section", f"{name}: {what}", at)
         starts[name] = start
         end = start + sizes[name]
-    if end != len(raw):
-        raise FormatError("index-section", f"the metadata ends at {end}, the index at {len(raw)}", end)
+    if end != nbytes:
+        raise FormatError("index-section", f"the metadata ends at {end}, the index at {nbytes}", end)
     if sizes["names"] > MAX_NAMES_NBYTES:
         raise FormatError("index-section", f"names of {sizes['names']} bytes are too long", 72)
     if int(header["blob_count"]) > MAX_BLOBS:

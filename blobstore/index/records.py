@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import math
+import struct
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -61,12 +62,13 @@ ENTRY = np.dtype(
         ("reserved", "<u8"),
     ]
 )
+ENTRY_FIELDS = struct.Struct("<QQIIHHHHIfQ")  # those of `ENTRY`: numpy takes several times as long for single fields
 BLOB = np.dtype([("key", "u1", 16), ("nbytes", "<u8"), ("unpacked_nbytes", "<u8"), ("sha256", "u1", 32)])
 PACKED = 1  # the codec of what lies in a packed blob
 SECTIONS = ("entries", "blobs", "dims", "names", "metadata")
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Entry:
     """What the index says of one name.
 
@@ -91,7 +93,7 @@ class Entry:
     codec: int = 0
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class IndexedBlob:
     """A row of the index's blob table.
 
