@@ -5,15 +5,19 @@ VENV := .venv
 BIN := $(VENV)/bin
 
 FUZZ_SECONDS ?= 60
-PLAIN_TESTS := -m "not minilm and not candle and not torch and not jax" -n auto --dist worksteal
+STRESS_SECONDS ?= 120
+PLAIN_TESTS := -m "not minilm and not candle and not torch and not jax and not stress" -n auto --dist worksteal
 OLDEST := build/oldest
 
-.PHONY: demo test lint unit fuzz bench test-oldest test-minilm test-candle test-torch test-jax vectors clean
+.PHONY: demo test test-extras lint unit fuzz stress bench test-oldest test-minilm test-candle test-torch test-jax \
+	vectors clean
 
 demo: $(VENV)/.installed
 	$(BIN)/blobstore demo -o build/demo
 
 test: lint unit
+
+test-extras: test-minilm test-candle test-torch test-jax stress
 
 lint: $(VENV)/.test
 	$(BIN)/ruff check .
@@ -28,6 +32,10 @@ test-oldest: $(OLDEST)/.installed
 
 fuzz: $(VENV)/.fuzz
 	$(BIN)/python tests/fuzz/run.py all $(FUZZ_SECONDS)
+
+stress: $(VENV)/.test
+	$(BIN)/python -m tests.stress --seconds $(STRESS_SECONDS)
+	$(BIN)/python -m pytest -m stress --no-header -n auto
 
 test-minilm: $(VENV)/.minilm
 	$(BIN)/python -m pytest -m minilm --no-header

@@ -1,0 +1,140 @@
+"""Every command that writes, where writing fails: one line that names the output, exit status 1, and nothing changed.
+
+The commands are those of the table in test_outputs.py, which has every command that writes. With strace, which
+``make stress`` uses, each call fails in the kernel's stead.
+"""
+
+from __future__ import annotations
+
+import os
+import resource
+import shutil
+import signal
+import subprocess
+import sys
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+import pytest
+
+from tests.checkpoints import linux_only, snapshot
+from tests.conftest import ROOT
+from tests.test_outputs import WRITING, everything, made, site
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+__all__ = ["made", "site"]  # fixtures
+
+COMMANDS = {name: one for name, one in WRITING.items() if not name.startswith("bench")}
+each_command = pytest.mark.parametrize("name", COMMANDS)
+STRACE = shutil.which("strace")
+
+
+def run(name: str, out: str, *before: str, limit: int = -1) -> subprocess.CompletedProcess[str]:
+    """Run a command in a process of its own, which may write so many bytes to a file."""
+
+    def restrict() -> None:
+        signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))
+
+    words = [out if one == "OUT" else one for one in COMMANDS[name].words.split()]
+    return subprocess.run(
+        [*before, sys.executable, "-m", "blobstore", *words],
+        capture_output=True,
+        text=True,
+        check=False,
+        env=os.environ | {"PYTHONPATH": str(ROOT), "PYTHONDONTWRITEBYTECODE": "1"},
+        preexec_fn=restrict if limit >= 0 else None,
+    )
+
+
+def check_failed(done: subprocess.CompletedProcess[str], named: str, why: str) -> None:
+    """One line says what failed, and where."""
+    assert done.returncode == 1, done.stderr
+    told = [line for line in done.stderr.splitlines() if not line.startswith("note: ")]
+    assert len(told) == 1, done.stderr
+    assert named in told[0]
+    assert why in told[0]
+    assert ".blobstore-" not in told[0]
+
+
+@linux_only
+@each_command
+def test_a_full_disk_is_told_by_the_outputs_name_and_changes_nothing(site: Path, name: str) -> None:
+    (site / "target").mkdir()
+    suffix = COMMANDS[name].suffix
+    (site / "target" / f"out{suffix}").write_bytes(b"what was there")
+    before, there = everything(site), snapshot(site / "target")
+    check_failed(run(name, f"target/out{suffix}", limit=100), "out", "File too large")
+    assert snapshot(site / "target") == there
+    assert everything(site) == before
+
+
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="there is no /dev/full")
+@pytest.mark.parametrize("name", [name for name, one in COMMANDS.items() if one.streams])
+def test_a_stream_that_can_not_be_written_is_told(site: Path, name: str) -> None:
+    with open("/dev/full", "wb") as full:
+        words = [("-" if one == "OUT" else one) for one in COMMANDS[name].words.split()]
+        command = [sys.executable, "-m", "blobstore", *words]
+        done = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, text=True, check=False, cwd=site)
+    assert done.returncode == 1, done.stderr
+    assert "No space left on device" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+@contextmanager
+def small_file_system(folder: Path, nbytes: int) -> Iterator[None]:
+    """Mount a file system of so many bytes there, where this process may."""
+    folder.mkdir()
+    mount, unmount = str(shutil.which("mount")), str(shutil.which("umount"))
+    command = [mount, "-t", "tmpfs", "-o", f"size={nbytes}", "tmpfs", folder]
+    mounted = subprocess.run(command, capture_output=True, check=False)
+    if mounted.returncode:
+        pytest.skip("file systems can't be mounted here")
+    try:
+        yield
+    finally:
+        subprocess.run([unmount, folder], check=True)
+
+
+@linux_only
+@pytest.mark.skipif(not shutil.which("mount"), reason="there is no mount")
+@each_command
+def test_a_small_disk_that_is_full_is_as_it_was(site: Path, name: str) -> None:
+    with small_file_system(site / "small", 4096):
+        suffix = COMMANDS[name].suffix
+        (site / "small" / f"out{suffix}").write_bytes(b"what was there")
+        done = run(name, f"small/out{suffix}")
+        assert done.returncode == 1, done.stderr
+        assert "small" in done.stderr
+        assert "No space left on device" in done.stderr or "disk-too-small" in done.stderr
+        assert snapshot(site / "small") == {f"out{suffix}": b"what was there"}
+
+
+@pytest.mark.stress
+@pytest.mark.skipif(STRACE is None, reason="there is no strace")
+@pytest.mark.parametrize("code", ["EIO", "ENOSPC"])
+@pytest.mark.parametrize("call", ["fsync", "rename,renameat,renameat2", "write,pwrite64,copy_file_range,sendfile"])
+@each_command
+def test_a_call_that_fails_in_the_kernel_is_told_and_changes_nothing(
+    site: Path, name: str, call: str, code: str
+) -> None:
+    (site / "target").mkdir()
+    suffix = COMMANDS[name].suffix
+    out = site / "target" / f"out{suffix}"
+    out.write_bytes(b"what was there")
+    before = everything(site)
+    fault = ["-e", f"trace={call}", "-e", f"inject={call}:error={code}:when=1"]
+    trace = [str(STRACE), "-f", "-qq", "-o", "/dev/null", *fault]
+    done = run(name, str(out), *trace)
+    assert done.returncode in (0, 1), done.stderr
+    assert "Traceback" not in done.stderr
+    left = {one for one in snapshot(site / "target") if not one.endswith(".lock")}
+    if done.returncode:
+        assert "out" in done.stderr or "write" in call  # the first may be that of a note on standard error
+        assert ".blobstore-" not in done.stderr
+        assert left <= {out.name}
+        assert out.read_bytes() == b"what was there"
+    assert everything(site) == before
