@@ -15,6 +15,7 @@ from tests import strategies
 from tests.strategies import text_of
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from types import ModuleType
 
     from blobstore.directory import Directory
@@ -215,3 +216,38 @@ def test_nothing_but_headers_and_directory_is_read(generator: ModuleType, versio
     parse_directory(read, len(file))
     end = len(file)
     assert sorted(asked) == ([(0, 16), (16, 64)] if version == 1 else [(0, 16), (end - 80, 64), (end - 16, 16)])
+
+
+# A fault in a record: what is written there, and where its record begins, by number of blobs and place.
+RECORDS: dict[str, tuple[Callable[[bytearray, int], None], bool]] = {
+    "bad-key": (lambda raw, at: write_at(raw, at, bytes(16)), True),
+    "duplicate-key": (lambda raw, at: write_at(raw, at, bytes(raw[at - 16 : at])), True),
+    "empty-blob": (lambda raw, at: write_at(raw, at + 8, bytes(8)), False),
+    "blob-range": (lambda raw, at: write_at(raw, at + 8, b"\xff" * 8), False),
+    "blob-offset": (lambda raw, at: write_at(raw, at + 1, bytes([raw[at + 1] ^ 1])), False),
+}
+
+
+def write_at(raw: bytearray, at: int, data: bytes) -> None:
+    raw[at : at + len(data)] = data
+
+
+@given(
+    reason=st.sampled_from(list(RECORDS)),
+    version=strategies.versions,
+    keys=st.lists(strategies.key_bytes, min_size=3, max_size=12, unique=True),
+    data=st.data(),
+)
+def test_the_offset_of_a_fault_is_that_of_the_first_record_that_has_it(
+    generator: ModuleType, reason: str, version: int, keys: list[bytes], data: st.DataObject
+) -> None:
+    raw = bytearray(generator.container(version, [(key, b"x" * 300) for key in keys]))
+    damage, of_key = RECORDS[reason]
+    start = 16 if version == 1 else len(raw) - 16 - 32 * len(keys)
+    first = start if of_key else start + 16 * len(keys)
+    places = sorted(data.draw(st.sets(st.integers(1, len(keys) - 1), min_size=1)))
+    for place in reversed(places):  # the key before is copied as it was
+        damage(raw, first + 16 * place)
+    with pytest.raises(FormatError) as caught:
+        parse(bytes(raw))
+    assert (caught.value.reason, caught.value.offset) == (reason, first + 16 * places[0])
