@@ -418,3 +418,85 @@ def test_nothing_but_names_is_copied() -> None:
 def test_key_bytes_of_any_kind_survive() -> None:
     keys = [b"\xff\xfe", b" ", b"0123456789abcdef", bytes_of("\udc80")]
     assert [one.key for one in blobs_of(parsed(build_index([], [IndexedBlob(key, 1) for key in keys])))] == keys
+
+
+# Where a fault is said to be.
+
+
+ENTRY_FAULTS: dict[str, tuple[int, bytes, str]] = {
+    "range": (0, (2**63).to_bytes(8, "little"), "index-range"),
+    "nbytes": (8, (9).to_bytes(8, "little"), "index-shape"),
+    "blob": (16, (2).to_bytes(4, "little"), "index-blob"),
+    "name": (24, bytes(2), "index-name"),
+    "codec": (28, (1).to_bytes(2, "little"), "index-codec"),
+    "ndim": (30, (33).to_bytes(2, "little"), "index-dims"),
+    "dims": (32, (2**31).to_bytes(4, "little"), "index-dims"),
+    "scale": (36, b"\0\0\x80\x7f", "index-scale"),
+    "reserved": (40, b"\1", "index-reserved"),
+}
+
+
+@given(fault=st.sampled_from(list(ENTRY_FAULTS)), count=st.integers(3, 12), data=st.data())
+def test_the_offset_of_a_fault_is_that_of_the_first_entry_that_has_it(
+    fault: str, count: int, data: st.DataObject
+) -> None:
+    entries = [Entry(f"t{i:02}", i % 2, 0, 8 + i, 10, (8 + i,)) for i in range(count)]
+    raw = bytearray(build_index(entries, [IndexedBlob(b"a", 64), IndexedBlob(b"b", 64)]))
+    at, damage, reason = ENTRY_FAULTS[fault]
+    places = sorted(data.draw(st.sets(st.integers(0, count - 1), min_size=1)))
+    for place in places:
+        start = 192 + 48 * place + at
+        raw[start : start + len(damage)] = damage if fault != "nbytes" else bytes([raw[start] ^ 1]) + bytes(7)
+    index = open_index(memoryview(raw), external=False)
+    listed, found = (pytest.raises(FormatError) for _ in range(2))
+    with listed as caught:
+        index.check()
+    assert (caught.value.reason, caught.value.offset) == (reason, 192 + 48 * places[0])
+    if fault == "name":
+        return
+    for place in places:
+        index = open_index(memoryview(raw), external=False)
+        with found as caught:
+            index.find(f"t{place:02}")
+        assert (caught.value.reason, caught.value.offset) == (reason, 192 + 48 * place)
+        assert str(caught.value).startswith(f"{reason}: entry {place} ('t{place:02}'): ")
+
+
+@pytest.mark.parametrize("name", ["entries", "blobs", "dims", "names", "metadata"])
+@pytest.mark.parametrize("change", [-8, 8])
+def test_the_offset_of_a_wrong_section_is_where_the_header_says_it(name: str, change: int) -> None:
+    raw = bytearray(build_index([Entry("a", 0, 0, 8, 1, (2,))], [IndexedBlob(b"a", 8)], {"b": "c"}))
+    at = int(HEADER.fields[f"{name}_offset"][1])  # type: ignore[index]
+    raw[at : at + 8] = (int.from_bytes(raw[at : at + 8], "little") + change).to_bytes(8, "little")
+    with pytest.raises(FormatError, match=f"index-section: {name}: ") as caught:
+        parsed(bytes(raw))
+    assert caught.value.offset == at
+
+
+@given(contents(), st.integers(1, 9))
+def test_names_up_to_the_limit_are_read_and_beyond_it_refused(content: Content, more: int) -> None:
+    entries, blobs, metadata = content
+    raw = build_index(entries, blobs, metadata)
+    nbytes = len(parsed(raw).names_pool)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("blobstore.index.parse.MAX_NAMES_NBYTES", nbytes)  # the real limit would take 4 GiB
+        assert len(parsed(raw).names) == len(entries)
+        longer = build_index([*entries, Entry("\U0010ffff" * more, None, 0, 0, 1, (0,))], blobs, metadata)
+        with pytest.raises(FormatError) as caught:
+            parsed(longer)
+    assert (caught.value.reason, caught.value.offset) == ("index-section", 72)
+
+
+@given(blob_tables(), st.data())
+def test_a_blob_that_the_table_has_not_has_no_row_and_any_other_its_own(
+    blobs: list[IndexedBlob], data: st.DataObject
+) -> None:
+    index = parsed(build_index([], blobs))
+    known = {one.key: one for one in blobs}
+    others = data.draw(st.lists(key_bytes.filter(lambda key: key not in known), min_size=1, max_size=4, unique=True))
+    stored = [*blobs, *(IndexedBlob(key, 7) for key in others)]
+    for listed in (stored, data.draw(st.permutations(stored))):
+        for place, one in enumerate(listed):
+            assert index.blob_of(one.key, place) == known.get(one.key)
+    for key in (*others, *known):
+        assert index.blob_of(key, -1) == known.get(key)
