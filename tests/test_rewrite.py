@@ -19,6 +19,7 @@ from blobstore.check import check_file, verify_file
 from blobstore.convert.gemma_plan import Choices
 from blobstore.errors import FormatError, UsageError
 from blobstore.gemma.toc import build_toc, parse_toc
+from blobstore.index import IndexedBlob, build_index
 from blobstore.reader import BlobReader
 from blobstore.rewrite import Edits, rewrite
 from tests.gemma_checkpoints import convert, sound_recipe
@@ -406,3 +407,85 @@ def test_any_edits_leave_a_file_that_is_right(tmp_path: Path, data: st.DataObjec
     assert not [one for one in verify_file(path).findings if one.severity == "error"]
     if edits.index != "none":
         assert contents_of(path) == {name: one for name, one in before.items() if name not in done.dropped}
+
+
+# -------------------------------------------------------------------------------------------------- any edits together
+
+
+@given(model=models(), data=st.data())
+def test_the_order_in_which_names_are_renamed_changes_nothing(
+    tmp_path: Path, model: Model, data: st.DataObject
+) -> None:
+    assume("toc" not in model.blobs)
+    path = tmp_path / "m.sbs"
+    path.with_name("m.sbs.idx").unlink(missing_ok=True)
+    model.write(path)
+    before = contents_of(path)
+    chosen = data.draw(st.lists(st.sampled_from(list(before)), min_size=1, unique=True))
+    new = dict(zip(chosen, data.draw(st.permutations(chosen)), strict=True))  # exchanged among them, or
+    new |= {name: f"new.{name}"[:4000] for name in data.draw(st.sets(st.sampled_from(chosen)))}
+    assume(len(set(new.values()) | (before.keys() - new.keys())) == len(before))
+    written = []
+    for i, order in enumerate((chosen, data.draw(st.permutations(chosen)))):
+        out = tmp_path / f"{i}.sbs"
+        done = rewrite(path, out, Edits(rename={name: new[name] for name in order}))
+        assert done.renamed == len(chosen)
+        beside = out.with_name(f"{i}.sbs.idx")
+        written.append((out.read_bytes(), beside.read_bytes() if beside.exists() else None))
+    assert written[0] == written[1]
+    assert contents_of(tmp_path / "0.sbs") == {new.get(name, name): one for name, one in before.items()}
+
+
+EACH_EDIT = {
+    "drop": Edits(drop=("c_final_norm",)),
+    "rename": Edits(rename={"linear_w_0": "linear_v_0"}),
+    "version": Edits(version=1),
+    "sort": Edits(sort=True),
+    "set_metadata": Edits(set_metadata={"a": "b"}),
+    "index": Edits(index="external"),
+    "config": Edits(config=b"other"),
+}
+
+
+@pytest.mark.parametrize("edit", EACH_EDIT)
+def test_each_edit_alone_says_when_the_source_is_forgotten(model: Path, edit: str) -> None:
+    with blobstore.open(model) as store:
+        before = {key: value for key, value in store.metadata.items() if key.startswith("blobstore.")}
+    assert before
+    done = rewrite(model, model, EACH_EDIT[edit])
+    with blobstore.open(model) as store:
+        after = {key: value for key, value in store.metadata.items() if key.startswith("blobstore.")}
+    forgotten = edit in ("drop", "rename")
+    assert after == ({} if forgotten else before)
+    assert len(done.notes) == forgotten
+
+
+@given(blobs=blob_lists(6), version=versions, digests=st.booleans(), data=st.data())
+def test_metadata_of_an_index_that_lacks_a_blob_can_be_changed(
+    tmp_path: Path, blobs: Blobs, version: int, digests: bool, data: st.DataObject
+) -> None:
+    assume(not {"~index", "toc"} & dict(blobs).keys())
+    path = tmp_path / "m.sbs"
+    with blobstore.BlobWriter(path, version=version) as writer:
+        for key, blob in blobs:
+            writer.add(key, blob)
+        directory = writer.directory()
+    known = data.draw(st.lists(st.integers(0, len(blobs) - 1), max_size=len(blobs) - 1, unique=True).map(sorted))
+    assume(known or not digests)  # a table without blobs says that it has none's
+    rows = [bytes(directory.keys[place]) for place in known]
+    table = [
+        IndexedBlob(key, len(blobs[place][1]), hashlib.sha256(blobs[place][1]).digest() if digests else None)
+        for key, place in zip(rows, known, strict=True)
+    ]
+    path.with_name("m.sbs.idx").write_bytes(build_index([], table, {"a": "b"}, store=directory))
+    rewrite(path, path, Edits(set_metadata={"c": "d"}))
+    with blobstore.open(path) as store:
+        assert store.metadata == {"a": "b", "c": "d"}
+        assert store.index
+        index = store.index.content
+        assert index.has_digests is (digests or not known)
+        assert all(
+            index.blob(i).sha256 == (hashlib.sha256(blob).digest() if index.has_digests else None)
+            for i, (_, blob) in enumerate(blobs)
+        )
+    assert not [one for one in verify_file(path).findings if one.severity == "error"]
