@@ -226,6 +226,28 @@ def test_aliases_and_parts_of_a_packed_blob_read_the_same(tmp_path: Path) -> Non
         assert np.shares_memory(loaded["tied"], loaded[UP])
 
 
+def test_packed_tensors_of_several_pieces_are_loaded_as_they_are_read(tmp_path: Path) -> None:
+    """More than the 4 MiB that a thread decodes at a time, at borders of its own and of others."""
+    path, count = tmp_path / "m.sbs", 5_000_000
+    with blobstore.create(path) as store:
+        store.add(UP, weights(1, count).reshape(1000, -1))
+        store.alias("tied", UP)
+        store.part("most", UP, BY_NAME["bf16"], (count - 50_001,), offset=2 * 50_001)
+        store.part("odd", UP, BY_NAME["u8"], (2 * count - 5,), offset=3)
+        store.add(DOWN, weights(2, 4_000_000))
+    pack(path, tmp_path / "packed.sbs")
+    with blobstore.open(tmp_path / "packed.sbs") as store:
+        assert {info.packed for info in store.infos()} == {True}
+        for workers in (1, 3):
+            loaded = store.load_all(workers=workers)
+            assert list(loaded) == list(store)
+            for name, values in loaded.items():
+                assert (values.dtype, values.shape) == (store[name].dtype, store[name].shape)
+                assert values.tobytes() == store[name].tobytes()
+            assert np.shares_memory(loaded["tied"], loaded[UP])
+            assert not np.shares_memory(loaded[DOWN], loaded[UP])
+
+
 def coded(name: str, count: int) -> bytes:
     """Stored bytes of an element type, that get smaller."""
     nbytes = BY_NAME[name].nbytes(count)
