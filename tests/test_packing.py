@@ -16,16 +16,18 @@ import pytest
 from hypothesis import given, settings
 
 import blobstore
+from blobstore import unpacked
 from blobstore.codecs.packed_writer import CHUNK_NBYTES
 from blobstore.elements import BY_NAME
 from blobstore.errors import BlobStoreError, FormatError, UsageError
 from blobstore.index import Entry, IndexedBlob, build_index
-from blobstore.index_file import external_path
+from blobstore.index_file import external_path, find_index
 from blobstore.keys import RESERVED_KEYS
 from blobstore.packing import original_of, pack, packer, unpack
 from blobstore.reader import BlobReader
 from blobstore.reindex import build_for
 from blobstore.transfer import FileRange
+from blobstore.unpacked import UnpackedBlobs
 from blobstore.writer import BlobWriter
 from tests.conftest import VECTORS
 from tests.packing_files import check_same_tensors, index_beside, is_name, there_and_back, tuned, weights, write_weights
@@ -246,6 +248,24 @@ def test_packed_tensors_of_several_pieces_are_loaded_as_they_are_read(tmp_path: 
                 assert values.tobytes() == store[name].tobytes()
             assert np.shares_memory(loaded["tied"], loaded[UP])
             assert not np.shares_memory(loaded[DOWN], loaded[UP])
+
+
+@pytest.mark.usefixtures("everything")
+@pytest.mark.parametrize("piece", [999, 6000, 1 << 20])
+def test_a_digest_is_of_all_pieces_of_a_blob_as_it_was(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, piece: int
+) -> None:
+    path = model_file(tmp_path / "m.sbs")
+    pack(path, tmp_path / "packed.sbs")
+    monkeypatch.setattr(unpacked, "_HASH_NBYTES", piece)
+    with BlobReader(path) as whole, BlobReader(tmp_path / "packed.sbs") as reader:
+        found = find_index(reader)
+        assert found
+        blobs = UnpackedBlobs(reader, found.content)
+        packed = [row.key.decode() for row in map(found.content.blob, range(len(found.content.blobs)))]
+        assert any(map(blobs.is_packed, packed))
+        for key in filter(blobs.is_packed, packed):
+            assert blobs.sha256(key) == blobs.read_sha256(key) == hashlib.sha256(whole[key]).digest()
 
 
 def coded(name: str, count: int) -> bytes:

@@ -141,6 +141,23 @@ def test_a_damaged_blob_is_not_given_a_new_digest(tmp_path: Path) -> None:
     assert os.listdir(tmp_path) == ["m.sbs"]
 
 
+@given(blobs=blob_lists(4), version=versions, step=st.integers(1, 70_000))
+def test_blobs_are_copied_step_by_step_and_every_byte_is_told(
+    tmp_path: Path, blobs: Blobs, version: int, step: int
+) -> None:
+    assume(not {"~index", "toc"} & dict(blobs).keys())
+    old, new = write_plain(tmp_path / "old.sbs", blobs), tmp_path / "new.sbs"
+    step = max(step, max(len(blob) for _, blob in blobs) // 50)
+    told: list[int] = []
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("blobstore.content._STEP_NBYTES", step)
+        rewrite(old, new, Edits(version=version), progress=told.append)
+    with BlobReader(new) as reader:
+        assert [(key, bytes(blob)) for key, blob in reader.items()] == blobs
+    assert sum(told) == sum(len(blob) for _, blob in blobs)
+    assert max(told) <= step
+
+
 @pytest.mark.parametrize("digests", [True, False])
 def test_digests_stay_as_they_were(tmp_path: Path, digests: bool) -> None:
     path = write(tmp_path / "m.sbs", digests=digests)
