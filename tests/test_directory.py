@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import random
+from dataclasses import FrozenInstanceError, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -251,3 +252,84 @@ def test_the_offset_of_a_fault_is_that_of_the_first_record_that_has_it(
     with pytest.raises(FormatError) as caught:
         parse(bytes(raw))
     assert (caught.value.reason, caught.value.offset) == (reason, first + 16 * places[0])
+
+
+def test_a_directory_is_not_changed_and_equals_only_itself() -> None:
+    one, other = (build_directory(2, [b"a", b"b"], [1, 2]) for _ in range(2))
+    with pytest.raises(FrozenInstanceError):
+        one.version = 1  # type: ignore[misc]
+    assert len({one, other, one}) == 2
+
+
+@given(strategies.versions, st.lists(st.integers(1, 1000), min_size=1, max_size=20), st.booleans())
+def test_gaps_are_what_is_neither_header_nor_directory_nor_blob(version: int, sizes: list[int], old: bool) -> None:
+    built = build_directory(version, [str(i).encode() for i in range(len(sizes))], sizes)
+    if old and version == 1:  # a very old file ends where its last blob's padding does
+        built = replace(built, file_size=built.payload_end)
+    records = 32 * len(sizes)
+    end = built.file_size
+    used = [(0, 16 + records)] if version == 1 else [(0, 16), (end - 16 - records, records + 16)]
+    used += [built.range(place) for place in range(len(sizes))]
+    gaps = list(built.gaps())
+    assert gaps == sorted(gaps)
+    assert all(nbytes > 0 for _, nbytes in gaps)
+    covered = np.zeros(end, np.uint8)
+    for offset, nbytes in gaps + used:
+        covered[offset : offset + nbytes] += 1
+    assert (covered == 1).all()
+
+
+HEADER_FAULTS = [
+    (1, lambda raw: write_at(raw, 0, b"T"), "bad-magic", lambda _: 0),
+    (1, lambda raw: raw.__delitem__(slice(15, None)), "truncated", lambda _: 0),
+    (1, lambda raw: raw.__delitem__(slice(0, None)), "truncated", lambda _: 0),
+    (1, lambda raw: write_at(raw, 4, (2**20 + 1).to_bytes(4, "little")), "blob-count", lambda _: 4),
+    (1, lambda raw: write_at(raw, 4, (2**20).to_bytes(4, "little")), "directory-range", lambda _: 0),
+    (1, lambda raw: write_at(raw, 9, b"\xff"), "file-size", lambda _: 8),
+    (2, lambda raw: write_at(raw, 8, b"\1"), "bad-placeholder", lambda _: 8),
+    (2, lambda raw: write_at(raw, 10, b"\0"), "bad-placeholder", lambda _: 8),
+    (2, lambda raw: write_at(raw, 10, b"\2"), "bad-placeholder", lambda _: 8),
+    (2, lambda raw: raw.__delitem__(slice(16, None)), "no-directory", lambda _: 0),
+    (2, lambda raw: raw.__delitem__(slice(271, None)), "no-directory", lambda _: 0),
+    (2, lambda raw: raw.__delitem__(slice(272, None)), "no-directory", lambda size: size - 16),
+    (2, lambda raw: write_at(raw, len(raw) - 16, b"R"), "no-directory", lambda size: size - 16),
+    (2, lambda raw: write_at(raw, len(raw) - 16, b"T"), "no-directory", lambda size: size - 16),
+    (2, lambda raw: write_at(raw, len(raw) - 12, bytes(4)), "blob-count", lambda size: size - 12),
+    (2, lambda raw: write_at(raw, len(raw) - 12, b"\1\0\x10\0"), "blob-count", lambda size: size - 12),
+    (2, lambda raw: write_at(raw, len(raw) - 12, b"\0\0\x10\0"), "directory-range", lambda size: size - 16),
+    (2, lambda raw: write_at(raw, len(raw) - 8, b"\1"), "file-size", lambda size: size - 8),
+    (2, lambda raw: raw.__setitem__(slice(-32768 - 16, -16), b""), "file-size", lambda size: size - 8),
+]
+
+
+@pytest.mark.parametrize(("version", "change", "reason", "offset"), HEADER_FAULTS)
+def test_a_fault_of_a_header_is_said_with_its_place(
+    generator: ModuleType,
+    version: int,
+    change: Callable[[bytearray], object],
+    reason: str,
+    offset: Callable[[int], int],
+) -> None:
+    raw = bytearray(generator.container(version, [(b"a", b"x" * 300), (b"b", b"y" * 40_000)]))
+    change(raw)
+    with pytest.raises(FormatError) as caught:
+        parse(bytes(raw))
+    assert (caught.value.reason, caught.value.offset) == (reason, offset(len(raw)))
+
+
+@given(strategies.versions, st.integers(1, 300))
+def test_a_directory_that_leaves_no_room_for_itself_is_refused(version: int, count: int) -> None:
+    """Where the directory is as large as what there is, no blob is."""
+    room = 32 * count
+    header = b"SBS\n" + count.to_bytes(4, "little")
+    for more in (-1, 0):
+        size = (16 if version == 1 else 256 + 16) + room + more
+        stated = header + size.to_bytes(8, "little")
+        placeholder = b"SBS\n" + bytes(4) + (65536).to_bytes(8, "little")
+        raw = stated.ljust(size, b"\0") if version == 1 else placeholder.ljust(size - 16, b"\0") + stated
+        with pytest.raises(FormatError) as caught:
+            parse(raw)
+        at = 0 if version == 1 else size - 16
+        first = 16 if version == 1 else 256
+        expected = ("directory-range", at) if more else ("bad-key", first)
+        assert (caught.value.reason, caught.value.offset) == expected

@@ -3,7 +3,7 @@ from __future__ import annotations
 import json
 import math
 import tracemalloc
-from dataclasses import replace
+from dataclasses import FrozenInstanceError, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -13,16 +13,26 @@ from hypothesis import strategies as st
 
 from blobstore import elements
 from blobstore.directory import build_directory
-from blobstore.errors import FormatError, UsageError
-from blobstore.index import PACKED, Entry, IndexedBlob, NameIndex, build_index, open_index, parse_index, rebind_index
-from blobstore.index.records import BLOB, HEADER
+from blobstore.errors import FormatError, TruncatedError, UsageError
+from blobstore.index import (
+    PACKED,
+    Entry,
+    IndexedBlob,
+    NameIndex,
+    build_index,
+    open_index,
+    parse_index,
+    rebind_index,
+    unbind_index,
+)
+from blobstore.index.records import BLOB, HEADER, MAX_NAMES_NBYTES
 from tests.conftest import VECTORS, load_manifest
 from tests.fuzz.targets import check_lookups
 from tests.strategies import bytes_of, key_bytes, versions
 from tests.tensor_strategies import metadata_maps, mutated, names, sealed, shapes
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
     from types import ModuleType
 
     from blobstore.directory import Directory
@@ -156,6 +166,19 @@ def test_binding_to_a_store_and_back_is_the_same_index(content: Content, version
     assert rebind_index(parsed(bound, external=True), None) == raw
 
 
+@given(contents(), versions)
+def test_an_unbound_index_is_the_same_but_for_its_store(content: Content, version: int) -> None:
+    entries, blobs, metadata = content
+    directory = directory_of(blobs, version)
+    bound = build_index(entries, blobs, metadata, store=directory)
+    index = parsed(unbind_index(bound), external=True)
+    assert (index.store_nbytes, index.store_sha256) == (0, bytes(32))
+    assert index.self_digest_holds()
+    with pytest.raises(FormatError, match="index-stale"):
+        index.check_binding(directory)
+    assert rebind_index(index, directory) == bound
+
+
 @given(contents(), versions, st.integers(0, 2))
 def test_an_external_index_is_stale_for_another_store(content: Content, version: int, change: int) -> None:
     entries, blobs, _ = content
@@ -210,6 +233,33 @@ def test_the_digest_tells_any_changed_byte(content: Content, at: int, change: in
     assert not replace(index, raw=memoryview(raw)).self_digest_holds()
 
 
+def test_the_digest_tells_any_changed_byte_of_the_header() -> None:
+    index = parsed(build_index([], [], {"a": "b"}))
+    for at in range(HEADER.itemsize):
+        raw = bytearray(index.raw)
+        raw[at] ^= 1
+        assert not replace(index, raw=memoryview(raw)).self_digest_holds()
+
+
+@pytest.mark.parametrize(("kind", "frozen"), [(Entry, "name"), (IndexedBlob, "key"), (NameIndex, "raw")])
+def test_records_are_not_changed(kind: type, frozen: str) -> None:
+    index = parsed(build_index([Entry("a", 0, 0, 8, 1, (2,))], [IndexedBlob(b"a", 8)]))
+    one = next(one for one in (index, index.entry(0), index.blob(0)) if isinstance(one, kind))
+    with pytest.raises(FrozenInstanceError):
+        setattr(one, frozen, None)
+
+
+def test_indexes_equal_only_themselves() -> None:
+    one, other = (parsed(build_index([], [])) for _ in range(2))
+    assert len({one, other, one}) == 2
+
+
+def test_an_entry_is_as_its_type_says_and_its_blob_is_not_packed_unless_it_is_said() -> None:
+    index = parsed(build_index([Entry("a", 0, 0, 8, 1, (2,))], [IndexedBlob(b"a", 8)]))
+    entry, blob = index.entry(0), index.blob(0)
+    assert (entry.scale, entry.codec, blob.sha256, blob.unpacked_nbytes) == (1.0, 0, None, 0)
+
+
 # Sizes beyond 32 bits.
 
 HUGE = [5 * 2**30, 2**33 + 1, 3, 2**50]
@@ -250,8 +300,9 @@ def test_as_many_blobs_as_a_file_can_have_are_the_most() -> None:
         if count == 2**20:
             assert len(parsed(raw).blobs) == count
             continue
-        with pytest.raises(FormatError, match="1048577 blobs are more than a file can have"):
+        with pytest.raises(FormatError, match="1048577 blobs are more than a file can have") as caught:
             parsed(raw)
+        assert caught.value.offset == 28
 
 
 # What can't be built.
@@ -279,6 +330,16 @@ def test_33_dimensions_are_too_many() -> None:
     assert len(parsed(build_index([Entry("a", None, 0, 0, 1, (0,) * 32)], [])).dims) == 32
     with pytest.raises(UsageError, match="bad-shape: 'a' has 33 dimensions"):
         build_index([Entry("a", None, 0, 0, 1, (0,) * 33)], [])
+
+
+@pytest.mark.parametrize("shape", [(-1,), (-2, 0), (0, 2**57), (2**56, 0, 2), (2**57,)])
+def test_a_shape_that_can_not_be_is_refused(shape: tuple[int, ...]) -> None:
+    with pytest.raises(UsageError, match="bad-shape: 'a' has shape"):
+        build_index([Entry("a", None, 0, 0, 1, shape)], [])
+
+
+def test_names_take_less_than_4_gib_as_the_page_says() -> None:
+    assert MAX_NAMES_NBYTES + 1 == 2**32
 
 
 def test_names_beyond_their_section_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -471,6 +532,69 @@ def test_the_offset_of_a_wrong_section_is_where_the_header_says_it(name: str, ch
     with pytest.raises(FormatError, match=f"index-section: {name}: ") as caught:
         parsed(bytes(raw))
     assert caught.value.offset == at
+
+
+def of_small(change: Callable[[bytearray], object], *, external: bool = False) -> FormatError:
+    """The fault of a small index, changed, which has its four gaps and none of its digests."""
+    entries = [Entry("a", 0, 0, 8, 1, (2,)), Entry("be", 1, 0, 8, 1, (2, 1))]
+    blobs = [IndexedBlob(b"a", 8), IndexedBlob(b"b", 8)]
+    raw = bytearray(build_index(entries, blobs, store=directory_of(blobs) if external else None))
+    change(raw)
+    with pytest.raises(FormatError) as caught:
+        parsed(bytes(raw), external=external)
+    return caught.value
+
+
+def put(at: int, value: int, nbytes: int = 4) -> Callable[[bytearray], object]:
+    return lambda raw: raw.__setitem__(slice(at, at + nbytes), value.to_bytes(nbytes, "little"))
+
+
+# Of the small index above: 192 bytes of header, 96 of entries, 128 of blobs, 24 of dimensions, 5 of names, a gap of 3.
+@pytest.mark.parametrize(
+    ("change", "external", "reason", "offset"),
+    [
+        (lambda raw: raw.__delitem__(slice(191, None)), False, "index-truncated", 0),
+        (lambda raw: raw.__delitem__(slice(0, None)), True, "index-truncated", 0),
+        (lambda raw: raw.__setitem__(0, ord("R")), False, "index-magic", 0),
+        (lambda raw: raw.__setitem__(7, ord("Y")), True, "index-magic", 0),
+        (put(8, 0), False, "index-version", 8),
+        (put(8, 2), True, "index-version", 8),
+        (put(12, 4), False, "index-flags", 12),
+        (put(12, 2), False, "index-flags", 12),
+        (put(12, 0), True, "index-flags", 12),
+        (put(16, 447), False, "index-nbytes", 16),
+        (put(16, 451), False, "index-nbytes", 16),
+        (put(24, 2**32 - 1), False, "index-section", 40),
+        (put(28, 2**32 - 1), False, "index-section", 48),
+        (put(32, 2**64 - 1, 8), False, "index-section", 56),
+        (put(72, 2**64 - 1, 8), False, "index-section", 64),
+        (put(88, 3, 8), False, "index-section", 80),
+        (put(88, 1, 8), False, "index-section", 449),
+        (put(96, 1), False, "index-reserved", 96),
+        (put(104, 1), False, "index-reserved", 96),
+        (put(135, 1, 1), False, "index-reserved", 96),
+        (put(168, 1, 1), False, "index-reserved", 168),
+        (put(191, 1, 1), True, "index-reserved", 168),
+        (put(447, 1, 1), False, "index-reserved", 445),
+        (put(288 + 32, 1, 1), False, "index-reserved", 288),
+        (put(288 + 127, 1, 1), False, "index-reserved", 288),
+    ],
+)
+def test_a_fault_of_the_layout_is_said_with_its_place(
+    change: Callable[[bytearray], object], external: bool, reason: str, offset: int
+) -> None:
+    error = of_small(change, external=external)
+    assert (error.reason, error.offset) == (reason, offset)
+    assert isinstance(error, TruncatedError) == (reason == "index-truncated" or "451" in error.message)
+
+
+def test_a_fault_of_the_layout_is_said_in_words() -> None:
+    assert of_small(lambda raw: raw.__setitem__(7, ord("Y"))).message == (
+        "expected b'SBSINDEX', found b'SBSINDEY' at offset 0"
+    )
+    for external, place in ((False, "inside a store"), (True, "in a file of its own")):
+        said = of_small(put(12, 4), external=external).message
+        assert said == f"flags 0x4 are not possible for an index {place}"
 
 
 @given(contents(), st.integers(1, 9))
