@@ -252,6 +252,10 @@ def test_the_offset_of_a_fault_is_that_of_the_first_record_that_has_it(
     with pytest.raises(FormatError) as caught:
         parse(bytes(raw))
     assert (caught.value.reason, caught.value.offset) == (reason, first + 16 * places[0])
+    if reason == "duplicate-key":
+        assert f" is the key of blob {places[0] - 1} and of blob {places[0]}" in caught.value.message
+    else:
+        assert caught.value.message.startswith(f"blob {places[0]}")
 
 
 def test_a_directory_is_not_changed_and_equals_only_itself() -> None:
