@@ -82,6 +82,16 @@ def test_a_nul_inside_a_key_is_found_at_every_place(nul: int, byte: int) -> None
     assert directory.bad_key(rows) == (None if nul == 15 else 1)
 
 
+@pytest.mark.parametrize("nbytes", range(17))
+@pytest.mark.parametrize("byte", [1, 0x7F, 0x80, 0xFF])
+def test_a_nul_inside_a_key_of_any_length_is_found(nbytes: int, byte: int) -> None:
+    for nul in range(nbytes):
+        key = bytearray(bytes([byte] * nbytes).ljust(16, b"\0"))
+        key[nul] = 0
+        rows = np.frombuffer(b"a".ljust(16, b"\0") + bytes(key), np.uint8).reshape(2, 16)
+        assert directory.bad_key(rows) == (None if 0 < nul == nbytes - 1 else 1)
+
+
 def test_16383_keys_are_found_like_in_a_dictionary() -> None:
     rng = random.Random(1)
     keys = list(dict.fromkeys(random_key(rng) for _ in range(18000)))[:16383]
