@@ -155,6 +155,8 @@ def test_of_keys_that_mix_alike_the_one_that_is_repeated_is_reported(generator: 
             "0x00000040 (40 00 00 00) at offset 0: this is a safetensors file, use blobstore convert",
         ),
         (b"abcd", "0x64636261 (abcd) at offset 0"),
+        (b"abcd\xff", "0x64636261 (abcd) at offset 0"),
+        (b"abc-", "0x2D636261 (61 62 63 2d) at offset 0"),
         (b"versatile", "0x73726576 (vers) at offset 0"),
     ],
     ids=lambda value: ascii(value) if isinstance(value, bytes) else "",
