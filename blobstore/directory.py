@@ -305,7 +305,7 @@ def _mix(keys: npt.NDArray[np.bytes_]) -> npt.NDArray[np.uint64]:
 
 def _foreign(head: bytes) -> str:
     found = int.from_bytes(head[:4], "little")
-    text = head[:4].decode("ascii") if head[:4].isalnum() and head[:4].isascii() else head[:4].hex(" ")
+    text = head[:4].decode("ascii") if head[:4].isalnum() else head[:4].hex(" ")
     known = next((f": {what}" for magic, what in _FOREIGN.items() if head.startswith(magic)), "")
     if not known and head[8:9] == b"{":
         known = ": this is a safetensors file, use blobstore convert"
