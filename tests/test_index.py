@@ -215,6 +215,22 @@ def test_a_blob_that_has_gone_or_changed_its_size_is_named(blobs: list[IndexedBl
     assert caught.value.reason == "index-blob-size"
 
 
+@given(blob_tables(), st.booleans(), st.data())
+def test_a_blob_is_in_place_where_key_and_size_are_the_tables(
+    blobs: list[IndexedBlob], itself: bool, data: st.DataObject
+) -> None:
+    own = IndexedBlob(b"~index", 7, blobs[0].sha256)
+    table = [*blobs, own] if itself else blobs  # wrong, and no blob's place
+    index = parsed(build_index([], table))
+    order = [*blobs, own]
+    stored = data.draw(st.just(order) | st.permutations(order))[: data.draw(st.integers(1, len(order)))]
+    stored = [replace(one, nbytes=one.nbytes + data.draw(st.sampled_from([0, 0, 0, 1]))) for one in stored]
+    directory = directory_of(stored)
+    for place, one in enumerate(table):
+        same = place < len(stored) and (one.key, one.nbytes) == (stored[place].key, stored[place].nbytes)
+        assert index.in_place(place, directory) == (same and one.key != b"~index")
+
+
 @pytest.mark.parametrize("keys", [[b"a", b"a"], [b"a", b"b", b"a"], [b"~index"], [b"a", b"~index"], [b""], [b"a\0b"]])
 def test_a_table_of_wrong_keys_is_refused(keys: list[bytes]) -> None:
     index = parsed(build_index([], [IndexedBlob(key, 8) for key in keys]))
@@ -465,7 +481,7 @@ def test_many_names_take_no_more_memory_than_their_size_allows() -> None:
 def test_hostile_metadata_is_refused(generator: ModuleType, text: bytes) -> None:
     with pytest.raises(FormatError) as caught:
         parsed(generator.name_index([], [], text))
-    assert caught.value.reason == "index-metadata"
+    assert (caught.value.reason, caught.value.offset) == ("index-metadata", 192)
 
 
 def test_nothing_but_names_is_copied() -> None:
