@@ -103,6 +103,14 @@ def test_16383_keys_are_found_like_in_a_dictionary() -> None:
     assert [built.find(key) for key in absent] == [places.get(key, -1) for key in absent]
 
 
+@given(st.lists(st.sampled_from([b"a", b"b", b"c", b"0123456789abcdef"]), min_size=1))
+def test_of_keys_that_are_repeated_the_first_is_found(keys: list[bytes]) -> None:
+    finder = directory.KeyFinder(np.array(keys, "S16"))
+    for _ in range(40):  # the first times it looks at all, then it searches
+        for key in (b"a", b"b", b"0123456789abcdef"):
+            assert finder.find(key) == (keys.index(key) if key in keys else -1)
+
+
 @given(st.integers(0, 1 << 64))
 def test_keys_that_mix_to_the_same_word_are_told_apart(generator: ModuleType, seed: int) -> None:
     rng = random.Random(seed)
