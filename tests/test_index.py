@@ -156,6 +156,16 @@ def test_a_look_up_checks_no_more_than_it_touches(content: Content, data: st.Dat
         index.check()
 
 
+@given(count=st.integers(2, 9), data=st.data())
+def test_a_name_that_is_used_twice_is_refused_when_it_is_looked_up(count: int, data: st.DataObject) -> None:
+    raw = build_index([Entry(f"n{i}", None, 0, 0, 1, (0,)) for i in range(count)], [])
+    place = data.draw(st.integers(1, count - 1))
+    twice = raw.replace(f"n{place}\0".encode(), f"n{place - 1}\0".encode())
+    index = open_index(memoryview(twice), external=False)
+    with pytest.raises(FormatError, match=f"index-order: entry {place} .* is used twice"):
+        index.find(f"n{place - 1}")
+
+
 @given(contents(), versions)
 def test_binding_to_a_store_and_back_is_the_same_index(content: Content, version: int) -> None:
     entries, blobs, metadata = content
@@ -265,9 +275,11 @@ def test_records_are_not_changed(kind: type, frozen: str) -> None:
         setattr(one, frozen, None)
 
 
-def test_indexes_equal_only_themselves() -> None:
+def test_indexes_equal_only_themselves_and_show_no_raw_bytes() -> None:
     one, other = (parsed(build_index([], [])) for _ in range(2))
     assert len({one, other, one}) == 2
+    assert " raw=" not in repr(one)
+    assert "metadata_json" not in repr(one)
 
 
 def test_an_entry_is_as_its_type_says_and_its_blob_is_not_packed_unless_it_is_said() -> None:
