@@ -132,7 +132,8 @@ def test_exactly_the_names_are_found(content: Content, other: str) -> None:
     entries, blobs, _ = content
     index = parsed(build_index(entries, blobs))
     assert [index.find(name) for name in index.names] == list(range(len(entries)))
-    assert (index.find(other) >= 0) == (other in index.names)
+    place = index.names.index(other) if other in index.names else -1
+    assert index.find(other) == open_index(index.raw, external=False).find(other) == place
 
 
 @given(contents(), st.data())
