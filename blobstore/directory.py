@@ -218,13 +218,15 @@ def _check_keys(raw: npt.NDArray[np.uint8], start: int) -> npt.NDArray[np.bytes_
     mixed = _mix(keys)
     # Cheap ones first: what is equal of a key in part need not be equal keys, but is so seldom.
     if _repeats(mixed.view("<u4")[1::2]) and _repeats(mixed):
-        found, first, counts = np.unique(keys, return_index=True, return_counts=True)
-        for repeated in np.flatnonzero(counts > 1):
-            places = np.flatnonzero(keys == found[repeated])
+        order = np.argsort(keys, kind="stable")
+        again = order[1:][keys[order[1:]] == keys[order[:-1]]]
+        if len(again):
+            place = int(again.min())
+            first = int(np.flatnonzero(keys == keys[place])[0])
             raise FormatError(
                 "duplicate-key",
-                f"{decode_key(found[repeated])!r} is the key of blob {first[repeated]} and of blob {places[1]}",
-                start + KEY_NBYTES * int(places[1]),
+                f"{decode_key(keys[place])!r} is the key of blob {first} and of blob {place}",
+                start + KEY_NBYTES * place,
             )
     return keys
 
@@ -308,7 +310,7 @@ def _mix(keys: npt.NDArray[np.bytes_]) -> npt.NDArray[np.uint64]:
 
 def _foreign(head: bytes) -> str:
     found = int.from_bytes(head[:4], "little")
-    text = head[:4].decode("ascii") if head[:4].isalnum() and head[:4].isascii() else head[:4].hex(" ")
+    text = head[:4].decode("ascii") if head[:4].isalnum() else head[:4].hex(" ")
     known = next((f": {what}" for magic, what in _FOREIGN.items() if head.startswith(magic)), "")
     if not known and head[8:9] == b"{":
         known = ": this is a safetensors file, use blobstore convert"

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from hypothesis import HealthCheck, settings
+from hypothesis import HealthCheck, Phase, settings
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -26,6 +26,15 @@ MANIFEST_LISTS = ("gemma_cpp", "key_for", "valid", "invalid", "verify")
 _CHECKS = [HealthCheck.function_scoped_fixture, HealthCheck.too_slow]
 settings.register_profile("fast", max_examples=60, deadline=None, suppress_health_check=_CHECKS)
 settings.register_profile("long", max_examples=3000, deadline=None, suppress_health_check=_CHECKS)
+# For mutants (tests/mutants): the same examples for each, none kept from one to the next; a failure is enough as it is.
+settings.register_profile(
+    "mutants",
+    settings.get_profile("fast"),
+    max_examples=30,
+    derandomize=True,
+    database=None,
+    phases=[Phase.explicit, Phase.generate],
+)
 settings.load_profile(os.environ.get("BLOBSTORE_HYPOTHESIS", "fast"))
 
 

@@ -22,6 +22,7 @@ from blobstore.codecs import PIECE
 from blobstore.compare import Tolerance, compare, open_side, open_sides
 from blobstore.compare.side import Side
 from blobstore.compare.tensors import Arranged
+from blobstore.compare.values import _BLOCK as BLOCK
 from blobstore.compare.values import measure
 from blobstore.convert.export import plan_export, run_export
 from blobstore.convert.gemma_plan import Choices
@@ -191,6 +192,27 @@ def test_what_lies_beyond_2_to_the_53_is_exact() -> None:
     assert measured.worst_values == (-(2**63), 2**63 - 1)
     wide = measure(np.array([2**64 - 1, 5], np.uint64), np.array([2**64 - 2, 5], np.uint64))
     assert (wide.unequal, wide.max_abs, wide.worst_values) == (1, 1, (2**64 - 1, 2**64 - 2))
+
+
+@given(
+    dtype=st.sampled_from([np.dtype(one) for one in ("i8", "u8", "i4", "f4", "f8", "c16")]),
+    places=st.dictionaries(st.integers(0, 3 * BLOCK + 4), st.integers(1, 100), min_size=1, max_size=6),
+    first=st.integers(0, 2**40),
+)
+def test_the_worst_of_several_blocks_is_where_they_differ_most(
+    dtype: np.dtype[Any], places: dict[int, int], first: int
+) -> None:
+    a = np.full(3 * BLOCK + 5, 7, dtype)
+    b = a.copy()
+    for place, distance in places.items():
+        b[place] += distance
+    measured = measure(a, b, first)
+    assert (measured.count, measured.unequal, measured.max_abs) == (len(a), len(places), max(places.values()))
+    assert measured.worst is not None
+    worst = measured.worst - first
+    assert a[worst] != b[worst]
+    assert worst == min(place for place, distance in places.items() if distance == measured.max_abs)
+    assert measured.worst_values == (a[worst], b[worst])
 
 
 @pytest.mark.parametrize("dtype", [np.float32, np.float64, np.float16, ml_dtypes.bfloat16], ids=str)

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import random
+from dataclasses import FrozenInstanceError, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -15,6 +16,7 @@ from tests import strategies
 from tests.strategies import text_of
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from types import ModuleType
 
     from blobstore.directory import Directory
@@ -80,6 +82,16 @@ def test_a_nul_inside_a_key_is_found_at_every_place(nul: int, byte: int) -> None
     assert directory.bad_key(rows) == (None if nul == 15 else 1)
 
 
+@pytest.mark.parametrize("nbytes", range(17))
+@pytest.mark.parametrize("byte", [1, 0x7F, 0x80, 0xFF])
+def test_a_nul_inside_a_key_of_any_length_is_found(nbytes: int, byte: int) -> None:
+    for nul in range(nbytes):
+        key = bytearray(bytes([byte] * nbytes).ljust(16, b"\0"))
+        key[nul] = 0
+        rows = np.frombuffer(b"a".ljust(16, b"\0") + bytes(key), np.uint8).reshape(2, 16)
+        assert directory.bad_key(rows) == (None if 0 < nul == nbytes - 1 else 1)
+
+
 def test_16383_keys_are_found_like_in_a_dictionary() -> None:
     rng = random.Random(1)
     keys = list(dict.fromkeys(random_key(rng) for _ in range(18000)))[:16383]
@@ -89,6 +101,14 @@ def test_16383_keys_are_found_like_in_a_dictionary() -> None:
     assert len(keys) == 16383
     assert [built.find(key) for key in keys] == list(range(16383))
     assert [built.find(key) for key in absent] == [places.get(key, -1) for key in absent]
+
+
+@given(st.lists(st.sampled_from([b"a", b"b", b"c", b"0123456789abcdef"]), min_size=1))
+def test_of_keys_that_are_repeated_the_first_is_found(keys: list[bytes]) -> None:
+    finder = directory.KeyFinder(np.array(keys, "S16"))
+    for _ in range(40):  # the first times it looks at all, then it searches
+        for key in (b"a", b"b", b"0123456789abcdef"):
+            assert finder.find(key) == (keys.index(key) if key in keys else -1)
 
 
 @given(st.integers(0, 1 << 64))
@@ -143,6 +163,8 @@ def test_of_keys_that_mix_alike_the_one_that_is_repeated_is_reported(generator: 
             "0x00000040 (40 00 00 00) at offset 0: this is a safetensors file, use blobstore convert",
         ),
         (b"abcd", "0x64636261 (abcd) at offset 0"),
+        (b"abcd\xff", "0x64636261 (abcd) at offset 0"),
+        (b"abc-", "0x2D636261 (61 62 63 2d) at offset 0"),
         (b"versatile", "0x73726576 (vers) at offset 0"),
     ],
     ids=lambda value: ascii(value) if isinstance(value, bytes) else "",
@@ -215,3 +237,123 @@ def test_nothing_but_headers_and_directory_is_read(generator: ModuleType, versio
     parse_directory(read, len(file))
     end = len(file)
     assert sorted(asked) == ([(0, 16), (16, 64)] if version == 1 else [(0, 16), (end - 80, 64), (end - 16, 16)])
+
+
+# A fault in a record: what is written there, and where its record begins, by number of blobs and place.
+RECORDS: dict[str, tuple[Callable[[bytearray, int], None], bool]] = {
+    "bad-key": (lambda raw, at: write_at(raw, at, bytes(16)), True),
+    "duplicate-key": (lambda raw, at: write_at(raw, at, bytes(raw[at - 16 : at])), True),
+    "empty-blob": (lambda raw, at: write_at(raw, at + 8, bytes(8)), False),
+    "blob-range": (lambda raw, at: write_at(raw, at + 8, b"\xff" * 8), False),
+    "blob-offset": (lambda raw, at: write_at(raw, at + 1, bytes([raw[at + 1] ^ 1])), False),
+}
+
+
+def write_at(raw: bytearray, at: int, data: bytes) -> None:
+    raw[at : at + len(data)] = data
+
+
+@given(
+    reason=st.sampled_from(list(RECORDS)),
+    version=strategies.versions,
+    keys=st.lists(strategies.key_bytes, min_size=3, max_size=12, unique=True),
+    data=st.data(),
+)
+def test_the_offset_of_a_fault_is_that_of_the_first_record_that_has_it(
+    generator: ModuleType, reason: str, version: int, keys: list[bytes], data: st.DataObject
+) -> None:
+    raw = bytearray(generator.container(version, [(key, b"x" * 300) for key in keys]))
+    damage, of_key = RECORDS[reason]
+    start = 16 if version == 1 else len(raw) - 16 - 32 * len(keys)
+    first = start if of_key else start + 16 * len(keys)
+    places = sorted(data.draw(st.sets(st.integers(1, len(keys) - 1), min_size=1)))
+    for place in reversed(places):  # the key before is copied as it was
+        damage(raw, first + 16 * place)
+    with pytest.raises(FormatError) as caught:
+        parse(bytes(raw))
+    assert (caught.value.reason, caught.value.offset) == (reason, first + 16 * places[0])
+    if reason == "duplicate-key":
+        assert f" is the key of blob {places[0] - 1} and of blob {places[0]}" in caught.value.message
+    else:
+        assert caught.value.message.startswith(f"blob {places[0]}")
+
+
+def test_a_directory_is_not_changed_and_equals_only_itself() -> None:
+    one, other = (build_directory(2, [b"a", b"b"], [1, 2]) for _ in range(2))
+    with pytest.raises(FrozenInstanceError):
+        one.version = 1  # type: ignore[misc]
+    assert len({one, other, one}) == 2
+
+
+@given(strategies.versions, st.lists(st.integers(1, 1000) | st.sampled_from([256, 512]), min_size=1), st.booleans())
+def test_gaps_are_what_is_neither_header_nor_directory_nor_blob(version: int, sizes: list[int], old: bool) -> None:
+    built = build_directory(version, [str(i).encode() for i in range(len(sizes))], sizes)
+    if old and version == 1:  # a very old file ends where its last blob's padding does
+        built = replace(built, file_size=built.payload_end)
+    records = 32 * len(sizes)
+    end = built.file_size
+    used = [(0, 16 + records)] if version == 1 else [(0, 16), (end - 16 - records, records + 16)]
+    used += [built.range(place) for place in range(len(sizes))]
+    gaps = list(built.gaps())
+    assert gaps == sorted(gaps)
+    assert all(nbytes > 0 for _, nbytes in gaps)
+    covered = np.zeros(end, np.uint8)
+    for offset, nbytes in gaps + used:
+        covered[offset : offset + nbytes] += 1
+    assert (covered == 1).all()
+
+
+HEADER_FAULTS = [
+    (1, lambda raw: write_at(raw, 0, b"T"), "bad-magic", lambda _: 0),
+    (1, lambda raw: raw.__delitem__(slice(15, None)), "truncated", lambda _: 0),
+    (1, lambda raw: raw.__delitem__(slice(0, None)), "truncated", lambda _: 0),
+    (1, lambda raw: write_at(raw, 4, (2**20 + 1).to_bytes(4, "little")), "blob-count", lambda _: 4),
+    (1, lambda raw: write_at(raw, 4, (2**20).to_bytes(4, "little")), "directory-range", lambda _: 0),
+    (1, lambda raw: write_at(raw, 9, b"\xff"), "file-size", lambda _: 8),
+    (2, lambda raw: write_at(raw, 8, b"\1"), "bad-placeholder", lambda _: 8),
+    (2, lambda raw: write_at(raw, 10, b"\0"), "bad-placeholder", lambda _: 8),
+    (2, lambda raw: write_at(raw, 10, b"\2"), "bad-placeholder", lambda _: 8),
+    (2, lambda raw: raw.__delitem__(slice(16, None)), "no-directory", lambda _: 0),
+    (2, lambda raw: raw.__delitem__(slice(271, None)), "no-directory", lambda _: 0),
+    (2, lambda raw: raw.__delitem__(slice(272, None)), "no-directory", lambda size: size - 16),
+    (2, lambda raw: write_at(raw, len(raw) - 16, b"R"), "no-directory", lambda size: size - 16),
+    (2, lambda raw: write_at(raw, len(raw) - 16, b"T"), "no-directory", lambda size: size - 16),
+    (2, lambda raw: write_at(raw, len(raw) - 12, bytes(4)), "blob-count", lambda size: size - 12),
+    (2, lambda raw: write_at(raw, len(raw) - 12, b"\1\0\x10\0"), "blob-count", lambda size: size - 12),
+    (2, lambda raw: write_at(raw, len(raw) - 12, b"\0\0\x10\0"), "directory-range", lambda size: size - 16),
+    (2, lambda raw: write_at(raw, len(raw) - 8, b"\1"), "file-size", lambda size: size - 8),
+    (2, lambda raw: raw.__setitem__(slice(-32768 - 16, -16), b""), "file-size", lambda size: size - 8),
+]
+
+
+@pytest.mark.parametrize(("version", "change", "reason", "offset"), HEADER_FAULTS)
+def test_a_fault_of_a_header_is_said_with_its_place(
+    generator: ModuleType,
+    version: int,
+    change: Callable[[bytearray], object],
+    reason: str,
+    offset: Callable[[int], int],
+) -> None:
+    raw = bytearray(generator.container(version, [(b"a", b"x" * 300), (b"b", b"y" * 40_000)]))
+    change(raw)
+    with pytest.raises(FormatError) as caught:
+        parse(bytes(raw))
+    assert (caught.value.reason, caught.value.offset) == (reason, offset(len(raw)))
+
+
+@given(strategies.versions, st.integers(1, 300))
+def test_a_directory_that_leaves_no_room_for_itself_is_refused(version: int, count: int) -> None:
+    """Where the directory is as large as what there is, no blob is."""
+    room = 32 * count
+    header = b"SBS\n" + count.to_bytes(4, "little")
+    for more in (-1, 0):
+        size = (16 if version == 1 else 256 + 16) + room + more
+        stated = header + size.to_bytes(8, "little")
+        placeholder = b"SBS\n" + bytes(4) + (65536).to_bytes(8, "little")
+        raw = stated.ljust(size, b"\0") if version == 1 else placeholder.ljust(size - 16, b"\0") + stated
+        with pytest.raises(FormatError) as caught:
+            parse(raw)
+        at = 0 if version == 1 else size - 16
+        first = 16 if version == 1 else 256
+        expected = ("directory-range", at) if more else ("bad-key", first)
+        assert (caught.value.reason, caught.value.offset) == expected

@@ -17,12 +17,12 @@ from blobstore.convert.gemma_plan import Choices, is_gemma, plan_for_gemma
 from blobstore.errors import CheckpointError, Fault
 from blobstore.gemma import ModelConfig
 from blobstore.gemma.config import LayerType, Model, QueryScale, VitConfig, Wrapping
-from blobstore.gemma.families import family_of, recognise
+from blobstore.gemma.families import family_of, recognise, runtime_notes
 from blobstore.index import shape_fault
 from blobstore.keys import CHOICES
 from tests.checkpoints import snapshot, write_config
 from tests.gemma_checkpoints import NEW, OLD, TEXT_ONLY, Recipe, Size, plan_of, small_recipe, write_sparse
-from tests.models import CONFIG_SHA256, FAMILIES, TINY, VISION, WEIGHTS, packed, spec_tensors, unpacked
+from tests.models import CONFIG_SHA256, FAMILIES, TINY, VISION, WEIGHTS, packed, spec_tensors, tiny, unpacked
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -513,3 +513,9 @@ def test_any_config_is_converted_or_refused(tmp_path: Path, family: str, junk: d
 @pytest.mark.parametrize("config", [{}, {"model_type": None}, {"model_type": ["gemma2"]}, {"model_type": "llama"}])
 def test_what_is_no_gemma_has_no_family(config: Config) -> None:
     assert family_of(config) == (None, None)
+
+
+@pytest.mark.parametrize("layers", [1, 998, 999, 1000, 1001])
+def test_999_layers_are_the_most(layers: int) -> None:
+    config = replace(tiny("gemma3"), vocab_size=32, layer_configs=tiny("gemma3").layer_configs[:1] * layers)
+    assert [one.reason for one in runtime_notes(config)] == ["too-many-layers"] * (layers > 999)

@@ -649,6 +649,23 @@ def test_every_name_reads_back_whatever_the_size(tmp_path: Path, recipe: Recipe,
     check_names(recipe, tmp_path / "c", weight, layout)
 
 
+@given(recipe=recipes(), layout=st.sampled_from(FORMS))
+@settings(max_examples=20)
+def test_a_name_is_kept_where_the_groups_of_i8_are_its_own(tmp_path: Path, recipe: Recipe, layout: str) -> None:
+    shutil.rmtree(tmp_path / "c", ignore_errors=True)
+    plan = plan_of(recipe.write(tmp_path / "c"), Choices("i8", layout))
+    runs: dict[str, list[tuple[bool, bool]]] = {}
+    for tensor in plan.tensors:
+        group, end, count = tensor.type.group or 1, 0, math.prod(tensor.shape)
+        for piece in tensor.pieces:
+            start, end = end, end + piece.count
+            whole = piece.whole_rows and piece.count == math.prod(recipe.shapes().get(str(piece.source), (0,)))
+            own = start % group == 0 and (end % group == 0 or end == count)  # the last group may be short
+            runs.setdefault(str(piece.source), []).append((whole, own))
+    parts = {one.name for one in plan.parts} - {recipe.embedding}  # of which a part may be used
+    assert parts == {name for name, found in runs.items() if found == [(True, True)]} - {recipe.embedding}
+
+
 @pytest.mark.parametrize(("family", "prefixes"), VARIANTS)
 @pytest.mark.parametrize("head", [False, True])
 def test_the_head_is_the_embedding(tmp_path: Path, family: str, prefixes: tuple[str, str, str], head: bool) -> None:

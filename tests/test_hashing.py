@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 
 from blobstore import hashing
 from blobstore.errors import TruncatedError
-from blobstore.hashing import Hasher
-from blobstore.transfer import FileRange
+from blobstore.hashing import Hasher, digest_of
+from blobstore.transfer import CHUNK_NBYTES, FileRange
 from tests.strategies import payload
 
 if TYPE_CHECKING:
@@ -45,6 +45,18 @@ def file(tmp_path: Path) -> Iterator[int]:
 
 def sha256(data: bytes) -> bytes:
     return hashlib.sha256(data).digest()
+
+
+@pytest.mark.parametrize("nbytes", [0, 1, CHUNK_NBYTES - 1, CHUNK_NBYTES, CHUNK_NBYTES + 1, 2 * CHUNK_NBYTES + 5])
+def test_a_range_of_any_size_has_its_digest_and_tells_of_every_byte(tmp_path: Path, nbytes: int) -> None:
+    data = (DATA * (nbytes // len(DATA) + 1))[:nbytes]
+    (tmp_path / "large").write_bytes(b"before" + data + b"behind")
+    fd = os.open(tmp_path / "large", os.O_RDONLY)
+    told: list[int] = []
+    assert digest_of(FileRange(fd, 6, nbytes), told.append) == digest_of([memoryview(data)]) == sha256(data)
+    os.close(fd)
+    assert sum(told) == nbytes
+    assert all(0 < one <= CHUNK_NBYTES for one in told)
 
 
 def update(hasher: Hasher, data: bytes | FileRange) -> None:
@@ -130,6 +142,20 @@ def test_no_more_than_so_much_memory_waits(
     with hasher.updating(memoryview(DATA), lasting=True):
         assert gate.is_set()
     assert hasher.digests() == [sha256(DATA * 3)]
+
+
+def test_exactly_so_much_memory_may_wait(
+    hasher: Hasher, gate: threading.Event, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(hashing, "_WAITING_NBYTES", 2 * len(DATA))
+    late = threading.Timer(20, gate.set)
+    late.start()
+    for _ in range(2):
+        with hasher.updating(memoryview(DATA), lasting=True):
+            assert not gate.is_set()
+    late.cancel()
+    gate.set()
+    assert hasher.digests() == [sha256(DATA * 2)]
 
 
 def test_no_more_pieces_wait_than_threads_need(hasher: Hasher, gate: threading.Event) -> None:

@@ -3,7 +3,7 @@ from __future__ import annotations
 import json
 import math
 import tracemalloc
-from dataclasses import replace
+from dataclasses import FrozenInstanceError, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -13,16 +13,26 @@ from hypothesis import strategies as st
 
 from blobstore import elements
 from blobstore.directory import build_directory
-from blobstore.errors import FormatError, UsageError
-from blobstore.index import PACKED, Entry, IndexedBlob, NameIndex, build_index, open_index, parse_index, rebind_index
-from blobstore.index.records import BLOB, HEADER
+from blobstore.errors import FormatError, TruncatedError, UsageError
+from blobstore.index import (
+    PACKED,
+    Entry,
+    IndexedBlob,
+    NameIndex,
+    build_index,
+    open_index,
+    parse_index,
+    rebind_index,
+    unbind_index,
+)
+from blobstore.index.records import BLOB, HEADER, MAX_NAMES_NBYTES
 from tests.conftest import VECTORS, load_manifest
 from tests.fuzz.targets import check_lookups
 from tests.strategies import bytes_of, key_bytes, versions
 from tests.tensor_strategies import metadata_maps, mutated, names, sealed, shapes
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
     from types import ModuleType
 
     from blobstore.directory import Directory
@@ -122,7 +132,8 @@ def test_exactly_the_names_are_found(content: Content, other: str) -> None:
     entries, blobs, _ = content
     index = parsed(build_index(entries, blobs))
     assert [index.find(name) for name in index.names] == list(range(len(entries)))
-    assert (index.find(other) >= 0) == (other in index.names)
+    place = index.names.index(other) if other in index.names else -1
+    assert index.find(other) == open_index(index.raw, external=False).find(other) == place
 
 
 @given(contents(), st.data())
@@ -146,6 +157,16 @@ def test_a_look_up_checks_no_more_than_it_touches(content: Content, data: st.Dat
         index.check()
 
 
+@given(count=st.integers(2, 9), data=st.data())
+def test_a_name_that_is_used_twice_is_refused_when_it_is_looked_up(count: int, data: st.DataObject) -> None:
+    raw = build_index([Entry(f"n{i}", None, 0, 0, 1, (0,)) for i in range(count)], [])
+    place = data.draw(st.integers(1, count - 1))
+    twice = raw.replace(f"n{place}\0".encode(), f"n{place - 1}\0".encode())
+    index = open_index(memoryview(twice), external=False)
+    with pytest.raises(FormatError, match=f"index-order: entry {place} .* is used twice"):
+        index.find(f"n{place - 1}")
+
+
 @given(contents(), versions)
 def test_binding_to_a_store_and_back_is_the_same_index(content: Content, version: int) -> None:
     entries, blobs, metadata = content
@@ -154,6 +175,19 @@ def test_binding_to_a_store_and_back_is_the_same_index(content: Content, version
     bound = rebind_index(parsed(raw), directory)
     assert bound == build_index(entries, blobs, metadata, store=directory)
     assert rebind_index(parsed(bound, external=True), None) == raw
+
+
+@given(contents(), versions)
+def test_an_unbound_index_is_the_same_but_for_its_store(content: Content, version: int) -> None:
+    entries, blobs, metadata = content
+    directory = directory_of(blobs, version)
+    bound = build_index(entries, blobs, metadata, store=directory)
+    index = parsed(unbind_index(bound), external=True)
+    assert (index.store_nbytes, index.store_sha256) == (0, bytes(32))
+    assert index.self_digest_holds()
+    with pytest.raises(FormatError, match="index-stale"):
+        index.check_binding(directory)
+    assert rebind_index(index, directory) == bound
 
 
 @given(contents(), versions, st.integers(0, 2))
@@ -192,6 +226,22 @@ def test_a_blob_that_has_gone_or_changed_its_size_is_named(blobs: list[IndexedBl
     assert caught.value.reason == "index-blob-size"
 
 
+@given(blob_tables(), st.booleans(), st.data())
+def test_a_blob_is_in_place_where_key_and_size_are_the_tables(
+    blobs: list[IndexedBlob], itself: bool, data: st.DataObject
+) -> None:
+    own = IndexedBlob(b"~index", 7, blobs[0].sha256)
+    table = [*blobs, own] if itself else blobs  # wrong, and no blob's place
+    index = parsed(build_index([], table))
+    order = [*blobs, own]
+    stored = data.draw(st.just(order) | st.permutations(order))[: data.draw(st.integers(1, len(order)))]
+    stored = [replace(one, nbytes=one.nbytes + data.draw(st.sampled_from([0, 0, 0, 1]))) for one in stored]
+    directory = directory_of(stored)
+    for place, one in enumerate(table):
+        same = place < len(stored) and (one.key, one.nbytes) == (stored[place].key, stored[place].nbytes)
+        assert index.in_place(place, directory) == (same and one.key != b"~index")
+
+
 @pytest.mark.parametrize("keys", [[b"a", b"a"], [b"a", b"b", b"a"], [b"~index"], [b"a", b"~index"], [b""], [b"a\0b"]])
 def test_a_table_of_wrong_keys_is_refused(keys: list[bytes]) -> None:
     index = parsed(build_index([], [IndexedBlob(key, 8) for key in keys]))
@@ -208,6 +258,34 @@ def test_the_digest_tells_any_changed_byte(content: Content, at: int, change: in
     raw = bytearray(index.raw)
     raw[at % len(raw)] ^= change
     assert not replace(index, raw=memoryview(raw)).self_digest_holds()
+
+
+def test_the_digest_tells_any_changed_byte_of_the_header() -> None:
+    index = parsed(build_index([], [], {"a": "b"}))
+    for at in range(HEADER.itemsize):
+        raw = bytearray(index.raw)
+        raw[at] ^= 1
+        assert not replace(index, raw=memoryview(raw)).self_digest_holds()
+
+
+@pytest.mark.parametrize(("kind", "frozen"), [(Entry, "name"), (IndexedBlob, "key"), (NameIndex, "raw")])
+def test_records_are_not_changed(kind: type, frozen: str) -> None:
+    index = parsed(build_index([Entry("a", 0, 0, 8, 1, (2,))], [IndexedBlob(b"a", 8)]))
+    one = next(one for one in (index, index.entry(0), index.blob(0)) if isinstance(one, kind))
+    with pytest.raises(FrozenInstanceError):
+        setattr(one, frozen, None)
+
+
+def test_indexes_equal_only_themselves_and_show_no_raw_bytes() -> None:
+    one, other = (parsed(build_index([], [])) for _ in range(2))
+    assert len({one, other, one}) == 2
+    assert not [name for name in (" raw=", "_lookups", "metadata_json") if name in repr(one)]
+
+
+def test_an_entry_is_as_its_type_says_and_its_blob_is_not_packed_unless_it_is_said() -> None:
+    index = parsed(build_index([Entry("a", 0, 0, 8, 1, (2,))], [IndexedBlob(b"a", 8)]))
+    entry, blob = index.entry(0), index.blob(0)
+    assert (entry.scale, entry.codec, blob.sha256, blob.unpacked_nbytes) == (1.0, 0, None, 0)
 
 
 # Sizes beyond 32 bits.
@@ -250,8 +328,9 @@ def test_as_many_blobs_as_a_file_can_have_are_the_most() -> None:
         if count == 2**20:
             assert len(parsed(raw).blobs) == count
             continue
-        with pytest.raises(FormatError, match="1048577 blobs are more than a file can have"):
+        with pytest.raises(FormatError, match="1048577 blobs are more than a file can have") as caught:
             parsed(raw)
+        assert caught.value.offset == 28
 
 
 # What can't be built.
@@ -279,6 +358,16 @@ def test_33_dimensions_are_too_many() -> None:
     assert len(parsed(build_index([Entry("a", None, 0, 0, 1, (0,) * 32)], [])).dims) == 32
     with pytest.raises(UsageError, match="bad-shape: 'a' has 33 dimensions"):
         build_index([Entry("a", None, 0, 0, 1, (0,) * 33)], [])
+
+
+@pytest.mark.parametrize("shape", [(-1,), (-2, 0), (0, 2**57), (2**56, 0, 2), (2**57,)])
+def test_a_shape_that_can_not_be_is_refused(shape: tuple[int, ...]) -> None:
+    with pytest.raises(UsageError, match="bad-shape: 'a' has shape"):
+        build_index([Entry("a", None, 0, 0, 1, shape)], [])
+
+
+def test_names_take_less_than_4_gib_as_the_page_says() -> None:
+    assert MAX_NAMES_NBYTES + 1 == 2**32
 
 
 def test_names_beyond_their_section_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -404,7 +493,7 @@ def test_many_names_take_no_more_memory_than_their_size_allows() -> None:
 def test_hostile_metadata_is_refused(generator: ModuleType, text: bytes) -> None:
     with pytest.raises(FormatError) as caught:
         parsed(generator.name_index([], [], text))
-    assert caught.value.reason == "index-metadata"
+    assert (caught.value.reason, caught.value.offset) == ("index-metadata", 192)
 
 
 def test_nothing_but_names_is_copied() -> None:
@@ -418,3 +507,148 @@ def test_nothing_but_names_is_copied() -> None:
 def test_key_bytes_of_any_kind_survive() -> None:
     keys = [b"\xff\xfe", b" ", b"0123456789abcdef", bytes_of("\udc80")]
     assert [one.key for one in blobs_of(parsed(build_index([], [IndexedBlob(key, 1) for key in keys])))] == keys
+
+
+# Where a fault is said to be.
+
+
+ENTRY_FAULTS: dict[str, tuple[int, bytes, str]] = {
+    "range": (0, (2**63).to_bytes(8, "little"), "index-range"),
+    "nbytes": (8, (9).to_bytes(8, "little"), "index-shape"),
+    "blob": (16, (2).to_bytes(4, "little"), "index-blob"),
+    "name": (24, bytes(2), "index-name"),
+    "codec": (28, (1).to_bytes(2, "little"), "index-codec"),
+    "ndim": (30, (33).to_bytes(2, "little"), "index-dims"),
+    "dims": (32, (2**31).to_bytes(4, "little"), "index-dims"),
+    "scale": (36, b"\0\0\x80\x7f", "index-scale"),
+    "reserved": (40, b"\1", "index-reserved"),
+}
+
+
+@given(fault=st.sampled_from(list(ENTRY_FAULTS)), count=st.integers(3, 12), data=st.data())
+def test_the_offset_of_a_fault_is_that_of_the_first_entry_that_has_it(
+    fault: str, count: int, data: st.DataObject
+) -> None:
+    entries = [Entry(f"t{i:02}", i % 2, 0, 8 + i, 10, (8 + i,)) for i in range(count)]
+    raw = bytearray(build_index(entries, [IndexedBlob(b"a", 64), IndexedBlob(b"b", 64)]))
+    at, damage, reason = ENTRY_FAULTS[fault]
+    places = sorted(data.draw(st.sets(st.integers(0, count - 1), min_size=1)))
+    for place in places:
+        start = 192 + 48 * place + at
+        raw[start : start + len(damage)] = damage if fault != "nbytes" else bytes([raw[start] ^ 1]) + bytes(7)
+    index = open_index(memoryview(raw), external=False)
+    listed, found = (pytest.raises(FormatError) for _ in range(2))
+    with listed as caught:
+        index.check()
+    assert (caught.value.reason, caught.value.offset) == (reason, 192 + 48 * places[0])
+    if fault == "name":
+        return
+    for place in places:
+        index = open_index(memoryview(raw), external=False)
+        with found as caught:
+            index.find(f"t{place:02}")
+        assert (caught.value.reason, caught.value.offset) == (reason, 192 + 48 * place)
+        assert str(caught.value).startswith(f"{reason}: entry {place} ('t{place:02}'): ")
+
+
+@pytest.mark.parametrize("name", ["entries", "blobs", "dims", "names", "metadata"])
+@pytest.mark.parametrize("change", [-8, 8])
+def test_the_offset_of_a_wrong_section_is_where_the_header_says_it(name: str, change: int) -> None:
+    raw = bytearray(build_index([Entry("a", 0, 0, 8, 1, (2,))], [IndexedBlob(b"a", 8)], {"b": "c"}))
+    at = int(HEADER.fields[f"{name}_offset"][1])  # type: ignore[index]
+    raw[at : at + 8] = (int.from_bytes(raw[at : at + 8], "little") + change).to_bytes(8, "little")
+    with pytest.raises(FormatError, match=f"index-section: {name}: ") as caught:
+        parsed(bytes(raw))
+    assert caught.value.offset == at
+
+
+def of_small(change: Callable[[bytearray], object], *, external: bool = False) -> FormatError:
+    """The fault of a small index, changed, which has its four gaps and none of its digests."""
+    entries = [Entry("a", 0, 0, 8, 1, (2,)), Entry("be", 1, 0, 8, 1, (2, 1))]
+    blobs = [IndexedBlob(b"a", 8), IndexedBlob(b"b", 8)]
+    raw = bytearray(build_index(entries, blobs, store=directory_of(blobs) if external else None))
+    change(raw)
+    with pytest.raises(FormatError) as caught:
+        parsed(bytes(raw), external=external)
+    return caught.value
+
+
+def put(at: int, value: int, nbytes: int = 4) -> Callable[[bytearray], object]:
+    return lambda raw: raw.__setitem__(slice(at, at + nbytes), value.to_bytes(nbytes, "little"))
+
+
+# Of the small index above: 192 bytes of header, 96 of entries, 128 of blobs, 24 of dimensions, 5 of names, a gap of 3.
+@pytest.mark.parametrize(
+    ("change", "external", "reason", "offset"),
+    [
+        (lambda raw: raw.__delitem__(slice(191, None)), False, "index-truncated", 0),
+        (lambda raw: raw.__delitem__(slice(0, None)), True, "index-truncated", 0),
+        (lambda raw: raw.__setitem__(0, ord("R")), False, "index-magic", 0),
+        (lambda raw: raw.__setitem__(7, ord("Y")), True, "index-magic", 0),
+        (put(8, 0), False, "index-version", 8),
+        (put(8, 2), True, "index-version", 8),
+        (put(12, 4), False, "index-flags", 12),
+        (put(12, 2), False, "index-flags", 12),
+        (put(12, 0), True, "index-flags", 12),
+        (put(16, 447), False, "index-nbytes", 16),
+        (put(16, 451), False, "index-nbytes", 16),
+        (put(24, 2**32 - 1), False, "index-section", 40),
+        (put(28, 2**32 - 1), False, "index-section", 48),
+        (put(32, 2**64 - 1, 8), False, "index-section", 56),
+        (put(72, 2**64 - 1, 8), False, "index-section", 64),
+        (put(88, 3, 8), False, "index-section", 80),
+        (put(88, 1, 8), False, "index-section", 449),
+        (put(96, 1), False, "index-reserved", 96),
+        (put(104, 1), False, "index-reserved", 96),
+        (put(135, 1, 1), False, "index-reserved", 96),
+        (put(168, 1, 1), False, "index-reserved", 168),
+        (put(191, 1, 1), True, "index-reserved", 168),
+        (put(447, 1, 1), False, "index-reserved", 445),
+        (put(288 + 32, 1, 1), False, "index-reserved", 288),
+        (put(288 + 127, 1, 1), False, "index-reserved", 288),
+    ],
+)
+def test_a_fault_of_the_layout_is_said_with_its_place(
+    change: Callable[[bytearray], object], external: bool, reason: str, offset: int
+) -> None:
+    error = of_small(change, external=external)
+    assert (error.reason, error.offset) == (reason, offset)
+    assert isinstance(error, TruncatedError) == (reason == "index-truncated" or "451" in error.message)
+
+
+def test_a_fault_of_the_layout_is_said_in_words() -> None:
+    assert of_small(lambda raw: raw.__setitem__(7, ord("Y"))).message == (
+        "expected b'SBSINDEX', found b'SBSINDEY' at offset 0"
+    )
+    for external, place in ((False, "inside a store"), (True, "in a file of its own")):
+        said = of_small(put(12, 4), external=external).message
+        assert said == f"flags 0x4 are not possible for an index {place}"
+
+
+@given(contents(), st.integers(1, 9))
+def test_names_up_to_the_limit_are_read_and_beyond_it_refused(content: Content, more: int) -> None:
+    entries, blobs, metadata = content
+    raw = build_index(entries, blobs, metadata)
+    nbytes = len(parsed(raw).names_pool)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("blobstore.index.parse.MAX_NAMES_NBYTES", nbytes)  # the real limit would take 4 GiB
+        assert len(parsed(raw).names) == len(entries)
+        longer = build_index([*entries, Entry("\U0010ffff" * more, None, 0, 0, 1, (0,))], blobs, metadata)
+        with pytest.raises(FormatError) as caught:
+            parsed(longer)
+    assert (caught.value.reason, caught.value.offset) == ("index-section", 72)
+
+
+@given(blob_tables(), st.data())
+def test_a_blob_that_the_table_has_not_has_no_row_and_any_other_its_own(
+    blobs: list[IndexedBlob], data: st.DataObject
+) -> None:
+    index = parsed(build_index([], blobs))
+    known = {one.key: one for one in blobs}
+    others = data.draw(st.lists(key_bytes.filter(lambda key: key not in known), min_size=1, max_size=4, unique=True))
+    stored = [*blobs, *(IndexedBlob(key, 7) for key in others)]
+    for listed in (stored, data.draw(st.permutations(stored))):
+        for place, one in enumerate(listed):
+            assert index.blob_of(one.key, place) == known.get(one.key)
+    for key in (*others, *known):
+        assert index.blob_of(key, -1) == known.get(key)

@@ -123,10 +123,11 @@ def test_what_is_no_key_is_refused(key: str, said: str) -> None:
     ("key", "shown", "nbytes"),
     [
         ("model.layers.0.self_attn.q_proj.weigh", "model.layers.0.self_attn.q_proj.weigh", 37),
+        ("ß" * 60, "ß" * 60, 120),
         ("ß" * 61, "ß" * 60 + "…", 122),
         ("權" * 5 + "ab", "權" * 5 + "ab", 17),
     ],
-    ids=["37-bytes", "long", "17-bytes"],
+    ids=["37-bytes", "60-characters", "long", "17-bytes"],
 )
 def test_a_key_that_is_too_long_is_refused_with_advice(key: str, shown: str, nbytes: int) -> None:
     with pytest.raises(KeyTooLongError) as caught:
@@ -155,3 +156,13 @@ def test_what_is_no_name_is_refused_with_a_reason(name: str, said: str) -> None:
 @pytest.mark.parametrize("name", ["x" * 4096, "ß" * 2048])
 def test_a_name_may_have_4096_bytes(name: str) -> None:
     assert keys.encode_name(name).decode() == name
+
+
+@given(
+    st.dictionaries(st.sampled_from(["", "blobstore.", "a."]).flatmap(lambda start: names.map(start.__add__)), names)
+)
+def test_metadata_is_the_projects_own_or_foreign(metadata: dict[str, str]) -> None:
+    own = {key: value for key, value in metadata.items() if key.startswith("blobstore.")}
+    foreign = keys.foreign_metadata(metadata)
+    assert not own.keys() & foreign.keys()
+    assert own | foreign == metadata

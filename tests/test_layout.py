@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from blobstore import layout
@@ -43,6 +43,8 @@ def test_the_directory_is_padded_to_whole_blobs(count: int, nbytes: int) -> None
 
 
 @given(st.integers(1, 2**20))
+@example(16383)
+@example(16384)
 def test_what_every_gemma_cpp_takes_stays_so(count: int) -> None:
     assert layout.max_blobs_from(count) == (16383 if count <= 16383 else 2**20)
 

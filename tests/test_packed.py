@@ -122,6 +122,69 @@ def test_every_reason_to_refuse_a_base_has_a_vector_and_stands_on_the_page() -> 
     assert {fact["reason"] for fact in FACTS["packed_bases"]} == {*listed}
 
 
+# Where each check of the opening says that it failed: where the field is; of the table, where it begins.
+PLACES = {"truncated": 0, "magic": 0, "version": 8, "header": 76, "flags": 12, "layout": 24, "chunk": 28}
+PLACES |= {"reserved": 26, "table": 16}
+
+
+@facts("packed_invalid")
+def test_a_fault_of_the_layout_is_said_with_its_place(fact: Fact) -> None:
+    stored = bytes.fromhex(fact["stored"])
+    if fact.get("read"):
+        return
+    with pytest.raises(FormatError) as caught:
+        Packed(stored)
+    code = fact["reason"].removeprefix("packed-")
+    if code not in PLACES:
+        header = np.frombuffer(stored, HEADER, 1)[0]
+        width, nbytes = int(header["width"]), int(header["nbytes"])
+        frames = -(-(nbytes // width) // int(header["chunk"])) * width
+        assert caught.value.offset == len(stored) - 4 - 4 * frames
+    else:
+        assert caught.value.offset == PLACES[code]
+
+
+@every_layout
+@given(count=st.integers(3, 12), data=st.data())
+def test_the_offset_of_a_damaged_frame_is_where_it_begins(layout: Layout, count: int, data: st.DataObject) -> None:
+    chunk = 20
+    raw = np.random.default_rng(9).bytes(chunk * layout.width * count)
+    stored = bytearray(packed(raw, layout, chunk=chunk))
+    frames = count * layout.width
+    sizes = np.frombuffer(stored, "<u4", frames, len(stored) - 4 - 4 * frames).tolist()
+    place = data.draw(st.integers(0, frames - 1))
+    start = HEADER.itemsize + sum(sizes[:place])
+    at = data.draw(st.sampled_from([0, 4, sizes[place] - 1]))  # its magic, its descriptor, its checksum
+    stored[start + at] ^= 0x10
+    found = Packed(stored)
+    first = place // layout.width * chunk * layout.width
+    for begin, end in ((0, len(raw)), (first, first + 1)):
+        with pytest.raises(FormatError) as caught:
+            found.read(begin, end)
+        assert caught.value.reason == ("packed-data" if at > 4 else "packed-frame")
+        assert caught.value.offset == start
+
+
+@given(data=st.binary(min_size=1, max_size=300), chunk=st.integers(1, 9), job=st.integers(1, 100), where=st.data())
+def test_no_chunk_is_decoded_twice(data: bytes, chunk: int, job: int, where: st.DataObject) -> None:
+    """Whatever a job takes, and wherever the range begins."""
+    found = Packed(packed(data, Layout(1), chunk=chunk))
+    start = where.draw(st.integers(0, len(data) - 1))
+    stop = where.draw(st.integers(start + 1, len(data)))
+    decoded: list[int] = []
+    plane = found._plane
+
+    def counted(place: int, *rest: int) -> Any:  # noqa: ANN401 (as _plane has it)
+        decoded.append(place)
+        return plane(place, *rest)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("blobstore.codecs.packed._JOB_NBYTES", job)
+        patch.setattr(found, "_plane", counted)
+        assert found.read(start, stop).tobytes() == data[start:stop]
+    assert decoded == list(range(start // chunk, -(-stop // chunk)))
+
+
 def test_every_check_has_an_invalid_vector_and_stands_on_the_page_in_order() -> None:
     reasons = [f"packed-{one}" for one in REASONS.split()]
     assert {fact["reason"] for fact in FACTS["packed_invalid"]} == set(reasons)

@@ -16,16 +16,18 @@ import pytest
 from hypothesis import given, settings
 
 import blobstore
+from blobstore import unpacked
 from blobstore.codecs.packed_writer import CHUNK_NBYTES
 from blobstore.elements import BY_NAME
 from blobstore.errors import BlobStoreError, FormatError, UsageError
 from blobstore.index import Entry, IndexedBlob, build_index
-from blobstore.index_file import external_path
+from blobstore.index_file import external_path, find_index
 from blobstore.keys import RESERVED_KEYS
 from blobstore.packing import original_of, pack, packer, unpack
 from blobstore.reader import BlobReader
 from blobstore.reindex import build_for
 from blobstore.transfer import FileRange
+from blobstore.unpacked import UnpackedBlobs
 from blobstore.writer import BlobWriter
 from tests.conftest import VECTORS
 from tests.packing_files import check_same_tensors, index_beside, is_name, there_and_back, tuned, weights, write_weights
@@ -224,6 +226,46 @@ def test_aliases_and_parts_of_a_packed_blob_read_the_same(tmp_path: Path) -> Non
         assert store.info("tied").place == store.info(UP).place != store.info("half").place
         loaded = store.load_all()
         assert np.shares_memory(loaded["tied"], loaded[UP])
+
+
+def test_packed_tensors_of_several_pieces_are_loaded_as_they_are_read(tmp_path: Path) -> None:
+    """More than the 4 MiB that a thread decodes at a time, at borders of its own and of others."""
+    path, count = tmp_path / "m.sbs", 5_000_000
+    with blobstore.create(path) as store:
+        store.add(UP, weights(1, count).reshape(1000, -1))
+        store.alias("tied", UP)
+        store.part("most", UP, BY_NAME["bf16"], (count - 50_001,), offset=2 * 50_001)
+        store.part("odd", UP, BY_NAME["u8"], (2 * count - 5,), offset=3)
+        store.add(DOWN, weights(2, 4_000_000))
+    pack(path, tmp_path / "packed.sbs")
+    with blobstore.open(tmp_path / "packed.sbs") as store:
+        assert {info.packed for info in store.infos()} == {True}
+        for workers in (1, 3):
+            loaded = store.load_all(workers=workers)
+            assert list(loaded) == list(store)
+            for name, values in loaded.items():
+                assert (values.dtype, values.shape) == (store[name].dtype, store[name].shape)
+                assert values.tobytes() == store[name].tobytes()
+            assert np.shares_memory(loaded["tied"], loaded[UP])
+            assert not np.shares_memory(loaded[DOWN], loaded[UP])
+
+
+@pytest.mark.usefixtures("everything")
+@pytest.mark.parametrize("piece", [999, 6000, 1 << 20])
+def test_a_digest_is_of_all_pieces_of_a_blob_as_it_was(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, piece: int
+) -> None:
+    path = model_file(tmp_path / "m.sbs")
+    pack(path, tmp_path / "packed.sbs")
+    monkeypatch.setattr(unpacked, "_HASH_NBYTES", piece)
+    with BlobReader(path) as whole, BlobReader(tmp_path / "packed.sbs") as reader:
+        found = find_index(reader)
+        assert found
+        blobs = UnpackedBlobs(reader, found.content)
+        packed = [row.key.decode() for row in map(found.content.blob, range(len(found.content.blobs)))]
+        assert any(map(blobs.is_packed, packed))
+        for key in filter(blobs.is_packed, packed):
+            assert blobs.sha256(key) == blobs.read_sha256(key) == hashlib.sha256(whole[key]).digest()
 
 
 def coded(name: str, count: int) -> bytes:

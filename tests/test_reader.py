@@ -121,6 +121,18 @@ def test_a_reader_says_what_it_reads(tmp_path: Path, access: Access, version: in
         assert os.pread(reader.fileno(), 4, 0) == b"SBS\n"
 
 
+@given(data=st.data())
+def test_a_range_is_read_when_all_of_it_is_in_the_file(reader: BlobReader, data: st.DataObject) -> None:
+    size = reader.file_size
+    some = st.sampled_from([-2, -1, 0, 1, 300, size - 1, size, size + 1]) | st.integers(-9, size + 9)
+    for offset, nbytes in data.draw(st.lists(st.tuples(some, some), min_size=10, max_size=20)):
+        if 0 <= offset <= offset + nbytes <= size:
+            assert reader.view(offset, nbytes) == os.pread(reader.fileno(), nbytes, offset)
+            continue
+        with pytest.raises(UsageError, match=f"outside: {nbytes} bytes at offset {offset} are not inside {size}"):
+            reader.view(offset, nbytes)
+
+
 # -------------------------------------------------------------------------------------------------- life of the views
 
 

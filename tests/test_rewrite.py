@@ -19,6 +19,7 @@ from blobstore.check import check_file, verify_file
 from blobstore.convert.gemma_plan import Choices
 from blobstore.errors import FormatError, UsageError
 from blobstore.gemma.toc import build_toc, parse_toc
+from blobstore.index import IndexedBlob, build_index
 from blobstore.keys import CHOICES
 from blobstore.reader import BlobReader
 from blobstore.rewrite import Edits, rewrite
@@ -139,6 +140,23 @@ def test_a_damaged_blob_is_not_given_a_new_digest(tmp_path: Path) -> None:
         rewrite(path, tmp_path / "new.sbs", Edits())
     assert caught.value.reason == "damaged-blob"
     assert os.listdir(tmp_path) == ["m.sbs"]
+
+
+@given(blobs=blob_lists(4), version=versions, step=st.integers(1, 70_000))
+def test_blobs_are_copied_step_by_step_and_every_byte_is_told(
+    tmp_path: Path, blobs: Blobs, version: int, step: int
+) -> None:
+    assume(not {"~index", "toc"} & dict(blobs).keys())
+    old, new = write_plain(tmp_path / "old.sbs", blobs), tmp_path / "new.sbs"
+    step = max(step, max(len(blob) for _, blob in blobs) // 50)
+    told: list[int] = []
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("blobstore.content._STEP_NBYTES", step)
+        rewrite(old, new, Edits(version=version), progress=told.append)
+    with BlobReader(new) as reader:
+        assert [(key, bytes(blob)) for key, blob in reader.items()] == blobs
+    assert sum(told) == sum(len(blob) for _, blob in blobs)
+    assert max(told) <= step
 
 
 @pytest.mark.parametrize("digests", [True, False])
@@ -373,12 +391,12 @@ def test_what_a_file_says_of_its_source_goes_when_it_is_no_longer_true(model: Pa
 
 @pytest.mark.parametrize("text", ['{"rope_bases": [1, 1], "weights": "sfp"}', "{", "[]", "null", "[" * 100_000])
 def test_of_what_a_conversion_chose_the_bases_of_the_model_stay(model: Path, text: str) -> None:
-    rewrite(model, model, Edits(set_metadata={CHOICES: text}))
-    assert rewrite(model, model, Edits(drop=("c_final_norm",))).notes
+    rewrite(model, None, Edits(set_metadata={CHOICES: text}))
+    assert rewrite(model, None, Edits(drop=("c_final_norm",))).notes
     kept = {"format": "pt"} | ({CHOICES: '{"rope_bases": [1, 1]}'} if "bases" in text else {})
     with blobstore.open(model) as store:
         assert store.metadata == kept
-    assert not rewrite(model, model, Edits(drop=("linear_w_0",))).notes
+    assert not rewrite(model, None, Edits(drop=("linear_w_0",))).notes
     with blobstore.open(model) as store:
         assert store.metadata == kept
 
@@ -420,3 +438,85 @@ def test_any_edits_leave_a_file_that_is_right(tmp_path: Path, data: st.DataObjec
     assert not [one for one in verify_file(path).findings if one.severity == "error"]
     if edits.index != "none":
         assert contents_of(path) == {name: one for name, one in before.items() if name not in done.dropped}
+
+
+# -------------------------------------------------------------------------------------------------- any edits together
+
+
+@given(model=models(), data=st.data())
+def test_the_order_in_which_names_are_renamed_changes_nothing(
+    tmp_path: Path, model: Model, data: st.DataObject
+) -> None:
+    assume("toc" not in model.blobs)
+    path = tmp_path / "m.sbs"
+    path.with_name("m.sbs.idx").unlink(missing_ok=True)
+    model.write(path)
+    before = contents_of(path)
+    chosen = data.draw(st.lists(st.sampled_from(list(before)), min_size=1, unique=True))
+    new = dict(zip(chosen, data.draw(st.permutations(chosen)), strict=True))  # exchanged among them, or
+    new |= {name: f"new.{name}"[:4000] for name in data.draw(st.sets(st.sampled_from(chosen)))}
+    assume(len(set(new.values()) | (before.keys() - new.keys())) == len(before))
+    written = []
+    for i, order in enumerate((chosen, data.draw(st.permutations(chosen)))):
+        out = tmp_path / f"{i}.sbs"
+        done = rewrite(path, out, Edits(rename={name: new[name] for name in order}))
+        assert done.renamed == len(chosen)
+        beside = out.with_name(f"{i}.sbs.idx")
+        written.append((out.read_bytes(), beside.read_bytes() if beside.exists() else None))
+    assert written[0] == written[1]
+    assert contents_of(tmp_path / "0.sbs") == {new.get(name, name): one for name, one in before.items()}
+
+
+EACH_EDIT = {
+    "drop": Edits(drop=("c_final_norm",)),
+    "rename": Edits(rename={"linear_w_0": "linear_v_0"}),
+    "version": Edits(version=1),
+    "sort": Edits(sort=True),
+    "set_metadata": Edits(set_metadata={"a": "b"}),
+    "index": Edits(index="external"),
+    "config": Edits(config=b"other"),
+}
+
+
+@pytest.mark.parametrize("edit", EACH_EDIT)
+def test_each_edit_alone_says_when_the_source_is_forgotten(model: Path, edit: str) -> None:
+    with blobstore.open(model) as store:
+        before = {key: value for key, value in store.metadata.items() if key.startswith("blobstore.")}
+    assert before
+    done = rewrite(model, None, EACH_EDIT[edit])
+    with blobstore.open(model) as store:
+        after = {key: value for key, value in store.metadata.items() if key.startswith("blobstore.")}
+    forgotten = edit in ("drop", "rename")
+    assert after == ({} if forgotten else before)
+    assert len(done.notes) == forgotten
+
+
+@given(blobs=blob_lists(6), version=versions, digests=st.booleans(), data=st.data())
+def test_metadata_of_an_index_that_lacks_a_blob_can_be_changed(
+    tmp_path: Path, blobs: Blobs, version: int, digests: bool, data: st.DataObject
+) -> None:
+    assume(not {"~index", "toc"} & dict(blobs).keys())
+    path = tmp_path / "m.sbs"
+    with blobstore.BlobWriter(path, version=version) as writer:
+        for key, blob in blobs:
+            writer.add(key, blob)
+        directory = writer.directory()
+    known = data.draw(st.lists(st.integers(0, len(blobs) - 1), max_size=len(blobs) - 1, unique=True).map(sorted))
+    assume(known or not digests)  # a table without blobs says that it has none's
+    rows = [bytes(directory.keys[place]) for place in known]
+    table = [
+        IndexedBlob(key, len(blobs[place][1]), hashlib.sha256(blobs[place][1]).digest() if digests else None)
+        for key, place in zip(rows, known, strict=True)
+    ]
+    path.with_name("m.sbs.idx").write_bytes(build_index([], table, {"a": "b"}, store=directory))
+    rewrite(path, None, Edits(set_metadata={"c": "d"}))
+    with blobstore.open(path) as store:
+        assert store.metadata == {"a": "b", "c": "d"}
+        assert store.index
+        index = store.index.content
+        assert index.has_digests is (digests or not known)
+        assert all(
+            index.blob(i).sha256 == (hashlib.sha256(blob).digest() if index.has_digests else None)
+            for i, (_, blob) in enumerate(blobs)
+        )
+    assert not [one for one in verify_file(path).findings if one.severity == "error"]

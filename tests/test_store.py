@@ -252,6 +252,34 @@ def test_load_all_reads_large_tensors_whole(tmp_path: Path) -> None:
         assert loaded["t5"].base is not loaded["t1"].base
 
 
+LARGE_PARTS = st.tuples(st.integers(0, 12 << 20), st.integers(1, 12 << 20))
+
+
+@settings(max_examples=settings().max_examples // 6)
+@given(
+    sizes=st.lists(st.integers(1, 7 << 20), min_size=2, max_size=4),
+    parts=st.lists(LARGE_PARTS, max_size=5),
+    workers=st.sampled_from([1, 3]),
+)
+def test_load_all_shares_memory_where_the_file_does_beyond_4_mib_too(
+    tmp_path: Path, sizes: list[int], parts: list[tuple[int, int]], workers: int
+) -> None:
+    path = tmp_path / "m.sbs"
+    with blobstore.create(path, digests=False) as store:
+        for i, nbytes in enumerate([9 << 20, *sizes]):
+            store.add(f"t{i}", np.frombuffer(payload(7, 10 << 20), np.uint8)[i : i + nbytes])
+            store.alias(f"again{i}", f"t{i}")
+        for i, (start, nbytes) in enumerate(parts):
+            offset = start % (9 << 20)
+            store.part(f"part{i}", "t0", BY_NAME["u8"], (min(nbytes, (9 << 20) - offset),), offset=offset)
+    with blobstore.open(path) as store:
+        loaded, infos = store.load_all(workers=workers), list(store.infos())
+        assert all(np.array_equal(loaded[name], values) for name, values in store.items())
+    for one, other in itertools.combinations(infos, 2):
+        overlap = one.offset < other.offset + other.nbytes and other.offset < one.offset + one.nbytes
+        assert np.shares_memory(loaded[one.name], loaded[other.name]) == overlap
+
+
 def test_load_all_of_a_file_that_has_shrunk_names_it(tmp_path: Path) -> None:
     path = tmp_path / "m.sbs"
     blobstore.save_file({"a": np.ones(9_000_000, np.uint8), "b": np.ones(9_000_000, np.uint8)}, path)

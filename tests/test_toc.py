@@ -13,7 +13,7 @@ import blobstore
 from blobstore.elements import BY_NAME, BY_NUMBER
 from blobstore.errors import FormatError, UsageError
 from blobstore.gemma import ModelConfig, TocEntry, build_toc, parse_toc
-from blobstore.gemma.toc import odd_strides, stride_fault, toc_entry
+from blobstore.gemma.toc import odd_strides, odd_strides_in, stride_fault, toc_entry
 from tests import models
 from tests.models import emitted, packed, spec_tensors, tiny, tree, unpacked
 
@@ -186,14 +186,15 @@ def test_a_blob_fits_when_it_has_the_bytes_of_type_and_shape(entry: TocEntry, nb
     assert entry.fits(nbytes) == (nbytes == entry.nbytes)
 
 
-@given(table=tables(entries), strides=st.lists(st.integers(0, 2), min_size=6, max_size=6))
-def test_strides_other_than_a_row_are_odd(table: list[TocEntry], strides: list[int]) -> None:
-    changed = [
-        replace(one, stride=(0, one.cols, one.cols + 64)[kind]) for one, kind in zip(table, strides, strict=False)
-    ]
+@given(table=tables(entries), data=st.data())
+def test_a_stride_is_odd_unless_it_is_0_or_a_row(table: list[TocEntry], data: st.DataObject) -> None:
+    strides = st.sampled_from([0, 1, 2, None]) | st.integers(0, 2**32 - 1)
+    said = [data.draw(strides) for _ in table]
+    changed = [replace(one, stride=one.cols if to is None else to) for one, to in zip(table, said, strict=True)]
     odd = odd_strides(changed)
-    assert odd == [one for one, kind in zip(changed, strides, strict=False) if kind == 2]
+    assert odd == [one for one in changed if one.stride and one.stride != one.cols]
     assert parse_toc(build_toc(changed)) == changed, "it is read all the same"
+    assert odd_strides_in({"toc": memoryview(build_toc(changed))}) == odd
     for one in odd:
         assert f"{one.stride} elements apart, expected {one.cols}" in stride_fault(one)
         assert f"--drop {one.name}" in stride_fault(one)

@@ -524,8 +524,8 @@ def toc_cases() -> Iterator[Fact]:
     for number in (14, NEWEST):
         unknown = replace(ENTRIES[0], type=number, element_bytes=1, num_elements=850)
         yield good(f"type-{number}", f"type {number}, which a later runtime may have", toc([unknown]), [unknown])
-    strides = [replace(one, stride=stride) for one, stride in zip(ENTRIES, (0, 1, 2**32 - 1), strict=False)]
-    yield good("strides", "a stride is not compared with cols here, but in files", toc(strides), strides)
+    strided = [replace(one, stride=stride) for one, stride in zip(ENTRIES, (0, 1, 2**32 - 1), strict=False)]
+    yield good("strides", "a stride is not compared with cols here, but in files", toc(strided), strided)
     for name in ("é", "權重", "a\U0001f600", "\x01\x7f"):
         named = replace(ENTRIES[0], name=name)
         yield good(f"text-{name.encode().hex()}", f"a name of the bytes {name.encode().hex()}", toc([named]), [named])

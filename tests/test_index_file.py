@@ -1,0 +1,66 @@
+"""Where an index is found, and how much of it is checked."""
+
+from __future__ import annotations
+
+from dataclasses import FrozenInstanceError
+from typing import TYPE_CHECKING
+
+import pytest
+
+from blobstore import BlobReader, BlobWriter
+from blobstore.errors import FormatError
+from blobstore.index import Entry, IndexedBlob, build_index
+from blobstore.index_file import find_index, read_external
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+RESERVED_AT = 192 + 40  # of the first entry
+
+
+def write(path: Path, *, external: bool, damaged: bool) -> None:
+    """A blob, and an index of it, whose only entry may be wrong."""
+    with BlobWriter(path) as writer:
+        writer.add("a", b"12345678")
+        store = writer.directory() if external else None
+        raw = bytearray(build_index([Entry("name", 0, 0, 8, 1, (2,))], [IndexedBlob(b"a", 8)], store=store))
+        raw[RESERVED_AT] ^= damaged
+        if not external:
+            writer.add("~index", raw)
+    if external:
+        path.with_name("m.sbs.idx").write_bytes(raw)
+
+
+@pytest.mark.parametrize("external", [False, True])
+@pytest.mark.parametrize("damaged", [False, True])
+def test_all_of_an_index_is_checked_unless_it_is_to_be_later(tmp_path: Path, external: bool, damaged: bool) -> None:
+    path = tmp_path / "m.sbs"
+    write(path, external=external, damaged=damaged)
+    own = f"{path}.idx" if external else str(path)
+    with BlobReader(path) as reader:
+        later = find_index(reader, whole=False)
+        assert later
+        assert (later.path, later.content.external) == (own, external)
+        with pytest.raises(FrozenInstanceError):
+            later.path = ""  # type: ignore[misc]
+        if not damaged:
+            found = find_index(reader)
+            assert found
+            assert found.content.names == later.content.names == ["name"]
+            return
+        with pytest.raises(FormatError, match="index-reserved"):
+            later.content.check()
+        with pytest.raises(FormatError, match="index-reserved") as caught:
+            find_index(reader)
+        assert caught.value.path == own
+        if external:
+            with pytest.raises(FormatError, match="index-reserved"):
+                read_external(own, reader.directory)
+
+
+def test_what_has_no_index_has_none(tmp_path: Path) -> None:
+    with BlobWriter(tmp_path / "m.sbs") as writer:
+        writer.add("a", b"x")
+    (tmp_path / "m.sbs.idx").mkdir()  # no file
+    with BlobReader(tmp_path / "m.sbs") as reader:
+        assert find_index(reader) is None
