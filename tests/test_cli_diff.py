@@ -263,8 +263,10 @@ def folder(tmp_path: Path) -> Path:
     (tmp_path / "nothing").mkdir()
     with blobstore.create(tmp_path / "other.sbs", index="external") as writer:
         writer.add("x", np.ones(3))
+    index = (tmp_path / "other.sbs.idx").read_bytes()
     with blobstore.BlobWriter(tmp_path / "other.sbs") as raw:
         raw.add("y", b"1")
+    (tmp_path / "other.sbs.idx").write_bytes(index)
     return tmp_path
 
 

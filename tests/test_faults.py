@@ -89,7 +89,7 @@ def small_file_system(folder: Path, nbytes: int) -> Iterator[None]:
     """Mount a file system of so many bytes there, where this process may."""
     folder.mkdir()
     mount, unmount = str(shutil.which("mount")), str(shutil.which("umount"))
-    command = [mount, "-t", "tmpfs", "-o", f"size={nbytes}", "tmpfs", folder]
+    command = [mount, "-t", "tmpfs", "-o", f"size={nbytes}", "tmpfs", str(folder)]
     mounted = subprocess.run(command, capture_output=True, check=False)
     if mounted.returncode:
         pytest.skip("file systems can't be mounted here")

@@ -561,10 +561,12 @@ def test_a_foreign_rewrite_that_drops_or_resizes_a_blob_is_refused(tmp_path: Pat
 def test_a_stale_index_is_refused_and_can_be_left_out(tmp_path: Path, model: Model) -> None:
     path = tmp_path / "m.sbs"
     model.write(path)
+    index = (tmp_path / "m.sbs.idx").read_bytes()
     with blobstore.BlobReader(path, access="read") as reader, blobstore.BlobWriter(path) as writer:
         for key, blob in reader.items():
             writer.add(key, blob)
         writer.add("~added", b"x")
+    (tmp_path / "m.sbs.idx").write_bytes(index)
     with pytest.raises(FormatError, match="index-stale") as caught:
         blobstore.open(path)
     assert caught.value.path == f"{path}.idx"

@@ -389,7 +389,7 @@ def test_a_file_that_was_changed_since_is_refused_and_told_so(tmp_path: Path) ->
     recipe = small_recipe("gemma3")
     config = recipe.config() | {"rope_theta": 1e4, "rope_local_base_freq": 1e4}
     convert(recipe.write(tmp_path / "c", config=config), tmp_path / "a.sbs", Choices())
-    rewrite(tmp_path / "a.sbs", tmp_path / "a.sbs", Edits(drop=("c_final_norm",)))
+    rewrite(tmp_path / "a.sbs", None, Edits(drop=("c_final_norm",)))
     with pytest.raises(UsageError, match=r"not-converted: .* was changed after it was converted"):
         verdicts(tmp_path / "a.sbs", tmp_path / "c")
 
