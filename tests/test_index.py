@@ -551,6 +551,29 @@ def test_the_offset_of_a_fault_is_that_of_the_first_entry_that_has_it(
         assert str(caught.value).startswith(f"{reason}: entry {place} ('t{place:02}'): ")
 
 
+@given(count=st.integers(1, 12), data=st.data())
+def test_the_offset_of_a_byte_that_is_no_utf8_is_its_own(count: int, data: st.DataObject) -> None:
+    raw = bytearray(build_index([Entry(f"t{i:02}", None, 0, 0, 1, (0,)) for i in range(count)], []))
+    at = 192 + 48 * count + 8 + 4 * data.draw(st.integers(0, count - 1)) + data.draw(st.integers(0, 2))
+    raw[at] = 0xFF
+    with pytest.raises(FormatError, match="index-name: a name is not UTF-8: ") as caught:
+        parsed(bytes(raw))
+    assert caught.value.offset == at
+
+
+@pytest.mark.parametrize("codec", [0, PACKED, 2])
+@pytest.mark.parametrize("nbytes", [7, 8, 9])
+def test_bytes_are_those_of_shape_and_type_packed_or_not(codec: int, nbytes: int) -> None:
+    """In an unknown codec they may be anything."""
+    blob = IndexedBlob(b"a", 64, unpacked_nbytes=64 * (codec == PACKED))
+    raw = build_index([Entry("a", 0, 0, nbytes, 1, (2,), codec=codec)], [blob])
+    if nbytes == 8 or codec > PACKED:
+        assert parsed(raw).entry(0).nbytes == nbytes
+        return
+    with pytest.raises(FormatError, match="index-shape: "):
+        parsed(raw)
+
+
 @pytest.mark.parametrize("name", ["entries", "blobs", "dims", "names", "metadata"])
 @pytest.mark.parametrize("change", [-8, 8])
 def test_the_offset_of_a_wrong_section_is_where_the_header_says_it(name: str, change: int) -> None:
