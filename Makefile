@@ -9,7 +9,7 @@ STRESS_SECONDS ?= 120
 PLAIN_TESTS := -m "not minilm and not candle and not torch and not jax and not stress" -n auto --dist worksteal
 OLDEST := build/oldest
 
-.PHONY: demo test test-extras lint unit fuzz mutants stress bench test-oldest test-minilm test-candle test-torch test-jax \
+.PHONY: demo test test-extras lint unit coverage fuzz mutants stress bench test-oldest test-minilm test-candle test-torch test-jax \
 	vectors clean
 
 demo: $(VENV)/.installed
@@ -25,6 +25,10 @@ lint: $(VENV)/.test
 	$(BIN)/mypy
 
 unit: $(VENV)/.test
+	$(BIN)/python -m pytest $(PLAIN_TESTS)
+
+# Half as slow again as the tests alone.
+coverage: $(VENV)/.test
 	$(BIN)/python -m pytest $(PLAIN_TESTS) --cov --cov-report=term
 
 test-oldest: $(OLDEST)/.installed
