@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from blobstore.descriptors import read_into
 from blobstore.errors import in_file
-from blobstore.mapping import read_into
 from blobstore.parallel import cores
 
 if TYPE_CHECKING:

@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Any, BinaryIO
 import numpy as np
 
 from blobstore.atomic import write_all
+from blobstore.descriptors import read_into
 from blobstore.errors import UsageError, in_file
-from blobstore.mapping import read_into
 
 if TYPE_CHECKING:
     import mmap

@@ -23,8 +23,8 @@ import blobstore
 from blobstore.cli import COMMANDS, main, parser
 from blobstore.cli.output import size
 from blobstore.elements import BY_NAME
+from blobstore.file_systems import file_system
 from blobstore.gemma import ModelConfig
-from blobstore.mapping import file_system
 from tests.checkpoints import (
     EMBEDDING,
     HEAD,

@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import blobstore
-from blobstore import evidence, mapping
+from blobstore import descriptors, evidence, mapping
 from blobstore.check import verify_file
 from blobstore.compare import compare, open_side
 from blobstore.compare.renames import Endings
@@ -38,7 +38,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
     from pathlib import Path
 
-needs_preadv = pytest.mark.skipif(mapping._preadv is None, reason="bytes are counted where preadv reads them")
+needs_preadv = pytest.mark.skipif(descriptors._preadv is None, reason="bytes are counted where preadv reads them")
 pytestmark = needs_preadv
 
 

@@ -8,10 +8,12 @@ from typing import TYPE_CHECKING, get_args
 
 import pytest
 
-from blobstore import mapping
+from blobstore import descriptors, mapping
 from blobstore.bench import cache
+from blobstore.descriptors import PlainFile
 from blobstore.errors import TruncatedError, UsageError
-from blobstore.mapping import MappedFile, PlainFile, Prefetch, file_system, is_remote, kind_of_mount, open_source
+from blobstore.file_systems import file_system, is_remote, kind_of_mount
+from blobstore.mapping import MappedFile, Prefetch, open_source
 from tests.strategies import payload
 
 if TYPE_CHECKING:
@@ -247,7 +249,7 @@ def test_reads_that_come_in_pieces_are_put_together(file: Path, monkeypatch: pyt
     def seven(fd: int, targets: list[memoryview], offset: int) -> int:
         return os.preadv(fd, [targets[0][:7]], offset)
 
-    monkeypatch.setattr(mapping, "_preadv", seven)
+    monkeypatch.setattr(descriptors, "_preadv", seven)
     source = open_source(file, "read")
     assert source.view(13, 1000) == DATA[13:1013]
     source.close()

@@ -17,11 +17,11 @@ from ml_dtypes import bfloat16
 
 import blobstore
 from blobstore import codecs
+from blobstore.descriptors import read_into
 from blobstore.directory import build_directory
 from blobstore.elements import BY_NAME
 from blobstore.errors import BlobStoreError, CodecError, FormatError, NameNotFoundError, TruncatedError, UsageError
 from blobstore.index import Entry, IndexedBlob, build_index
-from blobstore.mapping import read_into
 from blobstore.store import Store
 from tests.strategies import bytes_of, payload
 from tests.tensor_strategies import Model, models, mutated

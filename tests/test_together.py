@@ -19,15 +19,15 @@ import numpy as np
 import pytest
 
 import blobstore
-from blobstore import atomic, cli, locking, mapping
+from blobstore import atomic, cli, locking
 from blobstore.atomic import AtomicFile, abandoned, write_file
 from blobstore.convert.checkpoint import open_checkpoint
 from blobstore.convert.plan import plan_by_name
 from blobstore.convert.run import run_plan
+from blobstore.descriptors import ReopenedFile, open_one_of_many
 from blobstore.errors import BlobStoreError, UsageError
 from blobstore.index import open_index
 from blobstore.locking import turn_at
-from blobstore.mapping import MappedFile, open_one_of_many, open_source
 from blobstore.reindex import attach_index, build_for, detach_index
 from blobstore.rewrite import Edits, rewrite
 from tests.checkpoints import linux_only, small, snapshot, write_peer, write_shards
@@ -418,7 +418,7 @@ def test_a_file_that_is_gone_is_said_to_be(tmp_path: Path) -> None:
     path = tmp_path / "file"
     path.write_bytes(bytes(100))
     source = open_one_of_many(path)
-    assert isinstance(source, mapping.ReopenedFile)
+    assert isinstance(source, ReopenedFile)
     source.rest()
     assert source.at_rest
     assert bytes(source.view(0, 3)) == bytes(3)
@@ -442,7 +442,7 @@ def test_a_file_that_is_read_stays_open_while_others_are_opened(tmp_path: Path) 
         assert os.pread(fd, 1, 0) == b"\0"
         assert [bytes(one.view(0, 1))[0] for one in others] == list(range(1, 200))
         assert os.pread(fd, 1, 0) == b"\0"
-    open_now = sum(not one.at_rest for one in (first, *others))  # type: ignore[attr-defined]
+    open_now = sum(not one.at_rest for one in (first, *others))
     assert 0 < open_now <= 66
     for one in (first, *others):
         one.close()
@@ -482,8 +482,3 @@ def test_a_store_left_open_at_the_end_of_a_program_is_silent(tmp_path: Path, mod
         [sys.executable, "-c", textwrap.dedent(code)], capture_output=True, text=True, cwd=ROOT, check=False
     )
     assert (done.returncode, done.stderr) == (0, "")
-
-
-def test_maps_are_files_of_which_one_descriptor_is_enough() -> None:
-    assert issubclass(MappedFile, mapping.ReopenedFile)
-    assert open_source.__doc__

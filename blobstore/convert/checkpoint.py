@@ -9,9 +9,10 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from blobstore.closing import Closing
 from blobstore.convert.safetensors import SafetensorsEntry, parse_header
+from blobstore.descriptors import open_one_of_many
 from blobstore.errors import CheckpointError, in_file
 from blobstore.inputs import refuse_inputs
-from blobstore.mapping import open_one_of_many, read_beginning
+from blobstore.mapping import read_beginning
 from blobstore.strictjson import parse_json, text_map
 from blobstore.transfer import FileRange
 
