@@ -46,7 +46,8 @@ class PlainFile(Closing):
         self._closed = False
         self._guard = threading.Lock()  # of the three above: a freed number is the next file's that is opened
         self._seeking = threading.Lock()
-        self.path = os.path.abspath(path) if path else ""
+        self.path = os.fsdecode(path)
+        self._place = os.path.abspath(path) if path else ""  # wherever this process works later
         self._identity = os.fstat(fd)
         self.size = self._identity.st_size
 
@@ -183,7 +184,7 @@ class ReopenedFile(PlainFile):
         if self._closed:
             raise UsageError("closed", "this file was closed")
         if self._fd is None:
-            self._fd = _open_again(self.path, self._identity)
+            self._fd = _open_again(self._place, self._identity)
         return self._fd
 
 

@@ -263,6 +263,8 @@ class BlobWriter(Completing):
     def keep(self) -> str:
         """Leave the settled file beside the target, complete, and return where."""
         self._state = "closed"
+        if self._hasher:
+            self._hasher.close()
         return self._file.keep() if self._file else ""
 
     def settle(self) -> None:

@@ -84,8 +84,8 @@ def commands(parser: argparse.ArgumentParser, before: str = "") -> Iterator[tupl
                 yield from inside or [(before + name, one)]
 
 
-def run(words: list[str]) -> tuple[int, str, str]:
-    """Run a command in this process → exit status, what it printed, what it told."""
+def run_for_bytes(words: list[str]) -> tuple[int, bytes, str]:
+    """Run a command in this process → exit status, what it wrote to standard output, what it told."""
     out, err = io.TextIOWrapper(io.BytesIO(), "utf-8"), io.StringIO()
     before = sys.stdout, sys.stderr
     sys.stdout, sys.stderr = out, err
@@ -94,7 +94,13 @@ def run(words: list[str]) -> tuple[int, str, str]:
         out.flush()
     finally:
         sys.stdout, sys.stderr = before
-    return status, out.buffer.getvalue().decode("utf-8", "replace"), err.getvalue()
+    return status, out.buffer.getvalue(), err.getvalue()
+
+
+def run(words: list[str]) -> tuple[int, str, str]:
+    """Run a command in this process → exit status, what it printed, what it told."""
+    status, out, err = run_for_bytes(words)
+    return status, out.decode("utf-8", "replace"), err
 
 
 @pytest.fixture(scope="module")
@@ -242,13 +248,11 @@ def test_an_index_never_takes_the_place_of_its_file(site: Path) -> None:
 
 @pytest.mark.parametrize("name", [name for name, one in WRITING.items() if one.streams])
 def test_what_can_stream_writes_to_standard_output_what_it_writes_to_a_file(site: Path, name: str) -> None:
-    def run_into(out: str) -> subprocess.CompletedProcess[bytes]:
-        words = [out if one == "OUT" else one for one in WRITING[name].words.split()]
-        return subprocess.run([sys.executable, "-m", "blobstore", *words], capture_output=True, check=False)
-
-    streamed, written = run_into("-"), run_into("written")
-    assert (streamed.returncode, written.returncode) == (0, 0), streamed.stderr + written.stderr
-    assert streamed.stdout == (site / "written").read_bytes()
+    words = WRITING[name].words.split()
+    status, streamed, told = run_for_bytes([("-" if one == "OUT" else one) for one in words])
+    assert status == 0, told
+    assert run([("written" if one == "OUT" else one) for one in words])[0] == 0
+    assert streamed == (site / "written").read_bytes()
     assert not (site / "-").exists()
 
 
