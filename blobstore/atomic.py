@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Protocol
 
 from blobstore.closing import Completing
 from blobstore.errors import UsageError
-from blobstore.locking import is_at, lock
+from blobstore.locking import is_at, is_temporary, lock, temporary_name
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -22,7 +22,7 @@ _fdatasync = getattr(os, "fdatasync", os.fsync)
 _BINARY = getattr(os, "O_BINARY", 0) | getattr(os, "O_CLOEXEC", 0)
 # What a system says that can't sync a folder, or open it for that. All else (no space, I/O error) is a real error.
 _CANT_SYNC = {errno.EINVAL, errno.EBADF, errno.ENOSYS, errno.EOPNOTSUPP, errno.EACCES, errno.EPERM, errno.EISDIR}
-_PREFIX, _SUFFIX = ".blobstore-", ".tmp"
+_KEPT = 1  # seconds since 1970: the time of a temporary file that holds what could not be put in its place
 
 
 class Moving(Protocol):
@@ -82,9 +82,7 @@ class AtomicFile(Completing):
         self._sync_error: OSError | None = None
         self._fd = -1
         with self._telling():
-            for one in abandoned(self._folder):
-                with suppress(OSError):
-                    os.unlink(one)
+            abandoned(self._folder, remove=True)
             self._fd = self._create()
 
     @property
@@ -146,10 +144,11 @@ class AtomicFile(Completing):
                 self._join()
                 if self._sync_error:  # the system tells of a lost write once only
                     raise self._sync_error
-                self._take_over()
-                os.fsync(self.fileno())
+                self.fileno()  # or it is closed
                 if not self._named:
                     self._name()
+                self._take_over()
+                os.fsync(self.fileno())
             self._settled = True
         except BaseException:
             self.discard()
@@ -158,10 +157,14 @@ class AtomicFile(Completing):
     def keep(self) -> str:
         """Leave the settled file beside the target, complete, and return where: it can't take its place."""
         kept = f"{self.path}.new"
+        while os.path.lexists(kept):
+            kept = f"{self.path}.{os.urandom(4).hex()}.new"
         try:
             os.replace(self._temporary, kept)
         except OSError:
             kept = self._temporary
+            with suppress(OSError):
+                os.utime(kept, (_KEPT, _KEPT))
         self._named = False
         self._close()
         return kept
@@ -171,9 +174,12 @@ class AtomicFile(Completing):
         with self._telling():
             if os.name == "nt":  # pragma: no cover (Windows moves nothing that is open)
                 self._close()
-            os.replace(self._temporary, self.path)
-            self._named = False
-            self._committed = True
+            try:
+                os.replace(self._temporary, self.path)
+            finally:
+                # An interrupt is raised when the call is done already.
+                self._committed = self._fd < 0 or is_at(self.path, self._fd)
+                self._named = not self._committed
             self._close()  # now, since its lock keeps the temporary file from being removed as abandoned
             _sync_folder(self._folder)
 
@@ -240,7 +246,10 @@ class AtomicFile(Completing):
             try:
                 size, done = os.fstat(unnamed).st_size, 0
                 while done < size:
-                    done += os.sendfile(self._fd, unnamed, done, size - done)
+                    sent = os.sendfile(self._fd, unnamed, done, size - done)
+                    if not sent:
+                        raise OSError(errno.EIO, os.strerror(errno.EIO))
+                    done += sent
             finally:
                 os.close(unnamed)
             os.fsync(self._fd)
@@ -256,7 +265,7 @@ class AtomicFile(Completing):
             os.close(fd)  # another one took it for abandoned before it was locked
 
     def _new_name(self) -> str:
-        return os.path.join(self._folder, f"{_PREFIX}{os.urandom(8).hex()}{_SUFFIX}")
+        return os.path.join(self._folder, temporary_name())
 
     def _mode(self) -> int:
         """Return the mode to begin with: nobody else's as long as it isn't known whose it will be."""
@@ -271,7 +280,7 @@ class AtomicFile(Completing):
     def __del__(self, _finalizing: Callable[[], bool] = sys.is_finalizing) -> None:
         if not _finalizing():
             self.discard()
-        elif self._named:  # what is needed may be gone, and nobody could be told
+        elif getattr(self, "_named", False):  # what is needed may be gone, and nobody could be told
             with suppress(Exception):
                 os.unlink(self._temporary)
 
@@ -310,24 +319,30 @@ def move_together(*files: Moving) -> None:
         del first  # it knows this frame, which would know it: a cycle, that keeps what the callers have open
 
 
-def abandoned(folder: str) -> list[str]:
-    """Return the temporary files in a folder whose writers were killed."""
+def abandoned(folder: str, *, remove: bool = False) -> list[str]:
+    """Return the temporary files in a folder whose writers were killed, and which nobody reads; remove them if told."""
     try:
         with os.scandir(folder) as entries:
-            names = [one.path for one in entries if one.name.startswith(_PREFIX) and one.name.endswith(_SUFFIX)]
+            names = [one.path for one in entries if is_temporary(one.name)]
     except OSError:
         return []
-    return sorted(one for one in names if _is_abandoned(one))
+    return sorted(one for one in names if _is_abandoned(one, remove=remove))
 
 
-def _is_abandoned(path: str) -> bool:
-    """Whether nobody holds the lock that the writer of a temporary file has on it."""
+def _is_abandoned(path: str, *, remove: bool) -> bool:
+    """Whether nobody holds the lock that the writer, or a reader, of a temporary file has on it."""
     try:
         fd = os.open(path, os.O_RDONLY | _BINARY | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0))
     except OSError:
         return False
     try:
-        return stat.S_ISREG(os.fstat(fd).st_mode) and lock(fd, wait=False) and is_at(path, fd)
+        found = os.fstat(fd)
+        free = stat.S_ISREG(found.st_mode) and int(found.st_mtime) != _KEPT
+        free = free and lock(fd, wait=False) and is_at(path, fd)
+        if free and remove:
+            with suppress(OSError):
+                os.unlink(path)  # as long as it is locked: a new one of this name would be another's
+        return free
     finally:
         os.close(fd)
 

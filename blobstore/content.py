@@ -178,7 +178,10 @@ def write_content(
     """
     path = target if isinstance(target, (str, os.PathLike)) else None
     if path is None and content.entries is not None and index == "external":
-        raise UsageError("needs-path", "an external index stands beside its file: a stream has no such place")
+        raise UsageError(
+            "needs-path",
+            "an external index stands beside its file, and a stream has no such place: embed it, or leave it out",
+        )
     if not content.blobs:
         raise UsageError("no-blobs", "nothing would be left: a container has at least one blob")
     keeping = content.digests and content.entries is not None and index != "none"

@@ -16,6 +16,7 @@ import numpy as np
 
 from blobstore.closing import Closing
 from blobstore.errors import TruncatedError, UsageError, in_file
+from blobstore.locking import is_temporary, share
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -256,7 +257,10 @@ def open_regular(path: str | PathLike[str]) -> int:
         if not stat.S_ISREG(mode):
             kind = "a folder" if stat.S_ISDIR(mode) else "a pipe or device"
             raise UsageError("not-a-file", f"expected a regular file, found {kind}")
-        return os.open(path, _FLAGS)
+        fd = os.open(path, _FLAGS)
+    if is_temporary(os.path.basename(os.path.realpath(os.fsdecode(path)))):
+        share(fd)  # what is read is no rubbish
+    return fd
 
 
 def open_one_of_many(path: str | PathLike[str]) -> ReopenedFile:

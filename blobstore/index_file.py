@@ -7,7 +7,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from blobstore.errors import FormatError, in_file
+from blobstore.errors import FormatError, UsageError, in_file
 from blobstore.index import NameIndex, open_index, parse_index
 from blobstore.keys import INDEX_KEY
 from blobstore.mapping import read_whole
@@ -44,7 +44,9 @@ def find_index(reader: BlobReader, *, whole: bool = True) -> FoundIndex | None:
     found = None
     for path in beside(reader.path):
         with in_file(path), suppress(FileNotFoundError):
-            if os.path.isfile(path):
+            if os.path.lexists(path) and not os.path.isdir(path):
+                if os.path.islink(path) and not os.path.exists(path):
+                    raise UsageError("not-a-file", "the index beside the file is a link that leads nowhere: remove it")
                 found = FoundIndex(read_external(path, reader.directory, whole=whole), path)
                 break
     # An index may fit both the file that is open and the one that has taken its place, or have gone with the first.

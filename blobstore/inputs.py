@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import os
-from typing import TYPE_CHECKING
+import stat
+from typing import TYPE_CHECKING, Any
 
 from blobstore.errors import BlobStoreError, UsageError
 from blobstore.index import INDEX_MAGIC
@@ -21,26 +22,34 @@ if TYPE_CHECKING:
 _STORE_MAGIC = MAGIC.to_bytes(4, "little")
 
 
-def files_of(*stores: Path | BinaryIO | None) -> list[str]:
-    """Return the paths of .sbs files and of their indexes beside them; of a stream, and of None, nothing."""
-    paths = [os.fspath(one) for one in stores if isinstance(one, (str, os.PathLike))]
-    return [file for path in paths for file in (path, *beside(path))]
+def files_of(*stores: Path | BinaryIO | None) -> list[Any]:
+    """Return the paths of .sbs files and of their indexes beside them; streams as they are."""
+    files: list[Any] = []
+    for one in stores:
+        files += (
+            [one, *beside(os.fsdecode(one))]
+            if isinstance(one, (str, bytes, os.PathLike))
+            else [one] * (one is not None)
+        )
+    return files
 
 
-def refuse_inputs(outputs: Iterable[Path | BinaryIO | None], inputs: Iterable[Path], *, folder: Path = "") -> None:
+def refuse_inputs(
+    outputs: Iterable[Path | BinaryIO | None], inputs: Iterable[Path], *, folder: Path = "", but_ours: bool = True
+) -> None:
     """Refuse outputs that are inputs: by path, by a link, or by another name of the same file.
 
     Args:
-        outputs: What would be replaced or removed; a stream, and None, is nothing.
+        outputs: What would be replaced, removed or (a stream) written to.
         inputs: What is read, or may be.
-        folder: Of a checkpoint: all files in it are inputs, but .sbs files and indexes, which no checkpoint consists
-            of: they are results of earlier conversions.
+        folder: Of a checkpoint: all files in it are inputs.
+        but_ours: Except for .sbs files and indexes, which no checkpoint consists of: they are results of earlier
+            conversions.
 
     Raises:
         UsageError: ``same-file``.
     """
-    paths = [os.fspath(one) for one in outputs if isinstance(one, (str, os.PathLike))]
-    present = [(one, found) for one in paths if (found := _stat(one))]
+    present = [(one, found) for output in outputs for one, found in _present(output)]
     if not present:
         return
     read = {(found.st_dev, found.st_ino): os.fspath(one) for one in inputs if (found := _stat(one))}
@@ -48,9 +57,25 @@ def refuse_inputs(outputs: Iterable[Path | BinaryIO | None], inputs: Iterable[Pa
     for path, found in present:
         identity = (found.st_dev, found.st_ino)
         other = read.get(identity) or around.get(identity)
-        if other is not None and (identity in read or not _is_ours(path)):
+        if other is not None and (identity in read or not but_ours or not _is_ours(path)):
             alias = "" if other == path else f" (as {other!r})"
             raise UsageError("same-file", f"{path!r} would be lost: it is read{alias}; choose another output")
+
+
+def _present(output: Path | BinaryIO | None) -> Iterator[tuple[str, os.stat_result]]:
+    """Yield what an output is called, and what there is; nothing for what is no file."""
+    if isinstance(output, (str, bytes, os.PathLike)):
+        path = os.fsdecode(output)
+        found = _stat(path)
+        if found:
+            yield path, found
+        return
+    try:
+        found = os.fstat(output.fileno()) if output is not None else None
+    except (OSError, ValueError, AttributeError):  # a stream without a descriptor
+        return
+    if found and stat.S_ISREG(found.st_mode):
+        yield str(getattr(output, "name", "standard output")), found
 
 
 def _in(folder: Path) -> Iterator[str]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import re
 from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING
 
@@ -14,6 +15,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from os import PathLike
 
+_TEMPORARY = re.compile(r"\.blobstore-[0-9a-f]{16}\.tmp")
 _FLAGS = getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_NOFOLLOW", 0)
 
 
@@ -77,5 +79,22 @@ def is_at(path: str, fd: int) -> bool:
     """Whether a path names an open file, and not another one or none any more."""
     try:
         return os.path.samestat(os.lstat(path), os.fstat(fd))
-    except FileNotFoundError:
+    except OSError:
         return False
+
+
+def temporary_name() -> str:
+    """Return a new name for a file that isn't complete yet."""
+    return f".blobstore-{os.urandom(8).hex()}.tmp"
+
+
+def is_temporary(name: str) -> bool:
+    """Whether a name is one that `temporary_name` gives."""
+    return _TEMPORARY.fullmatch(name) is not None
+
+
+def share(fd: int) -> None:
+    """Let nobody `lock` a file as long as it is open, where the system has locks and nobody has locked it yet."""
+    if os.name != "nt":
+        with suppress(OSError):
+            fcntl.flock(fd, fcntl.LOCK_SH | fcntl.LOCK_NB)

@@ -89,7 +89,9 @@ class BlobWriter(Completing):
         elif not hasattr(target, "write"):
             raise UsageError("bad-target", f"expected a path or a binary stream, found {type(target).__name__}")
         elif version == 1:
-            raise UsageError("needs-seek", "version 1 begins with its directory and needs a path: use version=2")
+            raise UsageError(
+                "needs-seek", "version 1 begins with its directory, and a stream can't: write version 2, or to a path"
+            )
         else:
             self._sink = Sink(target)
         # Version 1 can't know its first blob's offset yet: leave the most room, and move the blobs when all are there.

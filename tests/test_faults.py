@@ -62,6 +62,8 @@ def test_a_full_disk_is_told_by_the_outputs_name_and_changes_nothing(site: Path,
     (site / "target").mkdir()
     suffix = COMMANDS[name].suffix
     (site / "target" / f"out{suffix}").write_bytes(b"what was there")
+    if name == "export shards":  # which don't replace it
+        os.unlink(site / "target" / "out")
     before, there = everything(site), snapshot(site / "target")
     with largest_file(100):
         status, _, told = run(words_of(name, f"target/out{suffix}"))
@@ -103,12 +105,12 @@ def small_file_system(folder: Path, nbytes: int) -> Iterator[None]:
 def test_a_small_disk_that_is_full_is_as_it_was(site: Path, name: str) -> None:
     with small_file_system(site / "small", 4096):
         suffix = COMMANDS[name].suffix
-        (site / "small" / f"out{suffix}").write_bytes(b"what was there")
+        (site / "small" / f"{'other' if name == 'export shards' else 'out'}{suffix}").write_bytes(b"what was there")
         status, _, told = run(words_of(name, f"small/out{suffix}"))
         assert status == 1, told
         assert "small" in told
         assert "No space left on device" in told or "disk-too-small" in told
-        assert snapshot(site / "small") == {f"out{suffix}": b"what was there"}
+        assert list(snapshot(site / "small").values()) == [b"what was there"]
 
 
 @pytest.mark.stress

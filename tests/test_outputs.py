@@ -426,3 +426,54 @@ def test_an_error_while_shards_are_replaced_keeps_or_names_what_is_complete(
             for one in kept:
                 os.unlink(site / "out" / one)
             run(words)
+
+
+def test_an_export_follows_links(site: Path) -> None:
+    (site / "out").mkdir()
+    (site / "real").mkdir()
+    words = layouts(site)["shards"]
+    assert run(words)[0] == 0
+    index = site / "out" / "model.safetensors.index.json"
+    index.rename(site / "real" / "i.json")
+    index.symlink_to(site / "real" / "i.json")
+    assert run(words)[0] == 0
+    assert index.is_symlink()
+    assert index.exists()
+    assert run(["export", "tuned.sbs", "-o", "real/m.safetensors", "--max-shard-size", "1kB"])[0] == 0
+    (site / "m.safetensors").symlink_to("real/m.safetensors")
+    status, _, told = run(["export", "tuned.sbs", "-o", "m.safetensors"])
+    assert (status, "superseded" in told) == (2, True)
+
+
+def test_standard_output_is_an_output_as_well(site: Path) -> None:
+    for words in (["get", "tuned.sbs", NAME], ["rewrite", "tuned.sbs", "-o", "-"], ["convert", "ck", "-o", "-"]):
+        read = site / ("ck/model.safetensors" if words[1] == "ck" else words[1])
+        before = read.read_bytes()
+        with open(read, "ab") as stream:
+            command = [sys.executable, "-m", "blobstore", *words]
+            done = subprocess.run(command, stdout=stream, stderr=subprocess.PIPE, text=True, check=False)
+        assert (done.returncode, "same-file" in done.stderr) == (2, True), words
+        assert read.read_bytes() == before
+
+
+@pytest.mark.parametrize(
+    ("words", "reason"),
+    [
+        (["get", "tuned.sbs", NAME, "-o", ""], "no-output"),
+        (["export", "tuned.sbs", "-o", ""], "no-output"),
+        (["verify", "made.sbs", "--against", "ck", "--receipt", ""], "no-output"),
+        (["export", "tuned.sbs", "-o", "out/", "--max-shard-size", "1kB"], "bad-name"),
+        (
+            ["verify", "made.sbs", "--against", "ck/model.safetensors", "--receipt", "ck/chat_template.jinja"],
+            "same-file",
+        ),
+        (["verify", "made.sbs", "--against", "ck", "--receipt", "ck/earlier.sbs"], "same-file"),
+    ],
+)
+def test_outputs_that_can_not_be_meant_are_refused(site: Path, words: list[str], reason: str) -> None:
+    (site / "ck" / "chat_template.jinja").write_text("{{ bos_token }}")
+    shutil.copy(site / "tuned.sbs", site / "ck" / "earlier.sbs")
+    before = everything(site)
+    status, printed, told = run(words)
+    assert (status, printed, reason in told) == (2, "", True), told
+    assert everything(site) == before

@@ -278,20 +278,21 @@ def test_what_a_killed_writer_leaves_is_told_and_removed_and_what_a_living_one_h
 
 
 def test_only_temporary_files_of_ours_are_abandoned(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    (tmp_path / ".blobstore-folder.tmp").mkdir()
-    os.mkfifo(tmp_path / ".blobstore-pipe.tmp")
+    (tmp_path / ".blobstore-0000000000000000.tmp").mkdir()
+    os.mkfifo(tmp_path / ".blobstore-1111111111111111.tmp")
     (tmp_path / "target").write_bytes(b"data")
-    (tmp_path / ".blobstore-link.tmp").symlink_to("target")
-    (tmp_path / ".blobstore-x.new").write_bytes(b"data")
+    (tmp_path / ".blobstore-2222222222222222.tmp").symlink_to("target")
+    for name in (".blobstore-cache.tmp", f".blobstore-{'3' * 16}.new", f".blobstore-{'A' * 16}.tmp"):
+        (tmp_path / name).write_bytes(b"data")
     assert abandoned(str(tmp_path)) == []
     assert abandoned(str(tmp_path / "nowhere")) == []
-    (tmp_path / ".blobstore-x.tmp").write_bytes(b"data")
-    assert abandoned(str(tmp_path)) == [str(tmp_path / ".blobstore-x.tmp")]
+    (tmp_path / ".blobstore-3333333333333333.tmp").write_bytes(b"data")
+    assert abandoned(str(tmp_path)) == [str(tmp_path / ".blobstore-3333333333333333.tmp")]
     # Where there are no locks nothing tells whether a writer lives.
     monkeypatch.setattr(atomic, "lock", lambda *_, **__: False)
     assert abandoned(str(tmp_path)) == []
     write_file(tmp_path / "target", b"new")
-    assert (tmp_path / ".blobstore-x.tmp").exists()
+    assert (tmp_path / ".blobstore-3333333333333333.tmp").exists()
 
 
 def test_a_file_that_is_taken_for_abandoned_before_it_is_locked_is_made_again(
@@ -482,3 +483,108 @@ def test_a_store_left_open_at_the_end_of_a_program_is_silent(tmp_path: Path, mod
         [sys.executable, "-c", textwrap.dedent(code)], capture_output=True, text=True, cwd=ROOT, check=False
     )
     assert (done.returncode, done.stderr) == (0, "")
+
+
+# ------------------------------------------------------------------------------------------- what fresh eyes have found
+
+
+def test_a_leftover_that_is_read_is_no_rubbish(tmp_path: Path) -> None:
+    left, path = tmp_path / f".blobstore-{'0' * 16}.tmp", tmp_path / "m.sbs"
+    save(left, 1, "embedded")
+    data = left.read_bytes()
+    with blobstore.open(left, access="mmap"), blobstore.open(left, access="read"):
+        save(path, 2, "embedded")
+    assert cli.main(["recover", str(left), "-o", str(tmp_path / "saved.sbs")]) == 0
+    assert cli.main(["rewrite", str(left), "--in-place", "--set", "a=b"]) == 0
+    assert cli.main(["get", str(left), "a1", "-o", str(tmp_path / "a.bin")]) == 0
+    assert left.exists()
+    assert read(tmp_path / "saved.sbs") == 1
+    assert data
+
+
+@pytest.mark.parametrize("index", ["external", "none"])
+def test_an_interrupt_right_after_a_rename_leaves_no_old_index(
+    tmp_path: Path, index: IndexPlace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "m.sbs"
+    save(path, 1, "external")
+    real = os.replace
+
+    def replace(source: str, target: str) -> None:
+        real(source, target)
+        if target == str(path):
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(os, "replace", replace)
+    with pytest.raises(KeyboardInterrupt), blobstore.create(path, index=index) as store:
+        for key in ("a", "b"):
+            if index == "none":
+                store.add_blob(f"{key}1", bytes(32))
+            else:
+                store.add(f"{key}0", np.full(8, 2, np.float32))
+    monkeypatch.setattr(os, "replace", real)
+    assert read(path) == (2 if index == "external" else None)
+
+
+def test_what_is_kept_takes_nobodys_place_and_is_not_removed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "m.sbs"
+    save(path, 1, "external")
+    (tmp_path / "m.sbs.idx.new").write_bytes(b"a user's")
+    real = os.replace
+
+    def replace(source: str, target: str) -> None:
+        if ".idx" in target and path.stat().st_ino != inode:
+            raise OSError(errno.EIO, os.strerror(errno.EIO), source, None, target)
+        real(source, target)
+
+    inode = path.stat().st_ino
+    monkeypatch.setattr(os, "replace", replace)
+    with pytest.raises(OSError, match="nothing is lost"):
+        save(path, 2, "external")
+    monkeypatch.setattr(os, "replace", real)
+    (kept,) = (one for one in os.listdir(tmp_path) if one.endswith(".tmp"))
+    write_file(tmp_path / "other", b"data")
+    assert (tmp_path / "m.sbs.idx.new").read_bytes() == b"a user's"
+    os.replace(tmp_path / kept, f"{path}.idx")
+    assert read(path) == 2
+
+
+@linux_only
+def test_a_mode_is_kept_where_files_can_not_be_linked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def forbidden(*_: object, **__: object) -> None:
+        raise PermissionError(errno.EPERM, "not here")
+
+    write_file(tmp_path / "file", b"old")
+    (tmp_path / "file").chmod(0o664)
+    monkeypatch.setattr(os, "link", forbidden)
+    write_file(tmp_path / "file", b"new")
+    assert ((tmp_path / "file").stat().st_mode & 0o777, (tmp_path / "file").read_bytes()) == (0o664, b"new")
+
+
+def test_writers_with_named_files_leave_each_other_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os, "O_TMPFILE", 0, raising=False)
+    failed: list[BaseException] = []
+
+    def work(number: int) -> None:
+        try:
+            for _ in range(100):
+                write_file(tmp_path / f"{number}", b"data")
+        except OSError as error:
+            failed.append(error)
+
+    threads = [threading.Thread(target=work, args=(number,)) for number in range(4)]
+    for one in threads:
+        one.start()
+    for one in threads:
+        one.join()
+    assert not failed
+    assert sorted(os.listdir(tmp_path)) == ["0", "1", "2", "3"]
+
+
+def test_an_index_that_leads_nowhere_is_told(tmp_path: Path) -> None:
+    path = tmp_path / "m.sbs"
+    save(path, 1, "external")
+    (tmp_path / "m.sbs.idx").rename(tmp_path / "gone")
+    (tmp_path / "m.sbs.idx").symlink_to("nowhere")
+    with pytest.raises(UsageError, match="not-a-file"):
+        blobstore.open(path)

@@ -6,6 +6,7 @@ import argparse
 import os
 import signal
 import sys
+from contextlib import suppress
 from importlib import import_module
 from typing import TYPE_CHECKING
 
@@ -80,30 +81,35 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """
     _prepare_streams()
     given = list(sys.argv[1:] if arguments is None else arguments)
-    options = parser(_needed(given)).parse_args(given)
     try:
+        options = parser(_needed(given)).parse_args(given)
         status: int = options.run(options)
         sys.stdout.flush()
     except BrokenPipeError:
         status = _CUT_OFF  # the reader has seen enough: blobstore ls … | head
     except (BlobStoreError, OSError) as error:
-        print(f"blobstore: {_text(error)}", file=sys.stderr)
+        _say(f"blobstore: {_text(error)}")
         status = USAGE if isinstance(error, _USAGE_ERRORS) else FAULT
     except MemoryError as error:
-        print(f"blobstore: out of memory: {shown(str(error)) or 'a tensor or a file does not fit'}", file=sys.stderr)
+        _say(f"blobstore: out of memory: {shown(str(error)) or 'a tensor or a file does not fit'}")
         status = FAULT
     except Exception as error:  # nobody is shown a traceback
         if os.environ.get("BLOBSTORE_TRACEBACK"):
             raise
         what = shown(f"{type(error).__name__}: {error}")
         hint = "a fault of blobstore, please report it; BLOBSTORE_TRACEBACK=1 shows where"
-        print(f"blobstore: {what}: {hint}", file=sys.stderr)
+        _say(f"blobstore: {what}: {hint}")
         status = FAULT
     except KeyboardInterrupt:
-        print("blobstore: interrupted", file=sys.stderr)
+        _say("blobstore: interrupted")
         status = 128 + signal.SIGINT
     _give_up_unwritten()
     return status
+
+
+def _say(text: str) -> None:
+    with suppress(OSError):  # standard error may be full, or closed: the exit status still tells
+        print(text, file=sys.stderr)
 
 
 def _prepare_streams() -> None:

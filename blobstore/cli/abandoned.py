@@ -10,7 +10,8 @@ from blobstore.cli.output import note, size
 
 def tell_abandoned(path: str) -> None:
     """Tell the user."""
-    for one in abandoned(os.path.dirname(os.path.realpath(path))):
+    folder = path if os.path.isdir(path) else os.path.dirname(os.path.realpath(path))
+    for one in abandoned(folder):
         try:
             nbytes = os.lstat(one).st_size
         except FileNotFoundError:  # a writer has come meanwhile

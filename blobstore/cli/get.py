@@ -48,7 +48,7 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
 
 def run(options: argparse.Namespace) -> int:
     """Run the command."""
-    output = options.output or "-"
+    output = "-" if options.output is None else options.output
     target = output_of(options, output)
     refuse_inputs([target], files_of(options.file, options.base))
     with blobstore.open(options.file, base=options.base) as store:

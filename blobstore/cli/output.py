@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import sys
 import time
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Any
 
 from blobstore.errors import UsageError
@@ -62,12 +63,16 @@ def output_of(options: argparse.Namespace, output: str, *, streams: bool = True)
     Raises:
         UsageError: ``no-stream``; ``two-ways`` with ``--json``; ``terminal``.
     """
+    if not output:
+        raise UsageError("no-output", "the output has no name: is a variable of the shell empty?")
     if output != "-":
         return output
     if not streams:
         raise UsageError("no-stream", "- is standard output, and this needs a file: -o OUT (./- is a file called -)")
     if getattr(options, "json", False):
         raise UsageError("two-ways", "--json and a file can't both go to standard output: leave out one of the two")
+    if getattr(sys.stdout, "name", "") == os.devnull:
+        raise UsageError("no-stdout", "standard output is closed: -o OUT")
     if sys.stdout.isatty():
         raise UsageError("terminal", "bytes are not for a terminal: -o OUT, or pipe them on")
     sys.stdout.flush()
@@ -186,7 +191,8 @@ def print_fields(fields: Iterable[tuple[str, object]]) -> None:
 
 def note(text: str) -> None:
     """Tell the user something beside the data."""
-    print(f"note: {shown(text)}", file=sys.stderr)
+    with suppress(OSError):  # whoever has closed or filled standard error doesn't want it
+        print(f"note: {shown(text)}", file=sys.stderr)
 
 
 @contextmanager

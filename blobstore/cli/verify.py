@@ -77,7 +77,7 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
 def run(options: argparse.Namespace) -> int:
     """Run the command."""
     alone = options.quick or options.values or options.strict or options.workers is not None
-    with_source = options.tokenizer or options.list or options.receipt
+    with_source = options.tokenizer is not None or options.list or options.receipt is not None
     if options.against is None and with_source:
         raise UsageError("no-source", "--tokenizer, --list and --receipt go with --against SRC")
     if options.against is not None and alone:
@@ -109,7 +109,7 @@ def _verify_alone(options: argparse.Namespace) -> int:
 
 def _verify_against(options: argparse.Namespace) -> int:
     watch = Stopwatch()
-    receipt = output_of(options, options.receipt) if options.receipt else ""
+    receipt = output_of(options, options.receipt) if options.receipt is not None else ""
     with (
         blobstore.open(options.file, access="read", base=options.base) as store,
         open_checkpoint(options.against) as checkpoint,
@@ -120,7 +120,7 @@ def _verify_against(options: argparse.Namespace) -> int:
             tokenizer=tokenizer_beside(checkpoint, options.tokenizer),
             chat_template=has_chat_template(checkpoint),
         )
-        checkpoint.refuse_as_outputs(options.receipt, also=files_of(options.file, options.base))
+        checkpoint.refuse_as_outputs(receipt or None, but_ours=False, also=files_of(options.file, options.base))
         for text in checkpoint.notes:
             note(text)
         with progress(plan.nbytes, "verifying") as advance:

@@ -66,7 +66,10 @@ def tokenizer_beside(checkpoint: Checkpoint, given: str | None) -> bytes | None:
 def has_chat_template(checkpoint: Checkpoint) -> bool:
     """Whether a checkpoint's folder has a chat template, which instruction-tuned models come with."""
     folder = checkpoint.folder
-    if any(os.path.exists(os.path.join(folder, name)) for name in _TEMPLATES):
+    templates = [os.path.join(folder, name) for name in _TEMPLATES if os.path.exists(os.path.join(folder, name))]
+    for one in templates:
+        checkpoint.note_read(one)
+    if templates:
         return True
     path = os.path.join(folder, "tokenizer_config.json")
     if not os.path.lexists(path):

@@ -224,8 +224,7 @@ def run_export(
     old = superseded(path, len(plan.shards))
     refuse_inputs([*shards, index, *old], files_of(store.path, store.base_path))
     if old and not force:
-        what = f"{', '.join(map(repr, old))}, of an earlier export, would stand beside the new one and be read instead"
-        raise UsageError("superseded", f"{what} or with it: --force removes what is superseded")
+        raise _left_over(old)
     if index:
         raw = _index_of(plan, shards)
     targets: list[AtomicFile] = []
@@ -239,6 +238,9 @@ def run_export(
         for target in targets:
             target.settle()
         with turn_at(path):
+            old = superseded(path, len(plan.shards))  # others may have come meanwhile
+            if old and not force:
+                raise _left_over(old)
             with _taken_away(index, targets):
                 move_together(*targets)
             # The index first: without it the old shards are nobody's.
@@ -251,12 +253,13 @@ def run_export(
 @contextmanager
 def _taken_away(index: str, targets: Sequence[AtomicFile]) -> Iterator[None]:
     """Take the old index of shards away while these are replaced; it comes back if none was."""
-    if not index or not os.path.isfile(index):
+    index = os.path.realpath(index) if index else ""
+    if not os.path.isfile(index):
         yield
         return
     old = read_whole(index)
-    os.unlink(index)
     try:
+        os.unlink(index)
         yield
     except BaseException:
         if not any(one.committed for one in targets):
@@ -270,23 +273,35 @@ def _names(path: str, count: int) -> tuple[str, list[str]]:
     if count == 1:
         return "", [path]
     stem = path.removesuffix(".safetensors")
+    if not os.path.basename(stem):
+        raise UsageError("bad-name", f"{path!r} has no name that those of shards could be made of: -o OUT.safetensors")
     return f"{stem}.safetensors.index.json", [f"{stem}-{i + 1:05}-of-{count:05}.safetensors" for i in range(count)]
 
 
 def superseded(path: str, count: int) -> list[str]:
     """Return the files of earlier exports to a path that one of ``count`` files doesn't replace, the index first."""
     index, shards = _names(path, count)
-    stem = path.removesuffix(".safetensors")
-    folder, name = os.path.split(stem)
-    shard = re.compile(re.escape(name) + r"-[0-9]{5}-of-[0-9]{5}\.safetensors")
-    try:
-        there = sorted(os.listdir(folder or "."))
-    except OSError:  # writing says so
-        return []
-    others = [one for one in (f"{name}.safetensors.index.json", f"{name}.safetensors") if one in there]
-    others += [one for one in there if shard.fullmatch(one)]
-    new = {os.path.basename(one) for one in (path if count == 1 else index, *shards)}
-    return [os.path.join(folder, one) for one in others if one not in new]
+    new = {os.path.realpath(one) for one in (index, *shards) if one}
+    found: dict[str, None] = {}
+    for one in (
+        (path, os.path.realpath(path)) if os.path.islink(path) else (path,)
+    ):  # beside a link, and beside the file
+        stem = one.removesuffix(".safetensors")
+        folder, name = os.path.split(stem)
+        shard = re.compile(re.escape(name) + r"-[0-9]{5}-of-[0-9]{5}\.safetensors")
+        try:
+            there = sorted(os.listdir(folder or "."))
+        except OSError:  # writing says so
+            continue
+        others = [f"{name}.safetensors.index.json", os.path.basename(one), *filter(shard.fullmatch, there)]
+        places = [os.path.join(folder, other) for other in others if other in there]
+        found |= dict.fromkeys(place for place in places if not os.path.isdir(place))
+    return [one for one in found if os.path.realpath(one) not in new]
+
+
+def _left_over(old: Sequence[str]) -> UsageError:
+    what = f"{', '.join(map(repr, old))} would stay beside the new files, and be read instead of them or with them"
+    return UsageError("superseded", f"{what}: --force removes such files, or choose another output")
 
 
 def _index_of(plan: ExportPlan, paths: list[str]) -> bytes:
