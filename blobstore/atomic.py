@@ -68,9 +68,10 @@ class AtomicFile(Completing):
             OSError: The folder isn't there or can't be written to.
         """
         self.path = os.path.realpath(os.fspath(path))
-        if os.path.lexists(self.path) and not stat.S_ISREG(os.lstat(self.path).st_mode):
+        there = _stat(self.path, follow_symlinks=False)
+        if there and not stat.S_ISREG(there.st_mode):
             raise UsageError("not-a-file", f"{self.path!r} is no regular file and can't be replaced")
-        self._like = _stat(self.path) or (_stat(like) if like is not None else None)
+        self._like = there or (_stat(like) if like is not None else None)
         self._folder = os.path.dirname(self.path)
         if not os.path.isdir(self._folder):
             raise FileNotFoundError(errno.ENOENT, "no such folder", self._folder)
@@ -353,9 +354,9 @@ def write_all(fd: int, data: memoryview) -> None:
         data = data[os.write(fd, data) :]
 
 
-def _stat(path: str | PathLike[str]) -> os.stat_result | None:
+def _stat(path: str | PathLike[str], *, follow_symlinks: bool = True) -> os.stat_result | None:
     try:
-        return os.stat(path)
+        return os.stat(path, follow_symlinks=follow_symlinks)
     except OSError:
         return None
 

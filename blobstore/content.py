@@ -180,7 +180,7 @@ def write_content(
     if path is None and content.entries is not None and index == "external":
         raise UsageError(
             "needs-path",
-            "an external index stands beside its file, and a stream has no such place: embed it, or leave it out",
+            "an external index stands beside its file, not in a stream: embed it, or leave it out",
         )
     if not content.blobs:
         raise UsageError("no-blobs", "nothing would be left: a container has at least one blob")

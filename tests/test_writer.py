@@ -588,7 +588,10 @@ def test_another_version_is_refused(path: Path, version: int) -> None:
 def test_version_1_is_not_streamed() -> None:
     with pytest.raises(UsageError) as caught:
         BlobWriter(io.BytesIO(), version=1)
-    assert str(caught.value) == "needs-seek: version 1 begins with its directory and needs a path: use version=2"
+    assert (
+        str(caught.value)
+        == "needs-seek: version 1 begins with its directory, and a stream can't: write version 2, or to a path"
+    )
 
 
 def test_a_folder_is_not_replaced(tmp_path: Path) -> None:
