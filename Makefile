@@ -6,10 +6,10 @@ BIN := $(VENV)/bin
 
 FUZZ_SECONDS ?= 60
 STRESS_SECONDS ?= 120
-PLAIN_TESTS := -m "not minilm and not candle and not torch and not jax and not stress" -n auto --dist worksteal
+PLAIN_TESTS := -m "not minilm and not candle and not torch and not jax and not stress and not slowly" -n auto --dist worksteal
 OLDEST := build/oldest
 
-.PHONY: demo test test-extras lint unit coverage fuzz mutants stress bench test-oldest test-minilm test-candle test-torch test-jax \
+.PHONY: demo test test-extras lint unit coverage fuzz mutants stress bench test-oldest test-slowly test-minilm test-candle test-torch test-jax \
 	vectors clean
 
 demo: $(VENV)/.installed
@@ -17,7 +17,7 @@ demo: $(VENV)/.installed
 
 test: lint unit
 
-test-extras: test-minilm test-candle test-torch test-jax stress
+test-extras: test-minilm test-candle test-torch test-jax test-slowly stress
 
 lint: $(VENV)/.test
 	$(BIN)/ruff check .
@@ -43,6 +43,9 @@ stress: $(VENV)/.test
 
 mutants: $(VENV)/.mutants
 	$(BIN)/python tests/mutants/run.py $(MODULE)
+
+test-slowly: $(VENV)/.test
+	$(BIN)/python -m pytest -m slowly --no-header -n auto --dist worksteal
 
 test-minilm: $(VENV)/.minilm
 	$(BIN)/python -m pytest -m minilm --no-header

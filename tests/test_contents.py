@@ -98,6 +98,7 @@ def check_flip(path: Path, raw: bytes, bit: int, holder: str) -> None:
         assert one.names == names
 
 
+@pytest.mark.slowly
 def test_every_bit_of_a_small_file_is_found_when_it_is_flipped(tmp_path: Path) -> None:
     path = tmp_path / "m.sbs"
     raw = write_small(path, 1)
@@ -107,6 +108,7 @@ def test_every_bit_of_a_small_file_is_found_when_it_is_flipped(tmp_path: Path) -
         check_flip(path, raw, bit, holder(bit // 8))
 
 
+@pytest.mark.slowly
 def test_every_bit_of_what_a_version_2_holds_is_found_when_it_is_flipped(tmp_path: Path) -> None:
     path = tmp_path / "m.sbs"
     raw = write_small(path, 2)
