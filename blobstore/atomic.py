@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Protocol
 
 from blobstore.closing import Completing
 from blobstore.errors import UsageError
+from blobstore.file_systems import stat_of
 from blobstore.locking import is_at, is_temporary, lock, temporary_name
 
 if TYPE_CHECKING:
@@ -68,10 +69,10 @@ class AtomicFile(Completing):
             OSError: The folder isn't there or can't be written to.
         """
         self.path = os.path.realpath(os.fspath(path))
-        there = _stat(self.path, follow_symlinks=False)
+        there = stat_of(self.path, follow_symlinks=False)
         if there and not stat.S_ISREG(there.st_mode):
             raise UsageError("not-a-file", f"{self.path!r} is no regular file and can't be replaced")
-        self._like = there or (_stat(like) if like is not None else None)
+        self._like = there or (stat_of(like) if like is not None else None)
         self._folder = os.path.dirname(self.path)
         if not os.path.isdir(self._folder):
             raise FileNotFoundError(errno.ENOENT, "no such folder", self._folder)
@@ -177,9 +178,10 @@ class AtomicFile(Completing):
                 self._close()
             try:
                 os.replace(self._temporary, self.path)
+                self._committed = True
             finally:
                 # An interrupt is raised when the call is done already.
-                self._committed = self._fd < 0 or is_at(self.path, self._fd)
+                self._committed = self._committed or (self._fd >= 0 and is_at(self.path, self._fd))
                 self._named = not self._committed
             self._close()  # now, since its lock keeps the temporary file from being removed as abandoned
             _sync_folder(self._folder)
@@ -352,13 +354,6 @@ def write_all(fd: int, data: memoryview) -> None:
     """Write all of ``data``, which one system call need not do."""
     while data:
         data = data[os.write(fd, data) :]
-
-
-def _stat(path: str | PathLike[str], *, follow_symlinks: bool = True) -> os.stat_result | None:
-    try:
-        return os.stat(path, follow_symlinks=follow_symlinks)
-    except OSError:
-        return None
 
 
 def _sync_folder(folder: str) -> None:

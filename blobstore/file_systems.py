@@ -1,4 +1,4 @@
-"""Which kind of file system a file is on, and whether that may go away."""
+"""What the system says of a path, and which kind of file system it is on."""
 
 from __future__ import annotations
 
@@ -8,9 +8,18 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
+    from os import PathLike
 
 # Where a lost connection kills a process that maps; FUSE is mostly such drives, or buckets.
 _REMOTE = ("nfs", "cifs", "smb", "9p", "afs", "ceph", "gluster", "lustre", "beegfs", "gpfs", "ncpfs", "coda", "fuse.")
+
+
+def stat_of(path: str | PathLike[str], *, follow_symlinks: bool = True) -> os.stat_result | None:
+    """Return what a path names; None where nothing is, or nothing that can be looked at."""
+    try:
+        return os.stat(path, follow_symlinks=follow_symlinks)
+    except OSError:
+        return None
 
 
 @cache

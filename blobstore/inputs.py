@@ -7,9 +7,10 @@ import stat
 from typing import TYPE_CHECKING, Any
 
 from blobstore.errors import BlobStoreError, UsageError
+from blobstore.file_systems import stat_of
 from blobstore.index import INDEX_MAGIC
 from blobstore.index_file import beside
-from blobstore.layout import MAGIC
+from blobstore.layout import MAGIC_BYTES
 from blobstore.mapping import read_beginning
 
 if TYPE_CHECKING:
@@ -19,18 +20,15 @@ if TYPE_CHECKING:
 
     Path = str | PathLike[str]
 
-_STORE_MAGIC = MAGIC.to_bytes(4, "little")
-
 
 def files_of(*stores: Path | BinaryIO | None) -> list[Any]:
     """Return the paths of .sbs files and of their indexes beside them; streams as they are."""
     files: list[Any] = []
     for one in stores:
-        files += (
-            [one, *beside(os.fsdecode(one))]
-            if isinstance(one, (str, bytes, os.PathLike))
-            else [one] * (one is not None)
-        )
+        if isinstance(one, (str, bytes, os.PathLike)):
+            files += [one, *beside(os.fsdecode(one))]
+        elif one is not None:
+            files.append(one)
     return files
 
 
@@ -52,8 +50,8 @@ def refuse_inputs(
     present = [(one, found) for output in outputs for one, found in _present(output)]
     if not present:
         return
-    read = {(found.st_dev, found.st_ino): os.fspath(one) for one in inputs if (found := _stat(one))}
-    around = {(found.st_dev, found.st_ino): one for one in _in(folder) if (found := _stat(one))}
+    read = {(found.st_dev, found.st_ino): os.fspath(one) for one in inputs if (found := stat_of(one))}
+    around = {(found.st_dev, found.st_ino): one for one in _in(folder) if (found := stat_of(one))}
     for path, found in present:
         identity = (found.st_dev, found.st_ino)
         other = read.get(identity) or around.get(identity)
@@ -66,7 +64,7 @@ def _present(output: Path | BinaryIO | None) -> Iterator[tuple[str, os.stat_resu
     """Yield what an output is called, and what there is; nothing for what is no file."""
     if isinstance(output, (str, bytes, os.PathLike)):
         path = os.fsdecode(output)
-        found = _stat(path)
+        found = stat_of(path)
         if found:
             yield path, found
         return
@@ -87,13 +85,6 @@ def _in(folder: Path) -> Iterator[str]:
 def _is_ours(path: str) -> bool:
     """Whether a file is an .sbs file, or an index."""
     try:
-        return bytes(read_beginning(path, len(INDEX_MAGIC))).startswith((_STORE_MAGIC, INDEX_MAGIC))
+        return bytes(read_beginning(path, len(INDEX_MAGIC))).startswith((MAGIC_BYTES, INDEX_MAGIC))
     except (OSError, BlobStoreError):
         return False
-
-
-def _stat(path: Path) -> os.stat_result | None:
-    try:
-        return os.stat(path)
-    except OSError:
-        return None

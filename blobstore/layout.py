@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     import numpy.typing as npt
 
 MAGIC = 0x0A534253  # "SBS\n"
+MAGIC_BYTES = MAGIC.to_bytes(4, "little")  # what every file begins with
 BLOB_ALIGN = 256
 FILE_ALIGN = 65536
 _ALIGN_BITS = 8

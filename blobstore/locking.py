@@ -63,9 +63,8 @@ def _take(place: str) -> int:
     while True:
         try:
             fd = os.open(place, os.O_RDWR | os.O_CREAT | _FLAGS, 0o666)
-            with suppress(
-                OSError, AttributeError
-            ):  # whatever the umask: one that a crash leaves must keep nobody from writing
+            # One that a crash leaves keeps nobody from writing, whatever the umask.
+            with suppress(OSError, AttributeError):
                 os.fchmod(fd, 0o666)
         except PermissionError:  # another user's
             fd = os.open(place, os.O_RDONLY | _FLAGS)

@@ -107,21 +107,11 @@ class BlobReader(Mapping[str, memoryview], Closing):
         Raises:
             KeyNotFoundError: ``key-not-found``.
         """
-        return FileRange(self._source, *self.range(key))
+        return self.part_of_file(*self.range(key))
 
     def part_of_file(self, offset: int, nbytes: int) -> FileRange:
         """Return where bytes of the file lie, to be copied from; as long as this is open."""
         return FileRange(self._source, offset, nbytes)
-
-    def read_into(self, target: memoryview, offset: int) -> None:
-        """Fill ``target`` with the file's bytes from ``offset``, by plain reads.
-
-        Raises:
-            TruncatedError: ``short-read`` when the file has shrunk.
-            UsageError: ``closed``.
-        """
-        with in_file(self.path):
-            self._source.read_into(target, offset)
 
     def is_at(self, path: str | PathLike[str]) -> bool:
         """Whether a path names this very file."""

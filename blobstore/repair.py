@@ -11,7 +11,6 @@ from blobstore.errors import UsageError
 from blobstore.gemma.config import ModelConfig
 from blobstore.gemma.families import repaired
 from blobstore.index_file import find_index
-from blobstore.inputs import files_of, refuse_inputs
 from blobstore.keys import CONFIG_KEY
 from blobstore.reader import BlobReader
 from blobstore.rewrite import Edits, rewrite
@@ -60,8 +59,6 @@ def repair(
         FormatError: The file, its index or its config is wrong; ``damaged-blob``.
         OSError: Reading or writing failed; the target is untouched.
     """
-    if target is not None:
-        refuse_inputs(files_of(target), files_of(path))
     with BlobReader(path, access="read") as reader:
         if CONFIG_KEY not in reader:
             raise UsageError("no-config", f"{reader.path!r} has no {CONFIG_KEY!r}: it isn't a model for gemma.cpp")

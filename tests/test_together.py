@@ -495,7 +495,6 @@ def test_a_store_left_open_at_the_end_of_a_program_is_silent(tmp_path: Path, mod
 def test_a_leftover_that_is_read_is_no_rubbish(tmp_path: Path) -> None:
     left, path = tmp_path / f".blobstore-{'0' * 16}.tmp", tmp_path / "m.sbs"
     save(left, 1, "embedded")
-    data = left.read_bytes()
     with blobstore.open(left, access="mmap"), blobstore.open(left, access="read"):
         save(path, 2, "embedded")
     assert cli.main(["recover", str(left), "-o", str(tmp_path / "saved.sbs")]) == 0
@@ -503,7 +502,6 @@ def test_a_leftover_that_is_read_is_no_rubbish(tmp_path: Path) -> None:
     assert cli.main(["get", str(left), "a1", "-o", str(tmp_path / "a.bin")]) == 0
     assert left.exists()
     assert read(tmp_path / "saved.sbs") == 1
-    assert data
 
 
 @pytest.mark.parametrize("index", ["external", "none"])

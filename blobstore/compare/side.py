@@ -14,7 +14,7 @@ from blobstore.convert.checkpoint import open_checkpoint
 from blobstore.convert.export import named_tensors
 from blobstore.errors import UsageError, in_file
 from blobstore.keys import foreign_metadata
-from blobstore.layout import MAGIC
+from blobstore.layout import MAGIC_BYTES
 from blobstore.mapping import read_beginning
 from blobstore.store import Store
 
@@ -128,7 +128,7 @@ def _is_store(path: str) -> bool:
         return False
     if path.lower().endswith(".sbs") or not os.path.isfile(path):
         return path.lower().endswith(".sbs")
-    return read_beginning(path, 4) == MAGIC.to_bytes(4, "little")
+    return read_beginning(path, len(MAGIC_BYTES)) == MAGIC_BYTES
 
 
 def _side_of_store(store: Store, by: By) -> Side:
