@@ -7,11 +7,11 @@ from typing import TYPE_CHECKING, Any
 
 from benchmarks.scaling import points, series_of
 from benchmarks.turns import OURS
-from blobstore.atomic import write_file
 from blobstore.bench import plot
 from blobstore.bench.peers import PEERS
 from blobstore.cli.bench import duration
 from blobstore.cli.output import size
+from blobstore.fileio.atomic import write_file
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence

@@ -13,7 +13,8 @@ import ml_dtypes
 import numpy as np
 
 from benchmarks.turns import OURS, Measured, here, run
-from blobstore import codecs, elements
+from blobstore import codecs
+from blobstore.codecs import element_types
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -56,7 +57,7 @@ def cases(count: int) -> Iterator[Measured]:
     yield _decode("bf16", "f32", np.float32, codecs.encode("bf16", wide)[0], count, peer=_BF16)
     yield _encode("i8", "f32", wide, _F8)
     yield _decode("i8", "f32", np.float32, codecs.encode("i8", wide)[0], count)
-    packed = random.integers(0, 0x80, elements.BY_NAME["nuq"].nbytes(count), dtype=np.uint8)
+    packed = random.integers(0, 0x80, element_types.BY_NAME["nuq"].nbytes(count), dtype=np.uint8)
     yield _decode("nuq", "f32", np.float32, packed, count)
 
 

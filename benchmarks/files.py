@@ -14,7 +14,7 @@ import numpy as np
 
 import blobstore
 from benchmarks.turns import OURS, job
-from blobstore.bench import cache, yardsticks
+from blobstore.bench import page_cache, yardsticks
 from blobstore.bench.cases import Ours, Wanted
 from blobstore.bench.cases import written as written_to
 from blobstore.bench.measure import Job
@@ -109,20 +109,20 @@ def written(setting: Setting, tensors: Callable[[], Tensors], *, without: Sequen
                         store.add(each, array)
             else:
                 one.write(path, tensors())
-            cache.settle(path)
+            page_cache.settle(path)
             wrong = differing(one, path, tensors())
             if wrong is not None:
                 raise AssertionError(f"{name} gives {wrong!r} back with other bytes: nothing to compare")
             setting.same.add(name)
-            if cache.CAN_DROP:
+            if page_cache.CAN_DROP:
                 # Written in small pieces, a file is cached in small ones, and its pages take up to 8 times as long to
                 # map: from here on it is cached as it was read.
-                cache.drop(cache.files_of(path))
+                page_cache.drop(page_cache.files_of(path))
         yield files
     finally:
         for path in (*files.paths.values(), *files.trials.values()):
-            cache.remove(path)
-            cache.remove(written_to(path))
+            page_cache.remove(path)
+            page_cache.remove(written_to(path))
 
 
 def many(count: int) -> Callable[[], Tensors]:

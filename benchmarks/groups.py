@@ -15,11 +15,11 @@ import numpy as np
 
 from benchmarks import charts, codecs, files, memory, pack, scaling
 from benchmarks.turns import OURS, Aim, Measured, Setting, Side, here, process, run
-from blobstore.bench import cache
+from blobstore.bench import page_cache
 from blobstore.bench.cases import Ours
 from blobstore.bench.peers import PEERS, Safetensors
 from blobstore.bench.yardsticks import WRITE
-from blobstore.convert.checkpoint import open_checkpoint
+from blobstore.checkpoint.reader import open_checkpoint
 from blobstore.convert.plan import plan_by_name
 from blobstore.convert.run import run_plan
 
@@ -228,9 +228,9 @@ def convert(setting: Setting) -> Iterator[Result]:
             setting,
         )
     finally:
-        cache.remove(target)
+        page_cache.remove(target)
         if which.startswith("made"):
-            cache.remove(source)
+            page_cache.remove(source)
 
 
 def _checkpoint(setting: Setting) -> tuple[str, str]:
@@ -251,14 +251,14 @@ def _converting(source: str, target: str) -> Iterator[Side]:
 
     def copy() -> None:
         shutil.copyfile(source, target)
-        cache.settle(target)
+        page_cache.settle(target)
 
     def into(name: str) -> Callable[[], None]:
         def work() -> None:
             reader = Safetensors()
             opened = reader.open(source)
             PEERS[name].save(target, {one: reader.view(opened, one) for one in reader.names(opened)})
-            cache.settle(target)
+            page_cache.settle(target)
 
         return work
 
@@ -266,7 +266,7 @@ def _converting(source: str, target: str) -> Iterator[Side]:
         side = here(name, work)
 
         def take() -> Sample:
-            cache.remove(target)
+            page_cache.remove(target)
             return side.take()
 
         return Side(name, take)
@@ -299,7 +299,7 @@ def startup(setting: Setting) -> Iterator[Result]:
             sides = [process(OURS, *arguments), numpy_only, python_only]
             yield run(Measured(key, title, what, sides, runs=15), setting)
     finally:
-        cache.remove(small)
+        page_cache.remove(small)
 
 
 GROUPS = (

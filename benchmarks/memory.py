@@ -20,11 +20,11 @@ import ml_dtypes
 import numpy as np
 
 from benchmarks.turns import OURS, Measured, Side, run
-from blobstore.bench import cache
+from blobstore.bench import page_cache
 from blobstore.bench.measure import Sample
+from blobstore.checkpoint.safetensors import dump_header
 from blobstore.cli.output import size
-from blobstore.convert.safetensors import dump_header
-from blobstore.elements import BY_NAME
+from blobstore.codecs.element_types import BY_NAME
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -130,9 +130,9 @@ def measure(setting: Setting) -> Iterator[Result]:
             title = f"convert to {weights}, {layout}"
             yield run(Measured(f"memory-{weights}-{layout}", title, what, sides, runs=_RUNS), setting)
     finally:
-        cache.remove(target)
+        page_cache.remove(target)
         for folder in folders.values():
-            cache.remove(folder)
+            page_cache.remove(folder)
 
 
 def _write(folder: str, shape: Shape) -> None:
@@ -154,7 +154,7 @@ def _write(folder: str, shape: Shape) -> None:
 
 def _convert(arguments: tuple[str, ...], target: str) -> Sample:
     """Run the command line, and watch its memory."""
-    cache.remove(target)
+    page_cache.remove(target)
     own: list[int] = []
     start = time.perf_counter()
     with subprocess.Popen(

@@ -15,12 +15,12 @@ import numpy as np
 
 from benchmarks import files, planes
 from benchmarks.turns import OURS, Aim, Measured, Side, here, run
-from blobstore.bench import cache
+from blobstore.bench import page_cache
 from blobstore.bench.cases import Ours
 from blobstore.bench.measure import Sample
-from blobstore.packing.packer import pack
-from blobstore.packing.unpacker import unpack
-from blobstore.parallel import in_order
+from blobstore.fileio.threads import in_order
+from blobstore.packing.pack import pack
+from blobstore.packing.unpack import unpack
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -119,7 +119,7 @@ def _file(setting: Setting) -> Iterator[Result]:
 
     def copy() -> None:
         shutil.copyfile(source, back)
-        cache.settle(back)
+        page_cache.settle(back)
 
     try:
         size = os.path.getsize(source)
@@ -130,4 +130,4 @@ def _file(setting: Setting) -> Iterator[Result]:
         yield run(Measured("unpack-file", "a file, unpacked", what, sides, size, trial=True), setting)
     finally:
         for path in (source, packed, back):
-            cache.remove(path)
+            page_cache.remove(path)

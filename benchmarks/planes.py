@@ -26,11 +26,11 @@ import numpy as np
 import zstandard
 
 from blobstore import codecs
-from blobstore.codecs.packed import Packed
-from blobstore.codecs.packed_writer import compress
-from blobstore.codecs.planes import Splitter, layout_of
-from blobstore.elements import BY_NAME
-from blobstore.parallel import in_order
+from blobstore.codecs.element_types import BY_NAME
+from blobstore.compression.planes import Splitter, layout_of
+from blobstore.compression.reader import Packed
+from blobstore.compression.writer import compress
+from blobstore.fileio.threads import in_order
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

@@ -10,12 +10,12 @@ from typing import TYPE_CHECKING, Any
 
 from benchmarks import charts, scaling
 from benchmarks.turns import OURS
-from blobstore.atomic import write_file
 from blobstore.bench.peers import PEERS
 from blobstore.bench.report import SOME
 from blobstore.bench.run import machine
 from blobstore.cli.bench import duration, spread
 from blobstore.cli.output import size
+from blobstore.fileio.atomic import write_file
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence

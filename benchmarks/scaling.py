@@ -10,7 +10,7 @@ import numpy as np
 from benchmarks import files
 from benchmarks.turns import Measured, run
 from blobstore.cli.output import size
-from blobstore.layout import MAX_PORTABLE_BLOBS
+from blobstore.container.layout import MAX_PORTABLE_BLOBS
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence

@@ -13,7 +13,9 @@ if TYPE_CHECKING:
     from os import PathLike
     from typing import BinaryIO
 
-    from blobstore.catalog import TensorInfo
+    from blobstore.container.keys import key_for
+    from blobstore.container.reader import BlobReader
+    from blobstore.container.writer import BlobWriter
     from blobstore.errors import (
         BlobStoreError,
         CheckpointError,
@@ -26,14 +28,13 @@ if TYPE_CHECKING:
         TruncatedError,
         UsageError,
     )
-    from blobstore.keys import key_for
-    from blobstore.mapping import Access, Prefetch
-    from blobstore.packing import pack, unpack
-    from blobstore.reader import BlobReader
-    from blobstore.store import Store, load_file
-    from blobstore.store_writer import IndexPlace, StoreWriter, save_file
-    from blobstore.transfer import FileRange
-    from blobstore.writer import BlobWriter
+    from blobstore.fileio.source import Access, Prefetch
+    from blobstore.fileio.transfer import FileRange
+    from blobstore.packing.pack import pack
+    from blobstore.packing.unpack import unpack
+    from blobstore.store.catalog import TensorInfo
+    from blobstore.store.reader import Store, load_file
+    from blobstore.store.writer import IndexPlace, StoreWriter, save_file
 
 __version__ = "0.1.0"
 
@@ -66,27 +67,27 @@ __all__ = [
 
 # Imported when first asked for: the command line and those who only read don't pay for what writes.
 _HOMES = {
-    "BlobReader": "reader",
+    "BlobReader": "container.reader",
     "BlobStoreError": "errors",
-    "BlobWriter": "writer",
+    "BlobWriter": "container.writer",
     "CheckpointError": "errors",
     "CodecError": "errors",
-    "FileRange": "transfer",
+    "FileRange": "fileio.transfer",
     "FormatError": "errors",
     "KeyNotFoundError": "errors",
     "KeyTooLongError": "errors",
     "MissingExtraError": "errors",
     "NameNotFoundError": "errors",
-    "Store": "store",
-    "StoreWriter": "store_writer",
-    "TensorInfo": "catalog",
+    "Store": "store.reader",
+    "StoreWriter": "store.writer",
+    "TensorInfo": "store.catalog",
     "TruncatedError": "errors",
     "UsageError": "errors",
-    "key_for": "keys",
-    "load_file": "store",
-    "pack": "packing",
-    "save_file": "store_writer",
-    "unpack": "packing",
+    "key_for": "container.keys",
+    "load_file": "store.reader",
+    "pack": "packing.pack",
+    "save_file": "store.writer",
+    "unpack": "packing.unpack",
 }
 
 
@@ -133,7 +134,7 @@ def open(  # noqa: A001
             is checked when it is used: of a tensor when it is looked up, all of it when names are listed or not found.
         OSError: It can't be opened.
     """
-    from blobstore.store import Store  # noqa: PLC0415 (as above)
+    from blobstore.store.reader import Store  # noqa: PLC0415 (as above)
 
     return Store(path, access=access, use_index=use_index, base=base, prefetch=prefetch)
 
@@ -161,6 +162,6 @@ def create(
         UsageError: ``bad-version``, ``bad-index``, ``needs-seek``, ``needs-path``, ``not-a-file``.
         OSError: The target's folder can't be written to.
     """
-    from blobstore.store_writer import StoreWriter  # noqa: PLC0415 (as above)
+    from blobstore.store.writer import StoreWriter  # noqa: PLC0415 (as above)
 
     return StoreWriter(target, version=version, index=index, digests=digests, metadata=metadata)

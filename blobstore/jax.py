@@ -7,9 +7,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from blobstore import store_writer
-from blobstore.bridge import BridgedStore, import_extra
 from blobstore.errors import UsageError
+from blobstore.store import writer
+from blobstore.store.framework import BridgedStore, import_extra
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -18,8 +18,8 @@ if TYPE_CHECKING:
     import jax
     import numpy.typing as npt
 
-    from blobstore.catalog import TensorInfo
-    from blobstore.mapping import Access
+    from blobstore.fileio.source import Access
+    from blobstore.store.catalog import TensorInfo
 else:
     jax = import_extra("jax")
 
@@ -87,4 +87,4 @@ def save_file(
     Raises:
         UsageError: As `blobstore.StoreWriter.add`.
     """
-    store_writer.save_file(tensors, filename, metadata)
+    writer.save_file(tensors, filename, metadata)

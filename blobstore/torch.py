@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
 
-from blobstore.bridge import BridgedStore, import_extra
-from blobstore.elements import dtype_named
+from blobstore.codecs.element_types import dtype_named
 from blobstore.errors import UsageError
-from blobstore.store_writer import save_each
+from blobstore.store.framework import BridgedStore, import_extra
+from blobstore.store.writer import save_each
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -21,8 +21,8 @@ if TYPE_CHECKING:
     import numpy.typing as npt
     import torch
 
-    from blobstore.catalog import TensorInfo
-    from blobstore.mapping import Access
+    from blobstore.fileio.source import Access
+    from blobstore.store.catalog import TensorInfo
 
     Device: TypeAlias = str | int | torch.device
 else:

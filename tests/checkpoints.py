@@ -14,8 +14,8 @@ import safetensors
 from hypothesis import strategies as st
 from safetensors.numpy import save_file
 
-from blobstore.convert.safetensors import dump_header, parse_header
-from blobstore.elements import type_of
+from blobstore.checkpoint.safetensors import dump_header, parse_header
+from blobstore.codecs.element_types import type_of
 from tests.tensor_strategies import arrays, names
 
 if TYPE_CHECKING:
@@ -24,8 +24,8 @@ if TYPE_CHECKING:
 
     import numpy.typing as npt
 
-    from blobstore.convert.safetensors import SafetensorsHeader
-    from blobstore.elements import ElementType
+    from blobstore.checkpoint.safetensors import SafetensorsHeader
+    from blobstore.codecs.element_types import ElementType
 
     Array = npt.NDArray[Any]
     Tensors = Mapping[str, Array]

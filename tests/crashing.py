@@ -27,24 +27,27 @@ import ml_dtypes
 import numpy as np
 
 import blobstore
-from blobstore import BlobWriter, FileRange, atomic, transfer, writer
-from blobstore.atomic import write_file
-from blobstore.convert.checkpoint import open_checkpoint
-from blobstore.convert.export import plan_export, run_export
+from blobstore import BlobWriter, FileRange
+from blobstore.checkpoint.reader import open_checkpoint
+from blobstore.checkpoint.safetensors import dump_header
+from blobstore.codecs.element_types import type_of
+from blobstore.container import writer
 from blobstore.convert.plan import plan_by_name
 from blobstore.convert.run import run_plan
-from blobstore.convert.safetensors import dump_header
-from blobstore.elements import type_of
+from blobstore.edit.recover import recover
+from blobstore.edit.reindex import attach_index, build_for, detach_index
+from blobstore.edit.rewrite import Edits, rewrite
 from blobstore.errors import BlobStoreError
-from blobstore.packing import pack, unpack
-from blobstore.recover import recover
-from blobstore.reindex import attach_index, build_for, detach_index
-from blobstore.rewrite import Edits, rewrite
+from blobstore.export.run import plan_export, run_export
+from blobstore.fileio import atomic, transfer
+from blobstore.fileio.atomic import write_file
+from blobstore.packing.pack import pack
+from blobstore.packing.unpack import unpack
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-    from blobstore.store_writer import IndexPlace
+    from blobstore.store.writer import IndexPlace
 
     Step = Callable[[Path], object]
     Act = Callable[..., Any]  # name of the call, the call, its arguments → what it returns

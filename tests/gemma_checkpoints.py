@@ -15,12 +15,12 @@ import ml_dtypes
 import numpy as np
 from hypothesis import strategies as st
 
-from blobstore.convert.checkpoint import open_checkpoint
+from blobstore.checkpoint.reader import open_checkpoint
+from blobstore.checkpoint.safetensors import dump_header
+from blobstore.codecs.element_types import BY_NAME
 from blobstore.convert.choose import choose_plan, has_chat_template, tokenizer_beside
 from blobstore.convert.gemma_plan import Choices
 from blobstore.convert.run import run_plan
-from blobstore.convert.safetensors import dump_header
-from blobstore.elements import BY_NAME
 from blobstore.gemma import ModelConfig
 from blobstore.gemma.config import Model
 from tests.checkpoints import SINGLE, own, write_config, write_index, write_own

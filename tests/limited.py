@@ -17,15 +17,15 @@ import warnings
 from typing import TYPE_CHECKING
 
 import blobstore
-from blobstore.convert.checkpoint import open_checkpoint
-from blobstore.convert.export import plan_export
+from blobstore.checkpoint.reader import open_checkpoint
+from blobstore.export.run import plan_export
 from blobstore.gemma.config import ModelConfig  # noqa: F401 (not for the first time under the limit)
-from blobstore.packing import unpack
+from blobstore.packing.unpack import unpack
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from blobstore.mapping import Access
+    from blobstore.fileio.source import Access
 
 MOST = 500  # of many equal tensors so many are read
 

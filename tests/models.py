@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     import numpy.typing as npt
 
     from blobstore.gemma.config import LayerConfig
-    from blobstore.gemma.fields import Record
+    from blobstore.gemma.records import Record
 
 # ------------------------------------------------------------------------------------------------ the small models
 

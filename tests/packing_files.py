@@ -10,20 +10,21 @@ import ml_dtypes
 import numpy as np
 
 import blobstore
+from blobstore.container.keys import INDEX_KEY, encode_name
+from blobstore.container.reader import BlobReader
 from blobstore.errors import CodecError
-from blobstore.keys import INDEX_KEY, encode_name
-from blobstore.packing import pack, unpack
-from blobstore.reader import BlobReader
+from blobstore.packing.pack import pack
+from blobstore.packing.unpack import unpack
 
 if TYPE_CHECKING:
     from pathlib import Path
 
     import numpy.typing as npt
 
-    from blobstore.mapping import Access
-    from blobstore.packing import Packing
-    from blobstore.store import Store
-    from blobstore.store_writer import IndexPlace
+    from blobstore.fileio.source import Access
+    from blobstore.packing.pack import Packing
+    from blobstore.store.reader import Store
+    from blobstore.store.writer import IndexPlace
 
     Array = npt.NDArray[Any]
 

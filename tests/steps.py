@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 import pytest
 
-from blobstore import descriptors
+from blobstore.fileio import descriptors
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -20,15 +20,15 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 import blobstore
-from blobstore.atomic import abandoned
+from blobstore.edit.reindex import attach_index, build_for, detach_index
+from blobstore.edit.rewrite import Edits, rewrite
 from blobstore.errors import BlobStoreError
-from blobstore.reindex import attach_index, build_for, detach_index
-from blobstore.rewrite import Edits, rewrite
+from blobstore.fileio.atomic import abandoned
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from blobstore.store_writer import IndexPlace
+    from blobstore.store.writer import IndexPlace
 
 PLACES: tuple[IndexPlace, ...] = ("external", "embedded", "none")
 KINDS = 4  # of names and types

@@ -11,7 +11,7 @@ import numpy as np
 from hypothesis import strategies as st
 
 import blobstore
-from blobstore import elements
+from blobstore.codecs import element_types
 from tests.strategies import payload, versions
 
 if TYPE_CHECKING:
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
     import numpy.typing as npt
 
-    from blobstore.store_writer import IndexPlace
+    from blobstore.store.writer import IndexPlace
 
     Array = npt.NDArray[Any]
 
@@ -136,7 +136,7 @@ class Model:
             for name, one in self.aliases.items():
                 store.alias(name, one)
             for name, part in self.parts.items():
-                store.part(name, part.target, elements.type_of(part.dtype), part.shape, offset=part.offset)
+                store.part(name, part.target, element_types.type_of(part.dtype), part.shape, offset=part.offset)
         targets = dict(self.aliases) | {name: part.target for name, part in self.parts.items()}
         return keys | {name: keys[one] for name, one in targets.items()}
 

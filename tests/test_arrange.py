@@ -15,11 +15,11 @@ from hypothesis import strategies as st
 
 import blobstore
 from blobstore import codecs
-from blobstore.convert.arrange import Piece
+from blobstore.container.reader import BlobReader
 from blobstore.convert.gemma_plan import Choices
+from blobstore.convert.pieces import Piece
 from blobstore.gemma import ModelConfig, parse_toc
 from blobstore.gemma.config import Model
-from blobstore.reader import BlobReader
 from tests.gemma_checkpoints import TOKENIZER, VARIANTS, Recipe, arranged, as_before, convert, recipes, small_recipe
 from tests.models import FAMILIES, FORMS, WEIGHTS
 
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
     import numpy.typing as npt
 
-    from blobstore.reader import BlobReader as Reader
+    from blobstore.container.reader import BlobReader as Reader
 
     Array = npt.NDArray[Any]
 
@@ -160,8 +160,8 @@ def test_the_mapping_holds_for_any_size_and_wherever_chunks_end(
     tmp_path: Path, recipe: Recipe, weight: str, layout: str, *, chunk: int, piece: int
 ) -> None:
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("blobstore.convert.arrange.CHUNK_NBYTES", chunk)
-        patch.setattr("blobstore.convert.arrange.PIECE", piece)
+        patch.setattr("blobstore.convert.pieces.CHUNK_NBYTES", chunk)
+        patch.setattr("blobstore.convert.pieces.PIECE", piece)
         check(recipe, tmp_path / "c", weight, layout)
 
 

@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING
 import pytest
 
 from blobstore import BlobReader, BlobWriter
-from blobstore.atomic import AtomicFile, write_all, write_file
 from blobstore.errors import UsageError
+from blobstore.fileio.atomic import AtomicFile, write_all, write_file
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -18,13 +18,13 @@ import numpy as np
 import pytest
 
 import blobstore
-from blobstore.bench import cache, cases, cpp, measure, peers, plot, run, yardsticks
+from blobstore.bench import cases, cpp, measure, page_cache, peers, plot, run, yardsticks
 from blobstore.bench.cases import CASES
 from blobstore.bench.peers import PEERS
 from blobstore.bench.run import Plan, bench
 from blobstore.cli import output
 from blobstore.cli.bench import duration
-from blobstore.elements import BY_NAME
+from blobstore.codecs.element_types import BY_NAME
 from blobstore.errors import BlobStoreError, MissingExtraError, UsageError
 from tests.checkpoints import linux_only
 from tests.conftest import ROOT
@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 
     Rows = list[dict[str, Any]]
 
-needs_cold = pytest.mark.skipif(not cache.CAN_DROP, reason="this system can't drop a file from its page cache")
+needs_cold = pytest.mark.skipif(not page_cache.CAN_DROP, reason="this system can't drop a file from its page cache")
 TYPES = ("f32", "f16", "f64", "bf16", "u8", "i16", "u32", "i64", "bool", "c64", "f8_e4m3")
 
 
@@ -222,16 +222,16 @@ def test_tensors_that_share_bytes_count_once(store: Path) -> None:
 def test_a_file_leaves_the_page_cache_and_comes_back(tmp_path: Path) -> None:
     path = tmp_path / "f"
     path.write_bytes(bytes(100 * mmap.PAGESIZE + 1))
-    cache.settle(str(path))
-    cache.fill([str(path)])
-    assert cache.resident([str(path)]) == (101, 101)
-    cache.drop([str(path)])
-    found = cache.resident([str(path)])
+    page_cache.settle(str(path))
+    page_cache.fill([str(path)])
+    assert page_cache.resident([str(path)]) == (101, 101)
+    page_cache.drop([str(path)])
+    found = page_cache.resident([str(path)])
     assert found is not None
     if found[0]:
         pytest.skip("this file system keeps its files in memory")
-    cache.fill([str(path)])
-    assert cache.resident([str(path)]) == (101, 101)
+    page_cache.fill([str(path)])
+    assert page_cache.resident([str(path)]) == (101, 101)
 
 
 @needs_cold
@@ -262,18 +262,18 @@ def test_the_file_is_not_mapped_by_the_one_who_measures(store: Path) -> None:
 def test_whose_cache_it_is_not_is_not_told(store: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(os, "access", lambda *_: False)
     monkeypatch.setattr(os, "geteuid", lambda: 12345)
-    assert cache.resident([str(store)]) is None
+    assert page_cache.resident([str(store)]) is None
 
 
 def test_an_index_beside_the_file_belongs_to_it(store: Path) -> None:
-    assert cache.files_of(str(store)) == [str(store)]
+    assert page_cache.files_of(str(store)) == [str(store)]
     (store.parent / "m.sbs.idx").write_bytes(b"")
-    assert cache.files_of(str(store)) == [str(store), f"{store}.idx"]
+    assert page_cache.files_of(str(store)) == [str(store), f"{store}.idx"]
 
 
 def test_who_may_not_empty_the_machines_cache_is_told(cli: Cli, store: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(cache, "CAN_DROP", True)
-    monkeypatch.setattr(cache, "DROP_CACHES", str(store.parent / "no" / "such"))
+    monkeypatch.setattr(page_cache, "CAN_DROP", True)
+    monkeypatch.setattr(page_cache, "DROP_CACHES", str(store.parent / "no" / "such"))
     done = cli("bench", store, "--drop-caches")
     assert done.status == 2
     assert "drop-caches: " in one_line(done)
@@ -507,7 +507,7 @@ def test_a_file_without_tensors_has_nothing_to_measure(tmp_path: Path) -> None:
 
 
 def test_where_nothing_can_be_dropped_cold_is_refused(store: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(cache, "CAN_DROP", False)
+    monkeypatch.setattr(page_cache, "CAN_DROP", False)
     with pytest.raises(UsageError, match="no-cold"):
         bench(Plan(str(store)))
     assert bench(Plan(str(store), runs=1, cold=False, quick=True)).rows

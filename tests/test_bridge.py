@@ -14,9 +14,9 @@ from hypothesis import strategies as st
 
 import blobstore
 from blobstore import codecs
-from blobstore.bridge import BridgedStore, import_extra
-from blobstore.elements import BY_NAME
+from blobstore.codecs.element_types import BY_NAME
 from blobstore.errors import MissingExtraError, NameNotFoundError, UsageError
+from blobstore.store.framework import BridgedStore, import_extra
 from tests.tensor_strategies import Model, models
 
 if TYPE_CHECKING:
@@ -24,8 +24,8 @@ if TYPE_CHECKING:
 
     import numpy.typing as npt
 
-    from blobstore.catalog import TensorInfo
-    from blobstore.mapping import Access
+    from blobstore.fileio.source import Access
+    from blobstore.store.catalog import TensorInfo
 
     Array = npt.NDArray[Any]
 

@@ -8,13 +8,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from blobstore import elements
-from blobstore.catalog import BlobCatalog, IndexCatalog, open_catalog
-from blobstore.directory import build_directory
+from blobstore.codecs import element_types
+from blobstore.container.directory import build_directory
 from blobstore.errors import FormatError
 from blobstore.gemma.toc import TocEntry, build_toc, toc_entry
 from blobstore.index import Entry, IndexedBlob, build_index, parse_index
-from blobstore.index_file import FoundIndex
+from blobstore.index.locate import FoundIndex
+from blobstore.store.catalog import BlobCatalog, IndexCatalog, open_catalog
 from tests.strategies import bytes_of, keys, versions
 from tests.tensor_strategies import DTYPES, names
 
@@ -91,7 +91,7 @@ def test_places_beyond_4_gib_are_right(version: int) -> None:
 
 @pytest.mark.parametrize(("dtype", "name"), DTYPES.items(), ids=DTYPES.values())
 def test_the_dtype_is_none_for_what_has_to_be_decoded(dtype: np.dtype[Any], name: str) -> None:
-    number = elements.BY_NAME[name].number
+    number = element_types.BY_NAME[name].number
     entries = [Entry("coded", 0, 0, 8, number, (0x77,), codec=2), Entry("plain", 0, 0, dtype.itemsize, number, ())]
     raw = build_index(entries, [IndexedBlob(b"a", 8)])
     catalog = IndexCatalog(
@@ -109,7 +109,7 @@ def by_toc(*listed: tuple[TocEntry, int]) -> list[tuple[str, str, tuple[int, ...
     return [(info.name, info.type.name, info.shape, info.nbytes) for info in found]
 
 
-toc_kinds = st.sampled_from([elements.BY_NUMBER[number] for number in range(1, 14)])
+toc_kinds = st.sampled_from([element_types.BY_NUMBER[number] for number in range(1, 14)])
 toc_entries = st.builds(toc_entry, st.sampled_from("aé"), toc_kinds, st.integers(1, 300), st.integers(1, 300))
 
 

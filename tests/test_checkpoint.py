@@ -11,8 +11,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from blobstore.convert import checkpoint as module
-from blobstore.convert.checkpoint import open_checkpoint
+from blobstore.checkpoint import reader as module
+from blobstore.checkpoint.reader import open_checkpoint
 from blobstore.errors import CheckpointError, FormatError, UsageError
 from tests.checkpoints import (
     INDEX,

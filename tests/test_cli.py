@@ -22,8 +22,8 @@ from hypothesis import strategies as st
 import blobstore
 from blobstore.cli import COMMANDS, main, parser
 from blobstore.cli.output import size
-from blobstore.elements import BY_NAME
-from blobstore.file_systems import file_system
+from blobstore.codecs.element_types import BY_NAME
+from blobstore.fileio.file_systems import file_system
 from blobstore.gemma import ModelConfig
 from tests.checkpoints import (
     EMBEDDING,
@@ -205,7 +205,7 @@ def test_info_as_json_tells_the_same_as_the_package(cli: Cli, store: Path) -> No
 def test_info_tells_how_a_file_is_read_and_why(
     cli: Cli, store: Path, monkeypatch: pytest.MonkeyPatch, kind: str, said: str
 ) -> None:
-    for module in ("blobstore.mapping", "blobstore.cli.info"):
+    for module in ("blobstore.fileio.source", "blobstore.cli.info"):
         monkeypatch.setattr(f"{module}.file_system", lambda _device: kind)
     assert said in cli("info", store).out
 

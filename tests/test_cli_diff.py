@@ -12,8 +12,8 @@ import numpy as np
 import pytest
 
 import blobstore
+from blobstore.codecs.element_types import BY_NAME
 from blobstore.convert.gemma_plan import Choices
-from blobstore.elements import BY_NAME
 from tests.checkpoints import EMBEDDING, HEAD, SINGLE, small, snapshot, write_config, write_index, write_peer
 from tests.gemma_checkpoints import convert, small_recipe
 from tests.test_cli import Cli, Done

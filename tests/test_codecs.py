@@ -13,8 +13,8 @@ import pytest
 from hypothesis import assume, example, given
 from hypothesis import strategies as st
 
-from blobstore import codecs, elements
-from blobstore.codecs import PIECE, sfp
+from blobstore import codecs
+from blobstore.codecs import PIECE, element_types, sfp
 from blobstore.errors import CodecError
 from tests.strategies import payload
 from tests.tensor_strategies import LAYOUTS, arranged
@@ -88,7 +88,7 @@ def stored_sample(kind: str, n: int) -> bytes:
     """Stored bytes of n values; all of them ordinary."""
     if kind == "nuq":
         # In tables and indices alike each byte is a code but 0x80.
-        data = payload(7, elements.BY_NAME["nuq"].nbytes(n))
+        data = payload(7, element_types.BY_NAME["nuq"].nbytes(n))
         return data.replace(b"\x80", b"\x42")
     values = random_values(n, n, spread=6)
     return codecs.encode(kind, np.minimum(np.abs(values), 1.0) * np.sign(values))[0].tobytes()
@@ -120,7 +120,7 @@ def test_two_implementations_encode_the_same_bytes(generator: ModuleType, kind: 
 
 @given(n=st.integers(0, 700), seed=st.integers(0, 50))
 def test_two_implementations_decode_the_same_nuq(generator: ModuleType, n: int, seed: int) -> None:
-    stored = payload(seed, elements.BY_NAME["nuq"].nbytes(n)).replace(b"\x80", b"\x00")
+    stored = payload(seed, element_types.BY_NAME["nuq"].nbytes(n)).replace(b"\x80", b"\x00")
     decoded = codecs.decode("nuq", stored, n)
     assert decoded.view(np.uint32).tolist() == generator.CODECS["nuq"].decode(stored, n)
 
@@ -338,7 +338,7 @@ def test_pieces_are_decoded_as_single_groups_are(kind: str) -> None:
     n = LARGE_SIZES[-1]
     stored = stored_sample(kind, n)
     whole = codecs.decode(kind, stored, n)
-    step, kept = GROUPS.get(kind, 1000), elements.BY_NAME[kind]
+    step, kept = GROUPS.get(kind, 1000), element_types.BY_NAME[kind]
     groups = [codecs.decode(kind, stored[kept.nbytes(start) :], min(step, n - start)) for start in range(0, n, step)]
     assert same(np.concatenate(groups), whole)
 
@@ -436,7 +436,7 @@ def test_no_dtype_but_floats_is_taken(kind: str) -> None:
 def test_single_values_and_none_are_arrays_like_others(kind: str, shape: tuple[int, ...]) -> None:
     stored, scale = codecs.encode(kind, np.full(shape, 0.5, dtype=np.float32))
     n = int(np.prod(shape))
-    assert (len(stored), scale) == (elements.BY_NAME[kind].nbytes(n), 1.0)
+    assert (len(stored), scale) == (element_types.BY_NAME[kind].nbytes(n), 1.0)
     assert codecs.decode(kind, stored, n).shape == (n,)
 
 
@@ -472,7 +472,7 @@ def test_what_may_not_be_written_can_be_encoded(kind: str) -> None:
 @encoders
 def test_names_of_types_are_types(kind: str) -> None:
     values = random_values(4, 300)
-    assert codecs.encode(elements.BY_NAME[kind], values)[0].tobytes() == codecs.encode(kind, values)[0].tobytes()
+    assert codecs.encode(element_types.BY_NAME[kind], values)[0].tobytes() == codecs.encode(kind, values)[0].tobytes()
 
 
 # --------------------------------------------------------------------------------------------------- borders of pieces
@@ -486,7 +486,7 @@ def test_pieces_are_encoded_as_single_groups_are(kind: str, n: int, spread: int)
     stored, scale = codecs.encode(kind, values)
     assert (scale != 1.0) == (kind == "sfp" and spread > 0)
     step = GROUPS.get(kind, 1000)
-    parts = [codecs.encode_pieces(elements.BY_NAME[kind], values[i : i + step], scale) for i in range(0, n, step)]
+    parts = [codecs.encode_pieces(element_types.BY_NAME[kind], values[i : i + step], scale) for i in range(0, n, step)]
     assert stored.tobytes() == b"".join(piece.tobytes() for part in parts for piece in part)
     decoded = codecs.decode(kind, stored, n, scale=scale)
     assert decoded.shape == values.shape
@@ -504,8 +504,8 @@ def test_the_scale_is_that_of_the_largest_wherever_it_is(place: int) -> None:
 
 def test_a_piece_is_a_number_of_whole_groups() -> None:
     for kind in DECODERS:
-        assert PIECE % (elements.BY_NAME[kind].group or 1) == 0
-        assert elements.BY_NAME[kind].group == GROUPS.get(kind, 0)
+        assert PIECE % (element_types.BY_NAME[kind].group or 1) == 0
+        assert element_types.BY_NAME[kind].group == GROUPS.get(kind, 0)
 
 
 # ------------------------------------------------------------------------------------------------------------ refusals
@@ -597,11 +597,13 @@ def test_i8_refuses_or_encodes_what_is_beyond_its_limits(values: tuple[float, ..
 def test_there_is_no_encoder_for_other_types(name: str) -> None:
     with pytest.raises(CodecError, match=rf"^no-encoder: w: .* {name}: use one of f32, bf16, sfp, i8$"):
         codecs.encode(name, np.zeros(4, dtype=np.float32), name="w")
-    assert codecs.is_float_codec(elements.BY_NAME[name]) == (name == "nuq")
+    assert codecs.is_float_codec(element_types.BY_NAME[name]) == (name == "nuq")
 
 
-@pytest.mark.parametrize("kind", ["u8", "f16", "f64", "unknown", elements.by_number(999), elements.by_number(46)])
-def test_there_is_no_decoder_for_other_types(kind: str | elements.ElementType) -> None:
+@pytest.mark.parametrize(
+    "kind", ["u8", "f16", "f64", "unknown", element_types.by_number(999), element_types.by_number(46)]
+)
+def test_there_is_no_decoder_for_other_types(kind: str | element_types.ElementType) -> None:
     with pytest.raises(CodecError, match=r"^no-decoder: ") as caught:
         codecs.decode(kind, bytes(64), 4)
     assert str(kind) in str(caught.value)
@@ -617,7 +619,7 @@ def test_a_name_that_is_no_type_is_refused(call: Callable[[], object]) -> None:
 
 def test_nuq_is_not_written() -> None:
     with pytest.raises(CodecError, match=r"^no-encoder: "):
-        list(codecs.encode_pieces(elements.BY_NAME["nuq"], np.zeros(4, dtype=np.float32)))
+        list(codecs.encode_pieces(element_types.BY_NAME["nuq"], np.zeros(4, dtype=np.float32)))
 
 
 @decoders
@@ -676,13 +678,13 @@ def test_hostile_bytes_are_decoded_or_refused(
     kind: str, stored: bytes, dtype: np.dtype[Any], scale: float, data: st.DataObject
 ) -> None:
     # Nothing is warned of, either: the tests run with warnings as errors.
-    fitting = max(n for n in range(2 * len(stored) + 1) if elements.BY_NAME[kind].nbytes(n) <= len(stored))
+    fitting = max(n for n in range(2 * len(stored) + 1) if element_types.BY_NAME[kind].nbytes(n) <= len(stored))
     n = data.draw(st.integers(0, fitting) | st.integers(fitting + 1, fitting + 3))
     try:
         values = codecs.decode(kind, stored, n, dtype=dtype, scale=scale)
     except CodecError as error:
         assert error.reason in {"wrong-size", "sfp-reserved-code"}  # noqa: PT017 (both outcomes are right)
-        wrong = elements.BY_NAME[kind].nbytes(n) > len(stored)
+        wrong = element_types.BY_NAME[kind].nbytes(n) > len(stored)
         assert (error.reason == "wrong-size") == wrong  # noqa: PT017
     else:
         assert (values.dtype, values.shape) == (dtype, (n,))
@@ -697,7 +699,7 @@ def test_values_beyond_what_they_are_decoded_to_become_infinite(kind: str, dtype
     if kind == "bf16":
         stored = stored >> np.uint32(16)
     values = codecs.decode(
-        kind, stored.astype(f"<u{elements.BY_NAME[kind].bits // 8}").tobytes(), 8, dtype=dtype, scale=scale
+        kind, stored.astype(f"<u{element_types.BY_NAME[kind].bits // 8}").tobytes(), 8, dtype=dtype, scale=scale
     )
     with np.errstate(invalid="ignore"):  # looking at a signalling NaN of bf16
         assert np.isnan(values[2:4]).all()
@@ -747,7 +749,7 @@ def test_encoding_takes_constant_extra_memory(kind: str, dtype: npt.DTypeLike, l
     values = np.linspace(-3, 3, N, dtype=np.float32).astype(dtype).reshape(1024, -1)
     array = arranged(values, layout)
     peak, (stored, _) = peak_of(lambda: codecs.encode(kind, array))
-    assert stored.nbytes == elements.BY_NAME[kind].nbytes(N)
+    assert stored.nbytes == element_types.BY_NAME[kind].nbytes(N)
     assert peak - stored.nbytes < ROOM
 
 
@@ -755,7 +757,7 @@ def test_encoding_takes_constant_extra_memory(kind: str, dtype: npt.DTypeLike, l
 @pytest.mark.parametrize("scale", [1.0, 0.5])
 @decoders
 def test_decoding_takes_constant_extra_memory(kind: str, scale: float, dtype: np.dtype[Any]) -> None:
-    stored = np.zeros(elements.BY_NAME[kind].nbytes(N + 1), dtype=np.uint8)
+    stored = np.zeros(element_types.BY_NAME[kind].nbytes(N + 1), dtype=np.uint8)
     peak, values = peak_of(lambda: codecs.decode(kind, stored, N, start=1, scale=scale, dtype=dtype))
     assert values.nbytes == N * dtype.itemsize
     assert peak - values.nbytes < ROOM

@@ -18,20 +18,20 @@ from hypothesis import strategies as st
 
 import blobstore
 from blobstore import codecs
+from blobstore.checkpoint.safetensors import dump_header
 from blobstore.codecs import PIECE
+from blobstore.codecs.element_types import BY_NAME, type_of
 from blobstore.compare import Tolerance, compare, open_side, open_sides
-from blobstore.compare.side import Side
+from blobstore.compare.sides import Side
 from blobstore.compare.tensors import Arranged
 from blobstore.compare.values import _BLOCK as BLOCK
 from blobstore.compare.values import measure
-from blobstore.convert.export import plan_export, run_export
 from blobstore.convert.gemma_plan import Choices
-from blobstore.convert.rearranged import Block
-from blobstore.convert.safetensors import dump_header
-from blobstore.elements import BY_NAME, type_of
+from blobstore.edit.rewrite import Edits, rewrite
 from blobstore.errors import BlobStoreError, CodecError, FormatError, TruncatedError
+from blobstore.export.arrangement import Block
+from blobstore.export.run import plan_export, run_export
 from blobstore.gemma import ModelConfig
-from blobstore.rewrite import Edits, rewrite
 from tests.checkpoints import EMBEDDING, HEAD, SINGLE, linux_only, plain, small, write_config, write_own, write_peer
 from tests.gemma_checkpoints import Recipe, as_before, convert, recipes, small_recipe
 from tests.models import FAMILIES, FORMS
@@ -300,7 +300,7 @@ def save_encoded(path: Path, kind: str, data: Array, scale: float, count: int) -
 def test_encoded_tensors_are_compared_as_what_they_decode_to(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str, count: int
 ) -> None:
-    monkeypatch.setattr("blobstore.compare.pairs.CHUNK", PIECE)
+    monkeypatch.setattr("blobstore.compare.chunks.CHUNK", PIECE)
     data, scale = encoded(kind, count)
     a = save_encoded(tmp_path / "a.sbs", kind, data, scale, count)
     decoded = codecs.decode(kind, data, count, scale=scale)
@@ -340,7 +340,7 @@ def test_another_scale_is_another_value(tmp_path: Path) -> None:
     "places", [[0], [PIECE - 1], [PIECE], [5 * PIECE + 8], [3, 4 * PIECE], list(range(0, 300_000, 7))]
 )
 def test_chunks_make_one_tensor(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, places: list[int]) -> None:
-    monkeypatch.setattr("blobstore.compare.pairs.CHUNK", PIECE)
+    monkeypatch.setattr("blobstore.compare.chunks.CHUNK", PIECE)
     a = np.random.default_rng(1).standard_normal(5 * PIECE + 9).astype(np.float32)
     b = a.copy()
     b[places] *= 1.5
@@ -361,7 +361,7 @@ def test_chunks_make_one_tensor(tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
 def test_what_is_not_finite_has_no_part_in_the_cosine(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, dtype: npt.DTypeLike
 ) -> None:
-    monkeypatch.setattr("blobstore.compare.pairs.CHUNK", PIECE)
+    monkeypatch.setattr("blobstore.compare.chunks.CHUNK", PIECE)
     a = np.ones(2 * PIECE, dtype)
     a[5] = NAN  # in a chunk that is equal
     b = a.copy()
@@ -562,7 +562,7 @@ def test_any_conversion_is_the_same_as_its_checkpoint_in_any_chunks(
     recipe.write(folder)
     convert(folder, folder / "a.sbs", Choices("bf16" if recipe.dtype == "bf16" else "f32", layout))
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("blobstore.compare.pairs.CHUNK", step)
+        patch.setattr("blobstore.compare.chunks.CHUNK", step)
         said = found(folder / "a.sbs", folder, tolerance=Tolerance())
     assert not [one for one in said.values() if one.differs]
     assert {name for name, one in said.items() if one.kind != "alias"} >= {*recipe.tensors()} - {recipe.head_name}

@@ -15,8 +15,8 @@ import blobstore.gemma
 from blobstore.errors import UsageError
 from blobstore.gemma import config as module
 from blobstore.gemma.config import Model, ModelConfig, QueryScale, WeightType, Wrapping
-from blobstore.gemma.fields import OpenEnum
 from blobstore.gemma.models import model_config
+from blobstore.gemma.records import OpenEnum
 from tests import models
 from tests.conftest import VECTORS
 from tests.models import SPECIFIERS, configs, tiny

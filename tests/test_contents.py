@@ -14,8 +14,8 @@ from hypothesis import strategies as st
 
 import blobstore
 from blobstore.check import CODES, verify_file
-from blobstore.elements import BY_NAME
-from blobstore.reader import BlobReader
+from blobstore.codecs.element_types import BY_NAME
+from blobstore.container.reader import BlobReader
 from tests.tensor_strategies import Model, models
 
 if TYPE_CHECKING:
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     import numpy.typing as npt
 
     from blobstore.check import Finding
-    from blobstore.store_writer import IndexPlace
+    from blobstore.store.writer import IndexPlace
 
 TENSORS: dict[str, npt.NDArray[Any]] = {
     "model.layers.0.mlp.up_proj.weight": np.arange(5, dtype=np.float32),

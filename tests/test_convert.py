@@ -12,11 +12,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import blobstore
+from blobstore.checkpoint.reader import open_checkpoint
+from blobstore.codecs.element_types import BY_NAME, type_of
 from blobstore.convert import run as module
-from blobstore.convert.checkpoint import open_checkpoint
 from blobstore.convert.plan import plan_by_name
 from blobstore.convert.run import run_plan
-from blobstore.elements import BY_NAME, type_of
 from blobstore.errors import BlobStoreError, CodecError, TruncatedError, UsageError
 from tests.checkpoints import (
     EMBEDDING,

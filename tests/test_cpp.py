@@ -25,10 +25,11 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 import blobstore
-from blobstore import cli, elements
-from blobstore.codecs.packed import Packed
-from blobstore.codecs.packed_writer import CHUNK_NBYTES, compress
-from blobstore.codecs.planes import Layout
+from blobstore import cli
+from blobstore.codecs import element_types
+from blobstore.compression.planes import Layout
+from blobstore.compression.reader import Packed
+from blobstore.compression.writer import CHUNK_NBYTES, compress
 from blobstore.errors import BlobStoreError, FormatError
 from blobstore.gemma import legacy
 from blobstore.gemma.toc import TocEntry, build_toc, toc_entry
@@ -477,7 +478,7 @@ def toc_of_text(count: int) -> bytes:
 SCALES = (1.0, 2.5, -0.0, struct.unpack("<f", b"\1\0\0\0")[0], -1e-40, 3.4028234663852886e38, 0.1, 1.0, *[0.5] * 5)
 TYPES_IN_TOCS = ("f32", "bf16", "sfp", "nuq", "f64", "u32", "u64", "i8", "u16", "u8", "int8", "q4_0", "mxfp4")
 ENTRIES = [
-    toc_entry(f"{elements.BY_NUMBER[number].name}_{number}", elements.BY_NUMBER[number], number, 43, scale)
+    toc_entry(f"{element_types.BY_NUMBER[number].name}_{number}", element_types.BY_NUMBER[number], number, 43, scale)
     for number, scale in zip(range(1, 14), struct.unpack("<13f", struct.pack("<13f", *SCALES)), strict=True)
 ]
 TENSORS = {entry.name: bytes(entry.nbytes) for entry in ENTRIES}
@@ -550,7 +551,7 @@ REFUSED = {
 def catalogs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     """Files without an index, whose tensors are described by the runtime."""
     folder = tmp_path_factory.mktemp("catalogs")
-    sfp, bf16 = elements.BY_NAME["sfp"], elements.BY_NAME["bf16"]
+    sfp, bf16 = element_types.BY_NAME["sfp"], element_types.BY_NAME["bf16"]
     plain, again = build_toc(ENTRIES), build_toc(ENTRIES[3:4])
     typeless = build_toc([replace(ENTRIES[0], type_number=32)])
     odd = [replace(one, stride=44) for one in ENTRIES]
@@ -953,7 +954,7 @@ def records_of_tocs(draw: st.DrawFn) -> tuple[bytes, bytes, int]:
     number = draw(st.integers(1, 13) if draw(st.booleans()) else st.sampled_from([1, 3, 0, 14, 31, 32, 65537]))
     sizes = st.integers(1, 20) | st.sampled_from([0, 128, 129, 255, 256, 257, 2**16, 2**32 - 1])
     rows, cols = draw(st.integers(1, 3)), draw(sizes)
-    kind = elements.BY_NUMBER.get(number, elements.UNKNOWN)
+    kind = element_types.BY_NUMBER.get(number, element_types.UNKNOWN)
     stride = draw(st.sampled_from([*[cols] * 8, 0, 0, 1]))
     entry = TocEntry(name=name, type_number=number, rows=rows, cols=cols, scale=0.5, stride=stride)
     fields = words(build_toc([entry]))[1:]

@@ -22,10 +22,10 @@ import numpy as np
 import pytest
 
 import blobstore
-from blobstore import mapping
+from blobstore.edit.reindex import detach_index
 from blobstore.errors import BlobStoreError, FormatError
+from blobstore.fileio import source
 from blobstore.index import parse_index, unbind_index
-from blobstore.reindex import detach_index
 from tests.checkpoints import linux_only, snapshot
 from tests.conftest import ROOT
 from tests.crashing import (
@@ -475,14 +475,14 @@ def test_an_index_that_fits_the_new_file_is_not_read_with_the_old_one(
 ) -> None:
     write_store(tmp_path, 1, "external", F16)
     before = read_store(tmp_path)
-    real = mapping.open_source
+    real = source.open_source
 
     def replaced_meanwhile(path: str, *access: Any) -> Any:  # noqa: ANN401
         monkeypatch.undo()
         write_store(tmp_path, 2, "external", BF16)
         return real(path, *access)
 
-    monkeypatch.setattr("blobstore.mapping.open_source", replaced_meanwhile)
+    monkeypatch.setattr("blobstore.fileio.source.open_source", replaced_meanwhile)
     with pytest.raises(FormatError, match=r"index-stale: .*replaced while it was opened") as caught:
         blobstore.open(tmp_path / STORE)
     assert caught.value.path == f"{tmp_path / STORE}.idx"

@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from blobstore import directory
-from blobstore.directory import build_directory, parse_directory
+from blobstore.container import directory
+from blobstore.container.directory import build_directory, parse_directory
 from blobstore.errors import BlobStoreError, FormatError, TruncatedError
 from tests import strategies
 from tests.strategies import text_of
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from types import ModuleType
 
-    from blobstore.directory import Directory
+    from blobstore.container.directory import Directory
 
 WORD = 1 << 64
 

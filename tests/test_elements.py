@@ -9,14 +9,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 from safetensors.numpy import load, save
 
-from blobstore import elements
+from blobstore.codecs import element_types
 from blobstore.errors import UsageError
 from tests.tensor_strategies import DTYPES
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-TYPES = list(elements.BY_NUMBER.values())
+TYPES = list(element_types.BY_NUMBER.values())
 
 
 def test_the_types_are_those_of_the_specification(vectors: Path) -> None:
@@ -31,25 +31,29 @@ def test_sizes_are_those_of_the_vectors(manifest: dict[str, Any]) -> None:
     listed = next(fact["entries"] for fact in manifest["valid"] if fact["file"] == "index-element-types.sbs")
     assert len(listed) == len(TYPES)
     for entry in listed:
-        kind = elements.BY_NAME[entry["name"].removeprefix("tensor.")]
+        kind = element_types.BY_NAME[entry["name"].removeprefix("tensor.")]
         assert (kind.number, kind.nbytes(3 * 87)) == (entry["type"], entry["nbytes"])
 
 
-@given(st.lists(st.tuples(st.integers(0, 0xFFFF) | st.sampled_from(sorted(elements.BY_NUMBER)), st.integers(0, 2**57))))
+@given(
+    st.lists(
+        st.tuples(st.integers(0, 0xFFFF) | st.sampled_from(sorted(element_types.BY_NUMBER)), st.integers(0, 2**57))
+    )
+)
 def test_many_sizes_at_once_are_the_same_as_one_by_one(rows: list[tuple[int, int]]) -> None:
     numbers = np.array([number for number, _ in rows], dtype=np.uint16)
     counts = np.array([min(count, 2**57 - 1) for _, count in rows], dtype=np.int64)
     expected = [
-        elements.BY_NUMBER[number].nbytes(int(count)) if number in elements.BY_NUMBER else -1
+        element_types.BY_NUMBER[number].nbytes(int(count)) if number in element_types.BY_NUMBER else -1
         for (number, _), count in zip(rows, counts, strict=True)
     ]
-    assert elements.stored_nbytes(numbers, counts).tolist() == expected
+    assert element_types.stored_nbytes(numbers, counts).tolist() == expected
 
 
 @pytest.mark.parametrize("order", "<>=")
 @pytest.mark.parametrize(("dtype", "name"), DTYPES.items(), ids=DTYPES.values())
 def test_a_dtype_of_either_byte_order_has_the_type_that_reads_it(dtype: np.dtype[Any], name: str, order: str) -> None:
-    kind = elements.type_of(dtype.newbyteorder(order))  # type: ignore[arg-type]
+    kind = element_types.type_of(dtype.newbyteorder(order))  # type: ignore[arg-type]
     assert (kind.name, kind.dtype, kind.bits) == (name, dtype.newbyteorder("<"), dtype.itemsize * 8)
 
 
@@ -59,24 +63,24 @@ def test_every_type_with_a_dtype_stores_one_but_unknown_bytes() -> None:
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=DTYPES.values())
 def test_a_dtype_is_found_by_its_name(dtype: np.dtype[Any]) -> None:
-    assert elements.dtype_named(dtype.name) == dtype
+    assert element_types.dtype_named(dtype.name) == dtype
 
 
 def test_a_name_of_no_stored_dtype_is_refused() -> None:
     with pytest.raises(UsageError, match="unsupported-dtype: no element type stores dtype complex128: convert to one"):
-        elements.dtype_named("complex128")
+        element_types.dtype_named("complex128")
 
 
 @pytest.mark.parametrize("c_type", [np.longlong, np.ulonglong, np.intc, np.uintc, np.byte])
 def test_c_types_of_one_size_are_one_type(c_type: type[np.generic]) -> None:
     dtype = np.dtype(c_type)
-    assert elements.type_of(dtype).dtype == np.dtype(f"<{dtype.kind}{dtype.itemsize}")
+    assert element_types.type_of(dtype).dtype == np.dtype(f"<{dtype.kind}{dtype.itemsize}")
 
 
 @pytest.mark.parametrize("dtype", ["O", "U3", "S3", "M8[s]", "m8[s]", "g", "c16", "V8", "i4,f4"])
 def test_a_dtype_without_a_type_is_refused_by_its_name(dtype: str) -> None:
     with pytest.raises(UsageError, match=re.escape(str(np.dtype(dtype)))) as caught:
-        elements.type_of(np.dtype(dtype))
+        element_types.type_of(np.dtype(dtype))
     assert caught.value.reason == "unsupported-dtype"
 
 
@@ -84,25 +88,25 @@ def test_a_dtype_without_a_type_is_refused_by_its_name(dtype: str) -> None:
     "name", ["F64", "F32", "F16", "I64", "U64", "I32", "U32", "I16", "U16", "I8", "U8", "BOOL", "C64"]
 )
 def test_names_of_safetensors_mean_what_they_mean_there(name: str) -> None:
-    raw = save({"x": np.ones(2, dtype=elements.BY_SAFETENSORS[name].dtype)})
+    raw = save({"x": np.ones(2, dtype=element_types.BY_SAFETENSORS[name].dtype)})
     assert f'"dtype":"{name}"'.encode() in raw
-    assert load(raw)["x"].dtype == elements.BY_SAFETENSORS[name].dtype
+    assert load(raw)["x"].dtype == element_types.BY_SAFETENSORS[name].dtype
 
 
 @given(st.sampled_from([("q4_0", 18), ("mxfp4", 17)]), st.integers(0, 2**57))
 def test_a_block_is_stored_in_full(kind: tuple[str, int], count: int) -> None:
     name, nbytes = kind
-    assert elements.BY_NAME[name].nbytes(count) == (count + 31) // 32 * nbytes
+    assert element_types.BY_NAME[name].nbytes(count) == (count + 31) // 32 * nbytes
 
 
 def test_a_number_that_was_once_ours_is_none_any_more() -> None:
-    assert [str(elements.by_number(number)) for number in (9, 10, 11)] == ["u16", "u8", "int8"]
-    assert not {33, 34, 36} & elements.BY_NUMBER.keys()
+    assert [str(element_types.by_number(number)) for number in (9, 10, 11)] == ["u16", "u8", "int8"]
+    assert not {33, 34, 36} & element_types.BY_NUMBER.keys()
 
 
 @given(st.integers(0, 0xFFFF))
 def test_any_number_has_a_type_that_shows_it(number: int) -> None:
-    kind = elements.by_number(number)
+    kind = element_types.by_number(number)
     assert kind.number == number
     assert repr(kind) in {kind.name, f"type-{number}"}
-    assert (kind.bits == 0) == (number not in elements.BY_NUMBER)
+    assert (kind.bits == 0) == (number not in element_types.BY_NUMBER)

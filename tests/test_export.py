@@ -17,13 +17,13 @@ from hypothesis import strategies as st
 
 import blobstore
 from blobstore import codecs
-from blobstore.convert.checkpoint import open_checkpoint
-from blobstore.convert.export import plan_export, run_export
+from blobstore.checkpoint.reader import open_checkpoint
+from blobstore.codecs.element_types import BY_NAME
+from blobstore.container.keys import REARRANGED
+from blobstore.container.writer import BlobWriter
 from blobstore.convert.gemma_plan import Choices
-from blobstore.elements import BY_NAME
 from blobstore.errors import BlobStoreError, FormatError, UsageError
-from blobstore.keys import REARRANGED
-from blobstore.writer import BlobWriter
+from blobstore.export.run import plan_export, run_export
 from tests.checkpoints import EMBEDDING, HEAD, SINGLE, linux_only, said_by_peer, snapshot, write_config, write_peer
 from tests.gemma_checkpoints import DTYPES, VARIANTS, Recipe, arranged, convert, recipes, small_recipe
 from tests.models import FAMILIES, FORMS
@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 
     import numpy.typing as npt
 
-    from blobstore.convert.export import ExportPlan
+    from blobstore.export.run import ExportPlan
 
     Array = npt.NDArray[Any]
     Facts = dict[str, tuple[str, tuple[int, ...], bytes]]

@@ -12,14 +12,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from blobstore.convert.checkpoint import open_checkpoint
+from blobstore.checkpoint.reader import open_checkpoint
+from blobstore.container.keys import CHOICES
+from blobstore.convert.gemma_families import family_of, recognise, runtime_notes
 from blobstore.convert.gemma_plan import Choices, is_gemma, plan_for_gemma
 from blobstore.errors import CheckpointError, Fault
 from blobstore.gemma import ModelConfig
 from blobstore.gemma.config import LayerType, Model, QueryScale, VitConfig, Wrapping
-from blobstore.gemma.families import family_of, recognise, runtime_notes
 from blobstore.index import shape_fault
-from blobstore.keys import CHOICES
 from tests.checkpoints import snapshot, write_config
 from tests.gemma_checkpoints import NEW, OLD, TEXT_ONLY, Recipe, Size, plan_of, small_recipe, write_sparse
 from tests.models import CONFIG_SHA256, FAMILIES, TINY, VISION, WEIGHTS, packed, spec_tensors, tiny, unpacked
@@ -27,7 +27,7 @@ from tests.models import CONFIG_SHA256, FAMILIES, TINY, VISION, WEIGHTS, packed,
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from blobstore.convert.checkpoint import Checkpoint
+    from blobstore.checkpoint.reader import Checkpoint
     from tests.gemma_checkpoints import Config
 
 # What config.json of the published checkpoints says, and how the specifier begins. Newer ones leave out what is the

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from blobstore.errors import FormatError, UsageError
 from blobstore.gemma import TocEntry, build_toc, parse_toc
 from blobstore.gemma.config import HC_EPS, LayerConfig, ModelConfig, VitConfig
-from blobstore.gemma.fields import (
+from blobstore.gemma.records import (
     BOOL,
     F32,
     I32,
@@ -613,7 +613,7 @@ def test_the_longest_text_and_the_longest_vector_are_taken() -> None:
 
 
 def test_a_vector_has_at_most_as_many_elements_as_newer_runtimes_read(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("blobstore.gemma.fields.MAX_VECTOR", 9)
+    monkeypatch.setattr("blobstore.gemma.records.MAX_VECTOR", 9)
     config = replace(CONFIG, attention_window_sizes=(512,) * 9)
     raw = config.to_bytes()
     assert ModelConfig.from_bytes(raw) == config
@@ -622,9 +622,9 @@ def test_a_vector_has_at_most_as_many_elements_as_newer_runtimes_read(monkeypatc
         UsageError, match=r"bad-field: ModelConfig\.attention_window_sizes: 10 elements are more than 9"
     ):
         longer.to_bytes()
-    monkeypatch.setattr("blobstore.gemma.fields.MAX_VECTOR", 10)
+    monkeypatch.setattr("blobstore.gemma.records.MAX_VECTOR", 10)
     raw = longer.to_bytes()
-    monkeypatch.setattr("blobstore.gemma.fields.MAX_VECTOR", 9)
+    monkeypatch.setattr("blobstore.gemma.records.MAX_VECTOR", 9)
     faulty(raw, "fields-vector")
 
 

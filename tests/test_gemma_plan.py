@@ -17,11 +17,11 @@ from hypothesis import strategies as st
 
 import blobstore
 from blobstore import codecs
-from blobstore.convert.checkpoint import Checkpoint, open_checkpoint
+from blobstore.checkpoint.reader import Checkpoint, open_checkpoint
+from blobstore.codecs.element_types import BY_NAME
 from blobstore.convert.choose import tokenizer_beside
 from blobstore.convert.gemma_plan import Choices
 from blobstore.convert.run import run_plan
-from blobstore.elements import BY_NAME
 from blobstore.errors import CheckpointError, UsageError
 from blobstore.gemma.config import Wrapping
 from tests.checkpoints import SINGLE, own, snapshot, write_config, write_own, write_peer

@@ -12,25 +12,27 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import blobstore
-from blobstore import descriptors, evidence, mapping
 from blobstore.check import verify_file
+from blobstore.checkpoint.reader import open_checkpoint
+from blobstore.checkpoint.safetensors import dump_header
+from blobstore.codecs.element_types import BY_NAME
 from blobstore.compare import compare, open_side
 from blobstore.compare.renames import Endings
-from blobstore.compare.side import Side
-from blobstore.convert.checkpoint import open_checkpoint
+from blobstore.compare.sides import Side
+from blobstore.container.layout import BLOB_ALIGN, FILE_ALIGN, HEADER, MAGIC, PLACEHOLDER
+from blobstore.container.reader import BlobReader
+from blobstore.container.writer import BlobWriter
 from blobstore.convert.plan import plan_by_name
 from blobstore.convert.run import run_plan
-from blobstore.convert.safetensors import dump_header
-from blobstore.elements import BY_NAME
+from blobstore.edit import recover_directory
+from blobstore.edit.recover import recover
 from blobstore.errors import FormatError
+from blobstore.fileio import descriptors
+from blobstore.fileio import source as source_module
 from blobstore.gemma.tokenizer import count_pieces
 from blobstore.index import IndexedBlob, build_index
 from blobstore.index.records import HEADER as INDEX_HEADER
 from blobstore.index.records import self_digest
-from blobstore.layout import BLOB_ALIGN, FILE_ALIGN, HEADER, MAGIC, PLACEHOLDER
-from blobstore.reader import BlobReader
-from blobstore.recover import recover
-from blobstore.writer import BlobWriter
 from tests.checkpoints import linux_only
 from tests.steps import assert_grows_with, steps
 
@@ -202,10 +204,10 @@ def test_where_a_tokenizer_ends_is_looked_for_once(tmp_path: Path) -> None:
     model = b"\x0a\x08\x0a\x01a\x15\0\0\0\0\0"[:10] * 500
     path = tmp_path / "tokenizer"
     path.write_bytes(model + b"\x0a\x7faaa".ljust(100, b"\0"))  # the last one is cut off
-    source = mapping.open_source(path, "read")
+    source = source_module.open_source(path, "read")
     try:
         once = steps(lambda: count_pieces(model))
-        found = steps(lambda: evidence._tokenizer_nbytes(source, 0, source.size))
+        found = steps(lambda: recover_directory._tokenizer_nbytes(source, 0, source.size))
     finally:
         source.close()
     assert found.calls <= 3 * once.calls + 100
@@ -231,7 +233,7 @@ def test_the_end_of_a_tokenizer_is_the_first_that_is_possible(parts: list[bytes]
     least = max(len(raw.rstrip(b"\0")), len(raw) - BLOB_ALIGN + 1)
     expected = next((nbytes for nbytes in range(least, len(raw) + 1) if is_model(nbytes)), 0)
     source: Any = Bytes()
-    assert evidence._tokenizer_nbytes(source, 0, len(raw)) == expected
+    assert recover_directory._tokenizer_nbytes(source, 0, len(raw)) == expected
 
 
 # ------------------------------------------------------------------------------------------------------ verify, damage

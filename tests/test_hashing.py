@@ -10,10 +10,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from blobstore import hashing
 from blobstore.errors import TruncatedError
-from blobstore.hashing import Hasher, digest_of
-from blobstore.transfer import CHUNK_NBYTES, FileRange
+from blobstore.fileio import hashing
+from blobstore.fileio.hashing import Hasher, digest_of
+from blobstore.fileio.transfer import CHUNK_NBYTES, FileRange
 from tests.strategies import payload
 
 if TYPE_CHECKING:

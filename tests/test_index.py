@@ -11,8 +11,8 @@ import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
-from blobstore import elements
-from blobstore.directory import build_directory
+from blobstore.codecs import element_types
+from blobstore.container.directory import build_directory
 from blobstore.errors import FormatError, TruncatedError, UsageError
 from blobstore.index import (
     PACKED,
@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
     from types import ModuleType
 
-    from blobstore.directory import Directory
+    from blobstore.container.directory import Directory
 
 SIZES = [1, 8, 300, 2**32 - 1, 2**32, 2**33 + 5, 2**45]
 KEYS = ["a.weight", "b.weight"]
@@ -69,7 +69,7 @@ def blob_tables(draw: st.DrawFn) -> list[IndexedBlob]:
 @st.composite
 def one_entry(draw: st.DrawFn, name: str, blobs: Sequence[IndexedBlob]) -> Entry:
     """Any type and codec, known or not, anywhere in a blob that has room for it."""
-    number = draw(st.sampled_from([*elements.BY_NUMBER, 9, 31, 49, 65535]))
+    number = draw(st.sampled_from([*element_types.BY_NUMBER, 9, 31, 49, 65535]))
     codec = draw(st.sampled_from([0, 0, 0, 2, 65535]))
     scale = draw(st.floats(width=32, allow_nan=False, allow_infinity=False))
     shape = draw(shapes)
@@ -79,10 +79,10 @@ def one_entry(draw: st.DrawFn, name: str, blobs: Sequence[IndexedBlob]) -> Entry
     room = blobs[place].unpacked_nbytes or blobs[place].nbytes
     codec = PACKED if blobs[place].unpacked_nbytes else codec
     nbytes = draw(st.integers(0, room))
-    if codec <= PACKED and number in elements.BY_NUMBER:
-        kind = elements.BY_NUMBER[number]
+    if codec <= PACKED and number in element_types.BY_NUMBER:
+        kind = element_types.BY_NUMBER[number]
         if kind.nbytes(math.prod(shape)) > room:
-            kind, shape = elements.BY_NAME["u8"], (room,)
+            kind, shape = element_types.BY_NAME["u8"], (room,)
         number, nbytes = kind.number, kind.nbytes(math.prod(shape))
     return Entry(name, place, draw(st.integers(0, room - nbytes)), nbytes, number, shape, scale, codec)
 
@@ -412,7 +412,7 @@ def check(index: NameIndex) -> None:
         assert (entry.codec == PACKED) == bool(blob and blob.unpacked_nbytes)
         assert 0 <= entry.offset <= entry.offset + entry.nbytes <= room
         assert math.isfinite(entry.scale)
-        kind = elements.by_number(entry.type)
+        kind = element_types.by_number(entry.type)
         assert entry.codec > PACKED or not kind.bits or kind.nbytes(math.prod(entry.shape)) == entry.nbytes
     assert all(isinstance(key, str) and isinstance(value, str) for key, value in index.metadata.items())
     json.dumps(index.metadata, ensure_ascii=False).encode()

@@ -10,7 +10,7 @@ import pytest
 from blobstore import BlobReader, BlobWriter
 from blobstore.errors import FormatError
 from blobstore.index import Entry, IndexedBlob, build_index
-from blobstore.index_file import find_index, read_external
+from blobstore.index.locate import find_index, read_external
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 import blobstore
 from blobstore import codecs
-from blobstore.elements import BY_NAME
+from blobstore.codecs.element_types import BY_NAME
 from blobstore.errors import NameNotFoundError, UsageError
 from tests.tensor_strategies import DTYPES, Model, arrays, metadata_maps, models, names, stored_bytes
 
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
     import numpy.typing as npt
 
-    from blobstore.mapping import Access
+    from blobstore.fileio.source import Access
 
     Array = npt.NDArray[Any]
 

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from blobstore import keys
+from blobstore.container import keys
 from blobstore.errors import KeyTooLongError, UsageError
 from tests import strategies
 from tests.conftest import load_manifest

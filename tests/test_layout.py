@@ -5,7 +5,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from blobstore import layout
+from blobstore.container import layout
 from tests import strategies
 
 sizes = st.lists(st.one_of(st.integers(1, 600), st.integers(1, 1 << 55)), min_size=1, max_size=40)

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from blobstore.elements import BY_NAME
+from blobstore.codecs.element_types import BY_NAME
 from blobstore.errors import FormatError
 from blobstore.gemma import tensors_of
 from blobstore.gemma.legacy import LegacyTensor, elements_in, legacy_tensors

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from blobstore.directory import build_directory
+from blobstore.container.directory import build_directory
 from blobstore.index import Entry, IndexedBlob, build_index
 from tests.checkpoints import linux_only
 from tests.conftest import VECTORS, load_manifest

@@ -10,15 +10,16 @@ import numpy as np
 import pytest
 
 import blobstore
-from blobstore.packing import pack, unpack
-from blobstore.reindex import attach_index, build_for, detach_index
-from blobstore.rewrite import Edits, rewrite
+from blobstore.edit.reindex import attach_index, build_for, detach_index
+from blobstore.edit.rewrite import Edits, rewrite
+from blobstore.packing.pack import pack
+from blobstore.packing.unpack import unpack
 
 if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
-    from blobstore.store_writer import IndexPlace
+    from blobstore.store.writer import IndexPlace
 
 # Of the same sizes, so that an index of one fits the other's blobs.
 OLD = {"a": np.arange(8, dtype=np.float32), "b": np.arange(8, 16, dtype=np.float32)}

@@ -8,19 +8,20 @@ from typing import TYPE_CHECKING, get_args
 
 import pytest
 
-from blobstore import descriptors, mapping
-from blobstore.bench import cache
-from blobstore.descriptors import PlainFile
+from blobstore.bench import page_cache
 from blobstore.errors import TruncatedError, UsageError
-from blobstore.file_systems import file_system, is_remote, kind_of_mount
-from blobstore.mapping import MappedFile, Prefetch, open_source
+from blobstore.fileio import descriptors
+from blobstore.fileio import source as source_module
+from blobstore.fileio.descriptors import PlainFile
+from blobstore.fileio.file_systems import file_system, is_remote, kind_of_mount
+from blobstore.fileio.source import MappedFile, Prefetch, open_source
 from tests.strategies import payload
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
-    from blobstore.mapping import Access, ByteSource
+    from blobstore.fileio.source import Access, ByteSource
 
 DATA = payload(1, 10_000)
 
@@ -73,7 +74,7 @@ NO_ADVICE = 9999  # no system has it
 def test_a_system_without_a_hint_opens_all_the_same(
     file: Path, monkeypatch: pytest.MonkeyPatch, populate: int | None, others: int | None, prefetch: Prefetch
 ) -> None:
-    monkeypatch.setattr(mapping, "_POPULATE_READ", populate)
+    monkeypatch.setattr(source_module, "_POPULATE_READ", populate)
     for name in ("MADV_WILLNEED", "MADV_RANDOM", "MADV_SEQUENTIAL"):
         monkeypatch.setattr(mmap, name, others, raising=False)
     source = open_source(file, prefetch=prefetch)
@@ -81,19 +82,19 @@ def test_a_system_without_a_hint_opens_all_the_same(
     source.close()
 
 
-@pytest.mark.skipif(not cache.CAN_DROP, reason="this system doesn't drop a file's pages at one's request")
+@pytest.mark.skipif(not page_cache.CAN_DROP, reason="this system doesn't drop a file's pages at one's request")
 def test_all_of_a_file_is_in_memory_when_that_was_asked_for(tmp_path: Path) -> None:
     path = tmp_path / "large"
     path.write_bytes(payload(2, 1 << 20) * 8)
-    cache.settle(str(path))
-    cache.drop([str(path)])
-    found = cache.resident([str(path)])
+    page_cache.settle(str(path))
+    page_cache.drop([str(path)])
+    found = page_cache.resident([str(path)])
     if found is None or found[0]:
         pytest.skip("this system doesn't say what is in memory, or keeps its files there")
     open_source(path).close()
-    assert cache.resident([str(path)]) == (0, found[1])
+    assert page_cache.resident([str(path)]) == (0, found[1])
     open_source(path, prefetch="all").close()
-    assert cache.resident([str(path)]) == (found[1], found[1])
+    assert page_cache.resident([str(path)]) == (found[1], found[1])
 
 
 def test_views_are_read_only(source: ByteSource) -> None:
@@ -124,7 +125,9 @@ def overcommits() -> bool:
         return False
 
 
-@pytest.mark.skipif(not mapping._NORESERVE or not overcommits(), reason="this system reserves memory for a private map")
+@pytest.mark.skipif(
+    not source_module._NORESERVE or not overcommits(), reason="this system reserves memory for a private map"
+)
 def test_a_writable_map_may_be_larger_than_memory(tmp_path: Path) -> None:
     path, size = tmp_path / "sparse", 1 << 40
     path.touch()
@@ -304,7 +307,7 @@ def test_auto_maps_unless_the_file_is_on_a_network_drive(
 ) -> None:
     path = tmp_path / "file"
     path.write_bytes(b"bytes")
-    monkeypatch.setattr("blobstore.mapping.file_system", lambda _device: kind)
+    monkeypatch.setattr("blobstore.fileio.source.file_system", lambda _device: kind)
     source = open_source(path)
     assert source.access == access
     assert bytes(source.view(1, 3)) == b"yte"

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 
 import blobstore
 from blobstore import codecs
-from blobstore.elements import BY_NAME
+from blobstore.codecs.element_types import BY_NAME
 from blobstore.errors import BlobStoreError, CodecError, UsageError
 from blobstore.gemma import ModelConfig, ModelWriter, build_toc, check_tensors, parse_toc
 from blobstore.gemma.config import WeightType
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
     import numpy.typing as npt
 
-    from blobstore.store_writer import IndexPlace
+    from blobstore.store.writer import IndexPlace
     from tests.models import Row
 
     Array = npt.NDArray[Any]

@@ -19,12 +19,13 @@ from safetensors.numpy import load_file
 import blobstore
 from blobstore import cli
 from blobstore.bench import plot
+from blobstore.check.repair import repair
 from blobstore.cli.output import output_of
 from blobstore.convert.gemma_plan import Choices
-from blobstore.packing import pack, unpack
-from blobstore.recover import recover
-from blobstore.repair import repair
-from blobstore.rewrite import Edits, rewrite
+from blobstore.edit.recover import recover
+from blobstore.edit.rewrite import Edits, rewrite
+from blobstore.packing.pack import pack
+from blobstore.packing.unpack import unpack
 from tests.checkpoints import snapshot, write_peer
 from tests.gemma_checkpoints import convert, sound_recipe, tokenizer
 from tests.packing_files import tuned, weights

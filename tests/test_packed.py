@@ -19,15 +19,15 @@ import zstandard
 from hypothesis import given
 from hypothesis import strategies as st
 
-from blobstore.codecs.packed import HEADER, Packed
-from blobstore.codecs.packed_writer import CHUNK_NBYTES, compress, sampled_ratio
-from blobstore.codecs.planes import Layout, layout_of
-from blobstore.elements import BY_NAME
+from blobstore.codecs.element_types import BY_NAME
+from blobstore.compression.planes import Layout, layout_of
+from blobstore.compression.reader import HEADER, Packed
+from blobstore.compression.writer import CHUNK_NBYTES, compress, sampled_ratio
+from blobstore.container.writer import BlobWriter
 from blobstore.errors import BlobStoreError, FormatError, TruncatedError, UsageError
+from blobstore.fileio.threads import in_order
 from blobstore.index import Entry, IndexedBlob, build_index
-from blobstore.parallel import in_order
-from blobstore.store import Store
-from blobstore.writer import BlobWriter
+from blobstore.store.reader import Store
 from tests.conftest import VECTORS
 from tests.test_planes import LAYOUTS, every_layout
 
@@ -179,7 +179,7 @@ def test_no_chunk_is_decoded_twice(data: bytes, chunk: int, job: int, where: st.
         return plane(place, *rest)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("blobstore.codecs.packed._JOB_NBYTES", job)
+        patch.setattr("blobstore.compression.reader._JOB_NBYTES", job)
         patch.setattr(found, "_plane", counted)
         assert found.read(start, stop).tobytes() == data[start:stop]
     assert decoded == list(range(start // chunk, -(-stop // chunk)))

@@ -16,19 +16,21 @@ import pytest
 from hypothesis import given, settings
 
 import blobstore
-from blobstore import unpacked
-from blobstore.codecs.packed_writer import CHUNK_NBYTES
-from blobstore.elements import BY_NAME
+from blobstore.codecs.element_types import BY_NAME
+from blobstore.compression.writer import CHUNK_NBYTES
+from blobstore.container.keys import RESERVED_KEYS
+from blobstore.container.reader import BlobReader
+from blobstore.container.writer import BlobWriter
+from blobstore.edit.reindex import build_for
 from blobstore.errors import BlobStoreError, FormatError, UsageError
+from blobstore.fileio.transfer import FileRange
 from blobstore.index import Entry, IndexedBlob, build_index
-from blobstore.index_file import external_path, find_index
-from blobstore.keys import RESERVED_KEYS
-from blobstore.packing import original_of, pack, packer, unpack
-from blobstore.reader import BlobReader
-from blobstore.reindex import build_for
-from blobstore.transfer import FileRange
-from blobstore.unpacked import UnpackedBlobs
-from blobstore.writer import BlobWriter
+from blobstore.index.locate import external_path, find_index
+from blobstore.packing import pack as pack_module
+from blobstore.packing.pack import pack
+from blobstore.packing.unpack import original_of, unpack
+from blobstore.store import blobs as blobs_module
+from blobstore.store.blobs import UnpackedBlobs
 from tests.conftest import VECTORS
 from tests.packing_files import check_same_tensors, index_beside, is_name, there_and_back, tuned, weights, write_weights
 from tests.strategies import Blobs, blob_lists, payload, versions
@@ -40,7 +42,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from pathlib import Path
 
-    from blobstore.store_writer import IndexPlace
+    from blobstore.store.writer import IndexPlace
 
 some = settings(max_examples=settings().max_examples // 2)  # each example waits for the disk several times
 FILES = [
@@ -66,7 +68,7 @@ def write_weights_of(path: Path, count: int, index: IndexPlace) -> Path:
 @pytest.fixture
 def everything(monkeypatch: pytest.MonkeyPatch) -> None:
     """Have all tensors packed, also the small ones of tests, which only get larger."""
-    monkeypatch.setattr(packer, "_WORTH", 1000.0)
+    monkeypatch.setattr(pack_module, "_WORTH", 1000.0)
 
 
 def model_file(path: Path, **options: Any) -> Path:  # noqa: ANN401 (write_weights')
@@ -257,7 +259,7 @@ def test_a_digest_is_of_all_pieces_of_a_blob_as_it_was(
 ) -> None:
     path = model_file(tmp_path / "m.sbs")
     pack(path, tmp_path / "packed.sbs")
-    monkeypatch.setattr(unpacked, "_HASH_NBYTES", piece)
+    monkeypatch.setattr(blobs_module, "_HASH_NBYTES", piece)
     with BlobReader(path) as whole, BlobReader(tmp_path / "packed.sbs") as reader:
         found = find_index(reader)
         assert found
@@ -390,7 +392,7 @@ def test_an_error_does_not_wait_for_what_is_hashed_beside(tmp_path: Path, monkey
         raise KeyboardInterrupt
 
     monkeypatch.setattr(FileRange, "chunks", slow)
-    monkeypatch.setattr(packer, "sampled_ratio", interrupt)
+    monkeypatch.setattr(pack_module, "sampled_ratio", interrupt)
     with pytest.raises(KeyboardInterrupt):
         pack(path, tmp_path / "p.sbs")
     assert sum(seen) < path.stat().st_size
@@ -661,7 +663,7 @@ def test_a_packed_file_may_have_more_blobs_than_gemma_cpp_takes(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, index: IndexPlace, count: int
 ) -> None:
     path = write_weights_of(tmp_path / "m.sbs", count, index)
-    monkeypatch.setattr(packer, "MAX_PORTABLE_BLOBS", 3)
+    monkeypatch.setattr(pack_module, "MAX_PORTABLE_BLOBS", 3)
     packed, _ = there_and_back(path)
     check_same_tensors(path, packed)
 
@@ -671,7 +673,7 @@ def test_a_file_of_as_many_blobs_as_there_can_be_is_refused_at_once(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, index: IndexPlace
 ) -> None:
     most = 20
-    monkeypatch.setattr(packer, "MAX_BLOBS", most)
+    monkeypatch.setattr(pack_module, "MAX_BLOBS", most)
     spare = 2 if index == "embedded" else 3  # the new one's index, what is in no blob, and the index beside
     names = [f"c_{i}x" for i in range(most - spare)]
     there_and_back(write_weights(tmp_path / "m.sbs", {name: weights(1, 9) for name in names}, index=index))

@@ -13,20 +13,22 @@ from hypothesis import strategies as st
 
 import blobstore
 from blobstore.check import check_file, verify_file, verify_values
+from blobstore.checkpoint.reader import open_checkpoint
+from blobstore.codecs.element_types import BY_NAME
 from blobstore.compare import compare, open_sides
-from blobstore.convert.checkpoint import open_checkpoint
-from blobstore.convert.export import plan_export, run_export
+from blobstore.container.keys import SKELETON_INDEX_KEY, SKELETON_KEY
+from blobstore.container.reader import BlobReader
 from blobstore.convert.verify import plan_again, verify
-from blobstore.elements import BY_NAME
+from blobstore.edit.recover import recover
+from blobstore.edit.reindex import attach_index, build_for, detach_index
+from blobstore.edit.rewrite import Edits, rewrite
 from blobstore.errors import BlobStoreError, FormatError, UsageError
+from blobstore.export.run import plan_export, run_export
 from blobstore.index import Entry, IndexedBlob, build_index
-from blobstore.index_file import external_path
-from blobstore.keys import SKELETON_INDEX_KEY, SKELETON_KEY
-from blobstore.packing import pack, packer, unpack
-from blobstore.reader import BlobReader
-from blobstore.recover import recover
-from blobstore.reindex import attach_index, build_for, detach_index
-from blobstore.rewrite import Edits, rewrite
+from blobstore.index.locate import external_path
+from blobstore.packing import pack as pack_module
+from blobstore.packing.pack import pack
+from blobstore.packing.unpack import unpack
 from tests.gemma_checkpoints import convert, small_recipe
 from tests.models import FAMILIES
 from tests.packing_files import check_same_tensors, tuned, weights, write_weights
@@ -47,7 +49,7 @@ DOWN = "model.layers.0.mlp.down_proj.weight"
 @pytest.fixture
 def everything(monkeypatch: pytest.MonkeyPatch) -> None:
     """Have all tensors packed, also the small ones of tests, which only get larger."""
-    monkeypatch.setattr(packer, "_WORTH", 1000.0)
+    monkeypatch.setattr(pack_module, "_WORTH", 1000.0)
 
 
 @pytest.fixture

@@ -15,16 +15,19 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import blobstore
-from blobstore.codecs.packed import MAX_CHUNK
-from blobstore.codecs.packed_writer import compress
-from blobstore.codecs.planes import WHOLE
-from blobstore.elements import BY_NAME
+from blobstore.codecs.element_types import BY_NAME
+from blobstore.compression.planes import WHOLE
+from blobstore.compression.reader import MAX_CHUNK
+from blobstore.compression.writer import compress
+from blobstore.container.keys import INDEX_KEY, PACKED_FROM, SKELETON_INDEX_KEY, SKELETON_KEY
+from blobstore.container.reader import BlobReader
+from blobstore.container.writer import BlobWriter
 from blobstore.errors import BlobStoreError, FormatError, UsageError
 from blobstore.index import PACKED, Entry, IndexedBlob, build_index
-from blobstore.keys import INDEX_KEY, PACKED_FROM, SKELETON_INDEX_KEY, SKELETON_KEY
-from blobstore.packing import pack, packer, skeleton, unpack
-from blobstore.reader import BlobReader
-from blobstore.writer import BlobWriter
+from blobstore.packing import pack as pack_module
+from blobstore.packing import skeleton
+from blobstore.packing.pack import pack
+from blobstore.packing.unpack import unpack
 from tests.checkpoints import linux_only
 from tests.packing_files import tuned, weights, write_weights
 from tests.strategies import payload
@@ -111,7 +114,7 @@ class Site:
 
 @pytest.fixture(params=KINDS)
 def site(request: pytest.FixtureRequest, memory: Path, monkeypatch: pytest.MonkeyPatch) -> Site:
-    monkeypatch.setattr(packer, "_WORTH", 1000.0)
+    monkeypatch.setattr(pack_module, "_WORTH", 1000.0)
     return Site(memory, request.param)
 
 

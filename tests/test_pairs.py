@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from blobstore.codecs.pairs import find_base, pair, paired_nbytes, unpair
+from blobstore.compression.nibbles import find_base, pair, paired_nbytes, unpair
 
 FEW_ESCAPES = 32  # one byte in so many may escape
 PLACED_ESCAPES = 256  # one byte in so many may have its place

@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from blobstore.parallel import cores, in_order
+from blobstore.fileio.threads import cores, in_order
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

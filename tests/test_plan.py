@@ -9,8 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from blobstore import key_for
+from blobstore.checkpoint.reader import open_checkpoint
 from blobstore.convert import plan as module
-from blobstore.convert.checkpoint import open_checkpoint
 from blobstore.convert.plan import PlannedAlias, plan_by_name
 from blobstore.errors import CheckpointError
 from tests.checkpoints import (

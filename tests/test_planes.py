@@ -7,8 +7,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from blobstore.codecs.planes import Layout, Merger, Splitter, layout_of
-from blobstore.elements import BY_NAME
+from blobstore.codecs.element_types import BY_NAME
+from blobstore.compression.planes import Layout, Merger, Splitter, layout_of
 
 LAYOUTS = [Layout(width, signed=signed) for width in (1, 2, 4, 8) for signed in (False, True)[: 1 + (width > 1)]]
 

@@ -11,18 +11,18 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 
 import blobstore
-from blobstore import evidence
 from blobstore.check import verify_file
-from blobstore.convert.export import plan_export
+from blobstore.codecs.element_types import BY_NAME
+from blobstore.container.reader import BlobReader
+from blobstore.container.writer import BlobWriter
 from blobstore.convert.gemma_plan import Choices
-from blobstore.elements import BY_NAME
+from blobstore.edit import recover_directory
+from blobstore.edit.recover import recover
 from blobstore.errors import FormatError, UsageError
+from blobstore.export.run import plan_export
 from blobstore.gemma.config import ModelConfig
 from blobstore.gemma.toc import build_toc, parse_toc, toc_entry
 from blobstore.index import Entry, IndexedBlob, build_index
-from blobstore.reader import BlobReader
-from blobstore.recover import recover
-from blobstore.writer import BlobWriter
 from tests.gemma_checkpoints import convert, small_recipe
 from tests.models import FAMILIES
 from tests.strategies import payload
@@ -31,7 +31,7 @@ from tests.tensor_strategies import Model, models
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from blobstore.store_writer import IndexPlace
+    from blobstore.store.writer import IndexPlace
 
 NAMES = [f"model.layers.{i}.mlp.up_proj.weight" for i in range(5)]
 
@@ -247,12 +247,12 @@ def test_many_beginnings_of_a_toc_do_not_take_for_ever(
         tried.append(len(raw))
         raise FormatError("toc-type", "none of it is read")
 
-    monkeypatch.setattr(evidence, "parse_toc", refuse)
+    monkeypatch.setattr(recover_directory, "parse_toc", refuse)
     with pytest.raises(FormatError):
         recover(path, tmp_path / "out.sbs")
     assert len(tried) == tocs
     assert sum(tried) <= path.stat().st_size
-    monkeypatch.setattr(evidence, "_MOST_FOLLOWED", 7)
+    monkeypatch.setattr(recover_directory, "_MOST_FOLLOWED", 7)
     with pytest.raises(FormatError):
         recover(path, tmp_path / "out.sbs")
     assert len(tried) - tocs <= 7, "it looks at no more records"

@@ -11,11 +11,11 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 import blobstore
-from blobstore import layout
+from blobstore.container import layout
+from blobstore.container.keys import CHOICES, REARRANGED
+from blobstore.edit.reindex import attach_index, build_for, detach_index
+from blobstore.edit.rewrite import Edits, rewrite
 from blobstore.errors import FormatError, UsageError
-from blobstore.keys import CHOICES, REARRANGED
-from blobstore.reindex import attach_index, build_for, detach_index
-from blobstore.rewrite import Edits, rewrite
 from tests.strategies import Blobs, blob_lists, bytes_of, versions
 from tests.tensor_strategies import Model, models
 

@@ -14,15 +14,15 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 
 import blobstore
-from blobstore import layout
 from blobstore.check import check_file, verify_file
+from blobstore.container import layout
+from blobstore.container.keys import CHOICES
+from blobstore.container.reader import BlobReader
 from blobstore.convert.gemma_plan import Choices
+from blobstore.edit.rewrite import Edits, rewrite
 from blobstore.errors import FormatError, UsageError
 from blobstore.gemma.toc import build_toc, parse_toc
 from blobstore.index import IndexedBlob, build_index
-from blobstore.keys import CHOICES
-from blobstore.reader import BlobReader
-from blobstore.rewrite import Edits, rewrite
 from tests.gemma_checkpoints import convert, sound_recipe
 from tests.strategies import Blobs, blob_lists, versions
 from tests.tensor_strategies import Model, models
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
     from pathlib import Path
 
-    from blobstore.store_writer import IndexPlace
+    from blobstore.store.writer import IndexPlace
 
 TENSORS = {
     "model.layers.0.mlp.up_proj.weight": np.arange(6, dtype=np.float32).reshape(2, 3),
@@ -151,7 +151,7 @@ def test_blobs_are_copied_step_by_step_and_every_byte_is_told(
     step = max(step, max(len(blob) for _, blob in blobs) // 50)
     told: list[int] = []
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("blobstore.content._STEP_NBYTES", step)
+        patch.setattr("blobstore.edit.manifest._STEP_NBYTES", step)
         rewrite(old, new, Edits(version=version), progress=told.append)
     with BlobReader(new) as reader:
         assert [(key, bytes(blob)) for key, blob in reader.items()] == blobs

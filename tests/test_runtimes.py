@@ -15,19 +15,19 @@ from hypothesis import strategies as st
 import blobstore
 from blobstore.check import asked_for, check_file, runs_in, runtimes_line
 from blobstore.check.config import check_config
+from blobstore.check.repair import repair
 from blobstore.check.tensors import check_model
 from blobstore.cli import main
+from blobstore.codecs.element_types import BY_NAME
 from blobstore.convert.gemma_plan import Choices
-from blobstore.elements import BY_NAME
+from blobstore.edit.reindex import build_for
+from blobstore.edit.rewrite import Edits, rewrite
 from blobstore.errors import FormatError, UsageError
 from blobstore.gemma import ModelWriter
 from blobstore.gemma.config import LayerConfig, Model, ModelConfig, WeightType, Wrapping
 from blobstore.gemma.newer import newer_blobs, newer_in
 from blobstore.gemma.runtimes import NAMES, RUNTIMES
 from blobstore.gemma.toc import build_toc, parse_toc, toc_entry
-from blobstore.reindex import build_for
-from blobstore.repair import repair
-from blobstore.rewrite import Edits, rewrite
 from tests.gemma_checkpoints import as_before, convert, sound_recipe
 from tests.models import FAMILIES, Sizes, spec_tensors
 from tests.test_check import write
@@ -37,7 +37,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from blobstore.check import Finding
-    from blobstore.store_writer import IndexPlace
+    from blobstore.store.writer import IndexPlace
 
     Blobs = dict[str, bytes]
 

@@ -10,8 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from safetensors import SafetensorError
 
-from blobstore.convert.safetensors import MAX_HEADER_NBYTES, dump_header, parse_header
-from blobstore.elements import BY_NAME, BY_SAFETENSORS
+from blobstore.checkpoint.safetensors import MAX_HEADER_NBYTES, dump_header, parse_header
+from blobstore.codecs.element_types import BY_NAME, BY_SAFETENSORS
 from blobstore.errors import FormatError, TruncatedError, UsageError
 from tests.checkpoints import own, parse, raw_file, said_by_peer, said_by_us, small, tensor_maps, write_own, write_peer
 from tests.strategies import payload
@@ -20,7 +20,7 @@ from tests.tensor_strategies import metadata_maps, texts
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from blobstore.elements import ElementType
+    from blobstore.codecs.element_types import ElementType
     from tests.checkpoints import Tensors
 
 ONE = '{"dtype":"F32","shape":[1],"data_offsets":[0,4]}'
@@ -80,7 +80,7 @@ def test_what_looks_like_a_tensor_in_another_place_is_none(text: str, what: str)
 
 @pytest.mark.parametrize("most", [0, 1, 9])
 def test_shapes_are_the_same_however_many_are_shared(monkeypatch: pytest.MonkeyPatch, most: int) -> None:
-    monkeypatch.setattr("blobstore.convert.safetensors._MOST_SHAPES", most)
+    monkeypatch.setattr("blobstore.checkpoint.safetensors._MOST_SHAPES", most)
     shapes = [(0,), (0, 1), (0,), (2, 0), ()]
     raw = dump_header((str(i), BY_NAME["u8"], shape) for i, shape in enumerate(shapes))
     assert [one.shape for one in parse(raw + b"1").entries] == shapes

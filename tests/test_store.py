@@ -17,12 +17,12 @@ from ml_dtypes import bfloat16
 
 import blobstore
 from blobstore import codecs
-from blobstore.descriptors import read_into
-from blobstore.directory import build_directory
-from blobstore.elements import BY_NAME
+from blobstore.codecs.element_types import BY_NAME
+from blobstore.container.directory import build_directory
 from blobstore.errors import BlobStoreError, CodecError, FormatError, NameNotFoundError, TruncatedError, UsageError
+from blobstore.fileio.descriptors import read_into
 from blobstore.index import Entry, IndexedBlob, build_index
-from blobstore.store import Store
+from blobstore.store.reader import Store
 from tests.strategies import bytes_of, payload
 from tests.tensor_strategies import Model, models, mutated
 from tests.test_index import SEEDS
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from pathlib import Path
     from types import ModuleType
 
-    from blobstore.mapping import Access
+    from blobstore.fileio.source import Access
 
 both_accesses = pytest.mark.parametrize("access", ["mmap", "read"])
 accesses = st.sampled_from(["mmap", "read"])
@@ -730,7 +730,7 @@ def test_load_all_reads_its_own_file_whatever_is_closed_and_opened_meanwhile(
     for access in ("mmap", "read"):
         store = blobstore.open(tmp_path / "m.sbs", access=access)
         with monkeypatch.context() as patched:
-            patched.setattr("blobstore.bulk.read_into", read_late)
+            patched.setattr("blobstore.store.load_all.read_into", read_late)
             found = store.load_all()
         assert all(np.array_equal(found[name], values) for name, values in right.items())
         for fd in others:

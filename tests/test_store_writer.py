@@ -14,7 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import blobstore
-from blobstore import elements
+from blobstore.codecs import element_types
 from blobstore.errors import BlobStoreError, UsageError
 from tests.tensor_strategies import DTYPES, Model, arrays, metadata_maps, models, names, stored_bytes
 
@@ -22,9 +22,9 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from pathlib import Path
 
-    from blobstore.store_writer import IndexPlace
+    from blobstore.store.writer import IndexPlace
 
-F32, U8 = elements.BY_NAME["f32"], elements.BY_NAME["u8"]
+F32, U8 = element_types.BY_NAME["f32"], element_types.BY_NAME["u8"]
 ONES = np.ones(3, dtype=np.float32)
 
 both_places = pytest.mark.parametrize("index", ["embedded", "external"])
@@ -149,7 +149,7 @@ def test_stored_bytes_may_come_in_pieces_of_any_kind_and_under_any_key(tmp_path:
     source.write_bytes(b"....from a file")
     with source.open("rb") as file, blobstore.create(path) as store:
         pieces: list[Any] = [b"abcd", bytearray(b"efgh"), ONES, blobstore.FileRange(file.fileno(), 4, 8)]
-        assert store.add_stored("packed", iter(pieces), elements.BY_NAME["f4"], (56,), key="any key") == "any key"
+        assert store.add_stored("packed", iter(pieces), element_types.BY_NAME["f4"], (56,), key="any key") == "any key"
     with blobstore.open(path) as read:
         assert bytes(read.raw("packed")) == b"abcdefgh" + ONES.tobytes() + b"from a f"
         assert (read.info("packed").key, read.info("packed").type.name) == ("any key", "f4")
@@ -558,7 +558,7 @@ def test_what_only_an_index_can_keep_is_refused_without_one(
 
 # save_file and load_file, as safetensors has them.
 
-PEERS = [dtype for dtype, name in DTYPES.items() if elements.BY_NAME[name].safetensors in safetensors.numpy._TYPES]
+PEERS = [dtype for dtype, name in DTYPES.items() if element_types.BY_NAME[name].safetensors in safetensors.numpy._TYPES]
 
 
 @given(

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from blobstore.strictjson import parse_json, text_map
+from blobstore.index.strict_json import parse_json, text_map
 from tests.tensor_strategies import texts
 
 JSON = st.recursive(

@@ -4,8 +4,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from blobstore import suggest
-from blobstore.suggest import close_to
+from blobstore.container import suggest
+from blobstore.container.suggest import close_to
 
 LAYERS = [f"model.layers.{i}.{part}.weight" for i in range(200) for part in ("q", "k", "v", "mlp.gate", "norm")]
 

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import blobstore
-from blobstore.elements import BY_NAME, BY_NUMBER
+from blobstore.codecs.element_types import BY_NAME, BY_NUMBER
 from blobstore.errors import FormatError, UsageError
 from blobstore.gemma import ModelConfig, TocEntry, build_toc, parse_toc
 from blobstore.gemma.toc import odd_strides, odd_strides_in, stride_fault, toc_entry

@@ -19,17 +19,18 @@ import numpy as np
 import pytest
 
 import blobstore
-from blobstore import atomic, cli, locking
-from blobstore.atomic import AtomicFile, abandoned, write_file
-from blobstore.convert.checkpoint import open_checkpoint
+from blobstore import cli
+from blobstore.checkpoint.reader import open_checkpoint
 from blobstore.convert.plan import plan_by_name
 from blobstore.convert.run import run_plan
-from blobstore.descriptors import ReopenedFile, open_one_of_many
+from blobstore.edit.reindex import attach_index, build_for, detach_index
+from blobstore.edit.rewrite import Edits, rewrite
 from blobstore.errors import BlobStoreError, UsageError
+from blobstore.fileio import atomic, locking
+from blobstore.fileio.atomic import AtomicFile, abandoned, write_file
+from blobstore.fileio.descriptors import ReopenedFile, open_one_of_many
+from blobstore.fileio.locking import turn_at
 from blobstore.index import open_index
-from blobstore.locking import turn_at
-from blobstore.reindex import attach_index, build_for, detach_index
-from blobstore.rewrite import Edits, rewrite
 from tests.checkpoints import linux_only, small, snapshot, write_peer, write_shards
 from tests.conftest import ROOT
 
@@ -37,8 +38,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from pathlib import Path
 
-    from blobstore.mapping import Access
-    from blobstore.store_writer import IndexPlace
+    from blobstore.fileio.source import Access
+    from blobstore.store.writer import IndexPlace
 
 ROUNDS = 60
 PLACES: tuple[IndexPlace, ...] = ("external", "none", "embedded")
@@ -137,7 +138,7 @@ def test_an_edit_in_place_is_of_the_file_that_was_read(
         with real(place):
             yield
 
-    monkeypatch.setattr("blobstore.pair.turn_at", late)
+    monkeypatch.setattr("blobstore.index.sidecar.turn_at", late)
     with pytest.raises(UsageError, match="replaced"):
         run(path)
     assert read(path) == 2

@@ -13,9 +13,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from blobstore import transfer
 from blobstore.errors import TruncatedError, UsageError
-from blobstore.transfer import CHUNK_NBYTES, FileRange, Sink, flat_bytes, move_down
+from blobstore.fileio import transfer
+from blobstore.fileio.transfer import CHUNK_NBYTES, FileRange, Sink, flat_bytes, move_down
 from tests.strategies import payload
 
 if TYPE_CHECKING:

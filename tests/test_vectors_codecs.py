@@ -13,11 +13,11 @@ import numpy as np
 import pytest
 
 import blobstore
-from blobstore import codecs, elements
-from blobstore.codecs import sfp
+from blobstore import codecs
+from blobstore.codecs import element_types, sfp
 from blobstore.errors import BlobStoreError, CodecError, FormatError
 from blobstore.gemma import ModelConfig, build_toc, parse_toc
-from blobstore.gemma.fields import Record
+from blobstore.gemma.records import Record
 from blobstore.gemma.toc import toc_entry
 from tests.conftest import VECTORS, load_manifest
 
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
     import numpy.typing as npt
 
-    from blobstore.mapping import Access
+    from blobstore.fileio.source import Access
 
     Floats = npt.NDArray[np.floating[Any]]
 
@@ -202,7 +202,7 @@ def endings(fact: Fact) -> tuple[str, str, str]:
 
 @pytest.mark.parametrize("fact", params(CODECS["gemma_cpp"]))
 def test_gemma_cpps_toc_is_ours(fact: Fact) -> None:
-    entry = toc_entry("x", elements.BY_NAME[fact["type"]], 1, fact["n"], f32(fact["scale_bits"]))
+    entry = toc_entry("x", element_types.BY_NAME[fact["type"]], 1, fact["n"], f32(fact["scale_bits"]))
     written = raw({"words": fact["toc"]})
     assert build_toc([entry]) == written
     assert parse_toc(written) == [entry]
@@ -321,7 +321,7 @@ def test_a_file_whose_tensors_are_wrong_is_refused(vectors: Path, fact: Fact, ac
 @pytest.mark.parametrize("fact", params(CATALOG["invalid"], "file"))
 def test_its_blobs_can_still_be_read(vectors: Path, fact: Fact) -> None:
     with blobstore.open(vectors / "catalog_invalid" / fact["file"], use_index=False) as store:
-        assert {info.type for info in store.infos()} == {elements.UNKNOWN}
+        assert {info.type for info in store.infos()} == {element_types.UNKNOWN}
 
 
 def test_each_file_of_the_catalog_is_in_the_manifest() -> None:

@@ -9,19 +9,19 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 import blobstore
-from blobstore import elements
-from blobstore.codecs.packed import Packed
-from blobstore.directory import build_directory
+from blobstore.codecs import element_types
+from blobstore.compression.reader import Packed
+from blobstore.container.directory import build_directory
+from blobstore.container.keys import decode_key
 from blobstore.errors import BlobStoreError
 from blobstore.index import Entry, IndexedBlob, build_index
-from blobstore.keys import decode_key
 from tests.conftest import vector_params
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from blobstore.mapping import Access
-    from blobstore.store_writer import IndexPlace
+    from blobstore.fileio.source import Access
+    from blobstore.store.writer import IndexPlace
 
 Fact = dict[str, Any]
 
@@ -202,12 +202,12 @@ def test_the_store_writer_makes_the_same_bytes(vectors: Path, tmp_path: Path, fa
         for key, data in blobs.items():
             one = whole.get(key.decode())
             if one:
-                kind = elements.BY_NUMBER[one["type"]]
+                kind = element_types.BY_NUMBER[one["type"]]
                 store.add_stored(one["name"], [data], kind, tuple(one["shape"]), scale=scale_of(one), key=key.decode())
             elif key != b"~index":
                 store.add_blob(key.decode(), data)
         for one in entries:
-            kind, shape = elements.by_number(one["type"]), tuple(one["shape"])
+            kind, shape = element_types.by_number(one["type"]), tuple(one["shape"])
             if one["key"] is None:
                 store.add_stored(one["name"], [], kind, shape, scale=scale_of(one))
             elif one is not whole[one["key"]]:

@@ -15,18 +15,18 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import blobstore
+from blobstore.check.repair import repair
+from blobstore.checkpoint.reader import open_checkpoint
 from blobstore.cli import main
-from blobstore.convert.checkpoint import open_checkpoint
+from blobstore.container.keys import CHOICES
 from blobstore.convert.choose import has_chat_template, tokenizer_beside
 from blobstore.convert.gemma_plan import Choices
 from blobstore.convert.run import run_plan
 from blobstore.convert.verify import digest_of, plan_again, verify
+from blobstore.edit.reindex import build_for
+from blobstore.edit.rewrite import Edits, rewrite
 from blobstore.errors import BlobStoreError, UsageError
 from blobstore.gemma.config import PostNorm
-from blobstore.keys import CHOICES
-from blobstore.reindex import build_for
-from blobstore.repair import repair
-from blobstore.rewrite import Edits, rewrite
 from tests.checkpoints import EMBEDDING, HEAD, SINGLE, write_config, write_peer
 from tests.gemma_checkpoints import Recipe, as_before, convert, plan_of, recipes, small_recipe
 from tests.models import FAMILIES, FORMS

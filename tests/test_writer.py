@@ -15,9 +15,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from blobstore import BlobReader, BlobWriter, FileRange, hashing, transfer
-from blobstore import writer as writing
+from blobstore import BlobReader, BlobWriter, FileRange
+from blobstore.container import writer as writing
 from blobstore.errors import KeyTooLongError, TruncatedError, UsageError
+from blobstore.fileio import hashing, transfer
 from tests import strategies
 from tests.strategies import bytes_of, payload, versions
 
@@ -26,7 +27,7 @@ if TYPE_CHECKING:
     from pathlib import Path
     from types import ModuleType
 
-    from blobstore.transfer import Buffer
+    from blobstore.fileio.transfer import Buffer
     from tests.strategies import Blobs
 
     Data = Buffer | FileRange

@@ -11,18 +11,18 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 import blobstore
-from blobstore.bench import cache
+from blobstore.bench import page_cache
 from blobstore.errors import UsageError
-from blobstore.store import Store
-from blobstore.transfer import flat_bytes
+from blobstore.fileio.transfer import flat_bytes
+from blobstore.store.reader import Store
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
     import numpy.typing as npt
 
-    from blobstore.catalog import TensorInfo
-    from blobstore.mapping import Access
+    from blobstore.fileio.source import Access
+    from blobstore.store.catalog import TensorInfo
 
     Array = npt.NDArray[Any]
     Entry = tuple[str, str, tuple[int, ...]]  # name, type, shape
@@ -245,11 +245,11 @@ def written(path: str) -> str:
 def _writing(one: Format, path: str) -> Callable[[], object]:
     """Take all tensors into memory; return what writes them and waits for the disk."""
     tensors, target = blobstore.load_file(path), written(path)
-    cache.remove(target)
+    page_cache.remove(target)
 
     def run() -> object:
         one.save(target, tensors)
-        cache.settle(target)
+        page_cache.settle(target)
         return tensors
 
     return run

@@ -18,7 +18,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import blobstore
-from blobstore.bench import cache, cases, cpp, yardsticks
+from blobstore.bench import cases, cpp, page_cache, yardsticks
 from blobstore.bench.cases import Ours, OursByReads, Wanted
 from blobstore.bench.peers import PEERS
 from blobstore.errors import BlobStoreError
@@ -111,14 +111,14 @@ def measure(job: Job) -> Sample:
         _work(job, job.trial, TRIAL)()
         run = _work(job, job.path, job.wanted)
     gc.collect()
-    files = cache.files_of(job.path)
+    files = page_cache.files_of(job.path)
     if job.cold:
-        cache.drop(files, everything=job.drop_caches)
+        page_cache.drop(files, everything=job.drop_caches)
     else:
-        cache.fill(files)
-    before = cache.resident(files)
+        page_cache.fill(files)
+    before = page_cache.resident(files)
     told = timed(run)
-    after = cache.resident(files) if job.cold else None
+    after = page_cache.resident(files) if job.cold else None
     told["cached_before"] = before[0] / max(before[1], 1) if before else None
     told["pages_after"] = after[0] if after else None
     return Sample(**told)

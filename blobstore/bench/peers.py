@@ -15,11 +15,11 @@ from typing import TYPE_CHECKING, Any
 import ml_dtypes
 import numpy as np
 
-from blobstore.atomic import AtomicFile
 from blobstore.bench.cases import CASES, Format
-from blobstore.convert.safetensors import dump_header
-from blobstore.elements import type_of
-from blobstore.transfer import Sink, flat_bytes
+from blobstore.checkpoint.safetensors import dump_header
+from blobstore.codecs.element_types import type_of
+from blobstore.fileio.atomic import AtomicFile
+from blobstore.fileio.transfer import Sink, flat_bytes
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping

@@ -8,10 +8,10 @@ import os
 from importlib import util
 from typing import TYPE_CHECKING, Any
 
-from blobstore.atomic import write_file
 from blobstore.bench import yardsticks
 from blobstore.bench.cases import CASES
 from blobstore.errors import MissingExtraError, UsageError
+from blobstore.fileio.atomic import write_file
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence

@@ -13,20 +13,20 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 import blobstore
-from blobstore.bench import cache, cpp, yardsticks
+from blobstore.bench import cpp, page_cache, yardsticks
 from blobstore.bench.cases import CASES, Ours, OursByReads, choose, stored, wanted_of
 from blobstore.bench.measure import Job, take
 from blobstore.bench.peers import PEERS, Peer, differing
 from blobstore.bench.report import OURS, Report, add_notes, case_of, tabulate
 from blobstore.errors import BlobStoreError, UsageError
-from blobstore.store import Store
+from blobstore.store.reader import Store
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
 
     from blobstore.bench.cases import Array, Wanted
     from blobstore.bench.measure import Sample
-    from blobstore.catalog import TensorInfo
+    from blobstore.store.catalog import TensorInfo
 
     Tell = Callable[[int, int, str], object]
 
@@ -82,7 +82,7 @@ def bench(plan: Plan, tell: Tell = lambda *_: None) -> Report:
         for i, peer in enumerate(peers):
             tell(i, len(peers), f"writing {peer.name}, {report.room_nbytes / 1e9:.2g} GB for all formats")
             jobs += _peer_jobs(peer, infos, wanted, folder, report)
-        cache.settle(plan.path)
+        page_cache.settle(plan.path)
         tabulate(report, _measure(plan, _by_case(_that_fit(jobs, report)), report, tell))
     add_notes(report, infos)
     return report
@@ -114,12 +114,12 @@ def _check(plan: Plan) -> None:
     unknown = [one for one in plan.against if one not in PEERS]
     if unknown:
         raise UsageError("unknown-format", f"{unknown[0]!r} is none of {', '.join(PEERS)}")
-    if plan.cold and not cache.CAN_DROP:
+    if plan.cold and not page_cache.CAN_DROP:
         raise UsageError("no-cold", "this system can't drop a file from its page cache: measure warm only")
     if plan.drop_caches:
         if not plan.cold:
             raise UsageError("drop-caches", "it is about cold runs: there are none")
-        cache.drop_everything()
+        page_cache.drop_everything()
 
 
 def machine() -> dict[str, str | int | None]:
@@ -196,7 +196,7 @@ def _peer_jobs(peer: Peer, infos: Sequence[TensorInfo], wanted: Wanted, folder: 
             peer.write(path, ((one.name, stored(store, one)) for one in infos))
             wrong = differing(peer, path, ((one.name, stored(store, one)) for one in infos))
             types = {array.dtype for array in (stored(store, one) for one in infos) if peer.held(array) is not array}
-        cache.settle(path)
+        page_cache.settle(path)
     except Exception as error:  # noqa: BLE001 (a library of others, given names and types that it may not take)
         report.leave_out(peer.name, f"it can't hold these tensors: {type(error).__name__}: {error}"[:300])
         return []

@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from blobstore.atomic import write_all
-from blobstore.bench import cache
+from blobstore.bench import page_cache
 from blobstore.bench.cases import Case, touch, written
-from blobstore.transfer import FileRange
+from blobstore.fileio.atomic import write_all
+from blobstore.fileio.transfer import FileRange
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -49,7 +49,7 @@ def work(case: str, path: str, nbytes: int) -> Callable[[], object]:
         return lambda: _map(path, nbytes)
     source = np.ones(min(_PIECE, nbytes), np.uint8)
     if case == WRITE.key:
-        cache.remove(written(path))
+        page_cache.remove(written(path))
         return lambda: _write(written(path), source, nbytes)
     if case == "copy":
         target = np.zeros_like(source)

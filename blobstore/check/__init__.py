@@ -5,11 +5,11 @@ Codes of findings: spec/findings.md.
 
 from __future__ import annotations
 
-from blobstore.check.contents import Verified, verify_blobs, verify_file, verify_values
+from blobstore.check.checkpoint import check_checkpoint, check_plan
 from blobstore.check.findings import CODES, Finding, asked_for, runs_in, runtimes_line
-from blobstore.check.opening import Opened, open_checked
 from blobstore.check.runtime import check_file, check_packed, check_runtime
-from blobstore.check.source import check_checkpoint, check_plan
+from blobstore.check.structure import Opened, open_checked
+from blobstore.check.verify import Verified, verify_blobs, verify_file, verify_values
 
 __all__ = [
     "CODES",

@@ -10,12 +10,12 @@ from typing import TYPE_CHECKING
 from blobstore.check.findings import CODES, finding
 from blobstore.check.sizes import LANES, MATMUL_ROWS, MAX_COLUMNS
 from blobstore.check.vision import check_vision
+from blobstore.container.keys import CONFIG_KEY
+from blobstore.convert.gemma_families import lost_stops, right_label, runtime_notes
 from blobstore.gemma.config import LayerType, Model, WeightType
-from blobstore.gemma.families import lost_stops, right_label, runtime_notes
 from blobstore.gemma.models import is_gemma3
 from blobstore.gemma.newer import newer_config
 from blobstore.gemma.runtimes import OCTOBER
-from blobstore.keys import CONFIG_KEY
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence

@@ -10,20 +10,12 @@ import json
 from collections import Counter
 from typing import TYPE_CHECKING
 
-from blobstore.catalog import IndexCatalog
 from blobstore.check.config import check_config
 from blobstore.check.findings import asked_for, finding
-from blobstore.check.opening import open_checked
+from blobstore.check.structure import open_checked
 from blobstore.check.tensors import KNOWN_MODELS, check_model, check_toc
 from blobstore.check.tokenizer import check_tokenizer
-from blobstore.errors import FormatError
-from blobstore.gemma.config import ModelConfig
-from blobstore.gemma.legacy import TYPE_LETTERS, has_model_keys, legacy_tensors
-from blobstore.gemma.newer import newer_blobs, newer_toc
-from blobstore.gemma.runtimes import LATER
-from blobstore.gemma.tensors import tensors_of
-from blobstore.gemma.toc import parse_toc
-from blobstore.keys import (
+from blobstore.container.keys import (
     CHOICES,
     CONFIG_KEY,
     MAX_LAYER,
@@ -34,16 +26,24 @@ from blobstore.keys import (
     encode_key,
     layer_of,
 )
-from blobstore.unpacked import UnpackedBlobs
+from blobstore.errors import FormatError
+from blobstore.gemma.config import ModelConfig
+from blobstore.gemma.legacy import TYPE_LETTERS, has_model_keys, legacy_tensors
+from blobstore.gemma.newer import newer_blobs, newer_toc
+from blobstore.gemma.runtimes import LATER
+from blobstore.gemma.tensors import tensors_of
+from blobstore.gemma.toc import parse_toc
+from blobstore.store.blobs import UnpackedBlobs
+from blobstore.store.catalog import IndexCatalog
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
     from os import PathLike
 
     from blobstore.check.findings import Finding
+    from blobstore.container.reader import BlobReader
     from blobstore.gemma.toc import TocEntry
-    from blobstore.index_file import FoundIndex
-    from blobstore.reader import BlobReader
+    from blobstore.index.locate import FoundIndex
 
 _GUESSED_LAYERS = (18, 26, 27, 34, 42, 46, 48, 62)  # of the models that it guesses by their number of layers
 _MOST_OF_A_TYPE = 4  # blobs of the type that it takes for the weights'

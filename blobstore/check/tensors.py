@@ -6,23 +6,23 @@ from typing import TYPE_CHECKING
 
 from blobstore.check.findings import finding
 from blobstore.check.sizes import MATMUL_ROWS
-from blobstore.elements import BY_NAME
+from blobstore.codecs.element_types import BY_NAME
+from blobstore.container.keys import INDEX_KEY, RESERVED_KEYS
+from blobstore.container.layout import KEY_NBYTES
 from blobstore.gemma.config import Model, WeightType
 from blobstore.gemma.runtimes import APRIL
 from blobstore.gemma.tensors import check_tensors, tensors_of
 from blobstore.gemma.toc import odd_strides, stride_fault, toc_entry
-from blobstore.keys import INDEX_KEY, RESERVED_KEYS
-from blobstore.layout import KEY_NBYTES
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
     from blobstore.check.findings import Finding
+    from blobstore.container.reader import BlobReader
     from blobstore.gemma.config import ModelConfig
     from blobstore.gemma.tensors import TensorFault
     from blobstore.gemma.toc import TocEntry
-    from blobstore.reader import BlobReader
-    from blobstore.unpacked import UnpackedBlobs
+    from blobstore.store.blobs import UnpackedBlobs
 
 _MAX_READ_NBYTES = 0x7FFFF000  # what it reads at once, and an f32 tensor is read at once
 _SHOWN = 4

@@ -5,17 +5,17 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from blobstore.check.findings import finding
+from blobstore.container.keys import NO_TOKENIZER, TOKENIZER_KEY
 from blobstore.errors import FormatError
 from blobstore.gemma.config import TokenizerKind
 from blobstore.gemma.tokenizer import check_pieces
-from blobstore.keys import NO_TOKENIZER, TOKENIZER_KEY
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from blobstore.check.findings import Finding
+    from blobstore.container.reader import BlobReader
     from blobstore.gemma.config import ModelConfig
-    from blobstore.reader import BlobReader
 
 
 def check_tokenizer(reader: BlobReader, config: ModelConfig | None) -> Iterator[Finding]:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import os
 
-from blobstore.atomic import abandoned
 from blobstore.cli.output import note, size
+from blobstore.fileio.atomic import abandoned
 
 
 def tell_abandoned(path: str) -> None:

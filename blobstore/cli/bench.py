@@ -11,7 +11,7 @@ from blobstore.bench.peers import PEERS
 from blobstore.bench.run import Plan, bench
 from blobstore.bench.yardsticks import NAME as MACHINE
 from blobstore.cli.output import add_command, add_json, note, print_json, print_table, shown, size, steps
-from blobstore.inputs import files_of, refuse_inputs
+from blobstore.index.inputs import files_of, refuse_inputs
 
 if TYPE_CHECKING:
     import argparse

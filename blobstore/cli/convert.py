@@ -6,6 +6,7 @@ import os
 from typing import TYPE_CHECKING, Any
 
 from blobstore.check import check_plan, runs_in, runtimes_line
+from blobstore.checkpoint.reader import open_checkpoint
 from blobstore.cli.output import (
     Stopwatch,
     add_command,
@@ -19,12 +20,11 @@ from blobstore.cli.output import (
     shown,
     size,
 )
-from blobstore.convert.checkpoint import open_checkpoint
+from blobstore.container.layout import MAX_PORTABLE_BLOBS
 from blobstore.convert.choose import KINDS, choose_plan, has_chat_template, tokenizer_beside
 from blobstore.convert.gemma_plan import LAYOUTS, WEIGHTS, Choices
 from blobstore.convert.run import run_plan
 from blobstore.errors import UsageError
-from blobstore.layout import MAX_PORTABLE_BLOBS
 
 if TYPE_CHECKING:
     import argparse

@@ -10,18 +10,18 @@ import ml_dtypes
 import numpy as np
 
 import blobstore
-from blobstore.atomic import write_file
+from blobstore.checkpoint.reader import open_checkpoint
+from blobstore.checkpoint.safetensors import dump_header
 from blobstore.cli.output import add_command, add_json, output_of, print_json, shape, shown, size
-from blobstore.convert.checkpoint import open_checkpoint
+from blobstore.codecs.element_types import type_of
 from blobstore.convert.choose import choose_plan
-from blobstore.convert.export import plan_export, run_export
 from blobstore.convert.gemma_plan import Choices
 from blobstore.convert.run import run_plan
-from blobstore.convert.safetensors import dump_header
 from blobstore.convert.verify import verify
-from blobstore.elements import type_of
 from blobstore.errors import UsageError
-from blobstore.mapping import read_beginning
+from blobstore.export.run import plan_export, run_export
+from blobstore.fileio.atomic import write_file
+from blobstore.fileio.source import read_beginning
 
 if TYPE_CHECKING:
     import argparse
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
     import numpy.typing as npt
 
-    from blobstore.store import Store
+    from blobstore.store.reader import Store
 
     Tensors = dict[str, npt.NDArray[Any]]
 

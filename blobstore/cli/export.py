@@ -23,8 +23,8 @@ from blobstore.cli.output import (
     size,
     tell,
 )
-from blobstore.convert.export import DTYPES, plan_export, run_export
 from blobstore.errors import UsageError
+from blobstore.export.run import DTYPES, plan_export, run_export
 
 if TYPE_CHECKING:
     import argparse

@@ -8,18 +8,18 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 import blobstore
-from blobstore.atomic import AtomicFile
 from blobstore.cli.newer import tell_newer
 from blobstore.cli.output import add_base, add_command, note, output_of, refuse_needless_base
-from blobstore.inputs import files_of, refuse_inputs
-from blobstore.transfer import Sink, flat_bytes
+from blobstore.fileio.atomic import AtomicFile
+from blobstore.fileio.transfer import Sink, flat_bytes
+from blobstore.index.inputs import files_of, refuse_inputs
 
 if TYPE_CHECKING:
     import argparse
     from collections.abc import Iterable, Iterator
 
-    from blobstore.store import Store
-    from blobstore.transfer import Buffer
+    from blobstore.fileio.transfer import Buffer
+    from blobstore.store.reader import Store
 
 EXAMPLE = """example:
   blobstore get model.sbs model.norm.weight -o norm.npy

@@ -9,14 +9,14 @@ import blobstore
 from blobstore.cli.abandoned import tell_abandoned
 from blobstore.cli.newer import newer_texts
 from blobstore.cli.output import add_command, add_json, print_fields, print_json, size
+from blobstore.container.keys import BASE, CONFIG_KEY, TOC_KEY
 from blobstore.errors import FormatError
-from blobstore.file_systems import file_system
-from blobstore.keys import BASE, CONFIG_KEY, TOC_KEY
+from blobstore.fileio.file_systems import file_system
 
 if TYPE_CHECKING:
     import argparse
 
-    from blobstore.store import Store
+    from blobstore.store.reader import Store
 
 _MOST_SHOWN = 200
 EXAMPLE = """example:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from blobstore.cli.output import note
-from blobstore.keys import CONFIG_KEY, TOC_KEY
+from blobstore.container.keys import CONFIG_KEY, TOC_KEY
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

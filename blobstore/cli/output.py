@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Sequence
     from typing import BinaryIO
 
-    from blobstore.store import Store
+    from blobstore.store.reader import Store
 
 _STEP = 1000.0
 _GAP = 3  # between columns of a table
@@ -90,7 +90,7 @@ def refuse_needless_base(store: Store) -> None:
     Raises:
         UsageError: ``needless-base``.
     """
-    from blobstore.keys import BASE
+    from blobstore.container.keys import BASE
 
     if store.base_path is not None and BASE not in store.metadata:
         raise UsageError("needless-base", f"{store.path!r} is no difference to another file: leave out --base")

@@ -18,12 +18,12 @@ from blobstore.cli.output import (
     shown,
     size,
 )
-from blobstore.packing import pack
+from blobstore.packing.pack import pack
 
 if TYPE_CHECKING:
     import argparse
 
-    from blobstore.packing import PackedBlob, Packing
+    from blobstore.packing.pack import PackedBlob, Packing
 
 TEXT = "Compress a file's tensors without loss: each is still there by its name, and unpack gives the very same file."
 EXAMPLE = """example:

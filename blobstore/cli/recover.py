@@ -7,12 +7,12 @@ from dataclasses import asdict
 from typing import TYPE_CHECKING
 
 from blobstore.cli.output import add_command, add_json, note, output_of, print_json, progress, shown, tell
-from blobstore.recover import recover
+from blobstore.edit.recover import recover
 
 if TYPE_CHECKING:
     import argparse
 
-    from blobstore.recover import Recovered
+    from blobstore.edit.recover import Recovered
 
 TEXT = "Save what is whole in a broken file: cut off, with something appended, or with damaged blobs."
 EXAMPLE = """example:

@@ -6,8 +6,8 @@ import os
 from enum import IntEnum
 from typing import TYPE_CHECKING, Any
 
+from blobstore.check.repair import repair
 from blobstore.cli.output import add_command, add_json, output_of, print_json, progress, shown, tell
-from blobstore.repair import repair
 
 if TYPE_CHECKING:
     import argparse

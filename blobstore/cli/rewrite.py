@@ -17,8 +17,8 @@ from blobstore.cli.output import (
     size,
     tell,
 )
+from blobstore.edit.rewrite import Edits, rewrite
 from blobstore.errors import UsageError
-from blobstore.rewrite import Edits, rewrite
 
 if TYPE_CHECKING:
     import argparse

@@ -19,7 +19,7 @@ from blobstore.cli.output import (
     size,
     tell,
 )
-from blobstore.packing import original_of, unpack
+from blobstore.packing.unpack import original_of, unpack
 
 if TYPE_CHECKING:
     import argparse

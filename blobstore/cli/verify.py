@@ -7,8 +7,8 @@ import os
 from typing import TYPE_CHECKING, Any
 
 import blobstore
-from blobstore.atomic import write_file
 from blobstore.check import verify_file
+from blobstore.checkpoint.reader import open_checkpoint
 from blobstore.cli.findings import add_strict, print_findings, status_of
 from blobstore.cli.output import (
     Stopwatch,
@@ -23,21 +23,21 @@ from blobstore.cli.output import (
     size,
     tell,
 )
-from blobstore.convert.checkpoint import open_checkpoint
+from blobstore.container.keys import CHOICES
 from blobstore.convert.choose import has_chat_template, tokenizer_beside
 from blobstore.convert.verify import digest_of, plan_again, verify
 from blobstore.errors import UsageError
-from blobstore.inputs import files_of
-from blobstore.keys import CHOICES
-from blobstore.parallel import check_workers
+from blobstore.fileio.atomic import write_file
+from blobstore.fileio.threads import check_workers
+from blobstore.index.inputs import files_of
 
 if TYPE_CHECKING:
     import argparse
     from typing import BinaryIO
 
-    from blobstore.convert.checkpoint import Checkpoint
+    from blobstore.checkpoint.reader import Checkpoint
     from blobstore.convert.verify import Verdict
-    from blobstore.store import Store
+    from blobstore.store.reader import Store
 
 TEXT = "Verify a file against the digests it carries, or against the checkpoint that it was made of."
 EXAMPLE = """example:

@@ -12,7 +12,7 @@ import ml_dtypes
 import numpy as np
 
 from blobstore.codecs import bf16, f32, i8, nuq, sfp
-from blobstore.elements import BY_NAME, ElementType
+from blobstore.codecs.element_types import BY_NAME, ElementType
 from blobstore.errors import CodecError
 
 if TYPE_CHECKING:

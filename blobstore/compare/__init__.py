@@ -5,10 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
-from blobstore.compare.contents import blob_differences, metadata_differences
-from blobstore.compare.pairs import first_byte, values_of
+from blobstore.compare.blobs import blob_differences, metadata_differences
+from blobstore.compare.chunks import first_byte, values_of
 from blobstore.compare.renames import find_renamed
-from blobstore.compare.side import By, Side, open_side, open_sides
+from blobstore.compare.sides import By, Side, open_side, open_sides
 from blobstore.compare.tensors import Facts
 from blobstore.compare.values import Number, Tolerance, Values
 

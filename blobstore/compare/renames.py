@@ -5,13 +5,13 @@ from __future__ import annotations
 from bisect import bisect_left
 from typing import TYPE_CHECKING
 
-from blobstore.compare.pairs import content_digests, probe, same_bits
+from blobstore.compare.chunks import content_digests, probe, same_bits
 from blobstore.convert.verify import first_difference
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
-    from blobstore.compare.side import Side
+    from blobstore.compare.sides import Side
     from blobstore.compare.tensors import Facts
 
 _Key = tuple[object, ...]

@@ -9,18 +9,18 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from blobstore.codecs import decode, is_float_codec
-from blobstore.convert.rearranged import rows_from
-from blobstore.elements import UNKNOWN, type_of
+from blobstore.codecs.element_types import UNKNOWN, type_of
 from blobstore.errors import CodecError, FormatError, in_file
+from blobstore.export.arrangement import rows_from
 
 if TYPE_CHECKING:
     import numpy.typing as npt
 
-    from blobstore.catalog import TensorInfo
-    from blobstore.convert.rearranged import Block
-    from blobstore.elements import ElementType
-    from blobstore.store import Store
-    from blobstore.transfer import FileRange
+    from blobstore.codecs.element_types import ElementType
+    from blobstore.export.arrangement import Block
+    from blobstore.fileio.transfer import FileRange
+    from blobstore.store.catalog import TensorInfo
+    from blobstore.store.reader import Store
 
     Array = npt.NDArray[Any]
     Bytes = npt.NDArray[np.uint8]

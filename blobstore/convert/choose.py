@@ -6,15 +6,15 @@ import json
 import os
 from typing import TYPE_CHECKING
 
+from blobstore.container.layout import MAX_PORTABLE_BLOBS
 from blobstore.convert.gemma_plan import Choices, is_gemma, looks_like_gemma, plan_for_gemma
 from blobstore.convert.plan import Plan, plan_by_name
 from blobstore.errors import BlobStoreError, CheckpointError, FormatError, UsageError
+from blobstore.fileio.source import read_whole
 from blobstore.gemma.tokenizer import count_pieces
-from blobstore.layout import MAX_PORTABLE_BLOBS
-from blobstore.mapping import read_whole
 
 if TYPE_CHECKING:
-    from blobstore.convert.checkpoint import Checkpoint
+    from blobstore.checkpoint.reader import Checkpoint
 
 KINDS = ("auto", "gemma", "names")
 TOKENIZER = "tokenizer.model"

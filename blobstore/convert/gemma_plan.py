@@ -11,25 +11,19 @@ from collections import Counter
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
-from blobstore.convert.arrange import Piece, rows_of
+from blobstore.codecs.element_types import BY_NAME
+from blobstore.container.keys import CHOICES, REARRANGED
+from blobstore.convert.gemma_families import Recognised, default_wrapping, family_of, recognise, runtime_notes
 from blobstore.convert.gemma_sources import Sources, foreign_tensors
+from blobstore.convert.pieces import Piece, rows_of
 from blobstore.convert.plan import Plan, PlannedAlias, PlannedPart, PlannedTensor
-from blobstore.elements import BY_NAME
 from blobstore.errors import CheckpointError, Fault, UsageError
 from blobstore.gemma.config import WeightType, Wrapping
-from blobstore.gemma.families import (
-    Recognised,
-    default_wrapping,
-    family_of,
-    recognise,
-    runtime_notes,
-)
 from blobstore.gemma.models import is_gemma3
 from blobstore.gemma.tensors import default_type
-from blobstore.keys import CHOICES, REARRANGED
 
 if TYPE_CHECKING:
-    from blobstore.convert.checkpoint import Checkpoint
+    from blobstore.checkpoint.reader import Checkpoint
 
 WEIGHTS = ("sfp", "bf16", "f32", "i8")
 LAYOUTS = ("split", "stock")

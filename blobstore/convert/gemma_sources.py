@@ -8,15 +8,15 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING
 
-from blobstore.convert.arrange import Piece, rows_of
+from blobstore.convert.gemma_families import SPARE_ROWS, WITH_VISION, Recognised
+from blobstore.convert.pieces import Piece, rows_of
 from blobstore.errors import Fault
-from blobstore.gemma.families import SPARE_ROWS, WITH_VISION, Recognised
 from blobstore.gemma.tensors import tensors_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from blobstore.convert.checkpoint import Checkpoint
+    from blobstore.checkpoint.reader import Checkpoint
     from blobstore.gemma.tensors import TensorSpec
 
 _FLOATS = ("bf16", "f16", "f32", "f64")

@@ -5,16 +5,16 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any
 
+from blobstore.container.keys import encode_name, key_for
+from blobstore.container.layout import MAX_PORTABLE_BLOBS
 from blobstore.errors import CheckpointError, UsageError
 from blobstore.index import shape_fault
-from blobstore.keys import encode_name, key_for
-from blobstore.layout import MAX_PORTABLE_BLOBS
 
 if TYPE_CHECKING:
-    from blobstore.convert.arrange import Piece
-    from blobstore.convert.checkpoint import Checkpoint
-    from blobstore.convert.safetensors import SafetensorsEntry
-    from blobstore.elements import ElementType
+    from blobstore.checkpoint.reader import Checkpoint
+    from blobstore.checkpoint.safetensors import SafetensorsEntry
+    from blobstore.codecs.element_types import ElementType
+    from blobstore.convert.pieces import Piece
     from blobstore.gemma.config import ModelConfig
 
 _SHOWN = 8

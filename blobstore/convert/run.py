@@ -6,12 +6,12 @@ import os
 import shutil
 from typing import TYPE_CHECKING
 
-from blobstore.convert.arrange import encoded_chunks, scale_of, stored_ranges
 from blobstore.convert.gemma_plan import refusal
+from blobstore.convert.pieces import encoded_chunks, scale_of, stored_ranges
 from blobstore.errors import CheckpointError, Fault, in_file
-from blobstore.inputs import files_of
-from blobstore.model_writer import ModelWriter
-from blobstore.store_writer import StoreWriter
+from blobstore.index.inputs import files_of
+from blobstore.store.model_writer import ModelWriter
+from blobstore.store.writer import StoreWriter
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -22,10 +22,10 @@ if TYPE_CHECKING:
     import numpy as np
     import numpy.typing as npt
 
-    from blobstore.convert.checkpoint import Checkpoint
+    from blobstore.checkpoint.reader import Checkpoint
     from blobstore.convert.plan import Plan, PlannedTensor
-    from blobstore.store_writer import IndexPlace
-    from blobstore.transfer import FileRange
+    from blobstore.fileio.transfer import FileRange
+    from blobstore.store.writer import IndexPlace
 
     Progress = Callable[[int], None]
     Stored = Iterator[FileRange | npt.NDArray[np.uint8]]

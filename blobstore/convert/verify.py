@@ -7,25 +7,25 @@ from dataclasses import dataclass
 from itertools import islice
 from typing import TYPE_CHECKING, Any
 
-from blobstore import hashing
+from blobstore.container.keys import BASE, CHOICES, CONFIG_KEY, NO_TOKENIZER, PACKED_FROM, TOC_KEY, TOKENIZER_KEY
 from blobstore.convert.choose import choose_plan
+from blobstore.convert.gemma_families import repaired
 from blobstore.convert.gemma_plan import LAYOUTS, WEIGHTS, Choices
 from blobstore.convert.run import measure_scales, stored_bytes
 from blobstore.errors import FormatError, UsageError
+from blobstore.fileio import hashing
+from blobstore.fileio.source import open_source
+from blobstore.fileio.transfer import FileRange
 from blobstore.gemma.config import ModelConfig, Wrapping
-from blobstore.gemma.families import repaired
-from blobstore.gemma.fields import OpenEnum, Record
+from blobstore.gemma.records import OpenEnum, Record
 from blobstore.gemma.toc import build_toc, toc_entry
-from blobstore.keys import BASE, CHOICES, CONFIG_KEY, NO_TOKENIZER, PACKED_FROM, TOC_KEY, TOKENIZER_KEY
-from blobstore.mapping import open_source
-from blobstore.transfer import FileRange
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
 
-    from blobstore.convert.checkpoint import Checkpoint
+    from blobstore.checkpoint.reader import Checkpoint
     from blobstore.convert.plan import Plan, PlannedTensor
-    from blobstore.store import Store
+    from blobstore.store.reader import Store
 
 
 _WRAPPINGS = tuple(one.name.lower() for one in Wrapping)

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from blobstore.gemma.config import ModelConfig
     from blobstore.gemma.tensors import TensorSpec, check_tensors, tensors_of
     from blobstore.gemma.toc import TocEntry, build_toc, parse_toc
-    from blobstore.model_writer import ModelWriter
+    from blobstore.store.model_writer import ModelWriter
 
 __all__ = [
     "ModelConfig",
@@ -28,7 +28,7 @@ __all__ = [
 # Imported when asked for: import blobstore stays cheap, and the writer stands above the store, which stands above this.
 _HOMES = {
     "ModelConfig": "blobstore.gemma.config",
-    "ModelWriter": "blobstore.model_writer",
+    "ModelWriter": "blobstore.store.model_writer",
     "TensorSpec": "blobstore.gemma.tensors",
     "TocEntry": "blobstore.gemma.toc",
     "build_toc": "blobstore.gemma.toc",

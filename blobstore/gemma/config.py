@@ -9,9 +9,9 @@ import struct
 from dataclasses import dataclass, replace
 from typing import ClassVar, Self
 
-from blobstore.elements import by_number
+from blobstore.codecs.element_types import by_number
 from blobstore.errors import UsageError
-from blobstore.gemma.fields import (
+from blobstore.gemma.records import (
     BOOL,
     F32,
     I32,

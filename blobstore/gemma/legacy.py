@@ -12,14 +12,14 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from blobstore.elements import BY_NAME
+from blobstore.codecs.element_types import BY_NAME
+from blobstore.container.keys import SCALES_KEY
 from blobstore.errors import FormatError
-from blobstore.keys import SCALES_KEY
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-    from blobstore.elements import ElementType
+    from blobstore.codecs.element_types import ElementType
 
 TYPE_LETTERS = {"F": "f32", "B": "bf16", "$": "sfp", "2": "nuq", "I": "i8"}
 # In the order in which the runtime takes one scale after another, inside a layer.

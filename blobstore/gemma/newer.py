@@ -8,18 +8,18 @@ from __future__ import annotations
 from contextlib import suppress
 from typing import TYPE_CHECKING, NamedTuple
 
+from blobstore.container.keys import CONFIG_KEY, TOC_KEY
 from blobstore.errors import FormatError
 from blobstore.gemma.config import LayerConfig, ModelConfig
-from blobstore.gemma.fields import OpenEnum
 from blobstore.gemma.models import is_gemma3
+from blobstore.gemma.records import OpenEnum
 from blobstore.gemma.runtimes import APRIL, LATER, RUNTIMES
 from blobstore.gemma.toc import parse_toc
-from blobstore.keys import CONFIG_KEY, TOC_KEY
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping
 
-    from blobstore.gemma.fields import Record
+    from blobstore.gemma.records import Record
     from blobstore.gemma.runtimes import Runtime
     from blobstore.gemma.toc import TocEntry
 

@@ -25,7 +25,7 @@ from blobstore.gemma.config import (
 )
 
 if TYPE_CHECKING:
-    from blobstore.gemma.fields import OpenEnum
+    from blobstore.gemma.records import OpenEnum
 
 
 @dataclass(frozen=True)

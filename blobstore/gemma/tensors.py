@@ -8,13 +8,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from blobstore.elements import BY_NAME, by_number
+from blobstore.codecs.element_types import BY_NAME, by_number
 from blobstore.gemma.config import LayerType, PostNorm, Wrapping
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping
 
-    from blobstore.elements import ElementType
+    from blobstore.codecs.element_types import ElementType
     from blobstore.gemma.config import LayerConfig, ModelConfig, VitConfig
     from blobstore.gemma.toc import TocEntry
 

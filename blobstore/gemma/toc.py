@@ -8,16 +8,16 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from blobstore.elements import OWN_FROM, by_number
+from blobstore.codecs.element_types import OWN_FROM, by_number
+from blobstore.container.keys import TOC_KEY
 from blobstore.errors import FormatError
-from blobstore.gemma.fields import F32, STRING, U32, Cursor, Record, bytes_of, of, words_of
+from blobstore.gemma.records import F32, STRING, U32, Cursor, Record, bytes_of, of, words_of
 from blobstore.index.records import MAX_ELEMENTS
-from blobstore.keys import TOC_KEY
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
-    from blobstore.elements import ElementType
+    from blobstore.codecs.element_types import ElementType
 
 
 @dataclass(frozen=True, kw_only=True)

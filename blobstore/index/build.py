@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from blobstore.container.keys import encode_name
+from blobstore.container.layout import round_up
 from blobstore.errors import UsageError
 from blobstore.index.records import (
     ALIGN,
@@ -31,13 +33,11 @@ from blobstore.index.records import (
     self_digest,
     shape_fault,
 )
-from blobstore.keys import encode_name
-from blobstore.layout import round_up
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-    from blobstore.directory import Directory
+    from blobstore.container.directory import Directory
     from blobstore.index.name_index import NameIndex
     from blobstore.index.records import Entry, IndexedBlob
 

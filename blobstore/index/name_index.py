@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from blobstore.directory import KeyFinder, bad_key, key_words
+from blobstore.container.directory import KeyFinder, bad_key, key_words
+from blobstore.container.keys import INDEX_KEY, decode_key, encode_name
 from blobstore.errors import FormatError, UsageError
-from blobstore.index.checks import Columns, Refusal, check_fields, check_names, check_reserved
 from blobstore.index.records import (
     ENTRY,
     ENTRY_FIELDS,
@@ -25,15 +25,15 @@ from blobstore.index.records import (
     directory_digest,
     self_digest,
 )
-from blobstore.keys import INDEX_KEY, decode_key, encode_name
-from blobstore.strictjson import parse_json, text_map
+from blobstore.index.strict_json import parse_json, text_map
+from blobstore.index.validate import Columns, Refusal, check_fields, check_names, check_reserved
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     import numpy.typing as npt
 
-    from blobstore.directory import Directory
+    from blobstore.container.directory import Directory
 
 _OWN_KEY = np.frombuffer(INDEX_KEY.encode().ljust(16, b"\0"), "<u8")
 _FEW = 4  # look-ups that check one entry each; then it takes less to check all

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from blobstore.container.layout import MAX_BLOBS, round_up
 from blobstore.errors import FormatError, TruncatedError
 from blobstore.index.name_index import NameIndex
 from blobstore.index.records import (
@@ -25,7 +26,6 @@ from blobstore.index.records import (
     VERSION,
     section_sizes,
 )
-from blobstore.layout import MAX_BLOBS, round_up
 
 if TYPE_CHECKING:
     import numpy.typing as npt

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 if TYPE_CHECKING:
-    from blobstore.directory import Directory
+    from blobstore.container.directory import Directory
 
 MAGIC = b"SBSINDEX"
 VERSION = 1

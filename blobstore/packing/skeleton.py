@@ -11,17 +11,17 @@ from typing import TYPE_CHECKING, Literal
 
 import zstandard
 
-from blobstore.directory import parse_directory
+from blobstore.container.directory import parse_directory
+from blobstore.container.keys import INDEX_KEY
+from blobstore.container.layout import HEADER
 from blobstore.errors import FormatError, UsageError
-from blobstore.keys import INDEX_KEY
-from blobstore.layout import HEADER
-from blobstore.strictjson import parse_json
+from blobstore.index.strict_json import parse_json
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from blobstore.directory import Directory
-    from blobstore.reader import BlobReader
+    from blobstore.container.directory import Directory
+    from blobstore.container.reader import BlobReader
 
     Buffer = bytes | memoryview
 

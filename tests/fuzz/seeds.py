@@ -15,8 +15,8 @@ from pathlib import Path
 from typing import Any
 
 from blobstore import BlobReader, BlobStoreError, BlobWriter
-from blobstore.directory import build_directory
-from blobstore.elements import BY_NAME
+from blobstore.codecs.element_types import BY_NAME
+from blobstore.container.directory import build_directory
 from blobstore.gemma.config import ModelConfig
 from blobstore.gemma.toc import build_toc, toc_entry
 from blobstore.index import Entry, IndexedBlob, build_index

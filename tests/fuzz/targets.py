@@ -26,32 +26,33 @@ import ml_dtypes
 import numpy as np
 
 import blobstore
-from blobstore import elements, layout
 from blobstore.check import check_file, verify_file
-from blobstore.codecs import decode, encode
-from blobstore.codecs import packed as packing
-from blobstore.codecs.packed_writer import compress
-from blobstore.convert.export import exported_bytes, plan_export
-from blobstore.convert.safetensors import dump_header, parse_header
-from blobstore.directory import Directory, build_directory, parse_directory
+from blobstore.checkpoint.safetensors import dump_header, parse_header
+from blobstore.codecs import decode, element_types, encode
+from blobstore.compression import reader as packing
+from blobstore.compression.writer import compress
+from blobstore.container import layout
+from blobstore.container.directory import Directory, build_directory, parse_directory
+from blobstore.container.keys import encode_key, encode_name
+from blobstore.edit.recover import recover
+from blobstore.edit.rewrite import Edits, rewrite
 from blobstore.errors import BlobStoreError
+from blobstore.export.run import exported_bytes, plan_export
 from blobstore.gemma.config import ModelConfig
 from blobstore.gemma.toc import build_toc, parse_toc
 from blobstore.index import PACKED, Entry, IndexedBlob, NameIndex, build_index, open_index, parse_index, rebind_index
+from blobstore.index.locate import external_path
 from blobstore.index.records import BLOB, ENTRY, EXTERNAL, HEADER, MAGIC, SECTIONS, VERSION
-from blobstore.index_file import external_path
-from blobstore.keys import encode_key, encode_name
-from blobstore.packing import Packing, pack, unpack
-from blobstore.recover import recover
-from blobstore.rewrite import Edits, rewrite
+from blobstore.packing.pack import Packing, pack
+from blobstore.packing.unpack import unpack
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-    from blobstore.convert.export import Exported
-    from blobstore.elements import ElementType
-    from blobstore.mapping import Access
-    from blobstore.store import Store
+    from blobstore.codecs.element_types import ElementType
+    from blobstore.export.run import Exported
+    from blobstore.fileio.source import Access
+    from blobstore.store.reader import Store
 
     Target = Callable[[bytes], None]
 
@@ -286,7 +287,7 @@ def shape_entries(table: np.ndarray, dims: np.ndarray, blobs: np.ndarray) -> Non
         ndim = min(ndim, len(dims) - start)
         entry["dims_start"], entry["ndim"] = start, ndim
         count = math.prod(dims[start : start + ndim].tolist())
-        nbytes = elements.by_number(int(entry["type"])).nbytes(count)
+        nbytes = element_types.by_number(int(entry["type"])).nbytes(count)
         entry["nbytes"] = nbytes % (1 << 64)
         if not count or not len(blobs):
             entry["blob"], entry["offset"] = 0xFFFFFFFF, 0
@@ -330,7 +331,7 @@ def check_entry(one: Entry, blobs: list[IndexedBlob]) -> None:
         blob = blobs[one.blob]
         assert one.offset + one.nbytes <= (blob.unpacked_nbytes or blob.nbytes)
         assert (one.codec == PACKED) == bool(blob.unpacked_nbytes)
-    kind = elements.BY_NUMBER.get(one.type)
+    kind = element_types.BY_NUMBER.get(one.type)
     assert not kind or one.codec > PACKED or kind.nbytes(count) == one.nbytes
 
 
@@ -447,7 +448,7 @@ def furthest(header: bytes) -> int:
 
 # ------------------------------------------------------------------------------------------------------------- codecs
 
-KINDS = [elements.BY_NAME[name] for name in ("f32", "bf16", "sfp", "i8", "nuq", "u8", "f4", "f16")]
+KINDS = [element_types.BY_NAME[name] for name in ("f32", "bf16", "sfp", "i8", "nuq", "u8", "f4", "f16")]
 DTYPES = [np.dtype(one) for one in (np.float32, ml_dtypes.bfloat16, np.float16, np.float64, np.int32)]
 SCALED, LONG = 8, 16  # bits of the codecs' first byte, above three for the type
 CODEC_HEAD = struct.Struct("<BIIf")  # dtype, start, count, scale

@@ -1,7 +1,7 @@
 """Change one operator, number or decorator at a time, and run the tests that have to notice.
 
     python tests/mutants/run.py                            all modules of pyproject.toml's [tool.mutants]
-    python tests/mutants/run.py blobstore/directory.py …   these
+    python tests/mutants/run.py blobstore/container/directory.py …   these
 
 Each mutant is cosmic-ray's, tried in a copy of the tree, one copy for each core. A mutant that no test
 notices is a fault that none would: it has to be killed by a test, or be in known.toml with the reason why nothing can

@@ -1,0 +1,73 @@
+"""A checkpoint before its conversion: the conversion's own preflight, as findings."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from blobstore.check.config import check_config
+from blobstore.check.findings import Finding, finding
+from blobstore.check.runtime import has_one_base
+from blobstore.check.tensors import check_model
+from blobstore.checkpoint.reader import open_checkpoint
+from blobstore.convert.choose import choose_plan, has_chat_template, tokenizer_beside
+from blobstore.convert.run import measure_scales
+from blobstore.errors import BlobStoreError, CheckpointError
+from blobstore.gemma.toc import toc_entry
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from blobstore.convert.gemma_plan import Choices
+    from blobstore.convert.plan import Plan
+
+_REFUSED = "blobstore convert refuses it"
+
+
+def check_checkpoint(
+    path: str, kind: str, choices: Choices, *, progress: Callable[[int], None] = lambda _: None
+) -> Iterator[Finding]:
+    """Yield what keeps a checkpoint from being converted, and what its conversion would tell.
+
+    All values are read where the chosen type can't hold every one.
+
+    Args:
+        path: As `open_checkpoint` takes it.
+        kind: As `choose_plan` takes it.
+        choices: Of the conversion.
+        progress: Called with how many bytes more of the new file were looked at.
+
+    Raises:
+        OSError: A file can't be read.
+    """
+    try:
+        with open_checkpoint(path) as checkpoint:
+            plan = choose_plan(
+                checkpoint,
+                kind,
+                choices,
+                tokenizer=tokenizer_beside(checkpoint, None),
+                chat_template=has_chat_template(checkpoint),
+            )
+            for text in plan.notes:
+                yield Finding("note", "conversion", path, text, "none", "none needed")
+            yield from check_plan(plan)
+            measure_scales(plan, checkpoint, progress)
+    except CheckpointError as error:
+        for reason, name, message in error.faults or [(error.reason, error.path or path, error.message)]:
+            yield _refusal(reason, name, message)
+    except BlobStoreError as error:
+        yield _refusal(error.reason, error.path or path, error.message)
+
+
+def check_plan(plan: Plan) -> Iterator[Finding]:
+    """Yield what gemma.cpp can't take in the file that a plan describes; of one by name, that it isn't a model's."""
+    if plan.config is None:
+        yield finding("by-name", "plan", f"a container of {len(plan.tensors)} blobs, not a model")
+    else:
+        yield from check_config(plan.config, one_base=has_one_base(plan.metadata))
+        toc = {one.key: toc_entry(one.key, one.type, one.shape[0], one.shape[1]) for one in plan.tensors}
+        yield from check_model(plan.config, toc)
+
+
+def _refusal(reason: str, name: str, message: str) -> Finding:
+    return Finding("error", reason, name, message, _REFUSED, "see the message")

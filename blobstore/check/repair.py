@@ -1,0 +1,76 @@
+"""A model's file with a config that newer runtimes would read wrongly: the config written anew, and no tensor."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass, fields
+from typing import TYPE_CHECKING, Any
+
+from blobstore.check.runtime import has_one_base
+from blobstore.container.keys import CONFIG_KEY
+from blobstore.container.reader import BlobReader
+from blobstore.convert.gemma_families import repaired
+from blobstore.edit.rewrite import Edits, rewrite
+from blobstore.errors import UsageError
+from blobstore.gemma.config import ModelConfig
+from blobstore.index.locate import find_index
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from os import PathLike
+    from typing import BinaryIO
+
+    Progress = Callable[[int], None]
+
+
+@dataclass(frozen=True)
+class Repaired:
+    """What was done.
+
+    Attributes:
+        path: Of the file as it is now.
+        changes: Each field of the config that was changed, with its old and its new value; empty when none had to be:
+            then a target is a copy of the file, and the file itself stays as it is.
+    """
+
+    path: str
+    changes: dict[str, tuple[Any, Any]]
+
+
+def repair(
+    path: str | PathLike[str],
+    target: str | PathLike[str] | BinaryIO | None = None,
+    *,
+    write: bool = True,
+    progress: Progress = lambda _: None,
+) -> Repaired:
+    """Give a Gemma 3 file the word and the label that all runtimes need: findings ``global-rope``, ``rope-by-label``.
+
+    Only the blob ``config`` changes, and its digest in the index. The file is replaced only by the complete new one.
+
+    Args:
+        path: Of the file.
+        target: Path of the new one, or a binary stream; by default the file itself.
+        write: False to look only.
+        progress: Called with how many bytes more were written.
+
+    Raises:
+        UsageError: ``no-config`` when it is no model's file; as `rewrite`.
+        FormatError: The file, its index or its config is wrong; ``damaged-blob``.
+        OSError: Reading or writing failed; the target is untouched.
+    """
+    with BlobReader(path, access="read") as reader:
+        if CONFIG_KEY not in reader:
+            raise UsageError("no-config", f"{reader.path!r} has no {CONFIG_KEY!r}: it isn't a model for gemma.cpp")
+        before = ModelConfig.from_bytes(reader[CONFIG_KEY])
+        index = find_index(reader)
+        after = repaired(before, one_base=has_one_base(index.content.metadata if index else {}))
+    changes = {
+        one.name: (getattr(before, one.name), getattr(after, one.name))
+        for one in fields(before)
+        if getattr(before, one.name) != getattr(after, one.name)
+    }
+    if write and (changes or target is not None):
+        rewrite(path, target, Edits(config=after.to_bytes() if changes else None), progress=progress)
+    written = path if target is None else target
+    return Repaired(os.fspath(written) if isinstance(written, (str, os.PathLike)) else "-", changes)

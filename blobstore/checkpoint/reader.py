@@ -1,0 +1,256 @@
+"""A checkpoint as Hugging Face's tools leave it: one .safetensors file or several with an index, or their folder."""
+
+from __future__ import annotations
+
+import json
+import os
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from blobstore.checkpoint.safetensors import SafetensorsEntry, parse_header
+from blobstore.errors import CheckpointError, in_file
+from blobstore.fileio.closing import Closing
+from blobstore.fileio.descriptors import open_one_of_many
+from blobstore.fileio.source import read_beginning
+from blobstore.fileio.transfer import FileRange
+from blobstore.index.inputs import refuse_inputs
+from blobstore.index.strict_json import parse_json, text_map
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+    from os import PathLike
+    from typing import BinaryIO
+
+    from blobstore.fileio.source import ByteSource
+
+SINGLE = "model.safetensors"
+SHARD_INDEX = "model.safetensors.index.json"
+_MAX_JSON_NBYTES = 100_000_000
+
+# What people pass by mistake, and the way out.
+_NOT_OURS = {
+    ".bin": "PyTorch's pickled format: save it with save_pretrained(…, safe_serialization=True) first",
+    ".pt": "PyTorch's pickled format: save it as safetensors first",
+    ".pth": "PyTorch's pickled format: save it as safetensors first",
+    ".gguf": "a GGUF file, usually quantised: convert from the original checkpoint",
+    ".h5": "a Keras file: convert from the original checkpoint",
+    ".sbs": "an .sbs file already",
+    ".task": "a MediaPipe bundle for phones: convert from the original checkpoint",
+    ".tflite": "a TensorFlow Lite file: convert from the original checkpoint",
+    ".ckpt": "PyTorch's pickled format: save it as safetensors first",
+}
+
+
+class _Home(NamedTuple):
+    """An open file, and its path."""
+
+    path: str
+    source: ByteSource
+
+
+@dataclass
+class Checkpoint(Closing):
+    """An open checkpoint; a context manager.
+
+    Attributes:
+        path: As given.
+        tensors: Name → its entry, in the order of the files and of the bytes in each.
+        metadata: Of the files' headers, together.
+        config: What ``config.json`` beside the tensors says; empty when there is none.
+        generation: What ``generation_config.json`` beside them says; empty when there is none.
+        notes: What a user should know: what was left out, and why.
+    """
+
+    path: str
+    tensors: dict[str, SafetensorsEntry] = field(default_factory=dict)
+    metadata: dict[str, str] = field(default_factory=dict)
+    config: dict[str, Any] = field(default_factory=dict)
+    generation: dict[str, Any] = field(default_factory=dict)
+    notes: list[str] = field(default_factory=list)
+    _files: list[ByteSource] = field(default_factory=list)
+    _homes: dict[str, _Home] = field(default_factory=dict)
+    _read: list[str] = field(default_factory=list)
+
+    @property
+    def nbytes(self) -> int:
+        """Of all tensors together."""
+        return sum(entry.nbytes for entry in self.tensors.values())
+
+    def range(self, name: str) -> FileRange:
+        """Return where a tensor's bytes lie."""
+        entry = self.tensors[name]
+        return FileRange(self._homes[name].source, entry.offset, entry.nbytes)
+
+    def same_bytes(self, one: str, other: str) -> bool:
+        """Whether two tensors are equal in type, shape and every byte."""
+        a, b = self.tensors[one], self.tensors[other]
+        if (a.type, a.shape) != (b.type, b.shape):
+            return False
+        return all(x == y for x, y in zip(self.range(one).chunks(), self.range(other).chunks(), strict=True))
+
+    @property
+    def paths(self) -> list[str]:
+        """The files with tensors, in the order of reading."""
+        return list(dict.fromkeys(home.path for home in self._homes.values()))
+
+    def file_of(self, name: str) -> str:
+        """Return the path of the file that a tensor is in."""
+        return self._homes[name].path
+
+    @property
+    def folder(self) -> str:
+        """Where its files are, such as config.json and the tokenizer."""
+        return self.path if os.path.isdir(self.path) else os.path.dirname(self.path)
+
+    def note_read(self, path: str) -> None:
+        """Count a file among those that the checkpoint consists of."""
+        self._read.append(os.path.abspath(path))  # wherever this process works later
+
+    def refuse_as_outputs(
+        self, *outputs: str | PathLike[str] | BinaryIO | None, also: Iterable[str] = (), but_ours: bool = True
+    ) -> None:
+        """Refuse to replace or remove a file of the checkpoint: one that was read, or is in the folder that was given.
+
+        Args:
+            outputs: As `refuse_inputs` takes them.
+            also: More that is read.
+            but_ours: As `refuse_inputs` has it.
+
+        Raises:
+            UsageError: ``same-file``.
+        """
+        given = os.path.abspath(self.path) if os.path.isdir(self.path) else ""
+        refuse_inputs(outputs, [*self._read, *also], folder=given, but_ours=but_ours)
+
+    def close(self) -> None:
+        """Close all files."""
+        for file in self._files:
+            file.close()
+
+    def _read_small(self, path: str) -> bytes:
+        self.note_read(path)
+        raw = bytes(read_beginning(path, _MAX_JSON_NBYTES + 1))
+        if len(raw) > _MAX_JSON_NBYTES:
+            raise CheckpointError("too-large", f"{path!r} has more than {_MAX_JSON_NBYTES} bytes: it is something else")
+        return raw
+
+    def _add_file(self, path: str) -> list[SafetensorsEntry]:
+        with in_file(path):
+            # Plain reads: a map of a large file would count as this process's memory.
+            source = open_one_of_many(path)
+            home = _Home(path, source)
+            self._files.append(source)
+            self.note_read(path)
+            header = parse_header(source.view, source.size)
+        for entry in header.entries:
+            if entry.name in self.tensors:
+                raise CheckpointError("duplicate-tensor", f"{entry.name!r} is in {path!r} and in another file")
+            self.tensors[entry.name] = entry
+            self._homes[entry.name] = home
+        for key, value in header.metadata.items():
+            if self.metadata.setdefault(key, value) != value:
+                self.metadata[f"{os.path.basename(path)}:{key}"] = value
+        return header.entries
+
+
+def open_checkpoint(path: str | PathLike[str]) -> Checkpoint:
+    """Open a checkpoint and check its headers.
+
+    Args:
+        path: A .safetensors file, a ``model.safetensors.index.json``, or a folder with either.
+
+    Raises:
+        CheckpointError: ``no-checkpoint``, ``not-safetensors``, ``bad-shard-index``, ``missing-shard``,
+            ``missing-tensor``, ``duplicate-tensor``, ``bad-config``.
+        FormatError, TruncatedError: A file's header is wrong.
+        OSError: A file can't be read.
+    """
+    path = os.fspath(path)
+    file = _find(path) if os.path.isdir(path) else path
+    _refuse_foreign(file)
+    checkpoint = Checkpoint(path)
+    try:
+        if file.lower().endswith(".json"):
+            _add_shards(checkpoint, file)
+        else:
+            checkpoint._add_file(file)  # noqa: SLF001 (one module)
+        checkpoint.config = _config_beside(checkpoint, file, "config.json")
+        checkpoint.generation = _config_beside(checkpoint, file, "generation_config.json")
+    except BaseException:
+        checkpoint.close()
+        raise
+    return checkpoint
+
+
+def _find(folder: str) -> str:
+    names = sorted(os.listdir(folder))
+    for name in (SHARD_INDEX, SINGLE):
+        if name in names:
+            return os.path.join(folder, name)
+    if "adapter_config.json" in names:
+        what = "it has LoRA adapters and no model: merge them into the model first (merge_and_unload)"
+        raise CheckpointError("adapter", f"{folder!r}: {what}")
+    ours = [name for name in names if name.endswith(".safetensors")]
+    if len(ours) == 1:
+        return os.path.join(folder, ours[0])
+    if ours:
+        what = f"it has {', '.join(ours[:4])}, and no {SHARD_INDEX} that says how they belong together: pass one file"
+        raise CheckpointError("no-checkpoint", f"{folder!r}: {what}")
+    for name in names:
+        _refuse_foreign(os.path.join(folder, name))
+    raise CheckpointError("no-checkpoint", f"{folder!r} has neither {SINGLE} nor {SHARD_INDEX}")
+
+
+def _add_shards(checkpoint: Checkpoint, path: str) -> None:
+    raw = checkpoint._read_small(path)  # noqa: SLF001 (one module)
+    try:
+        content = parse_json(raw)
+        weight_map = content.get("weight_map") if isinstance(content, dict) else None
+        if not isinstance(weight_map, dict):
+            raise ValueError("it has no weight_map, which says what is in which file")
+        weight_map = text_map(weight_map)
+    except ValueError as error:
+        raise CheckpointError("bad-shard-index", f"{path!r} is no index of shards: {error}") from None
+    folder = os.path.dirname(path)
+    shards = sorted(set(weight_map.values()))
+    for shard in shards:
+        # A file from outside must not choose what is opened elsewhere.
+        if os.path.basename(shard) != shard or shard in ("", ".", ".."):
+            raise CheckpointError("bad-shard-index", f"{path!r} names {shard[:300]!r}, which is no file beside it")
+        _refuse_foreign(os.path.join(folder, shard))
+    missing = [shard for shard in shards if not os.path.exists(os.path.join(folder, shard))]
+    if missing:
+        raise CheckpointError("missing-shard", f"{path!r} names files that aren't there: {', '.join(missing)}")
+    for shard in shards:
+        for entry in checkpoint._add_file(os.path.join(folder, shard)):  # noqa: SLF001 (one module)
+            if weight_map.get(entry.name) != shard:
+                checkpoint.notes.append(f"{entry.name!r} in {shard} is left out: the index of shards does not list it")
+                del checkpoint.tensors[entry.name]
+    lost = [name for name in weight_map if name not in checkpoint.tensors]
+    if lost:
+        shown = ", ".join(f"{name!r} in {weight_map[name]}" for name in lost[:8])
+        more = f" and {len(lost) - 8} more" if len(lost) > 8 else ""
+        raise CheckpointError("missing-tensor", f"{path!r} lists tensors that aren't there: {shown}{more}")
+
+
+def _config_beside(checkpoint: Checkpoint, file: str, name: str) -> dict[str, Any]:
+    path = os.path.join(os.path.dirname(file), name)
+    return _parse_config(path, checkpoint._read_small(path)) if os.path.lexists(path) else {}  # noqa: SLF001 (one module)
+
+
+def _parse_config(path: str, raw: bytes) -> dict[str, Any]:
+    try:
+        config = json.loads(raw)  # not strictly: infinities do occur
+    except (ValueError, RecursionError) as error:
+        raise CheckpointError("bad-config", f"{path!r} is no JSON: {error}") from None
+    if not isinstance(config, dict):
+        raise CheckpointError("bad-config", f"{path!r}: expected an object, found {type(config).__name__}")
+    return config
+
+
+def _refuse_foreign(path: str) -> None:
+    """Refuse files of other formats by their names, an index of such files too."""
+    plain = path.lower().removesuffix(".index.json")
+    why = _NOT_OURS.get(os.path.splitext(plain)[1])
+    if why:
+        raise CheckpointError("not-safetensors", f"{path!r} is {why}")

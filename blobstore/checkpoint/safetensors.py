@@ -1,0 +1,201 @@
+"""The header of a .safetensors file, both ways.
+
+Parsed here because safetensors' own numpy interface has no bfloat16, and because bytes are copied by range, not by
+tensor. The rules are the format's published ones: https://github.com/huggingface/safetensors#format.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from blobstore.codecs.element_types import BY_SAFETENSORS, ElementType
+from blobstore.errors import FormatError, TruncatedError, UsageError
+from blobstore.index.records import MAX_ELEMENTS
+from blobstore.index.strict_json import parse_json, text_map
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Mapping
+
+MAX_HEADER_NBYTES = 100_000_000
+_LENGTH_NBYTES = 8
+_FIELDS = {"dtype", "shape", "data_offsets"}
+_MOST_SHAPES = 4096  # that are kept to be shared
+_NO_SIZE = 1 << 63
+
+
+@dataclass(frozen=True, slots=True)
+class SafetensorsEntry:
+    """One tensor of a .safetensors file.
+
+    Attributes:
+        name: Its name.
+        type: Its element type.
+        shape: In C order.
+        offset: Of its first byte, from the beginning of the file.
+        nbytes: Its size.
+    """
+
+    name: str
+    type: ElementType
+    shape: tuple[int, ...]
+    offset: int
+    nbytes: int
+
+
+@dataclass(frozen=True)
+class SafetensorsHeader:
+    """What a .safetensors file says of itself: tensors in the order of their bytes, and metadata."""
+
+    entries: list[SafetensorsEntry]
+    metadata: dict[str, str]
+
+
+def parse_header(read: Callable[[int, int], bytes | memoryview], file_size: int) -> SafetensorsHeader:
+    """Check a .safetensors file's header.
+
+    Args:
+        read: Given (offset, nbytes) inside the file, returns these bytes.
+        file_size: In bytes.
+
+    Raises:
+        FormatError, TruncatedError: ``safetensors-header``, ``safetensors-entry`` (one tensor's entry is wrong),
+            ``safetensors-layout`` (holes, overlaps, bytes that belong to no tensor).
+    """
+    if file_size < _LENGTH_NBYTES:
+        raise TruncatedError("safetensors-header", f"the file has {file_size} bytes, its length alone takes 8", 0)
+    length = int.from_bytes(read(0, _LENGTH_NBYTES), "little")
+    if length > MAX_HEADER_NBYTES:
+        message = f"a header of {length} bytes is more than {MAX_HEADER_NBYTES}: no safetensors file"
+        raise FormatError("safetensors-header", message, 0)
+    start = _LENGTH_NBYTES + length
+    if start > file_size:
+        raise TruncatedError(
+            "safetensors-header", f"a header of {length} bytes in a file of {file_size}: truncated download?", 0
+        )
+    first = bytes(read(_LENGTH_NBYTES, min(1, length)))
+    if first != b"{":
+        raise FormatError("safetensors-header", f"expected '{{' at offset 8, found {first!r}: no safetensors file", 8)
+    try:
+        header = parse_json(bytes(read(_LENGTH_NBYTES, length)), _Compact())
+        if not isinstance(header, dict) or isinstance(header.get("__metadata__"), tuple):
+            header = parse_json(bytes(read(_LENGTH_NBYTES, length)))  # what looks like a tensor's entry there isn't one
+        metadata = text_map(header.pop("__metadata__", {}))
+    except ValueError as error:
+        raise FormatError("safetensors-header", f"the header is wrong: {error}", _LENGTH_NBYTES) from None
+    # One takes the other's memory.
+    entries = [_parse_entry(name, header.pop(name), start) for name in list(header)]
+    entries.sort(key=lambda entry: (entry.offset, entry.nbytes))
+    _check_layout(entries, start, file_size)
+    return SafetensorsHeader(entries, metadata)
+
+
+def dump_header(
+    tensors: Iterable[tuple[str, ElementType, tuple[int, ...]]], metadata: Mapping[str, str] | None = None
+) -> bytes:
+    """Return the bytes before the tensors' own, which follow in the same order without gaps.
+
+    Raises:
+        UsageError: ``no-safetensors-type`` when safetensors can't hold a tensor; ``duplicate-name``; ``bad-name``.
+    """
+    header: dict[str, Any] = {"__metadata__": dict(metadata)} if metadata else {}
+    position = 0
+    for name, kind, shape in tensors:
+        if kind.safetensors is None:
+            raise UsageError("no-safetensors-type", f"{name!r} is {kind}, which safetensors can't hold: decode it")
+        if name in header or name == "__metadata__":
+            raise UsageError("duplicate-name", f"{name!r} is used twice, or is safetensors' own")
+        count = _product(shape)
+        if count * kind.bits % 8:
+            raise UsageError("no-safetensors-type", f"{name!r}: {count} elements of {kind} are no whole bytes")
+        end = position + kind.nbytes(count)
+        header[name] = {"dtype": kind.safetensors, "shape": list(shape), "data_offsets": [position, end]}
+        position = end
+    try:
+        text = json.dumps(header, ensure_ascii=False, separators=(",", ":")).encode()
+    except UnicodeEncodeError as error:
+        raise UsageError("bad-name", f"a name or metadata is not Unicode text: {error.reason}") from None
+    text += b" " * (-len(text) % _LENGTH_NBYTES)  # so that the first tensor is aligned
+    return len(text).to_bytes(_LENGTH_NBYTES, "little") + text
+
+
+class _Compact:
+    """Makes (dtype, shape, begin, end) of the JSON object of a tensor: hundreds of thousands take half the memory."""
+
+    def __init__(self) -> None:
+        self._shapes: dict[tuple[int, ...], tuple[int, ...]] = {}  # most tensors share one with others
+
+    def __call__(self, value: dict[str, Any]) -> object:
+        if _fault(value):
+            return value
+        shape = tuple(value["shape"])
+        if len(self._shapes) < _MOST_SHAPES:
+            shape = self._shapes.setdefault(shape, shape)
+        return (BY_SAFETENSORS[value["dtype"]].safetensors, shape, *value["data_offsets"])
+
+
+def _fault(value: object) -> str:
+    """Say why this can't be the JSON of a tensor, whatever its name; empty when it can."""
+    # Fields that are not known here pass, as they do in safetensors.
+    if not isinstance(value, dict) or not value.keys() >= _FIELDS:
+        return "expected dtype, shape and data_offsets"
+    dtype = value["dtype"]
+    if not isinstance(dtype, str):
+        return "dtype is a text"
+    if dtype not in BY_SAFETENSORS:
+        return f"dtype {dtype[:80]!r} is not known"
+    shape, offsets = value["shape"], value["data_offsets"]
+    if not _are_sizes(shape) or not _are_sizes(offsets) or len(offsets) != 2:
+        return "shape and data_offsets are lists of whole numbers, not below 0"
+    return ""
+
+
+def _parse_entry(name: str, value: object, start: int) -> SafetensorsEntry:
+    def refuse(what: str) -> FormatError:
+        return FormatError("safetensors-entry", f"{name[:80]!r}: {what}", _LENGTH_NBYTES)
+
+    if not isinstance(value, tuple):
+        raise refuse(_fault(value))
+    dtype, shape, begin, end = value
+    kind = BY_SAFETENSORS[dtype]
+    if _product(size or 1 for size in shape) > MAX_ELEMENTS:
+        raise refuse("its shape has too many elements")
+    count = _product(shape)
+    if count * kind.bits % 8 or end - begin != kind.nbytes(count):
+        what = f"{kind.safetensors} of shape {str(list(shape))[:80]} takes {kind.nbytes(count)} bytes"
+        raise refuse(f"{what}, data_offsets say {end - begin}")
+    return SafetensorsEntry(name, kind, shape, start + begin, end - begin)
+
+
+def _check_layout(entries: list[SafetensorsEntry], start: int, file_size: int) -> None:
+    end = start
+    for entry in entries:
+        if entry.offset != end:
+            what = "overlaps the tensor before it" if entry.offset < end else "leaves a hole before it"
+            raise FormatError("safetensors-layout", f"{entry.name[:80]!r} {what}", entry.offset)
+        end += entry.nbytes
+    if end > file_size:
+        message = f"the tensors end at {end}, the file has {file_size} bytes: truncated download?"
+        raise TruncatedError("safetensors-layout", message, file_size)
+    if end < file_size:
+        raise FormatError("safetensors-layout", f"{file_size - end} bytes at the end belong to no tensor", end)
+
+
+def _are_sizes(value: object) -> bool:
+    if not isinstance(value, list):
+        return False
+    for one in value:  # noqa: SIM110 (several times as fast as all(), and done for each tensor twice)
+        if type(one) is not int or not 0 <= one < _NO_SIZE:
+            return False
+    return True
+
+
+def _product(sizes: Iterable[int]) -> int:
+    """Return the product, or some number beyond the largest allowed one: none of a thousand digits is computed."""
+    product = 1
+    for size in sizes:
+        product *= size
+        if product > MAX_ELEMENTS:
+            return MAX_ELEMENTS + 1
+    return product

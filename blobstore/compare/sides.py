@@ -1,0 +1,174 @@
+"""What is compared: an .sbs file or a checkpoint, as names that lead to tensors."""
+
+from __future__ import annotations
+
+import os
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import cached_property
+from typing import TYPE_CHECKING, Literal
+
+from blobstore.checkpoint.reader import open_checkpoint
+from blobstore.compare.tensors import Arranged, Run, Tensor
+from blobstore.container.keys import foreign_metadata
+from blobstore.container.layout import MAGIC_BYTES
+from blobstore.errors import UsageError, in_file
+from blobstore.export.run import named_tensors
+from blobstore.fileio.source import read_beginning
+from blobstore.store.catalog import TensorInfo
+from blobstore.store.reader import Store
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
+    from os import PathLike
+
+    from blobstore.checkpoint.reader import Checkpoint
+
+By = Literal["names", "keys"]
+
+
+@dataclass(frozen=True)
+class Side:
+    """One of two things that are compared. `open_side` makes one.
+
+    Attributes:
+        path: As given.
+        by: What its tensors are called by; a checkpoint has only names.
+        tensors: Each tensor once, by name.
+        aliases: More names, name → one of `tensors`.
+        metadata: Without this project's own.
+        store: The .sbs file; None for a checkpoint.
+        notes: What a user should know: what was left out, and why.
+    """
+
+    path: str
+    by: By
+    tensors: Mapping[str, Tensor]
+    aliases: Mapping[str, str]
+    metadata: Mapping[str, str]
+    store: Store | None = None
+    notes: tuple[str, ...] = ()
+
+    @cached_property
+    def names(self) -> frozenset[str]:
+        """All names."""
+        return frozenset(self.tensors) | frozenset(self.aliases)
+
+    @property
+    def nbytes(self) -> int:
+        """Of all tensors, as stored."""
+        return sum(one.facts.nbytes for one in self.tensors.values())
+
+    @cached_property
+    def _others(self) -> dict[str, list[str]]:
+        others: dict[str, list[str]] = {}
+        for alias, target in self.aliases.items():
+            others.setdefault(target, [target]).append(alias)
+        return others
+
+    def same_as(self, name: str) -> list[str]:
+        """Return all names of the tensor that has this one, itself among them."""
+        return self._others.get(self.aliases.get(name, name), [name])
+
+    def __getitem__(self, name: str) -> Tensor:
+        return self.tensors[self.aliases.get(name, name)]
+
+    def by_keys(self) -> Side:
+        """Return the same file by the runtime's keys; a checkpoint as it is."""
+        return self if self.store is None else _side_of_store(self.store, "keys")
+
+
+@contextmanager
+def open_side(path: str | PathLike[str], by: By = "names", base: str | PathLike[str] | None = None) -> Iterator[Side]:
+    """Open an .sbs file or a checkpoint, whichever it is, for the time of a ``with`` block.
+
+    Args:
+        path: An .sbs file; or a .safetensors file, a ``model.safetensors.index.json``, a folder with either.
+        by: ``names``: an .sbs file that was converted from a checkpoint has the tensors of that, rearranged ones put
+            back; ``keys``: its tensors are its blobs, as the runtime sees them.
+        base: The file that a packed one is the difference to.
+
+    Raises:
+        FormatError, TruncatedError, CheckpointError: It is neither, or is wrong.
+        CodecError: A rearranged tensor can't be decoded.
+        OSError: It can't be read.
+    """
+    path = os.fspath(path)
+    if _is_store(path):
+        # Plain reads: a map of a large file would count as this process's memory.
+        with Store(path, access="read", base=base) as store:
+            yield _side_of_store(store, by)
+    else:
+        with open_checkpoint(path) as checkpoint:
+            yield _side_of_checkpoint(checkpoint)
+
+
+@contextmanager
+def open_sides(
+    a: str | PathLike[str], b: str | PathLike[str], by: By | None = None, base: str | PathLike[str] | None = None
+) -> Iterator[tuple[Side, Side]]:
+    """Open two sides, by default by names, unless the two have only keys in common.
+
+    Raises:
+        UsageError: ``needless-base``: neither of them can be packed.
+        BlobStoreError, OSError: As `open_side`.
+    """
+    with open_side(a, by or "names", base) as one, open_side(b, by or "names", base) as other:
+        if base is not None and one.store is None and other.store is None:
+            what = f"neither {one.path!r} nor {other.path!r} is an .sbs file, of which a base could be needed"
+            raise UsageError("needless-base", what)
+        keyed = one, other
+        if by is None and not one.names & other.names:
+            keyed = one.by_keys(), other.by_keys()
+        yield keyed if keyed[0].names & keyed[1].names else (one, other)
+
+
+def _is_store(path: str) -> bool:
+    if os.path.isdir(path):
+        return False
+    if path.lower().endswith(".sbs") or not os.path.isfile(path):
+        return path.lower().endswith(".sbs")
+    return read_beginning(path, len(MAGIC_BYTES)) == MAGIC_BYTES
+
+
+def _side_of_store(store: Store, by: By) -> Side:
+    metadata = foreign_metadata(store.metadata)
+    if by == "keys" and store.index:
+        return Side(store.path, by, _by_keys(store), {}, metadata, store)
+    with in_file(store.path):
+        named = named_tensors(store)
+    aliases = {name: target for name, target in named.aliases.items() if {name, target} <= named.names}
+    tensors: dict[str, Tensor] = {}
+    for name in named.names - set(aliases):
+        if named.source and name in named.source.blocks:
+            shape, blocks = named.source.shape_of(name), named.source.blocks[name]
+            tensors[name] = Arranged(store.path, shape, blocks, store)
+        else:
+            tensors[name] = _run(named.infos[name], store)
+    return Side(store.path, by, tensors, aliases, metadata, store)
+
+
+def _run(info: TensorInfo, store: Store) -> Run:
+    return Run(info, store.path, store.reader.part_of_file(info.offset, info.nbytes), store)
+
+
+def _by_keys(store: Store) -> dict[str, Tensor]:
+    """Return the tensor that each blob is, by its key; what has no elements has no blob, and keeps its name."""
+    tensors: dict[str, Tensor] = {}
+    for info in store.infos():
+        key = info.key or info.name
+        whole = not info.key or store.reader.range(key) == (info.offset, info.nbytes)
+        whole = whole and info.element_nbytes == (info.unpacked_nbytes or info.nbytes)  # of a packed blob, too
+        # Of several names for a blob the runtime's own says the shape that the runtime sees.
+        if whole and (key not in tensors or info.name == key):
+            tensors[key] = _run(info, store)
+    return tensors
+
+
+def _side_of_checkpoint(checkpoint: Checkpoint) -> Side:
+    tensors: dict[str, Tensor] = {}
+    for name, one in checkpoint.tensors.items():
+        info = TensorInfo(name, "", one.type, one.shape, 1.0, one.offset, one.nbytes, 0)
+        tensors[name] = Run(info, checkpoint.file_of(name), checkpoint.range(name))
+    metadata = foreign_metadata(checkpoint.metadata)
+    return Side(checkpoint.path, "names", tensors, {}, metadata, notes=tuple(checkpoint.notes))

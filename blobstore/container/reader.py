@@ -1,0 +1,172 @@
+"""`BlobReader`: the blobs of a file as a mapping from key to memory."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+from blobstore.container.directory import parse_directory
+from blobstore.container.keys import encode_key
+from blobstore.container.suggest import close_to
+from blobstore.errors import KeyNotFoundError, UsageError, in_file
+from blobstore.fileio.closing import Closing
+from blobstore.fileio.source import open_source
+from blobstore.fileio.transfer import FileRange
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from contextlib import AbstractContextManager
+    from os import PathLike
+
+    from blobstore.fileio.source import Access, Prefetch
+
+
+class BlobReader(Mapping[str, memoryview], Closing):
+    """The blobs of a file, by key, in file order.
+
+    Values are read-only views into the map (or copies of their own with ``access="read"``), and stay valid after
+    `close`. Keys that are no UTF-8 have surrogates in place of the bytes that aren't.
+
+    Attributes:
+        path: As given.
+        directory: Where each blob lies, checked.
+    """
+
+    def __init__(
+        self,
+        path: str | PathLike[str],
+        *,
+        access: Access = "auto",
+        writable: bool = False,
+        prefetch: Prefetch = "none",
+    ) -> None:
+        """Open a file and check its structure (not its blobs' contents).
+
+        Args:
+            path: A .sbs file of version 1 or 2.
+            access: ``mmap`` maps the file. ``read`` makes plain reads, for network drives and files that may be
+                truncated while they are open, which would kill a process that maps them. ``auto`` maps, unless the file
+                is on a network drive.
+            writable: Views can be written to, without a copy of more than the pages that are; what is written stays
+                in this process.
+            prefetch: How the map will be read, as `blobstore.open` has it.
+
+        Raises:
+            UsageError: ``bad-access``, ``bad-prefetch``, ``not-a-file``.
+            FormatError, TruncatedError: The file is wrong; ``reason`` is a code of spec/sbs.md.
+            OSError: It can't be opened.
+        """
+        self.path = os.fspath(path)
+        with in_file(self.path):
+            self._source = open_source(path, access, writable=writable, prefetch=prefetch)
+            try:
+                self.directory = parse_directory(self._source.view, self._source.size)
+            except BaseException:
+                self._source.close()
+                raise
+
+    @property
+    def version(self) -> int:
+        """Of the container, 1 or 2."""
+        return self.directory.version
+
+    @property
+    def file_size(self) -> int:
+        """In bytes."""
+        return self.directory.file_size
+
+    @property
+    def access(self) -> Access:
+        """How blobs are read: ``mmap`` or ``read``."""
+        return self._source.access
+
+    def range(self, key: str) -> tuple[int, int]:
+        """Return (offset, nbytes) of a blob in the file.
+
+        Raises:
+            KeyNotFoundError: ``key-not-found``.
+        """
+        return self.directory.range(self._place(key))
+
+    def view(self, offset: int, nbytes: int) -> memoryview:
+        """Return bytes of the file, read-only.
+
+        Raises:
+            TruncatedError: ``short-read`` with ``access="read"`` when the file has shrunk.
+            UsageError: ``outside`` when they are not all in the file; ``closed``.
+        """
+        if offset < 0 or nbytes < 0 or offset + nbytes > self.file_size:
+            raise UsageError("outside", f"{nbytes} bytes at offset {offset} are not inside {self.file_size} bytes")
+        with in_file(self.path):
+            return self._source.view(offset, nbytes)
+
+    def file_range(self, key: str) -> FileRange:
+        """Return where a blob's bytes lie, to be copied from; as long as this is open.
+
+        Raises:
+            KeyNotFoundError: ``key-not-found``.
+        """
+        return self.part_of_file(*self.range(key))
+
+    def part_of_file(self, offset: int, nbytes: int) -> FileRange:
+        """Return where bytes of the file lie, to be copied from; as long as this is open."""
+        return FileRange(self._source, offset, nbytes)
+
+    def is_at(self, path: str | PathLike[str]) -> bool:
+        """Whether a path names this very file."""
+        return self._source.is_at(path)
+
+    @property
+    def device(self) -> int:
+        """Of its file system, ``st_dev``."""
+        return self._source.device
+
+    def fileno(self) -> int:
+        """Return the descriptor of the open file, for copying from it where no other thread closes it."""
+        return self._source.fileno()
+
+    def held(self) -> AbstractContextManager[int]:
+        """Return the descriptor for the time of a ``with`` block, in which no other thread's `close` frees it.
+
+        Raises:
+            UsageError: ``closed``.
+        """
+        return self._source.held()
+
+    def close(self) -> None:
+        """Let go of the file; views stay valid until the last of them is gone."""
+        self._source.close()
+
+    def _find(self, key: object) -> int:
+        try:
+            return self.directory.find(encode_key(key))  # type: ignore[arg-type]
+        except UsageError:  # what can't be a key is not in the file
+            return -1
+
+    def _place(self, key: str) -> int:
+        place = self._find(key)
+        if place < 0:
+            hint = close_to(str(key), self.directory.all_keys)
+            raise KeyNotFoundError("key-not-found", f"no blob has the key {key!r}{hint}")
+        return place
+
+    def __getitem__(self, key: str) -> memoryview:
+        return self.view(*self.range(key))
+
+    def get(self, key: str, default: Any = None) -> Any:  # noqa: ANN401 (as a mapping's)
+        """Return a blob, or ``default``; what is not there is not searched for near misses."""
+        place = self._find(key)
+        return default if place < 0 else self.view(*self.directory.range(place))
+
+    def __contains__(self, key: object) -> bool:
+        return self._find(key) >= 0
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.directory.all_keys)
+
+    def __len__(self) -> int:
+        return len(self.directory)
+
+    def __repr__(self) -> str:
+        return f"<BlobReader {self.path!r}: version {self.version}, {len(self)} blobs, {self.file_size} bytes>"

@@ -1,0 +1,1 @@
+"""A file made anew: other names, an index, what can be recovered."""

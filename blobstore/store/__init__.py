@@ -1,0 +1,1 @@
+"""Tensors by name: stores that are read and written."""

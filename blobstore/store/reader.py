@@ -1,0 +1,387 @@
+"""`Store`: a file's tensors as a mapping from name to array."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from blobstore.codecs import decode
+from blobstore.container.keys import CONFIG_KEY, NO_TOKENIZER, TOKENIZER_KEY
+from blobstore.container.reader import BlobReader
+from blobstore.container.suggest import close_to
+from blobstore.errors import CodecError, FormatError, NameNotFoundError, UsageError, in_file
+from blobstore.fileio.closing import Closing
+from blobstore.fileio.threads import check_workers
+from blobstore.index.locate import find_index
+from blobstore.store.catalog import BlobCatalog, open_catalog
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from os import PathLike
+
+    import numpy.typing as npt
+
+    from blobstore.fileio.source import Access, Prefetch
+    from blobstore.gemma.config import ModelConfig
+    from blobstore.store.blobs import UnpackedBlobs
+    from blobstore.store.catalog import Catalog, TensorInfo
+
+    Array = npt.NDArray[Any]
+    Bytes = npt.NDArray[np.uint8]
+
+
+class Store(Mapping[str, "Array"], Closing):
+    """The tensors of a file, by name. `blobstore.open` makes one.
+
+    Arrays are read-only views into the map (or copies of their own with ``access="read"``), in the dtype they are
+    stored in, and stay valid after `close`.
+
+    Attributes:
+        reader: The blobs below the names.
+        index: The file's name index with the path it was found in, or None.
+    """
+
+    def __init__(
+        self,
+        path: str | PathLike[str],
+        *,
+        access: Access = "auto",
+        use_index: bool = True,
+        base: str | PathLike[str] | None = None,
+        writable: bool = False,
+        prefetch: Prefetch = "none",
+    ) -> None:
+        """Open a file; see `blobstore.open`. ``writable`` as `BlobReader` has it, for `elements` and `raw`."""
+        self._base: Store | None = None
+        self.reader = BlobReader(path, access=access, writable=writable, prefetch=prefetch)
+        try:
+            self.index = find_index(self.reader, whole=False) if use_index else None
+            with in_file(self.reader.path):
+                self._catalog = self._open_catalog(use_index=use_index)
+            self._base = None if base is None else Store(base, access=access)
+        except BaseException:
+            self.close()
+            raise
+
+    def _open_catalog(self, *, use_index: bool) -> Catalog:
+        if not use_index:
+            return BlobCatalog(self.reader.directory)
+        return open_catalog(self.reader, self.reader.directory, self.index)
+
+    @cached_property
+    def unpacked(self) -> UnpackedBlobs:
+        """The blobs as they were before they were packed."""
+        from blobstore.store.blobs import UnpackedBlobs  # noqa: PLC0415 (import blobstore stays cheap)
+
+        base = self._base.unpacked if self._base else None
+        return UnpackedBlobs(self.reader, self.index.content if self.index else None, base)
+
+    @property
+    def path(self) -> str:
+        """As given."""
+        return self.reader.path
+
+    @property
+    def metadata(self) -> dict[str, str]:
+        """What the writer noted about the file; empty without an index. A copy.
+
+        Raises:
+            FormatError: ``index-metadata``: it is damaged.
+        """
+        if not self.index:
+            return {}
+        with in_file(self.index.path):
+            return dict(self.index.content.metadata)
+
+    @cached_property
+    def config(self) -> ModelConfig | None:
+        """What gemma.cpp says of its model, the blob ``config``; None when there is none.
+
+        Raises:
+            FormatError: ``fields-…``: it is damaged.
+        """
+        from blobstore.gemma.config import ModelConfig  # noqa: PLC0415 (import blobstore stays cheap)
+
+        if CONFIG_KEY not in self.reader:
+            return None
+        with in_file(self.path):
+            return ModelConfig.from_bytes(self.reader[CONFIG_KEY])
+
+    @property
+    def tokenizer(self) -> bytes | None:
+        """The SentencePiece model that gemma.cpp tokenizes with; None when there is none. A copy."""
+        raw = bytes(self.reader.get(TOKENIZER_KEY, b""))
+        return raw if raw not in (b"", NO_TOKENIZER) else None
+
+    @property
+    def base_path(self) -> str | None:
+        """Of the file that packed tensors may be the difference to, as given."""
+        return self._base.path if self._base else None
+
+    def info(self, name: str) -> TensorInfo:
+        """Return a tensor's key, type, shape and place, without touching its data.
+
+        Raises:
+            NameNotFoundError: ``name-not-found``; the message says which names come close.
+        """
+        info = self._catalog.find(name) if isinstance(name, str) else None
+        if info is None:
+            raise NameNotFoundError("name-not-found", f"no tensor has the name {name!r}{self._hint(str(name))}")
+        return info
+
+    def infos(self) -> Iterator[TensorInfo]:
+        """Yield what is known of each tensor, in the order of the names."""
+        return iter(self._catalog)
+
+    def raw(self, name: str) -> memoryview:
+        """Return the bytes of a tensor, by name, as its type stores them, or of any blob, by key.
+
+        A read-only view; of a packed tensor its own bytes in a copy, unpacked. What is stored of it is
+        ``store.reader[info.key]``.
+
+        Raises:
+            NameNotFoundError: ``name-not-found``: neither a name nor a key.
+            FormatError: ``packed-…``: a packed one is damaged.
+            UsageError: ``needs-base``, ``wrong-base``: as `stored`.
+        """
+        info = self._catalog.find(name)
+        if info is None and name in self.reader:
+            return self.reader[name]
+        info = info or self.info(name)
+        return self.stored(info, 0, info.element_nbytes)
+
+    def array(self, info: TensorInfo) -> Array:
+        """Return the values of a tensor that `info` or `infos` has described, as ``store[name]`` does.
+
+        A view where they lie as numpy has them; a copy where they are packed; decoded, as float32 of their own, where
+        they are encoded.
+
+        Raises:
+            CodecError: ``unknown-type``, ``unknown-codec``, ``packed-type``, ``scaled-type``: this version can't decode
+                it; ``sfp-reserved-code``: its bytes are wrong.
+            FormatError: ``packed-…``: its bytes are wrong.
+        """
+        if info.dtype is None:
+            raise _undecodable(info)
+        values = self.elements(info, 0, info.count)
+        values.flags.writeable = False
+        return values.reshape(info.shape)
+
+    def load(self, name: str, *, dtype: npt.DTypeLike | None = None, rows: slice | None = None) -> Array:
+        """Return a tensor's values, or some of its rows, in memory of their own; writable.
+
+        Args:
+            name: Its name.
+            dtype: To convert to; by default the one that ``store[name]`` has.
+            rows: Of the first dimension. Only what is asked for is read and decoded.
+
+        Raises:
+            NameNotFoundError: ``name-not-found``.
+            UsageError: ``no-rows`` when it has no dimension to slice.
+            CodecError: As `array`; ``not-float`` when encoded values are to be other than floats.
+        """
+        info = self.info(name)
+        if info.dtype is None:
+            raise _undecodable(info)
+        wanted = np.dtype(dtype) if dtype is not None else info.dtype
+        shape, first, count, step = _rows(info, rows)
+        if info.encoded:
+            values = self._decode(info, first, count, wanted).reshape(shape)
+            return values if step == 1 else values[::step].copy()
+        view = self._view(info, first, count).reshape(shape)
+        if info.packed and step == 1 and view.dtype == wanted and view.size:
+            return view  # a copy already
+        return np.array(view if step == 1 else view[::step], dtype=wanted)
+
+    def elements(self, info: TensorInfo, first: int, count: int) -> Array:
+        """Return some elements of a tensor, in C order: a view where numpy has their type, else decoded.
+
+        Args:
+            info: From `info` or `infos`.
+            first: The first of them.
+            count: How many; inside the tensor.
+
+        Raises:
+            CodecError: As `array`.
+        """
+        if info.dtype is None:
+            raise _undecodable(info)
+        return self._decode(info, first, count, info.dtype) if info.encoded else self._view(info, first, count)
+
+    def load_all(self, *, workers: int | None = None) -> dict[str, Array]:
+        """Return every tensor, in memory and writable: read in large pieces on several threads.
+
+        Names for the same bytes share memory, as they do in the file. Small tensors that lie near each other come out
+        of one allocation of up to 4 MiB. Encoded ones are decoded.
+
+        Args:
+            workers: Threads; by default one for each core.
+
+        Raises:
+            UsageError: ``bad-workers`` for less than one.
+            CodecError: As `array`.
+            TruncatedError: ``short-read`` when the file has shrunk.
+        """
+        from blobstore.store.load_all import load_all  # noqa: PLC0415 (import blobstore stays cheap)
+
+        check_workers(workers)
+        return load_all(self, workers)
+
+    def stored(self, info: TensorInfo, start: int, nbytes: int, *, out: Bytes | None = None) -> memoryview:
+        """Return bytes of a tensor as its type stores them; a view, or a copy where it is packed.
+
+        Args:
+            info: From `info` or `infos`.
+            start: The first of them.
+            nbytes: How many; inside the tensor.
+            out: Where a packed one is decoded to, shape (nbytes,); allocated unless given.
+
+        Raises:
+            FormatError: ``packed-…``: a packed one is damaged.
+            UsageError: ``needs-base``, ``wrong-base``: it is stored as the difference to a file that wasn't given.
+        """
+        if not info.packed:
+            return self.reader.view(info.offset + start, nbytes)
+        with in_file(self.path):
+            try:
+                return self.unpacked.read_packed(info.key, info.unpacked_nbytes, info.inside + start, nbytes, out=out)
+            except FormatError as error:
+                if error.path not in (None, self.path):  # the base's
+                    raise
+                raise type(error)(error.reason, f"{info.name!r}, in {error.message}", error.offset) from None
+            except UsageError as error:
+                if error.reason != "needs-base":
+                    raise
+                raise UsageError(error.reason, f"{info.name!r}, blob {error.message}") from None
+
+    def _view(self, info: TensorInfo, first: int, count: int) -> Array:
+        """View elements that lie as numpy has them."""
+        size = info.type.bits // 8
+        if not count:
+            return np.empty(0, dtype=info.dtype)
+        return np.frombuffer(self.stored(info, first * size, count * size), dtype=info.type.dtype)
+
+    def _decode(self, info: TensorInfo, first: int, count: int, dtype: npt.DTypeLike) -> Array:
+        """Decode elements; of the file only their groups are touched."""
+        kind = info.type
+        start = first // kind.group * kind.group if kind.group else first
+        # Groups are interleaved with their tables: what is stored from a group's border on is the rest's own size.
+        raw = self.stored(info, kind.nbytes(start), kind.nbytes(first + count - start))
+        try:
+            return decode(kind, raw, count, scale=info.scale, dtype=dtype, start=first - start)
+        except CodecError as error:
+            raise CodecError(error.reason, f"{info.name!r}: {error.message}") from None
+
+    def prefix(self, prefix: str) -> PrefixView:
+        """Return a view of the names below a prefix: ``store.prefix("model.layers.0")["mlp.up_proj.weight"]``."""
+        return PrefixView(self, prefix)
+
+    def close(self) -> None:
+        """Let go of the file; arrays stay valid until the last of them is gone."""
+        self.reader.close()
+        if self._base:
+            self._base.close()
+
+    def _hint(self, name: str) -> str:
+        names = self._catalog.names
+        # Hugging Face leaves the head out when it is the embedding; readers look for it all the same.
+        tied = next((one for one in names if one.endswith("embed_tokens.weight")), None)
+        if tied and name.endswith("lm_head.weight"):
+            return f": in a model with tied weights it is the embedding, {tied!r}"
+        return close_to(name, names)
+
+    def __getitem__(self, name: str) -> Array:
+        return self.array(self.info(name))
+
+    def get(self, name: str, default: Any = None) -> Any:  # noqa: ANN401 (as a mapping's)
+        """Return a tensor's values, or ``default``; what is not there is not searched for near misses."""
+        info = self._catalog.find(name)
+        return default if info is None else self.array(info)
+
+    def __contains__(self, name: object) -> bool:
+        return isinstance(name, str) and self._catalog.find(name) is not None
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._catalog.names)
+
+    def __len__(self) -> int:
+        return len(self._catalog.names)
+
+    def __repr__(self) -> str:
+        return f"<Store {self.path!r}: {len(self)} tensors, {self.reader.file_size} bytes>"
+
+
+class PrefixView(Mapping[str, "Array"]):
+    """The tensors of a store whose names begin with a prefix and a dot, by the rest of the name."""
+
+    def __init__(self, store: Store, prefix: str) -> None:
+        """View ``store``; nothing is copied."""
+        self._store = store
+        self._prefix = prefix.rstrip(".") + "." if prefix else ""
+
+    def info(self, name: str) -> TensorInfo:
+        """As `Store.info`."""
+        return self._store.info(self._prefix + name)
+
+    def raw(self, name: str) -> memoryview:
+        """As `Store.raw`, for names only."""
+        return self._store.raw(self.info(name).name)
+
+    def prefix(self, prefix: str) -> PrefixView:
+        """As `Store.prefix`."""
+        return PrefixView(self._store, self._prefix + prefix)
+
+    def __getitem__(self, name: str) -> Array:
+        return self._store[self._prefix + name]
+
+    def __contains__(self, name: object) -> bool:
+        return isinstance(name, str) and self._prefix + name in self._store
+
+    def __iter__(self) -> Iterator[str]:
+        cut = len(self._prefix)
+        return (name[cut:] for name in self._store if name.startswith(self._prefix))
+
+    def __len__(self) -> int:
+        return sum(1 for _ in self)
+
+    def __repr__(self) -> str:
+        return f"<{len(self)} tensors below {self._prefix!r} in {self._store.path!r}>"
+
+
+def _rows(info: TensorInfo, rows: slice | None) -> tuple[tuple[int, ...], int, int, int]:
+    """Return the shape of the rows that are wanted before stepping, their first element, how many, and the step."""
+    if rows is None:
+        return info.shape, 0, info.count, 1
+    if not info.shape:
+        raise UsageError("no-rows", f"{info.name!r} is a single value: it has no rows to choose from")
+    chosen = range(info.shape[0])[rows]
+    # Its ends, not min() and max(), which walk through all rows: a tensor without elements can have 2⁵⁷ of them.
+    low, high = (min(chosen[0], chosen[-1]), max(chosen[0], chosen[-1]) + 1) if chosen else (0, 0)
+    width = math.prod(info.shape[1:])
+    return (high - low, *info.shape[1:]), low * width, (high - low) * width, chosen.step
+
+
+def _undecodable(info: TensorInfo) -> CodecError:
+    way_out = f"store.raw({info.name!r}) gives its bytes"
+    if info.codec and not info.packed:
+        return CodecError("unknown-codec", f"{info.name!r} is stored with codec {info.codec}, unknown here: {way_out}")
+    if not info.type.bits:
+        what = f"{info.name!r} is {info.type}, an element type newer than this version of blobstore"
+        return CodecError("unknown-type", f"{what}: {way_out}")
+    if info.type.dtype is None:
+        why = f"in blocks of {info.type.group}, not decoded here" if info.type.whole else "which numpy can't view"
+        return CodecError("packed-type", f"{info.name!r} is {info.type}, smaller than a byte, {why}: {way_out}")
+    return CodecError("scaled-type", f"{info.name!r} is {info.type} with scale {info.scale}: {way_out}")
+
+
+def load_file(path: str | PathLike[str]) -> dict[str, Array]:
+    """Return every tensor of a file in memory of its own, writable, as ``safetensors.numpy.load_file`` does.
+
+    For views without copies use `blobstore.open`.
+    """
+    with Store(path) as store:
+        return store.load_all()
