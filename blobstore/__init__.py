@@ -13,7 +13,6 @@ if TYPE_CHECKING:
     from os import PathLike
     from typing import BinaryIO
 
-    from blobstore.container.keys import key_for
     from blobstore.container.reader import BlobReader
     from blobstore.container.writer import BlobWriter
     from blobstore.errors import (
@@ -28,8 +27,9 @@ if TYPE_CHECKING:
         TruncatedError,
         UsageError,
     )
+    from blobstore.fileio.ranges import FileRange
     from blobstore.fileio.source import Access, Prefetch
-    from blobstore.fileio.transfer import FileRange
+    from blobstore.index.names import key_for
     from blobstore.packing.pack import pack
     from blobstore.packing.unpack import unpack
     from blobstore.store.catalog import TensorInfo
@@ -72,7 +72,7 @@ _HOMES = {
     "BlobWriter": "container.writer",
     "CheckpointError": "errors",
     "CodecError": "errors",
-    "FileRange": "fileio.transfer",
+    "FileRange": "fileio.ranges",
     "FormatError": "errors",
     "KeyNotFoundError": "errors",
     "KeyTooLongError": "errors",
@@ -83,7 +83,7 @@ _HOMES = {
     "TensorInfo": "store.catalog",
     "TruncatedError": "errors",
     "UsageError": "errors",
-    "key_for": "container.keys",
+    "key_for": "index.names",
     "load_file": "store.reader",
     "pack": "packing.pack",
     "save_file": "store.writer",

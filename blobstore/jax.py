@@ -5,7 +5,7 @@ On the CPU an array of `open` is a view of the mapped file, bfloat16 included.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from blobstore.errors import UsageError
 from blobstore.store import writer
@@ -16,9 +16,9 @@ if TYPE_CHECKING:
     from os import PathLike
 
     import jax
-    import numpy.typing as npt
 
     from blobstore.fileio.source import Access
+    from blobstore.fileio.types import Array
     from blobstore.store.catalog import TensorInfo
 else:
     jax = import_extra("jax")
@@ -34,7 +34,7 @@ class JaxStore(BridgedStore["jax.Array"]):
     float32 in memory of their own, anew each time.
     """
 
-    def _convert(self, info: TensorInfo, values: npt.NDArray[Any]) -> jax.Array:
+    def _convert(self, info: TensorInfo, values: Array) -> jax.Array:
         if jax.dtypes.canonicalize_dtype(values.dtype) != values.dtype:
             what = f"{info.name!r} is {info.type}, which jax would cut to 32 bits"
             way_out = "with jax.enable_x64(True): load it there, or load(name, dtype=…) converts it"

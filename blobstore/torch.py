@@ -5,7 +5,7 @@ On the CPU a tensor of `open` is a view of the mapped file, bfloat16 included.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import TYPE_CHECKING, TypeAlias
 
 import numpy as np
 
@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     import torch
 
     from blobstore.fileio.source import Access
+    from blobstore.fileio.types import Array
     from blobstore.store.catalog import TensorInfo
 
     Device: TypeAlias = str | int | torch.device
@@ -71,7 +72,7 @@ class TorchStore(BridgedStore["torch.Tensor"]):
         """
         return super().load(name, dtype=_numpy_dtype(dtype) if isinstance(dtype, torch.dtype) else dtype, rows=rows)
 
-    def _convert(self, info: TensorInfo, values: npt.NDArray[Any]) -> torch.Tensor:
+    def _convert(self, info: TensorInfo, values: Array) -> torch.Tensor:
         dtype = getattr(torch, values.dtype.name, None)
         if dtype is None:
             what = f"{info.name!r} is {info.type}, and torch {torch.__version__} has no {values.dtype.name}"
@@ -164,12 +165,12 @@ def _place(tensor: torch.Tensor) -> object:
     return tensor.device, tensor.data_ptr(), tensor.shape, tensor.stride(), bits
 
 
-def _as_array(tensor: torch.Tensor) -> npt.NDArray[Any]:
+def _as_array(tensor: torch.Tensor) -> Array:
     """Return a tensor's values, without a copy when it is on the CPU (and no lazy conjugate)."""
     dtype = _numpy_dtype(tensor.dtype)
     plain = tensor.detach().cpu().resolve_conj().resolve_neg()
     integers = getattr(torch, np.dtype(f"i{dtype.itemsize}").name)
-    array: npt.NDArray[Any] = plain.view(integers).numpy()
+    array: Array = plain.view(integers).numpy()
     return array.view(dtype)
 
 

@@ -39,7 +39,7 @@ from blobstore.edit.reindex import attach_index, build_for, detach_index
 from blobstore.edit.rewrite import Edits, rewrite
 from blobstore.errors import BlobStoreError
 from blobstore.export.run import plan_export, run_export
-from blobstore.fileio import atomic, transfer
+from blobstore.fileio import atomic, sink
 from blobstore.fileio.atomic import write_file
 from blobstore.packing.pack import pack
 from blobstore.packing.unpack import unpack
@@ -336,7 +336,7 @@ CALLS = (
     "sendfile",
 )
 NAMING = ("open", "link", "replace", "unlink")  # whose errors have the paths that they were given
-TAKEN = ((atomic, "_fdatasync", "fdatasync"), (transfer, "_copy_file_range", "copy_file_range"))
+TAKEN = ((atomic, "_fdatasync", "fdatasync"), (sink, "_copy_file_range", "copy_file_range"))
 
 
 def has_unnamed_files(folder: Path) -> bool:

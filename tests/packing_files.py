@@ -10,9 +10,10 @@ import ml_dtypes
 import numpy as np
 
 import blobstore
-from blobstore.container.keys import INDEX_KEY, encode_name
+from blobstore.container.keys import INDEX_KEY
 from blobstore.container.reader import BlobReader
 from blobstore.errors import CodecError
+from blobstore.index.names import encode_name
 from blobstore.packing.pack import pack
 from blobstore.packing.unpack import unpack
 

@@ -36,9 +36,9 @@ from blobstore.gemma.toc import TocEntry, build_toc, toc_entry
 from blobstore.index import Entry, IndexedBlob, build_index
 from blobstore.index.records import PACKED as PACKED_CODEC
 from blobstore.index.records import directory_digest
+from tests.compression.test_planes import LAYOUTS
 from tests.conftest import ROOT, VECTORS
 from tests.tensor_strategies import names as any_names
-from tests.test_planes import LAYOUTS
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

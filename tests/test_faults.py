@@ -1,7 +1,7 @@
 """Every command that writes, where writing fails: one line that names the output, exit status 1, and nothing changed.
 
-The commands are those of the table in test_outputs.py, which has every command that writes. With strace, which
-``make stress`` uses, each call fails in the kernel's stead.
+The commands are those of the table in tests/cli/test_outputs.py, which has every command that writes. With strace,
+which ``make stress`` uses, each call fails in the kernel's stead.
 """
 
 from __future__ import annotations
@@ -17,8 +17,8 @@ from typing import TYPE_CHECKING
 import pytest
 
 from tests.checkpoints import linux_only, snapshot
+from tests.cli.test_outputs import WRITING, everything, made, run, site
 from tests.conftest import ROOT
-from tests.test_outputs import WRITING, everything, made, run, site
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

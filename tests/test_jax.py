@@ -1,4 +1,4 @@
-"""Jax arrays, with jax itself: ``make test-jax``. What needs no jax is in test_bridge.py."""
+"""Jax arrays, with jax itself: ``make test-jax``. What needs no jax is in tests/store/test_framework.py."""
 
 from __future__ import annotations
 

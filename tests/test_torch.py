@@ -1,4 +1,4 @@
-"""Torch tensors, with torch itself: ``make test-torch``. What needs no torch is in test_bridge.py."""
+"""Torch tensors, with torch itself: ``make test-torch``. What needs no torch is in tests/store/test_framework.py."""
 
 from __future__ import annotations
 

@@ -13,18 +13,16 @@ import numpy as np
 import blobstore
 from blobstore.bench import page_cache
 from blobstore.errors import UsageError
-from blobstore.fileio.transfer import flat_bytes
+from blobstore.fileio.ranges import flat_bytes
 from blobstore.store.reader import Store
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
-    import numpy.typing as npt
-
     from blobstore.fileio.source import Access
+    from blobstore.fileio.types import Array
     from blobstore.store.catalog import TensorInfo
 
-    Array = npt.NDArray[Any]
     Entry = tuple[str, str, tuple[int, ...]]  # name, type, shape
 
 _LOOKED_UP = 1000

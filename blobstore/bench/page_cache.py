@@ -11,13 +11,13 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from blobstore.errors import UsageError
-from blobstore.fileio.transfer import FileRange
+from blobstore.fileio.ranges import FileRange
 from blobstore.index.locate import external_path
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    import numpy.typing as npt
+    from blobstore.fileio.types import Bytes
 
 DROP_CACHES = "/proc/sys/vm/drop_caches"
 CAN_DROP = hasattr(os, "posix_fadvise")
@@ -108,7 +108,7 @@ def resident(files: Sequence[str]) -> tuple[int, int] | None:
     return cached, pages
 
 
-def _resident(path: str) -> npt.NDArray[np.uint8]:
+def _resident(path: str) -> Bytes:
     """Return 1 for each page of a file that is cached, else 0."""
     fd = os.open(path, os.O_RDONLY)
     try:

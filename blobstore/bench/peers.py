@@ -19,12 +19,14 @@ from blobstore.bench.cases import CASES, Format
 from blobstore.checkpoint.safetensors import dump_header
 from blobstore.codecs.element_types import type_of
 from blobstore.fileio.atomic import AtomicFile
-from blobstore.fileio.transfer import Sink, flat_bytes
+from blobstore.fileio.ranges import flat_bytes
+from blobstore.fileio.sink import Sink
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
-    from blobstore.bench.cases import Array, Entry, Wanted
+    from blobstore.bench.cases import Entry, Wanted
+    from blobstore.fileio.types import Array
 
 _BFLOAT16 = np.dtype(ml_dtypes.bfloat16)
 _COPIES = tuple(one for one in CASES if one != "map")

@@ -24,8 +24,9 @@ from blobstore.store.reader import Store
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
 
-    from blobstore.bench.cases import Array, Wanted
+    from blobstore.bench.cases import Wanted
     from blobstore.bench.measure import Sample
+    from blobstore.fileio.types import Array
     from blobstore.store.catalog import TensorInfo
 
     Tell = Callable[[int, int, str], object]

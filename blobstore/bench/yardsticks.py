@@ -13,14 +13,13 @@ import numpy as np
 from blobstore.bench import page_cache
 from blobstore.bench.cases import Case, touch, written
 from blobstore.fileio.atomic import write_all
-from blobstore.fileio.transfer import FileRange
+from blobstore.fileio.ranges import FileRange
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    import numpy.typing as npt
+    from blobstore.fileio.types import Bytes
 
-    Bytes = npt.NDArray[np.uint8]
 
 NAME = "this machine"
 _PIECE = 64 << 20  # beyond the processor's caches

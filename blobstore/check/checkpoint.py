@@ -15,16 +15,17 @@ from blobstore.errors import BlobStoreError, CheckpointError
 from blobstore.gemma.toc import toc_entry
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Iterator
 
     from blobstore.convert.gemma_plan import Choices
     from blobstore.convert.plan import Plan
+    from blobstore.fileio.types import Progress
 
 _REFUSED = "blobstore convert refuses it"
 
 
 def check_checkpoint(
-    path: str, kind: str, choices: Choices, *, progress: Callable[[int], None] = lambda _: None
+    path: str, kind: str, choices: Choices, *, progress: Progress = lambda _: None
 ) -> Iterator[Finding]:
     """Yield what keeps a checkpoint from being converted, and what its conversion would tell.
 

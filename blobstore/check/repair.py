@@ -16,11 +16,10 @@ from blobstore.gemma.config import ModelConfig
 from blobstore.index.locate import find_index
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
     from os import PathLike
     from typing import BinaryIO
 
-    Progress = Callable[[int], None]
+    from blobstore.fileio.types import Progress
 
 
 @dataclass(frozen=True)

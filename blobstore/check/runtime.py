@@ -15,17 +15,7 @@ from blobstore.check.findings import asked_for, finding
 from blobstore.check.structure import open_checked
 from blobstore.check.tensors import KNOWN_MODELS, check_model, check_toc
 from blobstore.check.tokenizer import check_tokenizer
-from blobstore.container.keys import (
-    CHOICES,
-    CONFIG_KEY,
-    MAX_LAYER,
-    OWN_KEYS,
-    RESERVED_KEYS,
-    SCALES_KEY,
-    TOC_KEY,
-    encode_key,
-    layer_of,
-)
+from blobstore.container.keys import CONFIG_KEY, OWN_KEYS, RESERVED_KEYS, SCALES_KEY, TOC_KEY, encode_key
 from blobstore.errors import FormatError
 from blobstore.gemma.config import ModelConfig
 from blobstore.gemma.legacy import TYPE_LETTERS, has_model_keys, legacy_tensors
@@ -33,6 +23,8 @@ from blobstore.gemma.newer import newer_blobs, newer_toc
 from blobstore.gemma.runtimes import LATER
 from blobstore.gemma.tensors import tensors_of
 from blobstore.gemma.toc import parse_toc
+from blobstore.index.metadata import CHOICES
+from blobstore.index.names import MAX_LAYER, layer_of
 from blobstore.store.blobs import UnpackedBlobs
 from blobstore.store.catalog import IndexCatalog
 

@@ -29,10 +29,10 @@ if TYPE_CHECKING:
 
     from blobstore.check.findings import Finding
     from blobstore.container.reader import BlobReader
+    from blobstore.fileio.types import Progress
     from blobstore.index import NameIndex
     from blobstore.store.catalog import TensorInfo
 
-    Progress = Callable[[int], None]
     Bar = Callable[[int, str], AbstractContextManager[Progress]]
 
 _CHUNK = 1 << 20  # elements

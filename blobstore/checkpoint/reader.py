@@ -11,8 +11,8 @@ from blobstore.checkpoint.safetensors import SafetensorsEntry, parse_header
 from blobstore.errors import CheckpointError, in_file
 from blobstore.fileio.closing import Closing
 from blobstore.fileio.descriptors import open_one_of_many
+from blobstore.fileio.ranges import FileRange
 from blobstore.fileio.source import read_beginning
-from blobstore.fileio.transfer import FileRange
 from blobstore.index.inputs import refuse_inputs
 from blobstore.index.strict_json import parse_json, text_map
 

@@ -27,11 +27,10 @@ if TYPE_CHECKING:
     import argparse
     from typing import Any
 
-    import numpy.typing as npt
-
+    from blobstore.fileio.types import Array
     from blobstore.store.reader import Store
 
-    Tensors = dict[str, npt.NDArray[Any]]
+    Tensors = dict[str, Array]
 
 EXAMPLE = """example:
   blobstore demo

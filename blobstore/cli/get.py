@@ -11,14 +11,15 @@ import blobstore
 from blobstore.cli.newer import tell_newer
 from blobstore.cli.output import add_base, add_command, note, output_of, refuse_needless_base
 from blobstore.fileio.atomic import AtomicFile
-from blobstore.fileio.transfer import Sink, flat_bytes
+from blobstore.fileio.ranges import flat_bytes
+from blobstore.fileio.sink import Sink
 from blobstore.index.inputs import files_of, refuse_inputs
 
 if TYPE_CHECKING:
     import argparse
     from collections.abc import Iterable, Iterator
 
-    from blobstore.fileio.transfer import Buffer
+    from blobstore.fileio.types import Buffer
     from blobstore.store.reader import Store
 
 EXAMPLE = """example:

@@ -9,9 +9,10 @@ import blobstore
 from blobstore.cli.abandoned import tell_abandoned
 from blobstore.cli.newer import newer_texts
 from blobstore.cli.output import add_command, add_json, print_fields, print_json, size
-from blobstore.container.keys import BASE, CONFIG_KEY, TOC_KEY
+from blobstore.container.keys import CONFIG_KEY, TOC_KEY
 from blobstore.errors import FormatError
 from blobstore.fileio.file_systems import file_system
+from blobstore.index.metadata import BASE
 
 if TYPE_CHECKING:
     import argparse

@@ -90,7 +90,7 @@ def refuse_needless_base(store: Store) -> None:
     Raises:
         UsageError: ``needless-base``.
     """
-    from blobstore.container.keys import BASE
+    from blobstore.index.metadata import BASE
 
     if store.base_path is not None and BASE not in store.metadata:
         raise UsageError("needless-base", f"{store.path!r} is no difference to another file: leave out --base")

@@ -23,13 +23,13 @@ from blobstore.cli.output import (
     size,
     tell,
 )
-from blobstore.container.keys import CHOICES
 from blobstore.convert.choose import has_chat_template, tokenizer_beside
 from blobstore.convert.verify import digest_of, plan_again, verify
 from blobstore.errors import UsageError
 from blobstore.fileio.atomic import write_file
 from blobstore.fileio.threads import check_workers
 from blobstore.index.inputs import files_of
+from blobstore.index.metadata import CHOICES
 
 if TYPE_CHECKING:
     import argparse

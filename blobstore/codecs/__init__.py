@@ -6,7 +6,7 @@ names what can't be encoded.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Protocol
 
 import ml_dtypes
 import numpy as np
@@ -20,8 +20,8 @@ if TYPE_CHECKING:
 
     import numpy.typing as npt
 
-    Array = npt.NDArray[Any]
-    Bytes = npt.NDArray[np.uint8]
+    from blobstore.fileio.types import Array, Bytes
+
     Buffer = bytes | bytearray | memoryview | Bytes
 
 PIECE = 1 << 16  # elements; a multiple of every codec's group

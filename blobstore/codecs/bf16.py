@@ -5,23 +5,23 @@ Spec: spec/codecs.md, bf16.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import ml_dtypes
 import numpy as np
 
 if TYPE_CHECKING:
-    import numpy.typing as npt
+    from blobstore.fileio.types import Array, Bytes
 
 
-def encode_piece(values: npt.NDArray[Any], scale: float) -> npt.NDArray[np.uint8]:
+def encode_piece(values: Array, scale: float) -> Bytes:
     """Return two bytes for each value. ``scale`` is 1."""
     del scale
     with np.errstate(invalid="ignore"):  # a NaN is a NaN, whatever its bits
         return values.astype(ml_dtypes.bfloat16, copy=False).view(np.uint8)
 
 
-def decode_piece(data: npt.NDArray[np.uint8], count: int, out: npt.NDArray[Any]) -> None:
+def decode_piece(data: Bytes, count: int, out: Array) -> None:
     """Write ``count`` values into ``out``, float32 or bfloat16; both are exact, to the bit of a NaN."""
     bits = np.frombuffer(data, dtype="<u2", count=count)
     if out.dtype == np.float32:

@@ -5,7 +5,7 @@ Spec: spec/codecs.md, i8.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import ml_dtypes
 import numpy as np
@@ -15,13 +15,15 @@ from blobstore.errors import CodecError
 if TYPE_CHECKING:
     import numpy.typing as npt
 
+    from blobstore.fileio.types import Array, Bytes
+
 GROUP = 128
 _HEAD = 4  # bytes of inverse scale and zero point
 _INTEGERS = 2.0**62  # a zero point has to be a whole number
 _BF16 = np.dtype(ml_dtypes.bfloat16)
 
 
-def encode_piece(values: npt.NDArray[Any], scale: float) -> npt.NDArray[np.uint8]:
+def encode_piece(values: Array, scale: float) -> Bytes:
     """Return the groups' bytes; all values are finite. ``scale`` is 1: groups have their own."""
     del scale
     values = values.astype(np.float32, copy=False)
@@ -32,7 +34,7 @@ def encode_piece(values: npt.NDArray[Any], scale: float) -> npt.NDArray[np.uint8
     return np.concatenate(parts) if parts else np.empty(0, dtype=np.uint8)
 
 
-def decode_piece(data: npt.NDArray[np.uint8], count: int, out: npt.NDArray[Any]) -> None:
+def decode_piece(data: Bytes, count: int, out: Array) -> None:
     """Decode the first ``count`` values of groups into ``out``, float32."""
     whole = count // GROUP
     step = GROUP + _HEAD
@@ -44,7 +46,7 @@ def decode_piece(data: npt.NDArray[np.uint8], count: int, out: npt.NDArray[Any])
         out[whole * GROUP :] = _decode_groups(last.reshape(1, -1)).reshape(-1)
 
 
-def _encode_groups(groups: npt.NDArray[np.float32]) -> npt.NDArray[np.uint8]:
+def _encode_groups(groups: npt.NDArray[np.float32]) -> Bytes:
     """Encode groups of one length, shape (n, length). Every step rounds as the runtime's does.
 
     Raises:
@@ -74,7 +76,7 @@ def _encode_groups(groups: npt.NDArray[np.float32]) -> npt.NDArray[np.uint8]:
     return np.concatenate([head.view(np.uint8), codes.view(np.uint8)], axis=1).reshape(-1)
 
 
-def _decode_groups(groups: npt.NDArray[np.uint8]) -> npt.NDArray[np.float32]:
+def _decode_groups(groups: Bytes) -> npt.NDArray[np.float32]:
     """Decode groups of one length, shape (n, 4 + length)."""
     with np.errstate(all="ignore"):  # foreign bytes may say anything; they decode to what they say
         head = np.ascontiguousarray(groups[:, :_HEAD]).view(_BF16).astype(np.float64)

@@ -5,7 +5,7 @@ Spec: spec/codecs.md, nuq.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -15,17 +15,19 @@ from blobstore.errors import CodecError
 if TYPE_CHECKING:
     import numpy.typing as npt
 
+    from blobstore.fileio.types import Array, Bytes
+
 GROUP = 256
 _TABLE = 16
 
 
-def encode_piece(values: npt.NDArray[Any], scale: float) -> npt.NDArray[np.uint8]:
+def encode_piece(values: Array, scale: float) -> Bytes:
     """Refuse: default builds of the runtime don't read it either."""
     del values, scale
     raise CodecError("no-encoder", "nuq can be read, not written")
 
 
-def decode_piece(data: npt.NDArray[np.uint8], count: int, out: npt.NDArray[Any]) -> None:
+def decode_piece(data: Bytes, count: int, out: Array) -> None:
     """Decode the first ``count`` values of groups into ``out``, float32.
 
     Raises:
@@ -41,7 +43,7 @@ def decode_piece(data: npt.NDArray[np.uint8], count: int, out: npt.NDArray[Any])
         out[whole * GROUP :] = _decode_groups(last.reshape(1, -1)).reshape(-1)[:rest]
 
 
-def _decode_groups(groups: npt.NDArray[np.uint8]) -> npt.NDArray[np.float32]:
+def _decode_groups(groups: Bytes) -> npt.NDArray[np.float32]:
     """Decode groups of one length, shape (n, 16 + bytes of indices) → (n, 2 · bytes of indices)."""
     tables = np.empty((len(groups), _TABLE), dtype=np.float32)
     codes = np.ascontiguousarray(groups[:, :_TABLE])

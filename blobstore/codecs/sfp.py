@@ -8,7 +8,7 @@ Spec: spec/codecs.md, sfp.
 from __future__ import annotations
 
 from functools import cache
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -16,6 +16,8 @@ from blobstore.errors import CodecError
 
 if TYPE_CHECKING:
     import numpy.typing as npt
+
+    from blobstore.fileio.types import Array, Bytes
 
 LARGEST = np.float32(1.875)
 RESERVED = 0x80  # would be minus zero
@@ -31,7 +33,7 @@ def scale_of(largest: np.float32) -> float:
     return float(largest / LARGEST) if largest > LARGEST else 1.0
 
 
-def encode_piece(values: npt.NDArray[Any], scale: float) -> npt.NDArray[np.uint8]:
+def encode_piece(values: Array, scale: float) -> Bytes:
     """Return one code for each value divided by ``scale``; all of them are finite.
 
     The lower half of an f32 is cut off, not rounded, before it is looked up.
@@ -48,7 +50,7 @@ def encode_piece(values: npt.NDArray[Any], scale: float) -> npt.NDArray[np.uint8
     return np.take(encoding_table(), patterns, mode="clip")
 
 
-def decode_piece(data: npt.NDArray[np.uint8], count: int, out: npt.NDArray[Any]) -> None:
+def decode_piece(data: Bytes, count: int, out: Array) -> None:
     """Decode ``count`` codes into ``out``, float32 or bfloat16; both are exact.
 
     Raises:
@@ -71,7 +73,7 @@ def decode_piece(data: npt.NDArray[np.uint8], count: int, out: npt.NDArray[Any])
 
 
 @cache
-def encoding_table() -> npt.NDArray[np.uint8]:
+def encoding_table() -> Bytes:
     """Code of each bfloat16 pattern of magnitude at most 1.875, shape (65536,); others get no meaningful one."""
     patterns = np.arange(1 << 16)
     # The lowest of the seven mantissa bits plays no part in rounding.

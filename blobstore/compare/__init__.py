@@ -13,9 +13,10 @@ from blobstore.compare.tensors import Facts
 from blobstore.compare.values import Number, Tolerance, Values
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Iterator
 
     from blobstore.compare.tensors import Tensor
+    from blobstore.fileio.types import Progress
 
 __all__ = [
     "By",
@@ -74,7 +75,7 @@ class Difference:
 
 
 def compare(
-    a: Side, b: Side, *, tolerance: Tolerance | None = None, progress: Callable[[int], None] = lambda _: None
+    a: Side, b: Side, *, tolerance: Tolerance | None = None, progress: Progress = lambda _: None
 ) -> Iterator[Difference]:
     """Compare two sides, in constant memory: a few chunks of at most 4 MB each.
 
@@ -142,7 +143,7 @@ class _Elsewhere:
         return self._found[target]
 
 
-def _only_in(side: Side, name: str, others: _Elsewhere, kind: Kind, progress: Callable[[int], None]) -> Difference:
+def _only_in(side: Side, name: str, others: _Elsewhere, kind: Kind, progress: Progress) -> Difference:
     """Say what a name is that only one side has, and whose tensor the other may have by another name."""
     elsewhere = others.find(name)
     if elsewhere:
@@ -154,7 +155,7 @@ def _only_in(side: Side, name: str, others: _Elsewhere, kind: Kind, progress: Ca
     return Difference(name, kind, differs=True, a=first, b=second, other=side.aliases.get(name, ""))
 
 
-def _pair(name: str, a: Tensor, b: Tensor, tolerance: Tolerance | None, progress: Callable[[int], None]) -> Difference:
+def _pair(name: str, a: Tensor, b: Tensor, tolerance: Tolerance | None, progress: Progress) -> Difference:
     one, other = a.facts, b.facts
     alike = (one.type, one.codec, one.scales) == (other.type, other.codec, other.scales)
     kind: Kind = "same" if alike else "bytes" if one.type == other.type and one.codec == other.codec else "type"

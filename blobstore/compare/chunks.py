@@ -10,14 +10,15 @@ import numpy as np
 
 from blobstore.codecs import PIECE
 from blobstore.compare.values import Values, measure, sum_of_squares
+from blobstore.fileio.ranges import flat_bytes
 from blobstore.fileio.threads import in_order
-from blobstore.fileio.transfer import flat_bytes
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Iterator
 
-    from blobstore.compare.tensors import Bytes, Tensor
+    from blobstore.compare.tensors import Tensor
     from blobstore.compare.values import Tolerance
+    from blobstore.fileio.types import Bytes, Progress
 
 CHUNK = 8 * PIECE  # elements: at most 4 MB of each side, and its decoded values
 _PROBED = 4096  # elements at the beginning, and near the end
@@ -39,7 +40,7 @@ def chunk_differences(a: Tensor, b: Tensor, tolerance: Tolerance | None = None) 
     yield from zip(starts, results, strict=True)
 
 
-def values_of(a: Tensor, b: Tensor, tolerance: Tolerance | None, progress: Callable[[int], None]) -> Values | None:
+def values_of(a: Tensor, b: Tensor, tolerance: Tolerance | None, progress: Progress) -> Values | None:
     """Return how the values of two tensors of one shape differ; None where every bit is the same.
 
     Args:

@@ -10,11 +10,11 @@ from typing import TYPE_CHECKING, Literal
 
 from blobstore.checkpoint.reader import open_checkpoint
 from blobstore.compare.tensors import Arranged, Run, Tensor
-from blobstore.container.keys import foreign_metadata
 from blobstore.container.layout import MAGIC_BYTES
 from blobstore.errors import UsageError, in_file
 from blobstore.export.run import named_tensors
 from blobstore.fileio.source import read_beginning
+from blobstore.index.metadata import foreign_metadata
 from blobstore.store.catalog import TensorInfo
 from blobstore.store.reader import Store
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import cached_property
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -14,16 +14,13 @@ from blobstore.errors import CodecError, FormatError, in_file
 from blobstore.export.arrangement import rows_from
 
 if TYPE_CHECKING:
-    import numpy.typing as npt
-
     from blobstore.codecs.element_types import ElementType
     from blobstore.export.arrangement import Block
-    from blobstore.fileio.transfer import FileRange
+    from blobstore.fileio.ranges import FileRange
+    from blobstore.fileio.types import Array, Bytes
     from blobstore.store.catalog import TensorInfo
     from blobstore.store.reader import Store
 
-    Array = npt.NDArray[Any]
-    Bytes = npt.NDArray[np.uint8]
 
 Unit = tuple[int, int, float]
 

@@ -9,9 +9,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 if TYPE_CHECKING:
-    import numpy.typing as npt
+    from blobstore.fileio.types import Array
 
-    Array = npt.NDArray[Any]
 
 Number = int | float | complex
 _BLOCK = 1 << 15  # elements; a block's float64 values stay in the cache

@@ -20,12 +20,9 @@ from blobstore.compression.workspace import aligned, keep_memory
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    import numpy as np
-    import numpy.typing as npt
-
     from blobstore.compression.planes import Layout
+    from blobstore.fileio.types import Bytes
 
-    Bytes = npt.NDArray[np.uint8]
 
 FASTEST, DENSEST = 0, 22
 _MOST_FREE = 8  # workrooms that are kept, each of a MB or more

@@ -17,7 +17,8 @@ import numpy as np
 if TYPE_CHECKING:
     import numpy.typing as npt
 
-    Bytes = npt.NDArray[np.uint8]
+    from blobstore.fileio.types import Bytes
+
     Places = npt.NDArray[np.signedinteger[Any]]
 
 _U8, _GAP = np.dtype("u1"), np.dtype("<u2")

@@ -16,12 +16,9 @@ import numpy as np
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    import numpy.typing as npt
-
     from blobstore.codecs.element_types import ElementType
+    from blobstore.fileio.types import Array, Bytes
 
-    Array = npt.NDArray[Any]
-    Bytes = npt.NDArray[np.uint8]
 
 WIDTHS = (1, 2, 4, 8)
 _DTYPES = {width: np.dtype(f"<u{width}") for width in WIDTHS}

@@ -25,10 +25,8 @@ from blobstore.fileio.threads import one_by_one
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
 
-    import numpy.typing as npt
+    from blobstore.fileio.types import Array, Bytes
 
-    Array = npt.NDArray[Any]
-    Bytes = npt.NDArray[np.uint8]
     Buffer = bytes | bytearray | memoryview | Bytes
     Base = Callable[[int, int], Buffer]
     Run = Callable[[Iterable[Callable[[], Any]]], Iterable[Any]]

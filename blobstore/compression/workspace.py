@@ -12,9 +12,8 @@ import zstandard
 from blobstore.compression.planes import WIDTHS, Layout, Merger
 
 if TYPE_CHECKING:
-    import numpy.typing as npt
+    from blobstore.fileio.types import Bytes
 
-    Bytes = npt.NDArray[np.uint8]
 
 _LINE = 64  # bytes of a cache line: vectors that lie across two take numpy a seventh longer
 _MERGED_NBYTES = 1 << 18  # what is merged at once: both it and what it is made of stay in the cache

@@ -31,7 +31,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
     from blobstore.compression.planes import Layout
-    from blobstore.compression.reader import Base, Buffer, Bytes, Run
+    from blobstore.compression.reader import Base, Buffer, Run
+    from blobstore.fileio.types import Bytes
 
 CHUNK_NBYTES = 1 << 19  # work that stays in the cache; with less, two threads are in each other's way
 _JOB_NBYTES = 1 << 22  # what one job compresses: a base is sought once in each

@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 
     import numpy.typing as npt
 
+    from blobstore.fileio.types import Bytes
+
     Read = Callable[[int, int], bytes | memoryview]
 
 _FOREIGN = {
@@ -206,7 +208,7 @@ def _locate(read: Read, file_size: int) -> tuple[int, int, int]:
     return version, count, start
 
 
-def _check_keys(raw: npt.NDArray[np.uint8], start: int) -> npt.NDArray[np.bytes_]:
+def _check_keys(raw: Bytes, start: int) -> npt.NDArray[np.bytes_]:
     """Checks S8 and S9."""
     place = bad_key(raw)
     if place is not None:
@@ -236,7 +238,7 @@ def _repeats(values: npt.NDArray[np.unsignedinteger[Any]]) -> bool:
     return bool((ordered[1:] == ordered[:-1]).any())
 
 
-def bad_key(raw: npt.NDArray[np.uint8]) -> int | None:
+def bad_key(raw: Bytes) -> int | None:
     """Return the first row of (count, 16) that is no key (empty, or bytes behind a NUL), or None."""
     short = np.flatnonzero(raw[:, -1] == 0)
     bad = short[_ends_badly(raw[short])]
@@ -247,7 +249,7 @@ def bad_key(raw: npt.NDArray[np.uint8]) -> int | None:
     return int(bad.min()) if len(bad) else None
 
 
-def _ends_badly(raw: npt.NDArray[np.uint8]) -> npt.NDArray[np.bool_]:
+def _ends_badly(raw: Bytes) -> npt.NDArray[np.bool_]:
     """Whether each row of (count, 16) begins with a NUL, or has other bytes behind one."""
     words = np.ascontiguousarray(raw).view("<u8")
     low, high = words.T

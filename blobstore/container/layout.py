@@ -6,12 +6,14 @@ Spec: spec/sbs.md, Fields.
 from __future__ import annotations
 
 import struct
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 if TYPE_CHECKING:
     import numpy.typing as npt
+
+    from blobstore.fileio.types import Array
 
 MAGIC = 0x0A534253  # "SBS\n"
 MAGIC_BYTES = MAGIC.to_bytes(4, "little")  # what every file begins with
@@ -57,9 +59,9 @@ def blob_ends(start: int, sizes: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]
     return np.cumsum(padded_sizes(sizes)) + start
 
 
-def padded_sizes(sizes: npt.NDArray[Any]) -> npt.NDArray[Any]:
+def padded_sizes(sizes: Array) -> Array:
     """How much room each blob takes, with its padding; integers of any kind."""
-    padded: npt.NDArray[Any] = (sizes + (BLOB_ALIGN - 1)) >> _ALIGN_BITS << _ALIGN_BITS  # no division
+    padded: Array = (sizes + (BLOB_ALIGN - 1)) >> _ALIGN_BITS << _ALIGN_BITS  # no division
     return padded
 
 

@@ -11,8 +11,8 @@ from blobstore.container.keys import encode_key
 from blobstore.container.suggest import close_to
 from blobstore.errors import KeyNotFoundError, UsageError, in_file
 from blobstore.fileio.closing import Closing
+from blobstore.fileio.ranges import FileRange
 from blobstore.fileio.source import open_source
-from blobstore.fileio.transfer import FileRange
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -18,14 +18,15 @@ from blobstore.errors import UsageError, in_file
 from blobstore.fileio.atomic import AtomicFile
 from blobstore.fileio.closing import Completing
 from blobstore.fileio.hashing import Hasher
-from blobstore.fileio.transfer import FileRange, Sink, flat_bytes, move_down
+from blobstore.fileio.ranges import FileRange, flat_bytes
+from blobstore.fileio.sink import Sink, move_down
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
     from os import PathLike
 
     from blobstore.container.directory import Directory
-    from blobstore.fileio.transfer import Buffer
+    from blobstore.fileio.types import Buffer
 
     Data = Buffer | FileRange
 

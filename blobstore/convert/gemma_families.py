@@ -9,7 +9,6 @@ import re
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
-from blobstore.container.keys import MAX_LAYER
 from blobstore.convert.hf_config import DEFAULTS, GLOBAL_BASE, LOCAL_BASE, QUERY_SCALAR, read_settings, short
 from blobstore.errors import Fault
 from blobstore.gemma.config import (
@@ -23,6 +22,7 @@ from blobstore.gemma.config import (
     Wrapping,
 )
 from blobstore.gemma.models import DIMENSIONS, PALIGEMMA_IMAGES, Dimensions, dimensions_of, is_gemma3, model_config
+from blobstore.index.names import MAX_LAYER
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

@@ -12,7 +12,6 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from blobstore.codecs.element_types import BY_NAME
-from blobstore.container.keys import CHOICES, REARRANGED
 from blobstore.convert.gemma_families import Recognised, default_wrapping, family_of, recognise, runtime_notes
 from blobstore.convert.gemma_sources import Sources, foreign_tensors
 from blobstore.convert.pieces import Piece, rows_of
@@ -21,6 +20,7 @@ from blobstore.errors import CheckpointError, Fault, UsageError
 from blobstore.gemma.config import WeightType, Wrapping
 from blobstore.gemma.models import is_gemma3
 from blobstore.gemma.tensors import default_type
+from blobstore.index.metadata import CHOICES, REARRANGED
 
 if TYPE_CHECKING:
     from blobstore.checkpoint.reader import Checkpoint

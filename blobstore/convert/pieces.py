@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -16,13 +16,11 @@ from blobstore.fileio.threads import in_order
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
 
-    import numpy.typing as npt
-
     from blobstore.checkpoint.reader import Checkpoint
     from blobstore.codecs.element_types import ElementType
-    from blobstore.fileio.transfer import FileRange
+    from blobstore.fileio.ranges import FileRange
+    from blobstore.fileio.types import Array, Bytes
 
-    Array = npt.NDArray[Any]
 
 CHUNK_NBYTES = 1 << 20  # of the source; a chunk is what one thread works on
 
@@ -117,9 +115,7 @@ def _first_fault(checkpoint: Checkpoint, source: str, width: int, kind: ElementT
     return f"it has values that {kind} can't hold"
 
 
-def encoded_chunks(
-    checkpoint: Checkpoint, pieces: Iterable[Piece], kind: ElementType, scale: float
-) -> Iterator[npt.NDArray[np.uint8]]:
+def encoded_chunks(checkpoint: Checkpoint, pieces: Iterable[Piece], kind: ElementType, scale: float) -> Iterator[Bytes]:
     """Yield the new tensor's stored bytes; chunks are read and encoded in threads, and come in order."""
     loads = (load for piece in pieces for load in _loads(checkpoint, piece))
     if kind.group:
@@ -130,7 +126,7 @@ def encoded_chunks(
     yield from in_order(partial(_encode, kind, scale, load) for load in loads)
 
 
-def _encode(kind: ElementType, scale: float, load: Callable[[], Array]) -> npt.NDArray[np.uint8]:
+def _encode(kind: ElementType, scale: float, load: Callable[[], Array]) -> Bytes:
     return np.concatenate(list(encode_pieces(kind, load(), scale)))
 
 

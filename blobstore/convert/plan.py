@@ -5,10 +5,10 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from blobstore.container.keys import encode_name, key_for
 from blobstore.container.layout import MAX_PORTABLE_BLOBS
 from blobstore.errors import CheckpointError, UsageError
 from blobstore.index import shape_fault
+from blobstore.index.names import encode_name, key_for
 
 if TYPE_CHECKING:
     from blobstore.checkpoint.reader import Checkpoint

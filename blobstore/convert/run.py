@@ -14,21 +14,18 @@ from blobstore.store.model_writer import ModelWriter
 from blobstore.store.writer import StoreWriter
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator, Mapping
+    from collections.abc import Iterable, Iterator, Mapping
     from contextlib import AbstractContextManager
     from os import PathLike
     from typing import BinaryIO
 
-    import numpy as np
-    import numpy.typing as npt
-
     from blobstore.checkpoint.reader import Checkpoint
     from blobstore.convert.plan import Plan, PlannedTensor
-    from blobstore.fileio.transfer import FileRange
+    from blobstore.fileio.ranges import FileRange
+    from blobstore.fileio.types import Bytes, Progress
     from blobstore.store.writer import IndexPlace
 
-    Progress = Callable[[int], None]
-    Stored = Iterator[FileRange | npt.NDArray[np.uint8]]
+    Stored = Iterator[FileRange | Bytes]
 
 _CHECKED = ("sfp", "i8")  # types that can't hold every value
 _STEP_NBYTES = 64 << 20  # progress is told after each

@@ -7,24 +7,26 @@ from dataclasses import dataclass
 from itertools import islice
 from typing import TYPE_CHECKING, Any
 
-from blobstore.container.keys import BASE, CHOICES, CONFIG_KEY, NO_TOKENIZER, PACKED_FROM, TOC_KEY, TOKENIZER_KEY
+from blobstore.container.keys import CONFIG_KEY, NO_TOKENIZER, TOC_KEY, TOKENIZER_KEY
 from blobstore.convert.choose import choose_plan
 from blobstore.convert.gemma_families import repaired
 from blobstore.convert.gemma_plan import LAYOUTS, WEIGHTS, Choices
 from blobstore.convert.run import measure_scales, stored_bytes
 from blobstore.errors import FormatError, UsageError
 from blobstore.fileio import hashing
+from blobstore.fileio.ranges import FileRange
 from blobstore.fileio.source import open_source
-from blobstore.fileio.transfer import FileRange
 from blobstore.gemma.config import ModelConfig, Wrapping
 from blobstore.gemma.records import OpenEnum, Record
 from blobstore.gemma.toc import build_toc, toc_entry
+from blobstore.index.metadata import BASE, CHOICES, PACKED_FROM
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping
+    from collections.abc import Iterator, Mapping
 
     from blobstore.checkpoint.reader import Checkpoint
     from blobstore.convert.plan import Plan, PlannedTensor
+    from blobstore.fileio.types import Progress
     from blobstore.store.reader import Store
 
 
@@ -85,7 +87,7 @@ def _choices(path: str, said: str) -> Choices:
 
 
 def verify(
-    store: Store, plan: Plan, checkpoint: Checkpoint, *, progress: Callable[[int], None] = lambda _: None
+    store: Store, plan: Plan, checkpoint: Checkpoint, *, progress: Progress = lambda _: None
 ) -> Iterator[Verdict]:
     """Yield a verdict for each tensor, name and blob of a plan, and for each that the plan doesn't have.
 
@@ -112,7 +114,7 @@ def verify(
         yield Verdict("metadata", "blob", f"{names}: not what the source makes it", 0)
 
 
-def digest_of(path: str, progress: Callable[[int], None] = lambda _: None) -> str:
+def digest_of(path: str, progress: Progress = lambda _: None) -> str:
     """Return the SHA-256 of a whole file, in hex."""
     source = open_source(path, "read")
     try:
@@ -126,7 +128,7 @@ def _tensor(
     tensor: PlannedTensor,
     checkpoint: Checkpoint,
     scale: float,
-    progress: Callable[[int], None],
+    progress: Progress,
 ) -> Verdict:
     info = store.info(tensor.name) if tensor.name in store else None
     if info is None:

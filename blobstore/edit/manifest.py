@@ -7,36 +7,29 @@ import os
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
-from blobstore.container.keys import (
-    BASE,
-    CHOICES,
-    INDEX_KEY,
-    PACKED_FROM,
-    REARRANGED,
-    SKELETON_KEY,
-    TOC_KEY,
-    encode_name,
-)
+from blobstore.container.keys import INDEX_KEY, SKELETON_KEY, TOC_KEY
 from blobstore.container.layout import MAX_PORTABLE_BLOBS, max_blobs_from
 from blobstore.container.writer import BlobWriter
 from blobstore.errors import FormatError, UsageError
-from blobstore.fileio.transfer import FileRange
+from blobstore.fileio.ranges import FileRange
 from blobstore.gemma.toc import build_toc, parse_toc
 from blobstore.index import Entry, IndexedBlob, build_index
+from blobstore.index.metadata import BASE, CHOICES, PACKED_FROM, REARRANGED
+from blobstore.index.names import encode_name
 from blobstore.index.sidecar import close_with_index, close_with_index_inside, close_without_index
 from blobstore.store.catalog import open_catalog
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Mapping
+    from collections.abc import Iterable, Mapping
     from os import PathLike
     from typing import BinaryIO
 
     from blobstore.container.reader import BlobReader
+    from blobstore.fileio.types import Progress
     from blobstore.index import NameIndex
     from blobstore.index.locate import FoundIndex
     from blobstore.store.writer import IndexPlace
 
-    Progress = Callable[[int], None]
 
 _STEP_NBYTES = 64 << 20  # progress is told after each
 _BASES = "rope_bases"  # of a conversion's choices

@@ -14,23 +14,22 @@ from blobstore.edit.manifest import Content, HeldBlob, write_content
 from blobstore.edit.recover_directory import find_evidence
 from blobstore.errors import FormatError, in_file
 from blobstore.fileio.hashing import digest_of
+from blobstore.fileio.ranges import FileRange
 from blobstore.fileio.source import open_source, read_whole
-from blobstore.fileio.transfer import FileRange
 from blobstore.index import INDEX_MAGIC, parse_index
 from blobstore.index.inputs import files_of, refuse_inputs
 from blobstore.index.locate import beside
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
     from os import PathLike
     from typing import BinaryIO
 
     from blobstore.container.directory import Directory
     from blobstore.edit.recover_directory import Evidence
     from blobstore.fileio.source import ByteSource
+    from blobstore.fileio.types import Progress
     from blobstore.index import NameIndex
 
-    Progress = Callable[[int], None]
 
 _SCAN_NBYTES = 4 << 20
 

@@ -8,24 +8,24 @@ import os
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
-from blobstore.container.keys import CONFIG_KEY, OWN_KEYS, RESERVED_KEYS, encode_key, key_for
+from blobstore.container.keys import CONFIG_KEY, OWN_KEYS, RESERVED_KEYS, encode_key
 from blobstore.container.reader import BlobReader
 from blobstore.edit.manifest import content_of, describe, refuse_packed, write_content
 from blobstore.errors import UsageError
 from blobstore.index import IndexedBlob, build_index
 from blobstore.index.inputs import files_of, refuse_inputs
 from blobstore.index.locate import find_index
+from blobstore.index.names import key_for
 from blobstore.index.sidecar import write_index
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Mapping
     from os import PathLike
     from typing import BinaryIO
 
     from blobstore.edit.manifest import Content
+    from blobstore.fileio.types import Progress
     from blobstore.store.writer import IndexPlace
-
-    Progress = Callable[[int], None]
 
 
 @dataclass(frozen=True)

@@ -13,21 +13,19 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from blobstore.codecs.element_types import BY_NAME
-from blobstore.container.keys import REARRANGED
 from blobstore.errors import FormatError
 from blobstore.index import shape_fault
+from blobstore.index.metadata import REARRANGED
 from blobstore.index.strict_json import parse_json, text_map
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping
 
-    import numpy.typing as npt
-
     from blobstore.codecs.element_types import ElementType
+    from blobstore.fileio.types import Array
     from blobstore.store.catalog import TensorInfo
     from blobstore.store.reader import Store
 
-    Array = npt.NDArray[Any]
 
 _FLOATS = {name: BY_NAME[name] for name in ("bf16", "f16", "f32", "f64")}
 _FLOAT_DTYPES = {kind.dtype for kind in _FLOATS.values()}

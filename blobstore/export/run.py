@@ -11,36 +11,37 @@ import os
 import re
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from blobstore.checkpoint.safetensors import dump_header
 from blobstore.codecs import PIECE, is_float_codec
 from blobstore.codecs.element_types import BY_NAME
-from blobstore.container.keys import REARRANGED, TOC_KEY, foreign_metadata, key_for
+from blobstore.container.keys import TOC_KEY
 from blobstore.errors import CodecError, FormatError, UsageError
 from blobstore.export.arrangement import Block, Source, rows_from
 from blobstore.fileio.atomic import AtomicFile, move_together, write_file
 from blobstore.fileio.locking import turn_at
+from blobstore.fileio.ranges import FileRange, flat_bytes
+from blobstore.fileio.sink import Sink
 from blobstore.fileio.source import read_whole
-from blobstore.fileio.transfer import FileRange, Sink, flat_bytes
 from blobstore.gemma.toc import odd_strides_in, stride_fault
 from blobstore.index import PACKED
 from blobstore.index.inputs import files_of, refuse_inputs
+from blobstore.index.metadata import REARRANGED, foreign_metadata
+from blobstore.index.names import key_for
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+    from collections.abc import Iterable, Iterator, Mapping, Sequence
     from os import PathLike
     from typing import BinaryIO
 
-    import numpy.typing as npt
-
     from blobstore.codecs.element_types import ElementType
+    from blobstore.fileio.types import Array, Progress
     from blobstore.store.catalog import TensorInfo
     from blobstore.store.reader import Store
 
-    Array = npt.NDArray[Any]
 
 DTYPES = ("bf16", "f16", "f32")
 _CHUNK = 16 * PIECE  # elements
@@ -192,7 +193,7 @@ def run_export(
     path: str | PathLike[str] | BinaryIO,
     *,
     force: bool = False,
-    progress: Callable[[int], None] = lambda _: None,
+    progress: Progress = lambda _: None,
 ) -> list[str]:
     """Write the files of a plan. They replace what had their names only when all are complete.
 
@@ -322,7 +323,7 @@ def _index_of(plan: ExportPlan, paths: list[str]) -> bytes:
 
 
 def _write_shard(
-    shard: list[Exported], metadata: Mapping[str, str], store: Store, sink: Sink, progress: Callable[[int], None]
+    shard: list[Exported], metadata: Mapping[str, str], store: Store, sink: Sink, progress: Progress
 ) -> None:
     sink.write(memoryview(dump_header([(one.name, one.type, one.shape) for one in shard], metadata)))
     for tensor in shard:

@@ -8,11 +8,13 @@ from collections import deque
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
+from blobstore.fileio.ranges import FileRange
 from blobstore.fileio.threads import cores
-from blobstore.fileio.transfer import FileRange
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
+
+    from blobstore.fileio.types import Progress
 
 _INLINE_NBYTES = 256 << 10  # below this a thread costs more than it saves
 # Memory that may wait for its hash before the writer waits for it: arrays of a caller's, which are there anyway, or
@@ -20,7 +22,7 @@ _INLINE_NBYTES = 256 << 10  # below this a thread costs more than it saves
 _WAITING_NBYTES, _WAITING_PIECES = 256 << 20, 16
 
 
-def digest_of(source: FileRange | Iterable[memoryview], progress: Callable[[int], None] = lambda _: None) -> bytes:
+def digest_of(source: FileRange | Iterable[memoryview], progress: Progress = lambda _: None) -> bytes:
     """Return the SHA-256 of bytes of a file, or of pieces of anything, 32 bytes.
 
     A file is read through one buffer of at most 4 MiB.

@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from blobstore.container.keys import encode_name
 from blobstore.container.layout import round_up
 from blobstore.errors import UsageError
+from blobstore.index.names import encode_name
 from blobstore.index.records import (
     ALIGN,
     BLOB,

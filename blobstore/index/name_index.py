@@ -13,8 +13,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from blobstore.container.directory import KeyFinder, bad_key, key_words
-from blobstore.container.keys import INDEX_KEY, decode_key, encode_name
+from blobstore.container.keys import INDEX_KEY, decode_key
 from blobstore.errors import FormatError, UsageError
+from blobstore.index.names import encode_name
 from blobstore.index.records import (
     ENTRY,
     ENTRY_FIELDS,

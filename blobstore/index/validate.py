@@ -7,19 +7,21 @@ from __future__ import annotations
 
 from itertools import islice
 from operator import lt
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from blobstore.codecs import element_types
-from blobstore.container.keys import MAX_NAME_NBYTES
 from blobstore.errors import FormatError
+from blobstore.index.names import MAX_NAME_NBYTES
 from blobstore.index.records import ENTRY, HEADER, MAX_ELEMENTS, MAX_NDIM, NO_BLOB, PACKED
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     import numpy.typing as npt
+
+    from blobstore.fileio.types import Array
 
     Records = npt.NDArray[np.void]
 
@@ -42,7 +44,7 @@ class Columns:
         self.dims_start, self.scale = _parts(words[4], "<u4")[0], _parts(words[4], "<f4")[1]
 
 
-def _parts(words: npt.NDArray[np.uint64], dtype: str) -> npt.NDArray[Any]:
+def _parts(words: npt.NDArray[np.uint64], dtype: str) -> Array:
     """Take words apart into their parts, shape (parts, count)."""
     return np.ascontiguousarray(words.view(dtype).reshape(-1, 8 // np.dtype(dtype).itemsize).T)
 

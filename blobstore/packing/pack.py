@@ -17,18 +17,19 @@ from blobstore.codecs.element_types import UNKNOWN, by_number
 from blobstore.compression.frames import FASTEST
 from blobstore.compression.planes import layout_of
 from blobstore.compression.writer import check_level, compress, sampled_ratio
-from blobstore.container.keys import BASE, INDEX_KEY, PACKED_FROM, RESERVED_KEYS, SKELETON_INDEX_KEY, SKELETON_KEY
+from blobstore.container.keys import INDEX_KEY, RESERVED_KEYS, SKELETON_INDEX_KEY, SKELETON_KEY
 from blobstore.container.layout import MAX_BLOBS, MAX_PORTABLE_BLOBS
 from blobstore.container.reader import BlobReader
 from blobstore.container.writer import BlobWriter
 from blobstore.edit.manifest import content_of, describe, is_packed
 from blobstore.errors import UsageError, in_file
 from blobstore.fileio.hashing import digest_of
+from blobstore.fileio.ranges import flat_bytes
 from blobstore.fileio.threads import check_workers, cores, in_order
-from blobstore.fileio.transfer import flat_bytes
 from blobstore.index import PACKED, IndexedBlob, build_index
 from blobstore.index.inputs import files_of, refuse_inputs
 from blobstore.index.locate import find_index
+from blobstore.index.metadata import BASE, PACKED_FROM
 from blobstore.index.records import directory_digest
 from blobstore.packing.skeleton import Original, compressed, take_skeleton
 from blobstore.store.reader import Store
@@ -38,16 +39,12 @@ if TYPE_CHECKING:
     from concurrent.futures import Future
     from os import PathLike
 
-    import numpy.typing as npt
-
     from blobstore.compression.planes import Layout
     from blobstore.edit.manifest import Content, HeldBlob
-    from blobstore.fileio.transfer import Buffer
+    from blobstore.fileio.types import Buffer, Bytes, Progress
     from blobstore.index import Entry
     from blobstore.store.blobs import UnpackedBlobs
 
-    Bytes = npt.NDArray[np.uint8]
-    Progress = Callable[[int], None]
 
 _PIECE_NBYTES = 4 << 20  # what is written or hashed at once
 _WORTH = 0.99  # of its size at most, or a blob stays as it is

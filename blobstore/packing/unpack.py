@@ -10,14 +10,15 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from blobstore.container.keys import INDEX_KEY, PACKED_FROM, SKELETON_INDEX_KEY, SKELETON_KEY, decode_key
+from blobstore.container.keys import INDEX_KEY, SKELETON_INDEX_KEY, SKELETON_KEY, decode_key
 from blobstore.errors import FormatError, UsageError, in_file
 from blobstore.fileio.atomic import AtomicFile
 from blobstore.fileio.hashing import Hasher
+from blobstore.fileio.sink import Sink
 from blobstore.fileio.threads import check_workers, in_order
-from blobstore.fileio.transfer import Sink
 from blobstore.index import parse_index
 from blobstore.index.inputs import files_of, refuse_inputs
+from blobstore.index.metadata import PACKED_FROM
 from blobstore.index.sidecar import close_with_index, close_with_index_inside, close_without_index
 from blobstore.packing.skeleton import Original, decompressed, directory_in, ranges_outside
 from blobstore.store.reader import Store
@@ -27,13 +28,10 @@ if TYPE_CHECKING:
     from os import PathLike
     from typing import BinaryIO
 
-    import numpy.typing as npt
-
     from blobstore.container.directory import Directory
+    from blobstore.fileio.types import Bytes, Progress
     from blobstore.store.blobs import UnpackedBlobs
 
-    Bytes = npt.NDArray[np.uint8]
-    Progress = Callable[[int], None]
 
 _PIECE_NBYTES = 4 << 20  # a multiple of what is decoded together, at least with our own chunks
 _SYNC_NBYTES = 128 << 20

@@ -15,14 +15,11 @@ from blobstore.fileio.hashing import digest_of
 from blobstore.fileio.threads import in_order
 
 if TYPE_CHECKING:
-    import numpy as np
-    import numpy.typing as npt
-
     from blobstore.compression.reader import Base, Packed
     from blobstore.container.reader import BlobReader
+    from blobstore.fileio.types import Bytes
     from blobstore.index import IndexedBlob, NameIndex
 
-    Bytes = npt.NDArray[np.uint8]
 
 _ALONE_NBYTES = 1 << 20  # less than this one thread decodes faster than several
 _HASH_NBYTES = 4 << 20

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     import numpy.typing as npt
 
     from blobstore.fileio.source import Access
+    from blobstore.fileio.types import Array
     from blobstore.store.catalog import TensorInfo
 
 T = TypeVar("T")
@@ -56,7 +57,7 @@ class BridgedStore(Mapping[str, T], Closing):
         self.store = Store(filename, access=access, use_index=use_index, writable=writable)
 
     @abstractmethod
-    def _convert(self, info: TensorInfo, values: npt.NDArray[Any]) -> T:
+    def _convert(self, info: TensorInfo, values: Array) -> T:
         """Make a numpy array the library's own: C order, aligned, and without a copy where that is possible."""
 
     def get_tensor(self, name: str) -> T:

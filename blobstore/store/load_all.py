@@ -17,14 +17,11 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
     from concurrent.futures import Future
 
-    import numpy.typing as npt
-
+    from blobstore.fileio.types import Array, Bytes
     from blobstore.store.blobs import UnpackedBlobs
     from blobstore.store.catalog import TensorInfo
     from blobstore.store.reader import Store
 
-    Array = npt.NDArray[Any]
-    Bytes = npt.NDArray[np.uint8]
 
 _PIECE_NBYTES = 4 << 20  # what one thread reads at a time: measured, smaller and larger ones are slower
 _GROUP_NBYTES = 4 << 20  # small tensors share an allocation up to this, so that keeping one keeps no more
@@ -38,7 +35,7 @@ class _Group:
     start: int
     end: int
     infos: list[TensorInfo] = field(default_factory=list)
-    room: npt.NDArray[np.uint8] = field(default_factory=lambda: np.empty(0, np.uint8))
+    room: Bytes = field(default_factory=lambda: np.empty(0, np.uint8))
 
     def allocate(self) -> None:
         nbytes = self.end - self.start

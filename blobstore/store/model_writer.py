@@ -26,7 +26,8 @@ if TYPE_CHECKING:
     import numpy.typing as npt
 
     from blobstore.codecs.element_types import ElementType
-    from blobstore.fileio.transfer import Buffer, FileRange
+    from blobstore.fileio.ranges import FileRange
+    from blobstore.fileio.types import Buffer
     from blobstore.gemma.config import ModelConfig
     from blobstore.gemma.tensors import TensorSpec
     from blobstore.store.writer import IndexPlace

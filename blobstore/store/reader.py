@@ -26,12 +26,10 @@ if TYPE_CHECKING:
     import numpy.typing as npt
 
     from blobstore.fileio.source import Access, Prefetch
+    from blobstore.fileio.types import Array, Bytes
     from blobstore.gemma.config import ModelConfig
     from blobstore.store.blobs import UnpackedBlobs
     from blobstore.store.catalog import Catalog, TensorInfo
-
-    Array = npt.NDArray[Any]
-    Bytes = npt.NDArray[np.uint8]
 
 
 class Store(Mapping[str, "Array"], Closing):

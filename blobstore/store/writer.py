@@ -9,13 +9,14 @@ from typing import TYPE_CHECKING, Any, Literal, TypeVar, get_args
 import numpy as np
 
 from blobstore.codecs import element_types
-from blobstore.container.keys import INDEX_KEY, OWN_KEYS, encode_name, key_for
+from blobstore.container.keys import INDEX_KEY, OWN_KEYS
 from blobstore.container.layout import MAX_PORTABLE_BLOBS
 from blobstore.container.writer import BlobWriter
 from blobstore.errors import UsageError
 from blobstore.fileio.closing import Completing
-from blobstore.fileio.transfer import CHUNK_NBYTES, FileRange
+from blobstore.fileio.ranges import CHUNK_NBYTES, FileRange
 from blobstore.index import Entry, IndexedBlob, build_index, shape_fault
+from blobstore.index.names import encode_name, key_for
 from blobstore.index.sidecar import close_with_index, close_with_index_inside, close_without_index
 
 if TYPE_CHECKING:
@@ -26,9 +27,8 @@ if TYPE_CHECKING:
     import numpy.typing as npt
 
     from blobstore.codecs.element_types import ElementType
-    from blobstore.fileio.transfer import Buffer
+    from blobstore.fileio.types import Array, Buffer
 
-    Array = npt.NDArray[Any]
 
 T = TypeVar("T")
 

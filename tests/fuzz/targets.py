@@ -33,7 +33,7 @@ from blobstore.compression import reader as packing
 from blobstore.compression.writer import compress
 from blobstore.container import layout
 from blobstore.container.directory import Directory, build_directory, parse_directory
-from blobstore.container.keys import encode_key, encode_name
+from blobstore.container.keys import encode_key
 from blobstore.edit.recover import recover
 from blobstore.edit.rewrite import Edits, rewrite
 from blobstore.errors import BlobStoreError
@@ -42,6 +42,7 @@ from blobstore.gemma.config import ModelConfig
 from blobstore.gemma.toc import build_toc, parse_toc
 from blobstore.index import PACKED, Entry, IndexedBlob, NameIndex, build_index, open_index, parse_index, rebind_index
 from blobstore.index.locate import external_path
+from blobstore.index.names import encode_name
 from blobstore.index.records import BLOB, ENTRY, EXTERNAL, HEADER, MAGIC, SECTIONS, VERSION
 from blobstore.packing.pack import Packing, pack
 from blobstore.packing.unpack import unpack

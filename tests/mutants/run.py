@@ -49,7 +49,7 @@ ENVIRONMENT = {"BLOBSTORE_HYPOTHESIS": "mutants", "PYTEST_DISABLE_PLUGIN_AUTOLOA
 # What takes long to import, and isn't changed: each mutant's process begins with it.
 IMPORTED = ("hypothesis.strategies", "hypothesis.internal.conjecture.engine", "ml_dtypes", "numpy", "zstandard")
 # They run a process that takes long, and says nothing of a module that others don't.
-NOT_RUN = ("--deselect=tests/test_vectors_sbs.py::test_the_files_are_those_that_the_generator_makes",)
+NOT_RUN = ("--deselect=tests/container/test_vectors.py::test_the_files_are_those_that_the_generator_makes",)
 PATIENCE, LEAST_SECONDS = 3, 10  # a mutant may take so many times as long as the tests do without one
 MEMORY = "/dev/shm"  # noqa: S108 (a folder of random name is made in it)
 FORK = multiprocessing.get_context("fork")
@@ -83,7 +83,7 @@ def main(asked: list[str]) -> int:
         print(f"not in pyproject.toml's [tool.mutants]: {', '.join(sorted(unknown))}")
         return 2
     names = asked or list(modules)
-    tests = {name: tuple(f"tests/test_{one}.py" for one in modules[name]) for name in names}
+    tests = {name: tuple("tests/{}/test_{}.py".format(*one.split("/")) for one in modules[name]) for name in names}
     folder = MEMORY if os.access(MEMORY, os.W_OK) else None  # nothing here needs a disk that lasts
     with (
         tempfile.TemporaryDirectory(prefix="blobstore-mutants-", dir=folder) as scratch,
