@@ -6,19 +6,20 @@ Names and arrays: `open`, `create`, `save_file`, `load_file`. Keys and bytes: `B
 from __future__ import annotations
 
 from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
     from os import PathLike
     from typing import BinaryIO
 
+    from blobstore.codecs.element_types import ElementType
     from blobstore.container.reader import BlobReader
-    from blobstore.container.writer import BlobWriter
     from blobstore.errors import (
         BlobStoreError,
         CheckpointError,
         CodecError,
+        Fault,
         FormatError,
         KeyNotFoundError,
         KeyTooLongError,
@@ -28,32 +29,42 @@ if TYPE_CHECKING:
         UsageError,
     )
     from blobstore.fileio.ranges import FileRange
-    from blobstore.fileio.source import Access, Prefetch
+    from blobstore.fileio.types import Access, Prefetch
+    from blobstore.index.blob_writer import BlobWriter
     from blobstore.index.names import key_for
-    from blobstore.packing.pack import pack
-    from blobstore.packing.unpack import unpack
+    from blobstore.packing.pack import Packing, pack
+    from blobstore.packing.unpack import Unpacked, unpack
     from blobstore.store.catalog import TensorInfo
+    from blobstore.store.model_writer import ModelWriter
     from blobstore.store.reader import Store, load_file
     from blobstore.store.writer import IndexPlace, StoreWriter, save_file
 
 __version__ = "0.1.0"
 
 __all__ = [
+    "Access",
     "BlobReader",
     "BlobStoreError",
     "BlobWriter",
     "CheckpointError",
     "CodecError",
+    "ElementType",
+    "Fault",
     "FileRange",
     "FormatError",
+    "IndexPlace",
     "KeyNotFoundError",
     "KeyTooLongError",
     "MissingExtraError",
+    "ModelWriter",
     "NameNotFoundError",
+    "Packing",
+    "Prefetch",
     "Store",
     "StoreWriter",
     "TensorInfo",
     "TruncatedError",
+    "Unpacked",
     "UsageError",
     "create",
     "key_for",
@@ -64,24 +75,30 @@ __all__ = [
     "unpack",
 ]
 
-
-# Imported when first asked for: the command line and those who only read don't pay for what writes.
 _HOMES = {
+    "Access": "fileio.types",
     "BlobReader": "container.reader",
     "BlobStoreError": "errors",
-    "BlobWriter": "container.writer",
+    "BlobWriter": "index.blob_writer",
     "CheckpointError": "errors",
     "CodecError": "errors",
+    "ElementType": "codecs.element_types",
+    "Fault": "errors",
     "FileRange": "fileio.ranges",
     "FormatError": "errors",
+    "IndexPlace": "store.writer",
     "KeyNotFoundError": "errors",
     "KeyTooLongError": "errors",
     "MissingExtraError": "errors",
+    "ModelWriter": "store.model_writer",
     "NameNotFoundError": "errors",
+    "Packing": "packing.pack",
+    "Prefetch": "fileio.types",
     "Store": "store.reader",
     "StoreWriter": "store.writer",
     "TensorInfo": "store.catalog",
     "TruncatedError": "errors",
+    "Unpacked": "packing.unpack",
     "UsageError": "errors",
     "key_for": "index.names",
     "load_file": "store.reader",
@@ -90,12 +107,14 @@ _HOMES = {
     "unpack": "packing.unpack",
 }
 
+if not TYPE_CHECKING:  # so that type checkers find misspelt names
 
-def __getattr__(name: str) -> Any:  # noqa: ANN401 (whatever the module has)
-    if name not in _HOMES:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    found = globals()[name] = getattr(import_module(f"blobstore.{_HOMES[name]}"), name)
-    return found
+    def __getattr__(name: str) -> object:
+        """Import a public name on first use: a program that only reads doesn't pay for writing."""
+        if name not in _HOMES:
+            raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+        value = globals()[name] = getattr(import_module(f"blobstore.{_HOMES[name]}"), name)
+        return value
 
 
 def __dir__() -> list[str]:

@@ -17,8 +17,7 @@ if TYPE_CHECKING:
 
     import jax
 
-    from blobstore.fileio.source import Access
-    from blobstore.fileio.types import Array
+    from blobstore.fileio.types import Access, Array
     from blobstore.store.catalog import TensorInfo
 else:
     jax = import_extra("jax")

@@ -21,8 +21,7 @@ if TYPE_CHECKING:
     import numpy.typing as npt
     import torch
 
-    from blobstore.fileio.source import Access
-    from blobstore.fileio.types import Array
+    from blobstore.fileio.types import Access, Array
     from blobstore.store.catalog import TensorInfo
 
     Device: TypeAlias = str | int | torch.device

@@ -21,8 +21,8 @@ from blobstore.codecs.element_types import BY_NAME
 from blobstore.convert.choose import choose_plan, has_chat_template, tokenizer_beside
 from blobstore.convert.gemma_plan import Choices
 from blobstore.convert.run import run_plan
-from blobstore.gemma import ModelConfig
 from blobstore.gemma.config import Model
+from blobstore.gemma.models import config_of
 from tests.checkpoints import SINGLE, own, write_config, write_index, write_own
 from tests.models import FAMILIES, VISION, Sizes, spec_tensors
 
@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     import numpy.typing as npt
 
     from blobstore.convert.plan import Plan
+    from blobstore.gemma import ModelConfig
     from tests.models import Row
 
     Array = npt.NDArray[Any]
@@ -236,7 +237,7 @@ class Recipe:
     def model_config(self, weight: str, wrapping: str = "pt") -> ModelConfig:
         """The config that gemma.cpp has to get."""
         size = self.size
-        base = ModelConfig.from_specifier(
+        base = config_of(
             FAMILIES[self.family].format(weight).replace("-pt", f"-{wrapping}" if not self.vision else "-pt")
         )
         whole, local, every = (32768, 512, 6) if self.family.startswith("gemma3") else (8192, 4096, 2)

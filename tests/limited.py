@@ -25,7 +25,7 @@ from blobstore.packing.unpack import unpack
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from blobstore.fileio.source import Access
+    from blobstore.fileio.types import Access
 
 MOST = 500  # of many equal tensors so many are read
 

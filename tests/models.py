@@ -15,6 +15,7 @@ import numpy as np
 from hypothesis import strategies as st
 
 from blobstore.gemma.config import ModelConfig
+from blobstore.gemma.models import config_of
 from tests.conftest import ROOT
 
 if TYPE_CHECKING:
@@ -132,7 +133,7 @@ forms = st.sampled_from(FORMS)
 
 def tiny(family: str, weight: str = "bf16") -> ModelConfig:
     """The config of a checkpoint in ../shared/vectors/convert."""
-    return TINY[family].applied(ModelConfig.from_specifier(FAMILIES[family].format(weight)))
+    return TINY[family].applied(config_of(FAMILIES[family].format(weight)))
 
 
 def as_of_2025_10(raw: bytes) -> bytes:
@@ -143,7 +144,7 @@ def as_of_2025_10(raw: bytes) -> bytes:
 
 def small(family: str, weight: str = "bf16") -> ModelConfig:
     """A config of a model of some ten kilobytes."""
-    return SMALL.applied(ModelConfig.from_specifier(FAMILIES[family].format(weight)))
+    return SMALL.applied(config_of(FAMILIES[family].format(weight)))
 
 
 # --------------------------------------------------------------------- what gemma.cpp wrote for them, at commit 3ed403e

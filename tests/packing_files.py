@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
     import numpy.typing as npt
 
-    from blobstore.fileio.source import Access
+    from blobstore.fileio.types import Access
     from blobstore.packing.pack import Packing
     from blobstore.store.reader import Store
     from blobstore.store.writer import IndexPlace

@@ -21,7 +21,6 @@ from blobstore.compare.renames import Endings
 from blobstore.compare.sides import Side
 from blobstore.container.layout import BLOB_ALIGN, FILE_ALIGN, HEADER, MAGIC, PLACEHOLDER
 from blobstore.container.reader import BlobReader
-from blobstore.container.writer import BlobWriter
 from blobstore.convert.plan import plan_by_name
 from blobstore.convert.run import run_plan
 from blobstore.edit import recover_directory
@@ -31,6 +30,7 @@ from blobstore.fileio import descriptors
 from blobstore.fileio import source as source_module
 from blobstore.gemma.tokenizer import count_pieces
 from blobstore.index import IndexedBlob, build_index
+from blobstore.index.blob_writer import BlobWriter
 from blobstore.index.records import HEADER as INDEX_HEADER
 from blobstore.index.records import self_digest
 from tests.checkpoints import linux_only

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
     import numpy.typing as npt
 
-    from blobstore.fileio.source import Access
+    from blobstore.fileio.types import Access
 
     Array = npt.NDArray[Any]
 

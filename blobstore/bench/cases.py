@@ -19,8 +19,7 @@ from blobstore.store.reader import Store
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
-    from blobstore.fileio.source import Access
-    from blobstore.fileio.types import Array
+    from blobstore.fileio.types import Access, Array
     from blobstore.store.catalog import TensorInfo
 
     Entry = tuple[str, str, tuple[int, ...]]  # name, type, shape

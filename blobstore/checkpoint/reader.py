@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from os import PathLike
     from typing import BinaryIO
 
-    from blobstore.fileio.source import ByteSource
+    from blobstore.fileio.types import ByteSource
 
 SINGLE = "model.safetensors"
 SHARD_INDEX = "model.safetensors.index.json"

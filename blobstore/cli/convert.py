@@ -25,6 +25,7 @@ from blobstore.convert.choose import KINDS, choose_plan, has_chat_template, toke
 from blobstore.convert.gemma_plan import LAYOUTS, WEIGHTS, Choices
 from blobstore.convert.run import run_plan
 from blobstore.errors import UsageError
+from blobstore.gemma.models import specifier_of
 
 if TYPE_CHECKING:
     import argparse
@@ -157,14 +158,14 @@ def _report(options: argparse.Namespace, plan: Plan, found: Sequence[Finding], s
             "nbytes": nbytes,
             "tensors": len(plan.tensors),
         }
-        facts["model"] = plan.config.specifier if plan.config else None
+        facts["model"] = specifier_of(plan.config) if plan.config else None
         facts["runs_in"] = list(runs_in(found)) if plan.config else None
         facts |= {"aliases": aliases, "notes": [*plan.notes, *_warnings(found)], "seconds": round(seconds, 3)}
         print_json(facts)
         return
     names = len(plan.tensors) + len(plan.extras) + len(plan.parts) + len(plan.aliases)
     rate = f"{size(plan.nbytes / seconds)}/s" if seconds else "at once"
-    what = f"{plan.config.specifier}, " if plan.config else "by name, not for gemma.cpp, "
+    what = f"{specifier_of(plan.config)}, " if plan.config else "by name, not for gemma.cpp, "
     print(f"{shown(options.output)}: {what}{names} names, {nbytes} bytes, {seconds:.2f} s ({rate})")
     for alias in plan.aliases:
         print(f"  {shown(alias.name)} = {shown(alias.target)}: {alias.why}")

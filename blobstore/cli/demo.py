@@ -22,6 +22,7 @@ from blobstore.errors import UsageError
 from blobstore.export.run import plan_export, run_export
 from blobstore.fileio.atomic import write_file
 from blobstore.fileio.source import read_beginning
+from blobstore.gemma.models import specifier_of
 
 if TYPE_CHECKING:
     import argparse
@@ -86,7 +87,7 @@ def run(options: argparse.Namespace) -> int:
 def _tell(facts: dict[str, Any], store: Store, count: int) -> None:
     config = store.config
     print(f"1. made      {facts['checkpoint']}: a small Gemma 3, as Hugging Face's tools write it")
-    print(f"2. converted {facts['file']}: {size(facts['nbytes'])}, {config and config.specifier}, for gemma.cpp")
+    print(f"2. converted {facts['file']}: {size(facts['nbytes'])}, {config and specifier_of(config)}, for gemma.cpp")
     print(f"3. verified  each byte made again from the source: {facts['not_as_the_source_makes_it']} differ")
     print("4. listed, by the runtime's keys and by the source's names")
     for name in ("c_embedding", _EMBEDDING, _HEAD, "gating1_w_0", "model.layers.0.mlp.gate_proj.weight"):

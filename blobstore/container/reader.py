@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from contextlib import AbstractContextManager
     from os import PathLike
 
-    from blobstore.fileio.source import Access, Prefetch
+    from blobstore.fileio.types import Access, Prefetch
 
 
 class BlobReader(Mapping[str, memoryview], Closing):

@@ -1,4 +1,4 @@
-"""`BlobWriter`: keys and bytes → a container, streaming.
+"""`ContainerWriter`: keys and bytes → a container, streaming.
 
 Spec: spec/sbs.md, Writing.
 """
@@ -34,8 +34,10 @@ if TYPE_CHECKING:
 _SYNC_NBYTES = 128 << 20  # how much may wait for the disk until the end
 
 
-class BlobWriter(Completing):
+class ContainerWriter(Completing):
     """Write blobs one after another; memory does not grow with the file.
+
+    It knows nothing of a name index: an old one beside the target stays. `blobstore.BlobWriter` removes it.
 
     A context manager. The file appears under its name when the ``with`` block ends without an error, complete and
     durable; on an error what had the name before stays as it was. Version 2 can also be written to any binary stream,
@@ -82,9 +84,8 @@ class BlobWriter(Completing):
         self._hasher = Hasher() if digests else None
         self._file: AtomicFile | None = None
         self._state = "open"
-        self._target: str | PathLike[str] = ""
+        self._target = target
         if isinstance(target, (str, os.PathLike)):
-            self._target = target
             self._file = AtomicFile(target)
             self._sink = Sink(self._file.fileno(), self._file.path)
         elif not hasattr(target, "write"):
@@ -221,8 +222,6 @@ class BlobWriter(Completing):
     def close(self) -> None:
         """Complete the file and give it its name. Called by the ``with`` block; does nothing the second time.
 
-        An index beside the file that it replaces goes: it would give names to other data.
-
         Raises:
             UsageError: ``no-blobs`` when nothing was added; ``incomplete`` after a blob broke off. Nothing appears.
         """
@@ -230,15 +229,19 @@ class BlobWriter(Completing):
             return
         self.settle()
         try:
-            if self._file:
-                from blobstore.index.sidecar import close_without_index  # noqa: PLC0415 (it writes with this)
-
-                close_without_index(self, self._target, self.directory)
-            else:
-                self.move()
+            self.give_name()
         except BaseException:
             self.discard()
             raise
+
+    def give_name(self) -> None:
+        """Give the complete file its name, at the end of `close`."""
+        self.move()
+
+    @property
+    def target(self) -> str | PathLike[str] | None:
+        """The path as given; None for a stream."""
+        return self._target if isinstance(self._target, (str, os.PathLike)) else None
 
     @property
     def path(self) -> str:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from blobstore.container.layout import MAX_PORTABLE_BLOBS
 from blobstore.errors import CheckpointError, UsageError
+from blobstore.gemma.models import specifier_of
 from blobstore.index import shape_fault
 from blobstore.index.names import encode_name, key_for
 
@@ -96,7 +97,7 @@ class Plan:
     def to_json(self) -> dict[str, Any]:
         """Return the plan as JSON values."""
         return {
-            "model": self.config.specifier if self.config else None,
+            "model": specifier_of(self.config) if self.config else None,
             "wrapping": self.config.wrapping.name.lower() if self.config else None,
             "tensors": [_tensor_json(one) for one in self.tensors],
             "extras": [_tensor_json(one) for one in self.extras],

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from blobstore.container.keys import INDEX_KEY, SKELETON_KEY, TOC_KEY
 from blobstore.container.layout import MAX_PORTABLE_BLOBS, max_blobs_from
-from blobstore.container.writer import BlobWriter
+from blobstore.container.writer import ContainerWriter
 from blobstore.errors import FormatError, UsageError
 from blobstore.fileio.ranges import FileRange
 from blobstore.gemma.toc import build_toc, parse_toc
@@ -175,7 +175,7 @@ def write_content(
 
     Raises:
         FormatError: ``damaged-blob``; nothing is written then, a stream is left incomplete.
-        UsageError: As `BlobWriter`; ``no-blobs``; ``needs-path`` for an index beside a stream; ``replaced``.
+        UsageError: As `ContainerWriter`; ``no-blobs``; ``needs-path`` for an index beside a stream; ``replaced``.
         OSError: Reading or writing failed; the target is untouched.
     """
     path = target if isinstance(target, (str, os.PathLike)) else None
@@ -188,7 +188,7 @@ def write_content(
         raise UsageError("no-blobs", "nothing would be left: a container has at least one blob")
     keeping = content.digests and content.entries is not None and index != "none"
     hashing = keeping or any(blob.sha256 for blob in content.blobs)
-    with BlobWriter(target, version=version, digests=hashing, max_blobs=content.max_blobs) as writer:
+    with ContainerWriter(target, version=version, digests=hashing, max_blobs=content.max_blobs) as writer:
         for blob in content.blobs:
             writer.add_chunks(blob.key, _steps(blob.data, progress), lasting=True)
         digests = writer.digests() if hashing else [None] * len(content.blobs)

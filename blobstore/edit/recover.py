@@ -26,8 +26,7 @@ if TYPE_CHECKING:
 
     from blobstore.container.directory import Directory
     from blobstore.edit.recover_directory import Evidence
-    from blobstore.fileio.source import ByteSource
-    from blobstore.fileio.types import Progress
+    from blobstore.fileio.types import ByteSource, Progress
     from blobstore.index import NameIndex
 
 

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from blobstore.container.directory import Directory
-    from blobstore.fileio.source import ByteSource
+    from blobstore.fileio.types import ByteSource
     from blobstore.index import Head, NameIndex
 
 _SCAN_NBYTES = 4 << 20

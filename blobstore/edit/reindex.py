@@ -10,7 +10,7 @@ from blobstore.container.directory import build_directory
 from blobstore.container.keys import INDEX_KEY, encode_key
 from blobstore.container.layout import max_blobs_from
 from blobstore.container.reader import BlobReader
-from blobstore.container.writer import BlobWriter
+from blobstore.container.writer import ContainerWriter
 from blobstore.edit.manifest import content_of, describe, refuse_packed
 from blobstore.errors import FormatError, UsageError
 from blobstore.fileio.hashing import digest_of
@@ -184,9 +184,9 @@ def _without_index(reader: BlobReader) -> Directory:
 
 
 @contextlib.contextmanager
-def _rewritten(reader: BlobReader, index: bytes | None) -> Iterator[BlobWriter]:
+def _rewritten(reader: BlobReader, index: bytes | None) -> Iterator[ContainerWriter]:
     """Write a file anew, with this index or none, to be closed in the ``with`` block."""
-    with BlobWriter(reader.path, version=reader.version, max_blobs=max_blobs_from(len(reader))) as writer:
+    with ContainerWriter(reader.path, version=reader.version, max_blobs=max_blobs_from(len(reader))) as writer:
         for key in reader:
             if key != INDEX_KEY:
                 writer.add(key, reader.file_range(key))

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from os import PathLike
 
-    from blobstore.fileio.source import Access
+    from blobstore.fileio.types import Access
 
 # Windows has neither: there one lock guards seek and read.
 _preadv: Callable[[int, list[memoryview], int], int] | None = getattr(os, "preadv", None)

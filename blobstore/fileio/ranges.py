@@ -15,8 +15,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from contextlib import AbstractContextManager
 
-    from blobstore.fileio.source import ByteSource
-    from blobstore.fileio.types import Buffer, Bytes
+    from blobstore.fileio.types import Buffer, Bytes, ByteSource
 
 CHUNK_NBYTES = 4 << 20  # read, hashed, decoded or compared at once: the largest buffer that anything holds
 

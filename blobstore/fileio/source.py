@@ -6,18 +6,17 @@ import mmap
 import os
 import sys
 from contextlib import suppress
-from typing import TYPE_CHECKING, Any, Literal, Protocol, get_args
+from typing import TYPE_CHECKING, Any, get_args
 
 from blobstore.errors import TruncatedError, UsageError
 from blobstore.fileio.descriptors import PlainFile, ReopenedFile, open_regular
 from blobstore.fileio.file_systems import file_system, is_remote
+from blobstore.fileio.types import Access, Prefetch
 
 if TYPE_CHECKING:
-    from contextlib import AbstractContextManager
     from os import PathLike
 
-Access = Literal["auto", "mmap", "read"]
-Prefetch = Literal["none", "all", "sequential", "random"]
+    from blobstore.fileio.types import ByteSource
 
 
 # A private map counts as memory that may be needed, so that one of more bytes than the machine has is refused, unless
@@ -33,44 +32,6 @@ _POPULATED_NBYTES = 64 << 20  # at a time: Python's other threads, and Ctrl-C, w
 
 # Python's map keeps a descriptor of its own, unless it is told not to (3.13).
 _MAP_KEEPS_FILE = sys.version_info < (3, 13)
-
-
-class ByteSource(Protocol):
-    """Bytes of one open file, which never changes by them.
-
-    Attributes:
-        path: Of the file.
-        size: In bytes, when it was opened.
-        access: How views are made: ``mmap`` or ``read``.
-        writable: Whether views can be written to; what is written stays in this process.
-    """
-
-    path: str
-    size: int
-    access: Access
-    writable: bool
-
-    def view(self, offset: int, nbytes: int) -> memoryview:
-        """Return bytes that must lie inside the file; valid as long as the view itself lives."""
-
-    def read_into(self, target: memoryview, offset: int) -> None:
-        """Fill ``target`` with the file's bytes from ``offset``."""
-
-    def is_at(self, path: str | PathLike[str]) -> bool:
-        """Whether a path names this very file."""
-
-    @property
-    def device(self) -> int:
-        """Of its file system, ``st_dev``."""
-
-    def fileno(self) -> int:
-        """Return the open file's descriptor, for as long as nobody else may close it: see `held`."""
-
-    def held(self) -> AbstractContextManager[int]:
-        """Return the descriptor for the time of a ``with`` block, in which no other thread's `close` frees it."""
-
-    def close(self) -> None:
-        """Let go of the file, at the latest when nobody holds it. Views stay valid."""
 
 
 class MappedFile(ReopenedFile):

@@ -300,29 +300,6 @@ class ModelConfig(Record):
         except struct.error:
             raise UsageError("bad-field", f"ModelConfig.trailing: {self.trailing} are not 32-bit words") from None
 
-    @classmethod
-    def from_specifier(cls, specifier: str) -> ModelConfig:
-        """Return the config of a published model: ``gemma3-270m-sfp-it``, ``paligemma2-3b-224-bf16``, ``9b-sfp-pt``.
-
-        Raises:
-            UsageError: ``unknown-model``; the message lists those that are known.
-        """
-        from blobstore.gemma.models import canonical_config  # noqa: PLC0415 (models are made of configs)
-
-        return canonical_config(specifier)
-
-    @property
-    def specifier(self) -> str:
-        """The model's name, weight type and wrapping, as the runtime's files are called.
-
-        Raises:
-            UsageError: ``unknown-model`` when the config names no model or no weight type.
-        """
-        if self.model not in PREFIXES or self.weight == WeightType.UNKNOWN or self.weight.is_newer:
-            raise UsageError("unknown-model", f"{self.display_name!r} names no model that has a specifier")
-        ending = SUFFIXES[self.wrapping] if self.wrapping in (Wrapping.IT, Wrapping.PT) else ""
-        return f"{PREFIXES[self.model]}-{self.weight.name.lower()}{ending}"
-
     def with_weight(self, weight: str) -> Self:
         """Return the same config for another weight type, by its name: ``bf16``.
 

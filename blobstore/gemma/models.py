@@ -107,8 +107,12 @@ def model_config(model: Model, weight: WeightType, wrapping: Wrapping | None = N
     return replace(config, weight=weight, wrapping=chosen)
 
 
-def canonical_config(specifier: str) -> ModelConfig:
-    """Return the config that a specifier stands for; see `ModelConfig.from_specifier`."""
+def config_of(specifier: str) -> ModelConfig:
+    """Return the config of a published model: ``gemma3-270m-sfp-it``, ``paligemma2-3b-224-bf16``, ``9b-sfp-pt``.
+
+    Raises:
+        UsageError: ``unknown-model``; the message lists those that are known.
+    """
     for model in DIMENSIONS:
         prefix = PREFIXES[model]
         if not specifier.startswith(prefix + "-"):
@@ -121,6 +125,18 @@ def canonical_config(specifier: str) -> ModelConfig:
     raise UsageError(
         "unknown-model", f"{specifier!r} is no specifier: one of {known}, then -bf16, -sfp or -f32, then -it or -pt"
     )
+
+
+def specifier_of(config: ModelConfig) -> str:
+    """Return a model's name, weight type and wrapping, as the runtime's files are called.
+
+    Raises:
+        UsageError: ``unknown-model`` when the config names no model or no weight type.
+    """
+    if config.model not in PREFIXES or config.weight == WeightType.UNKNOWN or config.weight.is_newer:
+        raise UsageError("unknown-model", f"{config.display_name!r} names no model that has a specifier")
+    ending = SUFFIXES[config.wrapping] if config.wrapping in (Wrapping.IT, Wrapping.PT) else ""
+    return f"{PREFIXES[config.model]}-{config.weight.name.lower()}{ending}"
 
 
 def is_gemma3(config: ModelConfig) -> bool:

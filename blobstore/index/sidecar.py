@@ -25,11 +25,11 @@ if TYPE_CHECKING:
     from os import PathLike
 
     from blobstore.container.directory import Directory
-    from blobstore.container.writer import BlobWriter
+    from blobstore.container.writer import ContainerWriter
 
 
 def close_with_index(
-    writer: BlobWriter | AtomicFile,
+    writer: ContainerWriter | AtomicFile,
     path: str | PathLike[str],
     raw: bytes,
     directory: Directory,
@@ -71,7 +71,7 @@ def close_with_index(
 
 
 def close_with_index_inside(
-    writer: BlobWriter | AtomicFile, path: str | PathLike[str], *, replaced: BlobReader | None = None
+    writer: ContainerWriter | AtomicFile, path: str | PathLike[str], *, replaced: BlobReader | None = None
 ) -> None:
     """Complete a file that has its index inside, and remove the one beside the file that it replaces.
 
@@ -87,7 +87,7 @@ def close_with_index_inside(
 
 
 def close_without_index(
-    writer: BlobWriter | AtomicFile,
+    writer: ContainerWriter | AtomicFile,
     path: str | PathLike[str],
     directory: Callable[[], Directory],
     *,
@@ -165,7 +165,7 @@ def _drop_beside_link(path: str | PathLike[str], directory: Directory) -> None:
 
 
 @contextmanager
-def _stale(path: str, directory: Directory, writer: BlobWriter | AtomicFile) -> Iterator[None]:
+def _stale(path: str, directory: Directory, writer: ContainerWriter | AtomicFile) -> Iterator[None]:
     """Make an old index stale while a file takes its new place, and after that; right again if the file stays.
 
     It may fit the new file as well, whose tensors are others in blobs of the same sizes.

@@ -20,13 +20,13 @@ from blobstore.compression.writer import check_level, compress, sampled_ratio
 from blobstore.container.keys import INDEX_KEY, RESERVED_KEYS, SKELETON_INDEX_KEY, SKELETON_KEY
 from blobstore.container.layout import MAX_BLOBS, MAX_PORTABLE_BLOBS
 from blobstore.container.reader import BlobReader
-from blobstore.container.writer import BlobWriter
 from blobstore.edit.manifest import content_of, describe, is_packed
 from blobstore.errors import UsageError, in_file
 from blobstore.fileio.hashing import digest_of
 from blobstore.fileio.ranges import flat_bytes
 from blobstore.fileio.threads import check_workers, cores, in_order
 from blobstore.index import PACKED, IndexedBlob, build_index
+from blobstore.index.blob_writer import BlobWriter
 from blobstore.index.inputs import files_of, refuse_inputs
 from blobstore.index.locate import find_index
 from blobstore.index.metadata import BASE, PACKED_FROM

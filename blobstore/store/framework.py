@@ -20,8 +20,7 @@ if TYPE_CHECKING:
 
     import numpy.typing as npt
 
-    from blobstore.fileio.source import Access
-    from blobstore.fileio.types import Array
+    from blobstore.fileio.types import Access, Array
     from blobstore.store.catalog import TensorInfo
 
 T = TypeVar("T")

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from blobstore.errors import in_file
 from blobstore.fileio.descriptors import read_into
+from blobstore.fileio.ranges import CHUNK_NBYTES
 from blobstore.fileio.threads import cores
 
 if TYPE_CHECKING:
@@ -20,11 +20,8 @@ if TYPE_CHECKING:
     from blobstore.fileio.types import Array, Bytes
     from blobstore.store.blobs import UnpackedBlobs
     from blobstore.store.catalog import TensorInfo
-    from blobstore.store.reader import Store
 
 
-_PIECE_NBYTES = 4 << 20  # what one thread reads at a time: measured, smaller and larger ones are slower
-_GROUP_NBYTES = 4 << 20  # small tensors share an allocation up to this, so that keeping one keeps no more
 _ALIGN = 64  # tensors are aligned in memory as they are in the file, up to a cache line
 
 
@@ -35,80 +32,95 @@ class _Group:
     start: int
     end: int
     infos: list[TensorInfo] = field(default_factory=list)
-    room: Bytes = field(default_factory=lambda: np.empty(0, np.uint8))
+    buffer: Bytes = field(default_factory=lambda: np.empty(0, np.uint8))
 
     def allocate(self) -> None:
         nbytes = self.end - self.start
-        room = np.empty(nbytes + _ALIGN, dtype=np.uint8)
-        skip = (self.start - room.ctypes.data) % _ALIGN
-        self.room = room[skip : skip + nbytes]
+        buffer = np.empty(nbytes + _ALIGN, dtype=np.uint8)
+        skip = (self.start - buffer.ctypes.data) % _ALIGN
+        self.buffer = buffer[skip : skip + nbytes]
 
     def pieces(self) -> Iterator[tuple[memoryview, int]]:
-        """Yield what is to be filled, and from which offset."""
-        for done in range(0, len(self.room), _PIECE_NBYTES):
-            yield self.room[done : done + _PIECE_NBYTES].data, self.start + done
+        """Yield what is to be filled, and from which offset: one thread's work each, by measurement."""
+        for done in range(0, len(self.buffer), CHUNK_NBYTES):
+            yield self.buffer[done : done + CHUNK_NBYTES].data, self.start + done
 
     def tensor(self, info: TensorInfo) -> Array:
         """View a tensor."""
         # One call: with many small tensors each one counts.
-        return np.ndarray(info.shape, info.type.dtype, self.room, info.offset - self.start)
+        return np.ndarray(info.shape, info.type.dtype, self.buffer, info.offset - self.start)
 
 
-def load_all(store: Store, workers: int | None = None) -> dict[str, Array]:
-    """Return every tensor of a store, writable; see `Store.load_all`."""
-    infos = list(store.infos())
-    plain, others = [], {}
-    for info in infos:
-        # nbytes, not count, which is a product for each
-        if info.nbytes and not info.codec and not info.encoded:
-            plain.append(info)
-        else:
-            others[info.place] = info
-    groups = _groups(plain)
-    with (
-        in_file(store.path),
-        store.reader.held() as fd,
-        ThreadPoolExecutor(workers or cores(), thread_name_prefix="blobstore-load") as pool,
-    ):
+def load_all(
+    infos: Iterable[TensorInfo],
+    fd: int,
+    blobs: Callable[[], UnpackedBlobs],
+    load: Callable[[TensorInfo], Array],
+    workers: int | None = None,
+) -> dict[str, Array]:
+    """Return tensors by name, writable; see `Store.load_all`.
+
+    Args:
+        infos: What is known of each.
+        fd: Of the file, open until this returns.
+        blobs: Gives the blobs that packed tensors lie in.
+        load: Returns a tensor that neither lies in the file as numpy has it nor is just packed.
+        workers: Threads; by default one for each core.
+    """
+    infos = list(infos)
+    groups = _groups(info for info in infos if _is_plain(info))
+    others = {info.place: info for info in infos if not _is_plain(info)}  # names for the same bytes share memory
+    loaded: dict[tuple[object, ...], Future[Array]] = {}
+    with ThreadPoolExecutor(workers or cores(), thread_name_prefix="blobstore-load") as pool:
         try:
             jobs: list[Future[Any]] = []
             for group in groups:
                 group.allocate()
                 jobs += [pool.submit(read_into, fd, target, offset) for target, offset in group.pieces()]
-            loading, loaded = {}, {}
-            for place, info in others.items():
-                if info.packed and info.count and info.dtype is not None and not info.encoded:
-                    room = np.empty(info.element_nbytes, dtype=np.uint8)
-                    jobs += [pool.submit(job) for job in _unpacking(store.unpacked, info, room)]
-                    loaded[place] = np.ndarray(info.shape, info.dtype, room)
-                else:
-                    loading[place] = pool.submit(store.load, info.name)
+            unpacked = {place: info for place, info in others.items() if _is_only_packed(info)}
+            buffers = {place: np.empty(info.element_nbytes, dtype=np.uint8) for place, info in unpacked.items()}
+            for place, info in unpacked.items():
+                jobs += [pool.submit(job) for job in _unpacking(blobs(), info, buffers[place])]
+            loaded = {place: pool.submit(load, info) for place, info in others.items() if place not in unpacked}
             for done in jobs:
                 done.result()
-            loaded |= {place: done.result() for place, done in loading.items()}
+            arrays = {place: done.result() for place, done in loaded.items()}
         except BaseException:
             pool.shutdown(cancel_futures=True)  # nobody waits for the rest
             raise
+    arrays |= {place: np.ndarray(info.shape, info.dtype, buffers[place]) for place, info in unpacked.items()}
     views = {info.name: group.tensor(info) for group in groups for info in group.infos}
-    views |= {info.name: loaded[info.place] for info in infos if info.name not in views} if loaded else {}
-    return {info.name: views[info.name] for info in infos}
+    return {info.name: views[info.name] if info.name in views else arrays[info.place] for info in infos}
 
 
-def _unpacking(blobs: UnpackedBlobs, info: TensorInfo, room: Bytes) -> Iterator[Callable[[], memoryview]]:
+def _is_plain(info: TensorInfo) -> bool:
+    """Whether a tensor lies in the file as numpy has it."""
+    return bool(info.nbytes) and not info.codec and not info.encoded  # nbytes, not count, which is a product for each
+
+
+def _is_only_packed(info: TensorInfo) -> bool:
+    """Whether a tensor is as numpy has it once it is unpacked."""
+    return info.packed and bool(info.count) and info.dtype is not None and not info.encoded
+
+
+def _unpacking(blobs: UnpackedBlobs, info: TensorInfo, buffer: Bytes) -> Iterator[Callable[[], memoryview]]:
     """Yield jobs that decode a packed tensor, each a part of it: threads of each one's own would be too many."""
-    for start in range(0, len(room), _PIECE_NBYTES):
-        part = room[start : start + _PIECE_NBYTES]
+    for start in range(0, len(buffer), CHUNK_NBYTES):
+        part = buffer[start : start + CHUNK_NBYTES]
         place = (info.unpacked_nbytes, info.inside + start, len(part))
         yield partial(blobs.read_packed, info.key, *place, out=part, workers=1)
 
 
 def _groups(infos: Iterable[TensorInfo]) -> list[_Group]:
-    """Put tensors that lie near each other together; those that share bytes always."""
+    """Put tensors that lie near each other together; those that share bytes always.
+
+    Up to a few MiB: keeping one small tensor keeps no more than that.
+    """
     groups: list[_Group] = []
     last = None
     for info in sorted(infos, key=lambda one: (one.offset, -one.nbytes)):
         end = info.offset + info.nbytes
-        if last is None or (info.offset >= last.end and end - last.start > _GROUP_NBYTES):
+        if last is None or (info.offset >= last.end and end - last.start > CHUNK_NBYTES):
             last = _Group(info.offset, end)
             groups.append(last)
         last.end = max(last.end, end)

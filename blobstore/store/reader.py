@@ -25,8 +25,7 @@ if TYPE_CHECKING:
 
     import numpy.typing as npt
 
-    from blobstore.fileio.source import Access, Prefetch
-    from blobstore.fileio.types import Array, Bytes
+    from blobstore.fileio.types import Access, Array, Bytes, Prefetch
     from blobstore.gemma.config import ModelConfig
     from blobstore.store.blobs import UnpackedBlobs
     from blobstore.store.catalog import Catalog, TensorInfo
@@ -227,7 +226,8 @@ class Store(Mapping[str, "Array"], Closing):
         from blobstore.store.load_all import load_all  # noqa: PLC0415 (import blobstore stays cheap)
 
         check_workers(workers)
-        return load_all(self, workers)
+        with in_file(self.path), self.reader.held() as fd:
+            return load_all(self.infos(), fd, lambda: self.unpacked, lambda info: self.load(info.name), workers)
 
     def stored(self, info: TensorInfo, start: int, nbytes: int, *, out: Bytes | None = None) -> memoryview:
         """Return bytes of a tensor as its type stores them; a view, or a copy where it is packed.

@@ -11,7 +11,7 @@ import numpy as np
 from blobstore.codecs import element_types
 from blobstore.container.keys import INDEX_KEY, OWN_KEYS
 from blobstore.container.layout import MAX_PORTABLE_BLOBS
-from blobstore.container.writer import BlobWriter
+from blobstore.container.writer import ContainerWriter
 from blobstore.errors import UsageError
 from blobstore.fileio.closing import Completing
 from blobstore.fileio.ranges import CHUNK_NBYTES, FileRange
@@ -61,7 +61,7 @@ class StoreWriter(Completing):
             raise UsageError("bad-index", f"expected one of {', '.join(get_args(IndexPlace))}, found {index!r}")
         if index == "external" and not isinstance(target, (str, os.PathLike)):
             raise UsageError("needs-path", "an external index stands beside its file: a stream has no such place")
-        self._writer = BlobWriter(target, version=version, digests=digests and index != "none")
+        self._writer = ContainerWriter(target, version=version, digests=digests and index != "none")
         self._path = target if isinstance(target, (str, os.PathLike)) else None
         self._index = index
         self._has_digests = digests
@@ -116,7 +116,7 @@ class StoreWriter(Completing):
             shape: In C order.
             scale: Decoded values are multiplied by it.
             key: To store it under, when it isn't `key_for` of the name.
-            lasting: As `BlobWriter.add_chunks` has it.
+            lasting: As `ContainerWriter.add_chunks` has it.
 
         Returns:
             The key it got; empty for a tensor without elements.
@@ -158,7 +158,7 @@ class StoreWriter(Completing):
         """Write a blob that is no tensor, such as the runtime's ``config``, under its key.
 
         Raises:
-            UsageError: As `BlobWriter.add`; ``reserved-key`` for the index's own, and those of a packed file.
+            UsageError: As `ContainerWriter.add`; ``reserved-key`` for the index's own, and those of a packed file.
         """
         if key in OWN_KEYS:
             raise UsageError("reserved-key", f"{key!r} is a key of blobstore's own: it is never a tensor's")

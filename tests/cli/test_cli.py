@@ -25,6 +25,7 @@ from blobstore.cli.output import size
 from blobstore.codecs.element_types import BY_NAME
 from blobstore.fileio.file_systems import file_system
 from blobstore.gemma import ModelConfig
+from blobstore.gemma.models import config_of
 from tests.checkpoints import (
     EMBEDDING,
     HEAD,
@@ -219,7 +220,7 @@ def test_info_of_a_file_without_an_index_says_so(cli: Cli, tmp_path: Path) -> No
 
 def test_info_of_a_model_tells_which(cli: Cli, tmp_path: Path) -> None:
     file = tmp_path / "model.sbs"
-    config = ModelConfig.from_specifier("gemma3-270m-sfp-it")
+    config = config_of("gemma3-270m-sfp-it")
     with blobstore.BlobWriter(file) as writer:
         writer.add("config", config.to_bytes())
         writer.add("tokenizer", b"a model")

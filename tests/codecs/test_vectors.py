@@ -17,6 +17,7 @@ from blobstore import codecs
 from blobstore.codecs import element_types, sfp
 from blobstore.errors import BlobStoreError, CodecError, FormatError
 from blobstore.gemma import ModelConfig, build_toc, parse_toc
+from blobstore.gemma.models import config_of, specifier_of
 from blobstore.gemma.records import Record
 from blobstore.gemma.toc import toc_entry
 from tests.conftest import VECTORS, load_manifest
@@ -27,7 +28,7 @@ if TYPE_CHECKING:
 
     import numpy.typing as npt
 
-    from blobstore.fileio.source import Access
+    from blobstore.fileio.types import Access
 
     Floats = npt.NDArray[np.floating[Any]]
 
@@ -210,11 +211,11 @@ def test_gemma_cpps_toc_is_ours(fact: Fact) -> None:
 
 @pytest.mark.parametrize("fact", params(GEMMA["written"], "specifier"))
 def test_the_configs_of_a_writer_for_every_runtime_are_ours(fact: Fact) -> None:
-    config = ModelConfig.from_specifier(fact["specifier"])
+    config = config_of(fact["specifier"])
     written = config.to_bytes()
     assert (len(written), sha256(written)) == (fact["size"], fact["sha256"])
     assert ModelConfig.from_bytes(written) == config
-    assert config.specifier.startswith(fact["specifier"])
+    assert specifier_of(config).startswith(fact["specifier"])
 
 
 # ----------------------------------------------------------------------------------------------------- config and toc

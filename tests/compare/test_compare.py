@@ -32,6 +32,7 @@ from blobstore.errors import BlobStoreError, CodecError, FormatError, TruncatedE
 from blobstore.export.arrangement import Block
 from blobstore.export.run import plan_export, run_export
 from blobstore.gemma import ModelConfig
+from blobstore.gemma.models import config_of
 from tests.checkpoints import EMBEDDING, HEAD, SINGLE, linux_only, plain, small, write_config, write_own, write_peer
 from tests.gemma_checkpoints import Recipe, as_before, convert, recipes, small_recipe
 from tests.models import FAMILIES, FORMS
@@ -670,7 +671,7 @@ def test_an_export_by_keys_is_compared_by_keys(tmp_path: Path) -> None:
 
 
 def test_blobs_and_metadata_that_differ_are_told(tmp_path: Path) -> None:
-    config = ModelConfig.from_specifier("gemma3-270m-bf16-it")
+    config = config_of("gemma3-270m-bf16-it")
     contents = {
         "a": (config, b"one tokenizer", {"license": "x", "old": "1", "blobstore.own": "1"}),
         "b": (config.with_weight("sfp"), b"one tOkenizer", {"license": "y", "new": "2", "blobstore.own": "2"}),

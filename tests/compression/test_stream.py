@@ -23,10 +23,10 @@ from blobstore.codecs.element_types import BY_NAME
 from blobstore.compression.planes import Layout, layout_of
 from blobstore.compression.reader import HEADER, Packed
 from blobstore.compression.writer import CHUNK_NBYTES, compress, sampled_ratio
-from blobstore.container.writer import BlobWriter
 from blobstore.errors import BlobStoreError, FormatError, TruncatedError, UsageError
 from blobstore.fileio.threads import in_order
 from blobstore.index import Entry, IndexedBlob, build_index
+from blobstore.index.blob_writer import BlobWriter
 from blobstore.store.reader import Store
 from tests.compression.test_planes import LAYOUTS, every_layout
 from tests.conftest import VECTORS

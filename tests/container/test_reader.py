@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from types import ModuleType
     from typing import Any
 
-    from blobstore.fileio.source import Access
+    from blobstore.fileio.types import Access
 
 BLOBS = {"first": payload(1, 300), "b": b"\xff", "\udcff\udcfe": payload(2, 70_000), "權重": payload(3, 256)}
 

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from pathlib import Path
     from types import ModuleType
 
-    from blobstore.fileio.source import Access
+    from blobstore.fileio.types import Access
 
 Fact = dict[str, Any]
 

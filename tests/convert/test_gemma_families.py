@@ -18,6 +18,7 @@ from blobstore.convert.gemma_plan import Choices, is_gemma, plan_for_gemma
 from blobstore.errors import CheckpointError, Fault
 from blobstore.gemma import ModelConfig
 from blobstore.gemma.config import LayerType, Model, QueryScale, VitConfig, Wrapping
+from blobstore.gemma.models import config_of
 from blobstore.index import shape_fault
 from blobstore.index.metadata import CHOICES
 from tests.checkpoints import snapshot, write_config
@@ -117,7 +118,7 @@ def test_real_shapes_are_the_known_model(tmp_path: Path, name: str, weight: str)
     one_only = recipe.vision or name == "gemma3-1b"
     for wrapping in (None,) if one_only else (None, "it"):
         specifier = f"{name}-{weight}" + ("" if one_only else f"-{wrapping or 'pt'}")
-        expected = ModelConfig.from_specifier(specifier)
+        expected = config_of(specifier)
         for layout in ("split", "stock"):
             plan = plan_of(folder, Choices(weight, layout, wrapping))
             assert plan.config is not None
@@ -131,14 +132,14 @@ def test_real_shapes_are_the_known_model(tmp_path: Path, name: str, weight: str)
 
 
 def test_the_list_of_real_models_is_whole() -> None:
-    models = {ModelConfig.from_specifier(f"{name}-sfp{'-it' if 'gemma' not in name else ''}").model for name in KNOWN}
+    models = {config_of(f"{name}-sfp{'-it' if 'gemma' not in name else ''}").model for name in KNOWN}
     assert models == {one for one in Model if Model.UNKNOWN < one <= Model.GEMMA3_270M}
 
 
 def test_gemma_3_27b_as_published_scales_queries_by_its_width(tmp_path: Path) -> None:
     """Its config.json says 168 = 5376 / 32; gemma.cpp's own config says 1 / sqrt(qkv_dim), which is 128."""
     recipe, config = real("gemma3-27b")
-    expected = ModelConfig.from_specifier("gemma3-27b-sfp")
+    expected = config_of("gemma3-27b-sfp")
     folder = write_sparse(tmp_path / "c", recipe, config)
     for scalar, scale in ((168, QueryScale.SQRT_MODEL_DIM_DIV_NUM_HEADS), (128, QueryScale.SQRT_KEY_SIZE)):
         config["text_config"] |= {"query_pre_attn_scalar": scalar}
@@ -159,7 +160,7 @@ def test_a_large_gemma_3_without_its_vision_part_keeps_its_number(
     recipe = replace(recipe, family="gemma3", prefixes=TEXT_ONLY)
     plan = plan_of(write_sparse(tmp_path / "c", recipe, GEMMA3 | SIZES[name]), Choices("sfp", "split", wrapping))
     assert plan.config is not None
-    own = ModelConfig.from_specifier(f"{name}-sfp")
+    own = config_of(f"{name}-sfp")
     expected = replace(own, wrapping=Wrapping[(wrapping or "pt").upper()], vit_config=VitConfig())
     assert plan.config.to_bytes() == expected.to_bytes()
     assert plan.config.use_global_timescale
@@ -241,7 +242,7 @@ def test_a_fine_tune_with_another_vocabulary_is_still_that_model(tmp_path: Path,
             said["vocab_size"] += 96
     plan = plan_of(write_sparse(tmp_path / "c", recipe, config), Choices(wrapping="it"))
     assert plan.config is not None
-    known = ModelConfig.from_specifier(f"{name}-sfp" + ("" if recipe.vision else "-it"))
+    known = config_of(f"{name}-sfp" + ("" if recipe.vision else "-it"))
     assert plan.config == replace(known, vocab_size=known.vocab_size + 96)
     assert plan.tensors[0].shape == (known.vocab_size + 96, known.model_dim)
 

@@ -14,7 +14,6 @@ import blobstore
 from blobstore.check import verify_file
 from blobstore.codecs.element_types import BY_NAME
 from blobstore.container.reader import BlobReader
-from blobstore.container.writer import BlobWriter
 from blobstore.convert.gemma_plan import Choices
 from blobstore.edit import recover_directory
 from blobstore.edit.recover import recover
@@ -23,6 +22,7 @@ from blobstore.export.run import plan_export
 from blobstore.gemma.config import ModelConfig
 from blobstore.gemma.toc import build_toc, parse_toc, toc_entry
 from blobstore.index import Entry, IndexedBlob, build_index
+from blobstore.index.blob_writer import BlobWriter
 from tests.gemma_checkpoints import convert, small_recipe
 from tests.models import FAMILIES
 from tests.strategies import payload

@@ -19,10 +19,10 @@ import blobstore
 from blobstore import codecs
 from blobstore.checkpoint.reader import open_checkpoint
 from blobstore.codecs.element_types import BY_NAME
-from blobstore.container.writer import BlobWriter
 from blobstore.convert.gemma_plan import Choices
 from blobstore.errors import BlobStoreError, FormatError, UsageError
 from blobstore.export.run import plan_export, run_export
+from blobstore.index.blob_writer import BlobWriter
 from blobstore.index.metadata import REARRANGED
 from tests.checkpoints import EMBEDDING, HEAD, SINGLE, linux_only, said_by_peer, snapshot, write_config, write_peer
 from tests.gemma_checkpoints import DTYPES, VARIANTS, Recipe, arranged, convert, recipes, small_recipe

@@ -14,14 +14,15 @@ from blobstore.fileio import descriptors
 from blobstore.fileio import source as source_module
 from blobstore.fileio.descriptors import PlainFile
 from blobstore.fileio.file_systems import file_system, is_remote, kind_of_mount
-from blobstore.fileio.source import MappedFile, Prefetch, open_source
+from blobstore.fileio.source import MappedFile, open_source
+from blobstore.fileio.types import Prefetch
 from tests.strategies import payload
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
-    from blobstore.fileio.source import Access, ByteSource
+    from blobstore.fileio.types import Access, ByteSource
 
 DATA = payload(1, 10_000)
 

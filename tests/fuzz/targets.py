@@ -39,6 +39,7 @@ from blobstore.edit.rewrite import Edits, rewrite
 from blobstore.errors import BlobStoreError
 from blobstore.export.run import exported_bytes, plan_export
 from blobstore.gemma.config import ModelConfig
+from blobstore.gemma.models import specifier_of
 from blobstore.gemma.toc import build_toc, parse_toc
 from blobstore.index import PACKED, Entry, IndexedBlob, NameIndex, build_index, open_index, parse_index, rebind_index
 from blobstore.index.locate import external_path
@@ -52,7 +53,7 @@ if TYPE_CHECKING:
 
     from blobstore.codecs.element_types import ElementType
     from blobstore.export.run import Exported
-    from blobstore.fileio.source import Access
+    from blobstore.fileio.types import Access
     from blobstore.store.reader import Store
 
     Target = Callable[[bytes], None]
@@ -397,7 +398,7 @@ def check_config(raw: bytes) -> None:
     assert len(written) >= len(raw), "words were lost"
     assert repr(found)
     with suppress(BlobStoreError):
-        assert found.specifier
+        assert specifier_of(found)
 
 
 # -------------------------------------------------------------------------------------------------------- safetensors

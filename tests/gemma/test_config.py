@@ -15,7 +15,7 @@ import blobstore.gemma
 from blobstore.errors import UsageError
 from blobstore.gemma import config as module
 from blobstore.gemma.config import Model, ModelConfig, QueryScale, WeightType, Wrapping
-from blobstore.gemma.models import model_config
+from blobstore.gemma.models import config_of, model_config, specifier_of
 from blobstore.gemma.records import OpenEnum
 from tests import models
 from tests.conftest import VECTORS
@@ -179,7 +179,7 @@ def test_every_form_of_every_model_is_among_the_facts() -> None:
 
 @pytest.mark.parametrize("specifier", SHA256)
 def test_a_config_has_the_bytes_that_gemma_cpp_writes(specifier: str) -> None:
-    config = ModelConfig.from_specifier(specifier)
+    config = config_of(specifier)
     raw = config.to_bytes()
     older = models.as_of_2025_10(raw)
     assert (len(older), sha256(older)) == (NBYTES[prefix_of(specifier)], SHA256[specifier])
@@ -193,7 +193,7 @@ def test_a_config_has_the_bytes_that_gemma_cpp_writes(specifier: str) -> None:
 
 @pytest.mark.parametrize("specifier", BY_COMMIT["3892763"])
 def test_a_config_of_2026_04_has_one_field_more_whatever_it_is(specifier: str) -> None:
-    config = ModelConfig.from_specifier(specifier)
+    config = config_of(specifier)
     # gemma.cpp's own config of 270M has 0, against the published checkpoint.
     theirs = replace(config, extent=24, use_global_timescale=config.use_global_timescale and "270m" not in specifier)
     raw = theirs.to_bytes()
@@ -215,13 +215,13 @@ def test_a_config_of_later_runtimes_is_read_and_written_as_it_is(specifier: str,
     assert (len(raw), sha256(raw)) == (fact["size"], fact["sha256"])
     config = ModelConfig.from_bytes(raw)
     assert config.to_bytes() == raw
-    assert config.specifier == specifier
+    assert specifier_of(config) == specifier
     assert (config.field_count, {one.field_count for one in config.layer_configs}) == (45, {38})
     if config.model in TWELVE:
-        assert config == as_later_runtimes_write(ModelConfig.from_specifier(specifier))
+        assert config == as_later_runtimes_write(config_of(specifier))
     else:
         with pytest.raises(UsageError, match=f"unknown-model: '{specifier}' is no specifier"):
-            ModelConfig.from_specifier(specifier)
+            config_of(specifier)
 
 
 def as_later_runtimes_write(config: ModelConfig) -> ModelConfig:
@@ -257,15 +257,15 @@ def test_the_facts_are_those_of_the_shared_vectors(shared_vectors: Path, commit:
         config = ModelConfig.from_bytes(raw)
         assert raw == config.to_bytes()
         assert (len(raw), sha256(raw)) == facts[specifier]
-        assert config.specifier == specifier
+        assert specifier_of(config) == specifier
 
 
 def test_our_gemma_3_is_that_of_2026_04(shared_vectors: Path) -> None:
     folder = shared_vectors / FOLDERS["3892763"]
     for specifier in ("gemma3-1b-sfp", "gemma3-4b-sfp", "gemma3-12b-sfp", "gemma3-27b-sfp"):
-        assert ModelConfig.from_specifier(specifier).to_bytes() == (folder / f"{specifier}.bin").read_bytes()
+        assert config_of(specifier).to_bytes() == (folder / f"{specifier}.bin").read_bytes()
     for ending in ("it", "pt"):
-        ours = ModelConfig.from_specifier(f"gemma3-270m-sfp-{ending}").to_bytes()
+        ours = config_of(f"gemma3-270m-sfp-{ending}").to_bytes()
         theirs = (folder / f"gemma3-270m-sfp-{ending}.bin").read_bytes()
         assert (ours[:-4], ours[-4:], theirs[-4:]) == (theirs[:-4], b"\1\0\0\0", b"\0\0\0\0")
 
@@ -279,8 +279,7 @@ def test_a_config_with_other_dimensions_has_the_bytes_that_gemma_cpp_writes(fami
 
 def test_the_models_differ_in_more_than_their_names() -> None:
     bare = {
-        replace(ModelConfig.from_specifier(one.format("sfp")), model=Model.UNKNOWN, display_name="").to_bytes()
-        for one in SPECIFIERS
+        replace(config_of(one.format("sfp")), model=Model.UNKNOWN, display_name="").to_bytes() for one in SPECIFIERS
     }
     assert len(bare) == len(SPECIFIERS)
 
@@ -303,9 +302,9 @@ def test_enumerations_have_the_runtime_s_numbers(enumeration: str) -> None:
 
 @given(specifier=specifiers)
 def test_a_specifier_names_the_config_that_it_makes(specifier: str) -> None:
-    config = ModelConfig.from_specifier(specifier)
-    assert config.specifier == specifier
-    assert ModelConfig.from_bytes(config.to_bytes()).specifier == specifier
+    config = config_of(specifier)
+    assert specifier_of(config) == specifier
+    assert specifier_of(ModelConfig.from_bytes(config.to_bytes())) == specifier
     assert specifier.startswith(f"{prefix_of(specifier)}-{config.weight_name}")
 
 
@@ -314,7 +313,7 @@ def test_a_specifier_names_the_config_that_it_makes(specifier: str) -> None:
 def test_a_model_by_number_is_that_of_its_specifier(model: Model, weight: WeightType) -> None:
     config = model_config(model, weight)
     assert (config.model, config.weight) == (model, weight)
-    assert ModelConfig.from_specifier(config.specifier) == config
+    assert config_of(specifier_of(config)) == config
     again = model_config(model, weight, config.wrapping)
     assert again == config
 
@@ -329,19 +328,21 @@ def test_a_later_model_has_a_specifier_but_no_config(model: Model) -> None:
     if model not in LATE_PREFIXES:
         assert model in (Model.UNKNOWN, Model.CUSTOM)
         with pytest.raises(UsageError, match="unknown-model"):
-            _ = config.specifier
+            _ = specifier_of(config)
         return
-    assert config.specifier == f"{LATE_PREFIXES[model]}-sfp-it"
-    assert replace(config, weight=WeightType.Q4_0, wrapping=Wrapping.PT).specifier == f"{LATE_PREFIXES[model]}-q4_0-pt"
+    assert specifier_of(config) == f"{LATE_PREFIXES[model]}-sfp-it"
+    assert (
+        specifier_of(replace(config, weight=WeightType.Q4_0, wrapping=Wrapping.PT)) == f"{LATE_PREFIXES[model]}-q4_0-pt"
+    )
     for ending in ("sfp-it", "bf16", "q4_0-it"):
         with pytest.raises(UsageError, match="unknown-model"):
-            ModelConfig.from_specifier(f"{LATE_PREFIXES[model]}-{ending}")
+            config_of(f"{LATE_PREFIXES[model]}-{ending}")
 
 
 @pytest.mark.parametrize("prefix", ["gemma2-2b", "9b", "27b", "gemma3-270m"])
 def test_without_an_ending_a_model_of_both_forms_is_instruction_tuned(prefix: str) -> None:
-    assert ModelConfig.from_specifier(f"{prefix}-bf16") == ModelConfig.from_specifier(f"{prefix}-bf16-it")
-    it, pt = (ModelConfig.from_specifier(f"{prefix}-bf16-{one}") for one in ("it", "pt"))
+    assert config_of(f"{prefix}-bf16") == config_of(f"{prefix}-bf16-it")
+    it, pt = (config_of(f"{prefix}-bf16-{one}") for one in ("it", "pt"))
     assert replace(it, wrapping=Wrapping.PT) == pt != it
 
 
@@ -350,8 +351,8 @@ def test_without_an_ending_a_model_of_both_forms_is_instruction_tuned(prefix: st
     [("gemma3-4b-sfp", Wrapping.VLM), ("gemma3-1b-sfp", Wrapping.VLM), ("paligemma2-3b-448-sfp", Wrapping.PALIGEMMA)],
 )
 def test_a_model_of_one_form_has_its_own_wrapping(specifier: str, wrapping: Wrapping) -> None:
-    assert ModelConfig.from_specifier(specifier).wrapping == wrapping
-    assert ModelConfig.from_specifier(specifier + {2: "-vlm", 3: "-pg"}[wrapping]).specifier == specifier
+    assert config_of(specifier).wrapping == wrapping
+    assert specifier_of(config_of(specifier + {2: "-vlm", 3: "-pg"}[wrapping])) == specifier
 
 
 @pytest.mark.parametrize(
@@ -390,7 +391,7 @@ def test_a_model_of_one_form_has_its_own_wrapping(specifier: str, wrapping: Wrap
 )
 def test_what_is_no_specifier_is_refused_with_those_that_are(specifier: str) -> None:
     with pytest.raises(UsageError) as caught:
-        ModelConfig.from_specifier(specifier)
+        config_of(specifier)
     assert caught.value.reason == "unknown-model"
     assert repr(specifier) in caught.value.message
     assert all(prefix in caught.value.message for prefix in NBYTES)
@@ -404,19 +405,19 @@ def test_nothing_but_a_specifier_makes_a_config(text: str) -> None:
     one_form = {one for one in known if not one.endswith(("-it", "-pt"))}
     longer = {one + ending for one in one_form for ending in ("-vlm", "-pg")}
     try:
-        config = ModelConfig.from_specifier(text)
+        config = config_of(text)
     except UsageError:
         assert text not in known
         return
     assert text in known | longer | {one.removesuffix("-it") for one in known}
-    assert config.specifier.startswith(text.removesuffix("-vlm").removesuffix("-pg"))
+    assert specifier_of(config).startswith(text.removesuffix("-vlm").removesuffix("-pg"))
 
 
 @pytest.mark.parametrize("ending", ["it", "pt"])
 @pytest.mark.parametrize("prefix", ["gemma3-1b", "gemma3-4b", "paligemma2-3b-224"])
 def test_a_wrapping_that_a_model_does_not_have_is_refused(prefix: str, ending: str) -> None:
     with pytest.raises(UsageError, match=rf"bad-wrapping: {prefix} has the wrapping (vlm|paligemma), no other"):
-        ModelConfig.from_specifier(f"{prefix}-sfp-{ending}")
+        config_of(f"{prefix}-sfp-{ending}")
 
 
 @pytest.mark.parametrize("wrapping", [Wrapping.VLM, Wrapping.PALIGEMMA])
@@ -436,7 +437,7 @@ def test_an_unknown_model_has_no_config_and_no_specifier() -> None:
         ModelConfig(model=Model.GEMMA3_4B, weight=WeightType(14)),
     ):
         with pytest.raises(UsageError, match=r"unknown-model: '(|mine)' names no model"):
-            _ = broken.specifier
+            _ = specifier_of(broken)
 
 
 # The weight type.
@@ -444,11 +445,11 @@ def test_an_unknown_model_has_no_config_and_no_specifier() -> None:
 
 @given(specifier=specifiers, weight=st.sampled_from(["f32", "bf16", "sfp", "i8", "nuq"]))
 def test_another_weight_type_changes_nothing_else(specifier: str, weight: str) -> None:
-    config = ModelConfig.from_specifier(specifier)
+    config = config_of(specifier)
     other = config.with_weight(weight)
     assert (other.weight_name, other.weight.name.lower()) == (weight, weight)
     assert replace(other, weight=config.weight) == config
-    assert other == ModelConfig.from_specifier(specifier.replace(f"-{config.weight_name}", f"-{weight}", 1))
+    assert other == config_of(specifier.replace(f"-{config.weight_name}", f"-{weight}", 1))
     before, after = (struct.unpack(f"<{len(raw) // 4}I", raw) for raw in (config.to_bytes(), other.to_bytes()))
     assert len(before) == len(after)
     assert sum(one != two for one, two in zip(before, after, strict=True)) == (other.weight != config.weight)
@@ -457,7 +458,7 @@ def test_another_weight_type_changes_nothing_else(specifier: str, weight: str) -
 @pytest.mark.parametrize("weight", ["", "SFP", "f16", "int8", "u8", "q4_0", "unknown", "newer_14", "gguf"])
 def test_a_weight_type_that_the_runtime_does_not_know_is_refused(weight: str) -> None:
     with pytest.raises(UsageError, match=f"unknown-weight: '{weight}' is no type of weights: one of f32, bf16, sfp"):
-        ModelConfig.from_specifier("9b-sfp-it").with_weight(weight)
+        config_of("9b-sfp-it").with_weight(weight)
 
 
 # Values.
@@ -472,7 +473,7 @@ def test_configs_are_values(config: ModelConfig) -> None:
 
 
 def test_a_config_can_not_be_changed() -> None:
-    config = ModelConfig.from_specifier("gemma3-4b-sfp")
+    config = config_of("gemma3-4b-sfp")
     raw = config.to_bytes()
     for name in ("vocab_size", "weight", "layer_configs", "something"):
         with pytest.raises(FrozenInstanceError):
@@ -482,18 +483,16 @@ def test_a_config_can_not_be_changed() -> None:
 
 
 def test_a_fine_tune_differs_in_one_word_for_one_field() -> None:
-    config = ModelConfig.from_specifier("gemma3-270m-bf16-it")
+    config = config_of("gemma3-270m-bf16-it")
     tuned = replace(config, vocab_size=262145)
     assert ModelConfig.from_bytes(tuned.to_bytes()) == tuned
-    assert tuned.specifier == config.specifier
+    assert specifier_of(tuned) == specifier_of(config)
     assert sum(one != two for one, two in zip(config.to_bytes(), tuned.to_bytes(), strict=True)) == 1
 
 
 def test_the_query_is_scaled_by_heads_in_one_model_only() -> None:
     by_heads = {
-        one
-        for one in SPECIFIERS
-        if ModelConfig.from_specifier(one.format("sfp")).query_scale == QueryScale.SQRT_MODEL_DIM_DIV_NUM_HEADS
+        one for one in SPECIFIERS if config_of(one.format("sfp")).query_scale == QueryScale.SQRT_MODEL_DIM_DIV_NUM_HEADS
     }
     assert by_heads == {"27b-{}-it", "27b-{}-pt"}
 
@@ -502,4 +501,4 @@ def test_the_package_offers_what_its_name_promises() -> None:
     for name in blobstore.gemma.__all__:
         assert getattr(blobstore.gemma, name).__name__ == name
     with pytest.raises(AttributeError, match="nothing"):
-        _ = blobstore.gemma.nothing
+        _ = blobstore.gemma.nothing  # type: ignore[attr-defined]

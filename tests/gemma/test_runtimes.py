@@ -13,6 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import blobstore
+from blobstore import ModelWriter
 from blobstore.check import asked_for, check_file, runs_in, runtimes_line
 from blobstore.check.config import check_config
 from blobstore.check.repair import repair
@@ -23,8 +24,8 @@ from blobstore.convert.gemma_plan import Choices
 from blobstore.edit.reindex import build_for
 from blobstore.edit.rewrite import Edits, rewrite
 from blobstore.errors import FormatError, UsageError
-from blobstore.gemma import ModelWriter
 from blobstore.gemma.config import LayerConfig, Model, ModelConfig, WeightType, Wrapping
+from blobstore.gemma.models import config_of
 from blobstore.gemma.newer import newer_blobs, newer_in
 from blobstore.gemma.runtimes import NAMES, RUNTIMES
 from blobstore.gemma.toc import build_toc, parse_toc, toc_entry
@@ -253,12 +254,12 @@ def test_an_old_file_is_found_and_repaired_to_a_new_conversion(
 
 
 def test_a_model_writer_refuses_a_gemma_3_without_the_word(tmp_path: Path) -> None:
-    config = ModelConfig.from_specifier("gemma3-1b-bf16")
+    config = config_of("gemma3-1b-bf16")
     with pytest.raises(UsageError, match="global-rope: a Gemma 3 needs use_global_timescale=True"):
         ModelWriter(tmp_path / "m.sbs", replace(config, use_global_timescale=False))
     for extent in (23, 24):
         ModelWriter(tmp_path / "m.sbs", replace(config, use_global_timescale=False, extent=extent)).discard()
-    for right in (config, ModelConfig.from_specifier("9b-bf16-it")):
+    for right in (config, config_of("9b-bf16-it")):
         ModelWriter(tmp_path / "m.sbs", right).discard()
     assert not list(tmp_path.iterdir())
 
@@ -603,7 +604,7 @@ _VISION = ("model_dim", "seq_len", "patch_width", "image_size", "pool_dim")
 
 def start(family: str) -> ModelConfig:
     size = replace(SMALLEST, image=896) if family == "gemma3vlm" else SMALLEST
-    config = size.applied(ModelConfig.from_specifier(FAMILIES[family].format("bf16")))
+    config = size.applied(config_of(FAMILIES[family].format("bf16")))
     return replace(config, model=Model.GEMMA3_1B) if family == "gemma3" else config
 
 

@@ -12,6 +12,7 @@ import blobstore
 from blobstore.codecs.element_types import BY_NAME
 from blobstore.gemma import ModelConfig, TocEntry, check_tensors, parse_toc, tensors_of
 from blobstore.gemma.config import LayerType, PostNorm, WeightType, Wrapping
+from blobstore.gemma.models import config_of
 from blobstore.gemma.tensors import TensorFault, default_type, narrowest_type
 from blobstore.gemma.toc import toc_entry
 from tests import models
@@ -63,7 +64,7 @@ all_weights = pytest.mark.parametrize("weight", WEIGHTS)
 
 
 def model_of(prefix: str, weight: str = "sfp") -> ModelConfig:
-    return ModelConfig.from_specifier(f"{prefix}-{weight}")
+    return config_of(f"{prefix}-{weight}")
 
 
 def entry_of(row: Row, kind: str) -> TocEntry:

@@ -139,7 +139,7 @@ def test_what_is_built_is_read(table: list[TocEntry]) -> None:
 
 @given(name=names, kind=kinds, rows=st.integers(1, 70000), cols=st.integers(1, 30000), scale=models.f32s)
 def test_an_entry_s_numbers_follow_from_type_and_shape(
-    name: str, kind: blobstore.elements.ElementType, rows: int, cols: int, scale: float
+    name: str, kind: blobstore.ElementType, rows: int, cols: int, scale: float
 ) -> None:
     entry = toc_entry(name, kind, rows, cols, scale)
     assert (entry.name, entry.type, entry.rows, entry.cols, entry.stride) == (name, kind, rows, cols, cols)

@@ -38,7 +38,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from pathlib import Path
 
-    from blobstore.fileio.source import Access
+    from blobstore.fileio.types import Access
     from blobstore.store.writer import IndexPlace
 
 ROUNDS = 60

@@ -20,7 +20,7 @@ from tests.conftest import vector_params
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from blobstore.fileio.source import Access
+    from blobstore.fileio.types import Access
     from blobstore.store.writer import IndexPlace
 
 Fact = dict[str, Any]

@@ -21,9 +21,9 @@ from blobstore.compression.reader import MAX_CHUNK
 from blobstore.compression.writer import compress
 from blobstore.container.keys import INDEX_KEY, SKELETON_INDEX_KEY, SKELETON_KEY
 from blobstore.container.reader import BlobReader
-from blobstore.container.writer import BlobWriter
 from blobstore.errors import BlobStoreError, FormatError, UsageError
 from blobstore.index import PACKED, Entry, IndexedBlob, build_index
+from blobstore.index.blob_writer import BlobWriter
 from blobstore.index.metadata import PACKED_FROM
 from blobstore.packing import pack as pack_module
 from blobstore.packing import skeleton

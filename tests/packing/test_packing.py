@@ -20,11 +20,11 @@ from blobstore.codecs.element_types import BY_NAME
 from blobstore.compression.writer import CHUNK_NBYTES
 from blobstore.container.keys import RESERVED_KEYS
 from blobstore.container.reader import BlobReader
-from blobstore.container.writer import BlobWriter
 from blobstore.edit.reindex import build_for
 from blobstore.errors import BlobStoreError, FormatError, UsageError
 from blobstore.fileio.ranges import FileRange
 from blobstore.index import Entry, IndexedBlob, build_index
+from blobstore.index.blob_writer import BlobWriter
 from blobstore.index.locate import external_path, find_index
 from blobstore.packing import pack as pack_module
 from blobstore.packing.pack import pack

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
     import numpy.typing as npt
 
-    from blobstore.fileio.source import Access
+    from blobstore.fileio.types import Access
     from blobstore.store.catalog import TensorInfo
 
     Array = npt.NDArray[Any]

@@ -15,10 +15,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import blobstore
-from blobstore import codecs
+from blobstore import ModelWriter, codecs
 from blobstore.codecs.element_types import BY_NAME
 from blobstore.errors import BlobStoreError, CodecError, UsageError
-from blobstore.gemma import ModelConfig, ModelWriter, build_toc, check_tensors, parse_toc
+from blobstore.gemma import ModelConfig, build_toc, check_tensors, parse_toc
 from blobstore.gemma.config import WeightType
 from blobstore.gemma.toc import toc_entry
 from tests import models

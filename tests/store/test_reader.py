@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from pathlib import Path
     from types import ModuleType
 
-    from blobstore.fileio.source import Access
+    from blobstore.fileio.types import Access
 
 both_accesses = pytest.mark.parametrize("access", ["mmap", "read"])
 accesses = st.sampled_from(["mmap", "read"])
