@@ -12,7 +12,7 @@ from importlib import util
 
 from benchmarks import report
 from benchmarks.groups import GROUPS
-from benchmarks.turns import Setting
+from benchmarks.measurement import Setting
 
 
 def main(arguments: list[str] | None = None) -> int:

@@ -5,8 +5,8 @@ from __future__ import annotations
 import io
 from typing import TYPE_CHECKING, Any
 
+from benchmarks.measurement import OURS
 from benchmarks.scaling import points, series_of
-from benchmarks.turns import OURS
 from blobstore.bench import plot
 from blobstore.bench.peers import PEERS
 from blobstore.cli.bench import duration
@@ -16,7 +16,7 @@ from blobstore.fileio.atomic import write_file
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    from benchmarks.turns import Result
+    from benchmarks.measurement import Result
     from blobstore.bench.report import Row
 
     Figure = Any  # matplotlib's, an extra

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import ml_dtypes
 import numpy as np
 
-from benchmarks.turns import OURS, Measured, here, run
+from benchmarks.measurement import OURS, Measured, here, run
 from blobstore import codecs
 from blobstore.codecs import element_types
 
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
     import numpy.typing as npt
 
-    from benchmarks.turns import Result, Setting
+    from benchmarks.measurement import Result, Setting
 
 _ELEMENTS, _QUICK_ELEMENTS = 1 << 24, 1 << 16
 _BF16, _F8 = np.dtype(ml_dtypes.bfloat16), np.dtype(ml_dtypes.float8_e4m3fn)

@@ -13,7 +13,7 @@ import ml_dtypes
 import numpy as np
 
 import blobstore
-from benchmarks.turns import OURS, job
+from benchmarks.measurement import OURS, job
 from blobstore.bench import page_cache, yardsticks
 from blobstore.bench.cases import Ours, Wanted
 from blobstore.bench.cases import written as written_to
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
     import numpy.typing as npt
 
-    from benchmarks.turns import Setting, Side
+    from benchmarks.measurement import Setting, Side
 
     Tensors = Iterable[tuple[str, npt.NDArray[Any]]]
 
@@ -109,7 +109,7 @@ def written(setting: Setting, tensors: Callable[[], Tensors], *, without: Sequen
                         store.add(each, array)
             else:
                 one.write(path, tensors())
-            page_cache.settle(path)
+            page_cache.prepare(path)
             wrong = differing(one, path, tensors())
             if wrong is not None:
                 raise AssertionError(f"{name} gives {wrong!r} back with other bytes: nothing to compare")

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from benchmarks import charts, codecs, files, memory, pack, scaling
-from benchmarks.turns import OURS, Aim, Measured, Setting, Side, here, process, run
+from benchmarks.measurement import OURS, Aim, Measured, Setting, Side, here, process, run
 from blobstore.bench import page_cache
 from blobstore.bench.cases import Ours
 from blobstore.bench.peers import PEERS, Safetensors
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
 
     from benchmarks.charts import Figure
-    from benchmarks.turns import Result
+    from benchmarks.measurement import Result
     from blobstore.bench.measure import Sample
 
 _PLAIN = "safetensors"
@@ -251,14 +251,14 @@ def _converting(source: str, target: str) -> Iterator[Side]:
 
     def copy() -> None:
         shutil.copyfile(source, target)
-        page_cache.settle(target)
+        page_cache.prepare(target)
 
     def into(name: str) -> Callable[[], None]:
         def work() -> None:
             reader = Safetensors()
             opened = reader.open(source)
             PEERS[name].save(target, {one: reader.view(opened, one) for one in reader.names(opened)})
-            page_cache.settle(target)
+            page_cache.prepare(target)
 
         return work
 

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING
 import ml_dtypes
 import numpy as np
 
-from benchmarks.turns import OURS, Measured, Side, run
+from benchmarks.measurement import OURS, Measured, Side, run
 from blobstore.bench import page_cache
 from blobstore.bench.measure import Sample
 from blobstore.checkpoint.safetensors import dump_header
@@ -29,7 +29,7 @@ from blobstore.codecs.element_types import BY_NAME
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from benchmarks.turns import Result, Setting
+    from benchmarks.measurement import Result, Setting
 
 _WAYS = [(weights, layout) for weights in ("sfp", "bf16", "f32") for layout in ("split", "stock")]
 _WAYS.append(("i8", "split"))  # stock has rows that end inside groups

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from benchmarks import files, planes
-from benchmarks.turns import OURS, Aim, Measured, Side, here, run
+from benchmarks.measurement import OURS, Aim, Measured, Side, here, run
 from blobstore.bench import page_cache
 from blobstore.bench.cases import Ours
 from blobstore.bench.measure import Sample
@@ -25,8 +25,8 @@ from blobstore.packing.unpack import unpack
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
+    from benchmarks.measurement import Result, Setting
     from benchmarks.planes import Bytes, Way
-    from benchmarks.turns import Result, Setting
 
 _ELEMENTS, _QUICK_ELEMENTS, _LARGE = 1 << 24, 1 << 17, 8
 _PART, _QUICK_PART = 1 << 21, 1 << 16  # bytes for slow ways
@@ -119,7 +119,7 @@ def _file(setting: Setting) -> Iterator[Result]:
 
     def copy() -> None:
         shutil.copyfile(source, back)
-        page_cache.settle(back)
+        page_cache.prepare(back)
 
     try:
         size = os.path.getsize(source)

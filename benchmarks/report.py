@@ -9,7 +9,7 @@ from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 from benchmarks import charts, scaling
-from benchmarks.turns import OURS
+from benchmarks.measurement import OURS
 from blobstore.bench.peers import PEERS
 from blobstore.bench.report import SOME
 from blobstore.bench.run import machine
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
 
     from benchmarks.groups import Group
-    from benchmarks.turns import Result, Setting
+    from benchmarks.measurement import Result, Setting
     from blobstore.bench.report import Row
 
 HERE = os.path.dirname(os.path.abspath(__file__))

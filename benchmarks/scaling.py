@@ -8,14 +8,14 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from benchmarks import files
-from benchmarks.turns import Measured, run
+from benchmarks.measurement import Measured, run
 from blobstore.cli.output import size
 from blobstore.container.layout import MAX_PORTABLE_BLOBS
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
-    from benchmarks.turns import Result, Setting
+    from benchmarks.measurement import Result, Setting
     from blobstore.bench.report import Row
 
 COUNTS = (1, 16, 256, 2048, MAX_PORTABLE_BLOBS - 1)  # one blob is the name index

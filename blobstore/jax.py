@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from blobstore.errors import UsageError
 from blobstore.store import writer
-from blobstore.store.framework import BridgedStore, import_extra
+from blobstore.store.framework import FrameworkStore, import_extra
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -25,7 +25,7 @@ else:
 __all__ = ["JaxStore", "load_file", "open", "save_file"]
 
 
-class JaxStore(BridgedStore["jax.Array"]):
+class JaxStore(FrameworkStore["jax.Array"]):
     """The tensors of a file, by name, on jax's default device. `open` makes one.
 
     On the CPU arrays are views of the mapped file where they begin at a multiple of 64 bytes there, as every blob does
@@ -36,8 +36,8 @@ class JaxStore(BridgedStore["jax.Array"]):
     def _convert(self, info: TensorInfo, values: Array) -> jax.Array:
         if jax.dtypes.canonicalize_dtype(values.dtype) != values.dtype:
             what = f"{info.name!r} is {info.type}, which jax would cut to 32 bits"
-            way_out = "with jax.enable_x64(True): load it there, or load(name, dtype=…) converts it"
-            raise UsageError("needs-x64", f"{what}: {way_out}")
+            fix = "with jax.enable_x64(True): load it there, or load(name, dtype=…) converts it"
+            raise UsageError("needs-x64", f"{what}: {fix}")
         array: jax.Array = jax.device_put(values)
         return array
 

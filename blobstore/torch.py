@@ -11,7 +11,7 @@ import numpy as np
 
 from blobstore.codecs.element_types import dtype_named
 from blobstore.errors import UsageError
-from blobstore.store.framework import BridgedStore, import_extra
+from blobstore.store.framework import FrameworkStore, import_extra
 from blobstore.store.writer import save_each
 
 if TYPE_CHECKING:
@@ -31,7 +31,7 @@ else:
 __all__ = ["TorchStore", "load_file", "open", "save_file"]
 
 
-class TorchStore(BridgedStore["torch.Tensor"]):
+class TorchStore(FrameworkStore["torch.Tensor"]):
     """The tensors of a file, by name. `open` makes one.
 
     On the CPU tensors are views of the mapped file and stay valid after `close`. The map is copy-on-write, as that of
@@ -152,8 +152,8 @@ def _checked(name: str, tensor: torch.Tensor) -> torch.Tensor:
     return tensor
 
 
-def _unsupported(name: str, what: str, way_out: str) -> UsageError:
-    return UsageError("unsupported-tensor", f"{name!r} is {what}, which has no stored form: {way_out}")
+def _unsupported(name: str, what: str, fix: str) -> UsageError:
+    return UsageError("unsupported-tensor", f"{name!r} is {what}, which has no stored form: {fix}")
 
 
 def _place(tensor: torch.Tensor) -> object:

@@ -129,7 +129,7 @@ def main() -> int:
             victim.communicate()
             kills += 1
         statuses = []
-        for one in lasting:
+        for one in immutable:
             said = one.communicate()[0].split()
             statuses.append(one.returncode)
             if said:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from benchmarks import charts, groups, report, scaling
-from benchmarks.turns import Aim, Measured, Result, Setting, Side, run
+from benchmarks.measurement import Aim, Measured, Result, Setting, Side, run
 from blobstore.bench.measure import Sample
 from blobstore.bench.peers import PEERS
 from tests.conftest import ROOT

@@ -28,7 +28,7 @@ import blobstore
 from blobstore import cli
 from blobstore.codecs import element_types
 from blobstore.compression.planes import Layout
-from blobstore.compression.reader import Packed
+from blobstore.compression.reader import PackedReader
 from blobstore.compression.writer import CHUNK_NBYTES, compress
 from blobstore.errors import BlobStoreError, FormatError
 from blobstore.gemma import legacy
@@ -1054,13 +1054,13 @@ class Stream:
     def has_another_base(self) -> bool:
         if self.base is None:
             return False
-        found = Packed(self.stored)
+        found = PackedReader(self.stored)
         return found.base_sha256 != hashlib.sha256(self.base).digest() or found.nbytes != len(self.base)
 
     def said_by_the_package(self) -> str:
         base = self.base
         try:
-            found = Packed(self.stored)
+            found = PackedReader(self.stored)
             start, stop = (0, found.nbytes) if self.start is None else (self.start, self.start + self.nbytes)
             data = found.read(start, stop, base=None if base is None else lambda low, high: base[low:high])
         except FormatError as error:
@@ -1174,7 +1174,7 @@ def test_streams_with_a_wrong_byte_are_read_as_the_package_does(unpacked: Unpack
     streams, whole = [], []
     for number in range(4 * MUTATIONS):
         stored, base = originals[number % len(originals)]
-        count = len(Packed(stored)._starts) - 1
+        count = len(PackedReader(stored)._starts) - 1
         table = len(stored) - 4 - 4 * count
         regions = [range(80), range(80, table), range(table, len(stored))]
         changed = bytearray(mutated(rng, stored, [one for one in regions if one]))
@@ -1376,7 +1376,7 @@ def test_a_codec_that_is_not_known_is_refused_when_values_are_read(sbs_ls: Run, 
 def test_a_damaged_frame_is_found_by_reading_what_is_in_it(values: Callable[..., bytes | str], tmp_path: Path) -> None:
     def damage(streams: dict[str, bytes]) -> None:
         stored = bytearray(streams["parts"])
-        stored[Packed(stored)._starts[-2] + 10] ^= 1  # of the last chunk
+        stored[PackedReader(stored)._starts[-2] + 10] ^= 1  # of the last chunk
         streams["parts"] = bytes(stored)
 
     file = packed_file(tmp_path, damage)

@@ -246,7 +246,7 @@ def _writing(one: Format, path: str) -> Callable[[], object]:
 
     def run() -> object:
         one.save(target, tensors)
-        page_cache.settle(target)
+        page_cache.prepare(target)
         return tensors
 
     return run

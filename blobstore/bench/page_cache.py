@@ -30,7 +30,7 @@ def files_of(path: str) -> list[str]:
     return [path, *(one for one in (external_path(path),) if os.path.isfile(one))]
 
 
-def settle(path: str) -> None:
+def prepare(path: str) -> None:
     """Make a path's files durable: the system can't drop pages that are still to be written."""
     if os.path.isdir(path):
         os.sync()  # a folder may hold thousands of files

@@ -83,7 +83,7 @@ def bench(plan: Plan, tell: Tell = lambda *_: None) -> Report:
         for i, peer in enumerate(peers):
             tell(i, len(peers), f"writing {peer.name}, {report.room_nbytes / 1e9:.2g} GB for all formats")
             jobs += _peer_jobs(peer, infos, wanted, folder, report)
-        page_cache.settle(plan.path)
+        page_cache.prepare(plan.path)
         tabulate(report, _measure(plan, _by_case(_that_fit(jobs, report)), report, tell))
     add_notes(report, infos)
     return report
@@ -197,7 +197,7 @@ def _peer_jobs(peer: Peer, infos: Sequence[TensorInfo], wanted: Wanted, folder: 
             peer.write(path, ((one.name, stored(store, one)) for one in infos))
             wrong = differing(peer, path, ((one.name, stored(store, one)) for one in infos))
             types = {array.dtype for array in (stored(store, one) for one in infos) if peer.held(array) is not array}
-        page_cache.settle(path)
+        page_cache.prepare(path)
     except Exception as error:  # noqa: BLE001 (a library of others, given names and types that it may not take)
         report.leave_out(peer.name, f"it can't hold these tensors: {type(error).__name__}: {error}"[:300])
         return []

@@ -83,7 +83,7 @@ def base_elements(base: Base, first: int, last: int, layout: Layout) -> Array:
     return found.view(layout.dtype)
 
 
-class Packed:
+class PackedReader:
     """A packed blob: its header and table are checked, its frames when they are read.
 
     Attributes:

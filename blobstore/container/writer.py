@@ -116,14 +116,16 @@ class ContainerWriter(Completing):
         """
         self.add_chunks(key, (data,))
 
-    def add_chunks(self, key: str, chunks: Iterable[Data], *, nbytes: int | None = None, lasting: bool = False) -> int:
+    def add_chunks(
+        self, key: str, chunks: Iterable[Data], *, nbytes: int | None = None, immutable: bool = False
+    ) -> int:
         """Write one blob from pieces, each as `add` takes it.
 
         Args:
             key: As `add`.
             chunks: The pieces.
             nbytes: How many bytes they have together, when that is known, to be checked.
-            lasting: No piece changes (and no file of one is closed) until `digests` or the end: they are hashed
+            immutable: No piece changes (and no file of one is closed) until `digests` or the end: they are hashed
                 while later ones are written, several blobs at once. Else a piece is done with before the next is
                 asked for.
 
@@ -141,7 +143,7 @@ class ContainerWriter(Completing):
         self._state = "broken"  # until the blob is whole
         for piece in chunks:
             try:
-                self._put(piece, lasting=lasting)
+                self._put(piece, immutable=immutable)
             except UsageError:
                 if self._sink.position == before:
                     self._reopen()
@@ -174,7 +176,7 @@ class ContainerWriter(Completing):
         """Return the directory of the blobs so far; there is at least one."""
         return build_directory(self.version, self._encoded, self._sizes)
 
-    def take_back(self) -> None:
+    def undo_last(self) -> None:
         """Remove the blob that was added last, from a file.
 
         Raises:
@@ -227,7 +229,7 @@ class ContainerWriter(Completing):
         """
         if self.closed:
             return
-        self.settle()
+        self.prepare()
         try:
             self.give_name()
         except BaseException:
@@ -254,7 +256,7 @@ class ContainerWriter(Completing):
         return self._file is not None and self._file.committed
 
     def move(self) -> None:
-        """Give the settled file its name, whatever is beside it. After an error that can be tried again."""
+        """Give the prepared file its name, whatever is beside it. After an error that can be tried again."""
         if self.closed:
             return
         try:
@@ -267,13 +269,13 @@ class ContainerWriter(Completing):
                     self._hasher.close()
 
     def keep(self) -> str:
-        """Leave the settled file beside the target, complete, and return where."""
+        """Leave the prepared file beside the target, complete, and return where."""
         self._state = "closed"
         if self._hasher:
             self._hasher.close()
         return self._file.keep() if self._file else ""
 
-    def settle(self) -> None:
+    def prepare(self) -> None:
         """Write all but the file's name, which `close` gives it: for files that go together.
 
         Raises:
@@ -293,11 +295,11 @@ class ContainerWriter(Completing):
                 else:
                     self._finish_v2(directory)
             if self._file:
-                self._file.settle()
+                self._file.prepare()
         except BaseException:
             self.discard()
             raise
-        self._state = "settled"
+        self._state = "prepared"
 
     def discard(self) -> None:
         """Give the file up: nothing appears, nothing is left behind."""
@@ -322,9 +324,9 @@ class ContainerWriter(Completing):
             raise UsageError("too-many-blobs", what)
         return encoded
 
-    def _put(self, data: Data, *, lasting: bool) -> None:
+    def _put(self, data: Data, *, immutable: bool) -> None:
         source = data if isinstance(data, FileRange) else flat_bytes(data)
-        with self._hasher.updating(source, lasting=lasting) if self._hasher else nullcontext():
+        with self._hasher.updating(source, immutable=immutable) if self._hasher else nullcontext():
             if isinstance(source, FileRange):
                 self._sink.copy(source)
             else:

@@ -80,7 +80,7 @@ def run_plan(
             scale = scales.get(tensor.name, 1.0)
             with _naming_source(tensor, checkpoint):
                 data = _told(stored_bytes(tensor, checkpoint, scale), progress)
-                model.add_stored(tensor.key, data, tensor.type.name, scale=scale, lasting=True)
+                model.add_stored(tensor.key, data, tensor.type.name, scale=scale, immutable=True)
         _write_named(plan.extras, checkpoint, model.store, scales, progress)
         _write_names(plan, model.store)
 
@@ -100,8 +100,8 @@ def measure_scales(plan: Plan, checkpoint: Checkpoint, progress: Progress = lamb
         if not _may_not_fit(tensor, checkpoint):
             continue
         scale, found = scale_of(checkpoint, tensor.pieces, tensor.type)
-        way_out = "repair it" if tensor.type.name not in _CHECKED else "repair it, or convert with --weights bf16"
-        faults += [Fault("not-finite", source, f"{what}: {way_out}") for source, what in found.items()]
+        fix = "repair it" if tensor.type.name not in _CHECKED else "repair it, or convert with --weights bf16"
+        faults += [Fault("not-finite", source, f"{what}: {fix}") for source, what in found.items()]
         if scale != 1.0:
             scales[tensor.name] = scale
         progress(tensor.nbytes)
@@ -151,7 +151,7 @@ def _write_named(
         scale = scales.get(tensor.name, 1.0)
         with _naming_source(tensor, checkpoint):
             data = _told(stored_bytes(tensor, checkpoint, scale), progress)
-            store.add_stored(tensor.name, data, tensor.type, tensor.shape, scale=scale, lasting=True)
+            store.add_stored(tensor.name, data, tensor.type, tensor.shape, scale=scale, immutable=True)
 
 
 def _write_names(plan: Plan, store: StoreWriter) -> None:

@@ -81,7 +81,7 @@ def _choices(path: str, said: str) -> Choices:
             raise ValueError("unknown choices")
     except (ValueError, KeyError, TypeError, AttributeError):
         raise UsageError("not-converted", f"{path!r}: the metadata {CHOICES!r} can't be read") from None
-    # `Content.forget_source` leaves no more.
+    # `Manifest.forget_source` leaves no more.
     what = "was changed after it was converted: it is no longer what its checkpoint makes it"
     raise UsageError("not-converted", f"{path!r} {what}")
 

@@ -36,7 +36,7 @@ _BASES = "rope_bases"  # of a conversion's choices
 
 
 @dataclass
-class HeldBlob:
+class ManifestBlob:
     """A blob that a new file is to hold.
 
     Attributes:
@@ -68,7 +68,7 @@ class HeldBlob:
 
 
 @dataclass
-class Content:
+class Manifest:
     """What a new file is to hold.
 
     Attributes:
@@ -79,7 +79,7 @@ class Content:
         max_blobs: How many blobs the new file may have, with the index.
     """
 
-    blobs: list[HeldBlob]
+    blobs: list[ManifestBlob]
     entries: list[Entry] | None = None
     metadata: dict[str, str] = field(default_factory=dict)
     digests: bool = True
@@ -155,7 +155,7 @@ class Content:
 
 
 def write_content(
-    content: Content,
+    manifest: Manifest,
     target: str | PathLike[str] | BinaryIO,
     *,
     version: int,
@@ -166,7 +166,7 @@ def write_content(
     """Write a file, and compare what is written with the digests that are known.
 
     Args:
-        content: Of the file.
+        manifest: Of the file.
         target: A path, or a binary stream.
         version: Of the container.
         index: Where the name index goes.
@@ -179,35 +179,35 @@ def write_content(
         OSError: Reading or writing failed; the target is untouched.
     """
     path = target if isinstance(target, (str, os.PathLike)) else None
-    if path is None and content.entries is not None and index == "external":
+    if path is None and manifest.entries is not None and index == "external":
         raise UsageError(
             "needs-path",
             "an external index stands beside its file, not in a stream: embed it, or leave it out",
         )
-    if not content.blobs:
+    if not manifest.blobs:
         raise UsageError("no-blobs", "nothing would be left: a container has at least one blob")
-    keeping = content.digests and content.entries is not None and index != "none"
-    hashing = keeping or any(blob.sha256 for blob in content.blobs)
-    with ContainerWriter(target, version=version, digests=hashing, max_blobs=content.max_blobs) as writer:
-        for blob in content.blobs:
-            writer.add_chunks(blob.key, _steps(blob.data, progress), lasting=True)
-        digests = writer.digests() if hashing else [None] * len(content.blobs)
-        for blob, digest in zip(content.blobs, digests, strict=True):
+    keeping = manifest.digests and manifest.entries is not None and index != "none"
+    hashing = keeping or any(blob.sha256 for blob in manifest.blobs)
+    with ContainerWriter(target, version=version, digests=hashing, max_blobs=manifest.max_blobs) as writer:
+        for blob in manifest.blobs:
+            writer.add_chunks(blob.key, _steps(blob.data, progress), immutable=True)
+        digests = writer.digests() if hashing else [None] * len(manifest.blobs)
+        for blob, digest in zip(manifest.blobs, digests, strict=True):
             blob.check_digest(digest)
-        if content.entries is None or index == "none":
+        if manifest.entries is None or index == "none":
             if path is not None:
                 close_without_index(writer, path, writer.directory, replaced=replaced)
             return
         kept = digests if keeping else [None] * len(digests)
-        unpacked = [blob.unpacked_nbytes for blob in content.blobs]
+        unpacked = [blob.unpacked_nbytes for blob in manifest.blobs]
         table = [IndexedBlob(*row) for row in zip(writer.encoded_keys, writer.sizes, kept, unpacked, strict=True)]
         if index == "embedded":
-            writer.add(INDEX_KEY, build_index(content.entries, table, content.metadata))
+            writer.add(INDEX_KEY, build_index(manifest.entries, table, manifest.metadata))
             if path is not None:
                 close_with_index_inside(writer, path, replaced=replaced)
             return
         directory = writer.directory()
-        raw = build_index(content.entries, table, content.metadata, store=directory)
+        raw = build_index(manifest.entries, table, manifest.metadata, store=directory)
         close_with_index(writer, str(path), raw, directory, replaced=replaced)
 
 
@@ -234,22 +234,22 @@ def _steps(data: FileRange | bytes, progress: Progress) -> Iterable[FileRange | 
         progress(piece.nbytes)
 
 
-def content_of(reader: BlobReader, index: NameIndex | None) -> Content:
+def manifest_of(reader: BlobReader, index: NameIndex | None) -> Manifest:
     """Return what a file holds; blobs that the index doesn't know included."""
-    blobs: list[HeldBlob] = []
+    blobs: list[ManifestBlob] = []
     places: dict[int, int] = {}
     max_blobs = max_blobs_from(len(reader))
     for place, key in enumerate(reader):
         if key != INDEX_KEY:
             places[place] = len(blobs)
-            blobs.append(HeldBlob(key, reader.part_of_file(*reader.directory.range(place))))
+            blobs.append(ManifestBlob(key, reader.part_of_file(*reader.directory.range(place))))
     if index is None:
-        return Content(blobs, max_blobs=max_blobs)
+        return Manifest(blobs, max_blobs=max_blobs)
     known = index.places(reader.directory).tolist()
     for row, place in enumerate(known):
         blobs[places[place]].sha256 = index.blob(row).sha256
     entries = [one if one.blob is None else replace(one, blob=places[known[one.blob]]) for one in index.all_entries()]
-    return Content(blobs, entries, dict(index.metadata), index.has_digests, max_blobs)
+    return Manifest(blobs, entries, dict(index.metadata), index.has_digests, max_blobs)
 
 
 def is_packed(reader: BlobReader, index: FoundIndex | None) -> bool:
@@ -267,10 +267,10 @@ def refuse_packed(reader: BlobReader, index: FoundIndex | None) -> None:
         raise UsageError("packed-file", f"{reader.path!r} is packed: make it what it was first, with blobstore unpack")
 
 
-def describe(content: Content, reader: BlobReader) -> None:
+def describe(manifest: Manifest, reader: BlobReader) -> None:
     """Give a file without an index the entries of one: from its toc, or each blob under its key."""
-    places = {blob.key: place for place, blob in enumerate(content.blobs)}
-    content.entries = [
+    places = {blob.key: place for place, blob in enumerate(manifest.blobs)}
+    manifest.entries = [
         Entry(info.name, places[info.key], 0, info.nbytes, info.type.number, info.shape, info.scale)
         for info in open_catalog(reader, reader.directory, None)
         if _is_name(info.name)

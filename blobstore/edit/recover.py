@@ -10,7 +10,7 @@ import numpy as np
 
 from blobstore.container.keys import INDEX_KEY, TOC_KEY, decode_key
 from blobstore.container.layout import max_blobs_from
-from blobstore.edit.manifest import Content, HeldBlob, write_content
+from blobstore.edit.manifest import Manifest, ManifestBlob, write_content
 from blobstore.edit.recover_directory import find_evidence
 from blobstore.errors import FormatError, in_file
 from blobstore.fileio.hashing import digest_of
@@ -94,14 +94,14 @@ def recover(
                 raise FormatError("not-recoverable", _hopeless(source, beside))
             done = Recovered(evidence.how)
             index, own = _index_of(source, evidence, beside)
-            content = _whole(source, evidence.directory, index, own, done, progress=progress)
-            if not content.blobs:
+            manifest = _whole(source, evidence.directory, index, own, done, progress=progress)
+            if not manifest.blobs:
                 raise FormatError("nothing-whole", f"none of its {len(evidence.directory)} blobs is whole")
         write_content(
-            content,
+            manifest,
             target,
             version=2,
-            index="none" if content.entries is None else "embedded",
+            index="none" if manifest.entries is None else "embedded",
             progress=progress,
         )
         return done
@@ -156,11 +156,11 @@ def _checked(raw: memoryview, directory: Directory, *, external: bool) -> NameIn
 
 def _whole(
     source: ByteSource, directory: Directory, index: NameIndex | None, own: int, done: Recovered, *, progress: Progress
-) -> Content:
+) -> Manifest:
     """Return the blobs that are whole, with their names; what isn't is told in ``done``."""
     rows = {int(place): row for row, place in enumerate(index.places(directory))} if index else {}
     entries = list(index.all_entries()) if index else []
-    content = Content([], None, {}, index.has_digests if index else False, max_blobs_from(len(directory)))
+    manifest = Manifest([], None, {}, index.has_digests if index else False, max_blobs_from(len(directory)))
     end = _last_nonzero(source)
     held: dict[int | None, list[str]] = {}  # row of the index → the names of its tensors
     for entry in entries:
@@ -182,17 +182,17 @@ def _whole(
         elif data.offset >= end:
             done.doubtful.append(key)
         if row is not None:
-            kept[row] = len(content.blobs)
-        content.blobs.append(HeldBlob(key, data, known, said.unpacked_nbytes if said else 0))
+            kept[row] = len(manifest.blobs)
+        manifest.blobs.append(ManifestBlob(key, data, known, said.unpacked_nbytes if said else 0))
     if index:
-        content.entries = [entry for entry in entries if entry.blob is None]
-        content.entries += [replace(entry, blob=kept[entry.blob]) for entry in entries if entry.blob in kept]
-        content.metadata = dict(index.metadata)
-        done.names = len(content.entries)
+        manifest.entries = [entry for entry in entries if entry.blob is None]
+        manifest.entries += [replace(entry, blob=kept[entry.blob]) for entry in entries if entry.blob in kept]
+        manifest.metadata = dict(index.metadata)
+        done.names = len(manifest.entries)
     if done.lost:
-        content.forget_source()
-        _adjust_toc(content, done)
-    done.kept = [blob.key for blob in content.blobs]
+        manifest.forget_source()
+        _adjust_toc(manifest, done)
+    done.kept = [blob.key for blob in manifest.blobs]
     return content
 
 
@@ -206,12 +206,12 @@ def _fault(source: ByteSource, data: FileRange, known: bytes | None, progress: P
     return ""
 
 
-def _adjust_toc(content: Content, done: Recovered) -> None:
+def _adjust_toc(manifest: Manifest, done: Recovered) -> None:
     """Take what is lost out of the runtime's table, or the table out of the file when it can't be read."""
     try:
-        content.edit_toc(dict.fromkeys(lost.key for lost in done.lost))
+        manifest.edit_toc(dict.fromkeys(lost.key for lost in done.lost))
     except FormatError as error:
-        content.keep([place for place, blob in enumerate(content.blobs) if blob.key != TOC_KEY])
+        manifest.keep([place for place, blob in enumerate(manifest.blobs) if blob.key != TOC_KEY])
         done.lost.append(Lost(TOC_KEY, f"damaged: {error.message}"))
 
 

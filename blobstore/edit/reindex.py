@@ -11,7 +11,7 @@ from blobstore.container.keys import INDEX_KEY, encode_key
 from blobstore.container.layout import max_blobs_from
 from blobstore.container.reader import BlobReader
 from blobstore.container.writer import ContainerWriter
-from blobstore.edit.manifest import content_of, describe, refuse_packed
+from blobstore.edit.manifest import describe, manifest_of, refuse_packed
 from blobstore.errors import FormatError, UsageError
 from blobstore.fileio.hashing import digest_of
 from blobstore.index import IndexedBlob, build_index, rebind_index
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from os import PathLike
 
     from blobstore.container.directory import Directory
-    from blobstore.edit.manifest import Content
+    from blobstore.edit.manifest import Manifest
     from blobstore.index import Entry, NameIndex
 
 
@@ -111,20 +111,20 @@ def build_for(path: str | PathLike[str], *, embed: bool = False, digests: bool =
         refuse_packed(reader, None)
         with contextlib.suppress(FormatError):  # a wrong one says nothing, and is replaced
             refuse_packed(reader, find_index(reader))
-        content = content_of(reader, None)
-        if not content.blobs:
+        manifest = manifest_of(reader, None)
+        if not manifest.blobs:
             raise UsageError("no-blobs", f"{reader.path!r} has nothing but its index")
-        describe(content, reader)
-        gone = _carry_over(reader, content, digests=digests)
-        table = [_table_row(reader, blob.key, digests=digests) for blob in content.blobs]
-        entries = content.entries or []
+        describe(manifest, reader)
+        gone = _carry_over(reader, manifest, digests=digests)
+        table = [_table_row(reader, blob.key, digests=digests) for blob in manifest.blobs]
+        entries = manifest.entries or []
         inside = INDEX_KEY in reader
         if embed:
-            with _rewritten(reader, build_index(entries, table, content.metadata)) as writer:
+            with _rewritten(reader, build_index(entries, table, manifest.metadata)) as writer:
                 close_with_index_inside(writer, path, replaced=reader)
             return Rebuilt(reader.path, len(entries), *gone)
         directory = _without_index(reader)
-        raw = build_index(entries, table, content.metadata, store=directory)
+        raw = build_index(entries, table, manifest.metadata, store=directory)
         if inside:
             with _rewritten(reader, None) as writer:
                 close_with_index(writer, path, raw, directory, replaced=reader)
@@ -133,7 +133,7 @@ def build_for(path: str | PathLike[str], *, embed: bool = False, digests: bool =
         return Rebuilt(outside, len(entries), *gone)
 
 
-def _carry_over(reader: BlobReader, content: Content, *, digests: bool) -> tuple[int | None, int, tuple[str, ...]]:
+def _carry_over(reader: BlobReader, manifest: Manifest, *, digests: bool) -> tuple[int | None, int, tuple[str, ...]]:
     """Give a file's new index the metadata of the one before it; return how many names are lost, changed, and notes."""
     fault = ""
     try:
@@ -142,33 +142,35 @@ def _carry_over(reader: BlobReader, content: Content, *, digests: bool) -> tuple
         found, fault = None, error.reason
         with contextlib.suppress(FormatError):  # its names, perhaps; its metadata may be whole
             found = find_index(reader, whole=False)
-            content.metadata = dict(found.content.metadata) if found else {}
+            manifest.metadata = dict(found.content.metadata) if found else {}
     if fault:
-        content.forget_names()
-        lost = "its names are lost, and its metadata is kept" if content.metadata else "its names and metadata are lost"
+        manifest.forget_names()
+        lost = (
+            "its names are lost, and its metadata is kept" if manifest.metadata else "its names and metadata are lost"
+        )
         return None, 0, (f"the index that was there can't be used ({fault}): {lost}",)
     if found is None:
         return 0, 0, ()
-    content.metadata = dict(found.content.metadata)
+    manifest.metadata = dict(found.content.metadata)
     before = {one.name: _facts(one) for one in found.content.all_entries()}
-    now = {one.name: _facts(one) for one in content.entries or ()}
+    now = {one.name: _facts(one) for one in manifest.entries or ()}
     lost_names, changed = before.keys() - now, [name for name, fact in now.items() if before.get(name, fact) != fact]
     told = []
     if lost_names or changed:
         others = f", and {len(changed)} have another type, shape or scale" if changed else ""
-        source = ": export gives tensors as they are stored" if content.forget_names() else ""
+        source = ": export gives tensors as they are stored" if manifest.forget_names() else ""
         told.append(f"{len(lost_names)} of the {len(before)} names that the index had are lost{others}{source}")
-    return len(lost_names), len(changed), (*told, *_doubts(found.content, content, digests=digests))
+    return len(lost_names), len(changed), (*told, *_doubts(found.content, manifest, digests=digests))
 
 
 def _facts(entry: Entry) -> tuple[object, ...]:
     return entry.type, entry.shape, entry.scale
 
 
-def _doubts(index: NameIndex, content: Content, *, digests: bool) -> Iterator[str]:
+def _doubts(index: NameIndex, manifest: Manifest, *, digests: bool) -> Iterator[str]:
     if index.has_digests and not digests:
         yield "the index had the SHA-256 of each blob, the new one has none: --digests makes them"
-    if content.metadata and not index.self_digest_holds():
+    if manifest.metadata and not index.self_digest_holds():
         yield "the index was not as it was written: look whether its metadata, which is kept, is right"
 
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from blobstore.container.keys import CONFIG_KEY, OWN_KEYS, RESERVED_KEYS, encode_key
 from blobstore.container.reader import BlobReader
-from blobstore.edit.manifest import content_of, describe, refuse_packed, write_content
+from blobstore.edit.manifest import describe, manifest_of, refuse_packed, write_content
 from blobstore.errors import UsageError
 from blobstore.index import IndexedBlob, build_index
 from blobstore.index.inputs import files_of, refuse_inputs
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from os import PathLike
     from typing import BinaryIO
 
-    from blobstore.edit.manifest import Content
+    from blobstore.edit.manifest import Manifest
     from blobstore.fileio.types import Progress
     from blobstore.store.writer import IndexPlace
 
@@ -107,7 +107,7 @@ def rewrite(
     with BlobReader(path, access="read") as reader:
         index = None if edits.index == "none" else find_index(reader)
         refuse_packed(reader, index)
-        content = content_of(reader, index.content if index else None)
+        manifest = manifest_of(reader, index.content if index else None)
         place = edits.index
         if place is None:
             place = "none" if index is None else "external" if index.content.external else "embedded"
@@ -115,45 +115,45 @@ def rewrite(
             if edits.index == "none":
                 raise UsageError("needs-index", "metadata is kept in the index: leave out --index none")
             place = "embedded" if place == "none" else place
-        if place != "none" and content.entries is None:
-            describe(content, reader)
-        dropped = _drop(content, edits.drop)
-        renamed = _rename(content, edits.rename)
-        notes = _change_metadata(content, edits, changed=bool(dropped or renamed))
+        if place != "none" and manifest.entries is None:
+            describe(manifest, reader)
+        dropped = _drop(manifest, edits.drop)
+        renamed = _rename(manifest, edits.rename)
+        notes = _change_metadata(manifest, edits, changed=bool(dropped or renamed))
         if edits.config is not None:
-            blob = next(one for one in content.blobs if one.key == CONFIG_KEY)
+            blob = next(one for one in manifest.blobs if one.key == CONFIG_KEY)
             blob.check_digest(hashlib.sha256(reader[CONFIG_KEY]).digest())
             blob.data, blob.sha256 = edits.config, None
         if edits.sort:
-            content.keep(_sorted(content))
+            manifest.keep(_sorted(manifest))
         version = edits.version or reader.version
         if target is not None:
-            write_content(content, target, version=version, index=place, progress=progress)
-        elif place == "external" and _only_index_changes(reader, content, version):
-            write_index(_external_index(reader, content), reader)
+            write_content(manifest, target, version=version, index=place, progress=progress)
+        elif place == "external" and _only_index_changes(reader, manifest, version):
+            write_index(_external_index(reader, manifest), reader)
         else:
-            write_content(content, path, version=version, index=place, replaced=reader, progress=progress)
-        names = len(content.entries) if content.entries is not None else 0
+            write_content(manifest, path, version=version, index=place, replaced=reader, progress=progress)
+        names = len(manifest.entries) if manifest.entries is not None else 0
         written = path if target is None else target
         name = os.fspath(written) if isinstance(written, (str, os.PathLike)) else "-"
-        return Rewritten(name, len(content.blobs), names, tuple(dropped), renamed, tuple(notes))
+        return Rewritten(name, len(manifest.blobs), names, tuple(dropped), renamed, tuple(notes))
 
 
-def _drop(content: Content, patterns: tuple[str, ...]) -> list[str]:
+def _drop(manifest: Manifest, patterns: tuple[str, ...]) -> list[str]:
     names: set[str] = set()
     keys: set[str] = set()
     for pattern in patterns:
-        some_names = {one.name for one in content.entries or () if fnmatch.fnmatchcase(one.name, pattern)}
-        some_keys = {one.key for one in content.blobs if _means(pattern, one.key)}
+        some_names = {one.name for one in manifest.entries or () if fnmatch.fnmatchcase(one.name, pattern)}
+        some_keys = {one.key for one in manifest.blobs if _means(pattern, one.key)}
         if not some_names and not some_keys:
             raise UsageError("no-match", f"no tensor and no blob matches {pattern!r}")
         names |= some_names
         keys |= some_keys
     # A short name is its blob's key as well: where it isn't the runtime's, the name is meant, and others stay.
     if names & keys:
-        keys -= names - content.toc_keys()
+        keys -= names - manifest.toc_keys()
     if patterns:
-        _drop_these(content, names, keys)
+        _drop_these(manifest, names, keys)
     return sorted(names | keys)
 
 
@@ -164,32 +164,32 @@ def _means(pattern: str, key: str) -> bool:
     return fnmatch.fnmatchcase(key, pattern) and pattern.startswith("~") == key.startswith("~")
 
 
-def _drop_these(content: Content, names: set[str], keys: set[str]) -> None:
-    entries = content.entries or []
+def _drop_these(manifest: Manifest, names: set[str], keys: set[str]) -> None:
+    entries = manifest.entries or []
     had_names = {one.blob for one in entries}
     staying = [one for one in entries if one.name not in names]
     used = {one.blob for one in staying}
-    if content.entries is not None:
-        content.entries = staying
-    content.keep(
+    if manifest.entries is not None:
+        manifest.entries = staying
+    manifest.keep(
         place
-        for place, blob in enumerate(content.blobs)
+        for place, blob in enumerate(manifest.blobs)
         if blob.key not in keys and (place in used or place not in had_names)
     )
 
 
-def _rename(content: Content, names: Mapping[str, str]) -> int:
-    entries = {one.name: (i, one) for i, one in enumerate(content.entries or ())}
-    blobs = {one.key: one for one in content.blobs}
+def _rename(manifest: Manifest, names: Mapping[str, str]) -> int:
+    entries = {one.name: (i, one) for i, one in enumerate(manifest.entries or ())}
+    blobs = {one.key: one for one in manifest.blobs}
     keys: dict[str, str | None] = {}
     for old, new in names.items():
         i, entry = entries.get(old, (0, None))
         blob = blobs.get(old)
         key = new
-        if entry is not None and content.entries is not None:
-            content.entries[i] = replace(entry, name=new)
+        if entry is not None and manifest.entries is not None:
+            manifest.entries[i] = replace(entry, name=new)
             # The blob follows when its key was made of the name: others find it by the new one's.
-            blob = content.blobs[entry.blob] if entry.blob is not None else None
+            blob = manifest.blobs[entry.blob] if entry.blob is not None else None
             key = key_for(new)
             if blob is not None and blob.key != key_for(old):
                 continue
@@ -202,46 +202,46 @@ def _rename(content: Content, names: Mapping[str, str]) -> int:
     for old, key_now in keys.items():
         blobs[old].key = str(key_now)
     if keys:
-        content.edit_toc(keys)
+        manifest.edit_toc(keys)
     return len(names)
 
 
-def _change_metadata(content: Content, edits: Edits, *, changed: bool) -> list[str]:
+def _change_metadata(manifest: Manifest, edits: Edits, *, changed: bool) -> list[str]:
     notes = []
     for key in edits.unset_metadata:
-        if key not in content.metadata:
+        if key not in manifest.metadata:
             raise UsageError("no-match", f"the metadata has no {key!r}")
-        del content.metadata[key]
-    content.metadata |= edits.set_metadata
-    if changed and content.forget_source():
+        del manifest.metadata[key]
+    manifest.metadata |= edits.set_metadata
+    if changed and manifest.forget_source():
         what = "what it said of the checkpoint that it was made of is no longer true, and is left out"
         notes.append(f"{what}: export gives tensors as they are stored, verify --against is not possible")
     return notes
 
 
-def _sorted(content: Content) -> list[int]:
+def _sorted(manifest: Manifest) -> list[int]:
     names: dict[int, str] = {}
-    for one in content.entries or ():
+    for one in manifest.entries or ():
         if one.blob is not None:
             names[one.blob] = min(one.name, names.get(one.blob, one.name))
 
     def order(place: int) -> tuple[bool, bytes]:
-        key = content.blobs[place].key
+        key = manifest.blobs[place].key
         return key in RESERVED_KEYS, names.get(place, key).encode("utf-8", "surrogateescape")
 
-    return sorted(range(len(content.blobs)), key=order)
+    return sorted(range(len(manifest.blobs)), key=order)
 
 
-def _only_index_changes(reader: BlobReader, content: Content, version: int) -> bool:
+def _only_index_changes(reader: BlobReader, manifest: Manifest, version: int) -> bool:
     """Whether a new file would have the blobs of the old one."""
     if version != reader.version:
         return False
     ranges = [(key, reader.file_range(key)) for key in reader]
-    known = not content.digests or all(one.sha256 for one in content.blobs)
-    return known and [(one.key, one.data) for one in content.blobs] == ranges
+    known = not manifest.digests or all(one.sha256 for one in manifest.blobs)
+    return known and [(one.key, one.data) for one in manifest.blobs] == ranges
 
 
-def _external_index(reader: BlobReader, content: Content) -> bytes:
+def _external_index(reader: BlobReader, manifest: Manifest) -> bytes:
     """Return the index for beside a file that stays as it is."""
-    table = [IndexedBlob(encode_key(one.key), one.nbytes, one.sha256) for one in content.blobs]
-    return build_index(content.entries or [], table, content.metadata, store=reader.directory)
+    table = [IndexedBlob(encode_key(one.key), one.nbytes, one.sha256) for one in manifest.blobs]
+    return build_index(manifest.entries or [], table, manifest.metadata, store=reader.directory)

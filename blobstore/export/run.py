@@ -237,7 +237,7 @@ def run_export(
             targets.append(files.enter_context(AtomicFile(index)))
             targets[-1].write(memoryview(raw))
         for target in targets:
-            target.settle()
+            target.prepare()
         with turn_at(path):
             old = superseded(path, len(plan.shards))  # others may have come meanwhile
             if old and not force:

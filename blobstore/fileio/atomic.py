@@ -27,7 +27,7 @@ _KEPT = 1  # seconds since 1970: the time of a temporary file that holds what co
 
 
 class Moving(Protocol):
-    """A settled file that `move_together` gives its name."""
+    """A prepared file that `move_together` gives its name."""
 
     @property
     def path(self) -> str:
@@ -130,14 +130,14 @@ class AtomicFile(Completing):
         """
         if self._committed:
             return
-        self.settle()
+        self.prepare()
         try:
             self.move()
         except BaseException:
             self.discard()
             raise
 
-    def settle(self) -> None:
+    def prepare(self) -> None:
         """Make the file durable, so that `commit` has only to move it: for files that go together."""
         if self._settled and self._fd >= 0:
             return
@@ -157,7 +157,7 @@ class AtomicFile(Completing):
             raise
 
     def keep(self) -> str:
-        """Leave the settled file beside the target, complete, and return where: it can't take its place."""
+        """Leave the prepared file beside the target, complete, and return where: it can't take its place."""
         kept = f"{self.path}.new"
         while os.path.lexists(kept):
             kept = f"{self.path}.{os.urandom(4).hex()}.new"
@@ -172,7 +172,7 @@ class AtomicFile(Completing):
         return kept
 
     def move(self) -> None:
-        """Give the settled file its name. After an error it is still there, settled, unless it is `committed`."""
+        """Give the prepared file its name. After an error it is still there, prepared, unless it is `committed`."""
         with self._telling():
             if os.name == "nt":  # pragma: no cover (Windows moves nothing that is open)
                 self._close()
@@ -295,7 +295,7 @@ def write_file(path: str | PathLike[str], data: bytes | memoryview, *, like: str
 
 
 def move_together(*files: Moving) -> None:
-    """Give settled files their names, in this order.
+    """Give prepared files their names, in this order.
 
     Raises:
         OSError: Nothing has changed; or the first ones have their names, and the message says under which names the

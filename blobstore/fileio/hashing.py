@@ -70,12 +70,12 @@ class Hasher:
         self._blobs.pop()
 
     @contextmanager
-    def updating(self, data: memoryview | FileRange, *, lasting: bool = False) -> Iterator[None]:
+    def updating(self, data: memoryview | FileRange, *, immutable: bool = False) -> Iterator[None]:
         """Hash ``data`` while the block runs.
 
         Args:
             data: The next bytes of the blob begun last.
-            lasting: They stay as they are until `digests`, `close` or `discard`, and are hashed by then; else by the
+            immutable: They stay as they are until `digests`, `close` or `discard`, and are hashed by then; else by the
                 end of the block.
 
         Raises:
@@ -91,7 +91,7 @@ class Hasher:
             yield
         finally:
             # Also after an error: nothing may read the data any more when this returns.
-            if not lasting:
+            if not immutable:
                 self._wait_until(lambda: not blob.busy)
         if blob.error:
             raise blob.error

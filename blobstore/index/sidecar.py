@@ -55,8 +55,8 @@ def close_with_index(
     refuse_inputs([outside], [path])
     with AtomicFile(outside, like=path) as target:
         target.write(memoryview(raw))
-        writer.settle()
-        target.settle()
+        writer.prepare()
+        target.prepare()
         with _turn_at(path, replaced):
             _drop_beside_link(path, directory)
             if _has_index_inside(path):
@@ -79,7 +79,7 @@ def close_with_index_inside(
         UsageError: ``replaced``, as `close_with_index`.
         OSError: Writing failed; the file is as it was.
     """
-    writer.settle()
+    writer.prepare()
     with _turn_at(path, replaced):
         writer.move()
         for one in beside(path):
@@ -105,7 +105,7 @@ def close_without_index(
         UsageError: ``replaced``, as `close_with_index`.
         OSError: Writing failed. Both are as they were, or the index is stale.
     """
-    writer.settle()
+    writer.prepare()
     with _turn_at(path, replaced):
         outside = external_path(path)
         if os.path.islink(path):
@@ -132,7 +132,7 @@ def write_index(raw: bytes, reader: BlobReader) -> None:
     refuse_inputs([external_path(reader.path)], [reader.path])
     with AtomicFile(external_path(reader.path), like=reader.path) as target:
         target.write(memoryview(raw))
-        target.settle()
+        target.prepare()
         with _turn_at(reader.path, reader):
             target.move()
 

@@ -20,7 +20,7 @@ from blobstore.compression.writer import check_level, compress, sampled_ratio
 from blobstore.container.keys import INDEX_KEY, RESERVED_KEYS, SKELETON_INDEX_KEY, SKELETON_KEY
 from blobstore.container.layout import MAX_BLOBS, MAX_PORTABLE_BLOBS
 from blobstore.container.reader import BlobReader
-from blobstore.edit.manifest import content_of, describe, is_packed
+from blobstore.edit.manifest import describe, is_packed, manifest_of
 from blobstore.errors import UsageError, in_file
 from blobstore.fileio.hashing import digest_of
 from blobstore.fileio.ranges import flat_bytes
@@ -40,7 +40,7 @@ if TYPE_CHECKING:
     from os import PathLike
 
     from blobstore.compression.planes import Layout
-    from blobstore.edit.manifest import Content, HeldBlob
+    from blobstore.edit.manifest import Manifest, ManifestBlob
     from blobstore.fileio.types import Buffer, Bytes, Progress
     from blobstore.index import Entry
     from blobstore.store.blobs import UnpackedBlobs
@@ -135,16 +135,16 @@ def pack(
     with ExitStack() as stack:
         reader = stack.enter_context(BlobReader(path))
         index = find_index(reader)
-        content = content_of(reader, index.content if index else None)
+        manifest = manifest_of(reader, index.content if index else None)
         if is_packed(reader, index):
             raise UsageError("already-packed", f"{reader.path!r} is packed already")
         beside = index is not None and index.content.external
-        needed = len(content.blobs) + 2 + beside
+        needed = len(manifest.blobs) + 2 + beside
         if needed > MAX_BLOBS:
-            what = f"a file has at most {MAX_BLOBS} blobs, this one has {len(content.blobs)} and would get more"
+            what = f"a file has at most {MAX_BLOBS} blobs, this one has {len(manifest.blobs)} and would get more"
             raise UsageError("too-many-blobs", what)
-        if content.entries is None:
-            describe(content, reader)
+        if manifest.entries is None:
+            describe(manifest, reader)
         base_store = stack.enter_context(Store(base)) if base is not None else None
         # Two: the whole file's digest is one thread's work, its blobs' is another's.
         pool = stack.enter_context(ThreadPoolExecutor(2, thread_name_prefix="blobstore-sha256"))
@@ -156,7 +156,7 @@ def pack(
 
         whole = hashing(0, reader.file_size)
         base_blobs = base_store.unpacked if base_store else None
-        packer = _Packer(reader, content, level=level, workers=workers, base=base_blobs, hashing=hashing)
+        packer = _Packer(reader, manifest, level=level, workers=workers, base=base_blobs, hashing=hashing)
         chosen = packer.chosen(only)
         done = Packing(reader.file_size)
         # No gemma.cpp reads a packed file: it may have more blobs than they take.
@@ -165,7 +165,7 @@ def pack(
             in_file(reader.path),
             BlobWriter(target, version=reader.version, digests=True, max_blobs=room) as writer,
         ):
-            for place, blob in enumerate(content.blobs):
+            for place, blob in enumerate(manifest.blobs):
                 packed = packer.add(writer, place, blob, chosen=place in chosen)
                 if blob.key not in _KEPT_KEYS:
                     done.blobs.append(packed)
@@ -178,13 +178,13 @@ def pack(
             if index and beside:
                 writer.add(SKELETON_INDEX_KEY, compressed(bytes(index.content.raw)))
             place_of_index = "none" if index is None else "external" if beside else "embedded"
-            content.metadata[PACKED_FROM] = Original(
+            manifest.metadata[PACKED_FROM] = Original(
                 reader.file_size,
                 whole.result().hex(),
                 place_of_index,  # type: ignore[arg-type]
             ).to_text()
             if base_store:
-                content.metadata[BASE] = directory_digest(base_store.reader.directory).hex()
+                manifest.metadata[BASE] = directory_digest(base_store.reader.directory).hex()
             writer.add(INDEX_KEY, packer.index(writer))
         done.packed_nbytes = os.stat(target).st_size
         return done
@@ -196,7 +196,7 @@ class _Packer:
     def __init__(
         self,
         reader: BlobReader,
-        content: Content,
+        manifest: Manifest,
         *,
         level: int,
         workers: int | None,
@@ -204,13 +204,13 @@ class _Packer:
         hashing: Callable[[int, int], Future[bytes]],
     ) -> None:
         self._reader = reader
-        self._content = content
+        self._manifest = content
         self._level = level
         self._run = None if (workers or cores()) == 1 else partial(in_order, workers=workers)
         self._base = base
         self._hashing = hashing
         self._of: dict[int, list[Entry]] = {}
-        for entry in content.entries or ():
+        for entry in manifest.entries or ():
             if entry.blob is not None:
                 self._of.setdefault(entry.blob, []).append(entry)
         self._unpacked: dict[int, int] = {}
@@ -223,7 +223,7 @@ class _Packer:
         for pattern in only or ("*",):
             found = {
                 place
-                for place, blob in enumerate(self._content.blobs)
+                for place, blob in enumerate(self._manifest.blobs)
                 if any(fnmatch.fnmatchcase(one, pattern) for one in (blob.key, *self._names(place)))
             }
             if not found and only:
@@ -233,12 +233,12 @@ class _Packer:
         return {
             place
             for place in places
-            if self._content.blobs[place].key not in _KEPT_KEYS
+            if self._manifest.blobs[place].key not in _KEPT_KEYS
             and place in self._of
             and not any(entry.codec for entry in self._of[place])
         }
 
-    def add(self, writer: BlobWriter, place: int, blob: HeldBlob, *, chosen: bool) -> PackedBlob:
+    def add(self, writer: BlobWriter, place: int, blob: ManifestBlob, *, chosen: bool) -> PackedBlob:
         """Write a blob, packed or as it is."""
         delta = False
         packed = 0
@@ -255,14 +255,14 @@ class _Packer:
                 pieces = compress(data, layout, level=self._level, base=base, base_sha256=digest, run=self._run)
                 packed = writer.add_chunks(blob.key, _gathered(pieces, self._room))
                 if packed > _WORTH * blob.nbytes:
-                    writer.take_back()
+                    writer.undo_last()
                     packed = 0
         if packed:
             self._unpacked[place] = blob.nbytes
             if blob.sha256:
                 self._before[place] = self._hashing(*self._reader.range(blob.key))
         else:
-            writer.add_chunks(blob.key, (blob.data,), lasting=True)
+            writer.add_chunks(blob.key, (blob.data,), immutable=True)
         kind = str(by_number(self._of[place][0].type)) if place in self._of else str(UNKNOWN)
         size = packed or blob.nbytes
         return PackedBlob(blob.key, tuple(self._names(place)), kind, blob.nbytes, size, bool(packed) and delta)
@@ -273,23 +273,23 @@ class _Packer:
         Raises:
             FormatError: ``damaged-blob``.
         """
-        for place, blob in enumerate(self._content.blobs):
+        for place, blob in enumerate(self._manifest.blobs):
             blob.check_digest(self._before[place].result() if place in self._before else digests[place])
 
     def index(self, writer: BlobWriter) -> bytes:
         """Return the new file's index."""
         entries = [
             replace(entry, codec=PACKED) if entry.blob in self._unpacked else entry
-            for entry in self._content.entries or ()
+            for entry in self._manifest.entries or ()
         ]
         rows = zip(writer.encoded_keys, writer.sizes, writer.digests(), strict=True)
         table = [IndexedBlob(*row, self._unpacked.get(place, 0)) for place, row in enumerate(rows)]
-        return build_index(entries, table, self._content.metadata)
+        return build_index(entries, table, self._manifest.metadata)
 
     def _names(self, place: int) -> list[str]:
         return [entry.name for entry in self._of.get(place, ())]
 
-    def _best(self, place: int, blob: HeldBlob, data: memoryview) -> tuple[Layout | None, bool]:
+    def _best(self, place: int, blob: ManifestBlob, data: memoryview) -> tuple[Layout | None, bool]:
         """Return how a blob is best packed, by some of its chunks, and whether as a difference; None for not at all."""
         layouts = {layout_of(by_number(entry.type)) for entry in self._of[place]}
         tried = []

@@ -15,7 +15,7 @@ from blobstore.fileio.hashing import digest_of
 from blobstore.fileio.threads import in_order
 
 if TYPE_CHECKING:
-    from blobstore.compression.reader import Base, Packed
+    from blobstore.compression.reader import Base, PackedReader
     from blobstore.container.reader import BlobReader
     from blobstore.fileio.types import Bytes
     from blobstore.index import IndexedBlob, NameIndex
@@ -40,7 +40,7 @@ class UnpackedBlobs:
         self.reader = reader
         self._index = index
         self._base = base
-        self._opened: dict[str, Packed] = {}
+        self._opened: dict[str, PackedReader] = {}
         self._lock = threading.Lock()
         self._digests: dict[str, bytes] = {}
 
@@ -58,7 +58,7 @@ class UnpackedBlobs:
         row = self._row(key)
         return bool(row and row.unpacked_nbytes)
 
-    def packed(self, key: str, unpacked_nbytes: int) -> Packed:
+    def packed(self, key: str, unpacked_nbytes: int) -> PackedReader:
         """Return a packed blob's stream, opened.
 
         Raises:
@@ -66,10 +66,10 @@ class UnpackedBlobs:
         """
         found = self._opened.get(key)
         if found is None:
-            from blobstore.compression.reader import Packed  # noqa: PLC0415 (import blobstore stays cheap)
+            from blobstore.compression.reader import PackedReader  # noqa: PLC0415 (import blobstore stays cheap)
 
             try:
-                found = Packed(self.reader[key])
+                found = PackedReader(self.reader[key])
             except FormatError as error:
                 raise self._named(error, key) from None
             if found.nbytes != unpacked_nbytes:
@@ -146,7 +146,7 @@ class UnpackedBlobs:
         row = self._row(key)
         return row.sha256 if row and not row.unpacked_nbytes and row.nbytes == self.nbytes(key) else None
 
-    def _base_of(self, key: str, stream: Packed) -> Base | None:
+    def _base_of(self, key: str, stream: PackedReader) -> Base | None:
         if stream.base_sha256 is None:
             return None
         if self._base is None:

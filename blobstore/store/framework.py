@@ -37,11 +37,11 @@ def import_extra(name: str) -> ModuleType:
     except ModuleNotFoundError as error:
         if error.name != name:
             raise
-        way_out = f"pip install 'gemma-blobstore[{name}]'"
-        raise MissingExtraError("missing-extra", f"blobstore.{name} needs {name}: {way_out}") from error
+        fix = f"pip install 'gemma-blobstore[{name}]'"
+        raise MissingExtraError("missing-extra", f"blobstore.{name} needs {name}: {fix}") from error
 
 
-class BridgedStore(Mapping[str, T], Closing):
+class FrameworkStore(Mapping[str, T], Closing):
     """The tensors of a file, by name, as arrays of another library.
 
     Attributes:

@@ -114,7 +114,7 @@ class ModelWriter(Completing):
         type: str,  # noqa: A002
         *,
         scale: float = 1.0,
-        lasting: bool = False,
+        immutable: bool = False,
     ) -> None:
         """Write one tensor whose bytes are encoded already.
 
@@ -123,12 +123,12 @@ class ModelWriter(Completing):
             data: Its bytes, in pieces.
             type: The element type that they have.
             scale: Decoded values are multiplied by it.
-            lasting: As `BlobWriter.add_chunks` has it.
+            immutable: As `BlobWriter.add_chunks` has it.
 
         Raises:
             UsageError: As `add`; ``wrong-size`` when the bytes are not what the shape says: the file is given up.
         """
-        self._add(self._spec(key, type), data, BY_NAME[type], scale, lasting=lasting)
+        self._add(self._spec(key, type), data, BY_NAME[type], scale, immutable=immutable)
 
     def close(self) -> None:
         """Complete the file. Called by the ``with`` block.
@@ -181,10 +181,10 @@ class ModelWriter(Completing):
         kind: ElementType,
         scale: float,
         *,
-        lasting: bool = False,
+        immutable: bool = False,
     ) -> None:
         shape = (spec.rows, spec.cols)
-        self.store.add_stored(spec.key, data, kind, shape, scale=scale, key=spec.key, lasting=lasting)
+        self.store.add_stored(spec.key, data, kind, shape, scale=scale, key=spec.key, immutable=immutable)
         self._toc[spec.key] = toc_entry(spec.key, kind, spec.rows, spec.cols, scale)
 
 

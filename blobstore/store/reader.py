@@ -364,16 +364,16 @@ def _rows(info: TensorInfo, rows: slice | None) -> tuple[tuple[int, ...], int, i
 
 
 def _undecodable(info: TensorInfo) -> CodecError:
-    way_out = f"store.raw({info.name!r}) gives its bytes"
+    fix = f"store.raw({info.name!r}) gives its bytes"
     if info.codec and not info.packed:
-        return CodecError("unknown-codec", f"{info.name!r} is stored with codec {info.codec}, unknown here: {way_out}")
+        return CodecError("unknown-codec", f"{info.name!r} is stored with codec {info.codec}, unknown here: {fix}")
     if not info.type.bits:
         what = f"{info.name!r} is {info.type}, an element type newer than this version of blobstore"
-        return CodecError("unknown-type", f"{what}: {way_out}")
+        return CodecError("unknown-type", f"{what}: {fix}")
     if info.type.dtype is None:
         why = f"in blocks of {info.type.group}, not decoded here" if info.type.whole else "which numpy can't view"
-        return CodecError("packed-type", f"{info.name!r} is {info.type}, smaller than a byte, {why}: {way_out}")
-    return CodecError("scaled-type", f"{info.name!r} is {info.type} with scale {info.scale}: {way_out}")
+        return CodecError("packed-type", f"{info.name!r} is {info.type}, smaller than a byte, {why}: {fix}")
+    return CodecError("scaled-type", f"{info.name!r} is {info.type} with scale {info.scale}: {fix}")
 
 
 def load_file(path: str | PathLike[str]) -> dict[str, Array]:

@@ -69,14 +69,14 @@ class StoreWriter(Completing):
         self._owners: dict[str, str] = {}  # key → the name that it was given to
         self.metadata = dict(metadata or {})
 
-    def add(self, name: str, array: npt.ArrayLike, *, lasting: bool = False) -> str:
+    def add(self, name: str, array: npt.ArrayLike, *, immutable: bool = False) -> str:
         """Write a tensor.
 
         Args:
             name: Its full name, not used before.
             array: Of any shape, order and byte order, with a dtype that an element type stores as it is. Written in
                 C order, little-endian; other arrays are turned piece by piece, not copied whole.
-            lasting: It does not change until the file is complete: it is hashed while later ones are written, which
+            immutable: It does not change until the file is complete: it is hashed while later ones are written, which
                 is faster. Else it may change, or go, once it is added.
 
         Returns:
@@ -93,7 +93,7 @@ class StoreWriter(Completing):
             raise UsageError(error.reason, f"{name!r}: {error.message}") from None
         stored = values.dtype.newbyteorder("<")
         if values.flags.c_contiguous and values.dtype == stored:
-            return self.add_stored(name, (values,), kind, values.shape, lasting=lasting)
+            return self.add_stored(name, (values,), kind, values.shape, immutable=immutable)
         return self.add_stored(name, _pieces(values, stored), kind, values.shape)
 
     def add_stored(
@@ -105,7 +105,7 @@ class StoreWriter(Completing):
         *,
         scale: float = 1.0,
         key: str | None = None,
-        lasting: bool = False,
+        immutable: bool = False,
     ) -> str:
         """Write a tensor whose bytes are in their stored form already.
 
@@ -116,7 +116,7 @@ class StoreWriter(Completing):
             shape: In C order.
             scale: Decoded values are multiplied by it.
             key: To store it under, when it isn't `key_for` of the name.
-            lasting: As `ContainerWriter.add_chunks` has it.
+            immutable: As `ContainerWriter.add_chunks` has it.
 
         Returns:
             The key it got; empty for a tensor without elements.
@@ -145,7 +145,7 @@ class StoreWriter(Completing):
             raise UsageError("too-many-blobs", f"{name!r} would be {what}")
         try:
             nbytes = kind.nbytes(count) if kind.bits else None
-            written = self._writer.add_chunks(key, data, nbytes=nbytes, lasting=lasting)
+            written = self._writer.add_chunks(key, data, nbytes=nbytes, immutable=immutable)
         except UsageError as error:
             if error.reason == "wrong-size":
                 raise UsageError("wrong-size", f"{name!r}, {kind} of shape {list(shape)}: {error.message}") from None
@@ -326,7 +326,7 @@ def save_each(
             if same in seen:
                 store.alias(name, seen[same][0])
                 continue
-            store.add(name, values(tensor), lasting=True)
+            store.add(name, values(tensor), immutable=True)
             if same is not None:
                 seen[same] = (name, tensor)
 

@@ -222,7 +222,7 @@ def test_tensors_that_share_bytes_count_once(store: Path) -> None:
 def test_a_file_leaves_the_page_cache_and_comes_back(tmp_path: Path) -> None:
     path = tmp_path / "f"
     path.write_bytes(bytes(100 * mmap.PAGESIZE + 1))
-    page_cache.settle(str(path))
+    page_cache.prepare(str(path))
     page_cache.fill([str(path)])
     assert page_cache.resident([str(path)]) == (101, 101)
     page_cache.drop([str(path)])

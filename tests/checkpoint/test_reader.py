@@ -167,7 +167,7 @@ def test_a_folder_without_a_checkpoint_or_with_several_is_refused(tmp_path: Path
 
 @pytest.mark.parametrize("inside", [False, True], ids=["file", "folder"])
 @pytest.mark.parametrize(
-    ("suffix", "way_out"),
+    ("suffix", "fix"),
     [
         (".bin", "safe_serialization=True"),
         (".BIN", "safe_serialization=True"),
@@ -178,13 +178,13 @@ def test_a_folder_without_a_checkpoint_or_with_several_is_refused(tmp_path: Path
         (".sbs", "already"),
     ],
 )
-def test_another_format_is_refused_with_the_way_out(tmp_path: Path, suffix: str, way_out: str, inside: bool) -> None:
+def test_another_format_is_refused_with_the_way_out(tmp_path: Path, suffix: str, fix: str, inside: bool) -> None:
     file = tmp_path / f"model{suffix}"
     file.write_bytes(b"\x80\2")
     error = refused(tmp_path if inside else file)
     assert error.reason == "not-safetensors"
     assert str(file) in error.message
-    assert way_out in error.message
+    assert fix in error.message
 
 
 def test_safetensors_beside_another_format_are_taken(tmp_path: Path) -> None:

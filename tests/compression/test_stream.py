@@ -21,7 +21,7 @@ from hypothesis import strategies as st
 
 from blobstore.codecs.element_types import BY_NAME
 from blobstore.compression.planes import Layout, layout_of
-from blobstore.compression.reader import HEADER, Packed
+from blobstore.compression.reader import HEADER, PackedReader
 from blobstore.compression.writer import CHUNK_NBYTES, compress, sampled_ratio
 from blobstore.errors import BlobStoreError, FormatError, TruncatedError, UsageError
 from blobstore.fileio.threads import in_order
@@ -58,7 +58,7 @@ def facts(kind: str) -> pytest.MarkDecorator:
 
 @facts("packed_valid")
 def test_a_valid_vector_reads_as_it_says(fact: Fact) -> None:
-    found = Packed(bytes.fromhex(fact["stored"]))
+    found = PackedReader(bytes.fromhex(fact["stored"]))
     wanted = bytes.fromhex(fact["bytes"])
     base = base_of(bytes.fromhex(fact["base"])) if "base" in fact else None
     assert found.nbytes == len(wanted)
@@ -84,19 +84,19 @@ def test_a_writer_makes_the_header_of_a_valid_vector(fact: Fact) -> None:
 def test_an_invalid_vector_is_refused(fact: Fact) -> None:
     stored = bytes.fromhex(fact["stored"])
     if fact.get("read"):
-        found = Packed(stored)
+        found = PackedReader(stored)
         with pytest.raises(FormatError) as caught:
             found.read()
         assert caught.value.offset == HEADER.itemsize
     else:
         with pytest.raises(FormatError) as caught:
-            Packed(stored)
+            PackedReader(stored)
     assert caught.value.reason == fact["reason"]
 
 
 @facts("packed_bases")
 def test_a_vector_with_the_wrong_base_is_refused(tmp_path: Path, fact: Fact) -> None:
-    stream = Packed(bytes.fromhex(fact["stored"]))
+    stream = PackedReader(bytes.fromhex(fact["stored"]))
     base = bytes.fromhex(fact["base"]) if "base" in fact else None
     if stream.base_sha256 is None or not base:  # there are no empty blobs
         with pytest.raises(UsageError) as caught:
@@ -133,7 +133,7 @@ def test_a_fault_of_the_layout_is_said_with_its_place(fact: Fact) -> None:
     if fact.get("read"):
         return
     with pytest.raises(FormatError) as caught:
-        Packed(stored)
+        PackedReader(stored)
     code = fact["reason"].removeprefix("packed-")
     if code not in PLACES:
         header = np.frombuffer(stored, HEADER, 1)[0]
@@ -156,7 +156,7 @@ def test_the_offset_of_a_damaged_frame_is_where_it_begins(layout: Layout, count:
     start = HEADER.itemsize + sum(sizes[:place])
     at = data.draw(st.sampled_from([0, 4, sizes[place] - 1]))  # its magic, its descriptor, its checksum
     stored[start + at] ^= 0x10
-    found = Packed(stored)
+    found = PackedReader(stored)
     first = place // layout.width * chunk * layout.width
     for begin, end in ((0, len(raw)), (first, first + 1)):
         with pytest.raises(FormatError) as caught:
@@ -168,7 +168,7 @@ def test_the_offset_of_a_damaged_frame_is_where_it_begins(layout: Layout, count:
 @given(data=st.binary(min_size=1, max_size=300), chunk=st.integers(1, 9), job=st.integers(1, 100), where=st.data())
 def test_no_chunk_is_decoded_twice(data: bytes, chunk: int, job: int, where: st.DataObject) -> None:
     """Whatever a job takes, and wherever the range begins."""
-    found = Packed(packed(data, Layout(1), chunk=chunk))
+    found = PackedReader(packed(data, Layout(1), chunk=chunk))
     start = where.draw(st.integers(0, len(data) - 1))
     stop = where.draw(st.integers(start + 1, len(data)))
     decoded: list[int] = []
@@ -211,7 +211,7 @@ smooth = st.lists(st.sampled_from([0, 1, 63, 64, 255]), max_size=300).map(bytes)
 def test_any_range_of_packed_bytes_comes_back(
     layout: Layout, data: bytes, chunk: int, level: int, where: st.DataObject
 ) -> None:
-    found = Packed(packed(data, layout, chunk=chunk, level=level))
+    found = PackedReader(packed(data, layout, chunk=chunk, level=level))
     assert found.nbytes == len(data)
     assert found.base_sha256 is None
     start = where.draw(st.integers(0, len(data)))
@@ -234,7 +234,7 @@ def test_a_difference_comes_back_with_its_base_only(
 ) -> None:
     base, data = bytes(one for one, _ in pairs), bytes(one ^ other for one, other in pairs)
     digest = hashlib.sha256(base).digest()
-    found = Packed(packed(data, layout_of(BY_NAME[kind]), chunk=chunk, base=base_of(base), base_sha256=digest))
+    found = PackedReader(packed(data, layout_of(BY_NAME[kind]), chunk=chunk, base=base_of(base), base_sha256=digest))
     assert found.base_sha256 == digest
     start = where.draw(st.integers(0, len(data)))
     assert found.read(start, base=base_of(base)).tobytes() == data[start:]
@@ -247,7 +247,7 @@ def test_a_difference_of_more_than_a_chunk_comes_back(layout: Layout) -> None:
     random = np.random.default_rng(8)
     base = random.bytes(CHUNK_NBYTES + 5000)  # no part of it is like another
     changed = np.frombuffer(base, np.uint8) ^ (random.integers(0, 50, len(base)) == 0)
-    found = Packed(packed(changed.tobytes(), layout, base=base_of(base), base_sha256=bytes(32)))
+    found = PackedReader(packed(changed.tobytes(), layout, base=base_of(base), base_sha256=bytes(32)))
     assert np.array_equal(found.read(base=base_of(base)), changed)
     assert np.array_equal(found.read(3, len(base) - 4999, base=base_of(base)), changed[3:-4999])
 
@@ -258,8 +258,8 @@ def test_sizes_around_a_chunks_border_come_back_with_threads_and_without(layout:
     data = np.random.default_rng(3).integers(0, 30, 2 * CHUNK_NBYTES + more, dtype=np.uint8).tobytes()
     stored = packed(data, layout)
     assert packed(data, layout, run=in_order) == stored
-    assert Packed(stored).read().tobytes() == data
-    assert Packed(stored).read(5, run=in_order).tobytes() == data[5:]
+    assert PackedReader(stored).read().tobytes() == data
+    assert PackedReader(stored).read(5, run=in_order).tobytes() == data[5:]
 
 
 def test_streams_that_are_asked_for_in_turns_are_those_that_are_asked_for_alone() -> None:
@@ -287,13 +287,13 @@ def test_many_jobs_are_the_same_in_threads() -> None:
     layout = layout_of(BY_NAME["bf16"])
     stored = packed(data, layout)
     assert packed(data, layout, run=partial(in_order, workers=3)) == stored
-    assert Packed(stored).read(run=partial(in_order, workers=3)).tobytes() == data
+    assert PackedReader(stored).read(run=partial(in_order, workers=3)).tobytes() == data
 
 
 def test_every_pattern_of_16_bits_comes_back() -> None:
     data = np.arange(1 << 16, dtype=np.uint16).tobytes()
     for name in ("bf16", "f16", "u16"):
-        assert Packed(packed(data, layout_of(BY_NAME[name]))).read().tobytes() == data
+        assert PackedReader(packed(data, layout_of(BY_NAME[name]))).read().tobytes() == data
 
 
 @pytest.mark.parametrize("name", BY_NAME)
@@ -339,7 +339,7 @@ def test_what_is_repeated_is_found_at_any_level(level: int) -> None:
     data = np.random.default_rng(9).bytes(1 << 12) * 64
     stored = packed(data, Layout(1), level=level)
     assert len(stored) < len(data) / 20
-    assert Packed(stored).read().tobytes() == data
+    assert PackedReader(stored).read().tobytes() == data
 
 
 def test_bytes_that_are_the_bases_take_nearly_nothing() -> None:
@@ -366,7 +366,7 @@ def test_every_bit_that_flips_is_found_or_changes_nothing(layout: Layout, nbytes
         broken = bytearray(stored)
         broken[place // 8] ^= 1 << place % 8
         try:
-            found = Packed(broken).read()
+            found = PackedReader(broken).read()
         except FormatError:
             continue
         assert found.tobytes() == data
@@ -379,7 +379,7 @@ def test_every_bit_that_flips_is_found_or_changes_nothing(layout: Layout, nbytes
 def test_a_stream_that_is_cut_is_refused_when_it_is_opened(data: bytes, kept: float) -> None:
     stored = packed(data, Layout(2, signed=True), chunk=50)
     with pytest.raises(FormatError) as caught:
-        Packed(stored[: int(kept * len(stored))])
+        PackedReader(stored[: int(kept * len(stored))])
     assert caught.value.reason in {"packed-truncated", "packed-table", "packed-table-crc"}
     assert isinstance(caught.value, TruncatedError) or caught.value.reason == "packed-table-crc"
 
@@ -388,7 +388,7 @@ def test_damage_is_found_where_it_is_read_and_nowhere_else() -> None:
     data = np.random.default_rng(8).bytes(400)
     stored = bytearray(packed(data, Layout(1), chunk=100))
     stored[HEADER.itemsize + 150] ^= 1
-    found = Packed(stored)
+    found = PackedReader(stored)
     assert found.read(0, 100).tobytes() + found.read(200).tobytes() == data[:100] + data[200:]
     assert found.read(150, 150).tobytes() == b""
     with pytest.raises(FormatError, match="packed-data"):
@@ -397,7 +397,7 @@ def test_damage_is_found_where_it_is_read_and_nowhere_else() -> None:
 
 def test_a_bomb_is_refused_before_anything_is_allocated() -> None:
     bomb = next(fact for fact in FACTS["packed_invalid"] if fact["name"] == "frame-bomb")
-    found = Packed(bytes.fromhex(bomb["stored"]))
+    found = PackedReader(bytes.fromhex(bomb["stored"]))
     tracemalloc.start()
     try:
         with pytest.raises(FormatError):
@@ -415,7 +415,7 @@ def test_a_foreign_size_allocates_nothing() -> None:
     tracemalloc.start()
     try:
         with pytest.raises(TruncatedError, match="packed-table"):
-            Packed(bytes(header) + bytes(1000))
+            PackedReader(bytes(header) + bytes(1000))
         assert tracemalloc.get_traced_memory()[1] < 1 << 20
     finally:
         tracemalloc.stop()
@@ -444,7 +444,7 @@ def test_what_can_not_be_compressed_is_refused(reason: str, options: dict[str, A
 
 
 def test_what_can_not_be_read_is_refused() -> None:
-    found = Packed(packed(bytes(10), Layout(1)))
+    found = PackedReader(packed(bytes(10), Layout(1)))
     for start, stop, out in ((-1, 5, None), (5, 4, None), (0, 11, None), (0, 10, bytearray(9)), (0, 10, bytes(10))):
         with pytest.raises(BlobStoreError, match="packed-range"):
             found.read(start, stop, out=out)

@@ -162,7 +162,7 @@ def test_a_blob_in_pieces_that_last_is_the_blob(
     with BlobWriter(path, version=version, digests=True) as writer:
         for key, content in blobs:
             places = data.draw(st.lists(st.integers(0, 1 << 20), max_size=5))
-            writer.add_chunks(key, cut(content, places), lasting=True)
+            writer.add_chunks(key, cut(content, places), immutable=True)
     assert writer.digests() == [hashlib.sha256(content).digest() for _, content in blobs]
     assert path.read_bytes() == expected(generator, version, blobs)
 
@@ -209,14 +209,14 @@ def test_what_is_taken_back_was_never_there(
         for one in changed:
             if one is None:
                 if kept:
-                    writer.take_back()
+                    writer.undo_last()
                     kept.pop()
                 continue
-            key, data, lasting, from_file = one[0], one[1] * times, *one[2:]
+            key, data, immutable, from_file = one[0], one[1] * times, *one[2:]
             piece = FileRange(file.fileno(), offset, len(data)) if from_file else data
             offset += len(data)
             if key not in ["~first", *(before for before, _ in kept)]:
-                writer.add_chunks(key, (piece,), lasting=lasting)
+                writer.add_chunks(key, (piece,), immutable=immutable)
                 kept.append((key, data))
         kept.insert(0, ("~first", b"so that there is one"))
         assert writer.keys == [key for key, _ in kept]
@@ -235,13 +235,13 @@ def test_large_blobs_are_taken_back_while_they_are_hashed_and_synced(
     if digests:
         slowly(monkeypatch)
     with BlobWriter(path, version=version, digests=digests) as writer:
-        writer.add_chunks("a", (FileRange(large, 5, 2 << 20),), lasting=True)
+        writer.add_chunks("a", (FileRange(large, 5, 2 << 20),), immutable=True)
         for _ in range(3):
-            writer.add_chunks("b", (LARGE, FileRange(large, 0, len(LARGE))), lasting=True)
-            writer.take_back()
-        writer.add_chunks("b", (LARGE[:-1],), lasting=True)
-        writer.take_back()
-        writer.take_back()
+            writer.add_chunks("b", (LARGE, FileRange(large, 0, len(LARGE))), immutable=True)
+            writer.undo_last()
+        writer.add_chunks("b", (LARGE[:-1],), immutable=True)
+        writer.undo_last()
+        writer.undo_last()
         writer.add("b", LARGE[7:])
         if digests:
             assert writer.digests() == [hashlib.sha256(LARGE[7:]).digest()]
@@ -252,15 +252,15 @@ def test_nothing_can_be_taken_back_from_a_stream_or_where_nothing_is(path: Path)
     writer = BlobWriter(io.BytesIO())
     writer.add("a", b"x")
     with pytest.raises(UsageError, match="needs-seek"):
-        writer.take_back()
+        writer.undo_last()
     writer.close()
     writer = BlobWriter(path)
     with pytest.raises(UsageError, match="no-blobs"):
-        writer.take_back()
+        writer.undo_last()
     writer.add("a", b"x")
     writer.close()
     with pytest.raises(UsageError, match="closed"):
-        writer.take_back()
+        writer.undo_last()
 
 
 @both_versions

@@ -225,10 +225,10 @@ def test_a_built_index_lists_each_blob_as_bytes(
         assert {name: array.tobytes() for name, array in store.items()} == listed
         assert store.reader.version == version
         assert store.index
-        content = store.index.content
-        assert (content.has_digests, content.self_digest_holds()) == (digests, True)
+        manifest = store.index.content
+        assert (manifest.has_digests, manifest.self_digest_holds()) == (digests, True)
         stored = dict(blobs) | {"config": b"c"}
-        for row in map(content.blob, range(len(content.blobs))):
+        for row in map(manifest.blob, range(len(manifest.blobs))):
             data = {bytes_of(key): data for key, data in stored.items()}[row.key]
             assert (row.nbytes, row.sha256) == (len(data), hashlib.sha256(data).digest() if digests else None)
 

@@ -116,7 +116,7 @@ def test_a_file_that_is_replaced_leaves_its_mode_and_owner_to_the_new_one(target
         # Before it is complete it is nobody else's, under whatever name.
         assert stat.S_IMODE(os.fstat(new.fileno()).st_mode) & 0o077 == 0
         write_all(new.fileno(), memoryview(NEW))
-        new.settle()
+        new.prepare()
         assert stat.S_IMODE(os.fstat(new.fileno()).st_mode) == mode
     found = target.stat()
     assert (stat.S_IMODE(found.st_mode), (found.st_uid, found.st_gid)) == (mode, owner)
@@ -198,7 +198,7 @@ def test_a_finished_file_stays(target: Path) -> None:
     with AtomicFile(target) as new:
         write_all(new.fileno(), memoryview(NEW))
     new.discard()
-    for again in (new.fileno, new.settle):
+    for again in (new.fileno, new.prepare):
         with pytest.raises(UsageError, match=r"closed: .*store\.sbs' is written already, or was given up"):
             again()
     assert target.read_bytes() == NEW

@@ -83,10 +83,10 @@ def test_pieces_that_last_are_hashed_in_order(file: int, blobs: list[list[tuple[
     hasher = Hasher()
     for blob in blobs:
         hasher.begin()
-        for from_file, lasting, nbytes in blob:
-            if lasting:
+        for from_file, immutable, nbytes in blob:
+            if immutable:
                 source = FileRange(file, 0, nbytes) if from_file else memoryview(DATA)[:nbytes]
-                with hasher.updating(source, lasting=True):
+                with hasher.updating(source, immutable=True):
                     pass
             else:
                 update(hasher, FileRange(file, 0, nbytes) if from_file else DATA[:nbytes])
@@ -113,7 +113,7 @@ def test_what_lasts_is_hashed_after_the_block_and_before_the_end(
     hasher: Hasher, gate: threading.Event, ending: str
 ) -> None:
     for _ in range(3):
-        with hasher.updating(memoryview(DATA), lasting=True):
+        with hasher.updating(memoryview(DATA), immutable=True):
             pass
         hasher.begin()
     threading.Timer(0.05, gate.set).start()
@@ -124,7 +124,7 @@ def test_what_lasts_is_hashed_after_the_block_and_before_the_end(
 def test_what_waits_is_let_go_of_when_it_is_not_wanted_any_more(hasher: Hasher, gate: threading.Event) -> None:
     data = bytearray(DATA)
     for _ in range(3):
-        with hasher.updating(memoryview(data), lasting=True):
+        with hasher.updating(memoryview(data), immutable=True):
             pass
     threading.Timer(0.05, gate.set).start()
     hasher.discard()
@@ -136,10 +136,10 @@ def test_no_more_than_so_much_memory_waits(
 ) -> None:
     monkeypatch.setattr(hashing, "_WAITING_NBYTES", len(DATA))
     for source in (memoryview(DATA), FileRange(file, 0, len(DATA))):  # a file holds no memory
-        with hasher.updating(source, lasting=True):
+        with hasher.updating(source, immutable=True):
             pass
     threading.Timer(0.05, gate.set).start()
-    with hasher.updating(memoryview(DATA), lasting=True):
+    with hasher.updating(memoryview(DATA), immutable=True):
         assert gate.is_set()
     assert hasher.digests() == [sha256(DATA * 3)]
 
@@ -151,7 +151,7 @@ def test_exactly_so_much_memory_may_wait(
     late = threading.Timer(20, gate.set)
     late.start()
     for _ in range(2):
-        with hasher.updating(memoryview(DATA), lasting=True):
+        with hasher.updating(memoryview(DATA), immutable=True):
             assert not gate.is_set()
     late.cancel()
     gate.set()
@@ -161,16 +161,16 @@ def test_exactly_so_much_memory_may_wait(
 def test_no_more_pieces_wait_than_threads_need(hasher: Hasher, gate: threading.Event) -> None:
     # Each was made for the file: what waits is memory that nobody else holds.
     for _ in range(hashing._WAITING_PIECES):
-        with hasher.updating(memoryview(DATA), lasting=True):
+        with hasher.updating(memoryview(DATA), immutable=True):
             assert not gate.is_set()
     threading.Timer(0.05, gate.set).start()
-    with hasher.updating(memoryview(DATA), lasting=True):
+    with hasher.updating(memoryview(DATA), immutable=True):
         assert gate.is_set()
     assert hasher.digests() == [sha256(DATA * (hashing._WAITING_PIECES + 1))]
 
 
 def test_a_file_that_was_to_last_and_is_shorter_is_reported(hasher: Hasher, file: int) -> None:
-    with hasher.updating(FileRange(file, 1, len(DATA)), lasting=True):
+    with hasher.updating(FileRange(file, 1, len(DATA)), immutable=True):
         pass
     hasher.begin()
     update(hasher, DATA)
@@ -192,7 +192,7 @@ def test_a_blob_is_forgotten_once_its_bytes_are_no_longer_read(
     sources: list[memoryview | FileRange] = [memoryview(DATA), FileRange(file, 0, len(DATA))]
     hasher.begin()
     for source in sources:
-        with hasher.updating(source, lasting=True):
+        with hasher.updating(source, immutable=True):
             pass
     threading.Timer(0.05, gate.set).start()
     hasher.forget()

@@ -87,7 +87,7 @@ def test_a_system_without_a_hint_opens_all_the_same(
 def test_all_of_a_file_is_in_memory_when_that_was_asked_for(tmp_path: Path) -> None:
     path = tmp_path / "large"
     path.write_bytes(payload(2, 1 << 20) * 8)
-    page_cache.settle(str(path))
+    page_cache.prepare(str(path))
     page_cache.drop([str(path)])
     found = page_cache.resident([str(path)])
     if found is None or found[0]:

@@ -722,7 +722,7 @@ def packed(data: bytes) -> None:
     flags, rest = flags_of(data)
     stored = put_checks_right(rest) if flags & CHECKED else rest
     try:
-        found = packing.Packed(stored)
+        found = packing.PackedReader(stored)
     except BlobStoreError:
         return
     # Each plane of each chunk has a frame and its size in the table.
@@ -742,7 +742,7 @@ def packed(data: bytes) -> None:
     assert found.read(third, 2 * third, base=base).tobytes() == whole[third : 2 * third]
     options: dict[str, Any] = {"base": base, "base_sha256": found.base_sha256} if base else {}
     again = b"".join(map(bytes, compress(whole, found.layout, **options)))
-    assert packing.Packed(again).read(base=base).tobytes() == whole
+    assert packing.PackedReader(again).read(base=base).tobytes() == whole
 
 
 def zeros(start: int, stop: int) -> bytes:

@@ -16,7 +16,7 @@ import blobstore
 from blobstore import codecs
 from blobstore.codecs.element_types import BY_NAME
 from blobstore.errors import MissingExtraError, NameNotFoundError, UsageError
-from blobstore.store.framework import BridgedStore, import_extra
+from blobstore.store.framework import FrameworkStore, import_extra
 from tests.tensor_strategies import Model, models
 
 if TYPE_CHECKING:
@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 VALUES = np.random.default_rng(3).normal(0, 1, (6, 5)).astype(np.float32)
 
 
-class Bridged(BridgedStore["Array"]):
+class Bridged(FrameworkStore["Array"]):
     def _convert(self, info: TensorInfo, values: Array) -> Array:
         if info.type.name == "u16":
             raise UsageError("unsupported-dtype", "not known here")
