@@ -28,7 +28,7 @@ import zstandard
 from blobstore import codecs
 from blobstore.codecs.element_types import BY_NAME
 from blobstore.compression.planes import Splitter, layout_of
-from blobstore.compression.reader import Packed
+from blobstore.compression.reader import PackedReader
 from blobstore.compression.writer import compress
 from blobstore.fileio.threads import in_order
 
@@ -94,7 +94,7 @@ def ours(kind: str, data: Bytes, base: Bytes | None, level: int = 0, *, new: boo
     layout, room = layout_of(BY_NAME[kind]), None if new else np.zeros_like(data)
     given: dict[str, Any] = {} if base is None else {"base": lambda start, stop: base[start:stop]}
     digest: dict[str, Any] = {} if base is None else {"base_sha256": hashlib.sha256(base.data).digest()}
-    found = Packed(b"".join(map(bytes, compress(data, layout, level=level, **given, **digest))))
+    found = PackedReader(b"".join(map(bytes, compress(data, layout, level=level, **given, **digest))))
     if not np.array_equal(found.read(**given), data):
         raise AssertionError("packed bytes are not what they were")
     return (

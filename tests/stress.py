@@ -129,7 +129,7 @@ def main() -> int:
             victim.communicate()
             kills += 1
         statuses = []
-        for one in immutable:
+        for one in lasting:
             said = one.communicate()[0].split()
             statuses.append(one.returncode)
             if said:

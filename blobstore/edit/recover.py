@@ -193,7 +193,7 @@ def _whole(
         manifest.forget_source()
         _adjust_toc(manifest, done)
     done.kept = [blob.key for blob in manifest.blobs]
-    return content
+    return manifest
 
 
 def _fault(source: ByteSource, data: FileRange, known: bytes | None, progress: Progress) -> str:

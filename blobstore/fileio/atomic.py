@@ -79,7 +79,7 @@ class AtomicFile(Completing):
         self._temporary = ""
         self._named = False
         self._committed = False
-        self._settled = False
+        self._prepared = False
         self._syncing: threading.Thread | None = None
         self._sync_error: OSError | None = None
         self._fd = -1
@@ -139,7 +139,7 @@ class AtomicFile(Completing):
 
     def prepare(self) -> None:
         """Make the file durable, so that `commit` has only to move it: for files that go together."""
-        if self._settled and self._fd >= 0:
+        if self._prepared and self._fd >= 0:
             return
         try:
             with self._telling():
@@ -151,7 +151,7 @@ class AtomicFile(Completing):
                     self._name()
                 self._take_over()
                 os.fsync(self.fileno())
-            self._settled = True
+            self._prepared = True
         except BaseException:
             self.discard()
             raise

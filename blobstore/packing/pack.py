@@ -204,7 +204,7 @@ class _Packer:
         hashing: Callable[[int, int], Future[bytes]],
     ) -> None:
         self._reader = reader
-        self._manifest = content
+        self._manifest = manifest
         self._level = level
         self._run = None if (workers or cores()) == 1 else partial(in_order, workers=workers)
         self._base = base

@@ -10,7 +10,7 @@ import pytest
 
 import blobstore
 from blobstore.codecs import element_types
-from blobstore.compression.reader import Packed
+from blobstore.compression.reader import PackedReader
 from blobstore.container.directory import build_directory
 from blobstore.container.keys import decode_key
 from blobstore.errors import BlobStoreError
@@ -106,7 +106,7 @@ def test_the_bytes_of_each_name_are_those_of_its_part_of_a_blob(vectors: Path, f
         for entry in fact["entries"]:
             blob = blobs[entry["key"].encode()] if entry["key"] else b""
             info = store.info(entry["name"])
-            whole = Packed(blob).read().tobytes() if info.packed else blob
+            whole = PackedReader(blob).read().tobytes() if info.packed else blob
             expected = whole[entry["offset"] :][: entry["nbytes"]]
             assert bytes(store.raw(entry["name"])) == expected
             if info.dtype is not None and not info.encoded:
