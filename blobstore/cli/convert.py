@@ -19,6 +19,7 @@ from blobstore.cli.output import (
     shape,
     shown,
     size,
+    tell_dry_run,
 )
 from blobstore.container.layout import MAX_PORTABLE_BLOBS
 from blobstore.convert.choose import KINDS, choose_plan, has_chat_template, tokenizer_beside
@@ -101,6 +102,7 @@ def run(options: argparse.Namespace) -> int:
             note(text)
         if options.dry_run:
             _show_plan(plan, found, as_json=options.json)
+            tell_dry_run(options.output)
             return 0
         watch = Stopwatch()
         with progress(plan.nbytes, "converting") as advance:
