@@ -50,26 +50,31 @@ class AtomicFile(Completing):
     Until then the target is untouched. An error leaves nothing behind. Neither does a killed process where the system
     has unnamed files (Linux), unless it dies in the moment between naming the complete file and moving it to the
     target; what it leaves elsewhere is removed by the next writer to that folder. A symbolic link is followed: the
-    file that it names is replaced. A file that is replaced leaves its mode to the new one, and its owner where the
-    system allows it; other new files obey the umask.
+    file that it names is replaced, unless the link itself is to be. A file that is replaced leaves its mode to the new
+    one, and its owner where the system allows it; other new files obey the umask.
 
     Attributes:
         path: The target.
     """
 
-    def __init__(self, path: str | PathLike[str], *, like: str | PathLike[str] | None = None) -> None:
+    def __init__(
+        self, path: str | PathLike[str], *, like: str | PathLike[str] | None = None, follow: bool = True
+    ) -> None:
         """Begin the file.
 
         Args:
             path: The target.
             like: A file, perhaps, whose mode and owner it gets where there is no target yet.
+            follow: Replace what a link names; else the link, and what it names stays.
 
         Raises:
             UsageError: ``not-a-file`` when the target is a folder, pipe or device.
             OSError: The folder isn't there or can't be written to.
         """
-        self.path = os.path.realpath(os.fspath(path))
+        self.path = os.path.realpath(path) if follow else _place_of(path)
         there = stat_of(self.path, follow_symlinks=False)
+        if there and not follow and stat.S_ISLNK(there.st_mode):
+            there = None
         if there and not stat.S_ISREG(there.st_mode):
             raise UsageError("not-a-file", f"{self.path!r} is no regular file and can't be replaced")
         self._like = there or (stat_of(like) if like is not None else None)
@@ -288,9 +293,21 @@ class AtomicFile(Completing):
                 os.unlink(self._temporary)
 
 
-def write_file(path: str | PathLike[str], data: bytes | memoryview, *, like: str | PathLike[str] | None = None) -> None:
-    """Write a whole small file atomically; ``like`` as `AtomicFile` has it."""
-    with AtomicFile(path, like=like) as target:
+def _place_of(path: str | PathLike[str]) -> str:
+    """Return the real path of the folder, and the name in it, which may be a link's."""
+    folder, name = os.path.split(os.fspath(path))
+    return os.path.join(os.path.realpath(folder), name)
+
+
+def write_file(
+    path: str | PathLike[str],
+    data: bytes | memoryview,
+    *,
+    like: str | PathLike[str] | None = None,
+    follow: bool = True,
+) -> None:
+    """Write a whole small file atomically; ``like`` and ``follow`` as `AtomicFile` has them."""
+    with AtomicFile(path, like=like, follow=follow) as target:
         target.write(memoryview(data))
 
 

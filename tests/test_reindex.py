@@ -275,6 +275,18 @@ def test_a_broken_index_can_be_built_anew(tmp_path: Path, embed: bool) -> None:
     assert list(contents_of(path)) == ["a"]
 
 
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="no named pipes")
+@pytest.mark.parametrize("force", [False, True])
+@pytest.mark.parametrize("digests", [False, True])
+def test_a_pipe_in_the_place_of_the_index_is_named_and_not_read(tmp_path: Path, force: bool, digests: bool) -> None:
+    path = tmp_path / "m.sbs"
+    write_plain(path, [("a", b"x")])
+    os.mkfifo(f"{path}.idx")
+    with pytest.raises(UsageError, match="not-a-file") as caught:
+        build_for(path, force=force, digests=digests)
+    assert f"{path}.idx" in str(caught.value)
+
+
 @pytest.mark.parametrize("embed", [False, True])
 def test_a_key_that_can_not_be_a_name_keeps_its_blob(tmp_path: Path, embed: bool) -> None:
     path = tmp_path / "m.sbs"
