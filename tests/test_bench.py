@@ -464,7 +464,7 @@ def test_files_go_where_they_are_told_to(cli: Cli, store: Path, tmp_path: Path) 
     bench(Plan(str(store), runs=1, cold=False, against=["npz"], folder=str(tmp_path / "other")), look)
     assert any(one.endswith("model.npz") for one in seen)
     assert not everything_below(tmp_path / "other")
-    assert cli("bench", store, "--tmp", tmp_path / "no").status == 2
+    assert cli("bench", store, "--against", "npz", "--tmp", tmp_path / "no").status == 2
 
 
 def test_what_the_disk_has_no_room_for_is_refused(cli: Cli, store: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -337,6 +337,10 @@ def test_a_stream_that_is_cut_off_ends_as_cat_does() -> None:
         "convert other --weights bf16 --dry-run",
         "check other --weights bf16",
         "check made.sbs --weights bf16",
+        "verify plain.sbs --quick --workers 2",
+        "diff other ck --by keys",
+        "diff other ck --by names",
+        "bench plain.sbs --tmp other",
     ],
 )
 def test_flags_that_would_do_nothing_are_refused(site: Path, words: str) -> None:
@@ -353,13 +357,50 @@ def test_flags_that_would_do_nothing_are_refused(site: Path, words: str) -> None
         "get plain.sbs b --base base.sbs",
         "export plain.sbs --base base.sbs -o x",
         "unpack packed.sbs --base base.sbs -o x",
+        "verify plain.sbs --values --base base.sbs",
+        "verify made.sbs --against ck --base base.sbs",
+        "diff plain.sbs tuned.sbs --base base.sbs",
+        "diff plain.sbs ck --base base.sbs",
+        "get some.sbs b --base base.sbs -o x",
+        "get near.sbs ~index --base base.sbs -o x",
     ],
 )
 @pytest.mark.usefixtures("site")
 def test_a_base_that_nothing_needs_is_refused(words: str) -> None:
     run(["pack", "plain.sbs", "-o", "packed.sbs"])
+    run(["pack", "tuned.sbs", "-o", "some.sbs", "--base", "base.sbs", "--only", NAME])
     status, printed, told = run(words.split())
     assert (status, printed, "needless-base" in told) == (2, "", True), told
+
+
+@pytest.mark.parametrize("words", ["convert ck", "export tuned.sbs"])
+def test_a_dry_run_names_the_file_that_it_does_not_write(site: Path, words: str) -> None:
+    for output, named in (("out", "out"), ("-", "standard output")):
+        status, _, told = run([*words.split(), "--dry-run", "-o", output])
+        assert (status, f"note: a dry run: {named} is not written\n" in told) == (0, True)
+    assert not (site / "out").exists()
+
+
+def texts() -> Iterator[list[str]]:
+    """Yield, for each argument of each command that takes any text, the words up to it, and it empty."""
+    for name, parser in commands(cli.parser()):
+        before = name.split()
+        for action in parser._actions:
+            if action.type is None and action.choices is None and action.nargs != 0:
+                yield [*before, *action.option_strings[-1:], ""]
+            if not action.option_strings:
+                before.append("x")
+
+
+@pytest.mark.parametrize("words", list(texts()), ids=" ".join)
+def test_no_argument_is_empty(site: Path, words: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    before = everything(site)
+    with pytest.raises(SystemExit) as caught:
+        cli.main(words)
+    assert caught.value.code == 2
+    last = capsys.readouterr().err.splitlines()[-1]
+    assert "is empty: is a variable of the shell not set?" in last
+    assert everything(site) == before
 
 
 # --------------------------------------------------------------------------------------------- exports over older ones
@@ -459,9 +500,8 @@ def test_standard_output_is_an_output_as_well(site: Path) -> None:
 @pytest.mark.parametrize(
     ("words", "reason"),
     [
-        (["get", "tuned.sbs", NAME, "-o", ""], "no-output"),
-        (["export", "tuned.sbs", "-o", ""], "no-output"),
-        (["verify", "made.sbs", "--against", "ck", "--receipt", ""], "no-output"),
+        (["export", "tuned.sbs", "-o", "x", "--max-shard-size", "0.1B"], "bad-size"),
+        (["export", "tuned.sbs", "-o", "x", "--max-shard-size", "0.0004kB"], "bad-size"),
         (["export", "tuned.sbs", "-o", "out/", "--max-shard-size", "1kB"], "bad-name"),
         (
             ["verify", "made.sbs", "--against", "ck/model.safetensors", "--receipt", "ck/chat_template.jinja"],

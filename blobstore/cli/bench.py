@@ -11,6 +11,7 @@ from blobstore.bench.peers import PEERS
 from blobstore.bench.run import Plan, bench
 from blobstore.bench.yardsticks import NAME as MACHINE
 from blobstore.cli.output import add_command, add_json, note, print_json, print_table, shown, size, steps
+from blobstore.errors import UsageError
 from blobstore.inputs import files_of, refuse_inputs
 
 if TYPE_CHECKING:
@@ -67,9 +68,7 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
     parser = add_command(commands, "bench", run, TEXT, EXAMPLE)
     parser.add_argument("file", metavar="FILE", help="an .sbs file")
     parser.add_argument("--runs", type=int, metavar="N", help=f"of each case (default: {_RUNS}, quick {_QUICK_RUNS})")
-    parser.add_argument(
-        "--against", metavar="LIST", default="", help=f"other formats: all, or some of {','.join(PEERS)}"
-    )
+    parser.add_argument("--against", metavar="LIST", help=f"other formats: all, or some of {','.join(PEERS)}")
     parser.add_argument("--cold", action="store_true", help="only with FILE not in the page cache (default: both)")
     parser.add_argument("--warm", action="store_true", help="only with FILE in the page cache (default: both)")
     parser.add_argument(
@@ -85,6 +84,8 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
 
 def run(options: argparse.Namespace) -> int:
     """Run the command."""
+    if options.tmp is not None and options.against is None:
+        raise UsageError("needless-flag", "--tmp: no other format's file is written: leave it out, or add --against")
     if options.plot:
         plot.check(options.plot)
         refuse_inputs([options.plot], files_of(options.file))
@@ -95,7 +96,7 @@ def run(options: argparse.Namespace) -> int:
         runs=default if options.runs is None else options.runs,
         cold=options.cold or both,
         warm=options.warm or both,
-        against=_names(options.against),
+        against=_names(options.against or ""),
         folder=options.tmp,
         drop_caches=options.drop_caches,
         quick=options.quick,

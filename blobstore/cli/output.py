@@ -38,8 +38,16 @@ def add_command(
         epilog=example,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
+    parser.register("type", None, _text)  # of all arguments that have no type of their own
     parser.set_defaults(run=run)
     return parser
+
+
+def _text(value: str) -> str:
+    """Refuse what an unset variable of the shell gives: it is neither left out nor the current folder."""
+    if not value:
+        raise argparse.ArgumentTypeError("it is empty: is a variable of the shell not set?")
+    return value
 
 
 def add_json(parser: argparse.ArgumentParser) -> None:
@@ -63,8 +71,6 @@ def output_of(options: argparse.Namespace, output: str, *, streams: bool = True)
     Raises:
         UsageError: ``no-stream``; ``two-ways`` with ``--json``; ``terminal``.
     """
-    if not output:
-        raise UsageError("no-output", "the output has no name: is a variable of the shell empty?")
     if output != "-":
         return output
     if not streams:
@@ -84,16 +90,23 @@ def tell(text: str, *, output: str) -> None:
     print(text, file=sys.stderr if output == "-" else sys.stdout)
 
 
-def refuse_needless_base(store: Store) -> None:
-    """Refuse ``--base`` for a file that is no difference to another.
+def tell_dry_run(output: str | None) -> None:
+    """Say which file a dry run does not write."""
+    if output is not None:
+        note(f"a dry run: {'standard output' if output == '-' else output} is not written")
+
+
+def refuse_needless_base(*stores: Store) -> None:
+    """Refuse ``--base`` for files of which none is the difference to another.
 
     Raises:
         UsageError: ``needless-base``.
     """
     from blobstore.keys import BASE
 
-    if store.base_path is not None and BASE not in store.metadata:
-        raise UsageError("needless-base", f"{store.path!r} is no difference to another file: leave out --base")
+    if any(one.base_path is not None for one in stores) and not any(BASE in one.metadata for one in stores):
+        paths = ", ".join(dict.fromkeys(repr(one.path) for one in stores))
+        raise UsageError("needless-base", f"{paths}: not packed as the difference to another file: leave out --base")
 
 
 def print_json(value: Any) -> None:  # noqa: ANN401 (JSON is anything)
