@@ -243,7 +243,63 @@ def test_an_index_never_takes_the_place_of_its_file(site: Path) -> None:
         assert run(["convert", "ck", "-o", "ck/out.sbs", "--index", "external"])[0] == 0
 
 
+@pytest.mark.parametrize(
+    ("words", "way"),
+    [
+        ("rewrite plain.sbs -o plain.sbs", "--in-place"),
+        ("rewrite plain.sbs -o ./link.sbs", "--in-place"),
+        ("repair made.sbs -o made.sbs", "without -o"),
+    ],
+)
+def test_who_would_replace_the_file_itself_is_told_how(site: Path, words: str, way: str) -> None:
+    (site / "link.sbs").symlink_to("plain.sbs")
+    before = everything(site)
+    status, _, told = run(words.split())
+    assert (status, "same-file" in told, way in told) == (2, True, True), told
+    assert everything(site) == before
+
+
+def test_an_older_export_beside_the_demos_is_told_without_a_flag_that_it_lacks(site: Path) -> None:
+    (site / "d").mkdir()
+    (site / "d" / "config.json").write_text('{"made_by_blobstore_demo": true}')
+    (site / "d" / "exported-00001-of-00002.safetensors").write_bytes(b"older")
+    before = everything(site)
+    status, _, told = run(["demo", "-o", "d"])
+    assert (status, "superseded" in told, "--force" in told) == (2, True, False)
+    assert (everything(site), sorted(os.listdir("d"))) == (
+        before,
+        ["config.json", "exported-00001-of-00002.safetensors"],
+    )
+
+
 # ----------------------------------------------------------------------------------------------------- standard output
+
+
+@pytest.mark.parametrize("name", WRITING)
+def test_the_help_says_what_can_be_standard_output(name: str) -> None:
+    writing = WRITING[name]
+    words = writing.words.split()
+    option = words[words.index("OUT") - 1]
+    parser = next(one for command, one in commands(cli.parser()) if command == words[0])
+    (action,) = [one for one in parser._actions if option in one.option_strings]
+    streams = any(one.streams for one in WRITING.values() if one.words.startswith(f"{words[0]} "))
+    assert ("- is standard output" in (action.help or "")) == streams
+
+
+@pytest.mark.skipif(not os.path.exists("/dev/stdout"), reason="no such name")
+@pytest.mark.parametrize("words", ["rewrite tuned.sbs -o /dev/stdout", "pack tuned.sbs -o /dev/stdout"])
+@pytest.mark.usefixtures("site")
+def test_another_name_of_standard_output_is_told(words: str) -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "blobstore", *words.split()], capture_output=True, text=True, check=False
+    )
+    way = "this needs a file" if words.startswith("pack") else "-o -"
+    assert (done.returncode, done.stdout, "not-a-file: '/dev/stdout' is standard output" in done.stderr) == (
+        2,
+        "",
+        True,
+    )
+    assert way in done.stderr
 
 
 @pytest.mark.parametrize("name", [name for name, one in WRITING.items() if one.streams])

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import os
+import signal
+import threading
+from contextlib import contextmanager
 from dataclasses import asdict
 from typing import TYPE_CHECKING
 
@@ -16,6 +19,7 @@ from blobstore.inputs import files_of, refuse_inputs
 
 if TYPE_CHECKING:
     import argparse
+    from collections.abc import Iterator
 
     from blobstore.bench.report import Report, Row
 
@@ -61,6 +65,7 @@ _RIGHT = _COLUMNS[3:]
 _SPARE = ("pages", "own", "peak", "of limit", "bytes/s")
 _LIMITS = {"disk": "of disk", "memory": "of copy"}
 _QUICK_RUNS, _RUNS = 3, 5
+_ENDING = [getattr(signal, one) for one in ("SIGTERM", "SIGHUP") if hasattr(signal, one)]
 
 
 def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -101,7 +106,7 @@ def run(options: argparse.Namespace) -> int:
         drop_caches=options.drop_caches,
         quick=options.quick,
     )
-    with steps() as tell:
+    with _signals_unwind(), steps() as tell:
         report = bench(plan, tell)
     if options.plot:
         heading = f"{shown(os.path.basename(report.file))}: {_what(report)}\nmedian of {_runs(report)}, log scale"
@@ -112,6 +117,26 @@ def run(options: argparse.Namespace) -> int:
     else:
         _tell(report)
     return 0
+
+
+@contextmanager
+def _signals_unwind() -> Iterator[None]:
+    """Let signals that end the process do so by way of an exception: the folder of the other formats' files goes."""
+    if threading.current_thread() is not threading.main_thread():  # others can't have handlers
+        yield
+        return
+
+    def end(number: int, _frame: object) -> None:
+        raise SystemExit(128 + number)
+
+    caught = [one for one in _ENDING if signal.getsignal(one) is signal.SIG_DFL]
+    for one in caught:
+        signal.signal(one, end)
+    try:
+        yield
+    finally:
+        for one in caught:
+            signal.signal(one, signal.SIG_DFL)
 
 
 def _names(text: str) -> tuple[str, ...]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import stat
 import sys
 import time
 from contextlib import contextmanager, suppress
@@ -69,9 +70,13 @@ def output_of(options: argparse.Namespace, output: str, *, streams: bool = True)
         streams: Whether it can write from front to back without looking back.
 
     Raises:
-        UsageError: ``no-stream``; ``two-ways`` with ``--json``; ``terminal``.
+        UsageError: ``no-stream``; ``not-a-file`` for another name of standard output; ``two-ways`` with ``--json``;
+            ``terminal``.
     """
     if output != "-":
+        if _is_standard_output(output):
+            way = "-, as in -o -, writes there" if streams else "this needs a file: -o OUT"
+            raise UsageError("not-a-file", f"{output!r} is standard output: {way}")
         return output
     if not streams:
         raise UsageError("no-stream", "- is standard output, and this needs a file: -o OUT (./- is a file called -)")
@@ -83,6 +88,26 @@ def output_of(options: argparse.Namespace, output: str, *, streams: bool = True)
         raise UsageError("terminal", "bytes are not for a terminal: -o OUT, or pipe them on")
     sys.stdout.flush()
     return sys.stdout.buffer
+
+
+def _is_standard_output(path: str) -> bool:
+    """Whether a path, such as /dev/stdout, names standard output, and isn't a regular file."""
+    try:
+        named, ours = os.stat(path), os.fstat(sys.stdout.fileno())
+    except (OSError, ValueError):  # there is none, or it has no descriptor
+        return False
+    return os.path.samestat(named, ours) and not stat.S_ISREG(named.st_mode)
+
+
+def refuse_same(output: str | BinaryIO | None, file: str, remedy: str) -> None:
+    """Refuse to write to the file that is read, by whatever name, and say how it is replaced.
+
+    Raises:
+        UsageError: ``same-file``.
+    """
+    with suppress(OSError):
+        if isinstance(output, str) and os.path.samefile(output, file):
+            raise UsageError("same-file", f"{output!r} is the file that is read: {remedy}")
 
 
 def tell(text: str, *, output: str) -> None:

@@ -71,7 +71,9 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
     source.add_argument("--tokenizer", metavar="FILE", help="tokenizer.model, when it isn't beside SRC")
     source.add_argument("--list", action="store_true", help="a line for each tensor")
     source.add_argument(
-        "--receipt", metavar="OUT", help="write digests of source and file, choices and versions as JSON"
+        "--receipt",
+        metavar="OUT",
+        help="write digests of source and file, choices and versions as JSON; - is standard output",
     )
     add_json(parser)
 
