@@ -54,7 +54,7 @@ class AtomicFile(Completing):
     one, and its owner where the system allows it; other new files obey the umask.
 
     Attributes:
-        path: The target.
+        path: The target, as it was given: errors name it so.
     """
 
     def __init__(
@@ -71,16 +71,20 @@ class AtomicFile(Completing):
             UsageError: ``not-a-file`` when the target is a folder, pipe or device.
             OSError: The folder isn't there or can't be written to.
         """
-        self.path = os.path.realpath(path) if follow else _place_of(path)
-        there = stat_of(self.path, follow_symlinks=False)
+        self.path = os.fspath(path)
+        self._real = os.path.realpath(path) if follow else _place_of(path)  # also when the current folder changes
+        there = stat_of(self._real, follow_symlinks=False)
         if there and not follow and stat.S_ISLNK(there.st_mode):
             there = None
-        if there and not stat.S_ISREG(there.st_mode):
+        named = stat_of(path) if follow else None  # a link of /dev or /proc has a real path that names nothing
+        if any(one and not stat.S_ISREG(one.st_mode) for one in (there, named)):
             raise UsageError("not-a-file", f"{self.path!r} is no regular file and can't be replaced")
         self._like = there or (stat_of(like) if like is not None else None)
-        self._folder = os.path.dirname(self.path)
+        self._folder = os.path.dirname(self._real)
         if not os.path.isdir(self._folder):
-            raise FileNotFoundError(errno.ENOENT, "no such folder", self._folder)
+            given = os.path.dirname(self.path)
+            missing = self._folder if not given or os.path.isdir(given) else given  # where a link leads, or as given
+            raise FileNotFoundError(errno.ENOENT, "no such folder", missing)
         self._temporary = ""
         self._named = False
         self._committed = False
@@ -163,9 +167,9 @@ class AtomicFile(Completing):
 
     def keep(self) -> str:
         """Leave the settled file beside the target, complete, and return where: it can't take its place."""
-        kept = f"{self.path}.new"
+        kept = f"{self._real}.new"
         while os.path.lexists(kept):
-            kept = f"{self.path}.{os.urandom(4).hex()}.new"
+            kept = f"{self._real}.{os.urandom(4).hex()}.new"
         try:
             os.replace(self._temporary, kept)
         except OSError:
@@ -182,11 +186,11 @@ class AtomicFile(Completing):
             if os.name == "nt":  # pragma: no cover (Windows moves nothing that is open)
                 self._close()
             try:
-                os.replace(self._temporary, self.path)
+                os.replace(self._temporary, self._real)
                 self._committed = True
             finally:
                 # An interrupt is raised when the call is done already.
-                self._committed = self._committed or (self._fd >= 0 and is_at(self.path, self._fd))
+                self._committed = self._committed or (self._fd >= 0 and is_at(self._real, self._fd))
                 self._named = not self._committed
             self._close()  # now, since its lock keeps the temporary file from being removed as abandoned
             _sync_folder(self._folder)

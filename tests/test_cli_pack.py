@@ -87,7 +87,7 @@ def test_check_names_the_base_that_unpacking_a_difference_needs(
 ) -> None:
     packed = tmp_path / "p.sbs"
     for base in (False, True):
-        assert cli("pack", tuned, "-o", packed, *(["--base", store] if base else [])).status == 0
+        assert cli("pack", tuned, "-o", packed, *["--base", str(store)][: 2 * base]).status == 0
         (row,) = [one for one in cli("check", packed).out.splitlines() if one.startswith("note\tpacked\t")]
         assert ("--base OTHER" in row.split("\t")[-1]) == base
 

@@ -259,6 +259,20 @@ def test_who_would_replace_the_file_itself_is_told_how(site: Path, words: str, w
     assert everything(site) == before
 
 
+@pytest.mark.parametrize("name", [name for name, one in WRITING.items() if one.suffix != ".png"])
+def test_an_output_is_called_what_the_user_calls_it(site: Path, name: str) -> None:
+    writing = WRITING[name]
+    for given, named in (
+        (f"no/x{writing.suffix}", "blobstore: no: no such folder\n"),
+        (f"in/sub{writing.suffix}", f"not-a-file: 'in/sub{writing.suffix}'"),
+    ):
+        (site / "in" / f"sub{writing.suffix}").mkdir(parents=True, exist_ok=True)
+        if name == "export shards" and "sub" in given:
+            continue  # they have names of their own
+        status, _, told = run([given if one == "OUT" else one for one in writing.words.split()])
+        assert (status, named in told, str(site) in told) == (2, True, False), told
+
+
 def test_an_older_export_beside_the_demos_is_told_without_a_flag_that_it_lacks(site: Path) -> None:
     (site / "d").mkdir()
     (site / "d" / "config.json").write_text('{"made_by_blobstore_demo": true}')
