@@ -40,7 +40,11 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
         one.add_argument("file", metavar="FILE", help="an .sbs file")
         if name == "build":
             one.add_argument("--embed", action="store_true", help="put it into FILE, which is written anew")
-            one.add_argument("--digests", action="store_true", help="read every blob and keep its SHA-256")
+            one.add_argument(
+                "--digests",
+                action="store_true",
+                help="read every blob and keep its SHA-256, also in an index that has none; old ones are compared",
+            )
             one.add_argument("--force", action="store_true", help="replace an index that is there: its names are lost")
         add_json(one)
 
