@@ -403,6 +403,17 @@ def test_a_folder_where_nothing_can_be_made_is_an_oserror() -> None:
         AtomicFile("/proc/self/new.sbs")
 
 
+@pytest.mark.skipif(not os.path.isdir("/proc/self/fd"), reason="descriptors have no names")
+def test_a_pipe_that_only_its_descriptor_names_is_not_replaced() -> None:
+    reading, writing = os.pipe()
+    try:
+        with pytest.raises(UsageError, match=f"not-a-file: '/proc/self/fd/{writing}' is no regular file"):
+            AtomicFile(f"/proc/self/fd/{writing}")
+    finally:
+        os.close(reading)
+        os.close(writing)
+
+
 @pytest.mark.parametrize("what", ["folder", "pipe", "loop"])
 def test_what_is_no_regular_file_is_not_replaced(tmp_path: Path, what: str) -> None:
     path = tmp_path / "what"

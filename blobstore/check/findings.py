@@ -128,6 +128,7 @@ _CONVERT = "convert the checkpoint again with blobstore convert"
 _REWRITE = "blobstore rewrite FILE -o OUT writes it anew, with zeros"
 _NO_LOAD = "gemma.cpp stops when it loads the tensors"
 _REINDEX = "blobstore index build FILE --force makes a new one"
+_DIGESTS = "blobstore index build FILE --digests keeps them from now on"
 _NEWER = "use a newer gemma.cpp"
 _OLD = (OCTOBER.name, APRIL.name)
 _NEW = (APRIL.name, LATER.name)
@@ -157,10 +158,8 @@ _INDEX = {
 }
 _CONTENTS = {
     "damaged-blob": Kind("error", "these tensors have wrong values", "fetch the file again"),
-    "no-digests": Kind(
-        "warning", "a change in a blob can't be found", "blobstore index build FILE --digests keeps them from now on"
-    ),
-    "no-digest": Kind("note", "a change in this blob can't be found", _REINDEX),
+    "no-digests": Kind("warning", "a change in a blob can't be found", _DIGESTS),
+    "no-digest": Kind("note", "a change in this blob can't be found", _DIGESTS),
     "not-a-number": Kind("error", "results become NaN", "fetch or convert again from a sound source"),
     "infinite": Kind("warning", "results may become NaN", "look whether the source has them too"),
     "reserved-code": Kind("error", "gemma.cpp's decoder stops, or gives an unspecified value", _CONVERT),

@@ -24,6 +24,7 @@ from blobstore.gemma.runtimes import LATER
 from blobstore.gemma.tensors import tensors_of
 from blobstore.gemma.toc import parse_toc
 from blobstore.keys import (
+    BASE,
     CHOICES,
     CONFIG_KEY,
     MAX_LAYER,
@@ -95,10 +96,15 @@ def check_packed(reader: BlobReader, index: FoundIndex | None) -> Iterator[Findi
     count = index.content.packed_count if index else 0
     if count:
         what = f"{count} of its {len(reader)} blobs are packed"
+        remedy = None
+        if index and BASE in index.content.metadata:
+            what += ", as the difference to another file"
+            remedy = "blobstore unpack FILE -o OUT --base OTHER, the file that it is the difference to"
         if is_model(reader):
-            yield finding("packed", reader.path, what)
+            yield finding("packed", reader.path, what, remedy=remedy)
         else:
-            yield finding("packed", reader.path, what, severity="note", effect="blobstore reads it as it is")
+            effect = "blobstore reads it as it is" if remedy is None else "blobstore reads it with --base OTHER"
+            yield finding("packed", reader.path, what, severity="note", effect=effect, remedy=remedy)
 
 
 def check_runtime(reader: BlobReader, index: FoundIndex | None, *, tokenizer: bool = True) -> Iterator[Finding]:

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import os
+import signal
+import threading
+from contextlib import contextmanager
 from dataclasses import asdict
 from typing import TYPE_CHECKING
 
@@ -11,10 +14,12 @@ from blobstore.bench.peers import PEERS
 from blobstore.bench.run import Plan, bench
 from blobstore.bench.yardsticks import NAME as MACHINE
 from blobstore.cli.output import add_command, add_json, note, print_json, print_table, shown, size, steps
+from blobstore.errors import UsageError
 from blobstore.inputs import files_of, refuse_inputs
 
 if TYPE_CHECKING:
     import argparse
+    from collections.abc import Iterator
 
     from blobstore.bench.report import Report, Row
 
@@ -60,6 +65,7 @@ _RIGHT = _COLUMNS[3:]
 _SPARE = ("pages", "own", "peak", "of limit", "bytes/s")
 _LIMITS = {"disk": "of disk", "memory": "of copy"}
 _QUICK_RUNS, _RUNS = 3, 5
+_ENDING = [getattr(signal, one) for one in ("SIGTERM", "SIGHUP") if hasattr(signal, one)]
 
 
 def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -67,9 +73,7 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
     parser = add_command(commands, "bench", run, TEXT, EXAMPLE)
     parser.add_argument("file", metavar="FILE", help="an .sbs file")
     parser.add_argument("--runs", type=int, metavar="N", help=f"of each case (default: {_RUNS}, quick {_QUICK_RUNS})")
-    parser.add_argument(
-        "--against", metavar="LIST", default="", help=f"other formats: all, or some of {','.join(PEERS)}"
-    )
+    parser.add_argument("--against", metavar="LIST", help=f"other formats: all, or some of {','.join(PEERS)}")
     parser.add_argument("--cold", action="store_true", help="only with FILE not in the page cache (default: both)")
     parser.add_argument("--warm", action="store_true", help="only with FILE in the page cache (default: both)")
     parser.add_argument(
@@ -85,6 +89,8 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
 
 def run(options: argparse.Namespace) -> int:
     """Run the command."""
+    if options.tmp is not None and options.against is None:
+        raise UsageError("needless-flag", "--tmp: no other format's file is written: leave it out, or add --against")
     if options.plot:
         plot.check(options.plot)
         refuse_inputs([options.plot], files_of(options.file))
@@ -95,12 +101,12 @@ def run(options: argparse.Namespace) -> int:
         runs=default if options.runs is None else options.runs,
         cold=options.cold or both,
         warm=options.warm or both,
-        against=_names(options.against),
+        against=_names(options.against or ""),
         folder=options.tmp,
         drop_caches=options.drop_caches,
         quick=options.quick,
     )
-    with steps() as tell:
+    with _signals_unwind(), steps() as tell:
         report = bench(plan, tell)
     if options.plot:
         heading = f"{shown(os.path.basename(report.file))}: {_what(report)}\nmedian of {_runs(report)}, log scale"
@@ -111,6 +117,26 @@ def run(options: argparse.Namespace) -> int:
     else:
         _tell(report)
     return 0
+
+
+@contextmanager
+def _signals_unwind() -> Iterator[None]:
+    """Let signals that end the process do so by way of an exception: the folder of the other formats' files goes."""
+    if threading.current_thread() is not threading.main_thread():  # others can't have handlers
+        yield
+        return
+
+    def end(number: int, _frame: object) -> None:
+        raise SystemExit(128 + number)
+
+    caught = [one for one in _ENDING if signal.getsignal(one) is signal.SIG_DFL]
+    for one in caught:
+        signal.signal(one, end)
+    try:
+        yield
+    finally:
+        for one in caught:
+            signal.signal(one, signal.SIG_DFL)
 
 
 def _names(text: str) -> tuple[str, ...]:

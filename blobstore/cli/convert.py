@@ -18,6 +18,7 @@ from blobstore.cli.output import (
     shape,
     shown,
     size,
+    tell_dry_run,
 )
 from blobstore.convert.checkpoint import open_checkpoint
 from blobstore.convert.choose import KINDS, choose_plan, has_chat_template, tokenizer_beside
@@ -100,6 +101,7 @@ def run(options: argparse.Namespace) -> int:
             note(text)
         if options.dry_run:
             _show_plan(plan, found, as_json=options.json)
+            tell_dry_run(options.output)
             return 0
         watch = Stopwatch()
         with progress(plan.nbytes, "converting") as advance:

@@ -18,6 +18,7 @@ from blobstore.cli.output import (
     print_json,
     print_table,
     progress,
+    refuse_needless_base,
     shape,
     shown,
     size,
@@ -88,6 +89,7 @@ def run(options: argparse.Namespace) -> int:
     watch = Stopwatch()
     tolerance = _tolerance(options)
     with open_sides(options.a, options.b, options.by, options.base) as (a, b):
+        _refuse_needless(options, a, b)
         for side in (a, b):
             for text in side.notes:
                 note(text)
@@ -121,6 +123,15 @@ def run(options: argparse.Namespace) -> int:
     counted = ", ".join(f"{count} {kind}" for kind, count in counts.items()) or "nothing to compare"
     print(f"{shown(options.a)}, {shown(options.b)}: {state} ({counted}; {size(nbytes)} in {watch.seconds:.1f} s)")
     return int(differ)
+
+
+def _refuse_needless(options: argparse.Namespace, a: Side, b: Side) -> None:
+    """Refuse what is only for .sbs files, or for those that are packed as differences."""
+    stores = [side.store for side in (a, b) if side.store]
+    refuse_needless_base(*stores)
+    if options.by is not None and not stores:
+        what = f"neither {options.a!r} nor {options.b!r} is an .sbs file, and only these have keys"
+        raise UsageError("needless-flag", f"--by: {what}: leave it out")
 
 
 def _tolerance(options: argparse.Namespace) -> Tolerance | None:

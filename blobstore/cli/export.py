@@ -22,6 +22,7 @@ from blobstore.cli.output import (
     shown,
     size,
     tell,
+    tell_dry_run,
 )
 from blobstore.convert.export import DTYPES, plan_export, run_export
 from blobstore.errors import UsageError
@@ -88,6 +89,7 @@ def run(options: argparse.Namespace) -> int:
             else:
                 rows = [(one.name, one.type, shape(one.shape), one.nbytes) for one in tensors]
                 print_table(("name", "type", "shape", "bytes"), rows, right=("bytes",))
+            tell_dry_run(options.output)
             return 0
         with progress(plan.nbytes, "exporting") as advance:
             paths = run_export(plan, store, target, force=options.force, progress=advance)
@@ -103,6 +105,7 @@ def run(options: argparse.Namespace) -> int:
 
 def _nbytes(text: str) -> int:
     match = _SIZE.fullmatch(text.strip())
-    if not match or not float(match[1]):
-        raise UsageError("bad-size", f"{text!r} is no size: 5GB, 500MB, 1000000")
-    return int(float(match[1]) * _UNITS[match[2] or ""])
+    nbytes = int(float(match[1]) * _UNITS[match[2] or ""]) if match else 0
+    if not nbytes:
+        raise UsageError("bad-size", f"{text!r} is no size of a byte or more: 5GB, 500MB, 1000000")
+    return nbytes

@@ -11,6 +11,7 @@ import blobstore
 from blobstore.atomic import AtomicFile
 from blobstore.cli.newer import tell_newer
 from blobstore.cli.output import add_base, add_command, note, output_of, refuse_needless_base
+from blobstore.errors import UsageError
 from blobstore.inputs import files_of, refuse_inputs
 from blobstore.transfer import Sink, flat_bytes
 
@@ -52,7 +53,7 @@ def run(options: argparse.Namespace) -> int:
     target = output_of(options, output)
     refuse_inputs([target], files_of(options.file, options.base))
     with blobstore.open(options.file, base=options.base) as store:
-        refuse_needless_base(store)
+        _refuse_needless_base(store, options.name)
         tell_newer(store.reader)
         if output.endswith(".npy") and not options.raw:
             _write_npy(store, options.name, output)
@@ -62,6 +63,16 @@ def run(options: argparse.Namespace) -> int:
         else:
             _write(_stored(store, options.name), Sink(target))
     return 0
+
+
+def _refuse_needless_base(store: Store, name: str) -> None:
+    """Refuse ``--base`` where the tensor, or the blob, isn't stored as a difference."""
+    refuse_needless_base(store)
+    if store.base_path is None or (name not in store and name not in store.reader):
+        return
+    info = store.info(name) if name in store else None
+    if not info or not info.packed or not store.unpacked.packed(info.key, info.unpacked_nbytes).base_sha256:
+        raise UsageError("needless-base", f"{name!r} is not stored as a difference: leave out --base")
 
 
 def _write(pieces: Iterable[Buffer], sink: Sink) -> None:

@@ -17,7 +17,11 @@ attach  moves the index beside the file (FILE.idx) into it
 detach  moves the index out of the file into FILE.idx; the file is then as if it never had one
 build   makes an index for a file that has none: from its blob toc, or each blob under its key;
         beside the file, or (--embed) inside; with --force in place of one that is there, whose metadata
-        is kept and whose names are not"""
+        is kept and whose names are not
+
+build --digests reads every blob and keeps its SHA-256. An index that lacks them gets them, and keeps its names. Those
+that it has are compared, never replaced: a blob that isn't what its digest says is named, and the exit status is 1. One
+that was meant to change: --force without --digests, which drops the old digests, then --digests."""
 EXAMPLE = """example:
   blobstore index build model.sbs --digests
   blobstore index attach model.sbs"""
@@ -30,13 +34,17 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
     for name, action, text in (
         ("attach", _attach, "Move FILE.idx into FILE."),
         ("detach", _detach, "Move the index out of FILE into FILE.idx."),
-        ("build", _build, "Make an index for a FILE that has none."),
+        ("build", _build, "Make an index for a FILE that has none, or add digests to one."),
     ):
         one = add_command(actions, name, action, text, f"example:\n  blobstore index {name} model.sbs")
         one.add_argument("file", metavar="FILE", help="an .sbs file")
         if name == "build":
             one.add_argument("--embed", action="store_true", help="put it into FILE, which is written anew")
-            one.add_argument("--digests", action="store_true", help="read every blob and keep its SHA-256")
+            one.add_argument(
+                "--digests",
+                action="store_true",
+                help="read every blob and keep its SHA-256, also in an index that has none; old ones are compared",
+            )
             one.add_argument("--force", action="store_true", help="replace an index that is there: its names are lost")
         add_json(one)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import stat
 import sys
 import time
 from contextlib import contextmanager, suppress
@@ -38,8 +39,16 @@ def add_command(
         epilog=example,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
+    parser.register("type", None, _text)  # of all arguments that have no type of their own
     parser.set_defaults(run=run)
     return parser
+
+
+def _text(value: str) -> str:
+    """Refuse what an unset variable of the shell gives: it is neither left out nor the current folder."""
+    if not value:
+        raise argparse.ArgumentTypeError("it is empty: is a variable of the shell not set?")
+    return value
 
 
 def add_json(parser: argparse.ArgumentParser) -> None:
@@ -61,11 +70,13 @@ def output_of(options: argparse.Namespace, output: str, *, streams: bool = True)
         streams: Whether it can write from front to back without looking back.
 
     Raises:
-        UsageError: ``no-stream``; ``two-ways`` with ``--json``; ``terminal``.
+        UsageError: ``no-stream``; ``not-a-file`` for another name of standard output; ``two-ways`` with ``--json``;
+            ``terminal``.
     """
-    if not output:
-        raise UsageError("no-output", "the output has no name: is a variable of the shell empty?")
     if output != "-":
+        if _is_standard_output(output):
+            way = "-, as in -o -, writes there" if streams else "this needs a file: -o OUT"
+            raise UsageError("not-a-file", f"{output!r} is standard output: {way}")
         return output
     if not streams:
         raise UsageError("no-stream", "- is standard output, and this needs a file: -o OUT (./- is a file called -)")
@@ -79,21 +90,48 @@ def output_of(options: argparse.Namespace, output: str, *, streams: bool = True)
     return sys.stdout.buffer
 
 
+def _is_standard_output(path: str) -> bool:
+    """Whether a path, such as /dev/stdout, names standard output, and isn't a regular file."""
+    try:
+        named, ours = os.stat(path), os.fstat(sys.stdout.fileno())
+    except (OSError, ValueError):  # there is none, or it has no descriptor
+        return False
+    return os.path.samestat(named, ours) and not stat.S_ISREG(named.st_mode)
+
+
+def refuse_same(output: str | BinaryIO | None, file: str, remedy: str) -> None:
+    """Refuse to write to the file that is read, by whatever name, and say how it is replaced.
+
+    Raises:
+        UsageError: ``same-file``.
+    """
+    with suppress(OSError):
+        if isinstance(output, str) and os.path.samefile(output, file):
+            raise UsageError("same-file", f"{output!r} is the file that is read: {remedy}")
+
+
 def tell(text: str, *, output: str) -> None:
     """Print a line for people: where a command's output goes to standard output, on standard error."""
     print(text, file=sys.stderr if output == "-" else sys.stdout)
 
 
-def refuse_needless_base(store: Store) -> None:
-    """Refuse ``--base`` for a file that is no difference to another.
+def tell_dry_run(output: str | None) -> None:
+    """Say which file a dry run does not write."""
+    if output is not None:
+        note(f"a dry run: {'standard output' if output == '-' else output} is not written")
+
+
+def refuse_needless_base(*stores: Store) -> None:
+    """Refuse ``--base`` for files of which none is the difference to another.
 
     Raises:
         UsageError: ``needless-base``.
     """
     from blobstore.keys import BASE
 
-    if store.base_path is not None and BASE not in store.metadata:
-        raise UsageError("needless-base", f"{store.path!r} is no difference to another file: leave out --base")
+    if any(one.base_path is not None for one in stores) and not any(BASE in one.metadata for one in stores):
+        paths = ", ".join(dict.fromkeys(repr(one.path) for one in stores))
+        raise UsageError("needless-base", f"{paths}: not packed as the difference to another file: leave out --base")
 
 
 def print_json(value: Any) -> None:  # noqa: ANN401 (JSON is anything)

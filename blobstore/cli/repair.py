@@ -6,7 +6,16 @@ import os
 from enum import IntEnum
 from typing import TYPE_CHECKING, Any
 
-from blobstore.cli.output import add_command, add_json, output_of, print_json, progress, shown, tell
+from blobstore.cli.output import (
+    add_command,
+    add_json,
+    output_of,
+    print_json,
+    progress,
+    refuse_same,
+    shown,
+    tell,
+)
 from blobstore.repair import repair
 
 if TYPE_CHECKING:
@@ -27,7 +36,9 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
     """Add the command."""
     parser = add_command(commands, "repair", run, TEXT, EXAMPLE)
     parser.add_argument("file", metavar="FILE", help="an .sbs file with a model for gemma.cpp")
-    parser.add_argument("-o", "--output", metavar="OUT", help="the .sbs file to write (default: FILE, in place)")
+    parser.add_argument(
+        "-o", "--output", metavar="OUT", help="the .sbs file to write; - is standard output (default: FILE, in place)"
+    )
     parser.add_argument("--dry-run", action="store_true", help="say what would change, write nothing")
     add_json(parser)
 
@@ -35,6 +46,7 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
 def run(options: argparse.Namespace) -> int:
     """Run the command."""
     target = output_of(options, options.output) if options.output and not options.dry_run else options.output
+    refuse_same(target, options.file, "without -o it is replaced")
     with progress(os.stat(options.file).st_size, "writing") as advance:
         done = repair(options.file, target, write=not options.dry_run, progress=advance)
     changes = {name: (_plain(old), _plain(new)) for name, (old, new) in done.changes.items()}

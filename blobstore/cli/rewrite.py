@@ -13,6 +13,7 @@ from blobstore.cli.output import (
     output_of,
     print_json,
     progress,
+    refuse_same,
     shown,
     size,
     tell,
@@ -61,6 +62,7 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
 def run(options: argparse.Namespace) -> int:
     """Run the command."""
     target = None if options.in_place else output_of(options, options.output)
+    refuse_same(target, options.file, "--in-place, instead of -o, replaces it")
     edits = Edits(
         version=options.container,
         drop=tuple(options.drop),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 import blobstore
@@ -19,6 +20,7 @@ from blobstore.cli.output import (
     output_of,
     print_json,
     progress,
+    refuse_needless_base,
     shown,
     size,
     tell,
@@ -26,7 +28,7 @@ from blobstore.cli.output import (
 from blobstore.convert.checkpoint import open_checkpoint
 from blobstore.convert.choose import has_chat_template, tokenizer_beside
 from blobstore.convert.verify import digest_of, plan_again, verify
-from blobstore.errors import UsageError
+from blobstore.errors import FormatError, UsageError
 from blobstore.inputs import files_of
 from blobstore.keys import CHOICES
 from blobstore.parallel import check_workers
@@ -69,7 +71,9 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
     source.add_argument("--tokenizer", metavar="FILE", help="tokenizer.model, when it isn't beside SRC")
     source.add_argument("--list", action="store_true", help="a line for each tensor")
     source.add_argument(
-        "--receipt", metavar="OUT", help="write digests of source and file, choices and versions as JSON"
+        "--receipt",
+        metavar="OUT",
+        help="write digests of source and file, choices and versions as JSON; - is standard output",
     )
     add_json(parser)
 
@@ -84,12 +88,17 @@ def run(options: argparse.Namespace) -> int:
         raise UsageError("two-ways", "--quick, --values, --workers and --strict don't go with --against")
     if options.base is not None and not (options.values or options.against):
         raise UsageError("needless-base", "--base goes with --values or --against: digests are those of what is stored")
+    if options.quick and options.workers is not None:
+        raise UsageError("needless-flag", "--workers: --quick reads no blobs: leave out one of the two")
     check_workers(options.workers)
     return _verify_alone(options) if options.against is None else _verify_against(options)
 
 
 def _verify_alone(options: argparse.Namespace) -> int:
     watch = Stopwatch()
+    if options.base is not None:
+        with suppress(FormatError), blobstore.open(options.file, access="read", base=options.base) as store:
+            refuse_needless_base(store)
     done = verify_file(
         options.file,
         quick=options.quick,
@@ -114,6 +123,7 @@ def _verify_against(options: argparse.Namespace) -> int:
         blobstore.open(options.file, access="read", base=options.base) as store,
         open_checkpoint(options.against) as checkpoint,
     ):
+        refuse_needless_base(store)
         plan = plan_again(
             store,
             checkpoint,
