@@ -15,8 +15,8 @@ from blobstore.codecs.element_types import BY_NAME
 from blobstore.convert.gemma_families import Recognised, default_wrapping, family_of, recognise, runtime_notes
 from blobstore.convert.gemma_sources import Sources, foreign_tensors
 from blobstore.convert.pieces import Piece, rows_of
-from blobstore.convert.plan import Plan, PlannedAlias, PlannedPart, PlannedTensor
-from blobstore.errors import CheckpointError, Fault, UsageError
+from blobstore.convert.plan import Plan, PlannedAlias, PlannedPart, PlannedTensor, refusal
+from blobstore.errors import Fault, UsageError
 from blobstore.gemma.config import WeightType, Wrapping
 from blobstore.gemma.models import is_gemma3
 from blobstore.gemma.tensors import default_type
@@ -27,7 +27,6 @@ if TYPE_CHECKING:
 
 WEIGHTS = ("sfp", "bf16", "f32", "i8")
 LAYOUTS = ("split", "stock")
-_SHOWN = 20
 _DOUBT = ("missing-tensor", "shape", "config-disagrees")
 
 
@@ -124,16 +123,6 @@ def _no_family(checkpoint: Checkpoint) -> Fault:
 def looks_like_gemma(checkpoint: Checkpoint) -> bool:
     """Whether the tensors of a checkpoint without a config.json are named as Gemma's are."""
     return not checkpoint.config and any(".pre_feedforward_layernorm." in name for name in checkpoint.tensors)
-
-
-def refusal(faults: list[Fault]) -> CheckpointError:
-    """Return one error that says all that is wrong."""
-    lines = [f"{fault.reason}: {fault.name}: {fault.message}" for fault in faults[:_SHOWN]]
-    if len(faults) > _SHOWN:
-        lines.append(f"and {len(faults) - _SHOWN} more")
-    error = CheckpointError("cannot-convert", "; ".join(lines))
-    error.faults = [(fault.reason, fault.name, fault.message) for fault in faults]
-    return error
 
 
 def _wrapping(found: Recognised, choices: Choices, *, chat_template: bool) -> tuple[Wrapping, str]:

@@ -6,12 +6,14 @@ from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from blobstore.container.layout import MAX_PORTABLE_BLOBS
-from blobstore.errors import CheckpointError, UsageError
+from blobstore.errors import CheckpointError, Fault, UsageError
 from blobstore.gemma.models import specifier_of
 from blobstore.index import shape_fault
 from blobstore.index.names import encode_name, key_for
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from blobstore.checkpoint.reader import Checkpoint
     from blobstore.checkpoint.safetensors import SafetensorsEntry
     from blobstore.codecs.element_types import ElementType
@@ -19,6 +21,7 @@ if TYPE_CHECKING:
     from blobstore.gemma.config import ModelConfig
 
 _SHOWN = 8
+_FAULTS_SHOWN = 20
 # How exporters name the embedding, longest first → what stands in its place for the head.
 _EMBEDDINGS = (
     "model.language_model.embed_tokens.weight",
@@ -162,6 +165,16 @@ def plan_by_name(checkpoint: Checkpoint, *, room: int = MAX_PORTABLE_BLOBS - 1) 
     if not owners:
         raise CheckpointError("no-tensors", f"{checkpoint.path!r} has only tensors without elements")
     return plan
+
+
+def refusal(faults: Sequence[Fault]) -> CheckpointError:
+    """Return one error, ``cannot-convert``, that lists everything that is wrong."""
+    lines = [f"{fault.reason}: {fault.name}: {fault.message}" for fault in faults[:_FAULTS_SHOWN]]
+    if len(faults) > _FAULTS_SHOWN:
+        lines.append(f"and {len(faults) - _FAULTS_SHOWN} more")
+    error = CheckpointError("cannot-convert", "; ".join(lines))
+    error.faults = tuple(faults)
+    return error
 
 
 def _faults(name: str, entry: SafetensorsEntry) -> list[str]:

@@ -6,8 +6,8 @@ import os
 import shutil
 from typing import TYPE_CHECKING
 
-from blobstore.convert.gemma_plan import refusal
 from blobstore.convert.pieces import encoded_chunks, scale_of, stored_ranges
+from blobstore.convert.plan import refusal
 from blobstore.errors import CheckpointError, Fault, in_file
 from blobstore.index.inputs import files_of
 from blobstore.store.model_writer import ModelWriter

@@ -12,8 +12,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from blobstore.convert.gemma_families import Recognised, family_of, recognise
-from blobstore.convert.gemma_plan import Choices, refusal
+from blobstore.convert.gemma_plan import Choices
 from blobstore.convert.hf_keys import KEYS, Fate, unknown_keys
+from blobstore.convert.plan import refusal
 from blobstore.errors import Fault
 from blobstore.gemma.config import QueryScale
 from tests.conftest import ROOT
