@@ -13,8 +13,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from blobstore.checkpoint.reader import open_checkpoint
-from blobstore.convert.gemma_families import family_of, recognise, runtime_notes
+from blobstore.convert.gemma_config import runtime_faults
+from blobstore.convert.gemma_families import family_of
 from blobstore.convert.gemma_plan import Choices, is_gemma, plan_for_gemma
+from blobstore.convert.gemma_recognise import recognise
 from blobstore.errors import CheckpointError, Fault
 from blobstore.gemma import ModelConfig
 from blobstore.gemma.config import LayerType, Model, QueryScale, VitConfig, Wrapping
@@ -519,4 +521,4 @@ def test_what_is_no_gemma_has_no_family(config: Config) -> None:
 @pytest.mark.parametrize("layers", [1, 998, 999, 1000, 1001])
 def test_999_layers_are_the_most(layers: int) -> None:
     config = replace(tiny("gemma3"), vocab_size=32, layer_configs=tiny("gemma3").layer_configs[:1] * layers)
-    assert [one.reason for one in runtime_notes(config)] == ["too-many-layers"] * (layers > 999)
+    assert [one.reason for one in runtime_faults(config)] == ["too-many-layers"] * (layers > 999)

@@ -11,8 +11,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from blobstore.convert.gemma_families import Recognised, family_of, recognise
+from blobstore.convert.gemma_families import family_of
 from blobstore.convert.gemma_plan import Choices
+from blobstore.convert.gemma_recognise import Recognised, recognise
 from blobstore.convert.hf_keys import KEYS, Fate, unknown_keys
 from blobstore.convert.plan import refusal
 from blobstore.errors import Fault
@@ -249,7 +250,7 @@ def test_more_stop_tokens_than_a_file_has_room_for_are_all_named(family: str, st
     found = taken(family, a_config(family), {"eos_token_id": stop})
     assert [found.config.eos_id, found.config.secondary_eos_id] == stop[:2]
     (note,) = (one for one in found.notes if "stop tokens" in one)
-    assert [int(one) for one in re.findall(r"\b\d+\b", note.partition("a file has room for two")[2])] == stop
+    assert [int(one) for one in re.findall(r"\b\d+\b", note.partition("a file holds two")[2])] == stop
 
 
 @pytest.mark.parametrize("value", ["</s>", -1, 1.0, True, [1, None], [[1]], 1 << 31, {}])
@@ -377,7 +378,7 @@ def test_a_linear_scaling_is_told_and_any_other_refused(family: str, spelling: s
             assert what.startswith(f"config.json says {said.get('factor')!r}, expected a positive number, by which ")
         else:
             assert name == place
-            assert "no gemma.cpp scales positions so" in what
+            assert "no gemma.cpp scales positions this way" in what
 
 
 @pytest.mark.parametrize("last", [999, 1000, 999_999_999])
@@ -394,7 +395,7 @@ def test_a_checkpoint_of_too_many_layers_is_refused_before_anything_is_made_for_
         found = recognise(kind, a_config(family), SHAPES[family] | {name: SHAPES[family][norm]})
         (fault,) = found.faults if isinstance(found, Recognised) else [found]
         assert (fault.reason, fault.name) == ("too-many-layers", subject)
-        assert fault.message == f"the model has {last + 1} layers, and gemma.cpp takes 999, with numbers up to 998"
+        assert fault.message == f"the model has {last + 1} layers, gemma.cpp takes at most 999, numbered up to 998"
 
 
 @all_families
@@ -558,7 +559,7 @@ def test_every_key_that_is_not_on_the_table_is_named(family: str, more: list[tup
 
 def test_many_unknown_keys_are_counted() -> None:
     more = {f"odd_{i:02}": i for i in range(30)}
-    (note,) = (one for one in taken("gemma3", a_config("gemma3", more)).notes if "not known" in one)
+    (note,) = (one for one in taken("gemma3", a_config("gemma3", more)).notes if "unknown keys" in one)
     assert "odd_11" in note
     assert "odd_12" not in note
     assert note.endswith("and 18 more")
