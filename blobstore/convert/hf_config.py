@@ -153,9 +153,7 @@ def _sliding_layers(values: Values, defaults: Defaults, layers: int) -> list[boo
     return [(i + 1) % pattern != 0 for i in range(layers)]
 
 
-def _stop_tokens(
-    values: Values, places: Mapping[str, Mapping[str, Any]], defaults: tuple[int, int]
-) -> tuple[int, int]:
+def _stop_tokens(values: Values, places: Mapping[str, Mapping[str, Any]], defaults: tuple[int, int]) -> tuple[int, int]:
     """Return two stop tokens: those of the first place that has any, then the runtime's own."""
     where = next((name for name, place in places.items() if place.get("eos_token_id") not in (None, [])), "")
     value = places[where]["eos_token_id"] if where else []

@@ -1,4 +1,4 @@
-"""Carry out a plan."""
+"""Run a plan: write the file that it describes."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     Stored = Iterator[FileRange | Bytes]
 
 _CHECKED = ("sfp", "i8")  # types that can't hold every value
-_STEP_NBYTES = 64 << 20  # progress is told after each
+_STEP_NBYTES = 64 << 20  # progress is reported after each
 
 
 def run_plan(
@@ -41,7 +41,7 @@ def run_plan(
     digests: bool = True,
     progress: Progress = lambda _: None,
 ) -> None:
-    """Write the file that a plan describes. Memory stays the same whatever the checkpoint's size.
+    """Write the file that a plan describes. The memory it takes doesn't depend on the checkpoint's size.
 
     Args:
         plan: Made for this checkpoint.
@@ -50,7 +50,7 @@ def run_plan(
         version: Of the container.
         index: Where the name index goes.
         digests: Keep the SHA-256 of each blob.
-        progress: Called with how many bytes more have been written.
+        progress: Called with the number of bytes that were written since the last call.
 
     Raises:
         UsageError: ``same-file`` when the target is a file of the source; as `blobstore.create`.
@@ -59,7 +59,7 @@ def run_plan(
         OSError: Reading or writing failed; the target is untouched.
     """
     checkpoint.refuse_as_outputs(*files_of(target))
-    _check_room(plan, target)
+    _check_disk(plan, target)
     scales = measure_scales(plan, checkpoint)
     if plan.config is None:
         with StoreWriter(target, version=version, index=index, digests=digests, metadata=plan.metadata) as store:
@@ -79,14 +79,14 @@ def run_plan(
         for tensor in plan.tensors:
             scale = scales.get(tensor.name, 1.0)
             with _naming_source(tensor, checkpoint):
-                data = _told(stored_bytes(tensor, checkpoint, scale), progress)
+                data = _reported(stored_bytes(tensor, checkpoint, scale), progress)
                 model.add_stored(tensor.key, data, tensor.type.name, scale=scale, immutable=True)
         _write_named(plan.extras, checkpoint, model.store, scales, progress)
         _write_names(plan, model.store)
 
 
 def measure_scales(plan: Plan, checkpoint: Checkpoint, progress: Progress = lambda _: None) -> dict[str, float]:
-    """Read all values that a type may not hold, before anything is written.
+    """Read all values that their new type may not be able to hold, before anything is written.
 
     Returns:
         The scale of each tensor that needs one other than 1, by name.
@@ -99,9 +99,9 @@ def measure_scales(plan: Plan, checkpoint: Checkpoint, progress: Progress = lamb
     for tensor in [*plan.tensors, *plan.extras]:
         if not _may_not_fit(tensor, checkpoint):
             continue
-        scale, found = scale_of(checkpoint, tensor.pieces, tensor.type)
+        scale, values = scale_of(checkpoint, tensor.pieces, tensor.type)
         fix = "repair it" if tensor.type.name not in _CHECKED else "repair it, or convert with --weights bf16"
-        faults += [Fault("not-finite", source, f"{what}: {fix}") for source, what in found.items()]
+        faults += [Fault("not-finite", source, f"{what}: {fix}") for source, what in values.items()]
         if scale != 1.0:
             scales[tensor.name] = scale
         progress(tensor.nbytes)
@@ -111,14 +111,14 @@ def measure_scales(plan: Plan, checkpoint: Checkpoint, progress: Progress = lamb
 
 
 def _may_not_fit(tensor: PlannedTensor, checkpoint: Checkpoint) -> bool:
-    """Whether there may be values that a tensor's type can't hold."""
+    """Whether a tensor may have values that its new type can't hold."""
     sources = (piece.source for piece in tensor.pieces if piece.source)
     wide = any(checkpoint.tensors[name].type.name == "f64" for name in sources)
     return tensor.type.name in _CHECKED or (wide and tensor.type.name != "f64")
 
 
 def stored_bytes(tensor: PlannedTensor, checkpoint: Checkpoint, scale: float = 1.0) -> Stored:
-    """Yield a planned tensor's bytes as they are to be stored, in pieces that stay as they are."""
+    """Yield a planned tensor's bytes as they are stored, in immutable pieces."""
     if not tensor.pieces:
         return _steps([checkpoint.range(tensor.name)])
     ranges = stored_ranges(checkpoint, tensor.pieces, tensor.type)
@@ -127,13 +127,13 @@ def stored_bytes(tensor: PlannedTensor, checkpoint: Checkpoint, scale: float = 1
     return encoded_chunks(checkpoint, tensor.pieces, tensor.type, scale)
 
 
-def _check_room(plan: Plan, target: str | PathLike[str] | BinaryIO) -> None:
-    """Refuse to begin what the disk has no room for."""
+def _check_disk(plan: Plan, target: str | PathLike[str] | BinaryIO) -> None:
+    """Refuse to begin a file that the disk is too small for."""
     if not isinstance(target, (str, os.PathLike)):
         return
     folder = os.path.dirname(os.path.realpath(os.fspath(target)))
     if not os.path.isdir(folder):
-        return  # opening the target says so
+        return  # opening the target reports it
     free, needed = shutil.disk_usage(folder).free, plan.nbytes
     if needed > free:
         what = f"the file takes {needed} bytes, {folder!r} has {free} free: choose another folder"
@@ -150,7 +150,7 @@ def _write_named(
     for tensor in tensors:
         scale = scales.get(tensor.name, 1.0)
         with _naming_source(tensor, checkpoint):
-            data = _told(stored_bytes(tensor, checkpoint, scale), progress)
+            data = _reported(stored_bytes(tensor, checkpoint, scale), progress)
             store.add_stored(tensor.name, data, tensor.type, tensor.shape, scale=scale, immutable=True)
 
 
@@ -162,7 +162,7 @@ def _write_names(plan: Plan, store: StoreWriter) -> None:
 
 
 def _naming_source(tensor: PlannedTensor, checkpoint: Checkpoint) -> AbstractContextManager[None]:
-    """Name the source's file in what goes wrong with it."""
+    """Name the source's file in the errors that reading it raises."""
     source = next((piece.source for piece in tensor.pieces if piece.source), tensor.name)
     return in_file(checkpoint.file_of(source) if source in checkpoint.tensors else checkpoint.path)
 
@@ -173,7 +173,7 @@ def _steps(ranges: Iterable[FileRange]) -> Stored:
             yield source.part(done, _STEP_NBYTES)
 
 
-def _told(data: Stored, progress: Progress) -> Stored:
+def _reported(data: Stored, progress: Progress) -> Stored:
     for piece in data:
         yield piece
         progress(piece.nbytes)

@@ -17,9 +17,9 @@ from hypothesis import strategies as st
 
 import blobstore
 from blobstore import codecs
+from blobstore.checkpoint.beside import tokenizer_beside
 from blobstore.checkpoint.reader import Checkpoint, open_checkpoint
 from blobstore.codecs.element_types import BY_NAME
-from blobstore.convert.choose import tokenizer_beside
 from blobstore.convert.gemma_plan import Choices
 from blobstore.convert.run import run_plan
 from blobstore.errors import CheckpointError, UsageError
@@ -474,7 +474,7 @@ def test_a_checkpoint_without_config_is_not_called_no_gemma(tmp_path: Path) -> N
     (folder / "config.json").unlink()
     ((reason, name, message),) = refused(folder, "auto")
     assert (reason, name) == ("missing-config", "config.json")
-    assert "no Gemma checkpoint" not in message
+    assert "not a Gemma checkpoint" not in message
     assert plan_of(folder, Choices(), "names").config is None
 
 
