@@ -127,7 +127,7 @@ def _text_prefix(family: str, shapes: Shapes) -> str | Fault:
 
 
 def _text_size(prefix: str, config: Mapping[str, Any], shapes: Shapes) -> Dimensions | Fault:
-    """Read the text part's dimensions off its tensors; the head size from config.json where no shape tells it."""
+    """Read the text part's dimensions from its tensors, and the head size from config.json where no shape tells it."""
     layers = count_layers(prefix, shapes)
     fault = too_many_layers("num_hidden_layers", layers)
     if fault:
@@ -161,7 +161,7 @@ def _add_vision(recognised: Recognised, config: Mapping[str, Any], shapes: Shape
 
 
 def _disagreements(config: Mapping[str, Any], size: Dimensions, rows: int) -> Iterator[Fault]:
-    """Compare config.json with the tensors: where they disagree, one of them belongs to another model."""
+    """Compare config.json with the tensors: if they disagree, one of the two belongs to another model."""
     facts = {
         "hidden_size": size.model_dim,
         "intermediate_size": size.hidden,
@@ -182,7 +182,7 @@ def _disagreements(config: Mapping[str, Any], size: Dimensions, rows: int) -> It
 def _config(
     recognised: Recognised, size: Dimensions, vocabulary: int, vision: VitConfig, settings: Settings
 ) -> ModelConfig:
-    """Return the config: a published model's where the dimensions are one's, with what the checkpoint says."""
+    """Return the config of the published model with these dimensions, or of its family, changed as config.json says."""
     family = recognised.family
     model = published_model(family, size, vision)
     label = model or (LABELS if settings.two_bases else ONE_BASE_LABELS)[family]

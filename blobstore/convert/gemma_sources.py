@@ -14,7 +14,7 @@ from blobstore.errors import Fault
 from blobstore.gemma.tensors import tensors_of
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Container, Iterator
 
     from blobstore.checkpoint.reader import Checkpoint
     from blobstore.convert.gemma_recognise import Recognised
@@ -101,24 +101,32 @@ class Sources:
         for key in keys:
             yield specs[key], self._pieces(specs[key])
 
-    def faults(self) -> list[Fault]:
+    def faults(self) -> Iterator[Fault]:
         """Compare what the runtime needs with what the checkpoint has."""
         totals, widths = self._totals()
-        faults = [fault for name in totals if (fault := self._fault(name, totals[name], widths[name]))]
-        known = {*totals, self.recognised.head}
+        for name, total in totals.items():
+            fault = self._fault(name, total, widths[name])
+            if fault:
+                yield fault
+        yield from self._unexpected({*totals, self.recognised.head})
+        yield from self._untied_head()
+
+    def _unexpected(self, known: Container[str | None]) -> Iterator[Fault]:
+        """Yield the tensors that nothing is made of; `foreign_tensors` has those that are quantised or adapters."""
         for name, entry in self.checkpoint.tensors.items():
             foreign = any(part in name for part in _FOREIGN) or entry.type.name not in _FLOATS
             if name not in known and not name.endswith(_IGNORED) and not foreign:
                 what = "gemma.cpp has no place for it: is this another architecture? --as names keeps every tensor"
-                faults.append(Fault("unexpected-tensor", name, what))
+                yield Fault("unexpected-tensor", name, what)
+
+    def _untied_head(self) -> Iterator[Fault]:
         head = self.recognised.head
         if head and self.embedding in self.checkpoint.tensors and not self.checkpoint.same_bytes(head, self.embedding):
             what = f"it differs from {self.embedding!r}, and gemma.cpp uses the embedding as the head"
-            faults.append(Fault("untied-head", head, f"{what}: this model can't run there; --as names keeps both"))
-        return faults
+            yield Fault("untied-head", head, f"{what}: this model can't run there; --as names keeps both")
 
     def _fault(self, name: str, total: int, width: int) -> Fault | None:
-        """Compare one source with what is used of it."""
+        """Compare a source with what is used of it."""
         entry = self.checkpoint.tensors.get(name)
         if entry is None:
             what = "it is missing: the checkpoint is incomplete; download it again, or its other shards"
@@ -138,12 +146,9 @@ class Sources:
                 if piece.source is not None:
                     totals[piece.source] = totals.get(piece.source, 0) + piece.count
                     widths[piece.source] = piece.width
-        if self._spare(self.embedding):
+        if self.recognised.family in WITH_VISION:
             totals[self.embedding] += SPARE_ROWS * self._width
         return totals, widths
-
-    def _spare(self, name: str) -> bool:
-        return name == self.embedding and self.recognised.family in WITH_VISION
 
     def _pieces(self, spec: TensorSpec) -> list[Piece]:
         base, _, layer = spec.key.rpartition("_")

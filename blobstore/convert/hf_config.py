@@ -33,7 +33,7 @@ class Defaults:
         final_cap: Soft cap of logits; 0 for none.
         max_seq_len: Positions, as gemma.cpp's own files of the family have it.
         window: Of the layers with sliding attention.
-        pattern: Every so many layers, one has full attention: the last.
+        pattern: The last of every so many layers has full attention.
         bases: RoPE's, of local layers and of global ones.
         stop: The runtime's own stop tokens.
     """

@@ -1,4 +1,4 @@
-"""Values of a checkpoint's ``config.json``, checked one by one: anything may stand there."""
+"""Values of a checkpoint's ``config.json``, each checked when it is read: the file may hold anything."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _SHOWN = 60
 
 
 class Values:
-    """One object of a config.json. Values that can't be used become faults, and the default is taken.
+    """One object of a config.json. A value that can't be used becomes a fault, and its default is returned.
 
     Attributes:
         faults: What can't be converted.
@@ -36,7 +36,7 @@ class Values:
         return self._values.get(key, default)
 
     def refuse(self, key: str, value: Any, expected: str) -> None:  # noqa: ANN401 (JSON is anything)
-        """Say that a value isn't what was expected."""
+        """Add a fault: a value is not what was expected."""
         what = f"config.json says {short(value)}, expected {expected}: is it this checkpoint's own?"
         self.faults.append(Fault("unsupported-config", key, what))
 

@@ -79,7 +79,7 @@ class Plan:
         notes: What a user should know.
         parts: More names, for bytes inside tensors.
         extras: Tensors that the runtime doesn't know, kept so that nothing is lost.
-        config: What the runtime is told of the model; None for a file that is only a container.
+        config: The model's, for the runtime; None for a file that is only a container.
         tokenizer: The SentencePiece model for the runtime.
     """
 

@@ -72,6 +72,7 @@ def refused(folder: Path, kind: str = "auto", **choices: str) -> list[Fault]:
     assert caught.value.reason == "cannot-convert"
     faults = list(caught.value.faults)
     assert faults
+    assert all(isinstance(fault, blobstore.Fault) for fault in faults)
     for reason, name, message in faults[:20]:
         assert f"{reason}: {name}: {message}" in caught.value.message
     return faults
