@@ -1,4 +1,4 @@
-"""A Gemma checkpoint and choices → a plan of the file that gemma.cpp runs.
+"""The plan of the file that gemma.cpp runs: from a Gemma checkpoint and the user's choices.
 
 Spec: spec/gemma.md, Checkpoints.
 """
