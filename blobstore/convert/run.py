@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     Stored = Iterator[FileRange | Bytes]
 
 _CHECKED = ("sfp", "i8")  # types that can't hold every value
-_STEP_NBYTES = 64 << 20  # progress is reported after each
+_STEP_NBYTES = 64 << 20  # progress is told after each
 
 
 def run_plan(
@@ -79,7 +79,7 @@ def run_plan(
         for tensor in plan.tensors:
             scale = scales.get(tensor.name, 1.0)
             with _naming_source(tensor, checkpoint):
-                data = _reported(stored_bytes(tensor, checkpoint, scale), progress)
+                data = _told(stored_bytes(tensor, checkpoint, scale), progress)
                 model.add_stored(tensor.key, data, tensor.type.name, scale=scale, immutable=True)
         _write_named(plan.extras, checkpoint, model.store, scales, progress)
         _write_names(plan, model.store)
@@ -118,7 +118,7 @@ def _may_not_fit(tensor: PlannedTensor, checkpoint: Checkpoint) -> bool:
 
 
 def stored_bytes(tensor: PlannedTensor, checkpoint: Checkpoint, scale: float = 1.0) -> Stored:
-    """Yield a planned tensor's bytes as they are stored, in immutable pieces."""
+    """Yield a planned tensor's bytes as they are to be stored, in pieces that stay as they are."""
     if not tensor.pieces:
         return _steps([checkpoint.range(tensor.name)])
     ranges = stored_ranges(checkpoint, tensor.pieces, tensor.type)
@@ -150,7 +150,7 @@ def _write_named(
     for tensor in tensors:
         scale = scales.get(tensor.name, 1.0)
         with _naming_source(tensor, checkpoint):
-            data = _reported(stored_bytes(tensor, checkpoint, scale), progress)
+            data = _told(stored_bytes(tensor, checkpoint, scale), progress)
             store.add_stored(tensor.name, data, tensor.type, tensor.shape, scale=scale, immutable=True)
 
 
@@ -162,7 +162,7 @@ def _write_names(plan: Plan, store: StoreWriter) -> None:
 
 
 def _naming_source(tensor: PlannedTensor, checkpoint: Checkpoint) -> AbstractContextManager[None]:
-    """Name the source's file in the errors that reading it raises."""
+    """Name the source's file in what goes wrong with it."""
     source = next((piece.source for piece in tensor.pieces if piece.source), tensor.name)
     return in_file(checkpoint.file_of(source) if source in checkpoint.tensors else checkpoint.path)
 
@@ -173,7 +173,7 @@ def _steps(ranges: Iterable[FileRange]) -> Stored:
             yield source.part(done, _STEP_NBYTES)
 
 
-def _reported(data: Stored, progress: Progress) -> Stored:
+def _told(data: Stored, progress: Progress) -> Stored:
     for piece in data:
         yield piece
         progress(piece.nbytes)
