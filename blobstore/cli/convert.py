@@ -6,6 +6,7 @@ import os
 from typing import TYPE_CHECKING, Any
 
 from blobstore.check import check_plan, runs_in, runtimes_line
+from blobstore.checkpoint.beside import has_chat_template, tokenizer_beside
 from blobstore.checkpoint.reader import open_checkpoint
 from blobstore.cli.output import (
     Stopwatch,
@@ -22,7 +23,7 @@ from blobstore.cli.output import (
     tell_dry_run,
 )
 from blobstore.container.layout import MAX_PORTABLE_BLOBS
-from blobstore.convert.choose import KINDS, choose_plan, has_chat_template, tokenizer_beside
+from blobstore.convert.choose import KINDS, choose_plan
 from blobstore.convert.gemma_plan import LAYOUTS, WEIGHTS, Choices
 from blobstore.convert.run import run_plan
 from blobstore.errors import UsageError
@@ -93,7 +94,7 @@ def run(options: argparse.Namespace) -> int:
             choices,
             tokenizer=tokenizer_beside(checkpoint, options.tokenizer),
             chat_template=has_chat_template(checkpoint),
-            room=MAX_PORTABLE_BLOBS - (options.index == "embedded"),
+            max_tensors=MAX_PORTABLE_BLOBS - (options.index == "embedded"),
         )
         if plan.config is None:
             _refuse_needless(options)

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import blobstore
 from blobstore.check import verify_file
+from blobstore.checkpoint.beside import has_chat_template, tokenizer_beside
 from blobstore.checkpoint.reader import open_checkpoint
 from blobstore.cli.findings import add_strict, print_findings, status_of
 from blobstore.cli.output import (
@@ -25,7 +26,6 @@ from blobstore.cli.output import (
     size,
     tell,
 )
-from blobstore.convert.choose import has_chat_template, tokenizer_beside
 from blobstore.convert.verify import digest_of, plan_again, verify
 from blobstore.errors import FormatError, UsageError
 from blobstore.fileio.atomic import write_file

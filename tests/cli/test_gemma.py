@@ -187,7 +187,7 @@ def test_a_key_that_is_not_known_can_be_printed_whatever_it_is(cli: Cli, tmp_pat
     folder = recipe.write(tmp_path / "c", None, recipe.config() | {"\ud800\n\x1b[31m": 1, "moe": 2})
     done = cli("convert", folder, "-o", tmp_path / "out.sbs")
     assert done.status == 0
-    (line,) = (one for one in done.err.splitlines() if "not known" in one)
+    (line,) = (one for one in done.err.splitlines() if "unknown keys" in one)
     assert line.isprintable()
     assert "moe" in line
 
