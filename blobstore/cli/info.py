@@ -158,10 +158,10 @@ def describe(store: Store) -> dict[str, Any]:
         "shared": sum(count - 1 for key, count in keys.items() if key),
         "types": {name: {"count": counts[name], "nbytes": nbytes[name]} for name in sorted(counts)},
         "index": {
-            "place": "external" if found.content.external else "embedded",
+            "place": "external" if found.external else "embedded",
             "path": found.path,
-            "names": len(found.content.names),
-            "digests": found.content.has_digests,
+            "names": len(found.names),
+            "digests": found.has_digests,
         }
         if found
         else None,
@@ -176,9 +176,9 @@ def describe(store: Store) -> dict[str, Any]:
 
 
 def _packed_facts(store: Store) -> dict[str, Any] | None:
-    if not store.index or not store.index.content.packed_count:
+    if not store.index or not store.index.packed_count:
         return None
-    table = store.index.content.blobs
+    table = store.index.blobs
     packed = table["unpacked_nbytes"] != 0
     return {
         "blobs": int(packed.sum()),

@@ -27,7 +27,6 @@ if TYPE_CHECKING:
     from blobstore.container.reader import BlobReader
     from blobstore.fileio.types import Progress
     from blobstore.index import NameIndex
-    from blobstore.index.locate import FoundIndex
     from blobstore.store.writer import IndexPlace
 
 
@@ -252,12 +251,12 @@ def manifest_of(reader: BlobReader, index: NameIndex | None) -> Manifest:
     return Manifest(blobs, entries, dict(index.metadata), index.has_digests, max_blobs)
 
 
-def is_packed(reader: BlobReader, index: FoundIndex | None) -> bool:
+def is_packed(reader: BlobReader, index: NameIndex | None) -> bool:
     """Whether a file was made by `blobstore.pack`, or has packed blobs."""
-    return SKELETON_KEY in reader or (index is not None and index.content.packed_count > 0)
+    return SKELETON_KEY in reader or (index is not None and index.packed_count > 0)
 
 
-def refuse_packed(reader: BlobReader, index: FoundIndex | None) -> None:
+def refuse_packed(reader: BlobReader, index: NameIndex | None) -> None:
     """Refuse to change what only `blobstore.unpack` reads right.
 
     Raises:

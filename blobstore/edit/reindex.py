@@ -65,9 +65,9 @@ def attach_index(path: str | PathLike[str]) -> Reindexed:
         found = find_index(reader)
         if found is None:
             raise UsageError("no-index", f"there is no {external_path(path)!r}: blobstore index build makes one")
-        with _rewritten(reader, rebind_index(found.content, None)) as writer:
+        with _rewritten(reader, rebind_index(found, None)) as writer:
             close_with_index_inside(writer, path, replaced=reader)
-        return Reindexed(reader.path, len(found.content.names))
+        return Reindexed(reader.path, len(found.names))
 
 
 def detach_index(path: str | PathLike[str]) -> Reindexed:
@@ -84,8 +84,8 @@ def detach_index(path: str | PathLike[str]) -> Reindexed:
             raise UsageError("no-blobs", f"{reader.path!r} has nothing but its index")
         directory = _without_index(reader)
         with _rewritten(reader, None) as writer:
-            close_with_index(writer, path, rebind_index(found.content, directory), directory, replaced=reader)
-        return Reindexed(external_path(path), len(found.content.names))
+            close_with_index(writer, path, rebind_index(found, directory), directory, replaced=reader)
+        return Reindexed(external_path(path), len(found.names))
 
 
 def build_for(path: str | PathLike[str], *, embed: bool = False, digests: bool = False, force: bool = False) -> Rebuilt:
@@ -142,7 +142,7 @@ def _carry_over(reader: BlobReader, manifest: Manifest, *, digests: bool) -> tup
         found, fault = None, error.reason
         with contextlib.suppress(FormatError):  # its names, perhaps; its metadata may be whole
             found = find_index(reader, whole=False)
-            manifest.metadata = dict(found.content.metadata) if found else {}
+            manifest.metadata = dict(found.metadata) if found else {}
     if fault:
         manifest.forget_names()
         lost = (
@@ -151,8 +151,8 @@ def _carry_over(reader: BlobReader, manifest: Manifest, *, digests: bool) -> tup
         return None, 0, (f"the index that was there can't be used ({fault}): {lost}",)
     if found is None:
         return 0, 0, ()
-    manifest.metadata = dict(found.content.metadata)
-    before = {one.name: _facts(one) for one in found.content.all_entries()}
+    manifest.metadata = dict(found.metadata)
+    before = {one.name: _facts(one) for one in found.all_entries()}
     now = {one.name: _facts(one) for one in manifest.entries or ()}
     lost_names, changed = before.keys() - now, [name for name, fact in now.items() if before.get(name, fact) != fact]
     told = []
@@ -160,7 +160,7 @@ def _carry_over(reader: BlobReader, manifest: Manifest, *, digests: bool) -> tup
         others = f", and {len(changed)} have another type, shape or scale" if changed else ""
         source = ": export gives tensors as they are stored" if manifest.forget_names() else ""
         told.append(f"{len(lost_names)} of the {len(before)} names that the index had are lost{others}{source}")
-    return len(lost_names), len(changed), (*told, *_doubts(found.content, manifest, digests=digests))
+    return len(lost_names), len(changed), (*told, *_doubts(found, manifest, digests=digests))
 
 
 def _facts(entry: Entry) -> tuple[object, ...]:

@@ -107,10 +107,10 @@ def rewrite(
     with BlobReader(path, access="read") as reader:
         index = None if edits.index == "none" else find_index(reader)
         refuse_packed(reader, index)
-        manifest = manifest_of(reader, index.content if index else None)
+        manifest = manifest_of(reader, index)
         place = edits.index
         if place is None:
-            place = "none" if index is None else "external" if index.content.external else "embedded"
+            place = "none" if index is None else "external" if index.external else "embedded"
         if edits.set_metadata or edits.unset_metadata:
             if edits.index == "none":
                 raise UsageError("needs-index", "metadata is kept in the index: leave out --index none")

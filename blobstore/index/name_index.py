@@ -59,6 +59,7 @@ class NameIndex:
         has_digests: Whether the blobs' SHA-256 are there.
         store_nbytes, store_sha256: The store that an external index belongs to; None for an embedded one.
         raw: All of its bytes.
+        path: Of the file that it is from; empty when it was parsed from memory.
     """
 
     entries: npt.NDArray[np.void]
@@ -70,6 +71,7 @@ class NameIndex:
     store_nbytes: int | None
     store_sha256: bytes | None
     raw: memoryview = field(repr=False)
+    path: str = ""
     _lookups: Iterator[int] = field(default_factory=count, init=False, repr=False)  # how many there were
 
     @property

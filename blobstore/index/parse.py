@@ -31,28 +31,30 @@ if TYPE_CHECKING:
     import numpy.typing as npt
 
 
-def parse_index(raw: memoryview, *, external: bool) -> NameIndex:
+def parse_index(raw: memoryview, *, external: bool, path: str = "") -> NameIndex:
     """Check all of an index. Nothing is copied but the names; ``raw`` is kept.
 
     Args:
         raw: All of its bytes.
-        external: Whether it came from a file of its own.
+        external: Whether it is from a file of its own.
+        path: Of the file that it is from; only noted.
 
     Raises:
         FormatError, TruncatedError: Checks I1 to I15, and I20, of spec/index.md; offsets are from the index's
             beginning.
     """
-    index = open_index(raw, external=external)
+    index = open_index(raw, external=external, path=path)
     index.check()
     return index
 
 
-def open_index(raw: memoryview, *, external: bool) -> NameIndex:
+def open_index(raw: memoryview, *, external: bool, path: str = "") -> NameIndex:
     """Check how an index is laid out, and leave its entries and its metadata to be checked when they are used.
 
     Args:
         raw: All of its bytes; kept.
-        external: Whether it came from a file of its own.
+        external: Whether it is from a file of its own.
+        path: Of the file that it is from; only noted.
 
     Raises:
         FormatError, TruncatedError: Checks I1 to I7, but for the entries' reserved fields.
@@ -72,6 +74,7 @@ def open_index(raw: memoryview, *, external: bool) -> NameIndex:
         store_nbytes=int(header["store_nbytes"]) if external else None,
         store_sha256=header["store_sha256"].tobytes() if external else None,
         raw=raw,
+        path=path,
     )
 
 

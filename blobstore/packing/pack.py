@@ -135,10 +135,10 @@ def pack(
     with ExitStack() as stack:
         reader = stack.enter_context(BlobReader(path))
         index = find_index(reader)
-        manifest = manifest_of(reader, index.content if index else None)
+        manifest = manifest_of(reader, index)
         if is_packed(reader, index):
             raise UsageError("already-packed", f"{reader.path!r} is packed already")
-        beside = index is not None and index.content.external
+        beside = index is not None and index.external
         needed = len(manifest.blobs) + 2 + beside
         if needed > MAX_BLOBS:
             what = f"a file has at most {MAX_BLOBS} blobs, this one has {len(manifest.blobs)} and would get more"
@@ -176,7 +176,7 @@ def pack(
                 raise UsageError("no-base-blobs", f"{base_store.path!r} {what}")
             writer.add(SKELETON_KEY, take_skeleton(reader))
             if index and beside:
-                writer.add(SKELETON_INDEX_KEY, compressed(bytes(index.content.raw)))
+                writer.add(SKELETON_INDEX_KEY, compressed(bytes(index.raw)))
             place_of_index = "none" if index is None else "external" if beside else "embedded"
             manifest.metadata[PACKED_FROM] = Original(
                 reader.file_size,

@@ -99,7 +99,7 @@ def unpack(
         directory = directory_in(skeleton, original.nbytes)
         _check_sizes(directory, store.unpacked)
         pieces = _Pieces(directory, skeleton, store.unpacked)
-        packed = store.index.content.packed_count if store.index else 0
+        packed = store.index.packed_count if store.index else 0
         if not isinstance(target, (str, os.PathLike)):
             if original.index == "external":
                 raise UsageError("needs-path", "an index stood beside the original: a stream has no such place")

@@ -79,8 +79,8 @@ def test_a_converted_checkpoint_has_every_tensor_as_it_was(
     with blobstore.open(target) as store:
         assert store.reader.version == options["version"]
         assert store.index
-        assert store.index.content.external == (options["index"] == "external")
-        assert store.index.content.has_digests == options["digests"]
+        assert store.index.external == (options["index"] == "external")
+        assert store.index.has_digests == options["digests"]
         assert store.metadata == metadata
         assert set(store) == set(tensors)
         for name, array in tensors.items():

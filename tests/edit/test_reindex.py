@@ -225,10 +225,10 @@ def test_a_built_index_lists_each_blob_as_bytes(
         assert {name: array.tobytes() for name, array in store.items()} == listed
         assert store.reader.version == version
         assert store.index
-        manifest = store.index.content
-        assert (manifest.has_digests, manifest.self_digest_holds()) == (digests, True)
+        index = store.index
+        assert (index.has_digests, index.self_digest_holds()) == (digests, True)
         stored = dict(blobs) | {"config": b"c"}
-        for row in map(manifest.blob, range(len(manifest.blobs))):
+        for row in map(index.blob, range(len(index.blobs))):
             data = {bytes_of(key): data for key, data in stored.items()}[row.key]
             assert (row.nbytes, row.sha256) == (len(data), hashlib.sha256(data).digest() if digests else None)
 
@@ -283,7 +283,7 @@ def test_a_key_that_can_not_be_a_name_keeps_its_blob(tmp_path: Path, embed: bool
         assert list(store) == ["a"]
         assert bytes(store.raw("\udcff\udcfe")) == b"y"
         assert store.index
-        assert len(store.index.content.blobs) == 2
+        assert len(store.index.blobs) == 2
 
 
 # What the index before had.
@@ -296,7 +296,7 @@ EVERY_PLACE = pytest.mark.parametrize(
 def index_of(path: Path) -> NameIndex:
     with blobstore.open(path) as store:
         assert store.index
-        return store.index.content
+        return store.index
 
 
 @EVERY_PLACE

@@ -165,7 +165,7 @@ def test_digests_stay_as_they_were(tmp_path: Path, digests: bool) -> None:
     rewrite(path, None, Edits(set_metadata={"x": "y"}))
     with blobstore.open(path) as store:
         assert store.index is not None
-        assert store.index.content.has_digests is digests
+        assert store.index.has_digests is digests
         assert store.metadata == {"a": "b", "x": "y"}
     assert not [one for one in verify_file(path).findings if digests]
 
@@ -513,7 +513,7 @@ def test_metadata_of_an_index_that_lacks_a_blob_can_be_changed(
     with blobstore.open(path) as store:
         assert store.metadata == {"a": "b", "c": "d"}
         assert store.index
-        index = store.index.content
+        index = store.index
         assert index.has_digests is (digests or not known)
         assert all(
             index.blob(i).sha256 == (hashlib.sha256(blob).digest() if index.has_digests else None)

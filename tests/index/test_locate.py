@@ -40,16 +40,16 @@ def test_all_of_an_index_is_checked_unless_it_is_to_be_later(tmp_path: Path, ext
     with BlobReader(path) as reader:
         later = find_index(reader, whole=False)
         assert later
-        assert (later.path, later.content.external) == (own, external)
+        assert (later.path, later.external) == (own, external)
         with pytest.raises(FrozenInstanceError):
             later.path = ""  # type: ignore[misc]
         if not damaged:
             found = find_index(reader)
             assert found
-            assert found.content.names == later.content.names == ["name"]
+            assert found.names == later.names == ["name"]
             return
         with pytest.raises(FormatError, match="index-reserved"):
-            later.content.check()
+            later.check()
         with pytest.raises(FormatError, match="index-reserved") as caught:
             find_index(reader)
         assert caught.value.path == own

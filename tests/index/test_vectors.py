@@ -92,8 +92,8 @@ def test_a_valid_index_is_read_as_the_manifest_says(vectors: Path, fact: Fact, a
         assert list(store) == [entry["name"] for entry in fact["entries"]]
         assert store.metadata == fact["metadata"]
         assert store.index
-        assert store.index.content.external == fact["external"]
-        assert store.index.content.has_digests == fact["digests"]
+        assert store.index.external == fact["external"]
+        assert store.index.has_digests == fact["digests"]
         assert store.index.path == str(path) + ".idx" * fact["external"]
 
 
@@ -117,9 +117,9 @@ def test_the_bytes_of_each_name_are_those_of_its_part_of_a_blob(vectors: Path, f
 def test_the_digests_are_those_of_the_blobs(vectors: Path, fact: Fact) -> None:
     with blobstore.open(vectors / "valid" / fact["file"]) as store:
         assert store.index
-        content = store.index.content
+        index = store.index
         expected = {one["key_hex"]: one["sha256"] for one in fact["blobs"]}
-        for row in map(content.blob, range(len(content.blobs))):
+        for row in map(index.blob, range(len(index.blobs))):
             assert row.sha256 == (bytes.fromhex(expected[row.key.hex()]) if fact["digests"] else None)
 
 
@@ -151,10 +151,10 @@ def test_a_file_with_a_faulty_index_opens_without_it(vectors: Path, fact: Fact) 
 def test_a_wrong_digest_of_the_index_is_seen_but_not_looked_for(vectors: Path) -> None:
     with blobstore.open(vectors / "verify" / "index-digest.sbs") as store:
         assert store.index
-        assert not store.index.content.self_digest_holds()
+        assert not store.index.self_digest_holds()
     with blobstore.open(vectors / "valid" / "index-one.sbs") as store:
         assert store.index
-        assert store.index.content.self_digest_holds()
+        assert store.index.self_digest_holds()
 
 
 @pytest.mark.parametrize("fact", except_for(NOT_OURS))
@@ -215,7 +215,7 @@ def test_the_store_writer_makes_the_same_bytes(vectors: Path, tmp_path: Path, fa
                 store.part(one["name"], target, kind, shape, offset=one["offset"], scale=scale_of(one))
     with blobstore.open(made) as written:
         assert written.index
-        found = bytes(written.index.content.raw)
+        found = bytes(written.index.raw)
     expected = index_bytes(fact, path)
     if fact["version"] == 1 and fact["external"]:  # bound to the file, which is not of the very old kind
         assert found[200:] == expected[200:]

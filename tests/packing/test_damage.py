@@ -179,7 +179,7 @@ class Packed:
         self.path = path
         with blobstore.open(path, access="read") as store:
             assert store.index
-            index = store.index.content
+            index = store.index
             self.blobs = {key: bytes(blob) for key, blob in store.reader.items() if key != INDEX_KEY}
             self.unpacked = {row.key.decode(): row.unpacked_nbytes for row in map(index.blob, range(len(index.blobs)))}
             self.entries, self.metadata = list(index.all_entries()), store.metadata

@@ -263,8 +263,8 @@ def test_a_digest_is_of_all_pieces_of_a_blob_as_it_was(
     with BlobReader(path) as whole, BlobReader(tmp_path / "packed.sbs") as reader:
         found = find_index(reader)
         assert found
-        blobs = UnpackedBlobs(reader, found.content)
-        packed = [row.key.decode() for row in map(found.content.blob, range(len(found.content.blobs)))]
+        blobs = UnpackedBlobs(reader, found)
+        packed = [row.key.decode() for row in map(found.blob, range(len(found.blobs)))]
         assert any(map(blobs.is_packed, packed))
         for key in filter(blobs.is_packed, packed):
             assert blobs.sha256(key) == blobs.read_sha256(key) == hashlib.sha256(whole[key]).digest()
