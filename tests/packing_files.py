@@ -23,9 +23,9 @@ if TYPE_CHECKING:
     import numpy.typing as npt
 
     from blobstore.fileio.types import Access
+    from blobstore.index.locate import IndexPlace
     from blobstore.packing.pack import Packing
     from blobstore.store.reader import Store
-    from blobstore.store.writer import IndexPlace
 
     Array = npt.NDArray[Any]
 

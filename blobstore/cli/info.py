@@ -12,6 +12,7 @@ from blobstore.cli.output import add_command, add_json, print_fields, print_json
 from blobstore.container.keys import CONFIG_KEY, TOC_KEY
 from blobstore.errors import FormatError
 from blobstore.fileio.file_systems import file_system
+from blobstore.index.locate import place_of
 from blobstore.index.metadata import BASE
 
 if TYPE_CHECKING:
@@ -158,7 +159,7 @@ def describe(store: Store) -> dict[str, Any]:
         "shared": sum(count - 1 for key, count in keys.items() if key),
         "types": {name: {"count": counts[name], "nbytes": nbytes[name]} for name in sorted(counts)},
         "index": {
-            "place": "external" if found.external else "embedded",
+            "place": place_of(found),
             "path": found.path,
             "names": len(found.names),
             "digests": found.has_digests,

@@ -1,12 +1,12 @@
-"""Give a file that exists a name index, or move the index that it has."""
+"""Give an existing file a name index, or move the index that it has."""
 
 from __future__ import annotations
 
 import contextlib
 import os
+from functools import partial
 from typing import TYPE_CHECKING, NamedTuple
 
-from blobstore.container.directory import build_directory
 from blobstore.container.keys import INDEX_KEY, encode_key
 from blobstore.container.layout import max_blobs_from
 from blobstore.container.reader import BlobReader
@@ -16,7 +16,7 @@ from blobstore.errors import FormatError, UsageError
 from blobstore.fileio.hashing import digest_of
 from blobstore.index import IndexedBlob, build_index, rebind_index
 from blobstore.index.locate import external_path, find_index
-from blobstore.index.sidecar import close_with_index, close_with_index_inside, write_index
+from blobstore.index.sidecar import close_with_index, write_index
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -25,24 +25,26 @@ if TYPE_CHECKING:
     from blobstore.container.directory import Directory
     from blobstore.edit.manifest import Manifest
     from blobstore.index import Entry, NameIndex
+    from blobstore.index.locate import IndexPlace
+    from blobstore.index.sidecar import MakeIndex
 
 
 class Reindexed(NamedTuple):
-    """Where the index is now, and how many names it has."""
+    """The path of the file with the index, and the number of its names."""
 
     path: str
     names: int
 
 
 class Rebuilt(NamedTuple):
-    """Where a new index is, and what the one before it had that is gone.
+    """Where a new index is, and what is lost of the one before it.
 
     Attributes:
         path: Of the file that it is in.
         names: How many it has.
-        lost: Names that only the one before had; None where they couldn't be read.
-        changed: Names of both that have another type, shape or scale now.
-        notes: What a user should know of that.
+        lost: How many names only the index before had; None where they couldn't be read.
+        changed: How many names of both have another type, shape or scale now.
+        notes: What a user should know about that.
     """
 
     path: str
@@ -53,114 +55,110 @@ class Rebuilt(NamedTuple):
 
 
 def attach_index(path: str | PathLike[str]) -> Reindexed:
-    """Move the index beside a file into it. The file is written anew, then the index beside it removed.
+    """Move the index beside a file into it. The file is rewritten, then the index beside it is removed.
 
     Raises:
         UsageError: ``has-index`` when there is one inside already; ``no-index`` when there is none beside it.
-        FormatError: ``index-stale`` and others: it isn't this file's, or is wrong.
+        FormatError: ``index-stale`` and others: it belongs to another file, or is invalid.
     """
     with BlobReader(path, access="read") as reader:
         if INDEX_KEY in reader:
             raise UsageError("has-index", f"{reader.path!r} has its index inside already")
-        found = find_index(reader)
-        if found is None:
-            raise UsageError("no-index", f"there is no {external_path(path)!r}: blobstore index build makes one")
-        with _rewritten(reader, rebind_index(found, None)) as writer:
-            close_with_index_inside(writer, path, replaced=reader)
-        return Reindexed(reader.path, len(found.names))
+        index = find_index(reader)
+        if index is None:
+            raise UsageError("no-index", f"{external_path(path)!r} does not exist: blobstore index build makes one")
+        _rewrite(reader, "embedded", partial(rebind_index, index))
+        return Reindexed(reader.path, len(index.names))
 
 
 def detach_index(path: str | PathLike[str]) -> Reindexed:
-    """Move the index out of a file into one beside it. The file is written anew, as if it never had one.
+    """Move the index of a file into one beside it. The file is rewritten, as if it had never had an index.
 
     Raises:
-        UsageError: ``no-index`` when there is none inside; ``no-blobs`` when there would be nothing left.
+        UsageError: ``no-index`` when there is none inside; ``no-blobs`` when nothing would be left.
     """
     with BlobReader(path, access="read") as reader:
         if INDEX_KEY not in reader:
             raise UsageError("no-index", f"{reader.path!r} has no index inside")
-        found = find_index(reader)
-        if found is None or len(reader) == 1:
+        index = find_index(reader)
+        if index is None or len(reader) == 1:
             raise UsageError("no-blobs", f"{reader.path!r} has nothing but its index")
-        directory = _without_index(reader)
-        with _rewritten(reader, None) as writer:
-            close_with_index(writer, path, rebind_index(found, directory), directory, replaced=reader)
-        return Reindexed(external_path(path), len(found.names))
+        _rewrite(reader, "external", partial(rebind_index, index))
+        return Reindexed(external_path(path), len(index.names))
 
 
 def build_for(path: str | PathLike[str], *, embed: bool = False, digests: bool = False, force: bool = False) -> Rebuilt:
-    """Make an index for a file that has none, from its ``toc``; without one each blob under its key.
+    """Make an index for a file that has none: from its ``toc``, or without one with each blob under its key.
 
-    The metadata of an index that was there is kept, as far as it can be read and is still true; its names aren't.
+    The metadata of an index that was there is kept, as far as it can be read and is still true. Its names are not.
 
     Args:
         path: A .sbs file.
-        embed: Put it inside (the file is written anew), not beside the file.
+        embed: Put it inside (the file is rewritten), not beside the file.
         digests: Read every blob, and keep its SHA-256.
         force: Replace an index that is there.
 
     Raises:
         UsageError: ``has-index``, unless ``force``; ``no-blobs`` when there is nothing but an index;
-            ``packed-file``: it was made by `blobstore.pack`, whose index can't be built anew.
+            ``packed-file``: it was made by `blobstore.pack`, whose index can't be rebuilt.
     """
     with BlobReader(path, access="read") as reader:
-        outside = external_path(path)
-        if not force and (INDEX_KEY in reader or os.path.exists(outside)):
-            where = reader.path if INDEX_KEY in reader else outside
-            raise UsageError("has-index", f"there is an index in {where!r}: --force builds it anew")
+        index_path = external_path(path)
+        if not force and (INDEX_KEY in reader or os.path.exists(index_path)):
+            where = reader.path if INDEX_KEY in reader else index_path
+            raise UsageError("has-index", f"{where!r} has an index already: --force rebuilds it")
         refuse_packed(reader, None)
-        with contextlib.suppress(FormatError):  # a wrong one says nothing, and is replaced
+        with contextlib.suppress(FormatError):  # an invalid index says nothing, and is replaced
             refuse_packed(reader, find_index(reader))
         manifest = manifest_of(reader, None)
         if not manifest.blobs:
             raise UsageError("no-blobs", f"{reader.path!r} has nothing but its index")
         describe(manifest, reader)
-        gone = _carry_over(reader, manifest, digests=digests)
-        table = [_table_row(reader, blob.key, digests=digests) for blob in manifest.blobs]
+        lost, changed, notes = _carry_over(reader, manifest, digests=digests)
         entries = manifest.entries or []
-        inside = INDEX_KEY in reader
+        table = [_table_row(reader, blob.key, digests=digests) for blob in manifest.blobs]
+
+        def make_index(store: Directory | None) -> bytes:
+            return build_index(entries, table, manifest.metadata, store=store)
+
         if embed:
-            with _rewritten(reader, build_index(entries, table, manifest.metadata)) as writer:
-                close_with_index_inside(writer, path, replaced=reader)
-            return Rebuilt(reader.path, len(entries), *gone)
-        directory = _without_index(reader)
-        raw = build_index(entries, table, manifest.metadata, store=directory)
-        if inside:
-            with _rewritten(reader, None) as writer:
-                close_with_index(writer, path, raw, directory, replaced=reader)
+            _rewrite(reader, "embedded", make_index)
+        elif INDEX_KEY in reader:
+            _rewrite(reader, "external", make_index)
         else:
-            write_index(raw, reader)
-        return Rebuilt(outside, len(entries), *gone)
+            write_index(make_index(reader.directory), reader)
+        return Rebuilt(reader.path if embed else index_path, len(entries), lost, changed, notes)
 
 
 def _carry_over(reader: BlobReader, manifest: Manifest, *, digests: bool) -> tuple[int | None, int, tuple[str, ...]]:
-    """Give a file's new index the metadata of the one before it; return how many names are lost, changed, and notes."""
-    fault = ""
+    """Give a new index the metadata of the one before it → how many names are lost, how many changed, and notes."""
     try:
-        found = find_index(reader)
+        index = find_index(reader)
     except FormatError as error:
-        found, fault = None, error.reason
-        with contextlib.suppress(FormatError):  # its names, perhaps; its metadata may be whole
-            found = find_index(reader, whole=False)
-            manifest.metadata = dict(found.metadata) if found else {}
-    if fault:
-        manifest.forget_names()
-        lost = (
-            "its names are lost, and its metadata is kept" if manifest.metadata else "its names and metadata are lost"
-        )
-        return None, 0, (f"the index that was there can't be used ({fault}): {lost}",)
-    if found is None:
+        return None, 0, (_carry_over_metadata(reader, manifest, error.reason),)
+    if index is None:
         return 0, 0, ()
-    manifest.metadata = dict(found.metadata)
-    before = {one.name: _facts(one) for one in found.all_entries()}
-    now = {one.name: _facts(one) for one in manifest.entries or ()}
-    lost_names, changed = before.keys() - now, [name for name, fact in now.items() if before.get(name, fact) != fact]
-    told = []
-    if lost_names or changed:
+    manifest.metadata = dict(index.metadata)
+    before = {entry.name: _facts(entry) for entry in index.all_entries()}
+    now = {entry.name: _facts(entry) for entry in manifest.entries or ()}
+    lost = before.keys() - now
+    changed = [name for name, facts in now.items() if before.get(name, facts) != facts]
+    notes = []
+    if lost or changed:
         others = f", and {len(changed)} have another type, shape or scale" if changed else ""
         source = ": export gives tensors as they are stored" if manifest.forget_names() else ""
-        told.append(f"{len(lost_names)} of the {len(before)} names that the index had are lost{others}{source}")
-    return len(lost_names), len(changed), (*told, *_doubts(found, manifest, digests=digests))
+        notes.append(f"{len(lost)} of the {len(before)} names that the index had are lost{others}{source}")
+    return len(lost), len(changed), (*notes, *_doubts(index, manifest, digests=digests))
+
+
+def _carry_over_metadata(reader: BlobReader, manifest: Manifest, reason: str) -> str:
+    """Take the metadata of an invalid index, if it can be read → a note."""
+    with contextlib.suppress(FormatError):
+        index = find_index(reader, whole=False)
+        manifest.metadata = dict(index.metadata) if index else {}
+    manifest.forget_names()
+    lost = "its names are lost, and its metadata is kept" if manifest.metadata else "its names and metadata are lost"
+    return f"the index that was there can't be used ({reason}): {lost}"
 
 
 def _facts(entry: Entry) -> tuple[object, ...]:
@@ -171,7 +169,7 @@ def _doubts(index: NameIndex, manifest: Manifest, *, digests: bool) -> Iterator[
     if index.has_digests and not digests:
         yield "the index had the SHA-256 of each blob, the new one has none: --digests makes them"
     if manifest.metadata and not index.self_digest_holds():
-        yield "the index was not as it was written: look whether its metadata, which is kept, is right"
+        yield "the index has changed since it was written: check that its metadata, which is kept, is right"
 
 
 def _table_row(reader: BlobReader, key: str, *, digests: bool) -> IndexedBlob:
@@ -179,19 +177,10 @@ def _table_row(reader: BlobReader, key: str, *, digests: bool) -> IndexedBlob:
     return IndexedBlob(encode_key(key), blob.nbytes, digest_of(blob) if digests else None)
 
 
-def _without_index(reader: BlobReader) -> Directory:
-    """Return the directory that the file has once its index is gone."""
-    blobs = [(encode_key(key), reader.range(key)[1]) for key in reader if key != INDEX_KEY]
-    return build_directory(reader.version, [key for key, _ in blobs], [nbytes for _, nbytes in blobs])
-
-
-@contextlib.contextmanager
-def _rewritten(reader: BlobReader, index: bytes | None) -> Iterator[ContainerWriter]:
-    """Write a file anew, with this index or none, to be closed in the ``with`` block."""
+def _rewrite(reader: BlobReader, place: IndexPlace, make_index: MakeIndex) -> None:
+    """Replace a file by one with the same blobs and another index."""
     with ContainerWriter(reader.path, version=reader.version, max_blobs=max_blobs_from(len(reader))) as writer:
         for key in reader:
             if key != INDEX_KEY:
                 writer.add(key, reader.file_range(key))
-        if index is not None:
-            writer.add(INDEX_KEY, index)
-        yield writer
+        close_with_index(writer, place, make_index, replaced=reader)

@@ -14,7 +14,6 @@ from hypothesis import strategies as st
 import blobstore
 from blobstore.checkpoint.reader import open_checkpoint
 from blobstore.codecs.element_types import BY_NAME, type_of
-from blobstore.convert import run as module
 from blobstore.convert.plan import plan_by_name
 from blobstore.convert.run import run_plan
 from blobstore.errors import BlobStoreError, CodecError, TruncatedError, UsageError
@@ -239,7 +238,7 @@ def test_a_stream_can_not_have_everything(tmp_path: Path, options: dict[str, Any
 
 
 def test_progress_adds_up_to_all_bytes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "_STEP_NBYTES", 1000)
+    monkeypatch.setattr("blobstore.fileio.ranges.STEP_NBYTES", 1000)
     shards = [{"a": np.ones(999, dtype=np.uint8), "b": np.ones(2001, dtype=np.uint8)}, small("c")]
     source = write_shards(tmp_path, [*shards, {"empty": np.zeros((0, 3), dtype=np.float32)}])
     steps: list[int] = []

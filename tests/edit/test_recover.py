@@ -31,7 +31,7 @@ from tests.tensor_strategies import Model, models
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from blobstore.store.writer import IndexPlace
+    from blobstore.index.locate import IndexPlace
 
 NAMES = [f"model.layers.{i}.mlp.up_proj.weight" for i in range(5)]
 
@@ -146,7 +146,7 @@ def test_without_digests_the_padding_has_to_agree(tmp_path: Path, version: int) 
         with pytest.raises(FormatError) as caught:
             recover(path, out)
         assert caught.value.reason == "not-recoverable"
-        assert "another file's" in str(caught.value)
+        assert "belongs to another file" in str(caught.value)
 
 
 @pytest.mark.parametrize("blobs_left", [0, 1, 3, 6])

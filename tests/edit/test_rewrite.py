@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
     from pathlib import Path
 
-    from blobstore.store.writer import IndexPlace
+    from blobstore.index.locate import IndexPlace
 
 TENSORS = {
     "model.layers.0.mlp.up_proj.weight": np.arange(6, dtype=np.float32).reshape(2, 3),
@@ -151,7 +151,7 @@ def test_blobs_are_copied_step_by_step_and_every_byte_is_told(
     step = max(step, max(len(blob) for _, blob in blobs) // 50)
     told: list[int] = []
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("blobstore.edit.manifest._STEP_NBYTES", step)
+        patch.setattr("blobstore.fileio.ranges.STEP_NBYTES", step)
         rewrite(old, new, Edits(version=version), progress=told.append)
     with BlobReader(new) as reader:
         assert [(key, bytes(blob)) for key, blob in reader.items()] == blobs

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
-    from blobstore.store.writer import IndexPlace
+    from blobstore.index.locate import IndexPlace
 
 # Of the same sizes, so that an index of one fits the other's blobs.
 OLD = {"a": np.arange(8, dtype=np.float32), "b": np.arange(8, 16, dtype=np.float32)}

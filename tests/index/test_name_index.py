@@ -374,7 +374,7 @@ def test_names_beyond_their_section_are_refused(monkeypatch: pytest.MonkeyPatch)
     monkeypatch.setattr("blobstore.index.build.MAX_NAMES_NBYTES", 4)  # the real limit would take 4 GiB
     entries = [Entry(name, None, 0, 0, 1, (0,)) for name in ("a", "b", "c")]
     assert parsed(build_index(entries[:2], [])).names == ["a", "b"]
-    with pytest.raises(UsageError, match="names-too-long: all names together have 6 bytes"):
+    with pytest.raises(UsageError, match="names-too-long: the names have 6 bytes in total"):
         build_index(entries, [])
 
 

@@ -39,7 +39,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from blobstore.fileio.types import Access
-    from blobstore.store.writer import IndexPlace
+    from blobstore.index.locate import IndexPlace
 
 ROUNDS = 60
 PLACES: tuple[IndexPlace, ...] = ("external", "none", "embedded")
@@ -239,7 +239,7 @@ def named_writer(path: Path) -> subprocess.Popen[str]:
     code = f"""
         import os, time
         os.O_TMPFILE = 0
-        from blobstore.atomic import AtomicFile
+        from blobstore.fileio.atomic import AtomicFile
         file = AtomicFile({str(path)!r})
         os.write(file.fileno(), b"x" * 1000)
         print("ready", flush=True)

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from blobstore.fileio.types import Access
-    from blobstore.store.writer import IndexPlace
+    from blobstore.index.locate import IndexPlace
 
 Fact = dict[str, Any]
 

@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
     import numpy.typing as npt
 
-    from blobstore.store.writer import IndexPlace
+    from blobstore.index.locate import IndexPlace
     from tests.models import Row
 
     Array = npt.NDArray[Any]

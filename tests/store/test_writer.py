@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from pathlib import Path
 
-    from blobstore.store.writer import IndexPlace
+    from blobstore.index.locate import IndexPlace
 
 F32, U8 = element_types.BY_NAME["f32"], element_types.BY_NAME["u8"]
 ONES = np.ones(3, dtype=np.float32)
