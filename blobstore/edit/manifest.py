@@ -1,4 +1,4 @@
-"""What a file holds, as data: it can be changed, then written as a new file."""
+"""The contents of a file, as data to be changed and written as a new file."""
 
 from __future__ import annotations
 
@@ -182,7 +182,7 @@ def write_manifest(
         target: A path, or a binary stream.
         version: Of the container.
         index: Where the name index goes, if the manifest has one.
-        replaced: The file that was edited. It must be the one that is at the path still.
+        replaced: The file that was edited; it must still be the one at the path.
         progress: Called with how many bytes more were written.
 
     Raises:
@@ -265,7 +265,7 @@ def refuse_packed(reader: BlobReader, index: NameIndex | None) -> None:
 
 
 def describe(manifest: Manifest, reader: BlobReader) -> None:
-    """Give the manifest of a file without an index the entries of one: from its toc, or each blob under its key."""
+    """Give the manifest of a file without an index entries: from its toc, or else each blob under its key."""
     places = {blob.key: place for place, blob in enumerate(manifest.blobs)}
     manifest.entries = [
         Entry(info.name, places[info.key], 0, info.nbytes, info.type.number, info.shape, info.scale)

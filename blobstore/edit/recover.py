@@ -102,8 +102,8 @@ def recover(
 
 
 def _read_index(path: str | PathLike[str], index_path: str | PathLike[str] | None) -> memoryview | None:
-    found = index_path or next(filter(os.path.isfile, beside(path)), None)
-    return None if found is None else read_whole(found)
+    index_path = index_path or next(filter(os.path.isfile, beside(path)), None)
+    return None if index_path is None else read_whole(index_path)
 
 
 def _hopeless(source: ByteSource, external_index: memoryview | None) -> str:

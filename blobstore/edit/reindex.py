@@ -37,12 +37,12 @@ class Reindexed(NamedTuple):
 
 
 class Rebuilt(NamedTuple):
-    """Where a new index is, and what is lost of the one before it.
+    """Where a new index is, and what is lost from the previous one.
 
     Attributes:
         path: Of the file that it is in.
         names: How many it has.
-        lost: How many names only the index before had; None where they couldn't be read.
+        lost: How many names only the previous one had; None where they couldn't be read.
         changed: How many names of both have another type, shape or scale now.
         notes: What a user should know about that.
     """
@@ -58,7 +58,7 @@ def attach_index(path: str | PathLike[str]) -> Reindexed:
     """Move the index beside a file into it. The file is rewritten, then the index beside it is removed.
 
     Raises:
-        UsageError: ``has-index`` when there is one inside already; ``no-index`` when there is none beside it.
+        UsageError: ``has-index`` if it has one inside already; ``no-index`` if there is none beside it.
         FormatError: ``index-stale`` and others: it belongs to another file, or is invalid.
     """
     with BlobReader(path, access="read") as reader:
@@ -75,7 +75,7 @@ def detach_index(path: str | PathLike[str]) -> Reindexed:
     """Move the index of a file into one beside it. The file is rewritten, as if it had never had an index.
 
     Raises:
-        UsageError: ``no-index`` when there is none inside; ``no-blobs`` when nothing would be left.
+        UsageError: ``no-index`` if there is none inside; ``no-blobs`` if nothing would be left.
     """
     with BlobReader(path, access="read") as reader:
         if INDEX_KEY not in reader:
@@ -88,7 +88,7 @@ def detach_index(path: str | PathLike[str]) -> Reindexed:
 
 
 def build_for(path: str | PathLike[str], *, embed: bool = False, digests: bool = False, force: bool = False) -> Rebuilt:
-    """Make an index for a file that has none: from its ``toc``, or without one with each blob under its key.
+    """Make an index for a file that has none: from its ``toc``, or else with each blob under its key.
 
     The metadata of an index that was there is kept, as far as it can be read and is still true. Its names are not.
 
@@ -131,7 +131,7 @@ def build_for(path: str | PathLike[str], *, embed: bool = False, digests: bool =
 
 
 def _carry_over(reader: BlobReader, manifest: Manifest, *, digests: bool) -> tuple[int | None, int, tuple[str, ...]]:
-    """Give a new index the metadata of the one before it → how many names are lost, how many changed, and notes."""
+    """Give a new index the metadata of the previous one → how many names are lost, how many changed, and notes."""
     try:
         index = find_index(reader)
     except FormatError as error:

@@ -1,8 +1,8 @@
-"""How each file gets its name together with its name index: inside it, beside it, or without one.
+"""How every writer completes a file: with an index inside it, with one beside it, or without one.
 
-No two files can be replaced at once. So both are complete and durable before the first one gets its name. A reader that
-comes between the two renames, or after a crash there, finds a stale index and says so: it never finds an index that
-describes another file, nor a file without its names.
+Two files can't be replaced at once. So the file and its external index are complete and durable before the first of
+them gets its name. A reader that comes between the two renames, or after a crash there, finds a stale index and says
+so: it never finds an index that describes another file, nor a file without its names.
 """
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ def close_with_index(
         writer: Has written all blobs but the index.
         place: Where the index goes; not ``external`` in a stream.
         make_index: Returns the index: of the store that it is given, or the embedded one for None.
-        replaced: The file that was edited. It must be the one that is at the path still.
+        replaced: The file that was edited; it must still be the one at the path.
 
     Raises:
         UsageError: ``no-blobs``, ``incomplete``, ``too-many-blobs``: as `ContainerWriter`; as `complete_file`.
@@ -62,7 +62,7 @@ def close_with_index(
     if writer.broken:
         writer.prepare()  # which says so
     if place == "external" and not writer.keys:
-        raise UsageError("no-blobs", "a container has at least one blob, and the index is to be outside it")
+        raise UsageError("no-blobs", "a container has at least one blob, and an external index is not in it")
     if place == "embedded":
         writer.add(INDEX_KEY, make_index(None))
     if writer.target is None:
@@ -89,7 +89,7 @@ def complete_file(
         place: Where its index is.
         directory: Returns the directory of the file.
         raw: The external index, bound to the file.
-        replaced: The file that was edited. It must be the one that is at the path still.
+        replaced: The file that was edited; it must still be the one at the path.
 
     Raises:
         UsageError: ``same-file`` when the external index would replace the file itself; ``replaced`` when another

@@ -195,14 +195,14 @@ class _Pieces:
             if place != own_place
         ]
         outside = [(offset, nbytes, "") for offset, nbytes in ranges_outside(directory)]
-        done = 0
+        skeleton_done = 0
         for _, nbytes, key in sorted(stored + outside):
             if key:
                 for start in range(0, nbytes, CHUNK_NBYTES):
                     yield partial(self._of_blob, key, start, min(CHUNK_NBYTES, nbytes - start))
             else:
-                yield partial(_unbuffered, self._skeleton[done : done + nbytes])
-                done += nbytes
+                yield partial(_unbuffered, self._skeleton[skeleton_done : skeleton_done + nbytes])
+                skeleton_done += nbytes
 
     def done_with(self, buffer: Bytes | None) -> None:
         """Take back the buffer of a piece: the page faults of new memory cost more than the decoding."""
