@@ -101,6 +101,17 @@ def test_a_file_without_an_index_keeps_every_blob(tmp_path: Path, blobs: Blobs, 
         assert reader.version == version
 
 
+def test_a_config_replaces_only_a_config(tmp_path: Path) -> None:
+    path = write_plain(tmp_path / "m.sbs", {"a": b"x", "config": b"old"})
+    rewrite(path, None, Edits(config=b"new"))
+    with BlobReader(path) as reader:
+        assert bytes(reader["config"]) == b"new"
+    rewrite(path, None, Edits(drop=("config",)))
+    with pytest.raises(UsageError, match="no-match"):
+        rewrite(path, None, Edits(config=b"new"))
+    assert keys_of(path) == ["a"]
+
+
 def test_padding_is_clean_afterwards(tmp_path: Path) -> None:
     path = write(tmp_path / "m.sbs")
     right = path.read_bytes()
