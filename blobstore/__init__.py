@@ -31,13 +31,14 @@ if TYPE_CHECKING:
     from blobstore.fileio.ranges import FileRange
     from blobstore.fileio.types import Access, Prefetch
     from blobstore.index.blob_writer import BlobWriter
+    from blobstore.index.locate import IndexPlace
     from blobstore.index.names import key_for
     from blobstore.packing.pack import Packing, pack
     from blobstore.packing.unpack import Unpacked, unpack
     from blobstore.store.catalog import TensorInfo
     from blobstore.store.model_writer import ModelWriter
     from blobstore.store.reader import Store, load_file
-    from blobstore.store.writer import IndexPlace, StoreWriter, save_file
+    from blobstore.store.writer import StoreWriter, save_file
 
 __version__ = "0.1.0"
 
@@ -86,7 +87,7 @@ _HOMES = {
     "Fault": "errors",
     "FileRange": "fileio.ranges",
     "FormatError": "errors",
-    "IndexPlace": "store.writer",
+    "IndexPlace": "index.locate",
     "KeyNotFoundError": "errors",
     "KeyTooLongError": "errors",
     "MissingExtraError": "errors",

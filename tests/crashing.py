@@ -47,7 +47,7 @@ from blobstore.packing.unpack import unpack
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-    from blobstore.store.writer import IndexPlace
+    from blobstore.index.locate import IndexPlace
 
     Step = Callable[[Path], object]
     Act = Callable[..., Any]  # name of the call, the call, its arguments → what it returns

@@ -28,7 +28,7 @@ from blobstore.fileio.atomic import abandoned
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from blobstore.store.writer import IndexPlace
+    from blobstore.index.locate import IndexPlace
 
 PLACES: tuple[IndexPlace, ...] = ("external", "embedded", "none")
 KINDS = 4  # of names and types

@@ -87,7 +87,7 @@ def verify_file(
     """
     with open_checked(path) as opened:
         found = list(opened.findings)
-        index = opened.index.content if opened.index else None
+        index = opened.index
         blobs = nbytes = 0
         if opened.reader:
             # A digest doesn't make such values right.

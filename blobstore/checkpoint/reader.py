@@ -107,20 +107,20 @@ class Checkpoint(Closing):
         self._read.append(os.path.abspath(path))  # wherever this process works later
 
     def refuse_as_outputs(
-        self, *outputs: str | PathLike[str] | BinaryIO | None, also: Iterable[str] = (), but_ours: bool = True
+        self, *outputs: str | PathLike[str] | BinaryIO | None, also: Iterable[str] = (), except_ours: bool = True
     ) -> None:
         """Refuse to replace or remove a file of the checkpoint: one that was read, or is in the folder that was given.
 
         Args:
             outputs: As `refuse_inputs` takes them.
             also: More that is read.
-            but_ours: As `refuse_inputs` has it.
+            except_ours: As `refuse_inputs` has it.
 
         Raises:
             UsageError: ``same-file``.
         """
         given = os.path.abspath(self.path) if os.path.isdir(self.path) else ""
-        refuse_inputs(outputs, [*self._read, *also], folder=given, but_ours=but_ours)
+        refuse_inputs(outputs, [*self._read, *also], folder=given, except_ours=except_ours)
 
     def close(self) -> None:
         """Close all files."""

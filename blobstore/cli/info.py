@@ -12,6 +12,7 @@ from blobstore.cli.output import add_command, add_json, print_fields, print_json
 from blobstore.container.keys import CONFIG_KEY, TOC_KEY
 from blobstore.errors import FormatError
 from blobstore.fileio.file_systems import file_system
+from blobstore.index.locate import place_of
 from blobstore.index.metadata import BASE
 
 if TYPE_CHECKING:
@@ -158,10 +159,10 @@ def describe(store: Store) -> dict[str, Any]:
         "shared": sum(count - 1 for key, count in keys.items() if key),
         "types": {name: {"count": counts[name], "nbytes": nbytes[name]} for name in sorted(counts)},
         "index": {
-            "place": "external" if found.content.external else "embedded",
+            "place": place_of(found),
             "path": found.path,
-            "names": len(found.content.names),
-            "digests": found.content.has_digests,
+            "names": len(found.names),
+            "digests": found.has_digests,
         }
         if found
         else None,
@@ -176,9 +177,9 @@ def describe(store: Store) -> dict[str, Any]:
 
 
 def _packed_facts(store: Store) -> dict[str, Any] | None:
-    if not store.index or not store.index.content.packed_count:
+    if not store.index or not store.index.packed_count:
         return None
-    table = store.index.content.blobs
+    table = store.index.blobs
     packed = table["unpacked_nbytes"] != 0
     return {
         "blobs": int(packed.sum()),

@@ -130,7 +130,7 @@ def _verify_against(options: argparse.Namespace) -> int:
             tokenizer=tokenizer_beside(checkpoint, options.tokenizer),
             chat_template=has_chat_template(checkpoint),
         )
-        checkpoint.refuse_as_outputs(receipt or None, but_ours=False, also=files_of(options.file, options.base))
+        checkpoint.refuse_as_outputs(receipt or None, except_ours=False, also=files_of(options.file, options.base))
         for text in checkpoint.notes:
             note(text)
         with progress(plan.nbytes, "verifying") as advance:

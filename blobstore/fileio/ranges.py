@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from contextlib import nullcontext
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 import numpy as np
 
@@ -12,11 +12,14 @@ from blobstore.errors import UsageError
 from blobstore.fileio.descriptors import read_into
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterable, Iterator
     from contextlib import AbstractContextManager
 
-    from blobstore.fileio.types import Buffer, Bytes, ByteSource
+    from blobstore.fileio.types import Buffer, Bytes, ByteSource, Progress
 
+    Piece = TypeVar("Piece", bound="FileRange | Bytes | memoryview")
+
+STEP_NBYTES = 64 << 20  # copied between two reports of progress
 CHUNK_NBYTES = 4 << 20  # read, hashed, decoded or compared at once: the largest buffer that anything holds
 
 
@@ -42,6 +45,11 @@ class FileRange:
     def part(self, start: int, nbytes: int) -> FileRange:
         """Return some of the bytes, or as many of them as there are from ``start`` on."""
         return FileRange(self.file, self.offset + start, min(nbytes, self.nbytes - start))
+
+    def parts(self) -> Iterator[FileRange]:
+        """Yield the bytes as ranges of 64 MiB, in order: progress is reported after each."""
+        for start in range(0, self.nbytes, STEP_NBYTES):
+            yield self.part(start, STEP_NBYTES)
 
     def held(self) -> AbstractContextManager[int]:
         """Return the file's descriptor for the time of a ``with`` block.
@@ -78,6 +86,13 @@ class FileRange:
             piece = buffer[: min(CHUNK_NBYTES, self.nbytes - done)]
             self._read_into(piece, done)
             yield piece
+
+
+def reporting(pieces: Iterable[Piece], progress: Progress) -> Iterator[Piece]:
+    """Yield pieces, and report the size of each once the next one is asked for."""
+    for piece in pieces:
+        yield piece
+        progress(piece.nbytes)
 
 
 def flat_bytes(data: Buffer) -> memoryview:

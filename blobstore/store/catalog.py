@@ -23,8 +23,7 @@ if TYPE_CHECKING:
 
     from blobstore.codecs.element_types import ElementType
     from blobstore.container.directory import Directory
-    from blobstore.index import Entry
-    from blobstore.index.locate import FoundIndex
+    from blobstore.index import Entry, NameIndex
 
 
 _NO_TENSORS = RESERVED_KEYS | OWN_KEYS
@@ -120,7 +119,7 @@ class Catalog(Protocol):
         """Yield what is known of each, in the order of the names."""
 
 
-def open_catalog(blobs: Mapping[str, memoryview], directory: Directory, index: FoundIndex | None) -> Catalog:
+def open_catalog(blobs: Mapping[str, memoryview], directory: Directory, index: NameIndex | None) -> Catalog:
     """Return what the first of these says: the index, the runtime's ``toc``, the keys of a file from before 2025.
 
     Without any, each blob that isn't the runtime's own or this project's is bytes under its key.
@@ -144,10 +143,10 @@ def open_catalog(blobs: Mapping[str, memoryview], directory: Directory, index: F
 class IndexCatalog:
     """What a name index says."""
 
-    def __init__(self, directory: Directory, index: FoundIndex) -> None:
+    def __init__(self, directory: Directory, index: NameIndex) -> None:
         """Join a directory with the index that was made for it. What the index says is checked when it is used."""
         self._directory = directory
-        self._index = index.content
+        self._index = index
         self._path = index.path
 
     @property

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from blobstore.fileio.types import Buffer
     from blobstore.gemma.config import ModelConfig
     from blobstore.gemma.tensors import TensorSpec
-    from blobstore.store.writer import IndexPlace
+    from blobstore.index.locate import IndexPlace
 
 _SHOWN = 20
 

@@ -39,7 +39,7 @@ class Store(Mapping[str, "Array"], Closing):
 
     Attributes:
         reader: The blobs below the names.
-        index: The file's name index with the path it was found in, or None.
+        index: The file's name index, or None.
     """
 
     def __init__(
@@ -75,7 +75,7 @@ class Store(Mapping[str, "Array"], Closing):
         from blobstore.store.blobs import UnpackedBlobs  # noqa: PLC0415 (import blobstore stays cheap)
 
         base = self._base.unpacked if self._base else None
-        return UnpackedBlobs(self.reader, self.index.content if self.index else None, base)
+        return UnpackedBlobs(self.reader, self.index, base)
 
     @property
     def path(self) -> str:
@@ -92,7 +92,7 @@ class Store(Mapping[str, "Array"], Closing):
         if not self.index:
             return {}
         with in_file(self.index.path):
-            return dict(self.index.content.metadata)
+            return dict(self.index.metadata)
 
     @cached_property
     def config(self) -> ModelConfig | None:

@@ -3,21 +3,21 @@
 from __future__ import annotations
 
 import math
-import os
-from typing import TYPE_CHECKING, Any, Literal, TypeVar, get_args
+from typing import TYPE_CHECKING, Any, TypeVar, get_args
 
 import numpy as np
 
 from blobstore.codecs import element_types
-from blobstore.container.keys import INDEX_KEY, OWN_KEYS
+from blobstore.container.keys import OWN_KEYS
 from blobstore.container.layout import MAX_PORTABLE_BLOBS
 from blobstore.container.writer import ContainerWriter
 from blobstore.errors import UsageError
 from blobstore.fileio.closing import Completing
 from blobstore.fileio.ranges import CHUNK_NBYTES, FileRange
-from blobstore.index import Entry, IndexedBlob, build_index, shape_fault
+from blobstore.index import Entry, blob_table, build_index, shape_fault
+from blobstore.index.locate import IndexPlace
 from blobstore.index.names import encode_name, key_for
-from blobstore.index.sidecar import close_with_index, close_with_index_inside, close_without_index
+from blobstore.index.sidecar import close_with_index, refuse_external_to_stream
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -27,14 +27,13 @@ if TYPE_CHECKING:
     import numpy.typing as npt
 
     from blobstore.codecs.element_types import ElementType
+    from blobstore.container.directory import Directory
     from blobstore.fileio.types import Array, Buffer
 
 
 T = TypeVar("T")
 
 _LARGEST_F32 = float(np.finfo(np.float32).max)
-
-IndexPlace = Literal["embedded", "external", "none"]
 
 
 class StoreWriter(Completing):
@@ -59,10 +58,8 @@ class StoreWriter(Completing):
         """Begin a file; see `blobstore.create`."""
         if index not in get_args(IndexPlace):
             raise UsageError("bad-index", f"expected one of {', '.join(get_args(IndexPlace))}, found {index!r}")
-        if index == "external" and not isinstance(target, (str, os.PathLike)):
-            raise UsageError("needs-path", "an external index stands beside its file: a stream has no such place")
+        refuse_external_to_stream(target, index)
         self._writer = ContainerWriter(target, version=version, digests=digests and index != "none")
-        self._path = target if isinstance(target, (str, os.PathLike)) else None
         self._index = index
         self._has_digests = digests
         self._entries: dict[str, Entry] = {}
@@ -234,32 +231,13 @@ class StoreWriter(Completing):
         writer = self._writer
         if writer.closed:
             return
-        if writer.broken:
-            writer.close()  # says so
-        if self._index == "none":
-            if self.metadata:
-                raise UsageError("needs-index", "metadata is kept in the index, and there is none")
-            if self._path is None:
-                writer.close()
-            else:
-                close_without_index(writer, self._path, writer.directory)
-            return
-        digests = writer.digests() if self._has_digests else [None] * len(writer.keys)
-        keys = writer.encoded_keys
-        table = [IndexedBlob(*row) for row in zip(keys, writer.sizes, digests, strict=True)]
-        entries = list(self._entries.values())
-        if self._index == "embedded" or self._path is None:
-            writer.add(INDEX_KEY, build_index(entries, table, self.metadata))
-            if self._path is None:
-                writer.close()
-            else:
-                close_with_index_inside(writer, self._path)
-            return
-        if not keys:
-            raise UsageError("no-blobs", "a container has at least one blob, and the index is to stand beside it")
-        directory = writer.directory()
-        raw = build_index(entries, table, self.metadata, store=directory)
-        close_with_index(writer, self._path, raw, directory)
+        if self._index == "none" and self.metadata and not writer.broken:
+            raise UsageError("needs-index", "metadata is kept in the index, and there is none")
+        close_with_index(writer, self._index, self._make_index)
+
+    def _make_index(self, store: Directory | None) -> bytes:
+        table = blob_table(self._writer, digests=self._has_digests)
+        return build_index(list(self._entries.values()), table, self.metadata, store=store)
 
     def _target(self, name: str, target: str) -> Entry:
         entry = self._entries.get(target)

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     import numpy.typing as npt
 
     from blobstore.check import Finding
-    from blobstore.store.writer import IndexPlace
+    from blobstore.index.locate import IndexPlace
 
 TENSORS: dict[str, npt.NDArray[Any]] = {
     "model.layers.0.mlp.up_proj.weight": np.arange(5, dtype=np.float32),

@@ -66,7 +66,7 @@ def test_a_dumped_header_parses_to_what_went_in(
     ("text", "what"),
     [
         (ONE, "'dtype': expected dtype, shape and data_offsets"),
-        (f'{{"__metadata__":{ONE}}}', "the value of 'shape' is not a text"),
+        (f'{{"__metadata__":{ONE}}}', "the value of 'shape' is not a string"),
         (f'{{"a":{{"b":{ONE}}}}}', "'a': expected dtype, shape and data_offsets"),
         (f'{{"a":[{ONE}]}}', "'a': expected dtype, shape and data_offsets"),
     ],

@@ -38,7 +38,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from blobstore.check import Finding
-    from blobstore.store.writer import IndexPlace
+    from blobstore.index.locate import IndexPlace
 
     Blobs = dict[str, bytes]
 

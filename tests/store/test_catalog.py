@@ -13,7 +13,6 @@ from blobstore.container.directory import build_directory
 from blobstore.errors import FormatError
 from blobstore.gemma.toc import TocEntry, build_toc, toc_entry
 from blobstore.index import Entry, IndexedBlob, build_index, parse_index
-from blobstore.index.locate import FoundIndex
 from blobstore.store.catalog import BlobCatalog, IndexCatalog, open_catalog
 from tests.strategies import bytes_of, keys, versions
 from tests.tensor_strategies import DTYPES, names
@@ -53,7 +52,7 @@ def test_without_an_index_what_is_listed_is_found(listed: list[str], other: str)
 def test_with_an_index_what_is_listed_is_found(listed: list[str], other: str) -> None:
     directory = build_directory(2, [b"a"], [8])
     raw = build_index([Entry(name, 0, 0, 8, 1, (2,)) for name in listed], [IndexedBlob(b"a", 8)])
-    catalog = IndexCatalog(directory, FoundIndex(parse_index(memoryview(raw), external=False), "a.sbs"))
+    catalog = IndexCatalog(directory, parse_index(memoryview(raw), external=False, path="a.sbs"))
     assert catalog.names == sorted(listed, key=str.encode)
     assert [catalog.find(name) for name in catalog.names] == list(catalog)
     assert (catalog.find(other) is not None) == (other in listed)
@@ -62,9 +61,7 @@ def test_with_an_index_what_is_listed_is_found(listed: list[str], other: str) ->
 
 def test_an_index_without_entries_lists_nothing_and_is_not_taken_for_none() -> None:
     raw = build_index([], [IndexedBlob(b"a", 8)])
-    catalog = IndexCatalog(
-        build_directory(2, [b"a"], [8]), FoundIndex(parse_index(memoryview(raw), external=False), "a.sbs")
-    )
+    catalog = IndexCatalog(build_directory(2, [b"a"], [8]), parse_index(memoryview(raw), external=False, path="a.sbs"))
     assert (catalog.names, list(catalog), catalog.find("a")) == ([], [], None)
 
 
@@ -77,7 +74,7 @@ def test_places_beyond_4_gib_are_right(version: int) -> None:
     raw = build_index(
         entries, [IndexedBlob(key, size) for key, size in zip([b"a", b"b", b"c"], sizes[:3], strict=True)]
     )
-    catalog = IndexCatalog(directory, FoundIndex(parse_index(memoryview(raw), external=False), "a.sbs"))
+    catalog = IndexCatalog(directory, parse_index(memoryview(raw), external=False, path="a.sbs"))
     second = 256 + 5 * 2**30
     found = {info.name: (info.key, info.offset, info.nbytes) for info in catalog}
     assert found == {
@@ -94,9 +91,7 @@ def test_the_dtype_is_none_for_what_has_to_be_decoded(dtype: np.dtype[Any], name
     number = element_types.BY_NAME[name].number
     entries = [Entry("coded", 0, 0, 8, number, (0x77,), codec=2), Entry("plain", 0, 0, dtype.itemsize, number, ())]
     raw = build_index(entries, [IndexedBlob(b"a", 8)])
-    catalog = IndexCatalog(
-        build_directory(2, [b"a"], [8]), FoundIndex(parse_index(memoryview(raw), external=False), "a.sbs")
-    )
+    catalog = IndexCatalog(build_directory(2, [b"a"], [8]), parse_index(memoryview(raw), external=False, path="a.sbs"))
     assert [info.dtype for info in catalog] == [None, dtype.newbyteorder("<")]
 
 

@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
     import numpy.typing as npt
 
-    from blobstore.store.writer import IndexPlace
+    from blobstore.index.locate import IndexPlace
     from tests.models import Row
 
     Array = npt.NDArray[Any]
@@ -344,7 +344,7 @@ def test_digests_are_kept_when_they_are_wanted(tmp_path: Path, digests: bool) ->
     write(tmp_path / "m.sbs", config, spec_tensors(config, "stock"), digests=digests)
     with blobstore.open(tmp_path / "m.sbs") as store:
         assert store.index
-        assert store.index.content.has_digests == digests
+        assert store.index.has_digests == digests
 
 
 def test_a_fine_tune_may_have_another_vocabulary(tmp_path: Path) -> None:

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from pathlib import Path
 
-    from blobstore.store.writer import IndexPlace
+    from blobstore.index.locate import IndexPlace
 
 F32, U8 = element_types.BY_NAME["f32"], element_types.BY_NAME["u8"]
 ONES = np.ones(3, dtype=np.float32)
@@ -71,14 +71,14 @@ def test_digests_are_those_of_the_stored_blobs(tmp_path: Path, model: Model) -> 
     model.write(path)
     with blobstore.open(path) as store:
         assert store.index
-        content = store.index.content
-        assert (content.has_digests, content.external) == (model.digests, model.index == "external")
-        rows = [content.blob(i) for i in range(len(content.blobs))]
+        index = store.index
+        assert (index.has_digests, index.external) == (model.digests, model.index == "external")
+        rows = [index.blob(i) for i in range(len(index.blobs))]
         assert [row.key.decode() for row in rows] == [key for key in store.reader if key != "~index"]
         for row in rows:
             blob = bytes(store.reader[row.key.decode()])
             assert (row.nbytes, row.sha256) == (len(blob), hashlib.sha256(blob).digest() if model.digests else None)
-        assert content.self_digest_holds()
+        assert index.self_digest_holds()
 
 
 @given(models())
