@@ -21,7 +21,8 @@ from blobstore.checkpoint.reader import open_checkpoint
 from blobstore.codecs.element_types import BY_NAME
 from blobstore.convert.gemma_plan import Choices
 from blobstore.errors import BlobStoreError, FormatError, UsageError
-from blobstore.export.run import plan_export, run_export
+from blobstore.export.plan import plan_export
+from blobstore.export.run import run_export
 from blobstore.index.blob_writer import BlobWriter
 from blobstore.index.metadata import REARRANGED
 from tests.checkpoints import EMBEDDING, HEAD, SINGLE, linux_only, said_by_peer, snapshot, write_config, write_peer
@@ -34,7 +35,7 @@ if TYPE_CHECKING:
 
     import numpy.typing as npt
 
-    from blobstore.export.run import ExportPlan
+    from blobstore.export.plan import ExportPlan
 
     Array = npt.NDArray[Any]
     Facts = dict[str, tuple[str, tuple[int, ...], bytes]]
@@ -389,7 +390,7 @@ def tiles(plan: ExportPlan) -> None:
         assert count == 0 or (width and count % width == 0), tensor.name
         covered = np.zeros((count // width if width else 0, width), np.uint8)
         for block in tensor.blocks:
-            assert 0 <= block.at <= block.at + block.rows * block.cols <= block.info.count
+            assert 0 <= block.at <= block.at + block.rows * block.cols <= block.stored.count
             covered[block.row : block.row + block.rows, block.col : block.col + block.cols] += 1
         assert (covered == 1).all(), tensor.name
 
