@@ -15,10 +15,10 @@ import ml_dtypes
 import numpy as np
 from hypothesis import strategies as st
 
-from blobstore.checkpoint.reader import open_checkpoint
+from blobstore.checkpoint.reader import has_chat_template, open_checkpoint, tokenizer_beside
 from blobstore.checkpoint.safetensors import dump_header
 from blobstore.codecs.element_types import BY_NAME
-from blobstore.convert.choose import choose_plan, has_chat_template, tokenizer_beside
+from blobstore.convert.choose import choose_plan
 from blobstore.convert.gemma_plan import Choices
 from blobstore.convert.run import run_plan
 from blobstore.gemma.config import Model

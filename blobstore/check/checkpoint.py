@@ -8,8 +8,8 @@ from blobstore.check.config import check_config
 from blobstore.check.findings import Finding, finding
 from blobstore.check.runtime import has_one_base
 from blobstore.check.tensors import check_model
-from blobstore.checkpoint.reader import open_checkpoint
-from blobstore.convert.choose import choose_plan, has_chat_template, tokenizer_beside
+from blobstore.checkpoint.reader import has_chat_template, open_checkpoint, tokenizer_beside
+from blobstore.convert.choose import choose_plan
 from blobstore.convert.run import measure_scales
 from blobstore.errors import BlobStoreError, CheckpointError
 from blobstore.gemma.toc import toc_entry

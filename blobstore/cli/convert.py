@@ -6,7 +6,7 @@ import os
 from typing import TYPE_CHECKING, Any
 
 from blobstore.check import check_plan, runs_in, runtimes_line
-from blobstore.checkpoint.reader import open_checkpoint
+from blobstore.checkpoint.reader import has_chat_template, open_checkpoint, tokenizer_beside
 from blobstore.cli.output import (
     Stopwatch,
     add_command,
@@ -21,7 +21,7 @@ from blobstore.cli.output import (
     size,
 )
 from blobstore.container.layout import MAX_PORTABLE_BLOBS
-from blobstore.convert.choose import KINDS, choose_plan, has_chat_template, tokenizer_beside
+from blobstore.convert.choose import KINDS, choose_plan
 from blobstore.convert.gemma_plan import LAYOUTS, WEIGHTS, Choices
 from blobstore.convert.run import run_plan
 from blobstore.errors import UsageError

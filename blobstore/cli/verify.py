@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import blobstore
 from blobstore.check import verify_file
-from blobstore.checkpoint.reader import open_checkpoint
+from blobstore.checkpoint.reader import has_chat_template, open_checkpoint, tokenizer_beside
 from blobstore.cli.findings import add_strict, print_findings, status_of
 from blobstore.cli.output import (
     Stopwatch,
@@ -23,7 +23,6 @@ from blobstore.cli.output import (
     size,
     tell,
 )
-from blobstore.convert.choose import has_chat_template, tokenizer_beside
 from blobstore.convert.verify import digest_of, plan_again, verify
 from blobstore.errors import UsageError
 from blobstore.fileio.atomic import write_file

@@ -17,9 +17,8 @@ from hypothesis import strategies as st
 
 import blobstore
 from blobstore import codecs
-from blobstore.checkpoint.reader import Checkpoint, open_checkpoint
+from blobstore.checkpoint.reader import Checkpoint, open_checkpoint, tokenizer_beside
 from blobstore.codecs.element_types import BY_NAME
-from blobstore.convert.choose import tokenizer_beside
 from blobstore.convert.gemma_plan import Choices
 from blobstore.convert.run import run_plan
 from blobstore.errors import CheckpointError, UsageError

@@ -16,9 +16,8 @@ from hypothesis import strategies as st
 
 import blobstore
 from blobstore.check.repair import repair
-from blobstore.checkpoint.reader import open_checkpoint
+from blobstore.checkpoint.reader import has_chat_template, open_checkpoint, tokenizer_beside
 from blobstore.cli import main
-from blobstore.convert.choose import has_chat_template, tokenizer_beside
 from blobstore.convert.gemma_plan import Choices
 from blobstore.convert.run import run_plan
 from blobstore.convert.verify import digest_of, plan_again, verify
