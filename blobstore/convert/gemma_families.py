@@ -11,16 +11,8 @@ from typing import TYPE_CHECKING, Any
 
 from blobstore.convert.hf_config import DEFAULTS, GLOBAL_BASE, LOCAL_BASE, QUERY_SCALAR, read_settings, short
 from blobstore.errors import Fault
-from blobstore.gemma.config import (
-    LayerConfig,
-    LayerType,
-    Model,
-    ModelConfig,
-    QueryScale,
-    VitConfig,
-    WeightType,
-    Wrapping,
-)
+from blobstore.gemma.config import LayerConfig, ModelConfig, VitConfig
+from blobstore.gemma.enums import LayerType, Model, QueryScale, WeightType, Wrapping
 from blobstore.gemma.models import DIMENSIONS, PALIGEMMA_IMAGES, Dimensions, dimensions_of, is_gemma3, model_config
 from blobstore.index.names import MAX_LAYER
 

@@ -17,7 +17,7 @@ from blobstore.convert.pieces import Piece, rows_of
 from blobstore.convert.plan import Plan, PlannedAlias, PlannedPart, PlannedTensor
 from blobstore.errors import CheckpointError, Fault, UsageError
 from blobstore.export.arrangement import Block, dump_arrangement
-from blobstore.gemma.config import WeightType, Wrapping
+from blobstore.gemma.enums import WeightType, Wrapping
 from blobstore.gemma.models import is_gemma3
 from blobstore.gemma.tensors import default_type
 from blobstore.index.metadata import CHOICES, REARRANGED

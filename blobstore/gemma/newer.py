@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, NamedTuple
 from blobstore.container.keys import CONFIG_KEY, TOC_KEY
 from blobstore.errors import FormatError
 from blobstore.gemma.config import LayerConfig, ModelConfig
+from blobstore.gemma.enums import OpenEnum
 from blobstore.gemma.models import is_gemma3
-from blobstore.gemma.records import OpenEnum
 from blobstore.gemma.runtimes import APRIL, LATER, RUNTIMES
 from blobstore.gemma.toc import parse_toc
 

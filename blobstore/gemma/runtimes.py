@@ -8,13 +8,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from blobstore.gemma.config import (
+from blobstore.gemma.config import LayerConfig, ModelConfig
+from blobstore.gemma.enums import (
     Activation,
     AttentionVariant,
-    LayerConfig,
     LayerType,
     Model,
-    ModelConfig,
     PostNorm,
     PostQK,
     QueryScale,
@@ -25,7 +24,7 @@ from blobstore.gemma.config import (
 )
 
 if TYPE_CHECKING:
-    from blobstore.gemma.records import OpenEnum
+    from blobstore.gemma.enums import OpenEnum
 
 
 @dataclass(frozen=True)

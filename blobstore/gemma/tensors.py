@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from blobstore.codecs.element_types import BY_NAME, by_number
-from blobstore.gemma.config import LayerType, PostNorm, Wrapping
+from blobstore.gemma.enums import LayerType, PostNorm, Wrapping
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping

@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING
 from blobstore.codecs.element_types import OWN_FROM, by_number
 from blobstore.container.keys import TOC_KEY
 from blobstore.errors import FormatError
-from blobstore.gemma.records import F32, STRING, U32, Cursor, Record, bytes_of, of, words_of
+from blobstore.gemma.field_types import F32, STRING, U32, Cursor, bytes_of, words_of
+from blobstore.gemma.records import Record, of
 from blobstore.index.records import MAX_ELEMENTS
 
 if TYPE_CHECKING:

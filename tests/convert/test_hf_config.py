@@ -15,7 +15,7 @@ from blobstore.convert.gemma_families import Recognised, family_of, recognise
 from blobstore.convert.gemma_plan import Choices, refusal
 from blobstore.convert.hf_keys import KEYS, Fate, unknown_keys
 from blobstore.errors import Fault
-from blobstore.gemma.config import QueryScale
+from blobstore.gemma.enums import QueryScale
 from tests.conftest import ROOT
 from tests.gemma_checkpoints import Size, plan_of, small_recipe
 from tests.models import FAMILIES, VISION

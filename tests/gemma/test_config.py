@@ -14,9 +14,9 @@ from hypothesis import strategies as st
 import blobstore.gemma
 from blobstore.errors import UsageError
 from blobstore.gemma import config as module
-from blobstore.gemma.config import Model, ModelConfig, QueryScale, WeightType, Wrapping
+from blobstore.gemma.config import ModelConfig
+from blobstore.gemma.enums import Model, OpenEnum, QueryScale, WeightType, Wrapping
 from blobstore.gemma.models import config_of, model_config, specifier_of
-from blobstore.gemma.records import OpenEnum
 from tests import models
 from tests.conftest import VECTORS
 from tests.models import SPECIFIERS, configs, tiny
@@ -457,7 +457,7 @@ def test_another_weight_type_changes_nothing_else(specifier: str, weight: str) -
 
 @pytest.mark.parametrize("weight", ["", "SFP", "f16", "int8", "u8", "q4_0", "unknown", "newer_14", "gguf"])
 def test_a_weight_type_that_the_runtime_does_not_know_is_refused(weight: str) -> None:
-    with pytest.raises(UsageError, match=f"unknown-weight: '{weight}' is no type of weights: one of f32, bf16, sfp"):
+    with pytest.raises(UsageError, match=f"unknown-weight: '{weight}' is not a weight type: one of f32, bf16, sfp"):
         config_of("9b-sfp-it").with_weight(weight)
 
 

@@ -14,27 +14,20 @@ from hypothesis import strategies as st
 from blobstore.errors import FormatError, UsageError
 from blobstore.gemma import TocEntry, build_toc, parse_toc
 from blobstore.gemma.config import HC_EPS, LayerConfig, ModelConfig, VitConfig
-from blobstore.gemma.records import (
+from blobstore.gemma.enums import OpenEnum
+from blobstore.gemma.field_types import (
     BOOL,
     F32,
     I32,
-    MAX_RECORDS,
     MAX_STRING_WORDS,
-    MAX_VECTOR,
     STRING,
     U32,
     Cursor,
-    Kind,
-    OpenEnum,
-    Record,
+    FieldType,
     bytes_of,
-    choice,
-    many,
-    of,
-    record,
-    records,
     words_of,
 )
+from blobstore.gemma.records import MAX_RECORDS, MAX_VECTOR, Record, choice, many, of, record, records
 from tests import models
 from tests.models import (
     configs,
@@ -67,7 +60,7 @@ class Fruit(OpenEnum):
     PEAR = 7
 
 
-FRUIT: Kind = choice(Fruit.APPLE).metadata["kind"]
+FRUIT: FieldType = choice(Fruit.APPLE).metadata["type"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -143,19 +136,23 @@ def faulty(raw: bytes, reason: str) -> FormatError:
 
 
 @pytest.mark.parametrize(
-    ("kind", "values"),
+    ("field_type", "values"),
     [(U32, u32s), (I32, i32s), (F32, f32s), (BOOL, st.booleans()), (STRING, texts), (FRUIT, u32s.map(Fruit))],
     ids=["u32", "i32", "f32", "bool", "text", "enum"],
 )
 @given(data=st.data())
-def test_every_kind_of_value_reads_as_it_was_written(kind: Kind, values: st.SearchStrategy[Any], data: Any) -> None:  # noqa: ANN401
+def test_every_type_of_value_reads_as_it_was_written(
+    field_type: FieldType,
+    values: st.SearchStrategy[Any],
+    data: Any,  # noqa: ANN401
+) -> None:
     value, before, behind = data.draw(values), data.draw(newer_words), data.draw(newer_words)
     words = list(before)
-    kind.write(value, words)
+    field_type.write(value, words)
     cursor = Cursor([*words, *behind], len(before), len(words))
-    found = kind.read(cursor)
+    found = field_type.read(cursor)
     assert (found, type(found)) == (value, type(value))
-    assert math.copysign(1, found if kind is F32 else 0) == math.copysign(1, value if kind is F32 else 0)
+    assert math.copysign(1, found if field_type is F32 else 0) == math.copysign(1, value if field_type is F32 else 0)
     assert (cursor.position, tuple(words[: len(before)])) == (len(words), before)
 
 
@@ -252,24 +249,24 @@ def test_a_number_that_a_newer_runtime_gave_a_meaning_is_kept(value: ModelConfig
     raw = packed(emitted(root))
     found = ModelConfig.from_bytes(raw)
     one = getattr(models.at_path(found, node.path), name)
-    kind = known[type(node.record)][name]
-    assert (one, type(one), one.name, one.is_newer) == (number, kind, f"NEWER_{number}", True)
+    enumeration = known[type(node.record)][name]
+    assert (one, type(one), one.name, one.is_newer) == (number, enumeration, f"NEWER_{number}", True)
     assert found.to_bytes() == raw
 
 
 @pytest.mark.parametrize("name", [*enums_of(ModelConfig), *enums_of(LayerConfig)])
 def test_every_number_of_every_enumeration_is_kept(name: str) -> None:
     cls = ModelConfig if name in field_hints(ModelConfig) else LayerConfig
-    kind = enums_of(cls)[name]
+    enumeration = enums_of(cls)[name]
     for number in range(40):
-        one: Any = {name: kind(number)}
+        one: Any = {name: enumeration(number)}
         layers = (LayerConfig(**one),) if cls is LayerConfig else ()
         value = replace(CONFIG, layer_configs=layers) if layers else replace(CONFIG, **one)
         found = ModelConfig.from_bytes(value.to_bytes())
         assert found == value
         member = getattr(found.layer_configs[0] if layers else found, name)
-        assert member.is_newer == (number not in {int(known) for known in kind})
-        assert member.name == (f"NEWER_{number}" if member.is_newer else kind(number).name)
+        assert member.is_newer == (number not in {int(known) for known in enumeration})
+        assert member.name == (f"NEWER_{number}" if member.is_newer else enumeration(number).name)
 
 
 def test_members_of_an_enumeration_are_values() -> None:
@@ -393,9 +390,7 @@ def test_a_record_is_written_as_far_as_it_says_something_or_was_read(case: str) 
 def test_what_depends_on_a_field_can_not_be_written_without_it(name: str) -> None:
     value: Any = {"encoder_text": "a", "decoder_numbers": (0,)}[name]
     broken: Any = {name: value}
-    with pytest.raises(
-        UsageError, match=rf"bad-field: Grown\.{name}: it is there only when is_encoder_decoder is true"
-    ):
+    with pytest.raises(UsageError, match=rf"bad-field: Grown\.{name}: it exists only when is_encoder_decoder is true"):
         written(Grown(**broken))
     assert read(Grown, written(Grown(**broken, is_encoder_decoder=True))) == Grown(**broken, is_encoder_decoder=True)
 
@@ -415,7 +410,7 @@ def test_only_a_model_with_encoder_and_decoder_has_their_fields(name: str) -> No
     names = list(field_hints(ModelConfig))
     assert [one for one in names if models.is_conditional(one)] == list(CONDITIONAL)
     one: Any = {name: CONDITIONAL[name]}
-    with pytest.raises(UsageError, match=rf"bad-field: ModelConfig\.{name}: it is there only when"):
+    with pytest.raises(UsageError, match=rf"bad-field: ModelConfig\.{name}: it exists only when"):
         ModelConfig(**one).to_bytes()
     both = ModelConfig(**one, is_encoder_decoder=True)
     assert ModelConfig.from_bytes(both.to_bytes()) == both
@@ -612,20 +607,30 @@ def test_the_longest_text_and_the_longest_vector_are_taken() -> None:
     assert ModelConfig.from_bytes(config.to_bytes()) == config
 
 
-def test_a_vector_has_at_most_as_many_elements_as_newer_runtimes_read(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("blobstore.gemma.records.MAX_VECTOR", 9)
-    config = replace(CONFIG, attention_window_sizes=(512,) * 9)
-    raw = config.to_bytes()
-    assert ModelConfig.from_bytes(raw) == config
-    longer = replace(config, attention_window_sizes=(512,) * 10)
-    with pytest.raises(
-        UsageError, match=r"bad-field: ModelConfig\.attention_window_sizes: 10 elements are more than 9"
-    ):
-        longer.to_bytes()
-    monkeypatch.setattr("blobstore.gemma.records.MAX_VECTOR", 10)
-    raw = longer.to_bytes()
-    monkeypatch.setattr("blobstore.gemma.records.MAX_VECTOR", 9)
-    faulty(raw, "fields-vector")
+@dataclass(frozen=True, kw_only=True)
+class Few(Record):
+    numbers: tuple[int, ...] = many(U32, limit=9)
+
+
+def test_a_vector_has_at_most_as_many_elements_as_its_limit() -> None:
+    words: list[int] = []
+    most = Few(numbers=(512,) * 9)
+    most.write(words)
+    assert Few.read(Cursor(words, 0, len(words))) == most
+    with pytest.raises(UsageError, match=r"bad-field: Few\.numbers: 10 elements are more than 9"):
+        Few(numbers=(512,) * 10).write([])
+    words = [11, 10, *(512,) * 10]
+    with pytest.raises(FormatError, match="fields-vector"):
+        Few.read(Cursor(words, 0, len(words)))
+
+
+def test_vectors_have_at_most_as_many_elements_as_newer_runtimes_read() -> None:
+    config = replace(CONFIG, attention_window_sizes=(512,) * (MAX_VECTOR + 1))
+    with pytest.raises(UsageError, match=rf"attention_window_sizes: {MAX_VECTOR + 1} elements are more than {8 << 20}"):
+        config.to_bytes()
+    config = replace(CONFIG, layer_configs=(LayerConfig(extent=0),) * (MAX_RECORDS + 1))
+    with pytest.raises(UsageError, match=rf"layer_configs: {MAX_RECORDS + 1} elements are more than 65536"):
+        config.to_bytes()
 
 
 @pytest.mark.parametrize("nbytes", [0, 1, 2, 3, 5, 4 * 129 + 2])
@@ -813,9 +818,9 @@ def test_a_value_that_would_read_as_another_is_refused(name: str, value: object)
 
 def test_a_fault_inside_a_record_names_that_record() -> None:
     layer = replace(CONFIG.layer_configs[0], heads=-1)
-    with pytest.raises(UsageError, match=r"LayerConfig\.heads: -1 is no unsigned"):
+    with pytest.raises(UsageError, match=r"LayerConfig\.heads: -1 is not an unsigned"):
         replace(CONFIG, layer_configs=(layer,)).to_bytes()
-    with pytest.raises(UsageError, match=r"TocEntry\.rows: 4294967296 is no unsigned"):
+    with pytest.raises(UsageError, match=r"TocEntry\.rows: 4294967296 is not an unsigned"):
         build_toc([TocEntry(name="a", type_number=1, rows=2**32)])
 
 

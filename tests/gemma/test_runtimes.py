@@ -24,7 +24,8 @@ from blobstore.convert.gemma_plan import Choices
 from blobstore.edit.reindex import build_for
 from blobstore.edit.rewrite import Edits, rewrite
 from blobstore.errors import FormatError, UsageError
-from blobstore.gemma.config import LayerConfig, Model, ModelConfig, WeightType, Wrapping
+from blobstore.gemma.config import LayerConfig, ModelConfig
+from blobstore.gemma.enums import Model, WeightType, Wrapping
 from blobstore.gemma.models import config_of
 from blobstore.gemma.newer import newer_blobs, newer_in
 from blobstore.gemma.runtimes import NAMES, RUNTIMES

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 import blobstore
 from blobstore.codecs.element_types import BY_NAME
 from blobstore.gemma import ModelConfig, TocEntry, check_tensors, parse_toc, tensors_of
-from blobstore.gemma.config import LayerType, PostNorm, WeightType, Wrapping
+from blobstore.gemma.enums import LayerType, PostNorm, WeightType, Wrapping
 from blobstore.gemma.models import config_of
 from blobstore.gemma.tensors import TensorFault, default_type, narrowest_type
 from blobstore.gemma.toc import toc_entry
