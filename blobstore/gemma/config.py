@@ -1,4 +1,4 @@
-"""The runtime's own description of a model, the blob ``config``.
+"""The runtime's own description of a model: the blob ``config``.
 
 Spec: spec/gemma.md, config.
 """
@@ -28,12 +28,12 @@ from blobstore.gemma.enums import (
 from blobstore.gemma.field_types import BOOL, F32, I32, STRING, U32, Cursor, bytes_of, words_of
 from blobstore.gemma.records import Record, choice, many, of, record, records
 
-HC_EPS = struct.unpack("<f", struct.pack("<f", 1e-6))[0]  # as 32 bits hold it
+HC_EPS = struct.unpack("<f", struct.pack("<f", 1e-6))[0]  # rounded to 32 bits
 
 
 @dataclass(frozen=True, kw_only=True)
 class LayerConfig(Record):
-    """Dimensions of one layer. Runtimes up to 2026-04 stop at a record of more than its first 15 fields."""
+    """Dimensions of one layer. Runtimes up to 2026-04 stop at a record with more than its first 15 fields."""
 
     CORE: ClassVar[int] = 15
 
@@ -79,7 +79,7 @@ class LayerConfig(Record):
 
 @dataclass(frozen=True, kw_only=True)
 class VitConfig(Record):
-    """Dimensions of the vision part; without one ``layer_configs`` is empty."""
+    """Dimensions of the vision part; ``layer_configs`` is empty in a model without one."""
 
     model_dim: int = of(U32)
     seq_len: int = of(U32)
@@ -94,11 +94,11 @@ class VitConfig(Record):
 class ModelConfig(Record):
     """A model's dimensions and choices, as stored in the blob ``config``.
 
-    Frozen: use `dataclasses.replace` to change one. Fields are the runtime's, in its order. The first 23 are those of
-    2025-10; more are written only as far as they aren't their defaults.
+    Frozen: use `dataclasses.replace` to change one. The fields are the runtime's, in its order. The first 23 are those
+    of 2025-10; later ones are written only up to the last that isn't its default.
 
     Attributes:
-        trailing: Words behind the record, which runtimes don't look at, kept for writing back.
+        trailing: Words behind the record, which runtimes ignore; kept for writing back.
     """
 
     CORE: ClassVar[int] = 23
@@ -160,8 +160,8 @@ class ModelConfig(Record):
         words = words_of(raw)
         cursor = Cursor(words, 0, len(words))
         config = cls.read(cursor)
-        behind = words[cursor.position :]
-        return replace(config, trailing=behind) if behind else config
+        trailing = words[cursor.position :]
+        return replace(config, trailing=trailing) if trailing else config
 
     def to_bytes(self) -> bytes:
         """Return the bytes of a ``config`` blob.
@@ -177,7 +177,7 @@ class ModelConfig(Record):
             raise UsageError("bad-field", f"ModelConfig.trailing: {self.trailing} are not 32-bit words") from None
 
     def with_weight(self, weight: str) -> Self:
-        """Return the same config for another weight type, by its name: ``bf16``.
+        """Return the same config with another weight type, by its name: ``bf16``.
 
         Raises:
             UsageError: ``unknown-weight``.

@@ -12,7 +12,7 @@ from blobstore.gemma.field_types import MAX_WORD
 
 
 class OpenEnum(enum.IntEnum):
-    """An enumeration that later versions of the runtime append to: an unknown number is a member called NEWER_<it>."""
+    """An enumeration that later versions of the runtime append to: an unknown number is a member, NEWER_<number>."""
 
     @classmethod
     def _missing_(cls, value: object) -> OpenEnum | None:
@@ -45,8 +45,8 @@ class Model(OpenEnum):
     GEMMA3_12B = 16
     GEMMA3_27B = 17
     GEMMA3_270M = 18
-    CUSTOM = 19  # since 2026-03: all from the config
-    GEMMA3_4B_LM = 20  # from here on since April 2026
+    CUSTOM = 19  # since 2026-03: all dimensions come from the config
+    GEMMA3_4B_LM = 20  # this and the following since April 2026
     GEMMA3_12B_LM = 21
     GEMMA3_27B_LM = 22
     GEMMA4_26B_MOE = 23
@@ -98,7 +98,7 @@ class QueryScale(OpenEnum):
 
 
 class PostNorm(OpenEnum):
-    """Normalisation behind attention and feed-forward."""
+    """Normalisation after attention and after the feed-forward part."""
 
     NONE = 0
     SCALE = 1
@@ -114,7 +114,7 @@ class LayerType(OpenEnum):
 
 
 class Activation(OpenEnum):
-    """Of the feed-forward part."""
+    """Activation function of the feed-forward part."""
 
     GELU = 0
     SILU = 1
@@ -129,7 +129,7 @@ class PostQK(OpenEnum):
 
 
 class AttentionVariant(OpenEnum):
-    """Of DeepSeek's layers; dense in all others."""
+    """Attention of DeepSeek's layers; dense in all others."""
 
     DENSE = 0
     CSA = 1
@@ -137,7 +137,7 @@ class AttentionVariant(OpenEnum):
 
 
 class RouterScore(OpenEnum):
-    """How a mixture of experts scores them."""
+    """How a mixture of experts scores its experts."""
 
     COMPAT = 0
     SOFTMAX = 1

@@ -55,7 +55,7 @@ PALIGEMMA_VOCABULARY = 257152
 
 @dataclass(frozen=True)
 class Dimensions:
-    """What tells the sizes of a family apart."""
+    """The dimensions in which the models of a family differ."""
 
     display_name: str
     layers: int
@@ -94,14 +94,14 @@ _NO_VISION = (Model.GEMMA3_270M, Model.GEMMA3_1B)
 
 
 def model_config(model: Model, weight: WeightType, wrapping: Wrapping | None = None) -> ModelConfig:
-    """Return a model's config as the runtime writes it; of Gemma 3 with the word that newer ones need.
+    """Return a model's config as the runtime writes it; for Gemma 3, with the word that newer runtimes need.
 
-    For Gemma 3 270M that word is 1, where gemma.cpp's own says 0 against the published checkpoint.
+    For Gemma 3 270M that word is 1, as in the published checkpoint; gemma.cpp's own config has 0.
 
     Args:
         model: One of the twelve.
         weight: The narrowest type of its tensors.
-        wrapping: For the models that come in both forms, IT or PT; IT by default. Others have one wrapping only.
+        wrapping: IT or PT for the models that come in both forms, by default IT. The others have only one wrapping.
 
     Raises:
         UsageError: ``unknown-model``; ``bad-wrapping`` for one that the model doesn't have.
@@ -113,12 +113,12 @@ def model_config(model: Model, weight: WeightType, wrapping: Wrapping | None = N
     elif model in _GEMMA3:
         config, own = _gemma3(model, _GEMMA3[model]), None if model == Model.GEMMA3_270M else Wrapping.VLM
     else:
-        what = f"the config of {_PREFIXES.get(model, model.name)} is not known here, only that of {', '.join(_KNOWN)}"
+        what = f"the config of {_PREFIXES.get(model, model.name)} is not known here, only those of {', '.join(_KNOWN)}"
         raise UsageError("unknown-model", what)
     if own is not None and wrapping not in (None, own):
-        raise UsageError("bad-wrapping", f"{_PREFIXES[model]} has the wrapping {own.name.lower()}, no other")
+        raise UsageError("bad-wrapping", f"{_PREFIXES[model]} has the wrapping {own.name.lower()}, and no other")
     if own is None and wrapping in (Wrapping.VLM, Wrapping.PALIGEMMA):
-        raise UsageError("bad-wrapping", f"{_PREFIXES[model]} has no vision part: it or pt")
+        raise UsageError("bad-wrapping", f"{_PREFIXES[model]} has no vision part: its wrapping is it or pt")
     chosen = own if own is not None else wrapping if wrapping is not None else Wrapping.IT
     return replace(config, weight=weight, wrapping=chosen)
 
@@ -134,34 +134,35 @@ def config_of(specifier: str) -> ModelConfig:
         if not specifier.startswith(prefix + "-"):
             continue
         name, dash, ending = specifier.removeprefix(prefix + "-").partition("-")
-        wrapping = next((one for one, suffix in _SUFFIXES.items() if suffix == dash + ending), None)
+        wrapping = next((wrapping for wrapping, suffix in _SUFFIXES.items() if suffix == dash + ending), None)
         if name in WEIGHTS and (wrapping is not None or not dash):
             return model_config(model, WEIGHTS[name], wrapping)
     known = ", ".join(_KNOWN)
     raise UsageError(
-        "unknown-model", f"{specifier!r} is no specifier: one of {known}, then -bf16, -sfp or -f32, then -it or -pt"
+        "unknown-model",
+        f"{specifier!r} is not a specifier: expected one of {known}, then -bf16, -sfp or -f32, then -it or -pt",
     )
 
 
 def specifier_of(config: ModelConfig) -> str:
-    """Return a model's name, weight type and wrapping, as the runtime's files are called.
+    """Return a model's name, weight type and wrapping, as in the names of the runtime's files.
 
     Raises:
-        UsageError: ``unknown-model`` when the config names no model or no weight type.
+        UsageError: ``unknown-model`` when the config doesn't name a known model, or a known weight type.
     """
     if config.model not in _PREFIXES or config.weight == WeightType.UNKNOWN or config.weight.is_newer:
-        raise UsageError("unknown-model", f"{config.display_name!r} names no model that has a specifier")
+        raise UsageError("unknown-model", f"{config.display_name!r} is not a model that has a specifier")
     ending = _SUFFIXES[config.wrapping] if config.wrapping in (Wrapping.IT, Wrapping.PT) else ""
     return f"{_PREFIXES[config.model]}-{config.weight.name.lower()}{ending}"
 
 
 def is_gemma3(config: ModelConfig) -> bool:
-    """Whether a config names a Gemma 3, of any size, with a vision part or without."""
+    """Whether a config is of a Gemma 3, of any size, with or without a vision part."""
     return config.model in _GEMMA3 or config.model in _GEMMA3_LM
 
 
 def dimensions_of(config: ModelConfig) -> Dimensions:
-    """Return the dimensions of a config's text part, without a name."""
+    """Return the dimensions of a config's text part; `display_name` is empty."""
     layer = config.layer_configs[0] if config.layer_configs else LayerConfig()
     sizes = layer.ff_hidden_dim, layer.heads, layer.kv_heads, layer.qkv_dim
     return Dimensions("", len(config.layer_configs), config.model_dim, *sizes)
@@ -230,7 +231,7 @@ def _text_layer(size: Dimensions) -> LayerConfig:
 
 
 def _text_config(model: Model, size: Dimensions, layer: LayerConfig, windows: tuple[int, ...]) -> ModelConfig:
-    """Return a config with the pattern of attention windows repeated; the last one is the whole sequence."""
+    """Return a config that repeats a pattern of attention windows; the last window is the whole sequence."""
     return ModelConfig(
         display_name=size.display_name,
         model=model,

@@ -220,7 +220,7 @@ def test_a_config_of_later_runtimes_is_read_and_written_as_it_is(specifier: str,
     if config.model in TWELVE:
         assert config == as_later_runtimes_write(config_of(specifier))
     else:
-        with pytest.raises(UsageError, match=f"unknown-model: '{specifier}' is no specifier"):
+        with pytest.raises(UsageError, match=f"unknown-model: '{specifier}' is not a specifier"):
             config_of(specifier)
 
 
@@ -321,7 +321,7 @@ def test_a_model_by_number_is_that_of_its_specifier(model: Model, weight: Weight
 @pytest.mark.parametrize("model", [one for one in Model if one not in TWELVE])
 def test_a_later_model_has_a_specifier_but_no_config(model: Model) -> None:
     with pytest.raises(
-        UsageError, match=r"unknown-model: the config of .* is not known here, only that of gemma2-2b, "
+        UsageError, match=r"unknown-model: the config of .* is not known here, only those of gemma2-2b, "
     ):
         model_config(model, WeightType.SFP)
     config = ModelConfig(model=model, weight=WeightType.SFP, wrapping=Wrapping.IT)
@@ -416,14 +416,14 @@ def test_nothing_but_a_specifier_makes_a_config(text: str) -> None:
 @pytest.mark.parametrize("ending", ["it", "pt"])
 @pytest.mark.parametrize("prefix", ["gemma3-1b", "gemma3-4b", "paligemma2-3b-224"])
 def test_a_wrapping_that_a_model_does_not_have_is_refused(prefix: str, ending: str) -> None:
-    with pytest.raises(UsageError, match=rf"bad-wrapping: {prefix} has the wrapping (vlm|paligemma), no other"):
+    with pytest.raises(UsageError, match=rf"bad-wrapping: {prefix} has the wrapping (vlm|paligemma), and no other"):
         config_of(f"{prefix}-sfp-{ending}")
 
 
 @pytest.mark.parametrize("wrapping", [Wrapping.VLM, Wrapping.PALIGEMMA])
 @pytest.mark.parametrize("model", [Model.GEMMA2_9B, Model.GEMMA3_270M])
 def test_a_text_model_has_no_wrapping_for_images(model: Model, wrapping: Wrapping) -> None:
-    with pytest.raises(UsageError, match=r"bad-wrapping: .* has no vision part: it or pt"):
+    with pytest.raises(UsageError, match=r"bad-wrapping: .* has no vision part: its wrapping is it or pt"):
         model_config(model, WeightType.SFP, wrapping)
 
 
@@ -436,7 +436,7 @@ def test_an_unknown_model_has_no_config_and_no_specifier() -> None:
         ModelConfig(model=Model.GEMMA3_4B, display_name="mine"),
         ModelConfig(model=Model.GEMMA3_4B, weight=WeightType(14)),
     ):
-        with pytest.raises(UsageError, match=r"unknown-model: '(|mine)' names no model"):
+        with pytest.raises(UsageError, match=r"unknown-model: '(|mine)' is not a model"):
             _ = specifier_of(broken)
 
 

@@ -301,7 +301,7 @@ def test_another_tensor_is_a_fault_that_the_runtime_ignores(family: str, weight:
     config = small(family, weight)
     table = table_of(config, form) | {key: toc_entry(key, BY_NAME[weight], 3, 4)}
     fault = the_fault(config, table)
-    assert fault == TensorFault("unexpected", key, f"{key!r} is no tensor of this model: the runtime ignores it")
+    assert fault == TensorFault("unexpected", key, f"{key!r} is not a tensor of this model: the runtime ignores it")
 
 
 def test_a_tensor_of_another_family_is_unexpected() -> None:
