@@ -1,4 +1,4 @@
-"""SentencePiece models: what they have, what is none, what is cut off, what SentencePiece would not load."""
+"""SentencePiece models: their pieces; bytes that are not a model, or truncated; models that SentencePiece refuses."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ def test_pieces_are_counted(fields: list[bytes]) -> None:
 def test_a_model_that_is_cut_inside_its_last_field_is_refused(fields: list[bytes], data: st.DataObject) -> None:
     raw = b"".join(fields)
     at = data.draw(st.integers(len(raw) - len(fields[-1]) + 1, len(raw) - 1))
-    with pytest.raises(FormatError, match=r"tokenizer-model: .* cut off"):
+    with pytest.raises(FormatError, match=r"tokenizer-model: .* truncated"):
         count_pieces(raw[:at])
 
 
@@ -205,7 +205,7 @@ def test_it_is_found_that_there_is_not_one_unknown_piece(model: tuple[list[Piece
     first = pieces.index(UNK)
     place = data.draw(st.integers(first + 1, len(pieces)))
     more = [*pieces[:place], (b"<other>", UNKNOWN), *pieces[place:]]
-    expected = f"piece {place}, '<other>', has the type UNKNOWN, as piece {first} has: only one may"
+    expected = f"piece {place}, '<other>', has the type UNKNOWN, as does piece {first}: only one may"
     assert check_pieces(encoded(more, fallback)).faults == (expected,)
     pieces.remove(UNK)
     assert check_pieces(encoded(pieces, fallback)).faults == ("no piece has the type UNKNOWN",)
@@ -252,7 +252,7 @@ def test_a_charsmap_that_is_too_short_is_found(field: int, name: str, charsmap: 
     raw = encoded(
         [UNK, (b"a", NORMAL)], 0, BPE, with_length(field, with_length(2, b"\5\0\0\0ab") + with_length(2, charsmap))
     )
-    expected = f"the precompiled_charsmap of {name} has {len(charsmap)} bytes: too few for what it says of itself"
+    expected = f"the precompiled_charsmap of {name} has {len(charsmap)} bytes: fewer than it claims"
     assert check_pieces(raw).faults == (expected,)
 
 
@@ -312,7 +312,7 @@ def test_many_faults_of_pieces_are_counted() -> None:
 def test_a_part_that_is_cut_off_is_refused_though_the_whole_is_not(raw: bytes) -> None:
     whole = encoded([UNK, (b"a", NORMAL)], 0, BPE, raw, with_length(1, encoded_piece(b"bcdefgh", NORMAL)))
     assert count_pieces(whole) >= 3
-    with pytest.raises(FormatError, match=r"tokenizer-model: .* cut off"):
+    with pytest.raises(FormatError, match=r"tokenizer-model: .* truncated"):
         check_pieces(whole)
 
 
