@@ -74,7 +74,7 @@ class Checkpoint(Closing):
     notes: list[str] = field(default_factory=list)
     max_json_nbytes: int = _MAX_JSON_NBYTES
     _sources: list[ByteSource] = field(default_factory=list)
-    _file_of: dict[str, _File] = field(default_factory=dict)
+    _files: dict[str, _File] = field(default_factory=dict)
     _read: list[str] = field(default_factory=list)
 
     @property
@@ -85,7 +85,7 @@ class Checkpoint(Closing):
     def range(self, name: str) -> FileRange:
         """Return where a tensor's bytes lie."""
         entry = self.tensors[name]
-        return FileRange(self._file_of[name].source, entry.offset, entry.nbytes)
+        return FileRange(self._files[name].source, entry.offset, entry.nbytes)
 
     def same_bytes(self, a: str, b: str) -> bool:
         """Whether two tensors, by name, are equal in type, shape and every byte."""
@@ -97,11 +97,11 @@ class Checkpoint(Closing):
     @property
     def paths(self) -> list[str]:
         """The files that have tensors, in the order of reading."""
-        return list(dict.fromkeys(file.path for file in self._file_of.values()))
+        return list(dict.fromkeys(file.path for file in self._files.values()))
 
     def file_of(self, name: str) -> str:
         """Return the path of the file that a tensor is in."""
-        return self._file_of[name].path
+        return self._files[name].path
 
     @property
     def folder(self) -> str:
@@ -137,9 +137,8 @@ class Checkpoint(Closing):
         self.note_read(path)
         raw = bytes(read_beginning(path, self.max_json_nbytes + 1))
         if len(raw) > self.max_json_nbytes:
-            raise CheckpointError(
-                "too-large", f"{path!r} has more than {self.max_json_nbytes} bytes: is it another file?"
-            )
+            what = f"{path!r} has more than {self.max_json_nbytes} bytes: is it another file?"
+            raise CheckpointError("too-large", what)
         return raw
 
     def _add_file(self, path: str) -> list[SafetensorsEntry]:
@@ -154,7 +153,7 @@ class Checkpoint(Closing):
             if entry.name in self.tensors:
                 raise CheckpointError("duplicate-tensor", f"{entry.name!r} is in {path!r} and in another file")
             self.tensors[entry.name] = entry
-            self._file_of[entry.name] = file
+            self._files[entry.name] = file
         for key, value in header.metadata.items():
             if self.metadata.setdefault(key, value) != value:
                 self.metadata[f"{os.path.basename(path)}:{key}"] = value

@@ -98,7 +98,7 @@ def named_tensors(store: Store, *, by_keys: bool = False) -> NamedTensors:
     if by_keys:
         names = keys
     elif arrangement:
-        # A tensor that only holds blocks is none of the checkpoint's.
+        # A tensor that only holds blocks doesn't belong to the checkpoint.
         names = (set(infos) - keys - arrangement.holders()) | set(arrangement.blocks)
     else:
         names = set(infos)
@@ -146,7 +146,7 @@ def plan_export(
 
 
 def _aliases(infos: Iterable[TensorInfo]) -> dict[str, str]:
-    """Return the names of tensors that are stored once → the name that the key was made of, or else the first one."""
+    """Return names of the same stored tensor → its main name: the one that the key was made of, or else the first."""
     places: dict[tuple[object, ...], list[TensorInfo]] = {}
     for info in infos:
         if info.nbytes:

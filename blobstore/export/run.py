@@ -145,7 +145,7 @@ def _exports_at(path: str) -> list[str]:
     stem = name.removesuffix(".safetensors")
     try:
         present = sorted(os.listdir(folder or "."))
-    except OSError:  # writing says so
+    except OSError:  # writing will report it
         return []
     is_shard = re.compile(re.escape(stem) + r"-[0-9]{5}-of-[0-9]{5}\.safetensors").fullmatch
     names = [f"{stem}.safetensors.index.json", name, *filter(is_shard, present)]

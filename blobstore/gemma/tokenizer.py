@@ -12,23 +12,17 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from blobstore.errors import FormatError
+from blobstore.gemma.protobuf import FIXED_32, LONG, VARINT, WITH_LENGTH, fields, not_a_model, varint
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-_LONG = 0x80  # set in each byte of a varint but the last
-_MAX_VARINT = 10  # bytes
-_MAX_SHORT = 5  # bytes of a tag, or of a length
-_VARINT, _FIXED_64, _WITH_LENGTH, _FIXED_32 = 0, 1, 2, 5
-_FIXED = {_FIXED_64: 8, _FIXED_32: 4}
-
-# Tags: a field's number times 8, plus the wire type of its value.
-_PIECE, _TRAINER, _NORMALIZER, _SELF_TEST, _DENORMALIZER = (number << 3 | _WITH_LENGTH for number in range(1, 6))
-_TEXT, _SCORE, _TYPE = 1 << 3 | _WITH_LENGTH, 2 << 3 | _FIXED_32, 3 << 3 | _VARINT  # of a piece
-_MODEL_TYPE, _BYTE_FALLBACK = 3 << 3 | _VARINT, 35 << 3 | _VARINT  # of trainer_spec
-_CHARSMAP = 2 << 3 | _WITH_LENGTH  # of normalizer_spec and denormalizer_spec
-_SAMPLE = 1 << 3 | _WITH_LENGTH  # of self_test_data
+# Tags of fields.
+_PIECE, _TRAINER, _NORMALIZER, _SELF_TEST, _DENORMALIZER = (number << 3 | WITH_LENGTH for number in range(1, 6))
+_TEXT, _SCORE, _TYPE = 1 << 3 | WITH_LENGTH, 2 << 3 | FIXED_32, 3 << 3 | VARINT  # of a piece
+_MODEL_TYPE, _BYTE_FALLBACK = 3 << 3 | VARINT, 35 << 3 | VARINT  # of trainer_spec
+_CHARSMAP = 2 << 3 | WITH_LENGTH  # of normalizer_spec and denormalizer_spec
+_SAMPLE = 1 << 3 | WITH_LENGTH  # of self_test_data
 
 _NORMALIZERS = {_NORMALIZER: "normalizer_spec", _DENORMALIZER: "denormalizer_spec"}
 _NORMAL, _UNKNOWN, _CONTROL, _USER_DEFINED, _UNUSED, _BYTE = range(1, 7)  # types of pieces
@@ -62,7 +56,7 @@ def count_pieces(raw: bytes | memoryview) -> int:
         FormatError: ``tokenizer-model`` when it is not a model, or ends too early.
     """
     data = bytes(raw)
-    return _at_least_one(sum(tag == _PIECE for tag, _, _ in _fields(data, 0, len(data))))
+    return _at_least_one(sum(tag == _PIECE for tag, _, _ in fields(data, 0, len(data))))
 
 
 def model_ends(raw: bytes) -> Iterator[int]:
@@ -72,7 +66,7 @@ def model_ends(raw: bytes) -> Iterator[int]:
         FormatError: ``tokenizer-model``: no larger size is possible.
     """
     pieces = 0
-    for tag, _, end in _fields(raw, 0, len(raw)):
+    for tag, _, end in fields(raw, 0, len(raw)):
         pieces += tag == _PIECE
         if pieces:
             yield end
@@ -86,7 +80,7 @@ def check_pieces(raw: bytes | memoryview) -> Pieces:
     """
     data = bytes(raw)
     model = _Model()
-    for tag, at, end in _fields(data, 0, len(data)):
+    for tag, at, end in fields(data, 0, len(data)):
         if tag == _PIECE:
             model.add_piece(*_piece(data, at, end))
         elif tag == _TRAINER:
@@ -155,15 +149,15 @@ class _Model:
 
     def set_trainer(self, data: bytes, at: int, end: int) -> None:
         """Take what matters of a trainer_spec; a later one overrides it."""
-        for tag, begin, _ in _fields(data, at, end):
+        for tag, begin, _ in fields(data, at, end):
             if tag == _BYTE_FALLBACK:
-                self.byte_fallback = _varint(data, begin, end)[0] != 0
+                self.byte_fallback = varint(data, begin, end)[0] != 0
             elif tag == _MODEL_TYPE:
                 self.type = _choice(data, begin, end, _CHAR) or self.type
 
     def set_normalizer(self, which: int, data: bytes, at: int, end: int) -> None:
         """Take what matters of a normalizer_spec or denormalizer_spec."""
-        for tag, begin, after in _fields(data, at, end):
+        for tag, begin, after in fields(data, at, end):
             if tag == _CHARSMAP:
                 head = data[begin : min(begin + _CHARSMAP_HEAD, after)]
                 self.charsmaps[which] = after - begin, int.from_bytes(head, "little")
@@ -198,7 +192,7 @@ class _Model:
 def _piece(data: bytes, at: int, end: int) -> tuple[bytes, int]:
     """Return the text and the type of a piece."""
     # Nearly all pieces: a short text, the score, and perhaps a type.
-    if at + 1 < end and data[at] == _TEXT and data[at + 1] < _LONG:
+    if at + 1 < end and data[at] == _TEXT and data[at + 1] < LONG:
         begin, after = at + 2, at + 2 + data[at + 1]
         rest = end - after
         if rest == 5 and data[after] == _SCORE:
@@ -206,7 +200,7 @@ def _piece(data: bytes, at: int, end: int) -> tuple[bytes, int]:
         if rest == 7 and data[after] == _SCORE and data[after + 5] == _TYPE and _NORMAL <= data[after + 6] <= _BYTE:
             return data[begin:after], data[after + 6]
     text, piece_type = b"", _NORMAL
-    for tag, begin, after in _fields(data, at, end):
+    for tag, begin, after in fields(data, at, end):
         if tag == _TEXT:
             text = data[begin:after]
         elif tag == _TYPE:
@@ -216,14 +210,14 @@ def _piece(data: bytes, at: int, end: int) -> tuple[bytes, int]:
 
 def _choice(data: bytes, at: int, end: int, last: int) -> int:
     """Return a value from 1 to ``last``, or 0 for any other, which a protocol buffer treats as absent."""
-    value = _varint(data, at, end)[0] & 0xFFFFFFFF
+    value = varint(data, at, end)[0] & 0xFFFFFFFF
     return value if value <= last else 0
 
 
 def _skip_samples(data: bytes, at: int, end: int) -> None:
-    for tag, begin, after in _fields(data, at, end):
+    for tag, begin, after in fields(data, at, end):
         if tag == _SAMPLE:
-            for _ in _fields(data, begin, after):
+            for _ in fields(data, begin, after):
                 pass
 
 
@@ -232,70 +226,7 @@ def _named(number: int, text: bytes) -> str:
     return f"piece {number}, {shown}{'…' if len(text) > _SHOWN_NBYTES else ''},"
 
 
-# ------------------------------------------------------------------------------------------------- protocol buffers
-
-
-def _fields(data: bytes, at: int, end: int) -> Iterator[tuple[int, int, int]]:
-    """Yield the fields of a message: the tag, where the value begins, where it ends."""
-    while at < end:
-        # Nearly all fields of a model: a short piece.
-        if data[at] == _PIECE and at + 1 < end and data[at + 1] < _LONG:
-            begin = at + 2
-            at = begin + data[at + 1]
-            if at <= end:
-                yield _PIECE, begin, at
-                continue
-            raise _truncated(end, at)
-        tag, begin, at = _field(data, at, end)
-        yield tag, begin, at
-
-
-def _field(data: bytes, at: int, end: int) -> tuple[int, int, int]:
-    """Return a field of a message that ends at ``end``: the tag, where the value begins, where it ends."""
-    tag, begin = _varint(data, at, end, _MAX_SHORT)
-    wire_type = tag & 7
-    if not tag >> 3:
-        raise _not_a_field(tag, at)
-    if wire_type == _VARINT:
-        _, after = _varint(data, begin, end)
-    elif wire_type == _WITH_LENGTH:
-        length, begin = _varint(data, begin, end, _MAX_SHORT)
-        after = begin + length
-    elif wire_type in _FIXED:
-        after = begin + _FIXED[wire_type]
-    else:
-        raise _not_a_field(tag, at)
-    if after > end:
-        raise _truncated(end, after)
-    return tag, begin, after
-
-
-def _varint(data: bytes, at: int, end: int, max_nbytes: int = _MAX_VARINT) -> tuple[int, int]:
-    """Return a number of at most so many bytes, and where it ends."""
-    value = 0
-    for place in range(max_nbytes):
-        if at >= end:
-            raise _not_a_model(f"a message ends at {end}, inside a number: it is truncated", end)
-        value |= (data[at] & ~_LONG) << (7 * place)
-        at += 1
-        if data[at - 1] < _LONG:
-            return value, at
-    raise _not_a_model(f"a number before offset {at} does not end", at)
-
-
 def _at_least_one(count: int) -> int:
     if not count:
-        raise _not_a_model("it has no pieces", 0)
+        raise not_a_model("it has no pieces", 0)
     return count
-
-
-def _not_a_field(tag: int, at: int) -> FormatError:
-    return _not_a_model(f"no field begins with 0x{tag:X}, which is at offset {at}", at)
-
-
-def _truncated(end: int, after: int) -> FormatError:
-    return _not_a_model(f"a message ends at {end}, inside a field that ends at {after}: it is truncated", end)
-
-
-def _not_a_model(why: str, at: int) -> FormatError:
-    return FormatError("tokenizer-model", f"this is not a SentencePiece model: {why}", at)
