@@ -93,13 +93,17 @@ def run_export(
         with turn_at(path):
             superseded = _superseded(path, len(plan.shards))  # others may have come meanwhile
             _refuse_superseded(superseded, force=force)
-            with _taken_away(index, files):
-                move_together(*files)
-            # The index first: without it no reader takes the old shards.
-            for old in superseded:
-                with suppress(FileNotFoundError):
-                    os.unlink(old)
+            _replace(index, files, superseded)
     return [*shards, index] if index else shards
+
+
+def _replace(index: str, files: Sequence[AtomicFile], superseded: Sequence[str]) -> None:
+    """Move complete files to their names, and remove those of an earlier export that they don't replace."""
+    with _taken_away(index, files):
+        move_together(*files)
+    for old in superseded:  # the index first: without it no reader takes the old shards
+        with suppress(FileNotFoundError):
+            os.unlink(old)
 
 
 @contextmanager
