@@ -239,7 +239,7 @@ def named_writer(path: Path) -> subprocess.Popen[str]:
     code = f"""
         import os, time
         os.O_TMPFILE = 0
-        from blobstore.atomic import AtomicFile
+        from blobstore.fileio.atomic import AtomicFile
         file = AtomicFile({str(path)!r})
         os.write(file.fileno(), b"x" * 1000)
         print("ready", flush=True)
