@@ -38,7 +38,8 @@ from blobstore.edit.recover import recover
 from blobstore.edit.reindex import attach_index, build_for, detach_index
 from blobstore.edit.rewrite import Edits, rewrite
 from blobstore.errors import BlobStoreError
-from blobstore.export.run import plan_export, run_export
+from blobstore.export.plan import plan_export
+from blobstore.export.run import run_export
 from blobstore.fileio import atomic, sink
 from blobstore.fileio.atomic import write_file
 from blobstore.packing.pack import pack

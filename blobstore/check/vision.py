@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from blobstore.check.findings import finding
 from blobstore.check.sizes import LANES, MATMUL_ROWS, MAX_COLUMNS
-from blobstore.gemma.config import LayerType, Wrapping
+from blobstore.gemma.enums import LayerType, Wrapping
 from blobstore.gemma.runtimes import OCTOBER
 
 if TYPE_CHECKING:

@@ -25,7 +25,8 @@ from blobstore.cli.output import (
     tell_dry_run,
 )
 from blobstore.errors import UsageError
-from blobstore.export.run import DTYPES, plan_export, run_export
+from blobstore.export.plan import DTYPES, plan_export
+from blobstore.export.run import run_export
 
 if TYPE_CHECKING:
     import argparse

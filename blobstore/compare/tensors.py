@@ -133,7 +133,7 @@ class Arranged:
 
     path: str
     shape: tuple[int, ...]
-    blocks: tuple[Block, ...]
+    blocks: tuple[Block[TensorInfo], ...]
     store: Store
 
     def __post_init__(self) -> None:
@@ -144,16 +144,16 @@ class Arranged:
             CodecError: They can't be decoded.
         """
         with in_file(self.path):
-            kinds = {block.info.type for block in self.blocks}
+            kinds = {block.stored.type for block in self.blocks}
             if len(kinds) > 1:
                 what = f"a tensor of shape {list(self.shape)} is made of several types: {sorted(map(str, kinds))}"
                 raise FormatError("rearranged-metadata", what)
             for block in self.blocks:
-                self.store.elements(block.info, 0, 0)
+                self.store.elements(block.stored, 0, 0)
 
     @cached_property
     def _kind(self) -> ElementType:
-        dtypes = {block.info.dtype for block in self.blocks}
+        dtypes = {block.stored.dtype for block in self.blocks}
         # Some of an encoded tensor's blocks may have no scale, and are plain then.
         found = np.result_type(*(dtype for dtype in dtypes if dtype is not None))
         return type_of(found)
@@ -161,8 +161,8 @@ class Arranged:
     @property
     def facts(self) -> Facts:
         """How it is stored."""
-        first = self.blocks[0].info
-        scales = tuple(sorted({block.info.scale for block in self.blocks}))
+        first = self.blocks[0].stored
+        scales = tuple(sorted({block.stored.scale for block in self.blocks}))
         nbytes = first.type.nbytes(self.count)
         return Facts(first.type, self.shape, scales, 0, nbytes)
 
@@ -179,7 +179,7 @@ class Arranged:
     @property
     def count(self) -> int:
         """Elements."""
-        return sum(block.rows * block.cols for block in self.blocks)
+        return sum(block.element_count for block in self.blocks)
 
     def read(self, first: int, count: int) -> Bytes:
         """Return the decoded values of some elements, as bytes.

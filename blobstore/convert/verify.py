@@ -16,8 +16,9 @@ from blobstore.errors import FormatError, UsageError
 from blobstore.fileio import hashing
 from blobstore.fileio.ranges import FileRange
 from blobstore.fileio.source import open_source
-from blobstore.gemma.config import ModelConfig, Wrapping
-from blobstore.gemma.records import OpenEnum, Record
+from blobstore.gemma.config import ModelConfig
+from blobstore.gemma.enums import OpenEnum, Wrapping
+from blobstore.gemma.records import Record
 from blobstore.gemma.toc import build_toc, toc_entry
 from blobstore.index.metadata import BASE, CHOICES, PACKED_FROM
 

@@ -25,7 +25,7 @@ from blobstore.convert.verify import digest_of, plan_again, verify
 from blobstore.edit.reindex import build_for
 from blobstore.edit.rewrite import Edits, rewrite
 from blobstore.errors import BlobStoreError, UsageError
-from blobstore.gemma.config import PostNorm
+from blobstore.gemma.enums import PostNorm
 from blobstore.index.metadata import CHOICES
 from tests.checkpoints import EMBEDDING, HEAD, SINGLE, write_config, write_peer
 from tests.gemma_checkpoints import Recipe, as_before, convert, plan_of, recipes, small_recipe

@@ -18,7 +18,7 @@ from blobstore.convert.gemma_plan import Choices
 from blobstore.edit import recover_directory
 from blobstore.edit.recover import recover
 from blobstore.errors import FormatError, UsageError
-from blobstore.export.run import plan_export
+from blobstore.export.plan import plan_export
 from blobstore.gemma.config import ModelConfig
 from blobstore.gemma.toc import build_toc, parse_toc, toc_entry
 from blobstore.index import Entry, IndexedBlob, build_index

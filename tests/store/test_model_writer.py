@@ -19,7 +19,7 @@ from blobstore import ModelWriter, codecs
 from blobstore.codecs.element_types import BY_NAME
 from blobstore.errors import BlobStoreError, CodecError, UsageError
 from blobstore.gemma import ModelConfig, build_toc, check_tensors, parse_toc
-from blobstore.gemma.config import WeightType
+from blobstore.gemma.enums import WeightType
 from blobstore.gemma.toc import toc_entry
 from tests import models
 from tests.models import FORMS, emitted, families, forms, packed, small, spec_tensors, tree, values_of
