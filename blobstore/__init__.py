@@ -34,10 +34,11 @@ if TYPE_CHECKING:
     from blobstore.index.names import key_for
     from blobstore.packing.pack import Packing, pack
     from blobstore.packing.unpack import Unpacked, unpack
-    from blobstore.store.catalog import TensorInfo
+    from blobstore.store.files import load_file, save_file
+    from blobstore.store.info import TensorInfo
     from blobstore.store.model_writer import ModelWriter
-    from blobstore.store.reader import Store, load_file
-    from blobstore.store.writer import IndexPlace, StoreWriter, save_file
+    from blobstore.store.reader import Store
+    from blobstore.store.writer import IndexPlace, StoreWriter
 
 __version__ = "0.1.0"
 
@@ -96,14 +97,14 @@ _HOMES = {
     "Prefetch": "fileio.types",
     "Store": "store.reader",
     "StoreWriter": "store.writer",
-    "TensorInfo": "store.catalog",
+    "TensorInfo": "store.info",
     "TruncatedError": "errors",
     "Unpacked": "packing.unpack",
     "UsageError": "errors",
     "key_for": "index.names",
-    "load_file": "store.reader",
+    "load_file": "store.files",
     "pack": "packing.pack",
-    "save_file": "store.writer",
+    "save_file": "store.files",
     "unpack": "packing.unpack",
 }
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from blobstore.errors import UsageError
-from blobstore.store import writer
+from blobstore.store import files
 from blobstore.store.framework import FrameworkStore, import_extra
 
 if TYPE_CHECKING:
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     import jax
 
     from blobstore.fileio.types import Access, Array
-    from blobstore.store.catalog import TensorInfo
+    from blobstore.store.info import TensorInfo
 else:
     jax = import_extra("jax")
 
@@ -86,4 +86,4 @@ def save_file(
     Raises:
         UsageError: As `blobstore.StoreWriter.add`.
     """
-    writer.save_file(tensors, filename, metadata)
+    files.save_file(tensors, filename, metadata)

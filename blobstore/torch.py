@@ -11,8 +11,8 @@ import numpy as np
 
 from blobstore.codecs.element_types import dtype_named
 from blobstore.errors import UsageError
+from blobstore.store.files import save_each
 from blobstore.store.framework import FrameworkStore, import_extra
-from blobstore.store.writer import save_each
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     import torch
 
     from blobstore.fileio.types import Access, Array
-    from blobstore.store.catalog import TensorInfo
+    from blobstore.store.info import TensorInfo
 
     Device: TypeAlias = str | int | torch.device
 else:

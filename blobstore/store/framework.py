@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     import numpy.typing as npt
 
     from blobstore.fileio.types import Access, Array
-    from blobstore.store.catalog import TensorInfo
+    from blobstore.store.info import TensorInfo
 
 T = TypeVar("T")
 

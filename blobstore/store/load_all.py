@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
     from blobstore.fileio.types import Array, Bytes
     from blobstore.store.blobs import UnpackedBlobs
-    from blobstore.store.catalog import TensorInfo
+    from blobstore.store.info import TensorInfo
 
 
 _ALIGN = 64  # tensors are aligned in memory as they are in the file, up to a cache line

@@ -28,7 +28,8 @@ if TYPE_CHECKING:
     from blobstore.fileio.types import Access, Array, Bytes, Prefetch
     from blobstore.gemma.config import ModelConfig
     from blobstore.store.blobs import UnpackedBlobs
-    from blobstore.store.catalog import Catalog, TensorInfo
+    from blobstore.store.catalog import Catalog
+    from blobstore.store.info import TensorInfo
 
 
 class Store(Mapping[str, "Array"], Closing):
@@ -374,12 +375,3 @@ def _undecodable(info: TensorInfo) -> CodecError:
         why = f"in blocks of {info.type.group}, not decoded here" if info.type.whole else "which numpy can't view"
         return CodecError("packed-type", f"{info.name!r} is {info.type}, smaller than a byte, {why}: {fix}")
     return CodecError("scaled-type", f"{info.name!r} is {info.type} with scale {info.scale}: {fix}")
-
-
-def load_file(path: str | PathLike[str]) -> dict[str, Array]:
-    """Return every tensor of a file in memory of its own, writable, as ``safetensors.numpy.load_file`` does.
-
-    For views without copies use `blobstore.open`.
-    """
-    with Store(path) as store:
-        return store.load_all()

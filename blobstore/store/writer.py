@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import os
-from typing import TYPE_CHECKING, Any, Literal, TypeVar, get_args
+from typing import TYPE_CHECKING, Any, Literal, get_args
 
 import numpy as np
 
@@ -14,23 +14,22 @@ from blobstore.container.layout import MAX_PORTABLE_BLOBS
 from blobstore.container.writer import ContainerWriter
 from blobstore.errors import UsageError
 from blobstore.fileio.closing import Completing
-from blobstore.fileio.ranges import CHUNK_NBYTES, FileRange
+from blobstore.fileio.ranges import CHUNK_NBYTES
 from blobstore.index import Entry, IndexedBlob, build_index, shape_fault
 from blobstore.index.names import encode_name, key_for
 from blobstore.index.sidecar import close_with_index, close_with_index_inside, close_without_index
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator, Mapping
+    from collections.abc import Iterable, Iterator, Mapping
     from os import PathLike
     from typing import BinaryIO
 
     import numpy.typing as npt
 
     from blobstore.codecs.element_types import ElementType
+    from blobstore.fileio.ranges import FileRange
     from blobstore.fileio.types import Array, Buffer
 
-
-T = TypeVar("T")
 
 _LARGEST_F32 = float(np.finfo(np.float32).max)
 
@@ -86,7 +85,7 @@ class StoreWriter(Completing):
             UsageError: ``bad-name``, ``duplicate-name``, ``key-collision``, ``unsupported-dtype``, ``bad-shape``,
                 ``too-many-blobs``, ``needs-index``, ``closed``; nothing was written then, and the writer goes on.
         """
-        values = _as_array(name, array)
+        values = as_array(name, array)
         try:
             kind = element_types.type_of(values.dtype)
         except UsageError as error:
@@ -284,58 +283,12 @@ class StoreWriter(Completing):
             raise UsageError("needs-index", f"{name!r} can only be kept by an index, and there is none")
 
 
-def save_file(
-    tensors: Mapping[str, npt.ArrayLike], path: str | PathLike[str], metadata: Mapping[str, str] | None = None
-) -> None:
-    """Write tensors to a file, as ``safetensors.numpy.save_file`` does.
+def as_array(name: str, array: npt.ArrayLike) -> Array:
+    """View a tensor as numpy sees it.
 
-    Two names for one array are stored once, as an alias.
-
-    Args:
-        tensors: Name → array; none may change until this returns.
-        path: Replaced only by a complete file.
-        metadata: Text → text.
+    Raises:
+        UsageError: ``unsupported-dtype``; the message names the tensor.
     """
-    arrays = ((name, _as_array(name, tensor)) for name, tensor in tensors.items())
-    save_each(arrays, path, metadata, place=_place, values=lambda array: array)
-
-
-def save_each(
-    tensors: Iterable[tuple[str, T]],
-    path: str | PathLike[str],
-    metadata: Mapping[str, str] | None,
-    *,
-    place: Callable[[T], object],
-    values: Callable[[T], Array],
-) -> None:
-    """Write tensors of any library to a file, as an alias where two are the same.
-
-    Args:
-        tensors: Name and tensor.
-        path: Replaced only by a complete file.
-        metadata: Text → text.
-        place: Tensor → what is equal for two of the same memory, seen in the same way; None when that is not to be
-            asked.
-        values: Tensor → its values, in its own memory or in such as nothing else writes to.
-    """
-    # The tensors are kept while it lives: the address of one that is gone may be another's.
-    seen: dict[object, tuple[str, T]] = {}
-    with StoreWriter(path, metadata=metadata) as store:
-        for name, tensor in tensors:
-            same = place(tensor)
-            if same in seen:
-                store.alias(name, seen[same][0])
-                continue
-            store.add(name, values(tensor), immutable=True)
-            if same is not None:
-                seen[same] = (name, tensor)
-
-
-def _place(array: Array) -> object:
-    return (array.__array_interface__["data"], array.shape, array.strides, array.dtype) if array.size else None
-
-
-def _as_array(name: str, array: npt.ArrayLike) -> Array:
     if isinstance(array, np.ma.MaskedArray):
         raise UsageError("unsupported-dtype", f"{name!r} is a masked array: fill it first, array.filled(value)")
     try:
@@ -358,6 +311,3 @@ def _pieces(array: Array, stored: np.dtype[np.generic]) -> Iterator[Array]:
     )
     for piece in pieces:
         yield np.ascontiguousarray(piece)
-
-
-__all__ = ["FileRange", "StoreWriter", "save_file"]

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     import numpy.typing as npt
 
     from blobstore.fileio.types import Access
-    from blobstore.store.catalog import TensorInfo
+    from blobstore.store.info import TensorInfo
 
     Array = npt.NDArray[Any]
 
