@@ -1,10 +1,8 @@
 from __future__ import annotations
 
 import gc
-import itertools
 import mmap
 import os
-import re
 import tracemalloc
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -19,12 +17,11 @@ import blobstore
 from blobstore import codecs
 from blobstore.codecs.element_types import BY_NAME
 from blobstore.container.directory import build_directory
-from blobstore.errors import BlobStoreError, CodecError, FormatError, NameNotFoundError, TruncatedError, UsageError
-from blobstore.fileio.descriptors import read_into
+from blobstore.errors import BlobStoreError, CodecError, FormatError, NameNotFoundError, UsageError
 from blobstore.index import Entry, IndexedBlob, build_index
 from blobstore.store.reader import Store
 from tests.index.test_name_index import SEEDS
-from tests.strategies import bytes_of, payload
+from tests.strategies import bytes_of
 from tests.tensor_strategies import Model, models, mutated
 
 if TYPE_CHECKING:
@@ -211,87 +208,6 @@ def test_metadata_is_a_copy(small: Path) -> None:
     with blobstore.open(small) as store:
         store.metadata["format"] = "other"
         assert store.metadata == {"format": "pt"}
-
-
-@given(models())
-def test_load_file_gives_writable_arrays_that_are_not_the_file(tmp_path: Path, model: Model) -> None:
-    path = tmp_path / "m.sbs"
-    model.write(path)
-    before = path.read_bytes()
-    loaded = blobstore.load_file(path)
-    assert {name: (one.dtype, one.shape, one.tobytes()) for name, one in loaded.items()} == model.expected()
-    assert all(one.flags.writeable and one.flags.c_contiguous for one in loaded.values())
-    for one in loaded.values():
-        one.reshape(-1).view(np.uint8)[...] = 255
-    assert path.read_bytes() == before
-
-
-@given(models(), st.sampled_from([None, 1, 2, 5]))
-def test_load_all_shares_memory_where_the_file_does_and_nowhere_else(
-    tmp_path: Path, model: Model, workers: int | None
-) -> None:
-    path = tmp_path / "m.sbs"
-    model.write(path)
-    with blobstore.open(path) as store:
-        loaded = store.load_all(workers=workers)
-        infos = [one for one in store.infos() if one.nbytes]
-    for one, other in itertools.combinations(infos, 2):
-        overlap = one.offset < other.offset + other.nbytes and other.offset < one.offset + one.nbytes
-        assert np.shares_memory(loaded[one.name], loaded[other.name]) == overlap
-    assert all(one.ctypes.data % 64 == info.offset % 64 for info in infos for one in (loaded[info.name],))
-
-
-def test_load_all_reads_large_tensors_whole(tmp_path: Path) -> None:
-    path = tmp_path / "m.sbs"
-    tensors = {f"t{i}": np.frombuffer(payload(i, 2_500_000 * i), np.uint8) for i in range(1, 6)}
-    blobstore.save_file(tensors, path)
-    with blobstore.open(path, access="read") as store:
-        loaded = store.load_all(workers=3)
-        assert all(np.array_equal(loaded[name], array) for name, array in tensors.items())
-        # A small one that is kept keeps no large one.
-        assert loaded["t5"].base is not loaded["t1"].base
-
-
-LARGE_PARTS = st.tuples(st.integers(0, 12 << 20), st.integers(1, 12 << 20))
-
-
-@settings(max_examples=settings().max_examples // 6)
-@given(
-    sizes=st.lists(st.integers(1, 7 << 20), min_size=2, max_size=4),
-    parts=st.lists(LARGE_PARTS, max_size=5),
-    workers=st.sampled_from([1, 3]),
-)
-def test_load_all_shares_memory_where_the_file_does_beyond_4_mib_too(
-    tmp_path: Path, sizes: list[int], parts: list[tuple[int, int]], workers: int
-) -> None:
-    path = tmp_path / "m.sbs"
-    with blobstore.create(path, digests=False) as store:
-        for i, nbytes in enumerate([9 << 20, *sizes]):
-            store.add(f"t{i}", np.frombuffer(payload(7, 10 << 20), np.uint8)[i : i + nbytes])
-            store.alias(f"again{i}", f"t{i}")
-        for i, (start, nbytes) in enumerate(parts):
-            offset = start % (9 << 20)
-            store.part(f"part{i}", "t0", BY_NAME["u8"], (min(nbytes, (9 << 20) - offset),), offset=offset)
-    with blobstore.open(path) as store:
-        loaded, infos = store.load_all(workers=workers), list(store.infos())
-        assert all(np.array_equal(loaded[name], values) for name, values in store.items())
-    for one, other in itertools.combinations(infos, 2):
-        overlap = one.offset < other.offset + other.nbytes and other.offset < one.offset + one.nbytes
-        assert np.shares_memory(loaded[one.name], loaded[other.name]) == overlap
-
-
-def test_load_all_of_a_file_that_has_shrunk_names_it(tmp_path: Path) -> None:
-    path = tmp_path / "m.sbs"
-    blobstore.save_file({"a": np.ones(9_000_000, np.uint8), "b": np.ones(9_000_000, np.uint8)}, path)
-    with blobstore.open(path, access="read") as store:
-        os.truncate(path, 5_000_000)
-        with pytest.raises(TruncatedError, match=re.escape(str(path))):
-            store.load_all()
-
-
-def test_no_workers_can_not_load(small: Path) -> None:
-    with blobstore.open(small) as store, pytest.raises(UsageError, match="bad-workers"):
-        store.load_all(workers=0)
 
 
 # A mapping.
@@ -708,33 +624,3 @@ def test_keys_that_are_not_utf8_are_names_of_a_file_without_index(tmp_path: Path
             writer.add(key, bytes_of(key))
     with blobstore.open(path) as store:
         assert {name: array.tobytes() for name, array in store.items()} == {key: bytes_of(key) for key in listed}
-
-
-# Closing, and other files, while a store is read.
-
-
-def test_load_all_reads_its_own_file_whatever_is_closed_and_opened_meanwhile(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    right = {f"t{i}": np.full(1 << 20, i + 1, np.uint8) for i in range(12)}
-    blobstore.save_file(right, tmp_path / "m.sbs")
-    blobstore.save_file({name: values + 100 for name, values in right.items()}, tmp_path / "other.sbs")
-    others: list[int] = []
-
-    def read_late(fd: int, *rest: Any) -> None:  # noqa: ANN401 (as read_into has it)
-        if not others:
-            store.close()
-            others.extend(os.open(tmp_path / "other.sbs", os.O_RDONLY) for _ in range(8))
-        read_into(fd, *rest)
-
-    for access in ("mmap", "read"):
-        store = blobstore.open(tmp_path / "m.sbs", access=access)
-        with monkeypatch.context() as patched:
-            patched.setattr("blobstore.store.load_all.read_into", read_late)
-            found = store.load_all()
-        assert all(np.array_equal(found[name], values) for name, values in right.items())
-        for fd in others:
-            os.close(fd)
-        others.clear()
-        with pytest.raises(UsageError, match="closed"):
-            store.load_all()
