@@ -29,15 +29,16 @@ if TYPE_CHECKING:
         UsageError,
     )
     from blobstore.fileio.ranges import FileRange
-    from blobstore.fileio.types import Access, Prefetch
+    from blobstore.fileio.types import Access, ByteSource, Prefetch
     from blobstore.index.blob_writer import BlobWriter
     from blobstore.index.names import key_for
-    from blobstore.packing.pack import Packing, pack
+    from blobstore.packing.pack import PackedBlob, Packing, pack
     from blobstore.packing.unpack import Unpacked, unpack
+    from blobstore.store.blobs import UnpackedBlobs
     from blobstore.store.files import load_file, save_file
     from blobstore.store.info import TensorInfo
     from blobstore.store.model_writer import ModelWriter
-    from blobstore.store.reader import Store
+    from blobstore.store.reader import PrefixView, Store
     from blobstore.store.writer import IndexPlace, StoreWriter
 
 __version__ = "0.1.0"
@@ -47,6 +48,7 @@ __all__ = [
     "BlobReader",
     "BlobStoreError",
     "BlobWriter",
+    "ByteSource",
     "CheckpointError",
     "CodecError",
     "ElementType",
@@ -59,13 +61,16 @@ __all__ = [
     "MissingExtraError",
     "ModelWriter",
     "NameNotFoundError",
+    "PackedBlob",
     "Packing",
     "Prefetch",
+    "PrefixView",
     "Store",
     "StoreWriter",
     "TensorInfo",
     "TruncatedError",
     "Unpacked",
+    "UnpackedBlobs",
     "UsageError",
     "create",
     "key_for",
@@ -81,6 +86,7 @@ _HOMES = {
     "BlobReader": "container.reader",
     "BlobStoreError": "errors",
     "BlobWriter": "index.blob_writer",
+    "ByteSource": "fileio.types",
     "CheckpointError": "errors",
     "CodecError": "errors",
     "ElementType": "codecs.element_types",
@@ -93,13 +99,16 @@ _HOMES = {
     "MissingExtraError": "errors",
     "ModelWriter": "store.model_writer",
     "NameNotFoundError": "errors",
+    "PackedBlob": "packing.pack",
     "Packing": "packing.pack",
     "Prefetch": "fileio.types",
+    "PrefixView": "store.reader",
     "Store": "store.reader",
     "StoreWriter": "store.writer",
     "TensorInfo": "store.info",
     "TruncatedError": "errors",
     "Unpacked": "packing.unpack",
+    "UnpackedBlobs": "store.blobs",
     "UsageError": "errors",
     "key_for": "index.names",
     "load_file": "store.files",

@@ -9,15 +9,44 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from blobstore.gemma.config import ModelConfig
+    from blobstore.gemma.config import (
+        Activation,
+        AttentionVariant,
+        LayerConfig,
+        LayerType,
+        Model,
+        ModelConfig,
+        PostNorm,
+        PostQK,
+        QueryScale,
+        RouterScore,
+        TokenizerKind,
+        VitConfig,
+        WeightType,
+        Wrapping,
+    )
     from blobstore.gemma.models import config_of, specifier_of
-    from blobstore.gemma.tensors import TensorSpec, check_tensors, tensors_of
+    from blobstore.gemma.tensors import TensorFault, TensorSpec, check_tensors, tensors_of
     from blobstore.gemma.toc import TocEntry, build_toc, parse_toc
 
 __all__ = [
+    "Activation",
+    "AttentionVariant",
+    "LayerConfig",
+    "LayerType",
+    "Model",
     "ModelConfig",
+    "PostNorm",
+    "PostQK",
+    "QueryScale",
+    "RouterScore",
+    "TensorFault",
     "TensorSpec",
     "TocEntry",
+    "TokenizerKind",
+    "VitConfig",
+    "WeightType",
+    "Wrapping",
     "build_toc",
     "check_tensors",
     "config_of",
@@ -27,9 +56,23 @@ __all__ = [
 ]
 
 _HOMES = {
+    "Activation": "config",
+    "AttentionVariant": "config",
+    "LayerConfig": "config",
+    "LayerType": "config",
+    "Model": "config",
     "ModelConfig": "config",
+    "PostNorm": "config",
+    "PostQK": "config",
+    "QueryScale": "config",
+    "RouterScore": "config",
+    "TensorFault": "tensors",
     "TensorSpec": "tensors",
     "TocEntry": "toc",
+    "TokenizerKind": "config",
+    "VitConfig": "config",
+    "WeightType": "config",
+    "Wrapping": "config",
     "build_toc": "toc",
     "check_tensors": "tensors",
     "config_of": "models",

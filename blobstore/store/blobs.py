@@ -58,7 +58,7 @@ class UnpackedBlobs:
         row = self._row(key)
         return bool(row and row.unpacked_nbytes)
 
-    def packed(self, key: str, unpacked_nbytes: int) -> PackedReader:
+    def _packed(self, key: str, unpacked_nbytes: int) -> PackedReader:
         """Return a packed blob's stream, opened.
 
         Raises:
@@ -112,7 +112,7 @@ class UnpackedBlobs:
         workers: int | None = None,
     ) -> memoryview:
         """As `read`, of a blob that is packed and stands for so many bytes; to ``out``, shape (nbytes,), if given."""
-        stream = self.packed(key, unpacked_nbytes)
+        stream = self._packed(key, unpacked_nbytes)
         run = partial(in_order, workers=1 if nbytes < _ALONE_NBYTES else workers)
         try:
             return stream.read(start, start + nbytes, out=out, base=self._base_of(key, stream), run=run).data
