@@ -21,6 +21,10 @@ def load_file(path: str | PathLike[str]) -> dict[str, Array]:
     """Return every tensor of a file in memory of its own, writable, as ``safetensors.numpy.load_file`` does.
 
     For views without copies use `blobstore.open`.
+
+    Raises:
+        FormatError, TruncatedError, OSError: As `blobstore.open`.
+        CodecError: As `blobstore.Store.array`.
     """
     with Store(path) as store:
         return store.load_all()
@@ -34,9 +38,13 @@ def save_file(
     Two names for one array are stored once, as an alias.
 
     Args:
-        tensors: Name → array; none may change until this returns.
+        tensors: Name → array; none may change before this returns.
         path: Replaced only by a complete file.
         metadata: Text → text.
+
+    Raises:
+        UsageError: As `blobstore.StoreWriter.add`; ``bad-metadata``.
+        OSError: The file can't be written.
     """
     from blobstore.store.writer import as_array  # noqa: PLC0415 (reading does not import what writes)
 
@@ -52,15 +60,15 @@ def save_each(
     place: Callable[[T], object],
     values: Callable[[T], Array],
 ) -> None:
-    """Write tensors of any library to a file, as an alias where two are the same.
+    """Write tensors of any library to a file; two that are the same are stored once, as an alias.
 
     Args:
         tensors: Name and tensor.
         path: Replaced only by a complete file.
         metadata: Text → text.
-        place: Tensor → what is equal for two of the same memory, seen in the same way; None when that is not to be
-            asked.
-        values: Tensor → its values, in its own memory or in such as nothing else writes to.
+        place: Tensor → a key that is equal for two views of the same memory with the same shape and dtype; None for a
+            tensor that is never an alias.
+        values: Tensor → its values, in memory that nothing else writes to.
     """
     from blobstore.store.writer import StoreWriter  # noqa: PLC0415 (as above)
 
@@ -68,13 +76,13 @@ def save_each(
     seen: dict[object, tuple[str, T]] = {}
     with StoreWriter(path, metadata=metadata) as store:
         for name, tensor in tensors:
-            same = place(tensor)
-            if same in seen:
-                store.alias(name, seen[same][0])
+            key = place(tensor)
+            if key in seen:
+                store.alias(name, seen[key][0])
                 continue
             store.add(name, values(tensor), immutable=True)
-            if same is not None:
-                seen[same] = (name, tensor)
+            if key is not None:
+                seen[key] = (name, tensor)
 
 
 def _place(array: Array) -> object:

@@ -153,6 +153,14 @@ def test_stored_bytes_may_come_in_pieces_of_any_kind_and_under_any_key(tmp_path:
         assert (read.info("packed").key, read.info("packed").type.name) == ("any key", "f4")
 
 
+def test_a_type_may_be_given_by_its_name(tmp_path: Path) -> None:
+    for path, f32, u8 in ((tmp_path / "types.sbs", F32, U8), (tmp_path / "names.sbs", "f32", "u8")):
+        with blobstore.create(path) as store:
+            store.add_stored("a", [ONES], f32, (3,))
+            store.part("b", "a", u8, (2,), offset=4)
+    assert (tmp_path / "names.sbs").read_bytes() == (tmp_path / "types.sbs").read_bytes()
+
+
 @pytest.mark.parametrize("array", [[1.5, 2.5], 7, True, (1, 2), np.float32(3), memoryview(b"ab"), [[1], [2]]])
 def test_what_numpy_can_see_as_an_array_is_written_as_that(tmp_path: Path, array: Any) -> None:  # noqa: ANN401
     path = tmp_path / "m.sbs"
@@ -397,9 +405,11 @@ MISUSES: list[Misuse] = [
     ("not-bytes", lambda store: store.add_blob("text", "text"), "str"),  # type: ignore[arg-type]
     ("bad-shape", lambda store: store.add(A_NAME, np.zeros((1,) * 33)), f"'{A_NAME}' has 33"),
     ("bad-shape", lambda store: store.part(A_NAME, "here", U8, (1,) * 33), f"'{A_NAME}' has 33"),
-    ("no-target", lambda store: store.alias(A_NAME, "later"), f"'{A_NAME}' can't stand for 'later'"),
+    ("no-target", lambda store: store.alias(A_NAME, "later"), f"'{A_NAME}' refers to 'later'"),
     ("no-target", lambda store: store.alias(A_NAME, "config"), "'config'"),
     ("no-target", lambda store: store.part(A_NAME, "later", U8, (1,)), "'later'"),
+    ("unknown-type", lambda store: store.add_stored(A_NAME, [ONES], "F32", (3,)), "'F32' is not an element type"),
+    ("unknown-type", lambda store: store.part(A_NAME, "here", "F32", (3,)), "'F32' is not an element type"),
     ("outside", lambda store: store.part(A_NAME, "here", U8, (13,)), f"'{A_NAME}'.*'here', which has 12"),
     ("outside", lambda store: store.part(A_NAME, "here", U8, (2,), offset=11), f"'{A_NAME}'"),
     ("outside", lambda store: store.part(A_NAME, "here", U8, (1,), offset=12), f"'{A_NAME}'"),
