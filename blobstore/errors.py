@@ -17,6 +17,7 @@ __all__ = [
     "BlobStoreError",
     "CheckpointError",
     "CodecError",
+    "Fault",
     "FormatError",
     "KeyNotFoundError",
     "KeyTooLongError",
@@ -28,12 +29,12 @@ __all__ = [
 
 
 class BlobStoreError(Exception):
-    """Root of all errors that this package raises by itself.
+    """Root of all errors that this package itself raises.
 
     Attributes:
-        reason: A stable code such as ``bad-magic``; safe to compare against.
+        reason: A stable code such as ``bad-magic``; safe to compare with.
         message: What happened, in words that may change.
-        path: The file that it happened in, once known.
+        path: The file it happened in, once known.
     """
 
     def __init__(self, reason: str, message: str) -> None:
@@ -52,7 +53,7 @@ class FormatError(BlobStoreError, ValueError):
     """A file is wrong.
 
     Attributes:
-        offset: Where, in bytes from the beginning of what was parsed; None when it is no single place.
+        offset: Where, in bytes from the beginning of what was parsed; None when it is not a single place.
     """
 
     def __init__(self, reason: str, message: str, offset: int | None = None) -> None:
@@ -66,7 +67,7 @@ class TruncatedError(FormatError, EOFError):
 
 
 class UsageError(BlobStoreError, ValueError):
-    """The caller asked for something that can't be."""
+    """The request is invalid."""
 
 
 class KeyTooLongError(UsageError):
@@ -81,7 +82,7 @@ class KeyNotFoundError(BlobStoreError, KeyError):
 
 
 class NameNotFoundError(KeyNotFoundError):
-    """No tensor has this name; the message says which come close."""
+    """No tensor has this name; the message says which names come close."""
 
 
 class CodecError(BlobStoreError, ValueError):
@@ -90,7 +91,13 @@ class CodecError(BlobStoreError, ValueError):
 
 @dataclass(frozen=True)
 class Fault:
-    """Something that keeps a checkpoint from being converted: a stable code, the tensor or field, and the way out."""
+    """Something that keeps a checkpoint from being converted.
+
+    Attributes:
+        reason: A stable code.
+        name: The tensor or field.
+        message: What is wrong, and the fix.
+    """
 
     reason: str
     name: str
@@ -101,7 +108,7 @@ class CheckpointError(BlobStoreError, ValueError):
     """A checkpoint can't be converted, and why.
 
     Attributes:
-        faults: All that is wrong, each as (reason, tensor or field, message); empty when the message says it all.
+        faults: What is wrong, each as (reason, tensor or field, message); empty when the error's message says it all.
     """
 
     faults: Sequence[tuple[str, str, str]] = ()
@@ -113,7 +120,7 @@ class MissingExtraError(BlobStoreError, ImportError):
 
 @contextmanager
 def in_file(path: str | PathLike[str]) -> Iterator[None]:
-    """Name ``path`` in the errors raised inside, the system's as well, unless they name a file already."""
+    """Name ``path`` in errors raised inside, the system's as well, unless they already name a file."""
     try:
         yield
     except BlobStoreError as error:

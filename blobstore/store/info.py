@@ -17,20 +17,20 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class TensorInfo:
-    """What is known of one tensor.
+    """What a file says about one tensor.
 
     Attributes:
         name: Its full name.
-        key: Of the blob that holds it; empty for a tensor without elements, which has none.
+        key: Of the blob that holds it; empty for a tensor without elements, which has no blob.
         type: How its elements are stored.
         shape: In C order.
         scale: Decoded values are multiplied by it.
-        offset: Of its first byte, from the beginning of the file; of its blob's, when that is packed.
-        nbytes: As stored; of all of its blob, when that is packed.
-        codec: 0 when the type says it all, 1 in a packed blob.
-        inside: Of its first byte in what a packed blob stands for.
-        inside_nbytes: How many bytes of it are the tensor's; 0 when it isn't packed.
-        unpacked_nbytes: Of what a packed blob stands for; 0 when it isn't packed.
+        offset: Of its first byte, from the beginning of the file. In a packed blob: of the blob's first byte.
+        nbytes: How many bytes are stored. In a packed blob: of the whole blob.
+        codec: 0 for elements as their type stores them, 1 in a packed blob.
+        inside: In a packed blob: where the tensor begins among the unpacked bytes; else 0.
+        inside_nbytes: In a packed blob: how many of the unpacked bytes are the tensor's; else 0.
+        unpacked_nbytes: In a packed blob: how many unpacked bytes the blob stands for; else 0.
     """
 
     name: str
@@ -47,43 +47,43 @@ class TensorInfo:
 
     @property
     def count(self) -> int:
-        """How many elements it has."""
+        """Number of elements."""
         return math.prod(self.shape)
 
     @property
     def place(self) -> tuple[object, ...]:
-        """What two names for the same values have in common."""
+        """A key that is equal for two names of the same values."""
         return *self.address(), self.nbytes, self.type.number, self.shape, self.scale, self.codec
 
     def address(self, start: int = 0) -> tuple[int, int]:
-        """Where a byte of it lies: two tensors that have one in common share their bytes.
+        """Return where a byte lies. Two tensors that have an address in common share that byte.
 
         Args:
-            start: The byte, of those that its type stores.
+            start: The byte, counted from the tensor's first one, unpacked.
 
         Returns:
-            An offset in the file, and one in what the packed blob there stands for.
+            An offset in the file, and one in the unpacked bytes of the packed blob there.
         """
         return (self.offset, self.inside + start) if self.packed else (self.offset + start, 0)
 
     @property
     def packed(self) -> bool:
-        """Whether its blob is packed: then its bytes come in a copy."""
+        """Whether its blob is packed: reading it makes a copy."""
         return self.codec == PACKED
 
     @property
     def element_nbytes(self) -> int:
-        """Of all its elements, as its type stores them; what is stored when its codec is unknown."""
+        """Size of all elements as their type stores them; the stored size when the codec is unknown."""
         return self.inside_nbytes if self.packed else self.nbytes
 
     @property
     def encoded(self) -> bool:
-        """Whether its values are others than the bytes that its type stores, and have to be decoded."""
+        """Whether numpy can't view its bytes as its values: they have to be decoded."""
         return self.type.dtype is None or self.scale != 1.0
 
     @property
     def dtype(self) -> np.dtype[np.generic] | None:
-        """The numpy dtype that its values come in; None when this version can't decode them."""
+        """The numpy dtype of its values; None when this version can't decode them."""
         if self.codec not in (0, PACKED):
             return None
         if self.encoded:
