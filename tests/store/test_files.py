@@ -1,4 +1,4 @@
-"""save_file and load_file, as safetensors has them."""
+"""`save_file` and `load_file`, compared with those of safetensors."""
 
 from __future__ import annotations
 
@@ -36,9 +36,9 @@ def test_files_are_saved_and_loaded_as_safetensors_does(
     contiguous = {name: np.array(array, order="C") for name, array in tensors.items()}
     blobstore.save_file(tensors, ours, metadata)
     safetensors.numpy.save_file(contiguous, theirs, metadata or None)  # it can't read {} without tensors itself
-    found, expected = blobstore.load_file(ours), safetensors.numpy.load_file(theirs)
-    assert {name: (one.dtype, one.shape, one.tobytes()) for name, one in found.items()} == {
-        name: (one.dtype, one.shape, one.tobytes()) for name, one in expected.items()
+    loaded, expected = blobstore.load_file(ours), safetensors.numpy.load_file(theirs)
+    assert {name: (array.dtype, array.shape, array.tobytes()) for name, array in loaded.items()} == {
+        name: (array.dtype, array.shape, array.tobytes()) for name, array in expected.items()
     }
     with safetensors.safe_open(theirs, framework="np") as peer, blobstore.open(ours) as store:
         assert store.metadata == (peer.metadata() or {})
@@ -58,13 +58,13 @@ def test_two_names_for_one_array_are_stored_once(tmp_path: Path) -> None:
 def test_lists_are_not_taken_for_one_another(tmp_path: Path, rows: list[list[int]]) -> None:
     path = tmp_path / "m.sbs"
     blobstore.save_file({f"x{i}": row for i, row in enumerate(rows)}, path)
-    assert {name: one.tolist() for name, one in blobstore.load_file(path).items()} == {
+    assert {name: array.tolist() for name, array in blobstore.load_file(path).items()} == {
         f"x{i}": row for i, row in enumerate(rows)
     }
 
 
 class Scaled:
-    """An array that is computed when asked for, as those of other libraries are."""
+    """An array that is computed on demand, as arrays of other libraries are."""
 
     def __init__(self, factor: int) -> None:
         self.factor = factor
@@ -77,7 +77,9 @@ def test_computed_arrays_are_not_taken_for_one_another(tmp_path: Path) -> None:
     path = tmp_path / "m.sbs"
     tensors: dict[str, Any] = {f"x{i}": Scaled(i) for i in range(10)}
     blobstore.save_file(tensors, path)
-    assert all(np.array_equal(one, np.arange(1000) * int(name[1:])) for name, one in blobstore.load_file(path).items())
+    assert all(
+        np.array_equal(array, np.arange(1000) * int(name[1:])) for name, array in blobstore.load_file(path).items()
+    )
 
 
 def test_a_file_can_replace_the_one_it_was_read_from(tmp_path: Path) -> None:
@@ -86,7 +88,7 @@ def test_a_file_can_replace_the_one_it_was_read_from(tmp_path: Path) -> None:
     with blobstore.open(path) as store:
         blobstore.save_file({"b": store["a"], "c": store["a"]}, path)
         assert store["a"].tolist() == [1, 1, 1]
-    assert {name: one.tolist() for name, one in blobstore.load_file(path).items()} == {"b": [1] * 3, "c": [1] * 3}
+    assert {name: array.tolist() for name, array in blobstore.load_file(path).items()} == {"b": [1] * 3, "c": [1] * 3}
 
 
 @given(models())
@@ -95,8 +97,8 @@ def test_load_file_gives_writable_arrays_that_are_not_the_file(tmp_path: Path, m
     model.write(path)
     before = path.read_bytes()
     loaded = blobstore.load_file(path)
-    assert {name: (one.dtype, one.shape, one.tobytes()) for name, one in loaded.items()} == model.expected()
-    assert all(one.flags.writeable and one.flags.c_contiguous for one in loaded.values())
-    for one in loaded.values():
-        one.reshape(-1).view(np.uint8)[...] = 255
+    assert {name: (array.dtype, array.shape, array.tobytes()) for name, array in loaded.items()} == model.expected()
+    assert all(array.flags.writeable and array.flags.c_contiguous for array in loaded.values())
+    for array in loaded.values():
+        array.reshape(-1).view(np.uint8)[...] = 255
     assert path.read_bytes() == before

@@ -20,6 +20,15 @@ from tests.tensor_strategies import Model, models
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from blobstore.fileio.types import Array
+
+
+def check_sharing(infos: list[blobstore.TensorInfo], loaded: dict[str, Array]) -> None:
+    """Fail unless arrays share memory exactly where their tensors share bytes of the file."""
+    for first, second in itertools.combinations(infos, 2):
+        overlap = first.offset < second.offset + second.nbytes and second.offset < first.offset + first.nbytes
+        assert np.shares_memory(loaded[first.name], loaded[second.name]) == overlap
+
 
 @given(models(), st.sampled_from([None, 1, 2, 5]))
 def test_load_all_shares_memory_where_the_file_does_and_nowhere_else(
@@ -29,11 +38,9 @@ def test_load_all_shares_memory_where_the_file_does_and_nowhere_else(
     model.write(path)
     with blobstore.open(path) as store:
         loaded = store.load_all(workers=workers)
-        infos = [one for one in store.infos() if one.nbytes]
-    for one, other in itertools.combinations(infos, 2):
-        overlap = one.offset < other.offset + other.nbytes and other.offset < one.offset + one.nbytes
-        assert np.shares_memory(loaded[one.name], loaded[other.name]) == overlap
-    assert all(one.ctypes.data % 64 == info.offset % 64 for info in infos for one in (loaded[info.name],))
+        infos = [info for info in store.infos() if info.nbytes]
+    check_sharing(infos, loaded)
+    assert all(loaded[info.name].ctypes.data % 64 == info.offset % 64 for info in infos)
 
 
 def test_load_all_reads_large_tensors_whole(tmp_path: Path) -> None:
@@ -43,7 +50,7 @@ def test_load_all_reads_large_tensors_whole(tmp_path: Path) -> None:
     with blobstore.open(path, access="read") as store:
         loaded = store.load_all(workers=3)
         assert all(np.array_equal(loaded[name], array) for name, array in tensors.items())
-        # A small one that is kept keeps no large one.
+        # Keeping a small tensor keeps no large one.
         assert loaded["t5"].base is not loaded["t1"].base
 
 
@@ -70,9 +77,7 @@ def test_load_all_shares_memory_where_the_file_does_beyond_4_mib_too(
     with blobstore.open(path) as store:
         loaded, infos = store.load_all(workers=workers), list(store.infos())
         assert all(np.array_equal(loaded[name], values) for name, values in store.items())
-    for one, other in itertools.combinations(infos, 2):
-        overlap = one.offset < other.offset + other.nbytes and other.offset < one.offset + one.nbytes
-        assert np.shares_memory(loaded[one.name], loaded[other.name]) == overlap
+    check_sharing(infos, loaded)
 
 
 def test_load_all_of_a_file_that_has_shrunk_names_it(tmp_path: Path) -> None:
@@ -84,7 +89,7 @@ def test_load_all_of_a_file_that_has_shrunk_names_it(tmp_path: Path) -> None:
             store.load_all()
 
 
-def test_no_workers_can_not_load(tmp_path: Path) -> None:
+def test_zero_workers_are_refused(tmp_path: Path) -> None:
     blobstore.save_file({"a": np.ones(3)}, tmp_path / "m.sbs")
     with blobstore.open(tmp_path / "m.sbs") as store, pytest.raises(UsageError, match="bad-workers"):
         store.load_all(workers=0)
@@ -108,8 +113,8 @@ def test_load_all_reads_its_own_file_whatever_is_closed_and_opened_meanwhile(
         store = blobstore.open(tmp_path / "m.sbs", access=access)
         with monkeypatch.context() as patched:
             patched.setattr("blobstore.store.load_all.read_into", read_late)
-            found = store.load_all()
-        assert all(np.array_equal(found[name], values) for name, values in right.items())
+            loaded = store.load_all()
+        assert all(np.array_equal(loaded[name], values) for name, values in right.items())
         for fd in others:
             os.close(fd)
         others.clear()

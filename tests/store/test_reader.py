@@ -36,7 +36,7 @@ accesses = st.sampled_from(["mmap", "read"])
 
 @pytest.fixture
 def small(tmp_path: Path) -> Path:
-    """A file of three tensors, an alias, and blobs of the runtime's own."""
+    """A file of three tensors, an alias, and a blob of the runtime."""
     path = tmp_path / "small.sbs"
     with blobstore.create(path, metadata={"format": "pt"}) as store:
         store.add_blob("config", b"a config")
@@ -50,7 +50,7 @@ def small(tmp_path: Path) -> Path:
 
 
 def owner(array: np.ndarray[Any, Any]) -> object:
-    """What an array's memory belongs to, at the end of its chain of bases."""
+    """The object that owns an array's memory: the end of its chain of bases."""
     base: Any = array
     while getattr(base, "base", None) is not None:
         base = base.base
@@ -77,10 +77,10 @@ def test_every_name_reads_back_bit_for_bit(tmp_path: Path, model: Model, access:
     path = tmp_path / "m.sbs"
     model.write(path)
     with blobstore.open(path, access=access) as store:
-        found = {name: (array.dtype, array.shape, array.tobytes()) for name, array in store.items()}
-        assert found == model.expected()
+        values = {name: (array.dtype, array.shape, array.tobytes()) for name, array in store.items()}
+        assert values == model.expected()
         assert store.metadata == model.metadata
-        assert {name: (one.dtype, one.shape, one.tobytes()) for name, one in store.load_all().items()} == found
+        assert {name: (array.dtype, array.shape, array.tobytes()) for name, array in store.load_all().items()} == values
 
 
 @given(models())
@@ -267,7 +267,7 @@ def test_a_prefix_lists_exactly_what_it_has(tmp_path: Path, listed: list[str], p
         assert all(view.info(name).name == cut + name for name in view)
 
 
-# Names that are missing.
+# Missing names.
 
 
 @both_accesses
@@ -281,7 +281,7 @@ def test_a_missing_name_is_a_key_error_with_a_readable_text(small: Path, access:
         assert "'model.layers.0.mlp.up_proj.weight'" in text
 
 
-def test_nothing_is_suggested_where_nothing_is_near(small: Path) -> None:
+def test_nothing_is_suggested_when_no_name_is_near(small: Path) -> None:
     with blobstore.open(small) as store, pytest.raises(NameNotFoundError, match=r"the name 'qqqq'$"):
         store["qqqq"]
 
@@ -302,7 +302,7 @@ def test_any_missing_name_is_refused_in_the_same_way(vectors: Path, name: str, u
                 look(name)
 
 
-def test_what_is_no_text_is_no_name(small: Path) -> None:
+def test_only_text_is_a_name(small: Path) -> None:
     with blobstore.open(small) as store, pytest.raises(NameNotFoundError, match="no tensor has the name 7"):
         store.info(7)  # type: ignore[arg-type]
 
@@ -358,7 +358,7 @@ VALUES = np.random.default_rng(7).normal(0, 1, (37, 130)).astype(np.float32)
 
 @pytest.fixture(scope="module")
 def encoded(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A file with the same values in every type that decodes, and some that numpy has."""
+    """A file with the same values in every encoded type, and in some types of numpy."""
     path = tmp_path_factory.mktemp("encoded") / "m.sbs"
     with blobstore.create(path) as store:
         for name in ("f32", "bf16", "sfp", "i8"):
@@ -416,7 +416,7 @@ def test_a_single_value_has_no_rows(tmp_path: Path) -> None:
             store.load("x", rows=slice(0, 1))
 
 
-def test_a_wrong_code_is_told_with_the_tensor(tmp_path: Path) -> None:
+def test_a_wrong_code_is_reported_with_the_tensor(tmp_path: Path) -> None:
     with blobstore.create(tmp_path / "m.sbs") as store:
         store.add_stored("x", [b"\x01\x80"], BY_NAME["sfp"], (2,))
     with blobstore.open(tmp_path / "m.sbs") as opened:
@@ -432,7 +432,7 @@ def test_a_scale_where_numpy_reads_the_type_itself_is_not_dropped(tmp_path: Path
         opened["x"]
 
 
-def test_a_toc_that_is_none_is_refused_and_the_blobs_are_still_there(tmp_path: Path) -> None:
+def test_a_broken_toc_is_refused_and_the_blobs_can_still_be_read(tmp_path: Path) -> None:
     path = tmp_path / "m.sbs"
     with blobstore.BlobWriter(path) as writer:
         writer.add("toc", b"rubbish!")
@@ -444,32 +444,32 @@ def test_a_toc_that_is_none_is_refused_and_the_blobs_are_still_there(tmp_path: P
 
 @given(models(index="embedded"), st.data())
 def test_a_foreign_rewrite_in_another_order_reads_the_same(tmp_path: Path, model: Model, data: st.DataObject) -> None:
-    path, other = tmp_path / "m.sbs", tmp_path / "other.sbs"
+    path, rewritten = tmp_path / "m.sbs", tmp_path / "rewritten.sbs"
     model.write(path)
-    with blobstore.BlobReader(path) as reader, blobstore.BlobWriter(other, version=3 - model.version) as writer:
+    with blobstore.BlobReader(path) as reader, blobstore.BlobWriter(rewritten, version=3 - model.version) as writer:
         writer.add("added", b"x")
         for key in data.draw(st.permutations(list(reader))):
             writer.add(key, reader[key])
-    with blobstore.open(other) as store:
-        assert {name: (one.dtype, one.shape, one.tobytes()) for name, one in store.items()} == model.expected()
+    with blobstore.open(rewritten) as store:
+        assert {name: (array.dtype, array.shape, array.tobytes()) for name, array in store.items()} == model.expected()
 
 
 @pytest.mark.parametrize(
     ("size", "reason"), [(0, "index-missing-blob"), (7, "index-blob-size"), (9, "index-blob-size")]
 )
 def test_a_foreign_rewrite_that_drops_or_resizes_a_blob_is_refused(tmp_path: Path, size: int, reason: str) -> None:
-    path, other = tmp_path / "m.sbs", tmp_path / "other.sbs"
+    path, rewritten = tmp_path / "m.sbs", tmp_path / "rewritten.sbs"
     blobstore.save_file({"a": np.zeros(8), "b": np.zeros(8, dtype=np.int8)}, path)
-    with blobstore.BlobReader(path) as reader, blobstore.BlobWriter(other) as writer:
+    with blobstore.BlobReader(path) as reader, blobstore.BlobWriter(rewritten) as writer:
         for key, blob in reader.items():
             if key == "b" and size:
                 writer.add(key, bytes(size))
             elif key != "b":
                 writer.add(key, blob)
-    with pytest.raises(FormatError, match="'b'") as caught, blobstore.open(other) as store:
+    with pytest.raises(FormatError, match="'b'") as caught, blobstore.open(rewritten) as store:
         assert store["b"].size
-    assert (caught.value.reason, caught.value.path) == (reason, str(other))
-    with blobstore.open(other, use_index=False) as store:
+    assert (caught.value.reason, caught.value.path) == (reason, str(rewritten))
+    with blobstore.open(rewritten, use_index=False) as store:
         assert store["a"].tobytes() == bytes(64)
 
 
@@ -490,7 +490,7 @@ def test_a_stale_index_is_refused_and_can_be_left_out(tmp_path: Path, model: Mod
         assert "~added" in store
 
 
-def test_a_folder_beside_the_file_is_no_index(small: Path, tmp_path: Path) -> None:
+def test_a_folder_beside_the_file_is_not_an_index(small: Path, tmp_path: Path) -> None:
     plain = tmp_path / "plain.sbs"
     with blobstore.BlobWriter(plain) as writer:
         writer.add("a", b"x")
@@ -501,38 +501,38 @@ def test_a_folder_beside_the_file_is_no_index(small: Path, tmp_path: Path) -> No
         assert store.index
 
 
-# Faults in an index, seen from outside.
+# Faults in an index, as a reader of the file sees them.
 
 
 @both_accesses
-@pytest.mark.parametrize(("name", "said"), [("newer", "type-14"), ("權重", "type-31")])
+@pytest.mark.parametrize(("name", "type_name"), [("newer", "type-14"), ("權重", "type-31")])
 def test_a_type_that_a_later_runtime_has_is_listed_and_gives_its_bytes(
-    vectors: Path, access: Access, name: str, said: str
+    vectors: Path, access: Access, name: str, type_name: str
 ) -> None:
     with blobstore.open(vectors / "catalog_valid" / "toc-newer-types.sbs", access=access) as store:
         info = store.info(name)
-        assert (info.type.name, info.shape, info.dtype) == (said, (3, 87), None)
+        assert (info.type.name, info.shape, info.dtype) == (type_name, (3, 87), None)
         assert store.raw(name) == store.reader[name]
         assert len(store.stored(info, 0, info.nbytes)) == info.nbytes
-        for way in (partial(store.array, info), partial(store.load, name), store.load_all):
+        for load in (partial(store.array, info), partial(store.load, name), store.load_all):
             with pytest.raises(CodecError, match=r"unknown-type: .* newer than this version .*: store\.raw"):
-                way()
+                load()
 
 
 def check(store: blobstore.Store) -> None:
-    """Whatever opens: all that is listed lies inside its blob, and reads."""
+    """Fail unless every tensor that is listed lies inside its blob, and can be read."""
     for info in store.infos():
         assert store.info(info.name) == info
-        start, room = store.reader.range(info.key) if info.key else (0, 0)
-        assert start <= info.offset <= info.offset + info.nbytes <= start + room
+        start, nbytes = store.reader.range(info.key) if info.key else (0, 0)
+        assert start <= info.offset <= info.offset + info.nbytes <= start + nbytes
         assert len(store.raw(info.name)) == info.nbytes
         try:
             array = store[info.name]
         except CodecError:
             assert info.dtype is None
             continue
-        nbytes = 4 * info.count if info.encoded else info.nbytes
-        assert (array.shape, array.dtype, array.nbytes) == (info.shape, info.dtype, nbytes)
+        array_nbytes = 4 * info.count if info.encoded else info.nbytes
+        assert (array.shape, array.dtype, array.nbytes) == (info.shape, info.dtype, array_nbytes)
         array.tobytes()
 
 

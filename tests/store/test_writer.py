@@ -142,7 +142,7 @@ def test_a_scale_is_kept(tmp_path: Path, scale: float) -> None:
         assert [read.info(name).scale for name in "abc"] == [scale, scale, -scale]
 
 
-def test_stored_bytes_may_come_in_pieces_of_any_kind_and_under_any_key(tmp_path: Path) -> None:
+def test_stored_bytes_may_come_in_any_pieces_and_under_any_key(tmp_path: Path) -> None:
     source, path = tmp_path / "source", tmp_path / "m.sbs"
     source.write_bytes(b"....from a file")
     with source.open("rb") as file, blobstore.create(path) as store:
@@ -165,8 +165,8 @@ def test_a_type_may_be_given_by_its_name(tmp_path: Path) -> None:
 def test_what_numpy_can_see_as_an_array_is_written_as_that(tmp_path: Path, array: Any) -> None:  # noqa: ANN401
     path = tmp_path / "m.sbs"
     blobstore.save_file({"x": array}, path)
-    found, expected = blobstore.load_file(path)["x"], np.asarray(array)
-    assert (found.dtype, found.shape, found.tolist()) == (expected.dtype, expected.shape, expected.tolist())
+    loaded, expected = blobstore.load_file(path)["x"], np.asarray(array)
+    assert (loaded.dtype, loaded.shape, loaded.tolist()) == (expected.dtype, expected.shape, expected.tolist())
 
 
 def test_an_array_in_another_order_is_not_copied_whole(tmp_path: Path) -> None:
@@ -213,7 +213,7 @@ def test_nothing_is_kept_of_an_array(tmp_path: Path) -> None:
         assert (read["first"].sum(), read["second"].sum()) == (0, 1000)
 
 
-# Where nothing can be written.
+# Files that can't be written.
 
 
 @both_places
@@ -278,7 +278,7 @@ def test_a_system_that_fails_leaves_a_whole_file_or_none(
 
 @pytest.mark.parametrize("metadata", [{"a": 1}, {1: "a"}, {"a": "\ud800"}])
 @both_places
-def test_wrong_metadata_gives_the_file_up(tmp_path: Path, metadata: dict[str, str], index: IndexPlace) -> None:
+def test_with_wrong_metadata_the_file_is_discarded(tmp_path: Path, metadata: dict[str, str], index: IndexPlace) -> None:
     with (
         pytest.raises(UsageError, match="bad-metadata"),
         blobstore.create(tmp_path / "m.sbs", metadata=metadata, index=index) as store,
@@ -330,7 +330,7 @@ def test_wrong_options_are_refused(tmp_path: Path, options: dict[str, Any], reas
 
 
 @pytest.mark.parametrize(("options", "reason"), [({"index": "external"}, "needs-path"), ({"version": 1}, "needs-seek")])
-def test_a_stream_has_no_file_beside_it_and_no_way_back(options: dict[str, Any], reason: str) -> None:
+def test_a_stream_has_no_file_beside_it_and_can_not_seek(options: dict[str, Any], reason: str) -> None:
     stream = io.BytesIO()
     with pytest.raises(UsageError) as caught:
         blobstore.create(stream, **options)
@@ -425,13 +425,15 @@ MISUSES += [
 
 
 @both_places
-@pytest.mark.parametrize(("reason", "misuse", "says"), MISUSES, ids=[f"{one[0]}-{i}" for i, one in enumerate(MISUSES)])
+@pytest.mark.parametrize(
+    ("reason", "misuse", "message"), MISUSES, ids=[f"{reason}-{i}" for i, (reason, _, _) in enumerate(MISUSES)]
+)
 def test_after_a_refusal_the_writer_goes_on(
     tmp_path: Path,
     index: IndexPlace,
     reason: str,
     misuse: Callable[[blobstore.StoreWriter], object],
-    says: str,
+    message: str,
 ) -> None:
     def prepare(store: blobstore.StoreWriter) -> None:
         store.add_blob("config", b"a config")
@@ -443,7 +445,7 @@ def test_after_a_refusal_the_writer_goes_on(
 
     with blobstore.create(tmp_path / "m.sbs", index=index) as store:
         prepare(store)
-        with pytest.raises(UsageError, match=says) as caught:
+        with pytest.raises(UsageError, match=message) as caught:
             misuse(store)
         assert caught.value.reason == reason
         store.add("last", ONES)
@@ -454,7 +456,7 @@ def test_after_a_refusal_the_writer_goes_on(
 
 
 @pytest.mark.parametrize("data", [[], [b"123"], [b"12345678"], [b"1234", b"5"]])
-def test_bytes_of_the_wrong_size_give_the_file_up(tmp_path: Path, data: list[bytes]) -> None:
+def test_after_bytes_of_the_wrong_size_the_file_is_discarded(tmp_path: Path, data: list[bytes]) -> None:
     store = blobstore.create(tmp_path / "m.sbs")
     store.add("before", ONES)
     with pytest.raises(UsageError, match=r"(wrong-size|empty-blob): 'short'"):
@@ -466,7 +468,7 @@ def test_bytes_of_the_wrong_size_give_the_file_up(tmp_path: Path, data: list[byt
     store.discard()
 
 
-def test_a_file_that_was_given_up_is_not_closed_in_silence(tmp_path: Path) -> None:
+def test_closing_a_discarded_file_is_an_error(tmp_path: Path) -> None:
     store = blobstore.create(tmp_path / "m.sbs")
     with pytest.raises(UsageError, match="wrong-size"):
         store.add_stored("short", [b"123"], F32, (1,))
@@ -475,7 +477,7 @@ def test_a_file_that_was_given_up_is_not_closed_in_silence(tmp_path: Path) -> No
     assert left_in(tmp_path) == set()
 
 
-def test_data_that_breaks_off_gives_the_file_up(tmp_path: Path) -> None:
+def test_after_data_that_breaks_off_the_file_is_discarded(tmp_path: Path) -> None:
     def pieces() -> Iterator[bytes]:
         yield b"1234"
         raise ConnectionError("gone")
@@ -499,7 +501,7 @@ AFTERWARDS: dict[str, Callable[[blobstore.StoreWriter], object]] = {
 
 @pytest.mark.parametrize("call", AFTERWARDS.values(), ids=AFTERWARDS)
 @pytest.mark.parametrize("end", [blobstore.StoreWriter.close, blobstore.StoreWriter.discard])
-def test_nothing_is_taken_once_the_file_is_done(
+def test_nothing_can_be_added_to_a_complete_or_discarded_file(
     tmp_path: Path, end: Callable[[blobstore.StoreWriter], None], call: Callable[[blobstore.StoreWriter], object]
 ) -> None:
     store = blobstore.create(tmp_path / "m.sbs")
