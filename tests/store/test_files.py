@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -102,3 +104,13 @@ def test_load_file_gives_writable_arrays_that_are_not_the_file(tmp_path: Path, m
     for array in loaded.values():
         array.reshape(-1).view(np.uint8)[...] = 255
     assert path.read_bytes() == before
+
+
+def test_loading_imports_nothing_that_writes(tmp_path: Path) -> None:
+    path = tmp_path / "m.sbs"
+    blobstore.save_file({"a": ONES}, path)
+    run = "import sys, blobstore; blobstore.load_file(sys.argv[1]); print(*sys.modules)"
+    done = subprocess.run([sys.executable, "-c", run, str(path)], check=True, capture_output=True, text=True)
+    modules = set(done.stdout.split())
+    assert "blobstore.store.files" in modules
+    assert not modules & {"blobstore.store.writer", "blobstore.container.writer", "blobstore.fileio.atomic"}
