@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from blobstore.container.reader import BlobReader
     from blobstore.fileio.types import Progress
     from blobstore.index import NameIndex
-    from blobstore.store.catalog import TensorInfo
+    from blobstore.store.info import TensorInfo
 
     Bar = Callable[[int, str], AbstractContextManager[Progress]]
 

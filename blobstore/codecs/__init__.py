@@ -12,7 +12,7 @@ import ml_dtypes
 import numpy as np
 
 from blobstore.codecs import bf16, f32, i8, nuq, sfp
-from blobstore.codecs.element_types import BY_NAME, ElementType
+from blobstore.codecs.element_types import as_element_type
 from blobstore.errors import CodecError
 
 if TYPE_CHECKING:
@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
     import numpy.typing as npt
 
+    from blobstore.codecs.element_types import ElementType
     from blobstore.fileio.types import Array, Bytes
 
     Buffer = bytes | bytearray | memoryview | Bytes
@@ -63,10 +64,11 @@ def encode(kind: ElementType | str, array: npt.ArrayLike, *, name: str = "the ar
 
     Raises:
         CodecError: ``not-finite`` for a NaN or an infinity that the type can't hold, with its index;
-            ``not-float`` for another dtype; ``no-encoder``, ``unknown-type`` for another type; ``i8-range`` for a group
-            that i8 can't hold.
+            ``not-float`` for another dtype; ``no-encoder`` for another type; ``i8-range`` for a group that i8 can't
+            hold.
+        UsageError: ``unknown-type``: no element type has this name.
     """
-    kind = _type(kind)
+    kind = as_element_type(kind)
     if kind.name not in _CODECS or kind.name == "nuq":
         raise CodecError("no-encoder", f"{name}: there is no encoder for {kind}: use one of f32, bf16, sfp, i8")
     values = np.asarray(array)
@@ -80,15 +82,6 @@ def encode(kind: ElementType | str, array: npt.ArrayLike, *, name: str = "the ar
     except CodecError as error:
         raise CodecError(error.reason, f"{name}: {error.message}") from None
     return out, scale
-
-
-def _type(kind: ElementType | str) -> ElementType:
-    if not isinstance(kind, str):
-        return kind
-    try:
-        return BY_NAME[kind]
-    except KeyError:
-        raise CodecError("unknown-type", f"{kind!r} is no element type: one of {', '.join(BY_NAME)}") from None
 
 
 def scale_for(kind: ElementType, values: Array, *, name: str = "the array") -> float:
@@ -154,8 +147,9 @@ def decode(
     Raises:
         CodecError: ``no-decoder``; ``wrong-size`` when the bytes do not hold these values; ``not-float`` for the
             dtype; ``sfp-reserved-code``.
+        UsageError: ``unknown-type``: no element type has this name.
     """
-    kind = _type(kind)
+    kind = as_element_type(kind)
     wanted = np.dtype(dtype)
     if kind.name not in _CODECS:
         raise CodecError("no-decoder", f"there is no decoder for {kind}")

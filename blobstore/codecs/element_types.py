@@ -139,6 +139,19 @@ def dtype_named(name: str) -> np.dtype[np.generic]:
         raise _unsupported(name) from None
 
 
+def as_element_type(type: ElementType | str) -> ElementType:  # noqa: A002 (the field's word)
+    """Return an element type, given itself or its name, ``"f32"`` for instance.
+
+    Raises:
+        UsageError: ``unknown-type``.
+    """
+    if isinstance(type, ElementType):
+        return type
+    if isinstance(type, str) and type in BY_NAME:
+        return BY_NAME[type]
+    raise UsageError("unknown-type", f"{type!r} is not an element type: use one of {', '.join(BY_NAME)}")
+
+
 def _unsupported(dtype: object) -> UsageError:
     known = ", ".join(one.name for one in _BY_DTYPE.values())
     return UsageError("unsupported-dtype", f"no element type stores dtype {dtype}: convert to one of {known}")

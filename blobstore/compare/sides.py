@@ -15,7 +15,7 @@ from blobstore.errors import UsageError, in_file
 from blobstore.export.plan import named_tensors
 from blobstore.fileio.source import read_beginning
 from blobstore.index.metadata import foreign_metadata
-from blobstore.store.catalog import TensorInfo
+from blobstore.store.info import TensorInfo
 from blobstore.store.reader import Store
 
 if TYPE_CHECKING:

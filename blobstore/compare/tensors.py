@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from blobstore.export.arrangement import Block
     from blobstore.fileio.ranges import FileRange
     from blobstore.fileio.types import Array, Bytes
-    from blobstore.store.catalog import TensorInfo
+    from blobstore.store.info import TensorInfo
     from blobstore.store.reader import Store
 
 

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from blobstore.codecs.element_types import ElementType
     from blobstore.convert.plan import Plan, PlannedTensor
     from blobstore.fileio.types import Progress
-    from blobstore.store.catalog import TensorInfo
+    from blobstore.store.info import TensorInfo
     from blobstore.store.reader import Store
 
     _Place = tuple[tuple[int, int], ElementType, tuple[int, ...], float]  # address, type, shape, scale

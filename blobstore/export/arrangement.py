@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
     from blobstore.codecs.element_types import ElementType
     from blobstore.fileio.types import Array
-    from blobstore.store.catalog import TensorInfo
+    from blobstore.store.info import TensorInfo
     from blobstore.store.reader import Store
 
 

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
     from blobstore.codecs.element_types import ElementType
     from blobstore.export.arrangement import Arrangement
-    from blobstore.store.catalog import TensorInfo
+    from blobstore.store.info import TensorInfo
     from blobstore.store.reader import Store
 
 

@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from blobstore.export.arrangement import Block
     from blobstore.export.plan import ExportedTensor, ExportPlan
     from blobstore.fileio.types import Array, Progress
-    from blobstore.store.catalog import TensorInfo
+    from blobstore.store.info import TensorInfo
     from blobstore.store.reader import Store
 
 
@@ -76,9 +76,9 @@ def run_export(
         return []
     path = os.fspath(path)
     index, shards = _paths(path, len(plan.shards))
-    superseded = superseded(path, len(plan.shards))
-    refuse_inputs([*shards, index, *superseded], files_of(store.path, store.base_path))
-    _refuse_superseded(superseded, force=force)
+    old = superseded(path, len(plan.shards))
+    refuse_inputs([*shards, index, *old], files_of(store.path, store.base_path))
+    _refuse_superseded(old, force=force)
     raw_index = _index_of(plan, shards) if index else b""
     with ExitStack() as stack:
         files: list[AtomicFile] = []
@@ -91,19 +91,19 @@ def run_export(
         for file in files:
             file.prepare()
         with turn_at(path):
-            superseded = superseded(path, len(plan.shards))  # others may have come meanwhile
-            _refuse_superseded(superseded, force=force)
-            _replace(index, files, superseded)
+            old = superseded(path, len(plan.shards))  # others may have come meanwhile
+            _refuse_superseded(old, force=force)
+            _replace(index, files, old)
     return [*shards, index] if index else shards
 
 
-def _replace(index: str, files: Sequence[AtomicFile], superseded: Sequence[str]) -> None:
+def _replace(index: str, files: Sequence[AtomicFile], old: Sequence[str]) -> None:
     """Move complete files to their names, and remove those of an earlier export that they don't replace."""
     with _taken_away(index, files):
         move_together(*files)
-    for old in superseded:  # the index first: without it no reader takes the old shards
+    for path in old:  # the index first: without it no reader takes the old shards
         with suppress(FileNotFoundError):
-            os.unlink(old)
+            os.unlink(path)
 
 
 @contextmanager

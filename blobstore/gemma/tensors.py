@@ -8,7 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from blobstore.codecs.element_types import BY_NAME, by_number
+from blobstore.codecs.element_types import BY_NAME, as_element_type, by_number
 from blobstore.errors import Fault
 from blobstore.gemma.enums import LayerType, PostNorm, Wrapping
 
@@ -48,11 +48,14 @@ class TensorSpec:
         """The types that the runtime takes, as text for messages."""
         return {"f32": "f32", "bf16": "f32 or bf16"}.get(self.floor or "", ", ".join(WEIGHT_TYPES))
 
-    def allows(self, element_type: ElementType) -> bool:
-        """Whether the runtime takes the tensor in this type."""
-        if self.floor is None:
-            return element_type.name in WEIGHT_TYPES
-        return element_type.name in ("f32", self.floor)
+    def allows(self, type: ElementType | str) -> bool:  # noqa: A002 (the field's word)
+        """Whether the runtime takes the tensor in this type, given itself or its name.
+
+        Raises:
+            UsageError: ``unknown-type``: no element type has this name.
+        """
+        name = as_element_type(type).name
+        return name in (WEIGHT_TYPES if self.floor is None else ("f32", self.floor))
 
 
 def tensors_of(config: ModelConfig) -> list[TensorSpec]:

@@ -110,3 +110,17 @@ def test_any_number_has_a_type_that_shows_it(number: int) -> None:
     assert kind.number == number
     assert repr(kind) in {kind.name, f"type-{number}"}
     assert (kind.bits == 0) == (number not in element_types.BY_NUMBER)
+
+
+@given(st.sampled_from(list(element_types.BY_NAME)))
+def test_a_type_and_its_name_mean_the_same(name: str) -> None:
+    type_ = element_types.BY_NAME[name]
+    assert element_types.as_element_type(name) is element_types.as_element_type(type_) is type_
+
+
+@pytest.mark.parametrize("wrong", ["F32", "float32", "", None, 1, np.float32, np.dtype(np.float32), ["f32"]])
+def test_what_names_no_type_is_refused(wrong: Any) -> None:  # noqa: ANN401 (that is the point)
+    with pytest.raises(UsageError) as caught:
+        element_types.as_element_type(wrong)
+    assert caught.value.reason == "unknown-type"
+    assert caught.value.message.startswith(f"{wrong!r} is not an element type: use one of unknown, f32, bf16, sfp, ")
