@@ -38,7 +38,6 @@ _FOREIGN = {
     b"version h": "this is a Git LFS pointer, fetch the file itself",
 }
 _FEW = 64  # look-ups that take less than sorting the keys
-_ONES, _HIGH_BITS = np.uint64(0x0101010101010101), np.uint64(0x8080808080808080)
 _MIX_LOW, _MIX_HIGH = np.uint64(0x9E3779B97F4A7C15), np.uint64(0xC2B2AE3D27D4EB4F)  # odd, otherwise arbitrary
 
 
@@ -239,32 +238,10 @@ def _repeats(values: npt.NDArray[np.unsignedinteger[Any]]) -> bool:
 
 
 def bad_key(raw: Bytes) -> int | None:
-    """Return the first row of (count, 16) that is no key (empty, or bytes behind a NUL), or None."""
-    short = np.flatnonzero(raw[:, -1] == 0)
-    bad = short[_ends_badly(raw[short])]
-    # What has no NUL at its end has none at all; most keys have none.
-    zeros = raw.size - np.count_nonzero(raw)
-    if zeros != raw[short].size - np.count_nonzero(raw[short]):
-        bad = np.append(bad, np.flatnonzero((raw[:, -1] != 0) & (raw == 0).any(axis=1)))
-    return int(bad.min()) if len(bad) else None
-
-
-def _ends_badly(raw: Bytes) -> npt.NDArray[np.bool_]:
-    """Whether each row of (count, 16) begins with a NUL, or has other bytes behind one."""
-    words = np.ascontiguousarray(raw).view("<u8")
-    low, high = words.T
-    first_low, first_high = _first_zero(words).T
-    # A byte at or above the first zero one makes a word larger than that place's weight.
-    inside = ((first_low != 0) & ((low >= first_low) | (high != 0))) | ((first_high != 0) & (high >= first_high))
-    bad: npt.NDArray[np.bool_] = (first_low == 1) | inside
-    return bad
-
-
-def _first_zero(words: npt.NDArray[np.uint64]) -> npt.NDArray[np.uint64]:
-    """Return 256 to the power of the place of each word's lowest zero byte; 0 when it has none."""
-    borrowed = (words - _ONES) & ~words & _HIGH_BITS  # its lowest set bit belongs to the lowest zero byte
-    lowest: npt.NDArray[np.uint64] = borrowed & (~borrowed + np.uint64(1))
-    return lowest >> np.uint64(7)
+    """Return the first row of (count, 16) that is not a key (empty, or bytes after a NUL), or None."""
+    used = raw != 0
+    bad = ~used[:, 0] | (used[:, 1:] > used[:, :-1]).any(axis=1)
+    return int(bad.argmax()) if bad.any() else None
 
 
 def _check_ranges(
