@@ -21,11 +21,12 @@ from blobstore.codecs.element_types import BY_NAME
 from blobstore.container.keys import TOC_KEY
 from blobstore.errors import CodecError, FormatError, UsageError
 from blobstore.export.arrangement import Block, Source, rows_from
-from blobstore.fileio.atomic import AtomicFile, move_together, write_file
+from blobstore.fileio.atomic import AtomicFile, write_file
 from blobstore.fileio.locking import turn_at
 from blobstore.fileio.ranges import FileRange, flat_bytes
 from blobstore.fileio.sink import Sink
 from blobstore.fileio.source import read_whole
+from blobstore.fileio.together import move_together
 from blobstore.gemma.toc import odd_strides_in, stride_fault
 from blobstore.index import PACKED
 from blobstore.index.inputs import files_of, refuse_inputs

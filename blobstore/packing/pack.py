@@ -146,7 +146,8 @@ def pack(
         if manifest.entries is None:
             describe(manifest, reader)
         base_store = stack.enter_context(Store(base)) if base is not None else None
-        # Two: the whole file's digest is one thread's work, its blobs' is another's.
+        # Two: the whole file's digest is one thread's work, its blobs' is another's. Not `in_order`: jobs come while
+        # blobs are packed.
         pool = stack.enter_context(ThreadPoolExecutor(2, thread_name_prefix="blobstore-sha256"))
         stop = threading.Event()
         stack.callback(stop.set)  # before the pool waits: after an error nobody needs its digests

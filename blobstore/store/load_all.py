@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -11,11 +10,10 @@ import numpy as np
 
 from blobstore.fileio.descriptors import read_into
 from blobstore.fileio.ranges import CHUNK_NBYTES
-from blobstore.fileio.threads import cores
+from blobstore.fileio.threads import run_all
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
-    from concurrent.futures import Future
 
     from blobstore.fileio.types import Array, Bytes
     from blobstore.store.blobs import UnpackedBlobs
@@ -70,24 +68,20 @@ def load_all(
     infos = list(infos)
     groups = _groups(info for info in infos if _is_plain(info))
     others = {info.place: info for info in infos if not _is_plain(info)}  # names for the same bytes share memory
-    loaded: dict[tuple[object, ...], Future[Array]] = {}
-    with ThreadPoolExecutor(workers or cores(), thread_name_prefix="blobstore-load") as pool:
-        try:
-            jobs: list[Future[Any]] = []
-            for group in groups:
-                group.allocate()
-                jobs += [pool.submit(read_into, fd, target, offset) for target, offset in group.pieces()]
-            unpacked = {place: info for place, info in others.items() if _is_only_packed(info)}
-            buffers = {place: np.empty(info.element_nbytes, dtype=np.uint8) for place, info in unpacked.items()}
-            for place, info in unpacked.items():
-                jobs += [pool.submit(job) for job in _unpacking(blobs(), info, buffers[place])]
-            loaded = {place: pool.submit(load, info) for place, info in others.items() if place not in unpacked}
-            for done in jobs:
-                done.result()
-            arrays = {place: done.result() for place, done in loaded.items()}
-        except BaseException:
-            pool.shutdown(cancel_futures=True)  # nobody waits for the rest
-            raise
+    unpacked = {place: info for place, info in others.items() if _is_only_packed(info)}
+    buffers = {place: np.empty(info.element_nbytes, dtype=np.uint8) for place, info in unpacked.items()}
+    loaded = {place: info for place, info in others.items() if place not in unpacked}
+
+    def jobs() -> Iterator[Callable[[], Any]]:
+        for group in groups:
+            group.allocate()
+            yield from (partial(read_into, fd, *piece) for piece in group.pieces())
+        for place, info in unpacked.items():
+            yield from _unpacking(blobs(), info, buffers[place])
+        yield from (partial(load, info) for info in loaded.values())
+
+    results = run_all(jobs(), workers)
+    arrays = dict(zip(loaded, results[len(results) - len(loaded) :], strict=True))
     arrays |= {place: np.ndarray(info.shape, info.dtype, buffers[place]) for place, info in unpacked.items()}
     views = {info.name: group.tensor(info) for group in groups for info in group.infos}
     return {info.name: views[info.name] if info.name in views else arrays[info.place] for info in infos}

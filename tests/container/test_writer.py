@@ -598,7 +598,7 @@ def test_version_1_is_not_streamed() -> None:
 def test_a_folder_is_not_replaced(tmp_path: Path) -> None:
     with pytest.raises(UsageError) as caught:
         BlobWriter(tmp_path)
-    assert str(caught.value) == f"not-a-file: '{tmp_path}' is no regular file and can't be replaced"
+    assert str(caught.value) == f"not-a-file: '{tmp_path}' is not a regular file and can't be replaced"
 
 
 def test_digests_must_be_asked_for_at_the_beginning(path: Path) -> None:

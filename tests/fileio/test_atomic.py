@@ -12,7 +12,8 @@ import pytest
 
 from blobstore import BlobReader, BlobWriter
 from blobstore.errors import UsageError
-from blobstore.fileio.atomic import AtomicFile, write_all, write_file
+from blobstore.fileio.atomic import AtomicFile, write_file
+from blobstore.fileio.descriptors import write_all
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -199,7 +200,7 @@ def test_a_finished_file_stays(target: Path) -> None:
         write_all(new.fileno(), memoryview(NEW))
     new.discard()
     for again in (new.fileno, new.prepare):
-        with pytest.raises(UsageError, match=r"closed: .*store\.sbs' is written already, or was given up"):
+        with pytest.raises(UsageError, match=r"closed: .*store\.sbs' was already written or given up"):
             again()
     assert target.read_bytes() == NEW
     assert listing(target) == [target.name]
@@ -347,7 +348,7 @@ def test_what_is_no_regular_file_is_not_replaced(tmp_path: Path, what: str) -> N
     else:
         path.symlink_to("what")
     before = path.lstat()[:7]  # without its times: following a link is an access
-    with pytest.raises(UsageError, match=r"not-a-file: .*what' is no regular file and can't be replaced"):
+    with pytest.raises(UsageError, match=r"not-a-file: .*what' is not a regular file and can't be replaced"):
         AtomicFile(path)
     assert path.lstat()[:7] == before
     assert os.listdir(tmp_path) == ["what"]

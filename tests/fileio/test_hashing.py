@@ -10,9 +10,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from blobstore.errors import TruncatedError
+from blobstore.errors import TruncatedError, UsageError
 from blobstore.fileio import hashing
-from blobstore.fileio.hashing import Hasher, digest_of
+from blobstore.fileio.hashing import Hasher, digest_of, file_digest
 from blobstore.fileio.ranges import CHUNK_NBYTES, FileRange
 from tests.strategies import payload
 
@@ -57,6 +57,18 @@ def test_a_range_of_any_size_has_its_digest_and_tells_of_every_byte(tmp_path: Pa
     os.close(fd)
     assert sum(told) == nbytes
     assert all(0 < one <= CHUNK_NBYTES for one in told)
+
+
+@pytest.mark.parametrize("nbytes", [0, 1, 5000, (1 << 18) + 1])
+def test_a_digest_of_a_file_is_that_of_all_its_bytes(tmp_path: Path, nbytes: int) -> None:
+    data = payload(3, nbytes)
+    (tmp_path / "x").write_bytes(data)
+    assert file_digest(tmp_path / "x") == sha256(data)
+
+
+def test_a_folder_has_no_digest(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="not-a-file"):
+        file_digest(tmp_path)
 
 
 def update(hasher: Hasher, data: bytes | FileRange) -> None:

@@ -12,8 +12,8 @@ from blobstore.bench import page_cache
 from blobstore.errors import TruncatedError, UsageError
 from blobstore.fileio import descriptors
 from blobstore.fileio import source as source_module
-from blobstore.fileio.descriptors import PlainFile
-from blobstore.fileio.file_systems import file_system, is_remote, kind_of_mount
+from blobstore.fileio.file_systems import file_system, is_remote, mounted_type
+from blobstore.fileio.plain_files import PlainFile
 from blobstore.fileio.source import MappedFile, open_source
 from blobstore.fileio.types import Prefetch
 from tests.strategies import payload
@@ -291,7 +291,7 @@ no mount at all
     ],
 )
 def test_network_drives_are_told_by_their_mounts(device: tuple[int, int], kind: str, remote: bool) -> None:
-    assert kind_of_mount(MOUNTS.splitlines(), *device) == kind
+    assert mounted_type(MOUNTS.splitlines(), *device) == kind
     assert is_remote(kind) == remote
 
 

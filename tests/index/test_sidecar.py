@@ -26,10 +26,11 @@ from blobstore.convert.run import run_plan
 from blobstore.edit.reindex import attach_index, build_for, detach_index
 from blobstore.edit.rewrite import Edits, rewrite
 from blobstore.errors import BlobStoreError, UsageError
-from blobstore.fileio import atomic, locking
-from blobstore.fileio.atomic import AtomicFile, abandoned, write_file
-from blobstore.fileio.descriptors import ReopenedFile, open_one_of_many
+from blobstore.fileio import atomic, locking, temporary
+from blobstore.fileio.atomic import AtomicFile, write_file
 from blobstore.fileio.locking import turn_at
+from blobstore.fileio.plain_files import ReopenedFile, open_one_of_many
+from blobstore.fileio.temporary import abandoned
 from blobstore.index import open_index
 from tests.checkpoints import linux_only, small, snapshot, write_peer, write_shards
 from tests.conftest import ROOT
@@ -239,7 +240,7 @@ def named_writer(path: Path) -> subprocess.Popen[str]:
     code = f"""
         import os, time
         os.O_TMPFILE = 0
-        from blobstore.atomic import AtomicFile
+        from blobstore.fileio.atomic import AtomicFile
         file = AtomicFile({str(path)!r})
         os.write(file.fileno(), b"x" * 1000)
         print("ready", flush=True)
@@ -294,7 +295,7 @@ def test_only_temporary_files_of_ours_are_abandoned(tmp_path: Path, monkeypatch:
     (tmp_path / ".blobstore-3333333333333333.tmp").write_bytes(b"data")
     assert abandoned(str(tmp_path)) == [str(tmp_path / ".blobstore-3333333333333333.tmp")]
     # Where there are no locks nothing tells whether a writer lives.
-    monkeypatch.setattr(atomic, "lock", lambda *_, **__: False)
+    monkeypatch.setattr(temporary, "lock", lambda *_, **__: False)
     assert abandoned(str(tmp_path)) == []
     write_file(tmp_path / "target", b"new")
     assert (tmp_path / ".blobstore-3333333333333333.tmp").exists()
