@@ -22,9 +22,7 @@ if TYPE_CHECKING:
 
     import numpy.typing as npt
 
-    from blobstore.fileio.types import Array, Bytes
-
-    Buffer = bytes | bytearray | memoryview | Bytes
+    from blobstore.fileio.types import Array, Buffer, Bytes
 
 PIECE = 1 << 16  # elements; a multiple of every codec's group
 _BF16 = np.dtype(ml_dtypes.bfloat16)

@@ -22,7 +22,7 @@ from hypothesis import strategies as st
 from blobstore.codecs.element_types import BY_NAME
 from blobstore.compression.planes import Layout, layout_of
 from blobstore.compression.reader import HEADER, PackedReader
-from blobstore.compression.writer import CHUNK_NBYTES, compress, sampled_ratio
+from blobstore.compression.writer import DEFAULT_CHUNK_NBYTES, compress, sampled_ratio
 from blobstore.errors import BlobStoreError, FormatError, TruncatedError, UsageError
 from blobstore.fileio.threads import in_order
 from blobstore.index import Entry, IndexedBlob, build_index
@@ -179,9 +179,8 @@ def test_no_chunk_is_decoded_twice(data: bytes, chunk: int, job: int, where: st.
         return plane(place, *rest)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("blobstore.compression.reader._JOB_NBYTES", job)
         patch.setattr(found, "_plane", counted)
-        assert found.read(start, stop).tobytes() == data[start:stop]
+        assert found.read(start, stop, job_nbytes=job).tobytes() == data[start:stop]
     assert decoded == list(range(start // chunk, -(-stop // chunk)))
 
 
@@ -245,7 +244,7 @@ def test_a_difference_comes_back_with_its_base_only(
 @every_layout
 def test_a_difference_of_more_than_a_chunk_comes_back(layout: Layout) -> None:
     random = np.random.default_rng(8)
-    base = random.bytes(CHUNK_NBYTES + 5000)  # no part of it is like another
+    base = random.bytes(DEFAULT_CHUNK_NBYTES + 5000)  # no part of it is like another
     changed = np.frombuffer(base, np.uint8) ^ (random.integers(0, 50, len(base)) == 0)
     found = PackedReader(packed(changed.tobytes(), layout, base=base_of(base), base_sha256=bytes(32)))
     assert np.array_equal(found.read(base=base_of(base)), changed)
@@ -255,7 +254,7 @@ def test_a_difference_of_more_than_a_chunk_comes_back(layout: Layout) -> None:
 @every_layout
 @pytest.mark.parametrize("more", [-1, 0, 1])
 def test_sizes_around_a_chunks_border_come_back_with_threads_and_without(layout: Layout, more: int) -> None:
-    data = np.random.default_rng(3).integers(0, 30, 2 * CHUNK_NBYTES + more, dtype=np.uint8).tobytes()
+    data = np.random.default_rng(3).integers(0, 30, 2 * DEFAULT_CHUNK_NBYTES + more, dtype=np.uint8).tobytes()
     stored = packed(data, layout)
     assert packed(data, layout, run=in_order) == stored
     assert PackedReader(stored).read().tobytes() == data
@@ -264,7 +263,7 @@ def test_sizes_around_a_chunks_border_come_back_with_threads_and_without(layout:
 
 def test_streams_that_are_asked_for_in_turns_are_those_that_are_asked_for_alone() -> None:
     random = np.random.default_rng(7)
-    given = [random.normal(0, scale, 3 * CHUNK_NBYTES // 4).astype("<f4").tobytes() for scale in (1, 1e-3)]
+    given = [random.normal(0, scale, 3 * DEFAULT_CHUNK_NBYTES // 4).astype("<f4").tobytes() for scale in (1, 1e-3)]
     layouts = Layout(4, signed=True), Layout(2)
     alone = [packed(data, layout) for data, layout in zip(given, layouts, strict=True)]
     streams = [compress(data, layout) for data, layout in zip(given, layouts, strict=True)]
@@ -283,7 +282,7 @@ def test_streams_that_are_asked_for_in_turns_are_those_that_are_asked_for_alone(
 
 def test_many_jobs_are_the_same_in_threads() -> None:
     random = np.random.default_rng(8)
-    data = random.normal(0, 0.02, 9 * CHUNK_NBYTES + 1).astype(ml_dtypes.bfloat16).tobytes()
+    data = random.normal(0, 0.02, 9 * DEFAULT_CHUNK_NBYTES + 1).astype(ml_dtypes.bfloat16).tobytes()
     layout = layout_of(BY_NAME["bf16"])
     stored = packed(data, layout)
     assert packed(data, layout, run=partial(in_order, workers=3)) == stored
@@ -299,8 +298,8 @@ def test_every_pattern_of_16_bits_comes_back() -> None:
 @pytest.mark.parametrize("name", BY_NAME)
 def test_what_does_not_shrink_grows_by_next_to_nothing(name: str) -> None:
     layout = layout_of(BY_NAME[name])
-    data = np.random.default_rng(4).bytes(CHUNK_NBYTES)
-    for nbytes in (8, 256 * 8, CHUNK_NBYTES):
+    data = np.random.default_rng(4).bytes(DEFAULT_CHUNK_NBYTES)
+    for nbytes in (8, 256 * 8, DEFAULT_CHUNK_NBYTES):
         assert len(packed(data[:nbytes], layout)) <= 1.001 * nbytes + 250
     assert sampled_ratio(data, layout) == pytest.approx(1, abs=0.01)
 
@@ -323,13 +322,13 @@ def test_exponents_are_held_in_pairs_unless_a_level_is_asked_for(level: int, hal
 
 def test_what_comes_behind_a_chunk_that_does_not_shrink_still_does() -> None:
     random = np.random.default_rng(6)
-    noise = random.bytes(CHUNK_NBYTES)
-    data = noise + random.integers(0, 20, 3 * CHUNK_NBYTES, dtype=np.uint8).tobytes()
+    noise = random.bytes(DEFAULT_CHUNK_NBYTES)
+    data = noise + random.integers(0, 20, 3 * DEFAULT_CHUNK_NBYTES, dtype=np.uint8).tobytes()
     behind = len(packed(data, Layout(1))) - len(packed(noise, Layout(1)))
-    assert behind < 3 * CHUNK_NBYTES * 0.6
+    assert behind < 3 * DEFAULT_CHUNK_NBYTES * 0.6
     assert sampled_ratio(data, Layout(1)) == pytest.approx(len(data) / len(packed(data, Layout(1))), rel=0.02)
     # Held as pairs when it is alone, and as it is behind the noise, where no base was found.
-    rest = random.geometric(0.4, 3 * CHUNK_NBYTES).clip(max=14).astype(np.uint8).tobytes()
+    rest = random.geometric(0.4, 3 * DEFAULT_CHUNK_NBYTES).clip(max=14).astype(np.uint8).tobytes()
     behind = len(packed(noise + rest, Layout(1))) - len(packed(noise, Layout(1)))
     assert behind == pytest.approx(len(packed(rest, Layout(1))), rel=0.04)
 

@@ -471,7 +471,7 @@ REFUSED: list[tuple[str, Data, str]] = [
         b"x",
         f"key-too-long: '{KEY_37}' has 37 bytes, a key has at most 16: use blobstore.create, which maps long names",
     ),
-    ("first", b"x", "duplicate-key: 'first' is in the file already"),
+    ("first", b"x", "duplicate-key: 'first' is already in the file"),
     ("a", b"", "empty-blob: 'a' has no bytes, a blob has at least one"),
     ("a", np.zeros((3, 0), np.float32), "empty-blob: 'a' has no bytes, a blob has at least one"),
     ("a", FileRange(0, 0, 0), "empty-blob: 'a' has no bytes, a blob has at least one"),
@@ -539,7 +539,7 @@ def test_a_blob_that_breaks_off_gives_the_file_up(path: Path, version: int) -> N
 
     with pytest.raises(UsageError) as caught:
         write()
-    assert str(caught.value) == "incomplete: an error broke off a blob: this file can't be completed"
+    assert str(caught.value) == "incomplete: a blob is incomplete after an error: this file can't be completed"
     assert not path.exists()
 
 
