@@ -28,15 +28,15 @@ piece_sizes = st.one_of(st.integers(0, 100), st.sampled_from([INLINE - 1, INLINE
 
 @pytest.fixture
 def hasher() -> Iterator[Hasher]:
-    one = Hasher()
-    one.begin()
-    yield one
-    one.close()
+    new_hasher = Hasher()
+    new_hasher.begin()
+    yield new_hasher
+    new_hasher.close()
 
 
 @pytest.fixture
 def file(tmp_path: Path) -> Iterator[int]:
-    """Descriptor of a file that holds DATA."""
+    """The descriptor of a file that holds DATA."""
     (tmp_path / "file").write_bytes(DATA)
     fd = os.open(tmp_path / "file", os.O_RDONLY)
     yield fd
@@ -52,11 +52,11 @@ def test_a_range_of_any_size_has_its_digest_and_tells_of_every_byte(tmp_path: Pa
     data = (DATA * (nbytes // len(DATA) + 1))[:nbytes]
     (tmp_path / "large").write_bytes(b"before" + data + b"behind")
     fd = os.open(tmp_path / "large", os.O_RDONLY)
-    told: list[int] = []
-    assert digest_of(FileRange(fd, 6, nbytes), told.append) == digest_of([memoryview(data)]) == sha256(data)
+    reported: list[int] = []
+    assert digest_of(FileRange(fd, 6, nbytes), reported.append) == digest_of([memoryview(data)]) == sha256(data)
     os.close(fd)
-    assert sum(told) == nbytes
-    assert all(0 < one <= CHUNK_NBYTES for one in told)
+    assert sum(reported) == nbytes
+    assert all(0 < step <= CHUNK_NBYTES for step in reported)
 
 
 @pytest.mark.parametrize("nbytes", [0, 1, 5000, (1 << 18) + 1])
@@ -75,7 +75,7 @@ def update(hasher: Hasher, data: bytes | FileRange) -> None:
     source = data if isinstance(data, FileRange) else memoryview(bytearray(data))
     with hasher.updating(source):
         pass
-    if isinstance(source, memoryview):  # it may be reused
+    if isinstance(source, memoryview):  # callers may reuse it
         source[:] = bytes(len(source))
 
 
@@ -108,7 +108,7 @@ def test_pieces_that_last_are_hashed_in_order(file: int, blobs: list[list[tuple[
 
 @pytest.fixture
 def gate(monkeypatch: pytest.MonkeyPatch) -> Iterator[threading.Event]:
-    """Nothing is hashed before it is set."""
+    """Keeps everything from being hashed until it is set."""
     gate, hashed = threading.Event(), hashing._hash
 
     def late(*args: object) -> None:
@@ -140,14 +140,14 @@ def test_what_waits_is_let_go_of_when_it_is_not_wanted_any_more(hasher: Hasher, 
             pass
     threading.Timer(0.05, gate.set).start()
     hasher.discard()
-    data.clear()  # refused while there is a view of it
+    data.clear()  # raises while a view of it exists
 
 
 def test_no_more_than_so_much_memory_waits(
     hasher: Hasher, gate: threading.Event, file: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(hashing, "_WAITING_NBYTES", len(DATA))
-    for source in (memoryview(DATA), FileRange(file, 0, len(DATA))):  # a file holds no memory
+    for source in (memoryview(DATA), FileRange(file, 0, len(DATA))):  # a file range takes no memory
         with hasher.updating(source, immutable=True):
             pass
     threading.Timer(0.05, gate.set).start()
@@ -171,7 +171,7 @@ def test_exactly_so_much_memory_may_wait(
 
 
 def test_no_more_pieces_wait_than_threads_need(hasher: Hasher, gate: threading.Event) -> None:
-    # Each was made for the file: what waits is memory that nobody else holds.
+    # Each piece was made for the file: while it waits, it takes memory that nobody else holds.
     for _ in range(hashing._WAITING_PIECES):
         with hasher.updating(memoryview(DATA), immutable=True):
             assert not gate.is_set()

@@ -103,7 +103,7 @@ def test_the_callers_thread_is_one_of_those_that_work(workers: int) -> None:
 
     def job() -> None:
         seen.add(threading.get_ident())
-        together.wait()  # until as many jobs run at the same time
+        together.wait()  # until this many jobs run at the same time
 
     assert list(in_order([job] * (3 * workers), workers)) == [None] * (3 * workers)
     assert len(seen) == workers
@@ -111,7 +111,7 @@ def test_the_callers_thread_is_one_of_those_that_work(workers: int) -> None:
 
 
 class Data:
-    """What a job works on."""
+    """The data of a job."""
 
     def fail(self) -> None:
         raise ValueError("broken")
@@ -128,13 +128,13 @@ def test_an_error_keeps_nothing_alive_once_it_is_caught(run: Callable[..., Any],
             held.append(weakref.ref(data))
             yield data.fail
 
-    gc.disable()  # what is in a cycle stays until it is collected
+    gc.disable()  # so that reference cycles stay alive
     try:
         with pytest.raises(ValueError, match="broken") as caught:
             list(run(jobs(), workers))
         del caught
         assert len(held) >= (2 if run is in_order else 1)
-        assert [one() for one in held] == [None] * len(held)
+        assert [reference() for reference in held] == [None] * len(held)
     finally:
         gc.enable()
 
