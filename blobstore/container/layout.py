@@ -30,7 +30,7 @@ PLACEHOLDER = HEADER.pack(MAGIC, 0, FILE_ALIGN)
 
 
 def max_blobs_from(count: int) -> int:
-    """Return how many blobs a file made from one with ``count`` may have: every gemma.cpp that reads that reads it."""
+    """Return how many blobs a file made from one with ``count`` may have: it stays portable if the original is."""
     return MAX_PORTABLE_BLOBS if count <= MAX_PORTABLE_BLOBS else MAX_BLOBS
 
 

@@ -72,10 +72,16 @@ class Hasher:
     the caller writes, and the pieces of one blob depend on each other.
     """
 
-    def __init__(self) -> None:
-        """Begin with no blobs."""
+    def __init__(self, *, waiting_nbytes: int = _WAITING_NBYTES, waiting_pieces: int = _WAITING_PIECES) -> None:
+        """Begin with no blobs.
+
+        Args:
+            waiting_nbytes: How much memory may wait to be hashed before `updating` waits.
+            waiting_pieces: In how many pieces.
+        """
         from concurrent.futures import ThreadPoolExecutor  # noqa: PLC0415 (import blobstore stays cheap)
 
+        self._waiting_nbytes, self._waiting_pieces = waiting_nbytes, waiting_pieces
         self._blobs: list[_Blob] = []
         self._held = self._pieces = 0  # bytes of memory that wait, and in how many pieces
         self._changed = threading.Condition()
@@ -173,7 +179,7 @@ class Hasher:
                 self._changed.notify_all()
 
     def _may_wait(self, nbytes: int) -> bool:
-        return self._pieces < _WAITING_PIECES and self._held + nbytes <= _WAITING_NBYTES
+        return self._pieces < self._waiting_pieces and self._held + nbytes <= self._waiting_nbytes
 
     def _wait_until(self, reached: Callable[[], bool]) -> None:
         with self._changed:

@@ -4,6 +4,7 @@ import hashlib
 import os
 import threading
 import time
+from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 import pytest
@@ -143,42 +144,51 @@ def test_what_waits_is_let_go_of_when_it_is_not_wanted_any_more(hasher: Hasher, 
     data.clear()  # raises while a view of it exists
 
 
-def test_no_more_than_so_much_memory_waits(
-    hasher: Hasher, gate: threading.Event, file: int, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(hashing, "_WAITING_NBYTES", len(DATA))
-    for source in (memoryview(DATA), FileRange(file, 0, len(DATA))):  # a file range takes no memory
-        with hasher.updating(source, immutable=True):
-            pass
-    threading.Timer(0.05, gate.set).start()
-    with hasher.updating(memoryview(DATA), immutable=True):
-        assert gate.is_set()
-    assert hasher.digests() == [sha256(DATA * 3)]
+@contextmanager
+def limited(gate: threading.Event, **limits: int) -> Iterator[Hasher]:
+    """A hasher with one blob, closed once the gate is open."""
+    hasher = Hasher(**limits)
+    hasher.begin()
+    try:
+        yield hasher
+    finally:
+        gate.set()
+        hasher.close()
 
 
-def test_exactly_so_much_memory_may_wait(
-    hasher: Hasher, gate: threading.Event, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(hashing, "_WAITING_NBYTES", 2 * len(DATA))
-    late = threading.Timer(20, gate.set)
-    late.start()
-    for _ in range(2):
+def test_no_more_than_so_much_memory_waits(gate: threading.Event, file: int) -> None:
+    with limited(gate, waiting_nbytes=len(DATA)) as hasher:
+        for source in (memoryview(DATA), FileRange(file, 0, len(DATA))):  # a file range takes no memory
+            with hasher.updating(source, immutable=True):
+                pass
+        threading.Timer(0.05, gate.set).start()
         with hasher.updating(memoryview(DATA), immutable=True):
-            assert not gate.is_set()
-    late.cancel()
-    gate.set()
-    assert hasher.digests() == [sha256(DATA * 2)]
+            assert gate.is_set()
+        assert hasher.digests() == [sha256(DATA * 3)]
 
 
-def test_no_more_pieces_wait_than_threads_need(hasher: Hasher, gate: threading.Event) -> None:
+def test_exactly_so_much_memory_may_wait(gate: threading.Event) -> None:
+    with limited(gate, waiting_nbytes=2 * len(DATA)) as hasher:
+        late = threading.Timer(20, gate.set)
+        late.start()
+        for _ in range(2):
+            with hasher.updating(memoryview(DATA), immutable=True):
+                assert not gate.is_set()
+        late.cancel()
+        gate.set()
+        assert hasher.digests() == [sha256(DATA * 2)]
+
+
+def test_no_more_pieces_wait_than_allowed(gate: threading.Event) -> None:
     # Each piece was made for the file: while it waits, it takes memory that nobody else holds.
-    for _ in range(hashing._WAITING_PIECES):
+    with limited(gate, waiting_pieces=5) as hasher:
+        for _ in range(5):
+            with hasher.updating(memoryview(DATA), immutable=True):
+                assert not gate.is_set()
+        threading.Timer(0.05, gate.set).start()
         with hasher.updating(memoryview(DATA), immutable=True):
-            assert not gate.is_set()
-    threading.Timer(0.05, gate.set).start()
-    with hasher.updating(memoryview(DATA), immutable=True):
-        assert gate.is_set()
-    assert hasher.digests() == [sha256(DATA * (hashing._WAITING_PIECES + 1))]
+            assert gate.is_set()
+        assert hasher.digests() == [sha256(DATA * 6)]
 
 
 def test_a_file_that_was_to_last_and_is_shorter_is_reported(hasher: Hasher, file: int) -> None:
