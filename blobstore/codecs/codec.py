@@ -172,27 +172,30 @@ def decode(
             "wrong-size", f"{element_type}: {start + count} values take {needed} bytes, found {len(stored)}"
         )
     out = np.empty(count, dtype=dtype)
-    codec, group = _CODECS[element_type.name], element_type.group or 1
-    direct = scale == 1.0 and (dtype == np.float32 or (dtype == _BF16 and element_type.name in _EXACT_IN_BF16))
     done = 0
     while done < count:
-        # From the border of the group that holds the next value, up to another border or the end.
-        skip = (start + done) % group
-        first = start + done - skip
-        stop = min(first + PIECE, start + count)
-        piece = stored[element_type.nbytes(first) :]
-        part = out[done : done + stop - first - skip]
-        if direct and not skip:
-            codec.decode_piece(piece, stop - first, part)
-        else:
-            values = np.empty(stop - first, dtype=np.float32)
-            codec.decode_piece(piece, stop - first, values)
-            with np.errstate(all="ignore"):  # foreign bytes may hold any value; all are decoded
-                if scale != 1.0:
-                    values *= np.float32(scale)
-                part[:] = values[skip:]
-        done += len(part)
+        done += _decode_piece(element_type, stored, start + done, out[done:], scale)
     return out
+
+
+def _decode_piece(element_type: ElementType, stored: Bytes, start: int, out: Array, scale: float) -> int:
+    """Decode values from ``start`` on into the beginning of ``out``; return how many, at most `PIECE`."""
+    codec = _CODECS[element_type.name]
+    # From the border of the group that holds the first value, up to another border or the end.
+    skip = start % (element_type.group or 1)
+    count = min(PIECE, skip + len(out))
+    data, part = stored[element_type.nbytes(start - skip) :], out[: count - skip]
+    is_exact = out.dtype == np.float32 or (out.dtype == _BF16 and element_type.name in _EXACT_IN_BF16)
+    if is_exact and scale == 1.0 and not skip:
+        codec.decode_piece(data, count, part)
+    else:
+        values = np.empty(count, dtype=np.float32)
+        codec.decode_piece(data, count, values)
+        with np.errstate(all="ignore"):  # foreign bytes may hold any value; all are decoded
+            if scale != 1.0:
+                values *= np.float32(scale)
+            part[:] = values[skip:]
+    return len(part)
 
 
 def _pieces(values: Array) -> Iterator[Array]:

@@ -88,13 +88,8 @@ class ContainerWriter(Completing):
         if isinstance(target, (str, os.PathLike)):
             self._file = AtomicFile(target)
             self._sink = Sink(self._file.fileno(), self._file.path)
-        elif not hasattr(target, "write"):
-            raise UsageError("bad-target", f"expected a path or a binary stream, found {type(target).__name__}")
-        elif version == 1:
-            raise UsageError(
-                "needs-seek", "version 1 begins with its directory, and a stream can't: write version 2, or to a path"
-            )
         else:
+            _check_stream(target, version)
             self._sink = Sink(target)
         # Version 1 can't know its first blob's offset yet: leave space for the largest directory, and move the blobs at
         # the end.
@@ -358,3 +353,12 @@ class ContainerWriter(Completing):
         head = Sink(fd, self.path)
         head.write(memoryview((directory.header() + directory.to_bytes()).ljust(start, b"\0")))
         head.flush()
+
+
+def _check_stream(stream: BinaryIO, version: int) -> None:
+    if not hasattr(stream, "write"):
+        raise UsageError("bad-target", f"expected a path or a binary stream, found {type(stream).__name__}")
+    if version == 1:
+        raise UsageError(
+            "needs-seek", "version 1 begins with its directory, which needs a file: write version 2, or to a path"
+        )

@@ -593,7 +593,7 @@ def test_version_1_is_not_streamed() -> None:
         BlobWriter(io.BytesIO(), version=1)
     assert (
         str(caught.value)
-        == "needs-seek: version 1 begins with its directory, and a stream can't: write version 2, or to a path"
+        == "needs-seek: version 1 begins with its directory, which needs a file: write version 2, or to a path"
     )
 
 
