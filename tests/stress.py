@@ -23,7 +23,7 @@ import blobstore
 from blobstore.edit.reindex import attach_index, build_for, detach_index
 from blobstore.edit.rewrite import Edits, rewrite
 from blobstore.errors import BlobStoreError
-from blobstore.fileio.atomic import abandoned
+from blobstore.fileio.temporary import abandoned
 
 if TYPE_CHECKING:
     from collections.abc import Callable

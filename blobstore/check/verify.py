@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import threading
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import nullcontext
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import ml_dtypes
@@ -16,7 +16,7 @@ from blobstore.check.structure import open_checked
 from blobstore.container.keys import INDEX_KEY
 from blobstore.errors import CodecError, FormatError, UsageError
 from blobstore.fileio.hashing import digest_of
-from blobstore.fileio.threads import cores
+from blobstore.fileio.threads import run_all
 from blobstore.gemma.toc import odd_strides_in, stride_fault
 from blobstore.store.reader import Store
 
@@ -149,12 +149,7 @@ def verify_blobs(
 
     # The largest first, so that none is left for one thread at the end.
     rows = sorted(range(len(known)), key=lambda row: -int(reader.directory.sizes[known[row]]))
-    with ThreadPoolExecutor(workers or cores(), thread_name_prefix="blobstore-verify") as pool:
-        try:
-            wrong = list(pool.map(differs, rows)) if workers != 1 else [differs(row) for row in rows]
-        except BaseException:
-            stop.set()  # also when interrupted: nobody waits for the rest
-            raise
+    wrong = run_all((partial(differs, row) for row in rows), workers, stop=stop)
     damaged = sorted(row for row, is_wrong in zip(rows, wrong, strict=True) if is_wrong)
     names = _names_in(index, damaged)
     yield from (_damage(reader, int(known[row]), tuple(names[row])) for row in damaged)

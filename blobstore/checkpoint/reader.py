@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from blobstore.checkpoint.safetensors import SafetensorsEntry, parse_header
 from blobstore.errors import CheckpointError, in_file
 from blobstore.fileio.closing import Closing
-from blobstore.fileio.descriptors import open_one_of_many
+from blobstore.fileio.plain_files import open_one_of_many
 from blobstore.fileio.ranges import FileRange
 from blobstore.fileio.source import read_beginning
 from blobstore.index.inputs import refuse_inputs

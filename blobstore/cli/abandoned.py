@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 
 from blobstore.cli.output import note, size
-from blobstore.fileio.atomic import abandoned
+from blobstore.fileio.temporary import abandoned
 
 
 def tell_abandoned(path: str) -> None:

@@ -15,11 +15,12 @@ from blobstore.checkpoint.safetensors import dump_header
 from blobstore.codecs import PIECE
 from blobstore.errors import CodecError, UsageError
 from blobstore.export.arrangement import rows_from
-from blobstore.fileio.atomic import AtomicFile, move_together, write_file
+from blobstore.fileio.atomic import AtomicFile, write_file
 from blobstore.fileio.locking import turn_at
 from blobstore.fileio.ranges import CHUNK_NBYTES, FileRange, flat_bytes
 from blobstore.fileio.sink import Sink
 from blobstore.fileio.source import read_whole
+from blobstore.fileio.together import move_together
 from blobstore.index.inputs import files_of, refuse_inputs
 
 if TYPE_CHECKING:

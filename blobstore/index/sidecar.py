@@ -17,9 +17,10 @@ from typing import TYPE_CHECKING
 from blobstore.container.keys import INDEX_KEY
 from blobstore.container.reader import BlobReader
 from blobstore.errors import FormatError, UsageError
-from blobstore.fileio.atomic import AtomicFile, move_together, write_file
+from blobstore.fileio.atomic import AtomicFile, write_file
 from blobstore.fileio.locking import turn_at
 from blobstore.fileio.source import read_beginning
+from blobstore.fileio.together import move_together
 from blobstore.index.build import unbind_index
 from blobstore.index.inputs import refuse_inputs
 from blobstore.index.locate import beside, external_path, read_external

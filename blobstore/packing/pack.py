@@ -191,7 +191,7 @@ def _max_blobs(manifest: Manifest, index: NameIndex | None) -> int:
 def _background_hashing(reader: BlobReader) -> Iterator[StartHashing]:
     """Return a function that starts to hash a range of a file; at the end of the block unfinished work is dropped."""
     stop = threading.Event()
-    # One thread for the whole file, one for its blobs.
+    # One thread for the whole file, one for its blobs. Not `in_order`: jobs come while blobs are packed.
     with ThreadPoolExecutor(2, thread_name_prefix="blobstore-sha256") as pool:
         try:
             yield lambda offset, nbytes: pool.submit(_digest_of, reader, stop, offset, nbytes)

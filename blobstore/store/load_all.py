@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from blobstore.fileio.descriptors import read_into
 from blobstore.fileio.ranges import CHUNK_NBYTES
-from blobstore.fileio.threads import cores
+from blobstore.fileio.threads import run_all
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
@@ -71,19 +70,17 @@ def load_all(
     others = {info.place: info for info in infos if not _is_plain(info)}  # names for the same bytes share memory
     packed = {place: info for place, info in others.items() if _is_only_packed(info)}
     buffers = {place: np.empty(info.element_nbytes, dtype=np.uint8) for place, info in packed.items()}
-    with ThreadPoolExecutor(workers or cores(), thread_name_prefix="blobstore-load") as pool:
-        try:
-            jobs = [pool.submit(job) for group in groups for job in group.reading(fd)]
-            jobs += [
-                pool.submit(job) for place, info in packed.items() for job in _unpacking(blobs(), info, buffers[place])
-            ]
-            loading = {place: pool.submit(load, info) for place, info in others.items() if place not in packed}
-            for job in jobs:
-                job.result()
-            arrays = {place: job.result() for place, job in loading.items()}
-        except BaseException:
-            pool.shutdown(cancel_futures=True)  # nobody waits for the rest
-            raise
+    loading = {place: info for place, info in others.items() if place not in packed}
+
+    def jobs() -> Iterator[Callable[[], Any]]:
+        for group in groups:
+            yield from group.reading(fd)
+        for place, info in packed.items():
+            yield from _unpacking(blobs(), info, buffers[place])
+        yield from (partial(load, info) for info in loading.values())
+
+    results = run_all(jobs(), workers)
+    arrays = dict(zip(loading, results[len(results) - len(loading) :], strict=True))
     arrays |= {place: np.ndarray(info.shape, info.dtype, buffers[place]) for place, info in packed.items()}
     views = {info.name: group.tensor(info) for group in groups for info in group.infos}
     return {info.name: views[info.name] if info.name in views else arrays[info.place] for info in infos}

@@ -246,7 +246,7 @@ def test_a_reader_that_is_interrupted_stops_at_once(tmp_path: Path) -> None:
 
     with pytest.raises(KeyboardInterrupt):
         verify_file(path, bar=bar)
-    assert not [one for one in threading.enumerate() if one.name.startswith("blobstore-verify")]
+    assert not [one for one in threading.enumerate() if one.name.startswith("blobstore")]
 
 
 # -------------------------------------------------------------------------------------------------------------- values

@@ -27,9 +27,10 @@ from blobstore.edit.reindex import attach_index, build_for, detach_index
 from blobstore.edit.rewrite import Edits, rewrite
 from blobstore.errors import BlobStoreError, UsageError
 from blobstore.fileio import atomic, locking
-from blobstore.fileio.atomic import AtomicFile, abandoned, write_file
-from blobstore.fileio.descriptors import ReopenedFile, open_one_of_many
+from blobstore.fileio.atomic import AtomicFile, write_file
 from blobstore.fileio.locking import turn_at
+from blobstore.fileio.plain_files import ReopenedFile, open_one_of_many
+from blobstore.fileio.temporary import abandoned
 from blobstore.index import open_index
 from tests.checkpoints import linux_only, small, snapshot, write_peer, write_shards
 from tests.conftest import ROOT
@@ -280,24 +281,6 @@ def test_the_leftover_of_a_killed_writer_is_reported_and_removed_but_not_the_fil
     for process in (dead, living):
         assert process.stdout
         process.stdout.close()
-
-
-def test_only_temporary_files_of_ours_are_abandoned(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    (tmp_path / ".blobstore-0000000000000000.tmp").mkdir()
-    os.mkfifo(tmp_path / ".blobstore-1111111111111111.tmp")
-    (tmp_path / "target").write_bytes(b"data")
-    (tmp_path / ".blobstore-2222222222222222.tmp").symlink_to("target")
-    for name in (".blobstore-cache.tmp", f".blobstore-{'3' * 16}.new", f".blobstore-{'A' * 16}.tmp"):
-        (tmp_path / name).write_bytes(b"data")
-    assert abandoned(str(tmp_path)) == []
-    assert abandoned(str(tmp_path / "nowhere")) == []
-    (tmp_path / ".blobstore-3333333333333333.tmp").write_bytes(b"data")
-    assert abandoned(str(tmp_path)) == [str(tmp_path / ".blobstore-3333333333333333.tmp")]
-    # Without locks nobody can know whether a writer is still running.
-    monkeypatch.setattr(atomic, "lock", lambda *_, **__: False)
-    assert abandoned(str(tmp_path)) == []
-    write_file(tmp_path / "target", b"new")
-    assert (tmp_path / ".blobstore-3333333333333333.tmp").exists()
 
 
 def test_a_file_that_is_taken_for_abandoned_before_it_is_locked_is_made_again(

@@ -17,7 +17,7 @@ from hypothesis import given, settings
 
 import blobstore
 from blobstore.codecs.element_types import BY_NAME
-from blobstore.compression.writer import CHUNK_NBYTES
+from blobstore.compression.writer import DEFAULT_CHUNK_NBYTES
 from blobstore.container.keys import RESERVED_KEYS
 from blobstore.container.reader import BlobReader
 from blobstore.edit.reindex import build_for
@@ -305,7 +305,9 @@ def test_another_codec_stays_as_it_is(tmp_path: Path) -> None:
 @pytest.mark.parametrize("dtype", [np.uint8, ml_dtypes.bfloat16, np.float32])
 @pytest.mark.parametrize("more", [-1, 0, 1])
 def test_sizes_around_a_chunks_border_come_back(tmp_path: Path, dtype: Any, more: int) -> None:  # noqa: ANN401
-    raw = np.random.default_rng(3).integers(0, 30, 2 * CHUNK_NBYTES + more * np.dtype(dtype).itemsize, dtype=np.uint8)
+    raw = np.random.default_rng(3).integers(
+        0, 30, 2 * DEFAULT_CHUNK_NBYTES + more * np.dtype(dtype).itemsize, dtype=np.uint8
+    )
     path = write_weights(tmp_path / "m.sbs", {"c_a": raw.view(dtype)})
     packed, done = there_and_back(path)
     assert done.blobs[0].packed_nbytes < 0.9 * done.blobs[0].nbytes
@@ -452,8 +454,9 @@ def test_a_blob_of_which_only_the_samples_get_smaller_stays_as_it_is(
     tmp_path: Path, version: int, digests: bool
 ) -> None:
     chunks = 16
-    data = np.frombuffer(np.random.default_rng(2).bytes(chunks * CHUNK_NBYTES), np.uint8).reshape(chunks, -1).copy()
-    data[::2, : CHUNK_NBYTES // 200] = 0  # samples are every other chunk
+    random = np.random.default_rng(2).bytes(chunks * DEFAULT_CHUNK_NBYTES)
+    data = np.frombuffer(random, np.uint8).reshape(chunks, -1).copy()
+    data[::2, : DEFAULT_CHUNK_NBYTES // 200] = 0  # samples are every other chunk
     tensors = {"c_before": weights(1, 3000), "c_tricky": data, "c_behind": weights(2, 3000)}
     path = write_weights(tmp_path / "m.sbs", tensors, version=version, digests=digests)
     packed, done = there_and_back(path)
