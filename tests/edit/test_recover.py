@@ -15,7 +15,7 @@ from blobstore.check import verify_file
 from blobstore.codecs.element_types import BY_NAME
 from blobstore.container.reader import BlobReader
 from blobstore.convert.gemma_plan import Choices
-from blobstore.edit import recover_directory
+from blobstore.edit import recover_toc
 from blobstore.edit.recover import recover
 from blobstore.errors import FormatError, UsageError
 from blobstore.export.plan import plan_export
@@ -248,12 +248,12 @@ def test_many_candidates_for_a_toc_do_not_take_for_ever(
         tried.append(len(raw))
         raise FormatError("toc-type", "none of it is read")
 
-    monkeypatch.setattr(recover_directory, "parse_toc", refuse)
+    monkeypatch.setattr(recover_toc, "parse_toc", refuse)
     with pytest.raises(FormatError):
         recover(path, tmp_path / "out.sbs")
     assert len(tried) == tocs
     assert sum(tried) <= path.stat().st_size
-    monkeypatch.setattr(recover_directory, "_MOST_FOLLOWED", 7)
+    monkeypatch.setattr(recover_toc, "_MOST_FOLLOWED", 7)
     with pytest.raises(FormatError):
         recover(path, tmp_path / "out.sbs")
     assert len(tried) - tocs <= 7, "it follows no more records"
