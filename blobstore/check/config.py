@@ -7,9 +7,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from blobstore.check.findings import CODES, finding
-from blobstore.check.sizes import LANES, MATMUL_ROWS, MAX_COLUMNS
-from blobstore.check.vision import check_vision
+from blobstore.check.codes import CODES
+from blobstore.check.findings import finding
+from blobstore.check.vision import LANES, MATMUL_ROWS, MAX_COLUMNS, check_vision
 from blobstore.container.keys import CONFIG_KEY
 from blobstore.convert.gemma_families import lost_stops, right_label, runtime_notes
 from blobstore.gemma.config import LayerType, Model, WeightType

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from blobstore.check.findings import finding
-from blobstore.check.sizes import MATMUL_ROWS
+from blobstore.check.vision import MATMUL_ROWS
 from blobstore.codecs.element_types import BY_NAME
 from blobstore.container.keys import INDEX_KEY, RESERVED_KEYS
 from blobstore.container.layout import KEY_NBYTES

@@ -8,7 +8,6 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from blobstore.check.findings import finding
-from blobstore.check.sizes import LANES, MATMUL_ROWS, MAX_COLUMNS
 from blobstore.gemma.config import LayerType, Wrapping
 from blobstore.gemma.runtimes import OCTOBER
 
@@ -18,6 +17,10 @@ if TYPE_CHECKING:
     from blobstore.check.findings import Finding
     from blobstore.gemma.config import LayerConfig, ModelConfig
 
+# Sizes that are fixed in gemma.cpp, for text layers as well.
+MATMUL_ROWS = 4  # a matrix product takes this many at a time
+MAX_COLUMNS = 36 * 1024  # of a matrix product
+LANES = 8  # floats in an AVX2 vector: 2025-10 reads queries in multiples of it
 _PATCH = 14
 _MAX_PATCHES = 4096  # rows of a matrix product
 _POOLED_PATCHES, _POOL = 4096, 4  # of the pooling of wrapping vlm
