@@ -18,12 +18,13 @@ class Kind:
     """A kind of finding.
 
     Attributes:
-        severity: ``error``: it can't be used, or would give wrong results; ``warning``: it may; ``note``: good to know.
+        severity: ``error``: the file can't be used, or gives wrong results; ``warning``: it may; ``note``: good to
+            know.
         effect: What happens in gemma.cpp, or to a reader.
-        remedy: What to do.
+        remedy: The fix.
         runtimes: Names of the states of gemma.cpp that it concerns.
-        asked: Its severity where one of these is asked for by name; None for the same. A file for newer runtimes isn't
-            wrong because older ones don't read it.
+        asked: The severity if one of these states is asked for by name; None for the same. A file for newer runtimes
+            isn't wrong because older ones can't read it.
     """
 
     severity: Severity
@@ -34,13 +35,14 @@ class Kind:
 
 
 _STOPS = "gemma.cpp stops when it opens the file"
-_UNSEEN = "gemma.cpp does not see it and may read wrong bytes; other readers refuse the file"
-_ANEW = "write the file again with blobstore, or fetch it again"
-_CUT = "fetch the file again; blobstore recover saves what is whole"
+_UNSEEN = "gemma.cpp does not notice and may read wrong bytes; other readers refuse the file"
+_ANEW = "write the file again with blobstore, or download it again"
+_DOWNLOAD = "download the file again"
+_CUT = f"{_DOWNLOAD}; blobstore recover saves what is intact"
 _CONVERT = "convert the checkpoint again with blobstore convert"
-_REWRITE = "blobstore rewrite FILE -o OUT writes it anew, with zeros"
+_REWRITE = "blobstore rewrite FILE -o OUT writes a copy padded with zeros"
 _NO_LOAD = "gemma.cpp stops when it loads the tensors"
-_REINDEX = "blobstore index build FILE --force makes a new one"
+_REINDEX = "blobstore index build FILE --force builds a new one"
 _NEWER = "use a newer gemma.cpp"
 _OLD = (OCTOBER.name, APRIL.name)
 _NEW = (APRIL.name, LATER.name)
@@ -48,41 +50,47 @@ _PAD = "pad the embedding, and vocab_size, with copies of the <pad> row to a mul
 
 _CONTAINER = {
     "truncated": Kind("error", _STOPS, _CUT),
-    "bad-magic": Kind("error", f"{_STOPS}, unless only the placeholder of version 2 is wrong", "this is no .sbs file"),
+    "bad-magic": Kind(
+        "error", f"{_STOPS}, unless only the placeholder of version 2 is wrong", "this is not an .sbs file"
+    ),
     "bad-placeholder": Kind("error", _UNSEEN, _ANEW),
     "no-directory": Kind("error", _STOPS, _CUT),
-    "blob-count": Kind("error", "gemma.cpp stops, or reads what its own writer would not write", _ANEW),
+    "blob-count": Kind("error", "gemma.cpp stops, or reads a file that its own writer would not write", _ANEW),
     "file-size": Kind("error", _STOPS, _CUT),
     "directory-range": Kind("error", _STOPS, _CUT),
     "bad-key": Kind("error", _UNSEEN, _ANEW),
     "duplicate-key": Kind("error", _UNSEEN, _ANEW),
     "empty-blob": Kind("error", _STOPS, _ANEW),
-    "blob-range": Kind("error", f"{_STOPS}, or reads wrong bytes where a sum wraps", _ANEW),
+    "blob-range": Kind("error", f"{_STOPS}, or reads wrong bytes if a sum wraps around", _ANEW),
     "blob-offset": Kind("error", _STOPS, _ANEW),
-    "payload-end": Kind("error", "gemma.cpp crashes, or does not see it; other readers refuse the file", _ANEW),
-    "padding": Kind("warning", "none: no reader looks there; the file is not as it was written", _REWRITE),
+    "payload-end": Kind("error", "gemma.cpp crashes, or does not notice; other readers refuse the file", _ANEW),
+    "padding": Kind("warning", "none: no reader looks there, but the file is not as it was written", _REWRITE),
 }
 _INDEX = {
-    "index": Kind("error", "gemma.cpp ignores the index; by name the file can't be read", _REINDEX),
+    "index": Kind("error", "gemma.cpp ignores the index; the file can't be read by name", _REINDEX),
     "index-digest": Kind("error", "a name, shape or digest may be wrong", _REINDEX),
-    "index-misplaced": Kind("error", "no reader finds the names", "fetch the file again"),
+    "index-misplaced": Kind("error", "no reader finds the names", _DOWNLOAD),
     "index-disagrees": Kind("warning", "Python and gemma.cpp read the tensor differently", _REINDEX),
 }
 _CONTENTS = {
-    "damaged-blob": Kind("error", "these tensors have wrong values", "fetch the file again"),
+    "damaged-blob": Kind("error", "these tensors have wrong values", _DOWNLOAD),
     "no-digests": Kind(
-        "warning", "a change in a blob can't be found", "blobstore index build FILE --digests keeps them from now on"
+        "warning",
+        "a change in a blob can't be detected",
+        "blobstore index build FILE --digests stores them from now on",
     ),
-    "no-digest": Kind("note", "a change in this blob can't be found", _REINDEX),
-    "not-a-number": Kind("error", "results become NaN", "fetch or convert again from a sound source"),
-    "infinite": Kind("warning", "results may become NaN", "look whether the source has them too"),
-    "reserved-code": Kind("error", "gemma.cpp's decoder stops, or gives an unspecified value", _CONVERT),
-    "undecodable": Kind("note", "its values were not looked at", "a newer blobstore may know it"),
+    "no-digest": Kind("note", "a change in this blob can't be detected", _REINDEX),
+    "not-a-number": Kind("error", "results become NaN", "download it again, or convert again from a sound source"),
+    "infinite": Kind("warning", "results may become NaN", "check whether the source has them too"),
+    "reserved-code": Kind("error", "gemma.cpp's decoder stops, or returns an unspecified value", _CONVERT),
+    "undecodable": Kind("note", "its values were not checked", "a newer blobstore may decode it"),
 }
 _RUNTIME = {
     "not-for-gemma": Kind("error", "gemma.cpp has nothing to run", _CONVERT),
     "by-name": Kind(
-        "note", "not looked at as a model: no config, no toc", "blobstore check --for gemma.cpp says what is missing"
+        "note",
+        "not checked as a model: it has no config and no toc",
+        "blobstore check --for gemma.cpp says what is missing",
     ),
     "layer-number": Kind("error", _STOPS, "blobstore rewrite FILE -o OUT --rename OLD=NEW"),
     "type-letter": Kind("warning", "gemma.cpp prints a line about types", "none needed; or rename the blob"),
@@ -91,22 +99,22 @@ _RUNTIME = {
     "key-too-long": Kind("error", "gemma.cpp stops when it reads the toc", _CONVERT),
     "before-2025": Kind(
         "note",
-        "gemma.cpp guesses the model from the number of layers; the tokenizer has to be given with --tokenizer",
+        "gemma.cpp guesses the model from the number of layers, and needs --tokenizer",
         _CONVERT,
     ),
-    "letters-damaged": Kind("error", "gemma.cpp stops, or takes wrong scales", _CONVERT),
+    "letters-damaged": Kind("error", "gemma.cpp stops, or uses wrong scales", _CONVERT),
     "no-config": Kind("error", "gemma.cpp stops: it can't deduce the type of the weights", _CONVERT),
-    "config-damaged": Kind("error", "gemma.cpp stops when it reads the config, or reads it otherwise", _CONVERT),
+    "config-damaged": Kind("error", "gemma.cpp stops when it reads the config, or reads other values", _CONVERT),
     "config-trailing": Kind("note", "none: gemma.cpp does not look there", "none needed"),
     "global-rope": Kind(
         "error",
-        "gemma.cpp computes global layers with a RoPE base of 10,000, without a word: worse text, by 4 % more bits",
-        "blobstore repair FILE changes the config, and no tensor",
+        "gemma.cpp silently computes global layers with a RoPE base of 10,000: the text gets worse (4 % more bits)",
+        "blobstore repair FILE changes the config, but no tensor",
         _NEW,
     ),
     "rope-by-label": Kind(
         "note",
-        "gemma.cpp takes the RoPE base of global layers from the model's number: worse text, by 4 % more bits",
+        "gemma.cpp takes the RoPE base of global layers from the model's number: the text gets worse (4 % more bits)",
         _NEWER,
         (OCTOBER.name,),
         asked="warning",
@@ -119,37 +127,41 @@ _RUNTIME = {
     "newer-vector": Kind("note", "gemma.cpp stops: a vector is too long", _NEWER, asked="error"),
     "newer-blobs": Kind("note", "gemma.cpp stops when it opens the file", _NEWER, _OLD, asked="error"),
     "custom-model": Kind(
-        "warning", "the program gemma stops when it shows the config, which it does by default", "gemma --verbosity 0"
+        "warning", "the gemma program stops when it prints the config, which it does by default", "gemma --verbosity 0"
     ),
-    "not-compared": Kind("note", "not looked at: which tensors such a model has is not known here", "none needed"),
+    "not-compared": Kind(
+        "note", "not checked: this version doesn't know which tensors such a model has", "none needed"
+    ),
     "config-model": Kind("error", "gemma.cpp stops when it reads the config", _CONVERT),
-    "config-sizes": Kind("error", "gemma.cpp stops or crashes: when it loads, or when it generates", _CONVERT),
-    "unlike-layers": Kind("error", "gemma.cpp crashes: it makes room for all layers by the first one", _CONVERT, _OLD),
-    "columns": Kind("error", "gemma.cpp stops when it computes", "no gemma.cpp has room for such a matrix"),
+    "config-sizes": Kind("error", "gemma.cpp stops or crashes when it loads or when it generates", _CONVERT),
+    "unlike-layers": Kind(
+        "error", "gemma.cpp crashes: it sizes the buffers of all layers by the first one", _CONVERT, _OLD
+    ),
+    "columns": Kind("error", "gemma.cpp stops when it computes", "none: no gemma.cpp has a buffer for such a matrix"),
     "sequence": Kind(
-        "error", "gemma.cpp stops at prompts of as many tokens: 'increase --seq_len'", _CONVERT, (OCTOBER.name,)
+        "error", "gemma.cpp stops at prompts of that many tokens: 'increase --seq_len'", _CONVERT, (OCTOBER.name,)
     ),
     "vision-config": Kind(
         "error",
-        "text prompts run; with an image gemma.cpp stops, or corrupts memory",
-        "no image prompts with this model: gemma.cpp's sizes are fixed",
+        "text prompts run; given an image, gemma.cpp stops or corrupts memory",
+        "none: use no images with this model; gemma.cpp's sizes are fixed",
     ),
     "image-prompts": Kind(
         "note",
-        "the program gemma stops at its own asserts when it is given an image, whatever the file; text prompts run",
-        "call the library, or use a newer gemma.cpp",
+        "the gemma program stops at its own asserts when given an image, whatever the file; text prompts run",
+        "call the library instead, or use a newer gemma.cpp",
         (OCTOBER.name,),
     ),
     "too-many-layers": Kind("error", _STOPS, "a model has at most 999 layers"),
     "vocabulary": Kind(
         "error",
-        "gemma.cpp stops when it samples with top_k 1 (the default), on machines with AVX-512",
+        "gemma.cpp stops when it samples with top_k 1 (the default) on machines with AVX-512",
         _PAD,
     ),
     "stop-token": Kind(
         "warning",
-        "gemma.cpp never sees this token, and does not stop at it: an answer may go on to the limit",
-        "convert again with the eos_token_id of the model's own generation_config.json",
+        "gemma.cpp never sees this token, so it does not stop at it: an answer may run to the limit",
+        "convert again with the eos_token_id from the model's generation_config.json",
     ),
     "no-toc": Kind("error", "gemma.cpp stops: it finds no tensor", _CONVERT),
     "toc-damaged": Kind("error", "gemma.cpp stops when it reads the toc", _CONVERT),
@@ -157,15 +169,17 @@ _RUNTIME = {
     "toc-size": Kind("error", _NO_LOAD, _CONVERT),
     "toc-stride": Kind(
         "error",
-        "gemma.cpp generates garbage: the rows were written with their padding",
-        "blobstore rewrite FILE -o OUT --drop KEY where there is another form, else convert again",
+        "gemma.cpp generates garbage: the rows were written together with their padding",
+        "blobstore rewrite FILE -o OUT --drop KEY if the file has another form, else convert again",
     ),
-    "toc-numbers": Kind("warning", "none: gemma.cpp computes these anew", _CONVERT),
-    "missing-tensor": Kind("error", "gemma.cpp stops: when it loads the tensors, or when it generates", _CONVERT),
+    "toc-numbers": Kind("warning", "none: gemma.cpp recomputes these", _CONVERT),
+    "missing-tensor": Kind("error", "gemma.cpp stops when it loads the tensors or when it generates", _CONVERT),
     "both-forms": Kind("error", _NO_LOAD, "blobstore rewrite FILE -o OUT --drop KEY removes one form"),
-    "unexpected-tensor": Kind("warning", "gemma.cpp ignores it", "none needed; blobstore rewrite --drop KEY"),
+    "unexpected-tensor": Kind(
+        "warning", "gemma.cpp ignores it", "none needed; blobstore rewrite --drop KEY removes it"
+    ),
     "tensor-shape": Kind("error", "gemma.cpp stops: 'shape mismatches file'", _CONVERT),
-    "tensor-type": Kind("error", "gemma.cpp stops: when it loads the tensors, or when it computes", _CONVERT),
+    "tensor-type": Kind("error", "gemma.cpp stops when it loads the tensors or when it computes", _CONVERT),
     "pair-types": Kind("error", "gemma.cpp stops when it computes with them", _CONVERT),
     "weight-type": Kind("error", "gemma.cpp stops when it reads the toc", _CONVERT),
     "mixed-f32": Kind("error", "gemma.cpp stops when it reads the toc", "blobstore convert --weights f32"),
@@ -175,18 +189,18 @@ _RUNTIME = {
     ),
     "i8-stock": Kind(
         "error",
-        "gemma.cpp hangs when it loads the tensors, which it takes apart",
+        "gemma.cpp hangs when it loads the tensors and splits them",
         "blobstore convert --weights i8 --layout split",
         _OLD,
     ),
     "nested-fields": Kind(
-        "note", "gemma.cpp stops: it skips newer words only in outermost records", _NEWER, _OLD, asked="error"
+        "note", "gemma.cpp stops: it skips newer fields only in outermost records", _NEWER, _OLD, asked="error"
     ),
-    "rows": Kind("error", "gemma.cpp stops when it computes", "no way but another model: sizes are the model's own"),
+    "rows": Kind("error", "gemma.cpp stops when it computes", "none: the sizes are the model's own; use another model"),
     "scale-ignored": Kind("error", "gemma.cpp ignores the scale of a vector: wrong values", _CONVERT),
     "f32-large": Kind(
         "warning",
-        "gemma.cpp stops when it reads the file: 'too large for a single IO batch'; with --map 1 it does not",
+        "gemma.cpp stops when it reads the file, unless run with --map 1: 'too large for a single IO batch'",
         "run with --map 1, or convert with --weights bf16",
     ),
     "no-tokenizer": Kind("warning", "gemma.cpp can't generate text", "gemma --tokenizer tokenizer.model"),
@@ -198,7 +212,7 @@ _RUNTIME = {
     ),
     "tokenizer-size": Kind("warning", "tokens beyond the embedding read outside it", "use the model's own tokenizer"),
     "packed": Kind(
-        "error", "gemma.cpp stops: the blobs have not the sizes that the toc says", "blobstore unpack FILE -o OUT"
+        "error", "gemma.cpp stops: the blobs don't have the sizes in the toc", "blobstore unpack FILE -o OUT"
     ),
     "unused-blob": Kind("note", "gemma.cpp ignores it", "none needed"),
 }

@@ -1,4 +1,4 @@
-"""What an examination finds, and which states of gemma.cpp it concerns.
+"""Findings, and which states of gemma.cpp they concern.
 
 Spec: spec/findings.md.
 """
@@ -22,17 +22,17 @@ _SHOWN = 4
 
 @dataclass(frozen=True)
 class Finding:
-    """One thing found.
+    """One finding.
 
     Attributes:
-        severity: As its kind has it, unless this one is worse or harmless.
-        code: Stable; of `CODES`, or the reason of an error that reading or converting gives.
+        severity: That of its kind, unless this one is worse or harmless.
+        code: Stable; one of `CODES`, or the reason of an error from reading or converting.
         subject: The key, tensor or field that it is about.
         message: What was found, and what was expected.
         effect: What happens.
-        remedy: What to do.
-        offset: Of the first byte that it is about, from the beginning of the file; None when it is no place.
-        nbytes: How many bytes it is about, from there.
+        remedy: The fix.
+        offset: Of the first byte concerned, from the beginning of the file; None if it isn't about a place.
+        nbytes: Number of bytes concerned.
         names: Tensors that hold these bytes.
         runtimes: The states of gemma.cpp that it concerns: 2025-10, 2026-04, later.
     """
@@ -50,41 +50,41 @@ class Finding:
 
     @property
     def spoils(self) -> bool:
-        """Whether the runtimes that it concerns don't run the file rightly."""
+        """Whether the runtimes that it concerns run the file wrongly, or not at all."""
         kind = CODES.get(self.code)
         return self.severity == "error" or (kind is not None and kind.asked is not None)
 
 
 def runs_in(findings: Iterable[Finding], runtimes: tuple[str, ...] = NAMES) -> tuple[str, ...]:
-    """Return which of some states of gemma.cpp run a file rightly."""
-    spoiled = {name for one in findings if one.spoils for name in one.runtimes}
+    """Return which of some states of gemma.cpp run a file correctly."""
+    spoiled = {name for finding in findings if finding.spoils for name in finding.runtimes}
     return tuple(name for name in runtimes if name not in spoiled)
 
 
 def runtimes_line(findings: Iterable[Finding], runtimes: tuple[str, ...] = NAMES) -> str:
-    """Say which of some states of gemma.cpp run a file rightly, and what keeps the others from it.
+    """Say which of some states of gemma.cpp run a file correctly, and what keeps the others from it.
 
     Returns:
-        A line; empty for a file that isn't a model's.
+        A line; empty for a file without a model.
     """
     listed = list(findings)
-    if {"by-name", "not-for-gemma"} & {one.code for one in listed}:
+    if {"by-name", "not-for-gemma"} & {finding.code for finding in listed}:
         return ""
-    rightly = runs_in(listed, runtimes)
-    codes = {name: _spoilers(listed, name) for name in runtimes if name not in rightly}
-    if not rightly and len(runtimes) == 1:
-        return f"doesn't run rightly in gemma.cpp {runtimes[0]} ({codes[runtimes[0]]})"
-    if not rightly and len({*codes.values()}) == 1:
-        return f"runs rightly in no gemma.cpp ({codes[runtimes[0]]})"
-    others = _and([f"{name} ({why})" for name, why in codes.items()])
-    if not rightly:
-        return f"runs rightly in no gemma.cpp: {others}"
-    text = f"runs rightly in gemma.cpp {_and(rightly)}"
-    return f"{text}; not in {others}" if others else text
+    correct = runs_in(listed, runtimes)
+    codes = {name: _spoilers(listed, name) for name in runtimes if name not in correct}
+    if not correct and len(runtimes) == 1:
+        return f"doesn't run correctly in gemma.cpp {runtimes[0]} ({codes[runtimes[0]]})"
+    if not correct and len({*codes.values()}) == 1:
+        return f"runs correctly in no gemma.cpp ({codes[runtimes[0]]})"
+    spoiled = _and([f"{name} ({why})" for name, why in codes.items()])
+    if not correct:
+        return f"runs correctly in no gemma.cpp: {spoiled}"
+    text = f"runs correctly in gemma.cpp {_and(correct)}"
+    return f"{text}; not in {spoiled}" if spoiled else text
 
 
 def _spoilers(findings: Iterable[Finding], runtime: str) -> str:
-    codes = list(dict.fromkeys(one.code for one in findings if one.spoils and runtime in one.runtimes))
+    codes = list(dict.fromkeys(finding.code for finding in findings if finding.spoils and runtime in finding.runtimes))
     return ", ".join(codes[:_SHOWN]) + (", …" if len(codes) > _SHOWN else "")
 
 
@@ -93,17 +93,17 @@ def _and(parts: Sequence[str]) -> str:
 
 
 def asked_for(findings: Iterable[Finding], runtimes: tuple[str, ...]) -> list[Finding]:
-    """Return the findings that concern these runtimes, as severe as they are for someone who needs them."""
+    """Return the findings that concern these runtimes, with the severity they have for someone who needs them."""
     chosen = []
-    for one in findings:
-        if {*one.runtimes} & {*runtimes}:
-            kind = CODES.get(one.code)
-            chosen.append(replace(one, severity=kind.asked) if kind and kind.asked else one)
+    for found in findings:
+        if {*found.runtimes} & {*runtimes}:
+            kind = CODES.get(found.code)
+            chosen.append(replace(found, severity=kind.asked) if kind and kind.asked else found)
     return chosen
 
 
-# What the reasons of errors that begin so have in common.
-_FAMILIES = {
+# The code of errors whose reason begins with a prefix.
+_BY_PREFIX = {
     "index-": "index",
     "packed-": "damaged-blob",
     "toc-": "toc-damaged",
@@ -126,7 +126,7 @@ def finding(
     nbytes: int | None = None,
     names: tuple[str, ...] = (),
 ) -> Finding:
-    """Return a finding of a known kind; what is given goes before what the kind says."""
+    """Return a finding of a known kind; arguments override what the kind says."""
     kind = CODES[code]
     return Finding(
         severity or kind.severity,
@@ -143,8 +143,8 @@ def finding(
 
 
 def from_error(error: BlobStoreError, subject: str) -> Finding:
-    """Return what an error that reading gave says, as a finding under its own reason."""
-    family = next((kin for prefix, kin in _FAMILIES.items() if error.reason.startswith(prefix)), "truncated")
-    kind = CODES.get(error.reason) or CODES[family]
+    """Return an error from reading as a finding, under its own reason."""
+    fallback = next((code for prefix, code in _BY_PREFIX.items() if error.reason.startswith(prefix)), "truncated")
+    kind = CODES.get(error.reason) or CODES[fallback]
     offset = error.offset if isinstance(error, FormatError) else None
     return Finding(kind.severity, error.reason, subject, error.message, kind.effect, kind.remedy, offset)

@@ -26,7 +26,7 @@ EXAMPLE = """example:
 
 A file: its structure, padding and index; then, for gemma.cpp, keys, config, tensors against the config, types,
 tokenizer. It reads no weights: verify does that. Each finding has a code, the key or name that it is about, what
-happens in gemma.cpp, and the way out. One line says which states of gemma.cpp run the file rightly. What only older
+happens in gemma.cpp, and the way out. One line says which states of gemma.cpp run the file correctly. What only older
 ones don't read is a note, and an error with --for. Exit status 1 when there is an error; with --strict also for a
 warning.
 Elsewhere than on a terminal a line for each finding, tab-separated: severity, code, subject, what, effect, remedy."""

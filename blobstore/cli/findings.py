@@ -57,8 +57,8 @@ def _print_for_people(found: Sequence[Finding]) -> None:
         counts[one.code] += 1
         if counts[one.code] <= _MOST_SHOWN:
             print(f"{one.severity}: {shown(one.code)}: {shown(one.subject)}: {shown(_told(one))}")
-            print(f"    then:    {shown(_effect(one))}")
-            print(f"    way out: {shown(one.remedy)}")
+            print(f"    effect: {shown(_effect(one))}")
+            print(f"    fix:    {shown(one.remedy)}")
     for code, count in counts.items():
         if count > _MOST_SHOWN:
             print(f"… and {count - _MOST_SHOWN} more of {code}; --json has all")

@@ -422,7 +422,7 @@ def test_unused_blobs_are_counted_when_there_are_many(tmp_path: Path, model: Blo
     found = found_in(tmp_path / "m.sbs", model | {f"x{i}": b"x" for i in range(20)})
     assert codes(found) == {"unused-blob"}
     assert len(found) == 9
-    assert "12 blobs more" in found[-1].message
+    assert "12 more blobs" in found[-1].message
 
 
 def test_an_index_that_disagrees_with_the_toc_is_found(tmp_path: Path, model: Blobs) -> None:

@@ -152,10 +152,10 @@ def test_convert_as_json_says_what_was_made(cli: Cli, tmp_path: Path, folder: Pa
 @pytest.mark.parametrize(
     ("bases", "told", "runs_in"),
     [
-        ((1e4, 1e6), "runs rightly in gemma.cpp 2025-10, 2026-04 and later", ["2025-10", "2026-04", "later"]),
-        ((1e4, 1e4), "runs rightly in gemma.cpp 2025-10, 2026-04 and later", ["2025-10", "2026-04", "later"]),
-        ((1e4, 5e5), "runs rightly in gemma.cpp later; not in 2025-10 (ignored-fields)", ["later"]),
-        ((2e4, 1e6), "runs rightly in gemma.cpp later; not in 2025-10 (ignored-fields)", ["later"]),
+        ((1e4, 1e6), "runs correctly in gemma.cpp 2025-10, 2026-04 and later", ["2025-10", "2026-04", "later"]),
+        ((1e4, 1e4), "runs correctly in gemma.cpp 2025-10, 2026-04 and later", ["2025-10", "2026-04", "later"]),
+        ((1e4, 5e5), "runs correctly in gemma.cpp later; not in 2025-10 (ignored-fields)", ["later"]),
+        ((2e4, 1e6), "runs correctly in gemma.cpp later; not in 2025-10 (ignored-fields)", ["later"]),
     ],
 )
 def test_convert_says_in_one_line_which_runtimes_run_the_file(
@@ -170,7 +170,7 @@ def test_convert_says_in_one_line_which_runtimes_run_the_file(
     assert json.loads(done.out)["runs_in"] == runs_in
     by_name = cli("convert", folder, "-o", tmp_path / "out.sbs", "--as", "names", "--json")
     assert json.loads(by_name.out)["runs_in"] is None
-    assert "rightly" not in by_name.err
+    assert "correctly" not in by_name.err
 
 
 def test_i8_in_the_stock_layout_is_refused_before_anything_is_read(cli: Cli, tmp_path: Path, folder: Path) -> None:

@@ -60,7 +60,7 @@ def cut(path: Path, nbytes: int) -> Path:
 def test_check_says_that_nothing_is_wrong(cli: Cli, model: Path) -> None:
     done = cli("check", model)
     assert (done.status, done.out) == (0, "")
-    runs = "runs rightly in gemma.cpp 2025-10, 2026-04 and later"
+    runs = "runs correctly in gemma.cpp 2025-10, 2026-04 and later"
     assert done.err == f"{model}: nothing wrong found\n{model}: {runs}\n"
 
 
@@ -77,7 +77,7 @@ def test_check_tells_code_subject_effect_and_remedy(cli: Cli, model: Path) -> No
     assert "gemma.cpp stops" in lines[1][4]
     assert "blobstore convert" in lines[1][5]
     assert done.err.splitlines()[-2].endswith("1 error, 1 warning")
-    assert done.err.splitlines()[-1].endswith("runs rightly in no gemma.cpp (missing-tensor)")
+    assert done.err.splitlines()[-1].endswith("runs correctly in no gemma.cpp (missing-tensor)")
 
 
 @pytest.mark.parametrize(("option", "status"), [((), 0), (("--strict",), 1)])
@@ -141,8 +141,8 @@ def test_on_a_terminal_findings_are_for_people(cli: Cli, model: Path, monkeypatc
     monkeypatch.setattr("sys.stdout.isatty", lambda: True)
     done = cli("check", model)
     assert "error: missing-tensor: c_final_norm: " in done.out
-    assert "    then:    gemma.cpp stops" in done.out
-    assert "    way out: " in done.out
+    assert "    effect: gemma.cpp stops" in done.out
+    assert "    fix:    " in done.out
     assert "\t" not in done.out
 
 
