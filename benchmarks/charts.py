@@ -9,8 +9,7 @@ from benchmarks.measurement import OURS
 from benchmarks.scaling import points, series_of
 from blobstore.bench import plot
 from blobstore.bench.peers import PEERS
-from blobstore.cli.bench import duration
-from blobstore.cli.output import size
+from blobstore.cli.formatting import duration, size
 from blobstore.fileio.atomic import write_file
 
 if TYPE_CHECKING:

@@ -23,7 +23,7 @@ from benchmarks.measurement import OURS, Measured, Side, run
 from blobstore.bench import page_cache
 from blobstore.bench.measure import Sample
 from blobstore.checkpoint.safetensors import dump_header
-from blobstore.cli.output import size
+from blobstore.cli.formatting import size
 from blobstore.codecs.element_types import BY_NAME
 
 if TYPE_CHECKING:

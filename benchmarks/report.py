@@ -13,8 +13,8 @@ from benchmarks.measurement import OURS
 from blobstore.bench.peers import PEERS
 from blobstore.bench.report import SOME
 from blobstore.bench.run import machine
-from blobstore.cli.bench import duration, spread
-from blobstore.cli.output import size
+from blobstore.cli.bench import spread
+from blobstore.cli.formatting import duration, size
 from blobstore.fileio.atomic import write_file
 
 if TYPE_CHECKING:

@@ -9,7 +9,7 @@ import numpy as np
 
 from benchmarks import files
 from benchmarks.measurement import Measured, run
-from blobstore.cli.output import size
+from blobstore.cli.formatting import size
 from blobstore.container.layout import MAX_PORTABLE_BLOBS
 
 if TYPE_CHECKING:

@@ -11,7 +11,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 from blobstore import __version__
-from blobstore.cli.output import shown
+from blobstore.cli.formatting import shown
 from blobstore.errors import BlobStoreError, KeyNotFoundError, UsageError
 
 if TYPE_CHECKING:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import os
 
-from blobstore.cli.output import note, size
+from blobstore.cli.formatting import size
+from blobstore.cli.output import note
 from blobstore.fileio.atomic import abandoned
 
 

@@ -10,7 +10,10 @@ from blobstore.bench import plot
 from blobstore.bench.peers import PEERS
 from blobstore.bench.run import Plan, bench
 from blobstore.bench.yardsticks import NAME as MACHINE
-from blobstore.cli.output import add_command, add_json, note, print_json, print_table, shown, size, steps
+from blobstore.cli.formatting import duration, shown, size
+from blobstore.cli.output import add_command, add_json, note, print_json
+from blobstore.cli.progress import steps
+from blobstore.cli.tables import print_table
 from blobstore.index.inputs import files_of, refuse_inputs
 
 if TYPE_CHECKING:
@@ -176,11 +179,3 @@ def _label(row: Row) -> str:
     share = _limit(row) if row.format != MACHINE else ""
     ratio = f"{row.ratio:.2g}×" if row.ratio is not None else ""
     return "  ".join(one for one in (duration(row.median), ratio, rate, share) if one)
-
-
-def duration(seconds: float) -> str:
-    """Return a duration for people: 1.3 ms."""
-    for unit, factor in (("µs", 1e6), ("ms", 1e3)):
-        if seconds * factor < 999.5:
-            return f"{seconds * factor:.3g} {unit}"
-    return f"{seconds:.3g} s" if seconds < 999.5 else f"{seconds:.0f} s"

@@ -7,19 +7,10 @@ from typing import TYPE_CHECKING, Any
 
 from blobstore.check import check_plan, runs_in, runtimes_line
 from blobstore.checkpoint.reader import open_checkpoint
-from blobstore.cli.output import (
-    Stopwatch,
-    add_command,
-    add_json,
-    note,
-    output_of,
-    print_json,
-    print_table,
-    progress,
-    shape,
-    shown,
-    size,
-)
+from blobstore.cli.formatting import shape, shown, size
+from blobstore.cli.output import add_command, add_json, note, output_of, print_json
+from blobstore.cli.progress import Stopwatch, progress
+from blobstore.cli.tables import print_table
 from blobstore.container.layout import MAX_PORTABLE_BLOBS
 from blobstore.convert.choose import KINDS, choose_plan, has_chat_template, tokenizer_beside
 from blobstore.convert.gemma_plan import LAYOUTS, WEIGHTS, Choices

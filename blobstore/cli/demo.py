@@ -12,7 +12,8 @@ import numpy as np
 import blobstore
 from blobstore.checkpoint.reader import open_checkpoint
 from blobstore.checkpoint.safetensors import dump_header
-from blobstore.cli.output import add_command, add_json, output_of, print_json, shape, shown, size
+from blobstore.cli.formatting import shape, shown, size
+from blobstore.cli.output import add_command, add_json, output_of, print_json
 from blobstore.codecs.element_types import type_of
 from blobstore.convert.choose import choose_plan
 from blobstore.convert.gemma_plan import Choices

@@ -8,20 +8,11 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from blobstore.cli.formatting import shape, shown, size
 from blobstore.cli.newer import tell_newer
-from blobstore.cli.output import (
-    Stopwatch,
-    add_base,
-    add_command,
-    add_json,
-    note,
-    print_json,
-    print_table,
-    progress,
-    shape,
-    shown,
-    size,
-)
+from blobstore.cli.output import add_base, add_command, add_json, note, print_json
+from blobstore.cli.progress import Stopwatch, progress
+from blobstore.cli.tables import print_table
 from blobstore.compare import Tolerance, compare, open_sides
 from blobstore.errors import UsageError
 

@@ -6,23 +6,20 @@ import re
 from typing import TYPE_CHECKING
 
 import blobstore
+from blobstore.cli.formatting import shape, shown, size
 from blobstore.cli.newer import tell_newer
 from blobstore.cli.output import (
-    Stopwatch,
     add_base,
     add_command,
     add_json,
     note,
     output_of,
     print_json,
-    print_table,
-    progress,
     refuse_needless_base,
-    shape,
-    shown,
-    size,
     tell,
 )
+from blobstore.cli.progress import Stopwatch, progress
+from blobstore.cli.tables import print_table
 from blobstore.errors import UsageError
 from blobstore.export.run import DTYPES, plan_export, run_export
 

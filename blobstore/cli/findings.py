@@ -7,7 +7,8 @@ from collections import Counter
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
-from blobstore.cli.output import print_json, shown
+from blobstore.cli.formatting import shown
+from blobstore.cli.output import print_json
 from blobstore.gemma.runtimes import NAMES
 
 if TYPE_CHECKING:

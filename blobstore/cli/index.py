@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from blobstore.cli.output import add_command, add_json, note, print_json, shown
+from blobstore.cli.formatting import shown
+from blobstore.cli.output import add_command, add_json, note, print_json
 from blobstore.edit.reindex import Reindexed, attach_index, build_for, detach_index
 
 if TYPE_CHECKING:

@@ -7,8 +7,10 @@ from typing import TYPE_CHECKING, Any
 
 import blobstore
 from blobstore.cli.abandoned import tell_abandoned
+from blobstore.cli.formatting import size
 from blobstore.cli.newer import newer_texts
-from blobstore.cli.output import add_command, add_json, print_fields, print_json, size
+from blobstore.cli.output import add_command, add_json, print_json
+from blobstore.cli.tables import print_fields
 from blobstore.container.keys import CONFIG_KEY, TOC_KEY
 from blobstore.errors import FormatError
 from blobstore.fileio.file_systems import file_system

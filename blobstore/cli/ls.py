@@ -6,8 +6,10 @@ import fnmatch
 from typing import TYPE_CHECKING
 
 import blobstore
+from blobstore.cli.formatting import shape
 from blobstore.cli.newer import tell_newer
-from blobstore.cli.output import add_command, add_json, note, print_json, print_table, shape
+from blobstore.cli.output import add_command, add_json, note, print_json
+from blobstore.cli.tables import print_table
 
 if TYPE_CHECKING:
     import argparse

@@ -6,18 +6,10 @@ import os
 from dataclasses import asdict
 from typing import TYPE_CHECKING
 
-from blobstore.cli.output import (
-    Stopwatch,
-    add_command,
-    add_json,
-    note,
-    output_of,
-    print_json,
-    print_table,
-    progress,
-    shown,
-    size,
-)
+from blobstore.cli.formatting import shown, size
+from blobstore.cli.output import add_command, add_json, note, output_of, print_json
+from blobstore.cli.progress import Stopwatch, progress
+from blobstore.cli.tables import print_table
 from blobstore.packing.pack import pack
 
 if TYPE_CHECKING:

@@ -6,7 +6,9 @@ import os
 from dataclasses import asdict
 from typing import TYPE_CHECKING
 
-from blobstore.cli.output import add_command, add_json, note, output_of, print_json, progress, shown, tell
+from blobstore.cli.formatting import shown
+from blobstore.cli.output import add_command, add_json, note, output_of, print_json, tell
+from blobstore.cli.progress import progress
 from blobstore.edit.recover import recover
 
 if TYPE_CHECKING:

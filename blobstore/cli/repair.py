@@ -7,7 +7,9 @@ from enum import IntEnum
 from typing import TYPE_CHECKING, Any
 
 from blobstore.check.repair import repair
-from blobstore.cli.output import add_command, add_json, output_of, print_json, progress, shown, tell
+from blobstore.cli.formatting import shown
+from blobstore.cli.output import add_command, add_json, output_of, print_json, tell
+from blobstore.cli.progress import progress
 
 if TYPE_CHECKING:
     import argparse

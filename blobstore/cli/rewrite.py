@@ -5,18 +5,9 @@ from __future__ import annotations
 import os
 from typing import TYPE_CHECKING
 
-from blobstore.cli.output import (
-    Stopwatch,
-    add_command,
-    add_json,
-    note,
-    output_of,
-    print_json,
-    progress,
-    shown,
-    size,
-    tell,
-)
+from blobstore.cli.formatting import shown, size
+from blobstore.cli.output import add_command, add_json, note, output_of, print_json, tell
+from blobstore.cli.progress import Stopwatch, progress
 from blobstore.edit.rewrite import Edits, rewrite
 from blobstore.errors import UsageError
 

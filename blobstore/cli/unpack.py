@@ -6,19 +6,9 @@ from dataclasses import asdict
 from typing import TYPE_CHECKING
 
 import blobstore
-from blobstore.cli.output import (
-    Stopwatch,
-    add_base,
-    add_command,
-    add_json,
-    output_of,
-    print_json,
-    progress,
-    refuse_needless_base,
-    shown,
-    size,
-    tell,
-)
+from blobstore.cli.formatting import shown, size
+from blobstore.cli.output import add_base, add_command, add_json, output_of, print_json, refuse_needless_base, tell
+from blobstore.cli.progress import Stopwatch, progress
 from blobstore.packing.unpack import original_of, unpack
 
 if TYPE_CHECKING:

@@ -10,19 +10,9 @@ import blobstore
 from blobstore.check import verify_file
 from blobstore.checkpoint.reader import open_checkpoint
 from blobstore.cli.findings import add_strict, print_findings, status_of
-from blobstore.cli.output import (
-    Stopwatch,
-    add_base,
-    add_command,
-    add_json,
-    note,
-    output_of,
-    print_json,
-    progress,
-    shown,
-    size,
-    tell,
-)
+from blobstore.cli.formatting import shown, size
+from blobstore.cli.output import add_base, add_command, add_json, note, output_of, print_json, tell
+from blobstore.cli.progress import Stopwatch, progress
 from blobstore.convert.choose import has_chat_template, tokenizer_beside
 from blobstore.convert.verify import digest_of, plan_again, verify
 from blobstore.errors import UsageError

@@ -22,8 +22,8 @@ from blobstore.bench import cases, cpp, measure, page_cache, peers, plot, run, y
 from blobstore.bench.cases import CASES
 from blobstore.bench.peers import PEERS
 from blobstore.bench.run import Plan, bench
-from blobstore.cli import output
-from blobstore.cli.bench import duration
+from blobstore.cli import tables
+from blobstore.cli.formatting import duration
 from blobstore.codecs.element_types import BY_NAME
 from blobstore.errors import BlobStoreError, MissingExtraError, UsageError
 from tests.checkpoints import linux_only
@@ -157,7 +157,7 @@ def test_a_narrow_terminal_has_fewer_columns_and_says_so(
     monkeypatch.setenv("COLUMNS", str(width))
     columns = ("group", "a", "b", "c")
     rows = [(group, *(f"{group}-{column * 8}" for column in columns[1:])) for group in ("x", "x", "y")]
-    output.print_table(columns, rows, grouped=True, spare=("c", "b"))
+    tables.print_table(columns, rows, grouped=True, spare=("c", "b"))
     told = capsys.readouterr()
     shown = re.sub("\x1b\\[[0-9;]*m", "", told.out).splitlines()
     assert all(len(line) <= width for line in shown)

@@ -21,7 +21,7 @@ from hypothesis import strategies as st
 
 import blobstore
 from blobstore.cli import COMMANDS, main, parser
-from blobstore.cli.output import size
+from blobstore.cli.formatting import size
 from blobstore.codecs.element_types import BY_NAME
 from blobstore.fileio.file_systems import file_system
 from blobstore.gemma import ModelConfig
