@@ -11,7 +11,7 @@ import blobstore
 from blobstore.cli.newer import tell_newer
 from blobstore.cli.output import add_base, add_command, note, output_of, refuse_needless_base
 from blobstore.fileio.atomic import AtomicFile
-from blobstore.fileio.ranges import flat_bytes
+from blobstore.fileio.ranges import CHUNK_NBYTES, flat_bytes
 from blobstore.fileio.sink import Sink
 from blobstore.index.inputs import files_of, refuse_inputs
 
@@ -27,10 +27,10 @@ EXAMPLE = """example:
   blobstore get model.sbs tokenizer -o tokenizer.model
   blobstore get model.sbs model.norm.weight | xxd | head
 
-A name that ends in .npy gets a numpy file: bfloat16 and 8-bit floats, which numpy alone can't read back, become float32
-there, exactly. Any other name, and standard output, get the stored bytes."""
+If OUT ends in .npy, a numpy file is written; bfloat16 and 8-bit floats, which plain numpy can't read back, are written
+as float32, exactly. Any other OUT, and standard output, gets the stored bytes."""
 
-_PIECE, _PIECE_NBYTES = 1 << 20, 4 << 20  # elements, bytes: handled at once
+_CHUNK = 1 << 20  # elements decoded at once
 
 
 def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -41,10 +41,10 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
     parser.add_argument("file", metavar="FILE", help="an .sbs file")
     parser.add_argument("name", metavar="NAME", help="a tensor's name, or a blob's key")
     parser.add_argument(
-        "-o", "--output", metavar="OUT", help="a .npy file, or any other for the stored bytes; - is standard output"
+        "-o", "--output", metavar="OUT", help="a .npy file, or any other for stored bytes; default: standard output (-)"
     )
     add_base(parser)
-    parser.add_argument("--raw", action="store_true", help="the stored bytes, whatever OUT is called")
+    parser.add_argument("--raw", action="store_true", help="write the stored bytes, whatever OUT's name")
 
 
 def run(options: argparse.Namespace) -> int:
@@ -56,7 +56,7 @@ def run(options: argparse.Namespace) -> int:
         refuse_needless_base(store)
         tell_newer(store.reader)
         if output.endswith(".npy") and not options.raw:
-            _write_npy(store, options.name, output)
+            write_npy(store, options.name, output)
         elif isinstance(target, str):
             with AtomicFile(target) as file:
                 _write(_stored(store, options.name), Sink(file.fileno(), file.path))
@@ -72,33 +72,41 @@ def _write(pieces: Iterable[Buffer], sink: Sink) -> None:
 
 
 def _stored(store: Store, name: str) -> Iterator[memoryview]:
-    """Yield the bytes of a tensor as its type stores them, or of a blob, piece by piece."""
+    """Yield the stored bytes of a tensor, or of a blob, in chunks."""
     if name not in store:
-        yield store.raw(name)  # a blob, or a hint
+        yield store.raw(name)  # a blob, or an error with a hint
         return
     info = store.info(name)
-    for start in range(0, info.element_nbytes, _PIECE_NBYTES):
-        yield store.stored(info, start, min(_PIECE_NBYTES, info.element_nbytes - start))
+    for start in range(0, info.element_nbytes, CHUNK_NBYTES):
+        yield store.stored(info, start, min(CHUNK_NBYTES, info.element_nbytes - start))
 
 
-def _write_npy(store: Store, name: str, path: str) -> None:
+def write_npy(store: Store, name: str, path: str, *, chunk: int = _CHUNK) -> None:
+    """Write a tensor as a numpy file.
+
+    Args:
+        store: Open.
+        name: Of the tensor.
+        path: Of the file to write.
+        chunk: Elements decoded at once.
+    """
     info = store.info(name)
-    first = store.elements(info, 0, 0).dtype  # or what keeps it from being decoded
-    # numpy's file format knows only numpy's own dtypes.
-    foreign = not _numpy_knows(first)
-    dtype: np.dtype[Any] = np.dtype(np.float32) if foreign else first
-    with AtomicFile(path) as target:
-        sink = Sink(target.fileno(), target.path)
+    stored = store.elements(info, 0, 0).dtype  # or an error that says why it can't be decoded
+    # numpy's file format has only numpy's own dtypes.
+    foreign = not _numpy_knows(stored)
+    dtype: np.dtype[Any] = np.dtype(np.float32) if foreign else stored
+    with AtomicFile(path) as file:
+        sink = Sink(file.fileno(), file.path)
         sink.write(memoryview(_npy_header(dtype, info.shape)))
-        starts = range(0, info.count, _PIECE)
-        values = (store.elements(info, start, min(_PIECE, info.count - start)) for start in starts)
-        _write((one.astype(dtype, copy=False) for one in values), sink)
+        starts = range(0, info.count, chunk)
+        values = (store.elements(info, start, min(chunk, info.count - start)) for start in starts)
+        _write((array.astype(dtype, copy=False) for array in values), sink)
     if foreign:
-        note(f"{name} is {first}: written as float32, which holds each value exactly")
+        note(f"{name} is {stored}: written as float32, which holds every value exactly")
 
 
 def _numpy_knows(dtype: np.dtype[Any]) -> bool:
-    """Whether a dtype comes back from the text by which a numpy file names it."""
+    """Whether a numpy file can name a dtype, so that it reads back the same."""
     try:
         return np.dtype(dtype.str) == dtype
     except TypeError:
@@ -107,6 +115,6 @@ def _numpy_knows(dtype: np.dtype[Any]) -> bool:
 
 def _npy_header(dtype: np.dtype[Any], shape: tuple[int, ...]) -> bytes:
     header = io.BytesIO()
-    described = {"descr": np.lib.format.dtype_to_descr(dtype), "fortran_order": False, "shape": shape}
-    np.lib.format.write_array_header_1_0(header, described)
+    fields = {"descr": np.lib.format.dtype_to_descr(dtype), "fortran_order": False, "shape": shape}
+    np.lib.format.write_array_header_1_0(header, fields)
     return header.getvalue()

@@ -26,7 +26,7 @@ def add_command(
     text: str,
     example: str,
 ) -> argparse.ArgumentParser:
-    """Add a command with its help, an example at the end, and what it runs."""
+    """Add a command with its help, an example at the end, and the function that it runs."""
     parser = commands.add_parser(
         name,
         help=text[0].lower() + text[1:].partition("\n")[0].partition(". ")[0].removesuffix("."),
@@ -45,7 +45,7 @@ def add_json(parser: argparse.ArgumentParser) -> None:
 
 def add_base(parser: argparse.ArgumentParser) -> None:
     """Add ``--base``, for commands that read tensors."""
-    parser.add_argument("--base", metavar="OTHER", help="the file that a packed one is the difference to")
+    parser.add_argument("--base", metavar="OTHER", help="the file that a packed file is the difference to")
 
 
 def output_of(options: argparse.Namespace, output: str, *, streams: bool = True) -> str | BinaryIO:
@@ -54,34 +54,34 @@ def output_of(options: argparse.Namespace, output: str, *, streams: bool = True)
     Args:
         options: The command's.
         output: As given.
-        streams: Whether it can write from front to back without looking back.
+        streams: Whether it can write from front to back, without seeking.
 
     Raises:
         UsageError: ``no-stream``; ``two-ways`` with ``--json``; ``terminal``.
     """
     if not output:
-        raise UsageError("no-output", "the output has no name: is a variable of the shell empty?")
+        raise UsageError("no-output", "the output path is empty: is a shell variable not set?")
     if output != "-":
         return output
     if not streams:
-        raise UsageError("no-stream", "- is standard output, and this needs a file: -o OUT (./- is a file called -)")
+        raise UsageError("no-stream", "- is standard output, but this needs a file: -o OUT (./- is a file called -)")
     if getattr(options, "json", False):
-        raise UsageError("two-ways", "--json and a file can't both go to standard output: leave out one of the two")
+        raise UsageError("two-ways", "--json and a file can't both go to standard output: leave out one of them")
     if getattr(sys.stdout, "name", "") == os.devnull:
         raise UsageError("no-stdout", "standard output is closed: -o OUT")
     if sys.stdout.isatty():
-        raise UsageError("terminal", "bytes are not for a terminal: -o OUT, or pipe them on")
+        raise UsageError("terminal", "not writing bytes to a terminal: use -o OUT, or a pipe")
     sys.stdout.flush()
     return sys.stdout.buffer
 
 
 def tell(text: str, *, output: str) -> None:
-    """Print a line for people: where a command's output goes to standard output, on standard error."""
+    """Print a line for people; on standard error if the command's output goes to standard output."""
     print(text, file=sys.stderr if output == "-" else sys.stdout)
 
 
 def refuse_needless_base(store: Store) -> None:
-    """Refuse ``--base`` for a file that is no difference to another.
+    """Refuse ``--base`` for a file that isn't packed as the difference to another.
 
     Raises:
         UsageError: ``needless-base``.
@@ -89,16 +89,18 @@ def refuse_needless_base(store: Store) -> None:
     from blobstore.index.metadata import BASE  # noqa: PLC0415 (needs numpy, which --version doesn't)
 
     if store.base_path is not None and BASE not in store.metadata:
-        raise UsageError("needless-base", f"{store.path!r} is no difference to another file: leave out --base")
+        raise UsageError(
+            "needless-base", f"{store.path!r} isn't packed as the difference to another file: leave out --base"
+        )
 
 
 def print_json(value: Any) -> None:  # noqa: ANN401 (JSON is anything)
-    """Print a value as JSON; what is no UTF-8 in it is escaped."""
+    """Print a value as JSON; text that isn't valid UTF-8 is escaped."""
     json.dump(value, sys.stdout, indent=1)
     sys.stdout.write("\n")
 
 
 def note(text: str) -> None:
-    """Tell the user something beside the data."""
-    with suppress(OSError):  # whoever has closed or filled standard error doesn't want it
+    """Print a note for the user, on standard error."""
+    with suppress(OSError):  # standard error may be closed or full: the note is not needed
         print(f"note: {shown(text)}", file=sys.stderr)

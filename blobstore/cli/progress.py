@@ -13,10 +13,10 @@ if TYPE_CHECKING:
 
 @contextmanager
 def progress(total: int | None, what: str, *, quiet: bool = False) -> Iterator[Callable[[int], None]]:
-    """Show a bar with bytes and rate while the block runs, when someone can see it.
+    """Show a bar with bytes and rate while the block runs, if standard error is a terminal.
 
     Yields:
-        To be called with how many bytes more are done.
+        A function to call with the number of further bytes done.
     """
     if quiet or not sys.stderr.isatty():
         yield lambda _: None
@@ -32,10 +32,10 @@ def progress(total: int | None, what: str, *, quiet: bool = False) -> Iterator[C
 
 @contextmanager
 def steps() -> Iterator[Callable[[int, int, str], None]]:
-    """Show how many steps are done, and the next one, while the block runs, when someone can see it.
+    """Show how many steps are done, and the next one, while the block runs, if standard error is a terminal.
 
     Yields:
-        To be called with how many are done, how many there are, and what comes next.
+        A function to call with the number of steps done, the number of all steps, and the next one's name.
     """
     if not sys.stderr.isatty():
         yield lambda *_: None
@@ -58,5 +58,5 @@ class Stopwatch:
 
     @property
     def seconds(self) -> float:
-        """Since it was made."""
+        """Seconds since it was made."""
         return time.perf_counter() - self._start

@@ -22,14 +22,14 @@ def print_table(
     grouped: bool = False,
     spare: Sequence[str] = (),
 ) -> None:
-    """Print a table on a terminal, and tab-separated lines without a heading elsewhere.
+    """Print a table on a terminal, and tab-separated lines without headings elsewhere.
 
     Args:
         columns: Their headings.
-        rows: As many cells each.
-        right: Columns of numbers.
-        grouped: On a terminal the first column isn't one: where it changes it is a line of its own above the rows.
-        spare: Columns that a narrow terminal is left without, the first ones first.
+        rows: One cell for each column.
+        right: Columns to align to the right.
+        grouped: On a terminal, print the first column as a line of its own above the rows, whenever it changes.
+        spare: Columns to leave out if the terminal is narrow, the first ones first.
     """
     if not sys.stdout.isatty():
         for row in rows:
@@ -51,17 +51,17 @@ def print_table(
             if before:
                 table.add_section()
             table.add_row(Text(line[0], style="bold"))
-        table.add_row(*(Text(line[i]) for i in kept))  # Text: names are no markup
+        table.add_row(*(Text(line[i]) for i in kept))  # Text: names are not markup
     console.print(table)
     left_out = [column for column in spare if columns.index(column) not in kept]
     if left_out:
-        note(f"a wider terminal, or a pipe, also has: {', '.join(left_out)}")
+        note(f"a wider terminal, or a pipe, also shows: {', '.join(left_out)}")
 
 
 def _fitting(
     columns: Sequence[str], lines: Sequence[Sequence[str]], width: int, spare: Sequence[str], *, first: int
 ) -> list[int]:
-    """Return the places of the columns that a width has room for, without as many of the spare ones as it takes."""
+    """Return the indices of the columns that fit a width, leaving out as many of the spare ones as necessary."""
     widths = [max(len(line[i]) for line in [columns, *lines]) + _GAP for i in range(len(columns))]
     kept = list(range(first, len(columns)))
     for column in spare:
@@ -71,7 +71,7 @@ def _fitting(
 
 
 def print_fields(fields: Iterable[tuple[str, object]]) -> None:
-    """Print name and value, a line each."""
+    """Print names and values, one line each."""
     listed = [(shown(name), shown(str(value))) for name, value in fields]
     width = max(len(name) for name, _ in listed)
     for name, value in listed:

@@ -164,7 +164,7 @@ def test_a_narrow_terminal_has_fewer_columns_and_says_so(
     lines = [line.split() for line in shown if line.strip() and "─" not in line]
     cells = [[f"{group}-{column * 8}" for column in kept] for group in "xxy"]
     assert lines == [list(kept), ["x"], *cells[:2], ["y"], cells[2]]
-    assert [name for name in "bc" if name in told.err.partition("also has:")[2]] == [c for c in "bc" if c not in kept]
+    assert [name for name in "bc" if name in told.err.partition("also shows:")[2]] == [c for c in "bc" if c not in kept]
 
 
 @pytest.mark.parametrize(
