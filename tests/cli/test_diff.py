@@ -69,7 +69,7 @@ EXPECTED = {
         "0",
         "0",
         "1.000000",
-        "1 where only one is finite, or other infinities; most at [0, 1]",
+        "1 where only one is finite, or the infinities differ; most at [0, 1]",
     ],
     "old": ["renamed", "f32", "[3]", "-", "-", "-", "-", "is new in B"],
     "shape": ["shape", "f32", "[2, 3] → [3, 2]", "-", "-", "-", "-", "-"],
