@@ -125,7 +125,7 @@ def test_a_difference_needs_its_base(cli: Cli, store: Path, tmp_path: Path) -> N
 def test_info_check_and_verify_say_what_a_packed_model_is(cli: Cli, model: Path, tmp_path: Path) -> None:
     packed = tmp_path / "p.sbs"
     assert cli("pack", model, "-o", packed).status == 0
-    assert "gemma.cpp can't run it before blobstore unpack" in cli("info", packed).out
+    assert "gemma.cpp can't run it until blobstore unpack" in cli("info", packed).out
     facts = cli("info", packed, "--json").json["packed"]
     assert facts["blobs"] > 0
     assert facts["nbytes"] < facts["unpacked_nbytes"]
