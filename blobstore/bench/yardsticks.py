@@ -25,8 +25,8 @@ NAME = "this machine"
 _PIECE = 64 << 20  # beyond the processor's caches
 
 YARDSTICKS = {
-    one.key: one
-    for one in (
+    case.key: case
+    for case in (
         Case("sequential-1", "sequential read", "read the file in order, in large pieces", everything=True),
         Case("sequential-2", "sequential, 2 threads", "the same, each half by a thread", everything=True),
         Case("mmap", "raw map and touch", "map the file, touch one byte of each page", everything=True),

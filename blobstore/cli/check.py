@@ -35,7 +35,7 @@ On a terminal the findings are laid out for reading; elsewhere each is a tab-sep
 message, effect, fix."""
 
 _RUNTIME = "gemma.cpp"
-_TARGETS = ("auto", _RUNTIME, *(f"{_RUNTIME}@{name}" for name in NAMES), "any")
+_RUNTIMES = ("auto", _RUNTIME, *(f"{_RUNTIME}@{name}" for name in NAMES), "any")
 
 
 def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -44,8 +44,8 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
     parser.add_argument("path", metavar="FILE|CHECKPOINT", help="an .sbs file; or a checkpoint, as for convert")
     parser.add_argument(
         "--for",
-        dest="target",
-        choices=_TARGETS,
+        dest="runtime",
+        choices=_RUNTIMES,
         default="auto",
         help="gemma.cpp: all of its states, or that of a date; any: not for gemma.cpp, a container by name; "
         "auto (default): whatever the file is for, in the states that know its model",
@@ -59,7 +59,7 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
 
 def run(options: argparse.Namespace) -> int:
     """Run the command."""
-    runtime, _, date = options.target.partition("@")
+    runtime, _, date = options.runtime.partition("@")
     runtimes = (date,) if date else NAMES if runtime == _RUNTIME else ()
     if _is_checkpoint(options.path):
         kind = {"auto": "auto", _RUNTIME: "gemma", "any": "names"}[runtime]

@@ -145,7 +145,8 @@ def _write_receipt(raw: bytes, target: str | BinaryIO) -> None:
 def _tell(options: argparse.Namespace, verdicts: list[Verdict], seconds: float) -> None:
     faults = [verdict for verdict in verdicts if verdict.fault]
     for verdict in verdicts if options.list else faults:
-        row = f"{'WRONG' if verdict.fault else 'ok'}\t{verdict.how}\t{shown(verdict.name)}\t{shown(verdict.fault) or verdict.nbytes}"
+        state = "WRONG" if verdict.fault else "ok"
+        row = f"{state}\t{verdict.how}\t{shown(verdict.name)}\t{shown(verdict.fault) or verdict.nbytes}"
         tell(row, output=options.receipt or "")
     how = Counter(verdict.how for verdict in verdicts)
     counted = f"{how['copied']} copied, {how['encoded']} encoded, {how['name']} other names, {how['blob']} blobs"
