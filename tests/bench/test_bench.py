@@ -146,7 +146,7 @@ def test_a_line_for_each_row_and_notes_beside(cli: Cli, store: Path) -> None:
     assert {line[2] for line in lines} == {"warm"}
     assert {one.title for one in CASES.values()} <= {line[0] for line in lines}
     assert "2 runs" in done.err
-    assert "1 encoded tensors are read as the bytes that are stored" in done.err
+    assert "1 encoded tensors are read as stored bytes" in done.err
 
 
 @pytest.mark.parametrize(("width", "kept"), [(60, ("a", "b", "c")), (31, ("a", "b")), (16, ("a",))])
@@ -325,8 +325,8 @@ def test_each_case_of_each_format_runs(name: str, case: str, store: Path, tmp_pa
 
 def test_types_that_a_format_lacks_are_named(cli: Cli, store: Path) -> None:
     report = told(cli, store, "--warm", "--against", "npz,safetensors")
-    assert "npz has no bfloat16, float8_e4m3fn: held as integers of the same width" in report["notes"]
-    assert "safetensors has no float8_e4m3fn: held as integers of the same width" in report["notes"]
+    assert "npz has no bfloat16, float8_e4m3fn: stored as integers of the same width" in report["notes"]
+    assert "safetensors has no float8_e4m3fn: stored as integers of the same width" in report["notes"]
     assert report["formats"]["npz"] == np.__version__
 
 
