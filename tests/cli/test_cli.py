@@ -67,7 +67,7 @@ HOSTILE = [
     "line\u2028separator",
     "zero\u200bwidth",
 ]
-# So that an output error happens at once, and not again when Python exits.
+# With unbuffered output nothing would be left to write when Python exits.
 BUFFERED = os.environ | {"PYTHONUNBUFFERED": ""}
 NAMES = {*COMMANDS}
 
