@@ -144,14 +144,14 @@ def _processor() -> str:
 
 def _peers(plan: Plan, report: Report) -> list[Peer]:
     """Return the peers that are installed, and note those that aren't."""
-    found: list[Peer] = []
+    installed: list[Peer] = []
     for name in dict.fromkeys(plan.against):
         peer = PEERS[name]
         if peer.installed:
-            found.append(peer)
+            installed.append(peer)
         else:
             report.leave_out(name, f"{peer.distribution} is not installed: pip install 'gemma-blobstore[bench]'")
-    return found
+    return installed
 
 
 def _check_space(folder: str, needed: int) -> None:

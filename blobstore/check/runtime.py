@@ -173,7 +173,7 @@ def _has_letters(reader: BlobReader) -> bool:
 def _before_2025(reader: BlobReader) -> Iterator[Finding]:
     blobs = [(key, reader.directory.range(place)[1]) for place, key in enumerate(reader)]
     try:
-        keys = {one.key for one in legacy_tensors(blobs, reader.get(SCALES_KEY))}
+        keys = {tensor.key for tensor in legacy_tensors(blobs, reader.get(SCALES_KEY))}
     except FormatError as error:
         yield finding("letters-damaged", reader.path, str(error))
         return

@@ -133,7 +133,7 @@ def _tensors() -> Tensors:
             f"{at}.mlp.down_proj.weight": (_WIDTH, _HIDDEN),
         }
         norms = ("input", "post_attention", "pre_feedforward", "post_feedforward")
-        shapes |= {f"{at}.{one}_layernorm.weight": (_WIDTH,) for one in norms}
+        shapes |= {f"{at}.{norm}_layernorm.weight": (_WIDTH,) for norm in norms}
     return {name: random.normal(0, 0.02, one).astype(ml_dtypes.bfloat16) for name, one in shapes.items()}
 
 

@@ -22,7 +22,6 @@ from hypothesis import strategies as st
 import blobstore
 from blobstore.cli import COMMANDS, main, parser
 from blobstore.cli.formatting import size
-from blobstore.cli.get import write_npy
 from blobstore.codecs.element_types import BY_NAME
 from blobstore.fileio.file_systems import file_system
 from blobstore.gemma import ModelConfig
@@ -539,14 +538,6 @@ def test_get_writes_a_numpy_file_with_the_same_values(cli: Cli, tmp_path: Path, 
         assert loaded.dtype == dtype
         assert loaded.tobytes() == array.tobytes()
         assert done.err == ""
-
-
-def test_get_converts_large_tensors_in_chunks_without_losing_an_element(tmp_path: Path) -> None:
-    array = np.arange(100).astype(ml_dtypes.bfloat16).reshape(4, 25)
-    blobstore.save_file({"x": array}, tmp_path / "x.sbs")
-    with blobstore.open(tmp_path / "x.sbs") as store:
-        write_npy(store, "x", str(tmp_path / "x.npy"), chunk=7)
-    np.testing.assert_array_equal(np.load(tmp_path / "x.npy"), array.astype(np.float32))
 
 
 @pytest.mark.parametrize("dtype", [np.float64, ml_dtypes.bfloat16])
