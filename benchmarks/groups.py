@@ -103,7 +103,7 @@ def many(setting: Setting) -> Iterator[Result]:
         )
         code = "import sys; p, n = sys.argv[1:]; {}; print(int(a[0]))"
         sides = [
-            process(name, "-c", code.format(_ONE_TENSOR[name]), path, made.wanted.one, says=str(count // 2))
+            process(name, "-c", code.format(_ONE_TENSOR[name]), path, made.wanted.first, says=str(count // 2))
             for name, path in made.paths.items()
         ]
         yield run(

@@ -76,16 +76,16 @@ class Wanted:
 
     Attributes:
         names: All names.
-        some: The names to look up.
-        one: The name of the first tensor to use.
+        looked_up: The names to look up.
+        first: The name of the tensor that "first tensor" uses.
         nbytes: Size of all tensors.
         whole: Whether an .sbs file has no others, all of them in numpy's types, so that `Store.load_all` returns
             exactly these.
     """
 
     names: Sequence[str]
-    some: Sequence[str]
-    one: str
+    looked_up: Sequence[str]
+    first: str
     nbytes: int
     whole: bool = True
 
@@ -225,8 +225,8 @@ def work(file_format: Format, case: str, path: str, wanted: Wanted) -> Callable[
     steps: dict[str, Callable[[Any], object]] = {
         "open": lambda _: None,
         "list": file_format.entries,
-        "lookup": lambda opened: [file_format.entry(opened, name) for name in wanted.some],
-        "first": lambda opened: touch(file_format.view(opened, wanted.one)),
+        "lookup": lambda opened: [file_format.entry(opened, name) for name in wanted.looked_up],
+        "first": lambda opened: touch(file_format.view(opened, wanted.first)),
         "map": lambda opened: [touch(file_format.view(opened, name)) for name in wanted.names],
         "read": lambda opened: file_format.load_all(opened, wanted),
         "names": file_format.names,

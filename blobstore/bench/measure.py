@@ -104,7 +104,7 @@ def take(job: Job) -> Sample:
 def measure(job: Job) -> Sample:
     """Run a job in this process."""
     if job.format == cpp.NAME:
-        names = job.wanted.some if job.case == "lookup" else job.wanted.names
+        names = job.wanted.looked_up if job.case == "lookup" else job.wanted.names
         run: Callable[[], object] = partial(cpp.run, job.trial, job.case, job.path, names)
     else:
         _work(job, job.trial, TRIAL)()

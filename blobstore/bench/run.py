@@ -101,7 +101,7 @@ def _begin(plan: Plan) -> tuple[Report, list[TensorInfo], Wanted]:
             tensors=len(infos),
             nbytes=wanted.nbytes,
             tensors_in_file=len(available),
-            one=wanted.one,
+            one=wanted.first,
             runs=plan.runs,
             machine=machine(),
             formats={OURS: blobstore.__version__},
