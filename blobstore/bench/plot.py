@@ -104,6 +104,22 @@ def panel(
     colour: Callable[[Row], str],
 ) -> None:
     """Draw one case; consecutive rows with the same name are close together."""
+    _bars(axes, rows, label, colour)
+    _log_axis(axes, rows, longest=max(len(label(row)) for row in rows) * _LETTER)
+    axes.xaxis.set_major_formatter(lambda value, _: duration(value))
+    axes.invert_yaxis()
+    axes.set_title(title, loc="left", fontsize=10, fontweight="bold")
+    axes.minorticks_off()
+    axes.tick_params(axis="x", labelsize=9)
+    axes.tick_params(axis="y", length=0)
+    axes.grid(axis="x", alpha=0.25)
+    axes.set_axisbelow(True)
+    for side in ("top", "right", "left"):
+        axes.spines[side].set_visible(False)
+
+
+def _bars(axes: Any, rows: Sequence[Row], label: Callable[[Row], str], colour: Callable[[Row], str]) -> None:  # noqa: ANN401 (matplotlib's)
+    """Draw a bar for each row, its label beside it, and its name once for consecutive rows."""
     places, ticks, names = [], [], []
     at = 0.0
     for i, row in enumerate(rows):
@@ -122,11 +138,15 @@ def panel(
         axes.annotate(
             label(row), (row.slowest, place), xytext=(4, 0), textcoords="offset points", va="center", fontsize=9
         )
+    axes.set_yticks(ticks, names, fontsize=9)
+
+
+def _log_axis(axes: Any, rows: Sequence[Row], *, longest: float) -> None:  # noqa: ANN401 (matplotlib's)
+    """Scale the time axis; ``longest`` is the width of the longest label in inches."""
     axes.set_xscale("log")
     # A log scale doesn't start at zero, so the shortest bar needs some length; the labels need space on the right.
     low, high = min(row.fastest for row in rows), max(row.slowest for row in rows)
     decades = max((high / low), 10.0)
-    longest = max(len(label(row)) for row in rows) * _LETTER
     width = axes.figure.get_figwidth() / axes.get_subplotspec().get_gridspec().ncols - _NAMES
     left = low / decades**0.25
     bars = math.log10(high / left)
@@ -136,17 +156,6 @@ def panel(
     first, last = math.ceil(math.log10(left)), math.floor(math.log10(high * 1.05))
     step = math.ceil(_TICK * shown / width)
     axes.set_xticks([10.0**i for i in range(first, last + 1, step)])
-    axes.xaxis.set_major_formatter(lambda value, _: duration(value))
-    axes.set_yticks(ticks, names, fontsize=9)
-    axes.invert_yaxis()
-    axes.set_title(title, loc="left", fontsize=10, fontweight="bold")
-    axes.minorticks_off()
-    axes.tick_params(axis="x", labelsize=9)
-    axes.tick_params(axis="y", length=0)
-    axes.grid(axis="x", alpha=0.25)
-    axes.set_axisbelow(True)
-    for side in ("top", "right", "left"):
-        axes.spines[side].set_visible(False)
 
 
 def _colour(row: Row) -> str:

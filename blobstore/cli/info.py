@@ -132,6 +132,30 @@ def _runs(store: Store) -> dict[str, Any]:
 def describe(store: Store) -> dict[str, Any]:
     """Return everything that the command prints, as JSON values."""
     reader = store.reader
+    payload = int(reader.directory.sizes.sum())
+    tensors, weights = _tensor_facts(store)
+    return {
+        "file": store.path,
+        "access": reader.access,
+        "file_system": file_system(reader.device),
+        "version": reader.version,
+        "nbytes": reader.file_size,
+        "blobs": len(reader),
+        "payload_nbytes": payload,
+        "other_nbytes": reader.file_size - payload,
+        **tensors,
+        "index": _index_facts(store),
+        "packed": _packed_facts(store),
+        **weights,
+        "model": _model(store),
+        **_runs(store),
+        "toc": TOC_KEY in reader,
+        "metadata": store.metadata,
+    }
+
+
+def _tensor_facts(store: Store) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Count tensors and types → facts about tensors, facts about weights."""
     counts: Counter[str] = Counter()
     nbytes: Counter[str] = Counter()
     ranges: set[tuple[int, int]] = set()
@@ -145,35 +169,22 @@ def describe(store: Store) -> dict[str, Any]:
             nbytes[info.type.name] += info.nbytes
             weights += info.count if info.type.number else 0  # bytes of unknown type are not weights
             weight_nbytes += info.nbytes if info.type.number else 0
-    payload = int(reader.directory.sizes.sum())
-    index = store.index
-    return {
-        "file": store.path,
-        "access": reader.access,
-        "file_system": file_system(reader.device),
-        "version": reader.version,
-        "nbytes": reader.file_size,
-        "blobs": len(reader),
-        "payload_nbytes": payload,
-        "other_nbytes": reader.file_size - payload,
+    tensors = {
         "tensors": len(store),
         "shared": sum(count - 1 for key, count in keys.items() if key),
         "types": {name: {"count": counts[name], "nbytes": nbytes[name]} for name in sorted(counts)},
-        "index": {
-            "place": "external" if index.content.external else "embedded",
-            "path": index.path,
-            "names": len(index.content.names),
-            "digests": index.content.has_digests,
-        }
-        if index
-        else None,
-        "packed": _packed_facts(store),
-        "weights": weights,
-        "bits_per_weight": 8 * weight_nbytes / weights if weights else None,
-        "model": _model(store),
-        **_runs(store),
-        "toc": TOC_KEY in reader,
-        "metadata": store.metadata,
+    }
+    return tensors, {"weights": weights, "bits_per_weight": 8 * weight_nbytes / weights if weights else None}
+
+
+def _index_facts(store: Store) -> dict[str, Any] | None:
+    if store.index is None:
+        return None
+    return {
+        "place": "external" if store.index.content.external else "embedded",
+        "path": store.index.path,
+        "names": len(store.index.content.names),
+        "digests": store.index.content.has_digests,
     }
 
 
