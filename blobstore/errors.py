@@ -6,8 +6,7 @@
 from __future__ import annotations
 
 from contextlib import contextmanager
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -17,6 +16,7 @@ __all__ = [
     "BlobStoreError",
     "CheckpointError",
     "CodecError",
+    "Fault",
     "FormatError",
     "KeyNotFoundError",
     "KeyTooLongError",
@@ -88,9 +88,14 @@ class CodecError(BlobStoreError, ValueError):
     """Stored bytes can't be decoded, or values can't be encoded."""
 
 
-@dataclass(frozen=True)
-class Fault:
-    """Something that keeps a checkpoint from being converted: a stable code, the tensor or field, and the way out."""
+class Fault(NamedTuple):
+    """One thing that is wrong with a checkpoint or a model; several are reported at once.
+
+    Attributes:
+        reason: A stable code such as ``missing-tensor``; safe to compare against.
+        name: The tensor, or the field of a config.
+        message: What was found, what was expected and what to do, in words that may change.
+    """
 
     reason: str
     name: str
@@ -101,10 +106,10 @@ class CheckpointError(BlobStoreError, ValueError):
     """A checkpoint can't be converted, and why.
 
     Attributes:
-        faults: All that is wrong, each as (reason, tensor or field, message); empty when the message says it all.
+        faults: Everything that is wrong; empty when the message says it all.
     """
 
-    faults: Sequence[tuple[str, str, str]] = ()
+    faults: Sequence[Fault] = ()
 
 
 class MissingExtraError(BlobStoreError, ImportError):

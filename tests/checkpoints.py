@@ -1,4 +1,4 @@
-"""Checkpoints on disk: written by the peer `safetensors`, with our own header, or by hand; and what the peer says."""
+"""Checkpoints on disk, written by the peer `safetensors`, with our own header, or by hand; and what the peer reads."""
 
 from __future__ import annotations
 
@@ -40,23 +40,23 @@ linux_only = pytest.mark.skipif(sys.platform != "linux", reason="looks into /pro
 
 
 def plain(array: Array) -> Array:
-    """The same values in C order, little-endian, as safetensors takes them (ascontiguousarray would lose 0-d)."""
+    """Return the values in C order, little-endian, as safetensors takes them (ascontiguousarray would make 0-d 1-d)."""
     return np.array(array, dtype=array.dtype.newbyteorder("<"), order="C")
 
 
-# A checkpoint's tensors: any names and dtypes, some without elements, at least one with.
+# A checkpoint's tensors: any names and dtypes. Some may have no elements, one has.
 tensor_maps = st.dictionaries(names, arrays().map(plain), max_size=5).map(
     lambda drawn: drawn | {"first": np.arange(3, dtype=np.int32)}
 )
 
 
 def small(*names_: str) -> dict[str, Array]:
-    """A tensor of four bytes, different from the others, under each name."""
+    """Return a tensor of four bytes under each name, no two of them the same."""
     return {name: np.array([place], dtype=np.int32) for place, name in enumerate(names_, 1)}
 
 
 def write_peer(path: Path, tensors: Tensors, metadata: dict[str, str] | None = None) -> Path:
-    """Write a file with safetensors itself."""
+    """Write a file with safetensors itself, and return its path."""
     save_file(dict(tensors), path, metadata)
     return path
 
@@ -66,19 +66,19 @@ def write_own(
     tensors: Mapping[str, tuple[ElementType, tuple[int, ...], bytes]],
     metadata: Mapping[str, str] | None = None,
 ) -> Path:
-    """Write a file with `dump_header`: also what numpy has no dtype for."""
-    header = dump_header(((name, kind, shape) for name, (kind, shape, _) in tensors.items()), metadata)
+    """Write a file with `dump_header`, which takes types that numpy has no dtype for, and return its path."""
+    header = dump_header(((name, element_type, shape) for name, (element_type, shape, _) in tensors.items()), metadata)
     path.write_bytes(header + b"".join(data for _, _, data in tensors.values()))
     return path
 
 
 def own(tensors: Tensors) -> dict[str, tuple[ElementType, tuple[int, ...], bytes]]:
-    """Arrays as `write_own` takes them."""
-    return {name: (type_of(one.dtype), one.shape, one.tobytes()) for name, one in tensors.items()}
+    """Return arrays as `write_own` takes them."""
+    return {name: (type_of(array.dtype), array.shape, array.tobytes()) for name, array in tensors.items()}
 
 
 def write_shards(folder: Path, shards: Sequence[Tensors], metadata: dict[str, str] | None = None) -> Path:
-    """Write one file for each map and the index that lists them all → the index."""
+    """Write a file for each map and the index that lists them all, and return the index's path."""
     folder.mkdir(exist_ok=True)
     weight_map: dict[str, str] = {}
     for number, tensors in enumerate(shards, 1):
@@ -89,7 +89,7 @@ def write_shards(folder: Path, shards: Sequence[Tensors], metadata: dict[str, st
 
 
 def write_index(folder: Path, weight_map: object) -> Path:
-    """Write an index of shards."""
+    """Write an index of shards, and return its path."""
     path = folder / INDEX
     path.write_text(json.dumps({"metadata": {"total_size": 0}, "weight_map": weight_map}))
     return path
@@ -101,22 +101,22 @@ def write_config(folder: Path, config: object) -> None:
 
 
 def sparse_checkpoint(path: Path, nbytes: int, count: int = 1) -> Path:
-    """Write a checkpoint of tensors of zeros that takes no room on the disk."""
-    kind = type_of(np.dtype(np.uint8))
-    header = dump_header((f"model.layers.{i}.weight", kind, (nbytes // count,)) for i in range(count))
+    """Write a checkpoint of zeros that takes no space on the disk, and return its path."""
+    element_type = type_of(np.dtype(np.uint8))
+    header = dump_header((f"model.layers.{i}.weight", element_type, (nbytes // count,)) for i in range(count))
     path.write_bytes(header)
     os.truncate(path, len(header) + nbytes // count * count)
     return path
 
 
 def raw_file(header: str | bytes, data: bytes = b"") -> bytes:
-    """A file with this header, right or wrong."""
+    """Return a file with this header, right or wrong."""
     text = header.encode() if isinstance(header, str) else header
     return len(text).to_bytes(8, "little") + text + data
 
 
 def parse(raw: bytes) -> SafetensorsHeader:
-    """What we say of a file; fails when a byte outside it is asked for."""
+    """Parse a file with our reader; fails when it asks for a byte outside the file."""
 
     def read(offset: int, nbytes: int) -> bytes:
         assert offset >= 0
@@ -128,35 +128,35 @@ def parse(raw: bytes) -> SafetensorsHeader:
 
 
 def said_by_us(raw: bytes) -> tuple[Said, dict[str, str]]:
-    """Tensors and metadata of a file."""
+    """Return tensors and metadata of a file, read by us."""
     header = parse(raw)
-    said = {
-        one.name: (str(one.type.safetensors), one.shape, raw[one.offset : one.offset + one.nbytes])
-        for one in header.entries
+    tensors = {
+        entry.name: (str(entry.type.safetensors), entry.shape, raw[entry.offset : entry.offset + entry.nbytes])
+        for entry in header.entries
     }
-    assert len(said) == len(header.entries)
-    return said, header.metadata
+    assert len(tensors) == len(header.entries)
+    return tensors, header.metadata
 
 
 def said_by_peer(raw: bytes, path: Path) -> tuple[Said, dict[str, str]]:
-    """The same by safetensors; ``path`` is written, since its ``safe_open`` takes no bytes.
+    """Return the same, read by safetensors; ``path`` is written, since its ``safe_open`` takes no bytes.
 
     Raises:
         SafetensorError: It refuses the file.
     """
     path.write_bytes(raw)
     with safetensors.safe_open(path, "numpy") as file:
-        slices = {name: file.get_slice(name) for name in file.keys()}  # noqa: SIM118 (it is no mapping)
-        kinds = {name: (one.get_dtype(), tuple(one.get_shape())) for name, one in slices.items()}
+        slices = {name: file.get_slice(name) for name in file.keys()}  # noqa: SIM118 (it is not a mapping)
+        types = {name: (part.get_dtype(), tuple(part.get_shape())) for name, part in slices.items()}
         metadata = file.metadata() or {}
-    data = {name: bytes(one["data"]) for name, one in safetensors.deserialize(raw)}  # type: ignore[no-untyped-call]
-    assert set(data) == set(kinds)
-    return {name: (*kinds[name], data[name]) for name in kinds}, metadata
+    data = {name: bytes(part["data"]) for name, part in safetensors.deserialize(raw)}  # type: ignore[no-untyped-call]
+    assert set(data) == set(types)
+    return {name: (*types[name], data[name]) for name in types}, metadata
 
 
 def snapshot(folder: Path) -> dict[str, bytes]:
-    """Every file of a folder with its bytes, hidden ones as well; pipes and folders by name."""
-    found = sorted(folder.rglob("*"))
+    """Return every file of a folder with its bytes, hidden ones as well; pipes and folders without."""
     return {
-        str(one.relative_to(folder)): one.read_bytes() if stat.S_ISREG(one.lstat().st_mode) else b"" for one in found
+        str(path.relative_to(folder)): path.read_bytes() if stat.S_ISREG(path.lstat().st_mode) else b""
+        for path in sorted(folder.rglob("*"))
     }

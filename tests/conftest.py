@@ -25,6 +25,7 @@ MANIFEST_LISTS = ("gemma_cpp", "key_for", "valid", "invalid", "verify")
 # A test may keep its folder from one example to the next: files in it are replaced whole.
 _CHECKS = [HealthCheck.function_scoped_fixture, HealthCheck.too_slow]
 settings.register_profile("fast", max_examples=60, deadline=None, suppress_health_check=_CHECKS)
+settings.register_profile("few", max_examples=5, deadline=None, suppress_health_check=_CHECKS)  # make test-fast
 settings.register_profile("long", max_examples=3000, deadline=None, suppress_health_check=_CHECKS)
 # For mutants (tests/mutants): the same examples for each, none kept from one to the next; a failure is enough as it is.
 settings.register_profile(

@@ -1,6 +1,6 @@
-"""Small Gemma checkpoints as the exporters write them, and what each tensor of gemma.cpp has to be made of them.
+"""Small Gemma checkpoints as the exporters write them, and the gemma.cpp tensors that have to be made of them.
 
-The mapping is stated here once more, on whole arrays: by the facts of spec/gemma.md, without the package's plan.
+The mapping is stated here once more, on whole arrays: by spec/gemma.md, without the package's plan.
 """
 
 from __future__ import annotations
@@ -15,10 +15,11 @@ import ml_dtypes
 import numpy as np
 from hypothesis import strategies as st
 
+from blobstore.checkpoint.beside import has_chat_template, tokenizer_beside
 from blobstore.checkpoint.reader import open_checkpoint
 from blobstore.checkpoint.safetensors import dump_header
 from blobstore.codecs.element_types import BY_NAME
-from blobstore.convert.choose import choose_plan, has_chat_template, tokenizer_beside
+from blobstore.convert.choose import choose_plan
 from blobstore.convert.gemma_plan import Choices
 from blobstore.convert.run import run_plan
 from blobstore.gemma.config import Model
@@ -60,7 +61,7 @@ MODEL_TYPES = {"gemma2": "gemma2", "gemma3": "gemma3_text", "gemma3vlm": "gemma3
 
 @dataclass(frozen=True)
 class Size:
-    """Dimensions; by default no two are the same, so that none can stand for another."""
+    """Dimensions; by default no two are the same, so that mistaking one for another shows."""
 
     layers: int = 2
     width: int = 20
@@ -77,7 +78,7 @@ class Size:
     side: int = 3
 
 
-# Dimensions at which groups of 128 values end with rows and heads.
+# With these dimensions groups of 128 values end where rows and heads do.
 ALIGNED = Size(2, 128, 256, 4, 2, 32, 64, 2, 64, 4, 96, 14, 2)
 
 
@@ -91,7 +92,7 @@ class Recipe:
     size: Size = field(default_factory=Size)
     shards: int = 1
     head: bool = False
-    chat_template: str = ""  # the file that has it
+    chat_template: str = ""  # the name of the file that has it
     tokenizer: bytes | None = TOKENIZER
     top: float = 1.5
     seed: int = 0
@@ -112,7 +113,7 @@ class Recipe:
         return "language_model.lm_head.weight" if self.prefixes[0] == OLD[0] else "lm_head.weight"
 
     def shapes(self) -> dict[str, tuple[int, ...]]:
-        """Name → shape of each tensor, but for the head."""
+        """Return the shape of each tensor but the head, by name."""
         text, vision, projector = self.prefixes
         size = self.size
         shapes: dict[str, tuple[int, ...]] = {
@@ -141,7 +142,7 @@ class Recipe:
             "mlp.down_proj.weight": (size.width, size.hidden),
         }
         if self.family.startswith("gemma3"):
-            shapes |= {f"self_attn.{one}_norm.weight": (size.head,) for one in "qk"}
+            shapes |= {f"self_attn.{letter}_norm.weight": (size.head,) for letter in "qk"}
         return shapes
 
     def _vision(self) -> dict[str, tuple[int, ...]]:
@@ -172,11 +173,11 @@ class Recipe:
         return {"mm_input_projection_weight": (width, text), "mm_soft_emb_norm.weight": (width,)}
 
     def tensors(self) -> dict[str, Array]:
-        """Random values, the same for the same recipe."""
+        """Return random values, always the same for the same recipe."""
         random = np.random.default_rng(self.seed)
-        kind = DTYPES[self.dtype]
+        dtype = DTYPES[self.dtype]
         made: dict[str, Array] = {
-            name: random.uniform(-self.top, self.top, shape).astype(np.float32).astype(kind)
+            name: random.uniform(-self.top, self.top, shape).astype(np.float32).astype(dtype)
             for name, shape in self.shapes().items()
         }
         if self.head:
@@ -184,7 +185,7 @@ class Recipe:
         return made
 
     def config(self) -> Config:
-        """What config.json says."""
+        """Return what config.json says."""
         size = self.size
         text: Config = {
             "model_type": "gemma3_text" if self.family.startswith("gemma3") else "gemma2",
@@ -213,7 +214,7 @@ class Recipe:
         return {"model_type": MODEL_TYPES[self.family], "text_config": text, "vision_config": vision}
 
     def write(self, folder: Path, tensors: Mapping[str, Array] | None = None, config: Config | None = None) -> Path:
-        """Write the checkpoint → its folder. Other tensors or another config than the recipe's may be given."""
+        """Write the checkpoint, with the given tensors and config or the recipe's own, and return its folder."""
         folder.mkdir(parents=True, exist_ok=True)
         tensors = self.tensors() if tensors is None else tensors
         if self.shards == 1:
@@ -222,7 +223,7 @@ class Recipe:
             weight_map: dict[str, str] = {}
             for shard in range(self.shards):
                 file = f"model-{shard + 1:05}-of-{self.shards:05}.safetensors"
-                some = {name: one for i, (name, one) in enumerate(tensors.items()) if i % self.shards == shard}
+                some = {name: array for i, (name, array) in enumerate(tensors.items()) if i % self.shards == shard}
                 write_own(folder / file, own(some), {"format": "pt"})
                 weight_map |= dict.fromkeys(some, file)
             write_index(folder, weight_map)
@@ -235,7 +236,7 @@ class Recipe:
         return folder
 
     def model_config(self, weight: str, wrapping: str = "pt") -> ModelConfig:
-        """The config that gemma.cpp has to get."""
+        """Return the config that gemma.cpp has to get."""
         size = self.size
         base = config_of(
             FAMILIES[self.family].format(weight).replace("-pt", f"-{wrapping}" if not self.vision else "-pt")
@@ -260,17 +261,17 @@ class Recipe:
             vision_qkv=size.vision_width // size.vision_heads,
         )
         config = sizes.applied(base)
-        # Of no published size: a text-only Gemma 3 says that it is a 1B, so that all runtimes give it both RoPE bases.
+        # No published size: a text-only Gemma 3 is labelled 1B, so that all runtimes give it both RoPE bases.
         is_text = self.family == "gemma3"
         return replace(config, model=Model.GEMMA3_1B, display_name="Gemma3_1B") if is_text else config
 
     def rows(self, layout: str, weight: str = "bf16") -> list[Row]:
-        """The tensors that gemma.cpp has to get, by the specification's table."""
+        """Return the tensors that gemma.cpp has to get, by the specification's table."""
         return spec_tensors(self.model_config(weight), layout)
 
 
 def arranged(recipe: Recipe, tensors: Mapping[str, Array], layout: str) -> dict[str, Array]:
-    """What gemma.cpp's tensors are made of, key → matrix in the source's type."""
+    """Return gemma.cpp's tensors by key, as matrices in the source's type."""
     text, vision, projector = recipe.prefixes
     size = recipe.size
     made = {
@@ -278,10 +279,10 @@ def arranged(recipe: Recipe, tensors: Mapping[str, Array], layout: str) -> dict[
         "c_final_norm": tensors[f"{text}norm.weight"],
     }
     for i in range(size.layers):
-        layer = {n.removeprefix(f"{text}layers.{i}."): one for n, one in tensors.items()}
-        made |= {f"{key}_{i}": one for key, one in _text_layer(layer, size, layout).items()}
+        layer = {n.removeprefix(f"{text}layers.{i}."): array for n, array in tensors.items()}
+        made |= {f"{key}_{i}": array for key, array in _text_layer(layer, size, layout).items()}
     if recipe.vision:
-        part = {n.removeprefix(vision): one for n, one in tensors.items()}
+        part = {n.removeprefix(vision): array for n, array in tensors.items()}
         made |= {
             "enc_norm_bias": part["post_layernorm.bias"],
             "enc_norm_scale": part["post_layernorm.weight"],
@@ -297,22 +298,22 @@ def arranged(recipe: Recipe, tensors: Mapping[str, Array], layout: str) -> dict[
             made["img_head_bias"] = np.zeros(size.width, DTYPES[recipe.dtype])
             made["mm_embed_norm"] = tensors[f"{projector}mm_soft_emb_norm.weight"]
         for i in range(size.vision_layers):
-            layer = {n.removeprefix(f"encoder.layers.{i}."): one for n, one in part.items()}
-            made |= {f"{key}_{i}": one for key, one in _vision_layer(layer, size).items()}
-    return {key: _matrix(one) for key, one in made.items()}
+            layer = {n.removeprefix(f"encoder.layers.{i}."): array for n, array in part.items()}
+            made |= {f"{key}_{i}": array for key, array in _vision_layer(layer, size).items()}
+    return {key: _matrix(array) for key, array in made.items()}
 
 
 def _matrix(array: Array) -> Array:
-    """As gemma.cpp sees it: a vector is a row, of more dimensions all but the first are columns."""
+    """Return an array as gemma.cpp sees it: a vector is one row, and all dimensions but the first are columns."""
     return array.reshape(1, -1) if array.ndim == 1 else array.reshape(len(array), -1)
 
 
 def _text_layer(layer: Mapping[str, Array], size: Size, layout: str) -> dict[str, Array]:
     width = size.width
-    q, k, v, o = (layer[f"self_attn.{one}_proj.weight"] for one in "qkvo")
+    q, k, v, o = (layer[f"self_attn.{letter}_proj.weight"] for letter in "qkvo")
     gate, up = layer["mlp.gate_proj.weight"], layer["mlp.up_proj.weight"]
     # [K, 2, d, D]: for each head its k rows, then its v rows
-    pairs = np.stack([one.reshape(size.kv_heads, size.head, width) for one in (k, v)], axis=1).reshape(-1, width)
+    pairs = np.stack([array.reshape(size.kv_heads, size.head, width) for array in (k, v)], axis=1).reshape(-1, width)
     made = {
         "linear_w": layer["mlp.down_proj.weight"],
         "pre_att_ns": layer["input_layernorm.weight"],
@@ -330,8 +331,8 @@ def _text_layer(layer: Mapping[str, Array], size: Size, layout: str) -> dict[str
 
 def _vision_layer(layer: Mapping[str, Array], size: Size) -> dict[str, Array]:
     heads, width = size.vision_heads, size.vision_width
-    weights = [layer[f"self_attn.{one}_proj.weight"].reshape(heads, -1, width) for one in "qkv"]
-    biases = [layer[f"self_attn.{one}_proj.bias"].reshape(heads, -1) for one in "qkv"]
+    weights = [layer[f"self_attn.{letter}_proj.weight"].reshape(heads, -1, width) for letter in "qkv"]
+    biases = [layer[f"self_attn.{letter}_proj.bias"].reshape(heads, -1) for letter in "qkv"]
     made = {
         "qkv_ein_w": np.stack(weights, axis=1).reshape(3 * width, width),
         "qkv_ein_b": np.stack(biases, axis=1).reshape(3 * heads, -1),
@@ -356,7 +357,7 @@ def plan_of(folder: Path, choices: Choices, kind: str = "auto", tokenizer: Path 
 
 
 def convert(folder: Path, target: Path, choices: Choices | None = None, kind: str = "auto", **options: Any) -> Plan:  # noqa: ANN401 (run_plan's)
-    """Convert as the command line does → the plan."""
+    """Convert as the command line does, and return the plan."""
     plan = plan_of(folder, choices or Choices(), kind)
     with open_checkpoint(folder) as checkpoint:
         run_plan(plan, checkpoint, target, **options)
@@ -364,14 +365,14 @@ def convert(folder: Path, target: Path, choices: Choices | None = None, kind: st
 
 
 def write_sparse(folder: Path, recipe: Recipe, config: Config | None = None) -> Path:
-    """Write a checkpoint of zeros that takes no room on the disk."""
+    """Write a checkpoint of zeros that takes no space on the disk, and return its folder."""
     folder.mkdir(parents=True, exist_ok=True)
-    kind = BY_NAME[recipe.dtype]
+    element_type = BY_NAME[recipe.dtype]
     shapes = recipe.shapes()
-    header = dump_header([(name, kind, shape) for name, shape in shapes.items()], {"format": "pt"})
+    header = dump_header([(name, element_type, shape) for name, shape in shapes.items()], {"format": "pt"})
     (folder / SINGLE).write_bytes(header)
     count = sum(int(np.prod(shape, dtype=np.int64)) for shape in shapes.values())
-    os.truncate(folder / SINGLE, len(header) + kind.nbytes(count))
+    os.truncate(folder / SINGLE, len(header) + element_type.nbytes(count))
     write_config(folder, recipe.config() if config is None else config)
     return folder
 
@@ -417,31 +418,31 @@ def recipes(draw: st.DrawFn, dtypes: tuple[str, ...] = ("bf16", "f16", "f32")) -
 
 
 def small_recipe(family: str, **changes: Any) -> Recipe:  # noqa: ANN401 (fields of a recipe)
-    """The checkpoint of a family with the names of its newest exporters."""
+    """Return a small checkpoint of a family, with the names that its newest exporters use."""
     return replace(Recipe(family, NEW if family in VISION else TEXT_ONLY), **changes)
 
 
 def tokenizer(pieces: int) -> bytes:
-    """A SentencePiece model with so many pieces, the first one unknown."""
+    """Return a SentencePiece model with that many pieces, the first of type UNKNOWN."""
     texts = [b"<unk>", *(b"p%d" % i for i in range(1, pieces))]
     types = [2, *[1] * (pieces - 1)]
-    bodies = [b"\x0a%c%s\x18%c" % (len(text), text, kind) for text, kind in zip(texts, types, strict=True)]
+    bodies = [b"\x0a%c%s\x18%c" % (len(text), text, piece_type) for text, piece_type in zip(texts, types, strict=True)]
     return b"".join(b"\x0a%c%s" % (len(body), body) for body in bodies)
 
 
-# Dimensions that the runtime takes: its vision part has fixed ones.
+# Dimensions that the runtime takes: those of its vision part are fixed.
 SOUND = Size(head=8, vision_width=40, vision_heads=5, vision_hidden=24, patch=14)
 SOUND_SIZES = {"gemma3vlm": replace(SOUND, side=64)}
 
 
 def sound_recipe(family: str) -> Recipe:
-    """A checkpoint that makes a file which gemma.cpp runs, with images too."""
+    """Return a checkpoint whose file gemma.cpp runs, with images too."""
     size = SOUND_SIZES.get(family, SOUND)
     return small_recipe(family, size=size, tokenizer=tokenizer(size.vocabulary))
 
 
 def as_before(config: ModelConfig) -> ModelConfig:
-    """A Gemma 3's config as of 3ed403e, without the word; text of no published size was labelled 270M then."""
+    """Return a Gemma 3's config as of 3ed403e: without `use_global_timescale`, and unpublished sizes labelled 270M."""
     if not config.use_global_timescale:
         return config
     old = replace(config, use_global_timescale=False, extent=None)

@@ -1,4 +1,4 @@
-"""Small models of the four families, and what gemma.cpp and the specification say of them and of any other."""
+"""Small models of the four families, and what gemma.cpp and the specification say about them and others."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
 WEIGHTS = ("bf16", "sfp", "f32")
 FORMS = ("stock", "split")
-# The family's name in ../shared/vectors/convert, and how the specifier of the model begins that it is cut down from.
+# A family's name in ../shared/vectors/convert, and the specifier of the model that the small one is cut down from.
 FAMILIES = {
     "gemma2": "gemma2-2b-{}-pt",
     "gemma3": "gemma3-270m-{}-pt",
@@ -66,7 +66,7 @@ class Sizes:
     vision_qkv: int = 16
 
     def applied(self, config: ModelConfig) -> ModelConfig:
-        """Return the config with these sizes, and all else as it is."""
+        """Return the config with these sizes, and everything else as it is."""
         layer = replace(
             config.layer_configs[0],
             model_dim=self.model_dim,
@@ -112,7 +112,7 @@ TINY = {
     "gemma3vlm": Sizes(1024, (512, 512), 128, 256, 4, 2, 32, image=56),
     "paligemma2": Sizes(1024, (4096, 8192), 128, 256, 4, 2, 32),
 }
-# Smaller ones: dimensions differ, those too that are the same in all real models, so that none can stand for another.
+# Smaller ones. All dimensions differ, even those that are the same in real models, so that mistaking one shows.
 SMALL = Sizes(48, (512, 32768), 20, 28, 6, 3, 4, 2, 10, 2, 6, 22, 5, 7, 8)
 
 sizes = st.builds(
@@ -132,24 +132,24 @@ forms = st.sampled_from(FORMS)
 
 
 def tiny(family: str, weight: str = "bf16") -> ModelConfig:
-    """The config of a checkpoint in ../shared/vectors/convert."""
+    """Return the config of a checkpoint in ../shared/vectors/convert."""
     return TINY[family].applied(config_of(FAMILIES[family].format(weight)))
 
 
 def as_of_2025_10(raw: bytes) -> bytes:
-    """A config without use_global_timescale, if that is its last field and 1: as gemma.cpp wrote it until 2025-10."""
+    """Return a config as gemma.cpp wrote it until 2025-10: without use_global_timescale, where that is last and 1."""
     first, *words = unpacked(raw)
     return packed([first - 1, *words[:-1]]) if ModelConfig.from_bytes(raw).use_global_timescale else raw
 
 
 def small(family: str, weight: str = "bf16") -> ModelConfig:
-    """A config of a model of some ten kilobytes."""
+    """Return the config of a model of some ten kilobytes."""
     return SMALL.applied(config_of(FAMILIES[family].format(weight)))
 
 
 # --------------------------------------------------------------------- what gemma.cpp wrote for them, at commit 3ed403e
 
-# SHA-256 of `config`: of ../shared/vectors/convert/tiny-<family>.expected.json. Of Gemma 3 without our word.
+# SHA-256 of `config` in ../shared/vectors/convert/tiny-<family>.expected.json; Gemma 3's is without our field.
 CONFIG_SHA256 = {
     "gemma2 bf16": "6cbb8e13ff030212500d848090a8f2c14780b03579295442c8c6ad2f69d1a5f1",
     "gemma2 sfp": "c8ce399a7b97ae1b8fd19276aacd012dc6352db89e9de4212af0fbe0bf316627",
@@ -205,7 +205,7 @@ class Row:
     floor: str
 
     def stored_type(self, weight: str) -> str:
-        """What a converter stores it as."""
+        """Return what a converter stores it as."""
         return self.floor if self.floor and weight != "f32" else weight
 
 
@@ -228,7 +228,7 @@ _BIASES = "text layers with ff_biases (none of the models above)"
 
 @functools.cache
 def _spec_lines() -> tuple[_Line, ...]:
-    """The table under "Tensors", a line for each key."""
+    """Return the table under "Tensors", a line for each key."""
     text = (ROOT / "spec" / "gemma.md").read_text(encoding="utf-8")
     section = text.partition("\n## Tensors\n")[2].partition("\n## ")[0]
     lines: list[_Line] = []
@@ -255,18 +255,18 @@ def _nth(cell: str, i: int, count: int) -> str:
 
 def size_of(text: str, dims: dict[str, int]) -> int:
     """Evaluate ``(H + 2K)·d`` and the like."""
-    text = re.sub(r"\(([^()]*)\)", lambda found: str(size_of(found[1], dims)), text)
-    return sum(math.prod(_factor(one, dims) for one in term.split("·")) for term in text.split(" + "))
+    text = re.sub(r"\(([^()]*)\)", lambda match: str(size_of(match[1], dims)), text)
+    return sum(math.prod(_factor(factor, dims) for factor in term.split("·")) for term in text.split(" + "))
 
 
 def _factor(text: str, dims: dict[str, int]) -> int:
-    found = re.fullmatch(r"(\d*)([A-Za-z]?)", text)
-    assert found, text
-    return int(found[1] or 1) * (dims[found[2]] if found[2] else 1)
+    match = re.fullmatch(r"(\d*)([A-Za-z]?)", text)
+    assert match, text
+    return int(match[1] or 1) * (dims[match[2]] if match[2] else 1)
 
 
 def spec_tensors(config: ModelConfig, form: str) -> list[Row]:
-    """All tensors that the specification says of a model in one form, in the order that the exporter uses."""
+    """Return all tensors that a model has in one form, by the specification, in the exporter's order."""
     vision = config.vit_config
     has_vision = bool(vision.layer_configs)
     whole = {"D": config.model_dim, "V": config.vocab_size, "W": vision.model_dim}
@@ -281,9 +281,9 @@ def spec_tensors(config: ModelConfig, form: str) -> list[Row]:
         there |= {"post_norm 1"} if layer.post_norm == 1 else set()
         there |= {"use_qk_norm"} if layer.use_qk_norm else set()
         there |= {_BIASES} if layer.ff_biases else set()
-        found = {row.key.removesuffix(f"_{i}"): row for row in _rows(there, whole | _dims(layer), f"_{i}")}
-        assert set(found) <= set(_LAYER_ORDER)
-        rows += [found[base] for base in _LAYER_ORDER if base in found]
+        by_base = {row.key.removesuffix(f"_{i}"): row for row in _rows(there, whole | _dims(layer), f"_{i}")}
+        assert set(by_base) <= set(_LAYER_ORDER)
+        rows += [by_base[base] for base in _LAYER_ORDER if base in by_base]
     for i, layer in enumerate(vision.layer_configs):
         rows += _rows({"vision layers"}, whole | _dims(layer), f"_{i}")
     return rows
@@ -300,7 +300,7 @@ def _rows(there: set[str], dims: dict[str, int], suffix: str) -> Iterator[Row]:
 
 
 def values_of(row: Row, seed: int = 0, *, top: float = 1.5) -> npt.NDArray[np.float32]:
-    """Random values of a tensor's shape, different for each key; the largest magnitude is near ``top``."""
+    """Return random values of a tensor's shape, different for each key; the largest magnitude is near ``top``."""
     random = np.random.default_rng([seed, *row.key.encode()])
     return (random.uniform(-top, top, (row.rows, row.cols))).astype(np.float32)
 
@@ -320,25 +320,26 @@ CORE = {"ModelConfig": 23, "LayerConfig": 15}  # fields of 2025-10; other record
 
 
 def field_hints(cls: type[Record]) -> dict[str, Any]:
-    """Name → type of each stored field, in order."""
+    """Return the type of each stored field by name, in order."""
     if cls not in _HINTS:
         hints = get_type_hints(cls)
-        _HINTS[cls] = {one.name: hints[one.name] for one in dataclasses.fields(cls) if one.name not in _NOT_STORED}
+        names = [field.name for field in dataclasses.fields(cls)]
+        _HINTS[cls] = {name: hints[name] for name in names if name not in _NOT_STORED}
     return _HINTS[cls]
 
 
 def is_conditional(name: str) -> bool:
-    """Whether a field is stored only of models with an encoder and a decoder."""
+    """Whether a field is stored only for models with an encoder and a decoder."""
     return name.startswith(("encoder_", "decoder_"))
 
 
 def default_of(cls: type[Record], name: str) -> object:
-    """What a field is in files that end before it."""
-    return next(one.default for one in dataclasses.fields(cls) if one.name == name)
+    """Return the value of a field in files that end before it."""
+    return next(field.default for field in dataclasses.fields(cls) if field.name == name)
 
 
 def end_of(record: Record) -> int:
-    """Where a record ends, in declared fields: behind those of 2025-10, or behind the last that isn't its default."""
+    """Return how many declared fields a record has: those of 2025-10, or up to the last that isn't its default."""
     names = list(field_hints(type(record)))
     end = CORE.get(type(record).__name__, len(names)) if record.extent is None else record.extent
     if record.newer:
@@ -346,20 +347,20 @@ def end_of(record: Record) -> int:
     for i in range(end, len(names)):
         if getattr(record, names[i]) != default_of(type(record), names[i]):
             end = i + 1
-    # One that ends where fields are left out could as well end behind them: it reads so.
+    # A record that ends where fields are left out might as well end behind them: it is read so.
     while 0 < end < len(names) and is_conditional(names[end]) and not record.is_encoder_decoder:  # type: ignore[attr-defined]
         end += 1
     return end
 
 
 def settled(record: Any) -> Any:  # noqa: ANN401 (of the record's own type)
-    """Return the record as it reads: with an extent only where a new one would end elsewhere."""
+    """Return the record as it is read: with an extent only where a new one would end elsewhere."""
     end = end_of(record)
     return replace(record, extent=None if end == end_of(replace(record, extent=None)) else end)
 
 
 def stored_fields(record: Record) -> list[str]:
-    """Names of the fields that are written."""
+    """Return the names of the fields that are written."""
     names = list(field_hints(type(record)))[: end_of(record)]
     return [name for name in names if not is_conditional(name) or record.is_encoder_decoder]  # type: ignore[attr-defined]
 
@@ -367,7 +368,7 @@ def stored_fields(record: Record) -> list[str]:
 def records(
     cls: type[Record], *, newer: st.SearchStrategy[tuple[int, ...]] | None = None, extents: bool = False
 ) -> st.SearchStrategy[Any]:
-    """Records with any values, inside other records too.
+    """Draw records with any values, inside other records too.
 
     Few of the fields that came after 2025-10 have a value of their own. When asked to, records have words of newer
     fields, and end behind any field.
@@ -407,11 +408,11 @@ def _values(
 
 
 def configs(*, as_read: bool = False) -> st.SearchStrategy[ModelConfig]:
-    """Any config; most are no model's. As read: of any writer, older or newer, with words behind the record."""
+    """Draw any config; few are a model's. As read: of any writer, older or newer, with words behind the record."""
     if not as_read:
         return records(ModelConfig)
     read = records(ModelConfig, newer=newer_words, extents=True)
-    return st.builds(lambda one, words: replace(one, trailing=words), read, newer_words)
+    return st.builds(lambda config, words: replace(config, trailing=words), read, newer_words)
 
 
 Path = tuple[tuple[str, int | None], ...]  # field, place in its vector
@@ -429,16 +430,16 @@ class Node:
     at: dict[str, int] = dataclasses.field(default_factory=dict)
 
     def nodes(self) -> Iterator[Node]:
-        """It and all records inside it."""
+        """Yield this record and all records inside it."""
         yield self
         for words in self.fields.values():
-            for one in words:
-                if isinstance(one, Node):
-                    yield from one.nodes()
+            for word in words:
+                if isinstance(word, Node):
+                    yield from word.nodes()
 
 
 def tree(record: Record, path: Path = ()) -> Node:
-    """A record's words, by the rules of spec/gemma.md."""
+    """Return a record's words, by the rules of spec/gemma.md."""
     hints = field_hints(type(record))
     fields = {name: list(_words(hints[name], name, getattr(record, name), path)) for name in stored_fields(record)}
     return Node(record, path, fields, list(record.newer))
@@ -448,11 +449,11 @@ def _words(hint: Any, name: str, value: Any, path: Path) -> Iterator[int | Node]
     if typing.get_origin(hint) is tuple:
         yield len(value)
         inner = typing.get_args(hint)[0]
-        for i, one in enumerate(value):
+        for i, item in enumerate(value):
             if dataclasses.is_dataclass(inner):
-                yield tree(one, (*path, (name, i)))
+                yield tree(item, (*path, (name, i)))
             else:
-                yield from _words(inner, name, one, path)
+                yield from _words(inner, name, item, path)
     elif dataclasses.is_dataclass(hint):
         yield tree(value, (*path, (name, None)))
     elif hint is str:
@@ -466,45 +467,45 @@ def _words(hint: Any, name: str, value: Any, path: Path) -> Iterator[int | Node]
 
 
 def emitted(node: Node, out: list[int] | None = None) -> list[int]:
-    """The words of a record, its number of words first; notes where each record and field begins."""
+    """Return the words of a record, their number first; sets where each record and field begins."""
     out = [] if out is None else out
     node.start = len(out)
     out.append(0)
     for name, words in node.fields.items():
         node.at[name] = len(out)
-        for one in words:
-            if isinstance(one, Node):
-                emitted(one, out)
+        for word in words:
+            if isinstance(word, Node):
+                emitted(word, out)
             else:
-                out.append(one)
+                out.append(word)
     out += node.extra
     out[node.start] = len(out) - node.start - 1
     return out
 
 
 def flat(words: list[int | Node]) -> list[int]:
-    """One field's words, without what is noted in records."""
+    """Return one field's words as numbers."""
     out: list[int] = []
-    for one in words:
-        if isinstance(one, Node):
-            emitted(one, out)
+    for word in words:
+        if isinstance(word, Node):
+            emitted(word, out)
         else:
-            out.append(one)
+            out.append(word)
     return out
 
 
 def packed(words: list[int]) -> bytes:
-    """Words as bytes."""
+    """Return words as bytes."""
     return np.array(words, dtype="<u4").tobytes()
 
 
 def unpacked(raw: bytes) -> list[int]:
-    """Bytes as words."""
+    """Return bytes as words."""
     return [int(word) for word in np.frombuffer(raw, dtype="<u4")]
 
 
 def with_at(record: Any, path: Path, new: Record) -> Any:  # noqa: ANN401 (of the record's own type)
-    """Return the record with another one at a place inside it."""
+    """Return a record with another one at a place inside it."""
     if not path:
         return new
     (name, i), *rest = path
@@ -527,20 +528,20 @@ _ODD_WORDS = st.sampled_from([0, 1, 2, 3, 9, 64, 65, 256, 65536, 65537, 0x7F8000
 
 @st.composite
 def mutated_words(draw: st.DrawFn, words: list[int]) -> list[int]:
-    """Valid words with one to three faults; mostly the outermost record's count agrees with them."""
+    """Draw valid words with one to three faults; mostly the outermost record's count still matches."""
     out = list(words)
     for _ in range(draw(st.sampled_from([1, 1, 2, 3]))):
         at = draw(st.integers(0, max(0, len(out) - 1)))
-        kind = draw(st.sampled_from(["word", "word", "bump", "cut", "insert", "delete", "splice"]))
-        if kind == "word":
+        change = draw(st.sampled_from(["word", "word", "bump", "cut", "insert", "delete", "splice"]))
+        if change == "word":
             out[at : at + 1] = [draw(_ODD_WORDS | u32s)]
-        elif kind == "bump":
+        elif change == "bump":
             out[at : at + 1] = [(out[at] + draw(st.sampled_from([-1, 1]))) % 2**32] if out else [1]
-        elif kind == "cut":
+        elif change == "cut":
             del out[at:]
-        elif kind == "insert":
+        elif change == "insert":
             out[at:at] = draw(st.lists(_ODD_WORDS | u32s, min_size=1, max_size=3))
-        elif kind == "delete":
+        elif change == "delete":
             del out[at : at + draw(st.integers(1, 4))]
         else:
             piece = out[at : at + draw(st.integers(1, 20))]

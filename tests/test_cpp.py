@@ -31,6 +31,7 @@ from blobstore.compression.planes import Layout
 from blobstore.compression.reader import PackedReader
 from blobstore.compression.writer import CHUNK_NBYTES, compress
 from blobstore.errors import BlobStoreError, FormatError
+from blobstore.fileio.locking import lock
 from blobstore.gemma import legacy
 from blobstore.gemma.toc import TocEntry, build_toc, toc_entry
 from blobstore.index import Entry, IndexedBlob, build_index
@@ -198,19 +199,19 @@ def has_libzstd(compiler: str) -> bool:
 
 @pytest.fixture(scope="session")
 def programs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    """What is made of the header, compiled side by side.
+    """What is made of the header, compiled side by side, once for all of the run's processes.
 
     ``sbs_ls`` by each compiler and with libzstd, where they are, and the example of the README.
     """
     compiler, other = shutil.which("g++"), shutil.which("clang++")
     if not compiler:
         pytest.skip("no g++ is installed: the reader in C++ is not tested")
-    folder = tmp_path_factory.mktemp("cpp")
+    base = tmp_path_factory.getbasetemp()  # pytest-xdist's processes have one each, in a folder that they share
+    folder = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "cpp"
+    folder.mkdir(exist_ok=True)
     example, lines = examples_in_readme()
     sources = {"example": example, "allocations": ALLOCATIONS, "no-mmap": NO_MMAP, "packed": PACKED}
     sources["values"] = VALUES.replace("EXAMPLE", lines)
-    for name, source in sources.items():
-        (folder / f"{name}.cpp").write_text(source, encoding="utf-8")
     commands = {
         "sbs_ls": [compiler, *SANITIZERS, str(CPP / "sbs_ls.cpp")],
         "no-exceptions": [compiler, *PLAIN, str(CPP / "sbs_ls.cpp")],
@@ -224,6 +225,18 @@ def programs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
         commands["values"] = [compiler, *SANITIZERS, "-DBLOBSTORE_ZSTD", str(folder / "values.cpp"), *ZSTD]
         commands["zstd"] = [compiler, *PLAIN, "-DBLOBSTORE_ZSTD", str(CPP / "sbs_ls.cpp"), *ZSTD]
         commands["packed"] = [other or compiler, *SANITIZERS, str(folder / "packed.cpp"), *ZSTD]
+    with (folder / "compiled").open("a+") as compiled:
+        assert lock(compiled.fileno())
+        if not os.fstat(compiled.fileno()).st_size:
+            for name, source in sources.items():
+                (folder / f"{name}.cpp").write_text(source, encoding="utf-8")
+            compile_all(commands, folder)
+            compiled.write("all")
+    return {name: folder / name for name in commands}
+
+
+def compile_all(commands: dict[str, list[str]], folder: Path) -> None:
+    """Compile each program into a folder."""
     running = {
         name: subprocess.Popen(
             [*command, "-std=c++17", *WARNINGS, f"-I{CPP}", "-o", str(folder / name)], stderr=subprocess.PIPE, text=True
@@ -232,7 +245,6 @@ def programs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     }
     said = {name: process.communicate()[1] for name, process in running.items()}
     assert {name: said[name] for name, process in running.items() if process.returncode} == {}
-    return {name: folder / name for name in commands}
 
 
 def with_libzstd(programs: dict[str, Path], name: str) -> Path:

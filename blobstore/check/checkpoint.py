@@ -8,10 +8,11 @@ from blobstore.check.config import check_config
 from blobstore.check.findings import Finding, finding
 from blobstore.check.runtime import has_one_base
 from blobstore.check.tensors import check_model
+from blobstore.checkpoint.beside import has_chat_template, tokenizer_beside
 from blobstore.checkpoint.reader import open_checkpoint
-from blobstore.convert.choose import choose_plan, has_chat_template, tokenizer_beside
+from blobstore.convert.choose import choose_plan
 from blobstore.convert.run import measure_scales
-from blobstore.errors import BlobStoreError, CheckpointError
+from blobstore.errors import BlobStoreError, CheckpointError, Fault
 from blobstore.gemma.toc import toc_entry
 
 if TYPE_CHECKING:
@@ -54,10 +55,10 @@ def check_checkpoint(
             yield from check_plan(plan)
             measure_scales(plan, checkpoint, progress)
     except CheckpointError as error:
-        for reason, name, message in error.faults or [(error.reason, error.path or path, error.message)]:
-            yield _refusal(reason, name, message)
+        for fault in error.faults or [_fault_of(error, path)]:
+            yield _refusal(fault)
     except BlobStoreError as error:
-        yield _refusal(error.reason, error.path or path, error.message)
+        yield _refusal(_fault_of(error, path))
 
 
 def check_plan(plan: Plan) -> Iterator[Finding]:
@@ -72,5 +73,9 @@ def check_plan(plan: Plan) -> Iterator[Finding]:
         yield from check_model(plan.config, toc)
 
 
-def _refusal(reason: str, name: str, message: str) -> Finding:
-    return Finding("error", reason, name, message, _REFUSED, "see the message")
+def _fault_of(error: BlobStoreError, path: str) -> Fault:
+    return Fault(error.reason, error.path or path, error.message)
+
+
+def _refusal(fault: Fault) -> Finding:
+    return Finding("error", fault.reason, fault.name, fault.message, _REFUSED, "see the message")

@@ -43,6 +43,7 @@ _CONVERT = "convert the checkpoint again with blobstore convert"
 _REWRITE = "blobstore rewrite FILE -o OUT writes a copy padded with zeros"
 _NO_LOAD = "gemma.cpp stops when it loads the tensors"
 _REINDEX = "blobstore index build FILE --force builds a new one"
+_DIGESTS = "blobstore index build FILE --digests stores them from now on"
 _NEWER = "use a newer gemma.cpp"
 _OLD = (OCTOBER.name, APRIL.name)
 _NEW = (APRIL.name, LATER.name)
@@ -74,12 +75,8 @@ _INDEX = {
 }
 _CONTENTS = {
     "damaged-blob": Kind("error", "these tensors have wrong values", _DOWNLOAD),
-    "no-digests": Kind(
-        "warning",
-        "a change in a blob can't be detected",
-        "blobstore index build FILE --digests stores them from now on",
-    ),
-    "no-digest": Kind("note", "a change in this blob can't be detected", _REINDEX),
+    "no-digests": Kind("warning", "a change in a blob can't be detected", _DIGESTS),
+    "no-digest": Kind("note", "a change in this blob can't be detected", _DIGESTS),
     "not-a-number": Kind("error", "results become NaN", "download it again, or convert again from a sound source"),
     "infinite": Kind("warning", "results may become NaN", "check whether the source has them too"),
     "reserved-code": Kind("error", "gemma.cpp's decoder stops, or returns an unspecified value", _CONVERT),

@@ -11,7 +11,7 @@ from blobstore.check.codes import CODES
 from blobstore.check.findings import finding
 from blobstore.check.vision import LANES, MATMUL_ROWS, MAX_COLUMNS, check_vision
 from blobstore.container.keys import CONFIG_KEY
-from blobstore.convert.gemma_families import lost_stops, right_label, runtime_notes
+from blobstore.convert.gemma_config import lost_stops, right_label, runtime_faults
 from blobstore.gemma.config import LayerType, Model, WeightType
 from blobstore.gemma.models import is_gemma3
 from blobstore.gemma.newer import newer_config
@@ -55,7 +55,7 @@ def check_config(config: ModelConfig, *, one_base: bool = False) -> Iterator[Fin
     yield from _sizes(config)
     yield from _alike(config.layer_configs, config)
     yield from check_vision(config)
-    for fault in runtime_notes(config):
+    for fault in runtime_faults(config):
         if fault.reason != "vocabulary":
             yield finding(fault.reason, "config", fault.message)
             continue

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from blobstore.check.runtime import has_one_base
 from blobstore.container.keys import CONFIG_KEY
 from blobstore.container.reader import BlobReader
-from blobstore.convert.gemma_families import repaired
+from blobstore.convert.gemma_config import repaired
 from blobstore.edit.rewrite import Edits, rewrite
 from blobstore.errors import UsageError
 from blobstore.gemma.config import ModelConfig

@@ -23,7 +23,7 @@ from blobstore.gemma.newer import newer_blobs, newer_toc
 from blobstore.gemma.runtimes import LATER
 from blobstore.gemma.tensors import tensors_of
 from blobstore.gemma.toc import parse_toc
-from blobstore.index.metadata import CHOICES
+from blobstore.index.metadata import BASE, CHOICES
 from blobstore.index.names import MAX_LAYER, layer_of
 from blobstore.store.blobs import UnpackedBlobs
 from blobstore.store.catalog import IndexCatalog
@@ -87,10 +87,15 @@ def check_packed(reader: BlobReader, index: FoundIndex | None) -> Iterator[Findi
     count = index.content.packed_count if index else 0
     if count:
         what = f"{count} of its {len(reader)} blobs are packed"
+        remedy = None
+        if index and BASE in index.content.metadata:
+            what += ", as the difference to another file"
+            remedy = "blobstore unpack FILE -o OUT --base OTHER, the file that it is the difference to"
         if is_model(reader):
-            yield finding("packed", reader.path, what)
+            yield finding("packed", reader.path, what, remedy=remedy)
         else:
-            yield finding("packed", reader.path, what, severity="note", effect="blobstore reads it as it is")
+            effect = "blobstore reads it as it is" if remedy is None else "blobstore reads it with --base OTHER"
+            yield finding("packed", reader.path, what, severity="note", effect=effect, remedy=remedy)
 
 
 def check_runtime(reader: BlobReader, index: FoundIndex | None, *, tokenizer: bool = True) -> Iterator[Finding]:

@@ -15,12 +15,13 @@ from blobstore.gemma.tensors import check_tensors, tensors_of
 from blobstore.gemma.toc import odd_strides, stride_fault, toc_entry
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Iterable, Iterator, Mapping, Sequence
 
     from blobstore.check.findings import Finding
     from blobstore.container.reader import BlobReader
+    from blobstore.errors import Fault
     from blobstore.gemma.config import ModelConfig
-    from blobstore.gemma.tensors import TensorFault
+    from blobstore.gemma.tensors import TensorSpec
     from blobstore.gemma.toc import TocEntry
     from blobstore.store.blobs import UnpackedBlobs
 
@@ -99,22 +100,21 @@ def check_model(config: ModelConfig, toc: Mapping[str, TocEntry]) -> Iterator[Fi
         yield finding("not-compared", "toc", f"the tensors of {config.model.name}")
         return
     specs = {spec.key: spec for spec in tensors_of(config)}
+    slots = _keys_by_slot(specs.values())
     for fault in check_tensors(config, toc):
         code = _TENSOR_CODES[fault.reason]
         message = fault.message.removesuffix(": the runtime stops")
         if code == "weight-type" and config.weight == WeightType.F32:
             code = "mixed-f32"
-        # Observed: it computes with narrower types than its own exporter writes, except where the type is fixed.
-        floor = specs[fault.key].floor if fault.key in specs else None
-        if code == "tensor-type" and toc[fault.key].type_number > APRIL.last_type:
+        if code == "tensor-type" and toc[fault.name].type_number > APRIL.last_type:
             continue  # weights of later runtimes: newer-type reports them
-        if code == "tensor-type" and (floor == "bf16" or (fault.key == "img_pos_emb" and toc[fault.key].type.bits > 8)):
+        if code == "tensor-type" and _runs_anyway(specs[fault.name], toc[fault.name]):
             effect = "gemma.cpp runs it; its own exporter would not write it"
-            yield finding(code, fault.key, message, severity="warning", effect=effect)
+            yield finding(code, fault.name, message, severity="warning", effect=effect)
         elif code == "both-forms":
-            yield _both_forms(fault, toc)
+            yield _both_forms(fault, [toc[key] for key in slots[specs[fault.name].slot] if key in toc])
         else:
-            yield finding(code, fault.key, message)
+            yield finding(code, fault.name, message)
     yield from _pairs(toc)
     for key, entry in toc.items():
         spec = specs.get(key)
@@ -127,11 +127,23 @@ def check_model(config: ModelConfig, toc: Mapping[str, TocEntry]) -> Iterator[Fi
     yield from _stock(config, toc)
 
 
-def _both_forms(fault: TensorFault, toc: Mapping[str, TocEntry]) -> Finding:
+def _keys_by_slot(specs: Iterable[TensorSpec]) -> dict[str, list[str]]:
+    slots: dict[str, list[str]] = {}
+    for spec in specs:
+        slots.setdefault(spec.slot, []).append(spec.key)
+    return slots
+
+
+def _runs_anyway(spec: TensorSpec, entry: TocEntry) -> bool:
+    """Whether gemma.cpp was observed to compute with a type narrower than its own exporter writes."""
+    return spec.floor == "bf16" or (spec.key == "img_pos_emb" and entry.type.bits > 8)
+
+
+def _both_forms(fault: Fault, entries: Sequence[TocEntry]) -> Finding:
     """Name the form to drop: the one whose rows contain padding, if there is one."""
-    padded = [entry.name for entry in odd_strides([toc[key] for key in fault.keys])]
+    padded = [entry.name for entry in odd_strides(entries)]
     if not padded:
-        return finding("both-forms", fault.key, fault.message.removesuffix(": the runtime stops"))
+        return finding("both-forms", fault.name, fault.message.removesuffix(": the runtime stops"))
     drops = " ".join(f"--drop {name}" for name in padded)
     what = f"{fault.message.removesuffix(': the runtime stops')}; {', '.join(padded)} with padding between the values"
     return finding("both-forms", padded[0], what, remedy=f"blobstore rewrite FILE -o OUT {drops}")

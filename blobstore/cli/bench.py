@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import os
+import signal
+import threading
+from contextlib import contextmanager
 from dataclasses import asdict
 from typing import TYPE_CHECKING
 
@@ -14,10 +17,12 @@ from blobstore.cli.formatting import duration, shown, size
 from blobstore.cli.output import add_command, add_json, note, print_json
 from blobstore.cli.progress import steps
 from blobstore.cli.tables import print_table
+from blobstore.errors import UsageError
 from blobstore.index.inputs import files_of, refuse_inputs
 
 if TYPE_CHECKING:
     import argparse
+    from collections.abc import Iterator
 
     from blobstore.bench.report import Report, Row
 
@@ -62,6 +67,7 @@ _RIGHT = _COLUMNS[3:]
 _SPARE = ("pages", "own", "peak", "of limit", "bytes/s")
 _LIMITS = {"disk": "of disk", "memory": "of copy"}
 _QUICK_RUNS, _RUNS = 3, 5
+_ENDING = [getattr(signal, name) for name in ("SIGTERM", "SIGHUP") if hasattr(signal, name)]
 
 
 def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -71,9 +77,7 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
     parser.add_argument(
         "--runs", type=int, metavar="N", help=f"runs of each case (default: {_RUNS}, quick {_QUICK_RUNS})"
     )
-    parser.add_argument(
-        "--against", metavar="LIST", default="", help=f"other formats: all, or some of {','.join(PEERS)}"
-    )
+    parser.add_argument("--against", metavar="LIST", help=f"other formats: all, or some of {','.join(PEERS)}")
     parser.add_argument("--cold", action="store_true", help="only with FILE not in the page cache (default: both)")
     parser.add_argument("--warm", action="store_true", help="only with FILE in the page cache (default: both)")
     parser.add_argument(
@@ -87,6 +91,8 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
 
 def run(options: argparse.Namespace) -> int:
     """Run the command."""
+    if options.tmp is not None and options.against is None:
+        raise UsageError("needless-flag", "--tmp: no other format's file is written: leave it out, or add --against")
     if options.plot:
         plot.check(options.plot)
         refuse_inputs([options.plot], files_of(options.file))
@@ -97,12 +103,12 @@ def run(options: argparse.Namespace) -> int:
         runs=default if options.runs is None else options.runs,
         cold=options.cold or both,
         warm=options.warm or both,
-        against=_names(options.against),
+        against=_names(options.against or ""),
         folder=options.tmp,
         drop_caches=options.drop_caches,
         quick=options.quick,
     )
-    with steps() as tell:
+    with _signals_unwind(), steps() as tell:
         report = bench(plan, tell)
     if options.plot:
         heading = f"{shown(os.path.basename(report.file))}: {_what(report)}\nmedian of {_runs(report)}, log scale"
@@ -113,6 +119,26 @@ def run(options: argparse.Namespace) -> int:
     else:
         _tell(report)
     return 0
+
+
+@contextmanager
+def _signals_unwind() -> Iterator[None]:
+    """Turn signals that end the process into an exception, so that the other formats' files are removed."""
+    if threading.current_thread() is not threading.main_thread():  # other threads can't have handlers
+        yield
+        return
+
+    def end(number: int, _frame: object) -> None:
+        raise SystemExit(128 + number)
+
+    caught = [number for number in _ENDING if signal.getsignal(number) is signal.SIG_DFL]
+    for number in caught:
+        signal.signal(number, end)
+    try:
+        yield
+    finally:
+        for number in caught:
+            signal.signal(number, signal.SIG_DFL)
 
 
 def _names(text: str) -> tuple[str, ...]:

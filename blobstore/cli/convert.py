@@ -6,13 +6,14 @@ import os
 from typing import TYPE_CHECKING, Any
 
 from blobstore.check import check_plan, runs_in, runtimes_line
+from blobstore.checkpoint.beside import has_chat_template, tokenizer_beside
 from blobstore.checkpoint.reader import open_checkpoint
 from blobstore.cli.formatting import shape, shown, size
-from blobstore.cli.output import add_command, add_json, note, output_of, print_json
+from blobstore.cli.output import add_command, add_json, note, output_of, print_json, tell_dry_run
 from blobstore.cli.progress import Stopwatch, progress
 from blobstore.cli.tables import print_table
 from blobstore.container.layout import MAX_PORTABLE_BLOBS
-from blobstore.convert.choose import KINDS, choose_plan, has_chat_template, tokenizer_beside
+from blobstore.convert.choose import KINDS, choose_plan
 from blobstore.convert.gemma_plan import LAYOUTS, WEIGHTS, Choices
 from blobstore.convert.run import run_plan
 from blobstore.errors import UsageError
@@ -86,7 +87,7 @@ def run(options: argparse.Namespace) -> int:
             choices,
             tokenizer=tokenizer_beside(checkpoint, options.tokenizer),
             chat_template=has_chat_template(checkpoint),
-            room=MAX_PORTABLE_BLOBS - (options.index == "embedded"),
+            max_tensors=MAX_PORTABLE_BLOBS - (options.index == "embedded"),
         )
         if plan.config is None:
             _refuse_needless(options)
@@ -95,6 +96,7 @@ def run(options: argparse.Namespace) -> int:
             note(text)
         if options.dry_run:
             _show_plan(plan, findings, as_json=options.json)
+            tell_dry_run(options.output)
             return 0
         watch = Stopwatch()
         with progress(plan.nbytes, "converting") as advance:

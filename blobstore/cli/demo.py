@@ -20,7 +20,7 @@ from blobstore.convert.gemma_plan import Choices
 from blobstore.convert.run import run_plan
 from blobstore.convert.verify import verify
 from blobstore.errors import UsageError
-from blobstore.export.run import plan_export, run_export
+from blobstore.export.run import plan_export, run_export, superseded
 from blobstore.fileio.atomic import write_file
 from blobstore.fileio.source import read_beginning
 from blobstore.gemma.models import specifier_of
@@ -40,6 +40,7 @@ EXAMPLE = """example:
 
 _LAYERS, _WIDTH, _HIDDEN, _HEADS, _HEAD_SIZE, _VOCABULARY = 2, 64, 128, 2, 32, 512
 _MARK = "made_by_blobstore_demo"
+_EXPORTED = "exported.safetensors"
 _HEAD, _EMBEDDING = "lm_head.weight", "model.embed_tokens.weight"
 
 
@@ -62,7 +63,7 @@ def run(options: argparse.Namespace) -> int:
     _write_checkpoint(folder, tensors)
     small, exact = os.path.join(folder, "demo-sfp.sbs"), os.path.join(folder, "demo-bf16.sbs")
     wrong = _convert(folder, small, "sfp") + _convert(folder, exact, "bf16")
-    exported = os.path.join(folder, "exported.safetensors")
+    exported = os.path.join(folder, _EXPORTED)
     with blobstore.open(exact) as store:
         run_export(plan_export(store, materialize_aliases=True), store, exported)
     expected = tensors | {_HEAD: tensors[_EMBEDDING]}
@@ -164,6 +165,10 @@ def _refuse_foreign(folder: str) -> None:
     """Refuse a folder with files that weren't made by a demo."""
     config = os.path.join(folder, "config.json")
     if os.path.exists(config) and f'"{_MARK}"'.encode() in bytes(read_beginning(config, 10_000)):
+        others = superseded(os.path.join(folder, _EXPORTED), 1)
+        if others:
+            what = f"{', '.join(map(repr, others))} would be read instead of the demo's export, or with it"
+            raise UsageError("superseded", f"{what}: remove what isn't needed, or choose another folder")
         return
     if os.listdir(folder):
         raise UsageError("not-empty", f"{folder!r} has files that weren't made by a demo: choose another folder")

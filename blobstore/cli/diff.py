@@ -10,7 +10,7 @@ import numpy as np
 
 from blobstore.cli.formatting import shape, shown, size
 from blobstore.cli.newer import tell_newer
-from blobstore.cli.output import add_base, add_command, add_json, note, print_json
+from blobstore.cli.output import add_base, add_command, add_json, note, print_json, refuse_needless_base
 from blobstore.cli.progress import Stopwatch, progress
 from blobstore.cli.tables import print_table
 from blobstore.compare import Tolerance, compare, open_sides
@@ -81,6 +81,7 @@ def run(options: argparse.Namespace) -> int:
     watch = Stopwatch()
     tolerance = _tolerance(options)
     with open_sides(options.a, options.b, options.by, options.base) as (a, b):
+        _refuse_needless(options, a, b)
         for side in (a, b):
             for text in side.notes:
                 note(text)
@@ -114,6 +115,15 @@ def run(options: argparse.Namespace) -> int:
     counted = ", ".join(f"{count} {kind}" for kind, count in counts.items()) or "nothing to compare"
     print(f"{shown(options.a)}, {shown(options.b)}: {state} ({counted}; {size(nbytes)} in {watch.seconds:.1f} s)")
     return int(differ)
+
+
+def _refuse_needless(options: argparse.Namespace, a: Side, b: Side) -> None:
+    """Refuse options that only apply to .sbs files, or to those packed as differences."""
+    stores = [side.store for side in (a, b) if side.store]
+    refuse_needless_base(*stores)
+    if options.by is not None and not stores:
+        what = f"neither {options.a!r} nor {options.b!r} is an .sbs file, and only these have keys"
+        raise UsageError("needless-flag", f"--by: {what}: leave it out")
 
 
 def _tolerance(options: argparse.Namespace) -> Tolerance | None:

@@ -17,6 +17,7 @@ from blobstore.cli.output import (
     print_json,
     refuse_needless_base,
     tell,
+    tell_dry_run,
 )
 from blobstore.cli.progress import Stopwatch, progress
 from blobstore.cli.tables import print_table
@@ -92,6 +93,7 @@ def run(options: argparse.Namespace) -> int:
             else:
                 rows = [(tensor.name, tensor.type, shape(tensor.shape), tensor.nbytes) for tensor in tensors]
                 print_table(("name", "type", "shape", "bytes"), rows, right=("bytes",))
+            tell_dry_run(options.output)
             return 0
         with progress(plan.nbytes, "exporting") as advance:
             paths = run_export(plan, store, target, force=options.force, progress=advance)
@@ -107,6 +109,7 @@ def run(options: argparse.Namespace) -> int:
 
 def _nbytes(text: str) -> int:
     match = _SIZE.fullmatch(text.strip())
-    if not match or not float(match[1]):
-        raise UsageError("bad-size", f"{text!r} is not a size: expected 5GB, 500MB, 1000000")
-    return int(float(match[1]) * _UNITS[match[2] or ""])
+    nbytes = int(float(match[1]) * _UNITS[match[2] or ""]) if match else 0
+    if not nbytes:
+        raise UsageError("bad-size", f"{text!r} is not a size of at least a byte: expected 5GB, 500MB, 1000000")
+    return nbytes

@@ -7,11 +7,14 @@ from typing import TYPE_CHECKING
 import blobstore
 from blobstore.cli.newer import tell_newer
 from blobstore.cli.output import add_base, add_command, note, output_of, refuse_needless_base
+from blobstore.errors import UsageError
 from blobstore.export.tensor import write_npy, write_stored
 from blobstore.index.inputs import files_of, refuse_inputs
 
 if TYPE_CHECKING:
     import argparse
+
+    from blobstore.store.reader import Store
 
 EXAMPLE = """example:
   blobstore get model.sbs model.norm.weight -o norm.npy
@@ -30,7 +33,7 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
     parser.add_argument("file", metavar="FILE", help="an .sbs file")
     parser.add_argument("name", metavar="NAME", help="a tensor's name, or a blob's key")
     parser.add_argument(
-        "-o", "--output", metavar="OUT", help="a .npy file, or any other for stored bytes; default: standard output (-)"
+        "-o", "--output", metavar="OUT", help="a .npy file, or any other for the stored bytes; - is standard output"
     )
     add_base(parser)
     parser.add_argument("--raw", action="store_true", help="write the stored bytes, whatever OUT's name")
@@ -42,7 +45,7 @@ def run(options: argparse.Namespace) -> int:
     target = output_of(options, output)
     refuse_inputs([target], files_of(options.file, options.base))
     with blobstore.open(options.file, base=options.base) as store:
-        refuse_needless_base(store)
+        _refuse_needless_base(store, options.name)
         tell_newer(store.reader)
         if output.endswith(".npy") and not options.raw:
             foreign = write_npy(store, options.name, output)
@@ -51,3 +54,13 @@ def run(options: argparse.Namespace) -> int:
         else:
             write_stored(store, options.name, target)
     return 0
+
+
+def _refuse_needless_base(store: Store, name: str) -> None:
+    """Refuse ``--base`` if the tensor, or the blob, isn't stored as a difference."""
+    refuse_needless_base(store)
+    if store.base_path is None or (name not in store and name not in store.reader):
+        return
+    info = store.info(name) if name in store else None
+    if not info or not info.packed or not store.unpacked.packed(info.key, info.unpacked_nbytes).base_sha256:
+        raise UsageError("needless-base", f"{name!r} is not stored as a difference: leave out --base")

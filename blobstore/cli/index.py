@@ -18,7 +18,11 @@ attach  moves the index beside the file (FILE.idx) into it
 detach  moves the index out of the file into FILE.idx; the file is then as if it never had one
 build   makes an index for a file that has none: from its toc, or with each blob under its key;
         beside the file, or inside (--embed); --force replaces an existing index, whose metadata
-        is kept and whose names are not"""
+        is kept and whose names are not
+
+build --digests reads every blob and stores its SHA-256. An index without digests gets them, and keeps its names.
+Existing digests are compared, never replaced: each blob that doesn't match is named, and the exit status is 1. For a
+blob that was meant to change: --force without --digests, which drops the old digests, then --digests."""
 EXAMPLE = """example:
   blobstore index build model.sbs --digests
   blobstore index attach model.sbs"""
@@ -31,13 +35,17 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
     for name, action, text in (
         ("attach", _attach, "Move FILE.idx into FILE."),
         ("detach", _detach, "Move the index out of FILE into FILE.idx."),
-        ("build", _build, "Make an index for a FILE that has none."),
+        ("build", _build, "Make an index for a FILE that has none, or add digests to one."),
     ):
         command = add_command(actions, name, action, text, f"example:\n  blobstore index {name} model.sbs")
         command.add_argument("file", metavar="FILE", help="an .sbs file")
         if name == "build":
             command.add_argument("--embed", action="store_true", help="put it into FILE, which is rewritten")
-            command.add_argument("--digests", action="store_true", help="read every blob and store its SHA-256")
+            command.add_argument(
+                "--digests",
+                action="store_true",
+                help="read every blob and store its SHA-256, also in an existing index; old ones are compared",
+            )
             command.add_argument("--force", action="store_true", help="replace an existing index; its names are lost")
         add_json(command)
 

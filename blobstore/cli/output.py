@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import stat
 import sys
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any
@@ -34,8 +35,16 @@ def add_command(
         epilog=example,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
+    parser.register("type", None, _text)  # for all arguments without a type of their own
     parser.set_defaults(run=run)
     return parser
+
+
+def _text(value: str) -> str:
+    """Refuse an empty text, which an unset shell variable gives: it means neither "left out" nor "this folder"."""
+    if not value:
+        raise argparse.ArgumentTypeError("it is empty: is a shell variable not set?")
+    return value
 
 
 def add_json(parser: argparse.ArgumentParser) -> None:
@@ -57,11 +66,13 @@ def output_of(options: argparse.Namespace, output: str, *, streams: bool = True)
         streams: Whether it can write from front to back, without seeking.
 
     Raises:
-        UsageError: ``no-stream``; ``two-ways`` with ``--json``; ``terminal``.
+        UsageError: ``no-stream``; ``not-a-file`` for another name of standard output; ``two-ways`` with ``--json``;
+            ``terminal``.
     """
-    if not output:
-        raise UsageError("no-output", "the output path is empty: is a shell variable not set?")
     if output != "-":
+        if _is_standard_output(output):
+            way = "-, as in -o -, writes there" if streams else "this needs a file: -o OUT"
+            raise UsageError("not-a-file", f"{output!r} is standard output: {way}")
         return output
     if not streams:
         raise UsageError("no-stream", "- is standard output, but this needs a file: -o OUT (./- is a file called -)")
@@ -75,23 +86,48 @@ def output_of(options: argparse.Namespace, output: str, *, streams: bool = True)
     return sys.stdout.buffer
 
 
+def _is_standard_output(path: str) -> bool:
+    """Whether a path, such as /dev/stdout, names standard output, and isn't a regular file."""
+    try:
+        named, ours = os.stat(path), os.fstat(sys.stdout.fileno())
+    except (OSError, ValueError):  # the path does not exist, or there is no descriptor
+        return False
+    return os.path.samestat(named, ours) and not stat.S_ISREG(named.st_mode)
+
+
+def refuse_same(output: str | BinaryIO | None, file: str, remedy: str) -> None:
+    """Refuse to write to the file that is read, by whatever name, and say how to replace it.
+
+    Raises:
+        UsageError: ``same-file``.
+    """
+    with suppress(OSError):
+        if isinstance(output, str) and os.path.samefile(output, file):
+            raise UsageError("same-file", f"{output!r} is the file that is read: {remedy}")
+
+
 def tell(text: str, *, output: str) -> None:
     """Print a line for people; on standard error if the command's output goes to standard output."""
     print(text, file=sys.stderr if output == "-" else sys.stdout)
 
 
-def refuse_needless_base(store: Store) -> None:
-    """Refuse ``--base`` for a file that isn't packed as the difference to another.
+def tell_dry_run(output: str | None) -> None:
+    """Print which file a dry run does not write."""
+    if output is not None:
+        note(f"a dry run: {'standard output' if output == '-' else output} is not written")
+
+
+def refuse_needless_base(*stores: Store) -> None:
+    """Refuse ``--base`` if none of the files is packed as the difference to another.
 
     Raises:
         UsageError: ``needless-base``.
     """
     from blobstore.index.metadata import BASE  # noqa: PLC0415 (needs numpy, which --version doesn't)
 
-    if store.base_path is not None and BASE not in store.metadata:
-        raise UsageError(
-            "needless-base", f"{store.path!r} isn't packed as the difference to another file: leave out --base"
-        )
+    if any(store.base_path is not None for store in stores) and not any(BASE in store.metadata for store in stores):
+        paths = ", ".join(dict.fromkeys(repr(store.path) for store in stores))
+        raise UsageError("needless-base", f"{paths}: not packed as the difference to another file: leave out --base")
 
 
 def print_json(value: Any) -> None:  # noqa: ANN401 (JSON is anything)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from blobstore.check.repair import repair
 from blobstore.cli.formatting import shown
-from blobstore.cli.output import add_command, add_json, output_of, print_json, tell
+from blobstore.cli.output import add_command, add_json, output_of, print_json, refuse_same, tell
 from blobstore.cli.progress import progress
 
 if TYPE_CHECKING:
@@ -29,7 +29,9 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
     """Add the command."""
     parser = add_command(commands, "repair", run, TEXT, EXAMPLE)
     parser.add_argument("file", metavar="FILE", help="an .sbs file with a model for gemma.cpp")
-    parser.add_argument("-o", "--output", metavar="OUT", help="the .sbs file to write (default: FILE, in place)")
+    parser.add_argument(
+        "-o", "--output", metavar="OUT", help="the .sbs file to write; - is standard output (default: FILE, in place)"
+    )
     parser.add_argument("--dry-run", action="store_true", help="show what would change, write nothing")
     add_json(parser)
 
@@ -37,6 +39,7 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
 def run(options: argparse.Namespace) -> int:
     """Run the command."""
     target = output_of(options, options.output) if options.output and not options.dry_run else options.output
+    refuse_same(target, options.file, "without -o it is replaced")
     with progress(os.stat(options.file).st_size, "writing") as advance:
         done = repair(options.file, target, write=not options.dry_run, progress=advance)
     changes = {name: (_plain(old), _plain(new)) for name, (old, new) in done.changes.items()}

@@ -6,7 +6,7 @@ import os
 from typing import TYPE_CHECKING
 
 from blobstore.cli.formatting import shown, size
-from blobstore.cli.output import add_command, add_json, note, output_of, print_json, tell
+from blobstore.cli.output import add_command, add_json, note, output_of, print_json, refuse_same, tell
 from blobstore.cli.progress import Stopwatch, progress
 from blobstore.edit.rewrite import Edits, rewrite
 from blobstore.errors import UsageError
@@ -52,6 +52,7 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
 def run(options: argparse.Namespace) -> int:
     """Run the command."""
     target = None if options.in_place else output_of(options, options.output)
+    refuse_same(target, options.file, "--in-place, instead of -o, replaces it")
     edits = Edits(
         version=options.container,
         drop=tuple(options.drop),

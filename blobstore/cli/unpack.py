@@ -27,7 +27,9 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
     """Add the command."""
     parser = add_command(commands, "unpack", run, TEXT, EXAMPLE)
     parser.add_argument("file", metavar="FILE", help="a packed .sbs file")
-    parser.add_argument("-o", "--output", metavar="OUT", required=True, help="the .sbs file to write")
+    parser.add_argument(
+        "-o", "--output", metavar="OUT", required=True, help="the .sbs file to write; - is standard output"
+    )
     add_base(parser)
     parser.add_argument("--workers", type=int, metavar="N", help="threads (default: one for each core)")
     add_json(parser)

@@ -5,18 +5,28 @@ from __future__ import annotations
 import json
 import os
 from collections import Counter
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 import blobstore
 from blobstore.check import verify_file
+from blobstore.checkpoint.beside import has_chat_template, tokenizer_beside
 from blobstore.checkpoint.reader import open_checkpoint
 from blobstore.cli.findings import add_strict, print_findings, status_of
 from blobstore.cli.formatting import shown, size
-from blobstore.cli.output import add_base, add_command, add_json, note, output_of, print_json, tell
+from blobstore.cli.output import (
+    add_base,
+    add_command,
+    add_json,
+    note,
+    output_of,
+    print_json,
+    refuse_needless_base,
+    tell,
+)
 from blobstore.cli.progress import Stopwatch, progress
-from blobstore.convert.choose import has_chat_template, tokenizer_beside
 from blobstore.convert.verify import digest_of, plan_again, verify
-from blobstore.errors import UsageError
+from blobstore.errors import FormatError, UsageError
 from blobstore.fileio.atomic import write_file
 from blobstore.fileio.threads import check_workers
 from blobstore.index.inputs import files_of
@@ -60,7 +70,9 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
     source.add_argument("--tokenizer", metavar="FILE", help="tokenizer.model, if it isn't beside SRC")
     source.add_argument("--list", action="store_true", help="print a line for each tensor")
     source.add_argument(
-        "--receipt", metavar="OUT", help="write digests of source and file, choices and versions as JSON"
+        "--receipt",
+        metavar="OUT",
+        help="write digests of source and file, choices and versions as JSON; - is standard output",
     )
     add_json(parser)
 
@@ -75,12 +87,17 @@ def run(options: argparse.Namespace) -> int:
         raise UsageError("two-ways", "--quick, --values, --workers and --strict don't go with --against")
     if options.base is not None and not (options.values or options.against):
         raise UsageError("needless-base", "--base goes with --values or --against: digests are of the stored bytes")
+    if options.quick and options.workers is not None:
+        raise UsageError("needless-flag", "--workers: --quick reads no blobs: leave out one of them")
     check_workers(options.workers)
     return _verify_alone(options) if options.against is None else _verify_against(options)
 
 
 def _verify_alone(options: argparse.Namespace) -> int:
     watch = Stopwatch()
+    if options.base is not None:
+        with suppress(FormatError), blobstore.open(options.file, access="read", base=options.base) as store:
+            refuse_needless_base(store)
     done = verify_file(
         options.file,
         quick=options.quick,
@@ -105,6 +122,7 @@ def _verify_against(options: argparse.Namespace) -> int:
         blobstore.open(options.file, access="read", base=options.base) as store,
         open_checkpoint(options.against) as checkpoint,
     ):
+        refuse_needless_base(store)
         plan = plan_again(
             store,
             checkpoint,

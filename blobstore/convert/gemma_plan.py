@@ -1,4 +1,4 @@
-"""A Gemma checkpoint and choices → a plan of the file that gemma.cpp runs.
+"""The plan of the file that gemma.cpp runs: from a Gemma checkpoint and the user's choices.
 
 Spec: spec/gemma.md, Checkpoints.
 """
@@ -12,22 +12,26 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from blobstore.codecs.element_types import BY_NAME
-from blobstore.convert.gemma_families import Recognised, default_wrapping, family_of, recognise, runtime_notes
+from blobstore.convert.gemma_config import default_wrapping, runtime_faults
+from blobstore.convert.gemma_families import family_of
+from blobstore.convert.gemma_recognise import Recognised, recognise
 from blobstore.convert.gemma_sources import Sources, foreign_tensors
 from blobstore.convert.pieces import Piece, rows_of
-from blobstore.convert.plan import Plan, PlannedAlias, PlannedPart, PlannedTensor
-from blobstore.errors import CheckpointError, Fault, UsageError
+from blobstore.convert.plan import Plan, PlannedAlias, PlannedPart, PlannedTensor, refusal
+from blobstore.errors import Fault, UsageError
 from blobstore.gemma.config import WeightType, Wrapping
 from blobstore.gemma.models import is_gemma3
 from blobstore.gemma.tensors import default_type
 from blobstore.index.metadata import CHOICES, REARRANGED
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from blobstore.checkpoint.reader import Checkpoint
+    from blobstore.gemma.config import ModelConfig
 
 WEIGHTS = ("sfp", "bf16", "f32", "i8")
 LAYOUTS = ("split", "stock")
-_SHOWN = 20
 _DOUBT = ("missing-tensor", "shape", "config-disagrees")
 
 
@@ -36,10 +40,10 @@ class Choices:
     """What a user may choose.
 
     Attributes:
-        weights: Type of the weights that have a choice.
-        layout: ``split`` is almost the checkpoint's own arrangement, and loads faster; ``stock`` is what published
-            files have.
-        wrapping: ``it``, ``pt``, or None to see what the checkpoint says.
+        weights: Type of the weights, where the runtime leaves a choice.
+        layout: ``split`` is almost the checkpoint's own arrangement, and loads faster; ``stock`` is that of published
+            files.
+        wrapping: ``it``, ``pt``, or None for what the checkpoint says.
     """
 
     weights: str = "sfp"
@@ -47,7 +51,7 @@ class Choices:
     wrapping: str | None = None
 
     def refuse_unusable(self) -> None:
-        """Refuse what no runtime up to April 2026 runs. `verify` still compares files that were made so.
+        """Refuse what no runtime up to April 2026 runs. `verify` still compares such files.
 
         Raises:
             UsageError: ``i8-stock``.
@@ -63,6 +67,11 @@ def is_gemma(checkpoint: Checkpoint) -> bool:
     return family is not None or fault is not None
 
 
+def looks_like_gemma(checkpoint: Checkpoint) -> bool:
+    """Whether the tensors of a checkpoint without a config.json have Gemma's names."""
+    return not checkpoint.config and any(".pre_feedforward_layernorm." in name for name in checkpoint.tensors)
+
+
 def plan_for_gemma(checkpoint: Checkpoint, choices: Choices, *, tokenizer: bytes | None, chat_template: bool) -> Plan:
     """Plan the file that gemma.cpp runs.
 
@@ -73,74 +82,81 @@ def plan_for_gemma(checkpoint: Checkpoint, choices: Choices, *, tokenizer: bytes
         chat_template: Whether the checkpoint has one.
 
     Raises:
-        CheckpointError: ``cannot-convert``, with ``faults``: all that is wrong, at once.
+        CheckpointError: ``cannot-convert``, with ``faults``: everything that is wrong, at once.
     """
+    recognised = _recognised(checkpoint)
+    wrapping, why = _wrapping(recognised, choices, chat_template=chat_template)
+    weight = WeightType(BY_NAME[choices.weights].number)
+    config = replace(recognised.config, weight=weight, wrapping=wrapping)
+    sources = Sources(recognised, checkpoint, choices.layout)
+    faults = _faults(config, sources)
+    if faults:
+        raise refusal(faults)
+    plan = Plan(metadata=dict(checkpoint.metadata), notes=[*checkpoint.notes, *recognised.notes])
+    plan.config, plan.tokenizer = config, tokenizer
+    plan.notes.append(f"wrapping {wrapping.name.lower()}: {why}")
+    plan.notes += _notes(plan, choices)
+    plan.tensors += _tensors(sources, choices)
+    _add_names(plan, sources)
+    plan.metadata[CHOICES] = _choices_text(recognised, config, choices)
+    return plan
+
+
+def _recognised(checkpoint: Checkpoint) -> Recognised:
     family, fault = family_of(checkpoint.config)
     if fault or family is None:
         raise refusal([fault or _no_family(checkpoint)])
     shapes = {name: entry.shape for name, entry in checkpoint.tensors.items()}
-    early = list(foreign_tensors(checkpoint))
-    found = recognise(family, checkpoint.config, shapes, checkpoint.generation)
-    if isinstance(found, Fault):
-        raise refusal([*early, found])
-    chosen, why = _wrapping(found, choices, chat_template=chat_template)
-    config = replace(found.config, weight=WeightType(BY_NAME[choices.weights].number), wrapping=chosen)
-    sources = Sources(found, checkpoint, choices.layout)
-    faults = [*early, *found.faults, *runtime_notes(config)]
-    # When the sizes are in doubt, what doesn't fit them would be called unexpected.
-    doubt = any(one.reason in _DOUBT for one in found.faults)
-    faults += [one for one in sources.faults() if one.reason != "unexpected-tensor" or not doubt]
-    if faults:
-        raise refusal(faults)
-    plan = Plan(metadata=dict(checkpoint.metadata), notes=[*checkpoint.notes, *found.notes])
-    plan.notes.append(f"wrapping {chosen.name.lower()}: {why}")
-    if tokenizer is None:
-        plan.notes.append("there is no tokenizer.model: gemma.cpp needs --tokenizer to run this file")
-    if choices.weights == "i8":
-        plan.notes.append("i8 is experimental in gemma.cpp, and its --to_bf16 1 stops at it")
-    plan.config, plan.tokenizer = config, tokenizer
-    for spec, pieces in sources.blobs():
-        kind = default_type(spec, choices.weights)
-        plan.tensors.append(
-            PlannedTensor(
-                spec.key, spec.key, kind, (spec.rows, spec.cols), kind.nbytes(spec.rows * spec.cols), tuple(pieces)
-            )
-        )
-    _add_names(plan, sources)
-    made: dict[str, object] = {"weights": choices.weights, "layout": choices.layout, "wrapping": chosen.name.lower()}
-    if is_gemma3(config) and not config.use_global_timescale:
-        made["rope_bases"] = found.bases  # else the config could be one that lacks the word
-    plan.metadata[CHOICES] = json.dumps(made, sort_keys=True)
-    return plan
+    recognised = recognise(family, checkpoint.config, shapes, checkpoint.generation)
+    if isinstance(recognised, Fault):
+        raise refusal([*foreign_tensors(checkpoint), recognised])
+    return recognised
 
 
 def _no_family(checkpoint: Checkpoint) -> Fault:
     if not checkpoint.config:
-        what = "config.json is not beside the tensors, and it says what the model is: put the checkpoint's there"
+        what = "there is no config.json beside the tensors, which says what the model is: add the checkpoint's"
         return Fault("missing-config", "config.json", what)
-    return Fault("not-gemma", "model_type", "this is no Gemma checkpoint: --as names keeps every tensor")
+    return Fault("not-gemma", "model_type", "this is not a Gemma checkpoint: --as names keeps every tensor")
 
 
-def looks_like_gemma(checkpoint: Checkpoint) -> bool:
-    """Whether the tensors of a checkpoint without a config.json are named as Gemma's are."""
-    return not checkpoint.config and any(".pre_feedforward_layernorm." in name for name in checkpoint.tensors)
+def _faults(config: ModelConfig, sources: Sources) -> list[Fault]:
+    """Return everything that keeps a recognised checkpoint from being converted."""
+    known = sources.recognised.faults
+    faults = [*foreign_tensors(sources.checkpoint), *known, *runtime_faults(config)]
+    # While the dimensions are in doubt, whatever doesn't match them would be called unexpected.
+    doubt = any(fault.reason in _DOUBT for fault in known)
+    return [*faults, *(fault for fault in sources.faults() if fault.reason != "unexpected-tensor" or not doubt)]
 
 
-def refusal(faults: list[Fault]) -> CheckpointError:
-    """Return one error that says all that is wrong."""
-    lines = [f"{fault.reason}: {fault.name}: {fault.message}" for fault in faults[:_SHOWN]]
-    if len(faults) > _SHOWN:
-        lines.append(f"and {len(faults) - _SHOWN} more")
-    error = CheckpointError("cannot-convert", "; ".join(lines))
-    error.faults = [(fault.reason, fault.name, fault.message) for fault in faults]
-    return error
-
-
-def _wrapping(found: Recognised, choices: Choices, *, chat_template: bool) -> tuple[Wrapping, str]:
-    own, why = default_wrapping(found.config, has_chat_template=chat_template)
-    if choices.wrapping is None or found.config.vit_config.layer_configs:
+def _wrapping(recognised: Recognised, choices: Choices, *, chat_template: bool) -> tuple[Wrapping, str]:
+    own, why = default_wrapping(recognised.config, has_chat_template=chat_template)
+    if choices.wrapping is None or recognised.config.vit_config.layer_configs:
         return own, why
     return Wrapping[choices.wrapping.upper()], "you chose it"
+
+
+def _notes(plan: Plan, choices: Choices) -> Iterator[str]:
+    if plan.tokenizer is None:
+        yield "there is no tokenizer.model: gemma.cpp needs --tokenizer to run this file"
+    if choices.weights == "i8":
+        yield "i8 is experimental in gemma.cpp, and its --to_bf16 1 stops at it"
+
+
+def _tensors(sources: Sources, choices: Choices) -> Iterator[PlannedTensor]:
+    for spec, pieces in sources.blobs():
+        element_type = default_type(spec, choices.weights)
+        nbytes = element_type.nbytes(spec.rows * spec.cols)
+        yield PlannedTensor(spec.key, spec.key, element_type, (spec.rows, spec.cols), nbytes, tuple(pieces))
+
+
+def _choices_text(recognised: Recognised, config: ModelConfig, choices: Choices) -> str:
+    """Return what the file's metadata says of the choices that it was made with."""
+    made: dict[str, object] = {"weights": choices.weights, "layout": choices.layout}
+    made["wrapping"] = config.wrapping.name.lower()
+    if is_gemma3(config) and not config.use_global_timescale:
+        made["rope_bases"] = recognised.bases  # otherwise the config might be one that lacks the field
+    return json.dumps(made, sort_keys=True)
 
 
 def _add_names(plan: Plan, sources: Sources) -> None:
@@ -177,8 +193,8 @@ def _add_names(plan: Plan, sources: Sources) -> None:
                 [one.name, at, p.row, p.rows, p.col, p.cols, p.width, p.arrange, p.channels] for one, at, p in found
             ],
         }
-    head = sources.found.head or _head_name(sources.embedding)
-    why = "it has the same bytes" if sources.found.head else "gemma.cpp uses the embedding as the head"
+    head = sources.recognised.head or _head_name(sources.embedding)
+    why = "it has the same bytes" if sources.recognised.head else "gemma.cpp uses the embedding as the head"
     plan.aliases.append(PlannedAlias(head, sources.embedding, why))
     source_types = {name: checkpoint.tensors[name].type.name for name in places}
     said = {

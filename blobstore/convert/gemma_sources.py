@@ -1,4 +1,4 @@
-"""Where each tensor of the runtime comes from in a Gemma checkpoint, and whether all of it is there.
+"""Where each of the runtime's tensors comes from in a Gemma checkpoint, and whether all of it is there.
 
 Spec: spec/gemma.md, Checkpoints.
 """
@@ -8,15 +8,16 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING
 
-from blobstore.convert.gemma_families import SPARE_ROWS, WITH_VISION, Recognised
+from blobstore.convert.gemma_families import SPARE_ROWS, WITH_VISION
 from blobstore.convert.pieces import Piece, rows_of
 from blobstore.errors import Fault
 from blobstore.gemma.tensors import tensors_of
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Container, Iterator
 
     from blobstore.checkpoint.reader import Checkpoint
+    from blobstore.convert.gemma_recognise import Recognised
     from blobstore.gemma.tensors import TensorSpec
 
 _FLOATS = ("bf16", "f16", "f32", "f64")
@@ -44,7 +45,7 @@ _VISION_PLAIN = {
     "ln_1_bias": "layer_norm2.bias",
     "ln_1_scale": "layer_norm2.weight",
 }
-# What tells that weights are not plain: part of a tensor's name → what it is, and the way out.
+# What shows that weights are not plain: part of a tensor's name → what it is, and the fix.
 _FOREIGN = {
     "lora_": "a LoRA adapter: merge it into the model first (merge_and_unload)",
     "base_layer.": "a model with unmerged adapters: merge them first (merge_and_unload)",
@@ -76,19 +77,19 @@ def foreign_tensors(checkpoint: Checkpoint) -> Iterator[Fault]:
 
 
 class Sources:
-    """Where each tensor of the runtime comes from."""
+    """Where each of the runtime's tensors comes from."""
 
-    def __init__(self, found: Recognised, checkpoint: Checkpoint, layout: str) -> None:
+    def __init__(self, recognised: Recognised, checkpoint: Checkpoint, layout: str) -> None:
         """Look at a checkpoint; ``layout`` is ``split`` or ``stock``."""
-        self.found, self.checkpoint, self._layout = found, checkpoint, layout
-        self.embedding = f"{found.text}embed_tokens.weight"
-        layer = found.config.layer_configs[0]
+        self.recognised, self.checkpoint, self._layout = recognised, checkpoint, layout
+        self.embedding = recognised.embedding
+        layer = recognised.config.layer_configs[0]
         self._heads, self._kv, self._size = layer.heads, layer.kv_heads, layer.qkv_dim
         self._width, self._hidden = layer.model_dim, layer.ff_hidden_dim
 
     def blobs(self) -> Iterator[tuple[TensorSpec, list[Piece]]]:
         """Yield each tensor with its pieces, in the order of published files."""
-        config = self.found.config
+        config = self.recognised.config
         specs = {spec.key: spec for spec in tensors_of(config)}
         keys = ["c_embedding", "c_final_norm", *(key for key in specs if key.startswith(("enc_", "img_", "mm_")))]
         for i in range(config.num_layers):
@@ -100,36 +101,44 @@ class Sources:
         for key in keys:
             yield specs[key], self._pieces(specs[key])
 
-    def faults(self) -> list[Fault]:
-        """Compare what is needed with what is there."""
+    def faults(self) -> Iterator[Fault]:
+        """Compare what the runtime needs with what the checkpoint has."""
         totals, widths = self._totals()
-        faults = [fault for name in totals if (fault := self._fault(name, totals[name], widths[name]))]
-        known = {*totals, self.found.head}
+        for name, total in totals.items():
+            fault = self._fault(name, total, widths[name])
+            if fault:
+                yield fault
+        yield from self._unexpected({*totals, self.recognised.head})
+        yield from self._untied_head()
+
+    def _unexpected(self, known: Container[str | None]) -> Iterator[Fault]:
+        """Yield the tensors that nothing is made of; `foreign_tensors` has those that are quantised or adapters."""
         for name, entry in self.checkpoint.tensors.items():
             foreign = any(part in name for part in _FOREIGN) or entry.type.name not in _FLOATS
             if name not in known and not name.endswith(_IGNORED) and not foreign:
                 what = "gemma.cpp has no place for it: is this another architecture? --as names keeps every tensor"
-                faults.append(Fault("unexpected-tensor", name, what))
-        head = self.found.head
+                yield Fault("unexpected-tensor", name, what)
+
+    def _untied_head(self) -> Iterator[Fault]:
+        head = self.recognised.head
         if head and self.embedding in self.checkpoint.tensors and not self.checkpoint.same_bytes(head, self.embedding):
             what = f"it differs from {self.embedding!r}, and gemma.cpp uses the embedding as the head"
-            faults.append(Fault("untied-head", head, f"{what}: this model can't run there; --as names keeps both"))
-        return faults
+            yield Fault("untied-head", head, f"{what}: this model can't run there; --as names keeps both")
 
     def _fault(self, name: str, total: int, width: int) -> Fault | None:
-        """Compare one source with what is used of it."""
+        """Compare a source with what is used of it."""
         entry = self.checkpoint.tensors.get(name)
         if entry is None:
-            what = "it is missing: the checkpoint isn't whole; download it again, or its other shards"
+            what = "it is missing: the checkpoint is incomplete; download it again, or its other shards"
             return Fault("missing-tensor", name, what)
         shape = _shape(name, total, width)
         if entry.shape != shape:
-            what = f"its shape is {list(entry.shape)}, {list(shape)} is needed: is config.json another model's?"
+            what = f"its shape is {list(entry.shape)}, expected {list(shape)}: is config.json another model's?"
             return Fault("shape", name, what)
         return None
 
     def _totals(self) -> tuple[dict[str, int], dict[str, int]]:
-        """Return how many elements of each source are used (all have to be, but for spare rows), and its width."""
+        """Return how many elements of each source are used, and its width. All have to be used, but for spare rows."""
         totals: dict[str, int] = {}
         widths: dict[str, int] = {}
         for _, pieces in self.blobs():
@@ -137,12 +146,9 @@ class Sources:
                 if piece.source is not None:
                     totals[piece.source] = totals.get(piece.source, 0) + piece.count
                     widths[piece.source] = piece.width
-        if self._spare(self.embedding):
+        if self.recognised.family in WITH_VISION:
             totals[self.embedding] += SPARE_ROWS * self._width
         return totals, widths
-
-    def _spare(self, name: str) -> bool:
-        return name == self.embedding and self.found.family in WITH_VISION
 
     def _pieces(self, spec: TensorSpec) -> list[Piece]:
         base, _, layer = spec.key.rpartition("_")
@@ -152,7 +158,7 @@ class Sources:
         return self._model(spec)
 
     def _model(self, spec: TensorSpec) -> list[Piece]:
-        text, vision, projector = self.found.text, self.found.vision, self.found.projector
+        text, vision, projector = self.recognised.text, self.recognised.vision, self.recognised.projector
         plain = {
             "c_embedding": self.embedding,
             "c_final_norm": f"{text}norm.weight",
@@ -167,7 +173,7 @@ class Sources:
         if spec.key == "img_emb_kernel":
             kernel = f"{vision}embeddings.patch_embedding.weight"
             return [Piece(kernel, spec.cols, 0, spec.rows, 0, spec.cols, "channels_last", 3)]
-        gemma3 = self.found.family == "gemma3-vision"
+        gemma3 = self.recognised.family == "gemma3-vision"
         if spec.key == "img_head_bias":
             bias = None if gemma3 else f"{projector}linear.bias"
             return [Piece(bias, spec.cols, 0, 1, 0, spec.cols)]
@@ -177,12 +183,12 @@ class Sources:
         return [rows_of(f"{projector}linear.weight", spec.cols, 0, spec.rows)]
 
     def _text_layer(self, base: str, layer: str, spec: TensorSpec) -> list[Piece]:
-        at = f"{self.found.text}layers.{layer}."
-        q, k, v, o = (f"{at}self_attn.{one}_proj.weight" for one in "qkvo")
-        gate, up, down = (f"{at}mlp.{one}_proj.weight" for one in ("gate", "up", "down"))
+        prefix = f"{self.recognised.text}layers.{layer}."
+        q, k, v, o = (f"{prefix}self_attn.{name}_proj.weight" for name in "qkvo")
+        gate, up, down = (f"{prefix}mlp.{name}_proj.weight" for name in ("gate", "up", "down"))
         width, size, queries = self._width, self._size, self._heads * self._size
         query_rows = [rows_of(q, width, 0, queries)]
-        pairs = [rows_of(one, width, head * size, size) for head in range(self._kv) for one in (k, v)]
+        pairs = [rows_of(name, width, head * size, size) for head in range(self._kv) for name in (k, v)]
         made = {
             "qkv_ein": query_rows + pairs,
             "qkv1_w": query_rows,
@@ -196,19 +202,19 @@ class Sources:
         }
         if base in made:
             return made[base]
-        return [rows_of(f"{at}{_NORMS[base]}.weight", spec.cols, 0, 1)]
+        return [rows_of(f"{prefix}{_NORMS[base]}.weight", spec.cols, 0, 1)]
 
     def _vision_layer(self, base: str, layer: str, spec: TensorSpec) -> list[Piece]:
-        at = f"{self.found.vision}encoder.layers.{layer}."
+        prefix = f"{self.recognised.vision}encoder.layers.{layer}."
         if base in _VISION_PLAIN:
-            return [rows_of(f"{at}{_VISION_PLAIN[base]}", spec.cols, 0, spec.rows)]
-        vit = self.found.config.vit_config.layer_configs[0]
+            return [rows_of(f"{prefix}{_VISION_PLAIN[base]}", spec.cols, 0, spec.rows)]
+        vit = self.recognised.config.vit_config.layer_configs[0]
         end = "weight" if base == "qkv_ein_w" else "bias"
         step = vit.qkv_dim if end == "weight" else 1  # a bias is a row of its own for each head
         return [
-            rows_of(f"{at}self_attn.{one}_proj.{end}", spec.cols, head * step, step)
+            rows_of(f"{prefix}self_attn.{name}_proj.{end}", spec.cols, head * step, step)
             for head in range(vit.heads)
-            for one in "qkv"
+            for name in "qkv"
         ]
 
 

@@ -1,4 +1,4 @@
-"""What becomes of each key of a Gemma checkpoint's ``config.json``: one table of all that are known.
+"""What becomes of each key of a Gemma checkpoint's ``config.json``: a table of all known keys.
 
 Spec: spec/gemma.md, config.json.
 """
@@ -16,8 +16,8 @@ class Fate(Enum):
     """What becomes of a key."""
 
     DIMENSION = "compared with the tensors"
-    FIELD = "written into the file's config, told where no field says it"
-    FIXED = "the runtime's own is fixed: another value is refused, or told where it makes little difference"
+    FIELD = "written into the file's config; a note where no field says it"
+    FIXED = "fixed in the runtime: another value is refused, or noted where it makes little difference"
     CHOICE = "chooses family, wrapping or head"
     NO_EFFECT = "doesn't change what the model computes"
 
@@ -39,7 +39,7 @@ _COMMON = _fates(
     " repetition_penalty return_dict_in_generate suppress_tokens temperature top_k top_p typical_p",
     CHOICE="model_type",
 )
-# By part of config.json. `text` is all of it in text models.
+# By part of config.json. In text-only models `text` is all of it.
 KEYS: dict[str, dict[str, Fate]] = {
     "text": _COMMON
     | _fates(
@@ -70,7 +70,7 @@ KEYS: dict[str, dict[str, Fate]] = {
         NO_EFFECT="vision_use_head projector_hidden_act num_positions num_image_tokens projection_dim",
     ),
 }
-# A key's values that are what the runtime computes with; the default is the first.
+# The values of a key that agree with what the runtime computes; the default is the first.
 FIXED: dict[str, dict[str, tuple[Any, ...]]] = {
     "text": {
         "hidden_activation": ("gelu_pytorch_tanh", "gelu_new"),
@@ -92,8 +92,8 @@ FIXED: dict[str, dict[str, tuple[Any, ...]]] = {
         "hidden_act": ("gelu_pytorch_tanh", "gelu_new"),
     },
 }
-# Of these another value is told: the file runs, with the runtime's own.
-TOLD = {
+# Other values of these are only noted: the file runs, with the runtime's own.
+NOTED = {
     "rms_norm_eps": "every gemma.cpp computes with 1e-06",
     "layer_norm_eps": "every gemma.cpp computes with 1e-06",
     "bos_token_id": "every gemma.cpp begins a prompt with token 2",
@@ -102,10 +102,10 @@ TOLD = {
 
 
 def unknown_keys(family: str, config: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
-    """Yield the part and the name of each key of a config.json that `KEYS` doesn't have."""
-    for part, said in parts_of(family, config):
-        place = {"text": "text_config.", "vision": "vision_config."}.get(part, "") if said is not config else ""
-        yield from ((place, key) for key in said if key not in KEYS[part])
+    """Yield the place and the name of each key of a config.json that `KEYS` doesn't have."""
+    for part, values in parts_of(family, config):
+        place = {"text": "text_config.", "vision": "vision_config."}.get(part, "") if values is not config else ""
+        yield from ((place, key) for key in values if key not in KEYS[part])
 
 
 def parts_of(family: str, config: Mapping[str, Any]) -> Iterator[tuple[str, Mapping[str, Any]]]:

@@ -1,4 +1,4 @@
-"""Pieces of checkpoint tensors → the values of a new tensor, in its order, a chunk at a time."""
+"""Pieces of checkpoint tensors become the values of a new tensor, in its order, a chunk at a time."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from blobstore.fileio.types import Array, Bytes
 
 
-CHUNK_NBYTES = 1 << 20  # of the source; a chunk is what one thread works on
+CHUNK_NBYTES = 1 << 20  # of the source, for one thread at a time
 
 
 @dataclass(frozen=True)
@@ -31,13 +31,13 @@ class Piece:
 
     Attributes:
         source: The tensor's name; None for zeros.
-        width: Columns of the source when it is seen as a matrix; for zeros of the new rows.
+        width: Columns of the source, seen as a matrix; for zeros, of the new rows.
         row: First row of the block.
         rows: How many.
         col: First column of the block.
         cols: How many.
-        arrange: What becomes of the block: empty, as it is; ``transpose``; ``channels_last``, where each row is a
-            picture of `channels` planes that become the last dimension.
+        arrange: Empty for the block as it is; ``transpose``; or ``channels_last``, where each row is an image whose
+            `channels` planes become the last dimension.
         channels: Planes of each row.
     """
 
@@ -68,91 +68,94 @@ def rows_of(source: str, width: int, row: int, rows: int) -> Piece:
 
 def piece_range(checkpoint: Checkpoint, piece: Piece) -> FileRange:
     """Return where the bytes of a piece of whole rows lie."""
-    whole = checkpoint.range(str(piece.source))
-    size = checkpoint.tensors[str(piece.source)].type.bits // 8
-    return whole.part(piece.row * piece.width * size, piece.count * size)
+    tensor = checkpoint.range(str(piece.source))
+    item_nbytes = checkpoint.tensors[str(piece.source)].type.bits // 8
+    return tensor.part(piece.row * piece.width * item_nbytes, piece.count * item_nbytes)
 
 
-def stored_ranges(checkpoint: Checkpoint, pieces: Iterable[Piece], kind: ElementType) -> list[FileRange] | None:
-    """Return the ranges that are the new tensor's bytes as they lie, or None when something has to be done to them."""
+def stored_ranges(checkpoint: Checkpoint, pieces: Iterable[Piece], element_type: ElementType) -> list[FileRange] | None:
+    """Return the ranges that are the new tensor's bytes as they are, or None when they have to be encoded."""
     ranges = []
     for piece in pieces:
-        if not piece.whole_rows or checkpoint.tensors[str(piece.source)].type != kind:
+        if not piece.whole_rows or checkpoint.tensors[str(piece.source)].type != element_type:
             return None
         ranges.append(piece_range(checkpoint, piece))
     return ranges
 
 
-def scale_of(checkpoint: Checkpoint, pieces: Iterable[Piece], kind: ElementType) -> tuple[float, dict[str, str]]:
-    """Return the scale that a type needs for all values, and what it can't hold: source → what, and where in it."""
+def scale_of(
+    checkpoint: Checkpoint, pieces: Iterable[Piece], element_type: ElementType
+) -> tuple[float, dict[str, str]]:
+    """Return the scale that a type needs for all values, and for each source the first value that it can't hold."""
     scale, faults = 1.0, {}
     for piece in pieces:
         if piece.source is None or piece.source in faults:
             continue
         for load in _loads(checkpoint, piece):
             try:
-                scale = max(scale, scale_for(kind, load()))
+                scale = max(scale, scale_for(element_type, load()))
             except CodecError:
-                faults[piece.source] = _first_fault(checkpoint, piece.source, piece.width, kind)
+                faults[piece.source] = _first_fault(checkpoint, piece.source, piece.width, element_type)
                 break
     return scale, faults
 
 
-def _first_fault(checkpoint: Checkpoint, source: str, width: int, kind: ElementType) -> str:
-    """Say where in a source the first value is that a type can't hold."""
+def _first_fault(checkpoint: Checkpoint, source: str, width: int, element_type: ElementType) -> str:
+    """Say which is the first value of a source that a type can't hold, and where it is."""
     shape = checkpoint.tensors[source].shape
     start = 0
     for load in _loads(checkpoint, rows_of(source, width, 0, math.prod(shape) // width)):
         values = load()
         try:
-            scale_for(kind, values)
+            scale_for(element_type, values)
         except CodecError:
             with np.errstate(all="ignore"):
                 place = int(np.flatnonzero(~np.isfinite(values.astype(np.float32)))[0])
-            index = [int(one) for one in np.unravel_index(start + place, shape)]
-            return f"it has {float(values[place])} at index {index}, which {kind} can't hold"
+            index = [int(i) for i in np.unravel_index(start + place, shape)]
+            return f"it has {float(values[place])} at index {index}, which {element_type} can't hold"
         start += len(values)
-    return f"it has values that {kind} can't hold"
+    return f"it has values that {element_type} can't hold"
 
 
-def encoded_chunks(checkpoint: Checkpoint, pieces: Iterable[Piece], kind: ElementType, scale: float) -> Iterator[Bytes]:
+def encoded_chunks(
+    checkpoint: Checkpoint, pieces: Iterable[Piece], element_type: ElementType, scale: float
+) -> Iterator[Bytes]:
     """Yield the new tensor's stored bytes; chunks are read and encoded in threads, and come in order."""
     loads = (load for piece in pieces for load in _loads(checkpoint, piece))
-    if kind.group:
-        # Groups go on from piece to piece: they have to be cut anew.
+    if element_type.group:
+        # Groups run across pieces: values are cut at groups' ends instead.
         for values in _regrouped(loads):
-            yield from encode_pieces(kind, values, scale)
+            yield from encode_pieces(element_type, values, scale)
         return
-    yield from in_order(partial(_encode, kind, scale, load) for load in loads)
+    yield from in_order(partial(_encode, element_type, scale, load) for load in loads)
 
 
-def _encode(kind: ElementType, scale: float, load: Callable[[], Array]) -> Bytes:
-    return np.concatenate(list(encode_pieces(kind, load(), scale)))
+def _encode(element_type: ElementType, scale: float, load: Callable[[], Array]) -> Bytes:
+    return np.concatenate(list(encode_pieces(element_type, load(), scale)))
 
 
 def _loads(checkpoint: Checkpoint, piece: Piece) -> Iterator[Callable[[], Array]]:
-    """Yield what reads each chunk of a piece, in the new tensor's order; each returns a flat array."""
+    """Yield a function for each chunk of a piece, in the new tensor's order, that reads it as a flat array."""
     if piece.source is None:
         yield partial(np.zeros, piece.rows * piece.width, np.float32)
         return
     entry = checkpoint.tensors[piece.source]
-    size = entry.type.bits // 8
     if piece.whole_rows:
-        everything = piece_range(checkpoint, piece)
-        for done in range(0, everything.nbytes, CHUNK_NBYTES):
-            yield partial(_read, everything.part(done, CHUNK_NBYTES), entry.type)
+        stored = piece_range(checkpoint, piece)
+        for done in range(0, stored.nbytes, CHUNK_NBYTES):
+            yield partial(_read, stored.part(done, CHUNK_NBYTES), entry.type)
         return
     if piece.arrange == "transpose":
-        yield partial(_read_block, checkpoint, piece)  # small ones only: the projector of the vision part
+        yield partial(_read_block, checkpoint, piece)  # only the projector of the vision part, which is small
         return
-    rows = max(1, CHUNK_NBYTES // (piece.width * size))
+    rows = max(1, CHUNK_NBYTES // (piece.width * entry.type.bits // 8))
     for row in range(piece.row, piece.row + piece.rows, rows):
         part = replace(piece, row=row, rows=min(rows, piece.row + piece.rows - row))
         yield partial(_read_block, checkpoint, part)
 
 
-def _read(source: FileRange, kind: ElementType) -> Array:
-    return source.read().view(kind.dtype or np.uint8)
+def _read(source: FileRange, element_type: ElementType) -> Array:
+    return source.read().view(element_type.dtype or np.uint8)
 
 
 def _read_block(checkpoint: Checkpoint, piece: Piece) -> Array:
@@ -167,7 +170,7 @@ def _read_block(checkpoint: Checkpoint, piece: Piece) -> Array:
 
 
 def _regrouped(loads: Iterable[Callable[[], Array]]) -> Iterator[Array]:
-    """Yield values in pieces that end at groups' borders, but for the last."""
+    """Yield the values in arrays that end where a group ends, but for the last."""
     rest = np.empty(0, dtype=np.float32)
     for load in loads:
         rest = np.concatenate([rest, load().astype(np.float32)])

@@ -1,4 +1,4 @@
-"""What goes where, as data: a checkpoint → a list of blobs and names. Nothing is written."""
+"""A conversion as data: what a checkpoint becomes, a list of blobs and names. Nothing is written."""
 
 from __future__ import annotations
 
@@ -6,12 +6,14 @@ from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from blobstore.container.layout import MAX_PORTABLE_BLOBS
-from blobstore.errors import CheckpointError, UsageError
+from blobstore.errors import CheckpointError, Fault, UsageError
 from blobstore.gemma.models import specifier_of
 from blobstore.index import shape_fault
 from blobstore.index.names import encode_name, key_for
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from blobstore.checkpoint.reader import Checkpoint
     from blobstore.checkpoint.safetensors import SafetensorsEntry
     from blobstore.codecs.element_types import ElementType
@@ -19,14 +21,15 @@ if TYPE_CHECKING:
     from blobstore.gemma.config import ModelConfig
 
 _SHOWN = 8
-# How exporters name the embedding, longest first → what stands in its place for the head.
+_FAULTS_SHOWN = 20
+# How exporters name the embedding, longest first; the head has _HEAD in the same place.
 _EMBEDDINGS = (
     "model.language_model.embed_tokens.weight",
     "model.decoder.embed_tokens.weight",
     "model.embed_tokens.weight",
 )
 _HEAD = "lm_head.weight"
-# Their configs leave the field out where it has its default, which is true.
+# Their configs leave out tie_word_embeddings where it has its default, true.
 _TIED_FAMILIES = ("gemma", "paligemma")
 
 
@@ -34,7 +37,7 @@ _TIED_FAMILIES = ("gemma", "paligemma")
 class PlannedTensor:
     """One tensor of the new file.
 
-    Made of `pieces`; without any it has all bytes of the checkpoint's tensor of the same name.
+    It is made of `pieces`; without any it has all bytes of the checkpoint's tensor of the same name.
     """
 
     name: str
@@ -47,7 +50,7 @@ class PlannedTensor:
 
 @dataclass(frozen=True)
 class PlannedPart:
-    """A name for some bytes of a planned tensor, as they are in the checkpoint under that name."""
+    """A name for some bytes of a planned tensor: those that the checkpoint has under that name."""
 
     name: str
     target: str
@@ -58,7 +61,7 @@ class PlannedPart:
 
 @dataclass(frozen=True)
 class PlannedAlias:
-    """One more name for a planned tensor, and the reason."""
+    """Another name for a planned tensor, and the reason."""
 
     name: str
     target: str
@@ -76,7 +79,7 @@ class Plan:
         notes: What a user should know.
         parts: More names, for bytes inside tensors.
         extras: Tensors that the runtime doesn't know, kept so that nothing is lost.
-        config: What the runtime gets to know of the model; None for a file that is only a container.
+        config: The model's, for the runtime; None for a file that is only a container.
         tokenizer: The SentencePiece model for the runtime.
     """
 
@@ -99,13 +102,13 @@ class Plan:
         return {
             "model": specifier_of(self.config) if self.config else None,
             "wrapping": self.config.wrapping.name.lower() if self.config else None,
-            "tensors": [_tensor_json(one) for one in self.tensors],
-            "extras": [_tensor_json(one) for one in self.extras],
+            "tensors": [_tensor_json(tensor) for tensor in self.tensors],
+            "extras": [_tensor_json(tensor) for tensor in self.extras],
             "parts": [
-                {"name": one.name, "in": one.target, "offset": one.offset, "shape": list(one.shape)}
-                for one in self.parts
+                {"name": part.name, "in": part.target, "offset": part.offset, "shape": list(part.shape)}
+                for part in self.parts
             ],
-            "aliases": [{"name": one.name, "target": one.target, "why": one.why} for one in self.aliases],
+            "aliases": [{"name": alias.name, "target": alias.target, "why": alias.why} for alias in self.aliases],
             "metadata": self.metadata,
             "notes": self.notes,
             "nbytes": self.nbytes,
@@ -125,7 +128,7 @@ def _tensor_json(tensor: PlannedTensor) -> dict[str, Any]:
     return value
 
 
-def plan_by_name(checkpoint: Checkpoint, *, room: int = MAX_PORTABLE_BLOBS - 1) -> Plan:
+def plan_by_name(checkpoint: Checkpoint, *, max_tensors: int = MAX_PORTABLE_BLOBS - 1) -> Plan:
     """Plan a file in which every tensor keeps its name, its type and its bytes.
 
     Tied weights: a head that ``config.json`` says is the embedding becomes an alias where the checkpoint leaves it out;
@@ -133,10 +136,10 @@ def plan_by_name(checkpoint: Checkpoint, *, room: int = MAX_PORTABLE_BLOBS - 1) 
 
     Args:
         checkpoint: Open.
-        room: Tensors that the file has room for: one blob fewer than it can have when the index is inside.
+        max_tensors: As many as the file can hold: one fewer when the index is inside.
 
     Raises:
-        CheckpointError: ``no-tensors``, ``too-many-tensors``, ``bad-tensors``: all that is wrong, at once.
+        CheckpointError: ``no-tensors``, ``too-many-tensors``, ``bad-tensors``: everything that is wrong, at once.
     """
     if not checkpoint.tensors:
         raise CheckpointError("no-tensors", f"{checkpoint.path!r} has no tensors")
@@ -157,15 +160,25 @@ def plan_by_name(checkpoint: Checkpoint, *, room: int = MAX_PORTABLE_BLOBS - 1) 
     if problems:
         more = f"; and {len(problems) - _SHOWN} more" if len(problems) > _SHOWN else ""
         raise CheckpointError("bad-tensors", "; ".join(problems[:_SHOWN]) + more)
-    if len(owners) > room:
-        raise CheckpointError("too-many-tensors", f"{len(owners)} tensors: the file has room for {room}")
+    if len(owners) > max_tensors:
+        raise CheckpointError("too-many-tensors", f"{len(owners)} tensors: the file can hold {max_tensors}")
     if not owners:
         raise CheckpointError("no-tensors", f"{checkpoint.path!r} has only tensors without elements")
     return plan
 
 
+def refusal(faults: Sequence[Fault]) -> CheckpointError:
+    """Return one error, ``cannot-convert``, that lists everything that is wrong."""
+    lines = [f"{fault.reason}: {fault.name}: {fault.message}" for fault in faults[:_FAULTS_SHOWN]]
+    if len(faults) > _FAULTS_SHOWN:
+        lines.append(f"and {len(faults) - _FAULTS_SHOWN} more")
+    error = CheckpointError("cannot-convert", "; ".join(lines))
+    error.faults = tuple(faults)
+    return error
+
+
 def _faults(name: str, entry: SafetensorsEntry) -> list[str]:
-    """Return what keeps a tensor out of a file: its name, its shape."""
+    """Return what keeps a tensor out of a file: its name or its shape."""
     faults = []
     try:
         encode_name(name)
@@ -178,7 +191,7 @@ def _faults(name: str, entry: SafetensorsEntry) -> list[str]:
 
 
 def _tied(checkpoint: Checkpoint) -> list[PlannedAlias]:
-    why = _says_tied(checkpoint.config)
+    why = _why_tied(checkpoint.config)
     aliases: dict[str, PlannedAlias] = {}
     for embedding, entry in checkpoint.tensors.items():
         head = _head_of(embedding)
@@ -192,21 +205,21 @@ def _tied(checkpoint: Checkpoint) -> list[PlannedAlias]:
     return list(aliases.values())
 
 
-def _says_tied(config: dict[str, Any]) -> str:
-    """Return what says that the head is the embedding, or nothing when nothing does."""
+def _why_tied(config: dict[str, Any]) -> str:
+    """Return why the head is the embedding, or an empty text when nothing says so."""
     text = config.get("text_config")
     parts = [config, *([text] if isinstance(text, dict) else [])]
-    said = [part["tie_word_embeddings"] for part in parts if "tie_word_embeddings" in part]
-    if any(one is True for one in said):
+    flags = [part["tie_word_embeddings"] for part in parts if "tie_word_embeddings" in part]
+    if any(flag is True for flag in flags):
         return "config.json ties it"
-    kinds = [part.get("model_type") for part in parts]
-    if not said and any(isinstance(kind, str) and kind.startswith(_TIED_FAMILIES) for kind in kinds):
+    types = [part.get("model_type") for part in parts]
+    if not flags and any(isinstance(name, str) and name.startswith(_TIED_FAMILIES) for name in types):
         return "models of this family tie it unless config.json says otherwise"
     return ""
 
 
 def _head_of(embedding: str) -> str | None:
-    """Return the name that the output head has beside an embedding of this name, or None when it is no embedding."""
+    """Return the name of the output head that belongs to an embedding; None for the name of another tensor."""
     if embedding == "embed_tokens.weight":
         return _HEAD
     for ending in _EMBEDDINGS:

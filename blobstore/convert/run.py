@@ -1,4 +1,4 @@
-"""Carry out a plan."""
+"""Run a plan: write the file that it describes."""
 
 from __future__ import annotations
 
@@ -6,8 +6,8 @@ import os
 import shutil
 from typing import TYPE_CHECKING
 
-from blobstore.convert.gemma_plan import refusal
 from blobstore.convert.pieces import encoded_chunks, scale_of, stored_ranges
+from blobstore.convert.plan import refusal
 from blobstore.errors import CheckpointError, Fault, in_file
 from blobstore.index.inputs import files_of
 from blobstore.store.model_writer import ModelWriter
@@ -41,7 +41,7 @@ def run_plan(
     digests: bool = True,
     progress: Progress = lambda _: None,
 ) -> None:
-    """Write the file that a plan describes. Memory stays the same whatever the checkpoint's size.
+    """Write the file that a plan describes. The memory it takes doesn't depend on the checkpoint's size.
 
     Args:
         plan: Made for this checkpoint.
@@ -50,7 +50,7 @@ def run_plan(
         version: Of the container.
         index: Where the name index goes.
         digests: Keep the SHA-256 of each blob.
-        progress: Called with how many bytes more have been written.
+        progress: Called with the number of bytes that were written since the last call.
 
     Raises:
         UsageError: ``same-file`` when the target is a file of the source; as `blobstore.create`.
@@ -59,7 +59,7 @@ def run_plan(
         OSError: Reading or writing failed; the target is untouched.
     """
     checkpoint.refuse_as_outputs(*files_of(target))
-    _check_room(plan, target)
+    _check_disk(plan, target)
     scales = measure_scales(plan, checkpoint)
     if plan.config is None:
         with StoreWriter(target, version=version, index=index, digests=digests, metadata=plan.metadata) as store:
@@ -86,7 +86,7 @@ def run_plan(
 
 
 def measure_scales(plan: Plan, checkpoint: Checkpoint, progress: Progress = lambda _: None) -> dict[str, float]:
-    """Read all values that a type may not hold, before anything is written.
+    """Read all values that their new type may not be able to hold, before anything is written.
 
     Returns:
         The scale of each tensor that needs one other than 1, by name.
@@ -99,9 +99,9 @@ def measure_scales(plan: Plan, checkpoint: Checkpoint, progress: Progress = lamb
     for tensor in [*plan.tensors, *plan.extras]:
         if not _may_not_fit(tensor, checkpoint):
             continue
-        scale, found = scale_of(checkpoint, tensor.pieces, tensor.type)
+        scale, values = scale_of(checkpoint, tensor.pieces, tensor.type)
         fix = "repair it" if tensor.type.name not in _CHECKED else "repair it, or convert with --weights bf16"
-        faults += [Fault("not-finite", source, f"{what}: {fix}") for source, what in found.items()]
+        faults += [Fault("not-finite", source, f"{what}: {fix}") for source, what in values.items()]
         if scale != 1.0:
             scales[tensor.name] = scale
         progress(tensor.nbytes)
@@ -111,7 +111,7 @@ def measure_scales(plan: Plan, checkpoint: Checkpoint, progress: Progress = lamb
 
 
 def _may_not_fit(tensor: PlannedTensor, checkpoint: Checkpoint) -> bool:
-    """Whether there may be values that a tensor's type can't hold."""
+    """Whether a tensor may have values that its new type can't hold."""
     sources = (piece.source for piece in tensor.pieces if piece.source)
     wide = any(checkpoint.tensors[name].type.name == "f64" for name in sources)
     return tensor.type.name in _CHECKED or (wide and tensor.type.name != "f64")
@@ -127,13 +127,13 @@ def stored_bytes(tensor: PlannedTensor, checkpoint: Checkpoint, scale: float = 1
     return encoded_chunks(checkpoint, tensor.pieces, tensor.type, scale)
 
 
-def _check_room(plan: Plan, target: str | PathLike[str] | BinaryIO) -> None:
-    """Refuse to begin what the disk has no room for."""
+def _check_disk(plan: Plan, target: str | PathLike[str] | BinaryIO) -> None:
+    """Refuse to begin a file that the disk is too small for."""
     if not isinstance(target, (str, os.PathLike)):
         return
     folder = os.path.dirname(os.path.realpath(os.fspath(target)))
     if not os.path.isdir(folder):
-        return  # opening the target says so
+        return  # opening the target reports it
     free, needed = shutil.disk_usage(folder).free, plan.nbytes
     if needed > free:
         what = f"the file takes {needed} bytes, {folder!r} has {free} free: choose another folder"

@@ -1,4 +1,4 @@
-"""A converted file against its source: planned anew, made anew, compared byte for byte."""
+"""A converted file against its source: planned and made again, and compared byte for byte."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from blobstore.container.keys import CONFIG_KEY, NO_TOKENIZER, TOC_KEY, TOKENIZER_KEY
 from blobstore.convert.choose import choose_plan
-from blobstore.convert.gemma_families import repaired
+from blobstore.convert.gemma_config import repaired
 from blobstore.convert.gemma_plan import LAYOUTS, WEIGHTS, Choices
 from blobstore.convert.run import measure_scales, stored_bytes
 from blobstore.errors import FormatError, UsageError
@@ -25,24 +25,28 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
     from blobstore.checkpoint.reader import Checkpoint
+    from blobstore.codecs.element_types import ElementType
     from blobstore.convert.plan import Plan, PlannedTensor
     from blobstore.fileio.types import Progress
+    from blobstore.store.catalog import TensorInfo
     from blobstore.store.reader import Store
 
+    _Place = tuple[tuple[int, int], ElementType, tuple[int, ...], float]  # address, type, shape, scale
 
-_WRAPPINGS = tuple(one.name.lower() for one in Wrapping)
+
+_WRAPPINGS = tuple(wrapping.name.lower() for wrapping in Wrapping)
 _SHOWN = 6  # fields of a config that differ
 
 
 @dataclass(frozen=True)
 class Verdict:
-    """What became of one tensor, name or blob.
+    """The result of comparing one tensor, name or blob.
 
     Attributes:
         name: Its name.
-        how: ``copied`` (the source's bytes), ``encoded`` (made again and compared), ``name`` or ``blob``.
-        fault: What is wrong; empty when all is right.
-        nbytes: Compared.
+        how: ``copied`` (the source's bytes), ``encoded`` (encoded again and compared), ``name`` or ``blob``.
+        fault: What is wrong; empty when nothing is.
+        nbytes: How many bytes were compared.
     """
 
     name: str
@@ -52,66 +56,55 @@ class Verdict:
 
 
 def plan_again(store: Store, checkpoint: Checkpoint, *, tokenizer: bytes | None, chat_template: bool) -> Plan:
-    """Plan the conversion that a file says it is the result of.
+    """Plan the conversion again that a file says it was made by.
 
     Raises:
         UsageError: ``not-converted`` when the file doesn't say how it was made.
-        CheckpointError: The source can't be converted so.
+        CheckpointError: The source can't be converted that way.
     """
-    said = store.metadata.get(CHOICES)
-    if said is None:
+    text = store.metadata.get(CHOICES)
+    if text is None:
         if store.config is not None:
-            what = "was not converted by blobstore, or by an older one: it doesn't say with which choices"
+            what = "was not converted by blobstore, or by an older version: it doesn't say with which choices"
             raise UsageError("not-converted", f"{store.path!r} {what}")
         return choose_plan(checkpoint, "names", Choices(), tokenizer=None, chat_template=False)
-    chosen = _choices(store.path, said)
+    choices = _choices(store.path, text)
     if tokenizer is None and store.tokenizer is not None:
-        tokenizer = store.tokenizer  # given by --tokenizer then, and not with the checkpoint
-    return choose_plan(checkpoint, "gemma", chosen, tokenizer=tokenizer, chat_template=chat_template)
+        tokenizer = store.tokenizer  # the one that was given with --tokenizer
+    return choose_plan(checkpoint, "gemma", choices, tokenizer=tokenizer, chat_template=chat_template)
 
 
-def _choices(path: str, said: str) -> Choices:
-    """Read the choices of a conversion. Foreign bytes: everything is checked."""
+def _choices(path: str, text: str) -> Choices:
+    """Read the choices of a conversion. They are foreign bytes: everything is checked."""
     try:
-        choices = json.loads(said)
-        if choices.keys() != {"rope_bases"}:
-            chosen = Choices(choices["weights"], choices["layout"], choices["wrapping"])
-            if chosen.weights in WEIGHTS and chosen.layout in LAYOUTS and chosen.wrapping in _WRAPPINGS:
-                return chosen
+        values = json.loads(text)
+        if values.keys() != {"rope_bases"}:
+            choices = Choices(values["weights"], values["layout"], values["wrapping"])
+            if choices.weights in WEIGHTS and choices.layout in LAYOUTS and choices.wrapping in _WRAPPINGS:
+                return choices
             raise ValueError("unknown choices")
     except (ValueError, KeyError, TypeError, AttributeError):
         raise UsageError("not-converted", f"{path!r}: the metadata {CHOICES!r} can't be read") from None
-    # `Manifest.forget_source` leaves no more.
-    what = "was changed after it was converted: it is no longer what its checkpoint makes it"
+    # Only that key: `Manifest.forget_source` has removed the others.
+    what = "was changed after it was converted: it no longer has to agree with its checkpoint"
     raise UsageError("not-converted", f"{path!r} {what}")
 
 
 def verify(
     store: Store, plan: Plan, checkpoint: Checkpoint, *, progress: Progress = lambda _: None
 ) -> Iterator[Verdict]:
-    """Yield a verdict for each tensor, name and blob of a plan, and for each that the plan doesn't have.
+    """Yield a verdict for each tensor, name and blob of a plan, and for each name that the plan doesn't have.
 
     Raises:
         CheckpointError: ``cannot-convert``: the source has values that the type can't hold.
     """
     scales = measure_scales(plan, checkpoint)
     for tensor in [*plan.tensors, *plan.extras]:
-        yield _tensor(store, tensor, checkpoint, scales.get(tensor.name, 1.0), progress)
-    expected = {tensor.name for tensor in [*plan.tensors, *plan.extras]}
-    for verdict in _names(store, plan):
-        expected.add(verdict.name)
-        yield verdict
-    for name in store:
-        if name not in expected:
-            yield Verdict(name, "name", "the source has no such tensor", 0)
-    for key, data in _blobs(plan, scales).items():
+        yield _verify_tensor(store, tensor, checkpoint, scales.get(tensor.name, 1.0), progress)
+    yield from _verify_names(store, plan)
+    for key, data in _runtime_blobs(plan, scales).items():
         yield Verdict(key, "blob", _blob_fault(store, key, data), len(data))
-    # What packing adds isn't of the source.
-    metadata = {key: value for key, value in store.metadata.items() if key not in (PACKED_FROM, BASE)}
-    if metadata != plan.metadata:
-        keys = {*metadata.items()} ^ {*plan.metadata.items()}
-        names = ", ".join(sorted({key for key, _ in keys}))
-        yield Verdict("metadata", "blob", f"{names}: not what the source makes it", 0)
+    yield from _verify_metadata(store, plan)
 
 
 def digest_of(path: str, progress: Progress = lambda _: None) -> str:
@@ -123,82 +116,88 @@ def digest_of(path: str, progress: Progress = lambda _: None) -> str:
         source.close()
 
 
-def _tensor(
-    store: Store,
-    tensor: PlannedTensor,
-    checkpoint: Checkpoint,
-    scale: float,
-    progress: Progress,
+def _verify_tensor(
+    store: Store, tensor: PlannedTensor, checkpoint: Checkpoint, scale: float, progress: Progress
 ) -> Verdict:
     info = store.info(tensor.name) if tensor.name in store else None
     if info is None:
         return Verdict(tensor.name, "copied", "it is missing", 0)
-    facts: list[tuple[str, Any, Any]] = [
-        ("type", info.type, tensor.type),
-        ("shape", info.shape, tensor.shape),
-        ("scale", info.scale, scale),
-        ("size", info.element_nbytes, tensor.nbytes),
-    ]
-    for what, found, wanted in facts:
-        if found != wanted:
-            return Verdict(tensor.name, "encoded", f"its {what} is {found}, the source makes it {wanted}", 0)
+    fault = _info_fault(info, tensor, scale)
+    if fault:
+        return Verdict(tensor.name, "encoded", fault, 0)
     how, done = "copied", 0
     for piece in stored_bytes(tensor, checkpoint, scale):
         parts = piece.chunks() if isinstance(piece, FileRange) else (piece.data,)
         how = how if isinstance(piece, FileRange) else "encoded"
         for part in parts:
-            there = store.stored(info, done, len(part))
-            if there != part:
-                at = done + first_difference(there, part)
+            stored = store.stored(info, done, len(part))
+            if stored != part:
+                at = done + first_difference(stored, part)
                 return Verdict(tensor.name, how, f"byte {at} differs, at offset {info.offset + at} of the file", at)
             done += len(part)
             progress(len(part))
     return Verdict(tensor.name, how, "", done)
 
 
+def _info_fault(info: TensorInfo, tensor: PlannedTensor, scale: float) -> str:
+    """Return what a file says of a tensor that differs from what the source makes it; empty when nothing does."""
+    facts: list[tuple[str, Any, Any]] = [
+        ("type", info.type, tensor.type),
+        ("shape", info.shape, tensor.shape),
+        ("scale", info.scale, scale),
+        ("size", info.element_nbytes, tensor.nbytes),
+    ]
+    differing = (
+        f"its {what} is {actual}, the source makes it {expected}"
+        for what, actual, expected in facts
+        if actual != expected
+    )
+    return next(differing, "")
+
+
 def _blob_fault(store: Store, key: str, data: bytes) -> str:
     if key not in store.reader:
         return "it is missing"
-    there = bytes(store.reader[key])
-    if there == data:
+    stored = bytes(store.reader[key])
+    if stored == data:
         return ""
-    at = first_difference(there, data)
+    at = first_difference(stored, data)
     what = f"byte {at} differs, at offset {store.reader.range(key)[0] + at} of the file"
-    return what + _config_fault(there, data) if key == CONFIG_KEY else what
+    return what + _config_fault(stored, data) if key == CONFIG_KEY else what
 
 
-def _config_fault(there: bytes, data: bytes) -> str:
+def _config_fault(stored: bytes, data: bytes) -> str:
     """Say which fields of a config differ, and whether repairing the file is enough."""
     try:
-        found, wanted = ModelConfig.from_bytes(there), ModelConfig.from_bytes(data)
+        actual, expected = ModelConfig.from_bytes(stored), ModelConfig.from_bytes(data)
     except FormatError as error:
         return f": {error}"
-    told = list(islice(_differences(found, wanted), _SHOWN + 1))
-    what = "".join(f"; {one}" for one in told[:_SHOWN]) + ("; and more" if len(told) > _SHOWN else "")
-    enough = wanted.use_global_timescale and repaired(found).to_bytes() == data
+    differences = list(islice(_differences(actual, expected), _SHOWN + 1))
+    what = "".join(f"; {text}" for text in differences[:_SHOWN]) + ("; and more" if len(differences) > _SHOWN else "")
+    enough = expected.use_global_timescale and repaired(actual).to_bytes() == data
     return f"{what}: blobstore repair FILE" if enough else what
 
 
-def _differences(found: Record, wanted: Record, place: str = "") -> Iterator[str]:
-    for name, *_ in found.fields():
-        yield from _difference(getattr(found, name), getattr(wanted, name), place + name)
+def _differences(actual: Record, expected: Record, place: str = "") -> Iterator[str]:
+    for name, *_ in actual.fields():
+        yield from _difference(getattr(actual, name), getattr(expected, name), place + name)
 
 
-def _difference(found: Any, wanted: Any, name: str) -> Iterator[str]:  # noqa: ANN401 (each field has its own type)
-    if found == wanted:
+def _difference(actual: Any, expected: Any, name: str) -> Iterator[str]:  # noqa: ANN401 (each field has its own type)
+    if actual == expected:
         return
-    if isinstance(found, Record):
-        yield from _differences(found, wanted, f"{name}.")
-    elif not isinstance(found, tuple):
-        yield f"{name} is {_said(found)}, the source makes it {_said(wanted)}"
-    elif len(found) != len(wanted):
-        yield f"{name} has {len(found)} entries, the source makes {len(wanted)}"
+    if isinstance(actual, Record):
+        yield from _differences(actual, expected, f"{name}.")
+    elif not isinstance(actual, tuple):
+        yield f"{name} is {_shown(actual)}, the source makes it {_shown(expected)}"
+    elif len(actual) != len(expected):
+        yield f"{name} has {len(actual)} entries, the source makes {len(expected)}"
     else:
-        for i, (one, other) in enumerate(zip(found, wanted, strict=True)):
-            yield from _difference(one, other, f"{name}[{i}]")
+        for i, pair in enumerate(zip(actual, expected, strict=True)):
+            yield from _difference(*pair, f"{name}[{i}]")
 
 
-def _said(value: object) -> str:
+def _shown(value: object) -> str:
     return value.name if isinstance(value, OpenEnum) else repr(value)
 
 
@@ -208,30 +207,57 @@ def first_difference(there: bytes | memoryview, data: bytes | memoryview) -> int
     return next((i for i, (a, b) in pairs if a != b), min(len(there), len(data)))
 
 
-def _names(store: Store, plan: Plan) -> Iterator[Verdict]:
-    """Check that each name that shares bytes leads where the plan says, and says the same of them."""
-    places = {}
+def _verify_names(store: Store, plan: Plan) -> Iterator[Verdict]:
+    """Yield a verdict for each name that shares bytes, and for each of the file's names that the plan doesn't have.
+
+    A shared name has to lead where the plan says, and to say the same of the bytes.
+    """
+    places = _planned_places(store, plan)
+    for name, expected in places.items():
+        info = store.info(name) if name in store else None
+        is_right = info is not None and _place_of(info) == expected
+        yield Verdict(name, "name", "" if is_right else "the name is missing, or leads elsewhere", 0)
+    planned = {tensor.name for tensor in [*plan.tensors, *plan.extras]}
+    for name in store:
+        if name not in planned and name not in places:
+            yield Verdict(name, "name", "the source has no such tensor", 0)
+
+
+def _planned_places(store: Store, plan: Plan) -> dict[str, _Place | None]:
+    """Return where each shared name has to lead; None when the tensor itself is missing."""
+    places: dict[str, _Place | None] = {}
     for part in plan.parts:
         home = store.info(part.target) if part.target in store else None
-        start = home.address(part.offset) if home else (-1, 0)
-        places[part.name] = (start, part.type, part.shape, home.scale if home else 1.0)
+        places[part.name] = (home.address(part.offset), part.type, part.shape, home.scale) if home else None
     for alias in plan.aliases:
         target = store.info(alias.target) if alias.target in store else None
-        found = (target.address(), target.type, target.shape, target.scale) if target else ((-1, 0), None, (), 1.0)
-        places[alias.name] = places.get(alias.target, found)  # type: ignore[arg-type]
-    for name, wanted in places.items():
-        info = store.info(name) if name in store else None
-        there = info is not None and (info.address(), info.type, info.shape, info.scale) == wanted
-        yield Verdict(name, "name", "" if there else "the name is missing, or leads elsewhere", 0)
+        places[alias.name] = places.get(alias.target, _place_of(target) if target else None)
+    return places
 
 
-def _blobs(plan: Plan, scales: Mapping[str, float]) -> dict[str, bytes]:
-    """Return the runtime's own blobs as they have to be."""
+def _place_of(info: TensorInfo) -> _Place:
+    return info.address(), info.type, info.shape, info.scale
+
+
+def _runtime_blobs(plan: Plan, scales: Mapping[str, float]) -> dict[str, bytes]:
+    """Return the runtime's own blobs as the source makes them."""
     if plan.config is None:
         return {}
-    toc = [toc_entry(one.key, one.type, one.shape[0], one.shape[1], scales.get(one.name, 1.0)) for one in plan.tensors]
+    toc = [
+        toc_entry(tensor.key, tensor.type, tensor.shape[0], tensor.shape[1], scales.get(tensor.name, 1.0))
+        for tensor in plan.tensors
+    ]
     return {
         CONFIG_KEY: plan.config.to_bytes(),
         TOKENIZER_KEY: plan.tokenizer or NO_TOKENIZER,
         TOC_KEY: build_toc(toc),
     }
+
+
+def _verify_metadata(store: Store, plan: Plan) -> Iterator[Verdict]:
+    # Packing adds keys that the source doesn't have.
+    metadata = {key: value for key, value in store.metadata.items() if key not in (PACKED_FROM, BASE)}
+    if metadata != plan.metadata:
+        items = {*metadata.items()} ^ {*plan.metadata.items()}
+        names = ", ".join(sorted({key for key, _ in items}))
+        yield Verdict("metadata", "blob", f"{names}: not what the source makes it", 0)

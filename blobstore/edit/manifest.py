@@ -20,7 +20,7 @@ from blobstore.index.sidecar import close_with_index, close_with_index_inside, c
 from blobstore.store.catalog import open_catalog
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
+    from collections.abc import Callable, Iterable, Mapping, Sequence
     from os import PathLike
     from typing import BinaryIO
 
@@ -56,15 +56,28 @@ class ManifestBlob:
         """Its size."""
         return self.data.nbytes if isinstance(self.data, FileRange) else len(self.data)
 
-    def check_digest(self, found: bytes | None) -> None:
+    def check_digest(
+        self,
+        found: bytes | None,
+        *,
+        names: Callable[[], Sequence[str]] = tuple,
+        remedy: str = "blobstore recover leaves it out",
+    ) -> None:
         """Compare the SHA-256 of its bytes with the one that was kept: a new one would hide a damage.
+
+        Args:
+            found: Of its bytes.
+            names: Gives those of the tensors in it.
+            remedy: What to do when it is another.
 
         Raises:
             FormatError: ``damaged-blob``.
         """
         if self.sha256 not in (None, found):
-            what = "is not what its SHA-256 in the index says: it is damaged; blobstore recover leaves it out"
-            raise FormatError("damaged-blob", f"{self.key!r} {what}")
+            others = [one for one in names() if one != self.key]
+            called = f" ({', '.join(map(repr, others))})" if others else ""
+            what = f"{self.key!r}{called} is not what its SHA-256 in the index says: it is damaged; {remedy}"
+            raise FormatError("damaged-blob", what)
 
 
 @dataclass

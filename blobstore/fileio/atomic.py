@@ -50,32 +50,41 @@ class AtomicFile(Completing):
     Until then the target is untouched. An error leaves nothing behind. Neither does a killed process where the system
     has unnamed files (Linux), unless it dies in the moment between naming the complete file and moving it to the
     target; what it leaves elsewhere is removed by the next writer to that folder. A symbolic link is followed: the
-    file that it names is replaced. A file that is replaced leaves its mode to the new one, and its owner where the
-    system allows it; other new files obey the umask.
+    file that it names is replaced, unless the link itself is to be. A file that is replaced leaves its mode to the new
+    one, and its owner where the system allows it; other new files obey the umask.
 
     Attributes:
-        path: The target.
+        path: The target, as it was given: errors name it so.
     """
 
-    def __init__(self, path: str | PathLike[str], *, like: str | PathLike[str] | None = None) -> None:
+    def __init__(
+        self, path: str | PathLike[str], *, like: str | PathLike[str] | None = None, follow: bool = True
+    ) -> None:
         """Begin the file.
 
         Args:
             path: The target.
             like: A file, perhaps, whose mode and owner it gets where there is no target yet.
+            follow: Replace what a link names; else the link, and what it names stays.
 
         Raises:
             UsageError: ``not-a-file`` when the target is a folder, pipe or device.
             OSError: The folder isn't there or can't be written to.
         """
-        self.path = os.path.realpath(os.fspath(path))
-        there = stat_of(self.path, follow_symlinks=False)
-        if there and not stat.S_ISREG(there.st_mode):
+        self.path = os.fspath(path)
+        self._real = os.path.realpath(path) if follow else _place_of(path)  # also when the current folder changes
+        there = stat_of(self._real, follow_symlinks=False)
+        if there and not follow and stat.S_ISLNK(there.st_mode):
+            there = None
+        named = stat_of(path) if follow else None  # a link of /dev or /proc has a real path that names nothing
+        if any(one and not stat.S_ISREG(one.st_mode) for one in (there, named)):
             raise UsageError("not-a-file", f"{self.path!r} is no regular file and can't be replaced")
         self._like = there or (stat_of(like) if like is not None else None)
-        self._folder = os.path.dirname(self.path)
+        self._folder = os.path.dirname(self._real)
         if not os.path.isdir(self._folder):
-            raise FileNotFoundError(errno.ENOENT, "no such folder", self._folder)
+            given = os.path.dirname(self.path)
+            missing = self._folder if not given or os.path.isdir(given) else given  # where a link leads, or as given
+            raise FileNotFoundError(errno.ENOENT, "no such folder", missing)
         self._temporary = ""
         self._named = False
         self._committed = False
@@ -158,9 +167,9 @@ class AtomicFile(Completing):
 
     def keep(self) -> str:
         """Leave the prepared file beside the target, complete, and return where: it can't take its place."""
-        kept = f"{self.path}.new"
+        kept = f"{self._real}.new"
         while os.path.lexists(kept):
-            kept = f"{self.path}.{os.urandom(4).hex()}.new"
+            kept = f"{self._real}.{os.urandom(4).hex()}.new"
         try:
             os.replace(self._temporary, kept)
         except OSError:
@@ -177,11 +186,11 @@ class AtomicFile(Completing):
             if os.name == "nt":  # pragma: no cover (Windows moves nothing that is open)
                 self._close()
             try:
-                os.replace(self._temporary, self.path)
+                os.replace(self._temporary, self._real)
                 self._committed = True
             finally:
                 # An interrupt is raised when the call is done already.
-                self._committed = self._committed or (self._fd >= 0 and is_at(self.path, self._fd))
+                self._committed = self._committed or (self._fd >= 0 and is_at(self._real, self._fd))
                 self._named = not self._committed
             self._close()  # now, since its lock keeps the temporary file from being removed as abandoned
             _sync_folder(self._folder)
@@ -288,9 +297,21 @@ class AtomicFile(Completing):
                 os.unlink(self._temporary)
 
 
-def write_file(path: str | PathLike[str], data: bytes | memoryview, *, like: str | PathLike[str] | None = None) -> None:
-    """Write a whole small file atomically; ``like`` as `AtomicFile` has it."""
-    with AtomicFile(path, like=like) as target:
+def _place_of(path: str | PathLike[str]) -> str:
+    """Return the real path of the folder, and the name in it, which may be a link's."""
+    folder, name = os.path.split(os.fspath(path))
+    return os.path.join(os.path.realpath(folder), name)
+
+
+def write_file(
+    path: str | PathLike[str],
+    data: bytes | memoryview,
+    *,
+    like: str | PathLike[str] | None = None,
+    follow: bool = True,
+) -> None:
+    """Write a whole small file atomically; ``like`` and ``follow`` as `AtomicFile` has them."""
+    with AtomicFile(path, like=like, follow=follow) as target:
         target.write(memoryview(data))
 
 

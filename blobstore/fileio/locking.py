@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import os
 import re
+import stat
 from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING
+
+from blobstore.errors import UsageError
+from blobstore.fileio.file_systems import stat_of
 
 if os.name != "nt":  # Windows has others; nothing that is open can be replaced or removed there
     import fcntl
@@ -16,7 +21,7 @@ if TYPE_CHECKING:
     from os import PathLike
 
 _TEMPORARY = re.compile(r"\.blobstore-[0-9a-f]{16}\.tmp")
-_FLAGS = getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_NOFOLLOW", 0)
+_FLAGS = getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0)
 
 
 def lock(fd: int, *, wait: bool = True) -> bool:
@@ -41,6 +46,7 @@ def turn_at(path: str | PathLike[str]) -> Iterator[None]:
     an empty file, which the next one takes and removes.
 
     Raises:
+        UsageError: ``not-a-file``: the lock's name is taken by a folder, a link, a pipe.
         OSError: The folder can't be written to.
     """
     folder, name = os.path.split(os.path.realpath(path))
@@ -48,6 +54,10 @@ def turn_at(path: str | PathLike[str]) -> Iterator[None]:
     try:
         fd = _take(place)
     except OSError as error:
+        found = stat_of(place, follow_symlinks=False)
+        if found and not stat.S_ISREG(found.st_mode):
+            what = f"{place!r} is the name of the lock on {os.fspath(path)!r}, and is no regular file: move it away"
+            raise UsageError("not-a-file", what) from None
         error.filename = os.fspath(path)  # nobody knows the lock
         raise
     try:
@@ -68,6 +78,9 @@ def _take(place: str) -> int:
                 os.fchmod(fd, 0o666)
         except PermissionError:  # another user's
             fd = os.open(place, os.O_RDONLY | _FLAGS)
+        if not stat.S_ISREG(os.fstat(fd).st_mode):
+            os.close(fd)
+            raise OSError(errno.EINVAL, os.strerror(errno.EINVAL))
         lock(fd)
         if is_at(place, fd):
             return fd

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from blobstore.codecs.element_types import BY_NAME, by_number
+from blobstore.errors import Fault
 from blobstore.gemma.config import LayerType, PostNorm, Wrapping
 
 if TYPE_CHECKING:
@@ -54,23 +55,6 @@ class TensorSpec:
         return kind.name in ("f32", self.floor)
 
 
-@dataclass(frozen=True)
-class TensorFault:
-    """A tensor that isn't as the config implies.
-
-    Attributes:
-        reason: ``missing``, ``both-forms``, ``unexpected``, ``shape``, ``type`` or ``weight``.
-        key: Of the tensor; of the missing form's first tensor where there is a choice.
-        message: What was found, and what was expected.
-        keys: All tensors that it is about, where these are several.
-    """
-
-    reason: str
-    key: str
-    message: str
-    keys: tuple[str, ...] = ()
-
-
 def tensors_of(config: ModelConfig) -> list[TensorSpec]:
     """Return all tensors that a model may have, both forms of each slot, in the runtime's order."""
     specs = [
@@ -87,25 +71,31 @@ def tensors_of(config: ModelConfig) -> list[TensorSpec]:
     return specs
 
 
-def check_tensors(config: ModelConfig, found: Mapping[str, TocEntry]) -> list[TensorFault]:
-    """Compare a file's tensors, by key, with what its config implies; an empty list when all is right."""
+def check_tensors(config: ModelConfig, found: Mapping[str, TocEntry]) -> list[Fault]:
+    """Compare a file's tensors, by key, with what its config implies.
+
+    Returns:
+        Every difference; an empty list when there is none. ``reason`` is ``missing``, ``both-forms``, ``unexpected``,
+        ``shape``, ``type`` or ``weight``; ``name`` is the tensor's key, or ``config``. Where a tensor has two forms,
+        ``both-forms`` names the first tensor that the file has of either, ``missing`` those that complete one form.
+    """
     specs = {spec.key: spec for spec in tensors_of(config)}
     faults = list(_wrong_forms(specs.values(), found))
     for key, entry in found.items():
         spec = specs.get(key)
         if spec is None:
-            faults.append(TensorFault("unexpected", key, f"{key!r} is no tensor of this model: the runtime ignores it"))
+            faults.append(Fault("unexpected", key, f"{key!r} is no tensor of this model: the runtime ignores it"))
             continue
         if (entry.rows, entry.cols) != (spec.rows, spec.cols):
             message = f"{key!r} is {entry.rows} × {entry.cols}, the config says {spec.rows} × {spec.cols}"
-            faults.append(TensorFault("shape", key, message))
+            faults.append(Fault("shape", key, message))
         if not spec.allows(entry.type):
-            faults.append(TensorFault("type", key, f"{key!r} is {entry.type}, the runtime takes {spec.allowed}"))
+            faults.append(Fault("type", key, f"{key!r} is {entry.type}, the runtime takes {spec.allowed}"))
     narrowest = narrowest_type(entry.type for entry in found.values())
     if narrowest is not None and narrowest.number != config.weight:
         says = f"{config.weight:d}, not known here" if config.weight.is_newer else str(by_number(config.weight))
         message = f"the config says weights are {says}, the narrowest tensor is {narrowest}: the runtime stops"
-        faults.append(TensorFault("weight", "config", message))
+        faults.append(Fault("weight", "config", message))
     return faults
 
 
@@ -114,7 +104,7 @@ def narrowest_type(kinds: Iterable[ElementType]) -> ElementType | None:
     return min((kind for kind in kinds if kind.bits), key=lambda kind: kind.bits, default=None)
 
 
-def _wrong_forms(specs: Iterable[TensorSpec], found: Mapping[str, TocEntry]) -> Iterator[TensorFault]:
+def _wrong_forms(specs: Iterable[TensorSpec], found: Mapping[str, TocEntry]) -> Iterator[Fault]:
     forms: dict[str, dict[str, list[str]]] = {}
     for spec in specs:
         forms.setdefault(spec.slot, {}).setdefault(spec.form, []).append(spec.key)
@@ -122,14 +112,14 @@ def _wrong_forms(specs: Iterable[TensorSpec], found: Mapping[str, TocEntry]) -> 
         begun = [key for keys in choices.values() for key in keys if key in found]
         if sum(any(key in found for key in keys) for keys in choices.values()) > 1:
             message = f"{', '.join(begun)} are of two forms of the same tensor: the runtime stops"
-            yield TensorFault("both-forms", begun[0], message, tuple(begun))
+            yield Fault("both-forms", begun[0], message)
         lacking = {form: [key for key in keys if key not in found] for form, keys in choices.items()}
         if all(lacking.values()):
             # The form that is nearest to complete is the one that was meant.
             form = min(lacking, key=lambda one: len(lacking[one]) - len(choices[one]))
             other = "".join(f" (or {', '.join(keys)})" for one, keys in choices.items() if one != form)
             for key in lacking[form]:
-                yield TensorFault("missing", key, f"{key!r} is missing{other}")
+                yield Fault("missing", key, f"{key!r} is missing{other}")
 
 
 def _weight(key: str, rows: int, cols: int, *, floor: str | None = None, slot: str = "", form: str = "") -> TensorSpec:

@@ -77,7 +77,7 @@ class Entry:
         blob: Place of its blob in the index's table; None for a tensor without elements.
         offset: Of its first byte inside the blob; inside what it stands for when it is packed.
         nbytes: As its type stores it; so also in a packed blob.
-        type: Number of its element type, see `blobstore.elements`.
+        type: Number of its element type, see `blobstore.codecs.element_types`.
         shape: In C order.
         scale: Decoded values are multiplied by it.
         codec: 0 when the type says it all, `PACKED` in a packed blob.

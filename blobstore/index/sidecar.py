@@ -2,6 +2,9 @@
 
 Both are complete and durable before the first gets its name. Whoever comes between the two, or after a crash there,
 finds an index that is stale, and is told so; never one that describes another file, nor a file without its names.
+
+A link to a file is followed, and the index put beside the file itself. A link in the index's place is replaced, not
+followed: what it names may be another file's index.
 """
 
 from __future__ import annotations
@@ -53,7 +56,7 @@ def close_with_index(
     """
     outside = external_path(path)
     refuse_inputs([outside], [path])
-    with AtomicFile(outside, like=path) as target:
+    with AtomicFile(outside, like=path, follow=False) as target:
         target.write(memoryview(raw))
         writer.prepare()
         target.prepare()
@@ -66,7 +69,7 @@ def close_with_index(
                 return
             with _stale(outside, directory, writer):
                 if not os.path.isfile(outside):
-                    write_file(outside, unbind_index(raw), like=path)
+                    write_file(outside, unbind_index(raw), like=path, follow=False)
                 move_together(writer, target)
 
 
@@ -130,11 +133,12 @@ def write_index(raw: bytes, reader: BlobReader) -> None:
         OSError: Writing failed; the index is as it was.
     """
     refuse_inputs([external_path(reader.path)], [reader.path])
-    with AtomicFile(external_path(reader.path), like=reader.path) as target:
+    with AtomicFile(external_path(reader.path), like=reader.path, follow=False) as target:
         target.write(memoryview(raw))
         target.prepare()
         with _turn_at(reader.path, reader):
             target.move()
+            _drop_beside_link(reader.path, None)
 
 
 @contextmanager
@@ -149,19 +153,29 @@ def _turn_at(path: str | PathLike[str], replaced: BlobReader | None) -> Iterator
 
 def remove_index(path: str) -> None:
     """Remove an index that belongs to nothing any more; another file of that name is left alone."""
-    if os.path.isfile(path) and read_beginning(path, len(INDEX_MAGIC)) == INDEX_MAGIC:
+    if _is_index(path):
         with suppress(FileNotFoundError):
             os.unlink(path)
 
 
-def _drop_beside_link(path: str | PathLike[str], directory: Directory) -> None:
-    """Remove an index beside a link to the file, which is looked at before the one beside the file itself."""
+def _is_index(path: str) -> bool:
+    return os.path.isfile(path) and read_beginning(path, len(INDEX_MAGIC)) == INDEX_MAGIC
+
+
+def _drop_beside_link(path: str | PathLike[str], directory: Directory | None) -> None:
+    """Remove an index beside a link to the file, which is looked at before the one beside the file itself.
+
+    Another file of that name stays: readers by way of the link name it.
+
+    Args:
+        path: Of the link; of a file there is nothing to do.
+        directory: Of a new file that is to come, which the index may fit.
+    """
     own = f"{os.fspath(path)}.idx"
-    if not os.path.islink(path) or own == external_path(path) or not os.path.lexists(own):
-        return
-    if os.path.isfile(own) and not os.path.islink(own):
-        _unbind(own, directory)
-    os.unlink(own)
+    if os.path.islink(path) and own != external_path(path) and _is_index(own):
+        if directory is not None:
+            _unbind(own, directory)
+        remove_index(own)
 
 
 @contextmanager
@@ -176,7 +190,7 @@ def _stale(path: str, directory: Directory, writer: ContainerWriter | AtomicFile
     except BaseException:
         if old is not None and not writer.committed:
             with suppress(OSError):
-                write_file(path, old)
+                write_file(path, old, follow=False)
         raise
 
 
@@ -186,7 +200,7 @@ def _unbind(path: str, directory: Directory) -> memoryview | None:
         index = read_external(path, directory)
     except FormatError:
         return None
-    write_file(path, unbind_index(index.raw))
+    write_file(path, unbind_index(index.raw), follow=False)
     return index.raw
 
 

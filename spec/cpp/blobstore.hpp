@@ -2,21 +2,21 @@
 //
 // blobstore.hpp: read gemma.cpp's .sbs files, by key and by tensor name.
 //
-// The container is specified in ../sbs.md, the name index in ../index.md; S1 to S13 and I1 to I20 below are their
-// reader checks. ../gemma.md says what is known of a file without an index. All checks are made when a file is opened,
-// so that nothing has to be checked when a tensor is looked up: a binary search, without an allocation.
+// ../sbs.md specifies the container, ../index.md the name index; S1 to S13 and I1 to I20 below are their reader checks.
+// ../gemma.md says how a file without an index is read. All checks are made when a file is opened, so looking up a
+// tensor checks nothing: it is a binary search, without an allocation.
 //
 //     blobstore::Store store = blobstore::Store::open("model.sbs");               // throws blobstore::Error
 //     std::optional<blobstore::Tensor> tensor = store.find("model.norm.weight");  // tensor->data, ->dims, ->type, …
 //
-// C++17, POSIX. Without exceptions: Store::open(path, fault). Without mmap: define BLOBSTORE_NO_MMAP, and
-// Store::from_memory takes bytes that you have mapped or read yourself. To read packed tensors, define BLOBSTORE_ZSTD
-// and link libzstd: TensorReader reads all tensors then. P1 to P14 are the checks of ../packed.md.
+// C++17, POSIX. Without exceptions: Store::open(path, fault). Without mmap: define BLOBSTORE_NO_MMAP and pass bytes
+// that you have mapped or read yourself to Store::from_memory. To read packed tensors: define BLOBSTORE_ZSTD and link
+// libzstd; TensorReader then reads all tensors. P1 to P14 are the checks of ../packed.md.
 //
-// Every number in a file may be hostile. Three habits deal with that, and a change must keep them:
-//   - integers are put together byte by byte: right on any host, at any address;
-//   - a count or size is compared with what is left (n <= size - at) before anything is added or multiplied by it;
-//   - a check that fails returns refuse(…), which is false, so checks are chained with && and the first fault stays.
+// Any number in a file may be hostile. Three rules deal with that, and changes must keep them:
+//   - integers are assembled byte by byte, which is correct on any host and at any address;
+//   - a count or size is compared with what is left (n <= size - at) before anything is added to or multiplied by it;
+//   - a failed check returns refuse(…), which is false, so checks are chained with && and the first fault is kept.
 
 #ifndef BLOBSTORE_HPP_
 #define BLOBSTORE_HPP_
@@ -61,20 +61,20 @@ using std::uint8_t;
 
 constexpr uint32_t kMagic = 0x0A534253;  // "SBS\n"
 constexpr uint64_t kHeaderNbytes = 16;
-constexpr uint64_t kRecordNbytes = 32;  // a key and a range, for each blob
+constexpr uint64_t kRecordNbytes = 32;  // a key and a range per blob
 constexpr uint64_t kBlobAlign = 256;
 constexpr uint64_t kFileAlign = 65536;
 constexpr uint32_t kMaxBlobs = 1048576;
 constexpr std::size_t kKeyNbytes = 16;
 constexpr std::size_t kMaxNameNbytes = 4096;
 constexpr std::size_t kMaxDims = 32;
-constexpr uint64_t kMaxElements = (uint64_t{1} << 57) - 1;  // times 64 bits it is below 2^63
-constexpr uint32_t kMaxTextWords = 64;  // of a field in the runtime's own blobs
+constexpr uint64_t kMaxElements = (uint64_t{1} << 57) - 1;  // times 64 bits, this is below 2^63
+constexpr uint32_t kMaxTextWords = 64;  // of a text field in the runtime's blobs
 
 // ------------------------------------------------------------------------------------------------------------- bytes
 
-// A run of bytes that belongs to someone else. Its size is below 2^63, as that of anything in memory is: sums of a
-// size and a few small numbers can't wrap.
+// A run of bytes, not owned. Its size is below 2^63, like that of anything in memory, so adding a few small numbers to
+// it can't wrap.
 struct Bytes {
   const uint8_t* data = nullptr;
   uint64_t size = 0;
@@ -85,7 +85,7 @@ struct Bytes {
     return {reinterpret_cast<const char*>(data), static_cast<std::size_t>(size)};
   }
 
-  // Little-endian, byte by byte. Written out by `bytes` rather than in a loop: of this compilers make one load.
+  // Little-endian, byte by byte. `bytes` spells it out rather than looping: compilers turn this into one load.
   template <class Unsigned>
   Unsigned load(uint64_t offset) const {
     return static_cast<Unsigned>(bytes(data + offset, std::make_index_sequence<sizeof(Unsigned)>()));
@@ -99,7 +99,7 @@ struct Bytes {
     return value;
   }
 
-  // By its bits: std::isfinite is always true under -ffast-math, which runtimes are fond of.
+  // Tests the bits: std::isfinite is always true under -ffast-math, which runtimes like to use.
   bool is_finite_f32(uint64_t offset) const { return (load<uint32_t>(offset) & 0x7F800000) != 0x7F800000; }
 
   bool all_zero(uint64_t offset, uint64_t nbytes) const {
@@ -117,17 +117,17 @@ struct Bytes {
 
 // Why a file was refused.
 struct Fault {
-  const char* reason = "";  // a code of the specification; or "os-error", "not-a-file": it can't be opened at all
-  uint64_t offset = 0;      // in the file at fault
+  const char* reason = "";  // a code of the specification, or "os-error" or "not-a-file" if it can't be opened at all
+  uint64_t offset = 0;      // in the faulty file
   std::string message;
-  std::string path;  // of the file at fault, which may be the external index
+  std::string path;  // of the faulty file, which may be the external index
 
   std::string text() const {
     return std::string(reason) + ": " + message + (path.empty() ? "" : " [" + path + "]");
   }
 };
 
-// The same as an exception.
+// A fault as an exception.
 class Error : public std::runtime_error {
  public:
   explicit Error(const Fault& fault)
@@ -156,7 +156,7 @@ bool refuse(Fault& fault, const char* reason, uint64_t offset, const Parts&... m
   return false;
 }
 
-// Foreign bytes for a message: one short line that can't do anything to a terminal.
+// Foreign bytes for a message: one short line without terminal control characters.
 inline std::string quoted(std::string_view bytes) {
   constexpr char digits[] = "0123456789abcdef";
   std::string shown = "'";
@@ -171,7 +171,7 @@ inline std::string quoted(std::string_view bytes) {
   return shown + (bytes.size() > 80 ? "…'" : "'");
 }
 
-// The multiple is a power of two.
+// The multiple must be a power of two.
 constexpr uint64_t round_up(uint64_t value, uint64_t multiple) { return (value + multiple - 1) & ~(multiple - 1); }
 
 // ------------------------------------------------------------------------------------------------------------- UTF-8
@@ -185,7 +185,7 @@ inline bool continues(std::string_view text, std::size_t at) {
   return at < text.size() && (static_cast<uint8_t>(text[at]) & 0xC0) == 0x80;
 }
 
-// The first character of a text, by the table of well-formed sequences (Unicode, 3.9): nothing overlong, no
+// The first character of a text, by the table of well-formed sequences (Unicode, 3.9): no overlong sequences, no
 // surrogates, nothing above U+10FFFF.
 inline Character first_character(std::string_view text) {
   if (text.empty()) return {0, 0};
@@ -228,7 +228,8 @@ inline void append_utf8(std::string& text, uint32_t c) {
 
 // ----------------------------------------------------------------------------------------------------------- SHA-256
 
-// FIPS 180-4, a plain one: it hashes names, and the directory (at most 32 MiB) that an external index is bound to.
+// FIPS 180-4, a plain implementation: it hashes names, and the directory (at most 32 MiB) that an external index is
+// bound to.
 class Sha256 {
  public:
   using Digest = std::array<uint8_t, 32>;
@@ -246,7 +247,7 @@ class Sha256 {
  private:
   static constexpr uint32_t rotate(uint32_t x, int n) { return x >> n | x << (32 - n); }
 
-  // The rest of the data, a bit, zeros, and the length in bits: one block or two.
+  // The rest of the data, a 1 bit, zeros, and the length in bits: one block or two.
   void last_blocks(const uint8_t* rest, std::size_t rest_nbytes, uint64_t size) {
     std::array<uint8_t, 128> padded{};
     std::copy(rest, rest + rest_nbytes, padded.begin());
@@ -299,11 +300,11 @@ class Sha256 {
 
 // -------------------------------------------------------------------------------------------------------------- keys
 
-// 1 to 16 bytes, filled with zeros at the end, as the directory stores it.
+// 1 to 16 bytes, zero-padded, as the directory stores them.
 struct Key {
   std::array<uint8_t, kKeyNbytes> bytes{};
 
-  // None when it is no key: empty, too long, or with a NUL.
+  // Empty optional if the text is not a key: empty, too long, or with a NUL.
   static std::optional<Key> from(std::string_view text) {
     if (text.empty() || text.size() > kKeyNbytes || text.find('\0') != text.npos) return std::nullopt;
     Key key;
@@ -311,7 +312,7 @@ struct Key {
     return key;
   }
 
-  // Without the zeros; valid as long as the key is.
+  // Without the padding; valid as long as the key.
   std::string_view text() const {
     const auto end = std::find(bytes.begin(), bytes.end(), uint8_t{0});
     return {reinterpret_cast<const char*>(bytes.data()), static_cast<std::size_t>(end - bytes.begin())};
@@ -325,13 +326,13 @@ inline bool is_name(std::string_view text) {
 
 namespace detail {
 
-// Whether gemma.cpp would abort on it: it takes decimal digits right after the last '_' of any key for a layer.
+// Whether gemma.cpp would abort on this key: it reads decimal digits right after the last '_' of any key as a layer.
 inline bool has_layer_999_or_more(std::string_view name) {
   const std::size_t underscore = name.rfind('_');
   if (underscore == name.npos) return false;
   uint32_t layer = 0;
   for (std::size_t i = underscore + 1; i < name.size() && name[i] >= '0' && name[i] <= '9'; ++i) {
-    layer = std::min(10 * layer + static_cast<uint32_t>(name[i] - '0'), uint32_t{999});  // never more: can't wrap
+    layer = std::min(10 * layer + static_cast<uint32_t>(name[i] - '0'), uint32_t{999});  // capped: can't wrap
   }
   return layer >= 999;
 }
@@ -361,7 +362,7 @@ inline Key hashed_key(std::string_view name) {
 
 }  // namespace detail
 
-// The key of a tensor of this name that has a blob of its own, the same in every file; none for what is no name.
+// The key of a tensor with this name and a separate blob, the same in every file. Empty optional if it is not a name.
 inline std::optional<Key> key_for(std::string_view name) {
   if (!is_name(name)) return std::nullopt;
   return detail::is_its_own_key(name) ? Key::from(name) : detail::hashed_key(name);
@@ -372,18 +373,18 @@ inline std::optional<Key> key_for(std::string_view name) {
 struct ElementType {
   uint16_t number;
   const char* name;
-  uint64_t bits;          // of each element, without what a group adds
-  uint64_t group;         // elements that share extra bytes; 1 where there are none
-  uint64_t group_nbytes;  // these bytes
-  bool whole = false;     // the last group is stored in full, however few elements are in it
+  uint64_t bits;          // per element, without the extra bytes of a group
+  uint64_t group;         // elements that share extra bytes; 1 if there are none
+  uint64_t group_nbytes;  // the extra bytes per group
+  bool whole = false;     // the last group is stored in full, however few elements it has
 
-  // count is below 2^57, and bits at most 64: nothing here can wrap.
+  // count is below 2^57 and bits is at most 64, so nothing here can wrap.
   uint64_t nbytes(uint64_t count) const {
     const uint64_t groups = (count + group - 1) / group;
     return ((whole ? groups * group : count) * bits + 7) / 8 + groups * group_nbytes;
   }
 
-  // How many elements fill so many bytes exactly, the largest such number; 0 when none does.
+  // The largest number of elements that fills exactly this many bytes; 0 if there is none.
   uint64_t elements_in(uint64_t size) const {
     const uint64_t full = group * bits / 8 + group_nbytes;  // bytes of a whole group
     const uint64_t extra = group_nbytes == 0 ? 0 : (size / full + (size % full != 0)) * group_nbytes;
@@ -403,9 +404,9 @@ constexpr ElementType kElementTypes[] = {
     {45, "f8_e5m2fnuz", 8, 1, 0}, {46, "f4", 4, 1, 0},          {47, "f6_e2m3", 6, 1, 0}, {48, "f6_e3m2", 6, 1, 0},
 };
 
-constexpr uint16_t kPackedCodec = 1;  // of what lies in a packed blob; of all else it is 0
+constexpr uint16_t kPackedCodec = 1;  // of tensors in a packed blob; 0 for all others
 
-// Null for a number that this header does not know: the stored bytes are good, but what they mean is not known.
+// Null for a number that this header doesn't know: the stored bytes are good, but their meaning is unknown.
 inline const ElementType* element_type(uint16_t number) {
   for (const ElementType& one : kElementTypes) {
     if (one.number == number) return &one;
@@ -422,30 +423,30 @@ struct Blob {
   const uint8_t* data = nullptr;
 };
 
-// What is known of a tensor. Views and pointers are into the file, and valid as long as the Store is.
+// What is known about a tensor. Views and pointers point into the file and are valid as long as the Store.
 struct Tensor {
   std::string_view name;
-  std::string_view key;  // of its blob; empty for a tensor without elements, which has none
+  std::string_view key;  // of its blob; empty for a tensor without elements, which has no blob
   uint16_t type = 0;     // see element_type()
-  uint16_t codec = 0;    // 0: stored as the type says; kPackedCodec; one that you don't know can't be decoded
+  uint16_t codec = 0;    // 0: stored as the type says; kPackedCodec: packed; don't decode any other
   uint32_t ndim = 0;
-  std::array<uint64_t, kMaxDims> dims{};  // the first ndim of them; C order
+  std::array<uint64_t, kMaxDims> dims{};  // the first ndim are used; C order
   float scale = 1.0f;                     // decoded values are multiplied by it
-  uint64_t offset = 0;                    // in the file; packed: as if its blob lay there unpacked
+  uint64_t offset = 0;                    // in the file; packed: as if its blob were stored there unpacked
   uint64_t nbytes = 0;                    // as the type stores it
-  const uint8_t* data = nullptr;          // may be unaligned; null without a blob, or in a packed one
+  const uint8_t* data = nullptr;          // may be unaligned; null without a blob or with a packed one
 
-  // Of a packed one: the stream in its blob, of how many bytes that is, and where in these the tensor's begin.
+  // If packed: the stream in its blob, the size of the unpacked blob, and the tensor's offset in it.
   Bytes stream;
   uint64_t unpacked_nbytes = 0;
   uint64_t unpacked_offset = 0;
 
   bool is_packed() const { return codec == kPackedCodec; }
 
-  // What the file has of it: its bytes, or all of the stream.
+  // What the file stores: its bytes, or the whole stream if packed.
   Bytes stored() const { return is_packed() ? stream : Bytes{data, nbytes}; }
 
-  // "?" for a type that this header does not know.
+  // "?" for a type that this header doesn't know.
   const char* type_name() const {
     const ElementType* known = element_type(type);
     return known ? known->name : "?";
@@ -456,7 +457,7 @@ struct Tensor {
 
 namespace detail {
 
-// Keys of 16 bytes in an array of records: those of the directory, and those of the index's blob table.
+// 16-byte keys in an array of records: the directory's, and those of the index's blob table.
 class Keys {
  public:
   Keys() = default;
@@ -470,7 +471,7 @@ class Keys {
     return {reinterpret_cast<const char*>(at(i)), static_cast<std::size_t>(end - at(i))};
   }
 
-  // The first one that is empty or has something behind a NUL.
+  // Position of the first key that is empty or has something after a NUL.
   std::optional<uint32_t> first_malformed() const {
     for (uint32_t i = 0; i < count_; ++i) {
       const std::size_t nbytes = text(i).size();
@@ -479,7 +480,7 @@ class Keys {
     return std::nullopt;
   }
 
-  // Their places, sorted by the keys.
+  // Positions, sorted by key.
   std::vector<uint32_t> sorted() const {
     std::vector<uint32_t> order(count_);
     for (uint32_t i = 0; i < count_; ++i) order[i] = i;
@@ -487,7 +488,7 @@ class Keys {
     return order;
   }
 
-  // A place whose key another one has too.
+  // A position whose key appears elsewhere, too.
   std::optional<uint32_t> repeated(const std::vector<uint32_t>& order) const {
     const auto equal = [this](uint32_t a, uint32_t b) { return compare(a, at(b)) == 0; };
     const auto found = std::adjacent_find(order.begin(), order.end(), equal);
@@ -502,7 +503,7 @@ class Keys {
   uint32_t count_ = 0;
 };
 
-// Where each blob of a file lies.
+// Where each blob of a file is.
 class Directory {
  public:
   bool parse(Bytes file, Fault& fault) {
@@ -523,13 +524,13 @@ class Directory {
     return {keys_.text(place), offset(place), nbytes(place), file_.data + offset(place)};
   }
 
-  // What can't be a key is not there.
+  // Text that can't be a key isn't found.
   std::optional<uint32_t> find(std::string_view text) const {
     const auto key = Key::from(text);
     return key ? find(key->bytes.data()) : std::nullopt;
   }
 
-  // By a key of 16 bytes, as stored.
+  // By a 16-byte key, as stored.
   std::optional<uint32_t> find(const uint8_t* key) const {
     const auto less = [this](uint32_t place, const uint8_t* wanted) { return keys_.compare(place, wanted) < 0; };
     const auto found = std::lower_bound(by_key_.begin(), by_key_.end(), key, less);
@@ -565,7 +566,7 @@ class Directory {
     return true;
   }
 
-  // S5 to S7. Nothing has been allocated so far, and count is checked from here on.
+  // S5 to S7. Nothing has been allocated yet. After this, count is checked.
   bool find_directory(Fault& fault) {
     count_ = file_.load<uint32_t>(header_ + 4);
     if (count_ < 1 || count_ > kMaxBlobs) {
@@ -588,7 +589,7 @@ class Directory {
     return true;
   }
 
-  // S8 and S9. What the second one sorts is kept, to find keys by.
+  // S8 and S9. The order that S9 sorts is kept, for finding keys.
   bool check_keys(Fault& fault) {
     if (const auto bad = keys_.first_malformed()) {
       return refuse(fault, "bad-key", start_ + kKeyNbytes * *bad, "blob ", uint64_t{*bad},
@@ -615,8 +616,8 @@ class Directory {
     return true;
   }
 
-  // S12 and S13: blobs lie back to back, and the file ends where it should. All of them are inside the file by now,
-  // so `end` can't wrap.
+  // S12 and S13: blobs follow each other without gaps, and the file ends where it should. All of them are known to be
+  // inside the file, so `end` can't wrap.
   bool check_layout(Fault& fault) const {
     uint64_t end = version_ == 1 ? padded_nbytes() : kBlobAlign;
     for (uint32_t i = 0; i < count_; ++i) {
@@ -643,14 +644,14 @@ class Directory {
   uint64_t start_ = 0;   // offset of the directory
   uint32_t count_ = 0;
   Keys keys_;
-  std::vector<uint32_t> by_key_;  // places, sorted by key
+  std::vector<uint32_t> by_key_;  // positions, sorted by key
 };
 
 // ---------------------------------------------------------------------------------------------------------- metadata
 
 constexpr uint32_t kNoHex = 0x10000;
 
-// The number that four hexadecimal digits make, or kNoHex.
+// The value of four hexadecimal digits, or kNoHex.
 inline uint32_t hex4(std::string_view text) {
   constexpr std::string_view digits = "0123456789abcdef0123456789ABCDEF";
   if (text.size() < 4) return kNoHex;
@@ -663,7 +664,7 @@ inline uint32_t hex4(std::string_view text) {
   return value;
 }
 
-// "\uXXXX", or two of them for a character beyond the first 65,536. A surrogate without its other half is refused.
+// "\uXXXX", or two of them for a character above U+FFFF. A lone surrogate is refused.
 inline bool take_unicode_escape(std::string_view& text, uint32_t& c) {
   c = hex4(text.substr(2));
   if (c == kNoHex || (c >= 0xDC00 && c < 0xE000)) return false;
@@ -676,7 +677,7 @@ inline bool take_unicode_escape(std::string_view& text, uint32_t& c) {
   return true;
 }
 
-// Takes one character, escaped or not, off the inside of a JSON string; false when it is none.
+// Takes one character, escaped or not, from the inside of a JSON string; false if there is no valid one.
 inline bool take_json_character(std::string_view& text, uint32_t& c) {
   if (text.size() >= 2 && text[0] == '\\') {
     if (text[1] == 'u') return take_unicode_escape(text, c);
@@ -693,14 +694,14 @@ inline bool take_json_character(std::string_view& text, uint32_t& c) {
   return first.nbytes != 0 && c >= 0x20 && c != '"' && c != '\\';
 }
 
-// Walks through a JSON object whose values are strings. Any other value ends it at once, so nothing can be nested.
+// Walks through a JSON object whose values are strings. It stops at any other value, so there is no nesting.
 class MetadataWalk {
  public:
   enum class Step { pair, end, malformed };
 
   explicit MetadataWalk(std::string_view json) : rest_(json) {}
 
-  // Key and value as they stand between their quotes, every character of them well-formed.
+  // Key and value as they appear between their quotes; every character is well-formed.
   Step next(std::string_view& key, std::string_view& value) {
     if (std::exchange(first_, false)) {
       if (!take('{')) return Step::malformed;
@@ -743,7 +744,7 @@ class MetadataWalk {
   bool first_ = true;
 };
 
-// Compares two well-formed strings by what they mean: "a" and "\u0061" are the same key.
+// Compares two well-formed strings by their meaning: "a" and "\u0061" are the same key.
 inline int compare_json_strings(std::string_view a, std::string_view b) {
   uint32_t of_a = 0, of_b = 0;
   while (!a.empty() && !b.empty()) {
@@ -761,7 +762,7 @@ inline std::string unescaped(std::string_view inside) {
   return text;
 }
 
-// One object, string → string, no key twice.
+// One object, string → string, no duplicate keys.
 inline bool is_metadata(std::string_view json) {
   MetadataWalk walk(json);
   std::vector<std::string_view> keys;
@@ -780,7 +781,7 @@ inline bool is_metadata(std::string_view json) {
 constexpr std::string_view kIndexKey = "~index";
 constexpr uint32_t kNoBlob = 0xFFFFFFFF;
 
-// An entry as stored, see "Entry, 48 bytes".
+// An entry as stored; see "Entry, 48 bytes".
 struct Entry {
   uint64_t offset, nbytes;
   uint32_t blob, name_offset;
@@ -790,15 +791,15 @@ struct Entry {
   uint64_t reserved;
 };
 
-// The index's bytes, used as they lie. `parse` makes all checks; what comes after it relies on these.
+// The index's bytes, used in place. `parse` makes all checks; everything else relies on them.
 class Index {
  public:
-  // I1 to I20. `base` is where the bytes begin in their file, for the offsets of faults.
+  // I1 to I20. `base` is the offset of the bytes in their file, for the offsets of faults.
   bool parse(Bytes raw, uint64_t base, bool external, const Directory& directory, Fault& fault) {
     raw_ = raw;
     base_ = base;
     external_ = external;
-    // What must be checked at once comes first (see "When"): so readers that leave the rest for later say the same.
+    // Checks that must be made on opening come first (see "When"), so readers that defer the rest report the same.
     return check_header(fault) && check_sections(fault) && check_reserved(fault) && check_binding(directory, fault) &&
            check_entries(fault) && check_metadata(fault) && check_table_keys(fault) &&
            check_table_blobs(directory, fault) && check_table_sizes(directory, fault);
@@ -834,13 +835,13 @@ class Index {
     return std::nullopt;
   }
 
-  // How many bytes a packed blob stands for; 0 for any other.
+  // The unpacked size of a packed blob; 0 for any other.
   uint64_t unpacked_nbytes(const Entry& one) const {
     return one.blob == kNoBlob ? 0 : table_row(one.blob).load<uint64_t>(24);
   }
 
-  // Where a row of the table stands in the directory: at the same place, or wherever a tool that knows no index has
-  // moved it to.
+  // The position of a row of the table in the directory: the same, or wherever a tool that doesn't know the index has
+  // moved it.
   std::optional<uint32_t> place(uint32_t row, const Directory& directory) const {
     const uint8_t* key = table_keys().at(row);
     if (row < directory.count() && directory.keys().compare(row, key) == 0) return row;
@@ -865,7 +866,7 @@ class Index {
   uint64_t table_nbytes(uint32_t row) const { return table_row(row).load<uint64_t>(16); }
   Keys table_keys() const { return Keys(section(kBlobs).data, kBlobNbytes, blob_count()); }
 
-  // Elements of a shape that has passed I10: the product can't wrap.
+  // Number of elements of a shape that has passed I10: the product can't wrap.
   uint64_t element_count(const Entry& one) const {
     uint64_t count = 1;
     for (uint32_t axis = 0; axis < one.ndim; ++axis) count *= dim(one, axis);
@@ -895,7 +896,7 @@ class Index {
     return true;
   }
 
-  // I6. Each section lies where those before it end, and inside the index, before the next one is looked at.
+  // I6. Each section begins where the previous ones end and is inside the index; this is checked before the next one.
   bool check_sections(Fault& fault) {
     struct Stated {
       uint64_t field, count, item_nbytes;
@@ -929,7 +930,7 @@ class Index {
            check_scales(fault);
   }
 
-  // I7, but for the entries.
+  // I7, except for the entries.
   bool check_reserved(Fault& fault) const {
     if (!raw_.all_zero(168, 24)) return refuse_at(fault, "index-reserved", 168, "the header's last bytes are not 0");
     if (!external_ && !raw_.all_zero(96, 40)) {
@@ -955,7 +956,7 @@ class Index {
     return true;
   }
 
-  // I8. Names follow each other without gaps, so none can be read twice: the work is bounded by the section's size.
+  // I8. Names follow each other without gaps, so none is read twice: the section's size bounds the work.
   bool check_names(Fault& fault) const {
     const Bytes names = section(kNames);
     uint64_t end = 0;
@@ -991,7 +992,7 @@ class Index {
       if (uint64_t{one.dims_start} + one.ndim > dim_count()) {
         return refuse_entry(fault, "index-dims", i, "its dimensions lie outside the pool");
       }
-      uint64_t product = 1;  // of those that aren't 0: a 0 must not hide that the others can't be multiplied
+      uint64_t product = 1;  // of the nonzero ones: a 0 must not hide an overflow of the others
       for (uint32_t axis = 0; axis < one.ndim; ++axis) {
         const uint64_t size = std::max(dim(one, axis), uint64_t{1});
         if (size > kMaxElements / product) return refuse_entry(fault, "index-dims", i, "it has too many elements");
@@ -1028,7 +1029,7 @@ class Index {
     return true;
   }
 
-  // I13. What a type or codec means that isn't known here can't be checked, and is no fault.
+  // I13. An unknown type or codec can't be checked, and is not a fault.
   bool check_shapes(Fault& fault) const {
     for (uint32_t i = 0; i < entry_count(); ++i) {
       const Entry one = entry(i);
@@ -1142,14 +1143,15 @@ class Index {
 
 inline std::string_view without_zeros(std::string_view text) { return text.substr(0, text.find_last_not_of('\0') + 1); }
 
-// One of the runtime's records: a number of 32-bit words that follow, then its fields. An older file's record ends
-// before the last of them: what is taken then stays as it is. A newer one has words behind them, which nobody takes.
+// One of the runtime's records: the number of 32-bit words that follow, then its fields. In an older file a record may
+// end before its last field; the remaining fields then keep their values. In a newer file more words may follow, which
+// are skipped.
 class Record {
  public:
-  // `base` is where `raw` begins in its file; `fault` outlives the record.
+  // `base` is the offset of `raw` in its file; `fault` must outlive the record.
   Record(Bytes raw, uint64_t base, Fault& fault) : raw_(raw), base_(base), fault_(fault) {}
 
-  // Goes to the record that begins at a word of `raw`.
+  // Moves to the record that begins at this word of `raw`.
   bool begin(uint64_t at) {
     const uint64_t count = raw_.load<uint32_t>(at);
     at_ = at + 4;
@@ -1161,7 +1163,7 @@ class Record {
     return true;
   }
 
-  // Behind its last word.
+  // The position after its last word.
   uint64_t end() const { return end_; }
 
   bool take(uint32_t& value) { return at_ == end_ || take_word(value); }
@@ -1175,7 +1177,7 @@ class Record {
     return true;
   }
 
-  // A number of words, then the text, filled with zeros to whole words.
+  // The number of words, then the text, zero-padded to whole words.
   bool take(std::string_view& text) {
     uint32_t count = 0;
     if (at_ == end_) return true;
@@ -1203,7 +1205,7 @@ class Record {
     return refuse(fault_, "fields-truncated", base_ + at_, "in the blob 'toc': a record ends inside a field");
   }
 
-  // At the word that was read last.
+  // The fault is at the word that was read last.
   template <class... Parts>
   bool refuse_word(const char* reason, const Parts&... message) {
     return refuse(fault_, reason, base_ + at_ - 4, "in the blob 'toc': ", message...);
@@ -1215,15 +1217,15 @@ class Record {
   uint64_t at_ = 0, end_ = 0;
 };
 
-// What the runtime says of a tensor. These are its defaults.
+// The runtime's record of a tensor, with its defaults.
 struct TocEntry {
   std::string_view name;
   uint32_t type = 0, element_bytes = 0, element_count = 0, rows = 0, cols = 0;
   float scale = 1.0f;
-  uint32_t stride = 0;  // older files have none
+  uint32_t stride = 0;  // missing in older files
 };
 
-// The runtime's table of contents: records, used as they lie.
+// The runtime's table of contents: records, used in place.
 class Toc {
  public:
   bool parse(Bytes raw, uint64_t base, Fault& fault) {
@@ -1233,7 +1235,7 @@ class Toc {
       return refuse(fault, "fields-size", base, "'toc' has ", raw.size, " bytes, not a whole number of 32-bit words");
     }
     const bool all_read = read_records(fault);
-    return check_names(fault) && all_read;  // a repeated name stands before the record that could not be read
+    return check_names(fault) && all_read;  // a repeated name comes before the unreadable record
   }
 
   std::size_t count() const { return starts_.size(); }
@@ -1248,9 +1250,9 @@ class Toc {
   }
 
  private:
-  static constexpr uint32_t kMaxType = 31;  // those that this header does not know are newer ones of the runtime
+  static constexpr uint32_t kMaxType = 31;  // those unknown to this header belong to newer runtimes
 
-  // Reads a record and goes behind it.
+  // Reads a record and moves past it.
   bool read(uint64_t& at, TocEntry& entry, Fault& fault) const {
     Record record(raw_, base_, fault);
     if (!(record.begin(at) && record.take(entry.name) && record.take(entry.type) && record.take(entry.element_bytes) &&
@@ -1262,7 +1264,7 @@ class Toc {
     return true;
   }
 
-  // What is kept of a record, 8 bytes, is less than what it takes in the file: at least 12 with a type.
+  // Keeps 8 bytes per record, less than the record takes in the file: at least 12 with a type.
   bool read_records(Fault& fault) {
     for (uint64_t at = 0; at < raw_.size;) {
       const uint64_t start = at;
@@ -1276,12 +1278,12 @@ class Toc {
     return true;
   }
 
-  // The name in a record that has passed: its first field, behind the numbers of words.
+  // The name in a checked record: its first field, after the numbers of words.
   std::string_view name_at(uint64_t start) const {
     return without_zeros(raw_.slice(start + 8, uint64_t{4} * raw_.load<uint32_t>(start + 4)).text());
   }
 
-  // Refuses the first record whose name another one before it has.
+  // Refuses the first record that repeats an earlier name.
   bool check_names(Fault& fault) const {
     std::vector<uint64_t> order = starts_;
     std::sort(order.begin(), order.end(), [this](uint64_t a, uint64_t b) {
@@ -1301,7 +1303,7 @@ class Toc {
   std::vector<uint64_t> starts_;  // where records begin in `raw_`
 };
 
-// The runtime's keys: of a model's tensors, and what those of a layer's begin with.
+// The runtime's keys: those of a model's tensors, and the prefixes of those of a layer's.
 constexpr std::string_view kModelTensors[] = {
     "c_embedding",    "c_final_norm",  "enc_norm_bias",   "enc_norm_scale", "img_emb_bias",
     "img_emb_kernel", "img_head_bias", "img_head_kernel", "img_pos_emb",    "mm_embed_norm",
@@ -1315,12 +1317,12 @@ constexpr std::string_view kLayerTensors[] = {
     "gr_lin_out_b", "gr_conv_w",   "gr_conv_b",    "gr_gate_w",  "gr_gate_b",  "gr_a",
 };
 
-// Those of them that have a scale in 'Fscales', in its order inside a layer.
+// The keys with a scale in 'Fscales', in its order inside a layer.
 constexpr std::string_view kScaledTensors[] = {"att_ein", "qkv_ein", "gating_ein", "linear_w"};
 
 template <std::size_t Count>
 std::size_t place_in(const std::string_view (&list)[Count], std::string_view text) {
-  return static_cast<std::size_t>(std::find(list, list + Count, text) - list);  // Count: it isn't there
+  return static_cast<std::size_t>(std::find(list, list + Count, text) - list);  // Count: not found
 }
 
 template <std::size_t Count>
@@ -1328,12 +1330,12 @@ bool is_in(const std::string_view (&list)[Count], std::string_view text) {
   return place_in(list, text) < Count;
 }
 
-// A layer tensor's key: its beginning, '_', and the layer, 0 to 999 without zeros before it.
+// A layer tensor's key: its prefix, '_', and the layer, 0 to 999 without leading zeros.
 struct LayerKey {
   std::string_view base;
   uint32_t layer = 0;
 
-  // None for any other key.
+  // Empty optional for any other key.
   static std::optional<LayerKey> from(std::string_view key) {
     const std::size_t underscore = key.rfind('_');
     if (underscore == key.npos || !is_in(kLayerTensors, key.substr(0, underscore))) return std::nullopt;
@@ -1346,13 +1348,13 @@ struct LayerKey {
   }
 };
 
-// Blobs that are no tensors: the runtime's own, and those of the name index and of packed files.
+// Blobs that are not tensors: the runtime's own, and those of the name index and of packed files.
 constexpr std::string_view kNoTensors[] = {
     "config", "tokenizer", "toc", "Fscales", kIndexKey, "~packed", "~packed.idx",
 };
 
-// The tensors of a file without an index: what 'toc' says; without one what the keys of a file from before 2025 say;
-// else each blob but kNoTensors is bytes.
+// The tensors of a file without an index: those that 'toc' lists; without a toc, those that the keys of a file from
+// before 2025 describe; otherwise each blob except kNoTensors, as bytes.
 class Catalog {
  public:
   bool build(const Directory& directory, Fault& fault) {
@@ -1360,7 +1362,7 @@ class Catalog {
     if (toc && !list_toc(directory, *toc, fault)) return false;
     if (!toc) list_letters(directory);
     const bool letters = !toc && !listed_.empty();
-    if (listed_.empty()) list_bytes(directory);  // there is no 'toc' then: one lists something or is refused
+    if (listed_.empty()) list_bytes(directory);  // so there is no 'toc': a toc lists something or is refused
     by_name_ = sorted(directory);
     return !letters || (check_names(directory, fault) && take_scales(directory, fault));
   }
@@ -1394,11 +1396,11 @@ class Catalog {
   static constexpr std::string_view kLetters = "FB$2I";
   static constexpr uint16_t kLetterTypes[] = {1, 2, 3, 4, 8};
 
-  // A tensor fills its blob, and its name is the key or the end of it: so there are at most kMaxBlobs of them.
+  // A tensor fills its blob, and its name is the key or the end of the key, so there are at most kMaxBlobs tensors.
   struct Listed {
     std::array<uint64_t, 2> dims{};
     float scale = 1.0f;
-    uint32_t place = 0;  // of its blob
+    uint32_t place = 0;  // position of its blob
     uint16_t type = 0;
     uint8_t ndim = 1;
     uint8_t name_start = 0;  // in the key
@@ -1431,7 +1433,7 @@ class Catalog {
       const uint64_t count = uint64_t{entry.rows} * entry.cols;
       const uint64_t nbytes = directory.nbytes(*place);
       const ElementType* type = element_type(static_cast<uint16_t>(entry.type));
-      // Of a newer type it isn't known what elements take: its blob is the tensor, whatever its size.
+      // The element size of a newer type is unknown: the tensor is its whole blob, whatever the size.
       if (count > kMaxElements || (type ? type->nbytes(count) != nbytes : count == 0)) {
         return refuse(fault, "toc-size", toc.position(i), "'toc' says that ", quoted(entry.name), " has type ",
                       uint64_t{entry.type}, " and ", uint64_t{entry.rows}, " x ", uint64_t{entry.cols},
@@ -1455,7 +1457,7 @@ class Catalog {
       if (letter == kLetters.npos || !(is_in(kModelTensors, rest) || LayerKey::from(rest))) continue;
       const uint16_t type = kLetterTypes[letter];
       const uint64_t count = element_type(type)->elements_in(directory.nbytes(place));
-      // Else its bytes are not what the letter says: a blob like others.
+      // Otherwise its bytes are not of the letter's type: an ordinary blob.
       if (count != 0) listed_.push_back({{count}, 1.0f, place, type, 1, 1});
     }
   }
@@ -1483,7 +1485,7 @@ class Catalog {
     for (uint64_t at = 0; at < scales.size; at += 4) {
       if (!scales.is_finite_f32(at)) return refuse(fault, "scales-number", blob.offset + at, "a scale is not finite");
     }
-    // Of each its layer, its place in the layer, and where it is listed.
+    // For each: its layer, its position in the layer, and its position in the list.
     std::vector<std::array<uint32_t, 3>> order;
     for (uint32_t i = 0; i < count(); ++i) {
       const auto parts = LayerKey::from(name(i, directory));
@@ -1508,7 +1510,7 @@ class Catalog {
   }
 
   std::vector<Listed> listed_;
-  std::vector<uint32_t> by_name_;  // places in it
+  std::vector<uint32_t> by_name_;  // positions in it
 };
 
 // ----------------------------------------------------------------------------------------------------------- mapping
@@ -1537,11 +1539,11 @@ class Mapping {
 
   bool open(const std::string& path, Fault& fault) {
     fault.path = path;
-    // O_NONBLOCK: to open a pipe would wait for its other end otherwise. It makes no difference to a file.
+    // O_NONBLOCK: otherwise opening a pipe would wait for its other end. It makes no difference for a file.
     const int fd = ::open(path.c_str(), O_RDONLY | O_CLOEXEC | O_NONBLOCK);
     if (fd < 0) return os_error(fault);
     const bool mapped = map(fd, fault);
-    ::close(fd);  // the map keeps the file
+    ::close(fd);  // the map keeps the file open
     return mapped;
   }
 
@@ -1551,7 +1553,7 @@ class Mapping {
     if (::fstat(fd, &status) != 0) return os_error(fault);
     if (!S_ISREG(status.st_mode)) return refuse(fault, "not-a-file", 0, "expected a regular file");
     const auto size = static_cast<uint64_t>(status.st_size);
-    if (size == 0) return true;  // can't be mapped; S1 or I1 says what is missing
+    if (size == 0) return true;  // can't be mapped; S1 or I1 reports the fault
     if (size > PTRDIFF_MAX) return refuse(fault, "os-error", 0, "too large for this machine's address space");
     void* at = ::mmap(nullptr, static_cast<std::size_t>(size), PROT_READ, MAP_PRIVATE, fd, 0);
     if (at == MAP_FAILED) return os_error(fault);
@@ -1570,11 +1572,12 @@ class Mapping {
 
 // ------------------------------------------------------------------------------------------------------------- store
 
-// An open file, checked. It can be moved, and read from several threads.
+// An open, checked file. Movable; several threads may read from it.
 class Store {
  public:
 #if !defined(BLOBSTORE_NO_MMAP)
-  // Maps a file, and the index beside it (path + ".idx") if it has none inside. None: `fault` says why.
+  // Maps a file, and the index beside it (path + ".idx") if it has none inside. On failure returns an empty optional;
+  // `fault` says why.
   static std::optional<Store> open(const std::string& path, Fault& fault) {
     Store store;
     if (!store.file_mapping_.open(path, fault)) return std::nullopt;
@@ -1597,8 +1600,8 @@ class Store {
 #endif
 #endif
 
-  // The same for bytes that stay where they are as long as the Store lives. `external_index` is what lies in the file
-  // beside, if there is one.
+  // The same for bytes that must stay in place as long as the Store lives. `external_index` has the bytes of the file
+  // beside it, if there is one.
   static std::optional<Store> from_memory(Bytes file, std::optional<Bytes> external_index, Fault& fault) {
     fault = Fault{};
     Store store;
@@ -1610,7 +1613,7 @@ class Store {
     return std::optional<Store>(std::move(store));
   }
 
-  // Of the container, 1 or 2.
+  // The version of the container, 1 or 2.
   int version() const { return directory_.version(); }
 
   bool has_index() const { return index_.has_value(); }
@@ -1623,7 +1626,7 @@ class Store {
     return place ? std::optional<Blob>(blob(*place)) : std::nullopt;
   }
 
-  // Tensors, sorted by the names' bytes (without an index: in the order of 'toc', or else of the file), and by name.
+  // Tensors, sorted by the bytes of their names (without an index: in the order of 'toc', or of the file), and by name.
   uint32_t tensor_count() const { return has_index() ? index_->entry_count() : catalog_.count(); }
   Tensor tensor(uint32_t i) const { return has_index() ? indexed_tensor(i) : catalog_.tensor(i, directory_); }
   std::optional<Tensor> find(std::string_view name) const {
@@ -1631,10 +1634,10 @@ class Store {
     return i ? std::optional<Tensor>(tensor(*i)) : std::nullopt;
   }
 
-  // The writer's notes as stored, a JSON object of strings; empty without an index.
+  // The metadata as stored, a JSON object of strings; empty without an index.
   std::string_view metadata_json() const { return has_index() ? index_->metadata() : std::string_view(); }
 
-  // Calls visit(key, value) for each of them, two std::string of UTF-8.
+  // Calls visit(key, value) for each pair of the metadata, two std::string of UTF-8.
   template <class Visit>
   void for_each_metadata(Visit visit) const {
     detail::MetadataWalk walk(metadata_json());
@@ -1647,7 +1650,7 @@ class Store {
  private:
   Store() = default;
 
-  // The directory, and the index inside, which makes one beside it unseen.
+  // The directory, and the embedded index, which hides one beside the file.
   bool load_file(Bytes file, Fault& fault) {
     if (!directory_.parse(file, fault)) return false;
     const auto inside = find_blob(detail::kIndexKey);
@@ -1697,7 +1700,7 @@ class Store {
 
 namespace detail {
 
-// That of zlib and PNG. Bit by bit: it is made of headers and tables only.
+// The CRC-32 of zlib and PNG. Bit by bit, since it covers headers and tables only.
 inline uint32_t crc32(Bytes bytes) {
   uint32_t crc = 0xFFFFFFFF;
   for (uint64_t at = 0; at < bytes.size; ++at) {
@@ -1707,8 +1710,8 @@ inline uint32_t crc32(Bytes bytes) {
   return ~crc;
 }
 
-// Puts elements together from their planes, which are `stride` apart, the highest byte's first. `is_signed`: of the
-// highest nine bits the sign is the last.
+// Assembles elements from their planes, which are `stride` apart, the highest byte's first. `is_signed`: the sign is
+// the last of the highest nine bits.
 template <std::size_t Width>
 void merge(const uint8_t* planes, uint64_t stride, uint64_t count, bool is_signed, uint8_t* out) {
   for (uint64_t i = 0; i < count; ++i, out += Width) {
@@ -1722,13 +1725,13 @@ void merge(const uint8_t* planes, uint64_t stride, uint64_t count, bool is_signe
   }
 }
 
-// Adds eight bytes to eight others, none of which carries into the next.
+// Adds eight bytes to eight others, without carries from one byte into the next.
 inline uint64_t add_bytes(uint64_t one, uint64_t other) {
   constexpr uint64_t kHighest = 0x8080808080808080;
   return ((one & ~kHighest) + (other & ~kHighest)) ^ ((one ^ other) & kHighest);
 }
 
-// Puts escapes where their gaps say.
+// Writes escapes at the positions that their gaps give.
 inline bool put_placed(const uint8_t* gaps, uint64_t nbytes, uint8_t* plane, uint64_t count) {
   const uint64_t escapes = nbytes / 3;
   const uint8_t* escape = gaps + 2 * escapes;
@@ -1741,7 +1744,7 @@ inline bool put_placed(const uint8_t* gaps, uint64_t nbytes, uint8_t* plane, uin
   return nbytes % 3 == 0;
 }
 
-// Puts escapes where the byte stands that only their mark leads to.
+// Writes escapes over the marks, in order.
 inline bool put_marked(const uint8_t* escapes, uint64_t nbytes, int mark, uint8_t* plane, uint64_t count) {
   uint8_t *rest = plane, *end = plane + count;
   for (uint64_t k = 0; k < nbytes; ++k) {
@@ -1752,8 +1755,8 @@ inline bool put_marked(const uint8_t* escapes, uint64_t nbytes, int mark, uint8_
   return std::memchr(rest, mark, static_cast<std::size_t>(end - rest)) == nullptr;
 }
 
-// Puts a plane of `count` bytes together from its pairs, `nbytes` of them, two more than half as many at least. False: an
-// escape is cut or belongs nowhere, or there is a code that no byte has.
+// Decodes a plane of `count` bytes from its pairs; `nbytes` is at least half of `count`, rounded up, plus two. False if
+// an escape is cut off or has no position, or if a code belongs to no byte.
 inline bool unpair(const uint8_t* pairs, uint64_t nbytes, uint64_t count, uint8_t* plane) {
   constexpr uint64_t kEach = 0x0101010101010101;
   const uint64_t both = count / 2, half = count - both;
@@ -1786,11 +1789,11 @@ inline bool unpair(const uint8_t* pairs, uint64_t nbytes, uint64_t count, uint8_
 
 }  // namespace detail
 
-// A packed blob: bytes, compressed without loss into a stream of which any range can be read. Header and table are
-// checked when it is opened, frames when they are read. It can be moved; each thread needs one of its own.
+// A packed blob: bytes, compressed without loss into a stream with random access to any range. Header and table are
+// checked when it is opened, frames when they are read. Movable; each thread needs its own.
 class Packed {
  public:
-  // P1 to P11. `stream` is to stay where it is; `offset` is where it begins in its file, for the offsets of faults.
+  // P1 to P11. `stream` must stay in place; `offset` is its offset in the file, for the offsets of faults.
   static std::optional<Packed> open(Bytes stream, uint64_t offset, Fault& fault) {
     fault = Fault{};
     Packed packed;
@@ -1805,16 +1808,16 @@ class Packed {
     return std::optional<Packed>(std::move(packed));
   }
 
-  // How many bytes it stands for, and how many of them are decoded together.
+  // The unpacked size, and how many bytes are decoded together.
   uint64_t nbytes() const { return nbytes_; }
   uint64_t chunk_nbytes() const { return chunk_ * width_; }
 
-  // Of the bytes that it is a difference to, all nbytes() of them; none if it isn't one.
+  // The SHA-256 of the base of a difference, all nbytes() of it; an empty optional if it isn't a difference.
   std::optional<Bytes> base_sha256() const {
     return is_difference_ ? std::optional<Bytes>(stream_.slice(40, 32)) : std::nullopt;
   }
 
-  // The base of a difference, which is to stay where it is. It is hashed once, here.
+  // Takes the base of a difference, which must stay in place. It is hashed once, here.
   bool take_base(Bytes base, Fault& fault) {
     fault = Fault{};
     if (!is_difference_) return refuse_at(fault, "needless-base", 12, "it is not a difference, and has no base");
@@ -1829,8 +1832,8 @@ class Packed {
     return true;
   }
 
-  // Decodes a range of bytes; only the chunks that it touches are looked at, the last one is kept. What is in `out`
-  // after a fault is not specified.
+  // Decodes a range of bytes. Reads only the chunks that the range touches, and keeps the last one. After a fault, the
+  // contents of `out` are unspecified.
   bool read(uint64_t start, uint64_t nbytes, uint8_t* out, Fault& fault) {
     fault = Fault{};
     if (start > nbytes_ || nbytes > nbytes_ - start) {
@@ -1907,7 +1910,7 @@ class Packed {
     return true;
   }
 
-  // P9 to P11. How many frames there are is bounded by the stream's size before anything is allocated for them.
+  // P9 to P11. The stream's size bounds the number of frames before anything is allocated for them.
   bool check_table(Fault& fault) {
     const uint64_t elements = nbytes_ / width_;
     const uint64_t count = (elements / chunk_ + (elements % chunk_ != 0)) * width_;  // at most nbytes_: can't wrap
@@ -1959,7 +1962,7 @@ class Packed {
     if (is_paired && pairs_.size() < count) pairs_.resize(static_cast<std::size_t>(count));
     uint8_t *plane = planes_.data() + at, *into = is_paired ? pairs_.data() : plane;
     const auto size = static_cast<std::size_t>(frame.size), room = static_cast<std::size_t>(*stated);
-    // By itself the decoder would go on with a second frame.
+    // On its own the decoder would go on with a second frame.
     const bool is_one = ZSTD_findFrameCompressedSize(frame.data, size) == size;
     if (!is_one || ZSTD_decompressDCtx(zstd_.get(), into, room, frame.data, size) != room) {
       return refuse_at(fault, "packed-data", starts_[place], "frame ", place, " is damaged");
@@ -1970,7 +1973,8 @@ class Packed {
     return true;
   }
 
-  // What the frame's header says it holds; none when the header is not one that is allowed. A frame has 14 bytes.
+  // The content size that a frame's header states; an empty optional if that header isn't allowed. A frame has at least
+  // 14 bytes.
   static std::optional<uint64_t> content_nbytes(Bytes frame) {
     const uint8_t descriptor = frame.data[4];
     if (frame.load<uint32_t>(0) != kZstdMagic || (descriptor & 0x3F) != kDescriptor) return std::nullopt;
@@ -1982,7 +1986,7 @@ class Packed {
     }
   }
 
-  // Bytes from `low` to `high` of the chunk that is decoded: whole elements, and parts of those at the ends.
+  // Bytes from `low` to `high` of the decoded chunk: whole elements, and parts of those at the ends.
   void take(uint64_t count, uint64_t low, uint64_t high, uint8_t* out) const {
     while (low < high) {
       const uint64_t first = low / width_, skip = low % width_;
@@ -2015,10 +2019,10 @@ class Packed {
   uint64_t nbytes_ = 0, width_ = 1, chunk_ = 1;
   bool is_signed_ = false, is_difference_ = false;
   std::optional<Bytes> base_;
-  std::vector<uint64_t> starts_;     // of the frames, and where the last one ends
-  std::vector<uint8_t> planes_;      // of the chunk that is decoded
-  std::vector<uint8_t> pairs_;       // of one of them
-  std::optional<uint64_t> decoded_;  // which one that is
+  std::vector<uint64_t> starts_;     // of the frames, and the end of the last one
+  std::vector<uint8_t> planes_;      // of the decoded chunk
+  std::vector<uint8_t> pairs_;       // of one plane
+  std::optional<uint64_t> decoded_;  // which chunk is decoded
   std::unique_ptr<ZSTD_DCtx, FreeDecoder> zstd_;
 };
 
@@ -2026,11 +2030,11 @@ class Packed {
 
 // ---------------------------------------------------------------------------------------------------- tensors' bytes
 
-// Reads bytes of a tensor, packed or not, into memory of the caller's. It can be moved; each thread needs one of its
-// own.
+// Reads bytes of a tensor, packed or not, into the caller's memory. Movable; each thread needs its own.
 class TensorReader {
  public:
-  // None: `fault` says why. Packed tensors need BLOBSTORE_ZSTD. The Store of the tensor is to stay.
+  // On failure returns an empty optional; `fault` says why. Packed tensors need BLOBSTORE_ZSTD. The tensor's Store must
+  // outlive the reader.
   static std::optional<TensorReader> open(const Tensor& tensor, Fault& fault) {
     fault = Fault{};
     TensorReader reader(tensor);
@@ -2039,7 +2043,7 @@ class TensorReader {
 
   uint64_t nbytes() const { return nbytes_; }
 
-  // Bytes from `start` on, as the element type stores them.
+  // Reads bytes from `start` on, as the element type stores them.
   bool read(uint64_t start, uint64_t nbytes, uint8_t* out, Fault& fault) {
     fault = Fault{};
     if (start > nbytes_ || nbytes > nbytes_ - start) {
@@ -2054,7 +2058,7 @@ class TensorReader {
   }
 
 #if defined(BLOBSTORE_ZSTD)
-  // The stream of its blob, to ask for a base and to give it one; null for a tensor that isn't packed.
+  // The stream of its blob, which says whether it needs a base and takes one; null for a tensor that isn't packed.
   Packed* packed() { return packed_ ? &*packed_ : nullptr; }
 #endif
 
@@ -2084,7 +2088,7 @@ class TensorReader {
     if (!tensor.is_packed()) return true;
 #if defined(BLOBSTORE_ZSTD)
     start_ = tensor.unpacked_offset;
-    const uint64_t begin = offset_ - start_;  // of the blob
+    const uint64_t begin = offset_ - start_;  // where the blob begins
     packed_ = Packed::open(tensor.stream, begin, fault);
     if (!packed_) return false;
     if (packed_->nbytes() == tensor.unpacked_nbytes) return true;
@@ -2101,7 +2105,7 @@ class TensorReader {
   uint64_t nbytes_;
 #if defined(BLOBSTORE_ZSTD)
   std::optional<Packed> packed_;
-  uint64_t start_ = 0;  // in what it stands for
+  uint64_t start_ = 0;  // in the unpacked blob
 #endif
 };
 

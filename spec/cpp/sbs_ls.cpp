@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //
 // sbs_ls: list the tensors of an .sbs file as JSON, as `blobstore ls --json` does ("codec": 1 is a packed one), and
-// write the bytes of one. What blobstore.hpp is tested with.
+// write the bytes of one. The tests of blobstore.hpp use it.
 
 #include <algorithm>
 #include <cstdio>
@@ -39,7 +39,7 @@ constexpr char kUsageText[] =
 
 // -------------------------------------------------------------------------------------------------------------- JSON
 
-// A byte that is no UTF-8 becomes \udcXX, as in Python's "surrogateescape".
+// A byte that isn't UTF-8 becomes \udcXX, as in Python's "surrogateescape".
 std::string json_string(std::string_view text) {
   char escape[8];
   std::string json = "\"";
@@ -62,7 +62,7 @@ std::string json_string(std::string_view text) {
   return json + "\"";
 }
 
-// Seventeen digits: the value is a float, but readers of JSON take it for a double.
+// Seventeen digits: the value is a float, but JSON readers parse it as a double.
 std::string json_number(float value) {
   char text[40];
   std::snprintf(text, sizeof(text), "%.17g", static_cast<double>(value));
@@ -80,7 +80,7 @@ std::string json_shape(const Tensor& tensor) {
 std::string json_tensor(const Tensor& tensor) {
   const bool known = blobstore::element_type(tensor.type) != nullptr;
   const std::string type = known ? tensor.type_name() : "type-" + std::to_string(tensor.type);
-  // Of a packed one: the stream in its blob.
+  // If packed: the stream in its blob.
   const std::uint64_t nbytes = tensor.is_packed() ? tensor.stream.size : tensor.nbytes;
   const std::uint64_t offset = tensor.is_packed() ? tensor.offset - tensor.unpacked_offset : tensor.offset;
   return "{\"name\": " + json_string(tensor.name) + ", \"key\": " + json_string(tensor.key) + ", \"type\": \"" + type +
@@ -112,7 +112,7 @@ int print(const std::string& text) {
 
 int report(const Fault& fault) {
   std::fprintf(stderr, "%s\n", fault.text().c_str());
-  // What the caller can mend, as `blobstore` has it.
+  // What the caller can fix, as in `blobstore`.
   constexpr std::string_view usage[] = {"os-error", "not-a-file", "needs-base", "wrong-base"};
   return std::find(std::begin(usage), std::end(usage), fault.reason) != std::end(usage) ? kUsage : kFault;
 }
@@ -131,7 +131,7 @@ int list_or_find(const std::string& path, const char* name) {
   return tensor ? print(json_tensor(*tensor)) : report_no_tensor();
 }
 
-// Gives a packed difference what the file that it was made to has under the same key.
+// Sets the base of a packed difference: the bytes under the same key in the base file.
 #if defined(BLOBSTORE_ZSTD)
 bool take_base(TensorReader& reader, const Store& base, std::string_view key, Fault& fault) {
   if (!reader.packed() || !reader.packed()->base_sha256()) return true;
@@ -142,7 +142,7 @@ bool take_base(TensorReader& reader, const Store& base, std::string_view key, Fa
 bool take_base(TensorReader&, const Store&, std::string_view, Fault&) { return true; }
 #endif
 
-// Piece by piece: what a file says of a tensor's size is no reason to allocate it.
+// Piece by piece, so that a tensor size stated by a file is never allocated.
 bool write_bytes(TensorReader& reader, Fault& fault) {
   std::vector<std::uint8_t> piece(std::size_t{1} << 20);
   for (std::uint64_t at = 0; at < reader.nbytes(); at += piece.size()) {
@@ -181,7 +181,7 @@ int print_keys(int count, char** names) {
   return print(lines);
 }
 
-// A file's bytes in a block of exactly their size, so that a sanitizer sees it when one beyond them is read.
+// A file's bytes in a block of exactly their size, so that a sanitizer detects reads beyond them.
 struct Copy {
   std::unique_ptr<std::uint8_t[]> data;
   std::uint64_t size = 0;
@@ -201,7 +201,7 @@ struct Copy {
 
 bool same(const Tensor& a, const Tensor& b) { return json_tensor(a) == json_tensor(b) && a.data == b.data; }
 
-// How many of the listed names are found.
+// Counts the listed names that are found.
 std::uint32_t count_found(const Store& store) {
   std::uint32_t found = 0;
   for (std::uint32_t i = 0; i < store.tensor_count(); ++i) {

@@ -23,8 +23,8 @@ from sbs_writer import payload, stored_nbytes
 
 Fact = dict[str, Any]
 
-# What gemma.cpp's own compressor made at commit 3ed403e: SHA-256 of the input (f32), of the stored bytes, and of the
-# output (f32, before the scale). Inputs that follow a rule are made here, and then the other two must come out.
+# What gemma.cpp's own compressor produced at commit 3ed403e: SHA-256 of the input (f32), of the stored bytes, and of
+# the output (f32, before the scale). Inputs that follow a rule are generated here, and must give the other two hashes.
 GEMMA = [
     ("sfp-every-bf16", "sfp", 32738, "3f800000",
      "3ca29a0f6c6722f9d20ba822f1ba0aca572dd51aa31e8be03f69f753f20acf7b",
@@ -120,10 +120,10 @@ def sha256(data: bytes) -> str:
 
 
 def gemma_facts() -> Iterator[Fact]:
-    """What gemma.cpp made.
+    """What gemma.cpp produced.
 
     Raises:
-        ValueError: What is made here is something else.
+        ValueError: The code here produces something else.
     """
     for name, kind, n, scale_bits, given, stored, decoded in GEMMA:
         fact = {"name": name, "type": kind, "n": n, "scale_bits": scale_bits}
@@ -139,7 +139,7 @@ def gemma_facts() -> Iterator[Fact]:
 
 
 def hexed(words: Sequence[int]) -> str:
-    """Words as numbers in hex."""
+    """Words as hex numbers."""
     return " ".join(f"{word:08x}" for word in words)
 
 
@@ -166,7 +166,7 @@ def noise(seed: int, n: int, centre: float = 0.0, size: float = 1.0) -> list[int
 
 
 def around(*words: int) -> list[int]:
-    """Words with those before and behind them, and all of them with the other sign."""
+    """Words with their neighbours below and above, and all of them with the opposite sign."""
     near = [word + step for word in words for step in (-1, 0, 1)]
     return near + [word | 1 << 31 for word in near]
 
@@ -214,7 +214,7 @@ def cases() -> Iterator[Fact]:
 
 
 def plain_cases() -> Iterator[Fact]:
-    """Types that are what they say."""
+    """Plain floating-point types."""
     odd = [0, 1 << 31, 1, 0x80000001, 0x007FFFFF, 0x00800000, 0x7F7FFFFF, 0x7F800000, 0xFF800000]
     nans = [0x7FC00000, 0xFFC00000, 0x7F800001, 0xFF80FFFF, 0x7FBFFFFF, 0x7FFFFFFF]
     yield case("odd", "f32", "zeros, subnormals, limits, infinities, NaNs: not a bit changes", [*odd, *nans])
@@ -234,12 +234,12 @@ def plain_cases() -> Iterator[Fact]:
 
 
 def sfp_cases() -> Iterator[Fact]:
-    """One byte with a switch."""
+    """Sfp: one byte per value, with a switch of precision."""
     codes = bytes(code for code in range(256) if code != SFP_RESERVED)
     yield case("every-code", "sfp", "what each code stands for comes back as that code", decode_sfp(codes, 255))
     low = [0, 1 << 31, 1, 0x807FFFFF, 0x00800000, 0xB37FFFFF]
     yield case("zeros", "sfp", "minus zero, subnormals and values that are too small: all become 0x00", low)
-    # Of exponent -1, mantissa mmm1000 in bf16; then what is cut off or cleared, and the next patterns.
+    # Exponent -1 and mantissa mmm1000 in bf16; then bits that are dropped or cleared, and the next patterns.
     ties = [126 << 7 | mantissa << 4 | 8 for mantissa in range(8)]
     near = [tie + step for tie in ties for step in (-2, -1, 0, 1, 2)]
     yield case(
@@ -272,7 +272,7 @@ def sfp_cases() -> Iterator[Fact]:
 
 
 def near_boundaries(largest: float) -> list[int]:
-    """The largest value, and some that division and multiplication take to different sides of a code's boundary."""
+    """The largest value, and values for which division and multiplication fall on different sides of a boundary."""
     words = words_of(largest)
     scale = Fraction(sfp_scale(words))
     inverse = Fraction(rounded(1 / scale))
@@ -313,7 +313,7 @@ def i8_cases() -> Iterator[Fact]:
 
 
 def nuq_cases() -> Iterator[Fact]:
-    """Groups of 256, of which gemma.cpp chooses the tables by another way than is specified."""
+    """Groups of 256; gemma.cpp chooses their tables in a way that the specification leaves open."""
     for n in (1, 2, 3, 255, 256, 257, 512, 1000):
         stored = b""
         for group in range(0, n, 256):
@@ -344,7 +344,7 @@ def errors() -> Iterator[Fact]:
     groups = {
         "extent-infinite": (-3e38, 3e38),
         "extent-small": (0.0, 1e-37),
-        "extent-rounded": (0.0, 7.5e-37),  # s is 3.4e38, and in bf16 an infinity
+        "extent-rounded": (0.0, 7.5e-37),  # s is 3.4e38, an infinity in bf16
         "extent-subnormal": (0.0, 2.0**-149),
         "constant-huge": (-3e38, -3e38),  # s is 255, and their product is infinite
         "zero-beyond-63-bits": (1e30, 1e30),

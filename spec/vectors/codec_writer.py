@@ -1,8 +1,8 @@
-"""The element codecs of the specification, once more: made from spec/codecs.md alone, to be read beside it.
+"""A second implementation of the element codecs, written from spec/codecs.md alone, to be read beside it.
 
-It shares no code with the package and needs nothing but Python. Values are f32 bit patterns ("words"): no rounding
-hides in them. All arithmetic is exact, in fractions, and rounded where the page says so: slow, and not to be argued
-about. It checks nothing; what an encoder or a decoder must refuse is among the cases.
+It shares no code with the package and needs nothing but Python. Values are f32 bit patterns ("words"), so they hide no
+rounding. All arithmetic is exact, in fractions, and rounded where the page says so: slow, but unambiguous. It checks
+nothing; the cases cover what an encoder or a decoder must refuse.
 """
 
 import math
@@ -22,17 +22,17 @@ def number(word: int) -> float:
 
 
 def words_of(*values: float) -> Words:
-    """The bit patterns of values that are f32."""
+    """The bit patterns of f32 values."""
     return [int(struct.unpack("<I", struct.pack("<f", value))[0]) for value in values]
 
 
 def word_bytes(words: Sequence[int]) -> bytes:
-    """Words as they lie in memory, little-endian."""
+    """Words as bytes in memory, little-endian."""
     return struct.pack(f"<{len(words)}I", *words)
 
 
 def rounded(value: Fraction) -> float:
-    """The f32 nearest to an exact value, ties to even; subnormals are kept, what is too large becomes infinite."""
+    """The f32 nearest to an exact value, ties to even; subnormals are kept, values too large become infinite."""
     if not value:
         return 0.0
     exponent = math.frexp(float(value))[1]  # |value| < 2**exponent, give or take a rounding of float()
@@ -41,7 +41,7 @@ def rounded(value: Fraction) -> float:
     while abs(value) < Fraction(2) ** (exponent - 1):
         exponent -= 1
     unit = Fraction(2) ** max(exponent - 24, -149)
-    nearest = float(round(value / unit) * unit)  # round() of a fraction is to even; the product is exact
+    nearest = float(round(value / unit) * unit)  # round() of a fraction rounds to even; the product is exact
     if abs(nearest) >= 2.0**128:
         nearest = math.inf
     return math.copysign(nearest, value)
@@ -64,7 +64,7 @@ def decode_f32(data: bytes, n: int) -> Words:
 
 
 def bf16_pattern(word: int) -> int:
-    """The upper half, rounded to nearest even. A NaN stays one: this one is quiet."""
+    """The upper half, rounded to nearest even. A NaN stays a NaN, here a quiet one."""
     if word & 0x7FFFFFFF > INFINITY:
         return word >> 16 | 0x40
     upper, lower = word >> 16, word & 0xFFFF
@@ -82,7 +82,7 @@ def encode_bf16(words: Sequence[int]) -> bytes:
 
 
 def decode_bf16(data: bytes, n: int) -> Words:
-    """Sixteen zero bits behind each."""
+    """Append sixteen zero bits to each."""
     return [pattern << 16 for pattern in struct.unpack_from(f"<{n}H", data)]
 
 
@@ -95,7 +95,7 @@ SFP_RESERVED = 0x80
 
 
 def sfp_magnitude(code: int) -> Fraction:
-    """The page's table: what the lower seven bits stand for."""
+    """The table of the page: the magnitude of the lower seven bits."""
     if code == 0:
         return Fraction(0)
     if code < 0x40:
@@ -134,10 +134,10 @@ def sfp_scale(words: Sequence[int]) -> float:
 
 
 def encode_sfp(words: Sequence[int]) -> bytes:
-    """One code for each value, divided by the scale that they need."""
+    """One code for each value, divided by the scale that the values need."""
     scale = sfp_scale(words)
     if scale != 1.0:
-        inverse = Fraction(rounded(Fraction(1.0 / scale)))  # the division is that of f64
+        inverse = Fraction(rounded(Fraction(1.0 / scale)))  # the division is in f64
         scaled = [rounded(Fraction(number(word)) * inverse) for word in words]
         words = words_of(*(max(-SFP_LARGEST, min(value, SFP_LARGEST)) for value in scaled))
     return bytes(sfp_code(word >> 16) for word in words)
@@ -168,7 +168,7 @@ def encode_i8(words: Sequence[int]) -> bytes:
 
 
 def decode_i8(data: bytes, n: int) -> Words:
-    """Groups with an inverse scale and a zero point that are finite."""
+    """Groups whose inverse scale and zero point are finite."""
     values = []
     for group in range(0, n, 128):
         at = group // 128 * 132

@@ -1,4 +1,4 @@
-"""The cases of gemma.json, and files whose tensors a reader finds without a name index (spec/gemma.md)."""
+"""The cases of gemma.json, and of files whose tensors a reader finds without a name index (spec/gemma.md)."""
 
 import hashlib
 from collections.abc import Iterator, Mapping, Sequence
@@ -33,7 +33,7 @@ from sbs_writer import TYPES, Blob, container, payload, stored_nbytes, tensor
 Fact = dict[str, Any]
 Words = list[int]
 
-# The blob `config` of each model, as gemma.cpp makes it at commit 3ed403e: specifier, size, SHA-256.
+# The blob `config` of each model, as gemma.cpp writes it at commit 3ed403e: specifier, size, SHA-256.
 GEMMA = """
 gemma2-2b-sfp-it 2020 679e3dea6696bfa5bfddb08f4386d89360fccfa54262efce8017ad83e9c4e126
 gemma2-2b-sfp-pt 2020 161204da5e06332a482101fa4c77000b891070a0e795925f5eded01914eefb9d
@@ -70,8 +70,8 @@ gemma3-27b-bf16 6196 2f340be90107823daca11c88d6f6e93ff1eb1900fd93336da48bc0fb2ba
 """
 
 
-# SHA-256 of a line "specifier size SHA-256" for each of them, sorted: of the 80 that gemma.cpp makes at commit 3892763,
-# and of the 84 that were transcribed from its source at 0224dcb (they are not its bytes).
+# SHA-256 of the sorted lines "specifier size SHA-256": of the 80 configs that gemma.cpp writes at commit 3892763, and
+# of the 84 that were transcribed from its source at 0224dcb (those are not bytes that it wrote).
 GEMMA_2026_04 = "95f1965aca28a33ca65a7d80280d2115a5c16247c11afb63f276d15fcf3a9e7e"
 GEMMA_LATER = "ade89cc42247a2b4d6143bf6ed59ab482ff658459d346ee6624389740f759e5a"
 
@@ -83,10 +83,10 @@ def fact(specifier: str, words: Words) -> Fact:
 
 
 def gemma_configs() -> Iterator[Fact]:
-    """What gemma.cpp made.
+    """What gemma.cpp wrote.
 
     Raises:
-        ValueError: What is made here is something else.
+        ValueError: The code here produces something else.
     """
     facts = [line.split() for line in GEMMA.split("\n") if line]
     if [specifier for specifier, _, _ in facts] != specifiers():
@@ -102,10 +102,10 @@ def gemma_configs() -> Iterator[Fact]:
 
 
 def recorded(facts: list[Fact], sha256: str) -> list[Fact]:
-    """The facts, if they are those that were recorded.
+    """Return the facts if they match the recorded hash.
 
     Raises:
-        ValueError: One of them is something else.
+        ValueError: One of them differs.
     """
     lines = sorted("{specifier} {size} {sha256}\n".format(**one) for one in facts)
     made = hashlib.sha256("".join(lines).encode()).hexdigest()
@@ -120,14 +120,14 @@ def configs_written() -> list[Fact]:
 
 
 def configs_transcribed() -> list[Fact]:
-    """Those of later runtimes, with all fields in all records."""
+    """The configs of later runtimes, with all fields in all records."""
     return recorded([fact(one, published_later(one).words(99)) for one in later_specifiers()], GEMMA_LATER)
 
 
 # ------------------------------------------------------------------------------------------------------------- configs
 
 VISION = Vit(11, 16, 44, 7, 28, (Layer(12, 0, 13, 2, 1, 6, ff_biases=True, type=1),), 2)
-FULL = Config(  # no two numbers that stand beside each other are the same
+FULL = Config(  # no two adjacent numbers are equal
     model_family_version=2,
     display_name="Tiny-1",
     model=18,
@@ -183,7 +183,7 @@ LATE_LAYER = Layer(
     router_score=3,
     hash_routing=True,
 )
-LATE = replace(  # one model for all: no model has these together
+LATE = replace(  # one config for all fields: no real model combines them
     FULL,
     use_global_timescale=True,
     partial_rotary_factor=0.25,
@@ -214,7 +214,7 @@ CODERS = replace(
 
 
 def config_cases() -> Iterator[Fact]:
-    """Words that a reader must take, with the fields that they are."""
+    """Words that a reader must accept, with their fields."""
     yield good("full", "each field of 2025-10 has a value of its own", FULL.words(), FULL)
     yield good("defaults", "all fields as they are by default", Config().words(), Config())
     yield from late_fields()
@@ -251,7 +251,7 @@ def good(name: str, said: str, words: Words, config: Config) -> Fact:
 
 
 def told(value: object) -> object:
-    """A record's fields: those of 2025-10, and of others those that aren't their defaults."""
+    """A record's fields: those of 2025-10, and others that differ from their defaults."""
     if isinstance(value, tuple):
         return [told(one) for one in value]
     if not isinstance(value, Record):
@@ -264,7 +264,7 @@ def told(value: object) -> object:
 
 
 def any_texts() -> Iterator[Fact]:
-    """Texts of any length and of any characters."""
+    """Texts of any length with any characters."""
     for n in (1, 3, 4, 5, 8, 255, 256):
         named = Config(display_name=("The quick brown fox. " * 13)[:n])
         yield good(f"text-{n}", f"a text of {n} characters", named.words(), named)
@@ -277,7 +277,7 @@ def any_texts() -> Iterator[Fact]:
 
 
 def newer_fields() -> Iterator[Fact]:
-    """Words behind the last field, inside each record."""
+    """Words after the last field, inside each record."""
     yield good("newer-outer", "words behind the last field of the config", FULL.words(newer=NEWER), FULL)
     yield good("newer-layer", "words behind the last field of a layer", with_layers(NEWER, 0), FULL)
     yield good("newer-layers", "the same in the other layer, one word", with_layers(NEWER[:1], 1), FULL)
@@ -348,7 +348,7 @@ def behind(value: Record, end: int) -> str:
 
 
 def first_fields(value: Any, end: int) -> Any:  # noqa: ANN401 (a record and another of its type)
-    """What a record reads as that ends there."""
+    """What a record that ends there reads as."""
     return type(value)(**{one.name: getattr(value, one.name) for one in fields_of(value)[:end]})
 
 
@@ -360,7 +360,7 @@ def with_layers(
     vit: Words | None = None,
     newer: Sequence[int] = (),
 ) -> Words:
-    """The full config with other words for a layer, and perhaps for more."""
+    """The full config with other words for a layer, and optionally for more."""
     layers = [one.words() for one in FULL.layer_configs]
     layers[place] = layer or FULL.layer_configs[place].words(newer=newer_in_layer)
     return FULL.words(newer=newer, instead={"layer_configs": vector(layers), "vit_config": vit or VISION.words()})
@@ -377,12 +377,12 @@ def at(name: str, config: Config = FULL) -> int:
 
 
 def changed(words: Words, place: int, *new: int, cut: int = 1) -> Words:
-    """Words with others in place of `cut` of them; the outermost record's number is not touched."""
+    """Words with `cut` of them replaced; the word count of the outermost record is not touched."""
     return [*words[:place], *new, *words[place + cut :]]
 
 
 def sized(words: Words) -> Words:
-    """The outermost record with its number made right."""
+    """The outermost record with its word count corrected."""
     return record(words[1:])
 
 
@@ -445,13 +445,13 @@ def config_invalid() -> Iterator[Fact]:
         yield bad(reason, f"vector-{name}-huge", "4294967295 elements", changed(full, at(name), 0xFFFFFFFF))
     yield bad(reason, "vector-cut", "the record ends behind a vector's number", record(full[1 : at(names[15]) + 1]))
     vit_layers = at("vit_config") + 1 + 5
-    left = len(VISION.words()) - 1 - 5  # with one of pool_dim, but the vision part ends there
+    left = len(VISION.words()) - 1 - 5  # counting that of pool_dim, but the vision part ends there
     yield bad(reason, "vector-vit", "more elements than the vision part has words", changed(full, vit_layers, left))
     yield from late_invalid()
 
 
 def late_invalid() -> Iterator[Fact]:
-    """The same in fields of later runtimes."""
+    """Faults in fields of later runtimes."""
     coders = CODERS.words()
 
     def bad(reason: str, name: str, said: str, words: Words) -> Fact:
@@ -476,7 +476,7 @@ def late_invalid() -> Iterator[Fact]:
 
 
 def fields_size(words: Words) -> Iterator[Fact]:
-    """What is no sequence of words."""
+    """Bytes that are not a sequence of words."""
     data = word_bytes(words)
     for name, said, raw in (
         ("no-bytes", "no bytes", b""),
@@ -504,11 +504,11 @@ ENTRIES = [
     toc_entry("gating_ein_2", "q4_0", 3, 87),
     toc_entry("gating_ein_3", "mxfp4", 3, 87),
 ]
-NEWEST = 31  # the last number that is a type of the runtime's
+NEWEST = 31  # the last number of a type of the runtime
 
 
 def toc_cases() -> Iterator[Fact]:
-    """Words that a reader must take."""
+    """Words that a reader must accept."""
 
     def good(name: str, said: str, words: Words, entries: Sequence[TocEntry]) -> Fact:
         listed = [asdict(one) for one in entries]
@@ -590,7 +590,7 @@ def toc_blob(entries: Sequence[TocEntry] = TOC) -> Blob:
 
 
 def entry(name: str, key: str, kind: str, shape: tuple[int, ...], *, nbytes: int, scale: float) -> Fact:
-    """What the manifest says of a tensor."""
+    """The manifest's record of a tensor."""
     return {
         "name": name,
         "key": key,
@@ -604,7 +604,7 @@ def entry(name: str, key: str, kind: str, shape: tuple[int, ...], *, nbytes: int
 
 
 def by_toc(file: str, said: str, blobs: Sequence[Blob], *, version: int = 1) -> Case:
-    """A file whose tensors are those of the toc."""
+    """A file whose tensors come from the toc."""
     sizes = {key.decode(): len(data) for key, data in blobs}
     entries = [
         entry(key, key, kind, (rows, cols), nbytes=sizes[key], scale=scale)
@@ -616,7 +616,7 @@ def by_toc(file: str, said: str, blobs: Sequence[Blob], *, version: int = 1) -> 
 
 
 def other_types(file: str, said: str, types: Mapping[str, int]) -> Case:
-    """A file of a tensor, 3 × 87, of each type; by its name, and by its number in the toc."""
+    """A file with a tensor, 3 × 87, of each type, by its name and by its number in the toc."""
     shape = (3, 87)
     sizes = {name: stored_nbytes(name, shape) if name in TYPES else 100 + number for name, number in types.items()}
     known = [toc_entry(name, name if name in TYPES else "sfp", *shape) for name in types]
@@ -630,7 +630,7 @@ def other_types(file: str, said: str, types: Mapping[str, int]) -> Case:
     return replace(case, kind="catalog_valid")
 
 
-# Of layers 0, 2 and 10, neither in the order of the layers nor in that of their scales.
+# Layers 0, 2 and 10, neither in the order of the layers nor in that of their scales.
 OLD = [
     ("$linear_w_10", 30), ("$gating_ein_0", 21), ("Ipre_att_ns_0", 129 + 8), ("2gating_ein_2", 16 + 128 + 16 + 3),
     ("$c_embedding", 50), ("Fc_final_norm", 32), ("$att_ein_2", 12), ("Bpost_ff_ns_0", 16), ("$linear_w_0", 9),
@@ -643,18 +643,18 @@ LETTERS = {"F": "f32", "B": "bf16", "$": "sfp", "2": "nuq", "I": "i8"}
 
 
 def old_blobs(scales: bytes | None) -> list[Blob]:
-    """A file from before 2025; stored bytes are 0 and 1, which are values in each type."""
+    """A file from before 2025; stored bytes are 0 and 1, which are valid in each type."""
     blobs = [(key.encode(), bytes(b & 1 for b in payload(420 + i, nbytes))) for i, (key, nbytes) in enumerate(OLD)]
     return blobs if scales is None else [*blobs[:5], (b"Fscales", scales), *blobs[5:]]
 
 
 def elements_of(kind: str, nbytes: int) -> int:
-    """How many elements fill so many bytes; the largest such number, which is even for nuq."""
+    """The largest number of elements that fills this many bytes; it is even for nuq."""
     return max(n for n in range(1, 2 * nbytes + 1) if stored_nbytes(kind, (n,)) == nbytes)
 
 
 def by_letters(file: str, said: str, scales: bytes | None) -> Case:
-    """A file whose tensors are those of its keys."""
+    """A file whose tensors come from its keys."""
     given = dict(zip(OLD_SCALED, OLD_SCALES, strict=True)) if scales is not None else {}
     entries = []
     for key, nbytes in OLD:
@@ -666,7 +666,7 @@ def by_letters(file: str, said: str, scales: bytes | None) -> Case:
 
 
 def by_keys(file: str, said: str) -> Case:
-    """A file whose blobs are bytes under their keys: some that look like others, among those that are never listed."""
+    """A file whose blobs are bytes under their keys: some look like other kinds, some are never listed."""
     hidden = ("config", "tokenizer", "Fscales", "~packed", "~packed.idx")
     keys = ["a", "~packed", "~packed.id", "Fscales", "~7tkehle3apssvfl", "config", "~", "~packed.idx", "Config",
             "tokenizer", "~packed2"]  # fmt: skip
@@ -681,7 +681,7 @@ def by_keys(file: str, said: str) -> Case:
 
 
 def catalog_cases() -> Iterator[Case]:
-    """Files that say what their tensors are, in another way than by a name index alone."""
+    """Files that describe their tensors in other ways than by a name index alone."""
     whole = [CONFIG, *BLOBS, TOKENIZER, toc_blob()]
     yield by_toc("toc", "a model: each type that has a codec, a config, a tokenizer, a toc", whole, version=2)
     yield by_toc(
@@ -716,14 +716,14 @@ def catalog_cases() -> Iterator[Case]:
 
 
 def catalog_invalid() -> Iterator[Case]:
-    """Files that a reader must refuse for what they say of their tensors."""
+    """Files that a reader must refuse because of how they describe their tensors."""
 
     def bad(reason: str, file: str, description: str, blobs: Sequence[Blob]) -> Case:
         data = container(1, blobs, very_old=True)
         return Case(f"{file}.sbs", "catalog_invalid", data, description, reason)
 
     def with_toc(*entries: TocEntry, place: int | None = None, data: bytes = b"") -> list[Blob]:
-        """All tensors, and one blob perhaps with other bytes."""
+        """All tensors, optionally with other bytes for one blob."""
         blobs = [(key, data if i == place else stored) for i, (key, stored) in enumerate(BLOBS)]
         return [*blobs, toc_blob(entries or TOC)]
 

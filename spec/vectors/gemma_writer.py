@@ -1,7 +1,7 @@
-"""What gemma.cpp stores besides tensors, once more: made from spec/gemma.md alone, to be read beside it.
+"""A second implementation of what gemma.cpp stores besides tensors, from spec/gemma.md alone, to be read beside it.
 
-It shares no code with the package and needs nothing but Python. It checks nothing: with the right arguments it plants
-faults, too. Fields are named as on the page; those that it calls "unused" are numbered in each record.
+It shares no code with the package and needs nothing but Python. It checks nothing: with the right arguments it also
+plants faults. Fields are named as on the page; those that the page calls "unused" are numbered in each record.
 """
 
 import math
@@ -22,24 +22,24 @@ Words = list[int]
 
 
 def text(value: str | bytes) -> Words:
-    """Number of words, then the text, filled with zeros to whole words."""
+    """The number of words, then the text, zero-padded to whole words."""
     raw = value.encode() if isinstance(value, str) else value
     n = -(-len(raw) // 4)
     return [n, *struct.unpack(f"<{n}I", raw.ljust(4 * n, b"\0"))]
 
 
 def record(words: Sequence[int]) -> Words:
-    """Number of words that follow, then the fields'."""
+    """The number of words that follow, then the fields."""
     return [len(words), *words]
 
 
 def vector(elements: Sequence[Words]) -> Words:
-    """Number of elements, then their words."""
+    """The number of elements, then their words."""
     return [len(elements), *(word for element in elements for word in element)]
 
 
 def fields(value: object) -> Words:
-    """The words of one field, by its type in Python."""
+    """The words of one field, by its Python type."""
     match value:
         case bool() | int():
             return [value & 0xFFFFFFFF]
@@ -64,20 +64,20 @@ def joined(values: Iterable[object]) -> Words:
 
 @dataclass(frozen=True)
 class Record:
-    """One that may end behind any field, as far as it is written."""
+    """A record, which may end after any field."""
 
-    CORE: ClassVar[int] = 99  # the fields that all runtimes know; all where they never differed
+    CORE: ClassVar[int] = 99  # how many fields all runtimes know; all, if they never differed
     CONDITIONAL: ClassVar[tuple[str, ...]] = ()  # stored only with is_encoder_decoder
 
     def words(
         self, end: int | None = None, newer: Sequence[int] = (), instead: Mapping[str, Words] = MappingProxyType({})
     ) -> Words:
-        """The record of a writer for every runtime: its fields of 2025-10, and more to the last that isn't its default.
+        """The record of a writer for every runtime: the fields of 2025-10, and more up to the last non-default.
 
         Args:
-            end: Its fields up to this one, in place of those.
-            newer: Words behind all fields.
-            instead: Fields with other words than their own.
+            end: Write the fields up to this one instead.
+            newer: Words after all fields.
+            instead: Other words for some fields.
         """
         if end is None:
             different = [i for i, one in enumerate(fields_of(self), 1) if getattr(self, one.name) != default(one)]
@@ -87,13 +87,13 @@ class Record:
         return record([*(word for words in listed for word in words), *newer])
 
     def stored(self) -> list[str]:
-        """Names of the fields, empty for those that are left out."""
+        """Names of the fields; empty for those that are left out."""
         left_out = () if getattr(self, "is_encoder_decoder", False) else self.CONDITIONAL
         return ["" if one.name in left_out else one.name for one in fields_of(self)]
 
 
 def default(one: Field[Any]) -> object:
-    """What a field is where a record ends before it."""
+    """The value of a field when the record ends before it."""
     return one.default if one.default is not MISSING else Vit()
 
 
@@ -145,7 +145,7 @@ class Layer(Record):
 
 @dataclass(frozen=True)
 class WholeLayer(Layer):
-    """The same, of a writer that writes all its fields: that of the later runtimes."""
+    """LayerConfig as later runtimes write it, with all fields."""
 
     CORE: ClassVar[int] = 99
 
@@ -229,7 +229,7 @@ SCALE_BASE_NAMES = ("att_ein", "qkv_ein", "gr_lin_x_w", "gr_lin_y_w", "gr_lin_ou
 
 @dataclass(frozen=True)
 class Model:
-    """A row of the page's table, and the name that gemma.cpp displays; `vision`: the size of an image, 0 without."""
+    """A row of the page's table, and the name that gemma.cpp displays; `vision`: the image size, 0 without vision."""
 
     number: int
     display_name: str
@@ -246,7 +246,7 @@ class Model:
 
     @property
     def gemma3(self) -> bool:
-        """Which family it is of."""
+        """The family of the model."""
         return self.display_name.startswith("Gemma3")
 
 
@@ -285,14 +285,14 @@ def vit(model: Model) -> Vit:
 
 
 def parted(specifier: str, beginnings: Iterable[str]) -> tuple[str, str, str]:
-    """Beginning, type of the weights, and `it`, `pt` or nothing."""
+    """Prefix, weight type, and `it`, `pt` or nothing."""
     beginning = max((name for name in beginnings if specifier.startswith(name + "-")), key=len)
     weight, _, ending = specifier.removeprefix(beginning + "-").partition("-")
     return beginning, weight, ending
 
 
 def of_row(model: Model) -> Config:
-    """The config of a row of the table, without weights, and with its first wrapping."""
+    """The config of a row of the table, without a weight type, and with its first wrapping."""
     new = model.gemma3
     layer = Layer(
         model.model_dim,
@@ -327,7 +327,7 @@ def of_layers(
     windows: tuple[int, ...],
     **others: Any,  # noqa: ANN401 (fields, each of its own type)
 ) -> Config:
-    """A config of layers, with a pattern of windows repeated over them."""
+    """A config of these layers, with a pattern of windows repeated over them."""
     return replace(
         Config(
             display_name=name,
@@ -344,12 +344,12 @@ def of_layers(
 
 
 def repeated(windows: tuple[int, ...], layers: int) -> tuple[int, ...]:
-    """The windows of so many layers."""
+    """The windows of this many layers."""
     return (math.ceil(layers / len(windows)) * windows)[:layers]
 
 
 def chosen(config: Config, weight: str, ending: str) -> Config:
-    """The config with its weights and wrapping."""
+    """The config with its weight type and wrapping."""
     wrapping = {"it": IT, "pt": PT, "": config.wrapping}[ending]
     return replace(config, weight=TYPES[weight][0], wrapping=wrapping)
 
@@ -361,18 +361,18 @@ def published(specifier: str) -> Config:
 
 
 def published_2026_04(specifier: str) -> Config:
-    """As of 2026-04: one field more, which is written whatever it is (24)."""
+    """As of 2026-04: one more field (24), which is always written."""
     model = MODELS[parted(specifier, MODELS)[0]]
     return replace(published(specifier), use_global_timescale=model.gemma3 and model.number != 18)
 
 
 def written(specifier: str) -> Config:
-    """What a writer for all runtimes writes: of Gemma 3 one field more."""
+    """What a writer for all runtimes writes: one more field for Gemma 3."""
     return replace(published(specifier), use_global_timescale=MODELS[parted(specifier, MODELS)[0]].gemma3)
 
 
 def specifiers(weights: Sequence[str] = ("sfp", "bf16")) -> list[str]:
-    """All of them, for weights of some types."""
+    """All published models, for some weight types."""
     return [
         f"{beginning}-{weight}{ending}"
         for beginning, model in MODELS.items()
@@ -412,7 +412,7 @@ def _gemma4(
 
 
 def _small_gemma4(number: int, name: str, like: Layer, vision: Vit) -> Config:
-    """E2B and E4B: layers behind the first ones take keys and values of one of them, its heads as large as theirs."""
+    """E2B and E4B: later layers share the keys and values of an earlier layer whose heads have the same size."""
     layers, period, first, shared = (35, 5, 15, 12288) if like.model_dim == 1536 else (42, 6, 24, 10240)
     made: list[Layer] = []
     for i in range(layers):
@@ -528,7 +528,7 @@ def whole(layers: Iterable[Layer]) -> tuple[Layer, ...]:
 
 
 def published_later(specifier: str) -> Config:
-    """The config of an old model or a later one, as later runtimes write it: all fields, in all records."""
+    """The config of an older or a later model as later runtimes write it: all fields in all records."""
     beginning, weight, ending = parted(specifier, [*MODELS, *LATE])
     if beginning in LATE:
         config = chosen(LATE[beginning], weight, ending)
@@ -546,7 +546,7 @@ def published_later(specifier: str) -> Config:
 
 
 def later_specifiers() -> list[str]:
-    """All of them, for weights of sfp and bf16."""
+    """All models of later runtimes, for sfp and bf16 weights."""
     return specifiers() + [
         f"{one}-{weight}-{ending}" for one in LATE for weight in ("sfp", "bf16") for ending in ("it", "pt")
     ]
@@ -574,7 +574,7 @@ class TocEntry:
 
 
 def toc_entry(name: str, type_name: str, rows: int, cols: int, scale: float = 1.0) -> TocEntry:
-    """What the toc says of a tensor."""
+    """The toc's record of a tensor."""
     number, bits, group, _ = TYPES[type_name]
     stored = stored_nbytes(type_name, (rows, cols)) if group > 1 else rows * cols
     return TocEntry(name, number, -(-bits // 8), stored, rows, cols, scale, cols)

@@ -1,11 +1,11 @@
-"""Write the test vectors: valid and invalid files, and a manifest that says what is in them.
+"""Write the test vectors: valid and invalid files, and a manifest of their contents.
 
     python spec/vectors/generate.py            write a folder for each kind of files, and all .json beside this file
-    python spec/vectors/generate.py --check    exit 1 and name each file that differs from that
+    python spec/vectors/generate.py --check    exit 1 and name each file that differs
 
-The files come from sbs_writer.py, codec_writer.py, gemma_writer.py and packed_writer.py, a second implementation of the
-writing side; what is in them is said in sbs_cases.py, codec_cases.py, gemma_cases.py and packed_cases.py.
-Nothing is read but the output. What gemma.cpp wrote is recorded by its hash, here and in the cases, and must come out.
+sbs_writer.py, codec_writer.py, gemma_writer.py and packed_writer.py make the files; they are a second implementation of
+the writing side. sbs_cases.py, codec_cases.py, gemma_cases.py and packed_cases.py define the contents. Nothing is read
+but the output. The hashes of what gemma.cpp wrote are recorded, here and in the cases, and must be reproduced.
 """
 
 import argparse
@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 HERE = Path(__file__).resolve().parent
-sys.path.insert(0, str(HERE))  # for a test that loads this file by its path
+sys.path.insert(0, str(HERE))  # for tests that load this file by its path
 
 from codec_cases import codec_vectors  # noqa: E402
 from codec_writer import CODECS  # noqa: E402
@@ -28,7 +28,7 @@ from sbs_writer import Blob, container, key_for, name_index, payload  # noqa: E4
 __all__ = ["CODECS", "Blob", "Case", "cases", "container", "key_for", "main", "manifest", "name_index", "outputs",
            "payload"]  # fmt: skip
 
-# What gemma.cpp's own writer made: key, nbytes and seed of each blob, and the SHA-256 of the file of version 2 and 1.
+# What gemma.cpp's own writer made: key, nbytes and seed of each blob, and the SHA-256 of the files of version 2 and 1.
 
 GEMMA_COMMITS = {2: "3ed403e", 1: "8715eda"}  # 1: the last commit that wrote version 1
 RANDOM_300 = """
@@ -106,7 +106,7 @@ GEMMA: dict[str, tuple[list[tuple[str, int, int]], dict[int, str]]] = {
         {2: "edc2c6b6cb201af96a9439f2c76411da9d8f82838ca2b30bdb8a8287cb66a369"},
     ),
 }
-GEMMA_RULES = ("dir-3000", "max-16383")  # blob i: key str(i), 1 byte, seed 1000 + i; said as a rule in the manifest
+GEMMA_RULES = ("dir-3000", "max-16383")  # blob i: key str(i), 1 byte, seed 1000 + i; a rule in the manifest
 GEMMA_STORED = ("one-byte", "key16", "utf8-key")
 
 
@@ -162,7 +162,7 @@ NAMES = [
 
 
 def manifest(every: Sequence[Case]) -> bytes:
-    """What is in the files."""
+    """The contents of the files."""
     facts: dict[str, list[Any]] = {
         "gemma_cpp": gemma_facts(),
         "key_for": [{"name": name, "key": key_for(name)} for name in NAMES],
@@ -173,7 +173,7 @@ def manifest(every: Sequence[Case]) -> bytes:
 
 
 def lines(facts: dict[str, list[Any]]) -> bytes:
-    """One line for each fact, so that a change of one is a change of a line."""
+    """One line per fact, so that a changed fact is a changed line."""
     lists = (
         json.dumps(section) + ": [\n" + ",\n".join(json.dumps(fact, ensure_ascii=False) for fact in listed) + "\n]"
         for section, listed in facts.items()
@@ -182,7 +182,7 @@ def lines(facts: dict[str, list[Any]]) -> bytes:
 
 
 def outputs() -> dict[str, bytes]:
-    """Return all files, by their paths below this folder."""
+    """Return all files by their paths below this folder."""
     every = list(cases())
     files = {path: data for case in every for path, data in case.files().items()}
     return files | {

@@ -1,4 +1,4 @@
-"""The cases of packed.json: packed blobs and what they stand for, and what must be refused."""
+"""The cases of packed.json: packed blobs and the bytes that they unpack to, and what must be refused."""
 
 import hashlib
 import struct
@@ -11,7 +11,7 @@ Fact = dict[str, Any]
 
 
 def falling(seed: int, count: int) -> bytes:
-    """Exponents as those of weights: 119, and each one below it half as often, down to 111."""
+    """Exponents like those of weights: 119, and each lower one half as often, down to 111."""
     return bytes(120 - ((one | 256) & -(one | 256)).bit_length() for one in payload(seed, count))
 
 
@@ -19,17 +19,17 @@ def falling(seed: int, count: int) -> bytes:
 HUFFMAN = bytes.fromhex(
     "28b52ffd642c002d0300328f1209d0a50349ee0700a0b5e995a4231c9e6d995694f5501813ee946d434cd29c2d3c5a4d9676a5f234611b3d3462ba2aa51bab6219b902688c9975ab1e4eb4a688b06472cced2b8c0d590709005a99f0e6422fb880b3cf3048b490497184d05cb90577cc27a1c9"
 )
-# The same for b"weights " forty times: a block with a match.
+# Its frame for b"weights " forty times: a block with a match.
 MATCH = bytes.fromhex("28b52ffd6440007d0000407765696768747320010035d5cb05f8278d86")
 
 
 def words(*values: int) -> bytes:
-    """Values of 16 bits."""
+    """16-bit values."""
     return struct.pack(f"<{len(values)}H", *values)
 
 
 def bf16(exponents: bytes, rest: bytes) -> bytes:
-    """Patterns from their exponents, and from bytes of sign and mantissa."""
+    """Bit patterns from exponents, and from bytes of sign and mantissa."""
     pairs = zip(exponents, rest, strict=True)
     return words(*(exponent << 7 | low & 0x7F | (low & 0x80) << 8 for exponent, low in pairs))
 
@@ -49,7 +49,7 @@ def packed_vectors() -> dict[str, list[Fact]]:
 
 
 def fact(name: str, of: Packed, stored: bytes, said: str) -> Fact:
-    """A valid one."""
+    """A valid case."""
     facts: Fact = {"name": name, "description": said, "width": of.width, "signed": of.signed, "chunk": of.chunk}
     if of.base is not None:
         facts |= {"base": of.base.hex(), "base_sha256": of.base_sha256.hex()}
@@ -88,7 +88,7 @@ def valid() -> list[Fact]:
 
 
 def paired() -> list[tuple[str, Packed, list[bytes], str]]:
-    """What is held as pairs."""
+    """Planes that are stored as pairs."""
     high, low = WEIGHTS.planes()
     odd = bytes([9, 12, 10, 23, 11, 9, 24])
     far = Packed(high[:20] + b"\0" + high[21:60] + b"\xff" + high[61:], 1)
@@ -115,7 +115,7 @@ def paired() -> list[tuple[str, Packed, list[bytes], str]]:
 
 
 def invalid() -> list[Fact]:
-    """What it must refuse; those with "read" only when the bytes are read."""
+    """What a reader must refuse; cases with "read" only when the bytes are read."""
     right = EXAMPLE.stream()
     opened = [
         ("empty", "packed-truncated", b"", "nothing at all"),
@@ -185,7 +185,7 @@ def invalid() -> list[Fact]:
 
 
 def bases() -> list[Fact]:
-    """What is wrong with the base that is given for a stream, and not with the stream."""
+    """Faults of the base that is given for a stream, not of the stream."""
     near = Packed(NEAR, 2, signed=True, base=BASE, base_sha256=SHA, chunk=6).stream()
     same = Packed(BASE, 1, base=BASE, base_sha256=SHA).stream()
     cases: list[tuple[str, str, bytes, bytes | None, str]] = [

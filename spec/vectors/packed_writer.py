@@ -1,7 +1,7 @@
-"""Packed blobs, once more: made from spec/packed.md alone, to be read beside it.
+"""A second implementation of packed blobs, written from spec/packed.md alone, to be read beside it.
 
-It shares no code with the package and needs nothing but Python. Of Zstandard it makes raw and run-length blocks, which
-need no compressor; frames with compressed blocks are recorded in packed_cases.py. It checks nothing.
+It shares no code with the package and needs nothing but Python. Its Zstandard frames have raw and run-length blocks,
+which need no compressor; frames with compressed blocks are recorded in packed_cases.py. It checks nothing.
 """
 
 import struct
@@ -61,7 +61,7 @@ def block(data: bytes, *, last: bool, run: bool = False) -> bytes:
 
 
 def frame(data: bytes, *, size_width: int | None = None, runs: bool = True, pieces: int = 1) -> bytes:
-    """A frame of a single segment with a checksum."""
+    """A single-segment frame with a checksum."""
     width = size_width or (1 if len(data) < 256 else 2 if len(data) < 256 + 65536 else 4)
     size = (len(data) - (256 if width == 2 else 0)).to_bytes(width, "little")
     descriptor = {1: 0, 2: 1, 4: 2, 8: 3}[width] << 6 | 0x24
@@ -79,7 +79,7 @@ def planes(data: bytes, width: int, *, signed: bool) -> list[bytes]:
     """Planes of whole elements, from the highest byte to the lowest."""
     words = [int.from_bytes(data[at : at + width], "little") for at in range(0, len(data), width)]
     if signed:
-        low = 8 * width - 9  # where the sign gets to
+        low = 8 * width - 9  # where the sign moves to
         rest = (1 << low) - 1
         words = [(word << 1 & ~rest << 1 & (1 << 8 * width) - 1) | word >> 8 * width - 1 << low | word & rest
                  for word in words]  # fmt: skip
@@ -87,7 +87,7 @@ def planes(data: bytes, width: int, *, signed: bool) -> list[bytes]:
 
 
 def pairs(plane: bytes, base: int, more: Sequence[tuple[int, int]] = (), unused: int = 0, kind: int = 0) -> bytes:
-    """The pairs of a plane with placed escapes; more of these, place and byte, and a code of no byte may be added."""
+    """The pairs of a plane with placed escapes; more escapes (place and byte) and an unused code may be added."""
     codes = [(one - base) % 256 for one in plane]
     needed = [(place, one) for place, one in enumerate(plane) if codes[place] > 15]
     escapes = sorted([*more, *needed], key=lambda one: one[0])
@@ -97,14 +97,14 @@ def pairs(plane: bytes, base: int, more: Sequence[tuple[int, int]] = (), unused:
 
 
 def marked_pairs(plane: bytes, base: int, escaped: bytes | None = None) -> bytes:
-    """The pairs of a plane with marked escapes, which may be others."""
+    """The pairs of a plane with marked escapes, which may be replaced by others."""
     codes = [min((one - base) % 256, 15) for one in plane]
     escapes = bytes(one for one, code in zip(plane, codes, strict=True) if code == 15)
     return halves(codes, 0) + bytes([base, 1]) + (escapes if escaped is None else escaped)
 
 
 def halves(codes: Sequence[int], unused: int) -> bytes:
-    """Codes of the lower half in the lower bits, of the upper one in the upper bits."""
+    """Codes of the lower half in the lower bits, of the upper half in the upper bits."""
     half = (len(codes) + 1) // 2
     upper = [*codes[half:], unused]
     return bytes(low | high << 4 for low, high in zip(codes[:half], upper, strict=False))
@@ -112,15 +112,15 @@ def halves(codes: Sequence[int], unused: int) -> bytes:
 
 @dataclass(frozen=True)
 class Packed:
-    """A packed blob, and what may be wrong in it.
+    """A packed blob, in which faults can be planted.
 
     Attributes:
-        data: What it stands for.
-        width: Bytes of an element.
+        data: The unpacked bytes.
+        width: Bytes per element.
         signed: Whether the sign is moved.
-        chunk: Elements of a chunk.
-        base: The bytes that it is the difference to.
-        base_sha256: Of them.
+        chunk: Elements per chunk.
+        base: The base, if it is a difference.
+        base_sha256: SHA-256 of the base.
     """
 
     data: bytes
@@ -155,12 +155,12 @@ class Packed:
         return head + struct.pack("<I", zlib.crc32(head) if crc is None else crc)
 
     def stream(self, frames: Sequence[bytes] | None = None, header: bytes | None = None) -> bytes:
-        """Everything; frames and header may be others."""
+        """The whole stream; frames and header may be replaced."""
         made = [frame(plane) for plane in self.planes()] if frames is None else frames
         return (self.header() if header is None else header) + b"".join(made) + table([len(one) for one in made])
 
 
 def table(sizes: Sequence[int]) -> bytes:
-    """The frames' sizes and their check."""
+    """The frames' sizes and their CRC."""
     made = struct.pack(f"<{len(sizes)}I", *sizes)
     return made + struct.pack("<I", zlib.crc32(made))

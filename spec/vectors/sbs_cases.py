@@ -1,4 +1,4 @@
-"""The vectors: files that a reader opens, files with one fault each, files that only a verifying tool reports."""
+"""The vectors: files that a reader opens, files with one fault each, and files that only a verifying tool reports."""
 
 import hashlib
 import json
@@ -40,19 +40,19 @@ ALIEN = 999  # an element type that nobody knows
 
 @dataclass(frozen=True)
 class Case:
-    """One file, and what a reader must make of it."""
+    """One file, and what a reader must do with it."""
 
     file: str
     kind: str  # one of KINDS
     data: bytes
     description: str
-    reason: str = ""  # the reason code to expect; none for a valid file
+    reason: str = ""  # the expected reason code; empty for a valid file
     expectations: dict[str, Any] = field(default_factory=dict)  # more fields of its manifest entry
     index: bytes | None = None  # the bytes of file + ".idx"
     stored: bool = True  # False: too large to be kept, but its hash is in the manifest
 
     def files(self) -> dict[str, bytes]:
-        """Return the files to be kept for this case, by their paths below this folder."""
+        """Return the files to keep for this case, by their paths below this folder."""
         path = f"{self.kind}/{self.file}"
         files = {path: self.data} if self.stored else {}
         return files if self.index is None else files | {path + ".idx": self.index}
@@ -74,7 +74,7 @@ def digest(data: bytes) -> dict[str, Any]:
     return {"size": len(data), "sha256": hashlib.sha256(data).hexdigest()}
 
 
-# Valid files. Most are version 1 of the very old kind, since it has no 64 KiB to fill.
+# Valid files. Most are version 1 of the very old kind, since those aren't padded to 64 KiB.
 
 
 def store(
@@ -87,7 +87,7 @@ def store(
     expectations: dict[str, Any] | None = None,
     index: bytes | None = None,
 ) -> Case:
-    """A valid container; of version 1 and of the very old kind, unless told otherwise."""
+    """A valid container, by default version 1 of the very old kind."""
     offsets, _ = layout(version, [len(data) for _, data in blobs])
     listed = [
         {"key_hex": key.hex(), "offset": at, "nbytes": len(data), "sha256": hashlib.sha256(data).hexdigest()}
@@ -116,18 +116,18 @@ def indexed(
     """A valid store with an index.
 
     Args:
-        file: Its name, without .sbs.
-        description: What is special about it.
-        blobs: All but the index.
-        entries: In any order.
+        file: The file's name, without .sbs.
+        description: What is special about the file.
+        blobs: All blobs but the index.
+        entries: The entries, in any order.
         metadata: The JSON text.
-        digests: Whether the table has them.
-        external: Whether the index is a file of its own.
-        version: Of the container.
-        table: The blobs in the order of the index's table; None: in that of the directory.
-        added: Blobs behind the index that it doesn't know.
-        beside: A file .idx that must not be looked at.
-        unpacked: Keys of packed blobs, and of how many bytes they stand for.
+        digests: Whether the table has digests.
+        external: Whether the index is a separate file.
+        version: The version of the container.
+        table: The blobs in the order of the index's table; None: in the order of the directory.
+        added: Blobs after the index that the index doesn't list.
+        beside: A .idx file that a reader must not look at.
+        unpacked: Keys of packed blobs, and their unpacked sizes.
     """
     entries = sorted(entries, key=lambda e: e.name)
     size = layout(version, [len(data) for _, data in blobs], very_old=version == 1)[1]
@@ -228,7 +228,7 @@ def valid_indexes() -> Iterator[Case]:
         ],
     )
     yield indexed("index-alone", "a store of nothing but an index", [], [tensor("none", None, "bf16", (0, 4))])
-    shape = (3, 87)  # 261 elements: the last byte of sub-byte types and the last group of nuq and i8 are not full
+    shape = (3, 87)  # 261 elements: the last byte of sub-byte types and the last groups of nuq and i8 are not full
     every = [(t.encode(), bytes(b & 1 for b in payload(200 + i, stored_nbytes(t, shape)))) for i, t in enumerate(TYPES)]
     yield indexed(
         "index-element-types",
@@ -314,7 +314,7 @@ def valid_indexes() -> Iterator[Case]:
     yield indexed("index-external-ignored", "an .idx of rubbish beside an embedded index", ab, plain, beside=b"rubbish")
 
 
-# Invalid files, each with one fault. Checks come in an order: a fault that entails another is named by the earlier one.
+# Invalid files, each with one fault. If a fault entails another, the reason is that of the earlier check.
 
 U64 = 1 << 64
 PAIR = [(b"a", b"first"), (b"b", payload(2, 300))]
@@ -339,12 +339,12 @@ def invalid_containers() -> Iterator[Case]:  # noqa: PLR0915 - a list
     header = {1: 0, 2: len(v2) - 16}
 
     def planted(version: int, record: Record, blob: int = 0, **values: int | bytes) -> bytes:
-        """One of the two files with fields of the header, or of a key or range, changed."""
+        """One of the two files with changed fields of the header, or of a key or range."""
         data, base = (v1, v2)[version - 1], {SBS: header, KEY: keys, RANGE: ranges}[record][version]
         return record.set(data, base + 16 * blob, **values)
 
     def resized(data: bytes, size: int, header_at: int = 0) -> bytes:
-        """A version 1 file cut or filled with zeros, its header agreeing."""
+        """A version 1 file, truncated or extended with zeros, with a header that agrees."""
         return SBS.set(data[:size].ljust(size, b"\0"), header_at, file_size=size)
 
     reason = "truncated"
@@ -500,7 +500,7 @@ ENTRIES_AT, BLOBS_AT, DIMS_AT, NAMES_AT, METADATA_AT = 192, 288, 416, 440, 464  
 
 
 def invalid_indexes() -> Iterator[Case]:  # noqa: C901, PLR0915 - a list
-    """Stores with a faulty index; all but the index is in order, and its self_sha256 agrees."""
+    """Stores with a faulty index; everything else is valid, and self_sha256 agrees."""
     good = name_index(PLAIN, CARRIER)
 
     def bad(reason: str, file: str, description: str, index: bytes, blobs: Sequence[Blob] = CARRIER) -> Case:
@@ -518,15 +518,15 @@ def invalid_indexes() -> Iterator[Case]:  # noqa: C901, PLR0915 - a list
         return BLOB.set(index, BLOBS_AT + BLOB.size * number, **values)
 
     def spliced(at: int, data: bytes) -> bytes:
-        """The good index with bytes replaced."""
+        """The valid index with bytes replaced."""
         return good[:at] + data + good[at + len(data) :]
 
     def first(**changes: Any) -> bytes:  # noqa: ANN401 - of several types
-        """The good index with another first entry."""
+        """The valid index with another first entry."""
         return name_index([replace(PLAIN[0], **changes), PLAIN[1]], CARRIER)
 
     def named(*names: bytes) -> bytes:
-        """An index of these names, as they are and in this order."""
+        """An index of these names, unchanged and in this order."""
         return name_index([replace(PLAIN[0], name=name) for name in names], CARRIER)
 
     reason = "index-truncated"
@@ -587,7 +587,7 @@ def invalid_indexes() -> Iterator[Case]:  # noqa: C901, PLR0915 - a list
     yield bad(reason, "name-4097", "a name of 4097 bytes", named(b"x" * 4097))
     yield bad(reason, "name-nul-inside", "a NUL in a name", named(b"a\0b"))
     yield bad(reason, "name-no-nul", "no NUL behind a name", spliced(NAMES_AT + 8, b"x"))
-    names_at = BLOBS_AT + 128 + 16  # of an index made by named() with two names
+    names_at = BLOBS_AT + 128 + 16  # in an index that named() makes of two names
     cut = HEADER.set(named(b"a", b"bcde"), 0, names_nbytes=6)
     yield bad(reason, "name-no-nul-at-end", "the last name's NUL is outside the section", cut)
     yield bad(reason, "name-gap", "a NUL too many between two names", entry(0, named(b"a\0", b"b"), name_nbytes=1))
@@ -721,7 +721,7 @@ def invalid_indexes() -> Iterator[Case]:  # noqa: C901, PLR0915 - a list
 
 
 def invalid_external_indexes() -> Iterator[Case]:
-    """Stores in order, with a faulty .idx file."""
+    """Valid stores with a faulty .idx file."""
     data = container(1, CARRIER, very_old=True)
     good = name_index(PLAIN, CARRIER, store=(len(data), directory(1, CARRIER)))
 
@@ -743,7 +743,7 @@ def invalid_external_indexes() -> Iterator[Case]:
 
 
 def verify_cases() -> Iterator[Case]:
-    """Files that a reader opens, and a tool that verifies them reports."""
+    """Files that a reader opens, and that a verifying tool reports."""
     v1, v2 = container(1, PAIR, very_old=True), container(2, PAIR)
     places = {"directory": (v1, 255), "blob": (v1, 261), "last-blob": (v1, 1023)}
     places |= {"v2-placeholder": (v2, 16), "v2-directory": (v2, len(v2) - 81)}

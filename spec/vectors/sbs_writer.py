@@ -1,7 +1,7 @@
-"""The writing side of the specification, once more: a second implementation, made from the pages of spec/ alone.
+"""A second implementation of the writing side of the specification, written from the pages of spec/ alone.
 
-It shares no code with the package and needs nothing but Python. Where both make the same bytes, the pages were clear.
-It is written to be read beside them and checks nothing: with the right arguments it plants faults, too.
+It shares no code with the package and needs nothing but Python. If both produce the same bytes, the pages are clear.
+It is meant to be read beside them and checks nothing: with the right arguments it also plants faults.
 """
 
 import base64
@@ -61,7 +61,7 @@ def payload(seed: int, n: int) -> bytes:
 
 
 class Record:
-    """A record, its fields declared once: what packs it also plants the faults in it."""
+    """A record with its fields declared once: the same declaration packs it and plants faults in it."""
 
     def __init__(self, fields: str) -> None:
         """Declare the fields, `name:code` with the codes of struct."""
@@ -69,7 +69,7 @@ class Record:
         self.size = struct.calcsize("<" + "".join(self.codes.values()))
 
     def set(self, data: bytes, position: int, **values: float | bytes) -> bytes:
-        """Return data with these fields of the record at position replaced."""
+        """Return data with these fields replaced in the record at a position."""
         out = bytearray(data)
         for name, code in self.codes.items():
             if name in values:
@@ -80,7 +80,7 @@ class Record:
         return bytes(out)
 
     def pack(self, **values: float | bytes) -> bytes:
-        """Pack a new record; fields that are not given are zeros."""
+        """Pack a new record; missing fields are zeros."""
         return self.set(bytes(self.size), 0, **values)
 
 
@@ -98,7 +98,7 @@ RANGE = Record("offset:Q nbytes:Q")
 
 
 def layout(version: int, sizes: Sequence[int], *, very_old: bool = False) -> tuple[list[int], int]:
-    """Where each blob begins, and the size of the file."""
+    """The offset of each blob, and the size of the file."""
     directory = align(SBS.size + 32 * len(sizes), 256)
     end = 256 if version == 2 else directory
     offsets = []
@@ -148,7 +148,7 @@ ENTRY = Record(
 )
 BLOB = Record("key:16s nbytes:Q unpacked_nbytes:Q sha256:32s")
 
-TYPES = {  # name: number, bits of an element, elements of a group, further bytes of a group
+TYPES = {  # name: number, bits per element, elements per group, extra bytes per group
     "unknown": (0, 8, 1, 0), "f32": (1, 32, 1, 0), "bf16": (2, 16, 1, 0), "sfp": (3, 8, 1, 0), "nuq": (4, 4, 256, 16),
     "f64": (5, 64, 1, 0), "u32": (6, 32, 1, 0), "u64": (7, 64, 1, 0), "i8": (8, 8, 128, 4), "u16": (9, 16, 1, 0),
     "u8": (10, 8, 1, 0), "int8": (11, 8, 1, 0), "q4_0": (12, 4, 32, 2), "mxfp4": (13, 4, 32, 1), "f16": (32, 16, 1, 0),
@@ -172,7 +172,7 @@ def stored_nbytes(type_name: str, shape: Sequence[int]) -> int:
 
 
 def key_for(name: str) -> str:
-    """Return the key of a tensor that has a blob of its own."""
+    """Return the key of a tensor with a separate blob."""
     digits = re.match(r"[0-9]+", name.rpartition("_")[2]) if "_" in name else None
     if (
         re.fullmatch(r"[!-~]{1,16}", name)
@@ -186,10 +186,10 @@ def key_for(name: str) -> str:
 
 @dataclass(frozen=True)
 class Entry:
-    """What the index says of one name; bytes where a fault may not be text."""
+    """The index entry of one name; bytes where a fault may not be text."""
 
     name: bytes
-    key: bytes | None  # of its blob, None for a tensor without elements
+    key: bytes | None  # of its blob; None for a tensor without elements
     type: int
     shape: tuple[int, ...]
     nbytes: int
@@ -201,7 +201,7 @@ class Entry:
 def tensor(
     name: str, key: str | None, type_name: str, shape: tuple[int, ...], *, offset: int = 0, scale: float = 1.0
 ) -> Entry:
-    """Return an entry whose size and type are what they should be."""
+    """Return an entry with the correct size and type."""
     nbytes = stored_nbytes(type_name, shape)
     return Entry(name.encode(), key.encode() if key else None, TYPES[type_name][0], shape, nbytes, offset, scale)
 
@@ -223,9 +223,9 @@ def name_index(
 ) -> bytes:
     """The index, embedded, or external to a store of this size and with this directory.
 
-    Of packed blobs it is said by key what they stand for.
+    `unpacked` has the unpacked sizes of packed blobs by key.
 
-    Entries and blobs are written in the order given, and nothing is checked: a fault may be planted with them.
+    Entries and blobs are written in the given order, and nothing is checked, so faults can be planted in them.
     """
     blob_numbers: dict[bytes | None, int] = {key: i for i, (key, _) in enumerate(table)} | {None: NO_BLOB}
     dims: list[int] = []
@@ -286,5 +286,5 @@ def name_index(
 
 
 def metadata_json(pairs: dict[str, str]) -> bytes:
-    """Return metadata as a writer should write it."""
+    """Return metadata in the form that a writer should write."""
     return json.dumps(pairs, ensure_ascii=False, sort_keys=True, separators=(",", ":")).encode()

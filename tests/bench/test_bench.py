@@ -7,6 +7,7 @@ import mmap
 import os
 import re
 import shutil
+import signal
 import statistics
 import subprocess
 import sys
@@ -469,7 +470,31 @@ def test_files_go_where_they_are_told_to(cli: Cli, store: Path, tmp_path: Path) 
     bench(Plan(str(store), runs=1, cold=False, against=["npz"], folder=str(tmp_path / "other")), look)
     assert any(path.endswith("model.npz") for path in seen)
     assert not everything_below(tmp_path / "other")
-    assert cli("bench", store, "--tmp", tmp_path / "no").status == 2
+    assert cli("bench", store, "--against", "npz", "--tmp", tmp_path / "no").status == 2
+
+
+@pytest.mark.skipif(not hasattr(signal, "SIGHUP"), reason="Windows ends a process at once")
+@pytest.mark.parametrize("name", ["SIGTERM", "SIGHUP"])
+def test_a_signal_leaves_no_folder(
+    cli: Cli, store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    seen: list[str] = []
+
+    def take(_: object) -> None:
+        seen.extend(everything_below(tmp_path / "other"))
+        signal.raise_signal(getattr(signal, name))
+
+    monkeypatch.setattr(run, "take", take)
+    (tmp_path / "other").mkdir()
+    before = signal.signal(getattr(signal, name), signal.SIG_DFL)
+    try:
+        done = cli("bench", store, "--warm", "--quick", "--against", "npz", "--tmp", tmp_path / "other")
+        assert signal.getsignal(getattr(signal, name)) is signal.SIG_DFL
+    finally:
+        signal.signal(getattr(signal, name), before)
+    assert done.status == 128 + getattr(signal, name)
+    assert seen
+    assert not everything_below(tmp_path / "other")
 
 
 def test_what_the_disk_has_no_room_for_is_refused(cli: Cli, store: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -281,7 +281,7 @@ def test_too_many_layers_are_counted(tmp_path: Path, model: Blobs) -> None:
     layers = (config_of(model).layer_configs[0],) * 1001
     blobs = with_config(model, layer_configs=layers, attention_window_sizes=(512,) * 1001, num_layers=1001)
     (finding,) = (finding for finding in found_in(tmp_path / "m.sbs", blobs) if finding.code == "too-many-layers")
-    assert finding.message == "the model has 1001 layers, and gemma.cpp takes 999, with numbers up to 998"
+    assert finding.message == "the model has 1001 layers, gemma.cpp takes at most 999, numbered up to 998"
 
 
 @pytest.mark.parametrize(

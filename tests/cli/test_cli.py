@@ -881,14 +881,12 @@ MISUSES = [
     "get missing.sbs x -o out",
     "get model.sbs unknown -o out",
     "get model.sbs unknown",
-    "get model.sbs '' -o out",
     "get model.sbs single -o missing/out",
     "get model.sbs single -o checkpoint",
     "get checkpoint single -o out",
     "convert missing.safetensors -o out",
     "convert missing -o out",
     "convert checkpoint",
-    "convert checkpoint -o ''",
     "convert checkpoint -o missing/out",
     "convert checkpoint -o checkpoint",
     "convert checkpoint/model.safetensors -o checkpoint/model.safetensors",
@@ -918,6 +916,8 @@ UNPARSED = [
     "index attach",
     "info --unknown model.sbs",
     "demo more",
+    "get model.sbs '' -o out",
+    "convert checkpoint -o ''",
 ]
 
 

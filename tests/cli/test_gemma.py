@@ -189,7 +189,7 @@ def test_a_key_that_is_not_known_can_be_printed_whatever_it_is(cli: Cli, tmp_pat
     folder = recipe.write(tmp_path / "c", None, recipe.config() | {"\ud800\n\x1b[31m": 1, "moe": 2})
     done = cli("convert", folder, "-o", tmp_path / "out.sbs")
     assert done.status == 0
-    (line,) = (line for line in done.err.splitlines() if "not known" in line)
+    (line,) = (line for line in done.err.splitlines() if "unknown keys" in line)
     assert line.isprintable()
     assert "moe" in line
 

@@ -247,10 +247,80 @@ def test_an_index_never_takes_the_place_of_its_file(site: Path) -> None:
         assert run(["convert", "ck", "-o", "ck/out.sbs", "--index", "external"])[0] == 0
 
 
+@pytest.mark.parametrize(
+    ("words", "way"),
+    [
+        ("rewrite plain.sbs -o plain.sbs", "--in-place"),
+        ("rewrite plain.sbs -o ./link.sbs", "--in-place"),
+        ("repair made.sbs -o made.sbs", "without -o"),
+    ],
+)
+def test_who_would_replace_the_file_itself_is_told_how(site: Path, words: str, way: str) -> None:
+    (site / "link.sbs").symlink_to("plain.sbs")
+    before = everything(site)
+    status, _, told = run(words.split())
+    assert (status, "same-file" in told, way in told) == (2, True, True), told
+    assert everything(site) == before
+
+
+@pytest.mark.parametrize("name", [name for name, one in WRITING.items() if one.suffix != ".png"])
+def test_an_output_is_called_what_the_user_calls_it(site: Path, name: str) -> None:
+    writing = WRITING[name]
+    for given, named in (
+        (f"no/x{writing.suffix}", "blobstore: no: no such folder\n"),
+        (f"in/sub{writing.suffix}", f"not-a-file: 'in/sub{writing.suffix}'"),
+    ):
+        (site / "in" / f"sub{writing.suffix}").mkdir(parents=True, exist_ok=True)
+        if name == "export shards" and "sub" in given:
+            continue  # they have names of their own
+        status, _, told = run([given if one == "OUT" else one for one in writing.words.split()])
+        assert (status, named in told, str(site) in told) == (2, True, False), told
+
+
+def test_an_older_export_beside_the_demos_is_told_without_a_flag_that_it_lacks(site: Path) -> None:
+    (site / "d").mkdir()
+    (site / "d" / "config.json").write_text('{"made_by_blobstore_demo": true}')
+    (site / "d" / "exported-00001-of-00002.safetensors").write_bytes(b"older")
+    before = everything(site)
+    status, _, told = run(["demo", "-o", "d"])
+    assert (status, "superseded" in told, "--force" in told) == (2, True, False)
+    assert (everything(site), sorted(os.listdir("d"))) == (
+        before,
+        ["config.json", "exported-00001-of-00002.safetensors"],
+    )
+
+
 # ----------------------------------------------------------------------------------------------------- standard output
 
 
-@pytest.mark.parametrize("name", [name for name, command in WRITING.items() if command.streams])
+@pytest.mark.parametrize("name", WRITING)
+def test_the_help_says_what_can_be_standard_output(name: str) -> None:
+    writing = WRITING[name]
+    words = writing.words.split()
+    option = words[words.index("OUT") - 1]
+    parser = next(one for command, one in commands(cli.parser()) if command == words[0])
+    (action,) = [one for one in parser._actions if option in one.option_strings]
+    streams = any(one.streams for one in WRITING.values() if one.words.startswith(f"{words[0]} "))
+    assert ("- is standard output" in (action.help or "")) == streams
+
+
+@pytest.mark.skipif(not os.path.exists("/dev/stdout"), reason="no such name")
+@pytest.mark.parametrize("words", ["rewrite tuned.sbs -o /dev/stdout", "pack tuned.sbs -o /dev/stdout"])
+@pytest.mark.usefixtures("site")
+def test_another_name_of_standard_output_is_told(words: str) -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "blobstore", *words.split()], capture_output=True, text=True, check=False
+    )
+    way = "this needs a file" if words.startswith("pack") else "-o -"
+    assert (done.returncode, done.stdout, "not-a-file: '/dev/stdout' is standard output" in done.stderr) == (
+        2,
+        "",
+        True,
+    )
+    assert way in done.stderr
+
+
+@pytest.mark.parametrize("name", [name for name, one in WRITING.items() if one.streams])
 def test_what_can_stream_writes_to_standard_output_what_it_writes_to_a_file(site: Path, name: str) -> None:
     words = WRITING[name].words.split()
     status, streamed, errors = run_for_bytes([("-" if word == "OUT" else word) for word in words])
@@ -343,6 +413,10 @@ def test_a_stream_that_is_cut_off_ends_as_cat_does() -> None:
         "convert other --weights bf16 --dry-run",
         "check other --weights bf16",
         "check made.sbs --weights bf16",
+        "verify plain.sbs --quick --workers 2",
+        "diff other ck --by keys",
+        "diff other ck --by names",
+        "bench plain.sbs --tmp other",
     ],
 )
 def test_flags_that_would_do_nothing_are_refused(site: Path, words: str) -> None:
@@ -359,13 +433,50 @@ def test_flags_that_would_do_nothing_are_refused(site: Path, words: str) -> None
         "get plain.sbs b --base base.sbs",
         "export plain.sbs --base base.sbs -o x",
         "unpack packed.sbs --base base.sbs -o x",
+        "verify plain.sbs --values --base base.sbs",
+        "verify made.sbs --against ck --base base.sbs",
+        "diff plain.sbs tuned.sbs --base base.sbs",
+        "diff plain.sbs ck --base base.sbs",
+        "get some.sbs b --base base.sbs -o x",
+        "get near.sbs ~index --base base.sbs -o x",
     ],
 )
 @pytest.mark.usefixtures("site")
 def test_a_base_that_nothing_needs_is_refused(words: str) -> None:
     run(["pack", "plain.sbs", "-o", "packed.sbs"])
-    status, printed, errors = run(words.split())
-    assert (status, printed, "needless-base" in errors) == (2, "", True), errors
+    run(["pack", "tuned.sbs", "-o", "some.sbs", "--base", "base.sbs", "--only", NAME])
+    status, printed, told = run(words.split())
+    assert (status, printed, "needless-base" in told) == (2, "", True), told
+
+
+@pytest.mark.parametrize("words", ["convert ck", "export tuned.sbs"])
+def test_a_dry_run_names_the_file_that_it_does_not_write(site: Path, words: str) -> None:
+    for output, named in (("out", "out"), ("-", "standard output")):
+        status, _, told = run([*words.split(), "--dry-run", "-o", output])
+        assert (status, f"note: a dry run: {named} is not written\n" in told) == (0, True)
+    assert not (site / "out").exists()
+
+
+def texts() -> Iterator[list[str]]:
+    """Yield, for each argument of each command that takes any text, the words up to it, and it empty."""
+    for name, parser in commands(cli.parser()):
+        before = name.split()
+        for action in parser._actions:
+            if action.type is None and action.choices is None and action.nargs != 0:
+                yield [*before, *action.option_strings[-1:], ""]
+            if not action.option_strings:
+                before.append("x")
+
+
+@pytest.mark.parametrize("words", list(texts()), ids=" ".join)
+def test_no_argument_is_empty(site: Path, words: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    before = everything(site)
+    with pytest.raises(SystemExit) as caught:
+        cli.main(words)
+    assert caught.value.code == 2
+    last = capsys.readouterr().err.splitlines()[-1]
+    assert "is empty: is a variable of the shell not set?" in last
+    assert everything(site) == before
 
 
 # --------------------------------------------------------------------------------------------- exports over older ones
@@ -465,9 +576,8 @@ def test_standard_output_is_an_output_as_well(site: Path) -> None:
 @pytest.mark.parametrize(
     ("words", "reason"),
     [
-        (["get", "tuned.sbs", NAME, "-o", ""], "no-output"),
-        (["export", "tuned.sbs", "-o", ""], "no-output"),
-        (["verify", "made.sbs", "--against", "ck", "--receipt", ""], "no-output"),
+        (["export", "tuned.sbs", "-o", "x", "--max-shard-size", "0.1B"], "bad-size"),
+        (["export", "tuned.sbs", "-o", "x", "--max-shard-size", "0.0004kB"], "bad-size"),
         (["export", "tuned.sbs", "-o", "out/", "--max-shard-size", "1kB"], "bad-name"),
         (
             ["verify", "made.sbs", "--against", "ck/model.safetensors", "--receipt", "ck/chat_template.jinja"],

@@ -82,6 +82,16 @@ def test_every_command_that_reads_tensors_takes_a_base(cli: Cli, store: Path, tu
         check_refused(cli(*needless, "--base", store), 2, "needless-base")
 
 
+def test_check_names_the_base_that_unpacking_a_difference_needs(
+    cli: Cli, store: Path, tuned: Path, tmp_path: Path
+) -> None:
+    packed = tmp_path / "p.sbs"
+    for base in (False, True):
+        assert cli("pack", tuned, "-o", packed, *["--base", str(store)][: 2 * base]).status == 0
+        (row,) = [one for one in cli("check", packed).out.splitlines() if one.startswith("note\tpacked\t")]
+        assert ("--base OTHER" in row.split("\t")[-1]) == base
+
+
 def test_pack_tells_of_each_tensor_and_unpack_gives_the_file_back(cli: Cli, store: Path, tmp_path: Path) -> None:
     done = cli("pack", store, "-o", tmp_path / "p.sbs")
     assert (done.status, done.err) == (0, "")

@@ -1,3 +1,5 @@
+"""Conversion by name: every tensor arrives as it was, and a conversion that fails leaves the target alone."""
+
 from __future__ import annotations
 
 import io
@@ -47,7 +49,7 @@ if TYPE_CHECKING:
 
 
 def convert(source: Path, target: Path | BinaryIO, **options: Any) -> int:  # noqa: ANN401 (as run_plan takes them)
-    """Convert → bytes of all tensors."""
+    """Convert, and return the number of bytes of all tensors."""
     with open_checkpoint(source) as checkpoint:
         plan = plan_by_name(checkpoint)
         run_plan(plan, checkpoint, target, **options)
@@ -55,9 +57,9 @@ def convert(source: Path, target: Path | BinaryIO, **options: Any) -> int:  # no
 
 
 def contents(path: Path) -> dict[str, tuple[str | None, tuple[int, ...], bytes]]:
-    """Type in safetensors' words, shape and bytes of every name."""
+    """Return type (in safetensors' words), shape and bytes of every name."""
     with blobstore.open(path) as store:
-        return {one.name: (one.type.safetensors, one.shape, bytes(store.raw(one.name))) for one in store.infos()}
+        return {info.name: (info.type.safetensors, info.shape, bytes(store.raw(info.name))) for info in store.infos()}
 
 
 OPTIONS = st.fixed_dictionaries(
@@ -71,7 +73,7 @@ def test_a_converted_checkpoint_has_every_tensor_as_it_was(
 ) -> None:
     names = list(tensors)
     shards = [{name: tensors[name] for name in names[i::count]} for i in range(count)]
-    source = write_shards(tmp_path / "shards", [one for one in shards if one], metadata)
+    source = write_shards(tmp_path / "shards", [shard for shard in shards if shard], metadata)
     target = tmp_path / "out.sbs"
 
     convert(source, target, **options)
@@ -97,10 +99,10 @@ def test_a_converted_file_says_what_safetensors_says_of_its_source(
 ) -> None:
     source = write_peer(tmp_path / SINGLE, tensors, metadata)
     convert(source, tmp_path / "out.sbs")
-    said, said_metadata = said_by_peer(source.read_bytes(), tmp_path / "again.safetensors")
-    assert contents(tmp_path / "out.sbs") == said
+    tensors_of_peer, metadata_of_peer = said_by_peer(source.read_bytes(), tmp_path / "again.safetensors")
+    assert contents(tmp_path / "out.sbs") == tensors_of_peer
     with blobstore.open(tmp_path / "out.sbs") as store:
-        assert store.metadata == said_metadata
+        assert store.metadata == metadata_of_peer
 
 
 @given(tensor_maps)
@@ -114,10 +116,11 @@ def test_a_stream_gets_the_bytes_that_a_file_gets(tmp_path: Path, tensors: Tenso
 
 @pytest.mark.parametrize("packed", ["f4", "f6_e2m3", "f6_e3m2"])
 def test_types_smaller_than_a_byte_keep_their_bytes(tmp_path: Path, packed: str) -> None:
-    kind = BY_NAME[packed]
-    source = write_own(tmp_path / SINGLE, {"packed": (kind, (3, 4), bytes(range(kind.nbytes(12))))})
+    element_type = BY_NAME[packed]
+    data = bytes(range(element_type.nbytes(12)))
+    source = write_own(tmp_path / SINGLE, {"packed": (element_type, (3, 4), data)})
     convert(source, tmp_path / "out.sbs")
-    assert contents(tmp_path / "out.sbs") == {"packed": (kind.safetensors, (3, 4), bytes(range(kind.nbytes(12))))}
+    assert contents(tmp_path / "out.sbs") == {"packed": (element_type.safetensors, (3, 4), data)}
     with blobstore.open(tmp_path / "out.sbs") as store, pytest.raises(CodecError):
         store["packed"]
 
@@ -133,11 +136,11 @@ def test_both_names_of_tied_weights_are_one_blob(tmp_path: Path, version: int, t
         assert store.info(HEAD).key == store.info(EMBEDDING).key == blobstore.key_for(EMBEDDING)
         assert store.info(HEAD).offset == store.info(EMBEDDING).offset
         np.testing.assert_array_equal(store[HEAD], weights)
-        assert len(store.reader) == 2  # and the index
+        assert len(store.reader) == 2  # the tensor and the index
 
 
 @pytest.mark.parametrize("shape", ["[0,4294967296,4294967296]", "[144115188075855872,0]"])
-def test_what_a_plan_lets_pass_can_be_opened(tmp_path: Path, shape: str) -> None:
+def test_whatever_is_planned_can_be_opened(tmp_path: Path, shape: str) -> None:
     empty = f'{{"dtype":"U8","shape":{shape},"data_offsets":[0,0]}}'
     header = f'{{"a":{empty},"b":{{"dtype":"U8","shape":[1],"data_offsets":[0,1]}}}}'
     (tmp_path / SINGLE).write_bytes(raw_file(header, b"1"))
@@ -229,7 +232,7 @@ def test_wrong_options_leave_nothing(tmp_path: Path, options: dict[str, Any], re
 
 
 @pytest.mark.parametrize(("options", "reason"), [({"version": 1}, "needs-seek"), ({"index": "external"}, "needs-path")])
-def test_a_stream_can_not_have_everything(tmp_path: Path, options: dict[str, Any], reason: str) -> None:
+def test_what_a_stream_can_not_have_is_refused(tmp_path: Path, options: dict[str, Any], reason: str) -> None:
     source = write_peer(tmp_path / SINGLE, small("a"))
     stream = io.BytesIO()
     with pytest.raises(UsageError) as caught:
@@ -261,7 +264,7 @@ def test_what_progress_raises_stops_the_conversion(tmp_path: Path) -> None:
     assert snapshot(tmp_path) == before
 
 
-# A child's ru_maxrss begins with its parent's; VmHWM is the peak of the program itself.
+# A child's ru_maxrss starts at its parent's; VmHWM is the peak of the program itself.
 PEAK = """
 import sys
 from blobstore.cli import main
@@ -298,9 +301,9 @@ def test_converting_twice_gives_the_same_bytes(tmp_path: Path) -> None:
     assert (tmp_path / "one.sbs").read_bytes() == (tmp_path / "other.sbs").read_bytes()
 
 
-def test_a_file_may_hold_as_many_tensors_as_a_plan_lets_pass(tmp_path: Path) -> None:
-    kind = type_of(np.dtype(np.uint16))
-    write_own(tmp_path / SINGLE, {f"t.{i}": (kind, (1,), i.to_bytes(2, "little")) for i in range(16_382)})
+def test_a_file_holds_as_many_tensors_as_a_plan_allows(tmp_path: Path) -> None:
+    element_type = type_of(np.dtype(np.uint16))
+    write_own(tmp_path / SINGLE, {f"t.{i}": (element_type, (1,), i.to_bytes(2, "little")) for i in range(16_382)})
     convert(tmp_path, tmp_path / "out.sbs")
     with blobstore.open(tmp_path / "out.sbs") as store:
         assert [int(store[f"t.{i}"][0]) for i in range(0, 16_382, 257)] == list(range(0, 16_382, 257))

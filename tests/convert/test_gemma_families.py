@@ -1,4 +1,4 @@
-"""Which model a checkpoint is: the twelve that the runtime knows, by their real shapes; fine-tunes; disagreements."""
+"""Which model a checkpoint is: the twelve that the runtime knows, with their real shapes; fine-tunes; disagreements."""
 
 from __future__ import annotations
 
@@ -13,8 +13,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from blobstore.checkpoint.reader import open_checkpoint
-from blobstore.convert.gemma_families import family_of, recognise, runtime_notes
+from blobstore.convert.gemma_config import runtime_faults
+from blobstore.convert.gemma_families import family_of
 from blobstore.convert.gemma_plan import Choices, is_gemma, plan_for_gemma
+from blobstore.convert.gemma_recognise import recognise
 from blobstore.errors import CheckpointError, Fault
 from blobstore.gemma import ModelConfig
 from blobstore.gemma.config import LayerType, Model, QueryScale, VitConfig, Wrapping
@@ -31,8 +33,8 @@ if TYPE_CHECKING:
     from blobstore.checkpoint.reader import Checkpoint
     from tests.gemma_checkpoints import Config
 
-# What config.json of the published checkpoints says, and how the specifier begins. Newer ones leave out what is the
-# default of their exporter: 4B says no more of its text part than this.
+# What config.json of the published checkpoints says, by how the specifier begins. Newer ones leave out the defaults of
+# their exporter: 4B has no more than this for its text part.
 GEMMA2 = {"model_type": "gemma2", "sliding_window": 4096, "vocab_size": 256000, "tie_word_embeddings": True}
 GEMMA3 = {"model_type": "gemma3_text", "vocab_size": 262144, "max_position_embeddings": 32768}
 SIGLIP = {"model_type": "siglip_vision_model", "hidden_size": 1152, "intermediate_size": 4304, "patch_size": 14}
@@ -69,7 +71,7 @@ KNOWN = [
 
 
 def real(name: str) -> tuple[Recipe, Config]:
-    """A checkpoint of the real shapes, and its config.json."""
+    """Return a checkpoint with the real shapes, and its config.json."""
     is_pali = name.startswith("paligemma2")
     text = SIZES[("gemma2-2b" if "-3b-" in name else "9b") if is_pali else name]
     image = int(name.rpartition("-")[2]) if is_pali else 896
@@ -104,8 +106,8 @@ def real(name: str) -> tuple[Recipe, Config]:
     if is_pali:
         config = {"model_type": "paligemma", "text_config": GEMMA2 | text | {"vocab_size": 257216}}
     else:
-        said = {key: value for key, value in text.items() if key not in NOT_SAID_BY_4B}
-        config = {"model_type": "gemma3", "text_config": said | {"model_type": "gemma3_text"}}
+        shown = {key: value for key, value in text.items() if key not in NOT_SAID_BY_4B}
+        config = {"model_type": "gemma3", "text_config": shown | {"model_type": "gemma3_text"}}
     return Recipe(family, prefixes, size=size), config | {"vision_config": SIGLIP | {"image_size": image}}
 
 
@@ -125,15 +127,15 @@ def test_real_shapes_are_the_known_model(tmp_path: Path, name: str, weight: str)
             assert plan.config.to_bytes() == expected.to_bytes()
             assert not any("no published model" in note for note in plan.notes)
             rows = {row.key: row for row in spec_tensors(expected, layout)}
-            assert {one.key: (one.type.name, one.shape) for one in plan.tensors} == {
+            assert {tensor.key: (tensor.type.name, tensor.shape) for tensor in plan.tensors} == {
                 key: (row.stored_type(weight), (row.rows, row.cols)) for key, row in rows.items()
             }
     assert sorted(folder.iterdir()) == before
 
 
-def test_the_list_of_real_models_is_whole() -> None:
+def test_the_list_of_real_models_is_complete() -> None:
     models = {config_of(f"{name}-sfp{'-it' if 'gemma' not in name else ''}").model for name in KNOWN}
-    assert models == {one for one in Model if Model.UNKNOWN < one <= Model.GEMMA3_270M}
+    assert models == {model for model in Model if Model.UNKNOWN < model <= Model.GEMMA3_270M}
 
 
 def test_gemma_3_27b_as_published_scales_queries_by_its_width(tmp_path: Path) -> None:
@@ -155,7 +157,7 @@ def test_gemma_3_27b_as_published_scales_queries_by_its_width(tmp_path: Path) ->
 def test_a_large_gemma_3_without_its_vision_part_keeps_its_number(
     tmp_path: Path, name: str, wrapping: str | None
 ) -> None:
-    """20 to 22, which later runtimes have for them, stop the two older ones."""
+    """Later runtimes number them 20 to 22, which the two older ones stop at."""
     recipe, _ = real(name)
     recipe = replace(recipe, family="gemma3", prefixes=TEXT_ONLY)
     plan = plan_of(write_sparse(tmp_path / "c", recipe, GEMMA3 | SIZES[name]), Choices("sfp", "split", wrapping))
@@ -165,13 +167,13 @@ def test_a_large_gemma_3_without_its_vision_part_keeps_its_number(
     assert plan.config.to_bytes() == expected.to_bytes()
     assert plan.config.use_global_timescale
     assert not any("no published model" in note for note in plan.notes)
-    assert {one.key for one in plan.tensors} == {row.key for row in spec_tensors(expected, "split")}
+    assert {tensor.key for tensor in plan.tensors} == {row.key for row in spec_tensors(expected, "split")}
 
 
 @pytest.mark.parametrize("template", ["", "chat_template.jinja"])
 @pytest.mark.parametrize("wrapping", [None, "it", "pt"])
 @pytest.mark.parametrize("name", ["gemma3-270m", "gemma3-1b", "small"])
-def test_a_model_of_text_is_wrapped_as_published_ones_or_as_chosen(
+def test_a_text_model_is_wrapped_like_published_ones_or_as_chosen(
     tmp_path: Path, name: str, wrapping: str | None, template: str
 ) -> None:
     recipe, config = real(name) if name != "small" else (small_recipe("gemma3"), small_recipe("gemma3").config())
@@ -189,7 +191,7 @@ def test_a_model_of_text_is_wrapped_as_published_ones_or_as_chosen(
 def test_a_gemma_3_of_another_size_gets_the_number_under_which_every_runtime_is_right(
     tmp_path: Path, family: str, bases: tuple[float, float]
 ) -> None:
-    """2025-10 gives global layers a base of 1e6 by the number, but for 270M: never that, if there are two."""
+    """2025-10 gives global layers a base of 1e6 by the number, but not for 270M: never use that one for two bases."""
     recipe = small_recipe(family)
     config = recipe.config()
     config.get("text_config", config).update(rope_theta=bases[1], rope_local_base_freq=bases[0])
@@ -199,16 +201,16 @@ def test_a_gemma_3_of_another_size_gets_the_number_under_which_every_runtime_is_
     text = Model.GEMMA3_270M if one_base else Model.GEMMA3_1B
     assert plan.config.model == (text if family == "gemma3" else Model.GEMMA3_4B)
     assert plan.config.use_global_timescale is not one_base
-    assert plan.config.field_count >= 24  # the word is there, whatever it is
+    assert plan.config.field_count >= 24  # use_global_timescale is stored, whatever its value
     assert json.loads(plan.metadata[CHOICES]).get("rope_bases") == ([*bases] if one_base else None)
 
 
 @pytest.mark.parametrize("weight", WEIGHTS)
 @pytest.mark.parametrize("family", FAMILIES)
-def test_configs_are_those_that_gemma_cpp_wrote_but_for_the_word_and_the_label(
+def test_configs_are_those_that_gemma_cpp_wrote_but_for_one_field_and_the_label(
     tmp_path: Path, family: str, weight: str
 ) -> None:
-    """Of checkpoints like those in ../shared/vectors/convert; the hashes are recorded."""
+    """For checkpoints like those in ../shared/vectors/convert; the hashes are recorded."""
     tiny = TINY[family]
     size = Size(len(tiny.windows), tiny.model_dim, tiny.hidden, tiny.heads, tiny.kv_heads, tiny.qkv_dim)
     size = replace(size, vocabulary=tiny.vocabulary, patch=tiny.patch, side=tiny.image // tiny.patch)
@@ -219,7 +221,7 @@ def test_configs_are_those_that_gemma_cpp_wrote_but_for_the_word_and_the_label(
     ours = plan.config
     words = unpacked(ours.to_bytes())
     if family.startswith("gemma3"):
-        # The outermost record's number of words, and the word 1 at its end; nothing inside has grown.
+        # The outermost record has one more word, 1, at its end; nothing inside has grown.
         assert words[0] == len(words) - 1
         assert words.pop() == 1
         words[0] -= 1
@@ -237,9 +239,9 @@ def test_configs_are_those_that_gemma_cpp_wrote_but_for_the_word_and_the_label(
 def test_a_fine_tune_with_another_vocabulary_is_still_that_model(tmp_path: Path, name: str) -> None:
     recipe, config = real(name)
     recipe = replace(recipe, size=replace(recipe.size, vocabulary=recipe.size.vocabulary + 96))
-    for said in (config, config.get("text_config", {})):
-        if "vocab_size" in said:
-            said["vocab_size"] += 96
+    for part in (config, config.get("text_config", {})):
+        if "vocab_size" in part:
+            part["vocab_size"] += 96
     plan = plan_of(write_sparse(tmp_path / "c", recipe, config), Choices(wrapping="it"))
     assert plan.config is not None
     known = config_of(f"{name}-sfp" + ("" if recipe.vision else "-it"))
@@ -261,7 +263,7 @@ def test_a_vocabulary_that_the_runtime_stops_at_is_refused(tmp_path: Path, famil
     assert "pad" in message
 
 
-def test_other_dimensions_are_told_and_named_after_one_of_the_family(tmp_path: Path) -> None:
+def test_other_dimensions_are_noted_and_labelled_as_one_of_the_family(tmp_path: Path) -> None:
     labels = {
         "gemma2": "Gemma2_2B",
         "gemma3": "Gemma3_1B",
@@ -277,7 +279,7 @@ def test_other_dimensions_are_told_and_named_after_one_of_the_family(tmp_path: P
 
 @pytest.mark.parametrize("layers", [1, 5, 6, 7, 13])
 @pytest.mark.parametrize("family", FAMILIES)
-def test_windows_go_on_in_their_pattern(tmp_path: Path, family: str, layers: int) -> None:
+def test_windows_continue_their_pattern(tmp_path: Path, family: str, layers: int) -> None:
     recipe = small_recipe(family, size=Size(layers=layers))
     plan = plan_of(recipe.write(tmp_path / "c"), Choices())
     assert plan.config is not None
@@ -305,7 +307,7 @@ def test_vision_layers_are_of_their_own_type(tmp_path: Path) -> None:
 # ----------------------------------------------------------------------------------- what config.json has to agree with
 
 
-def refused(folder: Path) -> list[tuple[str, str, str]]:
+def refused(folder: Path) -> list[Fault]:
     before = snapshot(folder)
     with pytest.raises(CheckpointError) as caught:
         plan_of(folder, Choices())
@@ -326,7 +328,7 @@ def refused(folder: Path) -> list[tuple[str, str, str]]:
     ],
 )
 @pytest.mark.parametrize("family", FAMILIES)
-def test_a_config_that_disagrees_is_told(tmp_path: Path, family: str, field: str) -> None:
+def test_a_config_that_disagrees_is_refused(tmp_path: Path, family: str, field: str) -> None:
     recipe = small_recipe(family)
     config = recipe.config()
     text = config.get("text_config", config)
@@ -334,14 +336,14 @@ def test_a_config_that_disagrees_is_told(tmp_path: Path, family: str, field: str
     text[field] = was + 2 if field != "head_dim" or family.startswith("gemma3") else was * 3
     text["query_pre_attn_scalar"] = text["head_dim"]
     faults = refused(recipe.write(tmp_path / "c", None, config))
-    wrong = [one for one in faults if one[1] == field]
+    wrong = [fault for fault in faults if fault.name == field]
     if field == "head_dim" and family in ("gemma2", "paligemma2"):
-        # No tensor tells it: another size of heads gives another number of them, if any.
-        assert {name for _, name, _ in faults} & {"num_attention_heads", "num_key_value_heads"}
+        # No shape tells it: another head size gives another number of heads, or none.
+        assert {fault.name for fault in faults} & {"num_attention_heads", "num_key_value_heads"}
         return
-    assert [reason for reason, _, _ in wrong] == ["config-disagrees"]
-    assert str(was) in wrong[0][2]
-    assert str(text[field]) in wrong[0][2]
+    assert [fault.reason for fault in wrong] == ["config-disagrees"]
+    assert str(was) in wrong[0].message
+    assert str(text[field]) in wrong[0].message
 
 
 HOSTILE = {
@@ -355,13 +357,13 @@ HOSTILE = {
 @pytest.mark.parametrize(("part", "shape", "reason"), HOSTILE.values(), ids=HOSTILE)
 def test_projections_of_hostile_shapes_are_refused(part: str, shape: tuple[int, ...], reason: str) -> None:
     shapes = {"model.embed_tokens.weight": (64, 16)}
-    at = "model.layers.0."
-    shapes |= {f"{at}{one}.weight": (32, 16) for one in ("mlp.gate_proj", "self_attn.q_proj", "self_attn.k_proj")}
+    prefix = "model.layers.0."
+    shapes |= {f"{prefix}{text}.weight": (32, 16) for text in ("mlp.gate_proj", "self_attn.q_proj", "self_attn.k_proj")}
     config = {"head_dim": 8, "query_pre_attn_scalar": 5}
     assert not isinstance(recognise("gemma2", config, shapes), Fault)
-    found = recognise("gemma2", config, shapes | {f"{at}{part}.weight": shape})
-    assert isinstance(found, Fault)
-    assert found.reason == reason
+    fault = recognise("gemma2", config, shapes | {f"{prefix}{part}.weight": shape})
+    assert isinstance(fault, Fault)
+    assert fault.reason == reason
 
 
 _VALUES: list[Any] = [None, True, 0, 1, -1, 2, 2**31, 2**64, 10**30, 1.5, float("nan"), "", "x", "gemma2", [], [1], {}]
@@ -384,7 +386,7 @@ def mutate_shape(data: st.DataObject, checkpoint: Checkpoint) -> None:
     shape = list(entry.shape)
     for place in data.draw(st.lists(st.integers(0, len(shape)), max_size=2)):
         shape[place : place + data.draw(st.integers(0, 1))] = data.draw(st.lists(st.sampled_from(_SIZES), max_size=1))
-    if shape_fault(tuple(shape)) is None:  # else the header is refused
+    if shape_fault(tuple(shape)) is None:  # otherwise the header is refused
         checkpoint.tensors[name] = replace(entry, shape=tuple(shape))
 
 
@@ -410,11 +412,11 @@ def test_any_config_and_any_shapes_are_planned_or_refused(tmp_path: Path, family
         assert planned
 
 
-def test_all_disagreements_are_told_at_once(tmp_path: Path) -> None:
+def test_all_disagreements_are_reported_at_once(tmp_path: Path) -> None:
     recipe = small_recipe("gemma3")
     wrong = {"hidden_size": 1, "intermediate_size": 2, "num_hidden_layers": 30, "vocab_size": 7}
     faults = refused(recipe.write(tmp_path / "c", None, recipe.config() | wrong))
-    assert {name for _, name, _ in faults} == set(wrong)
+    assert {fault.name for fault in faults} == set(wrong)
 
 
 @pytest.mark.parametrize("family", ["gemma2", "paligemma2"])
@@ -467,17 +469,17 @@ def test_heads_of_the_vision_part_that_do_not_divide_it_are_refused(tmp_path: Pa
     config = recipe.config()
     config["vision_config"]["num_attention_heads"] = 4
     faults = refused(recipe.write(tmp_path / "c", None, config))
-    assert any(reason == "shape" and "heads" in message for reason, _, message in faults)
+    assert any(fault.reason == "shape" and "heads" in fault.message for fault in faults)
 
 
 @pytest.mark.parametrize("field", ["hidden_size", "intermediate_size", "num_hidden_layers", "patch_size", "image_size"])
 @pytest.mark.parametrize("family", VISION)
-def test_a_vision_config_that_disagrees_is_told(tmp_path: Path, family: str, field: str) -> None:
+def test_a_vision_config_that_disagrees_is_refused(tmp_path: Path, family: str, field: str) -> None:
     recipe = small_recipe(family)
     config = recipe.config()
     config["vision_config"][field] += 1
     faults = refused(recipe.write(tmp_path / "c", None, config))
-    assert any(field in name for _, name, _ in faults)
+    assert any(field in fault.name for fault in faults)
 
 
 _JUNK = st.recursive(
@@ -500,7 +502,7 @@ def test_any_config_is_converted_or_refused(tmp_path: Path, family: str, junk: d
     if not folder.exists():
         recipe.write(folder)
     config = recipe.config()
-    parts = [one for one in (config.get("text_config"), config.get("vision_config")) if one]
+    parts = [part for part in (config.get("text_config"), config.get("vision_config")) if part]
     for part in parts if inside and parts else [config]:
         part.update(junk)
     write_config(folder, config)
@@ -512,11 +514,11 @@ def test_any_config_is_converted_or_refused(tmp_path: Path, family: str, junk: d
 
 
 @pytest.mark.parametrize("config", [{}, {"model_type": None}, {"model_type": ["gemma2"]}, {"model_type": "llama"}])
-def test_what_is_no_gemma_has_no_family(config: Config) -> None:
+def test_other_models_have_no_family(config: Config) -> None:
     assert family_of(config) == (None, None)
 
 
 @pytest.mark.parametrize("layers", [1, 998, 999, 1000, 1001])
 def test_999_layers_are_the_most(layers: int) -> None:
     config = replace(tiny("gemma3"), vocab_size=32, layer_configs=tiny("gemma3").layer_configs[:1] * layers)
-    assert [one.reason for one in runtime_notes(config)] == ["too-many-layers"] * (layers > 999)
+    assert [fault.reason for fault in runtime_faults(config)] == ["too-many-layers"] * (layers > 999)

@@ -1,4 +1,4 @@
-"""Plans of Gemma checkpoints: what is refused, and how; the names in the file; the choices."""
+"""Plans of Gemma checkpoints: what is refused and how, the names in the file, and the choices."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ from hypothesis import strategies as st
 
 import blobstore
 from blobstore import codecs
+from blobstore.checkpoint.beside import tokenizer_beside
 from blobstore.checkpoint.reader import Checkpoint, open_checkpoint
 from blobstore.codecs.element_types import BY_NAME
-from blobstore.convert.choose import tokenizer_beside
 from blobstore.convert.gemma_plan import Choices
 from blobstore.convert.run import run_plan
-from blobstore.errors import CheckpointError, UsageError
+from blobstore.errors import CheckpointError, Fault, UsageError
 from blobstore.gemma.config import Wrapping
 from tests.checkpoints import SINGLE, own, snapshot, write_config, write_own, write_peer
 from tests.gemma_checkpoints import (
@@ -46,11 +46,10 @@ if TYPE_CHECKING:
     import numpy.typing as npt
 
     Array = npt.NDArray[Any]
-    Faults = list[tuple[str, str, str]]
 
 DiskUsage = namedtuple("DiskUsage", "total used free")  # noqa: PYI024 (as shutil's own)
 LAYER = "model.layers.1."
-WAYS_OUT = (
+FIXES = (
     "download",
     "merge",
     "original",
@@ -64,27 +63,28 @@ WAYS_OUT = (
 )
 
 
-def refused(folder: Path, kind: str = "auto", **choices: str) -> Faults:
-    """Try to convert; the faults, of which each names something. Nothing is written."""
+def refused(folder: Path, kind: str = "auto", **choices: str) -> list[Fault]:
+    """Try to convert, and return the faults, each of which the message lists. Nothing is written."""
     before = snapshot(folder)
     with pytest.raises(CheckpointError) as caught:
         convert(folder, folder / "out.sbs", Choices(**choices), kind)
     assert snapshot(folder) == before
     assert caught.value.reason == "cannot-convert"
-    faults: Faults = list(caught.value.faults)
+    faults = list(caught.value.faults)
     assert faults
+    assert all(isinstance(fault, blobstore.Fault) for fault in faults)
     for reason, name, message in faults[:20]:
         assert f"{reason}: {name}: {message}" in caught.value.message
     return faults
 
 
-def names_of(faults: Faults) -> set[tuple[str, str]]:
-    return {(reason, name) for reason, name, _ in faults}
+def names_of(faults: list[Fault]) -> set[tuple[str, str]]:
+    return {(fault.reason, fault.name) for fault in faults}
 
 
-def has_way_out(faults: Faults) -> bool:
-    """Whether each says what to do."""
-    return all(any(one in message for one in WAYS_OUT) for _, _, message in faults)
+def has_fix(faults: list[Fault]) -> bool:
+    """Whether every message says what to do."""
+    return all(any(fix in fault.message for fix in FIXES) for fault in faults)
 
 
 # ----------------------------------------------------------------------------------- tensors that aren't as they should
@@ -94,24 +94,24 @@ def has_way_out(faults: Faults) -> bool:
 def test_each_missing_tensor_is_named(tmp_path: Path, family: str) -> None:
     recipe = small_recipe(family)
     everything = recipe.tensors()
-    # Those that tell the dimensions are looked for first.
+    # Those that the dimensions are read from are looked for first.
     for name in sorted(everything):
-        tensors = {one: array for one, array in everything.items() if one != name}
+        tensors = {other: array for other, array in everything.items() if other != name}
         shutil.rmtree(tmp_path / "c", ignore_errors=True)
         faults = refused(recipe.write(tmp_path / "c", tensors))
-        assert any(name.endswith(one.removeprefix("…")) or one in name for _, one, _ in faults), name
-        assert {reason for reason, _, _ in faults} <= {"missing-tensor", "missing-config", "config-disagrees"}, name
+        assert any(name.endswith(fault.name) or fault.name in name for fault in faults), name
+        assert {fault.reason for fault in faults} <= {"missing-tensor", "missing-config", "config-disagrees"}, name
 
 
 def test_all_missing_tensors_are_named_at_once(tmp_path: Path) -> None:
     recipe = small_recipe("gemma3")
     tensors = recipe.tensors()
-    lost = [f"{LAYER}{one}" for one in ("mlp.up_proj.weight", "self_attn.o_proj.weight", "input_layernorm.weight")]
+    lost = [f"{LAYER}{text}" for text in ("mlp.up_proj.weight", "self_attn.o_proj.weight", "input_layernorm.weight")]
     for name in lost:
         del tensors[name]
     faults = refused(recipe.write(tmp_path / "c", tensors))
     assert names_of(faults) == {("missing-tensor", name) for name in lost}
-    assert has_way_out(faults)
+    assert has_fix(faults)
 
 
 @pytest.mark.parametrize("family", FAMILIES)
@@ -123,17 +123,18 @@ def test_an_unexpected_tensor_is_named(tmp_path: Path, family: str, name: str) -
     tensors = recipe.tensors() | {name: np.zeros(3, ml_dtypes.bfloat16)}
     faults = refused(recipe.write(tmp_path / "c", tensors))
     assert names_of(faults) == {("unexpected-tensor", name)}
-    assert has_way_out(faults)
+    assert has_fix(faults)
 
 
-def test_buffers_that_old_exporters_wrote_are_no_fault(tmp_path: Path) -> None:
+def test_buffers_of_old_exporters_are_ignored(tmp_path: Path) -> None:
     recipe = small_recipe("gemma3vlm")
     more: dict[str, Array] = {
         f"{recipe.prefixes[0]}layers.0.self_attn.rotary_emb.inv_freq": np.ones(2, np.float32),
         f"{recipe.prefixes[1]}embeddings.position_ids": np.arange(9)[None],
     }
     plan = plan_of(recipe.write(tmp_path / "c", recipe.tensors() | more), Choices())
-    assert not set(more) & ({one.name for one in plan.parts} | {one.name for one in [*plan.tensors, *plan.extras]})
+    planned = {tensor.name for tensor in [*plan.tensors, *plan.extras]} | {part.name for part in plan.parts}
+    assert not set(more) & planned
 
 
 @pytest.mark.parametrize("family", FAMILIES)
@@ -142,7 +143,7 @@ def test_each_wrong_shape_is_named(tmp_path: Path, family: str) -> None:
     everything = recipe.tensors()
     for name in sorted(everything):
         if "embed_tokens" in name:
-            continue  # another vocabulary: config.json tells (see below)
+            continue  # this is another vocabulary: config.json is compared below
         array = everything[name]
         tensors = everything | {name: np.concatenate([array, array[:1]])}
         shutil.rmtree(tmp_path / "c", ignore_errors=True)
@@ -151,7 +152,7 @@ def test_each_wrong_shape_is_named(tmp_path: Path, family: str) -> None:
 
 @pytest.mark.parametrize("name", ["mlp.down_proj", "self_attn.o_proj", "mlp.up_proj"])
 def test_a_transposed_matrix_is_a_wrong_shape(tmp_path: Path, name: str) -> None:
-    """It has as many elements as are needed, and would be taken row by row."""
+    """It has the right number of elements, and would be read row by row."""
     recipe = small_recipe("gemma3")
     tensors = recipe.tensors()
     full = f"{LAYER}{name}.weight"
@@ -161,11 +162,11 @@ def test_a_transposed_matrix_is_a_wrong_shape(tmp_path: Path, name: str) -> None
 
 
 @pytest.mark.parametrize("shape", [(), (1920,), (96, 20, 1), (0, 20), (96, 0)])
-def test_an_embedding_that_is_no_matrix_is_named(tmp_path: Path, shape: tuple[int, ...]) -> None:
+def test_an_embedding_that_is_not_a_matrix_is_named(tmp_path: Path, shape: tuple[int, ...]) -> None:
     recipe = small_recipe("gemma3")
     tensors = recipe.tensors() | {recipe.embedding: np.zeros(shape, ml_dtypes.bfloat16)}
     faults = refused(recipe.write(tmp_path / "c", tensors))
-    assert any("embed_tokens.weight" in name for _, name, _ in faults)
+    assert any("embed_tokens.weight" in fault.name for fault in faults)
 
 
 @pytest.mark.parametrize("family", ["gemma3vlm", "paligemma2"])
@@ -177,11 +178,11 @@ def test_an_embedding_without_the_spare_rows_is_named(tmp_path: Path, family: st
     config = recipe.config()
     config["text_config"]["vocab_size"] = rows
     faults = refused(recipe.write(tmp_path / "c", tensors, config))
-    assert any("embed_tokens.weight" in name for _, name, _ in faults)
+    assert any("embed_tokens.weight" in fault.name for fault in faults)
 
 
 @pytest.mark.parametrize("layer", ["999", "1000000000000", "9" * 30, "9" * 5000])
-def test_a_name_does_not_make_a_model_of_a_mile_of_layers(tmp_path: Path, layer: str) -> None:
+def test_one_name_can_not_make_a_model_of_a_million_layers(tmp_path: Path, layer: str) -> None:
     recipe = small_recipe("gemma3")
     name = f"model.layers.{layer}.input_layernorm.weight"
     tensors = recipe.tensors() | {name: np.ones(20, ml_dtypes.bfloat16)}
@@ -195,15 +196,15 @@ def test_a_name_does_not_make_a_model_of_a_mile_of_layers(tmp_path: Path, layer:
 
 def test_a_gap_in_the_layers_is_named(tmp_path: Path) -> None:
     recipe = small_recipe("gemma3", size=Size(layers=3))
-    tensors = {name: one for name, one in recipe.tensors().items() if ".layers.1." not in name}
+    tensors = {name: array for name, array in recipe.tensors().items() if ".layers.1." not in name}
     faults = refused(recipe.write(tmp_path / "c", tensors))
-    assert {reason for reason, _, _ in faults} == {"missing-tensor"}
+    assert {fault.reason for fault in faults} == {"missing-tensor"}
     assert len(faults) == 13
 
 
 def test_no_embedding_says_what_was_looked_for(tmp_path: Path) -> None:
     recipe = small_recipe("gemma3")
-    tensors = {name.removeprefix("model."): one for name, one in recipe.tensors().items()}
+    tensors = {name.removeprefix("model."): array for name, array in recipe.tensors().items()}
     ((reason, name, message),) = refused(recipe.write(tmp_path / "c", tensors))
     assert (reason, name) == ("missing-tensor", "embed_tokens.weight")
     assert "model.embed_tokens.weight" in message
@@ -213,7 +214,7 @@ def test_no_embedding_says_what_was_looked_for(tmp_path: Path) -> None:
 @pytest.mark.parametrize("family", ["gemma3vlm", "paligemma2"])
 def test_a_vision_model_without_a_part_says_which(tmp_path: Path, family: str, prefix: int) -> None:
     recipe = small_recipe(family)
-    tensors = {name: one for name, one in recipe.tensors().items() if not name.startswith(recipe.prefixes[prefix])}
+    tensors = {name: array for name, array in recipe.tensors().items() if not name.startswith(recipe.prefixes[prefix])}
     faults = refused(recipe.write(tmp_path / "c", tensors))
     part = ["vision_tower.vision_model", "multi_modal_projector"][prefix - 1]
     assert ("missing-tensor", part) in names_of(faults)
@@ -228,7 +229,7 @@ def test_a_quantised_model_is_refused_by_its_config(tmp_path: Path, method: str)
     config = recipe.config() | {"quantization_config": {"quant_method": method}}
     faults = refused(recipe.write(tmp_path / "c", None, config))
     assert ("quantised", "quantization_config") in names_of(faults)
-    assert has_way_out(faults)
+    assert has_fix(faults)
 
 
 @pytest.mark.parametrize(
@@ -255,23 +256,23 @@ def test_names_of_quantisers_are_known(tmp_path: Path, ending: str, dtype: type,
     recipe = small_recipe("gemma3")
     name = f"{LAYER}self_attn.{ending}"
     faults = refused(recipe.write(tmp_path / "c", recipe.tensors() | {name: np.zeros(4, dtype)}))
-    fault = next(one for one in faults if one[1] == name)
+    fault = next(fault for fault in faults if fault.name == name)
     if what:
-        assert fault[0] == "quantised"
-        assert what in fault[2]
-    assert has_way_out([fault])
+        assert fault.reason == "quantised"
+        assert what in fault.message
+    assert has_fix([fault])
 
 
 @pytest.mark.parametrize("dtype", [np.int8, np.uint8, ml_dtypes.float8_e4m3fn, ml_dtypes.float8_e5m2, np.int32])
-def test_weights_that_are_no_plain_floats_are_named(tmp_path: Path, dtype: Any) -> None:  # noqa: ANN401 (numpy's)
+def test_weights_that_are_not_plain_floats_are_named(tmp_path: Path, dtype: Any) -> None:  # noqa: ANN401 (numpy's)
     recipe = small_recipe("gemma3")
     tensors = recipe.tensors()
-    changed = [f"{LAYER}{one}.weight" for one in ("mlp.up_proj", "mlp.gate_proj", "self_attn.o_proj")]
+    changed = [f"{LAYER}{text}.weight" for text in ("mlp.up_proj", "mlp.gate_proj", "self_attn.o_proj")]
     for name in changed:
         tensors[name] = np.zeros(tensors[name].shape, dtype)
     faults = refused(recipe.write(tmp_path / "c", tensors))
     assert names_of(faults) == {("quantised", name) for name in changed}
-    assert has_way_out(faults)
+    assert has_fix(faults)
 
 
 @pytest.mark.parametrize(
@@ -288,12 +289,13 @@ def test_an_adapter_is_refused_and_merging_advised(tmp_path: Path, name: str) ->
     recipe = small_recipe("gemma2")
     faults = refused(recipe.write(tmp_path / "c", recipe.tensors() | {name: np.zeros((2, 3), np.float32)}))
     assert names_of(faults) == {("adapter", name)}
-    assert "merge" in faults[0][2]
+    assert "merge" in faults[0].message
 
 
 @pytest.mark.parametrize("kind", ["auto", "gemma"])
 def test_a_folder_with_nothing_but_an_adapter_says_to_merge_it(tmp_path: Path, kind: str) -> None:
-    tensors = {f"base_model.model.model.layers.0.self_attn.q_proj.lora_{one}.weight": np.ones((2, 2)) for one in "AB"}
+    prefix = "base_model.model.model.layers.0.self_attn.q_proj"
+    tensors = {f"{prefix}.lora_{letter}.weight": np.ones((2, 2)) for letter in "AB"}
     write_own(tmp_path / "adapter_model.safetensors", own(tensors))
     (tmp_path / "adapter_config.json").write_text(
         '{"peft_type": "LORA", "base_model_name_or_path": "google/gemma-2-2b"}'
@@ -309,12 +311,12 @@ def test_a_folder_with_nothing_but_an_adapter_says_to_merge_it(tmp_path: Path, k
 def test_an_untied_head_is_refused(tmp_path: Path, family: str, prefixes: tuple[str, str, str]) -> None:
     recipe = small_recipe(family, prefixes=prefixes, head=True)
     tensors = recipe.tensors()
-    other = tensors[recipe.head_name].copy()
-    other.view(np.uint16)[-1, -1] ^= 1
-    faults = refused(recipe.write(tmp_path / "c", tensors | {recipe.head_name: other}))
+    head = tensors[recipe.head_name].copy()
+    head.view(np.uint16)[-1, -1] ^= 1
+    faults = refused(recipe.write(tmp_path / "c", tensors | {recipe.head_name: head}))
     assert names_of(faults) == {("untied-head", recipe.head_name)}
-    assert recipe.embedding in faults[0][2]
-    assert has_way_out(faults)
+    assert recipe.embedding in faults[0].message
+    assert has_fix(faults)
 
 
 def test_a_head_of_another_type_is_another_head(tmp_path: Path) -> None:
@@ -342,7 +344,7 @@ def test_values_that_a_type_can_not_hold_are_all_named(tmp_path: Path, weights: 
         tensors[name][-1, 2] = value
     faults = refused(recipe.write(tmp_path / "c", tensors), weights=weights, layout=layout)
     assert names_of(faults) == {("not-finite", name) for name in bad}
-    assert has_way_out(faults)
+    assert has_fix(faults)
     for _, name, message in faults:
         assert str(float(bad[name])) in message
 
@@ -363,7 +365,7 @@ def test_the_fault_has_the_name_of_the_tensor_that_has_the_value(tmp_path: Path,
 def test_two_sources_of_one_tensor_are_both_named(tmp_path: Path, layout: str) -> None:
     recipe = small_recipe("gemma3")
     tensors = recipe.tensors()
-    bad = {f"{LAYER}self_attn.{one}_proj.weight" for one in "kv"}
+    bad = {f"{LAYER}self_attn.{letter}_proj.weight" for letter in "kv"}
     for name in bad:
         tensors[name][0, 0] = np.inf
     faults = refused(recipe.write(tmp_path / "c", tensors), layout=layout)
@@ -407,7 +409,7 @@ def test_an_f64_beyond_f32_is_not_written_as_an_infinity(tmp_path: Path, weights
 
 @pytest.mark.parametrize("kind", ["auto", "gemma"])
 @pytest.mark.parametrize(
-    ("model_type", "said"),
+    ("model_type", "called"),
     [
         ("gemma", "Gemma 1"),
         ("recurrent_gemma", "RecurrentGemma"),
@@ -422,12 +424,12 @@ def test_an_f64_beyond_f32_is_not_written_as_an_infinity(tmp_path: Path, weights
     ],
 )
 def test_a_model_that_the_runtime_lacks_is_refused_by_name(
-    tmp_path: Path, model_type: str, said: str, kind: str
+    tmp_path: Path, model_type: str, called: str, kind: str
 ) -> None:
     recipe = small_recipe("gemma2")
     ((reason, name, message),) = refused(recipe.write(tmp_path / "c", None, {"model_type": model_type}), kind)
     assert (reason, name) == ("unsupported-model", "model_type")
-    assert said in message
+    assert called in message
 
 
 @pytest.mark.parametrize("text", [{}, {"model_type": "gemma"}, None])
@@ -462,26 +464,26 @@ def test_files_of_other_formats_are_refused_by_name(tmp_path: Path, name: str, w
         pass
     assert caught.value.reason == "not-safetensors"
     assert name in caught.value.message
-    assert any(one in caught.value.message for one in ("convert from the original", "save it"))
+    assert any(text in caught.value.message for text in ("convert from the original", "save it"))
 
 
 # ------------------------------------------------------------------------------------------------------- without config
 
 
-def test_a_checkpoint_without_config_is_not_called_no_gemma(tmp_path: Path) -> None:
-    """Its tensors tell what it is: whoever converts it by name unknowingly gets a file that gemma.cpp can't run."""
+def test_a_gemma_checkpoint_without_config_is_refused_for_that(tmp_path: Path) -> None:
+    """Its tensors tell what it is. Converted by name, unasked, it would make a file that gemma.cpp can't run."""
     folder = small_recipe("gemma3").write(tmp_path / "c")
     (folder / "config.json").unlink()
     ((reason, name, message),) = refused(folder, "auto")
     assert (reason, name) == ("missing-config", "config.json")
-    assert "no Gemma checkpoint" not in message
+    assert "not a Gemma checkpoint" not in message
     assert plan_of(folder, Choices(), "names").config is None
 
 
 def test_as_gemma_without_config_says_that_it_is_missing(tmp_path: Path) -> None:
     folder = small_recipe("gemma3").write(tmp_path / "c")
     (folder / "config.json").unlink()
-    assert "config.json" in " ".join(message for _, _, message in refused(folder, "gemma"))
+    assert "config.json" in " ".join(fault.message for fault in refused(folder, "gemma"))
 
 
 def test_as_gemma_with_another_model_says_so(tmp_path: Path) -> None:
@@ -495,7 +497,7 @@ def test_as_gemma_with_another_model_says_so(tmp_path: Path) -> None:
 # --------------------------------------------------------------------------------------------------------- disk and all
 
 
-def test_a_disk_too_small_is_told_before_anything_is_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_small_disk_is_reported_before_anything_is_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     recipe = small_recipe("gemma3")
     folder = recipe.write(tmp_path / "c")
     nbytes = plan_of(folder, Choices()).nbytes
@@ -520,7 +522,7 @@ def test_the_extras_of_a_file_count_for_the_disk_too(tmp_path: Path, monkeypatch
         convert(folder, tmp_path / "out.sbs")
 
 
-def test_several_faults_are_told_at_once(tmp_path: Path) -> None:
+def test_several_faults_are_reported_at_once(tmp_path: Path) -> None:
     recipe = small_recipe("gemma3", head=True)
     tensors = recipe.tensors()
     del tensors[f"{LAYER}mlp.down_proj.weight"]
@@ -548,7 +550,7 @@ def test_more_faults_than_are_shown_are_counted(tmp_path: Path) -> None:
     folder = recipe.write(tmp_path / "c", recipe.tensors() | more)
     with pytest.raises(CheckpointError, match="and 30 more") as caught:
         plan_of(folder, Choices())
-    assert {name for _, name, _ in caught.value.faults} == set(more)
+    assert {fault.name for fault in caught.value.faults} == set(more)
 
 
 # ---------------------------------------------------------------------------------------------------- names in the file
@@ -562,12 +564,12 @@ def check_names(recipe: Recipe, folder: Path, weight: str, layout: str) -> None:
     tensors.setdefault(recipe.head_name, tensors[recipe.embedding])
     used = recipe.size.vocabulary
     with blobstore.open(folder / "out.sbs") as store:
-        keys = {one.key for one in plan.tensors}
-        extras = {one.name for one in plan.extras}
+        keys = {tensor.key for tensor in plan.tensors}
+        extras = {extra.name for extra in plan.extras}
         names = set(store) - keys - extras
         assert names <= set(tensors)
         gone = {name for name in set(tensors) - names if not rearranged(name, layout)}
-        # Groups of i8 need not end where rows do.
+        # Groups of i8 may end inside a row.
         assert not gone if weight != "i8" or recipe.size == ALIGNED else all("." in name for name in gone)
         rows = {row.key: row for row in recipe.rows(layout)}
         for name in names:
@@ -577,10 +579,10 @@ def check_names(recipe: Recipe, folder: Path, weight: str, layout: str) -> None:
             assert info.shape == wanted.shape
             assert info.key in rows
             assert info.scale == store.info(info.key).scale
-            kind = rows[info.key].stored_type(weight)
-            assert info.type == BY_NAME[kind]
-            stored = store.load(info.key, dtype=np.float32).reshape(-1)
-            assert np.array_equal(store[name].astype(np.float32).reshape(-1), nearest(wanted, kind, info.scale, stored))
+            element_type = rows[info.key].stored_type(weight)
+            assert info.type == BY_NAME[element_type]
+            expected = nearest(wanted, element_type, info.scale)
+            assert np.array_equal(store[name].astype(np.float32).reshape(-1), expected)
         check_nothing_twice(store, plan.nbytes)
         if recipe.vision:
             (extra,) = extras
@@ -591,33 +593,32 @@ def check_names(recipe: Recipe, folder: Path, weight: str, layout: str) -> None:
 
 
 def rearranged(name: str, layout: str) -> bool:
-    """Whether a tensor's rows are spread over a blob, by the mapping of the specification."""
+    """Whether the specification's mapping spreads a tensor's rows over a blob."""
     if "patch_embedding.weight" in name or "mm_input_projection" in name or "vision" in name:
         return (
             "patch_embedding.weight" in name
             or "mm_input" in name
-            or any(f"{one}_proj" in name for one in [".q", ".k", ".v"])
+            or any(f"{text}_proj" in name for text in [".q", ".k", ".v"])
         )
-    return any(f"{one}_proj.weight" in name for one in (".k", ".v", *([".o"] if layout == "stock" else [])))
+    return any(f"{text}_proj.weight" in name for text in (".k", ".v", *([".o"] if layout == "stock" else [])))
 
 
-def nearest(values: Array, kind: str, scale: float = 1.0, stored: Array | None = None) -> Array:
-    """What a type makes of values; i8 depends on where groups begin: there the stored values have to be near."""
+def nearest(values: Array, element_type: str, scale: float = 1.0) -> Array:
+    """Return what a type makes of values."""
     flat = np.ascontiguousarray(values).reshape(-1)
-    if kind == "i8":
-        assert stored is not None
+    if element_type == "i8":
         data, _ = codecs.encode("i8", flat)
         return codecs.decode("i8", data, flat.size)
-    if kind == "sfp":
-        # The largest value may be another part's.
+    if element_type == "sfp":
+        # The scale is given: another part may have the largest value.
         data = np.concatenate(list(codecs.encode_pieces(BY_NAME["sfp"], flat, scale)))
         return codecs.decode("sfp", data, flat.size, scale=scale)
-    data, _ = codecs.encode(kind, flat)
-    return codecs.decode(kind, data, flat.size)
+    data, _ = codecs.encode(element_type, flat)
+    return codecs.decode(element_type, data, flat.size)
 
 
 def check_nothing_twice(store: blobstore.Store, nbytes: int) -> None:
-    """Every name lies in a blob, and the blobs are no more than the tensors take."""
+    """Check that every name lies in a blob, and that the blobs hold nothing but the tensors."""
     blobs = {info.key for info in store.infos()}
     assert blobs == {info.key for info in store.infos() if info.name == info.key} | {
         info.key for info in store.infos() if ".rows_" in info.name
@@ -660,10 +661,10 @@ def test_a_name_is_kept_where_the_groups_of_i8_are_its_own(tmp_path: Path, recip
         for piece in tensor.pieces:
             start, end = end, end + piece.count
             whole = piece.whole_rows and piece.count == math.prod(recipe.shapes().get(str(piece.source), (0,)))
-            own = start % group == 0 and (end % group == 0 or end == count)  # the last group may be short
+            own = start % group == 0 and (end % group == 0 or end == count)  # the last group may be shorter
             runs.setdefault(str(piece.source), []).append((whole, own))
-    parts = {one.name for one in plan.parts} - {recipe.embedding}  # of which a part may be used
-    assert parts == {name for name, found in runs.items() if found == [(True, True)]} - {recipe.embedding}
+    parts = {part.name for part in plan.parts} - {recipe.embedding}  # whose name may stand for some of its rows
+    assert parts == {name for name, ends in runs.items() if ends == [(True, True)]} - {recipe.embedding}
 
 
 @pytest.mark.parametrize(("family", "prefixes"), VARIANTS)
@@ -675,8 +676,8 @@ def test_the_head_is_the_embedding(tmp_path: Path, family: str, prefixes: tuple[
     assert (alias.name, alias.target) == (recipe.head_name, recipe.embedding)
     assert ("same bytes" in alias.why) is head
     with blobstore.open(tmp_path / "out.sbs") as store:
-        one, other = store.info(recipe.head_name), store.info(recipe.embedding)
-        assert (one.key, one.offset, one.nbytes, one.shape) == (other.key, other.offset, other.nbytes, other.shape)
+        infos = [store.info(name) for name in (recipe.head_name, recipe.embedding)]
+        assert len({(info.key, info.offset, info.nbytes, info.shape) for info in infos}) == 1
         assert np.array_equal(
             store[recipe.head_name].view(np.uint16), recipe.tensors()[recipe.embedding][:96].view(np.uint16)
         )
@@ -692,9 +693,9 @@ def test_a_plan_is_data_that_says_where_everything_comes_from(tmp_path: Path, we
     plan = plan_of(recipe.write(tmp_path / "c"), Choices(weights, layout))
     shown = plan.to_json()
     assert json.loads(json.dumps(shown)) == shown
-    assert [one["key"] for one in shown["tensors"]] == [one.key for one in plan.tensors]
+    assert [entry["key"] for entry in shown["tensors"]] == [tensor.key for tensor in plan.tensors]
     text = json.dumps(shown["tensors"])
-    # With its sources: ranges of the checkpoint's tensors, and what is done to them.
+    # It has the sources: ranges of the checkpoint's tensors, and what is done to them.
     assert all(json.dumps(name) in text for name in recipe.tensors())
 
 
@@ -710,7 +711,7 @@ def test_every_element_of_the_source_is_used_once(tmp_path: Path, family: str, l
             if piece.source is not None:
                 matrix = seen[piece.source].reshape(-1, piece.width)
                 matrix[piece.row : piece.row + piece.rows, piece.col : piece.col + piece.cols] += 1
-    assert all((one == 1).all() for one in seen.values())
+    assert all((array == 1).all() for array in seen.values())
 
 
 @pytest.mark.parametrize("given_", [None, "it", "pt"])
@@ -724,7 +725,7 @@ def test_wrapping_is_the_checkpoints_or_what_was_chosen(
     assert plan.config is not None
     wanted = given_ or ("it" if template else "pt")
     assert plan.config.wrapping == Wrapping[wanted.upper()]
-    (note,) = (one for one in plan.notes if one.startswith("wrapping"))
+    (note,) = (note for note in plan.notes if note.startswith("wrapping"))
     why = "you chose it" if given_ else f"the checkpoint has {'a' if template else 'no'} chat template"
     assert note == f"wrapping {wanted}: {why}"
     convert(tmp_path / "c", tmp_path / "out.sbs", Choices(wrapping=given_))
@@ -732,7 +733,7 @@ def test_wrapping_is_the_checkpoints_or_what_was_chosen(
         assert store.reader["config"] == recipe.model_config("sfp", wanted).to_bytes()
 
 
-def test_a_tokenizer_config_without_a_template_is_a_base_models(tmp_path: Path) -> None:
+def test_a_tokenizer_config_without_a_template_belongs_to_a_base_model(tmp_path: Path) -> None:
     folder = small_recipe("gemma3").write(tmp_path / "c")
     for text in ('{"bos_token": "<bos>"}', '{"chat_template": null}'):
         (folder / "tokenizer_config.json").write_text(text)
@@ -766,7 +767,7 @@ def test_the_tokenizer_is_the_one_beside_the_checkpoint_or_the_one_given(tmp_pat
     "text", [b'{"version": "1.0"}', b"[]", b"", b'  {"version": 1}', b'\xef\xbb\xbf{"version": 1}']
 )
 @pytest.mark.parametrize("way", ["beside", "given"])
-def test_a_tokenizer_that_is_no_sentencepiece_model_is_refused(tmp_path: Path, text: bytes, way: str) -> None:
+def test_a_tokenizer_that_is_not_a_sentencepiece_model_is_refused(tmp_path: Path, text: bytes, way: str) -> None:
     name = "tokenizer.model" if way == "beside" else "tokenizer.json"
     (tmp_path / name).write_bytes(text)
     with pytest.raises(UsageError) as caught:
@@ -776,14 +777,14 @@ def test_a_tokenizer_that_is_no_sentencepiece_model_is_refused(tmp_path: Path, t
 
 
 @pytest.mark.parametrize("by", ["auto", "names"])
-def test_any_other_checkpoint_goes_by_name_and_is_told_so(tmp_path: Path, by: str) -> None:
+def test_any_other_checkpoint_is_converted_by_name(tmp_path: Path, by: str) -> None:
     write_peer(tmp_path / SINGLE, {"model.embed_tokens.weight": np.ones((4, 2), np.float32)}, {"format": "pt"})
     write_config(tmp_path, {"model_type": "llama", "tie_word_embeddings": True})
     plan = convert(tmp_path, tmp_path / "out.sbs", kind=by)
     assert plan.config is None
 
 
-def test_a_gemma_checkpoint_goes_by_name_when_asked(tmp_path: Path) -> None:
+def test_a_gemma_checkpoint_is_converted_by_name_on_request(tmp_path: Path) -> None:
     recipe = small_recipe("gemma3", head=True)
     plan = convert(recipe.write(tmp_path / "c"), tmp_path / "out.sbs", kind="names")
     assert plan.config is None
@@ -796,7 +797,7 @@ def test_a_plan_does_not_read_weights(tmp_path: Path) -> None:
     folder = recipe.write(tmp_path / "c")
     whole = plan_of(folder, Choices()).to_json()
     size = (folder / SINGLE).stat().st_size
-    nbytes = sum(one.nbytes for one in recipe.tensors().values())
+    nbytes = sum(array.nbytes for array in recipe.tensors().values())
     with open(folder / SINGLE, "r+b") as file:
         file.truncate(size - nbytes)
         file.truncate(size)
@@ -813,8 +814,8 @@ def test_the_target_is_not_the_source(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("prefixes", [OLD, NEW])
-def test_names_of_both_ages_give_the_same_runtime_tensors(tmp_path: Path, prefixes: tuple[str, str, str]) -> None:
+def test_old_and_new_names_give_the_same_runtime_tensors(tmp_path: Path, prefixes: tuple[str, str, str]) -> None:
     recipe = small_recipe("gemma3vlm", prefixes=prefixes)
     plan = plan_of(recipe.write(tmp_path / "c"), Choices("bf16"))
-    other = plan_of(replace(recipe, prefixes=OLD).write(tmp_path / "o"), Choices("bf16"))
-    assert [(t.key, t.type, t.shape) for t in plan.tensors] == [(t.key, t.type, t.shape) for t in other.tensors]
+    old = plan_of(replace(recipe, prefixes=OLD).write(tmp_path / "o"), Choices("bf16"))
+    assert [(t.key, t.type, t.shape) for t in plan.tensors] == [(t.key, t.type, t.shape) for t in old.tensors]

@@ -1,4 +1,4 @@
-"""What a checkpoint's config.json says: written into the file, told or refused, and never a crash."""
+"""What a checkpoint's config.json says is written into the file, noted or refused, and never crashes."""
 
 from __future__ import annotations
 
@@ -11,9 +11,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from blobstore.convert.gemma_families import Recognised, family_of, recognise
-from blobstore.convert.gemma_plan import Choices, refusal
+from blobstore.convert.gemma_families import family_of
+from blobstore.convert.gemma_plan import Choices
+from blobstore.convert.gemma_recognise import Recognised, recognise
 from blobstore.convert.hf_keys import KEYS, Fate, unknown_keys
+from blobstore.convert.plan import refusal
 from blobstore.errors import Fault
 from blobstore.gemma.config import QueryScale
 from tests.conftest import ROOT
@@ -28,7 +30,7 @@ if TYPE_CHECKING:
     from blobstore.gemma import ModelConfig
     from tests.gemma_checkpoints import Config
 
-# head_dim and hidden_size / heads are two numbers, and with seven layers both patterns begin anew.
+# head_dim and hidden_size / heads differ, and with seven layers both patterns start again.
 SIZE = Size(layers=7, width=24, heads=4, kv_heads=2, head=8)
 RECIPES = {family: small_recipe(family, size=SIZE) for family in FAMILIES}
 SHAPES = {family: recipe.shapes() for family, recipe in RECIPES.items()}
@@ -38,7 +40,7 @@ families = st.sampled_from(list(FAMILIES))
 
 
 def a_config(family: str, changes: Config | None = None, **more: Any) -> Config:  # noqa: ANN401 (JSON is anything)
-    """A config.json that says dimensions and what queries are divided by, and more of the text part."""
+    """Return a config.json with dimensions and what queries are divided by, and more keys of the text part."""
     config = RECIPES[family].config()
     text = config.get("text_config", config)
     for key in ("max_position_embeddings", "sliding_window"):
@@ -49,17 +51,17 @@ def a_config(family: str, changes: Config | None = None, **more: Any) -> Config:
 
 
 def read(family: str, config: Config, generation: Config | None = None) -> Recognised | Fault:
-    kind, fault = family_of(config)
-    if fault or kind is None:
+    recognised_family, fault = family_of(config)
+    if fault or recognised_family is None:
         return fault or Fault("not-gemma", "model_type", "")
-    return recognise(kind, config, SHAPES[family], generation)
+    return recognise(recognised_family, config, SHAPES[family], generation)
 
 
 def taken(family: str, config: Config, generation: Config | None = None) -> Recognised:
-    found = read(family, config, generation)
-    assert isinstance(found, Recognised)
-    assert found.faults == []
-    return found
+    recognised = read(family, config, generation)
+    assert isinstance(recognised, Recognised)
+    assert recognised.faults == []
+    return recognised
 
 
 def written(family: str, config: Config, generation: Config | None = None) -> ModelConfig:
@@ -67,23 +69,23 @@ def written(family: str, config: Config, generation: Config | None = None) -> Mo
 
 
 def refused(family: str, config: Config) -> dict[str, str]:
-    """Name → message of each fault; each name has one."""
-    found = read(family, config)
-    faults = found.faults if isinstance(found, Recognised) else [found]
-    said = {one.name: one.message for one in faults}
-    assert len(said) == len(faults)
-    return said
+    """Return each fault's message by its name; no name has two."""
+    result = read(family, config)
+    faults = result.faults if isinstance(result, Recognised) else [result]
+    messages = {fault.name: fault.message for fault in faults}
+    assert len(messages) == len(faults)
+    return messages
 
 
 def part_of(config: Config, part: str) -> Config:
-    """The object that a part of `KEYS` is about."""
+    """Return the object that a part of `KEYS` is about."""
     if part == "vision":
         return config["vision_config"]  # type: ignore[no-any-return]
     return config.get("text_config", config) if part == "text" else config
 
 
 def keys_of(*fates: Fate) -> list[tuple[str, str]]:
-    """Part and name of the keys with these fates."""
+    """Return part and name of the keys with these fates."""
     return [(part, key) for part, keys in KEYS.items() for key, fate in keys.items() if fate in fates]
 
 
@@ -111,7 +113,7 @@ SAID: dict[str, SearchStrategy[Any]] = {
     "rope_theta": bases_,
     "rope_local_base_freq": bases_,
 }
-# transformers' own (5.0, configuration_gemma2.py, configuration_gemma3.py); of positions gemma.cpp's.
+# transformers' own (5.0, configuration_gemma2.py, configuration_gemma3.py); max_position_embeddings is gemma.cpp's.
 COMMON: Config = {"sliding_window": 4096, "query_pre_attn_scalar": 256}
 GEMMA2_DEFAULTS = COMMON | {"attn_logit_softcapping": 50.0, "final_logit_softcapping": 30.0, "rope_theta": 10000.0}
 GEMMA2_DEFAULTS |= {"max_position_embeddings": 8192, "layer_types": (["sliding_attention", "full_attention"] * 4)[:7]}
@@ -122,43 +124,43 @@ DEFAULTS: dict[str, Config] = {"gemma2": GEMMA2_DEFAULTS, "paligemma2": GEMMA2_D
 DEFAULTS["gemma3vlm"] = GEMMA3_DEFAULTS
 
 
-def expected_windows(family: str, said: Config) -> tuple[int, ...]:
-    whole = said["max_position_embeddings"]
+def expected_windows(family: str, values: Config) -> tuple[int, ...]:
+    whole = values["max_position_embeddings"]
     own = 6 if family in GEMMA3 else 2
-    pattern = said.get("sliding_window_pattern") or said.get("_sliding_window_pattern") or own
+    pattern = values.get("sliding_window_pattern") or values.get("_sliding_window_pattern") or own
     by_pattern = ["sliding_attention" if (i + 1) % pattern else "full_attention" for i in range(SIZE.layers)]
-    local = said["sliding_window"]
+    local = values["sliding_window"]
     if local >= whole and family in GEMMA3:
         local = 2**31 - 1
-    return tuple(local if one == "sliding_attention" else whole for one in said.get("layer_types", by_pattern))
+    return tuple(local if name == "sliding_attention" else whole for name in values.get("layer_types", by_pattern))
 
 
 @given(families, st.fixed_dictionaries({}, optional=SAID))
-def test_what_config_json_says_is_in_the_files_config(family: str, said: Config) -> None:
+def test_what_config_json_says_is_in_the_files_config(family: str, values: Config) -> None:
     if family not in GEMMA3:
-        said.pop("rope_local_base_freq", None)
-    found = taken(family, a_config(family, said))
-    config = found.config
+        values.pop("rope_local_base_freq", None)
+    recognised = taken(family, a_config(family, values))
+    config = recognised.config
     patterned = {
-        key: one for key, one in DEFAULTS[family].items() if key not in ("layer_types", "sliding_window_pattern")
+        key: value for key, value in DEFAULTS[family].items() if key not in ("layer_types", "sliding_window_pattern")
     }
-    whole = patterned | {"query_pre_attn_scalar": SIZE.head} | said
+    whole = patterned | {"query_pre_attn_scalar": SIZE.head} | values
     assert config.att_cap == f32(whole["attn_logit_softcapping"] or 0)
     assert config.final_cap == f32(whole["final_logit_softcapping"] or 0)
     assert config.max_seq_len == whole["max_position_embeddings"]
     assert config.attention_window_sizes == expected_windows(family, whole)
     assert config.query_scale == QueryScale(int(whole["query_pre_attn_scalar"] != SIZE.head))
-    stop = said.get("eos_token_id", [])
+    stop = values.get("eos_token_id", [])
     stop = stop if isinstance(stop, list) else [stop]
     own = [1, 106] if family in GEMMA3 else [1, 107]
     assert [config.eos_id, config.secondary_eos_id] == list(dict.fromkeys([*stop, *own]))[:2]
     theta = f32(whole["rope_theta"])
     local = f32(whole["rope_local_base_freq"]) if family in GEMMA3 else theta
-    assert found.bases == (local, theta)
+    assert recognised.bases == (local, theta)
     assert config.use_global_timescale is (theta != local)
     assert config.rope_theta == local
     assert not config.use_global_timescale or config.global_rope_theta == theta
-    # Not a byte more than that takes: one word for Gemma 3, none for Gemma 2; inner records never grow.
+    # Not a byte more than that takes: one more word for Gemma 3, none for Gemma 2; inner records never grow.
     late = (config.rope_theta, config.global_rope_theta) != (1e4, 1e6)
     assert late or config.field_count == (24 if family in GEMMA3 else 23)
     assert {layer.field_count for layer in config.layer_configs} == {15}
@@ -175,11 +177,11 @@ def test_a_key_that_is_missing_has_its_default(family: str, key: str) -> None:
     config = recipe.config()
     text = config.get("text_config", config)
     text[key] = DEFAULTS[family][key]
-    kind, _ = family_of(config)
-    assert kind
-    explicit = recognise(kind, config, recipe.shapes())
+    recognised_family, _ = family_of(config)
+    assert recognised_family
+    explicit = recognise(recognised_family, config, recipe.shapes())
     del text[key]
-    missing = recognise(kind, config, recipe.shapes())
+    missing = recognise(recognised_family, config, recipe.shapes())
     assert isinstance(explicit, Recognised)
     assert isinstance(missing, Recognised)
     assert missing.faults == explicit.faults == []
@@ -187,20 +189,20 @@ def test_a_key_that_is_missing_has_its_default(family: str, key: str) -> None:
 
 
 @all_families
-def test_a_scale_of_queries_that_nothing_says_and_no_runtime_has_is_the_heads(family: str) -> None:
-    """Where transformers takes 256, and heads have another size: as gemma.cpp's own files do."""
+def test_a_query_scale_that_is_missing_and_that_no_runtime_has_is_head_dim(family: str) -> None:
+    """transformers uses 256 there; when heads have another size, gemma.cpp's own files have that of the heads."""
     config = a_config(family)
     del config.get("text_config", config)["query_pre_attn_scalar"]
-    found = taken(family, config)
-    assert found.config.query_scale == QueryScale.SQRT_KEY_SIZE
-    (note,) = (one for one in found.notes if "query_pre_attn_scalar" in one)
+    recognised = taken(family, config)
+    assert recognised.config.query_scale == QueryScale.SQRT_KEY_SIZE
+    (note,) = (note for note in recognised.notes if "query_pre_attn_scalar" in note)
     assert "256" in note
     assert "head_dim" in note
 
 
 @all_families
 def test_every_field_key_changes_the_config(family: str) -> None:
-    """What the table calls a field is one."""
+    """Whatever the table calls a field is one."""
     before = written(family, a_config(family)).to_bytes()
     values: Config = {
         "attn_logit_softcapping": 7.0,
@@ -217,7 +219,7 @@ def test_every_field_key_changes_the_config(family: str) -> None:
         "rope_parameters": {"full_attention": {"rope_theta": 77.0}},
     }
     for part, key in keys_of(Fate.FIELD):
-        if key == "rope_scaling":  # no field says it: it is told or refused
+        if key == "rope_scaling":  # there is no field for it: it is noted or refused
             continue
         config = a_config(family)
         if part != "text" and family not in VISION:
@@ -232,28 +234,28 @@ def test_every_field_key_changes_the_config(family: str) -> None:
 
 
 @all_families
-def test_generation_config_json_says_the_stop_tokens_first(family: str) -> None:
+def test_stop_tokens_of_generation_config_json_come_first(family: str) -> None:
     config = a_config(family, eos_token_id=7)
     assert written(family, config, {"eos_token_id": [1, 9]}).eos_id == 1
     nothings: list[Config] = [{}, {"eos_token_id": None}, {"eos_token_id": []}]
     for nothing in nothings:
         assert written(family, config, nothing).eos_id == 7
     if family in VISION:
-        config["eos_token_id"] = [8, 7]  # what encloses the text part is asked before it
+        config["eos_token_id"] = [8, 7]  # comes before that of the text part
         assert (written(family, config).eos_id, written(family, config).secondary_eos_id) == (8, 7)
 
 
 @given(families, st.lists(tokens, min_size=3, max_size=6, unique=True))
-def test_more_stop_tokens_than_a_file_has_room_for_are_all_named(family: str, stop: list[int]) -> None:
-    found = taken(family, a_config(family), {"eos_token_id": stop})
-    assert [found.config.eos_id, found.config.secondary_eos_id] == stop[:2]
-    (note,) = (one for one in found.notes if "stop tokens" in one)
-    assert [int(one) for one in re.findall(r"\b\d+\b", note.partition("a file has room for two")[2])] == stop
+def test_more_stop_tokens_than_a_file_holds_are_all_named(family: str, stop: list[int]) -> None:
+    recognised = taken(family, a_config(family), {"eos_token_id": stop})
+    assert [recognised.config.eos_id, recognised.config.secondary_eos_id] == stop[:2]
+    (note,) = (note for note in recognised.notes if "stop tokens" in note)
+    assert [int(number) for number in re.findall(r"\b\d+\b", note.partition("a file holds two")[2])] == stop
 
 
 @pytest.mark.parametrize("value", ["</s>", -1, 1.0, True, [1, None], [[1]], 1 << 31, {}])
 @all_families
-def test_stop_tokens_that_are_no_numbers_are_refused(family: str, value: object) -> None:
+def test_stop_tokens_that_are_not_numbers_are_refused(family: str, value: object) -> None:
     assert list(refused(family, a_config(family, eos_token_id=value))) == ["eos_token_id"]
 
 
@@ -263,9 +265,9 @@ def test_stop_tokens_that_are_no_numbers_are_refused(family: str, value: object)
 @pytest.mark.parametrize("family", FAMILIES)
 @pytest.mark.parametrize("window", [1000, 1001, 8192])
 def test_a_window_of_the_whole_length_does_not_make_a_local_layer_a_global_one(family: str, window: int) -> None:
-    """Runtimes since 2025-10-24 know global layers by their window: max_seq_len, or --seq_len where that is more."""
+    """Runtimes since 2025-10-24 tell global layers by their window: max_seq_len, or --seq_len where that is more."""
     config = written(family, a_config(family, sliding_window=window, max_position_embeddings=1000))
-    whole = sum(one == 1000 for one in config.attention_window_sizes)
+    whole = sum(window == 1000 for window in config.attention_window_sizes)
     assert whole == (1 if family in GEMMA3 else 7 if window == 1000 else 3)
     assert set(config.attention_window_sizes) == {1000, 2**31 - 1 if family in GEMMA3 else window}
 
@@ -276,7 +278,7 @@ def test_without_a_window_all_layers_see_everything(family: str) -> None:
     whole = DEFAULTS[family]["max_position_embeddings"]
     assert written(family, full).attention_window_sizes == (whole,) * 7
     mixed = a_config(family, sliding_window=None)
-    if family in GEMMA3:  # that would give all layers the base of global ones
+    if family in GEMMA3:  # otherwise all layers would get the base of global ones
         assert list(refused(family, mixed)) == ["sliding_window"]
     else:
         assert written(family, mixed).attention_window_sizes == (whole,) * 7
@@ -296,7 +298,7 @@ def test_without_a_window_all_layers_see_everything(family: str) -> None:
     ids=["short", "long", "empty", "unknown", "number", "text", "object"],
 )
 @all_families
-def test_layer_types_that_are_not_of_these_layers_are_refused(family: str, types: object) -> None:
+def test_layer_types_that_do_not_match_the_layers_are_refused(family: str, types: object) -> None:
     faults = refused(family, a_config(family, layer_types=types))
     assert list(faults) == ["layer_types"]
 
@@ -308,17 +310,17 @@ def test_layer_types_that_are_not_of_these_layers_are_refused(family: str, types
 def test_both_spellings_of_two_bases_are_one(family: str, whole: float | None, local: float | None) -> None:
     old: Config = {"rope_theta": whole, "rope_local_base_freq": local}
     new: Config = {"full_attention": {"rope_theta": whole}, "sliding_attention": {"rope_theta": local}}
-    one = taken(family, a_config(family, {key: value for key, value in old.items() if value is not None}))
+    by_old = taken(family, a_config(family, {key: value for key, value in old.items() if value is not None}))
     parameters = {
-        kind: {"rope_type": "default"} | {key: value for key, value in said.items() if value is not None}
-        for kind, said in new.items()
+        attention: {"rope_type": "default"} | {key: value for key, value in theta.items() if value is not None}
+        for attention, theta in new.items()
     }
     for extra in ({}, {key: value for key, value in old.items() if value is not None}):
-        other = taken(family, a_config(family, extra, rope_parameters=parameters))
-        assert other.config.to_bytes() == one.config.to_bytes()
-        assert other.bases == one.bases == (f32(local or 1e4), f32(whole or 1e6))
+        by_new = taken(family, a_config(family, extra, rope_parameters=parameters))
+        assert by_new.config.to_bytes() == by_old.config.to_bytes()
+        assert by_new.bases == by_old.bases == (f32(local or 1e4), f32(whole or 1e6))
     del parameters["sliding_attention" if local is None else "full_attention"]
-    if None in (whole, local):  # a kind that is missing has its default
+    if None in (whole, local):  # a type that is missing has its default
         assert taken(family, a_config(family, rope_parameters=parameters)).bases[local is not None] in (1e4, 1e6)
 
 
@@ -331,73 +333,73 @@ def test_both_spellings_of_one_base_are_one(family: str, base: float) -> None:
     assert not old.use_global_timescale
 
 
-@pytest.mark.parametrize("kind", ["full_attention", "sliding_attention"])
+@pytest.mark.parametrize("attention", ["full_attention", "sliding_attention"])
 @pytest.mark.parametrize("family", GEMMA3)
-def test_spellings_that_disagree_are_refused(family: str, kind: str) -> None:
-    old = "rope_theta" if kind == "full_attention" else "rope_local_base_freq"
-    config = a_config(family, {old: 5000.0}, rope_parameters={kind: {"rope_theta": 7000.0}})
+def test_spellings_that_disagree_are_refused(family: str, attention: str) -> None:
+    old = "rope_theta" if attention == "full_attention" else "rope_local_base_freq"
+    config = a_config(family, {old: 5000.0}, rope_parameters={attention: {"rope_theta": 7000.0}})
     (message,) = refused(family, config).values()
     assert "5000" in message
     assert "7000" in message
 
 
-def scaled(family: str, spelling: str, said: object) -> Config:
-    """A config with a scaling of RoPE in one of the places where it can be."""
+def scaled(family: str, spelling: str, scaling: object) -> Config:
+    """Return a config with a scaling of RoPE in one of the places where it can be."""
     if spelling == "rope_scaling":
-        return a_config(family, rope_scaling=said)
+        return a_config(family, rope_scaling=scaling)
     if spelling == "both":
         parameters: Config = {"rope_theta": 10000.0}
         nested = {"full_attention": {"rope_theta": 1e6}, "sliding_attention": parameters}
-        return a_config(family, rope_scaling=said, rope_parameters=nested if family in GEMMA3 else parameters)
-    return a_config(family, rope_parameters={"full_attention": said, "sliding_attention": {"rope_type": "default"}})
+        return a_config(family, rope_scaling=scaling, rope_parameters=nested if family in GEMMA3 else parameters)
+    return a_config(family, rope_parameters={"full_attention": scaling, "sliding_attention": {"rope_type": "default"}})
 
 
 @pytest.mark.parametrize("spelling", ["rope_scaling", "rope_parameters", "both"])
 @all_families
-def test_a_linear_scaling_is_told_and_any_other_refused(family: str, spelling: str) -> None:
+def test_a_linear_scaling_is_noted_and_any_other_refused(family: str, spelling: str) -> None:
     plain = written(family, scaled(family, spelling, {"rope_type": "default"}))
     assert plain == written(family, a_config(family))
     for key in ("rope_type", "type") if spelling != "rope_parameters" else ("rope_type",):
-        found = taken(family, scaled(family, spelling, {key: "linear", "factor": 8.0}))
-        assert found.config == plain
-        (note,) = (one for one in found.notes if spelling.replace("both", "rope_scaling") in one)
+        recognised = taken(family, scaled(family, spelling, {key: "linear", "factor": 8.0}))
+        assert recognised.config == plain
+        (note,) = (note for note in recognised.notes if spelling.replace("both", "rope_scaling") in note)
         assert "8" in note
     assert "rope" not in "".join(taken(family, scaled(family, spelling, {"rope_type": "linear", "factor": 1})).notes)
-    for said in (
+    for scaling in (
         {"rope_type": "yarn", "factor": 4.0},
         {"rope_type": "linear"},
         {"rope_type": "linear", "factor": "8"},
         {"rope_type": 7},
     ):
-        ((name, what),) = refused(family, scaled(family, spelling, said)).items()
+        ((name, what),) = refused(family, scaled(family, spelling, scaling)).items()
         place = "rope_parameters.full_attention" if spelling == "rope_parameters" else "rope_scaling"
-        if said["rope_type"] == "linear":
+        if scaling["rope_type"] == "linear":
             assert name == f"{place}.factor"
-            assert what.startswith(f"config.json says {said.get('factor')!r}, expected a positive number, by which ")
+            assert what.startswith(f"config.json says {scaling.get('factor')!r}, expected a positive number, by which ")
         else:
             assert name == place
-            assert "no gemma.cpp scales positions so" in what
+            assert "no gemma.cpp scales positions this way" in what
 
 
 @pytest.mark.parametrize("last", [999, 1000, 999_999_999])
 @all_families
-def test_a_checkpoint_of_too_many_layers_is_refused_before_anything_is_made_for_them(family: str, last: int) -> None:
-    kind, _ = family_of(a_config(family))
-    assert kind
-    norm = next(one for one in SHAPES[family] if one.endswith("layers.0.input_layernorm.weight"))
+def test_too_many_layers_are_refused_before_anything_is_made_for_them(family: str, last: int) -> None:
+    recognised_family, _ = family_of(a_config(family))
+    assert recognised_family
+    norm = next(name for name in SHAPES[family] if name.endswith("layers.0.input_layernorm.weight"))
     parts = {"num_hidden_layers": norm.replace(".0.", f".{last}.")}
-    if "vision" in kind or "paligemma" in kind:
-        norm = next(one for one in SHAPES[family] if one.endswith("encoder.layers.0.layer_norm1.weight"))
+    if "vision" in recognised_family or "paligemma" in recognised_family:
+        norm = next(name for name in SHAPES[family] if name.endswith("encoder.layers.0.layer_norm1.weight"))
         parts[norm.partition(".layers")[0] + ".layers"] = norm.replace(".0.", f".{last}.")
     for subject, name in parts.items():
-        found = recognise(kind, a_config(family), SHAPES[family] | {name: SHAPES[family][norm]})
-        (fault,) = found.faults if isinstance(found, Recognised) else [found]
+        result = recognise(recognised_family, a_config(family), SHAPES[family] | {name: SHAPES[family][norm]})
+        (fault,) = result.faults if isinstance(result, Recognised) else [result]
         assert (fault.reason, fault.name) == ("too-many-layers", subject)
-        assert fault.message == f"the model has {last + 1} layers, and gemma.cpp takes 999, with numbers up to 998"
+        assert fault.message == f"the model has {last + 1} layers, gemma.cpp takes at most 999, numbered up to 998"
 
 
 @all_families
-def test_a_scaling_that_is_no_object_is_refused(family: str) -> None:
+def test_a_scaling_that_is_not_an_object_is_refused(family: str) -> None:
     assert refused(family, a_config(family, rope_scaling="linear")) == {
         "rope_scaling": "config.json says 'linear', expected an object, or null: is it this checkpoint's own?"
     }
@@ -414,22 +416,22 @@ def test_a_cap_is_positive_or_null(family: str, key: str, value: object) -> None
 
 
 @all_families
-def test_stop_tokens_beyond_the_vocabulary_are_told(family: str) -> None:
+def test_stop_tokens_beyond_the_vocabulary_are_noted(family: str) -> None:
     vocabulary = written(family, a_config(family)).vocab_size
-    for tokens, told in (
+    for tokens, shown in (
         ([vocabulary - 1], ""),
         ([vocabulary + 9, 2], f"{vocabulary + 9}"),
         ([1, vocabulary], f"{vocabulary}"),
         ([999_998, 999_999], "999998 or 999999"),
     ):
-        found = taken(family, a_config(family), {"eos_token_id": tokens})
-        notes = [one for one in found.notes if "never stops" in one]
-        what = f"the vocabulary has {vocabulary} tokens, and the model never stops at {told}"
-        assert notes == ([f"{what}: is eos_token_id this checkpoint's own?"] if told else [])
+        recognised = taken(family, a_config(family), {"eos_token_id": tokens})
+        notes = [note for note in recognised.notes if "never stops" in note]
+        what = f"the vocabulary has {vocabulary} tokens, and the model never stops at {shown}"
+        assert notes == ([f"{what}: is eos_token_id this checkpoint's own?"] if shown else [])
 
 
 @pytest.mark.parametrize("family", GEMMA3)
-def test_bases_that_only_later_runtimes_take_are_written_for_them(family: str) -> None:
+def test_bases_that_only_later_runtimes_take_go_into_their_fields(family: str) -> None:
     for local, whole, fields in ((2e4, 1e6, 28), (1e4, 5e5, 45), (2e4, 5e5, 45), (2e4, 2e4, 28), (1e4, 1e4, 24)):
         config = written(family, a_config(family, rope_theta=whole, rope_local_base_freq=local))
         assert config.use_global_timescale is (local != whole)
@@ -442,25 +444,25 @@ def test_bases_that_only_later_runtimes_take_are_written_for_them(family: str) -
 
 
 def spec_table() -> dict[str, dict[str, Fate]]:
-    """The tables under "config.json" of spec/gemma.md; a later row is about fewer parts."""
+    """Return the tables under "config.json" of spec/gemma.md; a later row is about fewer parts."""
     text = (ROOT / "spec" / "gemma.md").read_text(encoding="utf-8")
     section = text.partition("\n## config.json\n")[2].partition("\n## ")[0]
     rows = re.findall(r"^\| (every|text|top|vision) \| (.+?) \| (.+?) \|", section, re.MULTILINE)
     fates = {fate.name.lower().replace("_", " "): fate for fate in Fate}
-    found: dict[str, dict[str, Fate]] = {part: {} for part in KEYS}
+    table: dict[str, dict[str, Fate]] = {part: {} for part in KEYS}
     for part, keys, fate in rows:
-        for one in found if part == "every" else [part]:
+        for name in table if part == "every" else [part]:
             for key in re.findall(r"`([^`]+)`", keys):
-                assert part == "every" or key not in found[one] or fate != "no effect", (part, key)
-                found[one][key] = fates[fate]
-    return found
+                assert part == "every" or key not in table[name] or fate != "no effect", (part, key)
+                table[name][key] = fates[fate]
+    return table
 
 
 def test_the_specification_has_every_key_with_its_fate() -> None:
     assert spec_table() == KEYS
 
 
-# Values that a key of this fate may have; any other is refused, or told where it is in this table.
+# The values that a fixed key may have; any other is refused, or noted for the keys of NOTED.
 USUAL: Config = {
     "hidden_activation": ["gelu_pytorch_tanh", "gelu_new"],
     "hidden_act": ["gelu_pytorch_tanh", "gelu_new"],
@@ -474,12 +476,12 @@ USUAL: Config = {
     "num_channels": [3],
     "mm_tokens_per_image": [],
 }
-TOLD = ("rms_norm_eps", "layer_norm_eps", "bos_token_id", "quantization_config")
+NOTED = ("rms_norm_eps", "layer_norm_eps", "bos_token_id", "quantization_config")
 
 
 @pytest.mark.parametrize(("part", "key"), keys_of(Fate.FIXED))
 @all_families
-def test_what_the_runtime_has_fixed_is_refused_or_told(family: str, part: str, key: str) -> None:
+def test_what_is_fixed_in_the_runtime_is_refused_or_noted(family: str, part: str, key: str) -> None:
     if part != "text" and family not in VISION:
         return
     before = taken(family, a_config(family))
@@ -490,21 +492,21 @@ def test_what_the_runtime_has_fixed_is_refused_or_told(family: str, part: str, k
     for value in (7, "silu", 1e-5, True, [1]):
         config = a_config(family)
         part_of(config, part)[key] = value
-        if key in TOLD:
-            (note,) = (one for one in taken(family, config).notes if key in one)
+        if key in NOTED:
+            (note,) = (note for note in taken(family, config).notes if key in note)
             assert repr(value) in note or key == "quantization_config"
             assert written(family, config) == before.config
         elif key == "use_bidirectional_attention" and family == "paligemma2":
-            assert taken(family, config) == before  # a prefix of image and prompt: the runtime's, too
+            assert taken(family, config) == before  # in the runtime, the prefix of image and prompt is, too
         elif key == "mm_tokens_per_image" and family == "paligemma2":
-            continue  # it has no pooling
+            continue  # it doesn't pool patches
         else:
             faults = refused(family, config)
             assert list(faults) == [key]
             assert str(value) in faults[key]
 
 
-@pytest.mark.parametrize(("part", "key"), [one for one in keys_of(Fate.DIMENSION) if not one[1].endswith("_config")])
+@pytest.mark.parametrize(("part", "key"), [pair for pair in keys_of(Fate.DIMENSION) if not pair[1].endswith("_config")])
 @pytest.mark.parametrize("family", FAMILIES)
 def test_dimensions_are_compared_with_the_tensors(family: str, part: str, key: str) -> None:
     if part == "vision" and family not in VISION:
@@ -529,8 +531,8 @@ def test_keys_without_effect_have_none(family: str, data: st.DataObject) -> None
     before = taken(family, config)
     for part, key in data.draw(st.lists(st.sampled_from(keys_of(Fate.NO_EFFECT)), max_size=6)):
         if part == "text" or family in VISION:
-            said = part_of(config, part)
-            said.setdefault(key, data.draw(any_json))
+            values = part_of(config, part)
+            values.setdefault(key, data.draw(any_json))
     assert taken(family, config) == before
 
 
@@ -547,17 +549,17 @@ def test_every_key_that_is_not_on_the_table_is_named(family: str, more: list[tup
         if key not in KEYS[part] and (part == "text" or family in VISION):
             part_of(config, part)[key] = value
             wanted.add(f"{places[part]}{key}")
-    found = taken(family, config)
-    assert found.config == before.config
+    recognised = taken(family, config)
+    assert recognised.config == before.config
     assert {f"{place}{key}" for place, key in unknown_keys(family_of(config)[0] or "", config)} == wanted
-    notes = [one for one in found.notes if one not in before.notes]
+    notes = [note for note in recognised.notes if note not in before.notes]
     assert len(notes) == bool(wanted)
-    assert all(one in notes[0] for one in wanted)
+    assert all(name in notes[0] for name in wanted)
 
 
 def test_many_unknown_keys_are_counted() -> None:
     more = {f"odd_{i:02}": i for i in range(30)}
-    (note,) = (one for one in taken("gemma3", a_config("gemma3", more)).notes if "not known" in one)
+    (note,) = (note for note in taken("gemma3", a_config("gemma3", more)).notes if "unknown keys" in note)
     assert "odd_11" in note
     assert "odd_12" not in note
     assert note.endswith("and 18 more")
@@ -601,19 +603,19 @@ HOSTILE: list[Any] = [
 ]
 hostile = st.sampled_from(HOSTILE) | any_json
 EVERYWHERE = [(part, key) for part, keys in KEYS.items() for key in keys]
-# The others are never looked at; several at a time are tried below.
+# The others are never looked at. Several at a time are tried below.
 READ = [(part, key) for part, key in EVERYWHERE if KEYS[part][key] != Fate.NO_EFFECT]
 
 
 def is_survived(family: str, config: Config, generation: Config | None = None) -> None:
-    found = read(family, config, generation)
-    if isinstance(found, Fault):
-        assert str(refusal([found]))
-    elif found.faults:
-        assert str(refusal(found.faults))
+    result = read(family, config, generation)
+    if isinstance(result, Fault):
+        assert str(refusal([result]))
+    elif result.faults:
+        assert str(refusal(result.faults))
     else:
-        assert type(found.config).from_bytes(found.config.to_bytes()) == found.config
-        assert "\ufffd" not in "".join(found.notes)
+        assert type(result.config).from_bytes(result.config.to_bytes()) == result.config
+        assert "\ufffd" not in "".join(result.notes)
 
 
 @pytest.mark.parametrize("value", HOSTILE, ids=lambda value: repr(value)[:20])
@@ -631,14 +633,14 @@ def test_any_values_of_several_keys_are_taken_or_refused(family: str, data: st.D
     config = a_config(family)
     for part, key in data.draw(st.lists(st.sampled_from(EVERYWHERE), max_size=5)):
         if part == "text" or isinstance(config.get(f"{part}_config" if part == "vision" else "text_config"), dict):
-            said = part_of(config, part)
-            if isinstance(said, dict):
-                said[key] = data.draw(hostile)
+            values = part_of(config, part)
+            if isinstance(values, dict):
+                values[key] = data.draw(hostile)
     is_survived(family, config, data.draw(st.just({}) | st.fixed_dictionaries({"eos_token_id": hostile})))
 
 
 @pytest.mark.parametrize("family", FAMILIES)
-def test_a_checkpoint_is_planned_with_what_both_files_say(tmp_path: Path, family: str) -> None:
+def test_a_plan_has_what_both_files_say(tmp_path: Path, family: str) -> None:
     config = a_config(family, sliding_window=77, final_logit_softcapping=12.5)
     folder = RECIPES[family].write(tmp_path / "c", None, config)
     (folder / "generation_config.json").write_text(json.dumps({"eos_token_id": [1, 5, 106], "do_sample": True}))

@@ -1,4 +1,4 @@
-"""Which bytes a converted Gemma checkpoint has: those that gemma.cpp wrote, and those of the mapping stated anew."""
+"""A converted Gemma checkpoint has the bytes that gemma.cpp wrote, and those of the mapping, stated here once more."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     Array = npt.NDArray[Any]
 
 ALL_WEIGHTS = (*WEIGHTS, "i8")
-# Of dimensions that no published model has: the first of the family that all runtimes take for what it is.
+# The labels of models with dimensions that no published one has: one under which every runtime computes correctly.
 LABELS = {
     "gemma2": (Model.GEMMA2_2B, "Gemma2_2B"),
     "gemma3": (Model.GEMMA3_1B, "Gemma3_1B"),
@@ -54,27 +54,27 @@ def sha256(data: bytes | memoryview) -> str:
 @pytest.mark.parametrize("family", FAMILIES)
 def test_every_blob_is_what_gemma_cpp_wrote(shared_vectors: Path, tmp_path: Path, family: str, form: str) -> None:
     folder = shared_vectors / "convert"
-    said = json.loads((folder / f"tiny-{family}.expected.json").read_bytes())
-    expected = said["expected"][form]
+    theirs = json.loads((folder / f"tiny-{family}.expected.json").read_bytes())
+    expected = theirs["expected"][form]
     assert len(expected) > 20
     weight, layout = form.split("-")
-    convert(folder / f"tiny-{family}", tmp_path / "out.sbs", Choices(weight, layout, said["wrapping"]))
+    convert(folder / f"tiny-{family}", tmp_path / "out.sbs", Choices(weight, layout, theirs["wrapping"]))
     with BlobReader(tmp_path / "out.sbs") as reader:
-        assert {one["key"]: (one["bytes"], one["sha256"]) for one in expected} == {
+        assert {entry["key"]: (entry["bytes"], entry["sha256"]) for entry in expected} == {
             key: (len(raw), sha256(raw))
             for key in reader
             if is_runtimes(reader, key)
             for raw in (as_of_3ed403e(reader, key),)
         }
-        # The config differs from theirs by one word of the outermost record, 1, and by what the model is called.
+        # The config differs from theirs in one more field of the outermost record, and in the label.
         ours = ModelConfig.from_bytes(reader["config"])
         assert ours.use_global_timescale == family.startswith("gemma3")
         assert replace(ours, use_global_timescale=False) == replace(
             as_before(ours), model=ours.model, display_name=ours.display_name
         )
         assert (ours.model, ours.display_name) == LABELS[family]
-        toc = {one.name: (one.type.name, one.rows, one.cols, one.scale) for one in parse_toc(bytes(reader["toc"]))}
-    facts = {one["key"]: (one["type"], one["rows"], one["cols"], one["scale"]) for one in expected if "type" in one}
+        toc = {row.name: (row.type.name, row.rows, row.cols, row.scale) for row in parse_toc(bytes(reader["toc"]))}
+    facts = {row["key"]: (row["type"], row["rows"], row["cols"], row["scale"]) for row in expected if "type" in row}
     assert toc == facts
 
 
@@ -90,19 +90,19 @@ def test_a_whole_file_of_gemma_cpp_is_ours(shared_vectors: Path, tmp_path: Path,
         assert {key: bytes(theirs[key]) for key in theirs} == {
             key: as_of_3ed403e(ours, key) for key in ours if is_runtimes(ours, key)
         }
-        # In the order of the official writer, as well.
+        # They are in the official writer's order, too.
         assert list(theirs) == [key for key in ours if is_runtimes(ours, key)]
 
 
 def as_of_3ed403e(reader: Reader, key: str) -> bytes:
-    """A blob; of a Gemma 3's config what it was before it had the word that newer runtimes need."""
+    """Return a blob; a Gemma 3's config as it was before it had the field that newer runtimes need."""
     raw = bytes(reader[key])
     return as_before(ModelConfig.from_bytes(raw)).to_bytes() if key == "config" else raw
 
 
 def is_runtimes(reader: Reader, key: str) -> bool:
-    """Whether a blob is one of the runtime's, and not the index or what it names besides."""
-    listed = {one.name for one in parse_toc(bytes(reader["toc"]))}
+    """Whether a blob is one of the runtime's: not the index, and not an extra."""
+    listed = {entry.name for entry in parse_toc(bytes(reader["toc"]))}
     return key in listed or key in ("config", "tokenizer", "toc")
 
 
@@ -119,16 +119,16 @@ def check(recipe: Recipe, folder: Path, weight: str, layout: str, **options: Any
     rows = {row.key: row for row in recipe.rows(layout)}
     assert set(rows) == set(expected)
     with blobstore.open(folder / "out.sbs") as store:
-        toc = {one.name: one for one in parse_toc(bytes(store.reader["toc"]))}
+        toc = {entry.name: entry for entry in parse_toc(bytes(store.reader["toc"]))}
         assert set(toc) == set(rows)
         for key, row in rows.items():
             values = np.ascontiguousarray(expected[key])
             assert values.shape == (row.rows, row.cols), key
             stored, scale = codecs.encode(row.stored_type(weight), values)
-            found = toc[key]
+            entry = toc[key]
             assert bytes(store.reader[key]) == stored.tobytes(), key
-            assert (found.type.name, found.rows, found.cols) == (row.stored_type(weight), row.rows, row.cols)
-            assert found.scale == scale == store.info(key).scale
+            assert (entry.type.name, entry.rows, entry.cols) == (row.stored_type(weight), row.rows, row.cols)
+            assert entry.scale == scale == store.info(key).scale
         wrapping = "it" if recipe.chat_template else "pt"
         assert bytes(store.reader["config"]) == recipe.model_config(weight, wrapping).to_bytes()
         assert bytes(store.reader["tokenizer"]) == (recipe.tokenizer or b"unavailable")
@@ -184,10 +184,10 @@ def test_the_values_of_two_layouts_are_the_same(tmp_path: Path) -> None:
     recipe.write(tmp_path / "c")
     for form in FORMS:
         convert(tmp_path / "c", tmp_path / f"{form}.sbs", Choices("bf16", form))
-    with BlobReader(tmp_path / "split.sbs") as one, BlobReader(tmp_path / "stock.sbs") as other:
-        assert bytes(one["gating1_w_1"]) + bytes(one["gating2_w_1"]) == bytes(other["gating_ein_1"])
-        assert bytes(one["qkv1_w_1"]) + bytes(one["qkv2_w_1"]) == bytes(other["qkv_ein_1"])
-        assert bytes(one["config"]) == bytes(other["config"])
+    with BlobReader(tmp_path / "split.sbs") as split_file, BlobReader(tmp_path / "stock.sbs") as stock_file:
+        assert bytes(split_file["gating1_w_1"]) + bytes(split_file["gating2_w_1"]) == bytes(stock_file["gating_ein_1"])
+        assert bytes(split_file["qkv1_w_1"]) + bytes(split_file["qkv2_w_1"]) == bytes(stock_file["qkv_ein_1"])
+        assert bytes(split_file["config"]) == bytes(stock_file["config"])
 
 
 @pytest.mark.parametrize(
@@ -200,6 +200,6 @@ def test_the_values_of_two_layouts_are_the_same(tmp_path: Path) -> None:
         (Piece(None, 4, 0, 1, 0, 4), False),
     ],
 )
-def test_a_piece_knows_whether_it_is_a_run_of_bytes(piece: Piece, whole: bool) -> None:
+def test_a_piece_tells_whether_it_is_a_run_of_bytes(piece: Piece, whole: bool) -> None:
     assert piece.whole_rows is whole
     assert piece.count == piece.rows * piece.cols

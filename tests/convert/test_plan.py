@@ -1,3 +1,5 @@
+"""Plans by name: what becomes of every tensor, tied weights, and what is refused before anything is written."""
+
 from __future__ import annotations
 
 import json
@@ -33,7 +35,7 @@ if TYPE_CHECKING:
     from blobstore.convert.plan import Plan
     from tests.checkpoints import Array, Tensors
 
-# How exporters name the embedding → the head beside it.
+# How exporters name the embedding, and the head that goes with it.
 EMBEDDINGS = {
     "model.embed_tokens.weight": "lm_head.weight",
     "embed_tokens.weight": "lm_head.weight",
@@ -80,12 +82,13 @@ def refused(folder: Path) -> CheckpointError:
 @given(tensor_maps, metadata_maps)
 def test_every_tensor_is_planned_once_as_it_is(tmp_path: Path, tensors: Tensors, metadata: dict[str, str]) -> None:
     plan = plan_of(tmp_path, tensors, metadata=metadata)
-    found = {one.name: (one.key, one.type.dtype, one.shape, one.nbytes) for one in plan.tensors}
-    assert len(found) == len(plan.tensors)
-    assert found == {
-        name: (key_for(name) if one.nbytes else "", one.dtype, one.shape, one.nbytes) for name, one in tensors.items()
+    planned = {tensor.name: (tensor.key, tensor.type.dtype, tensor.shape, tensor.nbytes) for tensor in plan.tensors}
+    assert len(planned) == len(plan.tensors)
+    assert planned == {
+        name: (key_for(name) if array.nbytes else "", array.dtype, array.shape, array.nbytes)
+        for name, array in tensors.items()
     }
-    assert plan.nbytes == sum(one.nbytes for one in tensors.values())
+    assert plan.nbytes == sum(array.nbytes for array in tensors.values())
     assert plan.metadata == metadata
 
 
@@ -93,9 +96,9 @@ def test_tensors_come_in_the_order_of_their_bytes(tmp_path: Path) -> None:
     write_shards(tmp_path, [small("z", "m"), small("a")])
     with open_checkpoint(tmp_path) as checkpoint:
         plan = plan_by_name(checkpoint)
-        places = [(checkpoint.file_of(one.name), checkpoint.range(one.name).offset) for one in plan.tensors]
+        places = [(checkpoint.file_of(tensor.name), checkpoint.range(tensor.name).offset) for tensor in plan.tensors]
     assert places == sorted(places)
-    assert [one.name for one in plan.tensors][-1] == "a"
+    assert [tensor.name for tensor in plan.tensors][-1] == "a"
 
 
 @pytest.mark.parametrize("config", TIED, ids=repr)
@@ -107,7 +110,7 @@ def test_a_head_that_the_config_ties_and_the_checkpoint_leaves_out_gets_its_name
     ((alias),) = plan.aliases
     assert (alias.name, alias.target) == (head, embedding)
     assert "config.json" in alias.why
-    assert {one.name for one in plan.tensors} == {embedding, "model.norm.weight"}
+    assert {tensor.name for tensor in plan.tensors} == {embedding, "model.norm.weight"}
 
 
 @pytest.mark.parametrize("config", NOT_TIED, ids=repr)
@@ -122,15 +125,15 @@ def test_a_head_with_the_same_bytes_is_stored_once(
 ) -> None:
     plan = plan_of(tmp_path, {embedding: WEIGHTS, head: WEIGHTS.copy()}, config)
     assert plan.aliases == [PlannedAlias(head, embedding, "it has the same bytes")]
-    assert [one.name for one in plan.tensors] == [embedding]
+    assert [tensor.name for tensor in plan.tensors] == [embedding]
     assert plan.nbytes == WEIGHTS.nbytes
 
 
 def test_a_head_with_the_same_bytes_is_found_in_another_shard(tmp_path: Path) -> None:
-    large = np.arange(5 << 20, dtype=np.uint32)  # more than one chunk of comparison
+    large = np.arange(5 << 20, dtype=np.uint32)  # compared in more than one chunk
     write_shards(tmp_path, [{HEAD: large}, {EMBEDDING: large}])
     with open_checkpoint(tmp_path) as checkpoint:
-        assert [one.name for one in plan_by_name(checkpoint).aliases] == [HEAD]
+        assert [alias.name for alias in plan_by_name(checkpoint).aliases] == [HEAD]
 
 
 @pytest.mark.parametrize("config", [None, TIED[0]], ids=repr)
@@ -147,7 +150,7 @@ def test_a_head_with_the_same_bytes_is_found_in_another_shard(tmp_path: Path) ->
 def test_a_head_that_differs_is_a_tensor_of_its_own(tmp_path: Path, head: Array, config: dict[str, Any] | None) -> None:
     plan = plan_of(tmp_path, {EMBEDDING: WEIGHTS, HEAD: head}, config)
     assert plan.aliases == []
-    assert {one.name for one in plan.tensors} == {EMBEDDING, HEAD}
+    assert {tensor.name for tensor in plan.tensors} == {EMBEDDING, HEAD}
 
 
 @pytest.mark.parametrize(
@@ -165,7 +168,7 @@ def test_an_embedding_without_elements_is_tied_to_nothing(tmp_path: Path) -> Non
 def test_two_embeddings_give_the_head_once(tmp_path: Path) -> None:
     tensors = {EMBEDDING: WEIGHTS, "model.decoder.embed_tokens.weight": WEIGHTS + 1}
     plan = plan_of(tmp_path, tensors, TIED[0])
-    assert [(one.name, one.target) for one in plan.aliases] == [(HEAD, plan.tensors[0].name)]
+    assert [(alias.name, alias.target) for alias in plan.aliases] == [(HEAD, plan.tensors[0].name)]
 
 
 def test_notes_of_the_checkpoint_are_in_the_plan(tmp_path: Path) -> None:
@@ -178,9 +181,9 @@ def test_notes_of_the_checkpoint_are_in_the_plan(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(("count", "fits"), [(16_382, True), (16_383, False)])
-def test_a_file_has_room_for_16382_tensors_and_the_index(tmp_path: Path, count: int, fits: bool) -> None:
-    one = own({"": np.zeros(1, dtype=np.uint8)})[""]
-    write_own(tmp_path / SINGLE, {f"t.{i}": one for i in range(count)})
+def test_a_file_holds_16382_tensors_and_the_index(tmp_path: Path, count: int, fits: bool) -> None:
+    tensor = own({"": np.zeros(1, dtype=np.uint8)})[""]
+    write_own(tmp_path / SINGLE, {f"t.{i}": tensor for i in range(count)})
     if fits:
         with open_checkpoint(tmp_path) as checkpoint:
             assert len(plan_by_name(checkpoint).tensors) == count
@@ -191,9 +194,9 @@ def test_a_file_has_room_for_16382_tensors_and_the_index(tmp_path: Path, count: 
     assert "16382" in error.message
 
 
-def test_tensors_without_elements_take_no_room(tmp_path: Path) -> None:
-    one, empty = own({"a": np.zeros(1, dtype=np.uint8), "b": np.zeros(0, dtype=np.uint8)}).values()
-    write_own(tmp_path / SINGLE, {f"t.{i}": one for i in range(16_382)} | {f"e.{i}": empty for i in range(50)})
+def test_tensors_without_elements_do_not_count(tmp_path: Path) -> None:
+    byte, empty = own({"a": np.zeros(1, dtype=np.uint8), "b": np.zeros(0, dtype=np.uint8)}).values()
+    write_own(tmp_path / SINGLE, {f"t.{i}": byte for i in range(16_382)} | {f"e.{i}": empty for i in range(50)})
     with open_checkpoint(tmp_path) as checkpoint:
         assert len(plan_by_name(checkpoint).tensors) == 16_432
 
@@ -227,7 +230,7 @@ def test_too_many_dimensions_are_found_before_anything_is_written(tmp_path: Path
 def test_two_names_with_one_key_are_found_before_anything_is_written(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    # No two names are known whose keys collide (75 bits of SHA-256).
+    # No two names are known whose keys collide: a key has 75 bits of SHA-256.
     monkeypatch.setattr(module, "key_for", lambda _: "~aaaaaaaaaaaaaaa")
     write_own(tmp_path / SINGLE, own({"one": np.zeros(1), "empty": np.zeros(0), "other": np.zeros(1)}))
     error = refused(tmp_path)
@@ -237,13 +240,13 @@ def test_two_names_with_one_key_are_found_before_anything_is_written(
     assert "'empty'" not in error.message
 
 
-def test_all_that_is_wrong_is_said_at_once(tmp_path: Path) -> None:
+def test_everything_that_is_wrong_is_reported_at_once(tmp_path: Path) -> None:
     stored = own({"fine": np.zeros(1), "deep": np.zeros((1,) * 33)} | {name: np.zeros(1) for name in BAD})
     write_own(tmp_path / SINGLE, stored)
     error = refused(tmp_path)
     assert error.reason == "bad-tensors"
-    for said in ("'deep'", *BAD.values()):
-        assert said in error.message
+    for text in ("'deep'", *BAD.values()):
+        assert text in error.message
 
 
 def test_of_many_wrong_tensors_the_first_are_named_and_the_rest_counted(tmp_path: Path) -> None:
@@ -263,15 +266,16 @@ def test_a_checkpoint_without_bytes_is_refused(tmp_path: Path, tensors: Tensors)
 
 
 @given(tensor_maps, metadata_maps, st.booleans())
-def test_a_plan_as_json_says_everything(tmp_path: Path, tensors: Tensors, metadata: dict[str, str], tied: bool) -> None:
+def test_a_plan_as_json_has_everything(tmp_path: Path, tensors: Tensors, metadata: dict[str, str], tied: bool) -> None:
     plan = plan_of(tmp_path, {**tensors, EMBEDDING: WEIGHTS}, {"tie_word_embeddings": tied}, metadata)
     plan.notes.append("a note")
-    told = json.loads(json.dumps(plan.to_json()))
-    assert told == plan.to_json()
-    assert set(told) == {"model", "wrapping", "tensors", "extras", "parts", "aliases", "metadata", "notes", "nbytes"}
-    assert told["tensors"] == [
-        {"name": one.name, "key": one.key, "type": str(one.type), "shape": list(one.shape), "nbytes": one.nbytes}
-        for one in plan.tensors
+    shown = json.loads(json.dumps(plan.to_json()))
+    assert shown == plan.to_json()
+    assert set(shown) == {"model", "wrapping", "tensors", "extras", "parts", "aliases", "metadata", "notes", "nbytes"}
+    assert shown["tensors"] == [
+        {"name": t.name, "key": t.key, "type": str(t.type), "shape": list(t.shape), "nbytes": t.nbytes}
+        for t in plan.tensors
     ]
-    assert told["aliases"] == [{"name": one.name, "target": one.target, "why": one.why} for one in plan.aliases]
-    assert (told["metadata"], told["notes"], told["nbytes"]) == (plan.metadata, plan.notes, plan.nbytes)
+    aliases = [{"name": alias.name, "target": alias.target, "why": alias.why} for alias in plan.aliases]
+    assert shown["aliases"] == aliases
+    assert (shown["metadata"], shown["notes"], shown["nbytes"]) == (plan.metadata, plan.notes, plan.nbytes)

@@ -1,4 +1,4 @@
-"""`verify` finds every difference between a file and its source, and nothing where there is none."""
+"""`verify` finds every difference between a file and its source, and reports nothing else."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ from hypothesis import strategies as st
 
 import blobstore
 from blobstore.check.repair import repair
+from blobstore.checkpoint.beside import has_chat_template, tokenizer_beside
 from blobstore.checkpoint.reader import open_checkpoint
 from blobstore.cli import main
-from blobstore.convert.choose import has_chat_template, tokenizer_beside
 from blobstore.convert.gemma_plan import Choices
 from blobstore.convert.run import run_plan
 from blobstore.convert.verify import digest_of, plan_again, verify
@@ -55,15 +55,15 @@ def verdicts(file: Path, source: Path) -> list[Verdict]:
 
 
 def faults(file: Path, source: Path) -> dict[str, str]:
-    return {one.name: one.fault for one in verdicts(file, source) if one.fault}
+    return {verdict.name: verdict.fault for verdict in verdicts(file, source) if verdict.fault}
 
 
 def flip(file: Path, offset: int, mask: int = 1) -> None:
-    with file.open("r+b") as one:
-        one.seek(offset)
-        byte = one.read(1)[0]
-        one.seek(offset)
-        one.write(bytes([byte ^ mask]))
+    with file.open("r+b") as opened:
+        opened.seek(offset)
+        byte = opened.read(1)[0]
+        opened.seek(offset)
+        opened.write(bytes([byte ^ mask]))
 
 
 # --------------------------------------------------------------------------------------------------------- all is right
@@ -76,14 +76,14 @@ def test_what_was_converted_is_right(tmp_path: Path, family: str, weights: str, 
     recipe = small_recipe(family, chat_template="chat_template.jinja")
     recipe.write(tmp_path / "c")
     plan = convert(tmp_path / "c", tmp_path / "a.sbs", Choices(weights, layout))
-    found = verdicts(tmp_path / "a.sbs", tmp_path / "c")
-    assert not [one for one in found if one.fault]
+    results = verdicts(tmp_path / "a.sbs", tmp_path / "c")
+    assert not [verdict for verdict in results if verdict.fault]
     with blobstore.open(tmp_path / "a.sbs") as store:
-        assert {one.name for one in found} == {*store, "config", "tokenizer", "toc"}
-    how = {one.name: one.how for one in found}
-    assert all(how[one.key] in ("copied", "encoded") for one in plan.tensors)
+        assert {verdict.name for verdict in results} == {*store, "config", "tokenizer", "toc"}
+    how = {verdict.name: verdict.how for verdict in results}
+    assert all(how[tensor.key] in ("copied", "encoded") for tensor in plan.tensors)
     assert how["c_embedding"] == ("encoded" if weights == "f32" else "copied")
-    assert sum(one.nbytes for one in found if one.how in ("copied", "encoded")) == plan.nbytes
+    assert sum(verdict.nbytes for verdict in results if verdict.how in ("copied", "encoded")) == plan.nbytes
 
 
 @given(recipe=recipes(), weights=st.sampled_from(WEIGHTS), layout=st.sampled_from(FORMS))
@@ -108,8 +108,8 @@ def by_name(folder: Path) -> Path:
 
 
 def test_a_file_by_name_is_right(tmp_path: Path) -> None:
-    found = verdicts(by_name(tmp_path / "c"), tmp_path / "c")
-    assert {one.name: (one.how, one.fault) for one in found} == {
+    results = verdicts(by_name(tmp_path / "c"), tmp_path / "c")
+    assert {verdict.name: (verdict.how, verdict.fault) for verdict in results} == {
         EMBEDDING: ("copied", ""),
         "model.norm.weight": ("copied", ""),
         "ids": ("copied", ""),
@@ -124,10 +124,10 @@ def test_a_flipped_byte_of_a_file_by_name_is_found(tmp_path: Path) -> None:
         places = {info.name: info.offset + info.nbytes - 1 for info in store.infos() if info.nbytes}
     for name, offset in places.items():
         flip(path, offset)
-        found = faults(path, tmp_path / "c")
+        reported = faults(path, tmp_path / "c")
         owner = EMBEDDING if name == HEAD else name
-        assert list(found) == [owner]
-        assert f"offset {offset} " in found[owner]
+        assert list(reported) == [owner]
+        assert f"offset {offset} " in reported[owner]
         flip(path, offset)
 
 
@@ -137,23 +137,23 @@ def test_a_flipped_byte_of_a_file_by_name_is_found(tmp_path: Path) -> None:
 @pytest.mark.parametrize("layout", FORMS)
 @pytest.mark.parametrize("weights", WEIGHTS)
 @pytest.mark.parametrize("family", ["gemma2", "gemma3vlm"])
-def test_a_flipped_byte_of_a_tensor_is_found_and_its_place_told(
+def test_a_flipped_byte_of_a_tensor_is_found_with_its_place(
     tmp_path: Path, family: str, weights: str, layout: str
 ) -> None:
     small_recipe(family).write(tmp_path / "c")
     path = tmp_path / "a.sbs"
     plan = convert(tmp_path / "c", path, Choices(weights, layout))
     with blobstore.open(path) as store:
-        places = {one.name: store.info(one.name) for one in [*plan.tensors, *plan.extras]}
+        places = {tensor.name: store.info(tensor.name) for tensor in [*plan.tensors, *plan.extras]}
     chosen = random.Random(f"{family}{weights}{layout}").sample(sorted(places), 6)
     for i, name in enumerate(chosen):
         info = places[name]
         at = (0, info.nbytes - 1, info.nbytes // 2)[i % 3]
         flip(path, info.offset + at, 0x41)
-        found = faults(path, tmp_path / "c")
-        assert list(found) == [name]
-        assert f"byte {at} " in found[name]
-        assert f"offset {info.offset + at} " in found[name]
+        reported = faults(path, tmp_path / "c")
+        assert list(reported) == [name]
+        assert f"byte {at} " in reported[name]
+        assert f"offset {info.offset + at} " in reported[name]
         flip(path, info.offset + at, 0x41)
     assert not faults(path, tmp_path / "c")
 
@@ -169,11 +169,11 @@ def test_a_flipped_byte_of_the_runtimes_blobs_is_found(tmp_path: Path, key: str)
     for at in random.Random(key).sample(range(len(raw)), 12):
         flip(path, start + at)
         try:
-            found = faults(path, tmp_path / "c")
+            reported = faults(path, tmp_path / "c")
         except BlobStoreError as error:
-            found = {key: f"offset {start + at} can't be read: {error}"}  # that is told as well
-        assert list(found) == [key]
-        assert f"offset {start + at} " in found[key]
+            reported = {key: f"offset {start + at} can't be read: {error}"}  # that is a report as well
+        assert list(reported) == [key]
+        assert f"offset {start + at} " in reported[key]
         flip(path, start + at)
     assert not faults(path, tmp_path / "c")
 
@@ -182,31 +182,31 @@ def test_a_flipped_byte_of_the_runtimes_blobs_is_found(tmp_path: Path, key: str)
 
 
 def with_config(folder: Path, path: Path, changes: Callable[[ModelConfig], ModelConfig], family: str = "gemma3") -> str:
-    """Convert, give the file another config, compare → what is said of it; all else is right."""
+    """Convert, give the file another config, and return what `verify` says of it; it finds nothing else."""
     if not folder.exists():
         small_recipe(family).write(folder)
     convert(folder, path, Choices("bf16"))
     with blobstore.open(path) as store:
         assert store.config
-        other = changes(store.config)
-    rewrite(path, None, Edits(config=other.to_bytes()))
-    found = faults(path, folder)
-    assert set(found) <= {"config"}
-    return found.get("config", "")
+        changed = changes(store.config)
+    rewrite(path, None, Edits(config=changed.to_bytes()))
+    reported = faults(path, folder)
+    assert set(reported) <= {"config"}
+    return reported.get("config", "")
 
 
 @pytest.mark.parametrize("family", FAMILIES)
-def test_a_config_without_the_word_is_told_with_the_way_out(tmp_path: Path, family: str) -> None:
-    """As files are that an earlier version of this project made."""
+def test_a_config_without_use_global_timescale_is_reported_with_the_fix(tmp_path: Path, family: str) -> None:
+    """An earlier version of this project made such files."""
     folder, path = tmp_path / "c", tmp_path / "a.sbs"
-    said = with_config(folder, path, as_before, family)
+    fault = with_config(folder, path, as_before, family)
     if not family.startswith("gemma3"):
-        assert said == ""
+        assert fault == ""
         return
     word = "use_global_timescale is False, the source makes it True"
     label = "display_name is 'Gemma3_270M', the source makes it 'Gemma3_1B'; "
     label += "model is GEMMA3_270M, the source makes it GEMMA3_1B; "
-    assert said.partition("of the file; ")[2] == f"{label if family == 'gemma3' else ''}{word}: blobstore repair FILE"
+    assert fault.partition("of the file; ")[2] == f"{label if family == 'gemma3' else ''}{word}: blobstore repair FILE"
     assert repair(path).changes
     assert not faults(path, folder)
     convert(folder, tmp_path / "new.sbs", Choices("bf16"))
@@ -219,10 +219,10 @@ def test_fields_of_a_config_that_differ_are_named_however_deep(tmp_path: Path) -
         vision = replace(config.vit_config, pool_dim=7)
         return replace(config, layer_configs=layers, vit_config=vision, attention_window_sizes=(1, 2, 3))
 
-    said = with_config(tmp_path / "c", tmp_path / "a.sbs", change, "gemma3vlm")
-    assert "; layer_configs[1].post_norm is NONE, the source makes it SCALE; " in said
-    assert "; attention_window_sizes has 3 entries, the source makes 2; " in said
-    assert said.endswith("; vit_config.pool_dim is 7, the source makes it 4")  # repairing doesn't help
+    fault = with_config(tmp_path / "c", tmp_path / "a.sbs", change, "gemma3vlm")
+    assert "; layer_configs[1].post_norm is NONE, the source makes it SCALE; " in fault
+    assert "; attention_window_sizes has 3 entries, the source makes 2; " in fault
+    assert fault.endswith("; vit_config.pool_dim is 7, the source makes it 4")  # repairing doesn't help
 
 
 def test_only_the_first_fields_that_differ_are_named(tmp_path: Path) -> None:
@@ -231,21 +231,21 @@ def test_only_the_first_fields_that_differ_are_named(tmp_path: Path) -> None:
     def change(config: ModelConfig) -> ModelConfig:
         return replace(config, **{name: getattr(config, name) + 1 for name in names})
 
-    said = with_config(tmp_path / "c", tmp_path / "a.sbs", change, "gemma2")
-    assert [name for name in names if f"; {name} is " in said] == [*names[:-1]]
-    assert said.endswith("; and more")
+    fault = with_config(tmp_path / "c", tmp_path / "a.sbs", change, "gemma2")
+    assert [name for name in names if f"; {name} is " in fault] == [*names[:-1]]
+    assert fault.endswith("; and more")
 
 
-def test_a_blob_of_the_runtime_that_is_missing_is_told(tmp_path: Path) -> None:
+def test_a_missing_blob_of_the_runtime_is_reported(tmp_path: Path) -> None:
     folder, path = tmp_path / "c", tmp_path / "a.sbs"
     small_recipe("gemma2").write(folder)
-    said = convert(folder, path, Choices("bf16")).metadata
+    metadata = convert(folder, path, Choices("bf16")).metadata
     rewrite(path, None, Edits(drop=("tokenizer",)))
-    rewrite(path, None, Edits(set_metadata=said))
+    rewrite(path, None, Edits(set_metadata=metadata))
     assert faults(path, folder) == {"tokenizer": "it is missing"}
 
 
-def test_a_config_that_can_not_be_read_is_told_by_its_place(tmp_path: Path) -> None:
+def test_a_config_that_can_not_be_read_is_reported_with_its_place(tmp_path: Path) -> None:
     folder, path = tmp_path / "c", tmp_path / "a.sbs"
     small_recipe("gemma2").write(folder)
     convert(folder, path, Choices("bf16"))
@@ -253,8 +253,8 @@ def test_a_config_that_can_not_be_read_is_told_by_its_place(tmp_path: Path) -> N
         plan = plan_again(store, checkpoint, tokenizer=None, chat_template=False)
         start = store.reader.range("config")[0]
         flip(path, start + 3, 0xFF)  # a record of 4 billion words
-        (said,) = (one.fault for one in verify(store, plan, checkpoint) if one.fault)
-    assert said.startswith(f"byte 3 differs, at offset {start + 3} of the file: fields-truncated: ")
+        (fault,) = (verdict.fault for verdict in verify(store, plan, checkpoint) if verdict.fault)
+    assert fault.startswith(f"byte 3 differs, at offset {start + 3} of the file: fields-truncated: ")
 
 
 def test_a_checkpoint_with_one_rope_base_for_all_layers_is_compared_as_such(tmp_path: Path) -> None:
@@ -262,12 +262,12 @@ def test_a_checkpoint_with_one_rope_base_for_all_layers_is_compared_as_such(tmp_
     recipe = small_recipe("gemma3")
     recipe.write(folder, None, recipe.config() | {"rope_theta": 10000.0})
     assert with_config(folder, path, lambda config: config) == ""
-    # Without the word it isn't told from a file that lacks it: repair would make it 1.
-    said = with_config(folder, path, lambda config: replace(config, extent=None))
-    assert said
-    assert "repair" not in said
-    said = with_config(folder, path, lambda config: replace(config, use_global_timescale=True))
-    assert said.endswith("use_global_timescale is True, the source makes it False")
+    # Without the field it looks like a file of an earlier version: repair would set it to 1.
+    fault = with_config(folder, path, lambda config: replace(config, extent=None))
+    assert fault
+    assert "repair" not in fault
+    fault = with_config(folder, path, lambda config: replace(config, use_global_timescale=True))
+    assert fault.endswith("use_global_timescale is True, the source makes it False")
 
 
 # ---------------------------------------------------------------------------------------- files that are something else
@@ -278,7 +278,7 @@ def test_a_name_that_leads_to_other_bytes_of_its_blob_is_found(tmp_path: Path, l
     recipe = small_recipe("gemma3")
     recipe.write(tmp_path / "c")
     plan = plan_of(tmp_path / "c", Choices("bf16", layout))
-    gate, up = (f"model.layers.0.mlp.{one}_proj.weight" for one in ("gate", "up"))
+    gate, up = (f"model.layers.0.mlp.{text}_proj.weight" for text in ("gate", "up"))
     parts = {part.name: part for part in plan.parts}
     swapped = {gate: replace(parts[up], name=gate), up: replace(parts[gate], name=up)}
     plan.parts = [swapped.get(part.name, part) for part in plan.parts]
@@ -306,20 +306,20 @@ def test_missing_and_additional_names_are_found(tmp_path: Path) -> None:
     plan.extras = []
     with open_checkpoint(tmp_path / "c") as checkpoint:
         run_plan(plan, checkpoint, tmp_path / "a.sbs")
-    found = faults(tmp_path / "a.sbs", tmp_path / "c")
-    assert set(found) == {lost.name, "lm_head.weight", "another.head", extra.name}
-    assert found["another.head"] == "the source has no such tensor"
+    reported = faults(tmp_path / "a.sbs", tmp_path / "c")
+    assert set(reported) == {lost.name, "lm_head.weight", "another.head", extra.name}
+    assert reported["another.head"] == "the source has no such tensor"
 
 
-def test_what_the_source_says_of_its_tensors_is_compared_too(tmp_path: Path) -> None:
-    """`export` believes it: a file that says otherwise gives another checkpoint back."""
+def test_the_arrangement_in_the_metadata_is_compared_too(tmp_path: Path) -> None:
+    """`export` relies on it: with another arrangement it would give another checkpoint back."""
     small_recipe("gemma3").write(tmp_path / "c")
     plan = plan_of(tmp_path / "c", Choices("bf16", "stock"))
-    said = json.loads(plan.metadata["blobstore.rearranged"])
-    name = next(iter(said["tensors"]))
-    pieces = said["tensors"][name]["pieces"]
+    arrangement = json.loads(plan.metadata["blobstore.rearranged"])
+    name = next(iter(arrangement["tensors"]))
+    pieces = arrangement["tensors"][name]["pieces"]
     pieces[0][1], pieces[1][1] = pieces[1][1], pieces[0][1]
-    plan.metadata["blobstore.rearranged"] = json.dumps(said)
+    plan.metadata["blobstore.rearranged"] = json.dumps(arrangement)
     with open_checkpoint(tmp_path / "c") as checkpoint:
         run_plan(plan, checkpoint, tmp_path / "a.sbs")
     assert faults(tmp_path / "a.sbs", tmp_path / "c")
@@ -338,9 +338,9 @@ def test_another_source_is_found(tmp_path: Path) -> None:
         f"{recipe.prefixes[2]}mm_input_projection_weight": {"img_head_kernel"},
     }
     for name, blobs in changed.items():
-        other = tensors[name].copy()
-        other.reshape(-1)[-1] = ml_dtypes.bfloat16(-1.0 if other.reshape(-1)[-1] > 0 else 1.0)
-        recipe.write(tmp_path / "d", tensors | {name: other})
+        values = tensors[name].copy()
+        values.reshape(-1)[-1] = ml_dtypes.bfloat16(-1.0 if values.reshape(-1)[-1] > 0 else 1.0)
+        recipe.write(tmp_path / "d", tensors | {name: values})
         for weights in WEIGHTS:
             assert set(faults(tmp_path / f"{weights}.sbs", tmp_path / "d")) == blobs
 
@@ -356,9 +356,9 @@ def test_other_choices_than_the_file_was_made_with_are_found(tmp_path: Path, cha
     plan.metadata[CHOICES] = json.dumps({"weights": "sfp", "layout": "split", "wrapping": "pt"} | changes)
     with open_checkpoint(tmp_path / "c") as checkpoint:
         run_plan(plan, checkpoint, tmp_path / "a.sbs")
-    found = faults(tmp_path / "a.sbs", tmp_path / "c")
-    assert ("config" in found) is (changes != {"layout": "stock"})
-    assert found
+    reported = faults(tmp_path / "a.sbs", tmp_path / "c")
+    assert ("config" in reported) is (changes != {"layout": "stock"})
+    assert reported
 
 
 @pytest.mark.parametrize("text", ["", "{", "null", "[]", "{}", '{"weights": "sfp"}', '"x"'])
@@ -375,7 +375,7 @@ def test_choices_that_can_not_be_read_are_refused(tmp_path: Path, text: str) -> 
 
 @pytest.mark.parametrize("field", ["weights", "layout", "wrapping"])
 @pytest.mark.parametrize("value", ["nuq", "", "x", 5])
-def test_choices_that_there_are_not_are_refused(tmp_path: Path, field: str, value: object) -> None:
+def test_unknown_choices_are_refused(tmp_path: Path, field: str, value: object) -> None:
     small_recipe("gemma3").write(tmp_path / "c")
     plan = plan_of(tmp_path / "c", Choices())
     plan.metadata[CHOICES] = json.dumps({"weights": "sfp", "layout": "split", "wrapping": "pt"} | {field: value})
@@ -385,7 +385,7 @@ def test_choices_that_there_are_not_are_refused(tmp_path: Path, field: str, valu
         verdicts(tmp_path / "a.sbs", tmp_path / "c")
 
 
-def test_a_file_that_was_changed_since_is_refused_and_told_so(tmp_path: Path) -> None:
+def test_a_file_that_was_changed_since_is_refused_as_such(tmp_path: Path) -> None:
     recipe = small_recipe("gemma3")
     config = recipe.config() | {"rope_theta": 1e4, "rope_local_base_freq": 1e4}
     convert(recipe.write(tmp_path / "c", config=config), tmp_path / "a.sbs", Choices())
@@ -394,14 +394,14 @@ def test_a_file_that_was_changed_since_is_refused_and_told_so(tmp_path: Path) ->
         verdicts(tmp_path / "a.sbs", tmp_path / "c")
 
 
-def test_names_that_were_made_anew_are_missing_and_nothing_else(tmp_path: Path) -> None:
+def test_after_a_new_index_only_names_are_missing(tmp_path: Path) -> None:
     small_recipe("gemma3").write(tmp_path / "c")
     convert(tmp_path / "c", tmp_path / "a.sbs", Choices())
     lost = build_for(tmp_path / "a.sbs", embed=True, force=True).lost
-    found = faults(tmp_path / "a.sbs", tmp_path / "c")
-    assert found.pop("metadata") == "blobstore.rearranged: not what the source makes it"
-    assert len(found) == lost
-    assert {*found.values()} == {"the name is missing, or leads elsewhere"}
+    reported = faults(tmp_path / "a.sbs", tmp_path / "c")
+    assert reported.pop("metadata") == "blobstore.rearranged: not what the source makes it"
+    assert len(reported) == lost
+    assert {*reported.values()} == {"the name is missing, or leads elsewhere"}
 
 
 def test_a_file_that_we_did_not_make_is_refused(shared_vectors: Path) -> None:
@@ -416,7 +416,7 @@ def test_a_file_that_we_did_not_make_is_refused(shared_vectors: Path) -> None:
 
 def run(capsys: pytest.CaptureFixture[str], *arguments: str | Path) -> tuple[int, str, str]:
     capsys.readouterr()
-    status = main([str(one) for one in arguments])
+    status = main([str(argument) for argument in arguments])
     return (status, *capsys.readouterr())
 
 
@@ -429,25 +429,25 @@ def test_a_receipt_says_what_was_compared(tmp_path: Path, capsys: pytest.Capture
     status, out, _ = run(capsys, "verify", path, "--against", tmp_path / "c", "--receipt", receipt)
     assert status == 0
     assert "everything matches the source" in out
-    said: dict[str, Any] = json.loads(receipt.read_bytes())
-    shards = sorted(one for one in (tmp_path / "c").iterdir() if one.suffix == ".safetensors")
+    written: dict[str, Any] = json.loads(receipt.read_bytes())
+    shards = sorted(path for path in (tmp_path / "c").iterdir() if path.suffix == ".safetensors")
     assert len(shards) == 2
-    digests = {one.name: hashlib.sha256(one.read_bytes()).hexdigest() for one in [*shards, path]}
-    assert said["source"] == [{"file": one.name, "sha256": digests[one.name]} for one in shards]
-    assert said["target"] == {"file": "a.sbs", "nbytes": path.stat().st_size, "sha256": digests["a.sbs"]}
-    assert said["choices"] == {"weights": weights, "layout": "stock", "wrapping": "pt"}
-    assert said["blobstore"] == blobstore.__version__
-    assert (said["verified"], said["faults"]) == (True, [])
-    assert said["compared"] == len(verdicts(path, tmp_path / "c"))
+    digests = {shard.name: hashlib.sha256(shard.read_bytes()).hexdigest() for shard in [*shards, path]}
+    assert written["source"] == [{"file": shard.name, "sha256": digests[shard.name]} for shard in shards]
+    assert written["target"] == {"file": "a.sbs", "nbytes": path.stat().st_size, "sha256": digests["a.sbs"]}
+    assert written["choices"] == {"weights": weights, "layout": "stock", "wrapping": "pt"}
+    assert written["blobstore"] == blobstore.__version__
+    assert (written["verified"], written["faults"]) == (True, [])
+    assert written["compared"] == len(verdicts(path, tmp_path / "c"))
     with blobstore.open(path) as store:
         offset = store.info("c_final_norm").offset
     flip(path, offset)
     status, out, _ = run(capsys, "verify", path, "--against", tmp_path / "c", "--receipt", receipt)
     assert status == 1
     assert "c_final_norm" in out
-    said = json.loads(receipt.read_bytes())
-    assert said["verified"] is False
-    assert [one["name"] for one in said["faults"]] == ["c_final_norm"]
+    written = json.loads(receipt.read_bytes())
+    assert written["verified"] is False
+    assert [fault["name"] for fault in written["faults"]] == ["c_final_norm"]
 
 
 def test_a_line_for_each_tensor_on_request(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -458,8 +458,8 @@ def test_a_line_for_each_tensor_on_request(tmp_path: Path, capsys: pytest.Captur
     assert len(out.splitlines()) == count + 1
     assert all(line.startswith("ok\t") for line in out.splitlines()[:-1])
     status, out, _ = run(capsys, "verify", tmp_path / "a.sbs", "--against", tmp_path / "c", "--json")
-    said = json.loads(out)
-    assert (status, said["right"], said["compared"], said["faults"]) == (0, True, count, [])
+    shown = json.loads(out)
+    assert (status, shown["right"], shown["compared"], shown["faults"]) == (0, True, count, [])
 
 
 def test_another_source_ends_1_and_a_wrong_file_2(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -479,21 +479,21 @@ def test_the_tokenizer_that_was_given_is_the_one_in_the_file(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     folder = small_recipe("gemma3", tokenizer=None).write(tmp_path / "c")
-    other = tmp_path / "other.model"
-    other.write_bytes(b"\n\x03abc")
+    given_file = tmp_path / "other.model"
+    given_file.write_bytes(b"\n\x03abc")
     path = tmp_path / "a.sbs"
-    status, _, _ = run(capsys, "convert", folder, "-o", path, "--tokenizer", other)
+    status, _, _ = run(capsys, "convert", folder, "-o", path, "--tokenizer", given_file)
     assert status == 0
     assert run(capsys, "verify", path, "--against", folder)[0] == 0
-    assert run(capsys, "verify", path, "--against", folder, "--tokenizer", other)[0] == 0
-    other.write_bytes(b"\n\x03abd")
-    assert run(capsys, "verify", path, "--against", folder, "--tokenizer", other)[0] == 1
+    assert run(capsys, "verify", path, "--against", folder, "--tokenizer", given_file)[0] == 0
+    given_file.write_bytes(b"\n\x03abd")
+    assert run(capsys, "verify", path, "--against", folder, "--tokenizer", given_file)[0] == 1
 
 
 @given(st.binary(max_size=5000))
 @settings(max_examples=10)
 def test_a_digest_is_that_of_the_whole_file(tmp_path: Path, data: bytes) -> None:
     (tmp_path / "x").write_bytes(data)
-    told: list[int] = []
-    assert digest_of(str(tmp_path / "x"), told.append) == hashlib.sha256(data).hexdigest()
-    assert sum(told) == len(data)
+    steps: list[int] = []
+    assert digest_of(str(tmp_path / "x"), steps.append) == hashlib.sha256(data).hexdigest()
+    assert sum(steps) == len(data)

@@ -1,4 +1,4 @@
-"""`blobstore.recover`: what a broken file still proves comes out whole, and nothing else ever does."""
+"""`blobstore recover`: what a broken file still proves comes out whole, and nothing else ever does."""
 
 from __future__ import annotations
 

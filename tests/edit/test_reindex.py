@@ -11,6 +11,7 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 import blobstore
+from blobstore.check import verify_file
 from blobstore.container import layout
 from blobstore.edit.reindex import attach_index, build_for, detach_index
 from blobstore.edit.rewrite import Edits, rewrite
@@ -274,6 +275,18 @@ def test_a_broken_index_can_be_built_anew(tmp_path: Path, embed: bool) -> None:
     assert list(contents_of(path)) == ["a"]
 
 
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="no named pipes")
+@pytest.mark.parametrize("force", [False, True])
+@pytest.mark.parametrize("digests", [False, True])
+def test_a_pipe_in_the_place_of_the_index_is_named_and_not_read(tmp_path: Path, force: bool, digests: bool) -> None:
+    path = tmp_path / "m.sbs"
+    write_plain(path, [("a", b"x")])
+    os.mkfifo(f"{path}.idx")
+    with pytest.raises(UsageError, match="not-a-file") as caught:
+        build_for(path, force=force, digests=digests)
+    assert f"{path}.idx" in str(caught.value)
+
+
 @pytest.mark.parametrize("embed", [False, True])
 def test_a_key_that_can_not_be_a_name_keeps_its_blob(tmp_path: Path, embed: bool) -> None:
     path = tmp_path / "m.sbs"
@@ -363,6 +376,99 @@ def test_an_index_of_another_file_gives_no_metadata(tmp_path: Path) -> None:
     done = build_for(path, force=True)
     assert (done.lost, index_of(path).metadata) == (None, {})
     assert "index-stale" in done.notes[0]
+    (tmp_path / "m.sbs.idx").write_bytes(raw)
+    assert "none of before could be compared" in build_for(path, force=True, digests=True).notes[1]
+
+
+# Digests: of before, compared and never replaced; missing ones, added.
+
+
+def flip(path: Path, key: str) -> None:
+    """Change a bit of a blob."""
+    with blobstore.BlobReader(path) as reader:
+        start, _ = reader.range(key)
+    raw = bytearray(path.read_bytes())
+    raw[start] ^= 1
+    path.write_bytes(raw)
+
+
+@EVERY_PLACE
+@pytest.mark.parametrize("broken", [False, True])
+def test_new_digests_hide_no_damage(tmp_path: Path, before: Any, embed: bool, broken: bool) -> None:  # noqa: ANN401
+    path = tmp_path / "m.sbs"
+    with blobstore.create(path, index=before) as store:
+        store.add("a name that is long", np.arange(3))
+        store.add("short", np.arange(2))
+    flip(path, blobstore.key_for("a name that is long"))
+    if broken:  # the index's names can't be read, its digests can
+        place = path if before == "embedded" else tmp_path / "m.sbs.idx"
+        raw = bytearray(place.read_bytes())
+        raw[raw.rindex(b"short\0")] = 0xFF
+        place.write_bytes(raw)
+    was = folder_of(tmp_path)
+    with pytest.raises(FormatError, match="damaged-blob") as caught:
+        build_for(path, embed=embed, digests=True, force=True)
+    assert (caught.value.path, folder_of(tmp_path)) == (str(path), was)
+    assert blobstore.key_for("a name that is long") in str(caught.value)
+    assert broken or "'a name that is long'" in str(caught.value)
+    assert "--force without --digests" in str(caught.value)
+    # The way that it names.
+    build_for(path, embed=embed, force=True)
+    build_for(path, digests=True)
+    assert index_of(path).has_digests
+    assert verify_file(path).findings == []
+
+
+@EVERY_PLACE
+def test_an_index_without_digests_gets_them_and_keeps_the_rest(
+    tmp_path: Path,
+    before: Any,  # noqa: ANN401
+    embed: bool,
+) -> None:
+    path = tmp_path / "m.sbs"
+    with blobstore.create(path, index=before, digests=False, metadata={"license": "mit"}) as store:
+        store.add("a name that is long", np.arange(3))
+        store.add("short", np.arange(2))
+        store.alias("another", "short")
+    listed = contents_of(path)
+    assert {one.code for one in verify_file(path).findings} == {"no-digests"}
+    inside = embed or before == "embedded"
+    assert build_for(path, embed=embed, digests=True) == (str(path) if inside else f"{path}.idx", 3, 0, 0, ())
+    assert set(folder_of(tmp_path)) == ({"m.sbs"} if inside else {"m.sbs", "m.sbs.idx"})
+    assert (contents_of(path), index_of(path).metadata) == (listed, {"license": "mit"})
+    assert verify_file(path).findings == []
+    with pytest.raises(UsageError, match=r"has-index.*blobstore verify"):
+        build_for(path, digests=True)
+
+
+@pytest.mark.parametrize("damaged", [False, True])
+def test_a_blob_that_was_added_later_gets_its_digest(tmp_path: Path, vectors: Path, damaged: bool) -> None:
+    path = tmp_path / "m.sbs"
+    path.write_bytes((vectors / "valid" / "index-blobs-added.sbs").read_bytes())
+    with blobstore.open(path) as store:
+        names = list(store)
+    if damaged:
+        flip(path, "a")
+        with pytest.raises(FormatError, match="damaged-blob"):
+            build_for(path, digests=True)
+        return
+    assert {one.code for one in verify_file(path).findings} == {"no-digest"}
+    build_for(path, digests=True)
+    assert verify_file(path).findings == []
+    with blobstore.open(path) as store:
+        assert list(store) == names
+
+
+def test_digests_are_added_to_no_index_that_has_changed(tmp_path: Path) -> None:
+    path = tmp_path / "m.sbs"
+    with blobstore.create(path, index="external", digests=False, metadata={"license": "mit"}) as store:
+        store.add("a", np.arange(3))
+    outside = tmp_path / "m.sbs.idx"
+    outside.write_bytes(outside.read_bytes().replace(b"mit", b"MIT"))
+    was = folder_of(tmp_path)
+    with pytest.raises(FormatError, match="index-digest") as caught:
+        build_for(path, digests=True)
+    assert (caught.value.path, folder_of(tmp_path)) == (str(outside), was)
 
 
 # Crashes.

@@ -1,4 +1,4 @@
-"""`blobstore.rewrite`: what is to change changes, all else stays, and the old file until the new one is complete."""
+"""`blobstore rewrite`: what is to change changes, all else stays, and the old file until the new one is complete."""
 
 from __future__ import annotations
 

@@ -6,12 +6,14 @@ import os
 import stat
 import subprocess
 import sys
+import threading
 from typing import TYPE_CHECKING
 
 import pytest
 
 from blobstore import BlobReader, BlobWriter
 from blobstore.errors import UsageError
+from blobstore.fileio import atomic
 from blobstore.fileio.atomic import AtomicFile, write_all, write_file
 
 if TYPE_CHECKING:
@@ -114,7 +116,7 @@ def test_a_file_that_is_replaced_leaves_its_mode_and_owner_to_the_new_one(target
     target.chmod(mode)
     with AtomicFile(target) as new:
         # Before it is complete it is nobody else's, under whatever name.
-        assert stat.S_IMODE(os.fstat(new.fileno()).st_mode) & 0o077 == 0
+        assert stat.S_IMODE(os.fstat(new.fileno()).st_mode) == 0o600
         write_all(new.fileno(), memoryview(NEW))
         new.prepare()
         assert stat.S_IMODE(os.fstat(new.fileno()).st_mode) == mode
@@ -226,7 +228,10 @@ def test_the_file_is_durable_before_it_has_its_name(target: Path, monkeypatch: p
 
     monkeypatch.setattr(os, "fsync", noted_fsync)
     monkeypatch.setattr(os, "replace", noted_replace)
-    write_file(target, NEW)
+    with AtomicFile(target) as new:
+        new.write(memoryview(NEW))
+        new.prepare()
+        new.prepare()
     assert done == ["file", "name", "folder"]
 
 
@@ -243,7 +248,66 @@ def test_a_folder_that_cannot_be_made_durable_is_no_error(target: Path, monkeypa
     assert target.read_bytes() == NEW
 
 
+def test_the_disk_takes_one_call_at_a_time_while_more_is_written(target: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    begun, may_end, calls = threading.Event(), threading.Event(), []
+
+    def late(fd: int) -> None:
+        calls.append(fd)
+        begun.set()
+        assert may_end.wait(60)
+
+    monkeypatch.setattr(atomic, "_fdatasync", late)
+    with AtomicFile(target) as new:
+        for _ in range(3):  # the second and the third come while the first is at work
+            new.write(memoryview(NEW))
+            new.sync_soon()
+            assert begun.wait(60)
+        may_end.set()
+    assert len(calls) == 1
+    assert target.read_bytes() == 3 * NEW
+
+
 # -------------------------------------------------------------------------------------------------- when it does not
+
+
+@pytest.mark.parametrize("again", [True, False])
+def test_what_the_disk_could_not_take_meanwhile_is_an_error_at_the_end(
+    target: Path, again: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(_fd: int) -> None:
+        raise OSError(errno.EIO, "I/O error")
+
+    monkeypatch.setattr(atomic, "_fdatasync", fail)
+    with pytest.raises(OSError, match="I/O error") as caught, AtomicFile(target) as new:  # noqa: PT012
+        new.sync_soon()
+        if again:  # the system tells of it once only
+            monkeypatch.setattr(atomic, "_fdatasync", os.fdatasync)
+            new._join()
+            new.sync_soon()
+    assert caught.value.filename == str(target)
+    assert_untouched(target)
+
+
+def test_an_error_of_a_rename_names_the_target_only(target: Path) -> None:
+    new = AtomicFile(target)
+    target.unlink()
+    target.mkdir()
+    with pytest.raises(IsADirectoryError) as caught:
+        new.commit()
+    assert (caught.value.filename, caught.value.filename2) == (str(target), None)
+    assert listing(target) == [target.name]
+
+
+@pytest.mark.skipif(os.name == "nt", reason="files there have no such names")
+def test_a_temporary_name_that_is_taken_is_left_alone(target: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    name = f".blobstore-{'0' * 16}.tmp"
+    monkeypatch.delattr(os, "O_TMPFILE", raising=False)
+    monkeypatch.setattr(atomic, "temporary_name", lambda: name)
+    (target.parent / name).mkdir()
+    with pytest.raises(FileExistsError):
+        AtomicFile(target)
+    assert listing(target) == sorted([name, target.name])
+    assert target.read_bytes() == OLD
 
 
 @pytest.mark.usefixtures("kind")
@@ -325,16 +389,30 @@ def test_a_folder_that_cannot_be_written_to_is_an_oserror(target: Path, monkeypa
     def denied(*_: object) -> int:
         raise PermissionError(errno.EACCES, "denied")
 
+    descriptors = sorted(os.listdir("/proc/self/fd"))
     monkeypatch.setattr(os, "open", denied)
     with pytest.raises(PermissionError):
         AtomicFile(target)
     monkeypatch.undo()
+    gc.collect()
     assert_untouched(target)
+    assert sorted(os.listdir("/proc/self/fd")) == descriptors
 
 
 def test_a_folder_where_nothing_can_be_made_is_an_oserror() -> None:
     with pytest.raises(OSError, match=r"/proc"):
         AtomicFile("/proc/self/new.sbs")
+
+
+@pytest.mark.skipif(not os.path.isdir("/proc/self/fd"), reason="descriptors have no names")
+def test_a_pipe_that_only_its_descriptor_names_is_not_replaced() -> None:
+    reading, writing = os.pipe()
+    try:
+        with pytest.raises(UsageError, match=f"not-a-file: '/proc/self/fd/{writing}' is no regular file"):
+            AtomicFile(f"/proc/self/fd/{writing}")
+    finally:
+        os.close(reading)
+        os.close(writing)
 
 
 @pytest.mark.parametrize("what", ["folder", "pipe", "loop"])

@@ -10,10 +10,11 @@ from hypothesis import strategies as st
 
 import blobstore
 from blobstore.codecs.element_types import BY_NAME
+from blobstore.errors import Fault
 from blobstore.gemma import ModelConfig, TocEntry, check_tensors, parse_toc, tensors_of
 from blobstore.gemma.config import LayerType, PostNorm, WeightType, Wrapping
 from blobstore.gemma.models import config_of
-from blobstore.gemma.tensors import TensorFault, default_type, narrowest_type
+from blobstore.gemma.tensors import default_type, narrowest_type
 from blobstore.gemma.toc import toc_entry
 from tests import models
 from tests.models import FORMS, WEIGHTS, Sizes, families, forms, small, spec_tensors, tiny, weights
@@ -78,10 +79,10 @@ def table_of(config: ModelConfig, form: str = "stock") -> Table:
 
 
 def faults_of(config: ModelConfig, table: Table) -> list[tuple[str, str]]:
-    return [(fault.reason, fault.key) for fault in check_tensors(config, table)]
+    return [(fault.reason, fault.name) for fault in check_tensors(config, table)]
 
 
-def the_fault(config: ModelConfig, table: Table) -> TensorFault:
+def the_fault(config: ModelConfig, table: Table) -> Fault:
     [fault] = check_tensors(config, table)
     return fault
 
@@ -261,7 +262,7 @@ def test_a_type_that_is_too_narrow_is_a_fault(family: str, form: str, data: st.D
     kind = data.draw(st.sampled_from(sorted({*WEIGHT_TYPES, "f64", "u32", "u64"} - taken)))
     table[row.key] = entry_of(row, kind)
     [fault, *others] = check_tensors(config, table)
-    assert (fault.reason, fault.key) == ("type", row.key)
+    assert (fault.reason, fault.name) == ("type", row.key)
     said = {"": "f32, bf16, sfp, nuq, i8", "bf16": "f32 or bf16", "f32": "f32"}[row.floor]
     assert fault.message == f"{row.key!r} is {kind}, the runtime takes {said}"
     # The narrowest of all may be another one now.
@@ -276,7 +277,7 @@ def test_what_the_runtime_reads_as_f32_is_f32(family: str) -> None:
     assert len(wide) == 3 + 4 * len(config.vit_config.layer_configs)
     for row in wide:
         fault = the_fault(config, table | {row.key: entry_of(row, "bf16")})
-        assert fault == TensorFault("type", row.key, f"{row.key!r} is bf16, the runtime takes f32")
+        assert fault == Fault("type", row.key, f"{row.key!r} is bf16, the runtime takes f32")
 
 
 @given(family=families, form=forms, weight=weights, data=st.data())
@@ -291,7 +292,7 @@ def test_another_shape_is_a_fault(family: str, form: str, weight: str, data: st.
         return
     table[entry.name] = toc_entry(entry.name, entry.type, rows, cols)
     fault = the_fault(config, table)
-    assert (fault.reason, fault.key) == ("shape", entry.name)
+    assert (fault.reason, fault.name) == ("shape", entry.name)
     said = f"{entry.name!r} is {rows} × {cols}, the config says {entry.rows} × {entry.cols}"
     assert fault.message == said
 
@@ -301,7 +302,7 @@ def test_another_tensor_is_a_fault_that_the_runtime_ignores(family: str, weight:
     config = small(family, weight)
     table = table_of(config, form) | {key: toc_entry(key, BY_NAME[weight], 3, 4)}
     fault = the_fault(config, table)
-    assert fault == TensorFault("unexpected", key, f"{key!r} is no tensor of this model: the runtime ignores it")
+    assert fault == Fault("unexpected", key, f"{key!r} is no tensor of this model: the runtime ignores it")
 
 
 def test_a_tensor_of_another_family_is_unexpected() -> None:
@@ -337,7 +338,7 @@ def test_a_missing_tensor_without_a_choice_is_one_fault(family: str) -> None:
         assert len(alone) > 10
         for key in alone:
             left = {one: entry for one, entry in table.items() if one != key}
-            assert the_fault(config, left) == TensorFault("missing", key, f"{key!r} is missing")
+            assert the_fault(config, left) == Fault("missing", key, f"{key!r} is missing")
 
 
 @all_families
@@ -359,14 +360,14 @@ def test_of_two_split_tensors_the_missing_one_is_named(family: str, slot: str, i
     (stock,), split = ([f"{one}_0" for one in part] for part in PAIRS[slot])
     left = {key: entry for key, entry in table_of(config, "split").items() if key != split[i]}
     fault = the_fault(config, left)
-    assert fault == TensorFault("missing", split[i], f"{split[i]!r} is missing (or {stock})")
+    assert fault == Fault("missing", split[i], f"{split[i]!r} is missing (or {stock})")
 
 
 def test_without_any_tensor_each_form_s_first_is_named_once() -> None:
     config = small("gemma3vlm")
     faults = check_tensors(config, {})
     assert {fault.reason for fault in faults} == {"missing"}
-    assert len({fault.key for fault in faults}) == len(faults)
+    assert len({fault.name for fault in faults}) == len(faults)
     named = " ".join(fault.message for fault in faults)
     assert all(spec.key in named for spec in tensors_of(config))
 
@@ -393,7 +394,7 @@ def test_a_layer_with_both_forms_is_a_fault(family: str, slot: str) -> None:
     keys = [f"{base}_0" for part in PAIRS[slot] for base in part]
     message = f"{', '.join(keys)} are of two forms of the same tensor: the runtime stops"
     fault = the_fault(config, stock | {key: split[key] for key in keys[1:]})
-    assert fault == TensorFault("both-forms", keys[0], message, tuple(keys))
+    assert fault == Fault("both-forms", keys[0], message)
 
 
 @all_families
@@ -417,13 +418,13 @@ def test_the_config_names_the_narrowest_type(family: str, weight: str, other: st
         assert faults == []
         return
     message = f"the config says weights are {other}, the narrowest tensor is {weight}: the runtime stops"
-    assert faults == [TensorFault("weight", "config", message)]
+    assert faults == [Fault("weight", "config", message)]
 
 
 def test_a_config_without_a_weight_type_is_a_fault() -> None:
     config = replace(small("gemma3"), weight=WeightType.UNKNOWN)
     fault = the_fault(config, table_of(small("gemma3")))
-    assert (fault.reason, fault.key) == ("weight", "config")
+    assert (fault.reason, fault.name) == ("weight", "config")
     assert "weights are unknown, the narrowest tensor is bf16" in fault.message
 
 

@@ -89,6 +89,66 @@ def test_an_index_is_found_beside_a_link_and_beside_the_file(folder: Path) -> No
     assert (folder / "0123").exists()
 
 
+WRITES: dict[str, Callable[[Path], object]] = {
+    **{place: lambda path, place=place: save(path, NEW, place) for place in PLACES},  # type: ignore[misc]
+    "build": lambda path: build_for(path, force=True),
+    "detach": detach_index,
+    "attach": attach_index,
+    "rewrite": lambda path: rewrite(path, None, Edits(set_metadata={"x": "y"})),
+}
+
+
+NEEDS_ONE = ("attach", "rewrite")  # an index beside the file
+
+
+@pytest.mark.parametrize(
+    ("what", "leads"),
+    [(what, "to one that fits") for what in WRITES]
+    + [(what, leads) for what in WRITES if what not in NEEDS_ONE for leads in ("to another", "nowhere")],
+)
+def test_an_index_behind_a_link_is_another_files(tmp_path: Path, what: str, leads: str) -> None:
+    path, other, beside = tmp_path / "a.sbs", tmp_path / "b.sbs", tmp_path / "a.sbs.idx"
+    save(other, NEW | OLD if leads == "to another" else NEW, "external")
+    before = {one.name: one.read_bytes() for one in tmp_path.iterdir()}
+    save(path, NEW, "external" if what in NEEDS_ONE else "embedded")
+    beside.unlink(missing_ok=True)
+    beside.symlink_to("gone" if leads == "nowhere" else "b.sbs.idx")
+    WRITES[what](path)
+    assert {one: (tmp_path / one).read_bytes() for one in before} == before
+    assert not (tmp_path / "gone").exists()
+    if what == "none" and leads == "nowhere":  # which a reader tells
+        beside.unlink()
+    with blobstore.open(path) as store:
+        assert all(store[name].tobytes() == NEW[name].tobytes() for name in store if name in NEW)
+
+
+@pytest.mark.parametrize("index", PLACES)
+def test_a_file_beside_a_link_that_is_no_index_stays(folder: Path, index: IndexPlace) -> None:
+    real, link, beside = folder / "real.sbs", folder / "links" / "link.sbs", folder / "links" / "link.sbs.idx"
+    link.symlink_to(real)
+    for old in PLACES:
+        save(real, OLD, old)
+        beside.write_bytes(b"somebody's own")
+        save(link, NEW, index)
+        assert beside.read_bytes() == b"somebody's own"
+        check(real, NEW, index)
+    if index != "embedded":  # where it is looked at
+        with pytest.raises(blobstore.FormatError) as caught:
+            blobstore.open(link)
+        assert caught.value.path == str(beside)
+
+
+def test_an_index_built_anew_is_not_hidden_by_one_beside_a_link(folder: Path) -> None:
+    real, link = folder / "real.sbs", folder / "links" / "link.sbs"
+    save(real, OLD, "external")
+    link.symlink_to(real)
+    (folder / "links" / "link.sbs.idx").write_bytes((folder / "real.sbs.idx").read_bytes())
+    rewrite(link, None, Edits(set_metadata={"x": "y"}))
+    for path in (real, link):
+        with blobstore.open(path) as store:
+            assert store.metadata["x"] == "y"
+
+
 CHANGES: dict[str, Callable[[Path], object]] = {
     "rewrite": lambda path: rewrite(path, None, Edits(set_metadata={"x": "y"})),
     "rewrite version": lambda path: rewrite(path, None, Edits(version=1)),

@@ -239,7 +239,7 @@ def named_writer(path: Path) -> subprocess.Popen[str]:
     code = f"""
         import os, time
         os.O_TMPFILE = 0
-        from blobstore.atomic import AtomicFile
+        from blobstore.fileio.atomic import AtomicFile
         file = AtomicFile({str(path)!r})
         os.write(file.fileno(), b"x" * 1000)
         print("ready", flush=True)
@@ -587,3 +587,18 @@ def test_an_index_that_leads_nowhere_is_told(tmp_path: Path) -> None:
     (tmp_path / "m.sbs.idx").symlink_to("nowhere")
     with pytest.raises(UsageError, match="not-a-file"):
         blobstore.open(path)
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="no named pipes")
+@pytest.mark.parametrize(
+    "make", [os.mkdir, lambda place: os.symlink("gone", place), os.mkfifo], ids=["folder", "link", "pipe"]
+)
+def test_what_takes_the_locks_name_is_named_and_stays(tmp_path: Path, make: Callable[[str], None]) -> None:
+    path = tmp_path / "m.sbs"
+    with turn_at(path):
+        (place,) = [one for one in os.listdir(tmp_path) if one.endswith(".lock")]
+    make(f"{tmp_path}/{place}")
+    with pytest.raises(blobstore.UsageError, match=r"not-a-file: .*move it away") as caught, turn_at(path):
+        pass
+    assert f"{tmp_path}/{place}" in str(caught.value)
+    assert os.listdir(tmp_path) == [place]

@@ -15,6 +15,7 @@ import ast
 import importlib
 import multiprocessing
 import os
+import resource
 import shutil
 import signal
 import sys
@@ -26,6 +27,7 @@ from concurrent.futures import ProcessPoolExecutor, as_completed
 from contextlib import suppress
 from dataclasses import dataclass
 from difflib import unified_diff
+from math import ceil
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -50,7 +52,8 @@ ENVIRONMENT = {"BLOBSTORE_HYPOTHESIS": "mutants", "PYTEST_DISABLE_PLUGIN_AUTOLOA
 IMPORTED = ("hypothesis.strategies", "hypothesis.internal.conjecture.engine", "ml_dtypes", "numpy", "zstandard")
 # They run a process that takes long, and says nothing of a module that others don't.
 NOT_RUN = ("--deselect=tests/container/test_vectors.py::test_the_files_are_those_that_the_generator_makes",)
-PATIENCE, LEAST_SECONDS = 3, 10  # a mutant may take so many times as long as the tests do without one
+PATIENCE, LEAST_SECONDS = 3, 10  # a mutant may take so many times the processor's time of the tests without one
+WAITS = 6  # and so many times as long again by the clock: who shares the processors changes no verdict
 MEMORY = "/dev/shm"  # noqa: S108 (a folder of random name is made in it)
 FORK = multiprocessing.get_context("fork")
 
@@ -118,18 +121,20 @@ def enter_copy(scratch: str) -> None:
 
 
 def limit_of(tests: tuple[str, ...]) -> float:
-    """Return how long a mutant of a module may take: the tests pass without any, in so many seconds."""
-    start = time.monotonic()
+    """Return how many seconds of a processor a mutant of a module may take; the tests pass without any."""
+    before = resource.getrusage(resource.RUSAGE_CHILDREN)
     if not passes(tests, None):
         raise RuntimeError(f"{' '.join(tests)} fail without a mutant")
-    return max(LEAST_SECONDS, PATIENCE * (time.monotonic() - start))
+    after = resource.getrusage(resource.RUSAGE_CHILDREN)
+    used = after.ru_utime - before.ru_utime + after.ru_stime - before.ru_stime
+    return max(LEAST_SECONDS, PATIENCE * used)
 
 
 def passes(tests: tuple[str, ...], seconds: float | None) -> bool:
-    """Whether tests pass, each file in a new process, together in so many seconds."""
-    end = None if seconds is None else time.monotonic() + seconds
+    """Whether tests pass, each file in a new process, in so many seconds of a processor."""
+    end = None if seconds is None else time.monotonic() + WAITS * seconds
     for one in tests:
-        process = FORK.Process(target=run_tests, args=(one, end is None))
+        process = FORK.Process(target=run_tests, args=(one, seconds))
         process.start()
         process.join(None if end is None else max(0, end - time.monotonic()))
         if process.exitcode is None:
@@ -141,13 +146,15 @@ def passes(tests: tuple[str, ...], seconds: float | None) -> bool:
     return True
 
 
-def run_tests(file: str, keep_bytecode: bool) -> None:
+def run_tests(file: str, seconds: float | None) -> None:
     """Run the tests of a file in this process, and end it."""
     os.setsid()  # so that processes of theirs end with them
+    if seconds is not None:
+        resource.setrlimit(resource.RLIMIT_CPU, (ceil(seconds), ceil(seconds)))
     nowhere = os.open(os.devnull, os.O_RDWR)
     for standard in range(3):
         os.dup2(nowhere, standard)
-    sys.dont_write_bytecode = not keep_bytecode  # a mutant's has the time and the size of another's
+    sys.dont_write_bytecode = seconds is not None  # a mutant's has the time and the size of another's
     os._exit(pytest.main([*PYTEST, file, *NOT_RUN]))
 
 

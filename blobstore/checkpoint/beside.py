@@ -1,0 +1,63 @@
+"""What a conversion uses of the files beside a checkpoint's tensors: the tokenizer, and whether there is a template."""
+
+from __future__ import annotations
+
+import json
+import os
+from typing import TYPE_CHECKING
+
+from blobstore.errors import BlobStoreError, FormatError, UsageError
+from blobstore.fileio.source import read_whole
+from blobstore.gemma.tokenizer import count_pieces
+
+if TYPE_CHECKING:
+    from blobstore.checkpoint.reader import Checkpoint
+
+_TOKENIZER = "tokenizer.model"
+_TEMPLATES = ("chat_template.jinja", "chat_template.json")
+
+
+def tokenizer_beside(checkpoint: Checkpoint, given: str | None) -> bytes | None:
+    """Return the bytes of the given tokenizer, or of the checkpoint's own; it counts among the checkpoint's files.
+
+    Returns:
+        The bytes; None when none is given and the checkpoint has none.
+
+    Raises:
+        UsageError: ``not-a-tokenizer`` when it is not a SentencePiece model.
+        OSError: The file can't be read.
+    """
+    path = given or os.path.join(checkpoint.folder, _TOKENIZER)
+    if given is None and not os.path.lexists(path):
+        return None
+    checkpoint.note_read(path)
+    raw = bytes(read_whole(path))
+    try:
+        count_pieces(raw)
+    except FormatError as error:
+        what = f"{path!r}: {error.message}; gemma.cpp needs tokenizer.model, not tokenizer.json"
+        raise UsageError("not-a-tokenizer", what) from None
+    return raw
+
+
+def has_chat_template(checkpoint: Checkpoint) -> bool:
+    """Whether a checkpoint's folder has a chat template, as those of instruction-tuned models do."""
+    paths = [os.path.join(checkpoint.folder, name) for name in _TEMPLATES]
+    templates = [path for path in paths if os.path.exists(path)]
+    for path in templates:
+        checkpoint.note_read(path)
+    return bool(templates) or _tokenizer_has_template(checkpoint)
+
+
+def _tokenizer_has_template(checkpoint: Checkpoint) -> bool:
+    path = os.path.join(checkpoint.folder, "tokenizer_config.json")
+    if not os.path.lexists(path):
+        return False
+    checkpoint.note_read(path)
+    try:
+        config = json.loads(bytes(read_whole(path)))
+    except (ValueError, RecursionError) as error:
+        if isinstance(error, BlobStoreError):
+            raise
+        return False
+    return isinstance(config, dict) and bool(config.get("chat_template"))
