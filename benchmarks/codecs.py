@@ -1,7 +1,7 @@
 """The element codecs on one core, in turns with ml_dtypes' plain astype and with a copy of as many bytes.
 
-Rates are of the side that is bf16 or f32. The peer of sfp, i8 and nuq is float8_e4m3fn, as they have about as many
-bits; of bf16 it is bf16 itself. The copy goes to memory that is there already.
+Rates are of the bf16 or f32 side. The peer of sfp, i8 and nuq is float8_e4m3fn, which has about as many bits; that of
+bf16 is bf16 itself. The copy goes to existing memory.
 """
 
 from __future__ import annotations
@@ -61,25 +61,27 @@ def cases(count: int) -> Iterator[Measured]:
     yield _decode("nuq", "f32", np.float32, packed, count)
 
 
-def _encode(kind: str, said: str, values: npt.NDArray[Any], peer: np.dtype[Any]) -> Measured:
-    return _case(f"{kind} from {said}", lambda: codecs.encode(kind, values), lambda: values.astype(peer), values)
+def _encode(type_name: str, values_type: str, values: npt.NDArray[Any], peer: np.dtype[Any]) -> Measured:
+    return _case(
+        f"{type_name} from {values_type}", lambda: codecs.encode(type_name, values), lambda: values.astype(peer), values
+    )
 
 
 def _decode(
-    kind: str,
-    said: str,
+    type_name: str,
+    values_type: str,
     dtype: npt.DTypeLike,
     stored: npt.NDArray[np.uint8],
     count: int,
     *,
     peer: np.dtype[Any] = _F8,
 ) -> Measured:
-    values = codecs.decode(kind, stored, count, dtype=dtype)
-    other = values.astype(peer)
+    values = codecs.decode(type_name, stored, count, dtype=dtype)
+    peer_values = values.astype(peer)
     return _case(
-        f"{kind} to {said}",
-        lambda: codecs.decode(kind, stored, count, dtype=dtype),
-        lambda: other.astype(dtype),
+        f"{type_name} to {values_type}",
+        lambda: codecs.decode(type_name, stored, count, dtype=dtype),
+        lambda: peer_values.astype(dtype),
         values,
     )
 

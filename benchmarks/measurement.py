@@ -1,4 +1,4 @@
-"""A case as data, and its measurement: ours and the others take turns."""
+"""A case as data, and its measurement: all sides take turns."""
 
 from __future__ import annotations
 
@@ -24,13 +24,13 @@ _LONG_RUNS = 3
 
 @dataclass(frozen=True)
 class Setting:
-    """How it is measured.
+    """How to measure.
 
     Attributes:
-        folder: For files, of tens of GB; emptied by those who fill it.
+        folder: For files, tens of GB; each group removes its own.
         quick: Tiny data, two runs, all in this process: whether it works, not how fast.
         tell: Called with what comes next.
-        same: Formats that were found to hold the same bytes.
+        same: Formats checked to hold the same bytes.
         left_out: What isn't measured → why.
     """
 
@@ -43,11 +43,11 @@ class Setting:
 
 @dataclass(frozen=True)
 class Side:
-    """One of those who take turns.
+    """One of the sides that take turns.
 
     Attributes:
-        name: ``blobstore``, a format's, or what else is done.
-        take: One measurement.
+        name: ``blobstore``, a format, or what else is measured.
+        take: Takes one measurement.
     """
 
     name: str
@@ -56,7 +56,7 @@ class Side:
 
 @dataclass(frozen=True)
 class Aim:
-    """What is to be reached: ours is at least ``factor`` times as fast as the side ``against``."""
+    """An aim: ours is at least ``factor`` times as fast as the side ``against``."""
 
     against: str
     factor: float
@@ -64,20 +64,20 @@ class Aim:
 
 @dataclass(frozen=True)
 class Measured:
-    """A case that is to be measured.
+    """A case to measure.
 
     Attributes:
         key: Short, stable, unique.
         title: For people.
-        what: All that is timed.
+        what: Everything that is timed.
         sides: Ours first.
-        nbytes: It concerns, where bytes per second say something.
-        aims: What is to be reached.
-        cold: Whether the files have left the page cache.
-        runs: Of what takes less than a second; 3 of what takes longer, 1 of what takes more than 8 s.
-        trial: Whether each side is done once before, and that doesn't count: what it imports in this process.
-        series, at: Of several cases that differ in a size only: what they have in common, and the size.
-        smaller: Of sides that compress: how many times smaller.
+        nbytes: Size of the data, if bytes per second are meaningful.
+        aims: To be reached.
+        cold: Whether the files are not in the page cache.
+        runs: Of sides that take less than a second; slower ones get 3 runs, those of more than 8 s get 1.
+        trial: Whether to run each side once before, uncounted, for what it imports in this process.
+        series, at: For cases that only differ in a size: their common name, and the size.
+        smaller: For sides that compress: the ratio.
     """
 
     key: str
@@ -96,7 +96,7 @@ class Measured:
 
 @dataclass(frozen=True)
 class Reached:
-    """An aim, and how often as fast as the other side ours was."""
+    """An aim, and how many times as fast as the other side ours was."""
 
     against: str
     factor: float
@@ -110,11 +110,11 @@ class Reached:
 
 @dataclass(frozen=True)
 class Result:
-    """What was measured of a case.
+    """The measurements of a case.
 
     Attributes:
         key, title, what, nbytes, series, at, smaller: Of the case.
-        rows: One for each side, ours first; a row's ``ratio`` is how often longer than ours it took.
+        rows: One for each side, ours first; a row's ``ratio`` is its time divided by ours.
         aims: With what was reached.
     """
 
@@ -130,40 +130,40 @@ class Result:
 
     def row(self, name: str) -> Row | None:
         """Return the row of a side."""
-        return next((one for one in self.rows if one.format == name), None)
+        return next((row for row in self.rows if row.format == name), None)
 
 
 def run(case: Measured, setting: Setting) -> Result:
-    """Measure all sides in turns: a machine that slows down slows them all."""
+    """Measure all sides in turns, so a machine that slows down slows them all."""
     setting.tell(f"{case.key}: {case.title}")
     if case.trial:
         for side in case.sides:
             side.take()
-    samples: dict[str, list[Sample]] = {one.name: [] for one in case.sides}
+    samples: dict[str, list[Sample]] = {side.name: [] for side in case.sides}
     for turn in range(2 if setting.quick else case.runs):
         for side in case.sides:
             taken = samples[side.name]
-            slowest = max((one.seconds for one in taken), default=0.0)
+            slowest = max((sample.seconds for sample in taken), default=0.0)
             if turn < (1 if slowest > _VERY_LONG else _LONG_RUNS if slowest > _LONG else case.runs):
                 taken.append(side.take())
-    told = Case(case.key, case.title, case.what)
+    measured_case = Case(case.key, case.title, case.what)
     way = "cold" if case.cold else "warm"
-    rows = [row_of(name, told, way, case.nbytes, taken) for name, taken in samples.items()]
+    rows = [row_of(name, measured_case, way, case.nbytes, taken) for name, taken in samples.items()]
     ours = rows[0]
-    rows = [ours, *(with_ratio(one, ours) for one in rows[1:])]
-    ratios = {one.format: one.ratio for one in rows[1:]}
-    aims = [Reached(one.against, one.factor, ratios[one.against] or 0.0) for one in case.aims if one.against in ratios]
+    rows = [ours, *(with_ratio(row, ours) for row in rows[1:])]
+    ratios = {row.format: row.ratio for row in rows[1:]}
+    aims = [Reached(aim.against, aim.factor, ratios[aim.against] or 0.0) for aim in case.aims if aim.against in ratios]
     return Result(case.key, case.title, case.what, case.nbytes, rows, aims, case.series, case.at, case.smaller)
 
 
 def with_ratio(row: Row, ours: Row) -> Row:
-    """Return a row that says how often longer than ours it took."""
+    """Return a row with its time divided by ours as ``ratio``."""
     return Row(**{**vars(row), "ratio": ratio_of(row, ours)})
 
 
-def job(setting: Setting, name: str, told: measure.Job) -> Side:
+def job(setting: Setting, name: str, task: measure.Job) -> Side:
     """Return a side that does a job of `blobstore.bench` in a process of its own (quick: in this one)."""
-    return Side(name, partial(measure.measure if setting.quick else measure.take, told))
+    return Side(name, partial(measure.measure if setting.quick else measure.take, task))
 
 
 def here(name: str, work: Callable[[], object]) -> Side:
@@ -182,7 +182,7 @@ def process(name: str, *arguments: str, says: str | None = None) -> Side:
     Args:
         name: Of the side.
         arguments: Of the interpreter.
-        says: What it prints, where that is to be looked at.
+        says: What it must print, if that is to be checked.
     """
 
     def take() -> Sample:
@@ -190,7 +190,7 @@ def process(name: str, *arguments: str, says: str | None = None) -> Side:
         done = subprocess.run([sys.executable, *arguments], check=True, stdout=subprocess.PIPE, text=True)
         seconds = time.perf_counter() - start
         if says is not None and done.stdout.strip() != says:
-            raise AssertionError(f"{name} says {done.stdout!r}, not {says!r}: nothing to compare")
+            raise AssertionError(f"{name} prints {done.stdout!r}, not {says!r}: nothing to compare")
         return Sample(seconds, None, None, None, None)
 
     return Side(name, take)

@@ -1,7 +1,7 @@
 """Memory of converting: made-up Gemma 3 checkpoints of several sizes, each in a process of its own.
 
-Each process is the command line, from its start to its end. The peak is of all of its memory, with Python, imports and
-mapped pages; *own* is the largest that its anonymous part was, looked at every few milliseconds.
+Each process is the command line, from start to end. The peak is of all its memory, including Python, imports and mapped
+pages; *own* is the maximum of its anonymous memory, read every few milliseconds.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from benchmarks.measurement import OURS, Measured, Side, run
 from blobstore.bench import page_cache
 from blobstore.bench.measure import Sample
 from blobstore.checkpoint.safetensors import dump_header
-from blobstore.cli.output import size
+from blobstore.cli.formatting import size
 from blobstore.codecs.element_types import BY_NAME
 
 if TYPE_CHECKING:
@@ -34,9 +34,9 @@ if TYPE_CHECKING:
 _WAYS = [(weights, layout) for weights in ("sfp", "bf16", "f32") for layout in ("split", "stock")]
 _WAYS.append(("i8", "split"))  # stock has rows that end inside groups
 _RUNS = 2  # memory varies little
-_PATTERN = 1 << 22  # values that are made; each tensor repeats them
-_EVERY = 0.003  # seconds between two looks
-# What the command does, and at its end the peak of this program: a child's ru_maxrss begins with its parent's.
+_PATTERN = 1 << 22  # values to make; each tensor repeats them
+_EVERY = 0.003  # seconds between two readings
+# Runs the command, then prints this program's peak: a child's ru_maxrss starts with its parent's.
 _CHILD = """
 import sys
 from blobstore.cli import main
@@ -62,8 +62,8 @@ class Shape:
     vocabulary: int = 262_144
 
     def tensors(self) -> dict[str, tuple[int, ...]]:
-        """Return name → shape; one head of keys and values, as the smaller Gemma 3 have."""
-        told: dict[str, tuple[int, ...]] = {
+        """Return name → shape; with one head for keys and values, like the smaller Gemma 3."""
+        shapes: dict[str, tuple[int, ...]] = {
             "model.embed_tokens.weight": (self.vocabulary, self.width),
             "model.norm.weight": (self.width,),
         }
@@ -82,11 +82,11 @@ class Shape:
         norms = ("input", "post_attention", "pre_feedforward", "post_feedforward")
         layer |= {f"{norm}_layernorm": (self.width,) for norm in norms}
         for i in range(self.layers):
-            told |= {f"model.layers.{i}.{name}.weight": shape for name, shape in layer.items()}
-        return told
+            shapes |= {f"model.layers.{i}.{name}.weight": shape for name, shape in layer.items()}
+        return shapes
 
     def config(self) -> dict[str, object]:
-        """Return what config.json says."""
+        """Return the contents of config.json."""
         return {
             "architectures": ["Gemma3ForCausalLM"],
             "model_type": "gemma3_text",
@@ -120,7 +120,7 @@ def measure(setting: Setting) -> Iterator[Result]:
         for name, shape in shapes.items():
             setting.tell(f"  writing the checkpoint of {name}")
             _write(folders[name], shape)
-        nbytes = [os.path.getsize(os.path.join(one, "model.safetensors")) for one in folders.values()]
+        nbytes = [os.path.getsize(os.path.join(folder, "model.safetensors")) for folder in folders.values()]
         what = f"a whole process; Gemma 3 1B, made up: checkpoints of {', '.join(map(size, nbytes))}"
         for weights, layout in _WAYS:
             options = ("-o", target, "--weights", weights, "--layout", layout, "--wrapping", "pt")
@@ -137,14 +137,14 @@ def measure(setting: Setting) -> Iterator[Result]:
 
 def _write(folder: str, shape: Shape) -> None:
     """Write a checkpoint of normal values in bfloat16, tensor by tensor."""
-    kind, tensors = BY_NAME["bf16"], shape.tensors()
+    bf16, tensors = BY_NAME["bf16"], shape.tensors()
     values = np.random.default_rng(1).standard_normal(_PATTERN, np.float32) / 50
     pattern = values.astype(ml_dtypes.bfloat16).view(np.uint8).data
     os.makedirs(folder)
     with open(os.path.join(folder, "model.safetensors"), "wb") as file:
-        file.write(dump_header((name, kind, one) for name, one in tensors.items()))
-        for one in tensors.values():
-            nbytes = kind.nbytes(int(np.prod(one)))
+        file.write(dump_header((name, bf16, shape_of_tensor) for name, shape_of_tensor in tensors.items()))
+        for shape_of_tensor in tensors.values():
+            nbytes = bf16.nbytes(int(np.prod(shape_of_tensor)))
             file.writelines(pattern[: nbytes - done] for done in range(0, nbytes, len(pattern)))
         file.flush()
         os.fsync(file.fileno())
@@ -153,7 +153,7 @@ def _write(folder: str, shape: Shape) -> None:
 
 
 def _convert(arguments: tuple[str, ...], target: str) -> Sample:
-    """Run the command line, and watch its memory."""
+    """Run the command line and watch its memory."""
     page_cache.remove(target)
     own: list[int] = []
     start = time.perf_counter()
@@ -164,15 +164,15 @@ def _convert(arguments: tuple[str, ...], target: str) -> Sample:
             own += _anonymous(child.pid)
             time.sleep(_EVERY)
         seconds = time.perf_counter() - start
-        said = child.communicate()[1].split()
+        output = child.communicate()[1].split()
     if child.returncode:
-        raise AssertionError(f"{' '.join(arguments)} ended with {child.returncode}: {' '.join(said)}")
-    peak = int(said[said.index("VmHWM:") + 1]) << 10 if "VmHWM:" in said else None
+        raise AssertionError(f"{' '.join(arguments)} ended with {child.returncode}: {' '.join(output)}")
+    peak = int(output[output.index("VmHWM:") + 1]) << 10 if "VmHWM:" in output else None
     return Sample(seconds, peak, max(own, default=None), None, None)
 
 
 def _anonymous(process: int) -> list[int]:
-    """Return how much anonymous memory a process has, where the system tells it."""
+    """Return the size of a process's anonymous memory, if the system reports it."""
     with suppress(OSError), open(f"/proc/{process}/status", encoding="ascii", errors="replace") as file:
         return [int(line.split()[1]) << 10 for line in file if line.startswith("RssAnon:")]
     return []

@@ -1,7 +1,7 @@
-"""Packing: the codec on one core, in turns with others that compress weights, and whole files.
+"""Packing: the codec on one core, in turns with other compressors of weights, and whole files.
 
-ZipNN wants torch and is in no extra: ``pip install zipnn torch`` to have it measured. Rates are of the weights' bytes;
-slow ways get a part of them, and their times are told as of all.
+ZipNN needs torch and isn't in an extra: ``pip install zipnn torch`` to measure it. Rates are of the weights' bytes;
+slow ways get a part of the bytes, and their times are scaled up to all of them.
 """
 
 from __future__ import annotations
@@ -32,61 +32,63 @@ _ELEMENTS, _QUICK_ELEMENTS, _LARGE = 1 << 24, 1 << 17, 8
 _PART, _QUICK_PART = 1 << 21, 1 << 16  # bytes for slow ways
 _FILE_NBYTES, _QUICK_FILE_NBYTES = 1 << 30, 1 << 20
 _TWO = "blobstore, 2 threads"
-_NEW = "blobstore, new memory"  # as the others' libraries have it always
+_NEW = "blobstore, new memory"  # as the other libraries always do
 _WANTED = (
     *("normal bf16", "normal f16", "normal f32", "normal sfp", "MiniLM f32", "MiniLM bf16"),
     *("tuned, steps 1e-5 bf16", "identical bf16"),
 )
 _AIMS = {"packed": [Aim("zipnn", 2)], "unpacked": [Aim("zipnn", 1.2)]}
-_MOST = 1e4  # times smaller; a limit without end can't be written down
+_MOST = 1e4  # ratio; an infinite limit can't be written as JSON
 
 
 def measure(setting: Setting) -> Iterator[Result]:
-    """Measure all kinds of bytes, both ways, and a file."""
+    """Measure all types of bytes, both ways, and a file."""
     count = _QUICK_ELEMENTS if setting.quick else _ELEMENTS
-    for name, kind, data, base in planes.cases(count, files.real_checkpoint(setting)):
-        if f"{name} {kind}" in _WANTED:
-            for case in _codec(f"{name}, {kind}", kind, data, base, setting):
+    for name, type_name, data, base in planes.cases(count, files.real_checkpoint(setting)):
+        if f"{name} {type_name}" in _WANTED:
+            for case in _codec(f"{name}, {type_name}", type_name, data, base, setting):
                 yield run(case, setting)
-    # As large as an embedding: others make all of it at once, in new memory.
-    name, kind, data, base = next(planes.cases(_LARGE * count, None))
-    for case in _codec(f"{name}, {kind}, {_LARGE} times as much", kind, data, base, setting):
+    # As large as an embedding: other libraries make all of it at once, in new memory.
+    name, type_name, data, base = next(planes.cases(_LARGE * count, None))
+    for case in _codec(f"{name}, {type_name}, {_LARGE} times as much", type_name, data, base, setting):
         yield run(case, setting)
     yield from _file(setting)
 
 
-def _codec(title: str, kind: str, data: Bytes, base: Bytes | None, setting: Setting) -> Iterator[Measured]:
+def _codec(title: str, type_name: str, data: Bytes, base: Bytes | None, setting: Setting) -> Iterator[Measured]:
     cores = sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_setaffinity") else []
-    ways = {name: (given, way) for name, given, way in _ways(kind, data, base, setting) if way}
-    smaller = {"limit": min(planes.limit(kind, data, base), _MOST)}
-    for name, (given, (compress, _)) in ways.items():
+    ways = {name: (part, way) for name, part, way in _ways(type_name, data, base, setting) if way}
+    smaller = {"limit": min(planes.limit(type_name, data, base), _MOST)}
+    for name, (part, (compress, _)) in ways.items():
         getattr(compress, "prepare", lambda: None)()
-        smaller[name] = given.nbytes / compress()
+        smaller[name] = part.nbytes / compress()
     for at, way in enumerate(("packed", "unpacked")):
         sides = [
-            _side(name, both[at], data.nbytes / given.nbytes, cores[: 2 if name == _TWO else 1], cores)
-            for name, (given, both) in ways.items()
+            _side(name, both[at], data.nbytes / part.nbytes, cores[: 2 if name == _TWO else 1], cores)
+            for name, (part, both) in ways.items()
             if name != _NEW or way == "unpacked"
         ]
         aims = _AIMS[way] if title.startswith("normal, bf16") else []
         key = f"pack-{title.replace(', ', '-').replace(' ', '-')}-{way}"
         what = "bytes in memory; zstd and gzip get whole elements"
-        told = {name: ratio for name, ratio in smaller.items() if name in {"limit", *(side.name for side in sides)}}
-        yield Measured(key, f"{title}, {way}", what, sides, data.nbytes, aims, smaller=told)
+        shown_ratios = {
+            name: ratio for name, ratio in smaller.items() if name in {"limit", *(side.name for side in sides)}
+        }
+        yield Measured(key, f"{title}, {way}", what, sides, data.nbytes, aims, smaller=shown_ratios)
 
 
-def _ways(kind: str, data: Bytes, base: Bytes | None, setting: Setting) -> Iterator[tuple[str, Bytes, Way | None]]:
-    """Yield each way with the bytes that it is given."""
-    # From all over: a checkpoint's first bytes are not like the others.
+def _ways(type_name: str, data: Bytes, base: Bytes | None, setting: Setting) -> Iterator[tuple[str, Bytes, Way | None]]:
+    """Yield each way with the bytes that it gets."""
+    # From all over the data: a checkpoint's first bytes are not typical.
     count = 4 if setting.quick else 32
     step, nbytes = data.nbytes // count // 8 * 8, (_QUICK_PART if setting.quick else _PART) // count
     part = np.concatenate([data[at * step : at * step + nbytes] for at in range(count)])
-    yield OURS, data, planes.ours(kind, data, base)
-    yield _TWO, data, planes.ours(kind, data, base, run=partial(in_order, workers=2))
-    yield _NEW, data, planes.ours(kind, data, base, new=True)
+    yield OURS, data, planes.ours(type_name, data, base)
+    yield _TWO, data, planes.ours(type_name, data, base, run=partial(in_order, workers=2))
+    yield _NEW, data, planes.ours(type_name, data, base, new=True)
     if base is None:
-        yield "zipnn", data, planes.zipnn(kind, data)
-        yield "blosc2", part, planes.blosc2(kind, part)
+        yield "zipnn", data, planes.zipnn(type_name, data)
+        yield "blosc2", part, planes.blosc2(type_name, part)
         yield "zstd -1", data, planes.zstd(data, 1)
         yield "zstd -3", data, planes.zstd(data, 3)
         yield "zstd -19", part, planes.zstd(part, 19)
@@ -94,7 +96,7 @@ def _ways(kind: str, data: Bytes, base: Bytes | None, setting: Setting) -> Itera
 
 
 def _side(name: str, work: Callable[[], object], times: float, cores: list[int], all_cores: list[int]) -> Side:
-    """Return a side that works on some cores, and whose time is told as if it had been given all bytes."""
+    """Return a side that runs on some cores, with its time scaled up to all bytes."""
 
     def take() -> Sample:
         getattr(work, "prepare", lambda: None)()
@@ -111,7 +113,7 @@ def _side(name: str, work: Callable[[], object], times: float, cores: list[int],
 
 
 def _file(setting: Setting) -> Iterator[Result]:
-    """Pack a whole file, and unpack it, on all cores, beside a copy of it."""
+    """Pack and unpack a whole file on all cores, compared with copying it."""
     nbytes = _QUICK_FILE_NBYTES if setting.quick else _FILE_NBYTES
     source, packed, back = (os.path.join(setting.folder, name) for name in ("plain.sbs", "packed.sbs", "back.sbs"))
     values = planes.weights(nbytes // 16).astype(planes.BF16)

@@ -2,10 +2,10 @@
 
 python benchmarks/planes.py [--json OUT.json] [--quick] [--model MODEL.safetensors] [--elements N] [--threads]
 
-One thread on one core, all sides in turns; medians. Rates are bytes of the weights in 10⁶ a second, from memory to
-memory that is there already where the peer can do that. ZipNN and Blosc2 are left out where they are not installed. The
-limit is what a code of each plane's (bf16, f16: each element's) frequencies over the whole could reach. With --threads
-ours is measured once more on two.
+One thread on one core, all sides in turns; medians. Rates are 10⁶ bytes of weights per second, from memory to existing
+memory if the peer can do that. ZipNN and Blosc2 are left out if they are not installed. The limit is the ratio of an
+entropy code for each plane's (bf16, f16: each element's) overall frequencies. With --threads ours is also measured with
+two.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ PART = 1 << 23
 
 
 def weights(count: int) -> npt.NDArray[np.float32]:
-    """Normal values, each row with a scale of its own, about 0.02."""
+    """Return normal values, each row with a scale of its own, about 0.02."""
     random = np.random.default_rng(1)
     scales = (0.02 * random.uniform(0.5, 1.5, (ROWS, 1))).astype(np.float32)
     return random.standard_normal((ROWS, count // ROWS), dtype=np.float32) * scales
@@ -81,97 +81,97 @@ def raw(values: npt.NDArray[Any]) -> Bytes:
 
 
 def checkpoint(path: str) -> npt.NDArray[np.float32]:
-    """Return all f32 of a safetensors file, one tensor behind the other."""
+    """Return all f32 tensors of a safetensors file, concatenated."""
     data = np.fromfile(path, dtype=np.uint8)
     nbytes = int(data[:8].view("<u8")[0])
     header = json.loads(data[8 : 8 + nbytes].tobytes())
-    ranges = [one["data_offsets"] for one in header.values() if one.get("dtype") == "F32"]
+    ranges = [entry["data_offsets"] for entry in header.values() if entry.get("dtype") == "F32"]
     return np.concatenate([data[8 + nbytes + start : 8 + nbytes + stop] for start, stop in ranges]).view(np.float32)
 
 
-def ours(kind: str, data: Bytes, base: Bytes | None, level: int = 0, *, new: bool = False, **run: Any) -> Way:  # noqa: ANN401
-    """Pack and read: into memory that is there, or into new memory."""
-    layout, room = layout_of(BY_NAME[kind]), None if new else np.zeros_like(data)
-    given: dict[str, Any] = {} if base is None else {"base": lambda start, stop: base[start:stop]}
+def ours(type_name: str, data: Bytes, base: Bytes | None, level: int = 0, *, new: bool = False, **run: Any) -> Way:  # noqa: ANN401
+    """Return our way: pack, and read into existing or new memory."""
+    layout, buffer = layout_of(BY_NAME[type_name]), None if new else np.zeros_like(data)
+    base_reader: dict[str, Any] = {} if base is None else {"base": lambda start, stop: base[start:stop]}
     digest: dict[str, Any] = {} if base is None else {"base_sha256": hashlib.sha256(base.data).digest()}
-    found = PackedReader(b"".join(map(bytes, compress(data, layout, level=level, **given, **digest))))
-    if not np.array_equal(found.read(**given), data):
-        raise AssertionError("packed bytes are not what they were")
+    reader = PackedReader(b"".join(map(bytes, compress(data, layout, level=level, **base_reader, **digest))))
+    if not np.array_equal(reader.read(**base_reader), data):
+        raise AssertionError("unpacked bytes differ from the original")
     return (
-        lambda: sum(len(one) for one in compress(data, layout, level=level, **given, **digest, **run)),
-        lambda: found.read(out=room, **given, **run),
+        lambda: sum(len(frame) for frame in compress(data, layout, level=level, **base_reader, **digest, **run)),
+        lambda: reader.read(out=buffer, **base_reader, **run),
     )
 
 
 def zstd(data: Bytes, level: int) -> Way:
-    """Whole elements, one frame."""
+    """Return zstd's way: whole elements, one frame."""
     packer, reader = zstandard.ZstdCompressor(level=level, write_checksum=True), zstandard.ZstdDecompressor()
     stored = packer.compress(data.data)
     return lambda: len(packer.compress(data.data)), lambda: reader.decompress(stored)
 
 
 def gzipped(data: Bytes) -> Way:
-    """Whole elements, at gzip's own level."""
+    """Return gzip's way: whole elements, at its default level."""
     stored = gzip.compress(data.data, 6)
     return lambda: len(gzip.compress(data.data, 6)), lambda: gzip.decompress(stored)
 
 
-def zipnn(kind: str, data: Bytes) -> Way | None:
-    """ZipNN, one thread. It changes what it is given, so it gets copies, made before."""
+def zipnn(type_name: str, data: Bytes) -> Way | None:
+    """Return ZipNN's way, with one thread. It changes its input, so it gets copies made in advance."""
     names = {"bf16": "bfloat16", "f16": "float16", "f32": "float32"}
     try:
         from zipnn import ZipNN  # noqa: PLC0415
     except ImportError:
         return None
-    if kind not in names:
+    if type_name not in names:
         return None
-    packer = ZipNN(input_format="byte", bytearray_dtype=names[kind], threads=1)
+    packer = ZipNN(input_format="byte", bytearray_dtype=names[type_name], threads=1)
     stored = packer.compress(bytearray(data.data))
     if bytes(packer.decompress(stored)) != data.tobytes():
-        raise AssertionError("ZipNN's bytes are not what they were")
-    given: list[bytearray] = []
+        raise AssertionError("ZipNN's bytes differ from the original")
+    copies: list[bytearray] = []
 
     def pack() -> int:
-        return len(packer.compress(given.pop()))
+        return len(packer.compress(copies.pop()))
 
-    pack.prepare = lambda: given.append(bytearray(data.data))  # type: ignore[attr-defined]
+    pack.prepare = lambda: copies.append(bytearray(data.data))  # type: ignore[attr-defined]
     return pack, lambda: packer.decompress(stored)
 
 
-def blosc2(kind: str, data: Bytes) -> Way | None:
-    """Blosc2 with bitshuffle and zstd, level 5, one thread."""
+def blosc2(type_name: str, data: Bytes) -> Way | None:
+    """Return Blosc2's way: bitshuffle and zstd, level 5, one thread."""
     try:
         import blosc2 as blosc  # noqa: PLC0415
     except ImportError:
         return None
     blosc.set_nthreads(1)
-    options = {"typesize": layout_of(BY_NAME[kind]).width, "clevel": 5, "filter": blosc.Filter.BITSHUFFLE}
+    options = {"typesize": layout_of(BY_NAME[type_name]).width, "clevel": 5, "filter": blosc.Filter.BITSHUFFLE}
     options["codec"] = blosc.Codec.ZSTD
     stored = blosc.compress(data, **options)
     return lambda: len(blosc.compress(data, **options)), lambda: blosc.decompress(stored)
 
 
-def ways(kind: str, data: Bytes, base: Bytes | None, *, threads: bool) -> Iterator[tuple[str, Bytes, Way | None]]:
-    """Yield each way with the bytes that it is given."""
+def ways(type_name: str, data: Bytes, base: Bytes | None, *, threads: bool) -> Iterator[tuple[str, Bytes, Way | None]]:
+    """Yield each way with the bytes that it gets."""
     part = data[:PART]
-    yield "ours", data, ours(kind, data, base)
+    yield "ours", data, ours(type_name, data, base)
     if threads:
-        yield "ours, two threads", data, ours(kind, data, base, run=in_order)
+        yield "ours, two threads", data, ours(type_name, data, base, run=in_order)
     if base is None:
-        yield "zipnn", data, zipnn(kind, data)
-        yield "blosc2 bitshuffle", part, blosc2(kind, part)
+        yield "zipnn", data, zipnn(type_name, data)
+        yield "blosc2 bitshuffle", part, blosc2(type_name, part)
         yield "zstd -1", data, zstd(data, 1)
         yield "zstd -3", data, zstd(data, 3)
         yield "zstd -19", part, zstd(part, 19)
         yield "gzip -6", part, gzipped(part)
     for level in (1, 3, 9, 19):
         few = part if level > 3 else data
-        yield f"ours, level {level}", few, ours(kind, few, None if base is None else base[: len(few)], level)
+        yield f"ours, level {level}", few, ours(type_name, few, None if base is None else base[: len(few)], level)
 
 
-def limit(kind: str, data: Bytes, base: Bytes | None) -> float:
-    """The ratio that frequencies alone allow."""
-    layout = layout_of(BY_NAME[kind])
+def limit(type_name: str, data: Bytes, base: Bytes | None) -> float:
+    """Return the ratio that frequencies alone allow."""
+    layout = layout_of(BY_NAME[type_name])
     elements = data.view(layout.dtype)
     if base is not None:
         elements = elements ^ base.view(layout.dtype)
@@ -184,7 +184,7 @@ def limit(kind: str, data: Bytes, base: Bytes | None) -> float:
 
 
 def entropy(counts: npt.NDArray[np.int64]) -> float:
-    """Bits of a symbol."""
+    """Return the bits per symbol."""
     share = counts[counts > 0] / counts.sum()
     return max(float(-(share * np.log2(share)).sum()), 0.0)
 
@@ -192,11 +192,11 @@ def entropy(counts: npt.NDArray[np.int64]) -> float:
 def main() -> int:
     """Run all cases."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--json", metavar="OUT", help="keep the numbers")
-    parser.add_argument("--quick", action="store_true", help="few runs of small cases, to see that it works")
+    parser.add_argument("--json", metavar="OUT", help="write the numbers as JSON")
+    parser.add_argument("--quick", action="store_true", help="few runs of small cases, to check that it works")
     parser.add_argument("--model", help="a safetensors file with f32")
-    parser.add_argument("--elements", type=int, default=1 << 25, help="of the synthetic weights")
-    parser.add_argument("--threads", action="store_true", help="ours on two threads, too; needs two cores")
+    parser.add_argument("--elements", type=int, default=1 << 25, help="number of synthetic weights")
+    parser.add_argument("--threads", action="store_true", help="also measure ours on two threads; needs two cores")
     parser.add_argument("--only", help="only the cases with this in their name or type")
     options = parser.parse_args()
     count, runs = (1 << 19, 1) if options.quick else (options.elements, 5)
@@ -204,19 +204,22 @@ def main() -> int:
         os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[: 2 if options.threads else 1])
     print(f"Python {platform.python_version()}, numpy {np.__version__}, zstd {zstandard.ZSTD_VERSION}, {runs} runs")
     results = []
-    for name, kind, data, base in cases(count, options.model):
-        if options.only and options.only not in f"{name} {kind}":
+    for name, type_name, data, base in cases(count, options.model):
+        if options.only and options.only not in f"{name} {type_name}":
             continue
-        most = limit(kind, data, base)
-        print(
-            f"\n{name}, {kind}, {data.nbytes / 1e6:.0f} MB, limit {most:.4f}\n{'':22}{'ratio':>10}{'in':>8}{'out':>8}"
-        )
-        made = {way: (given, one) for way, given, one in ways(kind, data, base, threads=options.threads) if one}
-        for way, (nbytes, packed, taken) in measure(made, runs).items():
-            rates = [nbytes / statistics.median(one) / 1e6 for one in taken]
+        most = limit(type_name, data, base)
+        print(f"\n{name}, {type_name}, {data.nbytes / 1e6:.0f} MB, limit {most:.4f}")
+        print(f"{'':22}{'ratio':>10}{'in':>8}{'out':>8}")
+        all_ways = {
+            way: (part, functions)
+            for way, part, functions in ways(type_name, data, base, threads=options.threads)
+            if functions
+        }
+        for way, (nbytes, packed, taken) in measure(all_ways, runs).items():
+            rates = [nbytes / statistics.median(seconds) / 1e6 for seconds in taken]
             print(f"{way:22}{nbytes / packed:10.4f}{rates[0]:8.0f}{rates[1]:8.0f}", flush=True)
             results.append(
-                {"case": name, "type": kind, "limit": most, "way": way, "nbytes": nbytes, "packed_nbytes": packed}
+                {"case": name, "type": type_name, "limit": most, "way": way, "nbytes": nbytes, "packed_nbytes": packed}
                 | {"seconds_in": taken[0], "seconds_out": taken[1]}
             )
     if options.json:
@@ -226,10 +229,10 @@ def main() -> int:
 
 
 def measure(made: dict[str, tuple[Bytes, Way]], runs: int) -> dict[str, tuple[int, int, tuple[list[float], ...]]]:
-    """Time all ways in turns, slow ones once → bytes, bytes packed, seconds in and out."""
-    found: dict[str, tuple[int, int, tuple[list[float], ...]]] = {}
+    """Time all ways in turns, slow ones once → way → bytes, packed bytes, seconds in and out."""
+    results: dict[str, tuple[int, int, tuple[list[float], ...]]] = {}
     for run in range(runs):
-        for way, (given, (pack, unpack)) in made.items():
+        for way, (part, (pack, unpack)) in made.items():
             if run and way in SLOW:
                 continue
             getattr(pack, "prepare", lambda: None)()
@@ -238,10 +241,10 @@ def measure(made: dict[str, tuple[Bytes, Way]], runs: int) -> dict[str, tuple[in
             middle = time.perf_counter()
             unpack()
             end = time.perf_counter()
-            taken = found.setdefault(way, (given.nbytes, packed, ([], [])))[2]
+            taken = results.setdefault(way, (part.nbytes, packed, ([], [])))[2]
             taken[0].append(middle - start)
             taken[1].append(end - middle)
-    return found
+    return results
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""What was measured, told: JSON with every run, and the parts of the two README.md that are written by it."""
+"""Report the measurements: JSON with every run, and the generated parts of the two README.md."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from benchmarks.measurement import OURS
 from blobstore.bench.peers import PEERS
 from blobstore.bench.report import SOME
 from blobstore.bench.run import machine
-from blobstore.cli.bench import duration, spread
-from blobstore.cli.output import size
+from blobstore.cli.bench import spread
+from blobstore.cli.formatting import duration, size
 from blobstore.fileio.atomic import write_file
 
 if TYPE_CHECKING:
@@ -25,14 +25,14 @@ if TYPE_CHECKING:
     from blobstore.bench.report import Row
 
 HERE = os.path.dirname(os.path.abspath(__file__))
-_KEY = ("many-names", "many-process", "large-map", "large-load")  # of the chart in the top README.md
+_KEY = ("many-names", "many-process", "large-map", "large-load")  # cases of the chart in the top README.md
 _PACK_KEY = tuple(f"pack-{what}-bf16-{way}" for what in ("normal", "MiniLM") for way in ("packed", "unpacked"))
 _FORMATS = ", ".join(PEERS)
 
 
 def to_json(measured: Sequence[tuple[Group, list[Result]]], setting: Setting, date: str) -> dict[str, Any]:
-    """Return everything as JSON has it."""
-    results = [one for _, found in measured for one in found]
+    """Return everything as JSON values."""
+    results = [result for _, group_results in measured for result in group_results]
     return {
         "date": date,
         "quick": setting.quick,
@@ -41,10 +41,10 @@ def to_json(measured: Sequence[tuple[Group, list[Result]]], setting: Setting, da
         "same": sorted(setting.same),
         "left_out": setting.left_out,
         "groups": [
-            {"key": group.key, "title": group.title, "cases": [_case(one) for one in found]}
-            for group, found in measured
+            {"key": group.key, "title": group.title, "cases": [_case(result) for result in group_results]}
+            for group, group_results in measured
         ],
-        "slopes": [asdict(one) for one in scaling.fits(results)],
+        "slopes": [asdict(fit) for fit in scaling.fits(results)],
     }
 
 
@@ -54,17 +54,17 @@ def _memory() -> int | None:
     return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
 
 
-def _case(one: Result) -> dict[str, Any]:
-    aims = [asdict(aim) | {"reached": aim.reached} for aim in one.aims]
+def _case(result: Result) -> dict[str, Any]:
+    aims = [asdict(aim) | {"reached": aim.reached} for aim in result.aims]
     return {
-        "key": one.key,
-        "title": one.title,
-        "what": one.what,
-        "nbytes": one.nbytes,
-        "series": one.series,
-        "at": one.at,
-        "smaller": dict(one.smaller),
-        "sides": [_side(row) for row in one.rows],
+        "key": result.key,
+        "title": result.title,
+        "what": result.what,
+        "nbytes": result.nbytes,
+        "series": result.series,
+        "at": result.at,
+        "smaller": dict(result.smaller),
+        "sides": [_side(row) for row in result.rows],
         "aims": aims,
     }
 
@@ -79,8 +79,8 @@ def _side(row: Row) -> dict[str, Any]:
         "ratio": row.ratio,
         "peak_nbytes": row.peak_nbytes,
         "own_nbytes": row.own_nbytes,
-        "seconds": [float(f"{one.seconds:.4g}") for one in row.samples],
-        "cached_before": [one.cached_before for one in row.samples],
+        "seconds": [float(f"{sample.seconds:.4g}") for sample in row.samples],
+        "cached_before": [sample.cached_before for sample in row.samples],
     }
 
 
@@ -88,46 +88,46 @@ def _side(row: Row) -> dict[str, Any]:
 
 
 def aims_table(results: Iterable[Result]) -> str:
-    """Return what was to be reached, and what was."""
+    """Return a table of the aims, and which were reached."""
     lines = ["| | blobstore | against | | times as fast | aim | |", "|---|---:|---|---:|---:|---:|---|"]
-    for one in results:
-        for aim in one.aims:
-            theirs = one.row(aim.against)
-            said = "reached" if aim.reached else "**not reached**"
-            other = duration(theirs.median) if theirs else "-"
-            ours = duration(one.rows[0].median)
-            cells = (one.title, ours, aim.against, other, charts.times(aim.ratio), f"{aim.factor:g}×", said)
+    for result in results:
+        for aim in result.aims:
+            theirs = result.row(aim.against)
+            state = "reached" if aim.reached else "**not reached**"
+            time_of_other = duration(theirs.median) if theirs else "-"
+            ours = duration(result.rows[0].median)
+            cells = (result.title, ours, aim.against, time_of_other, charts.times(aim.ratio), f"{aim.factor:g}×", state)
             lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines)
 
 
-_OF_WEIGHTS = ("zipnn", "blosc2")  # what compresses weights as well as packing does
+_OF_WEIGHTS = ("zipnn", "blosc2")  # compressors of weights, like packing
 
 
 def losses(results: Iterable[Result]) -> str:
-    """Return where another format was faster than ours, the worst first."""
-    found = sorted(
-        (row.ratio, one.title, row)
-        for one in results
-        for row in one.rows
+    """Return a table of the cases in which another format was faster, the worst first."""
+    faster = sorted(
+        (row.ratio, result.title, row)
+        for result in results
+        for row in result.rows
         if (row.format in PEERS or row.format in _OF_WEIGHTS) and row.ratio is not None and row.ratio < 1
     )
-    if not found:
+    if not faster:
         return "In no case was another format faster."
     lines = ["| case | faster than blobstore | takes | of blobstore's time |", "|---|---|---:|---:|"]
-    lines += [f"| {title} | {row.format} | {duration(row.median)} | {ratio:.0%} |" for ratio, title, row in found]
+    lines += [f"| {title} | {row.format} | {duration(row.median)} | {ratio:.0%} |" for ratio, title, row in faster]
     return "\n".join(lines)
 
 
 def details(results: Sequence[Result]) -> str:
-    """Return all numbers of a group, to be unfolded."""
+    """Return all numbers of a group, folded."""
     lines = [
         "| case | | median | min - max | ratio | bytes/s | peak | own | runs |",
         "|---|---|---:|---:|---:|---:|---:|---:|---:|",
     ]
-    for one in results:
-        for i, row in enumerate(one.rows):
-            lines.append(_line(one.title if not i else "", row))
+    for result in results:
+        for i, row in enumerate(result.rows):
+            lines.append(_line(result.title if not i else "", row))
     table = "\n".join(lines)
     return f"<details><summary>All numbers</summary>\n\n{table}\n\n</details>"
 
@@ -148,91 +148,91 @@ def _line(title: str, row: Row) -> str:
 
 
 def slopes(results: Sequence[Result]) -> str:
-    """Return what a tensor or a byte costs."""
-    of_bytes = any(one.nbytes for one in results)
+    """Return a table of what a tensor or a byte costs."""
+    of_bytes = any(fit.nbytes for fit in results)
     unit, times = ("GB", 1e9) if of_bytes else ("tensor", 1.0)
     lines = [f"| case | | to begin | each {unit} | grows as size to the power of |", "|---|---|---:|---:|---|"]
-    for one in scaling.fits(results):
-        power = f"{one.exponent:.2f}" + (": independent of it" if one.flat else "")
-        each = duration(one.slope * times) if one.slope > 0 and not one.flat else "-"
-        lines.append(f"| {one.series} | {one.side} | {duration(max(one.start, 0.0))} | {each} | {power} |")
+    for fit in scaling.fits(results):
+        power = f"{fit.exponent:.2f}" + (": independent of it" if fit.flat else "")
+        each = duration(fit.slope * times) if fit.slope > 0 and not fit.flat else "-"
+        lines.append(f"| {fit.series} | {fit.side} | {duration(max(fit.start, 0.0))} | {each} | {power} |")
     return "\n".join(lines)
 
 
-def sections(measured: Sequence[tuple[Group, list[Result]]], told: dict[str, Any]) -> str:
-    """Return what stands in benchmarks/README.md."""
-    results = [one for _, found in measured for one in found]
+def sections(measured: Sequence[tuple[Group, list[Result]]], facts: dict[str, Any]) -> str:
+    """Return the generated part of benchmarks/README.md."""
+    results = [result for _, group_results in measured for result in group_results]
     return "\n\n".join(
         [
-            " ".join([_about(told), *_cache_notes(results)]),
-            "### What was to be reached",
+            " ".join([_about(facts), *_cache_notes(results)]),
+            "### Aims",
             aims_table(results),
             "### Where others are faster",
-            losses(one for one in results if not one.series),
-            *(text for group, found in measured if found for text in _section(group, found)),
+            losses(result for result in results if not result.series),
+            *(text for group, group_results in measured if group_results for text in _section(group, group_results)),
         ]
     )
 
 
-def _section(group: Group, found: Sequence[Result]) -> Iterator[str]:
+def _section(group: Group, results: Sequence[Result]) -> Iterator[str]:
     yield f"### {group.title}"
     if group.draw:
         yield f"![{group.title}](charts/{group.key}.png)"
-    if any(one.series for one in found):
-        yield slopes(found)
-    yield details(found)
+    if any(result.series for result in results):
+        yield slopes(results)
+    yield details(results)
 
 
-def _about(told: dict[str, Any]) -> str:
-    about = told["machine"]
+def _about(facts: dict[str, Any]) -> str:
+    about = facts["machine"]
     memory = f", {size(about['memory_nbytes'])} of memory" if about["memory_nbytes"] else ""
-    versions = ", ".join(f"{name} {version}" for name, version in told["versions"].items())
-    left_out = "".join(f" Left out: {name}: {why}." for name, why in told["left_out"].items())
+    versions = ", ".join(f"{name} {version}" for name, version in facts["versions"].items())
+    left_out = "".join(f" Left out: {name}: {why}." for name, why in facts["left_out"].items())
     return (
-        f"{told['date']}: {about['processors']} × {about['processor']}{memory}, {about['system']}; "
+        f"{facts['date']}: {about['processors']} × {about['processor']}{memory}, {about['system']}; "
         f"Python {about['python']}, numpy {about['numpy']}, {versions}.{left_out} "
-        f"Every run: [results/{told['date']}.json](results/{told['date']}.json)."
+        f"Every run: [results/{facts['date']}.json](results/{facts['date']}.json)."
     )
 
 
 def _cache_notes(results: Iterable[Result]) -> Iterator[str]:
-    """Yield where the page cache wasn't as it should have been."""
-    for one in results:
-        for row in one.rows:
-            told = [taken.cached_before for taken in row.samples if taken.cached_before is not None]
-            if row.cache == "cold" and max(told, default=0.0) >= SOME:
-                yield f"{one.title}, {row.format}: still {max(told):.0%} cached."
-            if row.cache == "warm" and min(told, default=1.0) <= 1 - SOME:
-                yield f"{one.title}, {row.format}: only {min(told):.0%} cached, there is no memory for more."
+    """Yield the cases in which the page cache wasn't as it should have been."""
+    for result in results:
+        for row in result.rows:
+            cached = [sample.cached_before for sample in row.samples if sample.cached_before is not None]
+            if row.cache == "cold" and max(cached, default=0.0) >= SOME:
+                yield f"{result.title}, {row.format}: still {max(cached):.0%} cached."
+            if row.cache == "warm" and min(cached, default=1.0) <= 1 - SOME:
+                yield f"{result.title}, {row.format}: only {min(cached):.0%} cached, there is no memory for more."
 
 
 # ---------------------------------------------------------------------------------------------------------- publishing
 
 
-def publish(measured: Sequence[tuple[Group, list[Result]]], told: dict[str, Any]) -> None:
-    """Write results, charts, and the parts of both README.md that are between markers."""
-    write_json(os.path.join(HERE, "results", f"{told['date']}.json"), told)
+def publish(measured: Sequence[tuple[Group, list[Result]]], facts: dict[str, Any]) -> None:
+    """Write results, charts, and the parts of both README.md between the markers."""
+    write_json(os.path.join(HERE, "results", f"{facts['date']}.json"), facts)
     draw(measured, os.path.join(HERE, "charts"))
-    results = [one for _, found in measured for one in found]
-    replace_between_markers(os.path.join(HERE, "README.md"), sections(measured, told))
+    results = [result for _, group_results in measured for result in group_results]
+    replace_between_markers(os.path.join(HERE, "README.md"), sections(measured, facts))
     replace_between_markers(os.path.join(HERE, "..", "README.md"), aims_table(results))
 
 
-def write_json(path: str, told: dict[str, Any]) -> None:
-    """Write results; whole or not at all."""
+def write_json(path: str, facts: dict[str, Any]) -> None:
+    """Write results, atomically."""
     os.makedirs(os.path.dirname(os.path.abspath(path)), exist_ok=True)
-    text = json.dumps(told, indent=1)
-    text = re.sub(r"\[[-+.,e\d\s]+\]", lambda found: " ".join(found[0].split()), text)  # numbers in a line
+    text = json.dumps(facts, indent=1)
+    text = re.sub(r"\[[-+.,e\d\s]+\]", lambda match: " ".join(match[0].split()), text)  # numbers on one line
     write_file(path, f"{text}\n".encode())
 
 
 def draw(measured: Sequence[tuple[Group, list[Result]]], folder: str) -> None:
     """Write the chart of each group, and that of the top README.md."""
     os.makedirs(folder, exist_ok=True)
-    for group, found in measured:
-        if group.draw and found:
-            charts.save(group.draw(found), os.path.join(folder, f"{group.key}.png"))
-    results = {one.key: one for _, found in measured for one in found}
+    for group, group_results in measured:
+        if group.draw and group_results:
+            charts.save(group.draw(group_results), os.path.join(folder, f"{group.key}.png"))
+    results = {result.key: result for _, group_results in measured for result in group_results}
     if all(key in results for key in _KEY):
         charts.save(charts.bars([results[key] for key in _KEY]), os.path.join(folder, "key.png"))
     if all(key in results for key in _PACK_KEY):
@@ -240,15 +240,15 @@ def draw(measured: Sequence[tuple[Group, list[Result]]], folder: str) -> None:
 
 
 def replace_between_markers(path: str, text: str) -> None:
-    """Replace what stands between ``<!-- benchmarks: begin -->`` and ``<!-- benchmarks: end -->``.
+    """Replace the text between ``<!-- benchmarks: begin -->`` and ``<!-- benchmarks: end -->``.
 
     Raises:
-        ValueError: The markers aren't there.
+        ValueError: The file doesn't have the markers.
     """
     with open(path, encoding="utf-8") as file:
         before = file.read()
     pattern = re.compile(r"(<!-- benchmarks: begin -->\n).*?(<!-- benchmarks: end -->)", re.DOTALL)
-    after, count = pattern.subn(lambda found: f"{found[1]}\n{text}\n\n{found[2]}", before)
+    after, count = pattern.subn(lambda match: f"{match[1]}\n{text}\n\n{match[2]}", before)
     if count != 1:
         raise ValueError(f"{path} has {count} places between markers, expected 1")
     write_file(path, after.encode())

@@ -1,4 +1,4 @@
-"""How much work a function does, counted instead of timed."""
+"""Count how much work a function does, instead of timing it."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from blobstore.fileio import descriptors
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-_TWICE, _ONCE = 2.3, 1000  # n log n of a few thousand; what doesn't depend on n
+_TWICE, _ONCE = 2.3, 1000  # n log n for a few thousand; steps that don't depend on n
 
 
 class Steps(NamedTuple):
-    """Functions called and generators gone on with, bytes read of files, elements that numpy sorts and searches."""
+    """Function calls and generator resumptions, bytes read from files, elements that numpy sorts and searches."""
 
     calls: int
     nbytes: int
@@ -26,7 +26,7 @@ class Steps(NamedTuple):
 
 
 def steps(run: Callable[[], object]) -> Steps:
-    """Count what a function does, in this thread."""
+    """Count the steps of a function in this thread."""
     calls = nbytes = 0
     elements = {"argsort": 0, "flatnonzero": 0}
 
@@ -64,14 +64,13 @@ def steps(run: Callable[[], object]) -> Steps:
 
 
 def assert_grows_with(count: int, work: Callable[[int], Callable[[], object]]) -> None:
-    """Assert that twice as much of something takes about twice the steps.
+    """Assert that twice the size takes about twice the steps.
 
     Args:
-        count: How much of it.
-        work: Given how much, returns what is to be counted.
+        count: The size.
+        work: Takes a size and returns the function to count.
     """
     small, large = work(count), work(2 * count)
-    small()  # what is done once: imports, caches
-    one, two = steps(small), steps(large)
-    for what, before, after in zip(Steps._fields, one, two, strict=True):
+    small()  # one-time work: imports, caches
+    for what, before, after in zip(Steps._fields, steps(small), steps(large), strict=True):
         assert after <= _TWICE * before + _ONCE, f"{what}: {before} for {count}, {after} for {2 * count}"

@@ -1,8 +1,8 @@
-"""Writers, editors and readers of the same files, for minutes, while some of them are killed: ``make stress``.
+"""Writers, editors and readers of the same file, for minutes, while some of them are killed: ``make stress``.
 
-A script. Each process works on files whose names and data tell one number, and whose directories are all equal, so that
-an index of one file would fit any other. It fails when a reader meets data of one and names of another, or anything but
-the whole file, ``index-stale`` and ``replaced``.
+A script. Each version of the file encodes one number in its names and in its data, and all have equal directories, so
+the index of one would fit any other. The script fails if a reader sees the data of one version with the names of
+another, or anything but the whole file, ``index-stale`` and ``replaced``.
 """
 
 from __future__ import annotations
@@ -31,19 +31,19 @@ if TYPE_CHECKING:
     from blobstore.index.locate import IndexPlace
 
 PLACES: tuple[IndexPlace, ...] = ("external", "embedded", "none")
-KINDS = 4  # of names and types
+VARIANTS = 4  # of names and types
 
 
 def write(path: Path, number: int, index: IndexPlace) -> None:
-    """Write a file that tells its number."""
-    kinds = (np.int32, np.float32, np.uint32, np.int32)
+    """Write a file that encodes a number."""
+    dtypes = (np.int32, np.float32, np.uint32, np.int32)
     with blobstore.create(path, index=index) as store:
         for key in ("a", "b"):
-            values = np.full(30_000, number, kinds[number % KINDS])
+            values = np.full(30_000, number, dtypes[number % VARIANTS])
             if index == "none":
-                store.add_blob(f"{key}{number % KINDS}", values)
+                store.add_blob(f"{key}{number % VARIANTS}", values)
             else:
-                store.add(f"{key}{number % KINDS}", values)
+                store.add(f"{key}{number % VARIANTS}", values)
 
 
 def read(path: Path) -> None:
@@ -53,17 +53,17 @@ def read(path: Path) -> None:
         ValueError: It is a mixture.
     """
     with blobstore.open(path, access=random.choice(("read", "mmap"))) as store:
-        if store.index is None or any(one.dtype == np.uint8 for one in store.infos()):  # or an index of keys
+        if store.index is None or any(info.dtype == np.uint8 for info in store.infos()):  # or an index of keys
             return
-        numbers = {int(one[i]) for one in store.values() for i in (0, -1)} if random.random() < 0.5 else set()
-        numbers |= {int(one[0]) for one in store.load_all().values()}
+        numbers = {int(array[i]) for array in store.values() for i in (0, -1)} if random.random() < 0.5 else set()
+        numbers |= {int(array[0]) for array in store.load_all().values()}
         names = {int(name[1:]) for name in store if name[0] in "ab"}
-    if len(numbers) != 1 or names != {one % KINDS for one in numbers}:
+    if len(numbers) != 1 or names != {number % VARIANTS for number in numbers}:
         raise ValueError(f"{path} has the numbers {sorted(numbers)} under names of {sorted(names)}")
 
 
 def write_any(path: Path) -> None:
-    """Write one of all files."""
+    """Write any version of the file."""
     write(path, random.randrange(1 << 20), random.choice(PLACES))
 
 
@@ -72,35 +72,35 @@ def edit(path: Path) -> None:
     edits: tuple[Callable[[Path], object], ...] = (
         attach_index,
         detach_index,
-        lambda one: rewrite(one, None, Edits(set_metadata={"time": str(time.time())})),
-        lambda one: rewrite(one, None, Edits(index="external")),
-        lambda one: rewrite(one, None, Edits(version=1)),
-        lambda one: rewrite(one, None, Edits(version=2, sort=True)),
-        lambda one: build_for(one, digests=True),
+        lambda path: rewrite(path, None, Edits(set_metadata={"time": str(time.time())})),
+        lambda path: rewrite(path, None, Edits(index="external")),
+        lambda path: rewrite(path, None, Edits(version=1)),
+        lambda path: rewrite(path, None, Edits(version=2, sort=True)),
+        lambda path: build_for(path, digests=True),
     )
     random.choice(edits)(path)
 
 
 ROLES: dict[str, Callable[[Path], None]] = {"write": write_any, "edit": edit, "read": read}
-# What a process may be told, since others are at work: not that a file is damaged.
-TOLD = {"index-stale", "replaced", "has-index", "no-index", "no-blobs"}
+# Reasons that a process may get because of the others; none says that a file is damaged.
+EXPECTED = {"index-stale", "replaced", "has-index", "no-index", "no-blobs"}
 
 
 def work(role: str, path: Path, seconds: float) -> None:
-    """Do one thing again and again."""
+    """Do one thing again and again, and print how often."""
     end, count = time.monotonic() + seconds, 0
     while time.monotonic() < end:
         try:
             ROLES[role](path)
         except BlobStoreError as error:
-            if error.reason not in TOLD:
+            if error.reason not in EXPECTED:
                 raise
         count += 1
     print(role, count, flush=True)
 
 
 def main() -> int:
-    """Run all of it; returns 1 when anything was wrong."""
+    """Run everything; returns 1 if anything was wrong."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seconds", type=float, default=120)
     parser.add_argument("--role", choices=ROLES)
@@ -129,15 +129,15 @@ def main() -> int:
             victim.communicate()
             kills += 1
         statuses = []
-        for one in lasting:
-            said = one.communicate()[0].split()
-            statuses.append(one.returncode)
-            if said:
-                counts[said[0]] = counts.get(said[0], 0) + int(said[1])
-        write(path, 1, "embedded")  # whoever comes next removes what the killed ones left
+        for process in lasting:
+            output = process.communicate()[0].split()
+            statuses.append(process.returncode)
+            if output:
+                counts[output[0]] = counts.get(output[0], 0) + int(output[1])
+        write(path, 1, "embedded")  # the next writer removes what killed ones left
         left = sorted(os.listdir(folder))
         read(path)
-        faults = [*abandoned(folder), *(one for one in left if one != "m.sbs" and not one.endswith(".lock"))]
+        faults = [*abandoned(folder), *(name for name in left if name != "m.sbs" and not name.endswith(".lock"))]
     print(f"{counts}, {kills} writers killed; left: {left}; statuses {statuses}")
     return 1 if any(statuses) or faults else 0
 

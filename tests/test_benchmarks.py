@@ -1,4 +1,4 @@
-"""The project's own benchmarks run: all cases, positive numbers, every format with the same bytes. No timing."""
+"""The project's own benchmarks run: all cases, positive numbers, the same bytes in every format. No timing."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ AIMS = {
 
 
 def taking(*seconds: float) -> Callable[[], Sample]:
-    """A measurement that takes these times, one after the other."""
+    """Return a measurement that takes these times, one after the other."""
     times = iter(seconds)
     return lambda: Sample(next(times), None, None, None, None)
 
@@ -53,37 +53,37 @@ def test_all_of_it_runs(tmp_path: Path) -> None:
     if util.find_spec("matplotlib"):
         options += ["--charts", str(drawn)]
     subprocess.run([sys.executable, "-m", "benchmarks", *options], check=True, cwd=ROOT, stdout=subprocess.DEVNULL)
-    assert {one.name for one in tmp_path.iterdir()} <= {"out.json", "charts"}  # no file of a format is left
-    told: dict[str, Any] = json.loads(out.read_text(encoding="utf-8"))
-    assert told["quick"] is True
+    assert {entry.name for entry in tmp_path.iterdir()} <= {"out.json", "charts"}  # no file of a format is left
+    results: dict[str, Any] = json.loads(out.read_text(encoding="utf-8"))
+    assert results["quick"] is True
     installed = {name for name, peer in PEERS.items() if peer.installed}
-    assert set(told["same"]) == {"blobstore", *installed}
-    assert set(told["left_out"]) == set(PEERS) - installed
-    assert [one["key"] for one in told["groups"]] == [one.key for one in groups.GROUPS]
-    cases = {one["key"]: {case["key"]: case for case in one["cases"]} for one in told["groups"]}
+    assert set(results["same"]) == {"blobstore", *installed}
+    assert set(results["left_out"]) == set(PEERS) - installed
+    assert [entry["key"] for entry in results["groups"]] == [entry.key for entry in groups.GROUPS]
+    cases = {entry["key"]: {case["key"]: case for case in entry["cases"]} for entry in results["groups"]}
     assert all(cases[group] and set(cases[group]) >= wanted for group, wanted in CASES.items())
-    for case in (one for group in cases.values() for one in group.values()):
+    for case in (entry for group in cases.values() for entry in group.values()):
         check_case(case)
     for key, against in AIMS.items():
-        (found,) = [group[key] for group in cases.values() if key in group]
-        assert [one["against"] for one in found["aims"]] == against
+        (case,) = [group[key] for group in cases.values() if key in group]
+        assert [entry["against"] for entry in case["aims"]] == against
     sides = {name for name in installed if name != "zarr"} | {"blobstore"}
-    assert {one["side"] for one in told["slopes"] if one["series"] == "open, use one tensor"} == sides
+    assert {entry["side"] for entry in results["slopes"] if entry["series"] == "open, use one tensor"} == sides
     if drawn.exists():
-        names = {f"{one.key}.png" for one in groups.GROUPS if one.draw} | {"key.png"}
-        assert {one.name for one in drawn.iterdir()} == names
-        assert all(one.read_bytes().startswith(b"\x89PNG") for one in drawn.iterdir())
+        names = {f"{entry.key}.png" for entry in groups.GROUPS if entry.draw} | {"key.png"}
+        assert {entry.name for entry in drawn.iterdir()} == names
+        assert all(entry.read_bytes().startswith(b"\x89PNG") for entry in drawn.iterdir())
 
 
 def check_case(case: dict[str, Any]) -> None:
-    names = [one["name"] for one in case["sides"]]
+    names = [entry["name"] for entry in case["sides"]]
     assert names[0] == "blobstore"
     assert len(set(names)) == len(names) > 1
     for side in case["sides"]:
         assert 0 < side["fastest"] <= side["median"] <= side["slowest"]
         assert (side["ratio"] is None) == (side["name"] == "blobstore")
     assert not case["smaller"] or set(case["smaller"]) == {*names, "limit"}
-    assert all(0.99 < one < 20_000 for one in case["smaller"].values())
+    assert all(0.99 < entry < 20_000 for entry in case["smaller"].values())
     for aim in case["aims"]:
         assert aim["reached"] == (aim["ratio"] >= aim["factor"])
 
@@ -92,15 +92,15 @@ def test_a_ratio_is_of_turns_and_an_aim_is_reached_by_it(tmp_path: Path) -> None
     sides = [Side("blobstore", taking(1e-3, 2e-3, 4e-3)), Side("npz", taking(3e-3, 8e-3, 8e-3))]
     setting = Setting(str(tmp_path), tell=lambda _: None)
     aims = [Aim("npz", 3), Aim("npz", 3.1), Aim("not there", 1)]
-    found = run(Measured("a", "a", "a", sides, aims=aims, runs=3), setting)
-    assert found.rows[1].ratio == 3  # of 3, 4 and 2; the medians' own ratio is 4
-    assert [(one.factor, one.reached) for one in found.aims] == [(3, True), (3.1, False)]
+    result = run(Measured("a", "a", "a", sides, aims=aims, runs=3), setting)
+    assert result.rows[1].ratio == 3  # of 3, 4 and 2; the medians' own ratio is 4
+    assert [(aim.factor, aim.reached) for aim in result.aims] == [(3, True), (3.1, False)]
 
 
 def test_what_takes_long_has_fewer_runs(tmp_path: Path) -> None:
     sides = [Side("blobstore", taking(*[0.1] * 7)), Side("npz", taking(*[2] * 3)), Side("zarr", taking(9))]
-    found = run(Measured("a", "a", "a", sides), Setting(str(tmp_path), tell=lambda _: None))
-    assert [len(one.samples) for one in found.rows] == [7, 3, 1]
+    result = run(Measured("a", "a", "a", sides), Setting(str(tmp_path), tell=lambda _: None))
+    assert [len(row.samples) for row in result.rows] == [7, 3, 1]
 
 
 def at(size: int, seconds: float) -> Result:

@@ -1,7 +1,7 @@
-"""Every command that writes, where writing fails: one line that names the output, exit status 1, and nothing changed.
+"""Every command that writes, when writing fails: one line that names the output, exit status 1, and no change.
 
-The commands are those of the table in tests/cli/test_outputs.py, which has every command that writes. With strace,
-which ``make stress`` uses, each call fails in the kernel's stead.
+The commands are those of the table in tests/cli/test_outputs.py, which lists every command that writes. ``make stress``
+uses strace, which makes each system call fail.
 """
 
 from __future__ import annotations
@@ -26,18 +26,18 @@ if TYPE_CHECKING:
 
 __all__ = ["made", "site"]  # fixtures
 
-COMMANDS = {name: one for name, one in WRITING.items() if not name.startswith("bench")}
+COMMANDS = {name: command for name, command in WRITING.items() if not name.startswith("bench")}
 each_command = pytest.mark.parametrize("name", COMMANDS)
 STRACE = shutil.which("strace")
 
 
 def words_of(name: str, out: str) -> list[str]:
-    return [out if one == "OUT" else one for one in COMMANDS[name].words.split()]
+    return [out if word == "OUT" else word for word in COMMANDS[name].words.split()]
 
 
 @contextmanager
 def largest_file(nbytes: int) -> Iterator[None]:
-    """Let this process write no file that is larger."""
+    """Limit the size of files that this process can write."""
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (nbytes, hard))
     try:
@@ -46,11 +46,11 @@ def largest_file(nbytes: int) -> Iterator[None]:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
 
 
-def check_failed(status: int, told: str, named: str, why: str) -> None:
-    """One line says what failed, and where."""
-    assert status == 1, told
-    lines = [line for line in told.splitlines() if not line.startswith("note: ")]
-    assert len(lines) == 1, told
+def check_failed(status: int, errors: str, named: str, why: str) -> None:
+    """Check that one line says what failed, and where."""
+    assert status == 1, errors
+    lines = [line for line in errors.splitlines() if not line.startswith("note: ")]
+    assert len(lines) == 1, errors
     assert named in lines[0]
     assert why in lines[0]
     assert ".blobstore-" not in lines[0]
@@ -62,12 +62,12 @@ def test_a_full_disk_is_told_by_the_outputs_name_and_changes_nothing(site: Path,
     (site / "target").mkdir()
     suffix = COMMANDS[name].suffix
     (site / "target" / f"out{suffix}").write_bytes(b"what was there")
-    if name == "export shards":  # which don't replace it
+    if name == "export shards":  # shards don't replace it
         os.unlink(site / "target" / "out")
     before, there = everything(site), snapshot(site / "target")
     with largest_file(100):
-        status, _, told = run(words_of(name, f"target/out{suffix}"))
-    check_failed(status, told, "out", "File too large")
+        status, _, errors = run(words_of(name, f"target/out{suffix}"))
+    check_failed(status, errors, "out", "File too large")
     assert snapshot(site / "target") == there
     assert everything(site) == before
 
@@ -86,7 +86,7 @@ def test_a_stream_that_can_not_be_written_is_told(name: str) -> None:
 
 @contextmanager
 def small_file_system(folder: Path, nbytes: int) -> Iterator[None]:
-    """Mount a file system of so many bytes there, where this process may."""
+    """Mount a file system of this size, if this process may."""
     folder.mkdir()
     mount, unmount = str(shutil.which("mount")), str(shutil.which("umount"))
     command = [mount, "-t", "tmpfs", "-o", f"size={nbytes}", "tmpfs", str(folder)]
@@ -106,10 +106,10 @@ def test_a_small_disk_that_is_full_is_as_it_was(site: Path, name: str) -> None:
     with small_file_system(site / "small", 4096):
         suffix = COMMANDS[name].suffix
         (site / "small" / f"{'other' if name == 'export shards' else 'out'}{suffix}").write_bytes(b"what was there")
-        status, _, told = run(words_of(name, f"small/out{suffix}"))
-        assert status == 1, told
-        assert "small" in told
-        assert "No space left on device" in told or "disk-too-small" in told
+        status, _, errors = run(words_of(name, f"small/out{suffix}"))
+        assert status == 1, errors
+        assert "small" in errors
+        assert "No space left on device" in errors or "disk-too-small" in errors
         assert list(snapshot(site / "small").values()) == [b"what was there"]
 
 
@@ -124,7 +124,7 @@ def test_a_call_that_fails_in_the_kernel_is_told_and_changes_nothing(
     (site / "target").mkdir()
     suffix = COMMANDS[name].suffix
     out = site / "target" / f"out{suffix}"
-    if name != "export shards":  # which don't replace it
+    if name != "export shards":  # shards don't replace it
         out.write_bytes(b"what was there")
     there, before = snapshot(site / "target"), inputs(site)
     fault = ["-e", f"trace={call}", "-e", f"inject={call}:error={code}:when=1"]
@@ -134,13 +134,13 @@ def test_a_call_that_fails_in_the_kernel_is_told_and_changes_nothing(
     done = subprocess.run(command, capture_output=True, text=True, check=False, env=environment)
     assert done.returncode in (0, 1), done.stderr
     assert "Traceback" not in done.stderr
-    if done.returncode:  # the first write may be that of a note on standard error, which may fail
+    if done.returncode:  # the first write may be a note on standard error, which may fail
         assert "out" in done.stderr
         assert ".blobstore-" not in done.stderr
         left = snapshot(site / "target")
-        assert {one: data for one, data in left.items() if not one.endswith(".lock")} == there
+        assert {file: data for file, data in left.items() if not file.endswith(".lock")} == there
     assert inputs(site) == before
 
 
 def inputs(site: Path) -> dict[str, bytes]:
-    return {one: data for one, data in everything(site).items() if not one.startswith("target/")}
+    return {file: data for file, data in everything(site).items() if not file.startswith("target/")}

@@ -1,4 +1,4 @@
-"""Work grows with a file, not with its square: files made to repeat what costs most, at two sizes each."""
+"""Work is linear in the size of a file: files made to repeat the most expensive cases, at two sizes each."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ pytestmark = needs_preadv
 
 
 def hopeless(path: Path, target: Path) -> Callable[[], object]:
-    """Recover a file of which nothing can be."""
+    """Return a function that recovers a file from which nothing can be saved."""
 
     def run() -> None:
         with pytest.raises(FormatError, match="not-recoverable"):
@@ -67,7 +67,7 @@ def recovering(tmp_path: Path, raw: Callable[[int], bytes]) -> Callable[[int], C
 
 
 def decoy(offset: int, nbytes: int, *, fitting: bool) -> bytes:
-    """A block that begins like an index of so many bytes; with a table of one blob, which ends at it or doesn't."""
+    """Return a block that begins like an index of this size, with a table of one blob that ends at it, or doesn't."""
     dims = (nbytes - 192 - 64 - 2) // 8
     behind = 256 + 8 * dims
     sections = (192, 192, 256, behind, 0, behind, nbytes - behind)
@@ -102,17 +102,17 @@ def test_an_index_is_found_behind_any_number_of_beginnings(tmp_path: Path, diges
     before = write(bytes(BLOB_ALIGN * count))
     with BlobReader(path) as reader:
         start, nbytes = reader.range("~index")
-    kinds = [
-        (start + nbytes, True),  # to where the real one ends
+    shapes = [
+        (start + nbytes, True),  # ends where the real one does
         (start + nbytes, False),
         (len(before), True),
         (start + nbytes // 2, True),
     ]
     decoys = [
-        decoy(at, kinds[i % 4][0] - at, fitting=kinds[i % 4][1])
+        decoy(at, shapes[i % 4][0] - at, fitting=shapes[i % 4][1])
         for i, at in enumerate(range(BLOB_ALIGN, BLOB_ALIGN * (count - 3), BLOB_ALIGN))
     ]
-    # A few are as large as the real one, too.
+    # A few are also as large as the real one.
     decoys += [decoy(BLOB_ALIGN * (count - 3 + i), nbytes, fitting=True) for i in range(3)]
     whole = write(b"".join(decoys).ljust(BLOB_ALIGN * count, b"\0"))
     path.write_bytes(whole[: start + nbytes])
@@ -128,7 +128,7 @@ def test_an_index_is_found_behind_any_number_of_beginnings(tmp_path: Path, diges
 )
 def test_what_only_looks_like_an_index_proves_nothing(tmp_path: Path, nbytes: int, digest: bool) -> None:
     raw = bytearray(build_index([], [IndexedBlob(b"blob", nbytes)], {"a": "b"}))
-    raw[-1:] = b"]"  # its metadata is no JSON
+    raw[-1:] = b"]"  # its metadata isn't JSON
     raw[136:168] = self_digest(memoryview(raw)) if digest else bytes(32)
     path = tmp_path / "m.sbs"
     path.write_bytes(bytes(2 * BLOB_ALIGN) + raw + b"SBSINDEX".rjust(BLOB_ALIGN - len(raw) % BLOB_ALIGN + 8, b"\0"))
@@ -136,13 +136,13 @@ def test_what_only_looks_like_an_index_proves_nothing(tmp_path: Path, nbytes: in
 
 
 def test_blobs_that_are_indexes_of_something_else(tmp_path: Path) -> None:
-    other = build_index([], [IndexedBlob(b"elsewhere", 1)])
+    foreign = build_index([], [IndexedBlob(b"elsewhere", 1)])
 
     def work(count: int) -> Callable[[], object]:
         path = tmp_path / f"{count}.sbs"
         with BlobWriter(path) as writer:
             for i in range(count):
-                writer.add(f"t.{i}", other)
+                writer.add(f"t.{i}", foreign)
         return lambda: recover(path, tmp_path / "out.sbs")
 
     assert_grows_with(100, work)
@@ -183,7 +183,7 @@ def test_chains_of_records_that_all_end_alike(tmp_path: Path) -> None:
     def raw(count: int) -> bytes:
         block = np.zeros(64, "<u4")
         block[:3] = 62, 1, 0x61616161
-        block[63] = 16 * 64 - 1  # the next record but one ends as the block 16 further on
+        block[63] = 16 * 64 - 1  # the second next record ends like the block 16 further on
         return block.tobytes() * (count - 16) + (block[:63].tobytes() + bytes(4)) * 16 + b"x"
 
     assert_grows_with(512, recovering(tmp_path, raw))
@@ -203,14 +203,14 @@ def test_large_records_are_not_read(tmp_path: Path) -> None:
 def test_where_a_tokenizer_ends_is_looked_for_once(tmp_path: Path) -> None:
     model = b"\x0a\x08\x0a\x01a\x15\0\0\0\0\0"[:10] * 500
     path = tmp_path / "tokenizer"
-    path.write_bytes(model + b"\x0a\x7faaa".ljust(100, b"\0"))  # the last one is cut off
+    path.write_bytes(model + b"\x0a\x7faaa".ljust(100, b"\0"))  # the last piece is truncated
     source = source_module.open_source(path, "read")
     try:
         once = steps(lambda: count_pieces(model))
-        found = steps(lambda: recover_toc._tokenizer_nbytes(source, 0, source.size))
+        search = steps(lambda: recover_toc._tokenizer_nbytes(source, 0, source.size))
     finally:
         source.close()
-    assert found.calls <= 3 * once.calls + 100
+    assert search.calls <= 3 * once.calls + 100
 
 
 @given(st.lists(st.sampled_from([b"\x0a\x01x", b"\x10\x05", b"\x0a\x00", b"\x15abcd", b"\0", b"\x0a\x7f"])), st.data())
@@ -258,8 +258,8 @@ def test_every_blob_is_damaged(tmp_path: Path) -> None:
         return lambda: verify_file(path, workers=1)
 
     assert_grows_with(200, verifying)
-    found = verify_file(damaged(tmp_path, 3)).findings
-    assert [one.names for one in found] == [(f"other.{i}", f"t.{i}") for i in range(3)]
+    findings = verify_file(damaged(tmp_path, 3)).findings
+    assert [finding.names for finding in findings] == [(f"other.{i}", f"t.{i}") for i in range(3)]
 
 
 def test_nothing_is_left_to_recover(tmp_path: Path) -> None:
@@ -286,8 +286,8 @@ def checkpoint(path: Path, arrays: dict[str, np.ndarray[Any, np.dtype[np.uint8]]
 
 def comparing(a: Path, b: Path) -> Callable[[], object]:
     def run() -> list[str]:
-        with open_side(a) as one, open_side(b) as other:
-            return [one.kind for one in compare(one, other)]
+        with open_side(a) as side_a, open_side(b) as side_b:
+            return [difference.kind for difference in compare(side_a, side_b)]
 
     return run
 
@@ -312,9 +312,9 @@ def test_tensors_that_begin_and_end_alike(tmp_path: Path, same: bool) -> None:
 
 def test_tensors_that_are_all_the_same(tmp_path: Path) -> None:
     def work(count: int) -> Callable[[], object]:
-        one = np.ones(4, np.uint8)
+        array = np.ones(4, np.uint8)
         a, b = (
-            checkpoint(tmp_path / f"{side}{count}.safetensors", {f"{side}.{i}.norm": one for i in range(count)})
+            checkpoint(tmp_path / f"{side}{count}.safetensors", {f"{side}.{i}.norm": array for i in range(count)})
             for side in "ab"
         )
         return comparing(a, b)
@@ -325,8 +325,8 @@ def test_tensors_that_are_all_the_same(tmp_path: Path) -> None:
 def test_names_of_one_tensor(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     class Counted(list[str]):
         def __iter__(self) -> Iterator[str]:
-            for one in super().__iter__():  # noqa: UP028 (each one is a step)
-                yield one
+            for name in super().__iter__():  # noqa: UP028 (each name is a step)
+                yield name
 
     same_as = Side.same_as
     monkeypatch.setattr(Side, "same_as", lambda side, name: Counted(same_as(side, name)))
@@ -350,11 +350,13 @@ def test_the_name_that_ends_most_alike_is_the_one_of_a_search_through_all(there:
     left = list(range(len(there)))
     endings = Endings(there, left)
     for name in asked:
-        mine = [one.encode()[::-1] for one in there]
+        reversed_names = [candidate.encode()[::-1] for candidate in there]
 
-        def common(place: int, ending: bytes = name.encode()[::-1], mine: Sequence[bytes] = mine) -> int:
-            pairs = enumerate(zip(ending, mine[place], strict=False))
-            return next((i for i, (x, y) in pairs if x != y), min(len(ending), len(mine[place])))
+        def common(
+            place: int, ending: bytes = name.encode()[::-1], reversed_names: Sequence[bytes] = reversed_names
+        ) -> int:
+            pairs = enumerate(zip(ending, reversed_names[place], strict=False))
+            return next((i for i, (x, y) in pairs if x != y), min(len(ending), len(reversed_names[place])))
 
         if not left:
             assert endings.closest(name) == (-1, 0)

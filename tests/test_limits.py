@@ -1,7 +1,7 @@
-"""Hostile files under limits of memory and time that the operating system keeps: SECURITY.md's numbers.
+"""Hostile files under limits of memory and time, enforced by the operating system: SECURITY.md's numbers.
 
-A file may take `BASE` bytes and `FACTOR` times its size; no time is measured, but who takes `SECONDS` of the processor
-is killed.
+A file may take `BASE` bytes plus `FACTOR` times its size. No time is measured, but a process is killed after `SECONDS`
+of processor time.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
 pytestmark = linux_only
 
-BASE = 48 << 20  # also what a config of 131,072 layers takes, the most that its vectors can have
+BASE = 48 << 20  # enough for a config of 131,072 layers, the maximum
 FACTOR = 64
 SECONDS = 30
 MEGABYTE = 1 << 20
@@ -38,7 +38,7 @@ ROOT = Path(__file__).resolve().parents[1]
 
 
 def read(files: Iterable[tuple[str, Path]], base: int = BASE, factor: int = FACTOR) -> list[str]:
-    """What comes of reading files in a process of its own."""
+    """Return the results of reading files in a process of its own."""
     command = [sys.executable, "-m", "tests.limited", str(base), str(factor), str(SECONDS)]
     lines = "".join(f"{way}\t{path}\n" for way, path in files)
     ran = subprocess.run(command, input=lines, capture_output=True, text=True, cwd=ROOT, check=False)
@@ -48,13 +48,18 @@ def read(files: Iterable[tuple[str, Path]], base: int = BASE, factor: int = FACT
 
 def test_every_vector_is_read_or_refused_within_the_limits() -> None:
     manifest = load_manifest()
-    kinds = [kind for kind in manifest if (VECTORS / kind).is_dir()]
-    facts = [(kind, fact) for kind in kinds for fact in manifest[kind] if fact.get("stored", True)]
+    vector_lists = [vector_list for vector_list in manifest if (VECTORS / vector_list).is_dir()]
+    facts = [
+        (vector_list, fact)
+        for vector_list in vector_lists
+        for fact in manifest[vector_list]
+        if fact.get("stored", True)
+    ]
     assert len(facts) > 300
-    results = read(("store", VECTORS / kind / fact["file"]) for kind, fact in facts)
-    for (kind, fact), result in zip(facts, results, strict=True):
-        # Of a valid file it is the export that may be refused.
-        assert result == fact["reason"] if "invalid" in kind else "!" not in result, fact["file"]
+    results = read(("store", VECTORS / vector_list / fact["file"]) for vector_list, fact in facts)
+    for (vector_list, fact), result in zip(facts, results, strict=True):
+        # For a valid file, only the export may be refused.
+        assert result == fact["reason"] if "invalid" in vector_list else "!" not in result, fact["file"]
 
 
 def test_limits_that_are_too_low_are_seen(tmp_path: Path) -> None:
@@ -79,11 +84,11 @@ UNITS = {
 
 
 def filled(unit: str, before: str = '{"a":[') -> str:
-    """A JSON array of a megabyte."""
+    """Return a JSON array of a megabyte."""
     return before + unit * (MEGABYTE // len(unit)) + "0]}"
 
 
-# One character beyond the others makes Python keep the whole text in four bytes each.
+# A single wide character makes Python store the whole text in four bytes per character.
 EXPLOSIONS: dict[str, Callable[[], str]] = {
     **{name: partial(filled, unit) for name, unit in UNITS.items()},
     "wide-nested-lists": lambda: filled(UNITS["nested-lists"], before='{"\U0001f600":['),
@@ -99,7 +104,7 @@ HARMLESS = ("texts-to-texts", "spaces")
 
 
 def header(text: str) -> bytes:
-    """A safetensors file of nothing but its header."""
+    """Return a safetensors file that is only a header."""
     raw = text.encode()
     return struct.pack("<Q", len(raw)) + raw
 
@@ -110,12 +115,12 @@ def write(path: Path, content: bytes) -> Path:
 
 
 def with_metadata(generator: ModuleType, text: str) -> bytes:
-    """A store of nothing but an index with this metadata."""
+    """Return a store that is only an index with this metadata."""
     return bytes(generator.container(1, [(b"~index", generator.name_index([], [], text.encode()))]))
 
 
 def read_each(way: str, folder: Path, files: dict[str, bytes]) -> dict[str, str]:
-    """What comes of reading files of these contents, by their names."""
+    """Return the results of reading files of these contents, by name."""
     ending = ".safetensors" if way == "checkpoint" else ".sbs"
     paths = [write(folder / f"{name}{ending}", content) for name, content in files.items()]
     return dict(zip(files, read((way, path) for path in paths), strict=True))
@@ -149,13 +154,13 @@ def test_metadata_of_the_source_that_explodes_is_refused(tmp_path: Path) -> None
 
 
 def with_source(text: str, elements: int = 1, shape: tuple[int, ...] | None = None) -> bytes:
-    """A store of one bf16 tensor, and what it says of the checkpoint that it was made of."""
+    """Return a store of one bf16 tensor that describes the checkpoint it was made from."""
     entry = Entry("a", 0, 0, 2 * elements, 2, shape or (elements,))
     index = build_index([entry], [IndexedBlob(b"a", 2 * elements)], {"blobstore.rearranged": text})
     return container([(b"a", bytes(2 * elements)), (b"~index", index)])
 
 
-def test_many_tensors_take_memory_in_their_measure(tmp_path: Path) -> None:
+def test_many_tensors_take_memory_in_proportion(tmp_path: Path) -> None:
     entries = (f'"{i:x}":{{"dtype":"U8","shape":[0],"data_offsets":[0,0]}}' for i in range(20_000))
     path = write(tmp_path / "a.safetensors", header("{" + ",".join(entries) + "}"))
     assert read([("checkpoint", path)]) == ["read"]
@@ -174,20 +179,20 @@ def test_a_shape_of_a_mile_is_refused_or_read(tmp_path: Path, shape: list[int]) 
     entry = {"dtype": "U8", "shape": shape, "data_offsets": [0, 1]}
     path = write(tmp_path / "a.safetensors", header(json.dumps({"a": entry})) + b"x")
     piece = ["a", 0, 0, 1, 0, 1, 1, "", 1]
-    said = {
+    source = {
         "types": {"most": "bf16", "others": {}},
         "aliases": {},
         "tensors": {"w": {"shape": shape, "pieces": [piece]}},
     }
-    store = write(tmp_path / "a.sbs", with_source(json.dumps(said)))
+    store = write(tmp_path / "a.sbs", with_source(json.dumps(source)))
     wanted = ["read" if shape[-1] == 1 else "safetensors-entry", "rearranged-metadata"]
     assert read([("checkpoint", path), ("store", store)]) == wanted
 
 
-def test_an_index_of_many_names_takes_memory_in_its_measure(tmp_path: Path) -> None:
+def test_an_index_of_many_names_takes_memory_in_proportion(tmp_path: Path) -> None:
     entries = [Entry(f"{i:05x}", None, 0, 0, 10, (0, *[1] * 30, 1 << 56)) for i in range(10_000)]
     path = write(tmp_path / "a.sbs", container([(b"~index", build_index(entries, [], {}))]))
-    # safetensors' readers know such shapes, too.
+    # safetensors' readers accept such shapes as well.
     assert read([("store", path)]) == ["read"]
 
 
@@ -196,18 +201,18 @@ def test_a_pool_of_dims_that_nobody_points_into_costs_nothing(tmp_path: Path, ge
     dims = MEGABYTE // 2
     struct.pack_into("<Q", index, 16, len(index) + 8 * dims)  # nbytes
     struct.pack_into("<Q", index, 32, dims)
-    for at in (64, 80):  # where names and metadata begin
+    for at in (64, 80):  # offsets of names and metadata
         struct.pack_into("<Q", index, at, 192 + 8 * dims)
     index[192:192] = b"\xff" * 8 * dims
     path = write(tmp_path / "a.sbs", container([(b"~index", bytes(index))]))
     assert read([("store", path)]) == ["no-tensors"]
 
 
-def test_pieces_of_a_tensor_take_memory_in_their_measure(tmp_path: Path) -> None:
+def test_pieces_of_a_tensor_take_memory_in_proportion(tmp_path: Path) -> None:
     count = 20_000
     pieces = [["a", i, i, 1, 0, 1, 1, "", 1] for i in range(count)]
-    said = {"types": {"most": "bf16", "others": {}}, "aliases": {}}
-    text = json.dumps(said | {"tensors": {"w": {"shape": [count], "pieces": pieces}}}, separators=(",", ":"))
+    source = {"types": {"most": "bf16", "others": {}}, "aliases": {}}
+    text = json.dumps(source | {"tensors": {"w": {"shape": [count], "pieces": pieces}}}, separators=(",", ":"))
     path = write(tmp_path / "a.sbs", with_source(text, count, (count, *[1] * 31)))
     assert read([("store", path)]) == ["read"]
 
@@ -227,15 +232,14 @@ def test_the_largest_config_takes_what_its_vectors_may_have(tmp_path: Path) -> N
     config = struct.pack(f"<{len(fields) + 1}I", len(fields), *fields)
     longer = struct.pack("<I", MEGABYTE) + bytes(4 * MEGABYTE)
     paths = [
-        write(tmp_path / f"{len(one)}.sbs", container([(b"config", one), (b"a", b"x")])) for one in (config, longer)
+        write(tmp_path / f"{len(raw_config)}.sbs", container([(b"config", raw_config), (b"a", b"x")]))
+        for raw_config in (config, longer)
     ]
     assert read(("store", path) for path in paths) == ["read", "read"]
 
 
 @pytest.mark.parametrize(("version", "count"), [(1, 16383), (2, 16383), (2, 20_000)])
-def test_many_blobs_take_memory_in_their_measure(
-    tmp_path: Path, generator: ModuleType, version: int, count: int
-) -> None:
+def test_many_blobs_take_memory_in_proportion(tmp_path: Path, generator: ModuleType, version: int, count: int) -> None:
     blobs = [(b"%d" % i, b"x") for i in range(count)]
     path = write(tmp_path / "a.sbs", generator.container(version, blobs))
     assert read([("store", path)]) == ["read"]

@@ -1,4 +1,4 @@
-"""How fast a file is on this machine, beside what the machine itself can do and beside other formats.
+"""Measure how fast a file is on this machine, compared with the machine's limits and with other formats.
 
 `run.bench` measures and returns data; nothing here prints.
 """

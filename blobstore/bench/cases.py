@@ -1,4 +1,4 @@
-"""What is measured of a format, and ours. A case is the same for every format: made of the few things a format does."""
+"""The cases to measure, and blobstore's own format. A case is the same for every format: a few operations of it."""
 
 from __future__ import annotations
 
@@ -34,8 +34,8 @@ class Case:
     Attributes:
         key: Short, stable.
         title: For people.
-        what: All that is timed.
-        everything: Whether it takes every byte of the tensors, so that bytes per second say something.
+        what: Everything that is timed.
+        everything: Whether it covers every byte of the tensors, so that bytes per second are meaningful.
     """
 
     key: str
@@ -44,47 +44,48 @@ class Case:
     everything: bool = False
 
 
-_MAP = "open, and touch one byte of each page of every tensor where it is mapped"
+_MAP = "open, and touch one byte of each page of every mapped tensor"
 CASES = {
-    one.key: one
-    for one in (
-        Case("open", "open", "open the file, and check what is checked then"),
+    case.key: case
+    for case in (
+        Case("open", "open", "open the file, including its checks"),
         Case("list", "list", "open, list name, type and shape of every tensor"),
-        Case("lookup", "look up", f"open, ask {_LOOKED_UP} names (or all) for type and shape"),
-        Case("first", "first tensor", "open, touch one byte of each page of one tensor, of middle size"),
+        Case("lookup", "look up", f"open, look up type and shape of {_LOOKED_UP} names (or all)"),
+        Case("first", "first tensor", "open, touch one byte of each page of one tensor of middle size"),
         Case("map", "map and touch", _MAP, everything=True),
-        Case("read", "read everything", "open, bring every tensor into memory of its own", everything=True),
+        Case("read", "read everything", "open, bring every tensor into private memory", everything=True),
     )
 }
 
 
-# What the project's own benchmarks (benchmarks/) measure beside these: names without types, views without touching
-# them, writing. `work` knows them all.
+# Measured only by the project's own benchmarks (benchmarks/): names without types, views without touching them,
+# writing. `work` knows all of them.
 FURTHER = {
-    one.key: one
-    for one in (
+    case.key: case
+    for case in (
         Case("names", "names", "open, list all names"),
-        Case("views", "all usable", "open, make an array of every tensor where it is mapped", everything=True),
-        Case("write", "write", "write every tensor from memory, until it is on the disk", everything=True),
+        Case("views", "all usable", "open, make an array of every tensor, mapped", everything=True),
+        Case("write", "write", "write every tensor from memory until it is on the disk", everything=True),
     )
 }
 
 
 @dataclass(frozen=True)
 class Wanted:
-    """The tensors that a measurement is about.
+    """The tensors to measure.
 
     Attributes:
-        names: All of them.
-        some: Those that are looked up.
-        one: The one that is used first.
-        nbytes: Of all of them.
-        whole: Whether an .sbs file has no others, and all as numpy has them: so that `Store.load_all` gives these.
+        names: All names.
+        looked_up: The names to look up.
+        first: The name of the tensor that "first tensor" uses.
+        nbytes: Size of all tensors.
+        whole: Whether an .sbs file has no others, all of them in numpy's types, so that `Store.load_all` returns
+            exactly these.
     """
 
     names: Sequence[str]
-    some: Sequence[str]
-    one: str
+    looked_up: Sequence[str]
+    first: str
     nbytes: int
     whole: bool = True
 
@@ -94,8 +95,8 @@ class Format(ABC):
 
     Attributes:
         name: For people and the command line.
-        cases: Keys of what it can do.
-        mapped: Whether `view` is a view into the mapped file; else it is a copy.
+        cases: Keys of the cases that it can do.
+        mapped: Whether `view` returns a view into the mapped file; otherwise it is a copy.
     """
 
     name: str
@@ -107,12 +108,12 @@ class Format(ABC):
         """Write a file."""
 
     @abstractmethod
-    def open(self, path: str) -> Any:  # noqa: ANN401 (what each library has)
+    def open(self, path: str) -> Any:  # noqa: ANN401 (each library's own)
         """Open it."""
 
     @abstractmethod
     def entries(self, opened: Any) -> list[Entry]:  # noqa: ANN401 (as above)
-        """Return what is known of each tensor."""
+        """Return each tensor's entry."""
 
     def names(self, opened: Any) -> list[str]:  # noqa: ANN401 (as above)
         """Return all names."""
@@ -120,23 +121,23 @@ class Format(ABC):
 
     @abstractmethod
     def entry(self, opened: Any, name: str) -> Entry:  # noqa: ANN401 (as above)
-        """Return what is known of one, without its values."""
+        """Return one tensor's entry, without its values."""
 
     @abstractmethod
     def view(self, opened: Any, name: str) -> Array:  # noqa: ANN401 (as above)
         """Return a tensor as cheaply as the library can."""
 
     def load(self, opened: Any, name: str) -> Array:  # noqa: ANN401 (as above)
-        """Return a tensor in memory of its own."""
+        """Return a tensor in private memory."""
         view = self.view(opened, name)
         return np.array(view) if self.mapped else view
 
     def load_all(self, opened: Any, wanted: Wanted) -> object:  # noqa: ANN401 (as above)
-        """Return all tensors in memory of their own, in the way that the library has for all at once."""
+        """Return all tensors in private memory, with the library's way to load all at once."""
         return [self.load(opened, name) for name in wanted.names]
 
     def save(self, path: str, tensors: Mapping[str, Array]) -> None:
-        """Write tensors that are in memory, in the way that the library has for that."""
+        """Write tensors from memory, with the library's way to do that."""
         self.write(path, tensors.items())
 
 
@@ -155,28 +156,28 @@ class Ours(Format):
         return Store(path, access=self.access)
 
     def entries(self, opened: Store) -> list[Entry]:
-        """Return what is known of each tensor."""
-        return [_entry(one) for one in opened.infos()]
+        """Return each tensor's entry."""
+        return [_entry(info) for info in opened.infos()]
 
     def names(self, opened: Store) -> list[str]:
         """Return all names."""
         return list(opened)
 
     def entry(self, opened: Store, name: str) -> Entry:
-        """Return what is known of one."""
+        """Return one tensor's entry."""
         return _entry(opened.info(name))
 
     def view(self, opened: Store, name: str) -> Array:
-        """Return a tensor where it lies."""
+        """Return a tensor without copying it."""
         return stored(opened, opened.info(name))
 
     def load_all(self, opened: Store, wanted: Wanted) -> object:
-        """Return all tensors in memory of their own: by `Store.load_all` where it returns these, not decoded."""
+        """Return all tensors in private memory: by `Store.load_all` if it returns exactly these, not decoded."""
         return opened.load_all() if wanted.whole else super().load_all(opened, wanted)
 
 
 class OursByReads(Ours):
-    """The same without a map: what ``access="read"`` returns is in memory of its own."""
+    """The same without mapping: ``access="read"`` returns private memory."""
 
     name = "blobstore, plain reads"
     cases = ("read",)
@@ -189,7 +190,7 @@ def _entry(info: TensorInfo) -> Entry:
 
 
 def stored(store: Store, info: TensorInfo) -> Array:
-    """Return a tensor's values where numpy has their type; the stored bytes of one that would have to be decoded."""
+    """Return a tensor's values if numpy has their type; else the stored bytes, not decoded."""
     if _is_encoded(info):
         return np.frombuffer(store.reader.view(info.offset, info.nbytes), np.uint8)
     return store.array(info)
@@ -200,88 +201,88 @@ def _is_encoded(info: TensorInfo) -> bool:
 
 
 def touch(array: Array) -> int:
-    """Use one byte of each page of an array."""
+    """Read one byte of each page of an array."""
     data = np.frombuffer(flat_bytes(array), np.uint8)
     return max(int(data[:: mmap.PAGESIZE].max()), int(data[-1])) if len(data) else 0
 
 
-def work(one: Format, case: str, path: str, wanted: Wanted) -> Callable[[], object]:
-    """Return what is to be timed. It returns all that it has opened and read, to be kept while memory is measured.
+def work(file_format: Format, case: str, path: str, wanted: Wanted) -> Callable[[], object]:
+    """Return the function to time. It returns everything that it opened and read, to be held while memory is measured.
 
     Args:
-        one: The format.
+        file_format: The format.
         case: Key of a case.
-        path: The format's file; of ``write`` an .sbs file of plain tensors, all of which are written to `written`.
+        path: The format's file; for ``write`` an .sbs file of plain tensors, all of which are written to `written`.
         wanted: The tensors.
     """
     if case == "write":
-        return _writing(one, path)
+        return _writing(file_format, path)
 
     def run() -> object:
-        opened = one.open(path)
+        opened = file_format.open(path)
         return opened, steps[case](opened)
 
     steps: dict[str, Callable[[Any], object]] = {
         "open": lambda _: None,
-        "list": one.entries,
-        "lookup": lambda opened: [one.entry(opened, name) for name in wanted.some],
-        "first": lambda opened: touch(one.view(opened, wanted.one)),
-        "map": lambda opened: [touch(one.view(opened, name)) for name in wanted.names],
-        "read": lambda opened: one.load_all(opened, wanted),
-        "names": one.names,
-        "views": lambda opened: [one.view(opened, name) for name in wanted.names],
+        "list": file_format.entries,
+        "lookup": lambda opened: [file_format.entry(opened, name) for name in wanted.looked_up],
+        "first": lambda opened: touch(file_format.view(opened, wanted.first)),
+        "map": lambda opened: [touch(file_format.view(opened, name)) for name in wanted.names],
+        "read": lambda opened: file_format.load_all(opened, wanted),
+        "names": file_format.names,
+        "views": lambda opened: [file_format.view(opened, name) for name in wanted.names],
     }
     return run
 
 
 def written(path: str) -> str:
-    """Return where ``write`` puts the tensors of a file: what was there before is removed."""
+    """Return the path that ``write`` writes a file's tensors to; anything there is removed first."""
     return f"{path}.written"
 
 
-def _writing(one: Format, path: str) -> Callable[[], object]:
-    """Take all tensors into memory; return what writes them and waits for the disk."""
-    tensors, target = blobstore.load_file(path), written(path)
-    page_cache.remove(target)
+def _writing(file_format: Format, path: str) -> Callable[[], object]:
+    """Load all tensors; return a function that writes them and waits for the disk."""
+    tensors, path_written = blobstore.load_file(path), written(path)
+    page_cache.remove(path_written)
 
     def run() -> object:
-        one.save(target, tensors)
-        page_cache.prepare(target)
+        file_format.save(path_written, tensors)
+        page_cache.prepare(path_written)
         return tensors
 
     return run
 
 
 def choose(store: Store, limit: int | None = None) -> list[TensorInfo]:
-    """Return the tensors to measure: each that has bytes of its own, in the file's order; aliases once.
+    """Return the tensors to measure: all that have bytes, in the file's order; aliases once.
 
     Args:
         store: The file.
-        limit: Of bytes: what doesn't fit into what is left of it is passed over.
+        limit: Bytes to measure at most: tensors that don't fit into the rest are skipped.
 
     Raises:
         UsageError: ``no-tensors``.
     """
-    ranges = {(one.offset, one.nbytes): one for one in reversed(list(store.infos())) if one.nbytes}
-    infos = sorted(ranges.values(), key=lambda one: one.offset)
+    ranges = {(info.offset, info.nbytes): info for info in reversed(list(store.infos())) if info.nbytes}
+    infos = sorted(ranges.values(), key=lambda info: info.offset)
     if not infos:
-        raise UsageError("no-tensors", "the file has no tensors with values: there is nothing to measure")
-    return infos if limit is None else list(_fitting(infos, limit)) or [min(infos, key=lambda one: one.nbytes)]
+        raise UsageError("no-tensors", "the file has no tensors with values, so there is nothing to measure")
+    return infos if limit is None else list(_fitting(infos, limit)) or [min(infos, key=lambda info: info.nbytes)]
 
 
 def _fitting(infos: Iterable[TensorInfo], left: int) -> Iterator[TensorInfo]:
-    for one in infos:
-        if one.nbytes <= left:
-            left -= one.nbytes
-            yield one
+    for info in infos:
+        if info.nbytes <= left:
+            left -= info.nbytes
+            yield info
 
 
 def wanted_of(infos: Sequence[TensorInfo], store: Store) -> Wanted:
-    """Return what is measured of these tensors of a file; the same in every run."""
+    """Return these tensors as what to measure; the same in every run."""
     all_infos = list(store.infos())
-    places = {one.place for one in all_infos if one.nbytes}
-    whole = len(infos) >= len(places) and not any(_is_encoded(one) for one in all_infos)
-    names = [one.name for one in infos]
-    middle = sorted(infos, key=lambda one: (one.nbytes, one.offset))[len(infos) // 2]
-    some = random.Random(0).sample(names, min(len(names), _LOOKED_UP))  # noqa: S311 (no secret)
-    return Wanted(names, some, middle.name, sum(one.nbytes for one in infos), whole)
+    places = {info.place for info in all_infos if info.nbytes}
+    whole = len(infos) >= len(places) and not any(_is_encoded(info) for info in all_infos)
+    names = [info.name for info in infos]
+    middle = sorted(infos, key=lambda info: (info.nbytes, info.offset))[len(infos) // 2]
+    some = random.Random(0).sample(names, min(len(names), _LOOKED_UP))  # noqa: S311 (not a secret)
+    return Wanted(names, some, middle.name, sum(info.nbytes for info in infos), whole)

@@ -1,4 +1,4 @@
-"""The reader in C++ (spec/cpp) on the same file, where there is a g++."""
+"""The C++ reader (spec/cpp) on the same file, if there is a g++."""
 
 from __future__ import annotations
 
@@ -16,24 +16,24 @@ if TYPE_CHECKING:
 NAME = "blobstore.hpp"
 CASES = ("open", "lookup", "map")
 _HERE = os.path.dirname(os.path.abspath(__file__))
-# As package data of an installed package, which the build copies; in a working copy where it is written.
+# Package data of an installed package, which the build copies; the source in a working copy.
 _INCLUDE = (os.path.join(_HERE, "..", "include"), os.path.join(_HERE, "..", "..", "spec", "cpp"))
 
 
-class Told(dict[str, Any]):
-    """What the program has measured of itself."""
+class Measured(dict[str, Any]):
+    """The program's measurements of itself."""
 
 
 def include_folder() -> str | None:
-    """Return the folder that blobstore.hpp is in."""
-    return next((one for one in _INCLUDE if os.path.isfile(os.path.join(one, "blobstore.hpp"))), None)
+    """Return the folder of blobstore.hpp."""
+    return next((folder for folder in _INCLUDE if os.path.isfile(os.path.join(folder, "blobstore.hpp"))), None)
 
 
 def build(folder: str) -> str:
     """Compile the program → its path.
 
     Raises:
-        BlobStoreError: ``no-compiler``, ``no-header``, ``compiler``: why there is none.
+        BlobStoreError: ``no-compiler``, ``no-header``, ``compiler``: it can't be compiled.
     """
     compiler, include = shutil.which("g++"), include_folder()
     if compiler is None:
@@ -48,18 +48,18 @@ def build(folder: str) -> str:
         text=True,
     )
     if done.returncode:
-        lines = [one for one in done.stderr.splitlines() if "error" in one] or ["it said nothing"]
+        lines = [line for line in done.stderr.splitlines() if "error" in line] or ["no message"]
         raise BlobStoreError("compiler", f"g++ failed: {lines[0]}")
     return program
 
 
-def run(program: str, case: str, path: str, names: Sequence[str]) -> Told:
+def run(program: str, case: str, path: str, names: Sequence[str]) -> Measured:
     """Run the program.
 
     Raises:
         BlobStoreError: ``cpp-failed``.
     """
-    # Names may have any character in them: each is preceded by its size.
+    # Names may contain any character, so each is preceded by its size.
     encoded = [name.encode("utf-8", "surrogateescape") for name in names]
     done = subprocess.run(  # noqa: S603 (compiled by `build`)
         [program, case, path],
@@ -68,5 +68,5 @@ def run(program: str, case: str, path: str, names: Sequence[str]) -> Told:
         check=False,
     )
     if done.returncode:
-        raise BlobStoreError("cpp-failed", done.stderr.decode(errors="replace").strip() or "it said nothing")
-    return Told(json.loads(done.stdout))
+        raise BlobStoreError("cpp-failed", done.stderr.decode(errors="replace").strip() or "no message")
+    return Measured(json.loads(done.stdout))

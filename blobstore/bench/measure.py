@@ -1,7 +1,6 @@
-"""One measurement, in a process of its own: so that its peak memory is its own, and nothing is left of another.
+"""One measurement, in a process of its own: its peak memory is its own, and no earlier measurement affects it.
 
-The process does the case on a file of one tensor first, so that what libraries import and set up at first use doesn't
-count.
+The process first does the case on a file of one tensor, so what libraries import and set up at first use doesn't count.
 """
 
 from __future__ import annotations
@@ -29,22 +28,22 @@ if TYPE_CHECKING:
     from blobstore.bench.cases import Format
 
 TRIAL = Wanted(["a"], ["a"], "a", 4096)  # of the file of one tensor
-FORMATS: dict[str, Format] = {one.name: one for one in (Ours(), OursByReads(), *PEERS.values())}
+FORMATS: dict[str, Format] = {form.name: form for form in (Ours(), OursByReads(), *PEERS.values())}
 _STATUS, _CLEAR_REFS = "/proc/self/status", "/proc/self/clear_refs"
 
 
 @dataclass(frozen=True)
 class Job:
-    """What a process is told to do.
+    """A measurement for a process to take.
 
     Attributes:
-        format: Name of a format, of the machine, or of the reader in C++.
+        format: Name of a format, of the machine, or of the C++ reader.
         case: Key.
         path: The file.
-        trial: Another of one tensor; the program for the reader in C++.
+        trial: Another file, of one tensor; for the C++ reader the program.
         wanted: The tensors.
-        cold: Whether the file is to leave the page cache before, or to be in it.
-        drop_caches: Whether everything else is to leave, too.
+        cold: Whether the file is dropped from the page cache before the run, or read into it.
+        drop_caches: Whether everything else is dropped as well.
     """
 
     format: str
@@ -58,16 +57,16 @@ class Job:
 
 @dataclass(frozen=True)
 class Sample:
-    """What one run has shown. None is what the system doesn't tell.
+    """The result of one run. None is what the system doesn't report.
 
     Attributes:
-        seconds: That it took.
-        peak_nbytes: Memory that the process had more at the worst moment, mapped pages of files among it.
-        own_nbytes: How much it had more at the end, with all that was read still held, without mapped pages (which the
-            system can take back at any time).
-        minor_faults, major_faults: Pages that were mapped when they were touched; those that a disk had to give.
-        cached_before: Part of the file that was in the page cache when it began, 0 to 1.
-        pages_after: Pages of the file in the cache when a cold run had ended: what was brought in for it.
+        seconds: Duration.
+        peak_nbytes: Largest increase of the process's memory, including mapped pages of files.
+        own_nbytes: Increase at the end, with everything that was read still held, without mapped pages (which the
+            system can reclaim at any time).
+        minor_faults, major_faults: Page faults without and with reads from a disk.
+        cached_before: Part of the file in the page cache at the beginning, 0 to 1.
+        pages_after: Pages of the file in the page cache after a cold run: those that it read.
     """
 
     seconds: float
@@ -83,9 +82,9 @@ def take(job: Job) -> Sample:
     """Run a job in a new process.
 
     Raises:
-        BlobStoreError: ``bench-failed``, and how.
+        BlobStoreError: ``bench-failed``, with the reason.
     """
-    # The same package, from wherever it was imported, and nothing of the current folder (-P).
+    # The same package, from wherever it was imported, and nothing from the current folder (-P).
     package = os.path.dirname(os.path.dirname(os.path.abspath(blobstore.__file__)))
     before = os.environ.get("PYTHONPATH")
     done = subprocess.run(
@@ -105,7 +104,7 @@ def take(job: Job) -> Sample:
 def measure(job: Job) -> Sample:
     """Run a job in this process."""
     if job.format == cpp.NAME:
-        names = job.wanted.some if job.case == "lookup" else job.wanted.names
+        names = job.wanted.looked_up if job.case == "lookup" else job.wanted.names
         run: Callable[[], object] = partial(cpp.run, job.trial, job.case, job.path, names)
     else:
         _work(job, job.trial, TRIAL)()
@@ -117,11 +116,11 @@ def measure(job: Job) -> Sample:
     else:
         page_cache.fill(files)
     before = page_cache.resident(files)
-    told = timed(run)
+    fields = timed(run)
     after = page_cache.resident(files) if job.cold else None
-    told["cached_before"] = before[0] / max(before[1], 1) if before else None
-    told["pages_after"] = after[0] if after else None
-    return Sample(**told)
+    fields["cached_before"] = before[0] / max(before[1], 1) if before else None
+    fields["pages_after"] = after[0] if after else None
+    return Sample(**fields)
 
 
 def _work(job: Job, path: str, wanted: Wanted) -> Callable[[], object]:
@@ -131,13 +130,13 @@ def _work(job: Job, path: str, wanted: Wanted) -> Callable[[], object]:
 
 
 def timed(run: Callable[[], object]) -> dict[str, Any]:
-    """Run something and return the fields of a `Sample` that aren't about the page cache."""
+    """Run a function and return the fields of its `Sample`, except those about the page cache."""
     start = _Usage(reset_peak=True)
     begin = time.perf_counter()
     held = run()
     seconds = time.perf_counter() - begin
     end = _Usage()
-    if isinstance(held, cpp.Told):  # another process, which has measured itself
+    if isinstance(held, cpp.Measured):  # another process, which has measured itself
         return dict(held)
     return {
         "seconds": seconds,
@@ -156,9 +155,9 @@ class _Usage:
     counts: dict[str, int] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        """Ask the system."""
+        """Read the counts from the system."""
         if self.reset_peak:
-            # Without it the peak is that of the imports, too; the resource module's even that of the parent.
+            # Otherwise the peak includes the imports; that of the resource module even includes the parent.
             with suppress(OSError), open(_CLEAR_REFS, "w", encoding="ascii") as file:
                 file.write("5")
         with suppress(OSError), open(_STATUS, encoding="ascii", errors="replace") as file:
@@ -170,17 +169,17 @@ class _Usage:
             used = resource.getrusage(resource.RUSAGE_SELF)
             self.counts |= {"minor": used.ru_minflt, "major": used.ru_majflt}
 
-    def less(self, name: str, start: _Usage, other: str) -> int | None:
-        """Return how much more it is than another count was at the start."""
-        if name not in self.counts or other not in start.counts:
+    def less(self, name: str, start: _Usage, start_name: str) -> int | None:
+        """Return how much larger a count is than another one at the start."""
+        if name not in self.counts or start_name not in start.counts:
             return None
-        return max(0, self.counts[name] - start.counts[other])
+        return max(0, self.counts[name] - start.counts[start_name])
 
 
 def main() -> None:
-    """Read a job from standard input, print the sample."""
-    told = json.load(sys.stdin)
-    sample = measure(Job(**{**told, "wanted": Wanted(**told["wanted"])}))
+    """Read a job from standard input and print the sample."""
+    fields = json.load(sys.stdin)
+    sample = measure(Job(**{**fields, "wanted": Wanted(**fields["wanted"])}))
     json.dump(asdict(sample), sys.stdout)
 
 

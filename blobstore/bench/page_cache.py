@@ -1,4 +1,4 @@
-"""How much of a file lies in the page cache, and how it gets out of it and in."""
+"""The page cache: how much of a file is in it, and how to drop and fill it."""
 
 from __future__ import annotations
 
@@ -24,19 +24,19 @@ CAN_DROP = hasattr(os, "posix_fadvise")
 
 
 def files_of(path: str) -> list[str]:
-    """Return the files that a format keeps under a path: one, with its index beside it, or all of a folder."""
+    """Return a format's files at a path: one, with its index beside it, or all files of a folder."""
     if os.path.isdir(path):
         return [os.path.join(folder, name) for folder, _, names in os.walk(path) for name in names]
-    return [path, *(one for one in (external_path(path),) if os.path.isfile(one))]
+    return [path, *(index for index in (external_path(path),) if os.path.isfile(index))]
 
 
 def prepare(path: str) -> None:
-    """Make a path's files durable: the system can't drop pages that are still to be written."""
+    """Sync a path's files to the disk: the system can't drop pages that are still to be written."""
     if os.path.isdir(path):
         os.sync()  # a folder may hold thousands of files
         return
-    for one in files_of(path):
-        fd = os.open(one, os.O_RDONLY)
+    for file in files_of(path):
+        fd = os.open(file, os.O_RDONLY)
         try:
             os.fsync(fd)
         finally:
@@ -44,7 +44,7 @@ def prepare(path: str) -> None:
 
 
 def remove(path: str) -> None:
-    """Remove a file, or a folder with all that is in it, if it is there."""
+    """Remove a file, or a folder with its contents, if it exists."""
     if os.path.isdir(path):
         shutil.rmtree(path)
     elif os.path.exists(path):
@@ -52,12 +52,12 @@ def remove(path: str) -> None:
 
 
 def drop(files: Sequence[str], *, everything: bool = False) -> None:
-    """Ask the system to let go of the cached pages of these files, and with ``everything`` of all files.
+    """Ask the system to drop the cached pages of these files; with ``everything`` those of all files.
 
-    Pages that a process has mapped, and those of file systems that live in memory, stay: ask `resident` afterwards.
+    Pages that a process has mapped, and those of in-memory file systems, stay: see `resident` afterwards.
     """
-    for one in files:
-        fd = os.open(one, os.O_RDONLY)
+    for file in files:
+        fd = os.open(file, os.O_RDONLY)
         try:
             os.posix_fadvise(fd, 0, 0, os.POSIX_FADV_DONTNEED)
         finally:
@@ -70,20 +70,20 @@ def drop_everything() -> None:
     """Empty the page cache of the whole machine.
 
     Raises:
-        UsageError: ``drop-caches`` when this process may not.
+        UsageError: ``drop-caches`` if this process may not.
     """
     try:
         with open(DROP_CACHES, "w", encoding="ascii") as file:
             file.write("1")
     except OSError as error:
         what = f"{DROP_CACHES}: {error.strerror}: only root on Linux may empty the machine's page cache"
-        raise UsageError("drop-caches", f"{what}; without --drop-caches this file's pages are dropped") from None
+        raise UsageError("drop-caches", f"{what}; without --drop-caches only this file's pages are dropped") from None
 
 
 def fill(files: Sequence[str]) -> None:
-    """Read them into the page cache."""
-    for one in files:
-        fd = os.open(one, os.O_RDONLY)
+    """Read files into the page cache."""
+    for file in files:
+        fd = os.open(file, os.O_RDONLY)
         try:
             for _ in FileRange(fd, 0, os.fstat(fd).st_size).chunks():
                 pass
@@ -94,36 +94,36 @@ def fill(files: Sequence[str]) -> None:
 def resident(files: Sequence[str]) -> tuple[int, int] | None:
     """Return how many pages of these files are in the page cache, and how many they have.
 
-    None where the system doesn't say: Linux tells only those who may write to a file (its cache gives away what
-    others read), and answers "all" to everyone else.
+    None if the system doesn't say: Linux only tells processes that may write to a file (its cache would reveal what
+    others read), and tells all others that every page is cached.
     """
     if not CAN_DROP:
         return None
     cached = pages = 0
-    for one in files:
-        if not os.access(one, os.W_OK) and os.stat(one).st_uid != os.geteuid():
+    for file in files:
+        if not os.access(file, os.W_OK) and os.stat(file).st_uid != os.geteuid():
             return None
-        found = _resident(one)
-        cached, pages = cached + int(found.sum()), pages + len(found)
+        pages_cached = _resident(file)
+        cached, pages = cached + int(pages_cached.sum()), pages + len(pages_cached)
     return cached, pages
 
 
 def _resident(path: str) -> Bytes:
-    """Return 1 for each page of a file that is cached, else 0."""
+    """Return 1 for each cached page of a file, 0 for the others."""
     fd = os.open(path, os.O_RDONLY)
     try:
         nbytes = os.fstat(fd).st_size
         if not nbytes:
             return np.zeros(0, np.uint8)
-        found = np.zeros(-(-nbytes // mmap.PAGESIZE), np.uint8)
+        cached = np.zeros(-(-nbytes // mmap.PAGESIZE), np.uint8)
         with mmap.mmap(fd, nbytes, access=mmap.ACCESS_READ) as mapped:
             view = np.frombuffer(mapped, np.uint8)
             status = ctypes.CDLL(None, use_errno=True).mincore(
-                ctypes.c_void_p(view.ctypes.data), ctypes.c_size_t(nbytes), ctypes.c_void_p(found.ctypes.data)
+                ctypes.c_void_p(view.ctypes.data), ctypes.c_size_t(nbytes), ctypes.c_void_p(cached.ctypes.data)
             )
-            del view  # the map can't be closed while it is viewed
+            del view  # the map can't be closed while there are views
     finally:
         os.close(fd)
     if status:
         raise OSError(ctypes.get_errno(), os.strerror(ctypes.get_errno()), path)
-    return np.bitwise_and(found, 1, dtype=np.uint8)
+    return np.bitwise_and(cached, 1, dtype=np.uint8)

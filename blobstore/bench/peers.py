@@ -1,7 +1,7 @@
-"""Other formats: the same tensors, written and read by the library that most use for them.
+"""Other formats: the same tensors, written and read by the library that most people use for them.
 
-None is compressed: weights hardly get smaller, and the comparison is of reading. A type that a format doesn't have is
-held as unsigned integers of the same width.
+None is compressed: weights hardly shrink, and reading is what is compared. Types that a format lacks are stored as
+unsigned integers of the same width.
 """
 
 from __future__ import annotations
@@ -29,27 +29,27 @@ if TYPE_CHECKING:
     from blobstore.fileio.types import Array
 
 _BFLOAT16 = np.dtype(ml_dtypes.bfloat16)
-_COPIES = tuple(one for one in CASES if one != "map")
+_COPIES = tuple(case for case in CASES if case != "map")
 
 
 def _as_bits(array: Array) -> Array:
-    """View an array as unsigned integers of the same width, for formats that don't have its type."""
+    """View an array as unsigned integers of the same width, for formats that lack its type."""
     return array.view(np.dtype(f"<u{array.dtype.itemsize}"))
 
 
 def _is_numpys_own(dtype: np.dtype[Any]) -> bool:
-    """Whether numpy itself has a type; those of ml_dtypes it only knows by registration."""
+    """Whether a type is numpy's own, not one that ml_dtypes registers."""
     return dtype.type.__module__ == "numpy"
 
 
 class Peer(Format):
-    """A format of others.
+    """Another project's format.
 
     Attributes:
-        distribution: What brings its library, and whose version is told.
-        module: What is imported.
+        distribution: Distribution of its library, whose version is reported.
+        module: Module to import.
         suffix: Of its files.
-        own: Bytes that it takes for each tensor beside its values, at most; for telling how much room it takes.
+        own: Bytes that it takes for each tensor besides the values, at most; for estimating the disk space.
     """
 
     distribution: str
@@ -59,21 +59,21 @@ class Peer(Format):
 
     @property
     def installed(self) -> bool:
-        """Whether its library is there."""
+        """Whether its library is installed."""
         return util.find_spec(self.module) is not None
 
     @property
     def version(self) -> str:
-        """Of its library."""
+        """Version of its library."""
         return metadata.version(self.distribution)
 
     def held(self, array: Array) -> Array:
-        """Return an array in a type that the format has; the same bytes."""
+        """Return an array in a type of the format, with the same bytes."""
         return array if _is_numpys_own(array.dtype) else _as_bits(array)
 
 
 class Safetensors(Peer):
-    """safetensors by ``safe_open``, for numpy; it has no mapped arrays."""
+    """safetensors by ``safe_open``, for numpy; it doesn't return mapped arrays."""
 
     name = "safetensors"
     distribution = module = "safetensors"
@@ -82,21 +82,21 @@ class Safetensors(Peer):
     mapped = False
 
     def held(self, array: Array) -> Array:
-        """Its numpy side knows bfloat16, but not the 8-bit floats."""
+        """Return an array; its numpy side has bfloat16, but not the 8-bit floats."""
         return array if array.dtype == _BFLOAT16 else super().held(array)
 
     def write(self, path: str, tensors: Iterable[tuple[str, Array]]) -> None:
-        """Write a file; here, because the library wants all of it in memory."""
+        """Write a file ourselves, because the library needs all tensors in memory."""
         held = [(name, self.held(array)) for name, array in tensors]
         with AtomicFile(path) as target:
             sink = Sink(target.fileno())
-            sink.write(memoryview(dump_header((name, type_of(one.dtype), one.shape) for name, one in held)))
+            sink.write(memoryview(dump_header((name, type_of(array.dtype), array.shape) for name, array in held)))
             for _, array in held:
                 sink.write(flat_bytes(array))
             sink.flush()
 
     def save(self, path: str, tensors: Mapping[str, Array]) -> None:
-        """Write a file by the library."""
+        """Write a file with the library."""
         from safetensors.numpy import save_file
 
         save_file({name: self.held(array) for name, array in tensors.items()}, path)
@@ -112,13 +112,13 @@ class Safetensors(Peer):
         return list(opened.keys())
 
     def entries(self, opened: Any) -> list[Entry]:  # noqa: ANN401
-        """Return what is known of each tensor."""
-        return [self.entry(opened, name) for name in opened.keys()]  # noqa: SIM118 (it is no mapping)
+        """Return each tensor's entry."""
+        return [self.entry(opened, name) for name in opened.keys()]  # noqa: SIM118 (it isn't a mapping)
 
     def entry(self, opened: Any, name: str) -> Entry:  # noqa: ANN401
-        """Return what is known of one."""
-        one = opened.get_slice(name)
-        return name, one.get_dtype(), tuple(one.get_shape())
+        """Return one tensor's entry."""
+        part = opened.get_slice(name)
+        return name, part.get_dtype(), tuple(part.get_shape())
 
     def view(self, opened: Any, name: str) -> Array:  # noqa: ANN401
         """Return a copy."""
@@ -126,7 +126,7 @@ class Safetensors(Peer):
         return array
 
     def load_all(self, opened: Any, wanted: Wanted) -> object:  # noqa: ANN401
-        """Return all tensors as ``load_file`` does, which has a call of its own since version 0.8."""
+        """Return all tensors like ``load_file``, which has a call of its own since version 0.8."""
         return opened.get_tensors() if hasattr(opened, "get_tensors") else super().load_all(opened, wanted)
 
 
@@ -140,7 +140,7 @@ class Npz(Peer):
     mapped = False
 
     def write(self, path: str, tensors: Iterable[tuple[str, Array]]) -> None:
-        """Write a file; member by member, because ``savez`` takes names as keywords, and not all names."""
+        """Write a file member by member, because ``savez`` takes names as keywords, which excludes some."""
         with zipfile.ZipFile(path, "w", zipfile.ZIP_STORED) as archive:
             for name, array in tensors:
                 with archive.open(f"{name}.npy", "w", force_zip64=True) as member:
@@ -155,11 +155,11 @@ class Npz(Peer):
         return list(opened.files)
 
     def entries(self, opened: Any) -> list[Entry]:  # noqa: ANN401
-        """Return what is known of each tensor."""
+        """Return each tensor's entry."""
         return [self.entry(opened, name) for name in opened.files]
 
     def entry(self, opened: Any, name: str) -> Entry:  # noqa: ANN401
-        """Return what is known of one: the archive knows names only, the rest stands before its values."""
+        """Return one tensor's entry: the archive only has names, type and shape precede the values."""
         with opened.zip.open(f"{name}.npy") as member:
             version = np.lib.format.read_magic(member)
             header = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
@@ -179,11 +179,11 @@ class Gguf(Peer):
     distribution = module = "gguf"
     suffix = ".gguf"
 
-    # It has no unsigned integers; signed ones hold the same bytes.
+    # It has no unsigned integers; signed ones store the same bytes.
     _TYPES = ("float16", "float32", "float64", "int8", "int16", "int32", "int64")
 
     def held(self, array: Array) -> Array:
-        """It knows bfloat16, floats, and signed integers."""
+        """Return an array; the format has bfloat16, floats, and signed integers."""
         if array.dtype == _BFLOAT16 or array.dtype.name in self._TYPES:
             return array
         return array.view(np.dtype(f"<i{array.dtype.itemsize}"))
@@ -196,9 +196,9 @@ class Gguf(Peer):
         try:
             for name, array in tensors:
                 held = self.held(array)
-                # bfloat16 goes in as bits that are said to be it.
-                kind = GGMLQuantizationType.BF16 if held.dtype == _BFLOAT16 else None
-                writer.add_tensor(name, _as_bits(held) if kind else held, raw_dtype=kind)
+                # bfloat16 is passed as bits, with its type.
+                quantization = GGMLQuantizationType.BF16 if held.dtype == _BFLOAT16 else None
+                writer.add_tensor(name, _as_bits(held) if quantization else held, raw_dtype=quantization)
             writer.write_header_to_file()
             writer.write_kv_data_to_file()
             writer.write_tensors_to_file()
@@ -206,23 +206,23 @@ class Gguf(Peer):
             writer.close()
 
     def open(self, path: str) -> Any:  # noqa: ANN401
-        """Open it; the reader has a list of tensors only, so that names are put into a dict."""
+        """Open it; the reader only has a list of tensors, so put the names into a dict."""
         from gguf import GGUFReader
 
-        return {one.name: one for one in GGUFReader(path).tensors}
+        return {tensor.name: tensor for tensor in GGUFReader(path).tensors}
 
     def names(self, opened: Any) -> list[str]:  # noqa: ANN401
         """Return all names."""
         return list(opened)
 
     def entries(self, opened: Any) -> list[Entry]:  # noqa: ANN401
-        """Return what is known of each tensor."""
+        """Return each tensor's entry."""
         return [self.entry(opened, name) for name in opened]
 
     def entry(self, opened: Any, name: str) -> Entry:  # noqa: ANN401
-        """Return what is known of one."""
-        one = opened[name]
-        return name, one.tensor_type.name, tuple(reversed(one.shape.tolist()))
+        """Return one tensor's entry."""
+        tensor = opened[name]
+        return name, tensor.tensor_type.name, tuple(reversed(tensor.shape.tolist()))
 
     def view(self, opened: Any, name: str) -> Array:  # noqa: ANN401
         """Return a view into the map."""
@@ -255,16 +255,16 @@ class Hdf5(Peer):
 
     def entries(self, opened: Any) -> list[Entry]:  # noqa: ANN401
         """Return what is known of each tensor; a slash in a name makes a group."""
-        found: list[Entry] = []
+        entries: list[Entry] = []
         opened.visititems(
-            lambda name, one: found.append((name, str(one.dtype), one.shape)) if hasattr(one, "dtype") else None
+            lambda name, item: entries.append((name, str(item.dtype), item.shape)) if hasattr(item, "dtype") else None
         )
-        return found
+        return entries
 
     def entry(self, opened: Any, name: str) -> Entry:  # noqa: ANN401
-        """Return what is known of one."""
-        one = opened[name]
-        return name, str(one.dtype), one.shape
+        """Return one tensor's entry."""
+        item = opened[name]
+        return name, str(item.dtype), item.shape
 
     def view(self, opened: Any, name: str) -> Array:  # noqa: ANN401
         """Return a copy."""
@@ -272,7 +272,7 @@ class Hdf5(Peer):
 
 
 class Zarr(Peer):
-    """zarr, version 3 of the format: a folder with a file for each chunk, of the size that zarr chooses."""
+    """zarr, version 3 of the format: a folder with a file for each chunk, whose size zarr chooses."""
 
     name = "zarr"
     distribution = module = "zarr"
@@ -296,14 +296,14 @@ class Zarr(Peer):
         return zarr.open_group(path, mode="r")
 
     def entries(self, opened: Any) -> list[Entry]:  # noqa: ANN401
-        """Return what is known of each tensor."""
+        """Return each tensor's entry."""
         members = opened.members(max_depth=None)
-        return [(name, str(one.dtype), one.shape) for name, one in members if hasattr(one, "dtype")]
+        return [(name, str(member.dtype), member.shape) for name, member in members if hasattr(member, "dtype")]
 
     def entry(self, opened: Any, name: str) -> Entry:  # noqa: ANN401
-        """Return what is known of one."""
-        one = opened[name]
-        return name, str(one.dtype), one.shape
+        """Return one tensor's entry."""
+        item = opened[name]
+        return name, str(item.dtype), item.shape
 
     def view(self, opened: Any, name: str) -> Array:  # noqa: ANN401
         """Return a copy."""
@@ -311,16 +311,16 @@ class Zarr(Peer):
 
 
 class Lmdb(Peer):
-    """LMDB by the lmdb package, mapped: a name's value is a header of 64-byte steps with type and shape, then values.
+    """LMDB by the lmdb package, mapped: a name's value is a header with type and shape, then the values.
 
-    The database knows bytes only; its names have at most 511 of them.
+    Headers are multiples of 64 bytes. The database only stores bytes; names have at most 511.
     """
 
     name = "lmdb"
     distribution = module = "lmdb"
     suffix = ".lmdb"
 
-    _ROOM = 1 << 40  # of addresses, which a 64-bit system has; the file takes what is written
+    _MAP_NBYTES = 1 << 40  # of address space, which a 64-bit system has; the file only takes what is written
     _SIZE = struct.Struct("<I")
 
     def write(self, path: str, tensors: Iterable[tuple[str, Array]]) -> None:
@@ -328,7 +328,7 @@ class Lmdb(Peer):
         import lmdb
 
         with (
-            lmdb.open(path, subdir=False, lock=False, map_size=self._ROOM) as database,
+            lmdb.open(path, subdir=False, lock=False, map_size=self._MAP_NBYTES) as database,
             database.begin(write=True) as transaction,
         ):
             for name, array in tensors:
@@ -352,11 +352,11 @@ class Lmdb(Peer):
         return [bytes(name).decode() for name in opened[1].cursor().iternext(values=False)]
 
     def entries(self, opened: Any) -> list[Entry]:  # noqa: ANN401
-        """Return what is known of each tensor."""
+        """Return each tensor's entry."""
         return [self.entry(opened, name) for name in self.names(opened)]
 
     def entry(self, opened: Any, name: str) -> Entry:  # noqa: ANN401
-        """Return what is known of one."""
+        """Return one tensor's entry."""
         dtype, shape, _ = self._value(opened, name)
         return name, str(dtype), shape
 
@@ -372,18 +372,18 @@ class Lmdb(Peer):
         return np.dtype(dtype), tuple(shape), value[nbytes:]
 
 
-PEERS = {one.name: one for one in (Safetensors(), Npz(), Gguf(), Hdf5(), Zarr(), Lmdb())}
+PEERS = {peer.name: peer for peer in (Safetensors(), Npz(), Gguf(), Hdf5(), Zarr(), Lmdb())}
 
 
 def differing(peer: Format, path: str, tensors: Iterable[tuple[str, Array]]) -> str | None:
-    """Return the first name under which a format's file doesn't hold the same bytes; None when it holds them all."""
+    """Return the first name whose bytes differ in a format's file; None if all are the same."""
     opened = peer.open(path)
     names = {entry[0] for entry in peer.entries(opened)}
     for name, array in tensors:
         if name not in names:
             return name
-        found = flat_bytes(np.ascontiguousarray(peer.view(opened, name)))
+        data = flat_bytes(np.ascontiguousarray(peer.view(opened, name)))
         # As arrays: Python compares memory byte by byte.
-        if not np.array_equal(np.frombuffer(found, np.uint8), np.frombuffer(flat_bytes(array), np.uint8)):
+        if not np.array_equal(np.frombuffer(data, np.uint8), np.frombuffer(flat_bytes(array), np.uint8)):
             return name
     return None

@@ -18,28 +18,28 @@ if TYPE_CHECKING:
 
     from blobstore.bench.report import Report, Row
 
-KINDS = (".png", ".svg", ".pdf")
+SUFFIXES = (".png", ".svg", ".pdf")
 _COLOURS = {"cold": "#2f6db3", "warm": "#e8902f"}
-_GREY = {"cold": "#8b98a8", "warm": "#c9c2b8"}  # the machine's own
+_GREY = {"cold": "#8b98a8", "warm": "#c9c2b8"}  # this machine's limits
 _LIMITS = {
     "map": ("sequential-1", "mmap"),
     "read": ("sequential-1", "copy", "copy-new"),
-}  # beside which case each yardstick stands
+}  # case → the yardsticks shown with it
 _COLUMNS = 2
-_LETTER, _NAMES = 0.066, 1.8  # inches: of a label's letter; that names and gaps take of a column
-_TICK = 0.55  # inches between ticks, at least
+_LETTER, _NAMES = 0.066, 1.8  # inches: width of a label's letter; of names and gaps in a column
+_TICK = 0.55  # least inches between ticks
 
 
 def check(path: str) -> None:
     """Refuse now what `draw` would refuse after minutes of measuring.
 
     Raises:
-        UsageError: ``bad-plot``: it isn't a kind of file that is drawn.
+        UsageError: ``bad-plot``: the suffix isn't one of `SUFFIXES`.
         MissingExtraError: ``no-matplotlib``.
-        FileNotFoundError: Its folder isn't there.
+        FileNotFoundError: The folder doesn't exist.
     """
-    if not path.endswith(KINDS):
-        raise UsageError("bad-plot", f"{path!r}: expected a name that ends with {', '.join(KINDS)}")
+    if not path.endswith(SUFFIXES):
+        raise UsageError("bad-plot", f"{path!r}: expected a name that ends with {', '.join(SUFFIXES)}")
     if util.find_spec("matplotlib") is None:
         what = "matplotlib is not installed: pip install 'gemma-blobstore[plot]'"
         raise MissingExtraError("no-matplotlib", what)
@@ -55,13 +55,13 @@ def draw(
 
     Args:
         report: What was measured.
-        path: Ends with one of `KINDS`.
+        path: Ends with one of `SUFFIXES`.
         heading: Above it all.
-        label: Says what stands beside a bar.
-        duration: Seconds in words, for the axes.
+        label: Returns the text beside a bar.
+        duration: Formats seconds, for the axes.
 
     Raises:
-        UsageError, MissingExtraError, OSError: As `check`; the file can't be written.
+        UsageError, MissingExtraError, OSError: As `check`; or the file can't be written.
     """
     check(path)
     from matplotlib.figure import Figure  # noqa: PLC0415 (an extra)
@@ -82,12 +82,12 @@ def draw(
 
 
 def _rows(report: Report, case: str) -> list[Row]:
-    """Return the rows of a panel: a format's cold above its warm one; the machine's own limits last."""
+    """Return the rows of a panel: each format's cold row above its warm one; the machine's limits last."""
     limits = _LIMITS.get(case, ())
-    chosen = [one for one in report.rows if one.case == case]
-    chosen += [one for one in report.rows if one.format == yardsticks.NAME and one.case in limits]
-    order = list(dict.fromkeys(_name(one) for one in chosen))
-    return sorted(chosen, key=lambda one: (order.index(_name(one)), one.cache))
+    chosen = [row for row in report.rows if row.case == case]
+    chosen += [row for row in report.rows if row.format == yardsticks.NAME and row.case in limits]
+    order = list(dict.fromkeys(_name(row) for row in chosen))
+    return sorted(chosen, key=lambda row: (order.index(_name(row)), row.cache))
 
 
 def _name(row: Row) -> str:
@@ -103,41 +103,10 @@ def panel(
     duration: Callable[[float], str],
     colour: Callable[[Row], str],
 ) -> None:
-    """Draw one case: rows that follow each other and have one name stand close."""
-    places, ticks, names = [], [], []
-    at = 0.0
-    for i, row in enumerate(rows):
-        new = i == 0 or _name(row) != _name(rows[i - 1])
-        at += 1.5 if new and i else (1.0 if i else 0.0)
-        places.append(at)
-        if new:
-            count = sum(1 for one in rows if _name(one) == _name(row))
-            ticks.append(at + (count - 1) / 2)
-            names.append(_name(row))
-    colours = [colour(row) for row in rows]
-    medians = [row.median for row in rows]
-    spread = [[row.median - row.fastest for row in rows], [row.slowest - row.median for row in rows]]
-    axes.barh(places, medians, height=0.92, color=colours, xerr=spread, error_kw={"elinewidth": 0.8, "alpha": 0.6})
-    for place, row in zip(places, rows, strict=True):
-        axes.annotate(
-            label(row), (row.slowest, place), xytext=(4, 0), textcoords="offset points", va="center", fontsize=9
-        )
-    axes.set_xscale("log")
-    # A log scale has no zero to begin at: the shortest bar gets some length; the labels need room on the right.
-    low, high = min(row.fastest for row in rows), max(row.slowest for row in rows)
-    decades = max((high / low), 10.0)
-    longest = max(len(label(row)) for row in rows) * _LETTER
-    width = axes.figure.get_figwidth() / axes.get_subplotspec().get_gridspec().ncols - _NAMES
-    left = low / decades**0.25
-    bars = math.log10(high / left)
-    shown = bars / max(1 - longest / width, 0.3)
-    axes.set_xlim(left, left * 10**shown)
-    # Ticks where there are bars, not where the labels stand.
-    first, last = math.ceil(math.log10(left)), math.floor(math.log10(high * 1.05))
-    step = math.ceil(_TICK * shown / width)
-    axes.set_xticks([10.0**i for i in range(first, last + 1, step)])
+    """Draw one case; consecutive rows with the same name are close together."""
+    _bars(axes, rows, label, colour)
+    _log_axis(axes, rows, longest=max(len(label(row)) for row in rows) * _LETTER)
     axes.xaxis.set_major_formatter(lambda value, _: duration(value))
-    axes.set_yticks(ticks, names, fontsize=9)
     axes.invert_yaxis()
     axes.set_title(title, loc="left", fontsize=10, fontweight="bold")
     axes.minorticks_off()
@@ -149,12 +118,52 @@ def panel(
         axes.spines[side].set_visible(False)
 
 
+def _bars(axes: Any, rows: Sequence[Row], label: Callable[[Row], str], colour: Callable[[Row], str]) -> None:  # noqa: ANN401 (matplotlib's)
+    """Draw a bar for each row, its label beside it, and its name once for consecutive rows."""
+    places, ticks, names = [], [], []
+    at = 0.0
+    for i, row in enumerate(rows):
+        new = i == 0 or _name(row) != _name(rows[i - 1])
+        at += 1.5 if new and i else (1.0 if i else 0.0)
+        places.append(at)
+        if new:
+            count = sum(_name(other) == _name(row) for other in rows)
+            ticks.append(at + (count - 1) / 2)
+            names.append(_name(row))
+    colours = [colour(row) for row in rows]
+    medians = [row.median for row in rows]
+    spread = [[row.median - row.fastest for row in rows], [row.slowest - row.median for row in rows]]
+    axes.barh(places, medians, height=0.92, color=colours, xerr=spread, error_kw={"elinewidth": 0.8, "alpha": 0.6})
+    for place, row in zip(places, rows, strict=True):
+        axes.annotate(
+            label(row), (row.slowest, place), xytext=(4, 0), textcoords="offset points", va="center", fontsize=9
+        )
+    axes.set_yticks(ticks, names, fontsize=9)
+
+
+def _log_axis(axes: Any, rows: Sequence[Row], *, longest: float) -> None:  # noqa: ANN401 (matplotlib's)
+    """Scale the time axis; ``longest`` is the width of the longest label in inches."""
+    axes.set_xscale("log")
+    # A log scale doesn't start at zero, so the shortest bar needs some length; the labels need space on the right.
+    low, high = min(row.fastest for row in rows), max(row.slowest for row in rows)
+    decades = max((high / low), 10.0)
+    width = axes.figure.get_figwidth() / axes.get_subplotspec().get_gridspec().ncols - _NAMES
+    left = low / decades**0.25
+    bars = math.log10(high / left)
+    shown = bars / max(1 - longest / width, 0.3)
+    axes.set_xlim(left, left * 10**shown)
+    # Ticks only under the bars, not under the labels.
+    first, last = math.ceil(math.log10(left)), math.floor(math.log10(high * 1.05))
+    step = math.ceil(_TICK * shown / width)
+    axes.set_xticks([10.0**i for i in range(first, last + 1, step)])
+
+
 def _colour(row: Row) -> str:
     return (_GREY if row.format == yardsticks.NAME else _COLOURS)[row.cache]
 
 
 def save(figure: Any, path: str) -> None:  # noqa: ANN401 (matplotlib's)
-    """Write a figure, on white; whole or not at all."""
+    """Write a figure on white, atomically."""
     buffer = io.BytesIO()
     figure.savefig(buffer, format=os.path.splitext(path)[1][1:], facecolor="white")
     write_file(path, buffer.getvalue())
@@ -163,7 +172,7 @@ def save(figure: Any, path: str) -> None:  # noqa: ANN401 (matplotlib's)
 def _legend(figure: Any, report: Report) -> None:  # noqa: ANN401 (matplotlib's)
     from matplotlib.patches import Patch  # noqa: PLC0415 (an extra)
 
-    ways = [one for one in _COLOURS if any(row.cache == one for row in report.rows)]
-    patches = [Patch(color=_COLOURS[one], label=one) for one in ways]
-    patches += [Patch(color=_GREY[one], label=f"this machine's limit, {one}") for one in ways]
+    ways = [way for way in _COLOURS if any(row.cache == way for row in report.rows)]
+    patches = [Patch(color=_COLOURS[way], label=way) for way in ways]
+    patches += [Patch(color=_GREY[way], label=f"this machine's limit, {way}") for way in ways]
     figure.legend(handles=patches, loc="outside lower center", ncols=len(patches), fontsize=9, frameon=False)

@@ -1,4 +1,4 @@
-"""A whole benchmark: what to measure, planned; then measured in turns."""
+"""A whole benchmark: plan what to measure, then measure it in turns."""
 
 from __future__ import annotations
 
@@ -37,17 +37,17 @@ _IN_MEMORY = ("read", "copy-new")
 
 @dataclass(frozen=True)
 class Plan:
-    """What is wanted.
+    """What to measure.
 
     Attributes:
         path: The file.
         runs: Of each measurement.
-        cold: Whether with the file not in the page cache.
-        warm: Whether with the file in it.
+        cold: Whether to measure with the file not in the page cache.
+        warm: Whether to measure with the file in it.
         against: Names of peers.
         folder: For the peers' files; by default beside the file.
-        drop_caches: Before each cold run everything leaves the page cache, not only the file.
-        quick: Only as many tensors as fit into `QUICK_NBYTES`.
+        drop_caches: Whether to drop everything from the page cache before each cold run, not only the file.
+        quick: Whether to use only as many tensors as fit into `QUICK_NBYTES`.
     """
 
     path: str
@@ -64,20 +64,20 @@ def bench(plan: Plan, tell: Tell = lambda *_: None) -> Report:
     """Measure.
 
     Args:
-        plan: What.
-        tell: Called with how many steps are done, how many there are, and what comes next.
+        plan: What to measure.
+        tell: Called with the number of steps done, the number of all steps, and the next one's name.
 
     Raises:
         UsageError: ``bad-runs``, ``unknown-format``, ``no-cold``, ``no-tensors``, ``drop-caches``, ``disk-too-small``.
-        BlobStoreError: ``bench-failed``: our own case, or a yardstick, failed.
-        FormatError: The file is wrong.
+        BlobStoreError: ``bench-failed``: one of our own cases, or a yardstick, failed.
+        FormatError: The file is invalid.
     """
     _check(plan)
     report, infos, wanted = _begin(plan)
     peers = _peers(plan, report)
-    report.room_nbytes = sum(wanted.nbytes + one.own * len(infos) for one in peers)
+    report.room_nbytes = sum(wanted.nbytes + peer.own * len(infos) for peer in peers)
     parent = plan.folder or (os.path.dirname(os.path.abspath(plan.path)) if peers else tempfile.gettempdir())
-    _check_room(parent, report.room_nbytes)
+    _check_space(parent, report.room_nbytes)
     with tempfile.TemporaryDirectory(prefix=".blobstore-bench-", dir=parent) as folder:
         jobs = [*_own_jobs(plan, wanted, folder, report), *_cpp_jobs(plan, wanted, folder, report)]
         for i, peer in enumerate(peers):
@@ -90,7 +90,7 @@ def bench(plan: Plan, tell: Tell = lambda *_: None) -> Report:
 
 
 def _begin(plan: Plan) -> tuple[Report, list[TensorInfo], Wanted]:
-    """Look at the file. A function of its own, so that nothing keeps it mapped: mapped pages could not be dropped."""
+    """Choose the tensors; the file is closed afterwards, because mapped pages can't be dropped."""
     with Store(plan.path) as store:
         available = choose(store)
         infos = choose(store, QUICK_NBYTES) if plan.quick else available
@@ -101,7 +101,7 @@ def _begin(plan: Plan) -> tuple[Report, list[TensorInfo], Wanted]:
             tensors=len(infos),
             nbytes=wanted.nbytes,
             tensors_in_file=len(available),
-            one=wanted.one,
+            one=wanted.first,
             runs=plan.runs,
             machine=machine(),
             formats={OURS: blobstore.__version__},
@@ -111,15 +111,15 @@ def _begin(plan: Plan) -> tuple[Report, list[TensorInfo], Wanted]:
 
 def _check(plan: Plan) -> None:
     if plan.runs < 1:
-        raise UsageError("bad-runs", f"{plan.runs} runs: there is at least one")
-    unknown = [one for one in plan.against if one not in PEERS]
+        raise UsageError("bad-runs", f"{plan.runs} runs: expected at least one")
+    unknown = [name for name in plan.against if name not in PEERS]
     if unknown:
-        raise UsageError("unknown-format", f"{unknown[0]!r} is none of {', '.join(PEERS)}")
+        raise UsageError("unknown-format", f"{unknown[0]!r}: expected one of {', '.join(PEERS)}")
     if plan.cold and not page_cache.CAN_DROP:
         raise UsageError("no-cold", "this system can't drop a file from its page cache: measure warm only")
     if plan.drop_caches:
         if not plan.cold:
-            raise UsageError("drop-caches", "it is about cold runs: there are none")
+            raise UsageError("drop-caches", "--drop-caches is for cold runs, and there are none")
         page_cache.drop_everything()
 
 
@@ -143,21 +143,21 @@ def _processor() -> str:
 
 
 def _peers(plan: Plan, report: Report) -> list[Peer]:
-    """Return the peers that are here, and note those that aren't."""
-    found: list[Peer] = []
+    """Return the peers that are installed, and note those that aren't."""
+    installed: list[Peer] = []
     for name in dict.fromkeys(plan.against):
         peer = PEERS[name]
         if peer.installed:
-            found.append(peer)
+            installed.append(peer)
         else:
             report.leave_out(name, f"{peer.distribution} is not installed: pip install 'gemma-blobstore[bench]'")
-    return found
+    return installed
 
 
-def _check_room(folder: str, needed: int) -> None:
+def _check_space(folder: str, needed: int) -> None:
     free = shutil.disk_usage(folder).free
     if needed > free:
-        what = f"the other formats' files take up to {needed} bytes, {folder!r} has {free} free"
+        what = f"the other formats' files take up to {needed} bytes, but {folder!r} has {free} free"
         raise UsageError("disk-too-small", f"{what}: choose another folder (--tmp), or fewer formats")
 
 
@@ -167,13 +167,13 @@ def _check_room(folder: str, needed: int) -> None:
 def _own_jobs(plan: Plan, wanted: Wanted, folder: str, report: Report) -> Iterator[Job]:
     trial = os.path.join(folder, "trial.sbs")
     Ours().write(trial, trial_tensors())
-    # The whole file, so that padding and names count for the disk; of a part of the tensors as many bytes.
+    # The whole file, so that padding and names count for the disk; for a part of the tensors, as many bytes.
     limits = replace(wanted, nbytes=min(wanted.nbytes if plan.quick else report.file_nbytes, report.file_nbytes))
     for case in yardsticks.YARDSTICKS:
         yield Job(yardsticks.NAME, case, plan.path, trial, limits, cold=False)
-    for one in (Ours(), OursByReads()):
-        for case in one.cases:
-            yield Job(one.name, case, plan.path, trial, wanted, cold=False)
+    for file_format in (Ours(), OursByReads()):
+        for case in file_format.cases:
+            yield Job(file_format.name, case, plan.path, trial, wanted, cold=False)
 
 
 def _cpp_jobs(plan: Plan, wanted: Wanted, folder: str, report: Report) -> Iterator[Job]:
@@ -188,42 +188,42 @@ def _cpp_jobs(plan: Plan, wanted: Wanted, folder: str, report: Report) -> Iterat
 
 
 def _peer_jobs(peer: Peer, infos: Sequence[TensorInfo], wanted: Wanted, folder: str, report: Report) -> list[Job]:
-    """Write a peer's file, and see that it holds the same bytes."""
+    """Write a peer's file, and check that it holds the same bytes."""
     path, trial = (os.path.join(folder, name + peer.suffix) for name in ("model", "trial"))
     try:
         peer.write(trial, trial_tensors())
-        # Opened here, and gone afterwards, as in `_begin`.
+        # Opened here and closed afterwards, as in `_begin`.
         with Store(report.file) as store:
-            peer.write(path, ((one.name, stored(store, one)) for one in infos))
-            wrong = differing(peer, path, ((one.name, stored(store, one)) for one in infos))
-            types = {array.dtype for array in (stored(store, one) for one in infos) if peer.held(array) is not array}
+            peer.write(path, ((info.name, stored(store, info)) for info in infos))
+            wrong = differing(peer, path, ((info.name, stored(store, info)) for info in infos))
+            types = {array.dtype for array in (stored(store, info) for info in infos) if peer.held(array) is not array}
         page_cache.prepare(path)
-    except Exception as error:  # noqa: BLE001 (a library of others, given names and types that it may not take)
+    except Exception as error:  # noqa: BLE001 (another project's library, which may not accept these names and types)
         report.leave_out(peer.name, f"it can't hold these tensors: {type(error).__name__}: {error}"[:300])
         return []
     if wrong is not None:
-        report.leave_out(peer.name, f"it gives {wrong!r} back with other bytes")
+        report.leave_out(peer.name, f"it returns {wrong!r} with other bytes")
         return []
     report.formats[peer.name] = peer.version
     if types:
-        names = ", ".join(sorted(str(one) for one in types))
-        report.notes.append(f"{peer.name} has no {names}: held as integers of the same width")
+        names = ", ".join(sorted(str(dtype) for dtype in types))
+        report.notes.append(f"{peer.name} has no {names}: stored as integers of the same width")
     return [Job(peer.name, case, path, trial, wanted, cold=False) for case in peer.cases]
 
 
 def trial_tensors() -> list[tuple[str, Array]]:
-    """Return the one tensor of the file that each case is done with first (`measure.TRIAL`)."""
+    """Return the tensor of the file on which each case is done first (`measure.TRIAL`)."""
     return [("a", np.arange(1024, dtype=np.float32))]
 
 
 def _that_fit(jobs: Sequence[Job], report: Report) -> list[Job]:
-    """Leave out what would take more memory than there is."""
+    """Return the jobs without those that need more memory than is available."""
     left = _available_memory()
     if left is None or report.nbytes < left * 0.8:
         return list(jobs)
-    what = f"{report.nbytes} bytes in memory, {left} are available: --quick takes fewer tensors"
-    report.leave_out(", ".join(case_of(one).title for one in jobs if one.case in _IN_MEMORY), what)
-    return [one for one in jobs if one.case not in _IN_MEMORY]
+    what = f"it needs {report.nbytes} bytes of memory, {left} are available: --quick uses fewer tensors"
+    report.leave_out(", ".join(case_of(job).title for job in jobs if job.case in _IN_MEMORY), what)
+    return [job for job in jobs if job.case not in _IN_MEMORY]
 
 
 def _available_memory() -> int | None:
@@ -233,16 +233,16 @@ def _available_memory() -> int | None:
 
 
 def _by_case(jobs: Sequence[Job]) -> list[Job]:
-    """Put the formats of a case next to each other: they take turns."""
+    """Return the jobs with the formats of a case next to each other: they take turns."""
     order = [*yardsticks.YARDSTICKS, *CASES]
-    return sorted(jobs, key=lambda one: order.index(one.case))
+    return sorted(jobs, key=lambda job: order.index(job.case))
 
 
 # ------------------------------------------------------------------------------------------------------------- running
 
 
 def _measure(plan: Plan, jobs: Sequence[Job], report: Report, tell: Tell) -> list[tuple[Job, list[Sample]]]:
-    """Run all jobs, then all again: a machine that slows down slows everyone."""
+    """Run all jobs in rounds: a machine that slows down slows all formats."""
     ways = [*([True] if plan.cold else []), *([False] if plan.warm else [])]
     turns = [
         replace(job, cold=cold, drop_caches=cold and plan.drop_caches)

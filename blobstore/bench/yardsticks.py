@@ -1,4 +1,4 @@
-"""What the machine itself can do, measured like the rest: reading the same file in order, and copying memory."""
+"""The machine's limits, measured like the rest: reading the same file sequentially, and copying memory."""
 
 from __future__ import annotations
 
@@ -22,37 +22,37 @@ if TYPE_CHECKING:
 
 
 NAME = "this machine"
-_PIECE = 64 << 20  # beyond the processor's caches
+_CHUNK = 64 << 20  # larger than the processor's caches
 
 YARDSTICKS = {
-    one.key: one
-    for one in (
-        Case("sequential-1", "sequential read", "read the file in order, in large pieces", everything=True),
-        Case("sequential-2", "sequential, 2 threads", "the same, each half by a thread", everything=True),
+    case.key: case
+    for case in (
+        Case("sequential-1", "sequential read", "read the file from front to back, in large chunks", everything=True),
+        Case("sequential-2", "sequential, 2 threads", "the same, each half in a thread", everything=True),
         Case("mmap", "raw map and touch", "map the file, touch one byte of each page", everything=True),
-        Case("copy", "memory copy", "copy as many bytes in memory, over the same place again", everything=True),
+        Case("copy", "memory copy", "copy as many bytes in memory, to the same place again and again", everything=True),
         Case("copy-new", "copy to new memory", "copy as many bytes into memory not used before", everything=True),
     )
 }
 DISK = ("sequential-1", "sequential-2")
-# Of the project's own benchmarks alone: nothing of `blobstore bench` writes.
-WRITE = Case("plain-write", "plain writes", "write as many bytes in large pieces, until they are on the disk")
+# Used only by the project's own benchmarks: `blobstore bench` measures no writes.
+WRITE = Case("plain-write", "plain writes", "write as many bytes in large chunks until they are on the disk")
 
 
 def work(case: str, path: str, nbytes: int) -> Callable[[], object]:
-    """Return what is to be timed; what it needs is made ready before."""
+    """Return the function to time; what it needs is prepared before."""
     if case in DISK:
         parts = DISK.index(case) + 1
         return lambda: _read(path, min(nbytes, os.path.getsize(path)), parts)
     if case == "mmap":
         return lambda: _map(path, nbytes)
-    source = np.ones(min(_PIECE, nbytes), np.uint8)
+    source = np.ones(min(_CHUNK, nbytes), np.uint8)
     if case == WRITE.key:
         page_cache.remove(written(path))
         return lambda: _write(written(path), source, nbytes)
     if case == "copy":
         target = np.zeros_like(source)
-        target[:] = 2  # zeros are not memory yet
+        target[:] = 2  # pages of zeros aren't allocated yet
         return lambda: _copy(source, target, nbytes)
     return lambda: _copy_to_new(source, nbytes)
 
@@ -62,12 +62,12 @@ def _read(path: str, nbytes: int, parts: int) -> None:
     try:
         bounds = [nbytes * i // parts for i in range(parts + 1)]
         ranges = [FileRange(fd, a, b - a) for a, b in pairwise(bounds)]
-        threads = [Thread(target=_drain, args=(one,)) for one in ranges[1:]]
-        for one in threads:
-            one.start()
+        threads = [Thread(target=_drain, args=(part,)) for part in ranges[1:]]
+        for part in threads:
+            part.start()
         _drain(ranges[0])
-        for one in threads:
-            one.join()
+        for part in threads:
+            part.join()
     finally:
         os.close(fd)
 

@@ -1,4 +1,4 @@
-"""Files and checkpoints, examined: what a runtime can't take, and what has changed since it was written.
+"""Examine files and checkpoints: what a runtime can't load, and what has changed since the file was written.
 
 Codes of findings: spec/findings.md.
 """
@@ -6,7 +6,8 @@ Codes of findings: spec/findings.md.
 from __future__ import annotations
 
 from blobstore.check.checkpoint import check_checkpoint, check_plan
-from blobstore.check.findings import CODES, Finding, asked_for, runs_in, runtimes_line
+from blobstore.check.codes import CODES
+from blobstore.check.findings import Finding, asked_for, runs_in, runtimes_line
 from blobstore.check.runtime import check_file, check_packed, check_runtime
 from blobstore.check.structure import Opened, open_checked
 from blobstore.check.verify import Verified, verify_blobs, verify_file, verify_values

@@ -1,4 +1,4 @@
-"""A checkpoint before its conversion: the conversion's own preflight, as findings."""
+"""Check a checkpoint before its conversion: the conversion's own checks, as findings."""
 
 from __future__ import annotations
 
@@ -28,15 +28,15 @@ _REFUSED = "blobstore convert refuses it"
 def check_checkpoint(
     path: str, kind: str, choices: Choices, *, progress: Progress = lambda _: None
 ) -> Iterator[Finding]:
-    """Yield what keeps a checkpoint from being converted, and what its conversion would tell.
+    """Yield what keeps a checkpoint from being converted, and the notes of its conversion.
 
-    All values are read where the chosen type can't hold every one.
+    All values are read if the chosen type can't hold every one.
 
     Args:
         path: As `open_checkpoint` takes it.
         kind: As `choose_plan` takes it.
         choices: Of the conversion.
-        progress: Called with how many bytes more of the new file were looked at.
+        progress: Called with the number of further bytes of the new file checked.
 
     Raises:
         OSError: A file can't be read.
@@ -62,12 +62,14 @@ def check_checkpoint(
 
 
 def check_plan(plan: Plan) -> Iterator[Finding]:
-    """Yield what gemma.cpp can't take in the file that a plan describes; of one by name, that it isn't a model's."""
+    """Yield what gemma.cpp can't load in the file that a plan describes; for a plan by name, that it isn't a model."""
     if plan.config is None:
         yield finding("by-name", "plan", f"a container of {len(plan.tensors)} blobs, not a model")
     else:
         yield from check_config(plan.config, one_base=has_one_base(plan.metadata))
-        toc = {one.key: toc_entry(one.key, one.type, one.shape[0], one.shape[1]) for one in plan.tensors}
+        toc = {
+            tensor.key: toc_entry(tensor.key, tensor.type, tensor.shape[0], tensor.shape[1]) for tensor in plan.tensors
+        }
         yield from check_model(plan.config, toc)
 
 

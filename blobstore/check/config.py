@@ -1,4 +1,4 @@
-"""What gemma.cpp can't take in a config.
+"""Check a config: what gemma.cpp can't load or compute.
 
 The rules are listed, with their sources, in spec/gemma.md, Rules of the runtime.
 """
@@ -7,9 +7,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from blobstore.check.findings import CODES, finding
-from blobstore.check.sizes import LANES, MATMUL_ROWS, MAX_COLUMNS
-from blobstore.check.vision import check_vision
+from blobstore.check.codes import CODES
+from blobstore.check.findings import finding
+from blobstore.check.vision import LANES, MATMUL_ROWS, MAX_COLUMNS, check_vision
 from blobstore.container.keys import CONFIG_KEY
 from blobstore.convert.gemma_config import lost_stops, right_label, runtime_faults
 from blobstore.gemma.enums import LayerType, Model, WeightType
@@ -23,12 +23,12 @@ if TYPE_CHECKING:
     from blobstore.check.findings import Finding
     from blobstore.gemma.config import LayerConfig, ModelConfig
 
-MAX_QKV_DIM = 1024
+_MAX_QKV_DIM = 1024
 _AVX2_VOCABULARY = 16
-SHORTEST_PROMPT = 10  # tokens: one of the user's, and what wraps it
-# What it allocates for all layers by the first one.
+_SHORTEST_PROMPT = 10  # tokens: one of the user's, and the wrapping
+# Sizes of the first layer, by which it allocates for all layers.
 _ALIKE = ("ff_hidden_dim", "heads", "kv_heads", "qkv_dim", "post_qk")
-# Whose layers may differ, in the runtimes that run them.
+# Models whose layers may differ, in the runtimes that run them.
 _UNLIKE_MODELS = (
     Model.GEMMA4_26B_MOE,
     Model.GEMMA4_2B,
@@ -40,20 +40,20 @@ _UNLIKE_MODELS = (
 
 
 def check_config(config: ModelConfig, *, one_base: bool = False) -> Iterator[Finding]:
-    """Yield what gemma.cpp can't take in a config, whatever the tensors are.
+    """Yield what gemma.cpp can't load or compute, whatever the tensors are.
 
     Args:
-        config: As the file has it.
+        config: From the file.
         one_base: Whether the model is known to have one RoPE base for all layers.
     """
     for what, missing in (("model", config.model == Model.UNKNOWN), ("weight", config.weight == WeightType.UNKNOWN)):
         if missing:
             yield finding("config-model", f"config.{what}", f"the config names no {what}")
     if config.model == Model.CUSTOM:
-        yield finding("custom-model", "config.model", "the config names no model of the runtime's own")
+        yield finding("custom-model", "config.model", "the config doesn't name a model of the runtime's own")
     yield from _rope(config, one_base=one_base)
     yield from _sizes(config)
-    yield from alike("config.layer_configs", config.layer_configs, config)
+    yield from _alike(config.layer_configs, config)
     yield from check_vision(config)
     for fault in runtime_faults(config):
         if fault.reason != "vocabulary":
@@ -65,9 +65,9 @@ def check_config(config: ModelConfig, *, one_base: bool = False) -> Iterator[Fin
             effect = f"gemma.cpp stops when it samples, on {where}"
         yield finding(fault.reason, "config", fault.message, effect=effect)
     if config.trailing:
-        what = f"{4 * len(config.trailing)} bytes stand behind the config's record"
+        what = f"{4 * len(config.trailing)} bytes follow the config's record"
         yield finding("config-trailing", CONFIG_KEY, what)
-    yield from (finding(*one[:3], runtimes=one.runtimes) for one in newer_config(config))
+    yield from (finding(*newer[:3], runtimes=newer.runtimes) for newer in newer_config(config))
     if config.weight == WeightType.NUQ:
         yield finding("nuq-weights", "config.weight", "the weights are nuq")
     if config.weight == WeightType.I8:
@@ -75,29 +75,29 @@ def check_config(config: ModelConfig, *, one_base: bool = False) -> Iterator[Fin
 
 
 def _rope(config: ModelConfig, *, one_base: bool) -> Iterator[Finding]:
-    """Compare which layers get which RoPE base in each runtime with what a Gemma 3 needs."""
+    """Compare the RoPE bases that each runtime gives to the layers with those that a Gemma 3 needs."""
     subject = "config.use_global_timescale"
     if not is_gemma3(config):
         return
-    by_label = config.model != Model.GEMMA3_270M  # what 2025-10 does
+    by_label = config.model != Model.GEMMA3_270M  # as 2025-10 does
     if config.use_global_timescale == one_base:
         if one_base:
             yield finding("global-rope", subject, "it is 1, and the model has one RoPE base for all its layers")
         else:
-            is_there = "is 0" if config.field_count > config.CORE else "is missing"
-            what = f"the word {is_there}: Gemma 3's global layers have a RoPE base of 1,000,000"
+            state = "is 0" if config.field_count > config.CORE else "is missing"
+            what = f"the field {state}: Gemma 3's global layers have a RoPE base of 1,000,000"
             yield finding("global-rope", subject, what)
     if by_label == one_base and config.model <= OCTOBER.values[Model]:
         base = "1,000,000" if by_label else "10,000"
         what = f"2025-10 gives global layers of {config.model.name} a RoPE base of {base}, whatever the file says"
         better = not one_base and right_label(config) != config.model
-        remedy = "blobstore repair FILE gives it the label that is right in all" if better else None
+        remedy = "blobstore repair FILE sets the label that is right in all runtimes" if better else None
         yield finding("rope-by-label", "config.model", what, remedy=remedy)
 
 
 def _sizes(config: ModelConfig) -> Iterator[Finding]:
     if len(config.layer_configs) != config.num_layers:
-        what = f"num_layers is {config.num_layers}, and there are {len(config.layer_configs)} layer configs"
+        what = f"num_layers is {config.num_layers}, but there are {len(config.layer_configs)} layer configs"
         effect = "none: gemma.cpp counts the layer configs"
         yield finding("config-sizes", "config.num_layers", what, severity="warning", effect=effect)
     if not config.layer_configs:
@@ -105,14 +105,14 @@ def _sizes(config: ModelConfig) -> Iterator[Finding]:
     if len(config.attention_window_sizes) < len(config.layer_configs):
         what = f"{len(config.attention_window_sizes)} windows for {len(config.layer_configs)} layers"
         yield finding("config-sizes", "config.attention_window_sizes", what)
-    if config.max_seq_len <= SHORTEST_PROMPT:
-        what = f"it is {config.max_seq_len}, and a prompt of one word has up to {SHORTEST_PROMPT} tokens, wrapped"
+    if config.max_seq_len <= _SHORTEST_PROMPT:
+        what = f"it is {config.max_seq_len}, but a prompt of one word has up to {_SHORTEST_PROMPT} tokens with wrapping"
         yield finding("sequence", "config.max_seq_len", what)
     for field, token in lost_stops(config).items():
-        # Of prompts of several lengths in a batch it fills up the shorter ones with eos_id, without a check.
+        # In a batch of prompts of several lengths it pads the shorter ones with eos_id, without a check.
         more = "; with several prompts at a time it reads outside the embedding" if field == "eos_id" else ""
         effect = f"{CODES['stop-token'].effect}{more}"
-        what = f"it is {token}, and the vocabulary has {config.vocab_size}"
+        what = f"it is {token}, but the vocabulary has {config.vocab_size} tokens"
         yield finding("stop-token", f"config.{field}", what, effect=effect)
     for i, layer in enumerate(config.layer_configs):
         subject = f"config.layer_configs[{i}]"
@@ -123,31 +123,33 @@ def _sizes(config: ModelConfig) -> Iterator[Finding]:
             yield finding("config-sizes", subject, what, runtimes=(OCTOBER.name,))
         widths = {"model_dim": config.model_dim, "ff_hidden_dim": layer.ff_hidden_dim}
         widths["heads · qkv_dim"] = layer.heads * layer.qkv_dim
-        yield from columns(subject, widths)
+        yield from _columns(subject, widths)
 
 
 def _layer_faults(layer: LayerConfig) -> Iterator[str]:
-    if layer.qkv_dim > MAX_QKV_DIM:
-        yield f"qkv_dim is {layer.qkv_dim}, gemma.cpp has room for {MAX_QKV_DIM}"
+    if layer.qkv_dim > _MAX_QKV_DIM:
+        yield f"qkv_dim is {layer.qkv_dim}, gemma.cpp's buffers hold {_MAX_QKV_DIM}"
     if not layer.heads or not layer.kv_heads or layer.heads % layer.kv_heads:
-        yield f"{layer.heads} heads do not share {layer.kv_heads} kv_heads evenly"
+        yield f"{layer.heads} heads can't share {layer.kv_heads} kv_heads evenly"
     if layer.type == LayerType.VIT:
-        yield "it is not a text layer"
+        yield "it isn't a text layer"
 
 
-def columns(subject: str, widths: dict[str, int]) -> Iterator[Finding]:
-    """Yield which of a layer's sizes are more columns than a matrix product takes."""
+def _columns(subject: str, widths: dict[str, int]) -> Iterator[Finding]:
+    """Yield each size of a layer that exceeds the columns of a matrix product."""
     for name, width in widths.items():
         if width > MAX_COLUMNS:
             yield finding("columns", subject, f"{name} is {width}: matrices have at most {MAX_COLUMNS} columns")
 
 
-def alike(subject: str, layers: Sequence[LayerConfig], config: ModelConfig) -> Iterator[Finding]:
-    """Yield which layers have other sizes than the first."""
+def _alike(layers: Sequence[LayerConfig], config: ModelConfig) -> Iterator[Finding]:
+    """Yield each layer whose sizes differ from the first layer's."""
     if config.model in _UNLIKE_MODELS or config.model.is_newer:
         return
     for i, layer in enumerate(layers):
         for name in _ALIKE:
             own, first = getattr(layer, name), getattr(layers[0], name)
             if own != first:
-                yield finding("unlike-layers", f"{subject}[{i}]", f"its {name} is {own:d}, the first layer's {first:d}")
+                yield finding(
+                    "unlike-layers", f"config.layer_configs[{i}]", f"its {name} is {own:d}, the first layer's {first:d}"
+                )

@@ -1,4 +1,4 @@
-"""A model's file with a config that newer runtimes would read wrongly: the config written anew, and no tensor."""
+"""Repair the config of a model that newer runtimes would read wrongly; no tensor changes."""
 
 from __future__ import annotations
 
@@ -24,12 +24,12 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Repaired:
-    """What was done.
+    """What `repair` did.
 
     Attributes:
-        path: Of the file as it is now.
-        changes: Each field of the config that was changed, with its old and its new value; empty when none had to be:
-            then a target is a copy of the file, and the file itself stays as it is.
+        path: Of the repaired file.
+        changes: Each field of the config that was changed, with its old and new value. If it is empty, a target is a
+            copy of the file, and the file itself is left alone.
     """
 
     path: str
@@ -43,19 +43,19 @@ def repair(
     write: bool = True,
     progress: Progress = lambda _: None,
 ) -> Repaired:
-    """Give a Gemma 3 file the word and the label that all runtimes need: findings ``global-rope``, ``rope-by-label``.
+    """Give a Gemma 3 file the field and the label that all runtimes need: findings ``global-rope``, ``rope-by-label``.
 
-    Only the blob ``config`` changes, and its digest in the index. The file is replaced only by the complete new one.
+    Only the blob ``config`` changes, and its digest in the index. The file is replaced once the new one is complete.
 
     Args:
         path: Of the file.
-        target: Path of the new one, or a binary stream; by default the file itself.
-        write: False to look only.
-        progress: Called with how many bytes more were written.
+        target: Path of the new file, or a binary stream; by default the file itself.
+        write: False to only report the changes.
+        progress: Called with the number of further bytes written.
 
     Raises:
-        UsageError: ``no-config`` when it is no model's file; as `rewrite`.
-        FormatError: The file, its index or its config is wrong; ``damaged-blob``.
+        UsageError: ``no-config`` if the file isn't a model; as `rewrite`.
+        FormatError: The file, its index or its config is invalid; ``damaged-blob``.
         OSError: Reading or writing failed; the target is untouched.
     """
     with BlobReader(path, access="read") as reader:
@@ -65,9 +65,9 @@ def repair(
         index = find_index(reader)
         after = repaired(before, one_base=has_one_base(index.metadata if index else {}))
     changes = {
-        one.name: (getattr(before, one.name), getattr(after, one.name))
-        for one in fields(before)
-        if getattr(before, one.name) != getattr(after, one.name)
+        field.name: (getattr(before, field.name), getattr(after, field.name))
+        for field in fields(before)
+        if getattr(before, field.name) != getattr(after, field.name)
     }
     if write and (changes or target is not None):
         rewrite(path, target, Edits(config=after.to_bytes() if changes else None), progress=progress)

@@ -1,7 +1,7 @@
-"""What gemma.cpp can't take in a file, found before it stops.
+"""Check a file for gemma.cpp: what it would stop at, or load wrongly.
 
-Facts: its own loader, gemma/model_store.cc and gemma/weights.cc of https://github.com/google/gemma.cpp at 3ed403e,
-read, and run on a file for each code.
+Source: its loader, gemma/model_store.cc and gemma/weights.cc of https://github.com/google/gemma.cpp at 3ed403e, read,
+and run on a file for each code.
 """
 
 from __future__ import annotations
@@ -37,15 +37,15 @@ if TYPE_CHECKING:
     from blobstore.gemma.toc import TocEntry
     from blobstore.index import NameIndex
 
-_GUESSED_LAYERS = (18, 26, 27, 34, 42, 46, 48, 62)  # of the models that it guesses by their number of layers
-_MOST_OF_A_TYPE = 4  # blobs of the type that it takes for the weights'
-_TOO_LARGE_TO_READ = 1 << 31  # digits that make no int are no layer
+_GUESSED_LAYERS = (18, 26, 27, 34, 42, 46, 48, 62)  # numbers of layers by which it guesses the model
+_LEAST_OF_WEIGHTS = 4  # blobs of the type that it takes for that of the weights
+_TOO_LARGE_TO_READ = 1 << 31  # digits that don't fit an int are not read as a layer
 _SHOWN = 8
 _LATER_LETTER = "4"
 
 
 def is_model(reader: BlobReader) -> bool:
-    """Whether a file is meant for gemma.cpp: it has a config, a toc, or tensors under the keys that its models have."""
+    """Whether a file is meant for gemma.cpp: it has a config, a toc, or tensors under the keys of its models."""
     return CONFIG_KEY in reader or TOC_KEY in reader or _has_letters(reader) or has_model_keys(reader)
 
 
@@ -56,34 +56,34 @@ def check_file(
 
     Args:
         path: Of the file.
-        for_runtime: Whether gemma.cpp is to run it; by default when it has a config, a toc, or tensors under the keys
-            of its models.
-        runtimes: The states of gemma.cpp that are to run it, of `blobstore.gemma.runtimes.NAMES`; without any, those
-            that know its model and what else is newer in it.
+        for_runtime: Whether gemma.cpp is to run it; by default if it has a config, a toc, or tensors under the keys of
+            its models.
+        runtimes: The states of gemma.cpp that are to run it, of `blobstore.gemma.runtimes.NAMES`; by default those that
+            know its model and whatever else is newer in it.
 
     Raises:
-        OSError: It can't be read.
+        OSError: The file can't be read.
         UsageError: ``not-a-file``.
     """
     with open_checked(path) as opened:
-        found = list(opened.findings)
+        findings = list(opened.findings)
         if opened.reader is None:
-            return found
+            return findings
         if for_runtime is False:
-            return found
+            return findings
         if is_model(opened.reader):
-            found += check_runtime(opened.reader, opened.index)
+            findings += check_runtime(opened.reader, opened.index)
         elif for_runtime:
-            what = "it has neither config nor toc, nor tensors as files from before 2025 have them"
-            found.append(finding("not-for-gemma", opened.path, what))
+            what = "it has no config, no toc, and no tensors in the form of files from before 2025"
+            findings.append(finding("not-for-gemma", opened.path, what))
         else:
-            found.append(finding("by-name", opened.path, f"a container of {len(opened.reader)} blobs, not a model"))
-        found += check_packed(opened.reader, opened.index)
-        return asked_for(found, tuple(runtimes)) if runtimes else found
+            findings.append(finding("by-name", opened.path, f"a container of {len(opened.reader)} blobs, not a model"))
+        findings += check_packed(opened.reader, opened.index)
+        return asked_for(findings, tuple(runtimes)) if runtimes else findings
 
 
 def check_packed(reader: BlobReader, index: NameIndex | None) -> Iterator[Finding]:
-    """Yield that a file is packed, which gemma.cpp can't read."""
+    """Yield a finding if the file is packed, which gemma.cpp can't read."""
     count = index.packed_count if index else 0
     if count:
         what = f"{count} of its {len(reader)} blobs are packed"
@@ -99,14 +99,14 @@ def check_packed(reader: BlobReader, index: NameIndex | None) -> Iterator[Findin
 
 
 def check_runtime(reader: BlobReader, index: NameIndex | None, *, tokenizer: bool = True) -> Iterator[Finding]:
-    """Yield all that gemma.cpp would stop at, or take wrongly, in a model's file that opens.
+    """Yield everything that gemma.cpp would stop at, or load wrongly, in a model file that opens.
 
     Args:
         reader: The file's blobs.
-        index: Its name index, when it has one.
+        index: Its name index, if it has one.
         tokenizer: Whether to read the tokenizer's pieces, which takes longest.
     """
-    yield from (finding(*one[:3], runtimes=one.runtimes) for one in newer_blobs(len(reader)))
+    yield from (finding(*newer[:3], runtimes=newer.runtimes) for newer in newer_blobs(len(reader)))
     yield from _keys(reader)
     if TOC_KEY not in reader and _has_letters(reader):
         yield from _before_2025(reader)
@@ -115,8 +115,8 @@ def check_runtime(reader: BlobReader, index: NameIndex | None, *, tokenizer: boo
     try:
         config = ModelConfig.from_bytes(reader[CONFIG_KEY]) if CONFIG_KEY in reader else None
         if config is None:
-            there = f"there is a {TOC_KEY!r}" if TOC_KEY in reader else "its keys are those of a model's tensors"
-            yield finding("no-config", CONFIG_KEY, f"{there}, and no {CONFIG_KEY!r}")
+            state = f"there is a {TOC_KEY!r}" if TOC_KEY in reader else "its keys are those of a model's tensors"
+            yield finding("no-config", CONFIG_KEY, f"{state}, but no {CONFIG_KEY!r}")
     except FormatError as error:
         yield finding("config-damaged", CONFIG_KEY, str(error))
     if config:
@@ -124,8 +124,8 @@ def check_runtime(reader: BlobReader, index: NameIndex | None, *, tokenizer: boo
     if tokenizer:
         yield from check_tokenizer(reader, config)
     if TOC_KEY not in reader:
-        there = f"there is a {CONFIG_KEY!r}" if CONFIG_KEY in reader else "its keys are those of a model's tensors"
-        yield finding("no-toc", TOC_KEY, f"{there}, and no {TOC_KEY!r}, which lists the tensors")
+        state = f"there is a {CONFIG_KEY!r}" if CONFIG_KEY in reader else "its keys are those of a model's tensors"
+        yield finding("no-toc", TOC_KEY, f"{state}, but no {TOC_KEY!r}, which lists the tensors")
         return
     try:
         toc = {entry.name: entry for entry in parse_toc(reader[TOC_KEY])}
@@ -134,7 +134,7 @@ def check_runtime(reader: BlobReader, index: NameIndex | None, *, tokenizer: boo
         return
     compared = config is not None and config.model in KNOWN_MODELS
     known = {spec.key for spec in tensors_of(config)} if config and compared else {*toc}
-    yield from (finding(*one[:3], runtimes=one.runtimes) for one in newer_toc(toc.values()))
+    yield from (finding(*newer[:3], runtimes=newer.runtimes) for newer in newer_toc(toc.values()))
     yield from check_toc(reader, toc, known, UnpackedBlobs(reader, index))
     if config:
         yield from check_model(config, toc)
@@ -144,80 +144,80 @@ def check_runtime(reader: BlobReader, index: NameIndex | None, *, tokenizer: boo
 
 
 def has_one_base(metadata: Mapping[str, str]) -> bool:
-    """Whether a file's metadata says that its checkpoint has one RoPE base for all layers, which is rare."""
+    """Whether a file's metadata says that its checkpoint has one RoPE base for all layers; few have."""
     try:
-        local, whole = json.loads(metadata.get(CHOICES, "{}")).get("rope_bases", (0, 1))
+        local, global_base = json.loads(metadata.get(CHOICES, "{}")).get("rope_bases", (0, 1))
     except (ValueError, TypeError, AttributeError, RecursionError):
         return False
-    return bool(local == whole)
+    return bool(local == global_base)
 
 
 def _keys(reader: BlobReader) -> Iterator[Finding]:
     for key in reader:
         layer = layer_of(encode_key(key)) or 0
         if MAX_LAYER < layer < _TOO_LARGE_TO_READ:
-            what = f"the digits after its last '_' read as layer {layer}, beyond {MAX_LAYER}"
+            what = f"the digits after its last '_' are read as layer {layer}, beyond {MAX_LAYER}"
             yield finding("layer-number", key, what)
         if key[0] in TYPE_LETTERS and key != SCALES_KEY and TOC_KEY in reader:
-            what = f"its first letter reads as the type {TYPE_LETTERS[key[0]]} of files from before 2025"
+            what = f"its first letter is read as the type {TYPE_LETTERS[key[0]]} of files from before 2025"
             yield finding("type-letter", key, what)
         elif key[0] == _LATER_LETTER and TOC_KEY in reader:
-            what = "its first letter reads as the type q4_0"
+            what = "its first letter is read as the type q4_0"
             yield finding("type-letter", key, what, runtimes=(LATER.name,))
 
 
 def _has_letters(reader: BlobReader) -> bool:
-    """Whether there are tensors as files from before 2025 have them: with their type in the key's first letter."""
+    """Whether there are tensors as in files from before 2025: with their type in the key's first letter."""
     blobs = [(key, reader.directory.range(place)[1]) for place, key in enumerate(reader)]
     try:
         return bool(legacy_tensors(blobs, None))
-    except FormatError:  # two of one name: they are tensors all the same
+    except FormatError:  # two have the same name, but they are tensors
         return True
 
 
 def _before_2025(reader: BlobReader) -> Iterator[Finding]:
     blobs = [(key, reader.directory.range(place)[1]) for place, key in enumerate(reader)]
     try:
-        found = {one.key for one in legacy_tensors(blobs, reader.get(SCALES_KEY))}
+        keys = {tensor.key for tensor in legacy_tensors(blobs, reader.get(SCALES_KEY))}
     except FormatError as error:
         yield finding("letters-damaged", reader.path, str(error))
         return
-    what = f"{len(found)} tensors have their type in the first letter of their key"
+    what = f"{len(keys)} tensors have their type in the first letter of their key"
     yield finding("before-2025", reader.path, what)
     layers = 1 + max((layer_of(encode_key(key)) or 0 for key in reader), default=0)
     if layers not in _GUESSED_LAYERS:
         effect = "gemma.cpp stops: it guesses the model by its number of layers"
-        what = f"by its keys it has {layers} layers, as no model that gemma.cpp knows"
+        what = f"its keys say that it has {layers} layers, which no model known to gemma.cpp has"
         yield finding("before-2025", reader.path, what, severity="error", effect=effect)
-    if max(Counter(key[0] for key in found).values()) < _MOST_OF_A_TYPE:
-        effect = "gemma.cpp stops: it takes a type for the weights' that at least four blobs have"
+    if max(Counter(key[0] for key in keys).values()) < _LEAST_OF_WEIGHTS:
+        effect = "gemma.cpp stops: only a type of at least four blobs is taken for that of the weights"
         what = "no type has four tensors"
         yield finding("before-2025", reader.path, what, severity="error", effect=effect)
     for key, nbytes in blobs:
-        if key[0] in TYPE_LETTERS and key not in found and key != SCALES_KEY:
-            kind = TYPE_LETTERS[key[0]]
-            yield finding("unknown-tensor", key, f"its first letter says {kind}; {nbytes} bytes under no known name")
+        if key[0] in TYPE_LETTERS and key not in keys and key != SCALES_KEY:
+            letter_type = TYPE_LETTERS[key[0]]
+            what = f"its first letter says {letter_type}; {nbytes} bytes under an unknown name"
+            yield finding("unknown-tensor", key, what)
 
 
 def _index(reader: BlobReader, index: NameIndex, toc: Mapping[str, TocEntry]) -> Iterator[Finding]:
-    """Compare what the index and the toc say of the same blobs."""
+    """Compare what the index and the toc say about the same blobs."""
     catalog = IndexCatalog(reader.directory, index)
     for key, entry in toc.items():
         info = catalog.find(key)
         if info is None or info.key != key:
             continue
-        said = (info.type, info.count, info.scale)
-        if said != (entry.type, entry.rows * entry.cols, entry.scale):
-            one = f"{info.type}, {info.count} elements, scale {info.scale}"
-            other = f"{entry.type}, {entry.rows * entry.cols}, scale {entry.scale}"
-            yield finding("index-disagrees", key, f"the index says {one}; the toc {other}")
+        if (info.type, info.count, info.scale) != (entry.type, entry.rows * entry.cols, entry.scale):
+            in_index = f"{info.type}, {info.count} elements, scale {info.scale}"
+            in_toc = f"{entry.type}, {entry.rows * entry.cols}, scale {entry.scale}"
+            yield finding("index-disagrees", key, f"the index says {in_index}; the toc says {in_toc}")
 
 
 def _unused(reader: BlobReader, toc: Mapping[str, TocEntry]) -> Iterator[Finding]:
     own = RESERVED_KEYS - {SCALES_KEY} | OWN_KEYS
     unused = [key for key in reader if key not in toc and key not in own]
     for key in unused[:_SHOWN]:
-        yield finding("unused-blob", key, "neither gemma.cpp's own nor in the toc")
+        yield finding("unused-blob", key, "neither one of gemma.cpp's own nor in the toc")
     if len(unused) > _SHOWN:
         more = len(unused) - _SHOWN
-        yield finding("unused-blob", "…", f"{more} blobs more are neither gemma.cpp's own nor in the toc")
+        yield finding("unused-blob", "…", f"{more} more blobs are neither gemma.cpp's own nor in the toc")

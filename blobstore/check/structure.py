@@ -1,4 +1,4 @@
-"""Open a file step by step, and keep what is wrong as findings instead of stopping at the first."""
+"""Open a file step by step, and collect everything that is wrong as findings instead of stopping at the first."""
 
 from __future__ import annotations
 
@@ -25,13 +25,13 @@ if TYPE_CHECKING:
 
 @dataclass
 class Opened(Closing):
-    """A file as far as it can be opened; a context manager.
+    """A file, as far as it can be opened; a context manager.
 
     Attributes:
         path: As given.
-        findings: What was wrong.
-        reader: Its blobs, or None when the container is wrong.
-        index: Its name index, or None when there is none that can be used.
+        findings: What is wrong with it.
+        reader: Its blobs, or None if the container is invalid.
+        index: Its name index, or None if there is none or it is invalid.
     """
 
     path: str
@@ -41,25 +41,25 @@ class Opened(Closing):
 
     @property
     def broken(self) -> bool:
-        """Whether there was an error, not only warnings."""
-        return any(one.severity == "error" for one in self.findings)
+        """Whether there is an error, not only warnings."""
+        return any(finding.severity == "error" for finding in self.findings)
 
     def close(self) -> None:
-        """Let go of the file."""
+        """Close the file."""
         if self.reader:
             self.reader.close()
 
 
 def open_checked(path: str | PathLike[str]) -> Opened:
-    """Open a file and check its structure, padding and index: all but the contents of its blobs.
+    """Open a file and check its structure, padding and index: everything but the contents of its blobs.
 
     Raises:
-        OSError: It can't be read.
+        OSError: The file can't be read.
         UsageError: ``not-a-file``.
     """
     opened = Opened(str(path))
     try:
-        # Plain reads: what is examined may be cut off meanwhile, which would kill a process that maps it.
+        # Plain reads: the file may be truncated meanwhile, which would kill a process that maps it.
         opened.reader = BlobReader(path, access="read")
     except FormatError as error:
         opened.findings.append(from_error(error, opened.path))
@@ -74,7 +74,7 @@ def open_checked(path: str | PathLike[str]) -> Opened:
         opened.findings.append(from_error(error, error.path or INDEX_KEY))
         return opened
     if opened.index and not opened.index.self_digest_holds():
-        what = "the index's own SHA-256 is not that of its bytes: it has changed since it was written"
+        what = "the index's own SHA-256 doesn't match its bytes: it has changed since it was written"
         opened.findings.append(finding("index-digest", opened.index.path, what))
     if not opened.index:
         opened.findings += _misplaced_index(opened.reader)
@@ -87,18 +87,18 @@ def _padding(reader: BlobReader) -> Iterator[Finding]:
         if len(wrong):
             first, last = int(wrong[0]), int(wrong[-1])
             where = _neighbour(reader, offset)
-            what = f"{len(wrong)} bytes from offset {offset + first} on are not zero, in the padding {where}"
+            what = f"{len(wrong)} bytes at or after offset {offset + first} are not zero, in the padding {where}"
             yield finding("padding", where, what, offset=offset + first, nbytes=last - first + 1)
 
 
 def _neighbour(reader: BlobReader, offset: int) -> str:
     directory = reader.directory
     place = int(np.searchsorted(directory.offsets, offset)) - 1
-    return f"behind {decode_key(directory.keys[place])!r}" if place >= 0 else "before the first blob"
+    return f"after {decode_key(directory.keys[place])!r}" if place >= 0 else "before the first blob"
 
 
 def _misplaced_index(reader: BlobReader) -> Iterator[Finding]:
-    """Look for an index under a key that isn't its own: one bit of a directory is enough to hide it."""
+    """Look for an index under another key than its own: one flipped bit in the directory is enough to hide it."""
     for place, key in enumerate(reader):
         offset, nbytes = reader.directory.range(place)
         if bytes(reader.view(offset, min(nbytes, len(INDEX_MAGIC)))) == INDEX_MAGIC:

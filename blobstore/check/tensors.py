@@ -1,11 +1,11 @@
-"""What gemma.cpp can't take in the blob ``toc``, and in the tensors that it lists."""
+"""Check the blob ``toc`` and the tensors that it lists: what gemma.cpp can't load."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
 from blobstore.check.findings import finding
-from blobstore.check.sizes import MATMUL_ROWS
+from blobstore.check.vision import MATMUL_ROWS
 from blobstore.codecs.element_types import BY_NAME
 from blobstore.container.keys import INDEX_KEY, RESERVED_KEYS
 from blobstore.container.layout import KEY_NBYTES
@@ -25,18 +25,18 @@ if TYPE_CHECKING:
     from blobstore.gemma.toc import TocEntry
     from blobstore.store.blobs import UnpackedBlobs
 
-_MAX_READ_NBYTES = 0x7FFFF000  # what it reads at once, and an f32 tensor is read at once
+_MAX_READ_NBYTES = 0x7FFFF000  # the most it reads at once; an f32 tensor is read at once
 _SHOWN = 4
-# Tensors that it computes with side by side, in the type of the first.
+# Tensors that it computes with in pairs, in the type of the first.
 _PAIRS = (
     ("gating1_w", "gating2_w"),
     ("ln_0_scale", "ln_0_bias"),
     ("ln_1_scale", "ln_1_bias"),
     ("enc_norm_scale", "enc_norm_bias"),
 )
-# The stock forms, which it takes apart when it loads: with i8 that never ends.
+# The stock forms, which it splits when it loads them: with i8 that never ends.
 _STOCK = ("att_ein_", "qkv_ein_", "gating_ein_")
-# Of each reason of `check_tensors`, the code here.
+# Reason of `check_tensors` → code of the finding.
 _TENSOR_CODES = {
     "missing": "missing-tensor",
     "both-forms": "both-forms",
@@ -45,8 +45,8 @@ _TENSOR_CODES = {
     "type": "tensor-type",
     "weight": "weight-type",
 }
-# Families whose tensors are those of spec/gemma.md; later runtimes' have others.
-KNOWN_MODELS = frozenset(one for one in Model if Model.UNKNOWN < one <= Model.GEMMA3_27B_LM)
+# Models with the tensors of spec/gemma.md; those of later runtimes have others.
+KNOWN_MODELS = frozenset(model for model in Model if Model.UNKNOWN < model <= Model.GEMMA3_27B_LM)
 
 
 def check_toc(
@@ -58,22 +58,22 @@ def check_toc(
         reader: The file's blobs.
         toc: By name.
         known: Keys of the tensors that the model has.
-        unpacked: What packed blobs stand for.
+        unpacked: The packed blobs, unpacked.
     """
     for key, entry in toc.items():
         if len(key.encode()) > KEY_NBYTES:
-            what = f"the toc has the name {key!r}: {len(key.encode())} bytes, a key has at most 16"
+            what = f"the toc has the name {key!r}: {len(key.encode())} bytes, but a key has at most 16"
             yield finding("key-too-long", key, what)
             continue
         if key in RESERVED_KEYS or key == INDEX_KEY:
             yield finding("reserved-key", key, f"the toc says that {key!r} is a tensor")
         if key not in reader:
-            yield finding("toc-missing-blob", key, "the toc lists it, the file has no such blob")
+            yield finding("toc-missing-blob", key, "the toc lists it, but the file has no such blob")
             continue
         offset, nbytes = reader.range(key)[0], unpacked.nbytes(key)
         if not entry.fits(nbytes):
-            takes = f"{entry.type}, {entry.rows} × {entry.cols}, which takes {entry.nbytes} bytes"
-            what = f"the toc says that it is {takes}; the blob has {nbytes}"
+            expected = f"{entry.type}, {entry.rows} × {entry.cols}, which takes {entry.nbytes} bytes"
+            what = f"the toc says that it is {expected}; the blob has {nbytes}"
             if key in known:
                 yield finding("toc-size", key, what, offset=offset, nbytes=nbytes)
             else:
@@ -82,20 +82,20 @@ def check_toc(
         if odd_strides([entry]):
             yield finding("toc-stride", key, stride_fault(entry), offset=offset, nbytes=nbytes)
         if entry.type.bits and _odd_numbers(entry):
-            what = "element_bytes or num_elements in the toc are not what type and shape make them"
+            what = "element_bytes or num_elements in the toc don't follow from type and shape"
             yield finding("toc-numbers", key, what)
         if entry.type == BY_NAME["f32"] and entry.nbytes > _MAX_READ_NBYTES:
             yield finding("f32-large", key, f"{entry.nbytes} bytes of f32 in one tensor")
 
 
 def _odd_numbers(entry: TocEntry) -> bool:
-    """Whether the numbers that follow from type and shape aren't what these make them."""
-    made = toc_entry(entry.name, entry.type, entry.rows, entry.cols)
-    return (entry.element_bytes, entry.num_elements) != (made.element_bytes, made.num_elements)
+    """Whether an entry's derived numbers don't follow from its type and shape."""
+    derived = toc_entry(entry.name, entry.type, entry.rows, entry.cols)
+    return (entry.element_bytes, entry.num_elements) != (derived.element_bytes, derived.num_elements)
 
 
 def check_model(config: ModelConfig, toc: Mapping[str, TocEntry]) -> Iterator[Finding]:
-    """Yield what gemma.cpp can't take in the tensors that a toc lists, for a model of this config."""
+    """Yield what gemma.cpp can't load of the tensors that a toc lists, for a model of this config."""
     if config.model not in KNOWN_MODELS and config.model != Model.UNKNOWN:
         yield finding("not-compared", "toc", f"the tensors of {config.model.name}")
         return
@@ -107,9 +107,9 @@ def check_model(config: ModelConfig, toc: Mapping[str, TocEntry]) -> Iterator[Fi
         if code == "weight-type" and config.weight == WeightType.F32:
             code = "mixed-f32"
         if code == "tensor-type" and toc[fault.name].type_number > APRIL.last_type:
-            continue  # weights of later runtimes: newer-type says so
+            continue  # weights of later runtimes: newer-type reports them
         if code == "tensor-type" and _runs_anyway(specs[fault.name], toc[fault.name]):
-            effect = "gemma.cpp takes it; its own exporter would not write it"
+            effect = "gemma.cpp runs it; its own exporter would not write it"
             yield finding(code, fault.name, message, severity="warning", effect=effect)
         elif code == "both-forms":
             yield _both_forms(fault, [toc[key] for key in slots[specs[fault.name].slot] if key in toc])
@@ -121,7 +121,7 @@ def check_model(config: ModelConfig, toc: Mapping[str, TocEntry]) -> Iterator[Fi
         if spec and entry.rows == 1 and entry.scale != 1.0:
             yield finding("scale-ignored", key, f"it is a vector with the scale {entry.scale}")
         if spec and (spec.floor is None or key == "c_embedding") and spec.rows % MATMUL_ROWS:
-            # The embedding's rows can be padded; vocab_size says the same of all machines.
+            # The embedding's rows can be padded; 'vocabulary' says which machines need it.
             remedy = "pad the embedding, see 'vocabulary'" if key == "c_embedding" else None
             yield finding("rows", key, f"{spec.rows} rows are not a multiple of {MATMUL_ROWS}", remedy=remedy)
     yield from _stock(config, toc)
@@ -135,22 +135,22 @@ def _keys_by_slot(specs: Iterable[TensorSpec]) -> dict[str, list[str]]:
 
 
 def _runs_anyway(spec: TensorSpec, entry: TocEntry) -> bool:
-    """Whether gemma.cpp was seen to compute with a type that is narrower than its own exporter writes."""
+    """Whether gemma.cpp was observed to compute with a type narrower than its own exporter writes."""
     return spec.floor == "bf16" or (spec.key == "img_pos_emb" and entry.type.bits > 8)
 
 
 def _both_forms(fault: Fault, entries: Sequence[TocEntry]) -> Finding:
-    """Name the form to drop: the one whose rows have padding among them, where one has."""
+    """Name the form to drop: the one whose rows contain padding, if there is one."""
     padded = [entry.name for entry in odd_strides(entries)]
     if not padded:
         return finding("both-forms", fault.name, fault.message.removesuffix(": the runtime stops"))
     drops = " ".join(f"--drop {name}" for name in padded)
-    what = f"{fault.message.removesuffix(': the runtime stops')}; {', '.join(padded)} with padding among the values"
+    what = f"{fault.message.removesuffix(': the runtime stops')}; {', '.join(padded)} with padding between the values"
     return finding("both-forms", padded[0], what, remedy=f"blobstore rewrite FILE -o OUT {drops}")
 
 
 def _stock(config: ModelConfig, toc: Mapping[str, TocEntry]) -> Iterator[Finding]:
-    """Yield what goes wrong when stock forms are taken apart."""
+    """Yield what goes wrong when stock forms are split."""
     stuck = [key for key, entry in toc.items() if entry.type == BY_NAME["i8"] and key.startswith(_STOCK)]
     if stuck:
         more = ", …" if len(stuck) > _SHOWN else ""
@@ -158,20 +158,18 @@ def _stock(config: ModelConfig, toc: Mapping[str, TocEntry]) -> Iterator[Finding
         yield finding("i8-stock", stuck[0], what)
     for i, layer in enumerate(config.layer_configs):
         if layer.model_dim != config.model_dim:
-            subject, what = (
-                f"config.layer_configs[{i}]",
-                f"its model_dim is {layer.model_dim}, the model's {config.model_dim}",
-            )
+            subject = f"config.layer_configs[{i}]"
+            what = f"its model_dim is {layer.model_dim}, the model's {config.model_dim}"
             if f"att_ein_{i}" in toc:
                 yield finding("config-sizes", subject, what)
             else:
-                effect = "none: gemma.cpp looks at it in the stock form only"
+                effect = "none: gemma.cpp uses it in the stock form only"
                 yield finding("config-sizes", subject, what, severity="note", effect=effect)
 
 
 def _pairs(toc: Mapping[str, TocEntry]) -> Iterator[Finding]:
-    for one, other in _PAIRS:
+    for prefix_a, prefix_b in _PAIRS:
         for key, entry in toc.items():
-            mate = toc.get(other + key.removeprefix(one)) if key.startswith(one) else None
+            mate = toc.get(prefix_b + key.removeprefix(prefix_a)) if key.startswith(prefix_a) else None
             if mate and mate.type != entry.type:
-                yield finding("pair-types", mate.name, f"it is {mate.type}, and {key!r} is {entry.type}")
+                yield finding("pair-types", mate.name, f"it is {mate.type}, but {key!r} is {entry.type}")

@@ -1,4 +1,4 @@
-"""What gemma.cpp can't take in the blob ``tokenizer``."""
+"""Check the blob ``tokenizer``: what gemma.cpp can't load or use."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ if TYPE_CHECKING:
 
 
 def check_tokenizer(reader: BlobReader, config: ModelConfig | None) -> Iterator[Finding]:
-    """Yield what gemma.cpp would stop at, when it loads the tokenizer or when it uses it."""
+    """Yield what gemma.cpp would stop at when it loads the tokenizer, or when it uses it."""
     raw = bytes(reader.get(TOKENIZER_KEY, NO_TOKENIZER))
     if raw == NO_TOKENIZER:
-        why = "says 'unavailable'" if TOKENIZER_KEY in reader else "is not there"
+        why = "says 'unavailable'" if TOKENIZER_KEY in reader else "is missing"
         yield finding("no-tokenizer", TOKENIZER_KEY, f"the blob {TOKENIZER_KEY!r} {why}")
         return
     if config and config.tokenizer_kind != TokenizerKind.SENTENCE_PIECE:
-        what = f"the config says that it is of the kind {config.tokenizer_kind.name.lower()}"
+        what = f"the config says that its kind is {config.tokenizer_kind.name.lower()}"
         yield finding("not-compared", TOKENIZER_KEY, what)
         return
     try:
@@ -37,9 +37,9 @@ def check_tokenizer(reader: BlobReader, config: ModelConfig | None) -> Iterator[
     for what in pieces.faults:
         yield finding("tokenizer-pieces", TOKENIZER_KEY, what)
     if config and pieces.count > config.vocab_size:
-        what = f"it has {pieces.count} pieces, the config says a vocabulary of {config.vocab_size}"
+        what = f"it has {pieces.count} pieces, but the config's vocabulary has {config.vocab_size}"
         yield finding("tokenizer-size", TOKENIZER_KEY, what)
     elif config and pieces.count < config.vocab_size:
-        what = f"it has {pieces.count} pieces, the config says a vocabulary of {config.vocab_size}"
+        what = f"it has {pieces.count} pieces, but the config's vocabulary has {config.vocab_size}"
         effect = "gemma.cpp stops when it samples a token that has no piece"
         yield finding("tokenizer-size", TOKENIZER_KEY, what, effect=effect)

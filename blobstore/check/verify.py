@@ -1,4 +1,4 @@
-"""The contents of blobs: against the digests that were kept of them, and for values that no weight should have."""
+"""Verify the contents of blobs: compare them with their digests, and look for values that no weight should have."""
 
 from __future__ import annotations
 
@@ -52,8 +52,8 @@ class Verified:
 
     Attributes:
         findings: What is wrong, or could not be verified.
-        blobs: How many were compared with their digest.
-        nbytes: Of these blobs.
+        blobs: Number of blobs compared with their digest.
+        nbytes: Size of these blobs.
     """
 
     findings: list[Finding]
@@ -70,43 +70,46 @@ def verify_file(
     workers: int | None = None,
     bar: Bar = lambda _total, _what: nullcontext(lambda _nbytes: None),
 ) -> Verified:
-    """Verify a file against itself: structure, padding, index, then each blob against the SHA-256 kept of it.
+    """Verify a file against itself: structure, padding and index, then each blob against its SHA-256.
 
     Args:
         path: Of the file.
-        quick: Stop before the blobs' contents.
-        values: Look for NaN and infinities as well.
-        base: The file that this one is packed as the difference to: its values can't be looked at without.
+        quick: Skip the blobs' contents.
+        values: Also look for NaN and infinities.
+        base: The file that this one is packed as the difference to; needed to check values.
         workers: Threads; by default one for each core.
-        bar: Given how many bytes are to come and what is done, a context that gives what is to be told of progress.
+        bar: Called with the number of bytes and what is done to them; returns a context manager that yields what to
+            call with the number of further bytes done.
 
     Raises:
-        OSError: It can't be read.
+        OSError: The file can't be read.
         UsageError: ``not-a-file``.
-        TruncatedError: ``short-read`` when it is cut off meanwhile.
+        TruncatedError: ``short-read`` if it is truncated meanwhile.
     """
     with open_checked(path) as opened:
-        found = list(opened.findings)
+        findings = list(opened.findings)
         index = opened.index
         blobs = nbytes = 0
         if opened.reader:
-            # A digest doesn't make such values right.
-            found += [finding("toc-stride", one.name, stride_fault(one)) for one in odd_strides_in(opened.reader)]
+            # A digest doesn't make such values correct.
+            findings += [
+                finding("toc-stride", entry.name, stride_fault(entry)) for entry in odd_strides_in(opened.reader)
+            ]
         if opened.reader and not quick:
             if index and index.has_digests:
                 blobs, nbytes = len(index.blobs), int(index.blobs["nbytes"].sum())
             with bar(nbytes, "verifying") as advance:
-                found += verify_blobs(opened.reader, index, workers=workers, progress=advance)
+                findings += verify_blobs(opened.reader, index, workers=workers, progress=advance)
     if values and opened.reader:
-        found += _all_values(path, base, bar)
-    return Verified(found, blobs, nbytes)
+        findings += _all_values(path, base, bar)
+    return Verified(findings, blobs, nbytes)
 
 
 def _all_values(path: str | PathLike[str], base: str | PathLike[str] | None, bar: Bar) -> list[Finding]:
     try:
         with Store(path, access="read", base=base) as store:
             nbytes = {_place(info): info.nbytes for info in store.infos()}
-            with bar(sum(nbytes.values()), "looking at values") as advance:
+            with bar(sum(nbytes.values()), "checking values") as advance:
                 return list(verify_values(store, progress=advance))
     except FormatError as error:
         return [from_error(error, error.path or str(path))]
@@ -115,24 +118,24 @@ def _all_values(path: str | PathLike[str], base: str | PathLike[str] | None, bar
 def verify_blobs(
     reader: BlobReader, index: NameIndex | None, *, workers: int | None = None, progress: Progress = lambda _: None
 ) -> Iterator[Finding]:
-    """Compare each blob with the SHA-256 that the index keeps of it.
+    """Compare each blob with its SHA-256 in the index.
 
     Several blobs at a time; each worker holds one buffer of 4 MiB.
 
     Args:
         reader: The file's blobs.
-        index: Its index, when it has one.
+        index: Its index, if it has one.
         workers: Threads; by default one for each core.
-        progress: Called, from any thread, with how many bytes more were read.
+        progress: Called, from any thread, with the number of further bytes read.
 
     Yields:
         ``damaged-blob``, naming tensors and bytes; ``no-digests``, ``no-digest`` for what can't be compared.
 
     Raises:
-        TruncatedError: The file was cut off meanwhile.
+        TruncatedError: The file was truncated meanwhile.
     """
     if index is None or not index.has_digests:
-        what = "the index keeps no digests" if index else "there is no index, which would keep digests"
+        what = "the index has no digests" if index else "there is no index with digests"
         yield finding("no-digests", reader.path, f"{what}: the blobs' contents could not be verified")
         return
     known = index.places(reader.directory)
@@ -156,11 +159,11 @@ def verify_blobs(
     for place in sorted({*range(len(reader))} - {int(one) for one in known}):
         key = reader.directory.all_keys[place]
         if key != INDEX_KEY:
-            yield finding("no-digest", key, "the index doesn't know this blob: it was added later")
+            yield finding("no-digest", key, "the index doesn't list this blob: it was added later")
 
 
 def _names_in(index: NameIndex, rows: Iterable[int]) -> dict[int, list[str]]:
-    """Return the names of the tensors in some blobs, by the blobs' rows."""
+    """Return the names of the tensors in some blobs, by the blobs' rows in the index."""
     names: dict[int, list[str]] = {row: [] for row in rows}
     if names:
         for name, row in zip(index.names, index.entries["blob"].tolist(), strict=True):
@@ -172,18 +175,18 @@ def _names_in(index: NameIndex, rows: Iterable[int]) -> dict[int, list[str]]:
 def _damage(reader: BlobReader, place: int, names: tuple[str, ...]) -> Finding:
     offset, nbytes = reader.directory.range(place)
     key = reader.directory.all_keys[place]
-    what = f"the SHA-256 of its {nbytes} bytes, at offset {offset}, is not the one that was kept when it was written"
+    what = f"the SHA-256 of its {nbytes} bytes, at offset {offset}, is not the one stored when it was written"
     return finding("damaged-blob", key, what, offset=offset, nbytes=nbytes, names=names)
 
 
 def verify_values(store: Store, *, progress: Progress = lambda _: None) -> Iterator[Finding]:
-    """Look for NaN, infinities, and codes that stand for nothing, in each tensor's values.
+    """Look for NaN, infinities and reserved codes in each tensor's values.
 
-    What several names share is looked at once. Memory: some MB.
+    Values that several names share are checked once. Memory: a few MB.
 
     Args:
         store: Open.
-        progress: Called with how many stored bytes more were looked at.
+        progress: Called with the number of further stored bytes checked.
 
     Yields:
         ``not-a-number``, ``infinite``, ``reserved-code``; ``undecodable`` for what this version can't decode.
@@ -197,36 +200,36 @@ def verify_values(store: Store, *, progress: Progress = lambda _: None) -> Itera
 
 
 def _place(info: TensorInfo) -> tuple[int, ...]:
-    """Return what two names for the same values have in common."""
+    """Return what identifies the stored values: the same for two names of one tensor."""
     return *info.address(), info.nbytes, info.type.number
 
 
 def _values(store: Store, info: TensorInfo) -> Iterator[Finding]:
     where: dict[str, Any] = {"offset": info.offset, "nbytes": info.nbytes, "names": (info.name,)}
     if info.dtype is None:
-        yield finding("undecodable", info.name, f"it is {info.type}, which this version can't decode", **where)
+        yield finding("undecodable", info.name, f"its type is {info.type}, which this version can't decode", **where)
         return
     counts = {"not-a-number": 0, "infinite": 0, "reserved-code": 0}
     first: dict[str, int] = {}
     try:
         for start in range(0, info.count, _CHUNK):
-            for code, found in _odd(store, info, start, min(_CHUNK, info.count - start)):
-                if len(found):
-                    first.setdefault(code, start + int(found[0]))
-                    counts[code] += len(found)
-    except CodecError as error:  # nuq: one of its tables has the reserved code
+            for code, places in _bad_values(store, info, start, min(_CHUNK, info.count - start)):
+                if len(places):
+                    first.setdefault(code, start + int(places[0]))
+                    counts[code] += len(places)
+    except CodecError as error:  # nuq: a table contains the reserved code
         yield finding("reserved-code", info.name, error.message, **where)
-    except UsageError as error:  # the difference to a file that isn't here
+    except UsageError as error:  # it is the difference to a file that wasn't given
         yield finding("undecodable", info.name, error.message, **where)
-    words = {"not-a-number": "NaN", "infinite": "infinite", "reserved-code": "the code 0x80, which stands for no value"}
+    words = {"not-a-number": "NaN", "infinite": "infinite", "reserved-code": "the code 0x80, which has no value"}
     for code, count in counts.items():
         if count:
             what = f"{count} of {info.count} values are {words[code]}, the first at element {first[code]}"
             yield finding(code, info.name, what, **where)
 
 
-def _odd(store: Store, info: TensorInfo, start: int, count: int) -> Iterator[tuple[str, npt.NDArray[np.intp]]]:
-    """Yield which elements of a piece are what they should not be, by code."""
+def _bad_values(store: Store, info: TensorInfo, start: int, count: int) -> Iterator[tuple[str, npt.NDArray[np.intp]]]:
+    """Yield a finding's code and the elements of a chunk that it concerns."""
     if info.type.name == "sfp":  # always finite otherwise
         codes = np.frombuffer(store.stored(info, start, count), dtype=np.uint8)
         yield "reserved-code", np.flatnonzero(codes == _RESERVED_CODE)
@@ -242,10 +245,10 @@ def _odd(store: Store, info: TensorInfo, start: int, count: int) -> Iterator[tup
     if values.dtype in _EXPONENT:
         unsigned, mask = _EXPONENT[values.dtype]
         bits = values.view(unsigned)
-        # All is finite nearly always, and this says so faster than numpy's functions do for small floats.
+        # Nearly always all values are finite, and for small floats this is faster than numpy's functions.
         if not ((bits & unsigned(mask)) == unsigned(mask)).any():
             return
-    with np.errstate(invalid="ignore"):  # a signalling NaN
+    with np.errstate(invalid="ignore"):  # signalling NaNs
         wide = values.astype(np.float64)
     yield "not-a-number", np.flatnonzero(np.isnan(wide))
     yield "infinite", np.flatnonzero(np.isinf(wide))

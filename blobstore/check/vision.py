@@ -1,4 +1,4 @@
-"""What gemma.cpp can't take in a config's vision part; text prompts run all the same.
+"""Check a config's vision part: what gemma.cpp can't run with images. Text prompts run all the same.
 
 The rules are listed, with their sources, in spec/gemma.md, Rules of the runtime.
 """
@@ -8,7 +8,6 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from blobstore.check.findings import finding
-from blobstore.check.sizes import LANES, MATMUL_ROWS, MAX_COLUMNS
 from blobstore.gemma.enums import LayerType, Wrapping
 from blobstore.gemma.runtimes import OCTOBER
 
@@ -18,16 +17,20 @@ if TYPE_CHECKING:
     from blobstore.check.findings import Finding
     from blobstore.gemma.config import LayerConfig, ModelConfig
 
+# Sizes that are fixed in gemma.cpp, for text layers as well.
+MATMUL_ROWS = 4  # a matrix product takes this many at a time
+MAX_COLUMNS = 36 * 1024  # of a matrix product
+LANES = 8  # floats in an AVX2 vector: 2025-10 reads queries in multiples of it
 _PATCH = 14
 _MAX_PATCHES = 4096  # rows of a matrix product
-_POOLED_PATCHES, _POOL = 4096, 4  # of the pooling of wrapping vlm
+_POOLED_PATCHES, _POOL = 4096, 4  # the pooling of the wrapping vlm
 _ALIKE = ("ff_hidden_dim", "heads", "qkv_dim")
 
 
 def check_vision(config: ModelConfig) -> Iterator[Finding]:
-    """Yield what an image would meet, in files that have a vision part of SigLIP's kind."""
+    """Yield what goes wrong with an image, for files with a SigLIP vision part."""
     vision = config.vit_config
-    if not vision.layer_configs or any(one.type == LayerType.VIT_GEMMA4 for one in vision.layer_configs):
+    if not vision.layer_configs or any(layer.type == LayerType.VIT_GEMMA4 for layer in vision.layer_configs):
         return
     for field, what in _faults(config):
         yield finding("vision-config", f"config.{field}", what)
@@ -44,11 +47,11 @@ def check_vision(config: ModelConfig) -> Iterator[Finding]:
 def _faults(config: ModelConfig) -> Iterator[tuple[str, str]]:
     vision = config.vit_config
     if config.wrapping not in (Wrapping.VLM, Wrapping.PALIGEMMA):
-        yield "wrapping", f"it is {config.wrapping.name.lower()}; a model with a vision part has vlm or paligemma"
+        yield "wrapping", f"it is {config.wrapping.name.lower()}, but a model with a vision part has vlm or paligemma"
     yield from _patches(config)
     tokens = vision.seq_len // max(vision.pool_dim, 1) ** 2
     if config.max_seq_len <= tokens:
-        yield "max_seq_len", f"it is {config.max_seq_len}, and an image is {tokens} tokens"
+        yield "max_seq_len", f"it is {config.max_seq_len}, but an image takes {tokens} tokens"
     for name, rows in (("vit_config.model_dim", vision.model_dim), ("model_dim", config.model_dim)):
         if rows % MATMUL_ROWS:
             yield name, f"{rows} is not a multiple of {MATMUL_ROWS}"
@@ -60,25 +63,28 @@ def _patches(config: ModelConfig) -> Iterator[tuple[str, str]]:
     vision = config.vit_config
     pooled = config.wrapping == Wrapping.VLM
     if vision.patch_width != _PATCH:
-        yield "vit_config.patch_width", f"it is {vision.patch_width}, gemma.cpp cuts images into patches of {_PATCH}"
+        yield (
+            "vit_config.patch_width",
+            f"it is {vision.patch_width}, but gemma.cpp cuts images into patches of {_PATCH}",
+        )
     if vision.image_size % _PATCH or vision.seq_len != (vision.image_size // _PATCH) ** 2:
-        what = f"{vision.seq_len} patches of an image of {vision.image_size}, which has (image_size / {_PATCH})²"
+        what = f"{vision.seq_len} patches for an image of {vision.image_size}: expected (image_size / {_PATCH})²"
         yield "vit_config.seq_len", what
     if pooled and (vision.seq_len, vision.pool_dim) != (_POOLED_PATCHES, _POOL):
         what = f"{vision.seq_len} patches, pooled by {vision.pool_dim}: Gemma 3's are {_POOLED_PATCHES}, by {_POOL}"
         yield "vit_config.pool_dim", what
     if not pooled and vision.pool_dim != 1:
-        yield "vit_config.pool_dim", f"it is {vision.pool_dim}; only Gemma 3's patches are pooled, else it is 1"
+        yield "vit_config.pool_dim", f"it is {vision.pool_dim}, but only Gemma 3's patches are pooled: expected 1"
     if vision.seq_len > _MAX_PATCHES:
-        yield "vit_config.seq_len", f"{vision.seq_len} patches, gemma.cpp has room for {_MAX_PATCHES}"
+        yield "vit_config.seq_len", f"{vision.seq_len} patches, gemma.cpp's buffers hold {_MAX_PATCHES}"
 
 
 def _layer_faults(config: ModelConfig, layer: LayerConfig) -> Iterator[str]:
     first = config.vit_config.layer_configs[0]
     if layer.type != LayerType.VIT:
-        yield "it is not a vision layer"
+        yield "it isn't a vision layer"
     if layer.kv_heads != layer.heads or not layer.heads:
-        yield f"{layer.heads} heads and {layer.kv_heads} kv_heads: vision layers have as many of both"
+        yield f"{layer.heads} heads and {layer.kv_heads} kv_heads: vision layers have equally many"
     for name in ("3 · heads · qkv_dim", "ff_hidden_dim"):
         rows = layer.ff_hidden_dim if name == "ff_hidden_dim" else 3 * layer.heads * layer.qkv_dim
         if rows % MATMUL_ROWS:

@@ -1,4 +1,4 @@
-"""The command line: ``blobstore COMMAND``. Formatting only; the work is done elsewhere."""
+"""The command line: ``blobstore COMMAND``. It only formats; the layers below do the work."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 from blobstore import __version__
-from blobstore.cli.output import shown
+from blobstore.cli.formatting import shown
 from blobstore.errors import BlobStoreError, KeyNotFoundError, UsageError
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-# Each a module of this package, imported when it is run: most need little of what the others do.
+# Each is a module of this package, imported when it runs: most need little of what others import.
 COMMANDS = (
     "info",
     "ls",
@@ -37,7 +37,7 @@ COMMANDS = (
     "demo",
 )
 OK, FAULT, USAGE = 0, 1, 2
-_CUT_OFF = 128 + getattr(signal, "SIGPIPE", 13)  # as cat ends, and all that don't catch the signal
+_CUT_OFF = 128 + getattr(signal, "SIGPIPE", 13)  # the status of cat and others that don't catch the signal
 _USAGE_ERRORS = (
     UsageError,
     KeyNotFoundError,
@@ -54,7 +54,7 @@ def parser(names: Sequence[str] = COMMANDS) -> argparse.ArgumentParser:
     top = argparse.ArgumentParser(
         prog="blobstore",
         description="Read, write and convert gemma.cpp's weight files (.sbs).",
-        epilog="Exit status: 0 all is right, 1 a fault was found, 2 wrong usage. Each COMMAND --help has an example.",
+        epilog="Exit status: 0 success, 1 a fault was found, 2 wrong usage. COMMAND --help has examples.",
     )
     top.add_argument("--version", action="version", version=f"blobstore {__version__}")
     commands = top.add_subparsers(metavar="COMMAND", required=True)
@@ -64,7 +64,7 @@ def parser(names: Sequence[str] = COMMANDS) -> argparse.ArgumentParser:
 
 
 def _needed(arguments: Sequence[str]) -> Sequence[str]:
-    """Return the commands that a command line needs: the one it begins with; for help and mistakes all."""
+    """Return the commands that a command line needs: its first word; for help and mistakes all."""
     if arguments[:1] == ["--version"]:
         return ()
     return arguments[:1] if arguments and arguments[0] in COMMANDS else COMMANDS
@@ -77,27 +77,27 @@ def main(arguments: Sequence[str] | None = None) -> int:
         arguments: Without the program's name; those of this process by default.
 
     Returns:
-        0 when all is right, 1 when a fault was found, 2 for wrong usage.
+        0 for success, 1 if a fault was found, 2 for wrong usage.
     """
     _prepare_streams()
-    given = list(sys.argv[1:] if arguments is None else arguments)
+    words = list(sys.argv[1:] if arguments is None else arguments)
     try:
-        options = parser(_needed(given)).parse_args(given)
+        options = parser(_needed(words)).parse_args(words)
         status: int = options.run(options)
         sys.stdout.flush()
     except BrokenPipeError:
-        status = _CUT_OFF  # the reader has seen enough: blobstore ls … | head
+        status = _CUT_OFF  # the reader has closed the pipe: blobstore ls … | head
     except (BlobStoreError, OSError) as error:
         _say(f"blobstore: {_text(error)}")
         status = USAGE if isinstance(error, _USAGE_ERRORS) else FAULT
     except MemoryError as error:
         _say(f"blobstore: out of memory: {shown(str(error)) or 'a tensor or a file does not fit'}")
         status = FAULT
-    except Exception as error:  # nobody is shown a traceback
+    except Exception as error:  # users don't see tracebacks
         if os.environ.get("BLOBSTORE_TRACEBACK"):
             raise
         what = shown(f"{type(error).__name__}: {error}")
-        hint = "a fault of blobstore, please report it; BLOBSTORE_TRACEBACK=1 shows where"
+        hint = "a bug in blobstore, please report it; BLOBSTORE_TRACEBACK=1 shows where"
         _say(f"blobstore: {what}: {hint}")
         status = FAULT
     except KeyboardInterrupt:
@@ -108,21 +108,21 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _say(text: str) -> None:
-    with suppress(OSError):  # standard error may be full, or closed: the exit status still tells
+    with suppress(OSError):  # standard error may be full or closed; the exit status remains
         print(text, file=sys.stderr)
 
 
 def _prepare_streams() -> None:
-    # Python has no stream at all where the shell closed it.
+    # Python has no stream at all if the shell closed it.
     sys.stdout = sys.stdout or open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115 (lives as long as the process)
     sys.stderr = sys.stderr or open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):
-            stream.reconfigure(errors="backslashreplace")  # keys need not be UTF-8, and must not end a listing
+            stream.reconfigure(errors="backslashreplace")  # keys need not be UTF-8, and must not abort a listing
 
 
 def _give_up_unwritten() -> None:
-    """Leave nothing for Python to flush at exit, which would fail, and be complained of, once more."""
+    """Leave nothing for Python to flush at exit: that would fail once more, with another message."""
     try:
         sys.stdout.flush()
     except OSError:

@@ -1,20 +1,21 @@
-"""What commands that look at a file say of what killed writers have left beside it."""
+"""Notes about what killed writers have left beside a file."""
 
 from __future__ import annotations
 
 import os
 
-from blobstore.cli.output import note, size
+from blobstore.cli.formatting import size
+from blobstore.cli.output import note
 from blobstore.fileio.temporary import abandoned
 
 
 def tell_abandoned(path: str) -> None:
-    """Tell the user."""
+    """Print a note for each leftover in the folder."""
     folder = path if os.path.isdir(path) else os.path.dirname(os.path.realpath(path))
-    for one in abandoned(folder):
+    for leftover in abandoned(folder):
         try:
-            nbytes = os.lstat(one).st_size
-        except FileNotFoundError:  # a writer has come meanwhile
+            nbytes = os.lstat(leftover).st_size
+        except FileNotFoundError:  # another writer has removed it meanwhile
             continue
-        what = "left by a writer that was killed; the next one that writes to this folder removes it"
-        note(f"{one!r}: {size(nbytes)}, {what}")
+        what = "left by a writer that was killed; the next writer to this folder removes it"
+        note(f"{leftover!r}: {size(nbytes)}, {what}")

@@ -13,7 +13,10 @@ from blobstore.bench import plot
 from blobstore.bench.peers import PEERS
 from blobstore.bench.run import Plan, bench
 from blobstore.bench.yardsticks import NAME as MACHINE
-from blobstore.cli.output import add_command, add_json, note, print_json, print_table, shown, size, steps
+from blobstore.cli.formatting import duration, shown, size
+from blobstore.cli.output import add_command, add_json, note, print_json
+from blobstore.cli.progress import steps
+from blobstore.cli.tables import print_table
 from blobstore.errors import UsageError
 from blobstore.index.inputs import files_of, refuse_inputs
 
@@ -23,67 +26,66 @@ if TYPE_CHECKING:
 
     from blobstore.bench.report import Report, Row
 
-TEXT = "Measure how fast a file opens and loads here, beside what this machine can do and beside other formats."
+TEXT = "Measure how fast a file opens and loads here, compared with this machine's limits and with other formats."
 EXAMPLE = """example:
   blobstore bench model.sbs
   blobstore bench model.sbs --against all --plot chart.png
   blobstore bench model.sbs --against safetensors,gguf --cold --json
 
-A line for each case and format, cold (the file isn't in the page cache) and warm (it is): median, smallest and largest
-of all runs, ratio to ours, bytes/s, percent of the yardstick, memory, pages. On a terminal a table, without the last
-columns where it is narrow; elsewhere tab-separated, a - for what there is not. --json has every run.
+There is a line for each case and format, cold (the file isn't in the page cache) and warm (it is): median, minimum and
+maximum of all runs, ratio to blobstore, bytes/s, percentage of the machine's limit, memory, pages. On a terminal this
+is a table, without the last columns if it is narrow; elsewhere it is tab-separated, with - for missing values. --json
+has every run.
 
   case      open; list; look up (type and shape of 1,000 names); first tensor (of middle size, all its pages);
-            map and touch (one byte of each page of every tensor); read everything (into memory of its own)
-  ratio     how often longer than blobstore it takes; the median over the runs
-  of limit  cold: of what this disk gives, the faster of two sequential reads (1 and 2 threads) of the same file;
-            warm: of what this machine's memory copy gives. Both are measured in turns with the rest
-  peak      memory that the process had more at the worst moment, mapped pages of files among it
-  own       what it had more at the end, with all tensors held; the rest are mapped pages, which the system takes back
-            when it needs them
-  pages     of the file that were in the page cache after a cold run: all that was brought in for it
+            map and touch (one byte of each page of every tensor); read everything (into private memory)
+  ratio     time divided by blobstore's; the median over the runs
+  of limit  cold: of the disk's speed, the faster of two sequential reads (1 and 2 threads) of the same file;
+            warm: of the speed of a memory copy. Both are measured in turns with the rest
+  peak      the largest increase of the process's memory, including mapped pages of files
+  own       its increase at the end, with all tensors held; the rest are mapped pages, which the system can reclaim
+  pages     pages of the file in the page cache after a cold run: everything that the run read
 
-Every run is a process of its own, which first does the same with a file of one tensor, so that imports don't count.
-Runs of all formats take turns. Tensors that share bytes count once, encoded ones are read as they are stored.
+Every run is a process of its own, which first does the same with a file of one tensor, so imports don't count. Runs of
+all formats take turns. Tensors that share bytes count once; encoded ones are read as stored.
 
-Other formats: the same tensors are written into a temporary folder beside FILE (or in --tmp), which needs as much room
-as they have bytes, for each format, and is removed in the end. None is compressed. What isn't installed, or can't hold
-the tensors, is listed as left out: pip install 'gemma-blobstore[bench]' brings all. blobstore.hpp is the reader for
-C++ on the same FILE, where there is a g++.
+Other formats: the same tensors are written to a temporary folder beside FILE (or in --tmp), which takes as much space
+as the tensors for each format, and is removed at the end. None is compressed. Formats that aren't installed, or can't
+hold the tensors, are listed as left out: pip install 'gemma-blobstore[bench]' installs all. blobstore.hpp is the C++
+reader on the same FILE, if there is a g++.
 
-Cold: posix_fadvise drops FILE's pages from the page cache before each run, and it is looked whether they are gone:
-those that another process has mapped stay, and those of file systems in memory. What the disk or a host of this machine
-caches by itself isn't dropped. --drop-caches also writes 1 to /proc/sys/vm/drop_caches, which needs root: the page
-cache of the whole machine is emptied before each cold run, so that everything else on it is slow until it has read its
-files again. Nothing is lost by it. It helps when other processes hold FILE's pages, and with file systems that ignore
-posix_fadvise.
+Cold: posix_fadvise drops FILE's pages from the page cache before each run, and the result is checked: pages that
+another process has mapped stay, and so do those of in-memory file systems. Caches of the disk itself, or of this
+machine's host, aren't dropped. --drop-caches also writes 1 to /proc/sys/vm/drop_caches, which needs root: this empties
+the page cache of the whole machine before each cold run, so everything else on it is slow until it has read its files
+again. No data is lost. It helps if other processes hold FILE's pages, and on file systems that ignore posix_fadvise.
 
-Numbers of a machine that does other work meanwhile are only good for ratios, if for anything: look at the spread."""
+If the machine does other work meanwhile, only the ratios can be trusted, if anything: look at the spread."""
 
 _COLUMNS = ("case", "format", "cache", "median", "min - max", "ratio", "bytes/s", "of limit", "peak", "own", "pages")
 _RIGHT = _COLUMNS[3:]
 _SPARE = ("pages", "own", "peak", "of limit", "bytes/s")
 _LIMITS = {"disk": "of disk", "memory": "of copy"}
 _QUICK_RUNS, _RUNS = 3, 5
-_ENDING = [getattr(signal, one) for one in ("SIGTERM", "SIGHUP") if hasattr(signal, one)]
+_ENDING = [getattr(signal, name) for name in ("SIGTERM", "SIGHUP") if hasattr(signal, name)]
 
 
 def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     """Add the command."""
     parser = add_command(commands, "bench", run, TEXT, EXAMPLE)
     parser.add_argument("file", metavar="FILE", help="an .sbs file")
-    parser.add_argument("--runs", type=int, metavar="N", help=f"of each case (default: {_RUNS}, quick {_QUICK_RUNS})")
+    parser.add_argument(
+        "--runs", type=int, metavar="N", help=f"runs of each case (default: {_RUNS}, quick {_QUICK_RUNS})"
+    )
     parser.add_argument("--against", metavar="LIST", help=f"other formats: all, or some of {','.join(PEERS)}")
     parser.add_argument("--cold", action="store_true", help="only with FILE not in the page cache (default: both)")
     parser.add_argument("--warm", action="store_true", help="only with FILE in the page cache (default: both)")
     parser.add_argument(
         "--drop-caches", action="store_true", help="empty the page cache of the whole machine; see below"
     )
-    parser.add_argument("--quick", action="store_true", help="only 256 MB of the tensors: as many as fit")
-    parser.add_argument(
-        "--tmp", metavar="DIR", help="where the other formats' files are written (default: beside FILE)"
-    )
-    parser.add_argument("--plot", metavar="OUT", help="a chart as well: .png, .svg or .pdf; needs matplotlib")
+    parser.add_argument("--quick", action="store_true", help="use only as many tensors as fit into 256 MB")
+    parser.add_argument("--tmp", metavar="DIR", help="where to write the other formats' files (default: beside FILE)")
+    parser.add_argument("--plot", metavar="OUT", help="also draw a chart: .png, .svg or .pdf; needs matplotlib")
     add_json(parser)
 
 
@@ -121,42 +123,42 @@ def run(options: argparse.Namespace) -> int:
 
 @contextmanager
 def _signals_unwind() -> Iterator[None]:
-    """Let signals that end the process do so by way of an exception: the folder of the other formats' files goes."""
-    if threading.current_thread() is not threading.main_thread():  # others can't have handlers
+    """Turn signals that end the process into an exception, so that the other formats' files are removed."""
+    if threading.current_thread() is not threading.main_thread():  # other threads can't have handlers
         yield
         return
 
     def end(number: int, _frame: object) -> None:
         raise SystemExit(128 + number)
 
-    caught = [one for one in _ENDING if signal.getsignal(one) is signal.SIG_DFL]
-    for one in caught:
-        signal.signal(one, end)
+    caught = [number for number in _ENDING if signal.getsignal(number) is signal.SIG_DFL]
+    for number in caught:
+        signal.signal(number, end)
     try:
         yield
     finally:
-        for one in caught:
-            signal.signal(one, signal.SIG_DFL)
+        for number in caught:
+            signal.signal(number, signal.SIG_DFL)
 
 
 def _names(text: str) -> tuple[str, ...]:
-    return tuple(PEERS) if text == "all" else tuple(one.strip() for one in text.split(",") if one.strip())
+    return tuple(PEERS) if text == "all" else tuple(name.strip() for name in text.split(",") if name.strip())
 
 
 def _tell(report: Report) -> None:
-    order = list(dict.fromkeys(_group(one) for one in report.rows))
-    rows = sorted(report.rows, key=lambda one: (order.index(_group(one)), one.cache))  # formats next to each other
-    print_table(_COLUMNS, [_cells(one) for one in rows], right=_RIGHT, grouped=True, spare=_SPARE)
+    order = list(dict.fromkeys(_group(row) for row in report.rows))
+    rows = sorted(report.rows, key=lambda row: (order.index(_group(row)), row.cache))  # formats next to each other
+    print_table(_COLUMNS, [_cells(row) for row in rows], right=_RIGHT, grouped=True, spare=_SPARE)
     versions = ", ".join(f"{name} {version}" for name, version in report.formats.items())
     note(f"{_what(report)}; {_runs(report)}; first tensor: {report.one}; {versions}")
-    for one in report.left_out:
-        note(f"left out: {one['name']}: {one['reason']}")
+    for entry in report.left_out:
+        note(f"left out: {entry['name']}: {entry['reason']}")
     for text in report.notes:
         note(text)
 
 
 def _group(row: Row) -> str:
-    """Return the case; the yardsticks are listed together."""
+    """Return the case; the machine's limits are one group."""
     return MACHINE if row.format == MACHINE else row.title
 
 
@@ -169,7 +171,7 @@ def _runs(report: Report) -> str:
 
 
 def _cells(row: Row) -> tuple[str, ...]:
-    pages = [one.pages_after for one in row.samples if one.pages_after is not None]
+    pages = [sample.pages_after for sample in row.samples if sample.pages_after is not None]
     return (
         _group(row),
         row.title if row.format == MACHINE else row.format,
@@ -186,7 +188,7 @@ def _cells(row: Row) -> tuple[str, ...]:
 
 
 def spread(row: Row) -> str:
-    """Return the fastest and the slowest run, with the unit once where both have it."""
+    """Return the fastest and the slowest run, with the unit once if both have the same."""
     fastest, slowest = duration(row.fastest), duration(row.slowest)
     number, unit = fastest.split(" ")
     return f"{number if slowest.endswith(f' {unit}') else fastest} - {slowest}"
@@ -197,16 +199,8 @@ def _limit(row: Row) -> str:
 
 
 def _label(row: Row) -> str:
-    """Return what stands beside a bar of the chart."""
+    """Return the text beside a bar of the chart."""
     rate = f"{size(row.rate)}/s" if row.rate is not None else ""
     share = _limit(row) if row.format != MACHINE else ""
     ratio = f"{row.ratio:.2g}×" if row.ratio is not None else ""
-    return "  ".join(one for one in (duration(row.median), ratio, rate, share) if one)
-
-
-def duration(seconds: float) -> str:
-    """Return a duration for people: 1.3 ms."""
-    for unit, factor in (("µs", 1e6), ("ms", 1e3)):
-        if seconds * factor < 999.5:
-            return f"{seconds * factor:.3g} {unit}"
-    return f"{seconds:.3g} s" if seconds < 999.5 else f"{seconds:.0f} s"
+    return "  ".join(part for part in (duration(row.median), ratio, rate, share) if part)

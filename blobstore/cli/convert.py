@@ -8,20 +8,10 @@ from typing import TYPE_CHECKING, Any
 from blobstore.check import check_plan, runs_in, runtimes_line
 from blobstore.checkpoint.beside import has_chat_template, tokenizer_beside
 from blobstore.checkpoint.reader import open_checkpoint
-from blobstore.cli.output import (
-    Stopwatch,
-    add_command,
-    add_json,
-    note,
-    output_of,
-    print_json,
-    print_table,
-    progress,
-    shape,
-    shown,
-    size,
-    tell_dry_run,
-)
+from blobstore.cli.formatting import shape, shown, size
+from blobstore.cli.output import add_command, add_json, note, output_of, print_json, tell_dry_run
+from blobstore.cli.progress import Stopwatch, progress
+from blobstore.cli.tables import print_table
 from blobstore.container.layout import MAX_PORTABLE_BLOBS
 from blobstore.convert.choose import KINDS, choose_plan
 from blobstore.convert.gemma_plan import LAYOUTS, WEIGHTS, Choices
@@ -39,10 +29,10 @@ if TYPE_CHECKING:
 EXAMPLE = """example:
   blobstore convert gemma-3-270m-it/ -o gemma3-270m-sfp-it.sbs          (a Gemma checkpoint: a file that gemma.cpp runs)
   blobstore convert gemma-3-270m-it/ -o out.sbs --weights bf16 --dry-run
-  blobstore convert Llama-3.2-1B/ -o llama.sbs                          (any other: every tensor by name, as it is)
+  blobstore convert Llama-3.2-1B/ -o llama.sbs                          (any other: every tensor by name, unchanged)
 
 SRC is a .safetensors file, a model.safetensors.index.json, or a folder with either; config.json, tokenizer.model and
-the chat template are looked for beside it. Tied weights (lm_head.weight) get their name back."""
+the chat template are found beside it. Tied weights (lm_head.weight) get their name back."""
 
 
 def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -57,23 +47,26 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
         dest="kind",
         choices=KINDS,
         default="auto",
-        help="gemma: a file that gemma.cpp runs; names: a container of all tensors; auto (default): what SRC is",
+        help="gemma: a file that gemma.cpp runs; names: a container of all tensors; auto (default): depends on SRC",
     )
     gemma = parser.add_argument_group("for gemma.cpp")
     gemma.add_argument("--weights", choices=WEIGHTS, help="type of the weights (default: sfp, 8 bits)")
     gemma.add_argument(
         "--layout",
         choices=LAYOUTS,
-        help="split (default) loads faster and is almost the checkpoint's order; stock is that of published files",
+        help="split (default): loads faster, almost the checkpoint's order; stock: as in published files",
     )
-    gemma.add_argument("--wrapping", choices=("it", "pt"), help="instruction-tuned or pre-trained (default: as SRC is)")
-    gemma.add_argument("--tokenizer", metavar="FILE", help="tokenizer.model, when it isn't beside SRC")
+    gemma.add_argument("--wrapping", choices=("it", "pt"), help="instruction-tuned or pre-trained (default: as SRC)")
+    gemma.add_argument("--tokenizer", metavar="FILE", help="tokenizer.model, if it isn't beside SRC")
     parser.add_argument("--dry-run", action="store_true", help="show what would be written, write nothing")
     parser.add_argument(
         "--container", type=int, choices=(1, 2), default=2, help="version of the container (default: 2)"
     )
     parser.add_argument(
-        "--index", choices=("embedded", "external"), default="embedded", help="the name index inside, or as OUT.idx"
+        "--index",
+        choices=("embedded", "external"),
+        default="embedded",
+        help="put the name index into OUT (default), or into OUT.idx",
     )
     parser.add_argument("--no-digests", action="store_true", help="leave out the SHA-256 of each blob")
     add_json(parser)
@@ -82,7 +75,7 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
 def run(options: argparse.Namespace) -> int:
     """Run the command."""
     if not options.dry_run and not options.output:
-        raise UsageError("no-output", "say where to write with -o OUT.sbs, or look first with --dry-run")
+        raise UsageError("no-output", "choose where to write with -o OUT.sbs, or look first with --dry-run")
     target = output_of(options, options.output) if options.output and not options.dry_run else ""
     given = {name: getattr(options, name) for name in ("weights", "layout", "wrapping") if getattr(options, name)}
     choices = Choices(**given)
@@ -98,11 +91,11 @@ def run(options: argparse.Namespace) -> int:
         )
         if plan.config is None:
             _refuse_needless(options)
-        found = list(check_plan(plan))
-        for text in [*plan.notes, *_warnings(found)]:
+        findings = list(check_plan(plan))
+        for text in [*plan.notes, *_warnings(findings)]:
             note(text)
         if options.dry_run:
-            _show_plan(plan, found, as_json=options.json)
+            _show_plan(plan, findings, as_json=options.json)
             tell_dry_run(options.output)
             return 0
         watch = Stopwatch()
@@ -117,44 +110,44 @@ def run(options: argparse.Namespace) -> int:
                 progress=advance,
             )
     if options.output != "-":
-        _report(options, plan, found, watch.seconds)
+        _report(options, plan, findings, watch.seconds)
     return 0
 
 
 def _refuse_needless(options: argparse.Namespace) -> None:
-    """Refuse what only a conversion for gemma.cpp asks for."""
+    """Refuse options that only apply to a conversion for gemma.cpp."""
     given = [name for name in ("weights", "layout", "wrapping", "tokenizer") if getattr(options, name) is not None]
     if given:
         flags = ", ".join(f"--{name}" for name in given)
-        what = f"{flags}: {options.source!r} is converted by name, every tensor as it is, which this doesn't change"
+        what = f"{flags}: {options.source!r} is converted by name, every tensor unchanged"
         raise UsageError("needless-flag", f"{what}: leave it out, or --as gemma")
 
 
-def _warnings(found: Sequence[Finding]) -> Iterator[str]:
-    """Yield what the file will meet in gemma.cpp, and the states that run it rightly."""
-    for one in found:
-        if one.severity != "note":
-            yield f"{one.code}: {one.subject}: {one.message}: {one.effect}"
-    line = runtimes_line(found)
+def _warnings(findings: Sequence[Finding]) -> Iterator[str]:
+    """Yield the problems that the file will have in gemma.cpp, and the states that run it correctly."""
+    for finding in findings:
+        if finding.severity != "note":
+            yield f"{finding.code}: {finding.subject}: {finding.message}: {finding.effect}"
+    line = runtimes_line(findings)
     if line:
         yield f"the file {line}"
 
 
-def _show_plan(plan: Plan, found: Sequence[Finding], *, as_json: bool) -> None:
+def _show_plan(plan: Plan, findings: Sequence[Finding], *, as_json: bool) -> None:
     if as_json:
-        runs = list(runs_in(found)) if plan.config else None
-        print_json(plan.to_json() | {"notes": [*plan.notes, *_warnings(found)], "runs_in": runs})
+        runs = list(runs_in(findings)) if plan.config else None
+        print_json(plan.to_json() | {"notes": [*plan.notes, *_warnings(findings)], "runs_in": runs})
         return
-    rows = [(one.name, one.key, one.type, shape(one.shape), one.nbytes) for one in plan.tensors]
+    rows = [(tensor.name, tensor.key, tensor.type, shape(tensor.shape), tensor.nbytes) for tensor in plan.tensors]
     print_table(("name", "key", "type", "shape", "bytes"), rows, right=("bytes",))
     for alias in plan.aliases:
         note(f"{alias.name} is another name for {alias.target}: {alias.why}")
 
 
-def _report(options: argparse.Namespace, plan: Plan, found: Sequence[Finding], seconds: float) -> None:
+def _report(options: argparse.Namespace, plan: Plan, findings: Sequence[Finding], seconds: float) -> None:
     nbytes = os.stat(options.output).st_size
     if options.json:
-        aliases = [{"name": one.name, "target": one.target, "why": one.why} for one in plan.aliases]
+        aliases = [{"name": alias.name, "target": alias.target, "why": alias.why} for alias in plan.aliases]
         facts: dict[str, Any] = {
             "source": options.source,
             "output": options.output,
@@ -162,8 +155,8 @@ def _report(options: argparse.Namespace, plan: Plan, found: Sequence[Finding], s
             "tensors": len(plan.tensors),
         }
         facts["model"] = specifier_of(plan.config) if plan.config else None
-        facts["runs_in"] = list(runs_in(found)) if plan.config else None
-        facts |= {"aliases": aliases, "notes": [*plan.notes, *_warnings(found)], "seconds": round(seconds, 3)}
+        facts["runs_in"] = list(runs_in(findings)) if plan.config else None
+        facts |= {"aliases": aliases, "notes": [*plan.notes, *_warnings(findings)], "seconds": round(seconds, 3)}
         print_json(facts)
         return
     names = len(plan.tensors) + len(plan.extras) + len(plan.parts) + len(plan.aliases)

@@ -12,7 +12,8 @@ import numpy as np
 import blobstore
 from blobstore.checkpoint.reader import open_checkpoint
 from blobstore.checkpoint.safetensors import dump_header
-from blobstore.cli.output import add_command, add_json, output_of, print_json, shape, shown, size
+from blobstore.cli.formatting import shape, shown, size
+from blobstore.cli.output import add_command, add_json, output_of, print_json
 from blobstore.codecs.element_types import type_of
 from blobstore.convert.choose import choose_plan
 from blobstore.convert.gemma_plan import Choices
@@ -46,16 +47,16 @@ _HEAD, _EMBEDDING = "lm_head.weight", "model.embed_tokens.weight"
 
 def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     """Add the command."""
-    text = "Show the whole way on a small model: make a Gemma 3 checkpoint, convert, verify, list and export it."
+    text = "Show all steps on a small model: make a Gemma 3 checkpoint, convert, verify, list and export it."
     parser = add_command(commands, "demo", run, text, EXAMPLE)
     parser.add_argument(
-        "-o", "--output", metavar="FOLDER", default="blobstore-demo", help="where (default: blobstore-demo)"
+        "-o", "--output", metavar="FOLDER", default="blobstore-demo", help="where to write (default: blobstore-demo)"
     )
     add_json(parser)
 
 
 def run(options: argparse.Namespace) -> int:
-    """Run the command; returns 1 when anything read back isn't what was written."""
+    """Run the command; returns 1 if anything read back isn't what was written."""
     folder = str(output_of(options, options.output, streams=False))
     os.makedirs(folder, exist_ok=True)
     _refuse_foreign(folder)
@@ -90,11 +91,11 @@ def _tell(facts: dict[str, Any], store: Store, count: int) -> None:
     config = store.config
     print(f"1. made      {facts['checkpoint']}: a small Gemma 3, as Hugging Face's tools write it")
     print(f"2. converted {facts['file']}: {size(facts['nbytes'])}, {config and specifier_of(config)}, for gemma.cpp")
-    print(f"3. verified  each byte made again from the source: {facts['not_as_the_source_makes_it']} differ")
+    print(f"3. verified  every byte recomputed from the source: {facts['not_as_the_source_makes_it']} differ")
     print("4. listed, by the runtime's keys and by the source's names")
     for name in ("c_embedding", _EMBEDDING, _HEAD, "gating1_w_0", "model.layers.0.mlp.gate_proj.weight"):
-        one = store.info(name)
-        print(f"     {shown(name):<36} blob {one.key:<12} {one.type} {shape(one.shape)} at {one.offset}")
+        info = store.info(name)
+        print(f"     {shown(name):<36} blob {info.key:<12} {info.type} {shape(info.shape)} at {info.offset}")
     print(f"     … {len(store)} names in all; tied and renamed weights are stored once")
     same = f"{facts['exported_equal']} of {count} tensors are the source's, bit for bit"
     print(f"5. exported  {facts['exported']}: {same}")
@@ -102,18 +103,18 @@ def _tell(facts: dict[str, Any], store: Store, count: int) -> None:
 
 
 def _convert(folder: str, path: str, weights: str) -> int:
-    """Convert and verify; return how many tensors, names and blobs are wrong."""
+    """Convert and verify; return the number of wrong tensors, names and blobs."""
     with open_checkpoint(folder) as checkpoint:
         plan = choose_plan(checkpoint, "auto", Choices(weights), tokenizer=None, chat_template=False)
         run_plan(plan, checkpoint, path)
         with blobstore.open(path) as store:
-            return sum(1 for one in verify(store, plan, checkpoint) if one.fault)
+            return sum(1 for verdict in verify(store, plan, checkpoint) if verdict.fault)
 
 
 def _count_equal(path: str, expected: Tensors) -> int:
     with open_checkpoint(path) as exported:
-        found = {name: b"".join(map(bytes, exported.range(name).chunks())) for name in exported.tensors}
-    return sum(found.get(name) == one.tobytes() for name, one in expected.items())
+        stored = {name: b"".join(map(bytes, exported.range(name).chunks())) for name in exported.tensors}
+    return sum(stored.get(name) == tensor.tobytes() for name, tensor in expected.items())
 
 
 def _tensors() -> Tensors:
@@ -134,13 +135,15 @@ def _tensors() -> Tensors:
             f"{at}.mlp.down_proj.weight": (_WIDTH, _HIDDEN),
         }
         norms = ("input", "post_attention", "pre_feedforward", "post_feedforward")
-        shapes |= {f"{at}.{one}_layernorm.weight": (_WIDTH,) for one in norms}
+        shapes |= {f"{at}.{norm}_layernorm.weight": (_WIDTH,) for norm in norms}
     return {name: random.normal(0, 0.02, one).astype(ml_dtypes.bfloat16) for name, one in shapes.items()}
 
 
 def _write_checkpoint(folder: str, tensors: Tensors) -> None:
-    header = dump_header(((name, type_of(one.dtype), one.shape) for name, one in tensors.items()), {"format": "pt"})
-    data = header + b"".join(one.tobytes() for one in tensors.values())
+    header = dump_header(
+        ((name, type_of(tensor.dtype), tensor.shape) for name, tensor in tensors.items()), {"format": "pt"}
+    )
+    data = header + b"".join(tensor.tobytes() for tensor in tensors.values())
     write_file(os.path.join(folder, "model.safetensors"), data)
     config = {
         "architectures": ["Gemma3ForCausalLM"],
@@ -160,7 +163,7 @@ def _write_checkpoint(folder: str, tensors: Tensors) -> None:
 
 
 def _refuse_foreign(folder: str) -> None:
-    """Refuse a folder with files that no demo has made."""
+    """Refuse a folder with files that weren't made by a demo."""
     config = os.path.join(folder, "config.json")
     if os.path.exists(config) and f'"{_MARK}"'.encode() in bytes(read_beginning(config, 10_000)):
         others = superseded(os.path.join(folder, _EXPORTED), 1)
@@ -169,4 +172,4 @@ def _refuse_foreign(folder: str) -> None:
             raise UsageError("superseded", f"{what}: remove what isn't needed, or choose another folder")
         return
     if os.listdir(folder):
-        raise UsageError("not-empty", f"{folder!r} has files that no demo has made: choose another folder")
+        raise UsageError("not-empty", f"{folder!r} has files that weren't made by a demo: choose another folder")

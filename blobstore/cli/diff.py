@@ -8,21 +8,11 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from blobstore.cli.formatting import shape, shown, size
 from blobstore.cli.newer import tell_newer
-from blobstore.cli.output import (
-    Stopwatch,
-    add_base,
-    add_command,
-    add_json,
-    note,
-    print_json,
-    print_table,
-    progress,
-    refuse_needless_base,
-    shape,
-    shown,
-    size,
-)
+from blobstore.cli.output import add_base, add_command, add_json, note, print_json, refuse_needless_base
+from blobstore.cli.progress import Stopwatch, progress
+from blobstore.cli.tables import print_table
 from blobstore.compare import Tolerance, compare, open_sides
 from blobstore.errors import UsageError
 
@@ -37,28 +27,28 @@ EXAMPLE = """example:
   blobstore diff model-bf16.sbs gemma-3-270m-it/
   blobstore diff model-bf16.sbs model-sfp.sbs --tolerance 0.05
 
-Every tensor that isn't the same gets a line: what has become of it from A to B, name, type, shape, how many elements
-differ, the largest |a - b|, the largest |a - b| / max(|a|, |b|), cosine similarity of the whole tensors, and more in
-words, such as where the largest |a - b| is. On a terminal a table; elsewhere tab-separated, a - for what there is not.
-The last line is a summary. --json has all digits, and the two values of the largest |a - b|.
+Each tensor that differs gets a line: the kind of difference from A to B, name, type, shape, how many elements differ,
+the largest |a - b|, the largest |a - b| / max(|a|, |b|), cosine similarity of the whole tensors, and more in words,
+such as where the largest |a - b| is. On a terminal this is a table; elsewhere it is tab-separated, with - for missing
+values. The last line is a summary. --json has all digits, and the two values of the largest |a - b|.
 
-  values    some differ         shape     another shape (values are not compared)
-  type      another type, every value is the same, or can't be decoded
-  bytes     stored bytes or scale differ, every value is the same (0.0 and -0.0, two NaNs), or can't be decoded
+  values    some differ         shape     the shapes differ (values are not compared)
+  type      the types differ, and all values are equal or can't be decoded
+  bytes     stored bytes or scales differ, and all values are equal (0.0 and -0.0, two NaNs) or can't be decoded
   added     only in B           removed   only in A
-  renamed   only in A, and the same type, shape and values are in B by a name that A doesn't have
+  renamed   only in A, and B has the same type, shape and values under a name that A doesn't have
   blob      config, tokenizer or toc of two .sbs files differ
 
-These make the exit status 1. Shown, but no difference: metadata (blobstore's own is left out), and, with a tolerance,
-close. Shown with --all: same, and alias: one more name for the same bytes, such as lm_head.weight, which a file may
-lack.
+With any of these the exit status is 1. Shown, but not differences: metadata (except blobstore's own), and, with a
+tolerance, close. Shown with --all: same; and alias, another name for the same bytes, such as lm_head.weight, which one
+of the files may lack.
 
-With --tolerance T or --rtol R elements with |a - b| <= T + R * |a| don't count, and neither does how values are stored:
-another type, other bytes of an equal value, toc, and the weights' type in config are no difference by themselves. A NaN
-or an infinity against anything else always counts; two NaNs are the same.
+With --tolerance T or --rtol R, elements with |a - b| <= T + R * |a| don't count, and neither does how values are
+stored: another type, other bytes for an equal value, toc, and the weight type in config are not differences by
+themselves. A NaN or an infinity against anything else always counts; two NaNs are equal.
 
-An .sbs file that was converted from a Gemma checkpoint is compared by the names, and in the arrangement, of that
-checkpoint, whatever its layout. Memory stays the same whatever the files' size."""
+An .sbs file that was converted from a Gemma checkpoint is compared by that checkpoint's names and arrangement, whatever
+its layout. Memory doesn't grow with the files."""
 
 _COLUMNS = ("what", "name", "type", "shape", "differ", "max abs", "max rel", "cosine", "more")
 _RIGHT = ("differ", "max abs", "max rel", "cosine")
@@ -73,14 +63,16 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
             name.lower(), metavar=name, help="an .sbs file, a .safetensors file, its index, or a folder with either"
         )
     parser.add_argument("--tolerance", metavar="T", type=float, help="compare values; |a - b| up to T doesn't count")
-    parser.add_argument("--rtol", metavar="R", type=float, help="nor does what is up to R * |a| more")
+    parser.add_argument(
+        "--rtol", metavar="R", type=float, help="compare values; |a - b| up to R * |a| (plus T) doesn't count"
+    )
     parser.add_argument(
         "--by",
         choices=("names", "keys"),
-        help="what tensors of an .sbs file are called by (default: names; keys if they have only these in common)",
+        help="compare tensors of an .sbs file by name or by key (default: names; keys if A and B share only these)",
     )
     add_base(parser)
-    parser.add_argument("--all", action="store_true", help="a line for what is the same too")
+    parser.add_argument("--all", action="store_true", help="also list what is the same")
     add_json(parser)
 
 
@@ -97,11 +89,11 @@ def run(options: argparse.Namespace) -> int:
                 tell_newer(side.store.reader)
         _tell_choice(options, a, b)
         with progress(a.nbytes + b.nbytes, "comparing") as advance:
-            found = list(compare(a, b, tolerance=tolerance, progress=advance))
+            differences = list(compare(a, b, tolerance=tolerance, progress=advance))
         nbytes, by = a.nbytes + b.nbytes, a.by
-    differ = any(one.differs for one in found)
-    listed = [one for one in found if options.all or one.kind not in _SHOWN_KINDS]
-    counts = Counter(one.kind for one in found)
+    differ = any(difference.differs for difference in differences)
+    listed = [difference for difference in differences if options.all or difference.kind not in _SHOWN_KINDS]
+    counts = Counter(difference.kind for difference in differences)
     if options.json:
         print_json(
             {
@@ -113,7 +105,7 @@ def run(options: argparse.Namespace) -> int:
                 "counts": counts,
                 "nbytes": nbytes,
                 "seconds": round(watch.seconds, 3),
-                "entries": [_json(one) for one in listed],
+                "entries": [_json(difference) for difference in listed],
             }
         )
         return int(differ)
@@ -126,7 +118,7 @@ def run(options: argparse.Namespace) -> int:
 
 
 def _refuse_needless(options: argparse.Namespace, a: Side, b: Side) -> None:
-    """Refuse what is only for .sbs files, or for those that are packed as differences."""
+    """Refuse options that only apply to .sbs files, or to those packed as differences."""
     stores = [side.store for side in (a, b) if side.store]
     refuse_needless_base(*stores)
     if options.by is not None and not stores:
@@ -136,10 +128,10 @@ def _refuse_needless(options: argparse.Namespace, a: Side, b: Side) -> None:
 
 def _tolerance(options: argparse.Namespace) -> Tolerance | None:
     given = (options.tolerance, options.rtol)
-    for one in given:
-        if one is not None and not 0 <= one < math.inf:
-            raise UsageError("bad-tolerance", f"{one} is no tolerance: a number from 0 on")
-    return None if given == (None, None) else Tolerance(*(one or 0.0 for one in given))
+    for value in given:
+        if value is not None and not 0 <= value < math.inf:
+            raise UsageError("bad-tolerance", f"{value} is not a tolerance: expected a number of at least 0")
+    return None if given == (None, None) else Tolerance(*(value or 0.0 for value in given))
 
 
 def _tell_choice(options: argparse.Namespace, a: Side, b: Side) -> None:
@@ -147,76 +139,76 @@ def _tell_choice(options: argparse.Namespace, a: Side, b: Side) -> None:
         hint = ""
         if any(side.store and not side.store.index for side in (a, b)):
             hint = (
-                ": an .sbs file without a name index knows only the runtime's keys; convert the other, and compare that"
+                ": an .sbs file without a name index has only the runtime's keys; convert the other, and compare that"
             )
         note(f"{options.a} and {options.b} have no name in common{hint}")
     elif options.by is None and "keys" in (a.by, b.by):
-        note("compared by the runtime's keys, since no name is in both; --by names compares by names all the same")
+        note("compared by the runtime's keys, as no name is in both; --by names compares by names regardless")
 
 
-def _row(one: Difference) -> tuple[object, ...]:
-    values = one.values
+def _row(difference: Difference) -> tuple[object, ...]:
+    values = difference.values
     measured: tuple[object, ...] = ("-",) * 4
     if values:
         cosine = "-" if values.cosine is None else f"{values.cosine:.6f}"
         measured = (values.different, _short(values.max_abs), _short(values.max_rel), cosine)
-    kinds = _change([one.type.name for one in (one.a, one.b) if one])
-    shapes = _change([shape(one.shape) for one in (one.a, one.b) if one])
-    return (one.kind, one.name, kinds, shapes, *measured, "; ".join(_words(one)) or "-")
+    types = _change([facts.type.name for facts in (difference.a, difference.b) if facts])
+    shapes = _change([shape(facts.shape) for facts in (difference.a, difference.b) if facts])
+    return (difference.kind, difference.name, types, shapes, *measured, "; ".join(_words(difference)) or "-")
 
 
-def _change(said: list[str]) -> str:
-    """Return what both sides say, or the one side there is: ``bf16``, ``bf16 → sfp``."""
-    return " → ".join(dict.fromkeys(said)) or "-"
+def _change(texts: list[str]) -> str:
+    """Return the text of both sides, or of the only one: ``bf16``, ``bf16 → sfp``."""
+    return " → ".join(dict.fromkeys(texts)) or "-"
 
 
-def _words(one: Difference) -> list[str]:
+def _words(difference: Difference) -> list[str]:
     words = []
-    if one.other:
-        words.append(f"is {one.other} in B" if one.kind == "renamed" else f"is {one.other}")
-    if one.a and one.b and one.a.scales != one.b.scales:
-        words.append(f"scale {_scales(one.a)} → {_scales(one.b)}")
-    if one.a and one.b and one.a.codec != one.b.codec:
-        words.append(f"codec {one.a.codec} → {one.b.codec}")
-    if one.values and one.values.not_finite:
-        words.append(f"{one.values.not_finite} where only one is finite, or other infinities")
-    if one.values and one.values.worst is not None:
-        words.append(f"most at {shape(_index(one, one.values.worst))}")
-    return [*words, one.detail] if one.detail else words
+    if difference.other:
+        words.append(f"is {difference.other} in B" if difference.kind == "renamed" else f"is {difference.other}")
+    if difference.a and difference.b and difference.a.scales != difference.b.scales:
+        words.append(f"scale {_scales(difference.a)} → {_scales(difference.b)}")
+    if difference.a and difference.b and difference.a.codec != difference.b.codec:
+        words.append(f"codec {difference.a.codec} → {difference.b.codec}")
+    if difference.values and difference.values.not_finite:
+        words.append(f"{difference.values.not_finite} where only one is finite, or the infinities differ")
+    if difference.values and difference.values.worst is not None:
+        words.append(f"most at {shape(_index(difference, difference.values.worst))}")
+    return [*words, difference.detail] if difference.detail else words
 
 
 def _scales(facts: Facts) -> str:
-    return ", ".join(f"{one:.6g}" for one in facts.scales)
+    return ", ".join(f"{scale:.6g}" for scale in facts.scales)
 
 
-def _index(one: Difference, place: int) -> list[int]:
+def _index(difference: Difference, place: int) -> list[int]:
     """Return where an element is in its tensor."""
-    return [int(at) for at in np.unravel_index(place, one.a.shape if one.a else ())]
+    return [int(axis) for axis in np.unravel_index(place, difference.a.shape if difference.a else ())]
 
 
 def _short(value: float) -> str:
     return str(value) if isinstance(value, int) else f"{value:.4g}"
 
 
-def _json(one: Difference) -> dict[str, Any]:
-    said: dict[str, Any] = {"name": one.name, "kind": one.kind, "differs": one.differs}
-    for side, facts in (("a", one.a), ("b", one.b)):
+def _json(difference: Difference) -> dict[str, Any]:
+    entry: dict[str, Any] = {"name": difference.name, "kind": difference.kind, "differs": difference.differs}
+    for side, facts in (("a", difference.a), ("b", difference.b)):
         if facts:
-            said[side] = {"type": facts.type.name, "shape": list(facts.shape), "scales": list(facts.scales)}
-    if one.other:
-        said["other"] = one.other
-    if one.values:
-        said["values"] = _values_json(one, one.values)
-    if one.detail:
-        said["detail"] = one.detail
-    return said
+            entry[side] = {"type": facts.type.name, "shape": list(facts.shape), "scales": list(facts.scales)}
+    if difference.other:
+        entry["other"] = difference.other
+    if difference.values:
+        entry["values"] = _values_json(difference, difference.values)
+    if difference.detail:
+        entry["detail"] = difference.detail
+    return entry
 
 
-def _values_json(one: Difference, values: Values) -> dict[str, Any]:
+def _values_json(difference: Difference, values: Values) -> dict[str, Any]:
     worst = None
     if values.worst is not None and values.worst_values:
         worst = {
-            "index": _index(one, values.worst),
+            "index": _index(difference, values.worst),
             "a": _number(values.worst_values[0]),
             "b": _number(values.worst_values[1]),
         }

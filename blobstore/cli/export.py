@@ -6,24 +6,21 @@ import re
 from typing import TYPE_CHECKING
 
 import blobstore
+from blobstore.cli.formatting import shape, shown, size
 from blobstore.cli.newer import tell_newer
 from blobstore.cli.output import (
-    Stopwatch,
     add_base,
     add_command,
     add_json,
     note,
     output_of,
     print_json,
-    print_table,
-    progress,
     refuse_needless_base,
-    shape,
-    shown,
-    size,
     tell,
     tell_dry_run,
 )
+from blobstore.cli.progress import Stopwatch, progress
+from blobstore.cli.tables import print_table
 from blobstore.errors import UsageError
 from blobstore.export.plan import DTYPES, plan_export
 from blobstore.export.run import run_export
@@ -36,7 +33,7 @@ EXAMPLE = """example:
   blobstore export model.sbs -o model.safetensors --materialize-aliases     (for Candle, which looks for lm_head.weight)
   blobstore export model.sbs -o model.safetensors --max-shard-size 5GB
 
-A file that was converted from a checkpoint gives its tensors back under their own names; bf16 weights bit for bit."""
+A file that was converted from a checkpoint is exported under the checkpoint's names; bf16 weights bit for bit."""
 
 _SIZE = re.compile(r"([0-9]+(?:[.][0-9]+)?) *([kMGT]?B)?")
 _UNITS = {"": 1, "B": 1, "kB": 10**3, "MB": 10**6, "GB": 10**9, "TB": 10**12}
@@ -50,15 +47,20 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
     parser.add_argument(
         "--dtype",
         choices=DTYPES,
-        help="of all floats (default: the source's if known, else as stored; encoded: f32)",
+        help="type of all floats (default: the source's if known, else as stored; f32 for encoded ones)",
     )
-    parser.add_argument("--by", choices=("names", "keys"), default="names", help="keys: the runtime's, under its keys")
     parser.add_argument(
-        "--materialize-aliases", action="store_true", help="write tied weights once more under each of their names"
+        "--by",
+        choices=("names", "keys"),
+        default="names",
+        help="names (default); keys: the runtime's tensors under its keys",
     )
-    parser.add_argument("--max-shard-size", metavar="SIZE", help="more than one file when it gets larger: 5GB, 500MB")
     parser.add_argument(
-        "--force", action="store_true", help="remove files of an earlier export to OUT that the new ones don't replace"
+        "--materialize-aliases", action="store_true", help="write tied weights again under each of their names"
+    )
+    parser.add_argument("--max-shard-size", metavar="SIZE", help="split the output if it is larger: 5GB, 500MB")
+    parser.add_argument(
+        "--force", action="store_true", help="remove files of an earlier export to OUT that the new one doesn't replace"
     )
     add_base(parser)
     parser.add_argument("--dry-run", action="store_true", help="show what would be written, write nothing")
@@ -68,7 +70,7 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
 def run(options: argparse.Namespace) -> int:
     """Run the command."""
     if not options.dry_run and not options.output:
-        raise UsageError("no-output", "say where to write with -o OUT.safetensors, or look first with --dry-run")
+        raise UsageError("no-output", "choose where to write with -o OUT.safetensors, or look first with --dry-run")
     watch = Stopwatch()
     target = output_of(options, options.output) if options.output and not options.dry_run else ""
     with blobstore.open(options.file, access="read", base=options.base) as store:
@@ -81,14 +83,16 @@ def run(options: argparse.Namespace) -> int:
             max_shard_nbytes=_nbytes(options.max_shard_size) if options.max_shard_size else None,
         )
         tell_newer(store.reader)
-        for name, other in plan.left_out.items():
-            note(f"{name} is the same as {other} and is left out: --materialize-aliases writes both")
-        tensors = [one for shard in plan.shards for one in shard]
+        for name, kept in plan.left_out.items():
+            note(f"{name} is the same as {kept} and is left out: --materialize-aliases writes both")
+        tensors = [tensor for shard in plan.shards for tensor in shard]
         if options.dry_run:
             if options.json:
-                print_json([{"name": one.name, "type": one.type.name, "shape": list(one.shape)} for one in tensors])
+                print_json(
+                    [{"name": tensor.name, "type": tensor.type.name, "shape": list(tensor.shape)} for tensor in tensors]
+                )
             else:
-                rows = [(one.name, one.type, shape(one.shape), one.nbytes) for one in tensors]
+                rows = [(tensor.name, tensor.type, shape(tensor.shape), tensor.nbytes) for tensor in tensors]
                 print_table(("name", "type", "shape", "bytes"), rows, right=("bytes",))
             tell_dry_run(options.output)
             return 0
@@ -99,7 +103,7 @@ def run(options: argparse.Namespace) -> int:
         print_json({**facts, "seconds": round(watch.seconds, 3)})
     else:
         rate = f"{size(plan.nbytes / watch.seconds)}/s"
-        written = ", ".join(shown(one) for one in paths) or "-"
+        written = ", ".join(shown(path) for path in paths) or "-"
         tell(f"{written}: {len(tensors)} tensors, {plan.nbytes} bytes, {rate}", output=options.output)
     return 0
 
@@ -108,5 +112,5 @@ def _nbytes(text: str) -> int:
     match = _SIZE.fullmatch(text.strip())
     nbytes = int(float(match[1]) * _UNITS[match[2] or ""]) if match else 0
     if not nbytes:
-        raise UsageError("bad-size", f"{text!r} is no size of a byte or more: 5GB, 500MB, 1000000")
+        raise UsageError("bad-size", f"{text!r} is not a size of at least a byte: expected 5GB, 500MB, 1000000")
     return nbytes

@@ -1,4 +1,4 @@
-"""How findings are shown, and what they make of the exit status."""
+"""Print findings, and turn them into an exit status."""
 
 from __future__ import annotations
 
@@ -7,7 +7,8 @@ from collections import Counter
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
-from blobstore.cli.output import print_json, shown
+from blobstore.cli.formatting import shown
+from blobstore.cli.output import print_json
 from blobstore.gemma.runtimes import NAMES
 
 if TYPE_CHECKING:
@@ -21,55 +22,57 @@ _MOST_SHOWN = 20  # of one code, on a terminal
 
 def add_strict(parser: argparse.ArgumentParser) -> None:
     """Add ``--strict``."""
-    parser.add_argument("--strict", action="store_true", help="exit status 1 for warnings, too")
+    parser.add_argument("--strict", action="store_true", help="exit status 1 for warnings as well")
 
 
-def status_of(found: Sequence[Finding], *, strict: bool) -> int:
-    """Return the exit status: 1 when there is an error, with ``strict`` also for a warning."""
+def status_of(findings: Sequence[Finding], *, strict: bool) -> int:
+    """Return the exit status: 1 if there is an error, with ``strict`` also for a warning."""
     counted = ("error", "warning") if strict else ("error",)
-    return 1 if any(one.severity in counted for one in found) else 0
+    return 1 if any(finding.severity in counted for finding in findings) else 0
 
 
 def print_findings(
-    options: argparse.Namespace, path: str, found: Sequence[Finding], facts: dict[str, Any], summary: str = ""
+    options: argparse.Namespace, path: str, findings: Sequence[Finding], facts: dict[str, Any], summary: str = ""
 ) -> None:
-    """Print findings: for people on a terminal, a tab-separated line each elsewhere, or JSON."""
+    """Print findings: for people on a terminal, as tab-separated lines elsewhere, or as JSON."""
     if options.json:
-        right = status_of(found, strict=options.strict) == 0
-        print_json({"path": path, "right": right, **facts, "findings": [asdict(one) for one in found]})
+        right = status_of(findings, strict=options.strict) == 0
+        print_json({"path": path, "right": right, **facts, "findings": [asdict(finding) for finding in findings]})
         return
     if sys.stdout.isatty():
-        _print_for_people(found)
+        _print_for_people(findings)
     else:
-        for one in found:
-            row = (one.severity, one.code, one.subject, _told(one), _effect(one), one.remedy)
+        for finding in findings:
+            row = (finding.severity, finding.code, finding.subject, _message(finding), _effect(finding), finding.remedy)
             print("\t".join(shown(cell) for cell in row))
-    counts = Counter(one.severity for one in found)
-    told = [
-        f"{counts[kind]} {kind}{'s' * (counts[kind] != 1)}" for kind in ("error", "warning", "note") if counts[kind]
+    counts = Counter(finding.severity for finding in findings)
+    counted = [
+        f"{counts[severity]} {severity}{'s' * (counts[severity] != 1)}"
+        for severity in ("error", "warning", "note")
+        if counts[severity]
     ]
-    print(f"{shown(path)}: {', '.join(told) or 'nothing wrong found'}{summary}", file=sys.stderr)
+    print(f"{shown(path)}: {', '.join(counted) or 'nothing wrong found'}{summary}", file=sys.stderr)
 
 
-def _print_for_people(found: Sequence[Finding]) -> None:
+def _print_for_people(findings: Sequence[Finding]) -> None:
     counts: Counter[str] = Counter()
-    for one in found:
-        counts[one.code] += 1
-        if counts[one.code] <= _MOST_SHOWN:
-            print(f"{one.severity}: {shown(one.code)}: {shown(one.subject)}: {shown(_told(one))}")
-            print(f"    then:    {shown(_effect(one))}")
-            print(f"    way out: {shown(one.remedy)}")
+    for finding in findings:
+        counts[finding.code] += 1
+        if counts[finding.code] <= _MOST_SHOWN:
+            print(f"{finding.severity}: {shown(finding.code)}: {shown(finding.subject)}: {shown(_message(finding))}")
+            print(f"    effect: {shown(_effect(finding))}")
+            print(f"    fix:    {shown(finding.remedy)}")
     for code, count in counts.items():
         if count > _MOST_SHOWN:
             print(f"… and {count - _MOST_SHOWN} more of {code}; --json has all")
 
 
-def _told(one: Finding) -> str:
-    """Return the message, with the tensors that it concerns when these aren't the subject."""
-    others = [name for name in one.names if name != one.subject]
-    return f"{one.message}; tensors: {', '.join(others)}" if others else one.message
+def _message(finding: Finding) -> str:
+    """Return the message, with the tensors concerned unless these are the subject."""
+    tensors = [name for name in finding.names if name != finding.subject]
+    return f"{finding.message}; tensors: {', '.join(tensors)}" if tensors else finding.message
 
 
-def _effect(one: Finding) -> str:
-    """Return the effect, with the states of gemma.cpp that it is in when these aren't all."""
-    return one.effect if one.runtimes == NAMES else f"{', '.join(one.runtimes)}: {one.effect}"
+def _effect(finding: Finding) -> str:
+    """Return the effect, with the states of gemma.cpp that have it unless all do."""
+    return finding.effect if finding.runtimes == NAMES else f"{', '.join(finding.runtimes)}: {finding.effect}"

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from blobstore.cli.output import add_command, add_json, note, print_json, shown
+from blobstore.cli.formatting import shown
+from blobstore.cli.output import add_command, add_json, note, print_json
 from blobstore.edit.reindex import Reindexed, attach_index, build_for, detach_index
 
 if TYPE_CHECKING:
@@ -15,13 +16,13 @@ TEXT = """Move a file's name index, or build one.
 
 attach  moves the index beside the file (FILE.idx) into it
 detach  moves the index out of the file into FILE.idx; the file is then as if it never had one
-build   makes an index for a file that has none: from its blob toc, or each blob under its key;
-        beside the file, or (--embed) inside; with --force in place of one that is there, whose metadata
+build   makes an index for a file that has none: from its toc, or with each blob under its key;
+        beside the file, or inside (--embed); --force replaces an existing index, whose metadata
         is kept and whose names are not
 
-build --digests reads every blob and keeps its SHA-256. An index that lacks them gets them, and keeps its names. Those
-that it has are compared, never replaced: a blob that isn't what its digest says is named, and the exit status is 1. One
-that was meant to change: --force without --digests, which drops the old digests, then --digests."""
+build --digests reads every blob and stores its SHA-256. An index without digests gets them, and keeps its names.
+Existing digests are compared, never replaced: each blob that doesn't match is named, and the exit status is 1. For a
+blob that was meant to change: --force without --digests, which drops the old digests, then --digests."""
 EXAMPLE = """example:
   blobstore index build model.sbs --digests
   blobstore index attach model.sbs"""
@@ -36,17 +37,17 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
         ("detach", _detach, "Move the index out of FILE into FILE.idx."),
         ("build", _build, "Make an index for a FILE that has none, or add digests to one."),
     ):
-        one = add_command(actions, name, action, text, f"example:\n  blobstore index {name} model.sbs")
-        one.add_argument("file", metavar="FILE", help="an .sbs file")
+        command = add_command(actions, name, action, text, f"example:\n  blobstore index {name} model.sbs")
+        command.add_argument("file", metavar="FILE", help="an .sbs file")
         if name == "build":
-            one.add_argument("--embed", action="store_true", help="put it into FILE, which is written anew")
-            one.add_argument(
+            command.add_argument("--embed", action="store_true", help="put it into FILE, which is rewritten")
+            command.add_argument(
                 "--digests",
                 action="store_true",
-                help="read every blob and keep its SHA-256, also in an index that has none; old ones are compared",
+                help="read every blob and store its SHA-256, also in an existing index; old ones are compared",
             )
-            one.add_argument("--force", action="store_true", help="replace an index that is there: its names are lost")
-        add_json(one)
+            command.add_argument("--force", action="store_true", help="replace an existing index; its names are lost")
+        add_json(command)
 
 
 def _attach(options: argparse.Namespace) -> int:
@@ -58,16 +59,16 @@ def _detach(options: argparse.Namespace) -> int:
 
 
 def _build(options: argparse.Namespace) -> int:
-    found = build_for(options.file, embed=options.embed, digests=options.digests, force=options.force)
-    for text in found.notes:
+    built = build_for(options.file, embed=options.embed, digests=options.digests, force=options.force)
+    for text in built.notes:
         note(text)
-    more = {"lost_names": found.lost, "changed_names": found.changed, "notes": [*found.notes]}
-    return _report(options, Reindexed(found.path, found.names), more)
+    more = {"lost_names": built.lost, "changed_names": built.changed, "notes": [*built.notes]}
+    return _report(options, Reindexed(built.path, built.names), more)
 
 
-def _report(options: argparse.Namespace, found: Reindexed, more: Mapping[str, object] | None = None) -> int:
+def _report(options: argparse.Namespace, index: Reindexed, more: Mapping[str, object] | None = None) -> int:
     if options.json:
-        print_json({"index": found.path, "names": found.names, **(more or {})})
+        print_json({"index": index.path, "names": index.names, **(more or {})})
     else:
-        print(f"{shown(found.path)}: {found.names} names")
+        print(f"{shown(index.path)}: {index.names} names")
     return 0

@@ -7,8 +7,10 @@ from typing import TYPE_CHECKING, Any
 
 import blobstore
 from blobstore.cli.abandoned import tell_abandoned
+from blobstore.cli.formatting import size
 from blobstore.cli.newer import newer_texts
-from blobstore.cli.output import add_command, add_json, print_fields, print_json, size
+from blobstore.cli.output import add_command, add_json, print_json
+from blobstore.cli.tables import print_fields
 from blobstore.container.keys import CONFIG_KEY, TOC_KEY
 from blobstore.errors import FormatError
 from blobstore.fileio.file_systems import file_system
@@ -28,7 +30,7 @@ EXAMPLE = """example:
 
 def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     """Add the command."""
-    text = "Tell what a file is: version, blobs, bytes, types, index, metadata. Checks its structure, reads no tensor."
+    text = "Show what a file is: version, blobs, bytes, types, index, metadata. Checks its structure, reads no tensor."
     parser = add_command(commands, "info", run, text, EXAMPLE)
     parser.add_argument("file", metavar="FILE", help="an .sbs file")
     add_json(parser)
@@ -43,7 +45,7 @@ def run(options: argparse.Namespace) -> int:
     if options.json:
         print_json(facts)
         return status
-    types = ", ".join(f"{one['count']} × {name} ({size(one['nbytes'])})" for name, one in facts["types"].items())
+    types = ", ".join(f"{entry['count']} × {name} ({size(entry['nbytes'])})" for name, entry in facts["types"].items())
     index = facts["index"]
     where = "none: names and types are from the blob toc" if facts["toc"] else "none: names are keys"
     if index:
@@ -72,19 +74,19 @@ def run(options: argparse.Namespace) -> int:
 
 def _access(facts: dict[str, Any]) -> str:
     where = f" ({facts['file_system']})" if facts["file_system"] else ""
-    return f"mapped{where}" if facts["access"] == "mmap" else f"plain reads{where}: a map could be cut off"
+    return f"mapped{where}" if facts["access"] == "mmap" else f"plain reads{where}: a mapped file could be truncated"
 
 
 def _packed(facts: dict[str, Any], *, model: bool) -> str:
     ratio = facts["unpacked_nbytes"] / facts["nbytes"]
     base = f", as the difference to a file whose directory has the SHA-256 {facts['base']}" if facts["base"] else ""
-    runs = ": gemma.cpp can't run it before blobstore unpack" if model else ""
+    runs = ": gemma.cpp can't run it until blobstore unpack" if model else ""
     sizes = f"{size(facts['unpacked_nbytes'])} in {size(facts['nbytes'])} (ratio {ratio:.3f})"
     return f"{facts['blobs']} blobs, {sizes}{base}{runs}"
 
 
 def _short(text: str) -> str:
-    """Return a text that fits on a few lines; --json has all of it."""
+    """Return a text that fits on a few lines; --json has the whole text."""
     return text if len(text) <= _MOST_SHOWN else f"{text[:_MOST_SHOWN]}… ({len(text)} characters)"
 
 
@@ -93,7 +95,7 @@ def _weights(facts: dict[str, Any]) -> str:
 
 
 def _model(store: Store) -> dict[str, Any] | None:
-    """Return what the runtime's own description says, when there is one."""
+    """Return what the config says about the model, if there is one."""
     try:
         config = store.config
     except FormatError as error:
@@ -118,34 +120,21 @@ def _model(store: Store) -> dict[str, Any] | None:
 
 
 def _runs(store: Store) -> dict[str, Any]:
-    """Return which states of gemma.cpp run the file rightly, and what is newer in it than some of them."""
+    """Return which states of gemma.cpp run the file correctly, and what in it is newer than some of them."""
     if not {CONFIG_KEY, TOC_KEY} & {*store.reader}:
         return {"runs": None, "runs_in": None, "newer": []}
     from blobstore.check import check_packed, check_runtime, runs_in, runtimes_line  # noqa: PLC0415 (most files are no models)
 
-    found = [*check_runtime(store.reader, store.index, tokenizer=False), *check_packed(store.reader, store.index)]
+    findings = [*check_runtime(store.reader, store.index, tokenizer=False), *check_packed(store.reader, store.index)]
     newer = newer_texts(store.reader)
-    return {"runs": runtimes_line(found), "runs_in": list(runs_in(found)), "newer": newer}
+    return {"runs": runtimes_line(findings), "runs_in": list(runs_in(findings)), "newer": newer}
 
 
 def describe(store: Store) -> dict[str, Any]:
-    """Return all that the command tells, as JSON values."""
+    """Return everything that the command prints, as JSON values."""
     reader = store.reader
-    counts: Counter[str] = Counter()
-    nbytes: Counter[str] = Counter()
-    ranges: set[tuple[int, int]] = set()
-    keys: Counter[str] = Counter()
-    weights = weight_nbytes = 0
-    for one in store.infos():
-        counts[one.type.name] += 1
-        keys[one.key] += 1
-        if (one.offset, one.nbytes) not in ranges:  # what aliases share is there once
-            ranges.add((one.offset, one.nbytes))
-            nbytes[one.type.name] += one.nbytes
-            weights += one.count if one.type.number else 0  # bytes of which nothing is known are no weights
-            weight_nbytes += one.nbytes if one.type.number else 0
     payload = int(reader.directory.sizes.sum())
-    found = store.index
+    tensors, weights = _tensor_facts(store)
     return {
         "file": store.path,
         "access": reader.access,
@@ -155,24 +144,48 @@ def describe(store: Store) -> dict[str, Any]:
         "blobs": len(reader),
         "payload_nbytes": payload,
         "other_nbytes": reader.file_size - payload,
-        "tensors": len(store),
-        "shared": sum(count - 1 for key, count in keys.items() if key),
-        "types": {name: {"count": counts[name], "nbytes": nbytes[name]} for name in sorted(counts)},
-        "index": {
-            "place": place_of(found),
-            "path": found.path,
-            "names": len(found.names),
-            "digests": found.has_digests,
-        }
-        if found
-        else None,
+        **tensors,
+        "index": _index_facts(store),
         "packed": _packed_facts(store),
-        "weights": weights,
-        "bits_per_weight": 8 * weight_nbytes / weights if weights else None,
+        **weights,
         "model": _model(store),
         **_runs(store),
         "toc": TOC_KEY in reader,
         "metadata": store.metadata,
+    }
+
+
+def _tensor_facts(store: Store) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Count tensors and types → facts about tensors, facts about weights."""
+    counts: Counter[str] = Counter()
+    nbytes: Counter[str] = Counter()
+    ranges: set[tuple[int, int]] = set()
+    keys: Counter[str] = Counter()
+    weights = weight_nbytes = 0
+    for info in store.infos():
+        counts[info.type.name] += 1
+        keys[info.key] += 1
+        if (info.offset, info.nbytes) not in ranges:  # aliases share their bytes
+            ranges.add((info.offset, info.nbytes))
+            nbytes[info.type.name] += info.nbytes
+            weights += info.count if info.type.number else 0  # bytes of unknown type are not weights
+            weight_nbytes += info.nbytes if info.type.number else 0
+    tensors = {
+        "tensors": len(store),
+        "shared": sum(count - 1 for key, count in keys.items() if key),
+        "types": {name: {"count": counts[name], "nbytes": nbytes[name]} for name in sorted(counts)},
+    }
+    return tensors, {"weights": weights, "bits_per_weight": 8 * weight_nbytes / weights if weights else None}
+
+
+def _index_facts(store: Store) -> dict[str, Any] | None:
+    if store.index is None:
+        return None
+    return {
+        "place": place_of(store.index),
+        "path": store.index.path,
+        "names": len(store.index.names),
+        "digests": store.index.has_digests,
     }
 
 

@@ -6,8 +6,10 @@ import fnmatch
 from typing import TYPE_CHECKING
 
 import blobstore
+from blobstore.cli.formatting import shape
 from blobstore.cli.newer import tell_newer
-from blobstore.cli.output import add_command, add_json, note, print_json, print_table, shape
+from blobstore.cli.output import add_command, add_json, note, print_json
+from blobstore.cli.tables import print_table
 
 if TYPE_CHECKING:
     import argparse
@@ -17,7 +19,7 @@ EXAMPLE = """example:
   blobstore ls model.sbs '*.layers.0.*'
   blobstore ls model.sbs --keys
 
-On a terminal a table; elsewhere a line for each tensor, tab-separated, without a heading:
+On a terminal this is a table; elsewhere each tensor is a tab-separated line, without a heading:
 name, key, type, shape, bytes, offset (with --keys: key, bytes, offset)."""
 
 
@@ -27,7 +29,9 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
         commands, "ls", run, "List the tensors of a file: name, key, type, shape, bytes, offset.", EXAMPLE
     )
     parser.add_argument("file", metavar="FILE", help="an .sbs file")
-    parser.add_argument("pattern", metavar="GLOB", nargs="?", default="*", help="only names (keys) that match")
+    parser.add_argument(
+        "pattern", metavar="GLOB", nargs="?", default="*", help="only names (with --keys: keys) that match"
+    )
     parser.add_argument("--keys", action="store_true", help="list all blobs by key, as a runtime sees them")
     add_json(parser)
 
@@ -39,26 +43,26 @@ def run(options: argparse.Namespace) -> int:
 
 def _list_names(options: argparse.Namespace) -> int:
     with blobstore.open(options.file) as store:
-        infos = [one for one in store.infos() if fnmatch.fnmatchcase(one.name, options.pattern)]
+        infos = [info for info in store.infos() if fnmatch.fnmatchcase(info.name, options.pattern)]
         tell_newer(store.reader)
     if options.json:
         print_json(
             [
                 {
-                    "name": one.name,
-                    "key": one.key,
-                    "type": one.type.name,
-                    "shape": list(one.shape),
-                    "scale": one.scale,
-                    "nbytes": one.nbytes,
-                    "offset": one.offset,
-                    "codec": one.codec,
+                    "name": info.name,
+                    "key": info.key,
+                    "type": info.type.name,
+                    "shape": list(info.shape),
+                    "scale": info.scale,
+                    "nbytes": info.nbytes,
+                    "offset": info.offset,
+                    "codec": info.codec,
                 }
-                for one in infos
+                for info in infos
             ]
         )
         return 0
-    rows = ((one.name, one.key, one.type, shape(one.shape), one.nbytes, one.offset) for one in infos)
+    rows = ((info.name, info.key, info.type, shape(info.shape), info.nbytes, info.offset) for info in infos)
     print_table(("name", "key", "type", "shape", "bytes", "offset"), rows, right=("bytes", "offset"))
     _tell_empty(options, len(infos))
     return 0

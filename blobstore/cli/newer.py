@@ -1,4 +1,4 @@
-"""What commands that read a file say of what is newer in it than some gemma.cpp."""
+"""Notes about what in a file is newer than some gemma.cpp."""
 
 from __future__ import annotations
 
@@ -12,15 +12,15 @@ if TYPE_CHECKING:
 
 
 def newer_texts(blobs: Mapping[str, memoryview]) -> list[str]:
-    """Return a line for each thing in a file that some state of gemma.cpp doesn't read."""
+    """Return a line for each thing in a file that some state of gemma.cpp can't read."""
     if CONFIG_KEY not in blobs and TOC_KEY not in blobs:
         return []
     from blobstore.gemma.newer import newer_in  # noqa: PLC0415 (most files are containers by name)
 
-    return [f"{one.message}: newer than gemma.cpp {', '.join(one.runtimes)}" for one in newer_in(blobs)]
+    return [f"{newer.message}: newer than gemma.cpp {', '.join(newer.runtimes)}" for newer in newer_in(blobs)]
 
 
 def tell_newer(blobs: Mapping[str, memoryview]) -> None:
-    """Tell the user."""
+    """Print a note for each of `newer_texts`."""
     for text in newer_texts(blobs):
         note(text)

@@ -6,7 +6,9 @@ import os
 from dataclasses import asdict
 from typing import TYPE_CHECKING
 
-from blobstore.cli.output import add_command, add_json, note, output_of, print_json, progress, shown, tell
+from blobstore.cli.formatting import shown
+from blobstore.cli.output import add_command, add_json, note, output_of, print_json, tell
+from blobstore.cli.progress import progress
 from blobstore.edit.recover import recover
 
 if TYPE_CHECKING:
@@ -14,15 +16,15 @@ if TYPE_CHECKING:
 
     from blobstore.edit.recover import Recovered
 
-TEXT = "Save what is whole in a broken file: cut off, with something appended, or with damaged blobs."
+TEXT = "Save what is intact in a broken file: truncated, with bytes appended, or with damaged blobs."
 EXAMPLE = """example:
   blobstore recover model.sbs.part -o saved.sbs
   blobstore recover model.sbs.part -o saved.sbs --index model.sbs.idx
 
-A version 2 file has its directory at the end, so one that is cut off has lost it. Where the blobs lay is then proved by
-the index beside the file, or an index or a toc inside it; without any, nothing can be saved. A version 1 has its
-directory at the front. Blobs that are cut off, or are not what their SHA-256 says, are left out and named. Exit status
-0 when all blobs were saved, 1 when some are lost."""
+A version 2 file has its directory at the end, so a truncated one has lost it. The places of the blobs are then proved
+by the index beside the file, or by an index or a toc inside it; without any of these, nothing can be saved. A version 1
+file has its directory at the front. Blobs that are truncated, or don't match their SHA-256, are left out and named.
+Exit status 0 if all blobs were saved, 1 if some are lost."""
 
 
 def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -32,12 +34,12 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
     parser.add_argument(
         "-o", "--output", metavar="OUT", required=True, help="the .sbs file to write; - is standard output"
     )
-    parser.add_argument("--index", metavar="IDX", help="the index of the whole file, when it isn't FILE.idx")
+    parser.add_argument("--index", metavar="IDX", help="the index of the complete file, if it isn't FILE.idx")
     add_json(parser)
 
 
 def run(options: argparse.Namespace) -> int:
-    """Run the command; returns 1 when something is lost."""
+    """Run the command; returns 1 if something is lost."""
     target = output_of(options, options.output)
     with progress(2 * os.stat(options.file).st_size, "recovering") as advance:
         done = recover(options.file, target, index_path=options.index, progress=advance)
@@ -49,11 +51,11 @@ def run(options: argparse.Namespace) -> int:
 
 
 def _tell(output: str, done: Recovered) -> None:
-    note(f"where the blobs lay is proved by {done.how}")
+    note(f"the places of the blobs are proved by {done.how}")
     for key in done.doubtful:
-        note(f"{key} has nothing but zeros, up to the end of the file: it may not have been downloaded")
-    for one in done.lost:
-        row = ("lost", one.key, one.why, ", ".join(one.names))
+        note(f"{key} has only zeros up to the end of the file: it may not have been downloaded")
+    for blob in done.lost:
+        row = ("lost", blob.key, blob.why, ", ".join(blob.names))
         tell("\t".join(shown(text) for text in row), output=output)
     verified = f"{done.verified} of them verified" if done.verified else "none of them could be verified: no digests"
     saved = f"{len(done.kept)} blobs saved ({verified}), {done.names} names; {len(done.lost)} blobs lost"

@@ -7,16 +7,9 @@ from enum import IntEnum
 from typing import TYPE_CHECKING, Any
 
 from blobstore.check.repair import repair
-from blobstore.cli.output import (
-    add_command,
-    add_json,
-    output_of,
-    print_json,
-    progress,
-    refuse_same,
-    shown,
-    tell,
-)
+from blobstore.cli.formatting import shown
+from blobstore.cli.output import add_command, add_json, output_of, print_json, refuse_same, tell
+from blobstore.cli.progress import progress
 
 if TYPE_CHECKING:
     import argparse
@@ -27,9 +20,9 @@ EXAMPLE = """example:
   blobstore repair gemma3-1b-sfp.sbs -o repaired.sbs
   blobstore repair gemma3-1b-sfp.sbs --dry-run
 
-Files that were made before the word use_global_timescale existed run with a wrong RoPE base in newer runtimes, without
-a word: blobstore check calls it global-rope. FILE is replaced only by the complete new one, at whatever point this is
-interrupted; an index keeps all but the config's digest. Exit status 0, also when there is nothing to repair."""
+Newer runtimes silently run files from before the field use_global_timescale existed with a wrong RoPE base: blobstore
+check calls this global-rope. FILE is replaced once the new one is complete, so an interruption leaves it as it was. In
+an index only the config's digest changes. Exit status 0, also if there is nothing to repair."""
 
 
 def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -39,7 +32,7 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
     parser.add_argument(
         "-o", "--output", metavar="OUT", help="the .sbs file to write; - is standard output (default: FILE, in place)"
     )
-    parser.add_argument("--dry-run", action="store_true", help="say what would change, write nothing")
+    parser.add_argument("--dry-run", action="store_true", help="show what would change, write nothing")
     add_json(parser)
 
 
@@ -52,8 +45,8 @@ def run(options: argparse.Namespace) -> int:
     changes = {name: (_plain(old), _plain(new)) for name, (old, new) in done.changes.items()}
     written = (bool(changes) or options.output is not None) and not options.dry_run
     if options.json:
-        told = {name: {"from": old, "to": new} for name, (old, new) in changes.items()}
-        print_json({"input": options.file, "output": done.path if written else None, "changes": told})
+        fields = {name: {"from": old, "to": new} for name, (old, new) in changes.items()}
+        print_json({"input": options.file, "output": done.path if written else None, "changes": fields})
         return 0
     if not changes:
         state = f"nothing to repair, {f'copied to {shown(done.path)}' if written else 'nothing written'}"

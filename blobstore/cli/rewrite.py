@@ -5,19 +5,9 @@ from __future__ import annotations
 import os
 from typing import TYPE_CHECKING
 
-from blobstore.cli.output import (
-    Stopwatch,
-    add_command,
-    add_json,
-    note,
-    output_of,
-    print_json,
-    progress,
-    refuse_same,
-    shown,
-    size,
-    tell,
-)
+from blobstore.cli.formatting import shown, size
+from blobstore.cli.output import add_command, add_json, note, output_of, print_json, refuse_same, tell
+from blobstore.cli.progress import Stopwatch, progress
 from blobstore.edit.rewrite import Edits, rewrite
 from blobstore.errors import UsageError
 
@@ -25,17 +15,17 @@ if TYPE_CHECKING:
     import argparse
     from collections.abc import Sequence
 
-TEXT = "Write a file anew with changes: version, names, metadata, fewer blobs, another order, clean padding."
+TEXT = "Rewrite a file with changes: version, names, metadata, fewer blobs, another order, clean padding."
 EXAMPLE = """example:
   blobstore rewrite old.sbs -o new.sbs --container 2
   blobstore rewrite model.sbs -o text-only.sbs --drop 'vision_tower.*' --set license=apache-2.0
   blobstore rewrite model.sbs --in-place --rename model.norm.wight=model.norm.weight
 
-A blob's bytes are copied, and compared with their SHA-256 where one was kept. --drop takes patterns (*, ?, [abc]) of
-names and keys; the runtime's own blobs (config, tokenizer, toc) go only by their very key. A blob goes when none of its
-names is left. --rename takes a name or, where no tensor has it, a key. The runtime's toc is kept in step.
-The file that OUT names is replaced only by the complete new one, at whatever point this is interrupted; when only the
-metadata of an index beside the file changes, only that index is written."""
+The bytes of blobs are copied, and compared with their SHA-256 if the file has one. --drop takes patterns (*, ?, [abc])
+for names and keys; the runtime's own blobs (config, tokenizer, toc) are dropped only by their exact keys. A blob is
+dropped once none of its names is left. --rename takes a name or, if no tensor has that name, a key. The runtime's toc
+is updated. OUT is replaced once the new file is complete, so an interruption leaves it as it was. If only the metadata
+of an index beside the file changes, only that index is written."""
 
 
 def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -44,15 +34,15 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
     parser.add_argument("file", metavar="FILE", help="an .sbs file")
     where = parser.add_mutually_exclusive_group(required=True)
     where.add_argument("-o", "--output", metavar="OUT", help="the .sbs file to write; - is standard output")
-    where.add_argument("--in-place", action="store_true", help="replace FILE by the new one when that is complete")
+    where.add_argument("--in-place", action="store_true", help="replace FILE once the new one is complete")
+    parser.add_argument("--container", type=int, choices=(1, 2), help="version of the container (default: as in FILE)")
+    parser.add_argument("--drop", metavar="GLOB", action="append", default=[], help="leave out tensors or blobs")
     parser.add_argument(
-        "--container", type=int, choices=(1, 2), help="version of the container (default: as FILE has it)"
+        "--rename", metavar="OLD=NEW", action="append", default=[], help="change a tensor's name, or a key"
     )
-    parser.add_argument("--drop", metavar="GLOB", action="append", default=[], help="leave tensors or blobs out")
-    parser.add_argument("--rename", metavar="OLD=NEW", action="append", default=[], help="a tensor's name, or a key")
-    parser.add_argument("--set", metavar="KEY=TEXT", action="append", default=[], help="set a text of the metadata")
-    parser.add_argument("--unset", metavar="KEY", action="append", default=[], help="remove a text of the metadata")
-    parser.add_argument("--sort", action="store_true", help="order blobs by name (by key without an index)")
+    parser.add_argument("--set", metavar="KEY=TEXT", action="append", default=[], help="set a metadata entry")
+    parser.add_argument("--unset", metavar="KEY", action="append", default=[], help="remove a metadata entry")
+    parser.add_argument("--sort", action="store_true", help="sort blobs by name (by key if there is no index)")
     parser.add_argument(
         "--index", choices=("embedded", "external", "none"), help="where the name index goes (default: where it is)"
     )
@@ -92,10 +82,10 @@ def run(options: argparse.Namespace) -> int:
 
 def _pairs(option: str, given: Sequence[str]) -> dict[str, str]:
     pairs: dict[str, str] = {}
-    for one in given:
-        left, equals, right = one.partition("=")
+    for pair in given:
+        left, equals, right = pair.partition("=")
         if not equals or not left:
-            raise UsageError("bad-pair", f"{option} {one!r}: expected two texts with = between them")
+            raise UsageError("bad-pair", f"{option} {pair!r}: expected two texts with = between them")
         if left in pairs:
             raise UsageError("bad-pair", f"{option}: {left!r} is given twice")
         pairs[left] = right

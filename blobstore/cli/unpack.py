@@ -6,31 +6,21 @@ from dataclasses import asdict
 from typing import TYPE_CHECKING
 
 import blobstore
-from blobstore.cli.output import (
-    Stopwatch,
-    add_base,
-    add_command,
-    add_json,
-    output_of,
-    print_json,
-    progress,
-    refuse_needless_base,
-    shown,
-    size,
-    tell,
-)
+from blobstore.cli.formatting import shown, size
+from blobstore.cli.output import add_base, add_command, add_json, output_of, print_json, refuse_needless_base, tell
+from blobstore.cli.progress import Stopwatch, progress
 from blobstore.packing.unpack import original_of, unpack
 
 if TYPE_CHECKING:
     import argparse
 
-TEXT = "Write the file that a packed one was made of, byte for byte."
+TEXT = "Restore the file that a packed one was made from, byte for byte."
 EXAMPLE = """example:
   blobstore unpack model.packed.sbs -o model.sbs
   blobstore unpack tuned.packed.sbs -o tuned.sbs --base model.sbs
 
-The new file has the SHA-256 that was kept when it was packed, or it is not written at all. An index that stood beside
-the original is written beside it again."""
+The new file must have the SHA-256 that was stored when it was packed; otherwise it is not written. If the original had
+an index beside it, that is written too."""
 
 
 def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+from collections import Counter
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
@@ -12,20 +13,18 @@ from blobstore.check import verify_file
 from blobstore.checkpoint.beside import has_chat_template, tokenizer_beside
 from blobstore.checkpoint.reader import open_checkpoint
 from blobstore.cli.findings import add_strict, print_findings, status_of
+from blobstore.cli.formatting import shown, size
 from blobstore.cli.output import (
-    Stopwatch,
     add_base,
     add_command,
     add_json,
     note,
     output_of,
     print_json,
-    progress,
     refuse_needless_base,
-    shown,
-    size,
     tell,
 )
+from blobstore.cli.progress import Stopwatch, progress
 from blobstore.convert.verify import plan_again, verify
 from blobstore.errors import FormatError, UsageError
 from blobstore.fileio.atomic import write_file
@@ -42,35 +41,35 @@ if TYPE_CHECKING:
     from blobstore.convert.verify import Verdict
     from blobstore.store.reader import Store
 
-TEXT = "Verify a file against the digests it carries, or against the checkpoint that it was made of."
+TEXT = "Verify a file against its own digests, or against the checkpoint that it was made from."
 EXAMPLE = """example:
   blobstore verify model.sbs
-  blobstore verify model.sbs --values                     (NaN and infinities as well)
+  blobstore verify model.sbs --values                     (also looks for NaN and infinities)
   blobstore verify model.sbs --against gemma-3-270m-it/
   blobstore verify model.sbs --against gemma-3-270m-it/ --list --receipt model.receipt.json
 
-Alone: structure, padding and index, then the SHA-256 of every blob; names each damaged tensor and its bytes. A file
-without digests says so: blobstore index build FILE --digests keeps them from then on.
+Without --against it checks structure, padding and index, then the SHA-256 of every blob, and names each damaged tensor
+and its bytes. It says if a file has no digests: blobstore index build FILE --digests adds them.
 
-With --against the conversion is planned again from the source, and every byte of the file compared with what the source
-makes it: bit for bit where bytes were copied, encoded again where they were encoded.
+With --against the conversion is planned again from the source, and every byte of the file is compared with what the
+source gives: copied bytes bit for bit, encoded ones by encoding the source again.
 
-Exit status 1 when anything is wrong; with --strict also for what could not be verified, and for padding."""
+Exit status 1 if anything is wrong; with --strict also if something could not be verified, and for padding."""
 
 
 def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     """Add the command."""
     parser = add_command(commands, "verify", run, TEXT, EXAMPLE)
     parser.add_argument("file", metavar="FILE", help="an .sbs file")
-    parser.add_argument("--quick", action="store_true", help="structure, padding and index only")
-    parser.add_argument("--values", action="store_true", help="look for NaN and infinities in every tensor, too")
+    parser.add_argument("--quick", action="store_true", help="check only structure, padding and index")
+    parser.add_argument("--values", action="store_true", help="also look for NaN and infinities in every tensor")
     parser.add_argument("--workers", type=int, metavar="N", help="threads (default: one for each core)")
     add_base(parser)
     add_strict(parser)
     source = parser.add_argument_group("against the source")
     source.add_argument("--against", metavar="SRC", help="the checkpoint: a file or folder, as for convert")
-    source.add_argument("--tokenizer", metavar="FILE", help="tokenizer.model, when it isn't beside SRC")
-    source.add_argument("--list", action="store_true", help="a line for each tensor")
+    source.add_argument("--tokenizer", metavar="FILE", help="tokenizer.model, if it isn't beside SRC")
+    source.add_argument("--list", action="store_true", help="print a line for each tensor")
     source.add_argument(
         "--receipt",
         metavar="OUT",
@@ -88,9 +87,9 @@ def run(options: argparse.Namespace) -> int:
     if options.against is not None and alone:
         raise UsageError("two-ways", "--quick, --values, --workers and --strict don't go with --against")
     if options.base is not None and not (options.values or options.against):
-        raise UsageError("needless-base", "--base goes with --values or --against: digests are those of what is stored")
+        raise UsageError("needless-base", "--base goes with --values or --against: digests are of the stored bytes")
     if options.quick and options.workers is not None:
-        raise UsageError("needless-flag", "--workers: --quick reads no blobs: leave out one of the two")
+        raise UsageError("needless-flag", "--workers: --quick reads no blobs: leave out one of them")
     check_workers(options.workers)
     return _verify_alone(options) if options.against is None else _verify_against(options)
 
@@ -136,17 +135,17 @@ def _verify_against(options: argparse.Namespace) -> int:
             note(text)
         with progress(plan.nbytes, "verifying") as advance:
             verdicts = list(verify(store, plan, checkpoint, progress=advance))
-        faults = [one for one in verdicts if one.fault]
+        faults = [verdict for verdict in verdicts if verdict.fault]
         facts = {
             "file": options.file,
             "against": options.against,
             "right": not faults,
             "compared": len(verdicts),
-            "nbytes": sum(one.nbytes for one in verdicts),
-            "faults": [{"name": one.name, "fault": one.fault} for one in faults],
+            "nbytes": sum(verdict.nbytes for verdict in verdicts),
+            "faults": [{"name": verdict.name, "fault": verdict.fault} for verdict in faults],
         }
         if receipt:
-            text = json.dumps(_receipt(facts, store, checkpoint), indent=1)  # ASCII: names of files may be any bytes
+            text = json.dumps(_receipt(facts, store, checkpoint), indent=1)  # ASCII: file names may be any bytes
             _write_receipt(text.encode() + b"\n", receipt)
     if options.json:
         print_json(facts)
@@ -163,14 +162,15 @@ def _write_receipt(raw: bytes, target: str | BinaryIO) -> None:
 
 
 def _tell(options: argparse.Namespace, verdicts: list[Verdict], seconds: float) -> None:
-    faults = [one for one in verdicts if one.fault]
-    for one in verdicts if options.list else faults:
-        row = f"{'WRONG' if one.fault else 'ok'}\t{one.how}\t{shown(one.name)}\t{shown(one.fault) or one.nbytes}"
+    faults = [verdict for verdict in verdicts if verdict.fault]
+    for verdict in verdicts if options.list else faults:
+        state = "WRONG" if verdict.fault else "ok"
+        row = f"{state}\t{verdict.how}\t{shown(verdict.name)}\t{shown(verdict.fault) or verdict.nbytes}"
         tell(row, output=options.receipt or "")
-    how = {kind: sum(1 for one in verdicts if one.how == kind) for kind in ("copied", "encoded", "name", "blob")}
+    how = Counter(verdict.how for verdict in verdicts)
     counted = f"{how['copied']} copied, {how['encoded']} encoded, {how['name']} other names, {how['blob']} blobs"
-    state = f"{len(faults)} of {len(verdicts)} are wrong" if faults else "all is as the source makes it"
-    nbytes = size(sum(one.nbytes for one in verdicts))
+    state = f"{len(faults)} of {len(verdicts)} are wrong" if faults else "everything matches the source"
+    nbytes = size(sum(verdict.nbytes for verdict in verdicts))
     text = f"{shown(options.file)}: {state} ({counted}; {nbytes} in {seconds:.1f} s)"
     tell(text, output=options.receipt or "")
 

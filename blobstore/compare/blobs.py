@@ -1,4 +1,4 @@
-"""What two files have beside tensors: metadata, and the runtime's own blobs."""
+"""Compare what files hold besides tensors: metadata, and the runtime's own blobs."""
 
 from __future__ import annotations
 
@@ -16,19 +16,19 @@ if TYPE_CHECKING:
     from blobstore.gemma.config import ModelConfig
     from blobstore.store.reader import Store
 
-_WEIGHT = "weight"  # the config's field that says the weights' type
+_WEIGHT = "weight"  # the config's field for the weights' type
 _SHOWN = 8
 _MOST_SHOWN = 40
 
 
 @dataclasses.dataclass(frozen=True)
-class Other:
-    """Something but a tensor that two files don't have in common.
+class OtherDifference:
+    """A difference between two files that isn't in a tensor.
 
     Attributes:
         name: Key of the blob, or of the metadata.
-        what: In words.
-        storage_only: Whether it says no more than how tensors are stored, which they are compared by themselves.
+        what: The difference, in words.
+        storage_only: Whether it only concerns how tensors are stored, which comparing the tensors shows anyway.
     """
 
     name: str
@@ -36,47 +36,49 @@ class Other:
     storage_only: bool = False
 
 
-def metadata_differences(a: Mapping[str, str], b: Mapping[str, str]) -> Iterator[Other]:
-    """Yield each key of the metadata that isn't the same in both."""
+def metadata_differences(a: Mapping[str, str], b: Mapping[str, str]) -> Iterator[OtherDifference]:
+    """Yield each metadata key whose text differs."""
     for key in sorted({*a, *b}):
         if a.get(key) != b.get(key):
-            yield Other(key, _changed(a.get(key), b.get(key)))
+            yield OtherDifference(key, _changed(a.get(key), b.get(key)))
 
 
-def blob_differences(a: Store, b: Store) -> Iterator[Other]:
-    """Yield each of the runtime's blobs (config, tokenizer, toc) that isn't the same in both."""
+def blob_differences(a: Store, b: Store) -> Iterator[OtherDifference]:
+    """Yield each of the runtime's blobs (config, tokenizer, toc) that differs."""
     for key in sorted(RESERVED_KEYS):
-        one, other = a.reader.get(key), b.reader.get(key)
-        if one is None or other is None:
-            if one is not other:
-                yield Other(key, "only in the second" if one is None else "only in the first", key == TOC_KEY)
-        elif bytes(one) != bytes(other):
-            where = f"byte {first_difference(one, other)} differs"
+        blob_a, blob_b = a.reader.get(key), b.reader.get(key)
+        if blob_a is None or blob_b is None:
+            if blob_a is not blob_b:
+                yield OtherDifference(
+                    key, "only in the second" if blob_a is None else "only in the first", key == TOC_KEY
+                )
+        elif bytes(blob_a) != bytes(blob_b):
+            where = f"byte {first_difference(blob_a, blob_b)} differs"
             fields = _changed_fields(a, b) if key == CONFIG_KEY else {}
             shown = [f"{name} {change}" for name, change in list(fields.items())[:_SHOWN]]
             more = [f"{len(fields) - _SHOWN} more fields"] if len(fields) > _SHOWN else []
-            yield Other(key, "; ".join([where, *shown, *more]), key == TOC_KEY or set(fields) == {_WEIGHT})
+            yield OtherDifference(key, "; ".join([where, *shown, *more]), key == TOC_KEY or set(fields) == {_WEIGHT})
 
 
 def _changed_fields(a: Store, b: Store) -> dict[str, str]:
-    """Return the fields of the config that differ, and how; none where one of them is damaged."""
+    """Return the fields of the config that differ, and how; none if a config is damaged."""
     try:
-        one, other = a.config, b.config
+        config_a, config_b = a.config, b.config
     except FormatError:
         return {}
-    before, after = dict(_fields(one)), dict(_fields(other))
+    before, after = dict(_fields(config_a)), dict(_fields(config_b))
     changed = [name for name in {**before, **after} if before.get(name) != after.get(name)]
     return {name: _changed(before.get(name), after.get(name)) for name in changed}
 
 
 def _fields(value: ModelConfig | Any, name: str = "") -> Iterator[tuple[str, str]]:  # noqa: ANN401 (values of fields)
-    """Yield every single field, those of records in it by dotted names."""
+    """Yield every field by name; those of nested records by dotted names."""
     if dataclasses.is_dataclass(value):
         for field in dataclasses.fields(value):
             yield from _fields(getattr(value, field.name), f"{name}.{field.name}".lstrip("."))
     elif isinstance(value, tuple):
-        for place, one in enumerate(value):
-            yield from _fields(one, f"{name}[{place}]")
+        for place, item in enumerate(value):
+            yield from _fields(item, f"{name}[{place}]")
     else:
         yield name, value.name.lower() if isinstance(value, enum.Enum) else repr(value)
 

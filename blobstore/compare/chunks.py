@@ -1,4 +1,4 @@
-"""Two tensors, a chunk at a time: bytes first, values where the bytes differ."""
+"""Compare two tensors in chunks: bytes first, then values where the bytes differ."""
 
 from __future__ import annotations
 
@@ -21,74 +21,86 @@ if TYPE_CHECKING:
     from blobstore.compare.values import Tolerance
     from blobstore.fileio.types import Bytes, Progress
 
-CHUNK = 8 * PIECE  # elements: at most 4 MB of each side, and its decoded values
+CHUNK = 8 * PIECE  # elements: at most 4 MB from each side, and their decoded values
 _PROBED = 4096  # elements at the beginning, and near the end
 
 
-def chunk_differences(a: Tensor, b: Tensor, tolerance: Tolerance | None = None) -> Iterator[tuple[int, Values | None]]:
-    """Compare two tensors of one shape in chunks of `CHUNK` elements, in two threads.
+def chunk_differences(
+    a: Tensor, b: Tensor, tolerance: Tolerance | None = None, chunk: int = CHUNK
+) -> Iterator[tuple[int, Values | None]]:
+    """Compare two tensors of one shape in chunks, in two threads.
+
+    Args:
+        a: The first tensor.
+        b: The second tensor.
+        tolerance: Differences that don't count.
+        chunk: Elements in each chunk.
 
     Yields:
-        The first element of each chunk, and how its values differ; None where type, scale and every bit are the same.
+        The index of each chunk's first element, and how its values differ; None where type, scale and every bit are
+        the same.
 
     Raises:
         BlobStoreError: A file has shrunk, or its bytes can't be decoded.
     """
-    starts = range(0, a.count, CHUNK)
-    jobs = (partial(_chunk, a, b, first, tolerance) for first in starts)
-    # Most tensors of a small model are one chunk, and threads cost more than that.
+    starts = range(0, a.count, chunk)
+    jobs = (partial(_compare_chunk, a, b, range(first, first + chunk), tolerance) for first in starts)
+    # Most tensors of a small model are a single chunk, for which threads cost more than they save.
     results = in_order(jobs) if len(starts) > 1 else (job() for job in jobs)
     yield from zip(starts, results, strict=True)
 
 
-def values_of(a: Tensor, b: Tensor, tolerance: Tolerance | None, progress: Progress) -> Values | None:
+def values_of(
+    a: Tensor, b: Tensor, tolerance: Tolerance | None, progress: Progress, chunk: int = CHUNK
+) -> Values | None:
     """Return how the values of two tensors of one shape differ; None where every bit is the same.
 
     Args:
-        a: Not opaque.
-        b: The same shape.
-        tolerance: What doesn't count as different.
-        progress: Called with how many bytes more of both have been read.
+        a: The first tensor, not opaque.
+        b: The second tensor, not opaque.
+        tolerance: Differences that don't count.
+        progress: Called with the number of further bytes read from both.
+        chunk: Elements compared at once.
     """
-    found: Values | None = None
+    total: Values | None = None
     equal = []
-    for first, chunk in chunk_differences(a, b, tolerance):
-        if chunk is None:
+    for first, values in chunk_differences(a, b, tolerance, chunk):
+        if values is None:
             equal.append(first)
         else:
-            found = found or Values()
-            found.add(chunk)
-        progress(sum(one.facts.nbytes * min(CHUNK, one.count - first) // one.count for one in (a, b)))
-    if found is None:
+            total = total or Values()
+            total.add(values)
+        progress(sum(tensor.facts.nbytes * min(chunk, tensor.count - first) // tensor.count for tensor in (a, b)))
+    if total is None:
         return None
-    found.count = a.count
-    if found.unequal:
-        # The cosine is of the whole tensors: what is equal was not decoded yet.
-        for square in in_order(partial(_squares, a, first) for first in equal):
-            found.squares_a += square
-            found.squares_b += square
-            found.products += square
-    return found
+    total.count = a.count
+    if total.unequal:
+        # The cosine is of whole tensors, and the equal chunks haven't been decoded yet.
+        for square in in_order(partial(_squares, a, range(first, first + chunk)) for first in equal):
+            total.squares_a += square
+            total.squares_b += square
+            total.products += square
+    return total
 
 
 def first_byte(a: Tensor, b: Tensor) -> int | None:
     """Return the first byte in which two opaque tensors differ; None where they are the same."""
-    for _, chunk in chunk_differences(a, b):
-        if chunk is not None:
-            return chunk.worst
+    for _, values in chunk_differences(a, b):
+        if values is not None:
+            return values.worst
     return min(a.count, b.count) if a.count != b.count else None
 
 
 def same_bits(a: Tensor, b: Tensor) -> bool:
-    """Whether two tensors of one type and shape have the same values, bit for bit. Reads up to the first difference."""
-    return a.count == b.count and all(chunk is None for _, chunk in chunk_differences(a, b))
+    """Whether two tensors of one type and shape have the same values, bit for bit; reads up to the first difference."""
+    return a.count == b.count and all(values is None for _, values in chunk_differences(a, b))
 
 
 def probe(tensor: Tensor) -> bytes:
-    """Return a digest of some of a tensor's values, which those with the same values have in common."""
+    """Return a digest of some of a tensor's values; equal tensors have equal digests."""
 
     def pieces() -> Iterator[memoryview]:
-        for first in dict.fromkeys((0, max(0, tensor.count - _PROBED) // PIECE * PIECE)):  # at a group's border
+        for first in dict.fromkeys((0, max(0, tensor.count - _PROBED) // PIECE * PIECE)):  # at a group's boundary
             count = min(_PROBED, tensor.count - first)
             raw = tensor.read(first, count)
             yield flat_bytes(raw if tensor.opaque else tensor.values(raw, count))
@@ -97,11 +109,11 @@ def probe(tensor: Tensor) -> bytes:
 
 
 def content_digests(tensor: Tensor, *, decoded: bool) -> tuple[bytes, bytes]:
-    """Return digests of what `same_bits` compares: of all bytes as they are read, and of the values and their type.
+    """Return digests of what `same_bits` compares: of all bytes as read, and of the values and their type.
 
     Args:
         tensor: Read once.
-        decoded: Whether the second is asked for; it is empty otherwise.
+        decoded: Whether to compute the second digest; otherwise it is empty.
     """
     stored, values = hashlib.sha256(), hashlib.sha256()
     for first in range(0, tensor.count, CHUNK):
@@ -115,29 +127,32 @@ def content_digests(tensor: Tensor, *, decoded: bool) -> tuple[bytes, bytes]:
     return stored.digest(), values.digest() if decoded else b""
 
 
-def _chunk(a: Tensor, b: Tensor, first: int, tolerance: Tolerance | None) -> Values | None:
-    count = min(CHUNK, a.count - first, b.count - first)
-    one, other = a.read(first, count), b.read(first, count)
+def _compare_chunk(a: Tensor, b: Tensor, elements: range, tolerance: Tolerance | None) -> Values | None:
+    """Compare some elements; the last ones may lie beyond the end."""
+    first, count = elements.start, min(len(elements), a.count - elements.start, b.count - elements.start)
+    raw_a, raw_b = a.read(first, count), b.read(first, count)
     if a.opaque or b.opaque:
-        if _equal(one, other):
+        if _equal(raw_a, raw_b):
             return None
-        unequal = one != other
+        unequal = raw_a != raw_b
         return Values(count, int(np.count_nonzero(unequal)), worst=first + int(unequal.argmax()))
-    if a.unit == b.unit and _equal(one, other):
+    if a.unit == b.unit and _equal(raw_a, raw_b):
         return None
-    decoded, against = a.values(one, count), b.values(other, count)
-    if decoded.dtype == against.dtype and a.unit != b.unit and _equal(decoded.view(np.uint8), against.view(np.uint8)):
+    values_a, values_b = a.values(raw_a, count), b.values(raw_b, count)
+    same_type = values_a.dtype == values_b.dtype
+    if same_type and a.unit != b.unit and _equal(values_a.view(np.uint8), values_b.view(np.uint8)):
         return None
-    return measure(decoded, against, first, tolerance)
+    return measure(values_a, values_b, first, tolerance)
 
 
-def _squares(a: Tensor, first: int) -> float:
-    count = min(CHUNK, a.count - first)
-    return sum_of_squares(a.values(a.read(first, count), count))
+def _squares(a: Tensor, elements: range) -> float:
+    """Return the sum of squares of some elements; the last ones may lie beyond the end."""
+    count = min(len(elements), a.count - elements.start)
+    return sum_of_squares(a.values(a.read(elements.start, count), count))
 
 
 def _equal(a: Bytes, b: Bytes) -> bool:
-    """Whether bytes are the same; eight at a time."""
+    """Whether all bytes are equal; compares eight at a time."""
     whole = len(a) // 8 * 8
     return bool(
         np.array_equal(a[:whole].view(np.uint64), b[:whole].view(np.uint64)) and np.array_equal(a[whole:], b[whole:])

@@ -1,4 +1,4 @@
-"""Which tensors are in both files, by names that only one of them has."""
+"""Find tensors that both files have, under names that only one of them has."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ _Key = tuple[object, ...]
 
 
 def find_renamed(a: Side, lost: Sequence[str], b: Side, new: Sequence[str]) -> dict[str, str]:
-    """Return the names of the same tensor in either side, name in the first → name in the second.
+    """Return tensors that were renamed, name on the first side → name on the second.
 
-    Only tensors of equal type, shape and scale are read, and each of them at most twice.
+    Only tensors of equal type, shape and scale are read, each of them at most twice.
 
     Args:
         a: The first side.
@@ -40,55 +40,55 @@ def find_renamed(a: Side, lost: Sequence[str], b: Side, new: Sequence[str]) -> d
         facts = a[name].facts
         if facts in possible:
             before.setdefault((facts, probe(a[name])), []).append(name)
-    found: dict[str, str] = {}
+    renamed: dict[str, str] = {}
     for key, names in before.items():
-        others = after.get(key, [])
-        if len(names) == len(others) == 1:
-            if same_bits(a[names[0]], b[others[0]]):
-                found[names[0]] = others[0]
-        elif others:
-            found |= _matched(a, names, b, others)
-    return found
+        candidates = after.get(key, [])
+        if len(names) == len(candidates) == 1:
+            if same_bits(a[names[0]], b[candidates[0]]):
+                renamed[names[0]] = candidates[0]
+        elif candidates:
+            renamed |= _matched(a, names, b, candidates)
+    return renamed
 
 
-def _matched(a: Side, names: Sequence[str], b: Side, others: Sequence[str]) -> dict[str, str]:
-    """Give each name, in turn, the one of the others with the same values whose name ends most alike."""
-    units = {b[other].unit for other in others}
+def _matched(a: Side, names: Sequence[str], b: Side, candidates: Sequence[str]) -> dict[str, str]:
+    """Match each name, in turn, with the candidate of the same values whose name has the longest common ending."""
+    units = {b[candidate].unit for candidate in candidates}
     mixed = len(units | {a[name].unit for name in names}) > 1
-    keys: list[list[_Key]] = []  # of each other: by what it is found
+    keys: list[list[_Key]] = []  # of each candidate: what it is found by
     same: dict[_Key, list[int]] = {}
-    for place, other in enumerate(others):
-        tensor = b[other]
+    for place, candidate in enumerate(candidates):
+        tensor = b[candidate]
         stored, values = content_digests(tensor, decoded=mixed)
         keys.append([(tensor.unit, "stored", stored), *([(tensor.unit, "values", values)] if mixed else [])])
         for key in keys[-1]:
             same.setdefault(key, []).append(place)
-    endings = {key: Endings([others[place] for place in places], places) for key, places in same.items()}
-    found = {}
+    endings = {key: Endings([candidates[place] for place in places], places) for key, places in same.items()}
+    renamed = {}
     for name in names:
         tensor = a[name]
         stored, values = content_digests(tensor, decoded=mixed)
-        # In one unit the stored bytes are compared, in two the values.
-        looked = [(unit, "stored", stored) if unit == tensor.unit else (unit, "values", values) for unit in units]
-        best = max((endings[key].closest(name) for key in looked if key in endings), default=(-1, 0))
+        # Within one unit the stored bytes are compared, between two the values.
+        searched = [(unit, "stored", stored) if unit == tensor.unit else (unit, "values", values) for unit in units]
+        best = max((endings[key].closest(name) for key in searched if key in endings), default=(-1, 0))
         if best[0] >= 0:
             place = -best[1]
-            found[name] = others[place]
+            renamed[name] = candidates[place]
             for key in keys[place]:
                 endings[key].remove(place)
-    return found
+    return renamed
 
 
 class Endings:
-    """Names, to find the one that ends most like another; those that were found can be removed."""
+    """Names, to find the one whose ending has most in common with another name; names can be removed."""
 
     def __init__(self, names: Iterable[str], places: Iterable[int]) -> None:
-        """Hold names, each with its place: of several that end alike the first place is found."""
+        """Hold names, each with its place; of several with equal endings the first place is found."""
         rows = sorted((_backwards(name), place) for name, place in zip(names, places, strict=True))
         self._endings = [ending for ending, _ in rows]
         self._row_of = {place: row for row, (_, place) in enumerate(rows)}
         count = len(rows)
-        # Of each row the next one, and the last one before, that is still there: itself until it is removed.
+        # For each row, the next and the previous row still there: itself until it is removed.
         self._after, self._before = list(range(count + 1)), list(range(count + 1))
         self._none = 1 + max(self._row_of, default=0)
         # The smallest place below each node of a binary tree, whose leaves are the rows.
@@ -97,21 +97,21 @@ class Endings:
             self._smallest[node] = min(self._smallest[2 * node : 2 * node + 2])
 
     def closest(self, name: str) -> tuple[int, int]:
-        """Return how many bytes the ends have in common, and minus the place; (-1, 0) when no name is left."""
+        """Return how many bytes the endings share, and minus the place; (-1, 0) when no name is left."""
         ending = _backwards(name)
         row = bisect_left(self._endings, ending)
         after, before = _follow(self._after, row), _follow(self._before, row) - 1
-        near = [one for one in (after, before) if 0 <= one < len(self._endings)]
+        near = [neighbour for neighbour in (after, before) if 0 <= neighbour < len(self._endings)]
         if not near:
             return -1, 0
-        # Those that have most in common lie together, and one of them is next to the name.
-        common = max(first_difference(ending, self._endings[one]) for one in near)
+        # Those that share most with the name are neighbours, and one of them is next to the name.
+        common = max(first_difference(ending, self._endings[neighbour]) for neighbour in near)
         shared = ending[:common]
         place = self._first(bisect_left(self._endings, shared), bisect_left(self._endings, shared + b"\xff"))
         return common, -place
 
     def remove(self, place: int) -> None:
-        """Take a name out."""
+        """Remove a name."""
         row = self._row_of[place]
         self._after[row] = row + 1
         self._before[row + 1] = row
@@ -123,21 +123,21 @@ class Endings:
 
     def _first(self, low: int, high: int) -> int:
         """Return the smallest place of some rows."""
-        found = self._none
+        smallest = self._none
         low, high = low + len(self._endings), high + len(self._endings)
         while low < high:
             if low % 2:
-                found = min(found, self._smallest[low])
+                smallest = min(smallest, self._smallest[low])
                 low += 1
             if high % 2:
                 high -= 1
-                found = min(found, self._smallest[high])
+                smallest = min(smallest, self._smallest[high])
             low, high = low // 2, high // 2
-        return found
+        return smallest
 
 
 def _follow(links: list[int], row: int) -> int:
-    """Return where links lead in the end, and make them shorter."""
+    """Return where a chain of links ends, and shorten it."""
     while links[row] != row:
         links[row] = links[links[row]]
         row = links[row]

@@ -1,4 +1,4 @@
-"""What is compared: an .sbs file or a checkpoint, as names that lead to tensors."""
+"""The two sides of a comparison: .sbs files or checkpoints, as names of tensors."""
 
 from __future__ import annotations
 
@@ -29,16 +29,16 @@ By = Literal["names", "keys"]
 
 @dataclass(frozen=True)
 class Side:
-    """One of two things that are compared. `open_side` makes one.
+    """One side of a comparison. `open_side` makes it.
 
     Attributes:
         path: As given.
-        by: What its tensors are called by; a checkpoint has only names.
+        by: Whether tensors go by their names or by the runtime's keys; a checkpoint only has names.
         tensors: Each tensor once, by name.
-        aliases: More names, name → one of `tensors`.
+        aliases: Further names, name → name in `tensors`.
         metadata: Without this project's own.
         store: The .sbs file; None for a checkpoint.
-        notes: What a user should know: what was left out, and why.
+        notes: What was left out, and why; for the user.
     """
 
     path: str
@@ -56,46 +56,46 @@ class Side:
 
     @property
     def nbytes(self) -> int:
-        """Of all tensors, as stored."""
-        return sum(one.facts.nbytes for one in self.tensors.values())
+        """Size of all tensors, as stored."""
+        return sum(tensor.facts.nbytes for tensor in self.tensors.values())
 
     @cached_property
-    def _others(self) -> dict[str, list[str]]:
-        others: dict[str, list[str]] = {}
-        for alias, target in self.aliases.items():
-            others.setdefault(target, [target]).append(alias)
-        return others
+    def _all_names(self) -> dict[str, list[str]]:
+        names: dict[str, list[str]] = {}
+        for alias, name in self.aliases.items():
+            names.setdefault(name, [name]).append(alias)
+        return names
 
     def same_as(self, name: str) -> list[str]:
-        """Return all names of the tensor that has this one, itself among them."""
-        return self._others.get(self.aliases.get(name, name), [name])
+        """Return all names of the tensor with this name, including this name."""
+        return self._all_names.get(self.aliases.get(name, name), [name])
 
     def __getitem__(self, name: str) -> Tensor:
         return self.tensors[self.aliases.get(name, name)]
 
     def by_keys(self) -> Side:
-        """Return the same file by the runtime's keys; a checkpoint as it is."""
+        """Return the same file by the runtime's keys; a checkpoint unchanged."""
         return self if self.store is None else _side_of_store(self.store, "keys")
 
 
 @contextmanager
 def open_side(path: str | PathLike[str], by: By = "names", base: str | PathLike[str] | None = None) -> Iterator[Side]:
-    """Open an .sbs file or a checkpoint, whichever it is, for the time of a ``with`` block.
+    """Open an .sbs file or a checkpoint for the duration of a ``with`` block.
 
     Args:
-        path: An .sbs file; or a .safetensors file, a ``model.safetensors.index.json``, a folder with either.
-        by: ``names``: an .sbs file that was converted from a checkpoint has the tensors of that, rearranged ones put
-            back; ``keys``: its tensors are its blobs, as the runtime sees them.
-        base: The file that a packed one is the difference to.
+        path: An .sbs file, a .safetensors file, a ``model.safetensors.index.json``, or a folder with either.
+        by: ``names``: an .sbs file that was converted from a checkpoint has the tensors of that checkpoint, in their
+            original arrangement; ``keys``: its tensors are its blobs, as the runtime sees them.
+        base: The file that a packed file is the difference to.
 
     Raises:
-        FormatError, TruncatedError, CheckpointError: It is neither, or is wrong.
+        FormatError, TruncatedError, CheckpointError: The file is neither, or is invalid.
         CodecError: A rearranged tensor can't be decoded.
-        OSError: It can't be read.
+        OSError: A file can't be read.
     """
     path = os.fspath(path)
     if _is_store(path):
-        # Plain reads: a map of a large file would count as this process's memory.
+        # Plain reads: mapped pages of a large file would count as this process's memory.
         with Store(path, access="read", base=base) as store:
             yield _side_of_store(store, by)
     else:
@@ -107,20 +107,20 @@ def open_side(path: str | PathLike[str], by: By = "names", base: str | PathLike[
 def open_sides(
     a: str | PathLike[str], b: str | PathLike[str], by: By | None = None, base: str | PathLike[str] | None = None
 ) -> Iterator[tuple[Side, Side]]:
-    """Open two sides, by default by names, unless the two have only keys in common.
+    """Open two sides, by default by names, or by keys if they have only these in common.
 
     Raises:
         UsageError: ``needless-base``: neither of them can be packed.
         BlobStoreError, OSError: As `open_side`.
     """
-    with open_side(a, by or "names", base) as one, open_side(b, by or "names", base) as other:
-        if base is not None and one.store is None and other.store is None:
-            what = f"neither {one.path!r} nor {other.path!r} is an .sbs file, of which a base could be needed"
+    with open_side(a, by or "names", base) as first, open_side(b, by or "names", base) as second:
+        if base is not None and first.store is None and second.store is None:
+            what = f"neither {first.path!r} nor {second.path!r} is an .sbs file: only these can need a base"
             raise UsageError("needless-base", what)
-        keyed = one, other
-        if by is None and not one.names & other.names:
-            keyed = one.by_keys(), other.by_keys()
-        yield keyed if keyed[0].names & keyed[1].names else (one, other)
+        by_keys = first, second
+        if by is None and not first.names & second.names:
+            by_keys = first.by_keys(), second.by_keys()
+        yield by_keys if by_keys[0].names & by_keys[1].names else (first, second)
 
 
 def _is_store(path: str) -> bool:
@@ -153,13 +153,13 @@ def _run(info: TensorInfo, store: Store) -> Run:
 
 
 def _by_keys(store: Store) -> dict[str, Tensor]:
-    """Return the tensor that each blob is, by its key; what has no elements has no blob, and keeps its name."""
+    """Return each blob's tensor by its key; a tensor without elements has no blob, and keeps its name."""
     tensors: dict[str, Tensor] = {}
     for info in store.infos():
         key = info.key or info.name
         whole = not info.key or store.reader.range(key) == (info.offset, info.nbytes)
         whole = whole and info.element_nbytes == (info.unpacked_nbytes or info.nbytes)  # of a packed blob, too
-        # Of several names for a blob the runtime's own says the shape that the runtime sees.
+        # Of several names for a blob, the runtime's own has the shape that the runtime sees.
         if whole and (key not in tensors or info.name == key):
             tensors[key] = _run(info, store)
     return tensors
@@ -167,8 +167,8 @@ def _by_keys(store: Store) -> dict[str, Tensor]:
 
 def _side_of_checkpoint(checkpoint: Checkpoint) -> Side:
     tensors: dict[str, Tensor] = {}
-    for name, one in checkpoint.tensors.items():
-        info = TensorInfo(name, "", one.type, one.shape, 1.0, one.offset, one.nbytes, 0)
+    for name, entry in checkpoint.tensors.items():
+        info = TensorInfo(name, "", entry.type, entry.shape, 1.0, entry.offset, entry.nbytes, 0)
         tensors[name] = Run(info, checkpoint.file_of(name), checkpoint.range(name))
     metadata = foreign_metadata(checkpoint.metadata)
     return Side(checkpoint.path, "names", tensors, {}, metadata, notes=tuple(checkpoint.notes))

@@ -1,4 +1,4 @@
-"""A tensor that is compared: its bytes or elements, any run of them, and how it is stored."""
+"""A tensor to compare: how it is stored, and any run of its bytes or elements."""
 
 from __future__ import annotations
 
@@ -30,11 +30,11 @@ class Facts:
     """How a tensor is stored.
 
     Attributes:
-        type: Of its elements.
+        type: Element type.
         shape: In C order.
-        scales: By which decoded values are multiplied; more than one where several stored tensors make one.
-        codec: 0 when the type says it all, also where it is packed.
-        nbytes: As stored, before it was packed.
+        scales: Factors of the decoded values; more than one if several stored tensors make up this one.
+        codec: 0 if the element type alone says how to decode it, even if it is packed.
+        nbytes: Stored size, before packing.
     """
 
     type: ElementType
@@ -46,12 +46,12 @@ class Facts:
 
 @dataclass(frozen=True)
 class Run:
-    """A tensor whose bytes lie in one piece in a file, or in what a packed blob of it stands for.
+    """A tensor whose bytes are contiguous in a file, or in an unpacked blob.
 
     Attributes:
-        info: Where, and what they are.
+        info: Where the bytes are, and their type.
         path: Of the file.
-        data: Its stored bytes, of the open file.
+        data: The stored bytes, in the open file.
         store: The same file, open; None for a checkpoint, where nothing is packed.
     """
 
@@ -68,31 +68,35 @@ class Run:
 
     @property
     def _codec(self) -> int:
-        """Of what `read` gives, which is unpacked."""
+        """Codec of what `read` returns, which is unpacked."""
         return 0 if self.info.packed else self.info.codec
 
     @property
     def unit(self) -> Unit:
-        """Type, codec and scale of what `read` gives: where two have the same, equal bytes are equal values."""
+        """Type, codec and scale of what `read` returns: within one unit, equal bytes are equal values."""
         return self.info.type.number, self._codec, self.info.scale
 
     @property
     def opaque(self) -> bool:
-        """Whether it can't be decoded here: then its bytes are what is counted and read."""
+        """Whether it can't be decoded here: then bytes, not elements, are counted and read."""
         return self.info.dtype is None or self.info.type == UNKNOWN
 
     @property
     def count(self) -> int:
-        """Elements, or bytes of an opaque one."""
+        """Number of elements; of bytes if it is opaque."""
         return self.info.element_nbytes if self.opaque else self.info.count
 
     def read(self, first: int, count: int) -> Bytes:
-        """Return the stored bytes of some elements, the first of them at a group's border; of an opaque tensor, bytes.
+        """Return the stored bytes of some elements; of an opaque tensor, some bytes.
+
+        Args:
+            first: The first element, at a group's boundary; of an opaque tensor, the first byte.
+            count: Number of elements, or bytes.
 
         Raises:
             TruncatedError: ``short-read``: the file has shrunk.
             FormatError: ``packed-…``: it is packed, and damaged.
-            UsageError: ``needs-base``: it is stored as the difference to a file that isn't given.
+            UsageError: ``needs-base``: it is stored as the difference to a file that wasn't given.
         """
         start, nbytes = first, count
         if not self.opaque:
@@ -104,10 +108,10 @@ class Run:
             return self.data.part(start, nbytes).read()
 
     def values(self, raw: Bytes, count: int) -> Array:
-        """Return what the bytes of ``count`` elements stand for: float32 where they are encoded or bf16.
+        """Decode the bytes of ``count`` elements: to float32 if they are encoded or bf16.
 
         Raises:
-            CodecError: The bytes are wrong.
+            CodecError: The bytes are invalid.
         """
         try:
             with in_file(self.path):
@@ -120,14 +124,14 @@ class Run:
 
 @dataclass(frozen=True)
 class Arranged:
-    """A tensor that a file holds in blocks of others, with the values that these decode to.
+    """A tensor that a file holds in blocks of other tensors, as the values that these decode to.
 
-    One row of it is held at least, whatever the count that is asked for.
+    Reading holds at least one row in memory, whatever the count.
 
     Attributes:
         path: Of the file.
         shape: In C order.
-        blocks: That cover it.
+        blocks: The blocks that cover it.
         store: The file, open.
     """
 
@@ -137,26 +141,26 @@ class Arranged:
     store: Store
 
     def __post_init__(self) -> None:
-        """Check that the blocks are of one type.
+        """Check that all blocks have one type.
 
         Raises:
-            FormatError: ``rearranged-metadata``.
+            FormatError: ``rearranged-metadata``: they have several.
             CodecError: They can't be decoded.
         """
         with in_file(self.path):
-            kinds = {block.stored.type for block in self.blocks}
-            if len(kinds) > 1:
-                what = f"a tensor of shape {list(self.shape)} is made of several types: {sorted(map(str, kinds))}"
+            types = {block.stored.type for block in self.blocks}
+            if len(types) > 1:
+                what = f"a tensor of shape {list(self.shape)} is made up of several types: {sorted(map(str, types))}"
                 raise FormatError("rearranged-metadata", what)
             for block in self.blocks:
                 self.store.elements(block.stored, 0, 0)
 
     @cached_property
-    def _kind(self) -> ElementType:
+    def _decoded_type(self) -> ElementType:
         dtypes = {block.stored.dtype for block in self.blocks}
-        # Some of an encoded tensor's blocks may have no scale, and are plain then.
-        found = np.result_type(*(dtype for dtype in dtypes if dtype is not None))
-        return type_of(found)
+        # Some blocks of an encoded tensor may have no scale: they are plain.
+        common = np.result_type(*(dtype for dtype in dtypes if dtype is not None))
+        return type_of(common)
 
     @property
     def facts(self) -> Facts:
@@ -168,44 +172,44 @@ class Arranged:
 
     @property
     def unit(self) -> Unit:
-        """As `Run.unit`, of the decoded values."""
-        return self._kind.number, 0, 1.0
+        """As `Run.unit`, for the decoded values."""
+        return self._decoded_type.number, 0, 1.0
 
     @property
     def opaque(self) -> bool:
-        """Never."""
+        """Always False: its blocks were decoded when it was made."""
         return False
 
     @property
     def count(self) -> int:
-        """Elements."""
+        """Number of elements."""
         return sum(block.element_count for block in self.blocks)
 
     def read(self, first: int, count: int) -> Bytes:
         """Return the decoded values of some elements, as bytes.
 
         Raises:
-            CodecError: The stored bytes are wrong.
+            CodecError: The stored bytes are invalid.
         """
         width = self.blocks[0].width
         row, end = first // width, -(-(first + count) // width)
-        found = np.empty((end - row, width), dtype=self._kind.dtype)
+        rows = np.empty((end - row, width), dtype=self._decoded_type.dtype)
         with in_file(self.path):
             for _, place, values in rows_from(self.blocks, self.store, row, end - row):
-                found[place] = values
+                rows[place] = values
         skip = first - row * width
-        return found.reshape(-1)[skip : skip + count].view(np.uint8)
+        return rows.reshape(-1)[skip : skip + count].view(np.uint8)
 
     def values(self, raw: Bytes, count: int) -> Array:
         """As `Run.values`."""
-        return _decoded(raw, self._kind, count)
+        return _decoded(raw, self._decoded_type, count)
 
 
 Tensor = Run | Arranged
 
 
-def _decoded(raw: Bytes, kind: ElementType, count: int, scale: float = 1.0) -> Array:
-    if is_float_codec(kind):
-        return decode(kind, raw, count, scale=scale)
-    # A bool is a number here: foreign bytes may be others than 0 and 1.
-    return raw if kind.name == "bool" else raw.view(kind.dtype or np.uint8)
+def _decoded(raw: Bytes, element_type: ElementType, count: int, scale: float = 1.0) -> Array:
+    if is_float_codec(element_type):
+        return decode(element_type, raw, count, scale=scale)
+    # A bool is compared as a number: foreign bytes may be other than 0 and 1.
+    return raw if element_type.name == "bool" else raw.view(element_type.dtype or np.uint8)

@@ -1,4 +1,4 @@
-"""blobstore bench: every case is there, the numbers go together, peers hold the same bytes, nothing is left behind."""
+"""blobstore bench measures every case, its numbers are consistent, peers hold the same bytes, no files are left."""
 
 from __future__ import annotations
 
@@ -23,8 +23,8 @@ from blobstore.bench import cases, cpp, measure, page_cache, peers, plot, run, y
 from blobstore.bench.cases import CASES
 from blobstore.bench.peers import PEERS
 from blobstore.bench.run import Plan, bench
-from blobstore.cli import output
-from blobstore.cli.bench import duration
+from blobstore.cli import tables
+from blobstore.cli.formatting import duration
 from blobstore.codecs.element_types import BY_NAME
 from blobstore.errors import BlobStoreError, MissingExtraError, UsageError
 from tests.checkpoints import linux_only
@@ -47,7 +47,7 @@ def cli(capsys: pytest.CaptureFixture[str]) -> Cli:
 
 @pytest.fixture(autouse=True)
 def quickly(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Measure in this process and compile nothing, but where a test is about that."""
+    """Measure in this process and compile nothing, except in tests about that."""
 
     def build(_: str) -> str:
         raise BlobStoreError("no-compiler", "not in this test")
@@ -59,7 +59,7 @@ def quickly(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> 
 
 @pytest.fixture
 def store(tmp_path: Path) -> Path:
-    """Of every kind: types that numpy lacks, a scalar, an encoded tensor, an alias, an empty tensor, a strange name."""
+    """Types that numpy lacks, a scalar, an encoded tensor, an alias, an empty tensor, a strange name."""
     folder = tmp_path / "files"
     folder.mkdir()
     rng = np.random.default_rng(1)
@@ -81,10 +81,10 @@ def store(tmp_path: Path) -> Path:
 
 def tensors_of(path: Path) -> tuple[blobstore.Store, list[tuple[str, Any]]]:
     store = blobstore.open(path)
-    return store, [(one.name, cases.stored(store, one)) for one in cases.choose(store)]
+    return store, [(info.name, cases.stored(store, info)) for info in cases.choose(store)]
 
 
-def told(cli: Cli, path: Path, *options: str) -> dict[str, Any]:
+def report_of(cli: Cli, path: Path, *options: str) -> dict[str, Any]:
     done = cli("bench", path, "--runs", "1", "--quick", "--json", *options)
     assert done.status == 0, done.err
     report: dict[str, Any] = json.loads(done.out)
@@ -96,22 +96,24 @@ def told(cli: Cli, path: Path, *options: str) -> dict[str, Any]:
 
 @needs_cold
 def test_every_case_is_measured_and_the_numbers_go_together(cli: Cli, store: Path) -> None:
-    report = told(cli, store, "--against", "safetensors,npz")
+    report = report_of(cli, store, "--against", "safetensors,npz")
     rows: Rows = report["rows"]
-    found = {(one["format"], one["case"], one["cache"]) for one in rows}
+    measured = {(row["format"], row["case"], row["cache"]) for row in rows}
     both = ("cold", "warm")
-    assert {("blobstore", case, way) for case in CASES for way in both} <= found
-    assert {(yardsticks.NAME, case, way) for case in yardsticks.DISK for way in both} <= found
-    assert {(name, case, way) for name in ("safetensors", "npz") for case in PEERS[name].cases for way in both} <= found
-    assert (yardsticks.NAME, "copy", "warm") in found
-    assert (yardsticks.NAME, "copy", "cold") not in found
-    assert len(found) == len(rows)
-    for one in rows:
-        check_row(report, one, rows)
+    assert {("blobstore", case, way) for case in CASES for way in both} <= measured
+    assert {(yardsticks.NAME, case, way) for case in yardsticks.DISK for way in both} <= measured
+    assert {
+        (name, case, way) for name in ("safetensors", "npz") for case in PEERS[name].cases for way in both
+    } <= measured
+    assert (yardsticks.NAME, "copy", "warm") in measured
+    assert (yardsticks.NAME, "copy", "cold") not in measured
+    assert len(measured) == len(rows)
+    for row in rows:
+        check_row(report, row, rows)
 
 
 def check_row(report: dict[str, Any], row: dict[str, Any], rows: Rows) -> None:
-    seconds = [one["seconds"] for one in row["samples"]]
+    seconds = [sample["seconds"] for sample in row["samples"]]
     assert len(seconds) == report["runs"]
     assert 0 < row["fastest"] <= row["median"] <= row["slowest"]
     assert row["median"] == statistics.median(seconds)
@@ -121,9 +123,8 @@ def check_row(report: dict[str, Any], row: dict[str, Any], rows: Rows) -> None:
     if row["share"] is not None:
         assert row["share"] == row["rate"] / report[row["share_of"]]
         assert row["share_of"] == {"cold": "disk", "warm": "memory"}[row["cache"]]
-    ours = [
-        one for one in rows if (one["format"], one["case"], one["cache"]) == ("blobstore", row["case"], row["cache"])
-    ]
+    key = ("blobstore", row["case"], row["cache"])
+    ours = [other for other in rows if (other["format"], other["case"], other["cache"]) == key]
     if not ours or row["format"] == "blobstore":
         assert row["ratio"] is None
     else:
@@ -133,9 +134,9 @@ def check_row(report: dict[str, Any], row: dict[str, Any], rows: Rows) -> None:
 @needs_cold
 @pytest.mark.slowly
 def test_the_yardsticks_are_rows_themselves(cli: Cli, store: Path) -> None:
-    report = told(cli, store)
-    cold = [one["rate"] for one in report["rows"] if one["case"] in yardsticks.DISK and one["cache"] == "cold"]
-    (copy,) = [one["rate"] for one in report["rows"] if one["case"] == "copy"]
+    report = report_of(cli, store)
+    cold = [row["rate"] for row in report["rows"] if row["case"] in yardsticks.DISK and row["cache"] == "cold"]
+    (copy,) = [row["rate"] for row in report["rows"] if row["case"] == "copy"]
     assert (report["disk"], report["memory"]) == (max(cold), copy)
 
 
@@ -145,9 +146,9 @@ def test_a_line_for_each_row_and_notes_beside(cli: Cli, store: Path) -> None:
     lines = [line.split("\t") for line in done.out.splitlines()]
     assert {len(line) for line in lines} == {11}
     assert {line[2] for line in lines} == {"warm"}
-    assert {one.title for one in CASES.values()} <= {line[0] for line in lines}
+    assert {case.title for case in CASES.values()} <= {line[0] for line in lines}
     assert "2 runs" in done.err
-    assert "1 encoded tensors are read as the bytes that are stored" in done.err
+    assert "1 encoded tensors are read as stored bytes" in done.err
 
 
 @pytest.mark.parametrize(("width", "kept"), [(60, ("a", "b", "c")), (31, ("a", "b")), (16, ("a",))])
@@ -158,14 +159,16 @@ def test_a_narrow_terminal_has_fewer_columns_and_says_so(
     monkeypatch.setenv("COLUMNS", str(width))
     columns = ("group", "a", "b", "c")
     rows = [(group, *(f"{group}-{column * 8}" for column in columns[1:])) for group in ("x", "x", "y")]
-    output.print_table(columns, rows, grouped=True, spare=("c", "b"))
-    told = capsys.readouterr()
-    shown = re.sub("\x1b\\[[0-9;]*m", "", told.out).splitlines()
+    tables.print_table(columns, rows, grouped=True, spare=("c", "b"))
+    captured = capsys.readouterr()
+    shown = re.sub("\x1b\\[[0-9;]*m", "", captured.out).splitlines()
     assert all(len(line) <= width for line in shown)
     lines = [line.split() for line in shown if line.strip() and "─" not in line]
     cells = [[f"{group}-{column * 8}" for column in kept] for group in "xxy"]
     assert lines == [list(kept), ["x"], *cells[:2], ["y"], cells[2]]
-    assert [name for name in "bc" if name in told.err.partition("also has:")[2]] == [c for c in "bc" if c not in kept]
+    assert [name for name in "bc" if name in captured.err.partition("also shows:")[2]] == [
+        c for c in "bc" if c not in kept
+    ]
 
 
 @pytest.mark.parametrize(
@@ -177,8 +180,8 @@ def test_a_duration_in_words(seconds: float, text: str) -> None:
 
 @needs_cold
 def test_only_cold(cli: Cli, store: Path) -> None:
-    report = told(cli, store, "--cold")
-    assert {one["cache"] for one in report["rows"]} == {"cold"}
+    report = report_of(cli, store, "--cold")
+    assert {row["cache"] for row in report["rows"]} == {"cold"}
     assert report["memory"] is None
 
 
@@ -187,7 +190,9 @@ def test_only_cold(cli: Cli, store: Path) -> None:
 def test_memory_is_that_of_the_case(cli: Cli, tmp_path: Path) -> None:
     nbytes = 64 << 20
     blobstore.save_file({"a": np.ones(nbytes, np.uint8)}, tmp_path / "m.sbs")
-    rows = {one["case"]: one for one in told(cli, tmp_path / "m.sbs", "--warm")["rows"] if one["format"] == "blobstore"}
+    rows = {
+        row["case"]: row for row in report_of(cli, tmp_path / "m.sbs", "--warm")["rows"] if row["format"] == "blobstore"
+    }
     assert rows["read"]["own_nbytes"] > 0.9 * nbytes
     assert rows["map"]["own_nbytes"] < 0.1 * nbytes
     assert rows["map"]["peak_nbytes"] > 0.9 * nbytes  # its mapped pages
@@ -199,19 +204,19 @@ def test_quick_takes_what_fits(store: Path, monkeypatch: pytest.MonkeyPatch) -> 
     report = bench(Plan(str(store), runs=1, cold=False, quick=True))
     assert report.nbytes <= 20_000
     assert 0 < report.tensors < report.tensors_in_file
-    assert any(one.startswith("quick: ") for one in report.notes)
-    assert all(one.nbytes == report.nbytes for one in report.rows if one.nbytes is not None)
+    assert any(note.startswith("quick: ") for note in report.notes)
+    assert all(row.nbytes == report.nbytes for row in report.rows if row.nbytes is not None)
 
 
 def test_of_tensors_that_all_are_too_large_one_is_taken(store: Path) -> None:
     with blobstore.open(store) as opened:
-        (one,) = cases.choose(opened, 1)
-    assert one.name == "scalar"
+        (info,) = cases.choose(opened, 1)
+    assert info.name == "scalar"
 
 
 def test_tensors_that_share_bytes_count_once(store: Path) -> None:
     with blobstore.open(store) as opened:
-        names = [one.name for one in cases.choose(opened)]
+        names = [info.name for info in cases.choose(opened)]
         assert len(names) == len(opened) - 2  # the alias, and the empty one
     assert ("big" in names) != ("again" in names)
 
@@ -227,9 +232,9 @@ def test_a_file_leaves_the_page_cache_and_comes_back(tmp_path: Path) -> None:
     page_cache.fill([str(path)])
     assert page_cache.resident([str(path)]) == (101, 101)
     page_cache.drop([str(path)])
-    found = page_cache.resident([str(path)])
-    assert found is not None
-    if found[0]:
+    resident = page_cache.resident([str(path)])
+    assert resident is not None
+    if resident[0]:
         pytest.skip("this file system keeps its files in memory")
     page_cache.fill([str(path)])
     assert page_cache.resident([str(path)]) == (101, 101)
@@ -239,8 +244,8 @@ def test_a_file_leaves_the_page_cache_and_comes_back(tmp_path: Path) -> None:
 def test_pages_that_stay_are_told(cli: Cli, store: Path) -> None:
     with open(store, "rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as mapped:
         assert sum(mapped[:: mmap.PAGESIZE]) >= 0  # mapped here: the system can't drop them
-        report = told(cli, store, "--cold")
-    assert any("cold runs of blobstore: still 100% cached" in one for one in report["notes"])
+        report = report_of(cli, store, "--cold")
+    assert any("cold runs of blobstore: still 100% cached" in note for note in report["notes"])
 
 
 @linux_only
@@ -292,12 +297,12 @@ def test_peers_hold_the_same_bytes(name: str, store: Path, tmp_path: Path) -> No
     _, tensors = tensors_of(store)
     peer.write(path, tensors)
     assert peers.differing(peer, path, tensors) is None
-    one = peer.open(path)
-    assert {name for name, _, _ in peer.entries(one)} == {name for name, _ in tensors}
+    opened = peer.open(path)
+    assert {name for name, _, _ in peer.entries(opened)} == {name for name, _ in tensors}
     for key, array in tensors:
-        assert peer.entry(one, key)[2] == array.shape
-        assert peer.load(one, key).tobytes() == array.tobytes()
-    del one  # LMDB opens a file once in a process
+        assert peer.entry(opened, key)[2] == array.shape
+        assert peer.load(opened, key).tobytes() == array.tobytes()
+    del opened  # LMDB opens a file once in a process
     changed = [(key, array if array.nbytes < 1000 else array.copy()) for key, array in tensors]
     changed[3][1].reshape(-1).view(np.uint8)[5] ^= 1
     assert peers.differing(peer, path, changed) == changed[3][0]
@@ -308,26 +313,26 @@ FORMATS = ("blobstore", "blobstore, plain reads", *PEERS)
 
 @pytest.mark.parametrize(("name", "case"), [(name, case) for name in FORMATS for case in measure.FORMATS[name].cases])
 def test_each_case_of_each_format_runs(name: str, case: str, store: Path, tmp_path: Path) -> None:
-    one = measure.FORMATS[name]
+    form = measure.FORMATS[name]
     path = str(store)
     opened, tensors = tensors_of(store)
-    if isinstance(one, peers.Peer):
-        if not one.installed:
-            pytest.skip(f"{one.distribution} is not installed")
-        path = str(tmp_path / f"peer{one.suffix}")
-        one.write(path, tensors)
+    if isinstance(form, peers.Peer):
+        if not form.installed:
+            pytest.skip(f"{form.distribution} is not installed")
+        path = str(tmp_path / f"peer{form.suffix}")
+        form.write(path, tensors)
     wanted = cases.wanted_of(cases.choose(opened), opened)
     trial = str(tmp_path / "trial")
-    one.write(trial, [("a", np.arange(1024, dtype=np.float32))])
+    form.write(trial, [("a", np.arange(1024, dtype=np.float32))])
     sample = measure.measure(measure.Job(name, case, path, trial, wanted, cold=False))
     assert sample.seconds > 0
     assert sample.cached_before in (1.0, None)
 
 
 def test_types_that_a_format_lacks_are_named(cli: Cli, store: Path) -> None:
-    report = told(cli, store, "--warm", "--against", "npz,safetensors")
-    assert "npz has no bfloat16, float8_e4m3fn: held as integers of the same width" in report["notes"]
-    assert "safetensors has no float8_e4m3fn: held as integers of the same width" in report["notes"]
+    report = report_of(cli, store, "--warm", "--against", "npz,safetensors")
+    assert "npz has no bfloat16, float8_e4m3fn: stored as integers of the same width" in report["notes"]
+    assert "safetensors has no float8_e4m3fn: stored as integers of the same width" in report["notes"]
     assert report["formats"]["npz"] == np.__version__
 
 
@@ -336,9 +341,9 @@ def test_peers_that_are_not_installed_are_left_out(cli: Cli, store: Path, monkey
     monkeypatch.setattr(
         util, "find_spec", lambda name: None if name in ("gguf", "zarr", "h5py", "lmdb") else find(name)
     )
-    report = told(cli, store, "--warm", "--against", "all")
-    assert [one["name"] for one in report["left_out"] if one["name"] in PEERS] == ["gguf", "hdf5", "zarr", "lmdb"]
-    assert all("gemma-blobstore[bench]" in one["reason"] for one in report["left_out"] if one["name"] in PEERS)
+    report = report_of(cli, store, "--warm", "--against", "all")
+    assert [entry["name"] for entry in report["left_out"] if entry["name"] in PEERS] == ["gguf", "hdf5", "zarr", "lmdb"]
+    assert all("gemma-blobstore[bench]" in entry["reason"] for entry in report["left_out"] if entry["name"] in PEERS)
     done = cli("bench", store, "--quick", "--runs", "1", "--warm", "--against", "gguf")
     assert (done.status, "left out: gguf: " in done.err) == (0, True)
 
@@ -350,7 +355,7 @@ def test_a_peer_that_cannot_hold_the_tensors_is_left_out(store: Path, monkeypatc
     monkeypatch.setattr(peers.Npz, "write", refuse)
     report = bench(Plan(str(store), runs=1, cold=False, against=["npz"], quick=True))
     assert {"name": "npz", "reason": "it can't hold these tensors: TypeError: no such type"} in report.left_out
-    assert "npz" not in {one.format for one in report.rows}
+    assert "npz" not in {row.format for row in report.rows}
 
 
 def test_a_peer_that_gives_other_bytes_back_is_left_out(store: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -361,7 +366,7 @@ def test_a_peer_that_gives_other_bytes_back_is_left_out(store: Path, monkeypatch
 
     monkeypatch.setattr(peers.Npz, "write", wrong)
     report = bench(Plan(str(store), runs=1, cold=False, against=["npz"], quick=True))
-    assert "with other bytes" in next(one["reason"] for one in report.left_out if one["name"] == "npz")
+    assert "with other bytes" in next(entry["reason"] for entry in report.left_out if entry["name"] == "npz")
 
 
 def test_a_peer_that_fails_loses_that_row_only(store: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -375,14 +380,14 @@ def test_a_peer_that_fails_loses_that_row_only(store: Path, monkeypatch: pytest.
     monkeypatch.setattr(run, "take", take)
     report = bench(Plan(str(store), runs=2, cold=False, against=["npz"], quick=True))
     assert {"name": "npz, list, warm", "reason": "no reason"} in report.left_out
-    assert {one.case for one in report.rows if one.format == "npz"} == {"open", "lookup", "first", "read"}
+    assert {row.case for row in report.rows if row.format == "npz"} == {"open", "lookup", "first", "read"}
 
 
 def test_what_does_not_fit_into_memory_is_left_out(store: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(run, "_available_memory", lambda: 1000)
     report = bench(Plan(str(store), runs=1, cold=False))
-    assert "read" not in {one.case for one in report.rows}
-    assert any("read everything" in one["name"] for one in report.left_out)
+    assert "read" not in {row.case for row in report.rows}
+    assert any("read everything" in entry["name"] for entry in report.left_out)
 
 
 # ----------------------------------------------------------------------------------------------------------------- C++
@@ -391,8 +396,8 @@ def test_what_does_not_fit_into_memory_is_left_out(store: Path, monkeypatch: pyt
 @pytest.mark.skipif(not shutil.which("g++"), reason="no g++ is installed")
 @pytest.mark.slowly
 def test_the_reader_in_cpp_opens_and_touches_the_same(cli: Cli, store: Path) -> None:
-    report = told(cli, store, "--warm")
-    rows = {one["case"]: one for one in report["rows"] if one["format"] == cpp.NAME}
+    report = report_of(cli, store, "--warm")
+    rows = {row["case"]: row for row in report["rows"] if row["format"] == cpp.NAME}
     assert set(rows) == set(cpp.CASES)
     assert rows["map"]["nbytes"] == report["nbytes"]
 
@@ -414,21 +419,21 @@ def test_without_a_compiler_the_row_is_left_out(store: Path, monkeypatch: pytest
 
 
 def test_the_header_is_that_of_the_specification() -> None:
-    found = cpp.include_folder()
-    assert found
-    assert (Path(found) / "blobstore.hpp").read_bytes() == (ROOT / "spec" / "cpp" / "blobstore.hpp").read_bytes()
+    folder = cpp.include_folder()
+    assert folder
+    assert (Path(folder) / "blobstore.hpp").read_bytes() == (ROOT / "spec" / "cpp" / "blobstore.hpp").read_bytes()
 
 
 # ------------------------------------------------------------------------------------------------- what is left behind
 
 
 def everything_below(folder: Path) -> set[str]:
-    return {str(one) for one in folder.rglob("*")}
+    return {str(path) for path in folder.rglob("*")}
 
 
 def test_temporary_files_are_gone(cli: Cli, store: Path) -> None:
     before = everything_below(store.parent)
-    told(cli, store, "--warm", "--against", "npz,safetensors")
+    report_of(cli, store, "--warm", "--against", "npz,safetensors")
     assert everything_below(store.parent) == before
 
 
@@ -444,7 +449,7 @@ def test_temporary_files_are_gone_after_an_error(cli: Cli, store: Path, monkeypa
     done = cli("bench", store, "--warm", "--quick", "--against", "npz")
     assert done.status == 1
     assert "bench-failed: blobstore, open: no reason" in one_line(done)
-    assert any(one.endswith("model.npz") for one in seen)
+    assert any(path.endswith("model.npz") for path in seen)
     assert everything_below(store.parent) == before
 
 
@@ -463,7 +468,7 @@ def test_files_go_where_they_are_told_to(cli: Cli, store: Path, tmp_path: Path) 
         seen.update(everything_below(tmp_path / "other"))
 
     bench(Plan(str(store), runs=1, cold=False, against=["npz"], folder=str(tmp_path / "other")), look)
-    assert any(one.endswith("model.npz") for one in seen)
+    assert any(path.endswith("model.npz") for path in seen)
     assert not everything_below(tmp_path / "other")
     assert cli("bench", store, "--against", "npz", "--tmp", tmp_path / "no").status == 2
 
@@ -552,13 +557,13 @@ def test_without_matplotlib_nothing_is_measured(cli: Cli, store: Path, monkeypat
     assert "no-matplotlib: " in one_line(done)
 
 
-@pytest.mark.parametrize("kind", ["png", "svg"])
-def test_a_chart(cli: Cli, store: Path, kind: str) -> None:
+@pytest.mark.parametrize("suffix", ["png", "svg"])
+def test_a_chart(cli: Cli, store: Path, suffix: str) -> None:
     pytest.importorskip("matplotlib")
-    out = store.parent / f"chart.{kind}"
-    told(cli, store, "--warm", "--against", "npz", "--plot", str(out))
+    out = store.parent / f"chart.{suffix}"
+    report_of(cli, store, "--warm", "--against", "npz", "--plot", str(out))
     raw = out.read_bytes()
-    assert raw.startswith(b"\x89PNG" if kind == "png" else b"<?xml")
+    assert raw.startswith(b"\x89PNG" if suffix == "png" else b"<?xml")
     assert len(raw) > 10_000
 
 
@@ -567,4 +572,4 @@ def test_the_command_line_imports_no_peer_before_it_measures(tmp_path: Path) -> 
     done = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True, cwd=tmp_path)
     heavy = {"safetensors", "gguf", "h5py", "zarr", "matplotlib", "rich"}
     assert "blobstore.bench.run" in done.stdout.split()
-    assert not heavy & {one.partition(".")[0] for one in done.stdout.split()}
+    assert not heavy & {module.partition(".")[0] for module in done.stdout.split()}

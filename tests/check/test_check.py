@@ -1,4 +1,4 @@
-"""What `blobstore.check` finds: every code, on files made for it; and nothing in files that are right."""
+"""`blobstore.check` finds every code in a file made for it, and nothing in valid files."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def write(path: Path, blobs: Blobs) -> Path:
 
 
 def codes(found: list[Finding]) -> set[str]:
-    return {one.code for one in found}
+    return {finding.code for finding in found}
 
 
 def found_in(path: Path, blobs: Blobs) -> list[Finding]:
@@ -66,13 +66,13 @@ def test_nothing_is_wrong_with_what_we_convert(tmp_path: Path, family: str, weig
     path = tmp_path / "m.sbs"
     convert(sound_recipe(family).write(tmp_path / "c"), path, Choices(weights, layout))
     found = check_file(path)
-    # Spare rows of embeddings, which it ignores; and what is so whatever the file.
+    # The embedding's padding rows, which it ignores; and what applies to every file.
     assert codes(found) <= {"unused-blob", "image-prompts"}
     assert runs_in(found) == NAMES
     assert not verify_file(path, values=True).findings
 
 
-# Of October 2025, so a Gemma 3 lacks the word; the tokenizers have fewer pieces than embeddings have rows.
+# From October 2025, so a Gemma 3 lacks the field; the tokenizers have fewer pieces than the embeddings have rows.
 GEMMA_CPP_OWN = {
     "tiny-gemma2": {"tokenizer-size", "no-tokenizer"},
     "tiny-gemma3": {"tokenizer-size", "no-tokenizer", "global-rope", "rope-by-label"},
@@ -93,7 +93,7 @@ def test_nothing_more_is_wrong_with_what_gemma_cpp_writes(shared_vectors: Path) 
 def test_a_container_by_name_is_not_checked_as_a_model(tmp_path: Path) -> None:
     path = tmp_path / "m.sbs"
     blobstore.save_file({"model.layers.0.mlp.up_proj.weight": np.arange(3)}, path)
-    assert [(one.severity, one.code) for one in check_file(path)] == [("note", "by-name")]
+    assert [(finding.severity, finding.code) for finding in check_file(path)] == [("note", "by-name")]
     assert not check_file(path, for_runtime=False)
 
 
@@ -110,9 +110,9 @@ def with_config(blobs: Blobs, **changes: object) -> Blobs:
 
 
 def with_toc(blobs: Blobs, **changes: dict[str, Any] | None) -> Blobs:
-    """Blobs with a toc in which some entries are changed, or gone where there is None."""
-    entries = [(one, changes.get(one.name, {})) for one in parse_toc(blobs["toc"])]
-    changed = [replace(one, **change) for one, change in entries if change is not None]
+    """Blobs with a toc in which some entries are changed, or removed for None."""
+    entries = [(entry, changes.get(entry.name, {})) for entry in parse_toc(blobs["toc"])]
+    changed = [replace(entry, **change) for entry, change in entries if change is not None]
     return blobs | {"toc": build_toc(changed)}
 
 
@@ -120,10 +120,10 @@ def without(blobs: Blobs, *keys: str) -> Blobs:
     return {key: data for key, data in blobs.items() if key not in keys}
 
 
-def in_type(blobs: Blobs, key: str, kind: str) -> Blobs:
-    """Blobs in which one tensor has another type; zeros, as only sizes matter."""
-    entry = next(one for one in parse_toc(blobs["toc"]) if one.name == key)
-    new = toc_entry(key, BY_NAME[kind], entry.rows, entry.cols)
+def in_type(blobs: Blobs, key: str, type_name: str) -> Blobs:
+    """Blobs in which one tensor has another type; all zeros, as only sizes matter."""
+    entry = next(finding for finding in parse_toc(blobs["toc"]) if finding.name == key)
+    new = toc_entry(key, BY_NAME[type_name], entry.rows, entry.cols)
     changes = {field.name: getattr(new, field.name) for field in dataclasses.fields(new)}
     return with_toc(blobs, **{key: changes}) | {key: bytes(new.nbytes)}
 
@@ -132,16 +132,16 @@ def in_shape(blobs: Blobs, key: str, rows: int, cols: int) -> Blobs:
     return with_toc(blobs, **{key: {"rows": rows, "cols": cols, "stride": cols}})
 
 
-def all_in_type(blobs: Blobs, kind: str) -> Blobs:
+def all_in_type(blobs: Blobs, type_name: str) -> Blobs:
     for entry in parse_toc(blobs["toc"]):
         wide = entry.rows == 1 or entry.name == "c_embedding"
-        blobs = in_type(blobs, entry.name, "bf16" if wide and kind != "f32" else kind)
-    return with_config(blobs, weight=WeightType[kind.upper()])
+        blobs = in_type(blobs, entry.name, "bf16" if wide and type_name != "f32" else type_name)
+    return with_config(blobs, weight=WeightType[type_name.upper()])
 
 
 def twice(blobs: Blobs) -> Blobs:
     """Blobs with both forms of a tensor."""
-    halves = [one for one in parse_toc(blobs["toc"]) if one.name in ("gating1_w_0", "gating2_w_0")]
+    halves = [entry for entry in parse_toc(blobs["toc"]) if entry.name in ("gating1_w_0", "gating2_w_0")]
     whole = toc_entry("gating_ein_0", halves[0].type, 2 * halves[0].rows, halves[0].cols)
     stacked = blobs["gating1_w_0"] + blobs["gating2_w_0"]
     return blobs | {"gating_ein_0": stacked, "toc": build_toc([*parse_toc(blobs["toc"]), whole])}
@@ -149,11 +149,11 @@ def twice(blobs: Blobs) -> Blobs:
 
 def changed_layers(blobs: Blobs, **changes: object) -> tuple[LayerConfig, ...]:
     first, *others = config_of(blobs).layer_configs
-    return (first, *(replace(one, **changes) for one in others))  # type: ignore[arg-type]
+    return (first, *(replace(layer, **changes) for layer in others))  # type: ignore[arg-type]
 
 
 def all_layers(blobs: Blobs, **changes: object) -> tuple[LayerConfig, ...]:
-    return tuple(replace(one, **changes) for one in config_of(blobs).layer_configs)  # type: ignore[arg-type]
+    return tuple(replace(layer, **changes) for layer in config_of(blobs).layer_configs)  # type: ignore[arg-type]
 
 
 def letters(**blobs: bytes) -> Blobs:
@@ -220,7 +220,7 @@ RUNTIME_CODES: dict[str, Callable[[Blobs], Blobs]] = {
     "tokenizer-pieces": lambda blobs: blobs | {"tokenizer": blobs["tokenizer"].replace(b"p7", b"p8")},
     "unused-blob": lambda blobs: blobs | {"extra": b"x"},
 }
-# Where one fault can't be without another.
+# Codes that always come with others.
 ENTAILED = {
     "layer-number": {"unused-blob"},
     "type-letter": {"unused-blob"},
@@ -271,18 +271,18 @@ def test_what_the_runtime_cannot_take_is_found(tmp_path: Path, model: Blobs, cod
     found = found_in(tmp_path / "m.sbs", RUNTIME_CODES[code](model))
     assert code in codes(found)
     assert codes(found) <= {code} | ENTAILED.get(code, set())
-    one = next(one for one in found if one.code == code)
+    finding = next(finding for finding in found if finding.code == code)
     asked = CODES[code].asked
-    assert one.severity == (CODES[code].severity if asked is None else asked)
-    assert one.effect
-    assert one.remedy
+    assert finding.severity == (CODES[code].severity if asked is None else asked)
+    assert finding.effect
+    assert finding.remedy
 
 
 def test_too_many_layers_are_counted(tmp_path: Path, model: Blobs) -> None:
     layers = (config_of(model).layer_configs[0],) * 1001
     blobs = with_config(model, layer_configs=layers, attention_window_sizes=(512,) * 1001, num_layers=1001)
-    (one,) = (one for one in found_in(tmp_path / "m.sbs", blobs) if one.code == "too-many-layers")
-    assert one.message == "the model has 1001 layers, gemma.cpp takes at most 999, numbered up to 998"
+    (finding,) = (finding for finding in found_in(tmp_path / "m.sbs", blobs) if finding.code == "too-many-layers")
+    assert finding.message == "the model has 1001 layers, gemma.cpp takes at most 999, numbered up to 998"
 
 
 @pytest.mark.parametrize(
@@ -303,8 +303,8 @@ def test_stop_tokens_beyond_the_vocabulary_are_found(
     assert config_of(model).vocab_size == 96
     blobs = with_config(model, eos_id=stops[0], secondary_eos_id=stops[1])
     found = found_in(tmp_path / "m.sbs", blobs)
-    assert [one.subject for one in found] == [f"config.{field}" for field in fields]
-    assert [one.subject for one in found if "outside the embedding" in one.effect] == [
+    assert [finding.subject for finding in found] == [f"config.{field}" for field in fields]
+    assert [finding.subject for finding in found if "outside the embedding" in finding.effect] == [
         f"config.{field}" for field in fields if field == "eos_id"
     ]
     assert codes(found) <= {"stop-token"}
@@ -314,10 +314,10 @@ def test_stop_tokens_beyond_the_vocabulary_are_found(
 def test_a_file_that_does_not_open_is_one_finding(fact: dict[str, Any]) -> None:
     path = VECTORS / "invalid" / fact["file"]
     for found in (check_file(path), verify_file(path).findings):
-        one = next(one for one in found if one.severity == "error")
-        assert one.code == fact["reason"]
-        assert one.effect
-        assert one.remedy
+        finding = next(finding for finding in found if finding.severity == "error")
+        assert finding.code == fact["reason"]
+        assert finding.effect
+        assert finding.remedy
 
 
 @pytest.mark.parametrize("fact", load_manifest()["verify"], ids=lambda fact: fact["file"])
@@ -325,11 +325,11 @@ def test_what_the_vectors_say_of_verifying_is_found(fact: dict[str, Any]) -> Non
     assert fact["reason"] in codes(verify_file(VECTORS / "verify" / fact["file"]).findings)
 
 
-# Files of which gemma.cpp itself took less or more than others with the same code.
+# Files that gemma.cpp itself handles better or worse than others with the same code.
 LESS_OR_MORE: dict[str, tuple[Callable[[Blobs], Blobs], str, str, str]] = {
     "only the number of layers": (lambda blobs: with_config(blobs, num_layers=1), "config-sizes", "warning", "none"),
     "no layers": (lambda blobs: with_config(blobs, layer_configs=()), "config-sizes", "error", "crashes"),
-    "a norm in sfp": (lambda blobs: in_type(blobs, "c_final_norm", "sfp"), "tensor-type", "warning", "takes it"),
+    "a norm in sfp": (lambda blobs: in_type(blobs, "c_final_norm", "sfp"), "tensor-type", "warning", "runs it"),
     "a tensor of no model": (
         lambda blobs: with_toc(blobs, c_final_norm={"name": "x"}) | {"x": b"1"},
         "toc-size",
@@ -356,10 +356,10 @@ LESS_OR_MORE: dict[str, tuple[Callable[[Blobs], Blobs], str, str, str]] = {
 @pytest.mark.parametrize("what", LESS_OR_MORE)
 def test_a_finding_is_as_bad_as_gemma_cpp_was_seen_to_take_it(tmp_path: Path, model: Blobs, what: str) -> None:
     change, code, severity, effect = LESS_OR_MORE[what]
-    found = [one for one in found_in(tmp_path / "m.sbs", change(model)) if one.code == code]
-    assert [one for one in found if one.severity == severity and effect in one.effect]
+    found = [finding for finding in found_in(tmp_path / "m.sbs", change(model)) if finding.code == code]
+    assert [finding for finding in found if finding.severity == severity and effect in finding.effect]
     if severity != "error":
-        assert {one.severity for one in found} == {severity}
+        assert {finding.severity for finding in found} == {severity}
 
 
 def test_norms_of_the_vision_part_go_together(tmp_path: Path) -> None:
@@ -376,10 +376,10 @@ def test_norms_of_the_vision_part_go_together(tmp_path: Path) -> None:
 )
 def test_which_machines_stop_at_a_vocabulary_is_told(tmp_path: Path, model: Blobs, size: int, where: str) -> None:
     found = found_in(tmp_path / "m.sbs", with_config(model, vocab_size=size))
-    (one,) = (one for one in found if one.code == "vocabulary")
-    assert one.severity == "error"
-    assert one.effect.endswith(where)
-    assert "pad the embedding" in one.remedy
+    (finding,) = (finding for finding in found if finding.code == "vocabulary")
+    assert finding.severity == "error"
+    assert finding.effect.endswith(where)
+    assert "pad the embedding" in finding.remedy
 
 
 @pytest.mark.parametrize(
@@ -400,7 +400,7 @@ def test_sizes_of_a_config_that_can_not_be_are_found(
     if field.startswith("layer"):
         change = {"layer_configs": (first, replace(second, **change))}  # type: ignore[arg-type]
     found = found_in(tmp_path / "m.sbs", with_config(model, **change))
-    assert [one.subject for one in found if one.code == "config-sizes"] == [f"config.{field}"]
+    assert [finding.subject for finding in found if finding.code == "config-sizes"] == [f"config.{field}"]
 
 
 def test_what_an_index_says_of_blobs_that_are_not_there_is_told_once(tmp_path: Path, model: Blobs) -> None:
@@ -423,7 +423,7 @@ def test_unused_blobs_are_counted_when_there_are_many(tmp_path: Path, model: Blo
     found = found_in(tmp_path / "m.sbs", model | {f"x{i}": b"x" for i in range(20)})
     assert codes(found) == {"unused-blob"}
     assert len(found) == 9
-    assert "12 blobs more" in found[-1].message
+    assert "12 more blobs" in found[-1].message
 
 
 def test_an_index_that_disagrees_with_the_toc_is_found(tmp_path: Path, model: Blobs) -> None:
@@ -443,7 +443,7 @@ def test_a_checkpoint_that_converts_has_notes_only(tmp_path: Path) -> None:
     folder = sound_recipe("gemma3").write(tmp_path / "c")
     found = list(check_checkpoint(str(folder), "auto", Choices()))
     assert found
-    assert {one.severity for one in found} == {"note"}
+    assert {finding.severity for finding in found} == {"note"}
 
 
 def test_a_checkpoint_shows_all_that_convert_would_refuse(tmp_path: Path) -> None:
@@ -453,9 +453,9 @@ def test_a_checkpoint_shows_all_that_convert_would_refuse(tmp_path: Path) -> Non
     folder = recipe.write(
         tmp_path / "c", tensors | {"model.layers.0.mlp.up_proj.lora_A.weight": np.zeros((2, 2), "f4")}
     )
-    found = [one for one in check_checkpoint(str(folder), "auto", Choices()) if one.severity == "error"]
+    found = [finding for finding in check_checkpoint(str(folder), "auto", Choices()) if finding.severity == "error"]
     assert len(found) > 1
-    assert {"model.norm.weight", "model.layers.0.mlp.up_proj.lora_A.weight"} <= {one.subject for one in found}
+    assert {"model.norm.weight", "model.layers.0.mlp.up_proj.lora_A.weight"} <= {finding.subject for finding in found}
 
 
 def test_a_checkpoint_of_another_model_is_said_to_be_one(tmp_path: Path) -> None:
@@ -473,9 +473,9 @@ def test_values_that_the_type_cannot_hold_are_found_in_a_checkpoint(tmp_path: Pa
     tensors[name] = tensors[name].copy()
     tensors[name][0, 0] = np.nan
     folder = str(recipe.write(tmp_path / "c", tensors))
-    found = [one for one in check_checkpoint(folder, "auto", Choices("sfp")) if one.severity == "error"]
-    assert [(one.code, one.subject) for one in found] == [("not-finite", name)]
-    assert {one.severity for one in check_checkpoint(folder, "auto", Choices("bf16"))} == {"note"}
+    found = [finding for finding in check_checkpoint(folder, "auto", Choices("sfp")) if finding.severity == "error"]
+    assert [(finding.code, finding.subject) for finding in found] == [("not-finite", name)]
+    assert {finding.severity for finding in check_checkpoint(folder, "auto", Choices("bf16"))} == {"note"}
 
 
 @pytest.mark.parametrize("wrong", ["empty", "truncated", "pickled"])
@@ -495,5 +495,5 @@ def test_a_checkpoint_that_does_not_open_is_one_finding(tmp_path: Path, wrong: s
 
 def test_the_page_of_findings_has_every_code_as_it_is() -> None:
     rows = set((ROOT / "spec" / "findings.md").read_text().splitlines())
-    expected = {f"| `{code}` | {one.severity} | {one.effect} | {one.remedy} |" for code, one in CODES.items()}
+    expected = {f"| `{code}` | {kind.severity} | {kind.effect} | {kind.remedy} |" for code, kind in CODES.items()}
     assert {row for row in rows if row.startswith("| `")} == expected

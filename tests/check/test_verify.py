@@ -1,4 +1,4 @@
-"""`blobstore.check.verify_file`: each change of a file is found and named, and values that no weight should have."""
+"""`blobstore.check.verify_file` finds and names every change of a file, and values that no weight should have."""
 
 from __future__ import annotations
 
@@ -34,15 +34,15 @@ TENSORS: dict[str, npt.NDArray[Any]] = {
 
 
 def codes(found: list[Finding]) -> set[str]:
-    return {one.code for one in found}
+    return {finding.code for finding in found}
 
 
 def errors(found: list[Finding]) -> list[Finding]:
-    return [one for one in found if one.severity == "error"]
+    return [finding for finding in found if finding.severity == "error"]
 
 
 def write_small(path: Path, version: int) -> bytes:
-    """A file of two tensors and three names; a version 1 without the padding at its end, as very old files are."""
+    """Write a file of two tensors and three names; version 1 without padding at the end, like very old files."""
     with blobstore.create(path, version=version, metadata={"a": "b"}) as store:
         for name, array in TENSORS.items():
             store.add(name, array)
@@ -57,7 +57,7 @@ def write_small(path: Path, version: int) -> bytes:
 
 
 def holders(path: Path) -> Callable[[int], str]:
-    """Say what a byte of a right file belongs to: a blob's key, ``padding``, or ``structure``."""
+    """Return what tells where a byte of a valid file belongs: a blob's key, ``padding``, or ``structure``."""
     with BlobReader(path) as reader:
         ranges = [(key, *reader.range(key)) for key in reader]
         gaps = list(reader.directory.gaps())
@@ -75,27 +75,27 @@ def holders(path: Path) -> Callable[[int], str]:
 
 
 def check_flip(path: Path, raw: bytes, bit: int, holder: str) -> None:
-    """Flip one bit; what it belongs to is named, and nothing else is said."""
+    """Flip one bit: the finding names what it belongs to, and there is no other."""
     at = bit // 8
     flipped = bytearray(raw)
     flipped[at] ^= 1 << bit % 8
     path.write_bytes(flipped)
     found = verify_file(path, workers=1).findings
     if holder == "padding":
-        (one,) = found
-        assert (one.code, one.offset, one.nbytes) == ("padding", at, 1)
+        (finding,) = found
+        assert (finding.code, finding.offset, finding.nbytes) == ("padding", at, 1)
     elif holder == "structure":
         assert errors(found), f"bit {bit}"
     elif holder == "~index":
-        assert any(one.code.startswith("index") for one in errors(found)), f"bit {bit}"
+        assert any(finding.code.startswith("index") for finding in errors(found)), f"bit {bit}"
     else:
-        (one,) = found
-        assert (one.code, one.subject) == ("damaged-blob", holder)
-        assert one.offset is not None
-        assert one.nbytes is not None
-        assert one.offset <= at < one.offset + one.nbytes
+        (finding,) = found
+        assert (finding.code, finding.subject) == ("damaged-blob", holder)
+        assert finding.offset is not None
+        assert finding.nbytes is not None
+        assert finding.offset <= at < finding.offset + finding.nbytes
         names = {"b": ("b", "other")}.get(holder, ("model.layers.0.mlp.up_proj.weight",))
-        assert one.names == names
+        assert finding.names == names
 
 
 @pytest.mark.slowly
@@ -119,7 +119,7 @@ def test_every_bit_of_what_a_version_2_holds_is_found_when_it_is_flipped(tmp_pat
     padding = [at for at, owner in enumerate(owners) if owner == "padding"]
     edges = {padding[0], padding[-1], *(at for at in padding if owners[at - 1] != "padding")}
     for at, owner in enumerate(owners):
-        # Of the padding, which is most of it, the edges and one byte in a thousand.
+        # Of the padding, which is most of the file, only the edges and one byte in a thousand.
         if owner != "padding" or at in edges or not at % 1009:
             for bit in range(8):
                 check_flip(path, raw, 8 * at + bit, owner)
@@ -132,7 +132,7 @@ def test_a_changed_byte_of_any_file_with_digests_is_found(tmp_path: Path, model:
     model.write(path)
     right = verify_file(path)
     assert not right.findings
-    assert right.blobs == len([*model.blobs, *(one for one in model.tensors.values() if one.size)])
+    assert right.blobs == len([*model.blobs, *(tensor for tensor in model.tensors.values() if tensor.size)])
     raw = bytearray(path.read_bytes())
     at = data.draw(st.integers(0, len(raw) - 1))
     raw[at] ^= data.draw(st.integers(1, 255))
@@ -149,7 +149,7 @@ def test_a_changed_byte_of_the_index_is_found(tmp_path: Path, index: IndexPlace)
     place = path if index == "embedded" else path.with_name("m.sbs.idx")
     place.write_bytes(place.read_bytes().replace(b"apache-2.0", b"apache-3.0"))
     found = verify_file(path, quick=True).findings
-    assert [(one.code, one.subject) for one in found] == [("index-digest", str(place))]
+    assert [(finding.code, finding.subject) for finding in found] == [("index-digest", str(place))]
 
 
 def test_an_index_whose_key_has_changed_is_found(tmp_path: Path) -> None:
@@ -161,8 +161,8 @@ def test_an_index_whose_key_has_changed_is_found(tmp_path: Path) -> None:
 
 def test_a_blob_that_the_index_does_not_know_is_named(vectors: Path) -> None:
     found = verify_file(vectors / "valid" / "index-blobs-added.sbs").findings
-    assert {one.code for one in found} <= {"no-digest", "no-digests"}
-    assert {one.severity for one in found} <= {"note", "warning"}
+    assert {finding.code for finding in found} <= {"no-digest", "no-digests"}
+    assert {finding.severity for finding in found} <= {"note", "warning"}
 
 
 def test_a_blob_added_behind_an_index_with_digests_is_named(tmp_path: Path) -> None:
@@ -174,7 +174,7 @@ def test_a_blob_added_behind_an_index_with_digests_is_named(tmp_path: Path) -> N
         for key, data in (blobs | {"added": b"later"}).items():
             writer.add(key, data)
     found = verify_file(path).findings
-    assert [(one.severity, one.code, one.subject) for one in found] == [("note", "no-digest", "added")]
+    assert [(finding.severity, finding.code, finding.subject) for finding in found] == [("note", "no-digest", "added")]
 
 
 @pytest.mark.parametrize("index", ["embedded", "none"])
@@ -183,7 +183,7 @@ def test_a_file_without_digests_says_so(tmp_path: Path, index: IndexPlace) -> No
     with blobstore.create(path, index=index, digests=False) as store:
         store.add("a", np.arange(3))
     done = verify_file(path)
-    assert [(one.severity, one.code) for one in done.findings] == [("warning", "no-digests")]
+    assert [(finding.severity, finding.code) for finding in done.findings] == [("warning", "no-digests")]
     assert (done.blobs, done.nbytes) == (0, 0)
 
 
@@ -207,19 +207,19 @@ def test_all_damage_is_found_in_the_order_of_the_file(tmp_path: Path, workers: i
     for name in damaged:
         raw[places[name] + 17] ^= 64
     path.write_bytes(raw)
-    assert [one.subject for one in verify_file(path, workers=workers).findings] == damaged
+    assert [finding.subject for finding in verify_file(path, workers=workers).findings] == damaged
 
 
 def test_progress_is_told_of_every_byte(tmp_path: Path) -> None:
     path = tmp_path / "m.sbs"
     blobstore.save_file({f"t{i}": np.ones(3_000_000 * i, np.uint8) for i in range(1, 4)}, path)
-    told: list[tuple[str, int, list[int]]] = []
+    bars: list[tuple[str, int, list[int]]] = []
     lock = threading.Lock()
 
     @contextmanager
     def bar(total: int, what: str) -> Iterator[Callable[[int], None]]:
         steps: list[int] = []
-        told.append((what, total, steps))
+        bars.append((what, total, steps))
 
         def advance(nbytes: int) -> None:
             with lock:
@@ -229,8 +229,8 @@ def test_progress_is_told_of_every_byte(tmp_path: Path) -> None:
 
     done = verify_file(path, values=True, bar=bar)
     assert done.nbytes == 18_000_000
-    assert [(total, sum(steps)) for _, total, steps in told] == [(18_000_000, 18_000_000)] * 2
-    assert len(told[0][2]) > 3
+    assert [(total, sum(steps)) for _, total, steps in bars] == [(18_000_000, 18_000_000)] * 2
+    assert len(bars[0][2]) > 3
 
 
 def test_a_reader_that_is_interrupted_stops_at_once(tmp_path: Path) -> None:
@@ -246,15 +246,15 @@ def test_a_reader_that_is_interrupted_stops_at_once(tmp_path: Path) -> None:
 
     with pytest.raises(KeyboardInterrupt):
         verify_file(path, bar=bar)
-    assert not [one for one in threading.enumerate() if one.name.startswith("blobstore")]
+    assert not [thread for thread in threading.enumerate() if thread.name.startswith("blobstore")]
 
 
 # -------------------------------------------------------------------------------------------------------------- values
 
 FLOATS = [
-    *(np.dtype(one) for one in (np.float16, np.float32, np.float64, np.complex64)),
-    *(np.dtype(one) for one in (ml_dtypes.bfloat16, ml_dtypes.float8_e5m2, ml_dtypes.float8_e5m2fnuz)),
-    *(np.dtype(one) for one in (ml_dtypes.float8_e4m3fn, ml_dtypes.float8_e4m3fnuz, ml_dtypes.float8_e8m0fnu)),
+    *(np.dtype(dtype) for dtype in (np.float16, np.float32, np.float64, np.complex64)),
+    *(np.dtype(dtype) for dtype in (ml_dtypes.bfloat16, ml_dtypes.float8_e5m2, ml_dtypes.float8_e5m2fnuz)),
+    *(np.dtype(dtype) for dtype in (ml_dtypes.float8_e4m3fn, ml_dtypes.float8_e4m3fnuz, ml_dtypes.float8_e8m0fnu)),
 ]
 
 
@@ -267,13 +267,13 @@ def test_values_are_counted_as_numpy_counts_them(tmp_path: Path, dtype: np.dtype
     with np.errstate(invalid="ignore"):
         wide = array.astype(np.complex128 if dtype == np.complex64 else np.float64)
     expected = {"not-a-number": np.isnan(wide), "infinite": np.isinf(wide)}
-    found = {one.code: one for one in verify_file(tmp_path / "m.sbs", values=True).findings}
+    found = {finding.code: finding for finding in verify_file(tmp_path / "m.sbs", values=True).findings}
     assert set(found) == {code for code, where in expected.items() if where.any()}
-    for code, one in found.items():
+    for code, finding in found.items():
         where = expected[code]
-        assert f"{int(where.sum())} of {count} values" in one.message
-        assert one.message.endswith(f"element {int(where.argmax())}")
-        assert one.names == ("t",)
+        assert f"{int(where.sum())} of {count} values" in finding.message
+        assert finding.message.endswith(f"element {int(where.argmax())}")
+        assert finding.names == ("t",)
 
 
 @pytest.mark.parametrize("at", [0, 1 << 20, (1 << 20) + 5])
@@ -282,23 +282,23 @@ def test_a_value_is_found_wherever_it_stands(tmp_path: Path, at: int) -> None:
     array[at] = np.nan
     blobstore.save_file({"t": array, "u": array[:9]}, tmp_path / "m.sbs")
     found = verify_file(tmp_path / "m.sbs", values=True).findings
-    assert [(one.code, one.message.rpartition(" ")[2]) for one in found if one.subject == "t"] == [
+    assert [(finding.code, finding.message.rpartition(" ")[2]) for finding in found if finding.subject == "t"] == [
         ("not-a-number", str(at))
     ]
 
 
-def stored(path: Path, kind: str, raw: bytes, count: int) -> Path:
+def stored(path: Path, type_name: str, raw: bytes, count: int) -> Path:
     with blobstore.create(path) as store:
-        store.add_stored("t", [raw], BY_NAME[kind], (count,))
+        store.add_stored("t", [raw], BY_NAME[type_name], (count,))
         store.alias("u", "t")
     return path
 
 
 def test_a_code_that_stands_for_nothing_is_found_once_for_all_names(tmp_path: Path) -> None:
     path = stored(tmp_path / "m.sbs", "sfp", b"\x00\x80\x7f\x80", 4)
-    (one,) = verify_file(path, values=True).findings
-    assert (one.code, one.severity) == ("reserved-code", "error")
-    assert one.message.startswith("2 of 4 values")
+    (finding,) = verify_file(path, values=True).findings
+    assert (finding.code, finding.severity) == ("reserved-code", "error")
+    assert finding.message.startswith("2 of 4 values")
 
 
 def test_a_table_with_such_a_code_is_found(tmp_path: Path) -> None:
@@ -316,17 +316,17 @@ def test_groups_that_decode_to_infinity_are_found(tmp_path: Path) -> None:
 def test_what_can_not_be_decoded_is_said(tmp_path: Path) -> None:
     path = stored(tmp_path / "m.sbs", "f4", b"\x12", 2)
     found = verify_file(path, values=True).findings
-    assert [(one.severity, one.code) for one in found] == [("note", "undecodable")]
+    assert [(finding.severity, finding.code) for finding in found] == [("note", "undecodable")]
 
 
-@pytest.mark.parametrize("kind", ["i64", "u8", "bool"])
-def test_integers_are_always_right(tmp_path: Path, kind: str) -> None:
-    dtype = BY_NAME[kind].dtype
+@pytest.mark.parametrize("type_name", ["i64", "u8", "bool"])
+def test_integers_are_always_right(tmp_path: Path, type_name: str) -> None:
+    dtype = BY_NAME[type_name].dtype
     blobstore.save_file({"t": np.ones(9, dtype=dtype)}, tmp_path / "m.sbs")
     assert not verify_file(tmp_path / "m.sbs", values=True).findings
 
 
 def test_a_file_whose_tensors_can_not_be_listed_is_a_finding(vectors: Path) -> None:
     found = verify_file(vectors / "catalog_invalid" / "toc-bf16-long.sbs", values=True).findings
-    assert [one.code for one in errors(found)] == ["toc-size"]
+    assert [finding.code for finding in errors(found)] == ["toc-size"]
     assert set(codes(found)) <= {*CODES}

@@ -21,7 +21,7 @@ from hypothesis import strategies as st
 
 import blobstore
 from blobstore.cli import COMMANDS, main, parser
-from blobstore.cli.output import size
+from blobstore.cli.formatting import size
 from blobstore.codecs.element_types import BY_NAME
 from blobstore.fileio.file_systems import file_system
 from blobstore.gemma import ModelConfig
@@ -66,14 +66,14 @@ HOSTILE = [
     "line\u2028separator",
     "zero\u200bwidth",
 ]
-# What Python writes at once would not come once more when it ends.
+# With unbuffered output nothing would be left to write when Python exits.
 BUFFERED = os.environ | {"PYTHONUNBUFFERED": ""}
 NAMES = {*COMMANDS}
 
 
 @dataclass
 class Done:
-    """What a command has said and done."""
+    """The result of a command: exit status and output."""
 
     status: int
     out: str
@@ -85,7 +85,7 @@ class Done:
 
     @property
     def rows(self) -> list[list[str]]:
-        """Of a listing: cells of lines; fails when the last line has no end."""
+        """The cells of a listing's lines; fails if the last line isn't terminated."""
         assert not self.out or self.out.endswith("\n")
         return [line.split("\t") for line in self.out.split("\n")[:-1]]
 
@@ -99,8 +99,8 @@ class Cli:
     def __call__(self, *arguments: str | Path) -> Done:
         self._capsys.readouterr()
         try:
-            status = main([str(one) for one in arguments])
-        except SystemExit as stop:  # argparse's own way out
+            status = main([str(argument) for argument in arguments])
+        except SystemExit as stop:  # argparse exits like this
             status = stop.code if isinstance(stop.code, int) else 1
         sys.stdout.flush()
         return Done(status, *self._capsys.readouterr())
@@ -142,7 +142,7 @@ def store(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def checkpoint(tmp_path: Path) -> Path:
-    """A folder with a checkpoint whose head is tied."""
+    """A folder with a checkpoint whose head is tied to the embedding."""
     folder = tmp_path / "checkpoint"
     folder.mkdir()
     write_peer(
@@ -156,27 +156,27 @@ def checkpoint(tmp_path: Path) -> Path:
 
 
 def test_info_tells_what_a_file_is(cli: Cli, store: Path) -> None:
-    told = cli("info", store)
-    assert told.status == 0
-    assert told.err == ""
-    for said in (str(store), "version 2", "6 names", "with digests", "2 × bf16", "license", "apache-2.0", "a\\nb"):
-        assert said in told.out
-    assert "27.08 bits each" in told.out
-    assert len(told.out.splitlines()) == 10
+    done = cli("info", store)
+    assert done.status == 0
+    assert done.err == ""
+    for text in (str(store), "version 2", "6 names", "with digests", "2 × bf16", "license", "apache-2.0", "a\\nb"):
+        assert text in done.out
+    assert "27.08 bits each" in done.out
+    assert len(done.out.splitlines()) == 10
 
 
 def test_info_as_json_tells_the_same_as_the_package(cli: Cli, store: Path) -> None:
-    told = cli("info", store, "--json")
-    assert told.status == 0
-    assert told.json == {
+    done = cli("info", store, "--json")
+    assert done.status == 0
+    assert done.json == {
         "file": str(store),
         "access": "mmap",
         "file_system": file_system(store.stat().st_dev),
         "version": 2,
         "nbytes": store.stat().st_size,
         "blobs": 6,
-        "payload_nbytes": told.json["payload_nbytes"],
-        "other_nbytes": store.stat().st_size - told.json["payload_nbytes"],
+        "payload_nbytes": done.json["payload_nbytes"],
+        "other_nbytes": store.stat().st_size - done.json["payload_nbytes"],
         "tensors": 6,
         "shared": 1,
         "types": {
@@ -197,18 +197,18 @@ def test_info_as_json_tells_the_same_as_the_package(cli: Cli, store: Path) -> No
         "metadata": {"license": "apache-2.0", "note": "a\nb"},
     }
     with blobstore.BlobReader(store) as reader:
-        assert told.json["payload_nbytes"] == sum(map(len, reader.values()))
+        assert done.json["payload_nbytes"] == sum(map(len, reader.values()))
 
 
 @pytest.mark.parametrize(
-    ("kind", "said"), [("nfs4", "plain reads (nfs4)"), ("ext4", "mapped (ext4)"), ("", "mapped\n")]
+    ("file_system", "expected"), [("nfs4", "plain reads (nfs4)"), ("ext4", "mapped (ext4)"), ("", "mapped\n")]
 )
 def test_info_tells_how_a_file_is_read_and_why(
-    cli: Cli, store: Path, monkeypatch: pytest.MonkeyPatch, kind: str, said: str
+    cli: Cli, store: Path, monkeypatch: pytest.MonkeyPatch, file_system: str, expected: str
 ) -> None:
     for module in ("blobstore.fileio.source", "blobstore.cli.info"):
-        monkeypatch.setattr(f"{module}.file_system", lambda _device: kind)
-    assert said in cli("info", store).out
+        monkeypatch.setattr(f"{module}.file_system", lambda _device: file_system)
+    assert expected in cli("info", store).out
 
 
 def test_info_of_a_file_without_an_index_says_so(cli: Cli, tmp_path: Path) -> None:
@@ -224,9 +224,9 @@ def test_info_of_a_model_tells_which(cli: Cli, tmp_path: Path) -> None:
     with blobstore.BlobWriter(file) as writer:
         writer.add("config", config.to_bytes())
         writer.add("tokenizer", b"a model")
-    told = cli("info", file)
-    assert told.status == 0
-    assert "Gemma3_270M sfp it: 18 layers of 640, vocabulary 262144, with tokenizer" in told.out
+    done = cli("info", file)
+    assert done.status == 0
+    assert "Gemma3_270M sfp it: 18 layers of 640, vocabulary 262144, with tokenizer" in done.out
     facts = cli("info", file, "--json").json["model"]
     assert (facts["model"], facts["weight"], facts["wrapping"]) == ("GEMMA3_270M", "sfp", "it")
 
@@ -235,9 +235,9 @@ def test_info_of_a_file_with_a_damaged_config_tells_the_rest_and_ends_1(cli: Cli
     file = tmp_path / "model.sbs"
     with blobstore.BlobWriter(file) as writer:
         writer.add("config", b"\xff\xff\xff\x7f")
-    told = cli("info", file)
-    assert told.status == 1
-    assert "damaged: fields-truncated" in told.out
+    done = cli("info", file)
+    assert done.status == 1
+    assert "damaged: fields-truncated" in done.out
     assert cli("info", file, "--json").json["model"]["fault"].startswith("fields-truncated")
 
 
@@ -249,8 +249,8 @@ def test_ls_is_one_line_of_six_cells_for_each_tensor(cli: Cli, store: Path) -> N
     assert (listed.status, listed.err) == (0, "")
     with blobstore.open(store) as opened:
         expected = [
-            [one.name, one.key, one.type.name, str(list(one.shape)), str(one.nbytes), str(one.offset)]
-            for one in opened.infos()
+            [info.name, info.key, info.type.name, str(list(info.shape)), str(info.nbytes), str(info.offset)]
+            for info in opened.infos()
         ]
     assert listed.rows == expected
     assert all(len(row) == 6 for row in listed.rows)
@@ -261,22 +261,22 @@ def test_ls_as_json_has_the_documented_fields(cli: Cli, store: Path) -> None:
     with blobstore.open(store) as opened:
         assert listed.json == [
             {
-                "name": one.name,
-                "key": one.key,
-                "type": one.type.name,
-                "shape": list(one.shape),
-                "scale": one.scale,
-                "nbytes": one.nbytes,
-                "offset": one.offset,
-                "codec": one.codec,
+                "name": info.name,
+                "key": info.key,
+                "type": info.type.name,
+                "shape": list(info.shape),
+                "scale": info.scale,
+                "nbytes": info.nbytes,
+                "offset": info.offset,
+                "codec": info.codec,
             }
-            for one in opened.infos()
+            for info in opened.infos()
         ]
 
 
 @pytest.mark.parametrize("as_json", [False, True], ids=["lines", "json"])
 @pytest.mark.parametrize(
-    ("pattern", "found"),
+    ("pattern", "expected"),
     [
         ("*.layers.1.*", ["model.layers.1.norm.weight"]),
         ("?ingle", ["single"]),
@@ -285,10 +285,12 @@ def test_ls_as_json_has_the_documented_fields(cli: Cli, store: Path) -> None:
         ("*", ["empty", HEAD, EMBEDDING, "model.layers.0.norm.weight", "model.layers.1.norm.weight", "single"]),
     ],
 )
-def test_ls_lists_what_a_glob_matches(cli: Cli, store: Path, pattern: str, found: list[str], as_json: bool) -> None:
+def test_ls_lists_what_a_glob_matches(cli: Cli, store: Path, pattern: str, expected: list[str], as_json: bool) -> None:
     listed = cli("ls", store, pattern, *["--json"] * as_json)
     assert listed.status == 0
-    assert [one["name"] for one in listed.json] == found if as_json else [row[0] for row in listed.rows] == found
+    assert (
+        [entry["name"] for entry in listed.json] == expected if as_json else [row[0] for row in listed.rows] == expected
+    )
 
 
 def test_ls_says_when_nothing_matches_and_prints_nothing(cli: Cli, store: Path) -> None:
@@ -316,12 +318,12 @@ def test_keys_that_are_no_utf_8_are_listed(cli: Cli, tmp_path: Path, extra: list
     listed = cli("ls", tmp_path / "keys.sbs", *extra)
     assert listed.status == 0
     if "--json" in extra:
-        assert [one["key"] for one in listed.json] == ["\udcff\udcfe", "plain"]
+        assert [entry["key"] for entry in listed.json] == ["\udcff\udcfe", "plain"]
     else:
         assert [row[0] for row in listed.rows] == ["\\udcff\\udcfe", "plain"]
 
 
-# What a file says must not reach the terminal as it is.
+# Text from a file must not reach the terminal unescaped.
 
 
 @pytest.fixture
@@ -345,16 +347,16 @@ def test_names_can_not_break_a_listing(cli: Cli, hostile: Path) -> None:
 
 
 def test_metadata_can_not_break_info(cli: Cli, hostile: Path) -> None:
-    told = cli("info", hostile)
-    assert harmless(told.out)
-    assert len([line for line in told.out.splitlines() if line.startswith("metadata ")]) == len(HOSTILE)
+    done = cli("info", hostile)
+    assert harmless(done.out)
+    assert len([line for line in done.out.splitlines() if line.startswith("metadata ")]) == len(HOSTILE)
 
 
 @pytest.mark.parametrize("arguments", [["ls"], ["info"]], ids=" ".join)
 def test_json_gives_names_back_as_they_are(cli: Cli, hostile: Path, arguments: list[str]) -> None:
-    told = cli(*arguments, hostile, "--json")
-    assert harmless(told.out)
-    names = {one["name"] for one in told.json} if arguments == ["ls"] else set(told.json["metadata"])
+    done = cli(*arguments, hostile, "--json")
+    assert harmless(done.out)
+    names = {entry["name"] for entry in done.json} if arguments == ["ls"] else set(done.json["metadata"])
     assert names == set(HOSTILE)
 
 
@@ -385,11 +387,11 @@ def test_no_message_about_a_file_has_control_characters(cli: Cli, tmp_path: Path
             ["index", "attach", path],
             ["convert", path, "-o", str(tmp_path / "out")],
         ):
-            told = cli(*arguments)
-            assert harmless(told.out.replace("\t", "")), arguments
-            assert harmless(told.err), arguments
-            assert len(told.err.splitlines()) <= 1
-            assert "Traceback" not in told.err
+            done = cli(*arguments)
+            assert harmless(done.out.replace("\t", "")), arguments
+            assert harmless(done.err), arguments
+            assert len(done.err.splitlines()) <= 1
+            assert "Traceback" not in done.err
 
 
 def test_a_hostile_checkpoint_can_not_break_a_plan_or_a_report(cli: Cli, tmp_path: Path) -> None:
@@ -398,11 +400,11 @@ def test_a_hostile_checkpoint_can_not_break_a_plan_or_a_report(cli: Cli, tmp_pat
     write_index(tmp_path, dict.fromkeys([*HOSTILE[1:], embedding], SINGLE))
     write_config(tmp_path, {"tie_word_embeddings": True})
     for extra in (["--dry-run"], ["-o", tmp_path / "out.sbs"]):
-        told = cli("convert", tmp_path / INDEX, *extra)
-        assert told.status == 0
-        assert harmless(told.out.replace("\t", ""))
-        assert harmless(told.err)
-        assert (told.out + told.err).count("lm_head.weight") == 1
+        done = cli("convert", tmp_path / INDEX, *extra)
+        assert done.status == 0
+        assert harmless(done.out.replace("\t", ""))
+        assert harmless(done.err)
+        assert (done.out + done.err).count("lm_head.weight") == 1
     dry = cli("convert", tmp_path / INDEX, "--dry-run")
     assert len(dry.rows) == len(HOSTILE)
     assert len(dry.err.splitlines()) == 2  # what is left out, and the alias
@@ -424,7 +426,7 @@ def on_terminal(*arguments: str | Path, **environment: str) -> tuple[int, str, s
     try:
         while piece := os.read(parent, 65536):
             shown += piece
-    except OSError as error:  # how Linux says that the other end is closed
+    except OSError as error:  # Linux's way to say that the other end is closed
         if error.errno != errno.EIO:
             raise
     os.close(parent)
@@ -513,7 +515,7 @@ def test_an_output_that_knows_few_characters_is_no_error(tmp_path: Path, encodin
 
 
 def values(dtype: np.dtype[Any]) -> Array:
-    """Every value of an 8-bit type, many of others, NaN and infinities among them."""
+    """Every value of an 8-bit type, many of other types, including NaN and infinities."""
     count = 256 if dtype.itemsize == 1 else 512
     return np.arange(count * dtype.itemsize, dtype=np.int64).astype(np.uint8).view(dtype).reshape(-1, 4)
 
@@ -522,30 +524,20 @@ def values(dtype: np.dtype[Any]) -> Array:
 def test_get_writes_a_numpy_file_with_the_same_values(cli: Cli, tmp_path: Path, dtype: np.dtype[Any]) -> None:
     array = np.array([[True, False]]) if dtype == np.bool_ else values(dtype)
     blobstore.save_file({"x": array}, tmp_path / "x.sbs")
-    told = cli("get", tmp_path / "x.sbs", "x", "-o", tmp_path / "x.npy")
-    assert (told.status, told.out) == (0, "")
+    done = cli("get", tmp_path / "x.sbs", "x", "-o", tmp_path / "x.npy")
+    assert (done.status, done.out) == (0, "")
     loaded = np.load(tmp_path / "x.npy", allow_pickle=False)
     assert loaded.shape == array.shape
     if DTYPES[dtype] == "bf16" or DTYPES[dtype].startswith("f8"):
         assert loaded.dtype == np.float32
-        assert "float32" in told.err
+        assert "float32" in done.err
         number = ~np.isnan(loaded)
         assert (number == (array == array)).all()  # noqa: PLR0124 (numpy's isnan does not know all of these types)
         assert loaded[number].astype(dtype).tobytes() == array[number].tobytes()
     else:
         assert loaded.dtype == dtype
         assert loaded.tobytes() == array.tobytes()
-        assert told.err == ""
-
-
-def test_get_converts_large_tensors_in_pieces_without_losing_one(
-    cli: Cli, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("blobstore.cli.get._PIECE", 7)
-    array = np.arange(100).astype(ml_dtypes.bfloat16).reshape(4, 25)
-    blobstore.save_file({"x": array}, tmp_path / "x.sbs")
-    assert cli("get", tmp_path / "x.sbs", "x", "-o", tmp_path / "x.npy").status == 0
-    np.testing.assert_array_equal(np.load(tmp_path / "x.npy"), array.astype(np.float32))
+        assert done.err == ""
 
 
 @pytest.mark.parametrize("dtype", [np.float64, ml_dtypes.bfloat16])
@@ -567,7 +559,7 @@ def test_get_writes_single_values_and_none(
 @pytest.mark.parametrize("by", ["name", "key"])
 def test_get_writes_the_stored_bytes(cli: Cli, store: Path, arguments: list[str], by: str) -> None:
     name = EMBEDDING if by == "name" else blobstore.key_for(EMBEDDING)
-    out = [one.replace("OUT", str(store.parent / "out")) for one in arguments]
+    out = [argument.replace("OUT", str(store.parent / "out")) for argument in arguments]
     assert cli("get", store, name, *out).status == 0
     (written,) = store.parent.glob("out.*")
     assert written.read_bytes() == np.arange(6, dtype=np.float32).tobytes()
@@ -583,19 +575,19 @@ def test_get_writes_the_stored_bytes_to_a_pipe(store: Path, arguments: list[str]
 
 
 def test_get_says_what_a_name_may_have_meant(cli: Cli, store: Path) -> None:
-    told = cli("get", store, "singel", "-o", store.parent / "out.npy")
-    assert told.status == 2
-    assert told.err.startswith("blobstore: name-not-found: ")
-    assert "'single'" in told.err
+    done = cli("get", store, "singel", "-o", store.parent / "out.npy")
+    assert done.status == 2
+    assert done.err.startswith("blobstore: name-not-found: ")
+    assert "'single'" in done.err
     assert not (store.parent / "out.npy").exists()
 
 
 def test_get_refuses_values_that_numpy_has_no_type_for_and_leaves_nothing(cli: Cli, tmp_path: Path) -> None:
     write_own(tmp_path / SINGLE, {"x": (BY_NAME["f4"], (4,), b"ab")})
     assert cli("convert", tmp_path, "-o", tmp_path / "x.sbs").status == 0
-    told = cli("get", tmp_path / "x.sbs", "x", "-o", tmp_path / "x.npy")
-    assert told.status == 1
-    assert told.err.startswith("blobstore: packed-type: ")
+    done = cli("get", tmp_path / "x.sbs", "x", "-o", tmp_path / "x.npy")
+    assert done.status == 1
+    assert done.err.startswith("blobstore: packed-type: ")
     assert not (tmp_path / "x.npy").exists()
     assert cli("get", tmp_path / "x.sbs", "x", "-o", tmp_path / "x.raw").status == 0
     assert (tmp_path / "x.raw").read_bytes() == b"ab"
@@ -603,8 +595,8 @@ def test_get_refuses_values_that_numpy_has_no_type_for_and_leaves_nothing(cli: C
 
 def test_get_does_not_replace_the_file_that_it_reads(cli: Cli, store: Path) -> None:
     before = snapshot(store.parent)
-    told = cli("get", store, "single", "-o", store)
-    assert told.status == 2
+    done = cli("get", store, "single", "-o", store)
+    assert done.status == 2
     assert snapshot(store.parent) == before
 
 
@@ -631,10 +623,10 @@ def test_convert_writes_the_file_that_was_asked_for(
 ) -> None:
     out = checkpoint.parent / "out.sbs"
     options = ["--container", str(version), "--index", index, *["--no-digests"] * (not digests)]
-    told = cli("convert", checkpoint, "-o", out, *options)
-    assert (told.status, told.err) == (0, "")
-    assert str(out) in told.out
-    assert f"{HEAD} = {EMBEDDING}" in told.out
+    done = cli("convert", checkpoint, "-o", out, *options)
+    assert (done.status, done.err) == (0, "")
+    assert str(out) in done.out
+    assert f"{HEAD} = {EMBEDDING}" in done.out
     assert contents(out) == EXPECTED
     assert out.with_name("out.sbs.idx").exists() == (index == "external")
     facts = cli("info", out, "--json").json
@@ -643,20 +635,20 @@ def test_convert_writes_the_file_that_was_asked_for(
 
 
 def test_convert_as_json_tells_what_was_done(cli: Cli, tmp_path: Path, checkpoint: Path) -> None:
-    told = cli("convert", checkpoint, "-o", tmp_path / "out.sbs", "--json")
-    assert told.status == 0
-    assert told.json == {
+    done = cli("convert", checkpoint, "-o", tmp_path / "out.sbs", "--json")
+    assert done.status == 0
+    assert done.json == {
         "source": str(checkpoint),
         "output": str(tmp_path / "out.sbs"),
         "nbytes": (tmp_path / "out.sbs").stat().st_size,
         "tensors": 2,
-        "aliases": [{"name": HEAD, "target": EMBEDDING, "why": told.json["aliases"][0]["why"]}],
+        "aliases": [{"name": HEAD, "target": EMBEDDING, "why": done.json["aliases"][0]["why"]}],
         "model": None,
         "runs_in": None,
         "notes": [],
-        "seconds": told.json["seconds"],
+        "seconds": done.json["seconds"],
     }
-    assert told.json["seconds"] >= 0
+    assert done.json["seconds"] >= 0
 
 
 def test_convert_writes_to_a_pipe_what_it_writes_to_a_file(tmp_path: Path, checkpoint: Path) -> None:
@@ -677,16 +669,16 @@ def test_convert_refuses_what_a_pipe_can_not_have(checkpoint: Path, arguments: l
 
 def test_a_dry_run_shows_the_plan_and_writes_nothing(cli: Cli, tmp_path: Path, checkpoint: Path) -> None:
     before = snapshot(tmp_path)
-    told = cli("convert", checkpoint, "--dry-run", "-o", tmp_path / "out.sbs")
-    assert told.status == 0
-    assert {row[0]: row[1:] for row in told.rows} == {
+    done = cli("convert", checkpoint, "--dry-run", "-o", tmp_path / "out.sbs")
+    assert done.status == 0
+    assert {row[0]: row[1:] for row in done.rows} == {
         EMBEDDING: [blobstore.key_for(EMBEDDING), "f32", "[2, 3]", "24"],
         "a": ["a", "i32", "[1]", "4"],
     }
-    assert HEAD in told.err
+    assert HEAD in done.err
     as_json = cli("convert", checkpoint, "--dry-run", "--json").json
-    assert {one["name"] for one in as_json["tensors"]} == {EMBEDDING, "a"}
-    assert [one["name"] for one in as_json["aliases"]] == [HEAD]
+    assert {entry["name"] for entry in as_json["tensors"]} == {EMBEDDING, "a"}
+    assert [entry["name"] for entry in as_json["aliases"]] == [HEAD]
     assert as_json["metadata"] == {"format": "pt"}
     assert as_json["nbytes"] == 28
     assert snapshot(tmp_path) == before
@@ -703,9 +695,9 @@ def test_convert_takes_a_folder_of_shards_its_index_and_a_file(cli: Cli, tmp_pat
 def test_convert_tells_what_it_left_out(cli: Cli, tmp_path: Path) -> None:
     write_peer(tmp_path / SINGLE, small("a", "stray"))
     write_index(tmp_path, {"a": SINGLE})
-    told = cli("convert", tmp_path, "-o", tmp_path / "out.sbs", "--json")
-    assert told.err.startswith("note: 'stray'")
-    assert "'stray'" in told.json["notes"][0]
+    done = cli("convert", tmp_path, "-o", tmp_path / "out.sbs", "--json")
+    assert done.err.startswith("note: 'stray'")
+    assert "'stray'" in done.json["notes"][0]
 
 
 # index
@@ -714,8 +706,8 @@ def test_convert_tells_what_it_left_out(cli: Cli, tmp_path: Path) -> None:
 def test_an_index_goes_out_of_a_file_and_back(cli: Cli, store: Path) -> None:
     idx = store.with_name("model.sbs.idx")
     original = store.read_bytes()
-    told = cli("index", "detach", store)
-    assert (told.status, told.out, told.err) == (0, f"{idx}: 6 names\n", "")
+    done = cli("index", "detach", store)
+    assert (done.status, done.out, done.err) == (0, f"{idx}: 6 names\n", "")
     assert cli("info", store, "--json").json["index"]["place"] == "external"
     assert "~index" not in cli("ls", store, "--keys").out
     assert cli("index", "attach", store, "--json").json == {"index": str(store), "names": 6}
@@ -730,10 +722,10 @@ def test_an_index_is_built_for_a_file_without_one(cli: Cli, tmp_path: Path, embe
     with blobstore.BlobWriter(file) as writer:
         writer.add("gating_ein_0", b"1234")
         writer.add("config", ModelConfig().to_bytes())
-    told = cli("index", "build", file, *["--embed"] * embed, *["--digests"] * digests, "--json")
-    assert told.status == 0
-    assert told.err == ""
-    assert told.json == {
+    done = cli("index", "build", file, *["--embed"] * embed, *["--digests"] * digests, "--json")
+    assert done.status == 0
+    assert done.err == ""
+    assert done.json == {
         "index": str(file if embed else f"{file}.idx"),
         "names": 1,
         "lost_names": 0,
@@ -759,22 +751,22 @@ def test_index_refuses_what_makes_no_sense_and_changes_nothing(cli: Cli, tmp_pat
         (["detach", tmp_path / "plain.sbs"], "no-index"),
     ]
     for arguments, reason in lines:
-        told = cli("index", *arguments)
-        assert (told.status, told.out) == (2, "")
-        assert told.err.startswith(f"blobstore: {reason}: ")
-        assert len(told.err.splitlines()) == 1
+        done = cli("index", *arguments)
+        assert (done.status, done.out) == (2, "")
+        assert done.err.startswith(f"blobstore: {reason}: ")
+        assert len(done.err.splitlines()) == 1
     assert snapshot(tmp_path) == before
 
 
 def test_index_build_tells_how_many_names_are_lost(cli: Cli, store: Path) -> None:
     kept = cli("info", store, "--json").json["metadata"]
     assert kept
-    told = cli("index", "build", store, "--force", "--embed", "--digests", "--json")
-    assert told.status == 0
-    assert told.json["lost_names"] > 0
-    assert len(told.json["notes"]) == 1
-    assert told.err == f"note: {told.json['notes'][0]}\n"
-    assert f"{told.json['lost_names']} of the 6 names that the index had are lost" in told.err
+    done = cli("index", "build", store, "--force", "--embed", "--digests", "--json")
+    assert done.status == 0
+    assert done.json["lost_names"] > 0
+    assert len(done.json["notes"]) == 1
+    assert done.err == f"note: {done.json['notes'][0]}\n"
+    assert f"{done.json['lost_names']} of the 6 names that the index had are lost" in done.err
     assert cli("info", store, "--json").json["metadata"] == kept
 
 
@@ -784,9 +776,9 @@ def test_an_index_of_another_file_is_not_attached(cli: Cli, tmp_path: Path, stor
         assert cli("index", "detach", file).status == 0
     (tmp_path / "other.sbs.idx").replace(tmp_path / "model.sbs.idx")
     before = snapshot(tmp_path)
-    told = cli("index", "attach", store)
-    assert told.status == 1
-    assert told.err.startswith("blobstore: index-stale: ")
+    done = cli("index", "attach", store)
+    assert done.status == 1
+    assert done.err.startswith("blobstore: index-stale: ")
     assert snapshot(tmp_path) == before
 
 
@@ -795,18 +787,18 @@ def test_an_index_of_another_file_is_not_attached(cli: Cli, tmp_path: Path, stor
 
 def test_demo_makes_what_it_says(cli: Cli, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    told = cli("demo")
-    assert (told.status, told.err) == (0, "")
-    last = shlex.split(told.out.splitlines()[-1].partition(": ")[2])
+    done = cli("demo")
+    assert (done.status, done.err) == (0, "")
+    last = shlex.split(done.out.splitlines()[-1].partition(": ")[2])
     assert last[:2] == ["blobstore", "ls"]
     assert Path(last[2]).exists()
     assert len(cli(*last[1:]).rows) == 55
 
 
 def test_demo_as_json_compares_every_tensor(cli: Cli, tmp_path: Path) -> None:
-    told = cli("demo", "-o", tmp_path / "here", "--json")
-    assert told.status == 0
-    facts = told.json
+    done = cli("demo", "-o", tmp_path / "here", "--json")
+    assert done.status == 0
+    facts = done.json
     assert facts["right"] is True
     assert facts["not_as_the_source_makes_it"] == 0
     assert facts["exported_equal"] == 29
@@ -832,7 +824,7 @@ def test_demo_does_not_touch_a_checkpoint_that_is_not_its_own(cli: Cli, tmp_path
 
 @pytest.fixture
 def wrong(tmp_path: Path, store: Path, checkpoint: Path) -> Path:
-    """A folder of what can be wrong."""
+    """A folder with everything that can be wrong."""
     whole = store.read_bytes()
     source = (checkpoint / SINGLE).read_bytes()
     for name, data in {
@@ -929,11 +921,11 @@ UNPARSED = [
 ]
 
 
-def one_line(told: Done, start: str) -> None:
-    assert told.err.startswith(f"blobstore: {start}")
-    assert len(told.err.splitlines()) == 1
-    assert told.err.endswith("\n")
-    assert told.out == ""
+def one_line(done: Done, start: str) -> None:
+    assert done.err.startswith(f"blobstore: {start}")
+    assert len(done.err.splitlines()) == 1
+    assert done.err.endswith("\n")
+    assert done.out == ""
 
 
 @pytest.mark.parametrize(("line", "reason"), FAULTS)
@@ -942,9 +934,9 @@ def test_a_fault_is_one_line_with_its_reason_and_ends_1(
 ) -> None:
     monkeypatch.chdir(wrong)
     before = snapshot(wrong)
-    told = cli(*shlex.split(line))
-    assert told.status == 1
-    one_line(told, f"{reason}: ")
+    done = cli(*shlex.split(line))
+    assert done.status == 1
+    one_line(done, f"{reason}: ")
     assert snapshot(wrong) == before
 
 
@@ -952,9 +944,9 @@ def test_a_fault_is_one_line_with_its_reason_and_ends_1(
 def test_wrong_usage_is_one_line_and_ends_2(cli: Cli, wrong: Path, monkeypatch: pytest.MonkeyPatch, line: str) -> None:
     monkeypatch.chdir(wrong)
     before = snapshot(wrong)
-    told = cli(*shlex.split(line))
-    one_line(told, "")
-    assert told.status == 2
+    done = cli(*shlex.split(line))
+    one_line(done, "")
+    assert done.status == 2
     assert snapshot(wrong) == before
 
 
@@ -964,32 +956,32 @@ def test_a_command_that_is_none_shows_the_usage_and_ends_2(
 ) -> None:
     monkeypatch.chdir(wrong)
     before = snapshot(wrong)
-    told = cli(*shlex.split(line))
-    assert told.status == 2
-    assert told.out == ""
-    assert told.err.startswith("usage: blobstore")
+    done = cli(*shlex.split(line))
+    assert done.status == 2
+    assert done.out == ""
+    assert done.err.startswith("usage: blobstore")
     assert snapshot(wrong) == before
 
 
 @pytest.mark.parametrize("command", ["info", "ls"])
 @pytest.mark.parametrize(
     "fact",
-    [one for one in load_manifest()["invalid"] if (VECTORS / "invalid" / one["file"]).exists()],
+    [fact for fact in load_manifest()["invalid"] if (VECTORS / "invalid" / fact["file"]).exists()],
     ids=lambda fact: fact["file"],
 )
 def test_every_invalid_vector_is_one_line_with_its_reason(cli: Cli, fact: dict[str, Any], command: str) -> None:
-    told = cli(command, VECTORS / "invalid" / fact["file"])
-    assert told.status == 1
-    one_line(told, f"{fact['reason']}: ")
-    assert harmless(told.err)
+    done = cli(command, VECTORS / "invalid" / fact["file"])
+    assert done.status == 1
+    one_line(done, f"{fact['reason']}: ")
+    assert harmless(done.err)
 
 
 @pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="has no named pipes")
 def test_a_pipe_is_no_file_and_does_not_hang(cli: Cli, tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "pipe")
-    told = cli("info", tmp_path / "pipe")
-    assert told.status in {1, 2}
-    one_line(told, "not-a-file: ")
+    done = cli("info", tmp_path / "pipe")
+    assert done.status in {1, 2}
+    one_line(done, "not-a-file: ")
 
 
 def test_the_module_runs_and_its_status_is_that_of_the_command(store: Path) -> None:
@@ -1039,7 +1031,7 @@ def test_a_reader_that_has_seen_enough_ends_a_listing_quietly(tmp_path: Path, ex
     assert process.stdout.readline()
     process.stdout.close()
     assert process.stderr.read() == b""
-    assert process.wait(timeout=60) == 141  # as cat's
+    assert process.wait(timeout=60) == 141  # like cat
     process.stderr.close()
 
 
@@ -1057,7 +1049,7 @@ def test_a_reader_that_is_gone_from_the_beginning_is_no_error(store: Path, check
 
 
 def has_begun(pid: int, folder: Path) -> bool:
-    """Whether a process has a file of the folder open for writing that has no name yet, or a temporary one."""
+    """Whether a process is writing a file in the folder that has no name yet, or a temporary one."""
     fds = Path(f"/proc/{pid}/fd")
     for fd in fds.iterdir():
         try:
@@ -1081,15 +1073,15 @@ def test_an_interrupt_leaves_the_target_as_it_was_and_nothing_beside_it(tmp_path
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
-        # A shell in the background ignores the signal, and so would all that it starts.
+        # A background shell ignores the signal, and so would everything that it starts.
         preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # noqa: PLW1509 (no thread runs here)
     )
     while process.poll() is None and not has_begun(process.pid, out):
         pass
     process.send_signal(signal.SIGINT)
-    told, errors = process.communicate(timeout=60)
+    output, errors = process.communicate(timeout=60)
     assert process.returncode == 128 + signal.SIGINT
-    assert told == ""
+    assert output == ""
     assert errors.splitlines() == ["blobstore: interrupted"]
     assert snapshot(out) == {"model.sbs": b"as it was"}
 
@@ -1099,9 +1091,9 @@ def test_an_interrupt_is_one_line(cli: Cli, checkpoint: Path, monkeypatch: pytes
         raise KeyboardInterrupt
 
     monkeypatch.setattr("blobstore.cli.convert.run_plan", interrupted)
-    told = cli("convert", checkpoint, "-o", checkpoint.parent / "out.sbs")
-    assert told.status == 130
-    one_line(told, "interrupted")
+    done = cli("convert", checkpoint, "-o", checkpoint.parent / "out.sbs")
+    assert done.status == 130
+    one_line(done, "interrupted")
 
 
 @given(st.one_of(st.integers(0, 10**15 - 1), st.integers(0, 15).map(lambda power: 10**power - 1)))
@@ -1116,18 +1108,18 @@ def test_a_size_for_people_is_a_short_number_and_a_unit_and_right_to_a_percent(n
 
 
 def helps() -> Sequence[list[str]]:
-    return [[], *([name] for name in sorted(NAMES)), *(["index", one] for one in ("attach", "detach", "build"))]
+    return [[], *([name] for name in sorted(NAMES)), *(["index", action] for action in ("attach", "detach", "build"))]
 
 
 @pytest.mark.parametrize("command", helps(), ids=" ".join)
 def test_help_shows_an_example_that_can_be_typed(cli: Cli, command: list[str]) -> None:
-    told = cli(*command, "--help")
-    assert (told.status, told.err) == (0, "")
+    done = cli(*command, "--help")
+    assert (done.status, done.err) == (0, "")
     if not command:
-        assert set(told.out.split()) >= NAMES
+        assert set(done.out.split()) >= NAMES
         return
     examples = [
-        line.split(" | ")[0].split("    (")[0] for line in told.out.splitlines() if line.startswith("  blobstore ")
+        line.split(" | ")[0].split("    (")[0] for line in done.out.splitlines() if line.startswith("  blobstore ")
     ]
     assert examples
     for line in examples:

@@ -1,4 +1,4 @@
-"""`blobstore diff`: what it prints, and how it ends."""
+"""`blobstore diff`: its output and exit status."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def diff(capsys: pytest.CaptureFixture[str]) -> Callable[..., Done]:
 
 
 def rows(done: Done) -> list[list[str]]:
-    """Cells of all lines but the summary."""
+    """Cells of all lines except the summary."""
     return done.rows[:-1]
 
 
@@ -50,7 +50,7 @@ def files(tmp_path: Path) -> tuple[Path, Path]:
     a, b = tmp_path / "a.sbs", tmp_path / "b.sbs"
     first = {"same": base, "changed": base, "nan": base, "gone": base[0], "shape": base, "type": base, "old": base[1]}
     second = {"same": base, "changed": changed, "nan": nan, "fresh": base[0] + 9, "shape": base.T.copy()}
-    first = {name: one.copy() for name, one in first.items()}  # else they would be stored once
+    first = {name: array.copy() for name, array in first.items()}  # copies, or they would be stored once
     blobstore.save_file(first, a, metadata={"license": "x"})
     blobstore.save_file(second | {"type": base.astype(np.float64), "new": base[1]}, b, metadata={"license": "y"})
     return a, b
@@ -69,7 +69,7 @@ EXPECTED = {
         "0",
         "0",
         "1.000000",
-        "1 where only one is finite, or other infinities; most at [0, 1]",
+        "1 where only one is finite, or the infinities differ; most at [0, 1]",
     ],
     "old": ["renamed", "f32", "[3]", "-", "-", "-", "-", "is new in B"],
     "shape": ["shape", "f32", "[2, 3] → [3, 2]", "-", "-", "-", "-", "-"],
@@ -99,13 +99,13 @@ def test_json_has_all_that_was_found(diff: Callable[..., Done], files: tuple[Pat
     a, b = files
     done = diff(a, b, "--json", "--tolerance", "0.25")
     assert done.status == 1
-    said: dict[str, Any] = json.loads(done.out)
-    assert (said["a"], said["b"], said["by"], said["differ"]) == (str(a), str(b), "names", True)
-    assert said["tolerance"] == {"absolute": 0.25, "relative": 0.0}
-    tensors = {one["name"]: one for one in said["entries"]}
+    report: dict[str, Any] = json.loads(done.out)
+    assert (report["a"], report["b"], report["by"], report["differ"]) == (str(a), str(b), "names", True)
+    assert report["tolerance"] == {"absolute": 0.25, "relative": 0.0}
+    tensors = {entry["name"]: entry for entry in report["entries"]}
     assert set(tensors) == set(EXPECTED)
-    assert said["counts"]["close"] == 1
-    assert {name for name, one in tensors.items() if not one["differs"]} == {"license", "type"}
+    assert report["counts"]["close"] == 1
+    assert {name for name, entry in tensors.items() if not entry["differs"]} == {"license", "type"}
     stored = {"type": "f32", "shape": [2, 3], "scales": [1.0]}
     assert tensors["changed"] == {
         "name": "changed",
@@ -218,9 +218,9 @@ def test_scales_codecs_and_vectors_without_length_are_told(
         "complex": ("values", "0.000000", "most at [0]"),
     }
     listed = json.loads(diff(tmp_path / "a.sbs", tmp_path / "b.sbs", "--json").out)["entries"]
-    said = {one["name"]: one for one in listed}
-    assert said["complex"]["values"]["worst"] == {"index": [0], "a": "(1+0j)", "b": "1j"}
-    assert said["single"]["values"]["cosine"] is None
+    entries = {entry["name"]: entry for entry in listed}
+    assert entries["complex"]["values"]["worst"] == {"index": [0], "a": "(1+0j)", "b": "1j"}
+    assert entries["single"]["values"]["cosine"] is None
     path = vectors / "valid" / "index-unknown-type-and-codec.sbs"
     blobstore.save_file({"codec": np.zeros((7, 7), np.float32), "type": np.zeros(5)}, tmp_path / "c.sbs")
     done = diff(path, tmp_path / "c.sbs", "--tolerance", "9")
@@ -249,7 +249,7 @@ def test_nothing_to_compare_is_no_difference(diff: Callable[..., Done], tmp_path
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    """What is right and what is wrong."""
+    """Valid and invalid files."""
     tensors = {EMBEDDING: np.arange(6, dtype=np.float32).reshape(2, 3)}
     (tmp_path / "c").mkdir()
     write_peer(tmp_path / "c" / SINGLE, tensors)

@@ -1,4 +1,4 @@
-"""The commands that convert Gemma checkpoints, compare and export: what they print, what they leave, how they end."""
+"""The commands that convert Gemma checkpoints, compare and export: their output, files and exit status."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from tests.models import FAMILIES, VISION
 
 @dataclass
 class Done:
-    """What a command has said and done."""
+    """The result of a command: exit status and output."""
 
     status: int
     out: str
@@ -39,8 +39,8 @@ class Cli:
     def __call__(self, *arguments: str | Path) -> Done:
         self._capsys.readouterr()
         try:
-            status = main([str(one) for one in arguments])
-        except SystemExit as stop:  # argparse's own way out
+            status = main([str(argument) for argument in arguments])
+        except SystemExit as stop:  # argparse exits like this
             status = stop.code if isinstance(stop.code, int) else 1
         return Done(status, *self._capsys.readouterr())
 
@@ -98,7 +98,9 @@ def test_convert_as_names_keeps_every_tensor(cli: Cli, tmp_path: Path, folder: P
     tensors = small_recipe("gemma3").tensors()
     with blobstore.open(tmp_path / "out.sbs") as store:
         assert store.config is None
-        assert {name: bytes(store.raw(name)) for name in tensors} == {n: one.tobytes() for n, one in tensors.items()}
+        assert {name: bytes(store.raw(name)) for name in tensors} == {
+            n: tensor.tobytes() for n, tensor in tensors.items()
+        }
 
 
 def test_another_model_goes_by_name_and_says_so(cli: Cli, tmp_path: Path) -> None:
@@ -119,7 +121,7 @@ def test_a_dry_run_shows_every_tensor_and_writes_nothing(
     before = snapshot(tmp_path)
     recipe = small_recipe("gemma3")
     done = cli("convert", folder, "--dry-run", "--weights", weights, "--layout", layout)
-    if (weights, layout) == ("i8", "stock"):  # gemma.cpp hangs when it takes the stock form apart
+    if (weights, layout) == ("i8", "stock"):  # gemma.cpp hangs when it splits the stock form
         assert (done.status, done.out) == (2, "")
         assert "i8-stock" in done.err
         assert "--layout split" in done.err
@@ -129,8 +131,8 @@ def test_a_dry_run_shows_every_tensor_and_writes_nothing(
     shown = {row.split("\t")[1]: row.split("\t")[2] for row in done.out.splitlines()}
     assert {key: shown[key] for key in keys} == keys
     done = cli("convert", folder, "--dry-run", "--json", "--weights", weights, "--layout", layout)
-    said: dict[str, Any] = json.loads(done.out)
-    assert {one["key"]: (one["type"], one["shape"]) for one in said["tensors"]} == {
+    report: dict[str, Any] = json.loads(done.out)
+    assert {tensor["key"]: (tensor["type"], tensor["shape"]) for tensor in report["tensors"]} == {
         row.key: (row.stored_type(weights), [row.rows, row.cols]) for row in recipe.rows(layout)
     }
     assert set(arranged(recipe, recipe.tensors(), layout)) == set(keys)
@@ -138,39 +140,39 @@ def test_a_dry_run_shows_every_tensor_and_writes_nothing(
 
 
 def test_a_dry_run_as_json_names_the_model(cli: Cli, folder: Path) -> None:
-    said = json.loads(cli("convert", folder, "--dry-run", "--json").out)
-    assert "gemma3-1b-sfp-it" in json.dumps(said)
+    report = json.loads(cli("convert", folder, "--dry-run", "--json").out)
+    assert "gemma3-1b-sfp-it" in json.dumps(report)
 
 
 def test_convert_as_json_says_what_was_made(cli: Cli, tmp_path: Path, folder: Path) -> None:
-    said = json.loads(cli("convert", folder, "-o", tmp_path / "out.sbs", "--json").out)
-    assert said["model"] == "gemma3-1b-sfp-it"
-    assert said["nbytes"] == (tmp_path / "out.sbs").stat().st_size
-    assert any("chat template" in note for note in said["notes"])
+    report = json.loads(cli("convert", folder, "-o", tmp_path / "out.sbs", "--json").out)
+    assert report["model"] == "gemma3-1b-sfp-it"
+    assert report["nbytes"] == (tmp_path / "out.sbs").stat().st_size
+    assert any("chat template" in note for note in report["notes"])
 
 
 @pytest.mark.parametrize(
-    ("bases", "told", "runs_in"),
+    ("bases", "expected", "runs_in"),
     [
-        ((1e4, 1e6), "runs rightly in gemma.cpp 2025-10, 2026-04 and later", ["2025-10", "2026-04", "later"]),
-        ((1e4, 1e4), "runs rightly in gemma.cpp 2025-10, 2026-04 and later", ["2025-10", "2026-04", "later"]),
-        ((1e4, 5e5), "runs rightly in gemma.cpp later; not in 2025-10 (ignored-fields)", ["later"]),
-        ((2e4, 1e6), "runs rightly in gemma.cpp later; not in 2025-10 (ignored-fields)", ["later"]),
+        ((1e4, 1e6), "runs correctly in gemma.cpp 2025-10, 2026-04 and later", ["2025-10", "2026-04", "later"]),
+        ((1e4, 1e4), "runs correctly in gemma.cpp 2025-10, 2026-04 and later", ["2025-10", "2026-04", "later"]),
+        ((1e4, 5e5), "runs correctly in gemma.cpp later; not in 2025-10 (ignored-fields)", ["later"]),
+        ((2e4, 1e6), "runs correctly in gemma.cpp later; not in 2025-10 (ignored-fields)", ["later"]),
     ],
 )
 def test_convert_says_in_one_line_which_runtimes_run_the_file(
-    cli: Cli, tmp_path: Path, bases: tuple[float, float], told: str, runs_in: list[str]
+    cli: Cli, tmp_path: Path, bases: tuple[float, float], expected: str, runs_in: list[str]
 ) -> None:
     recipe = sound_recipe("gemma3")
     config = recipe.config() | {"rope_local_base_freq": bases[0], "rope_theta": bases[1]}
     folder = recipe.write(tmp_path / "c", None, config)
     done = cli("convert", folder, "-o", tmp_path / "out.sbs", "--json")
-    (line,) = (one for one in done.err.splitlines() if "gemma.cpp 20" in one or "gemma.cpp later" in one)
-    assert line.startswith(f"note: the file {told}")
+    (line,) = (note for note in done.err.splitlines() if "gemma.cpp 20" in note or "gemma.cpp later" in note)
+    assert line.startswith(f"note: the file {expected}")
     assert json.loads(done.out)["runs_in"] == runs_in
     by_name = cli("convert", folder, "-o", tmp_path / "out.sbs", "--as", "names", "--json")
     assert json.loads(by_name.out)["runs_in"] is None
-    assert "rightly" not in by_name.err
+    assert "correctly" not in by_name.err
 
 
 def test_i8_in_the_stock_layout_is_refused_before_anything_is_read(cli: Cli, tmp_path: Path, folder: Path) -> None:
@@ -187,7 +189,7 @@ def test_a_key_that_is_not_known_can_be_printed_whatever_it_is(cli: Cli, tmp_pat
     folder = recipe.write(tmp_path / "c", None, recipe.config() | {"\ud800\n\x1b[31m": 1, "moe": 2})
     done = cli("convert", folder, "-o", tmp_path / "out.sbs")
     assert done.status == 0
-    (line,) = (one for one in done.err.splitlines() if "unknown keys" in one)
+    (line,) = (line for line in done.err.splitlines() if "unknown keys" in line)
     assert line.isprintable()
     assert "moe" in line
 
@@ -246,16 +248,16 @@ def test_a_file_is_converted_compared_and_exported(cli: Cli, tmp_path: Path, fol
     assert cli("convert", folder, "-o", out, "--weights", "bf16").status == 0
     done = cli("verify", out, "--against", folder)
     assert done.status == 0
-    assert "all is as the source makes it" in done.out
+    assert "everything matches the source" in done.out
     done = cli("export", out, "-o", tmp_path / "back.safetensors")
     assert done.status == 0
     assert "lm_head.weight" in done.err
     assert "--materialize-aliases" in done.err
     done = cli("export", out, "-o", tmp_path / "back.safetensors", "--materialize-aliases", "--json")
-    said = json.loads(done.out)
-    assert said["left_out"] == {}
-    assert said["files"] == [str(tmp_path / "back.safetensors")]
-    assert said["tensors"] == len(small_recipe("gemma3").tensors()) + 1
+    report = json.loads(done.out)
+    assert report["left_out"] == {}
+    assert report["files"] == [str(tmp_path / "back.safetensors")]
+    assert report["tensors"] == len(small_recipe("gemma3").tensors()) + 1
 
 
 @pytest.mark.parametrize(("limit", "nbytes"), [("5kB", 5000), ("0.004MB", 4000), ("3000", 3000), ("3000B", 3000)])
@@ -265,9 +267,9 @@ def test_a_shards_size_may_have_a_unit(cli: Cli, tmp_path: Path, folder: Path, l
     *shards, index = json.loads(done.out)["files"]
     assert len(shards) > 1
     assert index.endswith(".index.json")
-    sizes = [os.stat(one).st_size for one in shards]
+    sizes = [os.stat(shard).st_size for shard in shards]
     assert min(sizes) < nbytes
-    assert all(one <= nbytes + 4000 for one in sizes)
+    assert all(size <= nbytes + 4000 for size in sizes)
 
 
 @pytest.mark.parametrize(
@@ -305,7 +307,7 @@ def test_a_dry_run_of_an_export_writes_nothing(cli: Cli, tmp_path: Path, folder:
     done = cli("export", tmp_path / "out.sbs", "--dry-run", *(["--json"] if as_json else []))
     shapes = small_recipe("gemma3").shapes()
     if as_json:
-        assert {one["name"]: tuple(one["shape"]) for one in json.loads(done.out)} == shapes
+        assert {tensor["name"]: tuple(tensor["shape"]) for tensor in json.loads(done.out)} == shapes
     else:
         assert {line.split("\t")[0] for line in done.out.splitlines()} >= set(shapes)
     assert snapshot(tmp_path) == before
@@ -313,7 +315,7 @@ def test_a_dry_run_of_an_export_writes_nothing(cli: Cli, tmp_path: Path, folder:
 
 # ------------------------------------------------------------------------------------------------ memory and interrupts
 
-# A child's ru_maxrss begins with its parent's; VmHWM is the peak of the program itself.
+# A child's ru_maxrss starts with its parent's; VmHWM is the peak of the program itself.
 PEAK = """
 import sys
 from blobstore.cli import main
@@ -321,7 +323,7 @@ status = main(sys.argv[1:])
 print(next(line.split()[1] for line in open("/proc/self/status") if line.startswith("VmHWM")), file=sys.stderr)
 sys.exit(status)
 """
-# About 200 million weights, shaped as Gemma 3 1B: an embedding larger than any layer.
+# About 200 million weights, in shape like Gemma 3 1B: the embedding is larger than any layer.
 LARGE = Recipe("gemma3", TEXT_ONLY, size=Size(3, 1152, 6912, 4, 1, 256, 96_000))
 
 
@@ -380,24 +382,24 @@ def test_an_interrupt_leaves_nothing(tmp_path: Path, weights: str) -> None:
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
-        # A shell in the background ignores the signal, and so would all that it starts.
+        # A background shell ignores the signal, and so would everything that it starts.
         preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),  # noqa: PLW1509 (no thread runs here)
     )
     while process.poll() is None and not reads(process.pid, folder):
         pass
     process.send_signal(signal.SIGINT)
-    told, errors = process.communicate(timeout=60)
+    output, errors = process.communicate(timeout=60)
     assert process.returncode == 128 + signal.SIGINT
-    assert told == ""
+    assert output == ""
     assert errors.splitlines()[-1] == "blobstore: interrupted"
     assert snapshot(target) == {"model.sbs": b"as it was"}
 
 
 def reads(pid: int, folder: Path) -> bool:
-    """Whether a process has planned, and works in threads or has a file open that is not complete."""
+    """Whether a process has finished planning: it runs threads, or has an incomplete file open."""
     fds = Path(f"/proc/{pid}/fd")
     try:
-        targets = [os.readlink(one) for one in fds.iterdir()]
+        targets = [os.readlink(target) for target in fds.iterdir()]
     except OSError:
         return False
-    return any(one.startswith(f"{folder.parent}/out/") for one in targets)
+    return any(target.startswith(f"{folder.parent}/out/") for target in targets)

@@ -1,4 +1,4 @@
-"""What commands write: never over what they read; to standard output where that is possible; no flag in vain."""
+"""Outputs of commands: never over an input; to standard output if possible; no flag is ignored."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ class Writing:
 
 
 CHECKPOINT = ("config.json", "model.safetensors", "tokenizer.model", "notes.txt", "tokenizer_config.json")
-IN_CHECKPOINT = tuple(f"ck/{one}" for one in CHECKPOINT)
+IN_CHECKPOINT = tuple(f"ck/{name}" for name in CHECKPOINT)
 DIFFERENCE = ("near.sbs", "base.sbs", "base.sbs.idx")
 WRITING = {
     "get": Writing(f"get near.sbs {NAME} --base base.sbs --raw -o OUT", DIFFERENCE, streams=True),
@@ -71,22 +71,22 @@ WRITING = {
     "unpack": Writing("unpack near.sbs --base base.sbs -o OUT", DIFFERENCE, streams=True),
     "bench": Writing("bench plain.sbs --plot OUT", ("plain.sbs", "plain.sbs.idx"), ".png"),
 }
-# These change the file that they are given, or write into a folder of their own.
+# These change the file that they are given, or write to a folder of their own.
 IN_PLACE = {"index attach", "index detach", "index build", "demo"}
 READING = {"info", "ls", "check", "diff"}
 
 
 def commands(parser: argparse.ArgumentParser, before: str = "") -> Iterator[tuple[str, argparse.ArgumentParser]]:
-    """Yield each command with its parser; of groups those inside."""
+    """Yield each command with its parser; for groups, those inside."""
     for action in parser._actions:
         if isinstance(action, argparse._SubParsersAction):
-            for name, one in action.choices.items():
-                inside = list(commands(one, f"{before}{name} "))
-                yield from inside or [(before + name, one)]
+            for name, parser_inside in action.choices.items():
+                inside = list(commands(parser_inside, f"{before}{name} "))
+                yield from inside or [(before + name, parser_inside)]
 
 
 def run_for_bytes(words: list[str]) -> tuple[int, bytes, str]:
-    """Run a command in this process → exit status, what it wrote to standard output, what it told."""
+    """Run a command in this process → exit status, bytes on standard output, text on standard error."""
     out, err = io.TextIOWrapper(io.BytesIO(), "utf-8"), io.StringIO()
     before = sys.stdout, sys.stderr
     sys.stdout, sys.stderr = out, err
@@ -99,14 +99,14 @@ def run_for_bytes(words: list[str]) -> tuple[int, bytes, str]:
 
 
 def run(words: list[str]) -> tuple[int, str, str]:
-    """Run a command in this process → exit status, what it printed, what it told."""
+    """Run a command in this process → exit status, standard output, standard error."""
     status, out, err = run_for_bytes(words)
     return status, out.decode("utf-8", "replace"), err
 
 
 @pytest.fixture(scope="module")
 def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """All that the commands read."""
+    """All files that the commands read."""
     folder = tmp_path_factory.mktemp("made")
     recipe = sound_recipe("gemma3")
     recipe.write(folder / "ck")
@@ -116,9 +116,9 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (folder / "other.model").write_bytes(tokenizer(recipe.size.vocabulary))
     convert(folder / "ck", folder / "made.sbs", Choices())
     values = weights(1, 5000)
-    for name, one in (("base", values), ("plain", tuned(values, 2))):
+    for name, array in (("base", values), ("plain", tuned(values, 2))):
         with blobstore.create(folder / f"{name}.sbs", index="external") as store:
-            store.add(NAME, one)
+            store.add(NAME, array)
             store.add("b", np.arange(300, dtype=np.int32))
     with blobstore.create(folder / "tuned.sbs") as store:
         store.add(NAME, tuned(values, 2))
@@ -140,23 +140,26 @@ def everything(folder: Path) -> dict[str, bytes]:
 
 
 def test_the_table_has_every_command_and_every_output() -> None:
-    known = {one.words.split()[0] for one in WRITING.values()}
+    known = {command.words.split()[0] for command in WRITING.values()}
     writing = set()
     for name, parser in commands(cli.parser()):
         outputs = {
-            one for action in parser._actions if action.metavar in ("OUT", "FOLDER") for one in action.option_strings
+            command
+            for action in parser._actions
+            if action.metavar in ("OUT", "FOLDER")
+            for command in action.option_strings
         }
         assert bool(outputs) == (name in known | {"demo"}), name
         writing |= {name} if outputs else set()
         for option in outputs:
             short = {"--output": "-o"}.get(option, option)
             assert name == "demo" or any(
-                one.words.startswith(name) and short in one.words.split() for one in WRITING.values()
+                command.words.startswith(name) and short in command.words.split() for command in WRITING.values()
             )
     assert {name for name, _ in commands(cli.parser())} == writing | IN_PLACE | READING
 
 
-PAIRS = [(name, read) for name, one in WRITING.items() for read in one.reads]
+PAIRS = [(name, read) for name, command in WRITING.items() for read in command.reads]
 WAYS: dict[str, Callable[[Path, Path, str], str]] = {}
 
 
@@ -186,7 +189,7 @@ def hard(site: Path, read: Path, suffix: str) -> str:
 
 @way
 def as_index(site: Path, read: Path, suffix: str) -> str:
-    """The output's index beside it would be the input."""
+    """The index beside the output would be the input."""
     (site / f"elsewhere{suffix}.idx").hardlink_to(read)
     return str(site / f"elsewhere{suffix}")
 
@@ -207,9 +210,9 @@ def test_no_output_replaces_or_removes_an_input(
     if how == "as_index" and name.split(maxsplit=1)[0] in ("get", "verify", "export", "bench"):
         pytest.skip("what it writes has no index")
     before = everything(site)
-    status, printed, told = run([given if one == "OUT" else one for one in writing.words.split()])
+    status, printed, errors = run([given if word == "OUT" else word for word in writing.words.split()])
     assert (status, printed) == (2, "")
-    assert "same-file" in told
+    assert "same-file" in errors
     assert everything(site) == before
 
 
@@ -222,7 +225,7 @@ FUNCTIONS: dict[str, tuple[Callable[[str], object], tuple[str, ...]]] = {
 }
 
 
-@pytest.mark.parametrize(("name", "read"), [(name, one) for name, (_, reads) in FUNCTIONS.items() for one in reads])
+@pytest.mark.parametrize(("name", "read"), [(name, path) for name, (_, reads) in FUNCTIONS.items() for path in reads])
 def test_functions_keep_the_rule_as_well(site: Path, name: str, read: str) -> None:
     before = everything(site)
     for out in (read, hard(site, site / read, "")):
@@ -236,10 +239,10 @@ def test_an_index_never_takes_the_place_of_its_file(site: Path) -> None:
     (site / "odd.sbs.idx").symlink_to(site / "tuned.sbs")
     (site / "odd.sbs").hardlink_to(site / "tuned.sbs")
     before = everything(site)
-    status, _, told = run(["index", "detach", "odd.sbs"])
-    assert (status, "same-file" in told) == (2, True)
+    status, _, errors = run(["index", "detach", "odd.sbs"])
+    assert (status, "same-file" in errors) == (2, True)
     assert everything(site) == before
-    # Results of earlier conversions in a checkpoint's folder are no part of it.
+    # Earlier results of conversions in a checkpoint's folder are not part of it.
     for _ in range(2):
         assert run(["convert", "ck", "-o", "ck/out.sbs", "--index", "external"])[0] == 0
 
@@ -320,18 +323,20 @@ def test_another_name_of_standard_output_is_told(words: str) -> None:
 @pytest.mark.parametrize("name", [name for name, one in WRITING.items() if one.streams])
 def test_what_can_stream_writes_to_standard_output_what_it_writes_to_a_file(site: Path, name: str) -> None:
     words = WRITING[name].words.split()
-    status, streamed, told = run_for_bytes([("-" if one == "OUT" else one) for one in words])
-    assert status == 0, told
-    assert run([("written" if one == "OUT" else one) for one in words])[0] == 0
+    status, streamed, errors = run_for_bytes([("-" if word == "OUT" else word) for word in words])
+    assert status == 0, errors
+    assert run([("written" if word == "OUT" else word) for word in words])[0] == 0
     assert streamed == (site / "written").read_bytes()
     assert not (site / "-").exists()
 
 
-@pytest.mark.parametrize("name", [name for name, one in WRITING.items() if not one.streams and not one.suffix])
+@pytest.mark.parametrize(
+    "name", [name for name, command in WRITING.items() if not command.streams and not command.suffix]
+)
 def test_what_can_not_stream_says_so(site: Path, name: str) -> None:
-    status, printed, told = run([("-" if one == "OUT" else one) for one in WRITING[name].words.split()])
+    status, printed, errors = run([("-" if word == "OUT" else word) for word in WRITING[name].words.split()])
     assert (status, printed) == (2, "")
-    assert "no-stream" in told or "needs-path" in told
+    assert "no-stream" in errors or "needs-path" in errors
     assert not (site / "-").exists()
 
 
@@ -346,8 +351,8 @@ def test_what_needs_a_place_beside_it_is_no_stream(site: Path) -> None:
         (["rewrite", "tuned.sbs", "-o", "-", "--json"], "two-ways"),
         (["verify", "made.sbs", "--against", "ck", "--receipt", "-", "--json"], "two-ways"),
     ):
-        status, printed, told = run(words)
-        assert (status, printed, reason in told) == (2, "", True), (words, told)
+        status, printed, errors = run(words)
+        assert (status, printed, reason in errors) == (2, "", True), (words, errors)
     assert not (site / "-").exists()
 
 
@@ -417,8 +422,8 @@ def test_a_stream_that_is_cut_off_ends_as_cat_does() -> None:
 def test_flags_that_would_do_nothing_are_refused(site: Path, words: str) -> None:
     (site / "other").mkdir()
     write_peer(site / "other" / "model.safetensors", {"a": np.zeros(3, np.float32)})
-    status, printed, told = run(words.split())
-    assert (status, printed, "needless-flag" in told) == (2, "", True), told
+    status, printed, errors = run(words.split())
+    assert (status, printed, "needless-flag" in errors) == (2, "", True), errors
     assert not (site / "out.sbs").exists()
 
 
@@ -478,8 +483,8 @@ def test_no_argument_is_empty(site: Path, words: list[str], capsys: pytest.Captu
 
 
 def layouts(site: Path) -> dict[str, list[str]]:
-    one = ["export", "tuned.sbs", "-o", f"{site}/out/model.safetensors"]
-    return {"one file": one, "shards": [*one, "--max-shard-size", "1kB"]}
+    single = ["export", "tuned.sbs", "-o", f"{site}/out/model.safetensors"]
+    return {"one file": single, "shards": [*single, "--max-shard-size", "1kB"]}
 
 
 @pytest.mark.parametrize(("first", "then"), [("one file", "shards"), ("shards", "one file")])
@@ -489,9 +494,9 @@ def test_an_export_leaves_no_other_layout_beside_it(site: Path, first: str, then
     (site / "out" / "model-00003-of-00003.safetensors").write_bytes(b"of one of three")
     (site / "out" / "other.safetensors").write_bytes(b"of another export")
     before = snapshot(site / "out")
-    status, _, told = run(layouts(site)[then])
-    assert (status, "superseded" in told, "--force" in told) == (2, True, True)
-    named = {name for name in before if repr(f"{site}/out/{name}") in told}
+    status, _, errors = run(layouts(site)[then])
+    assert (status, "superseded" in errors, "--force" in errors) == (2, True, True)
+    named = {name for name in before if repr(f"{site}/out/{name}") in errors}
     assert named == set(before) - {"other.safetensors"}
     assert snapshot(site / "out") == before
     assert run([*layouts(site)[then], "--force"])[0] == 0
@@ -500,11 +505,11 @@ def test_an_export_leaves_no_other_layout_beside_it(site: Path, first: str, then
     (site / "out").mkdir()
     run(layouts(site)[then])
     assert left == snapshot(site / "out") | {"other.safetensors": b"of another export"}
-    found: dict[str, np.ndarray] = {}
+    tensors: dict[str, np.ndarray] = {}
     for name in left:
         if name.endswith(".safetensors") and name != "other.safetensors":
-            found |= load_file(site / "out" / name)
-    assert set(found) == {NAME, "b"}
+            tensors |= load_file(site / "out" / name)
+    assert set(tensors) == {NAME, "b"}
 
 
 def test_an_error_while_shards_are_replaced_keeps_or_names_what_is_complete(
@@ -525,18 +530,18 @@ def test_an_error_while_shards_are_replaced_keeps_or_names_what_is_complete(
             real(source, target)
 
         monkeypatch.setattr(os, "replace", replace)
-        status, _, told = run(words)
+        status, _, errors = run(words)
         monkeypatch.setattr(os, "replace", real)
         assert status == 1
-        found = snapshot(site / "out")
+        files = snapshot(site / "out")
         if fails_at == 0:
-            assert found == old
+            assert files == old
         else:
-            kept = {one for one in found if one.startswith(".blobstore-")}
+            kept = {name for name in files if name.startswith(".blobstore-")}
             assert len(kept) == 3 - fails_at
-            assert all(one in told for one in kept)
-            for one in kept:
-                os.unlink(site / "out" / one)
+            assert all(name in errors for name in kept)
+            for name in kept:
+                os.unlink(site / "out" / name)
             run(words)
 
 
@@ -553,8 +558,8 @@ def test_an_export_follows_links(site: Path) -> None:
     assert index.exists()
     assert run(["export", "tuned.sbs", "-o", "real/m.safetensors", "--max-shard-size", "1kB"])[0] == 0
     (site / "m.safetensors").symlink_to("real/m.safetensors")
-    status, _, told = run(["export", "tuned.sbs", "-o", "m.safetensors"])
-    assert (status, "superseded" in told) == (2, True)
+    status, _, errors = run(["export", "tuned.sbs", "-o", "m.safetensors"])
+    assert (status, "superseded" in errors) == (2, True)
 
 
 def test_standard_output_is_an_output_as_well(site: Path) -> None:
@@ -585,6 +590,6 @@ def test_outputs_that_can_not_be_meant_are_refused(site: Path, words: list[str],
     (site / "ck" / "chat_template.jinja").write_text("{{ bos_token }}")
     shutil.copy(site / "tuned.sbs", site / "ck" / "earlier.sbs")
     before = everything(site)
-    status, printed, told = run(words)
-    assert (status, printed, reason in told) == (2, "", True), told
+    status, printed, errors = run(words)
+    assert (status, printed, reason in errors) == (2, "", True), errors
     assert everything(site) == before

@@ -1,4 +1,4 @@
-"""The commands pack and unpack, and what others say of a packed file."""
+"""The commands pack and unpack, and what other commands say about a packed file."""
 
 from __future__ import annotations
 
@@ -108,15 +108,15 @@ def test_pack_tells_of_each_tensor_and_unpack_gives_the_file_back(cli: Cli, stor
 
 def test_as_json_both_tell_what_was_done(cli: Cli, store: Path, tmp_path: Path) -> None:
     packed = tmp_path / "p.sbs"
-    told = cli("pack", store, "-o", packed, "--only", "model.*", "--level", "3", "--json").json
-    assert (told["output"], told["nbytes"]) == (str(packed), store.stat().st_size)
-    assert told["packed_nbytes"] == packed.stat().st_size
-    assert [(one["names"], one["packed"], one["delta"]) for one in told["blobs"]] == [
+    report = cli("pack", store, "-o", packed, "--only", "model.*", "--level", "3", "--json").json
+    assert (report["output"], report["nbytes"]) == (str(packed), store.stat().st_size)
+    assert report["packed_nbytes"] == packed.stat().st_size
+    assert [(blob["names"], blob["packed"], blob["delta"]) for blob in report["blobs"]] == [
         ([WIDE], True, False),
         ([FLAT], False, False),
     ]
-    told = cli("unpack", packed, "-o", tmp_path / "u.sbs", "--json").json
-    assert (told["nbytes"], told["blobs"]) == (store.stat().st_size, 1)
+    report = cli("unpack", packed, "-o", tmp_path / "u.sbs", "--json").json
+    assert (report["nbytes"], report["blobs"]) == (store.stat().st_size, 1)
 
 
 def test_a_difference_needs_its_base(cli: Cli, store: Path, tmp_path: Path) -> None:
@@ -127,7 +127,7 @@ def test_a_difference_needs_its_base(cli: Cli, store: Path, tmp_path: Path) -> N
     assert not back.exists()
     verified = cli("verify", packed, "--values", "--json")
     assert verified.status == 0
-    assert {one["code"] for one in verified.json["findings"]} == {"undecodable"}
+    assert {finding["code"] for finding in verified.json["findings"]} == {"undecodable"}
     assert cli("unpack", packed, "-o", back, "--base", store).status == 0
     assert back.read_bytes() == store.read_bytes()
 
@@ -135,23 +135,25 @@ def test_a_difference_needs_its_base(cli: Cli, store: Path, tmp_path: Path) -> N
 def test_info_check_and_verify_say_what_a_packed_model_is(cli: Cli, model: Path, tmp_path: Path) -> None:
     packed = tmp_path / "p.sbs"
     assert cli("pack", model, "-o", packed).status == 0
-    assert "gemma.cpp can't run it before blobstore unpack" in cli("info", packed).out
+    assert "gemma.cpp can't run it until blobstore unpack" in cli("info", packed).out
     facts = cli("info", packed, "--json").json["packed"]
     assert facts["blobs"] > 0
     assert facts["nbytes"] < facts["unpacked_nbytes"]
-    found = cli("check", packed)
-    assert found.status == 1
-    assert [line.split("\t")[:2] for line in found.out.splitlines()] == [["error", "packed"]]
-    assert "blobstore unpack FILE -o OUT" in found.out
+    done = cli("check", packed)
+    assert done.status == 1
+    assert [line.split("\t")[:2] for line in done.out.splitlines()] == [["error", "packed"]]
+    assert "blobstore unpack FILE -o OUT" in done.out
     assert cli("verify", packed, "--values").status == 0
     assert cli("info", model, "--json").json["packed"] is None
 
 
 def test_of_a_packed_file_that_is_no_model_check_only_notes_it(cli: Cli, store: Path, tmp_path: Path) -> None:
     cli("pack", store, "-o", tmp_path / "p.sbs")
-    found = cli("check", tmp_path / "p.sbs", "--json")
-    assert found.status == 0
-    assert ("note", "packed") in {(one["severity"], one["code"]) for one in json.loads(found.out)["findings"]}
+    done = cli("check", tmp_path / "p.sbs", "--json")
+    assert done.status == 0
+    assert ("note", "packed") in {
+        (finding["severity"], finding["code"]) for finding in json.loads(done.out)["findings"]
+    }
 
 
 def test_a_tensor_of_a_packed_file_is_got_and_exported(cli: Cli, store: Path, tmp_path: Path) -> None:
@@ -177,7 +179,7 @@ def test_a_tensor_of_a_packed_file_is_got_and_exported(cli: Cli, store: Path, tm
 )
 def test_wrong_usage_is_one_line(cli: Cli, store: Path, tmp_path: Path, arguments: list[str], reason: str) -> None:
     cli("pack", store, "-o", tmp_path / "p0.sbs")
-    typed = [str(tmp_path / one) if one.endswith(".sbs") else one for one in arguments]
+    typed = [str(tmp_path / argument) if argument.endswith(".sbs") else argument for argument in arguments]
     check_refused(cli(*typed), 2, reason)
     assert not (tmp_path / "p.sbs").exists()
 

@@ -1,4 +1,4 @@
-"""What else is done with packed files: verified, compared, exported, indexed, recovered."""
+"""Other operations on packed files: verify, compare, export, index, recover."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ DOWN = "model.layers.0.mlp.down_proj.weight"
 
 @pytest.fixture
 def everything(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Have all tensors packed, also the small ones of tests, which only get larger."""
+    """Pack all tensors, even the tests' small ones, which only get larger."""
     monkeypatch.setattr(pack_module, "_WORTH", 1000.0)
 
 
@@ -84,7 +84,7 @@ def test_a_packed_file_has_nothing_wrong(packed: Path) -> None:
     verified = verify_file(packed, values=True)
     assert verified.findings == []
     assert verified.blobs == 5
-    assert {one.code for one in check_file(packed)} == {"by-name", "packed"}
+    assert {finding.code for finding in check_file(packed)} == {"by-name", "packed"}
 
 
 @given(st.data())
@@ -95,7 +95,7 @@ def test_verify_finds_each_bit_that_flips_in_a_blob(packed: Path, data: st.DataO
         offset, nbytes = reader.range(key)
     try:
         flip(packed, offset + data.draw(st.integers(0, nbytes - 1)), 1 << data.draw(st.integers(0, 7)))
-        assert any(one.severity == "error" for one in verify_file(packed).findings)
+        assert any(finding.severity == "error" for finding in verify_file(packed).findings)
         assert isinstance(check_file(packed), list)
     finally:
         packed.write_bytes(whole)
@@ -107,12 +107,12 @@ def test_values_that_no_weight_should_have_are_found_in_packed_tensors(tmp_path:
     values[9] = np.inf
     path, packed = write_weights(tmp_path / "m.sbs", {UP: values}), tmp_path / "p.sbs"
     assert pack(path, packed).blobs[0].packed
-    found = []
-    for one in (path, packed):
-        with blobstore.open(one) as store:
-            found.append([(finding.code, finding.message) for finding in verify_values(store)])
-    assert found[0] == found[1]
-    assert len(found[0]) == 2
+    findings = []
+    for file in (path, packed):
+        with blobstore.open(file) as store:
+            findings.append([(finding.code, finding.message) for finding in verify_values(store)])
+    assert findings[0] == findings[1]
+    assert len(findings[0]) == 2
 
 
 @pytest.mark.usefixtures("everything")
@@ -135,12 +135,12 @@ def test_a_converted_model_is_the_same_packed(tmp_path: Path, family: str) -> No
 
 
 def differences(a: Path, b: Path, **options: Any) -> dict[str, Difference]:  # noqa: ANN401 (compare's)
-    with open_sides(a, b, options.pop("by", None)) as (one, other):
-        return {difference.name: difference for difference in compare(one, other, **options)}
+    with open_sides(a, b, options.pop("by", None)) as (side_a, side_b):
+        return {difference.name: difference for difference in compare(side_a, side_b, **options)}
 
 
 def kinds(a: Path, b: Path, **options: Any) -> dict[str, str]:  # noqa: ANN401 (compare's)
-    return {name: one.kind for name, one in differences(a, b, **options).items()}
+    return {name: difference.kind for name, difference in differences(a, b, **options).items()}
 
 
 @pytest.mark.usefixtures("everything")
@@ -151,38 +151,38 @@ def test_every_tensor_is_the_same_as_the_originals(tmp_path: Path, model: Model)
     model.write(path)
     pack(path, packed)
     for a, b in ((path, packed), (packed, path), (packed, packed)):
-        found = kinds(a, b)
-        assert set(found) == set(model.expected())
-        assert set(found.values()) <= {"same", "alias"}
+        by_name = kinds(a, b)
+        assert set(by_name) == set(model.expected())
+        assert set(by_name.values()) <= {"same", "alias"}
 
 
 @pytest.mark.parametrize("by", ["names", "keys"])
 def test_a_difference_is_found_in_packed_files(path: Path, packed: Path, tmp_path: Path, by: str) -> None:
     tensors = {UP: tuned(weights(1, 30_000), 4).reshape(100, 300), DOWN: weights(2, 30_000)}
-    other = write_weights(tmp_path / "other.sbs", tensors | {"c_noise": np.frombuffer(payload(3, 5000), np.uint8)})
+    changed = write_weights(tmp_path / "other.sbs", tensors | {"c_noise": np.frombuffer(payload(3, 5000), np.uint8)})
     small = tmp_path / "small.sbs"
-    pack(other, small)
-    plain, both = differences(path, other, by=by), differences(packed, small, by=by)
+    pack(changed, small)
+    plain, both = differences(path, changed, by=by), differences(packed, small, by=by)
     assert plain == both
-    assert sorted(one.kind for one in plain.values()) == ["same", "same", "values"]
-    assert differences(packed, other, by=by) == plain
+    assert sorted(difference.kind for difference in plain.values()) == ["same", "same", "values"]
+    assert differences(packed, changed, by=by) == plain
 
 
 def test_tensors_that_can_not_be_decoded_are_compared_by_their_bytes(tmp_path: Path) -> None:
-    path, packed, other = tmp_path / "m.sbs", tmp_path / "p.sbs", tmp_path / "o.sbs"
+    path, packed, flipped = tmp_path / "m.sbs", tmp_path / "p.sbs", tmp_path / "o.sbs"
     data = {"f4": bytes(range(16)) * 200, "new": bytes(range(32)) * 100}
-    for target, changed in ((path, 0), (other, 1)):
-        raw = {key: flipped_at(one, 1000, changed) for key, one in data.items()}
+    for target, changed in ((path, 0), (flipped, 1)):
+        raw = {key: flipped_at(raw_blob, 1000, changed) for key, raw_blob in data.items()}
         entries = [
             Entry("of.f4", 0, 0, 3200, BY_NAME["f4"].number, (6400,)),
             Entry("of.new", 1, 0, 3200, 999, (80, 5)),
         ]
-        rows = [IndexedBlob(key.encode(), len(one)) for key, one in raw.items()]
+        rows = [IndexedBlob(key.encode(), len(raw_blob)) for key, raw_blob in raw.items()]
         write_plain(target, [*raw.items(), ("~index", build_index(entries, rows))])
     assert all(blob.packed for blob in pack(path, packed).blobs)
     assert kinds(path, packed) == {"of.f4": "same", "of.new": "same"}
-    assert kinds(packed, other) == {"of.f4": "bytes", "of.new": "bytes"}
-    assert "byte 1000 differs" in differences(packed, other)["of.new"].detail
+    assert kinds(packed, flipped) == {"of.f4": "bytes", "of.new": "bytes"}
+    assert "byte 1000 differs" in differences(packed, flipped)["of.new"].detail
 
 
 def flipped_at(data: bytes, place: int, bits: int) -> bytes:
@@ -207,7 +207,7 @@ def test_a_damaged_packed_tensor_is_refused_when_it_is_compared(path: Path, pack
     with pytest.raises(FormatError, match="packed-data") as caught:
         kinds(path, packed)
     assert caught.value.path == str(packed)
-    # Where the frame begins: the stream's header is in front of the first one.
+    # The frame's beginning: the stream's header precedes the first one.
     assert caught.value.offset == offset + 80
     assert f"at offset {offset + 80}" in str(caught.value)
 
@@ -220,7 +220,7 @@ def exported(path: Path, **options: Any) -> list[bytes]:  # noqa: ANN401 (plan_e
     with blobstore.open(path, access="read") as store:
         target = path.with_name("exported.safetensors")
         written = run_export(plan_export(store, **options), store, target, force=True)
-        return [target.with_name(os.path.basename(one)).read_bytes() for one in written]
+        return [target.with_name(os.path.basename(file)).read_bytes() for file in written]
 
 
 @pytest.mark.usefixtures("everything")
@@ -289,7 +289,7 @@ def test_no_index_is_built_for_a_packed_file(packed: Path, embed: bool, place: s
 
 
 def test_packed_blobs_alone_keep_their_index(tmp_path: Path, packed: Path) -> None:
-    """As another tool may write them, without what the file was before."""
+    """Like those of another tool, without the original's metadata."""
     target = tmp_path / "alone.sbs"
     with blobstore.open(packed) as store:
         key = store.info(UP).key
@@ -369,15 +369,15 @@ def test_a_bridge_gets_the_values(path: Path, packed: Path) -> None:
     torch = pytest.importorskip("torch")
     from blobstore import torch as bridge  # noqa: PLC0415 (torch may be missing)
 
-    one, other = bridge.load_file(path), bridge.load_file(packed)
-    assert one.keys() == other.keys()
-    for name, values in one.items():
-        assert values.dtype == other[name].dtype
-        assert torch.equal(values.view(torch.uint8), other[name].view(torch.uint8))
+    plain, unpacked = bridge.load_file(path), bridge.load_file(packed)
+    assert plain.keys() == unpacked.keys()
+    for name, values in plain.items():
+        assert values.dtype == unpacked[name].dtype
+        assert torch.equal(values.view(torch.uint8), unpacked[name].view(torch.uint8))
 
 
 def test_one_tensor_in_another_dtype(path: Path, packed: Path) -> None:
-    with blobstore.open(path) as one, blobstore.open(packed) as other:
-        found = other.load(UP, dtype=np.float32, rows=slice(3, 90, 7))
-        assert found.tobytes() == one.load(UP, dtype=np.float32, rows=slice(3, 90, 7)).tobytes()
-        assert other[UP].dtype == ml_dtypes.bfloat16
+    with blobstore.open(path) as plain, blobstore.open(packed) as unpacked:
+        rows = unpacked.load(UP, dtype=np.float32, rows=slice(3, 90, 7))
+        assert rows.tobytes() == plain.load(UP, dtype=np.float32, rows=slice(3, 90, 7)).tobytes()
+        assert unpacked[UP].dtype == ml_dtypes.bfloat16

@@ -1,4 +1,4 @@
-"""What is imported, and when: nothing heavy before it is needed."""
+"""Imports: nothing heavy before it is needed."""
 
 from __future__ import annotations
 
@@ -17,16 +17,16 @@ if TYPE_CHECKING:
 
 
 def modules_after(code: str, *arguments: str) -> set[str]:
-    """The modules that a new process has when it has run this."""
+    """The modules that a new process has imported after running this code."""
     ending = "\nimport sys; print(*sorted(sys.modules), sep='\\n', file=sys.stderr)"
     done = subprocess.run([sys.executable, "-c", code + ending, *arguments], check=True, capture_output=True, text=True)
     return set(done.stderr.splitlines())
 
 
 def test_the_package_itself_imports_nothing_heavy() -> None:
-    found = modules_after("import blobstore")
-    assert "blobstore" in found
-    assert not {one for one in found if one.startswith(("numpy", "ml_dtypes", "blobstore."))}
+    modules = modules_after("import blobstore")
+    assert "blobstore" in modules
+    assert not {module for module in modules if module.startswith(("numpy", "ml_dtypes", "blobstore."))}
 
 
 def test_each_public_name_is_there_when_it_is_asked_for() -> None:
@@ -38,10 +38,10 @@ def test_each_public_name_is_there_when_it_is_asked_for() -> None:
         _ = blobstore.nothing  # type: ignore[attr-defined]
 
 
-def test_who_reads_does_not_import_what_writes_or_converts(tmp_path: Path) -> None:
+def test_reading_imports_nothing_that_writes_or_converts(tmp_path: Path) -> None:
     path = tmp_path / "m.sbs"
     blobstore.save_file({"a": np.arange(3)}, path)
-    found = modules_after("import sys, blobstore; blobstore.open(sys.argv[1])['a']", str(path))
+    modules = modules_after("import sys, blobstore; blobstore.open(sys.argv[1])['a']", str(path))
     heavy = (
         "blobstore.container.writer",
         "blobstore.store.writer",
@@ -51,16 +51,18 @@ def test_who_reads_does_not_import_what_writes_or_converts(tmp_path: Path) -> No
         "zstandard",
         "concurrent.futures",
     )
-    assert not {one for one in found if one.startswith(heavy)}
+    assert not {module for module in modules if module.startswith(heavy)}
 
 
 def test_a_command_imports_itself_only(tmp_path: Path) -> None:
     path = tmp_path / "m.sbs"
     blobstore.save_file({"a": np.arange(3)}, path)
     run = "import sys; from blobstore.cli import main; main(sys.argv[1:])"
-    found = modules_after(run, "ls", str(path))
-    assert {one for one in found if one in {f"blobstore.cli.{name}" for name in COMMANDS}} == {"blobstore.cli.ls"}
-    assert not {one for one in found if one.startswith(("rich", "blobstore.convert", "blobstore.check"))}
+    modules = modules_after(run, "ls", str(path))
+    assert {module for module in modules if module in {f"blobstore.cli.{name}" for name in COMMANDS}} == {
+        "blobstore.cli.ls"
+    }
+    assert not {module for module in modules if module.startswith(("rich", "blobstore.convert", "blobstore.check"))}
 
 
 def test_the_version_needs_no_numpy() -> None:

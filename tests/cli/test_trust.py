@@ -1,4 +1,4 @@
-"""The commands check, verify, rewrite and recover: what they print, what they leave, how they end."""
+"""The commands check, verify, rewrite and recover: their output, files and exit status."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ def cut(path: Path, nbytes: int) -> Path:
 def test_check_says_that_nothing_is_wrong(cli: Cli, model: Path) -> None:
     done = cli("check", model)
     assert (done.status, done.out) == (0, "")
-    runs = "runs rightly in gemma.cpp 2025-10, 2026-04 and later"
+    runs = "runs correctly in gemma.cpp 2025-10, 2026-04 and later"
     assert done.err == f"{model}: nothing wrong found\n{model}: {runs}\n"
 
 
@@ -77,7 +77,7 @@ def test_check_tells_code_subject_effect_and_remedy(cli: Cli, model: Path) -> No
     assert "gemma.cpp stops" in lines[1][4]
     assert "blobstore convert" in lines[1][5]
     assert done.err.splitlines()[-2].endswith("1 error, 1 warning")
-    assert done.err.splitlines()[-1].endswith("runs rightly in no gemma.cpp (missing-tensor)")
+    assert done.err.splitlines()[-1].endswith("runs correctly in no gemma.cpp (missing-tensor)")
 
 
 @pytest.mark.parametrize(("option", "status"), [((), 0), (("--strict",), 1)])
@@ -89,13 +89,13 @@ def test_check_strict_counts_warnings(cli: Cli, model: Path, option: tuple[str, 
 def test_check_as_json(cli: Cli, model: Path) -> None:
     cli("rewrite", model, "--in-place", "--drop", "c_final_norm")
     done = cli("check", model, "--json")
-    told = json.loads(done.out)
+    report = json.loads(done.out)
     assert done.status == 1
-    assert told["right"] is False
-    (one,) = told["findings"]
+    assert report["right"] is False
+    (finding,) = report["findings"]
     fields = {"severity", "code", "subject", "message", "effect", "remedy", "offset", "nbytes", "names", "runtimes"}
-    assert fields == set(one)
-    assert told["runs_in"] == []
+    assert fields == set(finding)
+    assert report["runs_in"] == []
 
 
 def test_check_of_a_container_by_name_depends_on_what_it_is_for(cli: Cli, store: Path) -> None:
@@ -141,8 +141,8 @@ def test_on_a_terminal_findings_are_for_people(cli: Cli, model: Path, monkeypatc
     monkeypatch.setattr("sys.stdout.isatty", lambda: True)
     done = cli("check", model)
     assert "error: missing-tensor: c_final_norm: " in done.out
-    assert "    then:    gemma.cpp stops" in done.out
-    assert "    way out: " in done.out
+    assert "    effect: gemma.cpp stops" in done.out
+    assert "    fix:    " in done.out
     assert "\t" not in done.out
 
 
@@ -167,8 +167,8 @@ def test_verify_says_what_was_compared(cli: Cli, store: Path) -> None:
     done = cli("verify", store)
     assert (done.status, done.out) == (0, "")
     assert "nothing wrong found (2 blobs of 33 bytes against their SHA-256" in done.err
-    told = json.loads(cli("verify", store, "--json").out)
-    assert (told["right"], told["blobs"], told["nbytes"], told["findings"]) == (True, 2, 33, [])
+    report = json.loads(cli("verify", store, "--json").out)
+    assert (report["right"], report["blobs"], report["nbytes"], report["findings"]) == (True, 2, 33, [])
 
 
 def test_verify_names_the_damaged_tensor_and_its_bytes(cli: Cli, store: Path) -> None:
@@ -177,8 +177,13 @@ def test_verify_names_the_damaged_tensor_and_its_bytes(cli: Cli, store: Path) ->
     assert done.status == 1
     assert NAME in done.out
     assert f"at offset {offset - 5}" in done.out
-    (one,) = json.loads(cli("verify", store, "--json").out)["findings"]
-    assert (one["code"], one["offset"], one["nbytes"], one["names"]) == ("damaged-blob", offset - 5, 24, [NAME])
+    (finding,) = json.loads(cli("verify", store, "--json").out)["findings"]
+    assert (finding["code"], finding["offset"], finding["nbytes"], finding["names"]) == (
+        "damaged-blob",
+        offset - 5,
+        24,
+        [NAME],
+    )
     assert cli("verify", store, "--quick").status == 0
 
 
@@ -233,8 +238,8 @@ def test_rewrite_says_what_it_has_done(cli: Cli, store: Path, tmp_path: Path) ->
 
 
 def test_rewrite_as_json(cli: Cli, store: Path) -> None:
-    told = json.loads(cli("rewrite", store, "--in-place", "--unset", "license", "--json").out)
-    assert (told["output"], told["blobs"], told["names"], told["renamed"]) == (str(store), 2, 2, 0)
+    report = json.loads(cli("rewrite", store, "--in-place", "--unset", "license", "--json").out)
+    assert (report["output"], report["blobs"], report["names"], report["renamed"]) == (str(store), 2, 2, 0)
     assert json.loads(cli("info", store, "--json").out)["metadata"] == {}
 
 
@@ -281,8 +286,8 @@ def test_recover_tells_what_was_saved_and_what_is_lost(cli: Cli, store: Path, tm
     assert done.out.splitlines()[0].endswith(NAME)
     assert "1 blobs saved (1 of them verified), 1 names; 1 blobs lost" in done.out
     assert "the index inside it" in done.err
-    told = json.loads(cli("recover", store, "-o", out, "--json").out)
-    assert (told["right"], told["kept"], told["lost"][0]["names"]) == (False, ["b"], [NAME])
+    report = json.loads(cli("recover", store, "-o", out, "--json").out)
+    assert (report["right"], report["kept"], report["lost"][0]["names"]) == (False, ["b"], [NAME])
     assert cli("verify", out, "--strict").status == 0
 
 

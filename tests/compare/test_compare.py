@@ -1,4 +1,4 @@
-"""`compare` finds every difference between two files, measures it right, and finds none where there is none."""
+"""`compare` finds every difference between two files, measures it correctly, and finds none where there is none."""
 
 from __future__ import annotations
 
@@ -24,8 +24,7 @@ from blobstore.codecs.element_types import BY_NAME, type_of
 from blobstore.compare import Tolerance, compare, open_side, open_sides
 from blobstore.compare.sides import Side
 from blobstore.compare.tensors import Arranged
-from blobstore.compare.values import _BLOCK as BLOCK
-from blobstore.compare.values import measure
+from blobstore.compare.values import BLOCK, measure
 from blobstore.convert.gemma_plan import Choices
 from blobstore.edit.rewrite import Edits, rewrite
 from blobstore.errors import BlobStoreError, CodecError, FormatError, TruncatedError
@@ -55,19 +54,20 @@ NAN, INF = math.nan, math.inf
 INTEGERS = [dtype for dtype in DTYPES if dtype.kind in "iu"]
 
 
-def found(a: Path, b: Path, **options: Any) -> dict[str, Difference]:  # noqa: ANN401 (compare's)
-    """What became of each name."""
+def differences(a: Path, b: Path, **options: Any) -> dict[str, Difference]:  # noqa: ANN401 (compare's)
+    """Each name's difference."""
     by = options.pop("by", None)
-    with open_sides(a, b, by) as (one, other):
-        listed = list(compare(one, other, **options))
-    said = {one.name: one for one in listed}
-    assert len(said) == len(listed)
-    return said
+    with open_sides(a, b, by) as sides:
+        listed = list(compare(*sides, **options))
+    by_name = {difference.name: difference for difference in listed}
+    assert len(by_name) == len(listed)
+    return by_name
 
 
 def kinds(a: Path, b: Path, **options: Any) -> dict[str, str]:  # noqa: ANN401 (compare's)
-    """The kind of each that isn't the same."""
-    return {name: one.kind for name, one in found(a, b, **options).items() if one.kind not in ("same", "alias")}
+    """The kind of each difference, without those that are the same."""
+    found = differences(a, b, **options).items()
+    return {name: difference.kind for name, difference in found if difference.kind not in ("same", "alias")}
 
 
 def save(path: Path, tensors: Mapping[str, Array]) -> Path:
@@ -87,15 +87,15 @@ def numbers(array: Array) -> list[Any]:
     """Elements as Python's numbers."""
     flat = array.reshape(-1)
     if array.dtype.kind == "c":
-        return [complex(one) for one in flat]
+        return [complex(element) for element in flat]
     if array.dtype.kind in "iu":
-        return [int(one) for one in flat]
+        return [int(element) for element in flat]
     with np.errstate(invalid="ignore"):  # NaNs of any bits
-        return [float(one) for one in flat.astype(np.float64)]
+        return [float(element) for element in flat.astype(np.float64)]
 
 
-def is_finite(one: complex) -> bool:
-    return math.isfinite(one.real) and math.isfinite(one.imag)
+def is_finite(value: complex) -> bool:
+    return math.isfinite(value.real) and math.isfinite(value.imag)
 
 
 def same(a: Any, b: Any) -> bool:  # noqa: ANN401 (any number)
@@ -103,36 +103,34 @@ def same(a: Any, b: Any) -> bool:  # noqa: ANN401 (any number)
 
 
 def check(measured: Values, a: Array, b: Array, tolerance: tuple[float, float] = (0.0, 0.0)) -> None:
-    """Compare with what is found one element after another."""
-    one, other = numbers(a), numbers(b)
-    unequal = [place for place, pair in enumerate(zip(one, other, strict=True)) if not same(*pair)]
-    loose = [place for place in unequal if not (is_finite(one[place]) and is_finite(other[place]))]
-    distances = {place: abs(one[place] - other[place]) for place in unequal if place not in loose}
-    beyond = [at for at, distance in distances.items() if distance > tolerance[0] + tolerance[1] * abs(one[at])]
-    assert measured.count == len(one)
+    """Compare with a reference that takes one element at a time."""
+    first, second = numbers(a), numbers(b)
+    unequal = [place for place, pair in enumerate(zip(first, second, strict=True)) if not same(*pair)]
+    loose = [place for place in unequal if not (is_finite(first[place]) and is_finite(second[place]))]
+    distances = {place: abs(first[place] - second[place]) for place in unequal if place not in loose}
+    beyond = [at for at, distance in distances.items() if distance > tolerance[0] + tolerance[1] * abs(first[at])]
+    assert measured.count == len(first)
     assert measured.unequal == len(unequal)
     assert measured.not_finite == len(loose)
     assert measured.different == len(loose) + len(beyond)
     exact = a.dtype.kind in "iu" and b.dtype.kind in "iu"
     largest = max(distances.values(), default=0)
     assert measured.max_abs == largest if exact else measured.max_abs == pytest.approx(largest, rel=1e-15)
-    relative = [float(d) / max(abs(float(abs(one[at]))), float(abs(other[at]))) for at, d in distances.items()]
+    relative = [float(d) / max(abs(float(abs(first[at]))), float(abs(second[at]))) for at, d in distances.items()]
     assert measured.max_rel == pytest.approx(max(relative, default=0.0), rel=1e-14)
     assert (measured.worst is None) is (not unequal)
     if measured.worst is not None:
         assert measured.worst in (loose[:1] or [at for at, d in distances.items() if d >= largest * (1 - 1e-15)])
         assert measured.worst_values is not None
-        assert all(map(same, measured.worst_values, (one[measured.worst], other[measured.worst])))
+        assert all(map(same, measured.worst_values, (first[measured.worst], second[measured.worst])))
     cosine = measured.cosine
     if unequal:
-        used = [(x, y) for x, y in zip(one, other, strict=True) if is_finite(x) and is_finite(y)]
-        # Exactly: the square of a small number may have no digits left.
-        parts = [
-            (Fraction(one), Fraction(other)) for x, y in used for one, other in ((x.real, y.real), (x.imag, y.imag))
-        ]
-        dot = sum(one * other for one, other in parts)
-        squares = sum(one**2 for one, _ in parts), sum(other**2 for _, other in parts)
-        # Lengths whose squares float64 can't hold, or not with all digits, give no cosine.
+        used = [(x, y) for x, y in zip(first, second, strict=True) if is_finite(x) and is_finite(y)]
+        # Computed exactly: the square of a small number may have no digits left.
+        parts = [(Fraction(p), Fraction(q)) for x, y in used for p, q in ((x.real, y.real), (x.imag, y.imag))]
+        dot = sum(p * q for p, q in parts)
+        squares = sum(p**2 for p, _ in parts), sum(q**2 for _, q in parts)
+        # There is no cosine if float64 can't hold the square of a length, or not to all digits.
         assert cosine is not None or not all(1e-289 < square < 1e308 for square in squares)
         if cosine is not None:
             expected = math.copysign(math.sqrt(dot**2 / (squares[0] * squares[1])), dot)
@@ -141,16 +139,16 @@ def check(measured: Values, a: Array, b: Array, tolerance: tuple[float, float] =
 
 @st.composite
 def pairs(draw: st.DrawFn) -> tuple[Array, Array]:
-    """An array of any dtype, and another of the same that differs nowhere, somewhere or everywhere."""
+    """Two arrays of one dtype, which differ nowhere, in some places or everywhere."""
     first = plain(draw(arrays()))
     raw = payload(draw(st.integers(21, 40)), first.nbytes)
     if first.dtype == np.bool_:
         raw = bytes(byte & 1 for byte in raw)
-    other = np.frombuffer(raw, first.dtype)
+    fresh = np.frombuffer(raw, first.dtype)
     second = first.copy().reshape(-1)
     chosen = draw(st.lists(st.integers(0, max(0, first.size - 1)), max_size=4) | st.none())
     places = slice(None) if chosen is None else chosen if first.size else []
-    second[places] = other[places]
+    second[places] = fresh[places]
     return first, second.reshape(first.shape)
 
 
@@ -159,29 +157,29 @@ def pairs(draw: st.DrawFn) -> tuple[Array, Array]:
 @example(pair=(np.array([-4.95434687e-159]), np.array([1.91569409e76])), tolerance=(0.0, 0.0))
 @example(pair=(np.array([6.05538168e26]), np.array([4.5370588e-157])), tolerance=(0.0, 0.0))
 def test_values_are_measured_as_one_by_one(pair: tuple[Array, Array], tolerance: tuple[float, float]) -> None:
-    a, b = (one.reshape(-1) for one in pair)
+    a, b = (array.reshape(-1) for array in pair)
     with np.errstate(all="ignore"):
-        small_enough = not any(np.abs(one.astype(np.complex128)).max(initial=0) > 1e150 for one in pair)
+        small_enough = not any(np.abs(array.astype(np.complex128)).max(initial=0) > 1e150 for array in pair)
     if a.dtype != np.float64 or small_enough:  # Python's powers would overflow
         a, b = as_read(a), as_read(b)
         check(measure(a, b, tolerance=Tolerance(*tolerance)), a, b, tolerance)
 
 
 @given(st.sampled_from(list(DTYPES)), st.sampled_from(list(DTYPES)), st.integers(1, 40))
-def test_values_of_two_types_are_compared_as_numbers(one: np.dtype[Any], other: np.dtype[Any], count: int) -> None:
+def test_values_of_two_types_are_compared_as_numbers(type_a: np.dtype[Any], type_b: np.dtype[Any], count: int) -> None:
     few = np.arange(count) % 3
-    a, b = as_read(few.astype(one)), as_read((few[::-1] + (count > 20)).astype(other))
+    a, b = as_read(few.astype(type_a)), as_read((few[::-1] + (count > 20)).astype(type_b))
     check(measure(a, b), a, b)
 
 
 @given(st.sampled_from(INTEGERS), st.sampled_from(INTEGERS), st.data())
-def test_integers_are_exact(one: np.dtype[Any], other: np.dtype[Any], data: st.DataObject) -> None:
+def test_integers_are_exact(type_a: np.dtype[Any], type_b: np.dtype[Any], data: st.DataObject) -> None:
     def drawn(dtype: np.dtype[Any]) -> Array:
         low, high = int(np.iinfo(dtype).min), int(np.iinfo(dtype).max)
         some = st.integers(low, high) | st.sampled_from([low, high, high - 1, min(high, 2**53 + 1)])
         return np.array(data.draw(st.lists(some, min_size=5, max_size=5)), dtype)
 
-    a, b = drawn(one), drawn(other)
+    a, b = drawn(type_a), drawn(type_b)
     if np.result_type(a, b).kind in "iu":
         check(measure(a, b), a, b)
 
@@ -197,7 +195,7 @@ def test_what_lies_beyond_2_to_the_53_is_exact() -> None:
 
 
 @given(
-    dtype=st.sampled_from([np.dtype(one) for one in ("i8", "u8", "i4", "f4", "f8", "c16")]),
+    dtype=st.sampled_from([np.dtype(code) for code in ("i8", "u8", "i4", "f4", "f8", "c16")]),
     places=st.dictionaries(st.integers(0, 3 * BLOCK + 4), st.integers(1, 100), min_size=1, max_size=6),
     first=st.integers(0, 2**40),
 )
@@ -225,7 +223,7 @@ def test_nan_and_infinities(dtype: Any) -> None:  # noqa: ANN401 (a dtype)
     check(measured, a, b, (1e9, 0.0))
     assert (measured.unequal, measured.not_finite, measured.different) == (6, 5, 5)
     assert (measured.max_abs, measured.worst) == (0.5, 1)
-    assert measured.cosine == 1.0  # of what is left: two multiples of 8
+    assert measured.cosine == 1.0  # only 8 and 8.5 count
 
 
 def test_the_relative_error_is_to_the_larger() -> None:
@@ -250,24 +248,24 @@ def test_a_file_is_the_same_as_itself_however_it_is_stored(tmp_path: Path, model
     a, b = tmp_path / "a.sbs", tmp_path / "b.sbs"
     model.write(a)
     Model(**(vars(model) | {"version": 3 - model.version, "digests": not model.digests})).write(b)
-    said = found(a, b)
-    assert set(model.expected()) <= set(said)
-    assert not [one for one in said.values() if one.kind not in ("same", "alias")]
+    result = differences(a, b)
+    assert set(model.expected()) <= set(result)
+    assert not [difference for difference in result.values() if difference.kind not in ("same", "alias")]
 
 
 @given(pair=pairs())
 def test_a_changed_tensor_is_found_and_measured(tmp_path: Path, pair: tuple[Array, Array]) -> None:
     with_norm = {"norm": np.ones(3, np.float32)}
-    a, b = (save(tmp_path / f"{i}.sbs", with_norm | {"x": one}) for i, one in enumerate(pair))
-    one = found(a, b)["x"]
+    a, b = (save(tmp_path / f"{i}.sbs", with_norm | {"x": array}) for i, array in enumerate(pair))
+    difference = differences(a, b)["x"]
     if pair[0].tobytes() == pair[1].tobytes():
-        assert (one.kind, one.values, one.differs) == ("same", None, False)
+        assert (difference.kind, difference.values, difference.differs) == ("same", None, False)
         return
-    assert one.differs
+    assert difference.differs
     unequal = sum(not same(*two) for two in zip(*(numbers(as_read(x)) for x in pair), strict=True))
-    assert one.kind == ("values" if unequal else "bytes")
-    assert one.values is not None
-    assert (one.values.count, one.values.unequal) == (pair[0].size, unequal)
+    assert difference.kind == ("values" if unequal else "bytes")
+    assert difference.values is not None
+    assert (difference.values.count, difference.values.unequal) == (pair[0].size, unequal)
 
 
 @pytest.mark.parametrize("dtype", list(DTYPES), ids=DTYPES.get)
@@ -276,63 +274,60 @@ def test_a_single_changed_element_is_found_in_every_type(tmp_path: Path, dtype: 
     b = a.copy()
     b[3, 4] = np.float32(0 if dtype == np.bool_ else 2).astype(dtype)
     write_own(tmp_path / "b.safetensors", {"x": (type_of(dtype), (5, 7), b.tobytes())})
-    one = found(save(tmp_path / "a.sbs", {"x": a}), tmp_path / "b.safetensors")["x"]
-    assert one.kind == "values"
-    assert one.values is not None
-    assert (one.values.unequal, one.values.max_abs, one.values.worst) == (1, 1, 3 * 7 + 4)
-    assert one.values.max_rel == (1.0 if dtype == np.bool_ else 0.5)
+    difference = differences(save(tmp_path / "a.sbs", {"x": a}), tmp_path / "b.safetensors")["x"]
+    assert difference.kind == "values"
+    assert difference.values is not None
+    assert (difference.values.unequal, difference.values.max_abs, difference.values.worst) == (1, 1, 3 * 7 + 4)
+    assert difference.values.max_rel == (1.0 if dtype == np.bool_ else 0.5)
 
 
-def encoded(kind: str, count: int) -> tuple[Array, float]:
-    """Stored bytes of a type and the scale; for nuq any indices into sound tables."""
-    if kind == "nuq":
-        return np.frombuffer(payload(7, BY_NAME[kind].nbytes(count)).replace(b"\x80", b"\1"), np.uint8), 1.0
+def encoded(type_name: str, count: int) -> tuple[Array, float]:
+    """Stored bytes of a type, and the scale; for nuq any indices into valid tables."""
+    if type_name == "nuq":
+        return np.frombuffer(payload(7, BY_NAME[type_name].nbytes(count)).replace(b"\x80", b"\1"), np.uint8), 1.0
     values = np.random.default_rng(3).uniform(-9, 9, count).astype(np.float32)
-    return codecs.encode(kind, values)
+    return codecs.encode(type_name, values)
 
 
-def save_encoded(path: Path, kind: str, data: Array, scale: float, count: int) -> Path:
+def save_encoded(path: Path, type_name: str, data: Array, scale: float, count: int) -> Path:
     with blobstore.create(path) as writer:
-        writer.add_stored("x", [data], BY_NAME[kind], (count,), scale=scale)
+        writer.add_stored("x", [data], BY_NAME[type_name], (count,), scale=scale)
     return path
 
 
-@pytest.mark.parametrize("kind", ["sfp", "i8", "nuq", "bf16", "f32"])
+@pytest.mark.parametrize("type_name", ["sfp", "i8", "nuq", "bf16", "f32"])
 @pytest.mark.parametrize("count", [1000, 2 * PIECE + 300])
-def test_encoded_tensors_are_compared_as_what_they_decode_to(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str, count: int
-) -> None:
-    monkeypatch.setattr("blobstore.compare.chunks.CHUNK", PIECE)
-    data, scale = encoded(kind, count)
-    a = save_encoded(tmp_path / "a.sbs", kind, data, scale, count)
-    decoded = codecs.decode(kind, data, count, scale=scale)
+def test_encoded_tensors_are_compared_as_what_they_decode_to(tmp_path: Path, type_name: str, count: int) -> None:
+    data, scale = encoded(type_name, count)
+    a = save_encoded(tmp_path / "a.sbs", type_name, data, scale, count)
+    decoded = codecs.decode(type_name, data, count, scale=scale)
     b = save(tmp_path / "b.sbs", {"x": decoded})
-    assert kinds(a, a) == {}
-    assert kinds(a, b) == ({} if kind == "f32" else {"x": "type"})
-    assert kinds(a, b, tolerance=Tolerance()) == ({} if kind == "f32" else {"x": "close"})
+    assert kinds(a, a, chunk=PIECE) == {}
+    assert kinds(a, b, chunk=PIECE) == ({} if type_name == "f32" else {"x": "type"})
+    assert kinds(a, b, tolerance=Tolerance(), chunk=PIECE) == ({} if type_name == "f32" else {"x": "close"})
     changed = decoded.copy()
     changed[[3, count - 1]] += 16
-    one = found(a, save(b, {"x": changed}))["x"]
-    assert one.values is not None
-    check(one.values, decoded, changed)
-    other = data.copy()
-    other[-1 if kind != "i8" else -5] ^= 0x01
-    one = found(a, save_encoded(tmp_path / "c.sbs", kind, other, scale, count))["x"]
-    again = codecs.decode(kind, other, count, scale=scale)
-    assert one.kind == ("bytes" if np.array_equal(decoded, again) else "values")
-    assert one.values is not None
-    check(one.values, decoded, again)
+    difference = differences(a, save(b, {"x": changed}), chunk=PIECE)["x"]
+    assert difference.values is not None
+    check(difference.values, decoded, changed)
+    flipped = data.copy()
+    flipped[-1 if type_name != "i8" else -5] ^= 0x01
+    difference = differences(a, save_encoded(tmp_path / "c.sbs", type_name, flipped, scale, count), chunk=PIECE)["x"]
+    again = codecs.decode(type_name, flipped, count, scale=scale)
+    assert difference.kind == ("bytes" if np.array_equal(decoded, again) else "values")
+    assert difference.values is not None
+    check(difference.values, decoded, again)
 
 
 def test_another_scale_is_another_value(tmp_path: Path) -> None:
     data, scale = encoded("sfp", 300)
     a = save_encoded(tmp_path / "a.sbs", "sfp", data, scale, 300)
     b = save_encoded(tmp_path / "b.sbs", "sfp", data, 2 * scale, 300)
-    one = found(a, b)["x"]
-    assert one.kind == "values"
-    assert one.values is not None
-    assert one.values.max_rel == 0.5
-    assert one.values.cosine == pytest.approx(1)
+    difference = differences(a, b)["x"]
+    assert difference.kind == "values"
+    assert difference.values is not None
+    assert difference.values.max_rel == 0.5
+    assert difference.values.cosine == pytest.approx(1)
     zeros = np.zeros(300, np.uint8)
     a, b = (save_encoded(tmp_path / f"{s}.sbs", "sfp", zeros, s, 300) for s in (1.0, 2.0))
     assert kinds(a, b) == {"x": "bytes"}
@@ -341,35 +336,33 @@ def test_another_scale_is_another_value(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     "places", [[0], [PIECE - 1], [PIECE], [5 * PIECE + 8], [3, 4 * PIECE], list(range(0, 300_000, 7))]
 )
-def test_chunks_make_one_tensor(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, places: list[int]) -> None:
-    monkeypatch.setattr("blobstore.compare.chunks.CHUNK", PIECE)
+def test_chunks_make_one_tensor(tmp_path: Path, places: list[int]) -> None:
     a = np.random.default_rng(1).standard_normal(5 * PIECE + 9).astype(np.float32)
     b = a.copy()
     b[places] *= 1.5
     progress: list[int] = []
-    one = found(save(tmp_path / "a.sbs", {"x": a}), save(tmp_path / "b.sbs", {"x": b}), progress=progress.append)["x"]
-    assert one.values is not None
-    assert one.values.unequal == len(places)
+    paths = save(tmp_path / "a.sbs", {"x": a}), save(tmp_path / "b.sbs", {"x": b})
+    values = differences(*paths, progress=progress.append, chunk=PIECE)["x"].values
+    assert values is not None
+    assert values.unequal == len(places)
     distance = np.abs(a.astype(np.float64) - b)
-    assert one.values.max_abs == distance.max()
-    assert one.values.worst == distance.argmax()
-    wide, other = a.astype(np.float64), b.astype(np.float64)
-    expected = wide @ other / np.linalg.norm(wide) / np.linalg.norm(other)
-    assert one.values.cosine == pytest.approx(expected, abs=1e-14)
+    assert values.max_abs == distance.max()
+    assert values.worst == distance.argmax()
+    wide_a, wide_b = a.astype(np.float64), b.astype(np.float64)
+    expected = wide_a @ wide_b / np.linalg.norm(wide_a) / np.linalg.norm(wide_b)
+    assert values.cosine == pytest.approx(expected, abs=1e-14)
     assert sum(progress) == pytest.approx(2 * a.nbytes, abs=12)
 
 
 @pytest.mark.parametrize("dtype", [np.float32, np.complex64])
-def test_what_is_not_finite_has_no_part_in_the_cosine(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, dtype: npt.DTypeLike
-) -> None:
-    monkeypatch.setattr("blobstore.compare.chunks.CHUNK", PIECE)
+def test_what_is_not_finite_has_no_part_in_the_cosine(tmp_path: Path, dtype: npt.DTypeLike) -> None:
     a = np.ones(2 * PIECE, dtype)
     a[5] = NAN  # in a chunk that is equal
     b = a.copy()
     b[PIECE + 5 :] = 0
     b[PIECE + 4] = INF
-    values = found(save(tmp_path / "a.sbs", {"x": a}), save(tmp_path / "b.sbs", {"x": b}))["x"].values
+    paths = save(tmp_path / "a.sbs", {"x": a}), save(tmp_path / "b.sbs", {"x": b})
+    values = differences(*paths, chunk=PIECE)["x"].values
     assert values is not None
     assert (values.unequal, values.not_finite, values.worst) == (PIECE - 4, 1, PIECE + 4)
     assert values.cosine == pytest.approx(math.sqrt((PIECE + 3) / (2 * PIECE - 2)))
@@ -387,8 +380,8 @@ def test_another_shape_is_said_and_values_are_not_compared(tmp_path: Path) -> No
     a = save(tmp_path / "a.sbs", {"x": np.ones((2, 3), np.float32)})
     b = save(tmp_path / "b.sbs", {"x": np.ones((3, 2), np.float16)})
     for tolerance in (None, Tolerance(1e9)):
-        one = found(a, b, tolerance=tolerance)["x"]
-        assert (one.kind, one.differs, one.values) == ("shape", True, None)
+        difference = differences(a, b, tolerance=tolerance)["x"]
+        assert (difference.kind, difference.differs, difference.values) == ("shape", True, None)
 
 
 @pytest.mark.parametrize(
@@ -399,27 +392,27 @@ def test_another_shape_is_said_and_values_are_not_compared(tmp_path: Path) -> No
 def test_what_is_within_the_tolerance_does_not_count(tmp_path: Path, tolerance: Tolerance, different: int) -> None:
     a = save(tmp_path / "a.sbs", {"x": np.array([1.0, 4.0, 16.0, 2.0], np.float32)})
     b = save(tmp_path / "b.sbs", {"x": np.array([1.25, 4.5, 24.0, 2.0], np.float64)})
-    one = found(a, b, tolerance=tolerance)["x"]
-    assert one.values is not None
-    assert (one.values.unequal, one.values.different, one.values.max_abs) == (3, different, 8)
-    assert (one.kind, one.differs) == (("values", True) if different else ("close", False))
+    difference = differences(a, b, tolerance=tolerance)["x"]
+    assert difference.values is not None
+    assert (difference.values.unequal, difference.values.different, difference.values.max_abs) == (3, different, 8)
+    assert (difference.kind, difference.differs) == (("values", True) if different else ("close", False))
 
 
 def test_what_can_not_be_decoded_is_compared_by_its_bytes(tmp_path: Path) -> None:
-    kind = BY_NAME["f4"]
+    f4 = BY_NAME["f4"]
     made = {
-        name: write_own(tmp_path / f"{name}.safetensors", {"x": (kind, (8,), data)})
+        name: write_own(tmp_path / f"{name}.safetensors", {"x": (f4, (8,), data)})
         for name, data in (("a", b"abcd"), ("b", b"abzd"))
     }
     convert(made["a"], tmp_path / "a.sbs", kind="names")
     assert kinds(made["a"], tmp_path / "a.sbs") == {}
-    one = found(tmp_path / "a.sbs", made["b"])["x"]
-    assert (one.kind, one.differs, one.values) == ("bytes", True, None)
-    assert one.detail == "f4 can't be decoded here, byte 2 differs"
+    difference = differences(tmp_path / "a.sbs", made["b"])["x"]
+    assert (difference.kind, difference.differs, difference.values) == ("bytes", True, None)
+    assert difference.detail == "f4 can't be decoded here, byte 2 differs"
     assert kinds(made["a"], made["b"], tolerance=Tolerance(1e9)) == {"x": "bytes"}
     bits = write_own(tmp_path / "c.safetensors", {"x": (BY_NAME["u8"], (8,), bytes(8))})
-    one = found(made["a"], bits, tolerance=Tolerance(1e9))["x"]
-    assert (one.kind, one.differs, one.detail) == ("type", True, "f4 can't be decoded here")
+    difference = differences(made["a"], bits, tolerance=Tolerance(1e9))["x"]
+    assert (difference.kind, difference.differs, difference.detail) == ("type", True, "f4 can't be decoded here")
 
 
 @pytest.mark.parametrize(
@@ -454,39 +447,46 @@ def test_what_one_side_lacks_is_removed_or_added(tmp_path: Path, here: set[str],
 @given(names=st.permutations("abcdef"), fresh=st.sets(st.sampled_from("abcdef")))
 def test_what_only_has_another_name_is_renamed(tmp_path: Path, names: list[str], fresh: set[str]) -> None:
     tensors = {name: np.arange(10) + 10 * place for place, name in enumerate("abcdef")}
-    after = {name: f"new.{other}" if name in fresh else name for name, other in zip("abcdef", names, strict=True)}
+    after = {name: f"new.{old}" if name in fresh else name for name, old in zip("abcdef", names, strict=True)}
     a = save(tmp_path / "a.sbs", tensors)
-    b = save(tmp_path / "b.sbs", {after[name]: one for name, one in tensors.items()})
-    said = found(a, b)
-    assert {name: one.other for name, one in said.items() if one.kind != "same"} == {n: after[n] for n in fresh}
-    assert {one.kind for one in said.values() if one.other} == ({"renamed"} if fresh else set())
+    b = save(tmp_path / "b.sbs", {after[name]: tensor for name, tensor in tensors.items()})
+    result = differences(a, b)
+    assert {name: difference.other for name, difference in result.items() if difference.kind != "same"} == {
+        n: after[n] for n in fresh
+    }
+    assert {difference.kind for difference in result.values() if difference.other} == ({"renamed"} if fresh else set())
 
 
 def test_renamed_takes_the_same_type_shape_and_every_byte(tmp_path: Path) -> None:
-    one = np.arange(3 * PIECE, dtype=np.int32)
-    late = one.copy()
+    tensor = np.arange(3 * PIECE, dtype=np.int32)
+    late = tensor.copy()
     late[2 * PIECE - 5] += 1  # where no probe looks
-    b: dict[str, Array] = {"n1": late, "n2": one.reshape(3, -1), "n3": one.view(np.float32), "n4": one.astype(np.int64)}
-    said = kinds(save(tmp_path / "a.sbs", {"x": one}), save(tmp_path / "b.sbs", b))
-    assert said == {"x": "removed"} | dict.fromkeys(b, "added")
-    said = kinds(tmp_path / "a.sbs", save(tmp_path / "b.sbs", b | {"n5": one, "n6": one.copy()}))
-    assert said == {"x": "renamed"} | dict.fromkeys([*b, "n6"], "added")
+    b: dict[str, Array] = {
+        "n1": late,
+        "n2": tensor.reshape(3, -1),
+        "n3": tensor.view(np.float32),
+        "n4": tensor.astype(np.int64),
+    }
+    result = kinds(save(tmp_path / "a.sbs", {"x": tensor}), save(tmp_path / "b.sbs", b))
+    assert result == {"x": "removed"} | dict.fromkeys(b, "added")
+    result = kinds(tmp_path / "a.sbs", save(tmp_path / "b.sbs", b | {"n5": tensor, "n6": tensor.copy()}))
+    assert result == {"x": "renamed"} | dict.fromkeys([*b, "n6"], "added")
 
 
 def test_of_several_that_are_the_same_the_name_that_ends_alike_is_taken(tmp_path: Path) -> None:
     a = {f"layers.{i}.{norm}.weight": np.ones(8) for i in range(12) for norm in ("norm_1", "norm_2")}
-    b = {f"model.{name}": one.copy() for name, one in a.items()}
-    a = {name: one.copy() for name, one in a.items()}
-    said = found(write_peer(tmp_path / "a.safetensors", a), write_peer(tmp_path / "b.safetensors", b))
-    assert {name: one.other for name, one in said.items()} == {name: f"model.{name}" for name in a}
+    b = {f"model.{name}": array.copy() for name, array in a.items()}
+    a = {name: array.copy() for name, array in a.items()}
+    result = differences(write_peer(tmp_path / "a.safetensors", a), write_peer(tmp_path / "b.safetensors", b))
+    assert {name: difference.other for name, difference in result.items()} == {name: f"model.{name}" for name in a}
 
 
 def test_tensors_are_matched_whether_they_are_stored_whole_or_in_blocks(tmp_path: Path) -> None:
-    path, kind = tmp_path / "m.sbs", BY_NAME["sfp"]
+    path, sfp = tmp_path / "m.sbs", BY_NAME["sfp"]
     with blobstore.create(path) as store:
         for name in ("x", "y"):
             codes = np.full(16, 1 + ord(name) % 8, np.uint8)
-            store.add_stored(name, [codes], kind, (4, 4))
+            store.add_stored(name, [codes], sfp, (4, 4))
     with open_side(path) as side:
 
         def blocks(name: str) -> Arranged:
@@ -496,7 +496,7 @@ def test_tensors_are_matched_whether_they_are_stored_whole_or_in_blocks(tmp_path
 
         a = Side("a", "names", {"a.0": blocks("x"), "a.1": blocks("y"), "a.2": side["x"], "a.3": side["y"]}, {}, {})
         b = Side("b", "names", {"b.a": side["y"], "b.b": side["x"], "b.c": blocks("x")}, {}, {})
-        kinds = {one.name: (one.kind, one.other) for one in compare(a, b)}
+        kinds = {difference.name: (difference.kind, difference.other) for difference in compare(a, b)}
     assert kinds == {
         "a.0": ("renamed", "b.b"),
         "a.1": ("renamed", "b.a"),
@@ -511,9 +511,13 @@ def test_one_more_name_for_the_same_bytes_is_no_difference(tmp_path: Path) -> No
     write_config(tmp_path, {"tie_word_embeddings": True})
     convert(tmp_path, tmp_path / "a.sbs")
     for a, b in ((tmp_path, tmp_path / "a.sbs"), (tmp_path / "a.sbs", tmp_path)):
-        said = found(a, b)
-        assert {name: one.kind for name, one in said.items()} == {EMBEDDING: "same", HEAD: "alias", "n": "same"}
-        assert (said[HEAD].other, said[HEAD].differs) == (EMBEDDING, False)
+        result = differences(a, b)
+        assert {name: difference.kind for name, difference in result.items()} == {
+            EMBEDDING: "same",
+            HEAD: "alias",
+            "n": "same",
+        }
+        assert (result[HEAD].other, result[HEAD].differs) == (EMBEDDING, False)
     both = write_peer(
         tmp_path / "both.safetensors", {EMBEDDING: embedding, "n": np.ones(2, np.float32), HEAD: embedding}
     )
@@ -525,8 +529,8 @@ def test_one_more_name_for_the_same_bytes_is_no_difference(tmp_path: Path) -> No
     write_peer(both, {"n": np.ones(2, np.float32)})
     assert kinds(tmp_path / "a.sbs", both) == {EMBEDDING: "removed", HEAD: "removed"}
     write_peer(both, {"n": np.ones(2, np.float32), "moved": embedding})
-    said = found(tmp_path / "a.sbs", both)
-    assert (said[EMBEDDING].kind, said[EMBEDDING].other, said[HEAD].kind) == ("renamed", "moved", "alias")
+    result = differences(tmp_path / "a.sbs", both)
+    assert (result[EMBEDDING].kind, result[EMBEDDING].other, result[HEAD].kind) == ("renamed", "moved", "alias")
 
 
 # ---------------------------------------------------------------------------------------------- conversions and sources
@@ -547,12 +551,14 @@ def test_a_converted_model_is_the_same_as_its_checkpoint(tmp_path: Path, family:
     recipe = small_recipe(family, head=layout == "stock", shards=2)
     recipe.write(tmp_path / "c")
     convert(tmp_path / "c", tmp_path / "a.sbs", Choices("bf16", layout))
-    said = found(tmp_path / "a.sbs", tmp_path / "c")
-    assert set(recipe.tensors()) <= set(said)
+    result = differences(tmp_path / "a.sbs", tmp_path / "c")
+    assert set(recipe.tensors()) <= set(result)
     # Some vectors of the vision part are f32 in every file.
-    assert {one.kind for one in said.values()} <= ({"same", "alias", "type"} if recipe.vision else {"same", "alias"})
-    said = found(tmp_path / "a.sbs", tmp_path / "c", tolerance=Tolerance())
-    assert not [one for one in said.values() if one.differs]
+    assert {difference.kind for difference in result.values()} <= (
+        {"same", "alias", "type"} if recipe.vision else {"same", "alias"}
+    )
+    result = differences(tmp_path / "a.sbs", tmp_path / "c", tolerance=Tolerance())
+    assert not [difference for difference in result.values() if difference.differs]
 
 
 @given(recipe=recipes(), layout=st.sampled_from(FORMS), step=st.sampled_from([128, 384, PIECE]))
@@ -563,11 +569,11 @@ def test_any_conversion_is_the_same_as_its_checkpoint_in_any_chunks(
     folder = tmp_path / str(len(list(tmp_path.iterdir())))
     recipe.write(folder)
     convert(folder, folder / "a.sbs", Choices("bf16" if recipe.dtype == "bf16" else "f32", layout))
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("blobstore.compare.chunks.CHUNK", step)
-        said = found(folder / "a.sbs", folder, tolerance=Tolerance())
-    assert not [one for one in said.values() if one.differs]
-    assert {name for name, one in said.items() if one.kind != "alias"} >= {*recipe.tensors()} - {recipe.head_name}
+    result = differences(folder / "a.sbs", folder, tolerance=Tolerance(), chunk=step)
+    assert not [difference for difference in result.values() if difference.differs]
+    assert {name for name, difference in result.items() if difference.kind != "alias"} >= {*recipe.tensors()} - {
+        recipe.head_name
+    }
 
 
 @pytest.mark.parametrize("layout", FORMS)
@@ -583,9 +589,9 @@ def test_a_changed_element_of_a_checkpoint_is_found_at_its_place(tmp_path: Path,
         changed.reshape(-1)[at] = 8
         tensors[name] = changed
     recipe.write(tmp_path / "d", tensors)
-    said = found(tmp_path / "a.sbs", tmp_path / "d", tolerance=Tolerance())
+    result = differences(tmp_path / "a.sbs", tmp_path / "d", tolerance=Tolerance())
     for place, name in enumerate(sorted(tensors)):
-        values = said[name].values
+        values = result[name].values
         assert values is not None
         assert (values.different, values.worst) == (1, (place * 37 + 5) % tensors[name].size)
 
@@ -596,18 +602,24 @@ def test_weights_in_sfp_differ_by_no_more_than_sfp_does(tmp_path: Path, family: 
     recipe = small_recipe(family, top=9.0)
     recipe.write(tmp_path / "c")
     convert(tmp_path / "c", tmp_path / "a.sbs", Choices("sfp", layout))
-    said = found(tmp_path / "c", tmp_path / "a.sbs")
-    encoded_ones = [one for one in said.values() if one.b and one.b.type.name == "sfp"]
-    assert len(encoded_ones) >= 2 * 7
-    for one in encoded_ones:
-        assert one.kind == "values"
-        assert one.values is not None
-        assert 0 < one.values.max_abs <= 9 / 16  # three bits of mantissa at the top
-        assert one.values.cosine is not None
-        assert 0.999 < one.values.cosine < 1
-    assert not [one for one in said.values() if one.kind == "values" and one not in encoded_ones]
+    result = differences(tmp_path / "c", tmp_path / "a.sbs")
+    encoded_tensors = [difference for difference in result.values() if difference.b and difference.b.type.name == "sfp"]
+    assert len(encoded_tensors) >= 2 * 7
+    for difference in encoded_tensors:
+        assert difference.kind == "values"
+        assert difference.values is not None
+        assert 0 < difference.values.max_abs <= 9 / 16  # three bits of mantissa at the top
+        assert difference.values.cosine is not None
+        assert 0.999 < difference.values.cosine < 1
     assert not [
-        one for one in found(tmp_path / "c", tmp_path / "a.sbs", tolerance=Tolerance(9 / 16)).values() if one.differs
+        difference
+        for difference in result.values()
+        if difference.kind == "values" and difference not in encoded_tensors
+    ]
+    assert not [
+        difference
+        for difference in differences(tmp_path / "c", tmp_path / "a.sbs", tolerance=Tolerance(9 / 16)).values()
+        if difference.differs
     ]
 
 
@@ -619,10 +631,10 @@ def test_two_layouts_hold_the_same_tensors(tmp_path: Path, weights: str) -> None
     a, b = (tmp_path / f"{layout}.sbs" for layout in FORMS)
     if weights == "bf16":
         assert kinds(a, b) == {"toc": "blob"}
-    said = found(a, b, tolerance=Tolerance(0.6))  # scales and groups are those of other tensors
-    assert not [one for one in said.values() if one.differs]
-    assert any(name.endswith("self_attn.o_proj.weight") for name in said)
-    assert any(one.kind == "removed" for one in found(a, b, by="keys").values())
+    result = differences(a, b, tolerance=Tolerance(0.6))  # scales and groups are those of other tensors
+    assert not [difference for difference in result.values() if difference.differs]
+    assert any(name.endswith("self_attn.o_proj.weight") for name in result)
+    assert any(difference.kind == "removed" for difference in differences(a, b, by="keys").values())
 
 
 # ------------------------------------------------------------------------------------------------ names, keys, the rest
@@ -639,7 +651,7 @@ def test_a_file_without_names_is_compared_by_keys(shared_vectors: Path, tmp_path
     theirs = folder / "tiny-gemma3-bf16-stock.sbs"
     with open_sides(tmp_path / "a.sbs", theirs) as (a, b):
         assert (a.by, b.by) == ("keys", "keys")
-        assert {one.kind for one in compare(a, b)} == {"same", "metadata"}
+        assert {difference.kind for difference in compare(a, b)} == {"same", "metadata"}
     with open_sides(tmp_path / "a.sbs", theirs, "names") as (a, b):
         assert not a.names & b.names
     with open_sides(theirs, folder / "tiny-gemma3") as (a, b):
@@ -656,9 +668,9 @@ def test_by_keys_no_blob_is_left_out(tmp_path: Path) -> None:
             writer.part("half", EMBEDDING, BY_NAME["f32"], (2,))
             writer.add("short", norm)
             writer.add("empty", empty)
-    said = found(tmp_path / "a.sbs", tmp_path / "b.sbs", by="keys")
+    result = differences(tmp_path / "a.sbs", tmp_path / "b.sbs", by="keys")
     expected = {blobstore.key_for(EMBEDDING): "values", "short": "same", "empty": "same"}
-    assert {name: one.kind for name, one in said.items()} == expected
+    assert {name: difference.kind for name, difference in result.items()} == expected
 
 
 def test_an_export_by_keys_is_compared_by_keys(tmp_path: Path) -> None:
@@ -668,7 +680,7 @@ def test_an_export_by_keys_is_compared_by_keys(tmp_path: Path) -> None:
         run_export(plan_export(store, by_keys=True), store, tmp_path / "b.safetensors")
     with open_sides(tmp_path / "a.sbs", tmp_path / "b.safetensors") as (a, b):
         assert (a.by, b.by) == ("keys", "names")
-        assert {one.kind for one in compare(a, b)} == {"same"}
+        assert {difference.kind for difference in compare(a, b)} == {"same"}
 
 
 def test_blobs_and_metadata_that_differ_are_told(tmp_path: Path) -> None:
@@ -684,18 +696,22 @@ def test_blobs_and_metadata_that_differ_are_told(tmp_path: Path) -> None:
             writer.add_blob("tokenizer", tokenizer)
             if name == "b":
                 writer.add_blob("toc", b"1234")
-    said = found(tmp_path / "a.sbs", tmp_path / "b.sbs")
-    told = {name: (one.kind, one.differs, one.detail) for name, one in said.items() if one.kind != "same"}
-    assert told.pop("config")[2].endswith(" differs; weight bf16 → sfp")
-    assert told == {
+    result = differences(tmp_path / "a.sbs", tmp_path / "b.sbs")
+    details = {
+        name: (difference.kind, difference.differs, difference.detail)
+        for name, difference in result.items()
+        if difference.kind != "same"
+    }
+    assert details.pop("config")[2].endswith(" differs; weight bf16 → sfp")
+    assert details == {
         "tokenizer": ("blob", True, "byte 5 differs"),
         "toc": ("blob", True, "only in the second"),
         "license": ("metadata", False, "x → y"),
         "old": ("metadata", False, "removed: 1"),
         "new": ("metadata", False, "added: 2"),
     }
-    said = found(tmp_path / "a.sbs", tmp_path / "b.sbs", tolerance=Tolerance())
-    assert {name for name, one in said.items() if one.differs} == {"tokenizer"}
+    result = differences(tmp_path / "a.sbs", tmp_path / "b.sbs", tolerance=Tolerance())
+    assert {name for name, difference in result.items() if difference.differs} == {"tokenizer"}
 
 
 def test_a_config_that_is_damaged_is_told_by_its_byte(tmp_path: Path) -> None:
@@ -703,8 +719,8 @@ def test_a_config_that_is_damaged_is_told_by_its_byte(tmp_path: Path) -> None:
         with blobstore.create(tmp_path / f"{name}.sbs") as writer:
             writer.add("x", np.ones(2, np.float32))
             writer.add_blob("config", raw)
-    one = found(tmp_path / "a.sbs", tmp_path / "b.sbs", tolerance=Tolerance())["config"]
-    assert (one.kind, one.differs, one.detail) == ("blob", True, "byte 0 differs")
+    difference = differences(tmp_path / "a.sbs", tmp_path / "b.sbs", tolerance=Tolerance())["config"]
+    assert (difference.kind, difference.differs, difference.detail) == ("blob", True, "byte 0 differs")
 
 
 # --------------------------------------------------------------------------------------------------------------- faults
@@ -728,7 +744,7 @@ def test_a_code_that_stands_for_nothing_is_an_error_that_names_tensor_and_file(t
     b = save_encoded(tmp_path / "b.sbs", "sfp", np.full(300, 0x80, np.uint8), 1.0, 300)
     assert kinds(b, b) == {}
     with pytest.raises(CodecError, match="'x'") as caught:
-        found(a, b)
+        differences(a, b)
     assert (caught.value.reason, caught.value.path) == ("sfp-reserved-code", str(b))
 
 
@@ -738,10 +754,10 @@ def test_a_file_that_shrinks_meanwhile_is_an_error_that_names_it(tmp_path: Path,
     a = save(tmp_path / "a.sbs", tensors)
     b = tmp_path / f"b.{ending}"
     save(b, tensors) if ending == "sbs" else write_peer(b, tensors)
-    with open_sides(a, b) as (one, other):
+    with open_sides(a, b) as (side_a, side_b):
         os.truncate(b, 300_000)
         with pytest.raises(TruncatedError) as caught:
-            list(compare(one, other))
+            list(compare(side_a, side_b))
     assert caught.value.path == str(b)
 
 
@@ -756,8 +772,8 @@ def test_metadata_of_a_source_that_makes_no_tensors_is_refused(tmp_path: Path) -
 def test_a_source_tensor_of_two_types_is_refused(tmp_path: Path) -> None:
     pieces = [[name, 0, row, 2, 0, 2, 2, "", 1] for name, row in (("a", 0), ("b", 2))]
     tensors = {"x": {"shape": [4, 2], "pieces": pieces}}
-    said = json.dumps({"types": {"most": "f32", "others": {}}, "aliases": {}, "tensors": tensors})
-    with blobstore.create(tmp_path / "a.sbs", metadata={"blobstore.rearranged": said}) as writer:
+    result = json.dumps({"types": {"most": "f32", "others": {}}, "aliases": {}, "tensors": tensors})
+    with blobstore.create(tmp_path / "a.sbs", metadata={"blobstore.rearranged": result}) as writer:
         writer.add("a", np.ones((2, 2), np.float32))
         writer.add("b", np.ones((2, 2), np.float16))
     with pytest.raises(FormatError, match="several types") as caught, open_side(tmp_path / "a.sbs"):
@@ -786,8 +802,8 @@ print(peak() - before, len(found), found[-1].kind)
 @linux_only
 @pytest.mark.parametrize("change", [False, True])
 def test_memory_does_not_grow_with_the_tensors(tmp_path: Path, change: bool) -> None:
-    kind, count = BY_NAME["bf16"], 100 << 20
-    header = dump_header([("a", kind, (4,)), ("z", kind, (count,))])
+    bf16, count = BY_NAME["bf16"], 100 << 20
+    header = dump_header([("a", bf16, (4,)), ("z", bf16, (count,))])
     a, b = tmp_path / "a.safetensors", tmp_path / "b.safetensors"
     for path in (a, b):
         path.write_bytes(header)
@@ -799,6 +815,6 @@ def test_memory_does_not_grow_with_the_tensors(tmp_path: Path, change: bool) -> 
     child = subprocess.run(
         [sys.executable, "-c", COMPARE, str(a), str(b)], check=True, capture_output=True, text=True, timeout=120
     )
-    grown, told, last = child.stdout.split()
-    assert (told, last) == ("2", "values" if change else "same")
+    grown, count_seen, last = child.stdout.split()
+    assert (count_seen, last) == ("2", "values" if change else "same")
     assert int(grown) < 48 << 10  # KiB

@@ -428,7 +428,7 @@ def test_a_receipt_says_what_was_compared(tmp_path: Path, capsys: pytest.Capture
     convert(tmp_path / "c", path, Choices(weights, "stock"))
     status, out, _ = run(capsys, "verify", path, "--against", tmp_path / "c", "--receipt", receipt)
     assert status == 0
-    assert "all is as the source makes it" in out
+    assert "everything matches the source" in out
     written: dict[str, Any] = json.loads(receipt.read_bytes())
     shards = sorted(path for path in (tmp_path / "c").iterdir() if path.suffix == ".safetensors")
     assert len(shards) == 2

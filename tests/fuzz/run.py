@@ -1,11 +1,11 @@
-"""Fuzz one target, or all, guided by coverage, until a find or the time is up.
+"""Fuzz one target, or all, guided by coverage, until there is a find or the time is up.
 
     python tests/fuzz/run.py all SECONDS [TARGET …]                     seconds for each target
     python tests/fuzz/run.py directory [libFuzzer's options]
-    python tests/fuzz/run.py directory build/fuzz/directory-crash-…     once more with the input of a find
+    python tests/fuzz/run.py directory build/fuzz/directory-crash-…     run again with the input of a find
 
-Inputs that reach more are kept in build/fuzz/TARGET for the next run. A find ends the run with a status that isn't 0,
-and its input is written beside that folder. `make fuzz` runs all targets. Needs atheris.
+Inputs that reach new code are kept in build/fuzz/TARGET for the next run. A find ends the run with a status other than
+0, and its input is written beside that folder. `make fuzz` runs all targets. Needs atheris.
 """
 
 from __future__ import annotations
@@ -33,22 +33,22 @@ def fuzz(name: str, options: list[str]) -> None:
     """Run libFuzzer, which ends the process."""
     scratch = SCRATCH / name
     scratch.mkdir(parents=True, exist_ok=True)
-    given = [f"-artifact_prefix={SCRATCH}/{name}-", f"-max_len={MAX_NBYTES}", "-print_final_stats=1", *options]
+    arguments = [f"-artifact_prefix={SCRATCH}/{name}-", f"-max_len={MAX_NBYTES}", "-print_final_stats=1", *options]
     if all(option.startswith("-") for option in options):
-        # The first folder is where libFuzzer keeps what it finds. Not every target has had a find.
+        # libFuzzer keeps its finds in the first folder. Not every target has had one.
         folders = [scratch, HERE / "corpus" / name, HERE / "regressions" / name]
-        given += [str(folder) for folder in folders if folder.is_dir()]
+        arguments += [str(folder) for folder in folders if folder.is_dir()]
     warnings.simplefilter("error")
-    atheris.Setup([sys.argv[0], *given], TARGETS[name])
+    atheris.Setup([sys.argv[0], *arguments], TARGETS[name])
     atheris.Fuzz()
 
 
 def fuzz_all(seconds: int, names: list[str]) -> int:
-    """Run one target after another, and say how many inputs each has had; return the status of the first find."""
+    """Run one target after another, and print how many inputs each got; return the status of the first find."""
     SCRATCH.mkdir(parents=True, exist_ok=True)
     for name in names:
         executed, reached = 0, ""
-        # In rounds: code that atheris has instrumented loses about a kilobyte for each input (without it, nothing).
+        # In rounds: code instrumented by atheris leaks about a kilobyte for each input (without it, nothing).
         for done in range(0, seconds, ROUND_SECONDS):
             option = f"-max_total_time={min(ROUND_SECONDS, seconds - done)}"
             log = SCRATCH / f"{name}.log"
@@ -56,19 +56,19 @@ def fuzz_all(seconds: int, names: list[str]) -> int:
                 ran = subprocess.run(
                     [sys.executable, __file__, name, option], stdout=output, stderr=output, check=False
                 )
-            said = log.read_text(errors="replace")
+            text = log.read_text(errors="replace")
             if ran.returncode:
-                print(said[-4000:])
-                print(f"{name}: a find; all that was said is in {log.relative_to(ROOT)}")
+                print(text[-4000:])
+                print(f"{name}: a find; the whole output is in {log.relative_to(ROOT)}")
                 return ran.returncode
-            executed += int(re.findall(r"number_of_executed_units: (\d+)", said)[-1])
-            reached = re.findall(r"cov: \d+ ft: \d+ corp: \d+", said)[-1]
+            executed += int(re.findall(r"number_of_executed_units: (\d+)", text)[-1])
+            reached = re.findall(r"cov: \d+ ft: \d+ corp: \d+", text)[-1]
         print(f"{name}: {executed:,} inputs, {reached}", flush=True)
     return 0
 
 
 def main() -> None:
-    """Run what the command line asks for."""
+    """Run what the command line says."""
     match sys.argv[1:]:
         case ["all", seconds, *names] if set(names) <= set(TARGETS):
             sys.exit(fuzz_all(int(seconds), names or list(TARGETS)))

@@ -1,8 +1,8 @@
-"""Make the corpus that fuzzing begins with: small inputs for each target, most of them from spec/vectors.
+"""Make the initial corpus for fuzzing: small inputs for each target, most of them from spec/vectors.
 
 python -m tests.fuzz.seeds
 
-writes tests/fuzz/corpus anew. test_fuzz.py sees to it that the folder is what this makes.
+rewrites tests/fuzz/corpus. test_fuzz.py checks that the folder is what this makes.
 """
 
 from __future__ import annotations
@@ -26,14 +26,14 @@ HERE = Path(__file__).resolve().parent
 CORPUS = HERE / "corpus"
 VECTORS = HERE.parents[1] / "spec" / "vectors"
 MAX_NBYTES = 4000
-MOST_FIELDS = 12  # of each list
+MOST_FIELDS = 12  # inputs from each list
 Seeds = dict[str, bytes]
 
 MANIFEST: dict[str, list[dict[str, Any]]] = json.loads((VECTORS / "manifest.json").read_bytes())
 
 
 def seeds() -> dict[str, Seeds]:
-    """Return the inputs of each target, by name; those that are too large are left out."""
+    """Return the inputs of each target, by name, without those that are too large."""
     made = {
         "directory": directory_seeds(),
         "index": index_seeds(),
@@ -44,24 +44,24 @@ def seeds() -> dict[str, Seeds]:
         "trust": trust_seeds(),
         "packed": packed_seeds(),
     }
-    return {name: {one: data for one, data in of.items() if len(data) <= MAX_NBYTES} for name, of in made.items()}
+    return {name: {key: data for key, data in of.items() if len(data) <= MAX_NBYTES} for name, of in made.items()}
 
 
-def chosen(kind: str) -> list[tuple[str, bytes]]:
-    """Files of a list of the manifest: all, or the smallest for each reason."""
-    found: dict[str, tuple[str, bytes]] = {}
-    for fact in sorted(MANIFEST[kind], key=lambda one: (one["size"], one["file"])):
+def chosen(vector_list: str) -> list[tuple[str, bytes]]:
+    """Return files from a list of the manifest: all, or the smallest for each reason."""
+    smallest: dict[str, tuple[str, bytes]] = {}
+    for fact in sorted(MANIFEST[vector_list], key=lambda fact: (fact["size"], fact["file"])):
         if fact.get("stored", True):
             what = fact.get("reason", fact["file"])
             version = "-v2" * fact["file"].startswith("v2")
-            found.setdefault(
-                what + version, (fact["file"].removesuffix(".sbs"), (VECTORS / kind / fact["file"]).read_bytes())
+            smallest.setdefault(
+                what + version, (fact["file"].removesuffix(".sbs"), (VECTORS / vector_list / fact["file"]).read_bytes())
             )
-    return sorted(found.values())
+    return sorted(smallest.values())
 
 
 def sized(file: bytes) -> bytes:
-    """A large file as its first 16 bytes and its end."""
+    """Return a large file as its first 16 bytes and its end."""
     return struct.pack("<QH", len(file), 16) + file[:16] + file[-272:]
 
 
@@ -78,11 +78,11 @@ def directory_seeds() -> Seeds:
     return made
 
 
-def indices(kind: str) -> list[tuple[str, int, bytes]]:
-    """Name, flag of an external one, and bytes of the indices in the manifest's list."""
+def indices(vector_list: str) -> list[tuple[str, int, bytes]]:
+    """Return name, flag for external ones, and bytes of the indices in a list of the manifest."""
     made = []
-    for name, _ in chosen(kind):
-        path = VECTORS / kind / f"{name}.sbs"
+    for name, _ in chosen(vector_list):
+        path = VECTORS / vector_list / f"{name}.sbs"
         beside = path.with_name(path.name + ".idx")
         try:
             with BlobReader(path) as reader:
@@ -108,15 +108,15 @@ def index_seeds() -> Seeds:
 def fields_seeds() -> Seeds:
     vectors = json.loads((VECTORS / "gemma.json").read_bytes())
     made: Seeds = {}
-    for kind in ("config_valid", "config_invalid", "toc_valid", "toc_invalid"):
-        toc = targets.TOC if kind.startswith("toc") else 0
+    for vector_list in ("config_valid", "config_invalid", "toc_valid", "toc_invalid"):
+        toc = targets.TOC if vector_list.startswith("toc") else 0
         seen: set[str] = set()
-        for fact in vectors[kind]:
+        for fact in vectors[vector_list]:
             what = fact.get("reason", fact["name"])
             if what not in seen and len(seen) < MOST_FIELDS:
                 words = [int(word, 16) for word in fact["words"].split()] if "words" in fact else []
                 raw = struct.pack(f"<{len(words)}I", *words) or bytes.fromhex(fact["bytes"])
-                made[f"{kind}-{fact['name']}"] = bytes([toc]) + raw
+                made[f"{vector_list}-{fact['name']}"] = bytes([toc]) + raw
                 seen.add(what)
     for name in ("config_valid-full", "toc_valid-one"):
         right = targets.WHOLE_WORDS | targets.OUTER_COUNT
@@ -125,20 +125,20 @@ def fields_seeds() -> Seeds:
 
 
 def safetensors_seeds() -> Seeds:
-    one = '{"dtype":"F32","shape":[2,3],"data_offsets":[0,24]}'
+    entry = '{"dtype":"F32","shape":[2,3],"data_offsets":[0,24]}'
     texts = {
         "none": "{}",
-        "one": f'{{"a":{one}}}',
-        "metadata": f'{{"__metadata__":{{"format":"pt"}},"weight":{one}  }}',
-        "two": f'{{"b":{{"dtype":"BF16","shape":[],"data_offsets":[24,26]}},"a":{one}}}',
-        "no-elements": f'{{"b":{{"dtype":"I64","shape":[0,9],"data_offsets":[24,24]}},"a":{one}}}',
+        "one": f'{{"a":{entry}}}',
+        "metadata": f'{{"__metadata__":{{"format":"pt"}},"weight":{entry}  }}',
+        "two": f'{{"b":{{"dtype":"BF16","shape":[],"data_offsets":[24,26]}},"a":{entry}}}',
+        "no-elements": f'{{"b":{{"dtype":"I64","shape":[0,9],"data_offsets":[24,24]}},"a":{entry}}}',
         "small-types": '{"a":{"dtype":"F4","shape":[4],"data_offsets":[0,2]},'
         '"b":{"dtype":"F6_E2M3","shape":[4],"data_offsets":[2,5]}}',
         "unknown-field": '{"a":{"dtype":"U8","shape":[1],"data_offsets":[0,1],"more":[[],{}]}}',
-        "overlap": f'{{"a":{one},"b":{one}}}',
+        "overlap": f'{{"a":{entry},"b":{entry}}}',
         "hole": '{"a":{"dtype":"U8","shape":[1],"data_offsets":[1,2]}}',
         "turned": '{"a":{"dtype":"U8","shape":[1],"data_offsets":[1,0]}}',
-        "twice": f'{{"a":{one},"a":{one}}}',
+        "twice": f'{{"a":{entry},"a":{entry}}}',
         "huge-shape": '{"a":{"dtype":"U8","shape":[4294967296,4294967296,4294967296],"data_offsets":[0,0]}}',
         "huge-offset": '{"a":{"dtype":"U8","shape":[1],"data_offsets":[9223372036854775807,9223372036854775808]}}',
         "float-shape": '{"a":{"dtype":"U8","shape":[1.0],"data_offsets":[0,1]}}',
@@ -157,50 +157,50 @@ def safetensors_seeds() -> Seeds:
 def codec_seeds() -> Seeds:
     vectors = json.loads((VECTORS / "codecs.json").read_bytes())
     made: Seeds = {}
-    numbers = {kind.name: number for number, kind in enumerate(targets.KINDS)}
+    numbers = {type_name.name: number for number, type_name in enumerate(targets.ELEMENT_TYPES)}
     each: dict[str, int] = {}
     for fact in vectors["cases"]:
-        kind = fact["type"]
-        each[kind] = each.get(kind, 0) + 1
-        if kind in numbers and each[kind] <= 3:
+        type_name = fact["type"]
+        each[type_name] = each.get(type_name, 0) + 1
+        if type_name in numbers and each[type_name] <= 3:
             stored = bytes.fromhex(fact["stored"])[:1024]
             for what, flags, start in (("", 0, 0), ("-scaled", targets.SCALED, 1), ("-long", targets.LONG, 65535)):
-                if not what or each[kind] == 1:
-                    head = targets.CODEC_HEAD.pack(each[kind] % 5, start, fact["n"], 0.5)
-                    made[f"{kind}-{fact['name']}{what}"] = bytes([numbers[kind] | flags]) + head + stored
+                if not what or each[type_name] == 1:
+                    head = targets.CODEC_HEAD.pack(each[type_name] % 5, start, fact["n"], 0.5)
+                    made[f"{type_name}-{fact['name']}{what}"] = bytes([numbers[type_name] | flags]) + head + stored
     plain = targets.CODEC_HEAD.pack(0, 0, 4, 1.0)
     return made | {f"no-codec-{name}": bytes([numbers[name]]) + plain + bytes(16) for name in ("u8", "f4", "f16")}
 
 
 def blob_list(*blobs: tuple[bytes, bytes]) -> bytes:
-    """Blobs as the target `store` takes them."""
+    """Return blobs in the form that the target `store` takes."""
     return b"".join(struct.pack("<BH", targets.KEYS.index(key), len(stored)) + stored for key, stored in blobs)
 
 
 def store_seeds() -> Seeds:
     made: Seeds = {}
     kinds = ("valid", "invalid", "catalog_valid", "catalog_invalid")
-    for kind in kinds:
-        for name, file in chosen(kind):
-            beside = VECTORS / kind / f"{name}.sbs.idx"
+    for vector_list in kinds:
+        for name, file in chosen(vector_list):
+            beside = VECTORS / vector_list / f"{name}.sbs.idx"
             if beside.exists():
                 made[name] = (
                     bytes([targets.BESIDE]) + struct.pack("<H", beside.stat().st_size) + beside.read_bytes() + file
                 )
-            elif kind.startswith("catalog") or (kind == "valid" and name in WHOLE_FILES):
+            elif vector_list.startswith("catalog") or (vector_list == "valid" and name in WHOLE_FILES):
                 made[name] = b"\0" + file
     with BlobReader(VECTORS / "valid" / "index-one.sbs") as reader:
         raw = bytes(reader["~index"])
     framed = bytes([targets.FRAMED | targets.NAMED | targets.CLEARED | targets.SHAPED]) + raw
     both = targets.COMPOSED | targets.FRAMED_INDEX
     made["composed"] = bytes([both]) + blob_list((b"a", bytes(range(64))), (b"~index", framed))
-    for name, said in REARRANGED.items():
-        made[f"rearranged-{name}"] = bytes([targets.COMPOSED]) + rearranged(said)
+    for name, source in REARRANGED.items():
+        made[f"rearranged-{name}"] = bytes([targets.COMPOSED]) + rearranged(source)
     return made | packed_file_seeds()
 
 
 def packed_file_seeds() -> Seeds:
-    """Stores of a packed tensor and of a part of it: right, a difference, of another size, damaged."""
+    """Return stores of a packed tensor and a part of it: valid, a difference, of another size, damaged."""
     facts = {fact["name"]: fact for fact in json.loads((VECTORS / "packed.json").read_bytes())["packed_valid"]}
     streams = {name: (bytes.fromhex(facts[name]["stored"]), len(facts[name]["bytes"]) // 2) for name in PACKED}
     example, nbytes = streams["example"]
@@ -215,10 +215,10 @@ def packed_file_seeds() -> Seeds:
         ]
         skeleton = example[80:102]
         rows = [IndexedBlob(b"a", len(stream), None, unpacked), IndexedBlob(b"~packed", len(skeleton))]
-        said = json.dumps({"nbytes": 65536, "sha256": "00" * 32, "index": "embedded"})
-        index = build_index(entries, rows, {"blobstore.packed": said})
+        original = json.dumps({"nbytes": 65536, "sha256": "00" * 32, "index": "embedded"})
+        index = build_index(entries, rows, {"blobstore.packed": original})
         blobs = blob_list((b"a", stream), (b"~packed", skeleton), (b"~index", index))
-        # Those of an index are seeds of `trust`, too; a difference isn't, whose base can't be given there.
+        # Those with an index are also seeds of `trust`; a difference isn't, because `trust` can't give its base.
         made[f"packed-{name}" if name == "delta" else f"index-packed-{name}"] = bytes([targets.COMPOSED]) + blobs
     return made
 
@@ -227,7 +227,7 @@ PACKED = ("example", "delta", "huffman", "tail")
 
 
 def trust_seeds() -> Seeds:
-    """Those of whole files, and files that are cut off where something still proves what is in them."""
+    """Return the inputs of whole files, and truncated files in which something still proves the contents."""
     made = {name: data for name, data in store_seeds().items() if name.startswith(("toc", "letters", "index-"))}
     whole = (VECTORS / "valid" / "index-one.sbs").read_bytes()
     with BlobReader(VECTORS / "valid" / "index-one.sbs") as reader:
@@ -238,9 +238,9 @@ def trust_seeds() -> Seeds:
     made["cut-behind-the-index"] = b"\0" + whole[: start + nbytes]
     made["cut-inside-the-index"] = b"\0" + whole[: start + nbytes - 1]
     made["cut-with-an-index-beside"] = bytes([targets.BESIDE]) + struct.pack("<H", len(beside)) + beside + whole[:500]
-    one = (VECTORS / "valid" / "v1-seven-blobs.sbs").read_bytes()
-    made["cut-version-1"] = b"\0" + one[: len(one) // 2]
-    made["appended"] = b"\0" + one + b"\1" * 300
+    version_1 = (VECTORS / "valid" / "v1-seven-blobs.sbs").read_bytes()
+    made["cut-version-1"] = b"\0" + version_1[: len(version_1) // 2]
+    made["appended"] = b"\0" + version_1 + b"\1" * 300
     for name, tokenizer in (("none", b"unavailable"), ("model", b"\n\x03\n\x01a")):
         blobs = [("c_final_norm", bytes(range(64))), ("config", ModelConfig(model_dim=32).to_bytes())]
         blobs += [("tokenizer", tokenizer), ("toc", build_toc([toc_entry("c_final_norm", BY_NAME["bf16"], 1, 32)]))]
@@ -252,7 +252,7 @@ def trust_seeds() -> Seeds:
     return made
 
 
-# Of the valid files; the target of the index has the indices of all others.
+# Valid files; the target of the index has the indices of all others.
 WHOLE_FILES = ("v1-seven-blobs", "index-aliases", "index-parts", "index-no-elements", "index-scales", "index-alone")
 REARRANGED = {
     "rows": {"shape": [4, 2], "pieces": [["a", 0, 0, 1, 0, 2, 2, "", 1], ["a", 2, 1, 3, 0, 2, 2, "", 1]]},
@@ -263,9 +263,9 @@ REARRANGED = {
 }
 
 
-def rearranged(said: dict[str, Any]) -> bytes:
-    """A store of one tensor, and what its metadata says of another one made of it."""
-    text = json.dumps({"types": {"most": "bf16", "others": {}}, "aliases": {}, "tensors": {"w": said}})
+def rearranged(source: dict[str, Any]) -> bytes:
+    """Return a store of one tensor whose metadata describes another one made from it."""
+    text = json.dumps({"types": {"most": "bf16", "others": {}}, "aliases": {}, "tensors": {"w": source}})
     entry = Entry("a", 0, 0, 16, BY_NAME["bf16"].number, (2, 4))
     index = build_index([entry], [IndexedBlob(b"a", 16)], {"blobstore.rearranged": text})
     return blob_list((b"a", bytes(range(16))), (b"~index", index))
@@ -274,10 +274,10 @@ def rearranged(said: dict[str, Any]) -> bytes:
 def packed_seeds() -> Seeds:
     vectors = json.loads((VECTORS / "packed.json").read_bytes())
     made: Seeds = {}
-    for kind in ("packed_valid", "packed_invalid"):
-        for fact in vectors[kind]:
+    for vector_list in ("packed_valid", "packed_invalid"):
+        for fact in vectors[vector_list]:
             flags = targets.BASED if "base" in fact else 0
-            made[f"{kind}-{fact['name']}"] = bytes([flags]) + bytes.fromhex(fact["stored"])
+            made[f"{vector_list}-{fact['name']}"] = bytes([flags]) + bytes.fromhex(fact["stored"])
     for name in ("example", "delta", "huffman", "f64"):
         seed = made[f"packed_valid-{name}"]
         made[f"{name}-checked"] = bytes([seed[0] | targets.CHECKED]) + seed[1:]

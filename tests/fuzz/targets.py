@@ -1,11 +1,11 @@
-"""What fuzzing calls: for each parser a function of bytes that returns when the promise of SECURITY.md holds.
+"""Fuzzing targets: for each parser a function of bytes that returns if the promise of SECURITY.md holds.
 
-A target gives its bytes to the parser. `BlobStoreError` is an answer like any other; whatever else is raised is a find.
-What a parser lets pass must have the properties that its users rely on, and these are asserted, from the records as
-they lie there, in Python's integers.
+A target gives its bytes to the parser. `BlobStoreError` is a valid result; any other exception is a find. What a parser
+accepts must have the properties that its callers rely on; these are asserted from the raw records, in Python's
+integers.
 
-Blind mutations hardly ever agree with a size, a count or an offset that stands elsewhere. So the first byte of an input
-says, bit by bit, what the target puts right before it parses: bit 0 the framing, further ones what is behind it.
+Blind mutations hardly ever match a size, a count or an offset stored elsewhere. So the bits of an input's first byte
+say what the target corrects before it parses: bit 0 the framing, further bits what follows it.
 """
 
 from __future__ import annotations
@@ -59,19 +59,19 @@ if TYPE_CHECKING:
 
     Target = Callable[[bytes], None]
 
-MOST = 64  # of many equal things this many are looked at
+MOST = 64  # of many equal items, check this many
 ABSENT = b"\xfe no such key"
 SHOWN_ELEMENTS = 1 << 16
 
 
 def flags_of(data: bytes) -> tuple[int, bytes]:
-    """The first byte, and the rest."""
+    """Return the first byte, and the rest."""
     return (data[0], data[1:]) if data else (0, b"")
 
 
 @dataclass
 class SparseFile:
-    """A file of any size whose bytes are a head, zeros and a tail; what is read of it is counted."""
+    """A file of any size that consists of a head, zeros and a tail; it counts the bytes read."""
 
     size: int
     head: bytes
@@ -95,21 +95,21 @@ SIZED, HEADED, LAID_OUT = 1, 2, 4  # bits of the directory's first byte
 
 
 def directory(data: bytes) -> None:
-    """A container's headers and directory.
+    """Parse a container's headers and directory.
 
     SIZED: u64 size, u16 length of the head, then head and tail with zeros between them; else the rest is the file.
-    HEADED: the true header's magic and size are put right. LAID_OUT: the offsets, too, as the layout has them.
+    HEADED: correct the header's magic and size. LAID_OUT: also make the offsets follow the layout.
     """
     file = directory_file(data)
     if file is None:
         return
     try:
-        found = parse_directory(file.read, file.size)
+        parsed = parse_directory(file.read, file.size)
     except BlobStoreError:
         return
     finally:
         assert file.nbytes_read <= 2 * layout.HEADER.size + layout.RECORD_NBYTES * layout.MAX_BLOBS
-    check_directory(found, file)
+    check_directory(parsed, file)
 
 
 def directory_file(data: bytes) -> SparseFile | None:
@@ -119,17 +119,17 @@ def directory_file(data: bytes) -> SparseFile | None:
             return None
         size, nbytes = struct.unpack_from("<QH", rest)
         head, tail = rest[10 : 10 + nbytes], rest[10 + nbytes :]
-        # More than any file system has, and less than 2⁶⁴.
+        # Larger than any file system allows, but less than 2⁶⁴.
         file = SparseFile(max(size % (1 << 63), len(head) + len(tail)), head, tail)
     else:
         file = SparseFile(len(rest), rest, b"")
     if flags & HEADED and file.size >= 272:
-        put_headers_right(file, laid_out=bool(flags & LAID_OUT))
+        correct_headers(file, laid_out=bool(flags & LAID_OUT))
         file.nbytes_read = 0
     return file
 
 
-def put_headers_right(file: SparseFile, *, laid_out: bool) -> None:
+def correct_headers(file: SparseFile, *, laid_out: bool) -> None:
     """Make the headers agree with the file's size, and the offsets with the sizes."""
     _, count, _ = layout.HEADER.unpack(file.read(0, 16))
     version, at = (1, 0) if count else (2, file.size - 16)
@@ -158,29 +158,29 @@ def write(file: SparseFile, at: int, data: bytes) -> None:
             setattr(file, name, bytes(part))
 
 
-def check_directory(found: Directory, file: SparseFile) -> None:
-    count = len(found)
-    assert found.version in (1, 2)
+def check_directory(parsed: Directory, file: SparseFile) -> None:
+    count = len(parsed)
+    assert parsed.version in (1, 2)
     assert 1 <= count <= layout.MAX_BLOBS
-    assert found.file_size == file.size
-    at = 16 if found.version == 1 else file.size - 16 - layout.RECORD_NBYTES * count
-    assert found.to_bytes() == file.read(at, layout.RECORD_NBYTES * count)
-    assert found.header() == file.read(0 if found.version == 1 else file.size - 16, 16)
-    first, last = (at + layout.RECORD_NBYTES * count, file.size) if found.version == 1 else (256, at)
+    assert parsed.file_size == file.size
+    at = 16 if parsed.version == 1 else file.size - 16 - layout.RECORD_NBYTES * count
+    assert parsed.to_bytes() == file.read(at, layout.RECORD_NBYTES * count)
+    assert parsed.header() == file.read(0 if parsed.version == 1 else file.size - 16, 16)
+    first, last = (at + layout.RECORD_NBYTES * count, file.size) if parsed.version == 1 else (256, at)
     end = first
     for place in range(count):
-        offset, nbytes = found.range(place)
+        offset, nbytes = parsed.range(place)
         assert end <= offset < offset + nbytes <= last, "a blob overlaps another, or leaves the file"
         end = offset + nbytes
-    keys = found.keys.tolist()
+    keys = parsed.keys.tolist()
     assert len(set(keys)) == count
     assert all(1 <= len(key) <= 16 and b"\0" not in key for key in keys)
-    assert [encode_key(key) for key in found.all_keys] == keys
-    assert [found.find(key) for key in keys[:MOST]] == list(range(min(count, MOST)))
-    assert found.find(ABSENT) == (keys.index(ABSENT) if ABSENT in keys else -1)
-    again = build_directory(found.version, keys, found.sizes.tolist())
-    assert again.to_bytes() == found.to_bytes()
-    assert again.file_size == found.file_size or (found.version == 1 and found.payload_end == found.file_size)
+    assert [encode_key(key) for key in parsed.all_keys] == keys
+    assert [parsed.find(key) for key in keys[:MOST]] == list(range(min(count, MOST)))
+    assert parsed.find(ABSENT) == (keys.index(ABSENT) if ABSENT in keys else -1)
+    again = build_directory(parsed.version, keys, parsed.sizes.tolist())
+    assert again.to_bytes() == parsed.to_bytes()
+    assert again.file_size == parsed.file_size or (parsed.version == 1 and parsed.payload_end == parsed.file_size)
 
 
 # -------------------------------------------------------------------------------------------------------------- index
@@ -190,25 +190,25 @@ FEW = (24, 24, 48)  # entries, blobs, dims of a framed index
 
 
 def index(data: bytes) -> None:
-    """A name index.
+    """Parse a name index.
 
-    FRAMED: magic, version, flags and sections are put right, with few entries, blobs and dims. EXTERNAL_INDEX: it is
-    one. NAMED: the entries' name fields are those of the names as they lie in the pool, sorted. CLEARED: reserved
-    fields are zeros. SHAPED: sizes are what shape and type say.
+    FRAMED: correct magic, version, flags and sections, with few entries, blobs and dims. EXTERNAL_INDEX: parse it as an
+    external one. NAMED: sort the names in the pool, and make the entries' name fields match. CLEARED: zero the reserved
+    fields. SHAPED: make the sizes follow shape and type.
     """
     flags, rest = flags_of(data)
     external = bool(flags & EXTERNAL_INDEX)
     raw = framed_index(flags, rest) if flags & FRAMED else rest
     check_lookups(raw, external=external)
     try:
-        found = parse_index(memoryview(raw), external=external)
+        parsed = parse_index(memoryview(raw), external=external)
     except BlobStoreError:
         return
-    check_index(found)
+    check_index(parsed)
 
 
 def check_lookups(raw: bytes, *, external: bool) -> None:
-    """Look names up in an index of which nothing but the layout was checked: answers are right, refusals are due."""
+    """Look up names in an index of which only the layout was checked: results are right, and refusals justified."""
     try:
         opened = open_index(memoryview(raw), external=external)
     except BlobStoreError:
@@ -217,8 +217,8 @@ def check_lookups(raw: bytes, *, external: bool) -> None:
     with suppress(BlobStoreError):
         valid = set(opened.names)
     pool = bytes(opened.names_pool).split(b"\0")[:MOST]
-    for name in [*(one.decode() for one in pool if is_utf8(one)), "\x7f no such name"]:
-        # As if nothing had been looked up before.
+    for name in [*(encoded.decode() for encoded in pool if is_utf8(encoded)), "\x7f no such name"]:
+        # A fresh one, in which nothing has been looked up.
         fresh = open_index(memoryview(raw), external=external)
         try:
             place = fresh.find(name)
@@ -239,7 +239,7 @@ def is_utf8(raw: bytes) -> bool:
 
 
 def framed_index(flags: int, rest: bytes) -> bytes:
-    """Put an index's framing right, so that its entries are reached."""
+    """Correct an index's framing, so that the parser gets to its entries."""
     rest = rest.ljust(HEADER.itemsize, b"\0")
     header = np.frombuffer(rest, HEADER, 1).copy()[0]
     body = rest[HEADER.itemsize :]
@@ -284,7 +284,7 @@ def framed_index(flags: int, rest: bytes) -> bytes:
 
 
 def shape_entries(table: np.ndarray, dims: np.ndarray, blobs: np.ndarray) -> None:
-    """Make the sizes of entries those of shape and type, and blobs large enough for them."""
+    """Make the sizes of entries follow shape and type, and blobs large enough for them."""
     for entry in table:
         start, ndim = int(entry["dims_start"]) % (len(dims) + 1), int(entry["ndim"]) % 5
         ndim = min(ndim, len(dims) - start)
@@ -301,62 +301,62 @@ def shape_entries(table: np.ndarray, dims: np.ndarray, blobs: np.ndarray) -> Non
             blob["nbytes"] = max(int(blob["nbytes"]), needed if needed < 1 << 64 else 0)
 
 
-def check_index(found: NameIndex) -> None:
-    encoded = [encode_name(name) for name in found.names]
-    assert all(one < other for one, other in pairwise(encoded))
-    assert len(encoded) == len(found.entries)
-    assert all(isinstance(key, str) and isinstance(text, str) for key, text in found.metadata.items())
-    entries = [found.entry(place) for place in range(len(encoded))]
-    blobs = [found.blob(place) for place in range(len(found.blobs))]
-    for place, one in enumerate(entries):
-        assert found.find(one.name) == place
-        check_entry(one, blobs)
-    assert found.find("\x7f no such name") == -1
+def check_index(parsed: NameIndex) -> None:
+    encoded = [encode_name(name) for name in parsed.names]
+    assert all(name < following for name, following in pairwise(encoded))
+    assert len(encoded) == len(parsed.entries)
+    assert all(isinstance(key, str) and isinstance(text, str) for key, text in parsed.metadata.items())
+    entries = [parsed.entry(place) for place in range(len(encoded))]
+    blobs = [parsed.blob(place) for place in range(len(parsed.blobs))]
+    for place, entry in enumerate(entries):
+        assert parsed.find(entry.name) == place
+        check_entry(entry, blobs)
+    assert parsed.find("\x7f no such name") == -1
     inside = build_directory(1, [b"any"], [1])
     for store in (None, inside):
-        again = parse_index(memoryview(rebind_index(found, store)), external=store is not None)
-        assert contents(again) == (entries, blobs, found.metadata)
+        again = parse_index(memoryview(rebind_index(parsed, store)), external=store is not None)
+        assert contents(again) == (entries, blobs, parsed.metadata)
         again.check_binding(inside)
-    rebuilt = parse_index(memoryview(build_index(entries, blobs, found.metadata)), external=False)
-    assert contents(rebuilt) == (entries, blobs, found.metadata)
-    check_places(found, inside)
+    rebuilt = parse_index(memoryview(build_index(entries, blobs, parsed.metadata)), external=False)
+    assert contents(rebuilt) == (entries, blobs, parsed.metadata)
+    check_places(parsed, inside)
 
 
-def check_entry(one: Entry, blobs: list[IndexedBlob]) -> None:
-    count = math.prod(one.shape)
-    assert len(one.shape) <= 32
+def check_entry(entry: Entry, blobs: list[IndexedBlob]) -> None:
+    count = math.prod(entry.shape)
+    assert len(entry.shape) <= 32
     assert count < 1 << 57
-    assert math.isfinite(one.scale)
-    if one.blob is None:
-        assert (one.offset, one.nbytes, count) == (0, 0, 0)
+    assert math.isfinite(entry.scale)
+    if entry.blob is None:
+        assert (entry.offset, entry.nbytes, count) == (0, 0, 0)
     else:
         assert count
-        blob = blobs[one.blob]
-        assert one.offset + one.nbytes <= (blob.unpacked_nbytes or blob.nbytes)
-        assert (one.codec == PACKED) == bool(blob.unpacked_nbytes)
-    kind = element_types.BY_NUMBER.get(one.type)
-    assert not kind or one.codec > PACKED or kind.nbytes(count) == one.nbytes
+        blob = blobs[entry.blob]
+        assert entry.offset + entry.nbytes <= (blob.unpacked_nbytes or blob.nbytes)
+        assert (entry.codec == PACKED) == bool(blob.unpacked_nbytes)
+    element_type = element_types.BY_NUMBER.get(entry.type)
+    assert not element_type or entry.codec > PACKED or element_type.nbytes(count) == entry.nbytes
 
 
-def contents(found: NameIndex) -> tuple[list[Any], list[Any], dict[str, str]]:
-    entries = [found.entry(place) for place in range(len(found.entries))]
-    blobs = [found.blob(place) for place in range(len(found.blobs))]
-    if not found.has_digests:
-        assert all(one.sha256 is None for one in blobs)
-    return entries, blobs, found.metadata
+def contents(parsed: NameIndex) -> tuple[list[Any], list[Any], dict[str, str]]:
+    entries = [parsed.entry(place) for place in range(len(parsed.entries))]
+    blobs = [parsed.blob(place) for place in range(len(parsed.blobs))]
+    if not parsed.has_digests:
+        assert all(blob.sha256 is None for blob in blobs)
+    return entries, blobs, parsed.metadata
 
 
-def check_places(found: NameIndex, other: Directory) -> None:
-    """Join an index with directories: one that isn't its own, its own, and its own in another order."""
+def check_places(parsed: NameIndex, foreign: Directory) -> None:
+    """Join an index with directories: a foreign one, its own, and its own in another order."""
     with suppress(BlobStoreError):
-        assert [other.range(place)[1] for place in found.places(other)] == found.blobs["nbytes"].tolist()
-    keys = [found.blob(place).key for place in range(len(found.blobs))]
-    sizes = found.blobs["nbytes"].tolist()
+        assert [foreign.range(place)[1] for place in parsed.places(foreign)] == parsed.blobs["nbytes"].tolist()
+    keys = [parsed.blob(place).key for place in range(len(parsed.blobs))]
+    sizes = parsed.blobs["nbytes"].tolist()
     proper = all(key and b"\0" not in key and key != b"~index" for key in keys) and len(set(keys)) == len(keys)
     if keys and proper and all(0 < size < 1 << 40 for size in sizes):
-        assert found.places(build_directory(1, keys, sizes)).tolist() == list(range(len(keys)))
+        assert parsed.places(build_directory(1, keys, sizes)).tolist() == list(range(len(keys)))
         turned = build_directory(2, [*keys[::-1], ABSENT * (ABSENT not in keys) or b"\1"], [*sizes[::-1], 1])
-        assert found.places(turned).tolist() == list(range(len(keys)))[::-1]
+        assert parsed.places(turned).tolist() == list(range(len(keys)))[::-1]
 
 
 # ------------------------------------------------------------------------------------------------------------- fields
@@ -365,10 +365,10 @@ TOC, WHOLE_WORDS, OUTER_COUNT = 1, 2, 4  # bits of the first byte of fields
 
 
 def fields(data: bytes) -> None:
-    """The runtime's records.
+    """Parse the runtime's records.
 
-    TOC: the blob ``toc``, else ``config``. WHOLE_WORDS: what is more than whole words is cut off. OUTER_COUNT: the
-    first record says that it has all words.
+    TOC: the blob ``toc``, else ``config``. WHOLE_WORDS: cut off an incomplete word. OUTER_COUNT: make the first record
+    count all words.
     """
     flags, raw = flags_of(data)
     if flags & WHOLE_WORDS:
@@ -383,23 +383,23 @@ def fields(data: bytes) -> None:
 
 
 def check_toc(raw: bytes) -> None:
-    found = parse_toc(raw)
-    written = build_toc(found)
-    assert parse_toc(written) == found
+    parsed = parse_toc(raw)
+    written = build_toc(parsed)
+    assert parse_toc(written) == parsed
     assert len(written) >= len(raw), "words were lost"
-    assert len({one.name for one in found}) == len(found)
-    for one in found:
-        assert one.nbytes == one.type.nbytes(one.rows * one.cols)
+    assert len({entry.name for entry in parsed}) == len(parsed)
+    for entry in parsed:
+        assert entry.nbytes == entry.type.nbytes(entry.rows * entry.cols)
 
 
 def check_config(raw: bytes) -> None:
-    found = ModelConfig.from_bytes(raw)
-    written = found.to_bytes()
-    assert ModelConfig.from_bytes(written) == found
+    parsed = ModelConfig.from_bytes(raw)
+    written = parsed.to_bytes()
+    assert ModelConfig.from_bytes(written) == parsed
     assert len(written) >= len(raw), "words were lost"
-    assert repr(found)
+    assert repr(parsed)
     with suppress(BlobStoreError):
-        assert specifier_of(found)
+        assert specifier_of(parsed)
 
 
 # -------------------------------------------------------------------------------------------------------- safetensors
@@ -408,10 +408,10 @@ LENGTH, FILLED = 1, 2  # bits of the first byte of a safetensors header
 
 
 def safetensors(data: bytes) -> None:
-    """The header of a safetensors file.
+    """Parse the header of a safetensors file.
 
-    LENGTH: the rest is the JSON, and its length is put in front; else the rest is the file. FILLED: the file has as
-    many bytes of tensors as the largest offset in the header says.
+    LENGTH: the rest is the JSON, and its length is prepended; else the rest is the file. FILLED: give the file as many
+    bytes of tensors as the largest offset in the header says.
     """
     flags, rest = flags_of(data)
     file = SparseFile(len(rest), rest, b"")
@@ -420,30 +420,30 @@ def safetensors(data: bytes) -> None:
     if flags & FILLED:
         file.size += furthest(rest if flags & LENGTH else rest[8:])
     try:
-        found = parse_header(file.read, file.size)
+        parsed = parse_header(file.read, file.size)
     except BlobStoreError:
         return
     end = int.from_bytes(file.read(0, 8), "little") + 8
-    for one in found.entries:
-        assert one.offset == end
-        assert one.nbytes == one.type.nbytes(math.prod(one.shape))
-        assert math.prod(one.shape) < 1 << 57
-        end += one.nbytes
+    for entry in parsed.entries:
+        assert entry.offset == end
+        assert entry.nbytes == entry.type.nbytes(math.prod(entry.shape))
+        assert math.prod(entry.shape) < 1 << 57
+        end += entry.nbytes
     assert end == file.size
-    assert all(isinstance(key, str) and isinstance(text, str) for key, text in found.metadata.items())
-    again = dump_header([(one.name, one.type, one.shape) for one in found.entries], found.metadata)
-    total = sum(one.nbytes for one in found.entries)
+    assert all(isinstance(key, str) and isinstance(text, str) for key, text in parsed.metadata.items())
+    again = dump_header([(entry.name, entry.type, entry.shape) for entry in parsed.entries], parsed.metadata)
+    total = sum(entry.nbytes for entry in parsed.entries)
     copy = SparseFile(len(again) + total, again, b"")
-    other = parse_header(copy.read, copy.size)
-    assert [astuple(one)[:3] for one in other.entries] == [astuple(one)[:3] for one in found.entries]
-    assert other.metadata == found.metadata
+    reparsed = parse_header(copy.read, copy.size)
+    assert [astuple(entry)[:3] for entry in reparsed.entries] == [astuple(entry)[:3] for entry in parsed.entries]
+    assert reparsed.metadata == parsed.metadata
 
 
 def furthest(header: bytes) -> int:
-    """The largest offset that a header speaks of, or 0 when there is none that a file could have."""
+    """Return the largest offset in a header, or 0 if there is none that a file could have."""
     try:
-        said = json.loads(header)
-        ends = [one["data_offsets"][1] for name, one in said.items() if name != "__metadata__"]
+        fields = json.loads(header)
+        ends = [entry["data_offsets"][1] for name, entry in fields.items() if name != "__metadata__"]
     except (ValueError, TypeError, LookupError, AttributeError, RecursionError):
         return 0
     return max((end for end in ends if type(end) is int and 0 <= end < 1 << 62), default=0)
@@ -451,79 +451,79 @@ def furthest(header: bytes) -> int:
 
 # ------------------------------------------------------------------------------------------------------------- codecs
 
-KINDS = [element_types.BY_NAME[name] for name in ("f32", "bf16", "sfp", "i8", "nuq", "u8", "f4", "f16")]
-DTYPES = [np.dtype(one) for one in (np.float32, ml_dtypes.bfloat16, np.float16, np.float64, np.int32)]
+ELEMENT_TYPES = [element_types.BY_NAME[name] for name in ("f32", "bf16", "sfp", "i8", "nuq", "u8", "f4", "f16")]
+DTYPES = [np.dtype(dtype) for dtype in (np.float32, ml_dtypes.bfloat16, np.float16, np.float64, np.int32)]
 SCALED, LONG = 8, 16  # bits of the codecs' first byte, above three for the type
 CODEC_HEAD = struct.Struct("<BIIf")  # dtype, start, count, scale
 
 
 def codecs(data: bytes) -> None:
-    """Stored values: dtype, start, count and scale, then the bytes.
+    """Decode stored values: dtype, start, count and scale, then the bytes.
 
-    SCALED: the scale counts, else it is 1. LONG: the bytes are repeated beyond what is decoded at once.
+    SCALED: use the scale, else 1. LONG: repeat the bytes beyond what is decoded at once.
     """
     flags, rest = flags_of(data)
     if len(rest) < CODEC_HEAD.size:
         return
-    kind = KINDS[flags & 7]
+    element_type = ELEMENT_TYPES[flags & 7]
     wanted, start, count, scale = CODEC_HEAD.unpack_from(rest)
     stored = rest[CODEC_HEAD.size :]
     if flags & LONG and stored:
         stored *= 1 + 80_000 // len(stored)
-    total = most_elements(kind, len(stored))
-    # Near the end, where the sizes are decided, and beyond it.
+    total = most_elements(element_type, len(stored))
+    # Near the end, where sizes matter, and beyond it.
     start, count = start % (total + 3), count % (total + 3)
     dtype = DTYPES[wanted % len(DTYPES)]
     scale = scale if flags & SCALED and math.isfinite(scale) else 1.0
-    whole = decoded(kind, stored, 0, total, dtype=dtype, scale=scale)
-    part = decoded(kind, stored, start, count, dtype=dtype, scale=scale)
+    whole = decoded(element_type, stored, 0, total, dtype=dtype, scale=scale)
+    part = decoded(element_type, stored, start, count, dtype=dtype, scale=scale)
     if isinstance(whole, np.ndarray) and start + count <= total:
         assert isinstance(part, np.ndarray), part
         assert part.shape == (count,)
         assert part.dtype == dtype
         same_values(part, whole[start : start + count])
     if isinstance(part, np.ndarray):
-        assert kind.nbytes(start + count) <= len(stored)
+        assert element_type.nbytes(start + count) <= len(stored)
     elif part == "wrong-size":
-        assert kind.nbytes(start + count) > len(stored)
+        assert element_type.nbytes(start + count) > len(stored)
     if isinstance(whole, np.ndarray) and dtype == np.float32 and scale == 1.0:
-        check_encoding(kind, stored[: kind.nbytes(total)], whole)
+        check_encoding(element_type, stored[: element_type.nbytes(total)], whole)
 
 
-def same_values(one: np.ndarray, other: np.ndarray) -> None:
-    """Fail unless all bits are the same, but those of a NaN: the sign of one that is computed depends on its place."""
+def same_values(values_a: np.ndarray, values_b: np.ndarray) -> None:
+    """Fail unless all bits are the same, except in NaNs: the sign of a computed one depends on its place."""
     with np.errstate(invalid="ignore"):  # a signalling NaN of bfloat16
-        nan = np.isnan(one)
-        assert (nan == np.isnan(other)).all()
-    assert one[~nan].tobytes() == other[~nan].tobytes()
+        nan = np.isnan(values_a)
+        assert (nan == np.isnan(values_b)).all()
+    assert values_a[~nan].tobytes() == values_b[~nan].tobytes()
 
 
-def decoded(kind: ElementType, stored: bytes, start: int, count: int, **options: Any) -> Any:  # noqa: ANN401
+def decoded(element_type: ElementType, stored: bytes, start: int, count: int, **options: Any) -> Any:  # noqa: ANN401
     try:
-        return decode(kind, stored, count, start=start, **options)
+        return decode(element_type, stored, count, start=start, **options)
     except BlobStoreError as error:
         return error.reason
 
 
-def most_elements(kind: ElementType, nbytes: int) -> int:
-    """How many elements fit into so many bytes, counted up to it by halves."""
+def most_elements(element_type: ElementType, nbytes: int) -> int:
+    """Return how many elements fit into a number of bytes, by bisection."""
     low, high = 0, 2 * nbytes + 2
     while low < high:
         middle = (low + high + 1) // 2
-        low, high = (middle, high) if kind.nbytes(middle) <= nbytes else (low, middle - 1)
+        low, high = (middle, high) if element_type.nbytes(middle) <= nbytes else (low, middle - 1)
     return low
 
 
-def check_encoding(kind: ElementType, stored: bytes, values: np.ndarray) -> None:
-    """Encode decoded values: where each value has one code, the bytes come back."""
+def check_encoding(element_type: ElementType, stored: bytes, values: np.ndarray) -> None:
+    """Encode decoded values: if each value has one code, the bytes must be the same."""
     try:
-        again, scale = encode(kind, values)
+        again, scale = encode(element_type, values)
     except BlobStoreError:
         return
-    if kind.name in ("f32", "sfp") or (kind.name == "bf16" and not np.isnan(values).any()):  # float32
+    if element_type.name in ("f32", "sfp") or (element_type.name == "bf16" and not np.isnan(values).any()):  # float32
         assert scale == 1.0
         assert again.tobytes() == stored
-    elif kind.name == "i8":
+    elif element_type.name == "i8":
         assert len(again) == len(stored)
 
 
@@ -539,11 +539,11 @@ ROWS = (slice(None), slice(0, 1), slice(None, None, -1), slice(1, 1 << 60, 3), s
 
 
 def store(data: bytes) -> None:
-    """A whole file, opened by names, and everything read that can be.
+    """Open a whole file by names, and read everything that can be read.
 
     COMPOSED: the rest is a list of blobs (u8 key, u16 size, the bytes), from which a file is made; else it is the file.
-    BESIDE: the first u16 says how long the index beside the file is, which comes before the rest. FRAMED_INDEX: the
-    blob of the name index has a first byte of flags as those of `index`.
+    BESIDE: the first u16 is the length of an index beside the file, which precedes the rest. FRAMED_INDEX: the blob of
+    the name index starts with a byte of flags like those of `index`.
     """
     with written(data) as (path, nbytes):
         seen: list[Any] = []
@@ -553,12 +553,12 @@ def store(data: bytes) -> None:
                     seen.append(read_all(opened, nbytes))
             except BlobStoreError as error:
                 seen.append(error.reason)
-        assert seen[0] == seen[1], "plain reads and the map disagree"
+        assert seen[0] == seen[1], "plain reads and mapped reads disagree"
 
 
 @contextmanager
 def written(data: bytes) -> Iterator[tuple[str, int]]:
-    """The file that an input of `store` or `trust` stands for, as its path and how many bytes there are in all."""
+    """Write the file of an input of `store` or `trust` → its path and the total number of bytes."""
     flags, rest = flags_of(data)
     beside = b""
     if flags & BESIDE and len(rest) >= 2:
@@ -575,7 +575,7 @@ def written(data: bytes) -> Iterator[tuple[str, int]]:
 
 
 def composed(rest: bytes, *, framed: bool) -> bytes:
-    """A file of version 1 of the blobs that the bytes list."""
+    """Return a version 1 file of the blobs that the bytes list."""
     blobs: dict[bytes, bytes] = {}
     while len(rest) > 3 and len(blobs) < len(KEYS):
         number, size = struct.unpack_from("<BH", rest)
@@ -589,7 +589,7 @@ def composed(rest: bytes, *, framed: bool) -> bytes:
 
 
 def container(blobs: list[tuple[bytes, bytes]]) -> bytes:
-    """A small file: version 1 that ends where the last blob's padding ends."""
+    """Return a small version 1 file, which ends with the last blob's padding."""
     made = build_directory(1, [key for key, _ in blobs], [len(stored) for _, stored in blobs])
     out = bytearray(made.payload_end)
     head = layout.HEADER.pack(layout.MAGIC, len(blobs), len(out)) + made.to_bytes()
@@ -601,7 +601,7 @@ def container(blobs: list[tuple[bytes, bytes]]) -> bytes:
 
 
 def read_all(opened: Store, file_nbytes: int) -> list[Any]:
-    """Read all tensors in every way, and return what was seen."""
+    """Read all tensors in every way, and return the results."""
     seen: list[Any] = [sorted(opened.metadata.items()), answer(lambda: opened.config), opened.tokenizer]
     for name in list(opened)[:MOST]:
         info = opened.info(name)
@@ -633,7 +633,7 @@ def exported(opened: Store, options: dict[str, Any], file_nbytes: int) -> list[A
     plan = plan_export(opened, **options)
     made = []
     joined = [tensor for shard in plan.shards for tensor in shard if len(tensor.blocks) > 1]
-    if not options:  # each stored element once, and none takes less than half a byte
+    if not options:  # each stored element is used once, and takes at least half a byte
         assert sum(math.prod(tensor.shape) for tensor in joined) <= 2 * file_nbytes
     for tensor in (tensor for shard in plan.shards for tensor in shard):
         if math.prod(tensor.shape) > SHOWN_ELEMENTS:
@@ -649,7 +649,7 @@ def sizes_of_pieces(tensor: ExportedTensor, opened: Store) -> list[int]:
 
 
 def answer(ask: Callable[[], Any]) -> Any:  # noqa: ANN401
-    """What a call returns, or the reason that it gives for not doing so."""
+    """Return the result of a call, or the reason of its error."""
     try:
         return ask()
     except BlobStoreError as error:
@@ -657,7 +657,7 @@ def answer(ask: Callable[[], Any]) -> Any:  # noqa: ANN401
 
 
 def bytes_of(values: Any) -> Any:  # noqa: ANN401
-    """Bytes to compare arrays by; of f32, which may be computed, without the bits of NaNs."""
+    """Return bytes to compare arrays by; for f32, which may be computed, without the bits of NaNs."""
     if not isinstance(values, np.ndarray):
         return values
     return (np.where(np.isnan(values), np.float32(np.nan), values) if values.dtype == np.float32 else values).tobytes()
@@ -669,40 +669,42 @@ SEVERITIES = ("error", "warning", "note")
 
 
 def trust(data: bytes) -> None:
-    """A whole file as `store` takes it: checked, verified, written anew, and what is whole in it saved.
+    """Check, verify, rewrite and recover a whole file, given as for `store`.
 
-    Checking and verifying never raise anything: whatever is wrong is a finding.
+    Checking and verifying never raise: whatever is wrong is a finding.
     """
     with written(data) as (path, _):
-        found = [*check_file(path, for_runtime=True), *verify_file(path, values=True, workers=1).findings]
-        for one in found:
-            assert one.severity in SEVERITIES
-            assert one.code
-            assert one.effect
-            assert one.remedy
-            if one.offset is not None and one.nbytes is not None:
-                assert 0 <= one.offset <= one.offset + one.nbytes <= os.path.getsize(path)
+        findings = [*check_file(path, for_runtime=True), *verify_file(path, values=True, workers=1).findings]
+        for finding in findings:
+            assert finding.severity in SEVERITIES
+            assert finding.code
+            assert finding.effect
+            assert finding.remedy
+            if finding.offset is not None and finding.nbytes is not None:
+                assert 0 <= finding.offset <= finding.offset + finding.nbytes <= os.path.getsize(path)
         out = f"{path}.out"
         for change in (partial(rewrite, path, out, EDITS), partial(recover, path, out)):
             made = answer(change)
             assert os.path.exists(out) != isinstance(made, str)
             if not isinstance(made, str):
-                # A blob may look like an index and be none; rows that were padded stay so.
-                wrong = {one.code for one in verify_file(out, workers=1).findings if one.severity == "error"}
+                # A blob may look like an index without being one; padded rows stay padded.
+                wrong = {
+                    finding.code for finding in verify_file(out, workers=1).findings if finding.severity == "error"
+                }
                 assert wrong <= {"index-misplaced", "toc-stride"}
                 os.unlink(out)
         there_and_back(path, out)
 
 
 def there_and_back(path: str, out: str) -> None:
-    """Pack a file, and fail unless it comes back; unpack it, if it is packed."""
+    """Pack a file, and fail unless unpacking restores it; unpack it, if it is packed."""
     for change in (pack, unpack):
         made = answer(partial(change, path, out, workers=1))
         assert os.path.exists(out) != isinstance(made, str)
         if isinstance(made, Packing):
             unpack(out, f"{out}.back", workers=1)
-            with open(path, "rb") as one, open(f"{out}.back", "rb") as other:
-                assert one.read() == other.read()
+            with open(path, "rb") as original, open(f"{out}.back", "rb") as back:
+                assert original.read() == back.read()
         if not isinstance(made, str):
             os.unlink(out)
 
@@ -712,37 +714,37 @@ EDITS = Edits(version=2, sort=True, set_metadata={"a": "b"})
 # ------------------------------------------------------------------------------------------------------------- packed
 
 CHECKED, BASED = 1, 2  # bits of packed's first byte
-PACKED_MOST = 1 << 22  # of what a stream stands for
+PACKED_MOST = 1 << 22  # unpacked bytes of a stream
 
 
 def packed(data: bytes) -> None:
-    """A packed blob.
+    """Read a packed blob.
 
-    CHECKED: the checks of header and table are put right. BASED: differences get a base.
+    CHECKED: correct the checksums of header and table. BASED: give differences a base.
     """
     flags, rest = flags_of(data)
     stored = put_checks_right(rest) if flags & CHECKED else rest
     try:
-        found = packing.PackedReader(stored)
+        reader = packing.PackedReader(stored)
     except BlobStoreError:
         return
     # Each plane of each chunk has a frame and its size in the table.
-    assert found.nbytes <= len(stored) // 18 * packing.MAX_CHUNK + 8
-    if found.nbytes > PACKED_MOST:
+    assert reader.nbytes <= len(stored) // 18 * packing.MAX_CHUNK + 8
+    if reader.nbytes > PACKED_MOST:
         with suppress(BlobStoreError):
-            found.read(0, 1, base=zeros if found.base_sha256 else None)
+            reader.read(0, 1, base=zeros if reader.base_sha256 else None)
         return
-    base = zeros if found.base_sha256 and flags & BASED else None
+    base = zeros if reader.base_sha256 and flags & BASED else None
     try:
-        whole = found.read(base=base).tobytes()
+        whole = reader.read(base=base).tobytes()
     except BlobStoreError as error:
-        assert error.reason in {"packed-frame", "packed-data", "packed-pairs"} or found.base_sha256  # noqa: PT017
+        assert error.reason in {"packed-frame", "packed-data", "packed-pairs"} or reader.base_sha256  # noqa: PT017
         return
-    assert len(whole) == found.nbytes
-    third = found.nbytes // 3
-    assert found.read(third, 2 * third, base=base).tobytes() == whole[third : 2 * third]
-    options: dict[str, Any] = {"base": base, "base_sha256": found.base_sha256} if base else {}
-    again = b"".join(map(bytes, compress(whole, found.layout, **options)))
+    assert len(whole) == reader.nbytes
+    third = reader.nbytes // 3
+    assert reader.read(third, 2 * third, base=base).tobytes() == whole[third : 2 * third]
+    options: dict[str, Any] = {"base": base, "base_sha256": reader.base_sha256} if base else {}
+    again = b"".join(map(bytes, compress(whole, reader.layout, **options)))
     assert packing.PackedReader(again).read(base=base).tobytes() == whole
 
 

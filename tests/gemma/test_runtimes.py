@@ -114,7 +114,7 @@ def test_the_runtimes_that_run_a_file_are_told(tmp_path: Path, blobs: Blobs, wha
         assert all((name in named) == (name in expected) for name in NAMES)
         assert all((name in others) == (name not in expected) for name in NAMES)
     else:
-        assert line.startswith("runs rightly in no gemma.cpp")
+        assert line.startswith("runs correctly in no gemma.cpp")
     # A caller that names a runtime gets an answer for that one; without names it is for all.
     for name in NAMES:
         errors = codes(check_file(path, for_runtime=True, runtimes=(name,)), "error")
@@ -131,7 +131,8 @@ def test_the_command_says_so_in_one_line(tmp_path: Path, blobs: Blobs, capsys: p
     path = str(write(tmp_path / "m.sbs", changed(blobs, **LATE_MODEL)))
     assert main(["check", path]) == 0
     assert (
-        capsys.readouterr().err.count("runs rightly in gemma.cpp later; not in 2025-10 (newer-value) and 2026-04") == 1
+        capsys.readouterr().err.count("runs correctly in gemma.cpp later; not in 2025-10 (newer-value) and 2026-04")
+        == 1
     )
     assert main(["check", path, "--for", "gemma.cpp"]) == 1
     assert main(["check", path, "--for", "gemma.cpp@2025-10"]) == 1
@@ -151,7 +152,7 @@ def test_a_container_by_name_runs_nowhere_and_nothing_is_said(
 ) -> None:
     path = str(write(tmp_path / "m.sbs", {"x": b"1"}))
     assert main(["check", path]) == 0
-    assert "runs rightly" not in capsys.readouterr().err
+    assert "runs correctly" not in capsys.readouterr().err
 
 
 def test_findings_are_as_severe_as_for_the_runtimes_that_are_named(tmp_path: Path, blobs: Blobs) -> None:
