@@ -1,4 +1,4 @@
-"""Weight files for gemma.cpp (.sbs), by key and by name.
+"""Read and write weight files of gemma.cpp (.sbs), by key and by name.
 
 Names and arrays: `open`, `create`, `save_file`, `load_file`. Keys and bytes: `BlobReader`, `BlobWriter`.
 """
@@ -29,15 +29,18 @@ if TYPE_CHECKING:
         UsageError,
     )
     from blobstore.fileio.ranges import FileRange
-    from blobstore.fileio.types import Access, Prefetch
+    from blobstore.fileio.types import Access, ByteSource, Prefetch
     from blobstore.index.blob_writer import BlobWriter
+    from blobstore.index.locate import IndexPlace
     from blobstore.index.names import key_for
-    from blobstore.packing.pack import Packing, pack
+    from blobstore.packing.pack import PackedBlob, Packing, pack
     from blobstore.packing.unpack import Unpacked, unpack
-    from blobstore.store.catalog import TensorInfo
+    from blobstore.store.blobs import UnpackedBlobs
+    from blobstore.store.files import load_file, save_file
+    from blobstore.store.info import TensorInfo
     from blobstore.store.model_writer import ModelWriter
-    from blobstore.store.reader import Store, load_file
-    from blobstore.store.writer import IndexPlace, StoreWriter, save_file
+    from blobstore.store.reader import PrefixView, Store
+    from blobstore.store.writer import StoreWriter
 
 __version__ = "0.1.0"
 
@@ -46,6 +49,7 @@ __all__ = [
     "BlobReader",
     "BlobStoreError",
     "BlobWriter",
+    "ByteSource",
     "CheckpointError",
     "CodecError",
     "ElementType",
@@ -58,13 +62,16 @@ __all__ = [
     "MissingExtraError",
     "ModelWriter",
     "NameNotFoundError",
+    "PackedBlob",
     "Packing",
     "Prefetch",
+    "PrefixView",
     "Store",
     "StoreWriter",
     "TensorInfo",
     "TruncatedError",
     "Unpacked",
+    "UnpackedBlobs",
     "UsageError",
     "create",
     "key_for",
@@ -80,37 +87,41 @@ _HOMES = {
     "BlobReader": "container.reader",
     "BlobStoreError": "errors",
     "BlobWriter": "index.blob_writer",
+    "ByteSource": "fileio.types",
     "CheckpointError": "errors",
     "CodecError": "errors",
     "ElementType": "codecs.element_types",
     "Fault": "errors",
     "FileRange": "fileio.ranges",
     "FormatError": "errors",
-    "IndexPlace": "store.writer",
+    "IndexPlace": "index.locate",
     "KeyNotFoundError": "errors",
     "KeyTooLongError": "errors",
     "MissingExtraError": "errors",
     "ModelWriter": "store.model_writer",
     "NameNotFoundError": "errors",
+    "PackedBlob": "packing.pack",
     "Packing": "packing.pack",
     "Prefetch": "fileio.types",
+    "PrefixView": "store.reader",
     "Store": "store.reader",
     "StoreWriter": "store.writer",
-    "TensorInfo": "store.catalog",
+    "TensorInfo": "store.info",
     "TruncatedError": "errors",
     "Unpacked": "packing.unpack",
+    "UnpackedBlobs": "store.blobs",
     "UsageError": "errors",
     "key_for": "index.names",
-    "load_file": "store.reader",
+    "load_file": "store.files",
     "pack": "packing.pack",
-    "save_file": "store.writer",
+    "save_file": "store.files",
     "unpack": "packing.unpack",
 }
 
 if not TYPE_CHECKING:  # so that type checkers find misspelt names
 
     def __getattr__(name: str) -> object:
-        """Import a public name on first use: a program that only reads doesn't pay for writing."""
+        """Import a public name on first use: a program that only reads doesn't import what writes."""
         if name not in _HOMES:
             raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
         value = globals()[name] = getattr(import_module(f"blobstore.{_HOMES[name]}"), name)
@@ -132,25 +143,28 @@ def open(  # noqa: A001
     """Open a .sbs file: a mapping from tensor name to numpy array.
 
     Args:
-        path: A file of version 1 or 2, with a name index inside, beside it (``path.idx``), or none: then each blob is
-            bytes under its key.
+        path: A file of version 1 or 2. Its name index is inside, or beside it (``path.idx``). Without an index and
+            without a ``toc`` of gemma.cpp each blob is bytes under its key.
         access: ``mmap`` maps the file: arrays are views, nothing is read before it is touched. ``read`` makes plain
             reads: for network drives, and for files that may be truncated while open. ``auto`` maps, unless the file
             is on a network drive.
-        use_index: False to ignore the index, for instance one that is stale.
-        base: The file that a packed one was made the difference to (`blobstore.pack`).
-        prefetch: How the map will be read, a hint to the system about what is not in its page cache yet:
-            ``none`` leaves it to the system. ``all`` reads the whole file before this returns, for what fits into
-            memory and will all be used: touching 2 GB took 2 to 25 % less time, that of opening counted. ``random``
-            reads no more than is touched, for single rows: 200 rows take 0.02 s instead of 0.55, whole tensors three
-            times as long. ``sequential`` reads farther ahead, for some whole tensors: ten take 0.10 s instead of 0.15,
-            all of them longer. Nothing changes where the file is cached already, with plain reads, and where the
-            system has no such hint.
+        use_index: False to ignore the index, for instance a stale one.
+        base: For a packed file: the file that it is the difference to (`blobstore.pack`).
+        prefetch: How the map will be read; a hint to the system about data that is not in its page cache. It changes
+            nothing for a cached file, for plain reads, and on systems without such hints.
+
+            - ``none``: no hint.
+            - ``all``: read the whole file before this returns. For files that fit into memory and are used as a whole:
+              opening and touching 2 GB took 2 to 25 % less time.
+            - ``random``: read only what is touched. For single rows: 200 rows took 0.02 s instead of 0.55; whole
+              tensors take three times as long.
+            - ``sequential``: read farther ahead. For some whole tensors: ten took 0.10 s instead of 0.15; all tensors
+              take longer.
 
     Raises:
         UsageError: ``bad-access``, ``bad-prefetch``, ``not-a-file``.
-        FormatError, TruncatedError: The file is wrong; ``reason`` is a code of the specification. What its index says
-            is checked when it is used: of a tensor when it is looked up, all of it when names are listed or not found.
+        FormatError, TruncatedError: The file is wrong; ``reason`` is a code of the specification. The index is checked
+            when it is used: one entry when a tensor is looked up, all of it when names are listed or not found.
         OSError: It can't be opened.
     """
     from blobstore.store.reader import Store  # noqa: PLC0415 (as above)
@@ -169,12 +183,12 @@ def create(
     """Begin a .sbs file that tensors are added to by name; a context manager.
 
     Args:
-        target: A path, which gets its file when the ``with`` block ends without an error, or for version 2 a binary
-            stream.
+        target: A path: the file appears there when the ``with`` block ends without an error. Or, for version 2, a
+            binary stream.
         version: Of the container: 2, or 1 for runtimes from before 2025-07-31.
-        index: ``embedded`` writes the name index as the last blob, ``external`` into ``path.idx``; ``none`` writes
-            none, which is possible for names that are their own keys.
-        digests: Keep the SHA-256 of each blob in the index.
+        index: Where the name index goes: ``embedded``, the last blob; ``external``, the file ``path.idx``; ``none``,
+            nowhere, if every name is its own key.
+        digests: Store the SHA-256 of each blob in the index.
         metadata: Text → text; more can be set as ``store.metadata[key]``.
 
     Raises:

@@ -28,12 +28,12 @@ __all__ = [
 
 
 class BlobStoreError(Exception):
-    """Root of all errors that this package raises by itself.
+    """Root of all errors that this package itself raises.
 
     Attributes:
-        reason: A stable code such as ``bad-magic``; safe to compare against.
+        reason: A stable code such as ``bad-magic``; safe to compare with.
         message: What happened, in words that may change.
-        path: The file that it happened in, once known.
+        path: The file it happened in, once known.
     """
 
     def __init__(self, reason: str, message: str) -> None:
@@ -52,7 +52,7 @@ class FormatError(BlobStoreError, ValueError):
     """A file is wrong.
 
     Attributes:
-        offset: Where, in bytes from the beginning of what was parsed; None when it is no single place.
+        offset: Where, in bytes from the beginning of what was parsed; None when it is not a single place.
     """
 
     def __init__(self, reason: str, message: str, offset: int | None = None) -> None:
@@ -66,7 +66,7 @@ class TruncatedError(FormatError, EOFError):
 
 
 class UsageError(BlobStoreError, ValueError):
-    """The caller asked for something that can't be."""
+    """The request is invalid."""
 
 
 class KeyTooLongError(UsageError):
@@ -81,7 +81,7 @@ class KeyNotFoundError(BlobStoreError, KeyError):
 
 
 class NameNotFoundError(KeyNotFoundError):
-    """No tensor has this name; the message says which come close."""
+    """No tensor has this name; the message says which names come close."""
 
 
 class CodecError(BlobStoreError, ValueError):
@@ -118,7 +118,7 @@ class MissingExtraError(BlobStoreError, ImportError):
 
 @contextmanager
 def in_file(path: str | PathLike[str]) -> Iterator[None]:
-    """Name ``path`` in the errors raised inside, the system's as well, unless they name a file already."""
+    """Name ``path`` in errors raised inside, the system's as well, unless they already name a file."""
     try:
         yield
     except BlobStoreError as error:

@@ -1,4 +1,4 @@
-"""Jax arrays: `load_file`, `save_file` and `open` look as those of ``safetensors.flax`` do. Needs jax.
+"""Jax arrays: `load_file`, `save_file` and `open` are modelled on ``safetensors.flax``. Needs jax.
 
 On the CPU an array of `open` is a view of the mapped file, bfloat16 included.
 """
@@ -8,7 +8,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from blobstore.errors import UsageError
-from blobstore.store import writer
+from blobstore.store import files
 from blobstore.store.framework import FrameworkStore, import_extra
 
 if TYPE_CHECKING:
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     import jax
 
     from blobstore.fileio.types import Access, Array
-    from blobstore.store.catalog import TensorInfo
+    from blobstore.store.info import TensorInfo
 else:
     jax = import_extra("jax")
 
@@ -28,14 +28,14 @@ __all__ = ["JaxStore", "load_file", "open", "save_file"]
 class JaxStore(FrameworkStore["jax.Array"]):
     """The tensors of a file, by name, on jax's default device. `open` makes one.
 
-    On the CPU arrays are views of the mapped file where they begin at a multiple of 64 bytes there, as every blob does
-    (a part of one may not), and stay valid after `close`; jax copies all others. Decoded are sfp, i8 and nuq, to
-    float32 in memory of their own, anew each time.
+    On the CPU arrays are views of the mapped file if they begin at a multiple of 64 bytes there, as every blob does (a
+    part of one may not); jax copies all others. They stay valid after `close`. Tensors of type sfp, i8 and nuq are
+    decoded to float32, to a new array each time.
     """
 
     def _convert(self, info: TensorInfo, values: Array) -> jax.Array:
         if jax.dtypes.canonicalize_dtype(values.dtype) != values.dtype:
-            what = f"{info.name!r} is {info.type}, which jax would cut to 32 bits"
+            what = f"{info.name!r} is {info.type}, which jax would narrow to 32 bits"
             fix = "with jax.enable_x64(True): load it there, or load(name, dtype=…) converts it"
             raise UsageError("needs-x64", f"{what}: {fix}")
         array: jax.Array = jax.device_put(values)
@@ -47,7 +47,7 @@ def open(filename: str | PathLike[str], *, access: Access = "auto", use_index: b
 
     Args:
         filename: As `blobstore.open`.
-        access: As `blobstore.open`; with ``read`` each array is a copy of its own.
+        access: As `blobstore.open`; with ``read`` each array is a copy.
         use_index: As `blobstore.open`.
 
     Raises:
@@ -57,9 +57,9 @@ def open(filename: str | PathLike[str], *, access: Access = "auto", use_index: b
 
 
 def load_file(filename: str | PathLike[str]) -> dict[str, jax.Array]:
-    """Return every tensor of a file in memory of its own, as ``safetensors.flax.load_file`` does.
+    """Return every tensor of a file, in new arrays, as ``safetensors.flax.load_file`` does.
 
-    Names of one tensor get one array. For views without copies use `open`.
+    All names of one tensor get the same array. For views without copies use `open`.
 
     Raises:
         FormatError, TruncatedError, OSError: As `blobstore.open`.
@@ -75,8 +75,8 @@ def save_file(
 ) -> None:
     """Write arrays to a file, as ``safetensors.flax.save_file`` does.
 
-    Arrays on the CPU are not copied; jax keeps a copy of those of other devices as long as they live. Two names for
-    one array are stored once, as an alias.
+    Arrays on the CPU are not copied; of those on other devices jax keeps a copy as long as they live. Two names for one
+    array are stored once, as an alias.
 
     Args:
         tensors: Name → array.
@@ -86,4 +86,4 @@ def save_file(
     Raises:
         UsageError: As `blobstore.StoreWriter.add`.
     """
-    writer.save_file(tensors, filename, metadata)
+    files.save_file(tensors, filename, metadata)

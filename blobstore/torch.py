@@ -1,4 +1,4 @@
-"""Torch tensors: `load_file`, `save_file` and `open` look as those of ``safetensors.torch`` do. Needs torch.
+"""Torch tensors: `load_file`, `save_file` and `open` are modelled on ``safetensors.torch``. Needs torch.
 
 On the CPU a tensor of `open` is a view of the mapped file, bfloat16 included.
 """
@@ -11,8 +11,8 @@ import numpy as np
 
 from blobstore.codecs.element_types import dtype_named
 from blobstore.errors import UsageError
+from blobstore.store.files import save_each
 from blobstore.store.framework import FrameworkStore, import_extra
-from blobstore.store.writer import save_each
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     import torch
 
     from blobstore.fileio.types import Access, Array
-    from blobstore.store.catalog import TensorInfo
+    from blobstore.store.info import TensorInfo
 
     Device: TypeAlias = str | int | torch.device
 else:
@@ -34,37 +34,38 @@ __all__ = ["TorchStore", "load_file", "open", "save_file"]
 class TorchStore(FrameworkStore["torch.Tensor"]):
     """The tensors of a file, by name. `open` makes one.
 
-    On the CPU tensors are views of the mapped file and stay valid after `close`. The map is copy-on-write, as that of
-    safetensors is: a tensor may be written to, which all that share its memory see, and which never reaches the file.
-    Decoded are sfp, i8 and nuq, to float32 in memory of their own, anew each time.
+    On the CPU tensors are views of the mapped file and stay valid after `close`. The map is copy-on-write, as in
+    safetensors: you can write to a tensor; all tensors that share its memory change with it, the file never does.
+    Tensors of type sfp, i8 and nuq are decoded to float32, to a new tensor each time.
 
-    ``store[name][8:16]`` reads no more than these rows of a view; of encoded tensors `load` decodes only some.
+    ``store[name][8:16]`` reads only these rows of a view. Of an encoded one, `load` decodes only the rows you ask for.
 
     Attributes:
-        device: Where tensors are put; but for the CPU that copies.
+        device: Where tensors are put. Any device but the CPU gets copies.
     """
 
     def __init__(
         self,
-        filename: str | PathLike[str],
+        path: str | PathLike[str],
         device: Device = "cpu",
         *,
         access: Access = "auto",
         use_index: bool = True,
     ) -> None:
         """Open a file; see `open`."""
-        super().__init__(filename, access=access, use_index=use_index, writable=True)
+        super().__init__(path, access=access, use_index=use_index, writable=True)
         self.device = device
 
     def load(
         self, name: str, *, dtype: torch.dtype | npt.DTypeLike | None = None, rows: slice | None = None
     ) -> torch.Tensor:
-        """Return a tensor, or some of its rows, in memory of its own.
+        """Return a tensor, or some of its rows, in a new tensor.
 
         Args:
             name: Its name.
-            dtype: Of torch, to convert to (encoded ones are decoded to it); by default the one that ``self[name]`` has.
-            rows: Of the first dimension. Only what is asked for is read and decoded.
+            dtype: A dtype of torch or numpy to convert to (encoded tensors are decoded to it); by default the one that
+                ``self[name]`` has.
+            rows: Which rows of the first dimension. Only these are read and decoded.
 
         Raises:
             NameNotFoundError, CodecError, UsageError: As `get_tensor`; ``no-rows``.
@@ -76,7 +77,7 @@ class TorchStore(FrameworkStore["torch.Tensor"]):
         if dtype is None:
             what = f"{info.name!r} is {info.type}, and torch {torch.__version__} has no {values.dtype.name}"
             raise UsageError("unsupported-dtype", f"{what}: load(name, dtype=torch.float32) converts it")
-        # numpy and torch share no other way to say bfloat16: as integers of the same size they know each other's.
+        # numpy and torch don't know each other's bfloat16: pass integers of the same size.
         plain = torch.from_numpy(values.view(f"i{values.itemsize}"))
         return plain.view(dtype).to(self.device)
 
@@ -88,8 +89,8 @@ def open(  # noqa: A001
 
     Args:
         filename: As `blobstore.open`.
-        device: Where tensors are put. On the CPU they are views of the mapped file, else copies.
-        access: As `blobstore.open`; with ``read`` each tensor is a copy of its own.
+        device: Where tensors are put: on the CPU as views of the mapped file, elsewhere as copies.
+        access: As `blobstore.open`; with ``read`` each tensor is a copy.
         use_index: As `blobstore.open`.
 
     Raises:
@@ -99,9 +100,9 @@ def open(  # noqa: A001
 
 
 def load_file(filename: str | PathLike[str], device: Device = "cpu") -> dict[str, torch.Tensor]:
-    """Return every tensor of a file in memory of its own, as ``safetensors.torch.load_file`` does.
+    """Return every tensor of a file, in new tensors, as ``safetensors.torch.load_file`` does.
 
-    Names of one tensor get one tensor: tied weights stay tied. For views without copies use `open`.
+    All names of one tensor get the same tensor: tied weights stay tied. For views without copies use `open`.
 
     Raises:
         FormatError, TruncatedError, OSError: As `blobstore.open`.
@@ -117,8 +118,8 @@ def save_file(
     """Write tensors to a file, as ``safetensors.torch.save_file`` does.
 
     Two names for one tensor (the same memory, shape, strides and dtype) are stored once, as an alias. Tensors may have
-    any strides: they are written in C order, without a copy of the whole. Those of other devices are copied to the CPU
-    one at a time.
+    any strides: they are written in C order, without a copy of the whole. Tensors on other devices are copied to the
+    CPU one at a time.
 
     Args:
         tensors: Name → tensor.
@@ -134,7 +135,7 @@ def save_file(
 
 
 def _checked(name: str, tensor: torch.Tensor) -> torch.Tensor:
-    """Refuse what has no values of its own in one piece of memory."""
+    """Return a tensor that has its values in strided memory; refuse others."""
     if not isinstance(tensor, torch.Tensor):
         raise UsageError("not-a-tensor", f"{name!r} is a {type(tensor).__name__}, expected a torch.Tensor")
     if tensor.is_quantized:
@@ -144,7 +145,7 @@ def _checked(name: str, tensor: torch.Tensor) -> torch.Tensor:
     if tensor.layout != torch.strided:
         raise _unsupported(name, f"of layout {tensor.layout}", "save tensor.to_dense()")
     if tensor.is_meta:
-        raise _unsupported(name, "on the device meta", "it has no values: load or initialise them first")
+        raise _unsupported(name, "on the device meta", "it has no values: load or initialise it first")
     try:
         _numpy_dtype(tensor.dtype)
     except UsageError as error:
@@ -159,13 +160,13 @@ def _unsupported(name: str, what: str, fix: str) -> UsageError:
 def _place(tensor: torch.Tensor) -> object:
     if not tensor.numel():
         return None
-    # data_ptr is that of the first element, so that it says the offset in the storage, too.
+    # data_ptr is the first element's address: it includes the offset in the storage.
     bits = (tensor.dtype, tensor.is_conj(), tensor.is_neg())
     return tensor.device, tensor.data_ptr(), tensor.shape, tensor.stride(), bits
 
 
 def _as_array(tensor: torch.Tensor) -> Array:
-    """Return a tensor's values, without a copy when it is on the CPU (and no lazy conjugate)."""
+    """Return a tensor's values; without a copy when it is on the CPU and not a lazy conjugate."""
     dtype = _numpy_dtype(tensor.dtype)
     plain = tensor.detach().cpu().resolve_conj().resolve_neg()
     integers = getattr(torch, np.dtype(f"i{dtype.itemsize}").name)
@@ -174,5 +175,5 @@ def _as_array(tensor: torch.Tensor) -> Array:
 
 
 def _numpy_dtype(dtype: torch.dtype) -> np.dtype[np.generic]:
-    """Return the numpy dtype of the same name: torch and ml_dtypes agree on them."""
+    """Return the numpy dtype of the same name: torch and ml_dtypes agree on names."""
     return dtype_named(str(dtype).removeprefix("torch."))

@@ -1,4 +1,4 @@
-"""Profiles of hypothesis, and where the test vectors are."""
+"""Profiles of hypothesis, and fixtures for the test vectors."""
 
 from __future__ import annotations
 
@@ -22,12 +22,12 @@ SHARED_VECTORS = ROOT.parent / "shared" / "vectors"
 MEMORY = "/dev/shm"  # noqa: S108 (a folder of random name is made in it)
 MANIFEST_LISTS = ("gemma_cpp", "key_for", "valid", "invalid", "verify")
 
-# A test may keep its folder from one example to the next: files in it are replaced whole.
+# Tests may keep their folder from one example to the next: whole files in it are replaced.
 _CHECKS = [HealthCheck.function_scoped_fixture, HealthCheck.too_slow]
 settings.register_profile("fast", max_examples=60, deadline=None, suppress_health_check=_CHECKS)
 settings.register_profile("few", max_examples=5, deadline=None, suppress_health_check=_CHECKS)  # make test-fast
 settings.register_profile("long", max_examples=3000, deadline=None, suppress_health_check=_CHECKS)
-# For mutants (tests/mutants): the same examples for each, none kept from one to the next; a failure is enough as it is.
+# For mutants (tests/mutants): the same examples for each, none saved, no shrinking.
 settings.register_profile(
     "mutants",
     settings.get_profile("fast"),
@@ -43,35 +43,35 @@ def load_manifest() -> dict[str, Any]:
     """Return the vectors' manifest.
 
     Raises:
-        AssertionError: One of its lists is empty: nothing would be tested.
+        AssertionError: One of its lists is empty, so that nothing would be tested.
     """
     manifest: dict[str, Any] = json.loads((VECTORS / "manifest.json").read_bytes())
     empty = [name for name in MANIFEST_LISTS if not manifest.get(name)]
-    assert not empty, f"spec/vectors/manifest.json has nothing under {empty}"
+    assert not empty, f"spec/vectors/manifest.json has empty lists: {empty}"
     return manifest
 
 
-def vector_params(kind: str) -> list[Any]:
-    """Return one parameter for each fact of a manifest's list, its file's name as id; to parametrise tests with."""
-    return [pytest.param(fact, id=fact["file"]) for fact in load_manifest()[kind]]
+def vector_params(list_name: str) -> list[Any]:
+    """Return a test parameter for each fact of a list in the manifest, with its file's name as id."""
+    return [pytest.param(fact, id=fact["file"]) for fact in load_manifest()[list_name]]
 
 
 @pytest.fixture(scope="session")
 def manifest() -> dict[str, Any]:
-    """What spec/vectors/manifest.json says; no list of it is empty."""
+    """The contents of spec/vectors/manifest.json; none of its lists is empty."""
     return load_manifest()
 
 
 @pytest.fixture(scope="session")
 def vectors(manifest: dict[str, Any]) -> Path:
-    """The folder spec/vectors; the test fails when it holds nothing."""
+    """The folder spec/vectors; the test fails when the manifest is empty."""
     assert manifest
     return VECTORS
 
 
 @pytest.fixture(scope="session")
 def shared_vectors() -> Path:
-    """The folder of what gemma.cpp itself wrote, which is not part of this repository."""
+    """The folder of files that gemma.cpp itself wrote; not part of this repository."""
     if not SHARED_VECTORS.is_dir():
         pytest.skip(f"{SHARED_VECTORS} is not here: gemma.cpp's own files are compared by their hashes only")
     return SHARED_VECTORS
@@ -79,7 +79,7 @@ def shared_vectors() -> Path:
 
 @pytest.fixture(scope="session")
 def generator() -> ModuleType:
-    """spec/vectors/generate.py: a second implementation of the writing side, and all vectors by `cases()`."""
+    """spec/vectors/generate.py: an independent writer, and all vectors as `cases()`."""
     spec = importlib.util.spec_from_file_location("vectors_generate", VECTORS / "generate.py")
     assert spec
     assert spec.loader
@@ -90,7 +90,7 @@ def generator() -> ModuleType:
 
 @pytest.fixture
 def memory(tmp_path: Path) -> Iterator[Path]:
-    """A folder in memory, where there is one: a process is killed, not the machine, and no disk need be waited for."""
+    """A folder in memory if there is one: tests that kill a process, not the machine, needn't wait for a disk."""
     if not os.access(MEMORY, os.W_OK):
         yield tmp_path
         return

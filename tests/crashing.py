@@ -1,6 +1,6 @@
-"""What a crash may interrupt: changes, calls that fail or kill, and a process that forks writers and kills them.
+"""Changes that a crash may interrupt, calls that fail or kill, and a process that forks writers and kills them.
 
-Run as a program it is that process: `Zygote` in `tests.test_crash` talks to it.
+Run as a program this is that process: `Zygote` in `tests.test_crash` talks to it.
 """
 
 from __future__ import annotations
@@ -38,7 +38,8 @@ from blobstore.edit.recover import recover
 from blobstore.edit.reindex import attach_index, build_for, detach_index
 from blobstore.edit.rewrite import Edits, rewrite
 from blobstore.errors import BlobStoreError
-from blobstore.export.run import plan_export, run_export
+from blobstore.export.plan import plan_export
+from blobstore.export.run import run_export
 from blobstore.fileio import atomic, sink
 from blobstore.fileio.atomic import write_file
 from blobstore.packing.pack import pack
@@ -47,7 +48,7 @@ from blobstore.packing.unpack import unpack
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-    from blobstore.store.writer import IndexPlace
+    from blobstore.index.locate import IndexPlace
 
     Step = Callable[[Path], object]
     Act = Callable[..., Any]  # name of the call, the call, its arguments → what it returns
@@ -58,7 +59,7 @@ LONG = "model.layers.0.self_attn.q_proj.weight"
 
 
 def noise(seed: int, nbytes: int) -> bytes:
-    """Bytes that differ from those of another seed."""
+    """Random bytes, others for each seed."""
     return np.random.default_rng(seed).bytes(nbytes)
 
 
@@ -72,9 +73,9 @@ class Change:
     Attributes:
         begin: Makes the files as they are before.
         run: Makes the change.
-        read: What a reader says of the folder: contents, or the reason why it refuses them.
-        between: Reasons that a reader may meet when a crash comes between two files; none where only one is replaced.
-        once: What is done already is refused.
+        read: Returns what a reader gets from the folder: contents, or the reason code of its refusal.
+        between: Reason codes that a reader may get after a crash between two files; none where only one is replaced.
+        once: Making the change twice is refused.
     """
 
     begin: Step
@@ -91,7 +92,7 @@ def write_blobs(folder: Path, seed: int, version: int = 2) -> None:
         source.write_bytes(noise(0, 300_000))
     fd = os.open(source, os.O_RDONLY)
     try:
-        # The disk gets to work before the end, as it does with large files; once, so that the calls are the same ones.
+        # The disk begins to write before the end, as with large files; once, so that the calls are always the same.
         with patch.object(writer, "_SYNC_NBYTES", 100_000), BlobWriter(folder / STORE, version=version) as blobs:
             for i in range(20):
                 blobs.add(f"s{i}", noise(seed + i, 100 * seed + i))
@@ -102,7 +103,7 @@ def write_blobs(folder: Path, seed: int, version: int = 2) -> None:
 
 
 def write_store(folder: Path, seed: int, index: IndexPlace, dtype: object = np.int16, more: int = 0) -> None:
-    """A tensor that is hashed in a thread, and a small one; with the same sizes for each seed, unless there is more."""
+    """A tensor that is hashed in a thread, and a small one; of the same sizes for each seed and ``more``."""
     with blobstore.create(folder / STORE, index=index) as store:
         data = noise(seed, 300_000 + 2 * more)
         store.add(LONG, np.frombuffer(data, dtype=np.dtype(dtype)))  # type: ignore[call-overload]
@@ -110,7 +111,7 @@ def write_store(folder: Path, seed: int, index: IndexPlace, dtype: object = np.i
 
 
 def write_short(folder: Path, seed: int, index: IndexPlace, dtype: object) -> None:
-    """A tensor whose name is its key: the same file, but for the values, with and without an index beside it."""
+    """A tensor whose name is its key: but for its values, the file is the same with and without an external index."""
     with blobstore.create(folder / STORE, index=index) as store:
         store.add("c_short", np.frombuffer(noise(seed, 100_000), dtype=np.dtype(dtype)))  # type: ignore[call-overload]
 
@@ -140,14 +141,14 @@ def export(folder: Path, limit: int | None = None) -> None:
 
 
 def export_old(folder: Path, limit: int | None = None) -> None:
-    """Export one store, and put another of the same names and sizes into its place."""
+    """Export a store, and replace it with another of the same names and sizes."""
     write_store(folder, 1, "embedded")
     export(folder, limit)
     write_store(folder, 2, "embedded")
 
 
 def convert_old(folder: Path, index: IndexPlace = "embedded") -> None:
-    """Convert one checkpoint, and put another of the same names and sizes into its place."""
+    """Convert a checkpoint, and replace it with another of the same names and sizes."""
     write_checkpoint(folder, 1)
     convert(folder, index)
     write_checkpoint(folder, 2)
@@ -157,13 +158,13 @@ def read_store(folder: Path, file: str = STORE) -> object:
     """Dtype, shape and bytes of each name."""
     try:
         with blobstore.open(folder / file) as store:
-            return {name: (str(one.dtype), one.shape, one.tobytes()) for name, one in store.items()}
+            return {name: (str(array.dtype), array.shape, array.tobytes()) for name, array in store.items()}
     except BlobStoreError as error:
         return error.reason
 
 
 def read_metadata(folder: Path) -> object:
-    """The same, and the metadata."""
+    """As `read_store`, and the metadata."""
     with blobstore.open(folder / STORE) as store:
         return read_store(folder), store.metadata
 
@@ -178,7 +179,7 @@ def read_checkpoint(folder: Path, file: str = "") -> object:
 
 
 def in_store(name: str) -> Step:
-    """A function of `reindex` or of this module, for the store of a folder."""
+    """Return a step that changes the store of a folder."""
     functions: dict[str, Callable[..., object]] = {
         "attach": attach_index,
         "detach": detach_index,
@@ -192,26 +193,26 @@ def in_store(name: str) -> Step:
 
 
 def rewriting(edits: Edits) -> Step:
-    """A rewriting in place."""
+    """Return a step that rewrites the store in place."""
     return lambda folder: rewrite(folder / STORE, None, edits)
 
 
 def write_large(folder: Path, seed: int, index: IndexPlace) -> None:
-    """A tensor that gets smaller, and one that doesn't; with the same keys and sizes for each seed."""
+    """A tensor that packing makes smaller, and another that it doesn't; of the same sizes for each seed."""
     with blobstore.create(folder / STORE, index=index) as store:
         store.add(LONG, np.frombuffer(noise(seed, 150_000), np.uint8) & np.uint8(0x1F))
         store.add("c_noise", np.frombuffer(noise(seed, 100_000), np.uint8))
 
 
 def pack_old(folder: Path, index: IndexPlace = "embedded") -> None:
-    """Pack one store, and put another into its place."""
+    """Pack a store, and replace it with another."""
     write_large(folder, 1, index)
     pack(folder / STORE, folder / "packed.sbs")
     write_large(folder, 2, index)
 
 
 def unpack_old(folder: Path, index: IndexPlace, before: IndexPlace) -> None:
-    """Pack one store, and put another of the same names and sizes into its place."""
+    """Pack a store, and replace it with another of the same names and sizes."""
     write_large(folder, 1, index)
     pack(folder / STORE, folder / "packed.sbs")
     (folder / f"{STORE}.idx").unlink(missing_ok=True)
@@ -219,7 +220,7 @@ def unpack_old(folder: Path, index: IndexPlace, before: IndexPlace) -> None:
 
 
 def unpack_plain_old(folder: Path) -> None:
-    """Pack blobs without an index, and put a store of the same keys and sizes into their place, its index beside it."""
+    """Pack blobs without an index, and replace them with a store of the same keys and sizes and an external index."""
     write_plain(folder, 1)
     pack(folder / STORE, folder / "packed.sbs")
     write_short(folder, 2, "external", np.float16)
@@ -241,7 +242,7 @@ def read_packed(folder: Path) -> object:
 
 
 def recover_old(folder: Path) -> None:
-    """Recover one store, and put another of the same names and sizes into its place, its end cut off."""
+    """Recover a store, then put another of the same names and sizes in its place, its end cut off."""
     write_store(folder, 1, "embedded")
     (folder / STORE).rename(folder / "broken.sbs")
     recover(folder / "broken.sbs", folder / STORE)
@@ -321,7 +322,7 @@ CHANGES = {
 
 # ------------------------------------------------------------------------------------------------ the calls of a change
 
-# Those that touch the disk, and the modules that have taken them under a name of their own.
+# Calls that touch the disk, and modules that hold some of them under names of their own.
 CALLS = (
     "open",
     "close",
@@ -335,7 +336,7 @@ CALLS = (
     "copy_file_range",
     "sendfile",
 )
-NAMING = ("open", "link", "replace", "unlink")  # whose errors have the paths that they were given
+NAMING = ("open", "link", "replace", "unlink")  # their errors name the paths they were given
 TAKEN = ((atomic, "_fdatasync", "fdatasync"), (sink, "_copy_file_range", "copy_file_range"))
 
 
@@ -350,7 +351,7 @@ def has_unnamed_files(folder: Path) -> bool:
 
 @contextmanager
 def going(way: Way) -> Iterator[None]:
-    """How a new file is kept until it is complete: without a name; with one; without one, and then copied to one."""
+    """Choose how a new file is kept until it is complete: unnamed; named; unnamed, and then copied to a named one."""
 
     def forbidden(*_: object, **__: object) -> None:
         raise PermissionError(errno.EPERM, "not in this sandbox")
@@ -365,15 +366,15 @@ def going(way: Way) -> Iterator[None]:
 
 @dataclass
 class Calls:
-    """A context in which one of the calls that touch the disk is made otherwise.
+    """A context in which one of the calls that touch the disk is replaced.
 
     Attributes:
-        act: Makes it.
-        at: Which one, counted from 0.
+        act: Makes that call.
+        at: Which call, counted from 0.
         names: The calls that are counted.
         done: Called with the name of each call that was made.
-        made: Their names.
-        met: Name of the one that `act` has made.
+        made: The names of all calls so far.
+        met: Name of the call that `act` has made.
     """
 
     act: Act
@@ -416,12 +417,12 @@ def unchanged(_: str, real: Callable[..., Any], *args: Any, **options: Any) -> A
 
 
 def failing(code: int) -> Act:
-    """Fail as the system does."""
+    """Return an act that fails as the system does."""
 
     def act(name: str, real: Callable[..., Any], *args: Any, **options: Any) -> Any:  # noqa: ANN401
         if name == "close":
-            real(*args, **options)  # a descriptor is gone, whatever close says
-        named = [one for one in args if isinstance(one, (str, bytes, os.PathLike))] if name in NAMING else []
+            real(*args, **options)  # the descriptor is closed even if close fails
+        named = [path for path in args if isinstance(path, (str, bytes, os.PathLike))] if name in NAMING else []
         raise OSError(code, os.strerror(code), *named[:1], *((None, named[1]) if len(named) > 1 else ()))
 
     return act
@@ -431,7 +432,7 @@ SHORT = ("write", "copy_file_range", "sendfile")
 
 
 def short(name: str, real: Callable[..., Any], *args: Any) -> Any:  # noqa: ANN401
-    """Take a part only, as the system may."""
+    """Do only a part, as the system may."""
     if name == "write":
         fd, data = args
         return real(fd, data[: (len(data) + 1) // 2])
@@ -440,7 +441,7 @@ def short(name: str, real: Callable[..., Any], *args: Any) -> Any:  # noqa: ANN4
 
 
 def killing(when: Literal["before", "after"]) -> Act:
-    """Kill this process right before the call or right after it."""
+    """Return an act that kills this process right before or right after the call."""
 
     def act(_: str, real: Callable[..., Any], *args: Any, **options: Any) -> Any:  # noqa: ANN401
         if when == "after":
@@ -453,11 +454,11 @@ def killing(when: Literal["before", "after"]) -> Act:
 
 # ------------------------------------------------------------------------- a process that forks writers and kills them
 
-SECONDS = 60  # after which a writer hangs
+SECONDS = 60  # a writer that takes longer hangs
 
 
 def make_change(order: dict[str, Any], pipe: int) -> None:
-    """Make the change of an order, in a child, and tell the pipe: + at the beginning, . after each call, a report."""
+    """Make the change of an order, in a child. To the pipe go: + at the beginning, . after each call, a report."""
     report: dict[str, Any] = {"error": "", "errno": 0}
     write, libc = os.write, ctypes.CDLL(None)
     when: Any = order.get("when")
@@ -485,7 +486,7 @@ def make_change(order: dict[str, Any], pipe: int) -> None:
 
 
 def serve_one(order: dict[str, Any]) -> dict[str, Any]:
-    """Fork a writer, kill it after a while if that was ordered, and tell how it ended."""
+    """Fork a writer, kill it after a while if so ordered, and return how it ended."""
     reading, pipe = os.pipe()
     pid = os.fork()
     if not pid:
@@ -506,19 +507,19 @@ def serve_one(order: dict[str, Any]) -> dict[str, Any]:
     status = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
     seconds = time.monotonic() - begin
     with open(reading, "rb") as rest:
-        told = started + rest.read()
-    calls, _, report = told.partition(b"!")
+        answer = started + rest.read()
+    calls, _, report = answer.partition(b"!")
     return {"status": status, "calls": calls.count(b"."), "seconds": seconds, "report": json.loads(report or b"null")}
 
 
 def main() -> None:
-    """Serve orders, one a line."""
-    for change in CHANGES.values():  # what they import is imported once
+    """Serve orders, one on each line."""
+    for change in CHANGES.values():  # so that children needn't import anything
         with tempfile.TemporaryDirectory() as folder:
             change.begin(Path(folder))
             change.run(Path(folder))
     gc.collect()
-    gc.freeze()  # its memory is shared with the children as long as nobody writes to it
+    gc.freeze()  # children share its memory until it is written to
     assert os.listdir("/proc/self/task") == [str(os.getpid())], "a process with threads must not fork"
     for line in sys.stdin:
         print(json.dumps(serve_one(json.loads(line))), flush=True)  # noqa: T201 (the answer)

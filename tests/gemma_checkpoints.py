@@ -22,7 +22,7 @@ from blobstore.codecs.element_types import BY_NAME
 from blobstore.convert.choose import choose_plan
 from blobstore.convert.gemma_plan import Choices
 from blobstore.convert.run import run_plan
-from blobstore.gemma.config import Model
+from blobstore.gemma.enums import Model
 from blobstore.gemma.models import config_of
 from tests.checkpoints import SINGLE, own, write_config, write_index, write_own
 from tests.models import FAMILIES, VISION, Sizes, spec_tensors

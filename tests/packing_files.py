@@ -1,4 +1,4 @@
-"""Files to be packed, and what must hold of one that was: the file comes back, and each tensor reads the same."""
+"""Files to pack, and checks of packed ones: the file is restored, and each tensor reads the same."""
 
 from __future__ import annotations
 
@@ -23,9 +23,9 @@ if TYPE_CHECKING:
     import numpy.typing as npt
 
     from blobstore.fileio.types import Access
+    from blobstore.index.locate import IndexPlace
     from blobstore.packing.pack import Packing
     from blobstore.store.reader import Store
-    from blobstore.store.writer import IndexPlace
 
     Array = npt.NDArray[Any]
 
@@ -33,12 +33,12 @@ ROWS = (slice(0, 1), slice(1, None), slice(None, None, -2), slice(0, 0))
 
 
 def weights(seed: int, count: int) -> Array:
-    """Values as a model's: they get smaller by a third."""
+    """Return values like those of a model: they get smaller by a third."""
     return (np.random.default_rng(seed).standard_normal(count, dtype=np.float32) / 50).astype(ml_dtypes.bfloat16)
 
 
 def tuned(values: Array, seed: int) -> Array:
-    """The same values, but for two bits of some: one of the mantissa, one of the exponent."""
+    """Return the values with two bits of some of them flipped: one of the mantissa, one of the exponent."""
     bits = values.view(np.uint16).copy()
     places = np.random.default_rng(seed).integers(0, len(bits), max(1, len(bits) // 20))
     bits[places] ^= np.uint16(0x81)
@@ -48,7 +48,7 @@ def tuned(values: Array, seed: int) -> Array:
 def write_weights(
     path: Path, tensors: dict[str, Array], *, index: IndexPlace = "embedded", version: int = 2, digests: bool = True
 ) -> Path:
-    """A file of these tensors."""
+    """Write a file of these tensors."""
     with blobstore.create(path, index=index, version=version, digests=digests, metadata={"format": "pt"}) as store:
         for name, values in tensors.items():
             store.add(name, values)
@@ -56,7 +56,7 @@ def write_weights(
 
 
 def index_beside(path: Path) -> bytes | None:
-    """The index beside a file, unless it has one inside, which makes that none of it."""
+    """Return the external index of a file; None if it has one inside, which readers take first."""
     with BlobReader(path) as reader:
         if INDEX_KEY in reader:
             return None
@@ -66,7 +66,7 @@ def index_beside(path: Path) -> bytes | None:
 
 
 def there_and_back(path: Path, **options: Any) -> tuple[Path, Packing]:  # noqa: ANN401 (pack's)
-    """Pack a file, and fail unless it can be unpacked → the packed one, beside it."""
+    """Pack a file beside it, and fail unless unpacking restores it → the packed file, and the result of `pack`."""
     packed, back = path.with_name("packed.sbs"), path.with_name("back.sbs")
     done = pack(path, packed, **options)
     assert done.nbytes == path.stat().st_size
@@ -81,7 +81,7 @@ def there_and_back(path: Path, **options: Any) -> tuple[Path, Packing]:  # noqa:
 
 
 def outcome(store: Store, name: str) -> tuple[str, bytes] | str:
-    """Dtype and bytes of a tensor, or the reason why it has no values."""
+    """Return dtype and bytes of a tensor, or the reason why it can't be decoded."""
     try:
         values = store[name]
     except CodecError as error:
@@ -91,25 +91,28 @@ def outcome(store: Store, name: str) -> tuple[str, bytes] | str:
 
 
 def check_same_tensors(path: Path, packed: Path, base: Path | None = None) -> None:
-    """Fail unless each tensor of a packed file reads as in the file that it was made of, in each way."""
+    """Fail unless each tensor of a packed file reads as in the original, in every way to read it."""
     accesses: tuple[Access, ...] = ("mmap", "read")
     for access in accesses:
-        with blobstore.open(path, access=access) as one, blobstore.open(packed, access=access, base=base) as other:
-            assert sorted(filter(is_name, one)) == list(other)
-            for name in other:
-                check_same_tensor(one, other, name)
-            decodable = all(info.dtype is not None for info in one.infos())
-            # What is no name is left out.
+        with (
+            blobstore.open(path, access=access) as plain,
+            blobstore.open(packed, access=access, base=base) as packed_store,
+        ):
+            assert sorted(filter(is_name, plain)) == list(packed_store)
+            for name in packed_store:
+                check_same_tensor(plain, packed_store, name)
+            decodable = all(info.dtype is not None for info in plain.infos())
+            # Keys that can't be names are not listed.
             if decodable:
-                wanted = {name: outcome(one, name) for name in other}
+                wanted = {name: outcome(plain, name) for name in packed_store}
                 for workers in (1, 2):
-                    loaded = other.load_all(workers=workers)
+                    loaded = packed_store.load_all(workers=workers)
                     assert all(values.flags.writeable for values in loaded.values() if values.size)
-                    assert {name: (str(found.dtype), found.tobytes()) for name, found in loaded.items()} == wanted
+                    assert {name: (str(values.dtype), values.tobytes()) for name, values in loaded.items()} == wanted
 
 
 def is_name(key: str) -> bool:
-    """Whether a key can be a name: others are packed files' blobs still, but no tensors."""
+    """Whether a key can be a name: any other blob of a packed file is not listed as a tensor."""
     try:
         encode_name(key)
     except blobstore.UsageError:
@@ -117,8 +120,8 @@ def is_name(key: str) -> bool:
     return True
 
 
-def check_same_tensor(one: Store, other: Store, name: str) -> None:
-    a, b = one.info(name), other.info(name)
+def check_same_tensor(plain: Store, packed_store: Store, name: str) -> None:
+    a, b = plain.info(name), packed_store.info(name)
     assert (a.type, a.shape, a.scale, a.dtype, a.element_nbytes) == (
         b.type,
         b.shape,
@@ -126,22 +129,25 @@ def check_same_tensor(one: Store, other: Store, name: str) -> None:
         b.dtype,
         b.element_nbytes,
     )
-    assert b in list(other.infos())
-    wanted = outcome(one, name)
-    assert outcome(other, name) == wanted
-    # A tensor's bytes are its own, packed or not, and wherever in a blob it lies; what is stored is the blob's.
-    assert bytes(other.raw(name)) == bytes(one.raw(name))
-    assert bytes(other.stored(b, 0, b.element_nbytes)) == bytes(one.raw(name))
+    assert b in list(packed_store.infos())
+    wanted = outcome(plain, name)
+    assert outcome(packed_store, name) == wanted
+    # The raw and stored bytes are those of the tensor alone, packed or not, wherever in a blob it lies.
+    assert bytes(packed_store.raw(name)) == bytes(plain.raw(name))
+    assert bytes(packed_store.stored(b, 0, b.element_nbytes)) == bytes(plain.raw(name))
     if isinstance(wanted, str):
         return
-    assert other.load(name).tobytes() == one.load(name).tobytes()
+    assert packed_store.load(name).tobytes() == plain.load(name).tobytes()
     middle = a.count // 3
-    assert other.elements(b, middle, a.count - middle).tobytes() == one.elements(a, middle, a.count - middle).tobytes()
+    assert (
+        packed_store.elements(b, middle, a.count - middle).tobytes()
+        == plain.elements(a, middle, a.count - middle).tobytes()
+    )
     for rows in ROWS if a.shape else ():
-        found = other.load(name, rows=rows)
-        assert found.flags.writeable
-        assert found.flags.c_contiguous
-        assert found.tobytes() == one.load(name, rows=rows).tobytes()
+        values_of_rows = packed_store.load(name, rows=rows)
+        assert values_of_rows.flags.writeable
+        assert values_of_rows.flags.c_contiguous
+        assert values_of_rows.tobytes() == plain.load(name, rows=rows).tobytes()
     if a.dtype == ml_dtypes.bfloat16 or a.encoded:
         dtype = np.dtype(">f4") if not a.encoded else np.dtype(np.float32)
-        assert other.load(name, dtype=dtype).tobytes() == one.load(name, dtype=dtype).tobytes()
+        assert packed_store.load(name, dtype=dtype).tobytes() == plain.load(name, dtype=dtype).tobytes()

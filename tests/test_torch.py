@@ -1,4 +1,4 @@
-"""Torch tensors, with torch itself: ``make test-torch``. What needs no torch is in tests/store/test_framework.py."""
+"""`blobstore.torch`, with torch: ``make test-torch``. Tests that need no torch are in tests/store/test_framework.py."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ both_accesses = pytest.mark.parametrize("access", ["mmap", "read"])
 VALUES = np.random.default_rng(3).normal(0, 1, (300, 7)).astype(np.float32)
 
 
-# An error, not a skip, where torch is missing: whoever asks for the marker wants to know.
+# Without torch this is an error, not a skip: the marker was asked for.
 @pytest.fixture(scope="module")
 def torch() -> ModuleType:
     return importlib.import_module("torch")
@@ -55,10 +55,14 @@ def peer() -> ModuleType:
 
 
 def bits(tensor: Any) -> tuple[str, tuple[int, ...], bytes]:  # noqa: ANN401 (a tensor)
-    """Dtype, shape and bytes in C order, by a way that the bridge doesn't take."""
+    """Dtype, shape and bytes in C order, read otherwise than `blobstore.torch` does."""
     flat = tensor.detach().contiguous().reshape(-1)
     raw = bytes(flat.untyped_storage())[flat.storage_offset() * flat.element_size() :][: flat.nbytes]
     return str(tensor.dtype).removeprefix("torch."), tuple(tensor.shape), raw
+
+
+def all_bits(tensors: Any) -> dict[str, tuple[str, tuple[int, ...], bytes]]:  # noqa: ANN401 (a mapping to them)
+    return {name: bits(tensor) for name, tensor in tensors.items()}
 
 
 def expected(array: Array) -> tuple[str, tuple[int, ...], bytes]:
@@ -66,7 +70,7 @@ def expected(array: Array) -> tuple[str, tuple[int, ...], bytes]:
 
 
 def tensor_of(torch: ModuleType, array: Array) -> Any:  # noqa: ANN401 (a tensor)
-    """The same values, strides and bits as a tensor, as far as torch has such strides."""
+    """The same values and bits as a tensor; the same strides as well, if torch has such strides."""
     native = np.asarray(array).astype(array.dtype.newbyteorder("="), copy=False)
     if any(stride < 0 for stride in native.strides):
         native = native.copy()
@@ -110,10 +114,10 @@ def test_every_name_reads_bit_for_bit(tmp_path: Path, bridge: ModuleType, model:
     model.write(path)
     wanted = {name: (dtype.name, shape, data) for name, (dtype, shape, data) in model.expected().items()}
     with bridge.open(path, access=access) as store:
-        assert {name: bits(tensor) for name, tensor in store.items()} == wanted
+        assert all_bits(store) == wanted
         assert {name: bits(store.load(name)) for name in store} == wanted
         assert store.metadata() == model.metadata
-    assert {name: bits(tensor) for name, tensor in bridge.load_file(path).items()} == wanted
+    assert all_bits(bridge.load_file(path)) == wanted
 
 
 def test_every_type_has_a_dtype(small: Path, bridge: ModuleType, torch: ModuleType) -> None:
@@ -124,7 +128,7 @@ def test_every_type_has_a_dtype(small: Path, bridge: ModuleType, torch: ModuleTy
             assert tensor.to(torch.complex64).tolist() == 2 * [3 * [1]]
 
 
-@pytest.mark.skipif(not os.path.exists("/proc/self/maps"), reason="the map's addresses are read from /proc")
+@pytest.mark.skipif(not os.path.exists("/proc/self/maps"), reason="the addresses of the map are read from /proc")
 def test_tensors_are_views_of_the_mapped_file(small: Path, bridge: ModuleType) -> None:
     with bridge.open(small) as store:
         addresses = mapped(small)
@@ -136,13 +140,13 @@ def test_tensors_are_views_of_the_mapped_file(small: Path, bridge: ModuleType) -
         assert store["f32"].data_ptr() == store["tied"].data_ptr() == store.get_tensor("f32")[:1].data_ptr()
 
 
-def test_writing_is_seen_by_all_names_and_never_by_the_file(small: Path, bridge: ModuleType) -> None:
+def test_all_names_see_what_is_written_and_the_file_never_changes(small: Path, bridge: ModuleType) -> None:
     before = small.read_bytes()
-    with bridge.open(small) as store, bridge.open(small) as other:
+    with bridge.open(small) as store, bridge.open(small) as second:
         store["f32"][3, 3] = 77
         store["a.bfloat16"].zero_()
         assert store["tied"][3, 3] == store.store["f32"][3, 3] == 77
-        assert other["f32"][3, 3] == VALUES[3, 3]
+        assert second["f32"][3, 3] == VALUES[3, 3]
     assert small.read_bytes() == before
 
 
@@ -208,7 +212,7 @@ def test_tensors_go_to_the_device_that_was_asked_for(small: Path, bridge: Module
     assert bridge.load_file(small, device=torch.device("meta"))["a.bfloat16"].is_meta
 
 
-def test_a_type_that_torch_lacks_is_told(
+def test_a_type_that_torch_lacks_is_refused(
     small: Path, bridge: ModuleType, torch: ModuleType, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.delattr(torch, "float8_e8m0fnu")  # as before torch 2.7
@@ -222,7 +226,7 @@ def test_a_type_that_torch_lacks_is_told(
         assert store.load("a.float8_e8m0fnu", dtype=torch.float32).tolist() == 2 * [3 * [1]]
 
 
-def test_a_missing_name_is_told_with_what_comes_close(small: Path, bridge: ModuleType) -> None:
+def test_a_missing_name_is_refused_with_near_names(small: Path, bridge: ModuleType) -> None:
     with bridge.open(small) as store:
         assert "f32s" not in store
         assert store.get("f32s") is None
@@ -246,7 +250,7 @@ def test_whatever_is_saved_comes_back(
         }
         assert store.metadata == metadata
     loaded = bridge.load_file(path)
-    assert {name: bits(tensor) for name, tensor in loaded.items()} == {name: bits(one) for name, one in tensors.items()}
+    assert all_bits(loaded) == all_bits(tensors)
 
 
 @given(st.data())
@@ -257,17 +261,17 @@ def test_it_is_what_safetensors_loads(
     tensors = {name: tensor_of(torch, array).contiguous() for name, array in values.items()}
     bridge.save_file(tensors, tmp_path / "m.sbs")
     # Empty tensors may share an address, which safetensors takes for shared memory.
-    peer.save_file({name: one.clone() for name, one in tensors.items()}, tmp_path / "m.safetensors")
+    peer.save_file({name: tensor.clone() for name, tensor in tensors.items()}, tmp_path / "m.safetensors")
     ours, theirs = bridge.load_file(tmp_path / "m.sbs"), peer.load_file(tmp_path / "m.safetensors")
-    assert {name: bits(one) for name, one in ours.items()} == {name: bits(one) for name, one in theirs.items()}
-    peer.save_file({name: one.clone() for name, one in ours.items()}, tmp_path / "again.safetensors")
+    assert all_bits(ours) == all_bits(theirs)
+    peer.save_file({name: tensor.clone() for name, tensor in ours.items()}, tmp_path / "again.safetensors")
     assert (tmp_path / "again.safetensors").read_bytes() == (tmp_path / "m.safetensors").read_bytes()
     with bridge.open(tmp_path / "m.sbs") as store, safetensors.safe_open(tmp_path / "m.safetensors", "pt") as opened:
         assert sorted(store.keys()) == sorted(opened.keys())
-        assert all(bits(store.get_tensor(name)) == bits(opened.get_tensor(name)) for name in opened.keys())  # noqa: SIM118 (it is no mapping)
+        assert all(bits(store.get_tensor(name)) == bits(opened.get_tensor(name)) for name in opened.keys())  # noqa: SIM118 (not a mapping)
 
 
-@pytest.mark.parametrize("layout", [one for one in LAYOUTS if one != "reversed"])
+@pytest.mark.parametrize("layout", [layout for layout in LAYOUTS if layout != "reversed"])
 @pytest.mark.parametrize("dtype", DTYPES, ids=DTYPES.values())
 def test_any_strides_are_written_in_c_order(
     tmp_path: Path, bridge: ModuleType, torch: ModuleType, dtype: np.dtype[Any], layout: str
@@ -310,7 +314,7 @@ def test_the_very_same_tensor_is_stored_once(tmp_path: Path, bridge: ModuleType,
             "parameter",
         }
         assert len({key for key in keys.values() if key}) == 6
-        assert {name: one.tolist() for name, one in store.items()} == {n: one.tolist() for n, one in tensors.items()}
+        assert {name: tensor.tolist() for name, tensor in store.items()} == {n: t.tolist() for n, t in tensors.items()}
     again = bridge.load_file(tmp_path / "m.sbs")
     bridge.save_file(again, tmp_path / "again.sbs")
     assert (tmp_path / "again.sbs").stat().st_size == (tmp_path / "m.sbs").stat().st_size
@@ -324,7 +328,7 @@ def test_lazy_conjugates_and_negatives_are_written_as_what_they_are(
     assert tensors["conj"].is_conj()
     assert tensors["neg"].is_neg()
     bridge.save_file(tensors, tmp_path / "m.sbs")
-    assert {name: one.tolist() for name, one in bridge.load_file(tmp_path / "m.sbs").items()} == {
+    assert {name: tensor.tolist() for name, tensor in bridge.load_file(tmp_path / "m.sbs").items()} == {
         "base": [1 + 2j, 3 - 4j],
         "conj": [1 - 2j, 3 + 4j],
         "imag": [2, -4],
@@ -336,13 +340,11 @@ def test_a_store_can_be_saved(small: Path, tmp_path: Path, bridge: ModuleType) -
     with bridge.open(small) as store:
         bridge.save_file(store, tmp_path / "copy.sbs", store.metadata())
         with bridge.open(tmp_path / "copy.sbs") as copy:
-            assert {name: bits(one) for name, one in copy.items()} == {name: bits(one) for name, one in store.items()}
+            assert all_bits(copy) == all_bits(store)
             assert copy["tied"].data_ptr() == copy["f32"].data_ptr()
 
 
-def test_what_has_no_stored_form_is_refused_with_the_way_out(
-    tmp_path: Path, bridge: ModuleType, torch: ModuleType
-) -> None:
+def test_what_has_no_stored_form_is_refused_with_the_fix(tmp_path: Path, bridge: ModuleType, torch: ModuleType) -> None:
     ones = torch.ones(2, 2)
     with pytest.warns(UserWarning, match="deprecated|prototype"):
         quantised = torch.quantize_per_tensor(ones, 0.1, 0, torch.qint8)
@@ -376,7 +378,7 @@ def peak():
     with open("/proc/self/status") as status:
         return next(int(line.split()[1]) for line in status if line.startswith("VmHWM:"))
 
-os.fsync = lambda fd: None  # the disk's speed is not what is measured
+os.fsync = lambda fd: None  # don't wait for the disk
 tensor = torch.ones(100 << 20, dtype=torch.bfloat16).reshape(1024, -1)
 blobstore.torch.save_file({"x": torch.ones(1 << 20)}, sys.argv[1])
 before = peak()

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
     from blobstore.bench.measure import Job, Sample
-    from blobstore.store.catalog import TensorInfo
+    from blobstore.store.info import TensorInfo
 
 OURS = Ours.name
 UNKNOWN_CACHE = (

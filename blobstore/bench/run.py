@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from blobstore.bench.cases import Wanted
     from blobstore.bench.measure import Sample
     from blobstore.fileio.types import Array
-    from blobstore.store.catalog import TensorInfo
+    from blobstore.store.info import TensorInfo
 
     Tell = Callable[[int, int, str], object]
 

@@ -12,7 +12,7 @@ import numpy as np
 
 from blobstore.bench import page_cache
 from blobstore.bench.cases import Case, touch, written
-from blobstore.fileio.atomic import write_all
+from blobstore.fileio.descriptors import write_all
 from blobstore.fileio.ranges import FileRange
 
 if TYPE_CHECKING:

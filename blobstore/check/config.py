@@ -12,7 +12,7 @@ from blobstore.check.findings import finding
 from blobstore.check.vision import LANES, MATMUL_ROWS, MAX_COLUMNS, check_vision
 from blobstore.container.keys import CONFIG_KEY
 from blobstore.convert.gemma_config import lost_stops, right_label, runtime_faults
-from blobstore.gemma.config import LayerType, Model, WeightType
+from blobstore.gemma.enums import LayerType, Model, WeightType
 from blobstore.gemma.models import is_gemma3
 from blobstore.gemma.newer import newer_config
 from blobstore.gemma.runtimes import OCTOBER

@@ -63,7 +63,7 @@ def repair(
             raise UsageError("no-config", f"{reader.path!r} has no {CONFIG_KEY!r}: it isn't a model for gemma.cpp")
         before = ModelConfig.from_bytes(reader[CONFIG_KEY])
         index = find_index(reader)
-        after = repaired(before, one_base=has_one_base(index.content.metadata if index else {}))
+        after = repaired(before, one_base=has_one_base(index.metadata if index else {}))
     changes = {
         field.name: (getattr(before, field.name), getattr(after, field.name))
         for field in fields(before)

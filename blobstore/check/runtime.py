@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     from blobstore.check.findings import Finding
     from blobstore.container.reader import BlobReader
     from blobstore.gemma.toc import TocEntry
-    from blobstore.index.locate import FoundIndex
+    from blobstore.index import NameIndex
 
 _GUESSED_LAYERS = (18, 26, 27, 34, 42, 46, 48, 62)  # numbers of layers by which it guesses the model
 _LEAST_OF_WEIGHTS = 4  # blobs of the type that it takes for that of the weights
@@ -82,13 +82,13 @@ def check_file(
         return asked_for(findings, tuple(runtimes)) if runtimes else findings
 
 
-def check_packed(reader: BlobReader, index: FoundIndex | None) -> Iterator[Finding]:
+def check_packed(reader: BlobReader, index: NameIndex | None) -> Iterator[Finding]:
     """Yield a finding if the file is packed, which gemma.cpp can't read."""
-    count = index.content.packed_count if index else 0
+    count = index.packed_count if index else 0
     if count:
         what = f"{count} of its {len(reader)} blobs are packed"
         remedy = None
-        if index and BASE in index.content.metadata:
+        if index and BASE in index.metadata:
             what += ", as the difference to another file"
             remedy = "blobstore unpack FILE -o OUT --base OTHER, the file that it is the difference to"
         if is_model(reader):
@@ -98,7 +98,7 @@ def check_packed(reader: BlobReader, index: FoundIndex | None) -> Iterator[Findi
             yield finding("packed", reader.path, what, severity="note", effect=effect, remedy=remedy)
 
 
-def check_runtime(reader: BlobReader, index: FoundIndex | None, *, tokenizer: bool = True) -> Iterator[Finding]:
+def check_runtime(reader: BlobReader, index: NameIndex | None, *, tokenizer: bool = True) -> Iterator[Finding]:
     """Yield everything that gemma.cpp would stop at, or load wrongly, in a model file that opens.
 
     Args:
@@ -120,7 +120,7 @@ def check_runtime(reader: BlobReader, index: FoundIndex | None, *, tokenizer: bo
     except FormatError as error:
         yield finding("config-damaged", CONFIG_KEY, str(error))
     if config:
-        yield from check_config(config, one_base=has_one_base(index.content.metadata if index else {}))
+        yield from check_config(config, one_base=has_one_base(index.metadata if index else {}))
     if tokenizer:
         yield from check_tokenizer(reader, config)
     if TOC_KEY not in reader:
@@ -135,7 +135,7 @@ def check_runtime(reader: BlobReader, index: FoundIndex | None, *, tokenizer: bo
     compared = config is not None and config.model in KNOWN_MODELS
     known = {spec.key for spec in tensors_of(config)} if config and compared else {*toc}
     yield from (finding(*newer[:3], runtimes=newer.runtimes) for newer in newer_toc(toc.values()))
-    yield from check_toc(reader, toc, known, UnpackedBlobs(reader, index.content if index else None))
+    yield from check_toc(reader, toc, known, UnpackedBlobs(reader, index or None))
     if config:
         yield from check_model(config, toc)
     if index:
@@ -200,7 +200,7 @@ def _before_2025(reader: BlobReader) -> Iterator[Finding]:
             yield finding("unknown-tensor", key, what)
 
 
-def _index(reader: BlobReader, index: FoundIndex, toc: Mapping[str, TocEntry]) -> Iterator[Finding]:
+def _index(reader: BlobReader, index: NameIndex, toc: Mapping[str, TocEntry]) -> Iterator[Finding]:
     """Compare what the index and the toc say about the same blobs."""
     catalog = IndexCatalog(reader.directory, index)
     for key, entry in toc.items():

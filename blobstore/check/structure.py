@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from os import PathLike
 
     from blobstore.check.findings import Finding
-    from blobstore.index.locate import FoundIndex
+    from blobstore.index import NameIndex
 
 
 @dataclass
@@ -37,7 +37,7 @@ class Opened(Closing):
     path: str
     findings: list[Finding] = field(default_factory=list)
     reader: BlobReader | None = None
-    index: FoundIndex | None = None
+    index: NameIndex | None = None
 
     @property
     def broken(self) -> bool:
@@ -68,12 +68,12 @@ def open_checked(path: str | PathLike[str]) -> Opened:
     try:
         opened.index = find_index(opened.reader)
         if opened.index:
-            opened.index.content.places(opened.reader.directory)
+            opened.index.places(opened.reader.directory)
     except FormatError as error:
         opened.index = None
         opened.findings.append(from_error(error, error.path or INDEX_KEY))
         return opened
-    if opened.index and not opened.index.content.self_digest_holds():
+    if opened.index and not opened.index.self_digest_holds():
         what = "the index's own SHA-256 doesn't match its bytes: it has changed since it was written"
         opened.findings.append(finding("index-digest", opened.index.path, what))
     if not opened.index:

@@ -9,7 +9,7 @@ from blobstore.check.vision import MATMUL_ROWS
 from blobstore.codecs.element_types import BY_NAME
 from blobstore.container.keys import INDEX_KEY, RESERVED_KEYS
 from blobstore.container.layout import KEY_NBYTES
-from blobstore.gemma.config import Model, WeightType
+from blobstore.gemma.enums import Model, WeightType
 from blobstore.gemma.runtimes import APRIL
 from blobstore.gemma.tensors import check_tensors, tensors_of
 from blobstore.gemma.toc import odd_strides, stride_fault, toc_entry

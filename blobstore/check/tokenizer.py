@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from blobstore.check.findings import finding
 from blobstore.container.keys import NO_TOKENIZER, TOKENIZER_KEY
 from blobstore.errors import FormatError
-from blobstore.gemma.config import TokenizerKind
+from blobstore.gemma.enums import TokenizerKind
 from blobstore.gemma.tokenizer import check_pieces
 
 if TYPE_CHECKING:

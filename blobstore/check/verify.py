@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import threading
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import nullcontext
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import ml_dtypes
@@ -16,7 +16,7 @@ from blobstore.check.structure import open_checked
 from blobstore.container.keys import INDEX_KEY
 from blobstore.errors import CodecError, FormatError, UsageError
 from blobstore.fileio.hashing import digest_of
-from blobstore.fileio.threads import cores
+from blobstore.fileio.threads import run_all
 from blobstore.gemma.toc import odd_strides_in, stride_fault
 from blobstore.store.reader import Store
 
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from blobstore.container.reader import BlobReader
     from blobstore.fileio.types import Progress
     from blobstore.index import NameIndex
-    from blobstore.store.catalog import TensorInfo
+    from blobstore.store.info import TensorInfo
 
     Bar = Callable[[int, str], AbstractContextManager[Progress]]
 
@@ -88,7 +88,7 @@ def verify_file(
     """
     with open_checked(path) as opened:
         findings = list(opened.findings)
-        index = opened.index.content if opened.index else None
+        index = opened.index
         blobs = nbytes = 0
         if opened.reader:
             # A digest doesn't make such values correct.
@@ -152,12 +152,7 @@ def verify_blobs(
 
     # The largest first, so that none is left for one thread at the end.
     rows = sorted(range(len(known)), key=lambda row: -int(reader.directory.sizes[known[row]]))
-    with ThreadPoolExecutor(workers or cores(), thread_name_prefix="blobstore-verify") as pool:
-        try:
-            wrong = list(pool.map(differs, rows)) if workers != 1 else [differs(row) for row in rows]
-        except BaseException:
-            stop.set()  # also when interrupted: nobody waits for the rest
-            raise
+    wrong = run_all((partial(differs, row) for row in rows), workers, stop=stop)
     damaged = sorted(row for row, is_wrong in zip(rows, wrong, strict=True) if is_wrong)
     names = _names_in(index, damaged)
     yield from (_damage(reader, int(known[row]), tuple(names[row])) for row in damaged)

@@ -8,7 +8,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from blobstore.check.findings import finding
-from blobstore.gemma.config import LayerType, Wrapping
+from blobstore.gemma.enums import LayerType, Wrapping
 from blobstore.gemma.runtimes import OCTOBER
 
 if TYPE_CHECKING:

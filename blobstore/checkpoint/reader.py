@@ -1,4 +1,4 @@
-"""A checkpoint as Hugging Face's tools leave it: one .safetensors file or several with an index, or their folder."""
+"""A checkpoint of Hugging Face: one .safetensors file, or several with an index; its configuration and tokenizer."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from blobstore.checkpoint.safetensors import SafetensorsEntry, parse_header
 from blobstore.errors import CheckpointError, in_file
 from blobstore.fileio.closing import Closing
-from blobstore.fileio.descriptors import open_one_of_many
+from blobstore.fileio.plain_files import open_one_of_many
 from blobstore.fileio.ranges import FileRange
 from blobstore.fileio.source import read_beginning
 from blobstore.index.inputs import refuse_inputs
@@ -26,23 +26,24 @@ if TYPE_CHECKING:
 SINGLE = "model.safetensors"
 SHARD_INDEX = "model.safetensors.index.json"
 _MAX_JSON_NBYTES = 100_000_000
+_SHOWN = 8  # tensors that are missing
 
-# What people pass by mistake, and the way out.
-_NOT_OURS = {
-    ".bin": "PyTorch's pickled format: save it with save_pretrained(…, safe_serialization=True) first",
-    ".pt": "PyTorch's pickled format: save it as safetensors first",
-    ".pth": "PyTorch's pickled format: save it as safetensors first",
+# What people pass by mistake, and the fix.
+_FOREIGN = {
+    ".bin": "in PyTorch's pickled format: save it with save_pretrained(…, safe_serialization=True) first",
+    ".pt": "in PyTorch's pickled format: save it as safetensors first",
+    ".pth": "in PyTorch's pickled format: save it as safetensors first",
     ".gguf": "a GGUF file, usually quantised: convert from the original checkpoint",
     ".h5": "a Keras file: convert from the original checkpoint",
     ".sbs": "an .sbs file already",
     ".task": "a MediaPipe bundle for phones: convert from the original checkpoint",
     ".tflite": "a TensorFlow Lite file: convert from the original checkpoint",
-    ".ckpt": "PyTorch's pickled format: save it as safetensors first",
+    ".ckpt": "in PyTorch's pickled format: save it as safetensors first",
 }
 
 
-class _Home(NamedTuple):
-    """An open file, and its path."""
+class _File(NamedTuple):
+    """An open file of tensors, and its path."""
 
     path: str
     source: ByteSource
@@ -55,10 +56,11 @@ class Checkpoint(Closing):
     Attributes:
         path: As given.
         tensors: Name → its entry, in the order of the files and of the bytes in each.
-        metadata: Of the files' headers, together.
-        config: What ``config.json`` beside the tensors says; empty when there is none.
-        generation: What ``generation_config.json`` beside them says; empty when there is none.
+        metadata: Of all files' headers.
+        config: The contents of ``config.json`` beside the tensors; empty without that file.
+        generation: The contents of ``generation_config.json`` beside them; empty without that file.
         notes: What a user should know: what was left out, and why.
+        max_json_nbytes: A larger JSON file beside the tensors is refused.
     """
 
     path: str
@@ -67,8 +69,9 @@ class Checkpoint(Closing):
     config: dict[str, Any] = field(default_factory=dict)
     generation: dict[str, Any] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
-    _files: list[ByteSource] = field(default_factory=list)
-    _homes: dict[str, _Home] = field(default_factory=dict)
+    max_json_nbytes: int = _MAX_JSON_NBYTES
+    _sources: list[ByteSource] = field(default_factory=list)
+    _files: dict[str, _File] = field(default_factory=dict)
     _read: list[str] = field(default_factory=list)
 
     @property
@@ -79,96 +82,98 @@ class Checkpoint(Closing):
     def range(self, name: str) -> FileRange:
         """Return where a tensor's bytes lie."""
         entry = self.tensors[name]
-        return FileRange(self._homes[name].source, entry.offset, entry.nbytes)
+        return FileRange(self._files[name].source, entry.offset, entry.nbytes)
 
-    def same_bytes(self, one: str, other: str) -> bool:
-        """Whether two tensors are equal in type, shape and every byte."""
-        a, b = self.tensors[one], self.tensors[other]
-        if (a.type, a.shape) != (b.type, b.shape):
+    def same_bytes(self, a: str, b: str) -> bool:
+        """Whether two tensors, by name, are equal in type, shape and every byte."""
+        entry_a, entry_b = self.tensors[a], self.tensors[b]
+        if (entry_a.type, entry_a.shape) != (entry_b.type, entry_b.shape):
             return False
-        return all(x == y for x, y in zip(self.range(one).chunks(), self.range(other).chunks(), strict=True))
+        return all(x == y for x, y in zip(self.range(a).chunks(), self.range(b).chunks(), strict=True))
 
     @property
     def paths(self) -> list[str]:
-        """The files with tensors, in the order of reading."""
-        return list(dict.fromkeys(home.path for home in self._homes.values()))
+        """The files that have tensors, in the order of reading."""
+        return list(dict.fromkeys(file.path for file in self._files.values()))
 
     def file_of(self, name: str) -> str:
         """Return the path of the file that a tensor is in."""
-        return self._homes[name].path
+        return self._files[name].path
 
     @property
     def folder(self) -> str:
-        """Where its files are, such as config.json and the tokenizer."""
+        """Where its other files are, such as config.json and the tokenizer."""
         return self.path if os.path.isdir(self.path) else os.path.dirname(self.path)
 
     def note_read(self, path: str) -> None:
-        """Count a file among those that the checkpoint consists of."""
-        self._read.append(os.path.abspath(path))  # wherever this process works later
+        """Count a file among those of the checkpoint, which `refuse_as_outputs` protects."""
+        self._read.append(os.path.abspath(path))  # the process may change its folder later
 
     def refuse_as_outputs(
-        self, *outputs: str | PathLike[str] | BinaryIO | None, also: Iterable[str] = (), but_ours: bool = True
+        self, *outputs: str | PathLike[str] | BinaryIO | None, also: Iterable[str] = (), except_ours: bool = True
     ) -> None:
-        """Refuse to replace or remove a file of the checkpoint: one that was read, or is in the folder that was given.
+        """Refuse to replace or remove a file of the checkpoint: one that was read, or any in the folder that was given.
 
         Args:
-            outputs: As `refuse_inputs` takes them.
-            also: More that is read.
-            but_ours: As `refuse_inputs` has it.
+            outputs: As for `refuse_inputs`.
+            also: More files that are read.
+            except_ours: As for `refuse_inputs`.
 
         Raises:
             UsageError: ``same-file``.
         """
         given = os.path.abspath(self.path) if os.path.isdir(self.path) else ""
-        refuse_inputs(outputs, [*self._read, *also], folder=given, but_ours=but_ours)
+        refuse_inputs(outputs, [*self._read, *also], folder=given, except_ours=except_ours)
 
     def close(self) -> None:
         """Close all files."""
-        for file in self._files:
-            file.close()
+        for source in self._sources:
+            source.close()
 
     def _read_small(self, path: str) -> bytes:
         self.note_read(path)
-        raw = bytes(read_beginning(path, _MAX_JSON_NBYTES + 1))
-        if len(raw) > _MAX_JSON_NBYTES:
-            raise CheckpointError("too-large", f"{path!r} has more than {_MAX_JSON_NBYTES} bytes: it is something else")
+        raw = bytes(read_beginning(path, self.max_json_nbytes + 1))
+        if len(raw) > self.max_json_nbytes:
+            what = f"{path!r} has more than {self.max_json_nbytes} bytes: is it another file?"
+            raise CheckpointError("too-large", what)
         return raw
 
     def _add_file(self, path: str) -> list[SafetensorsEntry]:
         with in_file(path):
             # Plain reads: a map of a large file would count as this process's memory.
             source = open_one_of_many(path)
-            home = _Home(path, source)
-            self._files.append(source)
+            file = _File(path, source)
+            self._sources.append(source)
             self.note_read(path)
             header = parse_header(source.view, source.size)
         for entry in header.entries:
             if entry.name in self.tensors:
                 raise CheckpointError("duplicate-tensor", f"{entry.name!r} is in {path!r} and in another file")
             self.tensors[entry.name] = entry
-            self._homes[entry.name] = home
+            self._files[entry.name] = file
         for key, value in header.metadata.items():
             if self.metadata.setdefault(key, value) != value:
                 self.metadata[f"{os.path.basename(path)}:{key}"] = value
         return header.entries
 
 
-def open_checkpoint(path: str | PathLike[str]) -> Checkpoint:
+def open_checkpoint(path: str | PathLike[str], *, max_json_nbytes: int = _MAX_JSON_NBYTES) -> Checkpoint:
     """Open a checkpoint and check its headers.
 
     Args:
         path: A .safetensors file, a ``model.safetensors.index.json``, or a folder with either.
+        max_json_nbytes: A larger JSON file beside the tensors is refused.
 
     Raises:
         CheckpointError: ``no-checkpoint``, ``not-safetensors``, ``bad-shard-index``, ``missing-shard``,
-            ``missing-tensor``, ``duplicate-tensor``, ``bad-config``.
+            ``missing-tensor``, ``duplicate-tensor``, ``bad-config``, ``adapter``, ``too-large``.
         FormatError, TruncatedError: A file's header is wrong.
         OSError: A file can't be read.
     """
     path = os.fspath(path)
     file = _find(path) if os.path.isdir(path) else path
     _refuse_foreign(file)
-    checkpoint = Checkpoint(path)
+    checkpoint = Checkpoint(path, max_json_nbytes=max_json_nbytes)
     try:
         if file.lower().endswith(".json"):
             _add_shards(checkpoint, file)
@@ -188,13 +193,13 @@ def _find(folder: str) -> str:
         if name in names:
             return os.path.join(folder, name)
     if "adapter_config.json" in names:
-        what = "it has LoRA adapters and no model: merge them into the model first (merge_and_unload)"
+        what = "it has LoRA adapters but no model: merge them into the model first (merge_and_unload)"
         raise CheckpointError("adapter", f"{folder!r}: {what}")
     ours = [name for name in names if name.endswith(".safetensors")]
     if len(ours) == 1:
         return os.path.join(folder, ours[0])
     if ours:
-        what = f"it has {', '.join(ours[:4])}, and no {SHARD_INDEX} that says how they belong together: pass one file"
+        what = f"it has {', '.join(ours[:4])}, but no {SHARD_INDEX} to say how they belong together: pass one file"
         raise CheckpointError("no-checkpoint", f"{folder!r}: {what}")
     for name in names:
         _refuse_foreign(os.path.join(folder, name))
@@ -202,35 +207,39 @@ def _find(folder: str) -> str:
 
 
 def _add_shards(checkpoint: Checkpoint, path: str) -> None:
-    raw = checkpoint._read_small(path)  # noqa: SLF001 (one module)
-    try:
-        content = parse_json(raw)
-        weight_map = content.get("weight_map") if isinstance(content, dict) else None
-        if not isinstance(weight_map, dict):
-            raise ValueError("it has no weight_map, which says what is in which file")
-        weight_map = text_map(weight_map)
-    except ValueError as error:
-        raise CheckpointError("bad-shard-index", f"{path!r} is no index of shards: {error}") from None
+    weight_map = _parse_shard_index(path, checkpoint._read_small(path))  # noqa: SLF001 (one module)
     folder = os.path.dirname(path)
     shards = sorted(set(weight_map.values()))
     for shard in shards:
         # A file from outside must not choose what is opened elsewhere.
         if os.path.basename(shard) != shard or shard in ("", ".", ".."):
-            raise CheckpointError("bad-shard-index", f"{path!r} names {shard[:300]!r}, which is no file beside it")
+            raise CheckpointError("bad-shard-index", f"{path!r} lists {shard[:300]!r}, which is not a file beside it")
         _refuse_foreign(os.path.join(folder, shard))
     missing = [shard for shard in shards if not os.path.exists(os.path.join(folder, shard))]
     if missing:
-        raise CheckpointError("missing-shard", f"{path!r} names files that aren't there: {', '.join(missing)}")
+        raise CheckpointError("missing-shard", f"{path!r} lists files that are missing: {', '.join(missing)}")
     for shard in shards:
         for entry in checkpoint._add_file(os.path.join(folder, shard)):  # noqa: SLF001 (one module)
             if weight_map.get(entry.name) != shard:
                 checkpoint.notes.append(f"{entry.name!r} in {shard} is left out: the index of shards does not list it")
                 del checkpoint.tensors[entry.name]
-    lost = [name for name in weight_map if name not in checkpoint.tensors]
-    if lost:
-        shown = ", ".join(f"{name!r} in {weight_map[name]}" for name in lost[:8])
-        more = f" and {len(lost) - 8} more" if len(lost) > 8 else ""
-        raise CheckpointError("missing-tensor", f"{path!r} lists tensors that aren't there: {shown}{more}")
+    absent = [name for name in weight_map if name not in checkpoint.tensors]
+    if absent:
+        shown = ", ".join(f"{name!r} in {weight_map[name]}" for name in absent[:_SHOWN])
+        more = f" and {len(absent) - _SHOWN} more" if len(absent) > _SHOWN else ""
+        raise CheckpointError("missing-tensor", f"{path!r} lists tensors that are missing: {shown}{more}")
+
+
+def _parse_shard_index(path: str, raw: bytes) -> dict[str, str]:
+    """Return which file each tensor is in."""
+    try:
+        index = parse_json(raw)
+        weight_map = index.get("weight_map") if isinstance(index, dict) else None
+        if not isinstance(weight_map, dict):
+            raise ValueError("it has no weight_map, which lists the file of each tensor")
+        return text_map(weight_map)
+    except ValueError as error:
+        raise CheckpointError("bad-shard-index", f"{path!r} is not an index of shards: {error}") from None
 
 
 def _config_beside(checkpoint: Checkpoint, file: str, name: str) -> dict[str, Any]:
@@ -240,17 +249,16 @@ def _config_beside(checkpoint: Checkpoint, file: str, name: str) -> dict[str, An
 
 def _parse_config(path: str, raw: bytes) -> dict[str, Any]:
     try:
-        config = json.loads(raw)  # not strictly: infinities do occur
+        config = json.loads(raw)  # not strictly: published files have infinities
     except (ValueError, RecursionError) as error:
-        raise CheckpointError("bad-config", f"{path!r} is no JSON: {error}") from None
+        raise CheckpointError("bad-config", f"{path!r} is not JSON: {error}") from None
     if not isinstance(config, dict):
         raise CheckpointError("bad-config", f"{path!r}: expected an object, found {type(config).__name__}")
     return config
 
 
 def _refuse_foreign(path: str) -> None:
-    """Refuse files of other formats by their names, an index of such files too."""
-    plain = path.lower().removesuffix(".index.json")
-    why = _NOT_OURS.get(os.path.splitext(plain)[1])
-    if why:
-        raise CheckpointError("not-safetensors", f"{path!r} is {why}")
+    """Refuse a file of another format by its name, or an index of such files."""
+    extension = os.path.splitext(path.lower().removesuffix(".index.json"))[1]
+    if extension in _FOREIGN:
+        raise CheckpointError("not-safetensors", f"{path!r} is {_FOREIGN[extension]}")

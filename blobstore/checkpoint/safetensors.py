@@ -1,4 +1,4 @@
-"""The header of a .safetensors file, both ways.
+"""The header of a .safetensors file: parsed, and made.
 
 Parsed here because safetensors' own numpy interface has no bfloat16, and because bytes are copied by range, not by
 tensor. The rules are the format's published ones: https://github.com/huggingface/safetensors#format.
@@ -21,8 +21,8 @@ if TYPE_CHECKING:
 MAX_HEADER_NBYTES = 100_000_000
 _LENGTH_NBYTES = 8
 _FIELDS = {"dtype", "shape", "data_offsets"}
-_MOST_SHAPES = 4096  # that are kept to be shared
-_NO_SIZE = 1 << 63
+_MAX_SHARED_SHAPES = 4096
+_MAX_SIZE = 1 << 63  # of a dimension or an offset, exclusive
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,28 +46,31 @@ class SafetensorsEntry:
 
 @dataclass(frozen=True)
 class SafetensorsHeader:
-    """What a .safetensors file says of itself: tensors in the order of their bytes, and metadata."""
+    """What a .safetensors file says of itself: its tensors, in the order of their bytes, and metadata."""
 
     entries: list[SafetensorsEntry]
     metadata: dict[str, str]
 
 
-def parse_header(read: Callable[[int, int], bytes | memoryview], file_size: int) -> SafetensorsHeader:
+def parse_header(
+    read: Callable[[int, int], bytes | memoryview], file_size: int, *, max_shared_shapes: int = _MAX_SHARED_SHAPES
+) -> SafetensorsHeader:
     """Check a .safetensors file's header.
 
     Args:
         read: Given (offset, nbytes) inside the file, returns these bytes.
         file_size: In bytes.
+        max_shared_shapes: How many shapes are remembered, so that tensors of one shape share it.
 
     Raises:
         FormatError, TruncatedError: ``safetensors-header``, ``safetensors-entry`` (one tensor's entry is wrong),
             ``safetensors-layout`` (holes, overlaps, bytes that belong to no tensor).
     """
     if file_size < _LENGTH_NBYTES:
-        raise TruncatedError("safetensors-header", f"the file has {file_size} bytes, its length alone takes 8", 0)
+        raise TruncatedError("safetensors-header", f"the file has {file_size} bytes, but its length alone takes 8", 0)
     length = int.from_bytes(read(0, _LENGTH_NBYTES), "little")
     if length > MAX_HEADER_NBYTES:
-        message = f"a header of {length} bytes is more than {MAX_HEADER_NBYTES}: no safetensors file"
+        message = f"a header of {length} bytes is more than {MAX_HEADER_NBYTES}: this is not a safetensors file"
         raise FormatError("safetensors-header", message, 0)
     start = _LENGTH_NBYTES + length
     if start > file_size:
@@ -76,15 +79,16 @@ def parse_header(read: Callable[[int, int], bytes | memoryview], file_size: int)
         )
     first = bytes(read(_LENGTH_NBYTES, min(1, length)))
     if first != b"{":
-        raise FormatError("safetensors-header", f"expected '{{' at offset 8, found {first!r}: no safetensors file", 8)
+        message = f"expected '{{' at offset 8, found {first!r}: this is not a safetensors file"
+        raise FormatError("safetensors-header", message, 8)
     try:
-        header = parse_json(bytes(read(_LENGTH_NBYTES, length)), _Compact())
+        header = parse_json(bytes(read(_LENGTH_NBYTES, length)), _Compact(max_shared_shapes))
         if not isinstance(header, dict) or isinstance(header.get("__metadata__"), tuple):
-            header = parse_json(bytes(read(_LENGTH_NBYTES, length)))  # what looks like a tensor's entry there isn't one
+            header = parse_json(bytes(read(_LENGTH_NBYTES, length)))  # an object that only looks like a tensor's
         metadata = text_map(header.pop("__metadata__", {}))
     except ValueError as error:
         raise FormatError("safetensors-header", f"the header is wrong: {error}", _LENGTH_NBYTES) from None
-    # One takes the other's memory.
+    # An entry takes the memory of the JSON that it is made from.
     entries = [_parse_entry(name, header.pop(name), start) for name in list(header)]
     entries.sort(key=lambda entry: (entry.offset, entry.nbytes))
     _check_layout(entries, start, file_size)
@@ -94,60 +98,63 @@ def parse_header(read: Callable[[int, int], bytes | memoryview], file_size: int)
 def dump_header(
     tensors: Iterable[tuple[str, ElementType, tuple[int, ...]]], metadata: Mapping[str, str] | None = None
 ) -> bytes:
-    """Return the bytes before the tensors' own, which follow in the same order without gaps.
+    """Return the bytes before those of the tensors, which follow in the same order without gaps.
 
     Raises:
         UsageError: ``no-safetensors-type`` when safetensors can't hold a tensor; ``duplicate-name``; ``bad-name``.
     """
     header: dict[str, Any] = {"__metadata__": dict(metadata)} if metadata else {}
     position = 0
-    for name, kind, shape in tensors:
-        if kind.safetensors is None:
-            raise UsageError("no-safetensors-type", f"{name!r} is {kind}, which safetensors can't hold: decode it")
+    for name, element_type, shape in tensors:
+        if element_type.safetensors is None:
+            what = f"{name!r} is {element_type}, which safetensors can't hold: decode it"
+            raise UsageError("no-safetensors-type", what)
         if name in header or name == "__metadata__":
-            raise UsageError("duplicate-name", f"{name!r} is used twice, or is safetensors' own")
+            raise UsageError("duplicate-name", f"{name!r} is used twice, or reserved by safetensors")
         count = _product(shape)
-        if count * kind.bits % 8:
-            raise UsageError("no-safetensors-type", f"{name!r}: {count} elements of {kind} are no whole bytes")
-        end = position + kind.nbytes(count)
-        header[name] = {"dtype": kind.safetensors, "shape": list(shape), "data_offsets": [position, end]}
+        if count * element_type.bits % 8:
+            what = f"{name!r}: {count} elements of {element_type} are not a whole number of bytes"
+            raise UsageError("no-safetensors-type", what)
+        end = position + element_type.nbytes(count)
+        header[name] = {"dtype": element_type.safetensors, "shape": list(shape), "data_offsets": [position, end]}
         position = end
     try:
         text = json.dumps(header, ensure_ascii=False, separators=(",", ":")).encode()
     except UnicodeEncodeError as error:
-        raise UsageError("bad-name", f"a name or metadata is not Unicode text: {error.reason}") from None
+        raise UsageError("bad-name", f"a name or the metadata is not Unicode text: {error.reason}") from None
     text += b" " * (-len(text) % _LENGTH_NBYTES)  # so that the first tensor is aligned
     return len(text).to_bytes(_LENGTH_NBYTES, "little") + text
 
 
 class _Compact:
-    """Makes (dtype, shape, begin, end) of the JSON object of a tensor: hundreds of thousands take half the memory."""
+    """Turns a tensor's JSON object into (dtype, shape, begin, end), which halves the memory of many."""
 
-    def __init__(self) -> None:
-        self._shapes: dict[tuple[int, ...], tuple[int, ...]] = {}  # most tensors share one with others
+    def __init__(self, max_shared_shapes: int) -> None:
+        self._max_shared_shapes = max_shared_shapes
+        self._shapes: dict[tuple[int, ...], tuple[int, ...]] = {}  # most tensors have the shape of another
 
     def __call__(self, value: dict[str, Any]) -> object:
         if _fault(value):
             return value
         shape = tuple(value["shape"])
-        if len(self._shapes) < _MOST_SHAPES:
+        if len(self._shapes) < self._max_shared_shapes:
             shape = self._shapes.setdefault(shape, shape)
         return (BY_SAFETENSORS[value["dtype"]].safetensors, shape, *value["data_offsets"])
 
 
 def _fault(value: object) -> str:
-    """Say why this can't be the JSON of a tensor, whatever its name; empty when it can."""
-    # Fields that are not known here pass, as they do in safetensors.
+    """Return why a JSON value can't be a tensor's, whatever its name; empty when it can."""
+    # Unknown fields are allowed, as they are in safetensors.
     if not isinstance(value, dict) or not value.keys() >= _FIELDS:
         return "expected dtype, shape and data_offsets"
     dtype = value["dtype"]
     if not isinstance(dtype, str):
-        return "dtype is a text"
+        return "dtype must be a text"
     if dtype not in BY_SAFETENSORS:
         return f"dtype {dtype[:80]!r} is not known"
     shape, offsets = value["shape"], value["data_offsets"]
     if not _are_sizes(shape) or not _are_sizes(offsets) or len(offsets) != 2:
-        return "shape and data_offsets are lists of whole numbers, not below 0"
+        return "shape and data_offsets must be lists of whole numbers, not below 0"
     return ""
 
 
@@ -158,14 +165,15 @@ def _parse_entry(name: str, value: object, start: int) -> SafetensorsEntry:
     if not isinstance(value, tuple):
         raise refuse(_fault(value))
     dtype, shape, begin, end = value
-    kind = BY_SAFETENSORS[dtype]
+    element_type = BY_SAFETENSORS[dtype]
     if _product(size or 1 for size in shape) > MAX_ELEMENTS:
         raise refuse("its shape has too many elements")
     count = _product(shape)
-    if count * kind.bits % 8 or end - begin != kind.nbytes(count):
-        what = f"{kind.safetensors} of shape {str(list(shape))[:80]} takes {kind.nbytes(count)} bytes"
+    nbytes = element_type.nbytes(count)
+    if count * element_type.bits % 8 or end - begin != nbytes:
+        what = f"{element_type.safetensors} of shape {str(list(shape))[:80]} takes {nbytes} bytes"
         raise refuse(f"{what}, data_offsets say {end - begin}")
-    return SafetensorsEntry(name, kind, shape, start + begin, end - begin)
+    return SafetensorsEntry(name, element_type, shape, start + begin, end - begin)
 
 
 def _check_layout(entries: list[SafetensorsEntry], start: int, file_size: int) -> None:
@@ -185,14 +193,14 @@ def _check_layout(entries: list[SafetensorsEntry], start: int, file_size: int) -
 def _are_sizes(value: object) -> bool:
     if not isinstance(value, list):
         return False
-    for one in value:  # noqa: SIM110 (several times as fast as all(), and done for each tensor twice)
-        if type(one) is not int or not 0 <= one < _NO_SIZE:
+    for size in value:  # noqa: SIM110 (several times as fast as all(), and done for each tensor twice)
+        if type(size) is not int or not 0 <= size < _MAX_SIZE:
             return False
     return True
 
 
 def _product(sizes: Iterable[int]) -> int:
-    """Return the product, or some number beyond the largest allowed one: none of a thousand digits is computed."""
+    """Return the product, or a number above the allowed maximum, without computing one of a thousand digits."""
     product = 1
     for size in sizes:
         product *= size

@@ -6,7 +6,7 @@ import os
 
 from blobstore.cli.formatting import size
 from blobstore.cli.output import note
-from blobstore.fileio.atomic import abandoned
+from blobstore.fileio.temporary import abandoned
 
 
 def tell_abandoned(path: str) -> None:

@@ -20,7 +20,8 @@ from blobstore.convert.gemma_plan import Choices
 from blobstore.convert.run import run_plan
 from blobstore.convert.verify import verify
 from blobstore.errors import UsageError
-from blobstore.export.run import plan_export, run_export, superseded
+from blobstore.export.plan import plan_export
+from blobstore.export.run import run_export, superseded
 from blobstore.fileio.atomic import write_file
 from blobstore.fileio.source import read_beginning
 from blobstore.gemma.models import specifier_of

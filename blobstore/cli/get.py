@@ -61,6 +61,5 @@ def _refuse_needless_base(store: Store, name: str) -> None:
     refuse_needless_base(store)
     if store.base_path is None or (name not in store and name not in store.reader):
         return
-    info = store.info(name) if name in store else None
-    if not info or not info.packed or not store.unpacked.packed(info.key, info.unpacked_nbytes).base_sha256:
+    if name not in store or not store.unpacked.needs_base(store.info(name).key):
         raise UsageError("needless-base", f"{name!r} is not stored as a difference: leave out --base")

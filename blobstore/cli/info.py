@@ -14,6 +14,7 @@ from blobstore.cli.tables import print_fields
 from blobstore.container.keys import CONFIG_KEY, TOC_KEY
 from blobstore.errors import FormatError
 from blobstore.fileio.file_systems import file_system
+from blobstore.index.locate import place_of
 from blobstore.index.metadata import BASE
 
 if TYPE_CHECKING:
@@ -181,17 +182,17 @@ def _index_facts(store: Store) -> dict[str, Any] | None:
     if store.index is None:
         return None
     return {
-        "place": "external" if store.index.content.external else "embedded",
+        "place": place_of(store.index),
         "path": store.index.path,
-        "names": len(store.index.content.names),
-        "digests": store.index.content.has_digests,
+        "names": len(store.index.names),
+        "digests": store.index.has_digests,
     }
 
 
 def _packed_facts(store: Store) -> dict[str, Any] | None:
-    if not store.index or not store.index.content.packed_count:
+    if not store.index or not store.index.packed_count:
         return None
-    table = store.index.content.blobs
+    table = store.index.blobs
     packed = table["unpacked_nbytes"] != 0
     return {
         "blobs": int(packed.sum()),

@@ -25,9 +25,10 @@ from blobstore.cli.output import (
     tell,
 )
 from blobstore.cli.progress import Stopwatch, progress
-from blobstore.convert.verify import digest_of, plan_again, verify
+from blobstore.convert.verify import plan_again, verify
 from blobstore.errors import FormatError, UsageError
 from blobstore.fileio.atomic import write_file
+from blobstore.fileio.hashing import file_digest
 from blobstore.fileio.threads import check_workers
 from blobstore.index.inputs import files_of
 from blobstore.index.metadata import CHOICES
@@ -129,7 +130,7 @@ def _verify_against(options: argparse.Namespace) -> int:
             tokenizer=tokenizer_beside(checkpoint, options.tokenizer),
             chat_template=has_chat_template(checkpoint),
         )
-        checkpoint.refuse_as_outputs(receipt or None, but_ours=False, also=files_of(options.file, options.base))
+        checkpoint.refuse_as_outputs(receipt or None, except_ours=False, also=files_of(options.file, options.base))
         for text in checkpoint.notes:
             note(text)
         with progress(plan.nbytes, "verifying") as advance:
@@ -177,11 +178,11 @@ def _tell(options: argparse.Namespace, verdicts: list[Verdict], seconds: float) 
 def _receipt(facts: dict[str, Any], store: Store, checkpoint: Checkpoint) -> dict[str, Any]:
     return {
         "blobstore": blobstore.__version__,
-        "source": [{"file": os.path.basename(path), "sha256": digest_of(path)} for path in checkpoint.paths],
+        "source": [{"file": os.path.basename(path), "sha256": file_digest(path).hex()} for path in checkpoint.paths],
         "target": {
             "file": os.path.basename(store.path),
             "nbytes": store.reader.file_size,
-            "sha256": digest_of(store.path),
+            "sha256": file_digest(store.path).hex(),
         },
         "choices": json.loads(store.metadata.get(CHOICES, "null")),
         "verified": facts["right"],

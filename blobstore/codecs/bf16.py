@@ -1,4 +1,4 @@
-"""bf16: the upper half of an f32, rounded to nearest even; subnormals and infinities kept, a NaN stays a NaN.
+"""bf16: the upper half of an f32, rounded to nearest even. Subnormals and infinities are kept, a NaN stays a NaN.
 
 Spec: spec/codecs.md, bf16.
 """
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 def encode_piece(values: Array, scale: float) -> Bytes:
     """Return two bytes for each value. ``scale`` is 1."""
     del scale
-    with np.errstate(invalid="ignore"):  # a NaN is a NaN, whatever its bits
+    with np.errstate(invalid="ignore"):  # any NaN stays a NaN
         return values.astype(ml_dtypes.bfloat16, copy=False).view(np.uint8)
 
 

@@ -22,14 +22,14 @@ class ElementType:
     """One way to store a number.
 
     Attributes:
-        number: In the index; below 32 the runtime's own.
-        name: For people.
-        bits: For each element, without what a group adds; 0 in a type that is newer than this version.
-        dtype: How stored elements read as they lie, little-endian; None when they have to be decoded.
-        safetensors: The name there, or None.
-        group: Elements that share extra bytes; 0 when there are none.
-        group_nbytes: These extra bytes.
-        whole: Whether the last group is stored in full, however few elements are in it.
+        number: In the index; numbers below 32 are the runtime's.
+        name: As shown.
+        bits: Per element, without the extra bytes of groups; 0 for a type that this version doesn't know.
+        dtype: The numpy dtype of the stored elements, little-endian; None when they have to be decoded.
+        safetensors: Its name in safetensors files, or None.
+        group: Elements per group, which has extra bytes; 0 when there are none.
+        group_nbytes: The extra bytes of a group.
+        whole: Whether the last group is stored in full, even if it has fewer elements.
     """
 
     number: int
@@ -42,7 +42,7 @@ class ElementType:
     whole: bool = False
 
     def nbytes(self, count: int) -> int:
-        """Stored size of ``count`` elements."""
+        """Return the stored size of ``count`` elements in bytes."""
         groups = -(-count // self.group) if self.group else 0
         stored = groups * self.group if self.whole else count
         return -(-stored * self.bits // 8) + groups * self.group_nbytes
@@ -83,24 +83,24 @@ _ALL = (
     _plain(43, "f8_e8m0", ml_dtypes.float8_e8m0fnu, "F8_E8M0"),
     _plain(44, "f8_e4m3fnuz", ml_dtypes.float8_e4m3fnuz, "F8_E4M3FNUZ"),
     _plain(45, "f8_e5m2fnuz", ml_dtypes.float8_e5m2fnuz, "F8_E5M2FNUZ"),
-    # Smaller than a byte: kept as stored. safetensors does not say in which order they are packed.
+    # Smaller than a byte: kept as stored. safetensors doesn't specify the order in which they are packed.
     ElementType(46, "f4", 4, safetensors="F4"),
     ElementType(47, "f6_e2m3", 6, safetensors="F6_E2M3"),
     ElementType(48, "f6_e3m2", 6, safetensors="F6_E3M2"),
 )
 
-BY_NUMBER = {one.number: one for one in _ALL}
-BY_NAME = {one.name: one for one in _ALL}
-BY_SAFETENSORS = {one.safetensors: one for one in _ALL if one.safetensors}
-# "unknown" reads as bytes, but bytes are stored as u8.
-_BY_DTYPE = {one.dtype: one for one in _ALL if one.dtype is not None and one.number}
+BY_NUMBER = {entry.number: entry for entry in _ALL}
+BY_NAME = {entry.name: entry for entry in _ALL}
+BY_SAFETENSORS = {entry.safetensors: entry for entry in _ALL if entry.safetensors}
+# "unknown" is read as bytes, but bytes are stored as u8.
+_BY_DTYPE = {entry.dtype: entry for entry in _ALL if entry.dtype is not None and entry.number}
 _DTYPES = {dtype.name: dtype for dtype in _BY_DTYPE}
 UNKNOWN = BY_NUMBER[0]
 OWN_FROM = 32  # numbers below are the runtime's
 
 
 def by_number(number: int) -> ElementType:
-    """Return the type of this number; one that a newer version has added gets a name that says so."""
+    """Return the type with this number; one that only a newer version knows is named ``type-N``."""
     return BY_NUMBER.get(number) or ElementType(number, f"type-{number}", 0)
 
 
@@ -108,15 +108,15 @@ def by_number(number: int) -> ElementType:
 _SLOTS = max(BY_NUMBER) + 2
 _BITS, _GROUP, _GROUP_NBYTES = (np.zeros(_SLOTS, dtype=np.int64) for _ in range(3))
 _WHOLE = np.zeros(_SLOTS, dtype=np.bool_)
-for _one in _ALL:
-    _BITS[_one.number] = _one.bits
-    _GROUP[_one.number] = _one.group
-    _GROUP_NBYTES[_one.number] = _one.group_nbytes
-    _WHOLE[_one.number] = _one.whole
+for _type in _ALL:
+    _BITS[_type.number] = _type.bits
+    _GROUP[_type.number] = _type.group
+    _GROUP_NBYTES[_type.number] = _type.group_nbytes
+    _WHOLE[_type.number] = _type.whole
 
 
 def type_of(dtype: np.dtype[np.generic]) -> ElementType:
-    """Return the element type that stores a numpy dtype as it is.
+    """Return the element type that stores a numpy dtype unchanged.
 
     Raises:
         UsageError: ``unsupported-dtype``.
@@ -128,7 +128,7 @@ def type_of(dtype: np.dtype[np.generic]) -> ElementType:
 
 
 def dtype_named(name: str) -> np.dtype[np.generic]:
-    """Return the numpy dtype of this name, ``bfloat16`` for instance, that an element type stores as it is.
+    """Return the numpy dtype of this name, such as ``bfloat16``, if an element type stores it unchanged.
 
     Raises:
         UsageError: ``unsupported-dtype``.
@@ -139,13 +139,26 @@ def dtype_named(name: str) -> np.dtype[np.generic]:
         raise _unsupported(name) from None
 
 
+def as_element_type(type: ElementType | str) -> ElementType:  # noqa: A002 (the field's word)
+    """Return an element type, given itself or its name, ``"f32"`` for instance.
+
+    Raises:
+        UsageError: ``unknown-type``.
+    """
+    if isinstance(type, ElementType):
+        return type
+    if isinstance(type, str) and type in BY_NAME:
+        return BY_NAME[type]
+    raise UsageError("unknown-type", f"{type!r} is not an element type: use one of {', '.join(BY_NAME)}")
+
+
 def _unsupported(dtype: object) -> UsageError:
-    known = ", ".join(one.name for one in _BY_DTYPE.values())
+    known = ", ".join(entry.name for entry in _BY_DTYPE.values())
     return UsageError("unsupported-dtype", f"no element type stores dtype {dtype}: convert to one of {known}")
 
 
 def stored_nbytes(numbers: npt.NDArray[np.uint16], counts: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
-    """Stored size of each of many tensors, or -1 where the type is not known.
+    """Return the stored size in bytes of each of many tensors, -1 where the type is not known.
 
     Args:
         numbers: Type numbers, shape (n,).

@@ -1,4 +1,4 @@
-"""f32: as it is.
+"""f32: stored unchanged.
 
 Spec: spec/codecs.md, f32.
 """
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 
 def encode_piece(values: Array, scale: float) -> Bytes:
-    """Return the values' bytes; bfloat16 widens exactly. ``scale`` is 1."""
+    """Return the values' bytes; bfloat16 is widened exactly. ``scale`` is 1."""
     del scale
     return values.astype("<f4", copy=False).view(np.uint8)
 

@@ -1,4 +1,4 @@
-"""i8: groups of 128 values, each with an inverse scale and a zero point in bf16, then one signed byte a value.
+"""i8: groups of 128 values: an inverse scale and a zero point in bf16, then one signed byte per value.
 
 Spec: spec/codecs.md, i8.
 """
@@ -19,12 +19,12 @@ if TYPE_CHECKING:
 
 GROUP = 128
 _HEAD = 4  # bytes of inverse scale and zero point
-_INTEGERS = 2.0**62  # a zero point has to be a whole number
+_INTEGERS = 2.0**62  # a zero point is converted to an int64
 _BF16 = np.dtype(ml_dtypes.bfloat16)
 
 
 def encode_piece(values: Array, scale: float) -> Bytes:
-    """Return the groups' bytes; all values are finite. ``scale`` is 1: groups have their own."""
+    """Return the groups' bytes; all values are finite. ``scale`` is 1: each group has its own."""
     del scale
     values = values.astype(np.float32, copy=False)
     whole = len(values) // GROUP * GROUP
@@ -47,38 +47,37 @@ def decode_piece(data: Bytes, count: int, out: Array) -> None:
 
 
 def _encode_groups(groups: npt.NDArray[np.float32]) -> Bytes:
-    """Encode groups of one length, shape (n, length). Every step rounds as the runtime's does.
+    """Encode groups of equal length, shape (n, length). Every step rounds as the runtime does.
 
     Raises:
         CodecError: ``i8-range``.
     """
     low = groups.min(axis=1)
-    with np.errstate(all="ignore"):  # what leaves f32 is refused below
+    with np.errstate(all="ignore"):  # what overflows f32 is refused below
         extent = groups.max(axis=1) - low
         extent[extent == 0] = 1
         scale = np.float32(255) / extent
         factor = scale.astype(_BF16)
         inverse = (np.float32(1) / scale).astype(_BF16)
-        # Through an integer, so that it is never minus zero.
         zero = np.trunc(-scale * low - np.float32(128))
-        held = np.isfinite(factor) & np.isfinite(inverse) & (inverse != 0) & (np.abs(zero) < _INTEGERS)
-    if not held.all():
-        first = int(held.argmin())
-        found = f"{low[first]} to {groups[first].max()}"
-        raise CodecError("i8-range", f"a group of values from {found} is beyond what i8 can hold: store it as bf16")
-    zero = zero.astype(np.int64).astype(np.float32)
+        fits = np.isfinite(factor) & np.isfinite(inverse) & (inverse != 0) & (np.abs(zero) < _INTEGERS)
+    if not fits.all():
+        first = int(fits.argmin())
+        span = f"{low[first]} to {groups[first].max()}"
+        raise CodecError("i8-range", f"a group of values from {span} is beyond what i8 can hold: store it as bf16")
+    zero = zero.astype(np.int64).astype(np.float32)  # never minus zero
     head = np.empty((len(groups), 2), dtype=_BF16)
     head[:, 0] = inverse
     head[:, 1] = zero.astype(_BF16)
-    # One rounding to f32 for product and sum: f64 holds both.
+    # Product and sum are rounded to f32 once: f64 holds both exactly.
     exact = groups.astype(np.float64) * factor.astype(np.float64)[:, None] + head[:, 1].astype(np.float64)[:, None]
     codes = np.clip(np.rint(exact.astype(np.float32)), -128, 127).astype(np.int8)
     return np.concatenate([head.view(np.uint8), codes.view(np.uint8)], axis=1).reshape(-1)
 
 
 def _decode_groups(groups: Bytes) -> npt.NDArray[np.float32]:
-    """Decode groups of one length, shape (n, 4 + length)."""
-    with np.errstate(all="ignore"):  # foreign bytes may say anything; they decode to what they say
+    """Decode groups of equal length, shape (n, 4 + length)."""
+    with np.errstate(all="ignore"):  # foreign bytes may hold any value; all are decoded
         head = np.ascontiguousarray(groups[:, :_HEAD]).view(_BF16).astype(np.float64)
         inverse, zero = head[:, :1], head[:, 1:]
         shift = (-zero * inverse).astype(np.float32).astype(np.float64)

@@ -1,4 +1,4 @@
-"""nuq, 4.5 bits: groups of 256 values, each a table of 16 sfp codes, then four bits a value. Reading only.
+"""nuq, 4.5 bits per value: groups of 256 values: a table of 16 sfp codes, then four bits per value. Read only.
 
 Spec: spec/codecs.md, nuq.
 """
@@ -22,7 +22,7 @@ _TABLE = 16
 
 
 def encode_piece(values: Array, scale: float) -> Bytes:
-    """Refuse: default builds of the runtime don't read it either."""
+    """Refuse: nuq is not written, since default builds of the runtime don't read it."""
     del values, scale
     raise CodecError("no-encoder", "nuq can be read, not written")
 
@@ -44,7 +44,7 @@ def decode_piece(data: Bytes, count: int, out: Array) -> None:
 
 
 def _decode_groups(groups: Bytes) -> npt.NDArray[np.float32]:
-    """Decode groups of one length, shape (n, 16 + bytes of indices) → (n, 2 · bytes of indices)."""
+    """Decode groups of equal length, shape (n, 16 + bytes of indices) → (n, 2 · bytes of indices)."""
     tables = np.empty((len(groups), _TABLE), dtype=np.float32)
     codes = np.ascontiguousarray(groups[:, :_TABLE])
     sfp.decode_piece(codes.reshape(-1), codes.size, tables.reshape(-1))

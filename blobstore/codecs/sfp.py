@@ -1,6 +1,7 @@
-"""sfp, "switching floating point", 8 bits: sign, then 3 mantissa bits from 2⁻⁷ up and 2 below.
+"""sfp, "switching floating point", 8 bits: a sign, and 3 mantissa bits from 2⁻⁷ up, 2 below.
 
-Both directions are tables: 65,536 codes for the bfloat16 patterns, and 256 patterns for the codes, in pairs.
+Both directions are table look-ups: a code for each of the 65,536 bfloat16 patterns, and a pattern for each code; codes
+are looked up in pairs.
 
 Spec: spec/codecs.md, sfp.
 """
@@ -22,21 +23,21 @@ if TYPE_CHECKING:
 LARGEST = np.float32(1.875)
 RESERVED = 0x80  # would be minus zero
 
-# Biased exponents of f32: 2⁻²³ is the lowest, and from 2⁻⁷ a mantissa has three bits.
+# Biased exponents of f32: the lowest is 2⁻²³'s, and from 2⁻⁷ on a mantissa has three bits.
 _LOWEST, _SWITCH = 127 - 23, 127 - 7
 _FIRST_LARGE = 0x40  # code of 2⁻⁷
-_ROUNDS_TO_SWITCH = (_SWITCH - 1 << 7) + 0x78  # 1.1111 · 2⁻⁸: from here three bits are kept, and 2⁻⁷ comes out
+_ROUNDS_TO_SWITCH = (_SWITCH - 1 << 7) + 0x78  # 1.1111 · 2⁻⁸: from here on three bits are kept, which rounds up to 2⁻⁷
 
 
 def scale_of(largest: np.float32) -> float:
-    """Return the scale for values of which the largest magnitude is this."""
+    """Return the scale for values whose largest magnitude is this."""
     return float(largest / LARGEST) if largest > LARGEST else 1.0
 
 
 def encode_piece(values: Array, scale: float) -> Bytes:
-    """Return one code for each value divided by ``scale``; all of them are finite.
+    """Return one code for each value divided by ``scale``; all values are finite.
 
-    The lower half of an f32 is cut off, not rounded, before it is looked up.
+    The lower half of an f32 is cut off before the look-up, not rounded.
     """
     if scale != 1.0:
         inverse = np.float32(1.0 / np.float64(scale))
@@ -46,7 +47,7 @@ def encode_piece(values: Array, scale: float) -> Bytes:
         patterns = (values.view(np.uint32) >> np.uint32(16)).astype(np.uint16)
     else:
         patterns = values.view(np.uint16)
-    # mode="clip" is what makes it fast: nothing can be out of range.
+    # mode="clip" makes it fast; nothing is out of range.
     return np.take(encoding_table(), patterns, mode="clip")
 
 
@@ -59,7 +60,7 @@ def decode_piece(data: Bytes, count: int, out: Array) -> None:
     codes = data[:count]
     reserved = codes == RESERVED
     if reserved.any():
-        raise CodecError("sfp-reserved-code", f"code 0x80 at value {int(reserved.argmax())} stands for nothing")
+        raise CodecError("sfp-reserved-code", f"code 0x80 at value {int(reserved.argmax())} has no value")
     if out.dtype == np.float32:
         np.take(_decoding_table_f32(), codes, out=out, mode="clip")
         return
@@ -74,9 +75,9 @@ def decode_piece(data: Bytes, count: int, out: Array) -> None:
 
 @cache
 def encoding_table() -> Bytes:
-    """Code of each bfloat16 pattern of magnitude at most 1.875, shape (65536,); others get no meaningful one."""
+    """Return the code of each bfloat16 pattern, shape (65536,); meaningful for magnitudes up to 1.875."""
     patterns = np.arange(1 << 16)
-    # The lowest of the seven mantissa bits plays no part in rounding.
+    # The lowest of the seven mantissa bits is ignored in rounding.
     magnitude = patterns & 0x7FFE
 
     def rounded(bits: int) -> npt.NDArray[np.int64]:
@@ -85,7 +86,7 @@ def encoding_table() -> Bytes:
 
     large = rounded(4) - (_SWITCH << 3) + _FIRST_LARGE
     small = rounded(5) - (_LOWEST << 2)
-    # 1.0 · 2⁻²³ would have the code of zero: it is rounded up.
+    # 1.0 · 2⁻²³ would get the code of zero: it is rounded up.
     small = np.where(small == 0, 1, np.maximum(small, 0))
     codes = np.where(magnitude >= _ROUNDS_TO_SWITCH, large, small) & 0x7F
     table = np.where(codes == 0, 0, codes | (patterns >> 8 & 0x80)).astype(np.uint8)
@@ -95,7 +96,7 @@ def encoding_table() -> Bytes:
 
 @cache
 def decoding_table() -> npt.NDArray[np.uint16]:
-    """The bfloat16 pattern of each code, shape (256,); 0x80 reads as zero here."""
+    """Return the bfloat16 pattern of each code, shape (256,); 0x80 is zero here."""
     codes = np.arange(256)
     magnitude = codes & 0x7F
     large = (magnitude - _FIRST_LARGE << 4) + (_SWITCH << 7)
@@ -113,7 +114,7 @@ def _decoding_table_f32() -> npt.NDArray[np.float32]:
 
 @cache
 def _pair_table() -> npt.NDArray[np.uint32]:
-    """Two patterns for two codes at once: half as many look-ups."""
+    """Return two patterns for each pair of codes: half as many look-ups."""
     single = decoding_table().astype(np.uint32)
     pairs = np.arange(1 << 16)
     table: npt.NDArray[np.uint32] = single[pairs & 0xFF] | single[pairs >> 8] << np.uint32(16)

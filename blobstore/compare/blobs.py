@@ -7,8 +7,8 @@ import enum
 from typing import TYPE_CHECKING, Any
 
 from blobstore.container.keys import CONFIG_KEY, RESERVED_KEYS, TOC_KEY
-from blobstore.convert.verify import first_difference
 from blobstore.errors import FormatError
+from blobstore.fileio.ranges import first_difference
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping

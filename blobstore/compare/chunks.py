@@ -10,6 +10,7 @@ import numpy as np
 
 from blobstore.codecs import PIECE
 from blobstore.compare.values import Values, measure, sum_of_squares
+from blobstore.fileio.hashing import digest_of
 from blobstore.fileio.ranges import flat_bytes
 from blobstore.fileio.threads import in_order
 
@@ -97,12 +98,14 @@ def same_bits(a: Tensor, b: Tensor) -> bool:
 
 def probe(tensor: Tensor) -> bytes:
     """Return a digest of some of a tensor's values; equal tensors have equal digests."""
-    digest = hashlib.sha256()
-    for first in dict.fromkeys((0, max(0, tensor.count - _PROBED) // PIECE * PIECE)):  # at a group's boundary
-        count = min(_PROBED, tensor.count - first)
-        raw = tensor.read(first, count)
-        digest.update(flat_bytes(raw if tensor.opaque else tensor.values(raw, count)))
-    return digest.digest()
+
+    def chunks() -> Iterator[memoryview]:
+        for first in dict.fromkeys((0, max(0, tensor.count - _PROBED) // PIECE * PIECE)):  # at a group's boundary
+            count = min(_PROBED, tensor.count - first)
+            raw = tensor.read(first, count)
+            yield flat_bytes(raw if tensor.opaque else tensor.values(raw, count))
+
+    return digest_of(chunks())
 
 
 def content_digests(tensor: Tensor, *, decoded: bool) -> tuple[bytes, bytes]:

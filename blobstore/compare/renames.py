@@ -6,7 +6,7 @@ from bisect import bisect_left
 from typing import TYPE_CHECKING
 
 from blobstore.compare.chunks import content_digests, probe, same_bits
-from blobstore.convert.verify import first_difference
+from blobstore.fileio.ranges import first_difference
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence

@@ -12,10 +12,10 @@ from blobstore.checkpoint.reader import open_checkpoint
 from blobstore.compare.tensors import Arranged, Run, Tensor
 from blobstore.container.layout import MAGIC_BYTES
 from blobstore.errors import UsageError, in_file
-from blobstore.export.run import named_tensors
+from blobstore.export.plan import named_tensors
 from blobstore.fileio.source import read_beginning
 from blobstore.index.metadata import foreign_metadata
-from blobstore.store.catalog import TensorInfo
+from blobstore.store.info import TensorInfo
 from blobstore.store.reader import Store
 
 if TYPE_CHECKING:
@@ -140,9 +140,9 @@ def _side_of_store(store: Store, by: By) -> Side:
     aliases = {name: target for name, target in named.aliases.items() if {name, target} <= named.names}
     tensors: dict[str, Tensor] = {}
     for name in named.names - set(aliases):
-        if named.source and name in named.source.blocks:
-            shape, blocks = named.source.shape_of(name), named.source.blocks[name]
-            tensors[name] = Arranged(store.path, shape, blocks, store)
+        arrangement = named.arrangement
+        if arrangement and name in arrangement.blocks:
+            tensors[name] = Arranged(store.path, arrangement.shapes[name], arrangement.blocks[name], store)
         else:
             tensors[name] = _run(named.infos[name], store)
     return Side(store.path, by, tensors, aliases, metadata, store)

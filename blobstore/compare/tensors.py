@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from blobstore.export.arrangement import Block
     from blobstore.fileio.ranges import FileRange
     from blobstore.fileio.types import Array, Bytes
-    from blobstore.store.catalog import TensorInfo
+    from blobstore.store.info import TensorInfo
     from blobstore.store.reader import Store
 
 
@@ -137,7 +137,7 @@ class Arranged:
 
     path: str
     shape: tuple[int, ...]
-    blocks: tuple[Block, ...]
+    blocks: tuple[Block[TensorInfo], ...]
     store: Store
 
     def __post_init__(self) -> None:
@@ -148,16 +148,16 @@ class Arranged:
             CodecError: They can't be decoded.
         """
         with in_file(self.path):
-            types = {block.info.type for block in self.blocks}
+            types = {block.stored.type for block in self.blocks}
             if len(types) > 1:
                 what = f"a tensor of shape {list(self.shape)} is made up of several types: {sorted(map(str, types))}"
                 raise FormatError("rearranged-metadata", what)
             for block in self.blocks:
-                self.store.elements(block.info, 0, 0)
+                self.store.elements(block.stored, 0, 0)
 
     @cached_property
     def _decoded_type(self) -> ElementType:
-        dtypes = {block.info.dtype for block in self.blocks}
+        dtypes = {block.stored.dtype for block in self.blocks}
         # Some blocks of an encoded tensor may have no scale: they are plain.
         common = np.result_type(*(dtype for dtype in dtypes if dtype is not None))
         return type_of(common)
@@ -165,8 +165,8 @@ class Arranged:
     @property
     def facts(self) -> Facts:
         """How it is stored."""
-        first = self.blocks[0].info
-        scales = tuple(sorted({block.info.scale for block in self.blocks}))
+        first = self.blocks[0].stored
+        scales = tuple(sorted({block.stored.scale for block in self.blocks}))
         nbytes = first.type.nbytes(self.count)
         return Facts(first.type, self.shape, scales, 0, nbytes)
 
@@ -183,7 +183,7 @@ class Arranged:
     @property
     def count(self) -> int:
         """Number of elements."""
-        return sum(block.rows * block.cols for block in self.blocks)
+        return sum(block.element_count for block in self.blocks)
 
     def read(self, first: int, count: int) -> Bytes:
         """Return the decoded values of some elements, as bytes.

@@ -1,1 +1,1 @@
-"""The packed stream of a blob: lossless, and its parts read on their own."""
+"""The packed stream of a blob: compressed without loss; any range can be read on its own."""

@@ -1,7 +1,7 @@
 """Writing the frames of a packed blob: one zstd frame for each plane of a chunk.
 
-A plane whose bytes lie close together is held as pairs (`codecs.pairs`). One that doesn't shrink costs a frame's 20
-bytes or so and is copied; all others are coded almost by Huffman alone.
+A plane whose bytes lie close together is stored as pairs (`compression.nibbles`). One that doesn't shrink is copied,
+which costs the 20 bytes or so of a frame; all others are coded almost entirely by Huffman codes.
 
 Spec: spec/packed.md, Frames.
 """
@@ -25,28 +25,28 @@ if TYPE_CHECKING:
 
 
 FASTEST, DENSEST = 0, 22
-_MOST_FREE = 8  # workrooms that are kept, each of a MB or more
+_MAX_IDLE = 8  # workspaces that are kept, each of a MB or more
 
 
-class Workroom:
-    """What frames are made with and in, made once: what is new costs page faults, which cost more than the work."""
+class Workspace:
+    """Memory and compressors to make frames with, allocated once: page faults on new memory cost more than the work."""
 
     def __init__(self) -> None:
-        """Begin with nothing."""
+        """Begin empty."""
         self._splitters: dict[Layout, Splitter] = {}
         self._compressors: dict[tuple[int, int], zstandard.ZstdCompressor] = {}
         keep_memory()
 
     def splitter(self, layout: Layout, count: int) -> Splitter:
-        """Return one for a layout that splits at least ``count`` elements at once."""
-        found = self._splitters.get(layout)
-        if not found or found.count < count:
-            found = Splitter(layout, aligned(2 * layout.width * count), bytearray(count))
-            self._splitters[layout] = found
-        return found
+        """Return a splitter for a layout that takes at least ``count`` elements at once."""
+        splitter = self._splitters.get(layout)
+        if not splitter or splitter.count < count:
+            splitter = Splitter(layout, aligned(2 * layout.width * count), bytearray(count))
+            self._splitters[layout] = splitter
+        return splitter
 
     def compressor(self, level: int, count: int) -> zstandard.ZstdCompressor:
-        """Return the one for planes of up to ``count`` bytes."""
+        """Return a compressor for planes of up to ``count`` bytes."""
         window = max(17, (count - 1).bit_length())
         if (level, window) not in self._compressors:
             parameters = _parameters(level, window)
@@ -54,44 +54,44 @@ class Workroom:
         return self._compressors[level, window]
 
 
-_FREE: list[Workroom] = []
+_IDLE: list[Workspace] = []
 
 
 @contextmanager
-def lent() -> Iterator[Workroom]:
-    """Lend a workroom to one job.
+def borrowed_workspace() -> Iterator[Workspace]:
+    """Lend a workspace to one job.
 
-    It is not a thread's own: who is given frames one by one may ask for another job's between two of them, or for the
-    next one in another thread.
+    Workspaces don't belong to threads: a caller that takes frames one by one may ask for another job's frames in
+    between, or for the next frame in another thread.
     """
     try:
-        room = _FREE.pop()
+        workspace = _IDLE.pop()
     except IndexError:
-        room = Workroom()
+        workspace = Workspace()
     try:
-        yield room
+        yield workspace
     finally:
-        if len(_FREE) < _MOST_FREE:
-            _FREE.append(room)
+        if len(_IDLE) < _MAX_IDLE:
+            _IDLE.append(workspace)
 
 
 class PlaneWriter:
-    """Compresses the planes at one place of some chunks: the first one's base serves the others, too."""
+    """Compresses the planes at one place of several chunks, all with the first one's base."""
 
     def __init__(self, zstd: zstandard.ZstdCompressor, marks: bytearray, *, is_paired: bool) -> None:
-        """Say how.
+        """Begin without a base.
 
         Args:
-            zstd: Compresses them.
-            marks: As many bytes as a plane has at most, to work in.
-            is_paired: Whether planes whose bytes lie close together are held as pairs.
+            zstd: Compresses the planes.
+            marks: Buffer with at least as many bytes as a plane has.
+            is_paired: Whether planes whose bytes lie close together are stored as pairs.
         """
         self._zstd, self._marks = zstd, marks
         self._seeks_base = is_paired
         self._base: int | None = None
 
     def frame(self, plane: Bytes) -> bytes:
-        """Return a plane's frame; the plane is used up."""
+        """Return a plane's frame; the plane is overwritten."""
         if self._seeks_base:
             self._base, self._seeks_base = find_base(plane), False
         pairs = None if self._base is None else pair(plane, self._base, self._marks)
@@ -99,11 +99,11 @@ class PlaneWriter:
 
 
 def _parameters(level: int, window: int) -> zstandard.ZstdCompressionParameters:
-    """For planes of up to 2**window bytes: the window holds all of one, so frames are single segments."""
+    """For planes of up to 2**window bytes, which fit into the window, so that frames are single segments."""
     checked = {"write_checksum": True, "write_content_size": True, "write_dict_id": False, "window_log": window}
     if level != FASTEST:
         return zstandard.ZstdCompressionParameters.from_level(level, source_size=1 << window, **checked)
-    # The worst search for matches that there is: they are rare, and Huffman codes get nearly all that is to be had.
+    # The cheapest search for matches: they are rare, and Huffman coding alone gets nearly all of the gain.
     return zstandard.ZstdCompressionParameters(
         strategy=zstandard.STRATEGY_FAST, min_match=7, hash_log=6, chain_log=6, search_log=1, **checked
     )

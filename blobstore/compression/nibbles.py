@@ -1,8 +1,9 @@
 """Two bytes in one, for planes whose bytes lie close together, as exponents do.
 
-A byte stands for its distance from a base in four bits; bytes that are further away, which escape, follow: with their
-places where they are few, for that is read at once, else in the order of the marks that stand for them. So half as many
-symbols are coded: it is twice as fast, and a little denser, for a code of whole bits loses less on them.
+Each byte becomes four bits, its distance from a base. Bytes that are further away, the escapes, follow: with their
+places when they are few, which is fastest to read, otherwise in the order of the marks that stand for them. Half as
+many symbols have to be coded, which is twice as fast, and a little denser, since codes of whole bits lose less on
+larger symbols.
 
 Spec: spec/packed.md, Pairs.
 """
@@ -23,29 +24,29 @@ if TYPE_CHECKING:
 
 _U8, _GAP = np.dtype("u1"), np.dtype("<u2")
 _BITS, _ABOVE = np.uint8(15), np.uint8(16)
-_WINDOW = 16  # values that need not escape
+_WINDOW = 16  # values that need no escape
 _PLACED, _MARKED = 0, 1
 _MARK = np.uint8(15)
 _ENDS = 2  # bytes of base and kind
 _MOST_GAP = (1 << 16) - 1
-_GLANCE = 64  # bytes of a plane in which there are hardly so many values that its own can be few
-_SAMPLE = 1024  # bytes of a plane that tell where its values lie
-# Of how many bytes one may escape. More of them make the whole larger than it is without pairs, unless one value is
-# most of all: a code has a bit for each symbol at least, and in pairs that is for two.
+_GLANCE = 64  # bytes of a plane that show quickly that it has too many values
+_SAMPLE = 1024  # bytes of a plane that show where its values lie
+# One byte in so many may escape. With more escapes pairs are larger than plain bytes, unless more than half of the
+# bytes have one value: a code takes at least a bit per symbol, and pairs spend it on two bytes.
 _PER_ESCAPE, _PER_ESCAPE_OF_MOST_ALIKE = 256, 32
 _FEW = 64
 
 
 def paired_nbytes(count: int) -> range:
-    """Return how many bytes the pairs of ``count`` bytes can take: fewer than these themselves."""
+    """Return how many bytes the pairs of ``count`` bytes may take: fewer than ``count``."""
     return range((count + 1) // 2 + _ENDS, count)
 
 
 def find_base(plane: Bytes) -> int | None:
-    """Return from where on nearly all of a plane's values lie, by a sample; None where they don't, or are all one."""
+    """Return the base of a plane, estimated from a sample; None if its values are too far apart, or all equal."""
     if len(set(plane[:: len(plane) // _GLANCE | 1].tobytes())) > 2 * _WINDOW:
         return None
-    sample = plane[:: len(plane) // _SAMPLE | 1]  # an odd step: not the same columns of rows of even length
+    sample = plane[:: len(plane) // _SAMPLE | 1]  # an odd step doesn't always meet the same columns of a matrix
     counts = np.bincount(sample, minlength=256)
     sums = counts.cumsum()
     inside = sums[_WINDOW - 1 :].copy()
@@ -58,15 +59,15 @@ def find_base(plane: Bytes) -> int | None:
 
 
 def pair(plane: Bytes, base: int, marks: bytearray) -> Bytes | None:
-    """Put the two halves of a plane into one, in its place.
+    """Merge the two halves of a plane into one, in place.
 
     Args:
-        plane: Shape (n,); used up, when there is a result.
+        plane: Shape (n,); overwritten if there is a result.
         base: The smallest value that needs no escape.
-        marks: At least n bytes, to work in.
+        marks: Buffer of at least n bytes.
 
     Returns:
-        Pairs, base, kind, escapes: the plane's first bytes, fewer than n; None where too many bytes need an escape.
+        Pairs, base, kind, escapes: the plane's first bytes, fewer than n; None if too many bytes need an escape.
     """
     count, half = len(plane), (len(plane) + 1) // 2
     np.subtract(plane, base, out=plane)
@@ -89,53 +90,53 @@ def pair(plane: Bytes, base: int, marks: bytearray) -> Bytes | None:
     return plane[:nbytes]
 
 
-def unpair(made: Bytes, count: int, room: Bytes) -> Bytes | None:
+def unpair(paired: Bytes, count: int, buffer: Bytes) -> Bytes | None:
     """Undo `pair`.
 
     Args:
-        made: Pairs, base, kind, escapes; as many bytes as `paired_nbytes` allows.
-        count: Of the plane.
-        room: At least ``count`` bytes, in which the result lies.
+        paired: Pairs, base, kind, escapes; as many bytes as `paired_nbytes` allows.
+        count: Bytes of the plane.
+        buffer: At least ``count`` bytes, for the result.
 
     Returns:
-        The plane; None where these are no pairs: there is no such kind, a place lies outside, there are more or fewer
-        marks than escapes, or the code that no byte of an odd plane has is not 0.
+        The plane, in ``buffer``; None if the pairs are invalid: unknown kind, a place outside, more or fewer marks than
+        escapes, or an unused code of an odd plane that isn't 0.
     """
     half = (count + 1) // 2
-    plane, escapes, kind = room[:count], made[half + _ENDS :], made[half + 1]
-    if kind > _MARKED or (count % 2 and made[half - 1] >= _ABOVE):
+    plane, escapes, kind = buffer[:count], paired[half + _ENDS :], paired[half + 1]
+    if kind > _MARKED or (count % 2 and paired[half - 1] >= _ABOVE):
         return None
-    np.bitwise_and(made[:half], _BITS, out=plane[:half])
-    np.floor_divide(made[: count - half], _ABOVE, out=plane[half:])
+    np.bitwise_and(paired[:half], _BITS, out=plane[:half])
+    np.floor_divide(paired[: count - half], _ABOVE, out=plane[half:])
     places: Places
     if kind == _MARKED:
         places = np.flatnonzero(plane == _MARK)
     else:
-        behind = len(escapes) // (_GAP.itemsize + 1) * _GAP.itemsize
-        gaps, escapes = escapes[:behind], escapes[behind:]
-        places = gaps.view(_GAP).cumsum(dtype=np.int64)  # which no sum of theirs can leave
+        gaps_nbytes = len(escapes) // (_GAP.itemsize + 1) * _GAP.itemsize
+        gaps, escapes = escapes[:gaps_nbytes], escapes[gaps_nbytes:]
+        places = gaps.view(_GAP).cumsum(dtype=np.int64)  # their sum can't overflow
     if len(places) != len(escapes) or (len(places) and places[-1] >= count):
         return None
-    np.add(plane, made[half], out=plane)
+    np.add(plane, paired[half], out=plane)
     plane[places] = escapes
     return plane
 
 
 def _reaching(value: np.uint8, plane: Bytes, marks: bytearray) -> Places:
-    """Return where a plane has a value, or a larger one."""
+    """Return the places where a plane has this value or a larger one."""
     count = len(plane)
     np.greater_equal(plane, value, out=np.frombuffer(marks, np.bool_, count))
-    # A search is faster than numpy where it finds little.
-    found: list[int] = []
-    at = marks.find(1, 0, count)
-    while at >= 0 and len(found) < _FEW:
-        found.append(at)
-        at = marks.find(1, at + 1, count)
-    return np.array(found, np.intp) if at < 0 else np.flatnonzero(np.frombuffer(marks, np.bool_, count))
+    # For a few places a search is faster than numpy.
+    places: list[int] = []
+    place = marks.find(1, 0, count)
+    while place >= 0 and len(places) < _FEW:
+        places.append(place)
+        place = marks.find(1, place + 1, count)
+    return np.array(places, np.intp) if place < 0 else np.flatnonzero(np.frombuffer(marks, np.bool_, count))
 
 
 def _with_gaps(places: Places) -> tuple[Places, bytes]:
-    """Return places and how far each is from the one before, with others between where that is too far to be said."""
+    """Return the places and the gaps between them, with redundant escapes inserted where a gap exceeds 65,535."""
     wide = places.copy()
     np.subtract(places[1:], places[:-1], out=wide[1:])
     if np.maximum.reduce(wide, initial=0) > _MOST_GAP:

@@ -1,6 +1,6 @@
-"""Byte planes: elements ↔ one array for each of their bytes, with the exponent of a float in one of them.
+"""Byte planes: elements ↔ one array for each of their bytes, with a float's exponent in a single byte.
 
-Of a float's bits only the exponent's are far from random. They straddle two bytes, so the sign is moved below the eight
+Of a float's bits only the exponent is far from random. It straddles two bytes, so the sign is moved below the eight
 bits that follow it: bfloat16 becomes exponent | sign and mantissa.
 
 Spec: spec/packed.md, Planes.
@@ -38,7 +38,7 @@ class Layout:
 
     @property
     def dtype(self) -> np.dtype[Any]:
-        """Unsigned integers of the element's width, little-endian."""
+        """The unsigned integer of the element's width, little-endian."""
         return _DTYPES[self.width]
 
 
@@ -50,7 +50,7 @@ _SIGN_AND_MANTISSA = np.int16(0x807F - (1 << 16))
 _LAYOUTS = {
     "f32": Layout(4, signed=True),
     "bf16": Layout(2, signed=True),
-    "f16": Layout(2),  # five bits of exponent lie in one byte: moving the sign gains 0.03 %
+    "f16": Layout(2),  # its five exponent bits lie in one byte: moving the sign would gain 0.03 %
     "f64": Layout(8, signed=True),
     "c64": Layout(4, signed=True),
     "i16": Layout(2),
@@ -62,33 +62,33 @@ _LAYOUTS = {
 }
 
 
-def layout_of(kind: ElementType) -> Layout:
-    """Return the layout that suits an element type: bytes as they are where its elements have no planes."""
-    return _LAYOUTS.get(kind.name, WHOLE)
+def layout_of(element_type: ElementType) -> Layout:
+    """Return the layout that suits an element type; `WHOLE`, plain bytes, for types without planes."""
+    return _LAYOUTS.get(element_type.name, WHOLE)
 
 
 class Splitter:
-    """Splits elements into planes, in room that is made ready once.
+    """Splits elements into planes, in buffers that are prepared once.
 
-    All planes at once, for then the elements are still in the cache.
+    It makes all planes at once, while the elements are in the cache.
 
     Attributes:
         count: How many elements it splits at most.
-        marks: A byte for each of them, free until the next ones are split: so less has to stay in the cache.
+        marks: A byte for each of them, which callers may use until the next split: one buffer less in the cache.
     """
 
-    def __init__(self, layout: Layout, room: Bytes, marks: bytearray) -> None:
-        """Make the room ready.
+    def __init__(self, layout: Layout, buffer: Bytes, marks: bytearray) -> None:
+        """Prepare the buffers.
 
         Args:
-            layout: Says how.
-            room: Bytes to work in, 2 · width for each element that is split at once.
-            marks: One for each.
+            layout: How elements are split.
+            buffer: 2 · width bytes for each element that is split at once.
+            marks: A byte for each.
         """
         self.count, self.marks = len(marks), marks
         self._layout, self._sign = layout, np.frombuffer(marks, np.uint8)
-        self._planes = [room[which * self.count : (which + 1) * self.count] for which in range(layout.width)]
-        self._work = room[layout.width * self.count :]
+        self._planes = [buffer[i * self.count : (i + 1) * self.count] for i in range(layout.width)]
+        self._work = buffer[layout.width * self.count :]
 
     def split(self, elements: Array) -> list[Bytes]:
         """Split elements into planes.
@@ -97,8 +97,8 @@ class Splitter:
             elements: Shape (n,), of the layout's dtype, any alignment.
 
         Returns:
-            As many planes as an element has bytes, from the highest to the lowest, each of shape (n,), in the room,
-            and good until the next elements are split; they may be changed.
+            As many planes as an element has bytes, from the highest to the lowest, each of shape (n,): views of the
+            buffer, valid until the next split; they may be changed.
         """
         planes = [plane[: len(elements)] for plane in self._planes]
         self._split(elements, planes, self._work, signed=self._layout.signed)
@@ -112,18 +112,18 @@ class Splitter:
             np.right_shift(elements, _SEVEN if signed else _EIGHT, out=upper, casting="unsafe")
             np.copyto(lower, elements, casting="unsafe")
             if signed:
-                # A comparison and a product: numpy has them faster than a shift.
+                # A comparison and a product are faster in numpy than a shift.
                 sign = self._sign[: len(elements)]
                 np.less(elements.view(_I16), 0, out=sign.view(np.bool_))
                 np.multiply(sign, _SIGN, out=sign)
                 np.bitwise_and(lower, _MANTISSA, out=lower)
                 np.bitwise_or(lower, sign, out=lower)
         else:
-            # By halves, through casts: numpy does them several times as fast as copies with a stride.
+            # By halves, through casts, which numpy does several times as fast as copies with a stride.
             half = len(planes) // 2
             nbytes = half * len(elements)
             part, rest = work[:nbytes].view(_DTYPES[half]), work[nbytes:]
-            # The distance in the elements' own dtype: so numpy works in no other.
+            # The distance in the elements' own dtype, so that numpy doesn't convert them.
             np.right_shift(elements, elements.dtype.type(8 * half), out=part, casting="unsafe")
             self._split(part, planes[:half], rest, signed=signed)
             np.copyto(part, elements, casting="unsafe")
@@ -131,22 +131,23 @@ class Splitter:
 
 
 class Merger:
-    """Merges planes into elements, in room that is made ready once: many short views cost as much as the work.
+    """Merges planes into elements, in buffers that are prepared once.
 
-    It works in the cache and copies: a copy writes to memory that is not in it without reading it first.
+    Making many short views would cost as much as the work. It works in the cache, then copies: a copy writes to other
+    memory without reading it first.
     """
 
-    def __init__(self, layout: Layout, room: Bytes) -> None:
-        """Make the room ready.
+    def __init__(self, layout: Layout, buffer: Bytes) -> None:
+        """Prepare the buffers.
 
         Args:
             layout: How the elements were split.
-            room: Bytes to work in, 2 · width for each element that is merged at once.
+            buffer: 2 · width bytes for each element that is merged at once.
         """
-        self._count = len(room) // (2 * layout.width)
+        self._count = len(buffer) // (2 * layout.width)
         self._layout = layout
         nbytes = layout.width * self._count
-        self._merged, rest = room[:nbytes].view(layout.dtype), room[nbytes : 2 * nbytes]
+        self._merged, rest = buffer[:nbytes].view(layout.dtype), buffer[nbytes : 2 * nbytes]
         if layout.width == 2:
             self._signed_low = rest.view(_I16)
             self._low = self._signed_low.view(layout.dtype)
@@ -159,9 +160,9 @@ class Merger:
         """Merge planes into elements.
 
         Args:
-            planes: As `split` yields them, each of shape (n,).
+            planes: As `Splitter.split` returns them, each of shape (n,).
             out: Shape (n,), of the layout's dtype, any alignment.
-            base: What the elements are XORed with; as `out`.
+            base: XORed with the elements; shape and dtype as ``out``.
         """
         for start in range(0, len(out), self._count):
             block = slice(start, start + self._count)
@@ -171,20 +172,20 @@ class Merger:
             out[block] = elements
 
     def block(self, planes: Sequence[Bytes]) -> Array:
-        """Merge what fits into the room at once; it stays there until the next call."""
+        """Merge as many elements as fit into the buffer at once; they stay there until the next call."""
         if len(planes) == 1:
             return planes[0]
         count, half = len(planes[0]), len(planes) // 2
         merged: Array = self._merged[:count]
         low: Array = planes[-1]
-        # Products: numpy widens for them while it works, and has them faster than shifts. It is told to what: version 1
-        # goes by the values of scalars.
+        # Products: numpy widens their operands on the way, and they are faster than shifts. The dtype is given because
+        # numpy 1 chooses it by the values of scalars.
         if half > 1:
             np.multiply(self._upper.block(planes[:half]), self._above, out=merged, dtype=merged.dtype)
             low = self._lower.block(planes[half:])
         elif self._layout.signed:
             np.multiply(planes[0], _TO_SEVEN, out=merged, dtype=merged.dtype)
-            # As signed numbers: the sign is extended up to bit 15.
+            # As signed numbers, which extends the sign up to bit 15.
             np.bitwise_and(low.view(_I8), _SIGN_AND_MANTISSA, out=self._signed_low[:count], dtype=_I16)
             low = self._low[:count]
         else:

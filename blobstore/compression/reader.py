@@ -1,8 +1,8 @@
-"""Packed blobs: bytes, compressed without loss into one stream of which any range can be read.
+"""Reading packed blobs: bytes, compressed without loss into a stream of which any range can be read.
 
-The elements of a chunk are split into planes (`codecs.planes`), and each plane is one zstd frame. Every frame has a
-checksum, and header and table have theirs: a damaged byte is found by reading what it belongs to. This module reads;
-`codecs.packed_writer` writes.
+The elements of a chunk are split into planes (`compression.planes`), and each plane is a zstd frame. Every frame has a
+checksum, and so have header and table: a damaged byte is found when the part that it belongs to is read.
+`compression.writer` writes.
 
 Spec: spec/packed.md; the numbers P1 to P14 are its reader checks.
 """
@@ -25,9 +25,8 @@ from blobstore.fileio.threads import one_by_one
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
 
-    from blobstore.fileio.types import Array, Bytes
+    from blobstore.fileio.types import Array, Buffer, Bytes
 
-    Buffer = bytes | bytearray | memoryview | Bytes
     Base = Callable[[int, int], Buffer]
     Run = Callable[[Iterable[Callable[[], Any]]], Iterable[Any]]
 
@@ -56,51 +55,52 @@ FRAME_NBYTES = np.dtype("<u4")
 CRC_NBYTES = 4
 _MIN_FRAME_NBYTES = 14  # magic, descriptor, size, a block of one byte, checksum
 
-_JOB_NBYTES = 1 << 21  # what one job reads: with less, two threads gain little
+_JOB_NBYTES = 1 << 21  # decoded by one job: with less, two threads gain little
 
-_U8 = np.dtype("u1")  # a dtype that is at hand: numpy looks up a type's anew for every view
+_U8 = np.dtype("u1")  # given a type instead, numpy would look up its dtype for every view
 _ZSTD_MAGIC = b"\x28\xb5\x2f\xfd"
 _DESCRIPTOR = 0x24  # a single segment, with a checksum, without a dictionary
-_SIZE_FIELD = 6  # from this bit on: how wide the content size is
+_SIZE_FIELD = 6  # the first bit of the width of the content size
 _SIZE_WIDTHS = (1, 2, 4, 8)
 _MOST_HEADER_NBYTES = 13
 
 
 def stride(step: int, most: int) -> int:
-    """Return how many bytes one job takes: whole chunks of ``step`` bytes, and more than one only up to ``most``."""
+    """Return how many bytes one job takes: one chunk of ``step`` bytes, or as many as fit into ``most`` bytes."""
     return step * max(1, most // step)
 
 
 def base_elements(base: Base, first: int, last: int, layout: Layout) -> Array:
-    """Return a base's elements from one byte to another.
+    """Return a base's elements, from byte ``first`` to byte ``last``.
 
     Raises:
-        UsageError: ``wrong-base``: it has too few.
+        UsageError: ``wrong-base`` when the base has too few.
     """
-    found = np.frombuffer(base(first, last), dtype=np.uint8)
-    if len(found) != last - first:
-        raise UsageError("wrong-base", f"the base gave {len(found)} bytes from {first} to {last}")
-    return found.view(layout.dtype)
+    raw = np.frombuffer(base(first, last), dtype=np.uint8)
+    if len(raw) != last - first:
+        raise UsageError("wrong-base", f"the base gave {len(raw)} bytes from {first} to {last}")
+    return raw.view(layout.dtype)
 
 
 class PackedReader:
-    """A packed blob: its header and table are checked, its frames when they are read.
+    """A packed blob. Header and table are checked at once, frames when they are read.
 
     Attributes:
-        nbytes: How many bytes it stands for.
+        nbytes: Of the unpacked data.
         layout: How its elements are split.
-        chunk_nbytes: Bytes that are decoded together: reads from one multiple of it to another decode nothing twice.
-        base_sha256: Of the bytes that it is the difference to, or None.
+        chunk_nbytes: Bytes that are decoded together. Reads that begin and end at multiples of it decode nothing
+            twice.
+        base_sha256: Of the data that this is the difference to, or None.
     """
 
     def __init__(self, raw: Buffer) -> None:
-        """Check header and table. Nothing is copied but the table; ``raw`` is kept.
+        """Check header and table. Only the table is copied; ``raw`` is kept.
 
         Args:
             raw: The whole stream.
 
         Raises:
-            FormatError, TruncatedError: Checks P1 to P11 of spec/packed.md; offsets are from the stream's beginning.
+            FormatError, TruncatedError: Checks P1 to P11 of spec/packed.md; ``offset`` is in the stream.
         """
         self._raw = np.frombuffer(raw, dtype=np.uint8).data
         header = _check_header(self._raw)
@@ -120,94 +120,98 @@ class PackedReader:
         out: Buffer | None = None,
         base: Base | None = None,
         run: Run = one_by_one,
+        job_nbytes: int = _JOB_NBYTES,
     ) -> Bytes:
-        """Decode a range of bytes; only the chunks that it touches are looked at.
+        """Decode a range of bytes; only the chunks that it touches are read.
 
         Args:
             start: First byte.
-            stop: Behind the last; the end unless given.
-            out: Where to, as many bytes; allocated unless given. What is in it after an error is not specified.
-            base: What was given to `compress`; its digest is the caller's to compare.
+            stop: One past the last byte; by default the end.
+            out: Where to write as many bytes; by default a new array. Its contents after an error are unspecified.
+            base: As given to `compress`; comparing its digest is up to the caller.
             run: As for `compress`: jobs may run in threads.
+            job_nbytes: Decoded by one job, if that is at least one chunk.
 
         Returns:
             The bytes, as an array over ``out``.
 
         Raises:
             FormatError: ``packed-frame``, ``packed-data``, ``packed-pairs`` (checks P12 to P14).
-            UsageError: ``packed-range`` for what is not inside, or an ``out`` of another size; ``needs-base`` for a
-                difference without a base, ``wrong-base`` for a base that is too short, ``needless-base`` for one where
-                there is no difference.
+            UsageError: ``packed-range`` for a range that is not inside, or an ``out`` of another size; ``needs-base``
+                for a difference without a base, ``wrong-base`` for a base that is too short, ``needless-base`` for a
+                base where there is no difference.
         """
         stop = self.nbytes if stop is None else stop
         if not 0 <= start <= stop <= self.nbytes:
-            raise UsageError("packed-range", f"bytes {start} to {stop} are not inside of {self.nbytes}")
+            raise UsageError("packed-range", f"bytes {start} to {stop} are not inside {self.nbytes}")
         if base is None and self.base_sha256 is not None:
-            raise UsageError("needs-base", "this is a difference: it is read with its base only")
+            raise UsageError("needs-base", "this is a difference: it can only be read with its base")
         if base is not None and self.base_sha256 is None:
             raise UsageError("needless-base", "this is not a difference, and has no base")
-        target = np.frombuffer(bytearray(0) if out is None else out, dtype=np.uint8)
+        buffer = np.frombuffer(bytearray(0) if out is None else out, dtype=np.uint8)
         if out is None:
-            target = np.empty(stop - start, dtype=np.uint8)
-        if len(target) != stop - start or not target.flags.writeable:
-            raise UsageError("packed-range", f"{stop - start} writable bytes are needed, {len(target)} were given")
+            buffer = np.empty(stop - start, dtype=np.uint8)
+        if len(buffer) != stop - start or not buffer.flags.writeable:
+            raise UsageError("packed-range", f"{stop - start} writable bytes are needed, {len(buffer)} were given")
         if start < min(stop, self._body):
-            for _ in run(self._read_jobs(start, min(stop, self._body), target, base)):
+            for _ in run(self._read_jobs(start, min(stop, self._body), buffer, base, job_nbytes)):
                 pass
         if stop > self._body:
             first = max(start, self._body)
-            target[first - start :] = self._tail[first - self._body : stop - self._body]
-        return target
+            buffer[first - start :] = self._tail[first - self._body : stop - self._body]
+        return buffer
 
-    def _read_jobs(self, start: int, stop: int, target: Bytes, base: Base | None) -> Iterator[Callable[[], None]]:
-        step = stride(self.chunk_nbytes, _JOB_NBYTES)
+    def _read_jobs(
+        self, start: int, stop: int, buffer: Bytes, base: Base | None, job_nbytes: int
+    ) -> Iterator[Callable[[], None]]:
+        step = stride(self.chunk_nbytes, job_nbytes)
         for first in range(start - start % step, stop, step):
             low, high = max(first, start), min(first + step, stop)
-            yield partial(self._read_chunks, low, high, target[low - start : high - start], base)
+            yield partial(self._read_chunks, low, high, buffer[low - start : high - start], base)
 
-    def _read_chunks(self, start: int, stop: int, target: Bytes, base: Base | None) -> None:
+    def _read_chunks(self, start: int, stop: int, buffer: Bytes, base: Base | None) -> None:
         step = self.chunk_nbytes
         for first in range(start - start % step, stop, step):
             low, high = max(first, start), min(first + step, stop)
-            self._read_chunk(first, low, high, target[low - start : high - start], base)
+            self._read_chunk(first, low, high, buffer[low - start : high - start], base)
 
-    def _read_chunk(self, first: int, low: int, high: int, target: Bytes, base: Base | None) -> None:
+    def _read_chunk(self, first: int, low: int, high: int, buffer: Bytes, base: Base | None) -> None:
         """Decode bytes from ``low`` to ``high`` of the chunk that begins at ``first``."""
         layout, width = self.layout, self.layout.width
         count = (min(first + self.chunk_nbytes, self._body) - first) // width
         place = first // self.chunk_nbytes * width
         # All elements that the bytes touch.
         begin, end = (low - first) // width, -(-(high - first) // width)
-        # Before anything is in the scratch: who reads a base may need it, too.
+        # Before SCRATCH holds anything: reading the base may use it, too.
         near = base_elements(base, first + begin * width, first + end * width, layout) if base else None
         planes = [self._plane(place + i, count, i)[begin:end] for i in range(width)]
         merger = SCRATCH.merger(layout)
-        if len(target) == width * (end - begin):
-            merger.merge(planes, target.view(layout.dtype), near)
+        if len(buffer) == width * (end - begin):
+            merger.merge(planes, buffer.view(layout.dtype), near)
         else:
             elements = np.empty(end - begin, layout.dtype)
             merger.merge(planes, elements, near)
             skipped = (low - first) % width
-            target[:] = elements.view(_U8)[skipped : skipped + len(target)]
+            buffer[:] = elements.view(_U8)[skipped : skipped + len(buffer)]
 
     def _plane(self, place: int, count: int, which: int) -> Bytes:
         """Decode a frame of a chunk's plane. Checks P12 to P14."""
         start, stop = self._starts[place], self._starts[place + 1]
         frame = self._raw[start:stop]
-        found = _content_nbytes(frame)
-        if found != count and (found is None or found not in paired_nbytes(count)):
-            what = "has no header that is allowed here" if found is None else f"holds {found} bytes for {count}"
+        nbytes = _content_nbytes(frame)
+        if nbytes != count and (nbytes is None or nbytes not in paired_nbytes(count)):
+            what = "has a header that is not allowed here" if nbytes is None else f"holds {nbytes} bytes for {count}"
             raise FormatError("packed-frame", f"frame {place} {what}", start)
         try:
             data = SCRATCH.decompressor.decompress(frame, max_output_size=count, allow_extra_data=False)
         except zstandard.ZstdError as error:
             raise FormatError("packed-data", f"frame {place} is damaged: {error}", start) from None
         plane = np.frombuffer(data, _U8)
-        if found == count:
+        if nbytes == count:
             return plane
         unpaired = unpair(plane, count, SCRATCH.plane(count, which))
         if unpaired is None:
-            raise FormatError("packed-pairs", f"frame {place} holds no pairs: wrong escapes or unused code", start)
+            raise FormatError("packed-pairs", f"frame {place} holds invalid pairs: wrong escapes or unused code", start)
         return unpaired
 
 
@@ -224,12 +228,12 @@ def _check_header(raw: memoryview) -> np.void:
         raise FormatError("packed-version", what, 8)
     at = HEADER.itemsize - CRC_NBYTES
     if zlib.crc32(raw[:at]) != header["crc32"]:
-        raise FormatError("packed-header", "the header is damaged: its CRC-32 is another", at)
+        raise FormatError("packed-header", "the header is damaged: its CRC-32 doesn't match", at)
     if int(header["flags"]) & ~DELTA:
         raise FormatError("packed-flags", f"flags 0x{int(header['flags']):X} are not known", 12)
     width, signed = int(header["width"]), int(header["signed"])
     if width not in WIDTHS or signed > (width > 1):
-        raise FormatError("packed-layout", f"width {width} with sign {signed} is no layout", 24)
+        raise FormatError("packed-layout", f"width {width} with sign {signed} is not a layout", 24)
     if not 1 <= header["chunk"] <= MAX_CHUNK:
         raise FormatError("packed-chunk", f"a chunk has 1 to {MAX_CHUNK} elements, not {header['chunk']}", 28)
     unused = header["tail"][int(header["nbytes"]) % width :]
@@ -243,11 +247,11 @@ def _check_table(raw: memoryview, count: int) -> memoryview:
     """Checks P9 to P11 → where each of ``count`` frames starts, and where the last one ends."""
     end = len(raw) - CRC_NBYTES
     start = end - count * FRAME_NBYTES.itemsize
-    # Python's integers can't wrap around; each frame has so many bytes at least.
+    # Python's integers can't wrap around. A frame has a minimum size.
     if start < HEADER.itemsize + count * _MIN_FRAME_NBYTES:
         raise TruncatedError("packed-table", f"{count} frames and their table do not fit into {len(raw)} bytes", 16)
     if zlib.crc32(raw[start:end]) != int.from_bytes(raw[end:], "little"):
-        raise FormatError("packed-table-crc", "the table is damaged, or cut off: its CRC-32 is another", start)
+        raise FormatError("packed-table-crc", "the table is damaged, or cut off: its CRC-32 doesn't match", start)
     starts = np.empty(count + 1, dtype=np.int64)
     starts[0] = HEADER.itemsize
     sizes = np.frombuffer(raw, FRAME_NBYTES, count, start)
@@ -259,7 +263,7 @@ def _check_table(raw: memoryview, count: int) -> memoryview:
 
 
 def _content_nbytes(frame: memoryview) -> int | None:
-    """Return the content size that a frame's header states, or None when the header is not as it has to be."""
+    """Return the content size in a frame's header, or None if the header is not allowed."""
     header = frame[:_MOST_HEADER_NBYTES].tobytes()
     descriptor = header[4]
     if header[:4] != _ZSTD_MAGIC or descriptor & 0x3F != _DESCRIPTOR:

@@ -1,4 +1,4 @@
-"""Room to work in, made once: what is new costs page faults, which cost more than the work."""
+"""Buffers that are allocated once: page faults on new memory cost more than the work."""
 
 from __future__ import annotations
 
@@ -15,32 +15,33 @@ if TYPE_CHECKING:
     from blobstore.fileio.types import Bytes
 
 
-_LINE = 64  # bytes of a cache line: vectors that lie across two take numpy a seventh longer
-_MERGED_NBYTES = 1 << 18  # what is merged at once: both it and what it is made of stay in the cache
-_KEPT_NBYTES = 8 << 20  # what the frames of two or three jobs take
+_LINE = 64  # bytes of a cache line: numpy takes a seventh longer on vectors that lie across two
+_MERGED_NBYTES = 1 << 18  # merged at once: the elements and their planes stay in the cache
+_KEPT_NBYTES = 8 << 20  # the frames of two or three jobs
 
 
 @cache
 def keep_memory() -> None:
-    """Let glibc keep what a few jobs' frames need: it gives less back to the system once this much was freed at once.
+    """Make glibc keep freed memory for a few jobs' frames: freeing this much at once raises its limit.
 
-    Without it every job's frames are new pages, which cost half as much as the compression. Elsewhere nothing happens.
+    Otherwise the frames of every job are new pages, which cost half as much as the compression. Other C libraries are
+    not affected.
     """
     bytes(_KEPT_NBYTES)
 
 
 def aligned(nbytes: int) -> Bytes:
-    """Return new bytes from the beginning of a cache line on."""
-    room = np.empty(nbytes + _LINE, dtype=np.uint8)
-    start = -room.ctypes.data % _LINE
-    return room[start : start + nbytes]
+    """Return a new buffer that begins with a cache line."""
+    buffer = np.empty(nbytes + _LINE, dtype=np.uint8)
+    start = -buffer.ctypes.data % _LINE
+    return buffer[start : start + nbytes]
 
 
 class Scratch(threading.local):
-    """A thread's own, to decode in. A caller's code that runs meanwhile, as one that reads a base, may use the same."""
+    """A thread's buffers for decoding; a caller's code that runs meanwhile, such as one reading a base, shares them."""
 
     def __init__(self) -> None:
-        """Make what a thread needs first."""
+        """Allocate what a thread needs first."""
         self._planes = [np.empty(0, dtype=np.uint8) for _ in range(max(WIDTHS))]
         self._merged = aligned(2 * _MERGED_NBYTES)
         self._mergers: dict[Layout, Merger] = {}
@@ -48,13 +49,13 @@ class Scratch(threading.local):
         keep_memory()
 
     def plane(self, nbytes: int, which: int) -> Bytes:
-        """Return at least as many bytes, for each of an element's planes the same ones every time."""
+        """Return a buffer of at least ``nbytes`` for one of an element's planes, the same one every time."""
         if len(self._planes[which]) < nbytes:
             self._planes[which] = np.empty(nbytes, dtype=np.uint8)
         return self._planes[which]
 
     def merger(self, layout: Layout) -> Merger:
-        """Return one for a layout; all merge in the same room."""
+        """Return the merger for a layout; all use the same buffer."""
         if layout not in self._mergers:
             self._mergers[layout] = Merger(layout, self._merged)
         return self._mergers[layout]

@@ -1,4 +1,4 @@
-"""Writing packed blobs: header, frames (`codecs.frame_writer`) and table.
+"""Writing packed blobs: header, frames (`compression.frames`) and table.
 
 Spec: spec/packed.md.
 """
@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from blobstore.compression.frames import DENSEST, FASTEST, PlaneWriter, lent
+from blobstore.compression.frames import DENSEST, FASTEST, PlaneWriter, borrowed_workspace
 from blobstore.compression.reader import (
     CRC_NBYTES,
     DELTA,
@@ -26,17 +26,17 @@ from blobstore.compression.reader import (
     stride,
 )
 from blobstore.errors import UsageError
+from blobstore.fileio.ranges import CHUNK_NBYTES
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
     from blobstore.compression.planes import Layout
-    from blobstore.compression.reader import Base, Buffer, Run
-    from blobstore.fileio.types import Bytes
+    from blobstore.compression.reader import Base, Run
+    from blobstore.fileio.types import Buffer, Bytes
 
-CHUNK_NBYTES = 1 << 19  # work that stays in the cache; with less, two threads are in each other's way
-_JOB_NBYTES = 1 << 22  # what one job compresses: a base is sought once in each
-_SAMPLE = 1 << 15  # elements of a chunk that tell about how well it is compressed
+DEFAULT_CHUNK_NBYTES = 1 << 19  # fits into the cache; with less, two threads get in each other's way
+_SAMPLE = 1 << 15  # elements of a chunk from which its ratio is estimated
 
 
 def compress(
@@ -55,23 +55,22 @@ def compress(
         data: Any number of bytes; read, not kept.
         layout: How its elements are split.
         level: 0: fastest, by Huffman alone; 1 to 22: zstd's levels.
-        chunk: Elements that are compressed together, and of which a reader decodes all or none; by default those of
-            512 KiB.
-        base: Gives the bytes from one offset to another of as many bytes that these resemble: only the difference is
-            kept, and the same base is needed to read them.
-        base_sha256: Of all of the base's bytes. With a base only, and then always.
-        run: Runs jobs and yields their results in order; the jobs may run in threads, and only as many at a time are
-            held as it takes ahead. Without it each piece is made when it is asked for.
+        chunk: Elements that are compressed together, of which a reader decodes all or none; by default 512 KiB.
+        base: Returns the bytes from one offset to another of similar data of the same size: only the difference is
+            stored, and the same base is needed to read it.
+        base_sha256: Of all of the base's bytes; required with a base.
+        run: Runs jobs, perhaps in threads, and yields their results in order; as many jobs are in memory as it takes
+            ahead. Without it each piece is made when it is asked for.
 
     Yields:
-        The stream, in pieces. With the default chunk it is at most 0.1 % and 250 bytes larger than the data.
+        The stream, in pieces; with the default chunk at most 0.1 % and 250 bytes larger than the data.
 
     Raises:
         UsageError: ``packed-level``, ``packed-chunk``; ``packed-base`` for a base without its digest, or the reverse;
-            ``wrong-base`` for one with too few bytes.
+            ``wrong-base`` for a base with too few bytes.
     """
     check_level(level)
-    chunk = CHUNK_NBYTES // layout.width if chunk is None else chunk
+    chunk = DEFAULT_CHUNK_NBYTES // layout.width if chunk is None else chunk
     if not 1 <= chunk <= MAX_CHUNK:
         raise UsageError("packed-chunk", f"a chunk has 1 to {MAX_CHUNK} elements, not {chunk}")
     if (base is None) != (base_sha256 is None) or (base_sha256 is not None and len(base_sha256) != 32):
@@ -89,29 +88,29 @@ def compress(
     yield header.tobytes()
     sizes: list[int] = []
     jobs = _Compressor(layout, level, base).jobs(raw[:body], chunk * layout.width)
-    done: Iterable[Iterable[bytes]] = jobs if run is None else run(partial(list, job) for job in jobs)
-    for frame in chain.from_iterable(done):
+    results: Iterable[Iterable[bytes]] = jobs if run is None else run(partial(list, job) for job in jobs)
+    for frame in chain.from_iterable(results):
         sizes.append(len(frame))
         yield frame
-        del frame  # so the next one may get the same memory, which is in the cache
+        del frame  # so that the next one may get its memory, which is in the cache
     table = np.array(sizes, dtype=FRAME_NBYTES).tobytes()
     yield table + zlib.crc32(table).to_bytes(CRC_NBYTES, "little")
 
 
 def check_level(level: int) -> None:
-    """Refuse a level that there isn't.
+    """Refuse an unknown level.
 
     Raises:
         UsageError: ``packed-level``.
     """
     if not FASTEST <= level <= DENSEST:
-        raise UsageError("packed-level", f"level {level} is none of {FASTEST} to {DENSEST}")
+        raise UsageError("packed-level", f"level {level} is not one of {FASTEST} to {DENSEST}")
 
 
 def sampled_ratio(data: Buffer, layout: Layout, *, level: int = FASTEST, base: Base | None = None) -> float:
-    """Return about how many times smaller data gets, by parts of at most 8 chunks; 1.0 for less than an element."""
+    """Estimate how many times smaller data gets, from parts of at most 8 chunks; 1.0 for less than an element."""
     raw = np.frombuffer(data, dtype=np.uint8)
-    body, step = len(raw) - len(raw) % layout.width, CHUNK_NBYTES
+    body, step = len(raw) - len(raw) % layout.width, DEFAULT_CHUNK_NBYTES
     compressor = _Compressor(layout, level, base)
     starts = range(0, body, step)
     nbytes = packed = 0
@@ -131,17 +130,17 @@ class _Compressor:
     base: Base | None
 
     def jobs(self, body: Bytes, step: int) -> Iterator[Iterator[bytes]]:
-        """Yield the frames of some chunks at a time, each chunk of ``step`` bytes."""
-        taken = stride(step, _JOB_NBYTES)
-        for start in range(0, len(body), taken):
-            yield self.frames(body[start : start + taken], start, step)
+        """Yield jobs, each of which yields the frames of several chunks of ``step`` bytes."""
+        job_nbytes = stride(step, CHUNK_NBYTES)  # a base is sought once per job
+        for start in range(0, len(body), job_nbytes):
+            yield self.frames(body[start : start + job_nbytes], start, step)
 
     def frames(self, body: Bytes, first: int, step: int) -> Iterator[bytes]:
-        """Yield the frames of chunks, whose first byte is ``first`` of all."""
+        """Yield the frames of the chunks of ``body``, which begins at byte ``first`` of the data."""
         layout = self.layout
         elements, count = body.view(layout.dtype), step // layout.width
-        with lent() as room:
-            splitter, zstd = room.splitter(layout, count), room.compressor(self.level, count)
+        with borrowed_workspace() as workspace:
+            splitter, zstd = workspace.splitter(layout, count), workspace.compressor(self.level, count)
             is_paired = self.level == FASTEST
             writers = [PlaneWriter(zstd, splitter.marks, is_paired=is_paired) for _ in range(layout.width)]
             for start in range(0, len(elements), count):

@@ -1,6 +1,6 @@
 """Bytes → a validated `Directory`, version 1 or 2, and back. No I/O.
 
-Spec: spec/sbs.md; the numbers S1 to S13 are its reader checks.
+Spec: spec/sbs.md; S1 to S13 are its reader checks.
 """
 
 from __future__ import annotations
@@ -37,26 +37,25 @@ _FOREIGN = {
     b"<htm": "this is a web page, not the download",
     b"version h": "this is a Git LFS pointer, fetch the file itself",
 }
-_FEW = 64  # look-ups that take less than sorting the keys
-_ONES, _HIGH_BITS = np.uint64(0x0101010101010101), np.uint64(0x8080808080808080)
+_FEW = 64  # look-ups that cost less than sorting the keys
 _MIX_LOW, _MIX_HIGH = np.uint64(0x9E3779B97F4A7C15), np.uint64(0xC2B2AE3D27D4EB4F)  # odd, otherwise arbitrary
 
 
 class KeyFinder:
-    """Finds keys among many: the first times by looking at all of them, later by a search in an order that is kept."""
+    """Finds keys among many: first by comparing all of them, after some look-ups by a search in sorted order."""
 
     def __init__(self, keys: npt.NDArray[np.bytes_]) -> None:
-        """Search keys, shape (count,), dtype S16; kept."""
+        """Keep the keys, shape (count,), dtype S16."""
         self._keys = keys
         self._lookups = count()
 
     def find(self, key: bytes) -> int:
-        """Return the first place of a key, without its padding, or -1."""
+        """Return the first place of a key, given without its padding, or -1."""
         padded = key.ljust(KEY_NBYTES, b"\0")
         if len(padded) != KEY_NBYTES:
             return -1
         if next(self._lookups) < _FEW:
-            # The first words of 16,383 keys are compared in microseconds: for a few look-ups nothing is built.
+            # Comparing the first words of 16,383 keys takes microseconds: a few look-ups don't pay for sorting.
             places = np.flatnonzero(key_words(self._keys)[:, 0] == np.frombuffer(padded, "<u8")[0])
         else:
             order, ordered = self._by_mixed
@@ -67,7 +66,7 @@ class KeyFinder:
 
     @cached_property
     def _by_mixed(self) -> tuple[npt.NDArray[np.intp], npt.NDArray[np.uint64]]:
-        """The places in the order of the mixed keys, and these: a look-up takes microseconds however many there are."""
+        """The places sorted by mixed key, and the mixed keys: a look-up takes microseconds, however many there are."""
         mixed = _mix(self._keys)
         order = np.argsort(mixed, kind="stable")
         return order, mixed[order]
@@ -75,13 +74,13 @@ class KeyFinder:
 
 @dataclass(frozen=True, eq=False)
 class Directory:
-    """Where each blob of a file lies. All of it has passed the reader checks.
+    """Where each blob of a file lies. It has passed all reader checks.
 
     Attributes:
         version: 1 or 2.
         file_size: In bytes.
-        keys: Shape (count,), dtype S16: the keys without their padding, in file order.
-        offsets: Shape (count,), int64, from the beginning of the file.
+        keys: Shape (count,), dtype S16, without padding, in file order.
+        offsets: Shape (count,), int64, in bytes from the beginning of the file.
         sizes: Shape (count,), int64, in bytes, without padding.
     """
 
@@ -96,8 +95,8 @@ class Directory:
 
     @cached_property
     def all_keys(self) -> list[str]:
-        """All keys as text, in file order; bytes that are no UTF-8 are surrogates."""
-        # No key has a NUL, and a NUL ends any ill-formed sequence: decoding all at once is the same, and faster.
+        """All keys as text, in file order; bytes that are not UTF-8 are surrogates."""
+        # No key has a NUL, and a NUL ends any ill-formed sequence: decoding all at once gives the same, faster.
         return b"\0".join(self.keys.tolist()).decode("utf-8", "surrogateescape").split("\0")
 
     def find(self, key: bytes) -> int:
@@ -106,7 +105,7 @@ class Directory:
 
     @cached_property
     def order(self) -> npt.NDArray[np.intp]:
-        """The places in the order of their keys."""
+        """The places sorted by key."""
         return np.argsort(self.keys, kind="stable")
 
     @cached_property
@@ -119,12 +118,12 @@ class Directory:
 
     @property
     def payload_end(self) -> int:
-        """Where the padding of the last blob ends."""
+        """The offset where the padding of the last blob ends."""
         offset, nbytes = self.range(len(self) - 1)
         return layout.round_up(offset + nbytes, BLOB_ALIGN)
 
     def gaps(self) -> Iterator[tuple[int, int]]:
-        """Yield (offset, nbytes) of each run of the file that is neither header, directory nor blob: all zeros."""
+        """Yield (offset, nbytes) of each gap between header, directory and blobs; all of them are zeros."""
         tail = HEADER.size + RECORD_NBYTES * len(self)
         end = tail if self.version == 1 else HEADER.size
         for offset, nbytes in zip(self.offsets.tolist(), self.sizes.tolist(), strict=True):
@@ -136,7 +135,7 @@ class Directory:
             yield end, stop - end
 
     def to_bytes(self) -> bytes:
-        """Return the directory as stored: all keys, then all ranges, without the header."""
+        """Return the stored directory: all keys, then all ranges, without the header."""
         ranges = np.stack([self.offsets, self.sizes], axis=1).astype("<u8")
         return self.keys.tobytes() + ranges.tobytes()
 
@@ -146,7 +145,7 @@ class Directory:
 
 
 def build_directory(version: int, keys: Sequence[bytes], sizes: Sequence[int]) -> Directory:
-    """Lay out blobs of these sizes; keys and sizes must be valid already (`BlobWriter` sees to it)."""
+    """Lay out blobs of these sizes; the caller has checked keys and sizes, as `ContainerWriter` does."""
     count = len(keys)
     start = layout.payload_start(version, count)
     nbytes = np.array(sizes, dtype=np.int64)
@@ -160,11 +159,11 @@ def parse_directory(read: Read, file_size: int) -> Directory:
     """Check a file's headers and directory.
 
     Args:
-        read: Given (offset, nbytes) inside the file, returns these bytes. Asked for nothing but headers and directory.
+        read: Returns the bytes at (offset, nbytes) inside the file; only used for headers and directory.
         file_size: The file's real size in bytes.
 
     Raises:
-        FormatError, TruncatedError: One of the reader checks of spec/sbs.md failed; ``reason`` is its code.
+        FormatError, TruncatedError: A reader check of spec/sbs.md failed; ``reason`` is its code.
     """
     version, count, start = _locate(read, file_size)
     table = np.frombuffer(read(start, RECORD_NBYTES * count), dtype=np.uint8)
@@ -186,25 +185,25 @@ def _locate(read: Read, file_size: int) -> tuple[int, int, int]:
         if stated != FILE_ALIGN:
             raise FormatError("bad-placeholder", f"expected {FILE_ALIGN} at offset 8, found {stated}", 8)
         if file_size < BLOB_ALIGN + HEADER.size:
-            raise TruncatedError("no-directory", f"a file of {file_size} bytes has no room for one: truncated?", 0)
+            raise TruncatedError("no-directory", f"a file of {file_size} bytes is too short for one: truncated?", 0)
         magic, count, stated = HEADER.unpack(bytes(read(at, HEADER.size)))
         if magic != MAGIC:
             raise TruncatedError(
                 "no-directory",
                 f"expected 0x{MAGIC:08X} (SBS) in the last 16 bytes, found 0x{magic:08X} at offset {at}: "
-                "the directory stands at the end and is missing: truncated download?",
+                "the directory at the end is missing: truncated download?",
                 at,
             )
     if not 1 <= count <= MAX_BLOBS:
         raise FormatError("blob-count", f"expected 1 to {MAX_BLOBS} blobs, the header says {count}", at + 4)
     if stated != file_size:
-        kind = TruncatedError if stated > file_size else FormatError
+        error = TruncatedError if stated > file_size else FormatError
         hint = "truncated download?" if stated > file_size else "something was appended"
-        raise kind("file-size", f"the header says {stated} bytes, the file has {file_size}: {hint}", at + 8)
+        raise error("file-size", f"the header says {stated} bytes, the file has {file_size}: {hint}", at + 8)
     nbytes = RECORD_NBYTES * count
     start = HEADER.size if version == 1 else at - nbytes
     if start < (HEADER.size if version == 1 else BLOB_ALIGN) or start + nbytes > file_size:
-        raise TruncatedError("directory-range", f"{count} blobs need {nbytes} bytes of directory: no room for it", at)
+        raise TruncatedError("directory-range", f"{count} blobs need {nbytes} bytes of directory, which don't fit", at)
     return version, count, start
 
 
@@ -214,16 +213,16 @@ def _check_keys(raw: Bytes, start: int) -> npt.NDArray[np.bytes_]:
     if place is not None:
         shown = raw[place].tobytes()
         raise FormatError(
-            "bad-key", f"blob {place}: {shown!r} is no key: 1 to 16 bytes, then zeros", start + KEY_NBYTES * place
+            "bad-key", f"blob {place}: {shown!r} is not a key: 1 to 16 bytes, then zeros", start + KEY_NBYTES * place
         )
     keys = raw.reshape(-1).view(f"S{KEY_NBYTES}")
     mixed = _mix(keys)
-    # Cheap ones first: what is equal of a key in part need not be equal keys, but is so seldom.
+    # Cheap checks first: different keys rarely have an equal half of the mixed key, or an equal mixed key.
     if _repeats(mixed.view("<u4")[1::2]) and _repeats(mixed):
         order = np.argsort(keys, kind="stable")
-        again = order[1:][keys[order[1:]] == keys[order[:-1]]]
-        if len(again):
-            place = int(again.min())
+        repeated = order[1:][keys[order[1:]] == keys[order[:-1]]]
+        if len(repeated):
+            place = int(repeated.min())
             first = int(np.flatnonzero(keys == keys[place])[0])
             raise FormatError(
                 "duplicate-key",
@@ -239,32 +238,10 @@ def _repeats(values: npt.NDArray[np.unsignedinteger[Any]]) -> bool:
 
 
 def bad_key(raw: Bytes) -> int | None:
-    """Return the first row of (count, 16) that is no key (empty, or bytes behind a NUL), or None."""
-    short = np.flatnonzero(raw[:, -1] == 0)
-    bad = short[_ends_badly(raw[short])]
-    # What has no NUL at its end has none at all; most keys have none.
-    zeros = raw.size - np.count_nonzero(raw)
-    if zeros != raw[short].size - np.count_nonzero(raw[short]):
-        bad = np.append(bad, np.flatnonzero((raw[:, -1] != 0) & (raw == 0).any(axis=1)))
-    return int(bad.min()) if len(bad) else None
-
-
-def _ends_badly(raw: Bytes) -> npt.NDArray[np.bool_]:
-    """Whether each row of (count, 16) begins with a NUL, or has other bytes behind one."""
-    words = np.ascontiguousarray(raw).view("<u8")
-    low, high = words.T
-    first_low, first_high = _first_zero(words).T
-    # A byte at or above the first zero one makes a word larger than that place's weight.
-    inside = ((first_low != 0) & ((low >= first_low) | (high != 0))) | ((first_high != 0) & (high >= first_high))
-    bad: npt.NDArray[np.bool_] = (first_low == 1) | inside
-    return bad
-
-
-def _first_zero(words: npt.NDArray[np.uint64]) -> npt.NDArray[np.uint64]:
-    """Return 256 to the power of the place of each word's lowest zero byte; 0 when it has none."""
-    borrowed = (words - _ONES) & ~words & _HIGH_BITS  # its lowest set bit belongs to the lowest zero byte
-    lowest: npt.NDArray[np.uint64] = borrowed & (~borrowed + np.uint64(1))
-    return lowest >> np.uint64(7)
+    """Return the first row of (count, 16) that is not a key (empty, or bytes after a NUL), or None."""
+    used = raw != 0
+    bad = ~used[:, 0] | (used[:, 1:] > used[:, :-1]).any(axis=1)
+    return int(bad.argmax()) if bad.any() else None
 
 
 def _check_ranges(
@@ -274,33 +251,33 @@ def _check_ranges(
 
     def refuse(reason: str, bad: npt.NDArray[np.bool_], what: str) -> None:
         if bad.any():
-            i = int(bad.argmax())
-            offset, nbytes = (int(x) for x in ranges[i])
-            message = f"blob {i} ({decode_key(keys[i])!r}): offset {offset}, {nbytes} bytes: {what}"
-            raise FormatError(reason, message, at + KEY_NBYTES * i)
+            place = int(bad.argmax())
+            offset, nbytes = map(int, ranges[place])
+            message = f"blob {place} ({decode_key(keys[place])!r}): offset {offset}, {nbytes} bytes: {what}"
+            raise FormatError(reason, message, at + KEY_NBYTES * place)
 
     offsets, sizes = np.ascontiguousarray(ranges.T)
     refuse("empty-blob", sizes == 0, "a blob has at least one byte")
     limit = np.uint64(file_size)
-    outside = (offsets > limit) | (sizes > limit - offsets)  # where the difference wraps around, the first is so
-    refuse("blob-range", outside, f"it leaves the file of {file_size} bytes")
-    # Inside a real file, whose size has 63 bits, no end can wrap around.
+    outside = (offsets > limit) | (sizes > limit - offsets)  # where the difference wraps around, the first is true
+    refuse("blob-range", outside, f"it is not inside the file of {file_size} bytes")
+    # Inside a real file, whose size fits into 63 bits, no end can wrap around.
     ends = offsets + layout.padded_sizes(sizes)
     start = layout.payload_start(version, len(keys))
     expected = np.append(np.uint64(start), ends[:-1])
     wrong = offsets != expected
     refuse("blob-offset", wrong, f"expected offset {int(expected[wrong.argmax()])}, blobs lie back to back")
     end = int(ends[-1])
-    sizes_allowed = {layout.file_size(version, len(keys), end)} | ({end} if version == 1 else set())
-    if file_size not in sizes_allowed:
-        wanted = " or ".join(str(size) for size in sorted(sizes_allowed))
-        message = f"blobs end at {end}, which makes a file of {wanted} bytes, it has {file_size}"
+    allowed_sizes = {layout.file_size(version, len(keys), end)} | ({end} if version == 1 else set())
+    if file_size not in allowed_sizes:
+        expected_sizes = " or ".join(map(str, sorted(allowed_sizes)))
+        message = f"blobs end at {end}, which makes a file of {expected_sizes} bytes, it has {file_size}"
         raise FormatError("payload-end", message, end)
     return Directory(version, file_size, keys, offsets.view(np.int64), sizes.view(np.int64))
 
 
 def key_words(keys: npt.NDArray[np.bytes_]) -> npt.NDArray[np.uint64]:
-    """Keys as two words each, shape (count, 2): these compare faster than text."""
+    """Return keys as two integers each, shape (count, 2), which compare faster than text."""
     return np.ascontiguousarray(keys).view("<u8").reshape(-1, 2)
 
 
@@ -311,9 +288,9 @@ def _mix(keys: npt.NDArray[np.bytes_]) -> npt.NDArray[np.uint64]:
 
 
 def _foreign(head: bytes) -> str:
-    found = int.from_bytes(head[:4], "little")
+    magic = int.from_bytes(head[:4], "little")
     text = head[:4].decode("ascii") if head[:4].isalnum() else head[:4].hex(" ")
-    known = next((f": {what}" for magic, what in _FOREIGN.items() if head.startswith(magic)), "")
-    if not known and head[8:9] == b"{":
-        known = ": this is a safetensors file, use blobstore convert"
-    return f"expected 0x{MAGIC:08X} (SBS), found 0x{found:08X} ({text}) at offset 0{known}"
+    hint = next((f": {what}" for beginning, what in _FOREIGN.items() if head.startswith(beginning)), "")
+    if not hint and head[8:9] == b"{":
+        hint = ": this is a safetensors file, use blobstore convert"
+    return f"expected 0x{MAGIC:08X} (SBS), found 0x{magic:08X} ({text}) at offset 0{hint}"

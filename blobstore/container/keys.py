@@ -1,4 +1,4 @@
-"""Keys: up to 16 bytes, and those that mean something.
+"""Keys: up to 16 bytes, and those with a meaning.
 
 Spec: spec/sbs.md.
 """
@@ -9,21 +9,21 @@ from blobstore.container.layout import KEY_NBYTES
 from blobstore.errors import KeyTooLongError, UsageError
 
 INDEX_KEY = "~index"
-# Of a packed file: what of the original is in no blob, and the index that stood beside it.
+# In a packed file: what the original has outside its blobs, and the index that was beside it.
 SKELETON_KEY, SKELETON_INDEX_KEY = "~packed", "~packed.idx"
-OWN_KEYS = frozenset({INDEX_KEY, SKELETON_KEY, SKELETON_INDEX_KEY})  # this project's; never tensors either
+OWN_KEYS = frozenset({INDEX_KEY, SKELETON_KEY, SKELETON_INDEX_KEY})  # this project's; never tensors
 # The runtime's own blobs; never tensors.
 CONFIG_KEY, TOKENIZER_KEY, TOC_KEY, SCALES_KEY = "config", "tokenizer", "toc", "Fscales"
-NO_TOKENIZER = b"unavailable"  # what the runtime's writer puts where there is none
+NO_TOKENIZER = b"unavailable"  # what the runtime's writer stores in its place
 RESERVED_KEYS = frozenset({CONFIG_KEY, TOKENIZER_KEY, TOC_KEY, SCALES_KEY})
 
 
 def encode_key(key: str) -> bytes:
-    """Return a key's bytes, not padded. Bytes that are no UTF-8 come in as surrogates (``surrogateescape``).
+    """Return a key's bytes, not padded. Bytes that are not UTF-8 are given as surrogates (``surrogateescape``).
 
     Raises:
         KeyTooLongError: ``key-too-long`` for more than 16 bytes.
-        UsageError: ``bad-key`` when it is empty, has a NUL, or has a surrogate that stands for no byte.
+        UsageError: ``bad-key`` when it is not text, is empty, has a NUL, or a surrogate that represents no byte.
     """
     if not isinstance(key, str):
         raise UsageError("bad-key", f"a key is text, found {type(key).__name__}")
@@ -46,5 +46,5 @@ def encode_key(key: str) -> bytes:
 
 
 def decode_key(key: bytes) -> str:
-    """Return a key as text, without its padding; bytes that are no UTF-8 become surrogates."""
+    """Return a key as text, without its padding; bytes that are not UTF-8 become surrogates."""
     return key.rstrip(b"\0").decode("utf-8", "surrogateescape")

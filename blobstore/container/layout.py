@@ -1,4 +1,4 @@
-"""Constants of the container and its arithmetic: sizes → offsets, file size.
+"""The container's constants and arithmetic: sizes → offsets, file size.
 
 Spec: spec/sbs.md, Fields.
 """
@@ -16,21 +16,21 @@ if TYPE_CHECKING:
     from blobstore.fileio.types import Array
 
 MAGIC = 0x0A534253  # "SBS\n"
-MAGIC_BYTES = MAGIC.to_bytes(4, "little")  # what every file begins with
+MAGIC_BYTES = MAGIC.to_bytes(4, "little")  # every file begins with them
 BLOB_ALIGN = 256
 FILE_ALIGN = 65536
 _ALIGN_BITS = 8
 KEY_NBYTES = 16
 MAX_BLOBS = 1 << 20  # in a file that is read
-MAX_PORTABLE_BLOBS = 16383  # what every gemma.cpp takes: writers make no more, unless they copy a file that has more
+MAX_PORTABLE_BLOBS = 16383  # what every gemma.cpp reads; writers stop here, unless they copy a file that has more
 
 HEADER = struct.Struct("<IIQ")  # magic, count, file size
-RECORD_NBYTES = 32  # a key and a range, for each blob
+RECORD_NBYTES = 32  # a key and a range per blob
 PLACEHOLDER = HEADER.pack(MAGIC, 0, FILE_ALIGN)
 
 
 def max_blobs_from(count: int) -> int:
-    """How many blobs a file may have that is made from one with ``count``: it stays one that every gemma.cpp takes."""
+    """Return how many blobs a file made from one with ``count`` may have: it stays portable if the original is."""
     return MAX_PORTABLE_BLOBS if count <= MAX_PORTABLE_BLOBS else MAX_BLOBS
 
 
@@ -40,17 +40,17 @@ def round_up(value: int, multiple: int) -> int:
 
 
 def padded_directory_nbytes(count: int) -> int:
-    """Size of a header with the directory of ``count`` blobs, rounded up to the blobs' alignment."""
+    """Return the size of a header with the directory of ``count`` blobs, rounded up to the blobs' alignment."""
     return round_up(HEADER.size + RECORD_NBYTES * count, BLOB_ALIGN)
 
 
 def payload_start(version: int, count: int) -> int:
-    """Offset of the first blob."""
+    """Return the offset of the first blob."""
     return BLOB_ALIGN if version == 2 else padded_directory_nbytes(count)
 
 
 def blob_ends(start: int, sizes: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
-    """Where the padding of each blob ends; blob i + 1 begins at ``ends[i]``.
+    """Return where the padding of each blob ends; blob i + 1 begins at ``ends[i]``.
 
     Args:
         start: Offset of the first blob.
@@ -60,12 +60,12 @@ def blob_ends(start: int, sizes: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]
 
 
 def padded_sizes(sizes: Array) -> Array:
-    """How much room each blob takes, with its padding; integers of any kind."""
+    """Return each blob's size with its padding; any integer dtype."""
     padded: Array = (sizes + (BLOB_ALIGN - 1)) >> _ALIGN_BITS << _ALIGN_BITS  # no division
     return padded
 
 
 def file_size(version: int, count: int, payload_end: int) -> int:
-    """Size of the whole file, given where the padding of its last blob ends."""
+    """Return the size of the whole file, given where the padding of its last blob ends."""
     tail = padded_directory_nbytes(count) if version == 2 else 0
     return round_up(payload_end + tail, FILE_ALIGN)

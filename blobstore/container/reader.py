@@ -1,4 +1,4 @@
-"""`BlobReader`: the blobs of a file as a mapping from key to memory."""
+"""`BlobReader`: the blobs of a file, as a mapping from key to memory."""
 
 from __future__ import annotations
 
@@ -25,12 +25,12 @@ if TYPE_CHECKING:
 class BlobReader(Mapping[str, memoryview], Closing):
     """The blobs of a file, by key, in file order.
 
-    Values are read-only views into the map (or copies of their own with ``access="read"``), and stay valid after
-    `close`. Keys that are no UTF-8 have surrogates in place of the bytes that aren't.
+    Values are read-only views of the map (copies with ``access="read"``) and stay valid after `close`. Bytes of keys
+    that are not UTF-8 become surrogates.
 
     Attributes:
         path: As given.
-        directory: Where each blob lies, checked.
+        directory: Where each blob lies; checked.
     """
 
     def __init__(
@@ -41,20 +41,20 @@ class BlobReader(Mapping[str, memoryview], Closing):
         writable: bool = False,
         prefetch: Prefetch = "none",
     ) -> None:
-        """Open a file and check its structure (not its blobs' contents).
+        """Open a file and check its structure (not the contents of its blobs).
 
         Args:
             path: A .sbs file of version 1 or 2.
-            access: ``mmap`` maps the file. ``read`` makes plain reads, for network drives and files that may be
+            access: ``mmap`` maps the file. ``read`` uses plain reads, for network drives and for files that may be
                 truncated while they are open, which would kill a process that maps them. ``auto`` maps, unless the file
                 is on a network drive.
-            writable: Views can be written to, without a copy of more than the pages that are; what is written stays
-                in this process.
-            prefetch: How the map will be read, as `blobstore.open` has it.
+            writable: Views can be written to. Only pages that are written to are copied, and changes stay in this
+                process.
+            prefetch: How the map will be read, as for `blobstore.open`.
 
         Raises:
             UsageError: ``bad-access``, ``bad-prefetch``, ``not-a-file``.
-            FormatError, TruncatedError: The file is wrong; ``reason`` is a code of spec/sbs.md.
+            FormatError, TruncatedError: The file is invalid; ``reason`` is a code of spec/sbs.md.
             OSError: It can't be opened.
         """
         self.path = os.fspath(path)
@@ -68,12 +68,12 @@ class BlobReader(Mapping[str, memoryview], Closing):
 
     @property
     def version(self) -> int:
-        """Of the container, 1 or 2."""
+        """The container's version, 1 or 2."""
         return self.directory.version
 
     @property
     def file_size(self) -> int:
-        """In bytes."""
+        """The file's size in bytes."""
         return self.directory.file_size
 
     @property
@@ -94,7 +94,7 @@ class BlobReader(Mapping[str, memoryview], Closing):
 
         Raises:
             TruncatedError: ``short-read`` with ``access="read"`` when the file has shrunk.
-            UsageError: ``outside`` when they are not all in the file; ``closed``.
+            UsageError: ``outside`` when not all of them are in the file; ``closed``.
         """
         if offset < 0 or nbytes < 0 or offset + nbytes > self.file_size:
             raise UsageError("outside", f"{nbytes} bytes at offset {offset} are not inside {self.file_size} bytes")
@@ -102,7 +102,7 @@ class BlobReader(Mapping[str, memoryview], Closing):
             return self._source.view(offset, nbytes)
 
     def file_range(self, key: str) -> FileRange:
-        """Return where a blob's bytes lie, to be copied from; as long as this is open.
+        """Return where a blob's bytes lie, for copying; valid while this is open.
 
         Raises:
             KeyNotFoundError: ``key-not-found``.
@@ -110,7 +110,7 @@ class BlobReader(Mapping[str, memoryview], Closing):
         return self.part_of_file(*self.range(key))
 
     def part_of_file(self, offset: int, nbytes: int) -> FileRange:
-        """Return where bytes of the file lie, to be copied from; as long as this is open."""
+        """Return where bytes of the file lie, for copying; valid while this is open."""
         return FileRange(self._source, offset, nbytes)
 
     def is_at(self, path: str | PathLike[str]) -> bool:
@@ -119,15 +119,15 @@ class BlobReader(Mapping[str, memoryview], Closing):
 
     @property
     def device(self) -> int:
-        """Of its file system, ``st_dev``."""
+        """The device of its file system, ``st_dev``."""
         return self._source.device
 
     def fileno(self) -> int:
-        """Return the descriptor of the open file, for copying from it where no other thread closes it."""
+        """Return the open file's descriptor, for copying where no other thread closes it."""
         return self._source.fileno()
 
     def held(self) -> AbstractContextManager[int]:
-        """Return the descriptor for the time of a ``with`` block, in which no other thread's `close` frees it.
+        """Return the descriptor for a ``with`` block, during which no other thread's `close` frees it.
 
         Raises:
             UsageError: ``closed``.
@@ -141,7 +141,7 @@ class BlobReader(Mapping[str, memoryview], Closing):
     def _find(self, key: object) -> int:
         try:
             return self.directory.find(encode_key(key))  # type: ignore[arg-type]
-        except UsageError:  # what can't be a key is not in the file
+        except UsageError:  # an invalid key is not in the file
             return -1
 
     def _place(self, key: str) -> int:
@@ -155,7 +155,7 @@ class BlobReader(Mapping[str, memoryview], Closing):
         return self.view(*self.range(key))
 
     def get(self, key: str, default: Any = None) -> Any:  # noqa: ANN401 (as a mapping's)
-        """Return a blob, or ``default``; what is not there is not searched for near misses."""
+        """Return a blob, or ``default``; a missing key costs no search for similar ones."""
         place = self._find(key)
         return default if place < 0 else self.view(*self.directory.range(place))
 

@@ -1,4 +1,4 @@
-"""Which names come close to one that isn't there."""
+"""Names that are close to one that doesn't exist."""
 
 from __future__ import annotations
 
@@ -7,24 +7,22 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
-_MOST_COMPARED = 500  # difflib takes about 20 µs a pair
+_MOST_COMPARED = 500  # difflib takes about 20 µs per pair
 _SHOWN = 3
 
 
 def close_to(wanted: str, names: Sequence[str]) -> str:
-    """Return ``": did you mean 'x' or 'y'?"``, or nothing when no name comes close."""
-    found = _closest(wanted, names)
-    if not found:
-        return ""
-    return f": did you mean {' or '.join(repr(name) for name in found)}?"
+    """Return ``": did you mean 'x' or 'y'?"``, or nothing when no name is close."""
+    closest = _closest(wanted, names)
+    return f": did you mean {' or '.join(map(repr, closest))}?" if closest else ""
 
 
 def _closest(wanted: str, names: Sequence[str]) -> list[str]:
-    import difflib  # noqa: PLC0415 (needed when something is missing; import blobstore stays cheap)
+    import difflib  # noqa: PLC0415 (only needed for errors; import blobstore stays cheap)
 
     lowered = wanted.lower()
     contained = [name for name in names if lowered in name.lower()] if len(wanted) > 2 else []
-    # Long lists: those that share the last part of the name (weight, bias) and differ least in length come first.
+    # In long lists names that share the last part (weight, bias) and differ least in length are compared first.
     last = wanted.rpartition(".")[2]
     near = sorted(names, key=lambda name: (not name.endswith(last), abs(len(name) - len(wanted))))
     similar = difflib.get_close_matches(wanted, near[:_MOST_COMPARED], _SHOWN, cutoff=0.7)

@@ -31,21 +31,21 @@ if TYPE_CHECKING:
     Data = Buffer | FileRange
 
 
-_SYNC_NBYTES = 128 << 20  # how much may wait for the disk until the end
+_SYNC_NBYTES = 128 << 20  # written between two syncs
 
 
 class ContainerWriter(Completing):
-    """Write blobs one after another; memory does not grow with the file.
+    """Writes blobs one after another; memory does not grow with the file.
 
-    It knows nothing of a name index: an old one beside the target stays. `blobstore.BlobWriter` removes it.
+    It doesn't handle name indexes: an old one beside the target stays. `blobstore.BlobWriter` removes it.
 
-    A context manager. The file appears under its name when the ``with`` block ends without an error, complete and
-    durable; on an error what had the name before stays as it was. Version 2 can also be written to any binary stream,
-    a pipe as well; such a stream is left without its directory, and so unreadable, when an error comes.
+    A context manager. When the ``with`` block ends without an error, the file appears under its name, complete and
+    durable; after an error the target is unchanged. Version 2 can also be written to any binary stream, such as a pipe;
+    an error leaves a stream without its directory, and so unreadable.
 
     Attributes:
         version: Of the container, 1 or 2.
-        keys: What was added so far, in order.
+        keys: Of the blobs so far, in order.
     """
 
     def __init__(
@@ -61,9 +61,9 @@ class ContainerWriter(Completing):
         Args:
             target: A path, or a binary stream for version 2.
             version: 2, or 1 for runtimes from before 2025-07-31.
-            digests: Hash what is written, for `digests`.
-            max_blobs: How many blobs it takes: 16,383, as every gemma.cpp does, or up to 1,048,576, as readers and
-                the newest gemma.cpp do.
+            digests: Whether to hash what is written, for `digests`.
+            max_blobs: How many blobs the file may have: 16,383, which every gemma.cpp reads, or up to 1,048,576, which
+                our readers and the newest gemma.cpp read.
 
         Raises:
             UsageError: ``bad-version``; ``bad-max-blobs``; ``bad-target``; ``needs-seek`` for version 1 to a stream;
@@ -88,15 +88,11 @@ class ContainerWriter(Completing):
         if isinstance(target, (str, os.PathLike)):
             self._file = AtomicFile(target)
             self._sink = Sink(self._file.fileno(), self._file.path)
-        elif not hasattr(target, "write"):
-            raise UsageError("bad-target", f"expected a path or a binary stream, found {type(target).__name__}")
-        elif version == 1:
-            raise UsageError(
-                "needs-seek", "version 1 begins with its directory, and a stream can't: write version 2, or to a path"
-            )
         else:
+            _check_stream(target, version)
             self._sink = Sink(target)
-        # Version 1 can't know its first blob's offset yet: leave the most room, and move the blobs when all are there.
+        # Version 1 can't know its first blob's offset yet: leave space for the largest directory, and move the blobs at
+        # the end.
         self._start = layout.payload_start(version, max_blobs)
         if self._file and version == 1:
             os.lseek(self._file.fileno(), self._start, os.SEEK_SET)
@@ -112,7 +108,7 @@ class ContainerWriter(Completing):
 
         Raises:
             UsageError: ``bad-key``, ``key-too-long``, ``duplicate-key``, ``too-many-blobs``, ``empty-blob``,
-                ``not-contiguous``, ``not-bytes``; nothing was written then, and the writer goes on.
+                ``not-contiguous``, ``not-bytes``; nothing was written, and the writer can go on.
         """
         self.add_chunks(key, (data,))
 
@@ -124,23 +120,23 @@ class ContainerWriter(Completing):
         Args:
             key: As `add`.
             chunks: The pieces.
-            nbytes: How many bytes they have together, when that is known, to be checked.
+            nbytes: Their total size, if known; it is checked.
             immutable: No piece changes (and no file of one is closed) until `digests` or the end: they are hashed
-                while later ones are written, several blobs at once. Else a piece is done with before the next is
+                while later ones are written, several blobs at once. Otherwise a piece is hashed before the next one is
                 asked for.
 
         Returns:
             The blob's size in bytes.
 
         Raises:
-            UsageError: As `add`; ``wrong-size`` when there are more or fewer than ``nbytes``. When it comes after the
-                first piece the file is given up.
+            UsageError: As `add`; ``wrong-size`` for more or fewer bytes than ``nbytes``. After the first piece an error
+                breaks the file.
         """
         encoded = self._check(key)
         before = self._sink.position
         if self._hasher:
             self._hasher.begin()
-        self._state = "broken"  # until the blob is whole
+        self._state = "broken"  # until the blob is complete
         for piece in chunks:
             try:
                 self._put(piece, immutable=immutable)
@@ -153,7 +149,7 @@ class ContainerWriter(Completing):
             self._reopen()
             raise UsageError("empty-blob", f"{key!r} has no bytes, a blob has at least one")
         if nbytes not in (None, written):
-            raise UsageError("wrong-size", f"{key!r} was to have {nbytes} bytes, {written} were given")
+            raise UsageError("wrong-size", f"{key!r} should have {nbytes} bytes, {written} were given")
         self._sink.zeros(-written % layout.BLOB_ALIGN)
         self._state = "open"
         self.keys.append(key)
@@ -164,7 +160,7 @@ class ContainerWriter(Completing):
 
     @property
     def sizes(self) -> list[int]:
-        """Bytes of each blob so far."""
+        """The sizes of the blobs so far, in bytes."""
         return list(self._sizes)
 
     @property
@@ -173,7 +169,7 @@ class ContainerWriter(Completing):
         return list(self._encoded)
 
     def directory(self) -> Directory:
-        """Return the directory of the blobs so far; there is at least one."""
+        """Return the directory of the blobs so far; there must be at least one."""
         return build_directory(self.version, self._encoded, self._sizes)
 
     def undo_last(self) -> None:
@@ -183,19 +179,19 @@ class ContainerWriter(Completing):
             UsageError: ``needs-seek`` when this writes to a stream; ``no-blobs``; ``closed``.
         """
         if self._state != "open":
-            raise UsageError("closed", f"this writer is {self._state}, nothing can be taken back")
+            raise UsageError("closed", f"this writer is {self._state}, nothing can be undone")
         if self._file is None:
-            raise UsageError("needs-seek", "what was written to a stream can't be taken back")
+            raise UsageError("needs-seek", "a write to a stream can't be undone")
         if not self._sizes:
-            raise UsageError("no-blobs", "there is no blob to take back")
-        room = int(layout.padded_sizes(np.array(self._sizes[-1:]))[0])
+            raise UsageError("no-blobs", "there is no blob to undo")
+        nbytes = int(layout.padded_sizes(np.array(self._sizes[-1:]))[0])
         self._sink.flush()
         if self._hasher:
             self._hasher.forget()
-        self._sink.position -= room
+        self._sink.position -= nbytes
         self._synced = min(self._synced, self._sink.position)
         with in_file(self.path):
-            end = os.lseek(self._file.fileno(), -room, os.SEEK_CUR)
+            end = os.lseek(self._file.fileno(), -nbytes, os.SEEK_CUR)
             os.ftruncate(self._file.fileno(), end)
         self._seen.remove(self._encoded.pop())
         self.keys.pop()
@@ -203,29 +199,29 @@ class ContainerWriter(Completing):
 
     @property
     def broken(self) -> bool:
-        """Whether a blob broke off, so that the file can't be completed."""
+        """Whether a blob is incomplete, so that the file can't be completed."""
         return self._state == "broken"
 
     @property
     def closed(self) -> bool:
-        """Whether the file is complete or given up."""
+        """Whether the file was completed or given up."""
         return self._state in ("closed", "discarded")
 
     def digests(self) -> list[bytes]:
         """Return the SHA-256 of each blob so far, 32 bytes each, in order.
 
         Raises:
-            UsageError: ``no-digests`` when they were not asked for at the beginning.
+            UsageError: ``no-digests`` when the writer was made without ``digests=True``.
         """
         if self._hasher is None:
             raise UsageError("no-digests", "pass digests=True to BlobWriter")
         return self._hasher.digests()
 
     def close(self) -> None:
-        """Complete the file and give it its name. Called by the ``with`` block; does nothing the second time.
+        """Complete the file and give it its name. The ``with`` block calls it; does nothing the second time.
 
         Raises:
-            UsageError: ``no-blobs`` when nothing was added; ``incomplete`` after a blob broke off. Nothing appears.
+            UsageError: ``no-blobs`` when nothing was added; ``incomplete`` when a blob is. No file appears.
         """
         if self.closed:
             return
@@ -247,7 +243,7 @@ class ContainerWriter(Completing):
 
     @property
     def path(self) -> str:
-        """The target; empty for a stream."""
+        """The target's path; empty for a stream."""
         return self._file.path if self._file else ""
 
     @property
@@ -256,7 +252,7 @@ class ContainerWriter(Completing):
         return self._file is not None and self._file.committed
 
     def move(self) -> None:
-        """Give the prepared file its name, whatever is beside it. After an error that can be tried again."""
+        """Give the prepared file its name, whatever is beside it. After an error this can be tried again."""
         if self.closed:
             return
         try:
@@ -269,14 +265,14 @@ class ContainerWriter(Completing):
                     self._hasher.close()
 
     def keep(self) -> str:
-        """Leave the prepared file beside the target, complete, and return where."""
+        """Leave the prepared file beside the target, complete, and return its path."""
         self._state = "closed"
         if self._hasher:
             self._hasher.close()
         return self._file.keep() if self._file else ""
 
     def prepare(self) -> None:
-        """Write all but the file's name, which `close` gives it: for files that go together.
+        """Complete the file except for its name, which `close` gives it: for files that get their names together.
 
         Raises:
             UsageError: As `close`.
@@ -285,7 +281,7 @@ class ContainerWriter(Completing):
             return
         try:
             if self.broken:
-                raise UsageError("incomplete", "an error broke off a blob: this file can't be completed")
+                raise UsageError("incomplete", "a blob is incomplete after an error: this file can't be completed")
             if not self._sizes:
                 raise UsageError("no-blobs", "a container has at least one blob")
             directory = self.directory()
@@ -302,7 +298,7 @@ class ContainerWriter(Completing):
         self._state = "prepared"
 
     def discard(self) -> None:
-        """Give the file up: nothing appears, nothing is left behind."""
+        """Give the file up: no file appears, nothing is left behind."""
         if self._state != "closed":
             self._state = "discarded"
         try:
@@ -317,11 +313,11 @@ class ContainerWriter(Completing):
             raise UsageError("closed", f"this writer is {self._state}, nothing can be added")
         encoded = encode_key(key)
         if encoded in self._seen:
-            raise UsageError("duplicate-key", f"{key!r} is in the file already")
+            raise UsageError("duplicate-key", f"{key!r} is already in the file")
         if len(self._sizes) == self._max_blobs:
-            who = "every gemma.cpp takes" if self._max_blobs == layout.MAX_PORTABLE_BLOBS else "this file may have"
-            what = f"{key!r} would be one more than the {self._max_blobs} blobs that {who}"
-            raise UsageError("too-many-blobs", what)
+            limit = "every gemma.cpp takes" if self._max_blobs == layout.MAX_PORTABLE_BLOBS else "this file may have"
+            message = f"{key!r} would be one more than the {self._max_blobs} blobs that {limit}"
+            raise UsageError("too-many-blobs", message)
         return encoded
 
     def _put(self, data: Data, *, immutable: bool) -> None:
@@ -336,7 +332,7 @@ class ContainerWriter(Completing):
             self._file.sync_soon()
 
     def _reopen(self) -> None:
-        """Nothing of the blob was written: go on as if it had not been asked for."""
+        """Go on as if the blob had not been added: nothing of it was written."""
         self._state = "open"
         if self._hasher:
             self._hasher.forget()
@@ -357,3 +353,12 @@ class ContainerWriter(Completing):
         head = Sink(fd, self.path)
         head.write(memoryview((directory.header() + directory.to_bytes()).ljust(start, b"\0")))
         head.flush()
+
+
+def _check_stream(stream: BinaryIO, version: int) -> None:
+    if not hasattr(stream, "write"):
+        raise UsageError("bad-target", f"expected a path or a binary stream, found {type(stream).__name__}")
+    if version == 1:
+        raise UsageError(
+            "needs-seek", "version 1 begins with its directory, which needs a file: write version 2, or to a path"
+        )

@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING
 from blobstore.convert.gemma_families import GEMMA3, LABELS, MODELS, too_many_layers
 from blobstore.convert.hf_config import DEFAULTS, GLOBAL_BASE, LOCAL_BASE
 from blobstore.errors import Fault
-from blobstore.gemma.config import Model, ModelConfig, VitConfig, Wrapping
+from blobstore.gemma.config import ModelConfig, VitConfig
+from blobstore.gemma.enums import Model, Wrapping
 from blobstore.gemma.models import DIMENSIONS, PALIGEMMA_IMAGES, Dimensions, dimensions_of, is_gemma3
 
 if TYPE_CHECKING:

@@ -9,7 +9,7 @@ import re
 from typing import TYPE_CHECKING, Any
 
 from blobstore.errors import Fault
-from blobstore.gemma.config import Model
+from blobstore.gemma.enums import Model
 from blobstore.gemma.models import PALIGEMMA_IMAGES
 from blobstore.index.names import MAX_LAYER
 

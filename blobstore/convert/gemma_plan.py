@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import json
 import math
-from collections import Counter
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
@@ -19,13 +18,14 @@ from blobstore.convert.gemma_sources import Sources, foreign_tensors
 from blobstore.convert.pieces import Piece, rows_of
 from blobstore.convert.plan import Plan, PlannedAlias, PlannedPart, PlannedTensor, refusal
 from blobstore.errors import Fault, UsageError
-from blobstore.gemma.config import WeightType, Wrapping
+from blobstore.export.arrangement import Block, dump_arrangement
+from blobstore.gemma.enums import WeightType, Wrapping
 from blobstore.gemma.models import is_gemma3
 from blobstore.gemma.tensors import default_type
 from blobstore.index.metadata import CHOICES, REARRANGED
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterable, Iterator
 
     from blobstore.checkpoint.reader import Checkpoint
     from blobstore.gemma.config import ModelConfig
@@ -159,62 +159,87 @@ def _choices_text(recognised: Recognised, config: ModelConfig, choices: Choices)
     return json.dumps(made, sort_keys=True)
 
 
+@dataclass(frozen=True)
+class _Place:
+    """Where a piece of a checkpoint's tensor is stored: the planned tensor, and the first of its elements there."""
+
+    tensor: PlannedTensor
+    at: int
+    piece: Piece
+
+    @property
+    def block(self) -> Block[str]:
+        """The same as the metadata has it."""
+        piece = self.piece
+        return Block(
+            stored=self.tensor.name,
+            at=self.at,
+            row=piece.row,
+            rows=piece.rows,
+            col=piece.col,
+            cols=piece.cols,
+            width=piece.width,
+            arrange=piece.arrange,
+            channels=piece.channels,
+        )
+
+    def is_part(self, count: int) -> bool:
+        """Whether all elements of the checkpoint's tensor, so many, are a run of bytes of the planned one."""
+        group, end = self.tensor.type.group, self.at + count
+        if not self.piece.whole_rows or self.piece.count != count:
+            return False
+        return not group or (self.at % group == 0 and (end % group == 0 or end == math.prod(self.tensor.shape)))
+
+
 def _add_names(plan: Plan, sources: Sources) -> None:
-    """Give every source its name back: a part where its rows are one run of a blob, else a note of its pieces."""
-    checkpoint = sources.checkpoint
-    places: dict[str, list[tuple[PlannedTensor, int, Piece]]] = {}
-    for tensor in plan.tensors:
-        done = 0
+    """Add each name of the checkpoint: a part where its rows are one run of a blob, else a record of its pieces."""
+    checkpoint, embedding = sources.checkpoint, sources.embedding
+    places = _places(plan.tensors)
+    rearranged: dict[str, tuple[tuple[int, ...], list[Block[str]]]] = {}
+    for name, its_places in places.items():
+        shape, first = checkpoint.tensors[name].shape, its_places[0]
+        if len(its_places) == 1 and first.is_part(math.prod(shape)):
+            offset = first.tensor.type.nbytes(first.at)
+            plan.parts.append(PlannedPart(name, first.tensor.key, offset, first.tensor.type, shape))
+            continue
+        if name == embedding and len(its_places) == 1 and first.piece.whole_rows:
+            its_places.append(_add_spare_rows(plan, first, shape[0]))
+        rearranged[name] = shape, [place.block for place in its_places]
+    plan.aliases.append(_head_alias(sources))
+    types = {name: checkpoint.tensors[name].type for name in places}
+    plan.metadata[REARRANGED] = dump_arrangement(
+        rearranged, types, {alias.name: alias.target for alias in plan.aliases}
+    )
+
+
+def _places(tensors: Iterable[PlannedTensor]) -> dict[str, list[_Place]]:
+    """Return where the pieces of each of the checkpoint's tensors are stored, by its name."""
+    places: dict[str, list[_Place]] = {}
+    for tensor in tensors:
+        at = 0
         for piece in tensor.pieces:
             if piece.source is not None:
-                places.setdefault(piece.source, []).append((tensor, done, piece))
-            done += piece.count
-    rearranged: dict[str, object] = {}
-    for name, found in places.items():
-        entry = checkpoint.tensors[name]
-        total = math.prod(entry.shape)
-        tensor, start, piece = found[0]
-        whole = len(found) == 1 and piece.whole_rows
-        offset = tensor.type.nbytes(start) if not tensor.type.group or start % tensor.type.group == 0 else None
-        if whole and piece.count == total and offset is not None and _ends_whole(tensor, start, total):
-            plan.parts.append(PlannedPart(name, tensor.key, offset, tensor.type, entry.shape))
-            continue
-        if name == sources.embedding and whole:
-            used, rows = piece.rows, entry.shape[0]
-            plan.parts.append(PlannedPart(name, tensor.key, 0, tensor.type, (used, piece.width)))
-            rest = rows_of(name, piece.width, used, rows - used)
-            kind, shape = tensor.type, (rest.rows, rest.cols)
-            spare = f"{name}.rows_{used}_to_{rows}"
-            plan.extras.append(PlannedTensor(spare, "", kind, shape, kind.nbytes(rest.count), (rest,)))
-            found.append((plan.extras[-1], 0, rest))
-        rearranged[name] = {
-            "shape": list(entry.shape),
-            "pieces": [
-                [one.name, at, p.row, p.rows, p.col, p.cols, p.width, p.arrange, p.channels] for one, at, p in found
-            ],
-        }
-    head = sources.recognised.head or _head_name(sources.embedding)
-    why = "it has the same bytes" if sources.recognised.head else "gemma.cpp uses the embedding as the head"
-    plan.aliases.append(PlannedAlias(head, sources.embedding, why))
-    source_types = {name: checkpoint.tensors[name].type.name for name in places}
-    said = {
-        "tensors": rearranged,
-        "types": _compact(source_types),
-        "aliases": {alias.name: alias.target for alias in plan.aliases},
-    }
-    plan.metadata[REARRANGED] = json.dumps(said, sort_keys=True, separators=(",", ":"))
+                places.setdefault(piece.source, []).append(_Place(tensor, at, piece))
+            at += piece.count
+    return places
 
 
-def _ends_whole(tensor: PlannedTensor, start: int, count: int) -> bool:
-    """Whether a run of elements ends at a group's border, or with the tensor."""
-    group = tensor.type.group
-    return not group or (start + count) % group == 0 or start + count == math.prod(tensor.shape)
+def _add_spare_rows(plan: Plan, used: _Place, rows: int) -> _Place:
+    """Keep the last of the embedding's rows, which the runtime doesn't use, as a tensor of their own."""
+    name, end = str(used.piece.source), used.piece.rows
+    element_type, width = used.tensor.type, used.piece.width
+    plan.parts.append(PlannedPart(name, used.tensor.key, 0, element_type, (end, width)))
+    rest = rows_of(name, width, end, rows - end)
+    nbytes = element_type.nbytes(rest.count)
+    spare = PlannedTensor(f"{name}.rows_{end}_to_{rows}", "", element_type, (rest.rows, rest.cols), nbytes, (rest,))
+    plan.extras.append(spare)
+    return _Place(spare, 0, rest)
 
 
-def _compact(types: dict[str, str]) -> dict[str, object]:
-    """Say the type that most tensors have once, and the others by name."""
-    most = Counter(types.values()).most_common(1)[0][0]
-    return {"most": most, "others": {name: kind for name, kind in types.items() if kind != most}}
+def _head_alias(sources: Sources) -> PlannedAlias:
+    if sources.recognised.head:
+        return PlannedAlias(sources.recognised.head, sources.embedding, "it has the same bytes")
+    return PlannedAlias(_head_name(sources.embedding), sources.embedding, "gemma.cpp uses the embedding as the head")
 
 
 def _head_name(embedding: str) -> str:

@@ -25,7 +25,8 @@ from blobstore.convert.gemma_vision import image_token_faults, read_vision
 from blobstore.convert.hf_config import LOCAL_BASE, QUERY_SCALAR, read_settings
 from blobstore.convert.hf_values import short
 from blobstore.errors import Fault
-from blobstore.gemma.config import ModelConfig, QueryScale, VitConfig, WeightType
+from blobstore.gemma.config import ModelConfig, VitConfig
+from blobstore.gemma.enums import QueryScale, WeightType
 from blobstore.gemma.models import Dimensions, model_config
 
 if TYPE_CHECKING:

@@ -18,7 +18,8 @@ from blobstore.convert.gemma_families import (
 )
 from blobstore.convert.hf_values import short
 from blobstore.errors import Fault
-from blobstore.gemma.config import LayerConfig, LayerType, VitConfig
+from blobstore.gemma.config import LayerConfig, VitConfig
+from blobstore.gemma.enums import LayerType
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from blobstore.convert.pieces import encoded_chunks, scale_of, stored_ranges
 from blobstore.convert.plan import refusal
 from blobstore.errors import CheckpointError, Fault, in_file
+from blobstore.fileio.ranges import reporting
 from blobstore.index.inputs import files_of
 from blobstore.store.model_writer import ModelWriter
 from blobstore.store.writer import StoreWriter
@@ -23,12 +24,11 @@ if TYPE_CHECKING:
     from blobstore.convert.plan import Plan, PlannedTensor
     from blobstore.fileio.ranges import FileRange
     from blobstore.fileio.types import Bytes, Progress
-    from blobstore.store.writer import IndexPlace
+    from blobstore.index.locate import IndexPlace
 
     Stored = Iterator[FileRange | Bytes]
 
 _CHECKED = ("sfp", "i8")  # types that can't hold every value
-_STEP_NBYTES = 64 << 20  # progress is told after each
 
 
 def run_plan(
@@ -79,7 +79,7 @@ def run_plan(
         for tensor in plan.tensors:
             scale = scales.get(tensor.name, 1.0)
             with _naming_source(tensor, checkpoint):
-                data = _told(stored_bytes(tensor, checkpoint, scale), progress)
+                data = reporting(stored_bytes(tensor, checkpoint, scale), progress)
                 model.add_stored(tensor.key, data, tensor.type.name, scale=scale, immutable=True)
         _write_named(plan.extras, checkpoint, model.store, scales, progress)
         _write_names(plan, model.store)
@@ -120,10 +120,10 @@ def _may_not_fit(tensor: PlannedTensor, checkpoint: Checkpoint) -> bool:
 def stored_bytes(tensor: PlannedTensor, checkpoint: Checkpoint, scale: float = 1.0) -> Stored:
     """Yield a planned tensor's bytes as they are to be stored, in pieces that stay as they are."""
     if not tensor.pieces:
-        return _steps([checkpoint.range(tensor.name)])
+        return checkpoint.range(tensor.name).parts()
     ranges = stored_ranges(checkpoint, tensor.pieces, tensor.type)
     if ranges is not None:
-        return _steps(ranges)
+        return (part for source in ranges for part in source.parts())
     return encoded_chunks(checkpoint, tensor.pieces, tensor.type, scale)
 
 
@@ -150,7 +150,7 @@ def _write_named(
     for tensor in tensors:
         scale = scales.get(tensor.name, 1.0)
         with _naming_source(tensor, checkpoint):
-            data = _told(stored_bytes(tensor, checkpoint, scale), progress)
+            data = reporting(stored_bytes(tensor, checkpoint, scale), progress)
             store.add_stored(tensor.name, data, tensor.type, tensor.shape, scale=scale, immutable=True)
 
 
@@ -165,15 +165,3 @@ def _naming_source(tensor: PlannedTensor, checkpoint: Checkpoint) -> AbstractCon
     """Name the source's file in what goes wrong with it."""
     source = next((piece.source for piece in tensor.pieces if piece.source), tensor.name)
     return in_file(checkpoint.file_of(source) if source in checkpoint.tensors else checkpoint.path)
-
-
-def _steps(ranges: Iterable[FileRange]) -> Stored:
-    for source in ranges:
-        for done in range(0, source.nbytes, _STEP_NBYTES):
-            yield source.part(done, _STEP_NBYTES)
-
-
-def _told(data: Stored, progress: Progress) -> Stored:
-    for piece in data:
-        yield piece
-        progress(piece.nbytes)

@@ -13,11 +13,10 @@ from blobstore.convert.gemma_config import repaired
 from blobstore.convert.gemma_plan import LAYOUTS, WEIGHTS, Choices
 from blobstore.convert.run import measure_scales, stored_bytes
 from blobstore.errors import FormatError, UsageError
-from blobstore.fileio import hashing
-from blobstore.fileio.ranges import FileRange
-from blobstore.fileio.source import open_source
-from blobstore.gemma.config import ModelConfig, Wrapping
-from blobstore.gemma.records import OpenEnum, Record
+from blobstore.fileio.ranges import FileRange, first_difference
+from blobstore.gemma.config import ModelConfig
+from blobstore.gemma.enums import OpenEnum, Wrapping
+from blobstore.gemma.records import Record
 from blobstore.gemma.toc import build_toc, toc_entry
 from blobstore.index.metadata import BASE, CHOICES, PACKED_FROM
 
@@ -28,7 +27,7 @@ if TYPE_CHECKING:
     from blobstore.codecs.element_types import ElementType
     from blobstore.convert.plan import Plan, PlannedTensor
     from blobstore.fileio.types import Progress
-    from blobstore.store.catalog import TensorInfo
+    from blobstore.store.info import TensorInfo
     from blobstore.store.reader import Store
 
     _Place = tuple[tuple[int, int], ElementType, tuple[int, ...], float]  # address, type, shape, scale
@@ -105,15 +104,6 @@ def verify(
     for key, data in _runtime_blobs(plan, scales).items():
         yield Verdict(key, "blob", _blob_fault(store, key, data), len(data))
     yield from _verify_metadata(store, plan)
-
-
-def digest_of(path: str, progress: Progress = lambda _: None) -> str:
-    """Return the SHA-256 of a whole file, in hex."""
-    source = open_source(path, "read")
-    try:
-        return hashing.digest_of(FileRange(source, 0, source.size), progress).hex()
-    finally:
-        source.close()
 
 
 def _verify_tensor(
@@ -199,12 +189,6 @@ def _difference(actual: Any, expected: Any, name: str) -> Iterator[str]:  # noqa
 
 def _shown(value: object) -> str:
     return value.name if isinstance(value, OpenEnum) else repr(value)
-
-
-def first_difference(there: bytes | memoryview, data: bytes | memoryview) -> int:
-    """Return the first byte that differs, or the shorter one's length."""
-    pairs = enumerate(zip(there, data, strict=False))
-    return next((i for i, (a, b) in pairs if a != b), min(len(there), len(data)))
 
 
 def _verify_names(store: Store, plan: Plan) -> Iterator[Verdict]:

@@ -1,1 +1,1 @@
-"""A file made anew: other names, an index, what can be recovered."""
+"""Rewrite a file: change names and metadata, add or move an index, recover a broken file."""

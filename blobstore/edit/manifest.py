@@ -1,22 +1,22 @@
-"""What a file holds, as data: to be changed, and written anew."""
+"""The contents of a file, as data to be changed and written as a new file."""
 
 from __future__ import annotations
 
 import json
-import os
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import TYPE_CHECKING
 
 from blobstore.container.keys import INDEX_KEY, SKELETON_KEY, TOC_KEY
 from blobstore.container.layout import MAX_PORTABLE_BLOBS, max_blobs_from
 from blobstore.container.writer import ContainerWriter
 from blobstore.errors import FormatError, UsageError
-from blobstore.fileio.ranges import FileRange
+from blobstore.fileio.ranges import FileRange, reporting
 from blobstore.gemma.toc import build_toc, parse_toc
-from blobstore.index import Entry, IndexedBlob, build_index
+from blobstore.index import Entry, blob_table, build_index
 from blobstore.index.metadata import BASE, CHOICES, PACKED_FROM, REARRANGED
 from blobstore.index.names import encode_name
-from blobstore.index.sidecar import close_with_index, close_with_index_inside, close_without_index
+from blobstore.index.sidecar import close_with_index, refuse_external_to_stream
 from blobstore.store.catalog import open_catalog
 
 if TYPE_CHECKING:
@@ -24,26 +24,25 @@ if TYPE_CHECKING:
     from os import PathLike
     from typing import BinaryIO
 
+    from blobstore.container.directory import Directory
     from blobstore.container.reader import BlobReader
     from blobstore.fileio.types import Progress
     from blobstore.index import NameIndex
-    from blobstore.index.locate import FoundIndex
-    from blobstore.store.writer import IndexPlace
+    from blobstore.index.locate import IndexPlace
 
 
-_STEP_NBYTES = 64 << 20  # progress is told after each
-_BASES = "rope_bases"  # of a conversion's choices
+_BASES = "rope_bases"  # among the choices of a conversion
 
 
 @dataclass
 class ManifestBlob:
-    """A blob that a new file is to hold.
+    """A blob for a new file.
 
     Attributes:
         key: Its key.
         data: Its bytes.
-        sha256: Of them, as it was kept; None when it wasn't.
-        unpacked_nbytes: Of what they stand for when they are packed; else 0.
+        sha256: Their known SHA-256; None if it isn't known.
+        unpacked_nbytes: The size of what a packed blob stands for; 0 for any other.
     """
 
     key: str
@@ -58,37 +57,37 @@ class ManifestBlob:
 
     def check_digest(
         self,
-        found: bytes | None,
+        actual: bytes | None,
         *,
         names: Callable[[], Sequence[str]] = tuple,
-        remedy: str = "blobstore recover leaves it out",
+        fix: str = "blobstore recover leaves it out",
     ) -> None:
-        """Compare the SHA-256 of its bytes with the one that was kept: a new one would hide a damage.
+        """Compare the SHA-256 of its bytes with the known one: storing a new one would hide the damage.
 
         Args:
-            found: Of its bytes.
-            names: Gives those of the tensors in it.
-            remedy: What to do when it is another.
+            actual: The SHA-256 of its bytes.
+            names: Returns those of the tensors in it.
+            fix: What to do about a damaged one.
 
         Raises:
             FormatError: ``damaged-blob``.
         """
-        if self.sha256 not in (None, found):
-            others = [one for one in names() if one != self.key]
-            called = f" ({', '.join(map(repr, others))})" if others else ""
-            what = f"{self.key!r}{called} is not what its SHA-256 in the index says: it is damaged; {remedy}"
+        if self.sha256 not in (None, actual):
+            others = [name for name in names() if name != self.key]
+            tensors = f" ({', '.join(map(repr, others))})" if others else ""
+            what = f"{self.key!r}{tensors} does not match its SHA-256 in the index: it is damaged; {fix}"
             raise FormatError("damaged-blob", what)
 
 
 @dataclass
 class Manifest:
-    """What a new file is to hold.
+    """The contents of a new file.
 
     Attributes:
-        blobs: In order; without the index.
+        blobs: In order, without the index.
         entries: Of its name index, each with the place of its blob in `blobs`; None for a file without an index.
         metadata: Of the index.
-        digests: Whether the index keeps the SHA-256 of each blob.
+        digests: Whether the index has the SHA-256 of each blob.
         max_blobs: How many blobs the new file may have, with the index.
     """
 
@@ -100,46 +99,56 @@ class Manifest:
 
     @property
     def nbytes(self) -> int:
-        """Of all blobs."""
-        return sum(one.nbytes for one in self.blobs)
+        """Total size of the blobs."""
+        return sum(blob.nbytes for blob in self.blobs)
 
-    def keep(self, kept: Iterable[int]) -> None:
-        """Keep only some blobs, by their places, in this order; entries of others go, and so do their lines in ``toc``.
+    def find(self, key: str) -> ManifestBlob | None:
+        """Return the blob with this key, or None."""
+        return next((blob for blob in self.blobs if blob.key == key), None)
+
+    def keep(self, places: Iterable[int]) -> None:
+        """Keep only the blobs at these places, in this order. Entries of the others go, also from ``toc``.
 
         Raises:
             FormatError: The ``toc`` can't be read.
         """
-        order = list(kept)
-        places = {old: new for new, old in enumerate(order)}
-        gone = {one.key for place, one in enumerate(self.blobs) if place not in places}
+        order = list(places)
+        new_places = {old: new for new, old in enumerate(order)}
+        gone = {blob.key for place, blob in enumerate(self.blobs) if place not in new_places}
         self.blobs = [self.blobs[place] for place in order]
         if self.entries is not None:
-            staying = [one for one in self.entries if one.blob is None or one.blob in places]
-            self.entries = [one if one.blob is None else replace(one, blob=places[one.blob]) for one in staying]
+            self.entries = [
+                entry if entry.blob is None else replace(entry, blob=new_places[entry.blob])
+                for entry in self.entries
+                if entry.blob is None or entry.blob in new_places
+            ]
         if gone:
             self.edit_toc(dict.fromkeys(gone))
 
     def edit_toc(self, keys: Mapping[str, str | None]) -> None:
-        """Give tensors other keys in the blob ``toc``, or none, which takes them out.
+        """Replace keys of tensors in the blob ``toc``; None removes the tensor from it.
 
         Raises:
             FormatError: The ``toc`` can't be read.
         """
-        blob = next((one for one in self.blobs if one.key == TOC_KEY), None)
-        if blob is None:
+        toc = self.find(TOC_KEY)
+        if toc is None:
             return
-        before = parse_toc(_bytes(blob.data))
+        before = parse_toc(_bytes(toc.data))
         renamed = [(entry, keys.get(entry.name, entry.name)) for entry in before]
         after = [replace(entry, name=key) for entry, key in renamed if key is not None]
         if not after:  # no tensor is left
-            self.keep(place for place, one in enumerate(self.blobs) if one is not blob)
+            self.keep(place for place, blob in enumerate(self.blobs) if blob is not toc)
         elif after != before:
-            blob.data, blob.sha256 = build_toc(after), None
+            toc.data, toc.sha256 = build_toc(after), None
 
     def forget_source(self) -> bool:
-        """Leave out what a conversion says of its source, which is no longer true; return whether there was any.
+        """Drop from the metadata what a conversion noted about its source, which is no longer true.
 
-        RoPE's bases are the model's, whatever tensors the file has: they stay.
+        The RoPE bases stay: they belong to the model, whatever tensors the file has.
+
+        Returns:
+            Whether there was anything to drop.
         """
         before = dict(self.metadata)
         self.metadata.pop(REARRANGED, None)
@@ -149,25 +158,28 @@ class Manifest:
         return self.metadata != before
 
     def forget_names(self) -> bool:
-        """Leave out what metadata says of names that are gone; return whether the source's were among them.
+        """Drop from the metadata what it says about names that are gone.
 
-        The choices of a conversion stay: they are of the blobs.
+        The choices of a conversion stay: they are about the blobs.
+
+        Returns:
+            Whether the names of the source were among them.
         """
         for key in (PACKED_FROM, BASE):  # no blob is marked as packed any more
             self.metadata.pop(key, None)
         return self.metadata.pop(REARRANGED, None) is not None
 
     def toc_keys(self) -> set[str]:
-        """Return the keys of the runtime's tensors, as the blob ``toc`` has them.
+        """Return the keys of the runtime's tensors, as the blob ``toc`` lists them.
 
         Raises:
             FormatError: It can't be read.
         """
-        blob = next((one for one in self.blobs if one.key == TOC_KEY), None)
-        return {entry.name for entry in parse_toc(_bytes(blob.data))} if blob else set()
+        toc = self.find(TOC_KEY)
+        return {entry.name for entry in parse_toc(_bytes(toc.data))} if toc else set()
 
 
-def write_content(
+def write_manifest(
     manifest: Manifest,
     target: str | PathLike[str] | BinaryIO,
     *,
@@ -176,56 +188,50 @@ def write_content(
     replaced: BlobReader | None = None,
     progress: Progress = lambda _: None,
 ) -> None:
-    """Write a file, and compare what is written with the digests that are known.
+    """Write a file, and compare what was written with the known digests.
 
     Args:
         manifest: Of the file.
         target: A path, or a binary stream.
         version: Of the container.
-        index: Where the name index goes.
-        replaced: The file that is edited, where it is to be there still.
+        index: Where the name index goes, if the manifest has one.
+        replaced: The file that was edited; it must still be the one at the path.
         progress: Called with how many bytes more were written.
 
     Raises:
         FormatError: ``damaged-blob``; nothing is written then, a stream is left incomplete.
-        UsageError: As `ContainerWriter`; ``no-blobs``; ``needs-path`` for an index beside a stream; ``replaced``.
+        UsageError: As `ContainerWriter`; ``no-blobs``; ``needs-path`` for an external index and a stream;
+            ``replaced``.
         OSError: Reading or writing failed; the target is untouched.
     """
-    path = target if isinstance(target, (str, os.PathLike)) else None
-    if path is None and manifest.entries is not None and index == "external":
-        raise UsageError(
-            "needs-path",
-            "an external index stands beside its file, not in a stream: embed it, or leave it out",
-        )
+    place = "none" if manifest.entries is None else index
+    refuse_external_to_stream(target, place)
     if not manifest.blobs:
         raise UsageError("no-blobs", "nothing would be left: a container has at least one blob")
-    keeping = manifest.digests and manifest.entries is not None and index != "none"
-    hashing = keeping or any(blob.sha256 for blob in manifest.blobs)
+    keep_digests = manifest.digests and place != "none"
+    hashing = keep_digests or any(blob.sha256 for blob in manifest.blobs)
     with ContainerWriter(target, version=version, digests=hashing, max_blobs=manifest.max_blobs) as writer:
         for blob in manifest.blobs:
-            writer.add_chunks(blob.key, _steps(blob.data, progress), immutable=True)
-        digests = writer.digests() if hashing else [None] * len(manifest.blobs)
-        for blob, digest in zip(manifest.blobs, digests, strict=True):
-            blob.check_digest(digest)
-        if manifest.entries is None or index == "none":
-            if path is not None:
-                close_without_index(writer, path, writer.directory, replaced=replaced)
-            return
-        kept = digests if keeping else [None] * len(digests)
-        unpacked = [blob.unpacked_nbytes for blob in manifest.blobs]
-        table = [IndexedBlob(*row) for row in zip(writer.encoded_keys, writer.sizes, kept, unpacked, strict=True)]
-        if index == "embedded":
-            writer.add(INDEX_KEY, build_index(manifest.entries, table, manifest.metadata))
-            if path is not None:
-                close_with_index_inside(writer, path, replaced=replaced)
-            return
-        directory = writer.directory()
-        raw = build_index(manifest.entries, table, manifest.metadata, store=directory)
-        close_with_index(writer, str(path), raw, directory, replaced=replaced)
+            data = blob.data
+            pieces: Iterable[FileRange | memoryview] = (
+                data.parts() if isinstance(data, FileRange) else [memoryview(data)]
+            )
+            writer.add_chunks(blob.key, reporting(pieces, progress), immutable=True)
+        if hashing:
+            for blob, digest in zip(manifest.blobs, writer.digests(), strict=True):
+                blob.check_digest(digest)
+        make_index = partial(_index_bytes, manifest, writer, digests=keep_digests)
+        close_with_index(writer, place, make_index, replaced=replaced)
+
+
+def _index_bytes(manifest: Manifest, writer: ContainerWriter, store: Directory | None, *, digests: bool) -> bytes:
+    unpacked = {place: blob.unpacked_nbytes for place, blob in enumerate(manifest.blobs)}
+    table = blob_table(writer, digests=digests, unpacked_nbytes=unpacked)
+    return build_index(manifest.entries or [], table, manifest.metadata, store=store)
 
 
 def _rope_bases(choices: str) -> object:
-    """Return what the choices of a conversion say of RoPE's bases; None when they don't, or can't be read."""
+    """Return the RoPE bases among the choices of a conversion; None if they aren't there or can't be read."""
     try:
         return json.loads(choices).get(_BASES)
     except (ValueError, AttributeError, RecursionError):
@@ -236,52 +242,43 @@ def _bytes(data: FileRange | bytes) -> bytes:
     return b"".join(map(bytes, data.chunks())) if isinstance(data, FileRange) else data
 
 
-def _steps(data: FileRange | bytes, progress: Progress) -> Iterable[FileRange | bytes]:
-    if isinstance(data, bytes):
-        yield data
-        progress(len(data))
-        return
-    for done in range(0, data.nbytes, _STEP_NBYTES):
-        piece = data.part(done, _STEP_NBYTES)
-        yield piece
-        progress(piece.nbytes)
-
-
 def manifest_of(reader: BlobReader, index: NameIndex | None) -> Manifest:
-    """Return what a file holds; blobs that the index doesn't know included."""
+    """Return what a file holds, including blobs that its index doesn't know."""
     blobs: list[ManifestBlob] = []
-    places: dict[int, int] = {}
+    new_places: dict[int, int] = {}  # place in the directory → in `blobs`
     max_blobs = max_blobs_from(len(reader))
     for place, key in enumerate(reader):
         if key != INDEX_KEY:
-            places[place] = len(blobs)
+            new_places[place] = len(blobs)
             blobs.append(ManifestBlob(key, reader.part_of_file(*reader.directory.range(place))))
     if index is None:
         return Manifest(blobs, max_blobs=max_blobs)
-    known = index.places(reader.directory).tolist()
-    for row, place in enumerate(known):
-        blobs[places[place]].sha256 = index.blob(row).sha256
-    entries = [one if one.blob is None else replace(one, blob=places[known[one.blob]]) for one in index.all_entries()]
+    places = [new_places[place] for place in index.places(reader.directory).tolist()]  # row of the table → in `blobs`
+    for row, place in enumerate(places):
+        blobs[place].sha256 = index.blob(row).sha256
+    entries = [
+        entry if entry.blob is None else replace(entry, blob=places[entry.blob]) for entry in index.all_entries()
+    ]
     return Manifest(blobs, entries, dict(index.metadata), index.has_digests, max_blobs)
 
 
-def is_packed(reader: BlobReader, index: FoundIndex | None) -> bool:
+def is_packed(reader: BlobReader, index: NameIndex | None) -> bool:
     """Whether a file was made by `blobstore.pack`, or has packed blobs."""
-    return SKELETON_KEY in reader or (index is not None and index.content.packed_count > 0)
+    return SKELETON_KEY in reader or (index is not None and index.packed_count > 0)
 
 
-def refuse_packed(reader: BlobReader, index: FoundIndex | None) -> None:
-    """Refuse to change what only `blobstore.unpack` reads right.
+def refuse_packed(reader: BlobReader, index: NameIndex | None) -> None:
+    """Refuse to change a packed file: only `blobstore.unpack` reads it right.
 
     Raises:
         UsageError: ``packed-file``.
     """
     if is_packed(reader, index):
-        raise UsageError("packed-file", f"{reader.path!r} is packed: make it what it was first, with blobstore unpack")
+        raise UsageError("packed-file", f"{reader.path!r} is packed: unpack it first, with blobstore unpack")
 
 
 def describe(manifest: Manifest, reader: BlobReader) -> None:
-    """Give a file without an index the entries of one: from its toc, or each blob under its key."""
+    """Give the manifest of a file without an index entries: from its toc, or else each blob under its key."""
     places = {blob.key: place for place, blob in enumerate(manifest.blobs)}
     manifest.entries = [
         Entry(info.name, places[info.key], 0, info.nbytes, info.type.number, info.shape, info.scale)
@@ -291,7 +288,7 @@ def describe(manifest: Manifest, reader: BlobReader) -> None:
 
 
 def _is_name(key: str) -> bool:
-    """Whether a key is Unicode text: others keep their blobs, reachable by key, and get no entry."""
+    """Whether a key is Unicode text. The blob of any other key stays reachable by its key, and gets no entry."""
     try:
         encode_name(key)
     except UsageError:

@@ -1,4 +1,4 @@
-"""What is whole in a broken file, saved in a new one."""
+"""Save what is intact in a broken file as a new one."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ import numpy as np
 
 from blobstore.container.keys import INDEX_KEY, TOC_KEY, decode_key
 from blobstore.container.layout import max_blobs_from
-from blobstore.edit.manifest import Manifest, ManifestBlob, write_content
-from blobstore.edit.recover_directory import find_evidence
+from blobstore.edit.manifest import Manifest, ManifestBlob, write_manifest
+from blobstore.edit.recover_directory import find_directory
 from blobstore.errors import FormatError, in_file
 from blobstore.fileio.hashing import digest_of
-from blobstore.fileio.ranges import FileRange
+from blobstore.fileio.ranges import CHUNK_NBYTES, FileRange
 from blobstore.fileio.source import open_source, read_whole
 from blobstore.index import INDEX_MAGIC, parse_index
 from blobstore.index.inputs import files_of, refuse_inputs
@@ -25,17 +25,15 @@ if TYPE_CHECKING:
     from typing import BinaryIO
 
     from blobstore.container.directory import Directory
-    from blobstore.edit.recover_directory import Evidence
+    from blobstore.edit.recover_directory import RecoveredDirectory
     from blobstore.fileio.types import ByteSource, Progress
     from blobstore.index import NameIndex
-
-
-_SCAN_NBYTES = 4 << 20
+    from blobstore.index.locate import IndexPlace
 
 
 @dataclass(frozen=True)
 class Lost:
-    """A blob that is not in the new file: its key, why, and the tensors that were in it."""
+    """A blob that is not in the new file: its key, the reason, and the names of the tensors that were in it."""
 
     key: str
     why: str
@@ -47,13 +45,13 @@ class Recovered:
     """The result of `recover`.
 
     Attributes:
-        how: What proved where the blobs lay.
+        how: What proves where the blobs lay.
         kept: Keys of the blobs in the new file.
-        verified: How many of these have the SHA-256 that was kept of them.
-        names: Of the tensors in the new file; 0 without an index.
+        verified: How many of them match a known SHA-256.
+        names: How many tensors of the index are in the new file; 0 without an index.
         lost: What is missing.
-        doubtful: Keys of kept blobs that have nothing but zeros, up to the end of the file: a download may not have
-            come so far.
+        doubtful: Keys of kept blobs that are all zeros, as is everything after them: a download may have stopped
+            before them.
     """
 
     how: str
@@ -71,12 +69,12 @@ def recover(
     index_path: str | PathLike[str] | None = None,
     progress: Progress = lambda _: None,
 ) -> Recovered:
-    """Write a new file with all blobs of a broken one that are whole.
+    """Write a new file with all intact blobs of a broken one.
 
     Args:
         path: Of the broken file.
-        target: Path of the new one, version 2; or a binary stream.
-        index_path: Of the index beside the file, when it isn't ``path.idx``.
+        target: Path of the new file, which gets version 2; or a binary stream.
+        index_path: Of the external index, when it isn't ``path.idx``.
         progress: Called with how many bytes more were read or written; each blob is both.
 
     Raises:
@@ -85,66 +83,64 @@ def recover(
         OSError: Reading or writing failed; the target is untouched.
     """
     refuse_inputs(files_of(target), [*files_of(path), *([index_path] if index_path else [])])
-    beside = _read_index(path, index_path)
+    external_index = _read_index(path, index_path)
     source = open_source(path, "read")
     try:
         with in_file(path):
-            evidence = find_evidence(source, beside)
-            if evidence is None:
-                raise FormatError("not-recoverable", _hopeless(source, beside))
-            done = Recovered(evidence.how)
-            index, own = _index_of(source, evidence, beside)
-            manifest = _whole(source, evidence.directory, index, own, done, progress=progress)
+            recovered = find_directory(source, external_index)
+            if recovered is None:
+                raise FormatError("not-recoverable", _hopeless(source, external_index))
+            index, own_place = _find_index(source, recovered, external_index)
+            manifest, result = _salvage(source, recovered, index, own_place, progress)
             if not manifest.blobs:
-                raise FormatError("nothing-whole", f"none of its {len(evidence.directory)} blobs is whole")
-        write_content(
-            manifest,
-            target,
-            version=2,
-            index="none" if manifest.entries is None else "embedded",
-            progress=progress,
-        )
-        return done
+                raise FormatError("nothing-whole", f"none of its {len(recovered.directory)} blobs is intact")
+        place: IndexPlace = "none" if manifest.entries is None else "embedded"
+        write_manifest(manifest, target, version=2, index=place, progress=progress)
+        return result
     finally:
         source.close()
 
 
-def _read_index(path: str | PathLike[str], index: str | PathLike[str] | None) -> memoryview | None:
-    place = index or next((one for one in beside(path) if os.path.isfile(one)), None)
-    return None if place is None else read_whole(place)
+def _read_index(path: str | PathLike[str], index_path: str | PathLike[str] | None) -> memoryview | None:
+    index_path = index_path or next(filter(os.path.isfile, beside(path)), None)
+    return None if index_path is None else read_whole(index_path)
 
 
-def _hopeless(source: ByteSource, beside: memoryview | None) -> str:
+def _hopeless(source: ByteSource, external_index: memoryview | None) -> str:
     """Say why nothing can be saved, and what would help."""
-    also = "" if beside is None else ", and the index beside it is wrong or another file's"
+    also = "" if external_index is None else ", and the index beside it is invalid or belongs to another file"
     return (
         f"nothing in these {source.size} bytes says where a blob begins{also}: version 2 has its directory at the end. "
         "With the index of the whole file, blobstore recover --index FILE.idx finds what is there; or fetch it again"
     )
 
 
-def _index_of(source: ByteSource, evidence: Evidence, beside: memoryview | None) -> tuple[NameIndex | None, int]:
-    """Return the index that goes with a directory, and the place of its blob, or -1.
+def _find_index(
+    source: ByteSource, recovered: RecoveredDirectory, external_index: memoryview | None
+) -> tuple[NameIndex | None, int]:
+    """Return the index that goes with a directory, and the place of the blob that it is in, or -1.
 
-    It is what proved the directory, or the one inside (also under another key: one bit is enough to hide it), or the
-    one beside.
+    It is the one that proves the directory; or the one inside, also under another key: one flipped bit is enough to
+    hide it; or the one beside the file.
     """
-    directory = evidence.directory
-    own = directory.find(INDEX_KEY.encode())
-    if evidence.index is not None:
-        return evidence.index, own
-    for place in range(len(directory)) if own < 0 else (own,):
+    directory = recovered.directory
+    own_place = directory.find(INDEX_KEY.encode())
+    if recovered.index is not None:
+        return recovered.index, own_place
+    for place in range(len(directory)) if own_place < 0 else (own_place,):
         offset, nbytes = directory.range(place)
         if offset + nbytes > source.size or bytes(source.view(offset, min(nbytes, 8))) != INDEX_MAGIC:
             continue
-        index = _checked(source.view(offset, nbytes), directory, external=False)
+        index = _parse_for(directory, source.view(offset, nbytes), external=False)
         if index:
             return index, place
-    return (_checked(beside, directory, external=True) if beside is not None and own < 0 else None), own
+    if external_index is None or own_place >= 0:
+        return None, own_place
+    return _parse_for(directory, external_index, external=True), own_place
 
 
-def _checked(raw: memoryview, directory: Directory, *, external: bool) -> NameIndex | None:
-    """Return an index, if it is right and goes with a directory."""
+def _parse_for(directory: Directory, raw: memoryview, *, external: bool) -> NameIndex | None:
+    """Return an index if it is valid and goes with a directory."""
     try:
         index = parse_index(raw, external=external)
         index.check_binding(directory)
@@ -154,71 +150,108 @@ def _checked(raw: memoryview, directory: Directory, *, external: bool) -> NameIn
     return index
 
 
-def _whole(
-    source: ByteSource, directory: Directory, index: NameIndex | None, own: int, done: Recovered, *, progress: Progress
-) -> Manifest:
-    """Return the blobs that are whole, with their names; what isn't is told in ``done``."""
-    rows = {int(place): row for row, place in enumerate(index.places(directory))} if index else {}
-    entries = list(index.all_entries()) if index else []
-    manifest = Manifest([], None, {}, index.has_digests if index else False, max_blobs_from(len(directory)))
-    end = _last_nonzero(source)
-    held: dict[int | None, list[str]] = {}  # row of the index → the names of its tensors
-    for entry in entries:
-        held.setdefault(entry.blob, []).append(entry.name)
-    kept: dict[int, int] = {}  # row of the index → place in the new file
-    for place in range(len(directory)):
-        key, row = decode_key(directory.keys[place]), rows.get(place)
-        if place == own:
-            continue
-        said = index.blob(row) if index and row is not None else None
-        known = said.sha256 if said else None
-        data = FileRange(source, *directory.range(place))
-        fault = _fault(source, data, known, progress)
-        if fault:
-            done.lost.append(Lost(key, fault, tuple(held.get(row, ())) if row is not None else ()))
-            continue
-        if known:
-            done.verified += 1
-        elif data.offset >= end:
-            done.doubtful.append(key)
-        if row is not None:
-            kept[row] = len(manifest.blobs)
-        manifest.blobs.append(ManifestBlob(key, data, known, said.unpacked_nbytes if said else 0))
+def _salvage(
+    source: ByteSource,
+    recovered: RecoveredDirectory,
+    index: NameIndex | None,
+    own_place: int,
+    progress: Progress,
+) -> tuple[Manifest, Recovered]:
+    """Return the manifest of the new file, and what is kept and lost.
+
+    Args:
+        source: The broken file.
+        recovered: Its directory.
+        index: Its index, if there is one.
+        own_place: Of the blob that the index is in, which isn't kept; -1 for none.
+        progress: Called with how many bytes more were read.
+    """
+    result = Recovered(recovered.how)
+    blobs, new_places = _intact_blobs(source, recovered.directory, index, own_place, result, progress)
+    manifest = Manifest(blobs, digests=False, max_blobs=max_blobs_from(len(recovered.directory)))
     if index:
+        entries = list(index.all_entries())
         manifest.entries = [entry for entry in entries if entry.blob is None]
-        manifest.entries += [replace(entry, blob=kept[entry.blob]) for entry in entries if entry.blob in kept]
+        manifest.entries += [
+            replace(entry, blob=new_places[entry.blob]) for entry in entries if entry.blob in new_places
+        ]
         manifest.metadata = dict(index.metadata)
-        done.names = len(manifest.entries)
-    if done.lost:
+        manifest.digests = index.has_digests
+        result.names = len(manifest.entries)
+    if result.lost:
         manifest.forget_source()
-        _adjust_toc(manifest, done)
-    done.kept = [blob.key for blob in manifest.blobs]
-    return manifest
+        _adjust_toc(manifest, result)
+    result.kept = [blob.key for blob in manifest.blobs]
+    return manifest, result
 
 
-def _fault(source: ByteSource, data: FileRange, known: bytes | None, progress: Progress) -> str:
-    """Say why a blob isn't whole; empty when it is, as far as can be known."""
+def _intact_blobs(  # noqa: PLR0917 (those of `_salvage`)
+    source: ByteSource,
+    directory: Directory,
+    index: NameIndex | None,
+    own_place: int,
+    result: Recovered,
+    progress: Progress,
+) -> tuple[list[ManifestBlob], dict[int, int]]:
+    """Return the intact blobs, and row of the index's table → place among them; report the others in ``result``."""
+    rows = {int(place): row for row, place in enumerate(index.places(directory))} if index else {}
+    names = _names_by_row(index)
+    zeros_start = _end_of_nonzero(source)
+    blobs: list[ManifestBlob] = []
+    new_places: dict[int, int] = {}
+    for place in range(len(directory)):
+        if place == own_place:
+            continue
+        key, row = decode_key(directory.keys[place]), rows.get(place, -1)
+        data = FileRange(source, *directory.range(place))
+        indexed = index.blob(row) if index and row >= 0 else None
+        sha256 = indexed.sha256 if indexed else None
+        fault = _fault(source, data, sha256, progress)
+        if fault:
+            result.lost.append(Lost(key, fault, tuple(names.get(row, ()))))
+            continue
+        if sha256:
+            result.verified += 1
+        elif data.offset >= zeros_start:
+            result.doubtful.append(key)
+        if indexed:
+            new_places[row] = len(blobs)
+        blobs.append(ManifestBlob(key, data, sha256, indexed.unpacked_nbytes if indexed else 0))
+    return blobs, new_places
+
+
+def _names_by_row(index: NameIndex | None) -> dict[int, list[str]]:
+    """Return the names of the tensors in each blob of an index's table."""
+    names: dict[int, list[str]] = {}
+    for entry in index.all_entries() if index else ():
+        if entry.blob is not None:
+            names.setdefault(entry.blob, []).append(entry.name)
+    return names
+
+
+def _fault(source: ByteSource, data: FileRange, sha256: bytes | None, progress: Progress) -> str:
+    """Say why a blob isn't intact; empty when it is, as far as can be known."""
     if data.offset + data.nbytes > source.size:
         there = max(0, source.size - data.offset)
         return f"cut off: {there} of {data.nbytes} bytes are there"
-    if known and digest_of(data, progress) != known:
-        return f"damaged: not the SHA-256 that was kept of its {data.nbytes} bytes"
+    if sha256 and digest_of(data, progress) != sha256:
+        return f"damaged: its {data.nbytes} bytes do not match their known SHA-256"
     return ""
 
 
-def _adjust_toc(manifest: Manifest, done: Recovered) -> None:
-    """Take what is lost out of the runtime's table, or the table out of the file when it can't be read."""
+def _adjust_toc(manifest: Manifest, result: Recovered) -> None:
+    """Remove lost tensors from the runtime's toc, or the toc from the file if it can't be read."""
     try:
-        manifest.edit_toc(dict.fromkeys(lost.key for lost in done.lost))
+        manifest.edit_toc(dict.fromkeys(lost.key for lost in result.lost))
     except FormatError as error:
         manifest.keep([place for place, blob in enumerate(manifest.blobs) if blob.key != TOC_KEY])
-        done.lost.append(Lost(TOC_KEY, f"damaged: {error.message}"))
+        result.lost.append(Lost(TOC_KEY, f"damaged: {error.message}"))
 
 
-def _last_nonzero(source: ByteSource) -> int:
-    """Return the offset behind the last byte that isn't zero."""
-    for end in range(source.size, 0, -_SCAN_NBYTES):
-        start = max(0, end - _SCAN_NBYTES)
+def _end_of_nonzero(source: ByteSource) -> int:
+    """Return the offset after the last byte that isn't zero."""
+    for end in range(source.size, 0, -CHUNK_NBYTES):
+        start = max(0, end - CHUNK_NBYTES)
         nonzero = np.flatnonzero(np.frombuffer(source.view(start, end - start), dtype=np.uint8))
         if len(nonzero):
             return start + int(nonzero[-1]) + 1

@@ -1,4 +1,4 @@
-"""A file written anew with changes: other version, order, keys, names, metadata; fewer blobs; clean padding."""
+"""A file rewritten with changes: another version, order, keys, names, metadata; fewer blobs; zeroed padding."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from typing import TYPE_CHECKING
 
 from blobstore.container.keys import CONFIG_KEY, OWN_KEYS, RESERVED_KEYS, encode_key
 from blobstore.container.reader import BlobReader
-from blobstore.edit.manifest import describe, manifest_of, refuse_packed, write_content
+from blobstore.edit.manifest import describe, manifest_of, refuse_packed, write_manifest
 from blobstore.errors import UsageError
 from blobstore.index import IndexedBlob, build_index
 from blobstore.index.inputs import files_of, refuse_inputs
-from blobstore.index.locate import find_index
+from blobstore.index.locate import find_index, place_of
 from blobstore.index.names import key_for
 from blobstore.index.sidecar import write_index
 
@@ -25,23 +25,24 @@ if TYPE_CHECKING:
 
     from blobstore.edit.manifest import Manifest
     from blobstore.fileio.types import Progress
-    from blobstore.store.writer import IndexPlace
+    from blobstore.index import NameIndex
+    from blobstore.index.locate import IndexPlace
 
 
 @dataclass(frozen=True)
 class Edits:
-    """What is to be changed.
+    """The changes to a file.
 
     Attributes:
-        version: Of the container; None leaves it.
-        drop: Patterns of names and keys to leave out. A blob goes when none of its names is left, or when its key is
-            meant: one that is no tensor's name, or that the runtime's ``toc`` lists.
-        rename: Name or key → the new one. A blob whose key was made of the name gets the new name's.
+        version: Of the container; None keeps it.
+        drop: Patterns of names and keys to leave out. A blob goes when none of its names is left, or when its key
+            matches and is not a tensor's name, or is listed in the runtime's ``toc``.
+        rename: Name or key → the new one. A blob whose key was made from the name gets the key of the new name.
         set_metadata: Text → text.
         unset_metadata: Keys of the metadata to remove.
         sort: By name, or by key where there is no index; the runtime's own blobs last.
-        index: Where the name index goes, ``none`` leaves it out; None leaves it where it is.
-        config: The bytes of the blob ``config``; None leaves it.
+        index: Where the name index goes, ``none`` leaves it out; None keeps its place.
+        config: The bytes of the blob ``config``; None keeps it.
     """
 
     version: int | None = None
@@ -56,7 +57,7 @@ class Edits:
 
 @dataclass(frozen=True)
 class Rewritten:
-    """What was done.
+    """The result of `rewrite`.
 
     Attributes:
         path: Of the new file; ``-`` for a stream.
@@ -82,20 +83,20 @@ def rewrite(
     *,
     progress: Progress = lambda _: None,
 ) -> Rewritten:
-    """Write a file anew, with changes.
+    """Rewrite a file with changes.
 
-    The target is replaced only by the complete new one, at whatever point this is interrupted.
+    The target is replaced only by the complete new file, at whatever point this is interrupted.
 
     Args:
         path: Of the file.
-        target: Path of the new one, or a binary stream for version 2. None is the file itself: where only its index
-            changes and stands beside it, only the index is written.
+        target: Path of the new file, or a binary stream for version 2. None is the file itself: if only its external
+            index changes, only the index is written.
         edits: The changes.
         progress: Called with how many bytes more were written.
 
     Raises:
-        FormatError: The file or its index is wrong; ``damaged-blob`` when a blob is not what its digest says: a new
-            digest would hide it.
+        FormatError: The file or its index is invalid; ``damaged-blob`` when a blob does not match its digest: a new
+            digest would hide that.
         UsageError: ``no-match`` when a pattern or an old name matches nothing; ``duplicate-key``, ``duplicate-name``,
             ``reserved-key``, ``bad-name``, ``key-too-long``, ``needs-index``, ``no-blobs``, ``too-many-blobs``;
             ``packed-file``: it was made by `blobstore.pack`; ``same-file`` for a target that is read; ``replaced`` when
@@ -107,49 +108,52 @@ def rewrite(
     with BlobReader(path, access="read") as reader:
         index = None if edits.index == "none" else find_index(reader)
         refuse_packed(reader, index)
-        manifest = manifest_of(reader, index.content if index else None)
-        place = edits.index
-        if place is None:
-            place = "none" if index is None else "external" if index.content.external else "embedded"
-        if edits.set_metadata or edits.unset_metadata:
-            if edits.index == "none":
-                raise UsageError("needs-index", "metadata is kept in the index: leave out --index none")
-            place = "embedded" if place == "none" else place
+        place = _new_place(index, edits)
+        manifest = manifest_of(reader, index)
         if place != "none" and manifest.entries is None:
             describe(manifest, reader)
         dropped = _drop(manifest, edits.drop)
         renamed = _rename(manifest, edits.rename)
         notes = _change_metadata(manifest, edits, changed=bool(dropped or renamed))
-        if edits.config is not None:
-            blob = next(one for one in manifest.blobs if one.key == CONFIG_KEY)
-            blob.check_digest(hashlib.sha256(reader[CONFIG_KEY]).digest())
-            blob.data, blob.sha256 = edits.config, None
+        _change_config(manifest, edits.config, reader)
         if edits.sort:
             manifest.keep(_sorted(manifest))
         version = edits.version or reader.version
         if target is not None:
-            write_content(manifest, target, version=version, index=place, progress=progress)
+            write_manifest(manifest, target, version=version, index=place, progress=progress)
         elif place == "external" and _only_index_changes(reader, manifest, version):
             write_index(_external_index(reader, manifest), reader)
         else:
-            write_content(manifest, path, version=version, index=place, replaced=reader, progress=progress)
-        names = len(manifest.entries) if manifest.entries is not None else 0
-        written = path if target is None else target
-        name = os.fspath(written) if isinstance(written, (str, os.PathLike)) else "-"
-        return Rewritten(name, len(manifest.blobs), names, tuple(dropped), renamed, tuple(notes))
+            write_manifest(manifest, path, version=version, index=place, replaced=reader, progress=progress)
+    written = path if target is None else target
+    name = os.fspath(written) if isinstance(written, (str, os.PathLike)) else "-"
+    names = len(manifest.entries or ())
+    return Rewritten(name, len(manifest.blobs), names, tuple(dropped), renamed, tuple(notes))
+
+
+def _new_place(index: NameIndex | None, edits: Edits) -> IndexPlace:
+    """Return where the index goes: metadata needs one."""
+    place = place_of(index) if edits.index is None else edits.index
+    if place == "none" and (edits.set_metadata or edits.unset_metadata):
+        if edits.index == "none":
+            raise UsageError("needs-index", "metadata is kept in the index: leave out --index none")
+        return "embedded"
+    return place
 
 
 def _drop(manifest: Manifest, patterns: tuple[str, ...]) -> list[str]:
+    """Leave out the tensors and blobs that match → their names and keys."""
     names: set[str] = set()
     keys: set[str] = set()
     for pattern in patterns:
-        some_names = {one.name for one in manifest.entries or () if fnmatch.fnmatchcase(one.name, pattern)}
-        some_keys = {one.key for one in manifest.blobs if _means(pattern, one.key)}
-        if not some_names and not some_keys:
+        matching_names = {entry.name for entry in manifest.entries or () if fnmatch.fnmatchcase(entry.name, pattern)}
+        matching_keys = {blob.key for blob in manifest.blobs if _key_matches(blob.key, pattern)}
+        if not matching_names and not matching_keys:
             raise UsageError("no-match", f"no tensor and no blob matches {pattern!r}")
-        names |= some_names
-        keys |= some_keys
-    # A short name is its blob's key as well: where it isn't the runtime's, the name is meant, and others stay.
+        names |= matching_names
+        keys |= matching_keys
+    # A short name is the key of its blob as well: then the name is meant, unless the runtime's toc lists the key, and
+    # the blob stays as long as it has other names.
     if names & keys:
         keys -= names - manifest.toc_keys()
     if patterns:
@@ -157,8 +161,12 @@ def _drop(manifest: Manifest, patterns: tuple[str, ...]) -> list[str]:
     return sorted(names | keys)
 
 
-def _means(pattern: str, key: str) -> bool:
-    """Whether a pattern means a blob; the runtime's own only by their very key, keys made of names by their ``~``."""
+def _key_matches(key: str, pattern: str) -> bool:
+    """Whether a pattern matches a blob's key.
+
+    The keys of the runtime's own blobs match only literally. A key that was made from a name begins with ``~``: only
+    patterns that begin so match it.
+    """
     if key in RESERVED_KEYS:
         return key == pattern
     return fnmatch.fnmatchcase(key, pattern) and pattern.startswith("~") == key.startswith("~")
@@ -166,9 +174,9 @@ def _means(pattern: str, key: str) -> bool:
 
 def _drop_these(manifest: Manifest, names: set[str], keys: set[str]) -> None:
     entries = manifest.entries or []
-    had_names = {one.blob for one in entries}
-    staying = [one for one in entries if one.name not in names]
-    used = {one.blob for one in staying}
+    had_names = {entry.blob for entry in entries}
+    staying = [entry for entry in entries if entry.name not in names]
+    used = {entry.blob for entry in staying}
     if manifest.entries is not None:
         manifest.entries = staying
     manifest.keep(
@@ -178,35 +186,38 @@ def _drop_these(manifest: Manifest, names: set[str], keys: set[str]) -> None:
     )
 
 
-def _rename(manifest: Manifest, names: Mapping[str, str]) -> int:
-    entries = {one.name: (i, one) for i, one in enumerate(manifest.entries or ())}
-    blobs = {one.key: one for one in manifest.blobs}
-    keys: dict[str, str | None] = {}
-    for old, new in names.items():
-        i, entry = entries.get(old, (0, None))
-        blob = blobs.get(old)
-        key = new
-        if entry is not None and manifest.entries is not None:
-            manifest.entries[i] = replace(entry, name=new)
-            # The blob follows when its key was made of the name: others find it by the new one's.
-            blob = manifest.blobs[entry.blob] if entry.blob is not None else None
-            key = key_for(new)
-            if blob is not None and blob.key != key_for(old):
+def _rename(manifest: Manifest, new_names: Mapping[str, str]) -> int:
+    """Rename tensors, or blobs by their keys → how many."""
+    entries = list(manifest.entries or ())
+    places = {entry.name: place for place, entry in enumerate(entries)}
+    blobs = {blob.key: blob for blob in manifest.blobs}
+    new_keys: dict[str, str] = {}
+    for old, new in new_names.items():
+        if old in places:
+            entry = entries[places[old]]
+            entries[places[old]] = replace(entry, name=new)
+            # The blob follows if its key was made from the name: readers find it by the new name's key.
+            key, new_key = key_for(old), key_for(new)
+            if entry.blob is None or manifest.blobs[entry.blob].key != key:
                 continue
-        elif blob is None:
+        elif old in blobs:
+            key, new_key = old, new
+        else:
             raise UsageError("no-match", f"no tensor and no blob is called {old!r}")
-        if blob is not None:
-            if {blob.key, key} & (RESERVED_KEYS | OWN_KEYS):
-                raise UsageError("reserved-key", f"{old!r} → {new!r}: that key belongs to the runtime or to blobstore")
-            keys[blob.key] = key
-    for old, key_now in keys.items():
-        blobs[old].key = str(key_now)
-    if keys:
-        manifest.edit_toc(keys)
-    return len(names)
+        if {key, new_key} & (RESERVED_KEYS | OWN_KEYS):
+            raise UsageError("reserved-key", f"{old!r} → {new!r}: that key belongs to the runtime or to blobstore")
+        new_keys[key] = new_key
+    if manifest.entries is not None:
+        manifest.entries = entries
+    for key, new_key in new_keys.items():
+        blobs[key].key = new_key
+    if new_keys:
+        manifest.edit_toc(new_keys)
+    return len(new_names)
 
 
 def _change_metadata(manifest: Manifest, edits: Edits, *, changed: bool) -> list[str]:
+    """Set and unset metadata → notes. ``changed`` says whether tensors were dropped or renamed."""
     notes = []
     for key in edits.unset_metadata:
         if key not in manifest.metadata:
@@ -214,16 +225,27 @@ def _change_metadata(manifest: Manifest, edits: Edits, *, changed: bool) -> list
         del manifest.metadata[key]
     manifest.metadata |= edits.set_metadata
     if changed and manifest.forget_source():
-        what = "what it said of the checkpoint that it was made of is no longer true, and is left out"
+        what = "its notes about the checkpoint that it was made from are no longer true, and are left out"
         notes.append(f"{what}: export gives tensors as they are stored, verify --against is not possible")
     return notes
 
 
+def _change_config(manifest: Manifest, config: bytes | None, reader: BlobReader) -> None:
+    if config is None:
+        return
+    blob = manifest.find(CONFIG_KEY)
+    if blob is None:
+        raise UsageError("no-match", f"{reader.path!r} has no {CONFIG_KEY!r} to replace")
+    blob.check_digest(hashlib.sha256(reader[CONFIG_KEY]).digest())
+    blob.data, blob.sha256 = config, None
+
+
 def _sorted(manifest: Manifest) -> list[int]:
+    """Return the places of the blobs in the order of their first names."""
     names: dict[int, str] = {}
-    for one in manifest.entries or ():
-        if one.blob is not None:
-            names[one.blob] = min(one.name, names.get(one.blob, one.name))
+    for entry in manifest.entries or ():
+        if entry.blob is not None:
+            names[entry.blob] = min(entry.name, names.get(entry.blob, entry.name))
 
     def order(place: int) -> tuple[bool, bytes]:
         key = manifest.blobs[place].key
@@ -237,11 +259,11 @@ def _only_index_changes(reader: BlobReader, manifest: Manifest, version: int) ->
     if version != reader.version:
         return False
     ranges = [(key, reader.file_range(key)) for key in reader]
-    known = not manifest.digests or all(one.sha256 for one in manifest.blobs)
-    return known and [(one.key, one.data) for one in manifest.blobs] == ranges
+    digests_known = not manifest.digests or all(blob.sha256 for blob in manifest.blobs)
+    return digests_known and [(blob.key, blob.data) for blob in manifest.blobs] == ranges
 
 
 def _external_index(reader: BlobReader, manifest: Manifest) -> bytes:
-    """Return the index for beside a file that stays as it is."""
-    table = [IndexedBlob(encode_key(one.key), one.nbytes, one.sha256) for one in manifest.blobs]
+    """Return the external index of a file that stays as it is."""
+    table = [IndexedBlob(encode_key(blob.key), blob.nbytes, blob.sha256) for blob in manifest.blobs]
     return build_index(manifest.entries or [], table, manifest.metadata, store=reader.directory)

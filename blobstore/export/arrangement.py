@@ -1,14 +1,18 @@
-"""What a converted file says of the checkpoint that it was made of: the metadata ``blobstore.rearranged``.
+"""How a checkpoint was laid out, as the file that was converted from it records: the metadata ``blobstore.rearranged``.
 
-Foreign bytes, so everything is checked. Spec: spec/gemma.md, Checkpoints.
+It is written and read here. What is read comes from outside, so everything is checked.
+
+Spec: spec/gemma.md, Checkpoints.
 """
 
 from __future__ import annotations
 
+import json
 import math
+from collections import Counter
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Generic, NamedTuple, TypeVar
 
 import numpy as np
 
@@ -19,33 +23,41 @@ from blobstore.index.metadata import REARRANGED
 from blobstore.index.strict_json import parse_json, text_map
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Mapping
+    from collections.abc import Iterable, Iterator, Mapping, Sequence
 
     from blobstore.codecs.element_types import ElementType
     from blobstore.fileio.types import Array
-    from blobstore.store.catalog import TensorInfo
+    from blobstore.store.info import TensorInfo
     from blobstore.store.reader import Store
 
 
+TRANSPOSE, CHANNELS_LAST = "transpose", "channels_last"
+_ARRANGEMENTS = ("", TRANSPOSE, CHANNELS_LAST)
 _FLOATS = {name: BY_NAME[name] for name in ("bf16", "f16", "f32", "f64")}
-_FLOAT_DTYPES = {kind.dtype for kind in _FLOATS.values()}
-_PIECE_FIELDS = 9
+_FLOAT_DTYPES = {element_type.dtype for element_type in _FLOATS.values()}
+_MAX_SIZE = 1 << 57
+
+Stored = TypeVar("Stored")
 
 
-@dataclass(frozen=True)
-class Block:
-    """Elements of a stored tensor, and where they belong in an exported one.
+class Block(NamedTuple, Generic[Stored]):
+    """A run of elements of a stored tensor, and the block of a checkpoint's tensor that they are.
+
+    The metadata lists these fields, in this order.
 
     Attributes:
-        info: The stored tensor.
-        at: First element in it.
-        row, rows, col, cols: The block of the exported tensor, seen as a matrix of `width` columns.
-        width: Columns of that matrix.
-        arrange: What was done to the block when it was stored: empty, ``transpose`` or ``channels_last``.
+        stored: The stored tensor: its name in the metadata, its `TensorInfo` once a file was read.
+        at: First element of the run.
+        row: First row of the block; the checkpoint's tensor is seen as a matrix of `width` columns.
+        rows: How many.
+        col: First column of the block.
+        cols: How many.
+        width: Columns of the matrix.
+        arrange: What was done to the block when it was stored: empty for nothing, ``transpose`` or ``channels_last``.
         channels: Planes of each row, for ``channels_last``.
     """
 
-    info: TensorInfo
+    stored: Stored
     at: int
     row: int
     rows: int
@@ -56,25 +68,209 @@ class Block:
     channels: int = 1
 
     @property
-    def whole_rows(self) -> bool:
-        """Whether the block is a run of the exported tensor."""
-        return not self.arrange and self.col == 0 and self.cols == self.width
+    def element_count(self) -> int:
+        """How many elements it has."""
+        return self.rows * self.cols
 
     @property
-    def stored(self) -> tuple[tuple[int, int], tuple[int, int]]:
-        """Where its bytes begin and end (`TensorInfo.address`), as far as groups of a packed type have such places."""
-        info, kind = self.info, self.info.type
-        return info.address(kind.nbytes(self.at)), info.address(kind.nbytes(self.at + self.rows * self.cols))
+    def whole_rows(self) -> bool:
+        """Whether the block is a run of the checkpoint's tensor as well."""
+        return not self.arrange and self.col == 0 and self.cols == self.width
+
+
+# ----------------------------------------------------------------------------------------------------- the metadata
+
+
+@dataclass(frozen=True)
+class Arrangement:
+    """The checkpoint that a file was converted from.
+
+    Attributes:
+        blocks: What each tensor is made of that isn't stored as one run, by the checkpoint's names.
+        shapes: Their shapes.
+        aliases: More names of stored tensors, name → the tensor's name.
+        common_type: The type that tensors had, but for those in `other_types`.
+        other_types: The type that a tensor had, by name.
+    """
+
+    blocks: Mapping[str, tuple[Block[TensorInfo], ...]]
+    shapes: Mapping[str, tuple[int, ...]]
+    aliases: Mapping[str, str]
+    common_type: ElementType
+    other_types: Mapping[str, ElementType]
+
+    def type_of(self, name: str) -> ElementType:
+        """Return the type that a tensor had in the checkpoint."""
+        return self.other_types.get(name, self.common_type)
+
+    def holders(self) -> set[str]:
+        """Return the names of the stored tensors that blocks are in."""
+        return {block.stored.name for blocks in self.blocks.values() for block in blocks}
+
+
+def dump_arrangement(
+    rearranged: Mapping[str, tuple[tuple[int, ...], Sequence[Block[str]]]],
+    types: Mapping[str, ElementType],
+    aliases: Mapping[str, str],
+) -> str:
+    """Return the metadata's text.
+
+    Args:
+        rearranged: Shape and blocks of each tensor of the checkpoint that isn't stored as one run.
+        types: The type of each tensor of the checkpoint; at least one.
+        aliases: More names, name → the tensor's name.
+    """
+    common = Counter(types.values()).most_common(1)[0][0]
+    others = {name: element_type.name for name, element_type in types.items() if element_type != common}
+    record = {
+        "tensors": {name: {"shape": shape, "pieces": blocks} for name, (shape, blocks) in rearranged.items()},
+        "types": {"most": common.name, "others": others},
+        "aliases": aliases,
+    }
+    return json.dumps(record, sort_keys=True, separators=(",", ":"))
+
+
+def parse_arrangement(text: str, store: Store) -> Arrangement:
+    """Check the metadata's text.
+
+    Args:
+        text: Of the metadata.
+        store: The file that has it, open.
+
+    Raises:
+        FormatError: ``rearranged-metadata``: it can't be read, or doesn't match the file's tensors.
+    """
+    try:
+        arrangement = _parse(parse_json(text.encode()), _FloatTensors(store))
+    except FormatError:
+        raise
+    except (ValueError, LookupError, TypeError, AttributeError) as error:
+        raise _wrong(f"it can't be read: {error!r:.200}") from None
+    if _share_bytes(block for blocks in arrangement.blocks.values() for block in blocks):
+        raise _wrong("two pieces share stored elements")
+    for alias, name in arrangement.aliases.items():
+        if name in arrangement.aliases or not _same_tensor(store, alias, name):
+            raise _wrong(f"{alias[:80]!r} is not another name of {name[:80]!r}")
+    return arrangement
+
+
+class _FloatTensors:
+    """The float tensors of a file; each is looked up once, so that thousands of its blocks take little memory."""
+
+    def __init__(self, store: Store) -> None:
+        self._store = store
+        self._infos: dict[str, TensorInfo] = {}
+
+    def __getitem__(self, name: str) -> TensorInfo:
+        if name not in self._infos:
+            if name not in self._store:
+                raise _wrong(f"there is no tensor {name[:80]!r}")
+            info = self._infos[name] = self._store.info(name)
+            if info.dtype not in _FLOAT_DTYPES:
+                raise _wrong(f"{name[:80]!r} is {info.type}: expected floats that can be decoded")
+        return self._infos[name]
+
+
+def _parse(record: Any, tensors: _FloatTensors) -> Arrangement:  # noqa: ANN401 (JSON is anything)
+    rearranged, types = record["tensors"], record["types"]
+    return Arrangement(
+        common_type=_FLOATS[types["most"]],
+        other_types={name: _FLOATS[type_name] for name, type_name in types["others"].items()},
+        blocks={name: _parse_blocks(name, tensor, tensors) for name, tensor in rearranged.items()},
+        shapes={name: tuple(tensor["shape"]) for name, tensor in rearranged.items()},
+        aliases=text_map(record["aliases"]),
+    )
+
+
+def _parse_blocks(name: str, tensor: Any, tensors: _FloatTensors) -> tuple[Block[TensorInfo], ...]:  # noqa: ANN401
+    shape, rows = tensor["shape"], tensor["pieces"]
+    sound = _are_sizes(shape) and not shape_fault(tuple(shape)) and isinstance(rows, list) and bool(rows)
+    blocks = tuple(_parse_block(row, tensors) for row in rows) if sound else ()
+    if not sound or not _tile(blocks, math.prod(shape)):
+        raise _wrong(f"the pieces of {name[:80]!r} don't make a tensor of its shape")
+    return blocks
+
+
+def _parse_block(row: Any, tensors: _FloatTensors) -> Block[TensorInfo]:  # noqa: ANN401 (JSON is anything)
+    if not isinstance(row, list) or len(row) != len(Block._fields):
+        raise _wrong(f"a piece is not a list of {len(Block._fields)} fields")
+    name, *_, arrange, channels = row
+    if not isinstance(name, str) or not _are_sizes([*row[1:-2], channels]) or arrange not in _ARRANGEMENTS:
+        raise _wrong("a piece is not a name, sizes, an arrangement and a number of channels")
+    block = Block(tensors[name], *row[1:])
+    inside = block.col + block.cols <= block.width and block.at + block.element_count <= block.stored.count
+    if not inside or min(block.rows, block.cols, channels) < 1 or block.cols % channels:
+        raise _wrong(f"a piece of {name[:80]!r} is not inside it")
+    return block
+
+
+def _wrong(what: str) -> FormatError:
+    return FormatError("rearranged-metadata", f"the metadata {REARRANGED!r}: {what}")
+
+
+def _are_sizes(value: object) -> bool:
+    return isinstance(value, list) and all(type(size) is int and 0 <= size < _MAX_SIZE for size in value)
+
+
+def _same_tensor(store: Store, alias: str, name: str) -> bool:
+    """Whether two names are of the same stored bytes, in one type, shape and scale."""
+    if alias not in store or name not in store:
+        return False
+    a, b = store.info(alias), store.info(name)
+    return (a.address(), a.type, a.shape, a.scale) == (b.address(), b.type, b.shape, b.scale)
+
+
+def _share_bytes(blocks: Iterable[Block[TensorInfo]]) -> bool:
+    """Whether two blocks share stored bytes: a small file could claim to be a checkpoint of any size."""
+    return any(start < end for (_, end), (start, _) in pairwise(sorted(_addresses(block) for block in blocks)))
+
+
+def _addresses(block: Block[TensorInfo]) -> tuple[tuple[int, int], tuple[int, int]]:
+    """Return where its bytes begin and end (`TensorInfo.address`), of packed groups as far as they have such places."""
+    info = block.stored
+    start, end = (info.type.nbytes(count) for count in (block.at, block.at + block.element_count))
+    return info.address(start), info.address(end)
+
+
+def _tile(blocks: tuple[Block[TensorInfo], ...], total: int) -> bool:
+    """Whether blocks cover a tensor exactly: as one block, as runs of rows, or as runs of columns of all rows."""
+    width = blocks[0].width
+    if any(block.width != width for block in blocks) or not width or total % width:
+        return False
+    height = total // width
+    if len(blocks) == 1:
+        (block,) = blocks
+        return (block.row, block.rows, block.col, block.cols) == (0, height, 0, width)
+    if any(block.arrange for block in blocks):
+        return False
+    if all(block.whole_rows for block in blocks):
+        return _are_end_to_end(((block.row, block.rows) for block in blocks), height)
+    if all((block.row, block.rows) == (0, height) for block in blocks):
+        return _are_end_to_end(((block.col, block.cols) for block in blocks), width)
+    return False
+
+
+def _are_end_to_end(runs: Iterable[tuple[int, int]], total: int) -> bool:
+    """Whether runs (start, size), in some order, cover everything up to a total once."""
+    end = 0
+    for start, size in sorted(runs):
+        if start != end:
+            return False
+        end += size
+    return end == total
+
+
+# ------------------------------------------------------------------------------------------------------- the values
 
 
 def rows_from(
-    blocks: Iterable[Block], store: Store, row: int, rows: int
-) -> Iterator[tuple[Block, tuple[slice, slice], Array]]:
-    """Yield what some rows of an exported tensor, seen as a matrix, are made of; only that is read.
+    blocks: Iterable[Block[TensorInfo]], store: Store, row: int, rows: int
+) -> Iterator[tuple[Block[TensorInfo], tuple[slice, slice], Array]]:
+    """Yield what some rows of a checkpoint's tensor, seen as a matrix, are made of; only that is read.
 
     Args:
         blocks: Of the tensor.
-        store: That holds them, open.
+        store: The file that holds them, open.
         row: The first of the rows.
         rows: How many.
 
@@ -91,129 +287,12 @@ def rows_from(
             yield block, (slice(low - row, high - row), slice(block.col, block.col + block.cols)), values
 
 
-def _block_rows(block: Block, store: Store, row: int, rows: int) -> Array:
-    """Return rows of a block as they are in the exported tensor, shape (rows, block.cols)."""
-    if block.arrange == "transpose":
-        starts = range(block.at + row, block.at + row + block.rows * block.cols, block.rows)
-        return np.stack([store.elements(block.info, start, rows) for start in starts], axis=1)
-    flat = store.elements(block.info, block.at + row * block.cols, rows * block.cols)
-    if block.arrange == "channels_last":
+def _block_rows(block: Block[TensorInfo], store: Store, row: int, rows: int) -> Array:
+    """Return rows of a block as they are in the checkpoint's tensor, shape (rows, block.cols)."""
+    if block.arrange == TRANSPOSE:
+        starts = range(block.at + row, block.at + row + block.element_count, block.rows)
+        return np.stack([store.elements(block.stored, start, rows) for start in starts], axis=1)
+    flat = store.elements(block.stored, block.at + row * block.cols, rows * block.cols)
+    if block.arrange == CHANNELS_LAST:
         return flat.reshape(rows, -1, block.channels).transpose(0, 2, 1).reshape(rows, block.cols)
     return flat.reshape(rows, block.cols)
-
-
-class Source:
-    """What a converted file says of the checkpoint that it was made of. Foreign bytes: everything is checked."""
-
-    def __init__(self, store: Store, text: str) -> None:
-        """Read the metadata's text.
-
-        Raises:
-            FormatError: ``rearranged-metadata``: it can't be read, or doesn't go with the file's tensors.
-        """
-        self._store = store
-        self._infos: dict[str, TensorInfo] = {}
-        try:
-            said = parse_json(text.encode())
-            self.rearranged: Mapping[str, Any] = said["tensors"]
-            self._most = _FLOATS[said["types"]["most"]]
-            self._others = {name: _FLOATS[kind] for name, kind in said["types"]["others"].items()}
-            self.blocks = {name: self._blocks(name, one) for name, one in self.rearranged.items()}
-            self.aliases = text_map(said["aliases"])
-        except (ValueError, LookupError, TypeError, AttributeError) as error:
-            if isinstance(error, FormatError):
-                raise
-            raise _wrong(f"it can't be read: {error!r:.200}") from None
-        if _share_bytes(block for blocks in self.blocks.values() for block in blocks):
-            raise _wrong("two pieces are of the same stored elements")
-        for alias, target in self.aliases.items():
-            if target in self.aliases or not self._same(alias, target):
-                raise _wrong(f"{alias[:80]!r} is not {target[:80]!r} by another name")
-        # Rows that only the source has, kept under a name of their own.
-        self.hidden = {one.info.name for blocks in self.blocks.values() for one in blocks}
-
-    def _same(self, alias: str, target: str) -> bool:
-        if alias not in self._store or target not in self._store:
-            return False
-        one, other = self._store.info(alias), self._store.info(target)
-        return (one.address(), one.type, one.shape, one.scale) == (
-            other.address(),
-            other.type,
-            other.shape,
-            other.scale,
-        )
-
-    def type_of(self, name: str) -> ElementType:
-        """Return the type that a tensor had in the source."""
-        return self._others.get(name, self._most)
-
-    def shape_of(self, name: str) -> tuple[int, ...]:
-        """Return the shape that it had there."""
-        return tuple(self.rearranged[name]["shape"])
-
-    def _blocks(self, name: str, said: Any) -> tuple[Block, ...]:  # noqa: ANN401 (JSON is anything)
-        shape, rows = said["shape"], said["pieces"]
-        sound = _are_sizes(shape) and not shape_fault(tuple(shape)) and isinstance(rows, list) and bool(rows)
-        blocks = tuple(self._block(row) for row in rows) if sound else ()
-        if not sound or not _tile(blocks, math.prod(shape)):
-            raise _wrong(f"it does not fit the tensor {name[:80]!r}")
-        return blocks
-
-    def _block(self, row: Any) -> Block:  # noqa: ANN401 (JSON is anything)
-        sound = isinstance(row, list) and len(row) == _PIECE_FIELDS and isinstance(row[0], str)
-        if not sound or not _are_sizes([*row[1:7], row[8]]):
-            raise _wrong("a piece is no list of a name, sizes and an arrangement")
-        block = Block(self._info(row[0]), *row[1:])
-        inside = block.col + block.cols <= block.width and block.at + block.rows * block.cols <= block.info.count
-        known = block.arrange in ("", "transpose", "channels_last")
-        if not inside or not known or min(block.rows, block.cols, block.channels) < 1 or block.cols % block.channels:
-            raise _wrong(f"a piece of {row[0][:80]!r} is not inside it")
-        return block
-
-    def _info(self, name: str) -> TensorInfo:
-        # Kept, so that thousands of pieces of a tensor take little memory.
-        if name not in self._infos:
-            if name not in self._store:
-                raise _wrong(f"there is no tensor {name[:80]!r}")
-            info = self._infos[name] = self._store.info(name)
-            if info.dtype not in _FLOAT_DTYPES:
-                raise _wrong(f"{name[:80]!r} is {info.type}, no floats that can be decoded")
-        return self._infos[name]
-
-
-def _wrong(what: str) -> FormatError:
-    return FormatError("rearranged-metadata", f"the metadata {REARRANGED!r}: {what}")
-
-
-def _are_sizes(value: object) -> bool:
-    return isinstance(value, list) and all(type(one) is int and 0 <= one < 1 << 57 for one in value)
-
-
-def _share_bytes(blocks: Iterable[Block]) -> bool:
-    """Whether two blocks are of the same stored bytes: a small file could claim to be a checkpoint of any size."""
-    return any(start < end for (_, end), (start, _) in pairwise(sorted(block.stored for block in blocks)))
-
-
-def _tile(blocks: tuple[Block, ...], total: int) -> bool:
-    """Whether blocks cover a tensor exactly: as runs of rows, as runs of columns of all rows, or as one block."""
-    width = blocks[0].width
-    if any(one.width != width for one in blocks) or not width or total % width:
-        return False
-    height = total // width
-    if len(blocks) == 1:
-        one = blocks[0]
-        return (one.row, one.rows, one.col, one.cols) == (0, height, 0, width)
-    if any(one.arrange for one in blocks):
-        return False
-    if all(one.whole_rows for one in blocks):
-        runs, end = sorted((one.row, one.rows) for one in blocks), height
-    elif all((one.row, one.rows) == (0, height) for one in blocks):
-        runs, end = sorted((one.col, one.cols) for one in blocks), width
-    else:
-        return False
-    place = 0
-    for start, size in runs:
-        if start != place:
-            return False
-        place += size
-    return place == end

@@ -1,22 +1,21 @@
-"""What a ``with`` block does when it ends: close what is read, complete or give up what is written."""
+"""What the end of a ``with`` block does: close what is read; complete or give up what is written."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, NoReturn, Self, SupportsIndex
+from typing import NoReturn, Self, SupportsIndex
 
 from blobstore.errors import UsageError
 
-if TYPE_CHECKING:
-    from types import TracebackType
+# Not on contextlib.AbstractContextManager: its `__enter__` isn't typed to return Self.
 
 
 class Closing:
-    """What a ``with`` block closes when it ends."""
+    """Closed at the end of a ``with`` block."""
 
     def __reduce_ex__(self, _protocol: SupportsIndex) -> NoReturn:
-        # Two would close the same file, and one in another process is another file.
-        what = f"an open {type(self).__name__} can't be copied or pickled: open the file once more"
-        raise UsageError("not-copyable", what)
+        # A copy would close the same file; in another process the descriptor is another file's.
+        message = f"an open {type(self).__name__} can't be copied or pickled: open the file again"
+        raise UsageError("not-copyable", message)
 
     def close(self) -> None:
         """Let go of it."""
@@ -25,14 +24,12 @@ class Closing:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.close()
 
 
 class Completing:
-    """What a ``with`` block completes when it ends, and gives up when an error ends it."""
+    """Completed at the end of a ``with`` block, and given up if an error ends it."""
 
     def close(self) -> None:
         """Complete it."""
@@ -45,10 +42,8 @@ class Completing:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        if kind is None:
+    def __exit__(self, error_type: type[BaseException] | None, *_: object) -> None:
+        if error_type is None:
             self.close()
         else:
             self.discard()

@@ -1,4 +1,4 @@
-"""What the system says of a path, and which kind of file system it is on."""
+"""What the system knows about a path, and the type of its file system."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
     from os import PathLike
 
-# Where a lost connection kills a process that maps; FUSE is mostly such drives, or buckets.
+# File systems where a lost connection kills a process that maps; FUSE is mostly remote drives and buckets.
 _REMOTE = ("nfs", "cifs", "smb", "9p", "afs", "ceph", "gluster", "lustre", "beegfs", "gpfs", "ncpfs", "coda", "fuse.")
 
 
 def stat_of(path: str | PathLike[str], *, follow_symlinks: bool = True) -> os.stat_result | None:
-    """Return what a path names; None where nothing is, or nothing that can be looked at."""
+    """Return the status of what a path names; None if there is nothing, or it can't be looked at."""
     try:
         return os.stat(path, follow_symlinks=follow_symlinks)
     except OSError:
@@ -24,16 +24,16 @@ def stat_of(path: str | PathLike[str], *, follow_symlinks: bool = True) -> os.st
 
 @cache
 def file_system(device: int) -> str:
-    """Return the kind of file system on a device (``st_dev``), such as ``ext4``; empty where the system doesn't say."""
+    """Return the type of a device's file system (``st_dev``), such as ``ext4``; empty where the system doesn't say."""
     try:
         with open("/proc/self/mountinfo", encoding="utf-8", errors="replace") as mounts:
-            return kind_of_mount(mounts, os.major(device), os.minor(device))
+            return mounted_type(mounts, os.major(device), os.minor(device))
     except (OSError, AttributeError):  # not Linux
         return ""
 
 
-def kind_of_mount(mounts: Iterable[str], major: int, minor: int) -> str:
-    """Return the kind of a device's file system by the lines of ``/proc/self/mountinfo``; empty when it isn't there."""
+def mounted_type(mounts: Iterable[str], major: int, minor: int) -> str:
+    """Return the type of a device's file system from the lines of ``/proc/self/mountinfo``; empty if not listed."""
     for line in mounts:
         mounted, _, rest = line.partition(" - ")
         fields = mounted.split()
@@ -42,6 +42,6 @@ def kind_of_mount(mounts: Iterable[str], major: int, minor: int) -> str:
     return ""
 
 
-def is_remote(kind: str) -> bool:
-    """Whether a file system of this kind may go away while a file is mapped."""
-    return kind.startswith(_REMOTE)
+def is_remote(type_name: str) -> bool:
+    """Whether a file system of this type may go away while a file is mapped."""
+    return type_name.startswith(_REMOTE)

@@ -1,59 +1,87 @@
-"""SHA-256 of blobs, computed in threads beside the writing (hashlib lets go of the interpreter)."""
+"""SHA-256: of files, of pieces, and of blobs while they are written."""
 
 from __future__ import annotations
 
 import hashlib
+import os
 import threading
 from collections import deque
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
+from blobstore.errors import in_file
+from blobstore.fileio.descriptors import open_regular
 from blobstore.fileio.ranges import FileRange
 from blobstore.fileio.threads import cores
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
+    from os import PathLike
 
     from blobstore.fileio.types import Progress
 
 _INLINE_NBYTES = 256 << 10  # below this a thread costs more than it saves
-# Memory that may wait for its hash before the writer waits for it: arrays of a caller's, which are there anyway, or
-# pieces made for the file, of which so many are enough for all threads.
+# How much memory may wait to be hashed before the writer waits: a caller's arrays, which exist anyway, or pieces made
+# for the file, of which this number keeps all threads busy.
 _WAITING_NBYTES, _WAITING_PIECES = 256 << 20, 16
 
 
 def digest_of(source: FileRange | Iterable[memoryview], progress: Progress = lambda _: None) -> bytes:
-    """Return the SHA-256 of bytes of a file, or of pieces of anything, 32 bytes.
+    """Return the SHA-256 of a range of a file, or of pieces of anything, 32 bytes.
 
-    A file is read through one buffer of at most 4 MiB.
+    A range is read through one buffer of at most 4 MiB.
 
     Raises:
         TruncatedError: ``short-read`` when the file ends too early.
     """
     digest = hashlib.sha256()
-    for piece in source.chunks() if isinstance(source, FileRange) else source:
-        digest.update(piece)
-        progress(len(piece))
+    _hash(digest, source, progress)
     return digest.digest()
 
 
+def file_digest(path: str | PathLike[str]) -> bytes:
+    """Return the SHA-256 of a whole file, 32 bytes.
+
+    Raises:
+        UsageError, OSError: As `open_regular`.
+    """
+    with in_file(os.fsdecode(path)), open(open_regular(path), "rb", buffering=0) as file:
+        return hashlib.file_digest(file, "sha256").digest()
+
+
+def _hash(digest: hashlib._Hash, source: FileRange | Iterable[memoryview], progress: Progress = lambda _: None) -> None:
+    for piece in source.chunks() if isinstance(source, FileRange) else source:
+        digest.update(piece)
+        progress(len(piece))
+
+
 class _Blob:
-    """A digest, and what it waits for: pieces are hashed in their order, by one thread at a time."""
+    """A digest, and the pieces still to be hashed: in order, by one thread at a time."""
 
     def __init__(self) -> None:
-        self.hash = hashlib.sha256()
+        self.digest = hashlib.sha256()
         self.waiting: deque[memoryview | FileRange] = deque()
         self.busy = False
         self.error: Exception | None = None
 
 
 class Hasher:
-    """Digests of one blob after another. One blob is one thread's work; several are hashed at once."""
+    """Hashes blobs in threads while they are written (hashlib releases Python's global lock).
 
-    def __init__(self) -> None:
-        """Begin without any blob."""
+    One blob is hashed by one thread; several blobs are hashed at once. `threads.in_order` would not do: jobs come while
+    the caller writes, and the pieces of one blob depend on each other.
+    """
+
+    def __init__(self, *, waiting_nbytes: int = _WAITING_NBYTES, waiting_pieces: int = _WAITING_PIECES) -> None:
+        """Begin with no blobs.
+
+        Args:
+            waiting_nbytes: How much memory may wait to be hashed before `updating` waits.
+            waiting_pieces: In how many pieces.
+        """
         from concurrent.futures import ThreadPoolExecutor  # noqa: PLC0415 (import blobstore stays cheap)
 
+        self._waiting_nbytes, self._waiting_pieces = waiting_nbytes, waiting_pieces
         self._blobs: list[_Blob] = []
         self._held = self._pieces = 0  # bytes of memory that wait, and in how many pieces
         self._changed = threading.Condition()
@@ -75,22 +103,22 @@ class Hasher:
 
         Args:
             data: The next bytes of the blob begun last.
-            immutable: They stay as they are until `digests`, `close` or `discard`, and are hashed by then; else by the
-                end of the block.
+            immutable: The bytes don't change until `digests`, `close` or `discard`, and are hashed by then; otherwise
+                they are hashed by the end of the block.
 
         Raises:
-            TruncatedError: A file is shorter than its range.
+            TruncatedError: ``short-read`` when a file ends before its range does.
         """
         blob = self._blobs[-1]
         if data.nbytes < _INLINE_NBYTES and not blob.busy:
-            _hash(blob.hash, data)
+            _hash(blob.digest, data if isinstance(data, FileRange) else (data,))
             yield
             return
         self._enqueue(blob, data)
         try:
             yield
         finally:
-            # Also after an error: nothing may read the data any more when this returns.
+            # Even after an error: once this returns, nothing may read the data any more.
             if not immutable:
                 self._wait_until(lambda: not blob.busy)
         if blob.error:
@@ -100,20 +128,20 @@ class Hasher:
         """Return all digests so far.
 
         Raises:
-            TruncatedError: A file is shorter than its range.
+            TruncatedError: ``short-read`` when a file ends before its range does.
         """
         self._wait_until(lambda: not any(blob.busy for blob in self._blobs))
         for blob in self._blobs:
             if blob.error:
                 raise blob.error
-        return [blob.hash.digest() for blob in self._blobs]
+        return [blob.digest.digest() for blob in self._blobs]
 
     def close(self) -> None:
-        """Hash what waits for it and let the threads end."""
+        """Hash what is waiting and end the threads."""
         self._pool.shutdown(wait=True)
 
     def discard(self) -> None:
-        """Let the threads end; what waits is not hashed any more, and nobody is to ask for digests."""
+        """End the threads without hashing what is waiting; `digests` must not be called any more."""
         with self._changed:
             for blob in self._blobs:
                 blob.waiting.clear()
@@ -122,7 +150,7 @@ class Hasher:
     def _enqueue(self, blob: _Blob, data: memoryview | FileRange) -> None:
         held = _held(data)
         if held:
-            self._wait_until(lambda: not self._pieces or self._has_room(held))
+            self._wait_until(lambda: not self._pieces or self._may_wait(held))
         with self._changed:
             blob.waiting.append(data)
             self._held += held
@@ -132,7 +160,7 @@ class Hasher:
                 self._pool.submit(self._work, blob)
 
     def _work(self, blob: _Blob) -> None:
-        """Hash what waits in a blob, until nothing does."""
+        """Hash a blob's waiting pieces until there are none."""
         while True:
             with self._changed:
                 if not blob.waiting:
@@ -142,16 +170,16 @@ class Hasher:
                 data = blob.waiting.popleft()
             try:
                 if not blob.error:
-                    _hash(blob.hash, data)
-            except Exception as error:  # noqa: BLE001 (raised where it is asked for)
+                    _hash(blob.digest, data if isinstance(data, FileRange) else (data,))
+            except Exception as error:  # noqa: BLE001 (raised by `updating` or `digests`)
                 blob.error = error
             with self._changed:
                 self._held -= _held(data)
                 self._pieces -= bool(_held(data))
                 self._changed.notify_all()
 
-    def _has_room(self, nbytes: int) -> bool:
-        return self._pieces < _WAITING_PIECES and self._held + nbytes <= _WAITING_NBYTES
+    def _may_wait(self, nbytes: int) -> bool:
+        return self._pieces < self._waiting_pieces and self._held + nbytes <= self._waiting_nbytes
 
     def _wait_until(self, reached: Callable[[], bool]) -> None:
         with self._changed:
@@ -159,10 +187,5 @@ class Hasher:
 
 
 def _held(data: memoryview | FileRange) -> int:
-    """Return how much memory is held by keeping ``data``."""
+    """Return how many bytes of memory ``data`` keeps alive."""
     return 0 if isinstance(data, FileRange) else data.nbytes
-
-
-def _hash(target: hashlib._Hash, data: memoryview | FileRange) -> None:
-    for piece in data.chunks() if isinstance(data, FileRange) else (data,):
-        target.update(piece)

@@ -1,11 +1,10 @@
-"""Locks on files, between processes and threads. The system drops them when a process ends, however it ends."""
+"""Locks on files, between processes and threads. The system releases them when a process ends, however it ends."""
 
 from __future__ import annotations
 
 import errno
 import hashlib
 import os
-import re
 import stat
 from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING
@@ -13,21 +12,20 @@ from typing import TYPE_CHECKING
 from blobstore.errors import UsageError
 from blobstore.fileio.file_systems import stat_of
 
-if os.name != "nt":  # Windows has others; nothing that is open can be replaced or removed there
+if os.name != "nt":  # Windows has other locks; open files can't be replaced or removed there anyway
     import fcntl
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from os import PathLike
 
-_TEMPORARY = re.compile(r"\.blobstore-[0-9a-f]{16}\.tmp")
 _FLAGS = getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0)
 
 
 def lock(fd: int, *, wait: bool = True) -> bool:
-    """Lock an open file against all others that lock it, until it is closed; return whether that was possible.
+    """Lock an open file exclusively until it is closed; return whether that was possible.
 
-    False where another holds the lock and this isn't to wait, and where the system or the file system has no locks.
+    False where somebody else holds the lock and ``wait`` is False, and where the system or file system has no locks.
     """
     if os.name == "nt":  # pragma: no cover
         return False
@@ -40,73 +38,65 @@ def lock(fd: int, *, wait: bool = True) -> bool:
 
 @contextmanager
 def turn_at(path: str | PathLike[str]) -> Iterator[None]:
-    """Wait until nobody else replaces a file, or what belongs to it, and keep others from it in the ``with`` block.
+    """Wait until nobody else replaces a file or what belongs to it, and keep others out during the ``with`` block.
 
-    The lock is on a file of its own beside the file (beside what a link to it names). A process that is killed leaves
-    an empty file, which the next one takes and removes.
+    The lock is on a separate file beside the file, or beside what a link points to. A process that is killed leaves an
+    empty file, which the next one reuses and removes.
 
     Raises:
         UsageError: ``not-a-file``: the lock's name is taken by a folder, a link, a pipe.
         OSError: The folder can't be written to.
     """
     folder, name = os.path.split(os.path.realpath(path))
-    place = os.path.join(folder, f".blobstore-{hashlib.sha256(os.fsencode(name)).hexdigest()[:16]}.lock")
+    lock_path = os.path.join(folder, f".blobstore-{hashlib.sha256(os.fsencode(name)).hexdigest()[:16]}.lock")
     try:
-        fd = _take(place)
+        fd = _take(lock_path)
     except OSError as error:
-        found = stat_of(place, follow_symlinks=False)
-        if found and not stat.S_ISREG(found.st_mode):
-            what = f"{place!r} is the name of the lock on {os.fspath(path)!r}, and is no regular file: move it away"
+        status = stat_of(lock_path, follow_symlinks=False)
+        if status and not stat.S_ISREG(status.st_mode):
+            what = (
+                f"{lock_path!r} is needed as the lock of {os.fspath(path)!r}, and is not a regular file: move it away"
+            )
             raise UsageError("not-a-file", what) from None
-        error.filename = os.fspath(path)  # nobody knows the lock
+        error.filename = os.fspath(path)  # the caller doesn't know the lock file
         raise
     try:
         yield
     finally:
-        with suppress(OSError):  # it is empty, and harmless where it is
-            os.unlink(place)  # while it is locked: who waits for it sees that it isn't there any more
+        with suppress(OSError):  # left behind, an empty file is harmless
+            os.unlink(lock_path)  # while it is locked: those that wait for it notice that it is gone
         with suppress(OSError):
             os.close(fd)
 
 
-def _take(place: str) -> int:
+def _take(lock_path: str) -> int:
     while True:
         try:
-            fd = os.open(place, os.O_RDWR | os.O_CREAT | _FLAGS, 0o666)
-            # One that a crash leaves keeps nobody from writing, whatever the umask.
+            fd = os.open(lock_path, os.O_RDWR | os.O_CREAT | _FLAGS, 0o666)
+            # One that a crash leaves must not keep other users from writing, whatever the umask.
             with suppress(OSError, AttributeError):
                 os.fchmod(fd, 0o666)
-        except PermissionError:  # another user's
-            fd = os.open(place, os.O_RDONLY | _FLAGS)
+        except PermissionError:  # it is another user's
+            fd = os.open(lock_path, os.O_RDONLY | _FLAGS)
         if not stat.S_ISREG(os.fstat(fd).st_mode):
             os.close(fd)
             raise OSError(errno.EINVAL, os.strerror(errno.EINVAL))
         lock(fd)
-        if is_at(place, fd):
+        if is_at(lock_path, fd):
             return fd
         os.close(fd)
 
 
 def is_at(path: str, fd: int) -> bool:
-    """Whether a path names an open file, and not another one or none any more."""
+    """Whether a path still names this open file, not another one or none."""
     try:
         return os.path.samestat(os.lstat(path), os.fstat(fd))
     except OSError:
         return False
 
 
-def temporary_name() -> str:
-    """Return a new name for a file that isn't complete yet."""
-    return f".blobstore-{os.urandom(8).hex()}.tmp"
-
-
-def is_temporary(name: str) -> bool:
-    """Whether a name is one that `temporary_name` gives."""
-    return _TEMPORARY.fullmatch(name) is not None
-
-
 def share(fd: int) -> None:
-    """Let nobody `lock` a file as long as it is open, where the system has locks and nobody has locked it yet."""
+    """Keep others from locking a file (`lock`) while it is open, unless it is locked already or there are no locks."""
     if os.name != "nt":
         with suppress(OSError):
             fcntl.flock(fd, fcntl.LOCK_SH | fcntl.LOCK_NB)

@@ -1,10 +1,10 @@
-"""Bytes that are read: of a file, without passing through Python's memory, or of an array."""
+"""Ranges of bytes: in a file, or in memory."""
 
 from __future__ import annotations
 
 from contextlib import nullcontext
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 import numpy as np
 
@@ -12,20 +12,23 @@ from blobstore.errors import UsageError
 from blobstore.fileio.descriptors import read_into
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterable, Iterator
     from contextlib import AbstractContextManager
 
-    from blobstore.fileio.types import Buffer, Bytes, ByteSource
+    from blobstore.fileio.types import Buffer, Bytes, ByteSource, Progress
 
-CHUNK_NBYTES = 4 << 20  # read, hashed, decoded or compared at once: the largest buffer that anything holds
+    Piece = TypeVar("Piece", bound="FileRange | Bytes | memoryview")
+
+STEP_NBYTES = 64 << 20  # copied between two reports of progress
+CHUNK_NBYTES = 4 << 20  # read, hashed, decoded or compared at once: the largest buffer
 
 
 @dataclass(frozen=True)
 class FileRange:
-    """Bytes of an open file, to be written elsewhere without passing through Python's memory.
+    """Bytes of an open file, which can be copied elsewhere without passing through Python's memory.
 
     Attributes:
-        file: Open for reading, and not owned: a descriptor, or what gives one while it is needed.
+        file: Open for reading, not owned: a descriptor, or a source that gives one while it is needed.
         offset: In bytes, from the beginning of the file.
         nbytes: How many.
     """
@@ -37,28 +40,33 @@ class FileRange:
     def __post_init__(self) -> None:
         """Check it."""
         if self.offset < 0 or self.nbytes < 0:
-            raise UsageError("bad-range", f"{self.nbytes} bytes at offset {self.offset} are no range of a file")
+            raise UsageError("bad-range", f"{self.nbytes} bytes at offset {self.offset} are not a range of a file")
 
     def part(self, start: int, nbytes: int) -> FileRange:
-        """Return some of the bytes, or as many of them as there are from ``start`` on."""
+        """Return a part of the bytes; shorter than ``nbytes`` where fewer follow ``start``."""
         return FileRange(self.file, self.offset + start, min(nbytes, self.nbytes - start))
 
+    def parts(self) -> Iterator[FileRange]:
+        """Yield the bytes as ranges of 64 MiB, in order: progress is reported after each."""
+        for start in range(0, self.nbytes, STEP_NBYTES):
+            yield self.part(start, STEP_NBYTES)
+
     def held(self) -> AbstractContextManager[int]:
-        """Return the file's descriptor for the time of a ``with`` block.
+        """Return the file's descriptor for a ``with`` block.
 
         Raises:
             UsageError: ``closed``, ``replaced``.
         """
         return nullcontext(self.file) if isinstance(self.file, int) else self.file.held()
 
-    def _read_into(self, target: memoryview, start: int) -> None:
+    def _read_into(self, buffer: memoryview, start: int) -> None:
         if isinstance(self.file, int):
-            read_into(self.file, target, self.offset + start)
+            read_into(self.file, buffer, self.offset + start)
         else:
-            self.file.read_into(target, self.offset + start)
+            self.file.read_into(buffer, self.offset + start)
 
     def read(self) -> Bytes:
-        """Return all of the bytes, in memory of their own.
+        """Return a copy of all bytes.
 
         Raises:
             TruncatedError: ``short-read`` when the file ends too early.
@@ -68,7 +76,7 @@ class FileRange:
         return data
 
     def chunks(self) -> Iterator[memoryview]:
-        """Yield the bytes piece by piece, in one buffer: each piece is valid until the next one is asked for.
+        """Yield the bytes in pieces, all in one buffer: each is valid until the next one is asked for.
 
         Raises:
             TruncatedError: ``short-read`` when the file ends too early.
@@ -80,11 +88,18 @@ class FileRange:
             yield piece
 
 
+def reporting(pieces: Iterable[Piece], progress: Progress) -> Iterator[Piece]:
+    """Yield pieces, and report the size of each once the next one is asked for."""
+    for piece in pieces:
+        yield piece
+        progress(piece.nbytes)
+
+
 def flat_bytes(data: Buffer) -> memoryview:
     """View bytes-like data, or an array in C order, as flat bytes. No copy.
 
     Raises:
-        UsageError: ``not-contiguous`` when the bytes don't lie in one piece in C order; ``not-bytes`` for others.
+        UsageError: ``not-contiguous`` when the bytes don't lie in one piece in C order; ``not-bytes`` otherwise.
     """
     if isinstance(data, np.ndarray):
         if not data.flags.c_contiguous:
@@ -99,3 +114,9 @@ def flat_bytes(data: Buffer) -> memoryview:
     if not view.c_contiguous:
         raise UsageError("not-contiguous", "the bytes do not lie in one piece: pass bytes(data)")
     return view.cast("B") if view.nbytes else memoryview(b"")
+
+
+def first_difference(a: bytes | memoryview, b: bytes | memoryview) -> int:
+    """Return the place of the first byte that differs, or the length of the shorter one."""
+    pairs = enumerate(zip(a, b, strict=False))
+    return next((place for place, (left, right) in pairs if left != right), min(len(a), len(b)))

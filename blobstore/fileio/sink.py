@@ -1,4 +1,4 @@
-"""Bytes on their way from memory or another file into a file or stream."""
+"""Writing bytes from memory or another file to a file or stream."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import os
 from typing import TYPE_CHECKING, Any, BinaryIO
 
 from blobstore.errors import in_file
-from blobstore.fileio.atomic import write_all
+from blobstore.fileio.descriptors import write_all
 from blobstore.fileio.ranges import CHUNK_NBYTES, FileRange
 
 if TYPE_CHECKING:
@@ -19,22 +19,22 @@ _SMALL_NBYTES = 64 << 10
 _ZEROS = bytes(_SMALL_NBYTES)
 
 _copy_file_range: Callable[[int, int, int, int, int], int] | None = getattr(os, "copy_file_range", None)
-# What a system says when it can't copy between these two files. All else (no space, I/O error) is a real error.
+# Errors of a system that can't copy between two files. Anything else (no space, I/O error) is a real error.
 _CANT_COPY = {errno.EXDEV, errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP, errno.EBADF, errno.EPERM, errno.ETXTBSY}
 
 
 class Sink:
-    """A file or stream that is written from front to back. Small pieces are gathered, large ones go straight through.
+    """A file or stream that is written front to back. Small pieces are gathered, large ones are written at once.
 
     Attributes:
-        position: Bytes taken so far.
+        position: Bytes written so far, with those still gathered.
     """
 
     def __init__(self, target: int | BinaryIO, path: str = "") -> None:
-        """Write to a descriptor of a file (from its current position), or to a stream's ``write``.
+        """Begin at a file's current position, or with a stream.
 
         Args:
-            target: The one or the other.
+            target: The file's descriptor, or a stream with a ``write`` method.
             path: Of the file, for errors.
         """
         self._path = path or "the output"
@@ -44,7 +44,7 @@ class Sink:
         self.position = 0
 
     def write(self, data: memoryview) -> None:
-        """Take all of ``data``; it may be reused on return."""
+        """Write all of ``data``; the caller may reuse it afterwards."""
         if len(data) < _SMALL_NBYTES:
             self._gathered += data
             if len(self._gathered) >= _GATHER_NBYTES:
@@ -60,7 +60,7 @@ class Sink:
             self.write(memoryview(_ZEROS)[: count - done])
 
     def copy(self, source: FileRange) -> None:
-        """Write bytes of another file, inside the kernel where it can.
+        """Write bytes of another file, inside the kernel where possible.
 
         Raises:
             TruncatedError: ``short-read`` when the source ends too early.
@@ -75,30 +75,30 @@ class Sink:
             self.write(piece)
 
     def flush(self) -> None:
-        """Hand what was gathered to the system."""
+        """Write what was gathered."""
         gathered, self._gathered = self._gathered, bytearray()
         if gathered:
             self._write(memoryview(gathered))
 
     def _copy_in_kernel(self, source: FileRange, fd: int, copy: Callable[[int, int, int, int, int], int]) -> int:
-        """Return how many bytes the kernel has copied: all, or as many as it could."""
+        """Return how many bytes the kernel has copied: all of them, or as many as it could."""
         start = os.lseek(fd, 0, os.SEEK_CUR)
         done = 0
         while done < source.nbytes:
-            want = min(source.nbytes - done, 1 << 30)
+            wanted = min(source.nbytes - done, 1 << 30)
             try:
-                with source.held() as other:
-                    got = copy(other, fd, want, source.offset + done, start + done)
+                with source.held() as source_fd:
+                    copied = copy(source_fd, fd, wanted, source.offset + done, start + done)
             except OSError as error:
                 if error.errno in _CANT_COPY:
                     break
-                if error.errno == errno.EIO:  # of either file: reading tells
+                if error.errno == errno.EIO:  # in either file: reading raises it if it is the source's
                     source.part(done, CHUNK_NBYTES).read()
                 with in_file(self._path):
                     raise
-            if not got:  # the source's end, or a file system that says nothing: reading will tell
+            if not copied:  # the source's end, or a file system that can't say why: reading raises the error, if any
                 break
-            done += got
+            done += copied
         os.lseek(fd, start + done, os.SEEK_SET)
         return done
 
@@ -111,19 +111,19 @@ class Sink:
             write_all(self._fd, data)
             return
         while data:
-            wrote = self._stream.write(data)
-            # Only raw streams write less than they are given, and say so; None from one of these is nothing.
-            if wrote == 0 or (wrote is None and isinstance(self._stream, io.RawIOBase)):
-                raise BlockingIOError(errno.EAGAIN, "the stream can't take more now, and may not be told to wait")
-            data = data[len(data) if wrote is None else wrote :]
+            written = self._stream.write(data)
+            # Only raw streams write less than they are given; None from one of them means nothing was written.
+            if written == 0 or (written is None and isinstance(self._stream, io.RawIOBase)):
+                raise BlockingIOError(errno.EAGAIN, "the stream can't take more now, and can't be waited for")
+            data = data[len(data) if written is None else written :]
 
 
-def move_down(fd: int, source: int, target: int, nbytes: int) -> None:
-    """Move bytes inside a file to a lower offset; ranges may overlap."""
-    if source < target:
+def move_down(fd: int, start: int, new_start: int, nbytes: int) -> None:
+    """Move bytes inside a file to a lower offset; the ranges may overlap."""
+    if start < new_start:
         raise ValueError("bytes can only be moved to a lower offset")
     done = 0
-    for piece in FileRange(fd, source, nbytes).chunks():
-        os.lseek(fd, target + done, os.SEEK_SET)
+    for piece in FileRange(fd, start, nbytes).chunks():
+        os.lseek(fd, new_start + done, os.SEEK_SET)
         write_all(fd, piece)
         done += len(piece)

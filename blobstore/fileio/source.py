@@ -1,4 +1,4 @@
-"""A file → memory: mapped, or by plain reads."""
+"""Opening a file for reading: mapped into memory, or by plain reads."""
 
 from __future__ import annotations
 
@@ -9,8 +9,9 @@ from contextlib import suppress
 from typing import TYPE_CHECKING, Any, get_args
 
 from blobstore.errors import TruncatedError, UsageError
-from blobstore.fileio.descriptors import PlainFile, ReopenedFile, open_regular
+from blobstore.fileio.descriptors import open_regular
 from blobstore.fileio.file_systems import file_system, is_remote
+from blobstore.fileio.plain_files import PlainFile, ReopenedFile
 from blobstore.fileio.types import Access, Prefetch
 
 if TYPE_CHECKING:
@@ -19,26 +20,26 @@ if TYPE_CHECKING:
     from blobstore.fileio.types import ByteSource
 
 
-# A private map counts as memory that may be needed, so that one of more bytes than the machine has is refused, unless
-# it is made with this flag. Some Pythons don't name it: its value is Linux's.
+# Without this flag the system reserves memory for a private map, and refuses one that is larger than the machine's
+# memory. Some Pythons don't name the flag: its value is Linux's.
 _NORESERVE: int = getattr(
     mmap, "MAP_NORESERVE", 0x4000 if sys.platform == "linux" and os.uname().machine in ("x86_64", "aarch64") else 0
 )
 
 
-# Linux 5.14 has it; Python doesn't name it yet. Elsewhere the number may be another hint's.
+# From Linux 5.14 on; Python doesn't name it yet. On other systems the number may mean another hint.
 _POPULATE_READ: int | None = getattr(mmap, "MADV_POPULATE_READ", 22 if sys.platform == "linux" else None)
-_POPULATED_NBYTES = 64 << 20  # at a time: Python's other threads, and Ctrl-C, wait for each
+_POPULATED_NBYTES = 64 << 20  # in one call: Python's other threads, and Ctrl-C, wait until it returns
 
-# Python's map keeps a descriptor of its own, unless it is told not to (3.13).
+# Python's map keeps a descriptor of its own; from 3.13 on it can be told not to.
 _MAP_KEEPS_FILE = sys.version_info < (3, 13)
 
 
 class MappedFile(ReopenedFile):
-    """Every view is the map itself: nothing is read until it is touched, nothing is copied.
+    """A file of which every view is the map itself: nothing is read before it is touched, and nothing is copied.
 
-    A writable map is copy-on-write: pages that are written to become this process' own, and all views see them. It
-    takes one descriptor.
+    A writable map is copy-on-write: pages that are written to become private to this process, and all views see the
+    changes. It takes one descriptor.
     """
 
     access: Access = "mmap"
@@ -46,14 +47,14 @@ class MappedFile(ReopenedFile):
     def __init__(
         self, fd: int, *, path: str | PathLike[str] = "", writable: bool = False, prefetch: Prefetch = "none"
     ) -> None:
-        """Take over an open descriptor of a file that isn't empty."""
+        """Take over an open descriptor; the file must not be empty."""
         self._map: memoryview | None = None
         super().__init__(fd, path=path, writable=writable)
         try:
             mapped = _map(fd, self.size, writable=writable)
-        except ValueError:  # it has shrunk since its size was asked for
+        except ValueError:  # it has shrunk since its size was read
             raise TruncatedError(
-                "short-read", f"the file had {self.size} bytes and has fewer: it was truncated"
+                "short-read", f"the file had {self.size} bytes and now has fewer: it was truncated"
             ) from None
         self._map = memoryview(mapped)
         _advise(mapped, prefetch)
@@ -63,13 +64,13 @@ class MappedFile(ReopenedFile):
             self._keep = True
 
     def view(self, offset: int, nbytes: int) -> memoryview:
-        """Return these bytes of the map."""
+        """Return these bytes of the map; no copy."""
         if self._map is None:
             raise UsageError("closed", "this file was closed")
         return self._map[offset : offset + nbytes]
 
     def close(self) -> None:
-        """Let go of the map: it goes away with the last view of it."""
+        """Let go of the map, which lives as long as a view of it does."""
         self._map = None
         super().close()
 
@@ -83,19 +84,19 @@ def _map(fd: int, size: int, *, writable: bool) -> mmap.mmap:
 
 
 def _advise(mapped: mmap.mmap, prefetch: Prefetch) -> None:
-    """Tell the system how a map will be read. It is a hint: where there is no such thing, nothing happens."""
+    """Tell the system how a map will be read. A hint: systems without it do nothing."""
     names = {"none": "", "all": "MADV_WILLNEED", "sequential": "MADV_SEQUENTIAL", "random": "MADV_RANDOM"}
     advice: int | None = getattr(mmap, names[prefetch], None) if names[prefetch] else None
     if advice is None:
         return
     with suppress(OSError):
-        if prefetch == "all" and _populated(mapped):
+        if prefetch == "all" and _populate(mapped):
             return
         mapped.madvise(advice)
 
 
-def _populated(mapped: mmap.mmap) -> bool:
-    """Read all of a map and map its pages, where the system does that at one's request."""
+def _populate(mapped: mmap.mmap) -> bool:
+    """Read all of a file and map its pages; return False where the system can't do that on request."""
     if _POPULATE_READ is None:
         return False
     size = len(mapped)
@@ -114,13 +115,13 @@ def open_source(
 
     Args:
         path: Of a regular file.
-        access: ``auto`` maps it, unless its file system is a network drive's.
-        writable: Whether views in memory can be written to; the file stays as it is.
-        prefetch: How a map will be read; without effect on plain reads.
+        access: ``auto`` maps the file, unless it is on a network drive.
+        writable: Whether views can be written to; the file itself never changes.
+        prefetch: How a map will be read; no effect on plain reads.
 
     Raises:
-        UsageError: ``bad-access`` for another word than those of `Access`, ``bad-prefetch`` than those of `Prefetch`;
-            ``not-a-file`` for a folder, pipe or device.
+        UsageError: ``bad-access`` for a word that `Access` doesn't have, ``bad-prefetch`` for one that `Prefetch`
+            doesn't have; ``not-a-file`` for a folder, pipe or device.
         OSError: It can't be opened.
     """
     if access not in get_args(Access):
@@ -130,14 +131,14 @@ def open_source(
     fd = open_regular(path)
     if access == "auto" and is_remote(file_system(os.fstat(fd).st_dev)):
         access = "read"
-    # An empty file can't be mapped; its reader says what is missing.
+    # An empty file can't be mapped; the caller reports what is missing.
     if access == "read" or not os.fstat(fd).st_size:
         return PlainFile(fd, path=path, writable=writable)
     return MappedFile(fd, path=path, writable=writable, prefetch=prefetch)
 
 
 def read_whole(path: str | PathLike[str]) -> memoryview:
-    """Return all bytes of a small file; a copy.
+    """Return all bytes of a small file, as a copy.
 
     Raises:
         UsageError, TruncatedError, OSError: As `open_source` and `PlainFile.view`.
@@ -146,7 +147,7 @@ def read_whole(path: str | PathLike[str]) -> memoryview:
 
 
 def read_beginning(path: str | PathLike[str], nbytes: int) -> memoryview:
-    """Return a file's first bytes, or all of them where it has no more; a copy.
+    """Return a file's first bytes, or all of them if it has fewer, as a copy.
 
     Raises:
         UsageError, TruncatedError, OSError: As `read_whole`.

@@ -1,4 +1,4 @@
-"""Jobs in threads, their results in order."""
+"""Running jobs in threads."""
 
 from __future__ import annotations
 
@@ -11,12 +11,13 @@ from typing import TYPE_CHECKING, Generic, TypeVar
 from blobstore.errors import UsageError
 
 if TYPE_CHECKING:
+    import threading
     from collections.abc import Callable, Iterable, Iterator
     from concurrent.futures import Future
 
 T = TypeVar("T")
 
-_AHEAD = 2  # jobs for each thread that are begun before their results are asked for
+_AHEAD = 2  # jobs per thread that are started before their results are asked for
 
 
 def cores() -> int:
@@ -25,7 +26,7 @@ def cores() -> int:
 
 
 def check_workers(workers: int | None) -> None:
-    """Refuse a number of threads that can do nothing.
+    """Refuse a number of threads below one.
 
     Raises:
         UsageError: ``bad-workers``.
@@ -35,19 +36,19 @@ def check_workers(workers: int | None) -> None:
 
 
 def one_by_one(jobs: Iterable[Callable[[], T]]) -> Iterator[T]:
-    """Run jobs in this thread and yield what they return."""
+    """Run jobs in this thread and yield their results."""
     return (job() for job in jobs)
 
 
 def in_order(jobs: Iterable[Callable[[], T]], workers: int | None = None) -> Iterator[T]:
-    """Run jobs and yield what they return, in their order; an error ends it, when its turn comes.
+    """Run jobs in threads and yield their results in order; an error is raised in its job's turn, and ends it.
 
-    Jobs are asked for as they are needed, so that only a few results for each thread are held. The caller's thread is
-    one of them: while the next result isn't there, it runs jobs, too.
+    Jobs are taken from ``jobs`` as they are needed, so that only a few results per thread are held. The caller's thread
+    is one of the workers: it runs jobs while the next result isn't ready.
 
     Args:
-        jobs: What lets go of the interpreter runs side by side.
-        workers: Threads; by default one for each core. A single job, or one thread, needs none.
+        jobs: Run side by side as far as they release Python's global lock.
+        workers: Threads; by default one per core. A single job, or a single worker, starts none.
     """
     workers = workers or cores()
     rest = iter(jobs)
@@ -58,28 +59,59 @@ def in_order(jobs: Iterable[Callable[[], T]], workers: int | None = None) -> Ite
     from concurrent.futures import ThreadPoolExecutor  # noqa: PLC0415 (import blobstore stays cheap)
 
     with ThreadPoolExecutor(workers - 1, thread_name_prefix="blobstore") as pool:
-        begun: deque[_Begun[T]] = deque()
+        started: deque[_Started[T]] = deque()
         try:
             for job in chain(first, rest):
-                if len(begun) == _AHEAD * workers:
-                    yield _next_of(begun)
-                begun.append(_Begun(job, pool.submit(job)))
-            while begun:
-                yield _next_of(begun)
+                if len(started) == _AHEAD * workers:
+                    yield _next_result(started)
+                started.append(_Started(job, pool.submit(job)))
+            while started:
+                yield _next_result(started)
         finally:
-            while begun:
-                begun.pop().result.cancel()
+            while started:
+                started.pop().result.cancel()
+
+
+def run_all(
+    jobs: Iterable[Callable[[], T]], workers: int | None = None, *, stop: threading.Event | None = None
+) -> list[T]:
+    """Run jobs in threads and return all results, in order.
+
+    Unlike with `in_order`, all jobs are queued at once, so that a long one holds up no others. An error cancels those
+    that have not begun.
+
+    Args:
+        jobs: As for `in_order`.
+        workers: Threads; by default one per core. A single worker is the caller's thread.
+        stop: Set after an error or interrupt, before this waits for the jobs that are running: they may end early.
+    """
+    if workers == 1:
+        return list(one_by_one(jobs))
+    from concurrent.futures import ThreadPoolExecutor  # noqa: PLC0415 (as above)
+
+    with ThreadPoolExecutor(workers or cores(), thread_name_prefix="blobstore") as pool:
+        try:
+            results = deque(pool.submit(job) for job in jobs)
+            values = []
+            while results:  # a result that is kept would be in a cycle with its error, which refers to this frame
+                values.append(results.popleft().result())
+        except BaseException:
+            if stop:
+                stop.set()
+            pool.shutdown(cancel_futures=True)
+            raise
+    return values
 
 
 @dataclass
-class _Begun(Generic[T]):
-    """A job, and what comes of it."""
+class _Started(Generic[T]):
+    """A job, and its result to come."""
 
     job: Callable[[], T]
     result: Future[T]
 
     def run_here(self) -> bool:
-        """Run the job in this thread and return True, unless another one has begun to."""
+        """Run the job in this thread and return True, unless another thread has begun it."""
         from concurrent.futures import Future  # noqa: PLC0415 (as above)
 
         if not self.result.cancel():
@@ -87,21 +119,21 @@ class _Begun(Generic[T]):
         self.result = Future()
         try:
             self.result.set_result(self.job())
-        except Exception as error:  # noqa: BLE001 (it is raised when its turn comes)
+        except Exception as error:  # noqa: BLE001 (it is raised in the job's turn)
             self.result.set_exception(error)
-            del self  # the error knows this frame, which would know the error: a cycle, that keeps the job's data
+            del self  # the error refers to this frame: a cycle, which would keep the job's data
         return True
 
 
-def _next_of(begun: deque[_Begun[T]]) -> T:
-    """Return the next result; meanwhile run what no other thread has begun."""
-    oldest, one = begun.popleft(), None
+def _next_result(started: deque[_Started[T]]) -> T:
+    """Return the next result; until it is ready run jobs that no other thread has begun."""
+    oldest, later = started.popleft(), None
     try:
         if not oldest.run_here():
-            for one in begun:
+            for later in started:
                 if oldest.result.done():
                     break
-                one.run_here()
+                later.run_here()
         return oldest.result.result()
     finally:
-        del oldest, one  # as above
+        del oldest, later  # as above

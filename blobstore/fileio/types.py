@@ -1,4 +1,4 @@
-"""Types of arguments and results, for the signatures of all folders."""
+"""Types of arguments and results, for signatures in all folders."""
 
 from __future__ import annotations
 
@@ -19,17 +19,17 @@ Prefetch = Literal["none", "all", "sequential", "random"]
 Array = npt.NDArray[Any]
 Bytes = npt.NDArray[np.uint8]
 Buffer = bytes | bytearray | memoryview | mmap | npt.NDArray[np.generic]
-Progress = Callable[[int], None]  # told how many bytes more are done
+Progress = Callable[[int], None]  # called with how many more bytes are done
 
 
 class ByteSource(Protocol):
-    """Bytes of one open file, which never changes by them.
+    """The bytes of one open file, which is never changed.
 
     Attributes:
         path: Of the file.
         size: In bytes, when it was opened.
         access: How views are made: ``mmap`` or ``read``.
-        writable: Whether views can be written to; what is written stays in this process.
+        writable: Whether views can be written to; changes stay in this process.
     """
 
     path: str
@@ -38,23 +38,23 @@ class ByteSource(Protocol):
     writable: bool
 
     def view(self, offset: int, nbytes: int) -> memoryview:
-        """Return bytes that must lie inside the file; valid as long as the view itself lives."""
+        """Return bytes, which must lie inside the file; they stay valid as long as the view lives."""
 
-    def read_into(self, target: memoryview, offset: int) -> None:
-        """Fill ``target`` with the file's bytes from ``offset``."""
+    def read_into(self, buffer: memoryview, offset: int) -> None:
+        """Fill ``buffer`` with the file's bytes from ``offset`` on."""
 
     def is_at(self, path: str | PathLike[str]) -> bool:
         """Whether a path names this very file."""
 
     @property
     def device(self) -> int:
-        """Of its file system, ``st_dev``."""
+        """The device of its file system, ``st_dev``."""
 
     def fileno(self) -> int:
-        """Return the open file's descriptor, for as long as nobody else may close it: see `held`."""
+        """Return the open file's descriptor. Another thread's `close` makes it invalid: see `held`."""
 
     def held(self) -> AbstractContextManager[int]:
-        """Return the descriptor for the time of a ``with`` block, in which no other thread's `close` frees it."""
+        """Return the descriptor for a ``with`` block, during which no other thread's `close` frees it."""
 
     def close(self) -> None:
-        """Let go of the file, at the latest when nobody holds it. Views stay valid."""
+        """Let go of the file, now or when nobody holds it any more. Views stay valid."""

@@ -9,15 +9,41 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from blobstore.gemma.config import ModelConfig
+    from blobstore.gemma.config import LayerConfig, ModelConfig, VitConfig
+    from blobstore.gemma.enums import (
+        Activation,
+        AttentionVariant,
+        LayerType,
+        Model,
+        PostNorm,
+        PostQK,
+        QueryScale,
+        RouterScore,
+        TokenizerKind,
+        WeightType,
+        Wrapping,
+    )
     from blobstore.gemma.models import config_of, specifier_of
     from blobstore.gemma.tensors import TensorSpec, check_tensors, tensors_of
     from blobstore.gemma.toc import TocEntry, build_toc, parse_toc
 
 __all__ = [
+    "Activation",
+    "AttentionVariant",
+    "LayerConfig",
+    "LayerType",
+    "Model",
     "ModelConfig",
+    "PostNorm",
+    "PostQK",
+    "QueryScale",
+    "RouterScore",
     "TensorSpec",
     "TocEntry",
+    "TokenizerKind",
+    "VitConfig",
+    "WeightType",
+    "Wrapping",
     "build_toc",
     "check_tensors",
     "config_of",
@@ -27,9 +53,22 @@ __all__ = [
 ]
 
 _HOMES = {
+    "Activation": "enums",
+    "AttentionVariant": "enums",
+    "LayerConfig": "config",
+    "LayerType": "enums",
+    "Model": "enums",
     "ModelConfig": "config",
+    "PostNorm": "enums",
+    "PostQK": "enums",
+    "QueryScale": "enums",
+    "RouterScore": "enums",
     "TensorSpec": "tensors",
     "TocEntry": "toc",
+    "TokenizerKind": "enums",
+    "VitConfig": "config",
+    "WeightType": "enums",
+    "Wrapping": "enums",
     "build_toc": "toc",
     "check_tensors": "tensors",
     "config_of": "models",

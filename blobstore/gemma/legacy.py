@@ -1,4 +1,4 @@
-"""Files from before 2025: no ``toc``, the type in a key's first letter, scales in a blob of their own.
+"""Files from before 2025: without ``toc``, with the type in a key's first letter and all scales in one blob.
 
 Spec: spec/gemma.md, Reading a file.
 """
@@ -6,8 +6,7 @@ Spec: spec/gemma.md, Reading a file.
 from __future__ import annotations
 
 import re
-from collections import Counter
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -22,7 +21,7 @@ if TYPE_CHECKING:
     from blobstore.codecs.element_types import ElementType
 
 TYPE_LETTERS = {"F": "f32", "B": "bf16", "$": "sfp", "2": "nuq", "I": "i8"}
-# In the order in which the runtime takes one scale after another, inside a layer.
+# Those of a layer that have a scale, in the order in which the runtime takes the scales.
 _SCALED = ("att_ein", "qkv_ein", "gating_ein", "linear_w")
 _MODEL_KEYS = frozenset(
     (  # noqa: SIM905 (a list of literals reads worse)
@@ -43,7 +42,7 @@ _LAYER = re.compile(r"(.+)_(0|[1-9][0-9]{0,2})", re.ASCII)
 
 @dataclass(frozen=True)
 class LegacyTensor:
-    """A tensor of such a file.
+    """A tensor of a file from before 2025.
 
     Attributes:
         key: As stored, with the letter.
@@ -61,51 +60,53 @@ class LegacyTensor:
 
 
 def legacy_tensors(blobs: Iterable[tuple[str, int]], scales: bytes | memoryview | None) -> list[LegacyTensor]:
-    """Return the tensors of a file from before 2025; empty when it is none.
+    """Return the tensors of a file from before 2025; an empty list for any other file.
 
     Args:
         blobs: Key and size of each blob.
-        scales: The blob ``Fscales``, when there is one.
+        scales: The blob ``Fscales``; None without one.
 
     Raises:
-        FormatError: ``scales-count`` when there isn't one scale for each tensor that has one; ``scales-number``;
+        FormatError: ``scales-count`` when the scales are not as many as the tensors that need one; ``scales-number``;
             ``letters-duplicate``.
     """
-    found: list[tuple[str, str, ElementType, int]] = []
+    tensors: dict[str, LegacyTensor] = {}
     for key, nbytes in blobs:
         name = key[1:]
         if key[:1] not in TYPE_LETTERS or _split(name) is None:
             continue
-        kind = BY_NAME[TYPE_LETTERS[key[0]]]
-        count = elements_in(kind, nbytes)
-        if count:  # else the bytes are not what the letter says: a blob like others
-            found.append((key, name, kind, count))
-    twice = next((name for name, count in Counter(name for _, name, _, _ in found).items() if count > 1), None)
-    if twice:
-        raise FormatError("letters-duplicate", f"two blobs are the tensor {twice!r}, in different types")
-    given = _scales_by_name([name for _, name, _, _ in found], scales) if found and scales is not None else {}
-    return [LegacyTensor(key, name, kind, count, given.get(name, 1.0)) for key, name, kind, count in found]
+        element_type = BY_NAME[TYPE_LETTERS[key[0]]]
+        count = elements_in(element_type, nbytes)
+        if not count:  # the bytes can't be of this type: it is another blob
+            continue
+        if name in tensors:
+            raise FormatError("letters-duplicate", f"two blobs are the tensor {name!r}, in different types")
+        tensors[name] = LegacyTensor(key, name, element_type, count, 1.0)
+    if not tensors or scales is None:
+        return list(tensors.values())
+    by_name = _scales_by_name(list(tensors), scales)
+    return [replace(tensor, scale=by_name.get(name, 1.0)) for name, tensor in tensors.items()]
 
 
 def has_model_keys(keys: Iterable[str]) -> bool:
-    """Whether some keys are those of a model's tensors: the embedding, and tensors of a layer."""
-    found = {*keys}
-    return "c_embedding" in found and any(one != "c_embedding" and _split(one) is not None for one in found)
+    """Whether keys include those of a model's tensors: the embedding, and at least one other."""
+    names = {*keys}
+    return "c_embedding" in names and any(name != "c_embedding" and _split(name) is not None for name in names)
 
 
-def elements_in(kind: ElementType, nbytes: int) -> int:
-    """Return how many elements of a type fill so many bytes exactly, the largest such number; 0 when none does."""
-    bits_in_group = kind.group * kind.bits + 8 * kind.group_nbytes
-    if kind.group:
+def elements_in(element_type: ElementType, nbytes: int) -> int:
+    """Return the largest number of elements of a type that take exactly so many bytes; 0 where there is none."""
+    bits_in_group = element_type.group * element_type.bits + 8 * element_type.group_nbytes
+    if element_type.group:
         groups = -(-8 * nbytes // bits_in_group)
-        count = (8 * nbytes - 8 * groups * kind.group_nbytes) // kind.bits
+        count = (8 * nbytes - 8 * groups * element_type.group_nbytes) // element_type.bits
     else:
-        count = 8 * nbytes // kind.bits
-    return count if count > 0 and kind.nbytes(count) == nbytes else 0
+        count = 8 * nbytes // element_type.bits
+    return count if count > 0 and element_type.nbytes(count) == nbytes else 0
 
 
 def _split(name: str) -> tuple[str, int] | None:
-    """Return a tensor's base name and its layer, -1 for a tensor of the whole model; None for what is no tensor."""
+    """Return a tensor's base name and layer, which is -1 for a tensor of the whole model; None for any other name."""
     if name in _MODEL_KEYS:
         return name, -1
     match = _LAYER.fullmatch(name)
@@ -113,15 +114,16 @@ def _split(name: str) -> tuple[str, int] | None:
 
 
 def _scales_by_name(names: list[str], raw: bytes | memoryview) -> dict[str, float]:
+    """Return the scale of each tensor that has one, in the order in which the blob has them."""
     if len(raw) % 4:
-        raise FormatError("scales-count", f"{SCALES_KEY!r} has {len(raw)} bytes, no whole number of f32")
+        raise FormatError("scales-count", f"{SCALES_KEY!r} has {len(raw)} bytes, which are not a whole number of f32")
     scales = np.frombuffer(raw, dtype="<f4")
     if not np.isfinite(scales).all():
         raise FormatError("scales-number", f"{SCALES_KEY!r} has a scale that is not finite")
     places = {name: place for name in names if (place := _split(name))}
-    wanting = [name for name, (base, _) in places.items() if base in _SCALED]
-    wanting.sort(key=lambda name: (places[name][1], _SCALED.index(places[name][0])))
-    if len(wanting) != len(scales):
-        what = f"{SCALES_KEY!r} has {len(scales)} scales for {len(wanting)} tensors that have one"
+    scaled = [name for name, (base, _) in places.items() if base in _SCALED]
+    scaled.sort(key=lambda name: (places[name][1], _SCALED.index(places[name][0])))
+    if len(scaled) != len(scales):
+        what = f"{SCALES_KEY!r} has {len(scales)} scales for {len(scaled)} tensors that need one"
         raise FormatError("scales-count", f"{what}: use_index=False opens the file as bytes")
-    return dict(zip(wanting, scales.tolist(), strict=True))
+    return dict(zip(scaled, scales.tolist(), strict=True))

@@ -8,21 +8,37 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 
 from blobstore.errors import UsageError
-from blobstore.gemma.config import (
-    PREFIXES,
-    SUFFIXES,
-    LayerConfig,
-    LayerType,
-    Model,
-    ModelConfig,
-    PostNorm,
-    QueryScale,
-    VitConfig,
-    WeightType,
-    Wrapping,
-)
+from blobstore.gemma.config import LayerConfig, ModelConfig, VitConfig
+from blobstore.gemma.enums import WEIGHTS, LayerType, Model, PostNorm, QueryScale, WeightType, Wrapping
 
-_WEIGHTS = {one.name.lower(): one for one in WeightType if WeightType.UNKNOWN < one <= WeightType.I8}
+_PREFIXES = {
+    Model.GEMMA2_2B: "gemma2-2b",
+    Model.GEMMA2_9B: "9b",
+    Model.GEMMA2_27B: "27b",
+    Model.PALIGEMMA2_3B_224: "paligemma2-3b-224",
+    Model.PALIGEMMA2_3B_448: "paligemma2-3b-448",
+    Model.PALIGEMMA2_10B_224: "paligemma2-10b-224",
+    Model.PALIGEMMA2_10B_448: "paligemma2-10b-448",
+    Model.GEMMA3_270M: "gemma3-270m",
+    Model.GEMMA3_1B: "gemma3-1b",
+    Model.GEMMA3_4B: "gemma3-4b",
+    Model.GEMMA3_12B: "gemma3-12b",
+    Model.GEMMA3_27B: "gemma3-27b",
+    Model.GEMMA3_4B_LM: "gemma3-4b-lm",
+    Model.GEMMA3_12B_LM: "gemma3-12b-lm",
+    Model.GEMMA3_27B_LM: "gemma3-27b-lm",
+    Model.GEMMA4_26B_MOE: "gemma4-26b-moe",
+    Model.GEMMA4_2B: "gemma4-2b",
+    Model.GEMMA4_2B_LM: "gemma4-2b-lm",
+    Model.GEMMA4_E4B: "gemma4-e4b",
+    Model.GEMMA4_E4B_LM: "gemma4-e4b-lm",
+    Model.DEEPSEEK4_FLASH: "deepseek4-flash",
+    Model.T5GEMMA_S_S: "t5gemma-s-s",
+    Model.QWEN3_600M: "qwen3-0_6b",
+    Model.QWEN3_2B: "qwen3-2b",
+    Model.QWEN3_4B: "qwen3-4b",
+}
+_SUFFIXES = {Wrapping.IT: "-it", Wrapping.PT: "-pt", Wrapping.VLM: "-vlm", Wrapping.PALIGEMMA: "-pg"}
 # Tensors that had a scale in files before 2025; the runtime writes this list into every config.
 SCALE_BASE_NAMES = (
     "att_ein",
@@ -39,7 +55,7 @@ PALIGEMMA_VOCABULARY = 257152
 
 @dataclass(frozen=True)
 class Dimensions:
-    """What tells the sizes of a family apart."""
+    """The dimensions in which the models of a family differ."""
 
     display_name: str
     layers: int
@@ -72,20 +88,20 @@ _PALIGEMMA2 = {
 }
 PALIGEMMA_IMAGES = {model: image for model, (_, image) in _PALIGEMMA2.items()}
 DIMENSIONS = _GEMMA2 | _GEMMA3 | {model: _GEMMA2[text] for model, (text, _) in _PALIGEMMA2.items()}
-_KNOWN = [PREFIXES[model] for model in DIMENSIONS]
+_KNOWN = [_PREFIXES[model] for model in DIMENSIONS]
 _SMALL_WINDOW = (Model.GEMMA3_270M, Model.GEMMA3_1B)
 _NO_VISION = (Model.GEMMA3_270M, Model.GEMMA3_1B)
 
 
 def model_config(model: Model, weight: WeightType, wrapping: Wrapping | None = None) -> ModelConfig:
-    """Return a model's config as the runtime writes it; of Gemma 3 with the word that newer ones need.
+    """Return a model's config as the runtime writes it; for Gemma 3, with the word that newer runtimes need.
 
-    For Gemma 3 270M that word is 1, where gemma.cpp's own says 0 against the published checkpoint.
+    For Gemma 3 270M that word is 1, as in the published checkpoint; gemma.cpp's own config has 0.
 
     Args:
         model: One of the twelve.
         weight: The narrowest type of its tensors.
-        wrapping: For the models that come in both forms, IT or PT; IT by default. Others have one wrapping only.
+        wrapping: IT or PT for the models that come in both forms, by default IT. The others have only one wrapping.
 
     Raises:
         UsageError: ``unknown-model``; ``bad-wrapping`` for one that the model doesn't have.
@@ -97,12 +113,12 @@ def model_config(model: Model, weight: WeightType, wrapping: Wrapping | None = N
     elif model in _GEMMA3:
         config, own = _gemma3(model, _GEMMA3[model]), None if model == Model.GEMMA3_270M else Wrapping.VLM
     else:
-        what = f"the config of {PREFIXES.get(model, model.name)} is not known here, only that of {', '.join(_KNOWN)}"
+        what = f"the config of {_PREFIXES.get(model, model.name)} is not known here, only those of {', '.join(_KNOWN)}"
         raise UsageError("unknown-model", what)
     if own is not None and wrapping not in (None, own):
-        raise UsageError("bad-wrapping", f"{PREFIXES[model]} has the wrapping {own.name.lower()}, no other")
+        raise UsageError("bad-wrapping", f"{_PREFIXES[model]} has the wrapping {own.name.lower()}, and no other")
     if own is None and wrapping in (Wrapping.VLM, Wrapping.PALIGEMMA):
-        raise UsageError("bad-wrapping", f"{PREFIXES[model]} has no vision part: it or pt")
+        raise UsageError("bad-wrapping", f"{_PREFIXES[model]} has no vision part: its wrapping is it or pt")
     chosen = own if own is not None else wrapping if wrapping is not None else Wrapping.IT
     return replace(config, weight=weight, wrapping=chosen)
 
@@ -114,38 +130,39 @@ def config_of(specifier: str) -> ModelConfig:
         UsageError: ``unknown-model``; the message lists those that are known.
     """
     for model in DIMENSIONS:
-        prefix = PREFIXES[model]
+        prefix = _PREFIXES[model]
         if not specifier.startswith(prefix + "-"):
             continue
         name, dash, ending = specifier.removeprefix(prefix + "-").partition("-")
-        wrapping = next((one for one, suffix in SUFFIXES.items() if suffix == dash + ending), None)
-        if name in _WEIGHTS and (wrapping is not None or not dash):
-            return model_config(model, _WEIGHTS[name], wrapping)
+        wrapping = next((wrapping for wrapping, suffix in _SUFFIXES.items() if suffix == dash + ending), None)
+        if name in WEIGHTS and (wrapping is not None or not dash):
+            return model_config(model, WEIGHTS[name], wrapping)
     known = ", ".join(_KNOWN)
     raise UsageError(
-        "unknown-model", f"{specifier!r} is no specifier: one of {known}, then -bf16, -sfp or -f32, then -it or -pt"
+        "unknown-model",
+        f"{specifier!r} is not a specifier: expected one of {known}, then -bf16, -sfp or -f32, then -it or -pt",
     )
 
 
 def specifier_of(config: ModelConfig) -> str:
-    """Return a model's name, weight type and wrapping, as the runtime's files are called.
+    """Return a model's name, weight type and wrapping, as in the names of the runtime's files.
 
     Raises:
-        UsageError: ``unknown-model`` when the config names no model or no weight type.
+        UsageError: ``unknown-model`` when the config doesn't name a known model, or a known weight type.
     """
-    if config.model not in PREFIXES or config.weight == WeightType.UNKNOWN or config.weight.is_newer:
-        raise UsageError("unknown-model", f"{config.display_name!r} names no model that has a specifier")
-    ending = SUFFIXES[config.wrapping] if config.wrapping in (Wrapping.IT, Wrapping.PT) else ""
-    return f"{PREFIXES[config.model]}-{config.weight.name.lower()}{ending}"
+    if config.model not in _PREFIXES or config.weight == WeightType.UNKNOWN or config.weight.is_newer:
+        raise UsageError("unknown-model", f"{config.display_name!r} is not a model that has a specifier")
+    ending = _SUFFIXES[config.wrapping] if config.wrapping in (Wrapping.IT, Wrapping.PT) else ""
+    return f"{_PREFIXES[config.model]}-{config.weight.name.lower()}{ending}"
 
 
 def is_gemma3(config: ModelConfig) -> bool:
-    """Whether a config names a Gemma 3, of any size, with a vision part or without."""
+    """Whether a config is of a Gemma 3, of any size, with or without a vision part."""
     return config.model in _GEMMA3 or config.model in _GEMMA3_LM
 
 
 def dimensions_of(config: ModelConfig) -> Dimensions:
-    """Return the dimensions of a config's text part, without a name."""
+    """Return the dimensions of a config's text part; `display_name` is empty."""
     layer = config.layer_configs[0] if config.layer_configs else LayerConfig()
     sizes = layer.ff_hidden_dim, layer.heads, layer.kv_heads, layer.qkv_dim
     return Dimensions("", len(config.layer_configs), config.model_dim, *sizes)
@@ -214,7 +231,7 @@ def _text_layer(size: Dimensions) -> LayerConfig:
 
 
 def _text_config(model: Model, size: Dimensions, layer: LayerConfig, windows: tuple[int, ...]) -> ModelConfig:
-    """Return a config with the pattern of attention windows repeated; the last one is the whole sequence."""
+    """Return a config that repeats a pattern of attention windows; the last window is the whole sequence."""
     return ModelConfig(
         display_name=size.display_name,
         model=model,

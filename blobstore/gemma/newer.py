@@ -1,4 +1,4 @@
-"""What a file has that older states of gemma.cpp don't read, or that none known here reads.
+"""What a file has that older states of gemma.cpp don't read, or that no state known here reads.
 
 None of it is a fault of the file. Spec: spec/gemma.md, Runtimes.
 """
@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, NamedTuple
 from blobstore.container.keys import CONFIG_KEY, TOC_KEY
 from blobstore.errors import FormatError
 from blobstore.gemma.config import LayerConfig, ModelConfig
+from blobstore.gemma.enums import OpenEnum
 from blobstore.gemma.models import is_gemma3
-from blobstore.gemma.records import OpenEnum
 from blobstore.gemma.runtimes import APRIL, LATER, RUNTIMES
 from blobstore.gemma.toc import parse_toc
 
@@ -25,13 +25,13 @@ if TYPE_CHECKING:
 
 
 class Newer(NamedTuple):
-    """Something that some runtimes don't read.
+    """A feature of a file that some runtimes don't read.
 
     Attributes:
         code: Of the finding that `blobstore check` makes of it, see spec/findings.md.
         subject: The field, or the blob.
-        message: What there is.
-        runtimes: Names of those that don't read it; all, when it is newer than what is known here.
+        message: What the file has.
+        runtimes: Names of those that don't read it: all of them, when it is newer than what is known here.
     """
 
     code: str
@@ -41,20 +41,20 @@ class Newer(NamedTuple):
 
 
 def newer_in(blobs: Mapping[str, memoryview]) -> list[Newer]:
-    """Return what is newer in a file than some runtime; nothing of blobs that are damaged."""
-    found = [*newer_blobs(len(blobs))]
+    """Return what is newer in a file than some runtime; damaged blobs are skipped."""
+    newer = [*newer_blobs(len(blobs))]
     with suppress(FormatError):
         if CONFIG_KEY in blobs:
-            found += newer_config(ModelConfig.from_bytes(blobs[CONFIG_KEY]))
+            newer += newer_config(ModelConfig.from_bytes(blobs[CONFIG_KEY]))
     with suppress(FormatError):
         if TOC_KEY in blobs:
-            found += newer_toc(parse_toc(blobs[TOC_KEY]))
-    return [one for one in found if one.code != "newer-fields"]  # ignored, rightly
+            newer += newer_toc(parse_toc(blobs[TOC_KEY]))
+    return [item for item in newer if item.code != "newer-fields"]  # runtimes may ignore these
 
 
 def _without(reads: Callable[[Runtime], bool]) -> tuple[str, ...]:
     """Return the names of the runtimes that don't read something."""
-    return tuple(one.name for one in RUNTIMES if not reads(one))
+    return tuple(runtime.name for runtime in RUNTIMES if not reads(runtime))
 
 
 _ASCII = _without(lambda runtime: not runtime.ascii_only)
@@ -69,15 +69,15 @@ def newer_config(config: ModelConfig) -> Iterator[Newer]:
         ("config.vit_config.layer_configs", config.vit_config.layer_configs),
     ):
         for i, layer in enumerate(layers):
-            for one in _values(f"{path}[{i}]", layer):
-                if one.message not in seen:  # layers are alike
-                    seen.add(one.message)
-                    yield one
+            for newer in _values(f"{path}[{i}]", layer):
+                if newer.message not in seen:  # layers are alike
+                    seen.add(newer.message)
+                    yield newer
     yield from _nested(config)
     yield from _outer(config)
     texts = [config.display_name, *config.scale_base_names]
     if not all(text.isascii() for text in texts):
-        yield Newer("newer-text", CONFIG_KEY, "a text of the config is not ASCII", _ASCII)
+        yield Newer("newer-text", CONFIG_KEY, "a string of the config is not ASCII", _ASCII)
     longest = max(len(config.attention_window_sizes), len(config.scale_base_names), len(config.layer_configs))
     concerned = _without(lambda runtime: longest <= runtime.max_vector)
     if concerned:
@@ -85,73 +85,73 @@ def newer_config(config: ModelConfig) -> Iterator[Newer]:
 
 
 def _values(subject: str, record: Record) -> Iterator[Newer]:
-    for one in record.fields():
-        value = getattr(record, one.name)
+    for field in record.fields():
+        value = getattr(record, field.name)
         if not isinstance(value, OpenEnum):
             continue
         concerned = _without(lambda runtime: runtime.knows(value))  # noqa: B023 (called at once)
         if concerned:
             called = f"{value:d}, a number that is not known here" if value.is_newer else f"{value:d} ({value.name})"
-            yield Newer("newer-value", f"{subject}.{one.name}", f"{one.name} is {called}", concerned)
+            yield Newer("newer-value", f"{subject}.{field.name}", f"{field.name} is {called}", concerned)
 
 
 def _nested(config: ModelConfig) -> Iterator[Newer]:
     layers = [*config.layer_configs, *config.vit_config.layer_configs]
-    fields = max((one.field_count + len(one.newer) for one in layers), default=0)
+    fields = max((layer.field_count + len(layer.newer) for layer in layers), default=0)
     concerned = _without(lambda runtime: fields <= runtime.layer_fields)
     if config.vit_config.newer:
         concerned = _without(lambda _: False)
     if concerned:
         what = f"a layer's record has {fields} fields, {LayerConfig.CORE} in files for all"
         if config.vit_config.newer:
-            what = f"{len(config.vit_config.newer)} words stand behind the known fields of the vision part"
+            what = f"{len(config.vit_config.newer)} words follow the known fields of the vision part"
         yield Newer("nested-fields", CONFIG_KEY, what, concerned)
 
 
 def _outer(config: ModelConfig) -> Iterator[Newer]:
-    """Yield fields that a runtime ignores: with a meaning for this model, or without."""
+    """Yield fields that a runtime ignores: those that matter to this model, and those that don't."""
     fields = config.fields()
-    meant = {i for i in range(config.CORE, len(fields)) if _matters(config, fields[i].name, fields[i].default)}
+    matter = [i for i in range(config.CORE, len(fields)) if _matters(config, fields[i].name, fields[i].default)]
     for runtime in RUNTIMES:
-        names = [fields[i].name for i in sorted(meant) if i >= runtime.config_fields]
+        names = [fields[i].name for i in matter if i >= runtime.config_fields]
         if names:
             what = f"it has {', '.join(names)}"
             yield Newer("ignored-fields", CONFIG_KEY, what, (runtime.name,))
     beyond = config.field_count - APRIL.config_fields + len(config.newer)
     if beyond > 0:
         concerned = _without(lambda runtime: not config.newer and config.field_count <= runtime.config_fields)
-        what = f"{beyond} fields stand behind those that runtimes up to 2026-04 know"
+        what = f"{beyond} fields follow those that runtimes up to 2026-04 know"
         if config.newer:
-            what = f"{len(config.newer)} words stand behind the fields that are known here"
+            what = f"{len(config.newer)} words follow the fields that are known here"
         yield Newer("newer-fields", CONFIG_KEY, what, concerned)
 
 
 def _matters(config: ModelConfig, name: str, default: object) -> bool:
-    """Whether a runtime that ignores a field computes something else."""
+    """Whether a runtime that ignores a field computes something different."""
     if getattr(config, name) == default:
         return False
     if name == "use_global_timescale":
-        return not is_gemma3(config)  # of Gemma 3, 2025-10 knows by the model's number
+        return not is_gemma3(config)  # 2025-10 recognises Gemma 3 by the model's number
     return name != "global_rope_theta" or config.use_global_timescale
 
 
 def newer_toc(toc: Iterable[TocEntry]) -> Iterator[Newer]:
-    """Yield element types and names of the toc that some runtime doesn't read."""
+    """Yield element types and names in the toc that some runtime doesn't read."""
     entries = list(toc)
-    for number in sorted({one.type_number for one in entries}):
+    for number in sorted({entry.type_number for entry in entries}):
         concerned = _without(lambda runtime: number <= runtime.last_type)  # noqa: B023 (called at once)
         if concerned:
-            these = [one for one in entries if one.type_number == number]
-            called = "a number that is not known here" if number > LATER.last_type else str(these[0].type)
-            count = f"{len(these)} tensors have" if len(these) > 1 else "a tensor has"
-            what = f"{count} type {number}, {called}: {these[0].name!r}{', …' * (len(these) > 1)}"
+            having = [entry for entry in entries if entry.type_number == number]
+            called = "a number that is not known here" if number > LATER.last_type else str(having[0].type)
+            count = f"{len(having)} tensors have" if len(having) > 1 else "a tensor has"
+            what = f"{count} type {number}, {called}: {having[0].name!r}{', …' * (len(having) > 1)}"
             yield Newer("newer-type", TOC_KEY, what, concerned)
-    if not all(one.name.isascii() for one in entries):
+    if not all(entry.name.isascii() for entry in entries):
         yield Newer("newer-text", TOC_KEY, "a name in the toc is not ASCII", _ASCII)
 
 
 def newer_blobs(count: int) -> Iterator[Newer]:
-    """Yield whether a file has more blobs than some runtime reads."""
+    """Yield an item if a file has more blobs than some runtime reads."""
     concerned = _without(lambda runtime: count <= runtime.max_blobs)
     if concerned:
         yield Newer("newer-blobs", "directory", f"the file has {count} blobs", concerned)

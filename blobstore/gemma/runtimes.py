@@ -1,6 +1,6 @@
 """The states of gemma.cpp that files are made for, by date, and what each of them reads.
 
-Read in their sources, and run but for ``later``. Spec: spec/gemma.md, Runtimes.
+This was read in their sources, and tested with all but ``later``. Spec: spec/gemma.md, Runtimes.
 """
 
 from __future__ import annotations
@@ -8,13 +8,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from blobstore.gemma.config import (
+from blobstore.gemma.config import LayerConfig, ModelConfig
+from blobstore.gemma.enums import (
     Activation,
     AttentionVariant,
-    LayerConfig,
     LayerType,
     Model,
-    ModelConfig,
     PostNorm,
     PostQK,
     QueryScale,
@@ -25,7 +24,7 @@ from blobstore.gemma.config import (
 )
 
 if TYPE_CHECKING:
-    from blobstore.gemma.records import OpenEnum
+    from blobstore.gemma.enums import OpenEnum
 
 
 @dataclass(frozen=True)
@@ -33,14 +32,14 @@ class Runtime:
     """A state of gemma.cpp.
 
     Attributes:
-        name: Its date: ``2025-10``; ``later`` for all that is known of those after April 2026.
-        config_fields: Fields of the config that it knows.
-        layer_fields: Fields of a layer that it knows: it stops at a record with more.
-        values: The largest number that it knows of each enumeration.
-        last_type: The largest element type.
-        max_blobs: In a file.
-        max_vector: Elements of a vector.
-        ascii_only: Whether it stops at other text.
+        name: Its date: ``2025-10``; ``later`` stands for all that is known of states after April 2026.
+        config_fields: How many fields of the config it knows.
+        layer_fields: How many fields of a layer it knows: it stops at a record with more.
+        values: The last member that it knows of each enumeration.
+        last_type: The largest number of an element type that it knows.
+        max_blobs: How many blobs a file may have.
+        max_vector: How many elements a vector may have.
+        ascii_only: Whether it stops at strings that are not ASCII.
     """
 
     name: str
@@ -66,7 +65,7 @@ _OLD_VALUES: dict[type[OpenEnum], OpenEnum] = {
     LayerType: LayerType.VIT,
     Activation: Activation.GELU,
     PostQK: PostQK.HALF_ROPE,
-    # Fields that it doesn't have.
+    # Of fields that it doesn't have.
     AttentionVariant: AttentionVariant.DENSE,
     RouterScore: RouterScore.COMPAT,
     TokenizerKind: TokenizerKind.SENTENCE_PIECE,
@@ -87,11 +86,11 @@ LATER = Runtime(
     "later",
     len(ModelConfig.fields()),
     len(LayerConfig.fields()),
-    {kind: max(kind) for kind in _OLD_VALUES},
+    {enumeration: max(enumeration) for enumeration in _OLD_VALUES},
     13,
     1 << 20,
     8 << 20,
     ascii_only=False,
 )
 RUNTIMES = (OCTOBER, APRIL, LATER)
-NAMES = tuple(one.name for one in RUNTIMES)
+NAMES = tuple(runtime.name for runtime in RUNTIMES)

@@ -8,9 +8,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from blobstore.codecs.element_types import BY_NAME, by_number
+from blobstore.codecs.element_types import BY_NAME, as_element_type, by_number
 from blobstore.errors import Fault
-from blobstore.gemma.config import LayerType, PostNorm, Wrapping
+from blobstore.gemma.enums import LayerType, PostNorm, Wrapping
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from blobstore.gemma.config import LayerConfig, ModelConfig, VitConfig
     from blobstore.gemma.toc import TocEntry
 
-# What weights may be stored as; nuq needs a special build of the runtime.
+# The types that weights may be stored in; nuq needs a special build of the runtime.
 WEIGHT_TYPES = ("f32", "bf16", "sfp", "nuq", "i8")
 
 
@@ -29,10 +29,10 @@ class TensorSpec:
 
     Attributes:
         key: Its key, with the layer's number.
-        rows: Everything is 2-D.
+        rows: Every tensor is 2-D.
         cols: A vector is one row.
         floor: The narrowest type that the runtime takes: ``f32``, ``bf16``, or None for any weight type.
-        slot: What it is part of. A file has all tensors of one form of each slot.
+        slot: What it is part of. A file has all tensors of one form of each slot, and none of the other form.
         form: ``stock`` or ``split`` where there is a choice, else empty.
     """
 
@@ -45,14 +45,17 @@ class TensorSpec:
 
     @property
     def allowed(self) -> str:
-        """The types that the runtime takes, for people."""
+        """The types that the runtime takes, as text for messages."""
         return {"f32": "f32", "bf16": "f32 or bf16"}.get(self.floor or "", ", ".join(WEIGHT_TYPES))
 
-    def allows(self, kind: ElementType) -> bool:
-        """Whether the runtime takes the tensor in this type."""
-        if self.floor is None:
-            return kind.name in WEIGHT_TYPES
-        return kind.name in ("f32", self.floor)
+    def allows(self, type: ElementType | str) -> bool:  # noqa: A002 (the field's word)
+        """Whether the runtime takes the tensor in this type, given itself or its name.
+
+        Raises:
+            UsageError: ``unknown-type``: no element type has this name.
+        """
+        name = as_element_type(type).name
+        return name in (WEIGHT_TYPES if self.floor is None else ("f32", self.floor))
 
 
 def tensors_of(config: ModelConfig) -> list[TensorSpec]:
@@ -84,7 +87,7 @@ def check_tensors(config: ModelConfig, found: Mapping[str, TocEntry]) -> list[Fa
     for key, entry in found.items():
         spec = specs.get(key)
         if spec is None:
-            faults.append(Fault("unexpected", key, f"{key!r} is no tensor of this model: the runtime ignores it"))
+            faults.append(Fault("unexpected", key, f"{key!r} is not a tensor of this model: the runtime ignores it"))
             continue
         if (entry.rows, entry.cols) != (spec.rows, spec.cols):
             message = f"{key!r} is {entry.rows} × {entry.cols}, the config says {spec.rows} × {spec.cols}"
@@ -99,9 +102,10 @@ def check_tensors(config: ModelConfig, found: Mapping[str, TocEntry]) -> list[Fa
     return faults
 
 
-def narrowest_type(kinds: Iterable[ElementType]) -> ElementType | None:
-    """Return the type with the fewest bits, which the config has to name; the first of several."""
-    return min((kind for kind in kinds if kind.bits), key=lambda kind: kind.bits, default=None)
+def narrowest_type(types: Iterable[ElementType]) -> ElementType | None:
+    """Return the type with the fewest bits, which the config must name; the first if there are several."""
+    known = (element_type for element_type in types if element_type.bits)
+    return min(known, key=lambda element_type: element_type.bits, default=None)
 
 
 def _wrong_forms(specs: Iterable[TensorSpec], found: Mapping[str, TocEntry]) -> Iterator[Fault]:
@@ -109,17 +113,17 @@ def _wrong_forms(specs: Iterable[TensorSpec], found: Mapping[str, TocEntry]) -> 
     for spec in specs:
         forms.setdefault(spec.slot, {}).setdefault(spec.form, []).append(spec.key)
     for choices in forms.values():
-        begun = [key for keys in choices.values() for key in keys if key in found]
+        present = [key for keys in choices.values() for key in keys if key in found]
         if sum(any(key in found for key in keys) for keys in choices.values()) > 1:
-            message = f"{', '.join(begun)} are of two forms of the same tensor: the runtime stops"
-            yield Fault("both-forms", begun[0], message)
-        lacking = {form: [key for key in keys if key not in found] for form, keys in choices.items()}
-        if all(lacking.values()):
-            # The form that is nearest to complete is the one that was meant.
-            form = min(lacking, key=lambda one: len(lacking[one]) - len(choices[one]))
-            other = "".join(f" (or {', '.join(keys)})" for one, keys in choices.items() if one != form)
-            for key in lacking[form]:
-                yield Fault("missing", key, f"{key!r} is missing{other}")
+            message = f"{', '.join(present)} are of two forms of the same tensor: the runtime stops"
+            yield Fault("both-forms", present[0], message)
+        missing = {form: [key for key in keys if key not in found] for form, keys in choices.items()}
+        if all(missing.values()):
+            # The form that has the most of its tensors is the intended one.
+            intended = min(missing, key=lambda form: len(missing[form]) - len(choices[form]))
+            instead = "".join(f" (or {', '.join(keys)})" for form, keys in choices.items() if form != intended)
+            for key in missing[intended]:
+                yield Fault("missing", key, f"{key!r} is missing{instead}")
 
 
 def _weight(key: str, rows: int, cols: int, *, floor: str | None = None, slot: str = "", form: str = "") -> TensorSpec:
@@ -192,7 +196,7 @@ def _vision_layer(i: int, layer: LayerConfig, width: int) -> list[TensorSpec]:
 
 
 def default_type(spec: TensorSpec, weight: str) -> ElementType:
-    """Return the type that a converter stores a tensor in: the weights' type, or the floor where that is wider."""
+    """Return the type that a converter stores a tensor in: that of the weights, or the floor where it is wider."""
     if weight == "f32" or spec.floor is None:
         return BY_NAME[weight]
     return BY_NAME[spec.floor]

@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING
 from blobstore.codecs.element_types import OWN_FROM, by_number
 from blobstore.container.keys import TOC_KEY
 from blobstore.errors import FormatError
-from blobstore.gemma.records import F32, STRING, U32, Cursor, Record, bytes_of, of, words_of
+from blobstore.gemma.field_types import F32, STRING, U32, Cursor, bytes_of, words_of
+from blobstore.gemma.records import Record, of
 from blobstore.index.records import MAX_ELEMENTS
 
 if TYPE_CHECKING:
@@ -26,13 +27,13 @@ class TocEntry(Record):
 
     Attributes:
         name: Its key.
-        type_number: Of its element type, 1 to 31; those that this version doesn't know are newer ones of the runtime.
+        type_number: Of its element type, 1 to 31; a number that is not known here is a newer type of the runtime.
         element_bytes: Bytes of one stored element, rounded up.
-        num_elements: Stored elements; for i8 and nuq stored bytes.
-        rows: Everything is 2-D: ``[a, b, c]`` is a·b rows.
+        num_elements: Stored elements; for i8 and nuq, stored bytes.
+        rows: Every tensor is 2-D: ``[a, b, c]`` is a·b rows.
         cols: A vector is one row.
         scale: Decoded values are multiplied by it.
-        stride: Elements from row to row, the same as cols; 0 in older files.
+        stride: Elements from one row to the next, the same as cols; 0 in older files.
     """
 
     name: str = of(STRING, "")
@@ -51,23 +52,23 @@ class TocEntry(Record):
 
     @property
     def nbytes(self) -> int:
-        """Size of its blob, by type and shape; 0 in a type that is newer than this version."""
+        """Size of its blob, by type and shape; 0 for a type that is newer than this version."""
         return self.type.nbytes(self.rows * self.cols)
 
     def fits(self, nbytes: int) -> bool:
-        """Whether a blob of this size can be its: in a type that is newer than this version any, if it has elements."""
+        """Whether its blob can have this size: in a type that is newer than this version any, if it has elements."""
         if self.type.bits:
             return nbytes == self.nbytes
         return 0 < self.rows * self.cols <= MAX_ELEMENTS
 
 
-def toc_entry(name: str, kind: ElementType, rows: int, cols: int, scale: float = 1.0) -> TocEntry:
+def toc_entry(name: str, element_type: ElementType, rows: int, cols: int, scale: float = 1.0) -> TocEntry:
     """Return the entry that the runtime's writer would make for a tensor."""
-    element_bytes = -(-kind.bits // 8)
-    stored = kind.nbytes(rows * cols) // element_bytes if kind.group else rows * cols
+    element_bytes = -(-element_type.bits // 8)
+    stored = element_type.nbytes(rows * cols) // element_bytes if element_type.group else rows * cols
     return TocEntry(
         name=name,
-        type_number=kind.number,
+        type_number=element_type.number,
         element_bytes=element_bytes,
         num_elements=stored,
         rows=rows,
@@ -81,8 +82,8 @@ def parse_toc(raw: bytes | memoryview) -> list[TocEntry]:
     """Check a ``toc`` blob.
 
     Raises:
-        FormatError: ``fields-…``; ``toc-type`` for a number that can't be a type of the runtime's; ``toc-duplicate``
-            for a name that stands there twice.
+        FormatError: ``fields-…``; ``toc-type`` for a number that can't be a type of the runtime; ``toc-duplicate``
+            for a name that appears twice.
     """
     words = words_of(raw)
     cursor = Cursor(words, 0, len(words))
@@ -94,17 +95,17 @@ def parse_toc(raw: bytes | memoryview) -> list[TocEntry]:
         if not 1 <= entry.type_number < OWN_FROM:
             raise FormatError("toc-type", f"{entry.name!r} has type {entry.type_number}, at offset {at}", at)
         if entry.name in seen:
-            raise FormatError("toc-duplicate", f"{entry.name!r} stands there twice, again at offset {at}", at)
+            raise FormatError("toc-duplicate", f"{entry.name!r} appears twice, again at offset {at}", at)
         seen.add(entry.name)
         entries.append(entry)
     return entries
 
 
 def odd_strides(entries: Iterable[TocEntry]) -> list[TocEntry]:
-    """Return the entries whose rows are not said to lie back to back.
+    """Return the entries whose rows don't follow one another without padding.
 
-    A migration of the runtime's wrote such ones: with the padding between the rows of a matrix among its values, which
-    are then wrong for every reader.
+    A migration tool of the runtime wrote them: it stored the padding between the rows of a matrix as values, which are
+    wrong for every reader.
     """
     return [entry for entry in entries if entry.stride not in (0, entry.cols)]
 
@@ -113,13 +114,13 @@ def stride_fault(entry: TocEntry) -> str:
     """Say what is wrong with one of `odd_strides`, and what to do."""
     fix = f"leave it out with blobstore rewrite FILE -o OUT --drop {entry.name}, or convert the model again"
     return (
-        f"the rows of {entry.name!r} are {entry.stride} elements apart, expected {entry.cols}: padding was written "
+        f"the rows of {entry.name!r} are {entry.stride} elements apart, expected {entry.cols}: padding was stored "
         f"among its values, which are wrong: {fix}"
     )
 
 
 def odd_strides_in(blobs: Mapping[str, memoryview]) -> list[TocEntry]:
-    """Return `odd_strides` of a file's ``toc``; one that can't be read has none."""
+    """Return `odd_strides` of a file's ``toc``; an empty list if it can't be read."""
     try:
         return odd_strides(parse_toc(blobs[TOC_KEY])) if TOC_KEY in blobs else []
     except FormatError:

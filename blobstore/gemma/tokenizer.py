@@ -1,10 +1,10 @@
-"""The blob ``tokenizer``: a SentencePiece model. Its pieces are counted, or checked by the rules it is loaded by.
+"""The blob ``tokenizer``: a SentencePiece model. Its pieces are counted, or checked by SentencePiece's own rules.
 
 The format is sentencepiece_model.proto of https://github.com/google/sentencepiece: a protocol buffer whose field 1,
 repeated, holds the pieces. The rules are those of ``ModelInterface::InitializePieces`` (src/model_interface.cc),
 ``Model::BuildTrie`` (src/unigram_model.cc) and ``Normalizer::DecodePrecompiledCharsMap`` (src/normalizer.cc), as of
-commit 53de765, which gemma.cpp uses. Not checked: samples for self-tests (they would have to be encoded), and pieces
-with a zero byte in them.
+commit 53de765, which gemma.cpp uses. Not checked are samples for self-tests (they would have to be encoded), and pieces
+that contain a zero byte.
 """
 
 from __future__ import annotations
@@ -12,30 +12,24 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from blobstore.errors import FormatError
+from blobstore.gemma.protobuf import FIXED_32, LONG, VARINT, WITH_LENGTH, fields, not_a_model, varint
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-_LONG = 0x80  # a varint goes on
-_MAX_VARINT = 10  # bytes
-_MAX_SHORT = 5  # bytes of a tag, or of a length
-_VARINT, _FIXED_64, _WITH_LENGTH, _FIXED_32 = 0, 1, 2, 5
-_FIXED = {_FIXED_64: 8, _FIXED_32: 4}
-
-# Tags: the number of a field times 8, and the kind of its value.
-_PIECE, _TRAINER, _NORMALIZER, _SELF_TEST, _DENORMALIZER = (number << 3 | _WITH_LENGTH for number in range(1, 6))
-_TEXT, _SCORE, _TYPE = 1 << 3 | _WITH_LENGTH, 2 << 3 | _FIXED_32, 3 << 3 | _VARINT  # of a piece
-_MODEL_TYPE, _BYTE_FALLBACK = 3 << 3 | _VARINT, 35 << 3 | _VARINT  # of trainer_spec
-_CHARSMAP = 2 << 3 | _WITH_LENGTH  # of normalizer_spec and denormalizer_spec
-_SAMPLE = 1 << 3 | _WITH_LENGTH  # of self_test_data
+# Tags of fields.
+_PIECE, _TRAINER, _NORMALIZER, _SELF_TEST, _DENORMALIZER = (number << 3 | WITH_LENGTH for number in range(1, 6))
+_TEXT, _SCORE, _TYPE = 1 << 3 | WITH_LENGTH, 2 << 3 | FIXED_32, 3 << 3 | VARINT  # of a piece
+_MODEL_TYPE, _BYTE_FALLBACK = 3 << 3 | VARINT, 35 << 3 | VARINT  # of trainer_spec
+_CHARSMAP = 2 << 3 | WITH_LENGTH  # of normalizer_spec and denormalizer_spec
+_SAMPLE = 1 << 3 | WITH_LENGTH  # of self_test_data
 
 _NORMALIZERS = {_NORMALIZER: "normalizer_spec", _DENORMALIZER: "denormalizer_spec"}
 _NORMAL, _UNKNOWN, _CONTROL, _USER_DEFINED, _UNUSED, _BYTE = range(1, 7)  # types of pieces
-_RESERVED = (_UNKNOWN, _CONTROL, _BYTE)  # a piece of another type may have the same text as one of these
+_RESERVED = (_UNKNOWN, _CONTROL, _BYTE)  # a piece of any other type may have the same text as one of these
 _UNIGRAM, _BPE, _WORD, _CHAR = range(1, 5)  # types of models
 _BYTE_TEXTS = {b"<0x%02X>" % value: value for value in range(256)}
-_CHARSMAP_HEAD = 4  # bytes: the size of the first of two parts
+_CHARSMAP_HEAD = 4  # bytes: the size of the first of its two parts
 
 _SHOWN = 20  # faults of pieces
 _SHOWN_NBYTES = 40  # of a piece's text
@@ -46,9 +40,9 @@ class Pieces:
     """The pieces of a SentencePiece model.
 
     Attributes:
-        count: How many: the vocabulary.
+        count: How many there are: the size of the vocabulary.
         faults: Why SentencePiece does not load the model; empty where it does. A piece is named by its number, which is
-            its token, and its text. Of the faults of pieces 20 are listed, the rest are counted.
+            its token, and its text. The first 20 faults of pieces are listed, the rest are counted.
     """
 
     count: int
@@ -56,23 +50,23 @@ class Pieces:
 
 
 def count_pieces(raw: bytes | memoryview) -> int:
-    """Return how many pieces a SentencePiece model has: its vocabulary. Their contents are not read.
+    """Return how many pieces a SentencePiece model has: its vocabulary. The pieces themselves are not read.
 
     Raises:
-        FormatError: ``tokenizer-model`` when it is none, or ends too early.
+        FormatError: ``tokenizer-model`` when it is not a model, or ends too early.
     """
     data = bytes(raw)
-    return _some(sum(tag == _PIECE for tag, _, _ in _fields(data, 0, len(data))))
+    return _at_least_one(sum(tag == _PIECE for tag, _, _ in fields(data, 0, len(data))))
 
 
 def model_ends(raw: bytes) -> Iterator[int]:
-    """Yield each size that a SentencePiece model at the beginning of some bytes may have, the smallest first.
+    """Yield each size that a SentencePiece model at the beginning of some bytes may have, smallest first.
 
     Raises:
-        FormatError: ``tokenizer-model``: none of more bytes is a model.
+        FormatError: ``tokenizer-model``: no larger size is possible.
     """
     pieces = 0
-    for tag, _, end in _fields(raw, 0, len(raw)):
+    for tag, _, end in fields(raw, 0, len(raw)):
         pieces += tag == _PIECE
         if pieces:
             yield end
@@ -82,11 +76,11 @@ def check_pieces(raw: bytes | memoryview) -> Pieces:
     """Read a SentencePiece model, and find everything that keeps SentencePiece from loading it.
 
     Raises:
-        FormatError: ``tokenizer-model`` when it is none, or when anything in it ends too early.
+        FormatError: ``tokenizer-model`` when it is not a model, or when anything in it ends too early.
     """
     data = bytes(raw)
     model = _Model()
-    for tag, at, end in _fields(data, 0, len(data)):
+    for tag, at, end in fields(data, 0, len(data)):
         if tag == _PIECE:
             model.add_piece(*_piece(data, at, end))
         elif tag == _TRAINER:
@@ -95,7 +89,7 @@ def check_pieces(raw: bytes | memoryview) -> Pieces:
             model.set_normalizer(tag, data, at, end)
         elif tag == _SELF_TEST:
             _skip_samples(data, at, end)
-    return Pieces(_some(model.count), tuple(model.faults()))
+    return Pieces(_at_least_one(model.count), tuple(model.faults()))
 
 
 @dataclass
@@ -103,14 +97,14 @@ class _Model:
     """What has been read of a model.
 
     Attributes:
-        count: Pieces.
-        shown: Faults of pieces, the first ones; ``more`` are not shown.
+        count: How many pieces.
+        shown: The first faults of pieces; ``more`` are not shown.
         byte_fallback, type: Of trainer_spec.
-        charsmaps: By the tag of the normalizer: the size of the charsmap, and that which it says its first part has.
-        normal, reserved: The text of each piece → the number of the first one that has it.
+        charsmaps: By the tag of the normalizer: the size of its charsmap, and the size that its first part claims.
+        normal, reserved: The text of each piece → the number of the first piece that has it.
         unknown: The number of the first <unk>; -1 before there is one.
-        byte_pieces, first_byte: How many there are, and the first one's name.
-        byte_values: Which of the 256 have a piece.
+        byte_pieces, first_byte: How many pieces of type BYTE there are, and the first one's name.
+        byte_values: Which of the 256 values have such a piece.
     """
 
     count: int = 0
@@ -126,26 +120,26 @@ class _Model:
     first_byte: str = ""
     byte_values: set[int] = field(default_factory=set)
 
-    def add_piece(self, text: bytes, kind: int) -> None:
-        """Take the next piece, and look for what is wrong with it."""
+    def add_piece(self, text: bytes, piece_type: int) -> None:
+        """Take the next piece, and note its faults."""
         number = self.count
         self.count += 1
-        reserved = kind in _RESERVED
+        reserved = piece_type in _RESERVED
         first = (self.reserved if reserved else self.normal).setdefault(text, number)
         if not text:
             self._fault(number, text, "is empty")
         elif first != number:
             self._fault(number, text, f"has the same text as piece {first}")
         if reserved:
-            self._add_reserved(number, text, kind)
+            self._add_reserved(number, text, piece_type)
 
-    def _add_reserved(self, number: int, text: bytes, kind: int) -> None:
-        if kind == _UNKNOWN:
+    def _add_reserved(self, number: int, text: bytes, piece_type: int) -> None:
+        if piece_type == _UNKNOWN:
             if self.unknown >= 0:
-                self._fault(number, text, f"has the type UNKNOWN, as piece {self.unknown} has: only one may")
+                self._fault(number, text, f"has the type UNKNOWN, as does piece {self.unknown}: only one may")
             else:
                 self.unknown = number
-        elif kind == _BYTE:
+        elif piece_type == _BYTE:
             self.byte_pieces += 1
             self.first_byte = self.first_byte or _named(number, text)
             if text in _BYTE_TEXTS:
@@ -154,16 +148,16 @@ class _Model:
                 self._fault(number, text, "has the type BYTE, but is not one of <0x00> to <0xFF>")
 
     def set_trainer(self, data: bytes, at: int, end: int) -> None:
-        """Take what matters of a trainer_spec; what a later one has replaces it."""
-        for tag, begin, _ in _fields(data, at, end):
+        """Take what matters of a trainer_spec; a later one overrides it."""
+        for tag, begin, _ in fields(data, at, end):
             if tag == _BYTE_FALLBACK:
-                self.byte_fallback = _varint(data, begin, end)[0] != 0
+                self.byte_fallback = varint(data, begin, end)[0] != 0
             elif tag == _MODEL_TYPE:
                 self.type = _choice(data, begin, end, _CHAR) or self.type
 
     def set_normalizer(self, which: int, data: bytes, at: int, end: int) -> None:
         """Take what matters of a normalizer_spec or denormalizer_spec."""
-        for tag, begin, after in _fields(data, at, end):
+        for tag, begin, after in fields(data, at, end):
             if tag == _CHARSMAP:
                 head = data[begin : min(begin + _CHARSMAP_HEAD, after)]
                 self.charsmaps[which] = after - begin, int.from_bytes(head, "little")
@@ -186,7 +180,7 @@ class _Model:
         for which, (nbytes, part_nbytes) in self.charsmaps.items():
             if nbytes and (nbytes <= _CHARSMAP_HEAD or part_nbytes >= nbytes):
                 name = _NORMALIZERS[which]
-                yield f"the precompiled_charsmap of {name} has {nbytes} bytes: too few for what it says of itself"
+                yield f"the precompiled_charsmap of {name} has {nbytes} bytes: fewer than it claims"
 
     def _fault(self, number: int, text: bytes, what: str) -> None:
         if len(self.shown) < _SHOWN:
@@ -197,33 +191,33 @@ class _Model:
 
 def _piece(data: bytes, at: int, end: int) -> tuple[bytes, int]:
     """Return the text and the type of a piece."""
-    # Nearly all of them: a short text, the score, and a type or none.
-    if at + 1 < end and data[at] == _TEXT and data[at + 1] < _LONG:
+    # Nearly all pieces: a short text, the score, and perhaps a type.
+    if at + 1 < end and data[at] == _TEXT and data[at + 1] < LONG:
         begin, after = at + 2, at + 2 + data[at + 1]
         rest = end - after
         if rest == 5 and data[after] == _SCORE:
             return data[begin:after], _NORMAL
         if rest == 7 and data[after] == _SCORE and data[after + 5] == _TYPE and _NORMAL <= data[after + 6] <= _BYTE:
             return data[begin:after], data[after + 6]
-    text, kind = b"", _NORMAL
-    for tag, begin, after in _fields(data, at, end):
+    text, piece_type = b"", _NORMAL
+    for tag, begin, after in fields(data, at, end):
         if tag == _TEXT:
             text = data[begin:after]
         elif tag == _TYPE:
-            kind = _choice(data, begin, after, _BYTE) or kind
-    return text, kind
+            piece_type = _choice(data, begin, after, _BYTE) or piece_type
+    return text, piece_type
 
 
 def _choice(data: bytes, at: int, end: int, last: int) -> int:
-    """Return one of the values 1 to ``last``, or 0 for others: a protocol buffer reads these as if not there."""
-    value = _varint(data, at, end)[0] & 0xFFFFFFFF
+    """Return a value from 1 to ``last``, or 0 for any other, which a protocol buffer treats as absent."""
+    value = varint(data, at, end)[0] & 0xFFFFFFFF
     return value if value <= last else 0
 
 
 def _skip_samples(data: bytes, at: int, end: int) -> None:
-    for tag, begin, after in _fields(data, at, end):
+    for tag, begin, after in fields(data, at, end):
         if tag == _SAMPLE:
-            for _ in _fields(data, begin, after):
+            for _ in fields(data, begin, after):
                 pass
 
 
@@ -232,70 +226,7 @@ def _named(number: int, text: bytes) -> str:
     return f"piece {number}, {shown}{'…' if len(text) > _SHOWN_NBYTES else ''},"
 
 
-# ------------------------------------------------------------------------------------------------- protocol buffers
-
-
-def _fields(data: bytes, at: int, end: int) -> Iterator[tuple[int, int, int]]:
-    """Yield the fields of a message: the tag, where the value begins, where it ends."""
-    while at < end:
-        # Nearly all of a model: field 1, short.
-        if data[at] == _PIECE and at + 1 < end and data[at + 1] < _LONG:
-            begin = at + 2
-            at = begin + data[at + 1]
-            if at <= end:
-                yield _PIECE, begin, at
-                continue
-            raise _cut_off(end, at)
-        tag, begin, at = _field(data, at, end)
-        yield tag, begin, at
-
-
-def _field(data: bytes, at: int, end: int) -> tuple[int, int, int]:
-    """Return a field of a message that ends at ``end``: the tag, where the value begins, where it ends."""
-    tag, begin = _varint(data, at, end, _MAX_SHORT)
-    kind = tag & 7
-    if not tag >> 3:
-        raise _no_field(tag, at)
-    if kind == _VARINT:
-        _, after = _varint(data, begin, end)
-    elif kind == _WITH_LENGTH:
-        length, begin = _varint(data, begin, end, _MAX_SHORT)
-        after = begin + length
-    elif kind in _FIXED:
-        after = begin + _FIXED[kind]
-    else:
-        raise _no_field(tag, at)
-    if after > end:
-        raise _cut_off(end, after)
-    return tag, begin, after
-
-
-def _varint(data: bytes, at: int, end: int, most: int = _MAX_VARINT) -> tuple[int, int]:
-    """Return a number of at most so many bytes, and where it ends."""
-    value = 0
-    for place in range(most):
-        if at >= end:
-            raise _not_one(f"a message ends at {end}, inside a number: it is cut off", end)
-        value |= (data[at] & ~_LONG) << (7 * place)
-        at += 1
-        if data[at - 1] < _LONG:
-            return value, at
-    raise _not_one(f"a number before offset {at} does not end", at)
-
-
-def _some(count: int) -> int:
+def _at_least_one(count: int) -> int:
     if not count:
-        raise _not_one("it has no pieces", 0)
+        raise not_a_model("it has no pieces", 0)
     return count
-
-
-def _no_field(tag: int, at: int) -> FormatError:
-    return _not_one(f"no field begins with 0x{tag:X}, which is at offset {at}", at)
-
-
-def _cut_off(end: int, after: int) -> FormatError:
-    return _not_one(f"a message ends at {end}, inside a field that ends at {after}: it is cut off", end)
-
-
-def _not_one(why: str, at: int) -> FormatError:
-    return FormatError("tokenizer-model", f"this is no SentencePiece model: {why}", at)

@@ -5,7 +5,7 @@ Spec: spec/index.md.
 
 from __future__ import annotations
 
-from blobstore.index.build import build_index, rebind_index, unbind_index
+from blobstore.index.build import blob_table, build_index, rebind_index, unbind_index
 from blobstore.index.name_index import NameIndex
 from blobstore.index.parse import Head, open_index, parse_head, parse_index
 from blobstore.index.records import MAGIC as INDEX_MAGIC
@@ -18,6 +18,7 @@ __all__ = [
     "Head",
     "IndexedBlob",
     "NameIndex",
+    "blob_table",
     "build_index",
     "open_index",
     "parse_head",

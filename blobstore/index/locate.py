@@ -1,74 +1,75 @@
-"""Where the name index of a file is: inside it, or in a file of its own beside it."""
+"""Where the name index of a file is: inside it (embedded), in a file of its own beside it (external), or nowhere."""
 
 from __future__ import annotations
 
 import os
 from contextlib import suppress
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 from blobstore.container.keys import INDEX_KEY
 from blobstore.errors import FormatError, UsageError, in_file
 from blobstore.fileio.source import read_whole
-from blobstore.index import NameIndex, open_index, parse_index
+from blobstore.index.parse import open_index, parse_index
 
 if TYPE_CHECKING:
     from os import PathLike
 
     from blobstore.container.directory import Directory
     from blobstore.container.reader import BlobReader
+    from blobstore.index.name_index import NameIndex
+
+IndexPlace = Literal["embedded", "external", "none"]
 
 
-@dataclass(frozen=True)
-class FoundIndex:
-    """A file's name index, and the path of the file that it stands in."""
-
-    content: NameIndex
-    path: str
-
-
-def find_index(reader: BlobReader, *, whole: bool = True) -> FoundIndex | None:
+def find_index(reader: BlobReader, *, whole: bool = True) -> NameIndex | None:
     """Return the index inside a file or, when there is none inside, the one beside it.
 
     Args:
         reader: The file.
-        whole: Check all of the index; else its entries and its metadata are checked when they are used.
+        whole: Check all of the index. Otherwise its entries and its metadata are checked when they are first used.
 
     Raises:
-        FormatError: It is wrong, or was made for another file (``index-stale``); ``path`` names the file at fault.
+        FormatError: The index is invalid, or was made for another file (``index-stale``); ``path`` names the file at
+            fault.
     """
     raw = reader.get(INDEX_KEY)
     if raw is not None:
         with in_file(reader.path):
-            return FoundIndex(_parse(raw, external=False, whole=whole), reader.path)
-    found = None
+            return (parse_index if whole else open_index)(raw, external=False, path=reader.path)
+    index = _find_beside(reader, whole=whole)
+    # An index may fit both the file that is open and the one that has taken its place, or have gone with the first.
+    if not reader.is_at(reader.path):
+        with in_file(index.path if index else reader.path):
+            raise FormatError("index-stale", "the file was replaced while it was opened: open it again")
+    return index
+
+
+def _find_beside(reader: BlobReader, *, whole: bool) -> NameIndex | None:
     for path in beside(reader.path):
         with in_file(path), suppress(FileNotFoundError):
             if os.path.lexists(path) and not os.path.isdir(path):
                 if os.path.islink(path) and not os.path.exists(path):
-                    raise UsageError("not-a-file", "the index beside the file is a link that leads nowhere: remove it")
-                found = FoundIndex(read_external(path, reader.directory, whole=whole), path)
-                break
-    # An index may fit both the file that is open and the one that has taken its place, or have gone with the first.
-    if not reader.is_at(reader.path):
-        with in_file(found.path if found else reader.path):
-            raise FormatError("index-stale", "the file was replaced while it was opened: open it again")
-    return found
+                    raise UsageError("not-a-file", "the index beside the file is a dangling link: remove it")
+                return read_external(path, reader.directory, whole=whole)
+    return None
 
 
 def read_external(path: str, directory: Directory, *, whole: bool = True) -> NameIndex:
-    """Read an index that stands beside a store with this directory; ``whole`` as `find_index`.
+    """Read the external index of a store with this directory; ``whole`` as in `find_index`.
 
     Raises:
-        FormatError: It is wrong, or was made for another file (``index-stale``).
+        FormatError: The index is invalid, or was made for another file (``index-stale``).
     """
-    index = _parse(read_whole(path), external=True, whole=whole)
+    index = (parse_index if whole else open_index)(read_whole(path), external=True, path=path)
     index.check_binding(directory)
     return index
 
 
-def _parse(raw: memoryview, *, external: bool, whole: bool) -> NameIndex:
-    return (parse_index if whole else open_index)(raw, external=external)
+def place_of(index: NameIndex | None) -> IndexPlace:
+    """Return where an index is."""
+    if index is None:
+        return "none"
+    return "external" if index.external else "embedded"
 
 
 def external_path(path: str | PathLike[str]) -> str:

@@ -1,4 +1,4 @@
-"""Metadata of the index: whose is whose.
+"""Keys of the index's metadata that belong to this project.
 
 Spec: spec/index.md, Metadata.
 """
@@ -10,13 +10,11 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-# Of the metadata: this project's own begin so; what a conversion says of its choices and of its source; what a packed
-# file says of the original, and of the base.
-OWN_METADATA = "blobstore."
-CHOICES, REARRANGED = "blobstore.convert", "blobstore.rearranged"
-PACKED_FROM, BASE = "blobstore.packed", "blobstore.base"
+OWN_METADATA = "blobstore."  # the prefix of all of them
+CHOICES, REARRANGED = "blobstore.convert", "blobstore.rearranged"  # the choices of a conversion, and its source
+PACKED_FROM, BASE = "blobstore.packed", "blobstore.base"  # the original of a packed file, and the base
 
 
 def foreign_metadata(metadata: Mapping[str, str]) -> dict[str, str]:
-    """Return metadata without this project's own."""
+    """Return metadata without the entries of this project."""
     return {key: value for key, value in metadata.items() if not key.startswith(OWN_METADATA)}

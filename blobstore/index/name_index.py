@@ -1,4 +1,4 @@
-"""`NameIndex`: an index, used as it lies in memory."""
+"""`NameIndex`: an index, read in place."""
 
 from __future__ import annotations
 
@@ -37,28 +37,29 @@ if TYPE_CHECKING:
     from blobstore.container.directory import Directory
 
 _OWN_KEY = np.frombuffer(INDEX_KEY.encode().ljust(16, b"\0"), "<u8")
-_FEW = 4  # look-ups that check one entry each; then it takes less to check all
+_FEW = 4  # look-ups that check one entry each; for more it is faster to check all entries once
 _NAME_SPAN = struct.Struct("<IH")
 _NAME_SPAN_AT = HEADER.itemsize + int(ENTRY.fields["name_offset"][1])  # type: ignore[index]
-_REBUILD = "remove the index or build it again with blobstore index build"
+_REBUILD = "remove the index, or rebuild it with blobstore index build"
 
 
 @dataclass(frozen=True, eq=False)
 class NameIndex:
-    """An index, used as it lies in memory.
+    """An index, read in place: nothing but the names is copied.
 
-    How it is laid out was checked when it was opened. Its entries are checked before they are first used: those that a
-    look-up touches, or all of them (`check`) when they are listed, or when a name isn't found.
+    Its layout was checked when it was opened. Its entries are checked before they are first used: those that a look-up
+    touches, or all of them (`check`) when they are listed or when a name isn't found.
 
     Attributes:
-        entries: Records of dtype `ENTRY`, sorted by the name's bytes; not to be trusted before `check`.
+        entries: Records of dtype `ENTRY`, sorted by the bytes of their names; not to be trusted before `check`.
         blobs: Records of dtype `BLOB`.
         dims: The pool of dimensions.
-        names_pool: All names, a NUL behind each.
-        metadata_json: What the user gave, as stored.
-        has_digests: Whether the blobs' SHA-256 are there.
+        names_pool: All names, each with a NUL after it.
+        metadata_json: The metadata, as stored.
+        has_digests: Whether it has the SHA-256 of each blob.
         store_nbytes, store_sha256: The store that an external index belongs to; None for an embedded one.
         raw: All of its bytes.
+        path: Of the file that it is from; empty when it was parsed from memory.
     """
 
     entries: npt.NDArray[np.void]
@@ -70,7 +71,8 @@ class NameIndex:
     store_nbytes: int | None
     store_sha256: bytes | None
     raw: memoryview = field(repr=False)
-    _lookups: Iterator[int] = field(default_factory=count, init=False, repr=False)  # how many there were
+    path: str = ""
+    _lookups: Iterator[int] = field(default_factory=count, init=False, repr=False)  # counts them
 
     @property
     def external(self) -> bool:
@@ -78,16 +80,16 @@ class NameIndex:
         return self.store_nbytes is not None
 
     def check(self) -> None:
-        """Check all that was left when it was opened.
+        """Check all that was not checked when it was opened.
 
         Raises:
-            FormatError: Checks I7 to I15, and I20, of spec/index.md; offsets are from the index's beginning.
+            FormatError: Checks I7 to I15, and I20, of spec/index.md; offsets are from the beginning of the index.
         """
         _ = self.names, self.metadata
 
     @cached_property
     def names(self) -> list[str]:
-        """All names as text, in the order of the entries; with it all entries are checked.
+        """All names as text, in the order of the entries. The first use checks all entries.
 
         Raises:
             FormatError: Checks I7 to I14, and I20.
@@ -100,7 +102,7 @@ class NameIndex:
 
     @cached_property
     def metadata(self) -> dict[str, str]:
-        """What the user gave.
+        """Text → text, as it was given.
 
         Raises:
             FormatError: Check I15.
@@ -109,7 +111,7 @@ class NameIndex:
             return text_map(parse_json(bytes(self.metadata_json)))
         except ValueError as error:
             at = len(self.raw) - len(self.metadata_json)
-            raise FormatError("index-metadata", f"the metadata is no JSON object of texts: {error}", at) from None
+            raise FormatError("index-metadata", f"the metadata is not a JSON object of strings: {error}", at) from None
 
     @property
     def _checked(self) -> bool:
@@ -120,10 +122,11 @@ class NameIndex:
         return int(np.frombuffer(self.raw, HEADER, 1)[0]["names_offset"])
 
     def find(self, name: str) -> int:
-        """Return the place of a name among the entries, or -1. A binary search: for the first few nothing is built.
+        """Return the place of a name among the entries, or -1. The first few look-ups are binary searches in place.
 
         Raises:
-            FormatError: What it touched is wrong, or, when the name isn't there, anything: checks I7 to I14, and I20.
+            FormatError: An entry that it touched is invalid or, if the name isn't found, any entry: checks I7 to I14,
+                and I20.
         """
         try:
             wanted = encode_name(name)
@@ -135,15 +138,15 @@ class NameIndex:
         low, high = 0, len(self.entries)
         while low < high:
             middle = (low + high) // 2
-            found = self._name_at(middle)
-            if found < wanted:
+            name_there = self._name_at(middle)
+            if name_there < wanted:
                 low = middle + 1
-            elif found > wanted:
+            elif name_there > wanted:
                 high = middle
             else:
                 self._check_one(middle, wanted)
                 return middle
-        _ = self.names  # a search finds nothing, either, where the order is wrong
+        _ = self.names  # a wrong order, too, makes the search fail
         return -1
 
     def _name_at(self, place: int) -> bytes:
@@ -151,14 +154,14 @@ class NameIndex:
         return bytes(self.names_pool[start : start + nbytes])
 
     def _check_one(self, place: int, name: bytes) -> None:
-        """Check what a search has found: one entry, and that its name is no other's."""
+        """Check the entry that a search has found, and that no other entry has its name."""
         start, nbytes = _NAME_SPAN.unpack_from(self.raw, _NAME_SPAN_AT + ENTRY.itemsize * place)
         before = bytes(self.names_pool[start - 1 : start]) if start else b"\0"
-        behind = bytes(self.names_pool[start + nbytes : start + nbytes + 1])
+        after = bytes(self.names_pool[start + nbytes : start + nbytes + 1])
         neighbours = [*([self._name_at(place - 1)] if place else ()), name]
         neighbours += [self._name_at(place + 1)] if place + 1 < len(self.entries) else []
-        if before + behind != b"\0\0" or not all(map(lt, neighbours, neighbours[1:])):
-            _ = self.names  # says what is wrong
+        if before + after != b"\0\0" or not all(map(lt, neighbours, neighbours[1:])):
+            _ = self.names  # raises the right error
         columns = Columns(self.entries[place : place + 1])
         refusal = Refusal(place, lambda _: name.decode())
         check_reserved(columns, refusal)
@@ -167,9 +170,9 @@ class NameIndex:
     def entry(self, place: int) -> Entry:
         """Return one entry, at a place that `find` gave or of `names`."""
         fields = ENTRY_FIELDS.unpack_from(self.raw, HEADER.itemsize + ENTRY.itemsize * place)
-        offset, nbytes, blob, _, _, kind, codec, ndim, start, scale, _ = fields
+        offset, nbytes, blob, _, _, element_type, codec, ndim, start, scale, _ = fields
         name, shape = self._name_at(place).decode(), tuple(self.dims[start : start + ndim].tolist())
-        return Entry(name, None if blob == NO_BLOB else blob, offset, nbytes, kind, shape, scale, codec)
+        return Entry(name, None if blob == NO_BLOB else blob, offset, nbytes, element_type, shape, scale, codec)
 
     def all_entries(self) -> Iterator[Entry]:
         """Return all entries, in their order.
@@ -182,9 +185,15 @@ class NameIndex:
         rows = zip(self.names, *(self.entries[column].tolist() for column in columns), strict=True)
         return (
             Entry(
-                name, None if blob == NO_BLOB else blob, offset, nbytes, kind, tuple(dims[start : start + ndim]), *rest
+                name,
+                None if blob == NO_BLOB else blob,
+                offset,
+                nbytes,
+                element_type,
+                tuple(dims[start : start + ndim]),
+                *scale_and_codec,
             )
-            for name, blob, offset, nbytes, kind, start, ndim, *rest in rows
+            for name, blob, offset, nbytes, element_type, start, ndim, *scale_and_codec in rows
         )
 
     def blob(self, place: int) -> IndexedBlob:
@@ -194,11 +203,11 @@ class NameIndex:
         return IndexedBlob(row["key"].tobytes().rstrip(b"\0"), int(row["nbytes"]), digest, int(row["unpacked_nbytes"]))
 
     def blob_of(self, key: bytes, place: int) -> IndexedBlob | None:
-        """Return the row of the blob with this key; None when the table doesn't know it.
+        """Return the row of the blob with this key; None if the table doesn't have it.
 
         Args:
             key: Without padding.
-            place: Where the blob stands in the directory, most often its place in the table.
+            place: Of the blob in the directory, which most often is its place in the table as well.
         """
         padded = np.frombuffer(key.ljust(16, b"\0"), np.uint8)
         if not (0 <= place < len(self.blobs) and np.array_equal(self.blobs["key"][place], padded)):
@@ -215,9 +224,9 @@ class NameIndex:
         return int(np.count_nonzero(self.blobs["unpacked_nbytes"]))
 
     def in_place(self, blob: int, directory: Directory) -> bool:
-        """Whether a blob stands in a store's directory where the table says, and passes checks I17 to I19.
+        """Whether a blob has the same place in a store's directory as in the table, and passes checks I17 to I19.
 
-        Where it doesn't, `places` says where it is, or what is wrong.
+        If not, `places` finds it, or says what is wrong.
         """
         if blob >= len(directory):
             return False
@@ -226,45 +235,27 @@ class NameIndex:
         return bool(same and directory.sizes[blob] == row["nbytes"])
 
     def places(self, directory: Directory) -> npt.NDArray[np.int64]:
-        """Return where each blob of the table stands in a store's directory, shape (blob_count,).
+        """Return the place of each blob of the table in a store's directory, shape (blob_count,).
 
         Raises:
             FormatError: Checks I17 to I19: ``index-key``, ``index-missing-blob``, ``index-blob-size``.
         """
         count = len(self.blobs)
-        places = np.arange(count, dtype=np.int64)
-        sizes = directory.sizes[:count]
         raw = np.ascontiguousarray(self.blobs["key"])
         words = raw.view("<u8")
         if (words[words[:, 0] == _OWN_KEY[0], 1] == _OWN_KEY[1]).any():
-            raise FormatError("index-key", f"the index speaks of {INDEX_KEY!r}, itself")
-        keys = raw.reshape(-1).view("S16")
-        if count > len(directory) or not np.array_equal(words, key_words(directory.keys[:count])):
-            bad = bad_key(raw)
-            if bad is not None:
-                raise FormatError("index-key", f"blob {bad} of the index: {raw[bad].tobytes()!r} is no key")
-            # Written again in another order by a tool that knows no index: look every key up.
-            unique, repeats = np.unique(keys, return_counts=True)
-            if (repeats > 1).any():
-                key = decode_key(unique[int(repeats.argmax())])
-                raise FormatError("index-key", f"the index speaks of the blob {key!r} twice")
-            found = np.minimum(np.searchsorted(directory.keys, keys, sorter=directory.order), len(directory) - 1)
-            places = directory.order[found].astype(np.int64)
-            missing = directory.keys[places] != keys
-            if missing.any():
-                key = decode_key(keys[int(missing.argmax())])
-                raise FormatError(
-                    "index-missing-blob", f"the index speaks of a blob {key!r}, the file has none: {_REBUILD}"
-                )
+            raise FormatError("index-key", f"the index lists {INDEX_KEY!r}, itself")
+        if count <= len(directory) and np.array_equal(words, key_words(directory.keys[:count])):
+            places, sizes = np.arange(count, dtype=np.int64), directory.sizes[:count]
+        else:  # a tool that ignores the index has rewritten the file in another order
+            places = _look_up(raw, directory)
             sizes = directory.sizes[places]
         wrong = sizes.view(np.uint64) != self.blobs["nbytes"]
         if wrong.any():
             i = int(wrong.argmax())
-            has, says = int(sizes[i]), int(self.blobs["nbytes"][i])
-            raise FormatError(
-                "index-blob-size",
-                f"the index says {says} bytes for {decode_key(keys[i])!r}, the file has {has}: {_REBUILD}",
-            )
+            key, indexed, actual = decode_key(raw[i].tobytes()), int(self.blobs["nbytes"][i]), int(sizes[i])
+            what = f"{key!r} has {indexed} bytes in the index, but {actual} in the file: {_REBUILD}"
+            raise FormatError("index-blob-size", what)
         return places
 
     def check_binding(self, directory: Directory) -> None:
@@ -284,6 +275,33 @@ class NameIndex:
         raise FormatError("index-stale", f"this index was made for {what}: {_REBUILD}")
 
     def self_digest_holds(self) -> bool:
-        """Whether the index's own SHA-256 is right: that none of its bits has changed since it was written."""
+        """Whether the index matches its own SHA-256: none of its bits has changed since it was written."""
         header = np.frombuffer(self.raw, HEADER, 1)[0]
         return bool(header["self_sha256"].tobytes() == self_digest(self.raw))
+
+
+def _look_up(raw: npt.NDArray[np.uint8], directory: Directory) -> npt.NDArray[np.int64]:
+    """Return the place of each key in a directory.
+
+    Args:
+        raw: The keys of an index's table, shape (blob_count, 16).
+        directory: Of the store.
+
+    Raises:
+        FormatError: ``index-key``, ``index-missing-blob``.
+    """
+    bad = bad_key(raw)
+    if bad is not None:
+        raise FormatError("index-key", f"blob {bad} of the index: {raw[bad].tobytes()!r} is not a key")
+    keys = raw.reshape(-1).view("S16")
+    unique, repeats = np.unique(keys, return_counts=True)
+    if (repeats > 1).any():
+        key = decode_key(unique[int(repeats.argmax())])
+        raise FormatError("index-key", f"the index lists the blob {key!r} twice")
+    ranks = np.minimum(np.searchsorted(directory.keys, keys, sorter=directory.order), len(directory) - 1)
+    places = directory.order[ranks].astype(np.int64)
+    missing = directory.keys[places] != keys
+    if missing.any():
+        key = decode_key(keys[int(missing.argmax())])
+        raise FormatError("index-missing-blob", f"the index lists {key!r}, but the file has no such blob: {_REBUILD}")
+    return places

@@ -1,4 +1,4 @@
-"""Names: which key one gets, and what a runtime can't take.
+"""Names: the key of each, and the keys that a runtime would misread.
 
 Spec: spec/index.md, Names and keys.
 """
@@ -13,7 +13,7 @@ from blobstore.container.keys import RESERVED_KEYS
 from blobstore.errors import UsageError
 
 MAX_NAME_NBYTES = 4096
-MAX_LAYER = 998  # the runtime stops at more
+MAX_LAYER = 998  # the runtime aborts at more
 
 _TYPE_LETTERS = frozenset("FB$2I4")  # type prefixes of files before 2025; 4 is q4_0 in runtimes since April 2026
 _PLAIN = re.compile(r"[\x21-\x7e]{1,16}", re.ASCII)
@@ -23,11 +23,11 @@ _LAYER = re.compile(rb"_([0-9]+)[^_]*\Z", re.DOTALL)
 def key_for(name: str) -> str:
     """Return the key under which a tensor of this name is stored.
 
-    Short names that are safe for the runtime are their own key, others get ``~`` and 75 bits of their hash.
-    The same name has the same key in every file and every language.
+    A short name that is safe for the runtime is its own key. Any other gets ``~`` and 75 bits of its hash. The same
+    name has the same key in every file and in every implementation.
 
     Raises:
-        UsageError: ``bad-name`` for what can't be a name, see `encode_name`.
+        UsageError: ``bad-name``, as `encode_name`.
 
     Spec: spec/index.md, Names and keys.
     """
@@ -38,22 +38,22 @@ def key_for(name: str) -> str:
 
 
 def unsafe_for_runtime(key: bytes) -> str | None:
-    """Say why gemma.cpp would misread a tensor under this key, or return None when it would not."""
+    """Say why gemma.cpp would misread a tensor with this key; None if it would not."""
     text = key.decode("utf-8", "surrogateescape")
     if text in RESERVED_KEYS:
         return f"{text!r} is one of the runtime's own blobs"
     if text[:1] in _TYPE_LETTERS:
-        return f"{text[0]!r} at the beginning reads as the letter of a type"
+        return f"the first letter, {text[0]!r}, reads as a type prefix"
     layer = layer_of(key)
     if layer is not None and layer > MAX_LAYER:
-        return f"the number after the last '_' reads as layer {layer}, {MAX_LAYER + 1} or more aborts"
+        return f"the number after the last '_' reads as layer {layer}: the runtime aborts above {MAX_LAYER}"
     return None
 
 
 def layer_of(key: bytes) -> int | None:
-    """Return the number right after a key's last ``_``, which the runtime reads as a layer; None without one."""
-    found = _LAYER.search(key)
-    return int(found[1]) if found else None
+    """Return the number right after the last ``_`` of a key, which the runtime reads as a layer; None without one."""
+    match = _LAYER.search(key)
+    return int(match[1]) if match else None
 
 
 def encode_name(name: str) -> bytes:

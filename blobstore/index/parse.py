@@ -1,4 +1,4 @@
-"""Bytes from outside → a `NameIndex`.
+"""Foreign bytes → a `NameIndex`.
 
 Spec: spec/index.md; I1 to I7 are its reader checks.
 """
@@ -31,31 +31,33 @@ if TYPE_CHECKING:
     import numpy.typing as npt
 
 
-def parse_index(raw: memoryview, *, external: bool) -> NameIndex:
-    """Check all of an index. Nothing is copied but the names; ``raw`` is kept.
+def parse_index(raw: memoryview, *, external: bool, path: str = "") -> NameIndex:
+    """Parse an index and check all of it. Nothing is copied but the names; ``raw`` is kept.
 
     Args:
         raw: All of its bytes.
-        external: Whether it came from a file of its own.
+        external: Whether it is from a file of its own.
+        path: Of the file that it is from; only noted.
 
     Raises:
-        FormatError, TruncatedError: Checks I1 to I15, and I20, of spec/index.md; offsets are from the index's
-            beginning.
+        FormatError, TruncatedError: Checks I1 to I15, and I20, of spec/index.md; offsets are from the beginning
+            of the index.
     """
-    index = open_index(raw, external=external)
+    index = open_index(raw, external=external, path=path)
     index.check()
     return index
 
 
-def open_index(raw: memoryview, *, external: bool) -> NameIndex:
-    """Check how an index is laid out, and leave its entries and its metadata to be checked when they are used.
+def open_index(raw: memoryview, *, external: bool, path: str = "") -> NameIndex:
+    """Parse an index and check its layout. Its entries and its metadata are checked when they are first used.
 
     Args:
         raw: All of its bytes; kept.
-        external: Whether it came from a file of its own.
+        external: Whether it is from a file of its own.
+        path: Of the file that it is from; only noted.
 
     Raises:
-        FormatError, TruncatedError: Checks I1 to I7, but for the entries' reserved fields.
+        FormatError, TruncatedError: Checks I1 to I7, except the reserved fields of entries.
     """
     header = _check_header(raw, len(raw), external=external)
     sizes = section_sizes(header)
@@ -72,16 +74,17 @@ def open_index(raw: memoryview, *, external: bool) -> NameIndex:
         store_nbytes=int(header["store_nbytes"]) if external else None,
         store_sha256=header["store_sha256"].tobytes() if external else None,
         raw=raw,
+        path=path,
     )
 
 
 @dataclass(frozen=True)
 class Head:
-    """What the header of an index inside a store says.
+    """The header of an embedded index.
 
     Attributes:
         nbytes: Of the whole index.
-        blobs_offset: Of its blob table, from its beginning.
+        blobs_offset: Of its blob table, from the beginning of the index.
         blobs_nbytes: Of that table.
         self_sha256: Of the whole index.
     """
@@ -93,10 +96,10 @@ class Head:
 
 
 def parse_head(raw: memoryview) -> Head | None:
-    """Return what a header says, or None for what is no header of an index inside a store.
+    """Parse the header of an embedded index; None if it is not one.
 
     Args:
-        raw: The first 192 bytes of the index, or fewer where there are no more.
+        raw: The first 192 bytes of the index, or fewer if there are no more.
     """
     if len(raw) < HEADER.itemsize:
         return None
@@ -111,10 +114,10 @@ def parse_head(raw: memoryview) -> Head | None:
 
 
 def _check_header(raw: memoryview, nbytes: int, *, external: bool) -> np.void:
-    """Checks I1 to I5 of an index of so many bytes, by the first of them."""
+    """Make checks I1 to I5 of an index of ``nbytes`` bytes, which begins with ``raw``."""
     if len(raw) < HEADER.itemsize:
         raise TruncatedError(
-            "index-truncated", f"an index has at least {HEADER.itemsize} bytes, this has {len(raw)}", 0
+            "index-truncated", f"an index has at least {HEADER.itemsize} bytes, this one has {len(raw)}", 0
         )
     header: np.void = np.frombuffer(raw, HEADER, 1)[0]
     if bytes(raw[:8]) != MAGIC:
@@ -125,16 +128,16 @@ def _check_header(raw: memoryview, nbytes: int, *, external: bool) -> np.void:
             "index-version", f"expected version {VERSION}, found {version}: a newer blobstore may read it", 8
         )
     if flags & ~(HAS_DIGESTS | EXTERNAL) or bool(flags & EXTERNAL) != external:
-        place = "in a file of its own" if external else "inside a store"
-        raise FormatError("index-flags", f"flags 0x{flags:X} are not possible for an index {place}", 12)
+        place = "external" if external else "embedded"
+        raise FormatError("index-flags", f"flags 0x{flags:X} are invalid for an {place} index", 12)
     if int(header["nbytes"]) != nbytes:
-        kind = TruncatedError if int(header["nbytes"]) > nbytes else FormatError
-        raise kind("index-nbytes", f"the header says {int(header['nbytes'])} bytes, there are {nbytes}", 16)
+        error_type = TruncatedError if int(header["nbytes"]) > nbytes else FormatError
+        raise error_type("index-nbytes", f"the header says {int(header['nbytes'])} bytes, there are {nbytes}", 16)
     return header
 
 
 def _check_sections(nbytes: int, header: np.void, sizes: dict[str, int]) -> dict[str, int]:
-    """Check I6 → where each section starts. Python's integers can't wrap around."""
+    """Make check I6 → where each section starts. Python integers don't overflow."""
     starts = {}
     end = HEADER.itemsize
     for name in SECTIONS:
@@ -148,14 +151,16 @@ def _check_sections(nbytes: int, header: np.void, sizes: dict[str, int]) -> dict
     if end != nbytes:
         raise FormatError("index-section", f"the metadata ends at {end}, the index at {nbytes}", end)
     if sizes["names"] > MAX_NAMES_NBYTES:
-        raise FormatError("index-section", f"names of {sizes['names']} bytes are too long", 72)
+        raise FormatError(
+            "index-section", f"the names have {sizes['names']} bytes, the limit is {MAX_NAMES_NBYTES}", 72
+        )
     if int(header["blob_count"]) > MAX_BLOBS:
         raise FormatError("index-section", f"{int(header['blob_count'])} blobs are more than a file can have", 28)
     return starts
 
 
 def _check_reserved(raw: memoryview, header: np.void, starts: dict[str, int], blobs: npt.NDArray[np.void]) -> None:
-    """Check I7, but for the entries."""
+    """Make check I7, except of the entries."""
     if header["reserved"].any():
         raise FormatError("index-reserved", "reserved bytes of the header are not 0", 168)
     external = bool(header["flags"] & EXTERNAL)

@@ -1,4 +1,4 @@
-"""The index's records: each declared once, for reading and writing.
+"""The records of the index: each is declared once, for reading and writing.
 
 Spec: spec/index.md.
 """
@@ -20,7 +20,7 @@ MAGIC = b"SBSINDEX"
 VERSION = 1
 NO_BLOB = 0xFFFFFFFF
 MAX_NDIM = 32
-MAX_ELEMENTS = (1 << 57) - 1  # times 64 bits it is below 2⁶³
+MAX_ELEMENTS = (1 << 57) - 1  # times 64 bits this is below 2⁶³
 ALIGN = 8
 HAS_DIGESTS, EXTERNAL = 1, 2
 MAX_NAMES_NBYTES = (1 << 32) - 1
@@ -62,25 +62,25 @@ ENTRY = np.dtype(
         ("reserved", "<u8"),
     ]
 )
-ENTRY_FIELDS = struct.Struct("<QQIIHHHHIfQ")  # those of `ENTRY`: numpy takes several times as long for single fields
+ENTRY_FIELDS = struct.Struct("<QQIIHHHHIfQ")  # the same as `ENTRY`: numpy is several times slower for single records
 BLOB = np.dtype([("key", "u1", 16), ("nbytes", "<u8"), ("unpacked_nbytes", "<u8"), ("sha256", "u1", 32)])
-PACKED = 1  # the codec of what lies in a packed blob
+PACKED = 1  # the codec of a tensor in a packed blob
 SECTIONS = ("entries", "blobs", "dims", "names", "metadata")
 
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """What the index says of one name.
+    """What the index says about one name.
 
     Attributes:
-        name: The tensor's.
+        name: Of the tensor.
         blob: Place of its blob in the index's table; None for a tensor without elements.
-        offset: Of its first byte inside the blob; inside what it stands for when it is packed.
-        nbytes: As its type stores it; so also in a packed blob.
+        offset: Of its first byte in the blob; in the unpacked bytes of a packed blob.
+        nbytes: As its type stores it, also in a packed blob.
         type: Number of its element type, see `blobstore.codecs.element_types`.
         shape: In C order.
         scale: Decoded values are multiplied by it.
-        codec: 0 when the type says it all, `PACKED` in a packed blob.
+        codec: 0 for bytes as the type stores them, `PACKED` in a packed blob.
     """
 
     name: str
@@ -100,8 +100,8 @@ class IndexedBlob:
     Attributes:
         key: Without padding.
         nbytes: As stored.
-        sha256: Of the stored bytes, when it was kept.
-        unpacked_nbytes: Of what a packed blob stands for; 0 for any other.
+        sha256: Of the stored bytes; None in an index without digests.
+        unpacked_nbytes: Size of a packed blob once it is unpacked; 0 for any other.
     """
 
     key: bytes
@@ -111,7 +111,7 @@ class IndexedBlob:
 
 
 def section_sizes(header: np.void) -> dict[str, int]:
-    """Return the size of each section in bytes, as the header's counts say."""
+    """Return the size of each section in bytes, from the counts in the header."""
     return {
         "entries": int(header["entry_count"]) * ENTRY.itemsize,
         "blobs": int(header["blob_count"]) * BLOB.itemsize,
@@ -122,7 +122,7 @@ def section_sizes(header: np.void) -> dict[str, int]:
 
 
 def self_digest(raw: memoryview) -> bytes:
-    """Return the SHA-256 of an index's bytes, the digest itself read as zeros."""
+    """Return the SHA-256 of an index's bytes, with zeros in place of the digest itself."""
     start, nbytes = int(HEADER.fields["self_sha256"][1]), 32  # type: ignore[index]
     digest = hashlib.sha256(raw[:start])
     digest.update(bytes(nbytes))
@@ -131,14 +131,14 @@ def self_digest(raw: memoryview) -> bytes:
 
 
 def directory_digest(directory: Directory) -> bytes:
-    """Return the SHA-256 of a store's directory, 32 bytes: what binds an external index to it."""
+    """Return the SHA-256 of a store's directory, 32 bytes, which binds an external index to the store."""
     return hashlib.sha256(directory.to_bytes()).digest()
 
 
 def shape_fault(shape: tuple[int, ...]) -> str | None:
-    """Say why the index can't hold a shape, or return None when it can (check I10)."""
+    """Say why the index can't hold a shape (check I10); None if it can."""
     if len(shape) > MAX_NDIM:
-        return f"has {len(shape)} dimensions, at most {MAX_NDIM} are possible"
+        return f"has {len(shape)} dimensions, the limit is {MAX_NDIM}"
     if min(shape, default=0) < 0 or math.prod(size or 1 for size in shape) > MAX_ELEMENTS:
-        return f"has shape {list(shape)}: no dimension is negative, and elements are fewer than 2⁵⁷"
+        return f"has shape {list(shape)}: dimensions can't be negative, and there must be fewer than 2⁵⁷ elements"
     return None

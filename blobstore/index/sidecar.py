@@ -1,10 +1,11 @@
-"""A file and the index beside it, completed together. No two files can be replaced at once.
+"""How every writer completes a file: with an index inside it, with one beside it, or without one.
 
-Both are complete and durable before the first gets its name. Whoever comes between the two, or after a crash there,
-finds an index that is stale, and is told so; never one that describes another file, nor a file without its names.
+Two files can't be replaced at once. So the file and its external index are complete and durable before the first of
+them gets its name. A reader that comes between the two renames, or after a crash there, finds a stale index and says
+so: it never finds an index that describes another file, nor a file without its names.
 
-A link to a file is followed, and the index put beside the file itself. A link in the index's place is replaced, not
-followed: what it names may be another file's index.
+A link to a file is followed, and the index is put beside the file itself. A link in the index's place is replaced, not
+followed: it may lead to another file's index.
 """
 
 from __future__ import annotations
@@ -16,143 +17,176 @@ from typing import TYPE_CHECKING
 from blobstore.container.keys import INDEX_KEY
 from blobstore.container.reader import BlobReader
 from blobstore.errors import FormatError, UsageError
-from blobstore.fileio.atomic import AtomicFile, move_together, write_file
+from blobstore.fileio.atomic import AtomicFile, write_file
 from blobstore.fileio.locking import turn_at
 from blobstore.fileio.source import read_beginning
-from blobstore.index import INDEX_MAGIC, unbind_index
+from blobstore.fileio.together import move_together
+from blobstore.index.build import unbind_index
 from blobstore.index.inputs import refuse_inputs
 from blobstore.index.locate import beside, external_path, read_external
+from blobstore.index.records import MAGIC as INDEX_MAGIC
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from os import PathLike
+    from typing import BinaryIO
 
     from blobstore.container.directory import Directory
     from blobstore.container.writer import ContainerWriter
+    from blobstore.index.locate import IndexPlace
+
+    MakeIndex = Callable[[Directory | None], bytes]  # given the store that an external index is bound to, its bytes
+
+
+def refuse_external_to_stream(target: str | PathLike[str] | BinaryIO, place: IndexPlace) -> None:
+    """Refuse an external index for a store that is written to a stream.
+
+    Raises:
+        UsageError: ``needs-path``.
+    """
+    if place == "external" and not isinstance(target, (str, os.PathLike)):
+        raise UsageError("needs-path", "an external index is a file beside its store, a stream has none: name a path")
 
 
 def close_with_index(
-    writer: ContainerWriter | AtomicFile,
+    writer: ContainerWriter, place: IndexPlace, make_index: MakeIndex, *, replaced: BlobReader | None = None
+) -> None:
+    """Complete a store, at its path or in its stream, with its name index.
+
+    Args:
+        writer: Has written all blobs but the index.
+        place: Where the index goes; not ``external`` in a stream.
+        make_index: Returns the index: of the store that it is given, or the embedded one for None.
+        replaced: The file that was edited; it must still be the one at the path.
+
+    Raises:
+        UsageError: ``no-blobs``, ``incomplete``, ``too-many-blobs``: as `ContainerWriter`; as `complete_file`.
+        OSError: As `complete_file`.
+    """
+    if writer.broken:
+        writer.prepare()  # which says so
+    if place == "external" and not writer.keys:
+        raise UsageError("no-blobs", "a container has at least one blob, and an external index is not in it")
+    if place == "embedded":
+        writer.add(INDEX_KEY, make_index(None))
+    if writer.target is None:
+        writer.close()
+        return
+    raw = make_index(writer.directory()) if place == "external" else b""
+    complete_file(writer, writer.target, place, writer.directory, raw, replaced=replaced)
+
+
+def complete_file(
+    file: ContainerWriter | AtomicFile,
     path: str | PathLike[str],
-    raw: bytes,
-    directory: Directory,
+    place: IndexPlace,
+    directory: Callable[[], Directory],
+    raw: bytes = b"",
     *,
     replaced: BlobReader | None = None,
 ) -> None:
-    """Complete a file and the index that belongs beside it.
+    """Give a file its name. Afterwards an external index is beside it if it has one, and none otherwise.
 
     Args:
-        writer: Of the file, with all its blobs.
+        file: Has everything in it, also an embedded index.
         path: Of the file.
-        raw: The index, bound to it.
-        directory: Of the file.
-        replaced: The file that is edited, where it is to be there still.
+        place: Where its index is.
+        directory: Returns the directory of the file.
+        raw: The external index, bound to the file.
+        replaced: The file that was edited; it must still be the one at the path.
 
     Raises:
-        UsageError: ``same-file`` when the index would take the file's place; ``replaced`` when another writer came
-            first.
-        OSError: Writing failed. Both are as they were, or the index is stale, or beside a file that has one inside; or
-            the file is the new one, and the message says where its index is.
+        UsageError: ``same-file`` when the external index would replace the file itself; ``replaced`` when another
+            writer came first.
+        OSError: Writing failed. The file and the index beside it are as they were; or the index is stale, or is
+            beside a file that has one inside; or the file is the new one, and the message says where its index is.
     """
-    outside = external_path(path)
-    refuse_inputs([outside], [path])
-    with AtomicFile(outside, like=path, follow=False) as target:
-        target.write(memoryview(raw))
-        writer.prepare()
-        target.prepare()
+    if place == "external":
+        _complete_with_external(file, path, directory(), raw, replaced)
+        return
+    file.prepare()
+    with _turn_at(path, replaced):
+        if place == "embedded":
+            file.move()
+            for index_path in beside(path):
+                remove_index(index_path)
+        else:
+            _move_without_index(file, path, directory)
+
+
+def _complete_with_external(
+    file: ContainerWriter | AtomicFile,
+    path: str | PathLike[str],
+    directory: Directory,
+    raw: bytes,
+    replaced: BlobReader | None,
+) -> None:
+    index_path = external_path(path)
+    refuse_inputs([index_path], [path])
+    with AtomicFile(index_path, like=path, follow=False) as index_file:
+        index_file.write(memoryview(raw))
+        file.prepare()
+        index_file.prepare()
         with _turn_at(path, replaced):
             _drop_beside_link(path, directory)
             if _has_index_inside(path):
-                # As long as it is there the one beside the file is not looked at: it comes first.
-                target.move()
-                writer.move()
+                # As long as it is there, readers don't look beside the file: the new index can come first.
+                index_file.move()
+                file.move()
                 return
-            with _stale(outside, directory, writer):
-                if not os.path.isfile(outside):
-                    write_file(outside, unbind_index(raw), like=path, follow=False)
-                move_together(writer, target)
+            with _stale(index_path, directory, file):
+                if not os.path.isfile(index_path):
+                    write_file(index_path, unbind_index(raw), like=path, follow=False)
+                move_together(file, index_file)
 
 
-def close_with_index_inside(
-    writer: ContainerWriter | AtomicFile, path: str | PathLike[str], *, replaced: BlobReader | None = None
+def _move_without_index(
+    file: ContainerWriter | AtomicFile, path: str | PathLike[str], directory: Callable[[], Directory]
 ) -> None:
-    """Complete a file that has its index inside, and remove the one beside the file that it replaces.
-
-    Raises:
-        UsageError: ``replaced``, as `close_with_index`.
-        OSError: Writing failed; the file is as it was.
-    """
-    writer.prepare()
-    with _turn_at(path, replaced):
-        writer.move()
-        for one in beside(path):
-            remove_index(one)
-
-
-def close_without_index(
-    writer: ContainerWriter | AtomicFile,
-    path: str | PathLike[str],
-    directory: Callable[[], Directory],
-    *,
-    replaced: BlobReader | None = None,
-) -> None:
-    """Complete a file that has no index at all, and remove the one beside the file that it replaces.
-
-    Args:
-        writer: Of the file, with all that is in it.
-        path: Of the file.
-        directory: Gives the file's.
-        replaced: As `close_with_index`.
-
-    Raises:
-        UsageError: ``replaced``, as `close_with_index`.
-        OSError: Writing failed. Both are as they were, or the index is stale.
-    """
-    writer.prepare()
-    with _turn_at(path, replaced):
-        outside = external_path(path)
-        if os.path.islink(path):
-            _drop_beside_link(path, directory())
-        if not os.path.isfile(outside):
-            writer.move()
-            return
-        with _stale(outside, directory(), writer):
-            writer.move()
-        remove_index(outside)
+    index_path = external_path(path)
+    if os.path.islink(path):
+        _drop_beside_link(path, directory())
+    if not os.path.isfile(index_path):
+        file.move()
+        return
+    with _stale(index_path, directory(), file):
+        file.move()
+    remove_index(index_path)
 
 
 def write_index(raw: bytes, reader: BlobReader) -> None:
     """Write an index beside a file that stays as it is.
 
     Args:
-        raw: The index, bound to it.
+        raw: The index, bound to the file.
         reader: The file, open.
 
     Raises:
-        UsageError: ``same-file``, ``replaced``: as `close_with_index`.
+        UsageError: ``same-file``, ``replaced``: as `complete_file`.
         OSError: Writing failed; the index is as it was.
     """
-    refuse_inputs([external_path(reader.path)], [reader.path])
-    with AtomicFile(external_path(reader.path), like=reader.path, follow=False) as target:
-        target.write(memoryview(raw))
-        target.prepare()
+    index_path = external_path(reader.path)
+    refuse_inputs([index_path], [reader.path])
+    with AtomicFile(index_path, like=reader.path, follow=False) as index_file:
+        index_file.write(memoryview(raw))
+        index_file.prepare()
         with _turn_at(reader.path, reader):
-            target.move()
+            index_file.move()
             _drop_beside_link(reader.path, None)
 
 
 @contextmanager
 def _turn_at(path: str | PathLike[str], replaced: BlobReader | None) -> Iterator[None]:
-    """Wait for one's turn to replace a file, which is to be the one that was read."""
+    """Wait for our turn to replace a file. It must be the one that was read."""
     with turn_at(path):
         if replaced is not None and not replaced.is_at(path):
-            what = f"{os.fspath(path)!r} was replaced by another writer while this one was at work: do it again"
+            what = f"{os.fspath(path)!r} was replaced by another writer meanwhile: run this again"
             raise UsageError("replaced", what)
         yield
 
 
 def remove_index(path: str) -> None:
-    """Remove an index that belongs to nothing any more; another file of that name is left alone."""
+    """Remove an index that no longer belongs to any file; a file of that name that isn't an index stays."""
     if _is_index(path):
         with suppress(FileNotFoundError):
             os.unlink(path)
@@ -163,13 +197,13 @@ def _is_index(path: str) -> bool:
 
 
 def _drop_beside_link(path: str | PathLike[str], directory: Directory | None) -> None:
-    """Remove an index beside a link to the file, which is looked at before the one beside the file itself.
+    """Remove an index beside a link to the file: readers would take it before the one beside the file itself.
 
-    Another file of that name stays: readers by way of the link name it.
+    Another file of that name stays: readers that come through the link name it.
 
     Args:
         path: Of the link; of a file there is nothing to do.
-        directory: Of a new file that is to come, which the index may fit.
+        directory: Of a new file that is about to get its name; the index may fit it.
     """
     own = f"{os.fspath(path)}.idx"
     if os.path.islink(path) and own != external_path(path) and _is_index(own):
@@ -179,23 +213,23 @@ def _drop_beside_link(path: str | PathLike[str], directory: Directory | None) ->
 
 
 @contextmanager
-def _stale(path: str, directory: Directory, writer: ContainerWriter | AtomicFile) -> Iterator[None]:
-    """Make an old index stale while a file takes its new place, and after that; right again if the file stays.
+def _stale(path: str, directory: Directory, file: ContainerWriter | AtomicFile) -> Iterator[None]:
+    """Make an old index stale before a file takes its new place; restore the index if the file fails to.
 
-    It may fit the new file as well, whose tensors are others in blobs of the same sizes.
+    The old index may fit the new file as well: its tensors may be different ones in blobs of the same sizes.
     """
     old = _unbind(path, directory) if os.path.isfile(path) else None
     try:
         yield
     except BaseException:
-        if old is not None and not writer.committed:
+        if old is not None and not file.committed:
             with suppress(OSError):
                 write_file(path, old, follow=False)
         raise
 
 
 def _unbind(path: str, directory: Directory) -> memoryview | None:
-    """Make an old index stale where it fits a new file; return what it was, or None where nothing had to be done."""
+    """Make an old index stale if it fits a new file → its bytes before; None if it didn't fit."""
     try:
         index = read_external(path, directory)
     except FormatError:

@@ -1,4 +1,4 @@
-"""JSON from outside, read strictly."""
+"""Strict parsing of foreign JSON."""
 
 from __future__ import annotations
 
@@ -12,18 +12,18 @@ __all__ = ["parse_json", "text_map"]
 
 
 def parse_json(raw: bytes, made_of: Callable[[dict[str, Any]], Any] | None = None) -> Any:  # noqa: ANN401 (JSON is anything)
-    """Parse UTF-8 JSON, refusing a key that stands twice in one object, and what JSON does not have (NaN).
+    """Parse UTF-8 JSON; refuse a key that appears twice in one object, and NaN and infinities.
 
     Args:
         raw: The text; not kept.
-        made_of: Given each object, returns what stands for it.
+        made_of: Given each object, returns what replaces it.
 
     Raises:
-        ValueError: It is not that, with a message that says why.
+        ValueError: It is not such JSON; the message says why.
     """
     hook = (lambda pairs: made_of(_unique(pairs))) if made_of else _unique
     text = raw.decode()
-    del raw  # a large one need not be there twice
+    del raw  # so that a large text isn't in memory twice
     try:
         value = json.loads(text, object_pairs_hook=hook, parse_int=_integer, parse_constant=_no_constant)
     except RecursionError:
@@ -32,16 +32,16 @@ def parse_json(raw: bytes, made_of: Callable[[dict[str, Any]], Any] | None = Non
 
 
 def text_map(value: object) -> dict[str, str]:
-    """Return ``value`` if it is an object of texts.
+    """Return ``value`` if it is an object whose values are strings.
 
     Raises:
-        ValueError: It is not, or has lone surrogates.
+        ValueError: It is not, or a string has lone surrogates.
     """
     if not isinstance(value, dict):
         raise ValueError(f"expected an object, found {type(value).__name__}")
     for key, text in value.items():
         if not isinstance(text, str):
-            raise ValueError(f"the value of {key[:80]!r} is not a text")
+            raise ValueError(f"the value of {key[:80]!r} is not a string")
         text.encode()
     return value
 
@@ -50,15 +50,15 @@ def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     value = dict(pairs)
     if len(value) != len(pairs):
         seen: set[str] = set()
-        twice = next(key for key, _ in pairs if key in seen or seen.add(key))  # type: ignore[func-returns-value]
-        raise ValueError(f"the key {twice[:80]!r} stands there twice")
+        repeated = next(key for key, _ in pairs if key in seen or seen.add(key))  # type: ignore[func-returns-value]
+        raise ValueError(f"the key {repeated[:80]!r} appears twice")
     for key in value:
         key.encode()
     return value
 
 
 def _integer(digits: str) -> int | float:
-    # What is minus zero isn't a count for other readers, and mustn't become one here.
+    # Other readers take -0 as a float, so it isn't a count for them, and must not become one here.
     return -0.0 if digits == "-0" else int(digits)
 
 

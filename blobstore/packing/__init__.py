@@ -1,4 +1,4 @@
-"""Packed files: tensors compressed without loss, each still there by its name, and the way back.
+"""Packed files: tensors are compressed without loss, each still readable by name, and the original can be restored.
 
 Spec: spec/packed.md.
 """

@@ -1,4 +1,4 @@
-"""A file → the same with its tensors packed, if that makes them smaller."""
+"""Write a copy of a file in which tensors are packed, if that makes them smaller."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import fnmatch
 import os
 import threading
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import TYPE_CHECKING
@@ -20,17 +20,18 @@ from blobstore.compression.writer import check_level, compress, sampled_ratio
 from blobstore.container.keys import INDEX_KEY, RESERVED_KEYS, SKELETON_INDEX_KEY, SKELETON_KEY
 from blobstore.container.layout import MAX_BLOBS, MAX_PORTABLE_BLOBS
 from blobstore.container.reader import BlobReader
+from blobstore.container.writer import ContainerWriter
 from blobstore.edit.manifest import describe, is_packed, manifest_of
 from blobstore.errors import UsageError, in_file
 from blobstore.fileio.hashing import digest_of
-from blobstore.fileio.ranges import flat_bytes
+from blobstore.fileio.ranges import CHUNK_NBYTES, flat_bytes
 from blobstore.fileio.threads import check_workers, cores, in_order
-from blobstore.index import PACKED, IndexedBlob, build_index
-from blobstore.index.blob_writer import BlobWriter
+from blobstore.index import PACKED, blob_table, build_index
 from blobstore.index.inputs import files_of, refuse_inputs
-from blobstore.index.locate import find_index
+from blobstore.index.locate import find_index, place_of
 from blobstore.index.metadata import BASE, PACKED_FROM
 from blobstore.index.records import directory_digest
+from blobstore.index.sidecar import close_with_index
 from blobstore.packing.skeleton import Original, compressed, take_skeleton
 from blobstore.store.reader import Store
 
@@ -40,20 +41,22 @@ if TYPE_CHECKING:
     from os import PathLike
 
     from blobstore.compression.planes import Layout
+    from blobstore.container.directory import Directory
     from blobstore.edit.manifest import Manifest, ManifestBlob
     from blobstore.fileio.types import Buffer, Bytes, Progress
-    from blobstore.index import Entry
+    from blobstore.index import Entry, NameIndex
     from blobstore.store.blobs import UnpackedBlobs
 
+    StartHashing = Callable[[int, int], Future[bytes]]  # given offset and size → the SHA-256
 
-_PIECE_NBYTES = 4 << 20  # what is written or hashed at once
-_WORTH = 0.99  # of its size at most, or a blob stays as it is
+
+_WORTH = 0.99  # a blob that doesn't get smaller than this part of its size stays as it is
 _KEPT_KEYS = RESERVED_KEYS | {INDEX_KEY}
 
 
 @dataclass(frozen=True)
 class PackedBlob:
-    """What became of a blob.
+    """The result for one blob.
 
     Attributes:
         key: Its key.
@@ -61,7 +64,7 @@ class PackedBlob:
         type: Of their elements.
         nbytes: Before.
         packed_nbytes: After; the same where it stays as it is.
-        delta: Whether it is kept as the difference to the base's.
+        delta: Whether it is stored as the difference to the base's blob.
     """
 
     key: str
@@ -79,11 +82,11 @@ class PackedBlob:
 
 @dataclass
 class Packing:
-    """What became of a file.
+    """The result of `pack`.
 
     Attributes:
-        nbytes: Of the file.
-        packed_nbytes: Of the new one.
+        nbytes: Size of the file.
+        packed_nbytes: Size of the packed file.
         blobs: All but the runtime's own.
     """
 
@@ -93,7 +96,7 @@ class Packing:
 
     @property
     def ratio(self) -> float:
-        """How many times smaller it got."""
+        """How many times smaller the file became."""
         return self.nbytes / self.packed_nbytes
 
 
@@ -107,25 +110,25 @@ def pack(
     workers: int | None = None,
     progress: Progress = lambda _: None,
 ) -> Packing:
-    """Write a file with its tensors packed, from which `unpack` makes the very same file again.
+    """Write a packed copy of a file, from which `unpack` restores the file byte for byte.
 
     Keys stay; the index says which blobs are packed. ``config``, ``tokenizer`` and ``toc`` stay as they are, and so
-    does what would not get smaller by 1 %. Memory does not grow with the file, pages of its map aside.
+    do blobs that would not get smaller by 1 %. Memory does not grow with the file, pages of its map aside.
 
     Args:
         path: Of the file.
-        target: Of the new one; replaced only by a complete one.
+        target: Of the packed file; replaced only by a complete one.
         level: 0: fastest; 1 to 22: slower, a little denser.
-        only: Patterns of names and keys (``*``, ``?``, ``[abc]``): others stay as they are.
-        base: A file with the same keys, that this one resembles: blobs of the same size are kept as the difference to
-            its blobs, and it is needed to read them.
+        only: Patterns of names and keys (``*``, ``?``, ``[abc]``): other blobs stay as they are.
+        base: A file with the same keys that this one resembles. Blobs of the same size are stored as the difference
+            to its blobs, and the base is needed to read them.
         workers: Threads; by default one for each core.
         progress: Called with how many bytes more of the file were read.
 
     Raises:
-        FormatError: The file, its index or the base is wrong; ``damaged-blob``: a blob is not what its digest says.
+        FormatError: The file, its index or the base is invalid; ``damaged-blob``: a blob does not match its digest.
         UsageError: ``already-packed``; ``same-file``, also when the base is to be replaced; ``no-match`` for a pattern;
-            ``no-base-blobs`` for a base to which no blob is worth a difference; ``packed-level``; ``bad-workers``;
+            ``no-base-blobs`` for a base that makes no blob smaller; ``packed-level``; ``bad-workers``;
             ``too-many-blobs``.
         OSError: Reading or writing failed; the target is untouched.
     """
@@ -135,59 +138,78 @@ def pack(
     with ExitStack() as stack:
         reader = stack.enter_context(BlobReader(path))
         index = find_index(reader)
-        manifest = manifest_of(reader, index.content if index else None)
-        if is_packed(reader, index):
-            raise UsageError("already-packed", f"{reader.path!r} is packed already")
-        beside = index is not None and index.content.external
-        needed = len(manifest.blobs) + 2 + beside
-        if needed > MAX_BLOBS:
-            what = f"a file has at most {MAX_BLOBS} blobs, this one has {len(manifest.blobs)} and would get more"
-            raise UsageError("too-many-blobs", what)
-        if manifest.entries is None:
-            describe(manifest, reader)
+        manifest = _manifest_to_pack(reader, index)
+        max_blobs = _max_blobs(manifest, index)
         base_store = stack.enter_context(Store(base)) if base is not None else None
-        # Two: the whole file's digest is one thread's work, its blobs' is another's.
-        pool = stack.enter_context(ThreadPoolExecutor(2, thread_name_prefix="blobstore-sha256"))
-        stop = threading.Event()
-        stack.callback(stop.set)  # before the pool waits: after an error nobody needs its digests
-
-        def hashing(offset: int, nbytes: int) -> Future[bytes]:
-            return pool.submit(_digest_of, reader, stop, offset, nbytes)
-
-        whole = hashing(0, reader.file_size)
         base_blobs = base_store.unpacked if base_store else None
-        packer = _Packer(reader, manifest, level=level, workers=workers, base=base_blobs, hashing=hashing)
+        start_hashing = stack.enter_context(_background_hashing(reader))
+        file_digest = start_hashing(0, reader.file_size)
+        packer = _Packer(reader, manifest, level=level, workers=workers, base=base_blobs, start_hashing=start_hashing)
         chosen = packer.chosen(only)
-        done = Packing(reader.file_size)
-        # No gemma.cpp reads a packed file: it may have more blobs than they take.
-        room = max(needed, MAX_PORTABLE_BLOBS)
+        result = Packing(reader.file_size)
         with (
             in_file(reader.path),
-            BlobWriter(target, version=reader.version, digests=True, max_blobs=room) as writer,
+            ContainerWriter(target, version=reader.version, digests=True, max_blobs=max_blobs) as writer,
         ):
             for place, blob in enumerate(manifest.blobs):
-                packed = packer.add(writer, place, blob, chosen=place in chosen)
+                packed_blob = packer.add(writer, place, blob, chosen=place in chosen)
                 if blob.key not in _KEPT_KEYS:
-                    done.blobs.append(packed)
+                    result.blobs.append(packed_blob)
                 progress(blob.nbytes)
             packer.check_digests(writer.digests())
-            if base_store and not any(one.delta for one in done.blobs):
-                what = "has no blob of the same key and size to which the difference is worth keeping: leave it out"
-                raise UsageError("no-base-blobs", f"{base_store.path!r} {what}")
-            writer.add(SKELETON_KEY, take_skeleton(reader))
-            if index and beside:
-                writer.add(SKELETON_INDEX_KEY, compressed(bytes(index.content.raw)))
-            place_of_index = "none" if index is None else "external" if beside else "embedded"
-            manifest.metadata[PACKED_FROM] = Original(
-                reader.file_size,
-                whole.result().hex(),
-                place_of_index,  # type: ignore[arg-type]
-            ).to_text()
             if base_store:
+                _refuse_unused(base_store, result)
                 manifest.metadata[BASE] = directory_digest(base_store.reader.directory).hex()
-            writer.add(INDEX_KEY, packer.index(writer))
-        done.packed_nbytes = os.stat(target).st_size
-        return done
+            _add_skeleton(writer, reader, index)
+            original = Original(reader.file_size, file_digest.result().hex(), place_of(index))
+            manifest.metadata[PACKED_FROM] = original.to_text()
+            close_with_index(writer, "embedded", partial(packer.index, writer))
+        result.packed_nbytes = os.stat(target).st_size
+        return result
+
+
+def _manifest_to_pack(reader: BlobReader, index: NameIndex | None) -> Manifest:
+    """Return what a file holds, with the entries of an index."""
+    manifest = manifest_of(reader, index)
+    if is_packed(reader, index):
+        raise UsageError("already-packed", f"{reader.path!r} is packed already")
+    if manifest.entries is None:
+        describe(manifest, reader)
+    return manifest
+
+
+def _max_blobs(manifest: Manifest, index: NameIndex | None) -> int:
+    """Return how many blobs the packed file may have: no gemma.cpp reads it, so there may be more than they take."""
+    needed = len(manifest.blobs) + 2 + (place_of(index) == "external")  # index, skeleton, and the external index
+    if needed > MAX_BLOBS:
+        what = f"a file has at most {MAX_BLOBS} blobs, this one has {len(manifest.blobs)} and would get more"
+        raise UsageError("too-many-blobs", what)
+    return max(needed, MAX_PORTABLE_BLOBS)
+
+
+@contextmanager
+def _background_hashing(reader: BlobReader) -> Iterator[StartHashing]:
+    """Return a function that starts to hash a range of a file; at the end of the block unfinished work is dropped."""
+    stop = threading.Event()
+    # One thread for the whole file, one for its blobs. Not `in_order`: jobs come while blobs are packed.
+    with ThreadPoolExecutor(2, thread_name_prefix="blobstore-sha256") as pool:
+        try:
+            yield lambda offset, nbytes: pool.submit(_digest_of, reader, stop, offset, nbytes)
+        finally:
+            stop.set()  # before the pool waits for its threads: after an error nobody needs the digests
+
+
+def _refuse_unused(base: Store, result: Packing) -> None:
+    if not any(blob.delta for blob in result.blobs):
+        what = "has no blob of the same key and size whose difference is smaller: leave it out"
+        raise UsageError("no-base-blobs", f"{base.path!r} {what}")
+
+
+def _add_skeleton(writer: ContainerWriter, reader: BlobReader, index: NameIndex | None) -> None:
+    """Add what of the file is in none of its blobs, and its external index."""
+    writer.add(SKELETON_KEY, take_skeleton(reader))
+    if index and index.external:
+        writer.add(SKELETON_INDEX_KEY, compressed(bytes(index.raw)))
 
 
 class _Packer:
@@ -201,121 +223,127 @@ class _Packer:
         level: int,
         workers: int | None,
         base: UnpackedBlobs | None,
-        hashing: Callable[[int, int], Future[bytes]],
+        start_hashing: StartHashing,
     ) -> None:
         self._reader = reader
         self._manifest = manifest
         self._level = level
         self._run = None if (workers or cores()) == 1 else partial(in_order, workers=workers)
         self._base = base
-        self._hashing = hashing
-        self._of: dict[int, list[Entry]] = {}
+        self._start_hashing = start_hashing
+        self._entries: dict[int, list[Entry]] = {}  # place of a blob → its tensors
         for entry in manifest.entries or ():
             if entry.blob is not None:
-                self._of.setdefault(entry.blob, []).append(entry)
-        self._unpacked: dict[int, int] = {}
-        self._before: dict[int, Future[bytes]] = {}
-        self._room = np.empty(_PIECE_NBYTES, dtype=np.uint8)
+                self._entries.setdefault(entry.blob, []).append(entry)
+        self._unpacked_nbytes: dict[int, int] = {}  # place of a packed blob → its size before
+        self._digests_before: dict[int, Future[bytes]] = {}  # place of a packed blob → its SHA-256 before
+        self._buffer = np.empty(CHUNK_NBYTES, dtype=np.uint8)
 
     def chosen(self, only: Sequence[str]) -> set[int]:
-        """Return the places of the blobs that are to be packed, if it makes them smaller."""
+        """Return the places of the blobs that are packed, if that makes them smaller."""
         places = set()
         for pattern in only or ("*",):
-            found = {
+            matching = {
                 place
                 for place, blob in enumerate(self._manifest.blobs)
-                if any(fnmatch.fnmatchcase(one, pattern) for one in (blob.key, *self._names(place)))
+                if any(fnmatch.fnmatchcase(name, pattern) for name in (blob.key, *self._names(place)))
             }
-            if not found and only:
+            if not matching and only:
                 raise UsageError("no-match", f"no tensor and no blob matches {pattern!r}")
-            places |= found
-        # What has no name could not be read any more; nor could what has a codec already.
-        return {
-            place
-            for place in places
-            if self._manifest.blobs[place].key not in _KEPT_KEYS
-            and place in self._of
-            and not any(entry.codec for entry in self._of[place])
-        }
+            places |= matching
+        return {place for place in places if self._can_be_packed(place)}
 
-    def add(self, writer: BlobWriter, place: int, blob: ManifestBlob, *, chosen: bool) -> PackedBlob:
+    def _can_be_packed(self, place: int) -> bool:
+        """Whether readers can read a blob when it is packed: not without a name, nor if it has a codec already."""
+        entries = self._entries.get(place, ())
+        kept = self._manifest.blobs[place].key in _KEPT_KEYS
+        return bool(entries) and not kept and not any(entry.codec for entry in entries)
+
+    def add(self, writer: ContainerWriter, place: int, blob: ManifestBlob, *, chosen: bool) -> PackedBlob:
         """Write a blob, packed or as it is."""
-        delta = False
-        packed = 0
-        if chosen:
-            data = self._reader[blob.key]
-            layout, delta = self._best(place, blob, data)
-            if layout is not None:
-                base = digest = None
-                if delta and self._base:
-                    base = partial(self._base.read_as_base, blob.key)
-                    # Not the one that its index keeps: the difference to what is damaged would be to nothing.
-                    with in_file(self._base.reader.path):
-                        digest = self._base.read_sha256(blob.key)
-                pieces = compress(data, layout, level=self._level, base=base, base_sha256=digest, run=self._run)
-                packed = writer.add_chunks(blob.key, _gathered(pieces, self._room))
-                if packed > _WORTH * blob.nbytes:
-                    writer.undo_last()
-                    packed = 0
-        if packed:
-            self._unpacked[place] = blob.nbytes
-            if blob.sha256:
-                self._before[place] = self._hashing(*self._reader.range(blob.key))
-        else:
+        packed_nbytes, delta = self._add_packed(writer, place, blob) if chosen else (0, False)
+        if not packed_nbytes:
             writer.add_chunks(blob.key, (blob.data,), immutable=True)
-        kind = str(by_number(self._of[place][0].type)) if place in self._of else str(UNKNOWN)
-        size = packed or blob.nbytes
-        return PackedBlob(blob.key, tuple(self._names(place)), kind, blob.nbytes, size, bool(packed) and delta)
+        entries = self._entries.get(place)
+        element_type = by_number(entries[0].type) if entries else UNKNOWN
+        nbytes = packed_nbytes or blob.nbytes
+        return PackedBlob(blob.key, tuple(self._names(place)), str(element_type), blob.nbytes, nbytes, delta)
+
+    def _add_packed(self, writer: ContainerWriter, place: int, blob: ManifestBlob) -> tuple[int, bool]:
+        """Write a blob packed → its size, and whether it is a difference; 0 if it isn't worth it, and isn't written."""
+        data = self._reader[blob.key]
+        layout, delta = self._best_layout(place, blob, data)
+        if layout is None:
+            return 0, False
+        base = base_sha256 = None
+        if delta and self._base:
+            base = partial(self._base.read_as_base, blob.key)
+            # Computed, not the one that the base's index has: a difference to damaged bytes would be of no use.
+            with in_file(self._base.reader.path):
+                base_sha256 = self._base.read_sha256(blob.key)
+        pieces = compress(data, layout, level=self._level, base=base, base_sha256=base_sha256, run=self._run)
+        packed_nbytes = writer.add_chunks(blob.key, _gathered(pieces, self._buffer))
+        if packed_nbytes > _WORTH * blob.nbytes:
+            writer.undo_last()
+            return 0, False
+        self._unpacked_nbytes[place] = blob.nbytes
+        if blob.sha256:
+            self._digests_before[place] = self._start_hashing(*self._reader.range(blob.key))
+        return packed_nbytes, delta
 
     def check_digests(self, digests: Sequence[bytes]) -> None:
-        """Compare with what is known of the file's blobs; a new digest would hide a damage.
+        """Compare the SHA-256 of the file's blobs with the known ones: storing new ones would hide the damage.
 
         Raises:
             FormatError: ``damaged-blob``.
         """
         for place, blob in enumerate(self._manifest.blobs):
-            blob.check_digest(self._before[place].result() if place in self._before else digests[place])
+            before = self._digests_before.get(place)
+            blob.check_digest(before.result() if before else digests[place])
 
-    def index(self, writer: BlobWriter) -> bytes:
-        """Return the new file's index."""
+    def index(self, writer: ContainerWriter, store: Directory | None) -> bytes:
+        """Return the packed file's index."""
         entries = [
-            replace(entry, codec=PACKED) if entry.blob in self._unpacked else entry
+            replace(entry, codec=PACKED) if entry.blob in self._unpacked_nbytes else entry
             for entry in self._manifest.entries or ()
         ]
-        rows = zip(writer.encoded_keys, writer.sizes, writer.digests(), strict=True)
-        table = [IndexedBlob(*row, self._unpacked.get(place, 0)) for place, row in enumerate(rows)]
-        return build_index(entries, table, self._manifest.metadata)
+        table = blob_table(writer, digests=True, unpacked_nbytes=self._unpacked_nbytes)
+        return build_index(entries, table, self._manifest.metadata, store=store)
 
     def _names(self, place: int) -> list[str]:
-        return [entry.name for entry in self._of.get(place, ())]
+        return [entry.name for entry in self._entries.get(place, ())]
 
-    def _best(self, place: int, blob: ManifestBlob, data: memoryview) -> tuple[Layout | None, bool]:
-        """Return how a blob is best packed, by some of its chunks, and whether as a difference; None for not at all."""
-        layouts = {layout_of(by_number(entry.type)) for entry in self._of[place]}
+    def _best_layout(self, place: int, blob: ManifestBlob, data: memoryview) -> tuple[Layout | None, bool]:
+        """Return the layout that packs some of a blob's chunks best, or None; and whether as a difference."""
+        layouts = {layout_of(by_number(entry.type)) for entry in self._entries[place]}
         tried = []
         if self._base and blob.key in self._base.reader and self._base.nbytes(blob.key) == blob.nbytes:
             base = partial(self._base.read_as_base, blob.key)
-            tried += [(sampled_ratio(data, one, level=self._level, base=base), one, True) for one in layouts]
-        tried += [(sampled_ratio(data, one, level=self._level), one, False) for one in layouts]
-        ratio, layout, delta = max(tried, key=lambda one: one[0])
-        return (layout if ratio * _WORTH > 1 else None), delta
+            tried += [(sampled_ratio(data, layout, level=self._level, base=base), layout, True) for layout in layouts]
+        tried += [(sampled_ratio(data, layout, level=self._level), layout, False) for layout in layouts]
+        ratio, best, delta = max(tried, key=lambda attempt: attempt[0])
+        return (best if ratio * _WORTH > 1 else None), delta
 
 
 def _digest_of(reader: BlobReader, stop: threading.Event, offset: int, nbytes: int) -> bytes:
-    """Return the SHA-256 of bytes of a file, as they are mapped: plain reads would be copies. Ends when told to."""
+    """Return the SHA-256 of a range of a file, as it is mapped: plain reads would be copies.
+
+    Raises:
+        InterruptedError: ``stop`` was set.
+    """
 
     def pieces() -> Iterator[memoryview]:
-        for start in range(offset, offset + nbytes, _PIECE_NBYTES):
+        for start in range(offset, offset + nbytes, CHUNK_NBYTES):
             if stop.is_set():
                 raise InterruptedError
-            yield reader.view(start, min(_PIECE_NBYTES, offset + nbytes - start))
+            yield reader.view(start, min(CHUNK_NBYTES, offset + nbytes - start))
 
     return digest_of(pieces())
 
 
-def _gathered(pieces: Iterable[Buffer], room: Bytes) -> Iterator[memoryview]:
-    """Put small pieces together in one room: large ones are hashed while they are written."""
-    view, filled = room.data, 0
+def _gathered(pieces: Iterable[Buffer], buffer: Bytes) -> Iterator[memoryview]:
+    """Gather small pieces in one buffer: large pieces are hashed while they are written."""
+    view, filled = buffer.data, 0
     for piece in map(flat_bytes, pieces):
         if filled + len(piece) > len(view):
             yield view[:filled]

@@ -1,4 +1,4 @@
-"""Blobs as they were before they were packed: any range, decoded when it is asked for.
+"""Blobs as they were before packing: any range, decoded on demand.
 
 Spec: spec/packed.md; spec/index.md says which blobs are packed.
 """
@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 from blobstore.container.keys import encode_key
 from blobstore.errors import FormatError, UsageError, in_file
 from blobstore.fileio.hashing import digest_of
+from blobstore.fileio.ranges import CHUNK_NBYTES
 from blobstore.fileio.threads import in_order
 
 if TYPE_CHECKING:
@@ -21,21 +22,20 @@ if TYPE_CHECKING:
     from blobstore.index import IndexedBlob, NameIndex
 
 
-_ALONE_NBYTES = 1 << 20  # less than this one thread decodes faster than several
-_HASH_NBYTES = 4 << 20
-_MOST_HELD = 2  # blobs: a reader goes from one to the next
+_ALONE_NBYTES = 1 << 20  # one thread decodes less than this faster than several
+_MOST_HELD = 2  # blobs: readers go from one to the next
 
 
 class UnpackedBlobs:
-    """The blobs of a file by key, packed ones unpacked."""
+    """The blobs of a file by key, packed ones unpacked. `Store.unpacked` makes it."""
 
     def __init__(self, reader: BlobReader, index: NameIndex | None, base: UnpackedBlobs | None = None) -> None:
         """View a file.
 
         Args:
             reader: The file.
-            index: Its name index, which says what is packed.
-            base: The file that packed ones may be the difference to.
+            index: Its name index, which says which blobs are packed.
+            base: The file that packed blobs may be the difference to.
         """
         self.reader = reader
         self._index = index
@@ -45,7 +45,7 @@ class UnpackedBlobs:
         self._digests: dict[str, bytes] = {}
 
     def nbytes(self, key: str) -> int:
-        """Return a blob's size.
+        """Return a blob's size, unpacked.
 
         Raises:
             KeyNotFoundError: ``key-not-found``.
@@ -54,36 +54,45 @@ class UnpackedBlobs:
         return row.unpacked_nbytes if row and row.unpacked_nbytes else self.reader.range(key)[1]
 
     def is_packed(self, key: str) -> bool:
-        """Return whether a blob is packed: whether reading it makes a copy."""
+        """Whether a blob is packed: reading it makes a copy."""
         row = self._row(key)
         return bool(row and row.unpacked_nbytes)
 
-    def packed(self, key: str, unpacked_nbytes: int) -> PackedReader:
+    def needs_base(self, key: str) -> bool:
+        """Whether a blob is stored as the difference to one of another file.
+
+        Raises:
+            FormatError: ``packed-…``: its stream is damaged.
+        """
+        row = self._row(key)
+        return bool(row and row.unpacked_nbytes and self._packed(key, row.unpacked_nbytes).base_sha256)
+
+    def _packed(self, key: str, unpacked_nbytes: int) -> PackedReader:
         """Return a packed blob's stream, opened.
 
         Raises:
-            FormatError: ``packed-…``; ``packed-nbytes``: it stands for another number of bytes than the index says.
+            FormatError: ``packed-…``; ``packed-nbytes``: stream and index differ about its unpacked size.
         """
-        found = self._opened.get(key)
-        if found is None:
+        stream = self._opened.get(key)
+        if stream is None:
             from blobstore.compression.reader import PackedReader  # noqa: PLC0415 (import blobstore stays cheap)
 
             try:
-                found = PackedReader(self.reader[key])
+                stream = PackedReader(self.reader[key])
             except FormatError as error:
                 raise self._named(error, key) from None
-            if found.nbytes != unpacked_nbytes:
-                what = f"its stream stands for {found.nbytes} bytes, the index says {unpacked_nbytes}"
+            if stream.nbytes != unpacked_nbytes:
+                what = f"its stream stands for {stream.nbytes} bytes, the index says {unpacked_nbytes}"
                 raise FormatError("packed-nbytes", f"the packed blob {key!r}: {what}")
             with self._lock:
-                self._opened[key] = found
-                # Plain reads hold all of the stored bytes: not those of a whole file.
+                self._opened[key] = stream
+                # With plain reads a stream holds all stored bytes of its blob: keep few of them.
                 while self.reader.access == "read" and len(self._opened) > _MOST_HELD:
                     del self._opened[next(iter(self._opened))]
-        return found
+        return stream
 
     def read(self, key: str, start: int, nbytes: int, *, workers: int | None = None) -> memoryview:
-        """Return some bytes of a blob: a view where it isn't packed.
+        """Return some bytes of a blob; a view unless it is packed.
 
         Args:
             key: Of the blob.
@@ -93,7 +102,8 @@ class UnpackedBlobs:
 
         Raises:
             FormatError: ``packed-…``: it is damaged.
-            UsageError: ``needs-base``, ``wrong-base``: it is the difference to a file that isn't there, or another.
+            UsageError: ``needs-base``, ``wrong-base``: it is stored as the difference to a file that wasn't given, or
+                to another one than was given.
             KeyNotFoundError: ``key-not-found``.
         """
         row = self._row(key)
@@ -111,8 +121,8 @@ class UnpackedBlobs:
         out: Bytes | None = None,
         workers: int | None = None,
     ) -> memoryview:
-        """As `read`, of a blob that is packed and stands for so many bytes; to ``out``, shape (nbytes,), if given."""
-        stream = self.packed(key, unpacked_nbytes)
+        """As `read`, for a packed blob of this unpacked size. ``out``, shape (nbytes,), takes the bytes if given."""
+        stream = self._packed(key, unpacked_nbytes)
         run = partial(in_order, workers=1 if nbytes < _ALONE_NBYTES else workers)
         try:
             return stream.read(start, start + nbytes, out=out, base=self._base_of(key, stream), run=run).data
@@ -120,29 +130,34 @@ class UnpackedBlobs:
             raise self._named(error, key) from None
 
     def read_as_base(self, key: str, start: int, stop: int) -> memoryview:
-        """As `read`, from one byte to another, in this thread. Errors name this file, not the one that is packed."""
+        """As `read`, for bytes ``start`` to ``stop``, in this thread. Errors name this file, not the packed one."""
         with in_file(self.reader.path):
             return self.read(key, start, stop - start, workers=1)
 
     def sha256(self, key: str) -> bytes:
-        """Return the SHA-256 of a blob, unpacked: as the index keeps it, else by reading all of it."""
-        return self._kept_sha256(key) or self.read_sha256(key)
+        """Return the SHA-256 of a blob, unpacked: from the index, or else by reading all of it."""
+        return self._indexed_sha256(key) or self.read_sha256(key)
 
-    def read_sha256(self, key: str) -> bytes:
+    def read_sha256(self, key: str, *, chunk_nbytes: int = CHUNK_NBYTES) -> bytes:
         """Return the SHA-256 of a blob, unpacked, by reading all of it.
 
+        Args:
+            key: Of the blob.
+            chunk_nbytes: How much to read at a time.
+
         Raises:
-            FormatError: ``damaged-blob``: the index keeps another one; or as `read`.
+            FormatError: ``damaged-blob``: the index has another one; or as `read`.
         """
         if key not in self._digests:
             nbytes = self.nbytes(key)
-            starts = range(0, nbytes, _HASH_NBYTES)
-            self._digests[key] = digest_of(self.read(key, at, min(_HASH_NBYTES, nbytes - at)) for at in starts)
-        if self._kept_sha256(key) not in (None, self._digests[key]):
-            raise FormatError("damaged-blob", f"{key!r} is not what its SHA-256 in the index says: it is damaged")
+            starts = range(0, nbytes, chunk_nbytes)
+            chunks = (self.read(key, start, min(chunk_nbytes, nbytes - start)) for start in starts)
+            self._digests[key] = digest_of(chunks)
+        if self._indexed_sha256(key) not in (None, self._digests[key]):
+            raise FormatError("damaged-blob", f"{key!r} doesn't have the SHA-256 that the index gives: it is damaged")
         return self._digests[key]
 
-    def _kept_sha256(self, key: str) -> bytes | None:
+    def _indexed_sha256(self, key: str) -> bytes | None:
         row = self._row(key)
         return row.sha256 if row and not row.unpacked_nbytes and row.nbytes == self.nbytes(key) else None
 
@@ -150,13 +165,13 @@ class UnpackedBlobs:
         if stream.base_sha256 is None:
             return None
         if self._base is None:
-            what = "is stored as the difference to another file: open(…, base=FILE), or --base FILE on the command line"
+            what = "is stored as the difference to another file: use open(…, base=FILE), or --base on the command line"
             raise UsageError("needs-base", f"{key!r} {what}")
         path = self._base.reader.path
         with in_file(path):
-            right = key in self._base.reader and self._base.sha256(key) == stream.base_sha256
-        if not right:
-            raise UsageError("wrong-base", f"{path!r} is not the file that {key!r} is stored as the difference to")
+            matches = key in self._base.reader and self._base.sha256(key) == stream.base_sha256
+        if not matches:
+            raise UsageError("wrong-base", f"{key!r} is stored as the difference to another file than {path!r}")
         return partial(self._base.read_as_base, key)
 
     def _row(self, key: str) -> IndexedBlob | None:
@@ -166,8 +181,8 @@ class UnpackedBlobs:
         return self._index.blob_of(encoded, self.reader.directory.find(encoded))
 
     def _named(self, error: FormatError, key: str) -> FormatError:
-        """Return an error of a stream as one of the file that it is in."""
+        """Return a stream's error with the key of its blob, and its offset in the file."""
         if error.path is not None:  # the base's
             return error
-        at = self.reader.range(key)[0] + (error.offset or 0)
-        return type(error)(error.reason, f"the packed blob {key!r}, at offset {at}: {error.message}", at)
+        offset = self.reader.range(key)[0] + (error.offset or 0)
+        return type(error)(error.reason, f"the packed blob {key!r}, at offset {offset}: {error.message}", offset)

@@ -1,137 +1,59 @@
-"""Index, toc or keys → one answer to "what is this tensor, and where"."""
+"""Catalogs: what the tensors of a file are, and where they lie, from its index, its toc or its keys."""
 
 from __future__ import annotations
 
-import math
 from contextlib import suppress
-from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 
-from blobstore.codecs import element_types, is_float_codec
+from blobstore.codecs import element_types
 from blobstore.container.keys import OWN_KEYS, RESERVED_KEYS, SCALES_KEY, TOC_KEY, decode_key, encode_key
 from blobstore.container.layout import KEY_NBYTES
 from blobstore.errors import FormatError, UsageError, in_file
 from blobstore.index import PACKED
+from blobstore.store.info import TensorInfo
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
     import numpy.typing as npt
 
-    from blobstore.codecs.element_types import ElementType
     from blobstore.container.directory import Directory
-    from blobstore.index import Entry
-    from blobstore.index.locate import FoundIndex
+    from blobstore.index import Entry, NameIndex
 
 
 _NO_TENSORS = RESERVED_KEYS | OWN_KEYS
 
 
-@dataclass(frozen=True)
-class TensorInfo:
-    """What is known of one tensor.
-
-    Attributes:
-        name: Its full name.
-        key: Of the blob that holds it; empty for a tensor without elements, which has none.
-        type: How its elements are stored.
-        shape: In C order.
-        scale: Decoded values are multiplied by it.
-        offset: Of its first byte, from the beginning of the file; of its blob's, when that is packed.
-        nbytes: As stored; of all of its blob, when that is packed.
-        codec: 0 when the type says it all, 1 in a packed blob.
-        inside: Of its first byte in what a packed blob stands for.
-        inside_nbytes: How many bytes of it are the tensor's; 0 when it isn't packed.
-        unpacked_nbytes: Of what a packed blob stands for; 0 when it isn't packed.
-    """
-
-    name: str
-    key: str
-    type: ElementType
-    shape: tuple[int, ...]
-    scale: float
-    offset: int
-    nbytes: int
-    codec: int
-    inside: int = 0
-    inside_nbytes: int = 0
-    unpacked_nbytes: int = 0
-
-    @property
-    def count(self) -> int:
-        """How many elements it has."""
-        return math.prod(self.shape)
-
-    @property
-    def place(self) -> tuple[object, ...]:
-        """What two names for the same values have in common."""
-        return *self.address(), self.nbytes, self.type.number, self.shape, self.scale, self.codec
-
-    def address(self, start: int = 0) -> tuple[int, int]:
-        """Where a byte of it lies: two tensors that have one in common share their bytes.
-
-        Args:
-            start: The byte, of those that its type stores.
-
-        Returns:
-            An offset in the file, and one in what the packed blob there stands for.
-        """
-        return (self.offset, self.inside + start) if self.packed else (self.offset + start, 0)
-
-    @property
-    def packed(self) -> bool:
-        """Whether its blob is packed: then its bytes come in a copy."""
-        return self.codec == PACKED
-
-    @property
-    def element_nbytes(self) -> int:
-        """Of all its elements, as its type stores them; what is stored when its codec is unknown."""
-        return self.inside_nbytes if self.packed else self.nbytes
-
-    @property
-    def encoded(self) -> bool:
-        """Whether its values are others than the bytes that its type stores, and have to be decoded."""
-        return self.type.dtype is None or self.scale != 1.0
-
-    @property
-    def dtype(self) -> np.dtype[np.generic] | None:
-        """The numpy dtype that its values come in; None when this version can't decode them."""
-        if self.codec not in (0, PACKED):
-            return None
-        if self.encoded:
-            return np.dtype(np.float32) if is_float_codec(self.type) else None
-        return self.type.dtype
-
-
 class Catalog(Protocol):
-    """The tensors of a file, whatever says what they are."""
+    """The tensors of a file, whatever lists them."""
 
     @property
     def names(self) -> list[str]:
-        """All names: sorted when there is an index, else in the file's order."""
+        """All names: sorted with an index, else in the file's order."""
 
     def find(self, name: str) -> TensorInfo | None:
-        """Return what is known of a name, or None."""
+        """Return the tensor of this name, or None."""
 
     def __iter__(self) -> Iterator[TensorInfo]:
-        """Yield what is known of each, in the order of the names."""
+        """Yield each tensor, in the order of the names."""
 
 
-def open_catalog(blobs: Mapping[str, memoryview], directory: Directory, index: FoundIndex | None) -> Catalog:
-    """Return what the first of these says: the index, the runtime's ``toc``, the keys of a file from before 2025.
+def open_catalog(blobs: Mapping[str, memoryview], directory: Directory, index: NameIndex | None) -> Catalog:
+    """Return the catalog of a file: its index, else the runtime's ``toc``, else the keys of a file from before 2025.
 
-    Without any, each blob that isn't the runtime's own or this project's is bytes under its key.
+    Without any of these, each blob is bytes under its key, except the runtime's own blobs and this project's.
 
     Args:
         blobs: Of the file.
         directory: Of the file.
-        index: Its name index, when it has one.
+        index: Its name index, if it has one.
 
     Raises:
-        FormatError: It doesn't go with the file: ``toc-…``, ``fields-…``, ``scales-…``. An index is checked later.
+        FormatError: The toc or the scales don't fit the file: ``toc-…``, ``fields-…``, ``scales-…``. An index is
+            checked later.
     """
     if index:
         return IndexCatalog(directory, index)
@@ -142,12 +64,12 @@ def open_catalog(blobs: Mapping[str, memoryview], directory: Directory, index: F
 
 
 class IndexCatalog:
-    """What a name index says."""
+    """The tensors that a name index lists."""
 
-    def __init__(self, directory: Directory, index: FoundIndex) -> None:
-        """Join a directory with the index that was made for it. What the index says is checked when it is used."""
+    def __init__(self, directory: Directory, index: NameIndex) -> None:
+        """Join a directory with its index. The index is checked when it is used."""
         self._directory = directory
-        self._index = index.content
+        self._index = index
         self._path = index.path
 
     @property
@@ -155,14 +77,14 @@ class IndexCatalog:
         """All names, sorted.
 
         Raises:
-            FormatError: The index is wrong (``index-…``), or speaks of blobs that aren't there.
+            FormatError: The index is wrong (``index-…``), or lists blobs that the file doesn't have.
         """
         with in_file(self._path):
             self._check()
             return self._index.names
 
     def _check(self) -> None:
-        """Check all of the index, also what only `find` or nobody needs: who lists a file learns that it is damaged."""
+        """Check all of the index, even parts that listing doesn't need: listing a file shows that it is damaged."""
         self._index.check()
         _ = self._places
 
@@ -171,10 +93,10 @@ class IndexCatalog:
         return self._index.places(self._directory)
 
     def find(self, name: str) -> TensorInfo | None:
-        """Return what is known of a name, or None.
+        """Return the tensor of this name, or None.
 
         Raises:
-            FormatError: What the index says of it is wrong; or the index says nothing of it and is wrong anywhere.
+            FormatError: The index is wrong about this tensor; or it doesn't list the name, and is wrong anywhere.
         """
         with in_file(self._path):
             place = self._index.find(name)
@@ -184,13 +106,15 @@ class IndexCatalog:
             if entry.blob is None:
                 return self._info(entry, "", 0)
             in_place = self._index.in_place(entry.blob, self._directory)
-            at = entry.blob if in_place else int(self._places[entry.blob])
-            where = decode_key(self._directory.keys[at]), int(self._directory.offsets[at])
-            row = self._index.blob(entry.blob) if entry.codec == PACKED else None
-            return self._info(entry, *where, row.nbytes if row else 0, row.unpacked_nbytes if row else 0)
+            blob = entry.blob if in_place else int(self._places[entry.blob])
+            key, start = decode_key(self._directory.keys[blob]), int(self._directory.offsets[blob])
+            if entry.codec != PACKED:
+                return self._info(entry, key, start)
+            row = self._index.blob(entry.blob)
+            return self._info(entry, key, start, row.nbytes, row.unpacked_nbytes)
 
     def __iter__(self) -> Iterator[TensorInfo]:
-        # By columns: numpy hands over one item at a time much more slowly.
+        # By columns: numpy is much slower at one item at a time.
         keys = self._directory.all_keys
         with in_file(self._path):
             self._check()
@@ -201,8 +125,8 @@ class IndexCatalog:
             if entry.blob is None:
                 yield self._info(entry, "", 0)
             else:
-                where = keys[places[entry.blob]], starts[entry.blob]
-                yield self._info(entry, *where, sizes[entry.blob], unpacked[entry.blob])
+                blob = entry.blob
+                yield self._info(entry, keys[places[blob]], starts[blob], sizes[blob], unpacked[blob])
 
     def _info(self, entry: Entry, key: str, start: int, blob_nbytes: int = 0, unpacked_nbytes: int = 0) -> TensorInfo:
         packed = bool(unpacked_nbytes)
@@ -222,7 +146,7 @@ class IndexCatalog:
 
 
 class BlobCatalog:
-    """Blobs of which nothing is known: bytes under their keys."""
+    """The blobs of a file that nothing describes: bytes under their keys."""
 
     def __init__(self, directory: Directory) -> None:
         """View a directory."""
@@ -230,14 +154,14 @@ class BlobCatalog:
 
     @cached_property
     def names(self) -> list[str]:
-        """All keys but the runtime's own and this project's, in file order."""
+        """All keys except the runtime's own and this project's, in file order."""
         return [key for key in self._directory.all_keys if key not in _NO_TENSORS]
 
     def find(self, name: str) -> TensorInfo | None:
-        """Return what is known of a key, or None."""
+        """Return the blob of this key as bytes, or None."""
         place = -1
         if name not in _NO_TENSORS:
-            with suppress(UsageError):  # what can't be a key is not in the file
+            with suppress(UsageError):  # a name that can't be a key is not in the file
                 place = self._directory.find(encode_key(name))
         if place < 0:
             return None
@@ -249,7 +173,7 @@ class BlobCatalog:
 
 
 class ListCatalog:
-    """A list that was made when the file was opened."""
+    """A list that is made when the file is opened."""
 
     def __init__(self, infos: list[TensorInfo]) -> None:
         """Keep the list."""
@@ -261,7 +185,7 @@ class ListCatalog:
         return list(self._infos)
 
     def find(self, name: str) -> TensorInfo | None:
-        """Return what is known of a name, or None."""
+        """Return the tensor of this name, or None."""
         return self._infos.get(name)
 
     def __iter__(self) -> Iterator[TensorInfo]:
@@ -269,25 +193,26 @@ class ListCatalog:
 
 
 def _from_toc(directory: Directory, raw: memoryview) -> list[TensorInfo]:
-    from blobstore.gemma.toc import odd_strides, parse_toc, stride_fault  # noqa: PLC0415 (what has an index is opened without)
+    from blobstore.gemma.toc import odd_strides, parse_toc, stride_fault  # noqa: PLC0415 (files with an index open without it)
 
     try:
         entries = parse_toc(raw)
     except FormatError as error:
         raise FormatError(error.reason, f"in the blob {TOC_KEY!r}: {error.message}", error.offset) from None
     infos = []
-    for one in entries:
-        place = directory.find(one.name.encode())
+    for entry in entries:
+        name, shape = entry.name, (entry.rows, entry.cols)
+        place = directory.find(name.encode())
         if place < 0:
-            raise FormatError("toc-missing-blob", f"{TOC_KEY!r} speaks of {one.name!r}, the file has no such blob")
+            raise FormatError("toc-missing-blob", f"{TOC_KEY!r} lists {name!r}, but the file has no such blob")
         offset, nbytes = directory.range(place)
-        if not one.fits(nbytes):
-            takes = f"takes {one.nbytes} bytes" if one.type.bits else "is not 1 to 2⁵⁷ − 1 elements"
-            what = f"{one.name!r} is {one.type}, {one.rows} × {one.cols}, which {takes}"
+        if not entry.fits(nbytes):
+            takes = f"takes {entry.nbytes} bytes" if entry.type.bits else "is not 1 to 2⁵⁷ − 1 elements"
+            what = f"{name!r} is {entry.type}, {entry.rows} × {entry.cols}, which {takes}"
             raise FormatError("toc-size", f"{TOC_KEY!r} says that {what}; the blob has {nbytes}", offset)
-        if odd_strides([one]):
-            raise FormatError("toc-stride", f"{TOC_KEY!r} says that {stride_fault(one)}", offset)
-        infos.append(TensorInfo(one.name, one.name, one.type, (one.rows, one.cols), one.scale, offset, nbytes, 0))
+        if odd_strides([entry]):
+            raise FormatError("toc-stride", f"{TOC_KEY!r} says that {stride_fault(entry)}", offset)
+        infos.append(TensorInfo(name, name, entry.type, shape, entry.scale, offset, nbytes, 0))
     return infos
 
 
@@ -300,6 +225,6 @@ def _from_before_2025(directory: Directory, scales: memoryview | None) -> list[T
     blobs = [(decode_key(directory.keys[place]), directory.range(place)) for place in places]
     ranges = dict(blobs)
     return [
-        TensorInfo(one.name, one.key, one.type, (one.count,), one.scale, *ranges[one.key], 0)
-        for one in legacy_tensors([(key, nbytes) for key, (_, nbytes) in blobs], scales)
+        TensorInfo(tensor.name, tensor.key, tensor.type, (tensor.count,), tensor.scale, *ranges[tensor.key], 0)
+        for tensor in legacy_tensors([(key, nbytes) for key, (_, nbytes) in blobs], scales)
     ]

@@ -1,4 +1,4 @@
-"""What bridges to other libraries share: a store of their arrays, and the import of one that may be missing."""
+"""What `blobstore.torch` and `blobstore.jax` share: a store of the library's arrays, and its import."""
 
 from __future__ import annotations
 
@@ -21,16 +21,16 @@ if TYPE_CHECKING:
     import numpy.typing as npt
 
     from blobstore.fileio.types import Access, Array
-    from blobstore.store.catalog import TensorInfo
+    from blobstore.store.info import TensorInfo
 
 T = TypeVar("T")
 
 
 def import_extra(name: str) -> ModuleType:
-    """Import a library that is an extra of the same name.
+    """Import a library that an extra of the same name installs.
 
     Raises:
-        MissingExtraError: ``missing-extra``: it isn't installed. Other faults of its import are its own.
+        MissingExtraError: ``missing-extra``: it isn't installed. Other errors of its import pass through.
     """
     try:
         return import_module(name)
@@ -45,19 +45,18 @@ class FrameworkStore(Mapping[str, T], Closing):
     """The tensors of a file, by name, as arrays of another library.
 
     Attributes:
-        store: The same tensors as numpy arrays, with all that is known of them: ``store.info(name)``,
-            ``store.raw(name)``, ``store.config``.
+        store: The same file as a `blobstore.Store`: ``store.info(name)``, ``store.raw(name)``, ``store.config``.
     """
 
     def __init__(
-        self, filename: str | PathLike[str], *, access: Access = "auto", use_index: bool = True, writable: bool = False
+        self, path: str | PathLike[str], *, access: Access = "auto", use_index: bool = True, writable: bool = False
     ) -> None:
         """Open a file; see `blobstore.open`. ``writable`` as `blobstore.BlobReader` has it."""
-        self.store = Store(filename, access=access, use_index=use_index, writable=writable)
+        self.store = Store(path, access=access, use_index=use_index, writable=writable)
 
     @abstractmethod
     def _convert(self, info: TensorInfo, values: Array) -> T:
-        """Make a numpy array the library's own: C order, aligned, and without a copy where that is possible."""
+        """Convert a numpy array in C order, aligned, to one of the library; without a copy where that is possible."""
 
     def get_tensor(self, name: str) -> T:
         """Return a tensor, as ``self[name]`` does: a view where that is possible.
@@ -70,12 +69,12 @@ class FrameworkStore(Mapping[str, T], Closing):
         return self[name]
 
     def load(self, name: str, *, dtype: npt.DTypeLike | None = None, rows: slice | None = None) -> T:
-        """Return a tensor, or some of its rows, in memory of its own; as `blobstore.Store.load`.
+        """Return a tensor, or some of its rows, in a new array; as `blobstore.Store.load`.
 
         Args:
             name: Its name.
             dtype: To convert to; by default the one that ``self[name]`` has.
-            rows: Of the first dimension. Only what is asked for is read and decoded.
+            rows: Which rows of the first dimension. Only these are read and decoded.
 
         Raises:
             NameNotFoundError, CodecError, UsageError: As `get_tensor`; ``no-rows``.
@@ -85,17 +84,17 @@ class FrameworkStore(Mapping[str, T], Closing):
             return self._convert(self.store.info(name), values)
 
     def load_all(self) -> dict[str, T]:
-        """Return every tensor in memory of its own. Names of one tensor get one array."""
-        done: dict[object, T] = {}
-        out = {}
+        """Return every tensor in a new array. All names of one tensor get the same array."""
+        by_place: dict[object, T] = {}
+        by_name = {}
         for info in self.store.infos():
-            if info.place not in done:
-                done[info.place] = self.load(info.name)
-            out[info.name] = done[info.place]
-        return out
+            if info.place not in by_place:
+                by_place[info.place] = self.load(info.name)
+            by_name[info.name] = by_place[info.place]
+        return by_name
 
     def metadata(self) -> dict[str, str]:
-        """Return what the writer noted about the file; empty without an index. A copy."""
+        """Return the metadata that the writer added; empty without an index. A copy."""
         return self.store.metadata
 
     def close(self) -> None:
@@ -103,12 +102,12 @@ class FrameworkStore(Mapping[str, T], Closing):
         self.store.close()
 
     def get(self, name: str, default: Any = None) -> Any:  # noqa: ANN401 (as a mapping's)
-        """Return a tensor, or ``default``; what is not there is not searched for near misses."""
-        return self[name] if name in self else default  # noqa: SIM401 (it is what this is)
+        """Return a tensor, or ``default``. Near misses are not searched for."""
+        return self[name] if name in self else default  # noqa: SIM401 (this is get)
 
     def __getitem__(self, name: str) -> T:
         info = self.store.info(name)
-        # Libraries expect elements at multiples of their size. Only a part of a tensor can begin elsewhere.
+        # Libraries expect elements at multiples of their size. Only parts of tensors can begin elsewhere.
         values = np.require(self.store.elements(info, 0, info.count), requirements="A")
         with in_file(self.store.path):
             return self._convert(info, values.reshape(info.shape))

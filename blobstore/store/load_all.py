@@ -1,8 +1,7 @@
-"""Every tensor of a file into memory at once: large reads, on several threads, without a copy in between."""
+"""Load every tensor of a file at once: large reads on several threads, without intermediate copies."""
 
 from __future__ import annotations
 
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -11,15 +10,16 @@ import numpy as np
 
 from blobstore.fileio.descriptors import read_into
 from blobstore.fileio.ranges import CHUNK_NBYTES
-from blobstore.fileio.threads import cores
+from blobstore.fileio.threads import run_all
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
-    from concurrent.futures import Future
 
     from blobstore.fileio.types import Array, Bytes
     from blobstore.store.blobs import UnpackedBlobs
-    from blobstore.store.catalog import TensorInfo
+    from blobstore.store.info import TensorInfo
+
+    Job = Callable[[], object]
 
 
 _ALIGN = 64  # tensors are aligned in memory as they are in the file, up to a cache line
@@ -34,20 +34,18 @@ class _Group:
     infos: list[TensorInfo] = field(default_factory=list)
     buffer: Bytes = field(default_factory=lambda: np.empty(0, np.uint8))
 
-    def allocate(self) -> None:
+    def reading(self, fd: int) -> Iterator[Job]:
+        """Allocate the buffer, and yield the jobs that fill it. Measured: each thread reads one chunk at a time."""
         nbytes = self.end - self.start
         buffer = np.empty(nbytes + _ALIGN, dtype=np.uint8)
         skip = (self.start - buffer.ctypes.data) % _ALIGN
         self.buffer = buffer[skip : skip + nbytes]
-
-    def pieces(self) -> Iterator[tuple[memoryview, int]]:
-        """Yield what is to be filled, and from which offset: one thread's work each, by measurement."""
-        for done in range(0, len(self.buffer), CHUNK_NBYTES):
-            yield self.buffer[done : done + CHUNK_NBYTES].data, self.start + done
+        for start in range(0, nbytes, CHUNK_NBYTES):
+            yield partial(read_into, fd, self.buffer[start : start + CHUNK_NBYTES].data, self.start + start)
 
     def tensor(self, info: TensorInfo) -> Array:
         """View a tensor."""
-        # One call: with many small tensors each one counts.
+        # One call: with many small tensors each call counts.
         return np.ndarray(info.shape, info.type.dtype, self.buffer, info.offset - self.start)
 
 
@@ -61,50 +59,45 @@ def load_all(
     """Return tensors by name, writable; see `Store.load_all`.
 
     Args:
-        infos: What is known of each.
+        infos: The tensors.
         fd: Of the file, open until this returns.
-        blobs: Gives the blobs that packed tensors lie in.
-        load: Returns a tensor that neither lies in the file as numpy has it nor is just packed.
+        blobs: Returns the blobs that packed tensors lie in.
+        load: Returns a tensor that has to be decoded, or has no elements.
         workers: Threads; by default one for each core.
     """
     infos = list(infos)
     groups = _groups(info for info in infos if _is_plain(info))
     others = {info.place: info for info in infos if not _is_plain(info)}  # names for the same bytes share memory
-    loaded: dict[tuple[object, ...], Future[Array]] = {}
-    with ThreadPoolExecutor(workers or cores(), thread_name_prefix="blobstore-load") as pool:
-        try:
-            jobs: list[Future[Any]] = []
-            for group in groups:
-                group.allocate()
-                jobs += [pool.submit(read_into, fd, target, offset) for target, offset in group.pieces()]
-            unpacked = {place: info for place, info in others.items() if _is_only_packed(info)}
-            buffers = {place: np.empty(info.element_nbytes, dtype=np.uint8) for place, info in unpacked.items()}
-            for place, info in unpacked.items():
-                jobs += [pool.submit(job) for job in _unpacking(blobs(), info, buffers[place])]
-            loaded = {place: pool.submit(load, info) for place, info in others.items() if place not in unpacked}
-            for done in jobs:
-                done.result()
-            arrays = {place: done.result() for place, done in loaded.items()}
-        except BaseException:
-            pool.shutdown(cancel_futures=True)  # nobody waits for the rest
-            raise
-    arrays |= {place: np.ndarray(info.shape, info.dtype, buffers[place]) for place, info in unpacked.items()}
+    packed = {place: info for place, info in others.items() if _is_only_packed(info)}
+    buffers = {place: np.empty(info.element_nbytes, dtype=np.uint8) for place, info in packed.items()}
+    loading = {place: info for place, info in others.items() if place not in packed}
+
+    def jobs() -> Iterator[Callable[[], Any]]:
+        for group in groups:
+            yield from group.reading(fd)
+        for place, info in packed.items():
+            yield from _unpacking(blobs(), info, buffers[place])
+        yield from (partial(load, info) for info in loading.values())
+
+    results = run_all(jobs(), workers)
+    arrays = dict(zip(loading, results[len(results) - len(loading) :], strict=True))
+    arrays |= {place: np.ndarray(info.shape, info.dtype, buffers[place]) for place, info in packed.items()}
     views = {info.name: group.tensor(info) for group in groups for info in group.infos}
     return {info.name: views[info.name] if info.name in views else arrays[info.place] for info in infos}
 
 
 def _is_plain(info: TensorInfo) -> bool:
-    """Whether a tensor lies in the file as numpy has it."""
-    return bool(info.nbytes) and not info.codec and not info.encoded  # nbytes, not count, which is a product for each
+    """Whether the file holds a tensor as numpy does."""
+    return bool(info.nbytes) and not info.codec and not info.encoded  # not count: it multiplies the shape each time
 
 
 def _is_only_packed(info: TensorInfo) -> bool:
-    """Whether a tensor is as numpy has it once it is unpacked."""
+    """Whether a tensor is as numpy holds it once it is unpacked."""
     return info.packed and bool(info.count) and info.dtype is not None and not info.encoded
 
 
-def _unpacking(blobs: UnpackedBlobs, info: TensorInfo, buffer: Bytes) -> Iterator[Callable[[], memoryview]]:
-    """Yield jobs that decode a packed tensor, each a part of it: threads of each one's own would be too many."""
+def _unpacking(blobs: UnpackedBlobs, info: TensorInfo, buffer: Bytes) -> Iterator[Job]:
+    """Yield the jobs that decode a packed tensor, one part each. Each uses one thread: the pool has enough of them."""
     for start in range(0, len(buffer), CHUNK_NBYTES):
         part = buffer[start : start + CHUNK_NBYTES]
         place = (info.unpacked_nbytes, info.inside + start, len(part))
@@ -112,13 +105,13 @@ def _unpacking(blobs: UnpackedBlobs, info: TensorInfo, buffer: Bytes) -> Iterato
 
 
 def _groups(infos: Iterable[TensorInfo]) -> list[_Group]:
-    """Put tensors that lie near each other together; those that share bytes always.
+    """Group tensors that lie near each other, up to a few MiB; those that share bytes are always in one group.
 
-    Up to a few MiB: keeping one small tensor keeps no more than that.
+    The limit is for callers that keep one small tensor: they keep no more memory than that.
     """
     groups: list[_Group] = []
     last = None
-    for info in sorted(infos, key=lambda one: (one.offset, -one.nbytes)):
+    for info in sorted(infos, key=lambda info: (info.offset, -info.nbytes)):
         end = info.offset + info.nbytes
         if last is None or (info.offset >= last.end and end - last.start > CHUNK_NBYTES):
             last = _Group(info.offset, end)

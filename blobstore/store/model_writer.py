@@ -1,14 +1,15 @@
-"""`ModelWriter`: arrays under the runtime's keys → a file that gemma.cpp runs."""
+"""`ModelWriter`: write arrays under the runtime's keys, to a file that gemma.cpp runs."""
 
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING, Any
+from contextlib import suppress
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from blobstore.codecs import encode_pieces, scale_for
-from blobstore.codecs.element_types import BY_NAME
+from blobstore.codecs.element_types import BY_NAME, as_element_type
 from blobstore.container.keys import CONFIG_KEY, NO_TOKENIZER, TOC_KEY, TOKENIZER_KEY
 from blobstore.container.suggest import close_to
 from blobstore.errors import UsageError
@@ -30,20 +31,20 @@ if TYPE_CHECKING:
     from blobstore.fileio.types import Buffer
     from blobstore.gemma.config import ModelConfig
     from blobstore.gemma.tensors import TensorSpec
-    from blobstore.store.writer import IndexPlace
+    from blobstore.index.locate import IndexPlace
 
-_SHOWN = 20
+_SHOWN = 20  # faults that an error names; it counts the others
 
 
 class ModelWriter(Completing):
-    """Write a model tensor by tensor. `blobstore.gemma.ModelWriter`; a context manager.
+    """Write a model for gemma.cpp, tensor by tensor; a context manager.
 
-    Each tensor is checked against the config and encoded piece by piece; nothing is kept. At the end the blobs
-    ``config``, ``tokenizer`` and ``toc`` follow, and the name index, in which each tensor's name is its key.
+    Each tensor is checked against the config and encoded piece by piece; nothing is kept. The blobs ``config``,
+    ``tokenizer`` and ``toc`` follow at the end, then the name index, in which each tensor's name is its key.
 
     Attributes:
-        config: What the model is.
-        store: The writer below, for aliases and parts under other names.
+        config: Of the model.
+        store: The `blobstore.StoreWriter` that writes the file; for aliases, parts and metadata.
     """
 
     def __init__(
@@ -60,23 +61,23 @@ class ModelWriter(Completing):
         """Begin a file.
 
         Args:
-            path: Where it appears when it is complete; or a binary stream.
-            config: The model's dimensions; ``weight`` is the narrowest type that its tensors will have.
-            tokenizer: The bytes of the SentencePiece ``tokenizer.model``; None when there is none.
+            path: Where the file appears when it is complete; or a binary stream.
+            config: The model's dimensions; ``weight`` is the narrowest type among its tensors.
+            tokenizer: The bytes of the SentencePiece ``tokenizer.model``; None for a model without one.
             version: Of the container.
             index: Where the name index goes; ``none`` leaves it out.
-            digests: Keep the SHA-256 of each blob.
+            digests: Store the SHA-256 of each blob in the index.
             metadata: Text → text, for the index.
 
         Raises:
-            UsageError: As `blobstore.create`; ``bad-field`` for a config that can't be stored; ``global-rope`` for a
-                Gemma 3's that doesn't say whether global layers have a RoPE base of their own.
+            UsageError: As `blobstore.create`; ``bad-field`` for a config that can't be stored; ``global-rope`` for the
+                config of a Gemma 3 that doesn't say whether global layers have a RoPE base of their own.
         """
         if is_gemma3(config) and not config.use_global_timescale and config.extent is None:
-            what = "a Gemma 3 needs use_global_timescale=True, or gemma.cpp since October 2025 gives its global layers"
-            meant = f"where that is meant, set the config's extent to {config.CORE} (no word) or {config.CORE + 1} (0)"
-            raise UsageError("global-rope", f"{what} a wrong RoPE base; {meant}")
-        config.to_bytes()  # what can't be stored is better known now than after gigabytes
+            what = "a Gemma 3 needs use_global_timescale=True: without it gemma.cpp since October 2025 gives its global"
+            fix = f"if you mean that, set the config's extent to {config.CORE} (no word) or {config.CORE + 1} (0)"
+            raise UsageError("global-rope", f"{what} layers a wrong RoPE base; {fix}")
+        config.to_bytes()  # fail now, not after gigabytes
         self.config = config
         self.store = StoreWriter(path, version=version, index=index, digests=digests, metadata=metadata)
         self._tokenizer = tokenizer or NO_TOKENIZER
@@ -84,58 +85,66 @@ class ModelWriter(Completing):
         self._toc: dict[str, TocEntry] = {}
         self._closed = False
 
-    def add(self, key: str, array: npt.ArrayLike, *, type: str | None = None) -> None:  # noqa: A002 (the field's word)
+    def add(
+        self,
+        key: str,
+        array: npt.ArrayLike,
+        *,
+        type: ElementType | str | None = None,  # noqa: A002 (the field's word)
+    ) -> None:
         """Encode and write one tensor.
 
         Args:
             key: One of the model's: ``linear_w_0``.
-            array: Floats, of the tensor's shape or one that folds into its rows and columns.
-            type: Element type: ``sfp``, ``bf16``, ``f32``, ``i8``. By default the config's weight type, or the
-                narrowest that the runtime takes for this tensor.
+            array: Floats, in the tensor's shape or one that folds into its rows and columns.
+            type: Element type, or its name: ``sfp``, ``bf16``, ``f32``, ``i8``. By default the config's weight type, or
+                the narrowest that the runtime takes for this tensor.
 
         Raises:
             UsageError: ``unknown-tensor``, ``wrong-shape``, ``wrong-type``, ``duplicate-name``.
             CodecError: ``not-finite`` and others: a value that the type can't hold, with its index.
         """
         values = np.asarray(array)
-        spec = self._spec(key, type)
+        spec = self._spec(key)
+        element_type = self._type(spec, type)
         if not _folds(values.shape, spec):
             raise UsageError(
                 "wrong-shape", f"{key!r} has shape {values.shape}, the config says {spec.rows} × {spec.cols}"
             )
-        kind = BY_NAME[type] if type else default_type(spec, self.config.weight_name)
-        scale = scale_for(kind, values, name=repr(key))
-        self._add(spec, encode_pieces(kind, values, scale), kind, scale)
+        scale = scale_for(element_type, values, name=repr(key))
+        self._add(spec, encode_pieces(element_type, values, scale), element_type, scale)
 
     def add_stored(
         self,
         key: str,
         data: Iterable[Buffer | FileRange],
-        type: str,  # noqa: A002
+        type: ElementType | str,  # noqa: A002 (as above)
         *,
         scale: float = 1.0,
         immutable: bool = False,
     ) -> None:
-        """Write one tensor whose bytes are encoded already.
+        """Write one tensor whose bytes are already encoded.
 
         Args:
             key: One of the model's.
             data: Its bytes, in pieces.
-            type: The element type that they have.
+            type: Their element type, or its name.
             scale: Decoded values are multiplied by it.
-            immutable: As `BlobWriter.add_chunks` has it.
+            immutable: As in `blobstore.StoreWriter.add_stored`.
 
         Raises:
-            UsageError: As `add`; ``wrong-size`` when the bytes are not what the shape says: the file is given up.
+            UsageError: As `add`; ``wrong-size`` when type and shape need another number of bytes: the file can't be
+                completed after that.
         """
-        self._add(self._spec(key, type), data, BY_NAME[type], scale, immutable=immutable)
+        spec = self._spec(key)
+        self._add(spec, data, self._type(spec, type), scale, immutable=immutable)
 
     def close(self) -> None:
-        """Complete the file. Called by the ``with`` block.
+        """Complete the file. The ``with`` block calls this.
 
         Raises:
             UsageError: ``incomplete-model`` when tensors are missing, naming them, or when the config's weight
-                type isn't the narrowest one; the file is given up.
+                type isn't the narrowest one; the file is then discarded.
         """
         if self._closed:
             return
@@ -147,7 +156,7 @@ class ModelWriter(Completing):
             raise
 
     def discard(self) -> None:
-        """Give the file up."""
+        """Discard the file."""
         self._closed = True
         self.store.discard()
 
@@ -161,34 +170,41 @@ class ModelWriter(Completing):
         self.store.add_blob(TOC_KEY, build_toc(self._toc.values()))
         self.store.close()
 
-    def _spec(self, key: str, kind: str | None) -> TensorSpec:
+    def _spec(self, key: str) -> TensorSpec:
         spec = self._specs.get(key)
         if spec is None:
             hint = close_to(key, list(self._specs))
             raise UsageError("unknown-tensor", f"{self.config.display_name} has no tensor {key!r}{hint}")
-        chosen = kind or default_type(spec, self.config.weight_name).name
-        if chosen not in BY_NAME or not spec.allows(BY_NAME[chosen]):
-            raise UsageError("wrong-type", f"{key!r} can't be {chosen!r}: the runtime takes {spec.allowed}")
-        if BY_NAME[chosen].bits < BY_NAME[self.config.weight_name].bits:
-            what = f"the config says that weights are {self.config.weight_name}, and nothing may be narrower"
-            raise UsageError("wrong-type", f"{key!r} can't be {chosen!r}: {what}")
         return spec
+
+    def _type(self, spec: TensorSpec, requested: ElementType | str | None) -> ElementType:
+        """Return the type to store a tensor in: the requested one, or the default; one that the runtime takes."""
+        weight = self.config.weight_name
+        element_type = None
+        with suppress(UsageError):  # reported below, with what the runtime takes
+            element_type = as_element_type(requested or default_type(spec, weight))
+        refused = f"{spec.key!r} can't be {str(requested or element_type)!r}"
+        if element_type is None or not spec.allows(element_type):
+            raise UsageError("wrong-type", f"{refused}: the runtime takes {spec.allowed}")
+        if element_type.bits < BY_NAME[weight].bits:
+            what = f"the config says that weights are {weight}, and nothing may be narrower"
+            raise UsageError("wrong-type", f"{refused}: {what}")
+        return element_type
 
     def _add(
         self,
         spec: TensorSpec,
         data: Iterable[Buffer | FileRange],
-        kind: ElementType,
+        element_type: ElementType,
         scale: float,
         *,
         immutable: bool = False,
     ) -> None:
         shape = (spec.rows, spec.cols)
-        self.store.add_stored(spec.key, data, kind, shape, scale=scale, key=spec.key, immutable=immutable)
-        self._toc[spec.key] = toc_entry(spec.key, kind, spec.rows, spec.cols, scale)
+        self.store.add_stored(spec.key, data, element_type, shape, scale=scale, key=spec.key, immutable=immutable)
+        self._toc[spec.key] = toc_entry(spec.key, element_type, spec.rows, spec.cols, scale)
 
 
 def _folds(shape: tuple[int, ...], spec: TensorSpec) -> bool:
-    """Whether leading dimensions multiply to the rows, and the rest to the columns."""
-    splits: Any = range(len(shape) + 1)
-    return any((math.prod(shape[:i]), math.prod(shape[i:])) == (spec.rows, spec.cols) for i in splits)
+    """Whether the leading dimensions multiply to the rows, and the rest to the columns."""
+    return any((math.prod(shape[:i]), math.prod(shape[i:])) == (spec.rows, spec.cols) for i in range(len(shape) + 1))

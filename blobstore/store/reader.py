@@ -28,18 +28,19 @@ if TYPE_CHECKING:
     from blobstore.fileio.types import Access, Array, Bytes, Prefetch
     from blobstore.gemma.config import ModelConfig
     from blobstore.store.blobs import UnpackedBlobs
-    from blobstore.store.catalog import Catalog, TensorInfo
+    from blobstore.store.catalog import Catalog
+    from blobstore.store.info import TensorInfo
 
 
 class Store(Mapping[str, "Array"], Closing):
     """The tensors of a file, by name. `blobstore.open` makes one.
 
-    Arrays are read-only views into the map (or copies of their own with ``access="read"``), in the dtype they are
-    stored in, and stay valid after `close`.
+    Arrays are read-only views into the map (with ``access="read"``: copies), in the dtype they are stored in. They stay
+    valid after `close`.
 
     Attributes:
-        reader: The blobs below the names.
-        index: The file's name index with the path it was found in, or None.
+        reader: The file's blobs, by key.
+        index: The file's name index, or None.
     """
 
     def __init__(
@@ -71,20 +72,20 @@ class Store(Mapping[str, "Array"], Closing):
 
     @cached_property
     def unpacked(self) -> UnpackedBlobs:
-        """The blobs as they were before they were packed."""
+        """The file's blobs as they were before packing."""
         from blobstore.store.blobs import UnpackedBlobs  # noqa: PLC0415 (import blobstore stays cheap)
 
         base = self._base.unpacked if self._base else None
-        return UnpackedBlobs(self.reader, self.index.content if self.index else None, base)
+        return UnpackedBlobs(self.reader, self.index, base)
 
     @property
     def path(self) -> str:
-        """As given."""
+        """The file's path, as given."""
         return self.reader.path
 
     @property
     def metadata(self) -> dict[str, str]:
-        """What the writer noted about the file; empty without an index. A copy.
+        """The metadata that the writer added, text → text; empty without an index. A copy.
 
         Raises:
             FormatError: ``index-metadata``: it is damaged.
@@ -92,11 +93,11 @@ class Store(Mapping[str, "Array"], Closing):
         if not self.index:
             return {}
         with in_file(self.index.path):
-            return dict(self.index.content.metadata)
+            return dict(self.index.metadata)
 
     @cached_property
     def config(self) -> ModelConfig | None:
-        """What gemma.cpp says of its model, the blob ``config``; None when there is none.
+        """The model's config, from the blob ``config`` of gemma.cpp; None without one.
 
         Raises:
             FormatError: ``fields-…``: it is damaged.
@@ -110,17 +111,17 @@ class Store(Mapping[str, "Array"], Closing):
 
     @property
     def tokenizer(self) -> bytes | None:
-        """The SentencePiece model that gemma.cpp tokenizes with; None when there is none. A copy."""
+        """The SentencePiece model that gemma.cpp tokenizes with; None without one. A copy."""
         raw = bytes(self.reader.get(TOKENIZER_KEY, b""))
         return raw if raw not in (b"", NO_TOKENIZER) else None
 
     @property
     def base_path(self) -> str | None:
-        """Of the file that packed tensors may be the difference to, as given."""
+        """Path of the file that packed tensors may be the difference to, as given; None without one."""
         return self._base.path if self._base else None
 
     def info(self, name: str) -> TensorInfo:
-        """Return a tensor's key, type, shape and place, without touching its data.
+        """Return a tensor's key, type, shape and place. Its data is not touched.
 
         Raises:
             NameNotFoundError: ``name-not-found``; the message says which names come close.
@@ -131,18 +132,18 @@ class Store(Mapping[str, "Array"], Closing):
         return info
 
     def infos(self) -> Iterator[TensorInfo]:
-        """Yield what is known of each tensor, in the order of the names."""
+        """Yield the `info` of each tensor, in the order of the names."""
         return iter(self._catalog)
 
     def raw(self, name: str) -> memoryview:
-        """Return the bytes of a tensor, by name, as its type stores them, or of any blob, by key.
+        """Return the bytes of a tensor, by name, as its type stores them; or those of any blob, by key.
 
-        A read-only view; of a packed tensor its own bytes in a copy, unpacked. What is stored of it is
+        A read-only view; a copy of the unpacked bytes where the tensor is packed. Its packed bytes are
         ``store.reader[info.key]``.
 
         Raises:
             NameNotFoundError: ``name-not-found``: neither a name nor a key.
-            FormatError: ``packed-…``: a packed one is damaged.
+            FormatError: ``packed-…``: the packed blob is damaged.
             UsageError: ``needs-base``, ``wrong-base``: as `stored`.
         """
         info = self._catalog.find(name)
@@ -152,15 +153,18 @@ class Store(Mapping[str, "Array"], Closing):
         return self.stored(info, 0, info.element_nbytes)
 
     def array(self, info: TensorInfo) -> Array:
-        """Return the values of a tensor that `info` or `infos` has described, as ``store[name]`` does.
+        """Return a tensor's values, read-only, as ``store[name]`` does.
 
-        A view where they lie as numpy has them; a copy where they are packed; decoded, as float32 of their own, where
-        they are encoded.
+        A view where the file holds them as numpy does, a copy where they are packed; encoded ones are decoded to a new
+        float32 array.
+
+        Args:
+            info: From `info` or `infos`.
 
         Raises:
             CodecError: ``unknown-type``, ``unknown-codec``, ``packed-type``, ``scaled-type``: this version can't decode
                 it; ``sfp-reserved-code``: its bytes are wrong.
-            FormatError: ``packed-…``: its bytes are wrong.
+            FormatError: ``packed-…``: the packed blob is damaged.
         """
         if info.dtype is None:
             raise _undecodable(info)
@@ -169,17 +173,17 @@ class Store(Mapping[str, "Array"], Closing):
         return values.reshape(info.shape)
 
     def load(self, name: str, *, dtype: npt.DTypeLike | None = None, rows: slice | None = None) -> Array:
-        """Return a tensor's values, or some of its rows, in memory of their own; writable.
+        """Return a tensor's values, or some of its rows, in a new array; writable.
 
         Args:
             name: Its name.
             dtype: To convert to; by default the one that ``store[name]`` has.
-            rows: Of the first dimension. Only what is asked for is read and decoded.
+            rows: Which rows of the first dimension. Only these are read and decoded.
 
         Raises:
             NameNotFoundError: ``name-not-found``.
             UsageError: ``no-rows`` when it has no dimension to slice.
-            CodecError: As `array`; ``not-float`` when encoded values are to be other than floats.
+            CodecError: As `array`; ``not-float`` when encoded values are to be anything but floats.
         """
         info = self.info(name)
         if info.dtype is None:
@@ -191,16 +195,16 @@ class Store(Mapping[str, "Array"], Closing):
             return values if step == 1 else values[::step].copy()
         view = self._view(info, first, count).reshape(shape)
         if info.packed and step == 1 and view.dtype == wanted and view.size:
-            return view  # a copy already
+            return view  # already a copy
         return np.array(view if step == 1 else view[::step], dtype=wanted)
 
     def elements(self, info: TensorInfo, first: int, count: int) -> Array:
-        """Return some elements of a tensor, in C order: a view where numpy has their type, else decoded.
+        """Return some elements of a tensor, shape (count,): a view where numpy has their type, else decoded.
 
         Args:
             info: From `info` or `infos`.
-            first: The first of them.
-            count: How many; inside the tensor.
+            first: The first element.
+            count: How many; all inside the tensor.
 
         Raises:
             CodecError: As `array`.
@@ -210,16 +214,16 @@ class Store(Mapping[str, "Array"], Closing):
         return self._decode(info, first, count, info.dtype) if info.encoded else self._view(info, first, count)
 
     def load_all(self, *, workers: int | None = None) -> dict[str, Array]:
-        """Return every tensor, in memory and writable: read in large pieces on several threads.
+        """Return every tensor by name, in memory and writable: read in large pieces on several threads.
 
-        Names for the same bytes share memory, as they do in the file. Small tensors that lie near each other come out
-        of one allocation of up to 4 MiB. Encoded ones are decoded.
+        Names for the same bytes share memory, as they do in the file. Small tensors that lie near each other share one
+        allocation of up to 4 MiB. Encoded tensors are decoded.
 
         Args:
             workers: Threads; by default one for each core.
 
         Raises:
-            UsageError: ``bad-workers`` for less than one.
+            UsageError: ``bad-workers`` for fewer than one.
             CodecError: As `array`.
             TruncatedError: ``short-read`` when the file has shrunk.
         """
@@ -234,12 +238,12 @@ class Store(Mapping[str, "Array"], Closing):
 
         Args:
             info: From `info` or `infos`.
-            start: The first of them.
-            nbytes: How many; inside the tensor.
-            out: Where a packed one is decoded to, shape (nbytes,); allocated unless given.
+            start: The first byte.
+            nbytes: How many; all inside the tensor.
+            out: What a packed tensor is unpacked to, shape (nbytes,); allocated unless given.
 
         Raises:
-            FormatError: ``packed-…``: a packed one is damaged.
+            FormatError: ``packed-…``: the packed blob is damaged.
             UsageError: ``needs-base``, ``wrong-base``: it is stored as the difference to a file that wasn't given.
         """
         if not info.packed:
@@ -257,20 +261,21 @@ class Store(Mapping[str, "Array"], Closing):
                 raise UsageError(error.reason, f"{info.name!r}, blob {error.message}") from None
 
     def _view(self, info: TensorInfo, first: int, count: int) -> Array:
-        """View elements that lie as numpy has them."""
+        """View elements that are stored as numpy has them."""
         size = info.type.bits // 8
         if not count:
             return np.empty(0, dtype=info.dtype)
         return np.frombuffer(self.stored(info, first * size, count * size), dtype=info.type.dtype)
 
     def _decode(self, info: TensorInfo, first: int, count: int, dtype: npt.DTypeLike) -> Array:
-        """Decode elements; of the file only their groups are touched."""
-        kind = info.type
-        start = first // kind.group * kind.group if kind.group else first
-        # Groups are interleaved with their tables: what is stored from a group's border on is the rest's own size.
-        raw = self.stored(info, kind.nbytes(start), kind.nbytes(first + count - start))
+        """Decode elements. Only the groups that they are in are read."""
+        element_type = info.type
+        group = element_type.group or 1
+        start = first // group * group
+        # Each group is stored with its table: from its first element on, the rest is stored as if it were alone.
+        raw = self.stored(info, element_type.nbytes(start), element_type.nbytes(first + count - start))
         try:
-            return decode(kind, raw, count, scale=info.scale, dtype=dtype, start=first - start)
+            return decode(element_type, raw, count, scale=info.scale, dtype=dtype, start=first - start)
         except CodecError as error:
             raise CodecError(error.reason, f"{info.name!r}: {error.message}") from None
 
@@ -286,8 +291,8 @@ class Store(Mapping[str, "Array"], Closing):
 
     def _hint(self, name: str) -> str:
         names = self._catalog.names
-        # Hugging Face leaves the head out when it is the embedding; readers look for it all the same.
-        tied = next((one for one in names if one.endswith("embed_tokens.weight")), None)
+        # Hugging Face leaves the head out when it is the embedding, but readers still look for it.
+        tied = next((tensor for tensor in names if tensor.endswith("embed_tokens.weight")), None)
         if tied and name.endswith("lm_head.weight"):
             return f": in a model with tied weights it is the embedding, {tied!r}"
         return close_to(name, names)
@@ -296,7 +301,7 @@ class Store(Mapping[str, "Array"], Closing):
         return self.array(self.info(name))
 
     def get(self, name: str, default: Any = None) -> Any:  # noqa: ANN401 (as a mapping's)
-        """Return a tensor's values, or ``default``; what is not there is not searched for near misses."""
+        """Return a tensor's values, or ``default``. Near misses are not searched for."""
         info = self._catalog.find(name)
         return default if info is None else self.array(info)
 
@@ -317,7 +322,7 @@ class PrefixView(Mapping[str, "Array"]):
     """The tensors of a store whose names begin with a prefix and a dot, by the rest of the name."""
 
     def __init__(self, store: Store, prefix: str) -> None:
-        """View ``store``; nothing is copied."""
+        """View ``store``, without a copy."""
         self._store = store
         self._prefix = prefix.rstrip(".") + "." if prefix else ""
 
@@ -326,7 +331,7 @@ class PrefixView(Mapping[str, "Array"]):
         return self._store.info(self._prefix + name)
 
     def raw(self, name: str) -> memoryview:
-        """As `Store.raw`, for names only."""
+        """As `Store.raw`, but for names only."""
         return self._store.raw(self.info(name).name)
 
     def prefix(self, prefix: str) -> PrefixView:
@@ -351,13 +356,13 @@ class PrefixView(Mapping[str, "Array"]):
 
 
 def _rows(info: TensorInfo, rows: slice | None) -> tuple[tuple[int, ...], int, int, int]:
-    """Return the shape of the rows that are wanted before stepping, their first element, how many, and the step."""
+    """Return what to read for some rows: its shape, its first element, its number of elements, and the step to take."""
     if rows is None:
         return info.shape, 0, info.count, 1
     if not info.shape:
         raise UsageError("no-rows", f"{info.name!r} is a single value: it has no rows to choose from")
     chosen = range(info.shape[0])[rows]
-    # Its ends, not min() and max(), which walk through all rows: a tensor without elements can have 2⁵⁷ of them.
+    # Not min(chosen) and max(chosen), which visit all rows: a tensor without elements can have 2⁵⁷ of them.
     low, high = (min(chosen[0], chosen[-1]), max(chosen[0], chosen[-1]) + 1) if chosen else (0, 0)
     width = math.prod(info.shape[1:])
     return (high - low, *info.shape[1:]), low * width, (high - low) * width, chosen.step
@@ -366,7 +371,8 @@ def _rows(info: TensorInfo, rows: slice | None) -> tuple[tuple[int, ...], int, i
 def _undecodable(info: TensorInfo) -> CodecError:
     fix = f"store.raw({info.name!r}) gives its bytes"
     if info.codec and not info.packed:
-        return CodecError("unknown-codec", f"{info.name!r} is stored with codec {info.codec}, unknown here: {fix}")
+        what = f"{info.name!r} is stored with codec {info.codec}, which this version of blobstore doesn't know"
+        return CodecError("unknown-codec", f"{what}: {fix}")
     if not info.type.bits:
         what = f"{info.name!r} is {info.type}, an element type newer than this version of blobstore"
         return CodecError("unknown-type", f"{what}: {fix}")
@@ -374,12 +380,3 @@ def _undecodable(info: TensorInfo) -> CodecError:
         why = f"in blocks of {info.type.group}, not decoded here" if info.type.whole else "which numpy can't view"
         return CodecError("packed-type", f"{info.name!r} is {info.type}, smaller than a byte, {why}: {fix}")
     return CodecError("scaled-type", f"{info.name!r} is {info.type} with scale {info.scale}: {fix}")
-
-
-def load_file(path: str | PathLike[str]) -> dict[str, Array]:
-    """Return every tensor of a file in memory of its own, writable, as ``safetensors.numpy.load_file`` does.
-
-    For views without copies use `blobstore.open`.
-    """
-    with Store(path) as store:
-        return store.load_all()

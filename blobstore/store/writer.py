@@ -3,45 +3,44 @@
 from __future__ import annotations
 
 import math
-import os
-from typing import TYPE_CHECKING, Any, Literal, TypeVar, get_args
+from typing import TYPE_CHECKING, Any, get_args
 
 import numpy as np
 
 from blobstore.codecs import element_types
-from blobstore.container.keys import INDEX_KEY, OWN_KEYS
+from blobstore.codecs.element_types import as_element_type
+from blobstore.container.keys import OWN_KEYS
 from blobstore.container.layout import MAX_PORTABLE_BLOBS
 from blobstore.container.writer import ContainerWriter
 from blobstore.errors import UsageError
 from blobstore.fileio.closing import Completing
-from blobstore.fileio.ranges import CHUNK_NBYTES, FileRange
-from blobstore.index import Entry, IndexedBlob, build_index, shape_fault
+from blobstore.fileio.ranges import CHUNK_NBYTES
+from blobstore.index import Entry, blob_table, build_index, shape_fault
+from blobstore.index.locate import IndexPlace
 from blobstore.index.names import encode_name, key_for
-from blobstore.index.sidecar import close_with_index, close_with_index_inside, close_without_index
+from blobstore.index.sidecar import close_with_index, refuse_external_to_stream
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator, Mapping
+    from collections.abc import Iterable, Iterator, Mapping
     from os import PathLike
     from typing import BinaryIO
 
     import numpy.typing as npt
 
     from blobstore.codecs.element_types import ElementType
+    from blobstore.container.directory import Directory
+    from blobstore.fileio.ranges import FileRange
     from blobstore.fileio.types import Array, Buffer
 
 
-T = TypeVar("T")
-
 _LARGEST_F32 = float(np.finfo(np.float32).max)
-
-IndexPlace = Literal["embedded", "external", "none"]
 
 
 class StoreWriter(Completing):
     """Write tensors under their names, one after another. `blobstore.create` makes one.
 
-    A context manager: the file appears under its name when the ``with`` block ends without an error. Nothing is kept
-    of an array once it is added, unless it is said to last.
+    A context manager: the file appears at its path when the ``with`` block ends without an error. An array can change
+    or go once it is added, unless it was added as ``immutable``.
 
     Attributes:
         metadata: Text → text, written at the end.
@@ -59,14 +58,12 @@ class StoreWriter(Completing):
         """Begin a file; see `blobstore.create`."""
         if index not in get_args(IndexPlace):
             raise UsageError("bad-index", f"expected one of {', '.join(get_args(IndexPlace))}, found {index!r}")
-        if index == "external" and not isinstance(target, (str, os.PathLike)):
-            raise UsageError("needs-path", "an external index stands beside its file: a stream has no such place")
+        refuse_external_to_stream(target, index)
         self._writer = ContainerWriter(target, version=version, digests=digests and index != "none")
-        self._path = target if isinstance(target, (str, os.PathLike)) else None
         self._index = index
         self._has_digests = digests
         self._entries: dict[str, Entry] = {}
-        self._owners: dict[str, str] = {}  # key → the name that it was given to
+        self._owners: dict[str, str] = {}  # key → name of its tensor
         self.metadata = dict(metadata or {})
 
     def add(self, name: str, array: npt.ArrayLike, *, immutable: bool = False) -> str:
@@ -75,135 +72,134 @@ class StoreWriter(Completing):
         Args:
             name: Its full name, not used before.
             array: Of any shape, order and byte order, with a dtype that an element type stores as it is. Written in
-                C order, little-endian; other arrays are turned piece by piece, not copied whole.
-            immutable: It does not change until the file is complete: it is hashed while later ones are written, which
-                is faster. Else it may change, or go, once it is added.
+                C order, little-endian; other arrays are converted piece by piece, not copied whole.
+            immutable: The array does not change until the file is complete: it is hashed while later ones are written,
+                which is faster. By default it may change, or go, once it is added.
 
         Returns:
-            The key it got; empty for a tensor without elements, which has no blob.
+            Its key; empty for a tensor without elements, which has no blob.
 
         Raises:
             UsageError: ``bad-name``, ``duplicate-name``, ``key-collision``, ``unsupported-dtype``, ``bad-shape``,
-                ``too-many-blobs``, ``needs-index``, ``closed``; nothing was written then, and the writer goes on.
+                ``too-many-blobs``, ``needs-index``, ``closed``; then nothing was written, and you can go on adding.
         """
-        values = _as_array(name, array)
+        values = as_array(name, array)
         try:
-            kind = element_types.type_of(values.dtype)
+            element_type = element_types.type_of(values.dtype)
         except UsageError as error:
             raise UsageError(error.reason, f"{name!r}: {error.message}") from None
         stored = values.dtype.newbyteorder("<")
         if values.flags.c_contiguous and values.dtype == stored:
-            return self.add_stored(name, (values,), kind, values.shape, immutable=immutable)
-        return self.add_stored(name, _pieces(values, stored), kind, values.shape)
+            return self.add_stored(name, (values,), element_type, values.shape, immutable=immutable)
+        return self.add_stored(name, _pieces(values, stored), element_type, values.shape)
 
     def add_stored(
         self,
         name: str,
         data: Iterable[Buffer | FileRange],
-        kind: ElementType,
+        type: ElementType | str,  # noqa: A002 (the field's word)
         shape: tuple[int, ...],
         *,
         scale: float = 1.0,
         key: str | None = None,
         immutable: bool = False,
     ) -> str:
-        """Write a tensor whose bytes are in their stored form already.
+        """Write a tensor whose bytes are already as they are stored.
 
         Args:
             name: Its full name, not used before.
             data: Its bytes, in pieces.
-            kind: The element type that they have.
+            type: Their element type, or its name: ``"bf16"``.
             shape: In C order.
             scale: Decoded values are multiplied by it.
-            key: To store it under, when it isn't `key_for` of the name.
-            immutable: As `ContainerWriter.add_chunks` has it.
+            key: Its key; by default `key_for` of the name.
+            immutable: As in `add`, for all pieces.
 
         Returns:
-            The key it got; empty for a tensor without elements.
+            Its key; empty for a tensor without elements.
 
         Raises:
-            UsageError: As `add`; ``bad-scale``; ``wrong-size`` when the bytes are not what type and shape say: then
-                the file can't be completed any more.
+            UsageError: As `add`; ``unknown-type``; ``bad-scale``; ``wrong-size`` when type and shape need another
+                number of bytes: the file can't be completed after that.
         """
+        element_type = as_element_type(type)
         self._check_new(name, shape, scale)
         count = math.prod(shape)
         if count == 0:
-            self._needs_index(name)
-            self._entries[name] = Entry(name, None, 0, 0, kind.number, shape, scale)
+            self._require_index(name)
+            self._entries[name] = Entry(name, None, 0, 0, element_type.number, shape, scale)
             return ""
         key = key or key_for(name)
-        if key != name:
-            self._needs_index(name)
-        if key in self._owners:
-            raise UsageError(
-                "key-collision", f"{name!r} and {self._owners[key]!r} both have the key {key!r}: rename one"
-            )
-        if key in OWN_KEYS:
-            raise UsageError("reserved-key", f"{key!r} is a key of blobstore's own: it is never a tensor's")
-        if len(self._writer.keys) >= MAX_PORTABLE_BLOBS - (self._index == "embedded"):
-            what = f"one more than the {MAX_PORTABLE_BLOBS} blobs that every gemma.cpp takes"
-            raise UsageError("too-many-blobs", f"{name!r} would be {what}")
+        self._check_new_key(key, name)
         try:
-            nbytes = kind.nbytes(count) if kind.bits else None
+            nbytes = element_type.nbytes(count) if element_type.bits else None
             written = self._writer.add_chunks(key, data, nbytes=nbytes, immutable=immutable)
         except UsageError as error:
             if error.reason == "wrong-size":
-                raise UsageError("wrong-size", f"{name!r}, {kind} of shape {list(shape)}: {error.message}") from None
+                what = f"{name!r}, {element_type} of shape {list(shape)}"
+                raise UsageError("wrong-size", f"{what}: {error.message}") from None
             raise
         self._owners[key] = name
-        self._entries[name] = Entry(name, len(self._writer.keys) - 1, 0, written, kind.number, shape, scale)
+        self._entries[name] = Entry(name, len(self._writer.keys) - 1, 0, written, element_type.number, shape, scale)
         return key
 
     def add_blob(self, key: str, data: Buffer | FileRange) -> None:
-        """Write a blob that is no tensor, such as the runtime's ``config``, under its key.
+        """Write a blob that is not a tensor, such as the runtime's ``config``, under its key.
 
         Raises:
-            UsageError: As `ContainerWriter.add`; ``reserved-key`` for the index's own, and those of a packed file.
+            UsageError: As `blobstore.BlobWriter.add`; ``reserved-key`` for the keys of the index and of packed files.
         """
-        if key in OWN_KEYS:
-            raise UsageError("reserved-key", f"{key!r} is a key of blobstore's own: it is never a tensor's")
+        _check_not_reserved(key)
         self._writer.add(key, data)
         self._owners[key] = key
 
     def alias(self, name: str, target: str) -> None:
-        """Give a tensor that is written already one more name.
+        """Give a tensor that has been added another name.
 
         Raises:
             UsageError: ``bad-name``, ``duplicate-name``; ``no-target`` when no tensor has the name ``target``.
         """
         entry = self._target(name, target)
         self._check_new(name, entry.shape, entry.scale)
-        self._needs_index(name)
+        self._require_index(name)
         self._entries[name] = Entry(
             name, entry.blob, entry.offset, entry.nbytes, entry.type, entry.shape, entry.scale, entry.codec
         )
 
     def part(
-        self, name: str, target: str, kind: ElementType, shape: tuple[int, ...], *, offset: int = 0, scale: float = 1.0
+        self,
+        name: str,
+        target: str,
+        type: ElementType | str,  # noqa: A002 (the field's word)
+        shape: tuple[int, ...],
+        *,
+        offset: int = 0,
+        scale: float = 1.0,
     ) -> None:
-        """Give a range of a written tensor's bytes a name of its own.
+        """Name a range of the bytes of a tensor that has been added.
 
         Args:
             name: The part's name, not used before.
             target: The tensor that holds it.
-            kind: Element type of the part.
-            shape: Its shape, in C order; with elements.
+            type: Element type of the part, or its name.
+            shape: Its shape, in C order; it has elements.
             offset: Of its first byte, from the target's first byte.
             scale: Decoded values are multiplied by it.
 
         Raises:
-            UsageError: As `alias`; ``outside`` when the part leaves the target.
+            UsageError: As `alias`; ``unknown-type``; ``outside`` when the part is not inside the target.
         """
+        element_type = as_element_type(type)
         entry = self._target(name, target)
         self._check_new(name, shape, scale)
-        self._needs_index(name)
-        nbytes = kind.nbytes(math.prod(shape))
+        self._require_index(name)
+        nbytes = element_type.nbytes(math.prod(shape))
         if not nbytes:
-            raise UsageError("bad-shape", f"{name!r} has no elements: a part has some")
+            raise UsageError("bad-shape", f"{name!r} has no elements: a part needs at least one")
         if offset < 0 or offset + nbytes > entry.nbytes:
             what = f"{name!r}: bytes {offset} to {offset + nbytes} are not inside {target!r}, which has {entry.nbytes}"
             raise UsageError("outside", what)
-        self._entries[name] = Entry(name, entry.blob, entry.offset + offset, nbytes, kind.number, shape, scale)
+        self._entries[name] = Entry(name, entry.blob, entry.offset + offset, nbytes, element_type.number, shape, scale)
 
     def scale_of(self, name: str) -> float:
         """Return the scale that a tensor was added with.
@@ -214,11 +210,11 @@ class StoreWriter(Completing):
         return self._target(name, name).scale
 
     def close(self) -> None:
-        """Write the index, complete the file and give it its name. Called by the ``with`` block.
+        """Write the index and complete the file. The ``with`` block calls this.
 
         Raises:
-            UsageError: ``no-blobs``, ``bad-metadata``, ``needs-index``; ``incomplete`` after a tensor broke off. The
-                file is given up then.
+            UsageError: ``no-blobs``, ``bad-metadata``, ``needs-index``; ``incomplete`` after a tensor whose data broke
+                off. The file is then discarded.
         """
         try:
             self._close()
@@ -227,128 +223,80 @@ class StoreWriter(Completing):
             raise
 
     def discard(self) -> None:
-        """Give the file up: nothing appears, nothing is left behind."""
+        """Discard the file: nothing appears, nothing is left behind."""
         self._writer.discard()
 
     def _close(self) -> None:
         writer = self._writer
         if writer.closed:
             return
-        if writer.broken:
-            writer.close()  # says so
-        if self._index == "none":
-            if self.metadata:
-                raise UsageError("needs-index", "metadata is kept in the index, and there is none")
-            if self._path is None:
-                writer.close()
-            else:
-                close_without_index(writer, self._path, writer.directory)
-            return
-        digests = writer.digests() if self._has_digests else [None] * len(writer.keys)
-        keys = writer.encoded_keys
-        table = [IndexedBlob(*row) for row in zip(keys, writer.sizes, digests, strict=True)]
-        entries = list(self._entries.values())
-        if self._index == "embedded" or self._path is None:
-            writer.add(INDEX_KEY, build_index(entries, table, self.metadata))
-            if self._path is None:
-                writer.close()
-            else:
-                close_with_index_inside(writer, self._path)
-            return
-        if not keys:
-            raise UsageError("no-blobs", "a container has at least one blob, and the index is to stand beside it")
-        directory = writer.directory()
-        raw = build_index(entries, table, self.metadata, store=directory)
-        close_with_index(writer, self._path, raw, directory)
+        if self._index == "none" and self.metadata and not writer.broken:
+            raise UsageError("needs-index", "metadata is kept in the index, and there is none")
+        close_with_index(writer, self._index, self._make_index)
+
+    def _make_index(self, store: Directory | None) -> bytes:
+        table = blob_table(self._writer, digests=self._has_digests)
+        return build_index(list(self._entries.values()), table, self.metadata, store=store)
 
     def _target(self, name: str, target: str) -> Entry:
         entry = self._entries.get(target)
         if entry is None:
-            raise UsageError("no-target", f"{name!r} can't stand for {target!r}, which was not added: add it first")
+            raise UsageError("no-target", f"{name!r} refers to {target!r}, which has not been added: add it first")
         return entry
 
     def _check_new(self, name: str, shape: tuple[int, ...], scale: float) -> None:
         if self._writer.closed:
-            raise UsageError("closed", f"{name!r} comes too late: this file is written already, or was given up")
+            raise UsageError("closed", f"{name!r} can't be added: the file is complete, or was discarded")
         encode_name(name)
         if name in self._entries:
-            raise UsageError("duplicate-name", f"{name!r} is used already")
+            raise UsageError("duplicate-name", f"{name!r} is already used")
         fault = shape_fault(shape)
         if fault:
             raise UsageError("bad-shape", f"{name!r} {fault}")
-        if not abs(scale) <= _LARGEST_F32:  # NaN isn't, either
-            raise UsageError("bad-scale", f"{name!r} has the scale {scale}, which is no finite 32-bit float")
+        if not abs(scale) <= _LARGEST_F32:  # a NaN isn't either
+            raise UsageError("bad-scale", f"{name!r} has the scale {scale}, which is not a finite 32-bit float")
 
-    def _needs_index(self, name: str) -> None:
+    def _check_new_key(self, key: str, name: str) -> None:
+        if key != name:
+            self._require_index(name)
+        if key in self._owners:
+            raise UsageError(
+                "key-collision", f"{name!r} and {self._owners[key]!r} both have the key {key!r}: rename one"
+            )
+        _check_not_reserved(key)
+        if len(self._writer.keys) >= MAX_PORTABLE_BLOBS - (self._index == "embedded"):
+            what = f"one more than the {MAX_PORTABLE_BLOBS} blobs that every gemma.cpp takes"
+            raise UsageError("too-many-blobs", f"{name!r} would be {what}")
+
+    def _require_index(self, name: str) -> None:
         if self._index == "none":
-            raise UsageError("needs-index", f"{name!r} can only be kept by an index, and there is none")
+            raise UsageError("needs-index", f"{name!r} needs a name index, and this file is written without one")
 
 
-def save_file(
-    tensors: Mapping[str, npt.ArrayLike], path: str | PathLike[str], metadata: Mapping[str, str] | None = None
-) -> None:
-    """Write tensors to a file, as ``safetensors.numpy.save_file`` does.
+def _check_not_reserved(key: str) -> None:
+    if key in OWN_KEYS:
+        raise UsageError("reserved-key", f"{key!r} is reserved for blobstore's own data: use another key")
 
-    Two names for one array are stored once, as an alias.
 
-    Args:
-        tensors: Name → array; none may change until this returns.
-        path: Replaced only by a complete file.
-        metadata: Text → text.
+def as_array(name: str, array: npt.ArrayLike) -> Array:
+    """Return a tensor as a numpy array; a view where numpy can make one.
+
+    Raises:
+        UsageError: ``unsupported-dtype``; the message names the tensor.
     """
-    arrays = ((name, _as_array(name, tensor)) for name, tensor in tensors.items())
-    save_each(arrays, path, metadata, place=_place, values=lambda array: array)
-
-
-def save_each(
-    tensors: Iterable[tuple[str, T]],
-    path: str | PathLike[str],
-    metadata: Mapping[str, str] | None,
-    *,
-    place: Callable[[T], object],
-    values: Callable[[T], Array],
-) -> None:
-    """Write tensors of any library to a file, as an alias where two are the same.
-
-    Args:
-        tensors: Name and tensor.
-        path: Replaced only by a complete file.
-        metadata: Text → text.
-        place: Tensor → what is equal for two of the same memory, seen in the same way; None when that is not to be
-            asked.
-        values: Tensor → its values, in its own memory or in such as nothing else writes to.
-    """
-    # The tensors are kept while it lives: the address of one that is gone may be another's.
-    seen: dict[object, tuple[str, T]] = {}
-    with StoreWriter(path, metadata=metadata) as store:
-        for name, tensor in tensors:
-            same = place(tensor)
-            if same in seen:
-                store.alias(name, seen[same][0])
-                continue
-            store.add(name, values(tensor), immutable=True)
-            if same is not None:
-                seen[same] = (name, tensor)
-
-
-def _place(array: Array) -> object:
-    return (array.__array_interface__["data"], array.shape, array.strides, array.dtype) if array.size else None
-
-
-def _as_array(name: str, array: npt.ArrayLike) -> Array:
     if isinstance(array, np.ma.MaskedArray):
         raise UsageError("unsupported-dtype", f"{name!r} is a masked array: fill it first, array.filled(value)")
     try:
         return np.asarray(array)
     except (TypeError, ValueError, RuntimeError) as error:  # torch.bfloat16, ragged lists
-        raise UsageError("unsupported-dtype", f"{name!r} can't be seen as a numpy array: {error}") from None
+        raise UsageError("unsupported-dtype", f"{name!r} can't be converted to a numpy array: {error}") from None
 
 
 def _pieces(array: Array, stored: np.dtype[np.generic]) -> Iterator[Array]:
-    """Yield an array's elements in C order, in another byte order, through one small buffer."""
-    contiguous: Any = "contig"  # numpy's own types don't have it
+    """Yield an array's elements in C order and in the stored byte order, through one small buffer."""
+    contiguous: Any = "contig"  # missing from numpy's own type hints
     pieces = np.nditer(
-        [array.reshape(1) if array.ndim == 0 else array],  # before 2.3 numpy's buffer of a single value is never filled
+        [array.reshape(1) if array.ndim == 0 else array],  # numpy before 2.3 never fills the buffer of a 0-d array
         flags=["external_loop", "buffered", "zerosize_ok"],
         op_flags=[["readonly", contiguous]],
         op_dtypes=[stored],
@@ -358,6 +306,3 @@ def _pieces(array: Array, stored: np.dtype[np.generic]) -> Iterator[Array]:
     )
     for piece in pieces:
         yield np.ascontiguousarray(piece)
-
-
-__all__ = ["FileRange", "StoreWriter", "save_file"]

@@ -13,7 +13,8 @@ import blobstore
 from blobstore.check import CODES, check_checkpoint, check_file, runs_in, verify_file
 from blobstore.codecs.element_types import BY_NAME
 from blobstore.convert.gemma_plan import LAYOUTS, Choices
-from blobstore.gemma.config import LayerType, Model, ModelConfig, QueryScale, WeightType
+from blobstore.gemma.config import ModelConfig
+from blobstore.gemma.enums import LayerType, Model, QueryScale, WeightType
 from blobstore.gemma.runtimes import NAMES
 from blobstore.gemma.toc import build_toc, parse_toc, toc_entry
 from blobstore.index import Entry, IndexedBlob, build_index

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     import numpy.typing as npt
 
     from blobstore.check import Finding
-    from blobstore.store.writer import IndexPlace
+    from blobstore.index.locate import IndexPlace
 
 TENSORS: dict[str, npt.NDArray[Any]] = {
     "model.layers.0.mlp.up_proj.weight": np.arange(5, dtype=np.float32),
@@ -246,7 +246,7 @@ def test_a_reader_that_is_interrupted_stops_at_once(tmp_path: Path) -> None:
 
     with pytest.raises(KeyboardInterrupt):
         verify_file(path, bar=bar)
-    assert not [thread for thread in threading.enumerate() if thread.name.startswith("blobstore-verify")]
+    assert not [thread for thread in threading.enumerate() if thread.name.startswith("blobstore")]
 
 
 # -------------------------------------------------------------------------------------------------------------- values

@@ -11,7 +11,6 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from blobstore.checkpoint import reader as module
 from blobstore.checkpoint.reader import open_checkpoint
 from blobstore.errors import CheckpointError, FormatError, UsageError
 from tests.checkpoints import (
@@ -36,14 +35,14 @@ SHARD = "model-00001-of-00002.safetensors"
 OTHER_SHARD = "model-00002-of-00002.safetensors"
 
 
-def refused(path: Path) -> CheckpointError:
+def refused(path: Path, **options: int) -> CheckpointError:
     with pytest.raises(CheckpointError) as caught:
-        open_checkpoint(path)
+        open_checkpoint(path, **options)
     return caught.value
 
 
 def open_files() -> int:
-    gc.collect()  # what other tests have left is closed now, not in between
+    gc.collect()  # files that other tests left open are closed now, not in between
     return len(os.listdir("/proc/self/fd"))
 
 
@@ -51,15 +50,16 @@ def open_files() -> int:
 def test_shards_together_are_the_whole_checkpoint(
     tmp_path: Path, tensors: Tensors, count: int, data: st.DataObject
 ) -> None:
-    homes = {name: data.draw(st.integers(0, count - 1)) for name in tensors}
-    shards = [{name: tensors[name] for name in tensors if homes[name] == i} for i in range(count)]
-    index = write_shards(tmp_path / "shards", [one for one in shards if one])
+    shard_of = {name: data.draw(st.integers(0, count - 1)) for name in tensors}
+    shards = [{name: tensors[name] for name in tensors if shard_of[name] == i} for i in range(count)]
+    index = write_shards(tmp_path / "shards", [shard for shard in shards if shard])
 
     with open_checkpoint(index) as checkpoint:
         read = {name: b"".join(map(bytes, checkpoint.range(name).chunks())) for name in checkpoint.tensors}
-        assert read == {name: one.tobytes() for name, one in tensors.items()}
-        assert {name: one.shape for name, one in checkpoint.tensors.items()} == {n: a.shape for n, a in tensors.items()}
-        assert checkpoint.nbytes == sum(one.nbytes for one in tensors.values())
+        assert read == {name: array.tobytes() for name, array in tensors.items()}
+        shapes = {name: entry.shape for name, entry in checkpoint.tensors.items()}
+        assert shapes == {name: array.shape for name, array in tensors.items()}
+        assert checkpoint.nbytes == sum(array.nbytes for array in tensors.values())
         assert checkpoint.notes == []
 
 
@@ -87,9 +87,9 @@ def test_of_two_files_in_a_folder_the_usual_name_is_taken(tmp_path: Path) -> Non
 
 def test_a_folder_and_the_index_in_it_are_the_same_checkpoint(tmp_path: Path) -> None:
     index = write_shards(tmp_path, [small("a", "b"), small("c")])
-    with open_checkpoint(tmp_path) as one, open_checkpoint(index) as other:
-        assert set(one.tensors) == {"a", "b", "c"}
-        assert one.tensors == other.tensors
+    with open_checkpoint(tmp_path) as from_folder, open_checkpoint(index) as from_index:
+        assert set(from_folder.tensors) == {"a", "b", "c"}
+        assert from_folder.tensors == from_index.tensors
 
 
 def test_a_path_may_be_relative_to_where_we_are(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -178,7 +178,7 @@ def test_a_folder_without_a_checkpoint_or_with_several_is_refused(tmp_path: Path
         (".sbs", "already"),
     ],
 )
-def test_another_format_is_refused_with_the_way_out(tmp_path: Path, suffix: str, fix: str, inside: bool) -> None:
+def test_another_format_is_refused_with_the_fix(tmp_path: Path, suffix: str, fix: str, inside: bool) -> None:
     file = tmp_path / f"model{suffix}"
     file.write_bytes(b"\x80\2")
     error = refused(tmp_path if inside else file)
@@ -216,7 +216,7 @@ def test_safetensors_beside_another_format_are_taken(tmp_path: Path) -> None:
     ],
     ids=lambda text: text[:50].decode("ascii", "backslashreplace") or "empty",
 )
-def test_an_index_of_shards_that_is_none_is_refused(tmp_path: Path, text: bytes) -> None:
+def test_an_invalid_index_of_shards_is_refused(tmp_path: Path, text: bytes) -> None:
     write_peer(tmp_path / SINGLE, small("a"))
     (tmp_path / INDEX).write_bytes(text)
     error = refused(tmp_path)
@@ -265,7 +265,7 @@ def test_of_many_missing_tensors_the_first_are_named_and_the_rest_counted(tmp_pa
 
 
 @pytest.mark.parametrize("text", [b"", b"{", b"[]", b"null", b'"llama"', b"\xff", b"[" * 100_000])
-def test_a_config_that_is_none_is_refused(tmp_path: Path, text: bytes) -> None:
+def test_an_invalid_config_is_refused(tmp_path: Path, text: bytes) -> None:
     write_peer(tmp_path / SINGLE, small("a"))
     (tmp_path / "config.json").write_bytes(text)
     error = refused(tmp_path)
@@ -274,16 +274,16 @@ def test_a_config_that_is_none_is_refused(tmp_path: Path, text: bytes) -> None:
 
 
 @pytest.mark.parametrize("name", ["config.json", INDEX])
-def test_a_json_file_is_not_read_without_a_limit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+def test_a_json_file_is_not_read_without_a_limit(tmp_path: Path, name: str) -> None:
     write_peer(tmp_path / SHARD, small("a"))
     write_index(tmp_path, {"a": SHARD})
     write_config(tmp_path, {"model_type": "x" * 500})
     nbytes = (tmp_path / name).stat().st_size
 
-    monkeypatch.setattr(module, "_MAX_JSON_NBYTES", max(nbytes, 600))
-    open_checkpoint(tmp_path).close()
-    (tmp_path / name).write_bytes((tmp_path / name).read_bytes().ljust(max(nbytes, 600) + 1))
-    error = refused(tmp_path)
+    limit = max(nbytes, 600)
+    open_checkpoint(tmp_path, max_json_nbytes=limit).close()
+    (tmp_path / name).write_bytes((tmp_path / name).read_bytes().ljust(limit + 1))
+    error = refused(tmp_path, max_json_nbytes=limit)
     assert error.reason == "too-large"
     assert str(tmp_path / name) in error.message
 
@@ -372,11 +372,11 @@ def test_a_source_is_known_by_every_name_it_has(tmp_path: Path) -> None:
     names = (SINGLE, "symbolic", "hard")
     for path, lost in ((tmp_path, (*names, "copy", outside)), (source, names)):
         with open_checkpoint(path) as checkpoint:
-            for one in lost:
+            for name in lost:
                 with pytest.raises(UsageError, match="same-file"):
-                    checkpoint.refuse_as_outputs(tmp_path / one)
+                    checkpoint.refuse_as_outputs(tmp_path / name)
             checkpoint.refuse_as_outputs(tmp_path / "missing", None, io.BytesIO())
-            if path is source:  # others are not of it
+            if path is source:  # other files don't belong to it
                 checkpoint.refuse_as_outputs(copy, outside)
 
 

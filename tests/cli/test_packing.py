@@ -23,7 +23,8 @@ from blobstore.edit.recover import recover
 from blobstore.edit.reindex import attach_index, build_for, detach_index
 from blobstore.edit.rewrite import Edits, rewrite
 from blobstore.errors import BlobStoreError, FormatError, UsageError
-from blobstore.export.run import plan_export, run_export
+from blobstore.export.plan import plan_export
+from blobstore.export.run import run_export
 from blobstore.index import Entry, IndexedBlob, build_index
 from blobstore.index.locate import external_path
 from blobstore.packing import pack as pack_module

@@ -23,16 +23,18 @@ def test_the_types_are_those_of_the_specification(vectors: Path) -> None:
     page = (vectors.parent / "index.md").read_text().partition("## Element types")[2].partition("\n## ")[0]
     rows = re.findall(r"\| (\d+) \| (\w+) \| (\d+)([^|]*) \| (\w*)(?= |\|)", page)
     assert len(rows) == 28
-    said = {(int(number), name, int(bits), bool(more), peer) for number, name, bits, more, peer in rows}
-    assert said == {(one.number, one.name, one.bits, bool(one.group), one.safetensors or "") for one in TYPES}
+    listed = {(int(number), name, int(bits), bool(more), peer) for number, name, bits, more, peer in rows}
+    assert listed == {
+        (entry.number, entry.name, entry.bits, bool(entry.group), entry.safetensors or "") for entry in TYPES
+    }
 
 
 def test_sizes_are_those_of_the_vectors(manifest: dict[str, Any]) -> None:
     listed = next(fact["entries"] for fact in manifest["valid"] if fact["file"] == "index-element-types.sbs")
     assert len(listed) == len(TYPES)
     for entry in listed:
-        kind = element_types.BY_NAME[entry["name"].removeprefix("tensor.")]
-        assert (kind.number, kind.nbytes(3 * 87)) == (entry["type"], entry["nbytes"])
+        element_type = element_types.BY_NAME[entry["name"].removeprefix("tensor.")]
+        assert (element_type.number, element_type.nbytes(3 * 87)) == (entry["type"], entry["nbytes"])
 
 
 @given(
@@ -53,12 +55,16 @@ def test_many_sizes_at_once_are_the_same_as_one_by_one(rows: list[tuple[int, int
 @pytest.mark.parametrize("order", "<>=")
 @pytest.mark.parametrize(("dtype", "name"), DTYPES.items(), ids=DTYPES.values())
 def test_a_dtype_of_either_byte_order_has_the_type_that_reads_it(dtype: np.dtype[Any], name: str, order: str) -> None:
-    kind = element_types.type_of(dtype.newbyteorder(order))  # type: ignore[arg-type]
-    assert (kind.name, kind.dtype, kind.bits) == (name, dtype.newbyteorder("<"), dtype.itemsize * 8)
+    element_type = element_types.type_of(dtype.newbyteorder(order))  # type: ignore[arg-type]
+    assert (element_type.name, element_type.dtype, element_type.bits) == (
+        name,
+        dtype.newbyteorder("<"),
+        dtype.itemsize * 8,
+    )
 
 
 def test_every_type_with_a_dtype_stores_one_but_unknown_bytes() -> None:
-    assert {one.name for one in TYPES if one.dtype is not None} == {*DTYPES.values(), "unknown"}
+    assert {entry.name for entry in TYPES if entry.dtype is not None} == {*DTYPES.values(), "unknown"}
 
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=DTYPES.values())
@@ -94,8 +100,8 @@ def test_names_of_safetensors_mean_what_they_mean_there(name: str) -> None:
 
 
 @given(st.sampled_from([("q4_0", 18), ("mxfp4", 17)]), st.integers(0, 2**57))
-def test_a_block_is_stored_in_full(kind: tuple[str, int], count: int) -> None:
-    name, nbytes = kind
+def test_a_block_is_stored_in_full(block: tuple[str, int], count: int) -> None:
+    name, nbytes = block
     assert element_types.BY_NAME[name].nbytes(count) == (count + 31) // 32 * nbytes
 
 
@@ -106,7 +112,21 @@ def test_a_number_that_was_once_ours_is_none_any_more() -> None:
 
 @given(st.integers(0, 0xFFFF))
 def test_any_number_has_a_type_that_shows_it(number: int) -> None:
-    kind = element_types.by_number(number)
-    assert kind.number == number
-    assert repr(kind) in {kind.name, f"type-{number}"}
-    assert (kind.bits == 0) == (number not in element_types.BY_NUMBER)
+    element_type = element_types.by_number(number)
+    assert element_type.number == number
+    assert repr(element_type) in {element_type.name, f"type-{number}"}
+    assert (element_type.bits == 0) == (number not in element_types.BY_NUMBER)
+
+
+@given(st.sampled_from(list(element_types.BY_NAME)))
+def test_a_type_and_its_name_mean_the_same(name: str) -> None:
+    element_type = element_types.BY_NAME[name]
+    assert element_types.as_element_type(name) is element_types.as_element_type(element_type) is element_type
+
+
+@pytest.mark.parametrize("wrong", ["F32", "float32", "", None, 1, np.float32, np.dtype(np.float32), ["f32"]])
+def test_what_names_no_type_is_refused(wrong: Any) -> None:  # noqa: ANN401 (that is the point)
+    with pytest.raises(UsageError) as caught:
+        element_types.as_element_type(wrong)
+    assert caught.value.reason == "unknown-type"
+    assert caught.value.message.startswith(f"{wrong!r} is not an element type: use one of unknown, f32, bf16, sfp, ")

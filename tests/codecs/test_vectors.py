@@ -1,4 +1,4 @@
-"""What spec/vectors says of codecs, of gemma.cpp's records and of files with a toc, against the package."""
+"""The package against the codecs, gemma.cpp's records and the files with a toc of spec/vectors."""
 
 from __future__ import annotations
 
@@ -155,9 +155,9 @@ def test_sfp_codes_change_where_the_boundaries_say() -> None:
     lengths = np.diff([start for start, _ in starts] + [largest + 1])
     expected = np.repeat([code for _, code in starts], lengths)
     patterns = np.arange(largest + 1, dtype=np.uint16)
-    found, scale = codecs.encode("sfp", patterns.view(ml_dtypes.bfloat16))
+    stored, scale = codecs.encode("sfp", patterns.view(ml_dtypes.bfloat16))
     assert scale == 1
-    assert found.tolist() == expected.tolist()
+    assert stored.tolist() == expected.tolist()
     negative, _ = codecs.encode("sfp", (patterns | 0x8000).view(ml_dtypes.bfloat16))
     assert negative.tolist() == np.where(expected, expected | 0x80, 0).tolist()
 
@@ -169,7 +169,7 @@ def test_all_patterns_of_gemma_cpps_table_give_its_hashes() -> None:
     stored, scale = codecs.encode("sfp", values)
     decoded = codecs.decode("sfp", stored, values.size)
     assert (values.size, bits_of(scale)) == (fact["n"], fact["scale_bits"])
-    hashes = [sha256(one.tobytes()) for one in (values, stored, decoded)]
+    hashes = [sha256(array.tobytes()) for array in (values, stored, decoded)]
     assert hashes == [fact["input_sha256"], fact["encoded_sha256"], fact["decoded_sha256"]]
 
 
@@ -180,8 +180,8 @@ def test_the_facts_about_codecs_are_those_that_were_recorded(shared_vectors: Pat
     recorded = json.loads((shared_vectors / "codecs" / "manifest.json").read_bytes())
     fields = ("name", "type", "n", "scale_bits", "input_sha256", "encoded_sha256", "decoded_sha256")
     assert recorded
-    assert [{name: one[name] for name in fields} | {"toc": " ".join(one["toc_words"])} for one in recorded] == [
-        {name: one[name] for name in (*fields, "toc")} for one in CODECS["gemma_cpp"]
+    assert [{name: case[name] for name in fields} | {"toc": " ".join(case["toc_words"])} for case in recorded] == [
+        {name: case[name] for name in (*fields, "toc")} for case in CODECS["gemma_cpp"]
     ]
 
 
@@ -189,7 +189,7 @@ def test_the_facts_about_codecs_are_those_that_were_recorded(shared_vectors: Pat
 def test_gemma_cpps_own_bytes_are_ours(shared_vectors: Path, fact: Fact) -> None:
     beginning = shared_vectors / "codecs" / fact["name"]
     given, stored, decoded = (beginning.with_name(beginning.name + "." + end).read_bytes() for end in endings(fact))
-    hashes = [sha256(one) for one in (given, stored, decoded)]
+    hashes = [sha256(data) for data in (given, stored, decoded)]
     assert hashes == [fact["input_sha256"], fact["encoded_sha256"], fact["decoded_sha256"]]
     assert codecs.decode(fact["type"], stored, fact["n"]).tobytes() == decoded
     if fact["type"] != "nuq":
@@ -222,9 +222,9 @@ def test_the_configs_of_a_writer_for_every_runtime_are_ours(fact: Fact) -> None:
 
 
 def agrees(value: Any, fact: Any) -> bool:  # noqa: ANN401 (any field's)
-    """Whether the fields of records are those given: in their order, for the names of unused ones differ.
+    """Whether records have the given fields, compared in order, since unused fields have other names.
 
-    Of the fields that came later only those are given that aren't their defaults.
+    Fields that were added later are given only where they aren't the default.
     """
     if isinstance(value, tuple | list):
         return len(value) == len(fact) and all(map(agrees, value, fact))
@@ -232,11 +232,11 @@ def agrees(value: Any, fact: Any) -> bool:  # noqa: ANN401 (any field's)
         return bool(value == fact)
     first, rest = value.fields()[: value.CORE], value.fields()[value.CORE :]
     given = list(fact.items())
-    late = {one.name: getattr(value, one.name) for one in rest if getattr(value, one.name) != one.default}
+    late = {field.name: getattr(value, field.name) for field in rest if getattr(value, field.name) != field.default}
     return (
-        agrees([getattr(value, one.name) for one in first], [one for _, one in given[: len(first)]])
+        agrees([getattr(value, field.name) for field in first], [expected for _, expected in given[: len(first)]])
         and [*late] == [name for name, _ in given[len(first) :]]
-        and all(agrees(late[name], one) for name, one in given[len(first) :])
+        and all(agrees(late[name], expected) for name, expected in given[len(first) :])
     )
 
 
@@ -271,9 +271,9 @@ def test_a_faulty_record_is_refused_with_its_reason(parse: Callable[[bytes], obj
 def test_each_check_of_the_page_has_a_case_that_fails_it() -> None:
     page = (VECTORS.parent / "gemma.md").read_text()
     listed = [*GEMMA["config_invalid"], *GEMMA["toc_invalid"], *CATALOG["invalid"]]
-    said = set(re.findall(r"`((?:fields|toc|scales|letters)-[a-z-]+)`", page))
-    assert len(said) >= 14
-    assert {fact["reason"] for fact in listed} == said
+    reasons = set(re.findall(r"`((?:fields|toc|scales|letters)-[a-z-]+)`", page))
+    assert len(reasons) >= 14
+    assert {fact["reason"] for fact in listed} == reasons
 
 
 # ------------------------------------------------------------------------------------------------- files without index
@@ -283,29 +283,29 @@ def test_each_check_of_the_page_has_a_case_that_fails_it() -> None:
 @pytest.mark.parametrize("fact", params(CATALOG["valid"], "file"))
 def test_a_files_tensors_are_what_the_manifest_says(vectors: Path, fact: Fact, access: Access) -> None:
     path = vectors / "catalog_valid" / fact["file"]
-    start = {bytes.fromhex(one["key_hex"]).decode(): one["offset"] for one in fact["blobs"]}
+    start = {bytes.fromhex(blob["key_hex"]).decode(): blob["offset"] for blob in fact["blobs"]}
     with blobstore.open(path, access=access) as store:
         assert (store.index is None) == (fact["catalog"] != "index")
-        found = {
+        tensors = {
             info.name: (info.key, info.offset, info.nbytes, info.type.number, info.shape, info.scale, info.codec)
             for info in store.infos()
         }
-        assert found == {
-            one["name"]: (
-                one["key"],
-                start[one["key"]] + one["offset"],
-                one["nbytes"],
-                one["type"],
-                tuple(one["shape"]),
-                f32(one["scale_bits"]),
-                one["codec"],
+        assert tensors == {
+            entry["name"]: (
+                entry["key"],
+                start[entry["key"]] + entry["offset"],
+                entry["nbytes"],
+                entry["type"],
+                tuple(entry["shape"]),
+                f32(entry["scale_bits"]),
+                entry["codec"],
             )
-            for one in fact["entries"]
+            for entry in fact["entries"]
         }
-        assert sorted(store) == sorted(found)
-        hashes = {bytes.fromhex(one["key_hex"]).decode(): one["sha256"] for one in fact["blobs"]}
-        assert {one["key"]: sha256(store.raw(one["name"])) for one in fact["entries"]} == {
-            one["key"]: hashes[one["key"]] for one in fact["entries"]
+        assert sorted(store) == sorted(tensors)
+        hashes = {bytes.fromhex(blob["key_hex"]).decode(): blob["sha256"] for blob in fact["blobs"]}
+        assert {entry["key"]: sha256(store.raw(entry["name"])) for entry in fact["entries"]} == {
+            entry["key"]: hashes[entry["key"]] for entry in fact["entries"]
         }
 
 

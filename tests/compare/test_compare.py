@@ -29,7 +29,8 @@ from blobstore.convert.gemma_plan import Choices
 from blobstore.edit.rewrite import Edits, rewrite
 from blobstore.errors import BlobStoreError, CodecError, FormatError, TruncatedError
 from blobstore.export.arrangement import Block
-from blobstore.export.run import plan_export, run_export
+from blobstore.export.plan import plan_export
+from blobstore.export.run import run_export
 from blobstore.gemma import ModelConfig
 from blobstore.gemma.models import config_of
 from tests.checkpoints import EMBEDDING, HEAD, SINGLE, linux_only, plain, small, write_config, write_own, write_peer

@@ -1,4 +1,4 @@
-"""Planes held two bytes in one."""
+"""Planes stored as pairs, two bytes in one."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ from hypothesis import strategies as st
 from blobstore.compression.nibbles import find_base, pair, paired_nbytes, unpair
 
 FEW_ESCAPES = 32  # one byte in so many may escape
-PLACED_ESCAPES = 256  # one byte in so many may have its place
+PLACED_ESCAPES = 256  # one byte in so many may be an escape with its place
 WINDOW = 16
 
 
 def paired(plane: bytes, base: int) -> bytes | None:
-    """The pairs of a plane, if it has any; a plane that has none stays as it is."""
+    """The pairs of a plane, if it can be paired; otherwise the plane is unchanged."""
     given_plane = np.frombuffer(bytearray(plane), np.uint8)
     made = pair(given_plane, base, bytearray(len(plane)))
     if made is None:
@@ -25,14 +25,14 @@ def paired(plane: bytes, base: int) -> bytes | None:
 
 
 def unpaired(made: bytes, count: int) -> bytes | None:
-    found = unpair(np.frombuffer(made, np.uint8), count, np.empty(count, np.uint8))
-    return None if found is None else found.tobytes()
+    plane = unpair(np.frombuffer(made, np.uint8), count, np.empty(count, np.uint8))
+    return None if plane is None else plane.tobytes()
 
 
 def as_the_page_says(made: bytes, count: int) -> bytes | None:
-    """What pairs stand for, byte by byte: spec/packed.md, Pairs."""
+    """Decode pairs byte by byte, as in spec/packed.md, Pairs."""
     half = (count + 1) // 2
-    codes = [one & 15 for one in made[:half]] + [one >> 4 for one in made[:half]]
+    codes = [byte & 15 for byte in made[:half]] + [byte >> 4 for byte in made[:half]]
     if any(codes[count:]):
         return None
     base, kind, *behind = made[half:]
@@ -55,7 +55,7 @@ def as_the_page_says(made: bytes, count: int) -> bytes | None:
 
 @st.composite
 def planes(draw: st.DrawFn) -> tuple[bytes, int]:
-    """Bytes of which nearly all lie within 16 of a base, and the base."""
+    """Bytes, nearly all less than 16 above a base, and the base."""
     base, count, random = draw(st.integers(0, 255)), draw(st.integers(0, 2000)), draw(st.randoms(use_true_random=False))
     near = draw(st.sampled_from([WINDOW, WINDOW - 1]))
     plane = bytearray((base + random.randrange(near)) % 256 for _ in range(count))
@@ -66,8 +66,8 @@ def planes(draw: st.DrawFn) -> tuple[bytes, int]:
 
 
 def tail_of(plane: bytes, base: int) -> int | None:
-    """How many bytes the escapes of a plane take, if these are not too many."""
-    beyond, at_least = (sum((one - base) % 256 > code for one in plane) for code in (15, 14))
+    """How many bytes the escapes of a plane take, unless there are too many."""
+    beyond, at_least = (sum((byte - base) % 256 > code for byte in plane) for code in (15, 14))
     if beyond <= len(plane) // PLACED_ESCAPES:
         return 3 * beyond
     return at_least if at_least <= len(plane) // FEW_ESCAPES else None
@@ -88,7 +88,7 @@ def test_pairs_stand_for_the_plane_or_there_are_none(drawn: tuple[bytes, int]) -
 def test_whatever_is_read_as_pairs_is_as_the_page_says(data: st.DataObject) -> None:
     count = data.draw(st.integers(6, 60))
     nbytes = data.draw(st.sampled_from(paired_nbytes(count)))
-    # Many small ones, and zeros: as gaps these lead to places inside.
+    # Many small values and zeros: as gaps they lead to places inside.
     bytes_drawn = st.integers(0, 255) | st.integers(0, 9) | st.sampled_from([0, 0x0F, 0xF0, 0xFF])
     made = bytearray(data.draw(st.lists(bytes_drawn, min_size=nbytes, max_size=nbytes)))
     made[(count + 1) // 2 + 1] = data.draw(st.sampled_from([0, 0, 1, 1, 2, 255]))
@@ -132,11 +132,11 @@ def test_escapes_that_are_far_apart_are_bridged(places: list[int], bridges: int)
 
 @given(planes())
 def test_a_base_leaves_out_few_of_a_short_plane(drawn: tuple[bytes, int]) -> None:
-    plane = drawn[0][:1000]  # all of it is looked at
+    plane = drawn[0][:1000]  # short enough to be sampled in full
     base = find_base(np.frombuffer(plane, np.uint8)) if plane else None
     if base is not None:
         assert base + WINDOW <= 256
-        outside = sum(not base <= one < base + WINDOW for one in plane)
+        outside = sum(not base <= byte < base + WINDOW for byte in plane)
         alike = max(map(plane.count, set(plane)))
         assert outside <= len(plane) // (FEW_ESCAPES if 2 * alike > len(plane) else 256)
         assert alike < len(plane)
@@ -149,5 +149,5 @@ def test_exponents_of_weights_have_a_base_and_other_bytes_have_none() -> None:
     base = find_base(exponents)
     assert base is not None
     assert base <= int(np.median(exponents)) <= base + WINDOW - 1
-    for other in ((bits >> 8).astype(np.uint8), np.zeros(1000, np.uint8), np.arange(2, dtype=np.uint8).repeat(8) * 200):
-        assert find_base(other) is None
+    for plane in ((bits >> 8).astype(np.uint8), np.zeros(1000, np.uint8), np.arange(2, dtype=np.uint8).repeat(8) * 200):
+        assert find_base(plane) is None

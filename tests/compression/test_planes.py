@@ -19,7 +19,7 @@ every_layout = pytest.mark.parametrize("layout", LAYOUTS, ids=str)
 
 def planes_of(data: bytes, layout: Layout, *, misaligned: bool = False, spare: int = 0) -> list[bytes]:
     elements = np.frombuffer(misaligned * b"x" + data, np.uint8)[int(misaligned) :].view(layout.dtype)
-    # Planes may be changed, and the marks.
+    # The planes and the marks may be changed.
     splitter = Splitter(
         layout, np.empty(2 * (len(data) + spare * layout.width), np.uint8), bytearray(len(elements) + spare)
     )
@@ -55,9 +55,9 @@ def test_a_base_is_taken_element_by_element(layout: Layout, count: int, seed: in
     random = np.random.default_rng(seed)
     data, base = (np.frombuffer(random.bytes(count * layout.width), dtype=layout.dtype) for _ in range(2))
     planes = [np.frombuffer(plane, dtype=np.uint8) for plane in planes_of((data ^ base).tobytes(), layout)]
-    found = np.empty_like(data)
-    Merger(layout, np.empty(2 * layout.width * BLOCK, dtype=np.uint8)).merge(planes, found, base)
-    assert np.array_equal(found, data)
+    merged = np.empty_like(data)
+    Merger(layout, np.empty(2 * layout.width * BLOCK, dtype=np.uint8)).merge(planes, merged, base)
+    assert np.array_equal(merged, data)
 
 
 @every_layout
@@ -80,7 +80,7 @@ def test_the_sign_changes_nothing_in_the_plane_of_the_exponent(name: str, dtype:
     layout = layout_of(BY_NAME[name])
     positive, negative = planes_of(values.tobytes(), layout), planes_of((-values).tobytes(), layout)
     assert positive[0] == negative[0]
-    assert all(one ^ other == 0x80 for one, other in zip(positive[1], negative[1], strict=True))
+    assert all(a ^ b == 0x80 for a, b in zip(positive[1], negative[1], strict=True))
     assert positive[2:] == negative[2:]
 
 
@@ -91,7 +91,7 @@ def test_the_exponent_of_bfloat16_is_a_plane() -> None:
 
 
 def test_the_layout_of_a_type_has_the_width_of_its_elements_or_of_bytes() -> None:
-    for kind in BY_NAME.values():
-        layout = layout_of(kind)
+    for element_type in BY_NAME.values():
+        layout = layout_of(element_type)
         assert layout in LAYOUTS
-        assert layout.width in {1, kind.bits // 8, kind.bits // 16}
+        assert layout.width in {1, element_type.bits // 8, element_type.bits // 16}

@@ -1,4 +1,4 @@
-"""Packed blobs: what comes back, and what is found."""
+"""Packed blobs: round trips, and which damage is found."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from hypothesis import strategies as st
 from blobstore.codecs.element_types import BY_NAME
 from blobstore.compression.planes import Layout, layout_of
 from blobstore.compression.reader import HEADER, PackedReader
-from blobstore.compression.writer import CHUNK_NBYTES, compress, sampled_ratio
+from blobstore.compression.writer import DEFAULT_CHUNK_NBYTES, compress, sampled_ratio
 from blobstore.errors import BlobStoreError, FormatError, TruncatedError, UsageError
 from blobstore.fileio.threads import in_order
 from blobstore.index import Entry, IndexedBlob, build_index
@@ -42,15 +42,15 @@ REASONS = "truncated magic version header flags layout chunk reserved table tabl
 
 
 def packed(data: bytes, layout: Layout, **options: Any) -> bytes:  # noqa: ANN401
-    return b"".join(bytes(one) for one in compress(data, layout, **options))
+    return b"".join(bytes(piece) for piece in compress(data, layout, **options))
 
 
 def base_of(data: bytes) -> Callable[[int, int], bytes]:
     return lambda start, stop: data[start:stop]
 
 
-def facts(kind: str) -> pytest.MarkDecorator:
-    return pytest.mark.parametrize("fact", [pytest.param(one, id=one["name"]) for one in FACTS[kind]])
+def facts(group: str) -> pytest.MarkDecorator:
+    return pytest.mark.parametrize("fact", [pytest.param(fact, id=fact["name"]) for fact in FACTS[group]])
 
 
 # ------------------------------------------------------------------------------------------------------------ vectors
@@ -58,16 +58,16 @@ def facts(kind: str) -> pytest.MarkDecorator:
 
 @facts("packed_valid")
 def test_a_valid_vector_reads_as_it_says(fact: Fact) -> None:
-    found = PackedReader(bytes.fromhex(fact["stored"]))
+    reader = PackedReader(bytes.fromhex(fact["stored"]))
     wanted = bytes.fromhex(fact["bytes"])
     base = base_of(bytes.fromhex(fact["base"])) if "base" in fact else None
-    assert found.nbytes == len(wanted)
-    assert found.layout == Layout(fact["width"], signed=fact["signed"])
-    assert found.chunk_nbytes == fact["chunk"] * fact["width"]
-    assert (found.base_sha256.hex() if found.base_sha256 else None) == fact.get("base_sha256")
-    assert found.read(base=base).tobytes() == wanted
+    assert reader.nbytes == len(wanted)
+    assert reader.layout == Layout(fact["width"], signed=fact["signed"])
+    assert reader.chunk_nbytes == fact["chunk"] * fact["width"]
+    assert (reader.base_sha256.hex() if reader.base_sha256 else None) == fact.get("base_sha256")
+    assert reader.read(base=base).tobytes() == wanted
     for start in range(0, len(wanted), 17):
-        assert found.read(start, min(start + 5, len(wanted)), base=base).tobytes() == wanted[start : start + 5]
+        assert reader.read(start, min(start + 5, len(wanted)), base=base).tobytes() == wanted[start : start + 5]
 
 
 @facts("packed_valid")
@@ -84,9 +84,9 @@ def test_a_writer_makes_the_header_of_a_valid_vector(fact: Fact) -> None:
 def test_an_invalid_vector_is_refused(fact: Fact) -> None:
     stored = bytes.fromhex(fact["stored"])
     if fact.get("read"):
-        found = PackedReader(stored)
+        reader = PackedReader(stored)
         with pytest.raises(FormatError) as caught:
-            found.read()
+            reader.read()
         assert caught.value.offset == HEADER.itemsize
     else:
         with pytest.raises(FormatError) as caught:
@@ -98,10 +98,10 @@ def test_an_invalid_vector_is_refused(fact: Fact) -> None:
 def test_a_vector_with_the_wrong_base_is_refused(tmp_path: Path, fact: Fact) -> None:
     stream = PackedReader(bytes.fromhex(fact["stored"]))
     base = bytes.fromhex(fact["base"]) if "base" in fact else None
-    if stream.base_sha256 is None or not base:  # there are no empty blobs
+    if stream.base_sha256 is None or not base:  # blobs are never empty
         with pytest.raises(UsageError) as caught:
             stream.read(base=None if base is None else base_of(base))
-    else:  # whoever opens files compares what can be known of a whole base
+    else:  # comparing the base's digest is up to the caller
         blobs = {"packed": bytes.fromhex(fact["stored"]), "base": base}
         entry = Entry("a", 0, 0, stream.nbytes, BY_NAME["u8"].number, (stream.nbytes,), codec=1)
         index = build_index([entry], [IndexedBlob(b"a", len(blobs["packed"]), None, stream.nbytes)])
@@ -122,7 +122,7 @@ def test_every_reason_to_refuse_a_base_has_a_vector_and_stands_on_the_page() -> 
     assert {fact["reason"] for fact in FACTS["packed_bases"]} == {*listed}
 
 
-# Where each check of the opening says that it failed: where the field is; of the table, where it begins.
+# The offset that each check of header and table reports: the field's, or the beginning of the table.
 PLACES = {"truncated": 0, "magic": 0, "version": 8, "header": 76, "flags": 12, "layout": 24, "chunk": 28}
 PLACES |= {"reserved": 26, "table": 16}
 
@@ -154,39 +154,38 @@ def test_the_offset_of_a_damaged_frame_is_where_it_begins(layout: Layout, count:
     sizes = np.frombuffer(stored, "<u4", frames, len(stored) - 4 - 4 * frames).tolist()
     place = data.draw(st.integers(0, frames - 1))
     start = HEADER.itemsize + sum(sizes[:place])
-    at = data.draw(st.sampled_from([0, 4, sizes[place] - 1]))  # its magic, its descriptor, its checksum
+    at = data.draw(st.sampled_from([0, 4, sizes[place] - 1]))  # magic, descriptor, checksum
     stored[start + at] ^= 0x10
-    found = PackedReader(stored)
+    reader = PackedReader(stored)
     first = place // layout.width * chunk * layout.width
     for begin, end in ((0, len(raw)), (first, first + 1)):
         with pytest.raises(FormatError) as caught:
-            found.read(begin, end)
+            reader.read(begin, end)
         assert caught.value.reason == ("packed-data" if at > 4 else "packed-frame")
         assert caught.value.offset == start
 
 
 @given(data=st.binary(min_size=1, max_size=300), chunk=st.integers(1, 9), job=st.integers(1, 100), where=st.data())
 def test_no_chunk_is_decoded_twice(data: bytes, chunk: int, job: int, where: st.DataObject) -> None:
-    """Whatever a job takes, and wherever the range begins."""
-    found = PackedReader(packed(data, Layout(1), chunk=chunk))
+    """For any size of jobs, and any range."""
+    reader = PackedReader(packed(data, Layout(1), chunk=chunk))
     start = where.draw(st.integers(0, len(data) - 1))
     stop = where.draw(st.integers(start + 1, len(data)))
     decoded: list[int] = []
-    plane = found._plane
+    plane = reader._plane
 
     def counted(place: int, *rest: int) -> Any:  # noqa: ANN401 (as _plane has it)
         decoded.append(place)
         return plane(place, *rest)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("blobstore.compression.reader._JOB_NBYTES", job)
-        patch.setattr(found, "_plane", counted)
-        assert found.read(start, stop).tobytes() == data[start:stop]
+        patch.setattr(reader, "_plane", counted)
+        assert reader.read(start, stop, job_nbytes=job).tobytes() == data[start:stop]
     assert decoded == list(range(start // chunk, -(-stop // chunk)))
 
 
 def test_every_check_has_an_invalid_vector_and_stands_on_the_page_in_order() -> None:
-    reasons = [f"packed-{one}" for one in REASONS.split()]
+    reasons = [f"packed-{reason}" for reason in REASONS.split()]
     assert {fact["reason"] for fact in FACTS["packed_invalid"]} == set(reasons)
     page = (VECTORS.parent / "packed.md").read_text()
     assert [line.split("`")[1] for line in page.splitlines() if line.startswith("| P")] == reasons
@@ -211,51 +210,53 @@ smooth = st.lists(st.sampled_from([0, 1, 63, 64, 255]), max_size=300).map(bytes)
 def test_any_range_of_packed_bytes_comes_back(
     layout: Layout, data: bytes, chunk: int, level: int, where: st.DataObject
 ) -> None:
-    found = PackedReader(packed(data, layout, chunk=chunk, level=level))
-    assert found.nbytes == len(data)
-    assert found.base_sha256 is None
+    reader = PackedReader(packed(data, layout, chunk=chunk, level=level))
+    assert reader.nbytes == len(data)
+    assert reader.base_sha256 is None
     start = where.draw(st.integers(0, len(data)))
     stop = where.draw(st.integers(start, len(data)))
-    assert found.read().tobytes() == data
-    assert found.read(start, stop).tobytes() == data[start:stop]
+    assert reader.read().tobytes() == data
+    assert reader.read(start, stop).tobytes() == data[start:stop]
     out = bytearray(stop - start)
-    found.read(start, stop, out=out)
+    reader.read(start, stop, out=out)
     assert out == data[start:stop]
 
 
 @given(
-    kind=st.sampled_from(["bf16", "f32", "sfp"]),
+    type_name=st.sampled_from(["bf16", "f32", "sfp"]),
     chunk=st.integers(1, 30),
     pairs=st.lists(st.tuples(st.integers(0, 255), st.sampled_from([0, 0, 1, 128])), max_size=200),
     where=st.data(),
 )
 def test_a_difference_comes_back_with_its_base_only(
-    kind: str, chunk: int, pairs: list[tuple[int, int]], where: st.DataObject
+    type_name: str, chunk: int, pairs: list[tuple[int, int]], where: st.DataObject
 ) -> None:
-    base, data = bytes(one for one, _ in pairs), bytes(one ^ other for one, other in pairs)
+    base, data = bytes(a for a, _ in pairs), bytes(a ^ b for a, b in pairs)
     digest = hashlib.sha256(base).digest()
-    found = PackedReader(packed(data, layout_of(BY_NAME[kind]), chunk=chunk, base=base_of(base), base_sha256=digest))
-    assert found.base_sha256 == digest
+    reader = PackedReader(
+        packed(data, layout_of(BY_NAME[type_name]), chunk=chunk, base=base_of(base), base_sha256=digest)
+    )
+    assert reader.base_sha256 == digest
     start = where.draw(st.integers(0, len(data)))
-    assert found.read(start, base=base_of(base)).tobytes() == data[start:]
+    assert reader.read(start, base=base_of(base)).tobytes() == data[start:]
     with pytest.raises(UsageError, match="needs-base"):
-        found.read()
+        reader.read()
 
 
 @every_layout
 def test_a_difference_of_more_than_a_chunk_comes_back(layout: Layout) -> None:
     random = np.random.default_rng(8)
-    base = random.bytes(CHUNK_NBYTES + 5000)  # no part of it is like another
+    base = random.bytes(DEFAULT_CHUNK_NBYTES + 5000)  # no part resembles another
     changed = np.frombuffer(base, np.uint8) ^ (random.integers(0, 50, len(base)) == 0)
-    found = PackedReader(packed(changed.tobytes(), layout, base=base_of(base), base_sha256=bytes(32)))
-    assert np.array_equal(found.read(base=base_of(base)), changed)
-    assert np.array_equal(found.read(3, len(base) - 4999, base=base_of(base)), changed[3:-4999])
+    reader = PackedReader(packed(changed.tobytes(), layout, base=base_of(base), base_sha256=bytes(32)))
+    assert np.array_equal(reader.read(base=base_of(base)), changed)
+    assert np.array_equal(reader.read(3, len(base) - 4999, base=base_of(base)), changed[3:-4999])
 
 
 @every_layout
 @pytest.mark.parametrize("more", [-1, 0, 1])
 def test_sizes_around_a_chunks_border_come_back_with_threads_and_without(layout: Layout, more: int) -> None:
-    data = np.random.default_rng(3).integers(0, 30, 2 * CHUNK_NBYTES + more, dtype=np.uint8).tobytes()
+    data = np.random.default_rng(3).integers(0, 30, 2 * DEFAULT_CHUNK_NBYTES + more, dtype=np.uint8).tobytes()
     stored = packed(data, layout)
     assert packed(data, layout, run=in_order) == stored
     assert PackedReader(stored).read().tobytes() == data
@@ -264,12 +265,12 @@ def test_sizes_around_a_chunks_border_come_back_with_threads_and_without(layout:
 
 def test_streams_that_are_asked_for_in_turns_are_those_that_are_asked_for_alone() -> None:
     random = np.random.default_rng(7)
-    given = [random.normal(0, scale, 3 * CHUNK_NBYTES // 4).astype("<f4").tobytes() for scale in (1, 1e-3)]
+    given = [random.normal(0, scale, 3 * DEFAULT_CHUNK_NBYTES // 4).astype("<f4").tobytes() for scale in (1, 1e-3)]
     layouts = Layout(4, signed=True), Layout(2)
     alone = [packed(data, layout) for data, layout in zip(given, layouts, strict=True)]
     streams = [compress(data, layout) for data, layout in zip(given, layouts, strict=True)]
     made = [bytearray(), bytearray()]
-    with ThreadPoolExecutor(1) as pool:  # each stream goes on in the one thread and in the other
+    with ThreadPoolExecutor(1) as pool:  # each stream continues in one thread, then in the other
         for turn in count():
             here, there = turn % 2, 1 - turn % 2
             theirs = pool.submit(next, streams[there], None)
@@ -283,7 +284,7 @@ def test_streams_that_are_asked_for_in_turns_are_those_that_are_asked_for_alone(
 
 def test_many_jobs_are_the_same_in_threads() -> None:
     random = np.random.default_rng(8)
-    data = random.normal(0, 0.02, 9 * CHUNK_NBYTES + 1).astype(ml_dtypes.bfloat16).tobytes()
+    data = random.normal(0, 0.02, 9 * DEFAULT_CHUNK_NBYTES + 1).astype(ml_dtypes.bfloat16).tobytes()
     layout = layout_of(BY_NAME["bf16"])
     stored = packed(data, layout)
     assert packed(data, layout, run=partial(in_order, workers=3)) == stored
@@ -299,8 +300,8 @@ def test_every_pattern_of_16_bits_comes_back() -> None:
 @pytest.mark.parametrize("name", BY_NAME)
 def test_what_does_not_shrink_grows_by_next_to_nothing(name: str) -> None:
     layout = layout_of(BY_NAME[name])
-    data = np.random.default_rng(4).bytes(CHUNK_NBYTES)
-    for nbytes in (8, 256 * 8, CHUNK_NBYTES):
+    data = np.random.default_rng(4).bytes(DEFAULT_CHUNK_NBYTES)
+    for nbytes in (8, 256 * 8, DEFAULT_CHUNK_NBYTES):
         assert len(packed(data[:nbytes], layout)) <= 1.001 * nbytes + 250
     assert sampled_ratio(data, layout) == pytest.approx(1, abs=0.01)
 
@@ -323,13 +324,13 @@ def test_exponents_are_held_in_pairs_unless_a_level_is_asked_for(level: int, hal
 
 def test_what_comes_behind_a_chunk_that_does_not_shrink_still_does() -> None:
     random = np.random.default_rng(6)
-    noise = random.bytes(CHUNK_NBYTES)
-    data = noise + random.integers(0, 20, 3 * CHUNK_NBYTES, dtype=np.uint8).tobytes()
+    noise = random.bytes(DEFAULT_CHUNK_NBYTES)
+    data = noise + random.integers(0, 20, 3 * DEFAULT_CHUNK_NBYTES, dtype=np.uint8).tobytes()
     behind = len(packed(data, Layout(1))) - len(packed(noise, Layout(1)))
-    assert behind < 3 * CHUNK_NBYTES * 0.6
+    assert behind < 3 * DEFAULT_CHUNK_NBYTES * 0.6
     assert sampled_ratio(data, Layout(1)) == pytest.approx(len(data) / len(packed(data, Layout(1))), rel=0.02)
-    # Held as pairs when it is alone, and as it is behind the noise, where no base was found.
-    rest = random.geometric(0.4, 3 * CHUNK_NBYTES).clip(max=14).astype(np.uint8).tobytes()
+    # Stored as pairs on its own, and plain after noise, where no base was found.
+    rest = random.geometric(0.4, 3 * DEFAULT_CHUNK_NBYTES).clip(max=14).astype(np.uint8).tobytes()
     behind = len(packed(noise + rest, Layout(1))) - len(packed(noise, Layout(1)))
     assert behind == pytest.approx(len(packed(rest, Layout(1))), rel=0.04)
 
@@ -366,12 +367,12 @@ def test_every_bit_that_flips_is_found_or_changes_nothing(layout: Layout, nbytes
         broken = bytearray(stored)
         broken[place // 8] ^= 1 << place % 8
         try:
-            found = PackedReader(broken).read()
+            restored = PackedReader(broken).read()
         except FormatError:
             continue
-        assert found.tobytes() == data
+        assert restored.tobytes() == data
         harmless += 1
-    # A raw block of one byte is as good as a repeated byte, and Huffman tables have bits that no symbol uses.
+    # A raw block of one byte decodes like a repeated byte, and Huffman tables have bits that no symbol uses.
     assert harmless <= 8 * len(stored) // 50
 
 
@@ -388,20 +389,20 @@ def test_damage_is_found_where_it_is_read_and_nowhere_else() -> None:
     data = np.random.default_rng(8).bytes(400)
     stored = bytearray(packed(data, Layout(1), chunk=100))
     stored[HEADER.itemsize + 150] ^= 1
-    found = PackedReader(stored)
-    assert found.read(0, 100).tobytes() + found.read(200).tobytes() == data[:100] + data[200:]
-    assert found.read(150, 150).tobytes() == b""
+    reader = PackedReader(stored)
+    assert reader.read(0, 100).tobytes() + reader.read(200).tobytes() == data[:100] + data[200:]
+    assert reader.read(150, 150).tobytes() == b""
     with pytest.raises(FormatError, match="packed-data"):
-        found.read(150, 151)
+        reader.read(150, 151)
 
 
 def test_a_bomb_is_refused_before_anything_is_allocated() -> None:
     bomb = next(fact for fact in FACTS["packed_invalid"] if fact["name"] == "frame-bomb")
-    found = PackedReader(bytes.fromhex(bomb["stored"]))
+    reader = PackedReader(bytes.fromhex(bomb["stored"]))
     tracemalloc.start()
     try:
         with pytest.raises(FormatError):
-            found.read()
+            reader.read()
         assert tracemalloc.get_traced_memory()[1] < 1 << 20
     finally:
         tracemalloc.stop()
@@ -444,9 +445,9 @@ def test_what_can_not_be_compressed_is_refused(reason: str, options: dict[str, A
 
 
 def test_what_can_not_be_read_is_refused() -> None:
-    found = PackedReader(packed(bytes(10), Layout(1)))
+    reader = PackedReader(packed(bytes(10), Layout(1)))
     for start, stop, out in ((-1, 5, None), (5, 4, None), (0, 11, None), (0, 10, bytearray(9)), (0, 10, bytes(10))):
         with pytest.raises(BlobStoreError, match="packed-range"):
-            found.read(start, stop, out=out)
+            reader.read(start, stop, out=out)
     with pytest.raises(UsageError, match="needless-base"):
-        found.read(base=base_of(bytes(10)))
+        reader.read(base=base_of(bytes(10)))

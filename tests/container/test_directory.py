@@ -33,15 +33,15 @@ def random_key(rng: random.Random) -> bytes:
 
 
 def colliding_keys(rng: random.Random) -> tuple[bytes, bytes]:
-    """Two keys whose words, mixed, are equal: low·A + high·B has the same value for both, modulo 2⁶⁴."""
+    """Two keys whose mixed words are equal: low·A + high·B is the same for both, modulo 2⁶⁴."""
     a, b = int(directory._MIX_LOW), int(directory._MIX_HIGH)
     while True:
-        low, high, other_low = (int.from_bytes(rng.randbytes(8), "little") for _ in range(3))
-        other_high = (high + (low - other_low) * a * pow(b, -1, WORD)) % WORD
-        one = low.to_bytes(8, "little") + high.to_bytes(8, "little")
-        other = other_low.to_bytes(8, "little") + other_high.to_bytes(8, "little")
-        if 0 not in one + other:
-            return one, other
+        low, high, second_low = (int.from_bytes(rng.randbytes(8), "little") for _ in range(3))
+        second_high = (high + (low - second_low) * a * pow(b, -1, WORD)) % WORD
+        first = low.to_bytes(8, "little") + high.to_bytes(8, "little")
+        second = second_low.to_bytes(8, "little") + second_high.to_bytes(8, "little")
+        if 0 not in first + second:
+            return first, second
 
 
 @given(strategies.versions, st.lists(strategies.key_bytes, min_size=1, max_size=20, unique=True), st.data())
@@ -50,14 +50,14 @@ def test_what_is_built_is_parsed(generator: ModuleType, version: int, keys: list
     built = build_directory(version, keys, sizes)
     file = generator.container(version, [(key, bytes(nbytes)) for key, nbytes in zip(keys, sizes, strict=True)])
     parsed = parse(file)
-    for one in (built, parsed):
-        assert (one.version, one.file_size, len(one)) == (version, len(file), len(keys))
-        assert one.keys.tolist() == keys
-        assert one.all_keys == [text_of(key) for key in keys]
-        assert one.sizes.tolist() == sizes
-        assert one.offsets.tolist() == parsed.offsets.tolist()
-        assert one.payload_end == parsed.offsets[-1] + -(-sizes[-1] // 256) * 256
-        assert one.header() + one.to_bytes() in (
+    for either in (built, parsed):
+        assert (either.version, either.file_size, len(either)) == (version, len(file), len(keys))
+        assert either.keys.tolist() == keys
+        assert either.all_keys == [text_of(key) for key in keys]
+        assert either.sizes.tolist() == sizes
+        assert either.offsets.tolist() == parsed.offsets.tolist()
+        assert either.payload_end == parsed.offsets[-1] + -(-sizes[-1] // 256) * 256
+        assert either.header() + either.to_bytes() in (
             file[: 16 + 32 * len(keys)],
             file[-16:] + file[-16 - 32 * len(keys) : -16],
         )
@@ -106,7 +106,7 @@ def test_16383_keys_are_found_like_in_a_dictionary() -> None:
 @given(st.lists(st.sampled_from([b"a", b"b", b"c", b"0123456789abcdef"]), min_size=1))
 def test_of_keys_that_are_repeated_the_first_is_found(keys: list[bytes]) -> None:
     finder = directory.KeyFinder(np.array(keys, "S16"))
-    for _ in range(40):  # the first times it looks at all, then it searches
+    for _ in range(40):  # the first look-ups compare all keys, later ones search
         for key in (b"a", b"b", b"0123456789abcdef"):
             assert finder.find(key) == (keys.index(key) if key in keys else -1)
 
@@ -115,10 +115,10 @@ def test_of_keys_that_are_repeated_the_first_is_found(keys: list[bytes]) -> None
 def test_keys_that_mix_to_the_same_word_are_told_apart(generator: ModuleType, seed: int) -> None:
     rng = random.Random(seed)
     pairs = [colliding_keys(rng) for _ in range(3)]
-    keys = [one for one, _ in pairs] + [other for _, other in pairs]
+    keys = [first for first, _ in pairs] + [second for _, second in pairs]
     parsed = parse(generator.container(1, [(key, b"x") for key in keys]))
     assert len(set(directory._mix(parsed.keys).tolist())) == 3
-    for _ in range(20):  # the first times it looks at all, then it searches
+    for _ in range(20):  # the first look-ups compare all keys, later ones search
         assert [parsed.find(key) for key in keys] == list(range(6))
 
     stranger, missing = colliding_keys(rng)
@@ -139,15 +139,15 @@ def test_keys_that_begin_alike_are_told_apart(others: set[bytes], ends: set[byte
 
 
 def test_of_keys_that_mix_alike_the_one_that_is_repeated_is_reported(generator: ModuleType) -> None:
-    one, other = colliding_keys(random.Random(2))
-    file = generator.container(2, [(key, b"x") for key in (one, b"between", other, one)])
+    first, second = colliding_keys(random.Random(2))
+    file = generator.container(2, [(key, b"x") for key in (first, b"between", second, first)])
     with pytest.raises(FormatError, match=r"duplicate-key: .* is the key of blob 0 and of blob 3") as caught:
         parse(file)
     assert caught.value.offset == len(file) - 16 - 32 * 4 + 16 * 3
 
 
 @pytest.mark.parametrize(
-    ("head", "said"),
+    ("head", "message"),
     [
         (b"GGUF", "0x46554747 (GGUF) at offset 0: this is a GGUF file"),
         (b"PK\3\4", "0x04034B50 (50 4b 03 04) at offset 0: this is a zip file (npz or a PyTorch checkpoint?)"),
@@ -169,15 +169,15 @@ def test_of_keys_that_mix_alike_the_one_that_is_repeated_is_reported(generator: 
     ],
     ids=lambda value: ascii(value) if isinstance(value, bytes) else "",
 )
-def test_a_file_of_another_format_is_named(head: bytes, said: str) -> None:
+def test_a_file_of_another_format_is_named(head: bytes, message: str) -> None:
     with pytest.raises(FormatError) as caught:
         parse(head.ljust(512, b"\0"))
-    assert str(caught.value) == f"bad-magic: expected 0x0A534253 (SBS), found {said}"
+    assert str(caught.value) == f"bad-magic: expected 0x0A534253 (SBS), found {message}"
     assert caught.value.offset == 0
 
 
 def stating(version: int, size: int, nbytes: int) -> bytes:
-    """A header of one blob that says ``size``, in a file of ``nbytes``."""
+    """A header with one blob that states ``size``, in a file of ``nbytes``."""
     header = b"SBS\n" + (1).to_bytes(4, "little") + size.to_bytes(8, "little")
     placeholder = b"SBS\n" + bytes(4) + (65536).to_bytes(8, "little")
     return header.ljust(nbytes, b"\0") if version == 1 else placeholder + bytes(nbytes - 32) + header
@@ -201,7 +201,7 @@ def test_a_file_longer_than_it_says_was_appended_to(version: int) -> None:
 
 
 def parse_sparse(size: int, ranges: list[tuple[int, int]]) -> Directory:
-    """Parse version 1 with these ranges, in a file that is too large to make."""
+    """Parse version 1 with these ranges, in a file that would be too large to make."""
     keys = b"".join(str(i).encode().ljust(16, b"\0") for i in range(len(ranges)))
     head = b"SBS\n" + len(ranges).to_bytes(4, "little") + size.to_bytes(8, "little") + keys
     head += b"".join(offset.to_bytes(8, "little") + nbytes.to_bytes(8, "little") for offset, nbytes in ranges)
@@ -239,7 +239,7 @@ def test_nothing_but_headers_and_directory_is_read(generator: ModuleType, versio
     assert sorted(asked) == ([(0, 16), (16, 64)] if version == 1 else [(0, 16), (end - 80, 64), (end - 16, 16)])
 
 
-# A fault in a record: what is written there, and where its record begins, by number of blobs and place.
+# A fault in a record: the bytes written, and where the record begins, given the number of blobs and the place.
 RECORDS: dict[str, tuple[Callable[[bytearray, int], None], bool]] = {
     "bad-key": (lambda raw, at: write_at(raw, at, bytes(16)), True),
     "duplicate-key": (lambda raw, at: write_at(raw, at, bytes(raw[at - 16 : at])), True),
@@ -267,7 +267,7 @@ def test_the_offset_of_a_fault_is_that_of_the_first_record_that_has_it(
     start = 16 if version == 1 else len(raw) - 16 - 32 * len(keys)
     first = start if of_key else start + 16 * len(keys)
     places = sorted(data.draw(st.sets(st.integers(1, len(keys) - 1), min_size=1)))
-    for place in reversed(places):  # the key before is copied as it was
+    for place in reversed(places):  # copies the key before as it was
         damage(raw, first + 16 * place)
     with pytest.raises(FormatError) as caught:
         parse(bytes(raw))
@@ -279,16 +279,16 @@ def test_the_offset_of_a_fault_is_that_of_the_first_record_that_has_it(
 
 
 def test_a_directory_is_not_changed_and_equals_only_itself() -> None:
-    one, other = (build_directory(2, [b"a", b"b"], [1, 2]) for _ in range(2))
+    first, second = (build_directory(2, [b"a", b"b"], [1, 2]) for _ in range(2))
     with pytest.raises(FrozenInstanceError):
-        one.version = 1  # type: ignore[misc]
-    assert len({one, other, one}) == 2
+        first.version = 1  # type: ignore[misc]
+    assert len({first, second, first}) == 2
 
 
 @given(strategies.versions, st.lists(st.integers(1, 1000) | st.sampled_from([256, 512]), min_size=1), st.booleans())
 def test_gaps_are_what_is_neither_header_nor_directory_nor_blob(version: int, sizes: list[int], old: bool) -> None:
     built = build_directory(version, [str(i).encode() for i in range(len(sizes))], sizes)
-    if old and version == 1:  # a very old file ends where its last blob's padding does
+    if old and version == 1:  # very old files end with the padding of the last blob
         built = replace(built, file_size=built.payload_end)
     records = 32 * len(sizes)
     end = built.file_size
@@ -343,11 +343,11 @@ def test_a_fault_of_a_header_is_said_with_its_place(
 
 @given(strategies.versions, st.integers(1, 300))
 def test_a_directory_that_leaves_no_room_for_itself_is_refused(version: int, count: int) -> None:
-    """Where the directory is as large as what there is, no blob is."""
-    room = 32 * count
+    """A directory as large as the file leaves nothing for blobs."""
+    directory_nbytes = 32 * count
     header = b"SBS\n" + count.to_bytes(4, "little")
     for more in (-1, 0):
-        size = (16 if version == 1 else 256 + 16) + room + more
+        size = (16 if version == 1 else 256 + 16) + directory_nbytes + more
         stated = header + size.to_bytes(8, "little")
         placeholder = b"SBS\n" + bytes(4) + (65536).to_bytes(8, "little")
         raw = stated.ljust(size, b"\0") if version == 1 else placeholder.ljust(size - 16, b"\0") + stated

@@ -33,7 +33,7 @@ def test_a_key_is_encoded_or_refused(key: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("key", "said"),
+    ("key", "message"),
     [
         ("", "a key has at least one byte"),
         ("a\0", r"'a\x00' has a NUL byte, which pads keys"),
@@ -42,10 +42,10 @@ def test_a_key_is_encoded_or_refused(key: str) -> None:
     ],
     ids=["empty", "nul-last", "nul-only", "lone-surrogate"],
 )
-def test_what_is_no_key_is_refused(key: str, said: str) -> None:
+def test_what_is_no_key_is_refused(key: str, message: str) -> None:
     with pytest.raises(UsageError) as caught:
         keys.encode_key(key)
-    assert str(caught.value) == f"bad-key: {said}"
+    assert str(caught.value) == f"bad-key: {message}"
 
 
 @pytest.mark.parametrize(

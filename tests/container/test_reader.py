@@ -76,7 +76,7 @@ def test_what_is_not_a_key_of_the_file_is_not_inside(reader: BlobReader, key: An
 
 
 @pytest.mark.parametrize(
-    ("key", "said"),
+    ("key", "message"),
     [
         ("frist", "key-not-found: no blob has the key 'frist': did you mean 'first'?"),
         ("FIRST", "key-not-found: no blob has the key 'FIRST': did you mean 'first'?"),
@@ -84,10 +84,10 @@ def test_what_is_not_a_key_of_the_file_is_not_inside(reader: BlobReader, key: An
         ("a\n", r"key-not-found: no blob has the key 'a\n'"),
     ],
 )
-def test_a_missing_key_is_told_in_words(reader: BlobReader, key: str, said: str) -> None:
+def test_a_missing_key_is_told_in_words(reader: BlobReader, key: str, message: str) -> None:
     with pytest.raises(KeyNotFoundError) as caught:
         reader[key]
-    assert str(caught.value) == said
+    assert str(caught.value) == message
 
 
 @given(st.lists(strategies.key_bytes, min_size=1, max_size=12, unique=True), st.lists(strategies.key_bytes))
@@ -105,8 +105,8 @@ def test_readers_of_the_same_blobs_are_equal(path: Path, tmp_path: Path) -> None
     with BlobWriter(tmp_path / "other.sbs", version=1) as writer:
         for key, data in reversed(BLOBS.items()):
             writer.add(key, data)
-    with BlobReader(path) as one, BlobReader(tmp_path / "other.sbs", access="read") as other:
-        assert one == other
+    with BlobReader(path) as mapped, BlobReader(tmp_path / "other.sbs", access="read") as plain:
+        assert mapped == plain
 
 
 @both_ways
@@ -181,7 +181,7 @@ def test_a_reader_keeps_the_file_that_it_opened(reader: BlobReader) -> None:
 @both_ways
 def test_a_refused_file_is_closed(path: Path, access: Access) -> None:
     os.truncate(path, 60_000)
-    gc.collect()  # what other tests have left is closed now, not in between
+    gc.collect()  # closes now what other tests have left open
     before = os.listdir("/proc/self/fd")
     with pytest.raises(TruncatedError) as caught:
         BlobReader(path, access=access)
@@ -197,7 +197,7 @@ def test_a_file_that_is_not_there_is_an_oserror(tmp_path: Path, access: Access) 
 
 
 @pytest.mark.parametrize(
-    ("data", "said"),
+    ("data", "message"),
     [
         (b"GGUF", "bad-magic: expected 0x0A534253 (SBS), found 0x46554747 (GGUF) at offset 0: this is a GGUF file"),
         (
@@ -207,11 +207,11 @@ def test_a_file_that_is_not_there_is_an_oserror(tmp_path: Path, access: Access) 
     ],
     ids=["gguf", "cut"],
 )
-def test_faults_are_told_as_the_style_guide_shows(tmp_path: Path, data: bytes, said: str) -> None:
+def test_faults_are_told_as_the_style_guide_shows(tmp_path: Path, data: bytes, message: str) -> None:
     (tmp_path / "file").write_bytes(data.ljust(65536, b"\0"))
     with pytest.raises(FormatError) as caught:
         BlobReader(tmp_path / "file")
-    assert str(caught.value) == f"{said} [{tmp_path / 'file'}]"
+    assert str(caught.value) == f"{message} [{tmp_path / 'file'}]"
     assert isinstance(caught.value, ValueError)
 
 
@@ -225,7 +225,7 @@ def test_an_error_names_the_file_that_it_happened_in() -> None:
 
 
 def checked(file: bytes) -> str | dict[bytes, bytes]:  # noqa: C901, PLR0911, PLR0912 (as the page)
-    """The reader checks of spec/sbs.md, as they stand there: the reason of the first that fails, or the blobs."""
+    """The reader checks of spec/sbs.md, word for word: the reason of the first that fails, or the blobs."""
     size = len(file)
     if size < 16:
         return "truncated"
@@ -270,7 +270,7 @@ def checked(file: bytes) -> str | dict[bytes, bytes]:  # noqa: C901, PLR0911, PL
 
 
 def read(path: Path, access: Access) -> str | dict[bytes, bytes]:
-    """What the package makes of a file, in the same terms."""
+    """What the package reads from a file, in the same form."""
     try:
         reader = BlobReader(path, access=access)
     except BlobStoreError as error:
@@ -303,7 +303,7 @@ def stored_files(draw: Callable[..., Any]) -> tuple[int, list[tuple[bytes, bytes
     return version, draw(stored_blobs), version == 1 and draw(st.booleans())
 
 
-Change = Callable[[bytearray, int], None]  # changes a file, given how many blobs it has
+Change = Callable[[bytearray, int], None]  # changes a file with this number of blobs
 places = st.tuples(st.booleans() | st.just(value=False), st.integers(0, 1 << 20))
 
 
@@ -322,20 +322,20 @@ def put(file: bytearray, at: int, width: int, value: int) -> None:
 
 @st.composite
 def changed_fields(draw: Callable[..., Any]) -> Change:
-    kind = draw(st.sampled_from(["flip", "u32", "u64", "near", "count", "resize"]))
+    how = draw(st.sampled_from(["flip", "u32", "u64", "near", "count", "resize"]))
     place, value, wide, sign = draw(places), draw(st.sampled_from(VALUES)), draw(st.sampled_from(WIDE)), draw(SIGNS)
 
     def change(file: bytearray, count: int) -> None:
         at = spot(place, file, count)
         header = 0 if any(file[4:8]) else len(file) - 16  # of version 1 or 2
-        if kind == "flip":
+        if how == "flip":
             file[at] ^= 1 << wide % 8
-        elif kind in ("u32", "u64"):
-            put(file, at, 4 if kind == "u32" else 8, wide)
-        elif kind == "near":  # almost right
+        elif how in ("u32", "u64"):
+            put(file, at, 4 if how == "u32" else 8, wide)
+        elif how == "near":  # almost right
             before = int.from_bytes(file[at // 8 * 8 :][:8], "little")
             put(file, at, 8, before + sign * value)
-        elif kind == "count":
+        elif how == "count":
             put(file, header + 4, 4, count + sign * value)
         else:  # a size that the header confirms
             behind = max(header - 32 * count, 0) or len(file)
@@ -347,19 +347,19 @@ def changed_fields(draw: Callable[..., Any]) -> Change:
 
 @st.composite
 def moved_bytes(draw: Callable[..., Any]) -> Change:
-    kind = draw(st.sampled_from(["record", "splice", "shift", "cut", "grow"]))
+    how = draw(st.sampled_from(["record", "splice", "shift", "cut", "grow"]))
     place, other, amount = draw(places), draw(places), draw(st.integers(1, 600) | st.just(65536))
 
     def change(file: bytearray, count: int) -> None:
         at, source = spot(place, file, count), spot(other, file, count)
-        if kind == "record":  # a key or range in another's place
+        if how == "record":  # a key or range in another's place
             file[at // 16 * 16 : at // 16 * 16 + 16] = file[source // 16 * 16 : source // 16 * 16 + 16]
-        elif kind == "splice":
+        elif how == "splice":
             file[at : at + amount] = file[source : source + amount]
-        elif kind == "shift":
+        elif how == "shift":
             file[at:at] = bytes(amount)
             del file[-amount:]
-        elif kind == "cut":
+        elif how == "cut":
             del file[at:]
         else:
             file += bytes(amount)
@@ -410,7 +410,7 @@ def test_each_bit_of_header_and_directory_counts(generator: ModuleType, tmp_path
 
 
 def peak_of_opening(path: Path, access: Access) -> int:
-    """Bytes, of all that Python and numpy allocate; a map is not among them."""
+    """The peak of what Python and numpy allocate, in bytes; maps don't count."""
     tracemalloc.start()
     try:
         BlobReader(path, access=access).close()

@@ -11,7 +11,7 @@ LAYERS = [f"model.layers.{i}.{part}.weight" for i in range(200) for part in ("q"
 
 
 @pytest.mark.parametrize(
-    ("wanted", "names", "said"),
+    ("wanted", "names", "hinted"),
     [
         ("weigth", ["weight", "bias"], ": did you mean 'weight'?"),
         ("WEIGHT", ["model.weight"], ": did you mean 'model.weight'?"),
@@ -25,17 +25,17 @@ LAYERS = [f"model.layers.{i}.{part}.weight" for i in range(200) for part in ("q"
     ],
     ids=["typo", "case", "part", "one-letter", "far", "no-names", "empty", "typo-at-end", "typo-inside"],
 )
-def test_names_that_come_close_are_said(wanted: str, names: list[str], said: str) -> None:
-    found = close_to(wanted, names)
-    assert said in found
-    assert bool(found) == bool(said)
+def test_names_that_come_close_are_said(wanted: str, names: list[str], hinted: str) -> None:
+    hint = close_to(wanted, names)
+    assert hinted in hint
+    assert bool(hint) == bool(hinted)
 
 
 @given(st.text(max_size=20), st.lists(st.text(max_size=20), max_size=20))
 def test_at_most_three_names_are_said_and_each_once(wanted: str, names: list[str]) -> None:
-    said = suggest._closest(wanted, names)
-    assert len(said) == len(set(said)) <= 3
-    assert set(said) <= set(names)
+    closest = suggest._closest(wanted, names)
+    assert len(closest) == len(set(closest)) <= 3
+    assert set(closest) <= set(names)
 
 
 def test_no_more_than_three_of_many_are_said() -> None:

@@ -1,4 +1,4 @@
-"""What spec/vectors says of containers, against the package."""
+"""The package against the containers of spec/vectors."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ def write(path: Path, version: int, blobs: Iterable[tuple[str, bytes | memoryvie
 
 
 def gemma_blobs(fact: Fact) -> list[tuple[str, bytes]]:
-    """The blobs that gemma.cpp was given, by the rules of spec/vectors/README.md."""
+    """The blobs that gemma.cpp was given, made by the rules of spec/vectors/README.md."""
     if rule := fact.get("rule"):
         assert (rule["key"], rule["nbytes"], rule["seed"]) == ("str(i)", 1, "1000 + i")
         return [(str(i), payload(1000 + i, 1)) for i in range(rule["count"])]
@@ -79,7 +79,7 @@ def test_a_valid_file_is_written_again_byte_for_byte(vectors: Path, tmp_path: Pa
     file = (vectors / "valid" / fact["file"]).read_bytes()
     with BlobReader(vectors / "valid" / fact["file"]) as reader:
         written = write(tmp_path / "store.sbs", reader.version, reader.items())
-    if len(file) % 65536:  # a very old file, which a writer must not write: the same in a file of whole 64 KiB
+    if len(file) % 65536:  # writers must not make such old files: compare with one of whole 64 KiB
         size = (len(file) + 65535) // 65536 * 65536
         file = (file[:8] + size.to_bytes(8, "little") + file[16:]).ljust(size, b"\0")
         assert fact["version"] == 1
@@ -196,7 +196,7 @@ def test_the_files_are_those_that_the_generator_makes() -> None:
 
 def test_each_file_is_in_the_manifest() -> None:
     manifest = load_manifest()
-    for kind in ("valid", "invalid", "verify"):
-        listed = {fact["file"] for fact in manifest[kind] if fact.get("stored", True)}
-        listed |= {fact["file"] + ".idx" for fact in manifest[kind] if "idx" in fact}
-        assert {path.name for path in (VECTORS / kind).iterdir()} == listed
+    for folder in ("valid", "invalid", "verify"):
+        listed = {fact["file"] for fact in manifest[folder] if fact.get("stored", True)}
+        listed |= {fact["file"] + ".idx" for fact in manifest[folder] if "idx" in fact}
+        assert {path.name for path in (VECTORS / folder).iterdir()} == listed

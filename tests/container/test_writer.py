@@ -44,7 +44,7 @@ def path(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def large(tmp_path: Path) -> Iterator[int]:
-    """Descriptor of a file that holds LARGE."""
+    """The descriptor of a file that holds LARGE."""
     (tmp_path / "large").write_bytes(LARGE)
     fd = os.open(tmp_path / "large", os.O_RDONLY)
     yield fd
@@ -198,21 +198,21 @@ def test_what_is_taken_back_was_never_there(
     changed: list[tuple[str, bytes, bool, bool] | None],
     times: int,
 ) -> None:
-    """None takes the last one back; others are a key, bytes, whether they last, and whether they come from a file."""
+    """None undoes the last blob; a tuple is key, bytes, whether they are immutable, and whether they are in a file."""
     version, digests = how
     path, source = tmp_path / "store.sbs", tmp_path / "source"
-    source.write_bytes(b"".join(one[1] * times for one in changed if one))
+    source.write_bytes(b"".join(change[1] * times for change in changed if change))
     kept: Blobs = []
     offset = 0
     with open(source, "rb") as file, BlobWriter(path, version=version, digests=digests) as writer:
         writer.add("~first", b"so that there is one")
-        for one in changed:
-            if one is None:
+        for change in changed:
+            if change is None:
                 if kept:
                     writer.undo_last()
                     kept.pop()
                 continue
-            key, data, immutable, from_file = one[0], one[1] * times, *one[2:]
+            key, data, immutable, from_file = change[0], change[1] * times, *change[2:]
             piece = FileRange(file.fileno(), offset, len(data)) if from_file else data
             offset += len(data)
             if key not in ["~first", *(before for before, _ in kept)]:
@@ -344,7 +344,7 @@ def test_blobs_are_copied_from_another_store(path: Path, tmp_path: Path, version
 
 
 def slowly(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Make the hashing late, as on a busy machine."""
+    """Delay the hashing, as a busy machine does."""
     hashed = hashing._hash
 
     def late(*args: object) -> None:
@@ -355,7 +355,7 @@ def slowly(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_a_source_is_not_needed_once_it_was_added(path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Its descriptor's number belongs to another file then."""
+    """By then its descriptor's number belongs to another file."""
     slowly(monkeypatch)
     contents = [payload(i, 300_000) for i in range(4)]
     with BlobWriter(path, digests=True) as writer:
@@ -385,7 +385,7 @@ def test_a_source_that_ends_too_early_breaks_the_file_off(path: Path, large: int
 
 
 class Dribble(io.RawIOBase):
-    """A raw stream that takes a few bytes at a time."""
+    """A raw stream that takes only a few bytes at a time."""
 
     def __init__(self, most: int) -> None:
         self.most = most
@@ -397,7 +397,7 @@ class Dribble(io.RawIOBase):
 
 
 def through_a_pipe(write: Callable[[io.FileIO], None]) -> bytes:
-    """What comes out of a pipe at its other end."""
+    """The bytes that arrive at the other end of a pipe."""
     reader, writer = os.pipe()
     received: list[bytes] = []
 
@@ -471,7 +471,7 @@ REFUSED: list[tuple[str, Data, str]] = [
         b"x",
         f"key-too-long: '{KEY_37}' has 37 bytes, a key has at most 16: use blobstore.create, which maps long names",
     ),
-    ("first", b"x", "duplicate-key: 'first' is in the file already"),
+    ("first", b"x", "duplicate-key: 'first' is already in the file"),
     ("a", b"", "empty-blob: 'a' has no bytes, a blob has at least one"),
     ("a", np.zeros((3, 0), np.float32), "empty-blob: 'a' has no bytes, a blob has at least one"),
     ("a", FileRange(0, 0, 0), "empty-blob: 'a' has no bytes, a blob has at least one"),
@@ -489,10 +489,12 @@ REFUSED: list[tuple[str, Data, str]] = [
 
 @both_versions
 @pytest.mark.parametrize(
-    ("key", "data", "said"), REFUSED, ids=[f"{said.partition(':')[0]}-{i}" for i, (_, _, said) in enumerate(REFUSED)]
+    ("key", "data", "message"),
+    REFUSED,
+    ids=[f"{message.partition(':')[0]}-{i}" for i, (_, _, message) in enumerate(REFUSED)],
 )
 def test_a_refused_blob_is_as_if_not_asked_for(
-    generator: ModuleType, path: Path, *, version: int, key: str, data: Data, said: str
+    generator: ModuleType, path: Path, *, version: int, key: str, data: Data, message: str
 ) -> None:
     with BlobWriter(path, version=version, digests=True) as writer:
         writer.add("first", b"1")
@@ -501,10 +503,10 @@ def test_a_refused_blob_is_as_if_not_asked_for(
         with pytest.raises(UsageError):
             writer.add_chunks(key, iter([data]))
         writer.add("a", b"2")
-        assert writer.digests() == [hashlib.sha256(one).digest() for one in (b"1", b"2")]
-    assert str(caught.value) == said
+        assert writer.digests() == [hashlib.sha256(content).digest() for content in (b"1", b"2")]
+    assert str(caught.value) == message
     assert isinstance(caught.value, ValueError)
-    assert isinstance(caught.value, KeyTooLongError) == said.startswith("key-too-long")
+    assert isinstance(caught.value, KeyTooLongError) == message.startswith("key-too-long")
     assert path.read_bytes() == expected(generator, version, [("first", b"1"), ("a", b"2")])
 
 
@@ -539,7 +541,7 @@ def test_a_blob_that_breaks_off_gives_the_file_up(path: Path, version: int) -> N
 
     with pytest.raises(UsageError) as caught:
         write()
-    assert str(caught.value) == "incomplete: an error broke off a blob: this file can't be completed"
+    assert str(caught.value) == "incomplete: a blob is incomplete after an error: this file can't be completed"
     assert not path.exists()
 
 
@@ -591,14 +593,14 @@ def test_version_1_is_not_streamed() -> None:
         BlobWriter(io.BytesIO(), version=1)
     assert (
         str(caught.value)
-        == "needs-seek: version 1 begins with its directory, and a stream can't: write version 2, or to a path"
+        == "needs-seek: version 1 begins with its directory, which needs a file: write version 2, or to a path"
     )
 
 
 def test_a_folder_is_not_replaced(tmp_path: Path) -> None:
     with pytest.raises(UsageError) as caught:
         BlobWriter(tmp_path)
-    assert str(caught.value) == f"not-a-file: '{tmp_path}' is no regular file and can't be replaced"
+    assert str(caught.value) == f"not-a-file: '{tmp_path}' is not a regular file and can't be replaced"
 
 
 def test_digests_must_be_asked_for_at_the_beginning(path: Path) -> None:
@@ -619,17 +621,17 @@ def test_nothing_is_added_after_the_end(path: Path, end: str, state: str) -> Non
         with pytest.raises(UsageError) as caught:
             writer.add("b", b"y")
     assert str(caught.value) == f"closed: this writer is {state}, nothing can be added"
-    assert [one.name for one in path.parent.iterdir()] == ([path.name] if end == "close" else [])
+    assert [entry.name for entry in path.parent.iterdir()] == ([path.name] if end == "close" else [])
 
 
 def test_a_writer_says_whether_it_has_ended(path: Path) -> None:
     writer = BlobWriter(path)
-    said = [writer.closed]
+    states = [writer.closed]
     writer.add("a", b"x")
-    said.append(writer.closed)
+    states.append(writer.closed)
     writer.close()
-    said.append(writer.closed)
-    assert said == [False, False, True]
+    states.append(writer.closed)
+    assert states == [False, False, True]
 
 
 def test_an_error_after_the_end_takes_nothing_back(path: Path) -> None:
@@ -674,7 +676,7 @@ def peak():
         return next(int(line.split()[1]) for line in status if line.startswith("VmHWM:"))
 
 path, version, how = sys.argv[1:]
-os.fsync = lambda fd: None  # the disk's speed is not what is measured
+os.fsync = lambda fd: None  # the disk's speed is not measured
 piece = bytes(1 << 20)
 if how == "read":
     sink._copy_file_range = None

@@ -16,7 +16,6 @@ from hypothesis import strategies as st
 import blobstore
 from blobstore.checkpoint.reader import open_checkpoint
 from blobstore.codecs.element_types import BY_NAME, type_of
-from blobstore.convert import run as module
 from blobstore.convert.plan import plan_by_name
 from blobstore.convert.run import run_plan
 from blobstore.errors import BlobStoreError, CodecError, TruncatedError, UsageError
@@ -81,8 +80,8 @@ def test_a_converted_checkpoint_has_every_tensor_as_it_was(
     with blobstore.open(target) as store:
         assert store.reader.version == options["version"]
         assert store.index
-        assert store.index.content.external == (options["index"] == "external")
-        assert store.index.content.has_digests == options["digests"]
+        assert store.index.external == (options["index"] == "external")
+        assert store.index.has_digests == options["digests"]
         assert store.metadata == metadata
         assert set(store) == set(tensors)
         for name, array in tensors.items():
@@ -242,7 +241,7 @@ def test_what_a_stream_can_not_have_is_refused(tmp_path: Path, options: dict[str
 
 
 def test_progress_adds_up_to_all_bytes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "_STEP_NBYTES", 1000)
+    monkeypatch.setattr("blobstore.fileio.ranges.STEP_NBYTES", 1000)
     shards = [{"a": np.ones(999, dtype=np.uint8), "b": np.ones(2001, dtype=np.uint8)}, small("c")]
     source = write_shards(tmp_path, [*shards, {"empty": np.zeros((0, 3), dtype=np.float32)}])
     steps: list[int] = []

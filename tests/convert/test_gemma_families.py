@@ -19,7 +19,8 @@ from blobstore.convert.gemma_plan import Choices, is_gemma, plan_for_gemma
 from blobstore.convert.gemma_recognise import recognise
 from blobstore.errors import CheckpointError, Fault
 from blobstore.gemma import ModelConfig
-from blobstore.gemma.config import LayerType, Model, QueryScale, VitConfig, Wrapping
+from blobstore.gemma.config import VitConfig
+from blobstore.gemma.enums import LayerType, Model, QueryScale, Wrapping
 from blobstore.gemma.models import config_of
 from blobstore.index import shape_fault
 from blobstore.index.metadata import CHOICES

@@ -23,7 +23,7 @@ from blobstore.codecs.element_types import BY_NAME
 from blobstore.convert.gemma_plan import Choices
 from blobstore.convert.run import run_plan
 from blobstore.errors import CheckpointError, Fault, UsageError
-from blobstore.gemma.config import Wrapping
+from blobstore.gemma.enums import Wrapping
 from tests.checkpoints import SINGLE, own, snapshot, write_config, write_own, write_peer
 from tests.gemma_checkpoints import (
     ALIGNED,

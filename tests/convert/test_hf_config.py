@@ -17,7 +17,7 @@ from blobstore.convert.gemma_recognise import Recognised, recognise
 from blobstore.convert.hf_keys import KEYS, Fate, unknown_keys
 from blobstore.convert.plan import refusal
 from blobstore.errors import Fault
-from blobstore.gemma.config import QueryScale
+from blobstore.gemma.enums import QueryScale
 from tests.conftest import ROOT
 from tests.gemma_checkpoints import Size, plan_of, small_recipe
 from tests.models import FAMILIES, VISION

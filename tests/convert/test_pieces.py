@@ -19,7 +19,7 @@ from blobstore.container.reader import BlobReader
 from blobstore.convert.gemma_plan import Choices
 from blobstore.convert.pieces import Piece
 from blobstore.gemma import ModelConfig, parse_toc
-from blobstore.gemma.config import Model
+from blobstore.gemma.enums import Model
 from tests.gemma_checkpoints import TOKENIZER, VARIANTS, Recipe, arranged, as_before, convert, recipes, small_recipe
 from tests.models import FAMILIES, FORMS, WEIGHTS
 

@@ -21,11 +21,11 @@ from blobstore.checkpoint.reader import open_checkpoint
 from blobstore.cli import main
 from blobstore.convert.gemma_plan import Choices
 from blobstore.convert.run import run_plan
-from blobstore.convert.verify import digest_of, plan_again, verify
+from blobstore.convert.verify import plan_again, verify
 from blobstore.edit.reindex import build_for
 from blobstore.edit.rewrite import Edits, rewrite
 from blobstore.errors import BlobStoreError, UsageError
-from blobstore.gemma.config import PostNorm
+from blobstore.gemma.enums import PostNorm
 from blobstore.index.metadata import CHOICES
 from tests.checkpoints import EMBEDDING, HEAD, SINGLE, write_config, write_peer
 from tests.gemma_checkpoints import Recipe, as_before, convert, plan_of, recipes, small_recipe
@@ -488,12 +488,3 @@ def test_the_tokenizer_that_was_given_is_the_one_in_the_file(
     assert run(capsys, "verify", path, "--against", folder, "--tokenizer", given_file)[0] == 0
     given_file.write_bytes(b"\n\x03abd")
     assert run(capsys, "verify", path, "--against", folder, "--tokenizer", given_file)[0] == 1
-
-
-@given(st.binary(max_size=5000))
-@settings(max_examples=10)
-def test_a_digest_is_that_of_the_whole_file(tmp_path: Path, data: bytes) -> None:
-    (tmp_path / "x").write_bytes(data)
-    steps: list[int] = []
-    assert digest_of(str(tmp_path / "x"), steps.append) == hashlib.sha256(data).hexdigest()
-    assert sum(steps) == len(data)

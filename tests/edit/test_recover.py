@@ -1,4 +1,4 @@
-"""`blobstore recover`: what a broken file still proves comes out whole, and nothing else ever does."""
+"""`blobstore recover`: blobs that a broken file still proves are saved intact, and nothing else ever is."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ from blobstore.check import verify_file
 from blobstore.codecs.element_types import BY_NAME
 from blobstore.container.reader import BlobReader
 from blobstore.convert.gemma_plan import Choices
-from blobstore.edit import recover_directory
+from blobstore.edit import recover_toc
 from blobstore.edit.recover import recover
 from blobstore.errors import FormatError, UsageError
-from blobstore.export.run import plan_export
+from blobstore.export.plan import plan_export
 from blobstore.gemma.config import ModelConfig
 from blobstore.gemma.toc import build_toc, parse_toc, toc_entry
 from blobstore.index import Entry, IndexedBlob, build_index
@@ -31,13 +31,13 @@ from tests.tensor_strategies import Model, models
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from blobstore.store.writer import IndexPlace
+    from blobstore.index.locate import IndexPlace
 
 NAMES = [f"model.layers.{i}.mlp.up_proj.weight" for i in range(5)]
 
 
 def write(path: Path, version: int = 2, index: IndexPlace = "embedded", *, digests: bool = True) -> dict[str, bytes]:
-    """Five tensors and the runtime's tokenizer → all blobs but the index."""
+    """Write five tensors and the runtime's tokenizer → all blobs but the index."""
     with blobstore.create(path, version=version, index=index, digests=digests, metadata={"a": "b"}) as store:
         for i, name in enumerate(NAMES):
             store.add(name, np.frombuffer(payload(i, 40_000), np.uint8))
@@ -64,7 +64,7 @@ def offset_of(path: Path, key: str) -> int:
 # ------------------------------------------------------------------------------------------- each way to prove it
 
 
-def test_a_version_2_that_is_cut_behind_its_index_comes_out_whole(tmp_path: Path) -> None:
+def test_a_version_2_that_is_cut_after_its_index_is_saved_completely(tmp_path: Path) -> None:
     path, out = tmp_path / "m.sbs", tmp_path / "out.sbs"
     blobs = write(path)
     whole = path.read_bytes()
@@ -78,7 +78,7 @@ def test_a_version_2_that_is_cut_behind_its_index_comes_out_whole(tmp_path: Path
         assert out.read_bytes() == whole
 
 
-def test_a_version_2_that_is_cut_inside_its_index_is_lost_and_says_what_would_help(tmp_path: Path) -> None:
+def test_a_version_2_that_is_cut_inside_its_index_is_lost_and_the_error_says_what_would_help(tmp_path: Path) -> None:
     path = tmp_path / "m.sbs"
     write(path)
     cut(path, offset_of(path, "~index") + 100)
@@ -113,11 +113,11 @@ def test_the_index_beside_a_file_that_is_cut_off_says_what_is_there(
     assert "1000 of 40000 bytes" in done.lost[0].why
     assert blobs_of(out) == {key: blobs[key] for key in done.kept}
     assert len(done.kept) == 3
-    assert not [one for one in verify_file(out).findings if one.severity == "error"]
+    assert not [finding for finding in verify_file(out).findings if finding.severity == "error"]
 
 
 @pytest.mark.parametrize("digests", [True, False])
-def test_nothing_comes_out_with_the_index_of_another_file(tmp_path: Path, digests: bool) -> None:
+def test_nothing_is_saved_with_the_index_of_another_file(tmp_path: Path, digests: bool) -> None:
     path = tmp_path / "m.sbs"
     write(path, index="external", digests=digests)
     (tmp_path / "other").mkdir()
@@ -146,7 +146,7 @@ def test_without_digests_the_padding_has_to_agree(tmp_path: Path, version: int) 
         with pytest.raises(FormatError) as caught:
             recover(path, out)
         assert caught.value.reason == "not-recoverable"
-        assert "another file's" in str(caught.value)
+        assert "belongs to another file" in str(caught.value)
 
 
 @pytest.mark.parametrize("blobs_left", [0, 1, 3, 6])
@@ -169,7 +169,7 @@ def test_a_version_1_that_is_cut_off_has_its_directory_at_the_front(tmp_path: Pa
 
 @pytest.mark.parametrize("version", [1, 2])
 @pytest.mark.parametrize("more", [1, 255, 65_536, 200_001])
-def test_what_was_appended_is_left_out(tmp_path: Path, version: int, more: int) -> None:
+def test_appended_bytes_are_left_out(tmp_path: Path, version: int, more: int) -> None:
     path, out = tmp_path / "m.sbs", tmp_path / "out.sbs"
     blobs = write(path, version)
     with path.open("ab") as file:
@@ -187,7 +187,7 @@ def test_gemma_cpps_own_file_is_proved_by_its_toc(tmp_path: Path, family: str, t
     recipe = small_recipe(family) if tokenizer else small_recipe(family, tokenizer=None)
     convert(recipe.write(tmp_path / "c"), path, Choices("bf16"), index="external")
     (tmp_path / "m.sbs.idx").unlink()
-    with BlobReader(path) as reader:  # as gemma.cpp writes it: without the spare rows, which only we keep
+    with BlobReader(path) as reader:  # as gemma.cpp writes it: without the spare rows, which only blobstore keeps
         listed = [entry.name for entry in parse_toc(reader["toc"])]
         kept = {key: bytes(reader[key]) for key in [*listed, "config", "tokenizer", "toc"]}
     with blobstore.BlobWriter(path) as writer:
@@ -204,7 +204,8 @@ def test_gemma_cpps_own_file_is_proved_by_its_toc(tmp_path: Path, family: str, t
 @pytest.mark.parametrize("count", [1, 7, 8000])
 def test_a_toc_of_any_length_proves_a_file(tmp_path: Path, count: int) -> None:
     path, out = tmp_path / "m.sbs", tmp_path / "out.sbs"
-    keys = [f"linear_w_{i:05}" for i in range(count)]  # records of one length, so that many begin where a blob may
+    # Records of equal length, so that many of them begin where a blob may.
+    keys = [f"linear_w_{i:05}" for i in range(count)]
     with blobstore.BlobWriter(path) as writer:
         for key in keys:
             writer.add(key, b"12345678")
@@ -233,8 +234,8 @@ def test_a_toc_whose_tensors_end_elsewhere_proves_nothing(tmp_path: Path) -> Non
     assert caught.value.reason == "not-recoverable"
 
 
-@pytest.mark.parametrize(("words", "tocs"), [(63, 1), (62, 100)])  # one record after another; each with padding behind
-def test_many_beginnings_of_a_toc_do_not_take_for_ever(
+@pytest.mark.parametrize(("words", "tocs"), [(63, 1), (62, 100)])  # one record after another; each followed by padding
+def test_many_candidates_for_a_toc_do_not_take_for_ever(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, words: int, tocs: int
 ) -> None:
     path = tmp_path / "m.sbs"
@@ -247,32 +248,32 @@ def test_many_beginnings_of_a_toc_do_not_take_for_ever(
         tried.append(len(raw))
         raise FormatError("toc-type", "none of it is read")
 
-    monkeypatch.setattr(recover_directory, "parse_toc", refuse)
+    monkeypatch.setattr(recover_toc, "parse_toc", refuse)
     with pytest.raises(FormatError):
         recover(path, tmp_path / "out.sbs")
     assert len(tried) == tocs
     assert sum(tried) <= path.stat().st_size
-    monkeypatch.setattr(recover_directory, "_MOST_FOLLOWED", 7)
+    monkeypatch.setattr(recover_toc, "_MOST_FOLLOWED", 7)
     with pytest.raises(FormatError):
         recover(path, tmp_path / "out.sbs")
-    assert len(tried) - tocs <= 7, "it looks at no more records"
+    assert len(tried) - tocs <= 7, "it follows no more records"
 
 
 # --------------------------------------------------------------------------------------------------- damaged, doubtful
 
 
 def test_a_blob_that_the_index_does_not_know_is_kept_beside_a_tensor_without_elements(tmp_path: Path) -> None:
-    path, kind = tmp_path / "m.sbs", BY_NAME["u8"].number
+    path, number = tmp_path / "m.sbs", BY_NAME["u8"].number
     with BlobWriter(path) as writer:
         writer.add("a", b"abcd")
         writer.add("later", b"xyz")
-        entries = [Entry("a", 0, 0, 4, kind, (4,)), Entry("none", None, 0, 0, kind, (0,))]
+        entries = [Entry("a", 0, 0, 4, number, (4,)), Entry("none", None, 0, 0, number, (0,))]
         writer.add("~index", build_index(entries, [IndexedBlob(b"a", 4)]))
     done = recover(path, tmp_path / "out.sbs")
     assert (done.kept, done.names) == (["a", "later"], 2)
 
 
-def test_an_index_whose_key_has_changed_is_used_all_the_same(tmp_path: Path) -> None:
+def test_an_index_whose_key_has_changed_is_still_used(tmp_path: Path) -> None:
     path, out = tmp_path / "m.sbs", tmp_path / "out.sbs"
     write(path)
     whole = path.read_bytes()
@@ -304,7 +305,7 @@ def test_the_toc_lists_only_what_was_saved(tmp_path: Path) -> None:
     path.write_bytes(raw)
     done = recover(path, out)
     assert [lost.key for lost in done.lost] == ["linear_w_0"]
-    with blobstore.open(out) as store:  # what the metadata said of the checkpoint spoke of the lost tensor, too
+    with blobstore.open(out) as store:  # notes about the checkpoint went with the lost tensor
         assert plan_export(store).shards
         assert not [key for key in store.metadata if key.startswith("blobstore.")]
     with BlobReader(out) as reader:
@@ -335,7 +336,7 @@ def test_the_broken_file_is_not_written_over(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("raw", [b"", b"SBS\n", b"\0" * 256, b"GGUF" + bytes(300), b"SBS\n" + bytes(100_000)])
-def test_what_is_no_such_file_is_not_recoverable(tmp_path: Path, raw: bytes) -> None:
+def test_a_file_without_any_of_these_is_not_recoverable(tmp_path: Path, raw: bytes) -> None:
     path = tmp_path / "m.sbs"
     path.write_bytes(raw)
     with pytest.raises(FormatError) as caught:
@@ -347,12 +348,10 @@ def test_what_is_no_such_file_is_not_recoverable(tmp_path: Path, raw: bytes) -> 
 
 
 @given(models(), st.data())
-def test_of_a_file_that_is_cut_anywhere_only_true_blobs_come_out(
-    tmp_path: Path, model: Model, data: st.DataObject
-) -> None:
+def test_only_true_blobs_are_saved_wherever_a_file_is_cut(tmp_path: Path, model: Model, data: st.DataObject) -> None:
     path, out = tmp_path / "m.sbs", tmp_path / "out.sbs"
-    for one in tmp_path.iterdir():
-        one.unlink()
+    for file in tmp_path.iterdir():
+        file.unlink()
     model.write(path)
     blobs = blobs_of(path)
     end = data.draw(st.integers(0, path.stat().st_size))
@@ -375,8 +374,8 @@ def test_of_a_file_that_is_cut_anywhere_only_true_blobs_come_out(
 @given(models(), st.data())
 def test_hostile_bytes_are_recovered_or_refused(tmp_path: Path, model: Model, data: st.DataObject) -> None:
     path, out = tmp_path / "m.sbs", tmp_path / "out.sbs"
-    for one in tmp_path.iterdir():
-        one.unlink()
+    for file in tmp_path.iterdir():
+        file.unlink()
     model.write(path)
     raw = bytearray(path.read_bytes())
     for _ in range(data.draw(st.integers(1, 4))):
@@ -390,4 +389,4 @@ def test_hostile_bytes_are_recovered_or_refused(tmp_path: Path, model: Model, da
         assert error.reason  # noqa: PT017 (either is right)
         assert not out.exists()
     else:
-        assert not [one for one in verify_file(out).findings if one.severity == "error"]
+        assert not [finding for finding in verify_file(out).findings if finding.severity == "error"]

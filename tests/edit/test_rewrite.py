@@ -1,4 +1,4 @@
-"""`blobstore rewrite`: what is to change changes, all else stays, and the old file until the new one is complete."""
+"""`blobstore rewrite`: only what is asked for changes, and the old file stays until the new one is complete."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
     from pathlib import Path
 
-    from blobstore.store.writer import IndexPlace
+    from blobstore.index.locate import IndexPlace
 
 TENSORS = {
     "model.layers.0.mlp.up_proj.weight": np.arange(6, dtype=np.float32).reshape(2, 3),
@@ -41,7 +41,7 @@ TENSORS = {
 
 
 def write(path: Path, index: IndexPlace = "embedded", version: int = 2, *, digests: bool = True) -> Path:
-    """Three tensors, a second name, a part, and a blob."""
+    """Write three tensors, a second name for one of them, and a blob."""
     with blobstore.create(path, index=index, version=version, digests=digests, metadata={"a": "b"}) as store:
         for name, array in TENSORS.items():
             store.add(name, array)
@@ -68,9 +68,9 @@ def keys_of(path: Path) -> list[str]:
 
 
 def contents_of(path: Path) -> dict[str, tuple[Any, ...]]:
-    """Dtype, shape and bytes of each name."""
+    """Return dtype, shape and bytes of each tensor in a file."""
     with blobstore.open(path) as store:
-        return {name: (one.dtype, one.shape, one.tobytes()) for name, one in store.items()}
+        return {name: (values.dtype, values.shape, values.tobytes()) for name, values in store.items()}
 
 
 # ------------------------------------------------------------------------------------------------------ what stays
@@ -101,6 +101,17 @@ def test_a_file_without_an_index_keeps_every_blob(tmp_path: Path, blobs: Blobs, 
         assert reader.version == version
 
 
+def test_a_config_replaces_only_a_config(tmp_path: Path) -> None:
+    path = write_plain(tmp_path / "m.sbs", {"a": b"x", "config": b"old"})
+    rewrite(path, None, Edits(config=b"new"))
+    with BlobReader(path) as reader:
+        assert bytes(reader["config"]) == b"new"
+    rewrite(path, None, Edits(drop=("config",)))
+    with pytest.raises(UsageError, match="no-match"):
+        rewrite(path, None, Edits(config=b"new"))
+    assert keys_of(path) == ["a"]
+
+
 def test_padding_is_clean_afterwards(tmp_path: Path) -> None:
     path = write(tmp_path / "m.sbs")
     right = path.read_bytes()
@@ -112,7 +123,7 @@ def test_padding_is_clean_afterwards(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("index", ["embedded", "external"])
-def test_the_index_goes_where_it_is_to_be(tmp_path: Path, index: IndexPlace) -> None:
+def test_the_index_goes_where_it_is_asked_for(tmp_path: Path, index: IndexPlace) -> None:
     path = write(tmp_path / "m.sbs", "embedded" if index == "external" else "external")
     rewrite(path, None, Edits(index=index))
     expected = write(tmp_path / "expected.sbs", index)
@@ -143,20 +154,20 @@ def test_a_damaged_blob_is_not_given_a_new_digest(tmp_path: Path) -> None:
 
 
 @given(blobs=blob_lists(4), version=versions, step=st.integers(1, 70_000))
-def test_blobs_are_copied_step_by_step_and_every_byte_is_told(
+def test_blobs_are_copied_in_steps_and_every_byte_is_reported(
     tmp_path: Path, blobs: Blobs, version: int, step: int
 ) -> None:
     assume(not {"~index", "toc"} & dict(blobs).keys())
     old, new = write_plain(tmp_path / "old.sbs", blobs), tmp_path / "new.sbs"
     step = max(step, max(len(blob) for _, blob in blobs) // 50)
-    told: list[int] = []
+    reported: list[int] = []
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("blobstore.edit.manifest._STEP_NBYTES", step)
-        rewrite(old, new, Edits(version=version), progress=told.append)
+        patch.setattr("blobstore.fileio.ranges.STEP_NBYTES", step)
+        rewrite(old, new, Edits(version=version), progress=reported.append)
     with BlobReader(new) as reader:
         assert [(key, bytes(blob)) for key, blob in reader.items()] == blobs
-    assert sum(told) == sum(len(blob) for _, blob in blobs)
-    assert max(told) <= step
+    assert sum(reported) == sum(len(blob) for _, blob in blobs)
+    assert max(reported) <= step
 
 
 @pytest.mark.parametrize("digests", [True, False])
@@ -165,9 +176,9 @@ def test_digests_stay_as_they_were(tmp_path: Path, digests: bool) -> None:
     rewrite(path, None, Edits(set_metadata={"x": "y"}))
     with blobstore.open(path) as store:
         assert store.index is not None
-        assert store.index.content.has_digests is digests
+        assert store.index.has_digests is digests
         assert store.metadata == {"a": "b", "x": "y"}
-    assert not [one for one in verify_file(path).findings if digests]
+    assert not [finding for finding in verify_file(path).findings if digests]
 
 
 # ------------------------------------------------------------------------------------------------------------ dropping
@@ -209,7 +220,7 @@ def test_the_runtimes_own_blobs_go_only_by_their_key(tmp_path: Path) -> None:
     assert "tokenizer" not in keys_of(path)
 
 
-def test_nothing_is_left_when_all_is_dropped(tmp_path: Path) -> None:
+def test_a_file_whose_blobs_are_all_dropped_is_refused(tmp_path: Path) -> None:
     path = write_plain(tmp_path / "m.sbs", {"a": b"x", "b": b"y"})
     before = path.read_bytes()
     with pytest.raises(UsageError) as caught:
@@ -221,7 +232,7 @@ def test_nothing_is_left_when_all_is_dropped(tmp_path: Path) -> None:
 # ------------------------------------------------------------------------------------------------------------ renaming
 
 
-def test_a_blob_follows_the_name_that_its_key_was_made_of(tmp_path: Path) -> None:
+def test_a_blob_follows_the_name_that_its_key_was_made_from(tmp_path: Path) -> None:
     path = write(tmp_path / "m.sbs")
     old, new = "model.layers.0.mlp.up_proj.weight", "model.layers.0.mlp.down_proj.weight"
     done = rewrite(path, None, Edits(rename={old: new, "lm_head.weight": "head"}))
@@ -236,12 +247,14 @@ def test_a_blob_follows_the_name_that_its_key_was_made_of(tmp_path: Path) -> Non
 
 def test_two_names_can_be_exchanged(tmp_path: Path) -> None:
     path = write(tmp_path / "m.sbs")
-    one, other = "model.layers.0.mlp.up_proj.weight", "model.layers.1.mlp.up_proj.weight"
-    rewrite(path, None, Edits(rename={one: other, other: one}))
+    first, second = "model.layers.0.mlp.up_proj.weight", "model.layers.1.mlp.up_proj.weight"
+    rewrite(path, None, Edits(rename={first: second, second: first}))
     with blobstore.open(path) as store:
-        assert (store[one] == TENSORS[other]).all()
-        assert (store[other] == TENSORS[one]).all()
-        assert {store.info(name).key for name in (one, other)} == {blobstore.key_for(name) for name in (one, other)}
+        assert (store[first] == TENSORS[second]).all()
+        assert (store[second] == TENSORS[first]).all()
+        assert {store.info(name).key for name in (first, second)} == {
+            blobstore.key_for(name) for name in (first, second)
+        }
 
 
 def test_without_an_index_keys_are_renamed(tmp_path: Path) -> None:
@@ -342,12 +355,12 @@ def test_a_tensor_whose_rows_are_padded_can_be_dropped(model: Path, tmp_path: Pa
     with BlobReader(model) as reader:
         blobs = {key: bytes(blob) for key, blob in reader.items() if key != "~index"}
     entries = parse_toc(blobs["toc"])
-    odd = [replace(one, stride=one.cols + 64) if one.name == "linear_w_0" else one for one in entries]
+    odd = [replace(entry, stride=entry.cols + 64) if entry.name == "linear_w_0" else entry for entry in entries]
     path = write_plain(tmp_path / "odd.sbs", blobs | {"toc": build_toc(odd)})
     with pytest.raises(FormatError, match=r"toc-stride: .*--drop linear_w_0,"):
         blobstore.open(path)
     rewrite(path, tmp_path / "out.sbs", Edits(drop=("linear_w_0",)))
-    assert names_of(tmp_path / "out.sbs") == [one.name for one in entries if one.name != "linear_w_0"]
+    assert names_of(tmp_path / "out.sbs") == [entry.name for entry in entries if entry.name != "linear_w_0"]
 
 
 @given(blobs=blob_lists(6), portable=st.integers(1, 6), version=versions)
@@ -374,13 +387,13 @@ def test_the_toc_is_kept_in_step(model: Path) -> None:
     assert not check_file(model)
     rewrite(model, None, Edits(drop=("c_final_norm",), rename={"linear_w_0": "linear_v_0"}))
     with BlobReader(model) as reader:
-        keys = {one.name for one in parse_toc(reader["toc"])}
+        keys = {entry.name for entry in parse_toc(reader["toc"])}
         assert keys == set(reader) - {"config", "tokenizer", "toc", "~index"}
-    assert {one.code for one in check_file(model)} == {"missing-tensor", "unexpected-tensor"}
+    assert {finding.code for finding in check_file(model)} == {"missing-tensor", "unexpected-tensor"}
     assert not verify_file(model).findings
 
 
-def test_what_a_file_says_of_its_source_goes_when_it_is_no_longer_true(model: Path) -> None:
+def test_notes_about_the_source_go_when_they_are_no_longer_true(model: Path) -> None:
     with blobstore.open(model) as store:
         assert json.loads(store.metadata["blobstore.rearranged"])
     done = rewrite(model, None, Edits(drop=("c_final_norm",)))
@@ -390,7 +403,7 @@ def test_what_a_file_says_of_its_source_goes_when_it_is_no_longer_true(model: Pa
 
 
 @pytest.mark.parametrize("text", ['{"rope_bases": [1, 1], "weights": "sfp"}', "{", "[]", "null", "[" * 100_000])
-def test_of_what_a_conversion_chose_the_bases_of_the_model_stay(model: Path, text: str) -> None:
+def test_the_rope_bases_stay_of_the_choices_of_a_conversion(model: Path, text: str) -> None:
     rewrite(model, None, Edits(set_metadata={CHOICES: text}))
     assert rewrite(model, None, Edits(drop=("c_final_norm",))).notes
     kept = {"format": "pt"} | ({CHOICES: '{"rope_bases": [1, 1]}'} if "bases" in text else {})
@@ -401,7 +414,7 @@ def test_of_what_a_conversion_chose_the_bases_of_the_model_stay(model: Path, tex
         assert store.metadata == kept
 
 
-def test_what_a_file_says_of_its_source_stays_when_it_stays_true(model: Path) -> None:
+def test_notes_about_the_source_stay_while_they_are_true(model: Path) -> None:
     before = model.read_bytes()
     done = rewrite(model, None, Edits(version=1))
     assert not done.notes
@@ -410,7 +423,7 @@ def test_what_a_file_says_of_its_source_stays_when_it_stays_true(model: Path) ->
 
 
 @given(st.data())
-def test_any_edits_leave_a_file_that_is_right(tmp_path: Path, data: st.DataObject) -> None:
+def test_any_edits_leave_a_valid_file(tmp_path: Path, data: st.DataObject) -> None:
     model = data.draw(models())
     assume("toc" not in model.blobs)
     path = tmp_path / "m.sbs"
@@ -435,9 +448,9 @@ def test_any_edits_leave_a_file_that_is_right(tmp_path: Path, data: st.DataObjec
         assert refused in ("no-match", "no-blobs", "needs-index")
         assert path.read_bytes() == old
         return
-    assert not [one for one in verify_file(path).findings if one.severity == "error"]
+    assert not [finding for finding in verify_file(path).findings if finding.severity == "error"]
     if edits.index != "none":
-        assert contents_of(path) == {name: one for name, one in before.items() if name not in done.dropped}
+        assert contents_of(path) == {name: values for name, values in before.items() if name not in done.dropped}
 
 
 # -------------------------------------------------------------------------------------------------- any edits together
@@ -453,7 +466,7 @@ def test_the_order_in_which_names_are_renamed_changes_nothing(
     model.write(path)
     before = contents_of(path)
     chosen = data.draw(st.lists(st.sampled_from(list(before)), min_size=1, unique=True))
-    new = dict(zip(chosen, data.draw(st.permutations(chosen)), strict=True))  # exchanged among them, or
+    new = dict(zip(chosen, data.draw(st.permutations(chosen)), strict=True))  # swapped, or
     new |= {name: f"new.{name}"[:4000] for name in data.draw(st.sets(st.sampled_from(chosen)))}
     assume(len(set(new.values()) | (before.keys() - new.keys())) == len(before))
     written = []
@@ -464,7 +477,7 @@ def test_the_order_in_which_names_are_renamed_changes_nothing(
         beside = out.with_name(f"{i}.sbs.idx")
         written.append((out.read_bytes(), beside.read_bytes() if beside.exists() else None))
     assert written[0] == written[1]
-    assert contents_of(tmp_path / "0.sbs") == {new.get(name, name): one for name, one in before.items()}
+    assert contents_of(tmp_path / "0.sbs") == {new.get(name, name): values for name, values in before.items()}
 
 
 EACH_EDIT = {
@@ -502,7 +515,7 @@ def test_metadata_of_an_index_that_lacks_a_blob_can_be_changed(
             writer.add(key, blob)
         directory = writer.directory()
     known = data.draw(st.lists(st.integers(0, len(blobs) - 1), max_size=len(blobs) - 1, unique=True).map(sorted))
-    assume(known or not digests)  # a table without blobs says that it has none's
+    assume(known or not digests)  # a table without blobs is taken for one without digests
     rows = [bytes(directory.keys[place]) for place in known]
     table = [
         IndexedBlob(key, len(blobs[place][1]), hashlib.sha256(blobs[place][1]).digest() if digests else None)
@@ -513,10 +526,10 @@ def test_metadata_of_an_index_that_lacks_a_blob_can_be_changed(
     with blobstore.open(path) as store:
         assert store.metadata == {"a": "b", "c": "d"}
         assert store.index
-        index = store.index.content
+        index = store.index
         assert index.has_digests is (digests or not known)
         assert all(
             index.blob(i).sha256 == (hashlib.sha256(blob).digest() if index.has_digests else None)
             for i, (_, blob) in enumerate(blobs)
         )
-    assert not [one for one in verify_file(path).findings if one.severity == "error"]
+    assert not [finding for finding in verify_file(path).findings if finding.severity == "error"]

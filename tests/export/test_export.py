@@ -1,4 +1,4 @@
-"""Files go back into checkpoints: what comes out is what went in, and other tools read it."""
+"""Files are exported to checkpoints again, with all that was in the source, and in a form that other tools read."""
 
 from __future__ import annotations
 
@@ -21,7 +21,9 @@ from blobstore.checkpoint.reader import open_checkpoint
 from blobstore.codecs.element_types import BY_NAME
 from blobstore.convert.gemma_plan import Choices
 from blobstore.errors import BlobStoreError, FormatError, UsageError
-from blobstore.export.run import plan_export, run_export
+from blobstore.export.arrangement import Block, dump_arrangement
+from blobstore.export.plan import plan_export
+from blobstore.export.run import run_export
 from blobstore.index.blob_writer import BlobWriter
 from blobstore.index.metadata import REARRANGED
 from tests.checkpoints import EMBEDDING, HEAD, SINGLE, linux_only, said_by_peer, snapshot, write_config, write_peer
@@ -34,7 +36,7 @@ if TYPE_CHECKING:
 
     import numpy.typing as npt
 
-    from blobstore.export.run import ExportPlan
+    from blobstore.export.plan import ExportPlan
 
     Array = npt.NDArray[Any]
     Facts = dict[str, tuple[str, tuple[int, ...], bytes]]
@@ -49,15 +51,15 @@ def export(file: Path, target: Path, **options: Any) -> list[str]:  # noqa: ANN4
 
 def facts_of(tensors: Mapping[str, Array]) -> Facts:
     names = {dtype: name for name, dtype in DTYPES.items()}
-    return {name: (names[one.dtype], one.shape, one.tobytes()) for name, one in tensors.items()}
+    return {name: (names[array.dtype], array.shape, array.tobytes()) for name, array in tensors.items()}
 
 
 def read(path: Path | str) -> Facts:
     """Type, shape and bytes of each tensor, read by our own reader."""
     with open_checkpoint(path) as checkpoint:
         return {
-            name: (one.type.name, one.shape, b"".join(bytes(part) for part in checkpoint.range(name).chunks()))
-            for name, one in checkpoint.tensors.items()
+            name: (entry.type.name, entry.shape, b"".join(bytes(part) for part in checkpoint.range(name).chunks()))
+            for name, entry in checkpoint.tensors.items()
         }
 
 
@@ -102,7 +104,7 @@ def test_a_checkpoint_comes_back_bit_for_bit(
 def test_any_checkpoint_comes_back_whatever_its_size_and_shards(
     tmp_path: Path, recipe: Recipe, layout: str, materialize: bool, limit: int | None
 ) -> None:
-    weight = "bf16" if recipe.dtype == "bf16" else "f32"  # what holds every value of the source
+    weight = "bf16" if recipe.dtype == "bf16" else "f32"  # a type that holds every value of the source
     options = {"materialize_aliases": materialize, "max_shard_nbytes": limit}
     check_round_trip(recipe, tmp_path / "c", layout, weight, **options)
 
@@ -118,15 +120,15 @@ def test_encoded_weights_come_back_as_what_they_decode_to(
     recipe.write(tmp_path / "c")
     convert(tmp_path / "c", tmp_path / "a.sbs", Choices(weight, layout))
     export(tmp_path / "a.sbs", tmp_path / OUT)
-    found = read(tmp_path / OUT)
-    assert {name: one[:2] for name, one in found.items()} == {n: ("f32", one.shape) for n, one in tensors.items()}
-    back = arranged(recipe, {name: values_of(one) for name, one in found.items()}, layout)
+    facts = read(tmp_path / OUT)
+    assert {name: fact[:2] for name, fact in facts.items()} == {n: ("f32", array.shape) for n, array in tensors.items()}
+    back = arranged(recipe, {name: values_of(fact) for name, fact in facts.items()}, layout)
     for row in recipe.rows(layout):
         source = np.ascontiguousarray(arranged(recipe, tensors, layout)[row.key])
-        kind = row.stored_type(weight)
-        stored, scale = codecs.encode(kind, source)
+        element_type = row.stored_type(weight)
+        stored, scale = codecs.encode(element_type, source)
         assert np.array_equal(
-            codecs.decode(kind, stored, source.size, scale=scale).reshape(source.shape), back[row.key]
+            codecs.decode(element_type, stored, source.size, scale=scale).reshape(source.shape), back[row.key]
         )
 
 
@@ -141,7 +143,7 @@ def test_all_floats_get_the_type_that_was_asked_for(tmp_path: Path, dtype: str, 
     recipe.write(tmp_path / "c")
     convert(tmp_path / "c", tmp_path / "a.sbs", Choices("bf16", layout))
     export(tmp_path / "a.sbs", tmp_path / OUT, dtype=dtype)
-    assert read(tmp_path / OUT) == facts_of({name: one.astype(DTYPES[dtype]) for name, one in tensors.items()})
+    assert read(tmp_path / OUT) == facts_of({name: array.astype(DTYPES[dtype]) for name, array in tensors.items()})
 
 
 @pytest.mark.parametrize("layout", FORMS)
@@ -166,10 +168,10 @@ def test_a_file_of_gemma_cpp_itself_is_exported_by_its_keys(
 ) -> None:
     path = shared_vectors / "convert" / f"tiny-{family}-{form}.sbs"
     export(path, tmp_path / OUT)
-    found = read(tmp_path / OUT)
+    facts = read(tmp_path / OUT)
     with blobstore.open(path) as store:
-        assert len(found) == len(store) > 16
-        for name, fact in found.items():
+        assert len(facts) == len(store) > 16
+        for name, fact in facts.items():
             info = store.info(name)
             assert fact[:2] == ("f32" if info.type.name == "sfp" else info.type.name, info.shape)
             assert np.array_equal(values_of(fact), store[name].astype(np.float32))
@@ -186,11 +188,11 @@ def test_a_file_by_name_leaves_aliases_out_or_writes_them(tmp_path: Path) -> Non
         assert plan.left_out == {HEAD: EMBEDDING}
         assert run_export(plan, store, tmp_path / OUT) == [str(tmp_path / OUT)]
         assert plan_export(store, materialize_aliases=True).left_out == {}
-    said = said_by_peer((tmp_path / OUT).read_bytes(), tmp_path / "x")
-    assert said == said_by_peer((tmp_path / SINGLE).read_bytes(), tmp_path / "x")
+    ours = said_by_peer((tmp_path / OUT).read_bytes(), tmp_path / "x")
+    assert ours == said_by_peer((tmp_path / SINGLE).read_bytes(), tmp_path / "x")
     export(tmp_path / "a.sbs", tmp_path / "both.safetensors", materialize_aliases=True)
     both, _ = said_by_peer((tmp_path / "both.safetensors").read_bytes(), tmp_path / "x")
-    assert both == said[0] | {HEAD: said[0][EMBEDDING]}
+    assert both == ours[0] | {HEAD: ours[0][EMBEDDING]}
 
 
 def test_shards_are_those_of_the_ecosystem(tmp_path: Path) -> None:
@@ -203,16 +205,16 @@ def test_shards_are_those_of_the_ecosystem(tmp_path: Path) -> None:
     count = len(paths) - 1
     assert count > 2
     names = [f"model-{i + 1:05}-of-{count:05}.safetensors" for i in range(count)]
-    assert [os.path.basename(one) for one in paths] == [*names, f"{SINGLE}.index.json"]
+    assert [os.path.basename(path) for path in paths] == [*names, f"{SINGLE}.index.json"]
     assert sorted(snapshot(tmp_path / "out")) == sorted([*names, f"{SINGLE}.index.json"])
     index = json.loads((tmp_path / "out" / f"{SINGLE}.index.json").read_bytes())
     tensors = recipe.tensors()
-    assert index["metadata"] == {"total_size": sum(one.nbytes for one in tensors.values())}
+    assert index["metadata"] == {"total_size": sum(array.nbytes for array in tensors.values())}
     assert set(index["weight_map"]) == set(tensors)
     for name in names:
-        said, metadata = said_by_peer((tmp_path / "out" / name).read_bytes(), tmp_path / "x")
-        assert {one for one, file in index["weight_map"].items() if file == name} == set(said)
-        assert len(said) == 1 or sum(len(data) for _, _, data in said.values()) <= limit
+        tensors_of_shard, metadata = said_by_peer((tmp_path / "out" / name).read_bytes(), tmp_path / "x")
+        assert {tensor for tensor, file in index["weight_map"].items() if file == name} == set(tensors_of_shard)
+        assert len(tensors_of_shard) == 1 or sum(len(data) for _, _, data in tensors_of_shard.values()) <= limit
         assert metadata == {"format": "pt"}
 
 
@@ -225,8 +227,8 @@ def test_safetensors_reads_equal_values(tmp_path: Path) -> None:
     with safetensors.safe_open(tmp_path / OUT, "numpy") as file:
         assert set(file.keys()) == set(tensors)
         assert file.metadata() == {"format": "pt"}
-        for name, one in tensors.items():
-            assert np.array_equal(file.get_tensor(name), one)
+        for name, array in tensors.items():
+            assert np.array_equal(file.get_tensor(name), array)
 
 
 def test_a_converted_export_is_the_first_file_again(tmp_path: Path) -> None:
@@ -280,12 +282,12 @@ def test_a_fault_on_the_way_leaves_what_was_there(tmp_path: Path, converted: Pat
     assert snapshot(tmp_path) == before
 
 
-def test_blobs_of_no_known_type_come_as_bytes(tmp_path: Path) -> None:
+def test_blobs_of_unknown_type_are_exported_as_bytes(tmp_path: Path) -> None:
     with BlobWriter(tmp_path / "a.sbs") as writer:
         writer.add("c_odd", b"some bytes")
     export(tmp_path / "a.sbs", tmp_path / OUT)
-    said, _ = said_by_peer((tmp_path / OUT).read_bytes(), tmp_path / "x")
-    assert said == {"c_odd": ("U8", (10,), b"some bytes")}
+    tensors, _ = said_by_peer((tmp_path / OUT).read_bytes(), tmp_path / "x")
+    assert tensors == {"c_odd": ("U8", (10,), b"some bytes")}
 
 
 def test_a_value_beyond_f16_is_not_written_as_an_infinity(tmp_path: Path) -> None:
@@ -309,11 +311,24 @@ def test_a_signalling_nan_is_a_nan_like_any_other(tmp_path: Path, dtype: str) ->
         assert (magnitudes > infinity).tolist() == [True, True, False]
 
 
+# --------------------------------------------------------------------------------------------------------- the metadata
+
+
+def test_the_metadata_has_the_fields_of_a_block_in_the_order_of_the_specification() -> None:
+    block = Block("gating_ein_0", at=7, row=1, rows=2, col=3, cols=4, width=9, arrange="channels_last", channels=2)
+    types = {"w": BY_NAME["bf16"], "v": BY_NAME["f32"], "u": BY_NAME["bf16"]}
+    assert dump_arrangement({"w": ((3, 9), [block])}, types, {"head": "embedding"}) == (
+        '{"aliases":{"head":"embedding"},'
+        '"tensors":{"w":{"pieces":[["gating_ein_0",7,1,2,3,4,9,"channels_last",2]],"shape":[3,9]}},'
+        '"types":{"most":"bf16","others":{"v":"f32"}}}'
+    )
+
+
 # ----------------------------------------------------------------------------------------------------- hostile metadata
 
 
 def with_metadata(path: Path, text: str, target: Path) -> Path:
-    """The same file with other metadata of its source."""
+    """Write the same file with another text in the metadata `blobstore.rearranged`."""
     with blobstore.open(path) as store:
         index = store.index
         assert index is not None
@@ -335,18 +350,18 @@ def with_metadata(path: Path, text: str, target: Path) -> Path:
     return target
 
 
-def said_of(path: Path) -> dict[str, Any]:
+def record_of(path: Path) -> dict[str, Any]:
     with blobstore.open(path) as store:
-        said: dict[str, Any] = json.loads(store.metadata[REARRANGED])
-    return said
+        record: dict[str, Any] = json.loads(store.metadata[REARRANGED])
+    return record
 
 
 def places(value: Any, path: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...]]:  # noqa: ANN401 (JSON is anything)
     if path:
         yield path
     items = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
-    for key, one in items:
-        yield from places(one, (*path, key))
+    for key, inner in items:
+        yield from places(inner, (*path, key))
 
 
 _JUNK: list[Any] = [None, True, 0, 1, -1, 2, 3, 5, 2**31, 2**64, 10**30, 1.5, "", "x", "transpose", "channels_last"]
@@ -354,9 +369,9 @@ _JUNK += ["bf16", "sfp", "i8", "u8", "f4", [], [1], {}, "c_embedding", "model.la
 
 
 @st.composite
-def mutations(draw: st.DrawFn, said: dict[str, Any]) -> dict[str, Any]:
-    """What a file says of its source, with one or two faults."""
-    out: dict[str, Any] = json.loads(json.dumps(said))
+def mutations(draw: st.DrawFn, record: dict[str, Any]) -> dict[str, Any]:
+    """The record of a file's checkpoint, with one or two faults."""
+    out: dict[str, Any] = json.loads(json.dumps(record))
     for _ in range(draw(st.sampled_from([1, 1, 2]))):
         everywhere = list(places(out))
         if not everywhere:
@@ -374,8 +389,8 @@ def mutations(draw: st.DrawFn, said: dict[str, Any]) -> dict[str, Any]:
         elif how == "again" and isinstance(inside, list):
             inside.append(json.loads(json.dumps(inside[key])))
         elif how == "swap" and isinstance(inside, list):
-            other = draw(st.integers(0, len(inside) - 1))
-            inside[key], inside[other] = inside[other], inside[key]
+            place = draw(st.integers(0, len(inside) - 1))
+            inside[key], inside[place] = inside[place], inside[key]
         else:
             inside[key] = draw(st.sampled_from(_JUNK))
     return out
@@ -389,7 +404,7 @@ def tiles(plan: ExportPlan) -> None:
         assert count == 0 or (width and count % width == 0), tensor.name
         covered = np.zeros((count // width if width else 0, width), np.uint8)
         for block in tensor.blocks:
-            assert 0 <= block.at <= block.at + block.rows * block.cols <= block.info.count
+            assert 0 <= block.at <= block.at + block.rows * block.cols <= block.stored.count
             covered[block.row : block.row + block.rows, block.col : block.col + block.cols] += 1
         assert (covered == 1).all(), tensor.name
 
@@ -398,10 +413,10 @@ def tiles(plan: ExportPlan) -> None:
 def test_hostile_metadata_is_refused_or_makes_whole_tensors(tmp_path: Path, family: str) -> None:
     small_recipe(family, head=True).write(tmp_path / "c")
     convert(tmp_path / "c", tmp_path / "a.sbs", Choices("bf16", "stock"))
-    said = said_of(tmp_path / "a.sbs")
+    record = record_of(tmp_path / "a.sbs")
     refused, passed = [], []
 
-    @given(mutated=mutations(said), materialize=st.booleans())
+    @given(mutated=mutations(record), materialize=st.booleans())
     @settings(max_examples=120)
     def check(mutated: Any, materialize: bool) -> None:  # noqa: ANN401 (JSON is anything)
         path = with_metadata(tmp_path / "a.sbs", json.dumps(mutated), tmp_path / "b.sbs")
@@ -414,7 +429,7 @@ def test_hostile_metadata_is_refused_or_makes_whole_tensors(tmp_path: Path, fami
             tiles(plan)
             (file,) = run_export(plan, store, tmp_path / OUT)
         with safetensors.safe_open(file, "numpy") as exported:
-            assert set(exported.keys()) == {one.name for shard in plan.shards for one in shard}
+            assert set(exported.keys()) == {tensor.name for shard in plan.shards for tensor in shard}
         passed.append(file)
 
     check()
@@ -422,10 +437,10 @@ def test_hostile_metadata_is_refused_or_makes_whole_tensors(tmp_path: Path, fami
     assert passed
 
 
-def edited(said: dict[str, Any], how: str) -> Any:  # noqa: ANN401, C901, PLR0912 (JSON is anything; a case each)
-    """One fault that a file may have been given on purpose."""
-    name = next(n for n in said["tensors"] if n.endswith("layers.0.self_attn.o_proj.weight"))
-    tensor = said["tensors"][name]
+def edited(record: dict[str, Any], how: str) -> Any:  # noqa: ANN401, C901, PLR0912 (JSON is anything; a case each)
+    """Return the record with a fault that may have been made on purpose."""
+    name = next(n for n in record["tensors"] if n.endswith("layers.0.self_attn.o_proj.weight"))
+    tensor = record["tensors"][name]
     pieces = tensor["pieces"]
     if how == "same block twice":
         pieces[1] = list(pieces[0])
@@ -435,19 +450,19 @@ def edited(said: dict[str, Any], how: str) -> Any:  # noqa: ANN401, C901, PLR091
     elif how == "empty block":
         pieces.append([pieces[0][0], 0, 0, 0, 0, pieces[0][5], pieces[0][6], "transpose", 1])
     elif how == "alias to nothing":
-        said["aliases"] = {"lm_head.weight": "no.such.tensor"}
+        record["aliases"] = {"lm_head.weight": "no.such.tensor"}
     elif how == "alias of another":
-        norm, other = (f"model.language_model.{one}.weight" for one in ("norm", "layers.0.input_layernorm"))
-        said["aliases"][norm] = other
+        norm, another = (f"model.language_model.{part}.weight" for part in ("norm", "layers.0.input_layernorm"))
+        record["aliases"][norm] = another
     elif how == "alias of itself in a ring":
-        said["aliases"] = {"lm_head.weight": "model.language_model.norm.weight"}
-        said["aliases"]["model.language_model.norm.weight"] = "lm_head.weight"
+        record["aliases"] = {"lm_head.weight": "model.language_model.norm.weight"}
+        record["aliases"]["model.language_model.norm.weight"] = "lm_head.weight"
     elif how == "no float":
-        said["types"]["most"] = "u8"
+        record["types"]["most"] = "u8"
     elif how == "encoded type":
-        said["types"]["most"] = "sfp"
+        record["types"]["most"] = "sfp"
     elif how == "not an object":
-        return [said]
+        return [record]
     elif how == "piece of nothing":
         pieces[0][0] = "no.such.tensor"
     elif how == "beyond the end":
@@ -466,10 +481,10 @@ def edited(said: dict[str, Any], how: str) -> Any:  # noqa: ANN401, C901, PLR091
     elif how == "columns of the same elements":
         tensor |= {"shape": [2, 6], "pieces": [[pieces[0][0], 1, 0, 2, 2 * at, 2, 6, "", 1] for at in range(3)]}
     elif how == "two tensors of the same elements":
-        said["tensors"]["another"] = tensor
+        record["tensors"]["another"] = tensor
     elif how == "no text for a name":
         pieces[0][0] = [[[]]]
-    return said
+    return record
 
 
 @pytest.mark.parametrize("materialize", [False, True])
@@ -498,7 +513,7 @@ def edited(said: dict[str, Any], how: str) -> Any:  # noqa: ANN401, C901, PLR091
     ],
 )
 def test_metadata_that_fits_nothing_is_refused(tmp_path: Path, converted: Path, how: str, materialize: bool) -> None:
-    text = json.dumps(edited(said_of(converted), how))
+    text = json.dumps(edited(record_of(converted), how))
     path = with_metadata(converted, text, tmp_path / "b.sbs")
     before = snapshot(tmp_path)
     with pytest.raises(FormatError) as caught:
@@ -508,7 +523,7 @@ def test_metadata_that_fits_nothing_is_refused(tmp_path: Path, converted: Path, 
 
 
 @pytest.mark.parametrize("text", ["", "{", "null", "[]", '{"tensors": {}}', "[" * 100_000, '{"a": 1, "a": 2}'])
-def test_metadata_that_is_no_record_is_refused(tmp_path: Path, converted: Path, text: str) -> None:
+def test_metadata_that_is_not_a_record_is_refused(tmp_path: Path, converted: Path, text: str) -> None:
     path = with_metadata(converted, text, tmp_path / "b.sbs")
     with pytest.raises(FormatError) as caught:
         export(path, tmp_path / OUT)
@@ -527,25 +542,25 @@ def test_what_can_not_be_decoded_is_not_exported(tmp_path: Path, vectors: Path, 
         )
 
 
-@pytest.mark.parametrize("kind", ["c64", "u8", "f4", "unknown"])
-def test_a_piece_of_what_is_no_floats_is_refused(tmp_path: Path, kind: str) -> None:
+@pytest.mark.parametrize("type_name", ["c64", "u8", "f4", "unknown"])
+def test_a_piece_of_anything_but_floats_is_refused(tmp_path: Path, type_name: str) -> None:
     piece = ["a", 0, 0, 2, 0, 4, 4, "transpose", 1]
-    said = {
+    record = {
         "types": {"most": "f32", "others": {}},
         "aliases": {},
         "tensors": {"w": {"shape": [2, 4], "pieces": [piece]}},
     }
-    for one in (kind, "f32"):
-        with blobstore.create(tmp_path / f"{one}.sbs", metadata={REARRANGED: json.dumps(said)}) as writer:
-            stored = np.ones(BY_NAME[one].nbytes(8), np.uint8)
-            writer.add_stored("a", [stored], BY_NAME[one], (8,))
+    for name in (type_name, "f32"):
+        with blobstore.create(tmp_path / f"{name}.sbs", metadata={REARRANGED: json.dumps(record)}) as writer:
+            stored = np.ones(BY_NAME[name].nbytes(8), np.uint8)
+            writer.add_stored("a", [stored], BY_NAME[name], (8,))
     export(tmp_path / "f32.sbs", tmp_path / OUT)
-    with pytest.raises(FormatError, match=f"rearranged-metadata.*'a' is {kind}"):
-        export(tmp_path / f"{kind}.sbs", tmp_path / OUT)
+    with pytest.raises(FormatError, match=f"rearranged-metadata.*'a' is {type_name}"):
+        export(tmp_path / f"{type_name}.sbs", tmp_path / OUT)
 
 
 def test_the_file_made_for_these_tests_is_as_good_as_the_first(tmp_path: Path, converted: Path) -> None:
-    path = with_metadata(converted, json.dumps(said_of(converted)), tmp_path / "b.sbs")
+    path = with_metadata(converted, json.dumps(record_of(converted)), tmp_path / "b.sbs")
     export(converted, tmp_path / OUT)
     export(path, tmp_path / "b.safetensors")
     assert (tmp_path / OUT).read_bytes() == (tmp_path / "b.safetensors").read_bytes()
@@ -553,7 +568,7 @@ def test_the_file_made_for_these_tests_is_as_good_as_the_first(tmp_path: Path, c
 
 @linux_only
 def test_one_large_tensor_is_not_held(tmp_path: Path) -> None:
-    """A file by name of some size streams: what is exported is not what is held."""
+    """A large tensor is exported in chunks."""
     assert os.path.exists("/proc/self/status")
     data = np.zeros(40 << 20, np.uint8)
     with blobstore.create(tmp_path / "a.sbs") as writer:

@@ -14,14 +14,15 @@ import pytest
 from blobstore import BlobReader, BlobWriter
 from blobstore.errors import UsageError
 from blobstore.fileio import atomic
-from blobstore.fileio.atomic import AtomicFile, write_all, write_file
+from blobstore.fileio.atomic import AtomicFile, write_file
+from blobstore.fileio.descriptors import write_all
 
 if TYPE_CHECKING:
     from pathlib import Path
 
 OLD, NEW = b"what was there before", b"what is there now" * 1000
 
-# How the new file is kept until it is complete: without a name, or with one where the system can't do that.
+# How the file exists until it is complete: unnamed, or with a name where the system has no unnamed files.
 KINDS = ("unnamed", "no-such-flag", "file-system-refuses", "no-proc")
 
 
@@ -61,7 +62,7 @@ def assert_untouched(target: Path) -> None:
     assert listing(target) == [target.name]
 
 
-# ------------------------------------------------------------------------------------------------ when all goes well
+# -------------------------------------------------------------------------------------------------------- success
 
 
 @pytest.mark.usefixtures("kind")
@@ -115,13 +116,13 @@ def test_a_file_that_is_replaced_leaves_its_mode_and_owner_to_the_new_one(target
     os.chown(target, *owner)
     target.chmod(mode)
     with AtomicFile(target) as new:
-        # Before it is complete it is nobody else's, under whatever name.
+        # Until it is complete nobody else may read it, whatever its name.
         assert stat.S_IMODE(os.fstat(new.fileno()).st_mode) == 0o600
         write_all(new.fileno(), memoryview(NEW))
         new.prepare()
         assert stat.S_IMODE(os.fstat(new.fileno()).st_mode) == mode
-    found = target.stat()
-    assert (stat.S_IMODE(found.st_mode), (found.st_uid, found.st_gid)) == (mode, owner)
+    status = target.stat()
+    assert (stat.S_IMODE(status.st_mode), (status.st_uid, status.st_gid)) == (mode, owner)
     assert target.read_bytes() == NEW
 
 
@@ -201,7 +202,7 @@ def test_a_finished_file_stays(target: Path) -> None:
         write_all(new.fileno(), memoryview(NEW))
     new.discard()
     for again in (new.fileno, new.prepare):
-        with pytest.raises(UsageError, match=r"closed: .*store\.sbs' is written already, or was given up"):
+        with pytest.raises(UsageError, match=r"closed: .*store\.sbs' was already written or given up"):
             again()
     assert target.read_bytes() == NEW
     assert listing(target) == [target.name]
@@ -267,7 +268,7 @@ def test_the_disk_takes_one_call_at_a_time_while_more_is_written(target: Path, m
     assert target.read_bytes() == 3 * NEW
 
 
-# -------------------------------------------------------------------------------------------------- when it does not
+# -------------------------------------------------------------------------------------------------------- errors
 
 
 @pytest.mark.parametrize("again", [True, False])
@@ -329,14 +330,14 @@ def test_an_error_at_the_end_leaves_all_as_it_was(
     target: Path, kind: str, call: str, error: BaseException, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     if call == "link" and kind != "unnamed":
-        call = "replace"  # nothing to link
+        call = "replace"  # there is nothing to link
 
     def fail(*_: object, **__: object) -> None:
         raise error
 
     monkeypatch.setattr(os, call, fail, raising=False)
     if call == "link":
-        monkeypatch.setattr(os, "sendfile", fail)  # the other way
+        monkeypatch.setattr(os, "sendfile", fail)  # the fallback
     with pytest.raises(type(error)):
         write_file(target, NEW)
     monkeypatch.undo()
@@ -424,8 +425,8 @@ def test_what_is_no_regular_file_is_not_replaced(tmp_path: Path, what: str) -> N
         os.mkfifo(path)
     else:
         path.symlink_to("what")
-    before = path.lstat()[:7]  # without its times: following a link is an access
-    with pytest.raises(UsageError, match=r"not-a-file: .*what' is no regular file and can't be replaced"):
+    before = path.lstat()[:7]  # without the times: following a link is an access
+    with pytest.raises(UsageError, match=r"not-a-file: .*what' is not a regular file and can't be replaced"):
         AtomicFile(path)
     assert path.lstat()[:7] == before
     assert os.listdir(tmp_path) == ["what"]
@@ -475,7 +476,7 @@ def test_a_full_disk_leaves_all_as_it_was(
     assert listing(target) == [target.name]
 
 
-# ---------------------------------------------------------------------------------------------- the writer on top of it
+# ------------------------------------------------------------------------------------------------- the blob writer
 
 
 @pytest.mark.usefixtures("kind")

@@ -4,15 +4,16 @@ import hashlib
 import os
 import threading
 import time
+from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from blobstore.errors import TruncatedError
+from blobstore.errors import TruncatedError, UsageError
 from blobstore.fileio import hashing
-from blobstore.fileio.hashing import Hasher, digest_of
+from blobstore.fileio.hashing import Hasher, digest_of, file_digest
 from blobstore.fileio.ranges import CHUNK_NBYTES, FileRange
 from tests.strategies import payload
 
@@ -28,15 +29,15 @@ piece_sizes = st.one_of(st.integers(0, 100), st.sampled_from([INLINE - 1, INLINE
 
 @pytest.fixture
 def hasher() -> Iterator[Hasher]:
-    one = Hasher()
-    one.begin()
-    yield one
-    one.close()
+    new_hasher = Hasher()
+    new_hasher.begin()
+    yield new_hasher
+    new_hasher.close()
 
 
 @pytest.fixture
 def file(tmp_path: Path) -> Iterator[int]:
-    """Descriptor of a file that holds DATA."""
+    """The descriptor of a file that holds DATA."""
     (tmp_path / "file").write_bytes(DATA)
     fd = os.open(tmp_path / "file", os.O_RDONLY)
     yield fd
@@ -52,18 +53,30 @@ def test_a_range_of_any_size_has_its_digest_and_tells_of_every_byte(tmp_path: Pa
     data = (DATA * (nbytes // len(DATA) + 1))[:nbytes]
     (tmp_path / "large").write_bytes(b"before" + data + b"behind")
     fd = os.open(tmp_path / "large", os.O_RDONLY)
-    told: list[int] = []
-    assert digest_of(FileRange(fd, 6, nbytes), told.append) == digest_of([memoryview(data)]) == sha256(data)
+    reported: list[int] = []
+    assert digest_of(FileRange(fd, 6, nbytes), reported.append) == digest_of([memoryview(data)]) == sha256(data)
     os.close(fd)
-    assert sum(told) == nbytes
-    assert all(0 < one <= CHUNK_NBYTES for one in told)
+    assert sum(reported) == nbytes
+    assert all(0 < step <= CHUNK_NBYTES for step in reported)
+
+
+@pytest.mark.parametrize("nbytes", [0, 1, 5000, (1 << 18) + 1])
+def test_a_digest_of_a_file_is_that_of_all_its_bytes(tmp_path: Path, nbytes: int) -> None:
+    data = payload(3, nbytes)
+    (tmp_path / "x").write_bytes(data)
+    assert file_digest(tmp_path / "x") == sha256(data)
+
+
+def test_a_folder_has_no_digest(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="not-a-file"):
+        file_digest(tmp_path)
 
 
 def update(hasher: Hasher, data: bytes | FileRange) -> None:
     source = data if isinstance(data, FileRange) else memoryview(bytearray(data))
     with hasher.updating(source):
         pass
-    if isinstance(source, memoryview):  # it may be reused
+    if isinstance(source, memoryview):  # callers may reuse it
         source[:] = bytes(len(source))
 
 
@@ -96,7 +109,7 @@ def test_pieces_that_last_are_hashed_in_order(file: int, blobs: list[list[tuple[
 
 @pytest.fixture
 def gate(monkeypatch: pytest.MonkeyPatch) -> Iterator[threading.Event]:
-    """Nothing is hashed before it is set."""
+    """Keeps everything from being hashed until it is set."""
     gate, hashed = threading.Event(), hashing._hash
 
     def late(*args: object) -> None:
@@ -128,45 +141,54 @@ def test_what_waits_is_let_go_of_when_it_is_not_wanted_any_more(hasher: Hasher, 
             pass
     threading.Timer(0.05, gate.set).start()
     hasher.discard()
-    data.clear()  # refused while there is a view of it
+    data.clear()  # raises while a view of it exists
 
 
-def test_no_more_than_so_much_memory_waits(
-    hasher: Hasher, gate: threading.Event, file: int, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(hashing, "_WAITING_NBYTES", len(DATA))
-    for source in (memoryview(DATA), FileRange(file, 0, len(DATA))):  # a file holds no memory
-        with hasher.updating(source, immutable=True):
-            pass
-    threading.Timer(0.05, gate.set).start()
-    with hasher.updating(memoryview(DATA), immutable=True):
-        assert gate.is_set()
-    assert hasher.digests() == [sha256(DATA * 3)]
+@contextmanager
+def limited(gate: threading.Event, **limits: int) -> Iterator[Hasher]:
+    """A hasher with one blob, closed once the gate is open."""
+    hasher = Hasher(**limits)
+    hasher.begin()
+    try:
+        yield hasher
+    finally:
+        gate.set()
+        hasher.close()
 
 
-def test_exactly_so_much_memory_may_wait(
-    hasher: Hasher, gate: threading.Event, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(hashing, "_WAITING_NBYTES", 2 * len(DATA))
-    late = threading.Timer(20, gate.set)
-    late.start()
-    for _ in range(2):
+def test_no_more_than_so_much_memory_waits(gate: threading.Event, file: int) -> None:
+    with limited(gate, waiting_nbytes=len(DATA)) as hasher:
+        for source in (memoryview(DATA), FileRange(file, 0, len(DATA))):  # a file range takes no memory
+            with hasher.updating(source, immutable=True):
+                pass
+        threading.Timer(0.05, gate.set).start()
         with hasher.updating(memoryview(DATA), immutable=True):
-            assert not gate.is_set()
-    late.cancel()
-    gate.set()
-    assert hasher.digests() == [sha256(DATA * 2)]
+            assert gate.is_set()
+        assert hasher.digests() == [sha256(DATA * 3)]
 
 
-def test_no_more_pieces_wait_than_threads_need(hasher: Hasher, gate: threading.Event) -> None:
-    # Each was made for the file: what waits is memory that nobody else holds.
-    for _ in range(hashing._WAITING_PIECES):
+def test_exactly_so_much_memory_may_wait(gate: threading.Event) -> None:
+    with limited(gate, waiting_nbytes=2 * len(DATA)) as hasher:
+        late = threading.Timer(20, gate.set)
+        late.start()
+        for _ in range(2):
+            with hasher.updating(memoryview(DATA), immutable=True):
+                assert not gate.is_set()
+        late.cancel()
+        gate.set()
+        assert hasher.digests() == [sha256(DATA * 2)]
+
+
+def test_no_more_pieces_wait_than_allowed(gate: threading.Event) -> None:
+    # Each piece was made for the file: while it waits, it takes memory that nobody else holds.
+    with limited(gate, waiting_pieces=5) as hasher:
+        for _ in range(5):
+            with hasher.updating(memoryview(DATA), immutable=True):
+                assert not gate.is_set()
+        threading.Timer(0.05, gate.set).start()
         with hasher.updating(memoryview(DATA), immutable=True):
-            assert not gate.is_set()
-    threading.Timer(0.05, gate.set).start()
-    with hasher.updating(memoryview(DATA), immutable=True):
-        assert gate.is_set()
-    assert hasher.digests() == [sha256(DATA * (hashing._WAITING_PIECES + 1))]
+            assert gate.is_set()
+        assert hasher.digests() == [sha256(DATA * 6)]
 
 
 def test_a_file_that_was_to_last_and_is_shorter_is_reported(hasher: Hasher, file: int) -> None:

@@ -172,7 +172,7 @@ def test_a_range_beyond_the_file_is_refused(source: int) -> None:
 
 
 class Dribble(io.RawIOBase):
-    """A raw stream that takes a few bytes at a time, as a pipe may."""
+    """A raw stream that takes only a few bytes at a time, as a pipe may."""
 
     def __init__(self, most: int) -> None:
         self.most = most
@@ -187,7 +187,7 @@ class Dribble(io.RawIOBase):
 
 
 class Silent:
-    """A stream whose write says nothing."""
+    """A stream whose ``write`` returns None."""
 
     def __init__(self) -> None:
         self.taken = bytearray()
@@ -214,7 +214,7 @@ def send(sink: Sink, source: int, what: str, nbytes: int) -> bytes:
     else:
         buffer = bytearray(DATA[5 : 5 + nbytes])
         sink.write(memoryview(buffer))
-        buffer[:] = bytes(nbytes)  # it may be reused
+        buffer[:] = bytes(nbytes)  # callers may reuse it
     return DATA[5 : 5 + nbytes]
 
 
@@ -251,7 +251,7 @@ def test_small_pieces_are_gathered_but_not_without_end() -> None:
 
 
 def test_a_stream_that_would_block_loses_nothing_silently() -> None:
-    """A raw stream that isn't blocking says None when it took nothing."""
+    """A raw non-blocking stream returns None when it took nothing."""
     reader, writer = os.pipe()
     os.set_blocking(writer, False)
     with open(reader, "rb", buffering=0), open(writer, "wb", buffering=0) as stream:

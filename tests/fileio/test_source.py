@@ -12,8 +12,8 @@ from blobstore.bench import page_cache
 from blobstore.errors import TruncatedError, UsageError
 from blobstore.fileio import descriptors
 from blobstore.fileio import source as source_module
-from blobstore.fileio.descriptors import PlainFile
-from blobstore.fileio.file_systems import file_system, is_remote, kind_of_mount
+from blobstore.fileio.file_systems import file_system, is_remote, mounted_type
+from blobstore.fileio.plain_files import PlainFile
 from blobstore.fileio.source import MappedFile, open_source
 from blobstore.fileio.types import Prefetch
 from tests.strategies import payload
@@ -44,7 +44,7 @@ def source(request: pytest.FixtureRequest, file: Path) -> Iterator[ByteSource]:
 
 
 def open_descriptors() -> int:
-    gc.collect()  # what other tests have left is closed now, not in between
+    gc.collect()  # closes now what other tests have left open
     return len(os.listdir("/proc/self/fd"))
 
 
@@ -66,7 +66,7 @@ def test_hints_change_no_byte(file: Path, access: Access, prefetch: Prefetch) ->
         source.close()
 
 
-NO_ADVICE = 9999  # no system has it
+NO_ADVICE = 9999  # no system knows it
 
 
 @pytest.mark.parametrize("populate", [None, NO_ADVICE], ids=["unknown", "refused"])
@@ -83,19 +83,19 @@ def test_a_system_without_a_hint_opens_all_the_same(
     source.close()
 
 
-@pytest.mark.skipif(not page_cache.CAN_DROP, reason="this system doesn't drop a file's pages at one's request")
+@pytest.mark.skipif(not page_cache.CAN_DROP, reason="this system doesn't drop a file's pages on request")
 def test_all_of_a_file_is_in_memory_when_that_was_asked_for(tmp_path: Path) -> None:
     path = tmp_path / "large"
     path.write_bytes(payload(2, 1 << 20) * 8)
     page_cache.prepare(str(path))
     page_cache.drop([str(path)])
-    found = page_cache.resident([str(path)])
-    if found is None or found[0]:
+    before = page_cache.resident([str(path)])
+    if before is None or before[0]:
         pytest.skip("this system doesn't say what is in memory, or keeps its files there")
     open_source(path).close()
-    assert page_cache.resident([str(path)]) == (0, found[1])
+    assert page_cache.resident([str(path)]) == (0, before[1])
     open_source(path, prefetch="all").close()
-    assert page_cache.resident([str(path)]) == (found[1], found[1])
+    assert page_cache.resident([str(path)]) == (before[1], before[1])
 
 
 def test_views_are_read_only(source: ByteSource) -> None:
@@ -105,15 +105,15 @@ def test_views_are_read_only(source: ByteSource) -> None:
 
 @both_ways
 def test_what_is_written_to_views_never_reaches_the_file(file: Path, access: Access) -> None:
-    source, other = open_source(file, access, writable=True), open_source(file, access)
+    source, unchanged = open_source(file, access, writable=True), open_source(file, access)
     view = source.view(10, 20)
     view[:] = bytes(20)
     assert view == bytes(20)
-    assert other.view(10, 20) == DATA[10:30]
-    # A map is one memory for all its views; plain reads have one each.
+    assert unchanged.view(10, 20) == DATA[10:30]
+    # All views of a map share its memory; plain reads are copies.
     assert source.view(0, 40) == (DATA[:10] + bytes(20) + DATA[30:40] if access == "mmap" else DATA[:40])
     source.close()
-    other.close()
+    unchanged.close()
     assert view == bytes(20)
     assert file.read_bytes() == DATA
 
@@ -159,7 +159,7 @@ def test_a_closed_file_has_no_views(source: ByteSource) -> None:
 def test_a_map_is_not_copied_and_plain_reads_are(file: Path) -> None:
     mapped, plain = open_source(file, "mmap"), open_source(file, "read")
     assert (mapped.access, plain.access) == ("mmap", "read")
-    views = [(one.view(0, 4), one.view(0, 4)) for one in (mapped, plain)]
+    views = [(source.view(0, 4), source.view(0, 4)) for source in (mapped, plain)]
     with open(file, "r+b") as changed:
         changed.write(b"new!")
     assert [bytes(view) for pair in views for view in pair] == [b"new!", b"new!", DATA[:4], DATA[:4]]
@@ -184,13 +184,13 @@ def test_a_symbolic_link_is_followed(file: Path, access: Access) -> None:
 
 
 @both_ways
-@pytest.mark.parametrize("kind", ["a folder", "a pipe or device"])
-def test_what_is_no_regular_file_is_refused(tmp_path: Path, access: Access, kind: str) -> None:
+@pytest.mark.parametrize("what", ["a folder", "a pipe or device"])
+def test_what_is_no_regular_file_is_refused(tmp_path: Path, access: Access, what: str) -> None:
     path = tmp_path / "what"
-    path.mkdir() if kind == "a folder" else os.mkfifo(path)
+    path.mkdir() if what == "a folder" else os.mkfifo(path)
     with pytest.raises(UsageError) as caught:
         open_source(path, access)
-    assert str(caught.value) == f"not-a-file: expected a regular file, found {kind} [{path}]"
+    assert str(caught.value) == f"not-a-file: expected a regular file, found {what} [{path}]"
 
 
 @both_ways
@@ -228,8 +228,8 @@ def test_a_file_that_cannot_be_mapped_is_closed(file: Path, monkeypatch: pytest.
 
 def test_closing_gives_descriptors_back(file: Path) -> None:
     before = open_descriptors()
-    for kind in (MappedFile, PlainFile):
-        source = kind(os.open(file, os.O_RDONLY))
+    for source_class in (MappedFile, PlainFile):
+        source = source_class(os.open(file, os.O_RDONLY))
         source.view(0, 10)
         source.close()
     assert open_descriptors() == before
@@ -267,7 +267,7 @@ def test_threads_do_not_disturb_each_other(source: ByteSource) -> None:
         assert all(pool.map(matches, range(0, 9000, 7)))
 
 
-# Which way a file is read.
+# How a file is read.
 
 MOUNTS = """\
 22 1 8:1 / / rw,relatime shared:1 - ext4 /dev/sda1 rw
@@ -280,7 +280,7 @@ no mount at all
 
 
 @pytest.mark.parametrize(
-    ("device", "kind", "remote"),
+    ("device", "type_name", "remote"),
     [
         ((8, 1), "ext4", False),
         ((0, 27), "tmpfs", False),
@@ -290,9 +290,9 @@ no mount at all
         ((9, 9), "", False),
     ],
 )
-def test_network_drives_are_told_by_their_mounts(device: tuple[int, int], kind: str, remote: bool) -> None:
-    assert kind_of_mount(MOUNTS.splitlines(), *device) == kind
-    assert is_remote(kind) == remote
+def test_network_drives_are_told_by_their_mounts(device: tuple[int, int], type_name: str, remote: bool) -> None:
+    assert mounted_type(MOUNTS.splitlines(), *device) == type_name
+    assert is_remote(type_name) == remote
 
 
 @pytest.mark.skipif(not os.path.exists("/proc/self/mountinfo"), reason="the system doesn't say what is mounted")
@@ -302,13 +302,13 @@ def test_the_kind_of_a_file_system_is_the_one_that_the_system_says(tmp_path: Pat
     assert isinstance(file_system(tmp_path.stat().st_dev), str)
 
 
-@pytest.mark.parametrize(("kind", "access"), [("nfs4", "read"), ("ext4", "mmap"), ("", "mmap")])
+@pytest.mark.parametrize(("type_name", "access"), [("nfs4", "read"), ("ext4", "mmap"), ("", "mmap")])
 def test_auto_maps_unless_the_file_is_on_a_network_drive(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str, access: Access
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, type_name: str, access: Access
 ) -> None:
     path = tmp_path / "file"
     path.write_bytes(b"bytes")
-    monkeypatch.setattr("blobstore.fileio.source.file_system", lambda _device: kind)
+    monkeypatch.setattr("blobstore.fileio.source.file_system", lambda _device: type_name)
     source = open_source(path)
     assert source.access == access
     assert bytes(source.view(1, 3)) == b"yte"
@@ -335,8 +335,8 @@ def test_a_descriptor_that_is_held_stays_the_files(source: ByteSource, tmp_path:
             with pytest.raises(UsageError, match="closed"), source.held():
                 pass
         finally:
-            for one in others:
-                os.close(one)
+            for opened in others:
+                os.close(opened)
     assert open_descriptors() < before
     source.close()
     with pytest.raises(UsageError, match="closed"):
@@ -368,4 +368,4 @@ def test_views_are_the_files_or_it_is_closed_whatever_other_threads_do(
             source = open_source(file, access)
             reading = [pool.submit(read, source) for _ in range(2)]
             pool.submit(close, source).result()
-            assert {one for job in reading for one in job.result()} <= {DATA}
+            assert {view for job in reading for view in job.result()} <= {DATA}

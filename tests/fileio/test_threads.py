@@ -6,13 +6,13 @@ import gc
 import threading
 import weakref
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from blobstore.fileio.threads import cores, in_order
+from blobstore.fileio.threads import cores, in_order, run_all
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -31,6 +31,39 @@ def broken() -> int:
 @given(st.lists(st.integers(), max_size=30), st.sampled_from([None, 1, 2, 5]))
 def test_results_come_in_the_order_of_the_jobs(values: list[int], count: int | None) -> None:
     assert list(in_order((partial(same, value) for value in values), count)) == values
+
+
+@given(st.lists(st.integers(), max_size=30), st.sampled_from([None, 1, 2, 5]))
+def test_all_results_come_in_the_order_of_the_jobs(values: list[int], count: int | None) -> None:
+    assert run_all((partial(same, value) for value in values), count) == values
+
+
+@pytest.mark.parametrize("workers", [2, 3, 5])
+def test_a_long_job_holds_up_no_others(workers: int) -> None:
+    others = threading.Semaphore(0)
+
+    def long() -> bool:
+        return all(others.acquire(timeout=60) for _ in range(50))
+
+    jobs: list[Callable[[], Any]] = [long, *[others.release] * 50]
+    assert run_all(jobs, workers)[0]
+
+
+def test_an_error_stops_jobs_that_look_for_it() -> None:
+    stop, begun = threading.Event(), threading.Barrier(2, timeout=60)
+
+    def fail() -> bool:
+        begun.wait()
+        raise ValueError("broken")
+
+    def long() -> bool:
+        begun.wait()
+        return stop.wait(60)
+
+    before = threading.active_count()
+    with pytest.raises(ValueError, match="broken"):
+        run_all([fail, long], 2, stop=stop)
+    assert threading.active_count() == before
 
 
 @workers
@@ -70,7 +103,7 @@ def test_the_callers_thread_is_one_of_those_that_work(workers: int) -> None:
 
     def job() -> None:
         seen.add(threading.get_ident())
-        together.wait()  # until as many jobs run at the same time
+        together.wait()  # until this many jobs run at the same time
 
     assert list(in_order([job] * (3 * workers), workers)) == [None] * (3 * workers)
     assert len(seen) == workers
@@ -78,14 +111,15 @@ def test_the_callers_thread_is_one_of_those_that_work(workers: int) -> None:
 
 
 class Data:
-    """What a job works on."""
+    """The data of a job."""
 
     def fail(self) -> None:
         raise ValueError("broken")
 
 
 @workers
-def test_an_error_keeps_nothing_alive_once_it_is_caught(workers: int | None) -> None:
+@pytest.mark.parametrize("run", [in_order, run_all])
+def test_an_error_keeps_nothing_alive_once_it_is_caught(run: Callable[..., Any], workers: int | None) -> None:
     held: list[weakref.ref[Data]] = []
 
     def jobs() -> Iterator[Callable[[], None]]:
@@ -94,13 +128,13 @@ def test_an_error_keeps_nothing_alive_once_it_is_caught(workers: int | None) -> 
             held.append(weakref.ref(data))
             yield data.fail
 
-    gc.disable()  # what is in a cycle stays until it is collected
+    gc.disable()  # so that reference cycles stay alive
     try:
         with pytest.raises(ValueError, match="broken") as caught:
-            list(in_order(jobs(), workers))
+            list(run(jobs(), workers))
         del caught
-        assert len(held) >= 2
-        assert [one() for one in held] == [None] * len(held)
+        assert len(held) >= (2 if run is in_order else 1)
+        assert [reference() for reference in held] == [None] * len(held)
     finally:
         gc.enable()
 

@@ -37,7 +37,8 @@ from blobstore.container.keys import encode_key
 from blobstore.edit.recover import recover
 from blobstore.edit.rewrite import Edits, rewrite
 from blobstore.errors import BlobStoreError
-from blobstore.export.run import exported_bytes, plan_export
+from blobstore.export.plan import plan_export
+from blobstore.export.run import exported_bytes
 from blobstore.gemma.config import ModelConfig
 from blobstore.gemma.models import specifier_of
 from blobstore.gemma.toc import build_toc, parse_toc
@@ -52,7 +53,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
     from blobstore.codecs.element_types import ElementType
-    from blobstore.export.run import Exported
+    from blobstore.export.plan import ExportedTensor
     from blobstore.fileio.types import Access
     from blobstore.store.reader import Store
 
@@ -643,7 +644,7 @@ def exported(opened: Store, options: dict[str, Any], file_nbytes: int) -> list[A
     return made
 
 
-def sizes_of_pieces(tensor: Exported, opened: Store) -> list[int]:
+def sizes_of_pieces(tensor: ExportedTensor, opened: Store) -> list[int]:
     return [piece.nbytes for piece in exported_bytes(tensor, opened)]
 
 

@@ -14,9 +14,9 @@ from hypothesis import strategies as st
 import blobstore.gemma
 from blobstore.errors import UsageError
 from blobstore.gemma import config as module
-from blobstore.gemma.config import Model, ModelConfig, QueryScale, WeightType, Wrapping
+from blobstore.gemma.config import ModelConfig
+from blobstore.gemma.enums import Model, OpenEnum, QueryScale, WeightType, Wrapping
 from blobstore.gemma.models import config_of, model_config, specifier_of
-from blobstore.gemma.records import OpenEnum
 from tests import models
 from tests.conftest import VECTORS
 from tests.models import SPECIFIERS, configs, tiny
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 Fact = dict[str, Any]
 
-# What gemma.cpp wrote at commit 3ed403e: of ../shared/vectors/configs/manifest.json.
+# What gemma.cpp wrote at commit 3ed403e, from ../shared/vectors/configs/manifest.json.
 SHA256 = {
     "gemma2-2b-sfp-it": "679e3dea6696bfa5bfddb08f4386d89360fccfa54262efce8017ad83e9c4e126",
     "gemma2-2b-sfp-pt": "161204da5e06332a482101fa4c77000b891070a0e795925f5eded01914eefb9d",
@@ -76,15 +76,15 @@ NBYTES = {
     "gemma3-12b": 5244,
     "gemma3-27b": 6196,
 }
-# Everything that gemma.cpp or its source said, by commit; the first are those above.
+# All that is known from gemma.cpp or its source, by commit; the first are those above.
 VECTORS_OF_GEMMA: dict[str, list[Fact]] = json.loads((VECTORS / "gemma.json").read_bytes())
 BY_COMMIT = {
-    commit: {one["specifier"]: one for one in VECTORS_OF_GEMMA["gemma_cpp"] if one["commit"] == commit}
+    commit: {fact["specifier"]: fact for fact in VECTORS_OF_GEMMA["gemma_cpp"] if fact["commit"] == commit}
     for commit in ("3ed403e", "3892763")
 }
-BY_COMMIT["0224dcb"] = {one["specifier"]: one for one in VECTORS_OF_GEMMA["transcribed"]}
+BY_COMMIT["0224dcb"] = {fact["specifier"]: fact for fact in VECTORS_OF_GEMMA["transcribed"]}
 FOLDERS = {"3ed403e": "configs", "3892763": "configs-2026-04", "0224dcb": "configs-late"}
-STORED = {"3ed403e": 16, "3892763": 16, "0224dcb": 42}  # files among them
+STORED = {"3ed403e": 16, "3892763": 16, "0224dcb": 42}  # how many of them are files
 ENUMS: dict[str, dict[str, int]] = {
     "Model": {
         "UNKNOWN": 0,
@@ -156,9 +156,11 @@ LATE_PREFIXES = {
     Model.GEMMA4_E4B: "gemma4-e4b",
     Model.GEMMA4_E4B_LM: "gemma4-e4b-lm",
 }
-TWELVE = [one for one in Model if 0 < one <= Model.GEMMA3_270M]
+TWELVE = [model for model in Model if 0 < model <= Model.GEMMA3_270M]
 
-specifiers = st.sampled_from([one.format(weight) for one in SPECIFIERS for weight in ("f32", "bf16", "sfp", "i8")])
+specifiers = st.sampled_from(
+    [specifier.format(weight) for specifier in SPECIFIERS for weight in ("f32", "bf16", "sfp", "i8")]
+)
 
 
 def sha256(raw: bytes) -> str:
@@ -169,11 +171,11 @@ def prefix_of(specifier: str) -> str:
     return max((prefix for prefix in NBYTES if specifier.startswith(prefix + "-")), key=len)
 
 
-# The twelve models are, byte for byte, as the runtime writes them.
+# The twelve models are as the runtime writes them, byte for byte.
 
 
 def test_every_form_of_every_model_is_among_the_facts() -> None:
-    assert set(SHA256) == {one.format(weight) for one in SPECIFIERS for weight in ("sfp", "bf16")}
+    assert set(SHA256) == {specifier.format(weight) for specifier in SPECIFIERS for weight in ("sfp", "bf16")}
     assert len(set(SHA256.values())) == 32
 
 
@@ -184,7 +186,7 @@ def test_a_config_has_the_bytes_that_gemma_cpp_writes(specifier: str) -> None:
     older = models.as_of_2025_10(raw)
     assert (len(older), sha256(older)) == (NBYTES[prefix_of(specifier)], SHA256[specifier])
     assert ModelConfig.from_bytes(raw) == config
-    # Gemma 3 has one word more: 1.
+    # Gemma 3 has another word: 1.
     assert len(raw) - len(older) == (4 if specifier.startswith("gemma3-") else 0)
     assert config.use_global_timescale is specifier.startswith("gemma3-")
     assert ModelConfig.from_bytes(older) == replace(config, use_global_timescale=False)
@@ -194,13 +196,13 @@ def test_a_config_has_the_bytes_that_gemma_cpp_writes(specifier: str) -> None:
 @pytest.mark.parametrize("specifier", BY_COMMIT["3892763"])
 def test_a_config_of_2026_04_has_one_field_more_whatever_it_is(specifier: str) -> None:
     config = config_of(specifier)
-    # gemma.cpp's own config of 270M has 0, against the published checkpoint.
+    # gemma.cpp's own config of 270M has 0, unlike the published checkpoint.
     theirs = replace(config, extent=24, use_global_timescale=config.use_global_timescale and "270m" not in specifier)
     raw = theirs.to_bytes()
     assert (len(raw), sha256(raw)) == (NBYTES[prefix_of(specifier)] + 4, BY_COMMIT["3892763"][specifier]["sha256"])
-    found = ModelConfig.from_bytes(raw)
-    assert found.to_bytes() == raw
-    assert replace(found, extent=None) == replace(theirs, extent=None)
+    back = ModelConfig.from_bytes(raw)
+    assert back.to_bytes() == raw
+    assert replace(back, extent=None) == replace(theirs, extent=None)
     if specifier in SHA256 and prefix_of(specifier) != "gemma3-270m":
         ours = sha256(config.to_bytes())
         assert ours == (sha256(raw) if config.use_global_timescale else SHA256[specifier])
@@ -209,26 +211,26 @@ def test_a_config_of_2026_04_has_one_field_more_whatever_it_is(specifier: str) -
 @pytest.mark.parametrize("specifier", BY_COMMIT["0224dcb"])
 def test_a_config_of_later_runtimes_is_read_and_written_as_it_is(specifier: str, generator: ModuleType) -> None:
     assert generator
-    writer = importlib.import_module("gemma_writer")  # which the generator's folder has
+    writer = importlib.import_module("gemma_writer")  # in the generator's folder
     raw = models.packed(writer.published_later(specifier).words(99))
     fact = BY_COMMIT["0224dcb"][specifier]
     assert (len(raw), sha256(raw)) == (fact["size"], fact["sha256"])
     config = ModelConfig.from_bytes(raw)
     assert config.to_bytes() == raw
     assert specifier_of(config) == specifier
-    assert (config.field_count, {one.field_count for one in config.layer_configs}) == (45, {38})
+    assert (config.field_count, {layer.field_count for layer in config.layer_configs}) == (45, {38})
     if config.model in TWELVE:
         assert config == as_later_runtimes_write(config_of(specifier))
     else:
-        with pytest.raises(UsageError, match=f"unknown-model: '{specifier}' is no specifier"):
+        with pytest.raises(UsageError, match=f"unknown-model: '{specifier}' is not a specifier"):
             config_of(specifier)
 
 
 def as_later_runtimes_write(config: ModelConfig) -> ModelConfig:
-    """All fields of all records; the flag and the base of global layers as their own config has them."""
+    """All fields of all records; the flag and the base of global layers as in their own config."""
     is_set = config.use_global_timescale and config.model != Model.GEMMA3_270M
     vision, layers = (
-        tuple(replace(one, extent=38) for one in part.layer_configs) for part in (config.vit_config, config)
+        tuple(replace(layer, extent=38) for layer in part.layer_configs) for part in (config.vit_config, config)
     )
     later = replace(
         config,
@@ -245,11 +247,11 @@ def as_later_runtimes_write(config: ModelConfig) -> ModelConfig:
 def test_the_facts_are_those_of_the_shared_vectors(shared_vectors: Path, commit: str) -> None:
     folder = shared_vectors / FOLDERS[commit]
     listed = json.loads((folder / "manifest.json").read_bytes())
-    facts = {name: (one["size"], one["sha256"]) for name, one in BY_COMMIT[commit].items()}
-    assert {one["specifier"]: (one["bytes"], one["sha256"]) for one in listed} == facts
+    facts = {name: (fact["size"], fact["sha256"]) for name, fact in BY_COMMIT[commit].items()}
+    assert {fact["specifier"]: (fact["bytes"], fact["sha256"]) for fact in listed} == facts
     if commit == "3ed403e":
-        assert {one["specifier"]: one["sha256"] for one in listed} == SHA256
-    stored = {one["specifier"] for one in listed if one["stored"]}
+        assert {fact["specifier"]: fact["sha256"] for fact in listed} == SHA256
+    stored = {fact["specifier"] for fact in listed if fact["stored"]}
     assert {path.stem for path in folder.glob("*.bin")} == stored
     assert len(stored) == STORED[commit]
     for specifier in stored:
@@ -279,22 +281,23 @@ def test_a_config_with_other_dimensions_has_the_bytes_that_gemma_cpp_writes(fami
 
 def test_the_models_differ_in_more_than_their_names() -> None:
     bare = {
-        replace(config_of(one.format("sfp")), model=Model.UNKNOWN, display_name="").to_bytes() for one in SPECIFIERS
+        replace(config_of(specifier.format("sfp")), model=Model.UNKNOWN, display_name="").to_bytes()
+        for specifier in SPECIFIERS
     }
     assert len(bare) == len(SPECIFIERS)
 
 
-def is_enumeration(one: object) -> bool:
-    """Whether it is one with members."""
-    return isinstance(one, type) and issubclass(one, OpenEnum) and one is not OpenEnum
+def is_enumeration(value: object) -> bool:
+    """Whether it is an enumeration that has members."""
+    return isinstance(value, type) and issubclass(value, OpenEnum) and value is not OpenEnum
 
 
 @pytest.mark.parametrize("enumeration", ENUMS)
 def test_enumerations_have_the_runtime_s_numbers(enumeration: str) -> None:
-    found: type[OpenEnum] = getattr(module, enumeration)
-    assert {name for name, one in vars(module).items() if is_enumeration(one)} == set(ENUMS)
-    assert {one.name: one.value for one in found} == ENUMS[enumeration]
-    assert all(found[name] == number for name, number in ENUMS[enumeration].items())
+    enumerated: type[OpenEnum] = getattr(module, enumeration)
+    assert {name for name, value in vars(module).items() if is_enumeration(value)} == set(ENUMS)
+    assert {member.name: member.value for member in enumerated} == ENUMS[enumeration]
+    assert all(enumerated[name] == number for name, number in ENUMS[enumeration].items())
 
 
 # Specifiers.
@@ -318,10 +321,10 @@ def test_a_model_by_number_is_that_of_its_specifier(model: Model, weight: Weight
     assert again == config
 
 
-@pytest.mark.parametrize("model", [one for one in Model if one not in TWELVE])
+@pytest.mark.parametrize("model", [model for model in Model if model not in TWELVE])
 def test_a_later_model_has_a_specifier_but_no_config(model: Model) -> None:
     with pytest.raises(
-        UsageError, match=r"unknown-model: the config of .* is not known here, only that of gemma2-2b, "
+        UsageError, match=r"unknown-model: the config of .* is not known here, only those of gemma2-2b, "
     ):
         model_config(model, WeightType.SFP)
     config = ModelConfig(model=model, weight=WeightType.SFP, wrapping=Wrapping.IT)
@@ -342,7 +345,7 @@ def test_a_later_model_has_a_specifier_but_no_config(model: Model) -> None:
 @pytest.mark.parametrize("prefix", ["gemma2-2b", "9b", "27b", "gemma3-270m"])
 def test_without_an_ending_a_model_of_both_forms_is_instruction_tuned(prefix: str) -> None:
     assert config_of(f"{prefix}-bf16") == config_of(f"{prefix}-bf16-it")
-    it, pt = (config_of(f"{prefix}-bf16-{one}") for one in ("it", "pt"))
+    it, pt = (config_of(f"{prefix}-bf16-{ending}") for ending in ("it", "pt"))
     assert replace(it, wrapping=Wrapping.PT) == pt != it
 
 
@@ -389,7 +392,7 @@ def test_a_model_of_one_form_has_its_own_wrapping(specifier: str, wrapping: Wrap
         "9b-sfp-it.sbs",
     ],
 )
-def test_what_is_no_specifier_is_refused_with_those_that_are(specifier: str) -> None:
+def test_what_is_not_a_specifier_is_refused_with_a_list_of_those_that_are(specifier: str) -> None:
     with pytest.raises(UsageError) as caught:
         config_of(specifier)
     assert caught.value.reason == "unknown-model"
@@ -400,30 +403,32 @@ def test_what_is_no_specifier_is_refused_with_those_that_are(specifier: str) -> 
 @given(text=st.text(max_size=30) | st.lists(st.sampled_from(["9b", "sfp", "it", "-", "f16"]), max_size=6).map("".join))
 def test_nothing_but_a_specifier_makes_a_config(text: str) -> None:
     known = {
-        one.format(kind) for one in SPECIFIERS for kind in ("f32", "bf16", "sfp", "nuq", "f64", "u32", "u64", "i8")
+        specifier.format(weight)
+        for specifier in SPECIFIERS
+        for weight in ("f32", "bf16", "sfp", "nuq", "f64", "u32", "u64", "i8")
     }
-    one_form = {one for one in known if not one.endswith(("-it", "-pt"))}
-    longer = {one + ending for one in one_form for ending in ("-vlm", "-pg")}
+    one_form = {specifier for specifier in known if not specifier.endswith(("-it", "-pt"))}
+    longer = {specifier + ending for specifier in one_form for ending in ("-vlm", "-pg")}
     try:
         config = config_of(text)
     except UsageError:
         assert text not in known
         return
-    assert text in known | longer | {one.removesuffix("-it") for one in known}
+    assert text in known | longer | {specifier.removesuffix("-it") for specifier in known}
     assert specifier_of(config).startswith(text.removesuffix("-vlm").removesuffix("-pg"))
 
 
 @pytest.mark.parametrize("ending", ["it", "pt"])
 @pytest.mark.parametrize("prefix", ["gemma3-1b", "gemma3-4b", "paligemma2-3b-224"])
 def test_a_wrapping_that_a_model_does_not_have_is_refused(prefix: str, ending: str) -> None:
-    with pytest.raises(UsageError, match=rf"bad-wrapping: {prefix} has the wrapping (vlm|paligemma), no other"):
+    with pytest.raises(UsageError, match=rf"bad-wrapping: {prefix} has the wrapping (vlm|paligemma), and no other"):
         config_of(f"{prefix}-sfp-{ending}")
 
 
 @pytest.mark.parametrize("wrapping", [Wrapping.VLM, Wrapping.PALIGEMMA])
 @pytest.mark.parametrize("model", [Model.GEMMA2_9B, Model.GEMMA3_270M])
 def test_a_text_model_has_no_wrapping_for_images(model: Model, wrapping: Wrapping) -> None:
-    with pytest.raises(UsageError, match=r"bad-wrapping: .* has no vision part: it or pt"):
+    with pytest.raises(UsageError, match=r"bad-wrapping: .* has no vision part: its wrapping is it or pt"):
         model_config(model, WeightType.SFP, wrapping)
 
 
@@ -436,7 +441,7 @@ def test_an_unknown_model_has_no_config_and_no_specifier() -> None:
         ModelConfig(model=Model.GEMMA3_4B, display_name="mine"),
         ModelConfig(model=Model.GEMMA3_4B, weight=WeightType(14)),
     ):
-        with pytest.raises(UsageError, match=r"unknown-model: '(|mine)' names no model"):
+        with pytest.raises(UsageError, match=r"unknown-model: '(|mine)' is not a model"):
             _ = specifier_of(broken)
 
 
@@ -446,18 +451,18 @@ def test_an_unknown_model_has_no_config_and_no_specifier() -> None:
 @given(specifier=specifiers, weight=st.sampled_from(["f32", "bf16", "sfp", "i8", "nuq"]))
 def test_another_weight_type_changes_nothing_else(specifier: str, weight: str) -> None:
     config = config_of(specifier)
-    other = config.with_weight(weight)
-    assert (other.weight_name, other.weight.name.lower()) == (weight, weight)
-    assert replace(other, weight=config.weight) == config
-    assert other == config_of(specifier.replace(f"-{config.weight_name}", f"-{weight}", 1))
-    before, after = (struct.unpack(f"<{len(raw) // 4}I", raw) for raw in (config.to_bytes(), other.to_bytes()))
+    changed = config.with_weight(weight)
+    assert (changed.weight_name, changed.weight.name.lower()) == (weight, weight)
+    assert replace(changed, weight=config.weight) == config
+    assert changed == config_of(specifier.replace(f"-{config.weight_name}", f"-{weight}", 1))
+    before, after = (struct.unpack(f"<{len(raw) // 4}I", raw) for raw in (config.to_bytes(), changed.to_bytes()))
     assert len(before) == len(after)
-    assert sum(one != two for one, two in zip(before, after, strict=True)) == (other.weight != config.weight)
+    assert sum(x != y for x, y in zip(before, after, strict=True)) == (changed.weight != config.weight)
 
 
 @pytest.mark.parametrize("weight", ["", "SFP", "f16", "int8", "u8", "q4_0", "unknown", "newer_14", "gguf"])
 def test_a_weight_type_that_the_runtime_does_not_know_is_refused(weight: str) -> None:
-    with pytest.raises(UsageError, match=f"unknown-weight: '{weight}' is no type of weights: one of f32, bf16, sfp"):
+    with pytest.raises(UsageError, match=f"unknown-weight: '{weight}' is not a weight type: one of f32, bf16, sfp"):
         config_of("9b-sfp-it").with_weight(weight)
 
 
@@ -487,12 +492,14 @@ def test_a_fine_tune_differs_in_one_word_for_one_field() -> None:
     tuned = replace(config, vocab_size=262145)
     assert ModelConfig.from_bytes(tuned.to_bytes()) == tuned
     assert specifier_of(tuned) == specifier_of(config)
-    assert sum(one != two for one, two in zip(config.to_bytes(), tuned.to_bytes(), strict=True)) == 1
+    assert sum(x != y for x, y in zip(config.to_bytes(), tuned.to_bytes(), strict=True)) == 1
 
 
 def test_the_query_is_scaled_by_heads_in_one_model_only() -> None:
     by_heads = {
-        one for one in SPECIFIERS if config_of(one.format("sfp")).query_scale == QueryScale.SQRT_MODEL_DIM_DIV_NUM_HEADS
+        specifier
+        for specifier in SPECIFIERS
+        if config_of(specifier.format("sfp")).query_scale == QueryScale.SQRT_MODEL_DIM_DIV_NUM_HEADS
     }
     assert by_heads == {"27b-{}-it", "27b-{}-pt"}
 

@@ -26,7 +26,7 @@ names = st.builds(
     st.sampled_from([*SCALED, "att_w", "qkv1_w", "qkv2_w", "gating1_w", "pre_att_ns", "key_norm", "qkv_ein_w"]),
     st.integers(0, 61) | st.sampled_from([9, 10, 11, 100, 998]),
 ) | st.sampled_from(["c_embedding", "c_final_norm", "img_pos_emb", "mm_embed_norm", "enc_norm_bias"])
-# Name → type and number of elements; an even number, as is all that can be known of nuq.
+# Name → type and number of elements; an even number, because that of nuq is only known to within one.
 files = st.dictionaries(
     names, st.tuples(kinds, st.integers(1, 999).map(lambda half: 2 * half)), min_size=1, max_size=12
 )
@@ -34,7 +34,7 @@ File = dict[str, tuple[str, int]]
 
 
 def blobs_of(file: File) -> list[tuple[str, int]]:
-    return [(OF_TYPE[kind] + name, BY_NAME[kind].nbytes(count)) for name, (kind, count) in file.items()]
+    return [(OF_TYPE[type_name] + name, BY_NAME[type_name].nbytes(count)) for name, (type_name, count) in file.items()]
 
 
 def scales_blob(scales: list[float]) -> bytes:
@@ -42,14 +42,14 @@ def scales_blob(scales: list[float]) -> bytes:
 
 
 def in_runtime_order(file: File) -> list[str]:
-    """Names of tensors that have a scale, as the runtime's loader meets them: layer by layer."""
+    """Names of tensors that have a scale, in the order of the runtime's loader: layer by layer."""
     wanting = [name.rpartition("_") for name in file if name.rpartition("_")[0] in SCALED]
     layers = sorted({int(layer) for _, _, layer in wanting})
     return [f"{base}_{layer}" for layer in layers for base in SCALED if f"{base}_{layer}" in file]
 
 
-def names_of(found: list[LegacyTensor]) -> list[str]:
-    return [one.name for one in found]
+def names_of(tensors: list[LegacyTensor]) -> list[str]:
+    return [tensor.name for tensor in tensors]
 
 
 # Keys.
@@ -57,18 +57,18 @@ def names_of(found: list[LegacyTensor]) -> list[str]:
 
 @given(file=files)
 def test_a_letter_is_a_type_and_the_rest_of_the_key_is_the_name(file: File) -> None:
-    found = legacy_tensors(blobs_of(file), None)
-    assert {one.name: (one.type.name, one.count) for one in found} == file
-    assert names_of(found) == list(file)
-    assert all((one.key, one.scale) == (OF_TYPE[one.type.name] + one.name, 1.0) for one in found)
+    tensors = legacy_tensors(blobs_of(file), None)
+    assert {tensor.name: (tensor.type.name, tensor.count) for tensor in tensors} == file
+    assert names_of(tensors) == list(file)
+    assert all((tensor.key, tensor.scale) == (OF_TYPE[tensor.type.name] + tensor.name, 1.0) for tensor in tensors)
 
 
-@given(family=families, form=forms, kind=kinds)
-def test_all_tensors_of_all_families_are_known(family: str, form: str, kind: str) -> None:
+@given(family=families, form=forms, type_name=kinds)
+def test_all_tensors_of_all_families_are_known(family: str, form: str, type_name: str) -> None:
     rows = spec_tensors(small(family), form)
-    blobs = [(OF_TYPE[kind] + row.key, BY_NAME[kind].nbytes(2 * row.rows * row.cols)) for row in rows]
-    found = legacy_tensors(blobs, None)
-    assert {one.name: one.count for one in found} == {row.key: 2 * row.rows * row.cols for row in rows}
+    blobs = [(OF_TYPE[type_name] + row.key, BY_NAME[type_name].nbytes(2 * row.rows * row.cols)) for row in rows]
+    tensors = legacy_tensors(blobs, None)
+    assert {tensor.name: tensor.count for tensor in tensors} == {row.key: 2 * row.rows * row.cols for row in rows}
     assert {row.key for row in rows} <= {spec.key for spec in tensors_of(small(family))}
 
 
@@ -91,10 +91,10 @@ def test_all_tensors_of_all_families_are_known(family: str, form: str, kind: str
         *("Fconfig", "Ftoc", "2tokenizer", "config", "toc", "tokenizer", "~index", "\udcff"),
     ],
 )
-def test_a_key_that_only_looks_like_one_is_no_tensor(key: str) -> None:
+def test_a_key_that_only_looks_like_a_tensor_s_is_not_one(key: str) -> None:
     assert legacy_tensors([(key, 256)], None) == []
-    found = legacy_tensors([(key, 256), ("Fc_final_norm", 256)], None)
-    assert names_of(found) == ["c_final_norm"]
+    tensors = legacy_tensors([(key, 256), ("Fc_final_norm", 256)], None)
+    assert names_of(tensors) == ["c_final_norm"]
 
 
 @pytest.mark.parametrize(
@@ -106,41 +106,41 @@ def test_a_layer_is_where_the_runtime_s_key_has_one(key: str) -> None:
 
 
 @given(key=st.text(max_size=16), nbytes=st.integers(0, 4096))
-def test_any_other_key_is_no_tensor(key: str, nbytes: int) -> None:
+def test_any_other_key_is_not_a_tensor(key: str, nbytes: int) -> None:
     assert legacy_tensors([(key, nbytes)], None) == []
     assert legacy_tensors([(key, nbytes)], b"\0\0\0") == []
 
 
-def test_a_file_without_tensors_is_none_of_these_files() -> None:
+def test_a_file_without_tensors_is_not_from_before_2025() -> None:
     assert legacy_tensors([], None) == []
     blobs = [("config", 8), ("toc", 8), ("linear_w_0", 8)]
-    # What it has under Fscales is its own business then.
+    # Then Fscales is a blob like any other.
     assert legacy_tensors(blobs, b"abc") == legacy_tensors(blobs, scales_blob([math.nan])) == []
 
 
 # Sizes.
 
 
-@pytest.mark.parametrize("kind", [*LETTERS.values(), "q4_0", "mxfp4"])
-def test_as_many_elements_as_fill_the_bytes(kind: str) -> None:
-    element = BY_NAME[kind]
+@pytest.mark.parametrize("type_name", [*LETTERS.values(), "q4_0", "mxfp4"])
+def test_as_many_elements_as_fill_the_bytes(type_name: str) -> None:
+    element = BY_NAME[type_name]
     largest: dict[int, int] = {}
     for count in range(1, 3000):
-        largest[element.nbytes(count)] = count  # the largest such number remains
+        largest[element.nbytes(count)] = count  # keeps the largest such number
     for nbytes in range(element.nbytes(2998)):
         assert elements_in(element, nbytes) == largest.get(nbytes, 0), nbytes
 
 
-@given(kind=kinds, count=st.integers(1, 2**40))
-def test_elements_in_is_the_inverse_of_nbytes(kind: str, count: int) -> None:
-    element = BY_NAME[kind]
-    even = count + (count % 2 if kind == "nuq" else 0)
+@given(type_name=kinds, count=st.integers(1, 2**40))
+def test_elements_in_is_the_inverse_of_nbytes(type_name: str, count: int) -> None:
+    element = BY_NAME[type_name]
+    even = count + (count % 2 if type_name == "nuq" else 0)
     assert elements_in(element, element.nbytes(count)) == even
 
 
-@given(kind=kinds, nbytes=st.integers(0, 2**50))
-def test_elements_found_fill_the_bytes(kind: str, nbytes: int) -> None:
-    element = BY_NAME[kind]
+@given(type_name=kinds, nbytes=st.integers(0, 2**50))
+def test_elements_found_fill_the_bytes(type_name: str, nbytes: int) -> None:
+    element = BY_NAME[type_name]
     count = elements_in(element, nbytes)
     assert count == 0 or (element.nbytes(count) == nbytes < element.nbytes(count + 1))
 
@@ -152,11 +152,11 @@ def test_elements_found_fill_the_bytes(kind: str, nbytes: int) -> None:
         *(("2", 0), ("2", 1), ("2", 16), ("2", 144 + 16), ("I", 0), ("I", 4), ("I", 132 + 4), ("I", 264 + 1)),
     ],
 )
-def test_a_blob_that_no_number_of_elements_fills_is_no_tensor(letter: str, nbytes: int) -> None:
+def test_a_blob_that_no_number_of_elements_fills_is_not_a_tensor(letter: str, nbytes: int) -> None:
     blobs = [(f"{letter}linear_w_0", nbytes), ("Fc_final_norm", 8)]
     assert names_of(legacy_tensors(blobs, None)) == ["c_final_norm"]
-    # So it takes no scale.
-    assert [one.scale for one in legacy_tensors(blobs, b"")] == [1.0]
+    # So it needs no scale.
+    assert [tensor.scale for tensor in legacy_tensors(blobs, b"")] == [1.0]
 
 
 # Scales.
@@ -167,16 +167,16 @@ def test_scales_go_to_tensors_layer_by_layer(file: File, values: list[float], se
     order = in_runtime_order(file)
     expected = dict(zip(order, values, strict=False))
     blobs = blobs_of(file)
-    random.Random(seed).shuffle(blobs)  # where blobs lie plays no part
-    found = legacy_tensors(blobs, scales_blob(values[: len(order)]))
-    assert {one.name: one.scale for one in found} == {name: expected.get(name, 1.0) for name in file}
-    assert [one.key for one in found] == [key for key, _ in blobs]
+    random.Random(seed).shuffle(blobs)  # the order of blobs doesn't matter
+    tensors = legacy_tensors(blobs, scales_blob(values[: len(order)]))
+    assert {tensor.name: tensor.scale for tensor in tensors} == {name: expected.get(name, 1.0) for name in file}
+    assert [tensor.key for tensor in tensors] == [key for key, _ in blobs]
 
 
 def test_layers_are_in_the_order_of_their_numbers() -> None:
     bases = [f"{base}_{layer}" for layer in (10, 2, 1, 11, 0) for base in reversed(SCALED)]
-    found = legacy_tensors([(f"${name}", 8) for name in bases], scales_blob([float(i) for i in range(20)]))
-    by_scale = [one.name for one in sorted(found, key=lambda one: one.scale)]
+    tensors = legacy_tensors([(f"${name}", 8) for name in bases], scales_blob([float(i) for i in range(20)]))
+    by_scale = [tensor.name for tensor in sorted(tensors, key=lambda tensor: tensor.scale)]
     assert by_scale == [f"{base}_{layer}" for layer in (0, 1, 2, 10, 11) for base in SCALED]
 
 
@@ -189,11 +189,11 @@ def test_a_whole_model_takes_four_scales_a_layer(family: str) -> None:
         for row in rows
     ]
     scales = [float(i + 2) for i in range(4 * config.num_layers)]
-    found = legacy_tensors([*blobs, ("Fscales", 4 * len(scales))], scales_blob(scales))
-    assert sorted(one.scale for one in found if one.scale != 1) == scales
-    # Vision layers have a qkv_ein_w and a linear_0_w: others than qkv_ein and linear_w.
-    assert {one.name.rpartition("_")[0] for one in found if one.scale != 1} == set(SCALED)
-    assert len(found) == len(rows)
+    tensors = legacy_tensors([*blobs, ("Fscales", 4 * len(scales))], scales_blob(scales))
+    assert sorted(tensor.scale for tensor in tensors if tensor.scale != 1) == scales
+    # Vision layers have a qkv_ein_w and a linear_0_w, which are not qkv_ein and linear_w.
+    assert {tensor.name.rpartition("_")[0] for tensor in tensors if tensor.scale != 1} == set(SCALED)
+    assert len(tensors) == len(rows)
 
 
 @given(file=files, more=st.integers(-12, 12).filter(bool))
@@ -210,7 +210,7 @@ def test_another_number_of_scales_is_refused(file: File, more: int) -> None:
 
 
 @pytest.mark.parametrize("nbytes", [1, 2, 3, 5, 6, 7])
-def test_scales_that_are_no_f32_are_refused(nbytes: int) -> None:
+def test_scales_that_are_not_f32_are_refused(nbytes: int) -> None:
     with pytest.raises(FormatError, match=f"scales-count: 'Fscales' has {nbytes} bytes"):
         legacy_tensors([("$linear_w_0", 8)], bytes(nbytes))
 

@@ -14,27 +14,20 @@ from hypothesis import strategies as st
 from blobstore.errors import FormatError, UsageError
 from blobstore.gemma import TocEntry, build_toc, parse_toc
 from blobstore.gemma.config import HC_EPS, LayerConfig, ModelConfig, VitConfig
-from blobstore.gemma.records import (
+from blobstore.gemma.enums import OpenEnum
+from blobstore.gemma.field_types import (
     BOOL,
     F32,
     I32,
-    MAX_RECORDS,
     MAX_STRING_WORDS,
-    MAX_VECTOR,
     STRING,
     U32,
     Cursor,
-    Kind,
-    OpenEnum,
-    Record,
+    FieldType,
     bytes_of,
-    choice,
-    many,
-    of,
-    record,
-    records,
     words_of,
 )
+from blobstore.gemma.records import MAX_RECORDS, MAX_VECTOR, Record, choice, many, of, record, records
 from tests import models
 from tests.models import (
     configs,
@@ -67,7 +60,7 @@ class Fruit(OpenEnum):
     PEAR = 7
 
 
-FRUIT: Kind = choice(Fruit.APPLE).metadata["kind"]
+FRUIT: FieldType = choice(Fruit.APPLE).metadata["type"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -112,7 +105,7 @@ outers_as_read = models.records(Outer, newer=newer_words, extents=True)
 growns = models.records(Grown)
 growns_as_read = models.records(Grown, newer=newer_words, extents=True)
 any_records = outers_as_read | growns_as_read | growns
-# A config has all kinds of fields, two levels of records, and vectors of them.
+# A config has fields of all types, two levels of records, and vectors of them.
 any_configs = configs() | st.sampled_from([small(family) for family in models.FAMILIES])
 configs_as_read = configs(as_read=True)
 
@@ -139,28 +132,32 @@ def faulty(raw: bytes, reason: str) -> FormatError:
     return caught.value
 
 
-# Values there and back.
+# Values are written and read.
 
 
 @pytest.mark.parametrize(
-    ("kind", "values"),
+    ("field_type", "values"),
     [(U32, u32s), (I32, i32s), (F32, f32s), (BOOL, st.booleans()), (STRING, texts), (FRUIT, u32s.map(Fruit))],
     ids=["u32", "i32", "f32", "bool", "text", "enum"],
 )
 @given(data=st.data())
-def test_every_kind_of_value_reads_as_it_was_written(kind: Kind, values: st.SearchStrategy[Any], data: Any) -> None:  # noqa: ANN401
+def test_every_type_of_value_reads_as_it_was_written(
+    field_type: FieldType,
+    values: st.SearchStrategy[Any],
+    data: Any,  # noqa: ANN401
+) -> None:
     value, before, behind = data.draw(values), data.draw(newer_words), data.draw(newer_words)
     words = list(before)
-    kind.write(value, words)
+    field_type.write(value, words)
     cursor = Cursor([*words, *behind], len(before), len(words))
-    found = kind.read(cursor)
+    found = field_type.read(cursor)
     assert (found, type(found)) == (value, type(value))
-    assert math.copysign(1, found if kind is F32 else 0) == math.copysign(1, value if kind is F32 else 0)
+    assert math.copysign(1, found if field_type is F32 else 0) == math.copysign(1, value if field_type is F32 else 0)
     assert (cursor.position, tuple(words[: len(before)])) == (len(words), before)
 
 
 @given(value=any_records, behind=newer_words)
-def test_records_of_all_kinds_read_as_they_were_written(value: Record, behind: tuple[int, ...]) -> None:
+def test_records_of_all_types_read_as_they_were_written(value: Record, behind: tuple[int, ...]) -> None:
     words = written(value)
     assert words == emitted(tree(value))
     assert read(type(value), [*words, *behind]) == value
@@ -191,16 +188,16 @@ def test_words_are_little_endian(words: list[int]) -> None:
 def test_what_is_read_can_not_be_changed() -> None:
     config = small("gemma3vlm")
     layer = config.layer_configs[0]
-    for one, name in ((config, "vocab_size"), (config, "trailing"), (layer, "extent"), (config.vit_config, "newer")):
+    for value, name in ((config, "vocab_size"), (config, "trailing"), (layer, "extent"), (config.vit_config, "newer")):
         with pytest.raises(FrozenInstanceError):
-            setattr(one, name, 1)
+            setattr(value, name, 1)
 
 
-# Fields are only ever appended. A newer writer's files:
+# Fields are only ever appended. Files of a newer writer:
 
 
 def with_newer(value: Any, data: Any) -> Any:  # noqa: ANN401 (of the record's own type)
-    """The same with words behind the last field of one to three records, at any level."""
+    """The same record with words behind the last field of one to three records in it, at any level."""
     words = data.draw(st.lists(u32s, min_size=1, max_size=5).map(tuple))
     for node in data.draw(st.lists(st.sampled_from(list(tree(value).nodes())), min_size=1, max_size=3)):
         inner = models.at_path(value, node.path)
@@ -235,7 +232,7 @@ def test_words_behind_the_config_are_kept(value: ModelConfig, words: tuple[int, 
 
 
 def enums_of(cls: type[Record]) -> dict[str, type[OpenEnum]]:
-    """Its fields that are one of an enumeration."""
+    """Return the fields that are members of an enumeration."""
     return {
         name: hint for name, hint in field_hints(cls).items() if isinstance(hint, type) and issubclass(hint, OpenEnum)
     }
@@ -251,25 +248,25 @@ def test_a_number_that_a_newer_runtime_gave_a_meaning_is_kept(value: ModelConfig
     node.fields[name] = [number]
     raw = packed(emitted(root))
     found = ModelConfig.from_bytes(raw)
-    one = getattr(models.at_path(found, node.path), name)
-    kind = known[type(node.record)][name]
-    assert (one, type(one), one.name, one.is_newer) == (number, kind, f"NEWER_{number}", True)
+    member = getattr(models.at_path(found, node.path), name)
+    enumeration = known[type(node.record)][name]
+    assert (member, type(member), member.name, member.is_newer) == (number, enumeration, f"NEWER_{number}", True)
     assert found.to_bytes() == raw
 
 
 @pytest.mark.parametrize("name", [*enums_of(ModelConfig), *enums_of(LayerConfig)])
 def test_every_number_of_every_enumeration_is_kept(name: str) -> None:
     cls = ModelConfig if name in field_hints(ModelConfig) else LayerConfig
-    kind = enums_of(cls)[name]
+    enumeration = enums_of(cls)[name]
     for number in range(40):
-        one: Any = {name: kind(number)}
-        layers = (LayerConfig(**one),) if cls is LayerConfig else ()
-        value = replace(CONFIG, layer_configs=layers) if layers else replace(CONFIG, **one)
+        values: Any = {name: enumeration(number)}
+        layers = (LayerConfig(**values),) if cls is LayerConfig else ()
+        value = replace(CONFIG, layer_configs=layers) if layers else replace(CONFIG, **values)
         found = ModelConfig.from_bytes(value.to_bytes())
         assert found == value
         member = getattr(found.layer_configs[0] if layers else found, name)
-        assert member.is_newer == (number not in {int(known) for known in kind})
-        assert member.name == (f"NEWER_{number}" if member.is_newer else kind(number).name)
+        assert member.is_newer == (number not in {int(known) for known in enumeration})
+        assert member.name == (f"NEWER_{number}" if member.is_newer else enumeration(number).name)
 
 
 def test_members_of_an_enumeration_are_values() -> None:
@@ -277,8 +274,8 @@ def test_members_of_an_enumeration_are_values() -> None:
     assert Fruit(33) not in (Fruit(34), Fruit.PEAR)
     assert len({Fruit(33), Fruit(33), Fruit.APPLE, Fruit(0)}) == 2
     assert repr(Fruit(33)) == "<Fruit.NEWER_33: 33>"
-    assert [one.is_newer for one in (Fruit.APPLE, Fruit.PEAR, Fruit(7), Fruit(6))] == [False, False, False, True]
-    assert list(Fruit) == [Fruit.APPLE, Fruit.PEAR]  # one that was met is none of those known
+    assert [member.is_newer for member in (Fruit.APPLE, Fruit.PEAR, Fruit(7), Fruit(6))] == [False, False, False, True]
+    assert list(Fruit) == [Fruit.APPLE, Fruit.PEAR]  # a number that was read is not a known member
     not_numbers: list[Any] = [-1, 2**32, 1.5, "PEAR", None]
     for wrong in not_numbers:
         with pytest.raises(ValueError, match="is not a valid Fruit"):
@@ -294,7 +291,7 @@ def test_what_is_kept_survives_a_change_of_other_fields() -> None:
     found = ModelConfig.from_bytes(config.to_bytes())
     changed = replace(
         found,
-        layer_configs=tuple(replace(one, heads=3) for one in found.layer_configs),
+        layer_configs=tuple(replace(layer, heads=3) for layer in found.layer_configs),
         vit_config=replace(found.vit_config, image_size=7),
     )
     root = tree(found)
@@ -305,11 +302,11 @@ def test_what_is_kept_survives_a_change_of_other_fields() -> None:
     assert [len(node.fields) for node in root.nodes()] == [39, 38, 15, 7, 16, 16]
 
 
-# An older writer's files, and those of one that is newer than some:
+# Files of an older writer, and of one that is newer than some runtimes:
 
 
 def cut_behind(value: Record, count: int) -> Record:
-    """What a record reads as that ends behind its first fields."""
+    """Return what a record that ends after its first fields is read as."""
     cls, names = type(value), list(field_hints(type(value)))
     there = stored_fields(replace(value, extent=len(names)))
     left = {name: getattr(value, name) for name in there[:count]}
@@ -319,11 +316,11 @@ def cut_behind(value: Record, count: int) -> Record:
 
 
 def cut_anywhere(value: Record, data: Any) -> tuple[Record, list[int]]:  # noqa: ANN401
-    """One of the records inside ends behind any of its fields → what that reads as, and its words."""
+    """Let one of the records in it end after any of its fields; return what that is read as, and its words."""
     node = data.draw(st.sampled_from(list(tree(value).nodes())))
     whole = replace(node.record, extent=len(field_hints(type(node.record))))
     root = tree(models.with_at(value, node.path, whole))
-    node = next(one for one in root.nodes() if one.path == node.path)
+    node = next(inner for inner in root.nodes() if inner.path == node.path)
     count = data.draw(st.integers(0, len(node.fields)))
     node.fields = {name: node.fields[name] for name in list(node.fields)[:count]}
     return models.with_at(value, node.path, cut_behind(whole, count)), emitted(root)
@@ -354,7 +351,7 @@ def test_an_empty_record_is_all_defaults() -> None:
     assert ModelConfig.from_bytes(packed([0, 0])) == ModelConfig(extent=0, trailing=(0,))
 
 
-# A record that is made has the fields that every runtime reads; more where they say something.
+# A record that is made has the fields that every runtime reads, and more where they are not the defaults.
 
 CORE_WORDS, FIVE = [1, 2], [1, 0x65766966]
 GROWN: dict[str, tuple[Grown, list[int], Grown | None]] = {
@@ -393,9 +390,7 @@ def test_a_record_is_written_as_far_as_it_says_something_or_was_read(case: str) 
 def test_what_depends_on_a_field_can_not_be_written_without_it(name: str) -> None:
     value: Any = {"encoder_text": "a", "decoder_numbers": (0,)}[name]
     broken: Any = {name: value}
-    with pytest.raises(
-        UsageError, match=rf"bad-field: Grown\.{name}: it is there only when is_encoder_decoder is true"
-    ):
+    with pytest.raises(UsageError, match=rf"bad-field: Grown\.{name}: it exists only when is_encoder_decoder is true"):
         written(Grown(**broken))
     assert read(Grown, written(Grown(**broken, is_encoder_decoder=True))) == Grown(**broken, is_encoder_decoder=True)
 
@@ -413,11 +408,11 @@ CONDITIONAL: dict[str, Any] = {
 @pytest.mark.parametrize("name", CONDITIONAL)
 def test_only_a_model_with_encoder_and_decoder_has_their_fields(name: str) -> None:
     names = list(field_hints(ModelConfig))
-    assert [one for one in names if models.is_conditional(one)] == list(CONDITIONAL)
-    one: Any = {name: CONDITIONAL[name]}
-    with pytest.raises(UsageError, match=rf"bad-field: ModelConfig\.{name}: it is there only when"):
-        ModelConfig(**one).to_bytes()
-    both = ModelConfig(**one, is_encoder_decoder=True)
+    assert [field for field in names if models.is_conditional(field)] == list(CONDITIONAL)
+    values: Any = {name: CONDITIONAL[name]}
+    with pytest.raises(UsageError, match=rf"bad-field: ModelConfig\.{name}: it exists only when"):
+        ModelConfig(**values).to_bytes()
+    both = ModelConfig(**values, is_encoder_decoder=True)
     assert ModelConfig.from_bytes(both.to_bytes()) == both
     left = names.index(name) + 1
     assert both.field_count == left
@@ -428,7 +423,7 @@ def test_only_a_model_with_encoder_and_decoder_has_their_fields(name: str) -> No
 
 
 def not_zero(value: Record) -> dict[str, object]:
-    """Its fields that are neither 0, false nor empty."""
+    """Return the fields that are neither 0, false nor empty."""
     return {name: getattr(value, name) for name in field_hints(type(value)) if getattr(value, name)}
 
 
@@ -488,18 +483,18 @@ def test_a_record_that_ends_inside_a_field_is_refused(value: ModelConfig, data: 
     words = flat(node.fields[name])
     left = data.draw(st.integers(1, len(words) - 1))
     names = list(node.fields)
-    node.fields = {one: node.fields[one] for one in names[: names.index(name)]} | {name: list(words[:left])}
-    # Of a vector all elements are expected in its record: what says more than there are words is no older file.
+    node.fields = {field: node.fields[field] for field in names[: names.index(name)]} | {name: list(words[:left])}
+    # All elements of a vector must be in its record: a larger count doesn't mean an older file.
     is_vector = isinstance(getattr(node.record, name), tuple)
     reason = "fields-vector" if is_vector and words[0] > left - 1 else "fields-truncated"
     raw = packed(emitted(root))
     error = faulty(raw, reason)
-    # Nothing behind the record was looked at.
+    # Nothing behind the record was read.
     end = 4 * (node.start + 1 + len(flat([node])) - 1)
     assert 4 * node.at[name] <= (error.offset or 0) <= end
 
 
-# What is refused, and where it says so.
+# What is refused, and the offset that the error names.
 
 CONFIG = small("gemma3vlm")
 NAN, INFINITY = 0x7FC00000, 0x7F800000
@@ -540,10 +535,10 @@ TEXTS_AT_FAULT = {
 
 
 def with_fault(path: models.Path, name: str, words: list[int]) -> tuple[bytes, int]:
-    """A config of all fields, with other words for one → its bytes, and where that field begins."""
+    """Return the bytes of a config with all fields, one of them in other words, and where that field begins."""
     whole = models.at_path(CONFIG, path)
     root = tree(models.with_at(CONFIG, path, replace(whole, extent=len(field_hints(type(whole))))))
-    node = next(one for one in root.nodes() if one.path == path)
+    node = next(node for node in root.nodes() if node.path == path)
     node.fields[name] = list(words)
     raw = packed(emitted(root))
     return raw, 4 * node.at[name]
@@ -565,7 +560,7 @@ def test_the_offset_is_that_of_the_word_at_fault(fault: str) -> None:
 
 
 @pytest.mark.parametrize("fault", TEXTS_AT_FAULT)
-def test_a_text_that_is_no_utf_8_or_not_padded_as_it_should_be_is_refused(fault: str) -> None:
+def test_a_text_that_is_not_utf_8_or_wrongly_padded_is_refused(fault: str) -> None:
     text = TEXTS_AT_FAULT[fault]
     raw, at = with_fault((), "display_name", [len(text) // 4, *unpacked(text)])
     offset = faulty(raw, "fields-string").offset
@@ -612,24 +607,34 @@ def test_the_longest_text_and_the_longest_vector_are_taken() -> None:
     assert ModelConfig.from_bytes(config.to_bytes()) == config
 
 
-def test_a_vector_has_at_most_as_many_elements_as_newer_runtimes_read(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("blobstore.gemma.records.MAX_VECTOR", 9)
-    config = replace(CONFIG, attention_window_sizes=(512,) * 9)
-    raw = config.to_bytes()
-    assert ModelConfig.from_bytes(raw) == config
-    longer = replace(config, attention_window_sizes=(512,) * 10)
-    with pytest.raises(
-        UsageError, match=r"bad-field: ModelConfig\.attention_window_sizes: 10 elements are more than 9"
-    ):
-        longer.to_bytes()
-    monkeypatch.setattr("blobstore.gemma.records.MAX_VECTOR", 10)
-    raw = longer.to_bytes()
-    monkeypatch.setattr("blobstore.gemma.records.MAX_VECTOR", 9)
-    faulty(raw, "fields-vector")
+@dataclass(frozen=True, kw_only=True)
+class Few(Record):
+    numbers: tuple[int, ...] = many(U32, limit=9)
+
+
+def test_a_vector_has_at_most_as_many_elements_as_its_limit() -> None:
+    words: list[int] = []
+    most = Few(numbers=(512,) * 9)
+    most.write(words)
+    assert Few.read(Cursor(words, 0, len(words))) == most
+    with pytest.raises(UsageError, match=r"bad-field: Few\.numbers: 10 elements are more than 9"):
+        Few(numbers=(512,) * 10).write([])
+    words = [11, 10, *(512,) * 10]
+    with pytest.raises(FormatError, match="fields-vector"):
+        Few.read(Cursor(words, 0, len(words)))
+
+
+def test_vectors_have_at_most_as_many_elements_as_newer_runtimes_read() -> None:
+    config = replace(CONFIG, attention_window_sizes=(512,) * (MAX_VECTOR + 1))
+    with pytest.raises(UsageError, match=rf"attention_window_sizes: {MAX_VECTOR + 1} elements are more than {8 << 20}"):
+        config.to_bytes()
+    config = replace(CONFIG, layer_configs=(LayerConfig(extent=0),) * (MAX_RECORDS + 1))
+    with pytest.raises(UsageError, match=rf"layer_configs: {MAX_RECORDS + 1} elements are more than 65536"):
+        config.to_bytes()
 
 
 @pytest.mark.parametrize("nbytes", [0, 1, 2, 3, 5, 4 * 129 + 2])
-def test_bytes_that_are_no_words_are_refused(nbytes: int) -> None:
+def test_bytes_that_are_not_whole_words_are_refused(nbytes: int) -> None:
     raw = (2 * CONFIG.to_bytes())[:nbytes]
     assert len(raw) == nbytes
     assert faulty(raw, "fields-size").offset == 0
@@ -644,11 +649,11 @@ def test_a_config_that_is_cut_short_is_refused_anywhere(family: str) -> None:
         assert faulty(raw[:end], "fields-truncated").offset in (0, 4)
 
 
-# Whatever the words are.
+# Any words.
 
 
 def either_way(read_it: Callable[[bytes], Value], write_it: Callable[[Value], bytes], raw: bytes) -> None:
-    """Refused, or read; then the same bytes are written, whoever wrote them."""
+    """Check that bytes are refused, or read and written back unchanged."""
     try:
         value = read_it(raw)
     except FormatError as error:
@@ -678,7 +683,7 @@ def test_any_words_are_refused_or_written_back(words: list[int], honest: bool) -
 
 @given(words=st.lists(st.sampled_from([0, 1]), max_size=70), grown=st.lists(u32s, max_size=9))
 def test_records_that_end_anywhere_are_written_back(words: list[int], grown: list[int]) -> None:
-    # Numbers, texts of a word at most, and small records: much of this is a config, or a record of all kinds.
+    # Numbers, texts of at most a word, and small records: much of it is a config, or a record of all field types.
     for cls, inner in ((Grown, [*grown[:3], *words]), (Outer, [*grown, *words]), (LayerConfig, words)):
         raw = [len(inner), *inner]
         try:
@@ -699,10 +704,10 @@ def test_a_mutated_config_is_refused_or_written_back(value: ModelConfig, data: A
 
 @given(entries=st.lists(models.records(TocEntry, newer=newer_words, extents=True), max_size=4), data=st.data())
 def test_a_mutated_toc_is_refused_or_written_back(entries: list[TocEntry], data: Any) -> None:  # noqa: ANN401
-    entries = [settled(replace(one, type_number=1 + one.type_number % 31)) for one in entries]
-    if 0 < len({one.name for one in entries}) == len(entries):
-        assert parse_toc(packed([word for one in entries for word in emitted(tree(one))])) == entries
-    both_ways(data.draw(models.mutated_words([word for one in entries for word in emitted(tree(one))])))
+    entries = [settled(replace(entry, type_number=1 + entry.type_number % 31)) for entry in entries]
+    if 0 < len({entry.name for entry in entries}) == len(entries):
+        assert parse_toc(packed([word for entry in entries for word in emitted(tree(entry))])) == entries
+    both_ways(data.draw(models.mutated_words([word for entry in entries for word in emitted(tree(entry))])))
 
 
 # Hostile counts cost nothing.
@@ -730,24 +735,24 @@ def peak_of(raw: bytes) -> int:
         ((("vit_config", None),), "layer_configs"),
     ],
 )
-def test_a_count_that_lies_allocates_nothing(path: models.Path, name: str, count: int) -> None:
+def test_a_wrong_count_allocates_nothing(path: models.Path, name: str, count: int) -> None:
     root = tree(CONFIG)
-    node = next(one for one in root.nodes() if one.path == path)
+    node = next(node for node in root.nodes() if node.path == path)
     names = list(node.fields)
-    node.fields = {one: node.fields[one] for one in names[: names.index(name)]} | {name: [count, 1, 2]}
+    node.fields = {field: node.fields[field] for field in names[: names.index(name)]} | {name: [count, 1, 2]}
     raw = packed(emitted(root))
     assert peak_of(raw) < 256 << 10
 
 
 @pytest.mark.parametrize("words", [[2**32 - 1], [2**32 - 1, 0], [2, 0], [10**9, *[0] * 50]])
-def test_a_record_that_lies_allocates_nothing(words: list[int]) -> None:
+def test_a_record_with_a_wrong_count_allocates_nothing(words: list[int]) -> None:
     assert peak_of(packed(words)) < 64 << 10
     assert faulty(packed(words), "fields-truncated")
 
 
 @pytest.mark.parametrize("layer", [[0], [1, 7], [2, 7, 7]])
-def test_memory_is_in_proportion_to_what_is_read(layer: list[int]) -> None:
-    # The worst there is: a few bytes are a record. The last one is wrong, so that all others were made.
+def test_memory_is_proportional_to_what_is_read(layer: list[int]) -> None:
+    # The worst case: a record of a few bytes. The last one is wrong, so all others have been made.
     count = MAX_RECORDS // 4
     root = tree(ModelConfig())
     root.fields = dict(list(root.fields.items())[: list(root.fields).index("layer_configs")])
@@ -756,7 +761,7 @@ def test_memory_is_in_proportion_to_what_is_read(layer: list[int]) -> None:
     assert peak_of(raw) < 100 * len(raw)
 
 
-# What can't be written.
+# Values that can't be written.
 
 
 @pytest.mark.parametrize(
@@ -813,9 +818,9 @@ def test_a_value_that_would_read_as_another_is_refused(name: str, value: object)
 
 def test_a_fault_inside_a_record_names_that_record() -> None:
     layer = replace(CONFIG.layer_configs[0], heads=-1)
-    with pytest.raises(UsageError, match=r"LayerConfig\.heads: -1 is no unsigned"):
+    with pytest.raises(UsageError, match=r"LayerConfig\.heads: -1 is not an unsigned"):
         replace(CONFIG, layer_configs=(layer,)).to_bytes()
-    with pytest.raises(UsageError, match=r"TocEntry\.rows: 4294967296 is no unsigned"):
+    with pytest.raises(UsageError, match=r"TocEntry\.rows: 4294967296 is not an unsigned"):
         build_toc([TocEntry(name="a", type_number=1, rows=2**32)])
 
 

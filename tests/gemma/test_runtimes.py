@@ -1,4 +1,4 @@
-"""What each state of gemma.cpp does with a file: the rules of spec/gemma.md, and what is newer than some of them."""
+"""What each state of gemma.cpp does with a file: the rules of spec/gemma.md, and what is newer than some states."""
 
 from __future__ import annotations
 
@@ -24,7 +24,8 @@ from blobstore.convert.gemma_plan import Choices
 from blobstore.edit.reindex import build_for
 from blobstore.edit.rewrite import Edits, rewrite
 from blobstore.errors import FormatError, UsageError
-from blobstore.gemma.config import LayerConfig, Model, ModelConfig, WeightType, Wrapping
+from blobstore.gemma.config import LayerConfig, ModelConfig
+from blobstore.gemma.enums import Model, WeightType, Wrapping
 from blobstore.gemma.models import config_of
 from blobstore.gemma.newer import newer_blobs, newer_in
 from blobstore.gemma.runtimes import NAMES, RUNTIMES
@@ -38,15 +39,15 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from blobstore.check import Finding
-    from blobstore.store.writer import IndexPlace
+    from blobstore.index.locate import IndexPlace
 
     Blobs = dict[str, bytes]
 
 OLD, APRIL, LATER = NAMES
 
 
-def codes(found: list[Finding], severity: str = "") -> set[str]:
-    return {one.code for one in found if severity in ("", one.severity)}
+def codes(findings: list[Finding], severity: str = "") -> set[str]:
+    return {finding.code for finding in findings if severity in ("", finding.severity)}
 
 
 def blobs_of(path: Path) -> Blobs:
@@ -75,7 +76,7 @@ def relayered(blobs: Blobs, *, only: int | None = None, **fields: Any) -> Blobs:
     layers = ModelConfig.from_bytes(blobs["config"]).layer_configs
     return changed(
         blobs,
-        layer_configs=tuple(replace(one, **fields) if only in (None, i) else one for i, one in enumerate(layers)),
+        layer_configs=tuple(replace(layer, **fields) if only in (None, i) else layer for i, layer in enumerate(layers)),
     )
 
 
@@ -105,25 +106,25 @@ RUNS: dict[str, tuple[Callable[[Blobs], Blobs], tuple[str, ...]]] = {
 def test_the_runtimes_that_run_a_file_are_told(tmp_path: Path, blobs: Blobs, what: str) -> None:
     change, expected = RUNS[what]
     path = write(tmp_path / "m.sbs", change(blobs))
-    found = check_file(path)
-    assert runs_in(found) == expected
-    line = runtimes_line(found)
-    told, _, others = line.partition("; not in ")
+    findings = check_file(path)
+    assert runs_in(findings) == expected
+    line = runtimes_line(findings)
+    named, _, others = line.partition("; not in ")
     if expected:
-        assert all((name in told) == (name in expected) for name in NAMES)
+        assert all((name in named) == (name in expected) for name in NAMES)
         assert all((name in others) == (name not in expected) for name in NAMES)
     else:
         assert line.startswith("runs correctly in no gemma.cpp")
-    # Who asks for one is answered for that one, and who asks for all for all.
+    # A caller that names a runtime gets an answer for that one; without names it is for all.
     for name in NAMES:
         errors = codes(check_file(path, for_runtime=True, runtimes=(name,)), "error")
-        warned = {"rope-by-label"} & codes(found)
+        warned = {"rope-by-label"} & codes(findings)
         assert (not errors and not (warned and name == OLD)) == (name in expected)
     everywhere = check_file(path, for_runtime=True, runtimes=NAMES)
-    assert codes(everywhere) == codes(found)
-    # Without asking, what is only newer is no error.
+    assert codes(everywhere) == codes(findings)
+    # Unless a runtime is named, what is only newer is not an error.
     only_newer = what not in ("without the word", "a fault")
-    assert (not codes(found, "error")) == only_newer
+    assert (not codes(findings, "error")) == only_newer
 
 
 def test_the_command_says_so_in_one_line(tmp_path: Path, blobs: Blobs, capsys: pytest.CaptureFixture[str]) -> None:
@@ -154,32 +155,32 @@ def test_a_container_by_name_runs_nowhere_and_nothing_is_said(
     assert "runs correctly" not in capsys.readouterr().err
 
 
-def test_findings_of_files_are_as_severe_as_who_asks_needs_them(tmp_path: Path, blobs: Blobs) -> None:
-    found = check_file(write(tmp_path / "m.sbs", changed(blobs, **LATE_MODEL)))
-    assert codes(found, "note") == {"newer-value"}
-    assert codes(asked_for(found, (OLD,)), "error") == {"newer-value"}
-    assert not asked_for(found, (LATER,))
+def test_findings_are_as_severe_as_for_the_runtimes_that_are_named(tmp_path: Path, blobs: Blobs) -> None:
+    findings = check_file(write(tmp_path / "m.sbs", changed(blobs, **LATE_MODEL)))
+    assert codes(findings, "note") == {"newer-value"}
+    assert codes(asked_for(findings, (OLD,)), "error") == {"newer-value"}
+    assert not asked_for(findings, (LATER,))
 
 
 @pytest.mark.parametrize("count", [1, 16383, 16384, 16385, 1 << 20])
 def test_as_many_blobs_as_a_runtime_reads_are_not_newer(count: int) -> None:
-    concerned = [name for one in newer_blobs(count) for name in one.runtimes]
-    assert concerned == [one.name for one in RUNTIMES if count > one.max_blobs]
+    concerned = [name for newer in newer_blobs(count) for name in newer.runtimes]
+    assert concerned == [runtime.name for runtime in RUNTIMES if count > runtime.max_blobs]
 
 
 # ---------------------------------------------------------------------------------------------------------- newer files
 
 
 def with_type(blobs: Blobs, number: int) -> Blobs:
-    """Blobs with a tensor of another type, and a blob of its size; of a type that nobody knows it keeps its own."""
-    entries = {one.name: one for one in parse_toc(blobs["toc"])}
+    """Blobs with a tensor of another type, and a blob of that size; for an unknown type it keeps its own blob."""
+    entries = {entry.name: entry for entry in parse_toc(blobs["toc"])}
     old = entries["linear_w_1"]
-    kind = next((one for one in BY_NAME.values() if one.number == number), None)
-    new = toc_entry(old.name, kind, old.rows, old.cols) if kind else replace(old, type_number=number)
+    known = next((element_type for element_type in BY_NAME.values() if element_type.number == number), None)
+    new = toc_entry(old.name, known, old.rows, old.cols) if known else replace(old, type_number=number)
     entries[old.name] = new
-    raw = bytes(new.nbytes) if kind else blobs[old.name]
+    raw = bytes(new.nbytes) if known else blobs[old.name]
     blobs = blobs | {old.name: raw, "toc": build_toc(entries.values())}
-    return changed(blobs, weight=WeightType(number)) if kind else blobs
+    return changed(blobs, weight=WeightType(number)) if known else blobs
 
 
 NEWER: dict[str, Callable[[Blobs], Blobs]] = {
@@ -212,7 +213,7 @@ def test_commands_read_a_newer_file_and_say_so(
         assert "newer" in printed.out + printed.err, arguments
     assert out.read_bytes() == newer["linear_w_1"]
     assert newer_in(newer)  # type: ignore[arg-type]
-    # It is written again as it is.
+    # It is written back unchanged.
     rewrite(path, tmp_path / "again.sbs", Edits(index="embedded"))
     assert blobs_of(tmp_path / "again.sbs") == newer
 
@@ -248,7 +249,7 @@ def test_an_old_file_is_found_and_repaired_to_a_new_conversion(
     else:
         assert not beside.exists()
     assert main(["check", str(path)]) == 0
-    # Once more, there is nothing to do.
+    # A second time, there is nothing to do.
     before = path.stat()
     assert not repair(path).changes
     assert path.stat() == before
@@ -274,7 +275,8 @@ def test_the_tiny_models_of_gemma_cpp_are_repaired_to_what_convert_makes(tmp_pat
         convert(source, new, Choices("bf16", "split", wrapping))
         config = ModelConfig.from_bytes(blobs_of(new)["config"])
         old = as_before(config).to_bytes()
-        recorded = next(one["sha256"] for one in facts["expected"]["bf16-split"] if one["key"] == "config")
+        expected = facts["expected"]["bf16-split"]
+        recorded = next(blob["sha256"] for blob in expected if blob["key"] == "config")
         assert hashlib.sha256(old).hexdigest() == recorded
         rewrite(new, path, Edits(config=old))
         assert set(repair(path).changes) >= {"use_global_timescale"}
@@ -321,7 +323,7 @@ def test_a_repair_that_fails_leaves_the_file(
         assert main(["repair", str(path)]) == 1
     assert "No space left" in capsys.readouterr().err
     assert path.read_bytes() == before
-    assert [one.name for one in tmp_path.iterdir()] == ["m.sbs"]
+    assert [path.name for path in tmp_path.iterdir()] == ["m.sbs"]
 
 
 @pytest.mark.parametrize("family", ["gemma2", "paligemma2"])
@@ -333,7 +335,7 @@ def test_other_families_have_nothing_to_repair(tmp_path: Path, family: str) -> N
     assert path.read_bytes() == before
 
 
-def test_what_is_no_model_is_not_repaired(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_what_is_not_a_model_is_not_repaired(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     path = str(write(tmp_path / "m.sbs", {"x": b"1"}))
     assert main(["repair", path]) == 2
     assert main(["repair", str(tmp_path / "none.sbs")]) == 2
@@ -345,24 +347,24 @@ def test_what_is_no_model_is_not_repaired(tmp_path: Path, capsys: pytest.Capture
 @pytest.mark.parametrize("bases", [(1e4, 1e4), (5e5, 5e5)])
 def test_a_checkpoint_with_one_base_is_right_without_the_word(tmp_path: Path, bases: tuple[float, float]) -> None:
     recipe = sound_recipe("gemma3")
-    said = recipe.config() | {"rope_theta": bases[1], "rope_local_base_freq": bases[0]}
+    config = recipe.config() | {"rope_theta": bases[1], "rope_local_base_freq": bases[0]}
     path = tmp_path / "m.sbs"
-    convert(recipe.write(tmp_path / "c", config=said), path, Choices("bf16"))
-    found = check_file(path)
-    assert not codes(found, "error")
-    assert runs_in(found) == (NAMES if bases == (1e4, 1e4) else (LATER,))
+    convert(recipe.write(tmp_path / "c", config=config), path, Choices("bf16"))
+    findings = check_file(path)
+    assert not codes(findings, "error")
+    assert runs_in(findings) == (NAMES if bases == (1e4, 1e4) else (LATER,))
     assert not repair(path).changes
     # Other names, or fewer tensors, don't change that.
     shutil.copy(path, tmp_path / "named.sbs")
     assert (build_for(tmp_path / "named.sbs", embed=True, force=True, digests=True).lost or 0) > 0
     assert check_file(tmp_path / "named.sbs") == [
-        replace(one, subject=one.subject.replace("m.sbs", "named.sbs")) for one in found
+        replace(finding, subject=finding.subject.replace("m.sbs", "named.sbs")) for finding in findings
     ]
     rewrite(path, tmp_path / "fewer.sbs", Edits(drop=("*norm*",)))
     for name in ("named", "fewer"):
         assert "global-rope" not in codes(check_file(tmp_path / f"{name}.sbs"), "error")
         assert not repair(tmp_path / f"{name}.sbs").changes
-    # Without the index nobody knows that.
+    # Without the index that is not known.
     rewrite(path, tmp_path / "bare.sbs", Edits(index="none"))
     assert codes(check_file(tmp_path / "bare.sbs"), "error") == {"global-rope"}
 
@@ -402,15 +404,15 @@ TABLE: dict[str, tuple[Callable[[Blobs], Blobs], str, str]] = {
 @pytest.mark.parametrize("what", TABLE)
 def test_check_says_what_the_program_does(tmp_path: Path, blobs: Blobs, what: str) -> None:
     change, code, severity = TABLE[what]
-    found = check_file(write(tmp_path / "m.sbs", change(blobs)))
-    assert {one.severity for one in found if one.code == code} == {severity}
-    assert severity == "error" or not codes(found, "error")
+    findings = check_file(write(tmp_path / "m.sbs", change(blobs)))
+    assert {finding.severity for finding in findings if finding.code == code} == {severity}
+    assert severity == "error" or not codes(findings, "error")
 
 
 def stock_and_split(blobs: Blobs, *, stride: int) -> Blobs:
-    """Blobs with both forms of a tensor, the stock one with this stride in the toc."""
+    """Blobs with both forms of a tensor, the stock form with this stride in the toc."""
     entries = parse_toc(blobs["toc"])
-    halves = [one for one in entries if one.name in ("gating1_w_0", "gating2_w_0")]
+    halves = [entry for entry in entries if entry.name in ("gating1_w_0", "gating2_w_0")]
     whole = toc_entry("gating_ein_0", halves[0].type, 2 * halves[0].rows, halves[0].cols)
     both = blobs["gating1_w_0"] + blobs["gating2_w_0"]
     return blobs | {"gating_ein_0": both, "toc": build_toc([*entries, replace(whole, stride=stride)])}
@@ -420,9 +422,9 @@ def test_rows_with_padding_among_them_are_an_error_everywhere(
     tmp_path: Path, blobs: Blobs, capsys: pytest.CaptureFixture[str]
 ) -> None:
     path = str(write(tmp_path / "m.sbs", stock_and_split(blobs, stride=64)))
-    found = check_file(path)
-    assert codes(found, "error") >= {"toc-stride", "both-forms"}
-    (forms,) = (one for one in found if one.code == "both-forms")
+    findings = check_file(path)
+    assert codes(findings, "error") >= {"toc-stride", "both-forms"}
+    (forms,) = (finding for finding in findings if finding.code == "both-forms")
     assert forms.subject == "gating_ein_0"
     assert forms.remedy.endswith("--drop gating_ein_0")
     for arguments in (
@@ -435,7 +437,7 @@ def test_rows_with_padding_among_them_are_an_error_everywhere(
         assert "toc-stride" in printed.out + printed.err
         assert "gating_ein_0" in printed.out + printed.err
     assert not (tmp_path / "out.safetensors").exists()
-    # What it says to do helps.
+    # The remedy works.
     assert main(["rewrite", path, "--in-place", "--drop", "gating_ein_0"]) == 0
     assert not codes(check_file(path), "error")
     assert main(["verify", path]) == 0
@@ -443,7 +445,7 @@ def test_rows_with_padding_among_them_are_an_error_everywhere(
 
 def test_an_index_does_not_make_such_rows_right(tmp_path: Path, gemma3: Path) -> None:
     entries = parse_toc(blobs_of(gemma3)["toc"])
-    toc = build_toc(replace(one, stride=one.cols + (one.name == "linear_w_0")) for one in entries)
+    toc = build_toc(replace(entry, stride=entry.cols + (entry.name == "linear_w_0")) for entry in entries)
     with blobstore.BlobReader(gemma3) as reader, blobstore.BlobWriter(tmp_path / "m.sbs") as writer:
         for key in reader:
             writer.add(key, toc if key == "toc" else bytes(reader[key]))
@@ -453,8 +455,8 @@ def test_an_index_does_not_make_such_rows_right(tmp_path: Path, gemma3: Path) ->
 
 
 def test_of_two_forms_without_padding_either_is_named(tmp_path: Path, blobs: Blobs) -> None:
-    found = check_file(write(tmp_path / "m.sbs", stock_and_split(blobs, stride=20)))
-    (forms,) = (one for one in found if one.code == "both-forms")
+    findings = check_file(write(tmp_path / "m.sbs", stock_and_split(blobs, stride=20)))
+    (forms,) = (finding for finding in findings if finding.code == "both-forms")
     assert forms.remedy == "blobstore rewrite FILE -o OUT --drop KEY removes one form"
 
 
@@ -478,7 +480,7 @@ def with_vit(blobs: Blobs, **fields: Any) -> Blobs:  # noqa: ANN401
 
 def with_vit_layers(blobs: Blobs, **fields: Any) -> Blobs:  # noqa: ANN401
     layers = ModelConfig.from_bytes(blobs["config"]).vit_config.layer_configs
-    return with_vit(blobs, layer_configs=tuple(replace(one, **fields) for one in layers))
+    return with_vit(blobs, layer_configs=tuple(replace(layer, **fields) for layer in layers))
 
 
 VISION_FAULTS: dict[str, Callable[[Blobs], Blobs]] = {
@@ -501,11 +503,11 @@ def test_what_an_image_would_meet_is_found(tmp_path: Path, vision: dict[str, Blo
     assert not codes(right, "error")
     assert "image-prompts" in codes(right, "note")
     blobs = VISION_FAULTS[what](vision[family])
-    found = check_file(write(tmp_path / "m.sbs", blobs))
+    findings = check_file(write(tmp_path / "m.sbs", blobs))
     if what == "a sequence that an image fills" and family == "paligemma2":
-        assert "vision-config" not in codes(found)  # its image has four patches
+        assert "vision-config" not in codes(findings)  # its image has four patches
     else:
-        assert "vision-config" in codes(found, "error")
+        assert "vision-config" in codes(findings, "error")
 
 
 @pytest.mark.parametrize(
@@ -515,15 +517,15 @@ def test_what_an_image_would_meet_is_found(tmp_path: Path, vision: dict[str, Blo
 def test_patches_are_pooled_as_the_family_has_it(
     tmp_path: Path, vision: dict[str, Blobs], family: str, fields: dict[str, int]
 ) -> None:
-    found = check_file(write(tmp_path / "m.sbs", with_vit(vision[family], **fields)))
-    assert "vision-config" in codes(found, "error")
+    findings = check_file(write(tmp_path / "m.sbs", with_vit(vision[family], **fields)))
+    assert "vision-config" in codes(findings, "error")
 
 
-def test_a_head_of_66_is_none_of_gemma_3_s(tmp_path: Path, vision: dict[str, Blobs]) -> None:
+def test_gemma_3_has_no_head_of_66(tmp_path: Path, vision: dict[str, Blobs]) -> None:
     for family, fault in (("gemma3vlm", True), ("paligemma2", False)):
         blobs = with_vit_layers(vision[family], qkv_dim=66, heads=2, kv_heads=2)
-        found = check_file(write(tmp_path / "m.sbs", blobs))
-        assert ("vision-config" in codes(found, "error")) == fault
+        findings = check_file(write(tmp_path / "m.sbs", blobs))
+        assert ("vision-config" in codes(findings, "error")) == fault
 
 
 # ---------------------------------------------------------------------------------------- clean is what obeys the rules
@@ -534,14 +536,14 @@ def layers_of(config: ModelConfig) -> tuple[LayerConfig, ...]:
 
 
 def alike(layers: tuple[LayerConfig, ...], *names: str) -> bool:
-    return all(getattr(one, name) == getattr(layers[0], name) for one in layers for name in names)
+    return all(getattr(layer, name) == getattr(layers[0], name) for layer in layers for name in names)
 
 
 def rows_of(config: ModelConfig) -> list[int]:
     """Rows of the text part's matrices, in split form."""
     rows = [config.vocab_size]
-    for one in config.layer_configs:
-        rows += [config.model_dim, one.ff_hidden_dim, one.heads * one.qkv_dim, 2 * one.kv_heads * one.qkv_dim]
+    for layer in config.layer_configs:
+        rows += [config.model_dim, layer.ff_hidden_dim, layer.heads * layer.qkv_dim, 2 * layer.kv_heads * layer.qkv_dim]
     return rows
 
 
@@ -550,14 +552,16 @@ RULES: list[Callable[[ModelConfig], bool]] = [
     lambda config: config.model != 0 and config.weight != 0,
     lambda config: 1 <= len(config.layer_configs) <= 999,
     lambda config: len(config.attention_window_sizes) >= len(config.layer_configs),
-    lambda config: all(one.qkv_dim <= 1024 for one in layers_of(config)),
-    lambda config: all(one.qkv_dim % 8 == 0 for one in layers_of(config)),
-    lambda config: all(one.kv_heads and one.heads and one.heads % one.kv_heads == 0 for one in layers_of(config)),
-    lambda config: all(one.type != 1 for one in layers_of(config)),
+    lambda config: all(layer.qkv_dim <= 1024 for layer in layers_of(config)),
+    lambda config: all(layer.qkv_dim % 8 == 0 for layer in layers_of(config)),
+    lambda config: all(
+        layer.kv_heads and layer.heads and layer.heads % layer.kv_heads == 0 for layer in layers_of(config)
+    ),
+    lambda config: all(layer.type != 1 for layer in layers_of(config)),
     lambda config: alike(layers_of(config), "ff_hidden_dim", "heads", "kv_heads", "qkv_dim", "post_qk"),
     lambda config: (
         config.model_dim <= 36864
-        and all(max(one.ff_hidden_dim, one.heads * one.qkv_dim) <= 36864 for one in layers_of(config))
+        and all(max(layer.ff_hidden_dim, layer.heads * layer.qkv_dim) <= 36864 for layer in layers_of(config))
     ),
     lambda config: all(rows % 4 == 0 for rows in rows_of(config)),
     lambda config: config.max_seq_len > 10,
@@ -578,19 +582,25 @@ VISION_RULES: list[Callable[[ModelConfig], bool]] = [
         config.vit_config.pool_dim == 0
         or config.max_seq_len > config.vit_config.seq_len // config.vit_config.pool_dim**2
     ),
-    lambda config: all(one.type == 1 and one.kv_heads == one.heads > 0 for one in config.vit_config.layer_configs),
+    lambda config: all(
+        layer.type == 1 and layer.kv_heads == layer.heads > 0 for layer in config.vit_config.layer_configs
+    ),
     lambda config: (
-        config.wrapping != 2 or all(one.qkv_dim and one.qkv_dim % 8 == 0 for one in config.vit_config.layer_configs)
+        config.wrapping != 2
+        or all(layer.qkv_dim and layer.qkv_dim % 8 == 0 for layer in config.vit_config.layer_configs)
     ),
     lambda config: (
         config.vit_config.model_dim % 4 == config.model_dim % 4 == 0
         and all(
-            3 * one.heads * one.qkv_dim % 4 == one.ff_hidden_dim % 4 == 0 for one in config.vit_config.layer_configs
+            3 * layer.heads * layer.qkv_dim % 4 == layer.ff_hidden_dim % 4 == 0
+            for layer in config.vit_config.layer_configs
         )
     ),
     lambda config: (
         config.vit_config.model_dim <= 36864
-        and all(max(one.ff_hidden_dim, one.heads * one.qkv_dim) <= 36864 for one in config.vit_config.layer_configs)
+        and all(
+            max(layer.ff_hidden_dim, layer.heads * layer.qkv_dim) <= 36864 for layer in config.vit_config.layer_configs
+        )
     ),
     lambda config: alike(config.vit_config.layer_configs, "ff_hidden_dim", "heads", "qkv_dim"),
 ]
@@ -614,23 +624,25 @@ def perturbed(draw: st.DrawFn) -> ModelConfig:
     """A config that obeys all rules, with up to three changes that may break some."""
     config = start(draw(st.sampled_from(list(FAMILIES))))
     for _ in range(draw(st.integers(0, 3))):
-        kind = draw(st.sampled_from(["outer", "word", "layer", "layers", "wrapping", "vision", "vit layer", "windows"]))
+        change = draw(
+            st.sampled_from(["outer", "word", "layer", "layers", "wrapping", "vision", "vit layer", "windows"])
+        )
         vision = config.vit_config
         value = draw(_NUMBERS)
-        if kind == "outer":
+        if change == "outer":
             config = _with(config, draw(st.sampled_from(_OUTER)), value)
-        elif kind == "word":
+        elif change == "word":
             config = replace(config, use_global_timescale=draw(st.booleans()))
-        elif kind == "wrapping":
+        elif change == "wrapping":
             config = replace(config, wrapping=draw(st.sampled_from(Wrapping)))
-        elif kind == "windows":
+        elif change == "windows":
             config = replace(config, attention_window_sizes=(512,) * draw(st.integers(0, 3)))
-        elif kind == "vision" and vision.layer_configs:
+        elif change == "vision" and vision.layer_configs:
             config = replace(config, vit_config=_with(vision, draw(st.sampled_from(_VISION)), value))
-        elif kind == "vit layer" and vision.layer_configs:
+        elif change == "vit layer" and vision.layer_configs:
             layers = _changed(draw, vision.layer_configs, value)
             config = replace(config, vit_config=replace(vision, layer_configs=layers))
-        elif kind in ("layer", "layers") and config.layer_configs:
+        elif change in ("layer", "layers") and config.layer_configs:
             config = replace(config, layer_configs=_changed(draw, config.layer_configs, value))
     return config
 
@@ -639,7 +651,7 @@ def _changed(draw: st.DrawFn, layers: tuple[LayerConfig, ...], value: int) -> tu
     name = draw(st.sampled_from(_LAYER))
     value = value % 2 if name == "post_qk" else value
     only = draw(st.none() | st.integers(0, len(layers) - 1))
-    return tuple(_with(one, name, value) if only in (None, i) else one for i, one in enumerate(layers))
+    return tuple(_with(layer, name, value) if only in (None, i) else layer for i, layer in enumerate(layers))
 
 
 def _with(record: Any, name: str, value: int) -> Any:  # noqa: ANN401 (of the record's own type)
@@ -652,8 +664,8 @@ def test_a_config_is_clean_exactly_when_it_obeys_every_rule(config: ModelConfig)
         row.key: toc_entry(row.key, BY_NAME[row.stored_type("bf16")], row.rows, row.cols)
         for row in spec_tensors(config, "split")
     }
-    found = [*check_config(config), *check_model(config, toc)]
-    errors = {one.code for one in found if one.severity == "error"}
+    findings = [*check_config(config), *check_model(config, toc)]
+    errors = {finding.code for finding in findings if finding.severity == "error"}
     rules = RULES + (VISION_RULES if config.vit_config.layer_configs else [])
     broken = [i for i, rule in enumerate(rules) if not rule(config)]
     assert bool(broken) == bool(errors), (broken, errors)

@@ -12,7 +12,7 @@ import blobstore
 from blobstore.codecs.element_types import BY_NAME
 from blobstore.errors import Fault
 from blobstore.gemma import ModelConfig, TocEntry, check_tensors, parse_toc, tensors_of
-from blobstore.gemma.config import LayerType, PostNorm, WeightType, Wrapping
+from blobstore.gemma.enums import LayerType, PostNorm, WeightType, Wrapping
 from blobstore.gemma.models import config_of
 from blobstore.gemma.tensors import default_type, narrowest_type
 from blobstore.gemma.toc import toc_entry
@@ -39,7 +39,7 @@ TOTALS = {
     "paligemma2-10b-224": (669, 753, 9_662_409_456),
     "paligemma2-10b-448": (669, 753, 9_663_294_192),
 }
-# What the published checkpoints have, by their own count.
+# The published checkpoints' numbers of parameters, by their own count.
 PUBLISHED = {
     "gemma2-2b": 2_614_341_888,
     "9b": 9_241_705_984,
@@ -68,12 +68,12 @@ def model_of(prefix: str, weight: str = "sfp") -> ModelConfig:
     return config_of(f"{prefix}-{weight}")
 
 
-def entry_of(row: Row, kind: str) -> TocEntry:
-    return toc_entry(row.key, BY_NAME[kind], row.rows, row.cols)
+def entry_of(row: Row, type_name: str) -> TocEntry:
+    return toc_entry(row.key, BY_NAME[type_name], row.rows, row.cols)
 
 
 def table_of(config: ModelConfig, form: str = "stock") -> Table:
-    """What a file of this model has."""
+    """Return the toc of a file of this model."""
     rows = spec_tensors(config, form)
     return {row.key: entry_of(row, row.stored_type(config.weight_name)) for row in rows}
 
@@ -87,7 +87,7 @@ def the_fault(config: ModelConfig, table: Table) -> Fault:
     return fault
 
 
-# Which tensors there are.
+# Which tensors a model has.
 
 
 @pytest.mark.parametrize("prefix", TOTALS)
@@ -95,9 +95,9 @@ def test_the_runtime_s_models_have_as_many_tensors_and_parameters_as_they_should
     stock, split, parameters = TOTALS[prefix]
     specs = tensors_of(model_of(prefix))
     by_form = {form: [spec for spec in specs if spec.form in ("", form)] for form in FORMS}
-    assert {form: len(found) for form, found in by_form.items()} == {"stock": stock, "split": split}
-    for found in by_form.values():
-        assert sum(spec.rows * spec.cols for spec in found) == parameters
+    assert {form: len(specs) for form, specs in by_form.items()} == {"stock": stock, "split": split}
+    for specs in by_form.values():
+        assert sum(spec.rows * spec.cols for spec in specs) == parameters
 
 
 @pytest.mark.parametrize("prefix", PUBLISHED)
@@ -105,7 +105,7 @@ def test_parameters_are_those_of_the_published_checkpoint(prefix: str) -> None:
     config = model_of(prefix)
     parameters = TOTALS[prefix][2]
     if config.vit_config.layer_configs:
-        # Their vocabulary has 64 rows more; Gemma 3 has no bias behind its images, the runtime wants one.
+        # Their vocabulary has 64 more rows. Gemma 3 has no bias after its images, but the runtime needs one.
         parameters += 64 * config.model_dim
         parameters -= config.model_dim if config.wrapping == Wrapping.VLM else 0
     assert parameters == PUBLISHED[prefix]
@@ -148,12 +148,12 @@ def test_tensors_of_any_dimensions_are_those_of_the_specification_s_table(family
 
 
 def check_against_the_table(config: ModelConfig, form: str) -> None:
-    found = [spec for spec in tensors_of(config) if spec.form in ("", form)]
+    specs = [spec for spec in tensors_of(config) if spec.form in ("", form)]
     rows = spec_tensors(config, form)
-    assert {(spec.key, spec.rows, spec.cols, spec.floor or "") for spec in found} == {
+    assert {(spec.key, spec.rows, spec.cols, spec.floor or "") for spec in specs} == {
         (row.key, row.rows, row.cols, row.floor) for row in rows
     }
-    assert len({spec.key for spec in found}) == len(found) == len(rows)
+    assert len({spec.key for spec in specs}) == len(specs) == len(rows)
 
 
 @given(family=families, sizes=models.sizes, post_norm=st.booleans(), qk_norm=st.booleans())
@@ -167,7 +167,7 @@ def test_what_a_layer_does_without_has_no_tensors(family: str, sizes: Sizes, pos
 
 
 def test_a_text_layer_with_biases_has_them() -> None:
-    # No model of the twelve sets it.
+    # None of the twelve models has them.
     config = small("gemma3")
     config = replace(config, layer_configs=(replace(config.layer_configs[0], ff_biases=True), config.layer_configs[1]))
     assert {"ffw_gat_b_0", "ffw_out_b_0"} <= {spec.key for spec in tensors_of(config)}
@@ -178,7 +178,7 @@ def test_a_text_layer_with_biases_has_them() -> None:
 
 @all_families
 def test_the_model_s_width_is_every_layer_s(family: str) -> None:
-    # As in the runtime, which has the layer's own model_dim but makes shapes from the model's.
+    # As in the runtime, which has a model_dim for each layer, but takes shapes from that of the model.
     config = small(family)
     layers = tuple(replace(layer, model_dim=99) for layer in config.layer_configs)
     parts = tuple(replace(layer, model_dim=99) for layer in config.vit_config.layer_configs)
@@ -218,14 +218,14 @@ def test_a_model_as_the_table_says_is_faultless(family: str, sizes: Sizes, weigh
 @all_families
 def test_what_gemma_cpp_wrote_is_faultless(shared_vectors: Path, family: str, weight: str, form: str) -> None:
     facts = json.loads((shared_vectors / "convert" / f"tiny-{family}.expected.json").read_bytes())
-    tensors = [one for one in facts["expected"][f"{weight}-{form}"] if "type" in one]
+    tensors = [blob for blob in facts["expected"][f"{weight}-{form}"] if "type" in blob]
     config = tiny(family, weight)
-    table = {one["key"]: toc_entry(one["key"], BY_NAME[one["type"]], one["rows"], one["cols"]) for one in tensors}
+    table = {blob["key"]: toc_entry(blob["key"], BY_NAME[blob["type"]], blob["rows"], blob["cols"]) for blob in tensors}
     assert check_tensors(config, table) == []
-    assert {one["key"]: one["bytes"] for one in tensors} == {key: entry.nbytes for key, entry in table.items()}
+    assert {blob["key"]: blob["bytes"] for blob in tensors} == {key: entry.nbytes for key, entry in table.items()}
     specs = {spec.key: spec for spec in tensors_of(config) if spec.form in ("", form)}
     assert {key: default_type(spec, weight).name for key, spec in specs.items()} == {
-        one["key"]: one["type"] for one in tensors
+        blob["key"]: blob["type"] for blob in tensors
     }
 
 
@@ -246,8 +246,8 @@ def test_a_type_that_is_wide_enough_is_taken(family: str, weight: str, form: str
     rows = spec_tensors(config, form)
     table = table_of(config, form)
     row = data.draw(st.sampled_from(rows))
-    kind = data.draw(st.sampled_from(["f32", row.floor] if row.floor else WEIGHT_TYPES))
-    table[row.key] = entry_of(row, kind)
+    type_name = data.draw(st.sampled_from(["f32", row.floor] if row.floor else WEIGHT_TYPES))
+    table[row.key] = entry_of(row, type_name)
     bits = min(BY_NAME[entry.type.name].bits for entry in table.values())
     first = next(entry.type for entry in table.values() if entry.type.bits == bits)
     assert faults_of(config.with_weight(first.name), table) == []
@@ -259,14 +259,14 @@ def test_a_type_that_is_too_narrow_is_a_fault(family: str, form: str, data: st.D
     table = table_of(config, form)
     row = data.draw(st.sampled_from(spec_tensors(config, form)))
     taken = {"f32", row.floor} if row.floor else set(WEIGHT_TYPES)
-    kind = data.draw(st.sampled_from(sorted({*WEIGHT_TYPES, "f64", "u32", "u64"} - taken)))
-    table[row.key] = entry_of(row, kind)
+    type_name = data.draw(st.sampled_from(sorted({*WEIGHT_TYPES, "f64", "u32", "u64"} - taken)))
+    table[row.key] = entry_of(row, type_name)
     [fault, *others] = check_tensors(config, table)
     assert (fault.reason, fault.name) == ("type", row.key)
-    said = {"": "f32, bf16, sfp, nuq, i8", "bf16": "f32 or bf16", "f32": "f32"}[row.floor]
-    assert fault.message == f"{row.key!r} is {kind}, the runtime takes {said}"
-    # The narrowest of all may be another one now.
-    assert {one.reason for one in others} <= {"weight"}
+    taken_types = {"": "f32, bf16, sfp, nuq, i8", "bf16": "f32 or bf16", "f32": "f32"}[row.floor]
+    assert fault.message == f"{row.key!r} is {type_name}, the runtime takes {taken_types}"
+    # The narrowest type may have changed.
+    assert {fault.reason for fault in others} <= {"weight"}
 
 
 @pytest.mark.parametrize("family", models.VISION)
@@ -293,8 +293,8 @@ def test_another_shape_is_a_fault(family: str, form: str, weight: str, data: st.
     table[entry.name] = toc_entry(entry.name, entry.type, rows, cols)
     fault = the_fault(config, table)
     assert (fault.reason, fault.name) == ("shape", entry.name)
-    said = f"{entry.name!r} is {rows} × {cols}, the config says {entry.rows} × {entry.cols}"
-    assert fault.message == said
+    message = f"{entry.name!r} is {rows} × {cols}, the config says {entry.rows} × {entry.cols}"
+    assert fault.message == message
 
 
 @given(family=families, weight=weights, form=forms, key=st.sampled_from(["x", "att_ein_9", "lm_head", "C_EMBEDDING"]))
@@ -302,7 +302,7 @@ def test_another_tensor_is_a_fault_that_the_runtime_ignores(family: str, weight:
     config = small(family, weight)
     table = table_of(config, form) | {key: toc_entry(key, BY_NAME[weight], 3, 4)}
     fault = the_fault(config, table)
-    assert fault == Fault("unexpected", key, f"{key!r} is no tensor of this model: the runtime ignores it")
+    assert fault == Fault("unexpected", key, f"{key!r} is not a tensor of this model: the runtime ignores it")
 
 
 def test_a_tensor_of_another_family_is_unexpected() -> None:
@@ -410,14 +410,14 @@ def test_a_layer_with_one_form_and_half_of_the_other_is_a_fault(family: str, bas
 # The weight type.
 
 
-@given(family=families, weight=weights, other=st.sampled_from(WEIGHT_TYPES), form=forms)
-def test_the_config_names_the_narrowest_type(family: str, weight: str, other: str, form: str) -> None:
+@given(family=families, weight=weights, named=st.sampled_from(WEIGHT_TYPES), form=forms)
+def test_the_config_names_the_narrowest_type(family: str, weight: str, named: str, form: str) -> None:
     config = small(family, weight)
-    faults = check_tensors(config.with_weight(other), table_of(config, form))
-    if other == weight:
+    faults = check_tensors(config.with_weight(named), table_of(config, form))
+    if named == weight:
         assert faults == []
         return
-    message = f"the config says weights are {other}, the narrowest tensor is {weight}: the runtime stops"
+    message = f"the config says weights are {named}, the narrowest tensor is {weight}: the runtime stops"
     assert faults == [Fault("weight", "config", message)]
 
 
@@ -445,8 +445,8 @@ def test_of_types_of_the_same_width_the_first_one_counts() -> None:
 def test_the_narrowest_type_is_the_first_of_the_fewest_bits(kinds: list[str]) -> None:
     bits = {"f32": 32, "bf16": 16, "sfp": 8, "i8": 8, "nuq": 4}
     expected = sorted(kinds, key=bits.__getitem__)[:1]  # stable
-    found = narrowest_type(BY_NAME[name] for name in kinds)
-    assert ([found.name] if found else []) == expected
+    narrowest = narrowest_type(BY_NAME[name] for name in kinds)
+    assert ([narrowest.name] if narrowest else []) == expected
 
 
 def test_an_f32_model_has_nothing_but_f32() -> None:
@@ -470,4 +470,6 @@ def test_default_types_make_a_faultless_model(family: str, sizes: Sizes, form: s
     table = {spec.key: toc_entry(spec.key, kinds[spec.key], spec.rows, spec.cols) for spec in specs}
     assert check_tensors(config, table) == []
     rows = spec_tensors(config, form)
-    assert {key: kind.name for key, kind in kinds.items()} == {row.key: row.stored_type(weight) for row in rows}
+    assert {key: element_type.name for key, element_type in kinds.items()} == {
+        row.key: row.stored_type(weight) for row in rows
+    }

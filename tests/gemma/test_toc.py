@@ -20,7 +20,7 @@ from tests.models import emitted, packed, spec_tensors, tiny, tree, unpacked
 if TYPE_CHECKING:
     from pathlib import Path
 
-# What gemma.cpp wrote at commit 3ed403e for a tensor x of 1 × n: of ../shared/vectors/codecs/manifest.json.
+# What gemma.cpp wrote at commit 3ed403e for a tensor x of 1 × n, from ../shared/vectors/codecs/manifest.json.
 WORDS = {
     "sfp-every-bf16": "9 1 78 3 1 7fe2 1 7fe2 3f800000 7fe2",
     "sfp-low-bits": "9 1 78 3 1 2000 1 2000 3f800000 2000",
@@ -42,7 +42,7 @@ WORDS = {
     "nuq-1000": "9 1 78 4 1 234 1 3e8 3f800000 3e8",
     "nuq-64": "9 1 78 4 1 30 1 40 3fd49616 40",
 }
-# What the manifest says beside it: values, bytes, and the scale where it isn't 1.
+# What else the manifest says: values, bytes, and the scale where it isn't 1.
 SIZES = {
     "sfp-scaled": (5000, 5000, 5.539529323577881),
     "bf16-bits": (12014, 24028, 1.0),
@@ -79,9 +79,9 @@ def words_of(name: str) -> list[int]:
 def test_an_entry_has_the_words_that_gemma_cpp_writes(name: str) -> None:
     words = words_of(name)
     [entry] = parse_toc(packed(words))
-    kind = name.partition("-")[0]
-    assert (entry.name, entry.type.name, entry.rows, entry.stride) == ("x", kind, 1, entry.cols)
-    assert toc_entry("x", BY_NAME[kind], 1, entry.cols, entry.scale) == entry
+    type_name = name.partition("-")[0]
+    assert (entry.name, entry.type.name, entry.rows, entry.stride) == ("x", type_name, 1, entry.cols)
+    assert toc_entry("x", BY_NAME[type_name], 1, entry.cols, entry.scale) == entry
     assert build_toc([entry]) == packed(words)
 
 
@@ -137,25 +137,25 @@ def test_what_is_built_is_read(table: list[TocEntry]) -> None:
     assert build_toc(parse_toc(raw)) == raw
 
 
-@given(name=names, kind=kinds, rows=st.integers(1, 70000), cols=st.integers(1, 30000), scale=models.f32s)
+@given(name=names, element_type=kinds, rows=st.integers(1, 70000), cols=st.integers(1, 30000), scale=models.f32s)
 def test_an_entry_s_numbers_follow_from_type_and_shape(
-    name: str, kind: blobstore.ElementType, rows: int, cols: int, scale: float
+    name: str, element_type: blobstore.ElementType, rows: int, cols: int, scale: float
 ) -> None:
-    entry = toc_entry(name, kind, rows, cols, scale)
-    assert (entry.name, entry.type, entry.rows, entry.cols, entry.stride) == (name, kind, rows, cols, cols)
+    entry = toc_entry(name, element_type, rows, cols, scale)
+    assert (entry.name, entry.type, entry.rows, entry.cols, entry.stride) == (name, element_type, rows, cols, cols)
     assert entry.scale == scale
-    assert entry.element_bytes == ELEMENT_BYTES[kind.name]
-    # The blob has as many elements of so many bytes.
+    assert entry.element_bytes == ELEMENT_BYTES[element_type.name]
+    # The blob has this many elements, each of this many bytes.
     assert entry.nbytes == entry.element_bytes * entry.num_elements
     count = rows * cols
-    # Of groups it is the bytes that are counted, and what lacks in the last one of i8 and nuq is not stored.
-    group, nbytes = GROUPS.get(kind.name, (1, 1))
-    lacking = -count % group if kind.name in ("i8", "nuq") else 0
-    assert entry.num_elements == -(-count // group) * nbytes - (lacking // 2 if kind.name == "nuq" else lacking)
+    # Groups are counted in bytes, and the last one of i8 and nuq is stored only as far as it is filled.
+    group, nbytes = GROUPS.get(element_type.name, (1, 1))
+    lacking = -count % group if element_type.name in ("i8", "nuq") else 0
+    assert entry.num_elements == -(-count // group) * nbytes - (lacking // 2 if element_type.name == "nuq" else lacking)
 
 
 @given(table=tables(entries), number=st.sampled_from([0, 32, 35, 2**16 + 1, 2**32 - 1]), data=st.data())
-def test_a_number_that_is_no_type_is_refused(table: list[TocEntry], number: int, data: st.DataObject) -> None:
+def test_a_number_that_is_not_a_type_is_refused(table: list[TocEntry], number: int, data: st.DataObject) -> None:
     i = data.draw(st.integers(0, len(table) - 1))
     broken = replace(table[i], type_number=number)
     raw = build_toc([*table[:i], broken, *table[i + 1 :]])
@@ -167,17 +167,17 @@ def test_a_number_that_is_no_type_is_refused(table: list[TocEntry], number: int,
 
 
 def test_types_1_to_13_are_the_runtime_s() -> None:
-    found = [parse_toc(build_toc([toc_entry("x", BY_NUMBER[number], 1, 1)]))[0].type.name for number in range(1, 14)]
-    assert found == list(ELEMENT_BYTES)
+    names = [parse_toc(build_toc([toc_entry("x", BY_NUMBER[number], 1, 1)]))[0].type.name for number in range(1, 14)]
+    assert names == list(ELEMENT_BYTES)
 
 
 @given(entry=entries, number=st.integers(14, 31), nbytes=st.integers(1, 2**40))
 def test_what_a_tensor_of_a_newer_type_takes_is_not_known(entry: TocEntry, number: int, nbytes: int) -> None:
-    [found] = parse_toc(build_toc([replace(entry, type_number=number)]))
-    assert (found.type.name, found.nbytes, found.fits(nbytes)) == (f"type-{number}", 0, True)
+    [newer] = parse_toc(build_toc([replace(entry, type_number=number)]))
+    assert (newer.type.name, newer.nbytes, newer.fits(nbytes)) == (f"type-{number}", 0, True)
     for rows, cols in ((0, 3), (3, 0), (2**31, 2**26)):
-        assert not replace(found, rows=rows, cols=cols).fits(nbytes)
-    assert replace(found, rows=2**31, cols=2**26 - 1).fits(nbytes)
+        assert not replace(newer, rows=rows, cols=cols).fits(nbytes)
+    assert replace(newer, rows=2**31, cols=2**26 - 1).fits(nbytes)
 
 
 @given(entry=entries, nbytes=st.integers(0, 2**40))
@@ -189,21 +189,21 @@ def test_a_blob_fits_when_it_has_the_bytes_of_type_and_shape(entry: TocEntry, nb
 @given(table=tables(entries), data=st.data())
 def test_a_stride_is_odd_unless_it_is_0_or_a_row(table: list[TocEntry], data: st.DataObject) -> None:
     strides = st.sampled_from([0, 1, 2, None]) | st.integers(0, 2**32 - 1)
-    said = [data.draw(strides) for _ in table]
-    changed = [replace(one, stride=one.cols if to is None else to) for one, to in zip(table, said, strict=True)]
+    drawn = [data.draw(strides) for _ in table]
+    changed = [replace(entry, stride=entry.cols if to is None else to) for entry, to in zip(table, drawn, strict=True)]
     odd = odd_strides(changed)
-    assert odd == [one for one in changed if one.stride and one.stride != one.cols]
+    assert odd == [entry for entry in changed if entry.stride and entry.stride != entry.cols]
     assert parse_toc(build_toc(changed)) == changed, "it is read all the same"
     assert odd_strides_in({"toc": memoryview(build_toc(changed))}) == odd
-    for one in odd:
-        assert f"{one.stride} elements apart, expected {one.cols}" in stride_fault(one)
-        assert f"--drop {one.name}" in stride_fault(one)
+    for entry in odd:
+        assert f"{entry.stride} elements apart, expected {entry.cols}" in stride_fault(entry)
+        assert f"--drop {entry.name}" in stride_fault(entry)
 
 
-@given(table=tables(entries), other=entries, data=st.data())
-def test_a_name_that_stands_there_twice_is_refused(table: list[TocEntry], other: TocEntry, data: st.DataObject) -> None:
+@given(table=tables(entries), another=entries, data=st.data())
+def test_a_name_that_appears_twice_is_refused(table: list[TocEntry], another: TocEntry, data: st.DataObject) -> None:
     i = data.draw(st.integers(0, len(table) - 1))
-    raw = build_toc(table) + build_toc([replace(other, name=table[i].name), other])
+    raw = build_toc(table) + build_toc([replace(another, name=table[i].name), another])
     with pytest.raises(FormatError) as caught:
         parse_toc(raw)
     assert (caught.value.reason, caught.value.offset) == ("toc-duplicate", len(build_toc(table)))

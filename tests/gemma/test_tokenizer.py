@@ -1,4 +1,4 @@
-"""SentencePiece models: what they have, what is none, what is cut off, what SentencePiece would not load."""
+"""SentencePiece models: their pieces; bytes that are not a model, or truncated; models that SentencePiece refuses."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ TRAINER, NORMALIZER, SELF_TEST, DENORMALIZER = 2, 3, 4, 5
 
 
 def varint(value: int, longer: int = 0) -> bytes:
-    """A number as protocol buffers have it; it may take more bytes than it needs."""
+    """A number as in protocol buffers; it may take more bytes than it needs."""
     out = bytearray()
     while value > 0x7F or longer:
         longer -= value <= 0x7F
@@ -38,26 +38,26 @@ def with_length(field: int, data: bytes) -> bytes:
 
 
 pieces = st.binary(max_size=300).map(lambda data: with_length(1, data))
-# What follows the pieces, or stands between them: other fields of all kinds.
+# Other fields, of all types: after the pieces, or between them.
 others = st.one_of(
     st.builds(with_length, st.integers(2, 5000), st.binary(max_size=20)),
     st.builds(number, st.integers(1, 5000), st.integers(0, 2**64 - 1)),
     st.builds(lambda n, data: varint(n << 3 | 1) + data, st.integers(1, 5000), st.binary(min_size=8, max_size=8)),
     st.builds(lambda n, data: varint(n << 3 | 5) + data, st.integers(1, 5000), st.binary(min_size=4, max_size=4)),
 )
-models = st.lists(st.one_of(pieces, others), min_size=1).filter(lambda fields: any(one[0] == 10 for one in fields))
+models = st.lists(st.one_of(pieces, others), min_size=1).filter(lambda fields: any(field[0] == 10 for field in fields))
 
 
 @given(models)
 def test_pieces_are_counted(fields: list[bytes]) -> None:
-    assert count_pieces(b"".join(fields)) == sum(one[0] == 10 for one in fields)
+    assert count_pieces(b"".join(fields)) == sum(field[0] == 10 for field in fields)
 
 
 @given(models, st.data())
 def test_a_model_that_is_cut_inside_its_last_field_is_refused(fields: list[bytes], data: st.DataObject) -> None:
     raw = b"".join(fields)
     at = data.draw(st.integers(len(raw) - len(fields[-1]) + 1, len(raw) - 1))
-    with pytest.raises(FormatError, match=r"tokenizer-model: .* cut off"):
+    with pytest.raises(FormatError, match=r"tokenizer-model: .* truncated"):
         count_pieces(raw[:at])
 
 
@@ -67,15 +67,15 @@ def test_a_model_that_is_cut_inside_its_last_field_is_refused(fields: list[bytes
         b"",
         b'{"version": 1}',
         b"\x00" * 9,
-        b"\x18\x03",  # a field, and no piece
-        b"\x0b",  # groups went out of use long ago
+        b"\x18\x03",  # a field, but no piece
+        b"\x0b",  # groups are long obsolete
         b"\x08" + b"\xff" * 11,  # a number without an end
         b"\x01" + bytes(8),  # field 0
         b"\x00\x00",  # field 0, a number
         b"\x0a" + varint(1 << 35),  # a length of six bytes
     ],
 )
-def test_what_is_no_model_is_refused(raw: bytes) -> None:
+def test_what_is_not_a_model_is_refused(raw: bytes) -> None:
     for read in (count_pieces, check_pieces):
         with pytest.raises(FormatError) as caught:
             read(raw)
@@ -89,13 +89,13 @@ UNK = (b"<unk>", UNKNOWN)
 BYTES = [(f"<0x{value:02X}>".encode(), BYTE) for value in range(256)]
 TRUE = [1, 2, 1 << 40]  # of a bool, which is a number
 
-# Fields that no message of a model has, and numbers of known ones with values of another kind: all are skipped.
+# Fields that no message of a model has, and known ones with values of another wire type: all are skipped.
 strange = st.one_of(
     st.builds(with_length, st.integers(200, 5000), st.binary(max_size=20)),
     st.builds(number, st.integers(200, 5000), st.integers(0, 2**64 - 1)),
     st.sampled_from([number(1, 5), varint(3 << 3 | 5) + bytes(4), varint(35 << 3 | 1) + bytes(8)]),
 )
-# What may stand between the pieces.
+# What may be between the pieces.
 harmless = st.one_of(
     strange,
     st.sampled_from(
@@ -109,26 +109,32 @@ harmless = st.one_of(
 )
 
 
-def encoded_piece(text: bytes, kind: int) -> bytes:
+def encoded_piece(text: bytes, piece_type: int) -> bytes:
     """A piece as SentencePiece writes it."""
-    return with_length(1, with_length(1, text) + b"\x15\0\0\x7a\xc4" + (number(3, kind) if kind != NORMAL else b""))
+    return with_length(
+        1, with_length(1, text) + b"\x15\0\0\x7a\xc4" + (number(3, piece_type) if piece_type != NORMAL else b"")
+    )
 
 
-def encoded(pieces: list[Piece], byte_fallback: int = 0, kind: int = BPE, *rest: bytes) -> bytes:
+def encoded(pieces: list[Piece], byte_fallback: int = 0, model_type: int = BPE, *rest: bytes) -> bytes:
     """A model as SentencePiece writes it."""
-    trainer = with_length(TRAINER, number(3, kind) + number(35, byte_fallback))
-    return b"".join([*(encoded_piece(*one) for one in pieces), trainer, *rest])
+    trainer = with_length(TRAINER, number(3, model_type) + number(35, byte_fallback))
+    return b"".join([*(encoded_piece(*piece) for piece in pieces), trainer, *rest])
 
 
 @st.composite
 def oddly(draw: st.DrawFn, piece: Piece) -> bytes:
-    """A piece as it may be written, too: with earlier values, more fields, another order, longer numbers."""
-    text, kind = piece
-    texts = [with_length(1, one) for one in (*draw(st.lists(st.binary(max_size=5), max_size=1)), text)]
-    earlier = [] if kind == NORMAL and draw(st.booleans()) else [*draw(st.lists(st.integers(1, 6), max_size=1)), kind]
-    kinds = [number(3, one, draw(st.integers(0, 3))) for one in earlier]
-    kinds += [number(3, one) for one in draw(st.lists(st.sampled_from([0, 7, 1 << 31, (1 << 64) - 1]), max_size=1))]
-    parts = draw(st.permutations([texts, kinds, draw(st.lists(strange, max_size=2))]))
+    """A piece as it may also be written: with earlier values, more fields, in another order, with longer numbers."""
+    text, piece_type = piece
+    texts = [with_length(1, text) for text in (*draw(st.lists(st.binary(max_size=5), max_size=1)), text)]
+    earlier = (
+        []
+        if piece_type == NORMAL and draw(st.booleans())
+        else [*draw(st.lists(st.integers(1, 6), max_size=1)), piece_type]
+    )
+    types = [number(3, value, draw(st.integers(0, 3))) for value in earlier]
+    types += [number(3, value) for value in draw(st.lists(st.sampled_from([0, 7, 1 << 31, (1 << 64) - 1]), max_size=1))]
+    parts = draw(st.permutations([texts, types, draw(st.lists(strange, max_size=2))]))
     return with_length(1, b"".join(field for part in parts for field in part))
 
 
@@ -149,8 +155,8 @@ def sound(draw: st.DrawFn, *, fallback: bool | None = None) -> tuple[list[Piece]
 
 
 @given(sound(), st.integers(UNIGRAM, CHAR))
-def test_a_sound_model_has_no_faults(model: tuple[list[Piece], int], kind: int) -> None:
-    raw = encoded(*model, kind)
+def test_a_sound_model_has_no_faults(model: tuple[list[Piece], int], model_type: int) -> None:
+    raw = encoded(*model, model_type)
     assert check_pieces(raw) == check_pieces(memoryview(raw)) == Pieces(len(model[0]))
 
 
@@ -162,25 +168,25 @@ def test_a_sound_model_may_be_written_in_another_way(model: tuple[list[Piece], i
         number(3, data.draw(st.integers(UNIGRAM, CHAR))),
         *data.draw(st.lists(st.sampled_from([number(3, 0), number(3, 5)]), max_size=1)),
     ]
-    cut = data.draw(st.integers(0, len(trainer)))  # two messages of one field are one
-    fields = [data.draw(oddly(one)) for one in model[0]]
+    cut = data.draw(st.integers(0, len(trainer)))  # two messages of one field are merged
+    fields = [data.draw(oddly(piece)) for piece in model[0]]
     for field in data.draw(st.lists(harmless, max_size=3)):
         fields.insert(data.draw(st.integers(0, len(fields))), field)
     place = data.draw(st.integers(0, len(fields)))
-    fields[place:place] = [with_length(TRAINER, b"".join(one)) for one in (trainer[:cut], trainer[cut:])]
+    fields[place:place] = [with_length(TRAINER, b"".join(part)) for part in (trainer[:cut], trainer[cut:])]
     raw = b"".join(fields)
     assert check_pieces(raw) == Pieces(len(model[0]))
     assert count_pieces(raw) == len(model[0])
 
 
 @given(sound(fallback=False), st.data(), st.integers(1, 6))
-def test_an_empty_piece_is_found(model: tuple[list[Piece], int], data: st.DataObject, kind: int) -> None:
+def test_an_empty_piece_is_found(model: tuple[list[Piece], int], data: st.DataObject, piece_type: int) -> None:
     pieces, _ = model
-    pieces = [one for one in pieces if one != UNK or kind != UNKNOWN]
+    pieces = [piece for piece in pieces if piece != UNK or piece_type != UNKNOWN]
     place = data.draw(st.integers(0, len(pieces)))
-    pieces.insert(place, (b"", kind))
+    pieces.insert(place, (b"", piece_type))
     empty = f"piece {place}, '', is empty"
-    if kind != BYTE:
+    if piece_type != BYTE:
         assert check_pieces(encoded(pieces)).faults == (empty,)
     else:
         assert check_pieces(encoded(pieces)).faults[0] == empty
@@ -189,10 +195,10 @@ def test_an_empty_piece_is_found(model: tuple[list[Piece], int], data: st.DataOb
 @given(sound(), st.data())
 def test_a_text_that_appears_twice_is_found(model: tuple[list[Piece], int], data: st.DataObject) -> None:
     pieces, fallback = model
-    first = data.draw(st.sampled_from([place for place, one in enumerate(pieces) if one[1] not in {UNKNOWN, BYTE}]))
+    first = data.draw(st.sampled_from([place for place, piece in enumerate(pieces) if piece[1] not in {UNKNOWN, BYTE}]))
     place = data.draw(st.integers(first + 1, len(pieces)))
-    text, kind = pieces[first]
-    alike = {CONTROL} if kind == CONTROL else {NORMAL, USER_DEFINED, UNUSED}
+    text, piece_type = pieces[first]
+    alike = {CONTROL} if piece_type == CONTROL else {NORMAL, USER_DEFINED, UNUSED}
     pieces.insert(place, (text, data.draw(st.sampled_from(sorted(alike)))))
     (fault,) = check_pieces(encoded(pieces, fallback)).faults
     assert fault.startswith(f"piece {place}, ")
@@ -200,12 +206,12 @@ def test_a_text_that_appears_twice_is_found(model: tuple[list[Piece], int], data
 
 
 @given(sound(), st.data())
-def test_it_is_found_that_there_is_not_one_unknown_piece(model: tuple[list[Piece], int], data: st.DataObject) -> None:
+def test_none_or_two_unknown_pieces_are_found(model: tuple[list[Piece], int], data: st.DataObject) -> None:
     pieces, fallback = model
     first = pieces.index(UNK)
     place = data.draw(st.integers(first + 1, len(pieces)))
     more = [*pieces[:place], (b"<other>", UNKNOWN), *pieces[place:]]
-    expected = f"piece {place}, '<other>', has the type UNKNOWN, as piece {first} has: only one may"
+    expected = f"piece {place}, '<other>', has the type UNKNOWN, as does piece {first}: only one may"
     assert check_pieces(encoded(more, fallback)).faults == (expected,)
     pieces.remove(UNK)
     assert check_pieces(encoded(pieces, fallback)).faults == ("no piece has the type UNKNOWN",)
@@ -216,8 +222,8 @@ def test_bytes_without_a_piece_are_found(
     model: tuple[list[Piece], int], missing: set[int], instead: int | None
 ) -> None:
     pieces, fallback = model
-    gone = {BYTES[one] for one in missing}
-    kept = [one for one in pieces if one not in gone]
+    gone = {BYTES[value] for value in missing}
+    kept = [piece for piece in pieces if piece not in gone]
     kept += [(text, instead) for text, _ in gone if instead]  # it is the type that counts
     first = BYTES[min(missing)][0].decode()
     expected = f"byte_fallback is on, but {len(gone)} of the 256 bytes have no piece: first {first}"
@@ -239,11 +245,11 @@ def test_a_byte_of_another_form_is_found(text: bytes) -> None:
 
 
 @given(st.lists(st.sampled_from([(b"</s>", CONTROL), *BYTES]), max_size=1), st.sampled_from([UNIGRAM, BPE, WORD, CHAR]))
-def test_a_unigram_model_without_normal_pieces_is_found(pieces: list[Piece], kind: int) -> None:
-    fallback = any(one[1] == BYTE for one in pieces)
-    raw = encoded([UNK, *(BYTES if fallback else pieces)], int(fallback), kind)
+def test_a_unigram_model_without_normal_pieces_is_found(pieces: list[Piece], model_type: int) -> None:
+    fallback = any(piece[1] == BYTE for piece in pieces)
+    raw = encoded([UNK, *(BYTES if fallback else pieces)], int(fallback), model_type)
     expected = "the model's type is UNIGRAM, but no piece has the type NORMAL, USER_DEFINED or UNUSED"
-    assert check_pieces(raw).faults == ((expected,) if kind == UNIGRAM else ())
+    assert check_pieces(raw).faults == ((expected,) if model_type == UNIGRAM else ())
 
 
 @pytest.mark.parametrize(("field", "name"), [(NORMALIZER, "normalizer_spec"), (DENORMALIZER, "denormalizer_spec")])
@@ -252,7 +258,7 @@ def test_a_charsmap_that_is_too_short_is_found(field: int, name: str, charsmap: 
     raw = encoded(
         [UNK, (b"a", NORMAL)], 0, BPE, with_length(field, with_length(2, b"\5\0\0\0ab") + with_length(2, charsmap))
     )
-    expected = f"the precompiled_charsmap of {name} has {len(charsmap)} bytes: too few for what it says of itself"
+    expected = f"the precompiled_charsmap of {name} has {len(charsmap)} bytes: fewer than it claims"
     assert check_pieces(raw).faults == (expected,)
 
 
@@ -277,7 +283,7 @@ def test_all_faults_are_found_at_once() -> None:
     )
 
 
-def test_a_text_that_is_no_utf_8_is_named() -> None:
+def test_a_text_that_is_not_utf_8_is_named() -> None:
     assert check_pieces(encoded([UNK, (b"\xffa", NORMAL), (b"\xffa", NORMAL)])).faults == (
         "piece 2, '\\\\xffa', has the same text as piece 1",
     )
@@ -309,10 +315,10 @@ def test_many_faults_of_pieces_are_counted() -> None:
         with_length(SELF_TEST, with_length(1, b"\x0a\x04abc")),
     ],
 )
-def test_a_part_that_is_cut_off_is_refused_though_the_whole_is_not(raw: bytes) -> None:
+def test_a_truncated_part_of_a_whole_model_is_refused(raw: bytes) -> None:
     whole = encoded([UNK, (b"a", NORMAL)], 0, BPE, raw, with_length(1, encoded_piece(b"bcdefgh", NORMAL)))
     assert count_pieces(whole) >= 3
-    with pytest.raises(FormatError, match=r"tokenizer-model: .* cut off"):
+    with pytest.raises(FormatError, match=r"tokenizer-model: .* truncated"):
         check_pieces(whole)
 
 
@@ -338,7 +344,7 @@ def test_any_bytes_are_read_or_refused(raw: bytes) -> None:
 
 
 def damaged(raw: bytes, data: st.DataObject) -> bytes:
-    """Bytes of which a few are other ones, or the end is missing."""
+    """Return the bytes with a few of them changed, or the end missing."""
     out = bytearray(raw[: data.draw(st.integers(1, len(raw)))])
     for place in data.draw(st.lists(st.integers(0, len(out) - 1), max_size=3)):
         out[place] = data.draw(st.integers(0, 255))
@@ -346,6 +352,6 @@ def damaged(raw: bytes, data: st.DataObject) -> bytes:
 
 
 def test_real_models_have_no_faults(shared_vectors: Path) -> None:
-    found = sorted(shared_vectors.glob("convert/tiny-*/tokenizer.model"))
-    assert found
-    assert all(check_pieces(one.read_bytes()) == Pieces(1024) for one in found)
+    paths = sorted(shared_vectors.glob("convert/tiny-*/tokenizer.model"))
+    assert paths
+    assert all(check_pieces(path.read_bytes()) == Pieces(1024) for path in paths)

@@ -1,4 +1,4 @@
-"""Links to files, and who may read what is written: an index never describes another file's data."""
+"""Symbolic links to files, and permissions: an index never describes the data of another file."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
-    from blobstore.store.writer import IndexPlace
+    from blobstore.index.locate import IndexPlace
 
-# Of the same sizes, so that an index of one fits the other's blobs.
+# Of the same sizes, so that the index of one fits the blobs of the other.
 OLD = {"a": np.arange(8, dtype=np.float32), "b": np.arange(8, 16, dtype=np.float32)}
 NEW = {"c": np.arange(8, dtype=np.int32), "d": np.arange(8, 16, dtype=np.int32)}
 PLACES: tuple[IndexPlace, ...] = ("embedded", "external", "none")
@@ -37,7 +37,7 @@ def save(path: Path, tensors: dict[str, np.ndarray], index: IndexPlace) -> None:
 
 
 def check(path: Path, tensors: dict[str, np.ndarray], index: IndexPlace) -> None:
-    """A store has these tensors, under these names or as bytes without any; or it says that its index is stale."""
+    """Fail unless a store has exactly these tensors, or no index if there should be none."""
     with blobstore.open(path) as store:
         if index == "none":
             assert store.index is None
@@ -61,7 +61,7 @@ def test_writing_through_a_link_leaves_one_file_with_its_own_names(
     real, link = folder / "real.sbs", folder / "links" / "link.sbs"
     save(real, OLD, old)
     link.symlink_to(real)
-    # As an earlier version left it: an index beside the link, too.
+    # Earlier versions also left an index beside the link.
     if old == "external":
         (folder / "links" / "link.sbs.idx").write_bytes((folder / "real.sbs.idx").read_bytes())
     save(link, NEW, new)
@@ -77,7 +77,7 @@ def test_an_index_is_found_beside_a_link_and_beside_the_file(folder: Path) -> No
     save(real, OLD, "external")
     link.symlink_to(real)
     check(link, OLD, "external")
-    # As in a cache of downloads: links to files that are called after their hashes.
+    # As in a download cache: links to files that are named after their hashes.
     (folder / "real.sbs.idx").rename(folder / "0123")
     (folder / "links" / "link.sbs.idx").symlink_to(folder / "0123")
     check(link, OLD, "external")
@@ -160,16 +160,16 @@ CHANGES: dict[str, Callable[[Path], object]] = {
 
 
 @pytest.mark.parametrize("what", CHANGES)
-def test_commands_change_the_file_that_a_link_names(folder: Path, what: str) -> None:
+def test_commands_change_the_file_that_a_link_points_to(folder: Path, what: str) -> None:
     real, link = folder / "real.sbs", folder / "links" / "link.sbs"
     save(real, OLD, "external")
     link.symlink_to(real)
     CHANGES[what](link)
     assert link.is_symlink()
     assert not (folder / "links" / "link.sbs.idx").exists()
-    with blobstore.open(real) as one, blobstore.open(link) as other:
-        assert list(one) == list(other)
-        assert all(np.array_equal(one[name], other[name]) for name in one)
+    with blobstore.open(real) as by_path, blobstore.open(link) as by_link:
+        assert list(by_path) == list(by_link)
+        assert all(np.array_equal(by_path[name], by_link[name]) for name in by_path)
     if what == "attach":
         detach_index(link)
         check(real, OLD, "external")
@@ -185,18 +185,18 @@ def test_a_replaced_store_and_its_index_are_as_private_as_before(
     before = os.umask(0o022)
     try:
         save(path, OLD, old)
-        assert {stat.S_IMODE(one.stat().st_mode) for one in tmp_path.iterdir()} == {0o644}
-        for one in tmp_path.iterdir():
-            one.chmod(mode)
+        assert {stat.S_IMODE(file.stat().st_mode) for file in tmp_path.iterdir()} == {0o644}
+        for file in tmp_path.iterdir():
+            file.chmod(mode)
         save(path, NEW, new)
-        for one in (path, *([beside] if new == "external" else [])):
-            assert stat.S_IMODE(one.stat().st_mode) == mode
+        for file in (path, *([beside] if new == "external" else [])):
+            assert stat.S_IMODE(file.stat().st_mode) == mode
     finally:
         os.umask(before)
 
 
 @pytest.mark.parametrize("index", ["embedded", "none"])
-def test_a_file_that_is_no_index_is_not_removed_for_its_name(tmp_path: Path, index: IndexPlace) -> None:
+def test_a_file_with_the_name_of_an_index_stays_unless_it_is_one(tmp_path: Path, index: IndexPlace) -> None:
     beside = tmp_path / "m.sbs.idx"
     beside.write_bytes(b"somebody's own")
     save(tmp_path / "m.sbs", NEW, index)

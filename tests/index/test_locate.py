@@ -19,7 +19,7 @@ RESERVED_AT = 192 + 40  # of the first entry
 
 
 def write(path: Path, *, external: bool, damaged: bool) -> None:
-    """A blob, and an index of it, whose only entry may be wrong."""
+    """Write one blob with an index, whose only entry may be invalid."""
     with BlobWriter(path) as writer:
         writer.add("a", b"12345678")
         store = writer.directory() if external else None
@@ -40,16 +40,16 @@ def test_all_of_an_index_is_checked_unless_it_is_to_be_later(tmp_path: Path, ext
     with BlobReader(path) as reader:
         later = find_index(reader, whole=False)
         assert later
-        assert (later.path, later.content.external) == (own, external)
+        assert (later.path, later.external) == (own, external)
         with pytest.raises(FrozenInstanceError):
             later.path = ""  # type: ignore[misc]
         if not damaged:
-            found = find_index(reader)
-            assert found
-            assert found.content.names == later.content.names == ["name"]
+            index = find_index(reader)
+            assert index
+            assert index.names == later.names == ["name"]
             return
         with pytest.raises(FormatError, match="index-reserved"):
-            later.content.check()
+            later.check()
         with pytest.raises(FormatError, match="index-reserved") as caught:
             find_index(reader)
         assert caught.value.path == own
@@ -58,9 +58,9 @@ def test_all_of_an_index_is_checked_unless_it_is_to_be_later(tmp_path: Path, ext
                 read_external(own, reader.directory)
 
 
-def test_what_has_no_index_has_none(tmp_path: Path) -> None:
+def test_a_folder_in_place_of_an_index_is_ignored(tmp_path: Path) -> None:
     with BlobWriter(tmp_path / "m.sbs") as writer:
         writer.add("a", b"x")
-    (tmp_path / "m.sbs.idx").mkdir()  # no file
+    (tmp_path / "m.sbs.idx").mkdir()
     with BlobReader(tmp_path / "m.sbs") as reader:
         assert find_index(reader) is None

@@ -54,12 +54,12 @@ def blobs_of(index: NameIndex) -> list[IndexedBlob]:
 
 
 def directory_of(blobs: Sequence[IndexedBlob], version: int = 2) -> Directory:
-    return build_directory(version, [one.key for one in blobs], [one.nbytes for one in blobs])
+    return build_directory(version, [blob.key for blob in blobs], [blob.nbytes for blob in blobs])
 
 
 @st.composite
 def blob_tables(draw: st.DrawFn) -> list[IndexedBlob]:
-    """At least one blob; digests for all or for none."""
+    """Tables of at least one blob, with digests for all or for none."""
     keys = draw(st.lists(key_bytes.filter(lambda key: key != b"~index"), min_size=1, max_size=5, unique=True))
     digest = draw(st.binary(min_size=32, max_size=32) | st.none())
     unpacked = st.just(0) | st.sampled_from(SIZES)
@@ -67,8 +67,8 @@ def blob_tables(draw: st.DrawFn) -> list[IndexedBlob]:
 
 
 @st.composite
-def one_entry(draw: st.DrawFn, name: str, blobs: Sequence[IndexedBlob]) -> Entry:
-    """Any type and codec, known or not, anywhere in a blob that has room for it."""
+def any_entry(draw: st.DrawFn, name: str, blobs: Sequence[IndexedBlob]) -> Entry:
+    """Entries of any type and codec, known or not, anywhere in a blob that is large enough."""
     number = draw(st.sampled_from([*element_types.BY_NUMBER, 9, 31, 49, 65535]))
     codec = draw(st.sampled_from([0, 0, 0, 2, 65535]))
     scale = draw(st.floats(width=32, allow_nan=False, allow_infinity=False))
@@ -76,34 +76,34 @@ def one_entry(draw: st.DrawFn, name: str, blobs: Sequence[IndexedBlob]) -> Entry
     if 0 in shape:
         return Entry(name, None, 0, 0, number, shape, scale, codec)
     place = draw(st.integers(0, len(blobs) - 1))
-    room = blobs[place].unpacked_nbytes or blobs[place].nbytes
+    available = blobs[place].unpacked_nbytes or blobs[place].nbytes
     codec = PACKED if blobs[place].unpacked_nbytes else codec
-    nbytes = draw(st.integers(0, room))
+    nbytes = draw(st.integers(0, available))
     if codec <= PACKED and number in element_types.BY_NUMBER:
-        kind = element_types.BY_NUMBER[number]
-        if kind.nbytes(math.prod(shape)) > room:
-            kind, shape = element_types.BY_NAME["u8"], (room,)
-        number, nbytes = kind.number, kind.nbytes(math.prod(shape))
-    return Entry(name, place, draw(st.integers(0, room - nbytes)), nbytes, number, shape, scale, codec)
+        element_type = element_types.BY_NUMBER[number]
+        if element_type.nbytes(math.prod(shape)) > available:
+            element_type, shape = element_types.BY_NAME["u8"], (available,)
+        number, nbytes = element_type.number, element_type.nbytes(math.prod(shape))
+    return Entry(name, place, draw(st.integers(0, available - nbytes)), nbytes, number, shape, scale, codec)
 
 
 @st.composite
 def contents(draw: st.DrawFn) -> tuple[list[Entry], list[IndexedBlob], dict[str, str]]:
-    """What `build_index` is given."""
+    """Arguments of `build_index`."""
     blobs = draw(blob_tables())
     listed = draw(st.lists(names, max_size=6, unique=True))
-    return [draw(one_entry(name, blobs)) for name in listed], blobs, draw(metadata_maps)
+    return [draw(any_entry(name, blobs)) for name in listed], blobs, draw(metadata_maps)
 
 
-Content = tuple[list[Entry], list[IndexedBlob], dict[str, str]]
+Contents = tuple[list[Entry], list[IndexedBlob], dict[str, str]]
 
 
 @given(contents(), st.booleans(), versions)
-def test_an_index_reads_back(content: Content, external: bool, version: int) -> None:
-    entries, blobs, metadata = content
+def test_an_index_reads_back(arguments: Contents, external: bool, version: int) -> None:
+    entries, blobs, metadata = arguments
     directory = directory_of(blobs, version)
     index = parsed(build_index(entries, blobs, metadata, store=directory if external else None), external=external)
-    assert entries_of(index) == sorted(entries, key=lambda one: one.name.encode())
+    assert entries_of(index) == sorted(entries, key=lambda entry: entry.name.encode())
     assert blobs_of(index) == blobs
     assert (index.metadata, index.external) == (metadata, external)
     assert index.has_digests == (blobs[0].sha256 is not None)
@@ -113,44 +113,44 @@ def test_an_index_reads_back(content: Content, external: bool, version: int) -> 
 
 
 @given(contents(), st.randoms(use_true_random=False))
-def test_one_content_has_one_index(content: Content, random: object) -> None:
-    entries, blobs, metadata = content
-    other = list(entries)
-    random.shuffle(other)  # type: ignore[attr-defined]
-    assert build_index(other, blobs, dict(reversed(metadata.items()))) == build_index(entries, blobs, metadata)
+def test_the_order_of_the_entries_does_not_change_the_index(arguments: Contents, random: object) -> None:
+    entries, blobs, metadata = arguments
+    shuffled = list(entries)
+    random.shuffle(shuffled)  # type: ignore[attr-defined]
+    assert build_index(shuffled, blobs, dict(reversed(metadata.items()))) == build_index(entries, blobs, metadata)
 
 
 @given(contents())
-def test_each_shape_is_stored_once(content: Content) -> None:
-    entries, blobs, _ = content
+def test_each_shape_is_stored_once(arguments: Contents) -> None:
+    entries, blobs, _ = arguments
     index = parsed(build_index(entries, blobs))
-    assert len(index.dims) == sum(map(len, {one.shape for one in entries}))
+    assert len(index.dims) == sum(map(len, {entry.shape for entry in entries}))
 
 
 @given(contents(), names | st.sampled_from(["", "\0", "\ud800", "x" * 4097]))
-def test_exactly_the_names_are_found(content: Content, other: str) -> None:
-    entries, blobs, _ = content
+def test_exactly_the_names_are_found(arguments: Contents, name: str) -> None:
+    entries, blobs, _ = arguments
     index = parsed(build_index(entries, blobs))
-    assert [index.find(name) for name in index.names] == list(range(len(entries)))
-    place = index.names.index(other) if other in index.names else -1
-    assert index.find(other) == open_index(index.raw, external=False).find(other) == place
+    assert [index.find(listed) for listed in index.names] == list(range(len(entries)))
+    place = index.names.index(name) if name in index.names else -1
+    assert index.find(name) == open_index(index.raw, external=False).find(name) == place
 
 
 @given(contents(), st.data())
-def test_a_look_up_checks_no_more_than_it_touches(content: Content, data: st.DataObject) -> None:
-    entries, blobs, _ = content
+def test_a_look_up_checks_no_more_than_it_touches(arguments: Contents, data: st.DataObject) -> None:
+    entries, blobs, _ = arguments
     raw = bytearray(build_index(entries, blobs))
     listed = parsed(bytes(raw)).names
     assume(len(listed) > 1)
     place = data.draw(st.integers(0, len(listed) - 1))
     raw[192 + 48 * place + 47] ^= 1  # its reserved field
-    for other, name in enumerate(listed):
+    for i, name in enumerate(listed):
         index = open_index(memoryview(raw), external=False)
-        if other == place:
+        if i == place:
             with pytest.raises(FormatError, match=f"index-reserved: entry {place} "):
                 index.find(name)
         else:
-            assert index.find(name) == other
+            assert index.find(name) == i
     with pytest.raises(FormatError, match="index-reserved"):
         index.find("\x7f no such name")
     with pytest.raises(FormatError, match="index-reserved"):
@@ -168,8 +168,8 @@ def test_a_name_that_is_used_twice_is_refused_when_it_is_looked_up(count: int, d
 
 
 @given(contents(), versions)
-def test_binding_to_a_store_and_back_is_the_same_index(content: Content, version: int) -> None:
-    entries, blobs, metadata = content
+def test_binding_to_a_store_and_back_is_the_same_index(arguments: Contents, version: int) -> None:
+    entries, blobs, metadata = arguments
     raw = build_index(entries, blobs, metadata)
     directory = directory_of(blobs, version)
     bound = rebind_index(parsed(raw), directory)
@@ -178,8 +178,8 @@ def test_binding_to_a_store_and_back_is_the_same_index(content: Content, version
 
 
 @given(contents(), versions)
-def test_an_unbound_index_is_the_same_but_for_its_store(content: Content, version: int) -> None:
-    entries, blobs, metadata = content
+def test_an_unbound_index_is_the_same_but_for_its_store(arguments: Contents, version: int) -> None:
+    entries, blobs, metadata = arguments
     directory = directory_of(blobs, version)
     bound = build_index(entries, blobs, metadata, store=directory)
     index = parsed(unbind_index(bound), external=True)
@@ -191,32 +191,32 @@ def test_an_unbound_index_is_the_same_but_for_its_store(content: Content, versio
 
 
 @given(contents(), versions, st.integers(0, 2))
-def test_an_external_index_is_stale_for_another_store(content: Content, version: int, change: int) -> None:
-    entries, blobs, _ = content
+def test_an_external_index_is_stale_for_another_store(arguments: Contents, version: int, change: int) -> None:
+    entries, blobs, _ = arguments
     index = parsed(build_index(entries, blobs, store=directory_of(blobs, version)), external=True)
-    other = [
+    blobs_there = [
         [*blobs, IndexedBlob(b"~index", 7)],
         [*blobs[:-1], replace(blobs[-1], nbytes=blobs[-1].nbytes + 1)],
         [*blobs[:-1], replace(blobs[-1], key=b"~other")],
     ][change]
     with pytest.raises(FormatError, match="index-stale"):
-        index.check_binding(directory_of(other, version))
+        index.check_binding(directory_of(blobs_there, version))
 
 
 @given(contents(), st.data())
-def test_blobs_are_found_wherever_a_foreign_tool_has_put_them(content: Content, data: st.DataObject) -> None:
-    entries, blobs, _ = content
+def test_blobs_are_found_wherever_a_foreign_tool_has_put_them(arguments: Contents, data: st.DataObject) -> None:
+    entries, blobs, _ = arguments
     index = parsed(build_index(entries, blobs))
     stored = data.draw(st.permutations([*blobs, IndexedBlob(b"~index", 7)]))
     directory = directory_of(stored)
-    assert [bytes(directory.keys[place]) for place in index.places(directory)] == [one.key for one in blobs]
+    assert [bytes(directory.keys[place]) for place in index.places(directory)] == [blob.key for blob in blobs]
 
 
 @given(blob_tables(), st.data())
-def test_a_blob_that_has_gone_or_changed_its_size_is_named(blobs: list[IndexedBlob], data: st.DataObject) -> None:
+def test_a_blob_that_is_missing_or_has_another_size_is_named(blobs: list[IndexedBlob], data: st.DataObject) -> None:
     index = parsed(build_index([], blobs))
     victim = data.draw(st.sampled_from(blobs))
-    others = data.draw(st.permutations([*(one for one in blobs if one is not victim), IndexedBlob(b"~index", 7)]))
+    others = data.draw(st.permutations([*(blob for blob in blobs if blob is not victim), IndexedBlob(b"~index", 7)]))
     with pytest.raises(FormatError) as caught:
         index.places(directory_of(others))
     assert caught.value.reason == "index-missing-blob"
@@ -231,15 +231,15 @@ def test_a_blob_is_in_place_where_key_and_size_are_the_tables(
     blobs: list[IndexedBlob], itself: bool, data: st.DataObject
 ) -> None:
     own = IndexedBlob(b"~index", 7, blobs[0].sha256)
-    table = [*blobs, own] if itself else blobs  # wrong, and no blob's place
+    table = [*blobs, own] if itself else blobs  # invalid, and never in place
     index = parsed(build_index([], table))
     order = [*blobs, own]
     stored = data.draw(st.just(order) | st.permutations(order))[: data.draw(st.integers(1, len(order)))]
-    stored = [replace(one, nbytes=one.nbytes + data.draw(st.sampled_from([0, 0, 0, 1]))) for one in stored]
+    stored = [replace(blob, nbytes=blob.nbytes + data.draw(st.sampled_from([0, 0, 0, 1]))) for blob in stored]
     directory = directory_of(stored)
-    for place, one in enumerate(table):
-        same = place < len(stored) and (one.key, one.nbytes) == (stored[place].key, stored[place].nbytes)
-        assert index.in_place(place, directory) == (same and one.key != b"~index")
+    for place, blob in enumerate(table):
+        same = place < len(stored) and (blob.key, blob.nbytes) == (stored[place].key, stored[place].nbytes)
+        assert index.in_place(place, directory) == (same and blob.key != b"~index")
 
 
 @pytest.mark.parametrize("keys", [[b"a", b"a"], [b"a", b"b", b"a"], [b"~index"], [b"a", b"~index"], [b""], [b"a\0b"]])
@@ -252,8 +252,8 @@ def test_a_table_of_wrong_keys_is_refused(keys: list[bytes]) -> None:
 
 
 @given(contents(), st.integers(min_value=0), st.integers(1, 255))
-def test_the_digest_tells_any_changed_byte(content: Content, at: int, change: int) -> None:
-    entries, blobs, metadata = content
+def test_the_digest_tells_any_changed_byte(arguments: Contents, at: int, change: int) -> None:
+    entries, blobs, metadata = arguments
     index = parsed(build_index(entries, blobs, metadata))
     raw = bytearray(index.raw)
     raw[at % len(raw)] ^= change
@@ -268,21 +268,23 @@ def test_the_digest_tells_any_changed_byte_of_the_header() -> None:
         assert not replace(index, raw=memoryview(raw)).self_digest_holds()
 
 
-@pytest.mark.parametrize(("kind", "frozen"), [(Entry, "name"), (IndexedBlob, "key"), (NameIndex, "raw")])
-def test_records_are_not_changed(kind: type, frozen: str) -> None:
+@pytest.mark.parametrize(("record_type", "frozen"), [(Entry, "name"), (IndexedBlob, "key"), (NameIndex, "raw")])
+def test_records_are_not_changed(record_type: type, frozen: str) -> None:
     index = parsed(build_index([Entry("a", 0, 0, 8, 1, (2,))], [IndexedBlob(b"a", 8)]))
-    one = next(one for one in (index, index.entry(0), index.blob(0)) if isinstance(one, kind))
+    record = next(
+        candidate for candidate in (index, index.entry(0), index.blob(0)) if isinstance(candidate, record_type)
+    )
     with pytest.raises(FrozenInstanceError):
-        setattr(one, frozen, None)
+        setattr(record, frozen, None)
 
 
 def test_indexes_equal_only_themselves_and_show_no_raw_bytes() -> None:
-    one, other = (parsed(build_index([], [])) for _ in range(2))
-    assert len({one, other, one}) == 2
-    assert not [name for name in (" raw=", "_lookups", "metadata_json") if name in repr(one)]
+    first, second = (parsed(build_index([], [])) for _ in range(2))
+    assert len({first, second, first}) == 2
+    assert not [name for name in (" raw=", "_lookups", "metadata_json") if name in repr(first)]
 
 
-def test_an_entry_is_as_its_type_says_and_its_blob_is_not_packed_unless_it_is_said() -> None:
+def test_the_defaults_are_no_codec_no_digest_and_not_packed() -> None:
     index = parsed(build_index([Entry("a", 0, 0, 8, 1, (2,))], [IndexedBlob(b"a", 8)]))
     entry, blob = index.entry(0), index.blob(0)
     assert (entry.scale, entry.codec, blob.sha256, blob.unpacked_nbytes) == (1.0, 0, None, 0)
@@ -295,10 +297,10 @@ HUGE = [5 * 2**30, 2**33 + 1, 3, 2**50]
 
 def test_ranges_beyond_4_gib_are_kept() -> None:
     blobs = [IndexedBlob(b"%d" % i, nbytes) for i, nbytes in enumerate(HUGE)]
-    entries = [Entry(f"t{i}", i, 0, one.nbytes, 10, (one.nbytes,)) for i, one in enumerate(blobs)]
+    entries = [Entry(f"t{i}", i, 0, blob.nbytes, 10, (blob.nbytes,)) for i, blob in enumerate(blobs)]
     entries += [Entry("last", 3, 2**50 - 8, 8, 1, (2,)), Entry("wide", 1, 1, 2**33, 2, (2**16, 2**16))]
     index = parsed(build_index(entries, blobs))
-    assert entries_of(index) == sorted(entries, key=lambda one: one.name)
+    assert entries_of(index) == sorted(entries, key=lambda entry: entry.name)
     assert blobs_of(index) == blobs
 
 
@@ -333,7 +335,7 @@ def test_as_many_blobs_as_a_file_can_have_are_the_most() -> None:
         assert caught.value.offset == 28
 
 
-# What can't be built.
+# Arguments that are refused.
 
 
 @pytest.mark.parametrize(
@@ -341,7 +343,7 @@ def test_as_many_blobs_as_a_file_can_have_are_the_most() -> None:
     [("", "bad-name"), ("a\0b", "bad-name"), ("\ud800", "bad-name"), ("x" * 4097, "bad-name"), ("b", "duplicate-name")],
 )
 def test_a_wrong_name_is_refused(name: str, reason: str) -> None:
-    entries = [Entry(one, None, 0, 0, 1, (0,)) for one in ("a", "b", name)]
+    entries = [Entry(entry_name, None, 0, 0, 1, (0,)) for entry_name in ("a", "b", name)]
     with pytest.raises(UsageError) as caught:
         build_index(entries, [])
     assert caught.value.reason == reason
@@ -366,7 +368,7 @@ def test_a_shape_that_can_not_be_is_refused(shape: tuple[int, ...]) -> None:
         build_index([Entry("a", None, 0, 0, 1, shape)], [])
 
 
-def test_names_take_less_than_4_gib_as_the_page_says() -> None:
+def test_names_take_less_than_4_gib_as_the_spec_says() -> None:
     assert MAX_NAMES_NBYTES + 1 == 2**32
 
 
@@ -374,7 +376,7 @@ def test_names_beyond_their_section_are_refused(monkeypatch: pytest.MonkeyPatch)
     monkeypatch.setattr("blobstore.index.build.MAX_NAMES_NBYTES", 4)  # the real limit would take 4 GiB
     entries = [Entry(name, None, 0, 0, 1, (0,)) for name in ("a", "b", "c")]
     assert parsed(build_index(entries[:2], [])).names == ["a", "b"]
-    with pytest.raises(UsageError, match="names-too-long: all names together have 6 bytes"):
+    with pytest.raises(UsageError, match="names-too-long: the names have 6 bytes in total"):
         build_index(entries, [])
 
 
@@ -382,7 +384,7 @@ def test_names_beyond_their_section_are_refused(monkeypatch: pytest.MonkeyPatch)
 
 
 def vector_indexes() -> list[tuple[bytes, bool]]:
-    """The index of each valid vector, and whether it is external."""
+    """Return the index of each valid vector, and whether it is external."""
     out = []
     for fact in load_manifest()["valid"]:
         if "entries" in fact:
@@ -400,7 +402,7 @@ faulty = st.sampled_from(SEEDS).flatmap(lambda seed: st.tuples(mutated(seed[0]),
 
 
 def check(index: NameIndex) -> None:
-    """All that a reader relies on."""
+    """Check all that a reader relies on."""
     encoded = [name.encode() for name in index.names]
     assert encoded == sorted(set(encoded))
     for place, entry in enumerate(entries_of(index)):
@@ -408,12 +410,14 @@ def check(index: NameIndex) -> None:
         assert 1 <= len(entry.name.encode()) <= 4096
         assert (entry.blob is None) == (0 in entry.shape)
         blob = None if entry.blob is None else index.blob(entry.blob)
-        room = blob.unpacked_nbytes or blob.nbytes if blob else 0
+        available = blob.unpacked_nbytes or blob.nbytes if blob else 0
         assert (entry.codec == PACKED) == bool(blob and blob.unpacked_nbytes)
-        assert 0 <= entry.offset <= entry.offset + entry.nbytes <= room
+        assert 0 <= entry.offset <= entry.offset + entry.nbytes <= available
         assert math.isfinite(entry.scale)
-        kind = element_types.by_number(entry.type)
-        assert entry.codec > PACKED or not kind.bits or kind.nbytes(math.prod(entry.shape)) == entry.nbytes
+        element_type = element_types.by_number(entry.type)
+        assert (
+            entry.codec > PACKED or not element_type.bits or element_type.nbytes(math.prod(entry.shape)) == entry.nbytes
+        )
     assert all(isinstance(key, str) and isinstance(value, str) for key, value in index.metadata.items())
     json.dumps(index.metadata, ensure_ascii=False).encode()
 
@@ -506,10 +510,10 @@ def test_nothing_but_names_is_copied() -> None:
 
 def test_key_bytes_of_any_kind_survive() -> None:
     keys = [b"\xff\xfe", b" ", b"0123456789abcdef", bytes_of("\udc80")]
-    assert [one.key for one in blobs_of(parsed(build_index([], [IndexedBlob(key, 1) for key in keys])))] == keys
+    assert [blob.key for blob in blobs_of(parsed(build_index([], [IndexedBlob(key, 1) for key in keys])))] == keys
 
 
-# Where a fault is said to be.
+# Where a fault is reported.
 
 
 ENTRY_FAULTS: dict[str, tuple[int, bytes, str]] = {
@@ -537,7 +541,7 @@ def test_the_offset_of_a_fault_is_that_of_the_first_entry_that_has_it(
         start = 192 + 48 * place + at
         raw[start : start + len(damage)] = damage if fault != "nbytes" else bytes([raw[start] ^ 1]) + bytes(7)
     index = open_index(memoryview(raw), external=False)
-    listed, found = (pytest.raises(FormatError) for _ in range(2))
+    listed, looked_up = (pytest.raises(FormatError) for _ in range(2))
     with listed as caught:
         index.check()
     assert (caught.value.reason, caught.value.offset) == (reason, 192 + 48 * places[0])
@@ -545,7 +549,7 @@ def test_the_offset_of_a_fault_is_that_of_the_first_entry_that_has_it(
         return
     for place in places:
         index = open_index(memoryview(raw), external=False)
-        with found as caught:
+        with looked_up as caught:
             index.find(f"t{place:02}")
         assert (caught.value.reason, caught.value.offset) == (reason, 192 + 48 * place)
         assert str(caught.value).startswith(f"{reason}: entry {place} ('t{place:02}'): ")
@@ -563,8 +567,8 @@ def test_the_offset_of_a_byte_that_is_no_utf8_is_its_own(count: int, data: st.Da
 
 @pytest.mark.parametrize("codec", [0, PACKED, 2])
 @pytest.mark.parametrize("nbytes", [7, 8, 9])
-def test_bytes_are_those_of_shape_and_type_packed_or_not(codec: int, nbytes: int) -> None:
-    """In an unknown codec they may be anything."""
+def test_the_size_is_that_of_shape_and_type_packed_or_not(codec: int, nbytes: int) -> None:
+    """With an unknown codec any size is valid."""
     blob = IndexedBlob(b"a", 64, unpacked_nbytes=64 * (codec == PACKED))
     raw = build_index([Entry("a", 0, 0, nbytes, 1, (2,), codec=codec)], [blob])
     if nbytes == 8 or codec > PACKED:
@@ -576,7 +580,7 @@ def test_bytes_are_those_of_shape_and_type_packed_or_not(codec: int, nbytes: int
 
 @pytest.mark.parametrize("name", ["entries", "blobs", "dims", "names", "metadata"])
 @pytest.mark.parametrize("change", [-8, 8])
-def test_the_offset_of_a_wrong_section_is_where_the_header_says_it(name: str, change: int) -> None:
+def test_the_offset_of_a_wrong_section_is_that_of_its_field_in_the_header(name: str, change: int) -> None:
     raw = bytearray(build_index([Entry("a", 0, 0, 8, 1, (2,))], [IndexedBlob(b"a", 8)], {"b": "c"}))
     at = int(HEADER.fields[f"{name}_offset"][1])  # type: ignore[index]
     raw[at : at + 8] = (int.from_bytes(raw[at : at + 8], "little") + change).to_bytes(8, "little")
@@ -586,7 +590,7 @@ def test_the_offset_of_a_wrong_section_is_where_the_header_says_it(name: str, ch
 
 
 def of_small(change: Callable[[bytearray], object], *, external: bool = False) -> FormatError:
-    """The fault of a small index, changed, which has its four gaps and none of its digests."""
+    """Return the fault of a small index, without digests, after a change."""
     entries = [Entry("a", 0, 0, 8, 1, (2,)), Entry("be", 1, 0, 8, 1, (2, 1))]
     blobs = [IndexedBlob(b"a", 8), IndexedBlob(b"b", 8)]
     raw = bytearray(build_index(entries, blobs, store=directory_of(blobs) if external else None))
@@ -631,7 +635,7 @@ def put(at: int, value: int, nbytes: int = 4) -> Callable[[bytearray], object]:
         (put(288 + 127, 1, 1), False, "index-reserved", 288),
     ],
 )
-def test_a_fault_of_the_layout_is_said_with_its_place(
+def test_a_fault_of_the_layout_is_reported_with_its_offset(
     change: Callable[[bytearray], object], external: bool, reason: str, offset: int
 ) -> None:
     error = of_small(change, external=external)
@@ -639,18 +643,18 @@ def test_a_fault_of_the_layout_is_said_with_its_place(
     assert isinstance(error, TruncatedError) == (reason == "index-truncated" or "451" in error.message)
 
 
-def test_a_fault_of_the_layout_is_said_in_words() -> None:
+def test_the_message_of_a_fault_of_the_layout() -> None:
     assert of_small(lambda raw: raw.__setitem__(7, ord("Y"))).message == (
         "expected b'SBSINDEX', found b'SBSINDEY' at offset 0"
     )
-    for external, place in ((False, "inside a store"), (True, "in a file of its own")):
-        said = of_small(put(12, 4), external=external).message
-        assert said == f"flags 0x4 are not possible for an index {place}"
+    for external, place in ((False, "embedded"), (True, "external")):
+        message = of_small(put(12, 4), external=external).message
+        assert message == f"flags 0x4 are invalid for an {place} index"
 
 
 @given(contents(), st.integers(1, 9))
-def test_names_up_to_the_limit_are_read_and_beyond_it_refused(content: Content, more: int) -> None:
-    entries, blobs, metadata = content
+def test_names_up_to_the_limit_are_read_and_beyond_it_refused(arguments: Contents, more: int) -> None:
+    entries, blobs, metadata = arguments
     raw = build_index(entries, blobs, metadata)
     nbytes = len(parsed(raw).names_pool)
     with pytest.MonkeyPatch.context() as patch:
@@ -663,15 +667,13 @@ def test_names_up_to_the_limit_are_read_and_beyond_it_refused(content: Content, 
 
 
 @given(blob_tables(), st.data())
-def test_a_blob_that_the_table_has_not_has_no_row_and_any_other_its_own(
-    blobs: list[IndexedBlob], data: st.DataObject
-) -> None:
+def test_the_row_of_a_blob_is_found_by_its_key(blobs: list[IndexedBlob], data: st.DataObject) -> None:
     index = parsed(build_index([], blobs))
-    known = {one.key: one for one in blobs}
+    known = {blob.key: blob for blob in blobs}
     others = data.draw(st.lists(key_bytes.filter(lambda key: key not in known), min_size=1, max_size=4, unique=True))
     stored = [*blobs, *(IndexedBlob(key, 7) for key in others)]
     for listed in (stored, data.draw(st.permutations(stored))):
-        for place, one in enumerate(listed):
-            assert index.blob_of(one.key, place) == known.get(one.key)
+        for place, blob in enumerate(listed):
+            assert index.blob_of(blob.key, place) == known.get(blob.key)
     for key in (*others, *known):
         assert index.blob_of(key, -1) == known.get(key)

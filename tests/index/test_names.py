@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 LONE_SURROGATE = "\ud800"
 
-# Few characters, so that names with digits behind the last '_', reserved words and lengths around 16 all occur.
+# Few characters, so that names with digits after the last '_', reserved words and lengths around 16 all occur.
 names = st.one_of(
     st.text(st.sampled_from("_09F~a é"), min_size=1, max_size=20),
     st.builds(
@@ -48,34 +48,37 @@ def test_a_name_gets_a_key_that_is_short_and_safe(name: str) -> None:
 
 
 @given(names)
-def test_no_name_is_its_own_key_where_hashes_are(name: str) -> None:
+def test_a_name_that_looks_like_a_hash_is_not_its_own_key(name: str) -> None:
     hashed = key_for("/" + name.ljust(17, "/"))
     assert hashed.startswith("~")
     assert key_for(hashed) != hashed
 
 
 @pytest.mark.parametrize(
-    ("key", "said"),
+    ("key", "expected"),
     [
         (b"config", "'config' is one of the runtime's own blobs"),
         (b"toc", "'toc' is one of the runtime's own blobs"),
         (b"tokenizer", "'tokenizer' is one of the runtime's own blobs"),
         (b"Fscales", "'Fscales' is one of the runtime's own blobs"),
-        (b"F", "'F' at the beginning reads as the letter of a type"),
-        (b"B_1", "'B' at the beginning reads as the letter of a type"),
-        (b"$\xff", "'$' at the beginning reads as the letter of a type"),
-        (b"2", "'2' at the beginning reads as the letter of a type"),
-        (b"4bit", "'4' at the beginning reads as the letter of a type"),
-        (b"I", "'I' at the beginning reads as the letter of a type"),
-        (b"a_999", "the number after the last '_' reads as layer 999, 999 or more aborts"),
-        (b"a_1_01000x", "the number after the last '_' reads as layer 1000, 999 or more aborts"),
-        (b"\xff_999\n\xff", "the number after the last '_' reads as layer 999, 999 or more aborts"),
-        (b"_99999999999999", "the number after the last '_' reads as layer 99999999999999, 999 or more aborts"),
+        (b"F", "the first letter, 'F', reads as a type prefix"),
+        (b"B_1", "the first letter, 'B', reads as a type prefix"),
+        (b"$\xff", "the first letter, '$', reads as a type prefix"),
+        (b"2", "the first letter, '2', reads as a type prefix"),
+        (b"4bit", "the first letter, '4', reads as a type prefix"),
+        (b"I", "the first letter, 'I', reads as a type prefix"),
+        (b"a_999", "the number after the last '_' reads as layer 999: the runtime aborts above 998"),
+        (b"a_1_01000x", "the number after the last '_' reads as layer 1000: the runtime aborts above 998"),
+        (b"\xff_999\n\xff", "the number after the last '_' reads as layer 999: the runtime aborts above 998"),
+        (
+            b"_99999999999999",
+            "the number after the last '_' reads as layer 99999999999999: the runtime aborts above 998",
+        ),
     ],
     ids=ascii,
 )
-def test_what_the_runtime_would_misread_is_said(key: bytes, said: str) -> None:
-    assert unsafe_for_runtime(key) == said
+def test_keys_that_the_runtime_would_misread_are_explained(key: bytes, expected: str) -> None:
+    assert unsafe_for_runtime(key) == expected
 
 
 @pytest.mark.parametrize("key", [b"a_998", b"a_999_", b"a_x999", b"a999", b"f", b"aF", b"Config", b"3", b"\xff", b"_"])
@@ -84,7 +87,7 @@ def test_other_keys_are_safe(key: bytes) -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "said"),
+    ("name", "expected"),
     [
         ("", "bad-name: a name has at least one character"),
         ("a\0b", r"bad-name: 'a\x00b' has a NUL character"),
@@ -94,10 +97,10 @@ def test_other_keys_are_safe(key: bytes) -> None:
     ],
     ids=["empty", "nul", "lone-surrogate", "4097", "4098-utf8"],
 )
-def test_what_is_no_name_is_refused_with_a_reason(name: str, said: str) -> None:
+def test_invalid_names_are_refused_with_a_reason(name: str, expected: str) -> None:
     with pytest.raises(UsageError) as caught:
         key_for(name)
-    assert str(caught.value) == said
+    assert str(caught.value) == expected
 
 
 @pytest.mark.parametrize("name", ["x" * 4096, "ß" * 2048])

@@ -1,4 +1,4 @@
-"""Files that meet other files and other writers: nothing is mixed, nothing is left behind, nothing waits for ever."""
+"""Files among other files and other writers: nothing is mixed up, nothing is left behind, nothing waits for ever."""
 
 from __future__ import annotations
 
@@ -27,9 +27,10 @@ from blobstore.edit.reindex import attach_index, build_for, detach_index
 from blobstore.edit.rewrite import Edits, rewrite
 from blobstore.errors import BlobStoreError, UsageError
 from blobstore.fileio import atomic, locking
-from blobstore.fileio.atomic import AtomicFile, abandoned, write_file
-from blobstore.fileio.descriptors import ReopenedFile, open_one_of_many
+from blobstore.fileio.atomic import AtomicFile, write_file
 from blobstore.fileio.locking import turn_at
+from blobstore.fileio.plain_files import ReopenedFile, open_one_of_many
+from blobstore.fileio.temporary import abandoned
 from blobstore.index import open_index
 from tests.checkpoints import linux_only, small, snapshot, write_peer, write_shards
 from tests.conftest import ROOT
@@ -39,7 +40,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from blobstore.fileio.types import Access
-    from blobstore.store.writer import IndexPlace
+    from blobstore.index.locate import IndexPlace
 
 ROUNDS = 60
 PLACES: tuple[IndexPlace, ...] = ("external", "none", "embedded")
@@ -49,7 +50,7 @@ PLACES: tuple[IndexPlace, ...] = ("external", "none", "embedded")
 
 
 def save(path: Path, number: int, index: IndexPlace) -> None:
-    """Write a file whose names and data tell its number, and whose directory is that of all others."""
+    """Write a file with a number in its names and data, and with the same directory for every number."""
     with blobstore.create(path, index=index) as store:
         for key in ("a", "b"):
             values = np.full(8, number, np.int32 if number % 2 else np.float32)
@@ -60,7 +61,7 @@ def save(path: Path, number: int, index: IndexPlace) -> None:
 
 
 def read(path: Path) -> int | None:
-    """Return the number of a file; None where it says that its index isn't its own, or that none is there."""
+    """Return the number of a file; None if its index is stale, or if it has none."""
     try:
         with blobstore.open(path) as store:
             if store.index is None:
@@ -87,15 +88,15 @@ def test_a_file_and_its_index_are_one_writers(tmp_path: Path, others: IndexPlace
             start.wait()
             save(path, number, index)
 
-    threads = [threading.Thread(target=write, args=one) for one in ((2, "external"), (1001, others))]
-    for one in threads:
-        one.start()
-    while any(one.is_alive() for one in threads):
+    threads = [threading.Thread(target=write, args=arguments) for arguments in ((2, "external"), (1001, others))]
+    for thread in threads:
+        thread.start()
+    while any(thread.is_alive() for thread in threads):
         read(path)
-    for one in threads:
-        one.join()
+    for thread in threads:
+        thread.join()
     assert read(path) in (2 * ROUNDS, 999 + 2 * ROUNDS)
-    assert {one.split(".")[0] for one in os.listdir(tmp_path)} == {"m"}
+    assert {name.split(".")[0] for name in os.listdir(tmp_path)} == {"m"}
 
 
 def test_blobs_without_names_take_the_place_of_others_with_their_names(tmp_path: Path) -> None:
@@ -134,7 +135,7 @@ def test_an_edit_in_place_is_of_the_file_that_was_read(
     def late(place: str | os.PathLike[str]) -> Iterator[None]:
         if not replaced:
             replaced.append(place)
-            save(path, 2, index)  # another one comes first
+            save(path, 2, index)  # another writer comes first
         with real(place):
             yield
 
@@ -144,7 +145,7 @@ def test_an_edit_in_place_is_of_the_file_that_was_read(
     assert read(path) == 2
 
 
-def test_who_waits_for_a_turn_gets_it_whatever_becomes_of_the_lock(tmp_path: Path) -> None:
+def test_each_waiting_writer_gets_its_turn_even_if_the_lock_file_is_removed(tmp_path: Path) -> None:
     path, inside, most = tmp_path / "m.sbs", list[int](), list[int]()
 
     def work() -> None:
@@ -155,13 +156,13 @@ def test_who_waits_for_a_turn_gets_it_whatever_becomes_of_the_lock(tmp_path: Pat
                 inside.pop()
 
     threads = [threading.Thread(target=work) for _ in range(4)]
-    for one in threads:
-        one.start()
-    for one in threads:
-        one.join()
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
     assert set(most) == {1}
     assert not os.listdir(tmp_path)
-    # What a killed process has left is nobody's.
+    # A lock file that a killed process has left is taken over.
     with turn_at(path):
         (lock,) = os.listdir(tmp_path)
     (tmp_path / lock).touch()
@@ -198,7 +199,7 @@ def test_an_error_between_two_renames_loses_no_names(
         save(path, 2, "external")
     monkeypatch.setattr(os, "replace", real)
     assert caught.value.filename == str(tmp_path / "m.sbs.idx")
-    (kept,) = (tmp_path / one for one in os.listdir(tmp_path) if one not in ("m.sbs", "m.sbs.idx"))
+    (kept,) = (tmp_path / name for name in os.listdir(tmp_path) if name not in ("m.sbs", "m.sbs.idx"))
     assert repr(str(kept)) in str(caught.value)
     assert read(path) is None
     assert open_index(memoryview(kept.read_bytes()), external=True).names == ["a0", "b0"]
@@ -231,11 +232,11 @@ def test_an_error_before_a_rename_leaves_the_old_names(tmp_path: Path, monkeypat
         assert set(os.listdir(tmp_path)) == {"m.sbs", "m.sbs.idx"}
 
 
-# ------------------------------------------------------------------------------------------- what killed writers leave
+# ---------------------------------------------------------------------------------------- leftovers of killed writers
 
 
 def named_writer(path: Path) -> subprocess.Popen[str]:
-    """A process that is writing a file under a temporary name."""
+    """Start a process that is writing a file under a temporary name."""
     code = f"""
         import os, time
         os.O_TMPFILE = 0
@@ -254,24 +255,24 @@ def named_writer(path: Path) -> subprocess.Popen[str]:
 
 
 @linux_only
-def test_what_a_killed_writer_leaves_is_told_and_removed_and_what_a_living_one_has_is_not(
+def test_the_leftover_of_a_killed_writer_is_reported_and_removed_but_not_the_file_of_a_running_one(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     path = tmp_path / "m.sbs"
     save(path, 1, "embedded")
     dead, living = named_writer(path), named_writer(tmp_path / "other")
     assert abandoned(str(tmp_path)) == []
-    left = {one for one in os.listdir(tmp_path) if one != "m.sbs"}
+    left = {name for name in os.listdir(tmp_path) if name != "m.sbs"}
     dead.kill()
     dead.wait()
     (old,) = abandoned(str(tmp_path))
     for command in ("info", "check"):
         assert cli.main([command, str(path)]) == 0
-        told = capsys.readouterr().err
-        assert os.path.basename(old) in told
-        assert "1 kB" in told
+        errors = capsys.readouterr().err
+        assert os.path.basename(old) in errors
+        assert "1 kB" in errors
     write_file(tmp_path / "any", b"data")
-    assert {one for one in os.listdir(tmp_path) if one.startswith(".")} == left - {os.path.basename(old)}
+    assert {name for name in os.listdir(tmp_path) if name.startswith(".")} == left - {os.path.basename(old)}
     for command in ("info", "check"):
         assert cli.main([command, str(path)]) == 0
         assert ".blobstore" not in capsys.readouterr().err
@@ -282,24 +283,6 @@ def test_what_a_killed_writer_leaves_is_told_and_removed_and_what_a_living_one_h
         process.stdout.close()
 
 
-def test_only_temporary_files_of_ours_are_abandoned(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    (tmp_path / ".blobstore-0000000000000000.tmp").mkdir()
-    os.mkfifo(tmp_path / ".blobstore-1111111111111111.tmp")
-    (tmp_path / "target").write_bytes(b"data")
-    (tmp_path / ".blobstore-2222222222222222.tmp").symlink_to("target")
-    for name in (".blobstore-cache.tmp", f".blobstore-{'3' * 16}.new", f".blobstore-{'A' * 16}.tmp"):
-        (tmp_path / name).write_bytes(b"data")
-    assert abandoned(str(tmp_path)) == []
-    assert abandoned(str(tmp_path / "nowhere")) == []
-    (tmp_path / ".blobstore-3333333333333333.tmp").write_bytes(b"data")
-    assert abandoned(str(tmp_path)) == [str(tmp_path / ".blobstore-3333333333333333.tmp")]
-    # Where there are no locks nothing tells whether a writer lives.
-    monkeypatch.setattr(atomic, "lock", lambda *_, **__: False)
-    assert abandoned(str(tmp_path)) == []
-    write_file(tmp_path / "target", b"new")
-    assert (tmp_path / ".blobstore-3333333333333333.tmp").exists()
-
-
 def test_a_file_that_is_taken_for_abandoned_before_it_is_locked_is_made_again(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -308,9 +291,9 @@ def test_a_file_that_is_taken_for_abandoned_before_it_is_locked_is_made_again(
 
     def lock(fd: int, *, wait: bool = True) -> bool:
         if not seen:
-            (one,) = os.listdir(tmp_path)
-            seen.append(one)
-            os.unlink(tmp_path / one)
+            (name,) = os.listdir(tmp_path)
+            seen.append(name)
+            os.unlink(tmp_path / name)
         return real(fd, wait=wait)
 
     monkeypatch.setattr(atomic, "lock", lock)
@@ -319,7 +302,7 @@ def test_a_file_that_is_taken_for_abandoned_before_it_is_locked_is_made_again(
     assert snapshot(tmp_path) == {"file": b"data"}
 
 
-# --------------------------------------------------------------------------------------------- what is no regular file
+# ------------------------------------------------------------------------------------------------------ special files
 
 
 SPECIAL: dict[str, Callable[[Path], object]] = {
@@ -345,12 +328,12 @@ SPECIAL: dict[str, Callable[[Path], object]] = {
     ],
 )
 def test_nothing_in_a_folder_is_waited_for(
-    tmp_path: Path, name: str, kind: str, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, name: str, special: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     write_peer(tmp_path / "model.safetensors", small("a"))
     (tmp_path / "out").mkdir()
     (tmp_path / name).unlink(missing_ok=True)
-    SPECIAL[kind](tmp_path / name)
+    SPECIAL[special](tmp_path / name)
     words = ["convert", str(tmp_path), "-o", str(tmp_path / "out" / "out.sbs")]
     if name == "given":
         words += ["--as", "gemma", "--tokenizer", str(tmp_path / name)]
@@ -359,12 +342,12 @@ def test_nothing_in_a_folder_is_waited_for(
         status = cli.main(words)
     finally:
         signal.alarm(0)
-    told = capsys.readouterr().err
-    if name == "out/out.sbs.idx":  # no index is written: what is there stays
+    errors = capsys.readouterr().err
+    if name == "out/out.sbs.idx":  # no index is written, and the special file stays
         assert (status, os.path.lexists(tmp_path / name)) == (0, True)
         return
-    assert (status, "not-a-file" in told) == (2, True), told
-    assert name in told
+    assert (status, "not-a-file" in errors) == (2, True), errors
+    assert name in errors
 
 
 # --------------------------------------------------------------------------------------------------------- descriptors
@@ -414,13 +397,13 @@ def test_a_store_reads_its_own_file_whatever_is_at_its_path(tmp_path: Path, how:
             save(path, 2, "embedded")
         elif how == "removed":
             path.unlink()
-        assert {int(one[0]) for one in store.load_all().values()} == {1}
+        assert {int(values[0]) for values in store.load_all().values()} == {1}
         assert os.pread(store.reader.fileno(), 4, 0) == b"SBS\n"
         blob = store.reader.file_range(next(iter(store.reader)))
         assert bytes(blob.read()) == bytes(store.reader[next(iter(store.reader))])
 
 
-def test_a_file_that_is_gone_is_said_to_be(tmp_path: Path) -> None:
+def test_reading_a_replaced_file_raises(tmp_path: Path) -> None:
     path = tmp_path / "file"
     path.write_bytes(bytes(100))
     source = open_one_of_many(path)
@@ -444,14 +427,14 @@ def test_a_file_that_is_read_stays_open_while_others_are_opened(tmp_path: Path) 
         (tmp_path / f"{i}").write_bytes(bytes([i]))
     first = open_one_of_many(tmp_path / "0")
     with first.held() as fd:
-        others = [open_one_of_many(tmp_path / f"{i}") for i in range(1, 200)]
+        sources = [open_one_of_many(tmp_path / f"{i}") for i in range(1, 200)]
         assert os.pread(fd, 1, 0) == b"\0"
-        assert [bytes(one.view(0, 1))[0] for one in others] == list(range(1, 200))
+        assert [bytes(source.view(0, 1))[0] for source in sources] == list(range(1, 200))
         assert os.pread(fd, 1, 0) == b"\0"
-    open_now = sum(not one.at_rest for one in (first, *others))
+    open_now = sum(not source.at_rest for source in (first, *sources))
     assert 0 < open_now <= 66
-    for one in (first, *others):
-        one.close()
+    for source in (first, *sources):
+        source.close()
 
 
 # ------------------------------------------------------------------------------------------------------- no tracebacks
@@ -461,12 +444,12 @@ def test_a_file_that_is_read_stays_open_while_others_are_opened(tmp_path: Path) 
 def test_an_open_store_is_not_copied(tmp_path: Path, access: Access) -> None:
     save(tmp_path / "m.sbs", 1, "embedded")
     with blobstore.open(tmp_path / "m.sbs", access=access) as store:
-        for one in (store, store.reader, store.prefix("a")):
+        for opened in (store, store.reader, store.prefix("a")):
             for way in (copy.deepcopy, pickle.dumps, copy.copy):
-                if way is copy.copy and one is not store:
+                if way is copy.copy and opened is not store:
                     continue
                 with pytest.raises(UsageError, match="not-copyable"):
-                    way(one)
+                    way(opened)
         assert int(store["a1"][0]) == 1
 
 
@@ -490,10 +473,10 @@ def test_a_store_left_open_at_the_end_of_a_program_is_silent(tmp_path: Path, mod
     assert (done.returncode, done.stderr) == (0, "")
 
 
-# ------------------------------------------------------------------------------------------- what fresh eyes have found
+# ----------------------------------------------------------------------------------------------------- found by review
 
 
-def test_a_leftover_that_is_read_is_no_rubbish(tmp_path: Path) -> None:
+def test_a_temporary_file_that_is_being_read_is_not_removed(tmp_path: Path) -> None:
     left, path = tmp_path / f".blobstore-{'0' * 16}.tmp", tmp_path / "m.sbs"
     save(left, 1, "embedded")
     with blobstore.open(left, access="mmap"), blobstore.open(left, access="read"):
@@ -525,7 +508,9 @@ def test_an_interrupt_right_after_a_rename_leaves_no_old_index(
     assert read(path) == (2 if index == "external" else None)
 
 
-def test_what_is_kept_takes_nobodys_place_and_is_not_removed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_index_that_is_kept_after_an_error_replaces_no_file_and_is_not_removed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     path = tmp_path / "m.sbs"
     save(path, 1, "external")
     (tmp_path / "m.sbs.idx.new").write_bytes(b"a user's")
@@ -541,7 +526,7 @@ def test_what_is_kept_takes_nobodys_place_and_is_not_removed(tmp_path: Path, mon
     with pytest.raises(OSError, match="nothing is lost"):
         save(path, 2, "external")
     monkeypatch.setattr(os, "replace", real)
-    (kept,) = (one for one in os.listdir(tmp_path) if one.endswith(".tmp"))
+    (kept,) = (name for name in os.listdir(tmp_path) if name.endswith(".tmp"))
     write_file(tmp_path / "other", b"data")
     assert (tmp_path / "m.sbs.idx.new").read_bytes() == b"a user's"
     os.replace(tmp_path / kept, f"{path}.idx")
@@ -572,15 +557,15 @@ def test_writers_with_named_files_leave_each_other_alone(tmp_path: Path, monkeyp
             failed.append(error)
 
     threads = [threading.Thread(target=work, args=(number,)) for number in range(4)]
-    for one in threads:
-        one.start()
-    for one in threads:
-        one.join()
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
     assert not failed
     assert sorted(os.listdir(tmp_path)) == ["0", "1", "2", "3"]
 
 
-def test_an_index_that_leads_nowhere_is_told(tmp_path: Path) -> None:
+def test_an_index_that_is_a_dangling_link_is_an_error(tmp_path: Path) -> None:
     path = tmp_path / "m.sbs"
     save(path, 1, "external")
     (tmp_path / "m.sbs.idx").rename(tmp_path / "gone")

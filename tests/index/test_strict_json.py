@@ -29,7 +29,7 @@ REFUSED = {
     "a surrogate in the UTF-8": b'["\xed\xa0\x80"]',
     "a byte order mark": b"\xef\xbb\xbf{}",
     "UTF-16": '{"a":1}'.encode("utf-16"),
-    "a NUL behind it": b"{}\0",
+    "a NUL at the end": b"{}\0",
     "nothing": b"",
     "two values": b"{} {}",
     "single quotes": b"{'a':1}",
@@ -61,8 +61,8 @@ def test_any_bytes_are_a_value_or_a_value_error(raw: bytes) -> None:
     assert value == json.loads(raw.decode())
 
 
-def test_a_key_twice_is_named() -> None:
-    with pytest.raises(ValueError, match="'b' stands there twice"):
+def test_a_repeated_key_is_named() -> None:
+    with pytest.raises(ValueError, match="'b' appears twice"):
         parse_json(b'{"a":1,"b":2,"b":3}')
 
 
@@ -72,10 +72,10 @@ def test_an_object_of_texts_passes(value: dict[str, str]) -> None:
 
 
 @given(
-    JSON.filter(lambda value: not isinstance(value, dict) or any(not isinstance(one, str) for one in value.values()))
+    JSON.filter(lambda value: not isinstance(value, dict) or any(not isinstance(text, str) for text in value.values()))
 )
 def test_anything_else_is_no_text_map(value: Any) -> None:  # noqa: ANN401 (JSON is anything)
-    with pytest.raises(ValueError, match=r"expected an object|is not a text"):
+    with pytest.raises(ValueError, match=r"expected an object|is not a string"):
         text_map(value)
 
 

@@ -1,4 +1,4 @@
-"""The vectors with a name index: what spec/vectors/manifest.json says is what the package reads, and writes."""
+"""The vectors with a name index: the package reads and writes them as spec/vectors/manifest.json says."""
 
 from __future__ import annotations
 
@@ -21,18 +21,18 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from blobstore.fileio.types import Access
-    from blobstore.store.writer import IndexPlace
+    from blobstore.index.locate import IndexPlace
 
 Fact = dict[str, Any]
 
-INDEXED = [one for one in vector_params("valid") if "entries" in one.values[0]]
-PLAIN = [one for one in vector_params("valid") if "entries" not in one.values[0]]
-FAULTY = [one for one in vector_params("invalid") if one.values[0]["reason"].startswith("index-")]
-# What this package's writer would not make: another order of the table, text of the metadata that it writes in another
-# way, the flag of digests without any blob.
+INDEXED = [param for param in vector_params("valid") if "entries" in param.values[0]]
+PLAIN = [param for param in vector_params("valid") if "entries" not in param.values[0]]
+FAULTY = [param for param in vector_params("invalid") if param.values[0]["reason"].startswith("index-")]
+# Indexes that this package's writer would not make: a table in another order, metadata that it would write otherwise,
+# the flag of digests without any blob.
 NOT_OURS = {"index-table-reordered.sbs", "index-metadata-loose.sbs", "index-alone.sbs"}
-# What `StoreWriter` can't be asked for: blobs behind the index, types and codecs that nobody knows, packed blobs.
-NOT_ASKED = NOT_OURS | {
+# Files that `StoreWriter` can't make: blobs after the index, unknown types and codecs, packed blobs.
+NOT_STORE_WRITERS = NOT_OURS | {
     "index-blobs-added.sbs",
     "index-parts.sbs",
     "index-unknown-type-and-codec.sbs",
@@ -43,7 +43,7 @@ both_accesses = pytest.mark.parametrize("access", ["mmap", "read"])
 
 
 def except_for(files: set[str]) -> list[Any]:
-    left = [one for one in INDEXED if one.id not in files]
+    left = [param for param in INDEXED if param.id not in files]
     assert len(INDEXED) - len(left) == len(files)
     return left
 
@@ -53,29 +53,29 @@ def scale_of(entry: Fact) -> float:
 
 
 def stored(fact: Fact, path: Path) -> dict[bytes, bytes]:
-    """The blobs of a valid file, cut out by what the manifest says."""
+    """Return the blobs of a valid file, at the offsets that the manifest says."""
     raw = path.read_bytes()
-    return {bytes.fromhex(one["key_hex"]): raw[one["offset"] :][: one["nbytes"]] for one in fact["blobs"]}
+    return {bytes.fromhex(blob["key_hex"]): raw[blob["offset"] :][: blob["nbytes"]] for blob in fact["blobs"]}
 
 
 def index_bytes(fact: Fact, path: Path) -> bytes:
     return path.with_name(path.name + ".idx").read_bytes() if fact["external"] else stored(fact, path)[b"~index"]
 
 
-def test_there_are_vectors_of_each_kind() -> None:
+def test_there_are_vectors_of_each_sort() -> None:
     assert len(INDEXED) >= 20
     assert len(FAULTY) >= 100
     assert len(PLAIN) >= 10
-    assert {one.values[0].get("external", False) for one in FAULTY} == {False, True}
+    assert {param.values[0].get("external", False) for param in FAULTY} == {False, True}
 
 
 @both_accesses
 @pytest.mark.parametrize("fact", INDEXED)
 def test_a_valid_index_is_read_as_the_manifest_says(vectors: Path, fact: Fact, access: Access) -> None:
     path = vectors / "valid" / fact["file"]
-    start = {bytes.fromhex(one["key_hex"]).decode(): one["offset"] for one in fact["blobs"]} | {"": 0}
+    start = {bytes.fromhex(blob["key_hex"]).decode(): blob["offset"] for blob in fact["blobs"]} | {"": 0}
     with blobstore.open(path, access=access) as store:
-        found = [
+        actual = [
             {
                 "name": info.name,
                 "key": info.key or None,
@@ -88,12 +88,12 @@ def test_a_valid_index_is_read_as_the_manifest_says(vectors: Path, fact: Fact, a
             }
             for info in store.infos()
         ]
-        assert found == fact["entries"]
+        assert actual == fact["entries"]
         assert list(store) == [entry["name"] for entry in fact["entries"]]
         assert store.metadata == fact["metadata"]
         assert store.index
-        assert store.index.content.external == fact["external"]
-        assert store.index.content.has_digests == fact["digests"]
+        assert store.index.external == fact["external"]
+        assert store.index.has_digests == fact["digests"]
         assert store.index.path == str(path) + ".idx" * fact["external"]
 
 
@@ -117,9 +117,9 @@ def test_the_bytes_of_each_name_are_those_of_its_part_of_a_blob(vectors: Path, f
 def test_the_digests_are_those_of_the_blobs(vectors: Path, fact: Fact) -> None:
     with blobstore.open(vectors / "valid" / fact["file"]) as store:
         assert store.index
-        content = store.index.content
-        expected = {one["key_hex"]: one["sha256"] for one in fact["blobs"]}
-        for row in map(content.blob, range(len(content.blobs))):
+        index = store.index
+        expected = {blob["key_hex"]: blob["sha256"] for blob in fact["blobs"]}
+        for row in map(index.blob, range(len(index.blobs))):
             assert row.sha256 == (bytes.fromhex(expected[row.key.hex()]) if fact["digests"] else None)
 
 
@@ -128,7 +128,7 @@ def test_the_digests_are_those_of_the_blobs(vectors: Path, fact: Fact) -> None:
 def test_without_an_index_blobs_are_listed_in_file_order(vectors: Path, fact: Fact, access: Access) -> None:
     with blobstore.open(vectors / "valid" / fact["file"], access=access) as store:
         assert store.index is None
-        assert list(store) == [decode_key(bytes.fromhex(one["key_hex"])) for one in fact["blobs"]]
+        assert list(store) == [decode_key(bytes.fromhex(blob["key_hex"])) for blob in fact["blobs"]]
 
 
 @both_accesses
@@ -148,20 +148,20 @@ def test_a_file_with_a_faulty_index_opens_without_it(vectors: Path, fact: Fact) 
         assert all(bytes(store.raw(name)) == store[name].tobytes() for name in store)
 
 
-def test_a_wrong_digest_of_the_index_is_seen_but_not_looked_for(vectors: Path) -> None:
+def test_a_wrong_digest_of_the_index_is_found_only_on_request(vectors: Path) -> None:
     with blobstore.open(vectors / "verify" / "index-digest.sbs") as store:
         assert store.index
-        assert not store.index.content.self_digest_holds()
+        assert not store.index.self_digest_holds()
     with blobstore.open(vectors / "valid" / "index-one.sbs") as store:
         assert store.index
-        assert store.index.content.self_digest_holds()
+        assert store.index.self_digest_holds()
 
 
 @pytest.mark.parametrize("fact", except_for(NOT_OURS))
 def test_build_index_makes_the_same_bytes(vectors: Path, fact: Fact) -> None:
-    before = [bytes.fromhex(one["key_hex"]) for one in fact["blobs"]]
+    before = [bytes.fromhex(blob["key_hex"]) for blob in fact["blobs"]]
     table = before[: before.index(b"~index")] if b"~index" in before else before
-    rows = {bytes.fromhex(one["key_hex"]): (one["nbytes"], bytes.fromhex(one["sha256"])) for one in fact["blobs"]}
+    rows = {bytes.fromhex(blob["key_hex"]): (blob["nbytes"], bytes.fromhex(blob["sha256"])) for blob in fact["blobs"]}
     unpacked = fact.get("unpacked", {})
     blobs = [
         IndexedBlob(key, rows[key][0], rows[key][1] if fact["digests"] else None, unpacked.get(key.decode(), 0))
@@ -169,25 +169,25 @@ def test_build_index_makes_the_same_bytes(vectors: Path, fact: Fact) -> None:
     ]
     entries = [
         Entry(
-            one["name"],
-            table.index(one["key"].encode()) if one["key"] else None,
-            one["offset"],
-            one["nbytes"],
-            one["type"],
-            tuple(one["shape"]),
-            scale_of(one),
-            one["codec"],
+            entry["name"],
+            table.index(entry["key"].encode()) if entry["key"] else None,
+            entry["offset"],
+            entry["nbytes"],
+            entry["type"],
+            tuple(entry["shape"]),
+            scale_of(entry),
+            entry["codec"],
         )
-        for one in fact["entries"]
+        for entry in fact["entries"]
     ]
     directory = build_directory(fact["version"], before, [rows[key][0] for key in before])
-    if fact["external"] and fact["version"] == 1:  # kept in the form of very old files, which end at the last blob
+    if fact["external"] and fact["version"] == 1:  # in the form of very old files, which end with the last blob
         directory = replace(directory, file_size=fact["size"])
     made = build_index(entries, blobs, fact["metadata"], store=directory if fact["external"] else None)
     assert made == index_bytes(fact, vectors / "valid" / fact["file"])
 
 
-@pytest.mark.parametrize("fact", except_for(NOT_ASKED))
+@pytest.mark.parametrize("fact", except_for(NOT_STORE_WRITERS))
 def test_the_store_writer_makes_the_same_bytes(vectors: Path, tmp_path: Path, fact: Fact) -> None:
     path = vectors / "valid" / fact["file"]
     blobs = stored(fact, path)
@@ -195,37 +195,41 @@ def test_the_store_writer_makes_the_same_bytes(vectors: Path, tmp_path: Path, fa
     made = tmp_path / fact["file"]
     index: IndexPlace = "external" if fact["external"] else "embedded"
     entries = fact["entries"]
-    whole = {one["key"]: one for one in reversed(entries) if one["key"] and one["nbytes"] == sizes[one["key"]]}
+    whole = {
+        entry["key"]: entry for entry in reversed(entries) if entry["key"] and entry["nbytes"] == sizes[entry["key"]]
+    }
     with blobstore.create(
         made, version=fact["version"], digests=fact["digests"], metadata=fact["metadata"], index=index
     ) as store:
         for key, data in blobs.items():
-            one = whole.get(key.decode())
-            if one:
-                kind = element_types.BY_NUMBER[one["type"]]
-                store.add_stored(one["name"], [data], kind, tuple(one["shape"]), scale=scale_of(one), key=key.decode())
+            entry = whole.get(key.decode())
+            if entry:
+                element_type = element_types.BY_NUMBER[entry["type"]]
+                store.add_stored(
+                    entry["name"], [data], element_type, tuple(entry["shape"]), scale=scale_of(entry), key=key.decode()
+                )
             elif key != b"~index":
                 store.add_blob(key.decode(), data)
-        for one in entries:
-            kind, shape = element_types.by_number(one["type"]), tuple(one["shape"])
-            if one["key"] is None:
-                store.add_stored(one["name"], [], kind, shape, scale=scale_of(one))
-            elif one is not whole[one["key"]]:
-                target = whole[one["key"]]["name"]
-                store.part(one["name"], target, kind, shape, offset=one["offset"], scale=scale_of(one))
+        for entry in entries:
+            element_type, shape = element_types.by_number(entry["type"]), tuple(entry["shape"])
+            if entry["key"] is None:
+                store.add_stored(entry["name"], [], element_type, shape, scale=scale_of(entry))
+            elif entry is not whole[entry["key"]]:
+                target = whole[entry["key"]]["name"]
+                store.part(entry["name"], target, element_type, shape, offset=entry["offset"], scale=scale_of(entry))
     with blobstore.open(made) as written:
         assert written.index
-        found = bytes(written.index.content.raw)
+        actual = bytes(written.index.raw)
     expected = index_bytes(fact, path)
-    if fact["version"] == 1 and fact["external"]:  # bound to the file, which is not of the very old kind
-        assert found[200:] == expected[200:]
+    if fact["version"] == 1 and fact["external"]:  # bound to the file, which doesn't have the form of very old files
+        assert actual[200:] == expected[200:]
     else:
-        assert found == expected
+        assert actual == expected
     if fact["version"] == 2:
         assert made.read_bytes() == path.read_bytes()
 
 
 def test_keys_are_those_of_the_manifest(manifest: dict[str, Any]) -> None:
-    assert {one["name"]: blobstore.key_for(one["name"]) for one in manifest["key_for"]} == {
-        one["name"]: one["key"] for one in manifest["key_for"]
+    assert {fact["name"]: blobstore.key_for(fact["name"]) for fact in manifest["key_for"]} == {
+        fact["name"]: fact["key"] for fact in manifest["key_for"]
     }

@@ -1,4 +1,4 @@
-"""Packed files that are damaged or hostile: an error with a reason or the right result, never another one."""
+"""Damaged and hostile packed files: an error with a reason or the right result, never a wrong one."""
 
 from __future__ import annotations
 
@@ -39,34 +39,34 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
-    Said = dict[str, tuple[str, tuple[int, ...], bytes]]
+    Tensors = dict[str, tuple[str, tuple[int, ...], bytes]]
 
 UP = "model.layers.0.mlp.up_proj.weight"
-KINDS = ["embedded", "external", "delta", "version 1"]
+VARIANTS = ["embedded", "external", "delta", "version 1"]
 
 
 class Site:
-    """A small packed file that is damaged again and again.
+    """A small packed file, to be damaged again and again.
 
     Attributes:
-        kind: One of `KINDS`.
-        path: Where damaged ones are put.
-        raw: The whole one.
-        base: What it is the difference to, or None.
+        variant: One of `VARIANTS`.
+        path: Where damaged copies are written.
+        raw: The undamaged file.
+        base: The base that it was packed with, or None.
     """
 
-    def __init__(self, folder: Path, kind: str) -> None:
-        self.kind = kind
+    def __init__(self, folder: Path, variant: str) -> None:
+        self.variant = variant
         original, self.path, self.target = folder / "original.sbs", folder / "packed.sbs", folder / "back.sbs"
         values = weights(1, 90)
         tensors = {UP: tuned(values, 2), "c_plain": np.frombuffer(payload(3, 20), np.uint8)}
-        index: Any = "external" if kind == "external" else "embedded"
-        write_weights(original, tensors, index=index, version=1 if kind == "version 1" else 2)
-        self.base = write_weights(folder / "base.sbs", {UP: values}) if kind == "delta" else None
+        index: Any = "external" if variant == "external" else "embedded"
+        write_weights(original, tensors, index=index, version=1 if variant == "version 1" else 2)
+        self.base = write_weights(folder / "base.sbs", {UP: values}) if variant == "delta" else None
         pack(original, self.path, only=[UP], base=self.base)
         self.raw = self.path.read_bytes()
         self.wanted = original.read_bytes(), self._beside(original)
-        self.said = self.read()
+        self.expected_read = self.read()
         with BlobReader(self.path, access="read") as reader:
             self.ranges = {key: reader.range(key) for key in reader}
             self.names = {UP: next(key for key in reader if key not in {"c_plain", INDEX_KEY, SKELETON_KEY})}
@@ -76,26 +76,26 @@ class Site:
         beside = path.with_name(f"{path.name}.idx")
         return beside.read_bytes() if beside.exists() else None
 
-    def read(self) -> Said | str:
-        """What a reader says of the file's tensors, or the reason why it refuses them."""
+    def read(self) -> Tensors | str:
+        """Return the tensors of the file, or the reason why a reader refuses them."""
         try:
             with blobstore.open(self.path, access="read", base=self.base) as store:
-                return {name: (str(one.dtype), one.shape, one.tobytes()) for name, one in store.items()}
+                return {name: (str(values.dtype), values.shape, values.tobytes()) for name, values in store.items()}
         except BlobStoreError as error:
             return error.reason
 
     def check(self, raw: bytes, *, same: bool) -> set[str]:
-        """Fail unless a damaged file is refused or comes back → the reasons.
+        """Fail unless a damaged file is refused or is restored right → the reasons.
 
         Args:
-            raw: Of the file.
-            same: Whether each of its tensors must be what it was, or refused; elsewhere nothing guards what is read.
+            raw: Its bytes.
+            same: Whether each of its tensors must be read right or refused. Elsewhere nothing protects what is read.
         """
         self.path.write_bytes(raw)
-        said = self.read()
+        result = self.read()
         if same:
-            assert isinstance(said, str) or said == self.said
-        reasons = {said} if isinstance(said, str) else set()
+            assert isinstance(result, str) or result == self.expected_read
+        reasons = {result} if isinstance(result, str) else set()
         try:
             unpack(self.path, self.target, base=self.base)
         except BlobStoreError as error:
@@ -106,14 +106,14 @@ class Site:
         return reasons
 
     def guarded(self, place: int) -> bool:
-        """Whether a byte of the file is in a packed blob, or nothing that a reader of tensors needs."""
+        """Whether a byte is in a packed blob, or is not needed to read tensors."""
         for key, (offset, nbytes) in self.ranges.items():
             if offset <= place < offset + nbytes:
                 return key in {self.names[UP], SKELETON_KEY, SKELETON_INDEX_KEY}
         return False
 
 
-@pytest.fixture(params=KINDS)
+@pytest.fixture(params=VARIANTS)
 def site(request: pytest.FixtureRequest, memory: Path, monkeypatch: pytest.MonkeyPatch) -> Site:
     monkeypatch.setattr(pack_module, "_WORTH", 1000.0)
     return Site(memory, request.param)
@@ -126,18 +126,18 @@ def flipped(raw: bytes, place: int, bits: int) -> bytes:
 
 
 def places_of(site: Site) -> list[int]:
-    """Every byte of blobs and of headers and directory, and some of the padding."""
+    """Return the offset of every byte of blobs, headers and directory, and of some of the padding."""
     inside = {place for offset, nbytes in site.ranges.values() for place in range(offset, offset + nbytes)}
     tail = range(len(site.raw) - 16 - 32 * len(site.ranges), len(site.raw))
     return sorted({*inside, *range(16 + 32 * len(site.ranges)), *tail, *range(0, len(site.raw), 997)})
 
 
-def test_each_byte_that_changes_is_found_or_changes_nothing(site: Site) -> None:
+def test_each_changed_byte_is_detected_or_harmless(site: Site) -> None:
     rng = np.random.default_rng(4)
-    found = set()
-    for place in places_of(site)[:: 1 if site.kind == "external" else 3]:
-        found |= site.check(flipped(site.raw, place, int(rng.integers(1, 256))), same=site.guarded(place))
-    assert found >= {
+    reasons = set()
+    for place in places_of(site)[:: 1 if site.variant == "external" else 3]:
+        reasons |= site.check(flipped(site.raw, place, int(rng.integers(1, 256))), same=site.guarded(place))
+    assert reasons >= {
         "packed-header",
         "packed-data",
         "packed-frame",
@@ -145,63 +145,63 @@ def test_each_byte_that_changes_is_found_or_changes_nothing(site: Site) -> None:
         "unpacked-digest",
     }
     site.path.write_bytes(site.raw)
-    assert site.read() == site.said
+    assert site.read() == site.expected_read
 
 
-def test_each_bit_that_changes_in_a_packed_blob_or_the_skeleton_is_found_or_changes_nothing(site: Site) -> None:
+def test_each_flipped_bit_of_a_packed_blob_or_the_skeleton_is_detected_or_harmless(site: Site) -> None:
     for key in (site.names[UP], SKELETON_KEY):
         offset, nbytes = site.ranges[key]
-        for place in range(0, 8 * nbytes, 2 if site.kind == "delta" else 13):
+        for place in range(0, 8 * nbytes, 2 if site.variant == "delta" else 13):
             site.check(flipped(site.raw, offset + place // 8, 1 << place % 8), same=True)
 
 
-def test_a_file_that_is_cut_is_refused(site: Site) -> None:
+def test_a_truncated_file_is_refused(site: Site) -> None:
     for nbytes in (*range(0, len(site.raw), 641), len(site.raw) - 1):
         assert site.check(site.raw[:nbytes], same=True)
 
 
 @settings(max_examples=settings().max_examples // 2)
 @given(st.data())
-def test_a_wrong_index_never_makes_another_file(site: Site, data: st.DataObject) -> None:
+def test_a_wrong_index_never_restores_another_file(site: Site, data: st.DataObject) -> None:
     offset, nbytes = site.ranges[INDEX_KEY]
     broken = data.draw(mutated(site.raw[offset : offset + nbytes]))
     if len(broken) == nbytes:
         site.check(site.raw[:offset] + broken + site.raw[offset + nbytes :], same=False)
 
 
-# ------------------------------------------------------------------------------------------------------- hostile ones
+# ------------------------------------------------------------------------------------------------------ hostile files
 
 
 class Packed:
-    """A packed file's parts, to be put together otherwise."""
+    """The parts of a packed file, to be changed and put together again."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
         with blobstore.open(path, access="read") as store:
             assert store.index
-            index = store.index.content
+            index = store.index
             self.blobs = {key: bytes(blob) for key, blob in store.reader.items() if key != INDEX_KEY}
             self.unpacked = {row.key.decode(): row.unpacked_nbytes for row in map(index.blob, range(len(index.blobs)))}
             self.entries, self.metadata = list(index.all_entries()), store.metadata
         self.key = next(key for key, nbytes in self.unpacked.items() if nbytes)
 
     def write(self, metadata: str | None = None) -> Path:
-        """Write them, with what they say of the original."""
+        """Write them, with this text about the original."""
         rows = [
             IndexedBlob(key.encode(), len(blob), hashlib.sha256(blob).digest(), self.unpacked.get(key, 0))
             for key, blob in self.blobs.items()
         ]
-        said = self.metadata | ({PACKED_FROM: metadata} if metadata is not None else {})
+        new_metadata = self.metadata | ({PACKED_FROM: metadata} if metadata is not None else {})
         with BlobWriter(self.path) as writer:
             for key, blob in self.blobs.items():
                 writer.add(key, blob)
-            writer.add(INDEX_KEY, build_index(self.entries, rows, said))
+            writer.add(INDEX_KEY, build_index(self.entries, rows, new_metadata))
         return self.path
 
     @property
     def original(self) -> dict[str, Any]:
-        said: dict[str, Any] = json.loads(self.metadata[PACKED_FROM])
-        return said
+        original: dict[str, Any] = json.loads(self.metadata[PACKED_FROM])
+        return original
 
 
 @pytest.fixture
@@ -211,7 +211,7 @@ def parts(tmp_path: Path) -> Packed:
 
 
 def refusals(path: Path) -> tuple[str, str]:
-    """Why reading the tensor is refused, and why unpacking is; empty where it isn't."""
+    """Return the reasons why reading the tensor and unpacking are refused; empty for what works."""
     reasons = []
     target = path.with_name("never.sbs")
     for change in (lambda: blobstore.load_file(path), lambda: unpack(path, target)):
@@ -242,13 +242,13 @@ def test_parts_put_together_again_are_the_file(parts: Packed) -> None:
 )
 def test_an_index_that_claims_another_size_is_refused(parts: Packed, nbytes: int, wanted: tuple[str, str]) -> None:
     parts.unpacked[parts.key] = nbytes
-    if not nbytes:  # the entry's range fits the packed bytes, as if these were the tensor
+    if not nbytes:  # the entry's range fits the packed bytes, as if they were the tensor
         parts.entries = [replace(parts.entries[0], nbytes=60, shape=(30,))]
     assert refusals(parts.write()) == wanted
 
 
 @pytest.mark.parametrize(("offset", "nbytes"), [(1, 6000), (6000, 2), (6001, 0), (0, 6002), ((1 << 64) - 2, 4)])
-def test_a_tensor_beyond_what_its_blob_stands_for_is_refused(parts: Packed, offset: int, nbytes: int) -> None:
+def test_a_tensor_that_extends_beyond_its_unpacked_blob_is_refused(parts: Packed, offset: int, nbytes: int) -> None:
     parts.entries = [replace(parts.entries[0], offset=offset, nbytes=nbytes, shape=(nbytes // 2,))]
     assert refusals(parts.write())[0] == "index-range"
 
@@ -272,12 +272,12 @@ METADATA = [
 
 
 @pytest.mark.parametrize("text", METADATA, ids=range(len(METADATA)))
-def test_what_it_says_of_the_original_in_another_shape_is_refused(parts: Packed, text: str) -> None:
+def test_malformed_text_about_the_original_is_refused(parts: Packed, text: str) -> None:
     assert refusals(parts.write(text)) == ("", "packed-metadata")
 
 
 @pytest.mark.parametrize(
-    ("said", "reasons"),
+    ("claims", "reasons"),
     [
         ({"nbytes": 65535}, {"file-size"}),
         ({"nbytes": 131072}, {"file-size"}),
@@ -288,10 +288,10 @@ def test_what_it_says_of_the_original_in_another_shape_is_refused(parts: Packed,
         ({"index": "embedded"}, {""}),
     ],
 )
-def test_what_it_says_wrongly_of_the_original_is_found(
-    parts: Packed, said: dict[str, object], reasons: set[str]
+def test_false_claims_about_the_original_are_detected(
+    parts: Packed, claims: dict[str, object], reasons: set[str]
 ) -> None:
-    read_reason, reason = refusals(parts.write(json.dumps(parts.original | said)))
+    read_reason, reason = refusals(parts.write(json.dumps(parts.original | claims)))
     assert not read_reason
     assert reason in reasons
 
@@ -301,7 +301,7 @@ def frame(raw: bytes, *, sized: bool = True) -> bytes:
 
 
 def bomb(nbytes: int) -> bytes:
-    """A frame of so many zeros."""
+    """Return a frame of so many zeros."""
     squeeze = zstandard.ZstdCompressor(level=1).compressobj(size=nbytes)
     return b"".join(squeeze.compress(bytes(1 << 20)) for _ in range(nbytes >> 20)) + squeeze.flush()
 
@@ -339,13 +339,13 @@ def test_a_wrong_index_of_the_original_is_refused(parts: Packed, name: str) -> N
     assert reason.startswith(("index-", "packed-skeleton"))
 
 
-def test_an_index_of_another_file_is_not_put_beside_the_original(parts: Packed, tmp_path: Path) -> None:
+def test_an_index_of_another_file_is_not_written_beside_the_original(parts: Packed, tmp_path: Path) -> None:
     write_weights(tmp_path / "other.sbs", {UP: weights(1, 3001)}, index="external")
     parts.blobs[SKELETON_INDEX_KEY] = frame((tmp_path / "other.sbs.idx").read_bytes())
     assert refusals(parts.write()) == ("", "index-stale")
 
 
-def test_what_is_missing_is_named(parts: Packed) -> None:
+def test_missing_blobs_are_errors(parts: Packed) -> None:
     for key, reason in ((SKELETON_KEY, "not-packed"), (SKELETON_INDEX_KEY, "packed-skeleton")):
         held = parts.blobs.pop(key)
         assert refusals(parts.write()) == ("", reason)
@@ -356,7 +356,7 @@ def test_what_is_missing_is_named(parts: Packed) -> None:
     assert refusals(parts.write()) == ("", "packed-skeleton")
 
 
-def test_a_packed_blob_exchanged_for_another_of_the_same_size_is_found(parts: Packed) -> None:
+def test_a_packed_blob_replaced_by_another_of_the_same_size_is_detected(parts: Packed) -> None:
     stream = b"".join(map(bytes, compress(weights(2, 3000).tobytes(), WHOLE)))
     parts.blobs[parts.key] = stream
     assert refusals(parts.write()) == ("", "unpacked-digest")
@@ -367,33 +367,33 @@ def test_a_packed_blob_exchanged_for_another_of_the_same_size_is_found(parts: Pa
 
 @cache
 def zeros(nbytes: int) -> bytes:
-    """A stream of zeros, 50,000 times as many."""
+    """Return a packed stream of so many zeros, 50,000 times smaller."""
     return b"".join(map(bytes, compress(np.zeros(nbytes, np.uint8), WHOLE, chunk=MAX_CHUNK, level=3)))
 
 
 @linux_only
-def test_bombs_take_memory_in_their_measure(tmp_path: Path) -> None:
+def test_bombs_take_no_more_memory_than_their_size_allows(tmp_path: Path) -> None:
     nbytes = 256 << 20
     stream = zeros(nbytes)
     assert len(stream) < 40_000
     entry = Entry("zeros", 0, 0, nbytes, BY_NAME["u8"].number, (nbytes,), codec=PACKED)
-    said = {"nbytes": 65536, "sha256": "00" * 32, "index": "none"}
+    original = {"nbytes": 65536, "sha256": "00" * 32, "index": "none"}
     bombs = {"first": frame(b"x"), "unpack": bomb(1 << 29)}
     paths = []
     for way, outside in bombs.items():
         blobs = {"zeros": stream, SKELETON_KEY: outside}
-        rows = [IndexedBlob(key.encode(), len(one), None, nbytes * (key == "zeros")) for key, one in blobs.items()]
+        rows = [IndexedBlob(key.encode(), len(blob), None, nbytes * (key == "zeros")) for key, blob in blobs.items()]
         path = tmp_path / f"{way}.sbs"
         with BlobWriter(path) as writer:
-            for key, one in blobs.items():
-                writer.add(key, one)
-            writer.add(INDEX_KEY, build_index([entry], rows, {PACKED_FROM: json.dumps(said)}))
+            for key, blob in blobs.items():
+                writer.add(key, blob)
+            writer.add(INDEX_KEY, build_index([entry], rows, {PACKED_FROM: json.dumps(original)}))
         paths += [(way, path), ("store", path)]
     assert read(paths) == ["read", "read", "packed-skeleton", "read"]
 
 
 @linux_only
-def test_unpacking_takes_memory_in_the_files_measure(tmp_path: Path) -> None:
+def test_unpacking_takes_little_memory_for_a_file_that_was_packed_very_small(tmp_path: Path) -> None:
     path, packed = tmp_path / "m.sbs", tmp_path / "p.sbs"
     with blobstore.create(path) as store:
         store.add("zeros", np.zeros(200 << 20, np.uint8))
@@ -403,7 +403,7 @@ def test_unpacking_takes_memory_in_the_files_measure(tmp_path: Path) -> None:
     assert read([("unpack", packed)]) == ["read"]
 
 
-def test_what_gets_too_small_to_be_trusted_is_not_packed() -> None:
+def test_a_skeleton_that_readers_would_take_for_a_bomb_is_not_written() -> None:
     with pytest.raises(UsageError, match="packed-skeleton"):
         skeleton.compressed(bytes(20 << 20))
     with pytest.raises(FormatError, match="packed-skeleton"):

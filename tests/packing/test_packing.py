@@ -1,4 +1,4 @@
-"""`blobstore.pack` and `blobstore.unpack`: the very same file comes back, and meanwhile each tensor reads the same."""
+"""`blobstore.pack` and `blobstore.unpack`: the file is restored byte for byte, and packed tensors read the same."""
 
 from __future__ import annotations
 
@@ -17,19 +17,17 @@ from hypothesis import given, settings
 
 import blobstore
 from blobstore.codecs.element_types import BY_NAME
-from blobstore.compression.writer import CHUNK_NBYTES
+from blobstore.compression.writer import DEFAULT_CHUNK_NBYTES
 from blobstore.container.keys import RESERVED_KEYS
 from blobstore.container.reader import BlobReader
 from blobstore.edit.reindex import build_for
 from blobstore.errors import BlobStoreError, FormatError, UsageError
-from blobstore.fileio.ranges import FileRange
 from blobstore.index import Entry, IndexedBlob, build_index
 from blobstore.index.blob_writer import BlobWriter
 from blobstore.index.locate import external_path, find_index
 from blobstore.packing import pack as pack_module
 from blobstore.packing.pack import pack
 from blobstore.packing.unpack import original_of, unpack
-from blobstore.store import blobs as blobs_module
 from blobstore.store.blobs import UnpackedBlobs
 from tests.check.test_verify import write_small
 from tests.conftest import VECTORS
@@ -42,14 +40,14 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from pathlib import Path
 
-    from blobstore.store.writer import IndexPlace
+    from blobstore.index.locate import IndexPlace
 
 some = settings(max_examples=settings().max_examples // 2)  # each example waits for the disk several times
 FILES = [
     path
-    for kind in ("valid", "catalog_valid", "verify")
-    for path in sorted((VECTORS / kind).glob("*.sbs"))
-    if path.name not in {"index-packed.sbs", "keys.sbs"}  # packed already, or taken for it
+    for folder in ("valid", "catalog_valid", "verify")
+    for path in sorted((VECTORS / folder).glob("*.sbs"))
+    if path.name not in {"index-packed.sbs", "keys.sbs"}  # packed already, or taken for packed
 ]
 assert len(FILES) > 40
 
@@ -58,7 +56,7 @@ DOWN = "model.layers.0.mlp.down_proj.weight"
 
 
 def write_weights_of(path: Path, count: int, index: IndexPlace) -> Path:
-    """A file of some small tensors."""
+    """Write a file of some small tensors."""
     with blobstore.create(path, index=index) as store:
         for i in range(count):
             store.add(f"c_{i}x", weights(i, 99))
@@ -67,12 +65,12 @@ def write_weights_of(path: Path, count: int, index: IndexPlace) -> Path:
 
 @pytest.fixture
 def everything(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Have all tensors packed, also the small ones of tests, which only get larger."""
+    """Pack all tensors, even the small ones of tests, which only get larger."""
     monkeypatch.setattr(pack_module, "_WORTH", 1000.0)
 
 
 def model_file(path: Path, **options: Any) -> Path:  # noqa: ANN401 (write_weights')
-    """Weights that get smaller, and what doesn't."""
+    """Write weights that get smaller, and tensors that don't."""
     tensors = {
         UP: weights(1, 30_000).reshape(100, 300),
         DOWN: weights(2, 30_000).reshape(300, 100),
@@ -84,7 +82,7 @@ def model_file(path: Path, **options: Any) -> Path:  # noqa: ANN401 (write_weigh
 
 
 def packed_keys(path: Path) -> set[str]:
-    """Keys of the blobs that the index says are packed."""
+    """Return the keys of the blobs that are packed, by the index."""
     with blobstore.open(path) as store:
         return {info.key for info in store.infos() if info.packed}
 
@@ -133,7 +131,7 @@ def test_each_file_of_blobs_comes_back(tmp_path: Path, blobs: Blobs, version: in
     try:
         with blobstore.open(path):
             pass
-    except FormatError as error:  # a blob has the key of the runtime's table, and is none
+    except FormatError as error:  # a blob has the key of the runtime's toc, and is not one
         with pytest.raises(FormatError, match=error.reason):
             pack(path, tmp_path / "packed.sbs")
         return
@@ -148,9 +146,9 @@ def test_a_model_gets_smaller_and_comes_back(tmp_path: Path, version: int, index
     path = model_file(tmp_path / "m.sbs", version=version, index=index, digests=digests)
     packed, done = there_and_back(path)
     check_same_tensors(path, packed)
-    one_third = [blob for blob in done.blobs if blob.packed]
-    assert [blob.names for blob in one_third] == [(UP,), (DOWN,)]
-    for blob in one_third:
+    packed_blobs = [blob for blob in done.blobs if blob.packed]
+    assert [blob.names for blob in packed_blobs] == [(UP,), (DOWN,)]
+    for blob in packed_blobs:
         assert blob.type == "bf16"
         assert blob.packed_nbytes < 0.7 * blob.nbytes
     with blobstore.open(packed) as store:
@@ -172,7 +170,7 @@ def test_a_file_without_the_padding_at_its_end_comes_back(tmp_path: Path, versio
 
 
 def with_index(path: Path, version: int, order: str) -> Path:
-    """A file whose index stands where others than this package put it, or speaks of its blobs otherwise."""
+    """Write a file whose index is not where this package puts it, or whose table has another order or lacks a blob."""
     data = {"a": weights(1, 3000).tobytes(), "b": weights(2, 3000).tobytes(), "c": weights(3, 3000).tobytes()}
     listed = "ba" if "swapped" in order else "abc"[: 2 if "added" in order else 3]
     rows = [IndexedBlob(key.encode(), 6000, hashlib.sha256(data[key]).digest()) for key in listed]
@@ -191,7 +189,9 @@ def with_index(path: Path, version: int, order: str) -> Path:
 
 @pytest.mark.parametrize("version", [1, 2])
 @pytest.mark.parametrize("order", ["first", "between", "last", "swapped", "added"])
-def test_an_index_anywhere_and_blobs_that_it_does_not_know_come_back(tmp_path: Path, version: int, order: str) -> None:
+def test_an_index_at_any_place_and_blobs_that_it_does_not_list_come_back(
+    tmp_path: Path, version: int, order: str
+) -> None:
     path = with_index(tmp_path / "m.sbs", version, order)
     packed, done = there_and_back(path)
     check_same_tensors(path, packed)
@@ -201,13 +201,13 @@ def test_an_index_anywhere_and_blobs_that_it_does_not_know_come_back(tmp_path: P
         assert "c" in known or bytes(reader["c"]) == weights(3, 3000).tobytes()
 
 
-def test_keys_that_are_no_text_come_back(tmp_path: Path) -> None:
+def test_keys_that_are_not_text_come_back(tmp_path: Path) -> None:
     path = tmp_path / "m.sbs"
     write_plain(path, [("\udcff\udcfe", weights(1, 3000).tobytes()), ("c_text", weights(2, 3000).tobytes())])
     packed, done = there_and_back(path)
     check_same_tensors(path, packed)
-    said = [(blob.key, blob.packed, blob.type) for blob in done.blobs]
-    assert said == [("\udcff\udcfe", False, "unknown"), ("c_text", True, "unknown")]
+    packed_blobs = [(blob.key, blob.packed, blob.type) for blob in done.blobs]
+    assert packed_blobs == [("\udcff\udcfe", False, "unknown"), ("c_text", True, "unknown")]
     with blobstore.open(packed) as store:
         assert bytes(store.raw("\udcff\udcfe")) == weights(1, 3000).tobytes()
 
@@ -231,7 +231,7 @@ def test_aliases_and_parts_of_a_packed_blob_read_the_same(tmp_path: Path) -> Non
 
 
 def test_packed_tensors_of_several_pieces_are_loaded_as_they_are_read(tmp_path: Path) -> None:
-    """More than the 4 MiB that a thread decodes at a time, at borders of its own and of others."""
+    """Tensors and parts of more than the 4 MiB that a thread decodes at a time."""
     path, count = tmp_path / "m.sbs", 5_000_000
     with blobstore.create(path) as store:
         store.add(UP, weights(1, count).reshape(1000, -1))
@@ -254,24 +254,23 @@ def test_packed_tensors_of_several_pieces_are_loaded_as_they_are_read(tmp_path: 
 
 @pytest.mark.usefixtures("everything")
 @pytest.mark.parametrize("piece", [999, 6000, 1 << 20])
-def test_a_digest_is_of_all_pieces_of_a_blob_as_it_was(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, piece: int
-) -> None:
+def test_the_digest_of_a_packed_blob_is_that_of_its_unpacked_bytes(tmp_path: Path, piece: int) -> None:
     path = model_file(tmp_path / "m.sbs")
     pack(path, tmp_path / "packed.sbs")
-    monkeypatch.setattr(blobs_module, "_HASH_NBYTES", piece)
     with BlobReader(path) as whole, BlobReader(tmp_path / "packed.sbs") as reader:
-        found = find_index(reader)
-        assert found
-        blobs = UnpackedBlobs(reader, found.content)
-        packed = [row.key.decode() for row in map(found.content.blob, range(len(found.content.blobs)))]
+        index = find_index(reader)
+        assert index
+        blobs = UnpackedBlobs(reader, index)
+        packed = [row.key.decode() for row in map(index.blob, range(len(index.blobs)))]
         assert any(map(blobs.is_packed, packed))
         for key in filter(blobs.is_packed, packed):
-            assert blobs.sha256(key) == blobs.read_sha256(key) == hashlib.sha256(whole[key]).digest()
+            assert (
+                blobs.read_sha256(key, chunk_nbytes=piece) == blobs.sha256(key) == hashlib.sha256(whole[key]).digest()
+            )
 
 
 def coded(name: str, count: int) -> bytes:
-    """Stored bytes of an element type, that get smaller."""
+    """Return stored bytes of an element type that get smaller."""
     nbytes = BY_NAME[name].nbytes(count)
     return np.random.default_rng(5).integers(1, 30, nbytes, dtype=np.uint8).tobytes()
 
@@ -279,13 +278,14 @@ def coded(name: str, count: int) -> bytes:
 @pytest.mark.parametrize("scale", [1.0, 0.5])
 def test_every_element_type_reads_the_same(tmp_path: Path, scale: float) -> None:
     path, count = tmp_path / "m.sbs", 3000
-    numbers = {name: one.number for name, one in BY_NAME.items()}
+    numbers = {name: element_type.number for name, element_type in BY_NAME.items()}
     data = {f"c_{name}": coded(name, count) for name in numbers} | {"c_new": payload(1, 9) * 500}
-    rows = [IndexedBlob(key.encode(), len(one)) for key, one in data.items()]
+    rows = [IndexedBlob(key.encode(), len(raw)) for key, raw in data.items()]
     shapes = dict.fromkeys(data, (count // 10, 10))
-    kinds = {f"c_{name}": number for name, number in numbers.items()} | {"c_new": 999}
+    numbers_by_key = {f"c_{name}": number for name, number in numbers.items()} | {"c_new": 999}
     entries = [
-        Entry(f"of.{key}", place, 0, len(data[key]), kinds[key], shapes[key], scale) for place, key in enumerate(data)
+        Entry(f"of.{key}", place, 0, len(data[key]), numbers_by_key[key], shapes[key], scale)
+        for place, key in enumerate(data)
     ]
     write_plain(path, [*data.items(), ("~index", build_index(entries, rows))])
     packed, done = there_and_back(path)
@@ -305,7 +305,9 @@ def test_another_codec_stays_as_it_is(tmp_path: Path) -> None:
 @pytest.mark.parametrize("dtype", [np.uint8, ml_dtypes.bfloat16, np.float32])
 @pytest.mark.parametrize("more", [-1, 0, 1])
 def test_sizes_around_a_chunks_border_come_back(tmp_path: Path, dtype: Any, more: int) -> None:  # noqa: ANN401
-    raw = np.random.default_rng(3).integers(0, 30, 2 * CHUNK_NBYTES + more * np.dtype(dtype).itemsize, dtype=np.uint8)
+    raw = np.random.default_rng(3).integers(
+        0, 30, 2 * DEFAULT_CHUNK_NBYTES + more * np.dtype(dtype).itemsize, dtype=np.uint8
+    )
     path = write_weights(tmp_path / "m.sbs", {"c_a": raw.view(dtype)})
     packed, done = there_and_back(path)
     assert done.blobs[0].packed_nbytes < 0.9 * done.blobs[0].nbytes
@@ -320,7 +322,7 @@ def test_any_level_and_number_of_threads_come_back(tmp_path: Path, level: int, w
     assert sum(blob.packed for blob in done.blobs) == 2
     first = packed.read_bytes()
     pack(path, packed, level=level)
-    assert packed.read_bytes() == first  # the same, whoever made it
+    assert packed.read_bytes() == first  # the same bytes for any number of threads
 
 
 @pytest.mark.parametrize(
@@ -350,15 +352,15 @@ def test_the_runtimes_own_blobs_stay_as_they_are(tmp_path: Path) -> None:
         assert store.tokenizer == text
 
 
-def test_progress_tells_of_every_byte(tmp_path: Path) -> None:
+def test_progress_reports_every_byte(tmp_path: Path) -> None:
     path, packed = model_file(tmp_path / "m.sbs"), tmp_path / "p.sbs"
-    told: list[int] = []
-    pack(path, packed, progress=told.append)
+    reported: list[int] = []
+    pack(path, packed, progress=reported.append)
     with BlobReader(path) as reader:
-        assert sum(told) == sum(reader.range(key)[1] for key in reader if key != "~index")
-    told.clear()
-    unpack(packed, tmp_path / "b.sbs", progress=told.append)
-    assert sum(told) == path.stat().st_size
+        assert sum(reported) == sum(reader.range(key)[1] for key in reader if key != "~index")
+    reported.clear()
+    unpack(packed, tmp_path / "b.sbs", progress=reported.append)
+    assert sum(reported) == path.stat().st_size
 
 
 def test_plain_reads_hold_the_stored_bytes_of_few_blobs(tmp_path: Path) -> None:
@@ -375,23 +377,22 @@ def test_plain_reads_hold_the_stored_bytes_of_few_blobs(tmp_path: Path) -> None:
             tracemalloc.stop()
 
 
-def test_an_error_does_not_wait_for_what_is_hashed_beside(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_error_does_not_wait_for_hashing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = write_weights(tmp_path / "m.sbs", {"c_a": weights(1, 4 << 20)})
     seen: list[int] = []
-    begun, chunks = threading.Event(), FileRange.chunks
+    begun = threading.Event()
 
-    def slow(source: FileRange) -> Iterator[memoryview]:
-        for piece in chunks(source):
+    def slow(pieces: Iterator[memoryview]) -> None:
+        for piece in pieces:
             begun.set()
             time.sleep(0.05)
             seen.append(len(piece))
-            yield piece
 
     def interrupt(*_: object, **__: object) -> float:
-        begun.wait(10)
+        assert begun.wait(10)
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(FileRange, "chunks", slow)
+    monkeypatch.setattr(pack_module, "digest_of", slow)
     monkeypatch.setattr(pack_module, "sampled_ratio", interrupt)
     with pytest.raises(KeyboardInterrupt):
         pack(path, tmp_path / "p.sbs")
@@ -423,7 +424,7 @@ def test_an_index_beside_the_target_goes_when_the_file_has_one_inside(tmp_path: 
     assert not os.path.exists(external_path(target))
 
 
-def test_an_index_beside_is_written_where_a_reader_of_the_link_looks(tmp_path: Path) -> None:
+def test_an_external_index_is_written_where_a_reader_of_the_link_looks(tmp_path: Path) -> None:
     path, packed, link = model_file(tmp_path / "m.sbs", index="external"), tmp_path / "p.sbs", tmp_path / "link.sbs"
     pack(path, packed)
     (tmp_path / "real.sbs").write_bytes(b"old")
@@ -436,23 +437,26 @@ def test_an_index_beside_is_written_where_a_reader_of_the_link_looks(tmp_path: P
 # ------------------------------------------------------------------------------------------------------- never larger
 
 
-def test_what_does_not_get_smaller_stays_byte_for_byte(tmp_path: Path) -> None:
+def test_a_blob_that_does_not_get_smaller_stays_as_it_is(tmp_path: Path) -> None:
     path = write_weights(
         tmp_path / "m.sbs", {"c_noise": np.frombuffer(np.random.default_rng(1).bytes(300_000), np.uint8)}
     )
     packed, done = there_and_back(path)
     assert not done.blobs[0].packed
     assert done.packed_nbytes <= done.nbytes + 65536
-    with BlobReader(path) as one, BlobReader(packed) as other:
-        assert bytes(one["c_noise"]) == bytes(other["c_noise"])
+    with BlobReader(path) as original, BlobReader(packed) as copy:
+        assert bytes(original["c_noise"]) == bytes(copy["c_noise"])
 
 
 @pytest.mark.parametrize("version", [1, 2])
 @pytest.mark.parametrize("digests", [True, False])
-def test_what_only_its_samples_make_smaller_is_taken_back(tmp_path: Path, version: int, digests: bool) -> None:
+def test_a_blob_of_which_only_the_samples_get_smaller_stays_as_it_is(
+    tmp_path: Path, version: int, digests: bool
+) -> None:
     chunks = 16
-    data = np.frombuffer(np.random.default_rng(2).bytes(chunks * CHUNK_NBYTES), np.uint8).reshape(chunks, -1).copy()
-    data[::2, : CHUNK_NBYTES // 200] = 0  # every other chunk is looked at
+    random = np.random.default_rng(2).bytes(chunks * DEFAULT_CHUNK_NBYTES)
+    data = np.frombuffer(random, np.uint8).reshape(chunks, -1).copy()
+    data[::2, : DEFAULT_CHUNK_NBYTES // 200] = 0  # samples are every other chunk
     tensors = {"c_before": weights(1, 3000), "c_tricky": data, "c_behind": weights(2, 3000)}
     path = write_weights(tmp_path / "m.sbs", tensors, version=version, digests=digests)
     packed, done = there_and_back(path)
@@ -495,7 +499,7 @@ def test_a_fine_tune_is_kept_as_the_difference(
     check_same_tensors(tune, packed, base)
 
 
-def test_the_same_file_as_base_leaves_next_to_nothing(base: Path, tmp_path: Path) -> None:
+def test_with_the_same_file_as_base_almost_nothing_is_left(base: Path, tmp_path: Path) -> None:
     path = tmp_path / "same.sbs"
     shutil.copyfile(base, path)
     packed, done = there_and_back(path, base=base)
@@ -503,7 +507,7 @@ def test_the_same_file_as_base_leaves_next_to_nothing(base: Path, tmp_path: Path
     check_same_tensors(path, packed, base)
 
 
-def test_a_base_that_is_packed_itself_is_as_good(base: Path, tune: Path, tmp_path: Path) -> None:
+def test_a_base_can_be_packed_itself(base: Path, tune: Path, tmp_path: Path) -> None:
     small = tmp_path / "small.sbs"
     pack(base, small)
     packed, done = there_and_back(tune, base=small)
@@ -514,7 +518,7 @@ def test_a_base_that_is_packed_itself_is_as_good(base: Path, tune: Path, tmp_pat
     assert (tmp_path / "again.sbs").read_bytes() == tune.read_bytes()
 
 
-def test_a_base_without_an_index_is_as_good(tmp_path: Path) -> None:
+def test_a_base_can_be_without_an_index(tmp_path: Path) -> None:
     base = tmp_path / "base.sbs"
     write_plain(base, [("c_a", weights(1, 30_000).tobytes())])
     tune = write_weights(tmp_path / "tune.sbs", {"c_a": tuned(weights(1, 30_000), 2)})
@@ -524,19 +528,19 @@ def test_a_base_without_an_index_is_as_good(tmp_path: Path) -> None:
 
 
 def reasons(packed: Path, base: Path | None) -> dict[str, str]:
-    """What comes of reading each tensor, and of unpacking."""
-    found = {}
+    """Return the dtype of each tensor, or the reason why it can't be read; and the reason why unpacking fails."""
+    outcomes = {}
     with blobstore.open(packed, base=base) as store:
         for name in store:
             try:
-                found[name] = f"{store[name].dtype}"
+                outcomes[name] = f"{store[name].dtype}"
             except BlobStoreError as error:
-                found[name] = error.reason
+                outcomes[name] = error.reason
     target = packed.with_name("never.sbs")
     with pytest.raises(BlobStoreError) as caught:
         unpack(packed, target, base=base)
     assert not target.exists()
-    return found | {"unpack": caught.value.reason}
+    return outcomes | {"unpack": caught.value.reason}
 
 
 def test_a_difference_needs_its_base(base: Path, tune: Path, tmp_path: Path) -> None:
@@ -547,8 +551,8 @@ def test_a_difference_needs_its_base(base: Path, tune: Path, tmp_path: Path) -> 
             tmp_path / "other.sbs", {UP: tuned(weights(1, 30_000), 1), DOWN: tuned(weights(2, 30_000), 2)}
         ),
     }
-    for reason, one in wrong.items():
-        assert reasons(packed, one) == {UP: reason, DOWN: reason, "c_more": "bfloat16", "unpack": reason}
+    for reason, wrong_base in wrong.items():
+        assert reasons(packed, wrong_base) == {UP: reason, DOWN: reason, "c_more": "bfloat16", "unpack": reason}
     sizes = {
         "longer": {UP: weights(1, 30_001), DOWN: weights(2, 30_001)},
         "shorter": {UP: weights(1, 29_999), DOWN: weights(2, 20)},
@@ -556,17 +560,22 @@ def test_a_difference_needs_its_base(base: Path, tune: Path, tmp_path: Path) -> 
     }
     for name, tensors in sizes.items():
         for digests in (True, False):
-            other = write_weights(tmp_path / f"{name}.sbs", tensors, digests=digests)
-            said = reasons(packed, other)
-            assert (said[UP], said[DOWN], said["unpack"]) == ("wrong-base",) * 3
-    # A difference can be a base, but then its own is not known.
+            wrong_base = write_weights(tmp_path / f"{name}.sbs", tensors, digests=digests)
+            outcomes = reasons(packed, wrong_base)
+            assert (outcomes[UP], outcomes[DOWN], outcomes["unpack"]) == ("wrong-base",) * 3
+    # A packed difference can be a base, but only with a base of its own.
     assert reasons(packed, packed)[UP] == "needs-base"
 
 
 def test_a_base_that_differs_in_some_blobs_only_serves_for_the_others(base: Path, tune: Path, tmp_path: Path) -> None:
     packed, _ = there_and_back(tune, base=base)
-    other = write_weights(tmp_path / "other.sbs", {UP: weights(1, 30_000), DOWN: weights(3, 30_000)})
-    assert reasons(packed, other) == {UP: "bfloat16", DOWN: "wrong-base", "c_more": "bfloat16", "unpack": "wrong-base"}
+    second_base = write_weights(tmp_path / "other.sbs", {UP: weights(1, 30_000), DOWN: weights(3, 30_000)})
+    assert reasons(packed, second_base) == {
+        UP: "bfloat16",
+        DOWN: "wrong-base",
+        "c_more": "bfloat16",
+        "unpack": "wrong-base",
+    }
 
 
 def test_no_difference_to_a_damaged_base_is_made(base: Path, tune: Path, tmp_path: Path) -> None:
@@ -598,11 +607,11 @@ def test_a_damaged_base_that_is_packed_is_named(base: Path, tune: Path, tmp_path
     assert caught.value.path == str(small)
 
 
-def test_a_base_that_is_of_no_use_is_refused(tmp_path: Path, tune: Path) -> None:
+def test_a_useless_base_is_refused(tmp_path: Path, tune: Path) -> None:
     for name, tensors in {"unlike": {UP: weights(3, 30_000)}, "others": {"c_x": weights(1, 9)}}.items():
-        other = write_weights(tmp_path / f"{name}.sbs", tensors)
+        useless_base = write_weights(tmp_path / f"{name}.sbs", tensors)
         with pytest.raises(UsageError, match="no-base-blobs"):
-            pack(tune, tmp_path / "p.sbs", base=other)
+            pack(tune, tmp_path / "p.sbs", base=useless_base)
     assert not (tmp_path / "p.sbs").exists()
 
 
@@ -641,12 +650,12 @@ def test_the_file_itself_is_never_the_target(tmp_path: Path) -> None:
         unpack(tmp_path / "p.sbs", tmp_path / "link.sbs")
 
 
-def test_what_can_not_be_packed_or_unpacked_is_refused_and_nothing_appears(tmp_path: Path) -> None:
+def test_files_that_can_not_be_packed_or_unpacked_are_refused_and_nothing_appears(tmp_path: Path) -> None:
     path, packed, target = model_file(tmp_path / "m.sbs"), tmp_path / "p.sbs", tmp_path / "t.sbs"
     pack(path, packed)
     plain, hidden = tmp_path / "plain.sbs", tmp_path / "hidden.sbs"
     write_plain(plain, [("k", b"x")])
-    with BlobReader(packed) as reader:  # a tool that knows no index has left it out
+    with BlobReader(packed) as reader:  # a tool that ignores the index has dropped it
         write_plain(hidden, [(key, bytes(reader[key])) for key in reader if key != "~index"])
     assert refused(lambda: pack(packed, target)) == "already-packed"
     assert refused(lambda: pack(hidden, target)) == "already-packed"
@@ -674,10 +683,10 @@ def test_a_file_of_as_many_blobs_as_there_can_be_is_refused_at_once(
 ) -> None:
     most = 20
     monkeypatch.setattr(pack_module, "MAX_BLOBS", most)
-    spare = 2 if index == "embedded" else 3  # the new one's index, what is in no blob, and the index beside
+    spare = 2 if index == "embedded" else 3  # the new index, the skeleton, and the external index
     names = [f"c_{i}x" for i in range(most - spare)]
     there_and_back(write_weights(tmp_path / "m.sbs", {name: weights(1, 9) for name in names}, index=index))
     more = write_weights(tmp_path / "n.sbs", {name: weights(1, 9) for name in [*names, "c_more"]}, index=index)
-    told: list[int] = []
-    assert refused(lambda: pack(more, tmp_path / "p.sbs", progress=told.append)) == "too-many-blobs"
-    assert not told
+    reported: list[int] = []
+    assert refused(lambda: pack(more, tmp_path / "p.sbs", progress=reported.append)) == "too-many-blobs"
+    assert not reported

@@ -13,7 +13,6 @@ from blobstore.container.directory import build_directory
 from blobstore.errors import FormatError
 from blobstore.gemma.toc import TocEntry, build_toc, toc_entry
 from blobstore.index import Entry, IndexedBlob, build_index, parse_index
-from blobstore.index.locate import FoundIndex
 from blobstore.store.catalog import BlobCatalog, IndexCatalog, open_catalog
 from tests.strategies import bytes_of, keys, versions
 from tests.tensor_strategies import DTYPES, names
@@ -43,28 +42,26 @@ def test_without_an_index_each_blob_is_bytes_under_its_key(listed: list[str], ve
 
 
 @given(key_lists, names | keys | st.sampled_from(["", "\ud800", *HIDDEN]))
-def test_without_an_index_what_is_listed_is_found(listed: list[str], other: str) -> None:
+def test_without_an_index_what_is_listed_is_found(listed: list[str], name: str) -> None:
     catalog = plain(listed)
-    assert [catalog.find(name) for name in catalog.names] == list(catalog)
-    assert (catalog.find(other) is not None) == (other in catalog.names)
+    assert [catalog.find(key) for key in catalog.names] == list(catalog)
+    assert (catalog.find(name) is not None) == (name in catalog.names)
 
 
 @given(st.lists(names, max_size=6, unique=True), names)
-def test_with_an_index_what_is_listed_is_found(listed: list[str], other: str) -> None:
+def test_with_an_index_what_is_listed_is_found(listed: list[str], name: str) -> None:
     directory = build_directory(2, [b"a"], [8])
     raw = build_index([Entry(name, 0, 0, 8, 1, (2,)) for name in listed], [IndexedBlob(b"a", 8)])
-    catalog = IndexCatalog(directory, FoundIndex(parse_index(memoryview(raw), external=False), "a.sbs"))
+    catalog = IndexCatalog(directory, parse_index(memoryview(raw), external=False, path="a.sbs"))
     assert catalog.names == sorted(listed, key=str.encode)
-    assert [catalog.find(name) for name in catalog.names] == list(catalog)
-    assert (catalog.find(other) is not None) == (other in listed)
+    assert [catalog.find(key) for key in catalog.names] == list(catalog)
+    assert (catalog.find(name) is not None) == (name in listed)
     assert catalog.find("a") is None or "a" in listed
 
 
-def test_an_index_without_entries_lists_nothing_and_is_not_taken_for_none() -> None:
+def test_an_index_without_entries_lists_nothing() -> None:
     raw = build_index([], [IndexedBlob(b"a", 8)])
-    catalog = IndexCatalog(
-        build_directory(2, [b"a"], [8]), FoundIndex(parse_index(memoryview(raw), external=False), "a.sbs")
-    )
+    catalog = IndexCatalog(build_directory(2, [b"a"], [8]), parse_index(memoryview(raw), external=False, path="a.sbs"))
     assert (catalog.names, list(catalog), catalog.find("a")) == ([], [], None)
 
 
@@ -77,10 +74,10 @@ def test_places_beyond_4_gib_are_right(version: int) -> None:
     raw = build_index(
         entries, [IndexedBlob(key, size) for key, size in zip([b"a", b"b", b"c"], sizes[:3], strict=True)]
     )
-    catalog = IndexCatalog(directory, FoundIndex(parse_index(memoryview(raw), external=False), "a.sbs"))
+    catalog = IndexCatalog(directory, parse_index(memoryview(raw), external=False, path="a.sbs"))
     second = 256 + 5 * 2**30
-    found = {info.name: (info.key, info.offset, info.nbytes) for info in catalog}
-    assert found == {
+    places = {info.name: (info.key, info.offset, info.nbytes) for info in catalog}
+    assert places == {
         "t0": ("a", 256, 5 * 2**30),
         "t1": ("b", second, 2**33 + 1),
         "t2": ("c", second + 2**33 + 256, 24),
@@ -94,23 +91,21 @@ def test_the_dtype_is_none_for_what_has_to_be_decoded(dtype: np.dtype[Any], name
     number = element_types.BY_NAME[name].number
     entries = [Entry("coded", 0, 0, 8, number, (0x77,), codec=2), Entry("plain", 0, 0, dtype.itemsize, number, ())]
     raw = build_index(entries, [IndexedBlob(b"a", 8)])
-    catalog = IndexCatalog(
-        build_directory(2, [b"a"], [8]), FoundIndex(parse_index(memoryview(raw), external=False), "a.sbs")
-    )
+    catalog = IndexCatalog(build_directory(2, [b"a"], [8]), parse_index(memoryview(raw), external=False, path="a.sbs"))
     assert [info.dtype for info in catalog] == [None, dtype.newbyteorder("<")]
 
 
 def by_toc(*listed: tuple[TocEntry, int]) -> list[tuple[str, str, tuple[int, ...], int]]:
-    """What a file says by its toc: of entries, and blobs of these sizes."""
+    """Name, type, shape and size of each tensor of a file with this toc, and blobs of these sizes."""
     toc = build_toc(entry for entry, _ in listed)
     directory = build_directory(2, [entry.name.encode() for entry, _ in listed], [nbytes for _, nbytes in listed])
-    found = open_catalog({"toc": memoryview(toc)}, directory, None)
-    assert all(info == found.find(info.name) for info in found)
-    return [(info.name, info.type.name, info.shape, info.nbytes) for info in found]
+    catalog = open_catalog({"toc": memoryview(toc)}, directory, None)
+    assert all(info == catalog.find(info.name) for info in catalog)
+    return [(info.name, info.type.name, info.shape, info.nbytes) for info in catalog]
 
 
-toc_kinds = st.sampled_from([element_types.BY_NUMBER[number] for number in range(1, 14)])
-toc_entries = st.builds(toc_entry, st.sampled_from("aé"), toc_kinds, st.integers(1, 300), st.integers(1, 300))
+toc_types = st.sampled_from([element_types.BY_NUMBER[number] for number in range(1, 14)])
+toc_entries = st.builds(toc_entry, st.sampled_from("aé"), toc_types, st.integers(1, 300), st.integers(1, 300))
 
 
 @given(entry=toc_entries, number=st.integers(14, 31), nbytes=st.integers(1, 2**40))
@@ -125,7 +120,7 @@ def test_a_tensor_of_a_newer_type_is_all_of_its_blob(entry: TocEntry, number: in
 
 
 @given(entry=toc_entries, number=st.sampled_from([None, 14, 31]), stride=st.integers(0, 2**32 - 1))
-def test_a_stride_that_is_no_row_is_refused_with_what_to_do(entry: TocEntry, number: int | None, stride: int) -> None:
+def test_a_stride_that_is_not_a_row_is_refused_with_the_fix(entry: TocEntry, number: int | None, stride: int) -> None:
     odd = replace(entry, stride=stride, type_number=number or entry.type_number)
     if stride in (0, entry.cols):
         assert by_toc((odd, entry.nbytes))
@@ -133,13 +128,13 @@ def test_a_stride_that_is_no_row_is_refused_with_what_to_do(entry: TocEntry, num
     with pytest.raises(FormatError) as caught:
         by_toc((odd, entry.nbytes))
     assert (caught.value.reason, caught.value.offset) == ("toc-stride", 256)
-    said = f"the rows of {odd.name!r} are {stride} elements apart, expected {odd.cols}"
-    assert said in caught.value.message
+    what = f"the rows of {odd.name!r} are {stride} elements apart, expected {odd.cols}"
+    assert what in caught.value.message
     assert f"blobstore rewrite FILE -o OUT --drop {odd.name}, or convert the model again" in caught.value.message
 
 
 @given(entry=toc_entries, number=st.integers(14, 31))
-def test_a_newer_type_can_not_have_no_elements_or_more_than_there_can_be(entry: TocEntry, number: int) -> None:
+def test_a_tensor_of_a_newer_type_has_elements_but_not_too_many(entry: TocEntry, number: int) -> None:
     for rows, cols in ((0, entry.cols), (2**31, 2**26)):
         with pytest.raises(FormatError, match=f"toc-size: .* is type-{number}, {rows} × {cols}, which is not 1 to"):
             by_toc((replace(entry, type_number=number, rows=rows, cols=cols, stride=0), 8))

@@ -1,4 +1,4 @@
-"""What bridges share, with a library that has nothing of its own: numpy. The libraries: test_torch.py, test_jax.py."""
+"""What `blobstore.torch` and `blobstore.jax` share, with numpy as the library. See also test_torch.py, test_jax.py."""
 
 from __future__ import annotations
 
@@ -25,14 +25,14 @@ if TYPE_CHECKING:
     import numpy.typing as npt
 
     from blobstore.fileio.types import Access
-    from blobstore.store.catalog import TensorInfo
+    from blobstore.store.info import TensorInfo
 
     Array = npt.NDArray[Any]
 
 VALUES = np.random.default_rng(3).normal(0, 1, (6, 5)).astype(np.float32)
 
 
-class Bridged(FrameworkStore["Array"]):
+class NumpyStore(FrameworkStore["Array"]):
     def _convert(self, info: TensorInfo, values: Array) -> Array:
         if info.type.name == "u16":
             raise UsageError("unsupported-dtype", "not known here")
@@ -60,18 +60,18 @@ def small(tmp_path: Path) -> Path:
 def test_every_name_reads_bit_for_bit(tmp_path: Path, model: Model, writable: bool) -> None:
     path = tmp_path / "m.sbs"
     model.write(path)
-    # The library of this test has no u16.
-    wanted = {name: one for name, one in model.expected().items() if one[0] != np.uint16}
-    with Bridged(path, writable=writable) as store:
+    # This test's library lacks u16.
+    expected = {name: values for name, values in model.expected().items() if values[0] != np.uint16}
+    with NumpyStore(path, writable=writable) as store:
         assert list(store) == list(store.keys()) == list(store.store)
-        for name, (dtype, shape, data) in wanted.items():
+        for name, (dtype, shape, data) in expected.items():
             for array in (store[name], store.get_tensor(name), store.load(name)):
                 assert (array.dtype, array.shape, array.tobytes()) == (dtype, shape, data)
         assert store.metadata() == model.metadata
 
 
-def test_arrays_are_views_but_of_elements_that_are_not_aligned(small: Path) -> None:
-    with Bridged(small) as store:
+def test_arrays_are_views_unless_their_elements_are_not_aligned(small: Path) -> None:
+    with NumpyStore(small) as store:
         assert np.shares_memory(store["f32"], store["tied"])
         assert np.shares_memory(store["row"], store["f32"])
         assert not np.shares_memory(store["odd"], store["f32"])
@@ -79,7 +79,7 @@ def test_arrays_are_views_but_of_elements_that_are_not_aligned(small: Path) -> N
 
 
 def test_all_names_of_one_tensor_load_as_one(small: Path) -> None:
-    with Bridged(small) as store:
+    with NumpyStore(small) as store:
         loaded = store.load_all()
         assert loaded.keys() == set(store)
         assert loaded["f32"] is loaded["tied"]
@@ -89,16 +89,16 @@ def test_all_names_of_one_tensor_load_as_one(small: Path) -> None:
 
 
 def test_encoded_tensors_are_decoded_all_or_some_rows(small: Path) -> None:
-    with Bridged(small) as store:
+    with NumpyStore(small) as store:
         assert store["sfp"].dtype == np.float32
         assert store["sfp"].tobytes() == store.store["sfp"].tobytes()
         assert store.load("sfp", rows=slice(1, 6, 2)).tobytes() == store["sfp"][1:6:2].tobytes()
         assert store.load("sfp", dtype=np.float16).dtype == np.float16
 
 
-def test_it_is_a_mapping_that_says_what_is_missing(small: Path) -> None:
-    with Bridged(small) as store:
-        assert repr(store) == f"<Bridged {str(small)!r}: 6 tensors>"
+def test_it_is_a_mapping_that_names_what_is_missing(small: Path) -> None:
+    with NumpyStore(small) as store:
+        assert repr(store) == f"<NumpyStore {str(small)!r}: 6 tensors>"
         assert len(store) == 6
         assert ("f32" in store, "f33" in store, store.__contains__(7)) == (True, False, False)
         assert (store.get("f33"), store.get("f33", 7)) == (None, 7)
@@ -110,7 +110,7 @@ def test_it_is_a_mapping_that_says_what_is_missing(small: Path) -> None:
 
 @pytest.mark.parametrize("access", ["mmap", "read"])
 def test_arrays_outlive_the_store_and_its_file(small: Path, access: Access) -> None:
-    store = Bridged(small, access=access)
+    store = NumpyStore(small, access=access)
     array = store["f32"]
     small.unlink()
     store.close()
@@ -121,10 +121,10 @@ def test_arrays_outlive_the_store_and_its_file(small: Path, access: Access) -> N
     assert array.tobytes() == VALUES.tobytes()
 
 
-def test_what_the_library_lacks_is_told_with_the_file(tmp_path: Path) -> None:
+def test_a_type_that_the_library_lacks_is_refused_with_the_file(tmp_path: Path) -> None:
     path = tmp_path / "m.sbs"
     blobstore.save_file({"a": np.arange(2, dtype=np.uint16)}, path)
-    with Bridged(path) as store:
+    with NumpyStore(path) as store:
         for look in (store.__getitem__, store.load):
             with pytest.raises(UsageError) as caught:
                 look("a")
@@ -135,8 +135,8 @@ def test_what_the_library_lacks_is_told_with_the_file(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("name", ["torch", "jax"])
-def test_a_missing_library_is_told_with_the_extra_to_install(name: str) -> None:
-    # None in sys.modules is what Python itself takes for "there is none", installed or not.
+def test_a_missing_library_is_refused_with_the_extra_to_install(name: str) -> None:
+    # Python treats a module that is None in sys.modules as missing, installed or not.
     run = f"import sys; sys.modules[{name!r}] = None\nimport blobstore.{name}"
     done = subprocess.run([sys.executable, "-c", run], check=False, capture_output=True, text=True)
     assert done.returncode == 1
@@ -152,11 +152,11 @@ def test_a_missing_library_is_an_import_error() -> None:
     assert isinstance(caught.value, MissingExtraError)
 
 
-def test_a_library_that_lacks_another_is_not_taken_for_missing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    (tmp_path / "lacks_another.py").write_text("import there_is_no_such_library")
+def test_a_library_that_misses_another_is_not_called_missing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "misses_another.py").write_text("import there_is_no_such_library")
     monkeypatch.syspath_prepend(tmp_path)
     with pytest.raises(ModuleNotFoundError, match="'there_is_no_such_library'"):
-        import_extra("lacks_another")
+        import_extra("misses_another")
 
 
 def test_nothing_else_imports_the_libraries(tmp_path: Path) -> None:
@@ -164,9 +164,9 @@ def test_nothing_else_imports_the_libraries(tmp_path: Path) -> None:
         (tmp_path / f"{name}.py").write_text(f"raise SystemExit('{name} was imported')")
     run = (
         "import sys, pkgutil, importlib; sys.path.insert(0, sys.argv[1]); import blobstore\n"
-        "for one in pkgutil.walk_packages(blobstore.__path__, 'blobstore.'):\n"
-        "    if one.name not in ('blobstore.torch', 'blobstore.jax', 'blobstore.__main__'):\n"
-        "        importlib.import_module(one.name)\n"
+        "for module in pkgutil.walk_packages(blobstore.__path__, 'blobstore.'):\n"
+        "    if module.name not in ('blobstore.torch', 'blobstore.jax', 'blobstore.__main__'):\n"
+        "        importlib.import_module(module.name)\n"
         "blobstore.save_file({'a': [1]}, sys.argv[1] + '/m.sbs'); blobstore.load_file(sys.argv[1] + '/m.sbs')\n"
     )
     subprocess.run([sys.executable, "-c", run, str(tmp_path)], check=True)

@@ -19,7 +19,7 @@ from blobstore import ModelWriter, codecs
 from blobstore.codecs.element_types import BY_NAME
 from blobstore.errors import BlobStoreError, CodecError, UsageError
 from blobstore.gemma import ModelConfig, build_toc, check_tensors, parse_toc
-from blobstore.gemma.config import WeightType
+from blobstore.gemma.enums import WeightType
 from blobstore.gemma.toc import toc_entry
 from tests import models
 from tests.models import FORMS, emitted, families, forms, packed, small, spec_tensors, tree, values_of
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
     import numpy.typing as npt
 
-    from blobstore.store.writer import IndexPlace
+    from blobstore.index.locate import IndexPlace
     from tests.models import Row
 
     Array = npt.NDArray[Any]
@@ -79,26 +79,26 @@ def add_values(model: ModelWriter, row: Row) -> None:
 
 
 def write(
-    target: Path | io.BytesIO,
+    path: Path | io.BytesIO,
     config: ModelConfig,
     rows: list[Row],
     add: Callable[[ModelWriter, Row], None] = add_values,
     **options: Any,  # noqa: ANN401
 ) -> None:
-    with ModelWriter(target, config, **options) as model:
+    with ModelWriter(path, config, **options) as model:
         for row in rows:
             add(model, row)
 
 
 def expected_blobs(config: ModelConfig, rows: list[Row]) -> dict[str, bytes]:
-    """What must be in the file, by the codecs and by the tests' own writer of words."""
+    """The blobs that the file must have, by the codecs and the tests' own encoder of records."""
     blobs: dict[str, bytes] = {}
     toc: list[int] = []
     for row in rows:
-        kind = row.stored_type(config.weight_name)
-        data, scale = codecs.encode(kind, values_of(row, top=3))
+        type_name = row.stored_type(config.weight_name)
+        data, scale = codecs.encode(type_name, values_of(row, top=3))
         blobs[row.key] = data.tobytes()
-        toc += emitted(tree(toc_entry(row.key, BY_NAME[kind], row.rows, row.cols, scale)))
+        toc += emitted(tree(toc_entry(row.key, BY_NAME[type_name], row.rows, row.cols, scale)))
     return blobs | {"config": packed(emitted(tree(config))), "tokenizer": UNAVAILABLE, "toc": packed(toc)}
 
 
@@ -115,16 +115,16 @@ def nothing_left(folder: Path) -> bool:
 
 
 def shared_files() -> list[str]:
-    return [f"tiny-{family}-{kind}.sbs" for family in models.FAMILIES for kind in ("bf16-stock", "sfp-split")]
+    return [f"tiny-{family}-{form}.sbs" for family in models.FAMILIES for form in ("bf16-stock", "sfp-split")]
 
 
 def without_the_word(config: ModelConfig) -> ModelConfig:
-    """As gemma.cpp wrote it in October 2025, on purpose: else a writer refuses it for a Gemma 3."""
+    """The config as gemma.cpp wrote it in October 2025, with ``extent`` set: a writer refuses a Gemma 3 without it."""
     return replace(config, use_global_timescale=False, extent=ModelConfig.CORE)
 
 
 def write_again(path: Path, blobs: dict[str, bytes], **options: Any) -> None:  # noqa: ANN401
-    """Write a file's model once more, in its order: what can be encoded again from its values, else as it is."""
+    """Write a file's model again, in its order: f32 and bf16 tensors from their values, others from their bytes."""
     config = without_the_word(ModelConfig.from_bytes(blobs["config"]))
     with ModelWriter(path, config, tokenizer=blobs["tokenizer"], **options) as model:
         for entry in parse_toc(blobs["toc"]):
@@ -138,39 +138,39 @@ def write_again(path: Path, blobs: dict[str, bytes], **options: Any) -> None:  #
 
 @pytest.mark.parametrize("name", shared_files())
 def test_files_of_gemma_cpp_are_written_byte_for_byte(tmp_path: Path, shared_vectors: Path, name: str) -> None:
-    source, target = shared_vectors / "convert" / name, tmp_path / "m.sbs"
-    write_again(target, blobs_in(source), index="none")
-    assert target.read_bytes() == source.read_bytes()
+    source, path = shared_vectors / "convert" / name, tmp_path / "m.sbs"
+    write_again(path, blobs_in(source), index="none")
+    assert path.read_bytes() == source.read_bytes()
 
 
 @pytest.mark.parametrize("name", shared_files())
 def test_with_an_index_all_other_blobs_of_gemma_cpp_s_files_are_the_same(
     tmp_path: Path, shared_vectors: Path, name: str
 ) -> None:
-    source, target = shared_vectors / "convert" / name, tmp_path / "m.sbs"
+    source, path = shared_vectors / "convert" / name, tmp_path / "m.sbs"
     before = blobs_in(source)
-    write_again(target, before)
-    after = blobs_in(target)
+    write_again(path, before)
+    after = blobs_in(path)
     assert list(after)[-1] == "~index"
     assert {key: blob for key, blob in after.items() if key != "~index"} == before
-    with blobstore.open(target) as store:
+    with blobstore.open(path) as store:
         assert store.index
         entries = {entry.name: entry for entry in parse_toc(before["toc"])}
-        assert {(one.name, one.key, one.type, one.shape, one.scale) for one in store.infos()} == {
+        assert {(info.name, info.key, info.type, info.shape, info.scale) for info in store.infos()} == {
             (key, key, entry.type, (entry.rows, entry.cols), entry.scale) for key, entry in entries.items()
         }
 
 
 @pytest.mark.parametrize("family", models.FAMILIES)
 def test_sfp_that_was_decoded_is_encoded_to_the_same_bytes(tmp_path: Path, shared_vectors: Path, family: str) -> None:
-    source, target = shared_vectors / "convert" / f"tiny-{family}-sfp-split.sbs", tmp_path / "m.sbs"
+    source, path = shared_vectors / "convert" / f"tiny-{family}-sfp-split.sbs", tmp_path / "m.sbs"
     blobs = blobs_in(source)
     config = without_the_word(models.tiny(family, "sfp"))
-    with ModelWriter(target, config, tokenizer=blobs["tokenizer"], index="none") as model:
+    with ModelWriter(path, config, tokenizer=blobs["tokenizer"], index="none") as model:
         for entry in parse_toc(blobs["toc"]):
             values = codecs.decode(entry.type, blobs[entry.name], entry.rows * entry.cols, scale=entry.scale)
             model.add(entry.name, values.reshape(entry.rows, entry.cols))
-    assert target.read_bytes() == source.read_bytes()
+    assert path.read_bytes() == source.read_bytes()
 
 
 # Files of small models of our own.
@@ -202,11 +202,11 @@ def test_an_index_changes_no_other_blob_and_has_keys_for_names(
     with blobstore.open(path) as store:
         assert store.index
         assert list(store) == sorted(row.key for row in case.rows)
-        infos = {one.name: one for one in store.infos()}
+        infos = {info.name: info for info in store.infos()}
     toc = {entry.name: entry for entry in parse_toc(blobs["toc"])}
     for row in case.rows:
-        info, kind = infos[row.key], row.stored_type(case.config.weight_name)
-        assert (info.key, info.shape, info.type.name) == (row.key, (row.rows, row.cols), kind)
+        info, type_name = infos[row.key], row.stored_type(case.config.weight_name)
+        assert (info.key, info.shape, info.type.name) == (row.key, (row.rows, row.cols), type_name)
         assert info.scale == toc[row.key].scale
     assert check_tensors(case.config, toc) == []
 
@@ -247,10 +247,10 @@ def test_forms_may_be_mixed(tmp_path: Path, family: str, weight: str, data: st.D
 @given(case=cases)
 def test_stored_bytes_make_the_same_file_as_values(tmp_path: Path, case: Case) -> None:
     def add_stored(model: ModelWriter, row: Row) -> None:
-        kind = row.stored_type(case.config.weight_name)
-        data, scale = codecs.encode(kind, values_of(row, top=3))
+        type_name = row.stored_type(case.config.weight_name)
+        data, scale = codecs.encode(type_name, values_of(row, top=3))
         half = len(data) // 2
-        model.add_stored(row.key, [data[:half], data[half:].tobytes()], kind, scale=scale)
+        model.add_stored(row.key, [data[:half], data[half:].tobytes()], type_name, scale=scale)
 
     write(tmp_path / "values.sbs", case.config, case.rows)
     write(tmp_path / "stored.sbs", case.config, case.rows, add_stored)
@@ -278,10 +278,10 @@ def test_what_is_written_reads_back_near_enough(tmp_path: Path) -> None:
             assert store.config == config
             for row in spec_tensors(config, "split"):
                 values = values_of(row, top=3)
-                found = store.load(row.key, dtype=np.float32)
-                assert found.shape == values.shape
+                loaded = store.load(row.key, dtype=np.float32)
+                assert loaded.shape == values.shape
                 large = np.abs(values) > 0.1
-                error = np.abs(found - values)[large] / np.abs(values)[large]
+                error = np.abs(loaded - values)[large] / np.abs(values)[large]
                 assert error.max(initial=0) <= bound, row.key
 
 
@@ -321,7 +321,7 @@ def test_metadata_is_kept_by_the_index(tmp_path: Path) -> None:
     assert nothing_left(tmp_path / "empty")
 
 
-def test_aliases_and_parts_have_names_that_are_no_keys(tmp_path: Path) -> None:
+def test_aliases_and_parts_have_names_that_are_not_keys(tmp_path: Path) -> None:
     config = small("gemma3", "f32")
     rows = spec_tensors(config, "stock")
     with ModelWriter(tmp_path / "m.sbs", config) as model:
@@ -344,7 +344,7 @@ def test_digests_are_kept_when_they_are_wanted(tmp_path: Path, digests: bool) ->
     write(tmp_path / "m.sbs", config, spec_tensors(config, "stock"), digests=digests)
     with blobstore.open(tmp_path / "m.sbs") as store:
         assert store.index
-        assert store.index.content.has_digests == digests
+        assert store.index.has_digests == digests
 
 
 def test_a_fine_tune_may_have_another_vocabulary(tmp_path: Path) -> None:
@@ -372,9 +372,9 @@ def foldings(draw: st.DrawFn, row: Row) -> tuple[int, ...]:
 def factors(draw: st.DrawFn, number: int) -> tuple[int, ...]:
     out: list[int] = []
     while draw(st.booleans()):
-        one = draw(st.sampled_from([one for one in range(1, number + 1) if number % one == 0]))
-        out.append(one)
-        number //= one
+        factor = draw(st.sampled_from([i for i in range(1, number + 1) if number % i == 0]))
+        out.append(factor)
+        number //= factor
     return (*out, number)
 
 
@@ -498,44 +498,64 @@ def test_lists_are_arrays(tmp_path: Path) -> None:
 @given(case=cases, data=st.data())
 def test_a_wider_type_may_be_asked_for(tmp_path: Path, case: Case, data: st.DataObject) -> None:
     weight = case.config.weight_name
-    kinds = {row.key: row.stored_type(weight) for row in case.rows}
+    types = {row.key: row.stored_type(weight) for row in case.rows}
     row = data.draw(st.sampled_from(case.rows))
-    kinds[row.key] = data.draw(st.sampled_from(["f32", "bf16"] if row.floor != "f32" and weight != "f32" else ["f32"]))
+    types[row.key] = data.draw(st.sampled_from(["f32", "bf16"] if row.floor != "f32" and weight != "f32" else ["f32"]))
     path = tmp_path / "m.sbs"
     write(
         path,
         case.config,
         case.rows,
-        lambda model, one: model.add(one.key, values_of(one, top=3), type=kinds[one.key]),
+        lambda model, row: model.add(row.key, values_of(row, top=3), type=types[row.key]),
         index="none",
     )
     blobs = blobs_in(path)
-    assert {entry.name: entry.type.name for entry in parse_toc(blobs["toc"])} == kinds
-    assert blobs[row.key] == codecs.encode(kinds[row.key], values_of(row, top=3))[0].tobytes()
+    assert {entry.name: entry.type.name for entry in parse_toc(blobs["toc"])} == types
+    assert blobs[row.key] == codecs.encode(types[row.key], values_of(row, top=3))[0].tobytes()
+
+
+def test_a_type_or_its_name_may_be_given(tmp_path: Path) -> None:
+    config = small("gemma2")
+    for path, f32 in ((tmp_path / "types.sbs", BY_NAME["f32"]), (tmp_path / "names.sbs", "f32")):
+        with ModelWriter(path, config) as model:
+            for row in spec_tensors(config, "stock"):
+                if row.key == "linear_w_0":
+                    model.add(row.key, values_of(row), type=f32)
+                elif row.key == "linear_w_1":
+                    model.add_stored(row.key, [values_of(row)], f32)
+                else:
+                    model.add(row.key, values_of(row))
+    assert (tmp_path / "names.sbs").read_bytes() == (tmp_path / "types.sbs").read_bytes()
+    model = ModelWriter(tmp_path / "m.sbs", config)
+    with pytest.raises(UsageError, match="wrong-type: 'linear_w_0' can't be 'f64': the runtime takes f32, bf16"):
+        model.add("linear_w_0", np.zeros((20, 28), dtype=np.float32), type=BY_NAME["f64"])
+    model.discard()
 
 
 @given(case=cases_of(["sfp"]), data=st.data())
 def test_a_type_below_the_floor_is_refused(tmp_path: Path, case: Case, data: st.DataObject) -> None:
     row = data.draw(st.sampled_from([row for row in case.rows if row.floor]))
     too_narrow = ["sfp", "i8", "nuq", "f64", "u32", "f16", "u8", "nonsense"]
-    kind = data.draw(st.sampled_from([*too_narrow, "bf16"] if row.floor == "f32" else too_narrow))
+    type_name = data.draw(st.sampled_from([*too_narrow, "bf16"] if row.floor == "f32" else too_narrow))
     model = ModelWriter(tmp_path / "m.sbs", case.config)
-    with pytest.raises(UsageError, match=f"wrong-type: {row.key!r} can't be {kind!r}: the runtime takes f32"):
-        model.add(row.key, values_of(row), type=kind)
+    with pytest.raises(UsageError, match=f"wrong-type: {row.key!r} can't be {type_name!r}: the runtime takes f32"):
+        model.add(row.key, values_of(row), type=type_name)
     with pytest.raises(UsageError, match="wrong-type"):
-        model.add_stored(row.key, [b""], kind)
+        model.add_stored(row.key, [b""], type_name)
     model.add(row.key, values_of(row))
     model.discard()
     assert nothing_left(tmp_path)
 
 
-@pytest.mark.parametrize("kind", ["f64", "u32", "u64", "f16", "int8", "u8", "unknown", "SFP", "f4"])
-def test_a_weight_in_another_type_is_refused(tmp_path: Path, kind: str) -> None:
+@pytest.mark.parametrize("type_name", ["f64", "u32", "u64", "f16", "int8", "u8", "unknown", "SFP", "f4"])
+def test_a_weight_in_another_type_is_refused(tmp_path: Path, type_name: str) -> None:
     model = ModelWriter(tmp_path / "m.sbs", small("gemma2"))
-    with pytest.raises(UsageError, match=f"wrong-type: 'linear_w_0' can't be '{kind}': the runtime takes f32, bf16"):
-        model.add("linear_w_0", np.zeros((20, 28), dtype=np.float32), type=kind)
+    with pytest.raises(
+        UsageError, match=f"wrong-type: 'linear_w_0' can't be '{type_name}': the runtime takes f32, bf16"
+    ):
+        model.add("linear_w_0", np.zeros((20, 28), dtype=np.float32), type=type_name)
     with pytest.raises(UsageError, match="wrong-type"):
-        model.add_stored("linear_w_0", [bytes(20 * 28)], kind)
+        model.add_stored("linear_w_0", [bytes(20 * 28)], type_name)
     model.discard()
     assert nothing_left(tmp_path)
 
@@ -564,8 +584,8 @@ def test_nuq_can_be_stored_but_not_encoded(tmp_path: Path) -> None:
     assert nothing_left(tmp_path)
     with ModelWriter(tmp_path / "m.sbs", config) as model:
         for row in spec_tensors(config, "stock"):
-            kind = row.stored_type("nuq")
-            if kind == "nuq":
+            type_name = row.stored_type("nuq")
+            if type_name == "nuq":
                 model.add_stored(row.key, [bytes(BY_NAME["nuq"].nbytes(row.rows * row.cols))], "nuq")
             else:
                 model.add(row.key, values_of(row))
@@ -591,18 +611,18 @@ def test_an_f32_model_has_nothing_but_f32(tmp_path: Path, family: str) -> None:
     assert nothing_left(tmp_path)
 
 
-@pytest.mark.parametrize(("weight", "kind"), [("sfp", "bf16"), ("i8", "sfp"), ("bf16", "sfp"), ("bf16", "i8")])
-def test_a_weight_type_that_is_not_the_narrowest_is_refused(tmp_path: Path, weight: str, kind: str) -> None:
+@pytest.mark.parametrize(("weight", "type_name"), [("sfp", "bf16"), ("i8", "sfp"), ("bf16", "sfp"), ("bf16", "i8")])
+def test_a_weight_type_that_is_not_the_narrowest_is_refused(tmp_path: Path, weight: str, type_name: str) -> None:
     config = small("gemma3").with_weight(weight)
-    wide = f"incomplete-model: the config says weights are {weight}, the narrowest tensor is {kind}"
-    narrow = f"wrong-type: .* can't be '{kind}': the config says that weights are {weight}"
+    wide = f"incomplete-model: the config says weights are {weight}, the narrowest tensor is {type_name}"
+    narrow = f"wrong-type: .* can't be '{type_name}': the config says that weights are {weight}"
     message = narrow if weight == "bf16" else wide
     with pytest.raises(UsageError, match=message):
         write(
             tmp_path / "m.sbs",
             config,
             spec_tensors(config, "split"),
-            lambda model, row: model.add(row.key, values_of(row), type=row.floor or kind),
+            lambda model, row: model.add(row.key, values_of(row), type=row.floor or type_name),
         )
     assert nothing_left(tmp_path)
 
@@ -636,7 +656,7 @@ def test_of_very_many_missing_tensors_twenty_are_named_and_the_others_counted(tm
     assert message.count("is missing") == 20
     assert message.endswith(f"; and {len(rows) - added - 20} more")
     assert all(row.key in message for row in rows[added : added + 8])
-    # It is given up: what was forgotten comes too late.
+    # The file is discarded: nothing can be added any more.
     with pytest.raises(UsageError, match="closed"):
         add_values(model, rows[added])
     assert nothing_left(tmp_path)
@@ -662,7 +682,7 @@ def test_both_forms_in_one_layer_are_refused(tmp_path: Path, index: IndexPlace) 
         ("final_norm", "c_final_norm"),
     ],
 )
-def test_an_unknown_tensor_is_refused_with_names_that_are_near(tmp_path: Path, key: str, near: str) -> None:
+def test_an_unknown_tensor_is_refused_with_near_names(tmp_path: Path, key: str, near: str) -> None:
     model = ModelWriter(tmp_path / "m.sbs", small("gemma2"))
     with pytest.raises(UsageError) as caught:
         model.add(key, np.zeros(1, dtype=np.float32))
@@ -675,7 +695,7 @@ def test_an_unknown_tensor_is_refused_with_names_that_are_near(tmp_path: Path, k
 @pytest.mark.parametrize(
     "key", ["", "x", "config", "toc", "tokenizer", "~index", "linear_w_2", "key_norm_0", "mm_embed_norm"]
 )
-def test_what_is_no_tensor_of_the_model_is_refused(tmp_path: Path, key: str) -> None:
+def test_a_key_that_is_not_a_tensor_of_the_model_is_refused(tmp_path: Path, key: str) -> None:
     model = ModelWriter(tmp_path / "m.sbs", small("gemma2"))
     with pytest.raises(UsageError, match="unknown-tensor"):
         model.add(key, np.zeros(1))
@@ -699,7 +719,7 @@ def test_a_tensor_that_is_added_twice_is_refused_and_the_first_one_stays(tmp_pat
     assert blobs == expected_blobs(config, rows)
 
 
-# What a type can't hold.
+# Values that a type can't hold.
 
 
 @given(case=cases_of(["sfp", "i8"]), value=st.sampled_from([np.nan, np.inf, -np.inf]), data=st.data())
@@ -709,11 +729,11 @@ def test_a_value_that_is_not_finite_is_named_with_tensor_and_index(
     row = data.draw(st.sampled_from([row for row in case.rows if not row.floor]))
     i, j = data.draw(st.integers(0, row.rows - 1)), data.draw(st.integers(0, row.cols - 1))
 
-    def add(model: ModelWriter, one: Row) -> None:
-        values = values_of(one)
-        if one is row:
+    def add(model: ModelWriter, added: Row) -> None:
+        values = values_of(added)
+        if added is row:
             values[i, j] = value
-        model.add(one.key, values)
+        model.add(added.key, values)
 
     with pytest.raises(CodecError) as caught:
         write(tmp_path / "m.sbs", case.config, case.rows, add)
@@ -761,7 +781,7 @@ def test_f32_and_bf16_hold_nan_and_infinity(tmp_path: Path, weight: str) -> None
 
 
 @pytest.mark.parametrize("dtype", [np.int32, np.int8, np.bool_, np.complex64, np.uint16])
-def test_what_is_no_float_is_refused(tmp_path: Path, dtype: npt.DTypeLike) -> None:
+def test_only_floats_are_taken(tmp_path: Path, dtype: npt.DTypeLike) -> None:
     model = ModelWriter(tmp_path / "m.sbs", small("gemma2"))
     with pytest.raises(CodecError, match="not-float: 'linear_w_0' has dtype"):
         model.add("linear_w_0", np.zeros((20, 28), dtype=dtype))
@@ -769,18 +789,18 @@ def test_what_is_no_float_is_refused(tmp_path: Path, dtype: npt.DTypeLike) -> No
     assert nothing_left(tmp_path)
 
 
-# Bytes that are stored already.
+# Bytes that are already encoded.
 
 
 @pytest.mark.parametrize("difference", [-1, 1, 128])
-@pytest.mark.parametrize("kind", ["sfp", "i8", "bf16", "f32", "nuq"])
-def test_bytes_of_another_size_give_the_file_up(tmp_path: Path, kind: str, difference: int) -> None:
-    config = small("gemma2").with_weight(kind)
+@pytest.mark.parametrize("type_name", ["sfp", "i8", "bf16", "f32", "nuq"])
+def test_after_bytes_of_another_size_the_file_is_discarded(tmp_path: Path, type_name: str, difference: int) -> None:
+    config = small("gemma2").with_weight(type_name)
     rows = spec_tensors(config, "stock")
     model = ModelWriter(tmp_path / "m.sbs", config)
-    nbytes = BY_NAME[kind].nbytes(20 * 28)
+    nbytes = BY_NAME[type_name].nbytes(20 * 28)
     with pytest.raises(UsageError, match="wrong-size: 'linear_w_0'"):
-        model.add_stored("linear_w_0", [bytes(nbytes + difference)], kind)
+        model.add_stored("linear_w_0", [bytes(nbytes + difference)], type_name)
     for row in rows:
         with pytest.raises(UsageError):
             model.add(row.key, values_of(row), type=row.floor or "f32")
@@ -789,7 +809,7 @@ def test_bytes_of_another_size_give_the_file_up(tmp_path: Path, kind: str, diffe
     assert nothing_left(tmp_path)
 
 
-def test_pieces_that_break_off_give_the_file_up(tmp_path: Path) -> None:
+def test_after_pieces_that_break_off_the_file_is_discarded(tmp_path: Path) -> None:
     def pieces() -> Iterator[bytes]:
         yield bytes(100)
         raise OSError("the disk is gone")
@@ -800,7 +820,7 @@ def test_pieces_that_break_off_give_the_file_up(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("scale", [float("nan"), float("inf"), 1e39])
-def test_a_scale_that_is_no_f32_is_refused(tmp_path: Path, scale: float) -> None:
+def test_a_scale_that_is_not_a_finite_f32_is_refused(tmp_path: Path, scale: float) -> None:
     model = ModelWriter(tmp_path / "m.sbs", small("gemma2", "sfp"))
     with pytest.raises(UsageError, match="bad-scale: 'linear_w_0'"):
         model.add_stored("linear_w_0", [bytes(20 * 28)], "sfp", scale=scale)
@@ -821,10 +841,10 @@ def test_a_scale_is_stored_as_f32_in_toc_and_index(tmp_path: Path) -> None:
         assert store.info("linear_w_0").scale == toc["linear_w_0"].scale == float(np.float32(0.1))
 
 
-# Nothing is left of what was not completed.
+# A model that is not completed leaves nothing behind.
 
 
-class Stop(Exception):  # noqa: N818 (no error)
+class Stop(Exception):  # noqa: N818 (not an error)
     pass
 
 
@@ -847,7 +867,7 @@ def test_nothing_appears_of_a_model_that_breaks_off(
     with pytest.raises(Stop):
         break_off()
     assert nothing_left(tmp_path)
-    # It stays given up.
+    # It stays discarded.
     model.close()
     assert nothing_left(tmp_path)
     with pytest.raises(UsageError, match="closed"):
@@ -902,6 +922,6 @@ def test_a_large_tensor_is_encoded_piece_by_piece(tmp_path: Path, weight: str) -
     finally:
         tracemalloc.stop()
     model.discard()
-    # 16 MB come in; pieces of 64 Ki elements, and what is gathered before it is written, are on the way.
+    # 16 MB are added; in memory are pieces of 64 Ki elements, and what is gathered before it is written.
     assert values.nbytes == 16_000_000
     assert peak < 6_000_000

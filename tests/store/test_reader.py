@@ -1,10 +1,8 @@
 from __future__ import annotations
 
 import gc
-import itertools
 import mmap
 import os
-import re
 import tracemalloc
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -19,12 +17,11 @@ import blobstore
 from blobstore import codecs
 from blobstore.codecs.element_types import BY_NAME
 from blobstore.container.directory import build_directory
-from blobstore.errors import BlobStoreError, CodecError, FormatError, NameNotFoundError, TruncatedError, UsageError
-from blobstore.fileio.descriptors import read_into
+from blobstore.errors import BlobStoreError, CodecError, FormatError, NameNotFoundError, UsageError
 from blobstore.index import Entry, IndexedBlob, build_index
 from blobstore.store.reader import Store
 from tests.index.test_name_index import SEEDS
-from tests.strategies import bytes_of, payload
+from tests.strategies import bytes_of
 from tests.tensor_strategies import Model, models, mutated
 
 if TYPE_CHECKING:
@@ -39,7 +36,7 @@ accesses = st.sampled_from(["mmap", "read"])
 
 @pytest.fixture
 def small(tmp_path: Path) -> Path:
-    """A file of three tensors, an alias, and blobs of the runtime's own."""
+    """A file of three tensors, an alias, and a blob of the runtime."""
     path = tmp_path / "small.sbs"
     with blobstore.create(path, metadata={"format": "pt"}) as store:
         store.add_blob("config", b"a config")
@@ -53,7 +50,7 @@ def small(tmp_path: Path) -> Path:
 
 
 def owner(array: np.ndarray[Any, Any]) -> object:
-    """What an array's memory belongs to, at the end of its chain of bases."""
+    """The object that owns an array's memory: the end of its chain of bases."""
     base: Any = array
     while getattr(base, "base", None) is not None:
         base = base.base
@@ -80,10 +77,10 @@ def test_every_name_reads_back_bit_for_bit(tmp_path: Path, model: Model, access:
     path = tmp_path / "m.sbs"
     model.write(path)
     with blobstore.open(path, access=access) as store:
-        found = {name: (array.dtype, array.shape, array.tobytes()) for name, array in store.items()}
-        assert found == model.expected()
+        values = {name: (array.dtype, array.shape, array.tobytes()) for name, array in store.items()}
+        assert values == model.expected()
         assert store.metadata == model.metadata
-        assert {name: (one.dtype, one.shape, one.tobytes()) for name, one in store.load_all().items()} == found
+        assert {name: (array.dtype, array.shape, array.tobytes()) for name, array in store.load_all().items()} == values
 
 
 @given(models())
@@ -213,87 +210,6 @@ def test_metadata_is_a_copy(small: Path) -> None:
         assert store.metadata == {"format": "pt"}
 
 
-@given(models())
-def test_load_file_gives_writable_arrays_that_are_not_the_file(tmp_path: Path, model: Model) -> None:
-    path = tmp_path / "m.sbs"
-    model.write(path)
-    before = path.read_bytes()
-    loaded = blobstore.load_file(path)
-    assert {name: (one.dtype, one.shape, one.tobytes()) for name, one in loaded.items()} == model.expected()
-    assert all(one.flags.writeable and one.flags.c_contiguous for one in loaded.values())
-    for one in loaded.values():
-        one.reshape(-1).view(np.uint8)[...] = 255
-    assert path.read_bytes() == before
-
-
-@given(models(), st.sampled_from([None, 1, 2, 5]))
-def test_load_all_shares_memory_where_the_file_does_and_nowhere_else(
-    tmp_path: Path, model: Model, workers: int | None
-) -> None:
-    path = tmp_path / "m.sbs"
-    model.write(path)
-    with blobstore.open(path) as store:
-        loaded = store.load_all(workers=workers)
-        infos = [one for one in store.infos() if one.nbytes]
-    for one, other in itertools.combinations(infos, 2):
-        overlap = one.offset < other.offset + other.nbytes and other.offset < one.offset + one.nbytes
-        assert np.shares_memory(loaded[one.name], loaded[other.name]) == overlap
-    assert all(one.ctypes.data % 64 == info.offset % 64 for info in infos for one in (loaded[info.name],))
-
-
-def test_load_all_reads_large_tensors_whole(tmp_path: Path) -> None:
-    path = tmp_path / "m.sbs"
-    tensors = {f"t{i}": np.frombuffer(payload(i, 2_500_000 * i), np.uint8) for i in range(1, 6)}
-    blobstore.save_file(tensors, path)
-    with blobstore.open(path, access="read") as store:
-        loaded = store.load_all(workers=3)
-        assert all(np.array_equal(loaded[name], array) for name, array in tensors.items())
-        # A small one that is kept keeps no large one.
-        assert loaded["t5"].base is not loaded["t1"].base
-
-
-LARGE_PARTS = st.tuples(st.integers(0, 12 << 20), st.integers(1, 12 << 20))
-
-
-@settings(max_examples=settings().max_examples // 6)
-@given(
-    sizes=st.lists(st.integers(1, 7 << 20), min_size=2, max_size=4),
-    parts=st.lists(LARGE_PARTS, max_size=5),
-    workers=st.sampled_from([1, 3]),
-)
-def test_load_all_shares_memory_where_the_file_does_beyond_4_mib_too(
-    tmp_path: Path, sizes: list[int], parts: list[tuple[int, int]], workers: int
-) -> None:
-    path = tmp_path / "m.sbs"
-    with blobstore.create(path, digests=False) as store:
-        for i, nbytes in enumerate([9 << 20, *sizes]):
-            store.add(f"t{i}", np.frombuffer(payload(7, 10 << 20), np.uint8)[i : i + nbytes])
-            store.alias(f"again{i}", f"t{i}")
-        for i, (start, nbytes) in enumerate(parts):
-            offset = start % (9 << 20)
-            store.part(f"part{i}", "t0", BY_NAME["u8"], (min(nbytes, (9 << 20) - offset),), offset=offset)
-    with blobstore.open(path) as store:
-        loaded, infos = store.load_all(workers=workers), list(store.infos())
-        assert all(np.array_equal(loaded[name], values) for name, values in store.items())
-    for one, other in itertools.combinations(infos, 2):
-        overlap = one.offset < other.offset + other.nbytes and other.offset < one.offset + one.nbytes
-        assert np.shares_memory(loaded[one.name], loaded[other.name]) == overlap
-
-
-def test_load_all_of_a_file_that_has_shrunk_names_it(tmp_path: Path) -> None:
-    path = tmp_path / "m.sbs"
-    blobstore.save_file({"a": np.ones(9_000_000, np.uint8), "b": np.ones(9_000_000, np.uint8)}, path)
-    with blobstore.open(path, access="read") as store:
-        os.truncate(path, 5_000_000)
-        with pytest.raises(TruncatedError, match=re.escape(str(path))):
-            store.load_all()
-
-
-def test_no_workers_can_not_load(small: Path) -> None:
-    with blobstore.open(small) as store, pytest.raises(UsageError, match="bad-workers"):
-        store.load_all(workers=0)
-
-
 # A mapping.
 
 
@@ -351,7 +267,7 @@ def test_a_prefix_lists_exactly_what_it_has(tmp_path: Path, listed: list[str], p
         assert all(view.info(name).name == cut + name for name in view)
 
 
-# Names that are missing.
+# Missing names.
 
 
 @both_accesses
@@ -365,7 +281,7 @@ def test_a_missing_name_is_a_key_error_with_a_readable_text(small: Path, access:
         assert "'model.layers.0.mlp.up_proj.weight'" in text
 
 
-def test_nothing_is_suggested_where_nothing_is_near(small: Path) -> None:
+def test_nothing_is_suggested_when_no_name_is_near(small: Path) -> None:
     with blobstore.open(small) as store, pytest.raises(NameNotFoundError, match=r"the name 'qqqq'$"):
         store["qqqq"]
 
@@ -386,7 +302,7 @@ def test_any_missing_name_is_refused_in_the_same_way(vectors: Path, name: str, u
                 look(name)
 
 
-def test_what_is_no_text_is_no_name(small: Path) -> None:
+def test_only_text_is_a_name(small: Path) -> None:
     with blobstore.open(small) as store, pytest.raises(NameNotFoundError, match="no tensor has the name 7"):
         store.info(7)  # type: ignore[arg-type]
 
@@ -442,7 +358,7 @@ VALUES = np.random.default_rng(7).normal(0, 1, (37, 130)).astype(np.float32)
 
 @pytest.fixture(scope="module")
 def encoded(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A file with the same values in every type that decodes, and some that numpy has."""
+    """A file with the same values in every encoded type, and in some types of numpy."""
     path = tmp_path_factory.mktemp("encoded") / "m.sbs"
     with blobstore.create(path) as store:
         for name in ("f32", "bf16", "sfp", "i8"):
@@ -500,7 +416,7 @@ def test_a_single_value_has_no_rows(tmp_path: Path) -> None:
             store.load("x", rows=slice(0, 1))
 
 
-def test_a_wrong_code_is_told_with_the_tensor(tmp_path: Path) -> None:
+def test_a_wrong_code_is_reported_with_the_tensor(tmp_path: Path) -> None:
     with blobstore.create(tmp_path / "m.sbs") as store:
         store.add_stored("x", [b"\x01\x80"], BY_NAME["sfp"], (2,))
     with blobstore.open(tmp_path / "m.sbs") as opened:
@@ -516,7 +432,7 @@ def test_a_scale_where_numpy_reads_the_type_itself_is_not_dropped(tmp_path: Path
         opened["x"]
 
 
-def test_a_toc_that_is_none_is_refused_and_the_blobs_are_still_there(tmp_path: Path) -> None:
+def test_a_broken_toc_is_refused_and_the_blobs_can_still_be_read(tmp_path: Path) -> None:
     path = tmp_path / "m.sbs"
     with blobstore.BlobWriter(path) as writer:
         writer.add("toc", b"rubbish!")
@@ -528,32 +444,32 @@ def test_a_toc_that_is_none_is_refused_and_the_blobs_are_still_there(tmp_path: P
 
 @given(models(index="embedded"), st.data())
 def test_a_foreign_rewrite_in_another_order_reads_the_same(tmp_path: Path, model: Model, data: st.DataObject) -> None:
-    path, other = tmp_path / "m.sbs", tmp_path / "other.sbs"
+    path, rewritten = tmp_path / "m.sbs", tmp_path / "rewritten.sbs"
     model.write(path)
-    with blobstore.BlobReader(path) as reader, blobstore.BlobWriter(other, version=3 - model.version) as writer:
+    with blobstore.BlobReader(path) as reader, blobstore.BlobWriter(rewritten, version=3 - model.version) as writer:
         writer.add("added", b"x")
         for key in data.draw(st.permutations(list(reader))):
             writer.add(key, reader[key])
-    with blobstore.open(other) as store:
-        assert {name: (one.dtype, one.shape, one.tobytes()) for name, one in store.items()} == model.expected()
+    with blobstore.open(rewritten) as store:
+        assert {name: (array.dtype, array.shape, array.tobytes()) for name, array in store.items()} == model.expected()
 
 
 @pytest.mark.parametrize(
     ("size", "reason"), [(0, "index-missing-blob"), (7, "index-blob-size"), (9, "index-blob-size")]
 )
 def test_a_foreign_rewrite_that_drops_or_resizes_a_blob_is_refused(tmp_path: Path, size: int, reason: str) -> None:
-    path, other = tmp_path / "m.sbs", tmp_path / "other.sbs"
+    path, rewritten = tmp_path / "m.sbs", tmp_path / "rewritten.sbs"
     blobstore.save_file({"a": np.zeros(8), "b": np.zeros(8, dtype=np.int8)}, path)
-    with blobstore.BlobReader(path) as reader, blobstore.BlobWriter(other) as writer:
+    with blobstore.BlobReader(path) as reader, blobstore.BlobWriter(rewritten) as writer:
         for key, blob in reader.items():
             if key == "b" and size:
                 writer.add(key, bytes(size))
             elif key != "b":
                 writer.add(key, blob)
-    with pytest.raises(FormatError, match="'b'") as caught, blobstore.open(other) as store:
+    with pytest.raises(FormatError, match="'b'") as caught, blobstore.open(rewritten) as store:
         assert store["b"].size
-    assert (caught.value.reason, caught.value.path) == (reason, str(other))
-    with blobstore.open(other, use_index=False) as store:
+    assert (caught.value.reason, caught.value.path) == (reason, str(rewritten))
+    with blobstore.open(rewritten, use_index=False) as store:
         assert store["a"].tobytes() == bytes(64)
 
 
@@ -574,7 +490,7 @@ def test_a_stale_index_is_refused_and_can_be_left_out(tmp_path: Path, model: Mod
         assert "~added" in store
 
 
-def test_a_folder_beside_the_file_is_no_index(small: Path, tmp_path: Path) -> None:
+def test_a_folder_beside_the_file_is_not_an_index(small: Path, tmp_path: Path) -> None:
     plain = tmp_path / "plain.sbs"
     with blobstore.BlobWriter(plain) as writer:
         writer.add("a", b"x")
@@ -585,38 +501,38 @@ def test_a_folder_beside_the_file_is_no_index(small: Path, tmp_path: Path) -> No
         assert store.index
 
 
-# Faults in an index, seen from outside.
+# Faults in an index, as a reader of the file sees them.
 
 
 @both_accesses
-@pytest.mark.parametrize(("name", "said"), [("newer", "type-14"), ("權重", "type-31")])
+@pytest.mark.parametrize(("name", "type_name"), [("newer", "type-14"), ("權重", "type-31")])
 def test_a_type_that_a_later_runtime_has_is_listed_and_gives_its_bytes(
-    vectors: Path, access: Access, name: str, said: str
+    vectors: Path, access: Access, name: str, type_name: str
 ) -> None:
     with blobstore.open(vectors / "catalog_valid" / "toc-newer-types.sbs", access=access) as store:
         info = store.info(name)
-        assert (info.type.name, info.shape, info.dtype) == (said, (3, 87), None)
+        assert (info.type.name, info.shape, info.dtype) == (type_name, (3, 87), None)
         assert store.raw(name) == store.reader[name]
         assert len(store.stored(info, 0, info.nbytes)) == info.nbytes
-        for way in (partial(store.array, info), partial(store.load, name), store.load_all):
+        for load in (partial(store.array, info), partial(store.load, name), store.load_all):
             with pytest.raises(CodecError, match=r"unknown-type: .* newer than this version .*: store\.raw"):
-                way()
+                load()
 
 
 def check(store: blobstore.Store) -> None:
-    """Whatever opens: all that is listed lies inside its blob, and reads."""
+    """Fail unless every tensor that is listed lies inside its blob, and can be read."""
     for info in store.infos():
         assert store.info(info.name) == info
-        start, room = store.reader.range(info.key) if info.key else (0, 0)
-        assert start <= info.offset <= info.offset + info.nbytes <= start + room
+        start, nbytes = store.reader.range(info.key) if info.key else (0, 0)
+        assert start <= info.offset <= info.offset + info.nbytes <= start + nbytes
         assert len(store.raw(info.name)) == info.nbytes
         try:
             array = store[info.name]
         except CodecError:
             assert info.dtype is None
             continue
-        nbytes = 4 * info.count if info.encoded else info.nbytes
-        assert (array.shape, array.dtype, array.nbytes) == (info.shape, info.dtype, nbytes)
+        array_nbytes = 4 * info.count if info.encoded else info.nbytes
+        assert (array.shape, array.dtype, array.nbytes) == (info.shape, info.dtype, array_nbytes)
         array.tobytes()
 
 
@@ -708,33 +624,3 @@ def test_keys_that_are_not_utf8_are_names_of_a_file_without_index(tmp_path: Path
             writer.add(key, bytes_of(key))
     with blobstore.open(path) as store:
         assert {name: array.tobytes() for name, array in store.items()} == {key: bytes_of(key) for key in listed}
-
-
-# Closing, and other files, while a store is read.
-
-
-def test_load_all_reads_its_own_file_whatever_is_closed_and_opened_meanwhile(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    right = {f"t{i}": np.full(1 << 20, i + 1, np.uint8) for i in range(12)}
-    blobstore.save_file(right, tmp_path / "m.sbs")
-    blobstore.save_file({name: values + 100 for name, values in right.items()}, tmp_path / "other.sbs")
-    others: list[int] = []
-
-    def read_late(fd: int, *rest: Any) -> None:  # noqa: ANN401 (as read_into has it)
-        if not others:
-            store.close()
-            others.extend(os.open(tmp_path / "other.sbs", os.O_RDONLY) for _ in range(8))
-        read_into(fd, *rest)
-
-    for access in ("mmap", "read"):
-        store = blobstore.open(tmp_path / "m.sbs", access=access)
-        with monkeypatch.context() as patched:
-            patched.setattr("blobstore.store.load_all.read_into", read_late)
-            found = store.load_all()
-        assert all(np.array_equal(found[name], values) for name, values in right.items())
-        for fd in others:
-            os.close(fd)
-        others.clear()
-        with pytest.raises(UsageError, match="closed"):
-            store.load_all()

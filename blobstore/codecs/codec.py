@@ -1,0 +1,209 @@
+"""Element codecs: float arrays ↔ the bytes that a runtime stores.
+
+Each codec has a module. This one picks it, cuts arrays into pieces that stay in the cache, and names values that can't
+be encoded.
+
+Spec: spec/codecs.md.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Protocol
+
+import ml_dtypes
+import numpy as np
+
+from blobstore.codecs import bf16, f32, i8, nuq, sfp
+from blobstore.codecs.element_types import ElementType, as_element_type
+from blobstore.errors import CodecError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    import numpy.typing as npt
+
+    from blobstore.fileio.types import Array, Buffer, Bytes
+
+PIECE = 1 << 16  # elements; a multiple of every codec's group
+_BF16 = np.dtype(ml_dtypes.bfloat16)
+_FLOATS = (np.dtype(np.float32), _BF16, np.dtype(np.float16), np.dtype(np.float64))
+
+
+class Codec(Protocol):
+    """What each codec's module provides. Pieces begin at the border of a group."""
+
+    def encode_piece(self, values: Array, scale: float) -> Bytes:
+        """Encode finite values (float32 or bfloat16, C order), divided by ``scale``."""
+
+    def decode_piece(self, data: Bytes, count: int, out: Array) -> None:
+        """Decode ``count`` values into ``out`` (float32 or bfloat16), not multiplied by a scale."""
+
+
+_CODECS: dict[str, Codec] = {"f32": f32, "bf16": bf16, "sfp": sfp, "i8": i8, "nuq": nuq}
+_NEEDS_FINITE = ("sfp", "i8")
+_F64_NBYTES = 8
+_EXACT_IN_BF16 = ("sfp", "bf16")
+
+
+def is_float_codec(element_type: ElementType) -> bool:
+    """Whether `decode` knows the type."""
+    return element_type.name in _CODECS
+
+
+def encode(element_type: ElementType | str, array: npt.ArrayLike, *, name: str = "the array") -> tuple[Bytes, float]:
+    """Encode values, in C order.
+
+    Args:
+        element_type: f32, bf16, sfp or i8.
+        array: Of dtype float32, bfloat16, float16 or float64 (rounded to float32 first).
+        name: For errors.
+
+    Returns:
+        The stored bytes, newly allocated, and the scale by which decoded values are to be multiplied.
+
+    Raises:
+        CodecError: ``not-finite`` for a NaN or infinity that the type can't hold, with its index; ``not-float`` for
+            another dtype; ``no-encoder`` or ``unknown-type`` for another type; ``i8-range`` for a group that i8 can't
+            hold.
+    """
+    element_type = as_element_type(element_type)
+    if element_type.name not in _CODECS or element_type.name == "nuq":
+        raise CodecError("no-encoder", f"{name}: there is no encoder for {element_type}: use one of f32, bf16, sfp, i8")
+    values = np.asarray(array)
+    scale = scale_for(element_type, values, name=name)
+    out = np.empty(element_type.nbytes(values.size), dtype=np.uint8)
+    done = 0
+    try:
+        for piece in encode_pieces(element_type, values, scale):
+            out[done : done + len(piece)] = piece
+            done += len(piece)
+    except CodecError as error:
+        raise CodecError(error.reason, f"{name}: {error.message}") from None
+    return out, scale
+
+
+def scale_for(element_type: ElementType, values: Array, *, name: str = "the array") -> float:
+    """Check that a type can hold all values, and return the scale that it needs for them (always 1.0 except for sfp).
+
+    Raises:
+        CodecError: ``not-finite``, ``not-float``.
+    """
+    if values.dtype.newbyteorder("=") not in _FLOATS:
+        raise CodecError("not-float", f"{name} has dtype {values.dtype}: only floats can be encoded as {element_type}")
+    if element_type.name not in _NEEDS_FINITE and values.dtype.itemsize != _F64_NBYTES:
+        return 1.0
+    largest = np.float32(0)
+    start = 0
+    for piece in _pieces(values):
+        top = _largest_magnitude(piece)
+        if not np.isfinite(top):
+            _check_values(element_type, values, piece, start, name=name)
+            top = np.float32(0)
+        largest = max(largest, top)
+        start += len(piece)
+    return sfp.scale_of(largest) if element_type.name == "sfp" else 1.0
+
+
+def _check_values(element_type: ElementType, values: Array, piece: Array, start: int, *, name: str) -> None:
+    """Refuse the first value that a type can't hold. f32 and bf16 hold NaN and infinity, but not too large numbers."""
+    for place in np.flatnonzero(~np.isfinite(piece.astype(np.float32))):
+        index = tuple(map(int, np.unravel_index(start + int(place), values.shape))) if values.ndim else ()
+        value = float(values[index])
+        if element_type.name in _NEEDS_FINITE or np.isfinite(value):
+            raise CodecError(
+                "not-finite", f"{name} has {value} at index {list(index)}, which {element_type} can't hold"
+            )
+
+
+def encode_pieces(element_type: ElementType, values: Array, scale: float = 1.0) -> Iterator[Bytes]:
+    """Yield the stored bytes of checked values in pieces; constant extra memory."""
+    codec = _CODECS[element_type.name]
+    for piece in _pieces(values):
+        yield codec.encode_piece(piece, scale)
+
+
+def decode(
+    element_type: ElementType | str,
+    data: Buffer,
+    count: int,
+    *,
+    scale: float = 1.0,
+    dtype: npt.DTypeLike = np.float32,
+    start: int = 0,
+) -> Array:
+    """Decode stored bytes.
+
+    Args:
+        element_type: f32, bf16, sfp, i8 or nuq.
+        data: All stored bytes of the tensor; read, not kept.
+        count: How many values to decode.
+        scale: Values are multiplied by it.
+        dtype: Of the result: float32, or another float dtype that values are rounded to.
+        start: First value to decode; it need not begin a group.
+
+    Returns:
+        Shape (count,), newly allocated.
+
+    Raises:
+        CodecError: ``no-decoder``; ``wrong-size`` when the bytes don't hold these values; ``not-float`` for the dtype;
+            ``sfp-reserved-code``.
+        UsageError: ``unknown-type``: no element type has this name.
+    """
+    element_type = as_element_type(element_type)
+    dtype = np.dtype(dtype)
+    if element_type.name not in _CODECS:
+        raise CodecError("no-decoder", f"there is no decoder for {element_type}")
+    if dtype not in _FLOATS:
+        raise CodecError("not-float", f"{element_type} decodes to floats, not to {dtype}")
+    stored = np.frombuffer(data, dtype=np.uint8)
+    if count < 0 or start < 0 or element_type.nbytes(start + count) > len(stored):
+        needed = element_type.nbytes(start + count)
+        raise CodecError(
+            "wrong-size", f"{element_type}: {start + count} values take {needed} bytes, found {len(stored)}"
+        )
+    out = np.empty(count, dtype=dtype)
+    done = 0
+    while done < count:
+        done += _decode_piece(element_type, stored, start + done, out[done:], scale)
+    return out
+
+
+def _decode_piece(element_type: ElementType, stored: Bytes, start: int, out: Array, scale: float) -> int:
+    """Decode values from ``start`` on into the beginning of ``out``; return how many, at most `PIECE`."""
+    codec = _CODECS[element_type.name]
+    # From the border of the group that holds the first value, up to another border or the end.
+    skip = start % (element_type.group or 1)
+    count = min(PIECE, skip + len(out))
+    data, part = stored[element_type.nbytes(start - skip) :], out[: count - skip]
+    is_exact = out.dtype == np.float32 or (out.dtype == _BF16 and element_type.name in _EXACT_IN_BF16)
+    if is_exact and scale == 1.0 and not skip:
+        codec.decode_piece(data, count, part)
+    else:
+        values = np.empty(count, dtype=np.float32)
+        codec.decode_piece(data, count, values)
+        with np.errstate(all="ignore"):  # foreign bytes may hold any value; all are decoded
+            if scale != 1.0:
+                values *= np.float32(scale)
+            part[:] = values[skip:]
+    return len(part)
+
+
+def _pieces(values: Array) -> Iterator[Array]:
+    """Yield values in C order in pieces, contiguous, as float32 or bfloat16."""
+    stored = _BF16 if values.dtype.newbyteorder("=") == _BF16 else np.dtype(np.float32)
+    # By flat position, since rows need not end at the border of a group; .flat copies what is not in C order.
+    flat = values.reshape(-1) if values.flags.c_contiguous else values.flat
+    for start in range(0, values.size, PIECE):
+        # A float64 beyond float32's range becomes an infinity, which is refused; any NaN stays a NaN.
+        with np.errstate(over="ignore", invalid="ignore"):
+            piece = np.asarray(flat[start : start + PIECE]).astype(stored, copy=False)
+        yield piece
+
+
+def _largest_magnitude(piece: Array) -> np.float32:
+    """Return the largest |x|; a NaN counts as larger than infinity. Compares bits: faster, and finds NaNs."""
+    if piece.dtype == _BF16:
+        bits = int((piece.view(np.uint16) & np.uint16(0x7FFF)).max(initial=0)) << 16
+    else:
+        bits = int((piece.view(np.uint32) & np.uint32(0x7FFFFFFF)).max(initial=0))
+    return np.uint32(bits).view(np.float32)
