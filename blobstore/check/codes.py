@@ -22,8 +22,8 @@ class Kind:
             know.
         effect: What happens in gemma.cpp, or to a reader.
         remedy: The fix.
-        runtimes: Names of the states of gemma.cpp that it concerns.
-        asked: The severity if one of these states is asked for by name; None for the same. A file for newer runtimes
+        runtimes: Names of the versions of gemma.cpp that it concerns.
+        asked: The severity if one of these versions is asked for by name; None for the same. A file for newer runtimes
             isn't wrong because older ones can't read it.
     """
 

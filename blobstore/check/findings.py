@@ -1,4 +1,4 @@
-"""Findings, and which states of gemma.cpp they concern.
+"""Findings, and which versions of gemma.cpp they concern.
 
 Spec: spec/findings.md.
 """
@@ -34,7 +34,7 @@ class Finding:
         offset: Of the first byte concerned, from the beginning of the file; None if it isn't about a place.
         nbytes: Number of bytes concerned.
         names: Tensors that hold these bytes.
-        runtimes: The states of gemma.cpp that it concerns: 2025-10, 2026-04, later.
+        runtimes: The versions of gemma.cpp that it concerns: 2025-10, 2026-04, later.
     """
 
     severity: Severity
@@ -56,13 +56,13 @@ class Finding:
 
 
 def runs_in(findings: Iterable[Finding], runtimes: tuple[str, ...] = NAMES) -> tuple[str, ...]:
-    """Return which of some states of gemma.cpp run a file correctly."""
+    """Return which of some versions of gemma.cpp run a file correctly."""
     spoiled = {name for finding in findings if finding.spoils for name in finding.runtimes}
     return tuple(name for name in runtimes if name not in spoiled)
 
 
 def runtimes_line(findings: Iterable[Finding], runtimes: tuple[str, ...] = NAMES) -> str:
-    """Say which of some states of gemma.cpp run a file correctly, and what keeps the others from it.
+    """Say which of some versions of gemma.cpp run a file correctly, and what keeps the others from it.
 
     Returns:
         A line; empty for a file without a model.

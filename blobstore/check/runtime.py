@@ -58,8 +58,8 @@ def check_file(
         path: Of the file.
         for_runtime: Whether gemma.cpp is to run it; by default if it has a config, a toc, or tensors under the keys of
             its models.
-        runtimes: The states of gemma.cpp that are to run it, of `blobstore.gemma.runtimes.NAMES`; by default those that
-            know its model and whatever else is newer in it.
+        runtimes: The versions of gemma.cpp that are to run it, of `blobstore.gemma.runtimes.NAMES`; by default those
+            that know its model and whatever else is newer in it.
 
     Raises:
         OSError: The file can't be read.

@@ -22,15 +22,15 @@ if TYPE_CHECKING:
 TEXT = """Check what gemma.cpp would stop at in a file, or what keeps a checkpoint from being converted."""
 EXAMPLE = """example:
   blobstore check model.sbs
-  blobstore check model.sbs --for gemma.cpp --strict      (all of its states: 2025-10, 2026-04, later)
+  blobstore check model.sbs --for gemma.cpp --strict      (all of its versions: 2025-10, 2026-04, later)
   blobstore check model.sbs --for gemma.cpp@2025-10
   blobstore check gemma-3-270m-it/ --weights sfp          (a checkpoint: what convert would refuse, including values)
 
 For a file, it checks structure, padding and index; for gemma.cpp also keys, config, types, tokenizer, and the tensors
 against the config. It reads no weights: verify does. Each finding has a code, the key or name that it is about, its
-effect in gemma.cpp, and the fix. One line says which states of gemma.cpp run the file correctly. A finding that only
-concerns older states is a note; with --for it is an error. Exit status 1 if there is an error; with --strict also for a
-warning.
+effect in gemma.cpp, and the fix. One line says which versions of gemma.cpp run the file correctly. A finding that only
+concerns older versions is a note; with --for it is an error. Exit status 1 if there is an error; with --strict also if
+there is a warning.
 On a terminal the findings are laid out for reading; elsewhere each is a tab-separated line: severity, code, subject,
 message, effect, fix."""
 
@@ -47,8 +47,8 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
         dest="runtime",
         choices=_RUNTIMES,
         default="auto",
-        help="gemma.cpp: all of its states, or that of a date; any: not for gemma.cpp, a container by name; "
-        "auto (default): whatever the file is for, in the states that know its model",
+        help="gemma.cpp: all of its versions, or that of a date; any: not for gemma.cpp, a container by name; "
+        "auto (default): whatever the file is for, in the versions that know its model",
     )
     parser.add_argument(
         "--weights", choices=WEIGHTS, help="type of the weights in a checkpoint's conversion (default: sfp)"

@@ -124,7 +124,7 @@ def _refuse_needless(options: argparse.Namespace) -> None:
 
 
 def _warnings(findings: Sequence[Finding]) -> Iterator[str]:
-    """Yield the problems that the file will have in gemma.cpp, and the states that run it correctly."""
+    """Yield the problems that the file will have in gemma.cpp, and the versions that run it correctly."""
     for finding in findings:
         if finding.severity != "note":
             yield f"{finding.code}: {finding.subject}: {finding.message}: {finding.effect}"

@@ -74,5 +74,5 @@ def _message(finding: Finding) -> str:
 
 
 def _effect(finding: Finding) -> str:
-    """Return the effect, with the states of gemma.cpp that have it unless all do."""
+    """Return the effect, with the versions of gemma.cpp that have it unless all do."""
     return finding.effect if finding.runtimes == NAMES else f"{', '.join(finding.runtimes)}: {finding.effect}"

@@ -120,7 +120,7 @@ def _model(store: Store) -> dict[str, Any] | None:
 
 
 def _runs(store: Store) -> dict[str, Any]:
-    """Return which states of gemma.cpp run the file correctly, and what in it is newer than some of them."""
+    """Return which versions of gemma.cpp run the file correctly, and what in it is newer than some of them."""
     if not {CONFIG_KEY, TOC_KEY} & {*store.reader}:
         return {"runs": None, "runs_in": None, "newer": []}
     from blobstore.check import check_packed, check_runtime, runs_in, runtimes_line  # noqa: PLC0415 (most files are no models)

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
 
 def newer_texts(blobs: Mapping[str, memoryview]) -> list[str]:
-    """Return a line for each thing in a file that some state of gemma.cpp can't read."""
+    """Return a line for each thing in a file that some version of gemma.cpp can't read."""
     if CONFIG_KEY not in blobs and TOC_KEY not in blobs:
         return []
     from blobstore.gemma.newer import newer_in  # noqa: PLC0415 (most files are containers by name)

@@ -99,13 +99,13 @@ def same_bits(a: Tensor, b: Tensor) -> bool:
 def probe(tensor: Tensor) -> bytes:
     """Return a digest of some of a tensor's values; equal tensors have equal digests."""
 
-    def pieces() -> Iterator[memoryview]:
+    def chunks() -> Iterator[memoryview]:
         for first in dict.fromkeys((0, max(0, tensor.count - _PROBED) // PIECE * PIECE)):  # at a group's boundary
             count = min(_PROBED, tensor.count - first)
             raw = tensor.read(first, count)
             yield flat_bytes(raw if tensor.opaque else tensor.values(raw, count))
 
-    return digest_of(pieces())
+    return digest_of(chunks())
 
 
 def content_digests(tensor: Tensor, *, decoded: bool) -> tuple[bytes, bytes]:

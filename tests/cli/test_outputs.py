@@ -475,7 +475,7 @@ def test_no_argument_is_empty(site: Path, words: list[str], capsys: pytest.Captu
         cli.main(words)
     assert caught.value.code == 2
     last = capsys.readouterr().err.splitlines()[-1]
-    assert "is empty: is a variable of the shell not set?" in last
+    assert "is empty: is a shell variable not set?" in last
     assert everything(site) == before
 
 
