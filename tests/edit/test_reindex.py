@@ -393,7 +393,7 @@ def test_an_index_of_another_file_gives_no_metadata(tmp_path: Path) -> None:
     assert (done.lost, index_of(path).metadata) == (None, {})
     assert "index-stale" in done.notes[0]
     (tmp_path / "m.sbs.idx").write_bytes(raw)
-    assert "none of before could be compared" in build_for(path, force=True, digests=True).notes[1]
+    assert "no old ones to compare them with" in build_for(path, force=True, digests=True).notes[1]
 
 
 # Digests: of before, compared and never replaced; missing ones, added.

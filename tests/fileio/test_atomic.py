@@ -409,7 +409,7 @@ def test_a_folder_where_nothing_can_be_made_is_an_oserror() -> None:
 def test_a_pipe_that_only_its_descriptor_names_is_not_replaced() -> None:
     reading, writing = os.pipe()
     try:
-        with pytest.raises(UsageError, match=f"not-a-file: '/proc/self/fd/{writing}' is no regular file"):
+        with pytest.raises(UsageError, match=f"not-a-file: '/proc/self/fd/{writing}' is not a regular file"):
             AtomicFile(f"/proc/self/fd/{writing}")
     finally:
         os.close(reading)

@@ -313,7 +313,7 @@ SPECIAL: dict[str, Callable[[Path], object]] = {
 }
 
 
-@pytest.mark.parametrize("kind", SPECIAL)
+@pytest.mark.parametrize("special", SPECIAL)
 @pytest.mark.parametrize(
     "name",
     [
