@@ -8,8 +8,9 @@ FUZZ_SECONDS ?= 60
 STRESS_SECONDS ?= 120
 PLAIN_TESTS := -m "not minilm and not candle and not torch and not jax and not stress and not slowly" -n auto --dist worksteal
 # Left out of test-fast: whatever kills writers, compiles, measures, fuzzes, or needs seconds for a test.
-SLOW_FILES := test_crash test_limits test_faults test_growth test_cpp test_fuzz test_benchmarks
-FAST_TESTS := $(SLOW_FILES:%=--ignore=tests/%.py) --ignore=tests/bench
+SLOW_FILES := test_crash test_limits test_faults test_growth test_cpp test_fuzz test_benchmarks test_public \
+	packing/test_damage cli/test_gemma
+FAST_TESTS := $(SLOW_FILES:%=--ignore=tests/%.py) --ignore=tests/bench -k "not memory and not pipe and not every_bf16 and not most_blobs"
 OLDEST := build/oldest
 
 .PHONY: demo test test-fast test-extras lint unit coverage fuzz mutants stress bench test-oldest test-slowly test-minilm \

@@ -6,6 +6,7 @@ import importlib.util
 import json
 import os
 import tempfile
+from collections import Counter
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -25,7 +26,7 @@ MANIFEST_LISTS = ("gemma_cpp", "key_for", "valid", "invalid", "verify")
 # Tests may keep their folder from one example to the next: whole files in it are replaced.
 _CHECKS = [HealthCheck.function_scoped_fixture, HealthCheck.too_slow]
 settings.register_profile("fast", max_examples=60, deadline=None, suppress_health_check=_CHECKS)
-settings.register_profile("few", max_examples=5, deadline=None, suppress_health_check=_CHECKS)  # make test-fast
+settings.register_profile("few", max_examples=2, deadline=None, suppress_health_check=_CHECKS)  # make test-fast
 settings.register_profile("long", max_examples=3000, deadline=None, suppress_health_check=_CHECKS)
 # For mutants (tests/mutants): the same examples for each, none saved, no shrinking.
 settings.register_profile(
@@ -36,7 +37,23 @@ settings.register_profile(
     database=None,
     phases=[Phase.explicit, Phase.generate],
 )
-settings.load_profile(os.environ.get("BLOBSTORE_HYPOTHESIS", "fast"))
+PROFILE = os.environ.get("BLOBSTORE_HYPOTHESIS", "fast")
+settings.load_profile(PROFILE)
+MOST_CASES = 2  # of a parametrised test, for make test-fast
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """With few examples run few cases as well: the first of each parametrised test."""
+    if PROFILE == "few":
+        seen: Counter[str] = Counter()
+        left_out = []
+        for item in items:
+            test = item.nodeid.partition("[")[0]
+            seen[test] += 1
+            if seen[test] > MOST_CASES:
+                left_out.append(item)
+        config.hook.pytest_deselected(items=left_out)
+        items[:] = [item for item in items if item not in set(left_out)]
 
 
 def load_manifest() -> dict[str, Any]:

@@ -126,10 +126,12 @@ def check(measured: Values, a: Array, b: Array, tolerance: tuple[float, float] =
     cosine = measured.cosine
     if unequal:
         used = [(x, y) for x, y in zip(first, second, strict=True) if is_finite(x) and is_finite(y)]
-        # Computed exactly: the square of a small number may have no digits left.
-        parts = [(Fraction(p), Fraction(q)) for x, y in used for p, q in ((x.real, y.real), (x.imag, y.imag))]
-        dot = sum(p * q for p, q in parts)
-        squares = sum(p**2 for p, _ in parts), sum(q**2 for _, q in parts)
+        # Computed exactly: the square of a small number may have no digits left. float64 has those of float32's.
+        number: Any = float if a.dtype == b.dtype == np.float32 else Fraction
+        add: Any = math.fsum if number is float else sum
+        parts = [(number(p), number(q)) for x, y in used for p, q in ((x.real, y.real), (x.imag, y.imag))]
+        dot = Fraction(add(p * q for p, q in parts))
+        squares = Fraction(add(p * p for p, _ in parts)), Fraction(add(q * q for _, q in parts))
         # There is no cosine if float64 can't hold the square of a length, or not to all digits.
         assert cosine is not None or not all(1e-289 < square < 1e308 for square in squares)
         if cosine is not None:
