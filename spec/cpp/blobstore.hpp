@@ -558,7 +558,7 @@ class Directory {
       return refuse(fault, "bad-placeholder", 8, "expected 65536, found ", file_.load<uint64_t>(8));
     }
     if (file_.size < kBlobAlign + kHeaderNbytes) {
-      return refuse(fault, "no-directory", 0, "a file of ", file_.size, " bytes has no room for one: truncated?");
+      return refuse(fault, "no-directory", 0, "a file of ", file_.size, " bytes is too small for one: truncated?");
     }
     if (file_.load<uint32_t>(header_) != kMagic) {
       return refuse(fault, "no-directory", header_, "the last 16 bytes are no header: truncated download?");
@@ -582,7 +582,7 @@ class Directory {
     const uint64_t nbytes = kRecordNbytes * count_;
     if (nbytes > room) {
       return refuse(fault, "directory-range", header_, uint64_t{count_}, " blobs need ", nbytes,
-                    " bytes of directory: no room for it");
+                    " bytes of directory, which don't fit");
     }
     start_ = version_ == 1 ? kHeaderNbytes : header_ - nbytes;
     keys_ = Keys(file_.data + start_, kKeyNbytes, count_);
@@ -1090,7 +1090,7 @@ class Index {
   // I17.
   bool check_table_keys(Fault& fault) const {
     const Keys keys = table_keys();
-    if (const auto bad = keys.first_malformed()) return refuse_row(fault, "index-key", *bad, "its key is no key");
+    if (const auto bad = keys.first_malformed()) return refuse_row(fault, "index-key", *bad, "its key is malformed");
     if (const auto twice = keys.repeated(keys.sorted())) {
       return refuse_row(fault, "index-key", *twice, "another row has its key");
     }
@@ -1295,7 +1295,7 @@ class Toc {
       if (name_at(order[i - 1]) == name_at(order[i])) first = std::min(first, order[i]);
     }
     if (first == raw_.size) return true;
-    return refuse(fault, "toc-duplicate", base_ + first, quoted(name_at(first)), " stands twice in 'toc'");
+    return refuse(fault, "toc-duplicate", base_ + first, quoted(name_at(first)), " appears twice in 'toc'");
   }
 
   Bytes raw_;
@@ -1427,8 +1427,8 @@ class Catalog {
       const TocEntry entry = toc.entry(i);
       const auto place = directory.find(entry.name);
       if (!place) {
-        return refuse(fault, "toc-missing-blob", toc.position(i), "'toc' speaks of ", quoted(entry.name),
-                      ", the file has no such blob");
+        return refuse(fault, "toc-missing-blob", toc.position(i), "'toc' lists ", quoted(entry.name),
+                      ", but the file has no such blob");
       }
       const uint64_t count = uint64_t{entry.rows} * entry.cols;
       const uint64_t nbytes = directory.nbytes(*place);
@@ -1895,7 +1895,7 @@ class Packed {
     const uint64_t is_signed = stream_.data[25];
     const bool known = width_ == 1 || width_ == 2 || width_ == 4 || width_ == 8;
     if (!known || is_signed > (width_ > 1)) {
-      return refuse_at(fault, "packed-layout", 24, "width ", width_, " with sign ", is_signed, " is no layout");
+      return refuse_at(fault, "packed-layout", 24, "width ", width_, " with sign ", is_signed, " is not a layout");
     }
     is_signed_ = is_signed != 0;
     chunk_ = stream_.load<uint32_t>(28);
