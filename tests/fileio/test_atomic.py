@@ -386,6 +386,23 @@ def test_a_folder_that_is_not_there_is_an_oserror(target: Path, folder: str) -> 
     assert_untouched(target)
 
 
+@pytest.mark.parametrize(
+    ("path", "named"),
+    [("nowhere/new.sbs", "nowhere"), ("new.sbs", "{}/gone"), ("folder/new.sbs", "{}/gone")],
+    ids=["as-given", "link", "link-in-folder"],
+)
+def test_a_missing_folder_is_named_as_given_or_as_a_link_leads_to_it(
+    tmp_path: Path, path: str, named: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "folder").mkdir()
+    for link in ("new.sbs", "folder/new.sbs"):
+        (tmp_path / link).symlink_to(tmp_path / "gone" / "file.sbs")
+    with pytest.raises(FileNotFoundError) as caught:
+        AtomicFile(path)
+    assert caught.value.filename == named.format(tmp_path)
+
+
 def test_a_folder_that_cannot_be_written_to_is_an_oserror(target: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def denied(*_: object) -> int:
         raise PermissionError(errno.EACCES, "denied")
