@@ -1,0 +1,46 @@
+"""Locks: one holder at a time, and nobody else gets in meanwhile."""
+
+from __future__ import annotations
+
+import os
+import threading
+from typing import TYPE_CHECKING
+
+import pytest
+
+from blobstore.fileio.locking import lock, turn_at
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+pytestmark = pytest.mark.skipif(os.name == "nt", reason="there are no such locks")
+
+
+def test_a_turn_begins_when_the_one_before_it_has_ended(tmp_path: Path) -> None:
+    begun = threading.Event()
+
+    def take_a_turn() -> None:
+        with turn_at(tmp_path / "file"):
+            begun.set()
+
+    with turn_at(tmp_path / "file"):
+        other = threading.Thread(target=take_a_turn)
+        other.start()
+        assert not begun.wait(0.3)
+    assert begun.wait(60)
+    other.join()
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_turns_at_different_files_do_not_wait_for_each_other(tmp_path: Path) -> None:
+    with turn_at(tmp_path / "a"), turn_at(tmp_path / "b"):
+        assert len(list(tmp_path.iterdir())) == 2
+
+
+def test_a_lock_is_one_holders(tmp_path: Path) -> None:
+    (tmp_path / "file").write_bytes(b"data")
+    with (tmp_path / "file").open("rb") as first, (tmp_path / "file").open("rb") as second:
+        assert lock(first.fileno(), wait=False)
+        assert not lock(second.fileno(), wait=False)
+        first.close()
+        assert lock(second.fileno())
