@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import stat
 import threading
 from typing import TYPE_CHECKING
 
@@ -30,6 +31,16 @@ def test_a_turn_begins_when_the_one_before_it_has_ended(tmp_path: Path) -> None:
     assert begun.wait(60)
     other.join()
     assert list(tmp_path.iterdir()) == []
+
+
+def test_the_lock_that_a_crash_leaves_is_open_to_all_users(tmp_path: Path) -> None:
+    before = os.umask(0o077)
+    try:
+        with turn_at(tmp_path / "file"):
+            (path,) = tmp_path.iterdir()
+            assert stat.S_IMODE(path.stat().st_mode) == 0o666
+    finally:
+        os.umask(before)
 
 
 def test_turns_at_different_files_do_not_wait_for_each_other(tmp_path: Path) -> None:
