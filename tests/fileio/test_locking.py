@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import hashlib
 import os
 import stat
 import threading
@@ -38,9 +40,23 @@ def test_the_lock_that_a_crash_leaves_is_open_to_all_users(tmp_path: Path) -> No
     try:
         with turn_at(tmp_path / "file"):
             (path,) = tmp_path.iterdir()
+            assert path.name == f".blobstore-{hashlib.sha256(b'file').hexdigest()[:16]}.lock"  # of every version
             assert stat.S_IMODE(path.stat().st_mode) == 0o666
     finally:
         os.umask(before)
+
+
+def test_an_error_of_the_lock_names_the_file_that_is_to_be_replaced(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: object) -> int:
+        raise OSError(errno.ENOSPC, "no space left")
+
+    (tmp_path / f".blobstore-{hashlib.sha256(b'file').hexdigest()[:16]}.lock").touch()  # a crash has left it
+    monkeypatch.setattr(os, "open", full)
+    with pytest.raises(OSError, match="no space left") as caught, turn_at(tmp_path / "file"):
+        pass
+    assert caught.value.filename == str(tmp_path / "file")
 
 
 def test_turns_at_different_files_do_not_wait_for_each_other(tmp_path: Path) -> None:
