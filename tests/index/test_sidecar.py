@@ -110,6 +110,32 @@ def test_blobs_without_names_take_the_place_of_others_with_their_names(tmp_path:
     assert read(path) is None
 
 
+@pytest.mark.parametrize("then", ["fails", "ends"])
+def test_an_old_index_that_can_not_be_removed_gives_no_names_to_the_new_blobs(
+    tmp_path: Path, then: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "m.sbs"
+    save(path, 1, "external")
+    with blobstore.open(path) as store:
+        sizes = {key: len(store.reader[key]) for key in store.reader}
+
+    def fail(name: str, *_: object, **__: object) -> None:
+        if str(name).endswith(".idx"):  # as a process that is killed at this moment
+            raise KeyboardInterrupt if then == "ends" else PermissionError(errno.EACCES, "denied", name)
+
+    monkeypatch.setattr(os, "unlink", fail)
+    writer = blobstore.BlobWriter(path)
+    for key, nbytes in sizes.items():
+        writer.add(key, b"x" * nbytes)
+    with pytest.raises((KeyboardInterrupt, PermissionError)):
+        writer.close()
+    monkeypatch.undo()
+    with blobstore.BlobReader(path) as reader:
+        assert {bytes(reader[key][:1]) for key in reader} == {b"x"}
+    with pytest.raises(BlobStoreError, match="index-stale"):
+        blobstore.open(path)
+
+
 EDITS: dict[str, tuple[IndexPlace, Callable[[Path], object]]] = {
     "rewrite": ("embedded", lambda path: rewrite(path, None, Edits(set_metadata={"a": "b"}))),
     "rewrite the index": ("external", lambda path: rewrite(path, None, Edits(set_metadata={"a": "b"}))),
