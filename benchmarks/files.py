@@ -39,6 +39,7 @@ class Files:
     """One set of tensors, in many formats.
 
     Attributes:
+        setting: How to measure.
         paths: Format → its file.
         trials: Format → its file with one tensor.
         wanted: The tensors.

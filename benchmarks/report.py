@@ -27,7 +27,6 @@ if TYPE_CHECKING:
 HERE = os.path.dirname(os.path.abspath(__file__))
 _KEY = ("many-names", "many-process", "large-map", "large-load")  # cases of the chart in the top README.md
 _PACK_KEY = tuple(f"pack-{what}-bf16-{way}" for what in ("normal", "MiniLM") for way in ("packed", "unpacked"))
-_FORMATS = ", ".join(PEERS)
 
 
 def to_json(measured: Sequence[tuple[Group, list[Result]]], setting: Setting, date: str) -> dict[str, Any]:

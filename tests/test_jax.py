@@ -40,7 +40,7 @@ def jax() -> ModuleType:
 
 
 @pytest.fixture(scope="module")
-def bridge() -> ModuleType:
+def framework() -> ModuleType:
     return importlib.import_module("blobstore.jax")
 
 
@@ -80,37 +80,37 @@ def small(tmp_path: Path) -> Path:
 
 @given(models(), st.sampled_from(["mmap", "read"]))
 def test_every_name_reads_bit_for_bit(
-    tmp_path: Path, bridge: ModuleType, jax: ModuleType, model: Model, access: Access
+    tmp_path: Path, framework: ModuleType, jax: ModuleType, model: Model, access: Access
 ) -> None:
     path = tmp_path / "m.sbs"
     model.write(path)
     wanted = {name: (dtype.name, shape, data) for name, (dtype, shape, data) in model.expected().items()}
-    with wide(jax), bridge.open(path, access=access) as store:
+    with wide(jax), framework.open(path, access=access) as store:
         assert all_bits(store) == wanted
         assert {name: bits(store.load(name)) for name in store} == wanted
         assert store.metadata() == model.metadata
-        assert all_bits(bridge.load_file(path)) == wanted
+        assert all_bits(framework.load_file(path)) == wanted
 
 
 @given(st.dictionaries(names, arrays(), min_size=1, max_size=4), metadata_maps)
 def test_whatever_is_saved_comes_back(
-    tmp_path: Path, bridge: ModuleType, jax: ModuleType, values: dict[str, Array], metadata: dict[str, str]
+    tmp_path: Path, framework: ModuleType, jax: ModuleType, values: dict[str, Array], metadata: dict[str, str]
 ) -> None:
     path = tmp_path / "m.sbs"
     with wide(jax):
         given_arrays = {
             name: jax.numpy.asarray(array.astype(array.dtype.newbyteorder("="))) for name, array in values.items()
         }
-        bridge.save_file(given_arrays, path, metadata)
-        loaded = bridge.load_file(path)
+        framework.save_file(given_arrays, path, metadata)
+        loaded = framework.load_file(path)
     assert all_bits(loaded) == all_bits(values)
     assert all(isinstance(array, jax.Array) for array in loaded.values())
     with blobstore.open(path) as store:
         assert store.metadata == metadata
 
 
-def test_arrays_are_views_of_the_mapped_file_where_they_are_aligned(small: Path, bridge: ModuleType) -> None:
-    with bridge.open(small) as store:
+def test_arrays_are_views_of_the_mapped_file_where_they_are_aligned(small: Path, framework: ModuleType) -> None:
+    with framework.open(small) as store:
         copied = {"row 1", "odd", "sfp"}
         zero = address(store.store["f32"]) - store.store.info("f32").offset
         for name in store:
@@ -120,8 +120,8 @@ def test_arrays_are_views_of_the_mapped_file_where_they_are_aligned(small: Path,
 
 
 @pytest.mark.parametrize("access", ["mmap", "read"])
-def test_arrays_outlive_the_store_and_its_file(small: Path, bridge: ModuleType, access: Access) -> None:
-    store = bridge.open(small, access=access)
+def test_arrays_outlive_the_store_and_its_file(small: Path, framework: ModuleType, access: Access) -> None:
+    store = framework.open(small, access=access)
     array, half = store["f32"], store["a.bfloat16"]
     small.unlink()
     store.close()
@@ -133,10 +133,10 @@ def test_arrays_outlive_the_store_and_its_file(small: Path, bridge: ModuleType, 
     assert half.tolist() == 2 * [3 * [1]]
 
 
-def test_a_donated_view_leaves_the_file_alone(small: Path, bridge: ModuleType, jax: ModuleType) -> None:
+def test_a_donated_view_leaves_the_file_alone(small: Path, framework: ModuleType, jax: ModuleType) -> None:
     # The map is read-only: the process would be killed if jax wrote its result there.
     before = small.read_bytes()
-    with bridge.open(small) as store:
+    with framework.open(small) as store:
         first = store["f32"]
         changed = jax.jit(lambda x: x.at[0, 0].set(77), donate_argnums=0)(first)
         assert first.is_deleted()
@@ -145,28 +145,28 @@ def test_a_donated_view_leaves_the_file_alone(small: Path, bridge: ModuleType, j
     assert small.read_bytes() == before
 
 
-def test_a_loaded_file_has_memory_of_its_own(small: Path, bridge: ModuleType) -> None:
-    loaded = bridge.load_file(small)
-    with bridge.open(small) as store:
+def test_a_loaded_file_has_memory_of_its_own(small: Path, framework: ModuleType) -> None:
+    loaded = framework.load_file(small)
+    with framework.open(small) as store:
         zero, size = address(store.store["f32"]) - store.store.info("f32").offset, small.stat().st_size
         assert loaded.keys() == set(store)
         assert not any(array.unsafe_buffer_pointer() in range(zero, zero + size) for array in loaded.values())
     assert loaded["tied"] is loaded["f32"]
 
 
-def test_encoded_tensors_are_decoded_all_or_some_rows(small: Path, bridge: ModuleType, jax: ModuleType) -> None:
-    with bridge.open(small) as store:
+def test_encoded_tensors_are_decoded_all_or_some_rows(small: Path, framework: ModuleType, jax: ModuleType) -> None:
+    with framework.open(small) as store:
         assert bits(store["sfp"]) == bits(store.store["sfp"])
         assert bits(store.load("sfp", rows=slice(7, 300, 50))) == bits(store.store["sfp"][7:300:50])
         assert bits(store.load("sfp", dtype=jax.numpy.bfloat16)) == bits(store["sfp"].astype(jax.numpy.bfloat16))
 
 
 @pytest.mark.parametrize("name", WIDE)
-def test_64_bits_are_refused_not_narrowed(tmp_path: Path, bridge: ModuleType, jax: ModuleType, name: str) -> None:
+def test_64_bits_are_refused_not_narrowed(tmp_path: Path, framework: ModuleType, jax: ModuleType, name: str) -> None:
     path, values = tmp_path / "m.sbs", np.array([2**40 + 1, 7], dtype=name)
     blobstore.save_file({"position_ids": values}, path)
-    with bridge.open(path) as store:
-        for look in (store.__getitem__, store.load, lambda _: bridge.load_file(path)):
+    with framework.open(path) as store:
+        for look in (store.__getitem__, store.load, lambda _: framework.load_file(path)):
             with pytest.raises(UsageError, match="needs-x64: 'position_ids'") as caught:
                 look("position_ids")
             assert caught.value.path == str(path)
@@ -175,24 +175,24 @@ def test_64_bits_are_refused_not_narrowed(tmp_path: Path, bridge: ModuleType, ja
             assert bits(store["position_ids"]) == bits(values)
 
 
-def test_the_same_array_is_stored_once(tmp_path: Path, bridge: ModuleType, jax: ModuleType) -> None:
+def test_the_same_array_is_stored_once(tmp_path: Path, framework: ModuleType, jax: ModuleType) -> None:
     path, base = tmp_path / "m.sbs", jax.numpy.arange(16, dtype=jax.numpy.bfloat16).reshape(4, 4)
-    bridge.save_file({"embedding": base, "head": base, "equal": base + 0, "turned": base.T}, path)
-    with bridge.open(path) as store:
+    framework.save_file({"embedding": base, "head": base, "equal": base + 0, "turned": base.T}, path)
+    with framework.open(path) as store:
         keys = {name: store.store.info(name).key for name in store}
         assert keys["embedding"] == keys["head"]
         assert len(set(keys.values())) == 3
         assert store["turned"].tolist() == base.T.tolist()
 
 
-def test_what_has_no_stored_form_is_refused(tmp_path: Path, bridge: ModuleType, jax: ModuleType) -> None:
+def test_what_has_no_stored_form_is_refused(tmp_path: Path, framework: ModuleType, jax: ModuleType) -> None:
     wrong = {"key": jax.random.key(0), "int4": jax.numpy.ones(2, dtype=jax.numpy.int4)}
     for array in wrong.values():
         with pytest.raises(UsageError, match="unsupported-dtype: 'x'"):
-            bridge.save_file({"x": array}, tmp_path / "m.sbs")
+            framework.save_file({"x": array}, tmp_path / "m.sbs")
     assert not (tmp_path / "m.sbs").exists()
 
 
-def test_a_missing_name_is_refused_with_near_names(small: Path, bridge: ModuleType) -> None:
-    with bridge.open(small) as store, pytest.raises(NameNotFoundError, match="did you mean 'f32'"):
+def test_a_missing_name_is_refused_with_near_names(small: Path, framework: ModuleType) -> None:
+    with framework.open(small) as store, pytest.raises(NameNotFoundError, match="did you mean 'f32'"):
         store.get_tensor("f32s")

@@ -45,7 +45,7 @@ def torch() -> ModuleType:
 
 
 @pytest.fixture(scope="module")
-def bridge() -> ModuleType:
+def framework() -> ModuleType:
     return importlib.import_module("blobstore.torch")
 
 
@@ -109,19 +109,19 @@ def small(tmp_path: Path) -> Path:
 
 
 @given(models(), st.sampled_from(["mmap", "read"]))
-def test_every_name_reads_bit_for_bit(tmp_path: Path, bridge: ModuleType, model: Model, access: Access) -> None:
+def test_every_name_reads_bit_for_bit(tmp_path: Path, framework: ModuleType, model: Model, access: Access) -> None:
     path = tmp_path / "m.sbs"
     model.write(path)
     wanted = {name: (dtype.name, shape, data) for name, (dtype, shape, data) in model.expected().items()}
-    with bridge.open(path, access=access) as store:
+    with framework.open(path, access=access) as store:
         assert all_bits(store) == wanted
         assert {name: bits(store.load(name)) for name in store} == wanted
         assert store.metadata() == model.metadata
-    assert all_bits(bridge.load_file(path)) == wanted
+    assert all_bits(framework.load_file(path)) == wanted
 
 
-def test_every_type_has_a_dtype(small: Path, bridge: ModuleType, torch: ModuleType) -> None:
-    with bridge.open(small) as store:
+def test_every_type_has_a_dtype(small: Path, framework: ModuleType, torch: ModuleType) -> None:
+    with framework.open(small) as store:
         for dtype in DTYPES:
             tensor = store[f"a.{dtype.name}"]
             assert tensor.dtype is getattr(torch, dtype.name)
@@ -129,8 +129,8 @@ def test_every_type_has_a_dtype(small: Path, bridge: ModuleType, torch: ModuleTy
 
 
 @pytest.mark.skipif(not os.path.exists("/proc/self/maps"), reason="the addresses of the map are read from /proc")
-def test_tensors_are_views_of_the_mapped_file(small: Path, bridge: ModuleType) -> None:
-    with bridge.open(small) as store:
+def test_tensors_are_views_of_the_mapped_file(small: Path, framework: ModuleType) -> None:
+    with framework.open(small) as store:
         addresses = mapped(small)
         for name in store:
             info = store.store.info(name)
@@ -140,9 +140,9 @@ def test_tensors_are_views_of_the_mapped_file(small: Path, bridge: ModuleType) -
         assert store["f32"].data_ptr() == store["tied"].data_ptr() == store.get_tensor("f32")[:1].data_ptr()
 
 
-def test_all_names_see_what_is_written_and_the_file_never_changes(small: Path, bridge: ModuleType) -> None:
+def test_all_names_see_what_is_written_and_the_file_never_changes(small: Path, framework: ModuleType) -> None:
     before = small.read_bytes()
-    with bridge.open(small) as store, bridge.open(small) as second:
+    with framework.open(small) as store, framework.open(small) as second:
         store["f32"][3, 3] = 77
         store["a.bfloat16"].zero_()
         assert store["tied"][3, 3] == store.store["f32"][3, 3] == 77
@@ -151,8 +151,8 @@ def test_all_names_see_what_is_written_and_the_file_never_changes(small: Path, b
 
 
 @both_accesses
-def test_tensors_outlive_the_store_and_its_file(small: Path, bridge: ModuleType, access: Access) -> None:
-    store = bridge.open(small, access=access)
+def test_tensors_outlive_the_store_and_its_file(small: Path, framework: ModuleType, access: Access) -> None:
+    store = framework.open(small, access=access)
     row, half = store["f32"][299], store["a.bfloat16"]
     small.unlink()
     store.close()
@@ -164,9 +164,9 @@ def test_tensors_outlive_the_store_and_its_file(small: Path, bridge: ModuleType,
     assert half.tolist() == 2 * [3 * [1]]
 
 
-def test_a_loaded_file_has_memory_of_its_own(small: Path, bridge: ModuleType) -> None:
-    loaded = bridge.load_file(small)
-    with bridge.open(small) as store:
+def test_a_loaded_file_has_memory_of_its_own(small: Path, framework: ModuleType) -> None:
+    loaded = framework.load_file(small)
+    with framework.open(small) as store:
         assert loaded.keys() == set(store)
         assert all(tensor.data_ptr() != store[name].data_ptr() for name, tensor in loaded.items() if tensor.numel())
         loaded["f32"].mul_(2)
@@ -177,9 +177,9 @@ def test_a_loaded_file_has_memory_of_its_own(small: Path, bridge: ModuleType) ->
 @both_accesses
 @pytest.mark.parametrize("name", ["sfp", "i8"])
 def test_encoded_tensors_are_decoded(
-    small: Path, bridge: ModuleType, torch: ModuleType, access: Access, name: str
+    small: Path, framework: ModuleType, torch: ModuleType, access: Access, name: str
 ) -> None:
-    with bridge.open(small, access=access) as store:
+    with framework.open(small, access=access) as store:
         assert bits(store[name]) == expected(store.store[name])
         assert store[name].dtype is torch.float32
         for dtype in (torch.bfloat16, torch.float16, torch.float64):
@@ -187,36 +187,36 @@ def test_encoded_tensors_are_decoded(
             assert bits(tensor) == bits(store[name].to(dtype))
         with pytest.raises(CodecError, match="not-float"):
             store.load(name, dtype=torch.int8)
-    assert bits(bridge.load_file(small)[name]) == expected(blobstore.load_file(small)[name])
+    assert bits(framework.load_file(small)[name]) == expected(blobstore.load_file(small)[name])
 
 
 @pytest.mark.parametrize("rows", [slice(0, 3), slice(7, 300, 50), slice(5, 5), slice(None, None, -1)], ids=str)
 @pytest.mark.parametrize("name", ["f32", "sfp", "i8", "a.bfloat16", "a.uint16"])
-def test_rows_are_loaded_alone(small: Path, bridge: ModuleType, name: str, rows: slice) -> None:
-    with bridge.open(small) as store:
+def test_rows_are_loaded_alone(small: Path, framework: ModuleType, name: str, rows: slice) -> None:
+    with framework.open(small) as store:
         assert bits(store.load(name, rows=rows)) == expected(store.store.load(name)[rows])
 
 
-def test_values_convert_as_torch_converts_them(small: Path, bridge: ModuleType, torch: ModuleType) -> None:
-    with bridge.open(small) as store:
+def test_values_convert_as_torch_converts_them(small: Path, framework: ModuleType, torch: ModuleType) -> None:
+    with framework.open(small) as store:
         assert bits(store.load("f32", dtype=torch.bfloat16)) == bits(store["f32"].to(torch.bfloat16))
         assert bits(store.load("a.int64", dtype=torch.float16)) == bits(store["a.int64"].to(torch.float16))
         with pytest.raises(UsageError, match="unsupported-dtype: no element type stores dtype qint8"):
             store.load("f32", dtype=torch.qint8)
 
 
-def test_tensors_go_to_the_device_that_was_asked_for(small: Path, bridge: ModuleType, torch: ModuleType) -> None:
-    with bridge.open(small, "meta") as store:
+def test_tensors_go_to_the_device_that_was_asked_for(small: Path, framework: ModuleType, torch: ModuleType) -> None:
+    with framework.open(small, "meta") as store:
         assert {tensor.device for tensor in store.values()} == {torch.device("meta")}
         assert store["f32"].shape == (300, 7)
-    assert bridge.load_file(small, device=torch.device("meta"))["a.bfloat16"].is_meta
+    assert framework.load_file(small, device=torch.device("meta"))["a.bfloat16"].is_meta
 
 
 def test_a_type_that_torch_lacks_is_refused(
-    small: Path, bridge: ModuleType, torch: ModuleType, monkeypatch: pytest.MonkeyPatch
+    small: Path, framework: ModuleType, torch: ModuleType, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.delattr(torch, "float8_e8m0fnu")  # as before torch 2.7
-    with bridge.open(small) as store:
+    with framework.open(small) as store:
         with pytest.raises(UsageError) as caught:
             store["a.float8_e8m0fnu"]
         assert str(caught.value) == (
@@ -226,8 +226,8 @@ def test_a_type_that_torch_lacks_is_refused(
         assert store.load("a.float8_e8m0fnu", dtype=torch.float32).tolist() == 2 * [3 * [1]]
 
 
-def test_a_missing_name_is_refused_with_near_names(small: Path, bridge: ModuleType) -> None:
-    with bridge.open(small) as store:
+def test_a_missing_name_is_refused_with_near_names(small: Path, framework: ModuleType) -> None:
+    with framework.open(small) as store:
         assert "f32s" not in store
         assert store.get("f32s") is None
         with pytest.raises(NameNotFoundError, match="did you mean 'f32'"):
@@ -239,34 +239,34 @@ def test_a_missing_name_is_refused_with_near_names(small: Path, bridge: ModuleTy
 
 @given(st.dictionaries(names, arrays(), min_size=1, max_size=4), metadata_maps)
 def test_whatever_is_saved_comes_back(
-    tmp_path: Path, bridge: ModuleType, torch: ModuleType, values: dict[str, Array], metadata: dict[str, str]
+    tmp_path: Path, framework: ModuleType, torch: ModuleType, values: dict[str, Array], metadata: dict[str, str]
 ) -> None:
     path = tmp_path / "m.sbs"
     tensors = {name: tensor_of(torch, array) for name, array in values.items()}
-    bridge.save_file(tensors, path, metadata)
+    framework.save_file(tensors, path, metadata)
     with blobstore.open(path) as store:
         assert {name: expected(array) for name, array in store.items()} == {
             name: expected(array) for name, array in values.items()
         }
         assert store.metadata == metadata
-    loaded = bridge.load_file(path)
+    loaded = framework.load_file(path)
     assert all_bits(loaded) == all_bits(tensors)
 
 
 @given(st.data())
 def test_it_is_what_safetensors_loads(
-    tmp_path: Path, bridge: ModuleType, peer: ModuleType, torch: ModuleType, data: st.DataObject
+    tmp_path: Path, framework: ModuleType, peer: ModuleType, torch: ModuleType, data: st.DataObject
 ) -> None:
     values = data.draw(st.dictionaries(st.text("abc.", min_size=1), arrays(), min_size=1, max_size=4))
     tensors = {name: tensor_of(torch, array).contiguous() for name, array in values.items()}
-    bridge.save_file(tensors, tmp_path / "m.sbs")
+    framework.save_file(tensors, tmp_path / "m.sbs")
     # Empty tensors may share an address, which safetensors takes for shared memory.
     peer.save_file({name: tensor.clone() for name, tensor in tensors.items()}, tmp_path / "m.safetensors")
-    ours, theirs = bridge.load_file(tmp_path / "m.sbs"), peer.load_file(tmp_path / "m.safetensors")
+    ours, theirs = framework.load_file(tmp_path / "m.sbs"), peer.load_file(tmp_path / "m.safetensors")
     assert all_bits(ours) == all_bits(theirs)
     peer.save_file({name: tensor.clone() for name, tensor in ours.items()}, tmp_path / "again.safetensors")
     assert (tmp_path / "again.safetensors").read_bytes() == (tmp_path / "m.safetensors").read_bytes()
-    with bridge.open(tmp_path / "m.sbs") as store, safetensors.safe_open(tmp_path / "m.safetensors", "pt") as opened:
+    with framework.open(tmp_path / "m.sbs") as store, safetensors.safe_open(tmp_path / "m.safetensors", "pt") as opened:
         assert sorted(store.keys()) == sorted(opened.keys())
         assert all(bits(store.get_tensor(name)) == bits(opened.get_tensor(name)) for name in opened.keys())  # noqa: SIM118 (not a mapping)
 
@@ -274,7 +274,7 @@ def test_it_is_what_safetensors_loads(
 @pytest.mark.parametrize("layout", [layout for layout in LAYOUTS if layout != "reversed"])
 @pytest.mark.parametrize("dtype", DTYPES, ids=DTYPES.values())
 def test_any_strides_are_written_in_c_order(
-    tmp_path: Path, bridge: ModuleType, torch: ModuleType, dtype: np.dtype[Any], layout: str
+    tmp_path: Path, framework: ModuleType, torch: ModuleType, dtype: np.dtype[Any], layout: str
 ) -> None:
     raw = payload(5, 24 * dtype.itemsize)
     raw = bytes(byte & 1 for byte in raw) if dtype == np.bool_ else raw
@@ -285,11 +285,11 @@ def test_any_strides_are_written_in_c_order(
         "strided": plain[:, ::2, 1::3],
         "broadcast": plain[:1].expand(5, 3, 4),
     }[layout]
-    bridge.save_file({"x": tensor}, tmp_path / "m.sbs")
-    assert bits(bridge.load_file(tmp_path / "m.sbs")["x"]) == bits(tensor)
+    framework.save_file({"x": tensor}, tmp_path / "m.sbs")
+    assert bits(framework.load_file(tmp_path / "m.sbs")["x"]) == bits(tensor)
 
 
-def test_the_very_same_tensor_is_stored_once(tmp_path: Path, bridge: ModuleType, torch: ModuleType) -> None:
+def test_the_very_same_tensor_is_stored_once(tmp_path: Path, framework: ModuleType, torch: ModuleType) -> None:
     base = torch.arange(16, dtype=torch.float32).reshape(4, 4)
     tensors = {
         "embedding": base,
@@ -304,8 +304,8 @@ def test_the_very_same_tensor_is_stored_once(tmp_path: Path, bridge: ModuleType,
         "empty": base[:0],
         "also empty": base[:0],
     }
-    bridge.save_file(tensors, tmp_path / "m.sbs")
-    with bridge.open(tmp_path / "m.sbs") as store:
+    framework.save_file(tensors, tmp_path / "m.sbs")
+    with framework.open(tmp_path / "m.sbs") as store:
         keys = {name: store.store.info(name).key for name in store}
         assert {name for name, key in keys.items() if key == keys["embedding"]} == {
             "embedding",
@@ -315,20 +315,20 @@ def test_the_very_same_tensor_is_stored_once(tmp_path: Path, bridge: ModuleType,
         }
         assert len({key for key in keys.values() if key}) == 6
         assert {name: tensor.tolist() for name, tensor in store.items()} == {n: t.tolist() for n, t in tensors.items()}
-    again = bridge.load_file(tmp_path / "m.sbs")
-    bridge.save_file(again, tmp_path / "again.sbs")
+    again = framework.load_file(tmp_path / "m.sbs")
+    framework.save_file(again, tmp_path / "again.sbs")
     assert (tmp_path / "again.sbs").stat().st_size == (tmp_path / "m.sbs").stat().st_size
 
 
 def test_lazy_conjugates_and_negatives_are_written_as_what_they_are(
-    tmp_path: Path, bridge: ModuleType, torch: ModuleType
+    tmp_path: Path, framework: ModuleType, torch: ModuleType
 ) -> None:
     base = torch.tensor([1 + 2j, 3 - 4j], dtype=torch.complex64)
     tensors = {"base": base, "conj": base.conj(), "imag": base.imag, "neg": base.conj().imag}
     assert tensors["conj"].is_conj()
     assert tensors["neg"].is_neg()
-    bridge.save_file(tensors, tmp_path / "m.sbs")
-    assert {name: tensor.tolist() for name, tensor in bridge.load_file(tmp_path / "m.sbs").items()} == {
+    framework.save_file(tensors, tmp_path / "m.sbs")
+    assert {name: tensor.tolist() for name, tensor in framework.load_file(tmp_path / "m.sbs").items()} == {
         "base": [1 + 2j, 3 - 4j],
         "conj": [1 - 2j, 3 + 4j],
         "imag": [2, -4],
@@ -336,15 +336,17 @@ def test_lazy_conjugates_and_negatives_are_written_as_what_they_are(
     }
 
 
-def test_a_store_can_be_saved(small: Path, tmp_path: Path, bridge: ModuleType) -> None:
-    with bridge.open(small) as store:
-        bridge.save_file(store, tmp_path / "copy.sbs", store.metadata())
-        with bridge.open(tmp_path / "copy.sbs") as copy:
+def test_a_store_can_be_saved(small: Path, tmp_path: Path, framework: ModuleType) -> None:
+    with framework.open(small) as store:
+        framework.save_file(store, tmp_path / "copy.sbs", store.metadata())
+        with framework.open(tmp_path / "copy.sbs") as copy:
             assert all_bits(copy) == all_bits(store)
             assert copy["tied"].data_ptr() == copy["f32"].data_ptr()
 
 
-def test_what_has_no_stored_form_is_refused_with_the_fix(tmp_path: Path, bridge: ModuleType, torch: ModuleType) -> None:
+def test_what_has_no_stored_form_is_refused_with_the_fix(
+    tmp_path: Path, framework: ModuleType, torch: ModuleType
+) -> None:
     ones = torch.ones(2, 2)
     with pytest.warns(UserWarning, match="deprecated|prototype"):
         quantised = torch.quantize_per_tensor(ones, 0.1, 0, torch.qint8)
@@ -365,7 +367,7 @@ def test_what_has_no_stored_form_is_refused_with_the_fix(tmp_path: Path, bridge:
     }
     for tensor, text in cases.values():
         with pytest.raises(UsageError, match=text):
-            bridge.save_file({"x": tensor}, tmp_path / "m.sbs")
+            framework.save_file({"x": tensor}, tmp_path / "m.sbs")
     assert not os.listdir(tmp_path)
 
 

@@ -58,18 +58,6 @@ CASES = {
 }
 
 
-# Measured only by the project's own benchmarks (benchmarks/): names without types, views without touching them,
-# writing. `work` knows all of them.
-FURTHER = {
-    case.key: case
-    for case in (
-        Case("names", "names", "open, list all names"),
-        Case("views", "all usable", "open, make an array of every tensor, mapped", everything=True),
-        Case("write", "write", "write every tensor from memory until it is on the disk", everything=True),
-    )
-}
-
-
 @dataclass(frozen=True)
 class Wanted:
     """The tensors to measure.
@@ -211,7 +199,8 @@ def work(file_format: Format, case: str, path: str, wanted: Wanted) -> Callable[
 
     Args:
         file_format: The format.
-        case: Key of a case.
+        case: Key of one of `CASES`; or one that only the project's own benchmarks measure: ``names`` (all names,
+            without types), ``views`` (an array of every tensor, not touched), ``write``.
         path: The format's file; for ``write`` an .sbs file of plain tensors, all of which are written to `written`.
         wanted: The tensors.
     """

@@ -95,7 +95,7 @@ def _is_standard_output(path: str) -> bool:
     return os.path.samestat(named, ours) and not stat.S_ISREG(named.st_mode)
 
 
-def refuse_same(output: str | BinaryIO | None, file: str, remedy: str) -> None:
+def refuse_same(output: str | BinaryIO | None, file: str, fix: str) -> None:
     """Refuse to write to the file that is read, by whatever name, and say how to replace it.
 
     Raises:
@@ -103,7 +103,7 @@ def refuse_same(output: str | BinaryIO | None, file: str, remedy: str) -> None:
     """
     with suppress(OSError):
         if isinstance(output, str) and os.path.samefile(output, file):
-            raise UsageError("same-file", f"{output!r} is the file that is read: {remedy}")
+            raise UsageError("same-file", f"{output!r} is the file that is read: {fix}")
 
 
 def tell(text: str, *, output: str) -> None:

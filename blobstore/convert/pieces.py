@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from blobstore.fileio.types import Array, Bytes
 
 
-CHUNK_NBYTES = 1 << 20  # of the source, for one thread at a time
+_CHUNK_NBYTES = 1 << 20  # of the source, for one thread at a time
 
 
 @dataclass(frozen=True)
@@ -142,13 +142,13 @@ def _loads(checkpoint: Checkpoint, piece: Piece) -> Iterator[Callable[[], Array]
     entry = checkpoint.tensors[piece.source]
     if piece.whole_rows:
         stored = piece_range(checkpoint, piece)
-        for done in range(0, stored.nbytes, CHUNK_NBYTES):
-            yield partial(_read, stored.part(done, CHUNK_NBYTES), entry.type)
+        for done in range(0, stored.nbytes, _CHUNK_NBYTES):
+            yield partial(_read, stored.part(done, _CHUNK_NBYTES), entry.type)
         return
     if piece.arrange == "transpose":
         yield partial(_read_block, checkpoint, piece)  # only the projector of the vision part, which is small
         return
-    rows = max(1, CHUNK_NBYTES // (piece.width * entry.type.bits // 8))
+    rows = max(1, _CHUNK_NBYTES // (piece.width * entry.type.bits // 8))
     for row in range(piece.row, piece.row + piece.rows, rows):
         part = replace(piece, row=row, rows=min(rows, piece.row + piece.rows - row))
         yield partial(_read_block, checkpoint, part)

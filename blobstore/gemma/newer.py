@@ -1,4 +1,4 @@
-"""What a file has that older states of gemma.cpp don't read, or that no state known here reads.
+"""What a file has that older versions of gemma.cpp don't read, or that no version known here reads.
 
 None of it is a fault of the file. Spec: spec/gemma.md, Runtimes.
 """

@@ -1,4 +1,4 @@
-"""The states of gemma.cpp that files are made for, by date, and what each of them reads.
+"""The versions of gemma.cpp that files are made for, by date, and what each of them reads.
 
 This was read in their sources, and tested with all but ``later``. Spec: spec/gemma.md, Runtimes.
 """
@@ -29,10 +29,10 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Runtime:
-    """A state of gemma.cpp.
+    """A version of gemma.cpp.
 
     Attributes:
-        name: Its date: ``2025-10``; ``later`` stands for all that is known of states after April 2026.
+        name: Its date: ``2025-10``; ``later`` stands for all that is known of versions after April 2026.
         config_fields: How many fields of the config it knows.
         layer_fields: How many fields of a layer it knows: it stops at a record with more.
         values: The last member that it knows of each enumeration.

@@ -119,8 +119,9 @@ class StoreWriter(Completing):
             Its key; empty for a tensor without elements.
 
         Raises:
-            UsageError: As `add`; ``unknown-type``; ``bad-scale``; ``wrong-size`` when type and shape need another
-                number of bytes: the file can't be completed after that.
+            UsageError: As `add`; ``unknown-type``; ``bad-scale``; for a key of yours as `blobstore.BlobWriter.add`, and
+                ``reserved-key``; ``wrong-size`` when type and shape need another number of bytes: the file can't be
+                completed after that.
         """
         element_type = as_element_type(type)
         self._check_new(name, shape, scale)
@@ -157,7 +158,8 @@ class StoreWriter(Completing):
         """Give a tensor that has been added another name.
 
         Raises:
-            UsageError: ``bad-name``, ``duplicate-name``; ``no-target`` when no tensor has the name ``target``.
+            UsageError: ``bad-name``, ``duplicate-name``, ``needs-index``, ``closed``; ``no-target`` when no tensor has
+                the name ``target``.
         """
         entry = self._target(name, target)
         self._check_new(name, entry.shape, entry.scale)
@@ -187,7 +189,8 @@ class StoreWriter(Completing):
             scale: Decoded values are multiplied by it.
 
         Raises:
-            UsageError: As `alias`; ``unknown-type``; ``outside`` when the part is not inside the target.
+            UsageError: As `alias`; ``unknown-type``, ``bad-shape``, ``bad-scale``; ``outside`` when the part is not
+                inside the target.
         """
         element_type = as_element_type(type)
         entry = self._target(name, target)

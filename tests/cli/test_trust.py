@@ -64,7 +64,7 @@ def test_check_says_that_nothing_is_wrong(cli: Cli, model: Path) -> None:
     assert done.err == f"{model}: nothing wrong found\n{model}: {runs}\n"
 
 
-def test_check_tells_code_subject_effect_and_remedy(cli: Cli, model: Path) -> None:
+def test_check_tells_code_subject_effect_and_fix(cli: Cli, model: Path) -> None:
     cli("rewrite", model, "--in-place", "--drop", "c_final_norm", "--drop", "tokenizer")
     done = cli("check", model)
     assert done.status == 1

@@ -160,7 +160,7 @@ def test_the_mapping_holds_for_any_size_and_wherever_chunks_end(
     tmp_path: Path, recipe: Recipe, weight: str, layout: str, *, chunk: int, piece: int
 ) -> None:
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("blobstore.convert.pieces.CHUNK_NBYTES", chunk)
+        patch.setattr("blobstore.convert.pieces._CHUNK_NBYTES", chunk)
         patch.setattr("blobstore.convert.pieces.PIECE", piece)
         check(recipe, tmp_path / "c", weight, layout)
 

@@ -1,4 +1,4 @@
-"""What each state of gemma.cpp does with a file: the rules of spec/gemma.md, and what is newer than some states."""
+"""What each version of gemma.cpp does with a file: the rules of spec/gemma.md, and what is newer than some of them."""
 
 from __future__ import annotations
 
@@ -437,7 +437,7 @@ def test_rows_with_padding_among_them_are_an_error_everywhere(
         assert "toc-stride" in printed.out + printed.err
         assert "gating_ein_0" in printed.out + printed.err
     assert not (tmp_path / "out.safetensors").exists()
-    # The remedy works.
+    # The fix works.
     assert main(["rewrite", path, "--in-place", "--drop", "gating_ein_0"]) == 0
     assert not codes(check_file(path), "error")
     assert main(["verify", path]) == 0
