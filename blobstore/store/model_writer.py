@@ -49,7 +49,7 @@ class ModelWriter(Completing):
 
     def __init__(
         self,
-        path: str | PathLike[str] | BinaryIO,
+        target: str | PathLike[str] | BinaryIO,
         config: ModelConfig,
         *,
         tokenizer: bytes | None = None,
@@ -61,7 +61,7 @@ class ModelWriter(Completing):
         """Begin a file.
 
         Args:
-            path: Where the file appears when it is complete; or a binary stream.
+            target: A path, where the file appears when it is complete; or a binary stream.
             config: The model's dimensions; ``weight`` is the narrowest type among its tensors.
             tokenizer: The bytes of the SentencePiece ``tokenizer.model``; None for a model without one.
             version: Of the container.
@@ -79,7 +79,7 @@ class ModelWriter(Completing):
             raise UsageError("global-rope", f"{what} layers a wrong RoPE base; {fix}")
         config.to_bytes()  # fail now, not after gigabytes
         self.config = config
-        self.store = StoreWriter(path, version=version, index=index, digests=digests, metadata=metadata)
+        self.store = StoreWriter(target, version=version, index=index, digests=digests, metadata=metadata)
         self._tokenizer = tokenizer or NO_TOKENIZER
         self._specs = {spec.key: spec for spec in tensors_of(config)}
         self._toc: dict[str, TocEntry] = {}
