@@ -101,18 +101,23 @@ WRITES: dict[str, Callable[[Path], object]] = {
 NEEDS_ONE = ("attach", "rewrite")  # an index beside the file
 
 
+@pytest.mark.parametrize("old", ["embedded", "none"])
 @pytest.mark.parametrize(
     ("what", "leads"),
     [(what, "to one that fits") for what in WRITES]
     + [(what, leads) for what in WRITES if what not in NEEDS_ONE for leads in ("to another", "nowhere")],
 )
-def test_an_index_behind_a_link_is_another_files(tmp_path: Path, what: str, leads: str) -> None:
+def test_an_index_behind_a_link_is_another_files(tmp_path: Path, what: str, leads: str, old: IndexPlace) -> None:
     path, other, beside = tmp_path / "a.sbs", tmp_path / "b.sbs", tmp_path / "a.sbs.idx"
     save(other, NEW | OLD if leads == "to another" else NEW, "external")
     before = {one.name: one.read_bytes() for one in tmp_path.iterdir()}
-    save(path, NEW, "external" if what in NEEDS_ONE else "embedded")
+    save(path, NEW, "external" if what in NEEDS_ONE else "embedded" if what == "detach" else old)
     beside.unlink(missing_ok=True)
     beside.symlink_to("gone" if leads == "nowhere" else "b.sbs.idx")
+    if (what, leads, old) == ("build", "nowhere", "none"):  # it reads the index that is there
+        with pytest.raises(blobstore.UsageError, match="not-a-file"):
+            WRITES[what](path)
+        return
     WRITES[what](path)
     assert {one: (tmp_path / one).read_bytes() for one in before} == before
     assert not (tmp_path / "gone").exists()
