@@ -15,12 +15,13 @@ from hypothesis import strategies as st
 
 import blobstore
 from blobstore.check import check_file, verify_file
+from blobstore.codecs.element_types import BY_NAME
 from blobstore.container import layout
 from blobstore.container.reader import BlobReader
 from blobstore.convert.gemma_plan import Choices
 from blobstore.edit.rewrite import Edits, rewrite
 from blobstore.errors import FormatError, UsageError
-from blobstore.gemma.toc import build_toc, parse_toc
+from blobstore.gemma.toc import build_toc, parse_toc, toc_entry
 from blobstore.index import IndexedBlob, build_index
 from blobstore.index.metadata import CHOICES
 from tests.gemma_checkpoints import convert, sound_recipe
@@ -533,3 +534,14 @@ def test_metadata_of_an_index_that_lacks_a_blob_can_be_changed(
             for i, (_, blob) in enumerate(blobs)
         )
     assert not [finding for finding in verify_file(path).findings if finding.severity == "error"]
+
+
+def test_a_toc_without_tensors_goes_and_all_other_blobs_stay(tmp_path: Path) -> None:
+    path, out = tmp_path / "m.sbs", tmp_path / "out.sbs"
+    with blobstore.BlobWriter(path) as writer:
+        writer.add("config", b"the config")
+        writer.add("w", bytes(24))
+        writer.add("toc", build_toc([toc_entry("w", BY_NAME["f32"], 2, 3)]))
+    rewrite(path, out, Edits(drop=("w",)))
+    with blobstore.BlobReader(out) as reader:
+        assert {key: bytes(reader[key]) for key in reader} == {"config": b"the config"}

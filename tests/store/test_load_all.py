@@ -54,6 +54,17 @@ def test_load_all_reads_large_tensors_whole(tmp_path: Path) -> None:
         assert loaded["t5"].base is not loaded["t1"].base
 
 
+def test_small_tensors_share_an_allocation_of_at_most_a_chunk(tmp_path: Path) -> None:
+    """Four of 1 MiB fill one exactly, the fifth begins another; keeping one keeps no more than that."""
+    path = tmp_path / "m.sbs"
+    blobstore.save_file({f"t{i}": np.full(1 << 20, i, np.uint8) for i in range(9)}, path)
+    with blobstore.open(path) as store:
+        loaded = store.load_all()
+    allocations = [{id(loaded[f"t{i}"].base) for i in range(start, min(start + 4, 9))} for start in (0, 4, 8)]
+    assert [len(bases) for bases in allocations] == [1, 1, 1]
+    assert len(set.union(*allocations)) == 3
+
+
 LARGE_PARTS = st.tuples(st.integers(0, 12 << 20), st.integers(1, 12 << 20))
 
 
