@@ -568,3 +568,22 @@ def test_a_crash_between_two_steps_leaves_the_names_from_before_or_after(  # noq
     assert contents_of(path) in (before, after)
     left = {*os.listdir(tmp_path)} - {"m.sbs", "m.sbs.idx", "other"}
     assert all(call == "unlink" and name.endswith(".lock") for name in left)  # the next writer takes it over
+
+
+@pytest.mark.parametrize("place", ["embedded", "external", "unreadable inside", "unreadable beside"])
+def test_an_index_that_is_in_the_way_is_named_where_it_is(tmp_path: Path, place: str) -> None:
+    path, beside = tmp_path / "m.sbs", tmp_path / "m.sbs.idx"
+    if place == "unreadable inside":
+        with blobstore.BlobWriter(path) as writer:
+            writer.add("w", b"data")
+            writer.add("~index", b"not an index")
+    else:
+        inside = "embedded" if place == "embedded" else "external"
+        with blobstore.create(path, index=inside) as store:  # type: ignore[arg-type]
+            store.add("w", np.zeros(4))
+    if place == "unreadable beside":
+        beside.write_bytes(b"not an index")
+    where = beside if place in ("external", "unreadable beside") else path
+    with pytest.raises(UsageError) as caught:
+        build_for(path)
+    assert str(caught.value).startswith(f"has-index: {str(where)!r} has an index already")

@@ -545,3 +545,30 @@ def test_a_toc_without_tensors_goes_and_all_other_blobs_stay(tmp_path: Path) -> 
     rewrite(path, out, Edits(drop=("w",)))
     with blobstore.BlobReader(out) as reader:
         assert {key: bytes(reader[key]) for key in reader} == {"config": b"the config"}
+
+
+@pytest.mark.parametrize("index", ["embedded", "external"])
+def test_an_edit_of_metadata_in_place_keeps_every_name_and_value(tmp_path: Path, index: Any) -> None:  # noqa: ANN401
+    path = tmp_path / "m.sbs"
+    tensors = {"a.long.name.of.a.tensor": np.arange(6.0).reshape(2, 3), "b": np.arange(3)}
+    with blobstore.create(path, index=index) as store:
+        for name, array in tensors.items():
+            store.add(name, array)
+        store.alias("c", "b")
+    done = rewrite(path, None, Edits(set_metadata={"x": "y"}))
+    assert (done.renamed, done.dropped) == (0, ())
+    with blobstore.open(path) as store:
+        assert store.metadata["x"] == "y"
+        assert {name: store[name].tolist() for name in store} == {
+            name: array.tolist() for name, array in (tensors | {"c": tensors["b"]}).items()
+        }
+
+
+def test_a_file_is_not_rewritten_onto_itself(tmp_path: Path) -> None:
+    path = tmp_path / "m.sbs"
+    blobstore.save_file({"a": np.arange(3)}, path)
+    before = path.read_bytes()
+    for target in (path, tmp_path / "." / "m.sbs"):
+        with pytest.raises(UsageError, match="same-file"):
+            rewrite(path, target, Edits(set_metadata={"x": "y"}))
+    assert path.read_bytes() == before
