@@ -16,6 +16,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from blobstore import BlobReader, BlobWriter, FileRange
+from blobstore.container import layout
 from blobstore.container import writer as writing
 from blobstore.errors import KeyTooLongError, TruncatedError, UsageError
 from blobstore.fileio import hashing, sink
@@ -702,3 +703,17 @@ def test_memory_does_not_grow_with_the_file(path: Path, version: int, how: str) 
     )
     path.unlink()
     assert int(child.stdout) < 24 << 10  # KiB
+
+
+@pytest.mark.parametrize("max_blobs", [1, layout.MAX_BLOBS])
+def test_a_writer_may_take_up_to_the_most_blobs(tmp_path: Path, max_blobs: int) -> None:
+    with BlobWriter(tmp_path / "m.sbs", max_blobs=max_blobs) as writer:
+        writer.add("a", b"data")
+        assert not writer.committed
+    assert writer.committed
+
+
+def test_a_stream_has_no_name_to_get() -> None:
+    with BlobWriter(io.BytesIO()) as writer:
+        writer.add("a", b"data")
+    assert (writer.committed, writer.path, writer.target) == (False, "", None)
