@@ -375,7 +375,7 @@ def test_the_metadata_of_a_damaged_index_stays_if_it_can_be_read(tmp_path: Path,
         assert (done.lost, len(done.notes)) == (1, 2)
         assert "check that its metadata, which is kept, is right" in done.notes[1]
     else:
-        assert done.lost is None
+        assert (done.lost, done.changed) == (None, 0)
         lost = "are lost, and its metadata is kept" if what == "entry" else "and metadata are lost"
         assert f"can't be used ({reasons[what]}): its names {lost}" in done.notes[0]
     kept = {} if what in ("metadata", "magic") else {"license": "mit"}
@@ -585,6 +585,33 @@ def test_an_index_that_is_in_the_way_is_named_where_it_is(tmp_path: Path, place:
     if place == "unreadable beside":
         beside.write_bytes(b"not an index")
     where = beside if place in ("external", "unreadable beside") else path
-    with pytest.raises(UsageError) as caught:
-        build_for(path)
-    assert str(caught.value).startswith(f"has-index: {str(where)!r} has an index already")
+    for digests in (False, True):
+        with pytest.raises(UsageError) as caught:
+            build_for(path, digests=digests)
+        # With digests, one that has them all says so.
+        assert caught.value.reason == "has-index"
+        assert repr(str(where)) in caught.value.message
+
+
+def test_no_digests_are_added_to_an_index_that_can_not_be_used(tmp_path: Path) -> None:
+    path = tmp_path / "m.sbs"
+    with blobstore.create(path, digests=False) as store:
+        store.add("a name that is long", np.arange(3))
+    with blobstore.BlobReader(path) as reader:
+        start, _ = reader.range("~index")
+    raw = bytearray(path.read_bytes())
+    raw[start + 192 + 40] ^= 1  # a reserved field of the entry
+    path.write_bytes(raw)
+    with pytest.raises(UsageError, match="has-index"):
+        build_for(path, digests=True)
+    assert path.read_bytes() == raw
+
+
+def test_an_index_alone_is_not_taken_out_of_its_file(tmp_path: Path) -> None:
+    path = tmp_path / "m.sbs"
+    with blobstore.create(path, metadata={"license": "mit"}):
+        pass
+    before = path.read_bytes()
+    with pytest.raises(UsageError, match="no-blobs"):
+        detach_index(path)
+    assert path.read_bytes() == before
