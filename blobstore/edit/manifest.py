@@ -97,11 +97,6 @@ class Manifest:
     digests: bool = True
     max_blobs: int = MAX_PORTABLE_BLOBS
 
-    @property
-    def nbytes(self) -> int:
-        """Total size of the blobs."""
-        return sum(blob.nbytes for blob in self.blobs)
-
     def find(self, key: str) -> ManifestBlob | None:
         """Return the blob with this key, or None."""
         return next((blob for blob in self.blobs if blob.key == key), None)

@@ -369,6 +369,9 @@ def test_the_metadata_of_a_damaged_index_stays_if_it_can_be_read(tmp_path: Path,
     at = {"entry": 192 + 40, "metadata": nbytes - 1, "digest": 136, "magic": 0}[what]
     raw[start + at] ^= 1
     path.write_bytes(raw)
+    damaged = tmp_path / "damaged.sbs"
+    damaged.write_bytes(raw)
+    assert len(build_for(damaged, embed=True, force=True).notes) == (3 if what == "digest" else 1)
     done = build_for(path, embed=True, force=True, digests=True)
     reasons = {"entry": "index-reserved", "metadata": "index-metadata", "magic": "index-magic"}
     if what == "digest":

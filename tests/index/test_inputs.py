@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+import numpy as np
 import pytest
 
+import blobstore
 from blobstore.errors import UsageError
 from blobstore.index.inputs import refuse_inputs
 
@@ -31,3 +33,15 @@ def test_other_files_are_not_refused(tmp_path: Path) -> None:
     (tmp_path / "file").write_bytes(b"data")
     (tmp_path / "other").write_bytes(b"data")
     refuse_inputs([tmp_path / "other", tmp_path / "new", None], [tmp_path / "file", tmp_path / "gone"])
+
+
+def test_of_a_folder_all_files_are_inputs_but_stores_and_indexes(tmp_path: Path) -> None:
+    blobstore.save_file({"a": np.arange(3)}, tmp_path / "m.sbs")
+    (tmp_path / "weights").write_bytes(b"data")
+    (tmp_path / "sub").mkdir()
+    refuse_inputs([tmp_path / "m.sbs"], [], folder=tmp_path)
+    with pytest.raises(UsageError, match="same-file"):
+        refuse_inputs([tmp_path / "m.sbs"], [], folder=tmp_path, except_ours=False)
+    for name in ("weights", "sub"):
+        with pytest.raises(UsageError, match="same-file"):
+            refuse_inputs([tmp_path / name], [], folder=tmp_path)
