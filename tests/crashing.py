@@ -31,7 +31,6 @@ from blobstore import BlobWriter, FileRange
 from blobstore.checkpoint.reader import open_checkpoint
 from blobstore.checkpoint.safetensors import dump_header
 from blobstore.codecs.element_types import type_of
-from blobstore.container import writer
 from blobstore.convert.plan import plan_by_name
 from blobstore.convert.run import run_plan
 from blobstore.edit.recover import recover
@@ -93,7 +92,7 @@ def write_blobs(folder: Path, seed: int, version: int = 2) -> None:
     fd = os.open(source, os.O_RDONLY)
     try:
         # The disk begins to write before the end, as with large files; once, so that the calls are always the same.
-        with patch.object(writer, "_SYNC_NBYTES", 100_000), BlobWriter(folder / STORE, version=version) as blobs:
+        with patch.object(atomic, "_SYNC_NBYTES", 100_000), BlobWriter(folder / STORE, version=version) as blobs:
             for i in range(20):
                 blobs.add(f"s{i}", noise(seed + i, 100 * seed + i))
             blobs.add("large", noise(seed, 150_000 + seed))

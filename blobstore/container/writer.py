@@ -31,9 +31,6 @@ if TYPE_CHECKING:
     Data = Buffer | FileRange
 
 
-_SYNC_NBYTES = 128 << 20  # written between two syncs
-
-
 class ContainerWriter(Completing):
     """Writes blobs one after another; memory does not grow with the file.
 
@@ -80,7 +77,6 @@ class ContainerWriter(Completing):
         self._encoded: list[bytes] = []
         self._seen: set[bytes] = set()
         self._sizes: list[int] = []
-        self._synced = 0
         self._hasher = Hasher() if digests else None
         self._file: AtomicFile | None = None
         self._state = "open"
@@ -189,7 +185,6 @@ class ContainerWriter(Completing):
         if self._hasher:
             self._hasher.forget()
         self._sink.position -= nbytes
-        self._synced = min(self._synced, self._sink.position)
         with in_file(self.path):
             end = os.lseek(self._file.fileno(), -nbytes, os.SEEK_CUR)
             os.ftruncate(self._file.fileno(), end)
@@ -327,9 +322,8 @@ class ContainerWriter(Completing):
                 self._sink.copy(source)
             else:
                 self._sink.write(source)
-        if self._file and self._sink.position - self._synced >= _SYNC_NBYTES:
-            self._synced = self._sink.position
-            self._file.sync_soon()
+        if self._file:
+            self._file.wrote_up_to(self._sink.position)
 
     def _reopen(self) -> None:
         """Go on as if the blob had not been added: nothing of it was written."""

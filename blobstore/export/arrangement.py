@@ -20,7 +20,7 @@ from blobstore.codecs.element_types import BY_NAME
 from blobstore.errors import FormatError
 from blobstore.index import shape_fault
 from blobstore.index.metadata import REARRANGED
-from blobstore.index.strict_json import parse_json, text_map
+from blobstore.index.strict_json import are_sizes, parse_json, text_map
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -184,7 +184,7 @@ def _parse(record: Any, tensors: _FloatTensors) -> Arrangement:  # noqa: ANN401 
 
 def _parse_blocks(name: str, tensor: Any, tensors: _FloatTensors) -> tuple[Block[TensorInfo], ...]:  # noqa: ANN401
     shape, rows = tensor["shape"], tensor["pieces"]
-    sound = _are_sizes(shape) and not shape_fault(tuple(shape)) and isinstance(rows, list) and bool(rows)
+    sound = are_sizes(shape, _MAX_SIZE) and not shape_fault(tuple(shape)) and isinstance(rows, list) and bool(rows)
     blocks = tuple(_parse_block(row, tensors) for row in rows) if sound else ()
     if not sound or not _tile(blocks, math.prod(shape)):
         raise _wrong(f"the pieces of {name[:80]!r} don't make a tensor of its shape")
@@ -195,7 +195,7 @@ def _parse_block(row: Any, tensors: _FloatTensors) -> Block[TensorInfo]:  # noqa
     if not isinstance(row, list) or len(row) != len(Block._fields):
         raise _wrong(f"a piece is not a list of {len(Block._fields)} fields")
     name, *_, arrange, channels = row
-    if not isinstance(name, str) or not _are_sizes([*row[1:-2], channels]) or arrange not in _ARRANGEMENTS:
+    if not isinstance(name, str) or not are_sizes([*row[1:-2], channels], _MAX_SIZE) or arrange not in _ARRANGEMENTS:
         raise _wrong("a piece is not a name, sizes, an arrangement and a number of channels")
     block = Block(tensors[name], *row[1:])
     inside = block.col + block.cols <= block.width and block.at + block.element_count <= block.stored.count
@@ -206,10 +206,6 @@ def _parse_block(row: Any, tensors: _FloatTensors) -> Block[TensorInfo]:  # noqa
 
 def _wrong(what: str) -> FormatError:
     return FormatError("rearranged-metadata", f"the metadata {REARRANGED!r}: {what}")
-
-
-def _are_sizes(value: object) -> bool:
-    return isinstance(value, list) and all(type(size) is int and 0 <= size < _MAX_SIZE for size in value)
 
 
 def _same_tensor(store: Store, alias: str, name: str) -> bool:

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from os import PathLike
 
 _fdatasync = getattr(os, "fdatasync", os.fsync)
+_SYNC_NBYTES = 128 << 20  # written between two syncs
 _BINARY = getattr(os, "O_BINARY", 0) | getattr(os, "O_CLOEXEC", 0)
 # Errors of systems that can't sync a folder, or open it to do so. Anything else (no space, I/O error) is a real error.
 _CANT_SYNC = {errno.EINVAL, errno.EBADF, errno.ENOSYS, errno.EOPNOTSUPP, errno.EACCES, errno.EPERM, errno.EISDIR}
@@ -74,6 +75,7 @@ class AtomicFile(Completing):
         self._prepared = False
         self._syncing: threading.Thread | None = None
         self._sync_error: OSError | None = None
+        self._synced = 0  # position up to which the disk was asked to write
         self._fd = -1
         with self._naming_target():
             abandoned(self._folder, remove=True)
@@ -93,6 +95,13 @@ class AtomicFile(Completing):
         if self._fd < 0:
             raise UsageError("closed", f"{self.path!r} was already written or given up")
         return self._fd
+
+    def wrote_up_to(self, position: int) -> None:
+        """Call `sync_soon` if much was written since the last call; less than before if some was undone."""
+        self._synced = min(self._synced, position)
+        if position - self._synced >= _SYNC_NBYTES:
+            self._synced = position
+            self.sync_soon()
 
     def sync_soon(self) -> None:
         """Start writing to disk what was written so far, in a thread; `commit` raises its error."""

@@ -34,9 +34,6 @@ if TYPE_CHECKING:
     from blobstore.store.blobs import UnpackedBlobs
 
 
-_SYNC_NBYTES = 128 << 20
-
-
 @dataclass(frozen=True)
 class Unpacked:
     """The result of `unpack`.
@@ -106,7 +103,7 @@ def unpack(
             return Unpacked("-", original.nbytes, packed, original.sha256)
         with AtomicFile(target) as file:
             sink = Sink(file.fileno(), file.path)
-            _write(sink, pieces, original, workers=workers, progress=progress, sync=file.sync_soon)
+            _write(sink, pieces, original, workers=workers, progress=progress, wrote_up_to=file.wrote_up_to)
             _complete(file, target, store, original, directory)
         return Unpacked(os.fspath(target), original.nbytes, packed, original.sha256)
 
@@ -118,7 +115,7 @@ def _write(
     *,
     workers: int | None,
     progress: Progress,
-    sync: Callable[[], None] = lambda: None,
+    wrote_up_to: Callable[[int], None] = lambda _: None,
 ) -> None:
     """Write all pieces, and hash them meanwhile; the last one is written only if they match the original.
 
@@ -126,7 +123,7 @@ def _write(
         FormatError: ``unpacked-digest``.
     """
     hasher = Hasher()
-    synced, last = 0, b""
+    last = b""
     try:
         hasher.begin()
         for piece, buffer in in_order(pieces.jobs(), workers):
@@ -137,9 +134,7 @@ def _write(
                     last = bytes(piece)
             pieces.done_with(buffer)
             progress(len(piece))
-            if sink.position - synced >= _SYNC_NBYTES:
-                synced = sink.position
-                sync()
+            wrote_up_to(sink.position)
         digest = hasher.digests()[0].hex()
         if digest != original.sha256:
             what = f"the unpacked file has the SHA-256 {digest}, the original had {original.sha256}"

@@ -6,7 +6,6 @@ import json
 import os
 import re
 import shlex
-import signal
 import subprocess
 import sys
 from dataclasses import dataclass
@@ -41,6 +40,7 @@ from tests.checkpoints import (
     write_peer,
     write_shards,
 )
+from tests.cli.interrupts import interrupt
 from tests.conftest import VECTORS, load_manifest
 from tests.tensor_strategies import DTYPES
 
@@ -1068,20 +1068,8 @@ def test_an_interrupt_leaves_the_target_as_it_was_and_nothing_beside_it(tmp_path
     out = tmp_path / "out"
     out.mkdir()
     (out / "model.sbs").write_bytes(b"as it was")
-    process = subprocess.Popen(
-        [sys.executable, "-m", "blobstore", "convert", source, "-o", out / "model.sbs", "--index", index],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        # A background shell ignores the signal, and so would everything that it starts.
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # noqa: PLW1509 (no thread runs here)
-    )
-    while process.poll() is None and not has_begun(process.pid, out):
-        pass
-    process.send_signal(signal.SIGINT)
-    output, errors = process.communicate(timeout=60)
-    assert process.returncode == 128 + signal.SIGINT
-    assert output == ""
+    words = ("convert", source, "-o", out / "model.sbs", "--index", index)
+    errors = interrupt(*words, begun=lambda pid: has_begun(pid, out))
     assert errors.splitlines() == ["blobstore: interrupted"]
     assert snapshot(out) == {"model.sbs": b"as it was"}
 

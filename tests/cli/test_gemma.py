@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import signal
 import subprocess
 import sys
 from dataclasses import dataclass, replace
@@ -17,6 +16,7 @@ import blobstore
 from blobstore.cli import main
 from blobstore.gemma import specifier_of
 from tests.checkpoints import SINGLE, linux_only, snapshot, write_config, write_peer
+from tests.cli.interrupts import interrupt
 from tests.gemma_checkpoints import TEXT_ONLY, Recipe, Size, arranged, small_recipe, sound_recipe, write_sparse
 from tests.models import FAMILIES, VISION
 
@@ -377,20 +377,8 @@ def test_an_interrupt_leaves_nothing(tmp_path: Path, weights: str) -> None:
     target = tmp_path / "out"
     target.mkdir()
     (target / "model.sbs").write_bytes(b"as it was")
-    process = subprocess.Popen(
-        [sys.executable, "-m", "blobstore", "convert", folder, "-o", target / "model.sbs", "--weights", weights],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        # A background shell ignores the signal, and so would everything that it starts.
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),  # noqa: PLW1509 (no thread runs here)
-    )
-    while process.poll() is None and not reads(process.pid, folder):
-        pass
-    process.send_signal(signal.SIGINT)
-    output, errors = process.communicate(timeout=60)
-    assert process.returncode == 128 + signal.SIGINT
-    assert output == ""
+    words = ("convert", folder, "-o", target / "model.sbs", "--weights", weights)
+    errors = interrupt(*words, begun=lambda pid: reads(pid, folder))
     assert errors.splitlines()[-1] == "blobstore: interrupted"
     assert snapshot(target) == {"model.sbs": b"as it was"}
 

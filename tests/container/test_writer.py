@@ -17,9 +17,8 @@ from hypothesis import strategies as st
 
 from blobstore import BlobReader, BlobWriter, FileRange
 from blobstore.container import layout
-from blobstore.container import writer as writing
 from blobstore.errors import KeyTooLongError, TruncatedError, UsageError
-from blobstore.fileio import hashing, sink
+from blobstore.fileio import atomic, hashing, sink
 from tests import strategies
 from tests.strategies import bytes_of, payload, versions
 
@@ -232,7 +231,7 @@ def test_what_is_taken_back_was_never_there(
 def test_large_blobs_are_taken_back_while_they_are_hashed_and_synced(
     generator: ModuleType, path: Path, large: int, monkeypatch: pytest.MonkeyPatch, *, version: int, digests: bool
 ) -> None:
-    monkeypatch.setattr(writing, "_SYNC_NBYTES", 1 << 20)
+    monkeypatch.setattr(atomic, "_SYNC_NBYTES", 1 << 20)
     if digests:
         slowly(monkeypatch)
     with BlobWriter(path, version=version, digests=digests) as writer:
