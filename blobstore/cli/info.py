@@ -59,7 +59,7 @@ def run(options: argparse.Namespace) -> int:
             ("container", f"version {facts['version']}, {facts['nbytes']} bytes ({size(facts['nbytes'])})"),
             ("blobs", f"{facts['blobs']}, {facts['payload_nbytes']} bytes, and {facts['other_nbytes']} around them"),
             ("index", where),
-            ("tensors", f"{facts['tensors']}, {facts['shared']} of them share a blob with another"),
+            ("tensors", f"{facts['tensors']}, {facts['shared']} of them in a blob that has another name already"),
             ("types", types or "none"),
             *((("weights", _weights(facts)),) if facts["weights"] else ()),
             *((("packed", _packed(facts["packed"], model=bool(facts["model"]))),) if facts["packed"] else ()),

@@ -80,7 +80,6 @@ class ContainerWriter(Completing):
         self._hasher = Hasher() if digests else None
         self._file: AtomicFile | None = None
         self._state = "open"
-        self._target = target
         if isinstance(target, (str, os.PathLike)):
             self._file = AtomicFile(target)
             self._sink = Sink(self._file.fileno(), self._file.path)
@@ -232,9 +231,9 @@ class ContainerWriter(Completing):
         self.move()
 
     @property
-    def target(self) -> str | PathLike[str] | None:
-        """The path as given; None for a stream."""
-        return self._target if isinstance(self._target, (str, os.PathLike)) else None
+    def target(self) -> str | None:
+        """A path of the target, which means the same as at the beginning; None for a stream."""
+        return self._file.target if self._file else None
 
     @property
     def path(self) -> str:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import os
 from functools import partial
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -112,11 +111,10 @@ def build_for(path: str | PathLike[str], *, embed: bool = False, digests: bool =
             digests has changed since it was written.
     """
     with BlobReader(path, access="read") as reader:
-        index_path = external_path(path)
         before, fault = _find_index(reader)
-        if not force and (before or INDEX_KEY in reader or os.path.exists(index_path)):
+        if not force and (before or fault):
             if before is None or fault or not digests:
-                where = before.path if before else reader.path if INDEX_KEY in reader else index_path
+                where = before.path if before else fault and fault.path
                 raise UsageError("has-index", f"{where!r} has an index already: --force rebuilds it")
             return _add_digests(reader, before, embed=embed)
         refuse_packed(reader, None if fault else before)
@@ -164,22 +162,22 @@ def _put(reader: BlobReader, manifest: Manifest, before: NameIndex | None, *, em
     return external_path(reader.path)
 
 
-def _find_index(reader: BlobReader) -> tuple[NameIndex | None, str]:
-    """Return a file's index, and the reason code of its fault: metadata and digests of a wrong one may be intact."""
+def _find_index(reader: BlobReader) -> tuple[NameIndex | None, FormatError | None]:
+    """Return a file's index, and what is wrong with it: metadata and digests of a wrong one may be intact."""
     try:
-        return find_index(reader), ""
+        return find_index(reader), None
     except FormatError as error:
         with contextlib.suppress(FormatError):
-            return find_index(reader, whole=False), error.reason
-        return None, error.reason
+            return find_index(reader, whole=False), error
+        return None, error
 
 
 def _carry_over(
-    manifest: Manifest, before: NameIndex | None, fault: str, *, digests: bool
+    manifest: Manifest, before: NameIndex | None, fault: FormatError | None, *, digests: bool
 ) -> tuple[int | None, int, tuple[str, ...]]:
     """Give a new index the metadata of the previous one → how many names are lost, how many changed, and notes."""
     if fault:
-        return None, 0, tuple(_carry_over_metadata(manifest, before, fault, digests=digests))
+        return None, 0, tuple(_carry_over_metadata(manifest, before, fault.reason, digests=digests))
     if before is None:
         return 0, 0, ()
     manifest.metadata = dict(before.metadata)

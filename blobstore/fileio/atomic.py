@@ -56,6 +56,7 @@ class AtomicFile(Completing):
             OSError: The folder doesn't exist or can't be written to.
         """
         self.path = os.fspath(path)
+        self._absolute = os.path.abspath(self.path)
         self._real = os.path.realpath(path) if follow else _real_place(path)  # also when the current folder changes
         old = stat_of(self._real, follow_symlinks=False)
         if old and not follow and stat.S_ISLNK(old.st_mode):
@@ -85,6 +86,11 @@ class AtomicFile(Completing):
     def committed(self) -> bool:
         """Whether the target is the new file."""
         return self._committed
+
+    @property
+    def target(self) -> str:
+        """The target: as it was given, unless the current folder has changed since; then absolute."""
+        return self.path if os.path.abspath(self.path) == self._absolute else self._absolute
 
     def fileno(self) -> int:
         """Return the descriptor, for reading and writing.

@@ -78,12 +78,15 @@ def _take(lock_path: str) -> int:
                 os.fchmod(fd, 0o666)
         except PermissionError:  # it is another user's
             fd = os.open(lock_path, os.O_RDONLY | _FLAGS)
-        if not stat.S_ISREG(os.fstat(fd).st_mode):
+        try:
+            if not stat.S_ISREG(os.fstat(fd).st_mode):
+                raise OSError(errno.EINVAL, os.strerror(errno.EINVAL))
+            lock(fd)
+            if is_at(lock_path, fd):
+                return fd
+        except BaseException:  # Ctrl-C while it waits, for instance
             os.close(fd)
-            raise OSError(errno.EINVAL, os.strerror(errno.EINVAL))
-        lock(fd)
-        if is_at(lock_path, fd):
-            return fd
+            raise
         os.close(fd)
 
 

@@ -85,11 +85,12 @@ def run_all(
         workers: Threads; by default one per core. A single worker is the caller's thread.
         stop: Set after an error or interrupt, before this waits for the jobs that are running: they may end early.
     """
+    workers = workers or cores()
     if workers == 1:
         return list(one_by_one(jobs))
     from concurrent.futures import ThreadPoolExecutor  # noqa: PLC0415 (as above)
 
-    with ThreadPoolExecutor(workers or cores(), thread_name_prefix="blobstore") as pool:
+    with ThreadPoolExecutor(workers, thread_name_prefix="blobstore") as pool:
         try:
             results = deque(pool.submit(job) for job in jobs)
             values = []

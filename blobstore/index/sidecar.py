@@ -11,7 +11,7 @@ followed: it may lead to another file's index.
 from __future__ import annotations
 
 import os
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from typing import TYPE_CHECKING
 
 from blobstore.container.keys import INDEX_KEY
@@ -128,30 +128,37 @@ def _complete_with_external(
         file.prepare()
         index_file.prepare()
         with _turn_at(path, replaced):
-            _drop_beside_link(path, directory)
-            if _has_index_inside(path):
-                # As long as it is there, readers don't look beside the file: the new index can come first.
-                index_file.move()
-                file.move()
-                return
-            with _stale(index_path, directory, file):
-                if not os.path.isfile(index_path):
-                    write_file(index_path, unbind_index(raw), like=path, follow=False)
-                move_together(file, index_file)
+            with ExitStack() as stack:
+                for place in _other_places(path):
+                    stack.enter_context(_stale(place, directory, file))
+                if _has_index_inside(path):
+                    # As long as it is there, readers don't look beside the file: the new index can come first.
+                    index_file.move()
+                    file.move()
+                else:
+                    stack.enter_context(_stale(index_path, directory, file))
+                    if not os.path.isfile(index_path):
+                        write_file(index_path, unbind_index(raw), like=path, follow=False)
+                    move_together(file, index_file)
+            for place in _other_places(path):
+                remove_index(place)
 
 
 def _move_without_index(
     file: ContainerWriter | AtomicFile, path: str | PathLike[str], directory: Callable[[], Directory]
 ) -> None:
-    index_path = external_path(path)
-    if os.path.islink(path):
-        _drop_beside_link(path, directory())
-    if not os.path.isfile(index_path):
+    with ExitStack() as stack:
+        for place in beside(path):
+            if os.path.isfile(place):
+                stack.enter_context(_stale(place, directory(), file))
         file.move()
-        return
-    with _stale(index_path, directory(), file):
-        file.move()
-    remove_index(index_path)
+    for place in beside(path):
+        remove_index(place)
+
+
+def _other_places(path: str | PathLike[str]) -> list[str]:
+    """Return where an index is looked for before the one beside the file: beside a link to it."""
+    return [place for place in beside(path) if place != external_path(path)]
 
 
 def write_index(raw: bytes, reader: BlobReader) -> None:
@@ -172,7 +179,8 @@ def write_index(raw: bytes, reader: BlobReader) -> None:
         index_file.prepare()
         with _turn_at(reader.path, reader):
             index_file.move()
-            _drop_beside_link(reader.path, None)
+            for place in _other_places(reader.path):
+                remove_index(place)
 
 
 @contextmanager
@@ -187,44 +195,32 @@ def _turn_at(path: str | PathLike[str], replaced: BlobReader | None) -> Iterator
 
 def remove_index(path: str) -> None:
     """Remove an index that no longer belongs to any file; a file of that name that isn't an index stays."""
-    if _is_index(path):
-        with suppress(FileNotFoundError):
+    with suppress(FileNotFoundError):  # another one may have removed it
+        if os.path.isfile(path) and read_beginning(path, len(INDEX_MAGIC)) == INDEX_MAGIC:
             os.unlink(path)
-
-
-def _is_index(path: str) -> bool:
-    return os.path.isfile(path) and read_beginning(path, len(INDEX_MAGIC)) == INDEX_MAGIC
-
-
-def _drop_beside_link(path: str | PathLike[str], directory: Directory | None) -> None:
-    """Remove an index beside a link to the file: readers would take it before the one beside the file itself.
-
-    Another file of that name stays: readers that come through the link name it.
-
-    Args:
-        path: Of the link; of a file there is nothing to do.
-        directory: Of a new file that is about to get its name; the index may fit it.
-    """
-    own = f"{os.fspath(path)}.idx"
-    if os.path.islink(path) and own != external_path(path) and _is_index(own):
-        if directory is not None:
-            _unbind(own, directory)
-        remove_index(own)
 
 
 @contextmanager
 def _stale(path: str, directory: Directory, file: ContainerWriter | AtomicFile) -> Iterator[None]:
-    """Make an old index stale before a file takes its new place; restore the index if the file fails to.
+    """Make an old index stale before a file takes its new place; leave all as it was if the file fails to.
 
     The old index may fit the new file as well: its tensors may be different ones in blobs of the same sizes.
     """
+    is_there = os.path.lexists(path)
+    link = os.readlink(path) if os.path.islink(path) else None
     old = _unbind(path, directory) if os.path.isfile(path) else None
     try:
         yield
     except BaseException:
-        if old is not None and not file.committed:
+        if not file.committed:
             with suppress(OSError):
-                write_file(path, old, follow=False)
+                if not is_there:
+                    remove_index(path)
+                elif old is not None and link is not None:
+                    os.unlink(path)
+                    os.symlink(link, path)
+                elif old is not None:
+                    write_file(path, old, follow=False)
         raise
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import stat
 from typing import TYPE_CHECKING
@@ -211,3 +212,44 @@ def test_a_file_with_the_name_of_an_index_stays_unless_it_is_one(tmp_path: Path,
     save(tmp_path / "m.sbs", OLD, index)
     rewrite(tmp_path / "m.sbs", None, Edits(index="embedded"))
     assert beside.is_dir()
+
+
+@pytest.mark.parametrize("index", PLACES)
+def test_a_write_through_a_link_that_fails_leaves_the_index_beside_the_link(
+    folder: Path, index: IndexPlace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real, link, beside = folder / "real.sbs", folder / "links" / "link.sbs", folder / "links" / "link.sbs.idx"
+    save(real, OLD, "external")
+    link.symlink_to(real)
+    (folder / "real.sbs.idx").rename(beside)
+    before = {path: path.read_bytes() for path in (real, beside)}
+    replace = os.replace
+
+    def fail(source: str, target: str) -> None:
+        if target == os.path.realpath(real):
+            raise OSError(errno.EIO, "I/O error")
+        replace(source, target)
+
+    monkeypatch.setattr(os, "replace", fail)
+    with pytest.raises(OSError, match="I/O error"):
+        save(link, {name: array + 1 for name, array in OLD.items()}, index)
+    monkeypatch.undo()
+    assert {path: path.read_bytes() for path in before} == before
+    assert not (folder / "real.sbs.idx").exists()
+    check(link, OLD, "external")
+
+
+@pytest.mark.parametrize("what", ["stale", "damaged"])
+def test_an_unusable_index_beside_a_link_is_not_replaced_unless_it_is_forced(folder: Path, what: str) -> None:
+    real, link, beside = folder / "real.sbs", folder / "links" / "link.sbs", folder / "links" / "link.sbs.idx"
+    save(folder / "other.sbs", OLD | NEW, "external")
+    raw = (folder / "other.sbs.idx").read_bytes()
+    beside.write_bytes(raw if what == "stale" else raw[:-1])
+    save(real, OLD, "none")
+    link.symlink_to(real)
+    before = beside.read_bytes()
+    with pytest.raises(blobstore.UsageError, match="has-index") as caught:
+        build_for(link)
+    assert repr(str(beside)) in str(caught.value)
+    assert beside.read_bytes() == before
+    assert not (folder / "real.sbs.idx").exists()

@@ -258,6 +258,44 @@ def test_an_error_before_a_rename_leaves_the_old_names(tmp_path: Path, monkeypat
         assert set(os.listdir(tmp_path)) == {"m.sbs", "m.sbs.idx"}
 
 
+def test_a_first_external_index_that_fails_leaves_the_file_as_it_was(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "m.sbs"
+    with blobstore.create(path, index="none") as store:
+        store.add("a", np.zeros(8, np.float32))
+    before, real = snapshot(tmp_path), os.replace
+
+    def replace(source: str, target: str) -> None:
+        if target == str(path):
+            raise OSError(errno.EIO, os.strerror(errno.EIO))
+        real(source, target)
+
+    monkeypatch.setattr(os, "replace", replace)
+    with pytest.raises(OSError, match="Input/output"):
+        save(path, 1, "external")
+    monkeypatch.undo()
+    assert snapshot(tmp_path) == before
+
+
+@pytest.mark.parametrize("index", PLACES)
+def test_a_file_and_its_index_go_to_the_folder_of_the_beginning(
+    tmp_path: Path, index: IndexPlace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("x", "y"):
+        (tmp_path / name).mkdir()
+        save(tmp_path / name / "m.sbs", 1, "external")
+    before = snapshot(tmp_path / "y")
+    monkeypatch.chdir(tmp_path / "x")
+    with blobstore.create("m.sbs", index=index) as store:
+        store.add("a", np.zeros(8, np.float32))
+        monkeypatch.chdir(tmp_path / "y")
+    assert snapshot(tmp_path / "y") == before
+    with blobstore.open(tmp_path / "x" / "m.sbs") as store:
+        assert list(store) == ["a"]
+    assert set(os.listdir(tmp_path / "x")) == {"m.sbs"} | ({"m.sbs.idx"} if index == "external" else set())
+
+
 # ---------------------------------------------------------------------------------------- leftovers of killed writers
 
 
