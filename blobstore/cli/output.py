@@ -67,7 +67,7 @@ def output_of(options: argparse.Namespace, output: str, *, streams: bool = True)
 
     Raises:
         UsageError: ``no-stream``; ``not-a-file`` for another name of standard output; ``two-ways`` with ``--json``;
-            ``terminal``.
+            ``no-stdout`` where it is closed; ``terminal``.
     """
     if output != "-":
         if _is_standard_output(output):

@@ -12,13 +12,13 @@ if TYPE_CHECKING:
 
 
 @contextmanager
-def progress(total: int | None, what: str, *, quiet: bool = False) -> Iterator[Callable[[int], None]]:
+def progress(total: int | None, what: str) -> Iterator[Callable[[int], None]]:
     """Show a bar with bytes and rate while the block runs, if standard error is a terminal.
 
     Yields:
         A function to call with the number of further bytes done.
     """
-    if quiet or not sys.stderr.isatty():
+    if not sys.stderr.isatty():
         yield lambda _: None
         return
     from rich.console import Console

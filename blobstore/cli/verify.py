@@ -89,7 +89,9 @@ def run(options: argparse.Namespace) -> int:
     if options.base is not None and not (options.values or options.against):
         raise UsageError("needless-base", "--base goes with --values or --against: digests are of the stored bytes")
     if options.quick and options.workers is not None:
-        raise UsageError("needless-flag", "--workers: --quick reads no blobs: leave out one of them")
+        raise UsageError(
+            "needless-flag", "--workers is for comparing digests, which --quick leaves out: leave out one of them"
+        )
     check_workers(options.workers)
     return _verify_alone(options) if options.against is None else _verify_against(options)
 

@@ -63,8 +63,8 @@ def encode(element_type: ElementType | str, array: npt.ArrayLike, *, name: str =
 
     Raises:
         CodecError: ``not-finite`` for a NaN or infinity that the type can't hold, with its index; ``not-float`` for
-            another dtype; ``no-encoder`` or ``unknown-type`` for another type; ``i8-range`` for a group that i8 can't
-            hold.
+            another dtype; ``no-encoder`` for another type; ``i8-range`` for a group that i8 can't hold.
+        UsageError: ``unknown-type``: no element type has this name.
     """
     element_type = as_element_type(element_type)
     if element_type.name not in _CODECS or element_type.name == "nuq":

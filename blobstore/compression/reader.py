@@ -148,9 +148,7 @@ class PackedReader:
             raise UsageError("needs-base", "this is a difference: it can only be read with its base")
         if base is not None and self.base_sha256 is None:
             raise UsageError("needless-base", "this is not a difference, and has no base")
-        buffer = np.frombuffer(bytearray(0) if out is None else out, dtype=np.uint8)
-        if out is None:
-            buffer = np.empty(stop - start, dtype=np.uint8)
+        buffer = np.empty(stop - start, dtype=np.uint8) if out is None else np.frombuffer(out, dtype=np.uint8)
         if len(buffer) != stop - start or not buffer.flags.writeable:
             raise UsageError("packed-range", f"{stop - start} writable bytes are needed, {len(buffer)} were given")
         if start < min(stop, self._body):

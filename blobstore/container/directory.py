@@ -239,9 +239,10 @@ def _repeats(values: npt.NDArray[np.unsignedinteger[Any]]) -> bool:
 
 def bad_key(raw: Bytes) -> int | None:
     """Return the first row of (count, 16) that is not a key (empty, or bytes after a NUL), or None."""
-    used = raw != 0
-    bad = ~used[:, 0] | (used[:, 1:] > used[:, :-1]).any(axis=1)
-    return int(bad.argmax()) if bad.any() else None
+    used = (raw != 0).reshape(-1)
+    bad = np.append(False, used[1:] > used[:-1])  # a byte after a NUL
+    bad[::KEY_NBYTES] = ~used[::KEY_NBYTES]  # no byte at all
+    return int(bad.argmax()) // KEY_NBYTES if bad.any() else None
 
 
 def _check_ranges(

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Sequence
 
 _MOST_COMPARED = 500  # difflib takes about 20 µs per pair
 _SHOWN = 3
@@ -26,8 +26,4 @@ def _closest(wanted: str, names: Sequence[str]) -> list[str]:
     last = wanted.rpartition(".")[2]
     near = sorted(names, key=lambda name: (not name.endswith(last), abs(len(name) - len(wanted))))
     similar = difflib.get_close_matches(wanted, near[:_MOST_COMPARED], _SHOWN, cutoff=0.7)
-    return list(_unique([*similar, *sorted(contained, key=len)]))[:_SHOWN]
-
-
-def _unique(names: Iterable[str]) -> Iterable[str]:
-    return dict.fromkeys(names)
+    return list(dict.fromkeys([*similar, *sorted(contained, key=len)]))[:_SHOWN]

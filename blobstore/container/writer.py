@@ -9,8 +9,6 @@ import os
 from contextlib import nullcontext
 from typing import TYPE_CHECKING, BinaryIO
 
-import numpy as np
-
 from blobstore.container import layout
 from blobstore.container.directory import build_directory
 from blobstore.container.keys import encode_key
@@ -179,7 +177,7 @@ class ContainerWriter(Completing):
             raise UsageError("needs-seek", "a write to a stream can't be undone")
         if not self._sizes:
             raise UsageError("no-blobs", "there is no blob to undo")
-        nbytes = int(layout.padded_sizes(np.array(self._sizes[-1:]))[0])
+        nbytes = layout.round_up(self._sizes[-1], layout.BLOB_ALIGN)
         self._sink.flush()
         if self._hasher:
             self._hasher.forget()

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 from blobstore.convert.gemma_families import SPARE_ROWS, WITH_VISION
 from blobstore.convert.pieces import Piece, rows_of
 from blobstore.errors import Fault
+from blobstore.export.arrangement import CHANNELS_LAST, TRANSPOSE
 from blobstore.gemma.tensors import tensors_of
 
 if TYPE_CHECKING:
@@ -172,14 +173,14 @@ class Sources:
             return [rows_of(plain[spec.key], spec.cols, 0, spec.rows)]
         if spec.key == "img_emb_kernel":
             kernel = f"{vision}embeddings.patch_embedding.weight"
-            return [Piece(kernel, spec.cols, 0, spec.rows, 0, spec.cols, "channels_last", 3)]
+            return [Piece(kernel, spec.cols, 0, spec.rows, 0, spec.cols, CHANNELS_LAST, 3)]
         gemma3 = self.recognised.family == "gemma3-vision"
         if spec.key == "img_head_bias":
             bias = None if gemma3 else f"{projector}linear.bias"
             return [Piece(bias, spec.cols, 0, 1, 0, spec.cols)]
         if gemma3:
             weight = f"{projector}mm_input_projection_weight"
-            return [Piece(weight, spec.rows, 0, spec.cols, 0, spec.rows, "transpose")]
+            return [Piece(weight, spec.rows, 0, spec.cols, 0, spec.rows, TRANSPOSE)]
         return [rows_of(f"{projector}linear.weight", spec.cols, 0, spec.rows)]
 
     def _text_layer(self, base: str, layer: str, spec: TensorSpec) -> list[Piece]:

@@ -11,6 +11,7 @@ import numpy as np
 
 from blobstore.codecs import PIECE, encode_pieces, scale_for
 from blobstore.errors import CodecError
+from blobstore.export.arrangement import CHANNELS_LAST, TRANSPOSE
 from blobstore.fileio.threads import in_order
 
 if TYPE_CHECKING:
@@ -145,7 +146,7 @@ def _loads(checkpoint: Checkpoint, piece: Piece) -> Iterator[Callable[[], Array]
         for done in range(0, stored.nbytes, _CHUNK_NBYTES):
             yield partial(_read, stored.part(done, _CHUNK_NBYTES), entry.type)
         return
-    if piece.arrange == "transpose":
+    if piece.arrange == TRANSPOSE:
         yield partial(_read_block, checkpoint, piece)  # only the projector of the vision part, which is small
         return
     rows = max(1, _CHUNK_NBYTES // (piece.width * entry.type.bits // 8))
@@ -162,9 +163,9 @@ def _read_block(checkpoint: Checkpoint, piece: Piece) -> Array:
     whole = rows_of(str(piece.source), piece.width, piece.row, piece.rows)
     values = _read(piece_range(checkpoint, whole), checkpoint.tensors[str(piece.source)].type)
     block = values.reshape(piece.rows, piece.width)[:, piece.col : piece.col + piece.cols]
-    if piece.arrange == "transpose":
+    if piece.arrange == TRANSPOSE:
         block = block.T
-    elif piece.arrange == "channels_last":
+    elif piece.arrange == CHANNELS_LAST:
         block = block.reshape(piece.rows, piece.channels, -1).transpose(0, 2, 1)
     return np.ascontiguousarray(block).reshape(-1)
 

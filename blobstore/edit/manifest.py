@@ -234,7 +234,7 @@ def _rope_bases(choices: str) -> object:
 
 
 def _bytes(data: FileRange | bytes) -> bytes:
-    return b"".join(map(bytes, data.chunks())) if isinstance(data, FileRange) else data
+    return data.read().tobytes() if isinstance(data, FileRange) else data
 
 
 def manifest_of(reader: BlobReader, index: NameIndex | None) -> Manifest:

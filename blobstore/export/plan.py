@@ -12,7 +12,6 @@ from blobstore.container.keys import TOC_KEY
 from blobstore.errors import FormatError, UsageError
 from blobstore.export.arrangement import Block, parse_arrangement
 from blobstore.gemma.toc import odd_strides_in, stride_fault
-from blobstore.index import PACKED
 from blobstore.index.metadata import REARRANGED, foreign_metadata
 from blobstore.index.names import key_for
 
@@ -177,8 +176,9 @@ def _whole(info: TensorInfo) -> Block[TensorInfo]:
 def _exported_type(info: TensorInfo, dtype: str | None, arrangement: Arrangement | None) -> ElementType:
     """Return the type that a stored tensor is exported in."""
     stored = info.type
-    if info.codec not in (0, PACKED) or not stored.bits:
-        newer = f"stored with codec {info.codec}" if info.codec not in (0, PACKED) else f"{stored}"
+    is_unknown = info.codec and not info.packed
+    if is_unknown or not stored.bits:
+        newer = f"stored with codec {info.codec}" if is_unknown else f"{stored}"
         what = f"{info.name!r} is {newer}, which is newer than this version of blobstore"
         raise UsageError("cannot-export", f"{what}: {_FIX}")
     if is_float_codec(stored) or (stored.dtype is not None and stored.dtype.kind == "f"):

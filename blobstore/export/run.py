@@ -173,7 +173,7 @@ def _index_of(plan: ExportPlan, paths: list[str]) -> bytes:
         UsageError: ``bad-name``: a path is not Unicode text.
     """
     names = {
-        tensor.name: os.path.basename(path) for path, shard in zip(paths, plan.shards, strict=False) for tensor in shard
+        tensor.name: os.path.basename(path) for path, shard in zip(paths, plan.shards, strict=True) for tensor in shard
     }
     index = {"metadata": {"total_size": plan.nbytes}, "weight_map": dict(sorted(names.items()))}
     try:

@@ -103,7 +103,7 @@ class AtomicFile(Completing):
         return self._fd
 
     def wrote_up_to(self, position: int) -> None:
-        """Call `sync_soon` if much was written since the last call; less than before if some was undone."""
+        """Call `sync_soon` if much was written since the last time; ``position`` goes back where a blob was undone."""
         self._synced = min(self._synced, position)
         if position - self._synced >= _SYNC_NBYTES:
             self._synced = position
@@ -261,7 +261,6 @@ class AtomicFile(Completing):
                     done += sent
             finally:
                 os.close(unnamed)
-            os.fsync(self._fd)
 
     def _create_named(self) -> int:
         while True:

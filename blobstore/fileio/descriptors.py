@@ -43,7 +43,8 @@ def open_regular(path: str | PathLike[str]) -> int:
             found = "a folder" if stat.S_ISDIR(mode) else "a pipe or device"
             raise UsageError("not-a-file", f"expected a regular file, found {found}")
         fd = os.open(path, _FLAGS)
-    if is_temporary(os.path.basename(os.path.realpath(os.fsdecode(path)))):
+    name = os.fsdecode(path)
+    if is_temporary(os.path.basename(os.path.realpath(name) if os.path.islink(name) else name)):
         share(fd)  # a file that is being read must not be removed as abandoned
     return fd
 

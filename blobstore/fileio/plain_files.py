@@ -15,6 +15,7 @@ import numpy as np
 from blobstore.errors import UsageError, in_file
 from blobstore.fileio.closing import Closing
 from blobstore.fileio.descriptors import open_regular, read_into, reopen
+from blobstore.fileio.file_systems import stat_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -90,10 +91,8 @@ class PlainFile(Closing):
 
     def is_at(self, path: str | PathLike[str]) -> bool:
         """Whether a path names this very file."""
-        try:
-            return os.path.samestat(os.stat(path), self._identity)
-        except OSError:
-            return False
+        status = stat_of(path)
+        return status is not None and os.path.samestat(status, self._identity)
 
     @property
     def device(self) -> int:

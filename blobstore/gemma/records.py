@@ -16,8 +16,6 @@ from blobstore.errors import UsageError
 from blobstore.gemma.field_types import MAX_WORD, Cursor, EnumType, FieldType, VectorType
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
     from blobstore.gemma.enums import OpenEnum
 
 MAX_VECTOR = 8 << 20
@@ -48,20 +46,20 @@ def many(field_type: FieldType, *, when: str = "", limit: int = MAX_VECTOR) -> A
 
 def records(record_type: type[Record], *, when: str = "", limit: int = MAX_RECORDS) -> Any:  # noqa: ANN401 (a dataclass field stands for its value)
     """Declare a field of several records, a tuple of at most so many."""
-    return of(VectorType(_RecordType(lambda: record_type), limit), (), when=when)
+    return of(VectorType(_RecordType(record_type), limit), (), when=when)
 
 
 def record(default: Record) -> Any:  # noqa: ANN401 (a dataclass field stands for its value)
     """Declare a field that is a record."""
-    return of(_RecordType(lambda: type(default)), default)
+    return of(_RecordType(type(default)), default)
 
 
 class _RecordType(FieldType):
-    def __init__(self, of: Callable[[], type[Record]]) -> None:
+    def __init__(self, of: type[Record]) -> None:
         self._of = of
 
     def read(self, cursor: Cursor) -> Record:
-        return self._of().read(cursor)
+        return self._of.read(cursor)
 
     def write(self, value: Any, words: list[int]) -> None:  # noqa: ANN401
         value.write(words)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import fnmatch
-import os
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
@@ -164,7 +163,7 @@ def pack(
             original = Original(reader.file_size, file_digest.result().hex(), place_of(index))
             manifest.metadata[PACKED_FROM] = original.to_text()
             close_with_index(writer, "embedded", partial(packer.index, writer))
-        result.packed_nbytes = os.stat(target).st_size
+        result.packed_nbytes = writer.directory().file_size
         return result
 
 

@@ -70,7 +70,6 @@ class IndexCatalog:
         """Join a directory with its index. The index is checked when it is used."""
         self._directory = directory
         self._index = index
-        self._path = index.path
 
     @property
     def names(self) -> list[str]:
@@ -79,7 +78,7 @@ class IndexCatalog:
         Raises:
             FormatError: The index is wrong (``index-…``), or lists blobs that the file doesn't have.
         """
-        with in_file(self._path):
+        with in_file(self._index.path):
             self._check()
             return self._index.names
 
@@ -98,7 +97,7 @@ class IndexCatalog:
         Raises:
             FormatError: The index is wrong about this tensor; or it doesn't list the name, and is wrong anywhere.
         """
-        with in_file(self._path):
+        with in_file(self._index.path):
             place = self._index.find(name)
             if place < 0:
                 return None
@@ -116,7 +115,7 @@ class IndexCatalog:
     def __iter__(self) -> Iterator[TensorInfo]:
         # By columns: numpy is much slower at one item at a time.
         keys = self._directory.all_keys
-        with in_file(self._path):
+        with in_file(self._index.path):
             self._check()
             places, entries = self._places.tolist(), self._index.all_entries()
         starts = self._directory.offsets[self._places].tolist()

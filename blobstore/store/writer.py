@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, get_args
 
 import numpy as np
@@ -164,9 +165,7 @@ class StoreWriter(Completing):
         entry = self._target(name, target)
         self._check_new(name, entry.shape, entry.scale)
         self._require_index(name)
-        self._entries[name] = Entry(
-            name, entry.blob, entry.offset, entry.nbytes, entry.type, entry.shape, entry.scale, entry.codec
-        )
+        self._entries[name] = replace(entry, name=name)
 
     def part(
         self,
