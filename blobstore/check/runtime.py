@@ -74,7 +74,7 @@ def check_file(
         if is_model(opened.reader):
             findings += check_runtime(opened.reader, opened.index)
         elif for_runtime:
-            what = "it has no config, no toc, no key of a model's tensor, and no tensor as files from before 2025 have them"
+            what = "it has no config, no toc, no key of a model's tensor, and no tensor as files before 2025 have them"
             findings.append(finding("not-for-gemma", opened.path, what))
         else:
             findings.append(finding("by-name", opened.path, f"a container of {len(opened.reader)} blobs, not a model"))
