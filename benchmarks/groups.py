@@ -20,8 +20,8 @@ from blobstore.bench.cases import Ours
 from blobstore.bench.peers import PEERS, Safetensors
 from blobstore.bench.yardsticks import WRITE
 from blobstore.checkpoint.reader import open_checkpoint
-from blobstore.convert.plan import plan_by_name
-from blobstore.convert.run import run_plan
+from blobstore.converting.plan import plan_by_name
+from blobstore.converting.run import run_plan
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence

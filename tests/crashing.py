@@ -31,14 +31,14 @@ from blobstore import BlobWriter, FileRange
 from blobstore.checkpoint.reader import open_checkpoint
 from blobstore.checkpoint.safetensors import dump_header
 from blobstore.codecs.element_types import type_of
-from blobstore.convert.plan import plan_by_name
-from blobstore.convert.run import run_plan
+from blobstore.converting.plan import plan_by_name
+from blobstore.converting.run import run_plan
 from blobstore.edit.recover import recover
 from blobstore.edit.reindex import attach_index, build_for, detach_index
 from blobstore.edit.rewrite import Edits, rewrite
 from blobstore.errors import BlobStoreError
-from blobstore.export.plan import plan_export
-from blobstore.export.run import run_export
+from blobstore.exporting.plan import plan_export
+from blobstore.exporting.run import run_export
 from blobstore.fileio import atomic, sink
 from blobstore.fileio.atomic import write_file
 from blobstore.packing.pack import pack

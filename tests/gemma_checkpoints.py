@@ -19,9 +19,9 @@ from blobstore.checkpoint.beside import has_chat_template, tokenizer_beside
 from blobstore.checkpoint.reader import open_checkpoint
 from blobstore.checkpoint.safetensors import dump_header
 from blobstore.codecs.element_types import BY_NAME
-from blobstore.convert.choose import choose_plan
-from blobstore.convert.gemma_plan import Choices
-from blobstore.convert.run import run_plan
+from blobstore.converting.choose import choose_plan
+from blobstore.converting.gemma_plan import Choices
+from blobstore.converting.run import run_plan
 from blobstore.gemma.enums import Model
 from blobstore.gemma.models import config_of
 from tests.checkpoints import SINGLE, own, write_config, write_index, write_own
@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 
     import numpy.typing as npt
 
-    from blobstore.convert.plan import Plan
+    from blobstore.converting.plan import Plan
     from blobstore.gemma import ModelConfig
     from tests.models import Row
 

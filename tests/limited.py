@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING
 
 import blobstore
 from blobstore.checkpoint.reader import open_checkpoint
-from blobstore.export.plan import plan_export
+from blobstore.exporting.plan import plan_export
 from blobstore.gemma.config import ModelConfig  # noqa: F401 (not for the first time under the limit)
 from blobstore.packing.unpack import unpack
 

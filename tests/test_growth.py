@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import blobstore
-from blobstore.check import verify_file
+from blobstore.checking import verify_file
 from blobstore.checkpoint.reader import open_checkpoint
 from blobstore.checkpoint.safetensors import dump_header
 from blobstore.codecs.element_types import BY_NAME
@@ -21,8 +21,8 @@ from blobstore.compare.renames import Endings
 from blobstore.compare.sides import Side
 from blobstore.container.layout import BLOB_ALIGN, FILE_ALIGN, HEADER, MAGIC, PLACEHOLDER
 from blobstore.container.reader import BlobReader
-from blobstore.convert.plan import plan_by_name
-from blobstore.convert.run import run_plan
+from blobstore.converting.plan import plan_by_name
+from blobstore.converting.run import run_plan
 from blobstore.edit import recover_toc
 from blobstore.edit.recover import recover
 from blobstore.errors import FormatError

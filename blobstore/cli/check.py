@@ -6,13 +6,13 @@ import os
 import sys
 from typing import TYPE_CHECKING
 
-from blobstore.check import asked_for, check_checkpoint, check_file, runs_in, runtimes_line
+from blobstore.checking import asked_for, check_checkpoint, check_file, runs_in, runtimes_line
 from blobstore.cli.abandoned import tell_abandoned
 from blobstore.cli.findings import add_strict, print_findings, status_of
 from blobstore.cli.formatting import shown
 from blobstore.cli.output import add_command, add_json
 from blobstore.cli.progress import progress
-from blobstore.convert.gemma_plan import WEIGHTS, Choices
+from blobstore.converting.gemma_plan import WEIGHTS, Choices
 from blobstore.errors import UsageError
 from blobstore.gemma.runtimes import NAMES
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from typing import TYPE_CHECKING, Any
 
-from blobstore.check import check_plan, runs_in, runtimes_line
+from blobstore.checking import check_plan, runs_in, runtimes_line
 from blobstore.checkpoint.beside import has_chat_template, tokenizer_beside
 from blobstore.checkpoint.reader import open_checkpoint
 from blobstore.cli.formatting import shape, shown, size
@@ -13,9 +13,9 @@ from blobstore.cli.output import add_command, add_json, note, output_of, print_j
 from blobstore.cli.progress import Stopwatch, progress
 from blobstore.cli.tables import print_table
 from blobstore.container.layout import MAX_PORTABLE_BLOBS
-from blobstore.convert.choose import KINDS, choose_plan
-from blobstore.convert.gemma_plan import LAYOUTS, WEIGHTS, Choices
-from blobstore.convert.run import run_plan
+from blobstore.converting.choose import KINDS, choose_plan
+from blobstore.converting.gemma_plan import LAYOUTS, WEIGHTS, Choices
+from blobstore.converting.run import run_plan
 from blobstore.errors import UsageError
 from blobstore.gemma.models import specifier_of
 
@@ -23,8 +23,8 @@ if TYPE_CHECKING:
     import argparse
     from collections.abc import Iterator, Sequence
 
-    from blobstore.check import Finding
-    from blobstore.convert.plan import Plan
+    from blobstore.checking import Finding
+    from blobstore.converting.plan import Plan
 
 EXAMPLE = """example:
   blobstore convert gemma-3-270m-it/ -o gemma3-270m-sfp-it.sbs          (a Gemma checkpoint: a file that gemma.cpp runs)

@@ -15,13 +15,13 @@ from blobstore.checkpoint.safetensors import dump_header
 from blobstore.cli.formatting import shape, shown, size
 from blobstore.cli.output import add_command, add_json, output_of, print_json
 from blobstore.codecs.element_types import type_of
-from blobstore.convert.choose import choose_plan
-from blobstore.convert.gemma_plan import Choices
-from blobstore.convert.run import run_plan
-from blobstore.convert.verify import verify
+from blobstore.converting.choose import choose_plan
+from blobstore.converting.gemma_plan import Choices
+from blobstore.converting.run import run_plan
+from blobstore.converting.verify import verify
 from blobstore.errors import UsageError
-from blobstore.export.plan import plan_export
-from blobstore.export.run import run_export, superseded
+from blobstore.exporting.plan import plan_export
+from blobstore.exporting.run import run_export, superseded
 from blobstore.fileio.atomic import write_file
 from blobstore.fileio.source import read_beginning
 from blobstore.gemma.models import specifier_of

@@ -22,8 +22,8 @@ from blobstore.cli.output import (
 from blobstore.cli.progress import Stopwatch, progress
 from blobstore.cli.tables import print_table
 from blobstore.errors import UsageError
-from blobstore.export.plan import DTYPES, plan_export
-from blobstore.export.run import run_export
+from blobstore.exporting.plan import DTYPES, plan_export
+from blobstore.exporting.run import run_export
 
 if TYPE_CHECKING:
     import argparse

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     import argparse
     from collections.abc import Sequence
 
-    from blobstore.check import Finding
+    from blobstore.checking import Finding
 
 _MOST_SHOWN = 20  # of one code, on a terminal
 

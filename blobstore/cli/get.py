@@ -8,7 +8,7 @@ import blobstore
 from blobstore.cli.newer import tell_newer
 from blobstore.cli.output import add_base, add_command, note, output_of, refuse_needless_base
 from blobstore.errors import UsageError
-from blobstore.export.tensor import write_npy, write_stored
+from blobstore.exporting.tensor import write_npy, write_stored
 from blobstore.index.inputs import files_of, refuse_inputs
 
 if TYPE_CHECKING:

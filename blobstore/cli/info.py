@@ -123,7 +123,7 @@ def _runs(store: Store) -> dict[str, Any]:
     """Return which versions of gemma.cpp run the file correctly, and what in it is newer than some of them."""
     if not {CONFIG_KEY, TOC_KEY} & {*store.reader}:
         return {"runs": None, "runs_in": None, "newer": []}
-    from blobstore.check import check_packed, check_runtime, runs_in, runtimes_line  # noqa: PLC0415 (most files are no models)
+    from blobstore.checking import check_packed, check_runtime, runs_in, runtimes_line  # noqa: PLC0415 (most files are no models)
 
     findings = [*check_runtime(store.reader, store.index, tokenizer=False), *check_packed(store.reader, store.index)]
     newer = newer_texts(store.reader)

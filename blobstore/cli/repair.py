@@ -6,7 +6,7 @@ import os
 from enum import IntEnum
 from typing import TYPE_CHECKING, Any
 
-from blobstore.check.repair import repair
+from blobstore.checking.repair import repair
 from blobstore.cli.formatting import shown
 from blobstore.cli.output import add_command, add_json, output_of, print_json, refuse_same, tell
 from blobstore.cli.progress import progress

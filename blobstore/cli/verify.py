@@ -9,7 +9,7 @@ from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 import blobstore
-from blobstore.check import verify_file
+from blobstore.checking import verify_file
 from blobstore.checkpoint.beside import has_chat_template, tokenizer_beside
 from blobstore.checkpoint.reader import open_checkpoint
 from blobstore.cli.findings import add_strict, print_findings, status_of
@@ -25,7 +25,7 @@ from blobstore.cli.output import (
     tell,
 )
 from blobstore.cli.progress import Stopwatch, progress
-from blobstore.convert.verify import plan_again, verify
+from blobstore.converting.verify import plan_again, verify
 from blobstore.errors import FormatError, UsageError
 from blobstore.fileio.atomic import write_file
 from blobstore.fileio.hashing import file_digest
@@ -38,7 +38,7 @@ if TYPE_CHECKING:
     from typing import BinaryIO
 
     from blobstore.checkpoint.reader import Checkpoint
-    from blobstore.convert.verify import Verdict
+    from blobstore.converting.verify import Verdict
     from blobstore.store.reader import Store
 
 TEXT = "Verify a file against its own digests, or against the checkpoint that it was made from."

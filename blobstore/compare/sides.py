@@ -12,7 +12,7 @@ from blobstore.checkpoint.reader import open_checkpoint
 from blobstore.compare.tensors import Arranged, Run, Tensor
 from blobstore.container.layout import MAGIC_BYTES
 from blobstore.errors import UsageError, in_file
-from blobstore.export.plan import named_tensors
+from blobstore.exporting.plan import named_tensors
 from blobstore.fileio.source import read_beginning
 from blobstore.index.metadata import foreign_metadata
 from blobstore.store.info import TensorInfo

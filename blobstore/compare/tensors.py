@@ -11,11 +11,11 @@ import numpy as np
 from blobstore.codecs import decode, is_float_codec
 from blobstore.codecs.element_types import UNKNOWN, type_of
 from blobstore.errors import CodecError, FormatError, in_file
-from blobstore.export.arrangement import rows_from
+from blobstore.exporting.arrangement import rows_from
 
 if TYPE_CHECKING:
     from blobstore.codecs.element_types import ElementType
-    from blobstore.export.arrangement import Block
+    from blobstore.exporting.arrangement import Block
     from blobstore.fileio.ranges import FileRange
     from blobstore.fileio.types import Array, Bytes
     from blobstore.store.info import TensorInfo

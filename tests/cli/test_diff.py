@@ -13,7 +13,7 @@ import pytest
 
 import blobstore
 from blobstore.codecs.element_types import BY_NAME
-from blobstore.convert.gemma_plan import Choices
+from blobstore.converting.gemma_plan import Choices
 from tests.checkpoints import EMBEDDING, HEAD, SINGLE, small, snapshot, write_config, write_index, write_peer
 from tests.cli.test_cli import Cli, Done
 from tests.gemma_checkpoints import convert, small_recipe

@@ -19,9 +19,9 @@ from safetensors.numpy import load_file
 import blobstore
 from blobstore import cli
 from blobstore.bench import plot
-from blobstore.check.repair import repair
+from blobstore.checking.repair import repair
 from blobstore.cli.output import output_of
-from blobstore.convert.gemma_plan import Choices
+from blobstore.converting.gemma_plan import Choices
 from blobstore.edit.recover import recover
 from blobstore.edit.rewrite import Edits, rewrite
 from blobstore.packing.pack import pack

@@ -12,19 +12,19 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import blobstore
-from blobstore.check import check_file, verify_file, verify_values
+from blobstore.checking import check_file, verify_file, verify_values
 from blobstore.checkpoint.reader import open_checkpoint
 from blobstore.codecs.element_types import BY_NAME
 from blobstore.compare import compare, open_sides
 from blobstore.container.keys import SKELETON_INDEX_KEY, SKELETON_KEY
 from blobstore.container.reader import BlobReader
-from blobstore.convert.verify import plan_again, verify
+from blobstore.converting.verify import plan_again, verify
 from blobstore.edit.recover import recover
 from blobstore.edit.reindex import attach_index, build_for, detach_index
 from blobstore.edit.rewrite import Edits, rewrite
 from blobstore.errors import BlobStoreError, FormatError, UsageError
-from blobstore.export.plan import plan_export
-from blobstore.export.run import run_export
+from blobstore.exporting.plan import plan_export
+from blobstore.exporting.run import run_export
 from blobstore.index import Entry, IndexedBlob, build_index
 from blobstore.index.locate import external_path
 from blobstore.packing import pack as pack_module

@@ -25,12 +25,12 @@ from blobstore.compare import Tolerance, compare, open_side, open_sides
 from blobstore.compare.sides import Side
 from blobstore.compare.tensors import Arranged
 from blobstore.compare.values import BLOCK, measure
-from blobstore.convert.gemma_plan import Choices
+from blobstore.converting.gemma_plan import Choices
 from blobstore.edit.rewrite import Edits, rewrite
 from blobstore.errors import BlobStoreError, CodecError, FormatError, TruncatedError
-from blobstore.export.arrangement import Block
-from blobstore.export.plan import plan_export
-from blobstore.export.run import run_export
+from blobstore.exporting.arrangement import Block
+from blobstore.exporting.plan import plan_export
+from blobstore.exporting.run import run_export
 from blobstore.gemma import ModelConfig
 from blobstore.gemma.models import config_of
 from tests.checkpoints import EMBEDDING, HEAD, SINGLE, linux_only, plain, small, write_config, write_own, write_peer

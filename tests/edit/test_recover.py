@@ -11,14 +11,14 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 
 import blobstore
-from blobstore.check import verify_file
+from blobstore.checking import verify_file
 from blobstore.codecs.element_types import BY_NAME
 from blobstore.container.reader import BlobReader
-from blobstore.convert.gemma_plan import Choices
+from blobstore.converting.gemma_plan import Choices
 from blobstore.edit import recover_toc
 from blobstore.edit.recover import recover
 from blobstore.errors import FormatError, UsageError
-from blobstore.export.plan import plan_export
+from blobstore.exporting.plan import plan_export
 from blobstore.gemma.config import ModelConfig
 from blobstore.gemma.toc import build_toc, parse_toc, toc_entry
 from blobstore.index import Entry, IndexedBlob, build_index

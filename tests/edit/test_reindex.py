@@ -11,7 +11,7 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 import blobstore
-from blobstore.check import verify_file
+from blobstore.checking import verify_file
 from blobstore.container import layout
 from blobstore.edit.reindex import attach_index, build_for, detach_index
 from blobstore.edit.rewrite import Edits, rewrite

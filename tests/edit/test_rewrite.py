@@ -14,11 +14,11 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 
 import blobstore
-from blobstore.check import check_file, verify_file
+from blobstore.checking import check_file, verify_file
 from blobstore.codecs.element_types import BY_NAME
 from blobstore.container import layout
 from blobstore.container.reader import BlobReader
-from blobstore.convert.gemma_plan import Choices
+from blobstore.converting.gemma_plan import Choices
 from blobstore.edit.rewrite import Edits, rewrite
 from blobstore.errors import FormatError, UsageError
 from blobstore.gemma.toc import build_toc, parse_toc, toc_entry

@@ -26,7 +26,7 @@ import ml_dtypes
 import numpy as np
 
 import blobstore
-from blobstore.check import check_file, verify_file
+from blobstore.checking import check_file, verify_file
 from blobstore.checkpoint.safetensors import dump_header, parse_header
 from blobstore.codecs import decode, element_types, encode
 from blobstore.compression import reader as packing
@@ -37,8 +37,8 @@ from blobstore.container.keys import encode_key
 from blobstore.edit.recover import recover
 from blobstore.edit.rewrite import Edits, rewrite
 from blobstore.errors import BlobStoreError
-from blobstore.export.plan import plan_export
-from blobstore.export.run import exported_bytes
+from blobstore.exporting.plan import plan_export
+from blobstore.exporting.run import exported_bytes
 from blobstore.gemma.config import ModelConfig
 from blobstore.gemma.models import specifier_of
 from blobstore.gemma.toc import build_toc, parse_toc
@@ -53,7 +53,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
     from blobstore.codecs.element_types import ElementType
-    from blobstore.export.plan import ExportedTensor
+    from blobstore.exporting.plan import ExportedTensor
     from blobstore.fileio.types import Access
     from blobstore.store.reader import Store
 

@@ -14,13 +14,13 @@ from hypothesis import strategies as st
 
 import blobstore
 from blobstore import ModelWriter
-from blobstore.check import asked_for, check_file, runs_in, runtimes_line
-from blobstore.check.config import check_config
-from blobstore.check.repair import repair
-from blobstore.check.tensors import check_model
+from blobstore.checking import asked_for, check_file, runs_in, runtimes_line
+from blobstore.checking.config import check_config
+from blobstore.checking.repair import repair
+from blobstore.checking.tensors import check_model
 from blobstore.cli import main
 from blobstore.codecs.element_types import BY_NAME
-from blobstore.convert.gemma_plan import Choices
+from blobstore.converting.gemma_plan import Choices
 from blobstore.edit.reindex import build_for
 from blobstore.edit.rewrite import Edits, rewrite
 from blobstore.errors import FormatError, UsageError
@@ -30,7 +30,7 @@ from blobstore.gemma.models import config_of
 from blobstore.gemma.newer import newer_blobs, newer_in
 from blobstore.gemma.runtimes import NAMES, RUNTIMES
 from blobstore.gemma.toc import build_toc, parse_toc, toc_entry
-from tests.check.test_check import write
+from tests.checking.test_check import write
 from tests.gemma_checkpoints import as_before, convert, sound_recipe
 from tests.models import FAMILIES, Sizes, spec_tensors
 
@@ -38,7 +38,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
-    from blobstore.check import Finding
+    from blobstore.checking import Finding
     from blobstore.index.locate import IndexPlace
 
     Blobs = dict[str, bytes]

@@ -21,8 +21,8 @@ import pytest
 import blobstore
 from blobstore import cli
 from blobstore.checkpoint.reader import open_checkpoint
-from blobstore.convert.plan import plan_by_name
-from blobstore.convert.run import run_plan
+from blobstore.converting.plan import plan_by_name
+from blobstore.converting.run import run_plan
 from blobstore.edit.reindex import attach_index, build_for, detach_index
 from blobstore.edit.rewrite import Edits, rewrite
 from blobstore.errors import BlobStoreError, UsageError

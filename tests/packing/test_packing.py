@@ -29,7 +29,7 @@ from blobstore.packing import pack as pack_module
 from blobstore.packing.pack import pack
 from blobstore.packing.unpack import original_of, unpack
 from blobstore.store.blobs import UnpackedBlobs
-from tests.check.test_verify import write_small
+from tests.checking.test_verify import write_small
 from tests.conftest import VECTORS
 from tests.edit.test_reindex import cleared, write_plain
 from tests.packing_files import check_same_tensors, index_beside, is_name, there_and_back, tuned, weights, write_weights

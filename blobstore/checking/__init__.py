@@ -1,0 +1,32 @@
+"""Examine files and checkpoints: what a runtime can't load, and what has changed since the file was written.
+
+Codes of findings: spec/findings.md.
+"""
+
+from __future__ import annotations
+
+from blobstore.checking.checkpoint import check_checkpoint, check_plan
+from blobstore.checking.codes import CODES
+from blobstore.checking.findings import Finding, asked_for, runs_in, runtimes_line
+from blobstore.checking.runtime import check_file, check_packed, check_runtime
+from blobstore.checking.structure import Opened, open_checked
+from blobstore.checking.verify import Verified, verify_blobs, verify_file, verify_values
+
+__all__ = [
+    "CODES",
+    "Finding",
+    "Opened",
+    "Verified",
+    "asked_for",
+    "check_checkpoint",
+    "check_file",
+    "check_packed",
+    "check_plan",
+    "check_runtime",
+    "open_checked",
+    "runs_in",
+    "runtimes_line",
+    "verify_blobs",
+    "verify_file",
+    "verify_values",
+]

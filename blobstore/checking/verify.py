@@ -1,0 +1,254 @@
+"""Verify the contents of blobs: compare them with their digests, and look for values that no weight should have."""
+
+from __future__ import annotations
+
+import threading
+from contextlib import nullcontext
+from dataclasses import dataclass
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+import ml_dtypes
+import numpy as np
+
+from blobstore.checking.findings import finding, from_error
+from blobstore.checking.structure import open_checked
+from blobstore.container.keys import INDEX_KEY
+from blobstore.errors import CodecError, FormatError, UsageError
+from blobstore.fileio.hashing import digest_of
+from blobstore.fileio.threads import run_all
+from blobstore.gemma.toc import odd_strides_in, stride_fault
+from blobstore.store.reader import Store
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Iterator
+    from contextlib import AbstractContextManager
+    from os import PathLike
+
+    import numpy.typing as npt
+
+    from blobstore.checking.findings import Finding
+    from blobstore.container.reader import BlobReader
+    from blobstore.fileio.types import Progress
+    from blobstore.index import NameIndex
+    from blobstore.store.info import TensorInfo
+
+    Bar = Callable[[int, str], AbstractContextManager[Progress]]
+
+_CHUNK = 1 << 20  # elements
+_RESERVED_CODE = 0x80  # of sfp
+# The bits of the exponent: all set in NaN and infinity.
+_EXPONENT = {
+    np.dtype(ml_dtypes.bfloat16): (np.uint16, 0x7F80),
+    np.dtype(np.float16): (np.uint16, 0x7C00),
+    np.dtype(np.float32): (np.uint32, 0x7F800000),
+    np.dtype(np.float64): (np.uint64, 0x7FF0000000000000),
+}
+
+
+@dataclass(frozen=True)
+class Verified:
+    """The result of `verify_file`.
+
+    Attributes:
+        findings: What is wrong, or could not be verified.
+        blobs: Number of blobs compared with their digest.
+        nbytes: Size of these blobs.
+    """
+
+    findings: list[Finding]
+    blobs: int
+    nbytes: int
+
+
+def verify_file(
+    path: str | PathLike[str],
+    *,
+    quick: bool = False,
+    values: bool = False,
+    base: str | PathLike[str] | None = None,
+    workers: int | None = None,
+    bar: Bar = lambda _total, _what: nullcontext(lambda _nbytes: None),
+) -> Verified:
+    """Verify a file against itself: structure, padding and index, then each blob against its SHA-256.
+
+    Args:
+        path: Of the file.
+        quick: Skip the blobs' contents.
+        values: Also look for NaN and infinities.
+        base: The file that this one is packed as the difference to; needed to check values.
+        workers: Threads; by default one for each core.
+        bar: Called with the number of bytes and what is done to them; returns a context manager that yields what to
+            call with the number of further bytes done.
+
+    Raises:
+        OSError: The file can't be read.
+        UsageError: ``not-a-file``.
+        TruncatedError: ``short-read`` if it is truncated meanwhile.
+    """
+    with open_checked(path) as opened:
+        findings = list(opened.findings)
+        index = opened.index
+        blobs = nbytes = 0
+        if opened.reader:
+            # A digest doesn't make such values correct.
+            findings += [
+                finding("toc-stride", entry.name, stride_fault(entry)) for entry in odd_strides_in(opened.reader)
+            ]
+        if opened.reader and not quick:
+            if index and index.has_digests:
+                blobs, nbytes = len(index.blobs), int(index.blobs["nbytes"].sum())
+            with bar(nbytes, "verifying") as advance:
+                findings += verify_blobs(opened.reader, index, workers=workers, progress=advance)
+    if values and opened.reader:
+        findings += _all_values(path, base, bar)
+    return Verified(findings, blobs, nbytes)
+
+
+def _all_values(path: str | PathLike[str], base: str | PathLike[str] | None, bar: Bar) -> list[Finding]:
+    try:
+        with Store(path, access="read", base=base) as store:
+            nbytes = {_place(info): info.nbytes for info in store.infos()}
+            with bar(sum(nbytes.values()), "checking values") as advance:
+                return list(verify_values(store, progress=advance))
+    except FormatError as error:
+        return [from_error(error, error.path or str(path))]
+
+
+def verify_blobs(
+    reader: BlobReader, index: NameIndex | None, *, workers: int | None = None, progress: Progress = lambda _: None
+) -> Iterator[Finding]:
+    """Compare each blob with its SHA-256 in the index.
+
+    Several blobs at a time; each worker holds one buffer of 4 MiB.
+
+    Args:
+        reader: The file's blobs.
+        index: Its index, if it has one.
+        workers: Threads; by default one for each core.
+        progress: Called, from any thread, with the number of further bytes read.
+
+    Yields:
+        ``damaged-blob``, naming tensors and bytes; ``no-digests``, ``no-digest`` for what can't be compared.
+
+    Raises:
+        TruncatedError: The file was truncated meanwhile.
+    """
+    if index is None or not index.has_digests:
+        what = "the index has no digests" if index else "there is no index with digests"
+        yield finding("no-digests", reader.path, f"{what}: the blobs' contents could not be verified")
+        return
+    known = index.places(reader.directory)
+    stop = threading.Event()
+
+    def told(nbytes: int) -> None:
+        if stop.is_set():
+            raise InterruptedError
+        progress(nbytes)
+
+    def differs(row: int) -> bool:
+        source = reader.part_of_file(*reader.directory.range(int(known[row])))
+        return digest_of(source, told) != index.blob(row).sha256
+
+    # The largest first, so that none is left for one thread at the end.
+    rows = sorted(range(len(known)), key=lambda row: -int(reader.directory.sizes[known[row]]))
+    wrong = run_all((partial(differs, row) for row in rows), workers, stop=stop)
+    damaged = sorted(row for row, is_wrong in zip(rows, wrong, strict=True) if is_wrong)
+    names = _names_in(index, damaged)
+    yield from (_damage(reader, int(known[row]), tuple(names[row])) for row in damaged)
+    for place in sorted({*range(len(reader))} - {int(one) for one in known}):
+        key = reader.directory.all_keys[place]
+        if key != INDEX_KEY:
+            yield finding("no-digest", key, "the index doesn't list this blob: it was added later")
+
+
+def _names_in(index: NameIndex, rows: Iterable[int]) -> dict[int, list[str]]:
+    """Return the names of the tensors in some blobs, by the blobs' rows in the index."""
+    names: dict[int, list[str]] = {row: [] for row in rows}
+    if names:
+        for name, row in zip(index.names, index.entries["blob"].tolist(), strict=True):
+            if row in names:
+                names[row].append(name)
+    return names
+
+
+def _damage(reader: BlobReader, place: int, names: tuple[str, ...]) -> Finding:
+    offset, nbytes = reader.directory.range(place)
+    key = reader.directory.all_keys[place]
+    what = f"the SHA-256 of its {nbytes} bytes, at offset {offset}, is not the one stored when it was written"
+    return finding("damaged-blob", key, what, offset=offset, nbytes=nbytes, names=names)
+
+
+def verify_values(store: Store, *, progress: Progress = lambda _: None) -> Iterator[Finding]:
+    """Look for NaN, infinities and reserved codes in each tensor's values.
+
+    Values that several names share are checked once. Memory: a few MB.
+
+    Args:
+        store: Open.
+        progress: Called with the number of further stored bytes checked.
+
+    Yields:
+        ``not-a-number``, ``infinite``, ``reserved-code``; ``undecodable`` for what this version can't decode.
+    """
+    seen = set()
+    for info in store.infos():
+        if info.count and _place(info) not in seen:
+            seen.add(_place(info))
+            yield from _values(store, info)
+            progress(info.nbytes)
+
+
+def _place(info: TensorInfo) -> tuple[int, ...]:
+    """Return what identifies the stored values: the same for two names of one tensor."""
+    return *info.address(), info.nbytes, info.type.number
+
+
+def _values(store: Store, info: TensorInfo) -> Iterator[Finding]:
+    where: dict[str, Any] = {"offset": info.offset, "nbytes": info.nbytes, "names": (info.name,)}
+    if info.dtype is None:
+        yield finding("undecodable", info.name, f"its type is {info.type}, which this version can't decode", **where)
+        return
+    counts = {"not-a-number": 0, "infinite": 0, "reserved-code": 0}
+    first: dict[str, int] = {}
+    try:
+        for start in range(0, info.count, _CHUNK):
+            for code, places in _bad_values(store, info, start, min(_CHUNK, info.count - start)):
+                if len(places):
+                    first.setdefault(code, start + int(places[0]))
+                    counts[code] += len(places)
+    except CodecError as error:  # nuq: a table contains the reserved code
+        yield finding("reserved-code", info.name, error.message, **where)
+    except UsageError as error:  # it is the difference to a file that wasn't given
+        yield finding("undecodable", info.name, error.message, **where)
+    words = {"not-a-number": "NaN", "infinite": "infinite", "reserved-code": "the code 0x80, which has no value"}
+    for code, count in counts.items():
+        if count:
+            what = f"{count} of {info.count} values are {words[code]}, the first at element {first[code]}"
+            yield finding(code, info.name, what, **where)
+
+
+def _bad_values(store: Store, info: TensorInfo, start: int, count: int) -> Iterator[tuple[str, npt.NDArray[np.intp]]]:
+    """Yield a finding's code and the elements of a chunk that it concerns."""
+    if info.type.name == "sfp":  # always finite otherwise
+        codes = np.frombuffer(store.stored(info, start, count), dtype=np.uint8)
+        yield "reserved-code", np.flatnonzero(codes == _RESERVED_CODE)
+        return
+    values = store.elements(info, start, count)
+    if values.dtype.kind in "iub":
+        return
+    if values.dtype == np.complex64:
+        parts = values.view(np.float32).reshape(-1, 2)
+        yield "not-a-number", np.flatnonzero(np.isnan(parts).any(axis=1))
+        yield "infinite", np.flatnonzero(np.isinf(parts).any(axis=1))
+        return
+    if values.dtype in _EXPONENT:
+        unsigned, mask = _EXPONENT[values.dtype]
+        bits = values.view(unsigned)
+        # Nearly always all values are finite, and for small floats this is faster than numpy's functions.
+        if not ((bits & unsigned(mask)) == unsigned(mask)).any():
+            return
+    with np.errstate(invalid="ignore"):  # signalling NaNs
+        wide = values.astype(np.float64)
+    yield "not-a-number", np.flatnonzero(np.isnan(wide))
+    yield "infinite", np.flatnonzero(np.isinf(wide))

@@ -1,0 +1,113 @@
+"""The config that a Gemma file gets: its label, RoPE bases, stop tokens and wrapping, and what the runtime refuses.
+
+Spec: spec/gemma.md, Checkpoints and Rules of the runtime.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+from blobstore.converting.gemma_families import GEMMA3, LABELS, MODELS, too_many_layers
+from blobstore.converting.hf_config import DEFAULTS, GLOBAL_BASE, LOCAL_BASE
+from blobstore.errors import Fault
+from blobstore.gemma.config import ModelConfig, VitConfig
+from blobstore.gemma.enums import Model, Wrapping
+from blobstore.gemma.models import DIMENSIONS, PALIGEMMA_IMAGES, Dimensions, dimensions_of, is_gemma3
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+_OWN_STOPS = {token for defaults in DEFAULTS.values() for token in defaults.stop}
+
+
+def published_model(family: str, size: Dimensions, vision: VitConfig) -> Model | None:
+    """Return the published model of a family that has these dimensions, or None."""
+    for model in MODELS[family]:
+        if replace(DIMENSIONS[model], display_name="") != size:
+            continue
+        if family != "paligemma2" or PALIGEMMA_IMAGES[model] == vision.image_size:
+            return model
+    return None
+
+
+def with_bases(config: ModelConfig, family: str, bases: tuple[float, float]) -> ModelConfig:
+    """Return a config with RoPE's bases, of local layers and of global ones.
+
+    `use_global_timescale` says whether these are two, and a Gemma 3 always has it. Bases that not every runtime
+    computes with go into fields of later runtimes.
+    """
+    local_base, global_base = bases
+    config = replace(config, use_global_timescale=local_base != global_base)
+    if local_base != LOCAL_BASE:
+        config = replace(config, rope_theta=local_base)
+    if global_base not in (local_base, GLOBAL_BASE):
+        config = replace(config, global_rope_theta=global_base)
+    if family in GEMMA3 and not config.use_global_timescale:
+        names = [field.name for field in config.fields()]
+        config = replace(config, extent=names.index("use_global_timescale") + 1)
+    return config
+
+
+def right_label(config: ModelConfig) -> Model:
+    """Return the model number under which every runtime gives a Gemma 3's global layers their own RoPE base.
+
+    Text-only files that are labelled 270M, but have other dimensions, were written by an earlier version of this
+    project.
+    """
+    if config.model != Model.GEMMA3_270M or config.vit_config.layer_configs:
+        return config.model
+    return published_model("gemma3", dimensions_of(config), VitConfig()) or LABELS["gemma3"]
+
+
+def repaired(config: ModelConfig, *, one_base: bool = False) -> ModelConfig:
+    """Return a Gemma 3's config with `use_global_timescale` and the label that it needs; others as they are.
+
+    Args:
+        config: As the file has it.
+        one_base: Whether the model is known to have one RoPE base for all layers.
+    """
+    if not is_gemma3(config):
+        return config
+    if one_base:
+        return replace(config, use_global_timescale=False)
+    label = right_label(config)
+    if label != config.model:
+        config = replace(config, model=label, display_name=DIMENSIONS[label].display_name)
+    return replace(config, use_global_timescale=True)
+
+
+def runtime_faults(config: ModelConfig) -> Iterator[Fault]:
+    """Yield what the runtime would stop at in a config that is otherwise right."""
+    if config.vocab_size % 32:
+        stops = "gemma.cpp stops on machines with AVX-512, with top_k 1"
+        what = f"a vocabulary of {config.vocab_size} is not a multiple of 32: {stops}; pad the embedding"
+        yield Fault("vocabulary", "embed_tokens.weight", what)
+    fault = too_many_layers("num_hidden_layers", len(config.layer_configs))
+    if fault:
+        yield fault
+
+
+def lost_stops(config: ModelConfig) -> dict[str, int]:
+    """Return the stop tokens that are outside the vocabulary, by field: the model never produces them.
+
+    The runtime's own, which fill up where a checkpoint gives fewer, are left out: a small vocabulary lacks some.
+    """
+    stops = {"eos_id": config.eos_id, "secondary_eos_id": config.secondary_eos_id}
+    return {name: token for name, token in stops.items() if not (0 <= token < config.vocab_size or token in _OWN_STOPS)}
+
+
+def default_wrapping(config: ModelConfig, *, has_chat_template: bool) -> tuple[Wrapping, str]:
+    """Return how prompts are wrapped, and why."""
+    if config.vit_config.layer_configs:
+        return config.wrapping, "this model has one wrapping only"
+    if config.model == Model.GEMMA3_1B and _is_published(config):
+        return Wrapping.VLM, "published files of this model have it"
+    if not has_chat_template:
+        return Wrapping.PT, "the checkpoint has no chat template"
+    return Wrapping.IT, "the checkpoint has a chat template"
+
+
+def _is_published(config: ModelConfig) -> bool:
+    """Whether the dimensions are those of the model that the config names."""
+    return dimensions_of(config) == replace(DIMENSIONS[config.model], display_name="")

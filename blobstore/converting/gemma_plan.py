@@ -1,0 +1,246 @@
+"""The plan of the file that gemma.cpp runs: from a Gemma checkpoint and the user's choices.
+
+Spec: spec/gemma.md, Checkpoints.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+from blobstore.codecs.element_types import BY_NAME
+from blobstore.converting.gemma_config import default_wrapping, runtime_faults
+from blobstore.converting.gemma_families import family_of
+from blobstore.converting.gemma_recognise import Recognised, recognise
+from blobstore.converting.gemma_sources import Sources, foreign_tensors
+from blobstore.converting.pieces import Piece, rows_of
+from blobstore.converting.plan import Plan, PlannedAlias, PlannedPart, PlannedTensor, refusal
+from blobstore.errors import Fault, UsageError
+from blobstore.exporting.arrangement import Block, dump_arrangement
+from blobstore.gemma.enums import WeightType, Wrapping
+from blobstore.gemma.models import is_gemma3
+from blobstore.gemma.tensors import default_type
+from blobstore.index.metadata import CHOICES, REARRANGED
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
+
+    from blobstore.checkpoint.reader import Checkpoint
+    from blobstore.gemma.config import ModelConfig
+
+WEIGHTS = ("sfp", "bf16", "f32", "i8")
+LAYOUTS = ("split", "stock")
+_DOUBT = ("missing-tensor", "shape", "config-disagrees")
+
+
+@dataclass(frozen=True)
+class Choices:
+    """What a user may choose.
+
+    Attributes:
+        weights: Type of the weights, where the runtime leaves a choice.
+        layout: ``split`` is almost the checkpoint's own arrangement, and loads faster; ``stock`` is that of published
+            files.
+        wrapping: ``it``, ``pt``, or None for what the checkpoint says.
+    """
+
+    weights: str = "sfp"
+    layout: str = "split"
+    wrapping: str | None = None
+
+    def refuse_unusable(self) -> None:
+        """Refuse what no runtime up to April 2026 runs. `verify` still compares such files.
+
+        Raises:
+            UsageError: ``i8-stock``.
+        """
+        if (self.weights, self.layout) == ("i8", "stock"):
+            what = "gemma.cpp hangs when it loads i8 weights in the stock layout: use --layout split"
+            raise UsageError("i8-stock", what)
+
+
+def is_gemma(checkpoint: Checkpoint) -> bool:
+    """Whether a checkpoint is of a family that is converted for gemma.cpp, or would be if that were possible."""
+    family, fault = family_of(checkpoint.config)
+    return family is not None or fault is not None
+
+
+def looks_like_gemma(checkpoint: Checkpoint) -> bool:
+    """Whether the tensors of a checkpoint without a config.json have Gemma's names."""
+    return not checkpoint.config and any(".pre_feedforward_layernorm." in name for name in checkpoint.tensors)
+
+
+def plan_for_gemma(checkpoint: Checkpoint, choices: Choices, *, tokenizer: bytes | None, chat_template: bool) -> Plan:
+    """Plan the file that gemma.cpp runs.
+
+    Args:
+        checkpoint: Open.
+        choices: The user's.
+        tokenizer: The bytes of ``tokenizer.model``, or None.
+        chat_template: Whether the checkpoint has one.
+
+    Raises:
+        CheckpointError: ``cannot-convert``, with ``faults``: everything that is wrong, at once.
+    """
+    recognised = _recognised(checkpoint)
+    wrapping, why = _wrapping(recognised, choices, chat_template=chat_template)
+    weight = WeightType(BY_NAME[choices.weights].number)
+    config = replace(recognised.config, weight=weight, wrapping=wrapping)
+    sources = Sources(recognised, checkpoint, choices.layout)
+    faults = _faults(config, sources)
+    if faults:
+        raise refusal(faults)
+    plan = Plan(metadata=dict(checkpoint.metadata), notes=[*checkpoint.notes, *recognised.notes])
+    plan.config, plan.tokenizer = config, tokenizer
+    plan.notes.append(f"wrapping {wrapping.name.lower()}: {why}")
+    plan.notes += _notes(plan, choices)
+    plan.tensors += _tensors(sources, choices)
+    _add_names(plan, sources)
+    plan.metadata[CHOICES] = _choices_text(recognised, config, choices)
+    return plan
+
+
+def _recognised(checkpoint: Checkpoint) -> Recognised:
+    family, fault = family_of(checkpoint.config)
+    if fault or family is None:
+        raise refusal([fault or _no_family(checkpoint)])
+    shapes = {name: entry.shape for name, entry in checkpoint.tensors.items()}
+    recognised = recognise(family, checkpoint.config, shapes, checkpoint.generation)
+    if isinstance(recognised, Fault):
+        raise refusal([*foreign_tensors(checkpoint), recognised])
+    return recognised
+
+
+def _no_family(checkpoint: Checkpoint) -> Fault:
+    if not checkpoint.config:
+        what = "there is no config.json beside the tensors, which says what the model is: add the checkpoint's"
+        return Fault("missing-config", "config.json", what)
+    return Fault("not-gemma", "model_type", "this is not a Gemma checkpoint: --as names keeps every tensor")
+
+
+def _faults(config: ModelConfig, sources: Sources) -> list[Fault]:
+    """Return everything that keeps a recognised checkpoint from being converted."""
+    known = sources.recognised.faults
+    faults = [*foreign_tensors(sources.checkpoint), *known, *runtime_faults(config)]
+    # While the dimensions are in doubt, whatever doesn't match them would be called unexpected.
+    doubt = any(fault.reason in _DOUBT for fault in known)
+    return [*faults, *(fault for fault in sources.faults() if fault.reason != "unexpected-tensor" or not doubt)]
+
+
+def _wrapping(recognised: Recognised, choices: Choices, *, chat_template: bool) -> tuple[Wrapping, str]:
+    own, why = default_wrapping(recognised.config, has_chat_template=chat_template)
+    if choices.wrapping is None or recognised.config.vit_config.layer_configs:
+        return own, why
+    return Wrapping[choices.wrapping.upper()], "you chose it"
+
+
+def _notes(plan: Plan, choices: Choices) -> Iterator[str]:
+    if plan.tokenizer is None:
+        yield "there is no tokenizer.model: gemma.cpp needs --tokenizer to run this file"
+    if choices.weights == "i8":
+        yield "i8 is experimental in gemma.cpp, and its --to_bf16 1 stops at it"
+
+
+def _tensors(sources: Sources, choices: Choices) -> Iterator[PlannedTensor]:
+    for spec, pieces in sources.blobs():
+        element_type = default_type(spec, choices.weights)
+        nbytes = element_type.nbytes(spec.rows * spec.cols)
+        yield PlannedTensor(spec.key, spec.key, element_type, (spec.rows, spec.cols), nbytes, tuple(pieces))
+
+
+def _choices_text(recognised: Recognised, config: ModelConfig, choices: Choices) -> str:
+    """Return what the file's metadata says of the choices that it was made with."""
+    made: dict[str, object] = {"weights": choices.weights, "layout": choices.layout}
+    made["wrapping"] = config.wrapping.name.lower()
+    if is_gemma3(config) and not config.use_global_timescale:
+        made["rope_bases"] = recognised.bases  # otherwise the config might be one that lacks the field
+    return json.dumps(made, sort_keys=True)
+
+
+@dataclass(frozen=True)
+class _Place:
+    """Where a piece of a checkpoint's tensor is stored: the planned tensor, and the first of its elements there."""
+
+    tensor: PlannedTensor
+    at: int
+    piece: Piece
+
+    @property
+    def block(self) -> Block[str]:
+        """The same as the metadata has it."""
+        piece = self.piece
+        return Block(
+            stored=self.tensor.name,
+            at=self.at,
+            row=piece.row,
+            rows=piece.rows,
+            col=piece.col,
+            cols=piece.cols,
+            width=piece.width,
+            arrange=piece.arrange,
+            channels=piece.channels,
+        )
+
+    def is_part(self, count: int) -> bool:
+        """Whether all elements of the checkpoint's tensor, so many, are a run of bytes of the planned one."""
+        group, end = self.tensor.type.group, self.at + count
+        if not self.piece.whole_rows or self.piece.count != count:
+            return False
+        return not group or (self.at % group == 0 and (end % group == 0 or end == math.prod(self.tensor.shape)))
+
+
+def _add_names(plan: Plan, sources: Sources) -> None:
+    """Add each name of the checkpoint: a part where its rows are one run of a blob, else a record of its pieces."""
+    checkpoint, embedding = sources.checkpoint, sources.embedding
+    places = _places(plan.tensors)
+    rearranged: dict[str, tuple[tuple[int, ...], list[Block[str]]]] = {}
+    for name, its_places in places.items():
+        shape, first = checkpoint.tensors[name].shape, its_places[0]
+        if len(its_places) == 1 and first.is_part(math.prod(shape)):
+            offset = first.tensor.type.nbytes(first.at)
+            plan.parts.append(PlannedPart(name, first.tensor.key, offset, first.tensor.type, shape))
+            continue
+        if name == embedding and len(its_places) == 1 and first.piece.whole_rows:
+            its_places.append(_add_spare_rows(plan, first, shape[0]))
+        rearranged[name] = shape, [place.block for place in its_places]
+    plan.aliases.append(_head_alias(sources))
+    types = {name: checkpoint.tensors[name].type for name in places}
+    plan.metadata[REARRANGED] = dump_arrangement(
+        rearranged, types, {alias.name: alias.target for alias in plan.aliases}
+    )
+
+
+def _places(tensors: Iterable[PlannedTensor]) -> dict[str, list[_Place]]:
+    """Return where the pieces of each of the checkpoint's tensors are stored, by its name."""
+    places: dict[str, list[_Place]] = {}
+    for tensor in tensors:
+        at = 0
+        for piece in tensor.pieces:
+            if piece.source is not None:
+                places.setdefault(piece.source, []).append(_Place(tensor, at, piece))
+            at += piece.count
+    return places
+
+
+def _add_spare_rows(plan: Plan, used: _Place, rows: int) -> _Place:
+    """Keep the last of the embedding's rows, which the runtime doesn't use, as a tensor of their own."""
+    name, end = str(used.piece.source), used.piece.rows
+    element_type, width = used.tensor.type, used.piece.width
+    plan.parts.append(PlannedPart(name, used.tensor.key, 0, element_type, (end, width)))
+    rest = rows_of(name, width, end, rows - end)
+    nbytes = element_type.nbytes(rest.count)
+    spare = PlannedTensor(f"{name}.rows_{end}_to_{rows}", "", element_type, (rest.rows, rest.cols), nbytes, (rest,))
+    plan.extras.append(spare)
+    return _Place(spare, 0, rest)
+
+
+def _head_alias(sources: Sources) -> PlannedAlias:
+    if sources.recognised.head:
+        return PlannedAlias(sources.recognised.head, sources.embedding, "it has the same bytes")
+    return PlannedAlias(_head_name(sources.embedding), sources.embedding, "gemma.cpp uses the embedding as the head")
+
+
+def _head_name(embedding: str) -> str:
+    return "language_model.lm_head.weight" if embedding.startswith("language_model.") else "lm_head.weight"

@@ -1,0 +1,240 @@
+"""Which Gemma model a Hugging Face checkpoint is: from ``config.json`` and the tensors' names and shapes, no weights.
+
+Spec: spec/gemma.md, Checkpoints.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Any
+
+from blobstore.converting.gemma_config import lost_stops, published_model, with_bases
+from blobstore.converting.gemma_families import (
+    HEADS,
+    LABELS,
+    MAX_HEADS,
+    ONE_BASE_LABELS,
+    SPARE_ROWS,
+    TEXT_PREFIXES,
+    WITH_VISION,
+    count_layers,
+    embedding_of,
+    too_many_layers,
+)
+from blobstore.converting.gemma_vision import image_token_faults, read_vision
+from blobstore.converting.hf_config import LOCAL_BASE, QUERY_SCALAR, read_settings
+from blobstore.converting.hf_values import short
+from blobstore.errors import Fault
+from blobstore.gemma.config import ModelConfig, VitConfig
+from blobstore.gemma.enums import QueryScale, WeightType
+from blobstore.gemma.models import Dimensions, model_config
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
+
+    from blobstore.converting.gemma_families import Shapes
+    from blobstore.converting.hf_config import Settings
+
+
+@dataclass
+class Recognised:
+    """A checkpoint of a family.
+
+    Attributes:
+        family: ``gemma2``, ``gemma3``, ``gemma3-vision``, ``paligemma2``.
+        config: What the runtime gets, but for its weight type and wrapping.
+        text: Prefix of the text part's tensors.
+        vision: Prefix of the vision part's, or empty.
+        projector: Prefix of the tensors between the two, or empty.
+        head: Name of the output head, when the checkpoint has one.
+        bases: RoPE's, of local layers and of global ones.
+        faults: Everything that is wrong.
+        notes: What a user should know.
+    """
+
+    family: str
+    config: ModelConfig
+    text: str
+    vision: str = ""
+    projector: str = ""
+    head: str | None = None
+    bases: tuple[float, float] = (LOCAL_BASE, LOCAL_BASE)
+    faults: list[Fault] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+
+    @property
+    def embedding(self) -> str:
+        """Name of the embedding."""
+        return embedding_of(self.text)
+
+
+def recognise(
+    family: str, config: Mapping[str, Any], shapes: Shapes, generation: Mapping[str, Any] | None = None
+) -> Recognised | Fault:
+    """Work out the model's dimensions from its tensors, and compare them with what ``config.json`` says.
+
+    Args:
+        family: From `family_of`.
+        config: ``config.json``.
+        shapes: Of all tensors, by name.
+        generation: ``generation_config.json``, when there is one.
+
+    Returns:
+        The model and everything that is wrong with it; one fault when the dimensions can't be worked out.
+    """
+    prefix = _text_prefix(family, shapes)
+    if isinstance(prefix, Fault):
+        return prefix
+    inner = config.get("text_config")
+    text_config = inner if isinstance(inner, dict) else config
+    size = _text_size(prefix, text_config, shapes)
+    if isinstance(size, Fault):
+        return size
+    rows = shapes[embedding_of(prefix)][0]
+    recognised = Recognised(family, ModelConfig(), prefix)
+    recognised.head = next((name for name in HEADS if name in shapes), None)
+    vision = _add_vision(recognised, config, shapes) if family in WITH_VISION else VitConfig()
+    recognised.faults += _disagreements(text_config, size, rows)
+    settings = read_settings(family, config, generation or {}, layers=size.layers)
+    recognised.faults += settings.faults
+    recognised.bases = settings.bases
+    recognised.config = _config(recognised, size, rows - _spare_rows(family), vision, settings)
+    recognised.notes += [*settings.notes, *_stop_notes(recognised.config)]
+    if family in WITH_VISION:
+        recognised.faults += image_token_faults(config, recognised.config)
+    return recognised
+
+
+def _spare_rows(family: str) -> int:
+    return SPARE_ROWS if family in WITH_VISION else 0
+
+
+def _text_prefix(family: str, shapes: Shapes) -> str | Fault:
+    """Find the text part by its embedding, which has to be a matrix with a vocabulary."""
+    prefix = next((prefix for prefix in TEXT_PREFIXES if embedding_of(prefix) in shapes), None)
+    if prefix is None:
+        tried = " or ".join(embedding_of(prefix) for prefix in TEXT_PREFIXES)
+        what = f"the checkpoint has no embedding, {tried}: is it complete?"
+        return Fault("missing-tensor", "embed_tokens.weight", what)
+    embedding = embedding_of(prefix)
+    shape = shapes[embedding]
+    if len(shape) != 2 or min(shape) < 1:
+        return Fault("shape", embedding, f"its shape is {list(shape)}, expected a matrix: is the checkpoint complete?")
+    spare = _spare_rows(family)
+    if shape[0] <= spare:
+        what = f"it has {shape[0]} rows; in models with a vision part the last {spare} are not part of the vocabulary"
+        return Fault("shape", embedding, what)
+    return prefix
+
+
+def _text_size(prefix: str, config: Mapping[str, Any], shapes: Shapes) -> Dimensions | Fault:
+    """Read the text part's dimensions from its tensors, and the head size from config.json where no shape tells it."""
+    layers = count_layers(prefix, shapes)
+    fault = too_many_layers("num_hidden_layers", layers)
+    if fault:
+        return fault
+    first = f"{prefix}layers.0."
+    gate, query, key = (f"{first}{name}.weight" for name in ("mlp.gate_proj", "self_attn.q_proj", "self_attn.k_proj"))
+    for name in (gate, query, key):
+        shape = shapes.get(name, ())
+        if len(shape) != 2 or 0 in shape:
+            what = f"{name!r} is missing, or is not a matrix: the checkpoint is incomplete"
+            return Fault("missing-tensor", name, what)
+    norm = shapes.get(f"{first}self_attn.q_norm.weight")
+    head = norm[0] if norm else config.get("head_dim")
+    if type(head) is not int or head < 1:
+        what = "config.json has no head_dim, and no tensor's shape tells it: add the checkpoint's config.json"
+        return Fault("missing-config", "head_dim", what)
+    width = shapes[embedding_of(prefix)][1]
+    hidden, queries, keys = shapes[gate][0], shapes[query][0], shapes[key][0]
+    if queries % head or keys % head or max(queries, keys) // head > MAX_HEADS:
+        what = f"{queries} rows of queries and {keys} of keys are not whole heads of {head} rows, at most {MAX_HEADS}"
+        return Fault("shape", query, what)
+    return Dimensions("", layers, width, hidden, queries // head, keys // head, head)
+
+
+def _add_vision(recognised: Recognised, config: Mapping[str, Any], shapes: Shapes) -> VitConfig:
+    part = read_vision(recognised.family, config.get("vision_config"), shapes)
+    recognised.vision, recognised.projector = part.prefix, part.projector
+    recognised.faults += part.faults
+    recognised.notes += part.notes
+    return part.config
+
+
+def _disagreements(config: Mapping[str, Any], size: Dimensions, rows: int) -> Iterator[Fault]:
+    """Compare config.json with the tensors: if they disagree, one of the two belongs to another model."""
+    facts = {
+        "hidden_size": size.model_dim,
+        "intermediate_size": size.hidden,
+        "num_hidden_layers": size.layers,
+        "num_attention_heads": size.heads,
+        "num_key_value_heads": size.kv_heads,
+        "head_dim": size.qkv_dim,
+        "vocab_size": rows,
+    }
+    for name, value in facts.items():
+        # Vision models' configs give the vocabulary with or without the spare rows.
+        allowed = (value, value - SPARE_ROWS) if name == "vocab_size" else (value,)
+        if name in config and config[name] not in allowed:
+            what = f"config.json says {name} {short(config[name])}, the tensors say {value}: they belong to two models"
+            yield Fault("config-disagrees", name, what)
+
+
+def _config(
+    recognised: Recognised, size: Dimensions, vocabulary: int, vision: VitConfig, settings: Settings
+) -> ModelConfig:
+    """Return the config of the published model with these dimensions, or of its family, changed as config.json says."""
+    family = recognised.family
+    model = published_model(family, size, vision)
+    label = model or (LABELS if settings.two_bases else ONE_BASE_LABELS)[family]
+    base = model_config(label, WeightType.BF16)
+    if model is None:
+        recognised.notes.append(f"no published model has these dimensions: the file is labelled {base.display_name}")
+    layer = replace(
+        base.layer_configs[0],
+        model_dim=size.model_dim,
+        ff_hidden_dim=size.hidden,
+        heads=size.heads,
+        kv_heads=size.kv_heads,
+        qkv_dim=size.qkv_dim,
+    )
+    config = replace(
+        base,
+        num_layers=size.layers,
+        model_dim=size.model_dim,
+        vocab_size=vocabulary,
+        max_seq_len=settings.max_seq_len,
+        att_cap=settings.att_cap,
+        final_cap=settings.final_cap,
+        layer_configs=(layer,) * size.layers,
+        attention_window_sizes=settings.windows,
+        query_scale=_query_scale(recognised, settings.query_scalar, size),
+        vit_config=vision,
+        eos_id=settings.stop[0],
+        secondary_eos_id=settings.stop[1],
+    )
+    return with_bases(config, family, settings.bases)
+
+
+def _query_scale(recognised: Recognised, scalar: float | None, size: Dimensions) -> QueryScale:
+    # Where both are the same number, either name will do.
+    scales = {size.model_dim / size.heads: QueryScale.SQRT_MODEL_DIM_DIV_NUM_HEADS}
+    scales[float(size.qkv_dim)] = QueryScale.SQRT_KEY_SIZE
+    if scalar is None:
+        if QUERY_SCALAR not in scales:
+            what = f"config.json has no query_pre_attn_scalar: head_dim is used, {size.qkv_dim}"
+            recognised.notes.append(f"{what}, as in gemma.cpp's own files; transformers uses {QUERY_SCALAR:g}")
+        return scales.get(QUERY_SCALAR, QueryScale.SQRT_KEY_SIZE)
+    is_reported = any(fault.name == "query_pre_attn_scalar" for fault in recognised.faults)
+    if scalar not in scales and not is_reported:
+        what = f"{scalar:g} is neither head_dim nor hidden_size / heads: the runtime has no such scale"
+        recognised.faults.append(Fault("unsupported-config", "query_pre_attn_scalar", what))
+    return scales.get(scalar, QueryScale.SQRT_KEY_SIZE)
+
+
+def _stop_notes(config: ModelConfig) -> Iterator[str]:
+    lost = [*dict.fromkeys(lost_stops(config).values())]
+    if lost:
+        tokens = " or ".join(map(str, lost))
+        what = f"the vocabulary has {config.vocab_size} tokens, and the model never stops at {tokens}"
+        yield f"{what}: is eos_token_id this checkpoint's own?"

@@ -1,0 +1,111 @@
+"""RoPE's bases in a Gemma checkpoint's ``config.json``: two spellings of them, and scalings.
+
+Older exporters write ``rope_theta``, ``rope_local_base_freq`` and ``rope_scaling``, newer ones ``rope_parameters``,
+with an object for each type of attention where the family has two bases. Spec: spec/gemma.md, config.json.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from blobstore.converting.hf_values import as_f32, is_positive, short
+from blobstore.errors import Fault
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from blobstore.converting.hf_values import Values
+
+    Bases = tuple[float, float]  # of local layers, of global ones
+
+_GLOBAL, _LOCAL = "full_attention", "sliding_attention"
+_ATTENTION = (_GLOBAL, _LOCAL)
+_OLD_KEYS = {_GLOBAL: "rope_theta", _LOCAL: "rope_local_base_freq"}
+_KNOWN = ("rope_type", "type", "rope_theta", "factor", *_ATTENTION)
+_SHOWN = 12
+
+
+def read_bases(values: Values, defaults: Bases) -> Bases:
+    """Return RoPE's bases, of local layers and of global ones.
+
+    Args:
+        values: The text part of config.json; faults and notes are added.
+        defaults: The family's; different ones where it has two.
+    """
+    local_base, global_base = defaults
+    has_two = local_base != global_base
+    old_global = values.number(_OLD_KEYS[_GLOBAL], global_base)
+    old_local = values.number(_OLD_KEYS[_LOCAL], local_base) if has_two else old_global
+    _read_scaling(values, "rope_scaling", values.get("rope_scaling"))
+    parameters = values.get("rope_parameters")
+    if parameters is None:
+        return as_f32(old_local), as_f32(old_global)
+    if not isinstance(parameters, dict):
+        values.refuse("rope_parameters", parameters, "an object")
+        return defaults
+    _check_parameters(values, parameters, has_two=has_two)
+    new_global = _read_base(values, parameters, _GLOBAL, old_global, nested=has_two)
+    if not has_two:
+        return new_global, new_global
+    return _read_base(values, parameters, _LOCAL, old_local, nested=True), new_global
+
+
+def _check_parameters(values: Values, parameters: Mapping[str, Any], *, has_two: bool) -> None:
+    """Check ``rope_parameters`` as a whole: its keys, and that a family with one base gets one."""
+    if has_two or {*_ATTENTION} & {*parameters}:
+        _note_unknown(values, "rope_parameters", parameters, _ATTENTION)
+    nested = [parameters[key] for key in _ATTENTION if isinstance(parameters.get(key), dict)]
+    if not has_two and len({short(inner.get("rope_theta")) for inner in nested}) > 1:
+        what = "this family has one RoPE base for all layers, config.json has one for each type of attention"
+        values.faults.append(Fault("unsupported-config", "rope_parameters", what))
+
+
+def _read_base(values: Values, parameters: Mapping[str, Any], attention: str, default: float, *, nested: bool) -> float:
+    """Read a base in the newer spelling: of an object for each type of attention where the family has two bases."""
+    place, inner = "rope_parameters", parameters
+    if nested or isinstance(parameters.get(attention), dict):
+        place, inner = f"rope_parameters.{attention}", parameters.get(attention, {})
+    if not isinstance(inner, dict) or (nested and not {*_ATTENTION} & {*parameters}):
+        values.refuse(place, inner or parameters, "an object for each type of attention")
+        return default
+    _read_scaling(values, place, inner)
+    base = inner.get("rope_theta", default)
+    if not is_positive(base):
+        values.refuse(f"{place}.rope_theta", base, "a positive number")
+        return default
+    old_key = _OLD_KEYS[attention]
+    old = values.get(old_key, base)
+    if old != base:
+        what = f"config.json says {short(old)}, its {place}.rope_theta {short(base)}: which is right?"
+        values.faults.append(Fault("config-disagrees", old_key, what))
+    return as_f32(base)
+
+
+def _read_scaling(values: Values, place: str, scaling: Any) -> None:  # noqa: ANN401 (JSON is anything)
+    """Refuse scalings of positions other than a linear one, which gemma.cpp leaves out: a note says so."""
+    if scaling is None:
+        return
+    if not isinstance(scaling, dict):
+        values.refuse(place, scaling, "an object, or null")
+        return
+    _note_unknown(values, place, scaling, _KNOWN)
+    rope_type = scaling.get("rope_type", scaling.get("type", "default"))
+    if rope_type == "linear":
+        _read_linear(values, place, scaling.get("factor"))
+    elif rope_type != "default":
+        what = f"config.json says {short(rope_type)}; no gemma.cpp scales positions this way"
+        values.faults.append(Fault("unsupported-config", place, f"{what}: --as names keeps every tensor"))
+
+
+def _read_linear(values: Values, place: str, factor: Any) -> None:  # noqa: ANN401 (JSON is anything)
+    if not is_positive(factor):
+        values.refuse(f"{place}.factor", factor, "a positive number, by which positions are divided")
+    elif factor != 1:
+        what = f"{place} divides positions by {factor:g}; no gemma.cpp does, not even for its own files"
+        values.notes.append(f"{what}: long prompts lose quality")
+
+
+def _note_unknown(values: Values, place: str, given: Mapping[str, Any], known: Sequence[str]) -> None:
+    unknown = sorted(short(key) for key in given if key not in known)
+    if unknown:
+        values.notes.append(f"{place} has unknown keys, which are not converted: {', '.join(unknown[:_SHOWN])}")

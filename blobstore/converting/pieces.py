@@ -1,0 +1,183 @@
+"""Pieces of checkpoint tensors become the values of a new tensor, in its order, a chunk at a time."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from blobstore.codecs import PIECE, encode_pieces, scale_for
+from blobstore.errors import CodecError
+from blobstore.exporting.arrangement import CHANNELS_LAST, TRANSPOSE
+from blobstore.fileio.threads import in_order
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Iterator
+
+    from blobstore.checkpoint.reader import Checkpoint
+    from blobstore.codecs.element_types import ElementType
+    from blobstore.fileio.ranges import FileRange
+    from blobstore.fileio.types import Array, Bytes
+
+
+_CHUNK_NBYTES = 1 << 20  # of the source, for one thread at a time
+
+
+@dataclass(frozen=True)
+class Piece:
+    """A block of a checkpoint tensor that becomes rows of a new one.
+
+    Attributes:
+        source: The tensor's name; None for zeros.
+        width: Columns of the source, seen as a matrix; for zeros, of the new rows.
+        row: First row of the block.
+        rows: How many.
+        col: First column of the block.
+        cols: How many.
+        arrange: Empty for the block as it is; ``transpose``; or ``channels_last``, where each row is an image whose
+            `channels` planes become the last dimension.
+        channels: Planes of each row.
+    """
+
+    source: str | None
+    width: int
+    row: int
+    rows: int
+    col: int = 0
+    cols: int = 0
+    arrange: str = ""
+    channels: int = 1
+
+    @property
+    def whole_rows(self) -> bool:
+        """Whether the block is a run of the source's bytes."""
+        return self.source is not None and not self.arrange and self.col == 0 and self.cols == self.width
+
+    @property
+    def count(self) -> int:
+        """Elements."""
+        return self.rows * self.cols
+
+
+def rows_of(source: str, width: int, row: int, rows: int) -> Piece:
+    """Return whole rows of a tensor."""
+    return Piece(source, width, row, rows, 0, width)
+
+
+def piece_range(checkpoint: Checkpoint, piece: Piece) -> FileRange:
+    """Return where the bytes of a piece of whole rows lie."""
+    tensor = checkpoint.range(str(piece.source))
+    item_nbytes = checkpoint.tensors[str(piece.source)].type.bits // 8
+    return tensor.part(piece.row * piece.width * item_nbytes, piece.count * item_nbytes)
+
+
+def stored_ranges(checkpoint: Checkpoint, pieces: Iterable[Piece], element_type: ElementType) -> list[FileRange] | None:
+    """Return the ranges that are the new tensor's bytes as they are, or None when they have to be encoded."""
+    ranges = []
+    for piece in pieces:
+        if not piece.whole_rows or checkpoint.tensors[str(piece.source)].type != element_type:
+            return None
+        ranges.append(piece_range(checkpoint, piece))
+    return ranges
+
+
+def scale_of(
+    checkpoint: Checkpoint, pieces: Iterable[Piece], element_type: ElementType
+) -> tuple[float, dict[str, str]]:
+    """Return the scale that a type needs for all values, and for each source the first value that it can't hold."""
+    scale, faults = 1.0, {}
+    for piece in pieces:
+        if piece.source is None or piece.source in faults:
+            continue
+        for load in _loads(checkpoint, piece):
+            try:
+                scale = max(scale, scale_for(element_type, load()))
+            except CodecError:
+                faults[piece.source] = _first_fault(checkpoint, piece.source, piece.width, element_type)
+                break
+    return scale, faults
+
+
+def _first_fault(checkpoint: Checkpoint, source: str, width: int, element_type: ElementType) -> str:
+    """Say which is the first value of a source that a type can't hold, and where it is."""
+    shape = checkpoint.tensors[source].shape
+    start = 0
+    for load in _loads(checkpoint, rows_of(source, width, 0, math.prod(shape) // width)):
+        values = load()
+        try:
+            scale_for(element_type, values)
+        except CodecError:
+            with np.errstate(all="ignore"):
+                place = int(np.flatnonzero(~np.isfinite(values.astype(np.float32)))[0])
+            index = [int(i) for i in np.unravel_index(start + place, shape)]
+            return f"it has {float(values[place])} at index {index}, which {element_type} can't hold"
+        start += len(values)
+    return f"it has values that {element_type} can't hold"
+
+
+def encoded_chunks(
+    checkpoint: Checkpoint, pieces: Iterable[Piece], element_type: ElementType, scale: float
+) -> Iterator[Bytes]:
+    """Yield the new tensor's stored bytes; chunks are read and encoded in threads, and come in order."""
+    loads = (load for piece in pieces for load in _loads(checkpoint, piece))
+    if element_type.group:
+        # Groups run across pieces: values are cut at groups' ends instead.
+        for values in _regrouped(loads):
+            yield from encode_pieces(element_type, values, scale)
+        return
+    yield from in_order(partial(_encode, element_type, scale, load) for load in loads)
+
+
+def _encode(element_type: ElementType, scale: float, load: Callable[[], Array]) -> Bytes:
+    return np.concatenate(list(encode_pieces(element_type, load(), scale)))
+
+
+def _loads(checkpoint: Checkpoint, piece: Piece) -> Iterator[Callable[[], Array]]:
+    """Yield a function for each chunk of a piece, in the new tensor's order, that reads it as a flat array."""
+    if piece.source is None:
+        yield partial(np.zeros, piece.rows * piece.width, np.float32)
+        return
+    entry = checkpoint.tensors[piece.source]
+    if piece.whole_rows:
+        stored = piece_range(checkpoint, piece)
+        for done in range(0, stored.nbytes, _CHUNK_NBYTES):
+            yield partial(_read, stored.part(done, _CHUNK_NBYTES), entry.type)
+        return
+    if piece.arrange == TRANSPOSE:
+        yield partial(_read_block, checkpoint, piece)  # only the projector of the vision part, which is small
+        return
+    rows = max(1, _CHUNK_NBYTES // (piece.width * entry.type.bits // 8))
+    for row in range(piece.row, piece.row + piece.rows, rows):
+        part = replace(piece, row=row, rows=min(rows, piece.row + piece.rows - row))
+        yield partial(_read_block, checkpoint, part)
+
+
+def _read(source: FileRange, element_type: ElementType) -> Array:
+    return source.read().view(element_type.dtype or np.uint8)
+
+
+def _read_block(checkpoint: Checkpoint, piece: Piece) -> Array:
+    whole = rows_of(str(piece.source), piece.width, piece.row, piece.rows)
+    values = _read(piece_range(checkpoint, whole), checkpoint.tensors[str(piece.source)].type)
+    block = values.reshape(piece.rows, piece.width)[:, piece.col : piece.col + piece.cols]
+    if piece.arrange == TRANSPOSE:
+        block = block.T
+    elif piece.arrange == CHANNELS_LAST:
+        block = block.reshape(piece.rows, piece.channels, -1).transpose(0, 2, 1)
+    return np.ascontiguousarray(block).reshape(-1)
+
+
+def _regrouped(loads: Iterable[Callable[[], Array]]) -> Iterator[Array]:
+    """Yield the values in arrays that end where a group ends, but for the last."""
+    rest = np.empty(0, dtype=np.float32)
+    for load in loads:
+        rest = np.concatenate([rest, load().astype(np.float32)])
+        whole = len(rest) // PIECE * PIECE
+        if whole:
+            yield rest[:whole]
+            rest = rest[whole:]
+    if len(rest):
+        yield rest

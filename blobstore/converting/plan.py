@@ -1,0 +1,229 @@
+"""A conversion as data: what a checkpoint becomes, a list of blobs and names. Nothing is written."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from blobstore.container.layout import MAX_PORTABLE_BLOBS
+from blobstore.errors import CheckpointError, Fault, UsageError
+from blobstore.gemma.models import specifier_of
+from blobstore.index import shape_fault
+from blobstore.index.names import encode_name, key_for
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from blobstore.checkpoint.reader import Checkpoint
+    from blobstore.checkpoint.safetensors import SafetensorsEntry
+    from blobstore.codecs.element_types import ElementType
+    from blobstore.converting.pieces import Piece
+    from blobstore.gemma.config import ModelConfig
+
+_SHOWN = 8
+_FAULTS_SHOWN = 20
+# How exporters name the embedding, longest first; the head has _HEAD in the same place.
+_EMBEDDINGS = (
+    "model.language_model.embed_tokens.weight",
+    "model.decoder.embed_tokens.weight",
+    "model.embed_tokens.weight",
+)
+_HEAD = "lm_head.weight"
+# Their configs leave out tie_word_embeddings where it has its default, true.
+_TIED_FAMILIES = ("gemma", "paligemma")
+
+
+@dataclass(frozen=True, slots=True)
+class PlannedTensor:
+    """One tensor of the new file.
+
+    It is made of `pieces`; without any it has all bytes of the checkpoint's tensor of the same name.
+    """
+
+    name: str
+    key: str
+    type: ElementType
+    shape: tuple[int, ...]
+    nbytes: int
+    pieces: tuple[Piece, ...] = ()
+
+
+@dataclass(frozen=True)
+class PlannedPart:
+    """A name for some bytes of a planned tensor: those that the checkpoint has under that name."""
+
+    name: str
+    target: str
+    offset: int
+    type: ElementType
+    shape: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class PlannedAlias:
+    """Another name for a planned tensor, and the reason."""
+
+    name: str
+    target: str
+    why: str
+
+
+@dataclass
+class Plan:
+    """A conversion that can be shown, run and checked.
+
+    Attributes:
+        tensors: In the order of writing, which is that of the source's bytes.
+        aliases: Names without bytes of their own.
+        metadata: Text → text, for the index.
+        notes: What a user should know.
+        parts: More names, for bytes inside tensors.
+        extras: Tensors that the runtime doesn't know, kept so that nothing is lost.
+        config: The model's, for the runtime; None for a file that is only a container.
+        tokenizer: The SentencePiece model for the runtime.
+    """
+
+    tensors: list[PlannedTensor] = field(default_factory=list)
+    aliases: list[PlannedAlias] = field(default_factory=list)
+    metadata: dict[str, str] = field(default_factory=dict)
+    notes: list[str] = field(default_factory=list)
+    parts: list[PlannedPart] = field(default_factory=list)
+    extras: list[PlannedTensor] = field(default_factory=list)
+    config: ModelConfig | None = None
+    tokenizer: bytes | None = None
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of all tensors."""
+        return sum(tensor.nbytes for tensor in [*self.tensors, *self.extras])
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the plan as JSON values."""
+        return {
+            "model": specifier_of(self.config) if self.config else None,
+            "wrapping": self.config.wrapping.name.lower() if self.config else None,
+            "tensors": [_tensor_json(tensor) for tensor in self.tensors],
+            "extras": [_tensor_json(tensor) for tensor in self.extras],
+            "parts": [
+                {"name": part.name, "in": part.target, "offset": part.offset, "shape": list(part.shape)}
+                for part in self.parts
+            ],
+            "aliases": [{"name": alias.name, "target": alias.target, "why": alias.why} for alias in self.aliases],
+            "metadata": self.metadata,
+            "notes": self.notes,
+            "nbytes": self.nbytes,
+        }
+
+
+def _tensor_json(tensor: PlannedTensor) -> dict[str, Any]:
+    value: dict[str, Any] = {
+        "name": tensor.name,
+        "key": tensor.key,
+        "type": tensor.type.name,
+        "shape": list(tensor.shape),
+        "nbytes": tensor.nbytes,
+    }
+    if tensor.pieces:
+        value["pieces"] = [asdict(piece) for piece in tensor.pieces]
+    return value
+
+
+def plan_by_name(checkpoint: Checkpoint, *, max_tensors: int = MAX_PORTABLE_BLOBS - 1) -> Plan:
+    """Plan a file in which every tensor keeps its name, its type and its bytes.
+
+    Tied weights: a head that ``config.json`` says is the embedding becomes an alias where the checkpoint leaves it out;
+    a head with the same bytes as the embedding is stored once.
+
+    Args:
+        checkpoint: Open.
+        max_tensors: As many as the file can hold: one fewer when the index is inside.
+
+    Raises:
+        CheckpointError: ``no-tensors``, ``too-many-tensors``, ``bad-tensors``: everything that is wrong, at once.
+    """
+    if not checkpoint.tensors:
+        raise CheckpointError("no-tensors", f"{checkpoint.path!r} has no tensors")
+    plan = Plan(metadata=dict(checkpoint.metadata), notes=list(checkpoint.notes))
+    plan.aliases = _tied(checkpoint)
+    aliased = {alias.name for alias in plan.aliases}
+    problems: list[str] = []
+    owners: dict[str, str] = {}
+    for name, entry in checkpoint.tensors.items():
+        if name in aliased:
+            continue
+        faults = _faults(name, entry)
+        problems += faults
+        key = key_for(name) if entry.nbytes and not faults else ""  # without elements it needs no blob
+        if key and owners.setdefault(key, name) != name:
+            problems.append(f"{name!r} and {owners[key]!r} both have the key {key!r}: rename one")
+        plan.tensors.append(PlannedTensor(name, key, entry.type, entry.shape, entry.nbytes))
+    if problems:
+        more = f"; and {len(problems) - _SHOWN} more" if len(problems) > _SHOWN else ""
+        raise CheckpointError("bad-tensors", "; ".join(problems[:_SHOWN]) + more)
+    if len(owners) > max_tensors:
+        raise CheckpointError("too-many-tensors", f"{len(owners)} tensors: the file can hold {max_tensors}")
+    if not owners:
+        raise CheckpointError("no-tensors", f"{checkpoint.path!r} has only tensors without elements")
+    return plan
+
+
+def refusal(faults: Sequence[Fault]) -> CheckpointError:
+    """Return one error, ``cannot-convert``, that lists everything that is wrong."""
+    lines = [f"{fault.reason}: {fault.name}: {fault.message}" for fault in faults[:_FAULTS_SHOWN]]
+    if len(faults) > _FAULTS_SHOWN:
+        lines.append(f"and {len(faults) - _FAULTS_SHOWN} more")
+    error = CheckpointError("cannot-convert", "; ".join(lines))
+    error.faults = tuple(faults)
+    return error
+
+
+def _faults(name: str, entry: SafetensorsEntry) -> list[str]:
+    """Return what keeps a tensor out of a file: its name or its shape."""
+    faults = []
+    try:
+        encode_name(name)
+    except UsageError as error:
+        faults.append(error.message)
+    shape = shape_fault(entry.shape)
+    if shape:
+        faults.append(f"{name[:80]!r} {shape}")
+    return faults
+
+
+def _tied(checkpoint: Checkpoint) -> list[PlannedAlias]:
+    why = _why_tied(checkpoint.config)
+    aliases: dict[str, PlannedAlias] = {}
+    for embedding, entry in checkpoint.tensors.items():
+        head = _head_of(embedding)
+        if head is None or head in aliases or not entry.nbytes:
+            continue
+        if head not in checkpoint.tensors:
+            if why:
+                aliases[head] = PlannedAlias(head, embedding, f"{why}, the checkpoint leaves it out")
+        elif checkpoint.same_bytes(head, embedding):
+            aliases[head] = PlannedAlias(head, embedding, "it has the same bytes")
+    return list(aliases.values())
+
+
+def _why_tied(config: dict[str, Any]) -> str:
+    """Return why the head is the embedding, or an empty text when nothing says so."""
+    text = config.get("text_config")
+    parts = [config, *([text] if isinstance(text, dict) else [])]
+    flags = [part["tie_word_embeddings"] for part in parts if "tie_word_embeddings" in part]
+    if any(flag is True for flag in flags):
+        return "config.json ties it"
+    types = [part.get("model_type") for part in parts]
+    if not flags and any(isinstance(name, str) and name.startswith(_TIED_FAMILIES) for name in types):
+        return "models of this family tie it unless config.json says otherwise"
+    return ""
+
+
+def _head_of(embedding: str) -> str | None:
+    """Return the name of the output head that belongs to an embedding; None for the name of another tensor."""
+    if embedding == "embed_tokens.weight":
+        return _HEAD
+    for ending in _EMBEDDINGS:
+        before = embedding.removesuffix(ending)
+        if before != embedding and (not before or before.endswith(".")):
+            return before + _HEAD
+    return None

@@ -1,0 +1,167 @@
+"""Run a plan: write the file that it describes."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from typing import TYPE_CHECKING
+
+from blobstore.converting.pieces import encoded_chunks, scale_of, stored_ranges
+from blobstore.converting.plan import refusal
+from blobstore.errors import CheckpointError, Fault, in_file
+from blobstore.fileio.ranges import reporting
+from blobstore.index.inputs import files_of
+from blobstore.store.model_writer import ModelWriter
+from blobstore.store.writer import StoreWriter
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator, Mapping
+    from contextlib import AbstractContextManager
+    from os import PathLike
+    from typing import BinaryIO
+
+    from blobstore.checkpoint.reader import Checkpoint
+    from blobstore.converting.plan import Plan, PlannedTensor
+    from blobstore.fileio.ranges import FileRange
+    from blobstore.fileio.types import Bytes, Progress
+    from blobstore.index.locate import IndexPlace
+
+    Stored = Iterator[FileRange | Bytes]
+
+_CHECKED = ("sfp", "i8")  # types that can't hold every value
+
+
+def run_plan(
+    plan: Plan,
+    checkpoint: Checkpoint,
+    target: str | PathLike[str] | BinaryIO,
+    *,
+    version: int = 2,
+    index: IndexPlace = "embedded",
+    digests: bool = True,
+    progress: Progress = lambda _: None,
+) -> None:
+    """Write the file that a plan describes. The memory it takes doesn't depend on the checkpoint's size.
+
+    Args:
+        plan: Made for this checkpoint.
+        checkpoint: Open.
+        target: A path, or a binary stream.
+        version: Of the container.
+        index: Where the name index goes.
+        digests: Keep the SHA-256 of each blob.
+        progress: Called with the number of bytes that were written since the last call.
+
+    Raises:
+        UsageError: ``same-file`` when the target is a file of the source; as `blobstore.create`.
+        CheckpointError: ``disk-too-small``; ``cannot-convert`` for values that the chosen type can't hold.
+        TruncatedError: A source file has shrunk.
+        OSError: Reading or writing failed; the target is untouched.
+    """
+    checkpoint.refuse_as_outputs(*files_of(target))
+    _check_disk(plan, target)
+    scales = measure_scales(plan, checkpoint)
+    if plan.config is None:
+        with StoreWriter(target, version=version, index=index, digests=digests, metadata=plan.metadata) as store:
+            _write_named(plan.tensors, checkpoint, store, scales, progress)
+            _write_names(plan, store)
+        return
+    model = ModelWriter(
+        target,
+        plan.config,
+        tokenizer=plan.tokenizer,
+        version=version,
+        index=index,
+        digests=digests,
+        metadata=plan.metadata,
+    )
+    with model:
+        for tensor in plan.tensors:
+            scale = scales.get(tensor.name, 1.0)
+            with _naming_source(tensor, checkpoint):
+                data = reporting(stored_bytes(tensor, checkpoint, scale), progress)
+                model.add_stored(tensor.key, data, tensor.type.name, scale=scale, immutable=True)
+        _write_named(plan.extras, checkpoint, model.store, scales, progress)
+        _write_names(plan, model.store)
+
+
+def measure_scales(plan: Plan, checkpoint: Checkpoint, progress: Progress = lambda _: None) -> dict[str, float]:
+    """Read all values that their new type may not be able to hold, before anything is written.
+
+    Returns:
+        The scale of each tensor that needs one other than 1, by name.
+
+    Raises:
+        CheckpointError: ``cannot-convert``: every tensor with such values, and where.
+    """
+    scales: dict[str, float] = {}
+    faults: list[Fault] = []
+    for tensor in [*plan.tensors, *plan.extras]:
+        if not _may_not_fit(tensor, checkpoint):
+            continue
+        scale, values = scale_of(checkpoint, tensor.pieces, tensor.type)
+        fix = "repair it" if tensor.type.name not in _CHECKED else "repair it, or convert with --weights bf16"
+        faults += [Fault("not-finite", source, f"{what}: {fix}") for source, what in values.items()]
+        if scale != 1.0:
+            scales[tensor.name] = scale
+        progress(tensor.nbytes)
+    if faults:
+        raise refusal(faults)
+    return scales
+
+
+def _may_not_fit(tensor: PlannedTensor, checkpoint: Checkpoint) -> bool:
+    """Whether a tensor may have values that its new type can't hold."""
+    sources = (piece.source for piece in tensor.pieces if piece.source)
+    wide = any(checkpoint.tensors[name].type.name == "f64" for name in sources)
+    return tensor.type.name in _CHECKED or (wide and tensor.type.name != "f64")
+
+
+def stored_bytes(tensor: PlannedTensor, checkpoint: Checkpoint, scale: float = 1.0) -> Stored:
+    """Yield a planned tensor's bytes as they are to be stored, in pieces that stay as they are."""
+    if not tensor.pieces:
+        return checkpoint.range(tensor.name).parts()
+    ranges = stored_ranges(checkpoint, tensor.pieces, tensor.type)
+    if ranges is not None:
+        return (part for source in ranges for part in source.parts())
+    return encoded_chunks(checkpoint, tensor.pieces, tensor.type, scale)
+
+
+def _check_disk(plan: Plan, target: str | PathLike[str] | BinaryIO) -> None:
+    """Refuse to begin a file that the disk is too small for."""
+    if not isinstance(target, (str, os.PathLike)):
+        return
+    folder = os.path.dirname(os.path.realpath(os.fspath(target)))
+    if not os.path.isdir(folder):
+        return  # opening the target reports it
+    free, needed = shutil.disk_usage(folder).free, plan.nbytes
+    if needed > free:
+        what = f"the file takes {needed} bytes, {folder!r} has {free} free: choose another folder"
+        raise CheckpointError("disk-too-small", what)
+
+
+def _write_named(
+    tensors: Iterable[PlannedTensor],
+    checkpoint: Checkpoint,
+    store: StoreWriter,
+    scales: Mapping[str, float],
+    progress: Progress,
+) -> None:
+    for tensor in tensors:
+        scale = scales.get(tensor.name, 1.0)
+        with _naming_source(tensor, checkpoint):
+            data = reporting(stored_bytes(tensor, checkpoint, scale), progress)
+            store.add_stored(tensor.name, data, tensor.type, tensor.shape, scale=scale, immutable=True)
+
+
+def _write_names(plan: Plan, store: StoreWriter) -> None:
+    for part in plan.parts:
+        store.part(part.name, part.target, part.type, part.shape, offset=part.offset, scale=store.scale_of(part.target))
+    for alias in plan.aliases:
+        store.alias(alias.name, alias.target)
+
+
+def _naming_source(tensor: PlannedTensor, checkpoint: Checkpoint) -> AbstractContextManager[None]:
+    """Name the source's file in what goes wrong with it."""
+    source = next((piece.source for piece in tensor.pieces if piece.source), tensor.name)
+    return in_file(checkpoint.file_of(source) if source in checkpoint.tensors else checkpoint.path)

@@ -1,0 +1,253 @@
+"""A planned export → .safetensors files, streamed one chunk after another."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import re
+from contextlib import ExitStack, contextmanager, suppress
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from blobstore.checkpoint.safetensors import dump_header
+from blobstore.codecs import PIECE
+from blobstore.errors import CodecError, UsageError
+from blobstore.exporting.arrangement import rows_from
+from blobstore.fileio.atomic import AtomicFile, write_file
+from blobstore.fileio.locking import turn_at
+from blobstore.fileio.ranges import CHUNK_NBYTES, FileRange, flat_bytes
+from blobstore.fileio.sink import Sink
+from blobstore.fileio.source import read_whole
+from blobstore.fileio.together import move_together
+from blobstore.index.inputs import files_of, refuse_inputs
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping, Sequence
+    from os import PathLike
+    from typing import BinaryIO
+
+    from blobstore.codecs.element_types import ElementType
+    from blobstore.exporting.arrangement import Block
+    from blobstore.exporting.plan import ExportedTensor, ExportPlan
+    from blobstore.fileio.types import Array, Progress
+    from blobstore.store.info import TensorInfo
+    from blobstore.store.reader import Store
+
+
+_CHUNK = 16 * PIECE  # elements
+
+
+# -------------------------------------------------------------------------------------------------------- the files
+
+
+def run_export(
+    plan: ExportPlan,
+    store: Store,
+    path: str | PathLike[str] | BinaryIO,
+    *,
+    force: bool = False,
+    progress: Progress = lambda _: None,
+) -> list[str]:
+    """Write the files of a plan. They replace what had their names only when all are complete.
+
+    While shards are replaced there is no index: it would combine tensors of the old ones and the new ones.
+
+    Args:
+        plan: Made for this store.
+        store: Open.
+        path: Of the file; of several, that which all their names are made of; or a binary stream, for one.
+        force: Remove the files of an earlier export to this path that the new ones don't replace.
+        progress: Called with how many bytes more were written.
+
+    Returns:
+        Their paths; none for a stream.
+
+    Raises:
+        CodecError: ``sfp-reserved-code``: stored bytes are wrong; ``not-finite``: a value is too large for its type.
+        UsageError: ``same-file``; ``needs-path`` for shards to a stream; ``superseded`` when files of an earlier
+            export would stay, from which readers would take the old tensors, and not ``force``; ``bad-name``.
+        OSError: Writing failed.
+    """
+    if not isinstance(path, (str, os.PathLike)):
+        if len(plan.shards) > 1:
+            raise UsageError("needs-path", "shards are several files: a stream takes one, without --max-shard-size")
+        _write_shard(plan.shards[0], plan.metadata, store, Sink(path), progress)
+        return []
+    path = os.fspath(path)
+    index, shards = _paths(path, len(plan.shards))
+    old = superseded(path, len(plan.shards))
+    refuse_inputs([*shards, index, *old], files_of(store.path, store.base_path))
+    _refuse_superseded(old, force=force)
+    raw_index = _index_of(plan, shards) if index else b""
+    with ExitStack() as stack:
+        files: list[AtomicFile] = []
+        for shard_path, shard in zip(shards, plan.shards, strict=True):
+            files.append(stack.enter_context(AtomicFile(shard_path)))
+            _write_shard(shard, plan.metadata, store, Sink(files[-1].fileno(), shard_path), progress)
+        if index:
+            files.append(stack.enter_context(AtomicFile(index)))
+            files[-1].write(memoryview(raw_index))
+        for file in files:
+            file.prepare()
+        with turn_at(path):
+            old = superseded(path, len(plan.shards))  # others may have come meanwhile
+            _refuse_superseded(old, force=force)
+            _replace(index, files, old)
+    return [*shards, index] if index else shards
+
+
+def _replace(index: str, files: Sequence[AtomicFile], old: Sequence[str]) -> None:
+    """Move complete files to their names, and remove those of an earlier export that they don't replace."""
+    with _taken_away(index, files):
+        move_together(*files)
+    for path in old:  # the index first: without it no reader takes the old shards
+        with suppress(FileNotFoundError):
+            os.unlink(path)
+
+
+@contextmanager
+def _taken_away(index: str, files: Sequence[AtomicFile]) -> Iterator[None]:
+    """Remove the old index of shards while these are replaced; put it back if none of them was."""
+    index = os.path.realpath(index) if index else ""
+    if not os.path.isfile(index):
+        yield
+        return
+    old = read_whole(index)
+    try:
+        os.unlink(index)
+        yield
+    except BaseException:
+        if not any(file.committed for file in files):
+            with suppress(OSError):
+                write_file(index, old)
+        raise
+
+
+def _paths(path: str, count: int) -> tuple[str, list[str]]:
+    """Return the paths of an export's index, empty where there is none, and of its files."""
+    if count == 1:
+        return "", [path]
+    stem = path.removesuffix(".safetensors")
+    if not os.path.basename(stem):
+        raise UsageError("bad-name", f"{path!r} has no name to make those of shards from: -o OUT.safetensors")
+    return f"{stem}.safetensors.index.json", [f"{stem}-{i + 1:05}-of-{count:05}.safetensors" for i in range(count)]
+
+
+def superseded(path: str, count: int) -> list[str]:
+    """Return the files of earlier exports to a path that one of ``count`` files doesn't replace, the index first."""
+    index, shards = _paths(path, count)
+    new = {os.path.realpath(file) for file in (index, *shards) if file}
+    places = [path, os.path.realpath(path)] if os.path.islink(path) else [path]  # beside a link, and beside its file
+    earlier = dict.fromkeys(file for place in places for file in _exports_at(place))
+    return [file for file in earlier if os.path.realpath(file) not in new]
+
+
+def _exports_at(path: str) -> list[str]:
+    """Return the files that exports to a path may have left, the index first."""
+    folder, name = os.path.split(path)
+    stem = name.removesuffix(".safetensors")
+    try:
+        present = sorted(os.listdir(folder or "."))
+    except OSError:  # writing will report it
+        return []
+    is_shard = re.compile(re.escape(stem) + r"-[0-9]{5}-of-[0-9]{5}\.safetensors").fullmatch
+    names = [f"{stem}.safetensors.index.json", name, *filter(is_shard, present)]
+    paths = [os.path.join(folder, name) for name in names if name in present]
+    return [path for path in paths if not os.path.isdir(path)]
+
+
+def _refuse_superseded(files: Sequence[str], *, force: bool) -> None:
+    if files and not force:
+        what = (
+            f"{', '.join(map(repr, files))} would stay beside the new files, and be read instead of them or with them"
+        )
+        raise UsageError("superseded", f"{what}: --force removes such files, or choose another output")
+
+
+def _index_of(plan: ExportPlan, paths: list[str]) -> bytes:
+    """Return the index of shards at these paths.
+
+    Raises:
+        UsageError: ``bad-name``: a path is not Unicode text.
+    """
+    names = {
+        tensor.name: os.path.basename(path) for path, shard in zip(paths, plan.shards, strict=True) for tensor in shard
+    }
+    index = {"metadata": {"total_size": plan.nbytes}, "weight_map": dict(sorted(names.items()))}
+    try:
+        return json.dumps(index, indent=2, ensure_ascii=False).encode() + b"\n"
+    except UnicodeEncodeError:
+        what = f"{paths[0]!r} is not Unicode text, but an index of shards is: choose another name for the output"
+        raise UsageError("bad-name", what) from None
+
+
+def _write_shard(
+    shard: list[ExportedTensor], metadata: Mapping[str, str], store: Store, sink: Sink, progress: Progress
+) -> None:
+    sink.write(memoryview(dump_header([(tensor.name, tensor.type, tensor.shape) for tensor in shard], metadata)))
+    for tensor in shard:
+        for chunk in exported_bytes(tensor, store):
+            if isinstance(chunk, FileRange):
+                sink.copy(chunk)
+            else:
+                sink.write(flat_bytes(chunk))
+            progress(chunk.nbytes)
+    sink.flush()
+
+
+# -------------------------------------------------------------------------------------------------- a tensor's bytes
+
+
+def exported_bytes(tensor: ExportedTensor, store: Store) -> Iterator[FileRange | Array]:
+    """Yield a tensor's bytes as they are to be written, in order."""
+    if all(block.whole_rows for block in tensor.blocks):
+        for block in sorted(tensor.blocks, key=lambda block: block.row):
+            yield from _run_bytes(block, tensor.type, store)
+        return
+    width = tensor.blocks[0].width
+    height = math.prod(tensor.shape) // width
+    step = max(1, _CHUNK // width)
+    for row in range(0, height, step):
+        rows = min(step, height - row)
+        values = np.empty((rows, width), dtype=tensor.type.dtype)
+        for block, place, stored in rows_from(tensor.blocks, store, row, rows):
+            values[place] = _converted(stored, tensor.type, block.stored.name)
+        yield values
+
+
+def _run_bytes(block: Block[TensorInfo], element_type: ElementType, store: Store) -> Iterator[FileRange | Array]:
+    """Yield the exported bytes of a block that is a run of the exported tensor: as they are stored, if possible."""
+    info = block.stored
+    if info.type != element_type or info.scale != 1.0:
+        yield from _converted_chunks(block, element_type, store)
+        return
+    start, nbytes = block.at * element_type.bits // 8, block.element_count * element_type.bits // 8
+    if not info.packed:
+        yield store.reader.part_of_file(info.offset + start, nbytes)
+        return
+    for done in range(0, nbytes, CHUNK_NBYTES):
+        unpacked = store.stored(info, start + done, min(CHUNK_NBYTES, nbytes - done))
+        yield np.frombuffer(unpacked, np.uint8)
+
+
+def _converted_chunks(block: Block[TensorInfo], element_type: ElementType, store: Store) -> Iterator[Array]:
+    """Yield a block's elements as the exported type's bytes."""
+    count = block.element_count
+    for done in range(0, count, _CHUNK):
+        values = store.elements(block.stored, block.at + done, min(_CHUNK, count - done))
+        yield np.ascontiguousarray(_converted(values, element_type, block.stored.name)).view(np.uint8)
+
+
+def _converted(values: Array, element_type: ElementType, name: str) -> Array:
+    """Return values in a type; refuse one that would become an infinity."""
+    if values.dtype == element_type.dtype:
+        return values
+    with np.errstate(over="ignore", invalid="ignore"):  # a NaN is a NaN, whatever its bits
+        converted = values.astype(element_type.dtype)
+        lost = np.isinf(converted.astype(np.float32)) & np.isfinite(values.astype(np.float64))
+    if lost.any():
+        what = f"{name!r} has {float(values[lost][0])}"
+        raise CodecError("not-finite", f"{what}, which {element_type} can't hold: export with --dtype f32")
+    return converted
