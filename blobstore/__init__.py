@@ -36,10 +36,13 @@ if TYPE_CHECKING:
     from blobstore.packing.pack import PackedBlob, Packing, pack
     from blobstore.packing.unpack import Unpacked, unpack
     from blobstore.store.blobs import UnpackedBlobs
+    from blobstore.store.blocks import Block
     from blobstore.store.files import load_file, save_file
-    from blobstore.store.info import TensorInfo
+    from blobstore.store.info import PackedRange, TensorInfo
     from blobstore.store.model_writer import ModelWriter
     from blobstore.store.reader import PrefixView, Store
+    from blobstore.store.slices import TensorSlice
+    from blobstore.store.vocabulary import By
     from blobstore.store.writer import StoreWriter
 
 __version__ = "0.1.0"
@@ -49,6 +52,8 @@ __all__ = [
     "BlobReader",
     "BlobStoreError",
     "BlobWriter",
+    "Block",
+    "By",
     "ByteSource",
     "CheckpointError",
     "CodecError",
@@ -63,12 +68,14 @@ __all__ = [
     "ModelWriter",
     "NameNotFoundError",
     "PackedBlob",
+    "PackedRange",
     "Packing",
     "Prefetch",
     "PrefixView",
     "Store",
     "StoreWriter",
     "TensorInfo",
+    "TensorSlice",
     "TruncatedError",
     "Unpacked",
     "UnpackedBlobs",
@@ -87,6 +94,8 @@ _HOMES = {
     "BlobReader": "container.reader",
     "BlobStoreError": "errors",
     "BlobWriter": "index.blob_writer",
+    "Block": "store.blocks",
+    "By": "store.vocabulary",
     "ByteSource": "fileio.types",
     "CheckpointError": "errors",
     "CodecError": "errors",
@@ -101,12 +110,14 @@ _HOMES = {
     "ModelWriter": "store.model_writer",
     "NameNotFoundError": "errors",
     "PackedBlob": "packing.pack",
+    "PackedRange": "store.info",
     "Packing": "packing.pack",
     "Prefetch": "fileio.types",
     "PrefixView": "store.reader",
     "Store": "store.reader",
     "StoreWriter": "store.writer",
     "TensorInfo": "store.info",
+    "TensorSlice": "store.slices",
     "TruncatedError": "errors",
     "Unpacked": "packing.unpack",
     "UnpackedBlobs": "store.blobs",
@@ -139,6 +150,7 @@ def open(  # noqa: A001
     use_index: bool = True,
     base: str | PathLike[str] | None = None,
     prefetch: Prefetch = "none",
+    by: By = "names",
 ) -> Store:
     """Open a .sbs file: a mapping from tensor name to numpy array.
 
@@ -160,16 +172,19 @@ def open(  # noqa: A001
               tensors take three times as long.
             - ``sequential``: read farther ahead. For some whole tensors: ten took 0.10 s instead of 0.15; all tensors
               take longer.
+        by: The vocabulary: ``names``, for a file that was converted from a Gemma checkpoint exactly the checkpoint's
+            (and that of its tied head); ``keys``, those under which gemma.cpp finds tensors, with the shapes that it
+            sees. A file without a name index has only keys, which are its names.
 
     Raises:
-        UsageError: ``bad-access``, ``bad-prefetch``, ``not-a-file``.
+        UsageError: ``bad-access``, ``bad-prefetch``, ``bad-by``, ``not-a-file``.
         FormatError, TruncatedError: The file is wrong; ``reason`` is a code of the specification. The index is checked
             when it is used: one entry when a tensor is looked up, all of it when names are listed or not found.
         OSError: It can't be opened.
     """
     from blobstore.store.reader import Store  # noqa: PLC0415 (as above)
 
-    return Store(path, access=access, use_index=use_index, base=base, prefetch=prefetch)
+    return Store(path, access=access, use_index=use_index, base=base, prefetch=prefetch, by=by)
 
 
 def create(

@@ -16,6 +16,7 @@ from blobstore.errors import CodecError
 from blobstore.index.names import encode_name
 from blobstore.packing.pack import pack
 from blobstore.packing.unpack import unpack
+from blobstore.store.values import elements, stored
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -134,14 +135,14 @@ def check_same_tensor(plain: Store, packed_store: Store, name: str) -> None:
     assert outcome(packed_store, name) == wanted
     # The raw and stored bytes are those of the tensor alone, packed or not, wherever in a blob it lies.
     assert bytes(packed_store.raw(name)) == bytes(plain.raw(name))
-    assert bytes(packed_store.stored(b, 0, b.element_nbytes)) == bytes(plain.raw(name))
+    assert bytes(stored(packed_store, b, 0, b.element_nbytes)) == bytes(plain.raw(name))
     if isinstance(wanted, str):
         return
     assert packed_store.load(name).tobytes() == plain.load(name).tobytes()
-    middle = a.count // 3
+    middle = a.size // 3
     assert (
-        packed_store.elements(b, middle, a.count - middle).tobytes()
-        == plain.elements(a, middle, a.count - middle).tobytes()
+        elements(packed_store, b, middle, a.size - middle).tobytes()
+        == elements(plain, a, middle, a.size - middle).tobytes()
     )
     for rows in ROWS if a.shape else ():
         values_of_rows = packed_store.load(name, rows=rows)

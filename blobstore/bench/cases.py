@@ -14,7 +14,9 @@ import blobstore
 from blobstore.bench import page_cache
 from blobstore.errors import UsageError
 from blobstore.fileio.ranges import flat_bytes
+from blobstore.store.info import outermost
 from blobstore.store.reader import Store
+from blobstore.store.values import elements, stored_infos
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -181,7 +183,7 @@ def stored(store: Store, info: TensorInfo) -> Array:
     """Return a tensor's values if numpy has their type; else the stored bytes, not decoded."""
     if _is_encoded(info):
         return np.frombuffer(store.reader.view(info.offset, info.nbytes), np.uint8)
-    return store.array(info)
+    return elements(store, info, 0, info.size).reshape(info.shape)
 
 
 def _is_encoded(info: TensorInfo) -> bool:
@@ -252,8 +254,7 @@ def choose(store: Store, limit: int | None = None) -> list[TensorInfo]:
     Raises:
         UsageError: ``no-tensors``.
     """
-    ranges = {(info.offset, info.nbytes): info for info in reversed(list(store.infos())) if info.nbytes}
-    infos = sorted(ranges.values(), key=lambda info: info.offset)
+    infos = list(outermost(stored_infos(store)))
     if not infos:
         raise UsageError("no-tensors", "the file has no tensors with values, so there is nothing to measure")
     return infos if limit is None else list(_fitting(infos, limit)) or [min(infos, key=lambda info: info.nbytes)]

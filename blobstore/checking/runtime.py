@@ -207,8 +207,8 @@ def _index(reader: BlobReader, index: NameIndex, toc: Mapping[str, TocEntry]) ->
         info = catalog.find(key)
         if info is None or info.key != key:
             continue
-        if (info.type, info.count, info.scale) != (entry.type, entry.rows * entry.cols, entry.scale):
-            in_index = f"{info.type}, {info.count} elements, scale {info.scale}"
+        if (info.type, info.size, info.scale) != (entry.type, entry.rows * entry.cols, entry.scale):
+            in_index = f"{info.type}, {info.size} elements, scale {info.scale}"
             in_toc = f"{entry.type}, {entry.rows * entry.cols}, scale {entry.scale}"
             yield finding("index-disagrees", key, f"the index says {in_index}; the toc says {in_toc}")
 

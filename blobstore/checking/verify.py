@@ -18,7 +18,9 @@ from blobstore.errors import CodecError, FormatError, UsageError
 from blobstore.fileio.hashing import digest_of
 from blobstore.fileio.threads import run_all
 from blobstore.gemma.toc import odd_strides_in, stride_fault
+from blobstore.store.info import outermost
 from blobstore.store.reader import Store
+from blobstore.store.values import elements, stored, stored_infos
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
@@ -108,8 +110,8 @@ def verify_file(
 def _all_values(path: str | PathLike[str], base: str | PathLike[str] | None, bar: Bar) -> list[Finding]:
     try:
         with Store(path, access="read", base=base) as store:
-            nbytes = {_place(info): info.nbytes for info in store.infos()}
-            with bar(sum(nbytes.values()), "checking values") as advance:
+            nbytes = sum(info.nbytes for info in outermost(stored_infos(store)))
+            with bar(nbytes, "checking values") as advance:
                 return list(verify_values(store, progress=advance))
     except FormatError as error:
         return [from_error(error, error.path or str(path))]
@@ -191,17 +193,9 @@ def verify_values(store: Store, *, progress: Progress = lambda _: None) -> Itera
     Yields:
         ``not-a-number``, ``infinite``, ``reserved-code``; ``undecodable`` for what this version can't decode.
     """
-    seen = set()
-    for info in store.infos():
-        if info.count and _place(info) not in seen:
-            seen.add(_place(info))
-            yield from _values(store, info)
-            progress(info.nbytes)
-
-
-def _place(info: TensorInfo) -> tuple[int, ...]:
-    """Return what identifies the stored values: the same for two names of one tensor."""
-    return *info.address(), info.nbytes, info.type.number
+    for info in outermost(stored_infos(store)):
+        yield from _values(store, info)
+        progress(info.nbytes)
 
 
 def _values(store: Store, info: TensorInfo) -> Iterator[Finding]:
@@ -212,8 +206,8 @@ def _values(store: Store, info: TensorInfo) -> Iterator[Finding]:
     counts = {"not-a-number": 0, "infinite": 0, "reserved-code": 0}
     first: dict[str, int] = {}
     try:
-        for start in range(0, info.count, _CHUNK):
-            for code, places in _bad_values(store, info, start, min(_CHUNK, info.count - start)):
+        for start in range(0, info.size, _CHUNK):
+            for code, places in _bad_values(store, info, start, min(_CHUNK, info.size - start)):
                 if len(places):
                     first.setdefault(code, start + int(places[0]))
                     counts[code] += len(places)
@@ -224,17 +218,17 @@ def _values(store: Store, info: TensorInfo) -> Iterator[Finding]:
     words = {"not-a-number": "NaN", "infinite": "infinite", "reserved-code": "the code 0x80, which has no value"}
     for code, count in counts.items():
         if count:
-            what = f"{count} of {info.count} values are {words[code]}, the first at element {first[code]}"
+            what = f"{count} of {info.size} values are {words[code]}, the first at element {first[code]}"
             yield finding(code, info.name, what, **where)
 
 
 def _bad_values(store: Store, info: TensorInfo, start: int, count: int) -> Iterator[tuple[str, npt.NDArray[np.intp]]]:
     """Yield a finding's code and the elements of a chunk that it concerns."""
     if info.type.name == "sfp":  # always finite otherwise
-        codes = np.frombuffer(store.stored(info, start, count), dtype=np.uint8)
+        codes = np.frombuffer(stored(store, info, start, count), dtype=np.uint8)
         yield "reserved-code", np.flatnonzero(codes == _RESERVED_CODE)
         return
-    values = store.elements(info, start, count)
+    values = elements(store, info, start, count)
     if values.dtype.kind in "iub":
         return
     if values.dtype == np.complex64:

@@ -73,12 +73,11 @@ def run(options: argparse.Namespace) -> int:
         raise UsageError("no-output", "choose where to write with -o OUT.safetensors, or look first with --dry-run")
     watch = Stopwatch()
     target = output_of(options, options.output) if options.output and not options.dry_run else ""
-    with blobstore.open(options.file, access="read", base=options.base) as store:
+    with blobstore.open(options.file, access="read", base=options.base, by=options.by) as store:
         refuse_needless_base(store)
         plan = plan_export(
             store,
             dtype=options.dtype,
-            by_keys=options.by == "keys",
             materialize_aliases=options.materialize_aliases,
             max_shard_nbytes=_nbytes(options.max_shard_size) if options.max_shard_size else None,
         )

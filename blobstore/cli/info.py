@@ -168,7 +168,7 @@ def _tensor_facts(store: Store) -> tuple[dict[str, Any], dict[str, Any]]:
         if (info.offset, info.nbytes) not in ranges:  # aliases share their bytes
             ranges.add((info.offset, info.nbytes))
             nbytes[info.type.name] += info.nbytes
-            weights += info.count if info.type.number else 0  # bytes of unknown type are not weights
+            weights += info.size if info.type.number else 0  # bytes of unknown type are not weights
             weight_nbytes += info.nbytes if info.type.number else 0
     tensors = {
         "tensors": len(store),

@@ -130,6 +130,7 @@ def decode(
     scale: float = 1.0,
     dtype: npt.DTypeLike = np.float32,
     start: int = 0,
+    out: Array | None = None,
 ) -> Array:
     """Decode stored bytes.
 
@@ -140,9 +141,10 @@ def decode(
         scale: Values are multiplied by it.
         dtype: Of the result: float32, or another float dtype that values are rounded to.
         start: First value to decode; it need not begin a group.
+        out: What is filled, shape (count,), C order, instead of a new array of ``dtype``.
 
     Returns:
-        Shape (count,), newly allocated.
+        Shape (count,), newly allocated unless ``out`` was given.
 
     Raises:
         CodecError: ``no-decoder``; ``wrong-size`` when the bytes don't hold these values; ``not-float`` for the dtype;
@@ -150,7 +152,7 @@ def decode(
         UsageError: ``unknown-type``: no element type has this name.
     """
     element_type = as_element_type(element_type)
-    dtype = np.dtype(dtype)
+    dtype = np.dtype(dtype) if out is None else out.dtype
     if element_type.name not in _CODECS:
         raise CodecError("no-decoder", f"there is no decoder for {element_type}")
     if dtype not in _FLOATS:
@@ -161,7 +163,7 @@ def decode(
         raise CodecError(
             "wrong-size", f"{element_type}: {start + count} values take {needed} bytes, found {len(stored)}"
         )
-    out = np.empty(count, dtype=dtype)
+    out = np.empty(count, dtype=dtype) if out is None else out
     done = 0
     while done < count:
         done += _decode_piece(element_type, stored, start + done, out[done:], scale)

@@ -5,6 +5,7 @@ Spec: spec/index.md, Element types.
 
 from __future__ import annotations
 
+import sys
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -52,7 +53,9 @@ class ElementType:
 
 
 def _plain(number: int, name: str, dtype: npt.DTypeLike, safetensors: str) -> ElementType:
-    stored = np.dtype(dtype).newbyteorder("<")
+    stored = np.dtype(dtype)
+    if sys.byteorder == "big":  # elsewhere numpy's own: others with the same bits lack its format for buffers
+        stored = stored.newbyteorder("<")
     return ElementType(number, name, stored.itemsize * 8, stored, safetensors)
 
 

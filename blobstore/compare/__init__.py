@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 from blobstore.compare.differences import Difference, Kind, compare
-from blobstore.compare.sides import By, Side, open_side, open_sides
+from blobstore.compare.sides import Side, open_side, open_sides
 from blobstore.compare.tensors import Facts
 from blobstore.compare.values import Number, Tolerance, Values
 
 __all__ = [
-    "By",
     "Difference",
     "Facts",
     "Kind",

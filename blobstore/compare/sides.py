@@ -4,27 +4,25 @@ from __future__ import annotations
 
 import os
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
 
 from blobstore.checkpoint.reader import open_checkpoint
 from blobstore.compare.tensors import Arranged, Run, Tensor
 from blobstore.container.layout import MAGIC_BYTES
-from blobstore.errors import UsageError, in_file
-from blobstore.exporting.plan import named_tensors
+from blobstore.errors import UsageError
 from blobstore.fileio.source import read_beginning
 from blobstore.index.metadata import foreign_metadata
 from blobstore.store.info import TensorInfo
 from blobstore.store.reader import Store
+from blobstore.store.vocabulary import By, aliases_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
     from os import PathLike
 
     from blobstore.checkpoint.reader import Checkpoint
-
-By = Literal["names", "keys"]
 
 
 @dataclass(frozen=True)
@@ -132,37 +130,18 @@ def _is_store(path: str) -> bool:
 
 
 def _side_of_store(store: Store, by: By) -> Side:
-    metadata = foreign_metadata(store.metadata)
-    if by == "keys" and store.index:
-        return Side(store.path, by, _by_keys(store), {}, metadata, store)
-    with in_file(store.path):
-        named = named_tensors(store)
-    aliases = {name: target for name, target in named.aliases.items() if {name, target} <= named.names}
+    catalog = store.catalog(by)
+    aliases = aliases_of(catalog)
     tensors: dict[str, Tensor] = {}
-    for name in named.names - set(aliases):
-        arrangement = named.arrangement
-        if arrangement and name in arrangement.blocks:
-            tensors[name] = Arranged(store.path, arrangement.shapes[name], arrangement.blocks[name], store)
-        else:
-            tensors[name] = _run(named.infos[name], store)
-    return Side(store.path, by, tensors, aliases, metadata, store)
+    for info in catalog:
+        if info.name not in aliases:
+            as_stored = replace(info, source_type=None)
+            tensors[info.name] = Arranged(as_stored, store) if info.blocks else _run(as_stored, store)
+    return Side(store.path, by, tensors, aliases, foreign_metadata(store.metadata), store)
 
 
 def _run(info: TensorInfo, store: Store) -> Run:
     return Run(info, store.path, store.reader.part_of_file(info.offset, info.nbytes), store)
-
-
-def _by_keys(store: Store) -> dict[str, Tensor]:
-    """Return each blob's tensor by its key; a tensor without elements has no blob, and keeps its name."""
-    tensors: dict[str, Tensor] = {}
-    for info in store.infos():
-        key = info.key or info.name
-        whole = not info.key or store.reader.range(key) == (info.offset, info.nbytes)
-        whole = whole and info.element_nbytes == (info.unpacked_nbytes or info.nbytes)  # of a packed blob, too
-        # Of several names for a blob, the runtime's own has the shape that the runtime sees.
-        if whole and (key not in tensors or info.name == key):
-            tensors[key] = _run(info, store)
-    return tensors
 
 
 def _side_of_checkpoint(checkpoint: Checkpoint) -> Side:

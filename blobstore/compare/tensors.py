@@ -10,12 +10,11 @@ import numpy as np
 
 from blobstore.codecs import decode, is_float_codec
 from blobstore.codecs.element_types import UNKNOWN, type_of
-from blobstore.errors import CodecError, FormatError, in_file
-from blobstore.exporting.arrangement import rows_from
+from blobstore.errors import CodecError, in_file
+from blobstore.store.values import dtype_of, elements, stored
 
 if TYPE_CHECKING:
     from blobstore.codecs.element_types import ElementType
-    from blobstore.exporting.arrangement import Block
     from blobstore.fileio.ranges import FileRange
     from blobstore.fileio.types import Array, Bytes
     from blobstore.store.info import TensorInfo
@@ -84,7 +83,7 @@ class Run:
     @property
     def count(self) -> int:
         """Number of elements; of bytes if it is opaque."""
-        return self.info.element_nbytes if self.opaque else self.info.count
+        return self.info.element_nbytes if self.opaque else self.info.size
 
     def read(self, first: int, count: int) -> Bytes:
         """Return the stored bytes of some elements; of an opaque tensor, some bytes.
@@ -103,7 +102,7 @@ class Run:
             start = self.info.type.nbytes(first)
             nbytes = self.info.type.nbytes(first + count) - start
         if self.store and self.info.packed:
-            return np.frombuffer(self.store.stored(self.info, start, nbytes), np.uint8)
+            return np.frombuffer(stored(self.store, self.info, start, nbytes), np.uint8)
         with in_file(self.path):
             return self.data.part(start, nbytes).read()
 
@@ -129,46 +128,31 @@ class Arranged:
     Reading holds at least one row in memory, whatever the count.
 
     Attributes:
-        path: Of the file.
-        shape: In C order.
-        blocks: The blocks that cover it.
+        info: What it is gathered from.
         store: The file, open.
     """
 
-    path: str
-    shape: tuple[int, ...]
-    blocks: tuple[Block[TensorInfo], ...]
+    info: TensorInfo
     store: Store
 
     def __post_init__(self) -> None:
-        """Check that all blocks have one type.
+        """Refuse a tensor that can't be decoded.
 
         Raises:
-            FormatError: ``rearranged-metadata``: they have several.
-            CodecError: They can't be decoded.
+            CodecError: Why.
         """
-        with in_file(self.path):
-            types = {block.stored.type for block in self.blocks}
-            if len(types) > 1:
-                what = f"a tensor of shape {list(self.shape)} is made up of several types: {sorted(map(str, types))}"
-                raise FormatError("rearranged-metadata", what)
-            for block in self.blocks:
-                self.store.elements(block.stored, 0, 0)
+        with in_file(self.store.path):
+            dtype_of(self.info)
 
     @cached_property
     def _decoded_type(self) -> ElementType:
-        dtypes = {block.stored.dtype for block in self.blocks}
-        # Some blocks of an encoded tensor may have no scale: they are plain.
-        common = np.result_type(*(dtype for dtype in dtypes if dtype is not None))
-        return type_of(common)
+        return type_of(dtype_of(self.info))
 
     @property
     def facts(self) -> Facts:
         """How it is stored."""
-        first = self.blocks[0].stored
-        scales = tuple(sorted({block.stored.scale for block in self.blocks}))
-        nbytes = first.type.nbytes(self.count)
-        return Facts(first.type, self.shape, scales, 0, nbytes)
+        scales = tuple(sorted({block.stored.scale for block in self.info.blocks}))
+        return Facts(self.info.type, self.info.shape, scales, 0, self.info.nbytes)
 
     @property
     def unit(self) -> Unit:
@@ -183,7 +167,7 @@ class Arranged:
     @property
     def count(self) -> int:
         """Number of elements."""
-        return sum(block.element_count for block in self.blocks)
+        return self.info.size
 
     def read(self, first: int, count: int) -> Bytes:
         """Return the decoded values of some elements, as bytes.
@@ -191,14 +175,8 @@ class Arranged:
         Raises:
             CodecError: The stored bytes are invalid.
         """
-        width = self.blocks[0].width
-        row, end = first // width, -(-(first + count) // width)
-        rows = np.empty((end - row, width), dtype=self._decoded_type.dtype)
-        with in_file(self.path):
-            for _, place, values in rows_from(self.blocks, self.store, row, end - row):
-                rows[place] = values
-        skip = first - row * width
-        return rows.reshape(-1)[skip : skip + count].view(np.uint8)
+        with in_file(self.store.path):
+            return elements(self.store, self.info, first, count).view(np.uint8)
 
     def values(self, raw: Bytes, count: int) -> Array:
         """As `Run.values`."""

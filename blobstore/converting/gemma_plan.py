@@ -18,11 +18,12 @@ from blobstore.converting.gemma_sources import Sources, foreign_tensors
 from blobstore.converting.pieces import Piece, rows_of
 from blobstore.converting.plan import Plan, PlannedAlias, PlannedPart, PlannedTensor, refusal
 from blobstore.errors import Fault, UsageError
-from blobstore.exporting.arrangement import Block, dump_arrangement
 from blobstore.gemma.enums import WeightType, Wrapping
 from blobstore.gemma.models import is_gemma3
 from blobstore.gemma.tensors import default_type
 from blobstore.index.metadata import CHOICES, REARRANGED
+from blobstore.store.arrangement import dump_arrangement
+from blobstore.store.blocks import Block
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -228,7 +229,6 @@ def _add_spare_rows(plan: Plan, used: _Place, rows: int) -> _Place:
     """Keep the last of the embedding's rows, which the runtime doesn't use, as a tensor of their own."""
     name, end = str(used.piece.source), used.piece.rows
     element_type, width = used.tensor.type, used.piece.width
-    plan.parts.append(PlannedPart(name, used.tensor.key, 0, element_type, (end, width)))
     rest = rows_of(name, width, end, rows - end)
     nbytes = element_type.nbytes(rest.count)
     spare = PlannedTensor(f"{name}.rows_{end}_to_{rows}", "", element_type, (rest.rows, rest.cols), nbytes, (rest,))

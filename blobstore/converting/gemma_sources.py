@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING
 from blobstore.converting.gemma_families import SPARE_ROWS, WITH_VISION
 from blobstore.converting.pieces import Piece, rows_of
 from blobstore.errors import Fault
-from blobstore.exporting.arrangement import CHANNELS_LAST, TRANSPOSE
 from blobstore.gemma.tensors import tensors_of
+from blobstore.store.blocks import CHANNELS_LAST, TRANSPOSE
 
 if TYPE_CHECKING:
     from collections.abc import Container, Iterator

@@ -11,8 +11,8 @@ import numpy as np
 
 from blobstore.codecs import PIECE, encode_pieces, scale_for
 from blobstore.errors import CodecError
-from blobstore.exporting.arrangement import CHANNELS_LAST, TRANSPOSE
 from blobstore.fileio.threads import in_order
+from blobstore.store.blocks import CHANNELS_LAST, TRANSPOSE
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator

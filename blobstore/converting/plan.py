@@ -97,6 +97,12 @@ class Plan:
         """Bytes of all tensors."""
         return sum(tensor.nbytes for tensor in [*self.tensors, *self.extras])
 
+    @property
+    def indexed_aliases(self) -> list[PlannedAlias]:
+        """The aliases that the index lists: those of tensors that are stored as one run."""
+        listed = {tensor.name for tensor in [*self.tensors, *self.extras]} | {part.name for part in self.parts}
+        return [alias for alias in self.aliases if alias.target in listed]
+
     def to_json(self) -> dict[str, Any]:
         """Return the plan as JSON values."""
         return {

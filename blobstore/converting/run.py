@@ -157,7 +157,7 @@ def _write_named(
 def _write_names(plan: Plan, store: StoreWriter) -> None:
     for part in plan.parts:
         store.part(part.name, part.target, part.type, part.shape, offset=part.offset, scale=store.scale_of(part.target))
-    for alias in plan.aliases:
+    for alias in plan.indexed_aliases:
         store.alias(alias.name, alias.target)
 
 

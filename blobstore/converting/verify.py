@@ -19,6 +19,7 @@ from blobstore.gemma.enums import OpenEnum, Wrapping
 from blobstore.gemma.records import Record
 from blobstore.gemma.toc import build_toc, toc_entry
 from blobstore.index.metadata import BASE, CHOICES, PACKED_FROM
+from blobstore.store.values import stored
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -109,7 +110,7 @@ def verify(
 def _verify_tensor(
     store: Store, tensor: PlannedTensor, checkpoint: Checkpoint, scale: float, progress: Progress
 ) -> Verdict:
-    info = store.info(tensor.name) if tensor.name in store else None
+    info = store.entries.find(tensor.name)
     if info is None:
         return Verdict(tensor.name, "copied", "it is missing", 0)
     fault = _info_fault(info, tensor, scale)
@@ -120,9 +121,9 @@ def _verify_tensor(
         parts = piece.chunks() if isinstance(piece, FileRange) else (piece.data,)
         how = how if isinstance(piece, FileRange) else "encoded"
         for part in parts:
-            stored = store.stored(info, done, len(part))
-            if stored != part:
-                at = done + first_difference(stored, part)
+            actual = stored(store, info, done, len(part))
+            if actual != part:
+                at = done + first_difference(actual, part)
                 return Verdict(tensor.name, how, f"byte {at} differs, at offset {info.offset + at} of the file", at)
             done += len(part)
             progress(len(part))
@@ -198,11 +199,11 @@ def _verify_names(store: Store, plan: Plan) -> Iterator[Verdict]:
     """
     places = _planned_places(store, plan)
     for name, expected in places.items():
-        info = store.info(name) if name in store else None
+        info = store.entries.find(name)
         is_right = info is not None and _place_of(info) == expected
         yield Verdict(name, "name", "" if is_right else "the name is missing, or leads elsewhere", 0)
     planned = {tensor.name for tensor in [*plan.tensors, *plan.extras]}
-    for name in store:
+    for name in store.entries.names:
         if name not in planned and name not in places:
             yield Verdict(name, "name", "the source has no such tensor", 0)
 
@@ -211,10 +212,10 @@ def _planned_places(store: Store, plan: Plan) -> dict[str, _Place | None]:
     """Return where each shared name has to lead; None when the tensor itself is missing."""
     places: dict[str, _Place | None] = {}
     for part in plan.parts:
-        home = store.info(part.target) if part.target in store else None
+        home = store.entries.find(part.target)
         places[part.name] = (home.address(part.offset), part.type, part.shape, home.scale) if home else None
-    for alias in plan.aliases:
-        target = store.info(alias.target) if alias.target in store else None
+    for alias in plan.indexed_aliases:
+        target = store.entries.find(alias.target)
         places[alias.name] = places.get(alias.target, _place_of(target) if target else None)
     return places
 

@@ -14,7 +14,6 @@ import numpy as np
 from blobstore.checkpoint.safetensors import dump_header
 from blobstore.codecs import PIECE
 from blobstore.errors import CodecError, UsageError
-from blobstore.exporting.arrangement import rows_from
 from blobstore.fileio.atomic import AtomicFile, write_file
 from blobstore.fileio.locking import turn_at
 from blobstore.fileio.ranges import CHUNK_NBYTES, FileRange, flat_bytes
@@ -22,6 +21,7 @@ from blobstore.fileio.sink import Sink
 from blobstore.fileio.source import read_whole
 from blobstore.fileio.together import move_together
 from blobstore.index.inputs import files_of, refuse_inputs
+from blobstore.store.values import elements, rows_from, stored
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
@@ -29,9 +29,9 @@ if TYPE_CHECKING:
     from typing import BinaryIO
 
     from blobstore.codecs.element_types import ElementType
-    from blobstore.exporting.arrangement import Block
     from blobstore.exporting.plan import ExportedTensor, ExportPlan
     from blobstore.fileio.types import Array, Progress
+    from blobstore.store.blocks import Block
     from blobstore.store.info import TensorInfo
     from blobstore.store.reader import Store
 
@@ -212,8 +212,8 @@ def exported_bytes(tensor: ExportedTensor, store: Store) -> Iterator[FileRange |
     for row in range(0, height, step):
         rows = min(step, height - row)
         values = np.empty((rows, width), dtype=tensor.type.dtype)
-        for block, place, stored in rows_from(tensor.blocks, store, row, rows):
-            values[place] = _converted(stored, tensor.type, block.stored.name)
+        for block, place, block_values in rows_from(tensor.blocks, store, row, rows):
+            values[place] = _converted(block_values, tensor.type, block.stored.name)
         yield values
 
 
@@ -228,7 +228,7 @@ def _run_bytes(block: Block[TensorInfo], element_type: ElementType, store: Store
         yield store.reader.part_of_file(info.offset + start, nbytes)
         return
     for done in range(0, nbytes, CHUNK_NBYTES):
-        unpacked = store.stored(info, start + done, min(CHUNK_NBYTES, nbytes - done))
+        unpacked = stored(store, info, start + done, min(CHUNK_NBYTES, nbytes - done))
         yield np.frombuffer(unpacked, np.uint8)
 
 
@@ -236,7 +236,7 @@ def _converted_chunks(block: Block[TensorInfo], element_type: ElementType, store
     """Yield a block's elements as the exported type's bytes."""
     count = block.element_count
     for done in range(0, count, _CHUNK):
-        values = store.elements(block.stored, block.at + done, min(_CHUNK, count - done))
+        values = elements(store, block.stored, block.at + done, min(_CHUNK, count - done))
         yield np.ascontiguousarray(_converted(values, element_type, block.stored.name)).view(np.uint8)
 
 

@@ -10,6 +10,7 @@ import numpy as np
 from blobstore.fileio.atomic import AtomicFile
 from blobstore.fileio.ranges import CHUNK_NBYTES, flat_bytes
 from blobstore.fileio.sink import Sink
+from blobstore.store.values import dtype_of, elements, stored
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -59,17 +60,17 @@ def write_npy(store: Store, name: str, path: str, *, chunk: int = _CHUNK) -> np.
         OSError: Reading or writing failed.
     """
     info = store.info(name)
-    stored = store.elements(info, 0, 0).dtype  # or an error that says why it can't be decoded
+    own = dtype_of(info)  # or an error that says why it can't be decoded
     # numpy's file format has only numpy's own dtypes.
-    foreign = not _numpy_knows(stored)
-    dtype: np.dtype[Any] = np.dtype(np.float32) if foreign else stored
+    foreign = not _numpy_knows(own)
+    dtype: np.dtype[Any] = np.dtype(np.float32) if foreign else own
     with AtomicFile(path) as file:
         sink = Sink(file.fileno(), file.path)
         sink.write(memoryview(_npy_header(dtype, info.shape)))
-        starts = range(0, info.count, chunk)
-        values = (store.elements(info, start, min(chunk, info.count - start)) for start in starts)
+        starts = range(0, info.size, chunk)
+        values = (elements(store, info, start, min(chunk, info.size - start)) for start in starts)
         _write((array.astype(dtype, copy=False) for array in values), sink)
-    return stored if foreign else None
+    return own if foreign else None
 
 
 def _write(chunks: Iterable[Buffer], sink: Sink) -> None:
@@ -84,8 +85,10 @@ def _stored(store: Store, name: str) -> Iterator[memoryview]:
         yield store.raw(name)  # a blob, or an error with a hint
         return
     info = store.info(name)
+    if info.blocks:  # it has no stored bytes of its own: raw says so
+        yield store.raw(name)
     for start in range(0, info.element_nbytes, CHUNK_NBYTES):
-        yield store.stored(info, start, min(CHUNK_NBYTES, info.element_nbytes - start))
+        yield stored(store, info, start, min(CHUNK_NBYTES, info.element_nbytes - start))
 
 
 def _numpy_knows(dtype: np.dtype[Any]) -> bool:

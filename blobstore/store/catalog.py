@@ -13,7 +13,7 @@ from blobstore.container.keys import OWN_KEYS, RESERVED_KEYS, SCALES_KEY, TOC_KE
 from blobstore.container.layout import KEY_NBYTES
 from blobstore.errors import FormatError, UsageError, in_file
 from blobstore.index import PACKED
-from blobstore.store.info import TensorInfo
+from blobstore.store.info import PackedRange, TensorInfo
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -128,7 +128,7 @@ class IndexCatalog:
                 yield self._info(entry, keys[places[blob]], starts[blob], sizes[blob], unpacked[blob])
 
     def _info(self, entry: Entry, key: str, start: int, blob_nbytes: int = 0, unpacked_nbytes: int = 0) -> TensorInfo:
-        packed = bool(unpacked_nbytes)
+        packed = PackedRange(entry.offset, entry.nbytes, unpacked_nbytes) if unpacked_nbytes else None
         return TensorInfo(
             name=entry.name,
             key=key,
@@ -138,9 +138,7 @@ class IndexCatalog:
             offset=start if packed else start + entry.offset,
             nbytes=blob_nbytes if packed else entry.nbytes,
             codec=entry.codec,
-            inside=entry.offset if packed else 0,
-            inside_nbytes=entry.nbytes if packed else 0,
-            unpacked_nbytes=unpacked_nbytes,
+            packed=packed,
         )
 
 

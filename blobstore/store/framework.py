@@ -12,6 +12,7 @@ import numpy as np
 from blobstore.errors import MissingExtraError, in_file
 from blobstore.fileio.closing import Closing
 from blobstore.store.reader import Store
+from blobstore.store.values import elements
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -108,7 +109,7 @@ class FrameworkStore(Mapping[str, T], Closing):
     def __getitem__(self, name: str) -> T:
         info = self.store.info(name)
         # Libraries expect elements at multiples of their size. Only parts of tensors can begin elsewhere.
-        values = np.require(self.store.elements(info, 0, info.count), requirements="A")
+        values = np.require(elements(self.store, info, 0, info.size), requirements="A")
         with in_file(self.store.path):
             return self._convert(info, values.reshape(info.shape))
 

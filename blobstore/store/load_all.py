@@ -93,14 +93,17 @@ def _is_plain(info: TensorInfo) -> bool:
 
 def _is_only_packed(info: TensorInfo) -> bool:
     """Whether a tensor is as numpy holds it once it is unpacked."""
-    return info.packed and bool(info.count) and info.dtype is not None and not info.encoded
+    return bool(info.packed and info.size) and info.dtype is not None and not info.encoded
 
 
 def _unpacking(blobs: UnpackedBlobs, info: TensorInfo, buffer: Bytes) -> Iterator[Job]:
     """Yield the jobs that decode a packed tensor, one part each. Each uses one thread: the pool has enough of them."""
+    packed = info.packed
+    if packed is None:
+        return
     for start in range(0, len(buffer), CHUNK_NBYTES):
         part = buffer[start : start + CHUNK_NBYTES]
-        place = (info.unpacked_nbytes, info.inside + start, len(part))
+        place = (packed.blob_nbytes, packed.start + start, len(part))
         yield partial(blobs.read_packed, info.key, *place, out=part, workers=1)
 
 

@@ -2,22 +2,26 @@
 
 from __future__ import annotations
 
-import math
+import fnmatch
+import html
+import os
 from collections.abc import Mapping
 from functools import cached_property
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, get_args
 
-import numpy as np
-
-from blobstore.codecs import decode
-from blobstore.container.keys import CONFIG_KEY, NO_TOKENIZER, TOKENIZER_KEY
+from blobstore.container.keys import CONFIG_KEY, NO_TOKENIZER, RESERVED_KEYS, TOC_KEY, TOKENIZER_KEY
 from blobstore.container.reader import BlobReader
 from blobstore.container.suggest import close_to
-from blobstore.errors import CodecError, FormatError, NameNotFoundError, UsageError, in_file
+from blobstore.errors import NameNotFoundError, UsageError, in_file
 from blobstore.fileio.closing import Closing
 from blobstore.fileio.threads import check_workers
 from blobstore.index.locate import find_index
+from blobstore.index.metadata import REARRANGED
+from blobstore.index.records import directory_digest
 from blobstore.store.catalog import BlobCatalog, open_catalog
+from blobstore.store.slices import TensorSlice, load_rows
+from blobstore.store.values import elements, stored
+from blobstore.store.vocabulary import By, CheckpointCatalog, aliases_of, key_catalog, without_covered_keys
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -25,22 +29,37 @@ if TYPE_CHECKING:
 
     import numpy.typing as npt
 
-    from blobstore.fileio.types import Access, Array, Bytes, Prefetch
+    from blobstore.fileio.types import Access, Array, Prefetch
     from blobstore.gemma.config import ModelConfig
     from blobstore.store.blobs import UnpackedBlobs
     from blobstore.store.catalog import Catalog
     from blobstore.store.info import TensorInfo
+    from blobstore.store.slices import Rows
+
+_SHOWN_IN_NOTEBOOK = 20
 
 
 class Store(Mapping[str, "Array"], Closing):
     """The tensors of a file, by name. `blobstore.open` makes one.
 
     Arrays are read-only views into the map (with ``access="read"``: copies), in the dtype they are stored in. They stay
-    valid after `close`.
+    valid after `close`. A file that was converted from a Gemma checkpoint shows that checkpoint's tensors: views where
+    they are stored as one run, gathered into a copy where not, and narrowed to the checkpoint's type where the runtime
+    takes only a wider one. Encoded values (sfp, i8, nuq) are decoded to a new float32 array each time.
+
+    Stores are compared by identity. One can be copied and pickled, for other threads and processes: that opens the
+    file again, and refuses one that has changed.
 
     Attributes:
+        by: Which of the file's two vocabularies this is: ``names``, or ``keys``.
         reader: The file's blobs, by key.
         index: The file's name index, or None.
+
+    Example:
+        >>> with blobstore.open("model.sbs") as store:
+        ...     weight = store["layer.weight"]
+        >>> weight.shape, weight.dtype, weight.flags.writeable
+        ((64, 32), dtype('float32'), False)
     """
 
     def __init__(
@@ -52,23 +71,64 @@ class Store(Mapping[str, "Array"], Closing):
         base: str | PathLike[str] | None = None,
         writable: bool = False,
         prefetch: Prefetch = "none",
+        by: By = "names",
     ) -> None:
-        """Open a file; see `blobstore.open`. ``writable`` as `BlobReader` has it, for `elements` and `raw`."""
+        """Open a file; see `blobstore.open`. ``writable`` as `BlobReader` has it."""
+        if by not in get_args(By):
+            raise UsageError("bad-by", f"expected one of {', '.join(get_args(By))}, found {by!r}")
+        self.by = by
         self._base: Store | None = None
+        self._options = {"access": access, "use_index": use_index, "writable": writable, "prefetch": prefetch}
         self.reader = BlobReader(path, access=access, writable=writable, prefetch=prefetch)
         try:
             self.index = find_index(self.reader, whole=False) if use_index else None
             with in_file(self.reader.path):
-                self._catalog = self._open_catalog(use_index=use_index)
+                # For this package: all that the file lists, in both vocabularies.
+                self.entries = self._open_entries(use_index=use_index)
+            self._absolute = os.path.abspath(path)
             self._base = None if base is None else Store(base, access=access)
         except BaseException:
             self.close()
             raise
 
-    def _open_catalog(self, *, use_index: bool) -> Catalog:
+    def _open_entries(self, *, use_index: bool) -> Catalog:
         if not use_index:
             return BlobCatalog(self.reader.directory)
         return open_catalog(self.reader, self.reader.directory, self.index)
+
+    @property
+    def _catalog(self) -> Catalog:
+        return self.catalog(self.by)
+
+    def catalog(self, by: By) -> Catalog:
+        """Return one of the file's vocabularies; for this package."""
+        with in_file(self.path):
+            return self._names if by == "names" else self._keys
+
+    @cached_property
+    def _names(self) -> Catalog:
+        arrangement = self.metadata.get(REARRANGED)
+        if arrangement is not None:
+            return CheckpointCatalog(self.entries, arrangement)
+        return without_covered_keys(self.entries) if self.index and TOC_KEY in self.reader else self.entries
+
+    @cached_property
+    def _keys(self) -> Catalog:
+        rows = None if self.index is None else map(self.index.blob, range(len(self.index.blobs)))
+        return key_catalog(self.entries, self.reader, rows)
+
+    @property
+    def aliases(self) -> dict[str, str]:
+        """The names of tensors that have a main name as well, name → main name.
+
+        Main is the name that the checkpoint has (not the head that is the embedding), or else the one that the key was
+        made from.
+
+        Example:
+            >>> blobstore.open("model.sbs").aliases
+            {'tied.weight': 'layer.weight'}
+        """
+        return aliases_of(self._catalog)
 
     @cached_property
     def unpacked(self) -> UnpackedBlobs:
@@ -124,7 +184,11 @@ class Store(Mapping[str, "Array"], Closing):
         """Return a tensor's key, type, shape and place. Its data is not touched.
 
         Raises:
-            NameNotFoundError: ``name-not-found``; the message says which names come close.
+            NameNotFoundError: ``name-not-found``; the message says which names come close, and whether it is a key.
+
+        Example:
+            >>> blobstore.open("model.sbs").info("layer.weight").offset
+            256
         """
         info = self._catalog.find(name) if isinstance(name, str) else None
         if info is None:
@@ -132,86 +196,124 @@ class Store(Mapping[str, "Array"], Closing):
         return info
 
     def infos(self) -> Iterator[TensorInfo]:
-        """Yield the `info` of each tensor, in the order of the names."""
+        """Yield the `info` of each tensor, in the order of the names.
+
+        Example:
+            >>> [info.name for info in blobstore.open("model.sbs").infos()]
+            ['layer.bias', 'layer.weight', 'tied.weight']
+        """
         return iter(self._catalog)
 
     def raw(self, name: str) -> memoryview:
-        """Return the bytes of a tensor, by name, as its type stores them; or those of any blob, by key.
+        """Return the bytes of a tensor, by name, as its type stores them; or those of the runtime's own blobs, by key.
 
-        A read-only view; a copy of the unpacked bytes where the tensor is packed. Its packed bytes are
-        ``store.reader[info.key]``.
+        A read-only view; a copy of the unpacked bytes where the tensor is packed. The bytes of any blob, as the file
+        has them, are ``store.reader[key]``.
 
         Raises:
-            NameNotFoundError: ``name-not-found``: neither a name nor a key.
+            NameNotFoundError: ``name-not-found``.
             FormatError: ``packed-…``: the packed blob is damaged.
-            UsageError: ``needs-base``, ``wrong-base``: as `stored`.
+            UsageError: ``not-one-run`` for a gathered tensor; ``needs-base``, ``wrong-base``: it is stored as the
+                difference to a file that wasn't given.
+
+        Example:
+            >>> blobstore.open("model.sbs").raw("layer.weight").nbytes
+            8192
         """
-        info = self._catalog.find(name)
-        if info is None and name in self.reader:
+        info = self._catalog.find(name) if isinstance(name, str) else None
+        if info is None and name in self.reader and self._is_not_a_tensor(name):
             return self.reader[name]
         info = info or self.info(name)
-        return self.stored(info, 0, info.element_nbytes)
+        if info.blocks:
+            what = f"{name!r} is not stored as one run of bytes: store[{name!r}] gathers its values"
+            raise UsageError("not-one-run", f"{what}; store.tobytes({name!r}) gives their bytes")
+        return stored(self, info, 0, info.element_nbytes)
 
-    def array(self, info: TensorInfo) -> Array:
-        """Return a tensor's values, read-only, as ``store[name]`` does.
+    def _is_not_a_tensor(self, key: str) -> bool:
+        return key in RESERVED_KEYS or self._keys.find(key) is None
 
-        A view where the file holds them as numpy does, a copy where they are packed; encoded ones are decoded to a new
-        float32 array.
-
-        Args:
-            info: From `info` or `infos`.
-
-        Raises:
-            CodecError: ``unknown-type``, ``unknown-codec``, ``packed-type``, ``scaled-type``: this version can't decode
-                it; ``sfp-reserved-code``: its bytes are wrong.
-            FormatError: ``packed-…``: the packed blob is damaged.
-        """
-        if info.dtype is None:
-            raise _undecodable(info)
-        values = self.elements(info, 0, info.count)
+    def _array(self, info: TensorInfo) -> Array:
+        values = elements(self, info, 0, info.size)
         values.flags.writeable = False
         return values.reshape(info.shape)
 
-    def load(self, name: str, *, dtype: npt.DTypeLike | None = None, rows: slice | None = None) -> Array:
+    def load(
+        self, name: str, *, dtype: npt.DTypeLike | None = None, rows: Rows | None = None, out: Array | None = None
+    ) -> Array:
         """Return a tensor's values, or some of its rows, in a new array; writable.
 
         Args:
             name: Its name.
             dtype: To convert to; by default the one that ``store[name]`` has.
-            rows: Which rows of the first dimension. Only these are read and decoded.
+            rows: Which rows of the first dimension: a slice or a list of numbers, or one number, whose row has a
+                dimension less. Only these are read and decoded.
+            out: What is filled and returned instead of a new array, of the result's shape; its dtype counts.
 
         Raises:
             NameNotFoundError: ``name-not-found``.
-            UsageError: ``no-rows`` when it has no dimension to slice.
-            CodecError: As `array`; ``not-float`` when encoded values are to be anything but floats.
+            UsageError: ``no-rows`` when it has no dimension to choose from; ``bad-rows`` for rows that it doesn't have;
+                ``bad-out`` for an ``out`` of another shape, or together with another ``dtype``.
+            CodecError: As ``store[name]``; ``not-float`` when encoded values are to be anything but floats.
+            FormatError: ``packed-…``: the packed blob is damaged.
+
+        Example:
+            >>> store = blobstore.open("model.sbs")
+            >>> store.load("layer.weight", rows=slice(0, 8), dtype=np.float16).shape
+            (8, 32)
+            >>> store.load("layer.weight", rows=[5, 1]).shape, store.load("layer.weight", rows=-1).shape
+            ((2, 32), (32,))
         """
         info = self.info(name)
-        if info.dtype is None:
-            raise _undecodable(info)
-        wanted = np.dtype(dtype) if dtype is not None else info.dtype
-        shape, first, count, step = _rows(info, rows)
-        if info.encoded:
-            values = self._decode(info, first, count, wanted).reshape(shape)
-            return values if step == 1 else values[::step].copy()
-        view = self._view(info, first, count).reshape(shape)
-        if info.packed and step == 1 and view.dtype == wanted and view.size:
-            return view  # already a copy
-        return np.array(view if step == 1 else view[::step], dtype=wanted)
+        return load_rows(self, info, rows, dtype, out)
 
-    def elements(self, info: TensorInfo, first: int, count: int) -> Array:
-        """Return some elements of a tensor, shape (count,): a view where numpy has their type, else decoded.
-
-        Args:
-            info: From `info` or `infos`.
-            first: The first element.
-            count: How many; all inside the tensor.
+    def get_slice(self, name: str) -> TensorSlice:
+        """Return a tensor that is read only where it is indexed, as ``safetensors.safe_open`` has it.
 
         Raises:
-            CodecError: As `array`.
+            NameNotFoundError: ``name-not-found``.
+            CodecError: As ``store[name]``.
+
+        Example:
+            >>> part = blobstore.open("model.sbs").get_slice("layer.weight")
+            >>> part.get_shape(), part.get_dtype(), part[8:16, 4:6].shape
+            ([64, 32], 'F32', (8, 2))
         """
-        if info.dtype is None:
-            raise _undecodable(info)
-        return self._decode(info, first, count, info.dtype) if info.encoded else self._view(info, first, count)
+        return TensorSlice(self, self.info(name))
+
+    def tobytes(self, name: str) -> bytes:
+        """Return the bytes of ``store[name]``, in C order; as they are stored where numpy doesn't have the type.
+
+        Raises:
+            NameNotFoundError: ``name-not-found``.
+
+        Example:
+            >>> len(blobstore.open("model.sbs").tobytes("layer.weight"))
+            8192
+        """
+        info = self.info(name)
+        return bytes(self.raw(name)) if info.dtype is None else self._array(info).tobytes()
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of all tensors as arrays; those with several names once.
+
+        Example:
+            >>> blobstore.open("model.sbs").nbytes
+            8448
+        """
+        sizes = {
+            info.place: info.size * info.dtype.itemsize if info.dtype else info.element_nbytes for info in self.infos()
+        }
+        return sum(sizes.values())
+
+    def glob(self, pattern: str) -> list[str]:
+        """Return the names that match a pattern with ``*``, ``?`` and ``[…]``, in the order of the names.
+
+        Example:
+            >>> blobstore.open("model.sbs").glob("*.weight")
+            ['layer.weight', 'tied.weight']
+        """
+        return [name for name in self if fnmatch.fnmatchcase(name, pattern)]
 
     def load_all(self, *, workers: int | None = None) -> dict[str, Array]:
         """Return every tensor by name, in memory and writable: read in large pieces on several threads.
@@ -224,73 +326,44 @@ class Store(Mapping[str, "Array"], Closing):
 
         Raises:
             UsageError: ``bad-workers`` for fewer than one.
-            CodecError: As `array`.
+            CodecError: As ``store[name]``.
             TruncatedError: ``short-read`` when the file has shrunk.
+
+        Example:
+            >>> tensors = blobstore.open("model.sbs").load_all()
+            >>> tensors["tied.weight"] is tensors["layer.weight"]
+            False
+            >>> np.shares_memory(tensors["tied.weight"], tensors["layer.weight"])
+            True
         """
         from blobstore.store.load_all import load_all  # noqa: PLC0415 (import blobstore stays cheap)
 
         check_workers(workers)
         with in_file(self.path), self.reader.held() as fd:
-            return load_all(self.infos(), fd, lambda: self.unpacked, lambda info: self.load(info.name), workers)
-
-    def stored(self, info: TensorInfo, start: int, nbytes: int, *, out: Bytes | None = None) -> memoryview:
-        """Return bytes of a tensor as its type stores them; a view, or a copy where it is packed.
-
-        Args:
-            info: From `info` or `infos`.
-            start: The first byte.
-            nbytes: How many; all inside the tensor.
-            out: What a packed tensor is unpacked to, shape (nbytes,); allocated unless given.
-
-        Raises:
-            FormatError: ``packed-…``: the packed blob is damaged.
-            UsageError: ``needs-base``, ``wrong-base``: it is stored as the difference to a file that wasn't given.
-        """
-        if not info.packed:
-            return self.reader.view(info.offset + start, nbytes)
-        with in_file(self.path):
-            try:
-                return self.unpacked.read_packed(info.key, info.unpacked_nbytes, info.inside + start, nbytes, out=out)
-            except FormatError as error:
-                if error.path not in (None, self.path):  # the base's
-                    raise
-                raise type(error)(error.reason, f"{info.name!r}, in {error.message}", error.offset) from None
-            except UsageError as error:
-                if error.reason != "needs-base":
-                    raise
-                raise UsageError(error.reason, f"{info.name!r}, blob {error.message}") from None
-
-    def _view(self, info: TensorInfo, first: int, count: int) -> Array:
-        """View elements that are stored as numpy has them."""
-        size = info.type.bits // 8
-        if not count:
-            return np.empty(0, dtype=info.dtype)
-        return np.frombuffer(self.stored(info, first * size, count * size), dtype=info.type.dtype)
-
-    def _decode(self, info: TensorInfo, first: int, count: int, dtype: npt.DTypeLike) -> Array:
-        """Decode elements. Only the groups that they are in are read."""
-        element_type = info.type
-        group = element_type.group or 1
-        start = first // group * group
-        # Each group is stored with its table: from its first element on, the rest is stored as if it were alone.
-        raw = self.stored(info, element_type.nbytes(start), element_type.nbytes(first + count - start))
-        try:
-            return decode(element_type, raw, count, scale=info.scale, dtype=dtype, start=first - start)
-        except CodecError as error:
-            raise CodecError(error.reason, f"{info.name!r}: {error.message}") from None
+            return load_all(
+                self.infos(), fd, lambda: self.unpacked, lambda info: load_rows(self, info, None, None, None), workers
+            )
 
     def prefix(self, prefix: str) -> PrefixView:
-        """Return a view of the names below a prefix: ``store.prefix("model.layers.0")["mlp.up_proj.weight"]``."""
+        """Return a view of the names below a prefix.
+
+        Example:
+            >>> list(blobstore.open("model.sbs").prefix("layer"))
+            ['bias', 'weight']
+        """
         return PrefixView(self, prefix)
 
     def close(self) -> None:
-        """Let go of the file; arrays stay valid until the last of them is gone."""
+        """Let go of the file; arrays stay valid until the last of them is gone. The ``with`` block calls this."""
         self.reader.close()
         if self._base:
             self._base.close()
 
     def _hint(self, name: str) -> str:
         names = self._catalog.names
+        if self.catalog("keys" if self.by == "names" else "names").find(name) is not None:
+            kind, by = ("key of the runtime's", "keys") if self.by == "names" else ("name", "names")
+            return f": it is a {kind}: open(path, by={by!r}), or --by {by}"
         # Hugging Face leaves the head out when it is the embedding, but readers still look for it.
         tied = next((tensor for tensor in names if tensor.endswith("embed_tokens.weight")), None)
         if tied and name.endswith("lm_head.weight"):
@@ -298,12 +371,12 @@ class Store(Mapping[str, "Array"], Closing):
         return close_to(name, names)
 
     def __getitem__(self, name: str) -> Array:
-        return self.array(self.info(name))
+        return self._array(self.info(name))
 
     def get(self, name: str, default: Any = None) -> Any:  # noqa: ANN401 (as a mapping's)
         """Return a tensor's values, or ``default``. Near misses are not searched for."""
-        info = self._catalog.find(name)
-        return default if info is None else self.array(info)
+        info = self._catalog.find(name) if isinstance(name, str) else None
+        return default if info is None else self._array(info)
 
     def __contains__(self, name: object) -> bool:
         return isinstance(name, str) and self._catalog.find(name) is not None
@@ -314,12 +387,61 @@ class Store(Mapping[str, "Array"], Closing):
     def __len__(self) -> int:
         return len(self._catalog.names)
 
+    # Not a mapping's: that would compare, and read, all values.
+    __eq__ = object.__eq__
+    __hash__ = object.__hash__
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        base = self._base._absolute if self._base else None  # noqa: SLF001 (the same class)
+        return _reopen, (type(self), self._absolute, {**self._options, "base": base, "by": self.by}, self._identity)
+
+    @property
+    def _identity(self) -> tuple[int, bytes]:
+        """What tells the file from one that has replaced it."""
+        return self.reader.file_size, directory_digest(self.reader.directory)
+
+    def check_identity(self, identity: tuple[int, bytes]) -> None:
+        """Refuse a file that is not the one that was pickled.
+
+        Raises:
+            UsageError: ``replaced``.
+        """
+        if identity != self._identity:
+            raise UsageError("replaced", f"{self.path!r} is not the file that was pickled: it has changed since")
+
     def __repr__(self) -> str:
         return f"<Store {self.path!r}: {len(self)} tensors, {self.reader.file_size} bytes>"
 
+    def _repr_html_(self) -> str:
+        """Return a table of the first tensors, for notebooks."""
+        shown = (self._catalog.find(name) for name in self._catalog.names[:_SHOWN_IN_NOTEBOOK])
+        rows = [(info.name, str(info.type), str(list(info.shape)), f"{info.nbytes:,}") for info in shown if info]
+        more = len(self) - len(rows)
+        lines = [*rows, (f"… and {more} more", "", "", "")] if more > 0 else rows
+        head = "".join(f"<th>{title}</th>" for title in ("name", "type", "shape", "bytes"))
+        body = "".join(f"<tr>{''.join(f'<td>{html.escape(cell)}</td>' for cell in line)}</tr>" for line in lines)
+        return f"<p>{html.escape(repr(self))}</p><table><tr>{head}</tr>{body}</table>"
+
+
+def _reopen(store_class: type[Store], path: str, options: dict[str, Any], identity: tuple[int, bytes]) -> Store:
+    """Open the file of a pickled store again."""
+    store = store_class(path, **options)
+    try:
+        store.check_identity(identity)
+    except BaseException:
+        store.close()
+        raise
+    return store
+
 
 class PrefixView(Mapping[str, "Array"]):
-    """The tensors of a store whose names begin with a prefix and a dot, by the rest of the name."""
+    """The tensors of a store whose names begin with a prefix and a dot, by the rest of the name. `Store.prefix`.
+
+    Example:
+        >>> layer = blobstore.open("model.sbs").prefix("layer")
+        >>> layer["weight"].shape
+        (64, 32)
+    """
 
     def __init__(self, store: Store, prefix: str) -> None:
         """View ``store``, without a copy."""
@@ -341,6 +463,9 @@ class PrefixView(Mapping[str, "Array"]):
     def __getitem__(self, name: str) -> Array:
         return self._store[self._prefix + name]
 
+    __eq__ = object.__eq__
+    __hash__ = object.__hash__
+
     def __contains__(self, name: object) -> bool:
         return isinstance(name, str) and self._prefix + name in self._store
 
@@ -353,30 +478,3 @@ class PrefixView(Mapping[str, "Array"]):
 
     def __repr__(self) -> str:
         return f"<{len(self)} tensors below {self._prefix!r} in {self._store.path!r}>"
-
-
-def _rows(info: TensorInfo, rows: slice | None) -> tuple[tuple[int, ...], int, int, int]:
-    """Return what to read for some rows: its shape, its first element, its number of elements, and the step to take."""
-    if rows is None:
-        return info.shape, 0, info.count, 1
-    if not info.shape:
-        raise UsageError("no-rows", f"{info.name!r} is a single value: it has no rows to choose from")
-    chosen = range(info.shape[0])[rows]
-    # Not min(chosen) and max(chosen), which visit all rows: a tensor without elements can have 2⁵⁷ of them.
-    low, high = (min(chosen[0], chosen[-1]), max(chosen[0], chosen[-1]) + 1) if chosen else (0, 0)
-    width = math.prod(info.shape[1:])
-    return (high - low, *info.shape[1:]), low * width, (high - low) * width, chosen.step
-
-
-def _undecodable(info: TensorInfo) -> CodecError:
-    fix = f"store.raw({info.name!r}) gives its bytes"
-    if info.codec and not info.packed:
-        what = f"{info.name!r} is stored with codec {info.codec}, which this version of blobstore doesn't know"
-        return CodecError("unknown-codec", f"{what}: {fix}")
-    if not info.type.bits:
-        what = f"{info.name!r} is {info.type}, an element type newer than this version of blobstore"
-        return CodecError("unknown-type", f"{what}: {fix}")
-    if info.type.dtype is None:
-        why = f"in blocks of {info.type.group}, not decoded here" if info.type.whole else "which numpy can't view"
-        return CodecError("packed-type", f"{info.name!r} is {info.type}, smaller than a byte, {why}: {fix}")
-    return CodecError("scaled-type", f"{info.name!r} is {info.type} with scale {info.scale}: {fix}")

@@ -7,6 +7,7 @@ import math
 import os
 import subprocess
 import sys
+from dataclasses import replace
 from fractions import Fraction
 from typing import TYPE_CHECKING, Any
 
@@ -28,11 +29,11 @@ from blobstore.compare.values import BLOCK, measure
 from blobstore.converting.gemma_plan import Choices
 from blobstore.edit.rewrite import Edits, rewrite
 from blobstore.errors import BlobStoreError, CodecError, FormatError, TruncatedError
-from blobstore.exporting.arrangement import Block
 from blobstore.exporting.plan import plan_export
 from blobstore.exporting.run import run_export
 from blobstore.gemma import ModelConfig
 from blobstore.gemma.models import config_of
+from blobstore.store.blocks import Block
 from tests.checkpoints import EMBEDDING, HEAD, SINGLE, linux_only, plain, small, write_config, write_own, write_peer
 from tests.gemma_checkpoints import Recipe, as_before, convert, recipes, small_recipe
 from tests.models import FAMILIES, FORMS
@@ -494,7 +495,7 @@ def test_tensors_are_matched_whether_they_are_stored_whole_or_in_blocks(tmp_path
         def blocks(name: str) -> Arranged:
             assert side.store
             info = side.store.info(name)
-            return Arranged(side.path, (4, 4), (Block(info, 0, 0, 4, 0, 4, 4),), side.store)
+            return Arranged(replace(info, blocks=(Block(info, 0, 0, 4, 0, 4, 4),)), side.store)
 
         a = Side("a", "names", {"a.0": blocks("x"), "a.1": blocks("y"), "a.2": side["x"], "a.3": side["y"]}, {}, {})
         b = Side("b", "names", {"b.a": side["y"], "b.b": side["x"], "b.c": blocks("x")}, {}, {})
@@ -678,8 +679,8 @@ def test_by_keys_no_blob_is_left_out(tmp_path: Path) -> None:
 def test_an_export_by_keys_is_compared_by_keys(tmp_path: Path) -> None:
     small_recipe("gemma3").write(tmp_path / "c")
     convert(tmp_path / "c", tmp_path / "a.sbs", Choices("bf16"))
-    with blobstore.open(tmp_path / "a.sbs") as store:
-        run_export(plan_export(store, by_keys=True), store, tmp_path / "b.safetensors")
+    with blobstore.open(tmp_path / "a.sbs", by="keys") as store:
+        run_export(plan_export(store), store, tmp_path / "b.safetensors")
     with open_sides(tmp_path / "a.sbs", tmp_path / "b.safetensors") as (a, b):
         assert (a.by, b.by) == ("keys", "names")
         assert {difference.kind for difference in compare(a, b)} == {"same"}

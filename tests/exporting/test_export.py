@@ -21,11 +21,13 @@ from blobstore.checkpoint.reader import open_checkpoint
 from blobstore.codecs.element_types import BY_NAME
 from blobstore.converting.gemma_plan import Choices
 from blobstore.errors import BlobStoreError, FormatError, UsageError
-from blobstore.exporting.arrangement import Block, dump_arrangement
 from blobstore.exporting.plan import plan_export
 from blobstore.exporting.run import run_export
 from blobstore.index.blob_writer import BlobWriter
 from blobstore.index.metadata import REARRANGED
+from blobstore.store.arrangement import dump_arrangement
+from blobstore.store.blocks import Block
+from blobstore.store.values import stored, stored_infos
 from tests.checkpoints import EMBEDDING, HEAD, SINGLE, linux_only, said_by_peer, snapshot, write_config, write_peer
 from tests.gemma_checkpoints import DTYPES, VARIANTS, Recipe, arranged, convert, recipes, small_recipe
 from tests.models import FAMILIES, FORMS
@@ -44,8 +46,8 @@ if TYPE_CHECKING:
 OUT = "out.safetensors"
 
 
-def export(file: Path, target: Path, **options: Any) -> list[str]:  # noqa: ANN401 (plan_export's)
-    with blobstore.open(file) as store:
+def export(file: Path, target: Path, by: blobstore.By = "names", **options: Any) -> list[str]:  # noqa: ANN401 (plan_export's)
+    with blobstore.open(file, by=by) as store:
         return run_export(plan_export(store, **options), store, target)
 
 
@@ -152,7 +154,7 @@ def test_by_keys_gives_the_tensors_of_the_runtime(tmp_path: Path, family: str, l
     recipe = small_recipe(family)
     recipe.write(tmp_path / "c")
     convert(tmp_path / "c", tmp_path / "a.sbs", Choices("bf16", layout))
-    export(tmp_path / "a.sbs", tmp_path / OUT, by_keys=True)
+    export(tmp_path / "a.sbs", tmp_path / OUT, by="keys")
     expected = arranged(recipe, recipe.tensors(), layout)
     wanted = {
         row.key: np.ascontiguousarray(expected[row.key]).astype(DTYPES[row.stored_type("bf16")])
@@ -333,19 +335,19 @@ def with_metadata(path: Path, text: str, target: Path) -> Path:
         index = store.index
         assert index is not None
         metadata = dict(store.metadata) | {REARRANGED: text}
-        parts = [info for info in store.infos() if info.name != info.key]
+        parts = [info for info in stored_infos(store) if info.name != info.key]
         with blobstore.create(target, metadata=metadata) as writer:
-            for info in store.infos():
+            for info in stored_infos(store):
                 if info.name == info.key:
-                    data = np.frombuffer(store.raw(info.name), np.uint8)
+                    data = np.frombuffer(stored(store, info, 0, info.nbytes), np.uint8)
                     writer.add_stored(info.name, [data], info.type, info.shape, scale=info.scale)
-            starts = {info.key: info.offset for info in store.infos() if info.name == info.key}
+            starts = {info.key: info.offset for info in stored_infos(store) if info.name == info.key}
             for info in parts:
                 if info.key in starts:
                     at = info.offset - starts[info.key]
                     writer.part(info.name, info.key, info.type, info.shape, offset=at, scale=info.scale)
                 else:
-                    data = np.frombuffer(store.raw(info.name), np.uint8)
+                    data = np.frombuffer(stored(store, info, 0, info.nbytes), np.uint8)
                     writer.add_stored(info.name, [data], info.type, info.shape, scale=info.scale)
     return target
 
@@ -404,7 +406,7 @@ def tiles(plan: ExportPlan) -> None:
         assert count == 0 or (width and count % width == 0), tensor.name
         covered = np.zeros((count // width if width else 0, width), np.uint8)
         for block in tensor.blocks:
-            assert 0 <= block.at <= block.at + block.rows * block.cols <= block.stored.count
+            assert 0 <= block.at <= block.at + block.rows * block.cols <= block.stored.size
             covered[block.row : block.row + block.rows, block.col : block.col + block.cols] += 1
         assert (covered == 1).all(), tensor.name
 

@@ -606,12 +606,13 @@ def read_all(opened: Store, file_nbytes: int) -> list[Any]:
     for name in list(opened)[:MOST]:
         info = opened.info(name)
         assert name in opened
-        assert 0 <= info.offset <= info.offset + info.nbytes <= opened.reader.file_size
-        if info.unpacked_nbytes > PACKED_MOST:
+        assert 0 <= info.offset <= opened.reader.file_size
+        assert info.blocks or info.offset + info.nbytes <= opened.reader.file_size
+        if info.packed and info.packed.blob_nbytes > PACKED_MOST:
             continue
         raw = answer(lambda: bytes(opened.raw(name)))  # noqa: B023 (called at once)
         assert isinstance(raw, str) or len(raw) == info.element_nbytes
-        assert isinstance(raw, bytes) or info.packed
+        assert isinstance(raw, bytes) or info.packed or info.blocks
         values = answer(partial(opened.__getitem__, name))
         if isinstance(values, np.ndarray):
             assert values.shape == info.shape
@@ -624,7 +625,7 @@ def read_all(opened: Store, file_nbytes: int) -> list[Any]:
                 assert bytes_of(some) == bytes_of(values[rows])
             seen.append(bytes_of(some))
     seen.append(answer(lambda: opened["no such name"]))
-    choices: list[dict[str, Any]] = [{}, {"by_keys": True}, {"materialize_aliases": True, "dtype": "bf16"}]
+    choices: list[dict[str, Any]] = [{}, {"materialize_aliases": True, "dtype": "bf16"}]
     return [*seen, *(answer(partial(exported, opened, options, file_nbytes)) for options in choices)]
 
 

@@ -79,7 +79,7 @@ def test_a_valid_index_is_read_as_the_manifest_says(vectors: Path, fact: Fact, a
             {
                 "name": info.name,
                 "key": info.key or None,
-                "offset": info.inside if info.packed else info.offset - start[info.key],
+                "offset": info.packed.start if info.packed else info.offset - start[info.key],
                 "nbytes": info.element_nbytes,
                 "type": info.type.number,
                 "shape": list(info.shape),

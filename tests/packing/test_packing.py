@@ -223,7 +223,7 @@ def test_aliases_and_parts_of_a_packed_blob_read_the_same(tmp_path: Path) -> Non
     packed, _ = there_and_back(path)
     check_same_tensors(path, packed)
     with blobstore.open(packed) as store:
-        assert {info.packed for info in store.infos()} == {True}
+        assert {bool(info.packed) for info in store.infos()} == {True}
         assert store["half"].tobytes() == weights(1, 4000)[2000:].tobytes()
         assert store.info("tied").place == store.info(UP).place != store.info("half").place
         loaded = store.load_all()
@@ -241,7 +241,7 @@ def test_packed_tensors_of_several_pieces_are_loaded_as_they_are_read(tmp_path: 
         store.add(DOWN, weights(2, 4_000_000))
     pack(path, tmp_path / "packed.sbs")
     with blobstore.open(tmp_path / "packed.sbs") as store:
-        assert {info.packed for info in store.infos()} == {True}
+        assert {bool(info.packed) for info in store.infos()} == {True}
         for workers in (1, 3):
             loaded = store.load_all(workers=workers)
             assert list(loaded) == list(store)

@@ -20,6 +20,7 @@ from blobstore.container.directory import build_directory
 from blobstore.errors import BlobStoreError, CodecError, FormatError, NameNotFoundError, UsageError
 from blobstore.index import Entry, IndexedBlob, build_index
 from blobstore.store.reader import Store
+from blobstore.store.values import elements, stored
 from tests.index.test_name_index import SEEDS
 from tests.strategies import bytes_of
 from tests.tensor_strategies import Model, models, mutated
@@ -150,7 +151,7 @@ def test_elements_of_a_writable_store_can_be_written_to(small: Path, access: Acc
     before, name = small.read_bytes(), "model.embed_tokens.weight"
     with Store(small, access=access, writable=True) as store:
         info = store.info(name)
-        written = store.elements(info, 0, 6)
+        written = elements(store, info, 0, 6)
         written[:] = 7
         assert store[name].flags.writeable is False
         assert store["zz.alias"].ravel().tolist() == (6 * [7] if access == "mmap" else list(range(6)))
@@ -513,8 +514,8 @@ def test_a_type_that_a_later_runtime_has_is_listed_and_gives_its_bytes(
         info = store.info(name)
         assert (info.type.name, info.shape, info.dtype) == (type_name, (3, 87), None)
         assert store.raw(name) == store.reader[name]
-        assert len(store.stored(info, 0, info.nbytes)) == info.nbytes
-        for load in (partial(store.array, info), partial(store.load, name), store.load_all):
+        assert len(stored(store, info, 0, info.nbytes)) == info.nbytes
+        for load in (partial(store.__getitem__, name), partial(store.load, name), store.load_all):
             with pytest.raises(CodecError, match=r"unknown-type: .* newer than this version .*: store\.raw"):
                 load()
 
@@ -531,7 +532,7 @@ def check(store: blobstore.Store) -> None:
         except CodecError:
             assert info.dtype is None
             continue
-        array_nbytes = 4 * info.count if info.encoded else info.nbytes
+        array_nbytes = 4 * info.size if info.encoded else info.nbytes
         assert (array.shape, array.dtype, array.nbytes) == (info.shape, info.dtype, array_nbytes)
         array.tobytes()
 

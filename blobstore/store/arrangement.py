@@ -10,75 +10,30 @@ from __future__ import annotations
 import json
 import math
 from collections import Counter
+from collections.abc import Callable
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import TYPE_CHECKING, Any, Generic, NamedTuple, TypeVar
-
-import numpy as np
+from typing import TYPE_CHECKING, Any
 
 from blobstore.codecs.element_types import BY_NAME
 from blobstore.errors import FormatError
 from blobstore.index import shape_fault
 from blobstore.index.metadata import REARRANGED
 from blobstore.index.strict_json import are_sizes, parse_json, text_map
+from blobstore.store.blocks import ARRANGEMENTS, Block
+from blobstore.store.info import TensorInfo
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Mapping, Sequence
+    from collections.abc import Iterable, Mapping, Sequence
 
     from blobstore.codecs.element_types import ElementType
-    from blobstore.fileio.types import Array
-    from blobstore.store.info import TensorInfo
-    from blobstore.store.reader import Store
 
 
-TRANSPOSE, CHANNELS_LAST = "transpose", "channels_last"
-_ARRANGEMENTS = ("", TRANSPOSE, CHANNELS_LAST)
 _FLOATS = {name: BY_NAME[name] for name in ("bf16", "f16", "f32", "f64")}
 _FLOAT_DTYPES = {element_type.dtype for element_type in _FLOATS.values()}
 _MAX_SIZE = 1 << 57
 
-Stored = TypeVar("Stored")
-
-
-class Block(NamedTuple, Generic[Stored]):
-    """A run of elements of a stored tensor, and the block of a checkpoint's tensor that they are.
-
-    The metadata lists these fields, in this order.
-
-    Attributes:
-        stored: The stored tensor: its name in the metadata, its `TensorInfo` once a file was read.
-        at: First element of the run.
-        row: First row of the block; the checkpoint's tensor is seen as a matrix of `width` columns.
-        rows: How many.
-        col: First column of the block.
-        cols: How many.
-        width: Columns of the matrix.
-        arrange: What was done to the block when it was stored: empty for nothing, ``transpose`` or ``channels_last``.
-        channels: Planes of each row, for ``channels_last``.
-    """
-
-    stored: Stored
-    at: int
-    row: int
-    rows: int
-    col: int
-    cols: int
-    width: int
-    arrange: str = ""
-    channels: int = 1
-
-    @property
-    def element_count(self) -> int:
-        """How many elements it has."""
-        return self.rows * self.cols
-
-    @property
-    def whole_rows(self) -> bool:
-        """Whether the block is a run of the checkpoint's tensor as well."""
-        return not self.arrange and self.col == 0 and self.cols == self.width
-
-
-# ----------------------------------------------------------------------------------------------------- the metadata
+Find = Callable[[str], TensorInfo | None]  # a stored tensor of the file, by name
 
 
 @dataclass(frozen=True)
@@ -101,7 +56,7 @@ class Arrangement:
 
     def type_of(self, name: str) -> ElementType:
         """Return the type that a tensor had in the checkpoint."""
-        return self.other_types.get(name, self.common_type)
+        return self.other_types.get(self.aliases.get(name, name), self.common_type)
 
     def holders(self) -> set[str]:
         """Return the names of the stored tensors that blocks are in."""
@@ -130,18 +85,18 @@ def dump_arrangement(
     return json.dumps(record, sort_keys=True, separators=(",", ":"))
 
 
-def parse_arrangement(text: str, store: Store) -> Arrangement:
+def parse_arrangement(text: str, find: Find) -> Arrangement:
     """Check the metadata's text.
 
     Args:
         text: Of the metadata.
-        store: The file that has it, open.
+        find: Returns a stored tensor of the file that has it, by name.
 
     Raises:
         FormatError: ``rearranged-metadata``: it can't be read, or doesn't match the file's tensors.
     """
     try:
-        arrangement = _parse(parse_json(text.encode()), _FloatTensors(store))
+        arrangement = _parse(parse_json(text.encode()), _FloatTensors(find))
     except FormatError:
         raise
     except (ValueError, LookupError, TypeError, AttributeError) as error:
@@ -149,7 +104,9 @@ def parse_arrangement(text: str, store: Store) -> Arrangement:
     if _share_bytes(block for blocks in arrangement.blocks.values() for block in blocks):
         raise _wrong("two pieces share stored elements")
     for alias, name in arrangement.aliases.items():
-        if name in arrangement.aliases or not _same_tensor(store, alias, name):
+        if name in arrangement.aliases or not _same_tensor(
+            find(alias), find(name), gathered=name in arrangement.blocks
+        ):
             raise _wrong(f"{alias[:80]!r} is not another name of {name[:80]!r}")
     return arrangement
 
@@ -157,15 +114,16 @@ def parse_arrangement(text: str, store: Store) -> Arrangement:
 class _FloatTensors:
     """The float tensors of a file; each is looked up once, so that thousands of its blocks take little memory."""
 
-    def __init__(self, store: Store) -> None:
-        self._store = store
+    def __init__(self, find: Find) -> None:
+        self._find = find
         self._infos: dict[str, TensorInfo] = {}
 
     def __getitem__(self, name: str) -> TensorInfo:
         if name not in self._infos:
-            if name not in self._store:
+            info = self._find(name)
+            if info is None:
                 raise _wrong(f"there is no tensor {name[:80]!r}")
-            info = self._infos[name] = self._store.info(name)
+            self._infos[name] = info
             if info.dtype not in _FLOAT_DTYPES:
                 raise _wrong(f"{name[:80]!r} is {info.type}: expected floats that can be decoded")
         return self._infos[name]
@@ -188,6 +146,8 @@ def _parse_blocks(name: str, tensor: Any, tensors: _FloatTensors) -> tuple[Block
     blocks = tuple(_parse_block(row, tensors) for row in rows) if sound else ()
     if not sound or not _tile(blocks, math.prod(shape)):
         raise _wrong(f"the pieces of {name[:80]!r} don't make a tensor of its shape")
+    if len({block.stored.type for block in blocks}) > 1:
+        raise _wrong(f"the pieces of {name[:80]!r} have several types")
     return blocks
 
 
@@ -195,10 +155,10 @@ def _parse_block(row: Any, tensors: _FloatTensors) -> Block[TensorInfo]:  # noqa
     if not isinstance(row, list) or len(row) != len(Block._fields):
         raise _wrong(f"a piece is not a list of {len(Block._fields)} fields")
     name, *_, arrange, channels = row
-    if not isinstance(name, str) or not are_sizes([*row[1:-2], channels], _MAX_SIZE) or arrange not in _ARRANGEMENTS:
+    if not isinstance(name, str) or not are_sizes([*row[1:-2], channels], _MAX_SIZE) or arrange not in ARRANGEMENTS:
         raise _wrong("a piece is not a name, sizes, an arrangement and a number of channels")
     block = Block(tensors[name], *row[1:])
-    inside = block.col + block.cols <= block.width and block.at + block.element_count <= block.stored.count
+    inside = block.col + block.cols <= block.width and block.at + block.element_count <= block.stored.size
     if not inside or min(block.rows, block.cols, channels) < 1 or block.cols % channels:
         raise _wrong(f"a piece of {name[:80]!r} is not inside it")
     return block
@@ -208,11 +168,13 @@ def _wrong(what: str) -> FormatError:
     return FormatError("rearranged-metadata", f"the metadata {REARRANGED!r}: {what}")
 
 
-def _same_tensor(store: Store, alias: str, name: str) -> bool:
-    """Whether two names are of the same stored bytes, in one type, shape and scale."""
-    if alias not in store or name not in store:
-        return False
-    a, b = store.info(alias), store.info(name)
+def _same_tensor(a: TensorInfo | None, b: TensorInfo | None, *, gathered: bool) -> bool:
+    """Whether an alias is of its tensor's stored bytes, in one type, shape and scale.
+
+    A gathered tensor has no entry that an alias could have, too.
+    """
+    if a is None or b is None:
+        return a is b and gathered
     return (a.address(), a.type, a.shape, a.scale) == (b.address(), b.type, b.shape, b.scale)
 
 
@@ -254,41 +216,3 @@ def _are_end_to_end(runs: Iterable[tuple[int, int]], total: int) -> bool:
             return False
         end += size
     return end == total
-
-
-# ------------------------------------------------------------------------------------------------------- the values
-
-
-def rows_from(
-    blocks: Iterable[Block[TensorInfo]], store: Store, row: int, rows: int
-) -> Iterator[tuple[Block[TensorInfo], tuple[slice, slice], Array]]:
-    """Yield what some rows of a checkpoint's tensor, seen as a matrix, are made of; only that is read.
-
-    Args:
-        blocks: Of the tensor.
-        store: The file that holds them, open.
-        row: The first of the rows.
-        rows: How many.
-
-    Yields:
-        A block, the rows (counted from `row`) and columns that it fills, and the values for these; a view or a copy.
-
-    Raises:
-        CodecError: As `Store.elements`.
-    """
-    for block in blocks:
-        low, high = max(row, block.row), min(row + rows, block.row + block.rows)
-        if low < high:
-            values = _block_rows(block, store, low - block.row, high - low)
-            yield block, (slice(low - row, high - row), slice(block.col, block.col + block.cols)), values
-
-
-def _block_rows(block: Block[TensorInfo], store: Store, row: int, rows: int) -> Array:
-    """Return rows of a block as they are in the checkpoint's tensor, shape (rows, block.cols)."""
-    if block.arrange == TRANSPOSE:
-        starts = range(block.at + row, block.at + row + block.element_count, block.rows)
-        return np.stack([store.elements(block.stored, start, rows) for start in starts], axis=1)
-    flat = store.elements(block.stored, block.at + row * block.cols, rows * block.cols)
-    if block.arrange == CHANNELS_LAST:
-        return flat.reshape(rows, -1, block.channels).transpose(0, 2, 1).reshape(rows, block.cols)
-    return flat.reshape(rows, block.cols)

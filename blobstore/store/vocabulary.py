@@ -1,0 +1,165 @@
+"""The two vocabularies of a file: the names of its checkpoint, or the runtime's keys. Each lists every tensor once.
+
+What a file's index lists is both at once: each key, and each name whose rows are one run of a blob.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from functools import cached_property
+from typing import TYPE_CHECKING, Literal
+
+from blobstore.codecs import element_types
+from blobstore.container.keys import TOC_KEY
+from blobstore.index.names import key_for
+from blobstore.store.arrangement import parse_arrangement
+from blobstore.store.catalog import ListCatalog
+from blobstore.store.info import PackedRange, TensorInfo
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
+
+    from blobstore.container.reader import BlobReader
+    from blobstore.index import IndexedBlob
+    from blobstore.store.arrangement import Arrangement
+    from blobstore.store.catalog import Catalog
+
+By = Literal["names", "keys"]
+
+
+class CheckpointCatalog:
+    """The tensors of the checkpoint that a file was converted from, and the tied head, which has a name of its own."""
+
+    def __init__(self, entries: Catalog, arrangement: str) -> None:
+        """Join what the index lists with the metadata's text of how the checkpoint was laid out.
+
+        Raises:
+            FormatError: ``rearranged-metadata``: it doesn't match the tensors.
+        """
+        self._entries = entries
+        self.arrangement: Arrangement = parse_arrangement(arrangement, entries.find)
+        self._holders = self.arrangement.holders()
+
+    @cached_property
+    def names(self) -> list[str]:
+        """All names, sorted."""
+        arrangement = self.arrangement
+        kept = {info.name for info in self._entries if self._is_kept(info)}
+        return sorted(kept | set(arrangement.blocks) | set(arrangement.aliases))
+
+    def _is_kept(self, info: TensorInfo) -> bool:
+        # A tensor that only holds blocks doesn't belong to the checkpoint.
+        return info.name != info.key and info.name not in self._holders
+
+    def find(self, name: str) -> TensorInfo | None:
+        """Return the tensor of this name, or None."""
+        main = self.arrangement.aliases.get(name, name)
+        if main in self.arrangement.blocks:
+            return self._gathered(name, main)
+        info = self._entries.find(name)
+        if info is None or not self._is_kept(info):
+            return None
+        return replace(info, source_type=self.arrangement.type_of(name))
+
+    def _gathered(self, name: str, main: str) -> TensorInfo:
+        blocks = self.arrangement.blocks[main]
+        holders = [block.stored for block in blocks]
+        element_type = holders[0].type
+        return TensorInfo(
+            name=name,
+            key=holders[0].key if len({holder.key for holder in holders}) == 1 else "",
+            type=element_type,
+            shape=self.arrangement.shapes[main],
+            scale=1.0,
+            offset=min(block.stored.offset + element_type.nbytes(block.at) for block in blocks),
+            nbytes=sum(element_type.nbytes(block.element_count) for block in blocks),
+            codec=0,
+            blocks=blocks,
+            source_type=self.arrangement.type_of(main),
+        )
+
+    def __iter__(self) -> Iterator[TensorInfo]:
+        return (info for info in map(self.find, self.names) if info)
+
+
+def without_covered_keys(entries: Catalog) -> Catalog:
+    """Return what a model's index lists without the keys of blobs that have names for all of their bytes."""
+    infos = list(entries)
+    named: dict[str, list[TensorInfo]] = {}
+    for info in infos:
+        if info.name != info.key:
+            named.setdefault(info.key, []).append(info)
+    return ListCatalog(
+        [info for info in infos if info.name != info.key or not _is_covered(info, named.get(info.key, ()))]
+    )
+
+
+def _is_covered(whole: TensorInfo, parts: Iterable[TensorInfo]) -> bool:
+    """Whether tensors cover all bytes of another in the same blob."""
+    end = whole.address()
+    for part in sorted(parts, key=TensorInfo.address):
+        if part.address() > end:
+            return False
+        end = max(end, part.address(part.element_nbytes))
+    return end >= whole.address(whole.element_nbytes)
+
+
+def key_catalog(entries: Catalog, reader: BlobReader, rows: Iterable[IndexedBlob] | None) -> Catalog:
+    """Return a file's blobs that hold tensors, by key, as the runtime sees them.
+
+    Several names may lead to a blob. The runtime's own, the key, says type and shape; else the first name of the whole
+    blob; a blob of which only parts have names is bytes. A tensor without elements has no blob, and keeps its name.
+    In a model for gemma.cpp keys that were made from names aren't the runtime's: those tensors are left out.
+
+    Args:
+        entries: What the file lists.
+        reader: The file.
+        rows: Of the index's blob table; None without an index.
+    """
+    if rows is None:
+        return ListCatalog([replace(info, name=info.key) for info in entries])
+    unpacked = {row.key.decode("utf-8", "surrogateescape"): row.unpacked_nbytes for row in rows}
+    directory = reader.directory
+    is_model = TOC_KEY in reader
+    ranges = dict(
+        zip(directory.all_keys, zip(directory.offsets.tolist(), directory.sizes.tolist(), strict=True), strict=True)
+    )
+    chosen: dict[str, TensorInfo] = {}
+    for info in entries:
+        if not info.key:  # it has no elements
+            chosen.setdefault(info.name, info)
+            continue
+        if is_model and info.key.startswith("~"):
+            continue
+        offset, nbytes = ranges[info.key]
+        unpacked_nbytes = unpacked.get(info.key, 0)
+        is_whole = info.element_nbytes == (unpacked_nbytes or nbytes) and info.nbytes == nbytes
+        if is_whole and (info.key not in chosen or info.name == info.key or not chosen[info.key].type.number):
+            chosen[info.key] = replace(info, name=info.key)
+        elif info.key not in chosen:
+            chosen[info.key] = _as_bytes(info.key, offset, nbytes, unpacked_nbytes)
+    return ListCatalog(sorted(chosen.values(), key=lambda info: info.offset))
+
+
+def _as_bytes(key: str, offset: int, nbytes: int, unpacked_nbytes: int) -> TensorInfo:
+    count = unpacked_nbytes or nbytes
+    packed = PackedRange(0, count, count) if unpacked_nbytes else None
+    return TensorInfo(key, key, element_types.UNKNOWN, (count,), 1.0, offset, nbytes, int(bool(packed)), packed)
+
+
+def aliases_of(catalog: Catalog) -> dict[str, str]:
+    """Return the names of tensors that have a main name as well, name → main name; see `Store.aliases`."""
+    return dict(catalog.arrangement.aliases) if isinstance(catalog, CheckpointCatalog) else _aliases_among(catalog)
+
+
+def _aliases_among(infos: Iterable[TensorInfo]) -> dict[str, str]:
+    """Return names of the same stored tensor → its main name: the one that the key was made of, or else the first."""
+    places: dict[tuple[object, ...], list[TensorInfo]] = {}
+    for info in infos:
+        if info.nbytes:
+            places.setdefault(info.place, []).append(info)
+    aliases: dict[str, str] = {}
+    for same in places.values():
+        main = next((info.name for info in same if key_for(info.name) == info.key), same[0].name)
+        aliases |= {info.name: main for info in same if info.name != main}
+    return aliases
