@@ -21,11 +21,10 @@ from blobstore.store.catalog import BlobCatalog, open_catalog
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
-    from os import PathLike
 
     import numpy.typing as npt
 
-    from blobstore.fileio.types import Access, Array, Bytes, Prefetch
+    from blobstore.fileio.types import Access, Array, Bytes, Prefetch, Readable
     from blobstore.gemma.config import ModelConfig
     from blobstore.store.blobs import UnpackedBlobs
     from blobstore.store.catalog import Catalog
@@ -45,11 +44,11 @@ class Store(Mapping[str, "Array"], Closing):
 
     def __init__(
         self,
-        path: str | PathLike[str],
+        path: Readable,
         *,
         access: Access = "auto",
         use_index: bool = True,
-        base: str | PathLike[str] | None = None,
+        base: Readable | None = None,
         writable: bool = False,
         prefetch: Prefetch = "none",
     ) -> None:
@@ -230,8 +229,8 @@ class Store(Mapping[str, "Array"], Closing):
         from blobstore.store.load_all import load_all  # noqa: PLC0415 (import blobstore stays cheap)
 
         check_workers(workers)
-        with in_file(self.path), self.reader.held() as fd:
-            return load_all(self.infos(), fd, lambda: self.unpacked, lambda info: self.load(info.name), workers)
+        with in_file(self.path), self.reader.reading() as read_into:
+            return load_all(self.infos(), read_into, lambda: self.unpacked, lambda info: self.load(info.name), workers)
 
     def stored(self, info: TensorInfo, start: int, nbytes: int, *, out: Bytes | None = None) -> memoryview:
         """Return bytes of a tensor as its type stores them; a view, or a copy where it is packed.

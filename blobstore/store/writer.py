@@ -23,15 +23,13 @@ from blobstore.index.sidecar import close_with_index, refuse_external_to_stream
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping
-    from os import PathLike
-    from typing import BinaryIO
 
     import numpy.typing as npt
 
     from blobstore.codecs.element_types import ElementType
     from blobstore.container.directory import Directory
     from blobstore.fileio.ranges import FileRange
-    from blobstore.fileio.types import Array, Buffer
+    from blobstore.fileio.types import Array, Buffer, Writable
 
 
 _LARGEST_F32 = float(np.finfo(np.float32).max)
@@ -41,15 +39,23 @@ class StoreWriter(Completing):
     """Write tensors under their names, one after another. `blobstore.create` makes one.
 
     A context manager: the file appears at its path when the ``with`` block ends without an error. An array can change
-    or go once it is added, unless it was added as ``immutable``.
+    or go once it is added, unless it was added as ``immutable``. ``name in store``, ``len(store)`` and ``list(store)``
+    are about the names so far, aliases and parts included.
 
     Attributes:
         metadata: Text → text, written at the end.
+
+    Example:
+        >>> with blobstore.create("small.sbs") as store:
+        ...     store["embed.weight"] = np.ones((4, 2), dtype=np.float32)
+        ...     store.alias("head.weight", "embed.weight")
+        ...     list(store)
+        ['embed.weight', 'head.weight']
     """
 
     def __init__(
         self,
-        target: str | PathLike[str] | BinaryIO,
+        target: Writable,
         *,
         version: int = 2,
         index: IndexPlace = "embedded",
@@ -93,6 +99,26 @@ class StoreWriter(Completing):
         if values.flags.c_contiguous and values.dtype == stored:
             return self.add_stored(name, (values,), element_type, values.shape, immutable=immutable)
         return self.add_stored(name, _pieces(values, stored), element_type, values.shape)
+
+    def __setitem__(self, name: str, array: npt.ArrayLike) -> None:
+        """Write a tensor, as `add` does; a name has one.
+
+        Raises:
+            UsageError: As `add`: ``duplicate-name`` for the second assignment.
+        """
+        self.add(name, array)
+
+    def __contains__(self, name: object) -> bool:
+        return name in self._entries
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(tuple(self._entries))
+
+    def __len__(self) -> int:
+        return len(self._entries)
+
+    def __bool__(self) -> bool:
+        return True  # also without tensors: it is a writer
 
     def add_stored(
         self,
