@@ -30,6 +30,15 @@ class BlobReader(Mapping[str, memoryview], Closing):
     Attributes:
         path: As given, as text; for a file object its name, or what it is: ``<BytesIO>``.
         directory: Where each blob lies; checked.
+
+    Example:
+        >>> with blobstore.BlobWriter("raw.sbs") as writer:
+        ...     writer["weights"] = np.arange(6, dtype=np.float32)
+        >>> reader = blobstore.BlobReader("raw.sbs")
+        >>> list(reader), reader.range("weights"), reader.version
+        (['weights'], (256, 24), 2)
+        >>> np.frombuffer(reader["weights"], np.float32)[:3]
+        array([0., 1., 2.], dtype=float32)
     """
 
     def __init__(
@@ -87,10 +96,15 @@ class BlobReader(Mapping[str, memoryview], Closing):
         return self._source.has_path
 
     def range(self, key: str) -> tuple[int, int]:
-        """Return (offset, nbytes) of a blob in the file.
+        """Return (offset, nbytes) of a blob in the file, both in bytes.
 
         Raises:
-            KeyNotFoundError: ``key-not-found``.
+            KeyNotFoundError: ``key-not-found``; the message says which keys come close.
+
+        Example:
+            >>> blobstore.save_file({"a": np.arange(3)}, "a.sbs")
+            >>> blobstore.BlobReader("a.sbs").range("a")
+            (256, 24)
         """
         return self.directory.range(self._place(key))
 
@@ -100,6 +114,11 @@ class BlobReader(Mapping[str, memoryview], Closing):
         Raises:
             TruncatedError: ``short-read`` with ``access="read"`` when the file has shrunk.
             UsageError: ``outside`` when not all of them are in the file; ``closed``.
+
+        Example:
+            >>> blobstore.save_file({"a": np.arange(3, dtype=np.uint8)}, "a.sbs")
+            >>> blobstore.BlobReader("a.sbs").view(256, 3).tolist()
+            [0, 1, 2]
         """
         if offset < 0 or nbytes < 0 or offset + nbytes > self.file_size:
             raise UsageError("outside", f"{nbytes} bytes at offset {offset} are not inside {self.file_size} bytes")
@@ -111,6 +130,13 @@ class BlobReader(Mapping[str, memoryview], Closing):
 
         Raises:
             KeyNotFoundError: ``key-not-found``.
+
+        Example:
+            >>> blobstore.save_file({"a": np.arange(3)}, "a.sbs")
+            >>> with blobstore.BlobReader("a.sbs") as reader, blobstore.BlobWriter("copy.sbs") as writer:
+            ...     writer["b"] = reader.file_range("a")
+            >>> blobstore.BlobReader("copy.sbs").range("b")
+            (256, 24)
         """
         return self.part_of_file(*self.range(key))
 

@@ -108,6 +108,12 @@ class ContainerWriter(Completing):
         Raises:
             UsageError: ``bad-key``, ``key-too-long``, ``duplicate-key``, ``too-many-blobs``, ``empty-blob``,
                 ``not-contiguous``, ``not-bytes``; nothing was written, and the writer can go on.
+
+        Example:
+            >>> with blobstore.BlobWriter("raw.sbs") as writer:
+            ...     writer.add("a", b"four")
+            ...     writer.keys, writer.sizes
+            (['a'], [4])
         """
         self.add_chunks(key, (data,))
 
@@ -130,6 +136,11 @@ class ContainerWriter(Completing):
         Raises:
             UsageError: As `add`; ``wrong-size`` for more or fewer bytes than ``nbytes``. After the first piece an error
                 breaks the file.
+
+        Example:
+            >>> with blobstore.BlobWriter("raw.sbs") as writer:
+            ...     writer.add_chunks("a", (bytes(1000) for _ in range(3)), nbytes=3000)
+            3000
         """
         encoded = self._check(key)
         before = self._sink.position
@@ -210,6 +221,12 @@ class ContainerWriter(Completing):
 
         Raises:
             UsageError: ``no-digests`` when the writer was made without ``digests=True``.
+
+        Example:
+            >>> with blobstore.BlobWriter("raw.sbs", digests=True) as writer:
+            ...     writer.add("a", b"four")
+            ...     writer.digests()[0].hex()[:8]
+            '04efaf08'
         """
         if self._hasher is None:
             raise UsageError("no-digests", "pass digests=True to BlobWriter")

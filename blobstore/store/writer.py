@@ -89,6 +89,11 @@ class StoreWriter(Completing):
         Raises:
             UsageError: ``bad-name``, ``duplicate-name``, ``key-collision``, ``unsupported-dtype``, ``bad-shape``,
                 ``too-many-blobs``, ``needs-index``, ``closed``; then nothing was written, and you can go on adding.
+
+        Example:
+            >>> with blobstore.create("small.sbs") as store:
+            ...     store.add("w", np.ones(3)), store.add("model.layers.0.mlp.up_proj.weight", np.ones((2, 2)))
+            ('w', '~v4uglmlgbajydnt')
         """
         values = as_array(name, array)
         try:
@@ -149,6 +154,11 @@ class StoreWriter(Completing):
             UsageError: As `add`; ``unknown-type``; ``bad-scale``; for a key of yours as `blobstore.BlobWriter.add`, and
                 ``reserved-key``; ``wrong-size`` when type and shape need another number of bytes: the file can't be
                 completed after that.
+
+        Example:
+            >>> with blobstore.create("small.sbs") as store:
+            ...     store.add_stored("w", [bytes(4), bytes(8)], "bf16", (2, 3))
+            'w'
         """
         element_type = as_element_type(type)
         self._check_new(name, shape, scale)
@@ -176,6 +186,11 @@ class StoreWriter(Completing):
 
         Raises:
             UsageError: As `blobstore.BlobWriter.add`; ``reserved-key`` for the keys of the index and of packed files.
+
+        Example:
+            >>> with blobstore.create("small.sbs") as store:
+            ...     store["w"] = np.ones(3)
+            ...     store.add_blob("notes", b"not a tensor")
         """
         _check_not_reserved(key)
         self._writer.add(key, data)
@@ -187,6 +202,13 @@ class StoreWriter(Completing):
         Raises:
             UsageError: ``bad-name``, ``duplicate-name``, ``needs-index``, ``closed``; ``no-target`` when no tensor has
                 the name ``target``.
+
+        Example:
+            >>> with blobstore.create("small.sbs") as store:
+            ...     store["embed.weight"] = np.ones((4, 2))
+            ...     store.alias("head.weight", "embed.weight")
+            >>> blobstore.open("small.sbs")["head.weight"].shape
+            (4, 2)
         """
         entry = self._target(name, target)
         self._check_new(name, entry.shape, entry.scale)
@@ -216,6 +238,13 @@ class StoreWriter(Completing):
         Raises:
             UsageError: As `alias`; ``unknown-type``, ``bad-shape``, ``bad-scale``; ``outside`` when the part is not
                 inside the target.
+
+        Example:
+            >>> with blobstore.create("small.sbs") as store:
+            ...     store["qkv.weight"] = np.arange(12, dtype=np.float32).reshape(6, 2)
+            ...     store.part("k.weight", "qkv.weight", "f32", (2, 2), offset=16)
+            >>> blobstore.open("small.sbs")["k.weight"].tolist()
+            [[4.0, 5.0], [6.0, 7.0]]
         """
         element_type = as_element_type(type)
         entry = self._target(name, target)
@@ -234,6 +263,12 @@ class StoreWriter(Completing):
 
         Raises:
             UsageError: ``no-target`` when no tensor has the name.
+
+        Example:
+            >>> with blobstore.create("small.sbs") as store:
+            ...     key = store.add_stored("w", [bytes(4)], "sfp", (4,), scale=0.5)
+            ...     store.scale_of("w")
+            0.5
         """
         return self._target(name, name).scale
 
