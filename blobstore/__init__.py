@@ -1,6 +1,7 @@
 """Read and write weight files of gemma.cpp (.sbs), by key and by name.
 
-Names and arrays: `open`, `create`, `save_file`, `load_file`. Keys and bytes: `BlobReader`, `BlobWriter`.
+Names and arrays: `open`, `create`, `save_file`, `load_file`, and `save` and `load` for bytes in memory.
+Keys and bytes: `BlobReader`, `BlobWriter`.
 """
 
 from __future__ import annotations
@@ -10,8 +11,6 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
-    from os import PathLike
-    from typing import BinaryIO
 
     from blobstore.codecs.element_types import ElementType
     from blobstore.container.reader import BlobReader
@@ -29,7 +28,7 @@ if TYPE_CHECKING:
         UsageError,
     )
     from blobstore.fileio.ranges import FileRange
-    from blobstore.fileio.types import Access, ByteSource, Prefetch
+    from blobstore.fileio.types import Access, BinaryFile, ByteSource, Prefetch, Readable, SourceAccess, Writable
     from blobstore.index.blob_writer import BlobWriter
     from blobstore.index.locate import IndexPlace
     from blobstore.index.names import key_for
@@ -37,7 +36,7 @@ if TYPE_CHECKING:
     from blobstore.packing.unpack import Unpacked, unpack
     from blobstore.store.blobs import UnpackedBlobs
     from blobstore.store.blocks import Block
-    from blobstore.store.files import load_file, save_file
+    from blobstore.store.files import load, load_file, save, save_file
     from blobstore.store.info import PackedRange, TensorInfo
     from blobstore.store.model_writer import ModelWriter
     from blobstore.store.reader import PrefixView, Store
@@ -49,6 +48,7 @@ __version__ = "0.1.0"
 
 __all__ = [
     "Access",
+    "BinaryFile",
     "BlobReader",
     "BlobStoreError",
     "BlobWriter",
@@ -72,6 +72,7 @@ __all__ = [
     "Packing",
     "Prefetch",
     "PrefixView",
+    "SourceAccess",
     "Store",
     "StoreWriter",
     "TensorInfo",
@@ -82,15 +83,18 @@ __all__ = [
     "UsageError",
     "create",
     "key_for",
+    "load",
     "load_file",
     "open",
     "pack",
+    "save",
     "save_file",
     "unpack",
 ]
 
 _HOMES = {
     "Access": "fileio.types",
+    "BinaryFile": "fileio.types",
     "BlobReader": "container.reader",
     "BlobStoreError": "errors",
     "BlobWriter": "index.blob_writer",
@@ -114,6 +118,7 @@ _HOMES = {
     "Packing": "packing.pack",
     "Prefetch": "fileio.types",
     "PrefixView": "store.reader",
+    "SourceAccess": "fileio.types",
     "Store": "store.reader",
     "StoreWriter": "store.writer",
     "TensorInfo": "store.info",
@@ -123,8 +128,10 @@ _HOMES = {
     "UnpackedBlobs": "store.blobs",
     "UsageError": "errors",
     "key_for": "index.names",
+    "load": "store.files",
     "load_file": "store.files",
     "pack": "packing.pack",
+    "save": "store.files",
     "save_file": "store.files",
     "unpack": "packing.unpack",
 }
@@ -144,11 +151,11 @@ def __dir__() -> list[str]:
 
 
 def open(  # noqa: A001
-    path: str | PathLike[str],
+    path: Readable,
     *,
     access: Access = "auto",
     use_index: bool = True,
-    base: str | PathLike[str] | None = None,
+    base: Readable | None = None,
     prefetch: Prefetch = "none",
     by: By = "names",
 ) -> Store:
@@ -156,12 +163,23 @@ def open(  # noqa: A001
 
     Args:
         path: A file of version 1 or 2. Its name index is inside, or beside it (``path.idx``). Without an index and
-            without a ``toc`` of gemma.cpp each blob is bytes under its key.
+            without a ``toc`` of gemma.cpp each blob is bytes under its key. One of:
+
+            - a path: text, bytes or PathLike.
+            - a binary file object that can seek: the file begins at its position 0, whatever its position is. Of what
+              the builtin ``open`` returns for a file on disk the file is mapped, and the object isn't needed any more.
+              All others (`io.BytesIO`, a zip member, a remote file) are read when data is asked for: each array is a
+              copy, threads take turns, the object's position changes, and it must stay open.
+            - the file's bytes (bytes, bytearray, memoryview, mmap), which must not change: arrays are views of them.
+
+            ``bytes`` that contain a NUL are a file's bytes, as every file has some and no path has one; without a NUL
+            they are a path. An index beside a file is only looked for by path.
         access: ``mmap`` maps the file: arrays are views, nothing is read before it is touched. ``read`` makes plain
             reads: for network drives, and for files that may be truncated while open. ``auto`` maps, unless the file
-            is on a network drive.
+            is on a network drive. Only files on disk are mapped.
         use_index: False to ignore the index, for instance a stale one.
-        base: For a packed file: the file that it is the difference to (`blobstore.pack`).
+        base: For a packed file: the file that it is the difference to (`blobstore.pack`); whatever ``path`` can
+            be.
         prefetch: How the map will be read; a hint to the system about data that is not in its page cache. It changes
             nothing for a cached file, for plain reads, and on systems without such hints.
 
@@ -177,10 +195,21 @@ def open(  # noqa: A001
             sees. A file without a name index has only keys, which are its names.
 
     Raises:
-        UsageError: ``bad-access``, ``bad-prefetch``, ``bad-by``, ``not-a-file``.
+        UsageError: ``bad-access``, ``bad-prefetch``, ``bad-by``; ``not-a-file``: a folder, pipe or device, or empty
+            bytes; ``bad-file``: neither of the above, or a text file; ``needs-seek``; ``closed``.
         FormatError, TruncatedError: The file is wrong; ``reason`` is a code of the specification. The index is checked
             when it is used: one entry when a tensor is looked up, all of it when names are listed or not found.
         OSError: It can't be opened.
+
+    Example:
+        >>> blobstore.save_file({"embed.weight": np.ones((4, 2), dtype=np.float32)}, "small.sbs")
+        >>> store = blobstore.open("small.sbs")
+        >>> store["embed.weight"].shape
+        (4, 2)
+        >>> with open("small.sbs", "rb") as file:
+        ...     data = file.read()
+        >>> list(blobstore.open(data))
+        ['embed.weight']
     """
     from blobstore.store.reader import Store  # noqa: PLC0415 (as above)
 
@@ -188,7 +217,7 @@ def open(  # noqa: A001
 
 
 def create(
-    target: str | PathLike[str] | BinaryIO,
+    target: Writable,
     *,
     version: int = 2,
     index: IndexPlace = "embedded",
@@ -198,8 +227,10 @@ def create(
     """Begin a .sbs file that tensors are added to by name; a context manager.
 
     Args:
-        target: A path: the file appears there when the ``with`` block ends without an error. Or, for version 2, a
-            binary stream.
+        target: A path: the file appears there when the ``with`` block ends without an error. Or a binary stream, which
+            is written from its position on and stays open; it must have no bytes after that position. Version 2 goes
+            to any stream, even a pipe; version 1 to one that can seek and be read, such as `io.BytesIO`. `open` finds
+            only a file that begins at position 0. After an error a stream has no directory, and so is unreadable.
         version: Of the container: 2, or 1 for runtimes from before 2025-07-31.
         index: Where the name index goes: ``embedded``, the last blob; ``external``, the file ``path.idx``; ``none``,
             nowhere, if every name is its own key.
@@ -207,8 +238,15 @@ def create(
         metadata: Text → text; more can be set as ``store.metadata[key]``.
 
     Raises:
-        UsageError: ``bad-version``, ``bad-index``, ``needs-seek``, ``needs-path``, ``not-a-file``.
+        UsageError: ``bad-version``, ``bad-index``, ``not-a-file``; ``needs-path`` for an external index and a stream;
+            ``bad-target``, ``not-empty``, ``needs-seek``, ``closed`` for a stream.
         OSError: The target's folder can't be written to.
+
+    Example:
+        >>> with blobstore.create("small.sbs", metadata={"license": "apache-2.0"}) as store:
+        ...     store["embed.weight"] = np.ones((4, 2), dtype=np.float32)
+        >>> blobstore.open("small.sbs").metadata
+        {'license': 'apache-2.0'}
     """
     from blobstore.store.writer import StoreWriter  # noqa: PLC0415 (as above)
 

@@ -2,10 +2,19 @@
 
 from __future__ import annotations
 
+import io
 from functools import cache
 
 import numpy as np
 from hypothesis import strategies as st
+
+
+class WriteOnly(io.BytesIO):
+    """What standard output is: it can't be read back."""
+
+    def readable(self) -> bool:
+        return False
+
 
 Blobs = list[tuple[str, bytes]]  # key, payload
 

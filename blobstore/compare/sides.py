@@ -130,7 +130,7 @@ def _is_store(path: str) -> bool:
 
 
 def _side_of_store(store: Store, by: By) -> Side:
-    catalog = store.catalog(by)
+    catalog = store.vocabularies.by(by)
     aliases = aliases_of(catalog)
     tensors: dict[str, Tensor] = {}
     for info in catalog:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
@@ -12,14 +11,14 @@ from blobstore.container.suggest import close_to
 from blobstore.errors import KeyNotFoundError, UsageError, in_file
 from blobstore.fileio.closing import Closing
 from blobstore.fileio.ranges import FileRange
-from blobstore.fileio.source import open_source
+from blobstore.fileio.source import name_of, open_source
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from contextlib import AbstractContextManager
     from os import PathLike
 
-    from blobstore.fileio.types import Access, Prefetch
+    from blobstore.fileio.types import Access, Prefetch, Readable, ReadInto, SourceAccess
 
 
 class BlobReader(Mapping[str, memoryview], Closing):
@@ -29,13 +28,22 @@ class BlobReader(Mapping[str, memoryview], Closing):
     that are not UTF-8 become surrogates.
 
     Attributes:
-        path: As given.
+        path: As given, as text; for a file object its name, or what it is: ``<BytesIO>``.
         directory: Where each blob lies; checked.
+
+    Example:
+        >>> with blobstore.BlobWriter("raw.sbs") as writer:
+        ...     writer["weights"] = np.arange(6, dtype=np.float32)
+        >>> reader = blobstore.BlobReader("raw.sbs")
+        >>> list(reader), reader.range("weights"), reader.version
+        (['weights'], (256, 24), 2)
+        >>> np.frombuffer(reader["weights"], np.float32)[:3]
+        array([0., 1., 2.], dtype=float32)
     """
 
     def __init__(
         self,
-        path: str | PathLike[str],
+        path: Readable,
         *,
         access: Access = "auto",
         writable: bool = False,
@@ -44,7 +52,8 @@ class BlobReader(Mapping[str, memoryview], Closing):
         """Open a file and check its structure (not the contents of its blobs).
 
         Args:
-            path: A .sbs file of version 1 or 2.
+            path: A .sbs file of version 1 or 2: its path, a binary file object that can seek, or its bytes; as for
+                `blobstore.open`.
             access: ``mmap`` maps the file. ``read`` uses plain reads, for network drives and for files that may be
                 truncated while they are open, which would kill a process that maps them. ``auto`` maps, unless the file
                 is on a network drive.
@@ -53,11 +62,11 @@ class BlobReader(Mapping[str, memoryview], Closing):
             prefetch: How the map will be read, as for `blobstore.open`.
 
         Raises:
-            UsageError: ``bad-access``, ``bad-prefetch``, ``not-a-file``.
+            UsageError: ``bad-access``, ``bad-prefetch``, ``not-a-file``; ``bad-file``, ``needs-seek``, ``closed``.
             FormatError, TruncatedError: The file is invalid; ``reason`` is a code of spec/sbs.md.
             OSError: It can't be opened.
         """
-        self.path = os.fspath(path)
+        self.path = name_of(path)
         with in_file(self.path):
             self._source = open_source(path, access, writable=writable, prefetch=prefetch)
             try:
@@ -77,15 +86,25 @@ class BlobReader(Mapping[str, memoryview], Closing):
         return self.directory.file_size
 
     @property
-    def access(self) -> Access:
-        """How blobs are read: ``mmap`` or ``read``."""
+    def access(self) -> SourceAccess:
+        """How blobs are read: ``mmap`` or ``read``; ``memory`` for views of the bytes that this was opened from."""
         return self._source.access
 
+    @property
+    def has_path(self) -> bool:
+        """Whether this was opened by a path: an index may be beside the file then."""
+        return self._source.has_path
+
     def range(self, key: str) -> tuple[int, int]:
-        """Return (offset, nbytes) of a blob in the file.
+        """Return (offset, nbytes) of a blob in the file, both in bytes.
 
         Raises:
-            KeyNotFoundError: ``key-not-found``.
+            KeyNotFoundError: ``key-not-found``; the message says which keys come close.
+
+        Example:
+            >>> blobstore.save_file({"a": np.arange(3)}, "a.sbs")
+            >>> blobstore.BlobReader("a.sbs").range("a")
+            (256, 24)
         """
         return self.directory.range(self._place(key))
 
@@ -95,6 +114,11 @@ class BlobReader(Mapping[str, memoryview], Closing):
         Raises:
             TruncatedError: ``short-read`` with ``access="read"`` when the file has shrunk.
             UsageError: ``outside`` when not all of them are in the file; ``closed``.
+
+        Example:
+            >>> blobstore.save_file({"a": np.arange(3, dtype=np.uint8)}, "a.sbs")
+            >>> blobstore.BlobReader("a.sbs").view(256, 3).tolist()
+            [0, 1, 2]
         """
         if offset < 0 or nbytes < 0 or offset + nbytes > self.file_size:
             raise UsageError("outside", f"{nbytes} bytes at offset {offset} are not inside {self.file_size} bytes")
@@ -106,6 +130,13 @@ class BlobReader(Mapping[str, memoryview], Closing):
 
         Raises:
             KeyNotFoundError: ``key-not-found``.
+
+        Example:
+            >>> blobstore.save_file({"a": np.arange(3)}, "a.sbs")
+            >>> with blobstore.BlobReader("a.sbs") as reader, blobstore.BlobWriter("copy.sbs") as writer:
+            ...     writer["b"] = reader.file_range("a")
+            >>> blobstore.BlobReader("copy.sbs").range("b")
+            (256, 24)
         """
         return self.part_of_file(*self.range(key))
 
@@ -118,21 +149,35 @@ class BlobReader(Mapping[str, memoryview], Closing):
         return self._source.is_at(path)
 
     @property
-    def device(self) -> int:
-        """The device of its file system, ``st_dev``."""
+    def device(self) -> int | None:
+        """The device of its file system, ``st_dev``; None for what is not a file on disk."""
         return self._source.device
 
     def fileno(self) -> int:
-        """Return the open file's descriptor, for copying where no other thread closes it."""
+        """Return the open file's descriptor, for copying where no other thread closes it.
+
+        Raises:
+            UsageError: ``closed``; ``no-descriptor``: it is not a file on disk.
+        """
         return self._source.fileno()
 
-    def held(self) -> AbstractContextManager[int]:
-        """Return the descriptor for a ``with`` block, during which no other thread's `close` frees it.
+    def held(self) -> AbstractContextManager[int | None]:
+        """Return the descriptor, or None, for a ``with`` block, during which no other thread's `close` frees it.
 
         Raises:
             UsageError: ``closed``.
         """
         return self._source.held()
+
+    def reading(self) -> AbstractContextManager[ReadInto]:
+        """Return a function for a ``with`` block that fills a buffer with the file's bytes from an offset on.
+
+        It works to the end of the block, even if another thread closes this meanwhile.
+
+        Raises:
+            UsageError: ``closed``.
+        """
+        return self._source.reading()
 
     def close(self) -> None:
         """Let go of the file; views stay valid until the last of them is gone."""

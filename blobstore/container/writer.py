@@ -5,9 +5,10 @@ Spec: spec/sbs.md, Writing.
 
 from __future__ import annotations
 
+import io
 import os
 from contextlib import nullcontext
-from typing import TYPE_CHECKING, BinaryIO
+from typing import TYPE_CHECKING, Any, BinaryIO
 
 from blobstore.container import layout
 from blobstore.container.directory import build_directory
@@ -16,15 +17,15 @@ from blobstore.errors import UsageError, in_file
 from blobstore.fileio.atomic import AtomicFile
 from blobstore.fileio.closing import Completing
 from blobstore.fileio.hashing import Hasher
+from blobstore.fileio.paths import path_text
 from blobstore.fileio.ranges import FileRange, flat_bytes
-from blobstore.fileio.sink import Sink, move_down
+from blobstore.fileio.sink import Sink, move_down, position_in, seek, truncate, write_at
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
-    from os import PathLike
 
     from blobstore.container.directory import Directory
-    from blobstore.fileio.types import Buffer
+    from blobstore.fileio.types import Buffer, Writable
 
     Data = Buffer | FileRange
 
@@ -35,8 +36,9 @@ class ContainerWriter(Completing):
     It doesn't handle name indexes: an old one beside the target stays. `blobstore.BlobWriter` removes it.
 
     A context manager. When the ``with`` block ends without an error, the file appears under its name, complete and
-    durable; after an error the target is unchanged. Version 2 can also be written to any binary stream, such as a pipe;
-    an error leaves a stream without its directory, and so unreadable.
+    durable; after an error the target is unchanged. Version 2 can also be written to any binary stream, such as a pipe,
+    version 1 to one that can seek and be read, such as `io.BytesIO`. An error leaves a stream without its directory,
+    and so unreadable.
 
     Attributes:
         version: Of the container, 1 or 2.
@@ -45,7 +47,7 @@ class ContainerWriter(Completing):
 
     def __init__(
         self,
-        target: str | PathLike[str] | BinaryIO,
+        target: Writable,
         *,
         version: int = 2,
         digests: bool = False,
@@ -54,14 +56,15 @@ class ContainerWriter(Completing):
         """Begin a file.
 
         Args:
-            target: A path, or a binary stream for version 2.
+            target: A path; or a binary stream, which is written from its position on, and stays open.
             version: 2, or 1 for runtimes from before 2025-07-31.
             digests: Whether to hash what is written, for `digests`.
             max_blobs: How many blobs the file may have: 16,383, which every gemma.cpp reads, or up to 1,048,576, which
                 our readers and the newest gemma.cpp read.
 
         Raises:
-            UsageError: ``bad-version``; ``bad-max-blobs``; ``bad-target``; ``needs-seek`` for version 1 to a stream;
+            UsageError: ``bad-version``; ``bad-max-blobs``; ``bad-target``; ``closed``; ``not-empty`` when bytes follow
+                a stream's position; ``needs-seek`` for version 1 to a stream that can't seek or be read;
                 ``not-a-file``.
             OSError: The target's folder can't be written to.
         """
@@ -78,17 +81,20 @@ class ContainerWriter(Completing):
         self._hasher = Hasher() if digests else None
         self._file: AtomicFile | None = None
         self._state = "open"
-        if isinstance(target, (str, os.PathLike)):
-            self._file = AtomicFile(target)
+        self._begin = 0
+        self._stream: Any = None
+        if isinstance(target, (str, bytes, os.PathLike)):
+            self._file = AtomicFile(path_text(target))
             self._sink = Sink(self._file.fileno(), self._file.path)
         else:
-            _check_stream(target, version)
+            self._begin = _check_stream(target, version)
+            self._stream = target
             self._sink = Sink(target)
         # Version 1 can't know its first blob's offset yet: leave space for the largest directory, and move the blobs at
         # the end.
         self._start = layout.payload_start(version, max_blobs)
-        if self._file and version == 1:
-            os.lseek(self._file.fileno(), self._start, os.SEEK_SET)
+        if version == 1:
+            seek(self._output(), self._begin + self._start)
         else:
             self._sink.write(memoryview(layout.PLACEHOLDER.ljust(self._start, b"\0")))
 
@@ -102,6 +108,12 @@ class ContainerWriter(Completing):
         Raises:
             UsageError: ``bad-key``, ``key-too-long``, ``duplicate-key``, ``too-many-blobs``, ``empty-blob``,
                 ``not-contiguous``, ``not-bytes``; nothing was written, and the writer can go on.
+
+        Example:
+            >>> with blobstore.BlobWriter("raw.sbs") as writer:
+            ...     writer.add("a", b"four")
+            ...     writer.keys, writer.sizes
+            (['a'], [4])
         """
         self.add_chunks(key, (data,))
 
@@ -124,6 +136,11 @@ class ContainerWriter(Completing):
         Raises:
             UsageError: As `add`; ``wrong-size`` for more or fewer bytes than ``nbytes``. After the first piece an error
                 breaks the file.
+
+        Example:
+            >>> with blobstore.BlobWriter("raw.sbs") as writer:
+            ...     writer.add_chunks("a", (bytes(1000) for _ in range(3)), nbytes=3000)
+            3000
         """
         encoded = self._check(key)
         before = self._sink.position
@@ -204,6 +221,12 @@ class ContainerWriter(Completing):
 
         Raises:
             UsageError: ``no-digests`` when the writer was made without ``digests=True``.
+
+        Example:
+            >>> with blobstore.BlobWriter("raw.sbs", digests=True) as writer:
+            ...     writer.add("a", b"four")
+            ...     writer.digests()[0].hex()[:8]
+            '04efaf08'
         """
         if self._hasher is None:
             raise UsageError("no-digests", "pass digests=True to BlobWriter")
@@ -278,8 +301,8 @@ class ContainerWriter(Completing):
                 raise UsageError("no-blobs", "a container has at least one blob")
             directory = self.directory()
             with in_file(self.path):
-                if self._file and self.version == 1:
-                    self._finish_v1(directory, self._file.fileno())
+                if self.version == 1:
+                    self._finish_v1(directory, self._output())
                 else:
                     self._finish_v2(directory)
             if self._file:
@@ -334,22 +357,41 @@ class ContainerWriter(Completing):
         self._sink.write(memoryview(tail))
         self._sink.flush()
 
-    def _finish_v1(self, directory: Directory, fd: int) -> None:
+    def _output(self) -> int | BinaryIO:
+        """Return what is written to: a descriptor or a stream."""
+        return self._file.fileno() if self._file else self._stream
+
+    def _finish_v1(self, directory: Directory, file: int | BinaryIO) -> None:
         self._sink.flush()
         start = layout.payload_start(1, len(directory))
-        move_down(fd, self._start, start, self._sink.position)
-        os.ftruncate(fd, directory.payload_end)
-        os.ftruncate(fd, directory.file_size)
-        os.lseek(fd, 0, os.SEEK_SET)
-        head = Sink(fd, self.path)
-        head.write(memoryview((directory.header() + directory.to_bytes()).ljust(start, b"\0")))
-        head.flush()
+        move_down(file, self._begin + self._start, self._begin + start, self._sink.position, self.path)
+        truncate(file, self._begin + directory.payload_end)
+        head = (directory.header() + directory.to_bytes()).ljust(start, b"\0")
+        if isinstance(file, int):
+            os.ftruncate(file, directory.file_size)
+        else:  # not every stream grows when it is truncated
+            write_at(file, self._begin + directory.payload_end, bytes(directory.file_size - directory.payload_end))
+        write_at(file, self._begin, head, self.path)
+        seek(file, self._begin + directory.file_size)
 
 
-def _check_stream(stream: BinaryIO, version: int) -> None:
+def _check_stream(stream: Any, version: int) -> int:  # noqa: ANN401 (anything may be given)
+    """Return where a stream begins."""
     if not hasattr(stream, "write"):
         raise UsageError("bad-target", f"expected a path or a binary stream, found {type(stream).__name__}")
-    if version == 1:
-        raise UsageError(
-            "needs-seek", "version 1 begins with its directory, which needs a file: write version 2, or to a path"
-        )
+    if isinstance(stream, io.TextIOBase):
+        raise UsageError("bad-target", "expected a binary stream, found one of text: open it with mode 'wb'")
+    if getattr(stream, "closed", False):
+        raise UsageError("closed", "the stream is closed")
+    if isinstance(stream, (io.FileIO, io.BufferedReader)) and not stream.writable():
+        raise UsageError("bad-target", "the stream is open for reading only: open it with mode 'wb'")
+    begin = position_in(stream)
+    if version == 1 and (begin is None or not _can_be_rearranged(stream)):
+        what = "version 1 begins with its directory, which is written last: that needs a stream that can seek and be"
+        raise UsageError("needs-seek", f"{what} read (io.BytesIO, or mode 'w+b'). Write version 2, or to a path")
+    return begin or 0
+
+
+def _can_be_rearranged(stream: Any) -> bool:  # noqa: ANN401 (as above)
+    readable = getattr(stream, "readable", None)
+    return hasattr(stream, "truncate") and readable is not None and bool(readable())

@@ -110,7 +110,7 @@ def verify(
 def _verify_tensor(
     store: Store, tensor: PlannedTensor, checkpoint: Checkpoint, scale: float, progress: Progress
 ) -> Verdict:
-    info = store.entries.find(tensor.name)
+    info = store.vocabularies.entries.find(tensor.name)
     if info is None:
         return Verdict(tensor.name, "copied", "it is missing", 0)
     fault = _info_fault(info, tensor, scale)
@@ -199,11 +199,11 @@ def _verify_names(store: Store, plan: Plan) -> Iterator[Verdict]:
     """
     places = _planned_places(store, plan)
     for name, expected in places.items():
-        info = store.entries.find(name)
+        info = store.vocabularies.entries.find(name)
         is_right = info is not None and _place_of(info) == expected
         yield Verdict(name, "name", "" if is_right else "the name is missing, or leads elsewhere", 0)
     planned = {tensor.name for tensor in [*plan.tensors, *plan.extras]}
-    for name in store.entries.names:
+    for name in store.vocabularies.entries.names:
         if name not in planned and name not in places:
             yield Verdict(name, "name", "the source has no such tensor", 0)
 
@@ -212,10 +212,10 @@ def _planned_places(store: Store, plan: Plan) -> dict[str, _Place | None]:
     """Return where each shared name has to lead; None when the tensor itself is missing."""
     places: dict[str, _Place | None] = {}
     for part in plan.parts:
-        home = store.entries.find(part.target)
+        home = store.vocabularies.entries.find(part.target)
         places[part.name] = (home.address(part.offset), part.type, part.shape, home.scale) if home else None
     for alias in plan.indexed_aliases:
-        target = store.entries.find(alias.target)
+        target = store.vocabularies.entries.find(alias.target)
         places[alias.name] = places.get(alias.target, _place_of(target) if target else None)
     return places
 

@@ -23,8 +23,10 @@ def stat_of(path: str | PathLike[str], *, follow_symlinks: bool = True) -> os.st
 
 
 @cache
-def file_system(device: int) -> str:
+def file_system(device: int | None) -> str:
     """Return the type of a device's file system (``st_dev``), such as ``ext4``; empty where the system doesn't say."""
+    if device is None:
+        return ""
     try:
         with open("/proc/self/mountinfo", encoding="utf-8", errors="replace") as mounts:
             return mounted_type(mounts, os.major(device), os.minor(device))

@@ -8,6 +8,7 @@ import threading
 import weakref
 from collections import OrderedDict
 from contextlib import contextmanager
+from functools import partial
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -21,7 +22,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from os import PathLike
 
-    from blobstore.fileio.types import Access
+    from blobstore.fileio.types import ReadInto, SourceAccess
 
 _MAX_IDLE = 64  # files that stay open only in case they are read again
 
@@ -32,10 +33,13 @@ class PlainFile(Closing):
     For network drives, where a lost connection kills a process that maps, and for files that may be truncated.
     """
 
-    access: Access = "read"
+    access: SourceAccess = "read"
 
-    def __init__(self, fd: int, *, path: str | PathLike[str] = "", writable: bool = False) -> None:
-        """Take over an open descriptor; ``path`` is the file's, for errors."""
+    def __init__(
+        self, fd: int, *, path: str | PathLike[str] = "", has_path: bool = True, writable: bool = False
+    ) -> None:
+        """Take over an open descriptor; ``path`` is the file's, or (without ``has_path``) what errors call it."""
+        self.has_path = has_path
         self.writable = writable
         self._fd: int | None = fd
         self._holders = 0
@@ -44,7 +48,7 @@ class PlainFile(Closing):
         self._guard = threading.Lock()
         self._seeking = threading.Lock()
         self.path = os.fsdecode(path)
-        self._absolute_path = os.path.abspath(path) if path else ""  # the working directory may change
+        self._absolute_path = os.path.abspath(path) if path and has_path else ""  # the working directory may change
         self._identity = os.fstat(fd)
         self.size = self._identity.st_size
 
@@ -67,6 +71,16 @@ class PlainFile(Closing):
         """
         with self.held() as fd, in_file(self.path):
             read_into(fd, buffer, offset, self._seeking)
+
+    @contextmanager
+    def reading(self) -> Iterator[ReadInto]:
+        """Yield a `read_into` that works until the ``with`` block ends, even if the file is closed meanwhile.
+
+        Raises:
+            UsageError: ``closed``.
+        """
+        with self.held() as fd:
+            yield partial(read_into, fd, lock=self._seeking)
 
     def fileno(self) -> int:
         """Return the open file's descriptor. Another thread's `close` makes it invalid: see `held`."""
@@ -128,10 +142,10 @@ class ReopenedFile(PlainFile):
     The few that were read last keep theirs.
     """
 
-    def __init__(self, fd: int, *, path: str | PathLike[str], writable: bool = False) -> None:
-        """Take over an open descriptor of the file at ``path``."""
-        self._keep = False
-        super().__init__(fd, path=path, writable=writable)
+    def __init__(self, fd: int, *, path: str | PathLike[str], has_path: bool = True, writable: bool = False) -> None:
+        """Take over an open descriptor of the file at ``path``; without ``has_path`` it is kept."""
+        self._keep = not has_path
+        super().__init__(fd, path=path, has_path=has_path, writable=writable)
 
     def fileno(self) -> int:
         """Return a descriptor, which stays open until `close`: for copying where no other thread closes it.

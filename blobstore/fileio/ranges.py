@@ -51,8 +51,8 @@ class FileRange:
         for start in range(0, self.nbytes, STEP_NBYTES):
             yield self.part(start, STEP_NBYTES)
 
-    def held(self) -> AbstractContextManager[int]:
-        """Return the file's descriptor for a ``with`` block.
+    def held(self) -> AbstractContextManager[int | None]:
+        """Return the file's descriptor for a ``with`` block; None without one.
 
         Raises:
             UsageError: ``closed``, ``replaced``.

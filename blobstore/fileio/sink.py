@@ -7,9 +7,10 @@ import io
 import os
 from typing import TYPE_CHECKING, Any, BinaryIO
 
-from blobstore.errors import in_file
+from blobstore.errors import UsageError, in_file
 from blobstore.fileio.descriptors import write_all
 from blobstore.fileio.ranges import CHUNK_NBYTES, FileRange
+from blobstore.fileio.streams import StreamSource
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -88,6 +89,8 @@ class Sink:
             wanted = min(source.nbytes - done, 1 << 30)
             try:
                 with source.held() as source_fd:
+                    if source_fd is None:
+                        break
                     copied = copy(source_fd, fd, wanted, source.offset + done, start + done)
             except OSError as error:
                 if error.errno in _CANT_COPY:
@@ -111,19 +114,67 @@ class Sink:
             write_all(self._fd, data)
             return
         while data:
-            written = self._stream.write(data)
+            try:
+                written = self._stream.write(data)
+            except ValueError:
+                if getattr(self._stream, "closed", False):
+                    what = "the stream was closed by its owner: it must stay open until the file is complete"
+                    raise UsageError("closed", what) from None
+                raise
             # Only raw streams write less than they are given; None from one of them means nothing was written.
             if written == 0 or (written is None and isinstance(self._stream, io.RawIOBase)):
                 raise BlockingIOError(errno.EAGAIN, "the stream can't take more now, and can't be waited for")
             data = data[len(data) if written is None else written :]
 
 
-def move_down(fd: int, start: int, new_start: int, nbytes: int) -> None:
-    """Move bytes inside a file to a lower offset; the ranges may overlap."""
+def move_down(file: int | BinaryIO, start: int, new_start: int, nbytes: int, path: str = "") -> None:
+    """Move bytes inside a file, or a stream that can seek, to a lower offset; the ranges may overlap."""
     if start < new_start:
         raise ValueError("bytes can only be moved to a lower offset")
+    source = file if isinstance(file, int) else StreamSource(file, path="the output")
     done = 0
-    for piece in FileRange(fd, start, nbytes).chunks():
-        os.lseek(fd, new_start + done, os.SEEK_SET)
-        write_all(fd, piece)
+    for piece in FileRange(source, start, nbytes).chunks():
+        write_at(file, new_start + done, piece, path)
         done += len(piece)
+
+
+def write_at(file: int | BinaryIO, position: int, data: bytes | memoryview, path: str = "") -> None:
+    """Write all of ``data`` at a position of a file, or of a stream that can seek; ``path`` is as for `Sink`."""
+    seek(file, position)
+    sink = Sink(file, path)
+    sink.write(memoryview(data))
+    sink.flush()
+
+
+def seek(file: int | BinaryIO, position: int) -> None:
+    """Set the position of a file, or of a stream that can seek."""
+    if isinstance(file, int):
+        os.lseek(file, position, os.SEEK_SET)
+    else:
+        file.seek(position)
+
+
+def truncate(file: int | BinaryIO, nbytes: int) -> None:
+    """Cut a file, or a stream that can seek, to a size."""
+    if isinstance(file, int):
+        os.ftruncate(file, nbytes)
+    else:
+        file.truncate(nbytes)
+
+
+def position_in(stream: BinaryIO) -> int | None:
+    """Return the position of a stream that can seek; None for one that can't.
+
+    Raises:
+        UsageError: ``not-empty`` when bytes follow the position.
+    """
+    try:
+        position = stream.tell()
+        end = stream.seek(0, os.SEEK_END)
+        stream.seek(position)
+    except (OSError, ValueError, AttributeError):  # a pipe; a stream that compresses
+        return None
+    if end > position:
+        what = f"{end - position} bytes follow the position of the stream, and would follow the file that is written"
+        raise UsageError("not-empty", f"{what}: truncate() it first, or write to another one")
+    return position

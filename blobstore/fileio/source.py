@@ -11,13 +11,14 @@ from typing import TYPE_CHECKING, Any, get_args
 from blobstore.errors import TruncatedError, UsageError
 from blobstore.fileio.descriptors import open_regular
 from blobstore.fileio.file_systems import file_system, is_remote
+from blobstore.fileio.paths import path_text
 from blobstore.fileio.plain_files import PlainFile, ReopenedFile
 from blobstore.fileio.types import Access, Prefetch
 
 if TYPE_CHECKING:
     from os import PathLike
 
-    from blobstore.fileio.types import ByteSource
+    from blobstore.fileio.types import ByteSource, Readable, SourceAccess
 
 
 # Without this flag the system reserves memory for a private map, and refuses one that is larger than the machine's
@@ -42,14 +43,20 @@ class MappedFile(ReopenedFile):
     changes. It takes one descriptor.
     """
 
-    access: Access = "mmap"
+    access: SourceAccess = "mmap"
 
     def __init__(
-        self, fd: int, *, path: str | PathLike[str] = "", writable: bool = False, prefetch: Prefetch = "none"
+        self,
+        fd: int,
+        *,
+        path: str | PathLike[str] = "",
+        has_path: bool = True,
+        writable: bool = False,
+        prefetch: Prefetch = "none",
     ) -> None:
         """Take over an open descriptor; the file must not be empty."""
         self._map: memoryview | None = None
-        super().__init__(fd, path=path, writable=writable)
+        super().__init__(fd, path=path, has_path=has_path, writable=writable)
         try:
             mapped = _map(fd, self.size, writable=writable)
         except ValueError:  # it has shrunk since its size was read
@@ -109,32 +116,82 @@ def _populate(mapped: mmap.mmap) -> bool:
 
 
 def open_source(
-    path: str | PathLike[str], access: Access = "auto", *, writable: bool = False, prefetch: Prefetch = "none"
+    file: Readable, access: Access = "auto", *, writable: bool = False, prefetch: Prefetch = "none"
 ) -> ByteSource:
     """Open a file for reading.
 
     Args:
-        path: Of a regular file.
-        access: ``auto`` maps the file, unless it is on a network drive.
+        file: The path of a regular file; a binary file object, which is read from its beginning, whatever its position;
+            or the file's contents. ``bytes`` with a NUL are contents, as no path has one and every .sbs file and index
+            has some; without one they are a path.
+        access: ``auto`` maps a file on disk, unless it is on a network drive, views contents, and reads other objects.
         writable: Whether views can be written to; the file itself never changes.
         prefetch: How a map will be read; no effect on plain reads.
 
     Raises:
         UsageError: ``bad-access`` for a word that `Access` doesn't have, ``bad-prefetch`` for one that `Prefetch`
-            doesn't have; ``not-a-file`` for a folder, pipe or device.
+            doesn't have, and for ``mmap`` of what isn't a file on disk; ``not-a-file`` for a folder, pipe or device;
+            ``bad-file`` for what is neither of the above; ``needs-seek``, ``closed``, for a file object.
         OSError: It can't be opened.
     """
     if access not in get_args(Access):
         raise UsageError("bad-access", f"expected one of {', '.join(get_args(Access))}, found {access!r}")
     if prefetch not in get_args(Prefetch):
         raise UsageError("bad-prefetch", f"expected one of {', '.join(get_args(Prefetch))}, found {prefetch!r}")
-    fd = open_regular(path)
+    if not isinstance(file, (str, os.PathLike)):
+        if not isinstance(file, bytes) or b"\0" in file:
+            return _open_object(file, access, writable=writable, prefetch=prefetch)
+        if not file:
+            raise UsageError("not-a-file", "b'' is neither a path nor a file's contents: was anything read?")
+    path = path_text(file)
+    return _on_disk(open_regular(path), path, access, writable=writable, prefetch=prefetch)
+
+
+def name_of(file: Readable) -> str:
+    """Return what errors call a file: its path, or ``<bytes>`` and the like.
+
+    Raises:
+        UsageError: ``not-a-file`` for a path that no file can have.
+    """
+    if isinstance(file, (str, os.PathLike)) or (isinstance(file, bytes) and b"\0" not in file):
+        return path_text(file)
+    name = getattr(file, "name", None)
+    return os.fsdecode(name) if name and isinstance(name, (str, bytes)) else f"<{type(file).__name__}>"
+
+
+def _on_disk(
+    fd: int, path: str, access: Access, *, has_path: bool = True, writable: bool, prefetch: Prefetch
+) -> ByteSource:
+    """Take over the descriptor of a regular file."""
     if access == "auto" and is_remote(file_system(os.fstat(fd).st_dev)):
         access = "read"
     # An empty file can't be mapped; the caller reports what is missing.
     if access == "read" or not os.fstat(fd).st_size:
-        return PlainFile(fd, path=path, writable=writable)
-    return MappedFile(fd, path=path, writable=writable, prefetch=prefetch)
+        return PlainFile(fd, path=path, has_path=has_path, writable=writable)
+    return MappedFile(fd, path=path, has_path=has_path, writable=writable, prefetch=prefetch)
+
+
+def _open_object(file: Any, access: Access, *, writable: bool, prefetch: Prefetch) -> ByteSource:  # noqa: ANN401 (as given)
+    """Open contents or a file object."""
+    from blobstore.fileio import memory, streams  # noqa: PLC0415 (import blobstore stays cheap)
+
+    name = name_of(file)
+    is_stream = not isinstance(file, mmap.mmap) and (hasattr(file, "read") or hasattr(file, "seek"))
+    if is_stream and (fd := streams.descriptor_of(file)) is not None:
+        return _on_disk(fd, name, access, has_path=False, writable=writable, prefetch=prefetch)
+    if access == "mmap":
+        raise UsageError("bad-access", f"{name} is not a file on disk, and can't be mapped: use access='auto'")
+    if is_stream:
+        return streams.StreamSource(file, path=name, writable=writable)
+    try:
+        return memory.MemorySource(file, path=name, copies=access == "read", writable=writable)
+    except UsageError as error:
+        if error.reason != "not-bytes":
+            raise
+        what = f"expected a path, a binary file object or a file's bytes, found {type(file).__name__}"
+        raise UsageError("bad-file", what) from None
+    except ValueError as error:
+        raise UsageError("closed", f"{name}: {error}") from None
 
 
 def read_whole(path: str | PathLike[str]) -> memoryview:

@@ -4,37 +4,56 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from mmap import mmap
-from typing import TYPE_CHECKING, Any, Literal, Protocol
+from os import PathLike
+from typing import TYPE_CHECKING, Any, BinaryIO, Literal, Protocol
 
 import numpy as np
 import numpy.typing as npt
 
 if TYPE_CHECKING:
     from contextlib import AbstractContextManager
-    from os import PathLike
 
 Access = Literal["auto", "mmap", "read"]
+SourceAccess = Literal["mmap", "read", "memory"]
 Prefetch = Literal["none", "all", "sequential", "random"]
 
 Array = npt.NDArray[Any]
 Bytes = npt.NDArray[np.uint8]
 Buffer = bytes | bytearray | memoryview | mmap | npt.NDArray[np.generic]
 Progress = Callable[[int], None]  # called with how many more bytes are done
+ReadInto = Callable[[memoryview, int], None]  # fills a buffer with bytes from an offset on
+
+
+class BinaryFile(Protocol):
+    """A binary file object that can seek, such as ``open(path, "rb")`` or `io.BytesIO`."""
+
+    def read(self, nbytes: int, /) -> bytes | None:
+        """Return up to ``nbytes`` bytes from the position on, and move it."""
+
+    def seek(self, offset: int, whence: int = 0, /) -> int:
+        """Move the position, and return it."""
+
+
+FilePath = str | bytes | PathLike[str] | PathLike[bytes]
+Readable = FilePath | Buffer | BinaryFile  # which bytes are a path: `source.open_source`
+Writable = FilePath | BinaryIO
 
 
 class ByteSource(Protocol):
     """The bytes of one open file, which is never changed.
 
     Attributes:
-        path: Of the file.
+        path: Of the file; or what is read instead, such as ``<bytes>``.
+        has_path: Whether ``path`` is a path.
         size: In bytes, when it was opened.
-        access: How views are made: ``mmap`` or ``read``.
+        access: How views are made: ``mmap`` and ``memory`` without a copy, ``read`` by reading.
         writable: Whether views can be written to; changes stay in this process.
     """
 
     path: str
+    has_path: bool
     size: int
-    access: Access
+    access: SourceAccess
     writable: bool
 
     def view(self, offset: int, nbytes: int) -> memoryview:
@@ -43,18 +62,25 @@ class ByteSource(Protocol):
     def read_into(self, buffer: memoryview, offset: int) -> None:
         """Fill ``buffer`` with the file's bytes from ``offset`` on."""
 
+    def reading(self) -> AbstractContextManager[ReadInto]:
+        """Return a `read_into` for a ``with`` block, which works to its end even if another thread closes the file."""
+
     def is_at(self, path: str | PathLike[str]) -> bool:
         """Whether a path names this very file."""
 
     @property
-    def device(self) -> int:
-        """The device of its file system, ``st_dev``."""
+    def device(self) -> int | None:
+        """The device of its file system, ``st_dev``; None for what is not a file on disk."""
 
     def fileno(self) -> int:
-        """Return the open file's descriptor. Another thread's `close` makes it invalid: see `held`."""
+        """Return the open file's descriptor. Another thread's `close` makes it invalid: see `held`.
 
-    def held(self) -> AbstractContextManager[int]:
-        """Return the descriptor for a ``with`` block, during which no other thread's `close` frees it."""
+        Raises:
+            UsageError: ``no-descriptor``: it is not a file on disk.
+        """
+
+    def held(self) -> AbstractContextManager[int | None]:
+        """Return the descriptor, or None, for a ``with`` block, during which no other thread's `close` frees it."""
 
     def close(self) -> None:
         """Let go of the file, now or when nobody holds it any more. Views stay valid."""

@@ -25,7 +25,7 @@ def find_index(reader: BlobReader, *, whole: bool = True) -> NameIndex | None:
     """Return the index inside a file or, when there is none inside, the one beside it.
 
     Args:
-        reader: The file.
+        reader: The file. Beside one that was opened from a file object or bytes no index is looked for.
         whole: Check all of the index. Otherwise its entries and its metadata are checked when they are first used.
 
     Raises:
@@ -36,6 +36,8 @@ def find_index(reader: BlobReader, *, whole: bool = True) -> NameIndex | None:
     if raw is not None:
         with in_file(reader.path):
             return (parse_index if whole else open_index)(raw, external=False, path=reader.path)
+    if not reader.has_path:
+        return None
     index = _find_beside(reader, whole=whole)
     # An index may fit both the file that is open and the one that has taken its place, or have gone with the first.
     if not reader.is_at(reader.path):

@@ -29,22 +29,22 @@ from blobstore.index.records import MAGIC as INDEX_MAGIC
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from os import PathLike
-    from typing import BinaryIO
 
     from blobstore.container.directory import Directory
     from blobstore.container.writer import ContainerWriter
+    from blobstore.fileio.types import Writable
     from blobstore.index.locate import IndexPlace
 
     MakeIndex = Callable[[Directory | None], bytes]  # given the store that an external index is bound to, its bytes
 
 
-def refuse_external_to_stream(target: str | PathLike[str] | BinaryIO, place: IndexPlace) -> None:
+def refuse_external_to_stream(target: Writable, place: IndexPlace) -> None:
     """Refuse an external index for a store that is written to a stream.
 
     Raises:
         UsageError: ``needs-path``.
     """
-    if place == "external" and not isinstance(target, (str, os.PathLike)):
+    if place == "external" and not isinstance(target, (str, bytes, os.PathLike)):
         raise UsageError("needs-path", "an external index is a file beside its store, a stream has none: name a path")
 
 

@@ -2,59 +2,137 @@
 
 from __future__ import annotations
 
+import io
 from typing import TYPE_CHECKING, TypeVar
 
+from blobstore.errors import UsageError
+from blobstore.fileio.ranges import flat_bytes
 from blobstore.store.reader import Store
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Mapping
-    from os import PathLike
+    from collections.abc import Callable, Iterable, Iterator, Mapping
 
     import numpy.typing as npt
 
-    from blobstore.fileio.types import Array
+    from blobstore.fileio.types import Array, Buffer, Readable, Writable
 
 T = TypeVar("T")
 
 
-def load_file(path: str | PathLike[str]) -> dict[str, Array]:
+def load_file(path: Readable) -> dict[str, Array]:
     """Return every tensor of a file in memory of its own, writable, as ``safetensors.numpy.load_file`` does.
 
     For views without copies use `blobstore.open`.
 
+    Args:
+        path: A path, a binary file object or a file's bytes, as for `blobstore.open`.
+
     Raises:
-        FormatError, TruncatedError, OSError: As `blobstore.open`.
-        CodecError: As `blobstore.Store.array`.
+        UsageError, FormatError, TruncatedError, OSError: As `blobstore.open`.
+        CodecError: As ``store[name]``.
+
+    Example:
+        >>> blobstore.save_file({"a": np.arange(3)}, "a.sbs")
+        >>> blobstore.load_file("a.sbs")
+        {'a': array([0, 1, 2])}
     """
     with Store(path) as store:
         return store.load_all()
 
 
-def save_file(
-    tensors: Mapping[str, npt.ArrayLike], path: str | PathLike[str], metadata: Mapping[str, str] | None = None
-) -> None:
+def load(data: Buffer) -> dict[str, Array]:
+    """Return every tensor of a file whose bytes are in memory, as ``safetensors.numpy.load`` does.
+
+    For views of the bytes without copies use ``blobstore.open(data)``.
+
+    Args:
+        data: All bytes of the file; read, not kept.
+
+    Raises:
+        UsageError: ``not-bytes``, ``not-contiguous``.
+        FormatError, TruncatedError, CodecError: As `load_file`.
+
+    Example:
+        >>> blobstore.load(blobstore.save({"a": np.arange(3)}))
+        {'a': array([0, 1, 2])}
+    """
+    return load_file(contents(data))
+
+
+def contents(data: Buffer) -> memoryview:
+    """Return a file's bytes as what `blobstore.open` never takes for a path.
+
+    Raises:
+        UsageError: ``not-bytes`` for a path or a file object, ``not-contiguous``.
+    """
+    try:
+        return flat_bytes(data)
+    except UsageError as error:
+        if error.reason != "not-bytes":
+            raise
+        found = type(data).__name__
+        what = f"expected a file's bytes, found {found}: load_file takes paths and file objects"
+        raise UsageError("not-bytes", what) from None
+
+
+def save_file(tensors: Mapping[str, npt.ArrayLike], path: Writable, metadata: Mapping[str, str] | None = None) -> None:
     """Write tensors to a file, as ``safetensors.numpy.save_file`` does.
 
     Two names for one array are stored once, as an alias.
 
     Args:
         tensors: Name → array; none may change before this returns.
-        path: Replaced only by a complete file.
+        path: Replaced only by a complete file; or a binary stream, as for `blobstore.create`.
         metadata: Text → text.
 
     Raises:
-        UsageError: As `blobstore.StoreWriter.add`; ``bad-metadata``.
+        UsageError: As `blobstore.StoreWriter.add`; ``bad-metadata``; for a stream as `blobstore.create`.
         OSError: The file can't be written.
-    """
-    from blobstore.store.writer import as_array  # noqa: PLC0415 (reading does not import what writes)
 
-    arrays = ((name, as_array(name, tensor)) for name, tensor in tensors.items())
-    save_each(arrays, path, metadata, place=_place, values=lambda array: array)
+    Example:
+        >>> weight = np.ones((4, 2), dtype=np.float32)
+        >>> blobstore.save_file({"embed": weight, "head": weight}, "tied.sbs", metadata={"license": "apache-2.0"})
+        >>> store = blobstore.open("tied.sbs")
+        >>> store.info("embed").key == store.info("head").key
+        True
+    """
+    save_each(_arrays(tensors), path, metadata, place=_place, values=lambda array: array)
+
+
+def save(tensors: Mapping[str, npt.ArrayLike], metadata: Mapping[str, str] | None = None) -> bytes:
+    """Return the bytes of the file that `save_file` writes, as ``safetensors.numpy.save`` does.
+
+    Args:
+        tensors: Name → array.
+        metadata: Text → text.
+
+    Raises:
+        UsageError: As `save_file`.
+
+    Example:
+        >>> data = blobstore.save({"a": np.arange(3)})
+        >>> data[:3], len(data) % 65536
+        (b'SBS', 0)
+    """
+    return bytes_of_each(_arrays(tensors), metadata, place=_place, values=lambda array: array)
+
+
+def bytes_of_each(
+    tensors: Iterable[tuple[str, T]],
+    metadata: Mapping[str, str] | None,
+    *,
+    place: Callable[[T], object],
+    values: Callable[[T], Array],
+) -> bytes:
+    """Return the bytes of the file that `save_each` writes; the arguments are the same."""
+    stream = io.BytesIO()
+    save_each(tensors, stream, metadata, place=place, values=values)
+    return stream.getvalue()
 
 
 def save_each(
     tensors: Iterable[tuple[str, T]],
-    path: str | PathLike[str],
+    path: Writable,
     metadata: Mapping[str, str] | None,
     *,
     place: Callable[[T], object],
@@ -64,13 +142,13 @@ def save_each(
 
     Args:
         tensors: Name and tensor.
-        path: Replaced only by a complete file.
+        path: Replaced only by a complete file; or a binary stream.
         metadata: Text → text.
         place: Tensor → a key that is equal for two views of the same memory with the same shape and dtype; None for a
             tensor that is never an alias.
         values: Tensor → its values, in memory that nothing else writes to.
     """
-    from blobstore.store.writer import StoreWriter  # noqa: PLC0415 (as above)
+    from blobstore.store.writer import StoreWriter  # noqa: PLC0415 (reading does not import what writes)
 
     # Keep the tensors: the address of one that is gone may become another's.
     seen: dict[object, tuple[str, T]] = {}
@@ -83,6 +161,12 @@ def save_each(
             store.add(name, values(tensor), immutable=True)
             if key is not None:
                 seen[key] = (name, tensor)
+
+
+def _arrays(tensors: Mapping[str, npt.ArrayLike]) -> Iterator[tuple[str, Array]]:
+    from blobstore.store.writer import as_array  # noqa: PLC0415 (as above)
+
+    return ((name, as_array(name, tensor)) for name, tensor in tensors.items())
 
 
 def _place(array: Array) -> object:

@@ -8,14 +8,13 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from blobstore.fileio.descriptors import read_into
 from blobstore.fileio.ranges import CHUNK_NBYTES
 from blobstore.fileio.threads import run_all
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
 
-    from blobstore.fileio.types import Array, Bytes
+    from blobstore.fileio.types import Array, Bytes, ReadInto
     from blobstore.store.blobs import UnpackedBlobs
     from blobstore.store.info import TensorInfo
 
@@ -34,14 +33,14 @@ class _Group:
     infos: list[TensorInfo] = field(default_factory=list)
     buffer: Bytes = field(default_factory=lambda: np.empty(0, np.uint8))
 
-    def reading(self, fd: int) -> Iterator[Job]:
+    def reading(self, read_into: ReadInto) -> Iterator[Job]:
         """Allocate the buffer, and yield the jobs that fill it. Measured: each thread reads one chunk at a time."""
         nbytes = self.end - self.start
         buffer = np.empty(nbytes + _ALIGN, dtype=np.uint8)
         skip = (self.start - buffer.ctypes.data) % _ALIGN
         self.buffer = buffer[skip : skip + nbytes]
         for start in range(0, nbytes, CHUNK_NBYTES):
-            yield partial(read_into, fd, self.buffer[start : start + CHUNK_NBYTES].data, self.start + start)
+            yield partial(read_into, self.buffer[start : start + CHUNK_NBYTES].data, self.start + start)
 
     def tensor(self, info: TensorInfo) -> Array:
         """View a tensor."""
@@ -51,7 +50,7 @@ class _Group:
 
 def load_all(
     infos: Iterable[TensorInfo],
-    fd: int,
+    read_into: ReadInto,
     blobs: Callable[[], UnpackedBlobs],
     load: Callable[[TensorInfo], Array],
     workers: int | None = None,
@@ -60,7 +59,7 @@ def load_all(
 
     Args:
         infos: The tensors.
-        fd: Of the file, open until this returns.
+        read_into: Reads the file, which stays open until this returns.
         blobs: Returns the blobs that packed tensors lie in.
         load: Returns a tensor that has to be decoded, or has no elements.
         workers: Threads; by default one for each core.
@@ -74,7 +73,7 @@ def load_all(
 
     def jobs() -> Iterator[Callable[[], Any]]:
         for group in groups:
-            yield from group.reading(fd)
+            yield from group.reading(read_into)
         for place, info in packed.items():
             yield from _unpacking(blobs(), info, buffers[place])
         yield from (partial(load, info) for info in loading.values())

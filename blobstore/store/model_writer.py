@@ -21,14 +21,12 @@ from blobstore.store.writer import StoreWriter
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
-    from os import PathLike
-    from typing import BinaryIO
 
     import numpy.typing as npt
 
     from blobstore.codecs.element_types import ElementType
     from blobstore.fileio.ranges import FileRange
-    from blobstore.fileio.types import Buffer
+    from blobstore.fileio.types import Buffer, Writable
     from blobstore.gemma.config import ModelConfig
     from blobstore.gemma.tensors import TensorSpec
     from blobstore.index.locate import IndexPlace
@@ -49,7 +47,7 @@ class ModelWriter(Completing):
 
     def __init__(
         self,
-        target: str | PathLike[str] | BinaryIO,
+        target: Writable,
         config: ModelConfig,
         *,
         tokenizer: bytes | None = None,
@@ -61,7 +59,7 @@ class ModelWriter(Completing):
         """Begin a file.
 
         Args:
-            target: A path, where the file appears when it is complete; or a binary stream.
+            target: A path, where the file appears when it is complete; or a binary stream, as for `blobstore.create`.
             config: The model's dimensions; ``weight`` is the narrowest type among its tensors.
             tokenizer: The bytes of the SentencePiece ``tokenizer.model``; None for a model without one.
             version: Of the container.

@@ -9,27 +9,24 @@ from collections.abc import Mapping
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, get_args
 
-from blobstore.container.keys import CONFIG_KEY, NO_TOKENIZER, RESERVED_KEYS, TOC_KEY, TOKENIZER_KEY
+from blobstore.container.keys import CONFIG_KEY, NO_TOKENIZER, RESERVED_KEYS, TOKENIZER_KEY
 from blobstore.container.reader import BlobReader
 from blobstore.container.suggest import close_to
 from blobstore.errors import NameNotFoundError, UsageError, in_file
 from blobstore.fileio.closing import Closing
 from blobstore.fileio.threads import check_workers
 from blobstore.index.locate import find_index
-from blobstore.index.metadata import REARRANGED
 from blobstore.index.records import directory_digest
-from blobstore.store.catalog import BlobCatalog, open_catalog
 from blobstore.store.slices import TensorSlice, load_rows
 from blobstore.store.values import elements, stored
-from blobstore.store.vocabulary import By, CheckpointCatalog, aliases_of, key_catalog, without_covered_keys
+from blobstore.store.vocabulary import By, Vocabularies, aliases_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
-    from os import PathLike
 
     import numpy.typing as npt
 
-    from blobstore.fileio.types import Access, Array, Prefetch
+    from blobstore.fileio.types import Access, Array, Prefetch, Readable
     from blobstore.gemma.config import ModelConfig
     from blobstore.store.blobs import UnpackedBlobs
     from blobstore.store.catalog import Catalog
@@ -64,11 +61,11 @@ class Store(Mapping[str, "Array"], Closing):
 
     def __init__(
         self,
-        path: str | PathLike[str],
+        path: Readable,
         *,
         access: Access = "auto",
         use_index: bool = True,
-        base: str | PathLike[str] | None = None,
+        base: Readable | None = None,
         writable: bool = False,
         prefetch: Prefetch = "none",
         by: By = "names",
@@ -83,39 +80,17 @@ class Store(Mapping[str, "Array"], Closing):
         try:
             self.index = find_index(self.reader, whole=False) if use_index else None
             with in_file(self.reader.path):
-                # For this package: all that the file lists, in both vocabularies.
-                self.entries = self._open_entries(use_index=use_index)
-            self._absolute = os.path.abspath(path)
+                # For this package: all that the file lists, and both vocabularies.
+                self.vocabularies = Vocabularies(self.reader, self.index, use_index=use_index)
+            self._absolute = os.path.abspath(self.reader.path) if self.reader.has_path else ""
             self._base = None if base is None else Store(base, access=access)
         except BaseException:
             self.close()
             raise
 
-    def _open_entries(self, *, use_index: bool) -> Catalog:
-        if not use_index:
-            return BlobCatalog(self.reader.directory)
-        return open_catalog(self.reader, self.reader.directory, self.index)
-
     @property
     def _catalog(self) -> Catalog:
-        return self.catalog(self.by)
-
-    def catalog(self, by: By) -> Catalog:
-        """Return one of the file's vocabularies; for this package."""
-        with in_file(self.path):
-            return self._names if by == "names" else self._keys
-
-    @cached_property
-    def _names(self) -> Catalog:
-        arrangement = self.metadata.get(REARRANGED)
-        if arrangement is not None:
-            return CheckpointCatalog(self.entries, arrangement)
-        return without_covered_keys(self.entries) if self.index and TOC_KEY in self.reader else self.entries
-
-    @cached_property
-    def _keys(self) -> Catalog:
-        rows = None if self.index is None else map(self.index.blob, range(len(self.index.blobs)))
-        return key_catalog(self.entries, self.reader, rows)
+        return self.vocabularies.by(self.by)
 
     @property
     def aliases(self) -> dict[str, str]:
@@ -230,7 +205,7 @@ class Store(Mapping[str, "Array"], Closing):
         return stored(self, info, 0, info.element_nbytes)
 
     def _is_not_a_tensor(self, key: str) -> bool:
-        return key in RESERVED_KEYS or self._keys.find(key) is None
+        return key in RESERVED_KEYS or self.vocabularies.by("keys").find(key) is None
 
     def _array(self, info: TensorInfo) -> Array:
         values = elements(self, info, 0, info.size)
@@ -339,9 +314,13 @@ class Store(Mapping[str, "Array"], Closing):
         from blobstore.store.load_all import load_all  # noqa: PLC0415 (import blobstore stays cheap)
 
         check_workers(workers)
-        with in_file(self.path), self.reader.held() as fd:
+        with in_file(self.path), self.reader.reading() as read_into:
             return load_all(
-                self.infos(), fd, lambda: self.unpacked, lambda info: load_rows(self, info, None, None, None), workers
+                self.infos(),
+                read_into,
+                lambda: self.unpacked,
+                lambda info: load_rows(self, info, None, None, None),
+                workers,
             )
 
     def prefix(self, prefix: str) -> PrefixView:
@@ -361,7 +340,7 @@ class Store(Mapping[str, "Array"], Closing):
 
     def _hint(self, name: str) -> str:
         names = self._catalog.names
-        if self.catalog("keys" if self.by == "names" else "names").find(name) is not None:
+        if self.vocabularies.by("keys" if self.by == "names" else "names").find(name) is not None:
             kind, by = ("key of the runtime's", "keys") if self.by == "names" else ("name", "names")
             return f": it is a {kind}: open(path, by={by!r}), or --by {by}"
         # Hugging Face leaves the head out when it is the embedding, but readers still look for it.
@@ -392,8 +371,22 @@ class Store(Mapping[str, "Array"], Closing):
     __hash__ = object.__hash__
 
     def __reduce__(self) -> tuple[Any, ...]:
-        base = self._base._absolute if self._base else None  # noqa: SLF001 (the same class)
-        return _reopen, (type(self), self._absolute, {**self._options, "base": base, "by": self.by}, self._identity)
+        options = {**self._options, "base": self._base and self._base.location, "by": self.by}
+        return _reopen, (type(self), self.location, options, self._identity)
+
+    @property
+    def location(self) -> str | bytes:
+        """What opens the file again, from whatever folder: its path, or its contents where these were given.
+
+        Raises:
+            UsageError: ``needs-path``: it was opened from a file object.
+        """
+        if self._absolute:
+            return self._absolute
+        if self.reader.access != "memory":
+            what = "a store of a file object can't be pickled or copied, as that can't be opened again"
+            raise UsageError("needs-path", f"{self.path!r}: {what}: open its path, or its bytes")
+        return bytes(self.reader.view(0, self.reader.file_size))
 
     @property
     def _identity(self) -> tuple[int, bytes]:
@@ -423,9 +416,11 @@ class Store(Mapping[str, "Array"], Closing):
         return f"<p>{html.escape(repr(self))}</p><table><tr>{head}</tr>{body}</table>"
 
 
-def _reopen(store_class: type[Store], path: str, options: dict[str, Any], identity: tuple[int, bytes]) -> Store:
+def _reopen(
+    store_class: type[Store], location: str | bytes, options: dict[str, Any], identity: tuple[int, bytes]
+) -> Store:
     """Open the file of a pickled store again."""
-    store = store_class(path, **options)
+    store = store_class(location, **options)
     try:
         store.check_identity(identity)
     except BaseException:

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
     from blobstore.fileio.types import Array
     from blobstore.store.info import TensorInfo
-    from blobstore.store.reader import Store
+    from blobstore.store.values import TensorFile
 
     Rows: TypeAlias = int | slice | Sequence[int] | npt.NDArray[np.integer[Any]]
 
@@ -35,7 +35,7 @@ class TensorSlice:
         ((64, 32), (64, 2), (4,), (64,))
     """
 
-    def __init__(self, store: Store, info: TensorInfo) -> None:
+    def __init__(self, store: TensorFile, info: TensorInfo) -> None:
         """View a tensor; nothing is read."""
         self._store, self._info = store, info
         self.shape = info.shape
@@ -103,7 +103,7 @@ class TensorSlice:
 
 
 def load_rows(
-    store: Store, info: TensorInfo, rows: Rows | None, dtype: npt.DTypeLike | None, out: Array | None
+    store: TensorFile, info: TensorInfo, rows: Rows | None, dtype: npt.DTypeLike | None, out: Array | None
 ) -> Array:
     """Return some rows of a tensor, or all of it; see `Store.load`."""
     own = dtype_of(info)

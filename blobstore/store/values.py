@@ -5,7 +5,7 @@ For this package only: users have `Store`.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 
@@ -18,20 +18,46 @@ if TYPE_CHECKING:
 
     import numpy.typing as npt
 
+    from blobstore.container.reader import BlobReader
     from blobstore.fileio.types import Array, Bytes
+    from blobstore.store.blobs import UnpackedBlobs
     from blobstore.store.blocks import Block
     from blobstore.store.info import TensorInfo
-    from blobstore.store.reader import Store
+    from blobstore.store.vocabulary import Vocabularies
 
 _GATHERED_AT_ONCE = 1 << 20  # elements: more would be held twice
 
 
-def stored_infos(store: Store) -> Iterator[TensorInfo]:
+class TensorFile(Protocol):
+    """An open file, as far as reading values needs it: a `Store`.
+
+    Attributes:
+        path: Of the file, as given.
+        reader: Its blobs, by key.
+        unpacked: Its blobs as they were before packing.
+        vocabularies: What it lists.
+    """
+
+    reader: BlobReader
+    vocabularies: Vocabularies
+
+    @property
+    def path(self) -> str:
+        """Of the file, as given."""
+
+    @property
+    def unpacked(self) -> UnpackedBlobs:
+        """Its blobs as they were before packing."""
+
+
+def stored_infos(store: TensorFile) -> Iterator[TensorInfo]:
     """Yield every tensor that a file lists, in whatever vocabulary: by names and by keys, parts and aliases, too."""
-    return iter(store.entries)
+    return iter(store.vocabularies.entries)
 
 
-def elements(store: Store, info: TensorInfo, first: int, count: int, *, dtype: npt.DTypeLike | None = None) -> Array:
+def elements(
+    store: TensorFile, info: TensorInfo, first: int, count: int, *, dtype: npt.DTypeLike | None = None
+) -> Array:
     """Return some elements of a tensor, shape (count,): a view where the file holds them as numpy does, else a copy.
 
     Args:
@@ -66,7 +92,7 @@ def dtype_of(info: TensorInfo) -> np.dtype[np.generic]:
     return info.dtype
 
 
-def fill(store: Store, info: TensorInfo, first: int, out: Array) -> None:
+def fill(store: TensorFile, info: TensorInfo, first: int, out: Array) -> None:
     """Fill ``out``, shape (count,), C order, with a tensor's elements from ``first`` on, in the dtype of ``out``.
 
     Raises:
@@ -83,7 +109,7 @@ def fill(store: Store, info: TensorInfo, first: int, out: Array) -> None:
         np.copyto(out, _view(store, info, first, len(out)), casting="unsafe")
 
 
-def stored(store: Store, info: TensorInfo, start: int, nbytes: int, *, out: Bytes | None = None) -> memoryview:
+def stored(store: TensorFile, info: TensorInfo, start: int, nbytes: int, *, out: Bytes | None = None) -> memoryview:
     """Return bytes of a tensor as its type stores them; a view, or a copy where it is packed.
 
     Args:
@@ -114,7 +140,7 @@ def stored(store: Store, info: TensorInfo, start: int, nbytes: int, *, out: Byte
 
 
 def rows_from(
-    blocks: Iterable[Block[TensorInfo]], store: Store, row: int, rows: int
+    blocks: Iterable[Block[TensorInfo]], store: TensorFile, row: int, rows: int
 ) -> Iterator[tuple[Block[TensorInfo], tuple[slice, slice], Array]]:
     """Yield what some rows of a gathered tensor, seen as a matrix, are made of; only that is read.
 
@@ -137,7 +163,7 @@ def rows_from(
             yield block, (slice(low - row, high - row), slice(block.col, block.col + block.cols)), values
 
 
-def _block_rows(block: Block[TensorInfo], store: Store, row: int, rows: int) -> Array:
+def _block_rows(block: Block[TensorInfo], store: TensorFile, row: int, rows: int) -> Array:
     """Return rows of a block as they are in the checkpoint's tensor, shape (rows, block.cols)."""
     if block.arrange == TRANSPOSE:
         starts = range(block.at + row, block.at + row + block.element_count, block.rows)
@@ -148,7 +174,7 @@ def _block_rows(block: Block[TensorInfo], store: Store, row: int, rows: int) -> 
     return flat.reshape(rows, block.cols)
 
 
-def _gather(store: Store, info: TensorInfo, first: int, out: Array) -> None:
+def _gather(store: TensorFile, info: TensorInfo, first: int, out: Array) -> None:
     """Fill ``out`` with elements of a gathered tensor from ``first`` on, some whole rows at a time."""
     width = info.blocks[0].width
     step = max(1, _GATHERED_AT_ONCE // width) * width
@@ -166,7 +192,7 @@ def _gather(store: Store, info: TensorInfo, first: int, out: Array) -> None:
         start = stop
 
 
-def _view(store: Store, info: TensorInfo, first: int, count: int) -> Array:
+def _view(store: TensorFile, info: TensorInfo, first: int, count: int) -> Array:
     """View elements that are stored as numpy has them."""
     size = info.type.bits // 8
     if not count:
@@ -174,7 +200,7 @@ def _view(store: Store, info: TensorInfo, first: int, count: int) -> Array:
     return np.frombuffer(stored(store, info, first * size, count * size), dtype=info.type.dtype)
 
 
-def _decode(store: Store, info: TensorInfo, first: int, out: Array) -> None:
+def _decode(store: TensorFile, info: TensorInfo, first: int, out: Array) -> None:
     """Decode elements. Only the groups that they are in are read."""
     element_type, count = info.type, len(out)
     group = element_type.group or 1

@@ -11,20 +11,66 @@ from typing import TYPE_CHECKING, Literal
 
 from blobstore.codecs import element_types
 from blobstore.container.keys import TOC_KEY
+from blobstore.errors import in_file
+from blobstore.index.metadata import REARRANGED
 from blobstore.index.names import key_for
 from blobstore.store.arrangement import parse_arrangement
-from blobstore.store.catalog import ListCatalog
+from blobstore.store.catalog import BlobCatalog, ListCatalog, open_catalog
 from blobstore.store.info import PackedRange, TensorInfo
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
     from blobstore.container.reader import BlobReader
-    from blobstore.index import IndexedBlob
+    from blobstore.index import IndexedBlob, NameIndex
     from blobstore.store.arrangement import Arrangement
     from blobstore.store.catalog import Catalog
 
 By = Literal["names", "keys"]
+
+
+class Vocabularies:
+    """What a file lists: all of it, and as either vocabulary.
+
+    Attributes:
+        entries: All of it, as the index, the toc or the keys have it.
+    """
+
+    def __init__(self, reader: BlobReader, index: NameIndex | None, *, use_index: bool) -> None:
+        """Open a file's list; with ``use_index`` False its blobs, whatever describes them.
+
+        Raises:
+            FormatError: As `open_catalog`.
+        """
+        self._reader, self._index = reader, index
+        self.entries: Catalog = BlobCatalog(reader.directory)
+        if use_index:
+            self.entries = open_catalog(reader, reader.directory, index)
+
+    def by(self, by: By) -> Catalog:
+        """Return one of the vocabularies.
+
+        Raises:
+            FormatError: The index is damaged; ``rearranged-metadata``: its record of the checkpoint doesn't match the
+                tensors.
+        """
+        with in_file(self._reader.path):
+            return self._names if by == "names" else self._keys
+
+    @cached_property
+    def _names(self) -> Catalog:
+        if self._index is None:
+            return self.entries
+        with in_file(self._index.path):
+            arrangement = self._index.metadata.get(REARRANGED)
+        if arrangement is not None:
+            return CheckpointCatalog(self.entries, arrangement)
+        return _without_covered_keys(self.entries) if TOC_KEY in self._reader else self.entries
+
+    @cached_property
+    def _keys(self) -> Catalog:
+        rows = None if self._index is None else map(self._index.blob, range(len(self._index.blobs)))
+        return _key_catalog(self.entries, self._reader, rows)
 
 
 class CheckpointCatalog:
@@ -82,7 +128,7 @@ class CheckpointCatalog:
         return (info for info in map(self.find, self.names) if info)
 
 
-def without_covered_keys(entries: Catalog) -> Catalog:
+def _without_covered_keys(entries: Catalog) -> Catalog:
     """Return what a model's index lists without the keys of blobs that have names for all of their bytes."""
     infos = list(entries)
     named: dict[str, list[TensorInfo]] = {}
@@ -104,7 +150,7 @@ def _is_covered(whole: TensorInfo, parts: Iterable[TensorInfo]) -> bool:
     return end >= whole.address(whole.element_nbytes)
 
 
-def key_catalog(entries: Catalog, reader: BlobReader, rows: Iterable[IndexedBlob] | None) -> Catalog:
+def _key_catalog(entries: Catalog, reader: BlobReader, rows: Iterable[IndexedBlob] | None) -> Catalog:
     """Return a file's blobs that hold tensors, by key, as the runtime sees them.
 
     Several names may lead to a blob. The runtime's own, the key, says type and shape; else the first name of the whole

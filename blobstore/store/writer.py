@@ -23,15 +23,13 @@ from blobstore.index.sidecar import close_with_index, refuse_external_to_stream
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping
-    from os import PathLike
-    from typing import BinaryIO
 
     import numpy.typing as npt
 
     from blobstore.codecs.element_types import ElementType
     from blobstore.container.directory import Directory
     from blobstore.fileio.ranges import FileRange
-    from blobstore.fileio.types import Array, Buffer
+    from blobstore.fileio.types import Array, Buffer, Writable
 
 
 _LARGEST_F32 = float(np.finfo(np.float32).max)
@@ -41,15 +39,23 @@ class StoreWriter(Completing):
     """Write tensors under their names, one after another. `blobstore.create` makes one.
 
     A context manager: the file appears at its path when the ``with`` block ends without an error. An array can change
-    or go once it is added, unless it was added as ``immutable``.
+    or go once it is added, unless it was added as ``immutable``. ``name in store``, ``len(store)`` and ``list(store)``
+    are about the names so far, aliases and parts included.
 
     Attributes:
         metadata: Text → text, written at the end.
+
+    Example:
+        >>> with blobstore.create("small.sbs") as store:
+        ...     store["embed.weight"] = np.ones((4, 2), dtype=np.float32)
+        ...     store.alias("head.weight", "embed.weight")
+        ...     list(store)
+        ['embed.weight', 'head.weight']
     """
 
     def __init__(
         self,
-        target: str | PathLike[str] | BinaryIO,
+        target: Writable,
         *,
         version: int = 2,
         index: IndexPlace = "embedded",
@@ -83,6 +89,11 @@ class StoreWriter(Completing):
         Raises:
             UsageError: ``bad-name``, ``duplicate-name``, ``key-collision``, ``unsupported-dtype``, ``bad-shape``,
                 ``too-many-blobs``, ``needs-index``, ``closed``; then nothing was written, and you can go on adding.
+
+        Example:
+            >>> with blobstore.create("small.sbs") as store:
+            ...     store.add("w", np.ones(3)), store.add("model.layers.0.mlp.up_proj.weight", np.ones((2, 2)))
+            ('w', '~v4uglmlgbajydnt')
         """
         values = as_array(name, array)
         try:
@@ -93,6 +104,26 @@ class StoreWriter(Completing):
         if values.flags.c_contiguous and values.dtype == stored:
             return self.add_stored(name, (values,), element_type, values.shape, immutable=immutable)
         return self.add_stored(name, _pieces(values, stored), element_type, values.shape)
+
+    def __setitem__(self, name: str, array: npt.ArrayLike) -> None:
+        """Write a tensor, as `add` does; a name has one.
+
+        Raises:
+            UsageError: As `add`: ``duplicate-name`` for the second assignment.
+        """
+        self.add(name, array)
+
+    def __contains__(self, name: object) -> bool:
+        return name in self._entries
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(tuple(self._entries))
+
+    def __len__(self) -> int:
+        return len(self._entries)
+
+    def __bool__(self) -> bool:
+        return True  # also without tensors: it is a writer
 
     def add_stored(
         self,
@@ -123,6 +154,11 @@ class StoreWriter(Completing):
             UsageError: As `add`; ``unknown-type``; ``bad-scale``; for a key of yours as `blobstore.BlobWriter.add`, and
                 ``reserved-key``; ``wrong-size`` when type and shape need another number of bytes: the file can't be
                 completed after that.
+
+        Example:
+            >>> with blobstore.create("small.sbs") as store:
+            ...     store.add_stored("w", [bytes(4), bytes(8)], "bf16", (2, 3))
+            'w'
         """
         element_type = as_element_type(type)
         self._check_new(name, shape, scale)
@@ -150,6 +186,11 @@ class StoreWriter(Completing):
 
         Raises:
             UsageError: As `blobstore.BlobWriter.add`; ``reserved-key`` for the keys of the index and of packed files.
+
+        Example:
+            >>> with blobstore.create("small.sbs") as store:
+            ...     store["w"] = np.ones(3)
+            ...     store.add_blob("notes", b"not a tensor")
         """
         _check_not_reserved(key)
         self._writer.add(key, data)
@@ -161,6 +202,13 @@ class StoreWriter(Completing):
         Raises:
             UsageError: ``bad-name``, ``duplicate-name``, ``needs-index``, ``closed``; ``no-target`` when no tensor has
                 the name ``target``.
+
+        Example:
+            >>> with blobstore.create("small.sbs") as store:
+            ...     store["embed.weight"] = np.ones((4, 2))
+            ...     store.alias("head.weight", "embed.weight")
+            >>> blobstore.open("small.sbs")["head.weight"].shape
+            (4, 2)
         """
         entry = self._target(name, target)
         self._check_new(name, entry.shape, entry.scale)
@@ -190,6 +238,13 @@ class StoreWriter(Completing):
         Raises:
             UsageError: As `alias`; ``unknown-type``, ``bad-shape``, ``bad-scale``; ``outside`` when the part is not
                 inside the target.
+
+        Example:
+            >>> with blobstore.create("small.sbs") as store:
+            ...     store["qkv.weight"] = np.arange(12, dtype=np.float32).reshape(6, 2)
+            ...     store.part("k.weight", "qkv.weight", "f32", (2, 2), offset=16)
+            >>> blobstore.open("small.sbs")["k.weight"].tolist()
+            [[4.0, 5.0], [6.0, 7.0]]
         """
         element_type = as_element_type(type)
         entry = self._target(name, target)
@@ -208,6 +263,12 @@ class StoreWriter(Completing):
 
         Raises:
             UsageError: ``no-target`` when no tensor has the name.
+
+        Example:
+            >>> with blobstore.create("small.sbs") as store:
+            ...     key = store.add_stored("w", [bytes(4)], "sfp", (4,), scale=0.5)
+            ...     store.scale_of("w")
+            0.5
         """
         return self._target(name, name).scale
 

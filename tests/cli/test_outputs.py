@@ -29,6 +29,7 @@ from blobstore.packing.unpack import unpack
 from tests.checkpoints import snapshot, write_peer
 from tests.gemma_checkpoints import convert, sound_recipe, tokenizer
 from tests.packing_files import tuned, weights
+from tests.strategies import WriteOnly
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -87,7 +88,8 @@ def commands(parser: argparse.ArgumentParser, before: str = "") -> Iterator[tupl
 
 def run_for_bytes(words: list[str]) -> tuple[int, bytes, str]:
     """Run a command in this process → exit status, bytes on standard output, text on standard error."""
-    out, err = io.TextIOWrapper(io.BytesIO(), "utf-8"), io.StringIO()
+    raw, err = WriteOnly(), io.StringIO()
+    out = io.TextIOWrapper(raw, "utf-8")
     before = sys.stdout, sys.stderr
     sys.stdout, sys.stderr = out, err
     try:
@@ -95,7 +97,7 @@ def run_for_bytes(words: list[str]) -> tuple[int, bytes, str]:
         out.flush()
     finally:
         sys.stdout, sys.stderr = before
-    return status, out.buffer.getvalue(), err.getvalue()
+    return status, raw.getvalue(), err.getvalue()
 
 
 def run(words: list[str]) -> tuple[int, str, str]:

@@ -588,13 +588,15 @@ def test_another_version_is_refused(path: Path, version: int) -> None:
     assert str(caught.value) == f"bad-version: a container has version 1 or 2, not {version!r}"
 
 
-def test_version_1_is_not_streamed() -> None:
-    with pytest.raises(UsageError) as caught:
-        BlobWriter(io.BytesIO(), version=1)
-    assert (
-        str(caught.value)
-        == "needs-seek: version 1 begins with its directory, which needs a file: write version 2, or to a path"
+def test_version_1_is_not_streamed(tmp_path: Path) -> None:
+    with open(tmp_path / "written", "wb") as write_only, pytest.raises(UsageError) as caught:
+        BlobWriter(write_only, version=1)
+    assert str(caught.value) == (
+        "needs-seek: version 1 begins with its directory, which is written last: that needs a stream that can seek and "
+        "be read (io.BytesIO, or mode 'w+b'). Write version 2, or to a path"
     )
+    with pytest.raises(UsageError, match="needs-seek"):
+        through_a_pipe(lambda stream: BlobWriter(stream, version=1).discard())
 
 
 def test_a_folder_is_not_replaced(tmp_path: Path) -> None:

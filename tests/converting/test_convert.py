@@ -36,7 +36,7 @@ from tests.checkpoints import (
     write_peer,
     write_shards,
 )
-from tests.strategies import versions
+from tests.strategies import WriteOnly, versions
 from tests.tensor_strategies import metadata_maps
 
 if TYPE_CHECKING:
@@ -233,7 +233,7 @@ def test_wrong_options_leave_nothing(tmp_path: Path, options: dict[str, Any], re
 @pytest.mark.parametrize(("options", "reason"), [({"version": 1}, "needs-seek"), ({"index": "external"}, "needs-path")])
 def test_what_a_stream_can_not_have_is_refused(tmp_path: Path, options: dict[str, Any], reason: str) -> None:
     source = write_peer(tmp_path / SINGLE, small("a"))
-    stream = io.BytesIO()
+    stream = WriteOnly()
     with pytest.raises(UsageError) as caught:
         convert(source, stream, **options)
     assert caught.value.reason == reason

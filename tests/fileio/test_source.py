@@ -329,6 +329,7 @@ def test_a_descriptor_that_is_held_stays_the_files(source: ByteSource, tmp_path:
         source.close()
         others = [os.open(tmp_path / "other", os.O_RDONLY) for _ in range(8)]
         try:
+            assert fd is not None
             assert fd == again
             assert fd not in others
             assert os.pread(fd, 7, 3) == DATA[3:10]

@@ -114,16 +114,16 @@ def test_load_all_reads_its_own_file_whatever_is_closed_and_opened_meanwhile(
     blobstore.save_file({name: values + 100 for name, values in right.items()}, tmp_path / "other.sbs")
     others: list[int] = []
 
-    def read_late(fd: int, *rest: Any) -> None:  # noqa: ANN401 (as read_into has it)
+    def read_late(fd: int, *rest: Any, **more: Any) -> None:  # noqa: ANN401 (as read_into has it)
         if not others:
             store.close()
             others.extend(os.open(tmp_path / "other.sbs", os.O_RDONLY) for _ in range(8))
-        read_into(fd, *rest)
+        read_into(fd, *rest, **more)
 
     for access in ("mmap", "read"):
         store = blobstore.open(tmp_path / "m.sbs", access=access)
         with monkeypatch.context() as patched:
-            patched.setattr("blobstore.store.load_all.read_into", read_late)
+            patched.setattr("blobstore.fileio.plain_files.read_into", read_late)
             loaded = store.load_all()
         assert all(np.array_equal(loaded[name], values) for name, values in right.items())
         for fd in others:
