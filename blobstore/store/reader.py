@@ -6,7 +6,7 @@ import fnmatch
 import html
 import os
 from collections.abc import Mapping
-from functools import cached_property
+from functools import cached_property, partial
 from typing import TYPE_CHECKING, Any, get_args
 
 from blobstore.container.keys import CONFIG_KEY, NO_TOKENIZER, RESERVED_KEYS, TOKENIZER_KEY
@@ -253,7 +253,9 @@ class Store(Mapping[str, "Array"], Closing):
             >>> part.get_shape(), part.get_dtype(), part[8:16, 4:6].shape
             ([64, 32], 'F32', (8, 2))
         """
-        return TensorSlice(self, self.info(name))
+        info = self.info(name)
+        is_view = not info.encoded and not info.packed and self.reader.access != "read"
+        return TensorSlice(info, partial(elements, self, info), is_view=is_view)
 
     def tobytes(self, name: str) -> bytes:
         """Return the bytes of ``store[name]``, in C order; as they are stored where numpy doesn't have the type.

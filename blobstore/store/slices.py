@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from blobstore.errors import UsageError
-from blobstore.store.values import dtype_of, elements, fill
+from blobstore.store.values import dtype_of, fill
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -35,9 +35,15 @@ class TensorSlice:
         ((64, 32), (64, 2), (4,), (64,))
     """
 
-    def __init__(self, store: TensorFile, info: TensorInfo) -> None:
-        """View a tensor; nothing is read."""
-        self._store, self._info = store, info
+    def __init__(self, info: TensorInfo, read: Callable[[int, int], Array], *, is_view: bool) -> None:
+        """View a tensor; nothing is read.
+
+        Args:
+            info: The tensor.
+            read: Given the first element and their number, returns elements, shape (count,).
+            is_view: Whether that is a view of the map, whatever its length.
+        """
+        self._info, self._elements, self._is_view = info, read, is_view
         self.shape = info.shape
         self.dtype = dtype_of(info)
 
@@ -62,11 +68,9 @@ class TensorSlice:
         Raises:
             IndexError: As numpy's.
         """
-        if not self._info.encoded and self._store.reader.access == "mmap":
-            return np.array(elements(self._store, self._info, 0, self._info.size).reshape(self.shape)[index])
-        keys = _axes(index, len(self.shape))
+        keys = None if self._is_view else _axes(index, len(self.shape))
         if keys is None:
-            return np.array(load_rows(self._store, self._info, None, None, None)[index])
+            return np.array(self._elements(0, self._info.size).reshape(self.shape)[index])
         return self._read(keys)
 
     def _read(self, keys: list[Any]) -> Array:
@@ -77,14 +81,14 @@ class TensorSlice:
             first += _row(keys[at], self.shape[at]) * math.prod(self.shape[at + 1 :])
             at += 1
         if at == len(keys):
-            return np.array(elements(self._store, self._info, first, 1)[0])
+            return np.array(self._elements(first, 1)[0])
         rows, inner = range(self.shape[at])[keys[at]], self.shape[at + 1 :]
         width = math.prod(inner)
         if _is_narrow(keys[at + 1 :], inner, self.dtype.itemsize) and rows:
             parts = [self._inside(first + row * width, keys[at + 1 :], inner) for row in rows]
             return np.stack(parts)
         low, high = _span(rows)
-        run = elements(self._store, self._info, first + low * width, (high - low) * width)
+        run = self._elements(first + low * width, (high - low) * width)
         return np.array(run.reshape(high - low, *inner)[(slice(None, None, rows.step), *keys[at + 1 :])])
 
     def _inside(self, first: int, keys: list[Any], shape: tuple[int, ...]) -> Array:
@@ -92,9 +96,7 @@ class TensorSlice:
         width = math.prod(shape[1:])
         chosen = range(shape[0])[keys[0]]
         low, high = _span(chosen)
-        run = elements(self._store, self._info, first + low * width, (high - low) * width).reshape(
-            high - low, *shape[1:]
-        )
+        run = self._elements(first + low * width, (high - low) * width).reshape(high - low, *shape[1:])
         step = slice(None, None, chosen.step)
         return np.array(run[(step, *keys[1:])])
 

@@ -5,13 +5,14 @@ What a file's index lists is both at once: each key, and each name whose rows ar
 
 from __future__ import annotations
 
+from contextlib import suppress
 from dataclasses import replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Literal
 
 from blobstore.codecs import element_types
 from blobstore.container.keys import TOC_KEY
-from blobstore.errors import in_file
+from blobstore.errors import FormatError, in_file
 from blobstore.index.metadata import REARRANGED
 from blobstore.index.names import key_for
 from blobstore.store.arrangement import parse_arrangement
@@ -21,6 +22,7 @@ from blobstore.store.info import PackedRange, TensorInfo
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
+    from blobstore.container.directory import Directory
     from blobstore.container.reader import BlobReader
     from blobstore.index import IndexedBlob, NameIndex
     from blobstore.store.arrangement import Arrangement
@@ -65,12 +67,23 @@ class Vocabularies:
             arrangement = self._index.metadata.get(REARRANGED)
         if arrangement is not None:
             return CheckpointCatalog(self.entries, arrangement)
-        return _without_covered_keys(self.entries) if TOC_KEY in self._reader else self.entries
+        return _without_covered_keys(self.entries, self._toc_keys) if self._toc_keys else self.entries
+
+    @cached_property
+    def _toc_keys(self) -> frozenset[str]:
+        """The runtime's keys, as far as the file has a toc that can be read."""
+        from blobstore.gemma.toc import parse_toc  # noqa: PLC0415 (files without a toc open without it)
+
+        if TOC_KEY not in self._reader:
+            return frozenset()
+        with suppress(FormatError):
+            return frozenset(entry.name for entry in parse_toc(self._reader[TOC_KEY]))
+        return frozenset()
 
     @cached_property
     def _keys(self) -> Catalog:
         rows = None if self._index is None else map(self._index.blob, range(len(self._index.blobs)))
-        return _key_catalog(self.entries, self._reader, rows)
+        return _key_catalog(self.entries, self._reader.directory, rows, is_model=bool(self._toc_keys))
 
 
 class CheckpointCatalog:
@@ -128,15 +141,15 @@ class CheckpointCatalog:
         return (info for info in map(self.find, self.names) if info)
 
 
-def _without_covered_keys(entries: Catalog) -> Catalog:
-    """Return what a model's index lists without the keys of blobs that have names for all of their bytes."""
+def _without_covered_keys(entries: Catalog, toc_keys: frozenset[str]) -> Catalog:
+    """Return what a model's index lists without the runtime's keys of blobs that have names for all of their bytes."""
     infos = list(entries)
     named: dict[str, list[TensorInfo]] = {}
     for info in infos:
         if info.name != info.key:
             named.setdefault(info.key, []).append(info)
     return ListCatalog(
-        [info for info in infos if info.name != info.key or not _is_covered(info, named.get(info.key, ()))]
+        [info for info in infos if info.name not in toc_keys or not _is_covered(info, named.get(info.key, ()))]
     )
 
 
@@ -150,7 +163,9 @@ def _is_covered(whole: TensorInfo, parts: Iterable[TensorInfo]) -> bool:
     return end >= whole.address(whole.element_nbytes)
 
 
-def _key_catalog(entries: Catalog, reader: BlobReader, rows: Iterable[IndexedBlob] | None) -> Catalog:
+def _key_catalog(
+    entries: Catalog, directory: Directory, rows: Iterable[IndexedBlob] | None, *, is_model: bool
+) -> Catalog:
     """Return a file's blobs that hold tensors, by key, as the runtime sees them.
 
     Several names may lead to a blob. The runtime's own, the key, says type and shape; else the first name of the whole
@@ -159,14 +174,13 @@ def _key_catalog(entries: Catalog, reader: BlobReader, rows: Iterable[IndexedBlo
 
     Args:
         entries: What the file lists.
-        reader: The file.
+        directory: Of the file.
         rows: Of the index's blob table; None without an index.
+        is_model: Whether it is for gemma.cpp: has a toc.
     """
     if rows is None:
         return ListCatalog([replace(info, name=info.key) for info in entries])
     unpacked = {row.key.decode("utf-8", "surrogateescape"): row.unpacked_nbytes for row in rows}
-    directory = reader.directory
-    is_model = TOC_KEY in reader
     ranges = dict(
         zip(directory.all_keys, zip(directory.offsets.tolist(), directory.sizes.tolist(), strict=True), strict=True)
     )
