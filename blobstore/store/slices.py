@@ -12,7 +12,7 @@ from blobstore.errors import UsageError
 from blobstore.store.values import dtype_of, fill
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Callable, Iterator, Sequence
     from typing import SupportsIndex, TypeAlias
 
     import numpy.typing as npt
