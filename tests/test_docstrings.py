@@ -84,8 +84,9 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     recipe.write(tmp_path / "checkpoint")
     (tmp_path / "checkpoint" / "tokenizer.model").write_bytes(tokenizer(recipe.size.vocabulary))
     with blobstore.create(tmp_path / "model.sbs", metadata={"license": "apache-2.0"}) as store:
-        store.add("model.embed_tokens.weight", np.arange(32, dtype=np.float32).reshape(8, 4))
-        store.alias("lm_head.weight", "model.embed_tokens.weight")
+        store.add("layer.weight", np.arange(2048, dtype=np.float32).reshape(64, 32))
+        store.add("layer.bias", np.zeros(64, dtype=np.float32))
+        store.alias("tied.weight", "layer.weight")
     monkeypatch.chdir(tmp_path)
     return tmp_path
 

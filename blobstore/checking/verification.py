@@ -55,7 +55,7 @@ class Verification:
 
     Example:
         >>> blobstore.verify("model.sbs").compared
-        1
+        2
     """
 
     input: str
