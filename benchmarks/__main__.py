@@ -30,7 +30,7 @@ def main(arguments: list[str] | None = None) -> int:
     if options.publish and (options.quick or options.only):
         parser.error("--publish needs all groups: not with --quick or --only")
     if (options.publish or options.charts) and util.find_spec("matplotlib") is None:
-        parser.error("charts need matplotlib: pip install 'gemma-blobstore[plot]'")
+        parser.error("charts need matplotlib: pip install matplotlib")
     begin = time.perf_counter()
     date = datetime.now(UTC).strftime("%Y-%m-%d")
     with tempfile.TemporaryDirectory(prefix="blobstore-benchmarks-", dir=options.tmp) as folder:

@@ -12,8 +12,24 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+    from blobstore.checking.checkup import Checkup, RuntimeChoice, check
+    from blobstore.checking.codes import Severity
+    from blobstore.checking.conversion import (
+        Conversion,
+        ConversionKind,
+        ConversionPreview,
+        ConvertedPart,
+        ConvertedTensor,
+        convert,
+        preview_conversion,
+    )
+    from blobstore.checking.findings import Finding
+    from blobstore.checking.repair import Repair, repair
+    from blobstore.checking.verification import Verification, verify
     from blobstore.codecs.element_types import ElementType
     from blobstore.container.reader import BlobReader
+    from blobstore.converting.plan import PlannedAlias
+    from blobstore.converting.verify import Verdict
     from blobstore.errors import (
         BlobStoreError,
         CheckpointError,
@@ -27,6 +43,7 @@ if TYPE_CHECKING:
         TruncatedError,
         UsageError,
     )
+    from blobstore.exporting.export import Export, ExportPreview, TensorPreview, export, preview_export
     from blobstore.fileio.ranges import FileRange
     from blobstore.fileio.types import Access, BinaryFile, ByteSource, Prefetch, Readable, SourceAccess, Writable
     from blobstore.index.blob_writer import BlobWriter
@@ -56,10 +73,19 @@ __all__ = [
     "By",
     "ByteSource",
     "CheckpointError",
+    "Checkup",
     "CodecError",
+    "Conversion",
+    "ConversionKind",
+    "ConversionPreview",
+    "ConvertedPart",
+    "ConvertedTensor",
     "ElementType",
+    "Export",
+    "ExportPreview",
     "Fault",
     "FileRange",
+    "Finding",
     "FormatError",
     "IndexPlace",
     "KeyNotFoundError",
@@ -70,26 +96,40 @@ __all__ = [
     "PackedBlob",
     "PackedRange",
     "Packing",
+    "PlannedAlias",
     "Prefetch",
     "PrefixView",
+    "Repair",
+    "RuntimeChoice",
+    "Severity",
     "SourceAccess",
     "Store",
     "StoreWriter",
     "TensorInfo",
+    "TensorPreview",
     "TensorSlice",
     "TruncatedError",
     "Unpacked",
     "UnpackedBlobs",
     "UsageError",
+    "Verdict",
+    "Verification",
+    "check",
+    "convert",
     "create",
+    "export",
     "key_for",
     "load",
     "load_file",
     "open",
     "pack",
+    "preview_conversion",
+    "preview_export",
+    "repair",
     "save",
     "save_file",
     "unpack",
+    "verify",
 ]
 
 _HOMES = {
@@ -102,10 +142,19 @@ _HOMES = {
     "By": "store.vocabulary",
     "ByteSource": "fileio.types",
     "CheckpointError": "errors",
+    "Checkup": "checking.checkup",
     "CodecError": "errors",
+    "Conversion": "checking.conversion",
+    "ConversionKind": "checking.conversion",
+    "ConversionPreview": "checking.conversion",
+    "ConvertedPart": "checking.conversion",
+    "ConvertedTensor": "checking.conversion",
     "ElementType": "codecs.element_types",
+    "Export": "exporting.export",
+    "ExportPreview": "exporting.export",
     "Fault": "errors",
     "FileRange": "fileio.ranges",
+    "Finding": "checking.findings",
     "FormatError": "errors",
     "IndexPlace": "index.locate",
     "KeyNotFoundError": "errors",
@@ -116,24 +165,38 @@ _HOMES = {
     "PackedBlob": "packing.pack",
     "PackedRange": "store.info",
     "Packing": "packing.pack",
+    "PlannedAlias": "converting.plan",
     "Prefetch": "fileio.types",
     "PrefixView": "store.reader",
+    "Repair": "checking.repair",
+    "RuntimeChoice": "checking.checkup",
+    "Severity": "checking.codes",
     "SourceAccess": "fileio.types",
     "Store": "store.reader",
     "StoreWriter": "store.writer",
     "TensorInfo": "store.info",
+    "TensorPreview": "exporting.export",
     "TensorSlice": "store.slices",
     "TruncatedError": "errors",
     "Unpacked": "packing.unpack",
     "UnpackedBlobs": "store.blobs",
     "UsageError": "errors",
+    "Verdict": "converting.verify",
+    "Verification": "checking.verification",
+    "check": "checking.checkup",
+    "convert": "checking.conversion",
+    "export": "exporting.export",
     "key_for": "index.names",
     "load": "store.files",
     "load_file": "store.files",
     "pack": "packing.pack",
+    "preview_conversion": "checking.conversion",
+    "preview_export": "exporting.export",
+    "repair": "checking.repair",
     "save": "store.files",
     "save_file": "store.files",
     "unpack": "packing.unpack",
+    "verify": "checking.verification",
 }
 
 if not TYPE_CHECKING:  # so that type checkers find misspelt names

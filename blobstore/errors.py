@@ -113,7 +113,7 @@ class CheckpointError(BlobStoreError, ValueError):
 
 
 class MissingExtraError(BlobStoreError, ImportError):
-    """An optional dependency is missing; the message names the extra to install."""
+    """An optional dependency is missing; the message names what to install."""
 
 
 @contextmanager

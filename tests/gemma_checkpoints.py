@@ -15,7 +15,6 @@ import ml_dtypes
 import numpy as np
 from hypothesis import strategies as st
 
-from blobstore.checkpoint.beside import has_chat_template, tokenizer_beside
 from blobstore.checkpoint.reader import open_checkpoint
 from blobstore.checkpoint.safetensors import dump_header
 from blobstore.codecs.element_types import BY_NAME
@@ -347,13 +346,7 @@ def _vision_layer(layer: Mapping[str, Array], size: Size) -> dict[str, Array]:
 def plan_of(folder: Path, choices: Choices, kind: str = "auto", tokenizer: Path | None = None) -> Plan:
     """Plan as the command line does."""
     with open_checkpoint(folder) as checkpoint:
-        return choose_plan(
-            checkpoint,
-            kind,
-            choices,
-            tokenizer=tokenizer_beside(checkpoint, str(tokenizer) if tokenizer else None),
-            chat_template=has_chat_template(checkpoint),
-        )
+        return choose_plan(checkpoint, kind, choices, tokenizer=str(tokenizer) if tokenizer else None)
 
 
 def convert(folder: Path, target: Path, choices: Choices | None = None, kind: str = "auto", **options: Any) -> Plan:  # noqa: ANN401 (run_plan's)

@@ -41,7 +41,7 @@ def check(path: str) -> None:
     if not path.endswith(SUFFIXES):
         raise UsageError("bad-plot", f"{path!r}: expected a name that ends with {', '.join(SUFFIXES)}")
     if util.find_spec("matplotlib") is None:
-        what = "matplotlib is not installed: pip install 'gemma-blobstore[plot]'"
+        what = "matplotlib is not installed: pip install matplotlib"
         raise MissingExtraError("no-matplotlib", what)
     folder = os.path.dirname(os.path.abspath(path))
     if not os.path.isdir(folder):

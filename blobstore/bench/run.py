@@ -150,7 +150,7 @@ def _peers(plan: Plan, report: Report) -> list[Peer]:
         if peer.installed:
             installed.append(peer)
         else:
-            report.leave_out(name, f"{peer.distribution} is not installed: pip install 'gemma-blobstore[bench]'")
+            report.leave_out(name, f"{peer.distribution} is not installed: pip install {peer.distribution}")
     return installed
 
 

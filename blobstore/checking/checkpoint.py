@@ -8,7 +8,6 @@ from blobstore.checking.config import check_config
 from blobstore.checking.findings import Finding, finding
 from blobstore.checking.runtime import has_one_base
 from blobstore.checking.tensors import check_model
-from blobstore.checkpoint.beside import has_chat_template, tokenizer_beside
 from blobstore.checkpoint.reader import open_checkpoint
 from blobstore.converting.choose import choose_plan
 from blobstore.converting.run import measure_scales
@@ -43,13 +42,7 @@ def check_checkpoint(
     """
     try:
         with open_checkpoint(path) as checkpoint:
-            plan = choose_plan(
-                checkpoint,
-                kind,
-                choices,
-                tokenizer=tokenizer_beside(checkpoint, None),
-                chat_template=has_chat_template(checkpoint),
-            )
+            plan = choose_plan(checkpoint, kind, choices)
             for text in plan.notes:
                 yield Finding("note", "conversion", path, text, "none", "none needed")
             yield from check_plan(plan)

@@ -11,6 +11,7 @@ from typing import Literal
 from blobstore.gemma.runtimes import APRIL, LATER, NAMES, OCTOBER
 
 Severity = Literal["error", "warning", "note"]
+SEVERITIES = ("error", "warning", "note")
 
 
 @dataclass(frozen=True)
@@ -21,7 +22,7 @@ class Kind:
         severity: ``error``: the file can't be used, or gives wrong results; ``warning``: it may; ``note``: good to
             know.
         effect: What happens in gemma.cpp, or to a reader.
-        remedy: The fix.
+        fix: The fix.
         runtimes: Names of the versions of gemma.cpp that it concerns.
         asked: The severity if one of these versions is asked for by name; None for the same. A file for newer runtimes
             isn't wrong because older ones can't read it.
@@ -29,7 +30,7 @@ class Kind:
 
     severity: Severity
     effect: str
-    remedy: str
+    fix: str
     runtimes: tuple[str, ...] = NAMES
     asked: Severity | None = None
 
@@ -47,6 +48,8 @@ _DIGESTS = "blobstore index build FILE --digests stores them from now on"
 _NEWER = "use a newer gemma.cpp"
 _OLD = (OCTOBER.name, APRIL.name)
 _NEW = (APRIL.name, LATER.name)
+_NOT_CHECKED = "its values were not checked"
+_BASE = "blobstore verify FILE --values --base OTHER, the file that it is the difference to"
 _PAD = "pad the embedding, and vocab_size, with copies of the <pad> row to a multiple of 32"
 
 _CONTAINER = {
@@ -80,7 +83,9 @@ _CONTENTS = {
     "not-a-number": Kind("error", "results become NaN", "download it again, or convert again from a sound source"),
     "infinite": Kind("warning", "results may become NaN", "check whether the source has them too"),
     "reserved-code": Kind("error", "gemma.cpp's decoder stops, or returns an unspecified value", _CONVERT),
-    "undecodable": Kind("note", "its values were not checked", "a newer blobstore may decode it"),
+    "needs-base": Kind("error", _NOT_CHECKED, _BASE),
+    "wrong-base": Kind("error", _NOT_CHECKED, _BASE),
+    "undecodable": Kind("note", _NOT_CHECKED, "a newer blobstore may decode it"),
 }
 _RUNTIME = {
     "not-for-gemma": Kind("error", "gemma.cpp has nothing to run", _CONVERT),

@@ -91,8 +91,8 @@ def _rope(config: ModelConfig, *, one_base: bool) -> Iterator[Finding]:
         base = "1,000,000" if by_label else "10,000"
         what = f"2025-10 gives global layers of {config.model.name} a RoPE base of {base}, whatever the file says"
         better = not one_base and right_label(config) != config.model
-        remedy = "blobstore repair FILE sets the label that is right in all runtimes" if better else None
-        yield finding("rope-by-label", "config.model", what, remedy=remedy)
+        fix = "blobstore repair FILE sets the label that is right in all runtimes" if better else None
+        yield finding("rope-by-label", "config.model", what, fix=fix)
 
 
 def _sizes(config: ModelConfig) -> Iterator[Finding]:

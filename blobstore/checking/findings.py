@@ -8,7 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
-from blobstore.checking.codes import CODES
+from blobstore.checking.codes import CODES, SEVERITIES
 from blobstore.errors import BlobStoreError, FormatError
 from blobstore.gemma.runtimes import NAMES
 
@@ -30,11 +30,16 @@ class Finding:
         subject: The key, tensor or field that it is about.
         message: What was found, and what was expected.
         effect: What happens.
-        remedy: The fix.
+        fix: The fix.
         offset: Of the first byte concerned, from the beginning of the file; None if it isn't about a place.
         nbytes: Number of bytes concerned.
         names: Tensors that hold these bytes.
         runtimes: The versions of gemma.cpp that it concerns: 2025-10, 2026-04, later.
+
+    Example:
+        >>> finding = blobstore.check("model.sbs", for_="gemma.cpp").findings[0]
+        >>> finding.severity, finding.code
+        ('error', 'not-for-gemma')
     """
 
     severity: Severity
@@ -42,7 +47,7 @@ class Finding:
     subject: str
     message: str
     effect: str
-    remedy: str
+    fix: str
     offset: int | None = None
     nbytes: int | None = None
     names: tuple[str, ...] = ()
@@ -83,6 +88,17 @@ def runtimes_line(findings: Iterable[Finding], runtimes: tuple[str, ...] = NAMES
     return f"{text}; not in {spoiled}" if spoiled else text
 
 
+def is_right(findings: Iterable[Finding], *, strict: bool) -> bool:
+    """Whether there is no error; with ``strict`` no warning either."""
+    counted = ("error", "warning") if strict else ("error",)
+    return not any(finding.severity in counted for finding in findings)
+
+
+def by_severity(findings: Iterable[Finding]) -> list[Finding]:
+    """Return findings with errors first, then warnings, then notes; otherwise in their order."""
+    return sorted(findings, key=lambda finding: SEVERITIES.index(finding.severity))
+
+
 def _spoilers(findings: Iterable[Finding], runtime: str) -> str:
     codes = list(dict.fromkeys(finding.code for finding in findings if finding.spoils and runtime in finding.runtimes))
     return ", ".join(codes[:_SHOWN]) + (", …" if len(codes) > _SHOWN else "")
@@ -120,7 +136,7 @@ def finding(
     *,
     severity: Severity | None = None,
     effect: str | None = None,
-    remedy: str | None = None,
+    fix: str | None = None,
     runtimes: tuple[str, ...] | None = None,
     offset: int | None = None,
     nbytes: int | None = None,
@@ -134,7 +150,7 @@ def finding(
         subject,
         message,
         effect or kind.effect,
-        remedy or kind.remedy,
+        fix or kind.fix,
         offset,
         nbytes,
         names,
@@ -147,4 +163,4 @@ def from_error(error: BlobStoreError, subject: str) -> Finding:
     fallback = next((code for prefix, code in _BY_PREFIX.items() if error.reason.startswith(prefix)), "truncated")
     kind = CODES.get(error.reason) or CODES[fallback]
     offset = error.offset if isinstance(error, FormatError) else None
-    return Finding(kind.severity, error.reason, subject, error.message, kind.effect, kind.remedy, offset)
+    return Finding(kind.severity, error.reason, subject, error.message, kind.effect, kind.fix, offset)

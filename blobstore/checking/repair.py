@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
+import time
 from dataclasses import dataclass, fields
+from enum import IntEnum
 from typing import TYPE_CHECKING, Any
 
 from blobstore.checking.runtime import has_one_base
@@ -12,6 +14,7 @@ from blobstore.container.reader import BlobReader
 from blobstore.converting.gemma_config import repaired
 from blobstore.edit.rewrite import Edits, rewrite
 from blobstore.errors import UsageError
+from blobstore.fileio.ranges import expect
 from blobstore.gemma.config import ModelConfig
 from blobstore.index.locate import find_index
 
@@ -23,53 +26,84 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class Repaired:
-    """What `repair` did.
+class Repair:
+    """The result of `repair`.
 
     Attributes:
-        path: Of the repaired file.
-        changes: Each field of the config that was changed, with its old and new value. If it is empty, a target is a
-            copy of the file, and the file itself is left alone.
+        input: The file, as given.
+        output: The file that was written, as given; None for a stream, and where nothing was.
+        changes: Each field of the config that is changed → its old and new value. If it is empty, an output is a copy
+            of the file, and the file itself is left alone.
+        nbytes: Size of the file that was written; 0 where none was, and for a stream.
+        seconds: How long it took.
+
+    Example:
+        >>> done = blobstore.convert("checkpoint", "converted.sbs")
+        >>> blobstore.repair("converted.sbs").changes
+        {}
     """
 
-    path: str
+    input: str
+    output: str | None
     changes: dict[str, tuple[Any, Any]]
+    nbytes: int
+    seconds: float
 
 
 def repair(
     path: str | PathLike[str],
-    target: str | PathLike[str] | BinaryIO | None = None,
+    output: str | PathLike[str] | BinaryIO | None = None,
     *,
-    write: bool = True,
+    dry_run: bool = False,
     progress: Progress = lambda _: None,
-) -> Repaired:
+) -> Repair:
     """Give a Gemma 3 file the field and the label that all runtimes need: findings ``global-rope``, ``rope-by-label``.
 
     Only the blob ``config`` changes, and its digest in the index. The file is replaced once the new one is complete.
 
     Args:
         path: Of the file.
-        target: Path of the new file, or a binary stream; by default the file itself.
-        write: False to only report the changes.
+        output: Path of the new file, or a binary stream; by default the file itself.
+        dry_run: Only report the changes.
         progress: Called with the number of further bytes written.
 
     Raises:
-        UsageError: ``no-config`` if the file isn't a model; as `rewrite`.
+        UsageError: ``no-config`` if the file isn't a model; ``same-file``; ``packed-file``; ``replaced`` when another
+            writer has replaced the file meanwhile.
         FormatError: The file, its index or its config is invalid; ``damaged-blob``.
-        OSError: Reading or writing failed; the target is untouched.
+        OSError: Reading or writing failed; the output is untouched.
+
+    Example:
+        >>> done = blobstore.convert("checkpoint", "converted.sbs")
+        >>> blobstore.repair("converted.sbs", dry_run=True).output is None
+        True
     """
+    start = time.perf_counter()
     with BlobReader(path, access="read") as reader:
         if CONFIG_KEY not in reader:
             raise UsageError("no-config", f"{reader.path!r} has no {CONFIG_KEY!r}: it isn't a model for gemma.cpp")
         before = ModelConfig.from_bytes(reader[CONFIG_KEY])
         index = find_index(reader)
         after = repaired(before, one_base=has_one_base(index.metadata if index else {}))
+        expect(progress, reader.file_size)
     changes = {
-        field.name: (getattr(before, field.name), getattr(after, field.name))
+        field.name: (_plain(getattr(before, field.name)), _plain(getattr(after, field.name)))
         for field in fields(before)
         if getattr(before, field.name) != getattr(after, field.name)
     }
-    if write and (changes or target is not None):
-        rewrite(path, target, Edits(config=after.to_bytes() if changes else None), progress=progress)
-    written = path if target is None else target
-    return Repaired(os.fspath(written) if isinstance(written, (str, os.PathLike)) else "-", changes)
+    written = None
+    if not dry_run and (changes or output is not None):
+        rewrite(path, output, Edits(config=after.to_bytes() if changes else None), progress=progress)
+        target = path if output is None else output
+        written = os.fspath(target) if isinstance(target, (str, os.PathLike)) else None
+    return Repair(
+        input=os.fspath(path),
+        output=written,
+        changes=changes,
+        nbytes=os.stat(written).st_size if written is not None else 0,
+        seconds=time.perf_counter() - start,
+    )
+
+
+def _plain(value: Any) -> Any:  # noqa: ANN401 (a field's value)
+    return value.name if isinstance(value, IntEnum) else value

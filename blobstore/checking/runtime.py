@@ -87,15 +87,15 @@ def check_packed(reader: BlobReader, index: NameIndex | None) -> Iterator[Findin
     count = index.packed_count if index else 0
     if count:
         what = f"{count} of its {len(reader)} blobs are packed"
-        remedy = None
+        fix = None
         if index and BASE in index.metadata:
             what += ", as the difference to another file"
-            remedy = "blobstore unpack FILE -o OUT --base OTHER, the file that it is the difference to"
+            fix = "blobstore unpack FILE -o OUT --base OTHER, the file that it is the difference to"
         if is_model(reader):
-            yield finding("packed", reader.path, what, remedy=remedy)
+            yield finding("packed", reader.path, what, fix=fix)
         else:
-            effect = "blobstore reads it as it is" if remedy is None else "blobstore reads it with --base OTHER"
-            yield finding("packed", reader.path, what, severity="note", effect=effect, remedy=remedy)
+            effect = "blobstore reads it as it is" if fix is None else "blobstore reads it with --base OTHER"
+            yield finding("packed", reader.path, what, severity="note", effect=effect, fix=fix)
 
 
 def check_runtime(reader: BlobReader, index: NameIndex | None, *, tokenizer: bool = True) -> Iterator[Finding]:

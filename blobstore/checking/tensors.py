@@ -122,8 +122,8 @@ def check_model(config: ModelConfig, toc: Mapping[str, TocEntry]) -> Iterator[Fi
             yield finding("scale-ignored", key, f"it is a vector with the scale {entry.scale}")
         if spec and (spec.floor is None or key == "c_embedding") and spec.rows % MATMUL_ROWS:
             # The embedding's rows can be padded; 'vocabulary' says which machines need it.
-            remedy = "pad the embedding, see 'vocabulary'" if key == "c_embedding" else None
-            yield finding("rows", key, f"{spec.rows} rows are not a multiple of {MATMUL_ROWS}", remedy=remedy)
+            fix = "pad the embedding, see 'vocabulary'" if key == "c_embedding" else None
+            yield finding("rows", key, f"{spec.rows} rows are not a multiple of {MATMUL_ROWS}", fix=fix)
     yield from _stock(config, toc)
 
 
@@ -146,7 +146,7 @@ def _both_forms(fault: Fault, entries: Sequence[TocEntry]) -> Finding:
         return finding("both-forms", fault.name, fault.message.removesuffix(": the runtime stops"))
     drops = " ".join(f"--drop {name}" for name in padded)
     what = f"{fault.message.removesuffix(': the runtime stops')}; {', '.join(padded)} with padding between the values"
-    return finding("both-forms", padded[0], what, remedy=f"blobstore rewrite FILE -o OUT {drops}")
+    return finding("both-forms", padded[0], what, fix=f"blobstore rewrite FILE -o OUT {drops}")
 
 
 def _stock(config: ModelConfig, toc: Mapping[str, TocEntry]) -> Iterator[Finding]:

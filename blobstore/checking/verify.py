@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import threading
-from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -16,6 +15,7 @@ from blobstore.checking.structure import open_checked
 from blobstore.container.keys import INDEX_KEY
 from blobstore.errors import CodecError, FormatError, UsageError
 from blobstore.fileio.hashing import digest_of
+from blobstore.fileio.ranges import expect
 from blobstore.fileio.threads import run_all
 from blobstore.gemma.toc import odd_strides_in, stride_fault
 from blobstore.store.info import outermost
@@ -23,8 +23,7 @@ from blobstore.store.reader import Store
 from blobstore.store.values import elements, stored, stored_infos
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator
-    from contextlib import AbstractContextManager
+    from collections.abc import Iterable, Iterator
     from os import PathLike
 
     import numpy.typing as npt
@@ -34,8 +33,6 @@ if TYPE_CHECKING:
     from blobstore.fileio.types import Progress
     from blobstore.index import NameIndex
     from blobstore.store.info import TensorInfo
-
-    Bar = Callable[[int, str], AbstractContextManager[Progress]]
 
 _CHUNK = 1 << 20  # elements
 _RESERVED_CODE = 0x80  # of sfp
@@ -70,7 +67,7 @@ def verify_file(
     values: bool = False,
     base: str | PathLike[str] | None = None,
     workers: int | None = None,
-    bar: Bar = lambda _total, _what: nullcontext(lambda _nbytes: None),
+    progress: Progress = lambda _: None,
 ) -> Verified:
     """Verify a file against itself: structure, padding and index, then each blob against its SHA-256.
 
@@ -80,8 +77,7 @@ def verify_file(
         values: Also look for NaN and infinities.
         base: The file that this one is packed as the difference to; needed to check values.
         workers: Threads; by default one for each core.
-        bar: Called with the number of bytes and what is done to them; returns a context manager that yields what to
-            call with the number of further bytes done.
+        progress: Called, from any thread, with the number of further bytes read.
 
     Raises:
         OSError: The file can't be read.
@@ -100,19 +96,20 @@ def verify_file(
         if opened.reader and not quick:
             if index and index.has_digests:
                 blobs, nbytes = len(index.blobs), int(index.blobs["nbytes"].sum())
-            with bar(nbytes, "verifying") as advance:
-                findings += verify_blobs(opened.reader, index, workers=workers, progress=advance)
+            expect(progress, nbytes)
+            findings += verify_blobs(opened.reader, index, workers=workers, progress=progress)
     if values and opened.reader:
-        findings += _all_values(path, base, bar)
+        findings += _all_values(path, base, nbytes, progress)
     return Verified(findings, blobs, nbytes)
 
 
-def _all_values(path: str | PathLike[str], base: str | PathLike[str] | None, bar: Bar) -> list[Finding]:
+def _all_values(
+    path: str | PathLike[str], base: str | PathLike[str] | None, done: int, progress: Progress
+) -> list[Finding]:
     try:
         with Store(path, access="read", base=base) as store:
-            nbytes = sum(info.nbytes for info in outermost(stored_infos(store)))
-            with bar(nbytes, "checking values") as advance:
-                return list(verify_values(store, progress=advance))
+            expect(progress, done + sum(info.nbytes for info in outermost(stored_infos(store))))
+            return list(verify_values(store, progress=progress))
     except FormatError as error:
         return [from_error(error, error.path or str(path))]
 
@@ -191,11 +188,18 @@ def verify_values(store: Store, *, progress: Progress = lambda _: None) -> Itera
         progress: Called with the number of further stored bytes checked.
 
     Yields:
-        ``not-a-number``, ``infinite``, ``reserved-code``; ``undecodable`` for what this version can't decode.
+        ``not-a-number``, ``infinite``, ``reserved-code``; ``undecodable`` for what this version can't decode;
+        ``needs-base``, ``wrong-base``, once, for the tensors that are the difference to another file.
     """
+    without_base: dict[str, tuple[str, list[str]]] = {}
     for info in outermost(stored_infos(store)):
-        yield from _values(store, info)
+        try:
+            yield from _values(store, info)
+        except UsageError as error:
+            without_base.setdefault(error.reason, (error.message, []))[1].append(info.name)
         progress(info.nbytes)
+    for reason, (message, names) in without_base.items():
+        yield finding(reason, store.path, message, names=tuple(names))
 
 
 def _values(store: Store, info: TensorInfo) -> Iterator[Finding]:
@@ -213,8 +217,6 @@ def _values(store: Store, info: TensorInfo) -> Iterator[Finding]:
                     counts[code] += len(places)
     except CodecError as error:  # nuq: a table contains the reserved code
         yield finding("reserved-code", info.name, error.message, **where)
-    except UsageError as error:  # it is the difference to a file that wasn't given
-        yield finding("undecodable", info.name, error.message, **where)
     words = {"not-a-number": "NaN", "infinite": "infinite", "reserved-code": "the code 0x80, which has no value"}
     for code, count in counts.items():
         if count:

@@ -6,6 +6,7 @@ import json
 import os
 from typing import TYPE_CHECKING
 
+from blobstore.container.foreign import HEAD_NBYTES, foreign_format
 from blobstore.errors import BlobStoreError, FormatError, UsageError
 from blobstore.fileio.source import read_whole
 from blobstore.gemma.tokenizer import count_pieces
@@ -35,17 +36,26 @@ def tokenizer_beside(checkpoint: Checkpoint, given: str | None) -> bytes | None:
     try:
         count_pieces(raw)
     except FormatError as error:
-        what = f"{path!r}: {error.message}; gemma.cpp needs tokenizer.model, not tokenizer.json"
+        known = foreign_format(raw[:HEAD_NBYTES])
+        state = f"this is {known}" if known else error.message
+        what = f"{path!r}: {state}; gemma.cpp needs tokenizer.model, not tokenizer.json"
         raise UsageError("not-a-tokenizer", what) from None
     return raw
 
 
 def has_chat_template(checkpoint: Checkpoint) -> bool:
-    """Whether a checkpoint's folder has a chat template, as those of instruction-tuned models do."""
+    """Whether a checkpoint's folder has a chat template, as those of instruction-tuned models do.
+
+    A ``tokenizer_config.json`` that can't be read is a note of the checkpoint.
+
+    Raises:
+        OSError: A file can't be read.
+    """
     paths = [os.path.join(checkpoint.folder, name) for name in _TEMPLATES]
-    templates = [path for path in paths if os.path.exists(path)]
+    templates = [path for path in paths if os.path.lexists(path)]
     for path in templates:
         checkpoint.note_read(path)
+        os.stat(path)  # a link to nothing is an error, as it is for the other files
     return bool(templates) or _tokenizer_has_template(checkpoint)
 
 
@@ -59,5 +69,10 @@ def _tokenizer_has_template(checkpoint: Checkpoint) -> bool:
     except (ValueError, RecursionError) as error:
         if isinstance(error, BlobStoreError):
             raise
+        config = error
+    if not isinstance(config, dict):
+        why = config if isinstance(config, Exception) else f"expected an object, found {type(config).__name__}"
+        what = f"{path!r} can't be read ({why}): taken as one without a chat template; --wrapping it says otherwise"
+        checkpoint.notes.append(what)
         return False
-    return isinstance(config, dict) and bool(config.get("chat_template"))
+    return bool(config.get("chat_template"))

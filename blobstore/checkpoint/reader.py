@@ -8,7 +8,9 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from blobstore.checkpoint.safetensors import SafetensorsEntry, parse_header
-from blobstore.errors import CheckpointError, in_file
+from blobstore.container.foreign import HEAD_NBYTES, foreign_format
+from blobstore.container.layout import MAGIC_BYTES
+from blobstore.errors import CheckpointError, FormatError, in_file
 from blobstore.fileio.closing import Closing
 from blobstore.fileio.plain_files import open_one_of_many
 from blobstore.fileio.ranges import FileRange
@@ -21,6 +23,7 @@ if TYPE_CHECKING:
     from os import PathLike
     from typing import BinaryIO
 
+    from blobstore.checkpoint.safetensors import SafetensorsHeader
     from blobstore.fileio.types import ByteSource
 
 SINGLE = "model.safetensors"
@@ -145,7 +148,7 @@ class Checkpoint(Closing):
             file = _File(path, source)
             self._sources.append(source)
             self.note_read(path)
-            header = parse_header(source.view, source.size)
+            header = _parse(path, source)
         for entry in header.entries:
             if entry.name in self.tensors:
                 raise CheckpointError("duplicate-tensor", f"{entry.name!r} is in {path!r} and in another file")
@@ -155,6 +158,17 @@ class Checkpoint(Closing):
             if self.metadata.setdefault(key, value) != value:
                 self.metadata[f"{os.path.basename(path)}:{key}"] = value
         return header.entries
+
+
+def _parse(path: str, source: ByteSource) -> SafetensorsHeader:
+    try:
+        return parse_header(source.view, source.size)
+    except FormatError:  # only then: a header may be as long as a gzip file's first bytes say
+        head = bytes(source.view(0, min(HEAD_NBYTES, source.size)))
+        what = "an .sbs file already" if head.startswith(MAGIC_BYTES) else foreign_format(head)
+        if not what:
+            raise
+        raise CheckpointError("not-safetensors", f"{path!r} is {what}") from None
 
 
 def open_checkpoint(path: str | PathLike[str], *, max_json_nbytes: int = _MAX_JSON_NBYTES) -> Checkpoint:
@@ -239,7 +253,7 @@ def _parse_shard_index(path: str, raw: bytes) -> dict[str, str]:
             raise ValueError("it has no weight_map, which lists the file of each tensor")
         return text_map(weight_map)
     except ValueError as error:
-        raise CheckpointError("bad-shard-index", f"{path!r} is not an index of shards: {error}") from None
+        raise CheckpointError("bad-shard-index", _not(path, raw, f"not an index of shards: {error}")) from None
 
 
 def _config_beside(checkpoint: Checkpoint, file: str, name: str) -> dict[str, Any]:
@@ -251,10 +265,15 @@ def _parse_config(path: str, raw: bytes) -> dict[str, Any]:
     try:
         config = json.loads(raw)  # not strictly: published files have infinities
     except (ValueError, RecursionError) as error:
-        raise CheckpointError("bad-config", f"{path!r} is not JSON: {error}") from None
+        raise CheckpointError("bad-config", _not(path, raw, f"not JSON: {error}")) from None
     if not isinstance(config, dict):
         raise CheckpointError("bad-config", f"{path!r}: expected an object, found {type(config).__name__}")
     return config
+
+
+def _not(path: str, raw: bytes, what: str) -> str:
+    """Say what a file is that isn't JSON, if that is recognised."""
+    return f"{path!r} is {foreign_format(raw[:HEAD_NBYTES]) or what}"
 
 
 def _refuse_foreign(path: str) -> None:

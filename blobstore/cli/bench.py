@@ -51,8 +51,8 @@ all formats take turns. Tensors that share bytes count once; encoded ones are re
 
 Other formats: the same tensors are written to a temporary folder beside FILE (or in --tmp), which takes as much space
 as the tensors for each format, and is removed at the end. None is compressed. Formats that aren't installed, or can't
-hold the tensors, are listed as left out: pip install 'gemma-blobstore[bench]' installs all. blobstore.hpp is the C++
-reader on the same FILE, if there is a g++.
+hold the tensors, are listed as left out: pip install '.[bench]' in blobstore's folder installs all.
+blobstore.hpp is the C++ reader on the same FILE, if there is a g++.
 
 Cold: posix_fadvise drops FILE's pages from the page cache before each run, and the result is checked: pages that
 another process has mapped stay, and so do those of in-memory file systems. Caches of the disk itself, or of this

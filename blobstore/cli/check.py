@@ -2,19 +2,16 @@
 
 from __future__ import annotations
 
-import os
 import sys
 from typing import TYPE_CHECKING
 
-from blobstore.checking import asked_for, check_checkpoint, check_file, runs_in, runtimes_line
+from blobstore.checking.checkup import RUNTIME_CHOICES, check
 from blobstore.cli.abandoned import tell_abandoned
-from blobstore.cli.findings import add_strict, print_findings, status_of
+from blobstore.cli.findings import add_strict, print_findings
 from blobstore.cli.formatting import shown
-from blobstore.cli.output import add_command, add_json
+from blobstore.cli.output import add_command, add_json, print_json
 from blobstore.cli.progress import progress
-from blobstore.converting.gemma_plan import WEIGHTS, Choices
-from blobstore.errors import UsageError
-from blobstore.gemma.runtimes import NAMES
+from blobstore.converting.gemma_plan import WEIGHTS
 
 if TYPE_CHECKING:
     import argparse
@@ -34,9 +31,6 @@ there is a warning.
 On a terminal the findings are laid out for reading; elsewhere each is a tab-separated line: severity, code, subject,
 message, effect, fix."""
 
-_RUNTIME = "gemma.cpp"
-_RUNTIMES = ("auto", _RUNTIME, *(f"{_RUNTIME}@{name}" for name in NAMES), "any")
-
 
 def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     """Add the command."""
@@ -45,7 +39,7 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
     parser.add_argument(
         "--for",
         dest="runtime",
-        choices=_RUNTIMES,
+        choices=RUNTIME_CHOICES,
         default="auto",
         help="gemma.cpp: all of its versions, or that of a date; any: not for gemma.cpp, a container by name; "
         "auto (default): whatever the file is for, in the versions that know its model",
@@ -59,32 +53,15 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
 
 def run(options: argparse.Namespace) -> int:
     """Run the command."""
-    runtime, _, date = options.runtime.partition("@")
-    runtimes = (date,) if date else NAMES if runtime == _RUNTIME else ()
-    if _is_checkpoint(options.path):
-        kind = {"auto": "auto", _RUNTIME: "gemma", "any": "names"}[runtime]
-        with progress(None, "checking") as advance:
-            choices = Choices(options.weights) if options.weights else Choices()
-            findings = list(check_checkpoint(options.path, kind, choices, progress=advance))
-        if options.weights and any(finding.code == "by-name" for finding in findings):
-            what = f"--weights: {options.path!r} is converted by name, every tensor unchanged: leave it out"
-            raise UsageError("needless-flag", what)
-        findings = asked_for(findings, runtimes) if runtimes else findings
-    elif options.weights:
-        raise UsageError(
-            "needless-flag", "--weights is for converting a checkpoint, not for an .sbs file: leave it out"
+    with progress(None, "checking") as advance:
+        done = check(
+            options.path, for_=options.runtime, weights=options.weights, strict=options.strict, progress=advance
         )
-    else:
-        for_runtime = {"auto": None, _RUNTIME: True, "any": False}[runtime]
-        findings = check_file(options.path, for_runtime=for_runtime, runtimes=runtimes)
     tell_abandoned(options.path)
-    line = runtimes_line(findings, runtimes or NAMES)
-    facts = {"runs_in": runs_in(findings, runtimes or NAMES)} if line else {}
-    print_findings(options, options.path, findings, facts)
-    if line and not options.json:
-        print(f"{shown(options.path)}: {line}", file=sys.stderr)
-    return status_of(findings, strict=options.strict)
-
-
-def _is_checkpoint(path: str) -> bool:
-    return os.path.isdir(path) or path.lower().endswith((".safetensors", ".json"))
+    if options.json:
+        print_json(done)
+    else:
+        print_findings(done.input, done.findings)
+        if done.runs:
+            print(f"{shown(done.input)}: {done.runs}", file=sys.stderr)
+    return 0 if done.ok else 1

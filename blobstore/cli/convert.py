@@ -2,29 +2,21 @@
 
 from __future__ import annotations
 
-import os
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from blobstore.checking import check_plan, runs_in, runtimes_line
-from blobstore.checkpoint.beside import has_chat_template, tokenizer_beside
-from blobstore.checkpoint.reader import open_checkpoint
+from blobstore.checking.conversion import convert, preview_conversion
 from blobstore.cli.formatting import shape, shown, size
 from blobstore.cli.output import add_command, add_json, note, output_of, print_json, tell_dry_run
-from blobstore.cli.progress import Stopwatch, progress
+from blobstore.cli.progress import progress
 from blobstore.cli.tables import print_table
-from blobstore.container.layout import MAX_PORTABLE_BLOBS
-from blobstore.converting.choose import KINDS, choose_plan
-from blobstore.converting.gemma_plan import LAYOUTS, WEIGHTS, Choices
-from blobstore.converting.run import run_plan
+from blobstore.converting.choose import KINDS
+from blobstore.converting.gemma_plan import LAYOUTS, WEIGHTS
 from blobstore.errors import UsageError
-from blobstore.gemma.models import specifier_of
 
 if TYPE_CHECKING:
     import argparse
-    from collections.abc import Iterator, Sequence
 
-    from blobstore.checking import Finding
-    from blobstore.converting.plan import Plan
+    from blobstore.checking.conversion import Conversion, ConversionPreview
 
 EXAMPLE = """example:
   blobstore convert gemma-3-270m-it/ -o gemma3-270m-sfp-it.sbs          (a Gemma checkpoint: a file that gemma.cpp runs)
@@ -76,92 +68,54 @@ def run(options: argparse.Namespace) -> int:
     """Run the command."""
     if not options.dry_run and not options.output:
         raise UsageError("no-output", "choose where to write with -o OUT.sbs, or look first with --dry-run")
-    target = output_of(options, options.output) if options.output and not options.dry_run else ""
-    given = {name: getattr(options, name) for name in ("weights", "layout", "wrapping") if getattr(options, name)}
-    choices = Choices(**given)
-    choices.refuse_unusable()
-    with open_checkpoint(options.source) as checkpoint:
-        plan = choose_plan(
-            checkpoint,
-            options.kind,
-            choices,
-            tokenizer=tokenizer_beside(checkpoint, options.tokenizer),
-            chat_template=has_chat_template(checkpoint),
-            max_tensors=MAX_PORTABLE_BLOBS - (options.index == "embedded"),
+    choices = {
+        "as_": options.kind,
+        "weights": options.weights,
+        "layout": options.layout,
+        "wrapping": options.wrapping,
+        "tokenizer": options.tokenizer,
+        "index": options.index,
+    }
+    if options.dry_run:
+        _show(options, preview_conversion(options.source, **choices))
+        return 0
+    target = output_of(options, options.output)
+    with progress(None, "converting") as advance:
+        done = convert(
+            options.source,
+            target,
+            container=options.container,
+            digests=not options.no_digests,
+            progress=advance,
+            **choices,
         )
-        if plan.config is None:
-            _refuse_needless(options)
-        findings = list(check_plan(plan))
-        for text in [*plan.notes, *_warnings(findings)]:
-            note(text)
-        if options.dry_run:
-            _show_plan(plan, findings, as_json=options.json)
-            tell_dry_run(options.output)
-            return 0
-        watch = Stopwatch()
-        with progress(plan.nbytes, "converting") as advance:
-            run_plan(
-                plan,
-                checkpoint,
-                target,
-                version=options.container,
-                index=options.index,
-                digests=not options.no_digests,
-                progress=advance,
-            )
-    if options.output != "-":
-        _report(options, plan, findings, watch.seconds)
+    for text in done.notes:
+        note(text)
+    if options.json:
+        print_json(done)
+    elif done.output is not None:
+        _tell(done)
     return 0
 
 
-def _refuse_needless(options: argparse.Namespace) -> None:
-    """Refuse options that only apply to a conversion for gemma.cpp."""
-    given = [name for name in ("weights", "layout", "wrapping", "tokenizer") if getattr(options, name) is not None]
-    if given:
-        flags = ", ".join(f"--{name}" for name in given)
-        what = f"{flags}: {options.source!r} is converted by name, every tensor unchanged"
-        raise UsageError("needless-flag", f"{what}: leave it out, or --as gemma")
-
-
-def _warnings(findings: Sequence[Finding]) -> Iterator[str]:
-    """Yield the problems that the file will have in gemma.cpp, and the versions that run it correctly."""
-    for finding in findings:
-        if finding.severity != "note":
-            yield f"{finding.code}: {finding.subject}: {finding.message}: {finding.effect}"
-    line = runtimes_line(findings)
-    if line:
-        yield f"the file {line}"
-
-
-def _show_plan(plan: Plan, findings: Sequence[Finding], *, as_json: bool) -> None:
-    if as_json:
-        runs = list(runs_in(findings)) if plan.config else None
-        print_json(plan.to_json() | {"notes": [*plan.notes, *_warnings(findings)], "runs_in": runs})
-        return
-    rows = [(tensor.name, tensor.key, tensor.type, shape(tensor.shape), tensor.nbytes) for tensor in plan.tensors]
-    print_table(("name", "key", "type", "shape", "bytes"), rows, right=("bytes",))
-    for alias in plan.aliases:
-        note(f"{alias.name} is another name for {alias.target}: {alias.why}")
-
-
-def _report(options: argparse.Namespace, plan: Plan, findings: Sequence[Finding], seconds: float) -> None:
-    nbytes = os.stat(options.output).st_size
+def _show(options: argparse.Namespace, preview: ConversionPreview) -> None:
+    for text in preview.notes:
+        note(text)
     if options.json:
-        aliases = [{"name": alias.name, "target": alias.target, "why": alias.why} for alias in plan.aliases]
-        facts: dict[str, Any] = {
-            "source": options.source,
-            "output": options.output,
-            "nbytes": nbytes,
-            "tensors": len(plan.tensors),
-        }
-        facts["model"] = specifier_of(plan.config) if plan.config else None
-        facts["runs_in"] = list(runs_in(findings)) if plan.config else None
-        facts |= {"aliases": aliases, "notes": [*plan.notes, *_warnings(findings)], "seconds": round(seconds, 3)}
-        print_json(facts)
-        return
-    names = len(plan.tensors) + len(plan.extras) + len(plan.parts) + len(plan.aliases)
-    rate = f"{size(plan.nbytes / seconds)}/s" if seconds else "at once"
-    what = f"{specifier_of(plan.config)}, " if plan.config else "by name, not for gemma.cpp, "
-    print(f"{shown(options.output)}: {what}{names} names, {nbytes} bytes, {seconds:.2f} s ({rate})")
-    for alias in plan.aliases:
+        print_json(preview)
+    else:
+        rows = [
+            (tensor.name, tensor.key, tensor.type, shape(tensor.shape), tensor.nbytes) for tensor in preview.tensors
+        ]
+        print_table(("name", "key", "type", "shape", "bytes"), rows, right=("bytes",))
+        for alias in preview.aliases:
+            note(f"{alias.name} is another name for {alias.target}: {alias.why}")
+    tell_dry_run(options.output)
+
+
+def _tell(done: Conversion) -> None:
+    rate = f"{size(done.nbytes / done.seconds)}/s" if done.seconds else "at once"
+    what = f"{done.model}, " if done.model else "by name, not for gemma.cpp, "
+    print(f"{shown(str(done.output))}: {what}{done.names} names, {done.nbytes} bytes, {done.seconds:.2f} s ({rate})")
+    for alias in done.aliases:
         print(f"  {shown(alias.name)} = {shown(alias.target)}: {alias.why}")

@@ -105,7 +105,7 @@ def _tell(facts: dict[str, Any], store: Store, count: int) -> None:
 def _convert(folder: str, path: str, weights: str) -> int:
     """Convert and verify; return the number of wrong tensors, names and blobs."""
     with open_checkpoint(folder) as checkpoint:
-        plan = choose_plan(checkpoint, "auto", Choices(weights), tokenizer=None, chat_template=False)
+        plan = choose_plan(checkpoint, "auto", Choices(weights))
         run_plan(plan, checkpoint, path)
         with blobstore.open(path) as store:
             return sum(1 for verdict in verify(store, plan, checkpoint) if verdict.fault)

@@ -10,11 +10,12 @@ import numpy as np
 
 from blobstore.cli.formatting import shape, shown, size
 from blobstore.cli.newer import tell_newer
-from blobstore.cli.output import add_base, add_command, add_json, note, print_json, refuse_needless_base
+from blobstore.cli.output import add_base, add_command, add_json, note, print_json
 from blobstore.cli.progress import Stopwatch, progress
 from blobstore.cli.tables import print_table
 from blobstore.compare import Tolerance, compare, open_sides
 from blobstore.errors import UsageError
+from blobstore.store.base import refuse_needless_base
 
 if TYPE_CHECKING:
     import argparse

@@ -5,28 +5,18 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING
 
-import blobstore
 from blobstore.cli.formatting import shape, shown, size
-from blobstore.cli.newer import tell_newer
-from blobstore.cli.output import (
-    add_base,
-    add_command,
-    add_json,
-    note,
-    output_of,
-    print_json,
-    refuse_needless_base,
-    tell,
-    tell_dry_run,
-)
-from blobstore.cli.progress import Stopwatch, progress
+from blobstore.cli.output import add_base, add_command, add_json, note, output_of, print_json, tell, tell_dry_run
+from blobstore.cli.progress import progress
 from blobstore.cli.tables import print_table
 from blobstore.errors import UsageError
-from blobstore.exporting.plan import DTYPES, plan_export
-from blobstore.exporting.run import run_export
+from blobstore.exporting.export import export, preview_export
+from blobstore.exporting.plan import DTYPES
 
 if TYPE_CHECKING:
     import argparse
+
+    from blobstore.exporting.export import ExportPreview
 
 EXAMPLE = """example:
   blobstore export model.sbs -o model.safetensors
@@ -71,40 +61,42 @@ def run(options: argparse.Namespace) -> int:
     """Run the command."""
     if not options.dry_run and not options.output:
         raise UsageError("no-output", "choose where to write with -o OUT.safetensors, or look first with --dry-run")
-    watch = Stopwatch()
-    target = output_of(options, options.output) if options.output and not options.dry_run else ""
-    with blobstore.open(options.file, access="read", base=options.base, by=options.by) as store:
-        refuse_needless_base(store)
-        plan = plan_export(
-            store,
-            dtype=options.dtype,
-            materialize_aliases=options.materialize_aliases,
-            max_shard_nbytes=_nbytes(options.max_shard_size) if options.max_shard_size else None,
-        )
-        tell_newer(store.reader)
-        for name, kept in plan.left_out.items():
-            note(f"{name} is the same as {kept} and is left out: --materialize-aliases writes both")
-        tensors = [tensor for shard in plan.shards for tensor in shard]
-        if options.dry_run:
-            if options.json:
-                print_json(
-                    [{"name": tensor.name, "type": tensor.type.name, "shape": list(tensor.shape)} for tensor in tensors]
-                )
-            else:
-                rows = [(tensor.name, tensor.type, shape(tensor.shape), tensor.nbytes) for tensor in tensors]
-                print_table(("name", "type", "shape", "bytes"), rows, right=("bytes",))
-            tell_dry_run(options.output)
-            return 0
-        with progress(plan.nbytes, "exporting") as advance:
-            paths = run_export(plan, store, target, force=options.force, progress=advance)
+    choices = {
+        "dtype": options.dtype,
+        "by": options.by,
+        "materialize_aliases": options.materialize_aliases,
+        "max_shard_nbytes": _nbytes(options.max_shard_size) if options.max_shard_size else None,
+        "base": options.base,
+    }
+    if options.dry_run:
+        output = None if options.output == "-" else options.output
+        _show(options, preview_export(options.file, output, **choices))
+        return 0
+    target = output_of(options, options.output)
+    with progress(None, "exporting") as advance:
+        done = export(options.file, target, force=options.force, progress=advance, **choices)
+    for text in done.notes:
+        note(text)
     if options.json:
-        facts = {"files": paths, "tensors": len(tensors), "nbytes": plan.nbytes, "left_out": plan.left_out}
-        print_json({**facts, "seconds": round(watch.seconds, 3)})
+        print_json(done)
     else:
-        rate = f"{size(plan.nbytes / watch.seconds)}/s"
-        written = ", ".join(shown(path) for path in paths) or "-"
-        tell(f"{written}: {len(tensors)} tensors, {plan.nbytes} bytes, {rate}", output=options.output)
+        rate = f"{size(done.nbytes / done.seconds)}/s" if done.seconds else "at once"
+        written = ", ".join(shown(path) for path in done.files) or "-"
+        tell(f"{written}: {done.tensors} tensors, {done.nbytes} bytes, {rate}", output=options.output)
+        for path in done.removed:
+            tell(f"{shown(path)}: removed, of an earlier export", output=options.output)
     return 0
+
+
+def _show(options: argparse.Namespace, preview: ExportPreview) -> None:
+    for text in preview.notes:
+        note(text)
+    if options.json:
+        print_json(preview)
+    else:
+        rows = [(tensor.name, tensor.type, shape(tensor.shape), tensor.nbytes) for tensor in preview.tensors]
+        print_table(("name", "type", "shape", "bytes"), rows, right=("bytes",))
+    tell_dry_run(options.output)
 
 
 def _nbytes(text: str) -> int:

@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import sys
 from collections import Counter
-from dataclasses import asdict
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from blobstore.cli.formatting import shown
-from blobstore.cli.output import print_json
 from blobstore.gemma.runtimes import NAMES
 
 if TYPE_CHECKING:
@@ -25,25 +23,13 @@ def add_strict(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--strict", action="store_true", help="exit status 1 for warnings as well")
 
 
-def status_of(findings: Sequence[Finding], *, strict: bool) -> int:
-    """Return the exit status: 1 if there is an error, with ``strict`` also for a warning."""
-    counted = ("error", "warning") if strict else ("error",)
-    return 1 if any(finding.severity in counted for finding in findings) else 0
-
-
-def print_findings(
-    options: argparse.Namespace, path: str, findings: Sequence[Finding], facts: dict[str, Any], summary: str = ""
-) -> None:
-    """Print findings: for people on a terminal, as tab-separated lines elsewhere, or as JSON."""
-    if options.json:
-        right = status_of(findings, strict=options.strict) == 0
-        print_json({"path": path, "right": right, **facts, "findings": [asdict(finding) for finding in findings]})
-        return
+def print_findings(path: str, findings: Sequence[Finding], summary: str = "") -> None:
+    """Print findings: for people on a terminal, as tab-separated lines elsewhere."""
     if sys.stdout.isatty():
         _print_for_people(findings)
     else:
         for finding in findings:
-            row = (finding.severity, finding.code, finding.subject, _message(finding), _effect(finding), finding.remedy)
+            row = (finding.severity, finding.code, finding.subject, _message(finding), _effect(finding), finding.fix)
             print("\t".join(shown(cell) for cell in row))
     counts = Counter(finding.severity for finding in findings)
     counted = [
@@ -61,7 +47,7 @@ def _print_for_people(findings: Sequence[Finding]) -> None:
         if counts[finding.code] <= _MOST_SHOWN:
             print(f"{finding.severity}: {shown(finding.code)}: {shown(finding.subject)}: {shown(_message(finding))}")
             print(f"    effect: {shown(_effect(finding))}")
-            print(f"    fix:    {shown(finding.remedy)}")
+            print(f"    fix:    {shown(finding.fix)}")
     for code, count in counts.items():
         if count > _MOST_SHOWN:
             print(f"… and {count - _MOST_SHOWN} more of {code}; --json has all")

@@ -6,10 +6,11 @@ from typing import TYPE_CHECKING
 
 import blobstore
 from blobstore.cli.newer import tell_newer
-from blobstore.cli.output import add_base, add_command, note, output_of, refuse_needless_base
+from blobstore.cli.output import add_base, add_command, note, output_of
 from blobstore.errors import UsageError
 from blobstore.exporting.tensor import write_npy, write_stored
 from blobstore.index.inputs import files_of, refuse_inputs
+from blobstore.store.base import refuse_needless_base
 
 if TYPE_CHECKING:
     import argparse

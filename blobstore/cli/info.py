@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Any
 import blobstore
 from blobstore.cli.abandoned import tell_abandoned
 from blobstore.cli.formatting import size
-from blobstore.cli.newer import newer_texts
 from blobstore.cli.output import add_command, add_json, print_json
 from blobstore.cli.tables import print_fields
 from blobstore.container.keys import CONFIG_KEY, TOC_KEY
@@ -124,6 +123,7 @@ def _runs(store: Store) -> dict[str, Any]:
     if not {CONFIG_KEY, TOC_KEY} & {*store.reader}:
         return {"runs": None, "runs_in": None, "newer": []}
     from blobstore.checking import check_packed, check_runtime, runs_in, runtimes_line  # noqa: PLC0415 (most files are no models)
+    from blobstore.gemma.newer import newer_texts  # noqa: PLC0415
 
     findings = [*check_runtime(store.reader, store.index, tokenizer=False), *check_packed(store.reader, store.index)]
     newer = newer_texts(store.reader)

@@ -8,6 +8,7 @@ import os
 import stat
 import sys
 from contextlib import suppress
+from dataclasses import asdict, is_dataclass
 from typing import TYPE_CHECKING, Any
 
 from blobstore.cli.formatting import shown
@@ -16,8 +17,6 @@ from blobstore.errors import UsageError
 if TYPE_CHECKING:
     from collections.abc import Callable
     from typing import BinaryIO
-
-    from blobstore.store.reader import Store
 
 
 def add_command(
@@ -117,21 +116,10 @@ def tell_dry_run(output: str | None) -> None:
         note(f"a dry run: {'standard output' if output == '-' else output} is not written")
 
 
-def refuse_needless_base(*stores: Store) -> None:
-    """Refuse ``--base`` if none of the files is packed as the difference to another.
-
-    Raises:
-        UsageError: ``needless-base``.
-    """
-    from blobstore.index.metadata import BASE  # noqa: PLC0415 (needs numpy, which --version doesn't)
-
-    if any(store.base_path is not None for store in stores) and not any(BASE in store.metadata for store in stores):
-        paths = ", ".join(dict.fromkeys(repr(store.path) for store in stores))
-        raise UsageError("needless-base", f"{paths}: not packed as the difference to another file: leave out --base")
-
-
 def print_json(value: Any) -> None:  # noqa: ANN401 (JSON is anything)
-    """Print a value as JSON; text that isn't valid UTF-8 is escaped."""
+    """Print a value, or a function's result, as JSON; text that isn't valid UTF-8 is escaped."""
+    if is_dataclass(value) and not isinstance(value, type):
+        value = asdict(value)
     json.dump(value, sys.stdout, indent=1)
     sys.stdout.write("\n")
 

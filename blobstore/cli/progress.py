@@ -10,6 +10,24 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
+    from rich.progress import Progress, TaskID
+
+
+class _Advance:
+    """Advances a bar by bytes; its total may become known later."""
+
+    def __init__(self, bar: Progress | None, task: TaskID | None) -> None:
+        self._bar, self._task = bar, task
+
+    def __call__(self, nbytes: int) -> None:
+        if self._bar is not None and self._task is not None:
+            self._bar.advance(self._task, nbytes)
+
+    def expect(self, nbytes: int) -> None:
+        """Take the total."""
+        if self._bar is not None and self._task is not None:
+            self._bar.update(self._task, total=nbytes)
+
 
 @contextmanager
 def progress(total: int | None, what: str) -> Iterator[Callable[[int], None]]:
@@ -19,7 +37,7 @@ def progress(total: int | None, what: str) -> Iterator[Callable[[int], None]]:
         A function to call with the number of further bytes done.
     """
     if not sys.stderr.isatty():
-        yield lambda _: None
+        yield _Advance(None, None)
         return
     from rich.console import Console
     from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn, TransferSpeedColumn
@@ -27,7 +45,7 @@ def progress(total: int | None, what: str) -> Iterator[Callable[[int], None]]:
     columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TransferSpeedColumn())
     with Progress(*columns, TimeRemainingColumn(), console=Console(stderr=True), transient=True) as bar:
         task = bar.add_task(what, total=total)
-        yield lambda nbytes: bar.advance(task, nbytes)
+        yield _Advance(bar, task)
 
 
 @contextmanager

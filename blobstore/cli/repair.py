@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import os
-from enum import IntEnum
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from blobstore.checking.repair import repair
 from blobstore.cli.formatting import shown
-from blobstore.cli.output import add_command, add_json, output_of, print_json, refuse_same, tell
+from blobstore.cli.output import add_command, add_json, output_of, print_json, refuse_same, tell, tell_dry_run
 from blobstore.cli.progress import progress
 
 if TYPE_CHECKING:
@@ -38,26 +36,23 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
 
 def run(options: argparse.Namespace) -> int:
     """Run the command."""
-    target = output_of(options, options.output) if options.output and not options.dry_run else options.output
-    refuse_same(target, options.file, "without -o it is replaced")
-    with progress(os.stat(options.file).st_size, "writing") as advance:
-        done = repair(options.file, target, write=not options.dry_run, progress=advance)
-    changes = {name: (_plain(old), _plain(new)) for name, (old, new) in done.changes.items()}
-    written = (bool(changes) or options.output is not None) and not options.dry_run
+    target = None if options.output is None or options.dry_run else output_of(options, options.output)
+    refuse_same(options.output, options.file, "without -o it is replaced")
+    with progress(None, "writing") as advance:
+        done = repair(options.file, target, dry_run=options.dry_run, progress=advance)
     if options.json:
-        fields = {name: {"from": old, "to": new} for name, (old, new) in changes.items()}
-        print_json({"input": options.file, "output": done.path if written else None, "changes": fields})
+        print_json(done)
         return 0
-    if not changes:
-        state = f"nothing to repair, {f'copied to {shown(done.path)}' if written else 'nothing written'}"
-        tell(f"{shown(options.file)}: {state}", output=options.output or "")
-        return 0
-    for name, (old, new) in changes.items():
-        tell(f"config.{name}: {shown(str(old))} → {shown(str(new))}", output=options.output or "")
-    state = "repaired, no tensor has changed" if written else "nothing written"
-    tell(f"{shown(done.path)}: {state}", output=options.output or "")
+    output = "" if options.dry_run else options.output or ""  # a dry run leaves standard output to the lines below
+    for name, (old, new) in done.changes.items():
+        tell(f"config.{name}: {shown(str(old))} → {shown(str(new))}", output=output)
+    written = (bool(done.changes) or options.output is not None) and not options.dry_run
+    if done.changes:
+        state = "repaired, no tensor has changed" if written else "nothing written"
+    else:
+        state = f"nothing to repair, {f'copied to {shown(options.output)}' if written else 'nothing written'}"
+    path = options.output if written and done.changes and options.output else options.file
+    tell(f"{shown(path)}: {state}", output=output)
+    if options.dry_run:
+        tell_dry_run(options.output)
     return 0
-
-
-def _plain(value: Any) -> Any:  # noqa: ANN401 (a field's value)
-    return value.name if isinstance(value, IntEnum) else value

@@ -7,9 +7,10 @@ from typing import TYPE_CHECKING
 
 import blobstore
 from blobstore.cli.formatting import shown, size
-from blobstore.cli.output import add_base, add_command, add_json, output_of, print_json, refuse_needless_base, tell
+from blobstore.cli.output import add_base, add_command, add_json, output_of, print_json, tell
 from blobstore.cli.progress import Stopwatch, progress
 from blobstore.packing.unpack import original_of, unpack
+from blobstore.store.base import refuse_needless_base
 
 if TYPE_CHECKING:
     import argparse

@@ -2,44 +2,20 @@
 
 from __future__ import annotations
 
-import json
-import os
 from collections import Counter
-from contextlib import suppress
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-import blobstore
-from blobstore.checking import verify_file
-from blobstore.checkpoint.beside import has_chat_template, tokenizer_beside
-from blobstore.checkpoint.reader import open_checkpoint
-from blobstore.cli.findings import add_strict, print_findings, status_of
+from blobstore.checking.verification import verify
+from blobstore.cli.findings import add_strict, print_findings
 from blobstore.cli.formatting import shown, size
-from blobstore.cli.output import (
-    add_base,
-    add_command,
-    add_json,
-    note,
-    output_of,
-    print_json,
-    refuse_needless_base,
-    tell,
-)
-from blobstore.cli.progress import Stopwatch, progress
-from blobstore.converting.verify import plan_again, verify
-from blobstore.errors import FormatError, UsageError
-from blobstore.fileio.atomic import write_file
-from blobstore.fileio.hashing import file_digest
-from blobstore.fileio.threads import check_workers
-from blobstore.index.inputs import files_of
-from blobstore.index.metadata import CHOICES
+from blobstore.cli.output import add_base, add_command, add_json, note, output_of, print_json, tell
+from blobstore.cli.progress import progress
+from blobstore.errors import UsageError
 
 if TYPE_CHECKING:
     import argparse
-    from typing import BinaryIO
 
-    from blobstore.checkpoint.reader import Checkpoint
-    from blobstore.converting.verify import Verdict
-    from blobstore.store.reader import Store
+    from blobstore.checking.verification import Verification
 
 TEXT = "Verify a file against its own digests, or against the checkpoint that it was made from."
 EXAMPLE = """example:
@@ -69,7 +45,7 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
     source = parser.add_argument_group("against the source")
     source.add_argument("--against", metavar="SRC", help="the checkpoint: a file or folder, as for convert")
     source.add_argument("--tokenizer", metavar="FILE", help="tokenizer.model, if it isn't beside SRC")
-    source.add_argument("--list", action="store_true", help="print a line for each tensor")
+    source.add_argument("--list", action="store_true", help="print a line for each tensor (--json has them all)")
     source.add_argument(
         "--receipt",
         metavar="OUT",
@@ -80,114 +56,47 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
 
 def run(options: argparse.Namespace) -> int:
     """Run the command."""
-    alone = options.quick or options.values or options.strict or options.workers is not None
-    with_source = options.tokenizer is not None or options.list or options.receipt is not None
-    if options.against is None and with_source:
-        raise UsageError("no-source", "--tokenizer, --list and --receipt go with --against SRC")
-    if options.against is not None and alone:
-        raise UsageError("two-ways", "--quick, --values, --workers and --strict don't go with --against")
-    if options.base is not None and not (options.values or options.against):
-        raise UsageError("needless-base", "--base goes with --values or --against: digests are of the stored bytes")
-    if options.quick and options.workers is not None:
-        raise UsageError(
-            "needless-flag", "--workers is for comparing digests, which --quick leaves out: leave out one of them"
+    if options.list and options.against is None:
+        raise UsageError("no-source", "--list goes with --against SRC")
+    receipt = output_of(options, options.receipt) if options.receipt is not None else None
+    with progress(None, "verifying") as advance:
+        done = verify(
+            options.file,
+            against=options.against,
+            quick=options.quick,
+            values=options.values,
+            strict=options.strict,
+            workers=options.workers,
+            base=options.base,
+            tokenizer=options.tokenizer,
+            receipt=receipt,
+            progress=advance,
         )
-    check_workers(options.workers)
-    return _verify_alone(options) if options.against is None else _verify_against(options)
-
-
-def _verify_alone(options: argparse.Namespace) -> int:
-    watch = Stopwatch()
-    if options.base is not None:
-        with suppress(FormatError), blobstore.open(options.file, access="read", base=options.base) as store:
-            refuse_needless_base(store)
-    done = verify_file(
-        options.file,
-        quick=options.quick,
-        values=options.values,
-        base=options.base,
-        workers=options.workers,
-        bar=progress,
-    )
-    summary = ""
-    if done.blobs:
-        rate = f"{size(done.nbytes / watch.seconds)}/s" if watch.seconds else "at once"
-        summary = f" ({done.blobs} blobs of {size(done.nbytes)} against their SHA-256, {rate})"
-    facts = {"blobs": done.blobs, "nbytes": done.nbytes, "seconds": round(watch.seconds, 3)}
-    print_findings(options, options.file, done.findings, facts, summary)
-    return status_of(done.findings, strict=options.strict)
-
-
-def _verify_against(options: argparse.Namespace) -> int:
-    watch = Stopwatch()
-    receipt = output_of(options, options.receipt) if options.receipt is not None else ""
-    with (
-        blobstore.open(options.file, access="read", base=options.base) as store,
-        open_checkpoint(options.against) as checkpoint,
-    ):
-        refuse_needless_base(store)
-        plan = plan_again(
-            store,
-            checkpoint,
-            tokenizer=tokenizer_beside(checkpoint, options.tokenizer),
-            chat_template=has_chat_template(checkpoint),
-        )
-        checkpoint.refuse_as_outputs(receipt or None, except_ours=False, also=files_of(options.file, options.base))
-        for text in checkpoint.notes:
-            note(text)
-        with progress(plan.nbytes, "verifying") as advance:
-            verdicts = list(verify(store, plan, checkpoint, progress=advance))
-        faults = [verdict for verdict in verdicts if verdict.fault]
-        facts = {
-            "file": options.file,
-            "against": options.against,
-            "right": not faults,
-            "compared": len(verdicts),
-            "nbytes": sum(verdict.nbytes for verdict in verdicts),
-            "faults": [{"name": verdict.name, "fault": verdict.fault} for verdict in faults],
-        }
-        if receipt:
-            text = json.dumps(_receipt(facts, store, checkpoint), indent=1)  # ASCII: file names may be any bytes
-            _write_receipt(text.encode() + b"\n", receipt)
+    for text in done.notes:
+        note(text)
     if options.json:
-        print_json(facts)
+        print_json(done)
+    elif done.against is None:
+        print_findings(done.input, done.findings, _summary(done))
     else:
-        _tell(options, verdicts, watch.seconds)
-    return 1 if faults else 0
+        _tell(options, done)
+    return 0 if done.ok else 1
 
 
-def _write_receipt(raw: bytes, target: str | BinaryIO) -> None:
-    if isinstance(target, str):
-        write_file(target, raw)
-    else:
-        target.write(raw)
+def _summary(done: Verification) -> str:
+    if not done.compared:
+        return ""
+    rate = f"{size(done.nbytes / done.seconds)}/s" if done.seconds else "at once"
+    return f" ({done.compared} blobs of {size(done.nbytes)} against their SHA-256, {rate})"
 
 
-def _tell(options: argparse.Namespace, verdicts: list[Verdict], seconds: float) -> None:
-    faults = [verdict for verdict in verdicts if verdict.fault]
-    for verdict in verdicts if options.list else faults:
+def _tell(options: argparse.Namespace, done: Verification) -> None:
+    for verdict in done.verdicts if options.list else done.faults:
         state = "WRONG" if verdict.fault else "ok"
         row = f"{state}\t{verdict.how}\t{shown(verdict.name)}\t{shown(verdict.fault) or verdict.nbytes}"
         tell(row, output=options.receipt or "")
-    how = Counter(verdict.how for verdict in verdicts)
+    how = Counter(verdict.how for verdict in done.verdicts)
     counted = f"{how['copied']} copied, {how['encoded']} encoded, {how['name']} other names, {how['blob']} blobs"
-    state = f"{len(faults)} of {len(verdicts)} are wrong" if faults else "everything matches the source"
-    nbytes = size(sum(verdict.nbytes for verdict in verdicts))
-    text = f"{shown(options.file)}: {state} ({counted}; {nbytes} in {seconds:.1f} s)"
+    state = f"{len(done.faults)} of {done.compared} are wrong" if done.faults else "everything matches the source"
+    text = f"{shown(done.input)}: {state} ({counted}; {size(done.nbytes)} in {done.seconds:.1f} s)"
     tell(text, output=options.receipt or "")
-
-
-def _receipt(facts: dict[str, Any], store: Store, checkpoint: Checkpoint) -> dict[str, Any]:
-    return {
-        "blobstore": blobstore.__version__,
-        "source": [{"file": os.path.basename(path), "sha256": file_digest(path).hex()} for path in checkpoint.paths],
-        "target": {
-            "file": os.path.basename(store.path),
-            "nbytes": store.reader.file_size,
-            "sha256": file_digest(store.path).hex(),
-        },
-        "choices": json.loads(store.metadata.get(CHOICES, "null")),
-        "verified": facts["right"],
-        "compared": facts["compared"],
-        "faults": facts["faults"],
-    }

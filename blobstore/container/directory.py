@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from blobstore.container import layout
+from blobstore.container.foreign import HEAD_NBYTES, foreign_format
 from blobstore.container.keys import decode_key
 from blobstore.container.layout import BLOB_ALIGN, FILE_ALIGN, HEADER, KEY_NBYTES, MAGIC, MAX_BLOBS, RECORD_NBYTES
 from blobstore.errors import FormatError, TruncatedError
@@ -26,17 +27,6 @@ if TYPE_CHECKING:
 
     Read = Callable[[int, int], bytes | memoryview]
 
-_FOREIGN = {
-    b"GGUF": "this is a GGUF file",
-    b"PK\3\4": "this is a zip file (npz or a PyTorch checkpoint?)",
-    b"\x89HDF": "this is an HDF5 file",
-    b"SBSI": "this is an external name index, open the file beside it",
-    b"\x28\xb5\x2f\xfd": "this is a zstd file, decompress it first",
-    b"\x1f\x8b": "this is a gzip file, decompress it first",
-    b"<!DO": "this is a web page, not the download",
-    b"<htm": "this is a web page, not the download",
-    b"version h": "this is a Git LFS pointer, fetch the file itself",
-}
 _FEW = 64  # look-ups that cost less than sorting the keys
 _MIX_LOW, _MIX_HIGH = np.uint64(0x9E3779B97F4A7C15), np.uint64(0xC2B2AE3D27D4EB4F)  # odd, otherwise arbitrary
 
@@ -179,7 +169,7 @@ def _locate(read: Read, file_size: int) -> tuple[int, int, int]:
     head = bytes(read(0, HEADER.size))
     magic, count, stated = HEADER.unpack(head)
     if magic != MAGIC:
-        raise FormatError("bad-magic", _foreign(head), 0)
+        raise FormatError("bad-magic", _foreign(bytes(read(0, min(HEAD_NBYTES, file_size)))), 0)
     version, at = (1, 0) if count else (2, file_size - HEADER.size)
     if version == 2:
         if stated != FILE_ALIGN:
@@ -291,7 +281,8 @@ def _mix(keys: npt.NDArray[np.bytes_]) -> npt.NDArray[np.uint64]:
 def _foreign(head: bytes) -> str:
     magic = int.from_bytes(head[:4], "little")
     text = head[:4].decode("ascii") if head[:4].isalnum() else head[:4].hex(" ")
-    hint = next((f": {what}" for beginning, what in _FOREIGN.items() if head.startswith(beginning)), "")
+    known = foreign_format(head)
+    hint = f": this is {known}" if known else ""
     if not hint and head[8:9] == b"{":
         hint = ": this is a safetensors file, use blobstore convert"
     return f"expected 0x{MAGIC:08X} (SBS), found 0x{magic:08X} ({text}) at offset 0{hint}"

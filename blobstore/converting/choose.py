@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from blobstore.checkpoint.beside import has_chat_template, tokenizer_beside
 from blobstore.container.layout import MAX_PORTABLE_BLOBS
 from blobstore.converting.gemma_plan import Choices, is_gemma, looks_like_gemma, plan_for_gemma
 from blobstore.converting.plan import Plan, plan_by_name
-from blobstore.errors import CheckpointError
+from blobstore.errors import CheckpointError, UsageError
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
     from blobstore.checkpoint.reader import Checkpoint
 
 KINDS = ("auto", "gemma", "names")
@@ -20,8 +23,8 @@ def choose_plan(
     kind: str,
     choices: Choices,
     *,
-    tokenizer: bytes | None,
-    chat_template: bool,
+    tokenizer: str | None = None,
+    stored_tokenizer: bytes | None = None,
     max_tensors: int = MAX_PORTABLE_BLOBS - 1,
 ) -> Plan:
     """Plan a conversion.
@@ -30,17 +33,33 @@ def choose_plan(
         checkpoint: Open.
         kind: ``gemma`` for gemma.cpp, ``names`` by name; ``auto`` for gemma.cpp when it is a Gemma checkpoint.
         choices: For gemma.cpp.
-        tokenizer: As `plan_for_gemma` takes it.
-        chat_template: As `plan_for_gemma` takes it.
+        tokenizer: Path of a ``tokenizer.model``, by default the one beside the checkpoint. It is read only for
+            gemma.cpp: files by name have none.
+        stored_tokenizer: Taken where there is no other.
         max_tensors: As `plan_by_name` takes it.
 
     Raises:
         CheckpointError: It can't be converted; the message says everything that is wrong. ``adapter`` for LoRA
             adapters; as `plan_for_gemma` and `plan_by_name`.
+        UsageError: ``not-a-tokenizer``; ``needless-flag`` for a tokenizer that isn't used.
+        OSError: The tokenizer can't be read.
     """
     if kind == "gemma" or (kind == "auto" and (is_gemma(checkpoint) or looks_like_gemma(checkpoint))):
-        return plan_for_gemma(checkpoint, choices, tokenizer=tokenizer, chat_template=chat_template)
+        raw = tokenizer_beside(checkpoint, tokenizer)
+        template = has_chat_template(checkpoint)
+        return plan_for_gemma(
+            checkpoint, choices, tokenizer=stored_tokenizer if raw is None else raw, chat_template=template
+        )
     if kind == "auto" and any(".lora_" in name for name in checkpoint.tensors):
         what = "these are LoRA adapters: merge them into the model first (merge_and_unload); --as names keeps them"
         raise CheckpointError("adapter", what)
+    if tokenizer is not None:
+        raise needless_flags(["tokenizer"], checkpoint.path)
     return plan_by_name(checkpoint, max_tensors=max_tensors)
+
+
+def needless_flags(names: Iterable[str], path: str) -> UsageError:
+    """Return the error for options that only a conversion for gemma.cpp has."""
+    flags = ", ".join(f"--{name}" for name in names)
+    what = f"{flags}: {path!r} is converted by name, every tensor unchanged"
+    return UsageError("needless-flag", f"{what}: leave it out, or --as gemma")

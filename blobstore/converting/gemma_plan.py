@@ -16,7 +16,7 @@ from blobstore.converting.gemma_families import family_of
 from blobstore.converting.gemma_recognise import Recognised, recognise
 from blobstore.converting.gemma_sources import Sources, foreign_tensors
 from blobstore.converting.pieces import Piece, rows_of
-from blobstore.converting.plan import Plan, PlannedAlias, PlannedPart, PlannedTensor, refusal
+from blobstore.converting.plan import Plan, PlannedAlias, PlannedPart, PlannedTensor, plan_begun, refusal
 from blobstore.errors import Fault, UsageError
 from blobstore.gemma.enums import WeightType, Wrapping
 from blobstore.gemma.models import is_gemma3
@@ -93,7 +93,8 @@ def plan_for_gemma(checkpoint: Checkpoint, choices: Choices, *, tokenizer: bytes
     faults = _faults(config, sources)
     if faults:
         raise refusal(faults)
-    plan = Plan(metadata=dict(checkpoint.metadata), notes=[*checkpoint.notes, *recognised.notes])
+    plan = plan_begun(checkpoint)
+    plan.notes += recognised.notes
     plan.config, plan.tokenizer = config, tokenizer
     plan.notes.append(f"wrapping {wrapping.name.lower()}: {why}")
     plan.notes += _notes(plan, choices)

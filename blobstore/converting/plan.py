@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from blobstore.container.layout import MAX_PORTABLE_BLOBS
 from blobstore.errors import CheckpointError, Fault, UsageError
-from blobstore.gemma.models import specifier_of
 from blobstore.index import shape_fault
+from blobstore.index.metadata import OWN_METADATA, foreign_metadata
 from blobstore.index.names import encode_name, key_for
 
 if TYPE_CHECKING:
@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from blobstore.gemma.config import ModelConfig
 
 _SHOWN = 8
+_SHOWN_TEXT = 200
 _FAULTS_SHOWN = 20
 # How exporters name the embedding, longest first; the head has _HEAD in the same place.
 _EMBEDDINGS = (
@@ -61,7 +62,17 @@ class PlannedPart:
 
 @dataclass(frozen=True)
 class PlannedAlias:
-    """Another name for a planned tensor, and the reason."""
+    """Another name for a planned tensor, and the reason.
+
+    Attributes:
+        name: The other name.
+        target: The tensor's own.
+        why: Why they are the same tensor.
+
+    Example:
+        >>> blobstore.preview_conversion("checkpoint").aliases[0].name
+        'lm_head.weight'
+    """
 
     name: str
     target: str
@@ -103,36 +114,6 @@ class Plan:
         listed = {tensor.name for tensor in [*self.tensors, *self.extras]} | {part.name for part in self.parts}
         return [alias for alias in self.aliases if alias.target in listed]
 
-    def to_json(self) -> dict[str, Any]:
-        """Return the plan as JSON values."""
-        return {
-            "model": specifier_of(self.config) if self.config else None,
-            "wrapping": self.config.wrapping.name.lower() if self.config else None,
-            "tensors": [_tensor_json(tensor) for tensor in self.tensors],
-            "extras": [_tensor_json(tensor) for tensor in self.extras],
-            "parts": [
-                {"name": part.name, "in": part.target, "offset": part.offset, "shape": list(part.shape)}
-                for part in self.parts
-            ],
-            "aliases": [{"name": alias.name, "target": alias.target, "why": alias.why} for alias in self.aliases],
-            "metadata": self.metadata,
-            "notes": self.notes,
-            "nbytes": self.nbytes,
-        }
-
-
-def _tensor_json(tensor: PlannedTensor) -> dict[str, Any]:
-    value: dict[str, Any] = {
-        "name": tensor.name,
-        "key": tensor.key,
-        "type": tensor.type.name,
-        "shape": list(tensor.shape),
-        "nbytes": tensor.nbytes,
-    }
-    if tensor.pieces:
-        value["pieces"] = [asdict(piece) for piece in tensor.pieces]
-    return value
-
 
 def plan_by_name(checkpoint: Checkpoint, *, max_tensors: int = MAX_PORTABLE_BLOBS - 1) -> Plan:
     """Plan a file in which every tensor keeps its name, its type and its bytes.
@@ -149,7 +130,7 @@ def plan_by_name(checkpoint: Checkpoint, *, max_tensors: int = MAX_PORTABLE_BLOB
     """
     if not checkpoint.tensors:
         raise CheckpointError("no-tensors", f"{checkpoint.path!r} has no tensors")
-    plan = Plan(metadata=dict(checkpoint.metadata), notes=list(checkpoint.notes))
+    plan = plan_begun(checkpoint)
     plan.aliases = _tied(checkpoint)
     aliased = {alias.name for alias in plan.aliases}
     problems: list[str] = []
@@ -170,6 +151,16 @@ def plan_by_name(checkpoint: Checkpoint, *, max_tensors: int = MAX_PORTABLE_BLOB
         raise CheckpointError("too-many-tensors", f"{len(owners)} tensors: the file can hold {max_tensors}")
     if not owners:
         raise CheckpointError("no-tensors", f"{checkpoint.path!r} has only tensors without elements")
+    return plan
+
+
+def plan_begun(checkpoint: Checkpoint) -> Plan:
+    """Return a plan with the checkpoint's notes and metadata, without keys that only this project writes."""
+    plan = Plan(metadata=foreign_metadata(checkpoint.metadata), notes=list(checkpoint.notes))
+    left_out = sorted({*checkpoint.metadata} - {*plan.metadata})
+    if left_out:
+        what = f"metadata {', '.join(left_out)[:_SHOWN_TEXT]} is left out"
+        plan.notes.append(f"{what}: keys that begin with {OWN_METADATA!r} are blobstore's own")
     return plan
 
 

@@ -47,6 +47,11 @@ class Verdict:
         how: ``copied`` (the source's bytes), ``encoded`` (encoded again and compared), ``name`` or ``blob``.
         fault: What is wrong; empty when nothing is.
         nbytes: How many bytes were compared.
+
+    Example:
+        >>> done = blobstore.convert("checkpoint", "converted.sbs", weights="bf16")
+        >>> blobstore.verify("converted.sbs", against="checkpoint").verdicts[0].how
+        'copied'
     """
 
     name: str
@@ -55,8 +60,13 @@ class Verdict:
     nbytes: int
 
 
-def plan_again(store: Store, checkpoint: Checkpoint, *, tokenizer: bytes | None, chat_template: bool) -> Plan:
+def plan_again(store: Store, checkpoint: Checkpoint, tokenizer: str | None = None) -> Plan:
     """Plan the conversion again that a file says it was made by.
+
+    Args:
+        store: The file, open.
+        checkpoint: Its source, open.
+        tokenizer: Path of the ``tokenizer.model``, by default the one beside the source, else the file's own.
 
     Raises:
         UsageError: ``not-converted`` when the file doesn't say how it was made.
@@ -67,11 +77,9 @@ def plan_again(store: Store, checkpoint: Checkpoint, *, tokenizer: bytes | None,
         if store.config is not None:
             what = "was not converted by blobstore, or by an older version: it doesn't say with which choices"
             raise UsageError("not-converted", f"{store.path!r} {what}")
-        return choose_plan(checkpoint, "names", Choices(), tokenizer=None, chat_template=False)
+        return choose_plan(checkpoint, "names", Choices(), tokenizer=tokenizer)
     choices = _choices(store.path, text)
-    if tokenizer is None and store.tokenizer is not None:
-        tokenizer = store.tokenizer  # the one that was given with --tokenizer
-    return choose_plan(checkpoint, "gemma", choices, tokenizer=tokenizer, chat_template=chat_template)
+    return choose_plan(checkpoint, "gemma", choices, tokenizer=tokenizer, stored_tokenizer=store.tokenizer)
 
 
 def _choices(path: str, text: str) -> Choices:

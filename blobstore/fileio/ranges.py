@@ -95,6 +95,13 @@ def reporting(pieces: Iterable[Piece], progress: Progress) -> Iterator[Piece]:
         progress(piece.nbytes)
 
 
+def expect(progress: Progress, nbytes: int) -> None:
+    """Tell how many bytes `progress` will be called with in all, if it has a method ``expect`` for that, as bars do."""
+    told = getattr(progress, "expect", None)
+    if told is not None:
+        told(nbytes)
+
+
 def flat_bytes(data: Buffer) -> memoryview:
     """View bytes-like data, or an array in C order, as flat bytes. No copy.
 

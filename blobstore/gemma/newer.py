@@ -52,6 +52,13 @@ def newer_in(blobs: Mapping[str, memoryview]) -> list[Newer]:
     return [item for item in newer if item.code != "newer-fields"]  # runtimes may ignore these
 
 
+def newer_texts(blobs: Mapping[str, memoryview]) -> list[str]:
+    """Return a line for each thing in a model's file that some version of gemma.cpp can't read."""
+    if CONFIG_KEY not in blobs and TOC_KEY not in blobs:
+        return []
+    return [f"{newer.message}: newer than gemma.cpp {', '.join(newer.runtimes)}" for newer in newer_in(blobs)]
+
+
 def _without(reads: Callable[[Runtime], bool]) -> tuple[str, ...]:
     """Return the names of the runtimes that don't read something."""
     return tuple(runtime.name for runtime in RUNTIMES if not reads(runtime))

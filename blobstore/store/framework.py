@@ -38,7 +38,7 @@ def import_extra(name: str) -> ModuleType:
     except ModuleNotFoundError as error:
         if error.name != name:
             raise
-        fix = f"pip install 'gemma-blobstore[{name}]'"
+        fix = f"pip install {name}"
         raise MissingExtraError("missing-extra", f"blobstore.{name} needs {name}: {fix}") from error
 
 

@@ -256,7 +256,17 @@ OTHER_CODES = {
     "index",
     "packed",
 }
-CONTENT_CODES = {"damaged-blob", "no-digests", "no-digest", "not-a-number", "infinite", "reserved-code", "undecodable"}
+BASE_CODES = {"needs-base", "wrong-base"}  # tests/cli/test_pack.py
+CONTENT_CODES = {
+    "damaged-blob",
+    "no-digests",
+    "no-digest",
+    "not-a-number",
+    "infinite",
+    "reserved-code",
+    "undecodable",
+    *BASE_CODES,
+}
 INVALID = {fact["reason"]: fact for fact in load_manifest()["invalid"] if fact.get("stored", True)}
 CONTAINER_CODES = {code for code in CODES if code in INVALID}
 
@@ -275,7 +285,7 @@ def test_what_the_runtime_cannot_take_is_found(tmp_path: Path, model: Blobs, cod
     asked = CODES[code].asked
     assert finding.severity == (CODES[code].severity if asked is None else asked)
     assert finding.effect
-    assert finding.remedy
+    assert finding.fix
 
 
 def test_too_many_layers_are_counted(tmp_path: Path, model: Blobs) -> None:
@@ -317,7 +327,7 @@ def test_a_file_that_does_not_open_is_one_finding(fact: dict[str, Any]) -> None:
         finding = next(finding for finding in found if finding.severity == "error")
         assert finding.code == fact["reason"]
         assert finding.effect
-        assert finding.remedy
+        assert finding.fix
 
 
 @pytest.mark.parametrize("fact", load_manifest()["verify"], ids=lambda fact: fact["file"])
@@ -379,7 +389,7 @@ def test_which_machines_stop_at_a_vocabulary_is_told(tmp_path: Path, model: Blob
     (finding,) = (finding for finding in found if finding.code == "vocabulary")
     assert finding.severity == "error"
     assert finding.effect.endswith(where)
-    assert "pad the embedding" in finding.remedy
+    assert "pad the embedding" in finding.fix
 
 
 @pytest.mark.parametrize(
@@ -495,5 +505,5 @@ def test_a_checkpoint_that_does_not_open_is_one_finding(tmp_path: Path, wrong: s
 
 def test_the_page_of_findings_has_every_code_as_it_is() -> None:
     rows = set((ROOT / "spec" / "findings.md").read_text().splitlines())
-    expected = {f"| `{code}` | {kind.severity} | {kind.effect} | {kind.remedy} |" for code, kind in CODES.items()}
+    expected = {f"| `{code}` | {kind.severity} | {kind.effect} | {kind.fix} |" for code, kind in CODES.items()}
     assert {row for row in rows if row.startswith("| `")} == expected

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import threading
-from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 import ml_dtypes
@@ -19,7 +18,7 @@ from blobstore.container.reader import BlobReader
 from tests.tensor_strategies import Model, models
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable
     from pathlib import Path
 
     import numpy.typing as npt
@@ -213,39 +212,31 @@ def test_all_damage_is_found_in_the_order_of_the_file(tmp_path: Path, workers: i
 def test_progress_is_told_of_every_byte(tmp_path: Path) -> None:
     path = tmp_path / "m.sbs"
     blobstore.save_file({f"t{i}": np.ones(3_000_000 * i, np.uint8) for i in range(1, 4)}, path)
-    bars: list[tuple[str, int, list[int]]] = []
-    lock = threading.Lock()
+    steps: list[int] = []
+    totals: list[int] = []
 
-    @contextmanager
-    def bar(total: int, what: str) -> Iterator[Callable[[int], None]]:
-        steps: list[int] = []
-        bars.append((what, total, steps))
+    class Bar:
+        def __call__(self, nbytes: int) -> None:
+            steps.append(nbytes)  # from several threads
 
-        def advance(nbytes: int) -> None:
-            with lock:
-                steps.append(nbytes)
+        def expect(self, nbytes: int) -> None:
+            totals.append(nbytes)
 
-        yield advance
-
-    done = verify_file(path, values=True, bar=bar)
+    done = verify_file(path, values=True, progress=Bar())
     assert done.nbytes == 18_000_000
-    assert [(total, sum(steps)) for _, total, steps in bars] == [(18_000_000, 18_000_000)] * 2
-    assert len(bars[0][2]) > 3
+    assert (totals, sum(steps)) == ([18_000_000, 36_000_000], 36_000_000)
+    assert len(steps) > 6
 
 
 def test_a_reader_that_is_interrupted_stops_at_once(tmp_path: Path) -> None:
     path = tmp_path / "m.sbs"
     blobstore.save_file({f"t{i}": np.ones(9_000_000, np.uint8) for i in range(4)}, path)
 
-    @contextmanager
-    def bar(_total: int, _what: str) -> Iterator[Callable[[int], None]]:
-        def stop(_nbytes: int) -> None:
-            raise KeyboardInterrupt
-
-        yield stop
+    def stop(_nbytes: int) -> None:
+        raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        verify_file(path, bar=bar)
+        verify_file(path, progress=stop)
     assert not [thread for thread in threading.enumerate() if thread.name.startswith("blobstore")]
 
 

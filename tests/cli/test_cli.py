@@ -638,8 +638,9 @@ def test_convert_as_json_tells_what_was_done(cli: Cli, tmp_path: Path, checkpoin
     done = cli("convert", checkpoint, "-o", tmp_path / "out.sbs", "--json")
     assert done.status == 0
     assert done.json == {
-        "source": str(checkpoint),
+        "input": str(checkpoint),
         "output": str(tmp_path / "out.sbs"),
+        "names": 3,
         "nbytes": (tmp_path / "out.sbs").stat().st_size,
         "tensors": 2,
         "aliases": [{"name": HEAD, "target": EMBEDDING, "why": done.json["aliases"][0]["why"]}],
@@ -1078,7 +1079,7 @@ def test_an_interrupt_is_one_line(cli: Cli, checkpoint: Path, monkeypatch: pytes
     def interrupted(*_: object, **__: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("blobstore.cli.convert.run_plan", interrupted)
+    monkeypatch.setattr("blobstore.cli.convert.convert", interrupted)
     done = cli("convert", checkpoint, "-o", checkpoint.parent / "out.sbs")
     assert done.status == 130
     one_line(done, "interrupted")

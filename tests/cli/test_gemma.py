@@ -307,7 +307,7 @@ def test_a_dry_run_of_an_export_writes_nothing(cli: Cli, tmp_path: Path, folder:
     done = cli("export", tmp_path / "out.sbs", "--dry-run", *(["--json"] if as_json else []))
     shapes = small_recipe("gemma3").shapes()
     if as_json:
-        assert {tensor["name"]: tuple(tensor["shape"]) for tensor in json.loads(done.out)} == shapes
+        assert {tensor["name"]: tuple(tensor["shape"]) for tensor in json.loads(done.out)["tensors"]} == shapes
     else:
         assert {line.split("\t")[0] for line in done.out.splitlines()} >= set(shapes)
     assert snapshot(tmp_path) == before

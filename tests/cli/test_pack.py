@@ -74,8 +74,11 @@ def test_every_command_that_reads_tensors_takes_a_base(cli: Cli, store: Path, tu
     with blobstore.open(tuned) as opened:
         assert np.array_equal(np.load(tmp_path / "w.npy"), opened[WIDE].astype(np.float32))
     assert cli("diff", tmp_path / "p.safetensors", tuned).status == 0
-    assert "undecodable" in cli("verify", packed, "--values").out
-    assert "undecodable" not in cli("verify", packed, "--values", "--base", store).out
+    for given, code in (((), "needs-base"), (("--base", tuned), "wrong-base")):
+        done = cli("verify", packed, "--values", *given)
+        assert (done.status, [row[1] for row in done.rows]) == (1, [code])
+        assert "--base" in done.out
+    assert cli("verify", packed, "--values", "--base", store).status == 0
     check_refused(cli(*commands["diff"], "--base", tuned), 2, "wrong-base")
     source = tmp_path / "p.safetensors"
     for needless in (("verify", packed), ("verify", packed, "--quick"), ("diff", source, source)):
@@ -126,8 +129,8 @@ def test_a_difference_needs_its_base(cli: Cli, store: Path, tmp_path: Path) -> N
     check_refused(cli("unpack", packed, "-o", back), 2, "needs-base")
     assert not back.exists()
     verified = cli("verify", packed, "--values", "--json")
-    assert verified.status == 0
-    assert {finding["code"] for finding in verified.json["findings"]} == {"undecodable"}
+    assert verified.status == 1
+    assert [finding["code"] for finding in verified.json["findings"]] == ["needs-base"]
     assert cli("unpack", packed, "-o", back, "--base", store).status == 0
     assert back.read_bytes() == store.read_bytes()
 

@@ -126,7 +126,7 @@ def test_a_converted_model_is_the_same_packed(tmp_path: Path, family: str) -> No
     assert set(kinds(path, packed).values()) <= {"same", "alias"}
     assert exported(path) == exported(packed)
     with open_checkpoint(folder) as checkpoint, blobstore.open(packed) as store:
-        plan = plan_again(store, checkpoint, tokenizer=None, chat_template=False)
+        plan = plan_again(store, checkpoint)
         assert [verdict for verdict in verify(store, plan, checkpoint) if verdict.fault] == []
     assert isinstance(check_file(packed), list)
 

@@ -29,10 +29,13 @@ def test_the_package_itself_imports_nothing_heavy() -> None:
     assert not {module for module in modules if module.startswith(("numpy", "ml_dtypes", "blobstore."))}
 
 
+CHOICES = {"Access", "By", "ConversionKind", "IndexPlace", "Prefetch", "RuntimeChoice", "Severity", "SourceAccess"}
+
+
 def test_each_public_name_is_there_when_it_is_asked_for() -> None:
     for name in blobstore.__all__:
         home = getattr(blobstore, name).__module__.partition(".")[0]
-        assert home == ("typing" if name in {"Access", "IndexPlace", "Prefetch", "SourceAccess"} else "blobstore")
+        assert home == ("typing" if name in CHOICES else "blobstore")
         assert name in dir(blobstore)
     with pytest.raises(AttributeError, match="has no attribute 'nothing'"):
         _ = blobstore.nothing  # type: ignore[attr-defined]

@@ -71,11 +71,11 @@ def test_check_tells_code_subject_effect_and_fix(cli: Cli, model: Path) -> None:
     lines = [line.split("\t") for line in done.out.splitlines()]
     assert {len(line) for line in lines} == {6}
     assert [line[:3] for line in lines] == [
-        ["warning", "no-tokenizer", "tokenizer"],
         ["error", "missing-tensor", "c_final_norm"],
+        ["warning", "no-tokenizer", "tokenizer"],
     ]
-    assert "gemma.cpp stops" in lines[1][4]
-    assert "blobstore convert" in lines[1][5]
+    assert "gemma.cpp stops" in lines[0][4]
+    assert "blobstore convert" in lines[0][5]
     assert done.err.splitlines()[-2].endswith("1 error, 1 warning")
     assert done.err.splitlines()[-1].endswith("runs correctly in no gemma.cpp (missing-tensor)")
 
@@ -91,9 +91,9 @@ def test_check_as_json(cli: Cli, model: Path) -> None:
     done = cli("check", model, "--json")
     report = json.loads(done.out)
     assert done.status == 1
-    assert report["right"] is False
+    assert report["ok"] is False
     (finding,) = report["findings"]
-    fields = {"severity", "code", "subject", "message", "effect", "remedy", "offset", "nbytes", "names", "runtimes"}
+    fields = {"severity", "code", "subject", "message", "effect", "fix", "offset", "nbytes", "names", "runtimes"}
     assert fields == set(finding)
     assert report["runs_in"] == []
 
@@ -168,7 +168,7 @@ def test_verify_says_what_was_compared(cli: Cli, store: Path) -> None:
     assert (done.status, done.out) == (0, "")
     assert "nothing wrong found (2 blobs of 33 bytes against their SHA-256" in done.err
     report = json.loads(cli("verify", store, "--json").out)
-    assert (report["right"], report["blobs"], report["nbytes"], report["findings"]) == (True, 2, 33, [])
+    assert (report["ok"], report["compared"], report["nbytes"], report["findings"]) == (True, 2, 33, [])
 
 
 def test_verify_names_the_damaged_tensor_and_its_bytes(cli: Cli, store: Path) -> None:

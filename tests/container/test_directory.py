@@ -146,18 +146,33 @@ def test_of_keys_that_mix_alike_the_one_that_is_repeated_is_reported(generator: 
     assert caught.value.offset == len(file) - 16 - 32 * 4 + 16 * 3
 
 
+PAGE = "a web page, not the download: download the file again, logged in if it needs that"
+
+
 @pytest.mark.parametrize(
     ("head", "message"),
     [
-        (b"GGUF", "0x46554747 (GGUF) at offset 0: this is a GGUF file"),
-        (b"PK\3\4", "0x04034B50 (50 4b 03 04) at offset 0: this is a zip file (npz or a PyTorch checkpoint?)"),
+        (
+            b"GGUF",
+            "0x46554747 (GGUF) at offset 0: this is a GGUF file, usually quantised: convert the original checkpoint",
+        ),
+        (
+            b"PK\3\4",
+            (
+                "0x04034B50 (50 4b 03 04) at offset 0: this is a zip file (npz or a PyTorch checkpoint?): "
+                "save its tensors as safetensors first"
+            ),
+        ),
         (b"\x89HDF", "0x46444889 (89 48 44 46) at offset 0: this is an HDF5 file"),
         (b"SBSINDEX", "0x49534253 (SBSI) at offset 0: this is an external name index, open the file beside it"),
         (b"\x28\xb5\x2f\xfd", "0xFD2FB528 (28 b5 2f fd) at offset 0: this is a zstd file, decompress it first"),
         (b"\x1f\x8b\x08\0", "0x00088B1F (1f 8b 08 00) at offset 0: this is a gzip file, decompress it first"),
-        (b"<!DOCTYPE", "0x4F44213C (3c 21 44 4f) at offset 0: this is a web page, not the download"),
-        (b"<html>", "0x6D74683C (3c 68 74 6d) at offset 0: this is a web page, not the download"),
-        (b"version https", "0x73726576 (vers) at offset 0: this is a Git LFS pointer, fetch the file itself"),
+        (b"<!DOCTYPE", f"0x4F44213C (3c 21 44 4f) at offset 0: this is {PAGE}"),
+        (b"<html>", f"0x6D74683C (3c 68 74 6d) at offset 0: this is {PAGE}"),
+        (
+            b"version https",
+            "0x73726576 (vers) at offset 0: this is a Git LFS pointer, fetch the file itself: git lfs pull",
+        ),
         (
             b"@\0\0\0\0\0\0\0{",
             "0x00000040 (40 00 00 00) at offset 0: this is a safetensors file, use blobstore convert",

@@ -199,7 +199,13 @@ def test_a_file_that_is_not_there_is_an_oserror(tmp_path: Path, access: Access) 
 @pytest.mark.parametrize(
     ("data", "message"),
     [
-        (b"GGUF", "bad-magic: expected 0x0A534253 (SBS), found 0x46554747 (GGUF) at offset 0: this is a GGUF file"),
+        (
+            b"GGUF",
+            (
+                "bad-magic: expected 0x0A534253 (SBS), found 0x46554747 (GGUF) at offset 0: this is a GGUF file, "
+                "usually quantised: convert the original checkpoint"
+            ),
+        ),
         (
             struct.pack("<4sIQ", b"SBS\n", 1, 131072),
             "file-size: the header says 131072 bytes, the file has 65536: truncated download?",

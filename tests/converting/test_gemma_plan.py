@@ -6,7 +6,7 @@ import json
 import math
 import shutil
 from collections import namedtuple
-from dataclasses import replace
+from dataclasses import asdict, replace
 from typing import TYPE_CHECKING, Any
 
 import ml_dtypes
@@ -690,12 +690,12 @@ def test_the_head_is_the_embedding(tmp_path: Path, family: str, prefixes: tuple[
 @pytest.mark.parametrize("layout", FORMS)
 def test_a_plan_is_data_that_says_where_everything_comes_from(tmp_path: Path, weights: str, layout: str) -> None:
     recipe = small_recipe("gemma3vlm")
+    if (weights, layout) == ("i8", "stock"):
+        return  # refused, as no gemma.cpp runs it
     plan = plan_of(recipe.write(tmp_path / "c"), Choices(weights, layout))
-    shown = plan.to_json()
-    assert json.loads(json.dumps(shown)) == shown
+    shown = json.loads(json.dumps(asdict(blobstore.preview_conversion(tmp_path / "c", weights=weights, layout=layout))))
     assert [entry["key"] for entry in shown["tensors"]] == [tensor.key for tensor in plan.tensors]
     text = json.dumps(shown["tensors"])
-    # It has the sources: ranges of the checkpoint's tensors, and what is done to them.
     assert all(json.dumps(name) in text for name in recipe.tensors())
 
 
@@ -795,13 +795,13 @@ def test_a_gemma_checkpoint_is_converted_by_name_on_request(tmp_path: Path) -> N
 def test_a_plan_does_not_read_weights(tmp_path: Path) -> None:
     recipe = small_recipe("gemma3vlm")
     folder = recipe.write(tmp_path / "c")
-    whole = plan_of(folder, Choices()).to_json()
+    whole = plan_of(folder, Choices())
     size = (folder / SINGLE).stat().st_size
     nbytes = sum(array.nbytes for array in recipe.tensors().values())
     with open(folder / SINGLE, "r+b") as file:
         file.truncate(size - nbytes)
         file.truncate(size)
-    assert plan_of(folder, Choices()).to_json() == whole
+    assert plan_of(folder, Choices()) == whole
 
 
 def test_the_target_is_not_the_source(tmp_path: Path) -> None:

@@ -16,7 +16,6 @@ from hypothesis import strategies as st
 
 import blobstore
 from blobstore.checking.repair import repair
-from blobstore.checkpoint.beside import has_chat_template, tokenizer_beside
 from blobstore.checkpoint.reader import open_checkpoint
 from blobstore.cli import main
 from blobstore.converting.gemma_plan import Choices
@@ -45,12 +44,7 @@ WEIGHTS = ("bf16", "sfp", "f32", "i8")
 
 def verdicts(file: Path, source: Path) -> list[Verdict]:
     with blobstore.open(file) as store, open_checkpoint(source) as checkpoint:
-        plan = plan_again(
-            store,
-            checkpoint,
-            tokenizer=tokenizer_beside(checkpoint, None),
-            chat_template=has_chat_template(checkpoint),
-        )
+        plan = plan_again(store, checkpoint)
         return list(verify(store, plan, checkpoint))
 
 
@@ -250,7 +244,7 @@ def test_a_config_that_can_not_be_read_is_reported_with_its_place(tmp_path: Path
     small_recipe("gemma2").write(folder)
     convert(folder, path, Choices("bf16"))
     with blobstore.open(path) as store, open_checkpoint(folder) as checkpoint:
-        plan = plan_again(store, checkpoint, tokenizer=None, chat_template=False)
+        plan = plan_again(store, checkpoint)
         start = store.reader.range("config")[0]
         flip(path, start + 3, 0xFF)  # a record of 4 billion words
         (fault,) = (verdict.fault for verdict in verify(store, plan, checkpoint) if verdict.fault)
@@ -457,9 +451,11 @@ def test_a_line_for_each_tensor_on_request(tmp_path: Path, capsys: pytest.Captur
     _, out, _ = run(capsys, "verify", tmp_path / "a.sbs", "--against", tmp_path / "c", "--list")
     assert len(out.splitlines()) == count + 1
     assert all(line.startswith("ok\t") for line in out.splitlines()[:-1])
-    status, out, _ = run(capsys, "verify", tmp_path / "a.sbs", "--against", tmp_path / "c", "--json")
+    status, out, _ = run(capsys, "verify", tmp_path / "a.sbs", "--against", tmp_path / "c", "--list", "--json")
     shown = json.loads(out)
-    assert (status, shown["right"], shown["compared"], shown["faults"]) == (0, True, count, [])
+    assert (status, shown["ok"], shown["compared"], shown["faults"]) == (0, True, count, [])
+    assert [verdict["how"] for verdict in shown["verdicts"]].count("encoded")
+    assert len(shown["verdicts"]) == count
 
 
 def test_another_source_ends_1_and_a_wrong_file_2(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

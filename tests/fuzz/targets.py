@@ -680,7 +680,7 @@ def trust(data: bytes) -> None:
             assert finding.severity in SEVERITIES
             assert finding.code
             assert finding.effect
-            assert finding.remedy
+            assert finding.fix
             if finding.offset is not None and finding.nbytes is not None:
                 assert 0 <= finding.offset <= finding.offset + finding.nbytes <= os.path.getsize(path)
         out = f"{path}.out"

@@ -426,7 +426,7 @@ def test_rows_with_padding_among_them_are_an_error_everywhere(
     assert codes(findings, "error") >= {"toc-stride", "both-forms"}
     (forms,) = (finding for finding in findings if finding.code == "both-forms")
     assert forms.subject == "gating_ein_0"
-    assert forms.remedy.endswith("--drop gating_ein_0")
+    assert forms.fix.endswith("--drop gating_ein_0")
     for arguments in (
         ["verify", path],
         ["export", path, "-o", str(tmp_path / "out.safetensors")],
@@ -457,7 +457,7 @@ def test_an_index_does_not_make_such_rows_right(tmp_path: Path, gemma3: Path) ->
 def test_of_two_forms_without_padding_either_is_named(tmp_path: Path, blobs: Blobs) -> None:
     findings = check_file(write(tmp_path / "m.sbs", stock_and_split(blobs, stride=20)))
     (forms,) = (finding for finding in findings if finding.code == "both-forms")
-    assert forms.remedy == "blobstore rewrite FILE -o OUT --drop KEY removes one form"
+    assert forms.fix == "blobstore rewrite FILE -o OUT --drop KEY removes one form"
 
 
 # The vision part.

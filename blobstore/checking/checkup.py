@@ -1,0 +1,126 @@
+"""Check a file, or a checkpoint before its conversion: findings, and the versions of gemma.cpp that run it."""
+
+from __future__ import annotations
+
+import os
+import time
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal
+
+from blobstore.checking.checkpoint import check_checkpoint
+from blobstore.checking.findings import asked_for, by_severity, is_right, runs_in, runtimes_line
+from blobstore.checking.runtime import check_file
+from blobstore.converting.gemma_plan import WEIGHTS, Choices
+from blobstore.errors import UsageError
+from blobstore.gemma.runtimes import NAMES
+
+if TYPE_CHECKING:
+    from os import PathLike
+
+    from blobstore.checking.findings import Finding
+    from blobstore.fileio.types import Progress
+
+RuntimeChoice = Literal["auto", "gemma.cpp", "gemma.cpp@2025-10", "gemma.cpp@2026-04", "gemma.cpp@later", "any"]
+_RUNTIME = "gemma.cpp"
+RUNTIME_CHOICES = ("auto", _RUNTIME, *(f"{_RUNTIME}@{name}" for name in NAMES), "any")
+_KINDS = {"auto": "auto", _RUNTIME: "gemma", "any": "names"}
+
+
+@dataclass(frozen=True)
+class Checkup:
+    """The result of `check`.
+
+    Attributes:
+        input: The file or checkpoint, as given.
+        ok: Whether there is no error; if `strict`, no warning either.
+        findings: Errors first, then warnings, then notes.
+        runs_in: The versions of gemma.cpp that run the file correctly, of a checkpoint the file that `convert` makes
+            of it; None if it is not for gemma.cpp.
+        runs: The same as a line, with the reasons; empty if it is not for gemma.cpp.
+        seconds: How long it took.
+
+    Example:
+        >>> [finding.code for finding in blobstore.check("model.sbs").findings]
+        ['by-name']
+    """
+
+    input: str
+    ok: bool
+    findings: tuple[Finding, ...]
+    runs_in: tuple[str, ...] | None
+    runs: str
+    seconds: float
+
+
+def check(
+    path: str | PathLike[str],
+    *,
+    for_: RuntimeChoice = "auto",
+    weights: str | None = None,
+    strict: bool = False,
+    progress: Progress = lambda _: None,
+) -> Checkup:
+    """Check what gemma.cpp would stop at in a file, or what keeps a checkpoint from being converted.
+
+    For a file: structure, padding and index; for gemma.cpp also keys, config, types, tokenizer, and the tensors against
+    the config. No weights are read: `verify` reads them.
+
+    Args:
+        path: An .sbs file; or a checkpoint, as for `convert`: a folder, or a file whose name ends in ``.safetensors``
+            or ``.json``.
+        for_: ``gemma.cpp``: all of its versions, or that of a date; ``any``: a container by name, not for gemma.cpp;
+            ``auto``: whatever the file is for.
+        weights: For a checkpoint: the type of the weights, as for `convert`.
+        strict: Whether warnings count in `Checkup.ok`.
+        progress: For a checkpoint: called with the number of further bytes of the new file checked.
+
+    Raises:
+        UsageError: ``bad-choice``; ``needless-flag`` for weights that nothing is converted to; ``not-a-file``.
+        OSError: It can't be read.
+
+    Example:
+        >>> checkup = blobstore.check("checkpoint", weights="bf16")
+        >>> checkup.ok, checkup.runs_in
+        (True, ('2025-10', '2026-04', 'later'))
+    """
+    start = time.perf_counter()
+    if for_ not in RUNTIME_CHOICES:
+        raise UsageError("bad-choice", f"for: {for_!r} is not one of {', '.join(RUNTIME_CHOICES)}")
+    if weights is not None and weights not in WEIGHTS:
+        raise UsageError("bad-choice", f"weights: {weights!r} is not one of {', '.join(WEIGHTS)}")
+    runtime, _, date = for_.partition("@")
+    runtimes = (date,) if date else NAMES if runtime == _RUNTIME else ()
+    name = os.fspath(path)
+    subject = ""
+    if _is_checkpoint(name):
+        findings = _checkpoint_findings(name, _KINDS[runtime], weights, runtimes, progress)
+        subject = "the file that convert makes of it "
+    elif weights is not None:
+        raise UsageError("needless-flag", f"--weights is for a checkpoint, and {name!r} is none: leave it out")
+    else:
+        for_runtime = {"auto": None, _RUNTIME: True, "any": False}[runtime]
+        findings = check_file(name, for_runtime=for_runtime, runtimes=runtimes)
+    line = "" if runtime == "any" else runtimes_line(findings, runtimes or NAMES)
+    return Checkup(
+        input=name,
+        ok=is_right(findings, strict=strict),
+        findings=tuple(by_severity(findings)),
+        runs_in=runs_in(findings, runtimes or NAMES) if line else None,
+        runs=line and subject + line,
+        seconds=time.perf_counter() - start,
+    )
+
+
+def _checkpoint_findings(
+    path: str, kind: str, weights: str | None, runtimes: tuple[str, ...], progress: Progress
+) -> list[Finding]:
+    choices = Choices(weights) if weights else Choices()
+    findings = list(check_checkpoint(path, kind, choices, progress=progress))
+    if weights and any(finding.code == "by-name" for finding in findings):
+        what = f"--weights: {path!r} is converted by name, every tensor unchanged: leave it out"
+        raise UsageError("needless-flag", what)
+    return asked_for(findings, runtimes) if runtimes else findings
+
+
+def _is_checkpoint(path: str) -> bool:
+    return os.path.isdir(path) or path.lower().endswith((".safetensors", ".json"))

@@ -1,0 +1,315 @@
+"""Convert a checkpoint, and say what gemma.cpp makes of the new file: planned, checked, then written."""
+
+from __future__ import annotations
+
+import os
+import time
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal
+
+from blobstore.checking.checkpoint import check_plan
+from blobstore.checking.findings import runs_in, runtimes_line
+from blobstore.checkpoint.reader import open_checkpoint
+from blobstore.container.layout import MAX_PORTABLE_BLOBS
+from blobstore.converting.choose import KINDS, choose_plan, needless_flags
+from blobstore.converting.gemma_plan import LAYOUTS, WEIGHTS, Choices
+from blobstore.converting.run import run_plan
+from blobstore.errors import UsageError
+from blobstore.fileio.ranges import expect
+from blobstore.gemma.models import specifier_of
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+    from os import PathLike
+    from typing import BinaryIO
+
+    from blobstore.checking.findings import Finding
+    from blobstore.checkpoint.reader import Checkpoint
+    from blobstore.converting.plan import Plan, PlannedAlias, PlannedTensor
+    from blobstore.fileio.types import Progress
+    from blobstore.index.locate import IndexPlace
+
+ConversionKind = Literal["auto", "gemma", "names"]
+_WRAPPINGS = ("it", "pt")
+
+
+@dataclass(frozen=True)
+class Conversion:
+    """The result of `convert`.
+
+    Attributes:
+        input: The checkpoint, as given.
+        output: The new file, as given; None for a stream.
+        model: What gemma.cpp calls the model; None for a file by name.
+        runs_in: The versions of gemma.cpp that run the file correctly; None for a file by name.
+        tensors: How many tensors the new file has.
+        names: How many names it has, for them and for parts of them.
+        aliases: The names that share another tensor's bytes, such as a tied ``lm_head.weight``.
+        notes: What was chosen, left out or should be known, a line each.
+        nbytes: Size of the new file; for a stream, of its tensors.
+        seconds: How long it took.
+
+    Example:
+        >>> done = blobstore.convert("checkpoint", "converted.sbs", weights="bf16")
+        >>> done.output, done.aliases[0].name
+        ('converted.sbs', 'lm_head.weight')
+    """
+
+    input: str
+    output: str | None
+    model: str | None
+    runs_in: tuple[str, ...] | None
+    tensors: int
+    names: int
+    aliases: tuple[PlannedAlias, ...]
+    notes: tuple[str, ...]
+    nbytes: int
+    seconds: float
+
+
+@dataclass(frozen=True)
+class ConvertedTensor:
+    """A tensor of the file that `convert` would write.
+
+    Attributes:
+        name: Its name.
+        key: Of its blob; empty without elements.
+        type: Of its elements, such as ``bf16``.
+        shape: In the new file.
+        nbytes: In the new file.
+        sources: The checkpoint's tensors that it is made of.
+
+    Example:
+        >>> blobstore.preview_conversion("checkpoint", weights="bf16").tensors[0].type
+        'bf16'
+    """
+
+    name: str
+    key: str
+    type: str
+    shape: tuple[int, ...]
+    nbytes: int
+    sources: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class ConvertedPart:
+    """A name for some bytes of a tensor of the file that `convert` would write.
+
+    Attributes:
+        name: The checkpoint's name.
+        target: The tensor that holds the bytes.
+        offset: Of the first byte in that tensor.
+        type: Of the elements.
+        shape: As in the checkpoint.
+
+    Example:
+        >>> blobstore.preview_conversion("checkpoint").parts[0].target
+        'c_embedding'
+    """
+
+    name: str
+    target: str
+    offset: int
+    type: str
+    shape: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class ConversionPreview:
+    """The result of `preview_conversion`: what `convert` would write.
+
+    Attributes:
+        input: The checkpoint, as given.
+        model: What gemma.cpp calls the model; None for a file by name.
+        wrapping: How gemma.cpp wraps prompts, such as ``it``; None for a file by name.
+        runs_in: The versions of gemma.cpp that run the file correctly; None for a file by name.
+        tensors: In the order of writing.
+        extras: Tensors that gemma.cpp doesn't know, kept so that nothing is lost.
+        parts: Names for parts of the tensors.
+        aliases: Names that share another tensor's bytes.
+        metadata: Text → text, as the name index will have it.
+        notes: What was chosen, left out or should be known, a line each.
+        nbytes: Of all tensors.
+
+    Example:
+        >>> blobstore.preview_conversion("checkpoint").tensors[0].key
+        'c_embedding'
+    """
+
+    input: str
+    model: str | None
+    wrapping: str | None
+    runs_in: tuple[str, ...] | None
+    tensors: tuple[ConvertedTensor, ...]
+    extras: tuple[ConvertedTensor, ...]
+    parts: tuple[ConvertedPart, ...]
+    aliases: tuple[PlannedAlias, ...]
+    metadata: dict[str, str]
+    notes: tuple[str, ...]
+    nbytes: int
+
+
+def convert(
+    source: str | PathLike[str],
+    output: str | PathLike[str] | BinaryIO,
+    *,
+    as_: ConversionKind = "auto",
+    weights: str | None = None,
+    layout: str | None = None,
+    wrapping: str | None = None,
+    tokenizer: str | PathLike[str] | None = None,
+    container: int = 2,
+    index: IndexPlace = "embedded",
+    digests: bool = True,
+    progress: Progress = lambda _: None,
+) -> Conversion:
+    """Convert a safetensors checkpoint into an .sbs file. Memory doesn't grow with the checkpoint.
+
+    Args:
+        source: A .safetensors file, a ``model.safetensors.index.json``, or a folder with either. ``config.json``,
+            ``tokenizer.model`` and the chat template are found beside it.
+        output: The file to write, replaced only by a complete one; or a binary stream.
+        as_: ``gemma``: a file that gemma.cpp runs; ``names``: every tensor by name, unchanged; ``auto``: for gemma.cpp
+            if it is a Gemma checkpoint.
+        weights: For gemma.cpp, the type of the weights: ``sfp`` (8 bits, the default), ``bf16``, ``f32`` or ``i8``.
+        layout: For gemma.cpp: ``split`` (the default), almost the checkpoint's order, or ``stock``.
+        wrapping: For gemma.cpp: ``it``, instruction-tuned, or ``pt``; by default as the source.
+        tokenizer: For gemma.cpp, a ``tokenizer.model`` that isn't beside the source.
+        container: Version of the container, 1 or 2.
+        index: Where the name index goes: ``embedded``, or ``external`` for the file ``output.idx``.
+        digests: Keep the SHA-256 of each blob.
+        progress: Called with the number of further bytes written.
+
+    Raises:
+        CheckpointError: It can't be converted; ``faults`` has everything that is wrong.
+        UsageError: ``bad-choice`` for an unknown option; ``needless-flag`` for one that the conversion doesn't have;
+            ``not-a-tokenizer``, ``i8-stock``, ``same-file``; as `create`.
+        FormatError, TruncatedError: A file of the source is wrong.
+        OSError: Reading or writing failed; the output is untouched.
+
+    Example:
+        >>> blobstore.convert("checkpoint", "converted.sbs", weights="bf16").runs_in[-1]
+        'later'
+    """
+    start = time.perf_counter()
+    with _planned(source, as_, (weights, layout, wrapping), tokenizer, index) as (plan, checkpoint):
+        findings = list(check_plan(plan))
+        expect(progress, plan.nbytes)
+        run_plan(plan, checkpoint, output, version=container, index=index, digests=digests, progress=progress)
+    path = os.fspath(output) if isinstance(output, (str, os.PathLike)) else None
+    return Conversion(
+        input=os.fspath(source),
+        output=path,
+        model=specifier_of(plan.config) if plan.config else None,
+        runs_in=runs_in(findings) if plan.config else None,
+        tensors=len(plan.tensors) + len(plan.extras),
+        names=len(plan.tensors) + len(plan.extras) + len(plan.parts) + len(plan.aliases),
+        aliases=tuple(plan.aliases),
+        notes=(*plan.notes, *_warnings(findings)),
+        nbytes=plan.nbytes if path is None else os.stat(path).st_size,
+        seconds=time.perf_counter() - start,
+    )
+
+
+def preview_conversion(
+    source: str | PathLike[str],
+    *,
+    as_: ConversionKind = "auto",
+    weights: str | None = None,
+    layout: str | None = None,
+    wrapping: str | None = None,
+    tokenizer: str | PathLike[str] | None = None,
+    index: IndexPlace = "embedded",
+) -> ConversionPreview:
+    """Return what `convert` would write, without writing it. Tensors are not read.
+
+    Args:
+        source: As for `convert`.
+        as_: As for `convert`.
+        weights: As for `convert`.
+        layout: As for `convert`.
+        wrapping: As for `convert`.
+        tokenizer: As for `convert`.
+        index: As for `convert`.
+
+    Raises:
+        CheckpointError, UsageError, FormatError, TruncatedError, OSError: As for `convert`, but for values that the
+            type can't hold, and for the output.
+
+    Example:
+        >>> preview = blobstore.preview_conversion("checkpoint", as_="names")
+        >>> preview.model is None, preview.tensors[0].key == blobstore.key_for(preview.tensors[0].name)
+        (True, True)
+    """
+    with _planned(source, as_, (weights, layout, wrapping), tokenizer, index) as (plan, _):
+        findings = list(check_plan(plan))
+    return ConversionPreview(
+        input=os.fspath(source),
+        model=specifier_of(plan.config) if plan.config else None,
+        wrapping=plan.config.wrapping.name.lower() if plan.config else None,
+        runs_in=runs_in(findings) if plan.config else None,
+        tensors=tuple(map(_tensor, plan.tensors)),
+        extras=tuple(map(_tensor, plan.extras)),
+        parts=tuple(
+            ConvertedPart(part.name, part.target, part.offset, part.type.name, part.shape) for part in plan.parts
+        ),
+        aliases=tuple(plan.aliases),
+        metadata=plan.metadata,
+        notes=(*plan.notes, *_warnings(findings)),
+        nbytes=plan.nbytes,
+    )
+
+
+@contextmanager
+def _planned(
+    source: str | PathLike[str],
+    kind: str,
+    chosen: tuple[str | None, str | None, str | None],
+    tokenizer: str | PathLike[str] | None,
+    index: str,
+) -> Iterator[tuple[Plan, Checkpoint]]:
+    """Plan a conversion → the plan and the open checkpoint."""
+    weights, layout, wrapping = chosen
+    _check("as", kind, KINDS)
+    _check("weights", weights, WEIGHTS)
+    _check("layout", layout, LAYOUTS)
+    _check("wrapping", wrapping, _WRAPPINGS)
+    _check("index", index, ("embedded", "external"))
+    choices = Choices(weights or "sfp", layout or "split", wrapping)
+    choices.refuse_unusable()
+    with open_checkpoint(source) as checkpoint:
+        plan = choose_plan(
+            checkpoint,
+            kind,
+            choices,
+            tokenizer=None if tokenizer is None else os.fspath(tokenizer),
+            max_tensors=MAX_PORTABLE_BLOBS - (index == "embedded"),
+        )
+        names = ("weights", "layout", "wrapping")
+        given = [name for name, value in zip(names, chosen, strict=True) if value is not None]
+        if given and plan.config is None:
+            raise needless_flags(given, os.fspath(source))
+        yield plan, checkpoint
+
+
+def _check(name: str, value: str | None, allowed: Sequence[str]) -> None:
+    if value is not None and value not in allowed:
+        raise UsageError("bad-choice", f"{name}: {value!r} is not one of {', '.join(allowed)}")
+
+
+def _warnings(findings: Sequence[Finding]) -> Iterator[str]:
+    """Yield the problems that the file will have in gemma.cpp, and the versions that run it correctly."""
+    for finding in findings:
+        if finding.severity != "note":
+            yield f"{finding.code}: {finding.subject}: {finding.message}: {finding.effect}"
+    line = runtimes_line(findings)
+    if line:
+        yield f"the file {line}"
+
+
+def _tensor(tensor: PlannedTensor) -> ConvertedTensor:
+    pieces = dict.fromkeys(piece.source for piece in tensor.pieces if piece.source)
+    sources = tuple(pieces) if tensor.pieces else (tensor.name,)
+    return ConvertedTensor(tensor.name, tensor.key, tensor.type.name, tensor.shape, tensor.nbytes, sources)

@@ -1,0 +1,36 @@
+"""Files of other formats, by their first bytes: what people pass by mistake, and the fix."""
+
+from __future__ import annotations
+
+HEAD_NBYTES = 64  # enough to recognise all of them
+_FORMATS = {
+    b"GGUF": "a GGUF file, usually quantised: convert the original checkpoint",
+    b"\x89HDF": "an HDF5 file",
+    b"SBSI": "an external name index, open the file beside it",
+    b"\x28\xb5\x2f\xfd": "a zstd file, decompress it first",
+    b"\x1f\x8b": "a gzip file, decompress it first",
+    b"version h": "a Git LFS pointer, fetch the file itself: git lfs pull",
+}
+_PAGES = (b"<!do", b"<htm", b"<?xml")
+_PICKLES = tuple(bytes([0x80, protocol]) for protocol in range(2, 6))
+_ZIP_FILE = "a zip file (npz or a PyTorch checkpoint?): save its tensors as safetensors first"
+_ZIP = b"PK\3\4"
+_BLANKS = b"\xef\xbb\xbf \t\r\n"
+
+
+def foreign_format(head: bytes) -> str:
+    """Say what a file is that isn't what was expected, and what to do.
+
+    Args:
+        head: Its first bytes; up to 64 are looked at.
+
+    Returns:
+        Such as ``a gzip file, decompress it first``; empty if nothing is recognised.
+    """
+    if head.lstrip(_BLANKS).lower().startswith(_PAGES):
+        return "a web page, not the download: download the file again, logged in if it needs that"
+    if head.startswith(_ZIP):
+        return "an npz file: save its arrays as safetensors first" if b".npy" in head else _ZIP_FILE
+    if head.startswith(_PICKLES):
+        return "a pickle (a PyTorch checkpoint?): save it as safetensors first"
+    return next((what for beginning, what in _FORMATS.items() if head.startswith(beginning)), "")
