@@ -925,7 +925,7 @@ def one_line(done: Done, start: str) -> None:
     assert done.err.startswith(f"blobstore: {start}")
     assert len(done.err.splitlines()) == 1
     assert done.err.endswith("\n")
-    assert done.out == ""
+    assert done.out == "" or list(done.json) == ["error"]
 
 
 @pytest.mark.parametrize(("line", "reason"), FAULTS)
