@@ -10,7 +10,7 @@ from blobstore.checking.runtime import has_one_base
 from blobstore.container.keys import CONFIG_KEY
 from blobstore.container.reader import BlobReader
 from blobstore.converting.gemma_config import repaired
-from blobstore.edit.rewrite import Edits, rewrite
+from blobstore.edit.rewrite import Edits, apply_edits
 from blobstore.errors import UsageError
 from blobstore.gemma.config import ModelConfig
 from blobstore.index.locate import find_index
@@ -70,6 +70,6 @@ def repair(
         if getattr(before, field.name) != getattr(after, field.name)
     }
     if write and (changes or target is not None):
-        rewrite(path, target, Edits(config=after.to_bytes() if changes else None), progress=progress)
+        apply_edits(path, target, Edits(config=after.to_bytes() if changes else None), progress=progress)
     written = path if target is None else target
     return Repaired(os.fspath(written) if isinstance(written, (str, os.PathLike)) else "-", changes)

@@ -102,7 +102,7 @@ def test_the_index_beside_a_file_that_is_cut_off_says_what_is_there(
     index = tmp_path / "m.sbs.idx"
     if given_path:
         index = index.rename(tmp_path / "elsewhere.idx")
-    done = recover(path, out, index_path=index if given_path else None)
+    done = recover(path, out, index=index if given_path else None)
     assert [lost.key for lost in done.lost] == [*(blobstore.key_for(name) for name in NAMES[3:]), "tokenizer"]
     if version == 2 or not given_path:
         assert done.lost[0].names == (NAMES[3],)
@@ -126,7 +126,7 @@ def test_nothing_is_saved_with_the_index_of_another_file(tmp_path: Path, digests
             store.add(f"x{i}", np.arange(3000 + i))
     cut(path, 100_000)
     with pytest.raises(FormatError) as caught:
-        recover(path, tmp_path / "out.sbs", index_path=tmp_path / "other" / "m.sbs.idx")
+        recover(path, tmp_path / "out.sbs", index=tmp_path / "other" / "m.sbs.idx")
     assert caught.value.reason == ("nothing-whole" if digests else "not-recoverable")
     assert not (tmp_path / "out.sbs").exists()
 

@@ -20,7 +20,7 @@ from blobstore.codecs.element_types import BY_NAME
 from blobstore.compression.writer import DEFAULT_CHUNK_NBYTES
 from blobstore.container.keys import RESERVED_KEYS
 from blobstore.container.reader import BlobReader
-from blobstore.edit.reindex import build_for
+from blobstore.edit.reindex import build_index as build_for
 from blobstore.errors import BlobStoreError, FormatError, UsageError
 from blobstore.index import Entry, IndexedBlob, build_index
 from blobstore.index.blob_writer import BlobWriter
