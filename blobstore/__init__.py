@@ -14,6 +14,9 @@ if TYPE_CHECKING:
 
     from blobstore.codecs.element_types import ElementType
     from blobstore.container.reader import BlobReader
+    from blobstore.edit.recover import LostBlob, Recovery, recover
+    from blobstore.edit.reindex import Indexing, build_index
+    from blobstore.edit.rewrite import Rewriting, rewrite
     from blobstore.errors import (
         BlobStoreError,
         CheckpointError,
@@ -33,7 +36,7 @@ if TYPE_CHECKING:
     from blobstore.index.locate import IndexPlace
     from blobstore.index.names import key_for
     from blobstore.packing.pack import PackedBlob, Packing, pack
-    from blobstore.packing.unpack import Unpacked, unpack
+    from blobstore.packing.unpack import Unpacking, unpack
     from blobstore.store.blobs import UnpackedBlobs
     from blobstore.store.blocks import Block
     from blobstore.store.files import load, load_file, save, save_file
@@ -62,8 +65,10 @@ __all__ = [
     "FileRange",
     "FormatError",
     "IndexPlace",
+    "Indexing",
     "KeyNotFoundError",
     "KeyTooLongError",
+    "LostBlob",
     "MissingExtraError",
     "ModelWriter",
     "NameNotFoundError",
@@ -72,21 +77,26 @@ __all__ = [
     "Packing",
     "Prefetch",
     "PrefixView",
+    "Recovery",
+    "Rewriting",
     "SourceAccess",
     "Store",
     "StoreWriter",
     "TensorInfo",
     "TensorSlice",
     "TruncatedError",
-    "Unpacked",
     "UnpackedBlobs",
+    "Unpacking",
     "UsageError",
+    "build_index",
     "create",
     "key_for",
     "load",
     "load_file",
     "open",
     "pack",
+    "recover",
+    "rewrite",
     "save",
     "save_file",
     "unpack",
@@ -108,8 +118,10 @@ _HOMES = {
     "FileRange": "fileio.ranges",
     "FormatError": "errors",
     "IndexPlace": "index.locate",
+    "Indexing": "edit.reindex",
     "KeyNotFoundError": "errors",
     "KeyTooLongError": "errors",
+    "LostBlob": "edit.recover",
     "MissingExtraError": "errors",
     "ModelWriter": "store.model_writer",
     "NameNotFoundError": "errors",
@@ -118,19 +130,24 @@ _HOMES = {
     "Packing": "packing.pack",
     "Prefetch": "fileio.types",
     "PrefixView": "store.reader",
+    "Recovery": "edit.recover",
+    "Rewriting": "edit.rewrite",
     "SourceAccess": "fileio.types",
     "Store": "store.reader",
     "StoreWriter": "store.writer",
     "TensorInfo": "store.info",
     "TensorSlice": "store.slices",
     "TruncatedError": "errors",
-    "Unpacked": "packing.unpack",
     "UnpackedBlobs": "store.blobs",
+    "Unpacking": "packing.unpack",
     "UsageError": "errors",
+    "build_index": "edit.reindex",
     "key_for": "index.names",
     "load": "store.files",
     "load_file": "store.files",
     "pack": "packing.pack",
+    "recover": "edit.recover",
+    "rewrite": "edit.rewrite",
     "save": "store.files",
     "save_file": "store.files",
     "unpack": "packing.unpack",

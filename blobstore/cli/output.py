@@ -126,11 +126,9 @@ def refuse_needless_base(*stores: Store) -> None:
     Raises:
         UsageError: ``needless-base``.
     """
-    from blobstore.index.metadata import BASE  # noqa: PLC0415 (needs numpy, which --version doesn't)
+    from blobstore.store import base  # noqa: PLC0415 (needs numpy, which --version doesn't)
 
-    if any(store.base_path is not None for store in stores) and not any(BASE in store.metadata for store in stores):
-        paths = ", ".join(dict.fromkeys(repr(store.path) for store in stores))
-        raise UsageError("needless-base", f"{paths}: not packed as the difference to another file: leave out --base")
+    base.refuse_needless_base(*stores)
 
 
 def print_json(value: Any) -> None:  # noqa: ANN401 (JSON is anything)

@@ -14,7 +14,7 @@ from blobstore.errors import FormatError, UsageError
 from blobstore.fileio.ranges import FileRange, reporting
 from blobstore.gemma.toc import build_toc, parse_toc
 from blobstore.index import Entry, IndexedBlob, blob_table, build_index
-from blobstore.index.metadata import BASE, CHOICES, PACKED_FROM, REARRANGED
+from blobstore.index.metadata import BASE, BASE_NAME, CHOICES, PACKED_FROM, REARRANGED
 from blobstore.index.names import encode_name
 from blobstore.index.sidecar import close_with_index, refuse_external_to_stream
 from blobstore.store.catalog import open_catalog
@@ -160,7 +160,7 @@ class Manifest:
         Returns:
             Whether the names of the source were among them.
         """
-        for key in (PACKED_FROM, BASE):  # no blob is marked as packed any more
+        for key in (PACKED_FROM, BASE, BASE_NAME):  # no blob is marked as packed any more
             self.metadata.pop(key, None)
         return self.metadata.pop(REARRANGED, None) is not None
 

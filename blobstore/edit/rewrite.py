@@ -145,6 +145,10 @@ def rewrite(
         raise UsageError("no-output", "choose where to write, or in_place=True (--in-place) to replace the file")
     if output is not None and in_place:
         raise UsageError("two-ways", "an output and in_place exclude each other: leave out one of them")
+    for key in set or ():
+        if key.startswith(OWN_METADATA):
+            what = f"{key!r}: keys that begin with {OWN_METADATA!r} are blobstore's own, choose another"
+            raise UsageError("reserved-key", what)
     edits = Edits(
         version=container,
         drop=_texts(drop),
@@ -309,10 +313,6 @@ def _change_metadata(manifest: Manifest, edits: Edits, *, changed: bool) -> list
         if key not in manifest.metadata:
             raise UsageError("no-match", f"the metadata has no {key!r}")
         del manifest.metadata[key]
-    for key in edits.set_metadata:
-        if key.startswith(OWN_METADATA):
-            what = f"{key!r}: keys that begin with {OWN_METADATA!r} are blobstore's own, choose another"
-            raise UsageError("reserved-key", what)
     manifest.metadata |= edits.set_metadata
     if changed and manifest.forget_source():
         what = "its notes about the checkpoint that it was made from are no longer true, and are left out"

@@ -354,7 +354,8 @@ def test_what_needs_a_place_beside_it_is_no_stream(site: Path) -> None:
         (["verify", "made.sbs", "--against", "ck", "--receipt", "-", "--json"], "two-ways"),
     ):
         status, printed, errors = run(words)
-        assert (status, printed, reason in errors) == (2, "", True), (words, errors)
+        said = json.loads(printed)["error"]["reason"] if "--json" in words else printed or reason
+        assert (status, said, reason in errors) == (2, reason, True), (words, errors)
     assert not (site / "-").exists()
 
 

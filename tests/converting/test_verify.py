@@ -397,7 +397,7 @@ def test_a_file_that_was_changed_since_is_refused_as_such(tmp_path: Path) -> Non
 def test_after_a_new_index_only_names_are_missing(tmp_path: Path) -> None:
     small_recipe("gemma3").write(tmp_path / "c")
     convert(tmp_path / "c", tmp_path / "a.sbs", Choices())
-    lost = build_index(tmp_path / "a.sbs", embed=True, force=True).lost
+    lost = build_index(tmp_path / "a.sbs", embed=True, force=True).lost_names
     reported = faults(tmp_path / "a.sbs", tmp_path / "c")
     assert reported.pop("metadata") == "blobstore.rearranged: not what the source makes it"
     assert len(reported) == lost

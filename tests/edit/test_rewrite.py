@@ -86,7 +86,7 @@ def test_another_version_has_the_same_contents(tmp_path: Path, model: Model, ver
     replace(model, version=version).write(expected)
     done = apply_edits(old, new, Edits(version=version))
     assert new.read_bytes() == expected.read_bytes()
-    assert done.path == str(new)
+    assert done.output == str(new)
     assert done.blobs == len([key for key in keys_of(new) if key != "~index"])
     if model.index == "external":
         assert new.with_name("new.sbs.idx").read_bytes() == expected.with_name("expected.sbs.idx").read_bytes()

@@ -356,7 +356,7 @@ def test_a_checkpoint_with_one_base_is_right_without_the_word(tmp_path: Path, ba
     assert not repair(path).changes
     # Other names, or fewer tensors, don't change that.
     shutil.copy(path, tmp_path / "named.sbs")
-    assert (build_index(tmp_path / "named.sbs", embed=True, force=True, digests=True).lost or 0) > 0
+    assert (build_index(tmp_path / "named.sbs", embed=True, force=True, digests=True).lost_names or 0) > 0
     assert check_file(tmp_path / "named.sbs") == [
         replace(finding, subject=finding.subject.replace("m.sbs", "named.sbs")) for finding in findings
     ]
