@@ -13,6 +13,15 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from blobstore.codecs.element_types import ElementType
+    from blobstore.compare.comparison import (
+        ComparedEntry,
+        ComparedSide,
+        ComparedTolerance,
+        ComparedValues,
+        Comparison,
+        LargestDifference,
+        diff,
+    )
     from blobstore.container.reader import BlobReader
     from blobstore.edit.recover import LostBlob, Recovery, recover
     from blobstore.edit.reindex import Indexing, build_index
@@ -60,6 +69,11 @@ __all__ = [
     "ByteSource",
     "CheckpointError",
     "CodecError",
+    "ComparedEntry",
+    "ComparedSide",
+    "ComparedTolerance",
+    "ComparedValues",
+    "Comparison",
     "ElementType",
     "Fault",
     "FileRange",
@@ -68,6 +82,7 @@ __all__ = [
     "Indexing",
     "KeyNotFoundError",
     "KeyTooLongError",
+    "LargestDifference",
     "LostBlob",
     "MissingExtraError",
     "ModelWriter",
@@ -90,6 +105,7 @@ __all__ = [
     "UsageError",
     "build_index",
     "create",
+    "diff",
     "key_for",
     "load",
     "load_file",
@@ -113,6 +129,11 @@ _HOMES = {
     "ByteSource": "fileio.types",
     "CheckpointError": "errors",
     "CodecError": "errors",
+    "ComparedEntry": "compare.comparison",
+    "ComparedSide": "compare.comparison",
+    "ComparedTolerance": "compare.comparison",
+    "ComparedValues": "compare.comparison",
+    "Comparison": "compare.comparison",
     "ElementType": "codecs.element_types",
     "Fault": "errors",
     "FileRange": "fileio.ranges",
@@ -121,6 +142,7 @@ _HOMES = {
     "Indexing": "edit.reindex",
     "KeyNotFoundError": "errors",
     "KeyTooLongError": "errors",
+    "LargestDifference": "compare.comparison",
     "LostBlob": "edit.recover",
     "MissingExtraError": "errors",
     "ModelWriter": "store.model_writer",
@@ -142,6 +164,7 @@ _HOMES = {
     "Unpacking": "packing.unpack",
     "UsageError": "errors",
     "build_index": "edit.reindex",
+    "diff": "compare.comparison",
     "key_for": "index.names",
     "load": "store.files",
     "load_file": "store.files",

@@ -15,9 +15,9 @@ def newer_texts(blobs: Mapping[str, memoryview]) -> list[str]:
     """Return a line for each thing in a file that some version of gemma.cpp can't read."""
     if CONFIG_KEY not in blobs and TOC_KEY not in blobs:
         return []
-    from blobstore.gemma.newer import newer_in  # noqa: PLC0415 (most files are containers by name)
+    from blobstore.gemma import newer  # noqa: PLC0415 (most files are containers by name)
 
-    return [f"{newer.message}: newer than gemma.cpp {', '.join(newer.runtimes)}" for newer in newer_in(blobs)]
+    return newer.newer_texts(blobs)
 
 
 def tell_newer(blobs: Mapping[str, memoryview]) -> None:
