@@ -126,11 +126,11 @@ def recover(
         OSError: Reading or writing failed; the output is untouched.
 
     Example:
-        >>> with open("model.sbs", "rb") as whole, open("model.sbs.part", "wb") as part:  # an unfinished download
-        ...     _ = part.write(whole.read()[:-50_000])
-        >>> done = blobstore.recover("model.sbs.part", "saved.sbs")
-        >>> done.right, len(done.kept) > 0
-        (True, True)
+        >>> with open("model.sbs", "rb") as whole, open("longer.sbs", "wb") as longer:
+        ...     _ = longer.write(whole.read() + b"appended by mistake")
+        >>> done = blobstore.recover("longer.sbs", "saved.sbs")
+        >>> done.right, done.how
+        (True, 'its directory, before 19 appended bytes')
     """
     start = time.perf_counter()
     refuse_inputs(files_of(output), [*files_of(path), *([index] if index else [])])
