@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import os
-from glob import escape as glob_escape
-from glob import glob
 from typing import TYPE_CHECKING
 
 from blobstore.cli.formatting import shape, shown, size
@@ -12,6 +9,7 @@ from blobstore.cli.output import add_base, add_command, add_json, note, print_js
 from blobstore.cli.progress import progress
 from blobstore.cli.tables import print_table
 from blobstore.compare.comparison import diff
+from blobstore.compare.sides import open_sides
 
 if TYPE_CHECKING:
     import argparse
@@ -74,7 +72,7 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
 
 def run(options: argparse.Namespace) -> int:
     """Run the command."""
-    with progress(lambda: sum(map(_nbytes, (options.a, options.b))), "comparing") as advance:
+    with progress(lambda: _nbytes(options), "comparing") as advance:
         done = diff(
             options.a,
             options.b,
@@ -98,10 +96,9 @@ def run(options: argparse.Namespace) -> int:
     return int(done.differ)
 
 
-def _nbytes(path: str) -> int:
-    """Return about how many bytes of tensors a file or a folder has."""
-    files = glob(os.path.join(glob_escape(path), "*.safetensors")) if os.path.isdir(path) else [path]
-    return sum(os.path.getsize(file) for file in files if os.path.exists(file))
+def _nbytes(options: argparse.Namespace) -> int:
+    with open_sides(options.a, options.b, options.by, options.base) as (a, b):
+        return a.nbytes + b.nbytes
 
 
 def _row(entry: ComparedEntry) -> tuple[object, ...]:
