@@ -27,9 +27,21 @@ if TYPE_CHECKING:
     from blobstore.checking.repair import Repair, repair
     from blobstore.checking.verification import Verification, verify
     from blobstore.codecs.element_types import ElementType
+    from blobstore.compare.comparison import (
+        ComparedEntry,
+        ComparedSide,
+        ComparedTolerance,
+        ComparedValues,
+        Comparison,
+        LargestDifference,
+        diff,
+    )
     from blobstore.container.reader import BlobReader
     from blobstore.converting.plan import PlannedAlias
     from blobstore.converting.verify import Verdict
+    from blobstore.edit.recover import LostBlob, Recovery, recover
+    from blobstore.edit.reindex import Indexing, build_index
+    from blobstore.edit.rewrite import Rewriting, rewrite
     from blobstore.errors import (
         BlobStoreError,
         CheckpointError,
@@ -50,7 +62,7 @@ if TYPE_CHECKING:
     from blobstore.index.locate import IndexPlace
     from blobstore.index.names import key_for
     from blobstore.packing.pack import PackedBlob, Packing, pack
-    from blobstore.packing.unpack import Unpacked, unpack
+    from blobstore.packing.unpack import Unpacking, unpack
     from blobstore.store.blobs import UnpackedBlobs
     from blobstore.store.blocks import Block
     from blobstore.store.files import load, load_file, save, save_file
@@ -75,6 +87,11 @@ __all__ = [
     "CheckpointError",
     "Checkup",
     "CodecError",
+    "ComparedEntry",
+    "ComparedSide",
+    "ComparedTolerance",
+    "ComparedValues",
+    "Comparison",
     "Conversion",
     "ConversionKind",
     "ConversionPreview",
@@ -88,8 +105,11 @@ __all__ = [
     "Finding",
     "FormatError",
     "IndexPlace",
+    "Indexing",
     "KeyNotFoundError",
     "KeyTooLongError",
+    "LargestDifference",
+    "LostBlob",
     "MissingExtraError",
     "ModelWriter",
     "NameNotFoundError",
@@ -99,7 +119,9 @@ __all__ = [
     "PlannedAlias",
     "Prefetch",
     "PrefixView",
+    "Recovery",
     "Repair",
+    "Rewriting",
     "RuntimeChoice",
     "Severity",
     "SourceAccess",
@@ -109,14 +131,16 @@ __all__ = [
     "TensorPreview",
     "TensorSlice",
     "TruncatedError",
-    "Unpacked",
     "UnpackedBlobs",
+    "Unpacking",
     "UsageError",
     "Verdict",
     "Verification",
+    "build_index",
     "check",
     "convert",
     "create",
+    "diff",
     "export",
     "key_for",
     "load",
@@ -125,7 +149,9 @@ __all__ = [
     "pack",
     "preview_conversion",
     "preview_export",
+    "recover",
     "repair",
+    "rewrite",
     "save",
     "save_file",
     "unpack",
@@ -144,6 +170,11 @@ _HOMES = {
     "CheckpointError": "errors",
     "Checkup": "checking.checkup",
     "CodecError": "errors",
+    "ComparedEntry": "compare.comparison",
+    "ComparedSide": "compare.comparison",
+    "ComparedTolerance": "compare.comparison",
+    "ComparedValues": "compare.comparison",
+    "Comparison": "compare.comparison",
     "Conversion": "checking.conversion",
     "ConversionKind": "checking.conversion",
     "ConversionPreview": "checking.conversion",
@@ -157,8 +188,11 @@ _HOMES = {
     "Finding": "checking.findings",
     "FormatError": "errors",
     "IndexPlace": "index.locate",
+    "Indexing": "edit.reindex",
     "KeyNotFoundError": "errors",
     "KeyTooLongError": "errors",
+    "LargestDifference": "compare.comparison",
+    "LostBlob": "edit.recover",
     "MissingExtraError": "errors",
     "ModelWriter": "store.model_writer",
     "NameNotFoundError": "errors",
@@ -168,7 +202,9 @@ _HOMES = {
     "PlannedAlias": "converting.plan",
     "Prefetch": "fileio.types",
     "PrefixView": "store.reader",
+    "Recovery": "edit.recover",
     "Repair": "checking.repair",
+    "Rewriting": "edit.rewrite",
     "RuntimeChoice": "checking.checkup",
     "Severity": "checking.codes",
     "SourceAccess": "fileio.types",
@@ -178,13 +214,15 @@ _HOMES = {
     "TensorPreview": "exporting.export",
     "TensorSlice": "store.slices",
     "TruncatedError": "errors",
-    "Unpacked": "packing.unpack",
     "UnpackedBlobs": "store.blobs",
+    "Unpacking": "packing.unpack",
     "UsageError": "errors",
     "Verdict": "converting.verify",
     "Verification": "checking.verification",
+    "build_index": "edit.reindex",
     "check": "checking.checkup",
     "convert": "checking.conversion",
+    "diff": "compare.comparison",
     "export": "exporting.export",
     "key_for": "index.names",
     "load": "store.files",
@@ -192,7 +230,9 @@ _HOMES = {
     "pack": "packing.pack",
     "preview_conversion": "checking.conversion",
     "preview_export": "exporting.export",
+    "recover": "edit.recover",
     "repair": "checking.repair",
+    "rewrite": "edit.rewrite",
     "save": "store.files",
     "save_file": "store.files",
     "unpack": "packing.unpack",

@@ -34,8 +34,8 @@ from blobstore.codecs.element_types import type_of
 from blobstore.converting.plan import plan_by_name
 from blobstore.converting.run import run_plan
 from blobstore.edit.recover import recover
-from blobstore.edit.reindex import attach_index, build_for, detach_index
-from blobstore.edit.rewrite import Edits, rewrite
+from blobstore.edit.reindex import attach_index, build_index, detach_index
+from blobstore.edit.rewrite import Edits, apply_edits
 from blobstore.errors import BlobStoreError
 from blobstore.exporting.plan import plan_export
 from blobstore.exporting.run import run_export
@@ -182,10 +182,10 @@ def in_store(name: str) -> Step:
     functions: dict[str, Callable[..., object]] = {
         "attach": attach_index,
         "detach": detach_index,
-        "build": partial(build_for, digests=True),
-        "build by force": partial(build_for, force=True),
-        "embed": partial(build_for, embed=True),
-        "embed by force": partial(build_for, embed=True, force=True),
+        "build": partial(build_index, digests=True),
+        "build by force": partial(build_index, force=True),
+        "embed": partial(build_index, embed=True),
+        "embed by force": partial(build_index, embed=True, force=True),
         "write": lambda path: write_file(path, noise(2, 5000)),
     }
     return lambda folder: functions[name](folder / STORE)
@@ -193,7 +193,7 @@ def in_store(name: str) -> Step:
 
 def rewriting(edits: Edits) -> Step:
     """Return a step that rewrites the store in place."""
-    return lambda folder: rewrite(folder / STORE, None, edits)
+    return lambda folder: apply_edits(folder / STORE, None, edits)
 
 
 def write_large(folder: Path, seed: int, index: IndexPlace) -> None:

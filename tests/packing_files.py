@@ -70,8 +70,8 @@ def there_and_back(path: Path, **options: Any) -> tuple[Path, Packing]:  # noqa:
     """Pack a file beside it, and fail unless unpacking restores it → the packed file, and the result of `pack`."""
     packed, back = path.with_name("packed.sbs"), path.with_name("back.sbs")
     done = pack(path, packed, **options)
-    assert done.nbytes == path.stat().st_size
-    assert done.packed_nbytes == packed.stat().st_size
+    assert done.unpacked_nbytes == path.stat().st_size
+    assert done.nbytes == packed.stat().st_size
     assert not packed.with_name("packed.sbs.idx").exists()
     result = unpack(packed, back, base=options.get("base"))
     assert back.read_bytes() == path.read_bytes()

@@ -20,8 +20,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 import blobstore
-from blobstore.edit.reindex import attach_index, build_for, detach_index
-from blobstore.edit.rewrite import Edits, rewrite
+from blobstore.edit.reindex import attach_index, build_index, detach_index
+from blobstore.edit.rewrite import Edits, apply_edits
 from blobstore.errors import BlobStoreError
 from blobstore.fileio.temporary import abandoned
 
@@ -72,11 +72,11 @@ def edit(path: Path) -> None:
     edits: tuple[Callable[[Path], object], ...] = (
         attach_index,
         detach_index,
-        lambda path: rewrite(path, None, Edits(set_metadata={"time": str(time.time())})),
-        lambda path: rewrite(path, None, Edits(index="external")),
-        lambda path: rewrite(path, None, Edits(version=1)),
-        lambda path: rewrite(path, None, Edits(version=2, sort=True)),
-        lambda path: build_for(path, digests=True),
+        lambda path: apply_edits(path, None, Edits(set_metadata={"time": str(time.time())})),
+        lambda path: apply_edits(path, None, Edits(index="external")),
+        lambda path: apply_edits(path, None, Edits(version=1)),
+        lambda path: apply_edits(path, None, Edits(version=2, sort=True)),
+        lambda path: build_index(path, digests=True),
     )
     random.choice(edits)(path)
 

@@ -118,7 +118,7 @@ def test_an_index_is_found_behind_any_number_of_beginnings(tmp_path: Path, diges
     path.write_bytes(whole[: start + nbytes])
     done = recover(path, out)
     assert "index inside it" in done.how
-    assert (len(done.kept), done.names, done.lost) == (6, 6, [])
+    assert (len(done.kept), done.names, done.lost) == (6, 6, ())
     assert out.read_bytes() == whole
 
 

@@ -12,7 +12,7 @@ from blobstore.checking.runtime import has_one_base
 from blobstore.container.keys import CONFIG_KEY
 from blobstore.container.reader import BlobReader
 from blobstore.converting.gemma_config import repaired
-from blobstore.edit.rewrite import Edits, rewrite
+from blobstore.edit.rewrite import Edits, apply_edits
 from blobstore.errors import UsageError
 from blobstore.fileio.ranges import expect
 from blobstore.gemma.config import ModelConfig
@@ -93,7 +93,7 @@ def repair(
     }
     written = None
     if not dry_run and (changes or output is not None):
-        rewrite(path, output, Edits(config=after.to_bytes() if changes else None), progress=progress)
+        apply_edits(path, output, Edits(config=after.to_bytes() if changes else None), progress=progress)
         target = path if output is None else output
         written = os.fspath(target) if isinstance(target, (str, os.PathLike)) else None
     return Repair(

@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-import argparse
 import os
 import signal
 import sys
-from contextlib import suppress
 from importlib import import_module
 from typing import TYPE_CHECKING
 
 from blobstore import __version__
-from blobstore.cli.formatting import shown
-from blobstore.errors import BlobStoreError, KeyNotFoundError, UsageError
+from blobstore.cli.errors import Words, WrongWordsError, describe, print_error, wants_json
+from blobstore.errors import KeyNotFoundError, UsageError
 
 if TYPE_CHECKING:
+    import argparse
     from collections.abc import Sequence
 
 # Each is a module of this package, imported when it runs: most need little of what others import.
@@ -51,7 +50,7 @@ _USAGE_ERRORS = (
 
 def parser(names: Sequence[str] = COMMANDS) -> argparse.ArgumentParser:
     """Return the parser of the command line, or of some of its commands."""
-    top = argparse.ArgumentParser(
+    top = Words(
         prog="blobstore",
         description="Read, write and convert gemma.cpp's weight files (.sbs).",
         epilog="Exit status: 0 success, 1 a fault was found, 2 wrong usage. COMMAND --help has examples.",
@@ -81,35 +80,30 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """
     _prepare_streams()
     words = list(sys.argv[1:] if arguments is None else arguments)
+    in_json = wants_json(words)
     try:
         options = parser(_needed(words)).parse_args(words)
+        in_json = getattr(options, "json", False)
         status: int = options.run(options)
         sys.stdout.flush()
     except BrokenPipeError:
         status = _CUT_OFF  # the reader has closed the pipe: blobstore ls … | head
-    except (BlobStoreError, OSError) as error:
-        _say(f"blobstore: {_text(error)}")
-        status = USAGE if isinstance(error, _USAGE_ERRORS) else FAULT
-    except MemoryError as error:
-        _say(f"blobstore: out of memory: {shown(str(error)) or 'a tensor or a file does not fit'}")
-        status = FAULT
-    except Exception as error:  # users don't see tracebacks
-        if os.environ.get("BLOBSTORE_TRACEBACK"):
+    except WrongWordsError as error:
+        print_error(error, in_json=in_json)
+        error.exit()
+    except (Exception, KeyboardInterrupt) as error:
+        if os.environ.get("BLOBSTORE_TRACEBACK") and not describe(error).expected:
             raise
-        what = shown(f"{type(error).__name__}: {error}")
-        hint = "a bug in blobstore, please report it; BLOBSTORE_TRACEBACK=1 shows where"
-        _say(f"blobstore: {what}: {hint}")
-        status = FAULT
-    except KeyboardInterrupt:
-        _say("blobstore: interrupted")
-        status = 128 + signal.SIGINT
+        print_error(error, in_json=in_json)
+        status = _status_of(error)
     _give_up_unwritten()
     return status
 
 
-def _say(text: str) -> None:
-    with suppress(OSError):  # standard error may be full or closed; the exit status remains
-        print(text, file=sys.stderr)
+def _status_of(error: BaseException) -> int:
+    if isinstance(error, KeyboardInterrupt):
+        return 128 + signal.SIGINT
+    return USAGE if isinstance(error, _USAGE_ERRORS) else FAULT
 
 
 def _prepare_streams() -> None:
@@ -127,9 +121,3 @@ def _give_up_unwritten() -> None:
         sys.stdout.flush()
     except OSError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-
-
-def _text(error: BlobStoreError | OSError) -> str:
-    if isinstance(error, OSError) and error.filename:
-        return shown(f"{error.filename}: {error.strerror}")
-    return shown(str(error))

@@ -91,8 +91,7 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
 
 def run(options: argparse.Namespace) -> int:
     """Run the command."""
-    if options.tmp is not None and options.against is None:
-        raise UsageError("needless-flag", "--tmp: no other format's file is written: leave it out, or add --against")
+    against = _against(options)
     if options.plot:
         plot.check(options.plot)
         refuse_inputs([options.plot], files_of(options.file))
@@ -103,7 +102,7 @@ def run(options: argparse.Namespace) -> int:
         runs=default if options.runs is None else options.runs,
         cold=options.cold or both,
         warm=options.warm or both,
-        against=_names(options.against or ""),
+        against=against,
         folder=options.tmp,
         drop_caches=options.drop_caches,
         quick=options.quick,
@@ -143,6 +142,25 @@ def _signals_unwind() -> Iterator[None]:
 
 def _names(text: str) -> tuple[str, ...]:
     return tuple(PEERS) if text == "all" else tuple(name.strip() for name in text.split(",") if name.strip())
+
+
+def _against(options: argparse.Namespace) -> tuple[str, ...]:
+    """Return the other formats.
+
+    Raises:
+        UsageError: ``no-formats``: the list has none; ``needless-flag`` for ``--tmp`` without a list.
+    """
+    if options.against is None:
+        if options.tmp is not None:
+            what = "--tmp: no other format's file is written: leave it out, or add --against"
+            raise UsageError("needless-flag", what)
+        return ()
+    names = _names(options.against)
+    if not names:
+        raise UsageError(
+            "no-formats", f"--against {options.against!r} names no format: all, or some of {', '.join(PEERS)}"
+        )
+    return names
 
 
 def _tell(report: Report) -> None:

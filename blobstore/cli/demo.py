@@ -77,6 +77,7 @@ def run(options: argparse.Namespace) -> int:
             "names": len(store),
             "not_as_the_source_makes_it": wrong,
             "exported": exported,
+            "exported_from": exact,
             "exported_equal": equal,
         }
         right = not wrong and equal == len(expected)
@@ -98,7 +99,7 @@ def _tell(facts: dict[str, Any], store: Store, count: int) -> None:
         print(f"     {shown(name):<36} blob {info.key:<12} {info.type} {shape(info.shape)} at {info.offset}")
     print(f"     … {len(store)} names in all; tied and renamed weights are stored once")
     same = f"{facts['exported_equal']} of {count} tensors are the source's, bit for bit"
-    print(f"5. exported  {facts['exported']}: {same}")
+    print(f"5. exported  {facts['exported']} from {facts['exported_from']}, the same with bf16 weights: {same}")
     print(f"\nLook at it: blobstore ls {facts['file']}")
 
 

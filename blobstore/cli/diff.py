@@ -2,25 +2,19 @@
 
 from __future__ import annotations
 
-import math
-from collections import Counter
-from typing import TYPE_CHECKING, Any
-
-import numpy as np
+from typing import TYPE_CHECKING
 
 from blobstore.cli.formatting import shape, shown, size
-from blobstore.cli.newer import tell_newer
 from blobstore.cli.output import add_base, add_command, add_json, note, print_json
-from blobstore.cli.progress import Stopwatch, progress
+from blobstore.cli.progress import progress
 from blobstore.cli.tables import print_table
-from blobstore.compare import Tolerance, compare, open_sides
-from blobstore.errors import UsageError
-from blobstore.store.base import refuse_needless_base
+from blobstore.compare.comparison import diff
+from blobstore.compare.sides import open_sides
 
 if TYPE_CHECKING:
     import argparse
 
-    from blobstore.compare import Difference, Facts, Number, Side, Values
+    from blobstore.compare.comparison import ComparedEntry, ComparedSide
 
 TEXT = "Compare two files, tensor by tensor: .sbs files, safetensors checkpoints, or one with the other."
 EXAMPLE = """example:
@@ -53,7 +47,6 @@ its layout. Memory doesn't grow with the files."""
 
 _COLUMNS = ("what", "name", "type", "shape", "differ", "max abs", "max rel", "cosine", "more")
 _RIGHT = ("differ", "max abs", "max rel", "cosine")
-_SHOWN_KINDS = ("same", "alias")  # with --all only
 
 
 def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -79,83 +72,44 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
 
 def run(options: argparse.Namespace) -> int:
     """Run the command."""
-    watch = Stopwatch()
-    tolerance = _tolerance(options)
-    with open_sides(options.a, options.b, options.by, options.base) as (a, b):
-        _refuse_needless(options, a, b)
-        for side in (a, b):
-            for text in side.notes:
-                note(text)
-            if side.store:
-                tell_newer(side.store.reader)
-        _tell_choice(options, a, b)
-        with progress(a.nbytes + b.nbytes, "comparing") as advance:
-            differences = list(compare(a, b, tolerance=tolerance, progress=advance))
-        nbytes, by = a.nbytes + b.nbytes, a.by
-    differ = any(difference.differs for difference in differences)
-    listed = [difference for difference in differences if options.all or difference.kind not in _SHOWN_KINDS]
-    counts = Counter(difference.kind for difference in differences)
-    if options.json:
-        print_json(
-            {
-                "a": options.a,
-                "b": options.b,
-                "by": by,
-                "tolerance": tolerance and {"absolute": tolerance.absolute, "relative": tolerance.relative},
-                "differ": differ,
-                "counts": counts,
-                "nbytes": nbytes,
-                "seconds": round(watch.seconds, 3),
-                "entries": [_json(difference) for difference in listed],
-            }
+    with progress(lambda: _nbytes(options), "comparing") as advance:
+        done = diff(
+            options.a,
+            options.b,
+            tolerance=options.tolerance,
+            rtol=options.rtol,
+            by=options.by,
+            base=options.base,
+            all=options.all,
+            progress=advance,
         )
-        return int(differ)
-    if listed:
-        print_table(_COLUMNS, map(_row, listed), right=_RIGHT)
-    state = "they differ" if differ else "no difference"
-    counted = ", ".join(f"{count} {kind}" for kind, count in counts.items()) or "nothing to compare"
-    print(f"{shown(options.a)}, {shown(options.b)}: {state} ({counted}; {size(nbytes)} in {watch.seconds:.1f} s)")
-    return int(differ)
+    for text in done.notes:
+        note(text)
+    if options.json:
+        print_json(done)
+        return int(done.differ)
+    if done.entries:
+        print_table(_COLUMNS, map(_row, done.entries), right=_RIGHT)
+    state = "they differ" if done.differ else "no difference"
+    counted = ", ".join(f"{count} {kind}" for kind, count in done.counts.items()) or "nothing to compare"
+    print(f"{shown(done.a)}, {shown(done.b)}: {state} ({counted}; {size(done.nbytes)} in {done.seconds:.1f} s)")
+    return int(done.differ)
 
 
-def _refuse_needless(options: argparse.Namespace, a: Side, b: Side) -> None:
-    """Refuse options that only apply to .sbs files, or to those packed as differences."""
-    stores = [side.store for side in (a, b) if side.store]
-    refuse_needless_base(*stores)
-    if options.by is not None and not stores:
-        what = f"neither {options.a!r} nor {options.b!r} is an .sbs file, and only these have keys"
-        raise UsageError("needless-flag", f"--by: {what}: leave it out")
+def _nbytes(options: argparse.Namespace) -> int:
+    with open_sides(options.a, options.b, options.by, options.base) as (a, b):
+        return a.nbytes + b.nbytes
 
 
-def _tolerance(options: argparse.Namespace) -> Tolerance | None:
-    given = (options.tolerance, options.rtol)
-    for value in given:
-        if value is not None and not 0 <= value < math.inf:
-            raise UsageError("bad-tolerance", f"{value} is not a tolerance: expected a number of at least 0")
-    return None if given == (None, None) else Tolerance(*(value or 0.0 for value in given))
-
-
-def _tell_choice(options: argparse.Namespace, a: Side, b: Side) -> None:
-    if a.names and b.names and not a.names & b.names:
-        hint = ""
-        if any(side.store and not side.store.index for side in (a, b)):
-            hint = (
-                ": an .sbs file without a name index has only the runtime's keys; convert the other, and compare that"
-            )
-        note(f"{options.a} and {options.b} have no name in common{hint}")
-    elif options.by is None and "keys" in (a.by, b.by):
-        note("compared by the runtime's keys, as no name is in both; --by names compares by names regardless")
-
-
-def _row(difference: Difference) -> tuple[object, ...]:
-    values = difference.values
+def _row(entry: ComparedEntry) -> tuple[object, ...]:
+    values = entry.values
     measured: tuple[object, ...] = ("-",) * 4
     if values:
         cosine = "-" if values.cosine is None else f"{values.cosine:.6f}"
         measured = (values.different, _short(values.max_abs), _short(values.max_rel), cosine)
-    types = _change([facts.type.name for facts in (difference.a, difference.b) if facts])
-    shapes = _change([shape(facts.shape) for facts in (difference.a, difference.b) if facts])
-    return (difference.kind, difference.name, types, shapes, *measured, "; ".join(_words(difference)) or "-")
+    types = _change([side.type for side in (entry.a, entry.b) if side])
+    shapes = _change([shape(side.shape) for side in (entry.a, entry.b) if side])
+    return (entry.kind, entry.name, types, shapes, *measured, "; ".join(_words(entry)) or "-")
 
 
 def _change(texts: list[str]) -> str:
@@ -163,68 +117,24 @@ def _change(texts: list[str]) -> str:
     return " → ".join(dict.fromkeys(texts)) or "-"
 
 
-def _words(difference: Difference) -> list[str]:
+def _words(entry: ComparedEntry) -> list[str]:
     words = []
-    if difference.other:
-        words.append(f"is {difference.other} in B" if difference.kind == "renamed" else f"is {difference.other}")
-    if difference.a and difference.b and difference.a.scales != difference.b.scales:
-        words.append(f"scale {_scales(difference.a)} → {_scales(difference.b)}")
-    if difference.a and difference.b and difference.a.codec != difference.b.codec:
-        words.append(f"codec {difference.a.codec} → {difference.b.codec}")
-    if difference.values and difference.values.not_finite:
-        words.append(f"{difference.values.not_finite} where only one is finite, or the infinities differ")
-    if difference.values and difference.values.worst is not None:
-        words.append(f"most at {shape(_index(difference, difference.values.worst))}")
-    return [*words, difference.detail] if difference.detail else words
+    if entry.other:
+        words.append(f"is {entry.other} in B" if entry.kind == "renamed" else f"is {entry.other}")
+    if entry.a and entry.b and entry.a.scales != entry.b.scales:
+        words.append(f"scale {_scales(entry.a)} → {_scales(entry.b)}")
+    if entry.a and entry.b and entry.a.codec != entry.b.codec:
+        words.append(f"codec {entry.a.codec} → {entry.b.codec}")
+    if entry.values and entry.values.not_finite:
+        words.append(f"{entry.values.not_finite} where only one is finite, or the infinities differ")
+    if entry.values and entry.values.worst is not None:
+        words.append(f"most at {shape(entry.values.worst.index)}")
+    return [*words, entry.detail] if entry.detail else words
 
 
-def _scales(facts: Facts) -> str:
-    return ", ".join(f"{scale:.6g}" for scale in facts.scales)
+def _scales(side: ComparedSide) -> str:
+    return ", ".join(f"{scale:.6g}" for scale in side.scales)
 
 
-def _index(difference: Difference, place: int) -> list[int]:
-    """Return where an element is in its tensor."""
-    return [int(axis) for axis in np.unravel_index(place, difference.a.shape if difference.a else ())]
-
-
-def _short(value: float) -> str:
-    return str(value) if isinstance(value, int) else f"{value:.4g}"
-
-
-def _json(difference: Difference) -> dict[str, Any]:
-    entry: dict[str, Any] = {"name": difference.name, "kind": difference.kind, "differs": difference.differs}
-    for side, facts in (("a", difference.a), ("b", difference.b)):
-        if facts:
-            entry[side] = {"type": facts.type.name, "shape": list(facts.shape), "scales": list(facts.scales)}
-    if difference.other:
-        entry["other"] = difference.other
-    if difference.values:
-        entry["values"] = _values_json(difference, difference.values)
-    if difference.detail:
-        entry["detail"] = difference.detail
-    return entry
-
-
-def _values_json(difference: Difference, values: Values) -> dict[str, Any]:
-    worst = None
-    if values.worst is not None and values.worst_values:
-        worst = {
-            "index": _index(difference, values.worst),
-            "a": _number(values.worst_values[0]),
-            "b": _number(values.worst_values[1]),
-        }
-    return {
-        "count": values.count,
-        "unequal": values.unequal,
-        "different": values.different,
-        "not_finite": values.not_finite,
-        "max_abs": _number(values.max_abs),
-        "max_rel": _number(values.max_rel),
-        "cosine": values.cosine,
-        "worst": worst,
-    }
-
-
-def _number(value: Number) -> int | float | str:
-    """Return what JSON can hold: text for complex numbers, infinities and NaN."""
-    return value if isinstance(value, (int, float)) and math.isfinite(value) else str(value)
+def _short(value: float | str) -> str:
+    return f"{value:.4g}" if isinstance(value, float) else str(value)

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+import os
 from typing import TYPE_CHECKING
 
 from blobstore.cli.formatting import shown
 from blobstore.cli.output import add_command, add_json, note, print_json
-from blobstore.edit.reindex import Reindexed, attach_index, build_for, detach_index
+from blobstore.cli.progress import progress
+from blobstore.edit.reindex import Indexing, attach_index, build_index, detach_index
 
 if TYPE_CHECKING:
     import argparse
-    from collections.abc import Mapping
 
 TEXT = """Move a file's name index, or build one.
 
@@ -59,16 +60,18 @@ def _detach(options: argparse.Namespace) -> int:
 
 
 def _build(options: argparse.Namespace) -> int:
-    built = build_for(options.file, embed=options.embed, digests=options.digests, force=options.force)
-    for text in built.notes:
+    with progress(os.stat(options.file).st_size, "indexing") as advance:
+        done = build_index(
+            options.file, embed=options.embed, digests=options.digests, force=options.force, progress=advance
+        )
+    return _report(options, done)
+
+
+def _report(options: argparse.Namespace, done: Indexing) -> int:
+    for text in done.notes:
         note(text)
-    more = {"lost_names": built.lost, "changed_names": built.changed, "notes": [*built.notes]}
-    return _report(options, Reindexed(built.path, built.names), more)
-
-
-def _report(options: argparse.Namespace, index: Reindexed, more: Mapping[str, object] | None = None) -> int:
     if options.json:
-        print_json({"index": index.path, "names": index.names, **(more or {})})
+        print_json(done)
     else:
-        print(f"{shown(index.path)}: {index.names} names")
+        print(f"{shown(done.output)}: {done.names} names")
     return 0

@@ -8,13 +8,14 @@ from typing import TYPE_CHECKING, Any
 import blobstore
 from blobstore.cli.abandoned import tell_abandoned
 from blobstore.cli.formatting import size
-from blobstore.cli.output import add_command, add_json, print_json
+from blobstore.cli.output import add_command, add_json, note, print_json
 from blobstore.cli.tables import print_fields
 from blobstore.container.keys import CONFIG_KEY, TOC_KEY
 from blobstore.errors import FormatError
 from blobstore.fileio.file_systems import file_system
-from blobstore.index.locate import place_of
-from blobstore.index.metadata import BASE
+from blobstore.index.locate import lost_index, place_of
+from blobstore.index.metadata import BASE, BASE_NAME
+from blobstore.index.records import directory_digest
 
 if TYPE_CHECKING:
     import argparse
@@ -40,6 +41,8 @@ def run(options: argparse.Namespace) -> int:
     with blobstore.open(options.file) as store:
         facts = describe(store)
     tell_abandoned(options.file)
+    for text in facts["notes"]:
+        note(text)
     status = 1 if facts["model"] and "fault" in facts["model"] else 0
     if options.json:
         print_json(facts)
@@ -57,6 +60,7 @@ def run(options: argparse.Namespace) -> int:
             ("access", _access(facts)),
             ("container", f"version {facts['version']}, {facts['nbytes']} bytes ({size(facts['nbytes'])})"),
             ("blobs", f"{facts['blobs']}, {facts['payload_nbytes']} bytes, and {facts['other_nbytes']} around them"),
+            ("directory", f"SHA-256 {facts['directory_sha256']}: a difference (pack --base) knows its base by it"),
             ("index", where),
             ("tensors", f"{facts['tensors']}, {facts['shared']} of them in a blob that has another name already"),
             ("types", types or "none"),
@@ -79,6 +83,7 @@ def _access(facts: dict[str, Any]) -> str:
 def _packed(facts: dict[str, Any], *, model: bool) -> str:
     ratio = facts["unpacked_nbytes"] / facts["nbytes"]
     base = f", as the difference to a file whose directory has the SHA-256 {facts['base']}" if facts["base"] else ""
+    base += f" (packed against {facts['base_name']!r})" if facts["base_name"] else ""
     runs = ": gemma.cpp can't run it until blobstore unpack" if model else ""
     sizes = f"{size(facts['unpacked_nbytes'])} in {size(facts['nbytes'])} (ratio {ratio:.3f})"
     return f"{facts['blobs']} blobs, {sizes}{base}{runs}"
@@ -144,8 +149,10 @@ def describe(store: Store) -> dict[str, Any]:
         "blobs": len(reader),
         "payload_nbytes": payload,
         "other_nbytes": reader.file_size - payload,
+        "directory_sha256": directory_digest(reader.directory).hex(),
         **tensors,
         "index": _index_facts(store),
+        "notes": lost_index(store.reader) if store.index is None else [],
         "packed": _packed_facts(store),
         **weights,
         "model": _model(store),
@@ -199,4 +206,5 @@ def _packed_facts(store: Store) -> dict[str, Any] | None:
         "nbytes": int(table["nbytes"][packed].sum()),
         "unpacked_nbytes": sum(table["unpacked_nbytes"][packed].tolist()),
         "base": store.metadata.get(BASE),
+        "base_name": store.metadata.get(BASE_NAME),
     }

@@ -10,6 +10,7 @@ from blobstore.cli.formatting import shape
 from blobstore.cli.newer import tell_newer
 from blobstore.cli.output import add_command, add_json, note, print_json
 from blobstore.cli.tables import print_table
+from blobstore.index.locate import lost_index
 
 if TYPE_CHECKING:
     import argparse
@@ -45,6 +46,8 @@ def _list_names(options: argparse.Namespace) -> int:
     with blobstore.open(options.file) as store:
         infos = [info for info in store.infos() if fnmatch.fnmatchcase(info.name, options.pattern)]
         tell_newer(store.reader)
+        for text in lost_index(store.reader) if store.index is None else ():
+            note(text)
     if options.json:
         print_json(
             [

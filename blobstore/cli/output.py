@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import json
+import math
 import os
 import stat
 import sys
+from collections.abc import Mapping
 from contextlib import suppress
-from dataclasses import asdict, is_dataclass
 from typing import TYPE_CHECKING, Any
 
 from blobstore.cli.formatting import shown
@@ -117,11 +119,21 @@ def tell_dry_run(output: str | None) -> None:
 
 
 def print_json(value: Any) -> None:  # noqa: ANN401 (JSON is anything)
-    """Print a value, or a function's result, as JSON; text that isn't valid UTF-8 is escaped."""
-    if is_dataclass(value) and not isinstance(value, type):
-        value = asdict(value)
-    json.dump(value, sys.stdout, indent=1)
-    sys.stdout.write("\n")
+    """Print a value, such as the result of a function, as JSON.
+
+    Text that isn't valid UTF-8 is escaped; numbers that JSON doesn't have, such as infinities, become text.
+    """
+    sys.stdout.write(f"{json.dumps(_plain(value), indent=1, allow_nan=False)}\n")
+
+
+def _plain(value: Any) -> Any:  # noqa: ANN401 (as above)
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        return {field.name: _plain(getattr(value, field.name)) for field in dataclasses.fields(value)}
+    if isinstance(value, Mapping):
+        return {str(key): _plain(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple, set, frozenset)):
+        return [_plain(item) for item in (sorted(value) if isinstance(value, (set, frozenset)) else value)]
+    return str(value) if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def note(text: str) -> None:

@@ -3,19 +3,18 @@
 from __future__ import annotations
 
 import os
-from dataclasses import asdict
 from typing import TYPE_CHECKING
 
 from blobstore.cli.formatting import shown, size
 from blobstore.cli.output import add_command, add_json, note, output_of, print_json
-from blobstore.cli.progress import Stopwatch, progress
+from blobstore.cli.progress import progress
 from blobstore.cli.tables import print_table
 from blobstore.packing.pack import pack
 
 if TYPE_CHECKING:
     import argparse
 
-    from blobstore.packing.pack import PackedBlob, Packing
+    from blobstore.packing.pack import PackedBlob
 
 TEXT = (
     "Compress a file's tensors without loss: each can still be read by its name, and unpack restores the file exactly."
@@ -50,7 +49,6 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
 
 def run(options: argparse.Namespace) -> int:
     """Run the command."""
-    watch = Stopwatch()
     output_of(options, options.output, streams=False)
     with progress(os.stat(options.file).st_size, "packing") as advance:
         done = pack(
@@ -63,29 +61,23 @@ def run(options: argparse.Namespace) -> int:
             progress=advance,
         )
     if options.json:
-        facts = {"output": options.output, "nbytes": done.nbytes, "packed_nbytes": done.packed_nbytes}
-        blobs = [{**asdict(blob), "packed": blob.packed} for blob in done.blobs]
-        print_json({**facts, "ratio": round(done.ratio, 4), "blobs": blobs, "seconds": round(watch.seconds, 3)})
+        print_json(done)
         return 0
-    _tell(options.output, done, watch.seconds)
-    return 0
-
-
-def _tell(output: str, done: Packing, seconds: float) -> None:
     columns = ("tensor", "type", "bytes", "packed", "ratio", "how")
     print_table(columns, (_row(blob) for blob in done.blobs), right=("bytes", "packed", "ratio"))
     packed = sum(blob.packed for blob in done.blobs)
-    rate = size(done.nbytes / max(seconds, 1e-9))
+    rate = size(done.unpacked_nbytes / max(done.seconds, 1e-9))
     print(
-        f"{shown(output)}: {packed} of {len(done.blobs)} blobs packed, {size(done.nbytes)} in "
-        f"{size(done.packed_nbytes)}, ratio {done.ratio:.3f}, {seconds:.2f} s ({rate}/s)"
+        f"{shown(done.output)}: {packed} of {len(done.blobs)} blobs packed, {size(done.unpacked_nbytes)} in "
+        f"{size(done.nbytes)}, ratio {done.ratio:.3f}, {done.seconds:.2f} s ({rate}/s)"
     )
-    if done.packed_nbytes >= done.nbytes:
-        note("the packed file is not smaller than the original")
+    for text in done.notes:
+        note(text)
+    return 0
 
 
 def _row(blob: PackedBlob) -> tuple[object, ...]:
     name = blob.names[0] if blob.names else blob.key
     more = f" (+{len(blob.names) - 1})" if len(blob.names) > 1 else ""
     how = "as it is" if not blob.packed else "difference" if blob.delta else "planes"
-    return name + more, blob.type, blob.nbytes, blob.packed_nbytes, f"{blob.nbytes / blob.packed_nbytes:.3f}", how
+    return name + more, blob.type, blob.unpacked_nbytes, blob.nbytes, f"{blob.unpacked_nbytes / blob.nbytes:.3f}", how

@@ -30,8 +30,12 @@ class _Advance:
 
 
 @contextmanager
-def progress(total: int | None, what: str) -> Iterator[Callable[[int], None]]:
+def progress(total: int | Callable[[], int] | None, what: str) -> Iterator[Callable[[int], None]]:
     """Show a bar with bytes and rate while the block runs, if standard error is a terminal.
+
+    Args:
+        total: How many bytes there are to do; or what returns it, called only for a bar; None if it isn't known.
+        what: What is done.
 
     Yields:
         A function to call with the number of further bytes done.
@@ -44,7 +48,7 @@ def progress(total: int | None, what: str) -> Iterator[Callable[[int], None]]:
 
     columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TransferSpeedColumn())
     with Progress(*columns, TimeRemainingColumn(), console=Console(stderr=True), transient=True) as bar:
-        task = bar.add_task(what, total=total)
+        task = bar.add_task(what, total=total() if callable(total) else total)
         yield _Advance(bar, task)
 
 

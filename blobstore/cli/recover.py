@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-from dataclasses import asdict
 from typing import TYPE_CHECKING
 
 from blobstore.cli.formatting import shown
@@ -14,7 +13,7 @@ from blobstore.edit.recover import recover
 if TYPE_CHECKING:
     import argparse
 
-    from blobstore.edit.recover import Recovered
+    from blobstore.edit.recover import Recovery
 
 TEXT = "Save what is intact in a broken file: truncated, with bytes appended, or with damaged blobs."
 EXAMPLE = """example:
@@ -42,18 +41,18 @@ def run(options: argparse.Namespace) -> int:
     """Run the command; returns 1 if something is lost."""
     target = output_of(options, options.output)
     with progress(2 * os.stat(options.file).st_size, "recovering") as advance:
-        done = recover(options.file, target, index_path=options.index, progress=advance)
+        done = recover(options.file, target, index=options.index, progress=advance)
     if options.json:
-        print_json({"output": options.output, "right": not done.lost, **asdict(done)})
+        print_json(done)
     else:
         _tell(options.output, done)
-    return 1 if done.lost else 0
+    return 0 if done.right else 1
 
 
-def _tell(output: str, done: Recovered) -> None:
+def _tell(output: str, done: Recovery) -> None:
     note(f"the places of the blobs are proved by {done.how}")
-    for key in done.doubtful:
-        note(f"{key} has only zeros up to the end of the file: it may not have been downloaded")
+    for text in done.notes:
+        note(text)
     for blob in done.lost:
         row = ("lost", blob.key, blob.why, ", ".join(blob.names))
         tell("\t".join(shown(text) for text in row), output=output)

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING
 
 from blobstore.cli.formatting import shown, size
 from blobstore.cli.output import add_command, add_json, note, output_of, print_json, refuse_same, tell
-from blobstore.cli.progress import Stopwatch, progress
-from blobstore.edit.rewrite import Edits, rewrite
+from blobstore.cli.progress import progress
+from blobstore.edit.rewrite import rewrite
 from blobstore.errors import UsageError
 
 if TYPE_CHECKING:
@@ -53,30 +53,28 @@ def run(options: argparse.Namespace) -> int:
     """Run the command."""
     target = None if options.in_place else output_of(options, options.output)
     refuse_same(target, options.file, "--in-place, instead of -o, replaces it")
-    edits = Edits(
-        version=options.container,
-        drop=tuple(options.drop),
-        rename=_pairs("--rename", options.rename),
-        set_metadata=_pairs("--set", options.set),
-        unset_metadata=tuple(options.unset),
-        sort=options.sort,
-        index=options.index,
-    )
-    watch = Stopwatch()
     with progress(os.stat(options.file).st_size, "writing") as advance:
-        done = rewrite(options.file, target, edits, progress=advance)
+        done = rewrite(
+            options.file,
+            target,
+            in_place=options.in_place,
+            container=options.container,
+            drop=options.drop,
+            rename=_pairs("--rename", options.rename),
+            set=_pairs("--set", options.set),
+            unset=options.unset,
+            sort=options.sort,
+            index=options.index,
+            progress=advance,
+        )
     for text in done.notes:
         note(text)
-    streamed = options.output == "-"
-    nbytes = 0 if streamed else os.stat(done.path).st_size
     if options.json:
-        facts = {"output": done.path, "nbytes": nbytes, "blobs": done.blobs, "names": done.names}
-        more = {"dropped": done.dropped, "renamed": done.renamed, "notes": done.notes}
-        print_json({**facts, **more, "seconds": round(watch.seconds, 3)})
+        print_json(done)
         return 0
     changes = [f"{len(done.dropped)} dropped"] * bool(done.dropped) + [f"{done.renamed} renamed"] * bool(done.renamed)
-    what = [f"{done.blobs} blobs, {done.names} names", *[size(nbytes)] * (not streamed), *changes]
-    tell(f"{shown(done.path)}: {', '.join(what)}, {watch.seconds:.2f} s", output=options.output or "")
+    what = [f"{done.blobs} blobs, {done.names} names", size(done.nbytes), *changes]
+    tell(f"{shown(done.output or '-')}: {', '.join(what)}, {done.seconds:.2f} s", output=options.output or "")
     return 0
 
 

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
 from typing import TYPE_CHECKING
 
 import blobstore
 from blobstore.cli.formatting import shown, size
 from blobstore.cli.output import add_base, add_command, add_json, output_of, print_json, tell
-from blobstore.cli.progress import Stopwatch, progress
+from blobstore.cli.progress import progress
 from blobstore.packing.unpack import original_of, unpack
-from blobstore.store.base import refuse_needless_base
 
 if TYPE_CHECKING:
     import argparse
@@ -38,17 +36,18 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
 
 def run(options: argparse.Namespace) -> int:
     """Run the command."""
-    watch = Stopwatch()
     target = output_of(options, options.output)
-    with blobstore.open(options.file, base=options.base) as store:
-        total = original_of(store).nbytes
-        refuse_needless_base(store)
-    with progress(total, "unpacking") as advance:
+    with progress(lambda: _nbytes(options.file), "unpacking") as advance:
         done = unpack(options.file, target, base=options.base, workers=options.workers, progress=advance)
     if options.json:
-        print_json({**asdict(done), "seconds": round(watch.seconds, 3)})
+        print_json(done)
         return 0
-    rate = size(done.nbytes / max(watch.seconds, 1e-9))
+    rate = size(done.nbytes / max(done.seconds, 1e-9))
     what = f"{size(done.nbytes)}, {done.blobs} blobs unpacked, SHA-256 {done.sha256} as before"
-    tell(f"{shown(done.path)}: {what}, {watch.seconds:.2f} s ({rate}/s)", output=options.output)
+    tell(f"{shown(done.output or '-')}: {what}, {done.seconds:.2f} s ({rate}/s)", output=options.output)
     return 0
+
+
+def _nbytes(path: str) -> int:
+    with blobstore.open(path) as store:
+        return original_of(store).nbytes

@@ -7,14 +7,14 @@ from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import TYPE_CHECKING
 
-from blobstore.container.keys import INDEX_KEY, SKELETON_KEY, TOC_KEY
+from blobstore.container.keys import INDEX_KEY, SKELETON_KEY, TOC_KEY, encode_key
 from blobstore.container.layout import MAX_PORTABLE_BLOBS, max_blobs_from
 from blobstore.container.writer import ContainerWriter
 from blobstore.errors import FormatError, UsageError
 from blobstore.fileio.ranges import FileRange, reporting
 from blobstore.gemma.toc import build_toc, parse_toc
-from blobstore.index import Entry, blob_table, build_index
-from blobstore.index.metadata import BASE, CHOICES, PACKED_FROM, REARRANGED
+from blobstore.index import Entry, IndexedBlob, blob_table, build_index
+from blobstore.index.metadata import BASE, BASE_NAME, CHOICES, PACKED_FROM, REARRANGED
 from blobstore.index.names import encode_name
 from blobstore.index.sidecar import close_with_index, refuse_external_to_stream
 from blobstore.store.catalog import open_catalog
@@ -160,7 +160,7 @@ class Manifest:
         Returns:
             Whether the names of the source were among them.
         """
-        for key in (PACKED_FROM, BASE):  # no blob is marked as packed any more
+        for key in (PACKED_FROM, BASE, BASE_NAME):  # no blob is marked as packed any more
             self.metadata.pop(key, None)
         return self.metadata.pop(REARRANGED, None) is not None
 
@@ -181,8 +181,9 @@ def write_manifest(
     version: int,
     index: IndexPlace,
     replaced: BlobReader | None = None,
+    check: Callable[[ManifestBlob, bytes], None] = ManifestBlob.check_digest,
     progress: Progress = lambda _: None,
-) -> None:
+) -> int:
     """Write a file, and compare what was written with the known digests.
 
     Args:
@@ -191,7 +192,11 @@ def write_manifest(
         version: Of the container.
         index: Where the name index goes, if the manifest has one.
         replaced: The file that was edited; it must still be the one at the path.
+        check: Called with each blob and the SHA-256 of what was written.
         progress: Called with how many bytes more were written.
+
+    Returns:
+        The size of the file.
 
     Raises:
         FormatError: ``damaged-blob``; nothing is written then, a stream is left incomplete.
@@ -214,15 +219,22 @@ def write_manifest(
             writer.add_chunks(blob.key, reporting(pieces, progress), immutable=True)
         if hashing:
             for blob, digest in zip(manifest.blobs, writer.digests(), strict=True):
-                blob.check_digest(digest)
+                check(blob, digest)
         make_index = partial(_index_bytes, manifest, writer, digests=keep_digests)
         close_with_index(writer, place, make_index, replaced=replaced)
+    return writer.directory().file_size
 
 
 def _index_bytes(manifest: Manifest, writer: ContainerWriter, store: Directory | None, *, digests: bool) -> bytes:
     unpacked = {place: blob.unpacked_nbytes for place, blob in enumerate(manifest.blobs)}
     table = blob_table(writer, digests=digests, unpacked_nbytes=unpacked)
     return build_index(manifest.entries or [], table, manifest.metadata, store=store)
+
+
+def external_index(reader: BlobReader, manifest: Manifest) -> bytes:
+    """Return the external index of a file that stays as it is, with the digests that the manifest has."""
+    table = [IndexedBlob(encode_key(blob.key), blob.nbytes, blob.sha256) for blob in manifest.blobs]
+    return build_index(manifest.entries or [], table, manifest.metadata, store=reader.directory)
 
 
 def _rope_bases(choices: str) -> object:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import time
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
@@ -12,15 +13,16 @@ from blobstore.container.keys import INDEX_KEY, TOC_KEY, decode_key
 from blobstore.container.layout import max_blobs_from
 from blobstore.edit.manifest import Manifest, ManifestBlob, write_manifest
 from blobstore.edit.recover_directory import find_directory
-from blobstore.errors import FormatError, in_file
+from blobstore.errors import FormatError, UsageError, in_file
 from blobstore.fileio.hashing import digest_of
 from blobstore.fileio.ranges import CHUNK_NBYTES, FileRange
 from blobstore.fileio.source import open_source, read_whole
 from blobstore.index import INDEX_MAGIC, parse_index
-from blobstore.index.inputs import files_of, refuse_inputs
+from blobstore.index.inputs import files_of, path_of, refuse_inputs
 from blobstore.index.locate import beside
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
     from os import PathLike
     from typing import BinaryIO
 
@@ -32,19 +34,33 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class Lost:
-    """A blob that is not in the new file: its key, the reason, and the names of the tensors that were in it."""
+class LostBlob:
+    """A blob that `recover` could not save.
+
+    Attributes:
+        key: Its key.
+        why: The reason.
+        names: Of the tensors that were in it.
+
+    Example:
+        >>> blobstore.recover("model.sbs", "saved.sbs").lost
+        ()
+    """
 
     key: str
     why: str
     names: tuple[str, ...] = ()
 
 
-@dataclass
-class Recovered:
+@dataclass(frozen=True)
+class Recovery:
     """The result of `recover`.
 
     Attributes:
+        input: The path of the broken file, as given.
+        output: The path of the new file, as given; None for a stream.
+        nbytes: Size of the new file.
+        right: Whether nothing is lost.
         how: What proves where the blobs lay.
         kept: Keys of the blobs in the new file.
         verified: How many of them match a known SHA-256.
@@ -52,58 +68,124 @@ class Recovered:
         lost: What is missing.
         doubtful: Keys of kept blobs that are all zeros, as is everything after them: a download may have stopped
             before them.
+        notes: What a user should know.
+        seconds: How long it took.
+
+    Example:
+        >>> blobstore.recover("model.sbs", "saved.sbs").how
+        'its directory, which is intact'
     """
 
+    input: str
+    output: str | None
+    nbytes: int
+    right: bool
     how: str
+    kept: tuple[str, ...]
+    verified: int
+    names: int
+    lost: tuple[LostBlob, ...]
+    doubtful: tuple[str, ...]
+    notes: tuple[str, ...]
+    seconds: float
+
+
+@dataclass
+class _Saved:
+    """What is known of a recovery while it goes on; the fields are those of `Recovery`."""
+
     kept: list[str] = field(default_factory=list)
     verified: int = 0
     names: int = 0
-    lost: list[Lost] = field(default_factory=list)
+    lost: list[LostBlob] = field(default_factory=list)
     doubtful: list[str] = field(default_factory=list)
 
 
 def recover(
     path: str | PathLike[str],
-    target: str | PathLike[str] | BinaryIO,
+    output: str | PathLike[str] | BinaryIO,
     *,
-    index_path: str | PathLike[str] | None = None,
+    index: str | PathLike[str] | None = None,
     progress: Progress = lambda _: None,
-) -> Recovered:
-    """Write a new file with all intact blobs of a broken one.
+) -> Recovery:
+    """Write a new file with all intact blobs of a broken one: truncated, with bytes appended, or with damaged blobs.
 
     Args:
         path: Of the broken file.
-        target: Path of the new file, which gets version 2; or a binary stream.
-        index_path: Of the external index, when it isn't ``path.idx``.
+        output: Path of the new file, which gets version 2; or a binary stream.
+        index: The index of the complete file, if it isn't ``path.idx``.
         progress: Called with how many bytes more were read or written; each blob is both.
 
+    Returns:
+        What was saved, and what is lost. ``dataclasses.asdict`` of it is what ``blobstore recover --json`` prints.
+
     Raises:
-        FormatError: ``not-recoverable`` when nothing proves where the blobs lie; ``nothing-whole``.
-        UsageError: ``same-file``; ``not-a-file``.
-        OSError: Reading or writing failed; the target is untouched.
+        FormatError: ``not-recoverable`` when nothing proves where the blobs lie; ``nothing-whole``; ``index-stale``:
+            the index that was given is invalid or belongs to another file.
+        UsageError: ``needless-flag`` for an index when the file has a valid one inside; ``same-file``; ``not-a-file``.
+        OSError: Reading or writing failed; the output is untouched.
+
+    Example:
+        >>> with open("model.sbs", "rb") as whole, open("longer.sbs", "wb") as longer:
+        ...     _ = longer.write(whole.read() + b"appended by mistake")
+        >>> done = blobstore.recover("longer.sbs", "saved.sbs")
+        >>> done.right, done.how
+        (True, 'its directory, before 19 appended bytes')
     """
-    refuse_inputs(files_of(target), [*files_of(path), *([index_path] if index_path else [])])
-    external_index = _read_index(path, index_path)
+    start = time.perf_counter()
+    refuse_inputs(files_of(output), [*files_of(path), *([index] if index else [])])
+    index_path = index or next(filter(os.path.isfile, beside(path)), None)
+    external_index = None if index_path is None else read_whole(index_path)
     source = open_source(path, "read")
     try:
         with in_file(path):
             recovered = find_directory(source, external_index)
             if recovered is None:
                 raise FormatError("not-recoverable", _hopeless(source, external_index))
-            index, own_place = _find_index(source, recovered, external_index)
-            manifest, result = _salvage(source, recovered, index, own_place, progress)
+            name_index, own_place = _find_index(source, recovered, external_index)
+            unused = None if external_index is None or (name_index and name_index.external) else index_path
+            if index and unused:
+                _refuse_unused(index, name_index)
+            manifest, saved = _salvage(source, recovered, name_index, own_place, progress)
             if not manifest.blobs:
                 raise FormatError("nothing-whole", f"none of its {len(recovered.directory)} blobs is intact")
         place: IndexPlace = "none" if manifest.entries is None else "embedded"
-        write_manifest(manifest, target, version=2, index=place, progress=progress)
-        return result
+        nbytes = write_manifest(manifest, output, version=2, index=place, progress=progress)
     finally:
         source.close()
+    return Recovery(
+        input=os.fspath(path),
+        output=path_of(output),
+        nbytes=nbytes,
+        right=not saved.lost,
+        how=recovered.how,
+        kept=tuple(saved.kept),
+        verified=saved.verified,
+        names=saved.names,
+        lost=tuple(saved.lost),
+        doubtful=tuple(saved.doubtful),
+        notes=(*_unused_note(unused, name_index), *map(_doubt, saved.doubtful)),
+        seconds=time.perf_counter() - start,
+    )
 
 
-def _read_index(path: str | PathLike[str], index_path: str | PathLike[str] | None) -> memoryview | None:
-    index_path = index_path or next(filter(os.path.isfile, beside(path)), None)
-    return None if index_path is None else read_whole(index_path)
+def _refuse_unused(path: str | PathLike[str], used: NameIndex | None) -> None:
+    """Refuse an index that was given and that nothing uses."""
+    if used:
+        what = "--index: the file has a valid index inside, which is used: leave it out"
+        raise UsageError("needless-flag", what)
+    with in_file(path):
+        raise FormatError("index-stale", "this index is invalid or belongs to another file: leave it out")
+
+
+def _unused_note(path: str | PathLike[str] | None, used: NameIndex | None) -> Iterator[str]:
+    if path is not None:
+        why = "the file has one inside" if used else "it is invalid or belongs to another file"
+        yield f"the index beside it, {os.fspath(path)!r}, is not used: {why}"
+
+
+def _doubt(key: str) -> str:
+    return f"{key} has only zeros up to the end of the file: it may not have been downloaded"
 
 
 def _hopeless(source: ByteSource, external_index: memoryview | None) -> str:
@@ -156,7 +238,7 @@ def _salvage(
     index: NameIndex | None,
     own_place: int,
     progress: Progress,
-) -> tuple[Manifest, Recovered]:
+) -> tuple[Manifest, _Saved]:
     """Return the manifest of the new file, and what is kept and lost.
 
     Args:
@@ -166,7 +248,7 @@ def _salvage(
         own_place: Of the blob that the index is in, which isn't kept; -1 for none.
         progress: Called with how many bytes more were read.
     """
-    result = Recovered(recovered.how)
+    result = _Saved()
     blobs, new_places = _intact_blobs(source, recovered.directory, index, own_place, result, progress)
     manifest = Manifest(blobs, digests=False, max_blobs=max_blobs_from(len(recovered.directory)))
     if index:
@@ -190,7 +272,7 @@ def _intact_blobs(  # noqa: PLR0917 (those of `_salvage`)
     directory: Directory,
     index: NameIndex | None,
     own_place: int,
-    result: Recovered,
+    result: _Saved,
     progress: Progress,
 ) -> tuple[list[ManifestBlob], dict[int, int]]:
     """Return the intact blobs, and row of the index's table → place among them; report the others in ``result``."""
@@ -208,7 +290,7 @@ def _intact_blobs(  # noqa: PLR0917 (those of `_salvage`)
         sha256 = indexed.sha256 if indexed else None
         fault = _fault(source, data, sha256, progress)
         if fault:
-            result.lost.append(Lost(key, fault, tuple(names.get(row, ()))))
+            result.lost.append(LostBlob(key, fault, tuple(names.get(row, ()))))
             continue
         if sha256:
             result.verified += 1
@@ -239,13 +321,13 @@ def _fault(source: ByteSource, data: FileRange, sha256: bytes | None, progress: 
     return ""
 
 
-def _adjust_toc(manifest: Manifest, result: Recovered) -> None:
+def _adjust_toc(manifest: Manifest, result: _Saved) -> None:
     """Remove lost tensors from the runtime's toc, or the toc from the file if it can't be read."""
     try:
         manifest.edit_toc(dict.fromkeys(lost.key for lost in result.lost))
     except FormatError as error:
         manifest.keep([place for place, blob in enumerate(manifest.blobs) if blob.key != TOC_KEY])
-        result.lost.append(Lost(TOC_KEY, f"damaged: {error.message}"))
+        result.lost.append(LostBlob(TOC_KEY, f"damaged: {error.message}"))
 
 
 def _end_of_nonzero(source: ByteSource) -> int:

@@ -3,26 +3,31 @@
 from __future__ import annotations
 
 import contextlib
+import os
+import time
+from dataclasses import dataclass
 from functools import partial
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 from blobstore.container.keys import INDEX_KEY, encode_key
 from blobstore.container.layout import max_blobs_from
 from blobstore.container.reader import BlobReader
 from blobstore.container.writer import ContainerWriter
-from blobstore.edit.manifest import describe, manifest_of, refuse_packed
+from blobstore.edit.manifest import describe, external_index, manifest_of, refuse_packed, write_manifest
 from blobstore.errors import FormatError, UsageError, in_file
 from blobstore.fileio.hashing import digest_of
-from blobstore.index import IndexedBlob, build_index, rebind_index
+from blobstore.fileio.ranges import FileRange
+from blobstore.fileio.threads import in_order
+from blobstore.index import rebind_index
 from blobstore.index.locate import external_path, find_index
 from blobstore.index.sidecar import close_with_index, write_index
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
     from os import PathLike
 
-    from blobstore.container.directory import Directory
-    from blobstore.edit.manifest import Manifest
+    from blobstore.edit.manifest import Manifest, ManifestBlob
+    from blobstore.fileio.types import Progress
     from blobstore.index import Entry, NameIndex
     from blobstore.index.locate import IndexPlace
     from blobstore.index.sidecar import MakeIndex
@@ -31,38 +36,45 @@ if TYPE_CHECKING:
 _FIX = "fetch the file again; if it was meant to change, --force without --digests drops the old digests"
 
 
-class Reindexed(NamedTuple):
-    """The path of the file with the index, and the number of its names."""
-
-    path: str
-    names: int
-
-
-class Rebuilt(NamedTuple):
-    """Where a new index is, and what is lost from the previous one.
+@dataclass(frozen=True)
+class Indexing:
+    """The result of `build_index`.
 
     Attributes:
-        path: Of the file that it is in.
-        names: How many it has.
-        lost: How many names only the previous one had; None where they couldn't be read.
-        changed: How many names of both have another type, shape or scale now.
-        notes: What a user should know about that.
+        input: The path of the file, as given.
+        output: The path of the file that the index is in: the file itself, or the one beside it.
+        nbytes: Size of that file.
+        names: How many names the index has.
+        lost_names: How many names only the previous index had; None where they couldn't be read.
+        changed_names: How many names of both have another type, shape or scale now.
+        notes: What a user should know.
+        seconds: How long it took.
+
+    Example:
+        >>> blobstore.rewrite("model.sbs", "plain.sbs", index="none").names
+        0
+        >>> blobstore.build_index("plain.sbs").output
+        'plain.sbs.idx'
     """
 
-    path: str
+    input: str
+    output: str
+    nbytes: int
     names: int
-    lost: int | None = 0
-    changed: int = 0
+    lost_names: int | None = 0
+    changed_names: int = 0
     notes: tuple[str, ...] = ()
+    seconds: float = 0.0
 
 
-def attach_index(path: str | PathLike[str]) -> Reindexed:
+def attach_index(path: str | PathLike[str]) -> Indexing:
     """Move the index beside a file into it. The file is rewritten, then the index beside it is removed.
 
     Raises:
         UsageError: ``has-index`` if it has one inside already; ``no-index`` if there is none beside it.
         FormatError: ``index-stale`` and others: it belongs to another file, or is invalid.
     """
+    start = time.perf_counter()
     with BlobReader(path, access="read") as reader:
         if INDEX_KEY in reader:
             raise UsageError("has-index", f"{reader.path!r} has its index inside already")
@@ -70,15 +82,16 @@ def attach_index(path: str | PathLike[str]) -> Reindexed:
         if index is None:
             raise UsageError("no-index", f"{external_path(path)!r} does not exist: blobstore index build makes one")
         _rewrite(reader, "embedded", partial(rebind_index, index))
-        return Reindexed(reader.path, len(index.names))
+        return _result(reader, reader.path, len(index.names), start)
 
 
-def detach_index(path: str | PathLike[str]) -> Reindexed:
+def detach_index(path: str | PathLike[str]) -> Indexing:
     """Move the index of a file into one beside it. The file is rewritten, as if it had never had an index.
 
     Raises:
         UsageError: ``no-index`` if there is none inside; ``no-blobs`` if nothing would be left.
     """
+    start = time.perf_counter()
     with BlobReader(path, access="read") as reader:
         if INDEX_KEY not in reader:
             raise UsageError("no-index", f"{reader.path!r} has no index inside")
@@ -86,11 +99,23 @@ def detach_index(path: str | PathLike[str]) -> Reindexed:
         if index is None or len(reader) == 1:
             raise UsageError("no-blobs", f"{reader.path!r} has nothing but its index")
         _rewrite(reader, "external", partial(rebind_index, index))
-        return Reindexed(external_path(path), len(index.names))
+        return _result(reader, external_path(path), len(index.names), start)
 
 
-def build_for(path: str | PathLike[str], *, embed: bool = False, digests: bool = False, force: bool = False) -> Rebuilt:
-    """Make an index for a file that has none: from its ``toc``, or else with each blob under its key.
+def _result(reader: BlobReader, output: str, names: int, start: float, **more: Any) -> Indexing:  # noqa: ANN401 (fields)
+    nbytes, seconds = os.stat(output).st_size, time.perf_counter() - start
+    return Indexing(reader.path, output, nbytes, names, seconds=seconds, **more)
+
+
+def build_index(
+    path: str | PathLike[str],
+    *,
+    embed: bool = False,
+    digests: bool = False,
+    force: bool = False,
+    progress: Progress = lambda _: None,
+) -> Indexing:
+    """Make a name index for a file that has none: from its ``toc``, or else with each blob under its key.
 
     With ``force``, an index that is there is replaced: its metadata is kept, as far as it can be read and is still
     true; its names are not. Without, ``digests`` adds the digests that an index lacks, and the rest of it stays.
@@ -99,24 +124,39 @@ def build_for(path: str | PathLike[str], *, embed: bool = False, digests: bool =
     change, build first with ``force`` and without ``digests``, which drops the old ones.
 
     Args:
-        path: A .sbs file.
+        path: An .sbs file.
         embed: Put it inside (the file is rewritten), not beside the file.
-        digests: Read every blob, and keep its SHA-256.
+        digests: Read every blob, several at once, and keep its SHA-256.
         force: Replace an index that is there.
+        progress: Called with how many bytes more of the blobs are done.
+
+    Returns:
+        Where the index is. ``dataclasses.asdict`` of it is what ``blobstore index build --json`` prints.
 
     Raises:
         UsageError: ``has-index``, unless ``force``, or digests are missing; ``no-blobs`` when there is nothing but an
             index; ``packed-file``: it was made by `blobstore.pack`, whose index can't be rebuilt.
         FormatError: ``damaged-blob``: a blob does not match its digest. ``index-digest``: the index that lacks
             digests has changed since it was written.
+        OSError: Reading or writing failed; file and index are as they were.
+
+    Example:
+        >>> with blobstore.create("plain.sbs", digests=False) as store:
+        ...     _ = store.add("a", np.ones(3))
+        >>> blobstore.build_index("plain.sbs", digests=True).names
+        1
+        >>> blobstore.open("plain.sbs").index.has_digests
+        True
     """
+    start = time.perf_counter()
     with BlobReader(path, access="read") as reader:
         before, fault = _find_index(reader)
         if not force and (before or fault):
             if before is None or fault or not digests:
                 where = before.path if before else fault and fault.path
                 raise UsageError("has-index", f"{where!r} has an index already: --force rebuilds it")
-            return _add_digests(reader, before, embed=embed)
+            where, names = _add_digests(reader, before, embed=embed, progress=progress)
+            return _result(reader, where, names, start)
         refuse_packed(reader, None if fault else before)
         manifest = manifest_of(reader, None)
         if not manifest.blobs:
@@ -125,12 +165,13 @@ def build_for(path: str | PathLike[str], *, embed: bool = False, digests: bool =
         if before:
             _carry_digests(manifest, before)
         lost, changed, notes = _carry_over(manifest, before, fault, digests=digests)
-        where = _put(reader, manifest, before, embed=embed, digests=digests)
-        return Rebuilt(where, len(manifest.entries or ()), lost, changed, notes)
+        where = _put(reader, manifest, before, embed=embed, digests=digests, progress=progress)
+        more = {"lost_names": lost, "changed_names": changed, "notes": notes}
+        return _result(reader, where, len(manifest.entries or ()), start, **more)
 
 
-def _add_digests(reader: BlobReader, index: NameIndex, *, embed: bool) -> Rebuilt:
-    """Give an index the digests that it lacks; it stays where it is, unless it is to be embedded."""
+def _add_digests(reader: BlobReader, index: NameIndex, *, embed: bool, progress: Progress) -> tuple[str, int]:
+    """Give an index the digests that it lacks; it stays where it is, unless it is to be embedded → its place, names."""
     refuse_packed(reader, index)
     manifest = manifest_of(reader, index)
     if index.has_digests and all(blob.sha256 for blob in manifest.blobs):
@@ -140,26 +181,59 @@ def _add_digests(reader: BlobReader, index: NameIndex, *, embed: bool) -> Rebuil
         what = "the index has changed since it was written, and a new SHA-256 would hide that: --force rebuilds it"
         with in_file(index.path):
             raise FormatError("index-digest", what)
-    where = _put(reader, manifest, index, embed=embed or not index.external, digests=True)
-    return Rebuilt(where, len(manifest.entries or ()))
+    embed = embed or not index.external
+    where = _put(reader, manifest, index, embed=embed, digests=True, progress=progress)
+    return where, len(manifest.entries or ())
 
 
-def _put(reader: BlobReader, manifest: Manifest, before: NameIndex | None, *, embed: bool, digests: bool) -> str:
-    """Write a file's index, embedded or beside it; return the path of the file that holds it."""
-    table = _table(reader, manifest, before, digests=digests)
-    entries = manifest.entries or []
+def _put(
+    reader: BlobReader,
+    manifest: Manifest,
+    before: NameIndex | None,
+    *,
+    embed: bool,
+    digests: bool,
+    progress: Progress,
+) -> str:
+    """Write a file's index, embedded or beside it; return the path of the file that holds it.
 
-    def make_index(store: Directory | None) -> bytes:
-        return build_index(entries, table, manifest.metadata, store=store)
+    Raises:
+        FormatError: ``damaged-blob``: a blob does not match its digest in the previous index.
+    """
+    manifest.digests = digests
+    if not digests:
+        for blob in manifest.blobs:  # the old ones are dropped, not compared
+            blob.sha256 = None
 
-    if embed:
-        _rewrite(reader, "embedded", make_index)
-        return reader.path
-    if INDEX_KEY in reader:
-        _rewrite(reader, "external", make_index)
-    else:
-        write_index(make_index(reader.directory), reader)
+    def check(blob: ManifestBlob, digest: bytes) -> None:
+        with in_file(reader.path):
+            blob.check_digest(digest, names=partial(_names_of, before, blob.key), fix=_FIX)
+
+    if embed or INDEX_KEY in reader:  # hashed while the file is written: its blobs are read once
+        place: IndexPlace = "embedded" if embed else "external"
+        write_manifest(
+            manifest,
+            reader.path,
+            version=reader.version,
+            index=place,
+            replaced=reader,
+            check=check,
+            progress=progress,
+        )
+        return reader.path if embed else external_path(reader.path)
+    if digests:
+        _hash_all(manifest, check, progress)
+    write_index(external_index(reader, manifest), reader)
     return external_path(reader.path)
+
+
+def _hash_all(manifest: Manifest, check: Callable[[ManifestBlob, bytes], None], progress: Progress) -> None:
+    """Give every blob its SHA-256, on all cores."""
+    jobs = (partial(digest_of, blob.data) for blob in manifest.blobs if isinstance(blob.data, FileRange))
+    for blob, digest in zip(manifest.blobs, in_order(jobs), strict=True):
+        check(blob, digest)
+        blob.sha256 = digest
+        progress(blob.nbytes)
 
 
 def _find_index(reader: BlobReader) -> tuple[NameIndex | None, FormatError | None]:
@@ -222,23 +296,6 @@ def _doubts(index: NameIndex, manifest: Manifest, *, digests: bool) -> Iterator[
         yield "the index had the SHA-256 of each blob, the new one has none: --digests makes them"
     if manifest.metadata and not index.self_digest_holds():
         yield "the index has changed since it was written: check that its metadata, which is kept, is right"
-
-
-def _table(reader: BlobReader, manifest: Manifest, before: NameIndex | None, *, digests: bool) -> list[IndexedBlob]:
-    """Return the index's rows for the blobs of a file.
-
-    Raises:
-        FormatError: ``damaged-blob``: a blob does not match its digest in the previous index.
-    """
-    table = []
-    for blob in manifest.blobs:
-        source = reader.file_range(blob.key)
-        digest = digest_of(source) if digests else None
-        if digests:
-            with in_file(reader.path):
-                blob.check_digest(digest, names=partial(_names_of, before, blob.key), fix=_FIX)
-        table.append(IndexedBlob(encode_key(blob.key), source.nbytes, digest))
-    return table
 
 
 def _names_of(index: NameIndex | None, key: str) -> list[str]:

@@ -5,21 +5,22 @@ from __future__ import annotations
 import fnmatch
 import hashlib
 import os
+import time
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
-from blobstore.container.keys import CONFIG_KEY, OWN_KEYS, RESERVED_KEYS, encode_key
+from blobstore.container.keys import CONFIG_KEY, OWN_KEYS, RESERVED_KEYS
 from blobstore.container.reader import BlobReader
-from blobstore.edit.manifest import describe, manifest_of, refuse_packed, write_manifest
+from blobstore.edit.manifest import describe, external_index, manifest_of, refuse_packed, write_manifest
 from blobstore.errors import UsageError
-from blobstore.index import IndexedBlob, build_index
-from blobstore.index.inputs import files_of, refuse_inputs
+from blobstore.index.inputs import files_of, path_of, refuse_inputs
 from blobstore.index.locate import find_index, place_of
+from blobstore.index.metadata import OWN_METADATA
 from blobstore.index.names import key_for
 from blobstore.index.sidecar import write_index
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
     from os import PathLike
     from typing import BinaryIO
 
@@ -56,53 +57,134 @@ class Edits:
 
 
 @dataclass(frozen=True)
-class Rewritten:
+class Rewriting:
     """The result of `rewrite`.
 
     Attributes:
-        path: Of the new file; ``-`` for a stream.
-        blobs: In it.
-        names: In its index.
+        input: The path of the file, as given.
+        output: The path of the new file, as given; None for a stream.
+        nbytes: Size of the new file.
+        blobs: How many are in it, without the index.
+        names: How many are in its index.
         dropped: Names and keys that were left out.
         renamed: How many names and keys are new.
         notes: What a user should know.
+        seconds: How long it took.
+
+    Example:
+        >>> blobstore.rewrite("model.sbs", "licensed.sbs", set={"license": "mit"}).output
+        'licensed.sbs'
     """
 
-    path: str
+    input: str
+    output: str | None
+    nbytes: int
     blobs: int
     names: int
     dropped: tuple[str, ...] = ()
     renamed: int = 0
     notes: tuple[str, ...] = ()
+    seconds: float = 0.0
 
 
 def rewrite(
+    path: str | PathLike[str],
+    output: str | PathLike[str] | BinaryIO | None = None,
+    *,
+    in_place: bool = False,
+    container: Literal[1, 2] | None = None,
+    drop: str | Sequence[str] = (),
+    rename: Mapping[str, str] | None = None,
+    set: Mapping[str, str] | None = None,  # noqa: A002 (the flag's name)
+    unset: str | Sequence[str] = (),
+    sort: bool = False,
+    index: IndexPlace | None = None,
+    progress: Progress = lambda _: None,
+) -> Rewriting:
+    """Write a file anew with changes: version, names, metadata, fewer blobs, another order, zeroed padding.
+
+    The bytes of blobs are copied, and compared with their SHA-256 if the file has one. The runtime's ``toc`` is
+    updated. The output is replaced only by the complete new file, at whatever point this is interrupted.
+
+    Args:
+        path: An .sbs file.
+        output: Path of the new file, or a binary stream for version 2.
+        in_place: Replace the file itself, instead of an output. If only the metadata of an index beside the file
+            changes, only that index is written.
+        container: Version of the new file, 1 or 2; by default that of the file.
+        drop: Patterns (``*``, ``?``, ``[abc]``) of names and keys to leave out. A blob goes when none of its names is
+            left; the runtime's own blobs go only by their exact keys.
+        rename: Name or, if no tensor has that name, key → the new one.
+        set: Entries of the metadata, text → text.
+        unset: Keys of the metadata to remove.
+        sort: Sort blobs by name, or by key where there is no index; the runtime's own blobs are last.
+        index: Where the name index goes, ``embedded``, ``external`` or ``none``; by default where it is.
+        progress: Called with how many bytes more were written.
+
+    Returns:
+        What was done. ``dataclasses.asdict`` of it is what ``blobstore rewrite --json`` prints.
+
+    Raises:
+        FormatError: The file or its index is invalid; ``damaged-blob`` when a blob does not match its digest: a new
+            digest would hide that.
+        UsageError: ``no-output`` without an output, unless ``in_place``; ``two-ways`` with both; ``no-match`` when a
+            pattern or an old name matches nothing; ``duplicate-key``, ``duplicate-name``, ``bad-name``,
+            ``key-too-long``; ``reserved-key``, of blobs and of the metadata; ``needs-index``, ``no-blobs``,
+            ``too-many-blobs``; ``packed-file``: it was made by `blobstore.pack`; ``same-file`` for an output that is
+            read; ``replaced`` when another writer has replaced the file meanwhile.
+        OSError: Reading or writing failed; the output is untouched.
+
+    Example:
+        >>> done = blobstore.rewrite("model.sbs", "new.sbs", set={"license": "apache-2.0"}, container=1)
+        >>> blobstore.open("new.sbs").metadata["license"]
+        'apache-2.0'
+        >>> done.dropped, done.renamed
+        ((), 0)
+    """
+    if output is None and not in_place:
+        raise UsageError("no-output", "choose where to write, or in_place=True (--in-place) to replace the file")
+    if output is not None and in_place:
+        raise UsageError("two-ways", "an output and in_place exclude each other: leave out one of them")
+    for key in set or ():
+        if key.startswith(OWN_METADATA):
+            what = f"{key!r}: keys that begin with {OWN_METADATA!r} are blobstore's own, choose another"
+            raise UsageError("reserved-key", what)
+    edits = Edits(
+        version=container,
+        drop=_texts(drop),
+        rename=rename or {},
+        set_metadata=set or {},
+        unset_metadata=_texts(unset),
+        sort=sort,
+        index=index,
+    )
+    return apply_edits(path, output, edits, progress=progress)
+
+
+def _texts(given: str | Sequence[str]) -> tuple[str, ...]:
+    """Return a sequence of texts; a single text is one, not its letters."""
+    return (given,) if isinstance(given, str) else tuple(given)
+
+
+def apply_edits(
     path: str | PathLike[str],
     target: str | PathLike[str] | BinaryIO | None,
     edits: Edits,
     *,
     progress: Progress = lambda _: None,
-) -> Rewritten:
-    """Rewrite a file with changes.
-
-    The target is replaced only by the complete new file, at whatever point this is interrupted.
+) -> Rewriting:
+    """Write a file anew with changes, as `rewrite` does.
 
     Args:
         path: Of the file.
-        target: Path of the new file, or a binary stream for version 2. None is the file itself: if only its external
-            index changes, only the index is written.
+        target: Path of the new file, or a binary stream. None is the file itself.
         edits: The changes.
-        progress: Called with how many bytes more were written.
+        progress: As for `rewrite`.
 
     Raises:
-        FormatError: The file or its index is invalid; ``damaged-blob`` when a blob does not match its digest: a new
-            digest would hide that.
-        UsageError: ``no-match`` when a pattern or an old name matches nothing; ``duplicate-key``, ``duplicate-name``,
-            ``reserved-key``, ``bad-name``, ``key-too-long``, ``needs-index``, ``no-blobs``, ``too-many-blobs``;
-            ``packed-file``: it was made by `blobstore.pack`; ``same-file`` for a target that is read; ``replaced`` when
-            another writer has replaced the file meanwhile.
-        OSError: Reading or writing failed; the target is untouched.
+        BlobStoreError, OSError: As `rewrite`.
     """
+    start = time.perf_counter()
     if target is not None:
         refuse_inputs(files_of(target), files_of(path))
     with BlobReader(path, access="read") as reader:
@@ -120,15 +202,23 @@ def rewrite(
             manifest.keep(_sorted(manifest))
         version = edits.version or reader.version
         if target is not None:
-            write_manifest(manifest, target, version=version, index=place, progress=progress)
+            nbytes = write_manifest(manifest, target, version=version, index=place, progress=progress)
         elif place == "external" and _only_index_changes(reader, manifest, version):
-            write_index(_external_index(reader, manifest), reader)
+            write_index(external_index(reader, manifest), reader)
+            nbytes = reader.file_size
         else:
-            write_manifest(manifest, path, version=version, index=place, replaced=reader, progress=progress)
-    written = path if target is None else target
-    name = os.fspath(written) if isinstance(written, (str, os.PathLike)) else "-"
-    names = len(manifest.entries or ())
-    return Rewritten(name, len(manifest.blobs), names, tuple(dropped), renamed, tuple(notes))
+            nbytes = write_manifest(manifest, path, version=version, index=place, replaced=reader, progress=progress)
+    return Rewriting(
+        os.fspath(path),
+        path_of(path if target is None else target),
+        nbytes,
+        len(manifest.blobs),
+        len(manifest.entries or ()),
+        tuple(dropped),
+        renamed,
+        tuple(notes),
+        time.perf_counter() - start,
+    )
 
 
 def _new_place(index: NameIndex | None, edits: Edits) -> IndexPlace:
@@ -261,9 +351,3 @@ def _only_index_changes(reader: BlobReader, manifest: Manifest, version: int) ->
     ranges = [(key, reader.file_range(key)) for key in reader]
     digests_known = not manifest.digests or all(blob.sha256 for blob in manifest.blobs)
     return digests_known and [(blob.key, blob.data) for blob in manifest.blobs] == ranges
-
-
-def _external_index(reader: BlobReader, manifest: Manifest) -> bytes:
-    """Return the external index of a file that stays as it is."""
-    table = [IndexedBlob(encode_key(blob.key), blob.nbytes, blob.sha256) for blob in manifest.blobs]
-    return build_index(manifest.entries or [], table, manifest.metadata, store=reader.directory)

@@ -40,6 +40,13 @@ class Newer(NamedTuple):
     runtimes: tuple[str, ...]
 
 
+def newer_texts(blobs: Mapping[str, memoryview]) -> list[str]:
+    """Return a line for each thing in a file that some version of gemma.cpp can't read."""
+    if CONFIG_KEY not in blobs and TOC_KEY not in blobs:  # not a model
+        return []
+    return [f"{newer.message}: newer than gemma.cpp {', '.join(newer.runtimes)}" for newer in newer_in(blobs)]
+
+
 def newer_in(blobs: Mapping[str, memoryview]) -> list[Newer]:
     """Return what is newer in a file than some runtime; damaged blobs are skipped."""
     newer = [*newer_blobs(len(blobs))]
@@ -50,13 +57,6 @@ def newer_in(blobs: Mapping[str, memoryview]) -> list[Newer]:
         if TOC_KEY in blobs:
             newer += newer_toc(parse_toc(blobs[TOC_KEY]))
     return [item for item in newer if item.code != "newer-fields"]  # runtimes may ignore these
-
-
-def newer_texts(blobs: Mapping[str, memoryview]) -> list[str]:
-    """Return a line for each thing in a model's file that some version of gemma.cpp can't read."""
-    if CONFIG_KEY not in blobs and TOC_KEY not in blobs:
-        return []
-    return [f"{newer.message}: newer than gemma.cpp {', '.join(newer.runtimes)}" for newer in newer_in(blobs)]
 
 
 def _without(reads: Callable[[Runtime], bool]) -> tuple[str, ...]:

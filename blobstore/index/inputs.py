@@ -21,6 +21,11 @@ if TYPE_CHECKING:
     Path = str | PathLike[str]
 
 
+def path_of(output: Path | BinaryIO) -> str | None:
+    """Return the path of an output as given; None for a stream."""
+    return os.fspath(output) if isinstance(output, (str, os.PathLike)) else None
+
+
 def files_of(*stores: Path | BinaryIO | None) -> list[Any]:
     """Return the paths of .sbs files and of their external indexes; streams as they are."""
     files: list[Any] = []

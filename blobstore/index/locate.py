@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Literal
 from blobstore.container.keys import INDEX_KEY
 from blobstore.errors import FormatError, UsageError, in_file
 from blobstore.fileio.source import read_whole
+from blobstore.index.names import is_made_key
 from blobstore.index.parse import open_index, parse_index
 
 if TYPE_CHECKING:
@@ -65,6 +66,18 @@ def read_external(path: str, directory: Directory, *, whole: bool = True) -> Nam
     index = (parse_index if whole else open_index)(read_whole(path), external=True, path=path)
     index.check_binding(directory)
     return index
+
+
+def lost_index(reader: BlobReader) -> list[str]:
+    """Say that a file without an index has had one; an empty list if nothing proves that.
+
+    Keys that were made from names prove it: these names are only in an index.
+    """
+    keys = sum(is_made_key(key) for key in reader)
+    if not keys or INDEX_KEY in reader or any(map(os.path.isfile, beside(reader.path))):
+        return []
+    what = f"its name index is lost: {keys} of its keys were made from names, which are only in the index"
+    return [f"{what}. It was beside the file: put {external_path(reader.path)!r} back"]
 
 
 def place_of(index: NameIndex | None) -> IndexPlace:

@@ -17,6 +17,7 @@ MAX_LAYER = 998  # the runtime aborts at more
 
 _TYPE_LETTERS = frozenset("FB$2I4")  # type prefixes of files before 2025; 4 is q4_0 in runtimes since April 2026
 _PLAIN = re.compile(r"[\x21-\x7e]{1,16}", re.ASCII)
+_MADE = re.compile("~[a-z2-7]{15}")
 _LAYER = re.compile(rb"_([0-9]+)[^_]*\Z", re.DOTALL)
 
 
@@ -35,6 +36,11 @@ def key_for(name: str) -> str:
     if _PLAIN.fullmatch(name) and name[0] != "~" and unsafe_for_runtime(encoded) is None:
         return name
     return "~" + base64.b32encode(hashlib.sha256(encoded).digest()).decode().lower()[:15]
+
+
+def is_made_key(key: str) -> bool:
+    """Whether a key is one that `key_for` makes from the hash of a name."""
+    return _MADE.fullmatch(key) is not None
 
 
 def unsafe_for_runtime(key: bytes) -> str | None:

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import fnmatch
+import os
 import threading
+import time
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -28,7 +30,7 @@ from blobstore.fileio.threads import check_workers, cores, in_order
 from blobstore.index import PACKED, blob_table, build_index
 from blobstore.index.inputs import files_of, refuse_inputs
 from blobstore.index.locate import find_index, place_of
-from blobstore.index.metadata import BASE, PACKED_FROM
+from blobstore.index.metadata import BASE, BASE_NAME, PACKED_FROM
 from blobstore.index.records import directory_digest
 from blobstore.index.sidecar import close_with_index
 from blobstore.packing.skeleton import Original, compressed, take_skeleton
@@ -55,56 +57,69 @@ _KEPT_KEYS = RESERVED_KEYS | {INDEX_KEY}
 
 @dataclass(frozen=True)
 class PackedBlob:
-    """The result for one blob.
+    """What `pack` did with one blob.
 
     Attributes:
         key: Its key.
         names: Of the tensors in it.
-        type: Of their elements.
-        nbytes: Before.
-        packed_nbytes: After; the same where it stays as it is.
+        type: Name of their elements' type.
+        nbytes: Its size in the packed file.
+        unpacked_nbytes: Its size before; the same where it stays as it is.
+        packed: Whether it is packed.
         delta: Whether it is stored as the difference to the base's blob.
+
+    Example:
+        >>> for blob in blobstore.pack("model.sbs", "model.packed.sbs").blobs:
+        ...     assert blob.packed == (blob.nbytes < blob.unpacked_nbytes)
     """
 
     key: str
     names: tuple[str, ...]
     type: str
     nbytes: int
-    packed_nbytes: int
+    unpacked_nbytes: int
+    packed: bool
     delta: bool = False
 
-    @property
-    def packed(self) -> bool:
-        """Whether it is packed."""
-        return self.packed_nbytes != self.nbytes
 
-
-@dataclass
+@dataclass(frozen=True)
 class Packing:
     """The result of `pack`.
 
     Attributes:
-        nbytes: Size of the file.
-        packed_nbytes: Size of the packed file.
+        input: The path of the file, as given.
+        output: The path of the packed file, as given.
+        nbytes: Size of the packed file.
+        unpacked_nbytes: Size of the file.
+        ratio: How many times smaller the file became.
+        base: The path of the base, as given; None without one.
         blobs: All but the runtime's own.
+        notes: What a user should know.
+        seconds: How long it took.
+
+    Example:
+        >>> done = blobstore.pack("model.sbs", "model.packed.sbs")
+        >>> done.ratio == done.unpacked_nbytes / done.nbytes
+        True
     """
 
+    input: str
+    output: str
     nbytes: int
-    packed_nbytes: int = 0
-    blobs: list[PackedBlob] = field(default_factory=list)
-
-    @property
-    def ratio(self) -> float:
-        """How many times smaller the file became."""
-        return self.nbytes / self.packed_nbytes
+    unpacked_nbytes: int
+    ratio: float
+    base: str | None
+    blobs: tuple[PackedBlob, ...]
+    notes: tuple[str, ...]
+    seconds: float
 
 
 def pack(
     path: str | PathLike[str],
-    target: str | PathLike[str],
+    output: str | PathLike[str],
     *,
     level: int = FASTEST,
-    only: Sequence[str] = (),
+    only: str | Sequence[str] = (),
     base: str | PathLike[str] | None = None,
     workers: int | None = None,
     progress: Progress = lambda _: None,
@@ -116,7 +131,7 @@ def pack(
 
     Args:
         path: Of the file.
-        target: Of the packed file; replaced only by a complete one.
+        output: Path of the packed file; replaced only by a complete one.
         level: 0: fastest; 1 to 22: slower, a little denser.
         only: Patterns of names and keys (``*``, ``?``, ``[abc]``): other blobs stay as they are.
         base: A file with the same keys that this one resembles. Blobs of the same size are stored as the difference
@@ -124,16 +139,25 @@ def pack(
         workers: Threads; by default one for each core.
         progress: Called with how many bytes more of the file were read.
 
+    Returns:
+        What was done. ``dataclasses.asdict`` of it is what ``blobstore pack --json`` prints.
+
     Raises:
         FormatError: The file, its index or the base is invalid; ``damaged-blob``: a blob does not match its digest.
         UsageError: ``already-packed``; ``same-file``, also when the base is to be replaced; ``no-match`` for a pattern;
             ``no-base-blobs`` for a base that makes no blob smaller; ``packed-level``; ``bad-workers``;
             ``too-many-blobs``.
-        OSError: Reading or writing failed; the target is untouched.
+        OSError: Reading or writing failed; the output is untouched.
+
+    Example:
+        >>> done = blobstore.pack("model.sbs", "model.packed.sbs")
+        >>> blobstore.unpack("model.packed.sbs", "same.sbs").nbytes == done.unpacked_nbytes
+        True
     """
+    start = time.perf_counter()
     check_level(level)
     check_workers(workers)
-    refuse_inputs(files_of(target), files_of(path, base))
+    refuse_inputs(files_of(output), files_of(path, base))
     with ExitStack() as stack:
         reader = stack.enter_context(BlobReader(path))
         index = find_index(reader)
@@ -144,27 +168,38 @@ def pack(
         start_hashing = stack.enter_context(_background_hashing(reader))
         file_digest = start_hashing(0, reader.file_size)
         packer = _Packer(reader, manifest, level=level, workers=workers, base=base_blobs, start_hashing=start_hashing)
-        chosen = packer.chosen(only)
-        result = Packing(reader.file_size)
+        chosen = packer.chosen((only,) if isinstance(only, str) else only)
+        blobs = []
         with (
             in_file(reader.path),
-            ContainerWriter(target, version=reader.version, digests=True, max_blobs=max_blobs) as writer,
+            ContainerWriter(output, version=reader.version, digests=True, max_blobs=max_blobs) as writer,
         ):
             for place, blob in enumerate(manifest.blobs):
                 packed_blob = packer.add(writer, place, blob, chosen=place in chosen)
                 if blob.key not in _KEPT_KEYS:
-                    result.blobs.append(packed_blob)
+                    blobs.append(packed_blob)
                 progress(blob.nbytes)
             packer.check_digests(writer.digests())
             if base_store:
-                _refuse_unused(base_store, result)
+                _refuse_unused(base_store, blobs)
                 manifest.metadata[BASE] = directory_digest(base_store.reader.directory).hex()
+                manifest.metadata[BASE_NAME] = _file_name(base_store.path)
             _add_skeleton(writer, reader, index)
             original = Original(reader.file_size, file_digest.result().hex(), place_of(index))
             manifest.metadata[PACKED_FROM] = original.to_text()
             close_with_index(writer, "embedded", partial(packer.index, writer))
-        result.packed_nbytes = writer.directory().file_size
-        return result
+        nbytes, unpacked_nbytes = writer.directory().file_size, reader.file_size
+    return Packing(
+        input=os.fspath(path),
+        output=os.fspath(output),
+        nbytes=nbytes,
+        unpacked_nbytes=unpacked_nbytes,
+        ratio=unpacked_nbytes / nbytes,
+        base=None if base is None else os.fspath(base),
+        blobs=tuple(blobs),
+        notes=("the packed file is not smaller than the original",) * (nbytes >= unpacked_nbytes),
+        seconds=time.perf_counter() - start,
+    )
 
 
 def _manifest_to_pack(reader: BlobReader, index: NameIndex | None) -> Manifest:
@@ -198,8 +233,13 @@ def _background_hashing(reader: BlobReader) -> Iterator[StartHashing]:
             stop.set()  # before the pool waits for its threads: after an error nobody needs the digests
 
 
-def _refuse_unused(base: Store, result: Packing) -> None:
-    if not any(blob.delta for blob in result.blobs):
+def _file_name(path: str) -> str:
+    """Return the name of a file, without its folders, as Unicode text."""
+    return os.path.basename(path).encode("utf-8", "backslashreplace").decode()
+
+
+def _refuse_unused(base: Store, blobs: Sequence[PackedBlob]) -> None:
+    if not any(blob.delta for blob in blobs):
         what = "has no blob of the same key and size whose difference is smaller: leave it out"
         raise UsageError("no-base-blobs", f"{base.path!r} {what}")
 
@@ -265,8 +305,15 @@ class _Packer:
             writer.add_chunks(blob.key, (blob.data,), immutable=True)
         entries = self._entries.get(place)
         element_type = by_number(entries[0].type) if entries else UNKNOWN
-        nbytes = packed_nbytes or blob.nbytes
-        return PackedBlob(blob.key, tuple(self._names(place)), str(element_type), blob.nbytes, nbytes, delta)
+        return PackedBlob(
+            blob.key,
+            tuple(self._names(place)),
+            str(element_type),
+            packed_nbytes or blob.nbytes,
+            blob.nbytes,
+            bool(packed_nbytes),
+            delta,
+        )
 
     def _add_packed(self, writer: ContainerWriter, place: int, blob: ManifestBlob) -> tuple[int, bool]:
         """Write a blob packed → its size, and whether it is a difference; 0 if it isn't worth it, and isn't written."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import time
 from collections import deque
 from dataclasses import dataclass
 from functools import partial
@@ -18,10 +19,11 @@ from blobstore.fileio.ranges import CHUNK_NBYTES
 from blobstore.fileio.sink import Sink
 from blobstore.fileio.threads import check_workers, in_order
 from blobstore.index import parse_index
-from blobstore.index.inputs import files_of, refuse_inputs
+from blobstore.index.inputs import files_of, path_of, refuse_inputs
 from blobstore.index.metadata import PACKED_FROM
 from blobstore.index.sidecar import complete_file, refuse_external_to_stream
 from blobstore.packing.skeleton import Original, decompressed, directory_in, ranges_outside
+from blobstore.store.base import refuse_needless_base
 from blobstore.store.reader import Store
 
 if TYPE_CHECKING:
@@ -35,20 +37,31 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class Unpacked:
+class Unpacking:
     """The result of `unpack`.
 
     Attributes:
-        path: Of the file; ``-`` for a stream.
-        nbytes: Size of the file.
+        input: The path of the packed file, as given.
+        output: The path of the restored file, as given; None for a stream.
+        nbytes: Size of the restored file.
         blobs: How many of its blobs were packed.
-        sha256: Of the file, in hex; it is that of the original.
+        sha256: Of the restored file, in hex; it is that of the original.
+        base: The path of the base, as given; None without one.
+        seconds: How long it took.
+
+    Example:
+        >>> _ = blobstore.pack("model.sbs", "model.packed.sbs")
+        >>> blobstore.unpack("model.packed.sbs", "same.sbs").output
+        'same.sbs'
     """
 
-    path: str
+    input: str
+    output: str | None
     nbytes: int
     blobs: int
     sha256: str
+    base: str | None
+    seconds: float
 
 
 def original_of(store: Store) -> Original:
@@ -66,46 +79,65 @@ def original_of(store: Store) -> Original:
 
 def unpack(
     path: str | PathLike[str],
-    target: str | PathLike[str] | BinaryIO,
+    output: str | PathLike[str] | BinaryIO,
     *,
     base: str | PathLike[str] | None = None,
     workers: int | None = None,
     progress: Progress = lambda _: None,
-) -> Unpacked:
+) -> Unpacking:
     """Restore the file from which a packed file was made, and the index that was beside it.
 
     Args:
         path: Of the packed file.
-        target: Path of the new file; replaced only by a complete one that has the SHA-256 of the original. Or a
+        output: Path of the new file; replaced only by a complete one that has the SHA-256 of the original. Or a
             binary stream, which gets its last bytes only if the SHA-256 is right.
         base: The base that it was packed with.
         workers: Threads; by default one for each core.
         progress: Called with how many bytes more were written.
 
+    Returns:
+        What was done. ``dataclasses.asdict`` of it is what ``blobstore unpack --json`` prints.
+
     Raises:
         FormatError: It is damaged: ``packed-…``, ``unpacked-digest`` when the result is another file.
-        UsageError: ``not-packed``; ``same-file``, also when the base is to be replaced; ``needs-base``, ``wrong-base``;
-            ``bad-workers``; ``needs-path`` for a stream when the original had an external index.
-        OSError: Reading or writing failed; the target is untouched.
+        UsageError: ``not-packed``; ``same-file``, also when the base is to be replaced; ``needs-base``, ``wrong-base``,
+            ``needless-base``; ``bad-workers``; ``needs-path`` for a stream when the original had an external index.
+        OSError: Reading or writing failed; the output is untouched.
+
+    Example:
+        >>> _ = blobstore.pack("model.sbs", "model.packed.sbs")
+        >>> _ = blobstore.unpack("model.packed.sbs", "same.sbs")
+        >>> open("same.sbs", "rb").read() == open("model.sbs", "rb").read()
+        True
     """
+    start = time.perf_counter()
     check_workers(workers)
-    refuse_inputs(files_of(target), files_of(path, base))
+    refuse_inputs(files_of(output), files_of(path, base))
     with Store(path, base=base) as store, in_file(store.path):
         original = original_of(store)
-        refuse_external_to_stream(target, original.index)
+        refuse_needless_base(store)
+        refuse_external_to_stream(output, original.index)
         skeleton = decompressed(store.reader[SKELETON_KEY])
         directory = directory_in(skeleton, original.nbytes)
         _check_sizes(directory, store.unpacked)
         pieces = _Pieces(directory, skeleton, store.unpacked)
         packed = store.index.packed_count if store.index else 0
-        if not isinstance(target, (str, os.PathLike)):
-            _write(Sink(target), pieces, original, workers=workers, progress=progress)
-            return Unpacked("-", original.nbytes, packed, original.sha256)
-        with AtomicFile(target) as file:
-            sink = Sink(file.fileno(), file.path)
-            _write(sink, pieces, original, workers=workers, progress=progress, wrote_up_to=file.wrote_up_to)
-            _complete(file, target, store, original, directory)
-        return Unpacked(os.fspath(target), original.nbytes, packed, original.sha256)
+        if not isinstance(output, (str, os.PathLike)):
+            _write(Sink(output), pieces, original, workers=workers, progress=progress)
+        else:
+            with AtomicFile(output) as file:
+                sink = Sink(file.fileno(), file.path)
+                _write(sink, pieces, original, workers=workers, progress=progress, wrote_up_to=file.wrote_up_to)
+                _complete(file, output, store, original, directory)
+    return Unpacking(
+        input=os.fspath(path),
+        output=path_of(output),
+        nbytes=original.nbytes,
+        blobs=packed,
+        sha256=original.sha256,
+        base=None if base is None else os.fspath(base),
+        seconds=time.perf_counter() - start,
+    )
 
 
 def _write(

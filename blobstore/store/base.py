@@ -1,4 +1,4 @@
-"""The base of a file that is packed as the difference to another one."""
+"""The file to which a packed file is stored as the difference."""
 
 from __future__ import annotations
 

@@ -6,6 +6,7 @@ Spec: spec/packed.md; spec/index.md says which blobs are packed.
 from __future__ import annotations
 
 import threading
+from contextlib import suppress
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -14,6 +15,7 @@ from blobstore.errors import FormatError, UsageError, in_file
 from blobstore.fileio.hashing import digest_of
 from blobstore.fileio.ranges import CHUNK_NBYTES
 from blobstore.fileio.threads import in_order
+from blobstore.index.metadata import BASE_NAME
 
 if TYPE_CHECKING:
     from blobstore.compression.reader import Base, PackedReader
@@ -23,6 +25,7 @@ if TYPE_CHECKING:
 
 
 _ALONE_NBYTES = 1 << 20  # one thread decodes less than this faster than several
+_MOST_SHOWN = 255  # characters of the base's name, which is a foreign text
 _MOST_HELD = 2  # blobs: readers go from one to the next
 
 
@@ -165,14 +168,22 @@ class UnpackedBlobs:
         if stream.base_sha256 is None:
             return None
         if self._base is None:
-            what = "is stored as the difference to another file: use open(…, base=FILE), or --base on the command line"
-            raise UsageError("needs-base", f"{key!r} {what}")
+            fix = "use open(…, base=FILE), or --base on the command line"
+            raise UsageError("needs-base", f"{key!r} is stored as the difference to another file{self._hint()}: {fix}")
         path = self._base.reader.path
         with in_file(path):
             matches = key in self._base.reader and self._base.sha256(key) == stream.base_sha256
         if not matches:
-            raise UsageError("wrong-base", f"{key!r} is stored as the difference to another file than {path!r}")
+            what = f"{key!r} is stored as the difference to another file than {path!r}{self._hint()}"
+            raise UsageError("wrong-base", what)
         return partial(self._base.read_as_base, key)
+
+    def _hint(self) -> str:
+        """Return what the base was called when the file was packed, if that is known."""
+        with suppress(FormatError):
+            name = self._index.metadata.get(BASE_NAME) if self._index else None
+            return f" (it was packed against {name[:_MOST_SHOWN]!r})" if name else ""
+        return ""
 
     def _row(self, key: str) -> IndexedBlob | None:
         if self._index is None:

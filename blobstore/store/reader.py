@@ -15,7 +15,7 @@ from blobstore.container.suggest import close_to
 from blobstore.errors import NameNotFoundError, UsageError, in_file
 from blobstore.fileio.closing import Closing
 from blobstore.fileio.threads import check_workers
-from blobstore.index.locate import find_index
+from blobstore.index.locate import find_index, lost_index
 from blobstore.index.records import directory_digest
 from blobstore.store.slices import TensorSlice, load_rows
 from blobstore.store.values import elements, stored
@@ -349,7 +349,8 @@ class Store(Mapping[str, "Array"], Closing):
         tied = next((tensor for tensor in names if tensor.endswith("embed_tokens.weight")), None)
         if tied and name.endswith("lm_head.weight"):
             return f": in a model with tied weights it is the embedding, {tied!r}"
-        return close_to(name, names)
+        lost = lost_index(self.reader) if self.index is None else []
+        return f": {lost[0]}" if lost else close_to(name, names)
 
     def __getitem__(self, name: str) -> Array:
         return self._array(self.info(name))

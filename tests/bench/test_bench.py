@@ -512,6 +512,8 @@ def test_what_the_disk_has_no_room_for_is_refused(cli: Cli, store: Path, monkeyp
     [
         (("--runs", "0"), "bad-runs"),
         (("--against", "safetensor"), "unknown-format"),
+        (("--against", ",", "--tmp", "."), "no-formats"),
+        (("--against", " "), "no-formats"),
         (("--warm", "--drop-caches"), "drop-caches"),
         (("--plot", "chart.txt"), "bad-plot"),
     ],

@@ -106,7 +106,7 @@ def test_json_has_all_that_was_found(diff: Callable[..., Done], files: tuple[Pat
     assert set(tensors) == set(EXPECTED)
     assert report["counts"]["close"] == 1
     assert {name for name, entry in tensors.items() if not entry["differs"]} == {"license", "type"}
-    stored = {"type": "f32", "shape": [2, 3], "scales": [1.0]}
+    stored = {"type": "f32", "shape": [2, 3], "scales": [1.0], "codec": 0}
     assert tensors["changed"] == {
         "name": "changed",
         "kind": "values",
@@ -123,6 +123,8 @@ def test_json_has_all_that_was_found(diff: Callable[..., Done], files: tuple[Pat
             "cosine": tensors["changed"]["values"]["cosine"],
             "worst": {"index": [1, 2], "a": 5.0, "b": 5.5},
         },
+        "other": "",
+        "detail": "",
     }
     assert tensors["nan"]["values"]["worst"] == {"index": [0, 1], "a": 1.0, "b": "nan"}
     assert tensors["old"]["other"] == "new"

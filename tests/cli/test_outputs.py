@@ -23,7 +23,7 @@ from blobstore.checking.repair import repair
 from blobstore.cli.output import output_of
 from blobstore.converting.gemma_plan import Choices
 from blobstore.edit.recover import recover
-from blobstore.edit.rewrite import Edits, rewrite
+from blobstore.edit.rewrite import Edits, apply_edits
 from blobstore.packing.pack import pack
 from blobstore.packing.unpack import unpack
 from tests.checkpoints import snapshot, write_peer
@@ -219,9 +219,9 @@ def test_no_output_replaces_or_removes_an_input(
 
 
 FUNCTIONS: dict[str, tuple[Callable[[str], object], tuple[str, ...]]] = {
-    "rewrite": (lambda out: rewrite("plain.sbs", out, Edits()), ("plain.sbs", "plain.sbs.idx")),
+    "rewrite": (lambda out: apply_edits("plain.sbs", out, Edits()), ("plain.sbs", "plain.sbs.idx")),
     "repair": (lambda out: repair("made.sbs", out), ("made.sbs",)),
-    "recover": (lambda out: recover("plain.sbs", out, index_path="other.idx"), ("plain.sbs", "other.idx")),
+    "recover": (lambda out: recover("plain.sbs", out, index="other.idx"), ("plain.sbs", "other.idx")),
     "pack": (lambda out: pack("plain.sbs", out, base="base.sbs"), ("plain.sbs", "base.sbs", "base.sbs.idx")),
     "unpack": (lambda out: unpack("near.sbs", out, base="base.sbs"), DIFFERENCE),
 }
@@ -354,7 +354,8 @@ def test_what_needs_a_place_beside_it_is_no_stream(site: Path) -> None:
         (["verify", "made.sbs", "--against", "ck", "--receipt", "-", "--json"], "two-ways"),
     ):
         status, printed, errors = run(words)
-        assert (status, printed, reason in errors) == (2, "", True), (words, errors)
+        said = json.loads(printed)["error"]["reason"] if "--json" in words else printed or reason
+        assert (status, said, reason in errors) == (2, reason, True), (words, errors)
     assert not (site / "-").exists()
 
 

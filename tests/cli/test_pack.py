@@ -112,8 +112,8 @@ def test_pack_tells_of_each_tensor_and_unpack_gives_the_file_back(cli: Cli, stor
 def test_as_json_both_tell_what_was_done(cli: Cli, store: Path, tmp_path: Path) -> None:
     packed = tmp_path / "p.sbs"
     report = cli("pack", store, "-o", packed, "--only", "model.*", "--level", "3", "--json").json
-    assert (report["output"], report["nbytes"]) == (str(packed), store.stat().st_size)
-    assert report["packed_nbytes"] == packed.stat().st_size
+    assert (report["output"], report["unpacked_nbytes"]) == (str(packed), store.stat().st_size)
+    assert report["nbytes"] == packed.stat().st_size
     assert [(blob["names"], blob["packed"], blob["delta"]) for blob in report["blobs"]] == [
         ([WIDE], True, False),
         ([FLAT], False, False),
@@ -126,7 +126,12 @@ def test_a_difference_needs_its_base(cli: Cli, store: Path, tmp_path: Path) -> N
     packed, back = tmp_path / "p.sbs", tmp_path / "u.sbs"
     done = cli("pack", store, "-o", packed, "--base", store)
     assert (done.status, done.rows[0][5]) == (0, "difference")
-    check_refused(cli("unpack", packed, "-o", back), 2, "needs-base")
+    refused = cli("unpack", packed, "-o", back)
+    check_refused(refused, 2, "needs-base")
+    assert f"(it was packed against {store.name!r})" in refused.err
+    assert "packed against" in cli("info", packed).out
+    assert cli("info", packed, "--json").json["packed"]["base"] == cli("info", store, "--json").json["directory_sha256"]
+    assert cli("info", store, "--json").json["directory_sha256"] in cli("info", store).out
     assert not back.exists()
     verified = cli("verify", packed, "--values", "--json")
     assert verified.status == 1

@@ -20,8 +20,9 @@ from blobstore.container.keys import SKELETON_INDEX_KEY, SKELETON_KEY
 from blobstore.container.reader import BlobReader
 from blobstore.converting.verify import plan_again, verify
 from blobstore.edit.recover import recover
-from blobstore.edit.reindex import attach_index, build_for, detach_index
-from blobstore.edit.rewrite import Edits, rewrite
+from blobstore.edit.reindex import attach_index, detach_index
+from blobstore.edit.reindex import build_index as build_for
+from blobstore.edit.rewrite import Edits, apply_edits
 from blobstore.errors import BlobStoreError, FormatError, UsageError
 from blobstore.exporting.plan import plan_export
 from blobstore.exporting.run import run_export
@@ -269,7 +270,7 @@ def test_a_packed_file_is_not_rewritten(packed: Path, tmp_path: Path, edits: Edi
     before = sorted(os.listdir(tmp_path)), packed.read_bytes()
     for target in (None, tmp_path / "new.sbs"):
         with pytest.raises(UsageError, match=r"packed-file: .* blobstore unpack"):
-            rewrite(packed, target, edits)
+            apply_edits(packed, target, edits)
     assert (sorted(os.listdir(tmp_path)), packed.read_bytes()) == before
 
 
@@ -298,7 +299,7 @@ def test_packed_blobs_alone_keep_their_index(tmp_path: Path, packed: Path) -> No
         write_plain(target, [(key, bytes(store.reader[key])), ("~index", build_index(entries, [row]))])
     assert blobstore.load_file(target)[UP].tobytes() == weights(1, 30_000).tobytes()
     for change in (
-        lambda: rewrite(target, None, Edits()),
+        lambda: apply_edits(target, None, Edits()),
         lambda: build_for(target, force=True),
         lambda: pack(target, tmp_path / "twice.sbs"),
     ):

@@ -27,7 +27,7 @@ from blobstore.compare.sides import Side
 from blobstore.compare.tensors import Arranged
 from blobstore.compare.values import BLOCK, measure
 from blobstore.converting.gemma_plan import Choices
-from blobstore.edit.rewrite import Edits, rewrite
+from blobstore.edit.rewrite import Edits, apply_edits
 from blobstore.errors import BlobStoreError, CodecError, FormatError, TruncatedError
 from blobstore.exporting.plan import plan_export
 from blobstore.exporting.run import run_export
@@ -650,7 +650,7 @@ def test_a_file_without_names_is_compared_by_keys(shared_vectors: Path, tmp_path
     with blobstore.open(tmp_path / "new.sbs") as store:
         assert store.config
         before = as_before(store.config)
-    rewrite(tmp_path / "new.sbs", tmp_path / "a.sbs", Edits(config=before.to_bytes()))
+    apply_edits(tmp_path / "new.sbs", tmp_path / "a.sbs", Edits(config=before.to_bytes()))
     theirs = folder / "tiny-gemma3-bf16-stock.sbs"
     with open_sides(tmp_path / "a.sbs", theirs) as (a, b):
         assert (a.by, b.by) == ("keys", "keys")

@@ -21,8 +21,8 @@ from blobstore.cli import main
 from blobstore.converting.gemma_plan import Choices
 from blobstore.converting.run import run_plan
 from blobstore.converting.verify import plan_again, verify
-from blobstore.edit.reindex import build_for
-from blobstore.edit.rewrite import Edits, rewrite
+from blobstore.edit.reindex import build_index
+from blobstore.edit.rewrite import Edits, apply_edits
 from blobstore.errors import BlobStoreError, UsageError
 from blobstore.gemma.enums import PostNorm
 from blobstore.index.metadata import CHOICES
@@ -183,7 +183,7 @@ def with_config(folder: Path, path: Path, changes: Callable[[ModelConfig], Model
     with blobstore.open(path) as store:
         assert store.config
         changed = changes(store.config)
-    rewrite(path, None, Edits(config=changed.to_bytes()))
+    apply_edits(path, None, Edits(config=changed.to_bytes()))
     reported = faults(path, folder)
     assert set(reported) <= {"config"}
     return reported.get("config", "")
@@ -234,8 +234,8 @@ def test_a_missing_blob_of_the_runtime_is_reported(tmp_path: Path) -> None:
     folder, path = tmp_path / "c", tmp_path / "a.sbs"
     small_recipe("gemma2").write(folder)
     metadata = convert(folder, path, Choices("bf16")).metadata
-    rewrite(path, None, Edits(drop=("tokenizer",)))
-    rewrite(path, None, Edits(set_metadata=metadata))
+    apply_edits(path, None, Edits(drop=("tokenizer",)))
+    apply_edits(path, None, Edits(set_metadata=metadata))
     assert faults(path, folder) == {"tokenizer": "it is missing"}
 
 
@@ -383,7 +383,7 @@ def test_a_file_that_was_changed_since_is_refused_as_such(tmp_path: Path) -> Non
     recipe = small_recipe("gemma3")
     config = recipe.config() | {"rope_theta": 1e4, "rope_local_base_freq": 1e4}
     convert(recipe.write(tmp_path / "c", config=config), tmp_path / "a.sbs", Choices())
-    rewrite(tmp_path / "a.sbs", None, Edits(drop=("c_final_norm",)))
+    apply_edits(tmp_path / "a.sbs", None, Edits(drop=("c_final_norm",)))
     with pytest.raises(UsageError, match=r"not-converted: .* was changed after it was converted"):
         verdicts(tmp_path / "a.sbs", tmp_path / "c")
 
@@ -391,7 +391,7 @@ def test_a_file_that_was_changed_since_is_refused_as_such(tmp_path: Path) -> Non
 def test_after_a_new_index_only_names_are_missing(tmp_path: Path) -> None:
     small_recipe("gemma3").write(tmp_path / "c")
     convert(tmp_path / "c", tmp_path / "a.sbs", Choices())
-    lost = build_for(tmp_path / "a.sbs", embed=True, force=True).lost
+    lost = build_index(tmp_path / "a.sbs", embed=True, force=True).lost_names
     reported = faults(tmp_path / "a.sbs", tmp_path / "c")
     assert reported.pop("metadata") == "blobstore.rearranged: not what the source makes it"
     assert len(reported) == lost

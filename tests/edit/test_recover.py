@@ -74,7 +74,7 @@ def test_a_version_2_that_is_cut_after_its_index_is_saved_completely(tmp_path: P
         cut(path, end)
         done = recover(path, out)
         assert "index inside it" in done.how
-        assert (done.kept, done.verified, done.names, done.lost) == (list(blobs), len(blobs), 6, [])
+        assert (done.kept, done.verified, done.names, done.lost) == (tuple(blobs), len(blobs), 6, ())
         assert out.read_bytes() == whole
 
 
@@ -102,7 +102,7 @@ def test_the_index_beside_a_file_that_is_cut_off_says_what_is_there(
     index = tmp_path / "m.sbs.idx"
     if given_path:
         index = index.rename(tmp_path / "elsewhere.idx")
-    done = recover(path, out, index_path=index if given_path else None)
+    done = recover(path, out, index=index if given_path else None)
     assert [lost.key for lost in done.lost] == [*(blobstore.key_for(name) for name in NAMES[3:]), "tokenizer"]
     if version == 2 or not given_path:
         assert done.lost[0].names == (NAMES[3],)
@@ -126,7 +126,7 @@ def test_nothing_is_saved_with_the_index_of_another_file(tmp_path: Path, digests
             store.add(f"x{i}", np.arange(3000 + i))
     cut(path, 100_000)
     with pytest.raises(FormatError) as caught:
-        recover(path, tmp_path / "out.sbs", index_path=tmp_path / "other" / "m.sbs.idx")
+        recover(path, tmp_path / "out.sbs", index=tmp_path / "other" / "m.sbs.idx")
     assert caught.value.reason == ("nothing-whole" if digests else "not-recoverable")
     assert not (tmp_path / "out.sbs").exists()
 
@@ -162,7 +162,7 @@ def test_a_version_1_that_is_cut_off_has_its_directory_at_the_front(tmp_path: Pa
         return
     done = recover(path, out)
     assert "at the front" in done.how
-    assert done.kept == list(blobs)[:blobs_left]
+    assert done.kept == tuple(blobs)[:blobs_left]
     assert [lost.key for lost in done.lost] == list(blobs)[blobs_left:]
     assert blobs_of(out) == {key: blobs[key] for key in done.kept}
 
@@ -270,7 +270,7 @@ def test_a_blob_that_the_index_does_not_know_is_kept_beside_a_tensor_without_ele
         entries = [Entry("a", 0, 0, 4, number, (4,)), Entry("none", None, 0, 0, number, (0,))]
         writer.add("~index", build_index(entries, [IndexedBlob(b"a", 4)]))
     done = recover(path, tmp_path / "out.sbs")
-    assert (done.kept, done.names) == (["a", "later"], 2)
+    assert (done.kept, done.names) == (("a", "later"), 2)
 
 
 def test_an_index_whose_key_has_changed_is_still_used(tmp_path: Path) -> None:
@@ -279,7 +279,7 @@ def test_an_index_whose_key_has_changed_is_still_used(tmp_path: Path) -> None:
     whole = path.read_bytes()
     path.write_bytes(whole.replace(b"~index", b"~indez"))
     done = recover(path, out)
-    assert (done.names, done.verified, done.lost) == (6, 6, [])
+    assert (done.names, done.verified, done.lost) == (6, 6, ())
     assert out.read_bytes() == whole
 
 
@@ -320,7 +320,7 @@ def test_blobs_that_a_download_has_not_reached_are_doubtful(tmp_path: Path) -> N
     raw = path.read_bytes()
     path.write_bytes(raw[:start] + bytes(len(raw) - start))
     done = recover(path, out)
-    assert done.doubtful == [*(blobstore.key_for(name) for name in NAMES[2:]), "tokenizer"]
+    assert done.doubtful == (*(blobstore.key_for(name) for name in NAMES[2:]), "tokenizer")
     assert not done.lost
     assert done.verified == 0
 

@@ -13,8 +13,8 @@ from hypothesis import strategies as st
 import blobstore
 from blobstore.checking import verify_file
 from blobstore.container import layout
-from blobstore.edit.reindex import attach_index, build_for, detach_index
-from blobstore.edit.rewrite import Edits, rewrite
+from blobstore.edit.reindex import Indexing, attach_index, build_index, detach_index
+from blobstore.edit.rewrite import Edits, apply_edits
 from blobstore.errors import FormatError, UsageError
 from blobstore.index.metadata import CHOICES, REARRANGED
 from tests.strategies import Blobs, blob_lists, bytes_of, versions
@@ -33,6 +33,11 @@ RUNTIMES_OWN = {"config", "tokenizer", "toc", "Fscales", "~index"}
 text_blobs = blob_lists(6).filter(
     lambda blobs: not any(key in ("toc", "~index") or 0xDC80 <= ord(c) <= 0xDCFF for key, _ in blobs for c in key)
 )
+
+
+def facts(done: Indexing) -> tuple[object, ...]:
+    """Return where an index is and what it has, as far as it doesn't depend on sizes and time."""
+    return done.output, done.names, done.lost_names, done.changed_names, done.notes
 
 
 def folder_of(path: Path) -> dict[str, bytes]:
@@ -69,9 +74,9 @@ def test_attach_undoes_detach(tmp_path: Path, model: Model) -> None:
     model.write(path)
     before = folder_of(tmp_path)
     count = len(model.expected())
-    assert detach_index(path) == (f"{path}.idx", count)
+    assert facts(detach_index(path)) == (f"{path}.idx", count, 0, 0, ())
     assert contents_of(path) == model.expected()
-    assert attach_index(path) == (str(path), count)
+    assert facts(attach_index(path)) == (str(path), count, 0, 0, ())
     assert folder_of(tmp_path) == before
 
 
@@ -146,7 +151,7 @@ def test_a_file_of_nothing_but_its_index_can_not_lose_it(tmp_path: Path) -> None
     path = tmp_path / "m.sbs"
     blobstore.save_file({"none": np.zeros(0)}, path)
     before = folder_of(tmp_path)
-    for refused in (detach_index, lambda path: build_for(path, force=True)):
+    for refused in (detach_index, lambda path: build_index(path, force=True)):
         with pytest.raises(UsageError, match="no-blobs"):
             refused(path)
         assert folder_of(tmp_path) == before
@@ -173,9 +178,9 @@ def test_a_wrong_index_is_not_attached(tmp_path: Path, damage: bytes | None, rea
 def test_a_file_with_the_most_blobs_can_not_take_an_index(tmp_path: Path) -> None:
     path = tmp_path / "m.sbs"
     write_plain(path, [(str(i), b"x") for i in range(16383)])
-    build_for(path)
+    build_index(path)
     before = folder_of(tmp_path)
-    for refused in (attach_index, lambda path: build_for(path, embed=True, force=True)):
+    for refused in (attach_index, lambda path: build_index(path, embed=True, force=True)):
         with pytest.raises(UsageError, match="too-many-blobs"):
             refused(path)
         assert folder_of(tmp_path) == before
@@ -191,7 +196,7 @@ def test_a_file_of_more_blobs_than_gemma_cpp_takes_gets_an_index(
     before = path.read_bytes()
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(layout, "MAX_PORTABLE_BLOBS", portable)
-        build_for(path)
+        build_index(path)
         if len(blobs) == portable:  # gemma.cpp takes it now, and would not with an index
             with pytest.raises(UsageError, match=f"too-many-blobs: .* one more than the {portable} blobs"):
                 attach_index(path)
@@ -216,7 +221,7 @@ def test_a_built_index_lists_each_blob_as_bytes(
     write_plain(path, [*blobs, ("config", b"c")], version)
     before = path.read_bytes()
     listed = {key: data for key, data in blobs if key not in RUNTIMES_OWN}
-    assert build_for(path, embed=embed, digests=digests) == (
+    assert facts(build_index(path, embed=embed, digests=digests)) == (
         str(path) if embed else f"{path}.idx",
         len(listed),
         0,
@@ -244,7 +249,7 @@ def test_a_very_old_file_which_ends_with_its_last_blob_gets_an_index_of_its_own(
         end = reader.directory.payload_end
     raw = path.read_bytes()
     path.write_bytes(raw[:8] + end.to_bytes(8, "little") + raw[16:end])
-    build_for(path)
+    build_index(path)
     assert contents_of(path)["a"][2] == b"x" * 100
     attach_index(path)
     assert contents_of(path)["a"][2] == b"x" * 100
@@ -255,13 +260,13 @@ def test_a_very_old_file_which_ends_with_its_last_blob_gets_an_index_of_its_own(
 def test_a_built_index_can_be_moved(tmp_path: Path, blobs: Blobs, version: int) -> None:
     path = cleared(tmp_path)
     write_plain(path, [*blobs, ("last", b"x" * 300)] if "last" not in dict(blobs) else blobs, version)
-    build_for(path)
+    build_index(path)
     outside = folder_of(tmp_path)
     attach_index(path)
     inside = folder_of(tmp_path)
     detach_index(path)
     assert folder_of(tmp_path) == outside
-    build_for(path, embed=True, force=True)
+    build_index(path, embed=True, force=True)
     assert folder_of(tmp_path) == inside
 
 
@@ -274,10 +279,10 @@ def test_an_index_is_replaced_only_by_force(tmp_path: Path, index: Any, embed: b
         store.add("short", np.arange(2))
     before = folder_of(tmp_path)
     with pytest.raises(UsageError, match="has-index") as caught:
-        build_for(path, embed=embed)
+        build_index(path, embed=embed)
     assert f"{path}{'.idx' if index == 'external' else ''}'" in str(caught.value)
     assert folder_of(tmp_path) == before
-    build_for(path, embed=embed, force=True)
+    build_index(path, embed=embed, force=True)
     assert list(contents_of(path)) == ["short", blobstore.key_for("a name that is long")]
     assert set(folder_of(tmp_path)) == ({"m.sbs"} if embed else {"m.sbs", "m.sbs.idx"})
 
@@ -287,7 +292,7 @@ def test_a_broken_index_can_be_built_anew(tmp_path: Path, embed: bool) -> None:
     path = tmp_path / "m.sbs"
     write_plain(path, [("a", b"x"), ("~index", b"broken")])
     (tmp_path / "m.sbs.idx").write_bytes(b"broken")
-    build_for(path, embed=embed, force=True)
+    build_index(path, embed=embed, force=True)
     assert list(contents_of(path)) == ["a"]
 
 
@@ -299,7 +304,7 @@ def test_a_pipe_in_the_place_of_the_index_is_named_and_not_read(tmp_path: Path, 
     write_plain(path, [("a", b"x")])
     os.mkfifo(f"{path}.idx")
     with pytest.raises(UsageError, match="not-a-file") as caught:
-        build_for(path, force=force, digests=digests)
+        build_index(path, force=force, digests=digests)
     assert f"{path}.idx" in str(caught.value)
 
 
@@ -307,7 +312,7 @@ def test_a_pipe_in_the_place_of_the_index_is_named_and_not_read(tmp_path: Path, 
 def test_a_key_that_can_not_be_a_name_keeps_its_blob(tmp_path: Path, embed: bool) -> None:
     path = tmp_path / "m.sbs"
     write_plain(path, [("a", b"x"), ("\udcff\udcfe", b"y")])
-    build_for(path, embed=embed)
+    build_index(path, embed=embed)
     with blobstore.open(path) as store:
         assert list(store) == ["a"]
         assert bytes(store.raw("\udcff\udcfe")) == b"y"
@@ -336,25 +341,25 @@ def test_metadata_stays_and_lost_names_are_reported(tmp_path: Path, before: Any,
         store.add("a name that is long", np.arange(3))
         store.add("short", np.arange(2))
         store.alias("another", "short")
-    done = build_for(path, embed=embed, force=True)
-    assert done[:4] == (str(path) if embed else f"{path}.idx", 2, 2, 1)
+    done = build_index(path, embed=embed, force=True)
+    assert facts(done)[:4] == (str(path) if embed else f"{path}.idx", 2, 2, 1)
     assert index_of(path).metadata == {key: metadata[key] for key in ("license", CHOICES)}
     names, digests = done.notes
     assert names.startswith("2 of the 3 names that the index had are lost, and 1 have another type, shape or scale: ")
     assert names.endswith("export gives tensors as they are stored")
     assert "--digests" in digests
     # Building it again loses nothing.
-    again = build_for(path, embed=embed, force=True, digests=True)
-    assert again == (done.path, 2, 0, 0, ())
+    again = build_index(path, embed=embed, force=True, digests=True)
+    assert facts(again) == (done.output, 2, 0, 0, ())
     assert index_of(path).metadata == {key: metadata[key] for key in ("license", CHOICES)}
 
 
 def test_what_describes_names_stays_while_they_do(tmp_path: Path) -> None:
     path = tmp_path / "m.sbs"
     write_plain(path, [("a", b"x")])
-    build_for(path, embed=True)
-    rewrite(path, None, Edits(set_metadata={REARRANGED: "{}"}))
-    assert build_for(path, embed=True, force=True).lost == 0
+    build_index(path, embed=True)
+    apply_edits(path, None, Edits(set_metadata={REARRANGED: "{}"}))
+    assert build_index(path, embed=True, force=True).lost_names == 0
     assert index_of(path).metadata == {REARRANGED: "{}"}
 
 
@@ -371,14 +376,14 @@ def test_the_metadata_of_a_damaged_index_stays_if_it_can_be_read(tmp_path: Path,
     path.write_bytes(raw)
     damaged = tmp_path / "damaged.sbs"
     damaged.write_bytes(raw)
-    assert len(build_for(damaged, embed=True, force=True).notes) == (3 if what == "digest" else 1)
-    done = build_for(path, embed=True, force=True, digests=True)
+    assert len(build_index(damaged, embed=True, force=True).notes) == (3 if what == "digest" else 1)
+    done = build_index(path, embed=True, force=True, digests=True)
     reasons = {"entry": "index-reserved", "metadata": "index-metadata", "magic": "index-magic"}
     if what == "digest":
-        assert (done.lost, len(done.notes)) == (1, 2)
+        assert (done.lost_names, len(done.notes)) == (1, 2)
         assert "check that its metadata, which is kept, is right" in done.notes[1]
     else:
-        assert (done.lost, done.changed) == (None, 0)
+        assert (done.lost_names, done.changed_names) == (None, 0)
         lost = "are lost, and its metadata is kept" if what == "entry" else "and metadata are lost"
         assert f"can't be used ({reasons[what]}): its names {lost}" in done.notes[0]
     kept = {} if what in ("metadata", "magic") else {"license": "mit"}
@@ -393,11 +398,11 @@ def test_an_index_of_another_file_gives_no_metadata(tmp_path: Path) -> None:
     raw = (tmp_path / "m.sbs.idx").read_bytes()
     write_plain(path, [("b", b"x")])
     (tmp_path / "m.sbs.idx").write_bytes(raw)
-    done = build_for(path, force=True)
-    assert (done.lost, index_of(path).metadata) == (None, {})
+    done = build_index(path, force=True)
+    assert (done.lost_names, index_of(path).metadata) == (None, {})
     assert "index-stale" in done.notes[0]
     (tmp_path / "m.sbs.idx").write_bytes(raw)
-    assert "no old ones to compare them with" in build_for(path, force=True, digests=True).notes[1]
+    assert "no old ones to compare them with" in build_index(path, force=True, digests=True).notes[1]
 
 
 # Digests: of before, compared and never replaced; missing ones, added.
@@ -427,14 +432,14 @@ def test_new_digests_hide_no_damage(tmp_path: Path, before: Any, embed: bool, br
         place.write_bytes(raw)
     was = folder_of(tmp_path)
     with pytest.raises(FormatError, match="damaged-blob") as caught:
-        build_for(path, embed=embed, digests=True, force=True)
+        build_index(path, embed=embed, digests=True, force=True)
     assert (caught.value.path, folder_of(tmp_path)) == (str(path), was)
     assert blobstore.key_for("a name that is long") in str(caught.value)
     assert broken or "'a name that is long'" in str(caught.value)
     assert "--force without --digests" in str(caught.value)
     # The way that it names.
-    build_for(path, embed=embed, force=True)
-    build_for(path, digests=True)
+    build_index(path, embed=embed, force=True)
+    build_index(path, digests=True)
     assert index_of(path).has_digests
     assert verify_file(path).findings == []
 
@@ -453,12 +458,12 @@ def test_an_index_without_digests_gets_them_and_keeps_the_rest(
     listed = contents_of(path)
     assert {one.code for one in verify_file(path).findings} == {"no-digests"}
     inside = embed or before == "embedded"
-    assert build_for(path, embed=embed, digests=True) == (str(path) if inside else f"{path}.idx", 3, 0, 0, ())
+    assert facts(build_index(path, embed=embed, digests=True)) == (str(path) if inside else f"{path}.idx", 3, 0, 0, ())
     assert set(folder_of(tmp_path)) == ({"m.sbs"} if inside else {"m.sbs", "m.sbs.idx"})
     assert (contents_of(path), index_of(path).metadata) == (listed, {"license": "mit"})
     assert verify_file(path).findings == []
     with pytest.raises(UsageError, match=r"has-index.*blobstore verify"):
-        build_for(path, digests=True)
+        build_index(path, digests=True)
 
 
 @pytest.mark.parametrize("damaged", [False, True])
@@ -470,10 +475,10 @@ def test_a_blob_that_was_added_later_gets_its_digest(tmp_path: Path, vectors: Pa
     if damaged:
         flip(path, "a")
         with pytest.raises(FormatError, match="damaged-blob"):
-            build_for(path, digests=True)
+            build_index(path, digests=True)
         return
     assert {one.code for one in verify_file(path).findings} == {"no-digest"}
-    build_for(path, digests=True)
+    build_index(path, digests=True)
     assert verify_file(path).findings == []
     with blobstore.open(path) as store:
         assert list(store) == names
@@ -487,7 +492,7 @@ def test_digests_are_added_to_no_index_that_has_changed(tmp_path: Path) -> None:
     outside.write_bytes(outside.read_bytes().replace(b"mit", b"MIT"))
     was = folder_of(tmp_path)
     with pytest.raises(FormatError, match="index-digest") as caught:
-        build_for(path, digests=True)
+        build_index(path, digests=True)
     assert (caught.value.path, folder_of(tmp_path)) == (str(outside), was)
 
 
@@ -495,9 +500,9 @@ def test_digests_are_added_to_no_index_that_has_changed(tmp_path: Path) -> None:
 
 
 def plain_with_index(path: Path) -> None:
-    """Write a file with the external index that `build_for` makes."""
+    """Write a file with the external index that `build_index` makes."""
     write_plain(path, [("a", b"x"), ("b", b"y")])
-    build_for(path)
+    build_index(path)
 
 
 def embedded(path: Path) -> None:
@@ -518,11 +523,11 @@ def external(path: Path) -> None:
 
 
 def force_beside(path: Path) -> None:
-    build_for(path, force=True)
+    build_index(path, force=True)
 
 
 def force_inside(path: Path) -> None:
-    build_for(path, force=True, embed=True)
+    build_index(path, force=True, embed=True)
 
 
 @pytest.mark.parametrize("at", range(4))
@@ -590,7 +595,7 @@ def test_an_index_that_is_in_the_way_is_named_where_it_is(tmp_path: Path, place:
     where = beside if place in ("external", "unreadable beside") else path
     for digests in (False, True):
         with pytest.raises(UsageError) as caught:
-            build_for(path, digests=digests)
+            build_index(path, digests=digests)
         # With digests, one that has them all says so.
         assert caught.value.reason == "has-index"
         assert repr(str(where)) in caught.value.message
@@ -606,7 +611,7 @@ def test_no_digests_are_added_to_an_index_that_can_not_be_used(tmp_path: Path) -
     raw[start + 192 + 40] ^= 1  # a reserved field of the entry
     path.write_bytes(raw)
     with pytest.raises(UsageError, match="has-index"):
-        build_for(path, digests=True)
+        build_index(path, digests=True)
     assert path.read_bytes() == raw
 
 

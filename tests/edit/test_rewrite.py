@@ -19,7 +19,7 @@ from blobstore.codecs.element_types import BY_NAME
 from blobstore.container import layout
 from blobstore.container.reader import BlobReader
 from blobstore.converting.gemma_plan import Choices
-from blobstore.edit.rewrite import Edits, rewrite
+from blobstore.edit.rewrite import Edits, apply_edits
 from blobstore.errors import FormatError, UsageError
 from blobstore.gemma.toc import build_toc, parse_toc, toc_entry
 from blobstore.index import IndexedBlob, build_index
@@ -84,9 +84,9 @@ def test_another_version_has_the_same_contents(tmp_path: Path, model: Model, ver
     model.write(old)
     expected = tmp_path / "expected.sbs"
     replace(model, version=version).write(expected)
-    done = rewrite(old, new, Edits(version=version))
+    done = apply_edits(old, new, Edits(version=version))
     assert new.read_bytes() == expected.read_bytes()
-    assert done.path == str(new)
+    assert done.output == str(new)
     assert done.blobs == len([key for key in keys_of(new) if key != "~index"])
     if model.index == "external":
         assert new.with_name("new.sbs.idx").read_bytes() == expected.with_name("expected.sbs.idx").read_bytes()
@@ -96,7 +96,7 @@ def test_another_version_has_the_same_contents(tmp_path: Path, model: Model, ver
 def test_a_file_without_an_index_keeps_every_blob(tmp_path: Path, blobs: Blobs, version: int) -> None:
     assume(not {"~index", "toc"} & dict(blobs).keys())
     old, new = write_plain(tmp_path / "old.sbs", blobs), tmp_path / "new.sbs"
-    rewrite(old, new, Edits(version=version))
+    apply_edits(old, new, Edits(version=version))
     with BlobReader(new) as reader:
         assert [(key, bytes(blob)) for key, blob in reader.items()] == blobs
         assert reader.version == version
@@ -104,12 +104,12 @@ def test_a_file_without_an_index_keeps_every_blob(tmp_path: Path, blobs: Blobs, 
 
 def test_a_config_replaces_only_a_config(tmp_path: Path) -> None:
     path = write_plain(tmp_path / "m.sbs", {"a": b"x", "config": b"old"})
-    rewrite(path, None, Edits(config=b"new"))
+    apply_edits(path, None, Edits(config=b"new"))
     with BlobReader(path) as reader:
         assert bytes(reader["config"]) == b"new"
-    rewrite(path, None, Edits(drop=("config",)))
+    apply_edits(path, None, Edits(drop=("config",)))
     with pytest.raises(UsageError, match="no-match"):
-        rewrite(path, None, Edits(config=b"new"))
+        apply_edits(path, None, Edits(config=b"new"))
     assert keys_of(path) == ["a"]
 
 
@@ -119,14 +119,14 @@ def test_padding_is_clean_afterwards(tmp_path: Path) -> None:
     raw = bytearray(right)
     raw[100] = 1
     path.write_bytes(raw)
-    rewrite(path, None, Edits())
+    apply_edits(path, None, Edits())
     assert path.read_bytes() == right
 
 
 @pytest.mark.parametrize("index", ["embedded", "external"])
 def test_the_index_goes_where_it_is_asked_for(tmp_path: Path, index: IndexPlace) -> None:
     path = write(tmp_path / "m.sbs", "embedded" if index == "external" else "external")
-    rewrite(path, None, Edits(index=index))
+    apply_edits(path, None, Edits(index=index))
     expected = write(tmp_path / "expected.sbs", index)
     assert path.read_bytes() == expected.read_bytes()
     beside = path.with_name("m.sbs.idx")
@@ -138,7 +138,7 @@ def test_the_index_goes_where_it_is_asked_for(tmp_path: Path, index: IndexPlace)
 @pytest.mark.parametrize("before", ["embedded", "external"])
 def test_an_index_that_is_left_out_leaves_nothing_behind(tmp_path: Path, before: IndexPlace) -> None:
     path = write(tmp_path / "m.sbs", before)
-    assert rewrite(path, None, Edits(index="none")).names == 0
+    assert apply_edits(path, None, Edits(index="none")).names == 0
     assert os.listdir(tmp_path) == ["m.sbs"]
     assert "~index" not in keys_of(path)
 
@@ -149,7 +149,7 @@ def test_a_damaged_blob_is_not_given_a_new_digest(tmp_path: Path) -> None:
     raw[257] ^= 1
     path.write_bytes(raw)
     with pytest.raises(FormatError) as caught:
-        rewrite(path, tmp_path / "new.sbs", Edits())
+        apply_edits(path, tmp_path / "new.sbs", Edits())
     assert caught.value.reason == "damaged-blob"
     assert os.listdir(tmp_path) == ["m.sbs"]
 
@@ -164,7 +164,7 @@ def test_blobs_are_copied_in_steps_and_every_byte_is_reported(
     reported: list[int] = []
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("blobstore.fileio.ranges.STEP_NBYTES", step)
-        rewrite(old, new, Edits(version=version), progress=reported.append)
+        apply_edits(old, new, Edits(version=version), progress=reported.append)
     with BlobReader(new) as reader:
         assert [(key, bytes(blob)) for key, blob in reader.items()] == blobs
     assert sum(reported) == sum(len(blob) for _, blob in blobs)
@@ -174,7 +174,7 @@ def test_blobs_are_copied_in_steps_and_every_byte_is_reported(
 @pytest.mark.parametrize("digests", [True, False])
 def test_digests_stay_as_they_were(tmp_path: Path, digests: bool) -> None:
     path = write(tmp_path / "m.sbs", digests=digests)
-    rewrite(path, None, Edits(set_metadata={"x": "y"}))
+    apply_edits(path, None, Edits(set_metadata={"x": "y"}))
     with blobstore.open(path) as store:
         assert store.index is not None
         assert store.index.has_digests is digests
@@ -188,7 +188,7 @@ def test_digests_stay_as_they_were(tmp_path: Path, digests: bool) -> None:
 @pytest.mark.parametrize("index", ["embedded", "external"])
 def test_dropped_names_take_their_blobs_along(tmp_path: Path, index: IndexPlace) -> None:
     path = write(tmp_path / "m.sbs", index)
-    done = rewrite(path, None, Edits(drop=("model.layers.*",)))
+    done = apply_edits(path, None, Edits(drop=("model.layers.*",)))
     assert done.dropped == ("model.layers.0.mlp.up_proj.weight", "model.layers.1.mlp.up_proj.weight")
     assert names_of(path) == ["lm_head.weight", "model.embed_tokens.weight"]
     gone = {blobstore.key_for(name) for name in done.dropped}
@@ -199,25 +199,25 @@ def test_dropped_names_take_their_blobs_along(tmp_path: Path, index: IndexPlace)
 
 def test_a_blob_stays_as_long_as_it_has_a_name(tmp_path: Path) -> None:
     path = write(tmp_path / "m.sbs")
-    rewrite(path, None, Edits(drop=("model.embed_tokens.weight",)))
+    apply_edits(path, None, Edits(drop=("model.embed_tokens.weight",)))
     with blobstore.open(path) as store:
         assert (store["lm_head.weight"] == TENSORS["model.embed_tokens.weight"]).all()
-    rewrite(path, None, Edits(drop=("lm_head.weight",)))
+    apply_edits(path, None, Edits(drop=("lm_head.weight",)))
     assert blobstore.key_for("model.embed_tokens.weight") not in keys_of(path)
 
 
 def test_a_blob_that_is_dropped_by_its_key_takes_its_names_along(tmp_path: Path) -> None:
     path = write(tmp_path / "m.sbs")
-    rewrite(path, None, Edits(drop=(blobstore.key_for("model.embed_tokens.weight"),)))
+    apply_edits(path, None, Edits(drop=(blobstore.key_for("model.embed_tokens.weight"),)))
     assert names_of(path) == ["model.layers.0.mlp.up_proj.weight", "model.layers.1.mlp.up_proj.weight"]
 
 
 def test_the_runtimes_own_blobs_go_only_by_their_key(tmp_path: Path) -> None:
     path = write(tmp_path / "m.sbs")
     with pytest.raises(UsageError) as caught:
-        rewrite(path, None, Edits(drop=("token*",)))
+        apply_edits(path, None, Edits(drop=("token*",)))
     assert caught.value.reason == "no-match"
-    rewrite(path, None, Edits(drop=("tokenizer",)))
+    apply_edits(path, None, Edits(drop=("tokenizer",)))
     assert "tokenizer" not in keys_of(path)
 
 
@@ -225,7 +225,7 @@ def test_a_file_whose_blobs_are_all_dropped_is_refused(tmp_path: Path) -> None:
     path = write_plain(tmp_path / "m.sbs", {"a": b"x", "b": b"y"})
     before = path.read_bytes()
     with pytest.raises(UsageError) as caught:
-        rewrite(path, None, Edits(drop=("*",)))
+        apply_edits(path, None, Edits(drop=("*",)))
     assert caught.value.reason == "no-blobs"
     assert path.read_bytes() == before
 
@@ -236,7 +236,7 @@ def test_a_file_whose_blobs_are_all_dropped_is_refused(tmp_path: Path) -> None:
 def test_a_blob_follows_the_name_that_its_key_was_made_from(tmp_path: Path) -> None:
     path = write(tmp_path / "m.sbs")
     old, new = "model.layers.0.mlp.up_proj.weight", "model.layers.0.mlp.down_proj.weight"
-    done = rewrite(path, None, Edits(rename={old: new, "lm_head.weight": "head"}))
+    done = apply_edits(path, None, Edits(rename={old: new, "lm_head.weight": "head"}))
     assert done.renamed == 2
     with blobstore.open(path) as store:
         assert (store[new] == TENSORS[old]).all()
@@ -249,7 +249,7 @@ def test_a_blob_follows_the_name_that_its_key_was_made_from(tmp_path: Path) -> N
 def test_two_names_can_be_exchanged(tmp_path: Path) -> None:
     path = write(tmp_path / "m.sbs")
     first, second = "model.layers.0.mlp.up_proj.weight", "model.layers.1.mlp.up_proj.weight"
-    rewrite(path, None, Edits(rename={first: second, second: first}))
+    apply_edits(path, None, Edits(rename={first: second, second: first}))
     with blobstore.open(path) as store:
         assert (store[first] == TENSORS[second]).all()
         assert (store[second] == TENSORS[first]).all()
@@ -260,7 +260,7 @@ def test_two_names_can_be_exchanged(tmp_path: Path) -> None:
 
 def test_without_an_index_keys_are_renamed(tmp_path: Path) -> None:
     path = write_plain(tmp_path / "m.sbs", {"foo_1234": b"x", "b": b"y"})
-    rewrite(path, None, Edits(rename={"foo_1234": "foo"}))
+    apply_edits(path, None, Edits(rename={"foo_1234": "foo"}))
     assert keys_of(path) == ["foo", "b"]
 
 
@@ -281,7 +281,7 @@ def test_a_new_key_that_can_not_be_is_refused(tmp_path: Path, rename: dict[str, 
     path = write_plain(tmp_path / "m.sbs", {"a": b"x", "b": b"y", "tokenizer": b"z"})
     before = path.read_bytes()
     with pytest.raises(UsageError) as caught:
-        rewrite(path, None, Edits(rename=rename))
+        apply_edits(path, None, Edits(rename=rename))
     assert caught.value.reason == reason
     assert path.read_bytes() == before
     assert os.listdir(tmp_path) == ["m.sbs"]
@@ -295,7 +295,7 @@ def test_a_new_name_that_can_not_be_is_refused(tmp_path: Path, rename: dict[str,
     path = write(tmp_path / "m.sbs")
     before = path.read_bytes()
     with pytest.raises(UsageError) as caught:
-        rewrite(path, None, Edits(rename=rename))
+        apply_edits(path, None, Edits(rename=rename))
     assert caught.value.reason == reason
     assert path.read_bytes() == before
 
@@ -306,7 +306,7 @@ def test_a_new_name_that_can_not_be_is_refused(tmp_path: Path, rename: dict[str,
 def test_metadata_beside_a_file_changes_without_it(tmp_path: Path) -> None:
     path = write(tmp_path / "m.sbs", "external")
     before = path.read_bytes(), path.stat().st_mtime_ns, path.stat().st_ino
-    rewrite(path, None, Edits(set_metadata={"license": "mit"}, unset_metadata=("a",)))
+    apply_edits(path, None, Edits(set_metadata={"license": "mit"}, unset_metadata=("a",)))
     assert (path.read_bytes(), path.stat().st_mtime_ns, path.stat().st_ino) == before
     with blobstore.open(path) as store:
         assert store.metadata == {"license": "mit"}
@@ -315,7 +315,7 @@ def test_metadata_beside_a_file_changes_without_it(tmp_path: Path) -> None:
 
 def test_a_file_without_an_index_gets_one_for_its_metadata(tmp_path: Path) -> None:
     path = write_plain(tmp_path / "m.sbs", {"a": b"xyz", "tokenizer": b"z", "\udcff": b"no name"})
-    rewrite(path, None, Edits(set_metadata={"license": "mit"}))
+    apply_edits(path, None, Edits(set_metadata={"license": "mit"}))
     with blobstore.open(path) as store:
         assert store.metadata == {"license": "mit"}
         assert list(store) == ["a"]
@@ -326,17 +326,17 @@ def test_a_file_without_an_index_gets_one_for_its_metadata(tmp_path: Path) -> No
 def test_metadata_without_an_index_is_refused(tmp_path: Path) -> None:
     path = write(tmp_path / "m.sbs")
     with pytest.raises(UsageError) as caught:
-        rewrite(path, None, Edits(set_metadata={"a": "c"}, index="none"))
+        apply_edits(path, None, Edits(set_metadata={"a": "c"}, index="none"))
     assert caught.value.reason == "needs-index"
     with pytest.raises(UsageError) as caught:
-        rewrite(path, None, Edits(unset_metadata=("nothing",)))
+        apply_edits(path, None, Edits(unset_metadata=("nothing",)))
     assert caught.value.reason == "no-match"
 
 
 def test_blobs_are_sorted_by_name_and_the_runtimes_own_last(tmp_path: Path) -> None:
     path = write(tmp_path / "m.sbs")
     expected = contents_of(path)
-    rewrite(path, None, Edits(sort=True))
+    apply_edits(path, None, Edits(sort=True))
     names = ["model.embed_tokens.weight", "model.layers.0.mlp.up_proj.weight", "model.layers.1.mlp.up_proj.weight"]
     assert keys_of(path) == [*map(blobstore.key_for, names), "tokenizer", "~index"]
     assert contents_of(path) == expected
@@ -360,7 +360,7 @@ def test_a_tensor_whose_rows_are_padded_can_be_dropped(model: Path, tmp_path: Pa
     path = write_plain(tmp_path / "odd.sbs", blobs | {"toc": build_toc(odd)})
     with pytest.raises(FormatError, match=r"toc-stride: .*--drop linear_w_0,"):
         blobstore.open(path)
-    rewrite(path, tmp_path / "out.sbs", Edits(drop=("linear_w_0",)))
+    apply_edits(path, tmp_path / "out.sbs", Edits(drop=("linear_w_0",)))
     assert names_of(tmp_path / "out.sbs") == [entry.name for entry in entries if entry.name != "linear_w_0"]
 
 
@@ -372,21 +372,21 @@ def test_a_file_of_more_blobs_than_gemma_cpp_takes_is_written_anew(
     path, out = write_plain(tmp_path / "m.sbs", blobs), tmp_path / "out.sbs"
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(layout, "MAX_PORTABLE_BLOBS", portable)
-        rewrite(path, out, Edits(version=version))
+        apply_edits(path, out, Edits(version=version))
         with BlobReader(out) as reader:
             assert dict(reader) == dict(blobs)
             assert reader.version == version
         if len(blobs) == portable:
             with pytest.raises(UsageError, match="too-many-blobs"):
-                rewrite(path, out, Edits(set_metadata={"a": "b"}))
+                apply_edits(path, out, Edits(set_metadata={"a": "b"}))
         else:
-            rewrite(path, out, Edits(set_metadata={"a": "b"}))
+            apply_edits(path, out, Edits(set_metadata={"a": "b"}))
             assert keys_of(out) == [*dict(blobs), "~index"]
 
 
 def test_the_toc_is_kept_in_step(model: Path) -> None:
     assert not check_file(model)
-    rewrite(model, None, Edits(drop=("c_final_norm",), rename={"linear_w_0": "linear_v_0"}))
+    apply_edits(model, None, Edits(drop=("c_final_norm",), rename={"linear_w_0": "linear_v_0"}))
     with BlobReader(model) as reader:
         keys = {entry.name for entry in parse_toc(reader["toc"])}
         assert keys == set(reader) - {"config", "tokenizer", "toc", "~index"}
@@ -397,7 +397,7 @@ def test_the_toc_is_kept_in_step(model: Path) -> None:
 def test_notes_about_the_source_go_when_they_are_no_longer_true(model: Path) -> None:
     with blobstore.open(model) as store:
         assert json.loads(store.metadata["blobstore.rearranged"])
-    done = rewrite(model, None, Edits(drop=("c_final_norm",)))
+    done = apply_edits(model, None, Edits(drop=("c_final_norm",)))
     assert len(done.notes) == 1
     with blobstore.open(model) as store:
         assert not [key for key in store.metadata if key.startswith("blobstore.")]
@@ -405,21 +405,21 @@ def test_notes_about_the_source_go_when_they_are_no_longer_true(model: Path) -> 
 
 @pytest.mark.parametrize("text", ['{"rope_bases": [1, 1], "weights": "sfp"}', "{", "[]", "null", "[" * 100_000])
 def test_the_rope_bases_stay_of_the_choices_of_a_conversion(model: Path, text: str) -> None:
-    rewrite(model, None, Edits(set_metadata={CHOICES: text}))
-    assert rewrite(model, None, Edits(drop=("c_final_norm",))).notes
+    apply_edits(model, None, Edits(set_metadata={CHOICES: text}))
+    assert apply_edits(model, None, Edits(drop=("c_final_norm",))).notes
     kept = {"format": "pt"} | ({CHOICES: '{"rope_bases": [1, 1]}'} if "bases" in text else {})
     with blobstore.open(model) as store:
         assert store.metadata == kept
-    assert not rewrite(model, None, Edits(drop=("linear_w_0",))).notes
+    assert not apply_edits(model, None, Edits(drop=("linear_w_0",))).notes
     with blobstore.open(model) as store:
         assert store.metadata == kept
 
 
 def test_notes_about_the_source_stay_while_they_are_true(model: Path) -> None:
     before = model.read_bytes()
-    done = rewrite(model, None, Edits(version=1))
+    done = apply_edits(model, None, Edits(version=1))
     assert not done.notes
-    rewrite(model, None, Edits(version=2))
+    apply_edits(model, None, Edits(version=2))
     assert hashlib.sha256(model.read_bytes()).digest() == hashlib.sha256(before).digest()
 
 
@@ -442,7 +442,7 @@ def test_any_edits_leave_a_valid_file(tmp_path: Path, data: st.DataObject) -> No
     old = path.read_bytes()
     done, refused = None, None
     try:
-        done = rewrite(path, None, edits)
+        done = apply_edits(path, None, edits)
     except UsageError as error:
         refused = error.reason
     if done is None:
@@ -473,7 +473,7 @@ def test_the_order_in_which_names_are_renamed_changes_nothing(
     written = []
     for i, order in enumerate((chosen, data.draw(st.permutations(chosen)))):
         out = tmp_path / f"{i}.sbs"
-        done = rewrite(path, out, Edits(rename={name: new[name] for name in order}))
+        done = apply_edits(path, out, Edits(rename={name: new[name] for name in order}))
         assert done.renamed == len(chosen)
         beside = out.with_name(f"{i}.sbs.idx")
         written.append((out.read_bytes(), beside.read_bytes() if beside.exists() else None))
@@ -497,7 +497,7 @@ def test_each_edit_alone_says_when_the_source_is_forgotten(model: Path, edit: st
     with blobstore.open(model) as store:
         before = {key: value for key, value in store.metadata.items() if key.startswith("blobstore.")}
     assert before
-    done = rewrite(model, None, EACH_EDIT[edit])
+    done = apply_edits(model, None, EACH_EDIT[edit])
     with blobstore.open(model) as store:
         after = {key: value for key, value in store.metadata.items() if key.startswith("blobstore.")}
     forgotten = edit in ("drop", "rename")
@@ -523,7 +523,7 @@ def test_metadata_of_an_index_that_lacks_a_blob_can_be_changed(
         for key, place in zip(rows, known, strict=True)
     ]
     path.with_name("m.sbs.idx").write_bytes(build_index([], table, {"a": "b"}, store=directory))
-    rewrite(path, None, Edits(set_metadata={"c": "d"}))
+    apply_edits(path, None, Edits(set_metadata={"c": "d"}))
     with blobstore.open(path) as store:
         assert store.metadata == {"a": "b", "c": "d"}
         assert store.index
@@ -542,7 +542,7 @@ def test_a_toc_without_tensors_goes_and_all_other_blobs_stay(tmp_path: Path) -> 
         writer.add("config", b"the config")
         writer.add("w", bytes(24))
         writer.add("toc", build_toc([toc_entry("w", BY_NAME["f32"], 2, 3)]))
-    rewrite(path, out, Edits(drop=("w",)))
+    apply_edits(path, out, Edits(drop=("w",)))
     with blobstore.BlobReader(out) as reader:
         assert {key: bytes(reader[key]) for key in reader} == {"config": b"the config"}
 
@@ -555,7 +555,7 @@ def test_an_edit_of_metadata_in_place_keeps_every_name_and_value(tmp_path: Path,
         for name, array in tensors.items():
             store.add(name, array)
         store.alias("c", "b")
-    done = rewrite(path, None, Edits(set_metadata={"x": "y"}))
+    done = apply_edits(path, None, Edits(set_metadata={"x": "y"}))
     assert (done.renamed, done.dropped) == (0, ())
     with blobstore.open(path) as store:
         assert store.metadata["x"] == "y"
@@ -570,5 +570,5 @@ def test_a_file_is_not_rewritten_onto_itself(tmp_path: Path) -> None:
     before = path.read_bytes()
     for target in (path, tmp_path / "." / "m.sbs"):
         with pytest.raises(UsageError, match="same-file"):
-            rewrite(path, target, Edits(set_metadata={"x": "y"}))
+            apply_edits(path, target, Edits(set_metadata={"x": "y"}))
     assert path.read_bytes() == before

@@ -35,7 +35,7 @@ from blobstore.container import layout
 from blobstore.container.directory import Directory, build_directory, parse_directory
 from blobstore.container.keys import encode_key
 from blobstore.edit.recover import recover
-from blobstore.edit.rewrite import Edits, rewrite
+from blobstore.edit.rewrite import Edits, apply_edits
 from blobstore.errors import BlobStoreError
 from blobstore.exporting.plan import plan_export
 from blobstore.exporting.run import exported_bytes
@@ -684,7 +684,7 @@ def trust(data: bytes) -> None:
             if finding.offset is not None and finding.nbytes is not None:
                 assert 0 <= finding.offset <= finding.offset + finding.nbytes <= os.path.getsize(path)
         out = f"{path}.out"
-        for change in (partial(rewrite, path, out, EDITS), partial(recover, path, out)):
+        for change in (partial(apply_edits, path, out, EDITS), partial(recover, path, out)):
             made = answer(change)
             assert os.path.exists(out) != isinstance(made, str)
             if not isinstance(made, str):

@@ -21,8 +21,8 @@ from blobstore.checking.tensors import check_model
 from blobstore.cli import main
 from blobstore.codecs.element_types import BY_NAME
 from blobstore.converting.gemma_plan import Choices
-from blobstore.edit.reindex import build_for
-from blobstore.edit.rewrite import Edits, rewrite
+from blobstore.edit.reindex import build_index
+from blobstore.edit.rewrite import Edits, apply_edits
 from blobstore.errors import FormatError, UsageError
 from blobstore.gemma.config import LayerConfig, ModelConfig
 from blobstore.gemma.enums import Model, WeightType, Wrapping
@@ -214,7 +214,7 @@ def test_commands_read_a_newer_file_and_say_so(
     assert out.read_bytes() == newer["linear_w_1"]
     assert newer_in(newer)  # type: ignore[arg-type]
     # It is written back unchanged.
-    rewrite(path, tmp_path / "again.sbs", Edits(index="embedded"))
+    apply_edits(path, tmp_path / "again.sbs", Edits(index="embedded"))
     assert blobs_of(tmp_path / "again.sbs") == newer
 
 
@@ -232,9 +232,9 @@ def test_an_old_file_is_found_and_repaired_to_a_new_conversion(
 ) -> None:
     new, path = tmp_path / "new.sbs", tmp_path / "m.sbs"
     convert(sound_recipe(family).write(tmp_path / "c"), tmp_path / "made.sbs", Choices("sfp"))
-    rewrite(tmp_path / "made.sbs", new, Edits(index=index))
+    apply_edits(tmp_path / "made.sbs", new, Edits(index=index))
     config = ModelConfig.from_bytes(blobs_of(new)["config"])
-    rewrite(new, path, Edits(config=as_before(config).to_bytes()))
+    apply_edits(new, path, Edits(config=as_before(config).to_bytes()))
     assert path.read_bytes() != new.read_bytes()
     assert main(["check", str(path)]) == 1
     assert "global-rope" in capsys.readouterr().out
@@ -278,14 +278,14 @@ def test_the_tiny_models_of_gemma_cpp_are_repaired_to_what_convert_makes(tmp_pat
         expected = facts["expected"]["bf16-split"]
         recorded = next(blob["sha256"] for blob in expected if blob["key"] == "config")
         assert hashlib.sha256(old).hexdigest() == recorded
-        rewrite(new, path, Edits(config=old))
+        apply_edits(new, path, Edits(config=old))
         assert set(repair(path).changes) >= {"use_global_timescale"}
         assert path.read_bytes() == new.read_bytes()
 
 
 def test_repair_writes_elsewhere_when_it_is_asked_to(tmp_path: Path, gemma3: Path) -> None:
     old, out = tmp_path / "old.sbs", tmp_path / "out.sbs"
-    rewrite(gemma3, old, Edits(config=as_before(ModelConfig.from_bytes(blobs_of(gemma3)["config"])).to_bytes()))
+    apply_edits(gemma3, old, Edits(config=as_before(ModelConfig.from_bytes(blobs_of(gemma3)["config"])).to_bytes()))
     before = old.read_bytes()
     assert main(["repair", str(old), "-o", str(out), "--json"]) == 0
     assert old.read_bytes() == before
@@ -294,7 +294,7 @@ def test_repair_writes_elsewhere_when_it_is_asked_to(tmp_path: Path, gemma3: Pat
 
 def test_a_damaged_config_is_not_repaired_to_a_sound_one(tmp_path: Path, gemma3: Path) -> None:
     path = tmp_path / "m.sbs"
-    rewrite(gemma3, path, Edits(config=as_before(ModelConfig.from_bytes(blobs_of(gemma3)["config"])).to_bytes()))
+    apply_edits(gemma3, path, Edits(config=as_before(ModelConfig.from_bytes(blobs_of(gemma3)["config"])).to_bytes()))
     with blobstore.BlobReader(path) as reader:
         at = reader.range("config")[0]
         config = ModelConfig.from_bytes(reader["config"])
@@ -312,7 +312,7 @@ def test_a_repair_that_fails_leaves_the_file(
     tmp_path: Path, gemma3: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     path = tmp_path / "m.sbs"
-    rewrite(gemma3, path, Edits(config=as_before(ModelConfig.from_bytes(blobs_of(gemma3)["config"])).to_bytes()))
+    apply_edits(gemma3, path, Edits(config=as_before(ModelConfig.from_bytes(blobs_of(gemma3)["config"])).to_bytes()))
     before = path.read_bytes()
 
     def fail(*_: object) -> None:
@@ -356,16 +356,16 @@ def test_a_checkpoint_with_one_base_is_right_without_the_word(tmp_path: Path, ba
     assert not repair(path).changes
     # Other names, or fewer tensors, don't change that.
     shutil.copy(path, tmp_path / "named.sbs")
-    assert (build_for(tmp_path / "named.sbs", embed=True, force=True, digests=True).lost or 0) > 0
+    assert (build_index(tmp_path / "named.sbs", embed=True, force=True, digests=True).lost_names or 0) > 0
     assert check_file(tmp_path / "named.sbs") == [
         replace(finding, subject=finding.subject.replace("m.sbs", "named.sbs")) for finding in findings
     ]
-    rewrite(path, tmp_path / "fewer.sbs", Edits(drop=("*norm*",)))
+    apply_edits(path, tmp_path / "fewer.sbs", Edits(drop=("*norm*",)))
     for name in ("named", "fewer"):
         assert "global-rope" not in codes(check_file(tmp_path / f"{name}.sbs"), "error")
         assert not repair(tmp_path / f"{name}.sbs").changes
     # Without the index that is not known.
-    rewrite(path, tmp_path / "bare.sbs", Edits(index="none"))
+    apply_edits(path, tmp_path / "bare.sbs", Edits(index="none"))
     assert codes(check_file(tmp_path / "bare.sbs"), "error") == {"global-rope"}
 
 

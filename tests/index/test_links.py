@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 
 import blobstore
-from blobstore.edit.reindex import attach_index, build_for, detach_index
-from blobstore.edit.rewrite import Edits, rewrite
+from blobstore.edit.reindex import attach_index, build_index, detach_index
+from blobstore.edit.rewrite import Edits, apply_edits
 from blobstore.packing.pack import pack
 from blobstore.packing.unpack import unpack
 
@@ -92,10 +92,10 @@ def test_an_index_is_found_beside_a_link_and_beside_the_file(folder: Path) -> No
 
 WRITES: dict[str, Callable[[Path], object]] = {
     **{place: lambda path, place=place: save(path, NEW, place) for place in PLACES},  # type: ignore[misc]
-    "build": lambda path: build_for(path, force=True),
+    "build": lambda path: build_index(path, force=True),
     "detach": detach_index,
     "attach": attach_index,
-    "rewrite": lambda path: rewrite(path, None, Edits(set_metadata={"x": "y"})),
+    "rewrite": lambda path: apply_edits(path, None, Edits(set_metadata={"x": "y"})),
 }
 
 
@@ -149,18 +149,18 @@ def test_an_index_built_anew_is_not_hidden_by_one_beside_a_link(folder: Path) ->
     save(real, OLD, "external")
     link.symlink_to(real)
     (folder / "links" / "link.sbs.idx").write_bytes((folder / "real.sbs.idx").read_bytes())
-    rewrite(link, None, Edits(set_metadata={"x": "y"}))
+    apply_edits(link, None, Edits(set_metadata={"x": "y"}))
     for path in (real, link):
         with blobstore.open(path) as store:
             assert store.metadata["x"] == "y"
 
 
 CHANGES: dict[str, Callable[[Path], object]] = {
-    "rewrite": lambda path: rewrite(path, None, Edits(set_metadata={"x": "y"})),
-    "rewrite version": lambda path: rewrite(path, None, Edits(version=1)),
-    "rewrite rename": lambda path: rewrite(path, None, Edits(rename={"a": "aa"})),
+    "rewrite": lambda path: apply_edits(path, None, Edits(set_metadata={"x": "y"})),
+    "rewrite version": lambda path: apply_edits(path, None, Edits(version=1)),
+    "rewrite rename": lambda path: apply_edits(path, None, Edits(rename={"a": "aa"})),
     "attach": attach_index,
-    "build": lambda path: build_for(path, force=True, digests=True),
+    "build": lambda path: build_index(path, force=True, digests=True),
     "pack and unpack": lambda path: (pack(path, path.with_name("p.sbs")), unpack(path.with_name("p.sbs"), path)),
 }
 
@@ -210,7 +210,7 @@ def test_a_file_with_the_name_of_an_index_stays_unless_it_is_one(tmp_path: Path,
     beside.unlink()
     beside.mkdir()
     save(tmp_path / "m.sbs", OLD, index)
-    rewrite(tmp_path / "m.sbs", None, Edits(index="embedded"))
+    apply_edits(tmp_path / "m.sbs", None, Edits(index="embedded"))
     assert beside.is_dir()
 
 
@@ -249,7 +249,7 @@ def test_an_unusable_index_beside_a_link_is_not_replaced_unless_it_is_forced(fol
     link.symlink_to(real)
     before = beside.read_bytes()
     with pytest.raises(blobstore.UsageError, match="has-index") as caught:
-        build_for(link)
+        build_index(link)
     assert repr(str(beside)) in str(caught.value)
     assert beside.read_bytes() == before
     assert not (folder / "real.sbs.idx").exists()

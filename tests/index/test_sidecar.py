@@ -23,8 +23,8 @@ from blobstore import cli
 from blobstore.checkpoint.reader import open_checkpoint
 from blobstore.converting.plan import plan_by_name
 from blobstore.converting.run import run_plan
-from blobstore.edit.reindex import attach_index, build_for, detach_index
-from blobstore.edit.rewrite import Edits, rewrite
+from blobstore.edit.reindex import attach_index, build_index, detach_index
+from blobstore.edit.rewrite import Edits, apply_edits
 from blobstore.errors import BlobStoreError, UsageError
 from blobstore.fileio import atomic, locking
 from blobstore.fileio.atomic import AtomicFile, write_file
@@ -137,13 +137,13 @@ def test_an_old_index_that_can_not_be_removed_gives_no_names_to_the_new_blobs(
 
 
 EDITS: dict[str, tuple[IndexPlace, Callable[[Path], object]]] = {
-    "rewrite": ("embedded", lambda path: rewrite(path, None, Edits(set_metadata={"a": "b"}))),
-    "rewrite the index": ("external", lambda path: rewrite(path, None, Edits(set_metadata={"a": "b"}))),
+    "rewrite": ("embedded", lambda path: apply_edits(path, None, Edits(set_metadata={"a": "b"}))),
+    "rewrite the index": ("external", lambda path: apply_edits(path, None, Edits(set_metadata={"a": "b"}))),
     "attach": ("external", attach_index),
     "detach": ("embedded", detach_index),
-    "build": ("external", lambda path: build_for(path, force=True)),
-    "embed": ("external", lambda path: build_for(path, embed=True, force=True)),
-    "build, not inside": ("embedded", lambda path: build_for(path, force=True)),
+    "build": ("external", lambda path: build_index(path, force=True)),
+    "embed": ("external", lambda path: build_index(path, embed=True, force=True)),
+    "build, not inside": ("embedded", lambda path: build_index(path, force=True)),
 }
 
 
