@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 from blobstore import __version__
 from blobstore.cli.formatting import shown
+from blobstore.cli.output import Quiet
 from blobstore.errors import BlobStoreError, KeyNotFoundError, UsageError
 
 if TYPE_CHECKING:
@@ -35,6 +36,7 @@ COMMANDS = (
     "unpack",
     "bench",
     "demo",
+    "completion",
 )
 OK, FAULT, USAGE = 0, 1, 2
 _CUT_OFF = 128 + getattr(signal, "SIGPIPE", 13)  # the status of cat and others that don't catch the signal
@@ -70,6 +72,16 @@ def _needed(arguments: Sequence[str]) -> Sequence[str]:
     return arguments[:1] if arguments and arguments[0] in COMMANDS else COMMANDS
 
 
+def _refuse_unknown(top: argparse.ArgumentParser, arguments: Sequence[str]) -> None:
+    """Refuse a word that isn't a command, with those that come close."""
+    word = arguments[0] if arguments else "-"
+    if word not in COMMANDS and not word.startswith("-"):
+        from blobstore.container.suggest import close_to  # noqa: PLC0415 (only for errors)
+
+        hint = close_to(word, COMMANDS) or f": the commands are {', '.join(COMMANDS)}"
+        top.error(f"{shown(word)!r} is not a command{hint}")
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command.
 
@@ -82,7 +94,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     _prepare_streams()
     words = list(sys.argv[1:] if arguments is None else arguments)
     try:
-        options = parser(_needed(words)).parse_args(words)
+        top = parser(_needed(words))
+        _refuse_unknown(top, words)
+        options = top.parse_args(words)
+        Quiet.on = getattr(options, "quiet", False)
         status: int = options.run(options)
         sys.stdout.flush()
     except BrokenPipeError:

@@ -148,7 +148,7 @@ def _names(text: str) -> tuple[str, ...]:
 def _tell(report: Report) -> None:
     order = list(dict.fromkeys(_group(row) for row in report.rows))
     rows = sorted(report.rows, key=lambda row: (order.index(_group(row)), row.cache))  # formats next to each other
-    print_table(_COLUMNS, [_cells(row) for row in rows], right=_RIGHT, grouped=True, spare=_SPARE)
+    print_table(_COLUMNS, [_cells(row) for row in rows], names=("format",), right=_RIGHT, grouped=True, spare=_SPARE)
     versions = ", ".join(f"{name} {version}" for name, version in report.formats.items())
     note(f"{_what(report)}; {_runs(report)}; first tensor: {report.one}; {versions}")
     for entry in report.left_out:

@@ -139,7 +139,7 @@ def _show_plan(plan: Plan, findings: Sequence[Finding], *, as_json: bool) -> Non
         print_json(plan.to_json() | {"notes": [*plan.notes, *_warnings(findings)], "runs_in": runs})
         return
     rows = [(tensor.name, tensor.key, tensor.type, shape(tensor.shape), tensor.nbytes) for tensor in plan.tensors]
-    print_table(("name", "key", "type", "shape", "bytes"), rows, right=("bytes",))
+    print_table(("name", "key", "type", "shape", "size"), rows, right=("size",), sizes=("size",), spare=("key",))
     for alias in plan.aliases:
         note(f"{alias.name} is another name for {alias.target}: {alias.why}")
 

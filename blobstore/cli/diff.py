@@ -52,6 +52,7 @@ its layout. Memory doesn't grow with the files."""
 
 _COLUMNS = ("what", "name", "type", "shape", "differ", "max abs", "max rel", "cosine", "more")
 _RIGHT = ("differ", "max abs", "max rel", "cosine")
+_BELOW = ("more", "cosine", "max rel", "shape", "type")
 _SHOWN_KINDS = ("same", "alias")  # with --all only
 
 
@@ -110,7 +111,7 @@ def run(options: argparse.Namespace) -> int:
         )
         return int(differ)
     if listed:
-        print_table(_COLUMNS, map(_row, listed), right=_RIGHT)
+        print_table(_COLUMNS, map(_row, listed), right=_RIGHT, below=_BELOW)
     state = "they differ" if differ else "no difference"
     counted = ", ".join(f"{count} {kind}" for kind, count in counts.items()) or "nothing to compare"
     print(f"{shown(options.a)}, {shown(options.b)}: {state} ({counted}; {size(nbytes)} in {watch.seconds:.1f} s)")

@@ -92,7 +92,7 @@ def run(options: argparse.Namespace) -> int:
                 )
             else:
                 rows = [(tensor.name, tensor.type, shape(tensor.shape), tensor.nbytes) for tensor in tensors]
-                print_table(("name", "type", "shape", "bytes"), rows, right=("bytes",))
+                print_table(("name", "type", "shape", "size"), rows, right=("size",), sizes=("size",))
             tell_dry_run(options.output)
             return 0
         with progress(plan.nbytes, "exporting") as advance:

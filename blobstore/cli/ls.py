@@ -3,88 +3,210 @@
 from __future__ import annotations
 
 import fnmatch
-from typing import TYPE_CHECKING
+import os
+import re
+import sys
+from contextlib import ExitStack
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Any
 
 import blobstore
-from blobstore.cli.formatting import shape
+from blobstore.cli.contents import WHAT, format_of, open_contents, stored_nbytes
+from blobstore.cli.formatting import shape, size
 from blobstore.cli.newer import tell_newer
 from blobstore.cli.output import add_command, add_json, note, print_json
+from blobstore.cli.progress import progress
 from blobstore.cli.tables import print_table
+from blobstore.errors import UsageError
+from blobstore.store.reader import Store
 
 if TYPE_CHECKING:
     import argparse
+    from collections.abc import Callable, Sequence
+
+    from blobstore.cli.contents import Contents, Entry
+    from blobstore.compare.statistics import Statistics
 
 EXAMPLE = """example:
   blobstore ls model.sbs
-  blobstore ls model.sbs '*.layers.0.*'
+  blobstore ls model.sbs '*.layers.0.*' --sort size
+  blobstore ls gemma-3-270m-it/ model-Q4_K_M.gguf
+  blobstore ls model.sbs --stats
   blobstore ls model.sbs --keys
 
-On a terminal this is a table; elsewhere each tensor is a tab-separated line, without a heading:
-name, key, type, shape, bytes, offset (with --keys: key, bytes, offset)."""
+FILE is an .sbs file, a .safetensors file, its index, a folder with either, or a .gguf file (which needs the package
+gguf). The last argument is a pattern (*, ?, [abc]) unless it is the path of something.
+
+On a terminal this is a table, with a line of totals; bytes that several names share count once. Elsewhere each tensor
+is a tab-separated line, without a heading: name, key, type, shape, bytes, offset; then, if there are several files, the
+file; then, with --stats, min, max, mean, std, number of NaNs, number of infinities. With --keys: key, bytes, offset,
+and the file. What a format doesn't have is -.
+
+--stats reads every tensor, in pieces. Minimum, maximum, mean and standard deviation are of the finite values."""
+
+_STATS = ("min", "max", "mean", "std", "nan", "inf")
+_DIGITS = re.compile(r"([0-9]+)")
 
 
 def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     """Add the command."""
-    parser = add_command(
-        commands, "ls", run, "List the tensors of a file: name, key, type, shape, bytes, offset.", EXAMPLE
-    )
-    parser.add_argument("file", metavar="FILE", help="an .sbs file")
+    text = "List the tensors of files: name, key, type, shape, bytes, offset. Files can be .sbs, safetensors, GGUF."
+    parser = add_command(commands, "ls", run, text, EXAMPLE)
+    parser.usage = "blobstore ls [options] FILE [FILE ...] [GLOB]"
     parser.add_argument(
-        "pattern", metavar="GLOB", nargs="?", default="*", help="only names (with --keys: keys) that match"
+        "files", metavar="FILE", nargs="+", help=f"{WHAT}; GLOB: only names (with --keys: keys) that match"
     )
-    parser.add_argument("--keys", action="store_true", help="list all blobs by key, as a runtime sees them")
+    parser.add_argument(
+        "--keys", action="store_true", help="list all blobs of .sbs files by key, as a runtime sees them"
+    )
+    parser.add_argument(
+        "--sort",
+        choices=("name", "size", "offset"),
+        help="name: layer 2 before layer 10; size: the largest first; offset: as in the file",
+    )
+    parser.add_argument(
+        "--stats", action="store_true", help="also min, max, mean, std, NaNs and infinities of the values"
+    )
     add_json(parser)
 
 
 def run(options: argparse.Namespace) -> int:
     """Run the command."""
+    *files, last = options.files
+    options.pattern = "*"
+    if files and not os.path.lexists(last):
+        options.files, options.pattern = files, last
+    if options.keys and options.stats:
+        raise UsageError("needless-flag", "--stats is of tensors, and --keys lists blobs: leave out one of them")
     return _list_keys(options) if options.keys else _list_names(options)
 
 
 def _list_names(options: argparse.Namespace) -> int:
-    with blobstore.open(options.file) as store:
-        infos = [info for info in store.infos() if fnmatch.fnmatchcase(info.name, options.pattern)]
-        tell_newer(store.reader)
+    with ExitStack() as stack:
+        opened = [stack.enter_context(open_contents(path)) for path in options.files]
+        for contents in opened:
+            if isinstance(contents.source, Store):
+                tell_newer(contents.source.reader)
+            for text in contents.notes:
+                note(text)
+        listed = [
+            (contents, entry)
+            for contents in opened
+            for entry in contents.entries
+            if fnmatch.fnmatchcase(entry.name, options.pattern)
+        ]
+        if options.sort:
+            listed.sort(key=lambda pair: _order(options.sort, pair[1].name, pair[1].nbytes, pair[1].offset))
+        entries = [entry for _, entry in listed]
+        measured = _measure(listed) if options.stats else None
     if options.json:
         print_json(
             [
-                {
-                    "name": info.name,
-                    "key": info.key,
-                    "type": info.type.name,
-                    "shape": list(info.shape),
-                    "scale": info.scale,
-                    "nbytes": info.nbytes,
-                    "offset": info.offset,
-                    "codec": info.codec,
-                }
-                for info in infos
+                asdict(entry) | ({"stats": stats and asdict(stats)} if measured else {})
+                for entry, stats in zip(entries, measured or [None] * len(entries), strict=True)
             ]
         )
         return 0
-    rows = ((info.name, info.key, info.type, shape(info.shape), info.nbytes, info.offset) for info in infos)
-    print_table(("name", "key", "type", "shape", "bytes", "offset"), rows, right=("bytes", "offset"))
-    _tell_empty(options, len(infos))
+    _print_names(entries, measured)
+    _tell_count(options, len(entries), "tensor", stored_nbytes(entries))
     return 0
+
+
+def _print_names(entries: Sequence[Entry], measured: Sequence[Statistics | None] | None) -> None:
+    files = ["file"] * (len({entry.file for entry in entries}) > 1)
+    stats = _STATS if measured else ()
+    digits = _short if sys.stdout.isatty() else str
+    rows = [
+        (
+            entry.name,
+            "-" if entry.key is None else entry.key,
+            entry.type,
+            shape(entry.shape),
+            entry.nbytes,
+            entry.offset,
+            *[entry.file] * len(files),
+            *(_cells(measured[i], digits) if measured else ()),
+        )
+        for i, entry in enumerate(entries)
+    ]
+    columns = ("name", "key", "type", "shape", "size", "offset", *files, *stats)
+    print_table(
+        columns,
+        rows,
+        names=("name", "file"),
+        right=("size", "offset", *stats),
+        sizes=("size",),
+        spare=("key", "offset", *(("size", "shape", "type") if measured else ())),
+    )
+
+
+def _cells(stats: Statistics | None, digits: Callable[[Any], str]) -> list[str]:
+    if stats is None:
+        return ["-"] * len(_STATS)
+    return ["-" if value is None else digits(value) for value in asdict(stats).values()]
+
+
+def _short(value: float) -> str:
+    return str(value) if isinstance(value, int) else f"{value:.4g}"
+
+
+def _measure(listed: Sequence[tuple[Contents, Entry]]) -> list[Statistics | None]:
+    """Return the statistics of each tensor; None for one that can't be decoded."""
+    from blobstore.compare.statistics import statistics  # noqa: PLC0415 (for --stats only)
+
+    measured: list[Statistics | None] = []
+    with progress(sum(entry.nbytes for _, entry in listed), "reading") as advance:
+        for contents, entry in listed:
+            chunks = contents.chunks(entry.name)
+            measured.append(None if chunks is None else statistics(chunks))
+            advance(entry.nbytes)
+    return measured
 
 
 def _list_keys(options: argparse.Namespace) -> int:
-    with blobstore.BlobReader(options.file) as reader:
-        rows = [
-            (key, nbytes, offset)
-            for place, key in enumerate(reader)
-            if fnmatch.fnmatchcase(key, options.pattern)
-            for offset, nbytes in (reader.directory.range(place),)
-        ]
-        tell_newer(reader)
+    rows = []
+    for path in options.files:
+        if format_of(path) != "sbs":
+            raise UsageError("no-keys", f"{path!r} is not an .sbs file, and only these have keys: leave out --keys")
+        with blobstore.BlobReader(path) as reader:
+            rows += [
+                (key, nbytes, offset, path)
+                for place, key in enumerate(reader)
+                if fnmatch.fnmatchcase(key, options.pattern)
+                for offset, nbytes in (reader.directory.range(place),)
+            ]
+            tell_newer(reader)
+    if options.sort:
+        rows.sort(key=lambda row: _order(options.sort, *row[:3]))
     if options.json:
-        print_json([{"key": key, "nbytes": nbytes, "offset": offset} for key, nbytes, offset in rows])
+        print_json(
+            [{"key": key, "nbytes": nbytes, "offset": offset, "file": file} for key, nbytes, offset, file in rows]
+        )
         return 0
-    print_table(("key", "bytes", "offset"), rows, right=("bytes", "offset"))
-    _tell_empty(options, len(rows))
+    columns = ("key", "size", "offset", "file")[: 3 + (len(options.files) > 1)]
+    print_table(
+        columns, [row[: len(columns)] for row in rows], names=("file",), right=("size", "offset"), sizes=("size",)
+    )
+    _tell_count(options, len(rows), "blob", sum(nbytes for _, nbytes, *_ in rows))
     return 0
 
 
-def _tell_empty(options: argparse.Namespace, count: int) -> None:
-    if not count:
-        note(f"nothing in {options.file} matches {options.pattern!r}" if options.pattern != "*" else "no tensors")
+def _order(by: str, name: str, nbytes: int, offset: int) -> tuple[Any, ...]:
+    if by == "size":
+        return (-nbytes,)
+    if by == "offset":
+        return (offset,)
+    return tuple((0, int(part)) if part.isdigit() else (1, part) for part in _DIGITS.split(name) if part)
+
+
+def _tell_count(options: argparse.Namespace, count: int, what: str, nbytes: int) -> None:
+    """Print the totals on a terminal, and say what an empty list means."""
+    if count and sys.stdout.isatty():
+        files = f" in {len(options.files)} files" if len(options.files) > 1 else ""
+        print(f"{count} {what}{'s' * (count != 1)}, {size(nbytes)}{files}")
+    if not count and options.pattern != "*":
+        wild = set("*?[") & {*options.pattern}
+        missing = "" if wild else ", and it is not the path of a file"
+        note(f"nothing in {', '.join(options.files)} matches {options.pattern!r}{missing}")
+    elif not count:
+        note("no tensors")

@@ -11,11 +11,16 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
 
+def describes_model(blobs: Mapping[str, memoryview]) -> bool:
+    """Whether gemma.cpp's own description of a model is in a file: most are containers by name."""
+    return CONFIG_KEY in blobs or TOC_KEY in blobs
+
+
 def newer_texts(blobs: Mapping[str, memoryview]) -> list[str]:
     """Return a line for each thing in a file that some version of gemma.cpp can't read."""
-    if CONFIG_KEY not in blobs and TOC_KEY not in blobs:
+    if not describes_model(blobs):
         return []
-    from blobstore.gemma.newer import newer_in  # noqa: PLC0415 (most files are containers by name)
+    from blobstore.gemma.newer import newer_in  # noqa: PLC0415 (as above)
 
     return [f"{newer.message}: newer than gemma.cpp {', '.join(newer.runtimes)}" for newer in newer_in(blobs)]
 

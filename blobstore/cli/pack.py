@@ -72,8 +72,9 @@ def run(options: argparse.Namespace) -> int:
 
 
 def _tell(output: str, done: Packing, seconds: float) -> None:
-    columns = ("tensor", "type", "bytes", "packed", "ratio", "how")
-    print_table(columns, (_row(blob) for blob in done.blobs), right=("bytes", "packed", "ratio"))
+    columns = ("tensor", "type", "size", "packed", "ratio", "how")
+    rows, sizes = (_row(blob) for blob in done.blobs), ("size", "packed")
+    print_table(columns, rows, names=("tensor",), right=(*sizes, "ratio"), sizes=sizes, spare=("type",))
     packed = sum(blob.packed for blob in done.blobs)
     rate = size(done.nbytes / max(seconds, 1e-9))
     print(
