@@ -13,9 +13,12 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 EXAMPLE = """example:
-  blobstore completion bash > ~/.local/share/bash-completion/completions/blobstore
-  echo 'source <(blobstore completion zsh)' >> ~/.zshrc
-  blobstore completion fish > ~/.config/fish/completions/blobstore.fish
+  blobstore completion bash
+  blobstore completion bash | head -3
+
+For one session: source <(blobstore completion bash). For all: write the script to
+~/.local/share/bash-completion/completions/blobstore (bash) or ~/.config/fish/completions/blobstore.fish (fish), or put
+source <(blobstore completion zsh) into ~/.zshrc (zsh).
 
 The script completes commands, options, their values and paths. It has all of them inside: pressing Tab runs nothing.
 Print it again after an update."""

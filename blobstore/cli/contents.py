@@ -76,7 +76,9 @@ class Contents:
 
 
 def format_of(path: str) -> Format:
-    """Return what a path is, by its first bytes, or by its name if it is a folder or an index of shards."""
+    """Return what a path is: by its first bytes, unless its name says it; a folder is a checkpoint."""
+    if path.lower().endswith(".sbs") and not os.path.isdir(path):
+        return "sbs"
     if os.path.isdir(path) or path.lower().endswith(".json"):
         return "safetensors"
     begins = bytes(read_beginning(path, _HEADER)) if os.path.isfile(path) else b""

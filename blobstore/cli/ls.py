@@ -8,7 +8,7 @@ import re
 import sys
 from contextlib import ExitStack
 from dataclasses import asdict
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 import blobstore
 from blobstore.cli.contents import WHAT, format_of, open_contents, stored_nbytes
@@ -22,10 +22,12 @@ from blobstore.store.reader import Store
 
 if TYPE_CHECKING:
     import argparse
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Iterable, Sequence
 
     from blobstore.cli.contents import Contents, Entry
     from blobstore.compare.statistics import Statistics
+
+    _Item = TypeVar("_Item", Entry, "_Blob")
 
 EXAMPLE = """example:
   blobstore ls model.sbs
@@ -62,7 +64,7 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
     parser.add_argument(
         "--sort",
         choices=("name", "size", "offset"),
-        help="name: layer 2 before layer 10; size: the largest first; offset: as in the file",
+        help="name: layer 2 before layer 10; size: the largest first; offset: as in the file; each file on its own",
     )
     parser.add_argument(
         "--stats", action="store_true", help="also min, max, mean, std, NaNs and infinities of the values"
@@ -92,11 +94,9 @@ def _list_names(options: argparse.Namespace) -> int:
         listed = [
             (contents, entry)
             for contents in opened
-            for entry in contents.entries
+            for entry in _sorted(contents.entries, options.sort)
             if fnmatch.fnmatchcase(entry.name, options.pattern)
         ]
-        if options.sort:
-            listed.sort(key=lambda pair: _order(options.sort, pair[1].name, pair[1].nbytes, pair[1].offset))
         entries = [entry for _, entry in listed]
         measured = _measure(listed) if options.stats else None
     if options.json:
@@ -107,36 +107,40 @@ def _list_names(options: argparse.Namespace) -> int:
             ]
         )
         return 0
-    _print_names(entries, measured)
+    _print_names(listed, measured)
     _tell_count(options, len(entries), "tensor", stored_nbytes(entries))
     return 0
 
 
-def _print_names(entries: Sequence[Entry], measured: Sequence[Statistics | None] | None) -> None:
-    files = ["file"] * (len({entry.file for entry in entries}) > 1)
+def _print_names(listed: Sequence[tuple[Contents, Entry]], measured: Sequence[Statistics | None] | None) -> None:
+    terminal = sys.stdout.isatty()
+    # On a terminal each file of the command line is a heading, and only the shards of a checkpoint need a column.
+    grouped = terminal and len({contents.path for contents, _ in listed}) > 1
+    several = len({(contents.path if grouped else "", entry.file) for contents, entry in listed})
+    file = several > (len({contents.path for contents, _ in listed}) if grouped else 1)
     stats = _STATS if measured else ()
-    digits = _short if sys.stdout.isatty() else str
     rows = [
         (
+            *([contents.path] if grouped else ()),
             entry.name,
             "-" if entry.key is None else entry.key,
             entry.type,
             shape(entry.shape),
             entry.nbytes,
             entry.offset,
-            *[entry.file] * len(files),
-            *(_cells(measured[i], digits) if measured else ()),
+            *([os.path.basename(entry.file) if terminal else entry.file] if file else ()),
+            *(_cells(measured[i], _short if terminal else str) if measured else ()),
         )
-        for i, entry in enumerate(entries)
+        for i, (contents, entry) in enumerate(listed)
     ]
-    columns = ("name", "key", "type", "shape", "size", "offset", *files, *stats)
+    columns = ("name", "key", "type", "shape", "size", "offset", *(["file"] if file else ()), *stats)
     print_table(
-        columns,
+        ("input", *columns) if grouped else columns,
         rows,
-        names=("name", "file"),
         right=("size", "offset", *stats),
         sizes=("size",),
-        spare=("key", "offset", *(("size", "shape", "type") if measured else ())),
+        grouped=grouped,
+        spare=("key", *(["file"] if file else ()), "offset", *(("size", "shape", "type") if measured else ())),
     )
 
 
@@ -164,39 +168,54 @@ def _measure(listed: Sequence[tuple[Contents, Entry]]) -> list[Statistics | None
 
 
 def _list_keys(options: argparse.Namespace) -> int:
-    rows = []
+    blobs = []
     for path in options.files:
         if format_of(path) != "sbs":
             raise UsageError("no-keys", f"{path!r} is not an .sbs file, and only these have keys: leave out --keys")
         with blobstore.BlobReader(path) as reader:
-            rows += [
-                (key, nbytes, offset, path)
+            found = [
+                _Blob(key, nbytes, offset, path)
                 for place, key in enumerate(reader)
                 if fnmatch.fnmatchcase(key, options.pattern)
                 for offset, nbytes in (reader.directory.range(place),)
             ]
             tell_newer(reader)
-    if options.sort:
-        rows.sort(key=lambda row: _order(options.sort, *row[:3]))
+        blobs += _sorted(found, options.sort)
     if options.json:
-        print_json(
-            [{"key": key, "nbytes": nbytes, "offset": offset, "file": file} for key, nbytes, offset, file in rows]
-        )
+        print_json([blob._asdict() for blob in blobs])
         return 0
-    columns = ("key", "size", "offset", "file")[: 3 + (len(options.files) > 1)]
-    print_table(
-        columns, [row[: len(columns)] for row in rows], names=("file",), right=("size", "offset"), sizes=("size",)
-    )
-    _tell_count(options, len(rows), "blob", sum(nbytes for _, nbytes, *_ in rows))
+    columns, several = ("key", "size", "offset"), len(options.files) > 1
+    if several and sys.stdout.isatty():
+        rows: list[tuple[object, ...]] = [(blob.file, *blob[:3]) for blob in blobs]
+        print_table(("file", *columns), rows, right=columns[1:], sizes=("size",), grouped=True)
+    else:
+        rows = [blob if several else blob[:3] for blob in blobs]
+        print_table(columns + ("file",) * several, rows, right=columns[1:], sizes=("size",))
+    _tell_count(options, len(blobs), "blob", sum(blob.nbytes for blob in blobs))
     return 0
 
 
-def _order(by: str, name: str, nbytes: int, offset: int) -> tuple[Any, ...]:
-    if by == "size":
-        return (-nbytes,)
-    if by == "offset":
-        return (offset,)
-    return tuple((0, int(part)) if part.isdigit() else (1, part) for part in _DIGITS.split(name) if part)
+class _Blob(NamedTuple):
+    """A blob: what ``ls --keys --json`` prints."""
+
+    key: str
+    nbytes: int
+    offset: int
+    file: str
+
+
+def _sorted(items: Iterable[_Item], by: str | None) -> list[_Item]:
+    """Return tensors or blobs of one file in the order that was asked for."""
+
+    def order(item: Entry | _Blob) -> tuple[Any, ...]:
+        if by == "size":
+            return (-item.nbytes,)
+        if by == "offset":
+            return item.file, item.offset
+        name = item.key if isinstance(item, _Blob) else item.name
+        return tuple((0, int(part)) if part.isdecimal() else (1, part) for part in _DIGITS.split(name) if part)
+
+    return sorted(items, key=order) if by else list(items)
 
 
 def _tell_count(options: argparse.Namespace, count: int, what: str, nbytes: int) -> None:

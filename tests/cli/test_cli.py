@@ -169,7 +169,8 @@ def test_info_as_json_tells_the_same_as_the_package(cli: Cli, store: Path) -> No
     done = cli("info", store, "--json")
     assert done.status == 0
     assert done.json == {
-        "file": str(store),
+        "input": str(store),
+        "format": "sbs",
         "access": "mmap",
         "file_system": file_system(store.stat().st_dev),
         "version": 2,
@@ -269,6 +270,7 @@ def test_ls_as_json_has_the_documented_fields(cli: Cli, store: Path) -> None:
                 "nbytes": info.nbytes,
                 "offset": info.offset,
                 "codec": info.codec,
+                "file": str(store),
             }
             for info in opened.infos()
         ]
@@ -305,7 +307,7 @@ def test_ls_keys_lists_all_blobs_in_file_order(cli: Cli, store: Path) -> None:
     assert [row[0] for row in cli("ls", store, "--keys").rows] == [key for key, *_ in expected]
     assert cli("ls", store, "--keys").rows == [[key, str(nbytes), str(offset)] for key, nbytes, offset in expected]
     assert cli("ls", store, "--keys", "--json").json == [
-        {"key": key, "nbytes": nbytes, "offset": offset} for key, nbytes, offset in expected
+        {"key": key, "nbytes": nbytes, "offset": offset, "file": str(store)} for key, nbytes, offset in expected
     ]
     assert [row[0] for row in cli("ls", store, "tok*", "--keys").rows] == ["tokenizer"]
 
@@ -477,9 +479,9 @@ def terminal(monkeypatch: pytest.MonkeyPatch, cli: Cli) -> Cli:
 
 def test_on_a_terminal_ls_and_dry_run_have_a_heading(terminal: Cli, store: Path, checkpoint: Path) -> None:
     for arguments, columns in (
-        (["ls", str(store)], "name key type shape bytes offset"),
-        (["ls", str(store), "--keys"], "key bytes offset"),
-        (["convert", str(checkpoint), "--dry-run"], "name key type shape bytes"),
+        (["ls", str(store)], "name key type shape size offset"),
+        (["ls", str(store), "--keys"], "key size offset"),
+        (["convert", str(checkpoint), "--dry-run"], "name key type shape size"),
     ):
         shown = terminal(*arguments)
         assert shown.status == 0
@@ -855,7 +857,10 @@ FAULTS = [
     ("info flipped.sbs", "bad-magic"),
     ("info flipped-end.sbs", "no-directory"),
     ("info empty.sbs", "truncated"),
-    ("info checkpoint/model.safetensors", "bad-magic"),
+    ("info truncated.safetensors", "safetensors-layout"),
+    ("ls empty.safetensors", "safetensors-header"),
+    ("info .", "missing-shard"),
+    ("ls no-checkpoint", "no-checkpoint"),
     ("convert truncated.safetensors -o out", "safetensors-layout"),
     ("convert truncated.safetensors --dry-run", "safetensors-layout"),
     ("convert truncated.safetensors --dry-run --json", "safetensors-layout"),
@@ -872,12 +877,12 @@ MISUSES = [
     "info missing.sbs",
     "info missing/model.sbs",
     "info model.sbs/inside",
-    "info checkpoint",
-    "info .",
     "ls missing.sbs",
     "ls missing.sbs --json",
     "ls --keys missing.sbs",
-    "ls checkpoint",
+    "ls --keys checkpoint",
+    "ls --keys --stats model.sbs",
+    "info model.sbs more",
     "get missing.sbs x -o out",
     "get model.sbs unknown -o out",
     "get model.sbs unknown",
@@ -902,7 +907,6 @@ UNPARSED = [
     "",
     "unknown",
     "info",
-    "info model.sbs more",
     "ls",
     "get model.sbs",
     "get model.sbs single -o",
