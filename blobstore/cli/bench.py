@@ -13,7 +13,7 @@ from blobstore.bench import plot
 from blobstore.bench.peers import PEERS
 from blobstore.bench.run import Plan, bench
 from blobstore.bench.yardsticks import NAME as MACHINE
-from blobstore.cli.formatting import duration, shown, size
+from blobstore.cli.formatting import duration, rate, shown, size
 from blobstore.cli.output import add_command, add_json, note, print_json
 from blobstore.cli.progress import steps
 from blobstore.cli.tables import print_table
@@ -179,7 +179,7 @@ def _cells(row: Row) -> tuple[str, ...]:
         duration(row.median),
         spread(row),
         f"{row.ratio:.2f}" if row.ratio is not None else "-",
-        f"{size(row.rate)}/s" if row.rate is not None else "-",
+        rate(row.rate) if row.rate is not None else "-",
         _limit(row) or "-",
         size(row.peak_nbytes) if row.peak_nbytes is not None else "-",
         size(row.own_nbytes) if row.own_nbytes is not None else "-",
@@ -200,7 +200,7 @@ def _limit(row: Row) -> str:
 
 def _label(row: Row) -> str:
     """Return the text beside a bar of the chart."""
-    rate = f"{size(row.rate)}/s" if row.rate is not None else ""
+    speed = rate(row.rate) if row.rate is not None else ""
     share = _limit(row) if row.format != MACHINE else ""
     ratio = f"{row.ratio:.2g}×" if row.ratio is not None else ""
-    return "  ".join(part for part in (duration(row.median), ratio, rate, share) if part)
+    return "  ".join(part for part in (duration(row.median), ratio, speed, share) if part)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from blobstore.checking import check_plan, runs_in, runtimes_line
 from blobstore.checkpoint.beside import has_chat_template, tokenizer_beside
 from blobstore.checkpoint.reader import open_checkpoint
-from blobstore.cli.formatting import shape, shown, size
+from blobstore.cli.formatting import rate, shape, shown
 from blobstore.cli.output import add_command, add_json, note, output_of, print_json, tell_dry_run
 from blobstore.cli.progress import Stopwatch, progress
 from blobstore.cli.tables import print_table
@@ -160,8 +160,9 @@ def _report(options: argparse.Namespace, plan: Plan, findings: Sequence[Finding]
         print_json(facts)
         return
     names = len(plan.tensors) + len(plan.extras) + len(plan.parts) + len(plan.aliases)
-    rate = f"{size(plan.nbytes / seconds)}/s" if seconds else "at once"
     what = f"{specifier_of(plan.config)}, " if plan.config else "by name, not for gemma.cpp, "
-    print(f"{shown(options.output)}: {what}{names} names, {nbytes} bytes, {seconds:.2f} s ({rate})")
+    print(
+        f"{shown(options.output)}: {what}{names} names, {nbytes} bytes, {seconds:.2f} s ({rate(plan.nbytes, seconds)})"
+    )
     for alias in plan.aliases:
         print(f"  {shown(alias.name)} = {shown(alias.target)}: {alias.why}")

@@ -6,7 +6,7 @@ import re
 from typing import TYPE_CHECKING
 
 import blobstore
-from blobstore.cli.formatting import shape, shown, size
+from blobstore.cli.formatting import rate, shape, shown
 from blobstore.cli.newer import tell_newer
 from blobstore.cli.output import (
     add_base,
@@ -101,9 +101,11 @@ def run(options: argparse.Namespace) -> int:
         facts = {"files": paths, "tensors": len(tensors), "nbytes": plan.nbytes, "left_out": plan.left_out}
         print_json({**facts, "seconds": round(watch.seconds, 3)})
     else:
-        rate = f"{size(plan.nbytes / watch.seconds)}/s"
         written = ", ".join(shown(path) for path in paths) or "-"
-        tell(f"{written}: {len(tensors)} tensors, {plan.nbytes} bytes, {rate}", output=options.output)
+        tell(
+            f"{written}: {len(tensors)} tensors, {plan.nbytes} bytes, {rate(plan.nbytes, watch.seconds)}",
+            output=options.output,
+        )
     return 0
 
 

@@ -6,7 +6,7 @@ import os
 from dataclasses import asdict
 from typing import TYPE_CHECKING
 
-from blobstore.cli.formatting import shown, size
+from blobstore.cli.formatting import rate, shown, size
 from blobstore.cli.output import add_command, add_json, note, output_of, print_json
 from blobstore.cli.progress import Stopwatch, progress
 from blobstore.cli.tables import print_table
@@ -76,10 +76,9 @@ def _tell(output: str, done: Packing, seconds: float) -> None:
     rows, sizes = (_row(blob) for blob in done.blobs), ("size", "packed")
     print_table(columns, rows, names=("tensor",), right=(*sizes, "ratio"), sizes=sizes, spare=("type",))
     packed = sum(blob.packed for blob in done.blobs)
-    rate = size(done.nbytes / max(seconds, 1e-9))
     print(
         f"{shown(output)}: {packed} of {len(done.blobs)} blobs packed, {size(done.nbytes)} in "
-        f"{size(done.packed_nbytes)}, ratio {done.ratio:.3f}, {seconds:.2f} s ({rate}/s)"
+        f"{size(done.packed_nbytes)}, ratio {done.ratio:.3f}, {seconds:.2f} s ({rate(done.nbytes, seconds)})"
     )
     if done.packed_nbytes >= done.nbytes:
         note("the packed file is not smaller than the original")

@@ -6,7 +6,7 @@ from dataclasses import asdict
 from typing import TYPE_CHECKING
 
 import blobstore
-from blobstore.cli.formatting import shown, size
+from blobstore.cli.formatting import rate, shown, size
 from blobstore.cli.output import add_base, add_command, add_json, output_of, print_json, refuse_needless_base, tell
 from blobstore.cli.progress import Stopwatch, progress
 from blobstore.packing.unpack import original_of, unpack
@@ -47,7 +47,7 @@ def run(options: argparse.Namespace) -> int:
     if options.json:
         print_json({**asdict(done), "seconds": round(watch.seconds, 3)})
         return 0
-    rate = size(done.nbytes / max(watch.seconds, 1e-9))
+    speed = rate(done.nbytes, watch.seconds)
     what = f"{size(done.nbytes)}, {done.blobs} blobs unpacked, SHA-256 {done.sha256} as before"
-    tell(f"{shown(done.path)}: {what}, {watch.seconds:.2f} s ({rate}/s)", output=options.output)
+    tell(f"{shown(done.path)}: {what}, {watch.seconds:.2f} s ({speed})", output=options.output)
     return 0

@@ -13,7 +13,7 @@ from blobstore.checking import verify_file
 from blobstore.checkpoint.beside import has_chat_template, tokenizer_beside
 from blobstore.checkpoint.reader import open_checkpoint
 from blobstore.cli.findings import add_strict, print_findings, status_of
-from blobstore.cli.formatting import shown, size
+from blobstore.cli.formatting import rate, shown, size
 from blobstore.cli.output import (
     add_base,
     add_command,
@@ -111,8 +111,8 @@ def _verify_alone(options: argparse.Namespace) -> int:
     )
     summary = ""
     if done.blobs:
-        rate = f"{size(done.nbytes / watch.seconds)}/s" if watch.seconds else "at once"
-        summary = f" ({done.blobs} blobs of {size(done.nbytes)} against their SHA-256, {rate})"
+        speed = rate(done.nbytes, watch.seconds)
+        summary = f" ({done.blobs} blobs of {size(done.nbytes)} against their SHA-256, {speed})"
     facts = {"blobs": done.blobs, "nbytes": done.nbytes, "seconds": round(watch.seconds, 3)}
     print_findings(options, options.file, done.findings, facts, summary)
     return status_of(done.findings, strict=options.strict)
