@@ -33,7 +33,7 @@ EXAMPLE = """example:
   blobstore ls model.sbs
   blobstore ls model.sbs '*.layers.0.*' --sort size
   blobstore ls gemma-3-270m-it/ model-Q4_K_M.gguf
-  blobstore ls model.sbs --stats
+  blobstore ls model.sbs --stats --quiet | column -t
   blobstore ls model.sbs --keys
 
 FILE is an .sbs file, a .safetensors file, its index, a folder with either, or a .gguf file (which needs the package
