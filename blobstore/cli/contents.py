@@ -12,14 +12,16 @@ import numpy as np
 import blobstore
 from blobstore.container.layout import MAGIC_BYTES
 from blobstore.fileio.source import read_beginning
+from blobstore.store.reader import Store
+from blobstore.store.values import elements
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import Callable, Iterable, Iterator, Sequence
 
     from blobstore.checkpoint.gguf import GgufFile
     from blobstore.checkpoint.reader import Checkpoint
     from blobstore.fileio.types import Array
-    from blobstore.store.reader import Store
+    from blobstore.store.info import TensorInfo
 
 Format = Literal["sbs", "safetensors", "gguf"]
 WHAT = "an .sbs file, a .safetensors file, its index, a folder with either, or a .gguf file"
@@ -134,8 +136,8 @@ def _of_store(store: Store) -> Contents:
         info = infos[name]
         if info.dtype is None or info.dtype.kind == "c":
             return None
-        starts = range(0, info.count, _CHUNK)
-        return (store.elements(info, start, min(_CHUNK, info.count - start)) for start in starts)
+        starts = range(0, info.size, _CHUNK)
+        return (elements(store, info, start, min(_CHUNK, info.size - start)) for start in starts)
 
     return Contents(store.path, "sbs", entries, chunks, store)
 
@@ -173,15 +175,32 @@ def _of_gguf(file: GgufFile) -> Contents:
     return Contents(file.path, "gguf", entries, file.chunks, file)
 
 
-def stored_nbytes(entries: Sequence[Entry]) -> int:
+def stored_nbytes(listed: Iterable[tuple[Contents, Entry]]) -> int:
     """Return how many bytes of files some tensors take: those that several share count once."""
     ranges: dict[str, list[tuple[int, int]]] = {}
-    for entry in entries:
-        ranges.setdefault(entry.file, []).append((entry.offset, entry.offset + entry.nbytes))
+    for contents, entry in listed:
+        source = contents.source
+        spans = _ranges(source.info(entry.name)) if isinstance(source, Store) else [(entry.offset, entry.nbytes)]
+        ranges.setdefault(entry.file, []).extend(spans)
     total = 0
-    for spans in ranges.values():
+    for spans_of_file in ranges.values():
         reached = 0
-        for start, end in sorted(spans):
-            total += max(0, end - max(start, reached))
-            reached = max(reached, end)
+        for offset, nbytes in sorted(spans_of_file):
+            total += max(0, offset + nbytes - max(offset, reached))
+            reached = max(reached, offset + nbytes)
     return total
+
+
+def _ranges(info: TensorInfo) -> list[tuple[int, int]]:
+    """Return the offsets and sizes of what a tensor is stored in: for a gathered one, of each of its runs."""
+    if not info.blocks:
+        return [(info.offset, info.nbytes)]
+    return [
+        (block.stored.offset, block.stored.nbytes)
+        if block.stored.packed
+        else (
+            block.stored.offset + block.stored.type.nbytes(block.at),
+            block.stored.type.nbytes(block.element_count),
+        )
+        for block in info.blocks
+    ]

@@ -19,7 +19,9 @@ from blobstore.errors import FormatError
 from blobstore.fileio.file_systems import file_system
 from blobstore.index.locate import place_of
 from blobstore.index.metadata import BASE
+from blobstore.store.info import outermost
 from blobstore.store.reader import Store
+from blobstore.store.values import stored_infos
 
 if TYPE_CHECKING:
     import argparse
@@ -238,23 +240,18 @@ def _config_facts(config: dict[str, Any]) -> dict[str, Any] | None:
 
 def _tensor_facts(store: Store) -> tuple[dict[str, Any], dict[str, Any]]:
     """Count tensors and types → facts about tensors, facts about weights."""
-    counts: Counter[str] = Counter()
+    counts = Counter(info.type.name for info in store.infos())
+    stored = list(outermost(stored_infos(store)))
     nbytes: Counter[str] = Counter()
-    ranges: set[tuple[int, int]] = set()
-    keys: Counter[str] = Counter()
-    weights = weight_nbytes = 0
-    for info in store.infos():
-        counts[info.type.name] += 1
-        keys[info.key] += 1
-        if (info.offset, info.nbytes) not in ranges:  # aliases share their bytes
-            ranges.add((info.offset, info.nbytes))
-            nbytes[info.type.name] += info.nbytes
-            weights += info.size if info.type.number else 0  # bytes of unknown type are not weights
-            weight_nbytes += info.nbytes if info.type.number else 0
+    for info in stored:
+        nbytes[info.type.name] += info.nbytes
+    known = [info for info in stored if info.type.number]  # bytes of unknown type are not weights
+    weights, weight_nbytes = sum(info.size for info in known), sum(info.nbytes for info in known)
+    keys = Counter(info.key for info in store.infos())
     tensors = {
         "tensors": len(store),
         "shared": sum(count - 1 for key, count in keys.items() if key),
-        "types": {name: {"count": counts[name], "nbytes": nbytes[name]} for name in sorted(counts)},
+        "types": {name: {"count": counts[name], "nbytes": nbytes[name]} for name in sorted(counts | nbytes)},
     }
     return tensors, {"weights": weights, "bits_per_weight": 8 * weight_nbytes / weights if weights else None}
 

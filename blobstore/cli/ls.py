@@ -99,6 +99,7 @@ def _list_names(options: argparse.Namespace) -> int:
         ]
         entries = [entry for _, entry in listed]
         measured = _measure(listed) if options.stats else None
+        nbytes = stored_nbytes(listed)
     if options.json:
         print_json(
             [
@@ -108,7 +109,7 @@ def _list_names(options: argparse.Namespace) -> int:
         )
         return 0
     _print_names(listed, measured)
-    _tell_count(options, len(entries), "tensor", stored_nbytes(entries))
+    _tell_count(options, len(entries), "tensor", nbytes)
     return 0
 
 

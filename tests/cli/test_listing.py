@@ -17,9 +17,12 @@ from hypothesis.extra import numpy as arrays
 
 import blobstore
 from blobstore import cli
+from blobstore.cli.contents import open_contents, stored_nbytes
 from blobstore.cli.formatting import rate
 from blobstore.compare.statistics import statistics
+from blobstore.converting.gemma_plan import Choices
 from tests.checkpoints import write_config, write_peer, write_shards
+from tests.gemma_checkpoints import convert, sound_recipe, tokenizer
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -244,6 +247,51 @@ def test_statistics_do_not_depend_on_the_pieces(values: Any, step: int) -> None:
 def test_keys_are_of_sbs_files_only(capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.main(["ls", "sharded", "--keys"]) == 2
     assert "no-keys" in capsys.readouterr().err
+
+
+@pytest.fixture
+def gemma(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A small Gemma checkpoint, converted to each layout; one packed."""
+    monkeypatch.chdir(tmp_path)
+    recipe = sound_recipe("gemma3")
+    recipe.write(tmp_path / "ck")
+    (tmp_path / "ck" / "tokenizer.model").write_bytes(tokenizer(recipe.size.vocabulary))
+    for layout in ("stock", "split"):
+        convert(tmp_path / "ck", tmp_path / f"{layout}.sbs", Choices("bf16", layout=layout))
+    blobstore.pack("stock.sbs", "packed.sbs")
+    return tmp_path
+
+
+@pytest.mark.usefixtures("gemma")
+def test_parts_and_names_of_one_weight_count_once(capsys: pytest.CaptureFixture[str]) -> None:
+    infos = {
+        file: json.loads(run(capsys, "info", file, "--json")) for file in ("ck", "stock.sbs", "split.sbs", "packed.sbs")
+    }
+    assert {facts["weights"] for facts in infos.values()} == {infos["ck"]["weights"]}
+    for file, facts in infos.items():
+        with open_contents(file) as contents:
+            nbytes = stored_nbytes((contents, entry) for entry in contents.entries)
+        assert nbytes == sum(entry["nbytes"] for entry in facts["types"].values())
+        assert facts["bits_per_weight"] == 8 * nbytes / facts["weights"]
+
+
+@pytest.mark.usefixtures("gemma")
+def test_statistics_of_gathered_tensors_are_the_checkpoints(capsys: pytest.CaptureFixture[str]) -> None:
+    of_source = {entry["name"]: entry["stats"] for entry in listed(capsys, "ck", "--stats")}
+    for file in ("stock.sbs", "packed.sbs"):
+        stats = {entry["name"]: entry["stats"] for entry in listed(capsys, file, "--stats")}
+        assert of_source.items() <= stats.items()
+
+
+@pytest.mark.usefixtures("gemma")
+def test_get_takes_either_vocabulary_and_says_which(capsys: pytest.CaptureFixture[str]) -> None:
+    name, key = "model.layers.0.mlp.down_proj.weight", "linear_w_0"
+    run(capsys, "get", "stock.sbs", name, "-o", "name.npy")
+    run(capsys, "get", "stock.sbs", key, "--by", "keys", "-o", "key.npy")
+    np.testing.assert_array_equal(np.load("name.npy"), np.load("key.npy"))
+    assert cli.main(["get", "stock.sbs", key, "-o", "x.npy"]) == 2
+    assert "--by keys" in capsys.readouterr().err
+    assert cli.main(["get", "stock.sbs", name, "--by", "keys", "-o", "x.npy"]) == 2
 
 
 # What all commands share.
