@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING
 
 from blobstore import __version__
 from blobstore.cli.errors import Words, WrongWordsError, describe, print_error, wants_json
+from blobstore.cli.formatting import shown
+from blobstore.cli.output import Quiet
 from blobstore.errors import KeyNotFoundError, UsageError
 
 if TYPE_CHECKING:
@@ -34,6 +36,7 @@ COMMANDS = (
     "unpack",
     "bench",
     "demo",
+    "completion",
 )
 OK, FAULT, USAGE = 0, 1, 2
 _CUT_OFF = 128 + getattr(signal, "SIGPIPE", 13)  # the status of cat and others that don't catch the signal
@@ -69,6 +72,16 @@ def _needed(arguments: Sequence[str]) -> Sequence[str]:
     return arguments[:1] if arguments and arguments[0] in COMMANDS else COMMANDS
 
 
+def _refuse_unknown(top: argparse.ArgumentParser, arguments: Sequence[str]) -> None:
+    """Refuse a word that isn't a command, with those that come close."""
+    word = arguments[0] if arguments else "-"
+    if word not in COMMANDS and not word.startswith("-"):
+        from blobstore.container.suggest import close_to  # noqa: PLC0415 (only for errors)
+
+        hint = close_to(word, COMMANDS) or f": the commands are {', '.join(COMMANDS)}"
+        top.error(f"{shown(word)!r} is not a command{hint}")
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command.
 
@@ -82,8 +95,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     words = list(sys.argv[1:] if arguments is None else arguments)
     in_json = wants_json(words)
     try:
-        options = parser(_needed(words)).parse_args(words)
+        top = parser(_needed(words))
+        _refuse_unknown(top, words)
+        options = top.parse_args(words)
         in_json = getattr(options, "json", False)
+        Quiet.on = getattr(options, "quiet", False)
         status: int = options.run(options)
         sys.stdout.flush()
     except BrokenPipeError:

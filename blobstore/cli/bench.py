@@ -13,7 +13,7 @@ from blobstore.bench import plot
 from blobstore.bench.peers import PEERS
 from blobstore.bench.run import Plan, bench
 from blobstore.bench.yardsticks import NAME as MACHINE
-from blobstore.cli.formatting import duration, shown, size
+from blobstore.cli.formatting import duration, rate, shown, size
 from blobstore.cli.output import add_command, add_json, note, print_json
 from blobstore.cli.progress import steps
 from blobstore.cli.tables import print_table
@@ -166,7 +166,7 @@ def _against(options: argparse.Namespace) -> tuple[str, ...]:
 def _tell(report: Report) -> None:
     order = list(dict.fromkeys(_group(row) for row in report.rows))
     rows = sorted(report.rows, key=lambda row: (order.index(_group(row)), row.cache))  # formats next to each other
-    print_table(_COLUMNS, [_cells(row) for row in rows], right=_RIGHT, grouped=True, spare=_SPARE)
+    print_table(_COLUMNS, [_cells(row) for row in rows], names=("format",), right=_RIGHT, grouped=True, spare=_SPARE)
     versions = ", ".join(f"{name} {version}" for name, version in report.formats.items())
     note(f"{_what(report)}; {_runs(report)}; first tensor: {report.one}; {versions}")
     for entry in report.left_out:
@@ -197,7 +197,7 @@ def _cells(row: Row) -> tuple[str, ...]:
         duration(row.median),
         spread(row),
         f"{row.ratio:.2f}" if row.ratio is not None else "-",
-        f"{size(row.rate)}/s" if row.rate is not None else "-",
+        rate(row.rate) if row.rate is not None else "-",
         _limit(row) or "-",
         size(row.peak_nbytes) if row.peak_nbytes is not None else "-",
         size(row.own_nbytes) if row.own_nbytes is not None else "-",
@@ -218,7 +218,7 @@ def _limit(row: Row) -> str:
 
 def _label(row: Row) -> str:
     """Return the text beside a bar of the chart."""
-    rate = f"{size(row.rate)}/s" if row.rate is not None else ""
+    speed = rate(row.rate) if row.rate is not None else ""
     share = _limit(row) if row.format != MACHINE else ""
     ratio = f"{row.ratio:.2g}×" if row.ratio is not None else ""
-    return "  ".join(part for part in (duration(row.median), ratio, rate, share) if part)
+    return "  ".join(part for part in (duration(row.median), ratio, speed, share) if part)

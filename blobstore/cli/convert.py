@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from blobstore.checking.conversion import convert, preview_conversion
-from blobstore.cli.formatting import shape, shown, size
+from blobstore.cli.formatting import rate, shape, shown
 from blobstore.cli.output import add_command, add_json, note, output_of, print_json, tell_dry_run
 from blobstore.cli.progress import progress
 from blobstore.cli.tables import print_table
@@ -107,15 +107,15 @@ def _show(options: argparse.Namespace, preview: ConversionPreview) -> None:
         rows = [
             (tensor.name, tensor.key, tensor.type, shape(tensor.shape), tensor.nbytes) for tensor in preview.tensors
         ]
-        print_table(("name", "key", "type", "shape", "bytes"), rows, right=("bytes",))
+        print_table(("name", "key", "type", "shape", "size"), rows, right=("size",), sizes=("size",), spare=("key",))
         for alias in preview.aliases:
             note(f"{alias.name} is another name for {alias.target}: {alias.why}")
     tell_dry_run(options.output)
 
 
 def _tell(done: Conversion) -> None:
-    rate = f"{size(done.nbytes / done.seconds)}/s" if done.seconds else "at once"
+    speed = rate(done.nbytes, done.seconds)
     what = f"{done.model}, " if done.model else "by name, not for gemma.cpp, "
-    print(f"{shown(str(done.output))}: {what}{done.names} names, {done.nbytes} bytes, {done.seconds:.2f} s ({rate})")
+    print(f"{shown(str(done.output))}: {what}{done.names} names, {done.nbytes} bytes, {done.seconds:.2f} s ({speed})")
     for alias in done.aliases:
         print(f"  {shown(alias.name)} = {shown(alias.target)}: {alias.why}")

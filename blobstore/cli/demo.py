@@ -32,6 +32,7 @@ if TYPE_CHECKING:
 
     from blobstore.fileio.types import Array
     from blobstore.store.reader import Store
+    from blobstore.store.vocabulary import By
 
     Tensors = dict[str, Array]
 
@@ -94,8 +95,11 @@ def _tell(facts: dict[str, Any], store: Store, count: int) -> None:
     print(f"2. converted {facts['file']}: {size(facts['nbytes'])}, {config and specifier_of(config)}, for gemma.cpp")
     print(f"3. verified  every byte recomputed from the source: {facts['not_as_the_source_makes_it']} differ")
     print("4. listed, by the runtime's keys and by the source's names")
-    for name in ("c_embedding", _EMBEDDING, _HEAD, "gating1_w_0", "model.layers.0.mlp.gate_proj.weight"):
-        info = store.info(name)
+    listed: list[tuple[str, By]] = [(key, "keys") for key in ("c_embedding", "gating1_w_0")]
+    listed += [(name, "names") for name in (_EMBEDDING, _HEAD, "model.layers.0.mlp.gate_proj.weight")]
+    for name, by in listed:
+        with blobstore.open(store.path, by=by) as vocabulary:
+            info = vocabulary.info(name)
         print(f"     {shown(name):<36} blob {info.key:<12} {info.type} {shape(info.shape)} at {info.offset}")
     print(f"     … {len(store)} names in all; tied and renamed weights are stored once")
     same = f"{facts['exported_equal']} of {count} tensors are the source's, bit for bit"

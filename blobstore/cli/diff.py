@@ -47,6 +47,7 @@ its layout. Memory doesn't grow with the files."""
 
 _COLUMNS = ("what", "name", "type", "shape", "differ", "max abs", "max rel", "cosine", "more")
 _RIGHT = ("differ", "max abs", "max rel", "cosine")
+_BELOW = ("more", "cosine", "max rel", "shape", "type")
 
 
 def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -89,7 +90,7 @@ def run(options: argparse.Namespace) -> int:
         print_json(done)
         return int(done.differ)
     if done.entries:
-        print_table(_COLUMNS, map(_row, done.entries), right=_RIGHT)
+        print_table(_COLUMNS, map(_row, done.entries), right=_RIGHT, below=_BELOW)
     state = "they differ" if done.differ else "no difference"
     counted = ", ".join(f"{count} {kind}" for kind, count in done.counts.items()) or "nothing to compare"
     print(f"{shown(done.a)}, {shown(done.b)}: {state} ({counted}; {size(done.nbytes)} in {done.seconds:.1f} s)")

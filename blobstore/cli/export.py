@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING
 
-from blobstore.cli.formatting import shape, shown, size
+from blobstore.cli.formatting import rate, shape, shown
 from blobstore.cli.output import add_base, add_command, add_json, note, output_of, print_json, tell, tell_dry_run
 from blobstore.cli.progress import progress
 from blobstore.cli.tables import print_table
@@ -80,9 +80,9 @@ def run(options: argparse.Namespace) -> int:
     if options.json:
         print_json(done)
     else:
-        rate = f"{size(done.nbytes / done.seconds)}/s" if done.seconds else "at once"
+        speed = rate(done.nbytes, done.seconds)
         written = ", ".join(shown(path) for path in done.files) or "-"
-        tell(f"{written}: {done.tensors} tensors, {done.nbytes} bytes, {rate}", output=options.output)
+        tell(f"{written}: {done.tensors} tensors, {done.nbytes} bytes, {speed}", output=options.output)
         for path in done.removed:
             tell(f"{shown(path)}: removed, of an earlier export", output=options.output)
     return 0
@@ -95,7 +95,7 @@ def _show(options: argparse.Namespace, preview: ExportPreview) -> None:
         print_json(preview)
     else:
         rows = [(tensor.name, tensor.type, shape(tensor.shape), tensor.nbytes) for tensor in preview.tensors]
-        print_table(("name", "type", "shape", "bytes"), rows, right=("bytes",))
+        print_table(("name", "type", "shape", "size"), rows, right=("size",), sizes=("size",))
     tell_dry_run(options.output)
 
 

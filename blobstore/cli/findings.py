@@ -7,6 +7,7 @@ from collections import Counter
 from typing import TYPE_CHECKING
 
 from blobstore.cli.formatting import shown
+from blobstore.cli.tables import print_wrapped
 from blobstore.gemma.runtimes import NAMES
 
 if TYPE_CHECKING:
@@ -45,9 +46,10 @@ def _print_for_people(findings: Sequence[Finding]) -> None:
     for finding in findings:
         counts[finding.code] += 1
         if counts[finding.code] <= _MOST_SHOWN:
-            print(f"{finding.severity}: {shown(finding.code)}: {shown(finding.subject)}: {shown(_message(finding))}")
-            print(f"    effect: {shown(_effect(finding))}")
-            print(f"    fix:    {shown(finding.fix)}")
+            what = f"{shown(finding.code)}: {shown(finding.subject)}: {shown(_message(finding))}"
+            print_wrapped(f"{finding.severity}: {what}")
+            print_wrapped(f"    effect: {shown(_effect(finding))}", len("    effect: "))
+            print_wrapped(f"    fix:    {shown(finding.fix)}", len("    effect: "))
     for code, count in counts.items():
         if count > _MOST_SHOWN:
             print(f"… and {count - _MOST_SHOWN} more of {code}; --json has all")

@@ -29,6 +29,11 @@ def size(nbytes: float) -> str:
     return f"{nbytes:.0f} TB"
 
 
+def rate(nbytes: float, seconds: float = 1.0) -> str:
+    """Return how fast bytes were processed, in words: 1.3 GB/s."""
+    return f"{size(nbytes / seconds)}/s" if seconds > 0 else "at once"
+
+
 def shape(dimensions: Sequence[int]) -> str:
     """Return a shape as ``[2, 3]``."""
     return f"[{', '.join(str(dimension) for dimension in dimensions)}]"

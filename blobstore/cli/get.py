@@ -21,6 +21,7 @@ EXAMPLE = """example:
   blobstore get model.sbs model.norm.weight -o norm.npy
   blobstore get model.sbs tokenizer -o tokenizer.model
   blobstore get model.sbs model.norm.weight | xxd | head
+  blobstore get gemma.sbs qkv_ein_0 --by keys -o qkv.npy
 
 If OUT ends in .npy, a numpy file is written; bfloat16 and 8-bit floats, which plain numpy can't read back, are written
 as float32, exactly. Any other OUT, and standard output, gets the stored bytes."""
@@ -36,6 +37,12 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
     parser.add_argument(
         "-o", "--output", metavar="OUT", help="a .npy file, or any other for the stored bytes; - is standard output"
     )
+    parser.add_argument(
+        "--by",
+        choices=("names", "keys"),
+        default="names",
+        help="names (default); keys: NAME is a key, and the tensor is as the runtime sees it",
+    )
     add_base(parser)
     parser.add_argument("--raw", action="store_true", help="write the stored bytes, whatever OUT's name")
 
@@ -45,7 +52,7 @@ def run(options: argparse.Namespace) -> int:
     output = "-" if options.output is None else options.output
     target = output_of(options, output)
     refuse_inputs([target], files_of(options.file, options.base))
-    with blobstore.open(options.file, base=options.base) as store:
+    with blobstore.open(options.file, base=options.base, by=options.by) as store:
         _refuse_needless_base(store, options.name)
         tell_newer(store.reader)
         if output.endswith(".npy") and not options.raw:

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import math
+import os
 from collections import Counter
 from typing import TYPE_CHECKING, Any
 
-import blobstore
+from blobstore.checkpoint.gguf import GgufFile
 from blobstore.cli.abandoned import tell_abandoned
+from blobstore.cli.contents import WHAT, open_contents
 from blobstore.cli.formatting import size
+from blobstore.cli.newer import describes_model
 from blobstore.cli.output import add_command, add_json, note, print_json
 from blobstore.cli.tables import print_fields
 from blobstore.container.keys import CONFIG_KEY, TOC_KEY
@@ -16,63 +20,97 @@ from blobstore.fileio.file_systems import file_system
 from blobstore.index.locate import lost_index, place_of
 from blobstore.index.metadata import BASE, BASE_NAME
 from blobstore.index.records import directory_digest
+from blobstore.store.info import outermost
+from blobstore.store.reader import Store
+from blobstore.store.values import stored_infos
 
 if TYPE_CHECKING:
     import argparse
 
-    from blobstore.store.reader import Store
+    from blobstore.checkpoint.reader import Checkpoint
+    from blobstore.cli.contents import Contents
 
 _MOST_SHOWN = 200
 EXAMPLE = """example:
   blobstore info model.sbs
-  blobstore info model.sbs --json | jq .metadata"""
+  blobstore info gemma-3-270m-it/ model-Q4_K_M.gguf
+  blobstore info model.sbs --json | jq .metadata
+
+FILE is an .sbs file, a .safetensors file, its index, a folder with either, or a .gguf file (which needs the package
+gguf). --json prints an object; of several files, a list of objects."""
 
 
 def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     """Add the command."""
-    text = "Show what a file is: version, blobs, bytes, types, index, metadata. Checks its structure, reads no tensor."
+    text = "Show what files are: version, blobs, bytes, types, index, metadata. Checks the structure, reads no tensor."
     parser = add_command(commands, "info", run, text, EXAMPLE)
-    parser.add_argument("file", metavar="FILE", help="an .sbs file")
+    parser.add_argument("files", metavar="FILE", nargs="+", help=WHAT)
     add_json(parser)
 
 
 def run(options: argparse.Namespace) -> int:
     """Run the command."""
-    with blobstore.open(options.file) as store:
-        facts = describe(store)
-    tell_abandoned(options.file)
-    for text in facts["notes"]:
-        note(text)
-    status = 1 if facts["model"] and "fault" in facts["model"] else 0
+    described = []
+    for path in options.files:
+        with open_contents(path) as contents:
+            described.append(describe(contents))
+            for text in described[-1]["notes"]:
+                note(text)
+        tell_abandoned(path)
     if options.json:
-        print_json(facts)
-        return status
-    types = ", ".join(f"{entry['count']} × {name} ({size(entry['nbytes'])})" for name, entry in facts["types"].items())
+        print_json(described if len(described) > 1 else described[0])
+    else:
+        for place, facts in enumerate(described):
+            if place:
+                print()
+            print_fields(_fields(facts) if facts["format"] == "sbs" else _foreign_fields(facts))
+    return 1 if any(facts["model"] and "fault" in facts["model"] for facts in described) else 0
+
+
+def _fields(facts: dict[str, Any]) -> list[tuple[str, object]]:
+    """Return the lines about an .sbs file."""
     index = facts["index"]
     where = "none: names and types are from the blob toc" if facts["toc"] else "none: names are keys"
     if index:
         digests = "with" if index["digests"] else "without"
         place = f"beside the file ({index['path']})" if index["place"] == "external" else "inside"
         where = f"{place}, {index['names']} names, {digests} digests"
-    print_fields(
-        [
-            ("file", facts["file"]),
-            ("access", _access(facts)),
-            ("container", f"version {facts['version']}, {facts['nbytes']} bytes ({size(facts['nbytes'])})"),
-            ("blobs", f"{facts['blobs']}, {facts['payload_nbytes']} bytes, and {facts['other_nbytes']} around them"),
-            ("directory", f"SHA-256 {facts['directory_sha256']}: a difference (pack --base) knows its base by it"),
-            ("index", where),
-            ("tensors", f"{facts['tensors']}, {facts['shared']} of them in a blob that has another name already"),
-            ("types", types or "none"),
-            *((("weights", _weights(facts)),) if facts["weights"] else ()),
-            *((("packed", _packed(facts["packed"], model=bool(facts["model"]))),) if facts["packed"] else ()),
-            *((("model", facts["model"]["text"]),) if facts["model"] else ()),
-            *((("gemma.cpp", facts["runs"]),) if facts["runs"] else ()),
-            *(("newer", text) for text in facts["newer"]),
-            *((f"metadata {key}", _short(value)) for key, value in facts["metadata"].items()),
-        ]
-    )
-    return status
+    return [
+        ("file", facts["input"]),
+        ("access", _access(facts)),
+        ("container", f"version {facts['version']}, {facts['nbytes']} bytes ({size(facts['nbytes'])})"),
+        ("blobs", f"{facts['blobs']}, {facts['payload_nbytes']} bytes, and {facts['other_nbytes']} around them"),
+        ("directory", f"SHA-256 {facts['directory_sha256']}: a difference (pack --base) knows its base by it"),
+        ("index", where),
+        ("tensors", f"{facts['tensors']}, {facts['shared']} of them in a blob that has another name already"),
+        ("types", _types(facts)),
+        *((("weights", _weights(facts)),) if facts["weights"] else ()),
+        *((("packed", _packed(facts["packed"], model=bool(facts["model"]))),) if facts["packed"] else ()),
+        *((("model", facts["model"]["text"]),) if facts["model"] else ()),
+        *((("gemma.cpp", facts["runs"]),) if facts["runs"] else ()),
+        *(("newer", text) for text in facts["newer"]),
+        *((f"metadata {key}", _short(value)) for key, value in facts["metadata"].items()),
+    ]
+
+
+def _foreign_fields(facts: dict[str, Any]) -> list[tuple[str, object]]:
+    """Return the lines about a file of another format."""
+    version = f" version {facts['version']}" if facts["version"] else ""
+    files = f"{facts['files']} files, " if facts["files"] > 1 else ""
+    return [
+        ("file", facts["input"]),
+        ("container", f"{facts['format']}{version}, {files}{facts['nbytes']} bytes ({size(facts['nbytes'])})"),
+        ("tensors", f"{facts['tensors']}, {facts['payload_nbytes']} bytes, and {facts['other_nbytes']} around them"),
+        ("types", _types(facts)),
+        *((("weights", _weights(facts)),) if facts["weights"] else ()),
+        *((("model", facts["model"]["text"]),) if facts["model"] else ()),
+        *((f"metadata {key}", _short(str(value))) for key, value in facts["metadata"].items()),
+    ]
+
+
+def _types(facts: dict[str, Any]) -> str:
+    types = (f"{entry['count']} × {name} ({size(entry['nbytes'])})" for name, entry in facts["types"].items())
+    return ", ".join(types) or "none"
 
 
 def _access(facts: dict[str, Any]) -> str:
@@ -125,7 +163,7 @@ def _model(store: Store) -> dict[str, Any] | None:
 
 def _runs(store: Store) -> dict[str, Any]:
     """Return which versions of gemma.cpp run the file correctly, and what in it is newer than some of them."""
-    if not {CONFIG_KEY, TOC_KEY} & {*store.reader}:
+    if not describes_model(store.reader):
         return {"runs": None, "runs_in": None, "newer": []}
     from blobstore.checking import check_packed, check_runtime, runs_in, runtimes_line  # noqa: PLC0415 (most files are no models)
     from blobstore.gemma.newer import newer_texts  # noqa: PLC0415
@@ -135,13 +173,19 @@ def _runs(store: Store) -> dict[str, Any]:
     return {"runs": runtimes_line(findings), "runs_in": list(runs_in(findings)), "newer": newer}
 
 
-def describe(store: Store) -> dict[str, Any]:
+def describe(contents: Contents) -> dict[str, Any]:
     """Return everything that the command prints, as JSON values."""
+    source = contents.source
+    return _describe_store(source) if isinstance(source, Store) else _describe_foreign(contents, source)
+
+
+def _describe_store(store: Store) -> dict[str, Any]:
     reader = store.reader
     payload = int(reader.directory.sizes.sum())
     tensors, weights = _tensor_facts(store)
     return {
-        "file": store.path,
+        "input": store.path,
+        "format": "sbs",
         "access": reader.access,
         "file_system": file_system(reader.device),
         "version": reader.version,
@@ -162,25 +206,58 @@ def describe(store: Store) -> dict[str, Any]:
     }
 
 
+def _describe_foreign(contents: Contents, source: Checkpoint | GgufFile) -> dict[str, Any]:
+    """Return what can be said of a file of another format; the fields are those of an .sbs file."""
+    entries = contents.entries
+    files = [source.path] if isinstance(source, GgufFile) else source.paths
+    nbytes = sum(os.stat(path).st_size for path in files)
+    payload = sum(entry.nbytes for entry in entries)
+    weights = sum(math.prod(entry.shape) for entry in entries)
+    counts = Counter(entry.type for entry in entries)
+    return {
+        "input": contents.path,
+        "format": contents.format,
+        "version": source.version if isinstance(source, GgufFile) else None,
+        "files": len(files),
+        "nbytes": nbytes,
+        "payload_nbytes": payload,
+        "other_nbytes": nbytes - payload,
+        "tensors": len(entries),
+        "types": {
+            name: {"count": counts[name], "nbytes": sum(entry.nbytes for entry in entries if entry.type == name)}
+            for name in sorted(counts)
+        },
+        "weights": weights,
+        "bits_per_weight": 8 * payload / weights if weights else None,
+        "model": None if isinstance(source, GgufFile) else _config_facts(source.config),
+        "metadata": dict(source.metadata),
+        "notes": list(contents.notes),
+    }
+
+
+def _config_facts(config: dict[str, Any]) -> dict[str, Any] | None:
+    """Return what config.json beside a checkpoint says about the model, if there is one."""
+    kind, names = config.get("model_type"), config.get("architectures")
+    architectures = [name for name in names if isinstance(name, str)] if isinstance(names, list) else []
+    kind = kind if isinstance(kind, str) else None
+    text = ", ".join([*([kind] if kind else []), *architectures])
+    return {"model_type": kind, "architectures": architectures, "text": text} if text else None
+
+
 def _tensor_facts(store: Store) -> tuple[dict[str, Any], dict[str, Any]]:
     """Count tensors and types → facts about tensors, facts about weights."""
-    counts: Counter[str] = Counter()
+    counts = Counter(info.type.name for info in store.infos())
+    stored = list(outermost(stored_infos(store)))
     nbytes: Counter[str] = Counter()
-    ranges: set[tuple[int, int]] = set()
-    keys: Counter[str] = Counter()
-    weights = weight_nbytes = 0
-    for info in store.infos():
-        counts[info.type.name] += 1
-        keys[info.key] += 1
-        if (info.offset, info.nbytes) not in ranges:  # aliases share their bytes
-            ranges.add((info.offset, info.nbytes))
-            nbytes[info.type.name] += info.nbytes
-            weights += info.size if info.type.number else 0  # bytes of unknown type are not weights
-            weight_nbytes += info.nbytes if info.type.number else 0
+    for info in stored:
+        nbytes[info.type.name] += info.nbytes
+    known = [info for info in stored if info.type.number]  # bytes of unknown type are not weights
+    weights, weight_nbytes = sum(info.size for info in known), sum(info.nbytes for info in known)
+    keys = Counter(info.key for info in store.infos())
     tensors = {
         "tensors": len(store),
         "shared": sum(count - 1 for key, count in keys.items() if key),
-        "types": {name: {"count": counts[name], "nbytes": nbytes[name]} for name in sorted(counts)},
+        "types": {name: {"count": counts[name], "nbytes": nbytes[name]} for name in sorted(counts | nbytes)},
     }
     return tensors, {"weights": weights, "bits_per_weight": 8 * weight_nbytes / weights if weights else None}
 

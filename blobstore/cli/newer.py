@@ -11,9 +11,14 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
 
+def describes_model(blobs: Mapping[str, memoryview]) -> bool:
+    """Whether gemma.cpp's own description of a model is in a file: most are containers by name."""
+    return CONFIG_KEY in blobs or TOC_KEY in blobs
+
+
 def tell_newer(blobs: Mapping[str, memoryview]) -> None:
     """Print a note for each of `newer_texts`."""
-    if CONFIG_KEY not in blobs and TOC_KEY not in blobs:
+    if not describes_model(blobs):
         return
     from blobstore.gemma.newer import newer_texts  # noqa: PLC0415 (most files are containers by name)
 

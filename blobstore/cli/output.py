@@ -21,6 +21,16 @@ if TYPE_CHECKING:
     from typing import BinaryIO
 
 
+class Quiet:
+    """Whether notes and progress are left out: ``--quiet``, set once for the whole command line.
+
+    Attributes:
+        on: Whether it was given.
+    """
+
+    on = False
+
+
 def add_command(
     commands: argparse._SubParsersAction[argparse.ArgumentParser],
     name: str,
@@ -37,6 +47,10 @@ def add_command(
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.register("type", None, _text)  # for all arguments without a type of their own
+    # No default: a command inside another would set it back.
+    parser.add_argument(
+        "-q", "--quiet", action="store_true", default=argparse.SUPPRESS, help="print no notes, and show no progress"
+    )
     parser.set_defaults(run=run)
     return parser
 
@@ -137,6 +151,8 @@ def _plain(value: Any) -> Any:  # noqa: ANN401 (as above)
 
 
 def note(text: str) -> None:
-    """Print a note for the user, on standard error."""
+    """Print a note for the user, on standard error; none with ``--quiet``."""
+    if Quiet.on:
+        return
     with suppress(OSError):  # standard error may be closed or full: the note is not needed
         print(f"note: {shown(text)}", file=sys.stderr)

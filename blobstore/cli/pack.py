@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from typing import TYPE_CHECKING
 
-from blobstore.cli.formatting import shown, size
+from blobstore.cli.formatting import rate, shown, size
 from blobstore.cli.output import add_command, add_json, note, output_of, print_json
 from blobstore.cli.progress import progress
 from blobstore.cli.tables import print_table
@@ -63,13 +63,14 @@ def run(options: argparse.Namespace) -> int:
     if options.json:
         print_json(done)
         return 0
-    columns = ("tensor", "type", "bytes", "packed", "ratio", "how")
-    print_table(columns, (_row(blob) for blob in done.blobs), right=("bytes", "packed", "ratio"))
+    columns = ("tensor", "type", "size", "packed", "ratio", "how")
+    rows, sizes = (_row(blob) for blob in done.blobs), ("size", "packed")
+    print_table(columns, rows, names=("tensor",), right=(*sizes, "ratio"), sizes=sizes, spare=("type",))
     packed = sum(blob.packed for blob in done.blobs)
-    rate = size(done.unpacked_nbytes / max(done.seconds, 1e-9))
+    speed = rate(done.unpacked_nbytes, done.seconds)
     print(
         f"{shown(done.output)}: {packed} of {len(done.blobs)} blobs packed, {size(done.unpacked_nbytes)} in "
-        f"{size(done.nbytes)}, ratio {done.ratio:.3f}, {done.seconds:.2f} s ({rate}/s)"
+        f"{size(done.nbytes)}, ratio {done.ratio:.3f}, {done.seconds:.2f} s ({speed})"
     )
     for text in done.notes:
         note(text)

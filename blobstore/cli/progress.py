@@ -7,6 +7,8 @@ import time
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
+from blobstore.cli.output import Quiet
+
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
@@ -40,7 +42,7 @@ def progress(total: int | Callable[[], int] | None, what: str) -> Iterator[Calla
     Yields:
         A function to call with the number of further bytes done.
     """
-    if not sys.stderr.isatty():
+    if Quiet.on or not sys.stderr.isatty():
         yield _Advance(None, None)
         return
     from rich.console import Console
@@ -59,7 +61,7 @@ def steps() -> Iterator[Callable[[int, int, str], None]]:
     Yields:
         A function to call with the number of steps done, the number of all steps, and the next one's name.
     """
-    if not sys.stderr.isatty():
+    if Quiet.on or not sys.stderr.isatty():
         yield lambda *_: None
         return
     from rich.console import Console

@@ -3,76 +3,193 @@
 from __future__ import annotations
 
 import sys
+import textwrap
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from blobstore.cli.formatting import shown
+from blobstore.cli.formatting import shown, size
 from blobstore.cli.output import note
+from blobstore.cli.shortening import shortened
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Callable, Iterable, Sequence
 
-_GAP = 3  # between columns
+_GAP = "  "  # between columns
+_INDENT = "    "  # of what is below a row
+_LEAST_NAME = 20  # a shorter name is hard to read: it gets a line of its own
+_GOOD_NAME = 40  # so much of a name is worth more than a column that can also be below the row
+_MORE = "more"  # a column of words, which need no heading
 
 
 def print_table(
     columns: Sequence[str],
     rows: Iterable[Sequence[object]],
     *,
+    names: Sequence[str] = ("name",),
     right: Sequence[str] = (),
+    sizes: Sequence[str] = (),
     grouped: bool = False,
     spare: Sequence[str] = (),
+    below: Sequence[str] = (),
 ) -> None:
     """Print a table on a terminal, and tab-separated lines without headings elsewhere.
+
+    No line is longer than the terminal is wide. Cells are never broken: where the terminal is narrow, first the spare
+    columns are left out, and those that can be are moved below the rows; then names are shortened in the middle.
 
     Args:
         columns: Their headings.
         rows: One cell for each column.
+        names: Columns whose cells can be shortened.
         right: Columns to align to the right.
+        sizes: Columns of bytes: sizes in words on a terminal, exact numbers elsewhere.
         grouped: On a terminal, print the first column as a line of its own above the rows, whenever it changes.
         spare: Columns to leave out if the terminal is narrow, the first ones first.
+        below: Columns to print below the rows if the terminal is narrow, the first ones first.
     """
     if not sys.stdout.isatty():
         for row in rows:
             sys.stdout.write("\t".join(shown(str(cell)) for cell in row) + "\n")
         return
-    from rich import box
+    from rich.cells import cell_len
     from rich.console import Console
-    from rich.table import Table
     from rich.text import Text
 
     console = Console()
-    lines = [[shown(str(cell)) for cell in row] for row in rows]
-    kept = _fitting(columns, lines, console.width, spare, first=int(grouped))
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
-    for i in kept:
-        table.add_column(columns[i], justify="right" if columns[i] in right else "left", overflow="fold")
-    for before, line in zip([None, *lines], lines, strict=False):
-        if grouped and (before is None or before[0] != line[0]):
-            if before:
-                table.add_section()
-            table.add_row(Text(line[0], style="bold"))
-        table.add_row(*(Text(line[i]) for i in kept))  # Text: names are not markup
-    console.print(table)
-    left_out = [column for column in spare if columns.index(column) not in kept]
+    human = [title in sizes for title in columns]
+    cells = [
+        [
+            size(cell) if words and isinstance(cell, int) else shown(str(cell))
+            for cell, words in zip(row, human, strict=True)
+        ]
+        for row in rows
+    ]
+    table = _Table(columns, cells, names, right, cell_len)
+    kept = table.fit(console.width, spare, below, first=int(grouped))
+    lines = table.lines(
+        console.width,
+        kept,
+        [title for title in below if title not in kept],
+        grouped=grouped,
+        rule="-" if console.options.ascii_only else "─",
+    )
+    for text, style in lines:
+        console.print(
+            Text(text, style=style),
+            no_wrap=True,
+            overflow="ignore",
+            crop=False,
+        )
+    left_out = [title for title in spare if title not in kept]
     if left_out:
         note(f"a wider terminal, or a pipe, also shows: {', '.join(left_out)}")
 
 
-def _fitting(
-    columns: Sequence[str], lines: Sequence[Sequence[str]], width: int, spare: Sequence[str], *, first: int
-) -> list[int]:
-    """Return the indices of the columns that fit a width, leaving out as many of the spare ones as necessary."""
-    widths = [max(len(line[i]) for line in [columns, *lines]) + _GAP for i in range(len(columns))]
-    kept = list(range(first, len(columns)))
-    for column in spare:
-        if sum(widths[i] for i in kept) > width:
-            kept.remove(columns.index(column))
-    return kept
+@dataclass(frozen=True)
+class _Table:
+    """Cells as text, and where they go on a terminal."""
+
+    columns: Sequence[str]
+    cells: Sequence[Sequence[str]]
+    names: Sequence[str]
+    right: Sequence[str]
+    length: Callable[[str], int]
+
+    def _column(self, title: str) -> list[str]:
+        i = self.columns.index(title)
+        return [row[i] for row in self.cells]
+
+    def _width(self, title: str) -> int:
+        return max(map(self.length, [title, *self._column(title)]))
+
+    def fit(self, width: int, spare: Sequence[str], below: Sequence[str], *, first: int) -> list[str]:
+        """Return the columns that are in the rows: as many as fit a width."""
+        widths = {title: self._width(title) for title in self.columns[first:]}
+        kept = list(widths)
+
+        def too_wide(name: int) -> bool:
+            needed = sum(min(widths[title], name) if title in self.names else widths[title] for title in kept)
+            return needed + len(_GAP) * (len(kept) - 1) > width
+
+        for titles, name in ((spare, width), (below, _GOOD_NAME)):
+            for title in titles:
+                if too_wide(name):
+                    kept.remove(title)
+        return kept
+
+    def lines(
+        self, width: int, kept: Sequence[str], below: Sequence[str], *, grouped: bool, rule: str
+    ) -> Iterable[tuple[str, str]]:
+        """Yield the table's lines, and the style of each."""
+        columns = {title: self._column(title) for title in kept}
+        widths = {title: self._width(title) for title in kept}
+        alone = None  # a column of names that has a line of its own
+        for title in kept:
+            if title in self.names:
+                left = width - sum(widths[other] + len(_GAP) for other in kept if other != title)
+                if left < min(widths[title], _LEAST_NAME):
+                    alone, left = title, width
+                columns[title] = shortened(columns[title], left, self.length)
+                widths[title] = min(widths[title], max(left, self.length(title)))
+        inside = [title for title in kept if title != alone]
+        yield "", ""
+        yield self._line({title: title for title in inside}, inside, widths), "bold"
+        yield rule * min(width, sum(widths[title] + len(_GAP) for title in inside) - len(_GAP)), ""
+        group = None
+        for i, row in enumerate(self.cells):
+            if grouped and row[0] != group:
+                yield from (("", ""),) if group is not None else ()
+                group = row[0]
+                yield shortened([group], width, self.length)[0], "bold"
+            if alone:
+                yield columns[alone][i], ""
+            yield self._line({title: columns[title][i] for title in inside}, inside, widths), ""
+            more = "; ".join(self._below(row, title) for title in below if row[self.columns.index(title)] != "-")
+            yield from ((_INDENT + line, "") for line in _wrapped(more, width - len(_INDENT), self.length))
+        yield "", ""
+
+    def _below(self, row: Sequence[str], title: str) -> str:
+        cell = row[self.columns.index(title)]
+        return cell if title == _MORE else f"{title} {cell}"
+
+    def _line(self, cells: dict[str, str], inside: Sequence[str], widths: dict[str, int]) -> str:
+        texts = []
+        for title in inside:
+            fill = " " * (widths[title] - self.length(cells[title]))
+            texts.append(fill + cells[title] if title in self.right else cells[title] + fill)
+        return _GAP.join(texts).rstrip()
+
+
+def _wrapped(text: str, width: int, length: Callable[[str], int] = len) -> list[str]:
+    """Return lines of whole words; a word that is longer than a line is shortened."""
+    words = " ".join(shortened([word], width, length)[0] for word in text.split(" "))
+    return textwrap.wrap(words, width, break_long_words=False, break_on_hyphens=False)
+
+
+def print_wrapped(text: str, indent: int = len(_INDENT)) -> None:
+    """Print a line; on a terminal as lines that end between words, all but the first with an indent."""
+    if not sys.stdout.isatty():
+        print(text)
+        return
+    from rich.console import Console
+
+    width = max(Console().width, indent + _LEAST_NAME)
+    lines = textwrap.wrap(
+        text,
+        width,
+        subsequent_indent=" " * indent,
+        break_long_words=False,
+        break_on_hyphens=False,
+        drop_whitespace=True,
+        replace_whitespace=False,
+        expand_tabs=False,
+    )
+    print("\n".join(lines))
 
 
 def print_fields(fields: Iterable[tuple[str, object]]) -> None:
-    """Print names and values, one line each."""
+    """Print names and values, one line each; on a terminal long values take several."""
     listed = [(shown(name), shown(str(value))) for name, value in fields]
     width = max(len(name) for name, _ in listed)
     for name, value in listed:
-        print(f"{name:<{width}}  {value}")
+        print_wrapped(f"{name:<{width}}  {value}", width + 2)

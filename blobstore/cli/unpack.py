@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import blobstore
-from blobstore.cli.formatting import shown, size
+from blobstore.cli.formatting import rate, shown, size
 from blobstore.cli.output import add_base, add_command, add_json, output_of, print_json, tell
 from blobstore.cli.progress import progress
 from blobstore.packing.unpack import original_of, unpack
@@ -42,9 +42,9 @@ def run(options: argparse.Namespace) -> int:
     if options.json:
         print_json(done)
         return 0
-    rate = size(done.nbytes / max(done.seconds, 1e-9))
+    speed = rate(done.nbytes, done.seconds)
     what = f"{size(done.nbytes)}, {done.blobs} blobs unpacked, SHA-256 {done.sha256} as before"
-    tell(f"{shown(done.output or '-')}: {what}, {done.seconds:.2f} s ({rate}/s)", output=options.output)
+    tell(f"{shown(done.output or '-')}: {what}, {done.seconds:.2f} s ({speed})", output=options.output)
     return 0
 
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from blobstore.checking.verification import verify
 from blobstore.cli.findings import add_strict, print_findings
-from blobstore.cli.formatting import shown, size
+from blobstore.cli.formatting import rate, shown, size
 from blobstore.cli.output import add_base, add_command, add_json, note, output_of, print_json, tell
 from blobstore.cli.progress import progress
 from blobstore.errors import UsageError
@@ -86,8 +86,8 @@ def run(options: argparse.Namespace) -> int:
 def _summary(done: Verification) -> str:
     if not done.compared:
         return ""
-    rate = f"{size(done.nbytes / done.seconds)}/s" if done.seconds else "at once"
-    return f" ({done.compared} blobs of {size(done.nbytes)} against their SHA-256, {rate})"
+    speed = rate(done.nbytes, done.seconds)
+    return f" ({done.compared} blobs of {size(done.nbytes)} against their SHA-256, {speed})"
 
 
 def _tell(options: argparse.Namespace, done: Verification) -> None:

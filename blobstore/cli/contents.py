@@ -1,0 +1,206 @@
+"""The tensors of a file, whatever its format: .sbs, safetensors (one file or a checkpoint), GGUF."""
+
+from __future__ import annotations
+
+import os
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal
+
+import numpy as np
+
+import blobstore
+from blobstore.container.layout import MAGIC_BYTES
+from blobstore.fileio.source import read_beginning
+from blobstore.store.reader import Store
+from blobstore.store.values import elements
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Iterator, Sequence
+
+    from blobstore.checkpoint.gguf import GgufFile
+    from blobstore.checkpoint.reader import Checkpoint
+    from blobstore.fileio.types import Array
+    from blobstore.store.info import TensorInfo
+
+Format = Literal["sbs", "safetensors", "gguf"]
+WHAT = "an .sbs file, a .safetensors file, its index, a folder with either, or a .gguf file"
+_CHUNK = 1 << 20  # elements
+_HEADER = 9  # bytes that tell a safetensors file: the length of its header, and the brace there
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One tensor.
+
+    Attributes:
+        name: Its name.
+        key: Of the blob that holds it; None in other formats.
+        type: How its elements are stored.
+        shape: In C order.
+        scale: Decoded values are multiplied by it.
+        nbytes: How many bytes are stored.
+        offset: Of its first byte, from the beginning of the file.
+        codec: As `TensorInfo`; None in other formats.
+        file: The path of the file that it is in.
+    """
+
+    name: str
+    key: str | None
+    type: str
+    shape: tuple[int, ...]
+    scale: float
+    nbytes: int
+    offset: int
+    codec: int | None
+    file: str
+
+
+@dataclass(frozen=True)
+class Contents:
+    """An open file, or a checkpoint of several.
+
+    Attributes:
+        path: As given.
+        format: Of its tensors' file.
+        entries: Its tensors, in the order of the names for .sbs, else in the file's.
+        chunks: Given a tensor's name, returns its values in pieces; None where they can't be decoded.
+        source: What is open.
+        notes: What was left out, and why; for the user.
+    """
+
+    path: str
+    format: Format
+    entries: Sequence[Entry]
+    chunks: Callable[[str], Iterator[Array] | None]
+    source: Store | Checkpoint | GgufFile
+    notes: Sequence[str] = ()
+
+
+def format_of(path: str) -> Format:
+    """Return what a path is: by its first bytes, unless its name says it; a folder is a checkpoint."""
+    if path.lower().endswith(".sbs") and not os.path.isdir(path):
+        return "sbs"
+    if os.path.isdir(path) or path.lower().endswith(".json"):
+        return "safetensors"
+    begins = bytes(read_beginning(path, _HEADER)) if os.path.isfile(path) else b""
+    if begins.startswith(MAGIC_BYTES):
+        return "sbs"
+    if begins.startswith(b"GGUF"):
+        return "gguf"
+    return "safetensors" if begins[-1:] == b"{" or path.lower().endswith(".safetensors") else "sbs"
+
+
+@contextmanager
+def open_contents(path: str) -> Iterator[Contents]:
+    """Open a file of any format for the duration of a ``with`` block.
+
+    Raises:
+        FormatError, TruncatedError, CheckpointError: The file is wrong.
+        MissingExtraError: ``missing-extra``: it is a GGUF file, and the package gguf isn't installed.
+        OSError: A file can't be read.
+    """
+    what = format_of(path)
+    if what == "sbs":
+        with blobstore.open(path) as store:
+            yield _of_store(store)
+    elif what == "safetensors":
+        from blobstore.checkpoint.reader import open_checkpoint  # noqa: PLC0415 (most files are .sbs)
+
+        with open_checkpoint(path) as checkpoint:
+            yield _of_checkpoint(checkpoint)
+    else:
+        from blobstore.checkpoint.gguf import open_gguf  # noqa: PLC0415 (the same)
+
+        yield _of_gguf(open_gguf(path))
+
+
+def _of_store(store: Store) -> Contents:
+    infos = {info.name: info for info in store.infos()}
+    entries = [
+        Entry(
+            info.name,
+            info.key,
+            info.type.name,
+            info.shape,
+            info.scale,
+            info.nbytes,
+            info.offset,
+            info.codec,
+            store.path,
+        )
+        for info in infos.values()
+    ]
+
+    def chunks(name: str) -> Iterator[Array] | None:
+        info = infos[name]
+        if info.dtype is None or info.dtype.kind == "c":
+            return None
+        starts = range(0, info.size, _CHUNK)
+        return (elements(store, info, start, min(_CHUNK, info.size - start)) for start in starts)
+
+    return Contents(store.path, "sbs", entries, chunks, store)
+
+
+def _of_checkpoint(checkpoint: Checkpoint) -> Contents:
+    entries = [
+        Entry(
+            entry.name,
+            None,
+            entry.type.name,
+            entry.shape,
+            1.0,
+            entry.nbytes,
+            entry.offset,
+            None,
+            checkpoint.file_of(entry.name),
+        )
+        for entry in checkpoint.tensors.values()
+    ]
+
+    def chunks(name: str) -> Iterator[Array] | None:
+        dtype = checkpoint.tensors[name].type.dtype
+        if dtype is None or dtype.kind == "c":
+            return None
+        return (np.frombuffer(piece, dtype=dtype) for piece in checkpoint.range(name).chunks())
+
+    return Contents(checkpoint.path, "safetensors", entries, chunks, checkpoint, checkpoint.notes)
+
+
+def _of_gguf(file: GgufFile) -> Contents:
+    entries = [
+        Entry(entry.name, None, entry.type, entry.shape, 1.0, entry.nbytes, entry.offset, None, file.path)
+        for entry in file.entries.values()
+    ]
+    return Contents(file.path, "gguf", entries, file.chunks, file)
+
+
+def stored_nbytes(listed: Iterable[tuple[Contents, Entry]]) -> int:
+    """Return how many bytes of files some tensors take: those that several share count once."""
+    ranges: dict[str, list[tuple[int, int]]] = {}
+    for contents, entry in listed:
+        source = contents.source
+        spans = _ranges(source.info(entry.name)) if isinstance(source, Store) else [(entry.offset, entry.nbytes)]
+        ranges.setdefault(entry.file, []).extend(spans)
+    total = 0
+    for spans_of_file in ranges.values():
+        reached = 0
+        for offset, nbytes in sorted(spans_of_file):
+            total += max(0, offset + nbytes - max(offset, reached))
+            reached = max(reached, offset + nbytes)
+    return total
+
+
+def _ranges(info: TensorInfo) -> list[tuple[int, int]]:
+    """Return the offsets and sizes of what a tensor is stored in: for a gathered one, of each of its runs."""
+    if not info.blocks:
+        return [(info.offset, info.nbytes)]
+    return [
+        (block.stored.offset, block.stored.nbytes)
+        if block.stored.packed
+        else (
+            block.stored.offset + block.stored.type.nbytes(block.at),
+            block.stored.type.nbytes(block.element_count),
+        )
+        for block in info.blocks
+    ]
