@@ -22,8 +22,8 @@ if TYPE_CHECKING:
     import torch
 
     from blobstore.fileio.types import Access, Array, Buffer, Prefetch, Readable, Writable
-    from blobstore.store.framework import Rows
     from blobstore.store.info import TensorInfo
+    from blobstore.store.slices import Rows
 
     Device: TypeAlias = str | int | torch.device
 else:
@@ -339,7 +339,9 @@ def _load_state(
 
 def _mismatch(model: str, missing: list[str], unexpected: list[str]) -> str:
     kinds = [(kind, names) for kind, names in (("Missing", missing), ("Unexpected", unexpected)) if names]
-    lists = "; ".join(f"{kind} key(s) in state_dict: " + ", ".join(f'"{name}"' for name in names) for kind, names in kinds)
+    lists = "; ".join(
+        f"{kind} key(s) in state_dict: " + ", ".join(f'"{name}"' for name in names) for kind, names in kinds
+    )
     return f"the file doesn't fit {model}: {lists}: strict=False loads the rest"
 
 

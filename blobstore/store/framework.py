@@ -23,8 +23,7 @@ if TYPE_CHECKING:
 
     from blobstore.fileio.types import Access, Array, Prefetch, Readable
     from blobstore.store.info import TensorInfo
-
-    from blobstore.store.reader import Rows, Slice
+    from blobstore.store.slices import Rows, TensorSlice
 
 T = TypeVar("T")
 
@@ -67,7 +66,7 @@ class FrameworkStore(Mapping[str, T], Closing):
         """Open a file; see `blobstore.open`. ``writable`` as `blobstore.BlobReader` has it."""
         self.store = Store(path, access=access, use_index=use_index, base=base, writable=writable, prefetch=prefetch)
         self._path = path
-        self._options = {"access": access, "use_index": use_index, "base": base, "prefetch": prefetch}
+        self._options: dict[str, Any] = {"access": access, "use_index": use_index, "base": base, "prefetch": prefetch}
 
     @abstractmethod
     def _convert(self, info: TensorInfo, values: Array) -> T:
@@ -162,7 +161,7 @@ class FrameworkStore(Mapping[str, T], Closing):
         """Convert values of a tensor, any of them."""
         with in_file(self.store.path):
             # Libraries expect elements at multiples of their size. Only parts of tensors can begin elsewhere.
-            return self._convert(info, np.require(values, requirements="CA").reshape(values.shape))
+            return self._convert(info, np.require(values, requirements=["C", "A"]).reshape(values.shape))
 
     def __getitem__(self, name: str) -> T:
         return self._get(self.store.info(name))
@@ -195,7 +194,7 @@ class FrameworkSlice(Generic[T]):
     `FrameworkStore.get_slice` makes one.
     """
 
-    def __init__(self, part: Slice, convert: Callable[[Array], T]) -> None:
+    def __init__(self, part: TensorSlice, convert: Callable[[Array], T]) -> None:
         """Convert what is read of ``part``."""
         self._part = part
         self._convert = convert
