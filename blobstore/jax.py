@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
     from blobstore.fileio.types import Access, Array, Buffer, Prefetch, Readable, Writable
     from blobstore.store.info import TensorInfo
+    from blobstore.store.vocabulary import By
 else:
     jax = import_extra("jax")
 
@@ -52,6 +53,7 @@ def open(  # noqa: A001
     use_index: bool = True,
     base: Readable | None = None,
     prefetch: Prefetch = "none",
+    by: By = "names",
 ) -> JaxStore:
     """Open a .sbs file: a mapping from name to jax array.
 
@@ -61,6 +63,7 @@ def open(  # noqa: A001
         use_index: As `blobstore.open`.
         base: As `blobstore.open`.
         prefetch: As `blobstore.open`.
+        by: As `blobstore.open`.
 
     Raises:
         UsageError, FormatError, TruncatedError, OSError: As `blobstore.open`.
@@ -71,7 +74,7 @@ def open(  # noqa: A001
         >>> rows.shape
         (8, 32)
     """
-    return JaxStore(path, access=access, use_index=use_index, base=base, prefetch=prefetch)
+    return JaxStore(path, access=access, use_index=use_index, base=base, prefetch=prefetch, by=by)
 
 
 def load_file(
@@ -81,6 +84,7 @@ def load_file(
     use_index: bool = True,
     base: Readable | None = None,
     prefetch: Prefetch = "none",
+    by: By = "names",
 ) -> dict[str, jax.Array]:
     """Return every tensor of a file, in new memory, as ``safetensors.flax.load_file`` does.
 
@@ -92,6 +96,7 @@ def load_file(
         use_index: As `blobstore.open`.
         base: As `blobstore.open`.
         prefetch: As `blobstore.open`.
+        by: As `blobstore.open`.
 
     Raises:
         UsageError, FormatError, TruncatedError, OSError: As `blobstore.open`.
@@ -103,7 +108,7 @@ def load_file(
         >>> blobstore.jax.load_file("w.sbs")["w"].shape
         (4, 2)
     """
-    with JaxStore(path, access=access, use_index=use_index, base=base, prefetch=prefetch) as store:
+    with JaxStore(path, access=access, use_index=use_index, base=base, prefetch=prefetch, by=by) as store:
         return store.load_all()
 
 

@@ -5,8 +5,7 @@ On the CPU a tensor of `open` is a view of the mapped file, bfloat16 included.
 
 from __future__ import annotations
 
-from functools import partial
-from typing import TYPE_CHECKING, Any, SupportsIndex, TypeAlias
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
 
@@ -24,6 +23,7 @@ if TYPE_CHECKING:
     from blobstore.fileio.types import Access, Array, Buffer, Prefetch, Readable, Writable
     from blobstore.store.info import TensorInfo
     from blobstore.store.slices import Rows
+    from blobstore.store.vocabulary import By
 
     Device: TypeAlias = str | int | torch.device
 else:
@@ -62,9 +62,10 @@ class TorchStore(FrameworkStore["torch.Tensor"]):
         use_index: bool = True,
         base: Readable | None = None,
         prefetch: Prefetch = "none",
+        by: By = "names",
     ) -> None:
         """Open a file; see `open`."""
-        super().__init__(path, access=access, use_index=use_index, base=base, prefetch=prefetch, writable=True)
+        super().__init__(path, access=access, use_index=use_index, base=base, prefetch=prefetch, by=by, writable=True)
         self.device = device
 
     def load(
@@ -119,10 +120,6 @@ class TorchStore(FrameworkStore["torch.Tensor"]):
         shape = (*info.shape[:-1], info.shape[-1] // 2)
         return torch.from_numpy(octets.reshape(shape)).view(dtype).to(self.device)
 
-    def __reduce_ex__(self, protocol: SupportsIndex) -> Any:  # noqa: ANN401 (as object's)
-        opening, options = super().__reduce_ex__(protocol)
-        return partial(opening, device=self.device), options
-
 
 def open(  # noqa: A001
     path: Readable,
@@ -132,6 +129,7 @@ def open(  # noqa: A001
     use_index: bool = True,
     base: Readable | None = None,
     prefetch: Prefetch = "none",
+    by: By = "names",
 ) -> TorchStore:
     """Open a .sbs file: a mapping from name to torch tensor.
 
@@ -142,6 +140,7 @@ def open(  # noqa: A001
         use_index: As `blobstore.open`.
         base: As `blobstore.open`.
         prefetch: As `blobstore.open`.
+        by: As `blobstore.open`.
 
     Raises:
         UsageError, FormatError, TruncatedError, OSError: As `blobstore.open`.
@@ -152,7 +151,7 @@ def open(  # noqa: A001
         >>> rows.shape, rows.dtype
         (torch.Size([8, 32]), torch.bfloat16)
     """
-    return TorchStore(path, device, access=access, use_index=use_index, base=base, prefetch=prefetch)
+    return TorchStore(path, device, access=access, use_index=use_index, base=base, prefetch=prefetch, by=by)
 
 
 def load_file(
@@ -163,6 +162,7 @@ def load_file(
     use_index: bool = True,
     base: Readable | None = None,
     prefetch: Prefetch = "none",
+    by: By = "names",
 ) -> dict[str, torch.Tensor]:
     """Return every tensor of a file, in new memory, as ``safetensors.torch.load_file`` does.
 
@@ -175,6 +175,7 @@ def load_file(
         use_index: As `blobstore.open`.
         base: As `blobstore.open`.
         prefetch: As `blobstore.open`.
+        by: As `blobstore.open`.
 
     Raises:
         UsageError, FormatError, TruncatedError, OSError: As `blobstore.open`.
@@ -185,7 +186,7 @@ def load_file(
         >>> blobstore.torch.load_file("w.sbs")["w"].shape
         torch.Size([4, 2])
     """
-    with TorchStore(path, device, access=access, use_index=use_index, base=base, prefetch=prefetch) as store:
+    with TorchStore(path, device, access=access, use_index=use_index, base=base, prefetch=prefetch, by=by) as store:
         return store.load_all()
 
 
@@ -282,6 +283,7 @@ def load_model(
     use_index: bool = True,
     base: Readable | None = None,
     prefetch: Prefetch = "none",
+    by: By = "names",
 ) -> tuple[list[str], list[str]]:
     """Copy the tensors of a file into a model, as ``safetensors.torch.load_model`` does.
 
@@ -297,6 +299,7 @@ def load_model(
         use_index: As `blobstore.open`.
         base: As `blobstore.open`.
         prefetch: As `blobstore.open`.
+        by: As `blobstore.open`.
 
     Returns:
         The names of the model that the file hasn't, and those of the file that the model hasn't; sorted.
@@ -311,7 +314,7 @@ def load_model(
         >>> blobstore.torch.load_model(torch.nn.Linear(4, 2), "weight.sbs", strict=False)
         (['bias'], [])
     """
-    with TorchStore(path, device, access=access, use_index=use_index, base=base, prefetch=prefetch) as store:
+    with TorchStore(path, device, access=access, use_index=use_index, base=base, prefetch=prefetch, by=by) as store:
         state = store.get_tensors()
         with in_file(store.store.path):
             return _load_state(model, state, strict=strict)

@@ -417,7 +417,7 @@ def test_a_torch_without_4_bit_floats_refuses_them(
 
 
 def test_a_copy_keeps_device_and_options(small: Path, framework: ModuleType, torch: ModuleType) -> None:
-    with framework.open(small, device="meta", access="read") as store, pickle.loads(pickle.dumps(store)) as again:
+    with framework.open(small, device="meta", access="read") as store, pickle.loads(pickle.dumps(store)) as again:  # noqa: S301 (ours)
         assert again.device == "meta"
         assert again["f32"].device == torch.device("meta")
         assert list(again) == list(store)

@@ -38,7 +38,7 @@ VISION = {
     "num_hidden_layers": 2,
     "num_attention_heads": 5,
     "patch_size": 14,
-    "image_size": 28,
+    "image_size": 112,
     "vision_use_head": False,  # as in the published checkpoints
 }
 FAMILIES = ["gemma2", "gemma3", "gemma3-vision", "paligemma2"]

@@ -6,7 +6,7 @@ from abc import abstractmethod
 from collections.abc import Mapping
 from functools import partial
 from importlib import import_module
-from typing import TYPE_CHECKING, Any, Generic, SupportsIndex, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 import numpy as np
 
@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from blobstore.fileio.types import Access, Array, Prefetch, Readable
     from blobstore.store.info import TensorInfo
     from blobstore.store.slices import Rows, TensorSlice
+    from blobstore.store.vocabulary import By
 
 T = TypeVar("T")
 
@@ -61,12 +62,13 @@ class FrameworkStore(Mapping[str, T], Closing):
         use_index: bool = True,
         base: Readable | None = None,
         prefetch: Prefetch = "none",
+        by: By = "names",
         writable: bool = False,
     ) -> None:
         """Open a file; see `blobstore.open`. ``writable`` as `blobstore.BlobReader` has it."""
-        self.store = Store(path, access=access, use_index=use_index, base=base, writable=writable, prefetch=prefetch)
-        self._path = path
-        self._options: dict[str, Any] = {"access": access, "use_index": use_index, "base": base, "prefetch": prefetch}
+        self.store = Store(
+            path, access=access, use_index=use_index, base=base, writable=writable, prefetch=prefetch, by=by
+        )
 
     @abstractmethod
     def _convert(self, info: TensorInfo, values: Array) -> T:
@@ -175,14 +177,12 @@ class FrameworkStore(Mapping[str, T], Closing):
     def __len__(self) -> int:
         return len(self.store)
 
-    def __reduce_ex__(self, _protocol: SupportsIndex) -> Any:  # noqa: ANN401 (as object's)
-        return partial(type(self), **self._options), (self._path,)
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _reopened, (type(self), self.store.__reduce__(), {**self.__dict__, "store": None})
 
-    def __eq__(self, other: object) -> bool:
-        return self is other  # a mapping's would compare arrays
-
-    def __hash__(self) -> int:
-        return id(self)
+    # Not a mapping's: that would compare, and read, all values.
+    __eq__ = object.__eq__
+    __hash__ = object.__hash__
 
     def __repr__(self) -> str:
         return f"<{type(self).__name__} {self.store.path!r}: {len(self)} tensors>"
@@ -209,6 +209,16 @@ class FrameworkSlice(Generic[T]):
 
     def __getitem__(self, where: Any) -> T:  # noqa: ANN401 (whatever numpy indexes with)
         return self._convert(self._part[where])
+
+
+def _reopened(
+    store_class: type[FrameworkStore[Any]], reduced: tuple[Any, ...], state: dict[str, Any]
+) -> FrameworkStore[Any]:
+    """Open the file of a copied or pickled store again."""
+    opening, arguments = reduced
+    again = store_class.__new__(store_class)
+    again.__dict__.update(state, store=opening(*arguments))
+    return again
 
 
 def _once_each(infos: Iterable[TensorInfo], get: Callable[[TensorInfo], T]) -> dict[str, T]:

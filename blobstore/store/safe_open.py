@@ -14,6 +14,7 @@ if TYPE_CHECKING:
 
     from blobstore.fileio.types import Access, Prefetch, Readable
     from blobstore.store.framework import FrameworkStore
+    from blobstore.store.vocabulary import By
 
 # The module that has the library's `open`, by the names that safetensors has for it; blank for numpy.
 _FRAMEWORKS = {
@@ -36,6 +37,7 @@ def safe_open(
     use_index: bool = True,
     base: Readable | None = None,
     prefetch: Prefetch = "none",
+    by: By = "names",
 ) -> SafeOpen:
     """Open a .sbs file as ``safetensors.safe_open`` opens a safetensors file.
 
@@ -49,6 +51,7 @@ def safe_open(
         use_index: As `blobstore.open`.
         base: As `blobstore.open`.
         prefetch: As `blobstore.open`.
+        by: As `blobstore.open`.
 
     Raises:
         UsageError: ``bad-framework``; ``bad-device`` for a device with anything but torch; and as `blobstore.open`.
@@ -63,7 +66,7 @@ def safe_open(
     """
     if framework not in _FRAMEWORKS:
         raise UsageError("bad-framework", f"framework is {framework!r}: use one of {', '.join(_FRAMEWORKS)}")
-    options: dict[str, Any] = {"access": access, "use_index": use_index, "base": base, "prefetch": prefetch}
+    options: dict[str, Any] = {"access": access, "use_index": use_index, "base": base, "prefetch": prefetch, "by": by}
     module = _FRAMEWORKS[framework]
     if module == "blobstore.torch":
         options["device"] = device

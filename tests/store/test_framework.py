@@ -144,7 +144,7 @@ def test_some_arrays_are_loaded_by_name(small: Path) -> None:
 
 def test_copies_open_the_file_again_with_the_same_options(small: Path) -> None:
     with NumpyStore(small, access="read", use_index=False) as store:
-        for again in (copy.copy(store), copy.deepcopy(store), pickle.loads(pickle.dumps(store))):
+        for again in (copy.copy(store), copy.deepcopy(store), pickle.loads(pickle.dumps(store))):  # noqa: S301 (ours)
             with again:
                 assert again.store is not store.store
                 assert again.store.index is None
