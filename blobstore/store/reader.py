@@ -80,15 +80,9 @@ class Store(Mapping[str, "Array"], Closing):
         try:
             self.index = find_index(self.reader, whole=False) if use_index else None
             with in_file(self.reader.path):
-<<<<<<< HEAD
                 # For this package: all that the file lists, and both vocabularies.
                 self.vocabularies = Vocabularies(self.reader, self.index, use_index=use_index)
             self._absolute = os.path.abspath(self.reader.path) if self.reader.has_path else ""
-=======
-                # For this package: all that the file lists, in both vocabularies.
-                self.entries = self._open_entries(use_index=use_index)
-            self._absolute = os.path.abspath(self.reader.path)
->>>>>>> 5af68b1 (torch, jax: by=; copies open the file again)
             self._base = None if base is None else Store(base, access=access)
         except BaseException:
             self.close()
