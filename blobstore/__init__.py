@@ -51,6 +51,7 @@ if TYPE_CHECKING:
         KeyNotFoundError,
         KeyTooLongError,
         MissingExtraError,
+        ModelMismatchError,
         NameNotFoundError,
         TruncatedError,
         UsageError,
@@ -69,6 +70,7 @@ if TYPE_CHECKING:
     from blobstore.store.info import PackedRange, TensorInfo
     from blobstore.store.model_writer import ModelWriter
     from blobstore.store.reader import PrefixView, Store
+    from blobstore.store.safe_open import SafeOpen, safe_open
     from blobstore.store.slices import TensorSlice
     from blobstore.store.vocabulary import By
     from blobstore.store.writer import StoreWriter
@@ -111,6 +113,7 @@ __all__ = [
     "LargestDifference",
     "LostBlob",
     "MissingExtraError",
+    "ModelMismatchError",
     "ModelWriter",
     "NameNotFoundError",
     "PackedBlob",
@@ -123,6 +126,7 @@ __all__ = [
     "Repair",
     "Rewriting",
     "RuntimeChoice",
+    "SafeOpen",
     "Severity",
     "SourceAccess",
     "Store",
@@ -152,6 +156,7 @@ __all__ = [
     "recover",
     "repair",
     "rewrite",
+    "safe_open",
     "save",
     "save_file",
     "unpack",
@@ -194,6 +199,7 @@ _HOMES = {
     "LargestDifference": "compare.comparison",
     "LostBlob": "edit.recover",
     "MissingExtraError": "errors",
+    "ModelMismatchError": "errors",
     "ModelWriter": "store.model_writer",
     "NameNotFoundError": "errors",
     "PackedBlob": "packing.pack",
@@ -206,6 +212,7 @@ _HOMES = {
     "Repair": "checking.repair",
     "Rewriting": "edit.rewrite",
     "RuntimeChoice": "checking.checkup",
+    "SafeOpen": "store.safe_open",
     "Severity": "checking.codes",
     "SourceAccess": "fileio.types",
     "Store": "store.reader",
@@ -233,6 +240,7 @@ _HOMES = {
     "recover": "edit.recover",
     "repair": "checking.repair",
     "rewrite": "edit.rewrite",
+    "safe_open": "store.safe_open",
     "save": "store.files",
     "save_file": "store.files",
     "unpack": "packing.unpack",

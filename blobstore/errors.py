@@ -21,6 +21,7 @@ __all__ = [
     "KeyNotFoundError",
     "KeyTooLongError",
     "MissingExtraError",
+    "ModelMismatchError",
     "NameNotFoundError",
     "TruncatedError",
     "UsageError",
@@ -114,6 +115,10 @@ class CheckpointError(BlobStoreError, ValueError):
 
 class MissingExtraError(BlobStoreError, ImportError):
     """An optional dependency is missing; the message names what to install."""
+
+
+class ModelMismatchError(BlobStoreError, RuntimeError):
+    """A file and a model have other names or shapes; a RuntimeError, as torch's ``load_state_dict`` raises."""
 
 
 @contextmanager

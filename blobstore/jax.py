@@ -1,4 +1,4 @@
-"""Jax arrays: `load_file`, `save_file` and `open` are modelled on ``safetensors.flax``. Needs jax.
+"""Jax arrays, with the functions of ``safetensors.flax``. Needs jax.
 
 On the CPU an array of `open` is a view of the mapped file, bfloat16 included.
 """
@@ -13,16 +13,16 @@ from blobstore.store.framework import FrameworkStore, import_extra
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
-    from os import PathLike
 
     import jax
 
-    from blobstore.fileio.types import Access, Array
+    from blobstore.fileio.types import Access, Array, Buffer, Prefetch, Readable, Writable
     from blobstore.store.info import TensorInfo
+    from blobstore.store.vocabulary import By
 else:
     jax = import_extra("jax")
 
-__all__ = ["JaxStore", "load_file", "open", "save_file"]
+__all__ = ["JaxStore", "load", "load_file", "open", "save", "save_file"]
 
 
 class JaxStore(FrameworkStore["jax.Array"]):
@@ -31,6 +31,10 @@ class JaxStore(FrameworkStore["jax.Array"]):
     On the CPU arrays are views of the mapped file if they begin at a multiple of 64 bytes there, as every blob does (a
     part of one may not); jax copies all others. They stay valid after `close`. Tensors of type sfp, i8 and nuq are
     decoded to float32, to a new array each time.
+
+    Example:
+        >>> blobstore.jax.open("model.sbs")["layer.weight"].shape
+        (64, 32)
     """
 
     def _convert(self, info: TensorInfo, values: Array) -> jax.Array:
@@ -42,37 +46,90 @@ class JaxStore(FrameworkStore["jax.Array"]):
         return array
 
 
-def open(filename: str | PathLike[str], *, access: Access = "auto", use_index: bool = True) -> JaxStore:  # noqa: A001
+def open(  # noqa: A001
+    path: Readable,
+    *,
+    access: Access = "auto",
+    use_index: bool = True,
+    base: Readable | None = None,
+    prefetch: Prefetch = "none",
+    by: By = "names",
+) -> JaxStore:
     """Open a .sbs file: a mapping from name to jax array.
 
     Args:
-        filename: As `blobstore.open`.
+        path: As `blobstore.open`.
         access: As `blobstore.open`; with ``read`` each array is a copy.
         use_index: As `blobstore.open`.
+        base: As `blobstore.open`.
+        prefetch: As `blobstore.open`.
+        by: As `blobstore.open`.
 
     Raises:
-        FormatError, TruncatedError, OSError: As `blobstore.open`.
+        UsageError, FormatError, TruncatedError, OSError: As `blobstore.open`.
+
+    Example:
+        >>> with blobstore.jax.open("model.sbs") as store:
+        ...     rows = store.load("layer.weight", rows=slice(0, 8))
+        >>> rows.shape
+        (8, 32)
     """
-    return JaxStore(filename, access=access, use_index=use_index)
+    return JaxStore(path, access=access, use_index=use_index, base=base, prefetch=prefetch, by=by)
 
 
-def load_file(filename: str | PathLike[str]) -> dict[str, jax.Array]:
-    """Return every tensor of a file, in new arrays, as ``safetensors.flax.load_file`` does.
+def load_file(
+    path: Readable,
+    *,
+    access: Access = "auto",
+    use_index: bool = True,
+    base: Readable | None = None,
+    prefetch: Prefetch = "none",
+    by: By = "names",
+) -> dict[str, jax.Array]:
+    """Return every tensor of a file, in new memory, as ``safetensors.flax.load_file`` does.
 
     All names of one tensor get the same array. For views without copies use `open`.
 
+    Args:
+        path: As `blobstore.open`.
+        access: As `blobstore.open`.
+        use_index: As `blobstore.open`.
+        base: As `blobstore.open`.
+        prefetch: As `blobstore.open`.
+        by: As `blobstore.open`.
+
     Raises:
-        FormatError, TruncatedError, OSError: As `blobstore.open`.
+        UsageError, FormatError, TruncatedError, OSError: As `blobstore.open`.
         CodecError: As `JaxStore.get_tensor`.
         UsageError: ``needs-x64`` for a type of 64 bits, which jax narrows unless told otherwise.
+
+    Example:
+        >>> blobstore.jax.save_file({"w": jax.numpy.ones((4, 2))}, "w.sbs")
+        >>> blobstore.jax.load_file("w.sbs")["w"].shape
+        (4, 2)
     """
-    with JaxStore(filename) as store:
+    with JaxStore(path, access=access, use_index=use_index, base=base, prefetch=prefetch, by=by) as store:
         return store.load_all()
 
 
-def save_file(
-    tensors: Mapping[str, jax.Array], filename: str | PathLike[str], metadata: Mapping[str, str] | None = None
-) -> None:
+def load(data: Buffer) -> dict[str, jax.Array]:
+    """Return every tensor of a file whose bytes are in memory, as ``safetensors.flax.load`` does.
+
+    Args:
+        data: All bytes of the file; read, not kept.
+
+    Raises:
+        UsageError: ``not-bytes``, ``not-contiguous``, ``needs-x64``.
+        FormatError, TruncatedError, CodecError: As `load_file`.
+
+    Example:
+        >>> blobstore.jax.load(blobstore.jax.save({"w": jax.numpy.ones(2)}))["w"].shape
+        (2,)
+    """
+    return load_file(files.contents(data))
+
+
+def save_file(tensors: Mapping[str, jax.Array], path: Writable, metadata: Mapping[str, str] | None = None) -> None:
     """Write arrays to a file, as ``safetensors.flax.save_file`` does.
 
     Arrays on the CPU are not copied; of those on other devices jax keeps a copy as long as they live. Two names for one
@@ -80,10 +137,32 @@ def save_file(
 
     Args:
         tensors: Name → array.
-        filename: Replaced only by a complete file.
+        path: Replaced only by a complete file; or a binary stream, as for `blobstore.create`.
         metadata: Text → text.
 
     Raises:
-        UsageError: As `blobstore.StoreWriter.add`.
+        UsageError: As `blobstore.save_file`.
+
+    Example:
+        >>> blobstore.jax.save_file({"w": jax.numpy.ones((4, 2))}, "w.sbs", {"license": "apache-2.0"})
+        >>> blobstore.jax.open("w.sbs").metadata
+        {'license': 'apache-2.0'}
     """
-    files.save_file(tensors, filename, metadata)
+    files.save_file(tensors, path, metadata)
+
+
+def save(tensors: Mapping[str, jax.Array], metadata: Mapping[str, str] | None = None) -> bytes:
+    """Return the bytes of the file that `save_file` writes, as ``safetensors.flax.save`` does.
+
+    Args:
+        tensors: Name → array.
+        metadata: Text → text.
+
+    Raises:
+        UsageError: As `save_file`.
+
+    Example:
+        >>> blobstore.jax.save({"w": jax.numpy.ones(2)})[:3]
+        b'SBS'
+    """
+    return files.save(tensors, metadata)

@@ -1,34 +1,37 @@
-"""Torch tensors: `load_file`, `save_file` and `open` are modelled on ``safetensors.torch``. Needs torch.
+"""Torch tensors, with the functions of ``safetensors.torch``. Needs torch.
 
 On the CPU a tensor of `open` is a view of the mapped file, bfloat16 included.
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, TypeAlias
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
 
 from blobstore.codecs.element_types import dtype_named
-from blobstore.errors import UsageError
-from blobstore.store.files import save_each
+from blobstore.errors import ModelMismatchError, UsageError, in_file
+from blobstore.store.files import Stored, bytes_of_each, contents, pairs_of, save_each
 from blobstore.store.framework import FrameworkStore, import_extra
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
-    from os import PathLike
+    from collections.abc import Iterator, Mapping
 
     import numpy.typing as npt
     import torch
 
-    from blobstore.fileio.types import Access, Array
+    from blobstore.fileio.types import Access, Array, Buffer, Prefetch, Readable, Writable
     from blobstore.store.info import TensorInfo
+    from blobstore.store.slices import Rows
+    from blobstore.store.vocabulary import By
 
     Device: TypeAlias = str | int | torch.device
 else:
     torch = import_extra("torch")
 
-__all__ = ["TorchStore", "load_file", "open", "save_file"]
+__all__ = ["TorchStore", "load", "load_file", "load_model", "open", "save", "save_file", "save_model"]
+
+_FLOAT4 = "float4_e2m1fn_x2"  # two values in each element; since torch 2.8
 
 
 class TorchStore(FrameworkStore["torch.Tensor"]):
@@ -42,22 +45,31 @@ class TorchStore(FrameworkStore["torch.Tensor"]):
 
     Attributes:
         device: Where tensors are put. Any device but the CPU gets copies.
+
+    Example:
+        >>> blobstore.torch.save_file({"w": torch.ones(4, 2)}, "w.sbs")
+        >>> store = blobstore.torch.open("w.sbs")
+        >>> store["w"].sum()
+        tensor(8.)
     """
 
     def __init__(
         self,
-        path: str | PathLike[str],
+        path: Readable,
         device: Device = "cpu",
         *,
         access: Access = "auto",
         use_index: bool = True,
+        base: Readable | None = None,
+        prefetch: Prefetch = "none",
+        by: By = "names",
     ) -> None:
         """Open a file; see `open`."""
-        super().__init__(path, access=access, use_index=use_index, writable=True)
+        super().__init__(path, access=access, use_index=use_index, base=base, prefetch=prefetch, by=by, writable=True)
         self.device = device
 
     def load(
-        self, name: str, *, dtype: torch.dtype | npt.DTypeLike | None = None, rows: slice | None = None
+        self, name: str, *, dtype: torch.dtype | npt.DTypeLike | None = None, rows: Rows | None = None
     ) -> torch.Tensor:
         """Return a tensor, or some of its rows, in a new tensor.
 
@@ -65,12 +77,29 @@ class TorchStore(FrameworkStore["torch.Tensor"]):
             name: Its name.
             dtype: A dtype of torch or numpy to convert to (encoded tensors are decoded to it); by default the one that
                 ``self[name]`` has.
-            rows: Which rows of the first dimension. Only these are read and decoded.
+            rows: Which rows of the first dimension: one, a slice, or a list. Only these are read and decoded.
 
         Raises:
             NameNotFoundError, CodecError, UsageError: As `get_tensor`; ``no-rows``.
         """
+        special = self._special(self.store.info(name))
+        if special is not None and dtype in (None, special.dtype):
+            octets = special.view(torch.uint8)
+            chosen = octets if rows is None else octets[_steps_forward(rows, len(octets))]
+            return chosen.clone().view(special.dtype)
         return super().load(name, dtype=_numpy_dtype(dtype) if isinstance(dtype, torch.dtype) else dtype, rows=rows)
+
+    def load_all(self) -> dict[str, torch.Tensor]:
+        """Return every tensor in new memory: on the CPU read in large pieces on several threads.
+
+        All names of one tensor get the same tensor. On the CPU names for some of its bytes share its memory, as they do
+        in the file, and small tensors that lie near each other share one allocation of up to 4 MiB. On another device
+        no tensor is held on the CPU besides.
+
+        Raises:
+            CodecError, UsageError: As `get_tensor`.
+        """
+        return super().load_all() if torch.device(self.device).type == "cpu" else self.get_tensors()
 
     def _convert(self, info: TensorInfo, values: Array) -> torch.Tensor:
         dtype = getattr(torch, values.dtype.name, None)
@@ -81,40 +110,105 @@ class TorchStore(FrameworkStore["torch.Tensor"]):
         plain = torch.from_numpy(values.view(f"i{values.itemsize}"))
         return plain.view(dtype).to(self.device)
 
+    def _special(self, info: TensorInfo) -> torch.Tensor | None:
+        if info.type.name != "f4" or info.scale != 1.0 or not info.shape or info.shape[-1] % 2:
+            return None
+        dtype = getattr(torch, _FLOAT4, None)
+        if dtype is None:
+            return None
+        octets = np.frombuffer(self.store.raw(info.name), np.uint8) if info.nbytes else np.empty(0, np.uint8)
+        shape = (*info.shape[:-1], info.shape[-1] // 2)
+        return torch.from_numpy(octets.reshape(shape)).view(dtype).to(self.device)
+
 
 def open(  # noqa: A001
-    filename: str | PathLike[str], device: Device = "cpu", *, access: Access = "auto", use_index: bool = True
+    path: Readable,
+    device: Device = "cpu",
+    *,
+    access: Access = "auto",
+    use_index: bool = True,
+    base: Readable | None = None,
+    prefetch: Prefetch = "none",
+    by: By = "names",
 ) -> TorchStore:
     """Open a .sbs file: a mapping from name to torch tensor.
 
     Args:
-        filename: As `blobstore.open`.
+        path: As `blobstore.open`.
         device: Where tensors are put: on the CPU as views of the mapped file, elsewhere as copies.
         access: As `blobstore.open`; with ``read`` each tensor is a copy.
         use_index: As `blobstore.open`.
+        base: As `blobstore.open`.
+        prefetch: As `blobstore.open`.
+        by: As `blobstore.open`.
 
     Raises:
-        FormatError, TruncatedError, OSError: As `blobstore.open`.
+        UsageError, FormatError, TruncatedError, OSError: As `blobstore.open`.
+
+    Example:
+        >>> with blobstore.torch.open("model.sbs") as store:
+        ...     rows = store.load("layer.weight", rows=slice(0, 8), dtype=torch.bfloat16)
+        >>> rows.shape, rows.dtype
+        (torch.Size([8, 32]), torch.bfloat16)
     """
-    return TorchStore(filename, device, access=access, use_index=use_index)
+    return TorchStore(path, device, access=access, use_index=use_index, base=base, prefetch=prefetch, by=by)
 
 
-def load_file(filename: str | PathLike[str], device: Device = "cpu") -> dict[str, torch.Tensor]:
-    """Return every tensor of a file, in new tensors, as ``safetensors.torch.load_file`` does.
+def load_file(
+    path: Readable,
+    device: Device = "cpu",
+    *,
+    access: Access = "auto",
+    use_index: bool = True,
+    base: Readable | None = None,
+    prefetch: Prefetch = "none",
+    by: By = "names",
+) -> dict[str, torch.Tensor]:
+    """Return every tensor of a file, in new memory, as ``safetensors.torch.load_file`` does.
 
     All names of one tensor get the same tensor: tied weights stay tied. For views without copies use `open`.
 
+    Args:
+        path: As `blobstore.open`.
+        device: Where the tensors are put.
+        access: As `blobstore.open`.
+        use_index: As `blobstore.open`.
+        base: As `blobstore.open`.
+        prefetch: As `blobstore.open`.
+        by: As `blobstore.open`.
+
     Raises:
-        FormatError, TruncatedError, OSError: As `blobstore.open`.
+        UsageError, FormatError, TruncatedError, OSError: As `blobstore.open`.
         CodecError, UsageError: As `TorchStore.get_tensor`.
+
+    Example:
+        >>> blobstore.torch.save_file({"w": torch.ones(4, 2)}, "w.sbs")
+        >>> blobstore.torch.load_file("w.sbs")["w"].shape
+        torch.Size([4, 2])
     """
-    with TorchStore(filename, device) as store:
+    with TorchStore(path, device, access=access, use_index=use_index, base=base, prefetch=prefetch, by=by) as store:
         return store.load_all()
 
 
-def save_file(
-    tensors: Mapping[str, torch.Tensor], filename: str | PathLike[str], metadata: Mapping[str, str] | None = None
-) -> None:
+def load(data: Buffer, device: Device = "cpu") -> dict[str, torch.Tensor]:
+    """Return every tensor of a file whose bytes are in memory, as ``safetensors.torch.load`` does.
+
+    Args:
+        data: All bytes of the file; read, not kept.
+        device: Where the tensors are put.
+
+    Raises:
+        UsageError: ``not-bytes``, ``not-contiguous``.
+        FormatError, TruncatedError, CodecError: As `load_file`.
+
+    Example:
+        >>> blobstore.torch.load(blobstore.torch.save({"w": torch.ones(2)}))
+        {'w': tensor([1., 1.])}
+    """
+    return load_file(contents(data), device)
+
+
+def save_file(tensors: Mapping[str, torch.Tensor], path: Writable, metadata: Mapping[str, str] | None = None) -> None:
     """Write tensors to a file, as ``safetensors.torch.save_file`` does.
 
     Two names for one tensor (the same memory, shape, strides and dtype) are stored once, as an alias. Tensors may have
@@ -123,15 +217,167 @@ def save_file(
 
     Args:
         tensors: Name → tensor.
-        filename: Replaced only by a complete file.
+        path: Replaced only by a complete file; or a binary stream, as for `blobstore.create`.
         metadata: Text → text.
 
     Raises:
-        UsageError: ``not-a-tensor``; ``unsupported-tensor`` for a tensor that is sparse, quantised, nested or without
-            data (meta); ``unsupported-dtype``; and as `blobstore.StoreWriter.add`.
+        UsageError: ``not-a-mapping``; ``not-a-tensor``; ``unsupported-tensor`` for a tensor that is sparse, quantised,
+            nested or without data (meta); ``unsupported-dtype``; and as `blobstore.StoreWriter.add`.
+
+    Example:
+        >>> embedding = torch.ones(8, 4)
+        >>> blobstore.torch.save_file({"embed": embedding, "head": embedding}, "tied.sbs")
+        >>> tensors = blobstore.torch.load_file("tied.sbs")
+        >>> tensors["embed"] is tensors["head"]
+        True
     """
-    checked = ((name, _checked(name, tensor)) for name, tensor in tensors.items())
-    save_each(checked, filename, metadata, place=_place, values=_as_array)
+    save_each(_pairs(tensors), path, metadata, place=_place, values=_values)
+
+
+def save(tensors: Mapping[str, torch.Tensor], metadata: Mapping[str, str] | None = None) -> bytes:
+    """Return the bytes of the file that `save_file` writes, as ``safetensors.torch.save`` does.
+
+    Args:
+        tensors: Name → tensor.
+        metadata: Text → text.
+
+    Raises:
+        UsageError: As `save_file`.
+
+    Example:
+        >>> blobstore.torch.save({"w": torch.ones(2)})[:3]
+        b'SBS'
+    """
+    return bytes_of_each(_pairs(tensors), metadata, place=_place, values=_values)
+
+
+def save_model(model: torch.nn.Module, path: Writable, metadata: Mapping[str, str] | None = None) -> None:
+    """Write the state of a model, as ``safetensors.torch.save_model`` does.
+
+    All names of tied weights are in the file, their values once. It is ``save_file(model.state_dict(), path)``.
+
+    Args:
+        model: Its ``state_dict()`` is written.
+        path: As `save_file`.
+        metadata: Text → text.
+
+    Raises:
+        UsageError: As `save_file`.
+
+    Example:
+        >>> model = torch.nn.Linear(4, 2)
+        >>> blobstore.torch.save_model(model, "linear.sbs")
+        >>> blobstore.torch.load_model(torch.nn.Linear(4, 2), "linear.sbs")
+        ([], [])
+    """
+    save_file(model.state_dict(), path, metadata)
+
+
+def load_model(
+    model: torch.nn.Module,
+    path: Readable,
+    strict: bool = True,  # noqa: FBT001, FBT002 (as safetensors.torch has it)
+    device: Device = "cpu",
+    *,
+    access: Access = "auto",
+    use_index: bool = True,
+    base: Readable | None = None,
+    prefetch: Prefetch = "none",
+    by: By = "names",
+) -> tuple[list[str], list[str]]:
+    """Copy the tensors of a file into a model, as ``safetensors.torch.load_model`` does.
+
+    Of tied weights the file may have any name, or all. A name is unexpected as well if the model ties it to another
+    for which the file has other values: the model can hold only one of them.
+
+    Args:
+        model: Changed in place. Its tensors keep their dtype and device.
+        path: As `blobstore.open`.
+        strict: Refuse a file that has other names than the model.
+        device: Where tensors are put before they are copied into the model. On the CPU they are views of the file.
+        access: As `blobstore.open`.
+        use_index: As `blobstore.open`.
+        base: As `blobstore.open`.
+        prefetch: As `blobstore.open`.
+        by: As `blobstore.open`.
+
+    Returns:
+        The names of the model that the file hasn't, and those of the file that the model hasn't; sorted.
+
+    Raises:
+        ModelMismatchError: ``model-mismatch``: with ``strict``, missing or unexpected names; always, other shapes. The
+            model has been changed where names and shapes agree, as by ``load_state_dict``.
+        UsageError, FormatError, TruncatedError, OSError, CodecError: As `load_file`.
+
+    Example:
+        >>> blobstore.torch.save_file({"weight": torch.ones(2, 4)}, "weight.sbs")
+        >>> blobstore.torch.load_model(torch.nn.Linear(4, 2), "weight.sbs", strict=False)
+        (['bias'], [])
+    """
+    with TorchStore(path, device, access=access, use_index=use_index, base=base, prefetch=prefetch, by=by) as store:
+        state = store.get_tensors()
+        with in_file(store.store.path):
+            return _load_state(model, state, strict=strict)
+
+
+def _load_state(
+    model: torch.nn.Module, state: Mapping[str, torch.Tensor], *, strict: bool
+) -> tuple[list[str], list[str]]:
+    ties = _ties(model.state_dict())
+    try:
+        result = model.load_state_dict(state, strict=False)
+    except RuntimeError as error:  # torch's, for other shapes
+        raise ModelMismatchError("model-mismatch", str(error)) from None
+    missing, unexpected = set(result.missing_keys), set(result.unexpected_keys)
+    for names in ties:
+        found = [name for name in names if name in state]
+        if found:
+            missing -= set(names)
+            unexpected |= {name for name in found if not _same(state[name], state[found[0]])}
+    if strict and (missing or unexpected):
+        message = _mismatch(type(model).__name__, sorted(missing), sorted(unexpected))
+        raise ModelMismatchError("model-mismatch", message)
+    return sorted(missing), sorted(unexpected)
+
+
+def _mismatch(model: str, missing: list[str], unexpected: list[str]) -> str:
+    kinds = [(kind, names) for kind, names in (("Missing", missing), ("Unexpected", unexpected)) if names]
+    lists = "; ".join(
+        f"{kind} key(s) in state_dict: " + ", ".join(f'"{name}"' for name in names) for kind, names in kinds
+    )
+    return f"the file doesn't fit {model}: {lists}: strict=False loads the rest"
+
+
+def _ties(state: Mapping[str, Any]) -> list[list[str]]:
+    """Return the names of each tensor of a model that has several."""
+    by_place: dict[object, list[str]] = {}
+    for name, tensor in state.items():
+        place = _place(tensor) if isinstance(tensor, torch.Tensor) and not tensor.is_meta else None
+        if place is not None:
+            by_place.setdefault(place, []).append(name)
+    return [names for names in by_place.values() if len(names) > 1]
+
+
+def _same(a: torch.Tensor, b: torch.Tensor) -> bool:
+    if a is b:
+        return True
+    # As integers: a NaN is itself, and 8-bit floats have no comparison.
+    same_kind = (a.shape, a.dtype) == (b.shape, b.dtype)
+    return same_kind and torch.equal(a.view(_integers(a)), b.view(_integers(b)))
+
+
+def _integers(tensor: torch.Tensor) -> torch.dtype:
+    dtype: torch.dtype = torch.complex64 if tensor.is_complex() else getattr(torch, f"int{8 * tensor.itemsize}")
+    return dtype
+
+
+def _steps_forward(rows: Rows, count: int) -> Any:  # noqa: ANN401 (an index of torch's)
+    """Return rows as torch takes them: it has no slices that go backwards."""
+    return list(range(count)[rows]) if isinstance(rows, slice) else rows
+
+
+def _pairs(tensors: Mapping[str, torch.Tensor]) -> Iterator[tuple[str, torch.Tensor]]:
+    return ((name, _checked(name, tensor)) for name, tensor in pairs_of(tensors))
 
 
 def _checked(name: str, tensor: torch.Tensor) -> torch.Tensor:
@@ -146,6 +392,8 @@ def _checked(name: str, tensor: torch.Tensor) -> torch.Tensor:
         raise _unsupported(name, f"of layout {tensor.layout}", "save tensor.to_dense()")
     if tensor.is_meta:
         raise _unsupported(name, "on the device meta", "it has no values: load or initialise it first")
+    if str(tensor.dtype) == f"torch.{_FLOAT4}":
+        return tensor
     try:
         _numpy_dtype(tensor.dtype)
     except UsageError as error:
@@ -165,8 +413,12 @@ def _place(tensor: torch.Tensor) -> object:
     return tensor.device, tensor.data_ptr(), tensor.shape, tensor.stride(), bits
 
 
-def _as_array(tensor: torch.Tensor) -> Array:
+def _values(tensor: torch.Tensor) -> Array | Stored:
     """Return a tensor's values; without a copy when it is on the CPU and not a lazy conjugate."""
+    if str(tensor.dtype) == f"torch.{_FLOAT4}":
+        octets = tensor.detach().cpu().view(torch.uint8).contiguous()
+        shape = tuple(tensor.shape)
+        return Stored(octets.numpy(), "f4", (*shape[:-1], 2 * shape[-1]))
     dtype = _numpy_dtype(tensor.dtype)
     plain = tensor.detach().cpu().resolve_conj().resolve_neg()
     integers = getattr(torch, np.dtype(f"i{dtype.itemsize}").name)

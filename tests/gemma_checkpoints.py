@@ -50,7 +50,7 @@ NEW: Prefixes = ("model.language_model.", "model.vision_tower.vision_model.", "m
 WITH_VISION: list[Prefixes] = [
     (text, vision, projector)
     for text, vision, projector in itertools.product(*((old, new) for old, new in zip(OLD, NEW, strict=True)))
-]
+] + [(text, vision.replace("vision_model.", ""), projector) for text, vision, projector in (OLD, NEW)]  # transformers 5
 VARIANTS = [
     *((family, TEXT_ONLY) for family in FAMILIES if family not in VISION),
     *((family, prefixes) for family in VISION for prefixes in WITH_VISION),

@@ -88,7 +88,7 @@ def test_every_name_reads_bit_for_bit(
     with wide(jax), framework.open(path, access=access) as store:
         assert all_bits(store) == wanted
         assert {name: bits(store.load(name)) for name in store} == wanted
-        assert store.metadata() == model.metadata
+        assert store.metadata == model.metadata
         assert all_bits(framework.load_file(path)) == wanted
 
 
@@ -196,3 +196,20 @@ def test_what_has_no_stored_form_is_refused(tmp_path: Path, framework: ModuleTyp
 def test_a_missing_name_is_refused_with_near_names(small: Path, framework: ModuleType) -> None:
     with framework.open(small) as store, pytest.raises(NameNotFoundError, match="did you mean 'f32'"):
         store.get_tensor("f32s")
+
+
+def test_bytes_are_what_the_file_has(small: Path, tmp_path: Path, framework: ModuleType) -> None:
+    arrays = framework.load_file(small)
+    framework.save_file(arrays, tmp_path / "m.sbs", {"a": "b"})
+    data = framework.save(arrays, {"a": "b"})
+    assert data == (tmp_path / "m.sbs").read_bytes()
+    assert all_bits(framework.load(data)) == all_bits(arrays)
+
+
+def test_safe_open_returns_arrays(small: Path, framework: ModuleType, jax: ModuleType) -> None:
+    with blobstore.safe_open(small, framework="flax") as file, framework.open(small) as store:
+        assert file.keys() == sorted(store)
+        assert all_bits(file.get_tensors()) == all_bits(store)
+        part = file.get_slice("a.bfloat16")[:, 1:]
+        assert isinstance(part, jax.Array)
+        assert bits(part) == bits(store["a.bfloat16"][:, 1:])

@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import importlib
 import os
+import pickle
 import subprocess
 import sys
 from typing import TYPE_CHECKING, Any
@@ -18,7 +19,7 @@ from hypothesis import strategies as st
 import blobstore
 from blobstore import codecs
 from blobstore.codecs.element_types import BY_NAME
-from blobstore.errors import CodecError, NameNotFoundError, UsageError
+from blobstore.errors import CodecError, ModelMismatchError, NameNotFoundError, UsageError
 from tests.strategies import payload
 from tests.tensor_strategies import DTYPES, LAYOUTS, Model, arrays, metadata_maps, models, names, stored_bytes
 
@@ -116,7 +117,7 @@ def test_every_name_reads_bit_for_bit(tmp_path: Path, framework: ModuleType, mod
     with framework.open(path, access=access) as store:
         assert all_bits(store) == wanted
         assert {name: bits(store.load(name)) for name in store} == wanted
-        assert store.metadata() == model.metadata
+        assert store.metadata == model.metadata
     assert all_bits(framework.load_file(path)) == wanted
 
 
@@ -338,7 +339,7 @@ def test_lazy_conjugates_and_negatives_are_written_as_what_they_are(
 
 def test_a_store_can_be_saved(small: Path, tmp_path: Path, framework: ModuleType) -> None:
     with framework.open(small) as store:
-        framework.save_file(store, tmp_path / "copy.sbs", store.metadata())
+        framework.save_file(store, tmp_path / "copy.sbs", store.metadata)
         with framework.open(tmp_path / "copy.sbs") as copy:
             assert all_bits(copy) == all_bits(store)
             assert copy["tied"].data_ptr() == copy["f32"].data_ptr()
@@ -361,7 +362,6 @@ def test_what_has_no_stored_form_is_refused_with_the_fix(
         "mkldnn": (ones.to_mkldnn(), "unsupported-tensor: 'x' is of layout torch._mkldnn"),
         "nested": (torch.nested.nested_tensor([ones], layout=torch.jagged), "unsupported-tensor: 'x' is nested"),
         "complex128": (ones.to(torch.complex128), "unsupported-dtype: 'x': no element type stores dtype complex128"),
-        "packed": (torch.zeros(2, dtype=torch.uint8).view(torch.float4_e2m1fn_x2), "unsupported-dtype: 'x'"),
         "numpy": (np.ones(2), "not-a-tensor: 'x' is a ndarray, expected a torch.Tensor"),
         "float": (1.5, "not-a-tensor: 'x' is a float"),
     }
@@ -369,6 +369,139 @@ def test_what_has_no_stored_form_is_refused_with_the_fix(
         with pytest.raises(UsageError, match=text):
             framework.save_file({"x": tensor}, tmp_path / "m.sbs")
     assert not os.listdir(tmp_path)
+
+
+def test_what_is_not_a_mapping_is_refused(tmp_path: Path, framework: ModuleType) -> None:
+    with pytest.raises(UsageError, match="not-a-mapping: expected a mapping from name to tensor, found str"):
+        framework.save_file("tensors", tmp_path / "m.sbs")
+
+
+def test_bytes_are_what_the_file_has(small: Path, tmp_path: Path, framework: ModuleType) -> None:
+    tensors = framework.load_file(small)
+    framework.save_file(tensors, tmp_path / "m.sbs", {"a": "b"})
+    data = framework.save(tensors, {"a": "b"})
+    assert data == (tmp_path / "m.sbs").read_bytes()
+    assert all_bits(framework.load(data)) == all_bits(tensors)
+
+
+@pytest.mark.parametrize("shape", [(8,), (3, 4), (2, 3, 2), (0, 2), (2, 0)], ids=str)
+def test_pairs_of_4_bit_floats_come_back(
+    tmp_path: Path, framework: ModuleType, peer: ModuleType, torch: ModuleType, shape: tuple[int, ...]
+) -> None:
+    octets = torch.randint(0, 256, shape, dtype=torch.uint8)
+    tensor = octets.view(torch.float4_e2m1fn_x2)
+    turned = octets.movedim(0, -1)
+    tensors = {"x": tensor, "same": tensor, "turned": turned.view(torch.float4_e2m1fn_x2)}
+    framework.save_file(tensors, tmp_path / "m")
+    loaded = framework.load_file(tmp_path / "m")
+    assert bits(loaded["x"].view(torch.uint8)) == bits(octets)
+    assert loaded["same"] is loaded["x"] or not octets.numel()
+    assert bits(loaded["turned"].view(torch.uint8)) == bits(turned)
+    with framework.open(tmp_path / "m") as store:
+        assert bits(store["x"].view(torch.uint8)) == bits(octets)
+        assert store["x"].dtype is loaded["x"].dtype is torch.float4_e2m1fn_x2
+        assert bits(store.load("x", rows=slice(1, 3)).view(torch.uint8)) == bits(octets[1:3])
+        # As safetensors, the file counts values, not pairs.
+        peer.save_file({"x": tensor}, tmp_path / "peer")
+        with safetensors.safe_open(tmp_path / "peer", "pt") as opened:
+            assert list(store.store.info("x").shape) == opened.get_slice("x").get_shape()
+
+
+def test_a_torch_without_4_bit_floats_refuses_them(
+    tmp_path: Path, framework: ModuleType, torch: ModuleType, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    framework.save_file({"x": torch.zeros(4, dtype=torch.uint8).view(torch.float4_e2m1fn_x2)}, tmp_path / "m.sbs")
+    monkeypatch.delattr(torch, "float4_e2m1fn_x2")  # as before torch 2.8
+    with framework.open(tmp_path / "m.sbs") as store, pytest.raises(CodecError, match="packed-type: 'x' is f4"):
+        store["x"]
+
+
+def test_a_copy_keeps_device_and_options(small: Path, framework: ModuleType, torch: ModuleType) -> None:
+    with framework.open(small, device="meta", access="read") as store, pickle.loads(pickle.dumps(store)) as again:  # noqa: S301 (ours)
+        assert again.device == "meta"
+        assert again["f32"].device == torch.device("meta")
+        assert list(again) == list(store)
+
+
+def test_safe_open_returns_tensors(small: Path, framework: ModuleType, torch: ModuleType) -> None:
+    with blobstore.safe_open(small, framework="pt", device="cpu") as file, framework.open(small) as store:
+        assert file.keys() == sorted(store)
+        assert all_bits(file.get_tensors()) == all_bits(store)
+        assert bits(file.get_slice("f32")[:, 2:4]) == bits(store["f32"][:, 2:4])
+        assert bits(file.get_slice("a.bfloat16")[1]) == bits(store["a.bfloat16"][1])
+        assert file.get_slice("a.bfloat16").get_dtype() == "BF16"
+    with blobstore.safe_open(small, "pt", torch.device("meta")) as file:
+        assert file.get_tensor("f32").is_meta
+
+
+# Models.
+
+
+def tied(torch: ModuleType, *, tie: bool = True) -> Any:  # noqa: ANN401 (a module)
+    model = torch.nn.ModuleDict({"embed": torch.nn.Linear(4, 8, bias=False), "head": torch.nn.Linear(4, 8, bias=False)})
+    if tie:
+        model["head"].weight = model["embed"].weight
+    model["norm"] = torch.nn.BatchNorm1d(4)
+    return model
+
+
+def test_a_model_comes_back_and_its_tied_weights_are_stored_once(
+    tmp_path: Path, framework: ModuleType, torch: ModuleType
+) -> None:
+    path, model, other = tmp_path / "m.sbs", tied(torch), tied(torch)
+    framework.save_model(model, path, {"a": "b"})
+    with framework.open(path) as store:
+        assert store.store.info("embed.weight").key == store.store.info("head.weight").key
+        assert store.metadata == {"a": "b"}
+    assert framework.load_model(other, path) == ([], [])
+    assert all_bits(other.state_dict()) == all_bits(model.state_dict())
+    assert other["head"].weight is other["embed"].weight
+    untied = tied(torch, tie=False)
+    assert framework.load_model(untied, path) == ([], [])
+    assert all_bits(untied.state_dict()) == all_bits(model.state_dict())
+    model.load_state_dict(framework.load_file(path))
+
+
+@pytest.mark.parametrize("name", ["embed.weight", "head.weight"])
+def test_one_name_of_tied_weights_is_enough(
+    tmp_path: Path, framework: ModuleType, torch: ModuleType, name: str
+) -> None:
+    path, model = tmp_path / "m.sbs", tied(torch)
+    state = {key: tensor for key, tensor in model.state_dict().items() if not key.endswith("d.weight") or key == name}
+    framework.save_file(state, path)
+    other = tied(torch)
+    assert framework.load_model(other, path) == ([], [])
+    assert all_bits(other.state_dict()) == all_bits(model.state_dict())
+
+
+def test_two_values_for_tied_weights_are_refused(tmp_path: Path, framework: ModuleType, torch: ModuleType) -> None:
+    path, untied = tmp_path / "m.sbs", tied(torch, tie=False)
+    framework.save_model(untied, path)
+    with pytest.raises(ModelMismatchError) as caught:
+        framework.load_model(tied(torch), path)
+    assert str(caught.value) == (
+        'model-mismatch: the file doesn\'t fit ModuleDict: Unexpected key(s) in state_dict: "head.weight": '
+        f"strict=False loads the rest [{path}]"
+    )
+    assert framework.load_model(tied(torch), path, strict=False) == ([], ["head.weight"])
+    untied["head"].weight.data.copy_(untied["embed"].weight)
+    framework.save_model(untied, path)
+    assert framework.load_model(tied(torch), path) == ([], [])
+
+
+def test_other_names_and_shapes_are_refused(tmp_path: Path, framework: ModuleType, torch: ModuleType) -> None:
+    path = tmp_path / "m.sbs"
+    framework.save_file({"weight": torch.ones(2, 4), "extra": torch.ones(1)}, path)
+    model = torch.nn.Linear(4, 2)
+    with pytest.raises(
+        ModelMismatchError, match=r'Missing key.*"bias"; Unexpected key.*"extra": strict=False'
+    ) as caught:
+        framework.load_model(model, path)
+    assert isinstance(caught.value, RuntimeError)
+    assert framework.load_model(model, path, strict=False) == (["bias"], ["extra"])
+    assert model.weight.tolist() == torch.ones(2, 4).tolist()
+    with pytest.raises(ModelMismatchError, match="size mismatch for weight"):
+        framework.load_model(torch.nn.Linear(5, 2), path, strict=False)
 
 
 SAVE_200_MB = """

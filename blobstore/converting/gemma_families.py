@@ -20,7 +20,12 @@ if TYPE_CHECKING:
 
 # How exporters begin the names of a part's tensors: the first prefix that a checkpoint has is its own.
 TEXT_PREFIXES = ("model.language_model.", "language_model.model.", "model.")
-VISION_PREFIXES = ("model.vision_tower.vision_model.", "vision_tower.vision_model.")
+VISION_PREFIXES = (
+    "model.vision_tower.vision_model.",
+    "vision_tower.vision_model.",
+    "model.vision_tower.",  # transformers 5
+    "vision_tower.",
+)
 PROJECTOR_PREFIXES = ("model.multi_modal_projector.", "multi_modal_projector.")
 HEADS = ("lm_head.weight", "language_model.lm_head.weight")
 MAX_HEADS = 1024  # far more than any model has: a plan has pieces for each, and a header can claim any number

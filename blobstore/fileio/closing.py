@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import NoReturn, Self, SupportsIndex
+from typing import Any, Self
 
 from blobstore.errors import UsageError
 
@@ -12,7 +12,7 @@ from blobstore.errors import UsageError
 class Closing:
     """Closed at the end of a ``with`` block."""
 
-    def __reduce_ex__(self, _protocol: SupportsIndex) -> NoReturn:
+    def __reduce__(self) -> tuple[Any, ...]:
         # A copy would close the same file; in another process the descriptor is another file's.
         message = f"an open {type(self).__name__} can't be copied or pickled: open the file again"
         raise UsageError("not-copyable", message)

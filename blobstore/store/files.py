@@ -3,20 +3,40 @@
 from __future__ import annotations
 
 import io
-from typing import TYPE_CHECKING, TypeVar
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, NamedTuple, TypeVar
 
 from blobstore.errors import UsageError
 from blobstore.fileio.ranges import flat_bytes
 from blobstore.store.reader import Store
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator, Mapping
+    from collections.abc import Callable, Iterable, Iterator
 
     import numpy.typing as npt
 
     from blobstore.fileio.types import Array, Buffer, Readable, Writable
 
 T = TypeVar("T")
+
+
+class Stored(NamedTuple):
+    """A tensor as the file is to store it, for types that numpy hasn't."""
+
+    data: Array
+    type: str
+    shape: tuple[int, ...]
+
+
+def pairs_of(tensors: Mapping[str, T]) -> Iterable[tuple[str, T]]:
+    """Return the names and tensors of a mapping.
+
+    Raises:
+        UsageError: ``not-a-mapping``.
+    """
+    if isinstance(tensors, Mapping):
+        return tensors.items()
+    raise UsageError("not-a-mapping", f"expected a mapping from name to tensor, found {type(tensors).__name__}")
 
 
 def load_file(path: Readable) -> dict[str, Array]:
@@ -122,7 +142,7 @@ def bytes_of_each(
     metadata: Mapping[str, str] | None,
     *,
     place: Callable[[T], object],
-    values: Callable[[T], Array],
+    values: Callable[[T], Array | Stored],
 ) -> bytes:
     """Return the bytes of the file that `save_each` writes; the arguments are the same."""
     stream = io.BytesIO()
@@ -136,7 +156,7 @@ def save_each(
     metadata: Mapping[str, str] | None,
     *,
     place: Callable[[T], object],
-    values: Callable[[T], Array],
+    values: Callable[[T], Array | Stored],
 ) -> None:
     """Write tensors of any library to a file; two that are the same are stored once, as an alias.
 
@@ -158,7 +178,11 @@ def save_each(
             if key in seen:
                 store.alias(name, seen[key][0])
                 continue
-            store.add(name, values(tensor), immutable=True)
+            found = values(tensor)
+            if isinstance(found, Stored):
+                store.add_stored(name, [found.data], found.type, found.shape, immutable=True)
+            else:
+                store.add(name, found, immutable=True)
             if key is not None:
                 seen[key] = (name, tensor)
 
@@ -166,7 +190,7 @@ def save_each(
 def _arrays(tensors: Mapping[str, npt.ArrayLike]) -> Iterator[tuple[str, Array]]:
     from blobstore.store.writer import as_array  # noqa: PLC0415 (as above)
 
-    return ((name, as_array(name, tensor)) for name, tensor in tensors.items())
+    return ((name, as_array(name, tensor)) for name, tensor in pairs_of(tensors))
 
 
 def _place(array: Array) -> object:

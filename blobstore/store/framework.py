@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Mapping
+from functools import partial
 from importlib import import_module
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 import numpy as np
 
@@ -15,14 +16,15 @@ from blobstore.store.reader import Store
 from blobstore.store.values import elements
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-    from os import PathLike
+    from collections.abc import Callable, Iterable, Iterator
     from types import ModuleType
 
     import numpy.typing as npt
 
-    from blobstore.fileio.types import Access, Array
+    from blobstore.fileio.types import Access, Array, Prefetch, Readable
     from blobstore.store.info import TensorInfo
+    from blobstore.store.slices import Rows, TensorSlice
+    from blobstore.store.vocabulary import By
 
 T = TypeVar("T")
 
@@ -45,58 +47,103 @@ def import_extra(name: str) -> ModuleType:
 class FrameworkStore(Mapping[str, T], Closing):
     """The tensors of a file, by name, as arrays of another library.
 
+    A copy, or what is unpickled in another process, opens the file again with the same options. Two stores are equal
+    only if they are the same object.
+
     Attributes:
         store: The same file as a `blobstore.Store`: ``store.info(name)``, ``store.raw(name)``, ``store.config``.
     """
 
     def __init__(
-        self, path: str | PathLike[str], *, access: Access = "auto", use_index: bool = True, writable: bool = False
+        self,
+        path: Readable,
+        *,
+        access: Access = "auto",
+        use_index: bool = True,
+        base: Readable | None = None,
+        prefetch: Prefetch = "none",
+        by: By = "names",
+        writable: bool = False,
     ) -> None:
         """Open a file; see `blobstore.open`. ``writable`` as `blobstore.BlobReader` has it."""
-        self.store = Store(path, access=access, use_index=use_index, writable=writable)
+        self.store = Store(
+            path, access=access, use_index=use_index, base=base, writable=writable, prefetch=prefetch, by=by
+        )
 
     @abstractmethod
     def _convert(self, info: TensorInfo, values: Array) -> T:
         """Convert a numpy array in C order, aligned, to one of the library; without a copy where that is possible."""
+
+    def _special(self, info: TensorInfo) -> T | None:
+        """Return a tensor of a type that the library has and numpy hasn't, a view where possible; None for others."""
+        del info
+        return None
+
+    @property
+    def metadata(self) -> dict[str, str]:
+        """The metadata that the writer added, text → text; empty without an index. A copy."""
+        return self.store.metadata
 
     def get_tensor(self, name: str) -> T:
         """Return a tensor, as ``self[name]`` does: a view where that is possible.
 
         Raises:
             NameNotFoundError: ``name-not-found``; the message says which names come close.
-            CodecError: As `blobstore.Store.array`.
+            CodecError: As ``store[name]`` of `blobstore.Store`.
             UsageError: ``unsupported-dtype``: the library has no such type.
         """
         return self[name]
 
-    def load(self, name: str, *, dtype: npt.DTypeLike | None = None, rows: slice | None = None) -> T:
+    def get_tensors(self, names: Iterable[str] | None = None) -> dict[str, T]:
+        """Return tensors by name, as `get_tensor` does. All names of one tensor get the same object.
+
+        Args:
+            names: Which, in any order; by default all.
+
+        Raises:
+            NameNotFoundError, CodecError, UsageError: As `get_tensor`.
+        """
+        infos = self.store.infos() if names is None else map(self.store.info, names)
+        return _once_each(infos, self._get)
+
+    def get_slice(self, name: str) -> FrameworkSlice[T]:
+        """Return a tensor to be read in part: ``store.get_slice(name)[:, 8:16]``; see `blobstore.Store.get_slice`.
+
+        Raises:
+            NameNotFoundError: ``name-not-found``.
+        """
+        return FrameworkSlice(self.store.get_slice(name), partial(self._own, self.store.info(name)))
+
+    def load(self, name: str, *, dtype: npt.DTypeLike | None = None, rows: Rows | None = None) -> T:
         """Return a tensor, or some of its rows, in a new array; as `blobstore.Store.load`.
 
         Args:
             name: Its name.
             dtype: To convert to; by default the one that ``self[name]`` has.
-            rows: Which rows of the first dimension. Only these are read and decoded.
+            rows: Which rows of the first dimension: one, a slice, or a list. Only these are read and decoded.
 
         Raises:
             NameNotFoundError, CodecError, UsageError: As `get_tensor`; ``no-rows``.
         """
-        values = self.store.load(name, dtype=dtype, rows=rows)
-        with in_file(self.store.path):
-            return self._convert(self.store.info(name), values)
+        return self._own(self.store.info(name), self.store.load(name, dtype=dtype, rows=rows))
 
     def load_all(self) -> dict[str, T]:
-        """Return every tensor in a new array. All names of one tensor get the same array."""
-        by_place: dict[object, T] = {}
-        by_name = {}
-        for info in self.store.infos():
-            if info.place not in by_place:
-                by_place[info.place] = self.load(info.name)
-            by_name[info.name] = by_place[info.place]
-        return by_name
+        """Return every tensor in new memory, read in large pieces on several threads.
 
-    def metadata(self) -> dict[str, str]:
-        """Return the metadata that the writer added; empty without an index. A copy."""
-        return self.store.metadata
+        All names of one tensor get the same array. Names for some of its bytes share its memory, as they do in the
+        file, and small tensors that lie near each other share one allocation of up to 4 MiB.
+
+        Raises:
+            CodecError, UsageError: As `get_tensor`.
+        """
+        infos = list(self.store.infos())
+        special = {info.name: self.load(info.name) for info in infos if self._special(info) is not None}
+        arrays = self.store.load_all(info.name for info in infos if info.name not in special)
+
+        def loaded(info: TensorInfo) -> T:
+            return special[info.name] if info.name in special else self._own(info, arrays[info.name])
+
+        return _once_each(infos, loaded)
 
     def close(self) -> None:
         """Let go of the file; arrays stay valid until the last of them is gone."""
@@ -106,12 +153,20 @@ class FrameworkStore(Mapping[str, T], Closing):
         """Return a tensor, or ``default``. Near misses are not searched for."""
         return self[name] if name in self else default  # noqa: SIM401 (this is get)
 
-    def __getitem__(self, name: str) -> T:
-        info = self.store.info(name)
-        # Libraries expect elements at multiples of their size. Only parts of tensors can begin elsewhere.
-        values = np.require(elements(self.store, info, 0, info.size), requirements="A")
+    def _get(self, info: TensorInfo) -> T:
+        special = self._special(info)
+        if special is not None:
+            return special
+        return self._own(info, elements(self.store, info, 0, info.size).reshape(info.shape))
+
+    def _own(self, info: TensorInfo, values: Array) -> T:
+        """Convert values of a tensor, any of them."""
         with in_file(self.store.path):
-            return self._convert(info, values.reshape(info.shape))
+            # Libraries expect elements at multiples of their size. Only parts of tensors can begin elsewhere.
+            return self._convert(info, np.require(values, requirements=["C", "A"]).reshape(values.shape))
+
+    def __getitem__(self, name: str) -> T:
+        return self._get(self.store.info(name))
 
     def __contains__(self, name: object) -> bool:
         return name in self.store
@@ -122,5 +177,56 @@ class FrameworkStore(Mapping[str, T], Closing):
     def __len__(self) -> int:
         return len(self.store)
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _reopened, (type(self), self.store.__reduce__(), {**self.__dict__, "store": None})
+
+    # Not a mapping's: that would compare, and read, all values.
+    __eq__ = object.__eq__
+    __hash__ = object.__hash__
+
     def __repr__(self) -> str:
         return f"<{type(self).__name__} {self.store.path!r}: {len(self)} tensors>"
+
+
+class FrameworkSlice(Generic[T]):
+    """A tensor to be read in part: ``store.get_slice(name)[:, 8:16]`` reads only what it returns.
+
+    `FrameworkStore.get_slice` makes one.
+    """
+
+    def __init__(self, part: TensorSlice, convert: Callable[[Array], T]) -> None:
+        """Convert what is read of ``part``."""
+        self._part = part
+        self._convert = convert
+
+    def get_shape(self) -> list[int]:
+        """Return the tensor's shape; nothing is read."""
+        return self._part.get_shape()
+
+    def get_dtype(self) -> str:
+        """Return the tensor's type by its name in safetensors, ``"BF16"`` for instance; nothing is read."""
+        return self._part.get_dtype()
+
+    def __getitem__(self, where: Any) -> T:  # noqa: ANN401 (whatever numpy indexes with)
+        return self._convert(self._part[where])
+
+
+def _reopened(
+    store_class: type[FrameworkStore[Any]], reduced: tuple[Any, ...], state: dict[str, Any]
+) -> FrameworkStore[Any]:
+    """Open the file of a copied or pickled store again."""
+    opening, arguments = reduced
+    again = store_class.__new__(store_class)
+    again.__dict__.update(state, store=opening(*arguments))
+    return again
+
+
+def _once_each(infos: Iterable[TensorInfo], get: Callable[[TensorInfo], T]) -> dict[str, T]:
+    """Return tensors by name. All names of one tensor get the same object: tied weights stay tied."""
+    by_place: dict[object, T] = {}
+    by_name = {}
+    for info in infos:
+        if info.place not in by_place:
+            by_place[info.place] = get(info)
+        by_name[info.name] = by_place[info.place]
+    return by_name

@@ -22,7 +22,7 @@ from blobstore.store.values import elements, stored
 from blobstore.store.vocabulary import By, Vocabularies, aliases_of
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterable, Iterator
 
     import numpy.typing as npt
 
@@ -292,16 +292,18 @@ class Store(Mapping[str, "Array"], Closing):
         """
         return [name for name in self if fnmatch.fnmatchcase(name, pattern)]
 
-    def load_all(self, *, workers: int | None = None) -> dict[str, Array]:
+    def load_all(self, names: Iterable[str] | None = None, *, workers: int | None = None) -> dict[str, Array]:
         """Return every tensor by name, in memory and writable: read in large pieces on several threads.
 
         Names for the same bytes share memory, as they do in the file. Small tensors that lie near each other share one
         allocation of up to 4 MiB. Encoded tensors are decoded.
 
         Args:
+            names: Which tensors; by default all.
             workers: Threads; by default one for each core.
 
         Raises:
+            NameNotFoundError: ``name-not-found``.
             UsageError: ``bad-workers`` for fewer than one.
             CodecError: As ``store[name]``.
             TruncatedError: ``short-read`` when the file has shrunk.
@@ -316,9 +318,10 @@ class Store(Mapping[str, "Array"], Closing):
         from blobstore.store.load_all import load_all  # noqa: PLC0415 (import blobstore stays cheap)
 
         check_workers(workers)
+        infos = self.infos() if names is None else map(self.info, names)
         with in_file(self.path), self.reader.reading() as read_into:
             return load_all(
-                self.infos(),
+                infos,
                 read_into,
                 lambda: self.unpacked,
                 lambda info: load_rows(self, info, None, None, None),

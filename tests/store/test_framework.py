@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import copy
 import gc
+import pickle
 import subprocess
 import sys
 from typing import TYPE_CHECKING, Any
@@ -67,7 +69,7 @@ def test_every_name_reads_bit_for_bit(tmp_path: Path, model: Model, writable: bo
         for name, (dtype, shape, data) in expected.items():
             for array in (store[name], store.get_tensor(name), store.load(name)):
                 assert (array.dtype, array.shape, array.tobytes()) == (dtype, shape, data)
-        assert store.metadata() == model.metadata
+        assert store.metadata == model.metadata
 
 
 def test_arrays_are_views_unless_their_elements_are_not_aligned(small: Path) -> None:
@@ -83,7 +85,8 @@ def test_all_names_of_one_tensor_load_as_one(small: Path) -> None:
         loaded = store.load_all()
         assert loaded.keys() == set(store)
         assert loaded["f32"] is loaded["tied"]
-        assert not any(np.shares_memory(loaded[name], loaded["f32"]) for name in ("row", "odd", "sfp"))
+        assert np.shares_memory(loaded["row"], loaded["f32"])
+        assert not any(np.shares_memory(loaded[name], loaded["f32"]) for name in ("odd", "sfp"))
         assert not np.shares_memory(loaded["f32"], store["f32"])
         assert all(array.flags.writeable for array in loaded.values())
 
@@ -119,6 +122,37 @@ def test_arrays_outlive_the_store_and_its_file(small: Path, access: Access) -> N
     del store
     gc.collect()
     assert array.tobytes() == VALUES.tobytes()
+
+
+def test_tensors_are_got_together(small: Path) -> None:
+    with NumpyStore(small) as store:
+        some = store.get_tensors(["tied", "row", "f32"])
+        assert list(some) == ["tied", "row", "f32"]
+        assert some["tied"] is some["f32"]
+        assert np.shares_memory(some["row"], store["f32"])
+        assert store.get_tensors().keys() == set(store)
+        with pytest.raises(NameNotFoundError, match="did you mean 'row'"):
+            store.get_tensors(["f32", "rows"])
+
+
+def test_some_arrays_are_loaded_by_name(small: Path) -> None:
+    with blobstore.open(small) as store:
+        assert list(store.load_all(["sfp", "row"])) == ["sfp", "row"]
+        with pytest.raises(NameNotFoundError, match="did you mean 'row'"):
+            store.load_all(["rows"])
+
+
+def test_copies_open_the_file_again_with_the_same_options(small: Path) -> None:
+    with NumpyStore(small, access="read", use_index=False) as store:
+        for again in (copy.copy(store), copy.deepcopy(store), pickle.loads(pickle.dumps(store))):  # noqa: S301 (ours)
+            with again:
+                assert again.store is not store.store
+                assert again.store.index is None
+                assert list(again) == list(store)
+                assert again.store.reader.access == "read"
+            assert store[next(iter(store))].nbytes
+        assert store == store  # noqa: PLR0124 (it is what is tested)
+        assert len({store, again}) == 2
 
 
 def test_a_type_that_the_library_lacks_is_refused_with_the_file(tmp_path: Path) -> None:
