@@ -1,0 +1,133 @@
+"""Parts of tensors: some rows, or what an index asks for, are what numpy takes of the whole."""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+import blobstore
+from blobstore import CodecError, UsageError, codecs
+from blobstore.converting.gemma_plan import Choices
+from blobstore.packing.pack import pack
+from tests.gemma_checkpoints import convert, small_recipe
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
+SHAPES = [(), (1,), (7,), (5, 3), (4, 6000), (3, 2, 5), (2, 3, 2000), (0, 4), (3, 0)]
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Plain, packed and encoded tensors of several shapes, and a Gemma file with gathered ones."""
+    folder = tmp_path_factory.mktemp("slices")
+    rng = np.random.default_rng(0)
+    with blobstore.create(folder / "plain.sbs") as writer:
+        for shape in SHAPES:
+            array = rng.normal(size=shape).astype(np.float32)
+            writer[f"f32 {shape}"] = array
+            codes, scale = codecs.encode("sfp", 3 * array) if array.size else (None, 1.0)
+            if codes is not None:
+                writer.add_stored(f"sfp {shape}", [codes], "sfp", shape, scale=scale)
+    pack(folder / "plain.sbs", folder / "packed.sbs")
+    small_recipe("gemma3vlm").write(folder / "c")
+    convert(folder / "c", folder / "gemma.sbs", Choices("bf16", "stock"))
+    return folder
+
+
+def bounds(size: int) -> st.SearchStrategy[int | None]:
+    return st.none() | st.integers(-size - 2, size + 2)
+
+
+def slices(size: int) -> st.SearchStrategy[slice]:
+    return st.builds(slice, bounds(size), bounds(size), st.none() | st.sampled_from([1, 2, 3, -1, -2]))
+
+
+def keys(size: int) -> st.SearchStrategy[Any]:
+    return slices(size) | st.integers(-size, size - 1) if size else slices(size)
+
+
+@given(st.data(), st.sampled_from(["plain.sbs", "packed.sbs", "gemma.sbs"]), st.sampled_from(["mmap", "read"]))
+def test_a_slice_is_what_numpy_takes(made: Path, data: st.DataObject, file: str, access: Any) -> None:  # noqa: ANN401
+    with blobstore.open(made / file, access=access) as store:
+        name = data.draw(st.sampled_from(list(store)))
+        whole, part = store[name], store.get_slice(name)
+        assert (part.get_shape(), part.dtype, part.shape) == (list(whole.shape), whole.dtype, whole.shape)
+        index: tuple[Any, ...] = data.draw(st.tuples(*map(keys, whole.shape[: data.draw(st.integers(0, whole.ndim))])))
+        if data.draw(st.booleans()) and len(index) < whole.ndim:
+            index = (*index, Ellipsis, *data.draw(st.tuples(*map(keys, whole.shape[len(index) + 1 :]))))
+        actual = part[index if len(index) != 1 else index[0]]
+        assert (actual.shape, actual.dtype) == (whole[index].shape, whole.dtype)
+        assert actual.tobytes() == whole[index].tobytes()
+        mask = np.arange(math.prod(whole.shape)).reshape(whole.shape) % 3 == 0
+        assert part[mask].tobytes() == whole[mask].tobytes()
+        with pytest.raises(IndexError):
+            part[(0,) * (whole.ndim + 1)]
+
+
+@given(st.data(), st.sampled_from(["plain.sbs", "packed.sbs", "gemma.sbs"]), st.sampled_from(["mmap", "read"]))
+def test_rows_are_what_numpy_takes(made: Path, data: st.DataObject, file: str, access: Any) -> None:  # noqa: ANN401
+    with blobstore.open(made / file, access=access) as store:
+        name = data.draw(st.sampled_from([name for name in store if store.info(name).shape]))
+        whole = store[name]
+        height = whole.shape[0]
+        many = st.lists(st.integers(-height, height - 1), max_size=6) if height else st.just([])
+        rows = data.draw(keys(height) | many)
+        expected = whole[rows] if rows != [] else whole[:0]
+        dtype = data.draw(st.sampled_from([None, np.float32, np.float16]))
+        with np.errstate(over="ignore"):
+            wanted = expected if dtype is None else expected.astype(dtype)
+        actual = store.load(name, rows=rows, dtype=dtype)
+        assert (actual.shape, actual.dtype, actual.tobytes()) == (wanted.shape, wanted.dtype, wanted.tobytes())
+        assert actual.flags.writeable
+        # Into memory of one's own, in any order.
+        out = np.empty(wanted.shape, wanted.dtype, order=data.draw(st.sampled_from(["C", "F"])))
+        assert store.load(name, rows=rows, out=out) is out
+        assert out.tobytes() == wanted.tobytes()
+
+
+def test_wrong_rows_and_wrong_memory_are_refused(made: Path) -> None:
+    with blobstore.open(made / "plain.sbs") as store:
+        name, out = "f32 (5, 3)", np.empty((5, 3), np.float32)
+        wrong: list[Any] = [5, -6, [0, 5], [[0]], "a", 1.5, [True], [0.5]]
+        for rows in wrong:
+            with pytest.raises(UsageError, match="bad-rows: 'f32"):
+                store.load(name, rows=rows)
+        for options in ({"out": out[:2]}, {"out": out, "dtype": np.float16}, {"out": out, "rows": slice(1)}):
+            with pytest.raises(UsageError, match="bad-out: 'f32"):
+                store.load(name, **options)
+        with pytest.raises(UsageError, match="no-rows"):
+            store.load("f32 ()", rows=0)
+        with pytest.raises(CodecError, match="not-float"):
+            store.load("sfp (5, 3)", dtype=np.int32)
+
+
+def test_only_what_is_asked_for_is_read(made: Path) -> None:
+    """With plain reads, every byte that is read is known."""
+    with blobstore.open(made / "plain.sbs", access="read") as store:
+        seen: list[int] = []
+        view = store.reader.view
+
+        def counted(offset: int, nbytes: int) -> memoryview:
+            seen.append(nbytes)
+            return view(offset, nbytes)
+
+        store.reader.view = counted  # type: ignore[method-assign]
+        name = "f32 (4, 6000)"
+        cases: list[tuple[Callable[[], object], int]] = [
+            (lambda: store.load(name, rows=[3, 0, 1]), 3 * 6000 * 4),
+            (lambda: store.load(name, rows=2), 6000 * 4),
+            (lambda: store.get_slice(name)[1:3], 2 * 6000 * 4),
+            (lambda: store.get_slice(name)[1, 10:20], 40),
+            (lambda: store.get_slice(name)[:, 10:20], 4 * 40),
+        ]
+        for read, nbytes in cases:
+            seen.clear()
+            read()
+            assert sum(seen) == nbytes
