@@ -118,7 +118,12 @@ class MissingExtraError(BlobStoreError, ImportError):
 
 
 class ModelMismatchError(BlobStoreError, RuntimeError):
-    """A file and a model have other names or shapes; a RuntimeError, as torch's ``load_state_dict`` raises."""
+    """A file and a model have other names or shapes; a RuntimeError, as torch's ``load_state_dict`` raises.
+
+    Example:
+        >>> issubclass(blobstore.ModelMismatchError, RuntimeError)  # blobstore.torch.load_model raises it
+        True
+    """
 
 
 @contextmanager

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import doctest
+import importlib
 import inspect
 import io
 from typing import TYPE_CHECKING
@@ -96,3 +97,17 @@ def test_an_example_is_true(name: str) -> None:
 def test_every_public_function_and_class_has_an_example() -> None:
     assert {name for name in DESCRIBED if "." not in name and name not in EXAMPLES} == LACKING
     assert all(inspect.getdoc(value) for value in DESCRIBED.values())
+
+
+@pytest.mark.usefixtures("here")
+@pytest.mark.parametrize(
+    "library", [pytest.param("torch", marks=pytest.mark.torch), pytest.param("jax", marks=pytest.mark.jax)]
+)
+def test_the_examples_of_other_libraries_are_true(library: str) -> None:
+    module = importlib.import_module(f"blobstore.{library}")
+    names = {"blobstore": blobstore, library: importlib.import_module(library)}
+    for name in module.__all__:
+        value = getattr(module, name)
+        (test,) = (found for found in FINDER.find(value, name, globs=names) if found.examples)
+        told = io.StringIO()
+        assert not doctest.DocTestRunner().run(test, out=told.write).failed, told.getvalue()

@@ -77,7 +77,14 @@ def safe_open(
 
 
 class SafeOpen(Closing):
-    """A file with the methods of ``safetensors.safe_open``. `safe_open` makes one."""
+    """A file with the methods of ``safetensors.safe_open``. `safe_open` makes one.
+
+    Example:
+        >>> with blobstore.safe_open("model.sbs", framework="np") as file:
+        ...     part = file.get_slice("layer.weight")[:2, 4:8]
+        >>> part.shape
+        (2, 4)
+    """
 
     def __init__(self, store: Store | FrameworkStore[Any]) -> None:
         """Wrap a store; it is closed with this."""
