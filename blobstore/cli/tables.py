@@ -178,7 +178,7 @@ def print_wrapped(text: str, indent: int = len(_INDENT)) -> None:
         text,
         width,
         subsequent_indent=" " * indent,
-        break_long_words=False,
+        break_long_words=True,
         break_on_hyphens=False,
         drop_whitespace=True,
         replace_whitespace=False,

@@ -64,7 +64,11 @@ class Vocabularies:
         if self._index is None:
             return self.entries
         with in_file(self._index.path):
-            arrangement = self._index.metadata.get(REARRANGED)
+            try:
+                arrangement = self._index.metadata.get(REARRANGED)
+            except FormatError:
+                self._index.check()  # another fault may come first in the specification's order
+                raise
         if arrangement is not None:
             return CheckpointCatalog(self.entries, arrangement)
         return _without_covered_keys(self.entries, self._toc_keys) if self._toc_keys else self.entries

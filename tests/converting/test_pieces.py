@@ -118,7 +118,7 @@ def check(recipe: Recipe, folder: Path, weight: str, layout: str, **options: Any
     expected = arranged(recipe, tensors, layout)
     rows = {row.key: row for row in recipe.rows(layout)}
     assert set(rows) == set(expected)
-    with blobstore.open(folder / "out.sbs") as store:
+    with blobstore.open(folder / "out.sbs", by="keys") as store:
         toc = {entry.name: entry for entry in parse_toc(bytes(store.reader["toc"]))}
         assert set(toc) == set(rows)
         for key, row in rows.items():

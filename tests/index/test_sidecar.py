@@ -407,7 +407,8 @@ def test_nothing_in_a_folder_is_waited_for(
     finally:
         signal.alarm(0)
     errors = capsys.readouterr().err
-    if name == "out/out.sbs.idx":  # no index is written, and the special file stays
+    # No index is written, and the special file stays. A file by name needs no tokenizer.
+    if name == "out/out.sbs.idx" or name.startswith("tokenizer"):
         assert (status, os.path.lexists(tmp_path / name)) == (0, True)
         return
     assert (status, "not-a-file" in errors) == (2, True), errors
@@ -505,15 +506,12 @@ def test_a_file_that_is_read_stays_open_while_others_are_opened(tmp_path: Path) 
 
 
 @pytest.mark.parametrize("access", ["mmap", "read"])
-def test_an_open_store_is_not_copied(tmp_path: Path, access: Access) -> None:
+def test_an_open_reader_is_not_copied(tmp_path: Path, access: Access) -> None:
     save(tmp_path / "m.sbs", 1, "embedded")
     with blobstore.open(tmp_path / "m.sbs", access=access) as store:
-        for opened in (store, store.reader, store.prefix("a")):
-            for way in (copy.deepcopy, pickle.dumps, copy.copy):
-                if way is copy.copy and opened is not store:
-                    continue
-                with pytest.raises(UsageError, match="not-copyable"):
-                    way(opened)
+        for way in (copy.deepcopy, pickle.dumps):
+            with pytest.raises(UsageError, match="not-copyable"):
+                way(store.reader)
         assert int(store["a1"][0]) == 1
 
 
