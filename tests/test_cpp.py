@@ -359,7 +359,7 @@ def test_one_file_is_listed_as_the_command_line_does(
         assert (ran.returncode, ran.stderr) == (0, b"")
         # As pairs: the fields have an order.
         pairs = [json.loads(text, object_pairs_hook=list) for text in (capsys.readouterr().out, ran.stdout)]
-        assert pairs[0] == [[*tensor, ["file", str(path)]] for tensor in pairs[1]]
+        assert pairs[0] == [[*tensor, ("file", str(path))] for tensor in pairs[1]]
 
 
 @pytest.mark.parametrize(
