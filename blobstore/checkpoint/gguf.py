@@ -119,7 +119,7 @@ def _reader(path: str) -> Any:  # noqa: ANN401 (the package has no types)
         what = f"{path!r} is a GGUF file, which the package gguf reads: pip install 'gemma-blobstore[gguf]'"
         raise MissingExtraError("missing-extra", what) from error
 
-    class Reader(GGUFReader):  # type: ignore[misc]
+    class Reader(GGUFReader):
         """The package's, but it stops at the end of the file: a count from the file may be 2⁶⁰."""
 
         def _get(self, offset: int, dtype: Any, count: Any = 1, *more: Any, **options: Any) -> Any:  # noqa: ANN401
