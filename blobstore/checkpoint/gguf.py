@@ -116,7 +116,7 @@ def _reader(path: str) -> Any:  # noqa: ANN401 (the package has no types)
     except ImportError as error:
         if error.name != "gguf":
             raise
-        what = f"{path!r} is a GGUF file, which the package gguf reads: pip install 'gemma-blobstore[gguf]'"
+        what = f"{path!r} is a GGUF file, which the package gguf reads: pip install gguf"
         raise MissingExtraError("missing-extra", what) from error
 
     class Reader(GGUFReader):
