@@ -77,8 +77,8 @@ class KeyTooLongError(UsageError):
 class KeyNotFoundError(BlobStoreError, KeyError):
     """No blob has this key."""
 
-    # KeyError would show the repr of its argument.
-    __str__ = BlobStoreError.__str__
+    def __str__(self) -> str:
+        return BlobStoreError.__str__(self)  # KeyError's would be the repr of its argument
 
 
 class NameNotFoundError(KeyNotFoundError):

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from contextlib import AbstractContextManager
     from os import PathLike
 
+    from blobstore.container.directory import Directory
     from blobstore.fileio.types import Access, Prefetch, Readable, ReadInto, SourceAccess
 
 
@@ -66,11 +67,11 @@ class BlobReader(Mapping[str, memoryview], Closing):
             FormatError, TruncatedError: The file is invalid; ``reason`` is a code of spec/sbs.md.
             OSError: It can't be opened.
         """
-        self.path = name_of(path)
+        self.path: str = name_of(path)
         with in_file(self.path):
             self._source = open_source(path, access, writable=writable, prefetch=prefetch)
             try:
-                self.directory = parse_directory(self._source.view, self._source.size)
+                self.directory: Directory = parse_directory(self._source.view, self._source.size)
             except BaseException:
                 self._source.close()
                 raise

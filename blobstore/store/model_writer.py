@@ -77,7 +77,7 @@ class ModelWriter(Completing):
             raise UsageError("global-rope", f"{what} layers a wrong RoPE base; {fix}")
         config.to_bytes()  # fail now, not after gigabytes
         self.config = config
-        self.store = StoreWriter(target, version=version, index=index, digests=digests, metadata=metadata)
+        self.store: StoreWriter = StoreWriter(target, version=version, index=index, digests=digests, metadata=metadata)
         self._tokenizer = tokenizer or NO_TOKENIZER
         self._specs = {spec.key: spec for spec in tensors_of(config)}
         self._toc: dict[str, TocEntry] = {}

@@ -5,7 +5,6 @@ from __future__ import annotations
 import fnmatch
 import html
 import os
-from collections.abc import Mapping
 from functools import cached_property, partial
 from typing import TYPE_CHECKING, Any, get_args
 
@@ -17,6 +16,7 @@ from blobstore.fileio.closing import Closing
 from blobstore.fileio.threads import check_workers
 from blobstore.index.locate import find_index, lost_index
 from blobstore.index.records import directory_digest
+from blobstore.store.by_identity import MappingByIdentity
 from blobstore.store.slices import TensorSlice, load_rows
 from blobstore.store.values import elements, stored
 from blobstore.store.vocabulary import By, Vocabularies, aliases_of
@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 
     from blobstore.fileio.types import Access, Array, Prefetch, Readable
     from blobstore.gemma.config import ModelConfig
+    from blobstore.index import NameIndex
     from blobstore.store.blobs import UnpackedBlobs
     from blobstore.store.catalog import Catalog
     from blobstore.store.info import TensorInfo
@@ -36,7 +37,7 @@ if TYPE_CHECKING:
 _SHOWN_IN_NOTEBOOK = 20
 
 
-class Store(Mapping[str, "Array"], Closing):
+class Store(MappingByIdentity["Array"], Closing):
     """The tensors of a file, by name. `blobstore.open` makes one.
 
     Arrays are read-only views into the map (with ``access="read"``: copies), in the dtype they are stored in. They stay
@@ -73,15 +74,15 @@ class Store(Mapping[str, "Array"], Closing):
         """Open a file; see `blobstore.open`. ``writable`` as `BlobReader` has it."""
         if by not in get_args(By):
             raise UsageError("bad-by", f"expected one of {', '.join(get_args(By))}, found {by!r}")
-        self.by = by
+        self.by: By = by
         self._base: Store | None = None
         self._options = {"access": access, "use_index": use_index, "writable": writable, "prefetch": prefetch}
-        self.reader = BlobReader(path, access=access, writable=writable, prefetch=prefetch)
+        self.reader: BlobReader = BlobReader(path, access=access, writable=writable, prefetch=prefetch)
         try:
-            self.index = find_index(self.reader, whole=False) if use_index else None
+            self.index: NameIndex | None = find_index(self.reader, whole=False) if use_index else None
             with in_file(self.reader.path):
                 # For this package: all that the file lists, and both vocabularies.
-                self.vocabularies = Vocabularies(self.reader, self.index, use_index=use_index)
+                self.vocabularies: Vocabularies = Vocabularies(self.reader, self.index, use_index=use_index)
             self._absolute = os.path.abspath(self.reader.path) if self.reader.has_path else ""
             self._base = None if base is None else Store(base, access=access)
         except BaseException:
@@ -372,10 +373,6 @@ class Store(Mapping[str, "Array"], Closing):
     def __len__(self) -> int:
         return len(self._catalog.names)
 
-    # Not a mapping's: that would compare, and read, all values.
-    __eq__ = object.__eq__
-    __hash__ = object.__hash__
-
     def __reduce__(self) -> tuple[Any, ...]:
         options = {**self._options, "base": self._base and self._base.location, "by": self.by}
         return _reopen, (type(self), self.location, options, self._identity)
@@ -435,7 +432,7 @@ def _reopen(
     return store
 
 
-class PrefixView(Mapping[str, "Array"]):
+class PrefixView(MappingByIdentity["Array"]):
     """The tensors of a store whose names begin with a prefix and a dot, by the rest of the name. `Store.prefix`.
 
     Example:
@@ -463,9 +460,6 @@ class PrefixView(Mapping[str, "Array"]):
 
     def __getitem__(self, name: str) -> Array:
         return self._store[self._prefix + name]
-
-    __eq__ = object.__eq__
-    __hash__ = object.__hash__
 
     def __contains__(self, name: object) -> bool:
         return isinstance(name, str) and self._prefix + name in self._store

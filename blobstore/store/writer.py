@@ -71,7 +71,7 @@ class StoreWriter(Completing):
         self._has_digests = digests
         self._entries: dict[str, Entry] = {}
         self._owners: dict[str, str] = {}  # key → name of its tensor
-        self.metadata = dict(metadata or {})
+        self.metadata: dict[str, str] = dict(metadata or {})
 
     def add(self, name: str, array: npt.ArrayLike, *, immutable: bool = False) -> str:
         """Write a tensor.
