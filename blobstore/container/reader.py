@@ -78,22 +78,42 @@ class BlobReader(Mapping[str, memoryview], Closing):
 
     @property
     def version(self) -> int:
-        """The container's version, 1 or 2."""
+        """The container's version, 1 or 2.
+
+        Example:
+            >>> blobstore.BlobReader("model.sbs").version
+            2
+        """
         return self.directory.version
 
     @property
     def file_size(self) -> int:
-        """The file's size in bytes."""
+        """The file's size in bytes.
+
+        Example:
+            >>> blobstore.BlobReader("model.sbs").file_size
+            65536
+        """
         return self.directory.file_size
 
     @property
     def access(self) -> SourceAccess:
-        """How blobs are read: ``mmap`` or ``read``; ``memory`` for views of the bytes that this was opened from."""
+        """How blobs are read: ``mmap`` or ``read``; ``memory`` for views of the bytes that this was opened from.
+
+        Example:
+            >>> blobstore.BlobReader("model.sbs", access="read").access
+            'read'
+        """
         return self._source.access
 
     @property
     def has_path(self) -> bool:
-        """Whether this was opened by a path: an index may be beside the file then."""
+        """Whether this was opened by a path: an index may be beside the file then.
+
+        Example:
+            >>> blobstore.BlobReader("model.sbs").has_path
+            True
+        """
         return self._source.has_path
 
     def range(self, key: str) -> tuple[int, int]:
@@ -142,16 +162,33 @@ class BlobReader(Mapping[str, memoryview], Closing):
         return self.part_of_file(*self.range(key))
 
     def part_of_file(self, offset: int, nbytes: int) -> FileRange:
-        """Return where bytes of the file lie, for copying; valid while this is open."""
+        """Return where bytes of the file lie, for copying; valid while this is open.
+
+        Example:
+            >>> with blobstore.BlobReader("model.sbs") as reader:
+            ...     bytes(reader.part_of_file(0, 3).read())
+            b'SBS'
+        """
         return FileRange(self._source, offset, nbytes)
 
     def is_at(self, path: str | PathLike[str]) -> bool:
-        """Whether a path names this very file."""
+        """Whether a path names this very file.
+
+        Example:
+            >>> blobstore.BlobReader("model.sbs").is_at("./model.sbs")
+            True
+        """
         return self._source.is_at(path)
 
     @property
     def device(self) -> int | None:
-        """The device of its file system, ``st_dev``; None for what is not a file on disk."""
+        """The device of its file system, ``st_dev``; None for what is not a file on disk.
+
+        Example:
+            >>> import os
+            >>> blobstore.BlobReader("model.sbs").device == os.stat("model.sbs").st_dev
+            True
+        """
         return self._source.device
 
     def fileno(self) -> int:
@@ -159,6 +196,12 @@ class BlobReader(Mapping[str, memoryview], Closing):
 
         Raises:
             UsageError: ``closed``; ``no-descriptor``: it is not a file on disk.
+
+        Example:
+            >>> import os
+            >>> with blobstore.BlobReader("model.sbs") as reader:
+            ...     os.fstat(reader.fileno()).st_size == reader.file_size
+            True
         """
         return self._source.fileno()
 
@@ -167,6 +210,12 @@ class BlobReader(Mapping[str, memoryview], Closing):
 
         Raises:
             UsageError: ``closed``.
+
+        Example:
+            >>> import os
+            >>> with blobstore.BlobReader("model.sbs").held() as descriptor:
+            ...     os.fstat(descriptor).st_size
+            65536
         """
         return self._source.held()
 
@@ -177,11 +226,26 @@ class BlobReader(Mapping[str, memoryview], Closing):
 
         Raises:
             UsageError: ``closed``.
+
+        Example:
+            >>> buffer = bytearray(3)
+            >>> with blobstore.BlobReader("model.sbs").reading() as read_into:
+            ...     read_into(memoryview(buffer), 0)
+            >>> buffer
+            bytearray(b'SBS')
         """
         return self._source.reading()
 
     def close(self) -> None:
-        """Let go of the file; views stay valid until the last of them is gone."""
+        """Let go of the file; views stay valid until the last of them is gone.
+
+        Example:
+            >>> reader = blobstore.BlobReader("model.sbs")
+            >>> bias = reader["layer.bias"]
+            >>> reader.close()
+            >>> bias.nbytes
+            256
+        """
         self._source.close()
 
     def _find(self, key: object) -> int:
@@ -201,7 +265,12 @@ class BlobReader(Mapping[str, memoryview], Closing):
         return self.view(*self.range(key))
 
     def get(self, key: str, default: Any = None) -> Any:  # noqa: ANN401 (as a mapping's)
-        """Return a blob, or ``default``; a missing key costs no search for similar ones."""
+        """Return a blob, or ``default``; a missing key costs no search for similar ones.
+
+        Example:
+            >>> blobstore.BlobReader("model.sbs").get("config") is None
+            True
+        """
         place = self._find(key)
         return default if place < 0 else self.view(*self.directory.range(place))
 

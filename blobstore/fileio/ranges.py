@@ -31,6 +31,12 @@ class FileRange:
         file: Open for reading, not owned: a descriptor, or a source that gives one while it is needed.
         offset: In bytes, from the beginning of the file.
         nbytes: How many.
+
+    Example:
+        >>> with blobstore.BlobReader("model.sbs") as reader:
+        ...     data = reader.file_range("layer.bias")
+        ...     data.offset, data.nbytes, data.part(0, 4).read()
+        (8448, 256, array([0, 0, 0, 0], dtype=uint8))
     """
 
     file: int | ByteSource

@@ -30,7 +30,15 @@ _MOST_HELD = 2  # blobs: readers go from one to the next
 
 
 class UnpackedBlobs:
-    """The blobs of a file by key, packed ones unpacked. `Store.unpacked` makes it."""
+    """The blobs of a file by key, packed ones unpacked. `Store.unpacked` makes it.
+
+    Example:
+        >>> _ = blobstore.pack("model.sbs", "packed.sbs")
+        >>> with blobstore.open("packed.sbs") as store:
+        ...     blobs = store.unpacked
+        ...     blobs.is_packed("layer.weight"), blobs.nbytes("layer.weight"), len(blobs.read("layer.weight", 0, 16))
+        (True, 8192, 16)
+    """
 
     def __init__(self, reader: BlobReader, index: NameIndex | None, base: UnpackedBlobs | None = None) -> None:
         """View a file.

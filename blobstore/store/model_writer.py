@@ -43,6 +43,15 @@ class ModelWriter(Completing):
     Attributes:
         config: Of the model.
         store: The `blobstore.StoreWriter` that writes the file; for aliases, parts and metadata.
+
+    Example:
+        >>> _ = blobstore.convert("checkpoint", "gemma.sbs")
+        >>> gemma = blobstore.open("gemma.sbs", by="keys")
+        >>> with blobstore.ModelWriter("doubled.sbs", gemma.config, tokenizer=gemma.tokenizer) as writer:
+        ...     for key, values in gemma.items():
+        ...         writer.add(key, 2 * values.astype(np.float32))
+        >>> blobstore.check("doubled.sbs").ok
+        True
     """
 
     def __init__(
@@ -101,6 +110,14 @@ class ModelWriter(Completing):
         Raises:
             UsageError: ``unknown-tensor``, ``wrong-shape``, ``wrong-type``, ``duplicate-name``.
             CodecError: ``not-finite`` and others: a value that the type can't hold, with its index.
+
+        Example:
+            >>> writer = blobstore.ModelWriter("gemma.sbs", blobstore.gemma.config_of("gemma3-270m-sfp-it"))
+            >>> writer.add("c_final_norm", np.ones(640))
+            >>> writer.add("linear_w_0", np.zeros((640, 2048)), type="bf16")
+            >>> list(writer.store)
+            ['c_final_norm', 'linear_w_0']
+            >>> writer.discard()
         """
         values = np.asarray(array)
         spec = self._spec(key)
@@ -133,6 +150,13 @@ class ModelWriter(Completing):
         Raises:
             UsageError: As `add`; ``wrong-size`` when type and shape need another number of bytes: the file can't be
                 completed after that.
+
+        Example:
+            >>> writer = blobstore.ModelWriter("gemma.sbs", blobstore.gemma.config_of("gemma3-270m-sfp-it"))
+            >>> writer.add_stored("linear_w_0", [bytes(640 * 2048)], "sfp", scale=0.5)
+            >>> writer.store.scale_of("linear_w_0")
+            0.5
+            >>> writer.discard()
         """
         spec = self._spec(key)
         self._add(spec, data, self._type(spec, type), scale, immutable=immutable)
@@ -143,6 +167,14 @@ class ModelWriter(Completing):
         Raises:
             UsageError: ``incomplete-model`` when tensors are missing, naming them, or when the config's weight
                 type isn't the narrowest one; the file is then discarded.
+
+        Example:
+            >>> writer = blobstore.ModelWriter("gemma.sbs", blobstore.gemma.config_of("gemma3-270m-sfp-it"))
+            >>> try:
+            ...     writer.close()
+            ... except blobstore.UsageError as error:
+            ...     error.reason
+            'incomplete-model'
         """
         if self._closed:
             return
@@ -154,7 +186,16 @@ class ModelWriter(Completing):
             raise
 
     def discard(self) -> None:
-        """Discard the file."""
+        """Discard the file.
+
+        Example:
+            >>> writer = blobstore.ModelWriter("gemma.sbs", blobstore.gemma.config_of("gemma3-270m-sfp-it"))
+            >>> writer.add("c_final_norm", np.ones(640))
+            >>> writer.discard()
+            >>> import os
+            >>> os.path.exists("gemma.sbs")
+            False
+        """
         self._closed = True
         self.store.discard()
 

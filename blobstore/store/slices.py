@@ -67,6 +67,7 @@ class TensorSlice:
 
         Raises:
             IndexError: As numpy's.
+            CodecError, FormatError, TruncatedError, UsageError: As ``store[name]``.
         """
         keys = None if self._is_view else _axes(index, len(self.shape))
         if keys is None:

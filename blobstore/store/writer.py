@@ -278,6 +278,13 @@ class StoreWriter(Completing):
         Raises:
             UsageError: ``no-blobs``, ``bad-metadata``, ``needs-index``; ``incomplete`` after a tensor whose data broke
                 off. The file is then discarded.
+
+        Example:
+            >>> store = blobstore.create("small.sbs")
+            >>> store["w"] = np.ones(3)
+            >>> store.close()
+            >>> list(blobstore.open("small.sbs"))
+            ['w']
         """
         try:
             self._close()
@@ -286,7 +293,16 @@ class StoreWriter(Completing):
             raise
 
     def discard(self) -> None:
-        """Discard the file: nothing appears, nothing is left behind."""
+        """Discard the file: nothing appears, nothing is left behind.
+
+        Example:
+            >>> store = blobstore.create("small.sbs")
+            >>> store["w"] = np.ones(3)
+            >>> store.discard()
+            >>> import os
+            >>> os.path.exists("small.sbs")
+            False
+        """
         self._writer.discard()
 
     def _close(self) -> None:
