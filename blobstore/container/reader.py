@@ -141,8 +141,7 @@ class BlobReader(Mapping[str, memoryview], Closing):
             >>> blobstore.BlobReader("a.sbs").view(256, 3).tolist()
             [0, 1, 2]
         """
-        if offset < 0 or nbytes < 0 or offset + nbytes > self.file_size:
-            raise UsageError("outside", f"{nbytes} bytes at offset {offset} are not inside {self.file_size} bytes")
+        self._check_inside(offset, nbytes)
         with in_file(self.path):
             return self._source.view(offset, nbytes)
 
@@ -164,12 +163,20 @@ class BlobReader(Mapping[str, memoryview], Closing):
     def part_of_file(self, offset: int, nbytes: int) -> FileRange:
         """Return where bytes of the file lie, for copying; valid while this is open.
 
+        Raises:
+            UsageError: ``outside`` when not all of them are in the file.
+
         Example:
             >>> with blobstore.BlobReader("model.sbs") as reader:
             ...     bytes(reader.part_of_file(0, 3).read())
             b'SBS'
         """
+        self._check_inside(offset, nbytes)
         return FileRange(self._source, offset, nbytes)
+
+    def _check_inside(self, offset: int, nbytes: int) -> None:
+        if offset < 0 or nbytes < 0 or offset + nbytes > self.file_size:
+            raise UsageError("outside", f"{nbytes} bytes at offset {offset} are not inside {self.file_size} bytes")
 
     def is_at(self, path: str | PathLike[str]) -> bool:
         """Whether a path names this very file.
@@ -262,10 +269,20 @@ class BlobReader(Mapping[str, memoryview], Closing):
         return place
 
     def __getitem__(self, key: str) -> memoryview:
+        """Return a blob's bytes, read-only: a view, or with ``access="read"`` a copy.
+
+        Raises:
+            KeyNotFoundError: ``key-not-found``; the message says which keys come close.
+            TruncatedError: ``short-read`` with ``access="read"`` when the file has shrunk.
+            UsageError: ``closed``.
+        """
         return self.view(*self.range(key))
 
     def get(self, key: str, default: Any = None) -> Any:  # noqa: ANN401 (as a mapping's)
         """Return a blob, or ``default``; a missing key costs no search for similar ones.
+
+        Raises:
+            TruncatedError, UsageError: As ``reader[key]``.
 
         Example:
             >>> blobstore.BlobReader("model.sbs").get("config") is None

@@ -193,7 +193,10 @@ class ContainerWriter(Completing):
         return list(self._encoded)
 
     def directory(self) -> Directory:
-        """Return the directory of the blobs so far; there must be at least one.
+        """Return the directory of the blobs so far.
+
+        Raises:
+            UsageError: ``no-blobs`` when nothing was added.
 
         Example:
             >>> with blobstore.BlobWriter("raw.sbs") as writer:
@@ -201,6 +204,8 @@ class ContainerWriter(Completing):
             ...     writer.directory().range(0)
             (256, 4)
         """
+        if not self._sizes:
+            raise UsageError("no-blobs", "a container has at least one blob")
         return build_directory(self.version, self._encoded, self._sizes)
 
     def undo_last(self) -> None:
@@ -284,6 +289,7 @@ class ContainerWriter(Completing):
 
         Raises:
             UsageError: ``no-blobs`` when nothing was added; ``incomplete`` when a blob is. No file appears.
+            OSError: Writing failed. No file appears.
 
         Example:
             >>> writer = blobstore.BlobWriter("raw.sbs")
@@ -385,7 +391,7 @@ class ContainerWriter(Completing):
         """Complete the file except for its name, which `close` gives it: for files that get their names together.
 
         Raises:
-            UsageError: As `close`.
+            UsageError, OSError: As `close`.
 
         Example:
             >>> writers = [blobstore.BlobWriter("1.sbs"), blobstore.BlobWriter("2.sbs")]
@@ -400,8 +406,6 @@ class ContainerWriter(Completing):
         try:
             if self.broken:
                 raise UsageError("incomplete", "a blob is incomplete after an error: this file can't be completed")
-            if not self._sizes:
-                raise UsageError("no-blobs", "a container has at least one blob")
             directory = self.directory()
             with in_file(self.path):
                 if self.version == 1:

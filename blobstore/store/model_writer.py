@@ -108,8 +108,9 @@ class ModelWriter(Completing):
                 the narrowest that the runtime takes for this tensor.
 
         Raises:
-            UsageError: ``unknown-tensor``, ``wrong-shape``, ``wrong-type``, ``duplicate-name``.
-            CodecError: ``not-finite`` and others: a value that the type can't hold, with its index.
+            UsageError: ``unknown-tensor``, ``wrong-shape``, ``wrong-type``, ``duplicate-name``, ``closed``.
+            CodecError: ``not-finite`` and others: a value that the type can't hold, with its index; ``not-float``;
+                ``no-encoder`` for nuq. After one that is found while values are written the file can't be completed.
 
         Example:
             >>> writer = blobstore.ModelWriter("gemma.sbs", blobstore.gemma.config_of("gemma3-270m-sfp-it"))
@@ -166,7 +167,7 @@ class ModelWriter(Completing):
 
         Raises:
             UsageError: ``incomplete-model`` when tensors are missing, naming them, or when the config's weight
-                type isn't the narrowest one; the file is then discarded.
+                type isn't the narrowest one; as `blobstore.StoreWriter.close`. The file is then discarded.
 
         Example:
             >>> writer = blobstore.ModelWriter("gemma.sbs", blobstore.gemma.config_of("gemma3-270m-sfp-it"))

@@ -278,6 +278,7 @@ class StoreWriter(Completing):
         Raises:
             UsageError: ``no-blobs``, ``bad-metadata``, ``needs-index``; ``incomplete`` after a tensor whose data broke
                 off. The file is then discarded.
+            OSError: Writing failed; the file is then discarded.
 
         Example:
             >>> store = blobstore.create("small.sbs")
