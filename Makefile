@@ -14,7 +14,7 @@ FAST_TESTS := $(SLOW_FILES:%=--ignore=tests/%.py) --ignore=tests/bench -k "not m
 OLDEST := build/oldest
 
 .PHONY: demo test test-fast test-extras lint unit coverage fuzz mutants stress bench test-oldest test-slowly test-minilm \
-	test-candle test-torch test-jax test-transformers vectors clean
+	test-candle test-torch test-jax test-transformers test-pyright vectors clean
 
 demo: $(VENV)/.installed
 	$(BIN)/blobstore demo -o build/demo
@@ -24,7 +24,7 @@ test: lint unit
 test-fast: $(VENV)/.test
 	BLOBSTORE_HYPOTHESIS=few $(BIN)/python -m pytest $(PLAIN_TESTS) $(FAST_TESTS)
 
-test-extras: test-minilm test-candle test-torch test-jax test-transformers test-slowly stress test-oldest
+test-extras: test-minilm test-candle test-torch test-jax test-transformers test-pyright test-slowly stress test-oldest
 
 lint: $(VENV)/.test
 	$(BIN)/ruff check .
@@ -68,6 +68,10 @@ test-jax: $(VENV)/.jax
 
 test-transformers: $(VENV)/.transformers
 	$(BIN)/python -m pytest -m transformers --no-header
+
+# pyright looks for the package where the first python of the path does.
+test-pyright: $(VENV)/.pyright
+	PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/python -m pyright --verifytypes blobstore --ignoreexternal
 
 bench: $(VENV)/.bench
 	mkdir -p build
@@ -124,6 +128,11 @@ $(VENV)/.transformers: $(VENV)/.torch
 
 $(VENV)/.jax: $(VENV)/.test
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[jax]'
+	touch $@
+
+# Pinned: another version may find more. It runs in Node.js, which its extra brings along.
+$(VENV)/.pyright: $(VENV)/.installed
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check 'pyright[nodejs]==1.1.414'
 	touch $@
 
 $(VENV)/.bench: $(VENV)/.minilm

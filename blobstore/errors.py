@@ -35,6 +35,13 @@ class BlobStoreError(Exception):
         reason: A stable code such as ``bad-magic``; safe to compare with.
         message: What happened, in words that may change.
         path: The file it happened in, once known.
+
+    Example:
+        >>> try:
+        ...     blobstore.open("model.sbs", access="fast")
+        ... except blobstore.BlobStoreError as error:
+        ...     error.reason, error.path
+        ('bad-access', 'model.sbs')
     """
 
     def __init__(self, reason: str, message: str) -> None:
@@ -54,6 +61,13 @@ class FormatError(BlobStoreError, ValueError):
 
     Attributes:
         offset: Where, in bytes from the beginning of what was parsed; None when it is not a single place.
+
+    Example:
+        >>> try:
+        ...     blobstore.open(bytes(512))
+        ... except blobstore.FormatError as error:
+        ...     error.reason, error.offset
+        ('bad-magic', 0)
     """
 
     def __init__(self, reason: str, message: str, offset: int | None = None) -> None:
@@ -63,30 +77,84 @@ class FormatError(BlobStoreError, ValueError):
 
 
 class TruncatedError(FormatError, EOFError):
-    """A file ends too early."""
+    """A file ends too early.
+
+    Example:
+        >>> with open("model.sbs", "rb") as file:
+        ...     data = file.read()
+        >>> try:
+        ...     blobstore.open(data[:-64])
+        ... except blobstore.TruncatedError as error:
+        ...     error.reason
+        'no-directory'
+    """
 
 
 class UsageError(BlobStoreError, ValueError):
-    """The request is invalid."""
+    """The request is invalid.
+
+    Example:
+        >>> try:
+        ...     blobstore.create("small.sbs", version=3)
+        ... except blobstore.UsageError as error:
+        ...     str(error)
+        'bad-version: a container has version 1 or 2, not 3'
+    """
 
 
 class KeyTooLongError(UsageError):
-    """A key has more than 16 bytes."""
+    """A key has more than 16 bytes.
+
+    Example:
+        >>> with blobstore.BlobWriter("raw.sbs") as writer:
+        ...     writer["embedding"] = b"four"
+        ...     try:
+        ...         writer["model.embed_tokens.weight"] = b"four"
+        ...     except blobstore.KeyTooLongError as error:
+        ...         error.reason
+        'key-too-long'
+    """
 
 
 class KeyNotFoundError(BlobStoreError, KeyError):
-    """No blob has this key."""
+    """No blob has this key.
 
-    # KeyError would show the repr of its argument.
-    __str__ = BlobStoreError.__str__
+    Example:
+        >>> try:
+        ...     blobstore.BlobReader("model.sbs")["layer.weights"]
+        ... except blobstore.KeyNotFoundError as error:
+        ...     error.message
+        "no blob has the key 'layer.weights': did you mean 'layer.weight'?"
+    """
+
+    def __str__(self) -> str:
+        return BlobStoreError.__str__(self)  # KeyError's would be the repr of its argument
 
 
 class NameNotFoundError(KeyNotFoundError):
-    """No tensor has this name; the message says which names come close."""
+    """No tensor has this name; the message says which names come close.
+
+    Example:
+        >>> try:
+        ...     blobstore.open("model.sbs")["layer.wieght"]
+        ... except blobstore.NameNotFoundError as error:
+        ...     error.message
+        "no tensor has the name 'layer.wieght': did you mean 'layer.weight'?"
+    """
 
 
 class CodecError(BlobStoreError, ValueError):
-    """Stored bytes can't be decoded, or values can't be encoded."""
+    """Stored bytes can't be decoded, or values can't be encoded.
+
+    Example:
+        >>> with blobstore.create("damaged.sbs") as store:
+        ...     key = store.add_stored("w", [bytes([0x80])], "sfp", (1,))
+        >>> try:
+        ...     blobstore.open("damaged.sbs")["w"]
+        ... except blobstore.CodecError as error:
+        ...     error.reason
+        'sfp-reserved-code'
+    """
 
 
 class Fault(NamedTuple):
@@ -96,6 +164,12 @@ class Fault(NamedTuple):
         reason: A stable code such as ``missing-tensor``; safe to compare against.
         name: The tensor, or the field of a config.
         message: What was found, what was expected and what to do, in words that may change.
+
+    Example:
+        >>> config = blobstore.gemma.config_of("gemma3-270m-sfp-it")
+        >>> fault = blobstore.gemma.check_tensors(config, {})[0]
+        >>> fault.reason, fault.name
+        ('missing', 'c_embedding')
     """
 
     reason: str
@@ -108,13 +182,25 @@ class CheckpointError(BlobStoreError, ValueError):
 
     Attributes:
         faults: Everything that is wrong; empty when the message says it all.
+
+    Example:
+        >>> try:
+        ...     blobstore.convert("model.sbs", "converted.sbs")
+        ... except blobstore.CheckpointError as error:
+        ...     error.reason, error.faults
+        ('not-safetensors', ())
     """
 
     faults: Sequence[Fault] = ()
 
 
 class MissingExtraError(BlobStoreError, ImportError):
-    """An optional dependency is missing; the message names what to install."""
+    """An optional dependency is missing; the message names what to install.
+
+    Example:
+        >>> issubclass(blobstore.MissingExtraError, ImportError)  # import blobstore.torch raises it without torch
+        True
+    """
 
 
 class ModelMismatchError(BlobStoreError, RuntimeError):

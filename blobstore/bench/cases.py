@@ -170,7 +170,7 @@ class OursByReads(Ours):
     """The same without mapping: ``access="read"`` returns private memory."""
 
     name = "blobstore, plain reads"
-    cases = ("read",)
+    cases: tuple[str, ...] = ("read",)
     access: Access = "read"
     mapped = False
 

@@ -31,6 +31,11 @@ class ElementType:
         group: Elements per group, which has extra bytes; 0 when there are none.
         group_nbytes: The extra bytes of a group.
         whole: Whether the last group is stored in full, even if it has fewer elements.
+
+    Example:
+        >>> element_type = blobstore.open("model.sbs").info("layer.weight").type
+        >>> element_type, element_type.bits, element_type.safetensors, element_type.nbytes(1000)
+        (f32, 32, 'F32', 4000)
     """
 
     number: int

@@ -85,7 +85,8 @@ class Splitter:
             buffer: 2 · width bytes for each element that is split at once.
             marks: A byte for each.
         """
-        self.count, self.marks = len(marks), marks
+        self.count: int = len(marks)
+        self.marks: bytearray = marks
         self._layout, self._sign = layout, np.frombuffer(marks, np.uint8)
         self._planes = [buffer[i * self.count : (i + 1) * self.count] for i in range(layout.width)]
         self._work = buffer[layout.width * self.count :]

@@ -104,12 +104,12 @@ class PackedReader:
         """
         self._raw = np.frombuffer(raw, dtype=np.uint8).data
         header = _check_header(self._raw)
-        self.nbytes = int(header["nbytes"])
-        self.layout = Layout(int(header["width"]), signed=bool(header["signed"]))
+        self.nbytes: int = int(header["nbytes"])
+        self.layout: Layout = Layout(int(header["width"]), signed=bool(header["signed"]))
         self.base_sha256: bytes | None = header["base_sha256"].tobytes() if header["flags"] & DELTA else None
         self._body = self.nbytes - self.nbytes % self.layout.width
         self._tail = header["tail"][: self.nbytes - self._body]
-        self.chunk_nbytes = int(header["chunk"]) * self.layout.width
+        self.chunk_nbytes: int = int(header["chunk"]) * self.layout.width
         self._starts = _check_table(self._raw, -(-self._body // self.chunk_nbytes) * self.layout.width)
 
     def read(

@@ -45,7 +45,7 @@ class Scratch(threading.local):
         self._planes = [np.empty(0, dtype=np.uint8) for _ in range(max(WIDTHS))]
         self._merged = aligned(2 * _MERGED_NBYTES)
         self._mergers: dict[Layout, Merger] = {}
-        self.decompressor = zstandard.ZstdDecompressor()
+        self.decompressor: zstandard.ZstdDecompressor = zstandard.ZstdDecompressor()
         keep_memory()
 
     def plane(self, nbytes: int, which: int) -> Bytes:

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from contextlib import AbstractContextManager
     from os import PathLike
 
+    from blobstore.container.directory import Directory
     from blobstore.fileio.types import Access, Prefetch, Readable, ReadInto, SourceAccess
 
 
@@ -66,33 +67,53 @@ class BlobReader(Mapping[str, memoryview], Closing):
             FormatError, TruncatedError: The file is invalid; ``reason`` is a code of spec/sbs.md.
             OSError: It can't be opened.
         """
-        self.path = name_of(path)
+        self.path: str = name_of(path)
         with in_file(self.path):
             self._source = open_source(path, access, writable=writable, prefetch=prefetch)
             try:
-                self.directory = parse_directory(self._source.view, self._source.size)
+                self.directory: Directory = parse_directory(self._source.view, self._source.size)
             except BaseException:
                 self._source.close()
                 raise
 
     @property
     def version(self) -> int:
-        """The container's version, 1 or 2."""
+        """The container's version, 1 or 2.
+
+        Example:
+            >>> blobstore.BlobReader("model.sbs").version
+            2
+        """
         return self.directory.version
 
     @property
     def file_size(self) -> int:
-        """The file's size in bytes."""
+        """The file's size in bytes.
+
+        Example:
+            >>> blobstore.BlobReader("model.sbs").file_size
+            65536
+        """
         return self.directory.file_size
 
     @property
     def access(self) -> SourceAccess:
-        """How blobs are read: ``mmap`` or ``read``; ``memory`` for views of the bytes that this was opened from."""
+        """How blobs are read: ``mmap`` or ``read``; ``memory`` for views of the bytes that this was opened from.
+
+        Example:
+            >>> blobstore.BlobReader("model.sbs", access="read").access
+            'read'
+        """
         return self._source.access
 
     @property
     def has_path(self) -> bool:
-        """Whether this was opened by a path: an index may be beside the file then."""
+        """Whether this was opened by a path: an index may be beside the file then.
+
+        Example:
+            >>> blobstore.BlobReader("model.sbs").has_path
+            True
+        """
         return self._source.has_path
 
     def range(self, key: str) -> tuple[int, int]:
@@ -120,8 +141,7 @@ class BlobReader(Mapping[str, memoryview], Closing):
             >>> blobstore.BlobReader("a.sbs").view(256, 3).tolist()
             [0, 1, 2]
         """
-        if offset < 0 or nbytes < 0 or offset + nbytes > self.file_size:
-            raise UsageError("outside", f"{nbytes} bytes at offset {offset} are not inside {self.file_size} bytes")
+        self._check_inside(offset, nbytes)
         with in_file(self.path):
             return self._source.view(offset, nbytes)
 
@@ -141,16 +161,41 @@ class BlobReader(Mapping[str, memoryview], Closing):
         return self.part_of_file(*self.range(key))
 
     def part_of_file(self, offset: int, nbytes: int) -> FileRange:
-        """Return where bytes of the file lie, for copying; valid while this is open."""
+        """Return where bytes of the file lie, for copying; valid while this is open.
+
+        Raises:
+            UsageError: ``outside`` when not all of them are in the file.
+
+        Example:
+            >>> with blobstore.BlobReader("model.sbs") as reader:
+            ...     bytes(reader.part_of_file(0, 3).read())
+            b'SBS'
+        """
+        self._check_inside(offset, nbytes)
         return FileRange(self._source, offset, nbytes)
 
+    def _check_inside(self, offset: int, nbytes: int) -> None:
+        if offset < 0 or nbytes < 0 or offset + nbytes > self.file_size:
+            raise UsageError("outside", f"{nbytes} bytes at offset {offset} are not inside {self.file_size} bytes")
+
     def is_at(self, path: str | PathLike[str]) -> bool:
-        """Whether a path names this very file."""
+        """Whether a path names this very file.
+
+        Example:
+            >>> blobstore.BlobReader("model.sbs").is_at("./model.sbs")
+            True
+        """
         return self._source.is_at(path)
 
     @property
     def device(self) -> int | None:
-        """The device of its file system, ``st_dev``; None for what is not a file on disk."""
+        """The device of its file system, ``st_dev``; None for what is not a file on disk.
+
+        Example:
+            >>> import os
+            >>> blobstore.BlobReader("model.sbs").device == os.stat("model.sbs").st_dev
+            True
+        """
         return self._source.device
 
     def fileno(self) -> int:
@@ -158,6 +203,12 @@ class BlobReader(Mapping[str, memoryview], Closing):
 
         Raises:
             UsageError: ``closed``; ``no-descriptor``: it is not a file on disk.
+
+        Example:
+            >>> import os
+            >>> with blobstore.BlobReader("model.sbs") as reader:
+            ...     os.fstat(reader.fileno()).st_size == reader.file_size
+            True
         """
         return self._source.fileno()
 
@@ -166,6 +217,12 @@ class BlobReader(Mapping[str, memoryview], Closing):
 
         Raises:
             UsageError: ``closed``.
+
+        Example:
+            >>> import os
+            >>> with blobstore.BlobReader("model.sbs").held() as descriptor:
+            ...     os.fstat(descriptor).st_size
+            65536
         """
         return self._source.held()
 
@@ -176,11 +233,26 @@ class BlobReader(Mapping[str, memoryview], Closing):
 
         Raises:
             UsageError: ``closed``.
+
+        Example:
+            >>> buffer = bytearray(3)
+            >>> with blobstore.BlobReader("model.sbs").reading() as read_into:
+            ...     read_into(memoryview(buffer), 0)
+            >>> buffer
+            bytearray(b'SBS')
         """
         return self._source.reading()
 
     def close(self) -> None:
-        """Let go of the file; views stay valid until the last of them is gone."""
+        """Let go of the file; views stay valid until the last of them is gone.
+
+        Example:
+            >>> reader = blobstore.BlobReader("model.sbs")
+            >>> bias = reader["layer.bias"]
+            >>> reader.close()
+            >>> bias.nbytes
+            256
+        """
         self._source.close()
 
     def _find(self, key: object) -> int:
@@ -197,10 +269,25 @@ class BlobReader(Mapping[str, memoryview], Closing):
         return place
 
     def __getitem__(self, key: str) -> memoryview:
+        """Return a blob's bytes, read-only: a view, or with ``access="read"`` a copy.
+
+        Raises:
+            KeyNotFoundError: ``key-not-found``; the message says which keys come close.
+            TruncatedError: ``short-read`` with ``access="read"`` when the file has shrunk.
+            UsageError: ``closed``.
+        """
         return self.view(*self.range(key))
 
     def get(self, key: str, default: Any = None) -> Any:  # noqa: ANN401 (as a mapping's)
-        """Return a blob, or ``default``; a missing key costs no search for similar ones."""
+        """Return a blob, or ``default``; a missing key costs no search for similar ones.
+
+        Raises:
+            TruncatedError, UsageError: As ``reader[key]``.
+
+        Example:
+            >>> blobstore.BlobReader("model.sbs").get("config") is None
+            True
+        """
         place = self._find(key)
         return default if place < 0 else self.view(*self.directory.range(place))
 

@@ -170,16 +170,42 @@ class ContainerWriter(Completing):
 
     @property
     def sizes(self) -> list[int]:
-        """The sizes of the blobs so far, in bytes."""
+        """The sizes of the blobs so far, in bytes.
+
+        Example:
+            >>> with blobstore.BlobWriter("raw.sbs") as writer:
+            ...     writer["a"] = b"four"
+            ...     writer.sizes
+            [4]
+        """
         return list(self._sizes)
 
     @property
     def encoded_keys(self) -> list[bytes]:
-        """The keys so far as bytes, without padding."""
+        """The keys so far as bytes, without padding.
+
+        Example:
+            >>> with blobstore.BlobWriter("raw.sbs") as writer:
+            ...     writer["a"] = b"four"
+            ...     writer.encoded_keys
+            [b'a']
+        """
         return list(self._encoded)
 
     def directory(self) -> Directory:
-        """Return the directory of the blobs so far; there must be at least one."""
+        """Return the directory of the blobs so far.
+
+        Raises:
+            UsageError: ``no-blobs`` when nothing was added.
+
+        Example:
+            >>> with blobstore.BlobWriter("raw.sbs") as writer:
+            ...     writer["a"] = b"four"
+            ...     writer.directory().range(0)
+            (256, 4)
+        """
+        if not self._sizes:
+            raise UsageError("no-blobs", "a container has at least one blob")
         return build_directory(self.version, self._encoded, self._sizes)
 
     def undo_last(self) -> None:
@@ -187,6 +213,14 @@ class ContainerWriter(Completing):
 
         Raises:
             UsageError: ``needs-seek`` when this writes to a stream; ``no-blobs``; ``closed``.
+
+        Example:
+            >>> with blobstore.BlobWriter("raw.sbs") as writer:
+            ...     writer["a"] = b"four"
+            ...     writer["b"] = b"more"
+            ...     writer.undo_last()
+            ...     writer.keys
+            ['a']
         """
         if self._state != "open":
             raise UsageError("closed", f"this writer is {self._state}, nothing can be undone")
@@ -208,12 +242,30 @@ class ContainerWriter(Completing):
 
     @property
     def broken(self) -> bool:
-        """Whether a blob is incomplete, so that the file can't be completed."""
+        """Whether a blob is incomplete, so that the file can't be completed.
+
+        Example:
+            >>> writer = blobstore.BlobWriter("raw.sbs")
+            >>> try:
+            ...     writer.add_chunks("a", [b"four"], nbytes=5)
+            ... except blobstore.UsageError as error:
+            ...     error.reason, writer.broken
+            ('wrong-size', True)
+            >>> writer.discard()
+        """
         return self._state == "broken"
 
     @property
     def closed(self) -> bool:
-        """Whether the file was completed or given up."""
+        """Whether the file was completed or given up.
+
+        Example:
+            >>> writer = blobstore.BlobWriter("raw.sbs")
+            >>> writer["a"] = b"four"
+            >>> writer.close()
+            >>> writer.closed
+            True
+        """
         return self._state in ("closed", "discarded")
 
     def digests(self) -> list[bytes]:
@@ -237,6 +289,14 @@ class ContainerWriter(Completing):
 
         Raises:
             UsageError: ``no-blobs`` when nothing was added; ``incomplete`` when a blob is. No file appears.
+            OSError: Writing failed. No file appears.
+
+        Example:
+            >>> writer = blobstore.BlobWriter("raw.sbs")
+            >>> writer["a"] = b"four"
+            >>> writer.close()
+            >>> bytes(blobstore.BlobReader("raw.sbs")["a"])
+            b'four'
         """
         if self.closed:
             return
@@ -253,21 +313,54 @@ class ContainerWriter(Completing):
 
     @property
     def target(self) -> str | None:
-        """A path of the target, which means the same as at the beginning; None for a stream."""
+        """A path of the target, which means the same as at the beginning; None for a stream.
+
+        Example:
+            >>> with blobstore.BlobWriter("raw.sbs") as writer:
+            ...     writer["a"] = b"four"
+            ...     writer.target
+            'raw.sbs'
+        """
         return self._file.target if self._file else None
 
     @property
     def path(self) -> str:
-        """The target's path; empty for a stream."""
+        """The target's path; empty for a stream.
+
+        Example:
+            >>> with blobstore.BlobWriter("raw.sbs") as writer:
+            ...     writer["a"] = b"four"
+            ...     writer.path
+            'raw.sbs'
+        """
         return self._file.path if self._file else ""
 
     @property
     def committed(self) -> bool:
-        """Whether the target is the new file."""
+        """Whether the target is the new file.
+
+        Example:
+            >>> writer = blobstore.BlobWriter("raw.sbs")
+            >>> writer["a"] = b"four"
+            >>> writer.committed
+            False
+            >>> writer.close()
+            >>> writer.committed
+            True
+        """
         return self._file is not None and self._file.committed
 
     def move(self) -> None:
-        """Give the prepared file its name, whatever is beside it. After an error this can be tried again."""
+        """Give the prepared file its name, whatever is beside it. After an error this can be tried again.
+
+        Example:
+            >>> writer = blobstore.BlobWriter("raw.sbs")
+            >>> writer["a"] = b"four"
+            >>> writer.prepare()
+            >>> writer.move()
+            >>> list(blobstore.BlobReader("raw.sbs"))
+            ['a']
+        """
         if self.closed:
             return
         try:
@@ -280,7 +373,15 @@ class ContainerWriter(Completing):
                     self._hasher.close()
 
     def keep(self) -> str:
-        """Leave the prepared file beside the target, complete, and return its path."""
+        """Leave the prepared file beside the target, complete, and return its path.
+
+        Example:
+            >>> writer = blobstore.BlobWriter("raw.sbs")
+            >>> writer["a"] = b"four"
+            >>> writer.prepare()
+            >>> list(blobstore.BlobReader(writer.keep()))
+            ['a']
+        """
         self._state = "closed"
         if self._hasher:
             self._hasher.close()
@@ -290,15 +391,21 @@ class ContainerWriter(Completing):
         """Complete the file except for its name, which `close` gives it: for files that get their names together.
 
         Raises:
-            UsageError: As `close`.
+            UsageError, OSError: As `close`.
+
+        Example:
+            >>> writers = [blobstore.BlobWriter("1.sbs"), blobstore.BlobWriter("2.sbs")]
+            >>> for writer in writers:
+            ...     writer["a"] = b"four"
+            ...     writer.prepare()
+            >>> for writer in writers:
+            ...     writer.close()
         """
         if self._state not in ("open", "broken"):
             return
         try:
             if self.broken:
                 raise UsageError("incomplete", "a blob is incomplete after an error: this file can't be completed")
-            if not self._sizes:
-                raise UsageError("no-blobs", "a container has at least one blob")
             directory = self.directory()
             with in_file(self.path):
                 if self.version == 1:
@@ -313,7 +420,15 @@ class ContainerWriter(Completing):
         self._state = "prepared"
 
     def discard(self) -> None:
-        """Give the file up: no file appears, nothing is left behind."""
+        """Give the file up: no file appears, nothing is left behind.
+
+        Example:
+            >>> writer = blobstore.BlobWriter("raw.sbs")
+            >>> writer["a"] = b"four"
+            >>> writer.discard()
+            >>> writer.closed, writer.committed
+            (True, False)
+        """
         if self._state != "closed":
             self._state = "discarded"
         try:

@@ -36,7 +36,7 @@ GEMMA3 = ("gemma3", "gemma3-vision")
 WITH_VISION = ("gemma3-vision", "paligemma2")
 # Each family's published models.
 _GEMMA3_LARGE = (Model.GEMMA3_4B, Model.GEMMA3_12B, Model.GEMMA3_27B)
-MODELS = {
+MODELS: dict[str, tuple[Model, ...]] = {
     "gemma2": (Model.GEMMA2_2B, Model.GEMMA2_9B, Model.GEMMA2_27B),
     "gemma3": (Model.GEMMA3_270M, Model.GEMMA3_1B, *_GEMMA3_LARGE),
     "gemma3-vision": _GEMMA3_LARGE,

@@ -82,8 +82,10 @@ class Sources:
 
     def __init__(self, recognised: Recognised, checkpoint: Checkpoint, layout: str) -> None:
         """Look at a checkpoint; ``layout`` is ``split`` or ``stock``."""
-        self.recognised, self.checkpoint, self._layout = recognised, checkpoint, layout
-        self.embedding = recognised.embedding
+        self.recognised: Recognised = recognised
+        self.checkpoint: Checkpoint = checkpoint
+        self._layout = layout
+        self.embedding: str = recognised.embedding
         layer = recognised.config.layer_configs[0]
         self._heads, self._kv, self._size = layer.heads, layer.kv_heads, layer.qkv_dim
         self._width, self._hidden = layer.model_dim, layer.ff_hidden_dim

@@ -55,7 +55,7 @@ class AtomicFile(Completing):
             UsageError: ``not-a-file`` when the target is a folder, pipe or device.
             OSError: The folder doesn't exist or can't be written to.
         """
-        self.path = os.fspath(path)
+        self.path: str = os.fspath(path)
         self._absolute = os.path.abspath(self.path)
         self._real = os.path.realpath(path) if follow else _real_place(path)  # also when the current folder changes
         old = stat_of(self._real, follow_symlinks=False)

@@ -40,7 +40,7 @@ class MemorySource(Closing):
         self.writable = writable
         self.access: SourceAccess = "read" if copies or writable else "memory"
         self._data: memoryview | None = flat_bytes(data).toreadonly()
-        self.size = len(self._data)
+        self.size: int = len(self._data)
 
     def view(self, offset: int, nbytes: int) -> memoryview:
         """Return these bytes.

@@ -47,10 +47,10 @@ class PlainFile(Closing):
         # Guards these three: the number of a closed descriptor goes to the next file that is opened.
         self._guard = threading.Lock()
         self._seeking = threading.Lock()
-        self.path = os.fsdecode(path)
+        self.path: str = os.fsdecode(path)
         self._absolute_path = os.path.abspath(path) if path and has_path else ""  # the working directory may change
         self._identity = os.fstat(fd)
-        self.size = self._identity.st_size
+        self.size: int = self._identity.st_size
 
     def view(self, offset: int, nbytes: int) -> memoryview:
         """Return a copy of these bytes.

@@ -31,6 +31,12 @@ class FileRange:
         file: Open for reading, not owned: a descriptor, or a source that gives one while it is needed.
         offset: In bytes, from the beginning of the file.
         nbytes: How many.
+
+    Example:
+        >>> with blobstore.BlobReader("model.sbs") as reader:
+        ...     data = reader.file_range("layer.bias")
+        ...     data.offset, data.nbytes, data.part(0, 4).read()
+        (8448, 256, array([0, 0, 0, 0], dtype=uint8))
     """
 
     file: int | ByteSource
@@ -38,12 +44,20 @@ class FileRange:
     nbytes: int
 
     def __post_init__(self) -> None:
-        """Check it."""
+        """Check it.
+
+        Raises:
+            UsageError: ``bad-range`` for a negative offset or size.
+        """
         if self.offset < 0 or self.nbytes < 0:
             raise UsageError("bad-range", f"{self.nbytes} bytes at offset {self.offset} are not a range of a file")
 
     def part(self, start: int, nbytes: int) -> FileRange:
-        """Return a part of the bytes; shorter than ``nbytes`` where fewer follow ``start``."""
+        """Return a part of the bytes; shorter than ``nbytes`` where fewer follow ``start``.
+
+        Raises:
+            UsageError: ``bad-range`` when ``start`` is behind their end.
+        """
         return FileRange(self.file, self.offset + start, min(nbytes, self.nbytes - start))
 
     def parts(self) -> Iterator[FileRange]:

@@ -42,7 +42,7 @@ class Sink:
         self._fd = target if isinstance(target, int) else None
         self._stream: Any = None if isinstance(target, int) else target
         self._gathered = bytearray()
-        self.position = 0
+        self.position: int = 0
 
     def write(self, data: memoryview) -> None:
         """Write all of ``data``; the caller may reuse it afterwards."""

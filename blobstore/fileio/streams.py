@@ -49,7 +49,7 @@ class StreamSource(Closing):
         self._stream: BinaryFile | None = stream
         self._lock = _lock_of(stream)
         with self._lock:
-            self.size = _size_of(stream, path)
+            self.size: int = _size_of(stream, path)
             _check_reads(stream, path)
 
     def view(self, offset: int, nbytes: int) -> memoryview:

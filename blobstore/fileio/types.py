@@ -25,7 +25,14 @@ ReadInto = Callable[[memoryview, int], None]  # fills a buffer with bytes from a
 
 
 class BinaryFile(Protocol):
-    """A binary file object that can seek, such as ``open(path, "rb")`` or `io.BytesIO`."""
+    """A binary file object that can seek, such as ``open(path, "rb")`` or `io.BytesIO`.
+
+    Example:
+        >>> import io
+        >>> file: blobstore.BinaryFile = io.BytesIO(blobstore.save({"w": np.ones(3)}))
+        >>> blobstore.open(file)["w"]
+        array([1., 1., 1.])
+    """
 
     def read(self, nbytes: int, /) -> bytes | None:
         """Return up to ``nbytes`` bytes from the position on, and move it."""
@@ -48,6 +55,12 @@ class ByteSource(Protocol):
         size: In bytes, when it was opened.
         access: How views are made: ``mmap`` and ``memory`` without a copy, ``read`` by reading.
         writable: Whether views can be written to; changes stay in this process.
+
+    Example:
+        >>> with blobstore.BlobReader("model.sbs") as reader:
+        ...     source: blobstore.ByteSource = reader.file_range("layer.bias").file
+        ...     source.path, source.size == reader.file_size
+        ('model.sbs', True)
     """
 
     path: str

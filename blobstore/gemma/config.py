@@ -33,7 +33,14 @@ HC_EPS = struct.unpack("<f", struct.pack("<f", 1e-6))[0]  # rounded to 32 bits
 
 @dataclass(frozen=True, kw_only=True)
 class LayerConfig(Record):
-    """Dimensions of one layer. Runtimes up to 2026-04 stop at a record with more than its first 15 fields."""
+    """Dimensions of one layer. Runtimes up to 2026-04 stop at a record with more than its first 15 fields.
+
+    Example:
+        >>> config = blobstore.gemma.config_of("gemma3-270m-sfp-it")
+        >>> layer = config.layer_configs[0]
+        >>> layer.heads, layer.kv_heads, layer.qkv_dim
+        (4, 1, 256)
+    """
 
     CORE: ClassVar[int] = 15
 
@@ -79,7 +86,14 @@ class LayerConfig(Record):
 
 @dataclass(frozen=True, kw_only=True)
 class VitConfig(Record):
-    """Dimensions of the vision part; ``layer_configs`` is empty in a model without one."""
+    """Dimensions of the vision part; ``layer_configs`` is empty in a model without one.
+
+    Example:
+        >>> config = blobstore.gemma.config_of("paligemma2-3b-224-bf16")
+        >>> vision = config.vit_config
+        >>> vision.image_size, vision.patch_width, len(vision.layer_configs)
+        (224, 14, 27)
+    """
 
     model_dim: int = of(U32)
     seq_len: int = of(U32)
@@ -99,6 +113,15 @@ class ModelConfig(Record):
 
     Attributes:
         trailing: Words behind the record, which runtimes ignore; kept for writing back.
+
+    Example:
+        >>> config = blobstore.gemma.config_of("gemma3-270m-sfp-it")
+        >>> config.num_layers, config.model_dim, config.vocab_size
+        (18, 640, 262144)
+        >>> import dataclasses
+        >>> longer = dataclasses.replace(config, max_seq_len=65536)
+        >>> blobstore.gemma.ModelConfig.from_bytes(longer.to_bytes()) == longer
+        True
     """
 
     CORE: ClassVar[int] = 23
@@ -156,6 +179,11 @@ class ModelConfig(Record):
 
         Raises:
             FormatError: ``fields-…``.
+
+        Example:
+            >>> _ = blobstore.convert("checkpoint", "gemma.sbs")
+            >>> blobstore.gemma.ModelConfig.from_bytes(blobstore.BlobReader("gemma.sbs")["config"]).num_layers
+            2
         """
         words = words_of(raw)
         cursor = Cursor(words, 0, len(words))
@@ -168,6 +196,11 @@ class ModelConfig(Record):
 
         Raises:
             UsageError: ``bad-field`` for a value that can't be stored.
+
+        Example:
+            >>> config = blobstore.gemma.config_of("gemma3-270m-sfp-it")
+            >>> len(config.to_bytes()) % 4
+            0
         """
         words: list[int] = []
         self.write(words)
@@ -181,10 +214,21 @@ class ModelConfig(Record):
 
         Raises:
             UsageError: ``unknown-weight``.
+
+        Example:
+            >>> config = blobstore.gemma.config_of("gemma3-270m-sfp-it")
+            >>> config.with_weight("bf16").weight
+            <WeightType.BF16: 2>
         """
         return replace(self, weight=weight_type(weight))
 
     @property
     def weight_name(self) -> str:
-        """The weight type's name: ``sfp``."""
+        """The weight type's name: ``sfp``.
+
+        Example:
+            >>> config = blobstore.gemma.config_of("gemma3-270m-sfp-it")
+            >>> config.weight_name
+            'sfp'
+        """
         return by_number(self.weight).name

@@ -30,7 +30,13 @@ class OpenEnum(enum.IntEnum):
 
 
 class Model(OpenEnum):
-    """The models that the runtime knows."""
+    """The models that the runtime knows.
+
+    Example:
+        >>> config = blobstore.gemma.config_of("gemma3-270m-sfp-it")
+        >>> config.model
+        <Model.GEMMA3_270M: 18>
+    """
 
     UNKNOWN = 0
     GEMMA2_9B = 3
@@ -62,7 +68,13 @@ class Model(OpenEnum):
 
 
 class Wrapping(OpenEnum):
-    """How a prompt is wrapped: instruction-tuned, pre-trained, with images, PaliGemma."""
+    """How a prompt is wrapped: instruction-tuned, pre-trained, with images, PaliGemma.
+
+    Example:
+        >>> config = blobstore.gemma.config_of("paligemma2-3b-224-bf16")
+        >>> config.wrapping
+        <Wrapping.PALIGEMMA: 3>
+    """
 
     IT = 0
     PT = 1
@@ -71,7 +83,13 @@ class Wrapping(OpenEnum):
 
 
 class WeightType(OpenEnum):
-    """Element types as the config names them."""
+    """Element types as the config names them.
+
+    Example:
+        >>> config = blobstore.gemma.config_of("gemma3-270m-sfp-it")
+        >>> config.weight
+        <WeightType.SFP: 3>
+    """
 
     UNKNOWN = 0
     F32 = 1
@@ -90,7 +108,13 @@ class WeightType(OpenEnum):
 
 
 class QueryScale(OpenEnum):
-    """What a query is multiplied by: 1 / √qkv_dim, 1 / √(model_dim / heads), or 1."""
+    """What a query is multiplied by: 1 / √qkv_dim, 1 / √(model_dim / heads), or 1.
+
+    Example:
+        >>> config = blobstore.gemma.config_of("gemma3-270m-sfp-it")
+        >>> config.query_scale
+        <QueryScale.SQRT_KEY_SIZE: 0>
+    """
 
     SQRT_KEY_SIZE = 0
     SQRT_MODEL_DIM_DIV_NUM_HEADS = 1
@@ -98,14 +122,26 @@ class QueryScale(OpenEnum):
 
 
 class PostNorm(OpenEnum):
-    """Normalisation after attention and after the feed-forward part."""
+    """Normalisation after attention and after the feed-forward part.
+
+    Example:
+        >>> config = blobstore.gemma.config_of("gemma3-270m-sfp-it")
+        >>> config.layer_configs[0].post_norm
+        <PostNorm.SCALE: 1>
+    """
 
     NONE = 0
     SCALE = 1
 
 
 class LayerType(OpenEnum):
-    """Text layer or vision layer."""
+    """Text layer or vision layer.
+
+    Example:
+        >>> config = blobstore.gemma.config_of("paligemma2-3b-224-bf16")
+        >>> {layer.type for layer in config.vit_config.layer_configs}
+        {<LayerType.VIT: 1>}
+    """
 
     GEMMA = 0
     VIT = 1
@@ -114,14 +150,26 @@ class LayerType(OpenEnum):
 
 
 class Activation(OpenEnum):
-    """Activation function of the feed-forward part."""
+    """Activation function of the feed-forward part.
+
+    Example:
+        >>> config = blobstore.gemma.config_of("gemma3-270m-sfp-it")
+        >>> config.layer_configs[0].activation
+        <Activation.GELU: 0>
+    """
 
     GELU = 0
     SILU = 1
 
 
 class PostQK(OpenEnum):
-    """What follows the projections to queries and keys."""
+    """What follows the projections to queries and keys.
+
+    Example:
+        >>> config = blobstore.gemma.config_of("gemma3-270m-sfp-it")
+        >>> config.layer_configs[0].post_qk
+        <PostQK.ROPE: 0>
+    """
 
     ROPE = 0
     HALF_ROPE = 1
@@ -129,7 +177,13 @@ class PostQK(OpenEnum):
 
 
 class AttentionVariant(OpenEnum):
-    """Attention of DeepSeek's layers; dense in all others."""
+    """Attention of DeepSeek's layers; dense in all others.
+
+    Example:
+        >>> config = blobstore.gemma.config_of("gemma3-270m-sfp-it")
+        >>> config.layer_configs[0].attention_variant
+        <AttentionVariant.DENSE: 0>
+    """
 
     DENSE = 0
     CSA = 1
@@ -137,7 +191,13 @@ class AttentionVariant(OpenEnum):
 
 
 class RouterScore(OpenEnum):
-    """How a mixture of experts scores its experts."""
+    """How a mixture of experts scores its experts.
+
+    Example:
+        >>> config = blobstore.gemma.config_of("gemma3-270m-sfp-it")
+        >>> config.layer_configs[0].router_score
+        <RouterScore.COMPAT: 0>
+    """
 
     COMPAT = 0
     SOFTMAX = 1
@@ -146,7 +206,13 @@ class RouterScore(OpenEnum):
 
 
 class TokenizerKind(OpenEnum):
-    """What the blob ``tokenizer`` is."""
+    """What the blob ``tokenizer`` is.
+
+    Example:
+        >>> config = blobstore.gemma.config_of("gemma3-270m-sfp-it")
+        >>> config.tokenizer_kind
+        <TokenizerKind.SENTENCE_PIECE: 0>
+    """
 
     SENTENCE_PIECE = 0
     BPE = 1

@@ -24,7 +24,9 @@ class Cursor:
 
     def __init__(self, words: Sequence[int], position: int, end: int) -> None:
         """Begin at a position."""
-        self.words, self.position, self.end = words, position, end
+        self.words: Sequence[int] = words
+        self.position: int = position
+        self.end: int = end
 
     def word(self) -> int:
         """Return the next word.
@@ -138,7 +140,11 @@ class _String(FieldType):
         words.extend(struct.unpack(f"<{len(raw) // 4}I", raw))
 
 
-U32, I32, F32, BOOL, STRING = _U32(), _I32(), _F32(), _Bool(), _String()
+U32: FieldType = _U32()
+I32: FieldType = _I32()
+F32: FieldType = _F32()
+BOOL: FieldType = _Bool()
+STRING: FieldType = _String()
 
 
 class EnumType(FieldType):

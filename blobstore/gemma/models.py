@@ -128,6 +128,11 @@ def config_of(specifier: str) -> ModelConfig:
 
     Raises:
         UsageError: ``unknown-model``; the message lists those that are known.
+
+    Example:
+        >>> config = blobstore.gemma.config_of("gemma3-270m-sfp-it")
+        >>> config.display_name, config.wrapping
+        ('Gemma3_270M', <Wrapping.IT: 0>)
     """
     for model in DIMENSIONS:
         prefix = _PREFIXES[model]
@@ -149,6 +154,11 @@ def specifier_of(config: ModelConfig) -> str:
 
     Raises:
         UsageError: ``unknown-model`` when the config doesn't name a known model, or a known weight type.
+
+    Example:
+        >>> config = blobstore.gemma.config_of("gemma3-270m-sfp-it")
+        >>> blobstore.gemma.specifier_of(config.with_weight("bf16"))
+        'gemma3-270m-bf16-it'
     """
     if config.model not in _PREFIXES or config.weight == WeightType.UNKNOWN or config.weight.is_newer:
         raise UsageError("unknown-model", f"{config.display_name!r} is not a model that has a specifier")

@@ -34,6 +34,12 @@ class TensorSpec:
         floor: The narrowest type that the runtime takes: ``f32``, ``bf16``, or None for any weight type.
         slot: What it is part of. A file has all tensors of one form of each slot, and none of the other form.
         form: ``stock`` or ``split`` where there is a choice, else empty.
+
+    Example:
+        >>> config = blobstore.gemma.config_of("gemma3-270m-sfp-it")
+        >>> spec = blobstore.gemma.tensors_of(config)[0]
+        >>> spec.key, spec.rows, spec.cols, spec.allowed, spec.allows("sfp")
+        ('c_embedding', 262144, 640, 'f32 or bf16', False)
     """
 
     key: str
@@ -59,7 +65,14 @@ class TensorSpec:
 
 
 def tensors_of(config: ModelConfig) -> list[TensorSpec]:
-    """Return all tensors that a model may have, both forms of each slot, in the runtime's order."""
+    """Return all tensors that a model may have, both forms of each slot, in the runtime's order.
+
+    Example:
+        >>> config = blobstore.gemma.config_of("gemma3-270m-sfp-it")
+        >>> specs = blobstore.gemma.tensors_of(config)
+        >>> [spec.key for spec in specs if spec.slot == "gating_0"]
+        ['gating_ein_0', 'gating1_w_0', 'gating2_w_0']
+    """
     specs = [
         _weight("c_embedding", config.vocab_size, config.model_dim, floor="bf16"),
         _vector("c_final_norm", config.model_dim),
@@ -81,6 +94,16 @@ def check_tensors(config: ModelConfig, found: Mapping[str, TocEntry]) -> list[Fa
         Every difference; an empty list when there is none. ``reason`` is ``missing``, ``both-forms``, ``unexpected``,
         ``shape``, ``type`` or ``weight``; ``name`` is the tensor's key, or ``config``. Where a tensor has two forms,
         ``both-forms`` names the first tensor that the file has of either, ``missing`` those that complete one form.
+
+    Example:
+        >>> _ = blobstore.convert("checkpoint", "gemma.sbs")
+        >>> store = blobstore.open("gemma.sbs")
+        >>> found = {entry.name: entry for entry in blobstore.gemma.parse_toc(store.reader["toc"])}
+        >>> blobstore.gemma.check_tensors(store.config, found)
+        []
+        >>> del found["c_final_norm"]
+        >>> blobstore.gemma.check_tensors(store.config, found)
+        [Fault(reason='missing', name='c_final_norm', message="'c_final_norm' is missing")]
     """
     specs = {spec.key: spec for spec in tensors_of(config)}
     faults = list(_wrong_forms(specs.values(), found))

@@ -34,6 +34,12 @@ class TocEntry(Record):
         cols: A vector is one row.
         scale: Decoded values are multiplied by it.
         stride: Elements from one row to the next, the same as cols; 0 in older files.
+
+    Example:
+        >>> _ = blobstore.convert("checkpoint", "gemma.sbs")
+        >>> entry = blobstore.gemma.parse_toc(blobstore.BlobReader("gemma.sbs")["toc"])[0]
+        >>> entry.name, entry.type, entry.rows, entry.cols, entry.nbytes
+        ('c_embedding', bf16, 96, 20, 3840)
     """
 
     name: str = of(STRING, "")
@@ -84,6 +90,12 @@ def parse_toc(raw: bytes | memoryview) -> list[TocEntry]:
     Raises:
         FormatError: ``fields-…``; ``toc-type`` for a number that can't be a type of the runtime; ``toc-duplicate``
             for a name that appears twice.
+
+    Example:
+        >>> _ = blobstore.convert("checkpoint", "gemma.sbs")
+        >>> entries = blobstore.gemma.parse_toc(blobstore.BlobReader("gemma.sbs")["toc"])
+        >>> len(entries), entries[0].name
+        (26, 'c_embedding')
     """
     words = words_of(raw)
     cursor = Cursor(words, 0, len(words))
@@ -132,6 +144,12 @@ def build_toc(entries: Iterable[TocEntry]) -> bytes:
 
     Raises:
         UsageError: ``bad-field``.
+
+    Example:
+        >>> _ = blobstore.convert("checkpoint", "gemma.sbs")
+        >>> toc = blobstore.BlobReader("gemma.sbs")["toc"]
+        >>> blobstore.gemma.build_toc(blobstore.gemma.parse_toc(toc)) == toc
+        True
     """
     words: list[int] = []
     for entry in entries:

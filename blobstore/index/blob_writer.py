@@ -63,7 +63,16 @@ class BlobWriter(ContainerWriter):
         return True  # also without blobs: it is a writer
 
     def give_name(self) -> None:
-        """Give the complete file its name, and remove an old index beside it."""
+        """Give the complete file its name, and remove an old index beside it.
+
+        Example:
+            >>> writer = blobstore.BlobWriter("raw.sbs")
+            >>> writer["a"] = b"four"
+            >>> writer.prepare()
+            >>> writer.give_name()
+            >>> list(blobstore.BlobReader("raw.sbs"))
+            ['a']
+        """
         if self.target is None:
             super().give_name()
         else:

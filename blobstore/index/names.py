@@ -30,6 +30,12 @@ def key_for(name: str) -> str:
     Raises:
         UsageError: ``bad-name``, as `encode_name`.
 
+    Example:
+        >>> blobstore.key_for("embed.weight")
+        'embed.weight'
+        >>> blobstore.key_for("model.layers.0.mlp.up_proj.weight")
+        '~v4uglmlgbajydnt'
+
     Spec: spec/index.md, Names and keys.
     """
     encoded = encode_name(name)

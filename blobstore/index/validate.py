@@ -34,6 +34,19 @@ _WORDS = ENTRY.itemsize // 8
 class Columns:
     """The fields of some entries as contiguous arrays: strided ones are several times slower to work on."""
 
+    count: int
+    offset: Array
+    nbytes: Array
+    reserved: Array
+    blob: Array
+    name_offset: Array
+    name_nbytes: Array
+    type: Array
+    codec: Array
+    ndim: Array
+    dims_start: Array
+    scale: Array
+
     def __init__(self, entries: Records) -> None:
         """Copy all fields, shape (count,) each. The words are those of `ENTRY`."""
         words = np.ascontiguousarray(entries.view("<u8").reshape(-1, _WORDS).T)

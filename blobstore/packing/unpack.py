@@ -107,7 +107,8 @@ def unpack(
     Example:
         >>> _ = blobstore.pack("model.sbs", "model.packed.sbs")
         >>> _ = blobstore.unpack("model.packed.sbs", "same.sbs")
-        >>> open("same.sbs", "rb").read() == open("model.sbs", "rb").read()
+        >>> import filecmp
+        >>> filecmp.cmp("same.sbs", "model.sbs", shallow=False)
         True
     """
     start = time.perf_counter()

@@ -30,7 +30,15 @@ _MOST_HELD = 2  # blobs: readers go from one to the next
 
 
 class UnpackedBlobs:
-    """The blobs of a file by key, packed ones unpacked. `Store.unpacked` makes it."""
+    """The blobs of a file by key, packed ones unpacked. `Store.unpacked` makes it.
+
+    Example:
+        >>> _ = blobstore.pack("model.sbs", "packed.sbs")
+        >>> with blobstore.open("packed.sbs") as store:
+        ...     blobs = store.unpacked
+        ...     blobs.is_packed("layer.weight"), blobs.nbytes("layer.weight"), len(blobs.read("layer.weight", 0, 16))
+        (True, 8192, 16)
+    """
 
     def __init__(self, reader: BlobReader, index: NameIndex | None, base: UnpackedBlobs | None = None) -> None:
         """View a file.
@@ -124,7 +132,11 @@ class UnpackedBlobs:
         out: Bytes | None = None,
         workers: int | None = None,
     ) -> memoryview:
-        """As `read`, for a packed blob of this unpacked size. ``out``, shape (nbytes,), takes the bytes if given."""
+        """As `read`, for a packed blob of this unpacked size. ``out``, shape (nbytes,), takes the bytes if given.
+
+        Raises:
+            FormatError, UsageError, KeyNotFoundError: As `read`.
+        """
         stream = self._packed(key, unpacked_nbytes)
         run = partial(in_order, workers=1 if nbytes < _ALONE_NBYTES else workers)
         try:
@@ -133,16 +145,24 @@ class UnpackedBlobs:
             raise self._named(error, key) from None
 
     def read_as_base(self, key: str, start: int, stop: int) -> memoryview:
-        """As `read`, for bytes ``start`` to ``stop``, in this thread. Errors name this file, not the packed one."""
+        """As `read`, for bytes ``start`` to ``stop``, in this thread. Errors name this file, not the packed one.
+
+        Raises:
+            FormatError, UsageError, KeyNotFoundError: As `read`.
+        """
         with in_file(self.reader.path):
             return self.read(key, start, stop - start, workers=1)
 
     def sha256(self, key: str) -> bytes:
-        """Return the SHA-256 of a blob, unpacked: from the index, or else by reading all of it."""
+        """Return the SHA-256 of a blob, unpacked, 32 bytes: from the index, or else by reading all of it.
+
+        Raises:
+            FormatError, UsageError, KeyNotFoundError: As `read_sha256`.
+        """
         return self._indexed_sha256(key) or self.read_sha256(key)
 
     def read_sha256(self, key: str, *, chunk_nbytes: int = CHUNK_NBYTES) -> bytes:
-        """Return the SHA-256 of a blob, unpacked, by reading all of it.
+        """Return the SHA-256 of a blob, unpacked, 32 bytes, by reading all of it.
 
         Args:
             key: Of the blob.
@@ -150,6 +170,7 @@ class UnpackedBlobs:
 
         Raises:
             FormatError: ``damaged-blob``: the index has another one; or as `read`.
+            UsageError, KeyNotFoundError: As `read`.
         """
         if key not in self._digests:
             nbytes = self.nbytes(key)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Mapping
 from functools import partial
 from importlib import import_module
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
@@ -12,6 +11,7 @@ import numpy as np
 
 from blobstore.errors import MissingExtraError, in_file
 from blobstore.fileio.closing import Closing
+from blobstore.store.by_identity import MappingByIdentity
 from blobstore.store.reader import Store
 from blobstore.store.values import elements
 
@@ -44,7 +44,7 @@ def import_extra(name: str) -> ModuleType:
         raise MissingExtraError("missing-extra", f"blobstore.{name} needs {name}: {fix}") from error
 
 
-class FrameworkStore(Mapping[str, T], Closing):
+class FrameworkStore(MappingByIdentity[T], Closing):
     """The tensors of a file, by name, as arrays of another library.
 
     A copy, or what is unpickled in another process, opens the file again with the same options. Two stores are equal
@@ -66,7 +66,7 @@ class FrameworkStore(Mapping[str, T], Closing):
         writable: bool = False,
     ) -> None:
         """Open a file; see `blobstore.open`. ``writable`` as `blobstore.BlobReader` has it."""
-        self.store = Store(
+        self.store: Store = Store(
             path, access=access, use_index=use_index, base=base, writable=writable, prefetch=prefetch, by=by
         )
 
@@ -179,10 +179,6 @@ class FrameworkStore(Mapping[str, T], Closing):
 
     def __reduce__(self) -> tuple[Any, ...]:
         return _reopened, (type(self), self.store.__reduce__(), {**self.__dict__, "store": None})
-
-    # Not a mapping's: that would compare, and read, all values.
-    __eq__ = object.__eq__
-    __hash__ = object.__hash__
 
     def __repr__(self) -> str:
         return f"<{type(self).__name__} {self.store.path!r}: {len(self)} tensors>"

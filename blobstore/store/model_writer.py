@@ -43,6 +43,15 @@ class ModelWriter(Completing):
     Attributes:
         config: Of the model.
         store: The `blobstore.StoreWriter` that writes the file; for aliases, parts and metadata.
+
+    Example:
+        >>> _ = blobstore.convert("checkpoint", "gemma.sbs")
+        >>> gemma = blobstore.open("gemma.sbs", by="keys")
+        >>> with blobstore.ModelWriter("doubled.sbs", gemma.config, tokenizer=gemma.tokenizer) as writer:
+        ...     for key, values in gemma.items():
+        ...         writer.add(key, 2 * values.astype(np.float32))
+        >>> blobstore.check("doubled.sbs").ok
+        True
     """
 
     def __init__(
@@ -77,7 +86,7 @@ class ModelWriter(Completing):
             raise UsageError("global-rope", f"{what} layers a wrong RoPE base; {fix}")
         config.to_bytes()  # fail now, not after gigabytes
         self.config = config
-        self.store = StoreWriter(target, version=version, index=index, digests=digests, metadata=metadata)
+        self.store: StoreWriter = StoreWriter(target, version=version, index=index, digests=digests, metadata=metadata)
         self._tokenizer = tokenizer or NO_TOKENIZER
         self._specs = {spec.key: spec for spec in tensors_of(config)}
         self._toc: dict[str, TocEntry] = {}
@@ -99,8 +108,17 @@ class ModelWriter(Completing):
                 the narrowest that the runtime takes for this tensor.
 
         Raises:
-            UsageError: ``unknown-tensor``, ``wrong-shape``, ``wrong-type``, ``duplicate-name``.
-            CodecError: ``not-finite`` and others: a value that the type can't hold, with its index.
+            UsageError: ``unknown-tensor``, ``wrong-shape``, ``wrong-type``, ``duplicate-name``, ``closed``.
+            CodecError: ``not-finite`` and others: a value that the type can't hold, with its index; ``not-float``;
+                ``no-encoder`` for nuq. After one that is found while values are written the file can't be completed.
+
+        Example:
+            >>> writer = blobstore.ModelWriter("gemma.sbs", blobstore.gemma.config_of("gemma3-270m-sfp-it"))
+            >>> writer.add("c_final_norm", np.ones(640))
+            >>> writer.add("linear_w_0", np.zeros((640, 2048)), type="bf16")
+            >>> list(writer.store)
+            ['c_final_norm', 'linear_w_0']
+            >>> writer.discard()
         """
         values = np.asarray(array)
         spec = self._spec(key)
@@ -133,6 +151,13 @@ class ModelWriter(Completing):
         Raises:
             UsageError: As `add`; ``wrong-size`` when type and shape need another number of bytes: the file can't be
                 completed after that.
+
+        Example:
+            >>> writer = blobstore.ModelWriter("gemma.sbs", blobstore.gemma.config_of("gemma3-270m-sfp-it"))
+            >>> writer.add_stored("linear_w_0", [bytes(640 * 2048)], "sfp", scale=0.5)
+            >>> writer.store.scale_of("linear_w_0")
+            0.5
+            >>> writer.discard()
         """
         spec = self._spec(key)
         self._add(spec, data, self._type(spec, type), scale, immutable=immutable)
@@ -142,7 +167,15 @@ class ModelWriter(Completing):
 
         Raises:
             UsageError: ``incomplete-model`` when tensors are missing, naming them, or when the config's weight
-                type isn't the narrowest one; the file is then discarded.
+                type isn't the narrowest one; as `blobstore.StoreWriter.close`. The file is then discarded.
+
+        Example:
+            >>> writer = blobstore.ModelWriter("gemma.sbs", blobstore.gemma.config_of("gemma3-270m-sfp-it"))
+            >>> try:
+            ...     writer.close()
+            ... except blobstore.UsageError as error:
+            ...     error.reason
+            'incomplete-model'
         """
         if self._closed:
             return
@@ -154,7 +187,16 @@ class ModelWriter(Completing):
             raise
 
     def discard(self) -> None:
-        """Discard the file."""
+        """Discard the file.
+
+        Example:
+            >>> writer = blobstore.ModelWriter("gemma.sbs", blobstore.gemma.config_of("gemma3-270m-sfp-it"))
+            >>> writer.add("c_final_norm", np.ones(640))
+            >>> writer.discard()
+            >>> import os
+            >>> os.path.exists("gemma.sbs")
+            False
+        """
         self._closed = True
         self.store.discard()
 

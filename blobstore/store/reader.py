@@ -5,7 +5,6 @@ from __future__ import annotations
 import fnmatch
 import html
 import os
-from collections.abc import Mapping
 from functools import cached_property, partial
 from typing import TYPE_CHECKING, Any, get_args
 
@@ -17,6 +16,7 @@ from blobstore.fileio.closing import Closing
 from blobstore.fileio.threads import check_workers
 from blobstore.index.locate import find_index, lost_index
 from blobstore.index.records import directory_digest
+from blobstore.store.by_identity import MappingByIdentity
 from blobstore.store.slices import TensorSlice, load_rows
 from blobstore.store.values import elements, stored
 from blobstore.store.vocabulary import By, Vocabularies, aliases_of
@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 
     from blobstore.fileio.types import Access, Array, Prefetch, Readable
     from blobstore.gemma.config import ModelConfig
+    from blobstore.index import NameIndex
     from blobstore.store.blobs import UnpackedBlobs
     from blobstore.store.catalog import Catalog
     from blobstore.store.info import TensorInfo
@@ -36,7 +37,7 @@ if TYPE_CHECKING:
 _SHOWN_IN_NOTEBOOK = 20
 
 
-class Store(Mapping[str, "Array"], Closing):
+class Store(MappingByIdentity["Array"], Closing):
     """The tensors of a file, by name. `blobstore.open` makes one.
 
     Arrays are read-only views into the map (with ``access="read"``: copies), in the dtype they are stored in. They stay
@@ -73,15 +74,15 @@ class Store(Mapping[str, "Array"], Closing):
         """Open a file; see `blobstore.open`. ``writable`` as `BlobReader` has it."""
         if by not in get_args(By):
             raise UsageError("bad-by", f"expected one of {', '.join(get_args(By))}, found {by!r}")
-        self.by = by
+        self.by: By = by
         self._base: Store | None = None
         self._options = {"access": access, "use_index": use_index, "writable": writable, "prefetch": prefetch}
-        self.reader = BlobReader(path, access=access, writable=writable, prefetch=prefetch)
+        self.reader: BlobReader = BlobReader(path, access=access, writable=writable, prefetch=prefetch)
         try:
-            self.index = find_index(self.reader, whole=False) if use_index else None
+            self.index: NameIndex | None = find_index(self.reader, whole=False) if use_index else None
             with in_file(self.reader.path):
                 # For this package: all that the file lists, and both vocabularies.
-                self.vocabularies = Vocabularies(self.reader, self.index, use_index=use_index)
+                self.vocabularies: Vocabularies = Vocabularies(self.reader, self.index, use_index=use_index)
             self._absolute = os.path.abspath(self.reader.path) if self.reader.has_path else ""
             self._base = None if base is None else Store(base, access=access)
         except BaseException:
@@ -107,7 +108,13 @@ class Store(Mapping[str, "Array"], Closing):
 
     @cached_property
     def unpacked(self) -> UnpackedBlobs:
-        """The file's blobs as they were before packing."""
+        """The file's blobs as they were before packing.
+
+        Example:
+            >>> _ = blobstore.pack("model.sbs", "packed.sbs")
+            >>> blobstore.open("packed.sbs").unpacked.nbytes("layer.weight")
+            8192
+        """
         from blobstore.store.blobs import UnpackedBlobs  # noqa: PLC0415 (import blobstore stays cheap)
 
         base = self._base.unpacked if self._base else None
@@ -115,7 +122,12 @@ class Store(Mapping[str, "Array"], Closing):
 
     @property
     def path(self) -> str:
-        """The file's path, as given."""
+        """The file's path, as given.
+
+        Example:
+            >>> blobstore.open("model.sbs").path
+            'model.sbs'
+        """
         return self.reader.path
 
     @property
@@ -124,6 +136,10 @@ class Store(Mapping[str, "Array"], Closing):
 
         Raises:
             FormatError: ``index-metadata``: it is damaged.
+
+        Example:
+            >>> blobstore.open("model.sbs").metadata
+            {'license': 'apache-2.0'}
         """
         if not self.index:
             return {}
@@ -136,6 +152,12 @@ class Store(Mapping[str, "Array"], Closing):
 
         Raises:
             FormatError: ``fields-…``: it is damaged.
+
+        Example:
+            >>> _ = blobstore.convert("checkpoint", "gemma.sbs")
+            >>> config = blobstore.open("gemma.sbs").config
+            >>> config.display_name, config.num_layers, config.weight_name
+            ('Gemma3_1B', 2, 'sfp')
         """
         from blobstore.gemma.config import ModelConfig  # noqa: PLC0415 (import blobstore stays cheap)
 
@@ -146,13 +168,27 @@ class Store(Mapping[str, "Array"], Closing):
 
     @property
     def tokenizer(self) -> bytes | None:
-        """The SentencePiece model that gemma.cpp tokenizes with; None without one. A copy."""
+        """The SentencePiece model that gemma.cpp tokenizes with; None without one. A copy.
+
+        Example:
+            >>> _ = blobstore.convert("checkpoint", "gemma.sbs")
+            >>> with open("checkpoint/tokenizer.model", "rb") as file:
+            ...     blobstore.open("gemma.sbs").tokenizer == file.read()
+            True
+        """
         raw = bytes(self.reader.get(TOKENIZER_KEY, b""))
         return raw if raw not in (b"", NO_TOKENIZER) else None
 
     @property
     def base_path(self) -> str | None:
-        """Path of the file that packed tensors may be the difference to, as given; None without one."""
+        """Path of the file that packed tensors may be the difference to, as given; None without one.
+
+        Example:
+            >>> _ = blobstore.convert("checkpoint", "gemma.sbs")
+            >>> _ = blobstore.pack("gemma.sbs", "packed.sbs", base="gemma.sbs")
+            >>> blobstore.open("packed.sbs", base="gemma.sbs").base_path
+            'gemma.sbs'
+        """
         return self._base.path if self._base else None
 
     def info(self, name: str) -> TensorInfo:
@@ -160,6 +196,7 @@ class Store(Mapping[str, "Array"], Closing):
 
         Raises:
             NameNotFoundError: ``name-not-found``; the message says which names come close, and whether it is a key.
+            FormatError: ``index-…``, ``toc-…``: its entry is damaged.
 
         Example:
             >>> blobstore.open("model.sbs").info("layer.weight").offset
@@ -172,6 +209,9 @@ class Store(Mapping[str, "Array"], Closing):
 
     def infos(self) -> Iterator[TensorInfo]:
         """Yield the `info` of each tensor, in the order of the names.
+
+        Raises:
+            FormatError: ``index-…``, ``toc-…``: an entry is damaged.
 
         Example:
             >>> [info.name for info in blobstore.open("model.sbs").infos()]
@@ -187,9 +227,9 @@ class Store(Mapping[str, "Array"], Closing):
 
         Raises:
             NameNotFoundError: ``name-not-found``.
-            FormatError: ``packed-…``: the packed blob is damaged.
+            FormatError, TruncatedError: As ``store[name]``.
             UsageError: ``not-one-run`` for a gathered tensor; ``needs-base``, ``wrong-base``: it is stored as the
-                difference to a file that wasn't given.
+                difference to a file that wasn't given; ``closed``.
 
         Example:
             >>> blobstore.open("model.sbs").raw("layer.weight").nbytes
@@ -229,7 +269,7 @@ class Store(Mapping[str, "Array"], Closing):
             UsageError: ``no-rows`` when it has no dimension to choose from; ``bad-rows`` for rows that it doesn't have;
                 ``bad-out`` for an ``out`` of another shape, or together with another ``dtype``.
             CodecError: As ``store[name]``; ``not-float`` when encoded values are to be anything but floats.
-            FormatError: ``packed-…``: the packed blob is damaged.
+            FormatError, TruncatedError, UsageError: As ``store[name]``.
 
         Example:
             >>> store = blobstore.open("model.sbs")
@@ -245,8 +285,8 @@ class Store(Mapping[str, "Array"], Closing):
         """Return a tensor that is read only where it is indexed, as ``safetensors.safe_open`` has it.
 
         Raises:
-            NameNotFoundError: ``name-not-found``.
-            CodecError: As ``store[name]``.
+            NameNotFoundError, FormatError: As `info`.
+            CodecError: ``unknown-type`` and others, as ``store[name]``: this version can't decode it.
 
         Example:
             >>> part = blobstore.open("model.sbs").get_slice("layer.weight")
@@ -261,7 +301,7 @@ class Store(Mapping[str, "Array"], Closing):
         """Return the bytes of ``store[name]``, in C order; as they are stored where numpy doesn't have the type.
 
         Raises:
-            NameNotFoundError: ``name-not-found``.
+            NameNotFoundError, CodecError, FormatError, TruncatedError, UsageError: As ``store[name]``.
 
         Example:
             >>> len(blobstore.open("model.sbs").tobytes("layer.weight"))
@@ -274,6 +314,9 @@ class Store(Mapping[str, "Array"], Closing):
     def nbytes(self) -> int:
         """Bytes of all tensors as arrays; those with several names once.
 
+        Raises:
+            FormatError: As `infos`.
+
         Example:
             >>> blobstore.open("model.sbs").nbytes
             8448
@@ -285,6 +328,9 @@ class Store(Mapping[str, "Array"], Closing):
 
     def glob(self, pattern: str) -> list[str]:
         """Return the names that match a pattern with ``*``, ``?`` and ``[…]``, in the order of the names.
+
+        Raises:
+            FormatError: As `infos`.
 
         Example:
             >>> blobstore.open("model.sbs").glob("*.weight")
@@ -303,9 +349,8 @@ class Store(Mapping[str, "Array"], Closing):
             workers: Threads; by default one for each core.
 
         Raises:
-            NameNotFoundError: ``name-not-found``.
-            UsageError: ``bad-workers`` for fewer than one.
-            CodecError: As ``store[name]``.
+            NameNotFoundError, CodecError, FormatError: As ``store[name]``.
+            UsageError: ``bad-workers`` for fewer than one; as ``store[name]``.
             TruncatedError: ``short-read`` when the file has shrunk.
 
         Example:
@@ -338,7 +383,15 @@ class Store(Mapping[str, "Array"], Closing):
         return PrefixView(self, prefix)
 
     def close(self) -> None:
-        """Let go of the file; arrays stay valid until the last of them is gone. The ``with`` block calls this."""
+        """Let go of the file; arrays stay valid until the last of them is gone. The ``with`` block calls this.
+
+        Example:
+            >>> store = blobstore.open("model.sbs")
+            >>> weight = store["layer.weight"]
+            >>> store.close()
+            >>> weight[0, :3].tolist()
+            [0.0, 1.0, 2.0]
+        """
         self.reader.close()
         if self._base:
             self._base.close()
@@ -356,10 +409,29 @@ class Store(Mapping[str, "Array"], Closing):
         return f": {lost[0]}" if lost else close_to(name, names)
 
     def __getitem__(self, name: str) -> Array:
+        """Return a tensor's values in its shape, read-only; a view where the file holds them as numpy does.
+
+        Raises:
+            NameNotFoundError: ``name-not-found``; the message says which names come close.
+            CodecError: ``unknown-type``, ``unknown-codec``, ``packed-type``, ``scaled-type``: this version can't decode
+                it, and `raw` gives its bytes; ``sfp-reserved-code``: its bytes are wrong.
+            FormatError: ``packed-…``: the packed blob is damaged; ``index-…``, ``toc-…``: its entry is.
+            TruncatedError: ``short-read`` with ``access="read"`` when the file has shrunk.
+            UsageError: ``needs-base``, ``wrong-base``: it is stored as the difference to a file that wasn't given;
+                ``closed``.
+        """
         return self._array(self.info(name))
 
     def get(self, name: str, default: Any = None) -> Any:  # noqa: ANN401 (as a mapping's)
-        """Return a tensor's values, or ``default``. Near misses are not searched for."""
+        """Return a tensor's values, or ``default``. Near misses are not searched for.
+
+        Raises:
+            CodecError, FormatError, TruncatedError, UsageError: As ``store[name]``.
+
+        Example:
+            >>> blobstore.open("model.sbs").get("head.weight") is None
+            True
+        """
         info = self._catalog.find(name) if isinstance(name, str) else None
         return default if info is None else self._array(info)
 
@@ -372,10 +444,6 @@ class Store(Mapping[str, "Array"], Closing):
     def __len__(self) -> int:
         return len(self._catalog.names)
 
-    # Not a mapping's: that would compare, and read, all values.
-    __eq__ = object.__eq__
-    __hash__ = object.__hash__
-
     def __reduce__(self) -> tuple[Any, ...]:
         options = {**self._options, "base": self._base and self._base.location, "by": self.by}
         return _reopen, (type(self), self.location, options, self._identity)
@@ -386,6 +454,10 @@ class Store(Mapping[str, "Array"], Closing):
 
         Raises:
             UsageError: ``needs-path``: it was opened from a file object.
+
+        Example:
+            >>> blobstore.open(blobstore.open("model.sbs").location).glob("*.bias")
+            ['layer.bias']
         """
         if self._absolute:
             return self._absolute
@@ -404,6 +476,16 @@ class Store(Mapping[str, "Array"], Closing):
 
         Raises:
             UsageError: ``replaced``.
+
+        Example:
+            >>> import pickle
+            >>> pickled = pickle.dumps(blobstore.open("model.sbs"))
+            >>> blobstore.save_file({"w": np.ones(3)}, "model.sbs")
+            >>> try:
+            ...     pickle.loads(pickled)
+            ... except blobstore.UsageError as error:
+            ...     error.reason
+            'replaced'
         """
         if identity != self._identity:
             raise UsageError("replaced", f"{self.path!r} is not the file that was pickled: it has changed since")
@@ -435,7 +517,7 @@ def _reopen(
     return store
 
 
-class PrefixView(Mapping[str, "Array"]):
+class PrefixView(MappingByIdentity["Array"]):
     """The tensors of a store whose names begin with a prefix and a dot, by the rest of the name. `Store.prefix`.
 
     Example:
@@ -463,9 +545,6 @@ class PrefixView(Mapping[str, "Array"]):
 
     def __getitem__(self, name: str) -> Array:
         return self._store[self._prefix + name]
-
-    __eq__ = object.__eq__
-    __hash__ = object.__hash__
 
     def __contains__(self, name: object) -> bool:
         return isinstance(name, str) and self._prefix + name in self._store

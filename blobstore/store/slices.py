@@ -44,8 +44,8 @@ class TensorSlice:
             is_view: Whether that is a view of the map, whatever its length.
         """
         self._info, self._elements, self._is_view = info, read, is_view
-        self.shape = info.shape
-        self.dtype = dtype_of(info)
+        self.shape: tuple[int, ...] = info.shape
+        self.dtype: np.dtype[Any] = dtype_of(info)
 
     def get_shape(self) -> list[int]:
         """Return its shape, as safetensors does."""
@@ -67,6 +67,7 @@ class TensorSlice:
 
         Raises:
             IndexError: As numpy's.
+            CodecError, FormatError, TruncatedError, UsageError: As ``store[name]``.
         """
         keys = None if self._is_view else _axes(index, len(self.shape))
         if keys is None:

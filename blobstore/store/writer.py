@@ -71,7 +71,7 @@ class StoreWriter(Completing):
         self._has_digests = digests
         self._entries: dict[str, Entry] = {}
         self._owners: dict[str, str] = {}  # key → name of its tensor
-        self.metadata = dict(metadata or {})
+        self.metadata: dict[str, str] = dict(metadata or {})
 
     def add(self, name: str, array: npt.ArrayLike, *, immutable: bool = False) -> str:
         """Write a tensor.
@@ -278,6 +278,14 @@ class StoreWriter(Completing):
         Raises:
             UsageError: ``no-blobs``, ``bad-metadata``, ``needs-index``; ``incomplete`` after a tensor whose data broke
                 off. The file is then discarded.
+            OSError: Writing failed; the file is then discarded.
+
+        Example:
+            >>> store = blobstore.create("small.sbs")
+            >>> store["w"] = np.ones(3)
+            >>> store.close()
+            >>> list(blobstore.open("small.sbs"))
+            ['w']
         """
         try:
             self._close()
@@ -286,7 +294,16 @@ class StoreWriter(Completing):
             raise
 
     def discard(self) -> None:
-        """Discard the file: nothing appears, nothing is left behind."""
+        """Discard the file: nothing appears, nothing is left behind.
+
+        Example:
+            >>> store = blobstore.create("small.sbs")
+            >>> store["w"] = np.ones(3)
+            >>> store.discard()
+            >>> import os
+            >>> os.path.exists("small.sbs")
+            False
+        """
         self._writer.discard()
 
     def _close(self) -> None:

@@ -127,10 +127,12 @@ def test_a_range_is_read_when_all_of_it_is_in_the_file(reader: BlobReader, data:
     some = st.sampled_from([-2, -1, 0, 1, 300, size - 1, size, size + 1]) | st.integers(-9, size + 9)
     for offset, nbytes in data.draw(st.lists(st.tuples(some, some), min_size=10, max_size=20)):
         if 0 <= offset <= offset + nbytes <= size:
-            assert reader.view(offset, nbytes) == os.pread(reader.fileno(), nbytes, offset)
+            there = os.pread(reader.fileno(), nbytes, offset)
+            assert there == reader.view(offset, nbytes) == bytes(reader.part_of_file(offset, nbytes).read())
             continue
-        with pytest.raises(UsageError, match=f"outside: {nbytes} bytes at offset {offset} are not inside {size}"):
-            reader.view(offset, nbytes)
+        for read in (reader.view, reader.part_of_file):
+            with pytest.raises(UsageError, match=f"outside: {nbytes} bytes at offset {offset} are not inside {size}"):
+                read(offset, nbytes)
 
 
 # -------------------------------------------------------------------------------------------------- life of the views

@@ -574,9 +574,10 @@ def test_pieces_that_write_to_the_same_file_are_refused(path: Path) -> None:
 @both_versions
 def test_a_file_without_blobs_does_not_appear(path: Path, version: int) -> None:
     writer = BlobWriter(path, version=version)
-    with pytest.raises(UsageError) as caught:
-        writer.close()
-    assert str(caught.value) == "no-blobs: a container has at least one blob"
+    for end in (writer.directory, writer.close):
+        with pytest.raises(UsageError) as caught:
+            end()
+        assert str(caught.value) == "no-blobs: a container has at least one blob"
     assert writer.closed
     assert not list(path.parent.iterdir())
 
