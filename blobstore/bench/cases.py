@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
     from blobstore.fileio.types import Access, Array
     from blobstore.store.info import TensorInfo
+    from blobstore.store.vocabulary import By
 
     Entry = tuple[str, str, tuple[int, ...]]  # name, type, shape
 
@@ -71,6 +72,7 @@ class Wanted:
         nbytes: Size of all tensors.
         whole: Whether an .sbs file has no others, all of them in numpy's types, so that `Store.load_all` returns
             exactly these.
+        by: The vocabulary of an .sbs file that has these names.
     """
 
     names: Sequence[str]
@@ -78,6 +80,7 @@ class Wanted:
     first: str
     nbytes: int
     whole: bool = True
+    by: By = "names"
 
 
 class Format(ABC):
@@ -141,9 +144,9 @@ class Ours(Format):
         """Write a file."""
         blobstore.save_file(dict(tensors), path)
 
-    def open(self, path: str) -> Store:
+    def open(self, path: str, by: By = "names") -> Store:
         """Open it."""
-        return Store(path, access=self.access)
+        return Store(path, access=self.access, by=by)
 
     def entries(self, opened: Store) -> list[Entry]:
         """Return each tensor's entry."""
@@ -210,7 +213,7 @@ def work(file_format: Format, case: str, path: str, wanted: Wanted) -> Callable[
         return _writing(file_format, path)
 
     def run() -> object:
-        opened = file_format.open(path)
+        opened = file_format.open(path, wanted.by) if isinstance(file_format, Ours) else file_format.open(path)
         return opened, steps[case](opened)
 
     steps: dict[str, Callable[[Any], object]] = {
@@ -244,17 +247,26 @@ def _writing(file_format: Format, path: str) -> Callable[[], object]:
     return run
 
 
+def open_by_blobs(path: str) -> Store:
+    """Open a file in the vocabulary in which each tensor is one run of a blob: a converted Gemma file by its keys."""
+    store = Store(path)
+    if all(info.name in store for info in outermost(stored_infos(store))):
+        return store
+    store.close()
+    return Store(path, by="keys")
+
+
 def choose(store: Store, limit: int | None = None) -> list[TensorInfo]:
     """Return the tensors to measure: all that have bytes, in the file's order; aliases once.
 
     Args:
-        store: The file.
+        store: As `open_by_blobs` opens it.
         limit: Bytes to measure at most: tensors that don't fit into the rest are skipped.
 
     Raises:
         UsageError: ``no-tensors``.
     """
-    infos = list(outermost(stored_infos(store)))
+    infos = list(outermost(store.infos()))
     if not infos:
         raise UsageError("no-tensors", "the file has no tensors with values, so there is nothing to measure")
     return infos if limit is None else list(_fitting(infos, limit)) or [min(infos, key=lambda info: info.nbytes)]
@@ -275,4 +287,4 @@ def wanted_of(infos: Sequence[TensorInfo], store: Store) -> Wanted:
     names = [info.name for info in infos]
     middle = sorted(infos, key=lambda info: (info.nbytes, info.offset))[len(infos) // 2]
     some = random.Random(0).sample(names, min(len(names), _LOOKED_UP))  # noqa: S311 (not a secret)
-    return Wanted(names, some, middle.name, sum(info.nbytes for info in infos), whole)
+    return Wanted(names, some, middle.name, sum(info.nbytes for info in infos), whole, store.by)

@@ -14,7 +14,7 @@ import numpy as np
 
 import blobstore
 from blobstore.bench import cpp, page_cache, yardsticks
-from blobstore.bench.cases import CASES, Ours, OursByReads, choose, stored, wanted_of
+from blobstore.bench.cases import CASES, Ours, OursByReads, choose, open_by_blobs, stored, wanted_of
 from blobstore.bench.measure import Job, take
 from blobstore.bench.peers import PEERS, Peer, differing
 from blobstore.bench.report import OURS, Report, add_notes, case_of, tabulate
@@ -91,7 +91,7 @@ def bench(plan: Plan, tell: Tell = lambda *_: None) -> Report:
 
 def _begin(plan: Plan) -> tuple[Report, list[TensorInfo], Wanted]:
     """Choose the tensors; the file is closed afterwards, because mapped pages can't be dropped."""
-    with Store(plan.path) as store:
+    with open_by_blobs(plan.path) as store:
         available = choose(store)
         infos = choose(store, QUICK_NBYTES) if plan.quick else available
         wanted = wanted_of(infos, store)

@@ -82,6 +82,16 @@ def _refuse_unknown(top: argparse.ArgumentParser, arguments: Sequence[str]) -> N
         top.error(f"{shown(word)!r} is not a command{hint}")
 
 
+def _parsed(top: argparse.ArgumentParser, words: Sequence[str]) -> argparse.Namespace:
+    """Parse a command line. A command that takes several files takes them behind its options as well."""
+    options, rest = top.parse_known_args(words)
+    if rest:
+        if not hasattr(options, "files") or not all(word and not word.startswith("-") for word in rest):
+            options.parser.error(f"unrecognized arguments: {' '.join(rest)}")
+        options.files += rest
+    return options
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command.
 
@@ -97,7 +107,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         top = parser(_needed(words))
         _refuse_unknown(top, words)
-        options = top.parse_args(words)
+        options = _parsed(top, words)
         in_json = getattr(options, "json", False)
         Quiet.on = getattr(options, "quiet", False)
         status: int = options.run(options)

@@ -9,19 +9,20 @@ from blobstore.checking.checkup import RUNTIME_CHOICES, check
 from blobstore.cli.abandoned import tell_abandoned
 from blobstore.cli.findings import add_strict, print_findings
 from blobstore.cli.formatting import shown
-from blobstore.cli.output import add_command, add_json, print_json
+from blobstore.cli.output import add_command, add_json, print_each
 from blobstore.cli.progress import progress
 from blobstore.converting.gemma_plan import WEIGHTS
 
 if TYPE_CHECKING:
     import argparse
 
-TEXT = """Check what gemma.cpp would stop at in a file, or what keeps a checkpoint from being converted."""
+TEXT = """Check what gemma.cpp would stop at in files, or what keeps checkpoints from being converted."""
 EXAMPLE = """example:
   blobstore check model.sbs
   blobstore check model.sbs --for gemma.cpp --strict      (all of its versions: 2025-10, 2026-04, later)
   blobstore check model.sbs --for gemma.cpp@2025-10
   blobstore check gemma-3-270m-it/ --weights sfp          (a checkpoint: what convert would refuse, including values)
+  blobstore check *.sbs
 
 For a file, it checks structure, padding and index; for gemma.cpp also keys, config, types, tokenizer, and the tensors
 against the config. It reads no weights: verify does. Each finding has a code, the key or name that it is about, its
@@ -29,13 +30,16 @@ effect in gemma.cpp, and the fix. One line says which versions of gemma.cpp run 
 concerns older versions is a note; with --for it is an error. Exit status 1 if there is an error; with --strict also if
 there is a warning.
 On a terminal the findings are laid out for reading; elsewhere each is a tab-separated line: severity, code, subject,
-message, effect, fix."""
+message, effect, fix; then, if there are several files, the file. --json prints an object; of several files, a list
+of objects. The exit status is the worst of them."""
 
 
 def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     """Add the command."""
     parser = add_command(commands, "check", run, TEXT, EXAMPLE)
-    parser.add_argument("path", metavar="FILE|CHECKPOINT", help="an .sbs file; or a checkpoint, as for convert")
+    parser.add_argument(
+        "files", metavar="FILE|CHECKPOINT", nargs="+", help="an .sbs file; or a checkpoint, as for convert"
+    )
     parser.add_argument(
         "--for",
         dest="runtime",
@@ -53,15 +57,16 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
 
 def run(options: argparse.Namespace) -> int:
     """Run the command."""
-    with progress(None, "checking") as advance:
-        done = check(
-            options.path, for_=options.runtime, weights=options.weights, strict=options.strict, progress=advance
-        )
-    tell_abandoned(options.path)
+    results = []
+    for path in options.files:
+        with progress(None, "checking") as advance:
+            done = check(path, for_=options.runtime, weights=options.weights, strict=options.strict, progress=advance)
+        tell_abandoned(path)
+        results.append(done)
+        if not options.json:
+            print_findings(path, done.findings, several=len(options.files) > 1)
+            if done.runs:
+                print(f"{shown(path)}: {done.runs}", file=sys.stderr)
     if options.json:
-        print_json(done)
-    else:
-        print_findings(done.input, done.findings)
-        if done.runs:
-            print(f"{shown(done.input)}: {done.runs}", file=sys.stderr)
-    return 0 if done.ok else 1
+        print_each(results)
+    return 0 if all(done.ok for done in results) else 1

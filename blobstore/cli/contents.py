@@ -92,8 +92,12 @@ def format_of(path: str) -> Format:
 
 
 @contextmanager
-def open_contents(path: str) -> Iterator[Contents]:
+def open_contents(path: str, base: str | None = None) -> Iterator[Contents]:
     """Open a file of any format for the duration of a ``with`` block.
+
+    Args:
+        path: Of a file or a folder.
+        base: Of an .sbs file that is packed: the file that it is the difference to.
 
     Raises:
         FormatError, TruncatedError, CheckpointError: The file is wrong.
@@ -102,7 +106,7 @@ def open_contents(path: str) -> Iterator[Contents]:
     """
     what = format_of(path)
     if what == "sbs":
-        with blobstore.open(path) as store:
+        with blobstore.open(path, base=base) as store:
             yield _of_store(store)
     elif what == "safetensors":
         from blobstore.checkpoint.reader import open_checkpoint  # noqa: PLC0415 (most files are .sbs)

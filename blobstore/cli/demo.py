@@ -81,12 +81,12 @@ def run(options: argparse.Namespace) -> int:
             "exported_from": exact,
             "exported_equal": equal,
         }
-        right = not wrong and equal == len(expected)
+        ok = not wrong and equal == len(expected)
         if options.json:
-            print_json(facts | {"right": right})
+            print_json(facts | {"ok": ok})
         else:
             _tell(facts, store, len(expected))
-    return 0 if right else 1
+    return 0 if ok else 1
 
 
 def _tell(facts: dict[str, Any], store: Store, count: int) -> None:

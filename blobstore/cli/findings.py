@@ -24,14 +24,14 @@ def add_strict(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--strict", action="store_true", help="exit status 1 for warnings as well")
 
 
-def print_findings(path: str, findings: Sequence[Finding], summary: str = "") -> None:
-    """Print findings: for people on a terminal, as tab-separated lines elsewhere."""
+def print_findings(path: str, findings: Sequence[Finding], summary: str = "", *, several: bool = False) -> None:
+    """Print findings: for people on a terminal, elsewhere as tab-separated lines, of several files with the path."""
     if sys.stdout.isatty():
         _print_for_people(findings)
     else:
         for finding in findings:
             row = (finding.severity, finding.code, finding.subject, _message(finding), _effect(finding), finding.fix)
-            print("\t".join(shown(cell) for cell in row))
+            print("\t".join(shown(cell) for cell in (*row, *((path,) if several else ()))))
     counts = Counter(finding.severity for finding in findings)
     counted = [
         f"{counts[severity]} {severity}{'s' * (counts[severity] != 1)}"

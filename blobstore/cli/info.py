@@ -12,7 +12,7 @@ from blobstore.cli.abandoned import tell_abandoned
 from blobstore.cli.contents import WHAT, open_contents
 from blobstore.cli.formatting import size
 from blobstore.cli.newer import describes_model
-from blobstore.cli.output import add_command, add_json, note, print_json
+from blobstore.cli.output import add_command, add_json, note, print_each
 from blobstore.cli.tables import print_fields
 from blobstore.container.keys import CONFIG_KEY, TOC_KEY
 from blobstore.errors import FormatError
@@ -58,7 +58,7 @@ def run(options: argparse.Namespace) -> int:
                 note(text)
         tell_abandoned(path)
     if options.json:
-        print_json(described if len(described) > 1 else described[0])
+        print_each(described)
     else:
         for place, facts in enumerate(described):
             if place:

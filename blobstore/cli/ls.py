@@ -14,11 +14,12 @@ import blobstore
 from blobstore.cli.contents import WHAT, format_of, open_contents, stored_nbytes
 from blobstore.cli.formatting import shape, size
 from blobstore.cli.newer import tell_newer
-from blobstore.cli.output import add_command, add_json, note, print_json
+from blobstore.cli.output import add_base, add_command, add_json, note, print_json
 from blobstore.cli.progress import progress
 from blobstore.cli.tables import print_table
 from blobstore.errors import UsageError
 from blobstore.index.locate import lost_index
+from blobstore.store.base import refuse_needless_base
 from blobstore.store.reader import Store
 
 if TYPE_CHECKING:
@@ -36,6 +37,7 @@ EXAMPLE = """example:
   blobstore ls gemma-3-270m-it/ model-Q4_K_M.gguf
   blobstore ls model.sbs --stats --quiet | column -t
   blobstore ls model.sbs --keys
+  blobstore ls tuned.packed.sbs --stats --base model.sbs
 
 FILE is an .sbs file, a .safetensors file, its index, a folder with either, or a .gguf file (which needs the package
 gguf). The last argument is a pattern (*, ?, [abc]) unless it is the path of something.
@@ -70,6 +72,7 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
     parser.add_argument(
         "--stats", action="store_true", help="also min, max, mean, std, NaNs and infinities of the values"
     )
+    add_base(parser)
     add_json(parser)
 
 
@@ -81,12 +84,15 @@ def run(options: argparse.Namespace) -> int:
         options.files, options.pattern = files, last
     if options.keys and options.stats:
         raise UsageError("needless-flag", "--stats is of tensors, and --keys lists blobs: leave out one of them")
+    if options.base is not None and not options.stats:
+        raise UsageError("needless-base", "--base goes with --stats, which alone reads values: leave it out")
     return _list_keys(options) if options.keys else _list_names(options)
 
 
 def _list_names(options: argparse.Namespace) -> int:
     with ExitStack() as stack:
-        opened = [stack.enter_context(open_contents(path)) for path in options.files]
+        opened = [stack.enter_context(open_contents(path, options.base)) for path in options.files]
+        refuse_needless_base(*(contents.source for contents in opened if isinstance(contents.source, Store)))
         for contents in opened:
             if isinstance(contents.source, Store):
                 tell_newer(contents.source.reader)

@@ -17,7 +17,7 @@ from blobstore.cli.formatting import shown
 from blobstore.errors import UsageError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
     from typing import BinaryIO
 
 
@@ -51,7 +51,7 @@ def add_command(
     parser.add_argument(
         "-q", "--quiet", action="store_true", default=argparse.SUPPRESS, help="print no notes, and show no progress"
     )
-    parser.set_defaults(run=run)
+    parser.set_defaults(run=run, parser=parser)
     return parser
 
 
@@ -130,6 +130,11 @@ def tell_dry_run(output: str | None) -> None:
     """Print which file a dry run does not write."""
     if output is not None:
         note(f"a dry run: {'standard output' if output == '-' else output} is not written")
+
+
+def print_each(results: Sequence[Any]) -> None:
+    """Print the result for one file as JSON; for several files a list of them."""
+    print_json(results if len(results) > 1 else results[0])
 
 
 def print_json(value: Any) -> None:  # noqa: ANN401 (JSON is anything)

@@ -46,7 +46,7 @@ def run(options: argparse.Namespace) -> int:
         print_json(done)
     else:
         _tell(options.output, done)
-    return 0 if done.right else 1
+    return 0 if done.ok else 1
 
 
 def _tell(output: str, done: Recovery) -> None:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from blobstore.checking.verification import verify
 from blobstore.cli.findings import add_strict, print_findings
 from blobstore.cli.formatting import rate, shown, size
-from blobstore.cli.output import add_base, add_command, add_json, note, output_of, print_json, tell
+from blobstore.cli.output import add_base, add_command, add_json, note, output_of, print_each, tell
 from blobstore.cli.progress import progress
 from blobstore.errors import UsageError
 
@@ -17,9 +17,10 @@ if TYPE_CHECKING:
 
     from blobstore.checking.verification import Verification
 
-TEXT = "Verify a file against its own digests, or against the checkpoint that it was made from."
+TEXT = "Verify files against their own digests, or a file against the checkpoint that it was made from."
 EXAMPLE = """example:
   blobstore verify model.sbs
+  blobstore verify *.sbs
   blobstore verify model.sbs --values                     (also looks for NaN and infinities)
   blobstore verify model.sbs --against gemma-3-270m-it/
   blobstore verify model.sbs --against gemma-3-270m-it/ --list --receipt model.receipt.json
@@ -30,13 +31,18 @@ and its bytes. It says if a file has no digests: blobstore index build FILE --di
 With --against the conversion is planned again from the source, and every byte of the file is compared with what the
 source gives: copied bytes bit for bit, encoded ones by encoding the source again.
 
-Exit status 1 if anything is wrong; with --strict also if something could not be verified, and for padding."""
+On a terminal the findings are laid out for reading; elsewhere each is a tab-separated line: severity, code, subject,
+message, effect, fix; then, if there are several files, the file. --json prints an object; of several files, a list of
+objects.
+
+Exit status 1 if anything is wrong in any file; with --strict also if something could not be verified, and for
+padding."""
 
 
 def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     """Add the command."""
     parser = add_command(commands, "verify", run, TEXT, EXAMPLE)
-    parser.add_argument("file", metavar="FILE", help="an .sbs file")
+    parser.add_argument("files", metavar="FILE", nargs="+", help="an .sbs file; with --against only one")
     parser.add_argument("--quick", action="store_true", help="check only structure, padding and index")
     parser.add_argument("--values", action="store_true", help="also look for NaN and infinities in every tensor")
     parser.add_argument("--workers", type=int, metavar="N", help="threads (default: one for each core)")
@@ -58,29 +64,40 @@ def run(options: argparse.Namespace) -> int:
     """Run the command."""
     if options.list and options.against is None:
         raise UsageError("no-source", "--list goes with --against SRC")
+    several = len(options.files) > 1
+    if several and options.against is not None:
+        raise UsageError("one-file", "--against SRC is the source of one file: verify one after the other")
     receipt = output_of(options, options.receipt) if options.receipt is not None else None
-    with progress(None, "verifying") as advance:
-        done = verify(
-            options.file,
-            against=options.against,
-            quick=options.quick,
-            values=options.values,
-            strict=options.strict,
-            workers=options.workers,
-            base=options.base,
-            tokenizer=options.tokenizer,
-            receipt=receipt,
-            progress=advance,
-        )
-    for text in done.notes:
-        note(text)
+    results = []
+    for path in options.files:
+        with progress(None, "verifying") as advance:
+            done = verify(
+                path,
+                against=options.against,
+                quick=options.quick,
+                values=options.values,
+                strict=options.strict,
+                workers=options.workers,
+                base=options.base,
+                tokenizer=options.tokenizer,
+                receipt=receipt,
+                progress=advance,
+            )
+        for text in done.notes:
+            note(text)
+        results.append(done)
+        if not options.json:
+            _tell(options, done, several=several)
     if options.json:
-        print_json(done)
-    elif done.against is None:
-        print_findings(done.input, done.findings, _summary(done))
+        print_each(results)
+    return 0 if all(done.ok for done in results) else 1
+
+
+def _tell(options: argparse.Namespace, done: Verification, *, several: bool) -> None:
+    if done.against is None:
+        print_findings(done.input, done.findings, _summary(done), several=several)
     else:
-        _tell(options, done)
-    return 0 if done.ok else 1
+        _tell_verdicts(options, done)
 
 
 def _summary(done: Verification) -> str:
@@ -90,7 +107,7 @@ def _summary(done: Verification) -> str:
     return f" ({done.compared} blobs of {size(done.nbytes)} against their SHA-256, {speed})"
 
 
-def _tell(options: argparse.Namespace, done: Verification) -> None:
+def _tell_verdicts(options: argparse.Namespace, done: Verification) -> None:
     for verdict in done.verdicts if options.list else done.faults:
         state = "WRONG" if verdict.fault else "ok"
         row = f"{state}\t{verdict.how}\t{shown(verdict.name)}\t{shown(verdict.fault) or verdict.nbytes}"

@@ -60,7 +60,7 @@ class Recovery:
         input: The path of the broken file, as given.
         output: The path of the new file, as given; None for a stream.
         nbytes: Size of the new file.
-        right: Whether nothing is lost.
+        ok: Whether nothing is lost.
         how: What proves where the blobs lay.
         kept: Keys of the blobs in the new file.
         verified: How many of them match a known SHA-256.
@@ -79,7 +79,7 @@ class Recovery:
     input: str
     output: str | None
     nbytes: int
-    right: bool
+    ok: bool
     how: str
     kept: tuple[str, ...]
     verified: int
@@ -129,7 +129,7 @@ def recover(
         >>> with open("model.sbs", "rb") as whole, open("longer.sbs", "wb") as longer:
         ...     _ = longer.write(whole.read() + b"appended by mistake")
         >>> done = blobstore.recover("longer.sbs", "saved.sbs")
-        >>> done.right, done.how
+        >>> done.ok, done.how
         (True, 'its directory, before 19 appended bytes')
     """
     start = time.perf_counter()
@@ -157,7 +157,7 @@ def recover(
         input=os.fspath(path),
         output=path_of(output),
         nbytes=nbytes,
-        right=not saved.lost,
+        ok=not saved.lost,
         how=recovered.how,
         kept=tuple(saved.kept),
         verified=saved.verified,

@@ -30,6 +30,7 @@ from blobstore.errors import BlobStoreError, MissingExtraError, UsageError
 from tests.checkpoints import linux_only
 from tests.cli.test_gemma import Cli, one_line
 from tests.conftest import ROOT
+from tests.gemma_checkpoints import convert, small_recipe
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -138,6 +139,13 @@ def test_the_yardsticks_are_rows_themselves(cli: Cli, store: Path) -> None:
     cold = [row["rate"] for row in report["rows"] if row["case"] in yardsticks.DISK and row["cache"] == "cold"]
     (copy,) = [row["rate"] for row in report["rows"] if row["case"] == "copy"]
     assert (report["disk"], report["memory"]) == (max(cold), copy)
+
+
+def test_a_converted_gemma_file_is_measured_by_its_keys(cli: Cli, tmp_path: Path) -> None:
+    plan = convert(small_recipe("gemma3").write(tmp_path / "c"), tmp_path / "g.sbs")
+    report = report_of(cli, tmp_path / "g.sbs", "--against", "safetensors")
+    assert (report["tensors"], report["tensors_in_file"]) == (len(plan.tensors), len(plan.tensors))
+    assert {row["case"] for row in report["rows"]} >= set(cases.CASES)
 
 
 def test_a_line_for_each_row_and_notes_beside(cli: Cli, store: Path) -> None:

@@ -809,7 +809,7 @@ def test_demo_as_json_compares_every_tensor(cli: Cli, tmp_path: Path) -> None:
     done = cli("demo", "-o", tmp_path / "here", "--json")
     assert done.status == 0
     facts = done.json
-    assert facts["right"] is True
+    assert facts["ok"] is True
     assert facts["not_as_the_source_makes_it"] == 0
     assert facts["exported_equal"] == 29
     assert Path(facts["checkpoint"]).exists()

@@ -184,6 +184,31 @@ def test_several_files_are_listed_and_described_one_after_the_other(capsys: pyte
 
 
 @pytest.mark.usefixtures("site")
+def test_files_and_pattern_may_follow_options(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(capsys, "ls", "m.sbs", "--sort", "size", "m.safetensors", "--quiet", "*.ids") == run(
+        capsys, "ls", "m.sbs", "m.safetensors", "*.ids", "--sort", "size", "-q"
+    )
+    for words in (["ls", "m.sbs", "--stats", "m.sbs", "--no-such"], ["get", "m.sbs", "model.ids", "--raw", "more"]):
+        with pytest.raises(SystemExit) as ended:
+            cli.main(words)
+        assert ended.value.code == 2
+        assert f"blobstore {words[0]}: error: unrecognized arguments" in capsys.readouterr().err
+
+
+@pytest.mark.usefixtures("site")
+def test_statistics_of_a_difference_take_its_base(capsys: pytest.CaptureFixture[str]) -> None:
+    blobstore.save_file({"w": np.arange(5000, dtype=np.float32)}, "base.sbs")
+    blobstore.save_file({"w": np.arange(5000, dtype=np.float32) + 1}, "tuned.sbs")
+    blobstore.pack("tuned.sbs", "d.sbs", base="base.sbs")
+    expected = {entry["name"]: entry["stats"] for entry in listed(capsys, "tuned.sbs", "--stats")}
+    found = listed(capsys, "d.sbs", "--stats", "--base", "base.sbs")
+    assert {entry["name"]: entry["stats"] for entry in found} == expected
+    for words in (["d.sbs"], ["m.sbs", "--stats"]):
+        assert cli.main(["ls", *words, "--base", "base.sbs"]) == 2
+        assert "needless-base" in capsys.readouterr().err
+
+
+@pytest.mark.usefixtures("site")
 def test_a_last_word_that_is_not_a_path_is_a_pattern(capsys: pytest.CaptureFixture[str]) -> None:
     assert [entry["name"] for entry in listed(capsys, "m.sbs", "model.ids")] == ["model.ids"]
     assert cli.main(["ls", "m.sbs", "n.sbs"]) == 0

@@ -171,6 +171,29 @@ def test_verify_says_what_was_compared(cli: Cli, store: Path) -> None:
     assert (report["ok"], report["compared"], report["nbytes"], report["findings"]) == (True, 2, 33, [])
 
 
+@pytest.mark.parametrize("command", ["check", "verify"])
+def test_several_files_one_after_the_other_and_the_worst_status(
+    cli: Cli, store: Path, model: Path, command: str
+) -> None:
+    assert cli(command, store, model).status == 0
+    broken = model.with_name("b.sbs")
+    broken.write_bytes(b"no such file")
+    done = cli(command, broken, model, store)
+    assert done.status == 1
+    rows = [line.split("\t") for line in done.out.splitlines()]
+    assert [row[6] for row in rows if row[0] == "error"] == [str(broken)]
+    assert all(f"{path}: " in done.err for path in (broken, model, store))
+    reports = json.loads(cli(command, store, "--json", broken).out)
+    assert [(report["input"], report["ok"]) for report in reports] == [(str(store), True), (str(broken), False)]
+    assert cli(command, store, store.with_name("none.sbs")).status == 2
+
+
+def test_a_source_is_that_of_one_file(cli: Cli, model: Path) -> None:
+    done = cli("verify", model, model, "--against", model.with_name("c"))
+    assert done.status == 2
+    assert "one-file" in done.err
+
+
 def test_verify_names_the_damaged_tensor_and_its_bytes(cli: Cli, store: Path) -> None:
     offset = damage(store, NAME)
     done = cli("verify", store)
@@ -287,7 +310,7 @@ def test_recover_tells_what_was_saved_and_what_is_lost(cli: Cli, store: Path, tm
     assert "1 blobs saved (1 of them verified), 1 names; 1 blobs lost" in done.out
     assert "the index inside it" in done.err
     report = json.loads(cli("recover", store, "-o", out, "--json").out)
-    assert (report["right"], report["kept"], report["lost"][0]["names"]) == (False, ["b"], [NAME])
+    assert (report["ok"], report["kept"], report["lost"][0]["names"]) == (False, ["b"], [NAME])
     assert cli("verify", out, "--strict").status == 0
 
 
