@@ -157,9 +157,17 @@ def test_a_store_whose_index_is_lost_says_so(capsys: pytest.CaptureFixture[str])
         _ = blobstore.open("moved.sbs")[NAME]
     assert "its name index is lost" in caught.value.message
     assert "put 'moved.sbs.idx' back" in caught.value.message
-    for command in ("info", "ls"):
-        assert main([command, "moved.sbs"]) == 0
-        assert "note: its name index is lost" in capsys.readouterr().err
+    commands = ("info", "ls", "export --dry-run", "rewrite -o r.sbs --index embedded", "pack -o p.sbs")
+    for command in commands:
+        name, *options = command.split()
+        assert main([name, "moved.sbs", *options]) == 0
+        assert "note: its name index is lost" in capsys.readouterr().err, command
+    assert main(["diff", "moved.sbs", "m.sbs"]) == 1
+    assert capsys.readouterr().err.count("note: its name index is lost") == 1
+    for found in (blobstore.check("moved.sbs").findings, blobstore.verify("moved.sbs").findings):
+        assert [one.subject for one in found if one.code == "index-lost"] == ["moved.sbs"]
+    shutil.copy("moved.sbs", "again.sbs")
+    assert ["its name index is lost" in note for note in blobstore.build_index("again.sbs").notes] == [True]
     shutil.move("plain.sbs.idx", "moved.sbs.idx")
     assert main(["ls", "moved.sbs"]) == 0
     assert capsys.readouterr().err == ""

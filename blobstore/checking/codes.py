@@ -44,6 +44,7 @@ _CONVERT = "convert the checkpoint again with blobstore convert"
 _REWRITE = "blobstore rewrite FILE -o OUT writes a copy padded with zeros"
 _NO_LOAD = "gemma.cpp stops when it loads the tensors"
 _REINDEX = "blobstore index build FILE --force builds a new one"
+_BACK = "put the .idx back, or download the file again"
 _DIGESTS = "blobstore index build FILE --digests stores them from now on"
 _NEWER = "use a newer gemma.cpp"
 _OLD = (OCTOBER.name, APRIL.name)
@@ -74,6 +75,7 @@ _INDEX = {
     "index": Kind("error", "gemma.cpp ignores the index; the file can't be read by name", _REINDEX),
     "index-digest": Kind("error", "a name, shape or digest may be wrong", _REINDEX),
     "index-misplaced": Kind("error", "no reader finds the names", _DOWNLOAD),
+    "index-lost": Kind("warning", "tensors are only found by their keys, without types and shapes", _BACK),
     "index-disagrees": Kind("warning", "Python and gemma.cpp read the tensor differently", _REINDEX),
 }
 _CONTENTS = {

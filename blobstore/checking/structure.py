@@ -13,7 +13,7 @@ from blobstore.container.reader import BlobReader
 from blobstore.errors import FormatError
 from blobstore.fileio.closing import Closing
 from blobstore.index import INDEX_MAGIC
-from blobstore.index.locate import find_index
+from blobstore.index.locate import find_index, lost_index
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -77,8 +77,12 @@ def open_checked(path: str | PathLike[str]) -> Opened:
         what = "the index's own SHA-256 doesn't match its bytes: it has changed since it was written"
         opened.findings.append(finding("index-digest", opened.index.path, what))
     if not opened.index:
-        opened.findings += _misplaced_index(opened.reader)
+        opened.findings += list(_misplaced_index(opened.reader)) or _lost_index(opened.reader)
     return opened
+
+
+def _lost_index(reader: BlobReader) -> list[Finding]:
+    return [finding("index-lost", reader.path, text) for text in lost_index(reader)]
 
 
 def _padding(reader: BlobReader) -> Iterator[Finding]:

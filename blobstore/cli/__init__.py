@@ -79,7 +79,7 @@ def _refuse_unknown(top: argparse.ArgumentParser, arguments: Sequence[str]) -> N
         from blobstore.container.suggest import close_to  # noqa: PLC0415 (only for errors)
 
         hint = close_to(word, COMMANDS) or f": the commands are {', '.join(COMMANDS)}"
-        top.error(f"{shown(word)!r} is not a command{hint}")
+        top.error(f"{word!r} is not a command{hint}")
 
 
 def _parsed(top: argparse.ArgumentParser, words: Sequence[str]) -> argparse.Namespace:
@@ -87,7 +87,7 @@ def _parsed(top: argparse.ArgumentParser, words: Sequence[str]) -> argparse.Name
     options, rest = top.parse_known_args(words)
     if rest:
         if not hasattr(options, "files") or not all(word and not word.startswith("-") for word in rest):
-            options.parser.error(f"unrecognized arguments: {' '.join(rest)}")
+            options.parser.error(f"unrecognized arguments: {shown(' '.join(rest))}")
         options.files += rest
     return options
 

@@ -76,7 +76,7 @@ def describe(error: BaseException) -> Described:
         return Described("wrong-usage", error.message, None, None, error.message)
     if isinstance(error, OSError):
         path = None if error.filename is None else str(error.filename)
-        line = f"{path}: {error.strerror}" if path else str(error)
+        line = f"{path}: {error.strerror}" if path else error.strerror or str(error)
         return Described(_reason_of(error), error.strerror or str(error), path, None, line)
     if isinstance(error, MemoryError):
         what = f"out of memory: {shown(str(error)) or 'a tensor or a file does not fit'}"

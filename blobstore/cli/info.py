@@ -75,6 +75,7 @@ def _fields(facts: dict[str, Any]) -> list[tuple[str, object]]:
         digests = "with" if index["digests"] else "without"
         place = f"beside the file ({index['path']})" if index["place"] == "external" else "inside"
         where = f"{place}, {index['names']} names, {digests} digests"
+    shared = f", {facts['shared']} of them in the blob of another" if facts["shared"] else ""
     return [
         ("file", facts["input"]),
         ("access", _access(facts)),
@@ -82,7 +83,7 @@ def _fields(facts: dict[str, Any]) -> list[tuple[str, object]]:
         ("blobs", f"{facts['blobs']}, {facts['payload_nbytes']} bytes, and {facts['other_nbytes']} around them"),
         ("directory", f"SHA-256 {facts['directory_sha256']}: a difference (pack --base) knows its base by it"),
         ("index", where),
-        ("tensors", f"{facts['tensors']}, {facts['shared']} of them in a blob that has another name already"),
+        ("tensors", f"{facts['tensors']}{shared}"),
         ("types", _types(facts)),
         *((("weights", _weights(facts)),) if facts["weights"] else ()),
         *((("packed", _packed(facts["packed"], model=bool(facts["model"]))),) if facts["packed"] else ()),

@@ -117,7 +117,8 @@ def _list_names(options: argparse.Namespace) -> int:
             ]
         )
         return 0
-    _print_names(listed, measured)
+    if listed:
+        _print_names(listed, measured)
     _tell_count(options, len(entries), "tensor", nbytes)
     return 0
 

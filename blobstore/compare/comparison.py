@@ -16,6 +16,7 @@ from blobstore.compare.sides import open_sides
 from blobstore.compare.values import Tolerance
 from blobstore.errors import UsageError
 from blobstore.gemma.newer import newer_texts
+from blobstore.index.locate import lost_index
 from blobstore.store.base import refuse_needless_base
 
 if TYPE_CHECKING:
@@ -266,6 +267,7 @@ def _notes(a: Side, b: Side, *, chosen: bool) -> Iterator[str]:
         yield from side.notes
         if side.store:
             yield from newer_texts(side.store.reader)
+            yield from lost_index(side.store.reader) if side.store.index is None else ()
     if a.names and b.names and not a.names & b.names:
         hint = ""
         if any(side.store and not side.store.index for side in (a, b)):

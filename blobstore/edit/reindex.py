@@ -19,7 +19,7 @@ from blobstore.fileio.hashing import digest_of
 from blobstore.fileio.ranges import FileRange
 from blobstore.fileio.threads import in_order
 from blobstore.index import rebind_index
-from blobstore.index.locate import external_path, find_index
+from blobstore.index.locate import external_path, find_index, lost_index
 from blobstore.index.sidecar import close_with_index, write_index
 
 if TYPE_CHECKING:
@@ -165,6 +165,7 @@ def build_index(
         if before:
             _carry_digests(manifest, before)
         lost, changed, notes = _carry_over(manifest, before, fault, digests=digests)
+        notes = (*lost_index(reader), *notes)
         where = _put(reader, manifest, before, embed=embed, digests=digests, progress=progress)
         more = {"lost_names": lost, "changed_names": changed, "notes": notes}
         return _result(reader, where, len(manifest.entries or ()), start, **more)

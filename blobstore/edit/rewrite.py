@@ -14,7 +14,7 @@ from blobstore.container.reader import BlobReader
 from blobstore.edit.manifest import describe, external_index, manifest_of, refuse_packed, write_manifest
 from blobstore.errors import UsageError
 from blobstore.index.inputs import files_of, path_of, refuse_inputs
-from blobstore.index.locate import find_index, place_of
+from blobstore.index.locate import find_index, lost_index, place_of
 from blobstore.index.metadata import OWN_METADATA
 from blobstore.index.names import key_for
 from blobstore.index.sidecar import write_index
@@ -196,7 +196,8 @@ def apply_edits(
             describe(manifest, reader)
         dropped = _drop(manifest, edits.drop)
         renamed = _rename(manifest, edits.rename)
-        notes = _change_metadata(manifest, edits, changed=bool(dropped or renamed))
+        notes = [] if place == "none" or index else lost_index(reader)
+        notes += _change_metadata(manifest, edits, changed=bool(dropped or renamed))
         _change_config(manifest, edits.config, reader)
         if edits.sort:
             manifest.keep(_sorted(manifest))

@@ -13,6 +13,7 @@ from blobstore.exporting.plan import DTYPES, plan_export
 from blobstore.exporting.run import run_export, superseded
 from blobstore.fileio.ranges import expect
 from blobstore.gemma.newer import newer_texts
+from blobstore.index.locate import lost_index
 from blobstore.store.base import refuse_needless_base
 from blobstore.store.reader import Store
 
@@ -241,7 +242,7 @@ def _planned(
 
 
 def _notes(plan: ExportPlan, store: Store) -> list[str]:
-    notes = list(newer_texts(store.reader))
+    notes = [*newer_texts(store.reader), *(lost_index(store.reader) if store.index is None else ())]
     notes += [
         f"{name} is the same as {kept} and is left out: --materialize-aliases writes both"
         for name, kept in plan.left_out.items()

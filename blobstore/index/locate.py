@@ -77,7 +77,7 @@ def lost_index(reader: BlobReader) -> list[str]:
     if not keys or INDEX_KEY in reader or any(map(os.path.isfile, beside(reader.path))):
         return []
     what = f"its name index is lost: {keys} of its keys were made from names, which are only in the index"
-    return [f"{what}. It was beside the file: put {external_path(reader.path)!r} back"]
+    return [f"{what}: if it was beside the file, put {external_path(reader.path)!r} back"]
 
 
 def place_of(index: NameIndex | None) -> IndexPlace:

@@ -29,7 +29,7 @@ from blobstore.fileio.ranges import CHUNK_NBYTES, flat_bytes
 from blobstore.fileio.threads import check_workers, cores, in_order
 from blobstore.index import PACKED, blob_table, build_index
 from blobstore.index.inputs import files_of, refuse_inputs
-from blobstore.index.locate import find_index, place_of
+from blobstore.index.locate import find_index, lost_index, place_of
 from blobstore.index.metadata import BASE, BASE_NAME, PACKED_FROM
 from blobstore.index.records import directory_digest
 from blobstore.index.sidecar import close_with_index
@@ -161,6 +161,7 @@ def pack(
     with ExitStack() as stack:
         reader = stack.enter_context(BlobReader(path))
         index = find_index(reader)
+        notes = [] if index else lost_index(reader)
         manifest = _manifest_to_pack(reader, index)
         max_blobs = _max_blobs(manifest, index)
         base_store = stack.enter_context(Store(base)) if base is not None else None
@@ -197,7 +198,7 @@ def pack(
         ratio=unpacked_nbytes / nbytes,
         base=None if base is None else os.fspath(base),
         blobs=tuple(blobs),
-        notes=("the packed file is not smaller than the original",) * (nbytes >= unpacked_nbytes),
+        notes=(*notes, *(["the packed file is not smaller than the original"] * (nbytes >= unpacked_nbytes))),
         seconds=time.perf_counter() - start,
     )
 

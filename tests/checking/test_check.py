@@ -251,6 +251,7 @@ OTHER_CODES = {
     "padding",
     "index-digest",
     "index-misplaced",
+    "index-lost",
     "index-disagrees",
     "by-name",
     "index",
