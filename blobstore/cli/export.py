@@ -25,8 +25,8 @@ EXAMPLE = """example:
 
 A file that was converted from a checkpoint is exported under the checkpoint's names; bf16 weights bit for bit."""
 
-_SIZE = re.compile(r"([0-9]+(?:[.][0-9]+)?) *([kMGT]?B)?")
-_UNITS = {"": 1, "B": 1, "kB": 10**3, "MB": 10**6, "GB": 10**9, "TB": 10**12}
+_SIZE = re.compile(r"([0-9]+(?:[.][0-9]+)?) *([KMGT]?B)?", re.IGNORECASE)
+_UNITS = {"": 1, "B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "TB": 10**12}
 
 
 def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -101,7 +101,9 @@ def _show(options: argparse.Namespace, preview: ExportPreview) -> None:
 
 def _nbytes(text: str) -> int:
     match = _SIZE.fullmatch(text.strip())
-    nbytes = int(float(match[1]) * _UNITS[match[2] or ""]) if match else 0
+    nbytes = int(float(match[1]) * _UNITS[(match[2] or "").upper()]) if match else 0
     if not nbytes:
-        raise UsageError("bad-size", f"{text!r} is not a size of at least a byte: expected 5GB, 500MB, 1000000")
+        raise UsageError(
+            "bad-size", f"{text!r} is not a size of at least a byte: expected bytes, KB, MB, GB or TB, such as 500MB"
+        )
     return nbytes

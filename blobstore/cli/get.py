@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 import blobstore
 from blobstore.cli.newer import tell_newer
 from blobstore.cli.output import add_base, add_command, note, output_of
+from blobstore.container.keys import RESERVED_KEYS
 from blobstore.errors import UsageError
 from blobstore.exporting.tensor import write_npy, write_stored
 from blobstore.index.inputs import files_of, refuse_inputs
@@ -24,7 +25,8 @@ EXAMPLE = """example:
   blobstore get gemma.sbs qkv_ein_0 --by keys -o qkv.npy
 
 If OUT ends in .npy, a numpy file is written; bfloat16 and 8-bit floats, which plain numpy can't read back, are written
-as float32, exactly. Any other OUT, and standard output, gets the stored bytes."""
+as float32, exactly. Any other OUT, and standard output, gets the stored bytes. A tensor that gemma.cpp stores in
+pieces, such as k_proj, has none of its own, and is written as .npy only."""
 
 
 def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -56,6 +58,9 @@ def run(options: argparse.Namespace) -> int:
         _refuse_needless_base(store, options.name)
         tell_newer(store.reader)
         if output.endswith(".npy") and not options.raw:
+            if options.name not in store and options.name in RESERVED_KEYS and options.name in store.reader:
+                what = f"{options.name!r} is a blob of the runtime's, not an array"
+                raise UsageError("no-array", f"{what}: give OUT another ending, or --raw")
             foreign = write_npy(store, options.name, output)
             if foreign is not None:
                 note(f"{options.name} is {foreign}: written as float32, which holds every value exactly")

@@ -6,6 +6,7 @@ HEAD_NBYTES = 64  # enough to recognise all of them
 _FORMATS = {
     b"GGUF": "a GGUF file, usually quantised: convert the original checkpoint",
     b"\x89HDF": "an HDF5 file",
+    b"\x93NUMPY": "a .npy file: save its array as safetensors first",
     b"SBSI": "an external name index, open the file beside it",
     b"\x28\xb5\x2f\xfd": "a zstd file, decompress it first",
     b"\x1f\x8b": "a gzip file, decompress it first",

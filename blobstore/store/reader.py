@@ -241,7 +241,7 @@ class Store(MappingByIdentity["Array"], Closing):
         info = info or self.info(name)
         if info.blocks:
             what = f"{name!r} is not stored as one run of bytes: store[{name!r}] gathers its values"
-            raise UsageError("not-one-run", f"{what}; store.tobytes({name!r}) gives their bytes")
+            raise UsageError("not-one-run", f"{what}, store.tobytes their bytes; blobstore get -o OUT.npy writes them")
         return stored(self, info, 0, info.element_nbytes)
 
     def _is_not_a_tensor(self, key: str) -> bool:

@@ -260,7 +260,10 @@ def test_a_file_is_converted_compared_and_exported(cli: Cli, tmp_path: Path, fol
     assert report["tensors"] == len(small_recipe("gemma3").tensors()) + 1
 
 
-@pytest.mark.parametrize(("limit", "nbytes"), [("5kB", 5000), ("0.004MB", 4000), ("3000", 3000), ("3000B", 3000)])
+@pytest.mark.parametrize(
+    ("limit", "nbytes"),
+    [("5kB", 5000), ("0.004MB", 4000), ("3000", 3000), ("3000B", 3000), ("4KB", 4000), ("3000b", 3000)],
+)
 def test_a_shards_size_may_have_a_unit(cli: Cli, tmp_path: Path, folder: Path, limit: str, nbytes: int) -> None:
     cli("convert", folder, "-o", tmp_path / "out.sbs", "--weights", "bf16")
     done = cli("export", tmp_path / "out.sbs", "-o", tmp_path / "x.safetensors", "--max-shard-size", limit, "--json")

@@ -309,6 +309,18 @@ def test_statistics_of_gathered_tensors_are_the_checkpoints(capsys: pytest.Captu
 
 
 @pytest.mark.usefixtures("gemma")
+def test_what_is_not_an_array_is_not_written_as_one(capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["get", "stock.sbs", "tokenizer", "-o", "t.npy"]) == 2
+    assert "no-array: 'tokenizer' is a blob of the runtime's" in capsys.readouterr().err
+    assert not os.path.exists("t.npy")
+    run(capsys, "get", "stock.sbs", "tokenizer", "-o", "t.npy", "--raw")
+    assert cli.main(["get", "stock.sbs", "model.layers.0.self_attn.k_proj.weight", "-o", "k.bin"]) == 2
+    assert "blobstore get -o OUT.npy writes them" in capsys.readouterr().err
+    run(capsys, "get", "stock.sbs", "model.layers.0.self_attn.k_proj.weight", "-o", "k.npy")
+    assert os.path.getsize("t.npy")
+
+
+@pytest.mark.usefixtures("gemma")
 def test_get_takes_either_vocabulary_and_says_which(capsys: pytest.CaptureFixture[str]) -> None:
     name, key = "model.layers.0.mlp.down_proj.weight", "linear_w_0"
     run(capsys, "get", "stock.sbs", name, "-o", "name.npy")
