@@ -61,7 +61,7 @@ class Report:
     """All measurements.
 
     Attributes:
-        file, file_nbytes: The file and its size.
+        input, file_nbytes: The file and its size.
         tensors, nbytes: Number and size of the tensors measured.
         tensors_in_file: Number of tensors with bytes of their own.
         one: Name of the tensor that "first tensor" uses.
@@ -75,7 +75,7 @@ class Report:
         notes: What to know when reading the numbers.
     """
 
-    file: str
+    input: str
     file_nbytes: int
     tensors: int
     nbytes: int

@@ -96,7 +96,7 @@ def _begin(plan: Plan) -> tuple[Report, list[TensorInfo], Wanted]:
         infos = choose(store, QUICK_NBYTES) if plan.quick else available
         wanted = wanted_of(infos, store)
         report = Report(
-            file=plan.path,
+            input=plan.path,
             file_nbytes=store.reader.file_size,
             tensors=len(infos),
             nbytes=wanted.nbytes,
@@ -193,7 +193,7 @@ def _peer_jobs(peer: Peer, infos: Sequence[TensorInfo], wanted: Wanted, folder: 
     try:
         peer.write(trial, trial_tensors())
         # Opened here and closed afterwards, as in `_begin`.
-        with Store(report.file) as store:
+        with Store(report.input) as store:
             peer.write(path, ((info.name, stored(store, info)) for info in infos))
             wrong = differing(peer, path, ((info.name, stored(store, info)) for info in infos))
             types = {array.dtype for array in (stored(store, info) for info in infos) if peer.held(array) is not array}

@@ -45,7 +45,7 @@ def check_checkpoint(
             plan = choose_plan(checkpoint, kind, choices)
             for text in plan.notes:
                 yield Finding("note", "conversion", path, text, "none", "none needed")
-            yield from check_plan(plan)
+            yield from check_plan(plan, path)
             measure_scales(plan, checkpoint, progress)
     except CheckpointError as error:
         for fault in error.faults or [_fault_of(error, path)]:
@@ -54,10 +54,10 @@ def check_checkpoint(
         yield _refusal(_fault_of(error, path))
 
 
-def check_plan(plan: Plan) -> Iterator[Finding]:
-    """Yield what gemma.cpp can't load in the file that a plan describes; for a plan by name, that it isn't a model."""
+def check_plan(plan: Plan, path: str) -> Iterator[Finding]:
+    """Yield what gemma.cpp can't load in the file that a plan makes of a path; for a plan by name, that it isn't a model."""
     if plan.config is None:
-        yield finding("by-name", "plan", f"a container of {len(plan.tensors)} blobs, not a model")
+        yield finding("by-name", path, f"converted by name: a container of {len(plan.tensors)} tensors, not a model")
     else:
         yield from check_config(plan.config, one_base=has_one_base(plan.metadata))
         toc = {

@@ -195,7 +195,7 @@ def convert(
     """
     start = time.perf_counter()
     with _planned(source, as_, (weights, layout, wrapping), tokenizer, index) as (plan, checkpoint):
-        findings = list(check_plan(plan))
+        findings = list(check_plan(plan, checkpoint.path))
         expect(progress, plan.nbytes)
         run_plan(plan, checkpoint, output, version=container, index=index, digests=digests, progress=progress)
     path = os.fspath(output) if isinstance(output, (str, os.PathLike)) else None
@@ -243,8 +243,8 @@ def preview_conversion(
         >>> preview.model is None, preview.tensors[0].key == blobstore.key_for(preview.tensors[0].name)
         (True, True)
     """
-    with _planned(source, as_, (weights, layout, wrapping), tokenizer, index) as (plan, _):
-        findings = list(check_plan(plan))
+    with _planned(source, as_, (weights, layout, wrapping), tokenizer, index) as (plan, checkpoint):
+        findings = list(check_plan(plan, checkpoint.path))
     return ConversionPreview(
         input=os.fspath(source),
         model=specifier_of(plan.config) if plan.config else None,

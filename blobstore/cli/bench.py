@@ -110,7 +110,7 @@ def run(options: argparse.Namespace) -> int:
     with _signals_unwind(), steps() as tell:
         report = bench(plan, tell)
     if options.plot:
-        heading = f"{shown(os.path.basename(report.file))}: {_what(report)}\nmedian of {_runs(report)}, log scale"
+        heading = f"{shown(os.path.basename(report.input))}: {_what(report)}\nmedian of {_runs(report)}, log scale"
         heading += ", shorter is better; × is the time against blobstore's"
         plot.draw(report, options.plot, heading, _label, duration)
     if options.json:

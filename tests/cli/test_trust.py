@@ -12,6 +12,7 @@ import pytest
 import blobstore
 from blobstore.cli import parser
 from blobstore.converting.gemma_plan import Choices
+from tests.checkpoints import own, write_own
 from tests.cli.test_gemma import Cli, one_line
 from tests.gemma_checkpoints import convert, sound_recipe
 
@@ -120,6 +121,8 @@ def test_check_of_a_checkpoint_runs_the_conversions_preflight(cli: Cli, tmp_path
         assert done.status == 1
         assert "error\tmissing-tensor\tmodel.norm.weight" in done.out
     assert cli("check", folder, "--for", "any").status == 0
+    by_name = write_own(tmp_path / "n.safetensors", own({"w": np.ones(3, np.float32)}))
+    assert cli("check", by_name).out.startswith(f"note\tby-name\t{by_name}\tconverted by name")
 
 
 def test_check_of_a_broken_file_is_one_finding(cli: Cli, model: Path) -> None:
