@@ -55,7 +55,7 @@ def check_checkpoint(
 
 
 def check_plan(plan: Plan, path: str) -> Iterator[Finding]:
-    """Yield what gemma.cpp can't load in the file that a plan makes of a path; for a plan by name, that it isn't a model."""
+    """Yield what gemma.cpp can't load in the file that a plan makes of a path; if by name, that it isn't a model."""
     if plan.config is None:
         yield finding("by-name", path, f"converted by name: a container of {len(plan.tensors)} tensors, not a model")
     else:
