@@ -7,7 +7,7 @@ import html
 import os
 from collections.abc import Mapping
 from functools import cached_property, partial
-from typing import TYPE_CHECKING, Any, get_args
+from typing import TYPE_CHECKING, Any
 
 from blobstore.container.keys import CONFIG_KEY, NO_TOKENIZER, RESERVED_KEYS, TOKENIZER_KEY
 from blobstore.container.reader import BlobReader
@@ -19,7 +19,7 @@ from blobstore.index.locate import find_index, lost_index
 from blobstore.index.records import directory_digest
 from blobstore.store.slices import TensorSlice, load_rows
 from blobstore.store.values import elements, stored
-from blobstore.store.vocabulary import By, Vocabularies, aliases_of
+from blobstore.store.vocabulary import By, Vocabularies, aliases_of, check_by
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -71,8 +71,7 @@ class Store(Mapping[str, "Array"], Closing):
         by: By = "names",
     ) -> None:
         """Open a file; see `blobstore.open`. ``writable`` as `BlobReader` has it."""
-        if by not in get_args(By):
-            raise UsageError("bad-by", f"expected one of {', '.join(get_args(By))}, found {by!r}")
+        check_by(by)
         self.by = by
         self._base: Store | None = None
         self._options = {"access": access, "use_index": use_index, "writable": writable, "prefetch": prefetch}
@@ -88,7 +87,7 @@ class Store(Mapping[str, "Array"], Closing):
             self.close()
             raise
 
-    @property
+    @cached_property
     def _catalog(self) -> Catalog:
         return self.vocabularies.by(self.by)
 
@@ -227,7 +226,8 @@ class Store(Mapping[str, "Array"], Closing):
         Raises:
             NameNotFoundError: ``name-not-found``.
             UsageError: ``no-rows`` when it has no dimension to choose from; ``bad-rows`` for rows that it doesn't have;
-                ``bad-out`` for an ``out`` of another shape, or together with another ``dtype``.
+                ``bad-out`` for an ``out`` of another shape, together with another ``dtype``, or that can't be written
+                to; ``bad-dtype`` for what numpy can't convert it to.
             CodecError: As ``store[name]``; ``not-float`` when encoded values are to be anything but floats.
             FormatError: ``packed-…``: the packed blob is damaged.
 
@@ -389,7 +389,7 @@ class Store(Mapping[str, "Array"], Closing):
         """
         if self._absolute:
             return self._absolute
-        if self.reader.access != "memory":
+        if not self.reader.in_memory:
             what = "a store of a file object can't be pickled or copied, as that can't be opened again"
             raise UsageError("needs-path", f"{self.path!r}: {what}: open its path, or its bytes")
         return bytes(self.reader.view(0, self.reader.file_size))

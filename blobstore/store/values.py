@@ -87,9 +87,10 @@ def dtype_of(info: TensorInfo) -> np.dtype[np.generic]:
     Raises:
         CodecError: ``unknown-type``, ``unknown-codec``, ``packed-type``, ``scaled-type``: it can't be decoded here.
     """
-    if info.dtype is None:
+    dtype = info.dtype
+    if dtype is None:
         raise _undecodable(info)
-    return info.dtype
+    return dtype
 
 
 def fill(store: TensorFile, info: TensorInfo, first: int, out: Array) -> None:

@@ -544,6 +544,18 @@ def test_what_can_not_be_decoded_is_not_exported(tmp_path: Path, vectors: Path, 
         )
 
 
+def test_a_record_cannot_make_a_key_an_alias(tmp_path: Path, converted: Path) -> None:
+    """It would be listed, and not found."""
+    record = record_of(converted)
+    with blobstore.open(converted, by="keys") as by_keys, blobstore.open(converted) as store:
+        places = {by_keys.info(key).address(): key for key in by_keys}
+        name, key = next((name, places[i.address()]) for name in store if (i := store.info(name)).address() in places)
+    record["aliases"][key] = name
+    path = with_metadata(converted, json.dumps(record), tmp_path / "b.sbs")
+    with blobstore.open(path) as store, pytest.raises(FormatError, match="rearranged-metadata"):
+        list(store)
+
+
 @pytest.mark.parametrize("type_name", ["c64", "u8", "f4", "unknown"])
 def test_a_piece_of_anything_but_floats_is_refused(tmp_path: Path, type_name: str) -> None:
     piece = ["a", 0, 0, 2, 0, 4, 4, "transpose", 1]
