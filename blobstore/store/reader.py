@@ -14,6 +14,7 @@ from blobstore.container.reader import BlobReader
 from blobstore.container.suggest import close_to
 from blobstore.errors import NameNotFoundError, UsageError, in_file
 from blobstore.fileio.closing import Closing
+from blobstore.fileio.hashing import digest_of
 from blobstore.fileio.threads import check_workers
 from blobstore.index.locate import find_index, lost_index
 from blobstore.index.records import directory_digest
@@ -395,18 +396,20 @@ class Store(Mapping[str, "Array"], Closing):
         return bytes(self.reader.view(0, self.reader.file_size))
 
     @property
-    def _identity(self) -> tuple[int, bytes]:
-        """What tells the file from one that has replaced it."""
-        return self.reader.file_size, directory_digest(self.reader.directory)
+    def _identity(self) -> tuple[int, bytes, bytes]:
+        """What tells the file, and an index beside it, from those that have replaced them."""
+        index = b"" if self.index is None else digest_of([self.index.raw])
+        return self.reader.file_size, directory_digest(self.reader.directory), index
 
-    def check_identity(self, identity: tuple[int, bytes]) -> None:
+    def check_identity(self, identity: tuple[int, bytes, bytes]) -> None:
         """Refuse a file that is not the one that was pickled.
 
         Raises:
             UsageError: ``replaced``.
         """
         if identity != self._identity:
-            raise UsageError("replaced", f"{self.path!r} is not the file that was pickled: it has changed since")
+            what = "is not the file that was pickled: it, or the index beside it, has changed since"
+            raise UsageError("replaced", f"{self.path!r} {what}")
 
     def __repr__(self) -> str:
         return f"<Store {self.path!r}: {len(self)} tensors, {self.reader.file_size} bytes>"
@@ -423,7 +426,7 @@ class Store(Mapping[str, "Array"], Closing):
 
 
 def _reopen(
-    store_class: type[Store], location: str | bytes, options: dict[str, Any], identity: tuple[int, bytes]
+    store_class: type[Store], location: str | bytes, options: dict[str, Any], identity: tuple[int, bytes, bytes]
 ) -> Store:
     """Open the file of a pickled store again."""
     store = store_class(location, **options)

@@ -158,6 +158,13 @@ def test_a_pickled_store_refuses_another_file_and_a_file_object_has_none(tmp_pat
     blobstore.save_file({"b": np.arange(7.0)}, path)
     with pytest.raises(UsageError, match=r"replaced: .* is not the file that was pickled"):
         pickle.loads(pickled)  # noqa: S301 (our own)
+    with blobstore.create(path, index="external") as writer:
+        writer["a.name.longer.than.a.key"] = np.arange(6.0)
+    with blobstore.open(path) as store:
+        pickled = pickle.dumps(store)
+    path.with_name("a.sbs.idx").unlink()
+    with pytest.raises(UsageError, match="replaced"):
+        pickle.loads(pickled)  # noqa: S301 (our own)
     with blobstore.open(io.BytesIO(path.read_bytes())) as store, pytest.raises(UsageError, match="needs-path"):
         pickle.dumps(store)
 
