@@ -3,10 +3,25 @@
 from __future__ import annotations
 
 import io
+import os
 from functools import cache
+from typing import TYPE_CHECKING
 
 import numpy as np
 from hypothesis import strategies as st
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+
+class BytesPath:
+    """A PathLike that gives bytes."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = os.fsencode(path)
+
+    def __fspath__(self) -> bytes:
+        return self.path
 
 
 class WriteOnly(io.BytesIO):

@@ -19,6 +19,7 @@ from safetensors.numpy import load_file, save_file
 import blobstore
 from blobstore import CheckpointError, UsageError, cli
 from tests.gemma_checkpoints import sound_recipe, tokenizer
+from tests.strategies import BytesPath
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -135,6 +136,54 @@ def test_an_unknown_choice_is_refused_with_those_there_are(call: Callable[[], Re
     assert caught.value.reason == "bad-choice"
     assert "is not one of" in caught.value.message
     assert not os.path.exists("o.sbs")
+
+
+@pytest.mark.usefixtures("here")
+@pytest.mark.parametrize(
+    ("call", "reason"),
+    [
+        (lambda: blobstore.rewrite("named.sbs", "o.sbs", index="nowhere"), "bad-index"),  # type: ignore[arg-type]
+        (lambda: blobstore.diff("named.sbs", "named.sbs", by="key"), "bad-by"),  # type: ignore[arg-type]
+    ],
+)
+def test_a_misspelt_word_is_refused(call: Callable[[], Result], reason: str) -> None:
+    with pytest.raises(UsageError) as caught:
+        call()
+    assert caught.value.reason == reason
+    assert not os.path.exists("o.sbs")
+
+
+WITH_PATHS: list[Callable[..., Result]] = [
+    lambda path: blobstore.convert(path("ck"), path("new"), weights="bf16", tokenizer=path("ck/tokenizer.model")),
+    lambda path: blobstore.preview_conversion(path("ck"), tokenizer=path("ck/tokenizer.model")),
+    lambda path: blobstore.export(path("named.sbs"), path("new")),
+    lambda path: blobstore.preview_export(path("named.sbs"), path("new")),
+    lambda path: blobstore.check(path("model.sbs")),
+    lambda path: blobstore.check(path("ck")),
+    lambda path: blobstore.verify(path("named.sbs")),
+    lambda path: blobstore.verify(path("model.sbs"), against=path("ck"), receipt=path("new")),
+    lambda path: blobstore.repair(path("model.sbs"), path("new")),
+    lambda path: blobstore.diff(path("model.sbs"), path("ck")),
+    lambda path: blobstore.rewrite(path("named.sbs"), path("new")),
+    lambda path: blobstore.recover(path("named.sbs"), path("new")),
+    lambda path: blobstore.build_index(path("model.sbs"), force=True),
+    lambda path: blobstore.pack(path("model.sbs"), path("new")),
+    lambda path: blobstore.unpack(path("packed.sbs"), path("new")),
+]
+
+
+@pytest.mark.usefixtures("here")
+@pytest.mark.parametrize("place", range(len(WITH_PATHS)))
+def test_paths_may_be_bytes_and_are_told_as_text(place: int) -> None:
+    blobstore.pack("model.sbs", "packed.sbs")
+    for kind in (str, Path, os.fsencode, lambda text: BytesPath(Path(text))):
+        done = asdict(WITH_PATHS[place](kind))
+        assert plain(done)
+        assert done.get("output") in (None, "new", "model.sbs", "model.sbs.idx")
+        for wrong in (None, 3, io.StringIO(), "a\0b"):
+            with pytest.raises(UsageError) as caught:
+                WITH_PATHS[place](lambda _, wrong=wrong: wrong)
+            assert caught.value.reason in ("bad-file", "not-a-file", "bad-target")
 
 
 # ------------------------------------------------------------------------------------------------------- what is told

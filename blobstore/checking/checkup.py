@@ -12,6 +12,7 @@ from blobstore.checking.findings import asked_for, by_severity, is_right, runs_i
 from blobstore.checking.runtime import check_file
 from blobstore.converting.gemma_plan import WEIGHTS, Choices
 from blobstore.errors import UsageError
+from blobstore.fileio.paths import path_text
 from blobstore.gemma.runtimes import NAMES
 
 if TYPE_CHECKING:
@@ -90,7 +91,7 @@ def check(
         raise UsageError("bad-choice", f"weights: {weights!r} is not one of {', '.join(WEIGHTS)}")
     runtime, _, date = for_.partition("@")
     runtimes = (date,) if date else NAMES if runtime == _RUNTIME else ()
-    name = os.fspath(path)
+    name = path_text(path)
     subject = ""
     if _is_checkpoint(name):
         findings = _checkpoint_findings(name, _KINDS[runtime], weights, runtimes, progress)

@@ -16,6 +16,7 @@ from blobstore.converting.choose import KINDS, choose_plan, needless_flags
 from blobstore.converting.gemma_plan import LAYOUTS, WEIGHTS, Choices
 from blobstore.converting.run import run_plan
 from blobstore.errors import UsageError
+from blobstore.fileio.paths import optional_path, path_text, target_of
 from blobstore.fileio.ranges import expect
 from blobstore.gemma.models import specifier_of
 
@@ -193,14 +194,15 @@ def convert(
         >>> blobstore.convert("checkpoint", "converted.sbs", weights="bf16").runs_in[-1]
         'later'
     """
+    source, output, tokenizer = path_text(source), target_of(output), optional_path(tokenizer)
     start = time.perf_counter()
     with _planned(source, as_, (weights, layout, wrapping), tokenizer, index) as (plan, checkpoint):
         findings = list(check_plan(plan, checkpoint.path))
         expect(progress, plan.nbytes)
         run_plan(plan, checkpoint, output, version=container, index=index, digests=digests, progress=progress)
-    path = os.fspath(output) if isinstance(output, (str, os.PathLike)) else None
+    path = output if isinstance(output, str) else None
     return Conversion(
-        input=os.fspath(source),
+        input=source,
         output=path,
         model=specifier_of(plan.config) if plan.config else None,
         runs_in=runs_in(findings) if plan.config else None,
@@ -243,10 +245,11 @@ def preview_conversion(
         >>> preview.model is None, preview.tensors[0].key == blobstore.key_for(preview.tensors[0].name)
         (True, True)
     """
+    source, tokenizer = path_text(source), optional_path(tokenizer)
     with _planned(source, as_, (weights, layout, wrapping), tokenizer, index) as (plan, checkpoint):
         findings = list(check_plan(plan, checkpoint.path))
     return ConversionPreview(
-        input=os.fspath(source),
+        input=source,
         model=specifier_of(plan.config) if plan.config else None,
         wrapping=plan.config.wrapping.name.lower() if plan.config else None,
         runs_in=runs_in(findings) if plan.config else None,

@@ -14,6 +14,7 @@ from blobstore.container.reader import BlobReader
 from blobstore.converting.gemma_config import repaired
 from blobstore.edit.rewrite import Edits, apply_edits
 from blobstore.errors import UsageError
+from blobstore.fileio.paths import path_text, target_of
 from blobstore.fileio.ranges import expect
 from blobstore.gemma.config import ModelConfig
 from blobstore.index.locate import find_index
@@ -78,6 +79,7 @@ def repair(
         >>> blobstore.repair("converted.sbs", dry_run=True).output is None
         True
     """
+    path, output = path_text(path), None if output is None else target_of(output)
     start = time.perf_counter()
     with BlobReader(path, access="read") as reader:
         if CONFIG_KEY not in reader:
@@ -95,9 +97,9 @@ def repair(
     if not dry_run and (changes or output is not None):
         apply_edits(path, output, Edits(config=after.to_bytes() if changes else None), progress=progress)
         target = path if output is None else output
-        written = os.fspath(target) if isinstance(target, (str, os.PathLike)) else None
+        written = target if isinstance(target, str) else None
     return Repair(
-        input=os.fspath(path),
+        input=path,
         output=written,
         changes=changes,
         nbytes=os.stat(written).st_size if written is not None else 0,

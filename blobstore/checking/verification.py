@@ -18,6 +18,7 @@ from blobstore.converting.verify import verify as compare_with
 from blobstore.errors import FormatError, UsageError
 from blobstore.fileio.atomic import write_file
 from blobstore.fileio.hashing import file_digest
+from blobstore.fileio.paths import optional_path, path_text, target_of
 from blobstore.fileio.ranges import expect
 from blobstore.fileio.threads import check_workers
 from blobstore.index.inputs import files_of
@@ -112,6 +113,8 @@ def verify(
         >>> blobstore.verify("converted.sbs", against="checkpoint").ok
         True
     """
+    path, against, base, tokenizer = path_text(path), *map(optional_path, (against, base, tokenizer))
+    receipt = None if receipt is None else target_of(receipt)
     alone = quick or values or strict or workers is not None
     if against is None and (tokenizer is not None or receipt is not None):
         raise UsageError("no-source", "--tokenizer and --receipt go with --against SRC")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import os
 import time
 from collections import Counter
 from dataclasses import dataclass
@@ -15,9 +14,11 @@ from blobstore.compare.differences import compare
 from blobstore.compare.sides import open_sides
 from blobstore.compare.values import Tolerance
 from blobstore.errors import UsageError
+from blobstore.fileio.paths import optional_path, path_text
 from blobstore.gemma.newer import newer_texts
 from blobstore.index.locate import lost_index
 from blobstore.store.base import refuse_needless_base
+from blobstore.store.vocabulary import check_by
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -215,7 +216,7 @@ def diff(
         The differences. ``dataclasses.asdict`` of it is what ``blobstore diff --json`` prints.
 
     Raises:
-        UsageError: ``bad-tolerance``; ``needless-flag`` for ``by`` without an .sbs file; ``needless-base``,
+        UsageError: ``bad-tolerance``; ``bad-by``; ``needless-flag`` for ``by`` without an .sbs file; ``needless-base``,
             ``needs-base``, ``wrong-base``.
         FormatError, TruncatedError, CheckpointError: A file is neither, or is invalid.
         CodecError: ``sfp-reserved-code`` and others: a tensor can't be decoded; the message names it.
@@ -230,7 +231,10 @@ def diff(
         >>> blobstore.diff("a.sbs", "b.sbs", tolerance=0.5).differ
         False
     """
+    a, b, base = path_text(a), path_text(b), optional_path(base)
     start = time.perf_counter()
+    if by is not None:
+        check_by(by)
     limits = _tolerance(tolerance, rtol)
     with open_sides(a, b, by, base) as (first, second):
         stores = [side.store for side in (first, second) if side.store]
@@ -242,8 +246,8 @@ def diff(
         differences = list(compare(first, second, tolerance=limits, progress=progress))
         nbytes = first.nbytes + second.nbytes
     return Comparison(
-        a=os.fspath(a),
-        b=os.fspath(b),
+        a=a,
+        b=b,
         by=first.by,
         tolerance=ComparedTolerance(limits.absolute, limits.relative) if limits else None,
         differ=any(difference.differs for difference in differences),

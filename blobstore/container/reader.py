@@ -116,6 +116,11 @@ class BlobReader(Mapping[str, memoryview], Closing):
         """
         return self._source.has_path
 
+    @property
+    def in_memory(self) -> bool:
+        """Whether this was opened from the file's bytes, not from a path or a file object."""
+        return self._source.in_memory
+
     def range(self, key: str) -> tuple[int, int]:
         """Return (offset, nbytes) of a blob in the file, both in bytes.
 

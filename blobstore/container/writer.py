@@ -17,7 +17,7 @@ from blobstore.errors import UsageError, in_file
 from blobstore.fileio.atomic import AtomicFile
 from blobstore.fileio.closing import Completing
 from blobstore.fileio.hashing import Hasher
-from blobstore.fileio.paths import path_text
+from blobstore.fileio.paths import target_of
 from blobstore.fileio.ranges import FileRange, flat_bytes
 from blobstore.fileio.sink import Sink, move_down, position_in, seek, truncate, write_at
 
@@ -83,8 +83,9 @@ class ContainerWriter(Completing):
         self._state = "open"
         self._begin = 0
         self._stream: Any = None
-        if isinstance(target, (str, bytes, os.PathLike)):
-            self._file = AtomicFile(path_text(target))
+        target = target_of(target)
+        if isinstance(target, str):
+            self._file = AtomicFile(target)
             self._sink = Sink(self._file.fileno(), self._file.path)
         else:
             self._begin = _check_stream(target, version)
@@ -492,10 +493,6 @@ class ContainerWriter(Completing):
 
 def _check_stream(stream: Any, version: int) -> int:  # noqa: ANN401 (anything may be given)
     """Return where a stream begins."""
-    if not hasattr(stream, "write"):
-        raise UsageError("bad-target", f"expected a path or a binary stream, found {type(stream).__name__}")
-    if isinstance(stream, io.TextIOBase):
-        raise UsageError("bad-target", "expected a binary stream, found one of text: open it with mode 'wb'")
     if getattr(stream, "closed", False):
         raise UsageError("closed", "the stream is closed")
     if isinstance(stream, (io.FileIO, io.BufferedReader)) and not stream.writable():

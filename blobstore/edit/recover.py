@@ -15,6 +15,7 @@ from blobstore.edit.manifest import Manifest, ManifestBlob, write_manifest
 from blobstore.edit.recover_directory import find_directory
 from blobstore.errors import FormatError, UsageError, in_file
 from blobstore.fileio.hashing import digest_of
+from blobstore.fileio.paths import optional_path, path_text, target_of
 from blobstore.fileio.ranges import CHUNK_NBYTES, FileRange
 from blobstore.fileio.source import open_source, read_whole
 from blobstore.index import INDEX_MAGIC, parse_index
@@ -132,6 +133,7 @@ def recover(
         >>> done.ok, done.how
         (True, 'its directory, before 19 appended bytes')
     """
+    path, output, index = path_text(path), target_of(output), optional_path(index)
     start = time.perf_counter()
     refuse_inputs(files_of(output), [*files_of(path), *([index] if index else [])])
     index_path = index or next(filter(os.path.isfile, beside(path)), None)
@@ -154,7 +156,7 @@ def recover(
     finally:
         source.close()
     return Recovery(
-        input=os.fspath(path),
+        input=path,
         output=path_of(output),
         nbytes=nbytes,
         ok=not saved.lost,

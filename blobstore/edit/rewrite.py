@@ -13,8 +13,9 @@ from blobstore.container.keys import CONFIG_KEY, OWN_KEYS, RESERVED_KEYS
 from blobstore.container.reader import BlobReader
 from blobstore.edit.manifest import describe, external_index, manifest_of, refuse_packed, write_manifest
 from blobstore.errors import UsageError
+from blobstore.fileio.paths import path_text, target_of
 from blobstore.index.inputs import files_of, path_of, refuse_inputs
-from blobstore.index.locate import find_index, lost_index, place_of
+from blobstore.index.locate import check_place, find_index, lost_index, place_of
 from blobstore.index.metadata import OWN_METADATA
 from blobstore.index.names import key_for
 from blobstore.index.sidecar import write_index
@@ -128,7 +129,7 @@ def rewrite(
         FormatError: The file or its index is invalid; ``damaged-blob`` when a blob does not match its digest: a new
             digest would hide that.
         UsageError: ``no-output`` without an output, unless ``in_place``; ``two-ways`` with both; ``no-match`` when a
-            pattern or an old name matches nothing; ``duplicate-key``, ``duplicate-name``, ``bad-name``,
+            pattern or an old name matches nothing; ``bad-index``; ``duplicate-key``, ``duplicate-name``, ``bad-name``,
             ``key-too-long``; ``reserved-key``, of blobs and of the metadata; ``needs-index``, ``no-blobs``,
             ``too-many-blobs``; ``packed-file``: it was made by `blobstore.pack`; ``same-file`` for an output that is
             read; ``replaced`` when another writer has replaced the file meanwhile.
@@ -141,10 +142,13 @@ def rewrite(
         >>> done.dropped, done.renamed
         ((), 0)
     """
+    path, output = path_text(path), None if output is None else target_of(output)
     if output is None and not in_place:
         raise UsageError("no-output", "choose where to write, or in_place=True (--in-place) to replace the file")
     if output is not None and in_place:
         raise UsageError("two-ways", "an output and in_place exclude each other: leave out one of them")
+    if index is not None:
+        check_place(index)
     for key in set or ():
         if key.startswith(OWN_METADATA):
             what = f"{key!r}: keys that begin with {OWN_METADATA!r} are blobstore's own, choose another"

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 from blobstore.errors import UsageError
 from blobstore.exporting.plan import DTYPES, plan_export
 from blobstore.exporting.run import run_export, superseded
+from blobstore.fileio.paths import optional_path, path_text, target_of
 from blobstore.fileio.ranges import expect
 from blobstore.gemma.newer import newer_texts
 from blobstore.index.locate import lost_index
@@ -143,8 +144,9 @@ def export(
         >>> blobstore.export("model.sbs", "tied.safetensors", materialize_aliases=True).left_out
         {}
     """
+    path, output, base = path_text(path), target_of(output), optional_path(base)
     start = time.perf_counter()
-    target = os.fspath(output) if isinstance(output, (str, os.PathLike)) else None
+    target = output if isinstance(output, str) else None
     if force and target is None:
         raise UsageError(
             "needless-force", "--force removes files beside the output, and a stream has none: leave it out"
@@ -155,7 +157,7 @@ def export(
         expect(progress, plan.nbytes)
         files = run_export(plan, store, output, force=force, progress=progress)
     return Export(
-        input=os.fspath(path),
+        input=path,
         output=target,
         files=tuple(files),
         removed=old,
@@ -196,14 +198,15 @@ def preview_export(
         >>> preview.shards == len(preview.tensors)
         True
     """
+    path, output, base = path_text(path), optional_path(output), optional_path(base)
     with _planned(path, base, dtype, by, max_shard_nbytes, materialize_aliases=materialize_aliases) as (plan, store):
         notes = _notes(plan, store)
-        old = superseded(os.fspath(output), len(plan.shards)) if output is not None else []
+        old = superseded(output, len(plan.shards)) if output is not None else []
     if old:
         notes.append(f"{', '.join(map(repr, old))} of an earlier export would stay: --force removes such files")
     tensors = [tensor for shard in plan.shards for tensor in shard]
     return ExportPreview(
-        input=os.fspath(path),
+        input=path,
         tensors=tuple(TensorPreview(tensor.name, tensor.type.name, tensor.shape, tensor.nbytes) for tensor in tensors),
         shards=len(plan.shards),
         superseded=tuple(old),

@@ -22,6 +22,7 @@ class MemorySource(Closing):
     """A file's contents in memory. Views are the given bytes themselves, read-only; or copies, if they are to be."""
 
     has_path = False
+    in_memory = True
     device = None
 
     def __init__(self, data: Buffer, *, path: str, copies: bool = False, writable: bool = False) -> None:

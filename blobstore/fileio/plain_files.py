@@ -40,6 +40,7 @@ class PlainFile(Closing):
     ) -> None:
         """Take over an open descriptor; ``path`` is the file's, or (without ``has_path``) what errors call it."""
         self.has_path = has_path
+        self.in_memory = False
         self.writable = writable
         self._fd: int | None = fd
         self._holders = 0

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import operator
 import os
 import stat
 import threading
@@ -30,6 +31,7 @@ class StreamSource(Closing):
     """A file object, read by seeking and reading, in one thread at a time. Every view is a copy."""
 
     has_path = False
+    in_memory = False
     device = None
     access: SourceAccess = "read"
 
@@ -144,8 +146,8 @@ def _lock_of(stream: BinaryFile) -> threading.Lock:
 def _size_of(stream: BinaryFile, path: str) -> int:
     _check_open(stream)
     try:
-        return stream.seek(0, os.SEEK_END)
-    except (OSError, ValueError, AttributeError) as error:
+        return operator.index(stream.seek(0, os.SEEK_END))
+    except (OSError, ValueError, AttributeError, TypeError) as error:
         what = f"{path} can't seek ({error}): pass a path, or all of its bytes"
         raise UsageError("needs-seek", what) from None
 
@@ -170,9 +172,13 @@ def _read_into(stream: BinaryFile, buffer: memoryview, offset: int) -> None:
     try:
         stream.seek(offset)
         while done < len(buffer):
-            piece = stream.read(len(buffer) - done)
+            given = stream.read(len(buffer) - done)
+            piece = memoryview(b"" if given is None else given).cast("B")
             if not piece:
                 break
+            if len(piece) > len(buffer) - done:
+                what = f"read({len(buffer) - done}) gave {len(piece)} bytes: that is not a binary file object"
+                raise UsageError("bad-file", what)
             buffer[done : done + len(piece)] = piece
             done += len(piece)
     except ValueError:

@@ -31,8 +31,8 @@ def check_workers(workers: int | None) -> None:
     Raises:
         UsageError: ``bad-workers``.
     """
-    if workers is not None and workers < 1:
-        raise UsageError("bad-workers", f"{workers} workers can't do anything: there is at least one")
+    if workers is not None and not (isinstance(workers, int) and workers >= 1):
+        raise UsageError("bad-workers", f"{workers!r} workers can't do anything: there is at least one")
 
 
 def one_by_one(jobs: Iterable[Callable[[], T]]) -> Iterator[T]:

@@ -52,6 +52,7 @@ class ByteSource(Protocol):
     Attributes:
         path: Of the file; or what is read instead, such as ``<bytes>``.
         has_path: Whether ``path`` is a path.
+        in_memory: Whether these are the contents themselves, not a file or a file object.
         size: In bytes, when it was opened.
         access: How views are made: ``mmap`` and ``memory`` without a copy, ``read`` by reading.
         writable: Whether views can be written to; changes stay in this process.
@@ -65,6 +66,7 @@ class ByteSource(Protocol):
 
     path: str
     has_path: bool
+    in_memory: bool
     size: int
     access: SourceAccess
     writable: bool

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from contextlib import suppress
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Literal, get_args
 
 from blobstore.container.keys import INDEX_KEY
 from blobstore.errors import FormatError, UsageError, in_file
@@ -20,6 +20,16 @@ if TYPE_CHECKING:
     from blobstore.index.name_index import NameIndex
 
 IndexPlace = Literal["embedded", "external", "none"]
+
+
+def check_place(place: IndexPlace) -> None:
+    """Refuse what is not one of the places.
+
+    Raises:
+        UsageError: ``bad-index``.
+    """
+    if place not in get_args(IndexPlace):
+        raise UsageError("bad-index", f"expected one of {', '.join(get_args(IndexPlace))}, found {place!r}")
 
 
 def find_index(reader: BlobReader, *, whole: bool = True) -> NameIndex | None:

@@ -25,6 +25,7 @@ from blobstore.container.writer import ContainerWriter
 from blobstore.edit.manifest import describe, is_packed, manifest_of
 from blobstore.errors import UsageError, in_file
 from blobstore.fileio.hashing import digest_of
+from blobstore.fileio.paths import optional_path, path_text
 from blobstore.fileio.ranges import CHUNK_NBYTES, flat_bytes
 from blobstore.fileio.threads import check_workers, cores, in_order
 from blobstore.index import PACKED, blob_table, build_index
@@ -154,6 +155,7 @@ def pack(
         >>> blobstore.unpack("model.packed.sbs", "same.sbs").nbytes == done.unpacked_nbytes
         True
     """
+    path, output, base = path_text(path), path_text(output), optional_path(base)
     start = time.perf_counter()
     check_level(level)
     check_workers(workers)
@@ -191,12 +193,12 @@ def pack(
             close_with_index(writer, "embedded", partial(packer.index, writer))
         nbytes, unpacked_nbytes = writer.directory().file_size, reader.file_size
     return Packing(
-        input=os.fspath(path),
-        output=os.fspath(output),
+        input=path,
+        output=output,
         nbytes=nbytes,
         unpacked_nbytes=unpacked_nbytes,
         ratio=unpacked_nbytes / nbytes,
-        base=None if base is None else os.fspath(base),
+        base=base,
         blobs=tuple(blobs),
         notes=(*notes, *(["the packed file is not smaller than the original"] * (nbytes >= unpacked_nbytes))),
         seconds=time.perf_counter() - start,

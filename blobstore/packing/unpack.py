@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import time
 from collections import deque
 from dataclasses import dataclass
@@ -15,6 +14,7 @@ from blobstore.container.keys import INDEX_KEY, SKELETON_INDEX_KEY, SKELETON_KEY
 from blobstore.errors import FormatError, UsageError, in_file
 from blobstore.fileio.atomic import AtomicFile
 from blobstore.fileio.hashing import Hasher
+from blobstore.fileio.paths import optional_path, path_text, target_of
 from blobstore.fileio.ranges import CHUNK_NBYTES
 from blobstore.fileio.sink import Sink
 from blobstore.fileio.threads import check_workers, in_order
@@ -111,6 +111,7 @@ def unpack(
         >>> filecmp.cmp("same.sbs", "model.sbs", shallow=False)
         True
     """
+    path, output, base = path_text(path), target_of(output), optional_path(base)
     start = time.perf_counter()
     check_workers(workers)
     refuse_inputs(files_of(output), files_of(path, base))
@@ -123,7 +124,7 @@ def unpack(
         _check_sizes(directory, store.unpacked)
         pieces = _Pieces(directory, skeleton, store.unpacked)
         packed = store.index.packed_count if store.index else 0
-        if not isinstance(output, (str, os.PathLike)):
+        if not isinstance(output, str):
             _write(Sink(output), pieces, original, workers=workers, progress=progress)
         else:
             with AtomicFile(output) as file:
@@ -131,12 +132,12 @@ def unpack(
                 _write(sink, pieces, original, workers=workers, progress=progress, wrote_up_to=file.wrote_up_to)
                 _complete(file, output, store, original, directory)
     return Unpacking(
-        input=os.fspath(path),
+        input=path,
         output=path_of(output),
         nbytes=original.nbytes,
         blobs=packed,
         sha256=original.sha256,
-        base=None if base is None else os.fspath(base),
+        base=base,
         seconds=time.perf_counter() - start,
     )
 

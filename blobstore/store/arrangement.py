@@ -25,6 +25,7 @@ from blobstore.store.info import TensorInfo
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
+    from collections.abc import Set as AbstractSet
 
     from blobstore.codecs.element_types import ElementType
 
@@ -103,12 +104,22 @@ def parse_arrangement(text: str, find: Find) -> Arrangement:
         raise _wrong(f"it can't be read: {error!r:.200}") from None
     if _share_bytes(block for blocks in arrangement.blocks.values() for block in blocks):
         raise _wrong("two pieces share stored elements")
+    holders = arrangement.holders()
     for alias, name in arrangement.aliases.items():
-        if name in arrangement.aliases or not _same_tensor(
-            find(alias), find(name), gathered=name in arrangement.blocks
-        ):
+        same = _same_tensor(find(alias), find(name), gathered=name in arrangement.blocks)
+        if name in arrangement.aliases or not same or not is_name(find(alias), holders):
             raise _wrong(f"{alias[:80]!r} is not another name of {name[:80]!r}")
     return arrangement
+
+
+def is_name(info: TensorInfo | None, holders: AbstractSet[str]) -> bool:
+    """Whether what a file lists belongs to the checkpoint: not under a key, and not only to hold blocks.
+
+    Args:
+        info: It; None for what is gathered, and so isn't listed.
+        holders: The names of what holds blocks.
+    """
+    return info is None or (info.name != info.key and info.name not in holders)
 
 
 class _FloatTensors:

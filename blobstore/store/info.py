@@ -114,7 +114,7 @@ class TensorInfo:
         """Whether numpy can't view its bytes as its values: they have to be decoded, gathered or narrowed."""
         return self.type.dtype is None or self.scale != 1.0 or bool(self.blocks) or self._narrow is not None
 
-    @cached_property
+    @property
     def _narrow(self) -> np.dtype[np.generic] | None:
         """The checkpoint's dtype if it is narrower than the stored one: the runtime takes some tensors only as f32."""
         source, stored = self.source_type, self.type.dtype

@@ -6,20 +6,21 @@ import fnmatch
 import html
 import os
 from functools import cached_property, partial
-from typing import TYPE_CHECKING, Any, get_args
+from typing import TYPE_CHECKING, Any
 
 from blobstore.container.keys import CONFIG_KEY, NO_TOKENIZER, RESERVED_KEYS, TOKENIZER_KEY
 from blobstore.container.reader import BlobReader
 from blobstore.container.suggest import close_to
 from blobstore.errors import NameNotFoundError, UsageError, in_file
 from blobstore.fileio.closing import Closing
+from blobstore.fileio.hashing import digest_of
 from blobstore.fileio.threads import check_workers
 from blobstore.index.locate import find_index, lost_index
 from blobstore.index.records import directory_digest
 from blobstore.store.by_identity import MappingByIdentity
 from blobstore.store.slices import TensorSlice, load_rows
 from blobstore.store.values import elements, stored
-from blobstore.store.vocabulary import By, Vocabularies, aliases_of
+from blobstore.store.vocabulary import By, Vocabularies, aliases_of, check_by
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -72,8 +73,7 @@ class Store(MappingByIdentity["Array"], Closing):
         by: By = "names",
     ) -> None:
         """Open a file; see `blobstore.open`. ``writable`` as `BlobReader` has it."""
-        if by not in get_args(By):
-            raise UsageError("bad-by", f"expected one of {', '.join(get_args(By))}, found {by!r}")
+        check_by(by)
         self.by: By = by
         self._base: Store | None = None
         self._options = {"access": access, "use_index": use_index, "writable": writable, "prefetch": prefetch}
@@ -89,7 +89,7 @@ class Store(MappingByIdentity["Array"], Closing):
             self.close()
             raise
 
-    @property
+    @cached_property
     def _catalog(self) -> Catalog:
         return self.vocabularies.by(self.by)
 
@@ -267,7 +267,8 @@ class Store(MappingByIdentity["Array"], Closing):
         Raises:
             NameNotFoundError: ``name-not-found``.
             UsageError: ``no-rows`` when it has no dimension to choose from; ``bad-rows`` for rows that it doesn't have;
-                ``bad-out`` for an ``out`` of another shape, or together with another ``dtype``.
+                ``bad-out`` for an ``out`` of another shape, together with another ``dtype``, or that can't be written
+                to; ``bad-dtype`` for what numpy can't convert it to.
             CodecError: As ``store[name]``; ``not-float`` when encoded values are to be anything but floats.
             FormatError, TruncatedError, UsageError: As ``store[name]``.
 
@@ -461,17 +462,18 @@ class Store(MappingByIdentity["Array"], Closing):
         """
         if self._absolute:
             return self._absolute
-        if self.reader.access != "memory":
+        if not self.reader.in_memory:
             what = "a store of a file object can't be pickled or copied, as that can't be opened again"
             raise UsageError("needs-path", f"{self.path!r}: {what}: open its path, or its bytes")
         return bytes(self.reader.view(0, self.reader.file_size))
 
     @property
-    def _identity(self) -> tuple[int, bytes]:
-        """What tells the file from one that has replaced it."""
-        return self.reader.file_size, directory_digest(self.reader.directory)
+    def _identity(self) -> tuple[int, bytes, bytes]:
+        """What tells the file, and an index beside it, from those that have replaced them."""
+        index = b"" if self.index is None else digest_of([self.index.raw])
+        return self.reader.file_size, directory_digest(self.reader.directory), index
 
-    def check_identity(self, identity: tuple[int, bytes]) -> None:
+    def check_identity(self, identity: tuple[int, bytes, bytes]) -> None:
         """Refuse a file that is not the one that was pickled.
 
         Raises:
@@ -488,7 +490,8 @@ class Store(MappingByIdentity["Array"], Closing):
             'replaced'
         """
         if identity != self._identity:
-            raise UsageError("replaced", f"{self.path!r} is not the file that was pickled: it has changed since")
+            what = "is not the file that was pickled: it, or the index beside it, has changed since"
+            raise UsageError("replaced", f"{self.path!r} {what}")
 
     def __repr__(self) -> str:
         return f"<Store {self.path!r}: {len(self)} tensors, {self.reader.file_size} bytes>"
@@ -505,7 +508,7 @@ class Store(MappingByIdentity["Array"], Closing):
 
 
 def _reopen(
-    store_class: type[Store], location: str | bytes, options: dict[str, Any], identity: tuple[int, bytes]
+    store_class: type[Store], location: str | bytes, options: dict[str, Any], identity: tuple[int, bytes, bytes]
 ) -> Store:
     """Open the file of a pickled store again."""
     store = store_class(location, **options)

@@ -109,28 +109,47 @@ def load_rows(
     store: TensorFile, info: TensorInfo, rows: Rows | None, dtype: npt.DTypeLike | None, out: Array | None
 ) -> Array:
     """Return some rows of a tensor, or all of it; see `Store.load`."""
-    own = dtype_of(info)
+    wanted = _checked_dtype(info, dtype)
     shape, runs, step = _chosen(info, rows)
     if out is None:
-        target = np.empty(shape, dtype=own if dtype is None else dtype)
+        target = np.empty(shape, dtype=wanted)
     else:
-        _check_out(info, out, shape if step == 1 else _stepped(shape, step), dtype)
+        _check_out(info, out, shape if step == 1 else _stepped(shape, step), None if dtype is None else wanted)
         direct = step == 1 and out.flags.c_contiguous
-        target = out if direct else np.empty(shape, dtype=out.dtype)
+        # Not a subclass: a matrix has two dimensions whatever part of it is taken.
+        target = np.asarray(out) if direct else np.empty(shape, dtype=out.dtype)
     flat, done = target.reshape(-1), 0
     for first, count in runs:
         fill(store, info, first, flat[done : done + count])
         done += count
     if out is None:
         return target if step == 1 else target[::step].copy()
-    if target is not out:
+    if not direct:
         out[...] = target[::step] if step != 1 else target
     return out
 
 
-def _check_out(info: TensorInfo, out: Array, shape: tuple[int, ...], dtype: npt.DTypeLike | None) -> None:
-    if dtype is not None and np.dtype(dtype) != out.dtype:
-        raise UsageError("bad-out", f"{info.name!r}: out has dtype {out.dtype}, not {np.dtype(dtype)}: leave out dtype")
+def _checked_dtype(info: TensorInfo, dtype: npt.DTypeLike | None) -> np.dtype[np.generic]:
+    """Return the dtype to convert to: by default the tensor's own."""
+    own = dtype_of(info)
+    if dtype is None:
+        return own
+    try:
+        wanted = np.dtype(dtype)
+    except (TypeError, ValueError) as error:
+        raise UsageError("bad-dtype", f"{info.name!r}: {dtype!r:.80} is not a dtype: {error}") from None
+    if not np.can_cast(own, wanted, "unsafe"):
+        raise UsageError("bad-dtype", f"{info.name!r}: {own} can't be converted to {wanted}")
+    return wanted
+
+
+def _check_out(info: TensorInfo, out: Array, shape: tuple[int, ...], dtype: np.dtype[np.generic] | None) -> None:
+    if not isinstance(out, np.ndarray) or not out.flags.writeable:
+        found = "a read-only array" if isinstance(out, np.ndarray) else type(out).__name__
+        raise UsageError("bad-out", f"{info.name!r}: expected a writable numpy array as out, found {found}")
+    if dtype is not None and dtype != out.dtype:
+        raise UsageError("bad-out", f"{info.name!r}: out has dtype {out.dtype}, not {dtype}: leave out dtype")
+    _checked_dtype(info, out.dtype)
     if out.shape != shape:
         raise UsageError("bad-out", f"{info.name!r}: out has shape {list(out.shape)}, expected {list(shape)}")
 
@@ -148,10 +167,13 @@ def _chosen(info: TensorInfo, rows: Rows | None) -> tuple[tuple[int, ...], Itera
     height, inner = info.shape[0], info.shape[1:]
     width = math.prod(inner)
     if isinstance(rows, slice):
-        chosen = range(height)[rows]
+        try:
+            chosen = range(height)[rows]
+        except (TypeError, ValueError) as error:  # a step of 0, or bounds that aren't numbers
+            raise UsageError("bad-rows", f"{info.name!r}: {error}") from None
         low, high = _span(chosen)
         return (high - low, *inner), iter([(low * width, (high - low) * width)]), chosen.step
-    if hasattr(rows, "__index__"):
+    if hasattr(rows, "__index__") and not getattr(rows, "shape", ()):  # every array has __index__
         row = _checked_row(info, rows)
         return inner, iter([(row * width, width)]), 1
     wanted = _row_list(info, rows)

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from blobstore.store.vocabulary import Vocabularies
 
 _GATHERED_AT_ONCE = 1 << 20  # elements: more would be held twice
+_SHORT_ROW = 1 << 12  # elements: reading them takes less time than the call
 
 
 class TensorFile(Protocol):
@@ -87,9 +88,10 @@ def dtype_of(info: TensorInfo) -> np.dtype[np.generic]:
     Raises:
         CodecError: ``unknown-type``, ``unknown-codec``, ``packed-type``, ``scaled-type``: it can't be decoded here.
     """
-    if info.dtype is None:
+    dtype = info.dtype
+    if dtype is None:
         raise _undecodable(info)
-    return info.dtype
+    return dtype
 
 
 def fill(store: TensorFile, info: TensorInfo, first: int, out: Array) -> None:
@@ -166,12 +168,28 @@ def rows_from(
 def _block_rows(block: Block[TensorInfo], store: TensorFile, row: int, rows: int) -> Array:
     """Return rows of a block as they are in the checkpoint's tensor, shape (rows, block.cols)."""
     if block.arrange == TRANSPOSE:
-        starts = range(block.at + row, block.at + row + block.element_count, block.rows)
-        return np.stack([elements(store, block.stored, start, rows) for start in starts], axis=1)
+        return _transposed(block, store, row, rows)
     flat = elements(store, block.stored, block.at + row * block.cols, rows * block.cols)
     if block.arrange == CHANNELS_LAST:
         return flat.reshape(rows, -1, block.channels).transpose(0, 2, 1).reshape(rows, block.cols)
     return flat.reshape(rows, block.cols)
+
+
+def _transposed(block: Block[TensorInfo], store: TensorFile, row: int, rows: int) -> Array:
+    """Return rows of a transposed block: columns of what is stored, which has a row for each of the block's columns."""
+    values = np.empty((rows, block.cols), dtype=dtype_of(block.stored))
+    # Short stored rows are read whole, many at once: one by one, a row each would take minutes and gigabytes.
+    whole = block.rows <= _SHORT_ROW
+    step = _GATHERED_AT_ONCE // block.rows if whole else 1
+    for col in range(0, block.cols, step):
+        cols = min(step, block.cols - col)
+        start = block.at + col * block.rows
+        if whole:
+            run = elements(store, block.stored, start, cols * block.rows)
+            values[:, col : col + cols] = run.reshape(cols, block.rows)[:, row : row + rows].T
+        else:
+            values[:, col] = elements(store, block.stored, start + row, rows)
+    return values
 
 
 def _gather(store: TensorFile, info: TensorInfo, first: int, out: Array) -> None:

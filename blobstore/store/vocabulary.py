@@ -8,14 +8,14 @@ from __future__ import annotations
 from contextlib import suppress
 from dataclasses import replace
 from functools import cached_property
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Literal, get_args
 
 from blobstore.codecs import element_types
 from blobstore.container.keys import TOC_KEY
-from blobstore.errors import FormatError, in_file
+from blobstore.errors import FormatError, UsageError, in_file
 from blobstore.index.metadata import REARRANGED
 from blobstore.index.names import key_for
-from blobstore.store.arrangement import parse_arrangement
+from blobstore.store.arrangement import is_name, parse_arrangement
 from blobstore.store.catalog import BlobCatalog, ListCatalog, open_catalog
 from blobstore.store.info import PackedRange, TensorInfo
 
@@ -29,6 +29,16 @@ if TYPE_CHECKING:
     from blobstore.store.catalog import Catalog
 
 By = Literal["names", "keys"]
+
+
+def check_by(by: By) -> None:
+    """Refuse what is not one of the vocabularies.
+
+    Raises:
+        UsageError: ``bad-by``.
+    """
+    if by not in get_args(By):
+        raise UsageError("bad-by", f"expected one of {', '.join(get_args(By))}, found {by!r}")
 
 
 class Vocabularies:
@@ -107,12 +117,8 @@ class CheckpointCatalog:
     def names(self) -> list[str]:
         """All names, sorted."""
         arrangement = self.arrangement
-        kept = {info.name for info in self._entries if self._is_kept(info)}
+        kept = {info.name for info in self._entries if is_name(info, self._holders)}
         return sorted(kept | set(arrangement.blocks) | set(arrangement.aliases))
-
-    def _is_kept(self, info: TensorInfo) -> bool:
-        # A tensor that only holds blocks doesn't belong to the checkpoint.
-        return info.name != info.key and info.name not in self._holders
 
     def find(self, name: str) -> TensorInfo | None:
         """Return the tensor of this name, or None."""
@@ -120,7 +126,7 @@ class CheckpointCatalog:
         if main in self.arrangement.blocks:
             return self._gathered(name, main)
         info = self._entries.find(name)
-        if info is None or not self._is_kept(info):
+        if info is None or not is_name(info, self._holders):
             return None
         return replace(info, source_type=self.arrangement.type_of(name))
 

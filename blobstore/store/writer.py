@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any, get_args
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -17,7 +17,7 @@ from blobstore.errors import UsageError
 from blobstore.fileio.closing import Completing
 from blobstore.fileio.ranges import CHUNK_NBYTES
 from blobstore.index import Entry, blob_table, build_index, shape_fault
-from blobstore.index.locate import IndexPlace
+from blobstore.index.locate import check_place
 from blobstore.index.names import encode_name, key_for
 from blobstore.index.sidecar import close_with_index, refuse_external_to_stream
 
@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from blobstore.container.directory import Directory
     from blobstore.fileio.ranges import FileRange
     from blobstore.fileio.types import Array, Buffer, Writable
+    from blobstore.index.locate import IndexPlace
 
 
 _LARGEST_F32 = float(np.finfo(np.float32).max)
@@ -63,8 +64,7 @@ class StoreWriter(Completing):
         metadata: Mapping[str, str] | None = None,
     ) -> None:
         """Begin a file; see `blobstore.create`."""
-        if index not in get_args(IndexPlace):
-            raise UsageError("bad-index", f"expected one of {', '.join(get_args(IndexPlace))}, found {index!r}")
+        check_place(index)
         refuse_external_to_stream(target, index)
         self._writer = ContainerWriter(target, version=version, digests=digests and index != "none")
         self._index = index

@@ -6,6 +6,7 @@ import json
 import math
 import os
 import shutil
+import tracemalloc
 from typing import TYPE_CHECKING, Any
 
 import ml_dtypes
@@ -542,6 +543,40 @@ def test_what_can_not_be_decoded_is_not_exported(tmp_path: Path, vectors: Path, 
             "'newer' is type-14, which is newer than this version of blobstore: "
             "blobstore get FILE NAME -o OUT gives its bytes"
         )
+
+
+def test_one_row_that_is_said_to_be_transposed_is_read_at_once(tmp_path: Path) -> None:
+    """Reading it column by column took minutes, and a hundred times its size."""
+    count = 1 << 19
+    piece = ["a", 0, 0, 1, 0, count, count, "transpose", 1]
+    record = {
+        "types": {"most": "f32", "others": {}},
+        "aliases": {},
+        "tensors": {"w": {"shape": [1, count], "pieces": [piece]}},
+    }
+    with blobstore.create(tmp_path / "a.sbs", metadata={REARRANGED: json.dumps(record)}) as writer:
+        writer["a"] = np.arange(count, dtype=np.float32)
+    with blobstore.open(tmp_path / "a.sbs") as store:
+        tracemalloc.start()
+        try:
+            values = store["w"]
+            peak = tracemalloc.get_traced_memory()[1]
+        finally:
+            tracemalloc.stop()
+    assert np.array_equal(values[0], np.arange(count))
+    assert peak < 3 * values.nbytes
+
+
+def test_a_record_cannot_make_a_key_an_alias(tmp_path: Path, converted: Path) -> None:
+    """It would be listed, and not found."""
+    record = record_of(converted)
+    with blobstore.open(converted, by="keys") as by_keys, blobstore.open(converted) as store:
+        places = {by_keys.info(key).address(): key for key in by_keys}
+        name, key = next((name, places[i.address()]) for name in store if (i := store.info(name)).address() in places)
+    record["aliases"][key] = name
+    path = with_metadata(converted, json.dumps(record), tmp_path / "b.sbs")
+    with blobstore.open(path) as store, pytest.raises(FormatError, match="rearranged-metadata"):
+        list(store)
 
 
 @pytest.mark.parametrize("type_name", ["c64", "u8", "f4", "unknown"])

@@ -22,23 +22,13 @@ from hypothesis import strategies as st
 import blobstore
 from blobstore.errors import BlobStoreError, FormatError, TruncatedError, UsageError
 from blobstore.fileio.ranges import FileRange
-from tests.strategies import WriteOnly, payload
+from tests.strategies import BytesPath, WriteOnly, payload
 from tests.tensor_strategies import Model, models
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
     from blobstore.fileio.types import Access
-
-
-class BytesPath:
-    """A PathLike that gives bytes."""
-
-    def __init__(self, path: Path) -> None:
-        self.path = os.fsencode(path)
-
-    def __fspath__(self) -> bytes:
-        return self.path
 
 
 class Bare:
@@ -52,6 +42,20 @@ class Bare:
 
     def seek(self, offset: int, whence: int = 0) -> int:
         return self._stream.seek(offset, whence)
+
+
+class Excessive(Bare):
+    """Gives more than was asked for."""
+
+    def read(self, nbytes: int) -> bytes:
+        return self._stream.read(nbytes + 1)
+
+
+class Nowhere(Bare):
+    """Doesn't say where it is."""
+
+    def seek(self, offset: int, whence: int = 0) -> None:  # type: ignore[override]
+        super().seek(offset, whence)
 
 
 def zipped(path: Path) -> Any:  # noqa: ANN401 (a zip member)
@@ -365,9 +369,11 @@ def test_any_bytes_give_the_error_of_a_file_with_these_bytes(tmp_path: Path, raw
         ([1, 2], "bad-file"),
         (io.StringIO("text"), "bad-file"),
         (np.array([None]), "bad-file"),
+        (Excessive(bytes(100)), "bad-file"),
+        (Nowhere(bytes(100)), "needs-seek"),
         (np.zeros((300, 2), np.uint8)[:, 0], "not-contiguous"),
     ],
-    ids=range(8),
+    ids=range(10),
 )
 def test_what_is_no_file_is_refused(given_file: Any, reason: str) -> None:  # noqa: ANN401 (anything)
     for opened in (blobstore.open, blobstore.BlobReader, blobstore.load_file):

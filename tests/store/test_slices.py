@@ -114,13 +114,24 @@ def test_rows_are_what_numpy_takes(made: Path, data: st.DataObject, file: str, a
 def test_wrong_rows_and_wrong_memory_are_refused(made: Path) -> None:
     with blobstore.open(made / "plain.sbs") as store:
         name, out = "f32 (5, 3)", np.empty((5, 3), np.float32)
-        wrong: list[Any] = [5, -6, [0, 5], [[0]], "a", 1.5, [True], [0.5]]
+        wrong: list[Any] = [5, -6, [0, 5], [[0]], "a", 1.5, [True], [0.5], slice(None, None, 0), slice("a")]
+        wrong += [np.array([5]), np.array([[0]]), np.array([0.5]), np.array([True])]
         for rows in wrong:
             with pytest.raises(UsageError, match="bad-rows: 'f32"):
                 store.load(name, rows=rows)
-        for options in ({"out": out[:2]}, {"out": out, "dtype": np.float16}, {"out": out, "rows": slice(1)}):
+        fixed = np.broadcast_to(out[:1], out.shape)
+        for options in (
+            {"out": out[:2]},
+            {"out": out, "dtype": np.float16},
+            {"out": out, "rows": slice(1)},
+            {"out": out.tolist()},
+            {"out": fixed},
+        ):
             with pytest.raises(UsageError, match="bad-out: 'f32"):
                 store.load(name, **options)
+        for dtype in ("nonsense", (3, 4, 5)):
+            with pytest.raises(UsageError, match="bad-dtype: 'f32"):
+                store.load(name, dtype=dtype)  # type: ignore[arg-type]
         with pytest.raises(UsageError, match="no-rows"):
             store.load("f32 ()", rows=0)
         with pytest.raises(CodecError, match="not-float"):
@@ -140,6 +151,24 @@ def nbytes_read(store: blobstore.Store, use: Callable[[], object]) -> int:
         patch.setattr(store.reader, "view", counted)
         use()
     return sum(seen)
+
+
+@pytest.mark.parametrize("subclass", [np.matrix, np.ma.MaskedArray])
+def test_an_out_of_another_class_is_filled(made: Path, subclass: type[Any]) -> None:
+    with blobstore.open(made / "plain.sbs") as store:
+        name = "f32 (5, 3)"
+        out = np.zeros((5, 3), np.float32).view(subclass)
+        assert store.load(name, out=out) is out
+        assert np.asarray(out).tobytes() == store.tobytes(name)
+
+
+def test_rows_come_from_arrays_of_numbers_too(made: Path) -> None:
+    with blobstore.open(made / "plain.sbs") as store:
+        name = "f32 (5, 3)"
+        whole = store[name]
+        wanted: list[Any] = [np.array([4, 0]), np.array([2], np.uint8), np.array([], int), np.array(3), np.int8(-1)]
+        for rows in wanted:
+            assert store.load(name, rows=rows).tobytes() == whole[rows].tobytes()
 
 
 def test_only_what_is_asked_for_is_read(made: Path) -> None:

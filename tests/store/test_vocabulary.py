@@ -6,6 +6,7 @@ import copy
 import io
 import pickle
 from concurrent.futures import ProcessPoolExecutor
+from itertools import product
 from multiprocessing import get_context
 from typing import TYPE_CHECKING, Any
 
@@ -22,6 +23,9 @@ from tests.models import FAMILIES, FORMS
 
 if TYPE_CHECKING:
     from pathlib import Path
+
+    from blobstore import Access
+    from blobstore.fileio.types import Readable
 
 
 @pytest.mark.parametrize("packed", [False, True])
@@ -132,8 +136,10 @@ def unpickled(store: blobstore.Store) -> blobstore.Store:
 def test_a_copy_opens_the_file_again_with_the_same_options(tmp_path: Path, how: Any) -> None:  # noqa: ANN401
     small_recipe("gemma3").write(tmp_path / "c")
     convert(tmp_path / "c", tmp_path / "a.sbs", Choices("bf16"))
-    for source in (tmp_path / "a.sbs", (tmp_path / "a.sbs").read_bytes()):
-        with blobstore.open(source, by="keys") as store:
+    sources: list[Readable] = [tmp_path / "a.sbs", (tmp_path / "a.sbs").read_bytes()]
+    accesses: list[Access] = ["auto", "read"]
+    for source, access in product(sources, accesses):
+        with blobstore.open(source, by="keys", access=access) as store:
             again = how(store)
             assert type(again) is type(store)
             assert (again.by, again.reader.access, first_values(again)) == (
@@ -151,6 +157,13 @@ def test_a_pickled_store_refuses_another_file_and_a_file_object_has_none(tmp_pat
         pickled = pickle.dumps(store)
     blobstore.save_file({"b": np.arange(7.0)}, path)
     with pytest.raises(UsageError, match=r"replaced: .* is not the file that was pickled"):
+        pickle.loads(pickled)  # noqa: S301 (our own)
+    with blobstore.create(path, index="external") as writer:
+        writer["a.name.longer.than.a.key"] = np.arange(6.0)
+    with blobstore.open(path) as store:
+        pickled = pickle.dumps(store)
+    path.with_name("a.sbs.idx").unlink()
+    with pytest.raises(UsageError, match="replaced"):
         pickle.loads(pickled)  # noqa: S301 (our own)
     with blobstore.open(io.BytesIO(path.read_bytes())) as store, pytest.raises(UsageError, match="needs-path"):
         pickle.dumps(store)
