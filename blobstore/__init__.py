@@ -14,15 +14,6 @@ if TYPE_CHECKING:
 
     from blobstore.checking.checkup import Checkup, RuntimeChoice, check
     from blobstore.checking.codes import Severity
-    from blobstore.checking.conversion import (
-        Conversion,
-        ConversionKind,
-        ConversionPreview,
-        ConvertedPart,
-        ConvertedTensor,
-        convert,
-        preview_conversion,
-    )
     from blobstore.checking.findings import Finding
     from blobstore.checking.repair import Repair, repair
     from blobstore.checking.verification import Verification, verify
@@ -37,6 +28,15 @@ if TYPE_CHECKING:
         diff,
     )
     from blobstore.container.reader import BlobReader
+    from blobstore.conversion import (
+        Conversion,
+        ConversionKind,
+        ConversionPreview,
+        ConvertedPart,
+        ConvertedTensor,
+        convert,
+        preview_conversion,
+    )
     from blobstore.converting.plan import PlannedAlias
     from blobstore.converting.verify import Verdict
     from blobstore.edit.recover import LostBlob, Recovery, recover
@@ -180,11 +180,11 @@ _HOMES = {
     "ComparedTolerance": "compare.comparison",
     "ComparedValues": "compare.comparison",
     "Comparison": "compare.comparison",
-    "Conversion": "checking.conversion",
-    "ConversionKind": "checking.conversion",
-    "ConversionPreview": "checking.conversion",
-    "ConvertedPart": "checking.conversion",
-    "ConvertedTensor": "checking.conversion",
+    "Conversion": "conversion",
+    "ConversionKind": "conversion",
+    "ConversionPreview": "conversion",
+    "ConvertedPart": "conversion",
+    "ConvertedTensor": "conversion",
     "ElementType": "codecs.element_types",
     "Export": "exporting.export",
     "ExportPreview": "exporting.export",
@@ -228,14 +228,14 @@ _HOMES = {
     "Verification": "checking.verification",
     "build_index": "edit.reindex",
     "check": "checking.checkup",
-    "convert": "checking.conversion",
+    "convert": "conversion",
     "diff": "compare.comparison",
     "export": "exporting.export",
     "key_for": "index.names",
     "load": "store.files",
     "load_file": "store.files",
     "pack": "packing.pack",
-    "preview_conversion": "checking.conversion",
+    "preview_conversion": "conversion",
     "preview_export": "exporting.export",
     "recover": "edit.recover",
     "repair": "checking.repair",

@@ -33,6 +33,7 @@ LAYERS = [
     "converting",
     "packing",
     "checking",
+    "conversion",
     "compare",
     "bench",
     "cli",
@@ -67,7 +68,7 @@ def layer_of(module: str) -> str:
 
 def test_the_top_holds_folders_and_what_everybody_uses() -> None:
     flat = {path.stem for path in PACKAGE.glob("*.py")}
-    assert flat == OUTERMOST | {"errors", "torch", "jax"}
+    assert flat == OUTERMOST | {"errors", "torch", "jax", "conversion"}
     assert {layer_of(module) for module in MODULES} == {*LAYERS, "", "__main__"}
 
 

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from blobstore.checking.conversion import convert, preview_conversion
 from blobstore.cli.formatting import rate, shape, shown
 from blobstore.cli.output import add_command, add_json, note, output_of, print_json, tell_dry_run
 from blobstore.cli.progress import progress
 from blobstore.cli.tables import print_table
+from blobstore.conversion import convert, preview_conversion
 from blobstore.converting.choose import KINDS
 from blobstore.converting.gemma_plan import LAYOUTS, WEIGHTS
 from blobstore.errors import UsageError
@@ -16,7 +16,7 @@ from blobstore.errors import UsageError
 if TYPE_CHECKING:
     import argparse
 
-    from blobstore.checking.conversion import Conversion, ConversionPreview
+    from blobstore.conversion import Conversion, ConversionPreview
 
 EXAMPLE = """example:
   blobstore convert gemma-3-270m-it/ -o gemma3-270m-sfp-it.sbs          (a Gemma checkpoint: a file that gemma.cpp runs)

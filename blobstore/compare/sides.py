@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING
 
@@ -135,8 +135,7 @@ def _side_of_store(store: Store, by: By) -> Side:
     tensors: dict[str, Tensor] = {}
     for info in catalog:
         if info.name not in aliases:
-            as_stored = replace(info, source_type=None)
-            tensors[info.name] = Arranged(as_stored, store) if info.blocks else _run(as_stored, store)
+            tensors[info.name] = Arranged(info, store) if info.blocks or info.narrowed else _run(info, store)
     return Side(store.path, by, tensors, aliases, foreign_metadata(store.metadata), store)
 
 

@@ -151,8 +151,11 @@ class Arranged:
     @property
     def facts(self) -> Facts:
         """How it is stored."""
-        scales = tuple(sorted({block.stored.scale for block in self.info.blocks}))
-        return Facts(self.info.type, self.info.shape, scales, 0, self.info.nbytes)
+        info = self.info
+        if info.narrowed:  # as the checkpoint has it, not as gemma.cpp wants it
+            return Facts(self._decoded_type, info.shape, (1.0,), 0, self._decoded_type.nbytes(info.size))
+        scales = tuple(sorted({block.stored.scale for block in info.blocks}))
+        return Facts(info.type, info.shape, scales, 0, info.nbytes)
 
     @property
     def unit(self) -> Unit:

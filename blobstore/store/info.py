@@ -115,6 +115,11 @@ class TensorInfo:
         return self.type.dtype is None or self.scale != 1.0 or bool(self.blocks) or self._narrow is not None
 
     @property
+    def narrowed(self) -> bool:
+        """Whether its values are read in the checkpoint's type, which is narrower than the stored one."""
+        return self._narrow is not None and self.dtype == self._narrow
+
+    @property
     def _narrow(self) -> np.dtype[np.generic] | None:
         """The checkpoint's dtype if it is narrower than the stored one: the runtime takes some tensors only as f32."""
         source, stored = self.source_type, self.type.dtype

@@ -556,12 +556,8 @@ def test_a_converted_model_is_the_same_as_its_checkpoint(tmp_path: Path, family:
     convert(tmp_path / "c", tmp_path / "a.sbs", Choices("bf16", layout))
     result = differences(tmp_path / "a.sbs", tmp_path / "c")
     assert set(recipe.tensors()) <= set(result)
-    # Some vectors of the vision part are f32 in every file.
-    assert {difference.kind for difference in result.values()} <= (
-        {"same", "alias", "type"} if recipe.vision else {"same", "alias"}
-    )
-    result = differences(tmp_path / "a.sbs", tmp_path / "c", tolerance=Tolerance())
-    assert not [difference for difference in result.values() if difference.differs]
+    # Also those that gemma.cpp only takes as f32.
+    assert {difference.kind for difference in result.values()} <= {"same", "alias"}
 
 
 @given(recipe=recipes(), layout=st.sampled_from(FORMS), step=st.sampled_from([128, 384, PIECE]))

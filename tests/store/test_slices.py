@@ -114,7 +114,20 @@ def test_rows_are_what_numpy_takes(made: Path, data: st.DataObject, file: str, a
 def test_wrong_rows_and_wrong_memory_are_refused(made: Path) -> None:
     with blobstore.open(made / "plain.sbs") as store:
         name, out = "f32 (5, 3)", np.empty((5, 3), np.float32)
-        wrong: list[Any] = [5, -6, [0, 5], [[0]], "a", 1.5, [True], [0.5], slice(None, None, 0), slice("a")]
+        wrong: list[Any] = [
+            5,
+            6,
+            -6,
+            [0, 5],
+            [[0], [1, 2]],
+            [[0]],
+            "a",
+            1.5,
+            [True],
+            [0.5],
+            slice(None, None, 0),
+            slice("a"),
+        ]
         wrong += [np.array([5]), np.array([[0]]), np.array([0.5]), np.array([True])]
         for rows in wrong:
             with pytest.raises(UsageError, match="bad-rows: 'f32"):
@@ -169,6 +182,28 @@ def test_rows_come_from_arrays_of_numbers_too(made: Path) -> None:
         wanted: list[Any] = [np.array([4, 0]), np.array([2], np.uint8), np.array([], int), np.array(3), np.int8(-1)]
         for rows in wanted:
             assert store.load(name, rows=rows).tobytes() == whole[rows].tobytes()
+
+
+CUBE = [
+    np.s_[:, 1:2, 5:9],
+    np.s_[1, 2:0:-1, 3],
+    np.s_[:, ::2],
+    np.s_[0, 1:3],
+    np.s_[::-1, 1:3, ::3],
+    np.s_[..., 1:3, 4],
+]
+
+
+@pytest.mark.parametrize("skipped", [1, 40, 1 << 14])
+@pytest.mark.parametrize("index", CUBE)
+def test_a_part_of_a_cube_is_what_numpy_takes(tmp_path: Path, index: Any, skipped: int) -> None:  # noqa: ANN401
+    cube = np.arange(3 * 4 * 11, dtype=np.float32).reshape(3, 4, 11)
+    blobstore.save_file({"cube": cube}, tmp_path / "a.sbs")
+    with pytest.MonkeyPatch.context() as patch, blobstore.open(tmp_path / "a.sbs", access="read") as store:
+        patch.setattr("blobstore.store.slices._SKIPPED_NBYTES", skipped)
+        assert np.array_equal(store.get_slice("cube")[index], cube[index])
+        out = np.empty((2, 4, 11), np.float32)
+        assert np.array_equal(store.load("cube", rows=slice(None, None, 2), out=out), cube[::2])
 
 
 def test_only_what_is_asked_for_is_read(made: Path) -> None:
