@@ -13,6 +13,7 @@ from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
 from itertools import pairwise
+from operator import attrgetter
 from typing import TYPE_CHECKING, Any
 
 from blobstore.codecs.element_types import BY_NAME
@@ -42,7 +43,7 @@ class Arrangement:
     """The checkpoint that a file was converted from.
 
     Attributes:
-        blocks: What each tensor is made of that isn't stored as one run, by the checkpoint's names.
+        blocks: What each tensor is made of that isn't stored as one run, by the checkpoint's names; sorted by row.
         shapes: Their shapes.
         aliases: More names of stored tensors, name → the tensor's name.
         common_type: The type that tensors had, but for those in `other_types`.
@@ -159,7 +160,7 @@ def _parse_blocks(name: str, tensor: Any, tensors: _FloatTensors) -> tuple[Block
         raise _wrong(f"the pieces of {name[:80]!r} don't make a tensor of its shape")
     if len({block.stored.type for block in blocks}) > 1:
         raise _wrong(f"the pieces of {name[:80]!r} have several types")
-    return blocks
+    return tuple(sorted(blocks, key=attrgetter("row", "col")))
 
 
 def _parse_block(row: Any, tensors: _FloatTensors) -> Block[TensorInfo]:  # noqa: ANN401 (JSON is anything)

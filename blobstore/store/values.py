@@ -5,6 +5,9 @@ For this package only: users have `Store`.
 
 from __future__ import annotations
 
+from bisect import bisect_right
+from itertools import islice
+from operator import attrgetter
 from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
@@ -14,7 +17,7 @@ from blobstore.errors import CodecError, FormatError, UsageError, in_file
 from blobstore.store.blocks import CHANNELS_LAST, TRANSPOSE
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Iterator, Sequence
 
     import numpy.typing as npt
 
@@ -142,12 +145,12 @@ def stored(store: TensorFile, info: TensorInfo, start: int, nbytes: int, *, out:
 
 
 def rows_from(
-    blocks: Iterable[Block[TensorInfo]], store: TensorFile, row: int, rows: int
+    blocks: Sequence[Block[TensorInfo]], store: TensorFile, row: int, rows: int
 ) -> Iterator[tuple[Block[TensorInfo], tuple[slice, slice], Array]]:
     """Yield what some rows of a gathered tensor, seen as a matrix, are made of; only that is read.
 
     Args:
-        blocks: Of the tensor.
+        blocks: Of the tensor, sorted by their first rows: one after another, or side by side.
         store: The file that holds them, open.
         row: The first of the rows.
         rows: How many.
@@ -158,7 +161,11 @@ def rows_from(
     Raises:
         CodecError: As `elements`.
     """
-    for block in blocks:
+    side_by_side = blocks[-1].row == 0
+    first = 0 if side_by_side else bisect_right(blocks, row, key=attrgetter("row")) - 1
+    for block in islice(blocks, first, None):
+        if block.row >= row + rows:
+            break
         low, high = max(row, block.row), min(row + rows, block.row + block.rows)
         if low < high:
             values = _block_rows(block, store, low - block.row, high - low)
