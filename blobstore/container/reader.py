@@ -118,7 +118,12 @@ class BlobReader(Mapping[str, memoryview], Closing):
 
     @property
     def in_memory(self) -> bool:
-        """Whether this was opened from the file's bytes, not from a path or a file object."""
+        """Whether this was opened from the file's bytes, not from a path or a file object.
+
+        Example:
+            >>> blobstore.BlobReader(blobstore.save({"a": np.arange(3)})).in_memory
+            True
+        """
         return self._source.in_memory
 
     def range(self, key: str) -> tuple[int, int]:

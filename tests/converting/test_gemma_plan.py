@@ -569,8 +569,8 @@ def check_names(recipe: Recipe, folder: Path, weight: str, layout: str) -> None:
         spread = {name for name in tensors if rearranged(name, layout)}
         if recipe.vision:
             spread |= {recipe.embedding, recipe.head_name}  # its last rows are stored apart
-        # Groups of i8 may end inside a row.
-        assert gathered == spread if weight != "i8" or recipe.size == ALIGNED else gathered >= spread
+        # What is spread over several heads is one run if there is only one. Groups of i8 may end inside a row.
+        assert gathered <= spread or (weight == "i8" and recipe.size != ALIGNED)
         rows = {row.key: row for row in recipe.rows(layout)}
         for name, whole in tensors.items():
             info, values = store.info(name), store[name]
