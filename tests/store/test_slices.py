@@ -145,6 +145,12 @@ def test_wrong_rows_and_wrong_memory_are_refused(made: Path) -> None:
         for dtype in ("nonsense", (3, 4, 5)):
             with pytest.raises(UsageError, match="bad-dtype: 'f32"):
                 store.load(name, dtype=dtype)  # type: ignore[arg-type]
+        frozen: Any = np.zeros((5, 3), np.float32)
+        frozen.flags.writeable = False
+        outs: list[tuple[Any, str]] = [(frozen, "a read-only array"), ([], "list")]
+        for unusable, what in outs:
+            with pytest.raises(UsageError, match=f"bad-out: .*{what}"):
+                store.load(name, out=unusable)
         with pytest.raises(UsageError, match="no-rows"):
             store.load("f32 ()", rows=0)
         with pytest.raises(CodecError, match="not-float"):
