@@ -14,6 +14,7 @@ import blobstore
 from blobstore import CodecError, UsageError, codecs
 from blobstore.converting.gemma_plan import Choices
 from blobstore.packing.pack import pack
+from blobstore.store.values import elements
 from tests.gemma_checkpoints import convert, small_recipe
 
 if TYPE_CHECKING:
@@ -188,6 +189,23 @@ def test_rows_come_from_arrays_of_numbers_too(made: Path) -> None:
         wanted: list[Any] = [np.array([4, 0]), np.array([2], np.uint8), np.array([], int), np.array(3), np.int8(-1)]
         for rows in wanted:
             assert store.load(name, rows=rows).tobytes() == whole[rows].tobytes()
+
+
+@given(st.data(), st.sampled_from([(8, 1), (8, 8), (100, 1), (100, 64), (1 << 20, 1 << 12)]))
+def test_any_run_of_a_gathered_tensor_is_what_the_whole_has(
+    made: Path, data: st.DataObject, sizes: tuple[int, int]
+) -> None:
+    """However many elements are gathered at once, and wherever a run begins and ends in a row."""
+    with blobstore.open(made / "gemma.sbs") as store:
+        info = store.info(data.draw(st.sampled_from([info.name for info in store.infos() if info.blocks])))
+        whole = store[info.name].reshape(-1)
+        first = data.draw(st.integers(0, info.size))
+        count = data.draw(st.integers(0, info.size - first))
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr("blobstore.store.values._GATHERED_AT_ONCE", sizes[0])
+            patch.setattr("blobstore.store.values._SHORT_ROW", sizes[1])
+            for start, length in ((first, count), (0, info.size)):
+                assert elements(store, info, start, length).tobytes() == whole[start : start + length].tobytes()
 
 
 CUBE = [
