@@ -136,7 +136,8 @@ def _side_of_store(store: Store, by: By) -> Side:
     for info in catalog:
         if info.name not in aliases:
             tensors[info.name] = Arranged(info, store) if info.blocks or info.narrowed else _run(info, store)
-    return Side(store.path, by, tensors, aliases, foreign_metadata(store.metadata), store)
+    metadata = foreign_metadata(store.metadata)
+    return Side(store.path, by, tensors, aliases, metadata, store, notes=tuple(store.vocabularies.left_out(by)))
 
 
 def _run(info: TensorInfo, store: Store) -> Run:

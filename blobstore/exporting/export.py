@@ -246,6 +246,7 @@ def _planned(
 
 def _notes(plan: ExportPlan, store: Store) -> list[str]:
     notes = [*newer_texts(store.reader), *(lost_index(store.reader) if store.index is None else ())]
+    notes += store.vocabularies.left_out(store.by)
     notes += [
         f"{name} is the same as {kept} and is left out: --materialize-aliases writes both"
         for name, kept in plan.left_out.items()

@@ -24,6 +24,7 @@ from blobstore.store.vocabulary import By, Vocabularies, aliases_of, check_by
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
+    from typing import Self
 
     import numpy.typing as npt
 
@@ -446,19 +447,32 @@ class Store(MappingByIdentity["Array"], Closing):
         return len(self._catalog.names)
 
     def __reduce__(self) -> tuple[Any, ...]:
-        options = {**self._options, "base": self._base and self._base.location, "by": self.by}
-        return _reopen, (type(self), self.location, options, self._identity)
+        options = {**self._options, "base": self._base and self._base._location, "by": self.by}  # noqa: SLF001 (the same class)
+        return self._reopen, (self._location, options, self._identity)
+
+    @classmethod
+    def _reopen(cls, location: str | bytes, options: dict[str, Any], identity: tuple[int, bytes, bytes]) -> Self:
+        """Open the file of a pickled store again; refuse one that is not the same any more.
+
+        Raises:
+            UsageError: ``replaced``.
+        """
+        store = cls(location, **options)
+        try:
+            if identity != store._identity:
+                what = "is not the file that was pickled: it, or the index beside it, has changed since"
+                raise UsageError("replaced", f"{store.path!r} {what}")
+        except BaseException:
+            store.close()
+            raise
+        return store
 
     @property
-    def location(self) -> str | bytes:
+    def _location(self) -> str | bytes:
         """What opens the file again, from whatever folder: its path, or its contents where these were given.
 
         Raises:
             UsageError: ``needs-path``: it was opened from a file object.
-
-        Example:
-            >>> blobstore.open(blobstore.open("model.sbs").location).glob("*.bias")
-            ['layer.bias']
         """
         if self._absolute:
             return self._absolute
@@ -473,26 +487,6 @@ class Store(MappingByIdentity["Array"], Closing):
         index = b"" if self.index is None else digest_of([self.index.raw])
         return self.reader.file_size, directory_digest(self.reader.directory), index
 
-    def check_identity(self, identity: tuple[int, bytes, bytes]) -> None:
-        """Refuse a file that is not the one that was pickled.
-
-        Raises:
-            UsageError: ``replaced``.
-
-        Example:
-            >>> import pickle
-            >>> pickled = pickle.dumps(blobstore.open("model.sbs"))
-            >>> blobstore.save_file({"w": np.ones(3)}, "model.sbs")
-            >>> try:
-            ...     pickle.loads(pickled)
-            ... except blobstore.UsageError as error:
-            ...     error.reason
-            'replaced'
-        """
-        if identity != self._identity:
-            what = "is not the file that was pickled: it, or the index beside it, has changed since"
-            raise UsageError("replaced", f"{self.path!r} {what}")
-
     def __repr__(self) -> str:
         return f"<Store {self.path!r}: {len(self)} tensors, {self.reader.file_size} bytes>"
 
@@ -505,19 +499,6 @@ class Store(MappingByIdentity["Array"], Closing):
         head = "".join(f"<th>{title}</th>" for title in ("name", "type", "shape", "bytes"))
         body = "".join(f"<tr>{''.join(f'<td>{html.escape(cell)}</td>' for cell in line)}</tr>" for line in lines)
         return f"<p>{html.escape(repr(self))}</p><table><tr>{head}</tr>{body}</table>"
-
-
-def _reopen(
-    store_class: type[Store], location: str | bytes, options: dict[str, Any], identity: tuple[int, bytes, bytes]
-) -> Store:
-    """Open the file of a pickled store again."""
-    store = store_class(location, **options)
-    try:
-        store.check_identity(identity)
-    except BaseException:
-        store.close()
-        raise
-    return store
 
 
 class PrefixView(MappingByIdentity["Array"]):

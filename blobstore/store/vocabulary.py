@@ -14,7 +14,7 @@ from blobstore.codecs import element_types
 from blobstore.container.keys import TOC_KEY
 from blobstore.errors import FormatError, UsageError, in_file
 from blobstore.index.metadata import REARRANGED
-from blobstore.index.names import key_for
+from blobstore.index.names import is_made_key, key_for
 from blobstore.store.arrangement import is_name, parse_arrangement
 from blobstore.store.catalog import BlobCatalog, ListCatalog, open_catalog
 from blobstore.store.info import PackedRange, TensorInfo
@@ -93,6 +93,13 @@ class Vocabularies:
         with suppress(FormatError):
             return frozenset(entry.name for entry in parse_toc(self._reader[TOC_KEY]))
         return frozenset()
+
+    def left_out(self, by: By) -> list[str]:
+        """Return a line for each stored tensor that a vocabulary lacks: what the runtime doesn't know has no key."""
+        if by == "names" or not self._toc_keys:
+            return []
+        names = (info.name for info in self.entries if is_made_key(info.key))
+        return [f"{name!r} is not one of gemma.cpp's tensors, and has no key: by keys it is left out" for name in names]
 
     @cached_property
     def _keys(self) -> Catalog:
@@ -199,7 +206,7 @@ def _key_catalog(
         if not info.key:  # it has no elements
             chosen.setdefault(info.name, info)
             continue
-        if is_model and info.key.startswith("~"):
+        if is_model and is_made_key(info.key):
             continue
         offset, nbytes = ranges[info.key]
         unpacked_nbytes = unpacked.get(info.key, 0)

@@ -83,6 +83,22 @@ def test_a_key_is_not_a_name_and_a_name_is_not_a_key(tmp_path: Path) -> None:
         blobstore.open(tmp_path / "a.sbs", by="key")  # type: ignore[arg-type]
 
 
+def test_what_has_no_key_is_told_where_keys_are_asked_for(tmp_path: Path) -> None:
+    """The last rows of a vision model's embedding: gemma.cpp doesn't know them."""
+    small_recipe("gemma3vlm").write(tmp_path / "c")
+    plan = convert(tmp_path / "c", tmp_path / "a.sbs", Choices("bf16"))
+    (extra,) = plan.extras
+    for by in ("names", "keys"):
+        for notes in (
+            blobstore.export(tmp_path / "a.sbs", tmp_path / f"{by}.safetensors", by=by).notes,
+            blobstore.diff(tmp_path / "a.sbs", tmp_path / "a.sbs", by=by).notes,
+        ):
+            assert any(extra.name in note and "left out" in note for note in notes) is (by == "keys")
+    with blobstore.open(tmp_path / "a.sbs", by="keys") as store:
+        assert extra.key not in store
+        assert blobstore.key_for(extra.name) not in store
+
+
 def test_by_keys_a_file_of_names_has_its_blobs(tmp_path: Path) -> None:
     with blobstore.create(tmp_path / "a.sbs") as writer:
         writer["model.layers.0.mlp.up_proj.weight"] = np.ones((4, 2), np.float32)
