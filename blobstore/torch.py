@@ -5,11 +5,10 @@ On the CPU a tensor of `open` is a view of the mapped file, bfloat16 included.
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, TypeAlias
 
-import numpy as np
-
-from blobstore.codecs.element_types import dtype_named
+from blobstore.codecs.element_types import BY_NAME, dtype_named
 from blobstore.errors import ModelMismatchError, UsageError, in_file
 from blobstore.store.files import Stored, bytes_of_each, contents, pairs_of, save_each
 from blobstore.store.framework import FrameworkStore, import_extra
@@ -17,6 +16,7 @@ from blobstore.store.framework import FrameworkStore, import_extra
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
+    import numpy as np
     import numpy.typing as npt
     import torch
 
@@ -82,12 +82,11 @@ class TorchStore(FrameworkStore["torch.Tensor"]):
         Raises:
             NameNotFoundError, CodecError, UsageError: As `get_tensor`; ``no-rows``.
         """
-        special = self._special(self.store.info(name))
-        if special is not None and dtype in (None, special.dtype):
-            octets = special.view(torch.uint8)
-            chosen = octets if rows is None else octets[_steps_forward(rows, len(octets))]
-            return chosen.clone().view(special.dtype)
-        return super().load(name, dtype=_numpy_dtype(dtype) if isinstance(dtype, torch.dtype) else dtype, rows=rows)
+        info = self.store.info(name)
+        if isinstance(dtype, torch.dtype):
+            is_its_own = self._viewed(info) is not info and str(dtype) == f"torch.{_FLOAT4}"
+            dtype = None if is_its_own else _numpy_dtype(dtype)
+        return super().load(name, dtype=dtype, rows=rows)
 
     def load_all(self) -> dict[str, torch.Tensor]:
         """Return every tensor in new memory: on the CPU read in large pieces on several threads.
@@ -102,7 +101,7 @@ class TorchStore(FrameworkStore["torch.Tensor"]):
         return super().load_all() if torch.device(self.device).type == "cpu" else self.get_tensors()
 
     def _convert(self, info: TensorInfo, values: Array) -> torch.Tensor:
-        dtype = getattr(torch, values.dtype.name, None)
+        dtype = getattr(torch, _FLOAT4 if info.type.name == "f4" else values.dtype.name, None)
         if dtype is None:
             what = f"{info.name!r} is {info.type}, and torch {torch.__version__} has no {values.dtype.name}"
             raise UsageError("unsupported-dtype", f"{what}: load(name, dtype=torch.float32) converts it")
@@ -110,15 +109,12 @@ class TorchStore(FrameworkStore["torch.Tensor"]):
         plain = torch.from_numpy(values.view(f"i{values.itemsize}"))
         return plain.view(dtype).to(self.device)
 
-    def _special(self, info: TensorInfo) -> torch.Tensor | None:
+    def _viewed(self, info: TensorInfo) -> TensorInfo:
         if info.type.name != "f4" or info.scale != 1.0 or not info.shape or info.shape[-1] % 2:
-            return None
-        dtype = getattr(torch, _FLOAT4, None)
-        if dtype is None:
-            return None
-        octets = np.frombuffer(self.store.raw(info.name), np.uint8) if info.nbytes else np.empty(0, np.uint8)
-        shape = (*info.shape[:-1], info.shape[-1] // 2)
-        return torch.from_numpy(octets.reshape(shape)).view(dtype).to(self.device)
+            return info
+        if not hasattr(torch, _FLOAT4):
+            return info
+        return replace(info, type=BY_NAME["u8"], shape=(*info.shape[:-1], info.shape[-1] // 2))
 
 
 def open(  # noqa: A001
@@ -367,13 +363,8 @@ def _same(a: torch.Tensor, b: torch.Tensor) -> bool:
 
 
 def _integers(tensor: torch.Tensor) -> torch.dtype:
-    dtype: torch.dtype = torch.complex64 if tensor.is_complex() else getattr(torch, f"int{8 * tensor.itemsize}")
+    dtype: torch.dtype = getattr(torch, f"int{8 * tensor.itemsize}")
     return dtype
-
-
-def _steps_forward(rows: Rows, count: int) -> Any:  # noqa: ANN401 (an index of torch's)
-    """Return rows as torch takes them: it has no slices that go backwards."""
-    return list(range(count)[rows]) if isinstance(rows, slice) else rows
 
 
 def _pairs(tensors: Mapping[str, torch.Tensor]) -> Iterator[tuple[str, torch.Tensor]]:
@@ -421,8 +412,7 @@ def _values(tensor: torch.Tensor) -> Array | Stored:
         return Stored(octets.numpy(), "f4", (*shape[:-1], 2 * shape[-1]))
     dtype = _numpy_dtype(tensor.dtype)
     plain = tensor.detach().cpu().resolve_conj().resolve_neg()
-    integers = getattr(torch, np.dtype(f"i{dtype.itemsize}").name)
-    array: Array = plain.view(integers).numpy()
+    array: Array = plain.view(_integers(plain)).numpy()
     return array.view(dtype)
 
 

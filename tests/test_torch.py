@@ -401,6 +401,13 @@ def test_pairs_of_4_bit_floats_come_back(
         assert bits(store["x"].view(torch.uint8)) == bits(octets)
         assert store["x"].dtype is loaded["x"].dtype is torch.float4_e2m1fn_x2
         assert bits(store.load("x", rows=slice(1, 3)).view(torch.uint8)) == bits(octets[1:3])
+        for rows in (slice(None, None, -1), [0, len(octets) - 1] if len(octets) else [], (0,) if len(octets) else ()):
+            wanted = octets.numpy()[list(rows) if isinstance(rows, tuple) else rows]
+            assert store.load("x", rows=rows).view(torch.uint8).numpy().tobytes() == wanted.tobytes()
+        with pytest.raises(UsageError, match="bad-rows"):
+            store.load("x", rows=[99])
+        with pytest.raises(CodecError, match="packed-type"):
+            store.load("x", dtype=torch.float32)
         # As safetensors, the file counts values, not pairs.
         peer.save_file({"x": tensor}, tmp_path / "peer")
         with safetensors.safe_open(tmp_path / "peer", "pt") as opened:
@@ -487,6 +494,17 @@ def test_two_values_for_tied_weights_are_refused(tmp_path: Path, framework: Modu
     untied["head"].weight.data.copy_(untied["embed"].weight)
     framework.save_model(untied, path)
     assert framework.load_model(tied(torch), path) == ([], [])
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16", "complex64"])
+def test_a_nan_under_two_names_is_one_value(
+    tmp_path: Path, framework: ModuleType, torch: ModuleType, dtype: str
+) -> None:
+    path, untied = tmp_path / "m.sbs", tied(torch, tie=False).to(getattr(torch, dtype))
+    for part in ("embed", "head"):
+        untied[part].weight.data.fill_(float("nan"))
+    framework.save_model(untied, path)
+    assert framework.load_model(tied(torch).to(getattr(torch, dtype)), path) == ([], [])
 
 
 def test_other_names_and_shapes_are_refused(tmp_path: Path, framework: ModuleType, torch: ModuleType) -> None:

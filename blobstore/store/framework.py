@@ -12,7 +12,9 @@ import numpy as np
 from blobstore.errors import MissingExtraError, in_file
 from blobstore.fileio.closing import Closing
 from blobstore.store.by_identity import MappingByIdentity
+from blobstore.store.load_all import load_all
 from blobstore.store.reader import Store
+from blobstore.store.slices import load_rows, slice_of
 from blobstore.store.values import elements
 
 if TYPE_CHECKING:
@@ -74,10 +76,9 @@ class FrameworkStore(MappingByIdentity[T], Closing):
     def _convert(self, info: TensorInfo, values: Array) -> T:
         """Convert a numpy array in C order, aligned, to one of the library; without a copy where that is possible."""
 
-    def _special(self, info: TensorInfo) -> T | None:
-        """Return a tensor of a type that the library has and numpy hasn't, a view where possible; None for others."""
-        del info
-        return None
+    def _viewed(self, info: TensorInfo) -> TensorInfo:
+        """Return a tensor as what numpy can read of it, for `_convert`: another type of a type that numpy hasn't."""
+        return info
 
     @property
     def metadata(self) -> dict[str, str]:
@@ -112,7 +113,8 @@ class FrameworkStore(MappingByIdentity[T], Closing):
         Raises:
             NameNotFoundError: ``name-not-found``.
         """
-        return FrameworkSlice(self.store.get_slice(name), partial(self._own, self.store.info(name)))
+        info = self.store.info(name)
+        return FrameworkSlice(slice_of(self.store, info), partial(self._own, info))
 
     def load(self, name: str, *, dtype: npt.DTypeLike | None = None, rows: Rows | None = None) -> T:
         """Return a tensor, or some of its rows, in a new array; as `blobstore.Store.load`.
@@ -125,7 +127,10 @@ class FrameworkStore(MappingByIdentity[T], Closing):
         Raises:
             NameNotFoundError, CodecError, UsageError: As `get_tensor`; ``no-rows``.
         """
-        return self._own(self.store.info(name), self.store.load(name, dtype=dtype, rows=rows))
+        info = self.store.info(name)
+        # Octets of two values each can't be converted: that refuses them.
+        viewed = self._viewed(info) if dtype is None else info
+        return self._own(info, load_rows(self.store, viewed, rows, dtype))
 
     def load_all(self) -> dict[str, T]:
         """Return every tensor in new memory, read in large pieces on several threads.
@@ -137,13 +142,8 @@ class FrameworkStore(MappingByIdentity[T], Closing):
             CodecError, UsageError: As `get_tensor`.
         """
         infos = list(self.store.infos())
-        special = {info.name: self.load(info.name) for info in infos if self._special(info) is not None}
-        arrays = self.store.load_all(info.name for info in infos if info.name not in special)
-
-        def loaded(info: TensorInfo) -> T:
-            return special[info.name] if info.name in special else self._own(info, arrays[info.name])
-
-        return _once_each(infos, loaded)
+        arrays = load_all(self.store, map(self._viewed, infos))
+        return _once_each(infos, lambda info: self._own(info, arrays[info.name]))
 
     def close(self) -> None:
         """Let go of the file; arrays stay valid until the last of them is gone."""
@@ -154,10 +154,8 @@ class FrameworkStore(MappingByIdentity[T], Closing):
         return self[name] if name in self else default  # noqa: SIM401 (this is get)
 
     def _get(self, info: TensorInfo) -> T:
-        special = self._special(info)
-        if special is not None:
-            return special
-        return self._own(info, elements(self.store, info, 0, info.size).reshape(info.shape))
+        viewed = self._viewed(info)
+        return self._own(info, elements(self.store, viewed, 0, viewed.size).reshape(viewed.shape))
 
     def _own(self, info: TensorInfo, values: Array) -> T:
         """Convert values of a tensor, any of them."""

@@ -8,15 +8,18 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from blobstore.errors import in_file
 from blobstore.fileio.ranges import CHUNK_NBYTES
-from blobstore.fileio.threads import run_all
+from blobstore.fileio.threads import check_workers, run_all
+from blobstore.store.slices import load_rows
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator
+    from collections.abc import Callable, Iterable, Iterator, Sequence
 
     from blobstore.fileio.types import Array, Bytes, ReadInto
     from blobstore.store.blobs import UnpackedBlobs
     from blobstore.store.info import TensorInfo
+    from blobstore.store.values import TensorFile
 
     Job = Callable[[], object]
 
@@ -48,23 +51,22 @@ class _Group:
         return np.ndarray(info.shape, info.type.dtype, self.buffer, info.offset - self.start)
 
 
-def load_all(
-    infos: Iterable[TensorInfo],
-    read_into: ReadInto,
-    blobs: Callable[[], UnpackedBlobs],
-    load: Callable[[TensorInfo], Array],
-    workers: int | None = None,
-) -> dict[str, Array]:
-    """Return tensors by name, writable; see `Store.load_all`.
+def load_all(store: TensorFile, infos: Iterable[TensorInfo], workers: int | None = None) -> dict[str, Array]:
+    """Return tensors of a file by name, writable; see `Store.load_all`.
 
     Args:
+        store: The file.
         infos: The tensors.
-        read_into: Reads the file, which stays open until this returns.
-        blobs: Returns the blobs that packed tensors lie in.
-        load: Returns a tensor that has to be decoded, or has no elements.
         workers: Threads; by default one for each core.
     """
-    infos = list(infos)
+    check_workers(workers)
+    with in_file(store.path), store.reader.reading() as read_into:
+        return _load_all(store, list(infos), read_into, workers)
+
+
+def _load_all(
+    store: TensorFile, infos: Sequence[TensorInfo], read_into: ReadInto, workers: int | None
+) -> dict[str, Array]:
     groups = _groups(info for info in infos if _is_plain(info))
     others = {info.place: info for info in infos if not _is_plain(info)}  # names for the same bytes share memory
     packed = {place: info for place, info in others.items() if _is_only_packed(info)}
@@ -75,8 +77,8 @@ def load_all(
         for group in groups:
             yield from group.reading(read_into)
         for place, info in packed.items():
-            yield from _unpacking(blobs(), info, buffers[place])
-        yield from (partial(load, info) for info in loading.values())
+            yield from _unpacking(store.unpacked, info, buffers[place])
+        yield from (partial(load_rows, store, info) for info in loading.values())
 
     results = run_all(jobs(), workers)
     arrays = dict(zip(loading, results[len(results) - len(loading) :], strict=True))
@@ -87,7 +89,7 @@ def load_all(
 
 def _is_plain(info: TensorInfo) -> bool:
     """Whether the file holds a tensor as numpy does."""
-    return bool(info.nbytes) and not info.codec and not info.encoded  # not count: it multiplies the shape each time
+    return bool(info.nbytes) and not info.codec and not info.encoded  # not size: it multiplies the shape each time
 
 
 def _is_only_packed(info: TensorInfo) -> bool:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import fnmatch
 import html
 import os
-from functools import cached_property, partial
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 from blobstore.container.keys import CONFIG_KEY, NO_TOKENIZER, RESERVED_KEYS, TOKENIZER_KEY
@@ -14,11 +14,10 @@ from blobstore.container.suggest import close_to
 from blobstore.errors import NameNotFoundError, UsageError, in_file
 from blobstore.fileio.closing import Closing
 from blobstore.fileio.hashing import digest_of
-from blobstore.fileio.threads import check_workers
 from blobstore.index.locate import find_index, lost_index
 from blobstore.index.records import directory_digest
 from blobstore.store.by_identity import MappingByIdentity
-from blobstore.store.slices import TensorSlice, load_rows
+from blobstore.store.slices import load_rows, slice_of
 from blobstore.store.values import elements, stored
 from blobstore.store.vocabulary import By, Vocabularies, aliases_of, check_by
 
@@ -34,7 +33,7 @@ if TYPE_CHECKING:
     from blobstore.store.blobs import UnpackedBlobs
     from blobstore.store.catalog import Catalog
     from blobstore.store.info import TensorInfo
-    from blobstore.store.slices import Rows
+    from blobstore.store.slices import Rows, TensorSlice
 
 _SHOWN_IN_NOTEBOOK = 20
 
@@ -295,9 +294,7 @@ class Store(MappingByIdentity["Array"], Closing):
             >>> part.get_shape(), part.get_dtype(), part[8:16, 4:6].shape
             ([64, 32], 'F32', (8, 2))
         """
-        info = self.info(name)
-        is_view = not info.encoded and not info.packed and self.reader.access != "read"
-        return TensorSlice(info, partial(elements, self, info), is_view=is_view)
+        return slice_of(self, self.info(name))
 
     def tobytes(self, name: str) -> bytes:
         """Return the bytes of ``store[name]``, in C order; as they are stored where numpy doesn't have the type.
@@ -364,16 +361,7 @@ class Store(MappingByIdentity["Array"], Closing):
         """
         from blobstore.store.load_all import load_all  # noqa: PLC0415 (import blobstore stays cheap)
 
-        check_workers(workers)
-        infos = self.infos() if names is None else map(self.info, names)
-        with in_file(self.path), self.reader.reading() as read_into:
-            return load_all(
-                infos,
-                read_into,
-                lambda: self.unpacked,
-                lambda info: load_rows(self, info, None, None, None),
-                workers,
-            )
+        return load_all(self, self.infos() if names is None else map(self.info, names), workers)
 
     def prefix(self, prefix: str) -> PrefixView:
         """Return a view of the names below a prefix.

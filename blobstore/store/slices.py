@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import math
 import operator
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from blobstore.errors import UsageError
-from blobstore.store.values import dtype_of, fill
+from blobstore.store.values import dtype_of, elements, fill
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -71,10 +72,18 @@ class TensorSlice:
         """
         keys = None if self._is_view else _axes(index, len(self.shape))
         if keys is None:
-            return np.array(self._elements(0, self._info.size).reshape(self.shape)[index])
-        return self._read(keys)
+            return self._own(self._elements(0, self._info.size).reshape(self.shape)[index])
+        return self._own(self._read(keys))
 
-    def _read(self, keys: list[Any]) -> Array:
+    def _own(self, part: Any) -> Array:  # noqa: ANN401 (numpy returns a scalar for one element)
+        """Return a part in memory of its own: a copy, unless it has that, or is all of what was decoded for it."""
+        if not isinstance(part, np.ndarray) or part.flags.owndata:
+            return np.asarray(part)
+        base = part.base
+        is_all = self._info.encoded and isinstance(base, np.ndarray) and part.nbytes == base.nbytes
+        return part if is_all else np.array(part)
+
+    def _read(self, keys: list[Any]) -> Any:  # noqa: ANN401 (as above)
         """Read what numbers and slices, one for each dimension, ask for."""
         # Numbers in front choose one run of elements; the dimension after them is the one to read some rows of.
         first, at = 0, 0
@@ -82,31 +91,34 @@ class TensorSlice:
             first += _row(keys[at], self.shape[at]) * math.prod(self.shape[at + 1 :])
             at += 1
         if at == len(keys):
-            return np.array(self._elements(first, 1)[0])
+            return self._elements(first, 1)[0]
         rows, inner = range(self.shape[at])[keys[at]], self.shape[at + 1 :]
         width = math.prod(inner)
         if _is_narrow(keys[at + 1 :], inner, self.dtype.itemsize) and rows:
-            parts = [self._inside(first + row * width, keys[at + 1 :], inner) for row in rows]
-            return np.stack(parts)
+            return np.stack([self._inside(first + row * width, keys[at + 1 :], inner) for row in rows])
         low, high = _span(rows)
         run = self._elements(first + low * width, (high - low) * width)
-        return np.array(run.reshape(high - low, *inner)[(slice(None, None, rows.step), *keys[at + 1 :])])
+        return run.reshape(high - low, *inner)[(slice(None, None, rows.step), *keys[at + 1 :])]
 
-    def _inside(self, first: int, keys: list[Any], shape: tuple[int, ...]) -> Array:
+    def _inside(self, first: int, keys: list[Any], shape: tuple[int, ...]) -> Any:  # noqa: ANN401 (as above)
         """Return part of one row: only the run between the first and the last chosen element is read."""
         width = math.prod(shape[1:])
         chosen = range(shape[0])[keys[0]]
         low, high = _span(chosen)
         run = self._elements(first + low * width, (high - low) * width).reshape(high - low, *shape[1:])
         step = slice(None, None, chosen.step)
-        return np.array(run[(step, *keys[1:])])
+        return run[(step, *keys[1:])]
 
     def __repr__(self) -> str:
         return f"<TensorSlice {self._info.name!r}: {self.dtype.name} of shape {list(self.shape)}>"
 
 
 def load_rows(
-    store: TensorFile, info: TensorInfo, rows: Rows | None, dtype: npt.DTypeLike | None, out: Array | None
+    store: TensorFile,
+    info: TensorInfo,
+    rows: Rows | None = None,
+    dtype: npt.DTypeLike | None = None,
+    out: Array | None = None,
 ) -> Array:
     """Return some rows of a tensor, or all of it; see `Store.load`."""
     wanted = _checked_dtype(info, dtype)
@@ -173,7 +185,8 @@ def _chosen(info: TensorInfo, rows: Rows | None) -> tuple[tuple[int, ...], Itera
             raise UsageError("bad-rows", f"{info.name!r}: {error}") from None
         low, high = _span(chosen)
         return (high - low, *inner), iter([(low * width, (high - low) * width)]), chosen.step
-    if hasattr(rows, "__index__") and not getattr(rows, "shape", ()):  # every array has __index__
+    # Every array has __index__, and True is not a row.
+    if hasattr(rows, "__index__") and not isinstance(rows, bool) and not getattr(rows, "shape", ()):
         row = _checked_row(info, rows)
         return inner, iter([(row * width, width)]), 1
     wanted = _row_list(info, rows)
@@ -203,7 +216,7 @@ def _row_list(info: TensorInfo, rows: Any) -> list[int]:  # noqa: ANN401 (checke
 def _checked_row(info: TensorInfo, row: SupportsIndex) -> int:
     try:
         return _row(row, info.shape[0])
-    except IndexError as error:
+    except (IndexError, TypeError) as error:  # an array of several numbers, or of another type
         raise UsageError("bad-rows", f"{info.name!r}: {error}") from None
 
 
@@ -242,3 +255,9 @@ def _is_narrow(keys: list[Any], shape: tuple[int, ...], itemsize: int) -> bool:
         return False
     low, high = _span(range(shape[0])[keys[0]])
     return (shape[0] - (high - low)) * math.prod(shape[1:]) * itemsize >= _SKIPPED_NBYTES
+
+
+def slice_of(store: TensorFile, info: TensorInfo) -> TensorSlice:
+    """Return a tensor of a file to be read where it is indexed; see `Store.get_slice`."""
+    is_view = not info.encoded and not info.packed and store.reader.access != "read"
+    return TensorSlice(info, partial(elements, store, info), is_view=is_view)

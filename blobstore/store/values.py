@@ -19,8 +19,6 @@ from blobstore.store.blocks import CHANNELS_LAST, TRANSPOSE
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
-    import numpy.typing as npt
-
     from blobstore.container.reader import BlobReader
     from blobstore.fileio.types import Array, Bytes
     from blobstore.store.blobs import UnpackedBlobs
@@ -59,9 +57,7 @@ def stored_infos(store: TensorFile) -> Iterator[TensorInfo]:
     return iter(store.vocabularies.entries)
 
 
-def elements(
-    store: TensorFile, info: TensorInfo, first: int, count: int, *, dtype: npt.DTypeLike | None = None
-) -> Array:
+def elements(store: TensorFile, info: TensorInfo, first: int, count: int) -> Array:
     """Return some elements of a tensor, shape (count,): a view where the file holds them as numpy does, else a copy.
 
     Args:
@@ -69,18 +65,17 @@ def elements(
         info: A tensor of it.
         first: The first element.
         count: How many; all inside the tensor.
-        dtype: Of what has to be decoded; by default the tensor's.
 
     Raises:
         CodecError: ``unknown-type``, ``unknown-codec``, ``packed-type``, ``scaled-type``: this version can't decode it;
-            ``sfp-reserved-code``: its bytes are wrong; ``not-float`` when encoded values are to be anything but floats.
+            ``sfp-reserved-code``: its bytes are wrong.
         FormatError: ``packed-…``: the packed blob is damaged.
         UsageError: As `stored`.
     """
     own = dtype_of(info)
     if not info.encoded:
         return _view(store, info, first, count)
-    values = np.empty(count, dtype=dtype or own)
+    values = np.empty(count, dtype=own)
     fill(store, info, first, values)
     return values
 

@@ -116,6 +116,9 @@ def test_wrong_rows_and_wrong_memory_are_refused(made: Path) -> None:
     with blobstore.open(made / "plain.sbs") as store:
         name, out = "f32 (5, 3)", np.empty((5, 3), np.float32)
         wrong: list[Any] = [
+            True,
+            np.array(True),
+            np.array(1.0),
             5,
             6,
             -6,
