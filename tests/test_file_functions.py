@@ -6,6 +6,7 @@ import dataclasses
 import io
 import json
 import shutil
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import ml_dtypes
@@ -18,7 +19,6 @@ from blobstore.edit.reindex import attach_index, detach_index
 
 if TYPE_CHECKING:
     from collections.abc import Callable
-    from pathlib import Path
 
 NAME = "model.layers.0.mlp.up_proj.weight"
 BIG = 300_000
@@ -157,7 +157,11 @@ def test_a_store_whose_index_is_lost_says_so(capsys: pytest.CaptureFixture[str])
         _ = blobstore.open("moved.sbs")[NAME]
     assert "its name index is lost" in caught.value.message
     assert "put 'moved.sbs.idx' back" in caught.value.message
-    commands = ("info", "ls", "export --dry-run", "rewrite -o r.sbs --index embedded", "pack -o p.sbs")
+    for other in (Path("moved.sbs").read_bytes(), io.BytesIO(Path("moved.sbs").read_bytes())):
+        with pytest.raises(blobstore.NameNotFoundError, match=r"is lost: .* open the file by its path"):
+            _ = blobstore.open(other)[NAME]
+    rewrites = ("rewrite -o s.sbs", "rewrite -o r.sbs --index embedded")
+    commands = ("info", "ls", "export --dry-run", *rewrites, "pack -o p.sbs")
     for command in commands:
         name, *options = command.split()
         assert main([name, "moved.sbs", *options]) == 0

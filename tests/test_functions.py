@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import gzip
 import io
 import json
@@ -18,6 +19,7 @@ from safetensors.numpy import load_file, save_file
 
 import blobstore
 from blobstore import CheckpointError, UsageError, cli
+from blobstore.edit.rewrite import Edits, apply_edits
 from tests.gemma_checkpoints import sound_recipe, tokenizer
 from tests.strategies import BytesPath
 
@@ -328,3 +330,65 @@ def test_a_header_that_begins_as_a_gzip_file_is_read(here: Path) -> None:
     header = json.dumps({"a": {"dtype": "F32", "shape": [3], "data_offsets": [0, 12]}}).ljust(length).encode()
     (here / "x.safetensors").write_bytes(length.to_bytes(8, "little") + header + values.tobytes())
     assert blobstore.convert("x.safetensors", "o.sbs").tensors == 1
+
+
+class Slow(io.RawIOBase):
+    """A raw stream, which takes half of what it is given."""
+
+    def __init__(self) -> None:
+        self.taken = bytearray()
+
+    def writable(self) -> bool:
+        return True
+
+    def write(self, data: Any, /) -> int:  # noqa: ANN401 (a buffer)
+        part = bytes(data)[: len(data) // 2 or 1]
+        self.taken += part
+        return len(part)
+
+
+@pytest.mark.usefixtures("here")
+def test_a_receipt_is_whole_on_any_stream() -> None:
+    stream: Any = Slow()
+    assert blobstore.verify("model.sbs", against="ck", receipt=stream).ok
+    assert json.loads(stream.taken)["verified"] is True
+
+
+def test_what_a_file_is_decides_how_it_is_checked_whatever_its_name(here: Path) -> None:
+    shutil.copy(here / "named.safetensors", here / "no-ending")
+    assert [finding.code for finding in blobstore.check("no-ending").findings] == [
+        finding.code for finding in blobstore.check("named.safetensors").findings
+    ]
+
+
+def test_no_index_is_not_a_way_past_its_digests(here: Path) -> None:
+    with blobstore.BlobReader("named.sbs") as reader:
+        offset, _ = reader.range("a")
+    raw = bytearray((here / "named.sbs").read_bytes())
+    raw[offset] ^= 1
+    (here / "bad.sbs").write_bytes(raw)
+    with pytest.raises(blobstore.FormatError, match="damaged-blob"):
+        blobstore.rewrite("bad.sbs", "out.sbs", index="none")
+    assert not (here / "out.sbs").exists()
+    assert blobstore.rewrite("named.sbs", "out.sbs", index="none").names == 0
+
+
+def test_a_repair_is_of_the_file_that_it_read(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Another file may take its place meanwhile: then nothing is written over it."""
+    model = "model.sbs"
+    with blobstore.open(model) as store:
+        config = store.config
+    assert config
+    before = dataclasses.replace(config, use_global_timescale=False)
+    apply_edits(model, None, Edits(config=before.to_bytes()))
+    other = (here / "named.sbs").read_bytes()
+
+    def replaced(*arguments: Any, **options: Any) -> Any:  # noqa: ANN401 (as it is)
+        (here / "new.sbs").write_bytes(other)
+        os.replace(here / "new.sbs", model)
+        return apply_edits(*arguments, **options)
+
+    monkeypatch.setattr("blobstore.checking.repair.apply_edits", replaced)
+    with pytest.raises(UsageError, match="replaced"):
+        blobstore.repair(model)
+    assert Path(model).read_bytes() == other

@@ -496,6 +496,7 @@ def test_two_values_for_tied_weights_are_refused(tmp_path: Path, framework: Modu
     assert framework.load_model(tied(torch), path) == ([], [])
 
 
+@pytest.mark.filterwarnings("ignore:Complex modules are a new feature")
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16", "complex64"])
 def test_a_nan_under_two_names_is_one_value(
     tmp_path: Path, framework: ModuleType, torch: ModuleType, dtype: str

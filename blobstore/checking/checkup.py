@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
@@ -10,6 +9,7 @@ from typing import TYPE_CHECKING, Literal
 from blobstore.checking.checkpoint import check_checkpoint
 from blobstore.checking.findings import asked_for, by_severity, is_right, runs_in, runtimes_line
 from blobstore.checking.runtime import check_file
+from blobstore.checkpoint.formats import format_of
 from blobstore.converting.gemma_plan import WEIGHTS, Choices
 from blobstore.errors import UsageError
 from blobstore.fileio.paths import path_text
@@ -93,7 +93,7 @@ def check(
     runtimes = (date,) if date else NAMES if runtime == _RUNTIME else ()
     name = path_text(path)
     subject = ""
-    if _is_checkpoint(name):
+    if format_of(name) == "safetensors":
         findings = _checkpoint_findings(name, _KINDS[runtime], weights, runtimes, progress)
         subject = "the file that convert makes of it "
     elif weights is not None:
@@ -121,7 +121,3 @@ def _checkpoint_findings(
         what = f"--weights: {path!r} is converted by name, every tensor unchanged: leave it out"
         raise UsageError("needless-flag", what)
     return asked_for(findings, runtimes) if runtimes else findings
-
-
-def _is_checkpoint(path: str) -> bool:
-    return os.path.isdir(path) or path.lower().endswith((".safetensors", ".json"))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import time
 from dataclasses import dataclass, fields
 from enum import IntEnum
@@ -88,21 +87,21 @@ def repair(
         index = find_index(reader)
         after = repaired(before, one_base=has_one_base(index.metadata if index else {}))
         expect(progress, reader.file_size)
-    changes = {
-        field.name: (_plain(getattr(before, field.name)), _plain(getattr(after, field.name)))
-        for field in fields(before)
-        if getattr(before, field.name) != getattr(after, field.name)
-    }
-    written = None
-    if not dry_run and (changes or output is not None):
-        apply_edits(path, output, Edits(config=after.to_bytes() if changes else None), progress=progress)
-        target = path if output is None else output
-        written = target if isinstance(target, str) else None
+        changes = {
+            field.name: (_plain(getattr(before, field.name)), _plain(getattr(after, field.name)))
+            for field in fields(before)
+            if getattr(before, field.name) != getattr(after, field.name)
+        }
+        done = None
+        if not dry_run and (changes or output is not None):
+            # The same open file: another may have taken its place meanwhile.
+            edits = Edits(config=after.to_bytes() if changes else None)
+            done = apply_edits(path, output, edits, opened=reader, progress=progress)
     return Repair(
         input=path,
-        output=written,
+        output=done.output if done else None,
         changes=changes,
-        nbytes=os.stat(written).st_size if written is not None else 0,
+        nbytes=done.nbytes if done else 0,
         seconds=time.perf_counter() - start,
     )
 

@@ -20,6 +20,7 @@ from blobstore.fileio.atomic import write_file
 from blobstore.fileio.hashing import file_digest
 from blobstore.fileio.paths import optional_path, path_text, target_of
 from blobstore.fileio.ranges import expect
+from blobstore.fileio.sink import Sink
 from blobstore.fileio.threads import check_workers
 from blobstore.index.inputs import files_of
 from blobstore.index.metadata import CHOICES
@@ -134,7 +135,7 @@ def verify(
             refuse_needless_base(store)
     done = verify_file(path, quick=quick, values=values, base=base, workers=workers, progress=progress)
     return Verification(
-        input=os.fspath(path),
+        input=path,
         against=None,
         ok=is_right(done.findings, strict=strict),
         compared=done.blobs,
@@ -148,18 +149,18 @@ def verify(
 
 
 def _against(
-    path: Path,
-    against: Path,
-    base: Path | None,
-    tokenizer: Path | None,
-    receipt: Path | BinaryIO | None,
+    path: str,
+    against: str,
+    base: str | None,
+    tokenizer: str | None,
+    receipt: str | BinaryIO | None,
     *,
     progress: Progress,
 ) -> Verification:
     start = time.perf_counter()
     with Store(path, access="read", base=base) as store, open_checkpoint(against) as checkpoint:
         refuse_needless_base(store)
-        plan = plan_again(store, checkpoint, None if tokenizer is None else os.fspath(tokenizer))
+        plan = plan_again(store, checkpoint, tokenizer)
         checkpoint.refuse_as_outputs(receipt, except_ours=False, also=files_of(path, base))
         expect(progress, plan.nbytes)
         verdicts = tuple(compare_with(store, plan, checkpoint, progress=progress))
@@ -169,8 +170,8 @@ def _against(
             text = json.dumps(_receipt(store, checkpoint, len(verdicts), faults), indent=1)
             _write(text.encode() + b"\n", receipt)
     return Verification(
-        input=os.fspath(path),
-        against=os.fspath(against),
+        input=path,
+        against=against,
         ok=not faults,
         compared=len(verdicts),
         findings=(),
@@ -182,11 +183,13 @@ def _against(
     )
 
 
-def _write(raw: bytes, target: Path | BinaryIO) -> None:
-    if isinstance(target, (str, os.PathLike)):
-        write_file(os.fspath(target), raw)
-    else:
-        target.write(raw)
+def _write(raw: bytes, target: str | BinaryIO) -> None:
+    if isinstance(target, str):
+        write_file(target, raw)
+        return
+    sink = Sink(target)  # a raw stream may take less than it is given
+    sink.write(memoryview(raw))
+    sink.flush()
 
 
 def _receipt(store: Store, checkpoint: Checkpoint, compared: int, faults: tuple[Verdict, ...]) -> dict[str, Any]:

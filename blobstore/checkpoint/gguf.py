@@ -18,7 +18,6 @@ if TYPE_CHECKING:
 
     from blobstore.fileio.types import Array
 
-MAGIC = b"GGUF"
 _CHUNK = 1 << 20  # elements
 _MOST_LISTED = 64  # of an array in the metadata: vocabularies have 256,000
 _INT8 = {"i8": "int8"}  # blobstore's i8 is an encoding of gemma.cpp
@@ -50,14 +49,12 @@ class GgufFile:
     Attributes:
         path: As given.
         version: Of the format.
-        nbytes: Size of the file.
         entries: Its tensors, by name, in the file's order.
         metadata: Key → a text, number, truth value, or a list of such; a long list as words.
     """
 
     path: str
     version: int
-    nbytes: int
     entries: Mapping[str, GgufEntry]
     metadata: Mapping[str, Any]
     _tensors: Mapping[str, Any]
@@ -107,7 +104,7 @@ def open_gguf(path: str | PathLike[str]) -> GgufFile:
             raise FormatError("gguf", f"its metadata is wrong: {error}") from None
     tensors = {tensor.name: tensor for tensor in reader.tensors}
     by_name = {entry.name: entry for entry in entries}
-    return GgufFile(path, version, os.stat(path).st_size, by_name, metadata, tensors)
+    return GgufFile(path, version, by_name, metadata, tensors)
 
 
 def _reader(path: str) -> Any:  # noqa: ANN401 (the package has no types)

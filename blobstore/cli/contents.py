@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import os
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 import blobstore
-from blobstore.container.layout import MAGIC_BYTES
-from blobstore.fileio.source import read_beginning
+from blobstore.checkpoint.formats import Format, format_of
 from blobstore.store.reader import Store
 from blobstore.store.values import elements
 
@@ -23,10 +21,8 @@ if TYPE_CHECKING:
     from blobstore.fileio.types import Array
     from blobstore.store.info import TensorInfo
 
-Format = Literal["sbs", "safetensors", "gguf"]
 WHAT = "an .sbs file, a .safetensors file, its index, a folder with either, or a .gguf file"
 _CHUNK = 1 << 20  # elements
-_HEADER = 9  # bytes that tell a safetensors file: the length of its header, and the brace there
 
 
 @dataclass(frozen=True)
@@ -75,20 +71,6 @@ class Contents:
     chunks: Callable[[str], Iterator[Array] | None]
     source: Store | Checkpoint | GgufFile
     notes: Sequence[str] = ()
-
-
-def format_of(path: str) -> Format:
-    """Return what a path is: by its first bytes, unless its name says it; a folder is a checkpoint."""
-    if path.lower().endswith(".sbs") and not os.path.isdir(path):
-        return "sbs"
-    if os.path.isdir(path) or path.lower().endswith(".json"):
-        return "safetensors"
-    begins = bytes(read_beginning(path, _HEADER)) if os.path.isfile(path) else b""
-    if begins.startswith(MAGIC_BYTES):
-        return "sbs"
-    if begins.startswith(b"GGUF"):
-        return "gguf"
-    return "safetensors" if begins[-1:] == b"{" or path.lower().endswith(".safetensors") else "sbs"
 
 
 @contextmanager

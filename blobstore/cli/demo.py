@@ -15,13 +15,8 @@ from blobstore.checkpoint.safetensors import dump_header
 from blobstore.cli.formatting import shape, shown, size
 from blobstore.cli.output import add_command, add_json, output_of, print_json
 from blobstore.codecs.element_types import type_of
-from blobstore.converting.choose import choose_plan
-from blobstore.converting.gemma_plan import Choices
-from blobstore.converting.run import run_plan
-from blobstore.converting.verify import verify
 from blobstore.errors import UsageError
-from blobstore.exporting.plan import plan_export
-from blobstore.exporting.run import run_export, superseded
+from blobstore.exporting.run import superseded
 from blobstore.fileio.atomic import write_file
 from blobstore.fileio.source import read_beginning
 from blobstore.gemma.models import specifier_of
@@ -66,8 +61,7 @@ def run(options: argparse.Namespace) -> int:
     small, exact = os.path.join(folder, "demo-sfp.sbs"), os.path.join(folder, "demo-bf16.sbs")
     wrong = _convert(folder, small, "sfp") + _convert(folder, exact, "bf16")
     exported = os.path.join(folder, _EXPORTED)
-    with blobstore.open(exact) as store:
-        run_export(plan_export(store, materialize_aliases=True), store, exported)
+    blobstore.export(exact, exported, materialize_aliases=True)
     expected = tensors | {_HEAD: tensors[_EMBEDDING]}
     equal = _count_equal(exported, expected)
     with blobstore.open(small) as store:
@@ -109,11 +103,8 @@ def _tell(facts: dict[str, Any], store: Store, count: int) -> None:
 
 def _convert(folder: str, path: str, weights: str) -> int:
     """Convert and verify; return the number of wrong tensors, names and blobs."""
-    with open_checkpoint(folder) as checkpoint:
-        plan = choose_plan(checkpoint, "auto", Choices(weights))
-        run_plan(plan, checkpoint, path)
-        with blobstore.open(path) as store:
-            return sum(1 for verdict in verify(store, plan, checkpoint) if verdict.fault)
+    blobstore.convert(folder, path, weights=weights)
+    return len(blobstore.verify(path, against=folder).faults)
 
 
 def _count_equal(path: str, expected: Tensors) -> int:

@@ -9,7 +9,6 @@ from blobstore.cli.output import add_base, add_command, add_json, note, print_js
 from blobstore.cli.progress import progress
 from blobstore.cli.tables import print_table
 from blobstore.compare.comparison import diff
-from blobstore.compare.sides import open_sides
 
 if TYPE_CHECKING:
     import argparse
@@ -73,7 +72,7 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
 
 def run(options: argparse.Namespace) -> int:
     """Run the command."""
-    with progress(lambda: _nbytes(options), "comparing") as advance:
+    with progress(None, "comparing") as advance:
         done = diff(
             options.a,
             options.b,
@@ -95,11 +94,6 @@ def run(options: argparse.Namespace) -> int:
     counted = ", ".join(f"{count} {kind}" for kind, count in done.counts.items()) or "nothing to compare"
     print(f"{shown(done.a)}, {shown(done.b)}: {state} ({counted}; {size(done.nbytes)} in {done.seconds:.1f} s)")
     return int(done.differ)
-
-
-def _nbytes(options: argparse.Namespace) -> int:
-    with open_sides(options.a, options.b, options.by, options.base) as (a, b):
-        return a.nbytes + b.nbytes
 
 
 def _row(entry: ComparedEntry) -> tuple[object, ...]:

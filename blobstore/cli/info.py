@@ -197,7 +197,7 @@ def _describe_store(store: Store) -> dict[str, Any]:
         "directory_sha256": directory_digest(reader.directory).hex(),
         **tensors,
         "index": _index_facts(store),
-        "notes": lost_index(store.reader) if store.index is None else [],
+        "notes": lost_index(store.reader),
         "packed": _packed_facts(store),
         **weights,
         "model": _model(store),

@@ -11,7 +11,8 @@ from dataclasses import asdict
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 import blobstore
-from blobstore.cli.contents import WHAT, format_of, open_contents, stored_nbytes
+from blobstore.checkpoint.formats import format_of
+from blobstore.cli.contents import WHAT, open_contents, stored_nbytes
 from blobstore.cli.formatting import shape, size
 from blobstore.cli.newer import tell_newer
 from blobstore.cli.output import add_base, add_command, add_json, note, print_json
@@ -96,7 +97,7 @@ def _list_names(options: argparse.Namespace) -> int:
         for contents in opened:
             if isinstance(contents.source, Store):
                 tell_newer(contents.source.reader)
-                for text in lost_index(contents.source.reader) if contents.source.index is None else ():
+                for text in lost_index(contents.source.reader):
                     note(text)
             for text in contents.notes:
                 note(text)

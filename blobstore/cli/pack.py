@@ -60,6 +60,8 @@ def run(options: argparse.Namespace) -> int:
             workers=options.workers,
             progress=advance,
         )
+    for text in done.notes:
+        note(text)
     if options.json:
         print_json(done)
         return 0
@@ -72,8 +74,6 @@ def run(options: argparse.Namespace) -> int:
         f"{shown(done.output)}: {packed} of {len(done.blobs)} blobs packed, {size(done.unpacked_nbytes)} in "
         f"{size(done.nbytes)}, ratio {done.ratio:.3f}, {done.seconds:.2f} s ({speed})"
     )
-    for text in done.notes:
-        note(text)
     return 0
 
 

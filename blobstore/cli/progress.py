@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import sys
-import time
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
@@ -32,11 +31,11 @@ class _Advance:
 
 
 @contextmanager
-def progress(total: int | Callable[[], int] | None, what: str) -> Iterator[Callable[[int], None]]:
+def progress(total: int | None, what: str) -> Iterator[Callable[[int], None]]:
     """Show a bar with bytes and rate while the block runs, if standard error is a terminal.
 
     Args:
-        total: How many bytes there are to do; or what returns it, called only for a bar; None if it isn't known.
+        total: How many bytes there are to do; None if that is told later (`fileio.ranges.expect`), or isn't known.
         what: What is done.
 
     Yields:
@@ -50,7 +49,7 @@ def progress(total: int | Callable[[], int] | None, what: str) -> Iterator[Calla
 
     columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TransferSpeedColumn())
     with Progress(*columns, TimeRemainingColumn(), console=Console(stderr=True), transient=True) as bar:
-        task = bar.add_task(what, total=total() if callable(total) else total)
+        task = bar.add_task(what, total=total)
         yield _Advance(bar, task)
 
 
@@ -71,16 +70,3 @@ def steps() -> Iterator[Callable[[int, int, str], None]]:
     with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
         task = bar.add_task("")
         yield lambda done, total, what: bar.update(task, completed=done, total=total, description=what)
-
-
-class Stopwatch:
-    """Seconds since it was made."""
-
-    def __init__(self) -> None:
-        """Start."""
-        self._start = time.perf_counter()
-
-    @property
-    def seconds(self) -> float:
-        """Seconds since it was made."""
-        return time.perf_counter() - self._start

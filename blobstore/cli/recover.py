@@ -42,6 +42,8 @@ def run(options: argparse.Namespace) -> int:
     target = output_of(options, options.output)
     with progress(2 * os.stat(options.file).st_size, "recovering") as advance:
         done = recover(options.file, target, index=options.index, progress=advance)
+    for text in done.notes:
+        note(text)
     if options.json:
         print_json(done)
     else:
@@ -51,8 +53,6 @@ def run(options: argparse.Namespace) -> int:
 
 def _tell(output: str, done: Recovery) -> None:
     note(f"the places of the blobs are proved by {done.how}")
-    for text in done.notes:
-        note(text)
     for blob in done.lost:
         row = ("lost", blob.key, blob.why, ", ".join(blob.names))
         tell("\t".join(shown(text) for text in row), output=output)

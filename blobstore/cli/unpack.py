@@ -4,11 +4,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-import blobstore
 from blobstore.cli.formatting import rate, shown, size
 from blobstore.cli.output import add_base, add_command, add_json, output_of, print_json, tell
 from blobstore.cli.progress import progress
-from blobstore.packing.unpack import original_of, unpack
+from blobstore.packing.unpack import unpack
 
 if TYPE_CHECKING:
     import argparse
@@ -37,7 +36,7 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
 def run(options: argparse.Namespace) -> int:
     """Run the command."""
     target = output_of(options, options.output)
-    with progress(lambda: _nbytes(options.file), "unpacking") as advance:
+    with progress(None, "unpacking") as advance:
         done = unpack(options.file, target, base=options.base, workers=options.workers, progress=advance)
     if options.json:
         print_json(done)
@@ -46,8 +45,3 @@ def run(options: argparse.Namespace) -> int:
     what = f"{size(done.nbytes)}, {done.blobs} blobs unpacked, SHA-256 {done.sha256} as before"
     tell(f"{shown(done.output or '-')}: {what}, {done.seconds:.2f} s ({speed})", output=options.output)
     return 0
-
-
-def _nbytes(path: str) -> int:
-    with blobstore.open(path) as store:
-        return original_of(store).nbytes

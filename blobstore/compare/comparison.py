@@ -15,6 +15,7 @@ from blobstore.compare.sides import open_sides
 from blobstore.compare.values import Tolerance
 from blobstore.errors import UsageError
 from blobstore.fileio.paths import optional_path, path_text
+from blobstore.fileio.ranges import expect
 from blobstore.gemma.newer import newer_texts
 from blobstore.index.locate import lost_index
 from blobstore.store.base import refuse_needless_base
@@ -243,8 +244,9 @@ def diff(
             what = f"neither {first.path!r} nor {second.path!r} is an .sbs file, and only these have keys"
             raise UsageError("needless-flag", f"--by: {what}: leave it out")
         notes = tuple(_notes(first, second, chosen=by is not None))
-        differences = list(compare(first, second, tolerance=limits, progress=progress))
         nbytes = first.nbytes + second.nbytes
+        expect(progress, nbytes)
+        differences = list(compare(first, second, tolerance=limits, progress=progress))
     return Comparison(
         a=a,
         b=b,
@@ -271,7 +273,7 @@ def _notes(a: Side, b: Side, *, chosen: bool) -> Iterator[str]:
         yield from side.notes
         if side.store:
             yield from newer_texts(side.store.reader)
-            yield from lost_index(side.store.reader) if side.store.index is None else ()
+            yield from lost_index(side.store.reader)
     if a.names and b.names and not a.names & b.names:
         hint = ""
         if any(side.store and not side.store.index for side in (a, b)):

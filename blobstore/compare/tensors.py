@@ -123,12 +123,12 @@ class Run:
 
 @dataclass(frozen=True)
 class Arranged:
-    """A tensor that a file holds in blocks of other tensors, as the values that these decode to.
+    """A tensor that isn't one run of a file as the checkpoint had it: gathered, or narrowed; as the values read so.
 
     Reading holds at least one row in memory, whatever the count.
 
     Attributes:
-        info: What it is gathered from.
+        info: How it is read.
         store: The file, open.
     """
 
@@ -164,7 +164,7 @@ class Arranged:
 
     @property
     def opaque(self) -> bool:
-        """Always False: its blocks were decoded when it was made."""
+        """Always False: what can't be decoded is refused when it is made."""
         return False
 
     @property

@@ -6,13 +6,14 @@ import fnmatch
 import hashlib
 import os
 import time
+from contextlib import nullcontext
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Literal
 
 from blobstore.container.keys import CONFIG_KEY, OWN_KEYS, RESERVED_KEYS
 from blobstore.container.reader import BlobReader
 from blobstore.edit.manifest import describe, external_index, manifest_of, refuse_packed, write_manifest
-from blobstore.errors import UsageError
+from blobstore.errors import FormatError, UsageError
 from blobstore.fileio.paths import path_text, target_of
 from blobstore.index.inputs import files_of, path_of, refuse_inputs
 from blobstore.index.locate import check_place, find_index, lost_index, place_of
@@ -175,6 +176,7 @@ def apply_edits(
     target: str | PathLike[str] | BinaryIO | None,
     edits: Edits,
     *,
+    opened: BlobReader | None = None,
     progress: Progress = lambda _: None,
 ) -> Rewriting:
     """Write a file anew with changes, as `rewrite` does.
@@ -183,6 +185,7 @@ def apply_edits(
         path: Of the file.
         target: Path of the new file, or a binary stream. None is the file itself.
         edits: The changes.
+        opened: The file, if it is open; with plain reads.
         progress: As for `rewrite`.
 
     Raises:
@@ -191,8 +194,8 @@ def apply_edits(
     start = time.perf_counter()
     if target is not None:
         refuse_inputs(files_of(target), files_of(path))
-    with BlobReader(path, access="read") as reader:
-        index = None if edits.index == "none" else find_index(reader)
+    with nullcontext(opened) if opened else BlobReader(path, access="read") as reader:
+        index = _index_of(reader, edits)
         refuse_packed(reader, index)
         place = _new_place(index, edits)
         manifest = manifest_of(reader, index)
@@ -200,11 +203,13 @@ def apply_edits(
             describe(manifest, reader)
         dropped = _drop(manifest, edits.drop)
         renamed = _rename(manifest, edits.rename)
-        notes = [] if place == "none" or index else lost_index(reader)
+        notes = [] if edits.index == "none" else lost_index(reader)
         notes += _change_metadata(manifest, edits, changed=bool(dropped or renamed))
         _change_config(manifest, edits.config, reader)
         if edits.sort:
             manifest.keep(_sorted(manifest))
+        if place == "none":
+            manifest.entries = None
         version = edits.version or reader.version
         if target is not None:
             nbytes = write_manifest(manifest, target, version=version, index=place, progress=progress)
@@ -224,6 +229,16 @@ def apply_edits(
         tuple(notes),
         time.perf_counter() - start,
     )
+
+
+def _index_of(reader: BlobReader, edits: Edits) -> NameIndex | None:
+    """Return a file's index. It has the digests and the names, also if the new file is to have none."""
+    try:
+        return find_index(reader)
+    except FormatError:
+        if edits.index == "none":
+            return None
+        raise
 
 
 def _new_place(index: NameIndex | None, edits: Edits) -> IndexPlace:

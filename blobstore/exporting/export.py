@@ -153,14 +153,13 @@ def export(
         )
     with _planned(path, base, dtype, by, max_shard_nbytes, materialize_aliases=materialize_aliases) as (plan, store):
         notes = _notes(plan, store)
-        old = () if target is None else tuple(superseded(target, len(plan.shards)))
         expect(progress, plan.nbytes)
-        files = run_export(plan, store, output, force=force, progress=progress)
+        files, removed = run_export(plan, store, output, force=force, progress=progress)
     return Export(
         input=path,
         output=target,
         files=tuple(files),
-        removed=old,
+        removed=tuple(removed),
         tensors=sum(map(len, plan.shards)),
         left_out=plan.left_out,
         notes=tuple(notes),
@@ -245,8 +244,7 @@ def _planned(
 
 
 def _notes(plan: ExportPlan, store: Store) -> list[str]:
-    notes = [*newer_texts(store.reader), *(lost_index(store.reader) if store.index is None else ())]
-    notes += store.vocabularies.left_out(store.by)
+    notes = [*newer_texts(store.reader), *lost_index(store.reader), *store.vocabularies.left_out(store.by)]
     notes += [
         f"{name} is the same as {kept} and is left out: --materialize-aliases writes both"
         for name, kept in plan.left_out.items()

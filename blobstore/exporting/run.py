@@ -7,7 +7,7 @@ import math
 import os
 import re
 from contextlib import ExitStack, contextmanager, suppress
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
@@ -42,6 +42,13 @@ _CHUNK = 16 * PIECE  # elements
 # -------------------------------------------------------------------------------------------------------- the files
 
 
+class Written(NamedTuple):
+    """What an export did: the paths that it wrote, and those of an earlier one that it removed."""
+
+    files: list[str]
+    removed: list[str]
+
+
 def run_export(
     plan: ExportPlan,
     store: Store,
@@ -49,7 +56,7 @@ def run_export(
     *,
     force: bool = False,
     progress: Progress = lambda _: None,
-) -> list[str]:
+) -> Written:
     """Write the files of a plan. They replace what had their names only when all are complete.
 
     While shards are replaced there is no index: it would combine tensors of the old ones and the new ones.
@@ -62,7 +69,7 @@ def run_export(
         progress: Called with how many bytes more were written.
 
     Returns:
-        Their paths; none for a stream.
+        Which files were written, none for a stream, and which were removed.
 
     Raises:
         CodecError: ``sfp-reserved-code``: stored bytes are wrong; ``not-finite``: a value is too large for its type.
@@ -74,7 +81,7 @@ def run_export(
         if len(plan.shards) > 1:
             raise UsageError("needs-path", "shards are several files: a stream takes one, without --max-shard-size")
         _write_shard(plan.shards[0], plan.metadata, store, Sink(path), progress)
-        return []
+        return Written([], [])
     path = os.fspath(path)
     index, shards = _paths(path, len(plan.shards))
     old = superseded(path, len(plan.shards))
@@ -95,7 +102,7 @@ def run_export(
             old = superseded(path, len(plan.shards))  # others may have come meanwhile
             _refuse_superseded(old, force=force)
             _replace(index, files, old)
-    return [*shards, index] if index else shards
+    return Written([*shards, index] if index else shards, old)
 
 
 def _replace(index: str, files: Sequence[AtomicFile], old: Sequence[str]) -> None:

@@ -83,11 +83,14 @@ def lost_index(reader: BlobReader) -> list[str]:
 
     Keys that were made from names prove it: these names are only in an index.
     """
+    if INDEX_KEY in reader or (reader.has_path and any(map(os.path.isfile, beside(reader.path)))):
+        return []
     keys = sum(is_made_key(key) for key in reader)
-    if not keys or INDEX_KEY in reader or any(map(os.path.isfile, beside(reader.path))):
+    if not keys:
         return []
     what = f"its name index is lost: {keys} of its keys were made from names, which are only in the index"
-    return [f"{what}: if it was beside the file, put {external_path(reader.path)!r} back"]
+    fix = f"put {external_path(reader.path)!r} back" if reader.has_path else "open the file by its path"
+    return [f"{what}: if it was beside the file, {fix}"]
 
 
 def place_of(index: NameIndex | None) -> IndexPlace:

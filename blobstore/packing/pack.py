@@ -163,7 +163,7 @@ def pack(
     with ExitStack() as stack:
         reader = stack.enter_context(BlobReader(path))
         index = find_index(reader)
-        notes = [] if index else lost_index(reader)
+        notes = lost_index(reader)
         manifest = _manifest_to_pack(reader, index)
         max_blobs = _max_blobs(manifest, index)
         base_store = stack.enter_context(Store(base)) if base is not None else None

@@ -15,7 +15,7 @@ from blobstore.errors import FormatError, UsageError, in_file
 from blobstore.fileio.atomic import AtomicFile
 from blobstore.fileio.hashing import Hasher
 from blobstore.fileio.paths import optional_path, path_text, target_of
-from blobstore.fileio.ranges import CHUNK_NBYTES
+from blobstore.fileio.ranges import CHUNK_NBYTES, expect
 from blobstore.fileio.sink import Sink
 from blobstore.fileio.threads import check_workers, in_order
 from blobstore.index import parse_index
@@ -118,6 +118,7 @@ def unpack(
     with Store(path, base=base) as store, in_file(store.path):
         original = original_of(store)
         refuse_needless_base(store)
+        expect(progress, original.nbytes)
         refuse_external_to_stream(output, original.index)
         skeleton = decompressed(store.reader[SKELETON_KEY])
         directory = directory_in(skeleton, original.nbytes)

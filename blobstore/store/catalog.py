@@ -170,7 +170,7 @@ class BlobCatalog:
 
 
 class ListCatalog:
-    """A list that is made when the file is opened."""
+    """A list that is made at once."""
 
     def __init__(self, infos: list[TensorInfo]) -> None:
         """Keep the list."""

@@ -122,7 +122,7 @@ class Store(MappingByIdentity["Array"], Closing):
 
     @property
     def path(self) -> str:
-        """The file's path, as given.
+        """The file's path, as given; for a file object its name, for bytes ``<bytes>``.
 
         Example:
             >>> blobstore.open("model.sbs").path
@@ -395,7 +395,7 @@ class Store(MappingByIdentity["Array"], Closing):
         tied = next((tensor for tensor in names if tensor.endswith("embed_tokens.weight")), None)
         if tied and name.endswith("lm_head.weight"):
             return f": in a model with tied weights it is the embedding, {tied!r}"
-        lost = lost_index(self.reader) if self.index is None else []
+        lost = lost_index(self.reader)
         return f": {lost[0]}" if lost else close_to(name, names)
 
     def __getitem__(self, name: str) -> Array:

@@ -130,6 +130,9 @@ class SafeOpen(Closing):
 
     def get_tensors(self, names: Iterable[str] | None = None) -> dict[str, Any]:
         """Return tensors by name, all by default, as `get_tensor` does."""
+        if not isinstance(self._store, Store):
+            tensors: dict[str, Any] = self._store.get_tensors(names)
+            return tensors
         return {name: self._store[name] for name in (self._store if names is None else names)}
 
     def get_slice(self, name: str) -> Any:  # noqa: ANN401 (of any framework)

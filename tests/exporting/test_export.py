@@ -49,7 +49,7 @@ OUT = "out.safetensors"
 
 def export(file: Path, target: Path, by: blobstore.By = "names", **options: Any) -> list[str]:  # noqa: ANN401 (plan_export's)
     with blobstore.open(file, by=by) as store:
-        return run_export(plan_export(store, **options), store, target)
+        return run_export(plan_export(store, **options), store, target).files
 
 
 def facts_of(tensors: Mapping[str, Array]) -> Facts:
@@ -189,7 +189,7 @@ def test_a_file_by_name_leaves_aliases_out_or_writes_them(tmp_path: Path) -> Non
     with blobstore.open(tmp_path / "a.sbs") as store:
         plan = plan_export(store)
         assert plan.left_out == {HEAD: EMBEDDING}
-        assert run_export(plan, store, tmp_path / OUT) == [str(tmp_path / OUT)]
+        assert run_export(plan, store, tmp_path / OUT) == ([str(tmp_path / OUT)], [])
         assert plan_export(store, materialize_aliases=True).left_out == {}
     ours = said_by_peer((tmp_path / OUT).read_bytes(), tmp_path / "x")
     assert ours == said_by_peer((tmp_path / SINGLE).read_bytes(), tmp_path / "x")
@@ -430,7 +430,7 @@ def test_hostile_metadata_is_refused_or_makes_whole_tensors(tmp_path: Path, fami
                 refused.append(error.reason)
                 return
             tiles(plan)
-            (file,) = run_export(plan, store, tmp_path / OUT)
+            (file,) = run_export(plan, store, tmp_path / OUT).files
         with safetensors.safe_open(file, "numpy") as exported:
             assert set(exported.keys()) == {tensor.name for shard in plan.shards for tensor in shard}
         passed.append(file)

@@ -117,7 +117,7 @@ def test_wrong_rows_and_wrong_memory_are_refused(made: Path) -> None:
         name, out = "f32 (5, 3)", np.empty((5, 3), np.float32)
         wrong: list[Any] = [
             True,
-            np.array(True),
+            np.True_,
             np.array(1.0),
             5,
             6,
