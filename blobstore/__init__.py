@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from blobstore.checking.findings import Finding
     from blobstore.checking.repair import Repair, repair
     from blobstore.checking.verification import Verification, verify
+    from blobstore.checkpoint.tensors import LeftOut
     from blobstore.codecs.element_types import ElementType
     from blobstore.compare.comparison import (
         ComparedEntry,
@@ -111,6 +112,7 @@ __all__ = [
     "KeyNotFoundError",
     "KeyTooLongError",
     "LargestDifference",
+    "LeftOut",
     "LostBlob",
     "MissingExtraError",
     "ModelMismatchError",
@@ -206,6 +208,7 @@ _HOMES = {
     "PackedRange": "store.info",
     "Packing": "packing.pack",
     "PlannedAlias": "converting.plan",
+    "LeftOut": "checkpoint.tensors",
     "Prefetch": "fileio.types",
     "PrefixView": "store.reader",
     "Recovery": "edit.recover",

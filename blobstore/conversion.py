@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 
     from blobstore.checking.findings import Finding
     from blobstore.checkpoint.reader import Checkpoint
+    from blobstore.checkpoint.tensors import LeftOut
     from blobstore.converting.plan import Plan, PlannedAlias, PlannedTensor
     from blobstore.fileio.types import Progress
     from blobstore.index.locate import IndexPlace
@@ -47,7 +48,9 @@ class Conversion:
         tensors: How many tensors the new file has.
         names: How many names it has, for them and for parts of them.
         aliases: The names that share another tensor's bytes, such as a tied ``lm_head.weight``.
+        left_out: Tensors and files of the checkpoint that aren't used, and why.
         notes: What was chosen, left out or should be known, a line each.
+        read: The files that the tensors come from.
         nbytes: Size of the new file; for a stream, of its tensors.
         seconds: How long it took.
 
@@ -64,7 +67,9 @@ class Conversion:
     tensors: int
     names: int
     aliases: tuple[PlannedAlias, ...]
+    left_out: tuple[LeftOut, ...]
     notes: tuple[str, ...]
+    read: tuple[str, ...]
     nbytes: int
     seconds: float
 
@@ -131,7 +136,9 @@ class ConversionPreview:
         parts: Names for parts of the tensors.
         aliases: Names that share another tensor's bytes.
         metadata: Text → text, as the name index will have it.
+        left_out: Tensors and files of the checkpoint that aren't used, and why.
         notes: What was chosen, left out or should be known, a line each.
+        read: The files that the tensors come from.
         nbytes: Of all tensors.
 
     Example:
@@ -148,7 +155,9 @@ class ConversionPreview:
     parts: tuple[ConvertedPart, ...]
     aliases: tuple[PlannedAlias, ...]
     metadata: dict[str, str]
+    left_out: tuple[LeftOut, ...]
     notes: tuple[str, ...]
+    read: tuple[str, ...]
     nbytes: int
 
 
@@ -209,7 +218,9 @@ def convert(
         tensors=len(plan.tensors) + len(plan.extras),
         names=len(plan.tensors) + len(plan.extras) + len(plan.parts) + len(plan.aliases),
         aliases=tuple(plan.aliases),
-        notes=(*plan.notes, *_warnings(findings)),
+        left_out=tuple(plan.left_out),
+        notes=(*plan.lines, *_warnings(findings)),
+        read=tuple(checkpoint.paths),
         nbytes=plan.nbytes if path is None else os.stat(path).st_size,
         seconds=time.perf_counter() - start,
     )
@@ -260,7 +271,9 @@ def preview_conversion(
         ),
         aliases=tuple(plan.aliases),
         metadata=plan.metadata,
-        notes=(*plan.notes, *_warnings(findings)),
+        left_out=tuple(plan.left_out),
+        notes=(*plan.lines, *_warnings(findings)),
+        read=tuple(checkpoint.paths),
         nbytes=plan.nbytes,
     )
 

@@ -172,7 +172,7 @@ def read_checkpoint(folder: Path, file: str = "") -> object:
     """Bytes of each name."""
     try:
         with open_checkpoint(folder / file) as checkpoint:
-            return {name: b"".join(map(bytes, checkpoint.range(name).chunks())) for name in checkpoint.tensors}
+            return {name: b"".join(map(bytes, tensor.chunks())) for name, tensor in checkpoint.tensors.items()}
     except BlobStoreError as error:
         return error.reason
 

@@ -43,7 +43,7 @@ def check_checkpoint(
     try:
         with open_checkpoint(path) as checkpoint:
             plan = choose_plan(checkpoint, kind, choices)
-            for text in plan.notes:
+            for text in plan.lines:
                 yield Finding("note", "conversion", path, text, "none", "none needed")
             yield from check_plan(plan, path)
             measure_scales(plan, checkpoint, progress)

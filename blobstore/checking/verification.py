@@ -177,7 +177,7 @@ def _against(
         findings=(),
         faults=faults,
         verdicts=verdicts,
-        notes=tuple(checkpoint.notes),
+        notes=tuple(checkpoint.lines),
         nbytes=sum(verdict.nbytes for verdict in verdicts),
         seconds=time.perf_counter() - start,
     )

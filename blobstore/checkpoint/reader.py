@@ -5,9 +5,10 @@ from __future__ import annotations
 import json
 import os
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
-from blobstore.checkpoint.safetensors import SafetensorsEntry, parse_header
+from blobstore.checkpoint.safetensors import parse_header
+from blobstore.checkpoint.tensors import LeftOut, SourceTensor, left_out_lines
 from blobstore.container.foreign import HEAD_NBYTES, foreign_format
 from blobstore.container.layout import MAGIC_BYTES
 from blobstore.errors import CheckpointError, FormatError, in_file
@@ -23,7 +24,7 @@ if TYPE_CHECKING:
     from os import PathLike
     from typing import BinaryIO
 
-    from blobstore.checkpoint.safetensors import SafetensorsHeader
+    from blobstore.checkpoint.safetensors import SafetensorsEntry, SafetensorsHeader
     from blobstore.fileio.types import ByteSource
 
 SINGLE = "model.safetensors"
@@ -45,63 +46,50 @@ _FOREIGN = {
 }
 
 
-class _File(NamedTuple):
-    """An open file of tensors, and its path."""
-
-    path: str
-    source: ByteSource
-
-
 @dataclass
 class Checkpoint(Closing):
     """An open checkpoint; a context manager.
 
     Attributes:
         path: As given.
-        tensors: Name → its entry, in the order of the files and of the bytes in each.
+        tensors: By name, in the order of the files and of the bytes in each.
         metadata: Of all files' headers.
         config: The contents of ``config.json`` beside the tensors; empty without that file.
         generation: The contents of ``generation_config.json`` beside them; empty without that file.
-        notes: What a user should know: what was left out, and why.
+        notes: What a user should know.
+        left_out: What isn't used, of the tensors and files, and why.
         max_json_nbytes: A larger JSON file beside the tensors is refused.
     """
 
     path: str
-    tensors: dict[str, SafetensorsEntry] = field(default_factory=dict)
+    tensors: dict[str, SourceTensor] = field(default_factory=dict)
     metadata: dict[str, str] = field(default_factory=dict)
     config: dict[str, Any] = field(default_factory=dict)
     generation: dict[str, Any] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
+    left_out: list[LeftOut] = field(default_factory=list)
     max_json_nbytes: int = _MAX_JSON_NBYTES
     _sources: list[ByteSource] = field(default_factory=list)
-    _files: dict[str, _File] = field(default_factory=dict)
     _read: list[str] = field(default_factory=list)
 
     @property
     def nbytes(self) -> int:
         """Of all tensors together."""
-        return sum(entry.nbytes for entry in self.tensors.values())
+        return sum(tensor.nbytes for tensor in self.tensors.values())
 
-    def range(self, name: str) -> FileRange:
-        """Return where a tensor's bytes lie."""
-        entry = self.tensors[name]
-        return FileRange(self._files[name].source, entry.offset, entry.nbytes)
+    def add(self, tensor: SourceTensor) -> None:
+        """Add a tensor, or replace the one of this name."""
+        self.tensors[tensor.name] = tensor
 
-    def same_bytes(self, a: str, b: str) -> bool:
-        """Whether two tensors, by name, are equal in type, shape and every byte."""
-        entry_a, entry_b = self.tensors[a], self.tensors[b]
-        if (entry_a.type, entry_a.shape) != (entry_b.type, entry_b.shape):
-            return False
-        return all(x == y for x, y in zip(self.range(a).chunks(), self.range(b).chunks(), strict=True))
+    @property
+    def lines(self) -> list[str]:
+        """The notes, and a line for each reason to leave something out."""
+        return [*self.notes, *left_out_lines(self.left_out)]
 
     @property
     def paths(self) -> list[str]:
         """The files that have tensors, in the order of reading."""
-        return list(dict.fromkeys(file.path for file in self._files.values()))
-
-    def file_of(self, name: str) -> str:
-        """Return the path of the file that a tensor is in."""
-        return self._files[name].path
+        return list(dict.fromkeys(tensor.path for tensor in self.tensors.values()))
 
     @property
     def folder(self) -> str:
@@ -145,15 +133,14 @@ class Checkpoint(Closing):
         with in_file(path):
             # Plain reads: a map of a large file would count as this process's memory.
             source = open_one_of_many(path)
-            file = _File(path, source)
             self._sources.append(source)
             self.note_read(path)
             header = _parse(path, source)
         for entry in header.entries:
             if entry.name in self.tensors:
                 raise CheckpointError("duplicate-tensor", f"{entry.name!r} is in {path!r} and in another file")
-            self.tensors[entry.name] = entry
-            self._files[entry.name] = file
+            stored = FileRange(source, entry.offset, entry.nbytes)
+            self.tensors[entry.name] = SourceTensor(entry.name, entry.type, entry.shape, path, stored)
         for key, value in header.metadata.items():
             if self.metadata.setdefault(key, value) != value:
                 self.metadata[f"{os.path.basename(path)}:{key}"] = value
@@ -235,7 +222,8 @@ def _add_shards(checkpoint: Checkpoint, path: str) -> None:
     for shard in shards:
         for entry in checkpoint._add_file(os.path.join(folder, shard)):  # noqa: SLF001 (one module)
             if weight_map.get(entry.name) != shard:
-                checkpoint.notes.append(f"{entry.name!r} in {shard} is left out: the index of shards does not list it")
+                why = f"the index of shards does not list it in {shard}"
+                checkpoint.left_out.append(LeftOut(entry.name, "tensor", why))
                 del checkpoint.tensors[entry.name]
     absent = [name for name in weight_map if name not in checkpoint.tensors]
     if absent:

@@ -36,7 +36,7 @@ class Entry:
         shape: In C order.
         scale: Decoded values are multiplied by it.
         nbytes: How many bytes are stored.
-        offset: Of its first byte, from the beginning of the file.
+        offset: Of its first byte, from the beginning of the file; None where values are made as they are read.
         codec: As `TensorInfo`; None in other formats.
         file: The path of the file that it is in.
     """
@@ -47,7 +47,7 @@ class Entry:
     shape: tuple[int, ...]
     scale: float
     nbytes: int
-    offset: int
+    offset: int | None
     codec: int | None
     file: str
 
@@ -131,26 +131,27 @@ def _of_store(store: Store) -> Contents:
 def _of_checkpoint(checkpoint: Checkpoint) -> Contents:
     entries = [
         Entry(
-            entry.name,
+            tensor.name,
             None,
-            entry.type.name,
-            entry.shape,
+            tensor.type.name,
+            tensor.shape,
             1.0,
-            entry.nbytes,
-            entry.offset,
+            tensor.nbytes,
+            tensor.stored.offset if tensor.stored else None,
             None,
-            checkpoint.file_of(entry.name),
+            tensor.path,
         )
-        for entry in checkpoint.tensors.values()
+        for tensor in checkpoint.tensors.values()
     ]
 
     def chunks(name: str) -> Iterator[Array] | None:
-        dtype = checkpoint.tensors[name].type.dtype
+        tensor = checkpoint.tensors[name]
+        dtype = tensor.type.dtype
         if dtype is None or dtype.kind == "c":
             return None
-        return (np.frombuffer(piece, dtype=dtype) for piece in checkpoint.range(name).chunks())
+        return (np.frombuffer(piece, dtype=dtype) for piece in tensor.chunks())
 
-    return Contents(checkpoint.path, "safetensors", entries, chunks, checkpoint, checkpoint.notes)
+    return Contents(checkpoint.path, "safetensors", entries, chunks, checkpoint, checkpoint.lines)
 
 
 def _of_gguf(file: GgufFile) -> Contents:
@@ -164,11 +165,14 @@ def _of_gguf(file: GgufFile) -> Contents:
 def stored_nbytes(listed: Iterable[tuple[Contents, Entry]]) -> int:
     """Return how many bytes of files some tensors take: those that several share count once."""
     ranges: dict[str, list[tuple[int, int]]] = {}
+    total = 0
     for contents, entry in listed:
         source = contents.source
+        if entry.offset is None:
+            total += entry.nbytes
+            continue
         spans = _ranges(source.info(entry.name)) if isinstance(source, Store) else [(entry.offset, entry.nbytes)]
         ranges.setdefault(entry.file, []).extend(spans)
-    total = 0
     for spans_of_file in ranges.values():
         reached = 0
         for offset, nbytes in sorted(spans_of_file):

@@ -109,7 +109,7 @@ def _convert(folder: str, path: str, weights: str) -> int:
 
 def _count_equal(path: str, expected: Tensors) -> int:
     with open_checkpoint(path) as exported:
-        stored = {name: b"".join(map(bytes, exported.range(name).chunks())) for name in exported.tensors}
+        stored = {name: b"".join(map(bytes, tensor.chunks())) for name, tensor in exported.tensors.items()}
     return sum(stored.get(name) == tensor.tobytes() for name, tensor in expected.items())
 
 

@@ -9,7 +9,7 @@ from functools import cached_property
 from typing import TYPE_CHECKING
 
 from blobstore.checkpoint.reader import open_checkpoint
-from blobstore.compare.tensors import Arranged, Run, Tensor
+from blobstore.compare.tensors import Arranged, Made, Run, Tensor
 from blobstore.container.layout import MAGIC_BYTES
 from blobstore.errors import UsageError
 from blobstore.fileio.source import read_beginning
@@ -146,8 +146,10 @@ def _run(info: TensorInfo, store: Store) -> Run:
 
 def _side_of_checkpoint(checkpoint: Checkpoint) -> Side:
     tensors: dict[str, Tensor] = {}
-    for name, entry in checkpoint.tensors.items():
-        info = TensorInfo(name, "", entry.type, entry.shape, 1.0, entry.offset, entry.nbytes, 0)
-        tensors[name] = Run(info, checkpoint.file_of(name), checkpoint.range(name))
+    for name, source in checkpoint.tensors.items():
+        tensors[name] = Made(source)
+        if source.stored is not None:
+            info = TensorInfo(name, "", source.type, source.shape, 1.0, source.stored.offset, source.nbytes, 0)
+            tensors[name] = Run(info, source.path, source.stored)
     metadata = foreign_metadata(checkpoint.metadata)
-    return Side(checkpoint.path, "names", tensors, {}, metadata, notes=tuple(checkpoint.notes))
+    return Side(checkpoint.path, "names", tensors, {}, metadata, notes=tuple(checkpoint.lines))

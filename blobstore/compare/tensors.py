@@ -14,6 +14,7 @@ from blobstore.errors import CodecError, in_file
 from blobstore.store.values import dtype_of, elements, stored
 
 if TYPE_CHECKING:
+    from blobstore.checkpoint.tensors import SourceTensor
     from blobstore.codecs.element_types import ElementType
     from blobstore.fileio.ranges import FileRange
     from blobstore.fileio.types import Array, Bytes
@@ -186,7 +187,46 @@ class Arranged:
         return _decoded(raw, self._decoded_type, count)
 
 
-Tensor = Run | Arranged
+@dataclass(frozen=True)
+class Made:
+    """A tensor of a checkpoint whose values are made as they are read."""
+
+    source: SourceTensor
+
+    @property
+    def facts(self) -> Facts:
+        """How a file by name stores it."""
+        return Facts(self.source.type, self.source.shape, (1.0,), 0, self.source.nbytes)
+
+    @property
+    def unit(self) -> Unit:
+        """As `Run.unit`."""
+        return self.source.type.number, 0, 1.0
+
+    @property
+    def opaque(self) -> bool:
+        """Always False: what is made has values."""
+        return False
+
+    @property
+    def count(self) -> int:
+        """Number of elements."""
+        return self.source.count
+
+    def read(self, first: int, count: int) -> Bytes:
+        """As `Run.read`.
+
+        Raises:
+            CodecError: ``not-finite``: a value is too large for the type.
+        """
+        return self.source.rounded(first, min(count, self.count - first))
+
+    def values(self, raw: Bytes, count: int) -> Array:
+        """As `Run.values`."""
+        return _decoded(raw, self.source.type, count)
+
+
+Tensor = Run | Arranged | Made
 
 
 def _decoded(raw: Bytes, element_type: ElementType, count: int, scale: float = 1.0) -> Array:

@@ -220,7 +220,7 @@ def _places(tensors: Iterable[PlannedTensor]) -> dict[str, list[_Place]]:
     for tensor in tensors:
         at = 0
         for piece in tensor.pieces:
-            if piece.source is not None:
+            if piece.source is not None and not piece.padding:
                 places.setdefault(piece.source, []).append(_Place(tensor, at, piece))
             at += piece.count
     return places

@@ -124,7 +124,8 @@ class Sources:
 
     def _untied_head(self) -> Iterator[Fault]:
         head = self.recognised.head
-        if head and self.embedding in self.checkpoint.tensors and not self.checkpoint.same_bytes(head, self.embedding):
+        tensors = self.checkpoint.tensors
+        if head and self.embedding in tensors and not tensors[head].same_bytes(tensors[self.embedding]):
             what = f"it differs from {self.embedding!r}, and gemma.cpp uses the embedding as the head"
             yield Fault("untied-head", head, f"{what}: this model can't run there; --as names keeps both")
 

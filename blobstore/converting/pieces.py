@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
 
     from blobstore.checkpoint.reader import Checkpoint
+    from blobstore.checkpoint.tensors import SourceTensor
     from blobstore.codecs.element_types import ElementType
     from blobstore.fileio.ranges import FileRange
     from blobstore.fileio.types import Array, Bytes
@@ -40,6 +41,7 @@ class Piece:
         arrange: Empty for the block as it is; ``transpose``; or ``channels_last``, where each row is an image whose
             `channels` planes become the last dimension.
         channels: Planes of each row.
+        padding: Whether its rows only fill up, and are not the place of the source's own.
     """
 
     source: str | None
@@ -50,6 +52,7 @@ class Piece:
     cols: int = 0
     arrange: str = ""
     channels: int = 1
+    padding: bool = False
 
     @property
     def whole_rows(self) -> bool:
@@ -67,20 +70,15 @@ def rows_of(source: str, width: int, row: int, rows: int) -> Piece:
     return Piece(source, width, row, rows, 0, width)
 
 
-def piece_range(checkpoint: Checkpoint, piece: Piece) -> FileRange:
-    """Return where the bytes of a piece of whole rows lie."""
-    tensor = checkpoint.range(str(piece.source))
-    item_nbytes = checkpoint.tensors[str(piece.source)].type.bits // 8
-    return tensor.part(piece.row * piece.width * item_nbytes, piece.count * item_nbytes)
-
-
 def stored_ranges(checkpoint: Checkpoint, pieces: Iterable[Piece], element_type: ElementType) -> list[FileRange] | None:
     """Return the ranges that are the new tensor's bytes as they are, or None when they have to be encoded."""
     ranges = []
     for piece in pieces:
-        if not piece.whole_rows or checkpoint.tensors[str(piece.source)].type != element_type:
+        tensor = checkpoint.tensors.get(str(piece.source)) if piece.whole_rows else None
+        if tensor is None or tensor.stored is None or tensor.type != element_type:
             return None
-        ranges.append(piece_range(checkpoint, piece))
+        item_nbytes = element_type.bits // 8
+        ranges.append(tensor.stored.part(piece.row * piece.width * item_nbytes, piece.count * item_nbytes))
     return ranges
 
 
@@ -140,28 +138,25 @@ def _loads(checkpoint: Checkpoint, piece: Piece) -> Iterator[Callable[[], Array]
     if piece.source is None:
         yield partial(np.zeros, piece.rows * piece.width, np.float32)
         return
-    entry = checkpoint.tensors[piece.source]
-    if piece.whole_rows:
-        stored = piece_range(checkpoint, piece)
-        for done in range(0, stored.nbytes, _CHUNK_NBYTES):
-            yield partial(_read, stored.part(done, _CHUNK_NBYTES), entry.type)
-        return
+    tensor = checkpoint.tensors[piece.source]
     if piece.arrange == TRANSPOSE:
-        yield partial(_read_block, checkpoint, piece)  # only the projector of the vision part, which is small
+        yield partial(_read_block, tensor, piece)  # only the projector of the vision part, which is small
         return
-    rows = max(1, _CHUNK_NBYTES // (piece.width * entry.type.bits // 8))
+    most = _CHUNK_NBYTES * 8 // tensor.type.bits
+    rows = max(1, most // piece.width)
+    if piece.whole_rows:
+        # Of what is made, whole rows: making one may take all of it.
+        step = most if tensor.stored else rows * piece.width
+        start, end = piece.row * piece.width, piece.row * piece.width + piece.count
+        yield from (partial(tensor.read, first, min(step, end - first)) for first in range(start, end, step))
+        return
     for row in range(piece.row, piece.row + piece.rows, rows):
         part = replace(piece, row=row, rows=min(rows, piece.row + piece.rows - row))
-        yield partial(_read_block, checkpoint, part)
+        yield partial(_read_block, tensor, part)
 
 
-def _read(source: FileRange, element_type: ElementType) -> Array:
-    return source.read().view(element_type.dtype or np.uint8)
-
-
-def _read_block(checkpoint: Checkpoint, piece: Piece) -> Array:
-    whole = rows_of(str(piece.source), piece.width, piece.row, piece.rows)
-    values = _read(piece_range(checkpoint, whole), checkpoint.tensors[str(piece.source)].type)
+def _read_block(tensor: SourceTensor, piece: Piece) -> Array:
+    values = tensor.read(piece.row * piece.width, piece.rows * piece.width)
     block = values.reshape(piece.rows, piece.width)[:, piece.col : piece.col + piece.cols]
     if piece.arrange == TRANSPOSE:
         block = block.T

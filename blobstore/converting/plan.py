@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+from blobstore.checkpoint.tensors import left_out_lines
 from blobstore.container.layout import MAX_PORTABLE_BLOBS
 from blobstore.errors import CheckpointError, Fault, UsageError
 from blobstore.index import shape_fault
@@ -15,7 +16,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from blobstore.checkpoint.reader import Checkpoint
-    from blobstore.checkpoint.safetensors import SafetensorsEntry
+    from blobstore.checkpoint.tensors import LeftOut, SourceTensor
     from blobstore.codecs.element_types import ElementType
     from blobstore.converting.pieces import Piece
     from blobstore.gemma.config import ModelConfig
@@ -92,6 +93,7 @@ class Plan:
         extras: Tensors that the runtime doesn't know, kept so that nothing is lost.
         config: The model's, for the runtime; None for a file that is only a container.
         tokenizer: The SentencePiece model for the runtime.
+        left_out: What of the checkpoint isn't used, and why.
     """
 
     tensors: list[PlannedTensor] = field(default_factory=list)
@@ -102,6 +104,12 @@ class Plan:
     extras: list[PlannedTensor] = field(default_factory=list)
     config: ModelConfig | None = None
     tokenizer: bytes | None = None
+    left_out: list[LeftOut] = field(default_factory=list)
+
+    @property
+    def lines(self) -> list[str]:
+        """The notes, and a line for each reason to leave something out."""
+        return [*self.notes, *left_out_lines(self.left_out)]
 
     @property
     def nbytes(self) -> int:
@@ -157,6 +165,7 @@ def plan_by_name(checkpoint: Checkpoint, *, max_tensors: int = MAX_PORTABLE_BLOB
 def plan_begun(checkpoint: Checkpoint) -> Plan:
     """Return a plan with the checkpoint's notes and metadata, without keys that only this project writes."""
     plan = Plan(metadata=foreign_metadata(checkpoint.metadata), notes=list(checkpoint.notes))
+    plan.left_out += checkpoint.left_out
     left_out = sorted({*checkpoint.metadata} - {*plan.metadata})
     if left_out:
         what = f"metadata {', '.join(left_out)[:_SHOWN_TEXT]} is left out"
@@ -174,7 +183,7 @@ def refusal(faults: Sequence[Fault]) -> CheckpointError:
     return error
 
 
-def _faults(name: str, entry: SafetensorsEntry) -> list[str]:
+def _faults(name: str, entry: SourceTensor) -> list[str]:
     """Return what keeps a tensor out of a file: its name or its shape."""
     faults = []
     try:
@@ -197,7 +206,7 @@ def _tied(checkpoint: Checkpoint) -> list[PlannedAlias]:
         if head not in checkpoint.tensors:
             if why:
                 aliases[head] = PlannedAlias(head, embedding, f"{why}, the checkpoint leaves it out")
-        elif checkpoint.same_bytes(head, embedding):
+        elif checkpoint.tensors[head].same_bytes(entry):
             aliases[head] = PlannedAlias(head, embedding, "it has the same bytes")
     return list(aliases.values())
 

@@ -120,7 +120,7 @@ def _may_not_fit(tensor: PlannedTensor, checkpoint: Checkpoint) -> bool:
 def stored_bytes(tensor: PlannedTensor, checkpoint: Checkpoint, scale: float = 1.0) -> Stored:
     """Yield a planned tensor's bytes as they are to be stored, in pieces that stay as they are."""
     if not tensor.pieces:
-        return checkpoint.range(tensor.name).parts()
+        return checkpoint.tensors[tensor.name].parts()
     ranges = stored_ranges(checkpoint, tensor.pieces, tensor.type)
     if ranges is not None:
         return (part for source in ranges for part in source.parts())
@@ -164,4 +164,4 @@ def _write_names(plan: Plan, store: StoreWriter) -> None:
 def _naming_source(tensor: PlannedTensor, checkpoint: Checkpoint) -> AbstractContextManager[None]:
     """Name the source's file in what goes wrong with it."""
     source = next((piece.source for piece in tensor.pieces if piece.source), tensor.name)
-    return in_file(checkpoint.file_of(source) if source in checkpoint.tensors else checkpoint.path)
+    return in_file(checkpoint.tensors[source].path if source in checkpoint.tensors else checkpoint.path)

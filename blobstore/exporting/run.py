@@ -13,7 +13,8 @@ import numpy as np
 
 from blobstore.checkpoint.safetensors import dump_header
 from blobstore.codecs import PIECE
-from blobstore.errors import CodecError, UsageError
+from blobstore.codecs.rounding import rounded
+from blobstore.errors import UsageError
 from blobstore.fileio.atomic import AtomicFile, write_file
 from blobstore.fileio.locking import turn_at
 from blobstore.fileio.ranges import CHUNK_NBYTES, FileRange, flat_bytes
@@ -37,6 +38,7 @@ if TYPE_CHECKING:
 
 
 _CHUNK = 16 * PIECE  # elements
+_FIX = "export with --dtype f32"
 
 
 # -------------------------------------------------------------------------------------------------------- the files
@@ -220,7 +222,7 @@ def exported_bytes(tensor: ExportedTensor, store: Store) -> Iterator[FileRange |
         rows = min(step, height - row)
         values = np.empty((rows, width), dtype=tensor.type.dtype)
         for block, place, block_values in rows_from(tensor.blocks, store, row, rows):
-            values[place] = _converted(block_values, tensor.type, block.stored.name)
+            values[place] = rounded(block_values, tensor.type, block.stored.name, _FIX)
         yield values
 
 
@@ -244,17 +246,4 @@ def _converted_chunks(block: Block[TensorInfo], element_type: ElementType, store
     count = block.element_count
     for done in range(0, count, _CHUNK):
         values = elements(store, block.stored, block.at + done, min(_CHUNK, count - done))
-        yield np.ascontiguousarray(_converted(values, element_type, block.stored.name)).view(np.uint8)
-
-
-def _converted(values: Array, element_type: ElementType, name: str) -> Array:
-    """Return values in a type; refuse one that would become an infinity."""
-    if values.dtype == element_type.dtype:
-        return values
-    with np.errstate(over="ignore", invalid="ignore"):  # a NaN is a NaN, whatever its bits
-        converted = values.astype(element_type.dtype)
-        lost = np.isinf(converted.astype(np.float32)) & np.isfinite(values.astype(np.float64))
-    if lost.any():
-        what = f"{name!r} has {float(values[lost][0])}"
-        raise CodecError("not-finite", f"{what}, which {element_type} can't hold: export with --dtype f32")
-    return converted
+        yield np.ascontiguousarray(rounded(values, element_type, block.stored.name, _FIX)).view(np.uint8)

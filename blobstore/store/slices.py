@@ -186,7 +186,7 @@ def _chosen(info: TensorInfo, rows: Rows | None) -> tuple[tuple[int, ...], Itera
         low, high = _span(chosen)
         return (high - low, *inner), iter([(low * width, (high - low) * width)]), chosen.step
     # Every array has __index__, and True is not a row.
-    if hasattr(rows, "__index__") and not isinstance(rows, bool) and not getattr(rows, "shape", ()):
+    if hasattr(rows, "__index__") and not isinstance(rows, bool | np.bool_) and not getattr(rows, "shape", ()):
         row = _checked_row(info, rows)
         return inner, iter([(row * width, width)]), 1
     wanted = _row_list(info, rows)

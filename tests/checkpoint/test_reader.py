@@ -55,7 +55,7 @@ def test_shards_together_are_the_whole_checkpoint(
     index = write_shards(tmp_path / "shards", [shard for shard in shards if shard])
 
     with open_checkpoint(index) as checkpoint:
-        read = {name: b"".join(map(bytes, checkpoint.range(name).chunks())) for name in checkpoint.tensors}
+        read = {name: b"".join(map(bytes, tensor.chunks())) for name, tensor in checkpoint.tensors.items()}
         assert read == {name: array.tobytes() for name, array in tensors.items()}
         shapes = {name: entry.shape for name, entry in checkpoint.tensors.items()}
         assert shapes == {name: array.shape for name, array in tensors.items()}
@@ -89,7 +89,9 @@ def test_a_folder_and_the_index_in_it_are_the_same_checkpoint(tmp_path: Path) ->
     index = write_shards(tmp_path, [small("a", "b"), small("c")])
     with open_checkpoint(tmp_path) as from_folder, open_checkpoint(index) as from_index:
         assert set(from_folder.tensors) == {"a", "b", "c"}
-        assert from_folder.tensors == from_index.tensors
+        for name, tensor in from_folder.tensors.items():
+            assert tensor.same_bytes(from_index.tensors[name])
+            assert tensor.path == from_index.tensors[name].path
 
 
 def test_a_path_may_be_relative_to_where_we_are(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -131,7 +133,7 @@ def test_a_tensor_that_the_index_does_not_list_is_left_out_with_a_note(tmp_path:
     write_index(tmp_path, {"a": SHARD, "b": OTHER_SHARD})
     with open_checkpoint(tmp_path) as checkpoint:
         assert set(checkpoint.tensors) == {"a", "b"}
-        (note,) = checkpoint.notes
+        (note,) = checkpoint.lines
     assert "'stray'" in note
     assert SHARD in note
 
@@ -141,8 +143,8 @@ def test_of_a_tensor_in_two_shards_the_one_that_the_index_lists_counts(tmp_path:
     write_peer(tmp_path / OTHER_SHARD, {"a": np.ones(2, dtype=np.uint8)})
     write_index(tmp_path, {"a": OTHER_SHARD, "b": SHARD})
     with open_checkpoint(tmp_path) as checkpoint:
-        assert b"".join(map(bytes, checkpoint.range("a").chunks())) == b"\1\1"
-        assert len(checkpoint.notes) == 1
+        assert b"".join(map(bytes, checkpoint.tensors["a"].chunks())) == b"\1\1"
+        assert len(checkpoint.left_out) == 1
 
 
 def test_a_tensor_in_two_shards_is_refused_where_that_is_not_clear(tmp_path: Path) -> None:
@@ -341,7 +343,7 @@ def test_closing_closes_every_shard_and_may_be_done_twice(tmp_path: Path) -> Non
     assert open_files() == before
     checkpoint.close()
     with pytest.raises(UsageError):
-        checkpoint.range("a").read()
+        checkpoint.tensors["a"].read(0, 2)
 
 
 @pytest.mark.parametrize(
@@ -357,7 +359,7 @@ def test_closing_closes_every_shard_and_may_be_done_twice(tmp_path: Path) -> Non
 def test_same_bytes_means_type_shape_and_every_byte(tmp_path: Path, other: Array, same: bool) -> None:
     write_shards(tmp_path, [{"a": np.arange(6, dtype=np.int16)}, {"b": other}])
     with open_checkpoint(tmp_path) as checkpoint:
-        assert checkpoint.same_bytes("a", "b") is same
+        assert checkpoint.tensors["a"].same_bytes(checkpoint.tensors["b"]) is same
 
 
 def test_a_source_is_known_by_every_name_it_has(tmp_path: Path) -> None:

@@ -648,6 +648,8 @@ def test_convert_as_json_tells_what_was_done(cli: Cli, tmp_path: Path, checkpoin
         "nbytes": (tmp_path / "out.sbs").stat().st_size,
         "tensors": 2,
         "aliases": [{"name": HEAD, "target": EMBEDDING, "why": done.json["aliases"][0]["why"]}],
+        "left_out": [],
+        "read": [str(checkpoint / SINGLE)],
         "model": None,
         "runs_in": None,
         "notes": [],
@@ -701,8 +703,9 @@ def test_convert_tells_what_it_left_out(cli: Cli, tmp_path: Path) -> None:
     write_peer(tmp_path / SINGLE, small("a", "stray"))
     write_index(tmp_path, {"a": SINGLE})
     done = cli("convert", tmp_path, "-o", tmp_path / "out.sbs", "--json")
-    assert done.err.startswith("note: 'stray'")
+    assert done.err.startswith("note: left out the tensor 'stray'")
     assert "'stray'" in done.json["notes"][0]
+    assert [item["name"] for item in done.json["left_out"]] == ["stray"]
 
 
 # index

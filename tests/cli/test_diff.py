@@ -200,7 +200,7 @@ def test_what_a_checkpoint_leaves_out_is_said(diff: Callable[..., Done], tmp_pat
     write_index(tmp_path, {"a": SINGLE})
     done = diff(tmp_path, write_peer(tmp_path / "b.safetensors", small("a")))
     assert done.status == 0
-    assert done.err.startswith("note: 'stray'")
+    assert done.err.startswith("note: left out the tensor 'stray'")
 
 
 def test_scales_codecs_and_vectors_without_length_are_told(

@@ -61,7 +61,7 @@ def read(path: Path | str) -> Facts:
     """Type, shape and bytes of each tensor, read by our own reader."""
     with open_checkpoint(path) as checkpoint:
         return {
-            name: (entry.type.name, entry.shape, b"".join(bytes(part) for part in checkpoint.range(name).chunks()))
+            name: (entry.type.name, entry.shape, b"".join(bytes(part) for part in entry.chunks()))
             for name, entry in checkpoint.tensors.items()
         }
 
