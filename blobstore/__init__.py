@@ -352,8 +352,8 @@ def create(
         metadata: Text → text; more can be set as ``store.metadata[key]``.
 
     Raises:
-        UsageError: ``bad-version``, ``bad-index``, ``not-a-file``; ``needs-path`` for an external index and a stream;
-            ``bad-target``, ``not-empty``, ``needs-seek``, ``closed`` for a stream.
+        UsageError: ``bad-version``, ``bad-index``, ``reserved-key`` in the metadata, ``not-a-file``; ``needs-path`` for
+            an external index and a stream; ``bad-target``, ``not-empty``, ``needs-seek``, ``closed`` for a stream.
         OSError: The target's folder can't be written to.
 
     Example:
@@ -362,6 +362,8 @@ def create(
         >>> blobstore.open("small.sbs").metadata
         {'license': 'apache-2.0'}
     """
+    from blobstore.index.metadata import refuse_own  # noqa: PLC0415 (as above)
     from blobstore.store.writer import StoreWriter  # noqa: PLC0415 (as above)
 
+    refuse_own(metadata or ())
     return StoreWriter(target, version=version, index=index, digests=digests, metadata=metadata)

@@ -17,7 +17,7 @@ from blobstore.errors import FormatError, UsageError
 from blobstore.fileio.paths import path_text, target_of
 from blobstore.index.inputs import files_of, path_of, refuse_inputs
 from blobstore.index.locate import check_place, find_index, lost_index, place_of
-from blobstore.index.metadata import OWN_METADATA
+from blobstore.index.metadata import refuse_own
 from blobstore.index.names import key_for
 from blobstore.index.sidecar import write_index
 
@@ -150,10 +150,7 @@ def rewrite(
         raise UsageError("two-ways", "an output and in_place exclude each other: leave out one of them")
     if index is not None:
         check_place(index)
-    for key in set or ():
-        if key.startswith(OWN_METADATA):
-            what = f"{key!r}: keys that begin with {OWN_METADATA!r} are blobstore's own, choose another"
-            raise UsageError("reserved-key", what)
+    refuse_own(set or ())
     edits = Edits(
         version=container,
         drop=_texts(drop),

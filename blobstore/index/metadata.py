@@ -7,8 +7,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from blobstore.errors import UsageError
+
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterable, Mapping
 
 OWN_METADATA = "blobstore."  # the prefix of all of them
 CHOICES, REARRANGED = "blobstore.convert", "blobstore.rearranged"  # the choices of a conversion, and its source
@@ -19,3 +21,15 @@ BASE_NAME = "blobstore.base_name"  # the base's file name when it was packed: a 
 def foreign_metadata(metadata: Mapping[str, str]) -> dict[str, str]:
     """Return metadata without the entries of this project."""
     return {key: value for key, value in metadata.items() if not key.startswith(OWN_METADATA)}
+
+
+def refuse_own(keys: Iterable[str]) -> None:
+    """Refuse keys of this project's own, which say how a file was made: those of another file would be wrong.
+
+    Raises:
+        UsageError: ``reserved-key``.
+    """
+    for key in keys:
+        if isinstance(key, str) and key.startswith(OWN_METADATA):
+            what = f"{key!r}: keys that begin with {OWN_METADATA!r} are blobstore's own, leave it out"
+            raise UsageError("reserved-key", what)

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, NamedTuple, TypeVar
 
 from blobstore.errors import UsageError
 from blobstore.fileio.ranges import flat_bytes
+from blobstore.index.metadata import refuse_own
 from blobstore.store.reader import Store
 
 if TYPE_CHECKING:
@@ -106,7 +107,8 @@ def save_file(tensors: Mapping[str, npt.ArrayLike], path: Writable, metadata: Ma
         metadata: Text → text.
 
     Raises:
-        UsageError: As `blobstore.StoreWriter.add`; ``bad-metadata``; for a stream as `blobstore.create`.
+        UsageError: As `blobstore.StoreWriter.add`; ``bad-metadata``, ``reserved-key``; for a stream as
+            `blobstore.create`.
         OSError: The file can't be written.
 
     Example:
@@ -172,6 +174,7 @@ def save_each(
 
     # Keep the tensors: the address of one that is gone may become another's.
     seen: dict[object, tuple[str, T]] = {}
+    refuse_own(metadata or ())
     with StoreWriter(path, metadata=metadata) as store:
         for name, tensor in tensors:
             key = place(tensor)

@@ -34,6 +34,7 @@ from blobstore.exporting.run import run_export
 from blobstore.gemma import ModelConfig
 from blobstore.gemma.models import config_of
 from blobstore.store.blocks import Block
+from blobstore.store.writer import StoreWriter
 from tests.checkpoints import EMBEDDING, HEAD, SINGLE, linux_only, plain, small, write_config, write_own, write_peer
 from tests.gemma_checkpoints import Recipe, as_before, convert, recipes, small_recipe
 from tests.models import FAMILIES, FORMS
@@ -761,7 +762,7 @@ def test_a_file_that_shrinks_meanwhile_is_an_error_that_names_it(tmp_path: Path,
 
 
 def test_metadata_of_a_source_that_makes_no_tensors_is_refused(tmp_path: Path) -> None:
-    with blobstore.create(tmp_path / "a.sbs", metadata={"blobstore.rearranged": "{"}) as writer:
+    with StoreWriter(tmp_path / "a.sbs", metadata={"blobstore.rearranged": "{"}) as writer:
         writer.add("x", np.ones(2, np.float32))
     with pytest.raises(BlobStoreError) as caught, open_side(tmp_path / "a.sbs"):
         pass
@@ -772,7 +773,7 @@ def test_a_source_tensor_of_two_types_is_refused(tmp_path: Path) -> None:
     pieces = [[name, 0, row, 2, 0, 2, 2, "", 1] for name, row in (("a", 0), ("b", 2))]
     tensors = {"x": {"shape": [4, 2], "pieces": pieces}}
     result = json.dumps({"types": {"most": "f32", "others": {}}, "aliases": {}, "tensors": tensors})
-    with blobstore.create(tmp_path / "a.sbs", metadata={"blobstore.rearranged": result}) as writer:
+    with StoreWriter(tmp_path / "a.sbs", metadata={"blobstore.rearranged": result}) as writer:
         writer.add("a", np.ones((2, 2), np.float32))
         writer.add("b", np.ones((2, 2), np.float16))
     with pytest.raises(FormatError, match="several types") as caught, open_side(tmp_path / "a.sbs"):

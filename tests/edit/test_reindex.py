@@ -17,6 +17,7 @@ from blobstore.edit.reindex import Indexing, attach_index, build_index, detach_i
 from blobstore.edit.rewrite import Edits, apply_edits
 from blobstore.errors import FormatError, UsageError
 from blobstore.index.metadata import CHOICES, REARRANGED
+from blobstore.store.writer import StoreWriter
 from tests.strategies import Blobs, blob_lists, bytes_of, versions
 from tests.tensor_strategies import Model, models
 
@@ -337,7 +338,7 @@ def index_of(path: Path) -> NameIndex:
 def test_metadata_stays_and_lost_names_are_reported(tmp_path: Path, before: Any, embed: bool) -> None:  # noqa: ANN401
     path = tmp_path / "m.sbs"
     metadata = {"license": "mit", CHOICES: '{"rope_bases": [1e4, 1e4]}', REARRANGED: "{}", "blobstore.base": "00"}
-    with blobstore.create(path, index=before, metadata=metadata) as store:
+    with StoreWriter(path, index=before, metadata=metadata) as store:
         store.add("a name that is long", np.arange(3))
         store.add("short", np.arange(2))
         store.alias("another", "short")
@@ -366,7 +367,7 @@ def test_what_describes_names_stays_while_they_do(tmp_path: Path) -> None:
 @pytest.mark.parametrize("what", ["entry", "metadata", "digest", "magic"])
 def test_the_metadata_of_a_damaged_index_stays_if_it_can_be_read(tmp_path: Path, what: str) -> None:
     path = tmp_path / "m.sbs"
-    with blobstore.create(path, metadata={"license": "mit", REARRANGED: "{}"}) as store:
+    with StoreWriter(path, metadata={"license": "mit", REARRANGED: "{}"}) as store:
         store.add("a name that is long", np.arange(3))
     with blobstore.BlobReader(path) as reader:
         start, nbytes = reader.range("~index")

@@ -29,6 +29,7 @@ from blobstore.index.metadata import REARRANGED
 from blobstore.store.arrangement import dump_arrangement
 from blobstore.store.blocks import Block
 from blobstore.store.values import stored, stored_infos
+from blobstore.store.writer import StoreWriter
 from tests.checkpoints import EMBEDDING, HEAD, SINGLE, linux_only, said_by_peer, snapshot, write_config, write_peer
 from tests.gemma_checkpoints import DTYPES, VARIANTS, Recipe, arranged, convert, recipes, small_recipe
 from tests.models import FAMILIES, FORMS
@@ -337,7 +338,7 @@ def with_metadata(path: Path, text: str, target: Path) -> Path:
         assert index is not None
         metadata = dict(store.metadata) | {REARRANGED: text}
         parts = [info for info in stored_infos(store) if info.name != info.key]
-        with blobstore.create(target, metadata=metadata) as writer:
+        with StoreWriter(target, metadata=metadata) as writer:
             for info in stored_infos(store):
                 if info.name == info.key:
                     data = np.frombuffer(stored(store, info, 0, info.nbytes), np.uint8)
@@ -554,7 +555,7 @@ def test_one_row_that_is_said_to_be_transposed_is_read_at_once(tmp_path: Path) -
         "aliases": {},
         "tensors": {"w": {"shape": [1, count], "pieces": [piece]}},
     }
-    with blobstore.create(tmp_path / "a.sbs", metadata={REARRANGED: json.dumps(record)}) as writer:
+    with StoreWriter(tmp_path / "a.sbs", metadata={REARRANGED: json.dumps(record)}) as writer:
         writer["a"] = np.arange(count, dtype=np.float32)
     with blobstore.open(tmp_path / "a.sbs") as store:
         tracemalloc.start()
@@ -588,7 +589,7 @@ def test_a_piece_of_anything_but_floats_is_refused(tmp_path: Path, type_name: st
         "tensors": {"w": {"shape": [2, 4], "pieces": [piece]}},
     }
     for name in (type_name, "f32"):
-        with blobstore.create(tmp_path / f"{name}.sbs", metadata={REARRANGED: json.dumps(record)}) as writer:
+        with StoreWriter(tmp_path / f"{name}.sbs", metadata={REARRANGED: json.dumps(record)}) as writer:
             stored = np.ones(BY_NAME[name].nbytes(8), np.uint8)
             writer.add_stored("a", [stored], BY_NAME[name], (8,))
     export(tmp_path / "f32.sbs", tmp_path / OUT)

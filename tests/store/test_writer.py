@@ -317,6 +317,7 @@ def test_after_as_many_blobs_as_a_file_can_have_the_writer_goes_on(tmp_path: Pat
         ({"version": 0}, "bad-version"),
         ({"index": "inside"}, "bad-index"),
         ({"index": None}, "bad-index"),
+        ({"metadata": {"license": "mit", "blobstore.convert": "{}"}}, "reserved-key"),
     ],
 )
 def test_wrong_options_are_refused(tmp_path: Path, options: dict[str, Any], reason: str) -> None:
