@@ -690,7 +690,7 @@ def test_blobs_and_metadata_that_differ_are_told(tmp_path: Path) -> None:
         "b": (config.with_weight("sfp"), b"one tOkenizer", {"license": "y", "new": "2", "blobstore.own": "2"}),
     }
     for name, (described, tokenizer, metadata) in contents.items():
-        with blobstore.create(tmp_path / f"{name}.sbs", metadata=metadata) as writer:
+        with StoreWriter(tmp_path / f"{name}.sbs", metadata=metadata) as writer:
             writer.add("x", np.ones(2, np.float32))
             writer.add_blob("config", described.to_bytes())
             writer.add_blob("tokenizer", tokenizer)
