@@ -5,13 +5,13 @@ from __future__ import annotations
 import json
 import math
 import os
-import re
 from contextlib import ExitStack, contextmanager, suppress
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
 from blobstore.checkpoint.safetensors import dump_header
+from blobstore.checkpoint.shards import SAFETENSORS, index_name, parse_shard_name, shard_name
 from blobstore.codecs import PIECE
 from blobstore.codecs.rounding import rounded
 from blobstore.errors import UsageError
@@ -138,10 +138,10 @@ def _paths(path: str, count: int) -> tuple[str, list[str]]:
     """Return the paths of an export's index, empty where there is none, and of its files."""
     if count == 1:
         return "", [path]
-    stem = path.removesuffix(".safetensors")
+    stem = path.removesuffix(SAFETENSORS)
     if not os.path.basename(stem):
         raise UsageError("bad-name", f"{path!r} has no name to make those of shards from: -o OUT.safetensors")
-    return f"{stem}.safetensors.index.json", [f"{stem}-{i + 1:05}-of-{count:05}.safetensors" for i in range(count)]
+    return index_name(stem), [shard_name(stem, number, count) for number in range(1, count + 1)]
 
 
 def superseded(path: str, count: int) -> list[str]:
@@ -156,13 +156,14 @@ def superseded(path: str, count: int) -> list[str]:
 def _exports_at(path: str) -> list[str]:
     """Return the files that exports to a path may have left, the index first."""
     folder, name = os.path.split(path)
-    stem = name.removesuffix(".safetensors")
+    stem = name.removesuffix(SAFETENSORS)
     try:
         present = sorted(os.listdir(folder or "."))
     except OSError:  # writing will report it
         return []
-    is_shard = re.compile(re.escape(stem) + r"-[0-9]{5}-of-[0-9]{5}\.safetensors").fullmatch
-    names = [f"{stem}.safetensors.index.json", name, *filter(is_shard, present)]
+    parts = [(one, parse_shard_name(one)) for one in present]
+    shards = [one for one, shard in parts if shard and (shard.stem, shard.suffix) == (stem, SAFETENSORS)]
+    names = [index_name(stem), name, *shards]
     paths = [os.path.join(folder, name) for name in names if name in present]
     return [path for path in paths if not os.path.isdir(path)]
 

@@ -22,6 +22,17 @@ def stat_of(path: str | PathLike[str], *, follow_symlinks: bool = True) -> os.st
         return None
 
 
+def is_missing(path: str | PathLike[str]) -> bool:
+    """Whether a path names nothing, or a link to nothing; what can't be looked at is there."""
+    try:
+        os.stat(path)
+    except FileNotFoundError:
+        return True
+    except OSError:
+        return False
+    return False
+
+
 @cache
 def file_system(device: int | None) -> str:
     """Return the type of a device's file system (``st_dev``), such as ``ext4``; empty where the system doesn't say."""

@@ -1,0 +1,67 @@
+"""What a file of a checkpoint's folder is, by its name: another format, of the training, or not weights at all."""
+
+from __future__ import annotations
+
+import os
+from fnmatch import fnmatchcase
+
+from blobstore.errors import CheckpointError
+
+_PICKLED = (".bin", ".pt", ".pth", ".ckpt")
+# What people pass by mistake, and the fix.
+_FOREIGN = {
+    ".gguf": "a GGUF file, usually quantised: convert from the original checkpoint",
+    ".h5": "a Keras file: convert from the original checkpoint",
+    ".sbs": "an .sbs file already",
+    ".task": "a MediaPipe bundle for phones: convert from the original checkpoint",
+    ".tflite": "a TensorFlow Lite file: convert from the original checkpoint",
+    ".onnx": "an ONNX file: convert from the original checkpoint",
+    ".msgpack": "a Flax file: convert from the original checkpoint",
+    ".npz": "an npz file: save its arrays as safetensors first",
+    ".distcp": "a part of a checkpoint of torch.distributed: pass its folder to see the fix",
+}
+_OF_THE_TRAINING = "of the training"
+# Patterns of names in small letters, a folder's with a slash at its end. The first that matches counts.
+_UNUSED = {
+    _OF_THE_TRAINING: (
+        "optimizer* scheduler* scaler* training_args* rng_state* random_states* trainer_state* trainer_log* "
+        "training_loss* train_results* eval_results* all_results* *_optim_states.pt *_model_states.pt latest "
+        "zero_to_fp32.py checkpoint-*/ global_step*/ pytorch_model_fsdp*/ runs/ logs/ wandb/"
+    ),
+    "not of the model": (
+        "readme* license* licence* notice* *_policy* changelog* citation* .* *.md *.txt *.pdf *.png *.jpg *.jpeg *.gif "
+        "*.webp *.svg *.html *.ipynb *.sh *.lock *.log assets/ images/ figures/"
+    ),
+    "code": "*.py __pycache__/",
+    "of an adapter": "adapter_*",
+    "weights in another file or format, by its name": (
+        "*.safetensors *.bin *.pt *.pth *.ckpt *.gguf *.h5 *.msgpack *.onnx *.onnx_data *.tflite *.task *.ot *.npz "
+        "*.sbs *.sbs.idx *.pte *.distcp *.safetensors.index.json *.bin.index.json original/ onnx/ openvino/ coreml/ "
+        "gguf/ metal/"
+    ),
+}
+
+
+def why_unused(name: str) -> str:
+    """Say why nothing of a file goes into a conversion, by its name; a folder's ends in a slash."""
+    lower = name.lower()
+    for why, patterns in _UNUSED.items():
+        if any(fnmatchcase(lower, pattern) for pattern in patterns.split()):
+            return why
+    return "not known"
+
+
+def is_pickled(name: str) -> bool:
+    """Whether a file has weights in PyTorch's pickled format, by its name."""
+    return name.lower().endswith(_PICKLED) and why_unused(name) != _OF_THE_TRAINING
+
+
+def refuse_foreign(path: str) -> None:
+    """Refuse a file of another format by its name, or an index of such files.
+
+    Raises:
+        CheckpointError: ``not-safetensors``.
+    """
+    extension = os.path.splitext(path.lower().removesuffix(".index.json"))[1]
+    if extension in _FOREIGN:
+        raise CheckpointError("not-safetensors", f"{path!r} is {_FOREIGN[extension]}")

@@ -1,0 +1,178 @@
+"""Which files of a path are the checkpoint: one file, shards with their index, or shards without one."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from blobstore.checkpoint.file_names import is_pickled, refuse_foreign
+from blobstore.checkpoint.folders import hub_name, no_checkpoint, snapshot_of
+from blobstore.checkpoint.shards import INDEX, SAFETENSORS, parse_shard_index, parse_shard_name, shard_sets
+from blobstore.errors import CheckpointError
+from blobstore.fileio.file_systems import is_missing
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from blobstore.checkpoint.shards import ShardSet
+
+_SHOWN = 4
+
+
+@dataclass(frozen=True)
+class Family:
+    """One way to save a checkpoint.
+
+    Attributes:
+        single: The usual name of its file, which transformers takes before any other.
+        is_ours: Whether a file of a folder is of this kind, by its name.
+    """
+
+    single: str
+    is_ours: Callable[[str], bool]
+
+    @property
+    def index(self) -> str:
+        """The usual name of the index of several files."""
+        return self.single + INDEX
+
+
+_FAMILIES = (
+    Family("model.safetensors", lambda name: name.endswith(SAFETENSORS)),
+    Family("pytorch_model.bin", is_pickled),
+)
+
+
+@dataclass(frozen=True)
+class Found:
+    """The files of a checkpoint.
+
+    Attributes:
+        folder: Where its other files are, such as config.json.
+        files: The paths of those that have its tensors, in the order of reading.
+        weight_map: Tensor → name of its file, by the index; None without one.
+        index: The path of the index; empty without one.
+        part_of: How many files the checkpoint has if `files` is one of its shards; else 0.
+        notes: What a user should know of the choice.
+    """
+
+    folder: str
+    files: tuple[str, ...]
+    weight_map: dict[str, str] | None = None
+    index: str = ""
+    part_of: int = 0
+    notes: list[str] = field(default_factory=list)
+
+
+def find_files(path: str, read: Callable[[str], bytes]) -> Found:
+    """Find the files of a checkpoint.
+
+    Args:
+        path: As `open_checkpoint` takes it.
+        read: Returns the contents of a small file.
+
+    Raises:
+        CheckpointError: ``no-checkpoint``, ``two-checkpoints``, ``not-safetensors``, ``bad-shard-index``,
+            ``missing-shard``, ``adapter``; and what `read` raises.
+        OSError: A folder can't be read.
+    """
+    if os.path.isdir(path):
+        folder, note = snapshot_of(path)
+        found = _in_folder(folder, read)
+        found.notes[:0] = [note] if note else []
+        return found
+    if hub_name(path):
+        raise CheckpointError("no-checkpoint", hub_name(path))
+    refuse_foreign(path)
+    if path.lower().endswith(".json"):
+        return _by_index(path, read)
+    name = parse_shard_name(os.path.basename(path))
+    count = int(name.total) if name else 1
+    return Found(os.path.dirname(path), (path,), part_of=count if count > 1 else 0)
+
+
+def _in_folder(folder: str, read: Callable[[str], bytes]) -> Found:
+    names = sorted(os.listdir(folder))
+    of_families = [(family, [name for name in names if family.is_ours(name)]) for family in _FAMILIES]
+    for family, ours in of_families:
+        indexes = [name for name in names if name.endswith(INDEX) and family.is_ours(name.removesuffix(INDEX))]
+        if family.index in indexes or (len(indexes) == 1 and family.single not in ours):
+            index = family.index if family.index in indexes else indexes[0]
+            return _indexed(os.path.join(folder, index), family, ours, read)
+        if family.single in ours:
+            return _alone(folder, family.single, ours)
+    if "adapter_config.json" in names:
+        what = "it has LoRA adapters but no model: merge them into the model first (merge_and_unload)"
+        raise CheckpointError("adapter", f"{folder!r}: {what}")
+    for _, ours in of_families:
+        if ours:
+            return _unindexed(folder, ours)
+    for name in names:
+        refuse_foreign(os.path.join(folder, name))
+    raise CheckpointError("no-checkpoint", no_checkpoint(folder, names))
+
+
+def _indexed(index: str, family: Family, ours: Sequence[str], read: Callable[[str], bytes]) -> Found:
+    """Return the files that an index lists, unless they are gone and other files are not."""
+    folder, name = os.path.split(index)
+    weight_map = parse_shard_index(index, read(index))
+    listed = set(weight_map.values())
+    shards = listed & set(ours)
+    if family.single in ours and family.single not in listed and shards:
+        raise _two_checkpoints(folder, family.single, f"the files that {name} lists, such as {min(shards)}")
+    others = [one for one in ours if one not in listed]
+    if shards or not others:
+        return _by_index(index, read, weight_map)
+    instead = _alone(folder, family.single, ours) if family.single in ours else _unindexed(folder, others)
+    taken = os.path.basename(instead.files[0]) + (" and the others of its set" if len(instead.files) > 1 else "")
+    instead.notes.append(f"{name} is left out: no file that it lists is there; {taken} is taken")
+    return instead
+
+
+def _by_index(path: str, read: Callable[[str], bytes], weight_map: dict[str, str] | None = None) -> Found:
+    """Return the files that an index lists."""
+    weight_map = parse_shard_index(path, read(path)) if weight_map is None else weight_map
+    folder = os.path.dirname(path)
+    files = [os.path.join(folder, shard) for shard in sorted(set(weight_map.values()))]
+    for file in files:
+        refuse_foreign(file)
+    missing = [os.path.basename(file) for file in files if is_missing(file)]
+    if missing:
+        raise CheckpointError("missing-shard", f"{path!r} lists files that are missing: {', '.join(missing)}")
+    return Found(folder, tuple(files), weight_map, path)
+
+
+def _alone(folder: str, single: str, ours: Sequence[str]) -> Found:
+    """Return the file of the usual name, unless there are shards of its name as well."""
+    stem = os.path.splitext(single)[0]
+    for shards in shard_sets(ours):
+        if shards.first.stem == stem and shards.total > 1:
+            raise _two_checkpoints(folder, single, f"shards, such as {shards.files[0]}")
+    return Found(folder, (os.path.join(folder, single),))
+
+
+def _two_checkpoints(folder: str, single: str, others: str) -> CheckpointError:
+    what = f"{folder!r} has two checkpoints: {single}, which transformers would take, and {others}"
+    fix = f"pass {os.path.join(folder, single)!r}, or move it out of the folder to use the others"
+    return CheckpointError("two-checkpoints", f"{what}: {fix}")
+
+
+def _unindexed(folder: str, ours: Sequence[str]) -> Found:
+    """Return the only file of a folder, or the only set of shards."""
+    sets = shard_sets(ours)
+    if len(ours) == 1 and not sets:
+        return Found(folder, (os.path.join(folder, ours[0]),))
+    if len(sets) == 1 and len(ours) == len(sets[0].names):
+        return _joined(folder, sets[0])
+    what = f"it has {', '.join(ours[:_SHOWN])}{' …' if len(ours) > _SHOWN else ''}, but no index"
+    raise CheckpointError("no-checkpoint", f"{folder!r}: {what} to say how they belong together: pass one file")
+
+
+def _joined(folder: str, shards: ShardSet) -> Found:
+    if not shards.is_complete:
+        what = f"{folder!r} has {len(shards.files)} of {shards.total} files of a checkpoint: {shards.missing()}"
+        raise CheckpointError("missing-shard", f"{what} missing: download the rest, or copy it there")
+    files = tuple(os.path.join(folder, name) for name in shards.files)
+    notes = [f"the folder has no index: all {shards.total} shards are joined"] if shards.total > 1 else []
+    return Found(folder, files, notes=notes)
