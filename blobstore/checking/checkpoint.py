@@ -25,7 +25,7 @@ _REFUSED = "blobstore convert refuses it"
 
 
 def check_checkpoint(
-    path: str, kind: str, choices: Choices, *, progress: Progress = lambda _: None
+    path: str, kind: str, choices: Choices, *, read: list[str] | None = None, progress: Progress = lambda _: None
 ) -> Iterator[Finding]:
     """Yield what keeps a checkpoint from being converted, and the notes of its conversion.
 
@@ -35,6 +35,7 @@ def check_checkpoint(
         path: As `open_checkpoint` takes it.
         kind: As `choose_plan` takes it.
         choices: Of the conversion.
+        read: A list that gets the paths of the files that tensors come from.
         progress: Called with the number of further bytes of the new file checked.
 
     Raises:
@@ -42,6 +43,8 @@ def check_checkpoint(
     """
     try:
         with open_checkpoint(path) as checkpoint:
+            if read is not None:
+                read += checkpoint.paths
             plan = choose_plan(checkpoint, kind, choices)
             for text in plan.lines:
                 yield Finding("note", "conversion", path, text, "none", "none needed")

@@ -38,6 +38,7 @@ class Checkup:
         runs_in: The versions of gemma.cpp that run the file correctly, of a checkpoint the file that `convert` makes
             of it; None if it is not for gemma.cpp.
         runs: The same as a line, with the reasons; empty if it is not for gemma.cpp.
+        read: If it is a checkpoint, the files that its tensors come from.
         seconds: How long it took.
 
     Example:
@@ -50,6 +51,7 @@ class Checkup:
     findings: tuple[Finding, ...]
     runs_in: tuple[str, ...] | None
     runs: str
+    read: tuple[str, ...]
     seconds: float
 
 
@@ -93,8 +95,9 @@ def check(
     runtimes = (date,) if date else NAMES if runtime == _RUNTIME else ()
     name = path_text(path)
     subject = ""
-    if format_of(name) == "safetensors":
-        findings = _checkpoint_findings(name, _KINDS[runtime], weights, runtimes, progress)
+    read: list[str] = []
+    if format_of(name) in ("safetensors", "pytorch"):
+        findings = _checkpoint_findings(name, _KINDS[runtime], weights, runtimes, read=read, progress=progress)
         subject = "the file that convert makes of it "
     elif weights is not None:
         raise UsageError("needless-flag", f"--weights is for a checkpoint, and {name!r} is none: leave it out")
@@ -108,15 +111,16 @@ def check(
         findings=tuple(by_severity(findings)),
         runs_in=runs_in(findings, runtimes or NAMES) if line else None,
         runs=line and subject + line,
+        read=tuple(read),
         seconds=time.perf_counter() - start,
     )
 
 
 def _checkpoint_findings(
-    path: str, kind: str, weights: str | None, runtimes: tuple[str, ...], progress: Progress
+    path: str, kind: str, weights: str | None, runtimes: tuple[str, ...], *, read: list[str], progress: Progress
 ) -> list[Finding]:
     choices = Choices(weights) if weights else Choices()
-    findings = list(check_checkpoint(path, kind, choices, progress=progress))
+    findings = list(check_checkpoint(path, kind, choices, read=read, progress=progress))
     if weights and any(finding.code == "by-name" for finding in findings):
         what = f"--weights: {path!r} is converted by name, every tensor unchanged: leave it out"
         raise UsageError("needless-flag", what)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from fnmatch import fnmatchcase
 
 from blobstore.errors import CheckpointError
@@ -18,8 +19,9 @@ _FOREIGN = {
     ".onnx": "an ONNX file: convert from the original checkpoint",
     ".msgpack": "a Flax file: convert from the original checkpoint",
     ".npz": "an npz file: save its arrays as safetensors first",
-    ".distcp": "a part of a checkpoint of torch.distributed: pass its folder to see the fix",
 }
+# Files of a model that was divided among devices: each has a part of every tensor.
+_PART = re.compile(r"(consolidated\.)([0-9]{2})(\.(?:pth|safetensors))").fullmatch
 _OF_THE_TRAINING = "of the training"
 # Patterns of names in small letters, a folder's with a slash at its end. The first that matches counts.
 _UNUSED = {
@@ -65,3 +67,19 @@ def refuse_foreign(path: str) -> None:
     extension = os.path.splitext(path.lower().removesuffix(".index.json"))[1]
     if extension in _FOREIGN:
         raise CheckpointError("not-safetensors", f"{path!r} is {_FOREIGN[extension]}")
+
+
+def refuse_part(path: str) -> None:
+    """Refuse one of several files that have a part of every tensor, by its name.
+
+    Raises:
+        CheckpointError: ``no-checkpoint``.
+    """
+    folder, name = os.path.split(path)
+    part = _PART(name)
+    others = os.path.lexists(os.path.join(folder, f"{part[1]}01{part[3]}")) if part else False
+    if part and (int(part[2]) or others):
+        what = f"{path!r} has a part of every tensor, as a model that was divided among devices"
+        raise CheckpointError(
+            "no-checkpoint", f"{what}: join the parts first, or take the model saved for transformers"
+        )

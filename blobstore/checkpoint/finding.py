@@ -6,8 +6,8 @@ import os
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from blobstore.checkpoint.file_names import is_pickled, refuse_foreign
-from blobstore.checkpoint.folders import hub_name, no_checkpoint, snapshot_of
+from blobstore.checkpoint.file_names import is_pickled, refuse_foreign, refuse_part
+from blobstore.checkpoint.folders import hub_name, refuse_folder, snapshot_of
 from blobstore.checkpoint.shards import INDEX, SAFETENSORS, parse_shard_index, parse_shard_name, shard_sets
 from blobstore.errors import CheckpointError
 from blobstore.fileio.file_systems import is_missing
@@ -85,6 +85,7 @@ def find_files(path: str, read: Callable[[str], bytes]) -> Found:
     if hub_name(path):
         raise CheckpointError("no-checkpoint", hub_name(path))
     refuse_foreign(path)
+    refuse_part(path)
     if path.lower().endswith(".json"):
         return _by_index(path, read)
     name = parse_shard_name(os.path.basename(path))
@@ -105,12 +106,10 @@ def _in_folder(folder: str, read: Callable[[str], bytes]) -> Found:
     if "adapter_config.json" in names:
         what = "it has LoRA adapters but no model: merge them into the model first (merge_and_unload)"
         raise CheckpointError("adapter", f"{folder!r}: {what}")
-    for _, ours in of_families:
-        if ours:
-            return _unindexed(folder, ours)
-    for name in names:
-        refuse_foreign(os.path.join(folder, name))
-    raise CheckpointError("no-checkpoint", no_checkpoint(folder, names))
+    some = [ours for _, ours in of_families if ours]
+    if some:
+        refuse_part(os.path.join(folder, some[0][0]))
+    return _unindexed(folder, some[0]) if some else refuse_folder(folder, names)
 
 
 def _indexed(index: str, family: Family, ours: Sequence[str], read: Callable[[str], bytes]) -> Found:

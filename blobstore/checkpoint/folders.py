@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import os
 import re
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NoReturn
 
+from blobstore.checkpoint.file_names import refuse_foreign
 from blobstore.errors import CheckpointError
 
 if TYPE_CHECKING:
@@ -63,14 +64,15 @@ def _current(folder: str) -> str:
         return file.read(100).strip()
 
 
-def no_checkpoint(folder: str, names: Sequence[str]) -> str:
-    """Say what a folder is that has no weights a conversion reads, and the step to take.
+def refuse_folder(folder: str, names: Sequence[str]) -> NoReturn:
+    """Refuse a folder that has no weights a conversion reads: say what it is, and the step to take.
 
     Args:
         folder: Its path.
         names: What is in it.
 
     Raises:
+        CheckpointError: ``no-checkpoint``; ``not-safetensors`` for files of another format.
         OSError: A folder in it can't be read.
     """
     folders = {name: sorted(os.listdir(path)) for name in names if os.path.isdir(path := os.path.join(folder, name))}
@@ -79,15 +81,18 @@ def no_checkpoint(folder: str, names: Sequence[str]) -> str:
         or _deepspeed(folder, names, folders)
         or _of_trainer(folders)
         or _hub(folders)
-        or _with_checkpoints(folders)
     )
-    return f"{folder!r} {what or 'has neither model.safetensors nor model.safetensors.index.json'}"
+    if not what:
+        for name in names:
+            refuse_foreign(os.path.join(folder, name))
+        what = _with_checkpoints(folders) or "has neither model.safetensors nor model.safetensors.index.json"
+    raise CheckpointError("no-checkpoint", f"{folder!r} {what}")
 
 
 def _distributed(folder: str, names: Sequence[str], folders: Mapping[str, Sequence[str]]) -> str:
     """Recognise a checkpoint of torch.distributed, or a folder that has one, as FSDP writes it."""
     for name, inside in [("", names), *folders.items()]:
-        if any(one.endswith(".distcp") for one in inside):
+        if any(one.endswith(".distcp") for one in inside) and not name.startswith("optimizer"):
             where = f"has in {name}/" if name else "is"
             path = os.path.join(folder, name) if name else folder
             return f"{where} a checkpoint of torch.distributed: pass OUT of accelerate merge-weights {path} OUT"

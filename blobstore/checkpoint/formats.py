@@ -1,27 +1,35 @@
-"""What a path is: an .sbs file, a checkpoint in safetensors, or a GGUF file."""
+"""What a path is: an .sbs file, a checkpoint in safetensors or PyTorch's pickled format, or a GGUF file."""
 
 from __future__ import annotations
 
 import os
 from typing import Literal
 
+from blobstore.checkpoint.file_names import is_pickled
+from blobstore.checkpoint.folders import hub_name
+from blobstore.checkpoint.pickled import PICKLES
 from blobstore.container.layout import MAGIC_BYTES
 from blobstore.fileio.source import read_beginning
 
-Format = Literal["sbs", "safetensors", "gguf"]
+Format = Literal["sbs", "safetensors", "pytorch", "gguf"]
 
 _HEADER = 9  # bytes that tell a safetensors file: the length of its header, and the brace there
 
 
 def format_of(path: str) -> Format:
-    """Return what a path is: by its first bytes, unless its name says it; a folder is a checkpoint."""
+    """Return what a path is: by its first bytes, unless its name says it.
+
+    A folder is a checkpoint, whatever its files; and so is a model's name on a hub, which no file has.
+    """
     if path.lower().endswith(".sbs") and not os.path.isdir(path):
         return "sbs"
-    if os.path.isdir(path) or path.lower().endswith(".json"):
+    if os.path.isdir(path) or path.lower().endswith(".json") or hub_name(path):
         return "safetensors"
     begins = bytes(read_beginning(path, _HEADER)) if os.path.isfile(path) else b""
     if begins.startswith(MAGIC_BYTES):
         return "sbs"
     if begins.startswith(b"GGUF"):
         return "gguf"
+    if begins.startswith(PICKLES) and is_pickled(path):
+        return "pytorch"
     return "safetensors" if begins[-1:] == b"{" or path.lower().endswith(".safetensors") else "sbs"

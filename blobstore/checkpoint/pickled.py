@@ -1,28 +1,32 @@
 """The tensors of a file in PyTorch's pickled format (``.bin``, ``.pt``, ``.pth``, ``.ckpt``), read by torch.
 
-torch reads the names; of tensors that lie in the file as they are, the bytes are then read like those of any other file.
+torch reads where they are; the bytes of those that lie in the file as they are can then be read without it.
 """
 
 from __future__ import annotations
 
+import errno
 import math
+import os
 import re
 import struct
-import sys
 import warnings
 import zipfile
 from collections.abc import Mapping
+from contextlib import contextmanager
 from functools import partial
 from importlib import import_module
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from blobstore.checkpoint.file_names import is_pickled
 from blobstore.checkpoint.tensors import LeftOut, SourceTensor
 from blobstore.codecs.element_types import dtype_named, type_of
+from blobstore.container.foreign import HEAD_NBYTES
 from blobstore.errors import CheckpointError, MissingExtraError, UsageError
 from blobstore.fileio.ranges import FileRange
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterator, Sequence
     from types import ModuleType
 
     import numpy as np
@@ -30,11 +34,13 @@ if TYPE_CHECKING:
     from blobstore.fileio.types import Array, ByteSource
 
 _ZIP = b"PK\3\4"
-_PICKLE = tuple(bytes([0x80, protocol]) for protocol in range(2, 6))
+PICKLES = (_ZIP, *(bytes([0x80, protocol]) for protocol in range(2, 6)))  # how such files begin
 _STORAGE = re.compile(r"[^/]+/data/[0-9]+").fullmatch
 _BYTE_ORDER = re.compile(r"[^/]+/byteorder").fullmatch
+_LONGEST = 16  # read of a byte order
 _LENGTHS_AT = 26  # of a record's name and more, in its header
-_UNSAFE = re.compile(r"Unsupported (?:global|class|operand)[^:]*:? *(?:GLOBAL )?([\w.]+)").search
+_UNSAFE = re.compile(r"GLOBAL ([\w.]+)").search
+_ADVICE = ("Weights only load failed", "Please file an issue", "Check the documentation")
 _SAFE_FROM = (2, 6)  # before, weights_only=True runs code of a hostile file (CVE-2025-32434)
 # What trainers save a model's tensors under.
 _WRAPPERS = ("state_dict", "model_state_dict", "model", "module")
@@ -55,9 +61,10 @@ class Pickled(NamedTuple):
     notes: list[str]
 
 
-def looks_pickled(head: bytes) -> bool:
-    """Whether a file may be PyTorch's, by its first bytes."""
-    return head.startswith((_ZIP, *_PICKLE)) and b".npy" not in head
+def looks_pickled(path: str, source: ByteSource) -> bool:
+    """Whether a file is PyTorch's, by its name and its first bytes."""
+    head = bytes(source.view(0, min(HEAD_NBYTES, source.size)))
+    return is_pickled(path) and head.startswith(PICKLES) and b".npy" not in head
 
 
 def read_pickled(path: str, source: ByteSource) -> Pickled:
@@ -72,30 +79,32 @@ def read_pickled(path: str, source: ByteSource) -> Pickled:
         CheckpointError: ``bad-pickle``: torch can't read it, or refuses to; ``unsupported-dtype``; ``no-tensors``.
         OSError: It can't be read.
     """
-    torch = _torch(path)
+    torch = _torch()
     offsets = _offsets_in_zip(path, source)
     loaded, storages = _loaded(torch, path, mapped=offsets is not None)
     wrapper, state = _state_of(loaded, torch)
-    left_out = [LeftOut(str(key), "tensor", f"in {path!r}, but not under {wrapper!r}") for key in loaded if wrapper and key != wrapper]
-    notes = [f"{path!r}: the tensors under {wrapper!r} are taken"] if wrapper else []
+    file = os.path.basename(path)
+    beside = [key for key in loaded if key != wrapper] if wrapper else []
+    left_out = [LeftOut(str(key), "tensor", f"in {file}, but not under {wrapper!r}") for key in beside]
+    notes = [f"{file}: the tensors under {wrapper!r} are taken"] if wrapper else []
     if offsets is None:
-        notes.append(f"{path!r} can't be mapped, as torch.save writes it since 1.6: all of it is in memory")
+        notes.append(f"{file} can't be mapped, as files of torch.save can since torch 1.6: all of it is in memory")
     base = _base_of(storages, offsets or {})
     tensors = []
     for name, value in state.items():
         if isinstance(name, str) and isinstance(value, torch.Tensor):
             tensors.append(_tensor(name, value, path, source, base))
         else:
-            left_out.append(LeftOut(str(name), "tensor", f"in {path!r}, but not a tensor"))
+            left_out.append(LeftOut(str(name), "tensor", f"in {file}, but not a tensor"))
     if not tensors:
-        raise CheckpointError("no-tensors", f"{path!r} has no tensors by name, as torch.save(model.state_dict(), …) writes")
+        raise CheckpointError("no-tensors", "it has no tensors by name, as torch.save(model.state_dict(), …) writes")
     tensors.sort(key=lambda tensor: tensor.stored.offset if tensor.stored else -1)
     return Pickled(tensors, left_out, notes)
 
 
-def _torch(path: str) -> ModuleType:
+def _torch() -> ModuleType:
     fix = "pip install 'torch>=2.6'; or save it as safetensors elsewhere: save_pretrained(…, safe_serialization=True)"
-    what = f"{path!r} is in PyTorch's pickled format"
+    what = "this is in PyTorch's pickled format"
     try:
         torch = import_module("torch")
     except ModuleNotFoundError as error:
@@ -113,14 +122,11 @@ def _offsets_in_zip(path: str, source: ByteSource) -> dict[int, int] | None:
     """Return where the storages lie in a file, offset → size; None unless it is a zip file that can be mapped."""
     if not bytes(source.view(0, min(4, source.size))).startswith(_ZIP):
         return None
-    try:
-        with zipfile.ZipFile(path) as archive:
-            records = archive.infolist()
-            foreign = any(_BYTE_ORDER(one.filename) and archive.read(one) != sys.byteorder.encode() for one in records)
-    except (zipfile.BadZipFile, NotImplementedError, RuntimeError, ValueError, EOFError) as error:
-        raise _unreadable(path, f"{error}: truncated download?") from None
+    with _refusing(), zipfile.ZipFile(path) as archive:
+        records = archive.infolist()
+        orders = {archive.open(one).read(_LONGEST) for one in records if _BYTE_ORDER(one.filename)}
     storages = [one for one in records if _STORAGE(one.filename)]
-    if foreign or any(one.compress_type != zipfile.ZIP_STORED for one in storages):
+    if orders - {b"little"} or any(one.compress_type != zipfile.ZIP_STORED for one in storages):
         return None
     return {_start(one, source): one.file_size for one in storages}
 
@@ -140,30 +146,39 @@ def _loaded(torch: ModuleType, path: str, *, mapped: bool) -> tuple[Mapping[Any,
         storages.append((storage.data_ptr(), storage.nbytes()))
         return storage
 
+    with _refusing(), warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        loaded = torch.load(path, weights_only=True, mmap=mapped, map_location=on_the_cpu)
+    return loaded if isinstance(loaded, Mapping) else {}, storages
+
+
+@contextmanager
+def _refusing() -> Iterator[None]:
+    """Turn what another's parser raises into a typed error: whatever it is, the file is wrong.
+
+    Raises:
+        CheckpointError: ``bad-pickle``.
+        OSError: It can't be read.
+    """
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            loaded = torch.load(path, weights_only=True, mmap=mapped, map_location=on_the_cpu)
-    except (OSError, MemoryError):
+        yield
+    except MemoryError:
         raise
-    except Exception as error:  # noqa: BLE001 (another's parser: whatever it raises, the file is wrong)
-        raise _unreadable(path, _in_short(str(error) or type(error).__name__)) from None
-    if not isinstance(loaded, Mapping):
-        loaded = {}
-    return loaded, storages
+    except Exception as error:
+        if isinstance(error, OSError) and error.errno != errno.EINVAL:  # that of an offset before the beginning
+            raise
+        fix = "download it again, or save it as safetensors where it can be loaded"
+        what = f"it can't be read as PyTorch's pickled format: {_in_short(error)}; {fix}"
+        raise CheckpointError("bad-pickle", what) from None
 
 
-def _in_short(error: str) -> str:
-    """Return what matters in an error of torch, whose advice is to read the file without its checks."""
-    unsafe = _UNSAFE(error)
+def _in_short(error: Exception) -> str:
+    """Return what matters in an error of torch, which also says how to read the file without its checks."""
+    unsafe = _UNSAFE(str(error))
     if unsafe:
         return f"it needs {unsafe[1]}, which may run any code, and torch refuses that"
-    return error.split("WeightsUnpickler error:")[-1].strip().split("\n")[0][:_SHOWN_TEXT]
-
-
-def _unreadable(path: str, why: str) -> CheckpointError:
-    fix = "save it as safetensors where it can be loaded"
-    return CheckpointError("bad-pickle", f"{path!r} can't be read as PyTorch's pickled format: {why}; {fix}")
+    lines = [line.strip() for line in str(error).splitlines() if line.strip() and not line.startswith(_ADVICE)]
+    return (lines or [type(error).__name__])[0][:_SHOWN_TEXT]
 
 
 def _state_of(loaded: Mapping[Any, Any], torch: ModuleType) -> tuple[str, Mapping[Any, Any]]:
@@ -183,15 +198,17 @@ def _base_of(storages: Sequence[tuple[int, int]], offsets: Mapping[int, int]) ->
     return base if {address - base: size for address, size in storages} == offsets else None
 
 
-def _tensor(name: str, tensor: Any, path: str, source: ByteSource, base: int | None) -> SourceTensor:  # noqa: ANN401 (torch's)
-    what = f"{name!r} in {path!r} is a"
+def _tensor(name: str, tensor: Any, path: str, source: ByteSource, base: int | None) -> SourceTensor:  # noqa: ANN401
+    what = f"{name!r} is a"
     if str(tensor.layout) != "torch.strided" or tensor.device.type != "cpu":
         what = f"{what} tensor of {tensor.layout} on {tensor.device}"
         raise CheckpointError("unsupported-tensor", f"{what}: save it as a plain one, on the CPU")
     try:
         dtype = dtype_named(str(tensor.dtype).removeprefix("torch."))
     except UsageError:
-        raise CheckpointError("unsupported-dtype", f"{what} tensor of {tensor.dtype}: save it as another type") from None
+        raise CheckpointError(
+            "unsupported-dtype", f"{what} tensor of {tensor.dtype}: save it as another type"
+        ) from None
     shape = tuple(int(size) for size in tensor.shape)
     plain = tensor.is_contiguous() and not tensor.is_conj() and not tensor.is_neg()
     if base is not None and plain:

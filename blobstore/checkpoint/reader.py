@@ -5,10 +5,14 @@ from __future__ import annotations
 import json
 import os
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
+from blobstore.checkpoint.file_names import why_unused
+from blobstore.checkpoint.finding import find_files
+from blobstore.checkpoint.pickled import looks_pickled, read_pickled
 from blobstore.checkpoint.safetensors import parse_header
 from blobstore.checkpoint.tensors import LeftOut, SourceTensor, left_out_lines
+from blobstore.checkpoint.tied import embedding_of, is_untied
 from blobstore.container.foreign import HEAD_NBYTES, foreign_format
 from blobstore.container.layout import MAGIC_BYTES
 from blobstore.errors import CheckpointError, FormatError, in_file
@@ -16,34 +20,19 @@ from blobstore.fileio.closing import Closing
 from blobstore.fileio.plain_files import open_one_of_many
 from blobstore.fileio.ranges import FileRange
 from blobstore.fileio.source import read_beginning
+from blobstore.fileio.temporary import is_temporary
 from blobstore.index.inputs import refuse_inputs
-from blobstore.index.strict_json import parse_json, text_map
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Mapping
     from os import PathLike
     from typing import BinaryIO
 
-    from blobstore.checkpoint.safetensors import SafetensorsEntry, SafetensorsHeader
+    from blobstore.checkpoint.safetensors import SafetensorsHeader
     from blobstore.fileio.types import ByteSource
 
-SINGLE = "model.safetensors"
-SHARD_INDEX = "model.safetensors.index.json"
 _MAX_JSON_NBYTES = 100_000_000
 _SHOWN = 8  # tensors that are missing
-
-# What people pass by mistake, and the fix.
-_FOREIGN = {
-    ".bin": "in PyTorch's pickled format: save it with save_pretrained(…, safe_serialization=True) first",
-    ".pt": "in PyTorch's pickled format: save it as safetensors first",
-    ".pth": "in PyTorch's pickled format: save it as safetensors first",
-    ".gguf": "a GGUF file, usually quantised: convert from the original checkpoint",
-    ".h5": "a Keras file: convert from the original checkpoint",
-    ".sbs": "an .sbs file already",
-    ".task": "a MediaPipe bundle for phones: convert from the original checkpoint",
-    ".tflite": "a TensorFlow Lite file: convert from the original checkpoint",
-    ".ckpt": "in PyTorch's pickled format: save it as safetensors first",
-}
 
 
 @dataclass
@@ -52,22 +41,26 @@ class Checkpoint(Closing):
 
     Attributes:
         path: As given.
+        folder: Where its other files are, such as config.json and the tokenizer.
         tensors: By name, in the order of the files and of the bytes in each.
         metadata: Of all files' headers.
         config: The contents of ``config.json`` beside the tensors; empty without that file.
         generation: The contents of ``generation_config.json`` beside them; empty without that file.
         notes: What a user should know.
         left_out: What isn't used, of the tensors and files, and why.
+        format: Of the files that have its tensors.
         max_json_nbytes: A larger JSON file beside the tensors is refused.
     """
 
     path: str
+    folder: str
     tensors: dict[str, SourceTensor] = field(default_factory=dict)
     metadata: dict[str, str] = field(default_factory=dict)
     config: dict[str, Any] = field(default_factory=dict)
     generation: dict[str, Any] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
     left_out: list[LeftOut] = field(default_factory=list)
+    format: Literal["safetensors", "pytorch"] = "safetensors"
     max_json_nbytes: int = _MAX_JSON_NBYTES
     _sources: list[ByteSource] = field(default_factory=list)
     _read: list[str] = field(default_factory=list)
@@ -90,11 +83,6 @@ class Checkpoint(Closing):
     def paths(self) -> list[str]:
         """The files that have tensors, in the order of reading."""
         return list(dict.fromkeys(tensor.path for tensor in self.tensors.values()))
-
-    @property
-    def folder(self) -> str:
-        """Where its other files are, such as config.json and the tokenizer."""
-        return self.path if os.path.isdir(self.path) else os.path.dirname(self.path)
 
     def note_read(self, path: str) -> None:
         """Count a file among those of the checkpoint, which `refuse_as_outputs` protects."""
@@ -121,7 +109,14 @@ class Checkpoint(Closing):
         for source in self._sources:
             source.close()
 
-    def _read_small(self, path: str) -> bytes:
+    def read_small(self, path: str) -> bytes:
+        """Return the contents of a small file, which counts among those of the checkpoint.
+
+        Raises:
+            CheckpointError: ``too-large``.
+            UsageError: ``not-a-file``.
+            OSError: It can't be read.
+        """
         self.note_read(path)
         raw = bytes(read_beginning(path, self.max_json_nbytes + 1))
         if len(raw) > self.max_json_nbytes:
@@ -129,25 +124,57 @@ class Checkpoint(Closing):
             raise CheckpointError("too-large", what)
         return raw
 
-    def _add_file(self, path: str) -> list[SafetensorsEntry]:
+    def files_left_out(self) -> list[LeftOut]:
+        """Return what of a folder that was given is neither read nor noted as read, by name.
+
+        Raises:
+            OSError: The folder can't be read.
+        """
+        if not os.path.isdir(self.path):
+            return []
+        read = {os.path.basename(path) for path in self._read if os.path.dirname(path) == os.path.abspath(self.folder)}
+        with os.scandir(self.folder or ".") as entries:
+            names = sorted(entry.name + ("/" if entry.is_dir() else "") for entry in entries)
+        unused = [name for name in names if name not in read and not is_temporary(name)]
+        return [LeftOut(name, "file", why_unused(name)) for name in unused]
+
+    def _add_file(self, path: str, weight_map: Mapping[str, str] | None) -> None:
+        """Add the tensors of a file, or those that the index lists in it."""
         with in_file(path):
             # Plain reads: a map of a large file would count as this process's memory.
             source = open_one_of_many(path)
             self._sources.append(source)
             self.note_read(path)
-            header = _parse(path, source)
-        for entry in header.entries:
-            if entry.name in self.tensors:
-                raise CheckpointError("duplicate-tensor", f"{entry.name!r} is in {path!r} and in another file")
-            stored = FileRange(source, entry.offset, entry.nbytes)
-            self.tensors[entry.name] = SourceTensor(entry.name, entry.type, entry.shape, path, stored)
+            tensors = self._tensors_in(path, source)
+        shard = os.path.basename(path)
+        for tensor in tensors:
+            if weight_map is not None and weight_map.get(tensor.name) != shard:
+                self.left_out.append(LeftOut(tensor.name, "tensor", f"in {shard}, where the index does not list it"))
+                continue
+            if tensor.name in self.tensors:
+                what = f"{tensor.name!r} is in {self.tensors[tensor.name].path!r} and in {path!r}"
+                fix = "only an index of shards could say which counts: remove it from one of them"
+                raise CheckpointError("duplicate-tensor", f"{what}: {fix}")
+            self.add(tensor)
+
+    def _tensors_in(self, path: str, source: ByteSource) -> list[SourceTensor]:
+        if looks_pickled(path, source):
+            pickled = read_pickled(path, source)
+            self.format = "pytorch"
+            self.notes += pickled.notes
+            self.left_out += pickled.left_out
+            return pickled.tensors
+        header = _parse(source)
         for key, value in header.metadata.items():
             if self.metadata.setdefault(key, value) != value:
                 self.metadata[f"{os.path.basename(path)}:{key}"] = value
-        return header.entries
+        return [
+            SourceTensor(entry.name, entry.type, entry.shape, path, FileRange(source, entry.offset, entry.nbytes))
+            for entry in header.entries
+        ]
 
 
-def _parse(path: str, source: ByteSource) -> SafetensorsHeader:
+def _parse(source: ByteSource) -> SafetensorsHeader:
     try:
         return parse_header(source.view, source.size)
     except FormatError:  # only then: a header may be as long as a gzip file's first bytes say
@@ -155,98 +182,68 @@ def _parse(path: str, source: ByteSource) -> SafetensorsHeader:
         what = "an .sbs file already" if head.startswith(MAGIC_BYTES) else foreign_format(head)
         if not what:
             raise
-        raise CheckpointError("not-safetensors", f"{path!r} is {what}") from None
+        raise CheckpointError("not-safetensors", f"this is {what}") from None
 
 
-def open_checkpoint(path: str | PathLike[str], *, max_json_nbytes: int = _MAX_JSON_NBYTES) -> Checkpoint:
+def open_checkpoint(
+    path: str | PathLike[str], *, whole: bool = True, max_json_nbytes: int = _MAX_JSON_NBYTES
+) -> Checkpoint:
     """Open a checkpoint and check its headers.
 
     Args:
-        path: A .safetensors file, a ``model.safetensors.index.json``, or a folder with either.
+        path: A .safetensors file, a ``model.safetensors.index.json``, or a folder with either; the same of PyTorch's
+            pickled files, which need torch. A folder may have shards without an index, or be a hub's cache.
+        whole: Refuse one of several shards, which isn't a checkpoint.
         max_json_nbytes: A larger JSON file beside the tensors is refused.
 
     Raises:
-        CheckpointError: ``no-checkpoint``, ``not-safetensors``, ``bad-shard-index``, ``missing-shard``,
-            ``missing-tensor``, ``duplicate-tensor``, ``bad-config``, ``adapter``, ``too-large``.
+        CheckpointError: ``no-checkpoint``, ``two-checkpoints``, ``one-shard``, ``not-safetensors``,
+            ``bad-shard-index``, ``missing-shard``, ``missing-tensor``, ``duplicate-tensor``, ``bad-config``,
+            ``adapter``, ``too-large``; as `read_pickled`.
+        MissingExtraError: ``missing-extra``: a file is pickled, and torch isn't installed.
         FormatError, TruncatedError: A file's header is wrong.
+        UsageError: ``not-a-file``: a file in it is a pipe, a device or a link to itself.
         OSError: A file can't be read.
     """
     path = os.fspath(path)
-    file = _find(path) if os.path.isdir(path) else path
-    _refuse_foreign(file)
-    checkpoint = Checkpoint(path, max_json_nbytes=max_json_nbytes)
+    checkpoint = Checkpoint(path, "", max_json_nbytes=max_json_nbytes)
     try:
-        if file.lower().endswith(".json"):
-            _add_shards(checkpoint, file)
-        else:
-            checkpoint._add_file(file)  # noqa: SLF001 (one module)
-        checkpoint.config = _config_beside(checkpoint, file, "config.json")
-        checkpoint.generation = _config_beside(checkpoint, file, "generation_config.json")
+        found = find_files(path, checkpoint.read_small)
+        checkpoint.folder = found.folder
+        checkpoint.notes += found.notes
+        if found.part_of and whole:
+            what = f"{path!r} is one of {found.part_of} files of a checkpoint: pass its folder"
+            raise CheckpointError("one-shard", f"{what}; a copy of it under another name is taken alone")
+        if found.part_of:
+            checkpoint.notes.append(f"{path!r} is one of {found.part_of} files of a checkpoint")
+        for file in found.files:
+            checkpoint._add_file(file, found.weight_map)  # noqa: SLF001 (one module)
+        checkpoint.config = _config_beside(checkpoint, "config.json")
+        checkpoint.generation = _config_beside(checkpoint, "generation_config.json")
+        _check_listed(checkpoint, found.index, found.weight_map or {})
     except BaseException:
         checkpoint.close()
         raise
     return checkpoint
 
 
-def _find(folder: str) -> str:
-    names = sorted(os.listdir(folder))
-    for name in (SHARD_INDEX, SINGLE):
-        if name in names:
-            return os.path.join(folder, name)
-    if "adapter_config.json" in names:
-        what = "it has LoRA adapters but no model: merge them into the model first (merge_and_unload)"
-        raise CheckpointError("adapter", f"{folder!r}: {what}")
-    ours = [name for name in names if name.endswith(".safetensors")]
-    if len(ours) == 1:
-        return os.path.join(folder, ours[0])
-    if ours:
-        what = f"it has {', '.join(ours[:4])}, but no {SHARD_INDEX} to say how they belong together: pass one file"
-        raise CheckpointError("no-checkpoint", f"{folder!r}: {what}")
-    for name in names:
-        _refuse_foreign(os.path.join(folder, name))
-    raise CheckpointError("no-checkpoint", f"{folder!r} has neither {SINGLE} nor {SHARD_INDEX}")
-
-
-def _add_shards(checkpoint: Checkpoint, path: str) -> None:
-    weight_map = _parse_shard_index(path, checkpoint._read_small(path))  # noqa: SLF001 (one module)
-    folder = os.path.dirname(path)
-    shards = sorted(set(weight_map.values()))
-    for shard in shards:
-        # A file from outside must not choose what is opened elsewhere.
-        if os.path.basename(shard) != shard or shard in ("", ".", ".."):
-            raise CheckpointError("bad-shard-index", f"{path!r} lists {shard[:300]!r}, which is not a file beside it")
-        _refuse_foreign(os.path.join(folder, shard))
-    missing = [shard for shard in shards if not os.path.exists(os.path.join(folder, shard))]
-    if missing:
-        raise CheckpointError("missing-shard", f"{path!r} lists files that are missing: {', '.join(missing)}")
-    for shard in shards:
-        for entry in checkpoint._add_file(os.path.join(folder, shard)):  # noqa: SLF001 (one module)
-            if weight_map.get(entry.name) != shard:
-                why = f"the index of shards does not list it in {shard}"
-                checkpoint.left_out.append(LeftOut(entry.name, "tensor", why))
-                del checkpoint.tensors[entry.name]
+def _check_listed(checkpoint: Checkpoint, index: str, weight_map: Mapping[str, str]) -> None:
+    """Refuse a checkpoint without a tensor that its index lists, but for a head that is tied to the embedding."""
     absent = [name for name in weight_map if name not in checkpoint.tensors]
+    for name in absent.copy():
+        embedding = embedding_of(name, checkpoint.tensors)
+        if embedding is not None and not is_untied(checkpoint.config):
+            checkpoint.notes.append(f"{name!r}: the index lists it, but no file has it: taken as tied to {embedding!r}")
+            absent.remove(name)
     if absent:
         shown = ", ".join(f"{name!r} in {weight_map[name]}" for name in absent[:_SHOWN])
         more = f" and {len(absent) - _SHOWN} more" if len(absent) > _SHOWN else ""
-        raise CheckpointError("missing-tensor", f"{path!r} lists tensors that are missing: {shown}{more}")
+        raise CheckpointError("missing-tensor", f"{index!r} lists tensors that are missing: {shown}{more}")
 
 
-def _parse_shard_index(path: str, raw: bytes) -> dict[str, str]:
-    """Return which file each tensor is in."""
-    try:
-        index = parse_json(raw)
-        weight_map = index.get("weight_map") if isinstance(index, dict) else None
-        if not isinstance(weight_map, dict):
-            raise ValueError("it has no weight_map, which lists the file of each tensor")
-        return text_map(weight_map)
-    except ValueError as error:
-        raise CheckpointError("bad-shard-index", _not(path, raw, f"not an index of shards: {error}")) from None
-
-
-def _config_beside(checkpoint: Checkpoint, file: str, name: str) -> dict[str, Any]:
-    path = os.path.join(os.path.dirname(file), name)
-    return _parse_config(path, checkpoint._read_small(path)) if os.path.lexists(path) else {}  # noqa: SLF001 (one module)
+def _config_beside(checkpoint: Checkpoint, name: str) -> dict[str, Any]:
+    path = os.path.join(checkpoint.folder, name)
+    return _parse_config(path, checkpoint.read_small(path)) if os.path.lexists(path) else {}
 
 
 def _parse_config(path: str, raw: bytes) -> dict[str, Any]:
@@ -262,10 +259,3 @@ def _parse_config(path: str, raw: bytes) -> dict[str, Any]:
 def _not(path: str, raw: bytes, what: str) -> str:
     """Say what a file is that isn't JSON, if that is recognised."""
     return f"{path!r} is {foreign_format(raw[:HEAD_NBYTES]) or what}"
-
-
-def _refuse_foreign(path: str) -> None:
-    """Refuse a file of another format by its name, or an index of such files."""
-    extension = os.path.splitext(path.lower().removesuffix(".index.json"))[1]
-    if extension in _FOREIGN:
-        raise CheckpointError("not-safetensors", f"{path!r} is {_FOREIGN[extension]}")

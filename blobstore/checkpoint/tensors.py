@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
@@ -13,7 +14,7 @@ from blobstore.errors import in_file
 from blobstore.fileio.ranges import flat_bytes
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator
+    from collections.abc import Callable, Iterable, Iterator, Sequence
 
     from blobstore.codecs.element_types import ElementType
     from blobstore.fileio.ranges import FileRange
@@ -134,13 +135,26 @@ class LeftOut:
 
 
 def left_out_lines(left_out: Iterable[LeftOut]) -> Iterator[str]:
-    """Yield a line for each reason."""
-    groups: dict[tuple[str, str], list[str]] = {}
+    """Yield a line for each reason to leave out tensors, and one for all files."""
+    tensors: dict[str, list[str]] = {}
+    files: dict[str, list[str]] = {}
     for item in left_out:
-        groups.setdefault((item.kind, item.why), []).append(item.name)
-    for (kind, why), names in groups.items():
-        shown = ", ".join(repr(name) if kind == "tensor" else name for name in names[:_NAMES_SHOWN]) + (
-            ", …" if len(names) > _NAMES_SHOWN else ""
-        )
-        what = f"the {kind}" if len(names) == 1 else f"{len(names)} {kind}s"
-        yield f"left out {what} {shown}: {why}"
+        (tensors if item.kind == "tensor" else files).setdefault(item.why, []).append(item.name)
+    for why, names in tensors.items():
+        what = "the tensor" if len(names) == 1 else f"{len(names)} tensors"
+        yield f"left out {what} {_first([repr(name) for name in names])}: {why}"
+    if files:
+        yield "left out " + "; ".join(f"{_first(names)} ({why})" for why, names in files.items())
+
+
+def read_line(paths: Sequence[str]) -> str:
+    """Return a line that tells which files tensors come from."""
+    names = [os.path.basename(path) for path in paths]
+    if len(names) <= _NAMES_SHOWN:
+        return f"read {', '.join(names)}"
+    return f"read {names[0]} … {names[-1]} ({len(names)} files)"
+
+
+def _first(names: Sequence[str]) -> str:
+    more = len(names) - _NAMES_SHOWN
+    return ", ".join(names[:_NAMES_SHOWN]) + (f" and {more} more" if more > 0 else "")

@@ -6,10 +6,11 @@ import sys
 from typing import TYPE_CHECKING
 
 from blobstore.checking.checkup import RUNTIME_CHOICES, check
+from blobstore.checkpoint.tensors import read_line
 from blobstore.cli.abandoned import tell_abandoned
 from blobstore.cli.findings import add_strict, print_findings
 from blobstore.cli.formatting import shown
-from blobstore.cli.output import add_command, add_json, print_each
+from blobstore.cli.output import add_command, add_json, note, print_each
 from blobstore.cli.progress import progress
 from blobstore.converting.gemma_plan import WEIGHTS
 
@@ -64,6 +65,8 @@ def run(options: argparse.Namespace) -> int:
         tell_abandoned(path)
         results.append(done)
         if not options.json:
+            if done.read:
+                note(f"{shown(path)}: {read_line(done.read)}")
             print_findings(path, done.findings, several=len(options.files) > 1)
             if done.runs:
                 print(f"{shown(path)}: {done.runs}", file=sys.stderr)

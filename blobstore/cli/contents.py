@@ -90,10 +90,10 @@ def open_contents(path: str, base: str | None = None) -> Iterator[Contents]:
     if what == "sbs":
         with blobstore.open(path, base=base) as store:
             yield _of_store(store)
-    elif what == "safetensors":
+    elif what != "gguf":
         from blobstore.checkpoint.reader import open_checkpoint  # noqa: PLC0415 (most files are .sbs)
 
-        with open_checkpoint(path) as checkpoint:
+        with open_checkpoint(path, whole=False) as checkpoint:
             yield _of_checkpoint(checkpoint)
     else:
         from blobstore.checkpoint.gguf import open_gguf  # noqa: PLC0415 (the same)
@@ -151,7 +151,7 @@ def _of_checkpoint(checkpoint: Checkpoint) -> Contents:
             return None
         return (np.frombuffer(piece, dtype=dtype) for piece in tensor.chunks())
 
-    return Contents(checkpoint.path, "safetensors", entries, chunks, checkpoint, checkpoint.lines)
+    return Contents(checkpoint.path, checkpoint.format, entries, chunks, checkpoint, checkpoint.lines)
 
 
 def _of_gguf(file: GgufFile) -> Contents:

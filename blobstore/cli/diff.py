@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from blobstore.checkpoint.tensors import read_line
 from blobstore.cli.formatting import shape, shown, size
 from blobstore.cli.output import add_base, add_command, add_json, note, print_json
 from blobstore.cli.progress import progress
@@ -83,7 +84,7 @@ def run(options: argparse.Namespace) -> int:
             all=options.all,
             progress=advance,
         )
-    for text in done.notes:
+    for text in (*(read_line(files) for files in (done.read_a, done.read_b) if files), *done.notes):
         note(text)
     if options.json:
         print_json(done)

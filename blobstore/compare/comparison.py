@@ -169,6 +169,8 @@ class Comparison:
         entries: In the order of the names, then blobs and metadata; without ``same`` and ``alias`` unless asked for.
         nbytes: Size of the tensors of both.
         notes: What a user should know.
+        read_a: If the first is a checkpoint, the files that its tensors come from.
+        read_b: The same for the second.
         seconds: How long it took.
 
     Example:
@@ -185,6 +187,8 @@ class Comparison:
     entries: tuple[ComparedEntry, ...]
     nbytes: int
     notes: tuple[str, ...]
+    read_a: tuple[str, ...]
+    read_b: tuple[str, ...]
     seconds: float
 
 
@@ -257,6 +261,8 @@ def diff(
         entries=tuple(_entry(one) for one in differences if all or one.kind not in _WITH_ALL),
         nbytes=nbytes,
         notes=notes,
+        read_a=first.read,
+        read_b=second.read,
         seconds=time.perf_counter() - start,
     )
 

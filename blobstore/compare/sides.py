@@ -37,6 +37,7 @@ class Side:
         metadata: Without this project's own.
         store: The .sbs file; None for a checkpoint.
         notes: What was left out, and why; for the user.
+        read: The files that a checkpoint's tensors come from.
     """
 
     path: str
@@ -46,6 +47,7 @@ class Side:
     metadata: Mapping[str, str]
     store: Store | None = None
     notes: tuple[str, ...] = ()
+    read: tuple[str, ...] = ()
 
     @cached_property
     def names(self) -> frozenset[str]:
@@ -97,7 +99,7 @@ def open_side(path: str | PathLike[str], by: By = "names", base: str | PathLike[
         with Store(path, access="read", base=base) as store:
             yield _side_of_store(store, by)
     else:
-        with open_checkpoint(path) as checkpoint:
+        with open_checkpoint(path, whole=False) as checkpoint:
             yield _side_of_checkpoint(checkpoint)
 
 
@@ -152,4 +154,6 @@ def _side_of_checkpoint(checkpoint: Checkpoint) -> Side:
             info = TensorInfo(name, "", source.type, source.shape, 1.0, source.stored.offset, source.nbytes, 0)
             tensors[name] = Run(info, source.path, source.stored)
     metadata = foreign_metadata(checkpoint.metadata)
-    return Side(checkpoint.path, "names", tensors, {}, metadata, notes=tuple(checkpoint.lines))
+    return Side(
+        checkpoint.path, "names", tensors, {}, metadata, notes=tuple(checkpoint.lines), read=tuple(checkpoint.paths)
+    )

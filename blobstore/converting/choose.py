@@ -44,6 +44,22 @@ def choose_plan(
         UsageError: ``not-a-tokenizer``; ``needless-flag`` for a tokenizer that isn't used.
         OSError: The tokenizer can't be read.
     """
+    plan = _plan(
+        checkpoint, kind, choices, tokenizer=tokenizer, stored_tokenizer=stored_tokenizer, max_tensors=max_tensors
+    )
+    plan.left_out += checkpoint.files_left_out()  # known only now: planning reads some
+    return plan
+
+
+def _plan(
+    checkpoint: Checkpoint,
+    kind: str,
+    choices: Choices,
+    *,
+    tokenizer: str | None,
+    stored_tokenizer: bytes | None,
+    max_tensors: int,
+) -> Plan:
     if kind == "gemma" or (kind == "auto" and (is_gemma(checkpoint) or looks_like_gemma(checkpoint))):
         raw = tokenizer_beside(checkpoint, tokenizer)
         template = has_chat_template(checkpoint)

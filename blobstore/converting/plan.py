@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from blobstore.checkpoint.tensors import left_out_lines
+from blobstore.checkpoint.tied import head_of, why_tied
 from blobstore.container.layout import MAX_PORTABLE_BLOBS
 from blobstore.errors import CheckpointError, Fault, UsageError
 from blobstore.index import shape_fault
@@ -24,15 +25,6 @@ if TYPE_CHECKING:
 _SHOWN = 8
 _SHOWN_TEXT = 200
 _FAULTS_SHOWN = 20
-# How exporters name the embedding, longest first; the head has _HEAD in the same place.
-_EMBEDDINGS = (
-    "model.language_model.embed_tokens.weight",
-    "model.decoder.embed_tokens.weight",
-    "model.embed_tokens.weight",
-)
-_HEAD = "lm_head.weight"
-# Their configs leave out tie_word_embeddings where it has its default, true.
-_TIED_FAMILIES = ("gemma", "paligemma")
 
 
 @dataclass(frozen=True, slots=True)
@@ -197,10 +189,10 @@ def _faults(name: str, entry: SourceTensor) -> list[str]:
 
 
 def _tied(checkpoint: Checkpoint) -> list[PlannedAlias]:
-    why = _why_tied(checkpoint.config)
+    why = why_tied(checkpoint.config)
     aliases: dict[str, PlannedAlias] = {}
     for embedding, entry in checkpoint.tensors.items():
-        head = _head_of(embedding)
+        head = head_of(embedding)
         if head is None or head in aliases or not entry.nbytes:
             continue
         if head not in checkpoint.tensors:
@@ -209,27 +201,3 @@ def _tied(checkpoint: Checkpoint) -> list[PlannedAlias]:
         elif checkpoint.tensors[head].same_bytes(entry):
             aliases[head] = PlannedAlias(head, embedding, "it has the same bytes")
     return list(aliases.values())
-
-
-def _why_tied(config: dict[str, Any]) -> str:
-    """Return why the head is the embedding, or an empty text when nothing says so."""
-    text = config.get("text_config")
-    parts = [config, *([text] if isinstance(text, dict) else [])]
-    flags = [part["tie_word_embeddings"] for part in parts if "tie_word_embeddings" in part]
-    if any(flag is True for flag in flags):
-        return "config.json ties it"
-    types = [part.get("model_type") for part in parts]
-    if not flags and any(isinstance(name, str) and name.startswith(_TIED_FAMILIES) for name in types):
-        return "models of this family tie it unless config.json says otherwise"
-    return ""
-
-
-def _head_of(embedding: str) -> str | None:
-    """Return the name of the output head that belongs to an embedding; None for the name of another tensor."""
-    if embedding == "embed_tokens.weight":
-        return _HEAD
-    for ending in _EMBEDDINGS:
-        before = embedding.removesuffix(ending)
-        if before != embedding and (not before or before.endswith(".")):
-            return before + _HEAD
-    return None

@@ -6,19 +6,21 @@ import gzip
 import io
 import json
 import os
+import signal
 import zipfile
+from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 import numpy as np
 import pytest
 
-import blobstore
 from blobstore.checkpoint.reader import open_checkpoint
-from blobstore.errors import BlobStoreError, CheckpointError
-from tests.checkpoints import HEAD, EMBEDDING, INDEX, SINGLE, small, write_config, write_index, write_peer, write_shards
+from blobstore.cli import main
+from blobstore.errors import BlobStoreError, UsageError
+from tests.checkpoints import EMBEDDING, HEAD, INDEX, SINGLE, small, write_config, write_index, write_peer, write_shards
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
     from pathlib import Path
 
     from blobstore.checkpoint.reader import Checkpoint
@@ -95,14 +97,16 @@ def test_the_only_shard_is_a_checkpoint(folder: Path) -> None:
 def test_a_tensor_in_two_shards_without_an_index_is_refused(three: Path) -> None:
     write_peer(three / TWO, small("a", "b"))
     what = f"duplicate-tensor: 'a' is in {str(three / ONE)!r} and in {str(three / TWO)!r}"
-    assert refusal(three) == f"{what}: an index would say which counts; remove it from one of them"
+    assert refusal(three) == f"{what}: only an index of shards could say which counts: remove it from one of them"
 
 
 # --------------------------------------------------------------------------------------------------- two checkpoints
 
 
 def two_checkpoints(folder: Path, others: str) -> str:
-    what = f"two-checkpoints: {str(folder)!r} has two checkpoints: {SINGLE}, which transformers would take, and {others}"
+    what = (
+        f"two-checkpoints: {str(folder)!r} has two checkpoints: {SINGLE}, which transformers would take, and {others}"
+    )
     return f"{what}: pass {str(folder / SINGLE)!r}, or move it out of the folder to use the others"
 
 
@@ -168,14 +172,14 @@ def test_of_a_tensor_in_two_shards_the_index_decides(folder: Path, counts: str) 
         assert values(checkpoint, "a") == [1 if counts == ONE else 2]
         (left,) = checkpoint.left_out
     other = TWO if counts == ONE else ONE
-    assert (left.name, left.kind, left.why) == ("a", "tensor", f"in {other}, where the index doesn't list it")
+    assert (left.name, left.kind, left.why) == ("a", "tensor", f"in {other}, where the index does not list it")
 
 
 def test_a_tied_head_that_no_shard_has_is_no_loss(folder: Path) -> None:
     write_peer(folder / ONE, small(EMBEDDING))
     write_index(folder, {EMBEDDING: ONE, HEAD: ONE})
     write_config(folder, {"tie_word_embeddings": True})
-    note = f"{HEAD!r}: the index lists it and no file has it: it is tied to {EMBEDDING!r}"
+    note = f"{HEAD!r}: the index lists it, but no file has it: taken as tied to {EMBEDDING!r}"
     assert opened(folder) == ({EMBEDDING}, [note])
 
 
@@ -195,27 +199,184 @@ def touch(folder: Path, *names: str) -> None:
         (folder / name).write_bytes(b"")
 
 
-@pytest.mark.parametrize(
-    ("files", "what"),
-    [
-        (
-            ["checkpoint-500/model.safetensors", "checkpoint-1000/model.safetensors", "trainer_state.json"],
-            "has no model, but folders of a training's steps: pass one of them (checkpoint-500, checkpoint-1000)",
-        ),
-        (
-            ["global_step500/mp_rank_00_model_states.pt", "zero_to_fp32.py", "latest"],
-            "has DeepSpeed's states of a training: pass OUT of python HERE/zero_to_fp32.py HERE OUT --safe_serialization",
-        ),
-        (["__0_0.distcp", ".metadata"], "is a checkpoint of torch.distributed: pass OUT of accelerate merge-weights HERE OUT"),
-        (
-            ["pytorch_model_fsdp_0/__0_0.distcp", "optimizer_0/__0_0.distcp"],
-            "has in optimizer_0/ a checkpoint",
-        ),
-        (["models--a--b/refs/main", "models--c--d/refs/main"], "is a hub's cache of several models: pass one of them (models--a--b, models--c--d)"),
-        (["transformer/model.safetensors", "vae/x.json"], "has no weights, but folders with weights: pass one of them (transformer)"),
-        (["config.json"], "has neither model.safetensors nor model.safetensors.index.json"),
-    ],
-)  # fmt: skip
-def test_a_folder_that_is_not_a_checkpoint_is_named(folder: Path, files: list[str], what: str) -> None:
-    touch(folder, *files)
+FOLDERS = {
+    "checkpoint-500/model.safetensors checkpoint-1000/model.safetensors trainer_state.json": (
+        "has no model, but folders of a training's steps: pass one of them (checkpoint-500, checkpoint-1000)"
+    ),
+    "global_step500/mp_rank_00_model_states.pt zero_to_fp32.py latest": (
+        "has DeepSpeed's states of a training: pass OUT of python HERE/zero_to_fp32.py HERE OUT --safe_serialization"
+    ),
+    "__0_0.distcp .metadata": ("is a checkpoint of torch.distributed: pass OUT of accelerate merge-weights HERE OUT"),
+    "pytorch_model_fsdp_0/__0_0.distcp optimizer_0/__0_0.distcp config.json": (
+        "has in pytorch_model_fsdp_0/ a checkpoint of torch.distributed: pass OUT of "
+        "accelerate merge-weights HERE/pytorch_model_fsdp_0 OUT"
+    ),
+    "models--a--b/refs/main models--c--d/refs/main": (
+        "is a hub's cache of several models: pass one of them (models--a--b, models--c--d)"
+    ),
+    "transformer/model.safetensors vae/config.json": (
+        "has no weights, but folders with weights: pass one of them (transformer)"
+    ),
+    "config.json tokenizer.json": "has neither model.safetensors nor model.safetensors.index.json",
+}
+
+
+@pytest.mark.parametrize(("files", "what"), FOLDERS.items())
+def test_a_folder_that_is_not_a_checkpoint_is_named(folder: Path, files: str, what: str) -> None:
+    touch(folder, *files.split())
     assert refusal(folder) == f"no-checkpoint: {str(folder)!r} {what.replace('HERE', str(folder))}"
+
+
+def cache(root: Path, *snapshots: str, main: str = "") -> Path:
+    """Make a hub's cache of a model: snapshots of links to blobs."""
+    (root / "blobs").mkdir(parents=True)
+    write_peer(root / "blobs" / "0f", small("a"))
+    for name in snapshots:
+        (root / "snapshots" / name).mkdir(parents=True)
+        (root / "snapshots" / name / SINGLE).symlink_to(root / "blobs" / "0f")
+    if main:
+        touch(root, "refs/main")
+        (root / "refs" / "main").write_text(main)
+    return root
+
+
+def test_of_a_hubs_cache_the_current_snapshot_is_taken(folder: Path) -> None:
+    root = cache(folder / "models--org--name", "aaa", "bbb", main="bbb\n")
+    write_config(root / "snapshots" / "bbb", {"model_type": "llama"})
+    note = "the folder is a hub's cache: snapshots/bbb, the snapshot that refs/main names, is taken"
+    assert opened(root) == ({"a"}, [note])
+    with open_checkpoint(root) as checkpoint:
+        assert checkpoint.config == {"model_type": "llama"}
+        assert checkpoint.paths == [str(root / "snapshots" / "bbb" / SINGLE)]
+        assert checkpoint.files_left_out() == []
+        with pytest.raises(UsageError, match="same-file"):
+            checkpoint.refuse_as_outputs(root / "blobs" / "0f")
+
+
+def test_of_a_hubs_cache_the_only_snapshot_is_taken(folder: Path) -> None:
+    note = "the folder is a hub's cache: snapshots/aaa, its only snapshot, is taken"
+    assert opened(cache(folder / "m", "aaa")) == ({"a"}, [note])
+
+
+def test_of_a_hubs_cache_with_several_snapshots_one_has_to_be_passed(folder: Path) -> None:
+    root = cache(folder / "m", "aaa", "bbb", main="gone")
+    what = f"no-checkpoint: {str(root)!r} is a hub's cache with 2 snapshots, and refs/main names none of them"
+    paths = ", ".join(repr(str(root / "snapshots" / name)) for name in ("aaa", "bbb"))
+    assert refusal(root) == f"{what}: pass one, such as {paths}"
+
+
+def test_an_empty_hubs_cache_is_named(folder: Path) -> None:
+    (folder / "snapshots").mkdir()
+    (folder / "blobs").mkdir()
+    assert refusal(folder) == f"no-checkpoint: {str(folder)!r} is a hub's cache without snapshots: download the model"
+
+
+@pytest.mark.parametrize("command", ["convert", "check", "diff", "info", "ls"])
+def test_a_models_name_on_a_hub_is_not_a_path(command: str, capsys: pytest.CaptureFixture[str]) -> None:
+    more = {"convert": ["-o", "x.sbs"], "diff": ["x.sbs"]}.get(command, [])
+    assert main([command, "google/gemma-3-270m", *more]) == 1
+    told = "".join(capsys.readouterr())
+    fix = "download it first (hf download google/gemma-3-270m --local-dir gemma-3-270m), then pass 'gemma-3-270m'"
+    assert f"there is no 'google/gemma-3-270m' here; if it is a model's name on the Hugging Face hub, {fix}" in told
+
+
+@pytest.mark.parametrize("path", ["x", "sub/missing", "a/b/c", "../x/y", "no/x.safetensors", "/no/x"])
+def test_other_paths_without_a_file_are_missing_files(
+    tmp_path: Path, path: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "sub").mkdir()
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(FileNotFoundError):
+        open_checkpoint(path)
+
+
+# --------------------------------------------------------------------------------------------------- foreign contents
+
+
+def npz() -> bytes:
+    file = io.BytesIO()
+    np.savez(file, a=np.zeros(3))
+    return file.getvalue()
+
+
+def zip_file() -> bytes:
+    file = io.BytesIO()
+    with zipfile.ZipFile(file, "w") as archive:
+        archive.writestr("x/data.pkl", b"")
+    return file.getvalue()
+
+
+FOREIGN = {
+    "lfs": (LFS, "a Git LFS pointer, fetch the file itself: git lfs pull"),
+    "page": (b"<!DOCTYPE html>", "a web page, not the download: download the file again, logged in if it needs that"),
+    "npz": (npz(), "an npz file: save its arrays as safetensors first"),
+    "gguf": (b"GGUF\3\0\0\0" + bytes(16), "a GGUF file, usually quantised: convert the original checkpoint"),
+    "gzip": (gzip.compress(b"x"), "a gzip file, decompress it first"),
+    "zip": (zip_file(), "a zip file (npz or a PyTorch checkpoint?): save its tensors as safetensors first"),
+}
+
+
+@pytest.mark.parametrize("inside", [False, True], ids=["file", "folder"])
+@pytest.mark.parametrize("name", FOREIGN)
+def test_a_file_of_another_format_named_safetensors_is_named(folder: Path, name: str, inside: bool) -> None:
+    raw, what = FOREIGN[name]
+    (folder / SINGLE).write_bytes(raw)
+    path = folder / SINGLE
+    assert refusal(folder if inside else path) == f"not-safetensors: this is {what} [{path}]"
+
+
+@pytest.mark.parametrize(("name", "reason"), [("config.json", "bad-config"), (INDEX, "bad-shard-index")])
+def test_a_pointer_in_the_place_of_a_small_file_is_named(folder: Path, name: str, reason: str) -> None:
+    write_peer(folder / ("x.safetensors" if name == INDEX else SINGLE), small("a"))
+    (folder / name).write_bytes(LFS)
+    what = "a Git LFS pointer, fetch the file itself: git lfs pull"
+    assert refusal(folder) == f"{reason}: {str(folder / name)!r} is {what}"
+
+
+# ------------------------------------------------------------------------------------------ files that aren't regular
+
+IRREGULAR: dict[str, tuple[Callable[[Path], None], str]] = {
+    "pipe": (os.mkfifo, "expected a regular file, found a pipe or device"),
+    "device": (lambda path: path.symlink_to("/dev/zero"), "expected a regular file, found a pipe or device"),
+    "loop": (lambda path: path.symlink_to(path), "expected a regular file, found a symbolic link that leads to itself"),
+    "folder": (os.mkdir, "expected a regular file, found a folder"),
+}
+SMALL_FILES = [
+    "config.json",
+    "generation_config.json",
+    "tokenizer.model",
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "added_tokens.json",
+    "special_tokens_map.json",
+    "chat_template.jinja",
+    "chat_template.json",
+]
+
+
+@pytest.mark.parametrize("kind", IRREGULAR)
+@pytest.mark.parametrize("name", [SINGLE, INDEX, ONE])
+def test_weights_that_are_not_a_regular_file_are_refused(folder: Path, name: str, kind: str) -> None:
+    if name == ONE:
+        write_index(folder, {"a": ONE})
+    make, what = IRREGULAR[kind]
+    make(folder / name)
+    with in_time():
+        assert refusal(folder) == f"not-a-file: {what} [{folder / name}]"
+        assert main(["info", str(folder)]) == 2
+
+
+@contextmanager
+def in_time(seconds: int = 20) -> Iterator[None]:
+    """Fail rather than hang: opening a pipe waits for a writer."""
+
+    def stop(*_: object) -> None:
+        pytest.fail("it hangs")
+
+    before = signal.signal(signal.SIGALRM, stop)
+    signal.alarm(seconds)
+    try:
+        yield
+    finally:
+        signal.alarm(0)
+        signal.signal(signal.SIGALRM, before)

@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from blobstore.checkpoint.reader import open_checkpoint
-from blobstore.checkpoint.tensors import LeftOut, SourceTensor, left_out_lines
+from blobstore.checkpoint.tensors import LeftOut, SourceTensor, left_out_lines, read_line
 from blobstore.codecs.element_types import BY_NAME, type_of
 from blobstore.converting.choose import choose_plan
 from blobstore.converting.gemma_plan import LAYOUTS, WEIGHTS, Choices
@@ -102,8 +102,16 @@ def test_a_made_value_that_is_too_large_is_refused() -> None:
 
 
 def test_what_is_left_out_is_a_line_for_each_reason() -> None:
-    items = [LeftOut(name, "file", "of the training") for name in "abcd"] + [LeftOut("x", "tensor", "not used")]
+    items = [LeftOut(name, "file", "of the training") for name in "abcd"]
+    items += [LeftOut("x", "tensor", "not used"), LeftOut("README.md", "file", "not of the model")]
+    items += [LeftOut(name, "tensor", "twice") for name in "abcd"]
     assert list(left_out_lines(items)) == [
-        "left out 4 files a, b, c, …: of the training",
         "left out the tensor 'x': not used",
+        "left out 4 tensors 'a', 'b', 'c' and 1 more: twice",
+        "left out a, b, c and 1 more (of the training); README.md (not of the model)",
     ]
+
+
+def test_what_was_read_is_a_short_line() -> None:
+    assert read_line(["m/a", "m/b"]) == "read a, b"
+    assert read_line([f"m/{number}" for number in range(30)]) == "read 0 … 29 (30 files)"
