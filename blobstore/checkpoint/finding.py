@@ -121,9 +121,12 @@ def _indexed(index: str, family: Family, ours: Sequence[str], read: Callable[[st
     if family.single in ours and family.single not in listed and shards:
         raise _two_checkpoints(folder, family.single, f"the files that {name} lists, such as {min(shards)}")
     others = [one for one in ours if one not in listed]
-    if shards or not others:
+    if family.single in others:
+        instead = _alone(folder, family.single, ours)
+    elif not shards and (_is_one(others) or any(one.is_complete for one in shard_sets(others))):
+        instead = _unindexed(folder, others)
+    else:
         return _by_index(index, read, weight_map)
-    instead = _alone(folder, family.single, ours) if family.single in ours else _unindexed(folder, others)
     taken = os.path.basename(instead.files[0]) + (" and the others of its set" if len(instead.files) > 1 else "")
     instead.notes.append(f"{name} is left out: no file that it lists is there; {taken} is taken")
     return instead
@@ -160,12 +163,17 @@ def _two_checkpoints(folder: str, single: str, others: str) -> CheckpointError:
 def _unindexed(folder: str, ours: Sequence[str]) -> Found:
     """Return the only file of a folder, or the only set of shards."""
     sets = shard_sets(ours)
-    if len(ours) == 1 and not sets:
+    if _is_one(ours):
         return Found(folder, (os.path.join(folder, ours[0]),))
     if len(sets) == 1 and len(ours) == len(sets[0].names):
         return _joined(folder, sets[0])
     what = f"it has {', '.join(ours[:_SHOWN])}{' …' if len(ours) > _SHOWN else ''}, but no index"
     raise CheckpointError("no-checkpoint", f"{folder!r}: {what} to say how they belong together: pass one file")
+
+
+def _is_one(ours: Sequence[str]) -> bool:
+    """Whether it is one file, and not a shard."""
+    return len(ours) == 1 and not shard_sets(ours)
 
 
 def _joined(folder: str, shards: ShardSet) -> Found:

@@ -21,7 +21,7 @@ _SHOWN = 4
 
 def hub_name(path: str) -> str:
     """Say what to do about a path that doesn't exist and looks like a model's name on a hub; empty for others."""
-    if not _HUB_NAME(path) or os.path.lexists(path) or os.path.isdir(os.path.dirname(path)):
+    if not _HUB_NAME(path) or os.path.lexists(os.path.dirname(path)):
         return ""
     if path.lower().endswith((".sbs", ".json", *_WEIGHTS)):
         return ""

@@ -7,7 +7,7 @@ import os
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal
 
-from blobstore.checkpoint.file_names import why_unused
+from blobstore.checkpoint.file_names import is_pickled, why_unused
 from blobstore.checkpoint.finding import find_files
 from blobstore.checkpoint.pickled import looks_pickled, read_pickled
 from blobstore.checkpoint.safetensors import parse_header
@@ -164,7 +164,7 @@ class Checkpoint(Closing):
             self.notes += pickled.notes
             self.left_out += pickled.left_out
             return pickled.tensors
-        header = _parse(source)
+        header = _parse(path, source)
         for key, value in header.metadata.items():
             if self.metadata.setdefault(key, value) != value:
                 self.metadata[f"{os.path.basename(path)}:{key}"] = value
@@ -174,12 +174,14 @@ class Checkpoint(Closing):
         ]
 
 
-def _parse(source: ByteSource) -> SafetensorsHeader:
+def _parse(path: str, source: ByteSource) -> SafetensorsHeader:
     try:
         return parse_header(source.view, source.size)
     except FormatError:  # only then: a header may be as long as a gzip file's first bytes say
         head = bytes(source.view(0, min(HEAD_NBYTES, source.size)))
         what = "an .sbs file already" if head.startswith(MAGIC_BYTES) else foreign_format(head)
+        if not what and is_pickled(path):
+            what = "neither in PyTorch's pickled format nor safetensors: save it again, as safetensors"
         if not what:
             raise
         raise CheckpointError("not-safetensors", f"this is {what}") from None

@@ -489,7 +489,7 @@ def test_values_that_the_type_cannot_hold_are_found_in_a_checkpoint(tmp_path: Pa
     assert {finding.severity for finding in check_checkpoint(folder, "auto", Choices("bf16"))} == {"note"}
 
 
-@pytest.mark.parametrize("wrong", ["empty", "truncated", "pickled"])
+@pytest.mark.parametrize("wrong", ["empty", "truncated", "renamed"])
 def test_a_checkpoint_that_does_not_open_is_one_finding(tmp_path: Path, wrong: str) -> None:
     folder = small_recipe("gemma3").write(tmp_path / "c")
     path = folder / "model.safetensors"
@@ -498,9 +498,9 @@ def test_a_checkpoint_that_does_not_open_is_one_finding(tmp_path: Path, wrong: s
     elif wrong == "truncated":
         path.write_bytes(path.read_bytes()[:-1])
     else:
-        path.rename(folder / "pytorch_model.bin")
+        path.rename(folder / "model.gguf")
     found = list(check_checkpoint(str(folder), "auto", Choices()))
-    expected = {"empty": "no-checkpoint", "truncated": "safetensors-layout", "pickled": "not-safetensors"}[wrong]
+    expected = {"empty": "no-checkpoint", "truncated": "safetensors-layout", "renamed": "not-safetensors"}[wrong]
     assert codes(found) == {expected}
 
 

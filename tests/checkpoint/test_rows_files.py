@@ -18,6 +18,7 @@ from blobstore.checkpoint.reader import open_checkpoint
 from blobstore.cli import main
 from blobstore.errors import BlobStoreError, UsageError
 from tests.checkpoints import EMBEDDING, HEAD, INDEX, SINGLE, small, write_config, write_index, write_peer, write_shards
+from tests.gemma_checkpoints import sound_recipe
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -352,6 +353,7 @@ SMALL_FILES = [
     "chat_template.jinja",
     "chat_template.json",
 ]
+ALWAYS_READ = SMALL_FILES[:2]
 
 
 @pytest.mark.parametrize("kind", IRREGULAR)
@@ -364,6 +366,25 @@ def test_weights_that_are_not_a_regular_file_are_refused(folder: Path, name: str
     with in_time():
         assert refusal(folder) == f"not-a-file: {what} [{folder / name}]"
         assert main(["info", str(folder)]) == 2
+
+
+@pytest.mark.parametrize("kind", IRREGULAR)
+@pytest.mark.parametrize("name", SMALL_FILES)
+def test_other_files_that_are_not_regular_are_refused_or_left_out(
+    folder: Path, name: str, kind: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    sound_recipe("gemma3").write(folder)
+    (folder / name).unlink(missing_ok=True)
+    make, what = IRREGULAR[kind]
+    make(folder / name)
+    for kind_of_file in ("gemma", "names"):
+        with in_time():
+            status = main(["convert", str(folder), "-o", str(folder / "out.sbs"), "--as", kind_of_file])
+        told = capsys.readouterr().err
+        left_out = status == 0 and f"left out {name}" in told.replace("/ (", " (")
+        assert left_out or (status == 2 and f"not-a-file: {what} [{folder / name}]" in told)
+        if name in ALWAYS_READ:
+            assert status == 2
 
 
 @contextmanager

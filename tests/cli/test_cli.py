@@ -411,7 +411,7 @@ def test_a_hostile_checkpoint_can_not_break_a_plan_or_a_report(cli: Cli, tmp_pat
         assert (done.out + done.err).count("lm_head.weight") == 1
     dry = cli("convert", tmp_path / INDEX, "--dry-run")
     assert len(dry.rows) == len(HOSTILE)
-    assert len(dry.err.splitlines()) == 2  # what is left out, and the alias
+    assert len(dry.err.splitlines()) == 3  # what was read, what is left out, and the alias
 
 
 def on_terminal(*arguments: str | Path, **environment: str) -> tuple[int, str, str]:
@@ -496,7 +496,7 @@ def test_on_a_terminal_convert_shows_a_bar_and_removes_it(terminal: Cli, checkpo
     shown = terminal("convert", checkpoint, "-o", checkpoint.parent / "out.sbs")
     assert shown.status == 0
     assert "converting" in shown.err
-    assert shown.err.endswith(f"{ESC}[2K")
+    assert shown.err.endswith(f"{ESC}[2Knote: read model.safetensors\n")
     assert contents(checkpoint.parent / "out.sbs") == EXPECTED
 
 
@@ -628,7 +628,7 @@ def test_convert_writes_the_file_that_was_asked_for(
     out = checkpoint.parent / "out.sbs"
     options = ["--container", str(version), "--index", index, *["--no-digests"] * (not digests)]
     done = cli("convert", checkpoint, "-o", out, *options)
-    assert (done.status, done.err) == (0, "")
+    assert (done.status, done.err) == (0, "note: read model.safetensors\n")
     assert str(out) in done.out
     assert f"{HEAD} = {EMBEDDING}" in done.out
     assert contents(out) == EXPECTED
@@ -660,7 +660,7 @@ def test_convert_as_json_tells_what_was_done(cli: Cli, tmp_path: Path, checkpoin
 
 def test_convert_writes_to_a_pipe_what_it_writes_to_a_file(tmp_path: Path, checkpoint: Path) -> None:
     done = child("convert", checkpoint, "-o", "-")
-    assert (done.returncode, done.stderr) == (0, b"")
+    assert (done.returncode, done.stderr) == (0, b"note: read model.safetensors\n")
     assert child("convert", checkpoint, "-o", tmp_path / "out.sbs").returncode == 0
     assert done.stdout == (tmp_path / "out.sbs").read_bytes()
     (tmp_path / "piped.sbs").write_bytes(done.stdout)
@@ -693,17 +693,22 @@ def test_a_dry_run_shows_the_plan_and_writes_nothing(cli: Cli, tmp_path: Path, c
 
 def test_convert_takes_a_folder_of_shards_its_index_and_a_file(cli: Cli, tmp_path: Path) -> None:
     write_shards(tmp_path, [small("a"), small("b")])
-    shard = tmp_path / "model-00002-of-00002.safetensors"
-    for source, names in ((tmp_path, {"a", "b"}), (tmp_path / INDEX, {"a", "b"}), (shard, {"b"})):
+    single = write_peer(tmp_path / "one.safetensors", small("b"))
+    for source, names in ((tmp_path, {"a", "b"}), (tmp_path / INDEX, {"a", "b"}), (single, {"b"})):
         assert cli("convert", source, "-o", tmp_path / "out.sbs").status == 0
         assert set(contents(tmp_path / "out.sbs")) == names
+    shard = tmp_path / "model-00002-of-00002.safetensors"
+    assert cli("convert", shard, "-o", tmp_path / "out.sbs").err.startswith("blobstore: one-shard: ")
+    for command in ("ls", "info"):  # they show a shard, and say what it is
+        done = cli(command, shard)
+        assert (done.status, "b" in done.out, f"note: {str(shard)!r} is one of 2 files" in done.err) == (0, True, True)
 
 
 def test_convert_tells_what_it_left_out(cli: Cli, tmp_path: Path) -> None:
     write_peer(tmp_path / SINGLE, small("a", "stray"))
     write_index(tmp_path, {"a": SINGLE})
     done = cli("convert", tmp_path, "-o", tmp_path / "out.sbs", "--json")
-    assert done.err.startswith("note: left out the tensor 'stray'")
+    assert done.err.startswith("note: read model.safetensors\nnote: left out the tensor 'stray'")
     assert "'stray'" in done.json["notes"][0]
     assert [item["name"] for item in done.json["left_out"]] == ["stray"]
 
@@ -848,7 +853,7 @@ def wrong(tmp_path: Path, store: Path, checkpoint: Path) -> Path:
         "truncated.safetensors": source[:-1],
         "empty.safetensors": b"",
         "html.safetensors": b"<!DOCTYPE html>" * 10,
-        "pickle.bin": b"\x80\2",
+        "page.bin": b"<!DOCTYPE html>",
         "no-tensors.safetensors": b"\2\0\0\0\0\0\0\0{}",
     }.items():
         (tmp_path / name).write_bytes(data)
@@ -878,7 +883,7 @@ FAULTS = [
     ("convert empty.safetensors -o out", "safetensors-header"),
     ("convert html.safetensors -o out", "not-safetensors"),
     ("convert no-tensors.safetensors -o out", "no-tensors"),
-    ("convert pickle.bin -o out", "not-safetensors"),
+    ("convert page.bin -o out", "not-safetensors"),
     ("convert model.sbs -o out", "not-safetensors"),
     ("convert no-checkpoint -o out", "no-checkpoint"),
     ("convert model.safetensors.index.json -o out", "missing-shard"),

@@ -168,7 +168,8 @@ def test_a_gemma_conversion_and_its_checkpoint(diff: Callable[..., Done], tmp_pa
     for weights in ("bf16", "sfp"):
         convert(folder, tmp_path / f"{weights}.sbs", Choices(weights, "stock"))
     done = diff(tmp_path / "bf16.sbs", folder)
-    assert (done.status, rows(done), done.err) == (0, [], "")
+    read = "note: read model-00001-of-00002.safetensors, model-00002-of-00002.safetensors\n"
+    assert (done.status, rows(done), done.err) == (0, [], read)
     assert "1 alias" in summary(done)
     done = diff(folder, tmp_path / "sfp.sbs")
     assert (done.status, {row[0] for row in rows(done)}) == (1, {"values"})
@@ -200,7 +201,8 @@ def test_what_a_checkpoint_leaves_out_is_said(diff: Callable[..., Done], tmp_pat
     write_index(tmp_path, {"a": SINGLE})
     done = diff(tmp_path, write_peer(tmp_path / "b.safetensors", small("a")))
     assert done.status == 0
-    assert done.err.startswith("note: left out the tensor 'stray'")
+    read = "note: read model.safetensors\nnote: read b.safetensors\n"
+    assert done.err.startswith(f"{read}note: left out the tensor 'stray'")
 
 
 def test_scales_codecs_and_vectors_without_length_are_told(
@@ -261,7 +263,7 @@ def folder(tmp_path: Path) -> Path:
     (tmp_path / "truncated.sbs").write_bytes(whole[:-100])
     (tmp_path / "truncated.safetensors").write_bytes((tmp_path / "c" / SINGLE).read_bytes()[:-1])
     (tmp_path / "empty.sbs").write_bytes(b"")
-    (tmp_path / "pickle.bin").write_bytes(b"\x80\2")
+    (tmp_path / "page.bin").write_bytes(b"<!DOCTYPE html>")
     (tmp_path / "nothing").mkdir()
     with blobstore.create(tmp_path / "other.sbs", index="external") as writer:
         writer.add("x", np.ones(3))
@@ -279,7 +281,7 @@ def folder(tmp_path: Path) -> Path:
         ("empty.sbs", 1, "truncated: "),
         ("truncated.safetensors", 1, "safetensors-layout: "),
         ("other.sbs", 1, "index-stale: "),
-        ("pickle.bin", 1, "not-safetensors: "),
+        ("page.bin", 1, "not-safetensors: "),
         ("nothing", 1, "no-checkpoint: "),
         ("missing.sbs", 2, "missing.sbs: "),
         ("missing", 2, "missing: "),
