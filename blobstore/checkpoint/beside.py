@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from blobstore.container.foreign import HEAD_NBYTES, foreign_format
 from blobstore.errors import BlobStoreError, FormatError, UsageError
+from blobstore.fileio.descriptors import refuse_irregular
 from blobstore.fileio.source import read_whole
 from blobstore.gemma.tokenizer import count_pieces
 
@@ -55,7 +56,7 @@ def has_chat_template(checkpoint: Checkpoint) -> bool:
     templates = [path for path in paths if os.path.lexists(path)]
     for path in templates:
         checkpoint.note_read(path)
-        os.stat(path)  # a link to nothing is an error, as it is for the other files
+        refuse_irregular(path)  # as for the other files, and a link to nothing is an error
     return bool(templates) or _tokenizer_has_template(checkpoint)
 
 

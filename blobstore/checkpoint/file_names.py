@@ -30,6 +30,11 @@ _UNUSED = {
         "training_loss* train_results* eval_results* all_results* *_optim_states.pt *_model_states.pt latest "
         "zero_to_fp32.py checkpoint-*/ global_step*/ pytorch_model_fsdp*/ runs/ logs/ wandb/"
     ),
+    "of the tokenizer": (
+        "tokenizer* tokenization_*.json special_tokens_map.json added_tokens.json vocab.json vocab.txt merges.txt "
+        "spiece.model sentencepiece* chat_template*"
+    ),
+    "of the processor": "preprocessor_config.json processor_config.json image_processor* video_preprocessor*",
     "not of the model": (
         "readme* license* licence* notice* *_policy* changelog* citation* .* *.md *.txt *.pdf *.png *.jpg *.jpeg *.gif "
         "*.webp *.svg *.html *.ipynb *.sh *.lock *.log assets/ images/ figures/"

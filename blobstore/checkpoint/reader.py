@@ -133,10 +133,9 @@ class Checkpoint(Closing):
         if not os.path.isdir(self.path):
             return []
         read = {os.path.basename(path) for path in self._read if os.path.dirname(path) == os.path.abspath(self.folder)}
-        with os.scandir(self.folder or ".") as entries:
-            names = sorted(entry.name + ("/" if entry.is_dir() else "") for entry in entries)
-        unused = [name for name in names if name not in read and not is_temporary(name)]
-        return [LeftOut(name, "file", why_unused(name)) for name in unused]
+        unused = [name for name in sorted(os.listdir(self.folder)) if name not in read and not is_temporary(name)]
+        names = [name + "/" if os.path.isdir(os.path.join(self.folder, name)) else name for name in unused]
+        return [LeftOut(name, "file", why_unused(name)) for name in names]
 
     def _add_file(self, path: str, weight_map: Mapping[str, str] | None) -> None:
         """Add the tensors of a file, or those that the index lists in it."""

@@ -30,7 +30,22 @@ def open_regular(path: str | PathLike[str]) -> int:
         UsageError: ``not-a-file`` for a folder, pipe or device, and for a symbolic link that leads to itself.
         OSError: It can't be opened.
     """
-    # Opening a pipe would block, and a folder can't be opened at all.
+    refuse_irregular(path)
+    with in_file(os.fsdecode(path)):
+        fd = os.open(path, _FLAGS)
+    name = os.fsdecode(path)
+    if is_temporary(os.path.basename(os.path.realpath(name) if os.path.islink(name) else name)):
+        share(fd)  # a file that is being read must not be removed as abandoned
+    return fd
+
+
+def refuse_irregular(path: str | PathLike[str]) -> None:
+    """Refuse to open what isn't a regular file: opening a pipe would block, and a folder can't be opened at all.
+
+    Raises:
+        UsageError: ``not-a-file`` for a folder, pipe or device, and for a symbolic link that leads to itself.
+        OSError: It can't be looked at.
+    """
     with in_file(os.fsdecode(path)):
         try:
             mode = os.stat(path).st_mode
@@ -42,11 +57,6 @@ def open_regular(path: str | PathLike[str]) -> int:
         if not stat.S_ISREG(mode):
             found = "a folder" if stat.S_ISDIR(mode) else "a pipe or device"
             raise UsageError("not-a-file", f"expected a regular file, found {found}")
-        fd = os.open(path, _FLAGS)
-    name = os.fsdecode(path)
-    if is_temporary(os.path.basename(os.path.realpath(name) if os.path.islink(name) else name)):
-        share(fd)  # a file that is being read must not be removed as abandoned
-    return fd
 
 
 def reopen(path: str, identity: os.stat_result) -> int:

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pytest
 
+import blobstore
 from blobstore.checkpoint.reader import open_checkpoint
 from blobstore.cli import main
 from blobstore.errors import BlobStoreError, UsageError
@@ -334,6 +335,69 @@ def test_a_pointer_in_the_place_of_a_small_file_is_named(folder: Path, name: str
     assert refusal(folder) == f"{reason}: {str(folder / name)!r} is {what}"
 
 
+# --------------------------------------------------------------------------------- what was read, and what was left out
+
+
+def test_every_file_of_the_folder_is_read_or_left_out_in_one_line(folder: Path, tmp_path: Path) -> None:
+    recipe = sound_recipe("gemma3")
+    recipe.write(folder)
+    whys = {
+        "README.md": "not of the model",
+        ".gitattributes": "not of the model",
+        "LICENSE": "not of the model",
+        "optimizer.pt": "of the training",
+        "training_args.bin": "of the training",
+        "rng_state_0.pth": "of the training",
+        "checkpoint-500/": "of the training",
+        "modeling_x.py": "code",
+        "pytorch_model.bin": "weights in another file or format, by its name",
+        "model.gguf": "weights in another file or format, by its name",
+        "onnx/": "weights in another file or format, by its name",
+        "preprocessor_config.json": "of the processor",
+        "surprise": "not known",
+    }
+    for name in whys:
+        (folder / name).mkdir() if name.endswith("/") else (folder / name).write_bytes(b"")
+    done = blobstore.convert(folder, tmp_path / "out.sbs", as_="gemma")
+    assert {item.name: item.why for item in done.left_out} == whys
+    assert {item.kind for item in done.left_out} == {"file"}
+    (line,) = [note for note in done.notes if note.startswith("left out")]
+    assert line == (
+        "left out .gitattributes, LICENSE, README.md (not of the model); "
+        "checkpoint-500/, optimizer.pt, rng_state_0.pth and 1 more (of the training); "
+        "model.gguf, onnx/, pytorch_model.bin (weights in another file or format, by its name); modeling_x.py (code); "
+        "preprocessor_config.json (of the processor); surprise (not known)"
+    )
+
+
+def test_of_a_file_that_was_given_the_folder_is_not_the_checkpoint(folder: Path, tmp_path: Path) -> None:
+    path = write_peer(folder / SINGLE, small("a"))
+    touch(folder, "README.md")
+    assert blobstore.convert(path, tmp_path / "out.sbs").left_out == ()
+
+
+def test_what_was_read_is_told_by_every_command(
+    folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write_shards(folder, [small(f"t{number}") for number in range(30)])
+    files = [str(folder / f"model-{number:05}-of-00030.safetensors") for number in range(1, 31)]
+    line = "read model-00001-of-00030.safetensors … model-00030-of-00030.safetensors (30 files)"
+    out = str(tmp_path / "out.sbs")
+    for field, command in {
+        "read": ["convert", str(folder), "-o", out],
+        "read_a": ["diff", str(folder), out],
+        "read_b": ["diff", out, str(folder)],
+    }.items():
+        assert main(command) == 0
+        assert f"note: {line}" in capsys.readouterr().err
+        assert main([*command, "--json"]) == 0
+        assert json.loads(capsys.readouterr().out)[field] == files
+    assert main(["check", str(folder)]) == 0
+    assert f"note: {folder}: {line}" in capsys.readouterr().err
+    assert blobstore.check(folder).read == tuple(files)
+    assert blobstore.check(out).read == ()
+
+
 # ------------------------------------------------------------------------------------------ files that aren't regular
 
 IRREGULAR: dict[str, tuple[Callable[[Path], None], str]] = {
@@ -370,21 +434,20 @@ def test_weights_that_are_not_a_regular_file_are_refused(folder: Path, name: str
 
 @pytest.mark.parametrize("kind", IRREGULAR)
 @pytest.mark.parametrize("name", SMALL_FILES)
-def test_other_files_that_are_not_regular_are_refused_or_left_out(
-    folder: Path, name: str, kind: str, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_other_files_that_are_not_regular_are_refused_or_left_out(folder: Path, name: str, kind: str) -> None:
     sound_recipe("gemma3").write(folder)
     (folder / name).unlink(missing_ok=True)
     make, what = IRREGULAR[kind]
     make(folder / name)
-    for kind_of_file in ("gemma", "names"):
+    for as_ in ("gemma", "names"):
         with in_time():
-            status = main(["convert", str(folder), "-o", str(folder / "out.sbs"), "--as", kind_of_file])
-        told = capsys.readouterr().err
-        left_out = status == 0 and f"left out {name}" in told.replace("/ (", " (")
-        assert left_out or (status == 2 and f"not-a-file: {what} [{folder / name}]" in told)
-        if name in ALWAYS_READ:
-            assert status == 2
+            try:
+                preview = blobstore.preview_conversion(folder, as_=as_)
+            except UsageError as error:
+                assert str(error) == f"not-a-file: {what} [{folder / name}]"  # noqa: PT017 (or none is raised)
+                continue
+        assert name not in ALWAYS_READ
+        assert name in {item.name.rstrip("/") for item in preview.left_out}
 
 
 @contextmanager

@@ -23,7 +23,7 @@ from blobstore.codecs.element_types import BY_NAME
 from blobstore.converting.gemma_plan import Choices
 from blobstore.errors import BlobStoreError, FormatError, UsageError
 from blobstore.exporting.plan import plan_export
-from blobstore.exporting.run import run_export
+from blobstore.exporting.run import run_export, superseded
 from blobstore.index.blob_writer import BlobWriter
 from blobstore.index.metadata import REARRANGED
 from blobstore.store.arrangement import dump_arrangement
@@ -616,3 +616,15 @@ def test_one_large_tensor_is_not_held(tmp_path: Path) -> None:
         run_export(plan_export(store), store, tmp_path / OUT, progress=sizes.append)
     assert sum(sizes) == 160 << 20
     assert max(sizes) <= 16 << 20
+
+
+@pytest.mark.parametrize("stem", ["model", "gemma-3", "a-00001-of-00002x"])
+def test_what_earlier_exports_left_is_known_by_the_outputs_name(tmp_path: Path, stem: str) -> None:
+    shards = [f"{stem}-{number:05}-of-00002.safetensors" for number in (1, 2)]
+    ours = [f"{stem}.safetensors.index.json", f"{stem}.safetensors", *shards]
+    for name in (*ours, f"{stem}-00001-of-00002.bin", f"x{stem}-00001-of-00002.safetensors", "other.safetensors"):
+        (tmp_path / name).write_bytes(b"")
+    output = str(tmp_path / f"{stem}.safetensors")
+    assert superseded(output, 1) == [str(tmp_path / name) for name in ours if name != f"{stem}.safetensors"]
+    assert superseded(output, 2) == [output]
+    assert superseded(output, 3) == [str(tmp_path / name) for name in ours[1:]]
