@@ -175,10 +175,11 @@ def convert(
     digests: bool = True,
     progress: Progress = lambda _: None,
 ) -> Conversion:
-    """Convert a safetensors checkpoint into an .sbs file. Memory doesn't grow with the checkpoint.
+    """Convert a checkpoint into an .sbs file. Memory doesn't grow with the checkpoint.
 
     Args:
-        source: A .safetensors file, a ``model.safetensors.index.json``, or a folder with either. ``config.json``,
+        source: A .safetensors file, a ``model.safetensors.index.json``, or a folder with either, or with shards; the
+            same of PyTorch's pickled files (``.bin``, ``.pt``, ``.pth``, ``.ckpt``), with torch. ``config.json``,
             ``tokenizer.model`` and the chat template are found beside it.
         output: The file to write, replaced only by a complete one; or a binary stream.
         as_: ``gemma``: a file that gemma.cpp runs; ``names``: every tensor by name, unchanged; ``auto``: for gemma.cpp
@@ -194,6 +195,7 @@ def convert(
 
     Raises:
         CheckpointError: It can't be converted; ``faults`` has everything that is wrong.
+        MissingExtraError: ``missing-extra``: it is pickled, and torch isn't installed, or is older than 2.6.
         UsageError: ``bad-choice`` for an unknown option; ``needless-flag`` for one that the conversion doesn't have;
             ``not-a-tokenizer``, ``i8-stock``, ``same-file``; as `create`.
         FormatError, TruncatedError: A file of the source is wrong.

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from blobstore.fileio.types import Array
     from blobstore.store.info import TensorInfo
 
-WHAT = "an .sbs file, a .safetensors file, its index, a folder with either, or a .gguf file"
+WHAT = "an .sbs file, a .safetensors file, its index, a folder with either, a .bin or .pt file, or a .gguf file"
 _CHUNK = 1 << 20  # elements
 
 

@@ -24,15 +24,16 @@ EXAMPLE = """example:
   blobstore convert gemma-3-270m-it/ -o out.sbs --weights bf16 --dry-run
   blobstore convert Llama-3.2-1B/ -o llama.sbs                          (any other: every tensor by name, unchanged)
 
-SRC is a .safetensors file, a model.safetensors.index.json, or a folder with either; config.json, tokenizer.model and
-the chat template are found beside it. Tied weights (lm_head.weight) get their name back."""
+SRC is a .safetensors file, a model.safetensors.index.json, or a folder with either, or with shards; or the same of
+PyTorch's pickled files (.bin, .pt, .pth, .ckpt), which torch reads. config.json, tokenizer.model and the chat template
+are found beside it. The files that were read, and what of the folder was left out, are told. Tied weights (lm_head.weight) get their name back."""
 
 
 def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     """Add the command."""
-    parser = add_command(commands, "convert", run, "Convert a safetensors checkpoint into an .sbs file.", EXAMPLE)
+    parser = add_command(commands, "convert", run, "Convert a checkpoint into an .sbs file.", EXAMPLE)
     parser.add_argument(
-        "source", metavar="SRC", help="a .safetensors file, a model.safetensors.index.json, or a folder with either"
+        "source", metavar="SRC", help="a checkpoint: a folder, a file of tensors, or the index of several; see below"
     )
     parser.add_argument("-o", "--output", metavar="OUT", help="the .sbs file to write; - is standard output")
     parser.add_argument(

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
     from blobstore.compare.comparison import ComparedEntry, ComparedSide
 
-TEXT = "Compare two files, tensor by tensor: .sbs files, safetensors checkpoints, or one with the other."
+TEXT = "Compare two files, tensor by tensor: .sbs files, checkpoints, or one with the other."
 EXAMPLE = """example:
   blobstore diff base/ finetuned/
   blobstore diff model-bf16.sbs gemma-3-270m-it/
@@ -55,7 +55,7 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
     parser = add_command(commands, "diff", run, TEXT, EXAMPLE)
     for name in ("A", "B"):
         parser.add_argument(
-            name.lower(), metavar=name, help="an .sbs file, a .safetensors file, its index, or a folder with either"
+            name.lower(), metavar=name, help="an .sbs file, a .safetensors file, its index, or a folder with either; .bin and .pt with torch"
         )
     parser.add_argument("--tolerance", metavar="T", type=float, help="compare values; |a - b| up to T doesn't count")
     parser.add_argument(

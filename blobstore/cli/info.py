@@ -36,8 +36,8 @@ EXAMPLE = """example:
   blobstore info gemma-3-270m-it/ model-Q4_K_M.gguf
   blobstore info model.sbs --json | jq .metadata
 
-FILE is an .sbs file, a .safetensors file, its index, a folder with either, or a .gguf file (which needs the package
-gguf). --json prints an object; of several files, a list of objects."""
+FILE is an .sbs file, a .safetensors file, its index, a folder with either, a .bin or .pt file (which needs torch), or a
+.gguf file (which needs the package gguf). --json prints an object; of several files, a list of objects."""
 
 
 def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:

@@ -83,7 +83,7 @@ def open_side(path: str | PathLike[str], by: By = "names", base: str | PathLike[
     """Open an .sbs file or a checkpoint for the duration of a ``with`` block.
 
     Args:
-        path: An .sbs file, a .safetensors file, a ``model.safetensors.index.json``, or a folder with either.
+        path: An .sbs file, or a checkpoint as `open_checkpoint` takes it, also one shard.
         by: ``names``: an .sbs file that was converted from a checkpoint has the tensors of that checkpoint, in their
             original arrangement; ``keys``: its tensors are its blobs, as the runtime sees them.
         base: The file that a packed file is the difference to.
