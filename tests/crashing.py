@@ -288,7 +288,7 @@ CHANGES = {
     ),
     "export": Change(export_old, export, partial(read_checkpoint, file=SINGLE)),
     "export, shards": Change(
-        partial(export_old, limit=1000), partial(export, limit=1000), read_checkpoint, frozenset({"no-checkpoint"})
+        partial(export_old, limit=1000), partial(export, limit=1000), read_checkpoint, frozenset({"bad-shard-index"})
     ),
     "rewrite": Change(partial(embedded, seed=1), rewriting(Edits(version=1, drop=("c_small",))), read_store, once=True),
     "rewrite, metadata beside": Change(

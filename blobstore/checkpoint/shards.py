@@ -16,6 +16,9 @@ if TYPE_CHECKING:
 
 SAFETENSORS = ".safetensors"
 INDEX = ".index.json"
+_INTERRUPTED = "interrupted"
+# The index while shards are replaced: without any, readers would join old ones and new ones.
+INTERRUPTED = b'{"%s": "the files are being replaced, or were when that was interrupted"}\n' % _INTERRUPTED.encode()
 _SHARD = re.compile(r"(.+)-([0-9]{1,6})-of-([0-9]{1,6})(\.[A-Za-z]+)").fullmatch
 _SHOWN = 8
 
@@ -105,6 +108,8 @@ def parse_shard_index(path: str, raw: bytes) -> dict[str, str]:
     try:
         index = parse_json(raw)
         weight_map = index.get("weight_map") if isinstance(index, dict) else None
+        if isinstance(index, dict) and _INTERRUPTED in index:
+            raise ValueError("an export to here was interrupted, or is being done: export again")
         if not isinstance(weight_map, dict):
             raise ValueError("it has no weight_map, which lists the file of each tensor")
         weight_map = text_map(weight_map)

@@ -26,7 +26,8 @@ EXAMPLE = """example:
 
 SRC is a .safetensors file, a model.safetensors.index.json, or a folder with either, or with shards; or the same of
 PyTorch's pickled files (.bin, .pt, .pth, .ckpt), which torch reads. config.json, tokenizer.model and the chat template
-are found beside it. The files that were read, and what of the folder was left out, are told. Tied weights (lm_head.weight) get their name back."""
+are found beside it. The files that were read, and what of the folder was left out, are told. Tied weights
+(lm_head.weight) get their name back."""
 
 
 def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:

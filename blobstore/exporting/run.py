@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 
 from blobstore.checkpoint.safetensors import dump_header
-from blobstore.checkpoint.shards import SAFETENSORS, index_name, parse_shard_name, shard_name
+from blobstore.checkpoint.shards import INTERRUPTED, SAFETENSORS, index_name, parse_shard_name, shard_name
 from blobstore.codecs import PIECE
 from blobstore.codecs.rounding import rounded
 from blobstore.errors import UsageError
@@ -61,7 +61,7 @@ def run_export(
 ) -> Written:
     """Write the files of a plan. They replace what had their names only when all are complete.
 
-    While shards are replaced there is no index: it would combine tensors of the old ones and the new ones.
+    While shards are replaced, their index says only that: any other, or none, would combine old ones and new ones.
 
     Args:
         plan: Made for this store.
@@ -109,7 +109,7 @@ def run_export(
 
 def _replace(index: str, files: Sequence[AtomicFile], old: Sequence[str]) -> None:
     """Move complete files to their names, and remove those of an earlier export that they don't replace."""
-    with _taken_away(index, files):
+    with _interrupted(index, files):
         move_together(*files)
     for path in old:  # the index first: without it no reader takes the old shards
         with suppress(FileNotFoundError):
@@ -117,20 +117,20 @@ def _replace(index: str, files: Sequence[AtomicFile], old: Sequence[str]) -> Non
 
 
 @contextmanager
-def _taken_away(index: str, files: Sequence[AtomicFile]) -> Iterator[None]:
-    """Remove the old index of shards while these are replaced; put it back if none of them was."""
+def _interrupted(index: str, files: Sequence[AtomicFile]) -> Iterator[None]:
+    """Put an index in place that readers refuse while shards are replaced; undo that if none of them was."""
     index = os.path.realpath(index) if index else ""
-    if not os.path.isfile(index):
+    old = read_whole(index) if os.path.isfile(index) else None
+    if not index or (old is None and not any(os.path.lexists(file.path) for file in files)):
         yield
         return
-    old = read_whole(index)
     try:
-        os.unlink(index)
+        write_file(index, INTERRUPTED)
         yield
     except BaseException:
         if not any(file.committed for file in files):
             with suppress(OSError):
-                write_file(index, old)
+                os.unlink(index) if old is None else write_file(index, old)
         raise
 
 

@@ -16,6 +16,7 @@ import pytest
 
 import blobstore
 from blobstore.checkpoint.reader import open_checkpoint
+from blobstore.checkpoint.shards import INTERRUPTED
 from blobstore.cli import main
 from blobstore.errors import BlobStoreError, UsageError
 from tests.checkpoints import EMBEDDING, HEAD, INDEX, SINGLE, small, write_config, write_index, write_peer, write_shards
@@ -464,3 +465,10 @@ def in_time(seconds: int = 20) -> Iterator[None]:
     finally:
         signal.alarm(0)
         signal.signal(signal.SIGALRM, before)
+
+
+def test_the_index_of_an_interrupted_export_says_so(folder: Path) -> None:
+    write_peer(folder / ONE, small("a"))
+    (folder / INDEX).write_bytes(INTERRUPTED)
+    why = "not an index of shards: an export to here was interrupted, or is being done: export again"
+    assert refusal(folder) == f"bad-shard-index: {str(folder / INDEX)!r} is {why}"
