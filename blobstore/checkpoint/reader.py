@@ -12,7 +12,7 @@ from blobstore.checkpoint.finding import find_files
 from blobstore.checkpoint.pickled import looks_pickled, read_pickled
 from blobstore.checkpoint.safetensors import parse_header
 from blobstore.checkpoint.tensors import LeftOut, SourceTensor, left_out_lines
-from blobstore.checkpoint.tied import embedding_of, is_untied
+from blobstore.checkpoint.tied import head_of, is_untied
 from blobstore.container.foreign import HEAD_NBYTES, foreign_format
 from blobstore.container.layout import MAGIC_BYTES
 from blobstore.errors import CheckpointError, FormatError, in_file
@@ -41,7 +41,6 @@ class Checkpoint(Closing):
 
     Attributes:
         path: As given.
-        folder: Where its other files are, such as config.json and the tokenizer.
         tensors: By name, in the order of the files and of the bytes in each.
         metadata: Of all files' headers.
         config: The contents of ``config.json`` beside the tensors; empty without that file.
@@ -50,10 +49,11 @@ class Checkpoint(Closing):
         left_out: What isn't used, of the tensors and files, and why.
         format: Of the files that have its tensors.
         max_json_nbytes: A larger JSON file beside the tensors is refused.
+        folder: Where its other files are, such as config.json and the tokenizer.
+        tied_heads: Heads that only the index lists, with the embedding that each is taken to be tied to.
     """
 
     path: str
-    folder: str
     tensors: dict[str, SourceTensor] = field(default_factory=dict)
     metadata: dict[str, str] = field(default_factory=dict)
     config: dict[str, Any] = field(default_factory=dict)
@@ -62,8 +62,14 @@ class Checkpoint(Closing):
     left_out: list[LeftOut] = field(default_factory=list)
     format: Literal["safetensors", "pytorch"] = "safetensors"
     max_json_nbytes: int = _MAX_JSON_NBYTES
+    folder: str = ""
+    tied_heads: dict[str, str] = field(default_factory=dict)
     _sources: list[ByteSource] = field(default_factory=list)
     _read: list[str] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        """Find the folder, unless it is given."""
+        self.folder = self.folder or (self.path if os.path.isdir(self.path) else os.path.dirname(self.path))
 
     @property
     def nbytes(self) -> int:
@@ -207,7 +213,7 @@ def open_checkpoint(
         OSError: A file can't be read.
     """
     path = os.fspath(path)
-    checkpoint = Checkpoint(path, "", max_json_nbytes=max_json_nbytes)
+    checkpoint = Checkpoint(path, max_json_nbytes=max_json_nbytes)
     try:
         found = find_files(path, checkpoint.read_small)
         checkpoint.folder = found.folder
@@ -231,11 +237,12 @@ def open_checkpoint(
 def _check_listed(checkpoint: Checkpoint, index: str, weight_map: Mapping[str, str]) -> None:
     """Refuse a checkpoint without a tensor that its index lists, but for a head that is tied to the embedding."""
     absent = [name for name in weight_map if name not in checkpoint.tensors]
-    for name in absent.copy():
-        embedding = embedding_of(name, checkpoint.tensors)
-        if embedding is not None and not is_untied(checkpoint.config):
-            checkpoint.notes.append(f"{name!r}: the index lists it, but no file has it: taken as tied to {embedding!r}")
-            absent.remove(name)
+    if absent and not is_untied(checkpoint.config):
+        heads = {head_of(name): name for name in checkpoint.tensors}
+        checkpoint.tied_heads = {name: heads[name] for name in absent if name in heads}
+        for head, embedding in checkpoint.tied_heads.items():
+            checkpoint.notes.append(f"{head!r}: the index lists it, but no file has it: taken as tied to {embedding!r}")
+        absent = [name for name in absent if name not in heads]
     if absent:
         shown = ", ".join(f"{name!r} in {weight_map[name]}" for name in absent[:_SHOWN])
         more = f" and {len(absent) - _SHOWN} more" if len(absent) > _SHOWN else ""

@@ -1,11 +1,8 @@
-"""Tied weights: which tensor is the output head of which embedding, and whether a configuration says they are one."""
+"""Tied weights: names of the embedding and of the output head, and whether a config says that they are the same."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
-
-if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
+from typing import Any
 
 # How exporters name the embedding, longest first; the head has _HEAD in the same place.
 _EMBEDDINGS = (
@@ -16,6 +13,19 @@ _EMBEDDINGS = (
 _HEAD = "lm_head.weight"
 # Their configs leave out tie_word_embeddings where it has its default, true.
 _TIED_FAMILIES = ("gemma", "paligemma")
+
+
+def why_tied(config: dict[str, Any]) -> str:
+    """Return why the head is the embedding, or an empty text when nothing says so."""
+    text = config.get("text_config")
+    parts = [config, *([text] if isinstance(text, dict) else [])]
+    flags = [part["tie_word_embeddings"] for part in parts if "tie_word_embeddings" in part]
+    if any(flag is True for flag in flags):
+        return "config.json ties it"
+    types = [part.get("model_type") for part in parts]
+    if not flags and any(isinstance(name, str) and name.startswith(_TIED_FAMILIES) for name in types):
+        return "models of this family tie it unless config.json says otherwise"
+    return ""
 
 
 def head_of(embedding: str) -> str | None:
@@ -29,32 +39,8 @@ def head_of(embedding: str) -> str | None:
     return None
 
 
-def embedding_of(head: str, names: Iterable[str]) -> str | None:
-    """Return the embedding among some names that a head belongs to; None without one."""
-    return next((name for name in names if head_of(name) == head), None)
-
-
-def why_tied(config: Mapping[str, Any]) -> str:
-    """Return why the head is the embedding, or an empty text when nothing says so."""
-    flags = _flags(config)
-    if any(flag is True for flag in flags):
-        return "config.json ties it"
-    types = [part.get("model_type") for part in _parts(config)]
-    if not flags and any(isinstance(name, str) and name.startswith(_TIED_FAMILIES) for name in types):
-        return "models of this family tie it unless config.json says otherwise"
-    return ""
-
-
-def is_untied(config: Mapping[str, Any]) -> bool:
+def is_untied(config: dict[str, Any]) -> bool:
     """Whether config.json says that the head has weights of its own."""
-    flags = _flags(config)
-    return bool(flags) and not any(flag is True for flag in flags)
-
-
-def _flags(config: Mapping[str, Any]) -> list[Any]:
-    return [part["tie_word_embeddings"] for part in _parts(config) if "tie_word_embeddings" in part]
-
-
-def _parts(config: Mapping[str, Any]) -> list[Mapping[str, Any]]:
     text = config.get("text_config")
-    return [config, *([text] if isinstance(text, dict) else [])]
+    parts = [config, *([text] if isinstance(text, dict) else [])]
+    return any(part.get("tie_word_embeddings") is False for part in parts) and not why_tied(config)

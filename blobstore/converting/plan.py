@@ -198,6 +198,8 @@ def _tied(checkpoint: Checkpoint) -> list[PlannedAlias]:
         if head not in checkpoint.tensors:
             if why:
                 aliases[head] = PlannedAlias(head, embedding, f"{why}, the checkpoint leaves it out")
+            elif head in checkpoint.tied_heads:
+                aliases[head] = PlannedAlias(head, embedding, "the index lists it, but no file has it")
         elif checkpoint.tensors[head].same_bytes(entry):
             aliases[head] = PlannedAlias(head, embedding, "it has the same bytes")
     return list(aliases.values())

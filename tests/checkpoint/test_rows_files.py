@@ -178,12 +178,17 @@ def test_of_a_tensor_in_two_shards_the_index_decides(folder: Path, counts: str) 
     assert (left.name, left.kind, left.why) == ("a", "tensor", f"in {other}, where the index does not list it")
 
 
-def test_a_tied_head_that_no_shard_has_is_no_loss(folder: Path) -> None:
+@pytest.mark.parametrize("config", [{"tie_word_embeddings": True}, {}, None], ids=["tied", "silent", "none"])
+def test_a_tied_head_that_no_shard_has_is_no_loss(folder: Path, tmp_path: Path, config: dict[str, bool] | None) -> None:
     write_peer(folder / ONE, small(EMBEDDING))
     write_index(folder, {EMBEDDING: ONE, HEAD: ONE})
-    write_config(folder, {"tie_word_embeddings": True})
+    if config is not None:
+        write_config(folder, config)
     note = f"{HEAD!r}: the index lists it, but no file has it: taken as tied to {EMBEDDING!r}"
     assert opened(folder) == ({EMBEDDING}, [note])
+    blobstore.convert(folder, tmp_path / "out.sbs")
+    with blobstore.open(tmp_path / "out.sbs") as store:
+        assert set(store) == {EMBEDDING, HEAD}
 
 
 def test_a_head_of_its_own_that_no_shard_has_is_a_loss(folder: Path) -> None:

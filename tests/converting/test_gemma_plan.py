@@ -776,7 +776,7 @@ def test_a_tokenizer_that_is_not_a_sentencepiece_model_is_refused(tmp_path: Path
     name = "tokenizer.model" if way == "beside" else "tokenizer.json"
     (tmp_path / name).write_bytes(text)
     with pytest.raises(UsageError) as caught:
-        tokenizer_beside(Checkpoint(str(tmp_path), str(tmp_path)), None if way == "beside" else str(tmp_path / name))
+        tokenizer_beside(Checkpoint(str(tmp_path)), None if way == "beside" else str(tmp_path / name))
     assert caught.value.reason == "not-a-tokenizer"
     assert "tokenizer.model" in caught.value.message
 
