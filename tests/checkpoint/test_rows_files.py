@@ -477,3 +477,24 @@ def test_the_index_of_an_interrupted_export_says_so(folder: Path) -> None:
     (folder / INDEX).write_bytes(INTERRUPTED)
     why = "not an index of shards: an export to here was interrupted, or is being done: export again"
     assert refusal(folder) == f"bad-shard-index: {str(folder / INDEX)!r} is {why}"
+
+
+def test_what_convert_refuses_is_a_finding_of_check(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    write_shards(folder, [small("a"), small("b")])
+    write_peer(folder / SINGLE, small("new"))
+    (finding,) = blobstore.check(folder).findings
+    assert (finding.severity, finding.code, finding.effect) == (
+        "error",
+        "two-checkpoints",
+        "blobstore convert refuses it",
+    )
+    for command in (["check", str(folder)], ["convert", str(folder), "-o", str(folder / "out.sbs")]):
+        assert main(command) == 1
+        assert "two-checkpoints" in "".join(capsys.readouterr())
+
+
+def test_a_pointer_in_the_place_of_the_tokenizer_is_named(folder: Path) -> None:
+    sound_recipe("gemma3").write(folder)
+    (folder / "tokenizer.model").write_bytes(LFS)
+    with pytest.raises(UsageError, match=r"not-a-tokenizer: .*Git LFS pointer, fetch the file itself: git lfs pull"):
+        blobstore.preview_conversion(folder)
