@@ -63,8 +63,10 @@ class Pickled(NamedTuple):
 
 def looks_pickled(path: str, source: ByteSource) -> bool:
     """Whether a file is PyTorch's, by its name and its first bytes."""
+    if not is_pickled(path):
+        return False
     head = bytes(source.view(0, min(HEAD_NBYTES, source.size)))
-    return is_pickled(path) and head.startswith(PICKLES) and b".npy" not in head
+    return head.startswith(PICKLES) and b".npy" not in head
 
 
 def read_pickled(path: str, source: ByteSource) -> Pickled:
