@@ -127,8 +127,9 @@ def _indexed(index: str, family: Family, ours: Sequence[str], read: Callable[[st
         instead = _unindexed(folder, others)
     else:
         return _by_index(index, read, weight_map)
-    taken = os.path.basename(instead.files[0]) + (" and the others of its set" if len(instead.files) > 1 else "")
-    instead.notes.append(f"{name} is left out: no file that it lists is there; {taken} is taken")
+    first = os.path.basename(instead.files[0])
+    taken = f"{first} is" if len(instead.files) == 1 else f"{first} and the other shards with it are"
+    instead.notes.append(f"{name} is left out: no file that it lists is there; {taken} taken")
     return instead
 
 

@@ -145,7 +145,10 @@ def test_an_index_whose_shards_are_gone_is_left_out_for_other_shards(three: Path
     write_index(three, {"a": "model-00001-of-00002.safetensors"})
     names, notes = opened(three)
     assert names == {"a", "b", "c"}
-    assert notes[-1] == f"{INDEX} is left out: no file that it lists is there; {ONE} and the others of its set is taken"
+    assert (
+        notes[-1]
+        == f"{INDEX} is left out: no file that it lists is there; {ONE} and the other shards with it are taken"
+    )
 
 
 def test_an_index_of_the_single_file_is_not_another_checkpoint(folder: Path) -> None:
