@@ -8,16 +8,18 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
-from blobstore.checking.checkpoint import check_plan
-from blobstore.checking.findings import runs_in, runtimes_line
+from blobstore.checking.checkpoint import check_plan, check_values
+from blobstore.checking.findings import is_right, runs_in, runtimes_line
 from blobstore.checkpoint.reader import open_checkpoint
 from blobstore.container.layout import MAX_PORTABLE_BLOBS
 from blobstore.converting.choose import KINDS, choose_plan, needless_flags
 from blobstore.converting.gemma_plan import LAYOUTS, WEIGHTS, Choices
-from blobstore.converting.run import run_plan
-from blobstore.errors import UsageError
+from blobstore.converting.plan import refusal
+from blobstore.converting.run import check_target, run_plan
+from blobstore.errors import Fault, UsageError
 from blobstore.fileio.paths import optional_path, path_text, target_of
 from blobstore.fileio.ranges import expect
+from blobstore.gemma.enums import Wrapping
 from blobstore.gemma.models import specifier_of
 
 if TYPE_CHECKING:
@@ -34,6 +36,9 @@ if TYPE_CHECKING:
 
 ConversionKind = Literal["auto", "gemma", "names"]
 _WRAPPINGS = ("it", "pt")
+# With other sizes than Gemma 3's own the runtime corrupts memory when it pools the patches of an image.
+_CORRUPTS = "given an image, gemma.cpp corrupts memory"
+_FIXED_SIZES = tuple(f"config.vit_config.{name}" for name in ("patch_width", "seq_len", "pool_dim"))
 
 
 @dataclass(frozen=True)
@@ -170,6 +175,8 @@ def convert(
     layout: str | None = None,
     wrapping: str | None = None,
     tokenizer: str | PathLike[str] | None = None,
+    pad: bool = True,
+    strict: bool = False,
     container: int = 2,
     index: IndexPlace = "embedded",
     digests: bool = True,
@@ -188,6 +195,9 @@ def convert(
         layout: For gemma.cpp: ``split`` (the default), almost the checkpoint's order, or ``stock``.
         wrapping: For gemma.cpp: ``it``, instruction-tuned, or ``pt``; by default as the source.
         tokenizer: For gemma.cpp, a ``tokenizer.model`` that isn't beside the source.
+        pad: For gemma.cpp: repeat the row of ``<pad>`` until the vocabulary is a multiple of 32; if false, refuse such
+            a checkpoint.
+        strict: Refuse a checkpoint that `check` has a warning for, such as a NaN.
         container: Version of the container, 1 or 2.
         index: Where the name index goes: ``embedded``, or ``external`` for the file ``output.idx``.
         digests: Keep the SHA-256 of each blob.
@@ -207,8 +217,10 @@ def convert(
     """
     source, output, tokenizer = path_text(source), target_of(output), optional_path(tokenizer)
     start = time.perf_counter()
-    with _planned(source, as_, (weights, layout, wrapping), tokenizer, index) as (plan, checkpoint):
-        findings = list(check_plan(plan, checkpoint.path))
+    with _planned(source, as_, (weights, layout, wrapping), tokenizer, index, pad=pad) as (plan, checkpoint):
+        check_target(plan, checkpoint, output)
+        findings = [*check_plan(plan, checkpoint.path), *check_values(plan, checkpoint)]
+        _refuse(plan, findings, strict=strict)
         expect(progress, plan.nbytes)
         run_plan(plan, checkpoint, output, version=container, index=index, digests=digests, progress=progress)
     path = output if isinstance(output, str) else None
@@ -236,6 +248,8 @@ def preview_conversion(
     layout: str | None = None,
     wrapping: str | None = None,
     tokenizer: str | PathLike[str] | None = None,
+    pad: bool = True,
+    strict: bool = False,
     index: IndexPlace = "embedded",
 ) -> ConversionPreview:
     """Return what `convert` would write, without writing it. Tensors are not read.
@@ -247,6 +261,8 @@ def preview_conversion(
         layout: As for `convert`.
         wrapping: As for `convert`.
         tokenizer: As for `convert`.
+        pad: As for `convert`.
+        strict: As for `convert`, but for warnings about values.
         index: As for `convert`.
 
     Raises:
@@ -259,8 +275,9 @@ def preview_conversion(
         (True, True)
     """
     source, tokenizer = path_text(source), optional_path(tokenizer)
-    with _planned(source, as_, (weights, layout, wrapping), tokenizer, index) as (plan, checkpoint):
+    with _planned(source, as_, (weights, layout, wrapping), tokenizer, index, pad=pad) as (plan, checkpoint):
         findings = list(check_plan(plan, checkpoint.path))
+        _refuse(plan, findings, strict=strict)
     return ConversionPreview(
         input=source,
         model=specifier_of(plan.config) if plan.config else None,
@@ -287,6 +304,8 @@ def _planned(
     chosen: tuple[str | None, str | None, str | None],
     tokenizer: str | PathLike[str] | None,
     index: str,
+    *,
+    pad: bool,
 ) -> Iterator[tuple[Plan, Checkpoint]]:
     """Plan a conversion → the plan and the open checkpoint."""
     weights, layout, wrapping = chosen
@@ -295,7 +314,7 @@ def _planned(
     _check("layout", layout, LAYOUTS)
     _check("wrapping", wrapping, _WRAPPINGS)
     _check("index", index, ("embedded", "external"))
-    choices = Choices(weights or "sfp", layout or "split", wrapping)
+    choices = Choices(weights or "sfp", layout or "split", wrapping, pad=pad)
     choices.refuse_unusable()
     with open_checkpoint(source) as checkpoint:
         plan = choose_plan(
@@ -306,7 +325,7 @@ def _planned(
             max_tensors=MAX_PORTABLE_BLOBS - (index == "embedded"),
         )
         names = ("weights", "layout", "wrapping")
-        given = [name for name, value in zip(names, chosen, strict=True) if value is not None]
+        given = [name for name, value in zip(names, chosen, strict=True) if value is not None] + ["no-pad"] * (not pad)
         if given and plan.config is None:
             raise needless_flags(given, os.fspath(source))
         yield plan, checkpoint
@@ -315,6 +334,29 @@ def _planned(
 def _check(name: str, value: str | None, allowed: Sequence[str]) -> None:
     if value is not None and value not in allowed:
         raise UsageError("bad-choice", f"{name}: {value!r} is not one of {', '.join(allowed)}")
+
+
+def _refuse(plan: Plan, findings: Sequence[Finding], *, strict: bool) -> None:
+    """Refuse a model that corrupts the runtime's memory; if strict, everything that `check --strict` fails for.
+
+    Raises:
+        CheckpointError: ``cannot-convert``.
+    """
+    faults = [
+        Fault(found.code, found.subject, f"{found.message}; {_CORRUPTS}: --as names keeps every tensor")
+        for found in findings
+        if plan.config is not None and plan.config.wrapping == Wrapping.VLM and found.subject in _FIXED_SIZES
+    ]
+    if strict and not is_right(findings, strict=True):
+        faults += [
+            Fault(
+                found.code, found.subject, f"{found.message}: {found.effect}; fix: {found.fix}, or leave out --strict"
+            )
+            for found in findings
+            if found.severity != "note" and found.subject not in _FIXED_SIZES
+        ]
+    if faults:
+        raise refusal(faults)
 
 
 def _warnings(findings: Sequence[Finding]) -> Iterator[str]:

@@ -210,7 +210,12 @@ class Recipe:
             "patch_size": size.patch,
             "image_size": size.patch * size.side,
         }
-        return {"model_type": MODEL_TYPES[self.family], "text_config": text, "vision_config": vision}
+        return {
+            "model_type": MODEL_TYPES[self.family],
+            "text_config": text,
+            "vision_config": vision,
+            "image_token_index": size.vocabulary,
+        }
 
     def write(self, folder: Path, tensors: Mapping[str, Array] | None = None, config: Config | None = None) -> Path:
         """Write the checkpoint, with the given tensors and config or the recipe's own, and return its folder."""

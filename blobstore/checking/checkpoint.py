@@ -2,26 +2,33 @@
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING
 
 from blobstore.checking.config import check_config
 from blobstore.checking.findings import Finding, finding
-from blobstore.checking.runtime import has_one_base
+from blobstore.checking.runtime import has_one_base, unpadded
 from blobstore.checking.tensors import check_model
+from blobstore.checking.tokenizer import check_sentencepiece
 from blobstore.checkpoint.reader import open_checkpoint
+from blobstore.container.keys import TOKENIZER_KEY
 from blobstore.converting.choose import choose_plan
-from blobstore.converting.run import measure_scales
+from blobstore.converting.finite import not_finite
+from blobstore.converting.run import measure_scales, unchecked_sources
 from blobstore.errors import BlobStoreError, CheckpointError, Fault
 from blobstore.gemma.toc import toc_entry
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from blobstore.checkpoint.reader import Checkpoint
     from blobstore.converting.gemma_plan import Choices
     from blobstore.converting.plan import Plan
     from blobstore.fileio.types import Progress
 
 _REFUSED = "blobstore convert refuses it"
+_MESSAGE = "see the message"
+_BY_NAME = f"{_MESSAGE}; or blobstore convert --as names, which keeps every tensor"
 
 
 def check_checkpoint(
@@ -29,7 +36,7 @@ def check_checkpoint(
 ) -> Iterator[Finding]:
     """Yield what keeps a checkpoint from being converted, and the notes of its conversion.
 
-    All values are read if the chosen type can't hold every one.
+    All values of a model are read.
 
     Args:
         path: As `open_checkpoint` takes it.
@@ -46,15 +53,21 @@ def check_checkpoint(
             if read is not None:
                 read += checkpoint.paths
             plan = choose_plan(checkpoint, kind, choices)
-            for text in plan.lines:
+            for text in plan.notes:
                 yield Finding("note", "conversion", path, text, "none", "none needed")
+            for told in plan.told:
+                yield finding(*told)
+            for item in plan.left_out:
+                yield finding(f"{item.kind}-left-out", item.name, item.why)
             yield from check_plan(plan, path)
             measure_scales(plan, checkpoint, progress)
+            yield from check_values(plan, checkpoint, progress)
     except CheckpointError as error:
+        fix = _MESSAGE if kind == "names" or not error.faults else _BY_NAME
         for fault in error.faults or [_fault_of(error, path)]:
-            yield _refusal(fault)
+            yield _refusal(fault, fix)
     except BlobStoreError as error:
-        yield _refusal(_fault_of(error, path))
+        yield _refusal(_fault_of(error, path), _MESSAGE)
 
 
 def check_plan(plan: Plan, path: str) -> Iterator[Finding]:
@@ -67,11 +80,30 @@ def check_plan(plan: Plan, path: str) -> Iterator[Finding]:
             tensor.key: toc_entry(tensor.key, tensor.type, tensor.shape[0], tensor.shape[1]) for tensor in plan.tensors
         }
         yield from check_model(plan.config, toc)
+        if plan.tokenizer is None:
+            yield finding("no-tokenizer", TOKENIZER_KEY, "there is no tokenizer.model: pass one with --tokenizer")
+        else:
+            yield from check_sentencepiece(plan.tokenizer, plan.config, tokens=unpadded(plan.metadata, plan.config))
+
+
+def check_values(plan: Plan, checkpoint: Checkpoint, progress: Progress = lambda _: None) -> Iterator[Finding]:
+    """Yield the tensors of a model that have a NaN or an infinity, and that their new type keeps. All are read.
+
+    Args:
+        plan: Of the conversion; nothing is read for one by name.
+        checkpoint: Open.
+        progress: Called with the number of further bytes looked at.
+    """
+    if plan.config is None:
+        return
+    for found in not_finite(unchecked_sources(plan, checkpoint), progress):
+        code = "not-a-number" if math.isnan(found.value) else "infinite"
+        yield finding(code, found.name, found.message, severity="warning", fix="repair the checkpoint")
 
 
 def _fault_of(error: BlobStoreError, path: str) -> Fault:
     return Fault(error.reason, error.path or path, error.message)
 
 
-def _refusal(fault: Fault) -> Finding:
-    return Finding("error", fault.reason, fault.name, fault.message, _REFUSED, "see the message")
+def _refusal(fault: Fault, fix: str) -> Finding:
+    return Finding("error", fault.reason, fault.name, fault.message, _REFUSED, fix)

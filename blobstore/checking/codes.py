@@ -220,4 +220,20 @@ _RUNTIME = {
     ),
     "unused-blob": Kind("note", "gemma.cpp ignores it", "none needed"),
 }
-CODES: dict[str, Kind] = _CONTAINER | _INDEX | _CONTENTS | _RUNTIME
+_CHECKPOINT = {
+    "tensor-left-out": Kind("note", "the new file doesn't have it", "none needed; --as names keeps every tensor"),
+    "file-left-out": Kind("note", "the new file doesn't have it", "none needed"),
+    "wrapped-names": Kind("note", "the new file has the names without it", "none needed"),
+    "padded-vocabulary": Kind(
+        "note",
+        "none: a copy is as unlikely in a text as <pad> is; by its name the tensor has its own rows only",
+        "none needed; blobstore convert --no-pad refuses instead",
+    ),
+    "spare-rows": Kind(
+        "note",
+        "gemma.cpp has no tokens for rows outside the vocabulary; the file keeps them",
+        "none needed; if these rows are tokens, convert with the tokenizer that has them",
+    ),
+    "no-vision": Kind("note", "the new file takes text only", "none needed"),
+}
+CODES: dict[str, Kind] = _CONTAINER | _INDEX | _CONTENTS | _RUNTIME | _CHECKPOINT

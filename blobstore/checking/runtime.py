@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from blobstore.checking.config import check_config
 from blobstore.checking.findings import asked_for, finding
@@ -16,6 +16,7 @@ from blobstore.checking.structure import open_checked
 from blobstore.checking.tensors import KNOWN_MODELS, check_model, check_toc
 from blobstore.checking.tokenizer import check_tokenizer
 from blobstore.container.keys import CONFIG_KEY, OWN_KEYS, RESERVED_KEYS, SCALES_KEY, TOC_KEY, encode_key
+from blobstore.converting.gemma_config import VOCABULARY_STEP
 from blobstore.errors import FormatError
 from blobstore.gemma.config import ModelConfig
 from blobstore.gemma.legacy import TYPE_LETTERS, has_model_keys, legacy_tensors
@@ -122,7 +123,7 @@ def check_runtime(reader: BlobReader, index: NameIndex | None, *, tokenizer: boo
     if config:
         yield from check_config(config, one_base=has_one_base(index.metadata if index else {}))
     if tokenizer:
-        yield from check_tokenizer(reader, config)
+        yield from check_tokenizer(reader, config, tokens=unpadded(index.metadata if index else {}, config))
     if TOC_KEY not in reader:
         state = f"there is a {CONFIG_KEY!r}" if CONFIG_KEY in reader else "its keys are those of a model's tensors"
         yield finding("no-toc", TOC_KEY, f"{state}, but no {TOC_KEY!r}, which lists the tensors")
@@ -145,11 +146,22 @@ def check_runtime(reader: BlobReader, index: NameIndex | None, *, tokenizer: boo
 
 def has_one_base(metadata: Mapping[str, str]) -> bool:
     """Whether a file's metadata says that its checkpoint has one RoPE base for all layers; few have."""
+    bases = _choice(metadata, "rope_bases")
+    return isinstance(bases, list) and len(bases) == 2 and bases[0] == bases[1]
+
+
+def unpadded(metadata: Mapping[str, str], config: ModelConfig | None) -> int | None:
+    """Return how many rows of the embedding are tokens, where a file's metadata says that it is padded; else None."""
+    tokens = _choice(metadata, "vocabulary")
+    is_padded = config is not None and type(tokens) is int and 0 < config.vocab_size - tokens < VOCABULARY_STEP
+    return tokens if is_padded else None
+
+
+def _choice(metadata: Mapping[str, str], name: str) -> Any:  # noqa: ANN401 (JSON is anything)
     try:
-        local, global_base = json.loads(metadata.get(CHOICES, "{}")).get("rope_bases", (0, 1))
-    except (ValueError, TypeError, AttributeError, RecursionError):
-        return False
-    return bool(local == global_base)
+        return json.loads(metadata.get(CHOICES, "{}")).get(name)
+    except (ValueError, AttributeError, RecursionError):
+        return None
 
 
 def _keys(reader: BlobReader) -> Iterator[Finding]:

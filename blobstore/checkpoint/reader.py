@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Literal
 
 from blobstore.checkpoint.file_names import is_pickled, why_unused
@@ -13,6 +13,7 @@ from blobstore.checkpoint.pickled import looks_pickled, read_pickled
 from blobstore.checkpoint.safetensors import parse_header
 from blobstore.checkpoint.tensors import LeftOut, SourceTensor, left_out_lines
 from blobstore.checkpoint.tied import head_of, is_untied
+from blobstore.checkpoint.wrappers import unwrap
 from blobstore.container.foreign import HEAD_NBYTES, foreign_format
 from blobstore.container.layout import MAGIC_BYTES
 from blobstore.errors import CheckpointError, FormatError, in_file
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
     from typing import BinaryIO
 
     from blobstore.checkpoint.safetensors import SafetensorsHeader
+    from blobstore.checkpoint.told import Told
     from blobstore.fileio.types import ByteSource
 
 _MAX_JSON_NBYTES = 100_000_000
@@ -48,6 +50,7 @@ class Checkpoint(Closing):
         notes: What a user should know.
         left_out: What isn't used, of the tensors and files, and why.
         format: Of the files that have its tensors.
+        told: What is done to it without being asked for.
         max_json_nbytes: A larger JSON file beside the tensors is refused.
         folder: Where its other files are, such as config.json and the tokenizer.
         tied_heads: Heads that only the index lists, with the embedding that each is taken to be tied to.
@@ -61,6 +64,7 @@ class Checkpoint(Closing):
     notes: list[str] = field(default_factory=list)
     left_out: list[LeftOut] = field(default_factory=list)
     format: Literal["safetensors", "pytorch"] = "safetensors"
+    told: list[Told] = field(default_factory=list)
     max_json_nbytes: int = _MAX_JSON_NBYTES
     folder: str = ""
     tied_heads: dict[str, str] = field(default_factory=dict)
@@ -82,8 +86,8 @@ class Checkpoint(Closing):
 
     @property
     def lines(self) -> list[str]:
-        """The notes, and a line for each reason to leave something out."""
-        return [*self.notes, *left_out_lines(self.left_out)]
+        """The notes, what is done without being asked for, and a line for each reason to leave something out."""
+        return [*self.notes, *(item.message for item in self.told), *left_out_lines(self.left_out)]
 
     @property
     def paths(self) -> list[str]:
@@ -129,6 +133,15 @@ class Checkpoint(Closing):
             what = f"{path!r} has more than {self.max_json_nbytes} bytes: is it another file?"
             raise CheckpointError("too-large", what)
         return raw
+
+    def _unwrap(self) -> None:
+        """Take off the names what training wrapped the model in."""
+        unwrapped = unwrap([*self.tensors, *self.tied_heads])
+        self.told += unwrapped.told
+        if unwrapped.names:
+            new = {name: unwrapped.names.get(name, name) for name in [*self.tensors, *self.tied_heads]}
+            self.tensors = {new[name]: replace(tensor, name=new[name]) for name, tensor in self.tensors.items()}
+            self.tied_heads = {new[head]: new[embedding] for head, embedding in self.tied_heads.items()}
 
     def files_left_out(self) -> list[LeftOut]:
         """Return what of a folder that was given is neither read nor noted as read, by name.
@@ -206,7 +219,7 @@ def open_checkpoint(
     Raises:
         CheckpointError: ``no-checkpoint``, ``two-checkpoints``, ``one-shard``, ``not-safetensors``,
             ``bad-shard-index``, ``missing-shard``, ``missing-tensor``, ``duplicate-tensor``, ``bad-config``,
-            ``adapter``, ``too-large``; as `read_pickled`.
+            ``adapter``, ``too-large``, ``name-clash``; as `read_pickled`.
         MissingExtraError: ``missing-extra``: a file is pickled, and torch isn't installed.
         FormatError, TruncatedError: A file's header is wrong.
         UsageError: ``not-a-file``: a file in it is a pipe, a device or a link to itself.
@@ -228,6 +241,7 @@ def open_checkpoint(
         checkpoint.config = _config_beside(checkpoint, "config.json")
         checkpoint.generation = _config_beside(checkpoint, "generation_config.json")
         _check_listed(checkpoint, found.index, found.weight_map or {})
+        checkpoint._unwrap()  # noqa: SLF001 (one module)
     except BaseException:
         checkpoint.close()
         raise

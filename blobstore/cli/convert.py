@@ -52,7 +52,15 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
         help="split (default): loads faster, almost the checkpoint's order; stock: as in published files",
     )
     gemma.add_argument("--wrapping", choices=("it", "pt"), help="instruction-tuned or pre-trained (default: as SRC)")
+    gemma.add_argument(
+        "--no-pad",
+        action="store_true",
+        help="refuse a vocabulary that is not a multiple of 32, rather than pad it with copies of the <pad> row",
+    )
     gemma.add_argument("--tokenizer", metavar="FILE", help="tokenizer.model, if it isn't beside SRC")
+    parser.add_argument(
+        "--strict", action="store_true", help="refuse a checkpoint that check has a warning for, such as a NaN"
+    )
     parser.add_argument("--dry-run", action="store_true", help="show what would be written, write nothing")
     parser.add_argument(
         "--container", type=int, choices=(1, 2), default=2, help="version of the container (default: 2)"
@@ -77,6 +85,8 @@ def run(options: argparse.Namespace) -> int:
         "layout": options.layout,
         "wrapping": options.wrapping,
         "tokenizer": options.tokenizer,
+        "pad": not options.no_pad,
+        "strict": options.strict,
         "index": options.index,
     }
     if options.dry_run:

@@ -18,6 +18,7 @@ from blobstore.gemma.models import DIMENSIONS, PALIGEMMA_IMAGES, Dimensions, dim
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+VOCABULARY_STEP = 32  # on machines with AVX-512
 _OWN_STOPS = {token for defaults in DEFAULTS.values() for token in defaults.stop}
 
 
@@ -79,13 +80,21 @@ def repaired(config: ModelConfig, *, one_base: bool = False) -> ModelConfig:
 
 def runtime_faults(config: ModelConfig) -> Iterator[Fault]:
     """Yield what the runtime would stop at in a config that is otherwise right."""
-    if config.vocab_size % 32:
-        stops = "gemma.cpp stops on machines with AVX-512, with top_k 1"
-        what = f"a vocabulary of {config.vocab_size} is not a multiple of 32: {stops}; pad the embedding"
-        yield Fault("vocabulary", "embed_tokens.weight", what)
+    fault = vocabulary_fault(config.vocab_size)
+    if fault:
+        yield fault
     fault = too_many_layers("num_hidden_layers", len(config.layer_configs))
     if fault:
         yield fault
+
+
+def vocabulary_fault(rows: int) -> Fault | None:
+    """Return what the runtime would stop at in a vocabulary of so many rows; None for one that it takes."""
+    if rows % VOCABULARY_STEP == 0:
+        return None
+    stops = "gemma.cpp stops on machines with AVX-512, with top_k 1"
+    what = f"a vocabulary of {rows} is not a multiple of {VOCABULARY_STEP}: {stops}; pad the embedding"
+    return Fault("vocabulary", "embed_tokens.weight", what)
 
 
 def lost_stops(config: ModelConfig) -> dict[str, int]:

@@ -19,7 +19,13 @@ if TYPE_CHECKING:
     Shapes = Mapping[str, tuple[int, ...]]
 
 # How exporters begin the names of a part's tensors: the first prefix that a checkpoint has is its own.
-TEXT_PREFIXES = ("model.language_model.", "language_model.model.", "model.")
+TEXT_PREFIXES = (
+    "model.language_model.",
+    "language_model.model.",
+    "model.",
+    "language_model.",  # models without a head, as AutoModel saves them
+    "",
+)
 VISION_PREFIXES = (
     "model.vision_tower.vision_model.",
     "vision_tower.vision_model.",
@@ -28,12 +34,21 @@ VISION_PREFIXES = (
 )
 PROJECTOR_PREFIXES = ("model.multi_modal_projector.", "multi_modal_projector.")
 HEADS = ("lm_head.weight", "language_model.lm_head.weight")
+# Tensors that the runtime doesn't need: how their names end → why.
+UNUSED = {
+    "rotary_emb.inv_freq": "gemma.cpp computes RoPE's frequencies itself",
+    "rotary_emb_local.inv_freq": "gemma.cpp computes RoPE's frequencies itself",
+    "position_ids": "gemma.cpp counts positions itself",
+}
+_VISION_HEAD = "head."  # behind the vision part's prefix
+_WHY_VISION_HEAD = "the vision part's own head, which no Gemma uses"
 MAX_HEADS = 1024  # far more than any model has: a plan has pieces for each, and a header can claim any number
 MAX_LAYERS = MAX_LAYER + 1
 SPARE_ROWS = 64  # rows that exporters append to the embedding of models with a vision part
 
 GEMMA3 = ("gemma3", "gemma3-vision")
 WITH_VISION = ("gemma3-vision", "paligemma2")
+WITHOUT_VISION = {"gemma3-vision": "gemma3", "paligemma2": "gemma2"}  # the family of the text part alone
 # Each family's published models.
 _GEMMA3_LARGE = (Model.GEMMA3_4B, Model.GEMMA3_12B, Model.GEMMA3_27B)
 MODELS: dict[str, tuple[Model, ...]] = {
@@ -69,6 +84,8 @@ _UNSUPPORTED = {
     "shieldgemma2": "ShieldGemma 2",
     "vaultgemma": "VaultGemma",
 }
+_BIDIRECTIONAL = "use_bidirectional_attention"
+_BY_NAME = "--as names keeps every tensor"
 _LAYER = re.compile(r"layers\.([0-9]{1,9})\.")
 
 
@@ -78,16 +95,21 @@ def family_of(config: Mapping[str, Any]) -> tuple[str | None, Fault | None]:
     text = config.get("text_config")
     text_type = text.get("model_type") if isinstance(text, dict) else None
     if model_type == "paligemma" and text_type in (None, "gemma"):
-        what = "this is PaliGemma 1, which gemma.cpp doesn't run: use PaliGemma 2"
-        return None, Fault("unsupported-model", "model_type", what)
+        return None, _not_run("PaliGemma 1", "use PaliGemma 2, or keep every tensor with --as names")
     if not isinstance(model_type, str):
         return None, None
+    if model_type == "gemma3_text" and config.get(_BIDIRECTIONAL) is True:
+        what = "config.json says True, as EmbeddingGemma's does: no gemma.cpp has bidirectional attention for text"
+        return None, Fault("unsupported-model", _BIDIRECTIONAL, f"{what}; {_BY_NAME}")
     if model_type in _FAMILIES:
         return _FAMILIES[model_type], None
     if "gemma" in model_type:
-        what = f"this is {_unsupported_name(model_type)} ({model_type!r}), which gemma.cpp doesn't run"
-        return None, Fault("unsupported-model", "model_type", what)
+        return None, _not_run(f"{_unsupported_name(model_type)} ({model_type!r})")
     return None, None
+
+
+def _not_run(name: str, fix: str = _BY_NAME) -> Fault:
+    return Fault("unsupported-model", "model_type", f"this is {name}, which gemma.cpp doesn't run: {fix}")
 
 
 def _unsupported_name(model_type: str) -> str:
@@ -95,6 +117,23 @@ def _unsupported_name(model_type: str) -> str:
     if known == "gemma" and model_type != "gemma":
         return model_type  # a model that is newer than this list
     return _UNSUPPORTED.get(known, model_type)
+
+
+def has_vision(names: Iterable[str]) -> bool:
+    """Whether any tensor is of a vision part, or of the projector behind it."""
+    return any(name.startswith((*VISION_PREFIXES, *PROJECTOR_PREFIXES)) for name in names)
+
+
+def why_unused(name: str, vision: str) -> str:
+    """Return why the runtime doesn't need a tensor; empty for one that is not known to be needless.
+
+    Args:
+        name: The tensor's.
+        vision: Prefix of the vision part's tensors; empty without one.
+    """
+    if vision and name.startswith(vision + _VISION_HEAD):
+        return _WHY_VISION_HEAD
+    return next((why for ending, why in UNUSED.items() if name.endswith(ending)), "")
 
 
 def embedding_of(prefix: str) -> str:

@@ -10,14 +10,16 @@ import math
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
+from blobstore.checkpoint.told import Told
 from blobstore.codecs.element_types import BY_NAME
-from blobstore.converting.gemma_config import default_wrapping, runtime_faults
+from blobstore.converting.gemma_config import default_wrapping, runtime_faults, vocabulary_fault
 from blobstore.converting.gemma_families import family_of
 from blobstore.converting.gemma_recognise import Recognised, recognise
 from blobstore.converting.gemma_sources import Sources, foreign_tensors
+from blobstore.converting.gemma_vocabulary import pieces_of
 from blobstore.converting.pieces import Piece, rows_of
 from blobstore.converting.plan import Plan, PlannedAlias, PlannedPart, PlannedTensor, plan_begun, refusal
-from blobstore.errors import Fault, UsageError
+from blobstore.errors import CheckpointError, Fault, UsageError
 from blobstore.gemma.enums import WeightType, Wrapping
 from blobstore.gemma.models import is_gemma3
 from blobstore.gemma.tensors import default_type
@@ -45,11 +47,13 @@ class Choices:
         layout: ``split`` is almost the checkpoint's own arrangement, and loads faster; ``stock`` is that of published
             files.
         wrapping: ``it``, ``pt``, or None for what the checkpoint says.
+        pad: Whether a vocabulary that isn't a multiple of 32 is padded; else it is refused.
     """
 
     weights: str = "sfp"
     layout: str = "split"
     wrapping: str | None = None
+    pad: bool = True
 
     def refuse_unusable(self) -> None:
         """Refuse what no runtime up to April 2026 runs. `verify` still compares such files.
@@ -85,33 +89,39 @@ def plan_for_gemma(checkpoint: Checkpoint, choices: Choices, *, tokenizer: bytes
     Raises:
         CheckpointError: ``cannot-convert``, with ``faults``: everything that is wrong, at once.
     """
-    recognised = _recognised(checkpoint)
+    recognised = _recognised(checkpoint, tokenizer)
     wrapping, why = _wrapping(recognised, choices, chat_template=chat_template)
     weight = WeightType(BY_NAME[choices.weights].number)
     config = replace(recognised.config, weight=weight, wrapping=wrapping)
     sources = Sources(recognised, checkpoint, choices.layout)
-    faults = _faults(config, sources)
+    faults = _faults(config, sources, pad=choices.pad)
     if faults:
-        raise refusal(faults)
+        raise _refusal(faults)
     plan = plan_begun(checkpoint)
     plan.notes += recognised.notes
+    plan.told += _told(recognised)
+    plan.left_out += sources.left_out()
     plan.config, plan.tokenizer = config, tokenizer
     plan.notes.append(f"wrapping {wrapping.name.lower()}: {why}")
-    plan.notes += _notes(plan, choices)
+    plan.notes += _notes(choices)
     plan.tensors += _tensors(sources, choices)
     _add_names(plan, sources)
     plan.metadata[CHOICES] = _choices_text(recognised, config, choices)
     return plan
 
 
-def _recognised(checkpoint: Checkpoint) -> Recognised:
+def _refusal(faults: list[Fault]) -> CheckpointError:
+    return refusal(faults, fix="--as names keeps every tensor")
+
+
+def _recognised(checkpoint: Checkpoint, tokenizer: bytes | None) -> Recognised:
     family, fault = family_of(checkpoint.config)
     if fault or family is None:
-        raise refusal([fault or _no_family(checkpoint)])
+        raise _refusal([fault or _no_family(checkpoint)])
     shapes = {name: entry.shape for name, entry in checkpoint.tensors.items()}
-    recognised = recognise(family, checkpoint.config, shapes, checkpoint.generation)
+    recognised = recognise(family, checkpoint.config, shapes, checkpoint.generation, pieces_of(tokenizer))
     if isinstance(recognised, Fault):
-        raise refusal([*foreign_tensors(checkpoint), recognised])
+        raise _refusal([*foreign_tensors(checkpoint), recognised])
     return recognised
 
 
@@ -122,10 +132,12 @@ def _no_family(checkpoint: Checkpoint) -> Fault:
     return Fault("not-gemma", "model_type", "this is not a Gemma checkpoint: --as names keeps every tensor")
 
 
-def _faults(config: ModelConfig, sources: Sources) -> list[Fault]:
+def _faults(config: ModelConfig, sources: Sources, *, pad: bool) -> list[Fault]:
     """Return everything that keeps a recognised checkpoint from being converted."""
     known = sources.recognised.faults
     faults = [*foreign_tensors(sources.checkpoint), *known, *runtime_faults(config)]
+    unpadded = None if pad else vocabulary_fault(sources.recognised.vocabulary.tokens)
+    faults += [unpadded] if unpadded else []
     # While the dimensions are in doubt, whatever doesn't match them would be called unexpected.
     doubt = any(fault.reason in _DOUBT for fault in known)
     return [*faults, *(fault for fault in sources.faults() if fault.reason != "unexpected-tensor" or not doubt)]
@@ -138,9 +150,18 @@ def _wrapping(recognised: Recognised, choices: Choices, *, chat_template: bool) 
     return Wrapping[choices.wrapping.upper()], "you chose it"
 
 
-def _notes(plan: Plan, choices: Choices) -> Iterator[str]:
-    if plan.tokenizer is None:
-        yield "there is no tokenizer.model: gemma.cpp needs --tokenizer to run this file"
+def _told(recognised: Recognised) -> Iterator[Told]:
+    vocabulary = recognised.vocabulary
+    if recognised.lost_vision:
+        what = "config.json has a vision part, but no tensor is of one: the text model is converted"
+        yield Told("no-vision", "vision_config", what)
+    if vocabulary.spare_line:
+        yield Told("spare-rows", recognised.embedding, vocabulary.spare_line)
+    if vocabulary.padding:
+        yield Told("padded-vocabulary", recognised.embedding, vocabulary.padding_line)
+
+
+def _notes(choices: Choices) -> Iterator[str]:
     if choices.weights == "i8":
         yield "i8 is experimental in gemma.cpp, and its --to_bf16 1 stops at it"
 
@@ -156,6 +177,8 @@ def _choices_text(recognised: Recognised, config: ModelConfig, choices: Choices)
     """Return what the file's metadata says of the choices that it was made with."""
     made: dict[str, object] = {"weights": choices.weights, "layout": choices.layout}
     made["wrapping"] = config.wrapping.name.lower()
+    if recognised.vocabulary.padding:
+        made["vocabulary"] = recognised.vocabulary.tokens
     if is_gemma3(config) and not config.use_global_timescale:
         made["rope_bases"] = recognised.bases  # otherwise the config might be one that lacks the field
     return json.dumps(made, sort_keys=True)
@@ -204,7 +227,7 @@ def _add_names(plan: Plan, sources: Sources) -> None:
             offset = first.tensor.type.nbytes(first.at)
             plan.parts.append(PlannedPart(name, first.tensor.key, offset, first.tensor.type, shape))
             continue
-        if name == embedding and len(its_places) == 1 and first.piece.whole_rows:
+        if name == embedding and len(its_places) == 1 and first.piece.rows < shape[0]:
             its_places.append(_add_spare_rows(plan, first, shape[0]))
         rearranged[name] = shape, [place.block for place in its_places]
     plan.aliases.append(_head_alias(sources))

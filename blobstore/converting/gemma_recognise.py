@@ -17,11 +17,14 @@ from blobstore.converting.gemma_families import (
     SPARE_ROWS,
     TEXT_PREFIXES,
     WITH_VISION,
+    WITHOUT_VISION,
     count_layers,
     embedding_of,
+    has_vision,
     too_many_layers,
 )
 from blobstore.converting.gemma_vision import image_token_faults, read_vision
+from blobstore.converting.gemma_vocabulary import Vocabulary, read_vocabulary
 from blobstore.converting.hf_config import LOCAL_BASE, QUERY_SCALAR, read_settings
 from blobstore.converting.hf_values import short
 from blobstore.errors import Fault
@@ -33,6 +36,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
     from blobstore.converting.gemma_families import Shapes
+    from blobstore.converting.gemma_vocabulary import Pieces
     from blobstore.converting.hf_config import Settings
 
 
@@ -47,6 +51,8 @@ class Recognised:
         vision: Prefix of the vision part's, or empty.
         projector: Prefix of the tensors between the two, or empty.
         head: Name of the output head, when the checkpoint has one.
+        vocabulary: Which rows of the embedding are tokens.
+        lost_vision: Whether config.json has a vision part, and the tensors have none.
         bases: RoPE's, of local layers and of global ones.
         faults: Everything that is wrong.
         notes: What a user should know.
@@ -58,6 +64,8 @@ class Recognised:
     vision: str = ""
     projector: str = ""
     head: str | None = None
+    vocabulary: Vocabulary = field(default_factory=Vocabulary)
+    lost_vision: bool = False
     bases: tuple[float, float] = (LOCAL_BASE, LOCAL_BASE)
     faults: list[Fault] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
@@ -69,7 +77,11 @@ class Recognised:
 
 
 def recognise(
-    family: str, config: Mapping[str, Any], shapes: Shapes, generation: Mapping[str, Any] | None = None
+    family: str,
+    config: Mapping[str, Any],
+    shapes: Shapes,
+    generation: Mapping[str, Any] | None = None,
+    pieces: Pieces | None = None,
 ) -> Recognised | Fault:
     """Work out the model's dimensions from its tensors, and compare them with what ``config.json`` says.
 
@@ -78,52 +90,52 @@ def recognise(
         config: ``config.json``.
         shapes: Of all tensors, by name.
         generation: ``generation_config.json``, when there is one.
+        pieces: Of the tokenizer, when there is one.
 
     Returns:
         The model and everything that is wrong with it; one fault when the dimensions can't be worked out.
     """
-    prefix = _text_prefix(family, shapes)
+    prefix = _text_prefix(shapes)
     if isinstance(prefix, Fault):
         return prefix
+    may_have_spare = family in WITH_VISION
+    if family in WITHOUT_VISION and not has_vision(shapes):
+        family, has_lost_vision = WITHOUT_VISION[family], True
+    else:
+        has_lost_vision = False
     inner = config.get("text_config")
     text_config = inner if isinstance(inner, dict) else config
     size = _text_size(prefix, text_config, shapes)
     if isinstance(size, Fault):
         return size
     rows = shapes[embedding_of(prefix)][0]
-    recognised = Recognised(family, ModelConfig(), prefix)
+    generation = generation or {}
+    vocabulary = read_vocabulary(rows, config, generation, pieces, may_have_spare=may_have_spare)
+    recognised = Recognised(family, ModelConfig(), prefix, vocabulary=vocabulary, lost_vision=has_lost_vision)
     recognised.head = next((name for name in HEADS if name in shapes), None)
     vision = _add_vision(recognised, config, shapes) if family in WITH_VISION else VitConfig()
     recognised.faults += _disagreements(text_config, size, rows)
-    settings = read_settings(family, config, generation or {}, layers=size.layers)
+    settings = read_settings(family, config, generation, layers=size.layers)
     recognised.faults += settings.faults
     recognised.bases = settings.bases
-    recognised.config = _config(recognised, size, rows - _spare_rows(family), vision, settings)
-    recognised.notes += [*settings.notes, *_stop_notes(recognised.config)]
+    recognised.config = _config(recognised, size, vision, settings)
+    recognised.notes += [*settings.notes, *_stop_notes(recognised.config, vocabulary.tokens)]
     if family in WITH_VISION:
         recognised.faults += image_token_faults(config, recognised.config)
     return recognised
 
 
-def _spare_rows(family: str) -> int:
-    return SPARE_ROWS if family in WITH_VISION else 0
-
-
-def _text_prefix(family: str, shapes: Shapes) -> str | Fault:
+def _text_prefix(shapes: Shapes) -> str | Fault:
     """Find the text part by its embedding, which has to be a matrix with a vocabulary."""
     prefix = next((prefix for prefix in TEXT_PREFIXES if embedding_of(prefix) in shapes), None)
     if prefix is None:
         tried = " or ".join(embedding_of(prefix) for prefix in TEXT_PREFIXES)
-        what = f"the checkpoint has no embedding, {tried}: is it complete?"
+        what = f"the checkpoint has no embedding, {tried}: is it complete? --as names keeps every tensor"
         return Fault("missing-tensor", "embed_tokens.weight", what)
     embedding = embedding_of(prefix)
     shape = shapes[embedding]
     if len(shape) != 2 or min(shape) < 1:
         return Fault("shape", embedding, f"its shape is {list(shape)}, expected a matrix: is the checkpoint complete?")
-    spare = _spare_rows(family)
-    if shape[0] <= spare:
-        what = f"it has {shape[0]} rows; in models with a vision part the last {spare} are not part of the vocabulary"
-        return Fault("shape", embedding, what)
     return prefix
 
 
@@ -180,9 +192,7 @@ def _disagreements(config: Mapping[str, Any], size: Dimensions, rows: int) -> It
             yield Fault("config-disagrees", name, what)
 
 
-def _config(
-    recognised: Recognised, size: Dimensions, vocabulary: int, vision: VitConfig, settings: Settings
-) -> ModelConfig:
+def _config(recognised: Recognised, size: Dimensions, vision: VitConfig, settings: Settings) -> ModelConfig:
     """Return the config of the published model with these dimensions, or of its family, changed as config.json says."""
     family = recognised.family
     model = published_model(family, size, vision)
@@ -202,7 +212,7 @@ def _config(
         base,
         num_layers=size.layers,
         model_dim=size.model_dim,
-        vocab_size=vocabulary,
+        vocab_size=recognised.vocabulary.padded,
         max_seq_len=settings.max_seq_len,
         att_cap=settings.att_cap,
         final_cap=settings.final_cap,
@@ -232,9 +242,9 @@ def _query_scale(recognised: Recognised, scalar: float | None, size: Dimensions)
     return scales.get(scalar, QueryScale.SQRT_KEY_SIZE)
 
 
-def _stop_notes(config: ModelConfig) -> Iterator[str]:
-    lost = [*dict.fromkeys(lost_stops(config).values())]
+def _stop_notes(config: ModelConfig, vocabulary: int) -> Iterator[str]:
+    lost = [*dict.fromkeys(lost_stops(replace(config, vocab_size=vocabulary)).values())]
     if lost:
         tokens = " or ".join(map(str, lost))
-        what = f"the vocabulary has {config.vocab_size} tokens, and the model never stops at {tokens}"
+        what = f"the vocabulary has {vocabulary} tokens, and the model never stops at {tokens}"
         yield f"{what}: is eos_token_id this checkpoint's own?"

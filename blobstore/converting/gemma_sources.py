@@ -6,9 +6,11 @@ Spec: spec/gemma.md, Checkpoints.
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from blobstore.converting.gemma_families import SPARE_ROWS, WITH_VISION
+from blobstore.checkpoint.tensors import LeftOut
+from blobstore.converting.gemma_families import UNUSED, why_unused
 from blobstore.converting.pieces import Piece, rows_of
 from blobstore.errors import Fault
 from blobstore.gemma.tensors import tensors_of
@@ -60,7 +62,6 @@ _FOREIGN = {
     "weight_scale": "FP8 with scales: convert from the original checkpoint",
     "input_scale": "FP8 with scales: convert from the original checkpoint",
 }
-_IGNORED = ("rotary_emb.inv_freq", "position_ids")
 
 
 def foreign_tensors(checkpoint: Checkpoint) -> Iterator[Fault]:
@@ -72,7 +73,7 @@ def foreign_tensors(checkpoint: Checkpoint) -> Iterator[Fault]:
         foreign = next((text for part, text in _FOREIGN.items() if part in name), None)
         if foreign:
             yield Fault("adapter" if "merge" in foreign else "quantised", name, f"this is {foreign}")
-        elif entry.type.name not in _FLOATS and not name.endswith(_IGNORED):
+        elif entry.type.name not in _FLOATS and not name.endswith(tuple(UNUSED)):
             what = f"stored as {entry.type}: quantised? Convert from the original checkpoint in bf16, f16 or f32"
             yield Fault("quantised", name, what)
 
@@ -111,14 +112,22 @@ class Sources:
             fault = self._fault(name, total, widths[name])
             if fault:
                 yield fault
-        yield from self._unexpected({*totals, self.recognised.head})
+        unused = {item.name for item in self.left_out()}
+        yield from self._unexpected({*totals, *unused, self.recognised.head})
         yield from self._untied_head()
+
+    def left_out(self) -> Iterator[LeftOut]:
+        """Yield the tensors that the runtime doesn't need."""
+        for name in self.checkpoint.tensors:
+            why = why_unused(name, self.recognised.vision)
+            if why:
+                yield LeftOut(name, "tensor", why)
 
     def _unexpected(self, known: Container[str | None]) -> Iterator[Fault]:
         """Yield the tensors that nothing is made of; `foreign_tensors` has those that are quantised or adapters."""
         for name, entry in self.checkpoint.tensors.items():
             foreign = any(part in name for part in _FOREIGN) or entry.type.name not in _FLOATS
-            if name not in known and not name.endswith(_IGNORED) and not foreign:
+            if name not in known and not foreign:
                 what = "gemma.cpp has no place for it: is this another architecture? --as names keeps every tensor"
                 yield Fault("unexpected-tensor", name, what)
 
@@ -147,11 +156,11 @@ class Sources:
         widths: dict[str, int] = {}
         for _, pieces in self.blobs():
             for piece in pieces:
-                if piece.source is not None:
+                if piece.source is not None and not piece.padding:
                     totals[piece.source] = totals.get(piece.source, 0) + piece.count
                     widths[piece.source] = piece.width
-        if self.recognised.family in WITH_VISION:
-            totals[self.embedding] += SPARE_ROWS * self._width
+        vocabulary = self.recognised.vocabulary
+        totals[self.embedding] += (vocabulary.rows - vocabulary.tokens) * self._width
         return totals, widths
 
     def _pieces(self, spec: TensorSpec) -> list[Piece]:
@@ -164,7 +173,6 @@ class Sources:
     def _model(self, spec: TensorSpec) -> list[Piece]:
         text, vision, projector = self.recognised.text, self.recognised.vision, self.recognised.projector
         plain = {
-            "c_embedding": self.embedding,
             "c_final_norm": f"{text}norm.weight",
             "enc_norm_bias": f"{vision}post_layernorm.bias",
             "enc_norm_scale": f"{vision}post_layernorm.weight",
@@ -172,6 +180,8 @@ class Sources:
             "img_pos_emb": f"{vision}embeddings.position_embedding.weight",
             "mm_embed_norm": f"{projector}mm_soft_emb_norm.weight",
         }
+        if spec.key == "c_embedding":
+            return self._embedding(spec)
         if spec.key in plain:
             return [rows_of(plain[spec.key], spec.cols, 0, spec.rows)]
         if spec.key == "img_emb_kernel":
@@ -185,6 +195,11 @@ class Sources:
             weight = f"{projector}mm_input_projection_weight"
             return [Piece(weight, spec.rows, 0, spec.cols, 0, spec.rows, TRANSPOSE)]
         return [rows_of(f"{projector}linear.weight", spec.cols, 0, spec.rows)]
+
+    def _embedding(self, spec: TensorSpec) -> list[Piece]:
+        vocabulary = self.recognised.vocabulary
+        pad = replace(rows_of(self.embedding, spec.cols, vocabulary.pad, 1), padding=True)
+        return [rows_of(self.embedding, spec.cols, 0, vocabulary.tokens), *[pad] * vocabulary.padding]
 
     def _text_layer(self, base: str, layer: str, spec: TensorSpec) -> list[Piece]:
         prefix = f"{self.recognised.text}layers.{layer}."

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
     from blobstore.checkpoint.reader import Checkpoint
     from blobstore.checkpoint.tensors import LeftOut, SourceTensor
+    from blobstore.checkpoint.told import Told
     from blobstore.codecs.element_types import ElementType
     from blobstore.converting.pieces import Piece
     from blobstore.gemma.config import ModelConfig
@@ -86,6 +87,7 @@ class Plan:
         config: The model's, for the runtime; None for a file that is only a container.
         tokenizer: The SentencePiece model for the runtime.
         left_out: What of the checkpoint isn't used, and why.
+        told: What is done without being asked for.
     """
 
     tensors: list[PlannedTensor] = field(default_factory=list)
@@ -97,11 +99,12 @@ class Plan:
     config: ModelConfig | None = None
     tokenizer: bytes | None = None
     left_out: list[LeftOut] = field(default_factory=list)
+    told: list[Told] = field(default_factory=list)
 
     @property
     def lines(self) -> list[str]:
-        """The notes, and a line for each reason to leave something out."""
-        return [*self.notes, *left_out_lines(self.left_out)]
+        """The notes, what is done without being asked for, and a line for each reason to leave something out."""
+        return [*self.notes, *(item.message for item in self.told), *left_out_lines(self.left_out)]
 
     @property
     def nbytes(self) -> int:
@@ -158,6 +161,7 @@ def plan_begun(checkpoint: Checkpoint) -> Plan:
     """Return a plan with the checkpoint's notes and metadata, without keys that only this project writes."""
     plan = Plan(metadata=foreign_metadata(checkpoint.metadata), notes=list(checkpoint.notes))
     plan.left_out += checkpoint.left_out
+    plan.told += checkpoint.told
     left_out = sorted({*checkpoint.metadata} - {*plan.metadata})
     if left_out:
         what = f"metadata {', '.join(left_out)[:_SHOWN_TEXT]} is left out"
@@ -165,11 +169,13 @@ def plan_begun(checkpoint: Checkpoint) -> Plan:
     return plan
 
 
-def refusal(faults: Sequence[Fault]) -> CheckpointError:
-    """Return one error, ``cannot-convert``, that lists everything that is wrong."""
+def refusal(faults: Sequence[Fault], *, fix: str = "") -> CheckpointError:
+    """Return one error, ``cannot-convert``, that lists everything that is wrong; last comes a fix for all."""
     lines = [f"{fault.reason}: {fault.name}: {fault.message}" for fault in faults[:_FAULTS_SHOWN]]
     if len(faults) > _FAULTS_SHOWN:
         lines.append(f"and {len(faults) - _FAULTS_SHOWN} more")
+    if fix and not any(fix in line for line in lines):
+        lines.append(fix)
     error = CheckpointError("cannot-convert", "; ".join(lines))
     error.faults = tuple(faults)
     return error

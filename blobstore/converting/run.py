@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from typing import BinaryIO
 
     from blobstore.checkpoint.reader import Checkpoint
+    from blobstore.checkpoint.tensors import SourceTensor
     from blobstore.converting.plan import Plan, PlannedTensor
     from blobstore.fileio.ranges import FileRange
     from blobstore.fileio.types import Bytes, Progress
@@ -58,8 +59,7 @@ def run_plan(
         TruncatedError: A source file has shrunk.
         OSError: Reading or writing failed; the target is untouched.
     """
-    checkpoint.refuse_as_outputs(*files_of(target))
-    _check_disk(plan, target)
+    check_target(plan, checkpoint, target)
     scales = measure_scales(plan, checkpoint)
     if plan.config is None:
         with StoreWriter(target, version=version, index=index, digests=digests, metadata=plan.metadata) as store:
@@ -83,6 +83,24 @@ def run_plan(
                 model.add_stored(tensor.key, data, tensor.type.name, scale=scale, immutable=True)
         _write_named(plan.extras, checkpoint, model.store, scales, progress)
         _write_names(plan, model.store)
+
+
+def check_target(plan: Plan, checkpoint: Checkpoint, target: str | PathLike[str] | BinaryIO) -> None:
+    """Refuse a target that can't be written, before anything is read.
+
+    Raises:
+        UsageError: ``same-file``.
+        CheckpointError: ``disk-too-small``.
+    """
+    checkpoint.refuse_as_outputs(*files_of(target))
+    _check_disk(plan, target)
+
+
+def unchecked_sources(plan: Plan, checkpoint: Checkpoint) -> list[SourceTensor]:
+    """Return the tensors that go into types which hold any value: `measure_scales` does not look at these."""
+    kept = (tensor for tensor in [*plan.tensors, *plan.extras] if tensor.type.name not in _CHECKED)
+    names = dict.fromkeys(piece.source for tensor in kept for piece in tensor.pieces if piece.source is not None)
+    return [checkpoint.tensors[name] for name in names]
 
 
 def measure_scales(plan: Plan, checkpoint: Checkpoint, progress: Progress = lambda _: None) -> dict[str, float]:

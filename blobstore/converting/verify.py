@@ -18,7 +18,7 @@ from blobstore.gemma.config import ModelConfig
 from blobstore.gemma.enums import OpenEnum, Wrapping
 from blobstore.gemma.records import Record
 from blobstore.gemma.toc import build_toc, toc_entry
-from blobstore.index.metadata import BASE, CHOICES, PACKED_FROM
+from blobstore.index.metadata import BASE, CHOICES, MODEL_CHOICES, PACKED_FROM
 from blobstore.store.values import stored
 
 if TYPE_CHECKING:
@@ -86,14 +86,14 @@ def _choices(path: str, text: str) -> Choices:
     """Read the choices of a conversion. They are foreign bytes: everything is checked."""
     try:
         values = json.loads(text)
-        if values.keys() != {"rope_bases"}:
+        if not values.keys() <= {*MODEL_CHOICES}:
             choices = Choices(values["weights"], values["layout"], values["wrapping"])
             if choices.weights in WEIGHTS and choices.layout in LAYOUTS and choices.wrapping in _WRAPPINGS:
                 return choices
             raise ValueError("unknown choices")
     except (ValueError, KeyError, TypeError, AttributeError):
         raise UsageError("not-converted", f"{path!r}: the metadata {CHOICES!r} can't be read") from None
-    # Only that key: `Manifest.forget_source` has removed the others.
+    # Only such keys: `Manifest.forget_source` has removed the others.
     what = "was changed after it was converted: it no longer has to agree with its checkpoint"
     raise UsageError("not-converted", f"{path!r} {what}")
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass, field, replace
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from blobstore.container.keys import INDEX_KEY, SKELETON_KEY, TOC_KEY, encode_key
 from blobstore.container.layout import MAX_PORTABLE_BLOBS, max_blobs_from
@@ -14,7 +14,7 @@ from blobstore.errors import FormatError, UsageError
 from blobstore.fileio.ranges import FileRange, reporting
 from blobstore.gemma.toc import build_toc, parse_toc
 from blobstore.index import Entry, IndexedBlob, blob_table, build_index
-from blobstore.index.metadata import BASE, BASE_NAME, CHOICES, PACKED_FROM, REARRANGED
+from blobstore.index.metadata import BASE, BASE_NAME, CHOICES, MODEL_CHOICES, PACKED_FROM, REARRANGED
 from blobstore.index.names import encode_name
 from blobstore.index.sidecar import close_with_index, refuse_external_to_stream
 from blobstore.store.catalog import open_catalog
@@ -29,9 +29,6 @@ if TYPE_CHECKING:
     from blobstore.fileio.types import Progress
     from blobstore.index import NameIndex
     from blobstore.index.locate import IndexPlace
-
-
-_BASES = "rope_bases"  # among the choices of a conversion
 
 
 @dataclass
@@ -140,16 +137,16 @@ class Manifest:
     def forget_source(self) -> bool:
         """Drop from the metadata what a conversion noted about its source, which is no longer true.
 
-        The RoPE bases stay: they belong to the model, whatever tensors the file has.
+        `MODEL_CHOICES` stay: they belong to the model, whatever tensors the file has.
 
         Returns:
             Whether there was anything to drop.
         """
         before = dict(self.metadata)
         self.metadata.pop(REARRANGED, None)
-        bases = _rope_bases(self.metadata.pop(CHOICES, ""))
-        if bases is not None:
-            self.metadata[CHOICES] = json.dumps({_BASES: bases})
+        choices = _of_the_model(self.metadata.pop(CHOICES, ""))
+        if choices:
+            self.metadata[CHOICES] = json.dumps(choices, sort_keys=True)
         return self.metadata != before
 
     def forget_names(self) -> bool:
@@ -237,12 +234,12 @@ def external_index(reader: BlobReader, manifest: Manifest) -> bytes:
     return build_index(manifest.entries or [], table, manifest.metadata, store=reader.directory)
 
 
-def _rope_bases(choices: str) -> object:
-    """Return the RoPE bases among the choices of a conversion; None if they aren't there or can't be read."""
+def _of_the_model(choices: str) -> dict[str, Any]:
+    """Return those of a conversion's choices that belong to the model; empty if there are none, or none can be read."""
     try:
-        return json.loads(choices).get(_BASES)
+        return {name: value for name, value in json.loads(choices).items() if name in MODEL_CHOICES}
     except (ValueError, AttributeError, RecursionError):
-        return None
+        return {}
 
 
 def _bytes(data: FileRange | bytes) -> bytes:

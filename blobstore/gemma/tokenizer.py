@@ -59,6 +59,18 @@ def count_pieces(raw: bytes | memoryview) -> int:
     return _at_least_one(sum(tag == _PIECE for tag, _, _ in fields(data, 0, len(data))))
 
 
+def find_piece(raw: bytes | memoryview, text: str) -> int | None:
+    """Return the number of the first piece of a SentencePiece model that has this text, or None.
+
+    Raises:
+        FormatError: ``tokenizer-model`` when it is not a model, or ends too early.
+    """
+    data, wanted = bytes(raw), text.encode()
+    pieces = ((at, end) for tag, at, end in fields(data, 0, len(data)) if tag == _PIECE)
+    found = ((number, at, end) for number, (at, end) in enumerate(pieces) if wanted in data[at:end])
+    return next((number for number, at, end in found if _piece(data, at, end)[0] == wanted), None)
+
+
 def model_ends(raw: bytes) -> Iterator[int]:
     """Yield each size that a SentencePiece model at the beginning of some bytes may have, smallest first.
 

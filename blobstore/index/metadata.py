@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
 OWN_METADATA = "blobstore."  # the prefix of all of them
+MODEL_CHOICES = ("rope_bases", "vocabulary")  # of a conversion's choices, those that stay true of a changed file
 CHOICES, REARRANGED = "blobstore.convert", "blobstore.rearranged"  # the choices of a conversion, and its source
 PACKED_FROM, BASE = "blobstore.packed", "blobstore.base"  # the original of a packed file, and the base
 BASE_NAME = "blobstore.base_name"  # the base's file name when it was packed: a hint

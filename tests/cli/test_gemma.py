@@ -67,7 +67,7 @@ def one_line(done: Done) -> str:
 
 @pytest.mark.parametrize("family", FAMILIES)
 def test_convert_says_what_it_chose_and_why(cli: Cli, tmp_path: Path, family: str) -> None:
-    folder = small_recipe(family, chat_template="tokenizer_config.json").write(tmp_path / "c")
+    folder = replace(sound_recipe(family), chat_template="tokenizer_config.json").write(tmp_path / "c")
     done = cli("convert", folder, "-o", tmp_path / "out.sbs")
     assert done.status == 0
     wrapping = "this model has one wrapping only" if family in VISION else "the checkpoint has a chat template"

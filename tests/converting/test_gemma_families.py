@@ -25,7 +25,7 @@ from blobstore.gemma.models import config_of
 from blobstore.index import shape_fault
 from blobstore.index.metadata import CHOICES
 from tests.checkpoints import snapshot, write_config
-from tests.gemma_checkpoints import NEW, OLD, TEXT_ONLY, Recipe, Size, plan_of, small_recipe, write_sparse
+from tests.gemma_checkpoints import NEW, OLD, TEXT_ONLY, Recipe, Size, plan_of, small_recipe, tokenizer, write_sparse
 from tests.models import CONFIG_SHA256, FAMILIES, TINY, VISION, WEIGHTS, packed, spec_tensors, tiny, unpacked
 
 if TYPE_CHECKING:
@@ -243,6 +243,8 @@ def test_a_fine_tune_with_another_vocabulary_is_still_that_model(tmp_path: Path,
     for part in (config, config.get("text_config", {})):
         if "vocab_size" in part:
             part["vocab_size"] += 96
+    if recipe.vision:
+        config["image_token_index"] = recipe.size.vocabulary
     plan = plan_of(write_sparse(tmp_path / "c", recipe, config), Choices(wrapping="it"))
     assert plan.config is not None
     known = config_of(f"{name}-sfp" + ("" if recipe.vision else "-it"))
@@ -252,11 +254,13 @@ def test_a_fine_tune_with_another_vocabulary_is_still_that_model(tmp_path: Path,
 
 @pytest.mark.parametrize("rows", [1, 16, 33, 100])
 @pytest.mark.parametrize("family", FAMILIES)
-def test_a_vocabulary_that_the_runtime_stops_at_is_refused(tmp_path: Path, family: str, rows: int) -> None:
-    recipe = small_recipe(family, size=Size(vocabulary=rows))
+def test_without_padding_a_vocabulary_that_the_runtime_stops_at_is_refused(
+    tmp_path: Path, family: str, rows: int
+) -> None:
+    recipe = small_recipe(family, size=Size(vocabulary=rows), tokenizer=tokenizer(rows))
     folder = recipe.write(tmp_path / "c")
     with pytest.raises(CheckpointError) as caught:
-        plan_of(folder, Choices())
+        plan_of(folder, Choices(pad=False))
     ((reason, name, message),) = caught.value.faults
     assert (reason, name) == ("vocabulary", "embed_tokens.weight")
     assert str(rows) in message

@@ -1,0 +1,141 @@
+"""The vocabulary of a Gemma checkpoint: which rows of its embedding are tokens, and how many rows the file needs.
+
+Spec: spec/gemma.md, Checkpoints.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from blobstore.converting.gemma_config import VOCABULARY_STEP
+from blobstore.converting.gemma_families import SPARE_ROWS
+from blobstore.gemma.models import PALIGEMMA_VOCABULARY
+from blobstore.gemma.tokenizer import count_pieces, find_piece
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
+
+PAD_PIECE = "<pad>"
+_PUBLISHED = (262144, PALIGEMMA_VOCABULARY)  # of models with a vision part
+_IMAGE_TOKENS = ("image_token_index", "image_token_id")
+
+
+@dataclass(frozen=True)
+class Pieces:
+    """What a vocabulary has to know of the tokenizer.
+
+    Attributes:
+        count: How many pieces it has.
+        pad: The number of the piece ``<pad>``; None without one.
+    """
+
+    count: int
+    pad: int | None = None
+
+
+@dataclass(frozen=True)
+class Vocabulary:
+    """The rows of an embedding.
+
+    Attributes:
+        rows: Of the checkpoint's embedding.
+        tokens: How many of them are tokens: the first ones. The others are spare.
+        padded: Rows of the new file's embedding: the tokens, then copies of row `pad`.
+        pad: The row of the token ``<pad>``.
+        why_spare: Why the rows behind the tokens are spare, or why none is; empty in models that never have any.
+    """
+
+    rows: int = 0
+    tokens: int = 0
+    padded: int = 0
+    pad: int = 0
+    why_spare: str = ""
+
+    @property
+    def padding(self) -> int:
+        """Rows that are added."""
+        return self.padded - self.tokens
+
+    @property
+    def padding_line(self) -> str:
+        """What is said of the padding."""
+        rows = f"{self.padded} rows with copies of row {self.pad}, {PAD_PIECE}"
+        return f"vocabulary padded from {self.tokens} to {rows}: gemma.cpp needs a multiple of {VOCABULARY_STEP}"
+
+    @property
+    def spare_line(self) -> str:
+        """What is said of spare rows; empty where a model of this family never has any."""
+        if not self.why_spare:
+            return ""
+        if self.tokens == self.rows:
+            return f"all {self.rows} rows of the embedding are the vocabulary: {self.why_spare}"
+        what = f"the last {self.rows - self.tokens} of the embedding's {self.rows} rows are kept outside the vocabulary"
+        return f"{what}: {self.why_spare}"
+
+
+def pieces_of(tokenizer: bytes | None) -> Pieces | None:
+    """Return what a vocabulary has to know of a SentencePiece model; None without one.
+
+    Raises:
+        FormatError: ``tokenizer-model`` when it is not a model.
+    """
+    return None if tokenizer is None else Pieces(count_pieces(tokenizer), find_piece(tokenizer, PAD_PIECE))
+
+
+def read_vocabulary(
+    rows: int,
+    config: Mapping[str, Any],
+    generation: Mapping[str, Any],
+    pieces: Pieces | None,
+    *,
+    may_have_spare: bool,
+) -> Vocabulary:
+    """Work out a checkpoint's vocabulary.
+
+    Args:
+        rows: Of its embedding; more than the spare ones if there may be any.
+        config: ``config.json``.
+        generation: ``generation_config.json``; empty without one.
+        pieces: Of the tokenizer; None without one.
+        may_have_spare: Whether it is of a family whose exporters append rows that no token has.
+    """
+    spare, why = _spare(rows, config, pieces) if may_have_spare else (0, "")
+    tokens = rows - spare
+    pad = _pad(tokens, config, generation, pieces)
+    return Vocabulary(rows, tokens, -(-tokens // VOCABULARY_STEP) * VOCABULARY_STEP, pad, why)
+
+
+def _spare(rows: int, config: Mapping[str, Any], pieces: Pieces | None) -> tuple[int, str]:
+    """Return how many of the last rows are spare, and why."""
+    first = rows - SPARE_ROWS
+    image = next((config[key] for key in _IMAGE_TOKENS if type(config.get(key)) is int), None)
+    if first < 1:
+        return 0, f"it has no more than the {SPARE_ROWS} that exporters append"
+    if pieces is not None:
+        # The runtime puts images in place of their token, so that one needs no row.
+        count = pieces.count - (pieces.count - 1 == image)
+        if count <= first:
+            return SPARE_ROWS, "the tokenizer has no pieces for them"
+        return 0, f"the tokenizer has {count} pieces"
+    if first in (*_PUBLISHED, image):
+        return SPARE_ROWS, f"exporters append that many to a vocabulary of {first}"
+    return 0, f"without a tokenizer nothing says that the last {SPARE_ROWS} are spare"
+
+
+def _pad(tokens: int, config: Mapping[str, Any], generation: Mapping[str, Any], pieces: Pieces | None) -> int:
+    """Return the row of ``<pad>``: by the tokenizer, else by config.json; 0, as in all Gemmas, where these say another.
+
+    Fine-tunes often pad with a stop token: rows with its values would be sampled in its place.
+    """
+    text = config.get("text_config")
+    places = (generation, config, text if isinstance(text, dict) else {})
+    stops = {token for place in places for token in _tokens(place.get("eos_token_id"))}
+    named = [place.get("pad_token_id") for place in places]
+    known = [] if pieces is None else [pieces.pad]
+    candidates = (token for token in [*known, *named] if type(token) is int and 0 <= token < tokens)
+    return next((token for token in candidates if token not in stops), 0)
+
+
+def _tokens(value: Any) -> Iterator[int]:  # noqa: ANN401 (JSON is anything)
+    yield from (token for token in (value if isinstance(value, list) else [value]) if type(token) is int)
