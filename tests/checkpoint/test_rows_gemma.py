@@ -19,7 +19,7 @@ from blobstore.checkpoint.reader import open_checkpoint
 from blobstore.checkpoint.wrappers import unwrap
 from blobstore.converting.gemma_plan import LAYOUTS, WEIGHTS, Choices
 from blobstore.errors import CheckpointError
-from tests.checkpoints import SINGLE, own, write_config, write_own, write_peer
+from tests.checkpoints import SINGLE, own, write_config, write_index, write_own, write_peer
 from tests.gemma_checkpoints import NEW, OLD, SOUND, Recipe, Size, convert, plan_of, small_recipe, tokenizer
 from tests.models import FAMILIES, VISION, tiny
 
@@ -99,6 +99,24 @@ def test_wrappers_inside_names_are_taken_off(tmp_path: Path) -> None:
         f"'_checkpoint_wrapped_module.' is taken off {count} of {len(inside)} names of tensors: "
         "activation checkpointing had put it there"
     )
+
+
+def test_a_tied_head_that_only_the_index_lists_loses_its_prefix_too(tmp_path: Path) -> None:
+    tensors = {f"module.{name}": np.ones((2, 2), np.float32) for name in ("model.embed_tokens.weight", "model.w")}
+    write_peer(tmp_path / "model-00001-of-00001.safetensors", tensors)
+    write_index(tmp_path, dict.fromkeys([*tensors, "module.lm_head.weight"], "model-00001-of-00001.safetensors"))
+    write_config(tmp_path, {"model_type": "llama", "tie_word_embeddings": True})
+    done = blobstore.convert(tmp_path, tmp_path / "out.sbs")
+    assert [(alias.name, alias.target) for alias in done.aliases] == [("lm_head.weight", "model.embed_tokens.weight")]
+
+
+def test_a_file_that_is_left_out_is_a_finding(tmp_path: Path) -> None:
+    folder = small_recipe("gemma2").write(tmp_path / "c")
+    (folder / "optimizer.pt").write_bytes(b"x")
+    (found,) = (found for found in blobstore.check(folder).findings if found.code == "file-left-out")
+    (item,) = (item for item in blobstore.preview_conversion(folder).left_out if item.kind == "file")
+    assert (found.subject, found.message) == (item.name, item.why)
+    assert item.name == "optimizer.pt"
 
 
 def test_a_prefix_that_not_all_names_have_is_a_name_of_the_model() -> None:
