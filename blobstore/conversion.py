@@ -186,8 +186,9 @@ def convert(
 
     Args:
         source: A .safetensors file, a ``model.safetensors.index.json``, or a folder with either, or with shards; the
-            same of PyTorch's pickled files (``.bin``, ``.pt``, ``.pth``, ``.ckpt``), with torch. ``config.json``,
-            ``tokenizer.model`` and the chat template are found beside it.
+            same of PyTorch's pickled files (``.bin``, ``.pt``, ``.pth``, ``.ckpt``), with torch; or a .gguf file.
+            ``config.json``, ``tokenizer.model`` and the chat template are found beside it; in a .gguf file, the
+            metadata says what they do.
         output: The file to write, replaced only by a complete one; or a binary stream.
         as_: ``gemma``: a file that gemma.cpp runs; ``names``: every tensor by name, unchanged; ``auto``: for gemma.cpp
             if it is a Gemma checkpoint.
@@ -209,6 +210,8 @@ def convert(
         UsageError: ``bad-choice`` for an unknown option; ``needless-flag`` for one that the conversion doesn't have;
             ``not-a-tokenizer``, ``i8-stock``, ``same-file``; as `create`.
         FormatError, TruncatedError: A file of the source is wrong.
+        MissingExtraError: ``missing-extra``: it is a .gguf file with quantised tensors, and the package gguf isn't
+            installed.
         OSError: Reading or writing failed; the output is untouched.
 
     Example:
@@ -266,8 +269,8 @@ def preview_conversion(
         index: As for `convert`.
 
     Raises:
-        CheckpointError, UsageError, FormatError, TruncatedError, OSError: As for `convert`, but for values that the
-            type can't hold, and for the output.
+        CheckpointError, UsageError, FormatError, TruncatedError, MissingExtraError, OSError: As for `convert`, but for
+            values that the type can't hold, and for the output.
 
     Example:
         >>> preview = blobstore.preview_conversion("checkpoint", as_="names")

@@ -22,6 +22,7 @@ from blobstore.index import Entry, IndexedBlob, build_index
 from tests.checkpoints import linux_only
 from tests.conftest import VECTORS, load_manifest
 from tests.fuzz.targets import container
+from tests.gguf_files import key, raw_gguf, tensor, text
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
@@ -251,3 +252,31 @@ def test_a_file_of_a_terabyte_takes_what_is_read_of_it(tmp_path: Path) -> None:
     path = write(tmp_path / "a.sbs", made.header() + made.to_bytes())
     os.truncate(path, size)
     assert read([("first", path)], factor=0) == ["read"]
+
+
+# ----------------------------------------------------------------------------------------------------------- GGUF
+
+
+GGUF_HEADERS: dict[str, tuple[Callable[[], bytes], str]] = {
+    "tensors": (lambda: raw_gguf(tensors=[tensor(f"{i:x}", [], offset=0) for i in range(35_000)]), "gguf"),
+    "empty-tensors": (lambda: raw_gguf(tensors=[tensor(f"{i:x}", [0]) for i in range(25_000)]), "read"),
+    "keys": (lambda: raw_gguf([key(f"{i:x}", 7, b"\0") for i in range(60_000)], [tensor("a", [0])]), "read"),
+    "texts": (lambda: raw_gguf([key("a", 9, list_of(8, 130_000, bytes(8)))], [tensor("a", [0])]), "read"),
+    "lists": (lambda: raw_gguf([key("a", 9, list_of(9, 80_000, list_of(7, 0, b"")))], [tensor("a", [0])]), "read"),
+    "many-lists": (
+        lambda: raw_gguf([key(f"{i:x}", 9, list_of(7, 64, b"\1")) for i in range(11_000)], [tensor("a", [0])]),
+        "read",
+    ),
+    "a-long-text": (lambda: raw_gguf([key("a", 8, text("\U0001f600" * (1 << 18)))], [tensor("a", [0])]), "read"),
+}
+
+
+def list_of(number: int, count: int, item: bytes) -> bytes:
+    """Return an array of equal items, as the metadata has it."""
+    return struct.pack("<IQ", number, count) + item * count
+
+
+def test_gguf_headers_take_memory_in_proportion(tmp_path: Path) -> None:
+    files = {f"{name}.gguf": raw() for name, (raw, _) in GGUF_HEADERS.items()}
+    paths = [write(tmp_path / name, raw) for name, raw in files.items()]
+    assert read(("checkpoint", path) for path in paths) == [result for _, result in GGUF_HEADERS.values()]

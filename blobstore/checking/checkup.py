@@ -96,7 +96,7 @@ def check(
     name = path_text(path)
     subject = ""
     read: list[str] = []
-    if format_of(name) in ("safetensors", "pytorch"):
+    if format_of(name) != "sbs":
         findings = _checkpoint_findings(name, _KINDS[runtime], weights, runtimes, read=read, progress=progress)
         subject = "the file that convert makes of it "
     elif weights is not None:

@@ -45,7 +45,7 @@ def tokenizer_beside(checkpoint: Checkpoint, given: str | None) -> bytes | None:
 
 
 def has_chat_template(checkpoint: Checkpoint) -> bool:
-    """Whether a checkpoint's folder has a chat template, as those of instruction-tuned models do.
+    """Whether a checkpoint or its folder has a chat template, as those of instruction-tuned models do.
 
     A ``tokenizer_config.json`` that can't be read is a note of the checkpoint.
 
@@ -57,7 +57,7 @@ def has_chat_template(checkpoint: Checkpoint) -> bool:
     for path in templates:
         checkpoint.note_read(path)
         refuse_irregular(path)  # as for the other files, and a link to nothing is an error
-    return bool(templates) or _tokenizer_has_template(checkpoint)
+    return checkpoint.chat_template or bool(templates) or _tokenizer_has_template(checkpoint)
 
 
 def _tokenizer_has_template(checkpoint: Checkpoint) -> bool:

@@ -11,7 +11,6 @@ from blobstore.errors import CheckpointError
 _PICKLED = (".bin", ".pt", ".pth", ".ckpt")
 # What people pass by mistake, and the fix.
 _FOREIGN = {
-    ".gguf": "a GGUF file, usually quantised: convert from the original checkpoint",
     ".h5": "a Keras file: convert from the original checkpoint",
     ".sbs": "an .sbs file already",
     ".task": "a MediaPipe bundle for phones: convert from the original checkpoint",

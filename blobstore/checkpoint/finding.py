@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from blobstore.checkpoint.file_names import is_pickled, refuse_foreign, refuse_part
 from blobstore.checkpoint.folders import hub_name, refuse_folder, snapshot_of
+from blobstore.checkpoint.gguf_files import gguf_at
 from blobstore.checkpoint.shards import INDEX, SAFETENSORS, parse_shard_index, parse_shard_name, shard_sets
 from blobstore.errors import CheckpointError
 from blobstore.fileio.file_systems import is_missing
@@ -53,6 +54,7 @@ class Found:
         files: The paths of those that have its tensors, in the order of reading.
         weight_map: Tensor → name of its file, by the index; None without one.
         index: The path of the index; empty without one.
+        is_gguf: Whether it is a .gguf file, the first if the model is split.
         part_of: How many files the checkpoint has if `files` is one of its shards; else 0.
         notes: What a user should know of the choice.
     """
@@ -61,6 +63,7 @@ class Found:
     files: tuple[str, ...]
     weight_map: dict[str, str] | None = None
     index: str = ""
+    is_gguf: bool = False
     part_of: int = 0
     notes: list[str] = field(default_factory=list)
 
@@ -84,6 +87,8 @@ def find_files(path: str, read: Callable[[str], bytes]) -> Found:
         return found
     if hub_name(path):
         raise CheckpointError("no-checkpoint", hub_name(path))
+    if gguf_at(path):
+        return Found(os.path.dirname(path), (path,), is_gguf=True)
     refuse_foreign(path)
     refuse_part(path)
     if path.lower().endswith(".json"):
@@ -109,6 +114,9 @@ def _in_folder(folder: str, read: Callable[[str], bytes]) -> Found:
     some = [ours for _, ours in of_families if ours]
     if some:
         refuse_part(os.path.join(folder, some[0][0]))
+    model = None if some else gguf_at(folder)
+    if model:
+        return Found(folder, (model,), is_gguf=True)
     return _unindexed(folder, some[0]) if some else refuse_folder(folder, names)
 
 

@@ -1,4 +1,4 @@
-"""What a path is: an .sbs file, a checkpoint in safetensors or PyTorch's pickled format, or a GGUF file."""
+"""What a path is: an .sbs file, a checkpoint in safetensors or PyTorch's pickled format, or a model in GGUF."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from typing import Literal
 
 from blobstore.checkpoint.file_names import is_pickled
 from blobstore.checkpoint.folders import hub_name
+from blobstore.checkpoint.gguf_files import is_gguf, models_in
 from blobstore.checkpoint.pickled import PICKLES
 from blobstore.container.layout import MAGIC_BYTES
 from blobstore.fileio.source import read_beginning
@@ -17,19 +18,24 @@ _HEADER = 9  # bytes that tell a safetensors file: the length of its header, and
 
 
 def format_of(path: str) -> Format:
-    """Return what a path is: by its first bytes, unless its name says it.
+    """Return what a path is: by its first bytes, unless its name says it; a folder by the weights that it has.
 
-    A folder is a checkpoint, whatever its files; and so is a model's name on a hub, which no file has.
+    A model's name on a hub, which no file has, is a checkpoint.
     """
-    if path.lower().endswith(".sbs") and not os.path.isdir(path):
+    lower = path.lower()
+    if os.path.isdir(path):
+        return "gguf" if models_in(path) else "safetensors"
+    if lower.endswith(".sbs"):
         return "sbs"
-    if os.path.isdir(path) or path.lower().endswith(".json") or hub_name(path):
+    if lower.endswith(".json") or hub_name(path):
         return "safetensors"
+    return "gguf" if is_gguf(path) else _by_its_bytes(path)
+
+
+def _by_its_bytes(path: str) -> Format:
     begins = bytes(read_beginning(path, _HEADER)) if os.path.isfile(path) else b""
     if begins.startswith(MAGIC_BYTES):
         return "sbs"
-    if begins.startswith(b"GGUF"):
-        return "gguf"
     if begins.startswith(PICKLES) and is_pickled(path):
         return "pytorch"
     return "safetensors" if begins[-1:] == b"{" or path.lower().endswith(".safetensors") else "sbs"

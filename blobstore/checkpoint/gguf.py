@@ -1,154 +1,170 @@
-"""A .gguf file: its tensors and metadata, read by the package gguf; for listing."""
+"""A .gguf file: its tensors and metadata; values of quantised tensors are decoded by the package gguf."""
 
 from __future__ import annotations
 
 import math
 import os
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
-import ml_dtypes
 import numpy as np
 
-from blobstore.errors import BlobStoreError, FormatError, MissingExtraError, TruncatedError, in_file
+from blobstore.checkpoint.gguf_header import MAGIC, GgufEntry, GgufHeader, LongList, parse_header
+from blobstore.container.foreign import HEAD_NBYTES, foreign_format
+from blobstore.errors import FormatError, MissingExtraError, in_file
+from blobstore.fileio.closing import Closing
+from blobstore.fileio.plain_files import open_one_of_many
+from blobstore.fileio.ranges import FileRange
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Callable, Iterator, Mapping
     from os import PathLike
 
-    from blobstore.fileio.types import Array
+    from blobstore.checkpoint.gguf_types import GgufType
+    from blobstore.fileio.types import Array, ByteSource
 
 _CHUNK = 1 << 20  # elements
-_MOST_LISTED = 64  # of an array in the metadata: vocabularies have 256,000
-_INT8 = {"i8": "int8"}  # blobstore's i8 is an encoding of gemma.cpp
 
 
 @dataclass(frozen=True)
-class GgufEntry:
-    """One tensor of a .gguf file.
-
-    Attributes:
-        name: Its name.
-        type: Of GGUF, in small letters: ``f32``, ``q4_k``; ``int8`` for its I8.
-        shape: In C order, which is the reverse of GGUF's.
-        offset: Of its first byte, from the beginning of the file.
-        nbytes: Its size.
-    """
-
-    name: str
-    type: str
-    shape: tuple[int, ...]
-    offset: int
-    nbytes: int
-
-
-@dataclass(frozen=True)
-class GgufFile:
-    """A .gguf file.
+class GgufFile(Closing):
+    """An open .gguf file; a context manager.
 
     Attributes:
         path: As given.
         version: Of the format.
         entries: Its tensors, by name, in the file's order.
-        metadata: Key → a text, number, truth value, or a list of such; a long list as words.
+        fields: The metadata as `GgufHeader` has it.
+        source: The file's bytes.
     """
 
     path: str
     version: int
     entries: Mapping[str, GgufEntry]
-    metadata: Mapping[str, Any]
-    _tensors: Mapping[str, Any]
+    fields: Mapping[str, Any]
+    source: ByteSource
+
+    @property
+    def metadata(self) -> dict[str, Any]:
+        """Key → a text, number, truth value, or a list of such, as JSON has them; a long list as words."""
+        return {key: _plain(value) for key, value in self.fields.items()}
+
+    def range(self, name: str) -> FileRange:
+        """Return where a tensor's bytes lie."""
+        entry = self.entries[name]
+        return FileRange(self.source, entry.offset, entry.nbytes)
+
+    def long_list(self, key: str) -> list[Any] | None:
+        """Return the elements of an array of the metadata; None without it, or when it is something else."""
+        value = self.fields.get(key)
+        if isinstance(value, LongList):
+            with in_file(self.path):
+                return value.read(self.source.view)
+        return value if isinstance(value, list) else None
 
     def chunks(self, name: str) -> Iterator[Array] | None:
-        """Return a tensor's values in pieces of about a million; None where the package gguf can't decode them."""
-        from gguf import GGML_QUANT_SIZES  # noqa: PLC0415 (an extra)
-        from gguf.quants import dequantize  # noqa: PLC0415
+        """Return a tensor's values in pieces of about a million; None where the package gguf can't decode them.
 
-        tensor = self._tensors[name]
-        if self.entries[name].type == "bf16":
-            flat = tensor.data.reshape(-1).view(ml_dtypes.bfloat16)
-            return (flat[start : start + _CHUNK] for start in range(0, len(flat), _CHUNK))
-        count, nbytes = GGML_QUANT_SIZES[tensor.tensor_type]
-        if count == 1:
-            flat = tensor.data.reshape(-1)
-            return (flat[start : start + _CHUNK] for start in range(0, len(flat), _CHUNK))
-        blocks, step = tensor.data.reshape(-1, nbytes), max(1, _CHUNK // count)
-        try:
-            dequantize(blocks[:1], tensor.tensor_type)
-        except NotImplementedError:
-            return None
-        return (
-            dequantize(blocks[start : start + step], tensor.tensor_type).reshape(-1)
-            for start in range(0, len(blocks), step)
-        )
+        Raises:
+            MissingExtraError: ``missing-extra``: they are quantised, and the package gguf isn't installed.
+        """
+        read = self.reader(name)
+        size = math.prod(self.entries[name].shape)
+        step = _CHUNK  # a multiple of every block
+        return read and (read(start, min(step, size - start)) for start in range(0, size, step))
+
+    def reader(self, name: str) -> Callable[[int, int], Array] | None:
+        """Return what reads a tensor's values: (first, count) → a flat array; any thread may call it.
+
+        Quantised values come as float32, the same ones whatever run of them is asked for.
+
+        Returns:
+            None where the package gguf can't decode the type.
+
+        Raises:
+            MissingExtraError: As `chunks`.
+        """
+        stored = self.entries[name].stored
+        if stored.plain is None:
+            decode = decoder(stored, self.path)
+            return decode and partial(_decoded, self.range(name), stored, decode)
+        return partial(_read, self.range(name), stored)
+
+    def close(self) -> None:
+        """Close the file."""
+        self.source.close()
 
 
 def open_gguf(path: str | PathLike[str]) -> GgufFile:
-    """Read the header of a .gguf file. The file stays mapped as long as the result lives.
+    """Open a .gguf file and check its header.
+
+    Raises:
+        FormatError, TruncatedError: ``gguf``: the file is wrong, or of a version that isn't read.
+        UsageError, OSError: The file can't be read.
+    """
+    path = os.fspath(path)
+    source = open_one_of_many(path)  # plain reads: a map of a large file would count as this process's memory
+    try:
+        with in_file(path):
+            header = _parse(source)
+    except BaseException:
+        source.close()
+        raise
+    entries = {entry.name: entry for entry in header.entries}
+    return GgufFile(path, header.version, entries, header.metadata, source)
+
+
+def _parse(source: ByteSource) -> GgufHeader:
+    head = bytes(source.view(0, min(HEAD_NBYTES, source.size)))
+    known = "" if head.startswith(MAGIC) else foreign_format(head)
+    if known:
+        raise FormatError("gguf", f"this is not a GGUF file, but {known}", 0)
+    return parse_header(source.view, source.size)
+
+
+def decoder(stored: GgufType, path: str) -> Callable[[Array], Array] | None:
+    """Return what decodes whole blocks of a quantised type, an array of uint8, to float32; None if nothing does.
 
     Raises:
         MissingExtraError: ``missing-extra``: the package gguf isn't installed.
-        FormatError, TruncatedError: ``gguf``: the file is wrong, or of a version that the package doesn't read.
-        OSError: The file can't be read.
     """
-    path = os.fspath(path)
-    with open(path, "rb"):  # the system's own error, before the package's
-        pass
-    reader = _reader(path)
-    with in_file(path), np.errstate(all="ignore"):
-        try:
-            entries = [_entry(tensor) for tensor in reader.tensors]
-            metadata = {name: _plain(field) for name, field in reader.fields.items() if not name.startswith("GGUF.")}
-            version = int(reader.fields["GGUF.version"].contents())
-        except (ValueError, TypeError, IndexError) as error:
-            raise FormatError("gguf", f"its metadata is wrong: {error}") from None
-    tensors = {tensor.name: tensor for tensor in reader.tensors}
-    by_name = {entry.name: entry for entry in entries}
-    return GgufFile(path, version, by_name, metadata, tensors)
-
-
-def _reader(path: str) -> Any:  # noqa: ANN401 (the package has no types)
     try:
-        from gguf import GGUFReader  # noqa: PLC0415 (an extra)
+        from gguf.constants import GGMLQuantizationType  # noqa: PLC0415 (an extra)
+        from gguf.quants import dequantize  # noqa: PLC0415
     except ImportError as error:
-        if error.name != "gguf":
+        if error.name not in ("gguf", "gguf.constants", "gguf.quants"):
             raise
-        what = f"{path!r} is a GGUF file, which the package gguf reads: pip install gguf"
+        what = f"{path!r} has quantised tensors ({stored.name}), which the package gguf decodes: pip install gguf"
         raise MissingExtraError("missing-extra", what) from error
-
-    class Reader(GGUFReader):
-        """The package's, but it stops at the end of the file: a count from the file may be 2⁶⁰."""
-
-        def _get(self, offset: int, dtype: Any, count: Any = 1, *more: Any, **options: Any) -> Any:  # noqa: ANN401
-            part = super()._get(offset, dtype, count, *more, **options)
-            if part.size != int(count):
-                what = f"the file ends at {len(self.data)}, inside what its header lists: truncated download?"
-                raise TruncatedError("gguf", what, len(self.data))
-            return part
-
-    with in_file(path), np.errstate(all="ignore"):
-        try:
-            return Reader(path)
-        except (BlobStoreError, OSError, MemoryError):
-            raise
-        except Exception as error:  # noqa: BLE001 (another's parser: whatever it raises, the file is wrong)
-            raise FormatError("gguf", f"the package gguf can't read it: {error}") from None
+    try:
+        number = GGMLQuantizationType(stored.number)
+        dequantize(np.zeros(stored.nbytes, np.uint8), number)
+    except (ValueError, NotImplementedError):  # an older version doesn't know the number
+        return None
+    return partial(dequantize, qtype=number)
 
 
-def _entry(tensor: Any) -> GgufEntry:  # noqa: ANN401
-    name = tensor.tensor_type.name.lower()
-    shape = tuple(reversed([int(size) for size in tensor.shape]))
-    return GgufEntry(tensor.name, _INT8.get(name, name), shape, int(tensor.data_offset), int(tensor.n_bytes))
+def _read(source: FileRange, stored: GgufType, first: int, count: int) -> Array:
+    raw = source.part(first * stored.nbytes, count * stored.nbytes).read()
+    return raw.view(stored.plain.dtype if stored.plain and stored.plain.dtype else np.uint8)
 
 
-def _plain(field: Any) -> Any:  # noqa: ANN401
-    """Return a field of the metadata as plain values."""
-    if len(field.types) > 1 and len(field.data) > _MOST_LISTED:
-        return f"{len(field.data)} values of type {field.types[-1].name.lower()}"
-    value = field.contents()
-    return [_number(one) for one in value] if isinstance(value, list) else _number(value)
+def _decoded(source: FileRange, stored: GgufType, decode: Callable[[Array], Array], first: int, count: int) -> Array:
+    """Read the whole blocks that have these values, and decode them."""
+    if not count:
+        return np.empty(0, np.float32)
+    begin, end = first // stored.count, -(-(first + count) // stored.count)
+    # One row: the package decodes 16 rows at a time, which is slow where a row is one block.
+    blocks = source.part(begin * stored.nbytes, (end - begin) * stored.nbytes).read()
+    with np.errstate(all="ignore"):  # scales may be infinite or NaN: so are the values then
+        values = decode(blocks)
+    start = first - begin * stored.count
+    return values[start : start + count]
 
 
-def _number(value: Any) -> Any:  # noqa: ANN401
-    """Return a value that JSON can hold: text for infinities and NaN."""
-    return str(value) if isinstance(value, float) and not math.isfinite(value) else value
+def _plain(value: Any) -> Any:  # noqa: ANN401 (metadata is anything)
+    """Return a value that JSON can hold: text for long lists, infinities and NaN."""
+    if isinstance(value, LongList) or (isinstance(value, float) and not math.isfinite(value)):
+        return str(value)
+    return [_plain(one) for one in value] if isinstance(value, list) else value

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from blobstore.checkpoint.file_names import is_pickled, why_unused
 from blobstore.checkpoint.finding import find_files
+from blobstore.checkpoint.gguf_model import open_gguf_model
 from blobstore.checkpoint.pickled import looks_pickled, read_pickled
 from blobstore.checkpoint.safetensors import parse_header
 from blobstore.checkpoint.tensors import LeftOut, SourceTensor, left_out_lines
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
     from os import PathLike
     from typing import BinaryIO
 
+    from blobstore.checkpoint.finding import Found
     from blobstore.checkpoint.safetensors import SafetensorsHeader
     from blobstore.checkpoint.told import Told
     from blobstore.fileio.types import ByteSource
@@ -49,6 +51,7 @@ class Checkpoint(Closing):
         generation: The contents of ``generation_config.json`` beside them; empty without that file.
         notes: What a user should know.
         left_out: What isn't used, of the tensors and files, and why.
+        chat_template: Whether a file with its tensors has a chat template.
         format: Of the files that have its tensors.
         told: What is done to it without being asked for.
         max_json_nbytes: A larger JSON file beside the tensors is refused.
@@ -63,7 +66,8 @@ class Checkpoint(Closing):
     generation: dict[str, Any] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
     left_out: list[LeftOut] = field(default_factory=list)
-    format: Literal["safetensors", "pytorch"] = "safetensors"
+    chat_template: bool = False
+    format: Literal["safetensors", "pytorch", "gguf"] = "safetensors"
     told: list[Told] = field(default_factory=list)
     max_json_nbytes: int = _MAX_JSON_NBYTES
     folder: str = ""
@@ -156,6 +160,20 @@ class Checkpoint(Closing):
         names = [name + "/" if os.path.isdir(os.path.join(self.folder, name)) else name for name in unused]
         return [LeftOut(name, "file", why_unused(name)) for name in names]
 
+    def _add_gguf(self, path: str) -> None:
+        """Add a model in .gguf files, which has a configuration of its own."""
+        model = open_gguf_model(path)
+        self._sources += [file.source for file in model.files]
+        self.format = "gguf"
+        self.config, self.chat_template = model.config, model.has_chat_template
+        self.metadata |= model.metadata
+        self.notes += model.notes
+        self.left_out += model.left_out
+        for tensor in model.tensors:
+            self.add(tensor)
+        for name in [*(file.path for file in model.files), *(item.name for item in model.left_out)]:
+            self.note_read(os.path.join(os.path.dirname(path), os.path.basename(name)))
+
     def _add_file(self, path: str, weight_map: Mapping[str, str] | None) -> None:
         """Add the tensors of a file, or those that the index lists in it."""
         with in_file(path):
@@ -212,15 +230,16 @@ def open_checkpoint(
 
     Args:
         path: A .safetensors file, a ``model.safetensors.index.json``, or a folder with either; the same of PyTorch's
-            pickled files, which need torch. A folder may have shards without an index, or be a hub's cache.
+            pickled files, which need torch; or a .gguf file, or a folder with one. A folder may have shards without
+            an index, or be a hub's cache.
         whole: Refuse one of several shards, which isn't a checkpoint.
         max_json_nbytes: A larger JSON file beside the tensors is refused.
 
     Raises:
         CheckpointError: ``no-checkpoint``, ``two-checkpoints``, ``one-shard``, ``not-safetensors``,
             ``bad-shard-index``, ``missing-shard``, ``missing-tensor``, ``duplicate-tensor``, ``bad-config``,
-            ``adapter``, ``too-large``, ``name-clash``; as `read_pickled`.
-        MissingExtraError: ``missing-extra``: a file is pickled, and torch isn't installed.
+            ``adapter``, ``too-large``, ``name-clash``; as `read_pickled` and `open_gguf_model`.
+        MissingExtraError: ``missing-extra``: a file is pickled, and torch isn't installed; as `open_gguf_model`.
         FormatError, TruncatedError: A file's header is wrong.
         UsageError: ``not-a-file``: a file in it is a pipe, a device or a link to itself.
         OSError: A file can't be read.
@@ -236,16 +255,23 @@ def open_checkpoint(
             raise CheckpointError("one-shard", f"{what}; a copy of it under another name is taken alone")
         if found.part_of:
             checkpoint.notes.append(f"{path!r} is one of {found.part_of} files of a checkpoint")
-        for file in found.files:
-            checkpoint._add_file(file, found.weight_map)  # noqa: SLF001 (one module)
-        checkpoint.config = _config_beside(checkpoint, "config.json")
-        checkpoint.generation = _config_beside(checkpoint, "generation_config.json")
-        _check_listed(checkpoint, found.index, found.weight_map or {})
-        checkpoint._unwrap()  # noqa: SLF001 (one module)
+        if found.is_gguf:
+            checkpoint._add_gguf(found.files[0])  # noqa: SLF001 (one module)
+        else:
+            _read_files(checkpoint, found)
     except BaseException:
         checkpoint.close()
         raise
     return checkpoint
+
+
+def _read_files(checkpoint: Checkpoint, found: Found) -> None:
+    for file in found.files:
+        checkpoint._add_file(file, found.weight_map)  # noqa: SLF001 (one module)
+    checkpoint.config = _config_beside(checkpoint, "config.json")
+    checkpoint.generation = _config_beside(checkpoint, "generation_config.json")
+    _check_listed(checkpoint, found.index, found.weight_map or {})
+    checkpoint._unwrap()  # noqa: SLF001 (one module)
 
 
 def _check_listed(checkpoint: Checkpoint, index: str, weight_map: Mapping[str, str]) -> None:

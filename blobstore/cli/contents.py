@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from contextlib import contextmanager
+import os
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -21,7 +22,7 @@ if TYPE_CHECKING:
     from blobstore.fileio.types import Array
     from blobstore.store.info import TensorInfo
 
-WHAT = "an .sbs file, a .safetensors file, its index, a folder with either, a .bin or .pt file, or a .gguf file"
+WHAT = "an .sbs file, a .safetensors file, its index, a .gguf, .bin or .pt file, or a folder with one of these"
 _CHUNK = 1 << 20  # elements
 
 
@@ -61,7 +62,7 @@ class Contents:
         format: Of its tensors' file.
         entries: Its tensors, in the order of the names for .sbs, else in the file's.
         chunks: Given a tensor's name, returns its values in pieces; None where they can't be decoded.
-        source: What is open.
+        source: What is open; of GGUF the files.
         notes: What was left out, and why; for the user.
     """
 
@@ -69,7 +70,7 @@ class Contents:
     format: Format
     entries: Sequence[Entry]
     chunks: Callable[[str], Iterator[Array] | None]
-    source: Store | Checkpoint | GgufFile
+    source: Store | Checkpoint | list[GgufFile]
     notes: Sequence[str] = ()
 
 
@@ -83,7 +84,6 @@ def open_contents(path: str, base: str | None = None) -> Iterator[Contents]:
 
     Raises:
         FormatError, TruncatedError, CheckpointError: The file is wrong.
-        MissingExtraError: ``missing-extra``: it is a GGUF file, and the package gguf isn't installed.
         OSError: A file can't be read.
     """
     what = format_of(path)
@@ -98,7 +98,8 @@ def open_contents(path: str, base: str | None = None) -> Iterator[Contents]:
     else:
         from blobstore.checkpoint.gguf import open_gguf  # noqa: PLC0415 (the same)
 
-        yield _of_gguf(open_gguf(path))
+        with ExitStack() as stack:
+            yield _of_gguf(path, [stack.enter_context(open_gguf(part)) for part in _gguf_paths(path)])
 
 
 def _of_store(store: Store) -> Contents:
@@ -154,12 +155,25 @@ def _of_checkpoint(checkpoint: Checkpoint) -> Contents:
     return Contents(checkpoint.path, checkpoint.format, entries, chunks, checkpoint, checkpoint.lines)
 
 
-def _of_gguf(file: GgufFile) -> Contents:
+def _gguf_paths(path: str) -> list[str]:
+    """Return the files to list: of a folder all parts of its model, else the one file."""
+    from blobstore.checkpoint.gguf_files import gguf_at, parts_of  # noqa: PLC0415 (most files are .sbs)
+
+    model = gguf_at(path) if os.path.isdir(path) else None
+    return parts_of(model) if model else [path]
+
+
+def _of_gguf(path: str, files: list[GgufFile]) -> Contents:
     entries = [
         Entry(entry.name, None, entry.type, entry.shape, 1.0, entry.nbytes, entry.offset, None, file.path)
+        for file in files
         for entry in file.entries.values()
     ]
-    return Contents(file.path, "gguf", entries, file.chunks, file)
+
+    def chunks(name: str) -> Iterator[Array] | None:
+        return next(file for file in files if name in file.entries).chunks(name)
+
+    return Contents(path, "gguf", entries, chunks, files)
 
 
 def stored_nbytes(listed: Iterable[tuple[Contents, Entry]]) -> int:

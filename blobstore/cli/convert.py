@@ -23,11 +23,13 @@ EXAMPLE = """example:
   blobstore convert gemma-3-270m-it/ -o gemma3-270m-sfp-it.sbs          (a Gemma checkpoint: a file that gemma.cpp runs)
   blobstore convert gemma-3-270m-it/ -o out.sbs --weights bf16 --dry-run
   blobstore convert Llama-3.2-1B/ -o llama.sbs                          (any other: every tensor by name, unchanged)
+  blobstore convert gemma-3-270m-it-Q8_0.gguf -o gemma3-270m-sfp-it.sbs
 
 SRC is a .safetensors file, a model.safetensors.index.json, or a folder with either, or with shards; or the same of
-PyTorch's pickled files (.bin, .pt, .pth, .ckpt), which torch reads. config.json, tokenizer.model and the chat template
-are found beside it. The files that were read, and what of the folder was left out, are told. Tied weights
-(lm_head.weight) get their name back."""
+PyTorch's pickled files (.bin, .pt, .pth, .ckpt), which torch reads; or a .gguf file, all of whose parts are read.
+config.json, tokenizer.model and the chat template are found beside it; in a .gguf file, the metadata says what they do.
+Quantised tensors of .gguf files need the package gguf, and are converted as the values that it decodes. The files that
+were read, and what of the folder was left out, are told. Tied weights (lm_head.weight) get their name back."""
 
 
 def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:

@@ -57,7 +57,7 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
         parser.add_argument(
             name.lower(),
             metavar=name,
-            help="an .sbs file, a .safetensors file, its index, or a folder with either; .bin and .pt with torch",
+            help="an .sbs file, a .safetensors file, its index, a .gguf file, or a folder; .bin and .pt with torch",
         )
     parser.add_argument("--tolerance", metavar="T", type=float, help="compare values; |a - b| up to T doesn't count")
     parser.add_argument(

@@ -7,7 +7,6 @@ import os
 from collections import Counter
 from typing import TYPE_CHECKING, Any
 
-from blobstore.checkpoint.gguf import GgufFile
 from blobstore.cli.abandoned import tell_abandoned
 from blobstore.cli.contents import WHAT, open_contents
 from blobstore.cli.formatting import size
@@ -27,6 +26,7 @@ from blobstore.store.values import stored_infos
 if TYPE_CHECKING:
     import argparse
 
+    from blobstore.checkpoint.gguf import GgufFile
     from blobstore.checkpoint.reader import Checkpoint
     from blobstore.cli.contents import Contents
 
@@ -36,8 +36,8 @@ EXAMPLE = """example:
   blobstore info gemma-3-270m-it/ model-Q4_K_M.gguf
   blobstore info model.sbs --json | jq .metadata
 
-FILE is an .sbs file, a .safetensors file, its index, a folder with either, a .bin or .pt file (which needs torch), or a
-.gguf file (which needs the package gguf). --json prints an object; of several files, a list of objects."""
+FILE is an .sbs file, a .safetensors file, its index, a .gguf file, a .bin or .pt file (which needs torch), or a folder
+with one of these. --json prints an object; of several files, a list of objects."""
 
 
 def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -207,10 +207,10 @@ def _describe_store(store: Store) -> dict[str, Any]:
     }
 
 
-def _describe_foreign(contents: Contents, source: Checkpoint | GgufFile) -> dict[str, Any]:
+def _describe_foreign(contents: Contents, source: Checkpoint | list[GgufFile]) -> dict[str, Any]:
     """Return what can be said of a file of another format; the fields are those of an .sbs file."""
     entries = contents.entries
-    files = [source.path] if isinstance(source, GgufFile) else source.paths
+    files = [file.path for file in source] if isinstance(source, list) else source.paths
     nbytes = sum(os.stat(path).st_size for path in files)
     payload = sum(entry.nbytes for entry in entries)
     weights = sum(math.prod(entry.shape) for entry in entries)
@@ -218,7 +218,7 @@ def _describe_foreign(contents: Contents, source: Checkpoint | GgufFile) -> dict
     return {
         "input": contents.path,
         "format": contents.format,
-        "version": source.version if isinstance(source, GgufFile) else None,
+        "version": source[0].version if isinstance(source, list) else None,
         "files": len(files),
         "nbytes": nbytes,
         "payload_nbytes": payload,
@@ -230,8 +230,8 @@ def _describe_foreign(contents: Contents, source: Checkpoint | GgufFile) -> dict
         },
         "weights": weights,
         "bits_per_weight": 8 * payload / weights if weights else None,
-        "model": None if isinstance(source, GgufFile) else _config_facts(source.config),
-        "metadata": dict(source.metadata),
+        "model": None if isinstance(source, list) else _config_facts(source.config),
+        "metadata": dict(source[0].metadata if isinstance(source, list) else source.metadata),
         "notes": list(contents.notes),
     }
 

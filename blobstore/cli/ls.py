@@ -40,15 +40,16 @@ EXAMPLE = """example:
   blobstore ls model.sbs --keys
   blobstore ls tuned.packed.sbs --stats --base model.sbs
 
-FILE is an .sbs file, a .safetensors file, its index, a folder with either, or a .gguf file (which needs the package
-gguf). The last argument is a pattern (*, ?, [abc]) unless it is the path of something.
+FILE is an .sbs file, a .safetensors file, its index, a .gguf file, or a folder with one of these. The last argument is
+a pattern (*, ?, [abc]) unless it is the path of something.
 
 On a terminal this is a table, with a line of totals; bytes that several names share count once. Elsewhere each tensor
 is a tab-separated line, without a heading: name, key, type, shape, bytes, offset; then, if there are several files, the
 file; then, with --stats, min, max, mean, std, number of NaNs, number of infinities. With --keys: key, bytes, offset,
 and the file. What a format doesn't have is -.
 
---stats reads every tensor, in pieces. Minimum, maximum, mean and standard deviation are of the finite values."""
+--stats reads every tensor, in pieces. Minimum, maximum, mean and standard deviation are of the finite values. Quantised
+tensors of .gguf files need the package gguf for that."""
 
 _STATS = ("min", "max", "mean", "std", "nan", "inf")
 _DIGITS = re.compile(r"([0-9]+)")

@@ -206,7 +206,7 @@ def diff(
     """Compare two files, tensor by tensor, in constant memory: .sbs files, checkpoints, or one with the other.
 
     Args:
-        a: An .sbs file, a .safetensors file, its index, or a folder with either.
+        a: An .sbs file, a .safetensors file, its index, a .gguf file, or a folder with one of these.
         b: The same.
         tolerance: Compare values; |a - b| up to ``tolerance + rtol * |a|`` doesn't count, and neither does how values
             are stored. Without both, what is stored is compared.

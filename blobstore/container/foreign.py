@@ -4,7 +4,7 @@ from __future__ import annotations
 
 HEAD_NBYTES = 64  # enough to recognise all of them
 _FORMATS = {
-    b"GGUF": "a GGUF file, usually quantised: convert the original checkpoint",
+    b"GGUF": "a GGUF file: name it .gguf, and blobstore convert reads it",
     b"\x89HDF": "an HDF5 file",
     b"\x93NUMPY": "a .npy file: save its array as safetensors first",
     b"SBSI": "an external name index, open the file beside it",

@@ -161,7 +161,6 @@ def test_a_folder_without_a_checkpoint_or_with_several_is_refused(tmp_path: Path
 @pytest.mark.parametrize(
     ("suffix", "fix"),
     [
-        (".gguf", "original checkpoint"),
         (".h5", "original checkpoint"),
         (".sbs", "already"),
     ],

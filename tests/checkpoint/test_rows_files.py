@@ -321,7 +321,7 @@ FOREIGN = {
     "lfs": (LFS, "a Git LFS pointer, fetch the file itself: git lfs pull"),
     "page": (b"<!DOCTYPE html>", "a web page, not the download: download the file again, logged in if it needs that"),
     "npz": (npz(), "an npz file: save its arrays as safetensors first"),
-    "gguf": (b"GGUF\3\0\0\0" + bytes(16), "a GGUF file, usually quantised: convert the original checkpoint"),
+    "gguf": (b"GGUF\3\0\0\0" + bytes(16), "a GGUF file: name it .gguf, and blobstore convert reads it"),
     "gzip": (gzip.compress(b"x"), "a gzip file, decompress it first"),
     "zip": (zip_file(), "a zip file (npz or a PyTorch checkpoint?): save its tensors as safetensors first"),
 }

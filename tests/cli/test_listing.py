@@ -21,6 +21,7 @@ from blobstore.cli.contents import open_contents, stored_nbytes
 from blobstore.cli.formatting import rate
 from blobstore.compare.statistics import statistics
 from blobstore.converting.gemma_plan import Choices
+from tests import gguf_files
 from tests.checkpoints import write_config, write_peer, write_shards
 from tests.gemma_checkpoints import convert, sound_recipe, tokenizer
 
@@ -142,16 +143,32 @@ def test_no_truncated_or_changed_gguf_file_hangs_or_is_a_traceback(capsys: pytes
 
 
 @pytest.mark.usefixtures("site")
-def test_without_the_package_a_gguf_file_says_what_to_install(
+def test_without_the_package_only_quantised_values_can_not_be_read(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setitem(sys.modules, "gguf", None)
-    with open("m.gguf", "wb") as file:
-        file.write(b"GGUF" + bytes(100))
-    assert cli.main(["ls", "m.gguf"]) == 1
+    write_gguf("m.gguf")
+    for name in [name for name in sys.modules if name.split(".")[0] == "gguf"]:
+        monkeypatch.setitem(sys.modules, name, None)
+    assert len(listed(capsys, "m.gguf")) == 4
+    assert listed(capsys, "m.gguf", "blk.0.*", "--stats")[0]["stats"]["max"] == 63
+    assert cli.main(["ls", "m.gguf", "--stats"]) == 1
     told = capsys.readouterr().err
-    assert told.startswith("blobstore: missing-extra: 'm.gguf' is a GGUF file")
+    assert told.startswith("blobstore: missing-extra: 'm.gguf' has quantised tensors (q8_0)")
     assert "pip install gguf" in told
+
+
+@pytest.mark.usefixtures("site")
+def test_a_folder_with_a_split_gguf_model_lists_all_of_it(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    for number in (1, 2):
+        gguf_files.write_gguf(
+            tmp_path / "split" / f"m-0000{number}-of-00002.gguf", {f"t{number}": np.full(2, number, np.float32)}
+        )
+    entries = listed(capsys, "split", "--stats")
+    assert [(entry["name"], entry["stats"]["max"]) for entry in entries] == [("t1", 1), ("t2", 2)]
+    assert [os.path.basename(entry["file"]) for entry in entries] == ["m-00001-of-00002.gguf", "m-00002-of-00002.gguf"]
+    assert len(listed(capsys, "split/m-00002-of-00002.gguf")) == 1
+    facts = json.loads(run(capsys, "info", "split", "--json"))
+    assert (facts["format"], facts["files"], facts["tensors"]) == ("gguf", 2, 2)
 
 
 @pytest.mark.usefixtures("site")
