@@ -8,6 +8,7 @@ from blobstore.checking.config import check_config
 from blobstore.checking.findings import Finding, finding
 from blobstore.checking.runtime import has_one_base
 from blobstore.checking.tensors import check_model
+from blobstore.checking.tokenizer import check_sentencepiece
 from blobstore.checkpoint.reader import open_checkpoint
 from blobstore.converting.choose import choose_plan
 from blobstore.converting.run import measure_scales
@@ -67,6 +68,8 @@ def check_plan(plan: Plan, path: str) -> Iterator[Finding]:
             tensor.key: toc_entry(tensor.key, tensor.type, tensor.shape[0], tensor.shape[1]) for tensor in plan.tensors
         }
         yield from check_model(plan.config, toc)
+        if plan.tokenizer is not None:
+            yield from check_sentencepiece(plan.tokenizer, plan.config)
 
 
 def _fault_of(error: BlobStoreError, path: str) -> Fault:

@@ -17,6 +17,8 @@ if TYPE_CHECKING:
     from blobstore.container.reader import BlobReader
     from blobstore.gemma.config import ModelConfig
 
+_FIX = "convert again with the model's tokenizer.json beside it: added tokens become pieces"
+
 
 def check_tokenizer(reader: BlobReader, config: ModelConfig | None) -> Iterator[Finding]:
     """Yield what gemma.cpp would stop at when it loads the tokenizer, or when it uses it."""
@@ -29,6 +31,11 @@ def check_tokenizer(reader: BlobReader, config: ModelConfig | None) -> Iterator[
         what = f"the config says that its kind is {config.tokenizer_kind.name.lower()}"
         yield finding("not-compared", TOKENIZER_KEY, what)
         return
+    yield from check_sentencepiece(raw, config)
+
+
+def check_sentencepiece(raw: bytes, config: ModelConfig | None) -> Iterator[Finding]:
+    """Yield what gemma.cpp would stop at in a SentencePiece model: when it loads it, or with tokens of this config."""
     try:
         pieces = check_pieces(raw)
     except FormatError as error:
@@ -42,4 +49,4 @@ def check_tokenizer(reader: BlobReader, config: ModelConfig | None) -> Iterator[
     elif config and pieces.count < config.vocab_size:
         what = f"it has {pieces.count} pieces, but the config's vocabulary has {config.vocab_size}"
         effect = "gemma.cpp stops when it samples a token that has no piece"
-        yield finding("tokenizer-size", TOKENIZER_KEY, what, effect=effect)
+        yield finding("tokenizer-size", TOKENIZER_KEY, what, effect=effect, fix=_FIX)

@@ -25,8 +25,8 @@ EXAMPLE = """example:
   blobstore convert Llama-3.2-1B/ -o llama.sbs                          (any other: every tensor by name, unchanged)
 
 SRC is a .safetensors file, a model.safetensors.index.json, or a folder with either, or with shards; or the same of
-PyTorch's pickled files (.bin, .pt, .pth, .ckpt), which torch reads. config.json, tokenizer.model and the chat template
-are found beside it. The files that were read, and what of the folder was left out, are told. Tied weights
+PyTorch's pickled files (.bin, .pt, .pth, .ckpt), which torch reads. config.json, the tokenizer's files and the chat
+template are found beside it. The files that were read, and what of the folder was left out, are told. Tied weights
 (lm_head.weight) get their name back."""
 
 
@@ -52,7 +52,11 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
         help="split (default): loads faster, almost the checkpoint's order; stock: as in published files",
     )
     gemma.add_argument("--wrapping", choices=("it", "pt"), help="instruction-tuned or pre-trained (default: as SRC)")
-    gemma.add_argument("--tokenizer", metavar="FILE", help="tokenizer.model, if it isn't beside SRC")
+    gemma.add_argument(
+        "--tokenizer",
+        metavar="FILE",
+        help="a tokenizer.model, taken as it is, or a tokenizer.json (default: beside SRC)",
+    )
     parser.add_argument("--dry-run", action="store_true", help="show what would be written, write nothing")
     parser.add_argument(
         "--container", type=int, choices=(1, 2), default=2, help="version of the container (default: 2)"
