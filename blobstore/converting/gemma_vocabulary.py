@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, Any
 from blobstore.converting.gemma_config import VOCABULARY_STEP
 from blobstore.converting.gemma_families import SPARE_ROWS
 from blobstore.gemma.models import PALIGEMMA_VOCABULARY
-from blobstore.gemma.tokenizer import count_pieces, find_piece
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -26,7 +25,7 @@ class Pieces:
     """What a vocabulary has to know of the tokenizer.
 
     Attributes:
-        count: How many pieces it has.
+        count: How many rows its pieces need.
         pad: The number of the piece ``<pad>``; None without one.
     """
 
@@ -72,15 +71,6 @@ class Vocabulary:
             return f"all {self.rows} rows of the embedding are the vocabulary: {self.why_spare}"
         what = f"the last {self.rows - self.tokens} of the embedding's {self.rows} rows are kept outside the vocabulary"
         return f"{what}: {self.why_spare}"
-
-
-def pieces_of(tokenizer: bytes | None) -> Pieces | None:
-    """Return what a vocabulary has to know of a SentencePiece model; None without one.
-
-    Raises:
-        FormatError: ``tokenizer-model`` when it is not a model.
-    """
-    return None if tokenizer is None else Pieces(count_pieces(tokenizer), find_piece(tokenizer, PAD_PIECE))
 
 
 def read_vocabulary(
