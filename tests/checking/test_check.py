@@ -506,7 +506,7 @@ def test_a_checkpoint_that_does_not_open_is_one_finding(tmp_path: Path, wrong: s
     else:
         path.rename(folder / "model.gguf")
     found = list(check_checkpoint(str(folder), "auto", Choices()))
-    expected = {"empty": "no-checkpoint", "truncated": "safetensors-layout", "renamed": "not-safetensors"}[wrong]
+    expected = {"empty": "no-checkpoint", "truncated": "safetensors-layout", "renamed": "gguf"}[wrong]
     assert codes(found) == {expected}
 
 

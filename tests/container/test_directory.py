@@ -154,7 +154,7 @@ PAGE = "a web page, not the download: download the file again, logged in if it n
     [
         (
             b"GGUF",
-            "0x46554747 (GGUF) at offset 0: this is a GGUF file, usually quantised: convert the original checkpoint",
+            "0x46554747 (GGUF) at offset 0: this is a GGUF file: name it .gguf, and blobstore convert reads it",
         ),
         (
             b"PK\3\4",

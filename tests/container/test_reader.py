@@ -204,8 +204,8 @@ def test_a_file_that_is_not_there_is_an_oserror(tmp_path: Path, access: Access) 
         (
             b"GGUF",
             (
-                "bad-magic: expected 0x0A534253 (SBS), found 0x46554747 (GGUF) at offset 0: this is a GGUF file, "
-                "usually quantised: convert the original checkpoint"
+                "bad-magic: expected 0x0A534253 (SBS), found 0x46554747 (GGUF) at offset 0: this is a GGUF file: "
+                "name it .gguf, and blobstore convert reads it"
             ),
         ),
         (
