@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from typing import TYPE_CHECKING
 
 from blobstore.checkpoint.beside import has_chat_template, tokenizer_beside
@@ -67,7 +68,8 @@ def _plan(
             checkpoint, choices, tokenizer=stored_tokenizer if raw is None else raw, chat_template=template
         )
     if kind == "auto" and any(".lora_" in name for name in checkpoint.tensors):
-        what = "these are LoRA adapters: merge them into the model first (merge_and_unload); --as names keeps them"
+        folder = os.path.dirname(checkpoint.path) or "."
+        what = f"these are LoRA adapters: blobstore convert BASE --adapter {folder}; --as names keeps them as they are"
         raise CheckpointError("adapter", what)
     if tokenizer is not None:
         raise needless_flags(["tokenizer"], checkpoint.path)
