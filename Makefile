@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 
 FUZZ_SECONDS ?= 60
 STRESS_SECONDS ?= 120
-PLAIN_TESTS := -m "not minilm and not candle and not torch and not jax and not transformers and not gguf and not stress and not slowly" -n auto --dist worksteal
+PLAIN_TESTS := -m "not minilm and not candle and not torch and not jax and not transformers and not gguf and not tokenizer and not stress and not slowly" -n auto --dist worksteal
 # Left out of test-fast: whatever kills writers, compiles, measures, fuzzes, or needs seconds for a test.
 SLOW_FILES := test_crash test_limits test_faults test_growth test_cpp test_fuzz test_benchmarks test_public \
 	packing/test_damage cli/test_gemma
@@ -14,7 +14,7 @@ FAST_TESTS := $(SLOW_FILES:%=--ignore=tests/%.py) --ignore=tests/bench -k "not m
 OLDEST := build/oldest
 
 .PHONY: demo test test-fast test-extras lint unit coverage fuzz mutants stress bench test-oldest test-slowly test-minilm \
-	test-candle test-torch test-jax test-transformers test-gguf test-pyright vectors clean
+	test-candle test-torch test-jax test-transformers test-gguf test-tokenizer test-pyright vectors clean
 
 demo: $(VENV)/.installed
 	$(BIN)/blobstore demo -o build/demo
@@ -24,7 +24,7 @@ test: lint unit
 test-fast: $(VENV)/.test
 	BLOBSTORE_HYPOTHESIS=few $(BIN)/python -m pytest $(PLAIN_TESTS) $(FAST_TESTS)
 
-test-extras: test-minilm test-candle test-torch test-jax test-transformers test-gguf test-pyright test-slowly stress test-oldest
+test-extras: test-minilm test-candle test-torch test-jax test-transformers test-gguf test-tokenizer test-pyright test-slowly stress test-oldest
 
 lint: $(VENV)/.test
 	$(BIN)/ruff check .
@@ -71,6 +71,9 @@ test-transformers: $(VENV)/.transformers
 
 test-gguf: $(VENV)/.gguf
 	$(BIN)/python -m pytest -m gguf --no-header
+
+test-tokenizer: $(VENV)/.gguf
+	$(BIN)/python -m pytest -m tokenizer --no-header
 
 # pyright looks for the package where the first python of the path does.
 test-pyright: $(VENV)/.pyright

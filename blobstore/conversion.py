@@ -187,7 +187,7 @@ def convert(
     Args:
         source: A .safetensors file, a ``model.safetensors.index.json``, or a folder with either, or with shards; the
             same of PyTorch's pickled files (``.bin``, ``.pt``, ``.pth``, ``.ckpt``), with torch; or a .gguf file.
-            ``config.json``, ``tokenizer.model`` and the chat template are found beside it; in a .gguf file, the
+            ``config.json``, the tokenizer's files and the chat template are found beside it; in a .gguf file, the
             metadata says what they do.
         output: The file to write, replaced only by a complete one; or a binary stream.
         as_: ``gemma``: a file that gemma.cpp runs; ``names``: every tensor by name, unchanged; ``auto``: for gemma.cpp
@@ -195,7 +195,8 @@ def convert(
         weights: For gemma.cpp, the type of the weights: ``sfp`` (8 bits, the default), ``bf16``, ``f32`` or ``i8``.
         layout: For gemma.cpp: ``split`` (the default), almost the checkpoint's order, or ``stock``.
         wrapping: For gemma.cpp: ``it``, instruction-tuned, or ``pt``; by default as the source.
-        tokenizer: For gemma.cpp, a ``tokenizer.model`` that isn't beside the source.
+        tokenizer: For gemma.cpp, a ``tokenizer.model``, taken as it is, or a ``tokenizer.json``; by default the one
+            beside the source, with the tokens that were added to it.
         pad: For gemma.cpp: repeat the row of ``<pad>`` until the vocabulary is a multiple of 32; if false, refuse such
             a checkpoint.
         strict: Refuse a checkpoint that `check` has a warning for, such as a NaN.
@@ -206,7 +207,8 @@ def convert(
 
     Raises:
         CheckpointError: It can't be converted; ``faults`` has everything that is wrong.
-        MissingExtraError: ``missing-extra``: it is pickled, and torch isn't installed, or is older than 2.6.
+        MissingExtraError: ``missing-extra``: it is pickled, and torch isn't installed, or is older than 2.6; or the
+            tokenizer has to be made or changed, which needs protobuf.
         UsageError: ``bad-choice`` for an unknown option; ``needless-flag`` for one that the conversion doesn't have;
             ``not-a-tokenizer``, ``i8-stock``, ``same-file``; as `create`.
         FormatError, TruncatedError: A file of the source is wrong.

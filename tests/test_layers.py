@@ -24,6 +24,7 @@ LAYERS = [
     "container",
     "index",
     "gemma",
+    "tokenizer",
     "store",
     "checkpoint",
     "exporting",

@@ -6,10 +6,16 @@ import importlib
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import pytest
+import sentencepiece
 
 from blobstore.converting.gemma_plan import Choices
+from blobstore.gemma.tokenizer import pieces_of
+from blobstore.tokenizer.added import added_in_json
+from blobstore.tokenizer.fitting import MadeTokenizer, Tokenizer
+from blobstore.tokenizer.from_json import parse_tokenizer
 from tests.checkpoints import SINGLE
 from tests.gemma_checkpoints import TOKENIZER, convert
+from tests.tokenizer.test_peers import lines, trained
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -127,3 +133,26 @@ def test_what_transformers_saves_comes_back_through_a_file(
     state = libraries.ours.load_file(converted(tmp_path, layout))
     other = type(model).from_pretrained(None, config=model.config, state_dict=state, dtype=torch.bfloat16)
     assert same(torch, other, model)
+
+
+# ----------------------------------------------------------------------------------------------------------- tokenizers
+
+
+def test_a_saved_tokenizer_has_the_same_tokens_as_the_model_made_of_it(tmp_path: Path, libraries: Libraries) -> None:
+    (tmp_path / "tokenizer.model").write_bytes(trained())
+    peer = libraries.transformers.GemmaTokenizer.from_pretrained(tmp_path)
+    peer.add_tokens(["<tool call>"])
+    peer.add_special_tokens({"additional_special_tokens": ["<|x|>"]})
+    peer.save_pretrained(tmp_path)
+    raw = (tmp_path / "tokenizer.json").read_bytes()
+    added = [("<mask>", 4), ("<tool\u2581call>", 4), ("<|x|>", 4)]  # transformers adds the first one
+    for tokenizer in (
+        MadeTokenizer(parse_tokenizer(raw), "tokenizer.json"),
+        Tokenizer(trained(), added_in_json(raw, lambda: raw), "tokenizer.json"),
+    ):
+        assert tokenizer.rows == len(peer) == 903
+        made = tokenizer.fitted(903).raw
+        assert [*pieces_of(made)] == [*pieces_of(trained()), *((text.encode(), kind) for text, kind in added)]
+        model = sentencepiece.SentencePieceProcessor(model_proto=made)
+        for text in ("a <tool call> b<|x|>the", *lines(1000, 4)):
+            assert model.encode(text) == peer(text, add_special_tokens=False).input_ids, text

@@ -17,6 +17,8 @@ if TYPE_CHECKING:
     from blobstore.container.reader import BlobReader
     from blobstore.gemma.config import ModelConfig
 
+_FIX = "convert again with the model's tokenizer.json beside it: added tokens become pieces"
+
 
 def check_tokenizer(reader: BlobReader, config: ModelConfig | None, *, tokens: int | None = None) -> Iterator[Finding]:
     """Yield what gemma.cpp would stop at when it loads the tokenizer, or when it uses it.
@@ -60,4 +62,4 @@ def check_sentencepiece(raw: bytes, config: ModelConfig | None, *, tokens: int |
         whose = "the config's vocabulary" if tokens is None else "the vocabulary without its padding"
         what = f"it has {pieces.count} pieces, but {whose} has {tokens or config.vocab_size}"
         effect = "gemma.cpp stops when it samples a token that has no piece"
-        yield finding("tokenizer-size", TOKENIZER_KEY, what, effect=effect)
+        yield finding("tokenizer-size", TOKENIZER_KEY, what, effect=effect, fix=_FIX)

@@ -98,7 +98,7 @@ def verify(
         strict: Whether warnings count in `Verification.ok`.
         workers: Threads; by default one for each core.
         base: For a packed file: the file that it is the difference to, needed for `values` and `against`.
-        tokenizer: With `against`: a ``tokenizer.model`` that isn't beside the source.
+        tokenizer: With `against`: the ``tokenizer.model`` or ``tokenizer.json`` that `convert` was given.
         receipt: With `against`: a path or binary stream, for digests of source and file, choices and versions as JSON.
         progress: Called, from any thread, with the number of further bytes compared.
 

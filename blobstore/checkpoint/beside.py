@@ -4,44 +4,171 @@ from __future__ import annotations
 
 import json
 import os
-from typing import TYPE_CHECKING
+from collections import deque
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
 
 from blobstore.container.foreign import HEAD_NBYTES, foreign_format
 from blobstore.errors import BlobStoreError, FormatError, UsageError
 from blobstore.fileio.descriptors import refuse_irregular
-from blobstore.fileio.source import read_whole
-from blobstore.gemma.tokenizer import count_pieces
+from blobstore.fileio.source import read_beginning
+from blobstore.gemma.tokenizer import count_pieces, pieces_of
+from blobstore.tokenizer.added import FIRST_NBYTES, added_by_text, added_in_config, added_in_json
+from blobstore.tokenizer.fitting import MadeTokenizer, Tokenizer
+from blobstore.tokenizer.from_json import InexpressibleError, parse_tokenizer
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from blobstore.checkpoint.reader import Checkpoint
+    from blobstore.tokenizer.added import Added
 
-_TOKENIZER = "tokenizer.model"
+_MODEL, _JSON, _CONFIG, _ADDED = "tokenizer.model", "tokenizer.json", "tokenizer_config.json", "added_tokens.json"
 _TEMPLATES = ("chat_template.jinja", "chat_template.json")
+_IMAGE_TOKENS = ("image_token_id", "image_token_index")  # of config.json
+_SHOWN = 5
 
 
-def tokenizer_beside(checkpoint: Checkpoint, given: str | None) -> bytes | None:
-    """Return the bytes of the given tokenizer, or of the checkpoint's own; it counts among the checkpoint's files.
+def tokenizer_beside(checkpoint: Checkpoint, given: str | None) -> Tokenizer | MadeTokenizer | None:
+    """Return the given tokenizer, or the checkpoint's own with the tokens that were added to it.
+
+    Its files count among the checkpoint's. Whatever of them can't be used is a note of the checkpoint.
+
+    Args:
+        checkpoint: Open.
+        given: Path of a ``tokenizer.model``, taken as it is, or of a ``tokenizer.json``.
 
     Returns:
-        The bytes; None when none is given and the checkpoint has none.
+        The tokenizer; None when none is given and the checkpoint has none, or one that can't be a SentencePiece model.
 
     Raises:
-        UsageError: ``not-a-tokenizer`` when it is not a SentencePiece model.
-        OSError: The file can't be read.
+        UsageError: ``not-a-tokenizer`` when the given one is neither; or it has no equal in SentencePiece.
+        CheckpointError: ``too-large``: a file has more bytes than a tokenizer's.
+        OSError: A file can't be read.
     """
-    path = given or os.path.join(checkpoint.folder, _TOKENIZER)
-    if given is None and not os.path.lexists(path):
-        return None
-    checkpoint.note_read(path)
-    raw = bytes(read_whole(path))
+    if given is not None:
+        raw = checkpoint.read_small(given)
+        return (
+            _given_json(checkpoint, given, raw)
+            if raw.lstrip(b"\xef\xbb\xbf \t\r\n")[:1] == b"{"
+            else _model(given, raw)
+        )
+    path = _beside(checkpoint, _MODEL)
+    if path:
+        raw = checkpoint.read_small(path)
+        added, source = _added(checkpoint)
+        return replace(
+            _model(path, raw, wholly=bool(added)), added=added, source=source, placeholders=_placeholders(checkpoint)
+        )
+    path = _beside(checkpoint, _JSON)
+    return _made(checkpoint, path) if path else None
+
+
+def _model(path: str, raw: bytes, *, wholly: bool = False) -> Tokenizer:
+    """Return a SentencePiece model, of which at least the number of pieces can be read, or all of them."""
     try:
         count_pieces(raw)
+        deque(pieces_of(raw) if wholly else (), 0)
     except FormatError as error:
-        known = foreign_format(raw[:HEAD_NBYTES])
-        state = f"this is {known}" if known else error.message
-        what = f"{path!r}: {state}; gemma.cpp needs tokenizer.model, not tokenizer.json"
+        state = foreign_format(raw[:HEAD_NBYTES]) or error.message.removeprefix("this is ")
+        what = f"{path!r} is {state}; pass the model's own tokenizer.model or tokenizer.json with --tokenizer"
         raise UsageError("not-a-tokenizer", what) from None
-    return raw
+    return Tokenizer(raw)
+
+
+def _given_json(checkpoint: Checkpoint, path: str, raw: bytes) -> MadeTokenizer:
+    try:
+        return MadeTokenizer(parse_tokenizer(raw), os.path.basename(path), _placeholders(checkpoint))
+    except InexpressibleError as error:
+        what = f"{path!r} can't become a SentencePiece model: {error}; pass a tokenizer.model"
+    except ValueError as error:
+        what = f"{path!r} is not a tokenizer.json: {error}; pass that, or a tokenizer.model"
+    raise UsageError("not-a-tokenizer", what)
+
+
+def _made(checkpoint: Checkpoint, path: str) -> MadeTokenizer | None:
+    raw = checkpoint.read_small(path)
+    try:
+        made = parse_tokenizer(raw)
+    except InexpressibleError as error:
+        checkpoint.notes.append(f"{_JSON} can't become a SentencePiece model: {error}")
+    except ValueError as error:
+        checkpoint.notes.append(f"{path!r} can't be read ({_why(raw, error)}): taken as missing")
+    else:
+        added, source = _added(checkpoint, made.added)
+        other = made.add(token for _, token in sorted(added.items()))
+        if other:
+            shown = ", ".join(f"{token.id} {token.text!r:.40}" for token in other[:_SHOWN])
+            checkpoint.notes.append(f"tokenizer: left out, since {_JSON} has them otherwise: {shown}")
+        return MadeTokenizer(made, source, _placeholders(checkpoint))
+    return None
+
+
+def _added(checkpoint: Checkpoint, known: Added | None = None) -> tuple[Added, str]:
+    """Return the tokens that the files beside a tokenizer add, and the names of the files that they are from.
+
+    transformers takes all of tokenizer.json; then, of the others, what it doesn't have.
+
+    Args:
+        checkpoint: Open.
+        known: Those of tokenizer.json, if it was read.
+    """
+    added, sources = known or {}, [] if known is None else [_JSON]
+    parsers: dict[str, Callable[[str], Added]] = {
+        _JSON: lambda path: added_in_json(
+            _beginning(checkpoint, path, FIRST_NBYTES), lambda: checkpoint.read_small(path)
+        ),
+        _CONFIG: lambda path: added_in_config(_object(checkpoint.read_small(path))),
+        _ADDED: lambda path: added_by_text(_object(checkpoint.read_small(path))),
+    }
+    for name, parse in parsers.items():
+        path = _beside(checkpoint, name)
+        if not path or (name == _JSON and known is not None):
+            continue
+        try:
+            more = parse(path)
+        except (ValueError, RecursionError) as error:
+            if isinstance(error, BlobStoreError):
+                raise
+            why = _why(_beginning(checkpoint, path, HEAD_NBYTES), error)
+            checkpoint.notes.append(f"{path!r} can't be read ({why}): tokens that it adds are left out")
+            continue
+        differing = [number for number in more if number in added and more[number].piece != added[number].piece]
+        if differing:
+            shown = ", ".join(f"{number} {more[number].text!r:.40}" for number in differing[:_SHOWN])
+            what = f"{', '.join(sources)} has other tokens than {name}, which is not used"
+            checkpoint.notes.append(f"tokenizer: {what}: {shown}")
+        sources += [name] if {*more} - {*added} else []
+        added = more | added
+    return added, ", ".join(sources)
+
+
+def _placeholders(checkpoint: Checkpoint) -> set[int]:
+    """Return the tokens that stand for images."""
+    found = (checkpoint.config.get(name) for name in _IMAGE_TOKENS)
+    return {number for number in found if type(number) is int}
+
+
+def _beside(checkpoint: Checkpoint, name: str) -> str:
+    """Return the path of a file beside a checkpoint's tensors; empty if there is none."""
+    path = os.path.join(checkpoint.folder, name)
+    return path if os.path.lexists(path) else ""
+
+
+def _beginning(checkpoint: Checkpoint, path: str, nbytes: int) -> bytes:
+    checkpoint.note_read(path)
+    return bytes(read_beginning(path, nbytes))
+
+
+def _object(raw: bytes) -> dict[str, Any]:
+    value = json.loads(raw)
+    if not isinstance(value, dict):
+        raise ValueError(f"expected an object, found {type(value).__name__}")
+    return value
+
+
+def _why(raw: bytes, error: Exception) -> str:
+    return foreign_format(raw[:HEAD_NBYTES]) or str(error)
 
 
 def has_chat_template(checkpoint: Checkpoint) -> bool:
@@ -52,8 +179,7 @@ def has_chat_template(checkpoint: Checkpoint) -> bool:
     Raises:
         OSError: A file can't be read.
     """
-    paths = [os.path.join(checkpoint.folder, name) for name in _TEMPLATES]
-    templates = [path for path in paths if os.path.lexists(path)]
+    templates = [path for path in (_beside(checkpoint, name) for name in _TEMPLATES) if path]
     for path in templates:
         checkpoint.note_read(path)
         refuse_irregular(path)  # as for the other files, and a link to nothing is an error
@@ -61,19 +187,13 @@ def has_chat_template(checkpoint: Checkpoint) -> bool:
 
 
 def _tokenizer_has_template(checkpoint: Checkpoint) -> bool:
-    path = os.path.join(checkpoint.folder, "tokenizer_config.json")
-    if not os.path.lexists(path):
+    path = _beside(checkpoint, _CONFIG)
+    if not path:
         return False
-    checkpoint.note_read(path)
+    raw = checkpoint.read_small(path)
     try:
-        config = json.loads(bytes(read_whole(path)))
+        return bool(_object(raw).get("chat_template"))
     except (ValueError, RecursionError) as error:
-        if isinstance(error, BlobStoreError):
-            raise
-        config = error
-    if not isinstance(config, dict):
-        why = config if isinstance(config, Exception) else f"expected an object, found {type(config).__name__}"
-        what = f"{path!r} can't be read ({why}): taken as one without a chat template; --wrapping it says otherwise"
-        checkpoint.notes.append(what)
-        return False
-    return bool(config.get("chat_template"))
+        what = f"{path!r} can't be read ({_why(raw, error)}): taken as one without a chat template"
+        checkpoint.notes.append(f"{what}; --wrapping it says otherwise")
+    return False

@@ -27,7 +27,8 @@ EXAMPLE = """example:
 
 SRC is a .safetensors file, a model.safetensors.index.json, or a folder with either, or with shards; or the same of
 PyTorch's pickled files (.bin, .pt, .pth, .ckpt), which torch reads; or a .gguf file, all of whose parts are read.
-config.json, tokenizer.model and the chat template are found beside it; in a .gguf file, the metadata says what they do.
+config.json, the tokenizer's files and the chat template are found beside it; in a .gguf file, the metadata says what
+they do.
 Quantised tensors of .gguf files need the package gguf, and are converted as the values that it decodes. The files that
 were read, and what of the folder was left out, are told. Tied weights (lm_head.weight) get their name back."""
 
@@ -59,7 +60,11 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
         action="store_true",
         help="refuse a vocabulary that is not a multiple of 32, rather than pad it with copies of the <pad> row",
     )
-    gemma.add_argument("--tokenizer", metavar="FILE", help="tokenizer.model, if it isn't beside SRC")
+    gemma.add_argument(
+        "--tokenizer",
+        metavar="FILE",
+        help="a tokenizer.model, taken as it is, or a tokenizer.json (default: beside SRC)",
+    )
     parser.add_argument(
         "--strict", action="store_true", help="refuse a checkpoint that check has a warning for, such as a NaN"
     )

@@ -50,7 +50,9 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
     add_strict(parser)
     source = parser.add_argument_group("against the source")
     source.add_argument("--against", metavar="SRC", help="the checkpoint: a file or folder, as for convert")
-    source.add_argument("--tokenizer", metavar="FILE", help="tokenizer.model, if it isn't beside SRC")
+    source.add_argument(
+        "--tokenizer", metavar="FILE", help="the tokenizer.model or tokenizer.json that convert was given"
+    )
     source.add_argument("--list", action="store_true", help="print a line for each tensor (--json has them all)")
     source.add_argument(
         "--receipt",

@@ -9,6 +9,7 @@ from blobstore.container.layout import MAX_PORTABLE_BLOBS
 from blobstore.converting.gemma_plan import Choices, is_gemma, looks_like_gemma, plan_for_gemma
 from blobstore.converting.plan import Plan, plan_by_name
 from blobstore.errors import CheckpointError, UsageError
+from blobstore.tokenizer.fitting import Tokenizer
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -33,14 +34,15 @@ def choose_plan(
         checkpoint: Open.
         kind: ``gemma`` for gemma.cpp, ``names`` by name; ``auto`` for gemma.cpp when it is a Gemma checkpoint.
         choices: For gemma.cpp.
-        tokenizer: Path of a ``tokenizer.model``, by default the one beside the checkpoint. It is read only for
-            gemma.cpp: files by name have none.
+        tokenizer: Path of a ``tokenizer.model`` or ``tokenizer.json``, by default one beside the checkpoint. It is read
+            only for gemma.cpp: files by name have none.
         stored_tokenizer: Taken where there is no other.
         max_tensors: As `plan_by_name` takes it.
 
     Raises:
         CheckpointError: It can't be converted; the message says everything that is wrong. ``adapter`` for LoRA
             adapters; as `plan_for_gemma` and `plan_by_name`.
+        MissingExtraError: ``missing-extra``: the tokenizer has to be made or changed, which needs protobuf.
         UsageError: ``not-a-tokenizer``; ``needless-flag`` for a tokenizer that isn't used.
         OSError: The tokenizer can't be read.
     """
@@ -61,11 +63,11 @@ def _plan(
     max_tensors: int,
 ) -> Plan:
     if kind == "gemma" or (kind == "auto" and (is_gemma(checkpoint) or looks_like_gemma(checkpoint))):
-        raw = tokenizer_beside(checkpoint, tokenizer)
+        found = tokenizer_beside(checkpoint, tokenizer)
+        if found is None and stored_tokenizer is not None:
+            found = Tokenizer(stored_tokenizer)
         template = has_chat_template(checkpoint)
-        return plan_for_gemma(
-            checkpoint, choices, tokenizer=stored_tokenizer if raw is None else raw, chat_template=template
-        )
+        return plan_for_gemma(checkpoint, choices, tokenizer=found, chat_template=template)
     if kind == "auto" and any(".lora_" in name for name in checkpoint.tensors):
         what = "these are LoRA adapters: merge them into the model first (merge_and_unload); --as names keeps them"
         raise CheckpointError("adapter", what)

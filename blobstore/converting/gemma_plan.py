@@ -32,6 +32,7 @@ if TYPE_CHECKING:
 
     from blobstore.checkpoint.reader import Checkpoint
     from blobstore.gemma.config import ModelConfig
+    from blobstore.tokenizer.fitting import MadeTokenizer, Tokenizer
 
 WEIGHTS = ("sfp", "bf16", "f32", "i8")
 LAYOUTS = ("split", "stock")
@@ -77,17 +78,20 @@ def looks_like_gemma(checkpoint: Checkpoint) -> bool:
     return not checkpoint.config and any(".pre_feedforward_layernorm." in name for name in checkpoint.tensors)
 
 
-def plan_for_gemma(checkpoint: Checkpoint, choices: Choices, *, tokenizer: bytes | None, chat_template: bool) -> Plan:
+def plan_for_gemma(
+    checkpoint: Checkpoint, choices: Choices, *, tokenizer: Tokenizer | MadeTokenizer | None, chat_template: bool
+) -> Plan:
     """Plan the file that gemma.cpp runs.
 
     Args:
         checkpoint: Open.
         choices: The user's.
-        tokenizer: The bytes of ``tokenizer.model``, or None.
+        tokenizer: Its own or another, or None; fitted to the vocabulary.
         chat_template: Whether the checkpoint has one.
 
     Raises:
         CheckpointError: ``cannot-convert``, with ``faults``: everything that is wrong, at once.
+        MissingExtraError: ``missing-extra``: the tokenizer has to be made or changed, which needs protobuf.
     """
     recognised = _recognised(checkpoint, tokenizer)
     wrapping, why = _wrapping(recognised, choices, chat_template=chat_template)
@@ -101,7 +105,11 @@ def plan_for_gemma(checkpoint: Checkpoint, choices: Choices, *, tokenizer: bytes
     plan.notes += recognised.notes
     plan.told += _told(recognised)
     plan.left_out += sources.left_out()
-    plan.config, plan.tokenizer = config, tokenizer
+    plan.config = config
+    if tokenizer is not None:
+        fitted = tokenizer.fitted(recognised.vocabulary.tokens, config.vocab_size)
+        plan.tokenizer = fitted.raw
+        plan.notes += fitted.notes
     plan.notes.append(f"wrapping {wrapping.name.lower()}: {why}")
     plan.notes += _notes(choices)
     plan.tensors += _tensors(sources, choices)
@@ -114,7 +122,7 @@ def _refusal(faults: list[Fault]) -> CheckpointError:
     return refusal(faults, fix="--as names keeps every tensor")
 
 
-def _recognised(checkpoint: Checkpoint, tokenizer: bytes | None) -> Recognised:
+def _recognised(checkpoint: Checkpoint, tokenizer: Tokenizer | MadeTokenizer | None) -> Recognised:
     family, fault = family_of(checkpoint.config)
     if fault or family is None:
         raise _refusal([fault or _no_family(checkpoint)])

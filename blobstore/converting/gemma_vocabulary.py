@@ -11,10 +11,11 @@ from typing import TYPE_CHECKING, Any
 from blobstore.converting.gemma_config import VOCABULARY_STEP
 from blobstore.converting.gemma_families import SPARE_ROWS
 from blobstore.gemma.models import PALIGEMMA_VOCABULARY
-from blobstore.gemma.tokenizer import count_pieces, find_piece
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
+
+    from blobstore.tokenizer.fitting import MadeTokenizer, Tokenizer
 
 PAD_PIECE = "<pad>"
 _PUBLISHED = (262144, PALIGEMMA_VOCABULARY)  # of models with a vision part
@@ -74,13 +75,9 @@ class Vocabulary:
         return f"{what}: {self.why_spare}"
 
 
-def pieces_of(tokenizer: bytes | None) -> Pieces | None:
-    """Return what a vocabulary has to know of a SentencePiece model; None without one.
-
-    Raises:
-        FormatError: ``tokenizer-model`` when it is not a model.
-    """
-    return None if tokenizer is None else Pieces(count_pieces(tokenizer), find_piece(tokenizer, PAD_PIECE))
+def pieces_of(tokenizer: Tokenizer | MadeTokenizer | None) -> Pieces | None:
+    """Return what a vocabulary has to know of a tokenizer; None without one."""
+    return None if tokenizer is None else Pieces(tokenizer.rows, tokenizer.find(PAD_PIECE))
 
 
 def read_vocabulary(

@@ -66,7 +66,8 @@ def plan_again(store: Store, checkpoint: Checkpoint, tokenizer: str | None = Non
     Args:
         store: The file, open.
         checkpoint: Its source, open.
-        tokenizer: Path of the ``tokenizer.model``, by default the one beside the source, else the file's own.
+        tokenizer: Path of a ``tokenizer.model`` or ``tokenizer.json``, by default one beside the source, else the
+            file's own.
 
     Raises:
         UsageError: ``not-converted`` when the file doesn't say how it was made.

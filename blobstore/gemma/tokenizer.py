@@ -25,10 +25,10 @@ _CHARSMAP = 2 << 3 | WITH_LENGTH  # of normalizer_spec and denormalizer_spec
 _SAMPLE = 1 << 3 | WITH_LENGTH  # of self_test_data
 
 _NORMALIZERS = {_NORMALIZER: "normalizer_spec", _DENORMALIZER: "denormalizer_spec"}
-_NORMAL, _UNKNOWN, _CONTROL, _USER_DEFINED, _UNUSED, _BYTE = range(1, 7)  # types of pieces
-_RESERVED = (_UNKNOWN, _CONTROL, _BYTE)  # a piece of any other type may have the same text as one of these
-_UNIGRAM, _BPE, _WORD, _CHAR = range(1, 5)  # types of models
-_BYTE_TEXTS = {b"<0x%02X>" % value: value for value in range(256)}
+NORMAL, UNKNOWN, CONTROL, USER_DEFINED, UNUSED, BYTE = range(1, 7)  # types of pieces
+_RESERVED = (UNKNOWN, CONTROL, BYTE)  # a piece of any other type may have the same text as one of these
+UNIGRAM, BPE, _WORD, _CHAR = range(1, 5)  # types of models
+BYTE_TEXTS = {b"<0x%02X>" % value: value for value in range(256)}
 _CHARSMAP_HEAD = 4  # bytes: the size of the first of its two parts
 
 _SHOWN = 20  # faults of pieces
@@ -69,6 +69,16 @@ def find_piece(raw: bytes | memoryview, text: str) -> int | None:
     pieces = ((at, end) for tag, at, end in fields(data, 0, len(data)) if tag == _PIECE)
     found = ((number, at, end) for number, (at, end) in enumerate(pieces) if wanted in data[at:end])
     return next((number for number, at, end in found if _piece(data, at, end)[0] == wanted), None)
+
+
+def pieces_of(raw: bytes | memoryview) -> Iterator[tuple[bytes, int]]:
+    """Yield the text and the type of each piece of a SentencePiece model, in the order of their tokens.
+
+    Raises:
+        FormatError: ``tokenizer-model``, as `check_pieces`.
+    """
+    data = bytes(raw)
+    return (_piece(data, at, end) for tag, at, end in fields(data, 0, len(data)) if tag == _PIECE)
 
 
 def model_ends(raw: bytes) -> Iterator[int]:
@@ -123,7 +133,7 @@ class _Model:
     shown: list[str] = field(default_factory=list)
     more: int = 0
     byte_fallback: bool = False
-    type: int = _UNIGRAM
+    type: int = UNIGRAM
     charsmaps: dict[int, tuple[int, int]] = field(default_factory=dict)
     normal: dict[bytes, int] = field(default_factory=dict)
     reserved: dict[bytes, int] = field(default_factory=dict)
@@ -146,16 +156,16 @@ class _Model:
             self._add_reserved(number, text, piece_type)
 
     def _add_reserved(self, number: int, text: bytes, piece_type: int) -> None:
-        if piece_type == _UNKNOWN:
+        if piece_type == UNKNOWN:
             if self.unknown >= 0:
                 self._fault(number, text, f"has the type UNKNOWN, as does piece {self.unknown}: only one may")
             else:
                 self.unknown = number
-        elif piece_type == _BYTE:
+        elif piece_type == BYTE:
             self.byte_pieces += 1
             self.first_byte = self.first_byte or _named(number, text)
-            if text in _BYTE_TEXTS:
-                self.byte_values.add(_BYTE_TEXTS[text])
+            if text in BYTE_TEXTS:
+                self.byte_values.add(BYTE_TEXTS[text])
             else:
                 self._fault(number, text, "has the type BYTE, but is not one of <0x00> to <0xFF>")
 
@@ -181,13 +191,13 @@ class _Model:
             yield f"pieces have {self.more} more faults"
         if self.unknown < 0:
             yield "no piece has the type UNKNOWN"
-        missing = [text for text, value in _BYTE_TEXTS.items() if value not in self.byte_values]
+        missing = [text for text, value in BYTE_TEXTS.items() if value not in self.byte_values]
         if self.byte_pieces and not self.byte_fallback:
             several = f", the first of {self.byte_pieces}," if self.byte_pieces > 1 else ""
             yield f"{self.first_byte}{several} has the type BYTE, but byte_fallback is off"
         elif self.byte_fallback and missing:
             yield f"byte_fallback is on, but {len(missing)} of the 256 bytes have no piece: first {missing[0].decode()}"
-        if self.type == _UNIGRAM and not self.normal:
+        if self.type == UNIGRAM and not self.normal:
             yield "the model's type is UNIGRAM, but no piece has the type NORMAL, USER_DEFINED or UNUSED"
         for which, (nbytes, part_nbytes) in self.charsmaps.items():
             if nbytes and (nbytes <= _CHARSMAP_HEAD or part_nbytes >= nbytes):
@@ -208,15 +218,15 @@ def _piece(data: bytes, at: int, end: int) -> tuple[bytes, int]:
         begin, after = at + 2, at + 2 + data[at + 1]
         rest = end - after
         if rest == 5 and data[after] == _SCORE:
-            return data[begin:after], _NORMAL
-        if rest == 7 and data[after] == _SCORE and data[after + 5] == _TYPE and _NORMAL <= data[after + 6] <= _BYTE:
+            return data[begin:after], NORMAL
+        if rest == 7 and data[after] == _SCORE and data[after + 5] == _TYPE and NORMAL <= data[after + 6] <= BYTE:
             return data[begin:after], data[after + 6]
-    text, piece_type = b"", _NORMAL
+    text, piece_type = b"", NORMAL
     for tag, begin, after in fields(data, at, end):
         if tag == _TEXT:
             text = data[begin:after]
         elif tag == _TYPE:
-            piece_type = _choice(data, begin, after, _BYTE) or piece_type
+            piece_type = _choice(data, begin, after, BYTE) or piece_type
     return text, piece_type
 
 
