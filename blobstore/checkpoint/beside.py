@@ -14,7 +14,7 @@ from blobstore.fileio.descriptors import refuse_irregular
 from blobstore.fileio.source import read_beginning
 from blobstore.gemma.tokenizer import count_pieces, pieces_of
 from blobstore.tokenizer.added import FIRST_NBYTES, added_by_text, added_in_config, added_in_json
-from blobstore.tokenizer.fitting import MadeTokenizer, Tokenizer
+from blobstore.tokenizer.fitting import MadeTokenizer, Tokenizer, of_pieces
 from blobstore.tokenizer.from_json import InexpressibleError, parse_tokenizer
 
 if TYPE_CHECKING:
@@ -61,7 +61,13 @@ def tokenizer_beside(checkpoint: Checkpoint, given: str | None) -> Tokenizer | M
             _model(path, raw, wholly=bool(added)), added=added, source=source, placeholders=_placeholders(checkpoint)
         )
     path = _beside(checkpoint, _JSON)
-    return _made(checkpoint, path) if path else None
+    return _made(checkpoint, path) if path else _of_pieces(checkpoint)
+
+
+def _of_pieces(checkpoint: Checkpoint) -> Tokenizer | None:
+    """Return the tokenizer of a file that has the tensors as well."""
+    pieces = checkpoint.pieces()
+    return None if pieces is None else Tokenizer(of_pieces(pieces, "the GGUF file"))
 
 
 def _model(path: str, raw: bytes, *, wholly: bool = False) -> Tokenizer:

@@ -15,6 +15,7 @@ from blobstore.checkpoint.gguf import GgufFile, open_gguf
 from blobstore.checkpoint.gguf_files import beside, parts_of
 from blobstore.checkpoint.gguf_gemma import MODEL_TYPES, config_of, hf_name, is_norm
 from blobstore.checkpoint.gguf_header import GgufEntry, LongList
+from blobstore.checkpoint.gguf_tokenizer import LISTS, read_pieces
 from blobstore.checkpoint.tensors import LeftOut, SourceTensor
 from blobstore.codecs.element_types import BY_NAME
 from blobstore.errors import CheckpointError
@@ -23,6 +24,7 @@ from blobstore.fileio.closing import Closing
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
+    from blobstore.checkpoint.gguf_tokenizer import Pieces
     from blobstore.fileio.types import Array
 
 _F32 = BY_NAME["f32"]
@@ -52,6 +54,8 @@ class GgufModel(Closing):
     config: dict[str, Any] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
     left_out: list[LeftOut] = field(default_factory=list)
+    _dropped: list[str] = field(default_factory=list)
+    _told: str = ""
 
     @property
     def fields(self) -> dict[str, Any]:
@@ -68,6 +72,27 @@ class GgufModel(Closing):
     def has_chat_template(self) -> bool:
         """Whether it has a chat template, as instruction-tuned models do."""
         return any(self.fields.get(key) for key in _TEMPLATES)
+
+    def pieces(self) -> Pieces | None:
+        """Return the SentencePiece pieces of its tokenizer, text, score and type each; None, and a note, without any.
+
+        A note that these lists of the metadata are not converted is no longer true then, and is removed.
+        """
+        found = read_pieces(self.files[0])
+        if isinstance(found, str):
+            self.notes.append(f"the GGUF file's own tokenizer can't be taken: {found}")
+            return None
+        self.notes[:] = [note for note in self.notes if note != self._told]
+        self._dropped[:] = [key for key in self._dropped if key not in LISTS]
+        self._tell_dropped()
+        self.notes.append(f"tokenizer: a SentencePiece model is made from the GGUF file: {len(found)} pieces")
+        return found
+
+    def _tell_dropped(self) -> None:
+        """Add a note of the metadata that is not converted."""
+        more = f" and {len(self._dropped) - _SHOWN} more" if len(self._dropped) > _SHOWN else ""
+        self._told = f"not converted of the GGUF metadata: {', '.join(self._dropped[:_SHOWN])}{more}"
+        self.notes += [self._told] if self._dropped else []
 
     def close(self) -> None:
         """Close all files."""
@@ -171,18 +196,15 @@ def _lossy(quantised: Counter[str]) -> Iterator[str]:
 
 def _add_settings(model: GgufModel) -> None:
     """Take what the metadata says: of a Gemma as its config; of any model as metadata of the new file."""
-    dropped: list[str] = []
     for key, value in model.fields.items():
         if key in _LAYOUT:
             continue
         text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False, default=str)
         if isinstance(value, LongList) or len(text) > _MAX_TEXT or key.startswith(_QUANTISATION):
-            dropped.append(key)
+            model._dropped.append(key)  # noqa: SLF001 (one module)
         else:
             model.metadata[key] = text
-    if dropped:
-        more = f" and {len(dropped) - _SHOWN} more" if len(dropped) > _SHOWN else ""
-        model.notes.append(f"not converted of the GGUF metadata: {', '.join(dropped[:_SHOWN])}{more}")
+    model._tell_dropped()  # noqa: SLF001 (one module)
     architecture = model.architecture
     if architecture in MODEL_TYPES:
         model.config = config_of(architecture, model.fields)

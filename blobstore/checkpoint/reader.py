@@ -28,12 +28,13 @@ from blobstore.fileio.temporary import is_temporary
 from blobstore.index.inputs import refuse_inputs
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping, Sequence
+    from collections.abc import Callable, Iterable, Mapping, Sequence
     from os import PathLike
     from typing import BinaryIO
 
     from blobstore.checkpoint.adapters.applying import OpenAdapters
     from blobstore.checkpoint.finding import Found
+    from blobstore.checkpoint.gguf_tokenizer import Pieces
     from blobstore.checkpoint.safetensors import SafetensorsHeader
     from blobstore.checkpoint.told import Told
     from blobstore.fileio.types import ByteSource
@@ -55,6 +56,7 @@ class Checkpoint(Closing):
         notes: What a user should know.
         left_out: What isn't used, of the tensors and files, and why.
         chat_template: Whether a file with its tensors has a chat template.
+        pieces: Returns those of a tokenizer that is in such a file; see `GgufModel.pieces`.
         format: Of the files that have its tensors.
         told: What is done to it without being asked for.
         max_json_nbytes: A larger JSON file beside the tensors is refused.
@@ -71,6 +73,7 @@ class Checkpoint(Closing):
     notes: list[str] = field(default_factory=list)
     left_out: list[LeftOut] = field(default_factory=list)
     chat_template: bool = False
+    pieces: Callable[[], Pieces | None] = lambda: None
     format: Literal["safetensors", "pytorch", "gguf"] = "safetensors"
     told: list[Told] = field(default_factory=list)
     max_json_nbytes: int = _MAX_JSON_NBYTES
@@ -172,9 +175,9 @@ class Checkpoint(Closing):
         model = open_gguf_model(path)
         self._sources += [file.source for file in model.files]
         self.format = "gguf"
-        self.config, self.chat_template = model.config, model.has_chat_template
+        self.config, self.chat_template, self.pieces = model.config, model.has_chat_template, model.pieces
         self.metadata |= model.metadata
-        self.notes += model.notes
+        self.notes = model.notes = [*self.notes, *model.notes]  # one list: its tokenizer changes what it says
         self.left_out += model.left_out
         for tensor in model.tensors:
             self.add(tensor)
