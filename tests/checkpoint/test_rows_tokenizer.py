@@ -298,3 +298,51 @@ def test_without_protobuf_there_are_two_ways_out(
     assert not (out(folder)).exists()
     blobstore.convert(folder, out(folder), tokenizer=folder / "tokenizer.model")
     assert len(converted(folder)) == 95
+
+
+# ------------------------------------------------------------------------------ with the vocabulary that the file gets
+
+
+def resized(folder: Path, family: str, rows: int, model: bytes | None, added: dict[str, int]) -> Path:
+    recipe = sound_recipe(family)
+    recipe = replace(recipe, size=replace(recipe.size, vocabulary=rows), tokenizer=model)
+    recipe.write(folder)
+    (folder / "added_tokens.json").write_text(json.dumps(added))
+    return folder
+
+
+def test_one_token_more_is_padded_and_gets_its_piece(tmp_path: Path) -> None:
+    folder = resized(tmp_path, "gemma3", 97, model_of(PIECES), {"<tool>": 96, "<none>": 97})
+    assert notes(folder) == [
+        "tokenizer: 1 piece added from added_tokens.json: 96 '<tool>'",
+        "tokenizer: 31 rows without a token get pieces of the type UNUSED: 97 to 127",
+        "tokenizer: left out, beyond the 97 rows of the vocabulary: 97 '<none>'",
+    ]
+    padding = [(f"<padding_{number}>", UNUSED) for number in range(97, 128)]
+    assert converted(folder) == [*PIECES, ("<tool>", USER_DEFINED), *padding]
+
+
+@pytest.mark.parametrize(
+    ("added", "rows"), [({"<image_soft_token>": 96}, 96), ({"<image_soft_token>": 96, "<tool>": 97}, 160)]
+)
+def test_rows_of_a_vision_model_are_spare_unless_an_added_token_has_one(
+    tmp_path: Path, added: dict[str, int], rows: int
+) -> None:
+    folder = resized(tmp_path, "gemma3vlm", 96, model_of(PIECES), added)  # and 64 more
+    told = notes(folder)
+    assert len(converted(folder)) == rows
+    with blobstore.open(out(folder)) as store:
+        assert store.config is not None
+        assert store.config.vocab_size == rows
+    left = "tokenizer: left out, beyond the 96 rows of the vocabulary: 96 '<image_soft_token>'"
+    assert (left in told) == (rows == 96)
+
+
+def test_the_row_of_pad_is_that_of_tokenizer_json(tmp_path: Path) -> None:
+    pieces = [PIECES[1], PIECES[0], *PIECES[2:]]
+    folder = resized(tmp_path, "gemma3", 97, None, {})
+    (folder / "tokenizer.json").write_bytes(dumped(document_of(pieces)))
+    found = [finding.message for finding in blobstore.check(folder).findings if finding.code == "padded-vocabulary"]
+    assert found == [
+        "vocabulary padded from 97 to 128 rows with copies of row 1, <pad>: gemma.cpp needs a multiple of 32"
+    ]
