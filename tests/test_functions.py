@@ -20,6 +20,7 @@ from safetensors.numpy import load_file, save_file
 import blobstore
 from blobstore import CheckpointError, UsageError, cli
 from blobstore.edit.rewrite import Edits, apply_edits
+from tests.adapters import pair, write_adapter
 from tests.gemma_checkpoints import sound_recipe, tokenizer
 from tests.strategies import BytesPath
 
@@ -38,6 +39,9 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
     recipe.write(folder / "ck")
     (folder / "ck" / "tokenizer.model").write_bytes(tokenizer(recipe.size.vocabulary))
     blobstore.convert(folder / "ck", folder / "model.sbs", weights="bf16")
+    shape = recipe.tensors()["model.layers.0.self_attn.q_proj.weight"].shape
+    write_adapter(folder / "lora", pair("model.layers.0.self_attn.q_proj", shape[0], shape[1]))
+    blobstore.convert(folder / "ck", folder / "tuned.sbs", adapters=folder / "lora")
     save_file({"a": np.ones((2, 3), np.float32)}, folder / "named.safetensors", {"format": "pt"})
     blobstore.convert(folder / "named.safetensors", folder / "named.sbs")
     return folder
@@ -64,6 +68,16 @@ PAIRS: dict[str, Callable[[], Result]] = {
         "ck", "OUT", as_="names", index="external"
     ),
     "convert ck --dry-run --layout stock": lambda: blobstore.preview_conversion("ck", layout="stock"),
+    "convert ck -o OUT --adapter lora --adapter lora": lambda: blobstore.convert(
+        "ck", "OUT", adapters=["lora", "lora"]
+    ),
+    "convert ck --dry-run --adapter lora": lambda: blobstore.preview_conversion("ck", adapters="lora"),
+    "export model.sbs -o OUT --adapter lora": lambda: blobstore.export("model.sbs", "OUT", adapters="lora"),
+    "export model.sbs --dry-run --adapter lora": lambda: blobstore.preview_export("model.sbs", adapters="lora"),
+    "check ck --adapter lora": lambda: blobstore.check("ck", adapters="lora"),
+    "verify tuned.sbs --against ck --adapter lora": lambda: blobstore.verify(
+        "tuned.sbs", against="ck", adapters=Path("lora")
+    ),
     "export model.sbs -o OUT --materialize-aliases": lambda: blobstore.export(
         "model.sbs", "OUT", materialize_aliases=True
     ),

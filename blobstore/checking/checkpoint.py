@@ -19,7 +19,7 @@ from blobstore.errors import BlobStoreError, CheckpointError, Fault
 from blobstore.gemma.toc import toc_entry
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Sequence
 
     from blobstore.checkpoint.reader import Checkpoint
     from blobstore.converting.gemma_plan import Choices
@@ -32,7 +32,13 @@ _BY_NAME = f"{_MESSAGE}; or blobstore convert --as names, which keeps every tens
 
 
 def check_checkpoint(
-    path: str, kind: str, choices: Choices, *, read: list[str] | None = None, progress: Progress = lambda _: None
+    path: str,
+    kind: str,
+    choices: Choices,
+    *,
+    adapters: Sequence[str] = (),
+    read: list[str] | None = None,
+    progress: Progress = lambda _: None,
 ) -> Iterator[Finding]:
     """Yield what keeps a checkpoint from being converted, and the notes of its conversion.
 
@@ -42,6 +48,7 @@ def check_checkpoint(
         path: As `open_checkpoint` takes it.
         kind: As `choose_plan` takes it.
         choices: Of the conversion.
+        adapters: That are merged.
         read: A list that gets the paths of the files that tensors come from.
         progress: Called with the number of further bytes of the new file checked.
 
@@ -49,7 +56,7 @@ def check_checkpoint(
         OSError: A file can't be read.
     """
     try:
-        with open_checkpoint(path) as checkpoint:
+        with open_checkpoint(path, adapters=adapters) as checkpoint:
             if read is not None:
                 read += checkpoint.paths
             plan = choose_plan(checkpoint, kind, choices)

@@ -12,14 +12,14 @@ from blobstore.checking.runtime import check_file
 from blobstore.checkpoint.formats import format_of
 from blobstore.converting.gemma_plan import WEIGHTS, Choices
 from blobstore.errors import UsageError
-from blobstore.fileio.paths import path_text
+from blobstore.fileio.paths import path_text, path_texts
 from blobstore.gemma.runtimes import NAMES
 
 if TYPE_CHECKING:
     from os import PathLike
 
     from blobstore.checking.findings import Finding
-    from blobstore.fileio.types import Progress
+    from blobstore.fileio.types import Paths, Progress
 
 RuntimeChoice = Literal["auto", "gemma.cpp", "gemma.cpp@2025-10", "gemma.cpp@2026-04", "gemma.cpp@later", "any"]
 _RUNTIME = "gemma.cpp"
@@ -60,6 +60,7 @@ def check(
     *,
     for_: RuntimeChoice = "auto",
     weights: str | None = None,
+    adapters: Paths = (),
     strict: bool = False,
     progress: Progress = lambda _: None,
 ) -> Checkup:
@@ -74,11 +75,12 @@ def check(
         for_: ``gemma.cpp``: all of its versions, or that of a date; ``any``: a container by name, not for gemma.cpp;
             ``auto``: whatever the file is for.
         weights: For a checkpoint: the type of the weights, as for `convert`.
+        adapters: For a checkpoint: LoRA adapters that are merged, as for `convert`.
         strict: Whether warnings count in `Checkup.ok`.
         progress: For a checkpoint: called with the number of further bytes of the new file checked.
 
     Raises:
-        UsageError: ``bad-choice``; ``needless-flag`` for weights that nothing is converted to; ``not-a-file``.
+        UsageError: ``bad-choice``; ``needless-flag`` for weights or adapters if nothing is converted; ``not-a-file``.
         OSError: It can't be read.
 
     Example:
@@ -93,14 +95,15 @@ def check(
         raise UsageError("bad-choice", f"weights: {weights!r} is not one of {', '.join(WEIGHTS)}")
     runtime, _, date = for_.partition("@")
     runtimes = (date,) if date else NAMES if runtime == _RUNTIME else ()
-    name = path_text(path)
+    name, given = path_text(path), path_texts(adapters)
     subject = ""
     read: list[str] = []
     if format_of(name) != "sbs":
-        findings = _checkpoint_findings(name, _KINDS[runtime], weights, runtimes, read=read, progress=progress)
+        findings = _checkpoint_findings(name, _KINDS[runtime], weights, runtimes, given, read=read, progress=progress)
         subject = "the file that convert makes of it "
-    elif weights is not None:
-        raise UsageError("needless-flag", f"--weights is for a checkpoint, and {name!r} is none: leave it out")
+    elif weights is not None or given:
+        flag = "--weights" if weights is not None else "--adapter"
+        raise UsageError("needless-flag", f"{flag} is for a checkpoint, and {name!r} is none: leave it out")
     else:
         for_runtime = {"auto": None, _RUNTIME: True, "any": False}[runtime]
         findings = check_file(name, for_runtime=for_runtime, runtimes=runtimes)
@@ -117,10 +120,17 @@ def check(
 
 
 def _checkpoint_findings(
-    path: str, kind: str, weights: str | None, runtimes: tuple[str, ...], *, read: list[str], progress: Progress
+    path: str,
+    kind: str,
+    weights: str | None,
+    runtimes: tuple[str, ...],
+    adapters: tuple[str, ...],
+    *,
+    read: list[str],
+    progress: Progress,
 ) -> list[Finding]:
     choices = Choices(weights) if weights else Choices()
-    findings = list(check_checkpoint(path, kind, choices, read=read, progress=progress))
+    findings = list(check_checkpoint(path, kind, choices, adapters=adapters, read=read, progress=progress))
     if weights and any(finding.code == "by-name" for finding in findings):
         what = f"--weights: {path!r} is converted by name, every tensor unchanged: leave it out"
         raise UsageError("needless-flag", what)

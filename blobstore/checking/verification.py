@@ -18,12 +18,12 @@ from blobstore.converting.verify import verify as compare_with
 from blobstore.errors import FormatError, UsageError
 from blobstore.fileio.atomic import write_file
 from blobstore.fileio.hashing import file_digest
-from blobstore.fileio.paths import optional_path, path_text, target_of
+from blobstore.fileio.paths import optional_path, path_text, path_texts, target_of
 from blobstore.fileio.ranges import expect
 from blobstore.fileio.sink import Sink
 from blobstore.fileio.threads import check_workers
 from blobstore.index.inputs import files_of
-from blobstore.index.metadata import CHOICES
+from blobstore.index.metadata import ADAPTERS, CHOICES
 from blobstore.store.base import refuse_needless_base
 from blobstore.store.reader import Store
 
@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from blobstore.checking.findings import Finding
     from blobstore.checkpoint.reader import Checkpoint
     from blobstore.converting.verify import Verdict
-    from blobstore.fileio.types import Progress
+    from blobstore.fileio.types import Paths, Progress
 
     Path = str | PathLike[str]
 
@@ -82,6 +82,7 @@ def verify(
     workers: int | None = None,
     base: Path | None = None,
     tokenizer: Path | None = None,
+    adapters: Paths = (),
     receipt: Path | BinaryIO | None = None,
     progress: Progress = lambda _: None,
 ) -> Verification:
@@ -99,12 +100,13 @@ def verify(
         workers: Threads; by default one for each core.
         base: For a packed file: the file that it is the difference to, needed for `values` and `against`.
         tokenizer: With `against`: the ``tokenizer.model`` or ``tokenizer.json`` that `convert` was given.
+        adapters: With `against`: the adapters that were merged, in their order.
         receipt: With `against`: a path or binary stream, for digests of source and file, choices and versions as JSON.
         progress: Called, from any thread, with the number of further bytes compared.
 
     Raises:
         UsageError: ``two-ways``, ``no-source``, ``needless-flag``, ``needless-base`` for options that don't go
-            together; ``not-converted``; ``not-a-tokenizer``; ``same-file``; ``bad-workers``.
+            together; ``not-converted``; ``other-adapters``; ``not-a-tokenizer``; ``same-file``; ``bad-workers``.
         CheckpointError: The source can't be converted.
         FormatError: With `against`: the file is wrong. Without it, that is a finding.
         OSError: Reading failed, or writing the receipt.
@@ -115,10 +117,11 @@ def verify(
         True
     """
     path, against, base, tokenizer = path_text(path), *map(optional_path, (against, base, tokenizer))
+    given = path_texts(adapters)
     receipt = None if receipt is None else target_of(receipt)
     alone = quick or values or strict or workers is not None
-    if against is None and (tokenizer is not None or receipt is not None):
-        raise UsageError("no-source", "--tokenizer and --receipt go with --against SRC")
+    if against is None and (tokenizer is not None or receipt is not None or given):
+        raise UsageError("no-source", "--tokenizer, --adapter and --receipt go with --against SRC")
     if against is not None and alone:
         raise UsageError("two-ways", "--quick, --values, --workers and --strict don't go with --against")
     if base is not None and not (values or against is not None):
@@ -128,7 +131,7 @@ def verify(
         raise UsageError("needless-flag", what)
     check_workers(workers)
     if against is not None:
-        return _against(path, against, base, tokenizer, receipt, progress=progress)
+        return _against(path, against, base, tokenizer, receipt, adapters=given, progress=progress)
     start = time.perf_counter()
     if base is not None:
         with suppress(FormatError), Store(path, access="read", base=base) as store:
@@ -155,10 +158,14 @@ def _against(
     tokenizer: str | None,
     receipt: str | BinaryIO | None,
     *,
+    adapters: tuple[str, ...],
     progress: Progress,
 ) -> Verification:
     start = time.perf_counter()
-    with Store(path, access="read", base=base) as store, open_checkpoint(against) as checkpoint:
+    with (
+        Store(path, access="read", base=base) as store,
+        open_checkpoint(against, adapters=adapters) as checkpoint,
+    ):
         refuse_needless_base(store)
         plan = plan_again(store, checkpoint, tokenizer)
         checkpoint.refuse_as_outputs(receipt, except_ours=False, also=files_of(path, base))
@@ -201,6 +208,7 @@ def _receipt(store: Store, checkpoint: Checkpoint, compared: int, faults: tuple[
             "nbytes": store.reader.file_size,
             "sha256": file_digest(store.path).hex(),
         },
+        "adapters": json.loads(store.metadata.get(ADAPTERS, "[]")),
         "choices": json.loads(store.metadata.get(CHOICES, "null")),
         "verified": not faults,
         "compared": compared,

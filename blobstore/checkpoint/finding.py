@@ -6,6 +6,7 @@ import os
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
+from blobstore.checkpoint.adapters.reading import not_a_model
 from blobstore.checkpoint.file_names import is_pickled, refuse_foreign, refuse_part
 from blobstore.checkpoint.folders import hub_name, refuse_folder, snapshot_of
 from blobstore.checkpoint.gguf_files import gguf_at
@@ -109,8 +110,7 @@ def _in_folder(folder: str, read: Callable[[str], bytes]) -> Found:
         if family.single in ours:
             return _alone(folder, family.single, ours)
     if "adapter_config.json" in names:
-        what = "it has LoRA adapters but no model: merge them into the model first (merge_and_unload)"
-        raise CheckpointError("adapter", f"{folder!r}: {what}")
+        raise CheckpointError("adapter", f"{folder!r} {not_a_model(folder)}")
     some = [ours for _, ours in of_families if ours]
     if some:
         refuse_part(os.path.join(folder, some[0][0]))

@@ -7,17 +7,19 @@ import os
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Literal
 
+from blobstore.checkpoint.adapters.applying import files_left_out, merged, open_adapters
 from blobstore.checkpoint.file_names import is_pickled, why_unused
 from blobstore.checkpoint.finding import find_files
+from blobstore.checkpoint.formats import format_of
 from blobstore.checkpoint.gguf_model import open_gguf_model
 from blobstore.checkpoint.pickled import looks_pickled, read_pickled
 from blobstore.checkpoint.safetensors import parse_header
 from blobstore.checkpoint.tensors import LeftOut, SourceTensor, left_out_lines
-from blobstore.checkpoint.tied import head_of, is_untied
+from blobstore.checkpoint.tied import head_of, is_untied, ties_of
 from blobstore.checkpoint.wrappers import unwrap
 from blobstore.container.foreign import HEAD_NBYTES, foreign_format
 from blobstore.container.layout import MAGIC_BYTES
-from blobstore.errors import CheckpointError, FormatError, in_file
+from blobstore.errors import CheckpointError, FormatError, UsageError, in_file
 from blobstore.fileio.closing import Closing
 from blobstore.fileio.plain_files import open_one_of_many
 from blobstore.fileio.ranges import FileRange
@@ -26,10 +28,11 @@ from blobstore.fileio.temporary import is_temporary
 from blobstore.index.inputs import refuse_inputs
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
+    from collections.abc import Iterable, Mapping, Sequence
     from os import PathLike
     from typing import BinaryIO
 
+    from blobstore.checkpoint.adapters.applying import OpenAdapters
     from blobstore.checkpoint.finding import Found
     from blobstore.checkpoint.safetensors import SafetensorsHeader
     from blobstore.checkpoint.told import Told
@@ -57,6 +60,7 @@ class Checkpoint(Closing):
         max_json_nbytes: A larger JSON file beside the tensors is refused.
         folder: Where its other files are, such as config.json and the tokenizer.
         tied_heads: Heads that only the index lists, with the embedding that each is taken to be tied to.
+        adapters: Those that are merged into the tensors.
     """
 
     path: str
@@ -72,6 +76,7 @@ class Checkpoint(Closing):
     max_json_nbytes: int = _MAX_JSON_NBYTES
     folder: str = ""
     tied_heads: dict[str, str] = field(default_factory=dict)
+    adapters: OpenAdapters | None = None
     _sources: list[ByteSource] = field(default_factory=list)
     _read: list[str] = field(default_factory=list)
 
@@ -122,6 +127,8 @@ class Checkpoint(Closing):
         """Close all files."""
         for source in self._sources:
             source.close()
+        if self.adapters is not None:
+            self.adapters.close()
 
     def read_small(self, path: str) -> bytes:
         """Return the contents of a small file, which counts among those of the checkpoint.
@@ -224,7 +231,11 @@ def _parse(path: str, source: ByteSource) -> SafetensorsHeader:
 
 
 def open_checkpoint(
-    path: str | PathLike[str], *, whole: bool = True, max_json_nbytes: int = _MAX_JSON_NBYTES
+    path: str | PathLike[str],
+    *,
+    adapters: Sequence[str | PathLike[str]] = (),
+    whole: bool = True,
+    max_json_nbytes: int = _MAX_JSON_NBYTES,
 ) -> Checkpoint:
     """Open a checkpoint and check its headers.
 
@@ -232,19 +243,25 @@ def open_checkpoint(
         path: A .safetensors file, a ``model.safetensors.index.json``, or a folder with either; the same of PyTorch's
             pickled files, which need torch; or a .gguf file, or a folder with one. A folder may have shards without
             an index, or be a hub's cache.
+        adapters: LoRA adapters that are merged into its tensors, in this order.
         whole: Refuse one of several shards, which isn't a checkpoint.
         max_json_nbytes: A larger JSON file beside the tensors is refused.
 
     Raises:
         CheckpointError: ``no-checkpoint``, ``two-checkpoints``, ``one-shard``, ``not-safetensors``,
             ``bad-shard-index``, ``missing-shard``, ``missing-tensor``, ``duplicate-tensor``, ``bad-config``,
-            ``adapter``, ``too-large``, ``name-clash``; as `read_pickled` and `open_gguf_model`.
+            ``adapter``, ``too-large``, ``name-clash``; as `read_pickled` and `open_gguf_model`; for adapters
+            as `plan_merge` and `open_adapter`.
         MissingExtraError: ``missing-extra``: a file is pickled, and torch isn't installed; as `open_gguf_model`.
         FormatError, TruncatedError: A file's header is wrong.
-        UsageError: ``not-a-file``: a file in it is a pipe, a device or a link to itself.
+        UsageError: ``not-a-file``: a file in it is a pipe, a device or a link to itself; ``needless-flag``: adapters
+            for an .sbs file.
         OSError: A file can't be read.
     """
     path = os.fspath(path)
+    if adapters and format_of(path) == "sbs":
+        fix = f"blobstore export {path} --adapter {os.fspath(adapters[0])}"
+        raise UsageError("needless-flag", f"{path!r} is an .sbs file already: {fix} merges an adapter into it")
     checkpoint = Checkpoint(path, max_json_nbytes=max_json_nbytes)
     try:
         found = find_files(path, checkpoint.read_small)
@@ -259,10 +276,27 @@ def open_checkpoint(
             checkpoint._add_gguf(found.files[0])  # noqa: SLF001 (one module)
         else:
             _read_files(checkpoint, found)
+        if adapters:
+            _merge(checkpoint, open_adapters(adapters))
     except BaseException:
         checkpoint.close()
         raise
     return checkpoint
+
+
+def _merge(checkpoint: Checkpoint, adapters: OpenAdapters) -> None:
+    checkpoint.adapters = adapters  # which closes them
+    for path in adapters.files:
+        checkpoint.note_read(path)
+    called = [os.path.abspath(checkpoint.path), str(checkpoint.config.get("_name_or_path", ""))]
+    ties = ties_of(checkpoint.tensors, checkpoint.config) | checkpoint.tied_heads
+    done = merged(adapters.adapters, checkpoint.tensors, ties, called)
+    for tensor in done.tensors:
+        checkpoint.add(tensor)
+    checkpoint.left_out += done.left_out
+    for adapter in adapters.adapters:
+        checkpoint.left_out += files_left_out(adapter, checkpoint.folder)
+    checkpoint.notes += done.notes
 
 
 def _read_files(checkpoint: Checkpoint, found: Found) -> None:

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
 
 # How exporters name the embedding, longest first; the head has _HEAD in the same place.
 _EMBEDDINGS = (
@@ -44,3 +47,15 @@ def is_untied(config: dict[str, Any]) -> bool:
     text = config.get("text_config")
     parts = [config, *([text] if isinstance(text, dict) else [])]
     return any(part.get("tie_word_embeddings") is False for part in parts) and not why_tied(config)
+
+
+def ties_of(names: Iterable[str], config: dict[str, Any]) -> dict[str, str]:
+    """Return the heads that a checkpoint leaves out because they are tied → the embedding of each."""
+    known = dict.fromkeys(names)
+    ties: dict[str, str] = {}
+    if why_tied(config):
+        for embedding in known:
+            head = head_of(embedding)
+            if head is not None and head not in known:
+                ties.setdefault(head, embedding)
+    return ties

@@ -10,7 +10,7 @@ from blobstore.checkpoint.tensors import read_line
 from blobstore.cli.abandoned import tell_abandoned
 from blobstore.cli.findings import add_strict, print_findings
 from blobstore.cli.formatting import shown
-from blobstore.cli.output import add_command, add_json, note, print_each
+from blobstore.cli.output import add_adapters, add_command, add_json, note, print_each
 from blobstore.cli.progress import progress
 from blobstore.converting.gemma_plan import WEIGHTS
 
@@ -23,6 +23,7 @@ EXAMPLE = """example:
   blobstore check model.sbs --for gemma.cpp --strict      (all of its versions: 2025-10, 2026-04, later)
   blobstore check model.sbs --for gemma.cpp@2025-10
   blobstore check gemma-3-270m-it/ --weights sfp          (a checkpoint: what convert would refuse, including values)
+  blobstore check gemma-3-270m-it/ --adapter lora/        (the same with a LoRA adapter merged)
   blobstore check *.sbs
 
 For a file, it checks structure, padding and index; for gemma.cpp also keys, config, types, tokenizer, and the tensors
@@ -52,6 +53,7 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
     parser.add_argument(
         "--weights", choices=WEIGHTS, help="type of the weights in a checkpoint's conversion (default: sfp)"
     )
+    add_adapters(parser)
     add_strict(parser)
     add_json(parser)
 
@@ -61,7 +63,14 @@ def run(options: argparse.Namespace) -> int:
     results = []
     for path in options.files:
         with progress(None, "checking") as advance:
-            done = check(path, for_=options.runtime, weights=options.weights, strict=options.strict, progress=advance)
+            done = check(
+                path,
+                for_=options.runtime,
+                weights=options.weights,
+                adapters=options.adapters,
+                strict=options.strict,
+                progress=advance,
+            )
         tell_abandoned(path)
         results.append(done)
         if not options.json:

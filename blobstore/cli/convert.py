@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from blobstore.checkpoint.tensors import read_line
 from blobstore.cli.formatting import rate, shape, shown
-from blobstore.cli.output import add_command, add_json, note, output_of, print_json, tell_dry_run
+from blobstore.cli.output import add_adapters, add_command, add_json, note, output_of, print_json, tell_dry_run
 from blobstore.cli.progress import progress
 from blobstore.cli.tables import print_table
 from blobstore.conversion import convert, preview_conversion
@@ -24,6 +24,7 @@ EXAMPLE = """example:
   blobstore convert gemma-3-270m-it/ -o out.sbs --weights bf16 --dry-run
   blobstore convert Llama-3.2-1B/ -o llama.sbs                          (any other: every tensor by name, unchanged)
   blobstore convert gemma-3-270m-it-Q8_0.gguf -o gemma3-270m-sfp-it.sbs
+  blobstore convert gemma-3-270m-it/ --adapter lora/ -o tuned.sbs       (with a LoRA adapter of peft or unsloth merged)
 
 SRC is a .safetensors file, a model.safetensors.index.json, or a folder with either, or with shards; or the same of
 PyTorch's pickled files (.bin, .pt, .pth, .ckpt), which torch reads; or a .gguf file, all of whose parts are read.
@@ -68,6 +69,7 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
     parser.add_argument(
         "--strict", action="store_true", help="refuse a checkpoint that check has a warning for, such as a NaN"
     )
+    add_adapters(parser)
     parser.add_argument("--dry-run", action="store_true", help="show what would be written, write nothing")
     parser.add_argument(
         "--container", type=int, choices=(1, 2), default=2, help="version of the container (default: 2)"
@@ -94,6 +96,7 @@ def run(options: argparse.Namespace) -> int:
         "tokenizer": options.tokenizer,
         "pad": not options.no_pad,
         "strict": options.strict,
+        "adapters": options.adapters,
         "index": options.index,
     }
     if options.dry_run:

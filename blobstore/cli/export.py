@@ -6,7 +6,17 @@ import re
 from typing import TYPE_CHECKING
 
 from blobstore.cli.formatting import rate, shape, shown
-from blobstore.cli.output import add_base, add_command, add_json, note, output_of, print_json, tell, tell_dry_run
+from blobstore.cli.output import (
+    add_adapters,
+    add_base,
+    add_command,
+    add_json,
+    note,
+    output_of,
+    print_json,
+    tell,
+    tell_dry_run,
+)
 from blobstore.cli.progress import progress
 from blobstore.cli.tables import print_table
 from blobstore.errors import UsageError
@@ -22,6 +32,7 @@ EXAMPLE = """example:
   blobstore export model.sbs -o model.safetensors
   blobstore export model.sbs -o model.safetensors --materialize-aliases     (for Candle, which looks for lm_head.weight)
   blobstore export model.sbs -o model.safetensors --max-shard-size 5GB
+  blobstore export base.sbs --adapter lora/ -o merged.safetensors           (base.sbs with a LoRA adapter merged)
 
 A file that was converted from a checkpoint is exported under the checkpoint's names; bf16 weights bit for bit."""
 
@@ -53,6 +64,7 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
         "--force", action="store_true", help="remove files of an earlier export to OUT that the new one doesn't replace"
     )
     add_base(parser)
+    add_adapters(parser)
     parser.add_argument("--dry-run", action="store_true", help="show what would be written, write nothing")
     add_json(parser)
 
@@ -67,6 +79,7 @@ def run(options: argparse.Namespace) -> int:
         "materialize_aliases": options.materialize_aliases,
         "max_shard_nbytes": _nbytes(options.max_shard_size) if options.max_shard_size else None,
         "base": options.base,
+        "adapters": options.adapters,
     }
     if options.dry_run:
         output = None if options.output == "-" else options.output

@@ -72,6 +72,18 @@ def add_base(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--base", metavar="OTHER", help="the file that a packed file is the difference to")
 
 
+def add_adapters(parser: argparse._ActionsContainer) -> None:
+    """Add ``--adapter``, for commands that read a model's tensors."""
+    parser.add_argument(
+        "--adapter",
+        dest="adapters",
+        metavar="LORA",
+        action="append",
+        default=[],
+        help="the folder of a LoRA adapter to merge; several are merged in their order",
+    )
+
+
 def output_of(options: argparse.Namespace, output: str, *, streams: bool = True) -> str | BinaryIO:
     """Return where a command writes: a path, or standard output for ``-``.
 

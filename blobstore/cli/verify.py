@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from blobstore.checking.verification import verify
 from blobstore.cli.findings import add_strict, print_findings
 from blobstore.cli.formatting import rate, shown, size
-from blobstore.cli.output import add_base, add_command, add_json, note, output_of, print_each, tell
+from blobstore.cli.output import add_adapters, add_base, add_command, add_json, note, output_of, print_each, tell
 from blobstore.cli.progress import progress
 from blobstore.errors import UsageError
 
@@ -23,6 +23,7 @@ EXAMPLE = """example:
   blobstore verify *.sbs
   blobstore verify model.sbs --values                     (also looks for NaN and infinities)
   blobstore verify model.sbs --against gemma-3-270m-it/
+  blobstore verify tuned.sbs --against gemma-3-270m-it/ --adapter lora/
   blobstore verify model.sbs --against gemma-3-270m-it/ --list --receipt model.receipt.json
 
 Without --against it checks structure, padding and index, then the SHA-256 of every blob, and names each damaged tensor
@@ -53,6 +54,7 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
     source.add_argument(
         "--tokenizer", metavar="FILE", help="the tokenizer.model or tokenizer.json that convert was given"
     )
+    add_adapters(source)
     source.add_argument("--list", action="store_true", help="print a line for each tensor (--json has them all)")
     source.add_argument(
         "--receipt",
@@ -82,6 +84,7 @@ def run(options: argparse.Namespace) -> int:
                 workers=options.workers,
                 base=options.base,
                 tokenizer=options.tokenizer,
+                adapters=options.adapters,
                 receipt=receipt,
                 progress=advance,
             )

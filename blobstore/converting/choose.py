@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from typing import TYPE_CHECKING
 
 from blobstore.checkpoint.beside import has_chat_template, tokenizer_beside
@@ -69,7 +70,8 @@ def _plan(
         template = has_chat_template(checkpoint)
         return plan_for_gemma(checkpoint, choices, tokenizer=found, chat_template=template)
     if kind == "auto" and any(".lora_" in name for name in checkpoint.tensors):
-        what = "these are LoRA adapters: merge them into the model first (merge_and_unload); --as names keeps them"
+        folder = os.path.dirname(checkpoint.path) or "."
+        what = f"these are LoRA adapters: blobstore convert BASE --adapter {folder}; --as names keeps them as they are"
         raise CheckpointError("adapter", what)
     if tokenizer is not None:
         raise needless_flags(["tokenizer"], checkpoint.path)

@@ -50,7 +50,7 @@ _VISION_PLAIN = {
 }
 # What shows that weights are not plain: part of a tensor's name → what it is, and the fix.
 _FOREIGN = {
-    "lora_": "a LoRA adapter: merge it into the model first (merge_and_unload)",
+    "lora_": "a LoRA adapter: pass its folder as --adapter, or merge it into the model first (merge_and_unload)",
     "base_layer.": "a model with unmerged adapters: merge them first (merge_and_unload)",
     ".qweight": "GPTQ or AWQ quantised: convert from the original checkpoint",
     ".qzeros": "GPTQ or AWQ quantised: convert from the original checkpoint",

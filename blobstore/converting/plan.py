@@ -10,7 +10,7 @@ from blobstore.checkpoint.tied import head_of, why_tied
 from blobstore.container.layout import MAX_PORTABLE_BLOBS
 from blobstore.errors import CheckpointError, Fault, UsageError
 from blobstore.index import shape_fault
-from blobstore.index.metadata import OWN_METADATA, foreign_metadata
+from blobstore.index.metadata import ADAPTERS, OWN_METADATA, foreign_metadata
 from blobstore.index.names import encode_name, key_for
 
 if TYPE_CHECKING:
@@ -163,6 +163,8 @@ def plan_begun(checkpoint: Checkpoint) -> Plan:
     plan.left_out += checkpoint.left_out
     plan.told += checkpoint.told
     left_out = sorted({*checkpoint.metadata} - {*plan.metadata})
+    if checkpoint.adapters is not None:
+        plan.metadata[ADAPTERS] = checkpoint.adapters.description
     if left_out:
         what = f"metadata {', '.join(left_out)[:_SHOWN_TEXT]} is left out"
         plan.notes.append(f"{what}: keys that begin with {OWN_METADATA!r} are blobstore's own")

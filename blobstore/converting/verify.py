@@ -18,11 +18,12 @@ from blobstore.gemma.config import ModelConfig
 from blobstore.gemma.enums import OpenEnum, Wrapping
 from blobstore.gemma.records import Record
 from blobstore.gemma.toc import build_toc, toc_entry
-from blobstore.index.metadata import BASE, CHOICES, MODEL_CHOICES, PACKED_FROM
+from blobstore.index.metadata import ADAPTERS, BASE, CHOICES, MODEL_CHOICES, PACKED_FROM
+from blobstore.index.strict_json import parse_json, text_map
 from blobstore.store.values import stored
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Iterator, Mapping, Sequence
 
     from blobstore.checkpoint.reader import Checkpoint
     from blobstore.codecs.element_types import ElementType
@@ -35,7 +36,8 @@ if TYPE_CHECKING:
 
 
 _WRAPPINGS = tuple(wrapping.name.lower() for wrapping in Wrapping)
-_SHOWN = 6  # fields of a config that differ
+_SHOWN = 6  # fields of a config that differ, or adapters
+_SHOWN_TEXT = 200
 
 
 @dataclass(frozen=True)
@@ -70,9 +72,18 @@ def plan_again(store: Store, checkpoint: Checkpoint, tokenizer: str | None = Non
             file's own.
 
     Raises:
-        UsageError: ``not-converted`` when the file doesn't say how it was made.
+        UsageError: ``not-converted`` when the file doesn't say how it was made; ``other-adapters`` when it was made
+            with others than those that are merged into the source.
         CheckpointError: The source can't be converted that way.
     """
+    _refuse_other_adapters(store, checkpoint)
+    plan = _plan_as_chosen(store, checkpoint, tokenizer)
+    if ADAPTERS in plan.metadata:  # their folders may have been renamed
+        plan.metadata[ADAPTERS] = store.metadata[ADAPTERS]
+    return plan
+
+
+def _plan_as_chosen(store: Store, checkpoint: Checkpoint, tokenizer: str | None) -> Plan:
     text = store.metadata.get(CHOICES)
     if text is None:
         if store.config is not None:
@@ -81,6 +92,41 @@ def plan_again(store: Store, checkpoint: Checkpoint, tokenizer: str | None = Non
         return choose_plan(checkpoint, "names", Choices(), tokenizer=tokenizer)
     choices = _choices(store.path, text)
     return choose_plan(checkpoint, "gemma", choices, tokenizer=tokenizer, stored_tokenizer=store.tokenizer)
+
+
+def _refuse_other_adapters(store: Store, checkpoint: Checkpoint) -> None:
+    """Refuse to compare a file with a source of other adapters: nothing would match."""
+    text = store.metadata.get(ADAPTERS, "[]")
+    made_with = _adapters_in(text)
+    given = _adapters_in(checkpoint.adapters.description) if checkpoint.adapters is not None else []
+    if made_with is not None and list(map(_digests, made_with)) == list(map(_digests, given or [])):
+        return
+    if made_with == []:
+        what = f"{store.path!r} was made without adapters: leave --adapter out"
+    else:
+        names = text[:_SHOWN_TEXT] if made_with is None else _named(made_with)
+        found = f"; given were {_named(given)}" if given else ""
+        what = f"{store.path!r} was made with {names}{found}: pass each with --adapter, in this order"
+    raise UsageError("other-adapters", what)
+
+
+def _adapters_in(text: str) -> list[dict[str, str]] | None:
+    """Return the adapters that metadata names; None if it can't be read. It is foreign bytes."""
+    try:
+        adapters = parse_json(text.encode())
+        return [text_map(adapter) for adapter in adapters] if isinstance(adapters, list) else None
+    except ValueError:
+        return None
+
+
+def _digests(adapter: dict[str, str]) -> tuple[str | None, ...]:
+    return adapter.get("weights"), adapter.get("config")
+
+
+def _named(adapters: Sequence[dict[str, str]]) -> str:
+    """Return the names of adapters, and the beginnings of their hashes."""
+    known = [(adapter.get("name", "")[:80], adapter.get("weights", "")[:12]) for adapter in adapters[:_SHOWN]]
+    return ", ".join(f"the adapter {name!r} (sha256 {digest}…)" for name, digest in known)
 
 
 def _choices(path: str, text: str) -> Choices:

@@ -8,10 +8,11 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from blobstore.checkpoint.adapters.applying import open_adapters
 from blobstore.errors import UsageError
 from blobstore.exporting.plan import DTYPES, plan_export
 from blobstore.exporting.run import run_export, superseded
-from blobstore.fileio.paths import optional_path, path_text, target_of
+from blobstore.fileio.paths import optional_path, path_text, path_texts, target_of
 from blobstore.fileio.ranges import expect
 from blobstore.gemma.newer import newer_texts
 from blobstore.index.locate import lost_index
@@ -23,8 +24,9 @@ if TYPE_CHECKING:
     from os import PathLike
     from typing import BinaryIO
 
+    from blobstore.checkpoint.adapters.applying import OpenAdapters
     from blobstore.exporting.plan import ExportPlan
-    from blobstore.fileio.types import Progress
+    from blobstore.fileio.types import Paths, Progress
     from blobstore.store.vocabulary import By
 
 
@@ -40,6 +42,7 @@ class Export:
         tensors: How many were written.
         left_out: Names that were not written → the name of the same tensor that was.
         notes: What was left out or should be known, a line each.
+        adapters: The adapters that were merged, as given, in their order.
         nbytes: Size of the files; for a stream, of the tensors.
         seconds: How long it took.
 
@@ -55,6 +58,7 @@ class Export:
     tensors: int
     left_out: dict[str, str]
     notes: tuple[str, ...]
+    adapters: tuple[str, ...]
     nbytes: int
     seconds: float
 
@@ -91,6 +95,7 @@ class ExportPreview:
         superseded: Files of an earlier export to the output that `export` would refuse to leave, or remove.
         left_out: Names that would not be written → the name of the same tensor that would.
         notes: What is left out or should be known, a line each.
+        adapters: The adapters that would be merged, as given, in their order.
         nbytes: Of all tensors.
 
     Example:
@@ -104,6 +109,7 @@ class ExportPreview:
     superseded: tuple[str, ...]
     left_out: dict[str, str]
     notes: tuple[str, ...]
+    adapters: tuple[str, ...]
     nbytes: int
 
 
@@ -117,6 +123,7 @@ def export(
     max_shard_nbytes: int | None = None,
     force: bool = False,
     base: str | PathLike[str] | None = None,
+    adapters: Paths = (),
     progress: Progress = lambda _: None,
 ) -> Export:
     """Write the tensors of an .sbs file as safetensors: all files are complete before one is replaced.
@@ -131,11 +138,13 @@ def export(
         max_shard_nbytes: Begin another file rather than exceed this.
         force: Remove files of an earlier export to the output that the new ones don't replace.
         base: For a packed file: the file that it is the difference to.
+        adapters: LoRA adapters that are merged into the tensors, as for `convert`.
         progress: Called with the number of further bytes written.
 
     Raises:
         UsageError: ``bad-choice``; ``bad-size``; ``no-tensors``, ``cannot-export``; ``superseded`` unless `force`;
             ``needless-force`` for a stream; ``needless-base``; ``needs-path``, ``same-file``, ``bad-name``.
+        CheckpointError: An adapter can't be merged, and why.
         FormatError: The file is wrong.
         CodecError: A value can't be decoded, or can't be held by `dtype`.
         OSError: Reading or writing failed; the output is untouched.
@@ -144,17 +153,23 @@ def export(
         >>> blobstore.export("model.sbs", "tied.safetensors", materialize_aliases=True).left_out
         {}
     """
-    path, output, base = path_text(path), target_of(output), optional_path(base)
+    path, output, base, given = path_text(path), target_of(output), optional_path(base), path_texts(adapters)
     start = time.perf_counter()
     target = output if isinstance(output, str) else None
     if force and target is None:
         raise UsageError(
             "needless-force", "--force removes files beside the output, and a stream has none: leave it out"
         )
-    with _planned(path, base, dtype, by, max_shard_nbytes, materialize_aliases=materialize_aliases) as (plan, store):
+    with (
+        open_adapters(given) as opened,
+        _planned(path, base, dtype, by, max_shard_nbytes, adapters=opened, materialize_aliases=materialize_aliases) as (
+            plan,
+            store,
+        ),
+    ):
         notes = _notes(plan, store)
         expect(progress, plan.nbytes)
-        files, removed = run_export(plan, store, output, force=force, progress=progress)
+        files, removed = run_export(plan, store, output, force=force, also=opened.files, progress=progress)
     return Export(
         input=path,
         output=target,
@@ -163,6 +178,7 @@ def export(
         tensors=sum(map(len, plan.shards)),
         left_out=plan.left_out,
         notes=tuple(notes),
+        adapters=given,
         nbytes=sum(os.stat(file).st_size for file in files) if files else plan.nbytes,
         seconds=time.perf_counter() - start,
     )
@@ -177,6 +193,7 @@ def preview_export(
     materialize_aliases: bool = False,
     max_shard_nbytes: int | None = None,
     base: str | PathLike[str] | None = None,
+    adapters: Paths = (),
 ) -> ExportPreview:
     """Return what `export` would write, without writing it. Tensors are not read.
 
@@ -188,6 +205,7 @@ def preview_export(
         materialize_aliases: As for `export`.
         max_shard_nbytes: As for `export`.
         base: As for `export`.
+        adapters: As for `export`.
 
     Raises:
         UsageError, FormatError, CodecError, OSError: As for `export`, but for values and for the output.
@@ -197,8 +215,14 @@ def preview_export(
         >>> preview.shards == len(preview.tensors)
         True
     """
-    path, output, base = path_text(path), optional_path(output), optional_path(base)
-    with _planned(path, base, dtype, by, max_shard_nbytes, materialize_aliases=materialize_aliases) as (plan, store):
+    path, output, base, given = path_text(path), optional_path(output), optional_path(base), path_texts(adapters)
+    with (
+        open_adapters(given) as opened,
+        _planned(path, base, dtype, by, max_shard_nbytes, adapters=opened, materialize_aliases=materialize_aliases) as (
+            plan,
+            store,
+        ),
+    ):
         notes = _notes(plan, store)
         old = superseded(output, len(plan.shards)) if output is not None else []
     if old:
@@ -211,6 +235,7 @@ def preview_export(
         superseded=tuple(old),
         left_out=plan.left_out,
         notes=tuple(notes),
+        adapters=given,
         nbytes=plan.nbytes,
     )
 
@@ -223,6 +248,7 @@ def _planned(
     by: By,
     max_shard_nbytes: int | None,
     *,
+    adapters: OpenAdapters,
     materialize_aliases: bool,
 ) -> Iterator[tuple[ExportPlan, Store]]:
     """Plan an export → the plan and the open file."""
@@ -230,6 +256,9 @@ def _planned(
         raise UsageError("bad-choice", f"dtype: {dtype!r} is not one of {', '.join(DTYPES)}")
     if max_shard_nbytes is not None and max_shard_nbytes < 1:
         raise UsageError("bad-size", f"{max_shard_nbytes} is not a size of at least a byte")
+    if adapters.adapters and by == "keys":
+        what = "--adapter has the checkpoint's names, and --by keys exports the runtime's: leave out one of them"
+        raise UsageError("two-ways", what)
     with Store(path, access="read", base=base, by=by) as store:
         refuse_needless_base(store)
         yield (
@@ -238,6 +267,7 @@ def _planned(
                 dtype=dtype,
                 materialize_aliases=materialize_aliases,
                 max_shard_nbytes=max_shard_nbytes,
+                adapters=adapters.adapters,
             ),
             store,
         )
@@ -245,6 +275,7 @@ def _planned(
 
 def _notes(plan: ExportPlan, store: Store) -> list[str]:
     notes = [*newer_texts(store.reader), *lost_index(store.reader), *store.vocabularies.left_out(store.by)]
+    notes += plan.notes
     notes += [
         f"{name} is the same as {kept} and is left out: --materialize-aliases writes both"
         for name, kept in plan.left_out.items()

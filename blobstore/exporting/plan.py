@@ -3,9 +3,14 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import TYPE_CHECKING
 
+import numpy as np
+
+from blobstore.checkpoint.adapters.changes import BaseTensor
+from blobstore.checkpoint.adapters.merging import plan_merge
 from blobstore.codecs import is_float_codec
 from blobstore.codecs.element_types import BY_NAME
 from blobstore.container.keys import TOC_KEY
@@ -13,13 +18,18 @@ from blobstore.errors import FormatError, UsageError
 from blobstore.gemma.toc import odd_strides_in, stride_fault
 from blobstore.index.metadata import foreign_metadata
 from blobstore.store.blocks import Block
+from blobstore.store.values import rows_from
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Callable, Iterable, Mapping, Sequence
 
+    from blobstore.checkpoint.adapters.reading import Adapter
     from blobstore.codecs.element_types import ElementType
+    from blobstore.fileio.types import Array
     from blobstore.store.info import TensorInfo
     from blobstore.store.reader import Store
+
+    Made = Callable[[int, int], Array]
 
 
 DTYPES = ("bf16", "f16", "f32")
@@ -28,12 +38,21 @@ _FIX = "blobstore get FILE NAME -o OUT gives its bytes"
 
 @dataclass(frozen=True)
 class ExportedTensor:
-    """One tensor of the new checkpoint."""
+    """One tensor of the new checkpoint.
+
+    Attributes:
+        name: Its name.
+        type: Of its elements.
+        shape: In C order.
+        blocks: Where its values are stored.
+        made: Where adapters change them: given (first, count), returns elements, flat.
+    """
 
     name: str
     type: ElementType
     shape: tuple[int, ...]
     blocks: tuple[Block[TensorInfo], ...]
+    made: Made | None = None
 
     @property
     def nbytes(self) -> int:
@@ -49,11 +68,13 @@ class ExportPlan:
         shards: The tensors of each file, in order.
         metadata: Text → text, for the files' headers.
         left_out: Aliases that are not written, name → the name of the tensor that is.
+        notes: What one should know of the adapters.
     """
 
     shards: list[list[ExportedTensor]]
     metadata: dict[str, str]
     left_out: dict[str, str] = field(default_factory=dict)
+    notes: list[str] = field(default_factory=list)
 
     @property
     def nbytes(self) -> int:
@@ -67,6 +88,7 @@ def plan_export(
     dtype: str | None = None,
     materialize_aliases: bool = False,
     max_shard_nbytes: int | None = None,
+    adapters: Sequence[Adapter] = (),
 ) -> ExportPlan:
     """Plan a checkpoint.
 
@@ -77,27 +99,61 @@ def plan_export(
         materialize_aliases: Write a tensor once more for each other name that it has: readers such as Candle look for
             ``lm_head.weight`` and don't know of ties.
         max_shard_nbytes: Begin another file rather than exceed this.
+        adapters: Open; merged into the tensors, in their order.
 
     Raises:
         FormatError: ``rearranged-metadata``: the file's record of its checkpoint doesn't match its tensors;
             ``toc-stride``: values of a tensor are wrong.
         CodecError: ``unknown-type``, ``unknown-codec``: a tensor can't be decoded here.
         UsageError: ``no-tensors``; ``cannot-export``: a tensor can't be decoded, and has no type in safetensors.
+        CheckpointError: As `plan_merge`.
     """
     for entry in odd_strides_in(store.reader):
         raise FormatError("toc-stride", f"{TOC_KEY!r} says that {stride_fault(entry)}")
     aliases = store.aliases
     plan = ExportPlan([], foreign_metadata(store.metadata))
-    tensors: list[ExportedTensor] = []
-    for name in sorted(store):
-        if name in aliases and not materialize_aliases:
+    exported = {name: _exported(name, store, dtype) for name in sorted(store) if name not in aliases}
+    if adapters:
+        exported |= _adapted(plan, exported, store, adapters)
+    for name in aliases:
+        if name not in exported and not materialize_aliases:
             plan.left_out[name] = aliases[name]
-        else:
-            tensors.append(_exported(name, store, dtype))
+        elif name not in exported:
+            exported[name] = replace(exported[aliases[name]], name=name)
+    tensors = [exported[name] for name in sorted(exported)]
     if not tensors:
         raise UsageError("no-tensors", f"{store.path!r} has no tensors to export")
     plan.shards = _shards(tensors, max_shard_nbytes)
     return plan
+
+
+def _adapted(
+    plan: ExportPlan, exported: Mapping[str, ExportedTensor], store: Store, adapters: Sequence[Adapter]
+) -> dict[str, ExportedTensor]:
+    """Return the tensors that adapters change, or add."""
+    base = {name: BaseTensor(tensor.type, tensor.shape) for name, tensor in exported.items()}
+    merge = plan_merge(adapters, base, store.aliases)
+    plan.notes += [*merge.notes, *(f"{name} is left out: {why}" for name, why in merge.unused.items())]
+    adapted = {}
+    for name, change in merge.changes.items():
+        blocks = exported[change.source].blocks if change.source else ()
+        adapted[name] = ExportedTensor(name, change.type, change.shape, blocks)
+        if change.steps:
+            made = change.made(partial(_elements, blocks, store))
+            adapted[name] = replace(adapted[name], made=made)
+    return adapted
+
+
+def _elements(blocks: Sequence[Block[TensorInfo]], store: Store, first: int, count: int) -> Array:
+    """Return elements of a stored tensor, of whole rows."""
+    width = blocks[0].width
+    parts = list(rows_from(blocks, store, first // width, count // width))
+    values = np.empty(
+        (count // width, width), dtype=max((part.dtype for _, _, part in parts), key=lambda dtype: dtype.itemsize)
+    )
+    for _, place, part in parts:
+        values[place] = part
+    return values.reshape(-1)
 
 
 def _exported(name: str, store: Store, dtype: str | None) -> ExportedTensor:

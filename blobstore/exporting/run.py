@@ -25,7 +25,7 @@ from blobstore.index.inputs import files_of, refuse_inputs
 from blobstore.store.values import elements, rows_from, stored
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping, Sequence
+    from collections.abc import Callable, Iterator, Mapping, Sequence
     from os import PathLike
     from typing import BinaryIO
 
@@ -57,6 +57,7 @@ def run_export(
     path: str | PathLike[str] | BinaryIO,
     *,
     force: bool = False,
+    also: Sequence[str] = (),
     progress: Progress = lambda _: None,
 ) -> Written:
     """Write the files of a plan. They replace what had their names only when all are complete.
@@ -68,6 +69,7 @@ def run_export(
         store: Open.
         path: Of the file; of several, that which all their names are made of; or a binary stream, for one.
         force: Remove the files of an earlier export to this path that the new ones don't replace.
+        also: More files that are read, and not replaced.
         progress: Called with how many bytes more were written.
 
     Returns:
@@ -87,7 +89,7 @@ def run_export(
     path = os.fspath(path)
     index, shards = _paths(path, len(plan.shards))
     old = superseded(path, len(plan.shards))
-    refuse_inputs([*shards, index, *old], files_of(store.path, store.base_path))
+    refuse_inputs([*shards, index, *old], [*files_of(store.path, store.base_path), *also])
     _refuse_superseded(old, force=force)
     raw_index = _index_of(plan, shards) if index else b""
     with ExitStack() as stack:
@@ -212,6 +214,9 @@ def _write_shard(
 
 def exported_bytes(tensor: ExportedTensor, store: Store) -> Iterator[FileRange | Array]:
     """Yield a tensor's bytes as they are to be written, in order."""
+    if tensor.made is not None:
+        yield from _made_bytes(tensor, tensor.made)
+        return
     if all(block.whole_rows for block in tensor.blocks):
         for block in sorted(tensor.blocks, key=lambda block: block.row):
             yield from _run_bytes(block, tensor.type, store)
@@ -225,6 +230,15 @@ def exported_bytes(tensor: ExportedTensor, store: Store) -> Iterator[FileRange |
         for block, place, block_values in rows_from(tensor.blocks, store, row, rows):
             values[place] = rounded(block_values, tensor.type, block.stored.name, _FIX)
         yield values
+
+
+def _made_bytes(tensor: ExportedTensor, made: Callable[[int, int], Array]) -> Iterator[Array]:
+    """Yield the bytes of a tensor that adapters change, some rows at a time."""
+    width, count = math.prod(tensor.shape[1:]), math.prod(tensor.shape)
+    step = max(1, _CHUNK // max(1, width)) * max(1, width)
+    for first in range(0, count, step):
+        values = made(first, min(step, count - first))
+        yield rounded(values, tensor.type, tensor.name, _FIX)
 
 
 def _run_bytes(block: Block[TensorInfo], element_type: ElementType, store: Store) -> Iterator[FileRange | Array]:

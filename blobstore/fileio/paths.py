@@ -11,7 +11,7 @@ from blobstore.errors import UsageError
 if TYPE_CHECKING:
     from typing import BinaryIO
 
-    from blobstore.fileio.types import FilePath, Writable
+    from blobstore.fileio.types import FilePath, Paths, Writable
 
 
 def path_text(path: FilePath) -> str:
@@ -31,6 +31,20 @@ def path_text(path: FilePath) -> str:
 def optional_path(path: FilePath | None) -> str | None:
     """Return `path_text` of a path, and None for None."""
     return None if path is None else path_text(path)
+
+
+def path_texts(paths: Paths) -> tuple[str, ...]:
+    """Return `path_text` of each path, or of the only one.
+
+    Raises:
+        UsageError: As `path_text`; ``bad-file`` for what are no paths.
+    """
+    if isinstance(paths, (str, bytes, os.PathLike)):
+        return (path_text(paths),)
+    try:
+        return tuple(map(path_text, paths))
+    except TypeError:
+        raise UsageError("bad-file", f"expected paths, found {type(paths).__name__}") from None
 
 
 def target_of(output: Writable) -> str | BinaryIO:

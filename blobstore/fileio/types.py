@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from mmap import mmap
 from os import PathLike
 from typing import TYPE_CHECKING, Any, BinaryIO, Literal, Protocol
@@ -42,6 +42,7 @@ class BinaryFile(Protocol):
 
 
 FilePath = str | bytes | PathLike[str] | PathLike[bytes]
+Paths = FilePath | Iterable[FilePath]
 Readable = FilePath | Buffer | BinaryFile  # which bytes are a path: `source.open_source`
 Writable = FilePath | BinaryIO
 

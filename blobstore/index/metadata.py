@@ -16,6 +16,7 @@ OWN_METADATA = "blobstore."  # the prefix of all of them
 MODEL_CHOICES = ("rope_bases", "vocabulary")  # of a conversion's choices, those that stay true of a changed file
 CHOICES, REARRANGED = "blobstore.convert", "blobstore.rearranged"  # the choices of a conversion, and its source
 PACKED_FROM, BASE = "blobstore.packed", "blobstore.base"  # the original of a packed file, and the base
+ADAPTERS = "blobstore.adapters"  # those that were merged into the source
 BASE_NAME = "blobstore.base_name"  # the base's file name when it was packed: a hint
 
 

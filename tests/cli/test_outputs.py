@@ -26,6 +26,7 @@ from blobstore.edit.recover import recover
 from blobstore.edit.rewrite import Edits, apply_edits
 from blobstore.packing.pack import pack
 from blobstore.packing.unpack import unpack
+from tests.adapters import pair, write_adapter
 from tests.checkpoints import snapshot, write_peer
 from tests.gemma_checkpoints import convert, sound_recipe, tokenizer
 from tests.packing_files import tuned, weights
@@ -51,6 +52,7 @@ class Writing:
 
 CHECKPOINT = ("config.json", "model.safetensors", "tokenizer.model", "notes.txt", "tokenizer_config.json")
 IN_CHECKPOINT = tuple(f"ck/{name}" for name in CHECKPOINT)
+ADAPTER = ("lora/adapter_config.json", "lora/adapter_model.safetensors")
 DIFFERENCE = ("near.sbs", "base.sbs", "base.sbs.idx")
 WRITING = {
     "get": Writing(f"get near.sbs {NAME} --base base.sbs --raw -o OUT", DIFFERENCE, streams=True),
@@ -60,6 +62,13 @@ WRITING = {
         "convert ck/model.safetensors --tokenizer other.model -o OUT", (*IN_CHECKPOINT[:2], "other.model"), streams=True
     ),
     "convert by name": Writing("convert ck --as names -o OUT", IN_CHECKPOINT, streams=True),
+    "convert with an adapter": Writing("convert ck --adapter lora -o OUT", (*IN_CHECKPOINT, *ADAPTER), streams=True),
+    "export with an adapter": Writing("export made.sbs --adapter lora -o OUT", ("made.sbs", *ADAPTER), streams=True),
+    "verify with an adapter": Writing(
+        "verify tuned_by_lora.sbs --against ck --adapter lora --receipt OUT",
+        ("tuned_by_lora.sbs", *IN_CHECKPOINT, *ADAPTER),
+        streams=True,
+    ),
     "verify": Writing("verify made.sbs --against ck --receipt OUT", ("made.sbs", *IN_CHECKPOINT), streams=True),
     "export": Writing("export near.sbs --base base.sbs -o OUT", DIFFERENCE, streams=True),
     "export shards": Writing("export near.sbs --base base.sbs --max-shard-size 1kB -o OUT", DIFFERENCE),
@@ -117,6 +126,9 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (folder / "ck" / "tokenizer_config.json").write_text("{}")
     (folder / "other.model").write_bytes(tokenizer(recipe.size.vocabulary))
     convert(folder / "ck", folder / "made.sbs", Choices())
+    shape = recipe.tensors()["model.layers.0.self_attn.q_proj.weight"].shape
+    write_adapter(folder / "lora", pair("model.layers.0.self_attn.q_proj", shape[0], shape[1]))
+    blobstore.convert(folder / "ck", folder / "tuned_by_lora.sbs", adapters=folder / "lora")
     values = weights(1, 5000)
     for name, array in (("base", values), ("plain", tuned(values, 2))):
         with blobstore.create(folder / f"{name}.sbs", index="external") as store:

@@ -297,14 +297,14 @@ def test_an_adapter_is_refused_and_merging_advised(tmp_path: Path, name: str) ->
 
 
 @pytest.mark.parametrize("kind", ["auto", "gemma"])
-def test_a_folder_with_nothing_but_an_adapter_says_to_merge_it(tmp_path: Path, kind: str) -> None:
+def test_a_folder_with_nothing_but_an_adapter_says_what_to_do(tmp_path: Path, kind: str) -> None:
     prefix = "base_model.model.model.layers.0.self_attn.q_proj"
     tensors = {f"{prefix}.lora_{letter}.weight": np.ones((2, 2)) for letter in "AB"}
     write_own(tmp_path / "adapter_model.safetensors", own(tensors))
     (tmp_path / "adapter_config.json").write_text(
         '{"peft_type": "LORA", "base_model_name_or_path": "google/gemma-2-2b"}'
     )
-    with pytest.raises(CheckpointError, match="merge"):
+    with pytest.raises(CheckpointError, match=r"convert BASE --adapter .*, BASE being google/gemma-2-2b"):
         plan_of(tmp_path, Choices(), kind)
 
 

@@ -1,0 +1,145 @@
+"""Adapters merged into the tensors of a checkpoint, which are then made as they are read."""
+
+from __future__ import annotations
+
+import filecmp
+import os
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING
+
+from blobstore.checkpoint.adapters.changes import BaseTensor
+from blobstore.checkpoint.adapters.merging import base_note, plan_merge
+from blobstore.checkpoint.adapters.reading import described, open_adapter
+from blobstore.checkpoint.adapters.steps import Whole
+from blobstore.checkpoint.tensors import LeftOut, SourceTensor
+from blobstore.fileio.closing import Closing
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping, Sequence
+    from os import PathLike
+
+    from blobstore.checkpoint.adapters.changes import Change, Merge
+    from blobstore.checkpoint.adapters.reading import Adapter
+
+
+@dataclass
+class OpenAdapters(Closing):
+    """Some open adapters, in the order in which they are merged.
+
+    Attributes:
+        adapters: At least one.
+    """
+
+    adapters: list[Adapter] = field(default_factory=list)
+
+    @property
+    def paths(self) -> list[str]:
+        """As they were given."""
+        return [adapter.path for adapter in self.adapters]
+
+    @property
+    def files(self) -> list[str]:
+        """Their files."""
+        return [path for adapter in self.adapters for path in adapter.files]
+
+    @property
+    def description(self) -> str:
+        """What the metadata of a file that is made with them says: JSON."""
+        return described(self.adapters)
+
+    def close(self) -> None:
+        """Close them."""
+        for adapter in self.adapters:
+            adapter.close()
+
+
+def open_adapters(paths: Iterable[str | PathLike[str]]) -> OpenAdapters:
+    """Open adapters.
+
+    Raises:
+        CheckpointError, FormatError, TruncatedError, OSError: As `open_adapter`; none is left open.
+    """
+    opened = OpenAdapters()
+    try:
+        for path in paths:
+            opened.adapters.append(open_adapter(path))
+    except BaseException:
+        opened.close()
+        raise
+    return opened
+
+
+@dataclass(frozen=True)
+class Merged:
+    """A checkpoint's tensors with adapters.
+
+    Attributes:
+        tensors: Those that are changed, or new.
+        left_out: Of the adapters.
+        notes: A line for each adapter, and for each thing that one should know.
+    """
+
+    tensors: list[SourceTensor]
+    left_out: list[LeftOut]
+    notes: list[str]
+
+
+def merged(
+    adapters: Sequence[Adapter], tensors: Mapping[str, SourceTensor], ties: Mapping[str, str], called: Sequence[str]
+) -> Merged:
+    """Merge adapters into the tensors of a checkpoint.
+
+    Args:
+        adapters: Open as long as the tensors are read.
+        tensors: Of the base, by name.
+        ties: Names of the base without a tensor of their own → whose they share.
+        called: What the base is called: its path, and what it says itself.
+
+    Raises:
+        CheckpointError: As `plan_merge`.
+    """
+    base = {name: BaseTensor(tensor.type, tensor.shape) for name, tensor in tensors.items()}
+    merge = plan_merge(adapters, base, ties)
+    notes = [*merge.notes, *filter(None, (base_note(adapter, called) for adapter in adapters))]
+    made = [_tensor(name, change, tensors) for name, change in merge.changes.items()]
+    return Merged(made, _left_out(merge), notes)
+
+
+def _tensor(name: str, change: Change, tensors: Mapping[str, SourceTensor]) -> SourceTensor:
+    if len(change.steps) == 1 and isinstance(change.steps[0], Whole):
+        whole = change.steps[0].tensor
+        if whole.type == change.type:
+            return replace(whole.source, name=name)
+    base = tensors[change.source or next(iter(tensors))]
+    if not change.steps:
+        return replace(base, name=name)
+    return SourceTensor(name, change.type, change.shape, base.path, made=change.made(base.read))
+
+
+def files_left_out(adapter: Adapter, base: str) -> list[LeftOut]:
+    """Return the files of an adapter's folder that nothing is made of, unless the base's folder has the same.
+
+    Args:
+        adapter: Open.
+        base: The folder of the base.
+
+    Raises:
+        OSError: A folder or file can't be read.
+    """
+    folder = os.path.dirname(adapter.files[0])
+    left_out = []
+    for name in sorted(os.listdir(folder)):
+        path, other = os.path.join(folder, name), os.path.join(base, name)
+        if path in adapter.files or not os.path.isfile(path):
+            continue
+        if os.path.isfile(other) and filecmp.cmp(path, other, shallow=False):
+            continue
+        is_of_text = any(word in name for word in ("token", "template", "vocab", "merges"))
+        why = f"tokenizer and chat template are taken from the base, not from the adapter {adapter.name!r}"
+        rest = f"the adapter {adapter.name!r} has it, but its weights don't need it"
+        left_out.append(LeftOut(f"{adapter.name}/{name}", "file", why if is_of_text else rest))
+    return left_out
+
+
+def _left_out(merge: Merge) -> list[LeftOut]:
+    return [LeftOut(name, "tensor", why) for name, why in merge.unused.items()]
