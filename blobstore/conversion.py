@@ -54,6 +54,7 @@ class Conversion:
         names: How many names it has, for them and for parts of them.
         aliases: The names that share another tensor's bytes, such as a tied ``lm_head.weight``.
         left_out: Tensors and files of the checkpoint that aren't used, and why.
+        files: The checkpoint's other files, such as ``config.json``, that the new file carries.
         notes: What was chosen, left out or should be known, a line each.
         read: The files that the tensors come from.
         nbytes: Size of the new file; for a stream, of its tensors.
@@ -73,6 +74,7 @@ class Conversion:
     names: int
     aliases: tuple[PlannedAlias, ...]
     left_out: tuple[LeftOut, ...]
+    files: tuple[str, ...]
     notes: tuple[str, ...]
     read: tuple[str, ...]
     nbytes: int
@@ -142,6 +144,7 @@ class ConversionPreview:
         aliases: Names that share another tensor's bytes.
         metadata: Text → text, as the name index will have it.
         left_out: Tensors and files of the checkpoint that aren't used, and why.
+        files: The checkpoint's other files, such as ``config.json``, that the new file would carry.
         notes: What was chosen, left out or should be known, a line each.
         read: The files that the tensors come from.
         nbytes: Of all tensors.
@@ -161,6 +164,7 @@ class ConversionPreview:
     aliases: tuple[PlannedAlias, ...]
     metadata: dict[str, str]
     left_out: tuple[LeftOut, ...]
+    files: tuple[str, ...]
     notes: tuple[str, ...]
     read: tuple[str, ...]
     nbytes: int
@@ -177,6 +181,7 @@ def convert(
     tokenizer: str | PathLike[str] | None = None,
     pad: bool = True,
     strict: bool = False,
+    files: bool = True,
     container: int = 2,
     index: IndexPlace = "embedded",
     digests: bool = True,
@@ -200,6 +205,8 @@ def convert(
         pad: For gemma.cpp: repeat the row of ``<pad>`` until the vocabulary is a multiple of 32; if false, refuse such
             a checkpoint.
         strict: Refuse a checkpoint that `check` has a warning for, such as a NaN.
+        files: By name, carry the checkpoint's other files, such as ``config.json`` and the tokenizer's: `export` into a
+            folder writes them back.
         container: Version of the container, 1 or 2.
         index: Where the name index goes: ``embedded``, or ``external`` for the file ``output.idx``.
         digests: Keep the SHA-256 of each blob.
@@ -222,7 +229,10 @@ def convert(
     """
     source, output, tokenizer = path_text(source), target_of(output), optional_path(tokenizer)
     start = time.perf_counter()
-    with _planned(source, as_, (weights, layout, wrapping), tokenizer, index, pad=pad) as (plan, checkpoint):
+    with _planned(source, as_, (weights, layout, wrapping), tokenizer, index, pad=pad, files=files) as (
+        plan,
+        checkpoint,
+    ):
         check_target(plan, checkpoint, output)
         findings = [*check_plan(plan, checkpoint.path), *check_values(plan, checkpoint)]
         _refuse(plan, findings, strict=strict)
@@ -238,6 +248,7 @@ def convert(
         names=len(plan.tensors) + len(plan.extras) + len(plan.parts) + len(plan.aliases),
         aliases=tuple(plan.aliases),
         left_out=tuple(plan.left_out),
+        files=tuple(file.name for file in plan.files),
         notes=(*plan.lines, *_warnings(findings)),
         read=tuple(checkpoint.paths),
         nbytes=plan.nbytes if path is None else os.stat(path).st_size,
@@ -255,6 +266,7 @@ def preview_conversion(
     tokenizer: str | PathLike[str] | None = None,
     pad: bool = True,
     strict: bool = False,
+    files: bool = True,
     index: IndexPlace = "embedded",
 ) -> ConversionPreview:
     """Return what `convert` would write, without writing it. Tensors are not read.
@@ -268,6 +280,7 @@ def preview_conversion(
         tokenizer: As for `convert`.
         pad: As for `convert`.
         strict: As for `convert`, but for warnings about values.
+        files: As for `convert`.
         index: As for `convert`.
 
     Raises:
@@ -280,7 +293,10 @@ def preview_conversion(
         (True, True)
     """
     source, tokenizer = path_text(source), optional_path(tokenizer)
-    with _planned(source, as_, (weights, layout, wrapping), tokenizer, index, pad=pad) as (plan, checkpoint):
+    with _planned(source, as_, (weights, layout, wrapping), tokenizer, index, pad=pad, files=files) as (
+        plan,
+        checkpoint,
+    ):
         findings = list(check_plan(plan, checkpoint.path))
         _refuse(plan, findings, strict=strict)
     return ConversionPreview(
@@ -296,6 +312,7 @@ def preview_conversion(
         aliases=tuple(plan.aliases),
         metadata=plan.metadata,
         left_out=tuple(plan.left_out),
+        files=tuple(file.name for file in plan.files),
         notes=(*plan.lines, *_warnings(findings)),
         read=tuple(checkpoint.paths),
         nbytes=plan.nbytes,
@@ -311,6 +328,7 @@ def _planned(
     index: str,
     *,
     pad: bool,
+    files: bool,
 ) -> Iterator[tuple[Plan, Checkpoint]]:
     """Plan a conversion → the plan and the open checkpoint."""
     weights, layout, wrapping = chosen
@@ -328,11 +346,15 @@ def _planned(
             choices,
             tokenizer=None if tokenizer is None else os.fspath(tokenizer),
             max_tensors=MAX_PORTABLE_BLOBS - (index == "embedded"),
+            files=files,
         )
         names = ("weights", "layout", "wrapping")
         given = [name for name, value in zip(names, chosen, strict=True) if value is not None] + ["no-pad"] * (not pad)
         if given and plan.config is None:
             raise needless_flags(given, os.fspath(source))
+        if not files and plan.config is not None:
+            what = "--no-files: a file for gemma.cpp carries no files of the checkpoint"
+            raise UsageError("needless-flag", f"{what}: leave it out, or --as names")
         yield plan, checkpoint
 
 

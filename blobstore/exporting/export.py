@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import os
 import time
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from blobstore.errors import UsageError
+from blobstore.exporting.folder import aliases_to_write, folder_of, folders_for, plan_folder, tensors_in
 from blobstore.exporting.plan import DTYPES, plan_export
-from blobstore.exporting.run import run_export, superseded
+from blobstore.exporting.run import in_the_way, run_export, superseded
 from blobstore.fileio.paths import optional_path, path_text, target_of
 from blobstore.fileio.ranges import expect
 from blobstore.gemma.newer import newer_texts
+from blobstore.index.carried import known_files
 from blobstore.index.locate import lost_index
 from blobstore.store.base import refuse_needless_base
 from blobstore.store.reader import Store
@@ -35,12 +37,13 @@ class Export:
     Attributes:
         input: The file, as given.
         output: As given; None for a stream.
-        files: The files that were written: one, or the shards and their index.
+        files: The files of tensors that were written: one, or the shards and their index.
+        carried: The model's other files that lie beside them now, such as ``config.json``: only in a folder.
         removed: Files of an earlier export that were removed.
         tensors: How many were written.
         left_out: Names that were not written → the name of the same tensor that was.
         notes: What was left out or should be known, a line each.
-        nbytes: Size of the files; for a stream, of the tensors.
+        nbytes: Size of the files of tensors; for a stream, of the tensors.
         seconds: How long it took.
 
     Example:
@@ -51,6 +54,7 @@ class Export:
     input: str
     output: str | None
     files: tuple[str, ...]
+    carried: tuple[str, ...]
     removed: tuple[str, ...]
     tensors: int
     left_out: dict[str, str]
@@ -88,6 +92,7 @@ class ExportPreview:
         input: The file, as given.
         tensors: In the order of writing.
         shards: How many files they are divided among.
+        carried: The names of the model's other files that `export` would write beside them: only into a folder.
         superseded: Files of an earlier export to the output that `export` would refuse to leave, or remove.
         left_out: Names that would not be written → the name of the same tensor that would.
         notes: What is left out or should be known, a line each.
@@ -101,6 +106,7 @@ class ExportPreview:
     input: str
     tensors: tuple[TensorPreview, ...]
     shards: int
+    carried: tuple[str, ...]
     superseded: tuple[str, ...]
     left_out: dict[str, str]
     notes: tuple[str, ...]
@@ -123,20 +129,24 @@ def export(
 
     Args:
         path: Of the .sbs file.
-        output: The .safetensors file; of several, what their names are made of; or a binary stream, for one.
+        output: The .safetensors file; of several, what their names are made of; or a binary stream, for one. Or a
+            folder, one that exists or a path that ends with ``/``: it gets ``model.safetensors`` and the model's other
+            files that the .sbs file carries, such as ``config.json``, so that transformers loads it.
         dtype: Of all floats, ``bf16``, ``f16`` or ``f32``; by default that of the checkpoint that the file was
             converted from where that is known, else as stored, and f32 for encoded ones.
         by: ``names``, or ``keys`` for the runtime's tensors under its keys.
         materialize_aliases: Write tied weights again under each of their names.
         max_shard_nbytes: Begin another file rather than exceed this.
-        force: Remove files of an earlier export to the output that the new ones don't replace.
+        force: Remove files of an earlier export to the output that the new ones don't replace; in a folder, replace
+            files of the same names.
         base: For a packed file: the file that it is the difference to.
         progress: Called with the number of further bytes written.
 
     Raises:
-        UsageError: ``bad-choice``; ``bad-size``; ``no-tensors``, ``cannot-export``; ``superseded`` unless `force`;
-            ``needless-force`` for a stream; ``needless-base``; ``needs-path``, ``same-file``, ``bad-name``.
-        FormatError: The file is wrong.
+        UsageError: ``bad-choice``; ``bad-size``; ``no-tensors``, ``cannot-export``; ``superseded`` and, in a folder,
+            ``would-replace``, unless `force`; ``needless-force`` for a stream; ``needless-base``; ``needs-path``,
+            ``same-file``, ``bad-name``.
+        FormatError: The file is wrong; ``files-list``, ``files-missing``: it doesn't have the files that it lists.
         CodecError: A value can't be decoded, or can't be held by `dtype`.
         OSError: Reading or writing failed; the output is untouched.
 
@@ -151,14 +161,21 @@ def export(
         raise UsageError(
             "needless-force", "--force removes files beside the output, and a stream has none: leave it out"
         )
-    with _planned(path, base, dtype, by, max_shard_nbytes, materialize_aliases=materialize_aliases) as (plan, store):
-        notes = _notes(plan, store)
+    with _planned(path, base, dtype, by, max_shard_nbytes, output=target, materialize_aliases=materialize_aliases) as (
+        plan,
+        store,
+        notes,
+        folder,
+    ):
         expect(progress, plan.nbytes)
-        files, removed = run_export(plan, store, output, force=force, progress=progress)
+        place = output if folder is None else tensors_in(folder)
+        with folders_for(folder, plan.files) if folder else nullcontext():
+            files, removed, carried = run_export(plan, store, place, force=force, progress=progress)
     return Export(
         input=path,
         output=target,
         files=tuple(files),
+        carried=tuple(carried),
         removed=tuple(removed),
         tensors=sum(map(len, plan.shards)),
         left_out=plan.left_out,
@@ -198,16 +215,25 @@ def preview_export(
         True
     """
     path, output, base = path_text(path), optional_path(output), optional_path(base)
-    with _planned(path, base, dtype, by, max_shard_nbytes, materialize_aliases=materialize_aliases) as (plan, store):
-        notes = _notes(plan, store)
-        old = superseded(output, len(plan.shards)) if output is not None else []
+    with _planned(path, base, dtype, by, max_shard_nbytes, output=output, materialize_aliases=materialize_aliases) as (
+        plan,
+        _,
+        notes,
+        folder,
+    ):
+        place = output if folder is None else tensors_in(folder)
+        old = superseded(place, len(plan.shards)) if place is not None else []
+        replaced = in_the_way(plan, place) if place is not None else []
     if old:
         notes.append(f"{', '.join(map(repr, old))} of an earlier export would stay: --force removes such files")
+    if replaced:
+        notes.append(f"{', '.join(map(repr, replaced))} would be replaced: --force replaces such files")
     tensors = [tensor for shard in plan.shards for tensor in shard]
     return ExportPreview(
         input=path,
         tensors=tuple(TensorPreview(tensor.name, tensor.type.name, tensor.shape, tensor.nbytes) for tensor in tensors),
         shards=len(plan.shards),
+        carried=tuple(plan.files),
         superseded=tuple(old),
         left_out=plan.left_out,
         notes=tuple(notes),
@@ -223,24 +249,45 @@ def _planned(
     by: By,
     max_shard_nbytes: int | None,
     *,
+    output: str | None,
     materialize_aliases: bool,
-) -> Iterator[tuple[ExportPlan, Store]]:
-    """Plan an export → the plan and the open file."""
+) -> Iterator[_Planned]:
+    """Plan an export, and open the file."""
     if dtype is not None and dtype not in DTYPES:
         raise UsageError("bad-choice", f"dtype: {dtype!r} is not one of {', '.join(DTYPES)}")
     if max_shard_nbytes is not None and max_shard_nbytes < 1:
         raise UsageError("bad-size", f"{max_shard_nbytes} is not a size of at least a byte")
     with Store(path, access="read", base=base, by=by) as store:
         refuse_needless_base(store)
-        yield (
-            plan_export(
-                store,
-                dtype=dtype,
-                materialize_aliases=materialize_aliases,
-                max_shard_nbytes=max_shard_nbytes,
-            ),
+        folder = None if output is None else folder_of(output)
+        fills = folder is not None and by == "names"
+        plan = plan_export(
             store,
+            dtype=dtype,
+            materialize_aliases=materialize_aliases,
+            needed_aliases=aliases_to_write(store) if fills else (),
+            max_shard_nbytes=max_shard_nbytes,
         )
+        plan.in_folder = folder is not None
+        beside = list(plan_folder(plan, store)) if fills else list(_not_written(store))
+        yield _Planned(plan, store, [*_notes(plan, store), *beside], folder)
+
+
+class _Planned(NamedTuple):
+    """A planned export: the plan, the open file, notes, and the folder that it goes to; None for a file."""
+
+    plan: ExportPlan
+    store: Store
+    notes: list[str]
+    folder: str | None
+
+
+def _not_written(store: Store) -> Iterator[str]:
+    """Say which files an export doesn't write, as they have no place beside one file, or in names of the runtime's."""
+    files = known_files(store.index)
+    if files:
+        fix = "-o FOLDER/ writes them too" if store.by == "names" else "they don't go with the runtime's names"
+        yield f"the file carries {', '.join(files)}: {fix}"
 
 
 def _notes(plan: ExportPlan, store: Store) -> list[str]:

@@ -15,9 +15,10 @@ from blobstore.index.metadata import foreign_metadata
 from blobstore.store.blocks import Block
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Collection, Iterable
 
     from blobstore.codecs.element_types import ElementType
+    from blobstore.fileio.ranges import FileRange
     from blobstore.store.info import TensorInfo
     from blobstore.store.reader import Store
 
@@ -49,11 +50,15 @@ class ExportPlan:
         shards: The tensors of each file, in order.
         metadata: Text → text, for the files' headers.
         left_out: Aliases that are not written, name → the name of the tensor that is.
+        in_folder: Whether it fills a folder: then nothing that lies there is replaced unasked.
+        files: The model's other files, name → bytes, that are written beside the tensors.
     """
 
     shards: list[list[ExportedTensor]]
     metadata: dict[str, str]
     left_out: dict[str, str] = field(default_factory=dict)
+    in_folder: bool = False
+    files: dict[str, FileRange] = field(default_factory=dict)
 
     @property
     def nbytes(self) -> int:
@@ -66,6 +71,7 @@ def plan_export(
     *,
     dtype: str | None = None,
     materialize_aliases: bool = False,
+    needed_aliases: Collection[str] = (),
     max_shard_nbytes: int | None = None,
 ) -> ExportPlan:
     """Plan a checkpoint.
@@ -76,6 +82,7 @@ def plan_export(
             converted from where that is known, else the stored type where it is a plain one, else f32.
         materialize_aliases: Write a tensor once more for each other name that it has: readers such as Candle look for
             ``lm_head.weight`` and don't know of ties.
+        needed_aliases: Those that are written in any case.
         max_shard_nbytes: Begin another file rather than exceed this.
 
     Raises:
@@ -90,7 +97,7 @@ def plan_export(
     plan = ExportPlan([], foreign_metadata(store.metadata))
     tensors: list[ExportedTensor] = []
     for name in sorted(store):
-        if name in aliases and not materialize_aliases:
+        if name in aliases and not materialize_aliases and name not in needed_aliases:
             plan.left_out[name] = aliases[name]
         else:
             tensors.append(_exported(name, store, dtype))

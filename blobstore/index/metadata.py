@@ -17,6 +17,7 @@ MODEL_CHOICES = ("rope_bases", "vocabulary")  # of a conversion's choices, those
 CHOICES, REARRANGED = "blobstore.convert", "blobstore.rearranged"  # the choices of a conversion, and its source
 PACKED_FROM, BASE = "blobstore.packed", "blobstore.base"  # the original of a packed file, and the base
 BASE_NAME = "blobstore.base_name"  # the base's file name when it was packed: a hint
+FILES = "blobstore.files"  # the names of the files that it carries
 
 
 def foreign_metadata(metadata: Mapping[str, str]) -> dict[str, str]:
