@@ -67,6 +67,7 @@ if TYPE_CHECKING:
     from blobstore.packing.unpack import Unpacking, unpack
     from blobstore.store.blobs import UnpackedBlobs
     from blobstore.store.blocks import Block
+    from blobstore.store.carried import CarriedFiles
     from blobstore.store.files import load, load_file, save, save_file
     from blobstore.store.info import PackedRange, TensorInfo
     from blobstore.store.model_writer import ModelWriter
@@ -87,6 +88,7 @@ __all__ = [
     "Block",
     "By",
     "ByteSource",
+    "CarriedFiles",
     "CheckpointError",
     "Checkup",
     "CodecError",
@@ -174,6 +176,7 @@ _HOMES = {
     "Block": "store.blocks",
     "By": "store.vocabulary",
     "ByteSource": "fileio.types",
+    "CarriedFiles": "store.carried",
     "CheckpointError": "errors",
     "Checkup": "checking.checkup",
     "CodecError": "errors",

@@ -54,6 +54,7 @@ class Conversion:
         names: How many names it has, for them and for parts of them.
         aliases: The names that share another tensor's bytes, such as a tied ``lm_head.weight``.
         left_out: Tensors and files of the checkpoint that aren't used, and why.
+        files: The checkpoint's other files, such as ``config.json``, that the new file carries.
         notes: What was chosen, left out or should be known, a line each.
         read: The files that the tensors come from.
         adapters: The adapters that were merged, as given, in their order.
@@ -74,6 +75,7 @@ class Conversion:
     names: int
     aliases: tuple[PlannedAlias, ...]
     left_out: tuple[LeftOut, ...]
+    files: tuple[str, ...]
     notes: tuple[str, ...]
     read: tuple[str, ...]
     adapters: tuple[str, ...]
@@ -144,6 +146,7 @@ class ConversionPreview:
         aliases: Names that share another tensor's bytes.
         metadata: Text → text, as the name index will have it.
         left_out: Tensors and files of the checkpoint that aren't used, and why.
+        files: The checkpoint's other files, such as ``config.json``, that the new file would carry.
         notes: What was chosen, left out or should be known, a line each.
         read: The files that the tensors come from.
         adapters: The adapters that would be merged, as given, in their order.
@@ -164,6 +167,7 @@ class ConversionPreview:
     aliases: tuple[PlannedAlias, ...]
     metadata: dict[str, str]
     left_out: tuple[LeftOut, ...]
+    files: tuple[str, ...]
     notes: tuple[str, ...]
     read: tuple[str, ...]
     adapters: tuple[str, ...]
@@ -182,6 +186,7 @@ def convert(
     pad: bool = True,
     strict: bool = False,
     adapters: Paths = (),
+    files: bool = True,
     container: int = 2,
     index: IndexPlace = "embedded",
     digests: bool = True,
@@ -207,6 +212,8 @@ def convert(
         strict: Refuse a checkpoint that `check` has a warning for, such as a NaN.
         adapters: LoRA adapters of peft, one or several, that are merged in this order: folders with
             ``adapter_config.json`` and ``adapter_model.safetensors`` (``.bin`` needs torch).
+        files: By name, carry the checkpoint's other files, such as ``config.json`` and the tokenizer's: `export` into a
+            folder writes them back.
         container: Version of the container, 1 or 2.
         index: Where the name index goes: ``embedded``, or ``external`` for the file ``output.idx``.
         digests: Keep the SHA-256 of each blob.
@@ -230,7 +237,7 @@ def convert(
     source, output, tokenizer = path_text(source), target_of(output), optional_path(tokenizer)
     given = path_texts(adapters)
     start = time.perf_counter()
-    with _planned(source, as_, (weights, layout, wrapping), tokenizer, given, index=index, pad=pad) as (
+    with _planned(source, as_, (weights, layout, wrapping), tokenizer, given, index=index, pad=pad, files=files) as (
         plan,
         checkpoint,
     ):
@@ -249,6 +256,7 @@ def convert(
         names=len(plan.tensors) + len(plan.extras) + len(plan.parts) + len(plan.aliases),
         aliases=tuple(plan.aliases),
         left_out=tuple(plan.left_out),
+        files=tuple(file.name for file in plan.files),
         notes=(*plan.lines, *_warnings(findings)),
         read=tuple(checkpoint.paths),
         adapters=given,
@@ -268,6 +276,7 @@ def preview_conversion(
     pad: bool = True,
     strict: bool = False,
     adapters: Paths = (),
+    files: bool = True,
     index: IndexPlace = "embedded",
 ) -> ConversionPreview:
     """Return what `convert` would write, without writing it. Tensors are not read.
@@ -282,6 +291,7 @@ def preview_conversion(
         pad: As for `convert`.
         strict: As for `convert`, but for warnings about values.
         adapters: As for `convert`; they are read to hash them.
+        files: As for `convert`.
         index: As for `convert`.
 
     Raises:
@@ -294,7 +304,7 @@ def preview_conversion(
         (True, True)
     """
     source, tokenizer, given = path_text(source), optional_path(tokenizer), path_texts(adapters)
-    with _planned(source, as_, (weights, layout, wrapping), tokenizer, given, index=index, pad=pad) as (
+    with _planned(source, as_, (weights, layout, wrapping), tokenizer, given, index=index, pad=pad, files=files) as (
         plan,
         checkpoint,
     ):
@@ -313,6 +323,7 @@ def preview_conversion(
         aliases=tuple(plan.aliases),
         metadata=plan.metadata,
         left_out=tuple(plan.left_out),
+        files=tuple(file.name for file in plan.files),
         notes=(*plan.lines, *_warnings(findings)),
         read=tuple(checkpoint.paths),
         adapters=given,
@@ -330,6 +341,7 @@ def _planned(
     *,
     index: str,
     pad: bool,
+    files: bool,
 ) -> Iterator[tuple[Plan, Checkpoint]]:
     """Plan a conversion → the plan and the open checkpoint."""
     weights, layout, wrapping = chosen
@@ -347,11 +359,15 @@ def _planned(
             choices,
             tokenizer=None if tokenizer is None else os.fspath(tokenizer),
             max_tensors=MAX_PORTABLE_BLOBS - (index == "embedded"),
+            files=files,
         )
         names = ("weights", "layout", "wrapping")
         given = [name for name, value in zip(names, chosen, strict=True) if value is not None] + ["no-pad"] * (not pad)
         if given and plan.config is None:
             raise needless_flags(given, os.fspath(source))
+        if not files and plan.config is not None:
+            what = "--no-files: a file for gemma.cpp carries no files of the checkpoint"
+            raise UsageError("needless-flag", f"{what}: leave it out, or --as names")
         yield plan, checkpoint
 
 

@@ -21,7 +21,7 @@ ROOT = Path(__file__).resolve().parents[1]
 VECTORS = ROOT / "spec" / "vectors"
 SHARED_VECTORS = ROOT.parent / "shared" / "vectors"
 MEMORY = "/dev/shm"  # noqa: S108 (a folder of random name is made in it)
-MANIFEST_LISTS = ("gemma_cpp", "key_for", "valid", "invalid", "verify")
+MANIFEST_LISTS = ("gemma_cpp", "key_for", "file_key", "valid", "invalid", "verify")
 
 # Tests may keep their folder from one example to the next: whole files in it are replaced.
 _CHECKS = [HealthCheck.function_scoped_fixture, HealthCheck.too_slow]

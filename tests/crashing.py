@@ -146,6 +146,35 @@ def export_old(folder: Path, limit: int | None = None) -> None:
     write_store(folder, 2, "embedded")
 
 
+def write_model(folder: Path, seed: int) -> None:
+    """A store that carries files, of the same sizes for each seed."""
+    with blobstore.create(folder / STORE) as store:
+        store.add(LONG, np.frombuffer(noise(seed, 300_000), dtype=np.int16))
+        store.add_file("config.json", b'{"seed": %d}' % seed)
+        store.add_file("tokenizer.json", noise(seed, 50_000))
+
+
+def export_model(folder: Path) -> None:
+    """Export it with its files, over those of an earlier export."""
+    blobstore.export(folder / STORE, f"{folder}/", force=True)
+
+
+def export_model_old(folder: Path) -> None:
+    """Export a store with its files, and replace it with another."""
+    write_model(folder, 1)
+    export_model(folder)
+    write_model(folder, 2)
+
+
+def read_model(folder: Path) -> object:
+    """What a loader of models takes, which begins with config.json."""
+    try:
+        files = [(folder / name).read_bytes() for name in ("config.json", "tokenizer.json")]
+    except FileNotFoundError as error:
+        return os.path.basename(error.filename)
+    return files, read_checkpoint(folder, SINGLE)
+
+
 def convert_old(folder: Path, index: IndexPlace = "embedded") -> None:
     """Convert a checkpoint, and replace it with another of the same names and sizes."""
     write_checkpoint(folder, 1)
@@ -290,6 +319,7 @@ CHANGES = {
     "export, shards": Change(
         partial(export_old, limit=1000), partial(export, limit=1000), read_checkpoint, frozenset({"bad-shard-index"})
     ),
+    "export, with files": Change(export_model_old, export_model, read_model, frozenset({"config.json"})),
     "rewrite": Change(partial(embedded, seed=1), rewriting(Edits(version=1, drop=("c_small",))), read_store, once=True),
     "rewrite, metadata beside": Change(
         partial(external, seed=1), rewriting(Edits(set_metadata={"a": "b"})), read_metadata

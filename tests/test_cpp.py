@@ -746,6 +746,27 @@ def test_keys_are_those_of_the_manifest(sbs_ls: Run, manifest: dict[str, Any]) -
     assert keys_of(sbs_ls, list(pairs)) == list(pairs.values())
 
 
+def test_files_that_are_carried_are_found_by_their_names(
+    sbs_ls: Run, vectors: Path, manifest: dict[str, Any], tmp_path: Path
+) -> None:
+    carrying = [fact for fact in manifest["valid"] if "files" in fact]
+    assert len(carrying) == 2
+    for fact in carrying:
+        path = vectors / "valid" / fact["file"]
+        with blobstore.open(path) as store:
+            for name in fact["files"]:
+                ran = sbs_ls("--bytes", path, name)
+                assert (ran.returncode, ran.stdout) == (0, bytes(store.files[name]))
+        for name in ("tokenizer.json", "x" * 300, "1_Pooling"):
+            assert sbs_ls("--bytes", path, name).returncode == 2
+    longest = tmp_path / "a.sbs"
+    with blobstore.create(longest) as made:
+        for pair in manifest["file_key"]:
+            made.add_file(pair["name"], pair["key"].encode())
+    for pair in manifest["file_key"]:
+        assert sbs_ls("--bytes", longest, pair["name"]).stdout.decode() == pair["key"]
+
+
 def test_keys_of_names_of_every_length(sbs_ls: Run) -> None:
     names = ["é" + "a" * n for n in range(200)]  # both ways in which SHA-256 pads, at each length of a last block
     names += ["\x7f\x80\u07ff\u0800\ud7ff\ue000\uffff\U00010000\U0010ffff"]

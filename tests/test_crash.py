@@ -128,9 +128,9 @@ class Site:
             assert files in (self.old, self.new)
         for name in files.keys() | self.old.keys() | self.new.keys():
             if files.get(name) not in (self.old.get(name), self.new.get(name)):
-                # The only third state of a file: an index that fits no store, or that is missing while shards change.
+                # The only third state: an index that fits no store, or what readers begin with is missing for a while.
                 assert self.change.between
-                assert name.endswith((".idx", ".index.json"))
+                assert name.endswith((".idx", ".index.json", "config.json"))
                 assert refused or content == self.before
         assert refused or content in (self.before, self.after)
         if files == self.old:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import pytest
 import sentencepiece
 
+import blobstore
 from blobstore.converting.gemma_plan import Choices
 from blobstore.gemma.tokenizer import pieces_of
 from blobstore.tokenizer.added import added_in_json
@@ -156,3 +157,105 @@ def test_a_saved_tokenizer_has_the_same_tokens_as_the_model_made_of_it(tmp_path:
         model = sentencepiece.SentencePieceProcessor(model_proto=made)
         for text in ("a <tool call> b<|x|>the", *lines(1000, 4)):
             assert model.encode(text) == peer(text, add_special_tokens=False).input_ids, text
+
+
+# ------------------------------------------------------------------------------------------------------ any other model
+
+
+SIZES = {
+    "hidden_size": 16,
+    "intermediate_size": 24,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "vocab_size": 64,
+    "max_position_embeddings": 32,
+}
+GROUPED = {**SIZES, "num_key_value_heads": 2}
+# model_type, class of the config, and of the model, options
+OTHERS = [
+    ("llama", "LlamaConfig", "LlamaForCausalLM", {**GROUPED, "tie_word_embeddings": False}),
+    ("llama-tied", "LlamaConfig", "LlamaForCausalLM", {**GROUPED, "tie_word_embeddings": True}),
+    ("qwen2", "Qwen2Config", "Qwen2ForCausalLM", {**GROUPED, "tie_word_embeddings": True}),
+    ("qwen3", "Qwen3Config", "Qwen3ForCausalLM", {**GROUPED, "head_dim": 4, "tie_word_embeddings": False}),
+    ("bert", "BertConfig", "BertForMaskedLM", SIZES),
+]
+each_other = pytest.mark.parametrize("other", OTHERS, ids=[other[0] for other in OTHERS])
+SPECIAL = {"unk_token": "[UNK]", "pad_token": "[PAD]"}
+WORDS = ["[UNK]", "[PAD]", "a", "model", "is", "stored", "once"]
+
+
+def saved(libraries: Libraries, folder: Path, other: tuple[str, str, str, dict[str, Any]], **options: object) -> Any:  # noqa: ANN401 (a module)
+    """Save a small model with a tokenizer → the model."""
+    _, config, kind, sizes = other
+    libraries.torch.manual_seed(0)
+    model = getattr(libraries.transformers, kind)(getattr(libraries.transformers, config)(**sizes)).eval()
+    model.save_pretrained(folder, **options)
+    tokenizers = importlib.import_module("tokenizers")
+    made = tokenizers.Tokenizer(tokenizers.models.WordLevel({word: i for i, word in enumerate(WORDS)}, "[UNK]"))
+    made.pre_tokenizer = tokenizers.pre_tokenizers.Whitespace()
+    made.add_special_tokens(["[PAD]", "<extra>"])
+    fast = libraries.transformers.PreTrainedTokenizerFast(
+        tokenizer_object=made, chat_template="{{ messages }}", **SPECIAL
+    )
+    fast.save_pretrained(folder)
+    return model
+
+
+def check_loads(libraries: Libraries, source: Path, folder: Path, model: Any) -> None:  # noqa: ANN401 (a module)
+    """Check that an exported folder is loaded as the model, and the tokenizer, that were saved."""
+    library, torch = libraries.transformers, libraries.torch
+    loaded, report = type(model).from_pretrained(folder, output_loading_info=True)
+    assert not any(report[key] for key in ("missing_keys", "unexpected_keys", "mismatched_keys"))
+    assert same(torch, loaded.eval(), model)
+    tokens = torch.arange(2, 7)[None]
+    assert torch.equal(loaded(input_ids=tokens).logits, model(input_ids=tokens).logits)
+    bare = library.AutoModel.from_pretrained(folder).eval()
+    before = library.AutoModel.from_pretrained(source).eval()
+    assert same(torch, bare, before) or model.config.model_type == "bert"  # which adds a pooler of random values
+    text = "a model is stored <extra> twice"
+    first, second = (library.AutoTokenizer.from_pretrained(place) for place in (source, folder))
+    assert first(text)["input_ids"] == second(text)["input_ids"]  # some families make a tokenizer of another kind of it
+    assert second.chat_template == "{{ messages }}"
+    assert library.PreTrainedTokenizerFast.from_pretrained(folder)(text)["input_ids"] == [2, 3, 4, 5, 7, 0]
+
+
+@each_other
+@pytest.mark.parametrize("shards", [False, True])
+def test_an_exported_folder_is_loaded_as_the_model_that_was_converted(
+    tmp_path: Path, libraries: Libraries, other: tuple[str, str, str, dict[str, Any]], shards: bool
+) -> None:
+    source = tmp_path / "source"
+    model = saved(libraries, source, other, **({"max_shard_size": "5KB"} if shards else {}))
+    done = blobstore.convert(source, tmp_path / "m.sbs", as_="names")
+    assert {"config.json", "tokenizer.json", "tokenizer_config.json"} <= {*done.files}
+    assert blobstore.verify(tmp_path / "m.sbs", against=source).ok
+    exported = blobstore.export(tmp_path / "m.sbs", f"{tmp_path}/back/", max_shard_nbytes=5000 if shards else None)
+    assert (len(exported.files) > 1) == shards
+    check_loads(libraries, source, tmp_path / "back", model)
+    assert (tmp_path / "back" / "config.json").read_bytes() == (source / "config.json").read_bytes()
+
+
+@each_other
+def test_so_is_one_that_was_rewritten_packed_and_unpacked(
+    tmp_path: Path, libraries: Libraries, other: tuple[str, str, str, dict[str, Any]]
+) -> None:
+    source = tmp_path / "source"
+    model = saved(libraries, source, other)
+    blobstore.convert(source, tmp_path / "a.sbs", as_="names", index="external")
+    blobstore.rewrite(tmp_path / "a.sbs", tmp_path / "b.sbs", sort=True, container=1, index="embedded")
+    blobstore.pack(tmp_path / "b.sbs", tmp_path / "p.sbs")
+    blobstore.unpack(tmp_path / "p.sbs", tmp_path / "u.sbs")
+    for name in ("p", "u"):
+        blobstore.export(tmp_path / f"{name}.sbs", f"{tmp_path}/{name}/")
+        check_loads(libraries, source, tmp_path / name, model)
+
+
+def test_a_head_with_the_embeddings_values_that_is_not_tied_is_not_lost(tmp_path: Path, libraries: Libraries) -> None:
+    source = tmp_path / "source"
+    model = saved(libraries, source, OTHERS[0])
+    model.lm_head.weight.data.copy_(model.model.embed_tokens.weight.data)
+    model.save_pretrained(source)
+    done = blobstore.convert(source, tmp_path / "a.sbs", as_="names")
+    assert [alias.name for alias in done.aliases] == ["lm_head.weight"]
+    blobstore.export(tmp_path / "a.sbs", f"{tmp_path}/back/")
+    check_loads(libraries, source, tmp_path / "back", model)

@@ -78,6 +78,11 @@ _INDEX = {
     "index-lost": Kind("warning", "tensors are only found by their keys, without types and shapes", _BACK),
     "index-disagrees": Kind("warning", "Python and gemma.cpp read the tensor differently", _REINDEX),
 }
+_UNLIST = "blobstore rewrite FILE -o OUT --unset blobstore.files leaves the list out; no tensor changes"
+_FILES = {
+    "files-list": Kind("error", "readers refuse its files (config.json, …); the tensors are not affected", _UNLIST),
+    "files-missing": Kind("error", "this file can't be read; the tensors are not affected", _DOWNLOAD),
+}
 _CONTENTS = {
     "damaged-blob": Kind("error", "these tensors have wrong values", _DOWNLOAD),
     "no-digests": Kind("warning", "a change in a blob can't be detected", _DIGESTS),
@@ -236,4 +241,4 @@ _CHECKPOINT = {
     ),
     "no-vision": Kind("note", "the new file takes text only", "none needed"),
 }
-CODES: dict[str, Kind] = _CONTAINER | _INDEX | _CONTENTS | _RUNTIME | _CHECKPOINT
+CODES: dict[str, Kind] = _CONTAINER | _INDEX | _FILES | _CONTENTS | _RUNTIME | _CHECKPOINT

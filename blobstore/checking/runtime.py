@@ -24,13 +24,14 @@ from blobstore.gemma.newer import newer_blobs, newer_toc
 from blobstore.gemma.runtimes import LATER
 from blobstore.gemma.tensors import tensors_of
 from blobstore.gemma.toc import parse_toc
+from blobstore.index.carried import known_files
 from blobstore.index.metadata import BASE, CHOICES
 from blobstore.index.names import MAX_LAYER, layer_of
 from blobstore.store.blobs import UnpackedBlobs
 from blobstore.store.catalog import IndexCatalog
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping, Sequence
+    from collections.abc import Collection, Iterator, Mapping, Sequence
     from os import PathLike
 
     from blobstore.checking.findings import Finding
@@ -141,7 +142,7 @@ def check_runtime(reader: BlobReader, index: NameIndex | None, *, tokenizer: boo
         yield from check_model(config, toc)
     if index:
         yield from _index(reader, index, toc)
-    yield from _unused(reader, toc)
+    yield from _unused(reader, toc, known_files(index).values())
 
 
 def has_one_base(metadata: Mapping[str, str]) -> bool:
@@ -225,8 +226,8 @@ def _index(reader: BlobReader, index: NameIndex, toc: Mapping[str, TocEntry]) ->
             yield finding("index-disagrees", key, f"the index says {in_index}; the toc says {in_toc}")
 
 
-def _unused(reader: BlobReader, toc: Mapping[str, TocEntry]) -> Iterator[Finding]:
-    own = RESERVED_KEYS - {SCALES_KEY} | OWN_KEYS
+def _unused(reader: BlobReader, toc: Mapping[str, TocEntry], carried: Collection[str]) -> Iterator[Finding]:
+    own = RESERVED_KEYS - {SCALES_KEY} | OWN_KEYS | {*carried}
     unused = [key for key in reader if key not in toc and key not in own]
     for key in unused[:_SHOWN]:
         yield finding("unused-blob", key, "neither one of gemma.cpp's own nor in the toc")

@@ -13,6 +13,7 @@ from blobstore.container.reader import BlobReader
 from blobstore.errors import FormatError
 from blobstore.fileio.closing import Closing
 from blobstore.index import INDEX_MAGIC
+from blobstore.index.carried import files_in
 from blobstore.index.locate import find_index, lost_index
 
 if TYPE_CHECKING:
@@ -73,12 +74,26 @@ def open_checked(path: str | PathLike[str]) -> Opened:
         opened.index = None
         opened.findings.append(from_error(error, error.path or INDEX_KEY))
         return opened
+    if opened.index:
+        opened.findings += _files(opened.reader, opened.index)
     if opened.index and not opened.index.self_digest_holds():
         what = "the index's own SHA-256 doesn't match its bytes: it has changed since it was written"
         opened.findings.append(finding("index-digest", opened.index.path, what))
     if not opened.index:
         opened.findings += list(_misplaced_index(opened.reader)) or _lost_index(opened.reader)
     return opened
+
+
+def _files(reader: BlobReader, index: NameIndex) -> Iterator[Finding]:
+    """Check that the files which the metadata lists are there."""
+    try:
+        files = files_in(index.metadata)
+    except FormatError as error:
+        yield finding("files-list", index.path, error.message)
+        return
+    for name, key in files.items():
+        if key not in reader:
+            yield finding("files-missing", name, f"it is listed among the files, but there is no blob {key!r}")
 
 
 def _lost_index(reader: BlobReader) -> list[Finding]:

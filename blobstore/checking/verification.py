@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from blobstore.checking.findings import by_severity, is_right
 from blobstore.checking.verify import verify_file
 from blobstore.checkpoint.reader import open_checkpoint
-from blobstore.converting.verify import plan_again
+from blobstore.converting.verify import carries_none, plan_again
 from blobstore.converting.verify import verify as compare_with
 from blobstore.errors import FormatError, UsageError
 from blobstore.fileio.atomic import write_file
@@ -28,11 +28,11 @@ from blobstore.store.base import refuse_needless_base
 from blobstore.store.reader import Store
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
     from os import PathLike
     from typing import BinaryIO
 
     from blobstore.checking.findings import Finding
-    from blobstore.checkpoint.reader import Checkpoint
     from blobstore.converting.verify import Verdict
     from blobstore.fileio.types import Paths, Progress
 
@@ -47,10 +47,11 @@ class Verification:
         input: The file, as given.
         against: The source, as given; None if the file was verified against its own digests.
         ok: Whether nothing is wrong; if `strict`, there is no warning either.
-        compared: How many blobs were compared with their digests; against a source, how many tensors, names and blobs.
+        compared: How many blobs were compared with their digests; against a source, how many tensors, names, blobs and
+            files.
         findings: What is wrong, or could not be verified, without a source: errors first.
         faults: Of the verdicts, those that are wrong.
-        verdicts: Against a source, one for each tensor, name and blob.
+        verdicts: Against a source, one for each tensor, name, blob and file.
         notes: What should be known, a line each.
         nbytes: How many bytes were compared.
         seconds: How long it took.
@@ -172,9 +173,15 @@ def _against(
         expect(progress, plan.nbytes)
         verdicts = tuple(compare_with(store, plan, checkpoint, progress=progress))
         faults = tuple(verdict for verdict in verdicts if verdict.fault)
+        notes = checkpoint.lines
+        if plan.files and carries_none(store):
+            names = ", ".join(file.name for file in plan.files)
+            notes.append(f"it carries no files of the model: {names} of the source are not compared")
         if receipt is not None:
             # ASCII: file names may be any bytes
-            text = json.dumps(_receipt(store, checkpoint, len(verdicts), faults), indent=1)
+            sources = [(os.path.basename(path), path) for path in checkpoint.paths]
+            sources += [] if carries_none(store) else [(file.name, file.path) for file in plan.files]
+            text = json.dumps(_receipt(store, sources, len(verdicts), faults), indent=1)
             _write(text.encode() + b"\n", receipt)
     return Verification(
         input=path,
@@ -184,7 +191,7 @@ def _against(
         findings=(),
         faults=faults,
         verdicts=verdicts,
-        notes=tuple(checkpoint.lines),
+        notes=tuple(notes),
         nbytes=sum(verdict.nbytes for verdict in verdicts),
         seconds=time.perf_counter() - start,
     )
@@ -199,10 +206,12 @@ def _write(raw: bytes, target: str | BinaryIO) -> None:
     sink.flush()
 
 
-def _receipt(store: Store, checkpoint: Checkpoint, compared: int, faults: tuple[Verdict, ...]) -> dict[str, Any]:
+def _receipt(
+    store: Store, sources: Iterable[tuple[str, str]], compared: int, faults: tuple[Verdict, ...]
+) -> dict[str, Any]:
     return {
         "blobstore": import_module("blobstore").__version__,  # the package itself is above this layer
-        "source": [{"file": os.path.basename(path), "sha256": file_digest(path).hex()} for path in checkpoint.paths],
+        "source": [{"file": name, "sha256": file_digest(path).hex()} for name, path in sources],
         "target": {
             "file": os.path.basename(store.path),
             "nbytes": store.reader.file_size,

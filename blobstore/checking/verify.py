@@ -12,12 +12,13 @@ import numpy as np
 
 from blobstore.checking.findings import finding, from_error
 from blobstore.checking.structure import open_checked
-from blobstore.container.keys import INDEX_KEY
+from blobstore.container.keys import INDEX_KEY, encode_key
 from blobstore.errors import CodecError, FormatError, UsageError
 from blobstore.fileio.hashing import digest_of
 from blobstore.fileio.ranges import expect
 from blobstore.fileio.threads import run_all
 from blobstore.gemma.toc import odd_strides_in, stride_fault
+from blobstore.index.carried import known_files
 from blobstore.store.info import outermost
 from blobstore.store.reader import Store
 from blobstore.store.values import elements, stored, stored_infos
@@ -154,6 +155,10 @@ def verify_blobs(
     wrong = run_all((partial(differs, row) for row in rows), workers, stop=stop)
     damaged = sorted(row for row, is_wrong in zip(rows, wrong, strict=True) if is_wrong)
     names = _names_in(index, damaged)
+    files = {encode_key(key): name for name, key in known_files(index).items()}
+    for row in damaged:
+        if index.blob(row).key in files:
+            names[row].append(files[index.blob(row).key])
     yield from (_damage(reader, int(known[row]), tuple(names[row])) for row in damaged)
     for place in sorted({*range(len(reader))} - {int(one) for one in known}):
         key = reader.directory.all_keys[place]

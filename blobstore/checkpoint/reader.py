@@ -126,6 +126,18 @@ class Checkpoint(Closing):
         given = os.path.abspath(self.path) if os.path.isdir(self.path) else ""
         refuse_inputs(outputs, [*self._read, *also], folder=given, except_ours=except_ours)
 
+    def open_beside(self, path: str) -> FileRange:
+        """Open another file of the checkpoint, which stays open until `close` → all of its bytes.
+
+        Raises:
+            UsageError: ``not-a-file``.
+            OSError: It can't be opened.
+        """
+        with in_file(path):
+            source = open_one_of_many(path)
+        self._sources.append(source)
+        return FileRange(source, 0, source.size)
+
     def close(self) -> None:
         """Close all files."""
         for source in self._sources:
@@ -165,7 +177,9 @@ class Checkpoint(Closing):
         """
         if not os.path.isdir(self.path):
             return []
-        read = {os.path.basename(path) for path in self._read if os.path.dirname(path) == os.path.abspath(self.folder)}
+        folder = os.path.join(os.path.abspath(self.folder), "")
+        # Of a folder in which some file is read, the reader of that file tells what is left out.
+        read = {path[len(folder) :].split(os.sep)[0] for path in self._read if path.startswith(folder)}
         unused = [name for name in sorted(os.listdir(self.folder)) if name not in read and not is_temporary(name)]
         names = [name + "/" if os.path.isdir(os.path.join(self.folder, name)) else name for name in unused]
         return [LeftOut(name, "file", why_unused(name)) for name in names]

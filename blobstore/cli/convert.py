@@ -31,6 +31,7 @@ PyTorch's pickled files (.bin, .pt, .pth, .ckpt), which torch reads; or a .gguf 
 config.json, the tokenizer's files and the chat template are found beside it; in a .gguf file, the metadata says what
 they do. Quantised tensors of .gguf files need the package gguf, and are converted as the values that it decodes. The
 files that were read, and what of the folder was left out, are told. Tied weights (lm_head.weight) get their name
+back. A file by name carries config.json, the tokenizer and the model's other files, and blobstore export writes them
 back."""
 
 
@@ -80,6 +81,9 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
         default="embedded",
         help="put the name index into OUT (default), or into OUT.idx",
     )
+    parser.add_argument(
+        "--no-files", action="store_true", help="by name: don't carry config.json, the tokenizer and such files"
+    )
     parser.add_argument("--no-digests", action="store_true", help="leave out the SHA-256 of each blob")
     add_json(parser)
 
@@ -97,6 +101,7 @@ def run(options: argparse.Namespace) -> int:
         "pad": not options.no_pad,
         "strict": options.strict,
         "adapters": options.adapters,
+        "files": not options.no_files,
         "index": options.index,
     }
     if options.dry_run:

@@ -33,10 +33,11 @@ values. The last line is a summary. --json has all digits, and the two values of
   added     only in B           removed   only in A
   renamed   only in A, and B has the same type, shape and values under a name that A doesn't have
   blob      config, tokenizer or toc of two .sbs files differ
+  file      config.json, tokenizer.json, …, which an .sbs file carries, has other bytes in the other
 
-With any of these the exit status is 1. Shown, but not differences: metadata (except blobstore's own), and, with a
-tolerance, close. Shown with --all: same; and alias, another name for the same bytes, such as lm_head.weight, which one
-of the files may lack.
+With any of these the exit status is 1. Shown, but not differences: such a file that only one of them has, metadata
+(except blobstore's own), and, with a tolerance, close. Shown with --all: same; and alias, another name for the same
+bytes, such as lm_head.weight, which one of the files may lack.
 
 With --tolerance T or --rtol R, elements with |a - b| <= T + R * |a| don't count, and neither does how values are
 stored: another type, other bytes for an equal value, toc, and the weight type in config are not differences by

@@ -32,6 +32,7 @@ EXAMPLE = """example:
   blobstore export model.sbs -o model.safetensors
   blobstore export model.sbs -o model.safetensors --materialize-aliases     (for Candle, which looks for lm_head.weight)
   blobstore export model.sbs -o model.safetensors --max-shard-size 5GB
+  blobstore export llama.sbs -o Llama-3.2-1B/      (model.safetensors and what the file carries: config.json, tokenizer)
   blobstore export base.sbs --adapter lora/ -o merged.safetensors           (base.sbs with a LoRA adapter merged)
 
 A file that was converted from a checkpoint is exported under the checkpoint's names; bf16 weights bit for bit."""
@@ -44,7 +45,9 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
     """Add the command."""
     parser = add_command(commands, "export", run, "Write the tensors of an .sbs file as safetensors.", EXAMPLE)
     parser.add_argument("file", metavar="FILE", help="an .sbs file")
-    parser.add_argument("-o", "--output", metavar="OUT", help="the .safetensors file to write; - is standard output")
+    parser.add_argument(
+        "-o", "--output", metavar="OUT", help="the .safetensors file to write, or a folder; - is standard output"
+    )
     parser.add_argument(
         "--dtype",
         choices=DTYPES,
@@ -61,7 +64,9 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
     )
     parser.add_argument("--max-shard-size", metavar="SIZE", help="split the output if it is larger: 5GB, 500MB")
     parser.add_argument(
-        "--force", action="store_true", help="remove files of an earlier export to OUT that the new one doesn't replace"
+        "--force",
+        action="store_true",
+        help="remove files of an earlier export to OUT that the new one doesn't replace; in a folder, replace files",
     )
     add_base(parser)
     add_adapters(parser)
@@ -96,6 +101,9 @@ def run(options: argparse.Namespace) -> int:
         speed = rate(done.nbytes, done.seconds)
         written = ", ".join(shown(path) for path in done.files) or "-"
         tell(f"{written}: {done.tensors} tensors, {done.nbytes} bytes, {speed}", output=options.output)
+        if done.carried:
+            names = ", ".join(shown(path) for path in done.carried)
+            tell(f"{names}: the model's other files", output=options.output)
         for path in done.removed:
             tell(f"{shown(path)}: removed, of an earlier export", output=options.output)
     return 0
@@ -109,6 +117,8 @@ def _show(options: argparse.Namespace, preview: ExportPreview) -> None:
     else:
         rows = [(tensor.name, tensor.type, shape(tensor.shape), tensor.nbytes) for tensor in preview.tensors]
         print_table(("name", "type", "shape", "size"), rows, right=("size",), sizes=("size",))
+    if preview.carried:
+        note(f"with {', '.join(preview.carried)}")
     tell_dry_run(options.output)
 
 

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 EXAMPLE = """example:
   blobstore get model.sbs model.norm.weight -o norm.npy
   blobstore get model.sbs tokenizer -o tokenizer.model
+  blobstore get llama.sbs tokenizer_config.json
   blobstore get model.sbs model.norm.weight | xxd | head
   blobstore get gemma.sbs qkv_ein_0 --by keys -o qkv.npy
 
@@ -32,10 +33,14 @@ pieces, such as k_proj, has none of its own, and is written as .npy only."""
 def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     """Add the command."""
     parser = add_command(
-        commands, "get", run, "Write one tensor, or one blob by its key, to a file or standard output.", EXAMPLE
+        commands,
+        "get",
+        run,
+        "Write one tensor, one blob by its key, or one file that is carried, to a file or standard output.",
+        EXAMPLE,
     )
     parser.add_argument("file", metavar="FILE", help="an .sbs file")
-    parser.add_argument("name", metavar="NAME", help="a tensor's name, or a blob's key")
+    parser.add_argument("name", metavar="NAME", help="a tensor's name, a blob's key, or a carried file's name")
     parser.add_argument(
         "-o", "--output", metavar="OUT", help="a .npy file, or any other for the stored bytes; - is standard output"
     )
@@ -58,9 +63,9 @@ def run(options: argparse.Namespace) -> int:
         _refuse_needless_base(store, options.name)
         tell_newer(store.reader)
         if output.endswith(".npy") and not options.raw:
-            if options.name not in store and options.name in RESERVED_KEYS and options.name in store.reader:
-                what = f"{options.name!r} is a blob of the runtime's, not an array"
-                raise UsageError("no-array", f"{what}: give OUT another ending, or --raw")
+            what = "" if options.name in store else _no_array(store, options.name)
+            if what:
+                raise UsageError("no-array", f"{options.name!r} is {what}: give OUT another ending, or --raw")
             foreign = write_npy(store, options.name, output)
             if foreign is not None:
                 note(f"{options.name} is {foreign}: written as float32, which holds every value exactly")
@@ -69,10 +74,21 @@ def run(options: argparse.Namespace) -> int:
     return 0
 
 
+def _is_there(store: Store, name: str) -> bool:
+    return name in store or name in store.reader or name in store.files
+
+
+def _no_array(store: Store, name: str) -> str:
+    """Say what a name is that isn't a tensor's; empty if it is nothing in the file."""
+    if name in RESERVED_KEYS and name in store.reader:
+        return "a blob of the runtime's, not an array"
+    return "a file of the model's, not an array" if name in store.files else ""
+
+
 def _refuse_needless_base(store: Store, name: str) -> None:
     """Refuse ``--base`` if the tensor, or the blob, isn't stored as a difference."""
     refuse_needless_base(store)
-    if store.base_path is None or (name not in store and name not in store.reader):
+    if store.base_path is None or not _is_there(store, name):
         return
     if name not in store or not store.unpacked.needs_base(store.info(name).key):
         raise UsageError("needless-base", f"{name!r} is not stored as a difference: leave out --base")

@@ -17,7 +17,7 @@ from blobstore.container.keys import CONFIG_KEY, TOC_KEY
 from blobstore.errors import FormatError
 from blobstore.fileio.file_systems import file_system
 from blobstore.index.locate import lost_index, place_of
-from blobstore.index.metadata import BASE, BASE_NAME
+from blobstore.index.metadata import BASE, BASE_NAME, FILES
 from blobstore.index.records import directory_digest
 from blobstore.store.info import outermost
 from blobstore.store.reader import Store
@@ -90,8 +90,13 @@ def _fields(facts: dict[str, Any]) -> list[tuple[str, object]]:
         *((("model", facts["model"]["text"]),) if facts["model"] else ()),
         *((("gemma.cpp", facts["runs"]),) if facts["runs"] else ()),
         *(("newer", text) for text in facts["newer"]),
-        *((f"metadata {key}", _short(value)) for key, value in facts["metadata"].items()),
+        *((("carries", _carried(facts["carried"])),) if facts["carried"] else ()),
+        *((f"metadata {key}", _short(value)) for key, value in facts["metadata"].items() if key != FILES),
     ]
+
+
+def _carried(files: dict[str, int]) -> str:
+    return ", ".join(f"{name} ({size(nbytes)})" for name, nbytes in files.items())
 
 
 def _foreign_fields(facts: dict[str, Any]) -> list[tuple[str, object]]:
@@ -203,6 +208,7 @@ def _describe_store(store: Store) -> dict[str, Any]:
         "model": _model(store),
         **_runs(store),
         "toc": TOC_KEY in reader,
+        "carried": {name: store.files.part_of_file(name).nbytes for name in store.files},
         "metadata": store.metadata,
     }
 

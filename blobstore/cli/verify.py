@@ -119,6 +119,7 @@ def _tell_verdicts(options: argparse.Namespace, done: Verification) -> None:
         tell(row, output=options.receipt or "")
     how = Counter(verdict.how for verdict in done.verdicts)
     counted = f"{how['copied']} copied, {how['encoded']} encoded, {how['name']} other names, {how['blob']} blobs"
+    counted += f", {how['file']} files" if how["file"] else ""
     state = f"{len(done.faults)} of {done.compared} are wrong" if done.faults else "everything matches the source"
     text = f"{shown(done.input)}: {state} ({counted}; {size(done.nbytes)} in {done.seconds:.1f} s)"
     tell(text, output=options.receipt or "")

@@ -1,4 +1,4 @@
-"""Compare what files hold besides tensors: metadata, and the runtime's own blobs."""
+"""Compare what files hold besides tensors: metadata, the runtime's own blobs, and a model's other files."""
 
 from __future__ import annotations
 
@@ -8,11 +8,12 @@ from typing import TYPE_CHECKING, Any
 
 from blobstore.container.keys import CONFIG_KEY, RESERVED_KEYS, TOC_KEY
 from blobstore.errors import FormatError
-from blobstore.fileio.ranges import first_difference
+from blobstore.fileio.ranges import first_byte_between, first_difference
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Iterable, Iterator, Mapping
 
+    from blobstore.fileio.ranges import FileRange
     from blobstore.gemma.config import ModelConfig
     from blobstore.store.reader import Store
 
@@ -34,6 +35,34 @@ class OtherDifference:
     name: str
     what: str
     storage_only: bool = False
+
+
+@dataclasses.dataclass(frozen=True)
+class FileDifference:
+    """A difference between the files that go with a model.
+
+    Attributes:
+        name: Of the file.
+        what: The difference, in words.
+        in_both: Whether both sides have it.
+    """
+
+    name: str
+    what: str
+    in_both: bool
+
+
+def file_differences(
+    a: Mapping[str, FileRange], b: Mapping[str, FileRange], names: Iterable[str]
+) -> Iterator[FileDifference]:
+    """Yield each of these files that differs."""
+    for name in sorted(names):
+        if name not in a or name not in b:
+            yield FileDifference(name, "only in the second" if name not in a else "only in the first", in_both=False)
+            continue
+        at = first_byte_between(a[name], b[name])
+        if at is not None:
+            yield FileDifference(name, f"byte {at} differs", in_both=True)
 
 
 def metadata_differences(a: Mapping[str, str], b: Mapping[str, str]) -> Iterator[OtherDifference]:

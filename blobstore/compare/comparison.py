@@ -110,14 +110,14 @@ class ComparedValues:
 
 @dataclass(frozen=True)
 class ComparedEntry:
-    """How one tensor, blob or metadata key differs.
+    """How one tensor, blob, file or metadata key differs.
 
     Attributes:
-        name: Of the tensor; key of the blob, or of the metadata.
+        name: Of the tensor or the file; key of the blob, or of the metadata.
         kind: ``same``, ``close``, ``alias``, ``renamed``, ``added``, ``removed``, ``shape``, ``type``, ``values``,
-            ``bytes``, ``blob`` or ``metadata``: ``blobstore diff --help`` says what they are.
+            ``bytes``, ``blob``, ``file`` or ``metadata``: ``blobstore diff --help`` says what they are.
         differs: Whether it counts as a difference.
-        a: How the first side stores it; None if that side doesn't have it, and for blobs and metadata.
+        a: How the first side stores it; None if that side doesn't have it, and for blobs, files and metadata.
         b: The same for the second side.
         other: The other name of the tensor, for ``renamed`` and ``alias``; else empty.
         values: How far the values differ, if they were compared and not every bit is the same.
@@ -166,7 +166,7 @@ class Comparison:
         tolerance: Differences that don't count; None if what is stored was compared.
         differ: Whether there is any difference that counts.
         counts: Kind → how many, of all kinds.
-        entries: In the order of the names, then blobs and metadata; without ``same`` and ``alias`` unless asked for.
+        entries: In the order of the names, then blobs, files and metadata; ``same`` and ``alias`` only on request.
         nbytes: Size of the tensors of both.
         notes: What a user should know.
         read_a: If the first is a checkpoint, the files that its tensors come from.

@@ -5,30 +5,43 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
-from blobstore.compare.blobs import blob_differences, metadata_differences
+from blobstore.compare.blobs import blob_differences, file_differences, metadata_differences
 from blobstore.compare.chunks import CHUNK, first_byte, values_of
 from blobstore.compare.renames import find_renamed
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from blobstore.compare.blobs import FileDifference
     from blobstore.compare.sides import Side
     from blobstore.compare.tensors import Facts, Tensor
     from blobstore.compare.values import Tolerance, Values
     from blobstore.fileio.types import Progress
 
 Kind = Literal[
-    "same", "close", "alias", "renamed", "added", "removed", "shape", "type", "values", "bytes", "blob", "metadata"
+    "same",
+    "close",
+    "alias",
+    "renamed",
+    "added",
+    "removed",
+    "shape",
+    "type",
+    "values",
+    "bytes",
+    "blob",
+    "file",
+    "metadata",
 ]
 _EQUAL = ("same", "close", "alias", "metadata")
 
 
 @dataclass(frozen=True)
 class Difference:
-    """How one tensor, blob or metadata key differs between the two sides.
+    """How one tensor, blob, file or metadata key differs between the two sides.
 
     Attributes:
-        name: Of the tensor; key of the blob, or of the metadata.
+        name: Of the tensor or the file; key of the blob, or of the metadata.
         kind: - ``same``: type, shape, scale and every bit are the same;
             - ``alias``: another name, which one or both sides have, for the tensor that is compared as `other`;
             - ``renamed``: only the first side has this name, and only the second has `other`, for the same type, shape
@@ -41,10 +54,12 @@ class Difference:
               decoded;
             - ``close``: only with a tolerance: not the same, but no value differs beyond it, whatever the types;
             - ``blob``: one of the runtime's own blobs differs; see `detail`;
+            - ``file``: a file that one of them carries, such as config.json: the other has other bytes, or doesn't have
+              it; see `detail`;
             - ``metadata``: see `detail`.
-        differs: Whether it counts as a difference: all kinds but same, close, alias and metadata. With a tolerance, a
-            blob that only describes how tensors are stored doesn't count either (toc; config if only its weight type
-            differs).
+        differs: Whether it counts as a difference: all kinds but same, close, alias and metadata; a file only if
+            both have it. With a tolerance, a blob that only describes how tensors are stored doesn't count either (toc;
+            config if only its weight type differs).
         a: How the first side stores it; None if that side doesn't have it, and for blobs and metadata.
         b: The same for the second side.
         other: The other name.
@@ -84,8 +99,8 @@ def compare(
         chunk: Elements compared at once; a multiple of every encoding's group.
 
     Yields:
-        One for each name of either side, in the order of the names, also if nothing differs; then the blobs and the
-        metadata that differ.
+        One for each name of either side, in the order of the names, also if nothing differs; then the blobs, the files
+        and the metadata that differ.
 
     Raises:
         TruncatedError: A file has shrunk.
@@ -117,13 +132,23 @@ def compare(
 
 
 def _beside_tensors(a: Side, b: Side, tolerance: Tolerance | None) -> Iterator[Difference]:
-    """Yield the blobs and the metadata that differ."""
+    """Yield the blobs, the files and the metadata that differ."""
     if a.store and b.store:
         for blob in blob_differences(a.store, b.store):
             counts = tolerance is None or not blob.storage_only
             yield Difference(blob.name, "blob", differs=counts, detail=blob.what)
+    for file in _files_that_differ(a, b):
+        yield Difference(file.name, "file", differs=file.in_both, detail=file.what)
     for entry in metadata_differences(a.metadata, b.metadata):
         yield Difference(entry.name, "metadata", differs=False, detail=entry.what)
+
+
+def _files_that_differ(a: Side, b: Side) -> Iterator[FileDifference]:
+    """Compare the files that a store carries with those of another, or with those beside a checkpoint's tensors."""
+    carried = [list(side.store.files) for side in (a, b) if side.store]
+    if any(carried):
+        names = {name for names in carried for name in names}  # a checkpoint may have more, which were never carried
+        yield from file_differences(a.files(), b.files(), names)
 
 
 class _Elsewhere:

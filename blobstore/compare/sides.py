@@ -5,9 +5,10 @@ from __future__ import annotations
 import os
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from typing import TYPE_CHECKING
 
+from blobstore.checkpoint.carried import files_beside
 from blobstore.checkpoint.reader import open_checkpoint
 from blobstore.compare.tensors import Arranged, Made, Run, Tensor
 from blobstore.container.layout import MAGIC_BYTES
@@ -19,10 +20,11 @@ from blobstore.store.reader import Store
 from blobstore.store.vocabulary import By, aliases_of
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Callable, Iterator, Mapping
     from os import PathLike
 
     from blobstore.checkpoint.reader import Checkpoint
+    from blobstore.fileio.ranges import FileRange
 
 
 @dataclass(frozen=True)
@@ -35,6 +37,7 @@ class Side:
         tensors: Each tensor once, by name.
         aliases: Further names, name → name in `tensors`.
         metadata: Without this project's own.
+        files: Opens the model's other files, such as config.json → name → bytes.
         store: The .sbs file; None for a checkpoint.
         notes: What was left out, and why; for the user.
         read: The files that a checkpoint's tensors come from.
@@ -45,6 +48,7 @@ class Side:
     tensors: Mapping[str, Tensor]
     aliases: Mapping[str, str]
     metadata: Mapping[str, str]
+    files: Callable[[], Mapping[str, FileRange]] = dict
     store: Store | None = None
     notes: tuple[str, ...] = ()
     read: tuple[str, ...] = ()
@@ -139,7 +143,16 @@ def _side_of_store(store: Store, by: By) -> Side:
         if info.name not in aliases:
             tensors[info.name] = Arranged(info, store) if info.blocks or info.narrowed else _run(info, store)
     metadata = foreign_metadata(store.metadata)
-    return Side(store.path, by, tensors, aliases, metadata, store, notes=tuple(store.vocabularies.left_out(by)))
+    files = partial(_carried, store)
+    return Side(store.path, by, tensors, aliases, metadata, files, store, notes=tuple(store.vocabularies.left_out(by)))
+
+
+def _carried(store: Store) -> dict[str, FileRange]:
+    return {name: store.files.part_of_file(name) for name in store.files}
+
+
+def _beside(checkpoint: Checkpoint) -> dict[str, FileRange]:
+    return {file.name: checkpoint.open_beside(file.path) for file in files_beside(checkpoint)[0]}
 
 
 def _run(info: TensorInfo, store: Store) -> Run:
@@ -154,6 +167,5 @@ def _side_of_checkpoint(checkpoint: Checkpoint) -> Side:
             info = TensorInfo(name, "", source.type, source.shape, 1.0, source.stored.offset, source.nbytes, 0)
             tensors[name] = Run(info, source.path, source.stored)
     metadata = foreign_metadata(checkpoint.metadata)
-    return Side(
-        checkpoint.path, "names", tensors, {}, metadata, notes=tuple(checkpoint.lines), read=tuple(checkpoint.paths)
-    )
+    files, read = partial(_beside, checkpoint), tuple(checkpoint.paths)
+    return Side(checkpoint.path, "names", tensors, {}, metadata, files, notes=tuple(checkpoint.lines), read=read)

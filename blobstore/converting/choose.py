@@ -28,6 +28,7 @@ def choose_plan(
     tokenizer: str | None = None,
     stored_tokenizer: bytes | None = None,
     max_tensors: int = MAX_PORTABLE_BLOBS - 1,
+    files: bool = True,
 ) -> Plan:
     """Plan a conversion.
 
@@ -39,6 +40,7 @@ def choose_plan(
             only for gemma.cpp: files by name have none.
         stored_tokenizer: Taken where there is no other.
         max_tensors: As `plan_by_name` takes it.
+        files: As `plan_by_name` takes it; files for gemma.cpp carry none.
 
     Raises:
         CheckpointError: It can't be converted; the message says everything that is wrong. ``adapter`` for LoRA
@@ -48,7 +50,13 @@ def choose_plan(
         OSError: The tokenizer can't be read.
     """
     plan = _plan(
-        checkpoint, kind, choices, tokenizer=tokenizer, stored_tokenizer=stored_tokenizer, max_tensors=max_tensors
+        checkpoint,
+        kind,
+        choices,
+        tokenizer=tokenizer,
+        stored_tokenizer=stored_tokenizer,
+        max_tensors=max_tensors,
+        files=files,
     )
     plan.left_out += checkpoint.files_left_out()  # known only now: planning reads some
     return plan
@@ -62,6 +70,7 @@ def _plan(
     tokenizer: str | None,
     stored_tokenizer: bytes | None,
     max_tensors: int,
+    files: bool,
 ) -> Plan:
     if kind == "gemma" or (kind == "auto" and (is_gemma(checkpoint) or looks_like_gemma(checkpoint))):
         found = tokenizer_beside(checkpoint, tokenizer)
@@ -75,7 +84,7 @@ def _plan(
         raise CheckpointError("adapter", what)
     if tokenizer is not None:
         raise needless_flags(["tokenizer"], checkpoint.path)
-    return plan_by_name(checkpoint, max_tensors=max_tensors)
+    return plan_by_name(checkpoint, max_tensors=max_tensors, files=files)
 
 
 def needless_flags(names: Iterable[str], path: str) -> UsageError:

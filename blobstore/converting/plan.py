@@ -5,7 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from blobstore.checkpoint.tensors import left_out_lines
+from blobstore.checkpoint.carried import files_beside
+from blobstore.checkpoint.tensors import LeftOut, left_out_lines
 from blobstore.checkpoint.tied import head_of, why_tied
 from blobstore.container.layout import MAX_PORTABLE_BLOBS
 from blobstore.errors import CheckpointError, Fault, UsageError
@@ -16,8 +17,9 @@ from blobstore.index.names import encode_name, key_for
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from blobstore.checkpoint.carried import FileBeside
     from blobstore.checkpoint.reader import Checkpoint
-    from blobstore.checkpoint.tensors import LeftOut, SourceTensor
+    from blobstore.checkpoint.tensors import SourceTensor
     from blobstore.checkpoint.told import Told
     from blobstore.codecs.element_types import ElementType
     from blobstore.converting.pieces import Piece
@@ -88,6 +90,7 @@ class Plan:
         tokenizer: The SentencePiece model for the runtime.
         left_out: What of the checkpoint isn't used, and why.
         told: What is done without being asked for.
+        files: The checkpoint's other files, such as ``config.json``, that the new file carries.
     """
 
     tensors: list[PlannedTensor] = field(default_factory=list)
@@ -100,6 +103,7 @@ class Plan:
     tokenizer: bytes | None = None
     left_out: list[LeftOut] = field(default_factory=list)
     told: list[Told] = field(default_factory=list)
+    files: list[FileBeside] = field(default_factory=list)
 
     @property
     def lines(self) -> list[str]:
@@ -118,7 +122,7 @@ class Plan:
         return [alias for alias in self.aliases if alias.target in listed]
 
 
-def plan_by_name(checkpoint: Checkpoint, *, max_tensors: int = MAX_PORTABLE_BLOBS - 1) -> Plan:
+def plan_by_name(checkpoint: Checkpoint, *, max_tensors: int = MAX_PORTABLE_BLOBS - 1, files: bool = True) -> Plan:
     """Plan a file in which every tensor keeps its name, its type and its bytes.
 
     Tied weights: a head that ``config.json`` says is the embedding becomes an alias where the checkpoint leaves it out;
@@ -127,6 +131,7 @@ def plan_by_name(checkpoint: Checkpoint, *, max_tensors: int = MAX_PORTABLE_BLOB
     Args:
         checkpoint: Open.
         max_tensors: As many as the file can hold: one fewer when the index is inside.
+        files: Carry the checkpoint's other files.
 
     Raises:
         CheckpointError: ``no-tensors``, ``too-many-tensors``, ``bad-tensors``: everything that is wrong, at once.
@@ -150,6 +155,11 @@ def plan_by_name(checkpoint: Checkpoint, *, max_tensors: int = MAX_PORTABLE_BLOB
     if problems:
         more = f"; and {len(problems) - _SHOWN} more" if len(problems) > _SHOWN else ""
         raise CheckpointError("bad-tensors", "; ".join(problems[:_SHOWN]) + more)
+    plan.files, left_out = files_beside(checkpoint, wanted=files)
+    plan.left_out += left_out
+    if plan.files:
+        plan.notes.append(f"carries {', '.join(file.name for file in plan.files)}")
+    max_tensors -= len(plan.files)
     if len(owners) > max_tensors:
         raise CheckpointError("too-many-tensors", f"{len(owners)} tensors: the file can hold {max_tensors}")
     if not owners:

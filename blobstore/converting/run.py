@@ -65,6 +65,9 @@ def run_plan(
         with StoreWriter(target, version=version, index=index, digests=digests, metadata=plan.metadata) as store:
             _write_named(plan.tensors, checkpoint, store, scales, progress)
             _write_names(plan, store)
+            for file in plan.files:
+                with in_file(file.path):
+                    store.add_file(file.name, checkpoint.open_beside(file.path))
         return
     model = ModelWriter(
         target,
@@ -152,7 +155,7 @@ def _check_disk(plan: Plan, target: str | PathLike[str] | BinaryIO) -> None:
     folder = os.path.dirname(os.path.realpath(os.fspath(target)))
     if not os.path.isdir(folder):
         return  # opening the target reports it
-    free, needed = shutil.disk_usage(folder).free, plan.nbytes
+    free, needed = shutil.disk_usage(folder).free, plan.nbytes + sum(file.nbytes for file in plan.files)
     if needed > free:
         what = f"the file takes {needed} bytes, {folder!r} has {free} free: choose another folder"
         raise CheckpointError("disk-too-small", what)

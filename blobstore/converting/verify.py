@@ -13,12 +13,12 @@ from blobstore.converting.gemma_config import repaired
 from blobstore.converting.gemma_plan import LAYOUTS, WEIGHTS, Choices
 from blobstore.converting.run import measure_scales, stored_bytes
 from blobstore.errors import FormatError, UsageError
-from blobstore.fileio.ranges import FileRange, first_difference
+from blobstore.fileio.ranges import FileRange, first_byte_between, first_difference
 from blobstore.gemma.config import ModelConfig
 from blobstore.gemma.enums import OpenEnum, Wrapping
 from blobstore.gemma.records import Record
 from blobstore.gemma.toc import build_toc, toc_entry
-from blobstore.index.metadata import ADAPTERS, BASE, CHOICES, MODEL_CHOICES, PACKED_FROM
+from blobstore.index.metadata import ADAPTERS, BASE, BASE_NAME, CHOICES, FILES, MODEL_CHOICES, PACKED_FROM
 from blobstore.index.strict_json import parse_json, text_map
 from blobstore.store.values import stored
 
@@ -36,17 +36,18 @@ if TYPE_CHECKING:
 
 
 _WRAPPINGS = tuple(wrapping.name.lower() for wrapping in Wrapping)
+_NOT_OF_SOURCE = (PACKED_FROM, BASE, BASE_NAME, FILES)  # metadata: what packing adds; files are compared themselves
 _SHOWN = 6  # fields of a config that differ, or adapters
 _SHOWN_TEXT = 200
 
 
 @dataclass(frozen=True)
 class Verdict:
-    """The result of comparing one tensor, name or blob.
+    """The result of comparing one tensor, name, blob or file.
 
     Attributes:
         name: Its name.
-        how: ``copied`` (the source's bytes), ``encoded`` (encoded again and compared), ``name`` or ``blob``.
+        how: ``copied`` (the source's bytes), ``encoded`` (encoded again and compared), ``name``, ``blob`` or ``file``.
         fault: What is wrong; empty when nothing is.
         nbytes: How many bytes were compared.
 
@@ -148,9 +149,10 @@ def _choices(path: str, text: str) -> Choices:
 def verify(
     store: Store, plan: Plan, checkpoint: Checkpoint, *, progress: Progress = lambda _: None
 ) -> Iterator[Verdict]:
-    """Yield a verdict for each tensor, name and blob of a plan, and for each name that the plan doesn't have.
+    """Yield a verdict for each tensor, name, blob and file of a plan, and for each name that the plan doesn't have.
 
     Raises:
+        FormatError: ``files-list``, ``files-missing``: the file doesn't have the files that it lists.
         CheckpointError: ``cannot-convert``: the source has values that the type can't hold.
     """
     scales = measure_scales(plan, checkpoint)
@@ -159,7 +161,29 @@ def verify(
     yield from _verify_names(store, plan)
     for key, data in _runtime_blobs(plan, scales).items():
         yield Verdict(key, "blob", _blob_fault(store, key, data), len(data))
+    yield from _verify_files(store, plan, checkpoint)
     yield from _verify_metadata(store, plan)
+
+
+def carries_none(store: Store) -> bool:
+    """Whether a file was made to carry no files of its model: they are no part of what is verified then."""
+    return FILES not in store.metadata
+
+
+def _verify_files(store: Store, plan: Plan, checkpoint: Checkpoint) -> Iterator[Verdict]:
+    if carries_none(store):
+        return
+    beside = {file.name: file for file in plan.files}
+    for name in sorted({*beside, *store.files}):
+        if name not in store.files:
+            yield Verdict(name, "file", "it is missing", 0)
+        elif name not in beside:
+            yield Verdict(name, "file", "the source has no such file", 0)
+        else:
+            actual, expected = store.files.part_of_file(name), checkpoint.open_beside(beside[name].path)
+            at = first_byte_between(actual, expected)
+            fault = "" if at is None else f"byte {at} differs, at offset {actual.offset + at} of the file"
+            yield Verdict(name, "file", fault, actual.nbytes if at is None else at)
 
 
 def _verify_tensor(
@@ -295,8 +319,7 @@ def _runtime_blobs(plan: Plan, scales: Mapping[str, float]) -> dict[str, bytes]:
 
 
 def _verify_metadata(store: Store, plan: Plan) -> Iterator[Verdict]:
-    # Packing adds keys that the source doesn't have.
-    metadata = {key: value for key, value in store.metadata.items() if key not in (PACKED_FROM, BASE)}
+    metadata = {key: value for key, value in store.metadata.items() if key not in _NOT_OF_SOURCE}
     if metadata != plan.metadata:
         items = {*metadata.items()} ^ {*plan.metadata.items()}
         names = ", ".join(sorted({key for key, _ in items}))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -14,13 +15,14 @@ from blobstore.errors import FormatError, UsageError
 from blobstore.fileio.ranges import FileRange, reporting
 from blobstore.gemma.toc import build_toc, parse_toc
 from blobstore.index import Entry, IndexedBlob, blob_table, build_index
+from blobstore.index.carried import files_in, list_files
 from blobstore.index.metadata import BASE, BASE_NAME, CHOICES, MODEL_CHOICES, PACKED_FROM, REARRANGED
 from blobstore.index.names import encode_name
 from blobstore.index.sidecar import close_with_index, refuse_external_to_stream
 from blobstore.store.catalog import open_catalog
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Mapping, Sequence
+    from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
     from os import PathLike
     from typing import BinaryIO
 
@@ -97,6 +99,19 @@ class Manifest:
     def find(self, key: str) -> ManifestBlob | None:
         """Return the blob with this key, or None."""
         return next((blob for blob in self.blobs if blob.key == key), None)
+
+    @property
+    def files(self) -> dict[str, str]:
+        """The files that the metadata lists, name → key; none where the list is damaged."""
+        with suppress(FormatError):
+            return files_in(self.metadata)
+        return {}
+
+    def true_metadata(self) -> dict[str, str]:
+        """Return the metadata, in which only files are listed whose blobs are there."""
+        files, keys = self.files, {blob.key for blob in self.blobs}
+        there = [name for name, key in files.items() if key in keys]
+        return self.metadata if len(there) == len(files) else list_files(self.metadata, there)
 
     def keep(self, places: Iterable[int]) -> None:
         """Keep only the blobs at these places, in this order. Entries of the others go, also from ``toc``.
@@ -225,13 +240,13 @@ def write_manifest(
 def _index_bytes(manifest: Manifest, writer: ContainerWriter, store: Directory | None, *, digests: bool) -> bytes:
     unpacked = {place: blob.unpacked_nbytes for place, blob in enumerate(manifest.blobs)}
     table = blob_table(writer, digests=digests, unpacked_nbytes=unpacked)
-    return build_index(manifest.entries or [], table, manifest.metadata, store=store)
+    return build_index(manifest.entries or [], table, manifest.true_metadata(), store=store)
 
 
 def external_index(reader: BlobReader, manifest: Manifest) -> bytes:
     """Return the external index of a file that stays as it is, with the digests that the manifest has."""
     table = [IndexedBlob(encode_key(blob.key), blob.nbytes, blob.sha256) for blob in manifest.blobs]
-    return build_index(manifest.entries or [], table, manifest.metadata, store=reader.directory)
+    return build_index(manifest.entries or [], table, manifest.true_metadata(), store=reader.directory)
 
 
 def _of_the_model(choices: str) -> dict[str, Any]:
@@ -281,13 +296,19 @@ def refuse_packed(reader: BlobReader, index: NameIndex | None) -> None:
         raise UsageError("packed-file", f"{reader.path!r} is packed: unpack it first, with blobstore unpack")
 
 
-def describe(manifest: Manifest, reader: BlobReader) -> None:
-    """Give the manifest of a file without an index entries: from its toc, or else each blob under its key."""
+def describe(manifest: Manifest, reader: BlobReader, *, besides: Collection[str] = ()) -> None:
+    """Give the manifest of a file without an index entries: from its toc, or else each blob under its key.
+
+    Args:
+        manifest: Of the file.
+        reader: The file.
+        besides: Keys of blobs that are no tensors.
+    """
     places = {blob.key: place for place, blob in enumerate(manifest.blobs)}
     manifest.entries = [
         Entry(info.name, places[info.key], 0, info.nbytes, info.type.number, info.shape, info.scale)
         for info in open_catalog(reader, reader.directory, None)
-        if _is_name(info.name)
+        if _is_name(info.name) and info.key not in besides
     ]
 
 

@@ -19,6 +19,7 @@ from blobstore.fileio.paths import optional_path, path_text, target_of
 from blobstore.fileio.ranges import CHUNK_NBYTES, FileRange
 from blobstore.fileio.source import open_source, read_whole
 from blobstore.index import INDEX_MAGIC, parse_index
+from blobstore.index.carried import known_files
 from blobstore.index.inputs import files_of, path_of, refuse_inputs
 from blobstore.index.locate import beside
 
@@ -41,7 +42,7 @@ class LostBlob:
     Attributes:
         key: Its key.
         why: The reason.
-        names: Of the tensors that were in it.
+        names: Of the tensors that were in it, or of the file.
 
     Example:
         >>> blobstore.recover("model.sbs", "saved.sbs").lost
@@ -279,7 +280,7 @@ def _intact_blobs(  # noqa: PLR0917 (those of `_salvage`)
 ) -> tuple[list[ManifestBlob], dict[int, int]]:
     """Return the intact blobs, and row of the index's table → place among them; report the others in ``result``."""
     rows = {int(place): row for row, place in enumerate(index.places(directory))} if index else {}
-    names = _names_by_row(index)
+    names, files = _names_by_row(index), {key: [name] for name, key in known_files(index).items()}
     zeros_start = _end_of_nonzero(source)
     blobs: list[ManifestBlob] = []
     new_places: dict[int, int] = {}
@@ -292,7 +293,7 @@ def _intact_blobs(  # noqa: PLR0917 (those of `_salvage`)
         sha256 = indexed.sha256 if indexed else None
         fault = _fault(source, data, sha256, progress)
         if fault:
-            result.lost.append(LostBlob(key, fault, tuple(names.get(row, ()))))
+            result.lost.append(LostBlob(key, fault, tuple(names.get(row, files.get(key, ())))))
             continue
         if sha256:
             result.verified += 1

@@ -19,6 +19,7 @@ from blobstore.fileio.hashing import digest_of
 from blobstore.fileio.ranges import FileRange
 from blobstore.fileio.threads import in_order
 from blobstore.index import rebind_index
+from blobstore.index.carried import known_files
 from blobstore.index.locate import external_path, find_index, lost_index
 from blobstore.index.sidecar import close_with_index, write_index
 
@@ -161,7 +162,7 @@ def build_index(
         manifest = manifest_of(reader, None)
         if not manifest.blobs:
             raise UsageError("no-blobs", f"{reader.path!r} has nothing but its index")
-        describe(manifest, reader)
+        describe(manifest, reader, besides=known_files(before).values())
         if before:
             _carry_digests(manifest, before)
         lost, changed, notes = _carry_over(manifest, before, fault, digests=digests)

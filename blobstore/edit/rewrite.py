@@ -17,7 +17,7 @@ from blobstore.errors import FormatError, UsageError
 from blobstore.fileio.paths import path_text, target_of
 from blobstore.index.inputs import files_of, path_of, refuse_inputs
 from blobstore.index.locate import check_place, find_index, lost_index, place_of
-from blobstore.index.metadata import refuse_own
+from blobstore.index.metadata import FILES, refuse_own
 from blobstore.index.names import key_for
 from blobstore.index.sidecar import write_index
 
@@ -39,7 +39,8 @@ class Edits:
     Attributes:
         version: Of the container; None keeps it.
         drop: Patterns of names and keys to leave out. A blob goes when none of its names is left, or when its key
-            matches and is not a tensor's name, or is listed in the runtime's ``toc``.
+            matches and is not a tensor's name, or is listed in the runtime's ``toc``. A file that is carried goes only
+            by its exact name.
         rename: Name or key → the new one. A blob whose key was made from the name gets the key of the new name.
         set_metadata: Text → text.
         unset_metadata: Keys of the metadata to remove.
@@ -115,7 +116,8 @@ def rewrite(
             changes, only that index is written.
         container: Version of the new file, 1 or 2; by default that of the file.
         drop: Patterns (``*``, ``?``, ``[abc]``) of names and keys to leave out. A blob goes when none of its names is
-            left; the runtime's own blobs go only by their exact keys.
+            left; the runtime's own blobs go only by their exact keys, and files such as ``config.json`` by their
+            exact names.
         rename: Name or, if no tensor has that name, key → the new one.
         set: Entries of the metadata, text → text.
         unset: Keys of the metadata to remove.
@@ -198,10 +200,11 @@ def apply_edits(
         manifest = manifest_of(reader, index)
         if place != "none" and manifest.entries is None:
             describe(manifest, reader)
+        files = manifest.files
         dropped = _drop(manifest, edits.drop)
         renamed = _rename(manifest, edits.rename)
         notes = [] if edits.index == "none" else lost_index(reader)
-        notes += _change_metadata(manifest, edits, changed=bool(dropped or renamed))
+        notes += _change_metadata(manifest, edits, changed=bool(set(dropped) - set(files) or renamed))
         _change_config(manifest, edits.config, reader)
         if edits.sort:
             manifest.keep(_sorted(manifest))
@@ -252,11 +255,14 @@ def _drop(manifest: Manifest, patterns: tuple[str, ...]) -> list[str]:
     """Leave out the tensors and blobs that match → their names and keys."""
     names: set[str] = set()
     keys: set[str] = set()
+    files = manifest.files
     for pattern in patterns:
         matching_names = {entry.name for entry in manifest.entries or () if fnmatch.fnmatchcase(entry.name, pattern)}
         matching_keys = {blob.key for blob in manifest.blobs if _key_matches(blob.key, pattern)}
+        if pattern in files and not matching_names:
+            matching_keys.add(files[pattern])
         if not matching_names and not matching_keys:
-            raise UsageError("no-match", f"no tensor and no blob matches {pattern!r}")
+            raise UsageError("no-match", f"no tensor, no blob and no file matches {pattern!r}")
         names |= matching_names
         keys |= matching_keys
     # A short name is the key of its blob as well: then the name is meant, unless the runtime's toc lists the key, and
@@ -265,7 +271,8 @@ def _drop(manifest: Manifest, patterns: tuple[str, ...]) -> list[str]:
         keys -= names - manifest.toc_keys()
     if patterns:
         _drop_these(manifest, names, keys)
-    return sorted(names | keys)
+    file_names = {key: name for name, key in files.items()}
+    return sorted(names | {file_names.get(key, key) for key in keys})
 
 
 def _key_matches(key: str, pattern: str) -> bool:
@@ -299,6 +306,7 @@ def _rename(manifest: Manifest, new_names: Mapping[str, str]) -> int:
     places = {entry.name: place for place, entry in enumerate(entries)}
     blobs = {blob.key: blob for blob in manifest.blobs}
     new_keys: dict[str, str] = {}
+    reserved = RESERVED_KEYS | OWN_KEYS | {*manifest.files.values()}
     for old, new in new_names.items():
         if old in places:
             entry = entries[places[old]]
@@ -311,7 +319,7 @@ def _rename(manifest: Manifest, new_names: Mapping[str, str]) -> int:
             key, new_key = old, new
         else:
             raise UsageError("no-match", f"no tensor and no blob is called {old!r}")
-        if {key, new_key} & (RESERVED_KEYS | OWN_KEYS):
+        if {key, new_key} & reserved:
             raise UsageError("reserved-key", f"{old!r} → {new!r}: that key belongs to the runtime or to blobstore")
         new_keys[key] = new_key
     if manifest.entries is not None:
@@ -329,6 +337,9 @@ def _change_metadata(manifest: Manifest, edits: Edits, *, changed: bool) -> list
     for key in edits.unset_metadata:
         if key not in manifest.metadata:
             raise UsageError("no-match", f"the metadata has no {key!r}")
+        if key == FILES:  # without the list nothing would tell what these blobs are
+            listed = set(manifest.files.values())
+            manifest.keep(place for place, blob in enumerate(manifest.blobs) if blob.key not in listed)
         del manifest.metadata[key]
     manifest.metadata |= edits.set_metadata
     if changed and manifest.forget_source():

@@ -21,10 +21,11 @@ from blobstore.store.blocks import Block
 from blobstore.store.values import rows_from
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Mapping, Sequence
+    from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 
     from blobstore.checkpoint.adapters.reading import Adapter
     from blobstore.codecs.element_types import ElementType
+    from blobstore.fileio.ranges import FileRange
     from blobstore.fileio.types import Array
     from blobstore.store.info import TensorInfo
     from blobstore.store.reader import Store
@@ -69,12 +70,16 @@ class ExportPlan:
         metadata: Text → text, for the files' headers.
         left_out: Aliases that are not written, name → the name of the tensor that is.
         notes: What one should know of the adapters.
+        in_folder: Whether it fills a folder: then nothing that lies there is replaced unasked.
+        files: The model's other files, name → bytes, that are written beside the tensors.
     """
 
     shards: list[list[ExportedTensor]]
     metadata: dict[str, str]
     left_out: dict[str, str] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
+    in_folder: bool = False
+    files: dict[str, FileRange] = field(default_factory=dict)
 
     @property
     def nbytes(self) -> int:
@@ -87,6 +92,7 @@ def plan_export(
     *,
     dtype: str | None = None,
     materialize_aliases: bool = False,
+    needed_aliases: Collection[str] = (),
     max_shard_nbytes: int | None = None,
     adapters: Sequence[Adapter] = (),
 ) -> ExportPlan:
@@ -98,6 +104,7 @@ def plan_export(
             converted from where that is known, else the stored type where it is a plain one, else f32.
         materialize_aliases: Write a tensor once more for each other name that it has: readers such as Candle look for
             ``lm_head.weight`` and don't know of ties.
+        needed_aliases: Those that are written in any case.
         max_shard_nbytes: Begin another file rather than exceed this.
         adapters: Open; merged into the tensors, in their order.
 
@@ -116,7 +123,7 @@ def plan_export(
     if adapters:
         exported |= _adapted(plan, exported, store, adapters)
     for name in aliases:
-        if name not in exported and not materialize_aliases:
+        if name not in exported and not materialize_aliases and name not in needed_aliases:
             plan.left_out[name] = aliases[name]
         elif name not in exported:
             exported[name] = replace(exported[aliases[name]], name=name)

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
+from blobstore.checkpoint.carried import CONFIG
 from blobstore.checkpoint.safetensors import dump_header
 from blobstore.checkpoint.shards import INTERRUPTED, SAFETENSORS, index_name, parse_shard_name, shard_name
 from blobstore.codecs import PIECE
@@ -17,7 +18,8 @@ from blobstore.codecs.rounding import rounded
 from blobstore.errors import UsageError
 from blobstore.fileio.atomic import AtomicFile, write_file
 from blobstore.fileio.locking import turn_at
-from blobstore.fileio.ranges import CHUNK_NBYTES, FileRange, flat_bytes
+from blobstore.fileio.plain_files import open_one_of_many
+from blobstore.fileio.ranges import CHUNK_NBYTES, FileRange, first_byte_between, flat_bytes
 from blobstore.fileio.sink import Sink
 from blobstore.fileio.source import read_whole
 from blobstore.fileio.together import move_together
@@ -45,10 +47,11 @@ _FIX = "export with --dtype f32"
 
 
 class Written(NamedTuple):
-    """What an export did: the paths that it wrote, and those of an earlier one that it removed."""
+    """The paths that an export wrote, those of an earlier one that it removed, and of files beside the tensors."""
 
     files: list[str]
     removed: list[str]
+    carried: list[str]
 
 
 def run_export(
@@ -62,38 +65,50 @@ def run_export(
 ) -> Written:
     """Write the files of a plan. They replace what had their names only when all are complete.
 
-    While shards are replaced, their index says only that: any other, or none, would combine old ones and new ones.
+    While shards are replaced, their index says only that: any other, or none, would combine old ones and new ones. In a
+    folder there is no config.json meanwhile.
 
     Args:
         plan: Made for this store.
         store: Open.
-        path: Of the file; of several, that which all their names are made of; or a binary stream, for one.
-        force: Remove the files of an earlier export to this path that the new ones don't replace.
+        path: Of the file; of several, that which all their names are made of; or a binary stream, for one. The plan's
+            other files are written beside it; without any, a file of its name is replaced unasked.
+        force: Remove the files of an earlier export to this path that the new ones don't replace, and replace what is
+            in the way of the plan's other files.
         also: More files that are read, and not replaced.
         progress: Called with how many bytes more were written.
 
     Returns:
-        Which files were written, none for a stream, and which were removed.
+        Which files were written, none for a stream, which were removed, and which of the plan's are there now.
 
     Raises:
         CodecError: ``sfp-reserved-code``: stored bytes are wrong; ``not-finite``: a value is too large for its type.
         UsageError: ``same-file``; ``needs-path`` for shards to a stream; ``superseded`` when files of an earlier
-            export would stay, from which readers would take the old tensors, and not ``force``; ``bad-name``.
+            export would stay, from which readers would take the old tensors, and not ``force``; ``would-replace``
+            when the plan fills a folder and other files are in the way, and not ``force``; ``bad-name``.
         OSError: Writing failed.
     """
     if not isinstance(path, (str, os.PathLike)):
         if len(plan.shards) > 1:
             raise UsageError("needs-path", "shards are several files: a stream takes one, without --max-shard-size")
         _write_shard(plan.shards[0], plan.metadata, store, Sink(path), progress)
-        return Written([], [])
+        return Written([], [], [])
     path = os.fspath(path)
     index, shards = _paths(path, len(plan.shards))
     old = superseded(path, len(plan.shards))
-    refuse_inputs([*shards, index, *old], [*files_of(store.path, store.base_path), *also])
+    beside = _beside(plan, path)
+    refuse_inputs([*shards, index, *old, *beside], [*files_of(store.path, store.base_path), *also])
     _refuse_superseded(old, force=force)
+    tensor_files = [*shards, index] if index else shards
+    _refuse_in_the_way(in_the_way(plan, path), force=force)
     raw_index = _index_of(plan, shards) if index else b""
     with ExitStack() as stack:
         files: list[AtomicFile] = []
+        for file_path, data in beside.items():
+            files.append(stack.enter_context(AtomicFile(file_path)))
+            sink = Sink(files[-1].fileno(), file_path)
+            sink.copy(data)
+            sink.flush()
         for shard_path, shard in zip(shards, plan.shards, strict=True):
             files.append(stack.enter_context(AtomicFile(shard_path)))
             _write_shard(shard, plan.metadata, store, Sink(files[-1].fileno(), shard_path), progress)
@@ -105,14 +120,19 @@ def run_export(
         with turn_at(path):
             old = superseded(path, len(plan.shards))  # others may have come meanwhile
             _refuse_superseded(old, force=force)
-            _replace(index, files, old)
-    return Written([*shards, index] if index else shards, old)
+            _refuse_in_the_way(in_the_way(plan, path), force=force)
+            config = os.path.join(os.path.dirname(path), CONFIG)
+            _replace(index, config if config in beside else "", files, old)
+    return Written(tensor_files, old, [*beside])
 
 
-def _replace(index: str, files: Sequence[AtomicFile], old: Sequence[str]) -> None:
-    """Move complete files to their names, and remove those of an earlier export that they don't replace."""
-    with _interrupted(index, files):
-        move_together(*files)
+def _replace(index: str, config: str, files: Sequence[AtomicFile], old: Sequence[str]) -> None:
+    """Move complete files to their names, and remove those of an earlier export that they don't replace.
+
+    Readers begin with the index of shards, and with config.json: these come last.
+    """
+    with _interrupted(index, files), _taken_away(config, files):
+        move_together(*sorted(files, key=lambda file: file.path in (index, config)))
     for path in old:  # the index first: without it no reader takes the old shards
         with suppress(FileNotFoundError):
             os.unlink(path)
@@ -134,6 +154,50 @@ def _interrupted(index: str, files: Sequence[AtomicFile]) -> Iterator[None]:
             with suppress(OSError):
                 os.unlink(index) if old is None else write_file(index, old)
         raise
+
+
+@contextmanager
+def _taken_away(path: str, files: Sequence[AtomicFile]) -> Iterator[None]:
+    """Remove an old file while others are replaced; put it back if none of them was."""
+    path = os.path.realpath(path) if path else ""
+    if not os.path.isfile(path):
+        yield
+        return
+    old = read_whole(path)
+    try:
+        os.unlink(path)
+        yield
+    except BaseException:
+        if not any(file.committed for file in files):
+            with suppress(OSError):
+                write_file(path, old)
+        raise
+
+
+def _beside(plan: ExportPlan, path: str) -> dict[str, FileRange]:
+    """Return the paths of the plan's files beside the tensors at this path, and their bytes."""
+    return {os.path.join(os.path.dirname(path), *name.split("/")): data for name, data in plan.files.items()}
+
+
+def in_the_way(plan: ExportPlan, path: str) -> list[str]:
+    """Return the files of a folder that a plan with tensors at this path would replace by others."""
+    if not plan.in_folder:
+        return []
+    index, shards = _paths(path, len(plan.shards))
+    there = [file for file in (*shards, index) if file and os.path.lexists(file)]
+    beside = _beside(plan, path)
+    return there + [file for file, data in beside.items() if os.path.lexists(file) and not _has_bytes(file, data)]
+
+
+def _has_bytes(path: str, data: FileRange) -> bool:
+    with open_one_of_many(path) as source:
+        return first_byte_between(FileRange(source, 0, source.size), data) is None
+
+
+def _refuse_in_the_way(files: Sequence[str], *, force: bool) -> None:
+    if files and not force:
+        what = f"{', '.join(map(repr, files))} would be replaced"
+        raise UsageError("would-replace", f"{what}: --force replaces such files, or choose another output")
 
 
 def _paths(path: str, count: int) -> tuple[str, list[str]]:

@@ -137,6 +137,20 @@ def flat_bytes(data: Buffer) -> memoryview:
     return view.cast("B") if view.nbytes else memoryview(b"")
 
 
+def first_byte_between(a: FileRange, b: FileRange) -> int | None:
+    """Return the place of the first byte that differs, or the length of the shorter one; None where all are equal.
+
+    Raises:
+        TruncatedError: ``short-read`` when a file ends too early.
+    """
+    done = 0
+    for one, other in zip(a.chunks(), b.chunks(), strict=False):
+        if one != other:
+            return done + first_difference(one, other)
+        done += len(one)
+    return None if a.nbytes == b.nbytes else done
+
+
 def first_difference(a: bytes | memoryview, b: bytes | memoryview) -> int:
     """Return the place of the first byte that differs, or the length of the shorter one."""
     pairs = enumerate(zip(a, b, strict=False))

@@ -18,6 +18,7 @@ CHOICES, REARRANGED = "blobstore.convert", "blobstore.rearranged"  # the choices
 PACKED_FROM, BASE = "blobstore.packed", "blobstore.base"  # the original of a packed file, and the base
 ADAPTERS = "blobstore.adapters"  # those that were merged into the source
 BASE_NAME = "blobstore.base_name"  # the base's file name when it was packed: a hint
+FILES = "blobstore.files"  # the names of the files that it carries
 
 
 def foreign_metadata(metadata: Mapping[str, str]) -> dict[str, str]:

@@ -41,6 +41,11 @@ def key_for(name: str) -> str:
     encoded = encode_name(name)
     if _PLAIN.fullmatch(name) and name[0] != "~" and unsafe_for_runtime(encoded) is None:
         return name
+    return hashed_key(encoded)
+
+
+def hashed_key(encoded: bytes) -> str:
+    """Return ``~`` and 75 bits of the hash of these bytes."""
     return "~" + base64.b32encode(hashlib.sha256(encoded).digest()).decode().lower()[:15]
 
 

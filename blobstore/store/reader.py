@@ -14,9 +14,11 @@ from blobstore.container.suggest import close_to
 from blobstore.errors import NameNotFoundError, UsageError, in_file
 from blobstore.fileio.closing import Closing
 from blobstore.fileio.hashing import digest_of
+from blobstore.index.carried import files_in, known_files
 from blobstore.index.locate import find_index, lost_index
 from blobstore.index.records import directory_digest
 from blobstore.store.by_identity import MappingByIdentity
+from blobstore.store.carried import CarriedFiles
 from blobstore.store.slices import load_rows, slice_of
 from blobstore.store.values import elements, stored
 from blobstore.store.vocabulary import By, Vocabularies, aliases_of, check_by
@@ -147,6 +149,25 @@ class Store(MappingByIdentity["Array"], Closing):
             return dict(self.index.metadata)
 
     @cached_property
+    def files(self) -> CarriedFiles:
+        """The model's files that the file carries besides tensors, such as ``config.json``: name → bytes, read-only.
+
+        Raises:
+            FormatError: ``files-list``: the list of them is damaged; ``index-metadata``.
+
+        Example:
+            >>> with blobstore.create("carrying.sbs") as store:
+            ...     store["w"] = np.ones(3)
+            ...     store.add_file("config.json", b"{}")
+            >>> list(blobstore.open("carrying.sbs").files)
+            ['config.json']
+        """
+        if self.index is None:
+            return CarriedFiles(self.reader, {})
+        with in_file(self.index.path):
+            return CarriedFiles(self.reader, files_in(self.index.metadata))
+
+    @cached_property
     def config(self) -> ModelConfig | None:
         """The model's config, from the blob ``config`` of gemma.cpp; None without one.
 
@@ -220,7 +241,9 @@ class Store(MappingByIdentity["Array"], Closing):
         return iter(self._catalog)
 
     def raw(self, name: str) -> memoryview:
-        """Return the bytes of a tensor, by name, as its type stores them; or those of the runtime's own blobs, by key.
+        """Return the bytes of a tensor, by name, as its type stores them; of a blob of the runtime's; or of a file.
+
+        A name that is not a tensor's is the key of a blob of the runtime's own, or the name of a file in `files`.
 
         A read-only view; a copy of the unpacked bytes where the tensor is packed. The bytes of any blob, as the file
         has them, are ``store.reader[key]``.
@@ -238,6 +261,8 @@ class Store(MappingByIdentity["Array"], Closing):
         info = self._catalog.find(name) if isinstance(name, str) else None
         if info is None and name in self.reader and self._is_not_a_tensor(name):
             return self.reader[name]
+        if info is None and name in self.files:
+            return self.files[name]
         info = info or self.info(name)
         if info.blocks:
             what = f"{name!r} is not stored as one run of bytes: store[{name!r}] gathers its values"
@@ -391,12 +416,15 @@ class Store(MappingByIdentity["Array"], Closing):
         if self.vocabularies.by("keys" if self.by == "names" else "names").find(name) is not None:
             kind, by = ("key of the runtime's", "keys") if self.by == "names" else ("name", "names")
             return f": it is a {kind}: open(path, by={by!r}), or --by {by}"
+        files = known_files(self.index)
+        if name in files:
+            return f": it is a file that is carried: store.files[{name!r}]"
         # Hugging Face leaves the head out when it is the embedding, but readers still look for it.
         tied = next((tensor for tensor in names if tensor.endswith("embed_tokens.weight")), None)
         if tied and name.endswith("lm_head.weight"):
             return f": in a model with tied weights it is the embedding, {tied!r}"
         lost = lost_index(self.reader)
-        return f": {lost[0]}" if lost else close_to(name, names)
+        return f": {lost[0]}" if lost else close_to(name, [*names, *files])
 
     def __getitem__(self, name: str) -> Array:
         """Return a tensor's values in its shape, read-only; a view where the file holds them as numpy does.

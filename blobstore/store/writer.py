@@ -17,6 +17,7 @@ from blobstore.errors import UsageError
 from blobstore.fileio.closing import Completing
 from blobstore.fileio.ranges import CHUNK_NBYTES
 from blobstore.index import Entry, blob_table, build_index, shape_fault
+from blobstore.index.carried import file_clash, file_key, list_files
 from blobstore.index.locate import check_place
 from blobstore.index.names import encode_name, key_for
 from blobstore.index.sidecar import close_with_index, refuse_external_to_stream
@@ -70,7 +71,8 @@ class StoreWriter(Completing):
         self._index = index
         self._has_digests = digests
         self._entries: dict[str, Entry] = {}
-        self._owners: dict[str, str] = {}  # key → name of its tensor
+        self._owners: dict[str, str] = {}  # key → name of its tensor, or of its file
+        self._files: dict[str, str] = {}  # name → key
         self.metadata: dict[str, str] = dict(metadata or {})
 
     def add(self, name: str, array: npt.ArrayLike, *, immutable: bool = False) -> str:
@@ -196,6 +198,34 @@ class StoreWriter(Completing):
         self._writer.add(key, data)
         self._owners[key] = key
 
+    def add_file(self, name: str, data: Buffer | FileRange) -> None:
+        """Write a file of the model's that isn't a tensor, such as ``config.json``, so that it stays with the tensors.
+
+        Args:
+            name: Of the file, in the model's folder or in a folder of it: ``1_Pooling/config.json``. Letters, digits,
+                ``.``, ``_``, ``-`` and ``+``.
+            data: Its bytes; not empty.
+
+        Raises:
+            UsageError: ``bad-file-name``; ``duplicate-file``, also when only case differs; ``needs-index``; as
+                `blobstore.BlobWriter.add`.
+
+        Example:
+            >>> with blobstore.create("small.sbs") as store:
+            ...     store["w"] = np.ones(3)
+            ...     store.add_file("config.json", b'{"model_type": "llama"}')
+            >>> bytes(blobstore.open("small.sbs").files["config.json"])
+            b'{"model_type": "llama"}'
+        """
+        key = file_key(name)
+        clash = file_clash([*self._files, name])
+        if clash:
+            raise UsageError("duplicate-file", f"these files can't be carried together: {clash}")
+        self._check_new_key(key, name)
+        self._writer.add(key, data)
+        self._owners[key] = name
+        self._files[name] = key
+
     def alias(self, name: str, target: str) -> None:
         """Give a tensor that has been added another name.
 
@@ -316,7 +346,9 @@ class StoreWriter(Completing):
 
     def _make_index(self, store: Directory | None) -> bytes:
         table = blob_table(self._writer, digests=self._has_digests)
-        return build_index(list(self._entries.values()), table, self.metadata, store=store)
+        # Metadata of another file may list the files of that one.
+        metadata = list_files(self.metadata, self._files)
+        return build_index(list(self._entries.values()), table, metadata, store=store)
 
     def _target(self, name: str, target: str) -> Entry:
         entry = self._entries.get(target)

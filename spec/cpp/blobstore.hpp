@@ -368,6 +368,16 @@ inline std::optional<Key> key_for(std::string_view name) {
   return detail::is_its_own_key(name) ? Key::from(name) : detail::hashed_key(name);
 }
 
+// The key of a file that a store carries besides tensors, such as "config.json"; see "Files" in index.md. Empty optional
+// for what is too long to be such a name, or not text.
+inline std::optional<Key> file_key(std::string_view name) {
+  constexpr std::size_t kMaxFileNameNbytes = 255;
+  if (name.size() > kMaxFileNameNbytes || !is_name(name)) return std::nullopt;
+  char text[kMaxFileNameNbytes + 1] = {0};
+  std::memcpy(text + 1, name.data(), name.size());
+  return detail::hashed_key({text, name.size() + 1});
+}
+
 // ----------------------------------------------------------------------------------------------------- element types
 
 struct ElementType {
@@ -1624,6 +1634,12 @@ class Store {
   std::optional<Blob> find_blob(std::string_view key) const {
     const auto place = directory_.find(key);
     return place ? std::optional<Blob>(blob(*place)) : std::nullopt;
+  }
+
+  // A file that the store carries, such as "config.json": a view of its bytes, valid as long as the store.
+  std::optional<Blob> find_file(std::string_view name) const {
+    const auto key = file_key(name);
+    return key ? find_blob(key->text()) : std::nullopt;
   }
 
   // Tensors, sorted by the bytes of their names (without an index: in the order of 'toc', or of the file), and by name.

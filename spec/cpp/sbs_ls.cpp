@@ -32,7 +32,7 @@ constexpr char kUsageText[] =
     "       sbs_ls --bytes FILE NAME [BASE]\n"
     "                                  write the tensor's bytes, unpacked: of packed ones in builds with\n"
     "                                  BLOBSTORE_ZSTD only; BASE: the file that a packed difference was made to,\n"
-    "                                  not packed itself\n"
+    "                                  not packed itself; or those of a file that it carries: config.json\n"
     "       sbs_ls --key-for NAME...   print the key of each name, a line each\n"
     "       sbs_ls --batch [--copy]    read paths from standard input, print a line of JSON for each;\n"
     "                                  --copy: from blocks of memory instead of maps, for a sanitizer to watch\n";
@@ -158,6 +158,11 @@ int print_bytes(const std::string& path, const char* name, const char* base_path
   const std::optional<Store> store = Store::open(path, fault);
   if (!store) return report(fault);
   const std::optional<Tensor> tensor = store->find(name);
+  const std::optional<blobstore::Blob> file = tensor ? std::nullopt : store->find_file(name);
+  if (file) {
+    const bool written = std::fwrite(file->data, 1, static_cast<std::size_t>(file->nbytes), stdout) == file->nbytes;
+    return written && std::fflush(stdout) == 0 ? kOk : kFault;
+  }
   if (!tensor) return report_no_tensor();
   const std::optional<Store> base = base_path ? Store::open(base_path, fault) : std::nullopt;
   if (base_path && !base) return report(fault);

@@ -23,7 +23,7 @@ from codec_writer import CODECS  # noqa: E402
 from gemma_cases import catalog_cases, gemma_vectors  # noqa: E402
 from packed_cases import packed_vectors  # noqa: E402
 from sbs_cases import KINDS, Case, digest, invalid_cases, store, valid_cases, verify_cases  # noqa: E402
-from sbs_writer import Blob, container, key_for, name_index, payload  # noqa: E402
+from sbs_writer import Blob, container, file_key, key_for, name_index, payload  # noqa: E402
 
 __all__ = ["CODECS", "Blob", "Case", "cases", "container", "key_for", "main", "manifest", "name_index", "outputs",
            "payload"]  # fmt: skip
@@ -161,11 +161,15 @@ NAMES = [
 ]  # fmt: skip
 
 
+FILES = ["config.json", "1_Pooling/config.json", "tokenizer.model", "a", "x" * 255]
+
+
 def manifest(every: Sequence[Case]) -> bytes:
     """The contents of the files."""
     facts: dict[str, list[Any]] = {
         "gemma_cpp": gemma_facts(),
         "key_for": [{"name": name, "key": key_for(name)} for name in NAMES],
+        "file_key": [{"name": name, "key": file_key(name)} for name in FILES],
     }
     for kind in KINDS:
         facts[kind] = [case.facts() for case in every if case.kind == kind]

@@ -24,6 +24,7 @@ from sbs_writer import (
     Record,
     container,
     directory,
+    file_key,
     key_for,
     layout,
     metadata_json,
@@ -112,6 +113,7 @@ def indexed(
     added: Sequence[Blob] = (),
     beside: bytes | None = None,
     unpacked: Mapping[bytes, int] | None = None,
+    files: Mapping[str, str] | None = None,
 ) -> Case:
     """A valid store with an index.
 
@@ -128,6 +130,7 @@ def indexed(
         added: Blobs after the index that the index doesn't list.
         beside: A .idx file that a reader must not look at.
         unpacked: Keys of packed blobs, and their unpacked sizes.
+        files: Names of the files that it carries, and their keys.
     """
     entries = sorted(entries, key=lambda e: e.name)
     size = layout(version, [len(data) for _, data in blobs], very_old=version == 1)[1]
@@ -154,6 +157,8 @@ def indexed(
     }
     if unpacked:
         expectations["unpacked"] = {key.decode(): nbytes for key, nbytes in unpacked.items()}
+    if files:
+        expectations["files"] = files
     if external:
         return store(file, description, blobs, version=version, expectations=expectations, index=index)
     blobs = [*blobs, (INDEX_KEY, index), *added]
@@ -265,6 +270,20 @@ def valid_indexes() -> Iterator[Case]:
         ]
         + plain,
         unpacked={b"packed": len(elements)},
+    )
+    texts = {"config.json": b"{}", "1_Pooling/config.json": b'{"word_embedding_dimension": 2}\n'}
+    keys = {file: file_key(file) for file in texts}
+    listed = metadata_json({"blobstore.files": json.dumps(sorted(texts), separators=(",", ":"))})
+    carried = [*ab, *((file_key(file).encode(), data) for file, data in texts.items())]
+    yield indexed("index-files", "two files that are carried", carried, plain, metadata=listed, files=keys)
+    yield indexed(
+        "index-files-external",
+        "the same, listed beside the store",
+        carried,
+        plain,
+        metadata=listed,
+        files=keys,
+        external=True,
     )
     added = [(b"c", b"x"), (b"d", b"y")]
     yield indexed("index-blobs-added", "blobs behind the index that it doesn't know", ab, plain, added=added)
@@ -750,6 +769,23 @@ def verify_cases() -> Iterator[Case]:
     for what, (data, at) in places.items():
         planted = data[:at] + b"\1" + data[at + 1 :]
         yield Case(f"padding-{what}.sbs", "verify", planted, f"the byte at {at} is not zero", "padding")
+    for what, (text, said, reason) in {
+        "object": ("{}", "an object", "files-list"),
+        "number": ("[1]", "a number among the names", "files-list"),
+        "folder-above": ('["../config.json"]', "a name that leads out of the folder", "files-list"),
+        "absolute": ('["/etc/config.json"]', "a name from the root", "files-list"),
+        "backslash": ('["a\\\\b.json"]', "a name with a backslash", "files-list"),
+        "nul": ('["a\\u0000.json"]', "a name with a NUL", "files-list"),
+        "hidden": ('[".bashrc"]', "a name that begins with a dot", "files-list"),
+        "device": ('["NUL.json"]', "the name of a device", "files-list"),
+        "case": ('["a.json","A.json"]', "two names that are one where case is ignored", "files-list"),
+        "twice": ('["a.json","a.json"]', "a name twice", "files-list"),
+        "inside": ('["a","a/b.json"]', "a file in a folder that is a file", "files-list"),
+        "gone": ('["config.json"]', "a file without a blob", "files-missing"),
+    }.items():
+        index = name_index(PLAIN, CARRIER, metadata_json({"blobstore.files": text}))
+        data = container(1, [*CARRIER, (INDEX_KEY, index)], very_old=True)
+        yield Case(f"files-{what}.sbs", "verify", data, said, reason)
     index = HEADER.set(name_index(PLAIN, CARRIER), 0, self_sha256=bytes(32))
     data = container(1, [*CARRIER, (INDEX_KEY, index)], very_old=True)
     yield Case("index-digest.sbs", "verify", data, "self_sha256 is zeros", "index-digest")

@@ -184,6 +184,11 @@ def key_for(name: str) -> str:
     return "~" + base64.b32encode(hashlib.sha256(name.encode()).digest()).decode().lower()[:15]
 
 
+def file_key(name: str) -> str:
+    """Return the key of a file that is carried."""
+    return "~" + base64.b32encode(hashlib.sha256(b"\0" + name.encode()).digest()).decode().lower()[:15]
+
+
 @dataclass(frozen=True)
 class Entry:
     """The index entry of one name; bytes where a fault may not be text."""

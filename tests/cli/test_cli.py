@@ -197,6 +197,7 @@ def test_info_as_json_tells_the_same_as_the_package(cli: Cli, store: Path) -> No
         "index": {"place": "embedded", "path": str(store), "names": 6, "digests": True},
         "packed": None,
         "toc": False,
+        "carried": {},
         "metadata": {"license": "apache-2.0", "note": "a\nb"},
     }
     with blobstore.BlobReader(store) as reader:
@@ -411,7 +412,7 @@ def test_a_hostile_checkpoint_can_not_break_a_plan_or_a_report(cli: Cli, tmp_pat
         assert (done.out + done.err).count("lm_head.weight") == 1
     dry = cli("convert", tmp_path / INDEX, "--dry-run")
     assert len(dry.rows) == len(HOSTILE)
-    assert len(dry.err.splitlines()) == 3  # what was read, what is left out, and the alias
+    assert len(dry.err.splitlines()) == 4  # what was read, is carried and is left out, and the alias
 
 
 def on_terminal(*arguments: str | Path, **environment: str) -> tuple[int, str, str]:
@@ -496,7 +497,7 @@ def test_on_a_terminal_convert_shows_a_bar_and_removes_it(terminal: Cli, checkpo
     shown = terminal("convert", checkpoint, "-o", checkpoint.parent / "out.sbs")
     assert shown.status == 0
     assert "converting" in shown.err
-    assert shown.err.endswith(f"{ESC}[2Knote: read model.safetensors\n")
+    assert shown.err.endswith(f"{ESC}[2Knote: read model.safetensors\nnote: carries config.json\n")
     assert contents(checkpoint.parent / "out.sbs") == EXPECTED
 
 
@@ -628,7 +629,7 @@ def test_convert_writes_the_file_that_was_asked_for(
     out = checkpoint.parent / "out.sbs"
     options = ["--container", str(version), "--index", index, *["--no-digests"] * (not digests)]
     done = cli("convert", checkpoint, "-o", out, *options)
-    assert (done.status, done.err) == (0, "note: read model.safetensors\n")
+    assert (done.status, done.err) == (0, "note: read model.safetensors\nnote: carries config.json\n")
     assert str(out) in done.out
     assert f"{HEAD} = {EMBEDDING}" in done.out
     assert contents(out) == EXPECTED
@@ -652,7 +653,8 @@ def test_convert_as_json_tells_what_was_done(cli: Cli, tmp_path: Path, checkpoin
         "read": [str(checkpoint / SINGLE)],
         "model": None,
         "runs_in": None,
-        "notes": [],
+        "files": ["config.json"],
+        "notes": ["carries config.json"],
         "seconds": done.json["seconds"],
     }
     assert done.json["seconds"] >= 0
@@ -660,7 +662,7 @@ def test_convert_as_json_tells_what_was_done(cli: Cli, tmp_path: Path, checkpoin
 
 def test_convert_writes_to_a_pipe_what_it_writes_to_a_file(tmp_path: Path, checkpoint: Path) -> None:
     done = child("convert", checkpoint, "-o", "-")
-    assert (done.returncode, done.stderr) == (0, b"note: read model.safetensors\n")
+    assert (done.returncode, done.stderr) == (0, b"note: read model.safetensors\nnote: carries config.json\n")
     assert child("convert", checkpoint, "-o", tmp_path / "out.sbs").returncode == 0
     assert done.stdout == (tmp_path / "out.sbs").read_bytes()
     (tmp_path / "piped.sbs").write_bytes(done.stdout)

@@ -285,8 +285,8 @@ def test_an_output_is_called_what_the_user_calls_it(site: Path, name: str) -> No
         (f"in/sub{writing.suffix}", f"not-a-file: 'in/sub{writing.suffix}'"),
     ):
         (site / "in" / f"sub{writing.suffix}").mkdir(parents=True, exist_ok=True)
-        if name == "export shards" and "sub" in given:
-            continue  # they have names of their own
+        if name.startswith("export") and "sub" in given:
+            continue  # a folder is filled
         status, _, told = run([given if one == "OUT" else one for one in writing.words.split()])
         assert (status, named in told, str(site) in told) == (2, True, False), told
 
@@ -593,7 +593,7 @@ def test_standard_output_is_an_output_as_well(site: Path) -> None:
     [
         (["export", "tuned.sbs", "-o", "x", "--max-shard-size", "0.1B"], "bad-size"),
         (["export", "tuned.sbs", "-o", "x", "--max-shard-size", "0.0004kB"], "bad-size"),
-        (["export", "tuned.sbs", "-o", "out/", "--max-shard-size", "1kB"], "bad-name"),
+        (["export", "tuned.sbs", "-o", "out/.safetensors", "--max-shard-size", "1kB"], "bad-name"),
         (
             ["verify", "made.sbs", "--against", "ck/model.safetensors", "--receipt", "ck/chat_template.jinja"],
             "same-file",

@@ -135,7 +135,7 @@ def test_both_names_of_tied_weights_are_one_blob(tmp_path: Path, version: int, t
         assert store.info(HEAD).key == store.info(EMBEDDING).key == blobstore.key_for(EMBEDDING)
         assert store.info(HEAD).offset == store.info(EMBEDDING).offset
         np.testing.assert_array_equal(store[HEAD], weights)
-        assert len(store.reader) == 2  # the tensor and the index
+        assert len(store.reader) == 3  # the tensor, config.json and the index
 
 
 @pytest.mark.parametrize("shape", ["[0,4294967296,4294967296]", "[144115188075855872,0]"])

@@ -111,6 +111,7 @@ def test_a_file_by_name_is_right(tmp_path: Path) -> None:
         "ids": ("copied", ""),
         "empty": ("copied", ""),
         HEAD: ("name", ""),
+        "config.json": ("file", ""),
     }
 
 

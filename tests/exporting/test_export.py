@@ -190,7 +190,7 @@ def test_a_file_by_name_leaves_aliases_out_or_writes_them(tmp_path: Path) -> Non
     with blobstore.open(tmp_path / "a.sbs") as store:
         plan = plan_export(store)
         assert plan.left_out == {HEAD: EMBEDDING}
-        assert run_export(plan, store, tmp_path / OUT) == ([str(tmp_path / OUT)], [])
+        assert run_export(plan, store, tmp_path / OUT) == ([str(tmp_path / OUT)], [], [])
         assert plan_export(store, materialize_aliases=True).left_out == {}
     ours = said_by_peer((tmp_path / OUT).read_bytes(), tmp_path / "x")
     assert ours == said_by_peer((tmp_path / SINGLE).read_bytes(), tmp_path / "x")

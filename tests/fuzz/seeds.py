@@ -253,7 +253,15 @@ def trust_seeds() -> Seeds:
 
 
 # Valid files; the target of the index has the indices of all others.
-WHOLE_FILES = ("v1-seven-blobs", "index-aliases", "index-parts", "index-no-elements", "index-scales", "index-alone")
+WHOLE_FILES = (
+    "v1-seven-blobs",
+    "index-files",
+    "index-aliases",
+    "index-parts",
+    "index-no-elements",
+    "index-scales",
+    "index-alone",
+)
 REARRANGED = {
     "rows": {"shape": [4, 2], "pieces": [["a", 0, 0, 1, 0, 2, 2, "", 1], ["a", 2, 1, 3, 0, 2, 2, "", 1]]},
     "columns": {"shape": [2, 4], "pieces": [["a", 0, 0, 2, 0, 2, 4, "", 1], ["a", 4, 0, 2, 2, 2, 4, "", 1]]},

@@ -625,6 +625,7 @@ def read_all(opened: Store, file_nbytes: int) -> list[Any]:
                 assert bytes_of(some) == bytes_of(values[rows])
             seen.append(bytes_of(some))
     seen.append(answer(lambda: opened["no such name"]))
+    seen.append(answer(lambda: [(name, bytes(data)) for name, data in opened.files.items()]))
     choices: list[dict[str, Any]] = [{}, {"materialize_aliases": True, "dtype": "bf16"}]
     return [*seen, *(answer(partial(exported, opened, options, file_nbytes)) for options in choices)]
 

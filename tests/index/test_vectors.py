@@ -15,6 +15,8 @@ from blobstore.container.directory import build_directory
 from blobstore.container.keys import decode_key
 from blobstore.errors import BlobStoreError
 from blobstore.index import Entry, IndexedBlob, build_index
+from blobstore.index.carried import file_key
+from blobstore.index.metadata import FILES
 from tests.conftest import vector_params
 
 if TYPE_CHECKING:
@@ -195,11 +197,13 @@ def test_the_store_writer_makes_the_same_bytes(vectors: Path, tmp_path: Path, fa
     made = tmp_path / fact["file"]
     index: IndexPlace = "external" if fact["external"] else "embedded"
     entries = fact["entries"]
+    files = {key: name for name, key in fact.get("files", {}).items()}
     whole = {
         entry["key"]: entry for entry in reversed(entries) if entry["key"] and entry["nbytes"] == sizes[entry["key"]]
     }
+    metadata = {key: value for key, value in fact["metadata"].items() if key != FILES}  # which the writer makes itself
     with blobstore.create(
-        made, version=fact["version"], digests=fact["digests"], metadata=fact["metadata"], index=index
+        made, version=fact["version"], digests=fact["digests"], metadata=metadata, index=index
     ) as store:
         for key, data in blobs.items():
             entry = whole.get(key.decode())
@@ -208,6 +212,8 @@ def test_the_store_writer_makes_the_same_bytes(vectors: Path, tmp_path: Path, fa
                 store.add_stored(
                     entry["name"], [data], element_type, tuple(entry["shape"]), scale=scale_of(entry), key=key.decode()
                 )
+            elif key.decode() in files:
+                store.add_file(files[key.decode()], data)
             elif key != b"~index":
                 store.add_blob(key.decode(), data)
         for entry in entries:
@@ -227,6 +233,23 @@ def test_the_store_writer_makes_the_same_bytes(vectors: Path, tmp_path: Path, fa
         assert actual == expected
     if fact["version"] == 2:
         assert made.read_bytes() == path.read_bytes()
+
+
+@both_accesses
+@pytest.mark.parametrize("fact", INDEXED)
+def test_files_are_those_of_the_manifest(vectors: Path, fact: Fact, access: Access) -> None:
+    path = vectors / "valid" / fact["file"]
+    blobs = stored(fact, path)
+    with blobstore.open(path, access=access) as store:
+        expected = {name: blobs[key.encode()] for name, key in fact.get("files", {}).items()}
+        assert {name: bytes(data) for name, data in store.files.items()} == expected
+        assert all(bytes(store.raw(name)) == data for name, data in expected.items())
+        assert not set(store) & set(expected)
+
+
+def test_keys_of_files_are_those_of_the_manifest(manifest: dict[str, Any]) -> None:
+    assert len(manifest["file_key"]) == 5
+    assert all(file_key(fact["name"]) == fact["key"] for fact in manifest["file_key"])
 
 
 def test_keys_are_those_of_the_manifest(manifest: dict[str, Any]) -> None:
