@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from blobstore.checkpoint.adapters.reading import not_a_model
 from blobstore.checkpoint.file_names import is_pickled, refuse_foreign, refuse_part
 from blobstore.checkpoint.folders import hub_name, refuse_folder, snapshot_of
-from blobstore.checkpoint.gguf_files import gguf_at
+from blobstore.checkpoint.gguf.finding import gguf_at
 from blobstore.checkpoint.shards import INDEX, SAFETENSORS, parse_shard_index, parse_shard_name, shard_sets
 from blobstore.errors import CheckpointError
 from blobstore.fileio.file_systems import is_missing

@@ -7,7 +7,7 @@ from typing import Literal
 
 from blobstore.checkpoint.file_names import is_pickled
 from blobstore.checkpoint.folders import hub_name
-from blobstore.checkpoint.gguf_files import is_gguf, models_in
+from blobstore.checkpoint.gguf.finding import is_gguf, models_in
 from blobstore.checkpoint.pickled import PICKLES
 from blobstore.container.layout import MAGIC_BYTES
 from blobstore.fileio.source import read_beginning

@@ -11,7 +11,7 @@ from blobstore.checkpoint.adapters.applying import files_left_out, merged, open_
 from blobstore.checkpoint.file_names import is_pickled, why_unused
 from blobstore.checkpoint.finding import find_files
 from blobstore.checkpoint.formats import format_of
-from blobstore.checkpoint.gguf_model import open_gguf_model
+from blobstore.checkpoint.gguf.model import open_gguf_model
 from blobstore.checkpoint.pickled import looks_pickled, read_pickled
 from blobstore.checkpoint.safetensors import parse_header
 from blobstore.checkpoint.tensors import LeftOut, SourceTensor, left_out_lines
@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 
     from blobstore.checkpoint.adapters.applying import OpenAdapters
     from blobstore.checkpoint.finding import Found
-    from blobstore.checkpoint.gguf_tokenizer import Pieces
+    from blobstore.checkpoint.gguf.tokenizer import Pieces
     from blobstore.checkpoint.safetensors import SafetensorsHeader
     from blobstore.checkpoint.told import Told
     from blobstore.fileio.types import ByteSource

@@ -17,7 +17,7 @@ from blobstore.store.values import elements
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Sequence
 
-    from blobstore.checkpoint.gguf import GgufFile
+    from blobstore.checkpoint.gguf.file import GgufFile
     from blobstore.checkpoint.reader import Checkpoint
     from blobstore.fileio.types import Array
     from blobstore.store.info import TensorInfo
@@ -96,7 +96,7 @@ def open_contents(path: str, base: str | None = None) -> Iterator[Contents]:
         with open_checkpoint(path, whole=False) as checkpoint:
             yield _of_checkpoint(checkpoint)
     else:
-        from blobstore.checkpoint.gguf import open_gguf  # noqa: PLC0415 (the same)
+        from blobstore.checkpoint.gguf.file import open_gguf  # noqa: PLC0415 (the same)
 
         with ExitStack() as stack:
             yield _of_gguf(path, [stack.enter_context(open_gguf(part)) for part in _gguf_paths(path)])
@@ -157,7 +157,7 @@ def _of_checkpoint(checkpoint: Checkpoint) -> Contents:
 
 def _gguf_paths(path: str) -> list[str]:
     """Return the files to list: of a folder all parts of its model, else the one file."""
-    from blobstore.checkpoint.gguf_files import gguf_at, parts_of  # noqa: PLC0415 (most files are .sbs)
+    from blobstore.checkpoint.gguf.finding import gguf_at, parts_of  # noqa: PLC0415 (most files are .sbs)
 
     model = gguf_at(path) if os.path.isdir(path) else None
     return parts_of(model) if model else [path]

@@ -26,7 +26,7 @@ from blobstore.store.values import stored_infos
 if TYPE_CHECKING:
     import argparse
 
-    from blobstore.checkpoint.gguf import GgufFile
+    from blobstore.checkpoint.gguf.file import GgufFile
     from blobstore.checkpoint.reader import Checkpoint
     from blobstore.cli.contents import Contents
 

@@ -6,7 +6,7 @@ import os
 import re
 
 from blobstore.checkpoint.file_names import is_pickled
-from blobstore.checkpoint.gguf_header import MAGIC
+from blobstore.checkpoint.gguf.header import MAGIC
 from blobstore.errors import CheckpointError
 from blobstore.fileio.source import read_beginning
 

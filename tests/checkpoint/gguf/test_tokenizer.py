@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 import blobstore
-from blobstore.checkpoint.gguf import open_gguf
-from blobstore.checkpoint.gguf_tokenizer import LISTS, read_pieces
+from blobstore.checkpoint.gguf.file import open_gguf
+from blobstore.checkpoint.gguf.tokenizer import LISTS, read_pieces
 from blobstore.gemma.tokenizer import BYTE, CONTROL, NORMAL, UNKNOWN, USER_DEFINED, check_pieces, pieces_of
 from tests.gemma_checkpoints import TOKENIZER, Recipe
 from tests.gguf_files import write_gemma, write_gguf

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from blobstore.checkpoint.gguf_header import MAGIC, GgufEntry, GgufHeader, LongList, parse_header
+from blobstore.checkpoint.gguf.header import MAGIC, GgufEntry, GgufHeader, LongList, parse_header
 from blobstore.container.foreign import HEAD_NBYTES, foreign_format
 from blobstore.errors import FormatError, MissingExtraError, in_file
 from blobstore.fileio.closing import Closing
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
     from os import PathLike
 
-    from blobstore.checkpoint.gguf_types import GgufType
+    from blobstore.checkpoint.gguf.types import GgufType
     from blobstore.fileio.types import Array, ByteSource
 
 _CHUNK = 1 << 20  # elements

@@ -17,7 +17,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import blobstore
-from blobstore.checkpoint.gguf import open_gguf
+from blobstore.checkpoint.gguf.file import open_gguf
 from tests.checkpoints import linux_only
 from tests.gemma_checkpoints import ALIGNED, Recipe, Size
 from tests.gguf_files import (
@@ -36,7 +36,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
-    from blobstore.checkpoint.gguf import GgufFile
+    from blobstore.checkpoint.gguf.file import GgufFile
     from tests.gguf_files import Array
 
 DECODED = sorted(kind.name.lower() for kind in gguf.quants._type_traits if kind.name != "BF16")

@@ -11,11 +11,11 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from blobstore.checkpoint.gguf import GgufFile, open_gguf
-from blobstore.checkpoint.gguf_files import beside, parts_of
-from blobstore.checkpoint.gguf_gemma import MODEL_TYPES, config_of, hf_name, is_norm
-from blobstore.checkpoint.gguf_header import GgufEntry, LongList
-from blobstore.checkpoint.gguf_tokenizer import LISTS, read_pieces
+from blobstore.checkpoint.gguf.file import GgufFile, open_gguf
+from blobstore.checkpoint.gguf.finding import beside, parts_of
+from blobstore.checkpoint.gguf.gemma import MODEL_TYPES, config_of, hf_name, is_norm
+from blobstore.checkpoint.gguf.header import GgufEntry, LongList
+from blobstore.checkpoint.gguf.tokenizer import LISTS, read_pieces
 from blobstore.checkpoint.tensors import LeftOut, SourceTensor
 from blobstore.codecs.element_types import BY_NAME
 from blobstore.errors import CheckpointError
@@ -24,7 +24,7 @@ from blobstore.fileio.closing import Closing
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-    from blobstore.checkpoint.gguf_tokenizer import Pieces
+    from blobstore.checkpoint.gguf.tokenizer import Pieces
     from blobstore.fileio.types import Array
 
 _F32 = BY_NAME["f32"]

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from blobstore.checkpoint.gguf_types import BY_NUMBER, GgufType
+from blobstore.checkpoint.gguf.types import BY_NUMBER, GgufType
 from blobstore.errors import FormatError, TruncatedError
 from blobstore.index.records import MAX_ELEMENTS
 

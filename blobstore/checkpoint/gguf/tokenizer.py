@@ -14,7 +14,7 @@ from blobstore.gemma.tokenizer import CONTROL, UNKNOWN, USER_DEFINED
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
-    from blobstore.checkpoint.gguf import GgufFile
+    from blobstore.checkpoint.gguf.file import GgufFile
 
     Pieces = list[tuple[bytes, float, int]]
 

@@ -11,8 +11,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from blobstore.checkpoint.gguf_header import GgufHeader, LongList, parse_header
-from blobstore.checkpoint.gguf_types import BY_NUMBER
+from blobstore.checkpoint.gguf.header import GgufHeader, LongList, parse_header
+from blobstore.checkpoint.gguf.types import BY_NUMBER
 from blobstore.errors import FormatError, TruncatedError
 from tests.gguf_files import key, raw_gguf, tensor, text, write_gguf
 
