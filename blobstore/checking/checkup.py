@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
@@ -101,7 +102,7 @@ def check(
     if format_of(name) != "sbs":
         findings = _checkpoint_findings(name, _KINDS[runtime], weights, runtimes, given, read=read, progress=progress)
         subject = "the file that convert makes of it "
-    elif weights is not None or given:
+    elif (weights is not None or given) and os.path.lexists(name):
         flag = "--weights" if weights is not None else "--adapter"
         raise UsageError("needless-flag", f"{flag} is for a checkpoint, and {name!r} is none: leave it out")
     else:

@@ -32,6 +32,11 @@ def format_of(path: str) -> Format:
     return "gguf" if is_gguf(path) else _by_its_bytes(path)
 
 
+def is_sbs(path: str) -> bool:
+    """Whether a path is an .sbs file, by its first bytes."""
+    return os.path.isfile(path) and bytes(read_beginning(path, len(MAGIC_BYTES))) == MAGIC_BYTES
+
+
 def _by_its_bytes(path: str) -> Format:
     begins = bytes(read_beginning(path, _HEADER)) if os.path.isfile(path) else b""
     if begins.startswith(MAGIC_BYTES):

@@ -2,28 +2,24 @@
 
 from __future__ import annotations
 
-import json
 import os
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Literal
 
 from blobstore.checkpoint.adapters.applying import files_left_out, merged, open_adapters
-from blobstore.checkpoint.file_names import is_pickled, why_unused
+from blobstore.checkpoint.file_names import why_unused
 from blobstore.checkpoint.finding import find_files
-from blobstore.checkpoint.formats import format_of
+from blobstore.checkpoint.formats import is_sbs
 from blobstore.checkpoint.gguf.model import open_gguf_model
-from blobstore.checkpoint.pickled import looks_pickled, read_pickled
-from blobstore.checkpoint.safetensors import parse_header
+from blobstore.checkpoint.small_files import MAX_SMALL_NBYTES, json_object, read_small
 from blobstore.checkpoint.tensors import LeftOut, SourceTensor, left_out_lines
 from blobstore.checkpoint.tied import head_of, is_untied, ties_of
+from blobstore.checkpoint.weights import read_weights
 from blobstore.checkpoint.wrappers import unwrap
-from blobstore.container.foreign import HEAD_NBYTES, foreign_format
-from blobstore.container.layout import MAGIC_BYTES
-from blobstore.errors import CheckpointError, FormatError, UsageError, in_file
+from blobstore.errors import CheckpointError, UsageError, in_file
 from blobstore.fileio.closing import Closing
 from blobstore.fileio.plain_files import open_one_of_many
 from blobstore.fileio.ranges import FileRange
-from blobstore.fileio.source import read_beginning
 from blobstore.fileio.temporary import is_temporary
 from blobstore.index.inputs import refuse_inputs
 
@@ -35,11 +31,9 @@ if TYPE_CHECKING:
     from blobstore.checkpoint.adapters.applying import OpenAdapters
     from blobstore.checkpoint.finding import Found
     from blobstore.checkpoint.gguf.tokenizer import Pieces
-    from blobstore.checkpoint.safetensors import SafetensorsHeader
     from blobstore.checkpoint.told import Told
     from blobstore.fileio.types import ByteSource
 
-_MAX_JSON_NBYTES = 100_000_000
 _SHOWN = 8  # tensors that are missing
 
 
@@ -76,7 +70,7 @@ class Checkpoint(Closing):
     pieces: Callable[[], Pieces | None] = lambda: None
     format: Literal["safetensors", "pytorch", "gguf"] = "safetensors"
     told: list[Told] = field(default_factory=list)
-    max_json_nbytes: int = _MAX_JSON_NBYTES
+    max_json_nbytes: int = MAX_SMALL_NBYTES
     folder: str = ""
     tied_heads: dict[str, str] = field(default_factory=dict)
     adapters: OpenAdapters | None = None
@@ -154,11 +148,7 @@ class Checkpoint(Closing):
             OSError: It can't be read.
         """
         self.note_read(path)
-        raw = bytes(read_beginning(path, self.max_json_nbytes + 1))
-        if len(raw) > self.max_json_nbytes:
-            what = f"{path!r} has more than {self.max_json_nbytes} bytes: is it another file?"
-            raise CheckpointError("too-large", what)
-        return raw
+        return read_small(path, self.max_json_nbytes)
 
     def _unwrap(self) -> None:
         """Take off the names what training wrapped the model in."""
@@ -218,33 +208,14 @@ class Checkpoint(Closing):
             self.add(tensor)
 
     def _tensors_in(self, path: str, source: ByteSource) -> list[SourceTensor]:
-        if looks_pickled(path, source):
-            pickled = read_pickled(path, source)
-            self.format = "pytorch"
-            self.notes += pickled.notes
-            self.left_out += pickled.left_out
-            return pickled.tensors
-        header = _parse(path, source)
-        for key, value in header.metadata.items():
+        weights = read_weights(path, source)
+        self.format = "pytorch" if weights.format == "pytorch" else self.format
+        self.notes += weights.notes
+        self.left_out += weights.left_out
+        for key, value in weights.metadata.items():
             if self.metadata.setdefault(key, value) != value:
                 self.metadata[f"{os.path.basename(path)}:{key}"] = value
-        return [
-            SourceTensor(entry.name, entry.type, entry.shape, path, FileRange(source, entry.offset, entry.nbytes))
-            for entry in header.entries
-        ]
-
-
-def _parse(path: str, source: ByteSource) -> SafetensorsHeader:
-    try:
-        return parse_header(source.view, source.size)
-    except FormatError:  # only then: a header may be as long as a gzip file's first bytes say
-        head = bytes(source.view(0, min(HEAD_NBYTES, source.size)))
-        what = "an .sbs file already" if head.startswith(MAGIC_BYTES) else foreign_format(head)
-        if not what and is_pickled(path):
-            what = "neither in PyTorch's pickled format nor safetensors: save it again, as safetensors"
-        if not what:
-            raise
-        raise CheckpointError("not-safetensors", f"this is {what}") from None
+        return weights.tensors
 
 
 def open_checkpoint(
@@ -252,7 +223,7 @@ def open_checkpoint(
     *,
     adapters: Sequence[str | PathLike[str]] = (),
     whole: bool = True,
-    max_json_nbytes: int = _MAX_JSON_NBYTES,
+    max_json_nbytes: int = MAX_SMALL_NBYTES,
 ) -> Checkpoint:
     """Open a checkpoint and check its headers.
 
@@ -276,7 +247,7 @@ def open_checkpoint(
         OSError: A file can't be read.
     """
     path = os.fspath(path)
-    if adapters and format_of(path) == "sbs":
+    if adapters and is_sbs(path):
         fix = f"blobstore export {path} --adapter {os.fspath(adapters[0])}"
         raise UsageError("needless-flag", f"{path!r} is an .sbs file already: {fix} merges an adapter into it")
     checkpoint = Checkpoint(path, max_json_nbytes=max_json_nbytes)
@@ -342,19 +313,4 @@ def _check_listed(checkpoint: Checkpoint, index: str, weight_map: Mapping[str, s
 
 def _config_beside(checkpoint: Checkpoint, name: str) -> dict[str, Any]:
     path = os.path.join(checkpoint.folder, name)
-    return _parse_config(path, checkpoint.read_small(path)) if os.path.lexists(path) else {}
-
-
-def _parse_config(path: str, raw: bytes) -> dict[str, Any]:
-    try:
-        config = json.loads(raw)  # not strictly: published files have infinities
-    except (ValueError, RecursionError) as error:
-        raise CheckpointError("bad-config", _not(path, raw, f"not JSON: {error}")) from None
-    if not isinstance(config, dict):
-        raise CheckpointError("bad-config", f"{path!r}: expected an object, found {type(config).__name__}")
-    return config
-
-
-def _not(path: str, raw: bytes, what: str) -> str:
-    """Say what a file is that isn't JSON, if that is recognised."""
-    return f"{path!r} is {foreign_format(raw[:HEAD_NBYTES]) or what}"
+    return json_object(path, checkpoint.read_small(path), "bad-config") if os.path.lexists(path) else {}

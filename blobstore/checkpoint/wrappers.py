@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
 
 # What torch calls a wrapped module inside its wrapper: never a name that someone gave, wherever it stands.
-_SEGMENTS = {
+SEGMENTS = {
     "_orig_mod.": "torch.compile",
     "_fsdp_wrapped_module.": "FSDP",
     "_checkpoint_wrapped_module.": "activation checkpointing",
@@ -46,7 +46,7 @@ def unwrap(names: Iterable[str]) -> Unwrapped:
     if any(part in name for name in given for part in _ADAPTER):
         return done
     new = given
-    for segment, tool in _SEGMENTS.items():
+    for segment, tool in SEGMENTS.items():
         has = [name for name in new if f".{segment}" in f".{name}"]
         if has:
             done.told.append(_told(segment, tool, len(has), len(new)))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from typing import TYPE_CHECKING
 
 from blobstore.checkpoint.beside import has_chat_template, tokenizer_beside
@@ -79,7 +78,7 @@ def _plan(
         template = has_chat_template(checkpoint)
         return plan_for_gemma(checkpoint, choices, tokenizer=found, chat_template=template)
     if kind == "auto" and any(".lora_" in name for name in checkpoint.tensors):
-        folder = os.path.dirname(checkpoint.path) or "."
+        folder = checkpoint.folder or "."
         what = f"these are LoRA adapters: blobstore convert BASE --adapter {folder}; --as names keeps them as they are"
         raise CheckpointError("adapter", what)
     if tokenizer is not None:

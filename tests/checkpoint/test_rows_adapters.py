@@ -161,6 +161,13 @@ def test_the_head_alone_makes_two_tensors(capsys: pytest.CaptureFixture[str]) ->
             "no-adapter: 'base': it has no adapter_config.json: is it a whole model?",
         ),
         ("convert base --adapter gone -o t.sbs", 2, "No such file or directory"),
+        (
+            "convert base --adapter me/lora -o t.sbs",
+            1,
+            "no-adapter: there is no 'me/lora' here; if it is a model's name",
+        ),
+        ("convert gone --adapter lora -o t.sbs", 2, "gone: No such file or directory"),
+        ("check gone --adapter lora", 2, "gone: No such file or directory"),
         ("convert base --adapter base/config.json -o t.sbs", 1, "no-adapter: 'base/config.json' is another file"),
         (
             "convert made.sbs --adapter lora -o t.sbs",
@@ -193,6 +200,28 @@ def test_what_people_pass(capsys: pytest.CaptureFixture[str], words: str, status
     done, said = run(capsys, words)
     assert done == status
     assert told in said
+
+
+@pytest.mark.parametrize(
+    ("name", "told"),
+    [
+        ("adapter_model.safetensors", "not-safetensors: this is a Git LFS pointer"),
+        ("adapter_config.json", "adapter-config: 'lora/adapter_config.json' is a Git LFS pointer"),
+    ],
+)
+def test_a_pointer_in_the_place_of_a_file_is_named(
+    here: Path, capsys: pytest.CaptureFixture[str], name: str, told: str
+) -> None:
+    (here / "lora" / name).write_text("version https://git-lfs.github.com/spec/v1\noid sha256:1\nsize 1\n")
+    status, said = run(capsys, "convert base --adapter lora -o t.sbs")
+    assert status == 1
+    assert told in said
+
+
+def test_adapters_named_as_a_model_are_passed_with_their_folder(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (here / "lora" / "adapter_config.json").unlink()
+    (here / "lora" / "adapter_model.safetensors").rename(here / "lora" / "model.safetensors")
+    assert "blobstore convert BASE --adapter lora; --as" in run(capsys, "convert lora -o t.sbs")[1]
 
 
 def test_a_base_that_is_here_is_named(here: Path, capsys: pytest.CaptureFixture[str]) -> None:

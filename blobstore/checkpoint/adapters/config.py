@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from blobstore.checkpoint.adapters.patterns import Patterns
+from blobstore.checkpoint.small_files import json_object
 from blobstore.errors import CheckpointError
 from blobstore.index.strict_json import parse_json
 
@@ -116,12 +117,7 @@ def parse_adapter_config(raw: bytes, path: str) -> AdapterConfig:
     Raises:
         CheckpointError: ``adapter-config``: it isn't one; ``adapter-option``: an option that can't be merged, and why.
     """
-    try:
-        config = parse_json(raw)
-    except ValueError as error:
-        raise CheckpointError("adapter-config", f"{path!r} is not JSON: {error}") from None
-    if not isinstance(config, dict):
-        raise CheckpointError("adapter-config", f"{path!r}: expected an object, found {type(config).__name__}")
+    config = json_object(path, raw, "adapter-config", parse_json)
     _refuse_options(config, path)
     fields = _Fields(config, path)
     rank_pattern = fields.numbers("rank_pattern", _is_rank, "whole numbers from 1")

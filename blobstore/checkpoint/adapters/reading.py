@@ -13,9 +13,10 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from blobstore.checkpoint.adapters.config import MERGE_FIRST, parse_adapter_config
-from blobstore.checkpoint.pickled import looks_pickled, read_pickled
-from blobstore.checkpoint.safetensors import parse_header
-from blobstore.checkpoint.tensors import SourceTensor
+from blobstore.checkpoint.folders import hub_name
+from blobstore.checkpoint.small_files import MAX_SMALL_NBYTES, read_small
+from blobstore.checkpoint.weights import read_weights
+from blobstore.checkpoint.wrappers import SEGMENTS
 from blobstore.errors import CheckpointError, in_file
 from blobstore.fileio.closing import Closing
 from blobstore.fileio.hashing import digest_of
@@ -28,16 +29,15 @@ if TYPE_CHECKING:
     from os import PathLike
 
     from blobstore.checkpoint.adapters.config import AdapterConfig
+    from blobstore.checkpoint.tensors import SourceTensor
     from blobstore.codecs.element_types import ElementType
     from blobstore.fileio.types import Array, ByteSource
 
 CONFIG = "adapter_config.json"
 WEIGHTS = ("adapter_model.safetensors", "adapter_model.bin")  # the first that is there, as peft takes it
 _MAX_NAME = 4096  # characters: patterns are compared with each name
-_MAX_CONFIG_NBYTES = 100_000_000
 _PREFIX = "base_model.model."
-# Components that libraries put between those of a module's name.
-_WRAPPERS = ("_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_module")
+_WRAPPERS = {segment.removesuffix(".") for segment in SEGMENTS}
 _FLOATS = ("f16", "bf16", "f32", "f64")
 # What stands behind a module's name → which part of the adapter it is; the adapter's own name may follow.
 _PARTS = {
@@ -133,7 +133,7 @@ class Adapter(Closing):
         """Read which tensors its file has, and sort them by module.
 
         Raises:
-            CheckpointError: ``adapter-tensor``; as `read_pickled`.
+            CheckpointError: ``adapter-tensor``; as `read_weights`.
             MissingExtraError: ``missing-extra``: the file is pickled, and torch isn't installed.
             FormatError, TruncatedError, OSError: The file is wrong, or can't be read.
         """
@@ -162,16 +162,11 @@ class Adapter(Closing):
 
 
 def _tensors_in(path: str, source: ByteSource) -> list[SourceTensor]:
-    if looks_pickled(path, source):
-        pickled = read_pickled(path, source)
-        if pickled.left_out:
-            what = f"{pickled.left_out[0].name[:300]!r} is not a tensor of the adapter"
-            raise CheckpointError("adapter-tensor", f"{what}: save it with save_pretrained")
-        return pickled.tensors
-    return [
-        SourceTensor(entry.name, entry.type, entry.shape, path, FileRange(source, entry.offset, entry.nbytes))
-        for entry in parse_header(source.view, source.size).entries
-    ]
+    weights = read_weights(path, source)
+    if weights.left_out:
+        what = f"{weights.left_out[0].name[:300]!r} is not a tensor of the adapter"
+        raise CheckpointError("adapter-tensor", f"{what}: save it with save_pretrained")
+    return weights.tensors
 
 
 def open_adapter(path: str | PathLike[str]) -> Adapter:
@@ -183,12 +178,14 @@ def open_adapter(path: str | PathLike[str]) -> Adapter:
 
     Raises:
         CheckpointError: ``no-adapter``: it is something else; ``adapter-config``, ``adapter-option``,
-            ``adapter-tensor``; as `read_pickled`.
+            ``adapter-tensor``, ``too-large``; as `read_weights`.
         MissingExtraError: ``missing-extra``: its tensors are pickled, and torch isn't installed.
         FormatError, TruncatedError: The file of tensors is wrong.
         OSError: A file can't be read.
     """
     path = os.fspath(path)
+    if hub_name(path):
+        raise CheckpointError("no-adapter", hub_name(path))
     folder = path if os.path.isdir(path) else os.path.dirname(path) or "."
     names = sorted(os.listdir(folder)) if os.path.exists(path) else os.listdir(path)  # the system's own error
     if not os.path.isdir(path) and os.path.basename(path) not in (CONFIG, *WEIGHTS):
@@ -198,9 +195,7 @@ def open_adapter(path: str | PathLike[str]) -> Adapter:
     file = next(name for name in WEIGHTS if name in names)
     config_path, weights = (os.path.join(folder, name) for name in (CONFIG, file))
     with in_file(config_path):
-        raw = bytes(read_beginning(config_path, _MAX_CONFIG_NBYTES + 1))
-    if len(raw) > _MAX_CONFIG_NBYTES:
-        raise CheckpointError("too-large", f"{config_path!r} has more than {_MAX_CONFIG_NBYTES} bytes")
+        raw = read_small(config_path)
     adapter = Adapter(path, parse_adapter_config(raw, config_path), files=[config_path, weights])
     adapter.digests["config"] = hashlib.sha256(raw).hexdigest()
     try:
@@ -215,7 +210,7 @@ def not_a_model(folder: str) -> str:
     """Say that a folder has an adapter but no model, and how to convert it: with its base, which its config names."""
     base = ""
     with suppress(ValueError, OSError):
-        config = parse_json(bytes(read_beginning(os.path.join(folder, CONFIG), _MAX_CONFIG_NBYTES)))
+        config = parse_json(bytes(read_beginning(os.path.join(folder, CONFIG), MAX_SMALL_NBYTES)))
         named = config.get("base_model_name_or_path") if isinstance(config, dict) else None
         base = named[:200] if isinstance(named, str) else ""
     shown = base if os.path.isdir(base) else "BASE"
@@ -224,7 +219,7 @@ def not_a_model(folder: str) -> str:
 
 
 def _refuse_others(path: str, names: list[str]) -> None:
-    """Refuse a folder that isn't an adapter's, or whose tensors are pickled."""
+    """Refuse a folder that isn't an adapter's, or has only its config."""
     if CONFIG not in names:
         what = f"it has no {CONFIG}"
         if "config.json" in names:
