@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from blobstore.checking.findings import Finding
     from blobstore.checking.repair import Repair, repair
     from blobstore.checking.verification import Verification, verify
-    from blobstore.checkpoint.tensors import LeftOut
+    from blobstore.checkpoint.told import LeftOut
     from blobstore.codecs.element_types import ElementType
     from blobstore.compare.comparison import (
         ComparedEntry,

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
     from blobstore.checking.findings import Finding
     from blobstore.checkpoint.reader import Checkpoint
-    from blobstore.checkpoint.tensors import LeftOut
+    from blobstore.checkpoint.told import LeftOut
     from blobstore.converting.plan import Plan, PlannedAlias, PlannedTensor
     from blobstore.fileio.types import Paths, Progress
     from blobstore.index.locate import IndexPlace

@@ -7,7 +7,7 @@ import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from blobstore.checkpoint.tensors import LeftOut
+from blobstore.checkpoint.told import LeftOut
 from blobstore.errors import in_file
 from blobstore.fileio.plain_files import open_one_of_many
 from blobstore.index.carried import file_name_fault

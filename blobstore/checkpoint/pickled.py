@@ -19,7 +19,8 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from blobstore.checkpoint.file_names import is_pickled
-from blobstore.checkpoint.tensors import LeftOut, SourceTensor
+from blobstore.checkpoint.tensors import SourceTensor
+from blobstore.checkpoint.told import LeftOut
 from blobstore.codecs.element_types import dtype_named, type_of
 from blobstore.container.foreign import HEAD_NBYTES
 from blobstore.errors import CheckpointError, MissingExtraError, UsageError

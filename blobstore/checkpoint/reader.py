@@ -12,8 +12,8 @@ from blobstore.checkpoint.finding import find_files
 from blobstore.checkpoint.formats import is_sbs
 from blobstore.checkpoint.gguf.model import open_gguf_model
 from blobstore.checkpoint.small_files import MAX_SMALL_NBYTES, json_object, read_small
-from blobstore.checkpoint.tensors import LeftOut, SourceTensor, left_out_lines
 from blobstore.checkpoint.tied import head_of, is_untied, ties_of
+from blobstore.checkpoint.told import LeftOut, lines_of
 from blobstore.checkpoint.weights import read_weights
 from blobstore.checkpoint.wrappers import unwrap
 from blobstore.errors import CheckpointError, UsageError, in_file
@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from blobstore.checkpoint.adapters.applying import OpenAdapters
     from blobstore.checkpoint.finding import Found
     from blobstore.checkpoint.gguf.tokenizer import Pieces
+    from blobstore.checkpoint.tensors import SourceTensor
     from blobstore.checkpoint.told import Told
     from blobstore.fileio.types import ByteSource
 
@@ -92,8 +93,8 @@ class Checkpoint(Closing):
 
     @property
     def lines(self) -> list[str]:
-        """The notes, what is done without being asked for, and a line for each reason to leave something out."""
-        return [*self.notes, *(item.message for item in self.told), *left_out_lines(self.left_out)]
+        """What a user is told, a line each."""
+        return lines_of(self.notes, self.told, self.left_out)
 
     @property
     def paths(self) -> list[str]:

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import math
-import os
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -14,14 +13,13 @@ from blobstore.errors import in_file
 from blobstore.fileio.ranges import flat_bytes
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator, Sequence
+    from collections.abc import Callable, Iterator
 
     from blobstore.codecs.element_types import ElementType
     from blobstore.fileio.ranges import FileRange
     from blobstore.fileio.types import Array, Bytes
 
 _CHUNK = 1 << 18  # elements of a made tensor
-_NAMES_SHOWN = 3
 
 
 def _not_made(first: int, count: int) -> Array:
@@ -113,48 +111,3 @@ class SourceTensor:
 
     def _made_bytes(self) -> Iterator[Bytes]:
         return (self.rounded(first, count) for first, count in self.runs())
-
-
-@dataclass(frozen=True)
-class LeftOut:
-    """A tensor or a file of a checkpoint that a conversion doesn't use.
-
-    Attributes:
-        name: Of the tensor, or of the file in the checkpoint's folder.
-        kind: Which of the two it is.
-        why: The reason; the same text for all with the same reason.
-
-    Example:
-        >>> blobstore.preview_conversion("checkpoint").left_out
-        ()
-    """
-
-    name: str
-    kind: Literal["tensor", "file"]
-    why: str
-
-
-def left_out_lines(left_out: Iterable[LeftOut]) -> Iterator[str]:
-    """Yield a line for each reason to leave out tensors, and one for all files."""
-    tensors: dict[str, list[str]] = {}
-    files: dict[str, list[str]] = {}
-    for item in left_out:
-        (tensors if item.kind == "tensor" else files).setdefault(item.why, []).append(item.name)
-    for why, names in tensors.items():
-        what = "the tensor" if len(names) == 1 else f"{len(names)} tensors"
-        yield f"left out {what} {_first([repr(name) for name in names])}: {why}"
-    if files:
-        yield "left out " + "; ".join(f"{_first(names)} ({why})" for why, names in files.items())
-
-
-def read_line(paths: Sequence[str]) -> str:
-    """Return a line that tells which files tensors come from."""
-    names = [os.path.basename(path) for path in paths]
-    if len(names) <= _NAMES_SHOWN:
-        return f"read {', '.join(names)}"
-    return f"read {names[0]} … {names[-1]} ({len(names)} files)"
-
-
-def _first(names: Sequence[str]) -> str:
-    more = len(names) - _NAMES_SHOWN
-    return ", ".join(names[:_NAMES_SHOWN]) + (f" and {more} more" if more > 0 else "")

@@ -1,8 +1,15 @@
-"""What a user is told of a checkpoint or of its conversion, with the code of the finding that `check` makes of it."""
+"""What a user is told of a checkpoint or of its conversion: what was read, done without being asked for, left out."""
 
 from __future__ import annotations
 
-from typing import NamedTuple
+import os
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal, NamedTuple
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator, Sequence
+
+_SHOWN = 3  # names
 
 
 class Told(NamedTuple):
@@ -17,3 +24,53 @@ class Told(NamedTuple):
     code: str
     subject: str
     message: str
+
+
+@dataclass(frozen=True)
+class LeftOut:
+    """A tensor or a file of a checkpoint that a conversion doesn't use.
+
+    Attributes:
+        name: Of the tensor, or of the file in the checkpoint's folder.
+        kind: Which of the two it is.
+        why: The reason; the same text for all with the same reason.
+
+    Example:
+        >>> blobstore.preview_conversion("checkpoint").left_out
+        ()
+    """
+
+    name: str
+    kind: Literal["tensor", "file"]
+    why: str
+
+
+def lines_of(notes: Iterable[str], told: Iterable[Told], left_out: Iterable[LeftOut]) -> list[str]:
+    """Return the notes, what is done without being asked for, and a line for each reason to leave something out."""
+    return [*notes, *(item.message for item in told), *left_out_lines(left_out)]
+
+
+def left_out_lines(left_out: Iterable[LeftOut]) -> Iterator[str]:
+    """Yield a line for each reason to leave out tensors, and one for all files."""
+    tensors: dict[str, list[str]] = {}
+    files: dict[str, list[str]] = {}
+    for item in left_out:
+        (tensors if item.kind == "tensor" else files).setdefault(item.why, []).append(item.name)
+    for why, names in tensors.items():
+        what = "the tensor" if len(names) == 1 else f"{len(names)} tensors"
+        yield f"left out {what} {_first([repr(name) for name in names])}: {why}"
+    if files:
+        yield "left out " + "; ".join(f"{_first(names)} ({why})" for why, names in files.items())
+
+
+def read_line(paths: Sequence[str]) -> str:
+    """Return a line that tells which files tensors come from."""
+    names = [os.path.basename(path) for path in paths]
+    if len(names) <= _SHOWN:
+        return f"read {', '.join(names)}"
+    return f"read {names[0]} … {names[-1]} ({len(names)} files)"
+
+
+def _first(names: Sequence[str]) -> str:
+    more = len(names) - _SHOWN
+    return ", ".join(names[:_SHOWN]) + (f" and {more} more" if more > 0 else "")

@@ -16,7 +16,7 @@ from blobstore.fileio.ranges import FileRange
 
 if TYPE_CHECKING:
     from blobstore.checkpoint.safetensors import SafetensorsHeader
-    from blobstore.checkpoint.tensors import LeftOut
+    from blobstore.checkpoint.told import LeftOut
     from blobstore.fileio.types import ByteSource
 
 

@@ -6,7 +6,7 @@ import sys
 from typing import TYPE_CHECKING
 
 from blobstore.checking.checkup import RUNTIME_CHOICES, check
-from blobstore.checkpoint.tensors import read_line
+from blobstore.checkpoint.told import read_line
 from blobstore.cli.abandoned import tell_abandoned
 from blobstore.cli.findings import add_strict, print_findings
 from blobstore.cli.formatting import shown

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from blobstore.checkpoint.tensors import read_line
+from blobstore.checkpoint.told import read_line
 from blobstore.cli.formatting import rate, shape, shown
 from blobstore.cli.output import add_adapters, add_command, add_json, note, output_of, print_json, tell_dry_run
 from blobstore.cli.progress import progress

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from blobstore.checkpoint.tensors import read_line
+from blobstore.checkpoint.told import read_line
 from blobstore.cli.formatting import shape, shown, size
 from blobstore.cli.output import add_base, add_command, add_json, note, print_json
 from blobstore.cli.progress import progress

@@ -9,7 +9,7 @@ import math
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from blobstore.checkpoint.tensors import LeftOut
+from blobstore.checkpoint.told import LeftOut
 from blobstore.converting.gemma_families import UNUSED, why_unused
 from blobstore.converting.pieces import Piece, rows_of
 from blobstore.errors import Fault

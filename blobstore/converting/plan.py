@@ -6,8 +6,8 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from blobstore.checkpoint.carried import files_beside
-from blobstore.checkpoint.tensors import LeftOut, left_out_lines
 from blobstore.checkpoint.tied import head_of, why_tied
+from blobstore.checkpoint.told import LeftOut, lines_of
 from blobstore.container.layout import MAX_PORTABLE_BLOBS
 from blobstore.errors import CheckpointError, Fault, UsageError
 from blobstore.index import shape_fault
@@ -107,8 +107,8 @@ class Plan:
 
     @property
     def lines(self) -> list[str]:
-        """The notes, what is done without being asked for, and a line for each reason to leave something out."""
-        return [*self.notes, *(item.message for item in self.told), *left_out_lines(self.left_out)]
+        """What a user is told, a line each."""
+        return lines_of(self.notes, self.told, self.left_out)
 
     @property
     def nbytes(self) -> int:

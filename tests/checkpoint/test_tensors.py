@@ -13,7 +13,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from blobstore.checkpoint.reader import open_checkpoint
-from blobstore.checkpoint.tensors import LeftOut, SourceTensor, left_out_lines, read_line
+from blobstore.checkpoint.tensors import SourceTensor
+from blobstore.checkpoint.told import LeftOut, left_out_lines, read_line
 from blobstore.codecs.element_types import BY_NAME, type_of
 from blobstore.converting.choose import choose_plan
 from blobstore.converting.gemma_plan import LAYOUTS, WEIGHTS, Choices

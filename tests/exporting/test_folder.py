@@ -14,7 +14,7 @@ import blobstore
 from blobstore import cli
 from blobstore.checkpoint.carried import MODULE_WEIGHTS, is_model_file
 from blobstore.checkpoint.reader import open_checkpoint
-from blobstore.checkpoint.tensors import LeftOut
+from blobstore.checkpoint.told import LeftOut
 from blobstore.converting.plan import plan_by_name
 from blobstore.errors import BlobStoreError
 from tests.checkpoints import EMBEDDING, HEAD, SINGLE, linux_only, snapshot, write_peer

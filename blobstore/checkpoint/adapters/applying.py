@@ -11,7 +11,8 @@ from blobstore.checkpoint.adapters.changes import BaseTensor
 from blobstore.checkpoint.adapters.merging import base_note, plan_merge
 from blobstore.checkpoint.adapters.reading import described, open_adapter
 from blobstore.checkpoint.adapters.steps import Whole
-from blobstore.checkpoint.tensors import LeftOut, SourceTensor
+from blobstore.checkpoint.tensors import SourceTensor
+from blobstore.checkpoint.told import LeftOut
 from blobstore.fileio.closing import Closing
 
 if TYPE_CHECKING:

@@ -16,7 +16,8 @@ from blobstore.checkpoint.gguf.finding import beside, parts_of
 from blobstore.checkpoint.gguf.gemma import MODEL_TYPES, config_of, hf_name, is_norm
 from blobstore.checkpoint.gguf.header import GgufEntry, LongList
 from blobstore.checkpoint.gguf.tokenizer import LISTS, read_pieces
-from blobstore.checkpoint.tensors import LeftOut, SourceTensor
+from blobstore.checkpoint.tensors import SourceTensor
+from blobstore.checkpoint.told import LeftOut
 from blobstore.codecs.element_types import BY_NAME
 from blobstore.errors import CheckpointError
 from blobstore.fileio.closing import Closing
