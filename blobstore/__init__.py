@@ -211,7 +211,7 @@ _HOMES = {
     "PackedRange": "store.info",
     "Packing": "packing.pack",
     "PlannedAlias": "converting.plan",
-    "LeftOut": "checkpoint.tensors",
+    "LeftOut": "checkpoint.told",
     "Prefetch": "fileio.types",
     "PrefixView": "store.reader",
     "Recovery": "edit.recover",

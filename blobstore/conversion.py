@@ -54,7 +54,7 @@ class Conversion:
         names: How many names it has, for them and for parts of them.
         aliases: The names that share another tensor's bytes, such as a tied ``lm_head.weight``.
         left_out: Tensors and files of the checkpoint that aren't used, and why.
-        files: The checkpoint's other files, such as ``config.json``, that the new file carries.
+        carried: The checkpoint's other files, such as ``config.json``, that the new file carries.
         notes: What was chosen, left out or should be known, a line each.
         read: The files that the tensors come from.
         adapters: The adapters that were merged, as given, in their order.
@@ -75,7 +75,7 @@ class Conversion:
     names: int
     aliases: tuple[PlannedAlias, ...]
     left_out: tuple[LeftOut, ...]
-    files: tuple[str, ...]
+    carried: tuple[str, ...]
     notes: tuple[str, ...]
     read: tuple[str, ...]
     adapters: tuple[str, ...]
@@ -146,7 +146,7 @@ class ConversionPreview:
         aliases: Names that share another tensor's bytes.
         metadata: Text → text, as the name index will have it.
         left_out: Tensors and files of the checkpoint that aren't used, and why.
-        files: The checkpoint's other files, such as ``config.json``, that the new file would carry.
+        carried: The checkpoint's other files, such as ``config.json``, that the new file would carry.
         notes: What was chosen, left out or should be known, a line each.
         read: The files that the tensors come from.
         adapters: The adapters that would be merged, as given, in their order.
@@ -167,7 +167,7 @@ class ConversionPreview:
     aliases: tuple[PlannedAlias, ...]
     metadata: dict[str, str]
     left_out: tuple[LeftOut, ...]
-    files: tuple[str, ...]
+    carried: tuple[str, ...]
     notes: tuple[str, ...]
     read: tuple[str, ...]
     adapters: tuple[str, ...]
@@ -221,13 +221,12 @@ def convert(
 
     Raises:
         CheckpointError: It can't be converted; ``faults`` has everything that is wrong.
-        MissingExtraError: ``missing-extra``: it is pickled, and torch isn't installed, or is older than 2.6; or the
-            tokenizer has to be made or changed, which needs protobuf.
+        MissingExtraError: ``missing-extra``: it is pickled, and torch isn't installed, or is older than 2.6; it has
+            quantised tensors in a .gguf file, and the package gguf isn't installed; or the tokenizer has to be made or
+            changed, which needs protobuf.
         UsageError: ``bad-choice`` for an unknown option; ``needless-flag`` for one that the conversion doesn't have;
             ``not-a-tokenizer``, ``i8-stock``, ``same-file``; as `create`.
         FormatError, TruncatedError: A file of the source is wrong.
-        MissingExtraError: ``missing-extra``: it is a .gguf file with quantised tensors, and the package gguf isn't
-            installed.
         OSError: Reading or writing failed; the output is untouched.
 
     Example:
@@ -256,7 +255,7 @@ def convert(
         names=len(plan.tensors) + len(plan.extras) + len(plan.parts) + len(plan.aliases),
         aliases=tuple(plan.aliases),
         left_out=tuple(plan.left_out),
-        files=tuple(file.name for file in plan.files),
+        carried=tuple(file.name for file in plan.files),
         notes=(*plan.lines, *_warnings(findings)),
         read=tuple(checkpoint.paths),
         adapters=given,
@@ -323,7 +322,7 @@ def preview_conversion(
         aliases=tuple(plan.aliases),
         metadata=plan.metadata,
         left_out=tuple(plan.left_out),
-        files=tuple(file.name for file in plan.files),
+        carried=tuple(file.name for file in plan.files),
         notes=(*plan.lines, *_warnings(findings)),
         read=tuple(checkpoint.paths),
         adapters=given,

@@ -227,7 +227,7 @@ def test_an_exported_folder_is_loaded_as_the_model_that_was_converted(
     source = tmp_path / "source"
     model = saved(libraries, source, other, **({"max_shard_size": "5KB"} if shards else {}))
     done = blobstore.convert(source, tmp_path / "m.sbs", as_="names")
-    assert {"config.json", "tokenizer.json", "tokenizer_config.json"} <= {*done.files}
+    assert {"config.json", "tokenizer.json", "tokenizer_config.json"} <= {*done.carried}
     assert blobstore.verify(tmp_path / "m.sbs", against=source).ok
     exported = blobstore.export(tmp_path / "m.sbs", f"{tmp_path}/back/", max_shard_nbytes=5000 if shards else None)
     assert (len(exported.files) > 1) == shards

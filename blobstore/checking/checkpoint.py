@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from blobstore.checking.config import check_config
 from blobstore.checking.findings import Finding, finding
@@ -31,16 +31,23 @@ _MESSAGE = "see the message"
 _BY_NAME = f"{_MESSAGE}; or blobstore convert --as names, which keeps every tensor"
 
 
+class Checked(NamedTuple):
+    """What was found in a checkpoint, and the paths of the files that its tensors come from."""
+
+    findings: list[Finding]
+    read: list[str]
+
+
 def check_checkpoint(
     path: str,
     kind: str,
     choices: Choices,
     *,
+    tokenizer: str | None = None,
     adapters: Sequence[str] = (),
-    read: list[str] | None = None,
     progress: Progress = lambda _: None,
-) -> Iterator[Finding]:
-    """Yield what keeps a checkpoint from being converted, and the notes of its conversion.
+) -> Checked:
+    """Find what keeps a checkpoint from being converted, and the notes of its conversion.
 
     All values of a model are read.
 
@@ -48,33 +55,34 @@ def check_checkpoint(
         path: As `open_checkpoint` takes it.
         kind: As `choose_plan` takes it.
         choices: Of the conversion.
+        tokenizer: As `choose_plan` takes it.
         adapters: That are merged.
-        read: A list that gets the paths of the files that tensors come from.
         progress: Called with the number of further bytes of the new file checked.
 
     Raises:
+        UsageError: ``needless-flag`` for a tokenizer that isn't used.
         OSError: A file can't be read.
     """
+    findings: list[Finding] = []
+    read: list[str] = []
     try:
         with open_checkpoint(path, adapters=adapters) as checkpoint:
-            if read is not None:
-                read += checkpoint.paths
-            plan = choose_plan(checkpoint, kind, choices)
-            for text in plan.notes:
-                yield Finding("note", "conversion", path, text, "none", "none needed")
-            for told in plan.told:
-                yield finding(*told)
-            for item in plan.left_out:
-                yield finding(f"{item.kind}-left-out", item.name, item.why)
-            yield from check_plan(plan, path)
+            read += checkpoint.paths
+            plan = choose_plan(checkpoint, kind, choices, tokenizer=tokenizer)
+            findings += [Finding("note", "conversion", path, text, "none", "none needed") for text in plan.notes]
+            findings += [finding(*told) for told in plan.told]
+            findings += [finding(f"{item.kind}-left-out", item.name, item.why) for item in plan.left_out]
+            findings += check_plan(plan, path)
             measure_scales(plan, checkpoint, progress)
-            yield from check_values(plan, checkpoint, progress)
+            findings += check_values(plan, checkpoint, progress)
     except CheckpointError as error:
         fix = _MESSAGE if kind == "names" or not error.faults else _BY_NAME
-        for fault in error.faults or [_fault_of(error, path)]:
-            yield _refusal(fault, fix)
+        findings += [_refusal(fault, fix) for fault in error.faults or [_fault_of(error, path)]]
     except BlobStoreError as error:
-        yield _refusal(_fault_of(error, path), _MESSAGE)
+        if error.reason == "needless-flag":
+            raise
+        findings.append(_refusal(_fault_of(error, path), _MESSAGE))
+    return Checked(findings, read)
 
 
 def check_plan(plan: Plan, path: str) -> Iterator[Finding]:

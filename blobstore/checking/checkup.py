@@ -11,9 +11,10 @@ from blobstore.checking.checkpoint import check_checkpoint
 from blobstore.checking.findings import asked_for, by_severity, is_right, runs_in, runtimes_line
 from blobstore.checking.runtime import check_file
 from blobstore.checkpoint.formats import format_of
+from blobstore.converting.choose import needless_flags
 from blobstore.converting.gemma_plan import WEIGHTS, Choices
 from blobstore.errors import UsageError
-from blobstore.fileio.paths import path_text, path_texts
+from blobstore.fileio.paths import optional_path, path_text, path_texts
 from blobstore.gemma.runtimes import NAMES
 
 if TYPE_CHECKING:
@@ -40,6 +41,7 @@ class Checkup:
             of it; None if it is not for gemma.cpp.
         runs: The same as a line, with the reasons; empty if it is not for gemma.cpp.
         read: If it is a checkpoint, the files that its tensors come from.
+        adapters: The adapters that would be merged, as given, in their order.
         seconds: How long it took.
 
     Example:
@@ -53,6 +55,7 @@ class Checkup:
     runs_in: tuple[str, ...] | None
     runs: str
     read: tuple[str, ...]
+    adapters: tuple[str, ...]
     seconds: float
 
 
@@ -61,6 +64,7 @@ def check(
     *,
     for_: RuntimeChoice = "auto",
     weights: str | None = None,
+    tokenizer: str | PathLike[str] | None = None,
     adapters: Paths = (),
     strict: bool = False,
     progress: Progress = lambda _: None,
@@ -76,12 +80,13 @@ def check(
         for_: ``gemma.cpp``: all of its versions, or that of a date; ``any``: a container by name, not for gemma.cpp;
             ``auto``: whatever the file is for.
         weights: For a checkpoint: the type of the weights, as for `convert`.
+        tokenizer: For a checkpoint: a ``tokenizer.model`` or ``tokenizer.json``, as for `convert`.
         adapters: For a checkpoint: LoRA adapters that are merged, as for `convert`.
         strict: Whether warnings count in `Checkup.ok`.
         progress: For a checkpoint: called with the number of further bytes of the new file checked.
 
     Raises:
-        UsageError: ``bad-choice``; ``needless-flag`` for weights or adapters if nothing is converted; ``not-a-file``.
+        UsageError: ``bad-choice``; ``needless-flag`` for what only a conversion has if there is none; ``not-a-file``.
         OSError: It can't be read.
 
     Example:
@@ -97,14 +102,21 @@ def check(
     runtime, _, date = for_.partition("@")
     runtimes = (date,) if date else NAMES if runtime == _RUNTIME else ()
     name, given = path_text(path), path_texts(adapters)
+    options = {"--weights": weights, "--tokenizer": tokenizer, "--adapter": given or None}
+    needless = [flag for flag, value in options.items() if value is not None]
     subject = ""
     read: list[str] = []
     if format_of(name) != "sbs":
-        findings = _checkpoint_findings(name, _KINDS[runtime], weights, runtimes, given, read=read, progress=progress)
+        choices = Choices(weights) if weights else Choices()
+        findings, read = check_checkpoint(
+            name, _KINDS[runtime], choices, tokenizer=optional_path(tokenizer), adapters=given, progress=progress
+        )
+        if weights and any(finding.code == "by-name" for finding in findings):
+            raise needless_flags(["weights"], name)
+        findings = asked_for(findings, runtimes) if runtimes else findings
         subject = "the file that convert makes of it "
-    elif (weights is not None or given) and os.path.lexists(name):
-        flag = "--weights" if weights is not None else "--adapter"
-        raise UsageError("needless-flag", f"{flag} is for a checkpoint, and {name!r} is none: leave it out")
+    elif needless and os.path.lexists(name):
+        raise UsageError("needless-flag", f"{needless[0]} is for a checkpoint, and {name!r} is none: leave it out")
     else:
         for_runtime = {"auto": None, _RUNTIME: True, "any": False}[runtime]
         findings = check_file(name, for_runtime=for_runtime, runtimes=runtimes)
@@ -116,23 +128,6 @@ def check(
         runs_in=runs_in(findings, runtimes or NAMES) if line else None,
         runs=line and subject + line,
         read=tuple(read),
+        adapters=given,
         seconds=time.perf_counter() - start,
     )
-
-
-def _checkpoint_findings(
-    path: str,
-    kind: str,
-    weights: str | None,
-    runtimes: tuple[str, ...],
-    adapters: tuple[str, ...],
-    *,
-    read: list[str],
-    progress: Progress,
-) -> list[Finding]:
-    choices = Choices(weights) if weights else Choices()
-    findings = list(check_checkpoint(path, kind, choices, adapters=adapters, read=read, progress=progress))
-    if weights and any(finding.code == "by-name" for finding in findings):
-        what = f"--weights: {path!r} is converted by name, every tensor unchanged: leave it out"
-        raise UsageError("needless-flag", what)
-    return asked_for(findings, runtimes) if runtimes else findings

@@ -53,6 +53,8 @@ class Verification:
         faults: Of the verdicts, those that are wrong.
         verdicts: Against a source, one for each tensor, name, blob and file.
         notes: What should be known, a line each.
+        read: Against a source, the files that its tensors come from.
+        adapters: The adapters that were merged into the source, as given, in their order.
         nbytes: How many bytes were compared.
         seconds: How long it took.
 
@@ -69,6 +71,8 @@ class Verification:
     faults: tuple[Verdict, ...]
     verdicts: tuple[Verdict, ...]
     notes: tuple[str, ...]
+    read: tuple[str, ...]
+    adapters: tuple[str, ...]
     nbytes: int
     seconds: float
 
@@ -147,6 +151,8 @@ def verify(
         faults=(),
         verdicts=(),
         notes=(),
+        read=(),
+        adapters=(),
         nbytes=done.nbytes,
         seconds=time.perf_counter() - start,
     )
@@ -192,6 +198,8 @@ def _against(
         faults=faults,
         verdicts=verdicts,
         notes=tuple(notes),
+        read=tuple(checkpoint.paths),
+        adapters=adapters,
         nbytes=sum(verdict.nbytes for verdict in verdicts),
         seconds=time.perf_counter() - start,
     )

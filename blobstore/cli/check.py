@@ -53,6 +53,9 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
     parser.add_argument(
         "--weights", choices=WEIGHTS, help="type of the weights in a checkpoint's conversion (default: sfp)"
     )
+    parser.add_argument(
+        "--tokenizer", metavar="FILE", help="a tokenizer.model or tokenizer.json for a checkpoint's conversion"
+    )
     add_adapters(parser)
     add_strict(parser)
     add_json(parser)
@@ -67,6 +70,7 @@ def run(options: argparse.Namespace) -> int:
                 path,
                 for_=options.runtime,
                 weights=options.weights,
+                tokenizer=options.tokenizer,
                 adapters=options.adapters,
                 strict=options.strict,
                 progress=advance,

@@ -48,46 +48,25 @@ def choose_plan(
         UsageError: ``not-a-tokenizer``; ``needless-flag`` for a tokenizer that isn't used.
         OSError: The tokenizer can't be read.
     """
-    plan = _plan(
-        checkpoint,
-        kind,
-        choices,
-        tokenizer=tokenizer,
-        stored_tokenizer=stored_tokenizer,
-        max_tensors=max_tensors,
-        files=files,
-    )
-    plan.left_out += checkpoint.files_left_out()  # known only now: planning reads some
-    return plan
-
-
-def _plan(
-    checkpoint: Checkpoint,
-    kind: str,
-    choices: Choices,
-    *,
-    tokenizer: str | None,
-    stored_tokenizer: bytes | None,
-    max_tensors: int,
-    files: bool,
-) -> Plan:
     if kind == "gemma" or (kind == "auto" and (is_gemma(checkpoint) or looks_like_gemma(checkpoint))):
         found = tokenizer_beside(checkpoint, tokenizer)
         if found is None and stored_tokenizer is not None:
             found = Tokenizer(stored_tokenizer)
         template = has_chat_template(checkpoint)
-        return plan_for_gemma(checkpoint, choices, tokenizer=found, chat_template=template)
-    if kind == "auto" and any(".lora_" in name for name in checkpoint.tensors):
-        folder = checkpoint.folder or "."
-        what = f"these are LoRA adapters: blobstore convert BASE --adapter {folder}; --as names keeps them as they are"
-        raise CheckpointError("adapter", what)
-    if tokenizer is not None:
-        raise needless_flags(["tokenizer"], checkpoint.path)
-    return plan_by_name(checkpoint, max_tensors=max_tensors, files=files)
+        plan = plan_for_gemma(checkpoint, choices, tokenizer=found, chat_template=template)
+    else:
+        if kind == "auto" and any(".lora_" in name for name in checkpoint.tensors):
+            base = f"blobstore convert BASE --adapter {checkpoint.folder or '.'}"
+            raise CheckpointError("adapter", f"these are LoRA adapters: {base}; --as names keeps them as they are")
+        if tokenizer is not None:
+            raise needless_flags(["tokenizer"], checkpoint.path)
+        plan = plan_by_name(checkpoint, max_tensors=max_tensors, files=files)
+    plan.left_out += checkpoint.files_left_out()  # known only now: planning reads some
+    return plan
 
 
 def needless_flags(names: Iterable[str], path: str) -> UsageError:
     """Return the error for options that only a conversion for gemma.cpp has."""
     flags = ", ".join(f"--{name}" for name in names)
     what = f"{flags}: {path!r} is converted by name, every tensor unchanged"
-    return UsageError("needless-flag", f"{what}: leave it out, or --as gemma")
+    return UsageError("needless-flag", f"{what}: leave it out, or ask for a file for gemma.cpp")

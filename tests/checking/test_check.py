@@ -456,7 +456,7 @@ def test_an_index_that_disagrees_with_the_toc_is_found(tmp_path: Path, model: Bl
 
 def test_a_checkpoint_that_converts_has_notes_only(tmp_path: Path) -> None:
     folder = sound_recipe("gemma3").write(tmp_path / "c")
-    found = list(check_checkpoint(str(folder), "auto", Choices()))
+    found = check_checkpoint(str(folder), "auto", Choices()).findings
     assert found
     assert {finding.severity for finding in found} == {"note"}
 
@@ -468,7 +468,9 @@ def test_a_checkpoint_shows_all_that_convert_would_refuse(tmp_path: Path) -> Non
     folder = recipe.write(
         tmp_path / "c", tensors | {"model.layers.0.mlp.up_proj.lora_A.weight": np.zeros((2, 2), "f4")}
     )
-    found = [finding for finding in check_checkpoint(str(folder), "auto", Choices()) if finding.severity == "error"]
+    found = [
+        finding for finding in check_checkpoint(str(folder), "auto", Choices()).findings if finding.severity == "error"
+    ]
     assert len(found) > 1
     assert {"model.norm.weight", "model.layers.0.mlp.up_proj.lora_A.weight"} <= {finding.subject for finding in found}
 
@@ -476,9 +478,9 @@ def test_a_checkpoint_shows_all_that_convert_would_refuse(tmp_path: Path) -> Non
 def test_a_checkpoint_of_another_model_is_said_to_be_one(tmp_path: Path) -> None:
     recipe = small_recipe("gemma3")
     folder = recipe.write(tmp_path / "c", config=recipe.config() | {"model_type": "gemma3n"})
-    assert codes(list(check_checkpoint(str(folder), "auto", Choices()))) == {"unsupported-model"}
+    assert codes(check_checkpoint(str(folder), "auto", Choices()).findings) == {"unsupported-model"}
     (folder / "config.json").unlink()
-    assert codes(list(check_checkpoint(str(folder), "gemma", Choices()))) == {"missing-config"}
+    assert codes(check_checkpoint(str(folder), "gemma", Choices()).findings) == {"missing-config"}
 
 
 def test_values_that_the_type_cannot_hold_are_found_in_a_checkpoint(tmp_path: Path) -> None:
@@ -488,9 +490,13 @@ def test_values_that_the_type_cannot_hold_are_found_in_a_checkpoint(tmp_path: Pa
     tensors[name] = tensors[name].copy()
     tensors[name][0, 0] = np.nan
     folder = str(recipe.write(tmp_path / "c", tensors))
-    found = [finding for finding in check_checkpoint(folder, "auto", Choices("sfp")) if finding.severity == "error"]
+    found = [
+        finding for finding in check_checkpoint(folder, "auto", Choices("sfp")).findings if finding.severity == "error"
+    ]
     assert [(finding.code, finding.subject) for finding in found] == [("not-finite", name)]
-    kept = [finding for finding in check_checkpoint(folder, "auto", Choices("bf16")) if finding.severity != "note"]
+    kept = [
+        finding for finding in check_checkpoint(folder, "auto", Choices("bf16")).findings if finding.severity != "note"
+    ]
     assert [(finding.severity, finding.code, finding.subject) for finding in kept] == [
         ("warning", "not-a-number", name)
     ]
@@ -507,7 +513,7 @@ def test_a_checkpoint_that_does_not_open_is_one_finding(tmp_path: Path, wrong: s
         path.write_bytes(path.read_bytes()[:-1])
     else:
         path.rename(folder / "model.gguf")
-    found = list(check_checkpoint(str(folder), "auto", Choices()))
+    found = check_checkpoint(str(folder), "auto", Choices()).findings
     expected = {"empty": "no-checkpoint", "truncated": "safetensors-layout", "renamed": "gguf"}[wrong]
     assert codes(found) == {expected}
 

@@ -248,6 +248,17 @@ def test_a_given_model_is_taken_as_it_is(tmp_path: Path) -> None:
         assert bytes(store.raw("tokenizer")) == tokenizer(ROWS)
 
 
+def test_check_takes_the_tokenizer_that_convert_is_given(tmp_path: Path) -> None:
+    folder = write(tmp_path / "c", model_of(PIECES[:90]))
+    (tmp_path / "t.model").write_bytes(tokenizer(ROWS))
+    assert not blobstore.check(folder, strict=True).ok
+    assert blobstore.check(folder, tokenizer=tmp_path / "t.model", strict=True).ok
+    blobstore.convert(folder, out(folder))
+    for named in (folder, out(folder)):
+        with pytest.raises(blobstore.UsageError, match="needless-flag: --tokenizer"):
+            blobstore.check(named, tokenizer=tmp_path / "t.model", for_="any")
+
+
 def test_a_tokenizer_that_sentencepiece_cannot_express_is_named(tmp_path: Path) -> None:
     raw = dumped(document_of(PIECES) | {"pre_tokenizer": {"type": "ByteLevel"}})
     folder = write(tmp_path, None, tokenizer=raw)

@@ -653,7 +653,8 @@ def test_convert_as_json_tells_what_was_done(cli: Cli, tmp_path: Path, checkpoin
         "read": [str(checkpoint / SINGLE)],
         "model": None,
         "runs_in": None,
-        "files": ["config.json"],
+        "carried": ["config.json"],
+        "adapters": [],
         "notes": ["carries config.json"],
         "seconds": done.json["seconds"],
     }

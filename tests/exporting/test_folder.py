@@ -73,9 +73,9 @@ def refused(reason: str) -> pytest.RaisesExc[BlobStoreError]:
 def test_what_is_carried_comes_back_byte_for_byte(tmp_path: Path, index: blobstore.IndexPlace) -> None:
     source = folder_of(tmp_path / "c")
     done = blobstore.convert(source, tmp_path / "a.sbs", index=index)
-    assert done.files == tuple(FILES)
+    assert done.carried == tuple(FILES)
     assert f"carries {', '.join(FILES)}" in done.notes
-    assert blobstore.preview_conversion(source).files == done.files
+    assert blobstore.preview_conversion(source).carried == done.carried
     assert blobstore.verify(tmp_path / "a.sbs", against=source, receipt=tmp_path / "r.json").ok
     digests = {fact["file"]: fact["sha256"] for fact in json.loads((tmp_path / "r.json").read_bytes())["source"]}
     assert digests["tokenizer.json"] == hashlib.sha256(FILES["tokenizer.json"]).hexdigest()
@@ -88,7 +88,7 @@ def test_what_is_carried_comes_back_byte_for_byte(tmp_path: Path, index: blobsto
 
 def test_a_single_file_has_the_files_beside_it(tmp_path: Path) -> None:
     source = folder_of(tmp_path / "c")
-    assert blobstore.convert(source / SINGLE, tmp_path / "a.sbs").files == tuple(FILES)
+    assert blobstore.convert(source / SINGLE, tmp_path / "a.sbs").carried == tuple(FILES)
     for name in ("tokenizer.model", "merges.txt"):
         with refused("same-file"):
             blobstore.convert(source / SINGLE, source / name)
@@ -97,7 +97,7 @@ def test_a_single_file_has_the_files_beside_it(tmp_path: Path) -> None:
 def test_no_files_leaves_them_out_and_says_so(tmp_path: Path) -> None:
     source = folder_of(tmp_path / "c", {"config.json": CONFIG})
     done = blobstore.convert(source, tmp_path / "a.sbs", files=False)
-    assert done.files == ()
+    assert done.carried == ()
     assert LeftOut("config.json", "file", "--no-files") in done.left_out
     assert [text for text in done.notes if "config.json" in text and "--no-files" in text]
     checked = blobstore.verify(tmp_path / "a.sbs", against=source)
@@ -110,7 +110,7 @@ def test_what_can_not_be_carried_is_told(tmp_path: Path) -> None:
     source = folder_of(tmp_path / "c", {"config.json": b"{}", "merges.txt": b"", "2_Dense/config.json": b"{}"})
     (source / "2_Dense" / SINGLE).write_bytes(b"x")
     done = blobstore.convert(source, tmp_path / "a.sbs")
-    assert done.files == ("2_Dense/config.json", "config.json")
+    assert done.carried == ("2_Dense/config.json", "config.json")
     assert LeftOut(f"2_Dense/{SINGLE}", "file", MODULE_WEIGHTS) in done.left_out
     assert LeftOut("merges.txt", "file", "it is empty") in done.left_out
     (source / "tokenizer.json").write_bytes(b"{" + bytes(200))
