@@ -212,6 +212,14 @@ class ModelMismatchError(BlobStoreError, RuntimeError):
     """
 
 
+def listed(names: Sequence[str], most: int, between: str = ", ") -> str:
+    """Return the first names as text for a message, and how many more there are."""
+    more = [f"and {len(names) - most} more"] if len(names) > most else []
+    if between.strip() == ",":
+        return " ".join([between.join(names[:most]), *more])
+    return between.join([*names[:most], *more])
+
+
 @contextmanager
 def in_file(path: str | PathLike[str]) -> Iterator[None]:
     """Name ``path`` in errors raised inside, the system's as well, unless they already name a file."""

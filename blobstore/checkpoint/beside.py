@@ -9,7 +9,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from blobstore.container.foreign import HEAD_NBYTES, foreign_format
-from blobstore.errors import BlobStoreError, FormatError, UsageError
+from blobstore.errors import BlobStoreError, FormatError, UsageError, listed
 from blobstore.fileio.descriptors import refuse_irregular
 from blobstore.fileio.source import read_beginning
 from blobstore.gemma.tokenizer import count_pieces, pieces_of
@@ -18,14 +18,14 @@ from blobstore.tokenizer.fitting import MadeTokenizer, Tokenizer, of_pieces
 from blobstore.tokenizer.from_json import InexpressibleError, parse_tokenizer
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Mapping
 
     from blobstore.checkpoint.reader import Checkpoint
     from blobstore.tokenizer.added import Added
 
 _MODEL, _JSON, _CONFIG, _ADDED = "tokenizer.model", "tokenizer.json", "tokenizer_config.json", "added_tokens.json"
 _TEMPLATES = ("chat_template.jinja", "chat_template.json")
-_IMAGE_TOKENS = ("image_token_id", "image_token_index")  # of config.json
+_IMAGE_TOKENS = ("image_token_index", "image_token_id")  # older and newer exporters
 _SHOWN = 5
 
 
@@ -104,7 +104,7 @@ def _made(checkpoint: Checkpoint, path: str) -> MadeTokenizer | None:
         added, source = _added(checkpoint, made.added)
         other = made.add(token for _, token in sorted(added.items()))
         if other:
-            shown = ", ".join(f"{token.id} {token.text!r:.40}" for token in other[:_SHOWN])
+            shown = listed([f"{token.id} {token.text!r:.40}" for token in other], _SHOWN)
             checkpoint.notes.append(f"tokenizer: left out, since {_JSON} has them otherwise: {shown}")
         return MadeTokenizer(made, source, _placeholders(checkpoint))
     return None
@@ -141,7 +141,7 @@ def _added(checkpoint: Checkpoint, known: Added | None = None) -> tuple[Added, s
             continue
         differing = [number for number in more if number in added and more[number].piece != added[number].piece]
         if differing:
-            shown = ", ".join(f"{number} {more[number].text!r:.40}" for number in differing[:_SHOWN])
+            shown = listed([f"{number} {more[number].text!r:.40}" for number in differing], _SHOWN)
             what = f"{', '.join(sources)} has other tokens than {name}, which is not used"
             checkpoint.notes.append(f"tokenizer: {what}: {shown}")
         sources += [name] if {*more} - {*added} else []
@@ -150,9 +150,12 @@ def _added(checkpoint: Checkpoint, known: Added | None = None) -> tuple[Added, s
 
 
 def _placeholders(checkpoint: Checkpoint) -> set[int]:
-    """Return the tokens that stand for images."""
-    found = (checkpoint.config.get(name) for name in _IMAGE_TOKENS)
-    return {number for number in found if type(number) is int}
+    return {*image_tokens(checkpoint.config)}
+
+
+def image_tokens(config: Mapping[str, Any]) -> list[int]:
+    """Return the tokens that stand for images, by config.json."""
+    return [config[name] for name in _IMAGE_TOKENS if type(config.get(name)) is int]
 
 
 def _beside(checkpoint: Checkpoint, name: str) -> str:

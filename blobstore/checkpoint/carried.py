@@ -7,6 +7,7 @@ import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from blobstore.checkpoint.file_names import is_weights
 from blobstore.checkpoint.told import LeftOut
 from blobstore.errors import in_file
 from blobstore.fileio.plain_files import open_one_of_many
@@ -46,7 +47,6 @@ _NAMES = frozenset({
 # The modules of sentence-transformers, such as 1_Pooling, and chat templates beyond the default one.
 _MODULE = re.compile("[0-9]+_[A-Za-z]+")
 _IN_FOLDERS = re.compile(f"{_MODULE.pattern}/config\\.json|additional_chat_templates/[^/]+\\.jinja")
-_WEIGHTS = (".safetensors", ".bin", ".pt")
 MODULE_WEIGHTS = "tensors of a module of sentence-transformers: convert this file by itself"
 
 
@@ -86,7 +86,7 @@ def files_beside(checkpoint: Checkpoint, *, wanted: bool = True) -> tuple[list[F
     files: list[FileBeside] = []
     left_out: list[LeftOut] = []
     for name in sorted(_names_in(checkpoint.folder)):
-        if name.endswith(_WEIGHTS):
+        if is_weights(name):
             left_out.append(LeftOut(name, "file", MODULE_WEIGHTS))
             continue
         path = os.path.join(checkpoint.folder, *name.split("/"))
@@ -118,6 +118,4 @@ def _names_in(folder: str) -> Iterator[str]:
         elif _MODULE.fullmatch(name) or name == "additional_chat_templates":
             path = os.path.join(folder, name)
             inside = os.listdir(path) if os.path.isdir(path) else []
-            yield from (
-                f"{name}/{file}" for file in inside if is_model_file(f"{name}/{file}") or file.endswith(_WEIGHTS)
-            )
+            yield from (f"{name}/{file}" for file in inside if is_model_file(f"{name}/{file}") or is_weights(file))

@@ -62,6 +62,11 @@ def is_pickled(name: str) -> bool:
     return name.lower().endswith(_PICKLED) and why_unused(name) != _OF_THE_TRAINING
 
 
+def is_weights(name: str) -> bool:
+    """Whether a file has tensors that a conversion reads, or is an index of such files, by its name."""
+    return name.endswith((".safetensors", ".index.json")) or is_pickled(name)
+
+
 def refuse_foreign(path: str) -> None:
     """Refuse a file of another format by its name, or an index of such files.
 

@@ -6,7 +6,7 @@ import os
 import re
 from typing import TYPE_CHECKING, NoReturn
 
-from blobstore.checkpoint.file_names import refuse_foreign
+from blobstore.checkpoint.file_names import is_weights, refuse_foreign
 from blobstore.errors import CheckpointError
 
 if TYPE_CHECKING:
@@ -14,7 +14,6 @@ if TYPE_CHECKING:
 
 _HUB_NAME = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*", re.ASCII).fullmatch
 _STEP = re.compile(r"(?:checkpoint-|global_step)([0-9]+)").fullmatch
-_WEIGHTS = (".safetensors", ".safetensors.index.json", ".bin", ".bin.index.json", ".gguf")
 _STATES = "_model_states.pt"  # of one process
 _SHOWN = 4
 
@@ -23,7 +22,7 @@ def hub_name(path: str) -> str:
     """Say what to do about a path that doesn't exist and looks like a model's name on a hub; empty for others."""
     if not _HUB_NAME(path) or os.path.lexists(os.path.dirname(path)):
         return ""
-    if path.lower().endswith((".sbs", ".json", *_WEIGHTS)):
+    if path.lower().endswith((".sbs", ".json", ".safetensors", ".bin", ".gguf")):
         return ""
     target = os.path.basename(path)
     what = f"there is no {path!r} here; if it is a model's name on the Hugging Face hub, download it first"
@@ -122,7 +121,9 @@ def _hub(folders: Iterable[str]) -> str:
 
 
 def _with_checkpoints(folders: Mapping[str, Sequence[str]]) -> str:
-    having = [name for name, inside in folders.items() if any(one.endswith(_WEIGHTS) for one in inside)]
+    having = [
+        name for name, inside in folders.items() if any(is_weights(one) or one.endswith(".gguf") for one in inside)
+    ]
     return f"has no weights, but folders with weights: pass one of them ({_some(having)})" if having else ""
 
 

@@ -16,7 +16,7 @@ from blobstore.checkpoint.tied import head_of, is_untied, ties_of
 from blobstore.checkpoint.told import LeftOut, lines_of
 from blobstore.checkpoint.weights import read_weights
 from blobstore.checkpoint.wrappers import unwrap
-from blobstore.errors import CheckpointError, UsageError, in_file
+from blobstore.errors import CheckpointError, UsageError, in_file, listed
 from blobstore.fileio.closing import Closing
 from blobstore.fileio.plain_files import open_one_of_many
 from blobstore.fileio.ranges import FileRange
@@ -307,9 +307,8 @@ def _check_listed(checkpoint: Checkpoint, index: str, weight_map: Mapping[str, s
             checkpoint.notes.append(f"{head!r}: the index lists it, but no file has it: taken as tied to {embedding!r}")
         absent = [name for name in absent if name not in heads]
     if absent:
-        shown = ", ".join(f"{name!r} in {weight_map[name]}" for name in absent[:_SHOWN])
-        more = f" and {len(absent) - _SHOWN} more" if len(absent) > _SHOWN else ""
-        raise CheckpointError("missing-tensor", f"{index!r} lists tensors that are missing: {shown}{more}")
+        shown = listed([f"{name!r} in {weight_map[name]}" for name in absent], _SHOWN)
+        raise CheckpointError("missing-tensor", f"{index!r} lists tensors that are missing: {shown}")
 
 
 def _config_beside(checkpoint: Checkpoint, name: str) -> dict[str, Any]:

@@ -6,6 +6,8 @@ import os
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal, NamedTuple
 
+from blobstore.errors import listed
+
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
 
@@ -58,9 +60,9 @@ def left_out_lines(left_out: Iterable[LeftOut]) -> Iterator[str]:
         (tensors if item.kind == "tensor" else files).setdefault(item.why, []).append(item.name)
     for why, names in tensors.items():
         what = "the tensor" if len(names) == 1 else f"{len(names)} tensors"
-        yield f"left out {what} {_first([repr(name) for name in names])}: {why}"
+        yield f"left out {what} {listed([repr(name) for name in names], _SHOWN)}: {why}"
     if files:
-        yield "left out " + "; ".join(f"{_first(names)} ({why})" for why, names in files.items())
+        yield "left out " + "; ".join(f"{listed(names, _SHOWN)} ({why})" for why, names in files.items())
 
 
 def read_line(paths: Sequence[str]) -> str:
@@ -69,8 +71,3 @@ def read_line(paths: Sequence[str]) -> str:
     if len(names) <= _SHOWN:
         return f"read {', '.join(names)}"
     return f"read {names[0]} … {names[-1]} ({len(names)} files)"
-
-
-def _first(names: Sequence[str]) -> str:
-    more = len(names) - _SHOWN
-    return ", ".join(names[:_SHOWN]) + (f" and {more} more" if more > 0 else "")

@@ -99,6 +99,7 @@ _ALL = (
 
 BY_NUMBER = {entry.number: entry for entry in _ALL}
 BY_NAME = {entry.name: entry for entry in _ALL}
+PLAIN_FLOATS = ("bf16", "f16", "f32", "f64")  # names of those that weights are computed in
 BY_SAFETENSORS = {entry.safetensors: entry for entry in _ALL if entry.safetensors}
 # "unknown" is read as bytes, but bytes are stored as u8.
 _BY_DTYPE = {entry.dtype: entry for entry in _ALL if entry.dtype is not None and entry.number}

@@ -10,6 +10,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from blobstore.checkpoint.told import LeftOut
+from blobstore.codecs.element_types import PLAIN_FLOATS
 from blobstore.converting.gemma_families import UNUSED, why_unused
 from blobstore.converting.pieces import Piece, rows_of
 from blobstore.errors import Fault
@@ -23,7 +24,6 @@ if TYPE_CHECKING:
     from blobstore.converting.gemma_recognise import Recognised
     from blobstore.gemma.tensors import TensorSpec
 
-_FLOATS = ("bf16", "f16", "f32", "f64")
 _NORMS = {
     "pre_att_ns": "input_layernorm",
     "post_att_ns": "post_attention_layernorm",
@@ -73,7 +73,7 @@ def foreign_tensors(checkpoint: Checkpoint) -> Iterator[Fault]:
         foreign = next((text for part, text in _FOREIGN.items() if part in name), None)
         if foreign:
             yield Fault("adapter" if "merge" in foreign else "quantised", name, f"this is {foreign}")
-        elif entry.type.name not in _FLOATS and not name.endswith(tuple(UNUSED)):
+        elif entry.type.name not in PLAIN_FLOATS and not name.endswith(tuple(UNUSED)):
             what = f"stored as {entry.type}: quantised? Convert from the original checkpoint in bf16, f16 or f32"
             yield Fault("quantised", name, what)
 
@@ -126,7 +126,7 @@ class Sources:
     def _unexpected(self, known: Container[str | None]) -> Iterator[Fault]:
         """Yield the tensors that nothing is made of; `foreign_tensors` has those that are quantised or adapters."""
         for name, entry in self.checkpoint.tensors.items():
-            foreign = any(part in name for part in _FOREIGN) or entry.type.name not in _FLOATS
+            foreign = any(part in name for part in _FOREIGN) or entry.type.name not in PLAIN_FLOATS
             if name not in known and not foreign:
                 what = "gemma.cpp has no place for it: is this another architecture? --as names keeps every tensor"
                 yield Fault("unexpected-tensor", name, what)

@@ -8,6 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from blobstore.checkpoint.beside import image_tokens
 from blobstore.converting.gemma_config import VOCABULARY_STEP
 from blobstore.converting.gemma_families import SPARE_ROWS
 from blobstore.gemma.models import PALIGEMMA_VOCABULARY
@@ -17,7 +18,6 @@ if TYPE_CHECKING:
 
 PAD_PIECE = "<pad>"
 _PUBLISHED = (262144, PALIGEMMA_VOCABULARY)  # of models with a vision part
-_IMAGE_TOKENS = ("image_token_index", "image_token_id")
 
 
 @dataclass(frozen=True)
@@ -99,7 +99,7 @@ def read_vocabulary(
 def _spare(rows: int, config: Mapping[str, Any], pieces: Pieces | None) -> tuple[int, str]:
     """Return how many of the last rows are spare, and why."""
     first = rows - SPARE_ROWS
-    image = next((config[key] for key in _IMAGE_TOKENS if type(config.get(key)) is int), None)
+    image = next(iter(image_tokens(config)), None)
     if first < 1:
         return 0, f"it has no more than the {SPARE_ROWS} that exporters append"
     if pieces is not None:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from blobstore.converting.hf_keys import FIXED, NOTED, parts_of, unknown_keys
 from blobstore.converting.hf_rope import read_bases
 from blobstore.converting.hf_values import MAX_COUNT, Values, short
-from blobstore.errors import Fault
+from blobstore.errors import Fault, listed
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -196,6 +196,5 @@ def _check_fixed(part: str, given: Mapping[str, Any], family: str, settings: Set
 def _unknown_notes(family: str, config: Mapping[str, Any]) -> Iterator[str]:
     unknown = sorted({f"{place}{key}" for place, key in unknown_keys(family, config)})
     if unknown:
-        more = f" and {len(unknown) - _SHOWN} more" if len(unknown) > _SHOWN else ""
-        names = (name if len(name) <= _LONGEST else name[:_LONGEST] + "…" for name in unknown[:_SHOWN])
-        yield f"config.json has unknown keys, which are not converted: {', '.join(names)}{more}"
+        names = [name if len(name) <= _LONGEST else name[:_LONGEST] + "…" for name in unknown]
+        yield f"config.json has unknown keys, which are not converted: {listed(names, _SHOWN)}"

@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from blobstore.converting.hf_values import as_f32, is_positive, short
-from blobstore.errors import Fault
+from blobstore.errors import Fault, listed
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -108,4 +108,4 @@ def _read_linear(values: Values, place: str, factor: Any) -> None:  # noqa: ANN4
 def _note_unknown(values: Values, place: str, given: Mapping[str, Any], known: Sequence[str]) -> None:
     unknown = sorted(short(key) for key in given if key not in known)
     if unknown:
-        values.notes.append(f"{place} has unknown keys, which are not converted: {', '.join(unknown[:_SHOWN])}")
+        values.notes.append(f"{place} has unknown keys, which are not converted: {listed(unknown, _SHOWN)}")

@@ -9,7 +9,7 @@ from blobstore.checkpoint.carried import files_beside
 from blobstore.checkpoint.tied import head_of, why_tied
 from blobstore.checkpoint.told import LeftOut, lines_of
 from blobstore.container.layout import MAX_PORTABLE_BLOBS
-from blobstore.errors import CheckpointError, Fault, UsageError
+from blobstore.errors import CheckpointError, Fault, UsageError, listed
 from blobstore.index import shape_fault
 from blobstore.index.metadata import ADAPTERS, OWN_METADATA, foreign_metadata
 from blobstore.index.names import encode_name, key_for
@@ -153,8 +153,7 @@ def plan_by_name(checkpoint: Checkpoint, *, max_tensors: int = MAX_PORTABLE_BLOB
             problems.append(f"{name!r} and {owners[key]!r} both have the key {key!r}: rename one")
         plan.tensors.append(PlannedTensor(name, key, entry.type, entry.shape, entry.nbytes))
     if problems:
-        more = f"; and {len(problems) - _SHOWN} more" if len(problems) > _SHOWN else ""
-        raise CheckpointError("bad-tensors", "; ".join(problems[:_SHOWN]) + more)
+        raise CheckpointError("bad-tensors", listed(problems, _SHOWN, "; "))
     plan.files, left_out = files_beside(checkpoint, wanted=files)
     plan.left_out += left_out
     if plan.files:
@@ -183,12 +182,8 @@ def plan_begun(checkpoint: Checkpoint) -> Plan:
 
 def refusal(faults: Sequence[Fault], *, fix: str = "") -> CheckpointError:
     """Return one error, ``cannot-convert``, that lists everything that is wrong; last comes a fix for all."""
-    lines = [f"{fault.reason}: {fault.name}: {fault.message}" for fault in faults[:_FAULTS_SHOWN]]
-    if len(faults) > _FAULTS_SHOWN:
-        lines.append(f"and {len(faults) - _FAULTS_SHOWN} more")
-    if fix and not any(fix in line for line in lines):
-        lines.append(fix)
-    error = CheckpointError("cannot-convert", "; ".join(lines))
+    lines = listed([f"{fault.reason}: {fault.name}: {fault.message}" for fault in faults], _FAULTS_SHOWN, "; ")
+    error = CheckpointError("cannot-convert", f"{lines}; {fix}" if fix and fix not in lines else lines)
     error.faults = tuple(faults)
     return error
 

@@ -16,7 +16,7 @@ from itertools import pairwise
 from operator import attrgetter
 from typing import TYPE_CHECKING, Any
 
-from blobstore.codecs.element_types import BY_NAME
+from blobstore.codecs.element_types import BY_NAME, PLAIN_FLOATS
 from blobstore.errors import FormatError
 from blobstore.index import shape_fault
 from blobstore.index.metadata import REARRANGED
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from blobstore.codecs.element_types import ElementType
 
 
-_FLOATS = {name: BY_NAME[name] for name in ("bf16", "f16", "f32", "f64")}
+_FLOATS = {name: BY_NAME[name] for name in PLAIN_FLOATS}
 _FLOAT_DTYPES = {element_type.dtype for element_type in _FLOATS.values()}
 _MAX_SIZE = 1 << 57
 

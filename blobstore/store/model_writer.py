@@ -12,7 +12,7 @@ from blobstore.codecs import encode_pieces, scale_for
 from blobstore.codecs.element_types import BY_NAME, as_element_type
 from blobstore.container.keys import CONFIG_KEY, NO_TOKENIZER, TOC_KEY, TOKENIZER_KEY
 from blobstore.container.suggest import close_to
-from blobstore.errors import UsageError
+from blobstore.errors import UsageError, listed
 from blobstore.fileio.closing import Completing
 from blobstore.gemma.models import is_gemma3
 from blobstore.gemma.tensors import check_tensors, default_type, tensors_of
@@ -203,8 +203,7 @@ class ModelWriter(Completing):
     def _finish(self) -> None:
         faults = [fault.message for fault in check_tensors(self.config, self._toc)]
         if faults:
-            more = f"; and {len(faults) - _SHOWN} more" if len(faults) > _SHOWN else ""
-            raise UsageError("incomplete-model", "; ".join(faults[:_SHOWN]) + more)
+            raise UsageError("incomplete-model", listed(faults, _SHOWN, "; "))
         self.store.add_blob(CONFIG_KEY, self.config.to_bytes())
         self.store.add_blob(TOKENIZER_KEY, self._tokenizer)
         self.store.add_blob(TOC_KEY, build_toc(self._toc.values()))

@@ -8,6 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
+from blobstore.errors import listed
 from blobstore.gemma.tokenizer import BYTE, CONTROL, UNKNOWN, UNUSED, USER_DEFINED, count_pieces, find_piece, pieces_of
 from blobstore.tokenizer.proto import Piece, append_pieces, dump_model, new_model, parse_model
 
@@ -239,7 +240,7 @@ class _Changes:
             yield f"tokenizer: {_pieces(len(self.appended))} added from {source}: {_listed(self.appended)}"
         if self.renamed:
             shown = [f"{number} {_text(self._old[number])} → {_text(new)}" for number, new in self.renamed.items()]
-            yield f"tokenizer: {_pieces(len(self.renamed))} renamed as in {source}: {_some(shown)}"
+            yield f"tokenizer: {_pieces(len(self.renamed))} renamed as in {source}: {listed(shown, _SHOWN)}"
         yield from _filled(self._holes())
         yield from _narrowed(self._tokens[number] for number in [*self.renamed, *self.appended])
         if self._bytes:
@@ -295,12 +296,7 @@ def _left_out(beyond: dict[int, bytes], vocabulary: int) -> Iterator[str]:
 
 
 def _listed(texts: dict[int, bytes]) -> str:
-    return _some([f"{number} {_text(text)}" for number, text in sorted(texts.items())])
-
-
-def _some(shown: list[str]) -> str:
-    more = f" and {len(shown) - _SHOWN} more" if len(shown) > _SHOWN else ""
-    return ", ".join(shown[:_SHOWN]) + more
+    return listed([f"{number} {_text(text)}" for number, text in sorted(texts.items())], _SHOWN)
 
 
 def _text(text: bytes) -> str:

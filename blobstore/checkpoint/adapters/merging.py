@@ -10,7 +10,8 @@ from blobstore.checkpoint.adapters.changes import Change, Merge
 from blobstore.checkpoint.adapters.matching import Names
 from blobstore.checkpoint.adapters.steps import Bias, Factors, LowRank, Rows, Whole
 from blobstore.checkpoint.adapters.ties import separate_ties
-from blobstore.errors import CheckpointError
+from blobstore.codecs.element_types import PLAIN_FLOATS
+from blobstore.errors import CheckpointError, listed
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
@@ -18,7 +19,6 @@ if TYPE_CHECKING:
     from blobstore.checkpoint.adapters.changes import BaseTensor
     from blobstore.checkpoint.adapters.reading import Adapter, AdapterTensor
 
-_FLOATS = ("bf16", "f16", "f32", "f64")
 _PAIRS = {"A": "B", "embedding A": "embedding B"}
 _HEADS = ("lm_head", "embed_out", "output")
 _SHOWN = 3
@@ -92,7 +92,7 @@ class _OneAdapter:
         if name not in self._merge.changes:
             source = self._ties.get(name, name)
             tensor = self._base[source]
-            if tensor.type.name not in _FLOATS:
+            if tensor.type.name not in PLAIN_FLOATS:
                 what = f"{source!r} of the base is stored as {tensor.type}, and an adapter is added to floats"
                 raise CheckpointError("adapter-base", f"{what}: take the original, unquantised checkpoint")
             self._merge.changes[name] = Change(source, tensor.type, tensor.shape)
@@ -131,10 +131,7 @@ class _OneAdapter:
         self._merge.notes.append(f"{name} is new: the base has no such tensor, the adapter {self._adapter.name!r} has")
 
     def _unknown(self, names: Sequence[str]) -> CheckpointError:
-        shown = ", ".join(map(repr, names[:_SHOWN])) + (
-            f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
-        )
-        what = f"the base has no tensors for {shown[:600]}"
+        what = f"the base has no tensors for {listed([repr(name[:200]) for name in names], _SHOWN)}"
         trained = f": is it the model that the adapter was trained on, {self._config.base[:200]!r}?"
         fix = trained if self._config.base else ": is it the model that the adapter was trained on?"
         return CheckpointError("adapter-names", f"{self._adapter.path!r}: {what}{fix}")

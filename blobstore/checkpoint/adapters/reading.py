@@ -17,6 +17,7 @@ from blobstore.checkpoint.folders import hub_name
 from blobstore.checkpoint.small_files import MAX_SMALL_NBYTES, read_small
 from blobstore.checkpoint.weights import read_weights
 from blobstore.checkpoint.wrappers import SEGMENTS
+from blobstore.codecs.element_types import PLAIN_FLOATS
 from blobstore.errors import CheckpointError, in_file
 from blobstore.fileio.closing import Closing
 from blobstore.fileio.hashing import digest_of
@@ -38,7 +39,6 @@ WEIGHTS = ("adapter_model.safetensors", "adapter_model.bin")  # the first that i
 _MAX_NAME = 4096  # characters: patterns are compared with each name
 _PREFIX = "base_model.model."
 _WRAPPERS = {segment.removesuffix(".") for segment in SEGMENTS}
-_FLOATS = ("f16", "bf16", "f32", "f64")
 # What stands behind a module's name → which part of the adapter it is; the adapter's own name may follow.
 _PARTS = {
     "lora_A": "A",
@@ -144,8 +144,8 @@ class Adapter(Closing):
             self.digests["weights"] = digest_of(FileRange(source, 0, source.size)).hex()
 
     def _add(self, tensor: AdapterTensor) -> None:
-        if tensor.type.name not in _FLOATS:
-            what = f"{tensor.name[:300]!r} is stored as {tensor.type}, expected one of {', '.join(_FLOATS)}"
+        if tensor.type.name not in PLAIN_FLOATS:
+            what = f"{tensor.name[:300]!r} is stored as {tensor.type}, expected one of {', '.join(PLAIN_FLOATS)}"
             raise CheckpointError("adapter-tensor", what)
         if len(tensor.name) > _MAX_NAME:
             what = f"{tensor.name[:80]!r}… has {len(tensor.name)} characters, more than {_MAX_NAME}"

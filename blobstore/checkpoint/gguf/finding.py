@@ -5,9 +5,9 @@ from __future__ import annotations
 import os
 import re
 
-from blobstore.checkpoint.file_names import is_pickled
+from blobstore.checkpoint.file_names import is_weights
 from blobstore.checkpoint.gguf.header import MAGIC
-from blobstore.errors import CheckpointError
+from blobstore.errors import CheckpointError, listed
 from blobstore.fileio.source import read_beginning
 
 _EXTENSION = ".gguf"
@@ -34,10 +34,7 @@ def parts_of(path: str) -> list[str]:
     names = [f"{match[1]}-{i + 1:05}-of-{match[3]}{extension}" for i in range(count)]
     missing = [name for name in names if not os.path.lexists(os.path.join(folder, name))]
     if missing:
-        more = f" and {len(missing) - _SHOWN} more" if len(missing) > _SHOWN else ""
-        what = (
-            f"it is one of {count} parts, and the folder lacks {', '.join(missing[:_SHOWN])}{more}: download the rest"
-        )
+        what = f"it is one of {count} parts, and the folder lacks {listed(missing, _SHOWN)}: download the rest"
         raise CheckpointError("missing-shard", f"{path!r}: {what}")
     return [os.path.join(folder, name) for name in names]
 
@@ -55,8 +52,8 @@ def gguf_at(path: str) -> str | None:
         return path if is_gguf(path) and not path.lower().endswith(".safetensors") else None
     models = models_in(path)
     if len(models) > 1:
-        shown = ", ".join(models[:_SHOWN])
-        raise CheckpointError("no-checkpoint", f"{path!r} has several GGUF models, {shown}: pass one file")
+        what = f"{path!r} has several GGUF models, {listed(models, _SHOWN)}"
+        raise CheckpointError("no-checkpoint", f"{what}: pass one file")
     return os.path.join(path, models[0]) if models else None
 
 
@@ -70,7 +67,7 @@ def is_gguf(path: str) -> bool:
 def models_in(folder: str) -> list[str]:
     """Return the names of a folder's .gguf models, of a split one the first part; none if it has other weights."""
     names = sorted(os.listdir(folder))
-    if any(name.endswith((".safetensors", ".index.json")) or is_pickled(name) for name in names):
+    if any(map(is_weights, names)):
         return []
     models: dict[object, str] = {}
     for name in names:

@@ -19,7 +19,7 @@ from blobstore.checkpoint.gguf.tokenizer import LISTS, read_pieces
 from blobstore.checkpoint.tensors import SourceTensor
 from blobstore.checkpoint.told import LeftOut
 from blobstore.codecs.element_types import BY_NAME
-from blobstore.errors import CheckpointError
+from blobstore.errors import CheckpointError, listed
 from blobstore.fileio.closing import Closing
 
 if TYPE_CHECKING:
@@ -91,8 +91,7 @@ class GgufModel(Closing):
 
     def _tell_dropped(self) -> None:
         """Add a note of the metadata that is not converted."""
-        more = f" and {len(self._dropped) - _SHOWN} more" if len(self._dropped) > _SHOWN else ""
-        self._told = f"not converted of the GGUF metadata: {', '.join(self._dropped[:_SHOWN])}{more}"
+        self._told = f"not converted of the GGUF metadata: {listed(self._dropped, _SHOWN)}"
         self.notes += [self._told] if self._dropped else []
 
     def close(self) -> None:
@@ -142,7 +141,7 @@ def _check_parts(files: list[GgufFile]) -> None:
 
 
 def _shown(value: Any, more: int = 0) -> str:  # noqa: ANN401 (metadata is anything)
-    return str(value + more) if type(value) is int else repr(value)[:_SHOWN]
+    return str(value + more) if type(value) is int else f"{value!r:.40}"
 
 
 def _add_tensors(model: GgufModel) -> None:
@@ -164,8 +163,7 @@ def _add_tensors(model: GgufModel) -> None:
             _tensor(file, entry, name, read, less=int(is_gemma and name != entry.name and is_norm(name)))
         )
     if unreadable:
-        more = f" and {len(unreadable) - _SHOWN} more" if len(unreadable) > _SHOWN else ""
-        what = f"the package gguf can't decode {', '.join(unreadable[:_SHOWN])}{more}"
+        what = f"the package gguf can't decode {listed(unreadable, _SHOWN)}"
         raise CheckpointError(
             "no-decoder", f"{model.files[0].path!r}: {what}: update it, or convert the original checkpoint"
         )

@@ -345,7 +345,7 @@ WRONG: dict[str, tuple[dict[str, Array | None], dict[str, Any], str]] = {
     "an unknown part": ({f"{LAYER}.lora_diag.weight": random(2)}, {}, "is not a part of LoRA that is known here"),
     "too many names": ({f"{LAYER}.lora_A.x.y.weight": random(2, 7)}, {}, "is not a part of LoRA that is known here"),
     "two adapters in one file": ({f"{LAYER}.lora_A.other.weight": random(2, 7)}, {}, "two adapters in one file?"),
-    "integers": ({A: np.ones((2, 7), np.int32)}, {}, "is stored as i32, expected one of f16, bf16, f32, f64"),
+    "integers": ({A: np.ones((2, 7), np.int32)}, {}, "is stored as i32, expected one of bf16, f16, f32, f64"),
     "a long name": ({"x" * 5000: random(2)}, {}, "has 5017 characters, more than 4096"),
     "another shape": ({W: random(5, 8)}, {}, f"'{W}' has shape [5, 8], but '{W}' has [5, 7]"),
     "nan": ({A: np.full((2, 7), np.nan, np.float32)}, {}, "has values that are not finite"),
