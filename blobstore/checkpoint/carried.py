@@ -3,56 +3,20 @@
 from __future__ import annotations
 
 import os
-import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from blobstore.checkpoint.file_names import is_weights
+from blobstore.checkpoint.file_names import has_model_files, is_model_file, is_weights
 from blobstore.checkpoint.told import LeftOut
 from blobstore.errors import in_file
 from blobstore.fileio.plain_files import open_one_of_many
-from blobstore.index.carried import file_name_fault
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from blobstore.checkpoint.reader import Checkpoint
 
-CONFIG = "config.json"
-# What transformers and sentence-transformers read to load a model, its tokenizer and its processor; all of it is data.
-_NAMES = frozenset({
-    CONFIG,
-    "generation_config.json",
-    "tokenizer.json",
-    "tokenizer.model",
-    "tokenizer_config.json",
-    "special_tokens_map.json",
-    "added_tokens.json",
-    "vocab.json",
-    "merges.txt",
-    "vocab.txt",
-    "spiece.model",
-    "sentencepiece.bpe.model",
-    "source.spm",
-    "target.spm",
-    "chat_template.jinja",
-    "chat_template.json",
-    "preprocessor_config.json",
-    "processor_config.json",
-    "video_preprocessor_config.json",
-    "modules.json",
-    "config_sentence_transformers.json",
-    "sentence_bert_config.json",
-})  # fmt: skip
-# The modules of sentence-transformers, such as 1_Pooling, and chat templates beyond the default one.
-_MODULE = re.compile("[0-9]+_[A-Za-z]+")
-_IN_FOLDERS = re.compile(f"{_MODULE.pattern}/config\\.json|additional_chat_templates/[^/]+\\.jinja")
 MODULE_WEIGHTS = "tensors of a module of sentence-transformers: convert this file by itself"
-
-
-def is_model_file(name: str) -> bool:
-    """Whether a file of this name belongs to a model, and is data: that is what conversions carry and exports write."""
-    return not file_name_fault(name) and (name in _NAMES or _IN_FOLDERS.fullmatch(name) is not None)
 
 
 @dataclass(frozen=True)
@@ -115,7 +79,7 @@ def _names_in(folder: str) -> Iterator[str]:
     for name in os.listdir(folder or "."):
         if is_model_file(name):
             yield name
-        elif _MODULE.fullmatch(name) or name == "additional_chat_templates":
+        elif has_model_files(name):
             path = os.path.join(folder, name)
             inside = os.listdir(path) if os.path.isdir(path) else []
             yield from (f"{name}/{file}" for file in inside if is_model_file(f"{name}/{file}") or is_weights(file))

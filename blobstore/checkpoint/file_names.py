@@ -7,6 +7,7 @@ import re
 from fnmatch import fnmatchcase
 
 from blobstore.errors import CheckpointError
+from blobstore.index.carried import file_name_fault
 
 _PICKLED = (".bin", ".pt", ".pth", ".ckpt")
 # What people pass by mistake, and the fix.
@@ -19,6 +20,22 @@ _FOREIGN = {
     ".msgpack": "a Flax file: convert from the original checkpoint",
     ".npz": "an npz file: save its arrays as safetensors first",
 }
+CONFIG = "config.json"
+# What transformers and sentence-transformers read to load a model, its tokenizer and its processor; all of it is data.
+_MODEL_FILES = {
+    "settings of the model": (CONFIG, "generation_config.json"),
+    "of the tokenizer": (
+        *("tokenizer.json", "tokenizer.model", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json"),
+        *("vocab.json", "merges.txt", "vocab.txt", "spiece.model", "sentencepiece.bpe.model", "source.spm"),
+        *("target.spm", "chat_template.jinja", "chat_template.json"),
+    ),
+    "of the processor": ("preprocessor_config.json", "processor_config.json", "video_preprocessor_config.json"),
+    "of sentence-transformers": ("modules.json", "config_sentence_transformers.json", "sentence_bert_config.json"),
+}
+_WHY_MODEL_FILE = {name: why for why, names in _MODEL_FILES.items() for name in names}
+_TEMPLATES = "additional_chat_templates"
+_MODULE = re.compile("[0-9]+_[A-Za-z]+")  # of sentence-transformers, such as 1_Pooling
+_IN_FOLDERS = re.compile(f"{_MODULE.pattern}/config\\.json|{_TEMPLATES}/[^/]+\\.jinja")
 # Files of a model that was divided among devices: each has a part of every tensor.
 _PART = re.compile(r"(consolidated\.)([0-9]{2})(\.(?:pth|safetensors))").fullmatch
 _OF_THE_TRAINING = "of the training"
@@ -29,11 +46,9 @@ _UNUSED = {
         "training_loss* train_results* eval_results* all_results* *_optim_states.pt *_model_states.pt latest "
         "zero_to_fp32.py checkpoint-*/ global_step*/ pytorch_model_fsdp*/ runs/ logs/ wandb/"
     ),
-    "of the tokenizer": (
-        "tokenizer* tokenization_*.json special_tokens_map.json added_tokens.json vocab.json vocab.txt merges.txt "
-        "spiece.model sentencepiece* chat_template*"
-    ),
-    "of the processor": "preprocessor_config.json processor_config.json image_processor* video_preprocessor*",
+    "of the tokenizer": f"tokenizer* tokenization_*.json sentencepiece* chat_template* {_TEMPLATES}/",
+    "of the processor": "image_processor* video_preprocessor*",
+    "of sentence-transformers": "[0-9]_*/",
     "not of the model": (
         "readme* license* licence* notice* *_policy* changelog* citation* .* *.md *.txt *.pdf *.png *.jpg *.jpeg *.gif "
         "*.webp *.svg *.html *.ipynb *.sh *.lock *.log assets/ images/ figures/"
@@ -50,11 +65,23 @@ _UNUSED = {
 
 def why_unused(name: str) -> str:
     """Say why nothing of a file goes into a conversion, by its name; a folder's ends in a slash."""
+    if name in _WHY_MODEL_FILE:
+        return _WHY_MODEL_FILE[name]
     lower = name.lower()
     for why, patterns in _UNUSED.items():
         if any(fnmatchcase(lower, pattern) for pattern in patterns.split()):
             return why
     return "not known"
+
+
+def is_model_file(name: str) -> bool:
+    """Whether a file of this name belongs to a model, and is data: that is what conversions carry and exports write."""
+    return not file_name_fault(name) and (name in _WHY_MODEL_FILE or _IN_FOLDERS.fullmatch(name) is not None)
+
+
+def has_model_files(folder: str) -> bool:
+    """Whether a folder of this name, inside a checkpoint's, may have such files."""
+    return folder == _TEMPLATES or _MODULE.fullmatch(folder) is not None
 
 
 def is_pickled(name: str) -> bool:

@@ -7,7 +7,7 @@ import os
 from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING
 
-from blobstore.checkpoint.carried import CONFIG, is_model_file
+from blobstore.checkpoint.file_names import CONFIG, is_model_file
 from blobstore.checkpoint.tied import head_of, why_tied
 
 if TYPE_CHECKING:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
-from blobstore.checkpoint.carried import CONFIG
+from blobstore.checkpoint.file_names import CONFIG
 from blobstore.checkpoint.safetensors import dump_header
 from blobstore.checkpoint.shards import INTERRUPTED, SAFETENSORS, index_name, parse_shard_name, shard_name
 from blobstore.codecs import PIECE

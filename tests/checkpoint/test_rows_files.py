@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 
 import blobstore
+from blobstore.checkpoint.file_names import why_unused
 from blobstore.checkpoint.reader import open_checkpoint
 from blobstore.checkpoint.shards import INTERRUPTED
 from blobstore.cli import main
@@ -377,6 +378,20 @@ def test_every_file_of_the_folder_is_read_or_left_out_in_one_line(folder: Path, 
         "model.gguf, onnx/, pytorch_model.bin (weights in another file or format, by its name); modeling_x.py (code); "
         "preprocessor_config.json (of the processor); surprise (not known)"
     )
+
+
+@pytest.mark.parametrize(
+    ("name", "why"),
+    [
+        ("config.json", "settings of the model"),
+        ("source.spm", "of the tokenizer"),
+        ("additional_chat_templates/", "of the tokenizer"),
+        ("modules.json", "of sentence-transformers"),
+        ("1_Pooling/", "of sentence-transformers"),
+    ],
+)
+def test_what_a_file_by_name_would_carry_is_known_elsewhere_too(name: str, why: str) -> None:
+    assert why_unused(name) == why
 
 
 def test_of_a_file_that_was_given_the_folder_is_not_the_checkpoint(folder: Path, tmp_path: Path) -> None:

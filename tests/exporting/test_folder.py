@@ -12,7 +12,8 @@ import pytest
 
 import blobstore
 from blobstore import cli
-from blobstore.checkpoint.carried import MODULE_WEIGHTS, is_model_file
+from blobstore.checkpoint.carried import MODULE_WEIGHTS
+from blobstore.checkpoint.file_names import is_model_file
 from blobstore.checkpoint.reader import open_checkpoint
 from blobstore.checkpoint.told import LeftOut
 from blobstore.converting.plan import plan_by_name
