@@ -64,7 +64,11 @@ def run(options: argparse.Namespace) -> int:
             if place:
                 print()
             print_fields(_fields(facts) if facts["format"] == "sbs" else _foreign_fields(facts))
-    return 1 if any(facts["model"] and "fault" in facts["model"] for facts in described) else 0
+    return 1 if any(map(_is_damaged, described)) else 0
+
+
+def _is_damaged(facts: dict[str, Any]) -> bool:
+    return bool((facts["model"] and "fault" in facts["model"]) or facts.get("carried_fault"))
 
 
 def _fields(facts: dict[str, Any]) -> list[tuple[str, object]]:
@@ -90,13 +94,14 @@ def _fields(facts: dict[str, Any]) -> list[tuple[str, object]]:
         *((("model", facts["model"]["text"]),) if facts["model"] else ()),
         *((("gemma.cpp", facts["runs"]),) if facts["runs"] else ()),
         *(("newer", text) for text in facts["newer"]),
-        *((("carries", _carried(facts["carried"])),) if facts["carried"] else ()),
+        *((("carries", _carried(facts)),) if facts["carried"] or facts["carried_fault"] else ()),
         *((f"metadata {key}", _short(value)) for key, value in facts["metadata"].items() if key != FILES),
     ]
 
 
-def _carried(files: dict[str, int]) -> str:
-    return ", ".join(f"{name} ({size(nbytes)})" for name, nbytes in files.items())
+def _carried(facts: dict[str, Any]) -> str:
+    files = [f"{name} ({size(nbytes)})" for name, nbytes in facts["carried"].items()]
+    return ", ".join(files + ([f"damaged: {facts['carried_fault']}"] if facts["carried_fault"] else []))
 
 
 def _foreign_fields(facts: dict[str, Any]) -> list[tuple[str, object]]:
@@ -208,9 +213,24 @@ def _describe_store(store: Store) -> dict[str, Any]:
         "model": _model(store),
         **_runs(store),
         "toc": TOC_KEY in reader,
-        "carried": {name: store.files.part_of_file(name).nbytes for name in store.files},
+        **_carried_facts(store),
         "metadata": store.metadata,
     }
+
+
+def _carried_facts(store: Store) -> dict[str, Any]:
+    """Return the files that a store carries, name → size, and what is wrong with them."""
+    carried: dict[str, int] = {}
+    faults = []
+    try:
+        for name in store.files:
+            try:
+                carried[name] = store.files.part_of_file(name).nbytes
+            except FormatError as error:
+                faults.append(str(error))
+    except FormatError as error:
+        faults.append(str(error))
+    return {"carried": carried, "carried_fault": "; ".join(faults) or None}
 
 
 def _describe_foreign(contents: Contents, source: Checkpoint | list[GgufFile]) -> dict[str, Any]:

@@ -41,7 +41,7 @@ from tests.checkpoints import (
     write_shards,
 )
 from tests.cli.interrupts import interrupt
-from tests.conftest import VECTORS, load_manifest
+from tests.conftest import ROOT, VECTORS, load_manifest
 from tests.tensor_strategies import DTYPES
 
 if TYPE_CHECKING:
@@ -198,6 +198,7 @@ def test_info_as_json_tells_the_same_as_the_package(cli: Cli, store: Path) -> No
         "packed": None,
         "toc": False,
         "carried": {},
+        "carried_fault": None,
         "metadata": {"license": "apache-2.0", "note": "a\nb"},
     }
     with blobstore.BlobReader(store) as reader:
@@ -243,6 +244,14 @@ def test_info_of_a_file_with_a_damaged_config_tells_the_rest_and_ends_1(cli: Cli
     assert done.status == 1
     assert "damaged: fields-truncated" in done.out
     assert cli("info", file, "--json").json["model"]["fault"].startswith("fields-truncated")
+
+
+@pytest.mark.parametrize(("name", "code"), [("files-gone", "files-missing"), ("files-absolute", "files-list")])
+def test_info_of_a_file_with_damaged_files_tells_the_rest_and_ends_1(cli: Cli, name: str, code: str) -> None:
+    done = cli("info", ROOT / "spec" / "vectors" / "verify" / f"{name}.sbs")
+    assert done.status == 1
+    assert "tensors" in done.out
+    assert f"damaged: {code}: " in " ".join(done.out.split())
 
 
 # ls
