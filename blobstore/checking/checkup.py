@@ -75,8 +75,7 @@ def check(
     the config. No weights are read: `verify` reads them.
 
     Args:
-        path: An .sbs file; or a checkpoint, as for `convert`: a folder, or a file whose name ends in ``.safetensors``
-            or ``.json``.
+        path: An .sbs file; or a checkpoint, as for `convert`.
         for_: ``gemma.cpp``: all of its versions, or that of a date; ``any``: a container by name, not for gemma.cpp;
             ``auto``: whatever the file is for.
         weights: For a checkpoint: the type of the weights, as for `convert`.

@@ -1,4 +1,4 @@
-"""A checkpoint of Hugging Face: one .safetensors file, or several with an index; its configuration and tokenizer."""
+"""An open checkpoint: its tensors, from one file or several, with adapters merged; its config; what else is there."""
 
 from __future__ import annotations
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from blobstore.checkpoint.beside import has_chat_template, tokenizer_beside
+from blobstore.checkpoint.tokenizer_files import has_chat_template, tokenizer_beside
 from blobstore.container.layout import MAX_PORTABLE_BLOBS
 from blobstore.converting.gemma_plan import Choices, is_gemma, looks_like_gemma, plan_for_gemma
 from blobstore.converting.plan import Plan, plan_by_name

@@ -8,7 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from blobstore.checkpoint.beside import image_tokens
+from blobstore.checkpoint.tokenizer_files import image_tokens
 from blobstore.converting.gemma_config import VOCABULARY_STEP
 from blobstore.converting.gemma_families import SPARE_ROWS
 from blobstore.gemma.models import PALIGEMMA_VOCABULARY

@@ -17,8 +17,8 @@ from hypothesis import strategies as st
 
 import blobstore
 from blobstore import codecs
-from blobstore.checkpoint.beside import tokenizer_beside
 from blobstore.checkpoint.reader import Checkpoint, open_checkpoint
+from blobstore.checkpoint.tokenizer_files import tokenizer_beside
 from blobstore.codecs.element_types import BY_NAME
 from blobstore.converting.gemma_plan import Choices
 from blobstore.converting.run import run_plan

@@ -1,4 +1,4 @@
-"""What a conversion uses of the files beside a checkpoint's tensors: the tokenizer, and whether there is a template."""
+"""The tokenizer's files beside a checkpoint's tensors: the tokenizer, and whether there is a chat template."""
 
 from __future__ import annotations
 
