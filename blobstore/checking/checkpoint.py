@@ -73,8 +73,8 @@ def check_checkpoint(
             findings += [finding(*told) for told in plan.told]
             findings += [finding(f"{item.kind}-left-out", item.name, item.why) for item in plan.left_out]
             findings += check_plan(plan, path)
-            measure_scales(plan, checkpoint, progress)
             findings += check_values(plan, checkpoint, progress)
+            measure_scales(plan, checkpoint, progress)
     except CheckpointError as error:
         fix = _MESSAGE if kind == "names" or not error.faults else _BY_NAME
         findings += [_refusal(fault, fix) for fault in error.faults or [_fault_of(error, path)]]

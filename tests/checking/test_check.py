@@ -503,6 +503,20 @@ def test_values_that_the_type_cannot_hold_are_found_in_a_checkpoint(tmp_path: Pa
     assert kept[0].message == "it has nan at index [0, 0]"
 
 
+def test_values_that_the_type_keeps_are_found_besides_those_that_it_cannot_hold(tmp_path: Path) -> None:
+    recipe = sound_recipe("gemma3")
+    tensors = recipe.tensors()
+    names = ["model.layers.0.mlp.up_proj.weight", "model.norm.weight"]
+    for name in names:
+        tensors[name] = tensors[name].copy()
+        tensors[name].reshape(-1)[0] = np.nan
+    found = check_checkpoint(str(recipe.write(tmp_path / "c", tensors)), "auto", Choices("sfp")).findings
+    assert {(one.code, one.subject) for one in found if one.severity != "note"} == {
+        ("not-finite", names[0]),
+        ("not-a-number", names[1]),
+    }
+
+
 @pytest.mark.parametrize("wrong", ["empty", "truncated", "renamed"])
 def test_a_checkpoint_that_does_not_open_is_one_finding(tmp_path: Path, wrong: str) -> None:
     folder = small_recipe("gemma3").write(tmp_path / "c")
