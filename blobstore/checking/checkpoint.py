@@ -75,6 +75,8 @@ def check_checkpoint(
             findings += check_plan(plan, path)
             findings += check_values(plan, checkpoint, progress)
             measure_scales(plan, checkpoint, progress)
+            if plan.config is None:
+                _merge_all(checkpoint, progress)
     except CheckpointError as error:
         fix = _MESSAGE if kind == "names" or not error.faults else _BY_NAME
         findings += [_refusal(fault, fix) for fault in error.faults or [_fault_of(error, path)]]
@@ -114,6 +116,18 @@ def check_values(plan: Plan, checkpoint: Checkpoint, progress: Progress = lambda
     for found in not_finite(unchecked_sources(plan, checkpoint), progress):
         code = "not-a-number" if math.isnan(found.value) else "infinite"
         yield finding(code, found.name, found.message, severity="warning", fix="repair the checkpoint")
+
+
+def _merge_all(checkpoint: Checkpoint, progress: Progress) -> None:
+    """Make the values of a conversion by name that adapters change, which may not be possible.
+
+    Raises:
+        CheckpointError, CodecError: As `SourceTensor.chunks`.
+    """
+    for tensor in checkpoint.tensors.values():
+        if tensor.stored is None:
+            for chunk in tensor.chunks():
+                progress(chunk.nbytes)
 
 
 def _fault_of(error: BlobStoreError, path: str) -> Fault:

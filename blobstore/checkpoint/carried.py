@@ -6,10 +6,12 @@ import os
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from blobstore.checkpoint.file_names import has_model_files, is_model_file, is_weights
+from blobstore.checkpoint.file_names import has_model_files, is_model_file, is_weights, why_unused
 from blobstore.checkpoint.told import LeftOut
 from blobstore.errors import in_file
 from blobstore.fileio.plain_files import open_one_of_many
+from blobstore.fileio.temporary import is_temporary
+from blobstore.index.carried import file_name_fault
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -48,8 +50,10 @@ def files_beside(checkpoint: Checkpoint, *, wanted: bool = True) -> tuple[list[F
         OSError: One of them can't be read.
     """
     files: list[FileBeside] = []
-    left_out: list[LeftOut] = []
-    for name in sorted(_names_in(checkpoint.folder)):
+    names = sorted(_names_in(checkpoint.folder))
+    left_out = [*_others_in(checkpoint.folder, names)]
+    taken: dict[str, str] = {}
+    for name in names:
         if is_weights(name):
             left_out.append(LeftOut(name, "file", MODULE_WEIGHTS))
             continue
@@ -59,13 +63,27 @@ def files_beside(checkpoint: Checkpoint, *, wanted: bool = True) -> tuple[list[F
             left_out.append(LeftOut(name, "file", "--no-files"))
             continue
         nbytes = _size_of(path)
-        if not nbytes:
+        other = taken.setdefault(name.lower(), name)
+        if other != name:
+            left_out.append(LeftOut(name, "file", f"on some systems it is the same file as {other}"))
+        elif not nbytes:
             left_out.append(LeftOut(name, "file", "it is empty"))
         elif nbytes > checkpoint.max_json_nbytes:
             left_out.append(LeftOut(name, "file", f"it has more than {checkpoint.max_json_nbytes} bytes"))
         else:
             files.append(FileBeside(name, path, nbytes))
     return files, left_out
+
+
+def _others_in(folder: str, names: list[str]) -> Iterator[LeftOut]:
+    """Yield what is left out of folders that have some of a model's files, given the names of those and of weights."""
+    known = {*names}
+    for inner in sorted({name.split("/")[0] for name in names if "/" in name and is_model_file(name)}):
+        for file in sorted(os.listdir(os.path.join(folder, inner))):
+            name = f"{inner}/{file}"
+            if name not in known and not is_temporary(file):
+                is_folder = os.path.isdir(os.path.join(folder, inner, file))
+                yield LeftOut(name + "/" * is_folder, "file", file_name_fault(name) or why_unused(file))
 
 
 def _size_of(path: str) -> int:

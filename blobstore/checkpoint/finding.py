@@ -174,7 +174,8 @@ def _unindexed(folder: str, ours: Sequence[str]) -> Found:
     sets = shard_sets(ours)
     if _is_one(ours):
         return Found(folder, (os.path.join(folder, ours[0]),))
-    if len(sets) == 1 and len(ours) == len(sets[0].names):
+    # Of n shards that are numbered from 0 to n, one is of another checkpoint.
+    if len(sets) == 1 and len(ours) == len(sets[0].names) == len(sets[0].files):
         return _joined(folder, sets[0])
     what = f"it has {', '.join(ours[:_SHOWN])}{' …' if len(ours) > _SHOWN else ''}, but no index"
     raise CheckpointError("no-checkpoint", f"{folder!r}: {what} to say how they belong together: pass one file")

@@ -6,7 +6,7 @@ import os
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Literal
 
-from blobstore.checkpoint.adapters.applying import files_left_out, merged, open_adapters
+from blobstore.checkpoint.adapters.applying import config_note, files_left_out, merged, open_adapters, resized_config
 from blobstore.checkpoint.file_names import why_unused
 from blobstore.checkpoint.finding import find_files
 from blobstore.checkpoint.formats import is_sbs
@@ -58,6 +58,7 @@ class Checkpoint(Closing):
         folder: Where its other files are, such as config.json and the tokenizer.
         tied_heads: Heads that only the index lists, with the embedding that each is taken to be tied to.
         adapters: Those that are merged into the tensors.
+        config_note: What to do to config.json where these give the model another vocabulary, which `config` has.
     """
 
     path: str
@@ -75,6 +76,7 @@ class Checkpoint(Closing):
     folder: str = ""
     tied_heads: dict[str, str] = field(default_factory=dict)
     adapters: OpenAdapters | None = None
+    config_note: str = ""
     _sources: list[ByteSource] = field(default_factory=list)
     _read: list[str] = field(default_factory=list)
 
@@ -286,6 +288,8 @@ def _merge(checkpoint: Checkpoint, adapters: OpenAdapters) -> None:
     for adapter in adapters.adapters:
         checkpoint.left_out += files_left_out(adapter, checkpoint.folder)
     checkpoint.notes += done.notes
+    checkpoint.config_note = config_note(checkpoint.config, done.resized)
+    checkpoint.config = resized_config(checkpoint.config, done.resized)
 
 
 def _read_files(checkpoint: Checkpoint, found: Found) -> None:

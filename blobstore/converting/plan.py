@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from blobstore.checkpoint.carried import files_beside
+from blobstore.checkpoint.file_names import CONFIG
 from blobstore.checkpoint.tied import head_of, why_tied
 from blobstore.checkpoint.told import LeftOut, lines_of
 from blobstore.container.layout import MAX_PORTABLE_BLOBS
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
     from blobstore.gemma.config import ModelConfig
 
 _SHOWN = 8
+_FILES_SHOWN = 24
 _SHOWN_TEXT = 200
 _FAULTS_SHOWN = 20
 
@@ -157,7 +159,9 @@ def plan_by_name(checkpoint: Checkpoint, *, max_tensors: int = MAX_PORTABLE_BLOB
     plan.files, left_out = files_beside(checkpoint, wanted=files)
     plan.left_out += left_out
     if plan.files:
-        plan.notes.append(f"carries {', '.join(file.name for file in plan.files)}")
+        plan.notes.append(f"carries {listed([file.name for file in plan.files], _FILES_SHOWN)}")
+    if checkpoint.config_note and any(file.name == CONFIG for file in plan.files):
+        plan.notes.append(checkpoint.config_note)
     max_tensors -= len(plan.files)
     if len(owners) > max_tensors:
         raise CheckpointError("too-many-tensors", f"{len(owners)} tensors: the file can hold {max_tensors}")

@@ -7,6 +7,7 @@ import os
 from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING
 
+from blobstore.checkpoint.adapters.applying import config_note
 from blobstore.checkpoint.file_names import CONFIG, is_model_file
 from blobstore.checkpoint.tied import head_of, why_tied
 
@@ -42,6 +43,8 @@ def plan_folder(plan: ExportPlan, store: Store) -> Iterator[str]:
     plan.files = {name: store.files.part_of_file(name) for name in known}
     if CONFIG in plan.files:
         plan.metadata.setdefault("format", "pt")  # transformers before version 5 refuses tensors without it
+        note = config_note(_config(store), plan.resized)
+        yield from [note] if note else []
     else:
         yield "it carries no config.json: copy that, and the tokenizer's files, from the checkpoint to load the folder"
     others = [name for name in store.files if name not in plan.files]
@@ -54,12 +57,17 @@ def aliases_to_write(store: Store) -> list[str]:
     """Return the aliases that a loader would miss: those that the carried config.json doesn't tie."""
     if CONFIG not in store.files:
         return []
-    try:
-        config = json.loads(bytes(store.files[CONFIG]))
-    except (ValueError, RecursionError):
-        config = None
+    config = _config(store)
     tied = isinstance(config, dict) and bool(why_tied(config))
     return [name for name, target in store.aliases.items() if not (tied and head_of(target) == name)]
+
+
+def _config(store: Store) -> object:
+    """Return the carried config.json; None if it isn't JSON."""
+    try:
+        return json.loads(bytes(store.files[CONFIG]))
+    except (ValueError, RecursionError):
+        return None
 
 
 @contextmanager

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import TYPE_CHECKING
@@ -10,18 +11,19 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from blobstore.checkpoint.adapters.changes import BaseTensor
-from blobstore.checkpoint.adapters.merging import plan_merge
+from blobstore.checkpoint.adapters.merging import again, plan_merge
 from blobstore.codecs import is_float_codec
 from blobstore.codecs.element_types import BY_NAME
 from blobstore.container.keys import TOC_KEY
 from blobstore.errors import FormatError, UsageError
 from blobstore.gemma.toc import odd_strides_in, stride_fault
-from blobstore.index.metadata import foreign_metadata
+from blobstore.index.metadata import ADAPTERS, foreign_metadata
+from blobstore.index.strict_json import parse_json
 from blobstore.store.blocks import Block
 from blobstore.store.values import rows_from
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+    from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 
     from blobstore.checkpoint.adapters.reading import Adapter
     from blobstore.codecs.element_types import ElementType
@@ -72,6 +74,7 @@ class ExportPlan:
         notes: What one should know of the adapters.
         in_folder: Whether it fills a folder: then nothing that lies there is replaced unasked.
         files: The model's other files, name → bytes, that are written beside the tensors.
+        resized: Rows of an embedding of the file → rows that adapters give it.
     """
 
     shards: list[list[ExportedTensor]]
@@ -80,6 +83,7 @@ class ExportPlan:
     notes: list[str] = field(default_factory=list)
     in_folder: bool = False
     files: dict[str, FileRange] = field(default_factory=dict)
+    resized: dict[int, int] = field(default_factory=dict)
 
     @property
     def nbytes(self) -> int:
@@ -140,7 +144,12 @@ def _adapted(
     """Return the tensors that adapters change, or add."""
     base = {name: BaseTensor(tensor.type, tensor.shape) for name, tensor in exported.items()}
     merge = plan_merge(adapters, base, store.aliases)
-    plan.notes += [*merge.notes, *(f"{name} is left out: {why}" for name, why in merge.unused.items())]
+    plan.resized = merge.resized
+    plan.notes += [
+        *merge.notes,
+        *again(adapters, _merged_before(store)),
+        *(f"{name} is left out: {why}" for name, why in merge.unused.items()),
+    ]
     adapted = {}
     for name, change in merge.changes.items():
         blocks = exported[change.source].blocks if change.source else ()
@@ -149,6 +158,13 @@ def _adapted(
             made = change.made(partial(_elements, blocks, store))
             adapted[name] = replace(adapted[name], made=made)
     return adapted
+
+
+def _merged_before(store: Store) -> Iterator[object]:
+    """Yield the digests of the adapters that a file was made with, by its metadata."""
+    with suppress(ValueError):
+        known = parse_json(store.metadata.get(ADAPTERS, "[]").encode())
+        yield from (one.get("weights") for one in known if isinstance(one, dict)) if isinstance(known, list) else ()
 
 
 def _elements(blocks: Sequence[Block[TensorInfo]], store: Store, first: int, count: int) -> Array:

@@ -145,6 +145,13 @@ class MadeTokenizer:
         if self.json.inexact:
             what = f"{_pieces(self.json.inexact)} can be joined in SentencePiece in other ways than by its merges"
             yield f"tokenizer: {what}: some texts get other tokens than in transformers"
+        if self.json.renamed:
+            new = self.json.added
+            shown = [
+                f"{number} {_text(old.encode())} → {_text(new[number].piece)}"
+                for number, old in self.json.renamed.items()
+            ]
+            yield f"tokenizer: {_pieces(len(shown))} renamed as its added_tokens say: {listed(shown, _SHOWN)}"
         yield from _filled([number for number in range(rows) if number >= tokens or number not in self.json.pieces])
         yield from _narrowed(self.json.added.values())
         beyond = {number: piece.text for number, piece in self.json.pieces.items() if number >= tokens}

@@ -29,6 +29,7 @@ _OTHER_ROLES = {"<pad>": "pad", "</s>": "eos", "<s>": "bos"}
 _ESCAPE = {"type": "Replace", "pattern": {"String": " "}, "content": _SPACE}
 _DECODERS = ("Replace", "ByteFallback", "Fuse", "Metaspace")
 _UNLIKE = 1 << 32  # ways: more than a piece can have
+_MAX_LENGTH = 1000  # characters of a token that merges make
 
 
 class InexpressibleError(ValueError):
@@ -46,6 +47,7 @@ class JsonTokenizer:
         byte_fallback: Whether characters without a piece become bytes.
         escape: Whether spaces are U+2581 in pieces.
         inexact: How many pieces SentencePiece can join in more ways, or fewer.
+        renamed: Id → the token of the vocabulary that an added token takes the place of.
     """
 
     pieces: dict[int, Piece]
@@ -54,6 +56,7 @@ class JsonTokenizer:
     byte_fallback: bool = False
     escape: bool = True
     inexact: int = 0
+    renamed: dict[int, str] = field(default_factory=dict)
 
     def add(self, tokens: Iterable[AddedToken]) -> list[AddedToken]:
         """Add tokens of other files; return those that can't be: other pieces have their numbers or texts."""
@@ -168,11 +171,14 @@ def _by_id(vocabulary: dict[str, int], made: JsonTokenizer) -> dict[int, str]:
         other = texts.setdefault(number, text)
         if other != text:
             pair = (text, other) if _is_byte(text, made) else (other, text)
-            if BYTE_TEXTS.get(pair[0].encode()) != _byte_of(pair[1]):
+            if not _is_byte(pair[0], made) or BYTE_TEXTS[pair[0].encode()] != _byte_of(pair[1]):
                 raise ValueError(f"the tokens {other[:40]!r} and {text[:40]!r} both have the id {number}")
             texts[number] = pair[0]
     for token in made.added.values():
-        texts[token.id] = token.text.replace(" ", _SPACE) if made.escape else token.text
+        text = token.text.replace(" ", _SPACE) if made.escape else token.text
+        if texts.get(token.id, text) not in (text, token.text):
+            made.renamed[token.id] = texts[token.id]
+        texts[token.id] = text
     if made.byte_fallback:
         _add_bytes(texts, vocabulary)
     numbers: dict[str, int] = {}
@@ -251,6 +257,9 @@ def _merges(value: object, vocabulary: dict[str, int]) -> list[tuple[str, str]]:
 def _add_normal(made: JsonTokenizer, texts: dict[int, str], merges: list[tuple[str, str]]) -> None:
     """Add the pieces that merges make, and characters: each one's score is minus its place in the order of merges."""
     normal = {text: number for number, text in texts.items() if number not in made.pieces}
+    longest = max(normal, key=len, default="")
+    if len(longest) > _MAX_LENGTH:  # the time to look for splits grows with the square of the length
+        raise InexpressibleError(f"its token {normal[longest]} has {len(longest)} characters, more than {_MAX_LENGTH}")
     # What SentencePiece joins: pieces, and characters even without one.
     halves = {*normal, *(half for pair in merges for half in pair if len(half) == 1)}
     ranks: dict[str, int] = {}

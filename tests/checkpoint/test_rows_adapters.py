@@ -116,6 +116,51 @@ def test_merged_while_exporting() -> None:
     assert {name for name in base if base[name] != files[0][name]} == {W, W.replace("q_", "k_"), W.replace("q_", "o_")}
 
 
+def test_a_resized_embedding_changes_the_vocabulary(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    rows, width = sound_recipe("gemma3").tensors()[EMBEDDING].shape
+    resized = np.random.default_rng(5).normal(size=(rows + 1, width)).astype(np.float32)
+    write_adapter(here / "longer", {EMBEDDING: resized})
+    status, told = run(capsys, "convert base --adapter longer -o longer.sbs --weights bf16")
+    assert status == 0
+    assert f"vocabulary padded from {rows + 1} to {rows + 32} rows" in told
+    assert blobstore.verify("longer.sbs", against="base", adapters="longer").ok
+    # By name, config.json is what it was.
+    fix = f"note: config.json is carried as it is: set its vocab_size to {rows + 1} in an exported folder"
+    status, told = run(capsys, "convert base --adapter longer -o names.sbs --as names")
+    assert (status, fix in told) == (0, True)
+    run(capsys, "convert base -o base.sbs --as names")
+    status, told = run(capsys, "export base.sbs --adapter longer -o merged/")
+    assert (status, fix in told) == (0, True)
+
+
+def test_only_embeddings_and_heads_are_resized(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    width = sound_recipe("gemma3").tensors()[W].shape[1]
+    write_adapter(here / "other", {W: np.ones((7, width), np.float32)}, modules_to_save=["q_proj"])
+    assert f"'{W}' has shape [7, {width}]" in run(capsys, "convert base --adapter other -o other.sbs --as names")[1]
+    save_file({"score.weight": np.ones((2, 4), np.float32)}, here / "merged/model.safetensors")
+    (here / "merged/config.json").write_text('{"vocab_size": 9}')
+    write_adapter(here / "score", {"score.weight": np.ones((3, 4), np.float32)}, modules_to_save=["score"])
+    status, told = run(capsys, "convert merged --adapter score -o score.sbs")
+    assert (status, "2 rows of the base, 3 of the adapter" in told, "vocab_size" in told) == (0, True, False)
+
+
+def test_check_finds_what_the_type_cannot_hold(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    save_file({W: np.ones((6, 4), np.float16)}, here / "merged/model.safetensors")
+    factors = {name: array * 1000 for name, array in pair(LAYER, 6, 4).items()}
+    write_adapter(here / "large", factors)
+    assert run(capsys, "convert merged --adapter large -o large.sbs")[0] == 1
+    assert cli.main(["check", "merged", "--adapter", "large"]) == 1
+    assert "error\tnot-finite" in capsys.readouterr().out
+
+
+@pytest.mark.usefixtures("here")
+def test_an_adapter_that_is_merged_again_is_told(capsys: pytest.CaptureFixture[str]) -> None:
+    again = "note: the adapter 'lora' is merged already: its change is added once more"
+    assert again in run(capsys, "convert base --adapter lora --adapter lora -o twice.sbs")[1]
+    assert again not in run(capsys, "convert base --adapter lora -o tuned.sbs")[1]
+    assert again in run(capsys, "export tuned.sbs --adapter lora -o twice.safetensors")[1]
+
+
 @pytest.mark.usefixtures("here")
 def test_the_head_alone_makes_two_tensors(capsys: pytest.CaptureFixture[str]) -> None:
     status, told = run(capsys, "convert base --adapter head -o head.sbs")

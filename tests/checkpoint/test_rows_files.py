@@ -70,6 +70,12 @@ def test_shards_without_an_index_are_joined(three: Path) -> None:
     assert opened(three) == ({"a", "b", "c"}, ["the folder has no index: all 3 shards are joined"])
 
 
+def test_shards_of_two_ways_to_number_are_not_joined(folder: Path) -> None:
+    for number in range(3):
+        write_peer(folder / f"model-{number:05}-of-00002.safetensors", small(f"t{number}"))
+    assert "no-checkpoint" in refusal(folder)
+
+
 def test_shards_that_are_numbered_from_0_are_joined(folder: Path) -> None:
     for number, name in enumerate("ab"):
         write_peer(folder / f"part-{number:05}-of-00002.safetensors", small(name))

@@ -120,6 +120,21 @@ def test_what_can_not_be_carried_is_told(tmp_path: Path) -> None:
     assert LeftOut("tokenizer.json", "file", "it has more than 100 bytes") in plan.left_out
 
 
+def test_in_a_folder_with_such_files_the_others_are_told(tmp_path: Path) -> None:
+    templates = ("tools.jinja", "Tools.jinja", "\u00e9.jinja", "notes.txt")
+    names = ["1_Pooling/config.json", *(f"additional_chat_templates/{name}" for name in templates)]
+    source = folder_of(tmp_path / "c", dict.fromkeys(names, b"x"))
+    (source / "1_Pooling" / "more").mkdir()
+    if len(os.listdir(source / "additional_chat_templates")) < len(templates):
+        pytest.skip("upper and lower case are one")
+    done = blobstore.convert(source, tmp_path / "a.sbs")
+    assert done.carried == ("1_Pooling/config.json", "additional_chat_templates/Tools.jinja")
+    left_out = {item.name: item.why for item in done.left_out if "/" in item.name}
+    assert [*left_out] == ["1_Pooling/more/", *(f"additional_chat_templates/{templates[at]}" for at in (3, 2, 0))]
+    assert "the same file as additional_chat_templates/Tools.jinja" in left_out["additional_chat_templates/tools.jinja"]
+    assert blobstore.verify(tmp_path / "a.sbs", against=source).ok
+
+
 @linux_only
 def test_a_pipe_among_the_files_is_refused_not_waited_for(tmp_path: Path) -> None:
     source = folder_of(tmp_path / "c", {})

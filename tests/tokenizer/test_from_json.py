@@ -109,6 +109,14 @@ def test_a_special_token_is_found_in_texts() -> None:
     )
 
 
+def test_an_added_token_in_the_place_of_another_is_told() -> None:
+    document = document_of(SMALL)
+    number = document["model"]["vocab"]["a"]
+    document["added_tokens"].append(added_token(number, "<new>"))
+    made = MadeTokenizer(parse_tokenizer(dumped(document)), "tokenizer.json")
+    assert f"tokenizer: 1 piece renamed as its added_tokens say: {number} 'a' → '<new>'" in made.fitted(267).notes
+
+
 def changed(**members: object) -> Callable[[Document], object]:
     return lambda document: document.update(members)
 
@@ -123,6 +131,9 @@ INEXPRESSIBLE: dict[str, Callable[[Document], object]] = {
     "its model is WordPiece, not BPE": model(type="WordPiece"),
     "its model is Unigram, not BPE": model(type="Unigram", vocab=[["a", -1.0]]),
     "its model has dropout": model(dropout=0.1),
+    "its token 300 has 2000000 characters, more than 1000": lambda document: document["model"]["vocab"].update(
+        {"a" * 2_000_000: 300}
+    ),
     "its model has end_of_word_suffix": model(end_of_word_suffix="</w>"),
     "its normalizer NFC changes texts": changed(normalizer={"type": "NFC"}),
     "its normalizer Prepend changes texts": changed(
@@ -168,6 +179,9 @@ WRONG: dict[str, Callable[[Document], object]] = {
     "'ab' has the id True": lambda document: document["model"]["vocab"].update(ab=True),
     "the token 300 is empty": lambda document: document["model"]["vocab"].update({"": 300}),
     "'ab' and 'q' both have the id 261": lambda document: document["model"]["vocab"].update(q=261),
+    "'a' and 'longer' both have the id": lambda document: document["model"]["vocab"].update(
+        longer=document["model"]["vocab"]["a"]
+    ),
     "no merges": model(merges=None),
     "a merge is 'a b c'": model(merges=["a b c"]),
     "a merge is ['a', 'q']": model(merges=[["a", "q"]]),

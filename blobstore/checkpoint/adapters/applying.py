@@ -18,9 +18,12 @@ from blobstore.fileio.closing import Closing
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
     from os import PathLike
+    from typing import Any
 
     from blobstore.checkpoint.adapters.changes import Change, Merge
     from blobstore.checkpoint.adapters.reading import Adapter
+
+_MAX_SPARE_ROWS = 64  # of an embedding, behind what the config.json of a vision model counts
 
 
 @dataclass
@@ -78,11 +81,13 @@ class Merged:
         tensors: Those that are changed, or new.
         left_out: Of the adapters.
         notes: A line for each adapter, and for each thing that one should know.
+        resized: Rows of an embedding of the base → rows that an adapter gives it.
     """
 
     tensors: list[SourceTensor]
     left_out: list[LeftOut]
     notes: list[str]
+    resized: dict[int, int]
 
 
 def merged(
@@ -103,7 +108,31 @@ def merged(
     merge = plan_merge(adapters, base, ties)
     notes = [*merge.notes, *filter(None, (base_note(adapter, called) for adapter in adapters))]
     made = [_tensor(name, change, tensors) for name, change in merge.changes.items()]
-    return Merged(made, _left_out(merge), notes)
+    return Merged(made, _left_out(merge), notes, merge.resized)
+
+
+def config_note(config: object, resized: Mapping[int, int]) -> str:
+    """Return what to do to a config.json that is kept as it is, but whose model gets another vocabulary; or nothing."""
+    if not isinstance(config, dict) or resized_config(config, resized) == config:
+        return ""
+    rows = max(resized.values())
+    return f"config.json is carried as it is: set its vocab_size to {rows} in an exported folder"
+
+
+def resized_config(config: dict[str, Any], resized: Mapping[int, int]) -> dict[str, Any]:
+    """Return a base's config.json with the vocabulary that adapters give it, as the library that resized it does.
+
+    Args:
+        config: Of the base.
+        resized: Rows of an embedding of the base → rows that an adapter gives it.
+    """
+    text = config.get("text_config")
+    changed = config | ({"text_config": resized_config(text, resized)} if isinstance(text, dict) else {})
+    size = config.get("vocab_size")
+    for before, after in resized.items():
+        if type(size) is int and 0 <= before - size <= _MAX_SPARE_ROWS:
+            changed["vocab_size"] = after
+    return changed
 
 
 def _tensor(name: str, change: Change, tensors: Mapping[str, SourceTensor]) -> SourceTensor:

@@ -14,7 +14,7 @@ from blobstore.codecs.element_types import PLAIN_FLOATS
 from blobstore.errors import CheckpointError, listed
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping, Sequence
+    from collections.abc import Iterable, Iterator, Mapping, Sequence
 
     from blobstore.checkpoint.adapters.changes import BaseTensor
     from blobstore.checkpoint.adapters.reading import Adapter, AdapterTensor
@@ -40,7 +40,22 @@ def plan_merge(adapters: Sequence[Adapter], base: Mapping[str, BaseTensor], ties
     for place, adapter in enumerate(adapters):
         _OneAdapter(place, adapter, base, ties, merge=merge, factors=factors).plan()
     separate_ties(adapters, base, ties, merge)
+    merge.notes += again(adapters, [])
     return merge
+
+
+def again(adapters: Sequence[Adapter], before: Iterable[object]) -> Iterator[str]:
+    """Say which adapters were merged already: a change that is added twice is seldom meant.
+
+    Args:
+        adapters: In their order.
+        before: The digests of the tensors of those that the base was made with.
+    """
+    known = {*before}
+    for adapter in adapters:
+        if adapter.digests.get("weights") in known:
+            yield f"the adapter {adapter.name!r} is merged already: its change is added once more"
+        known.add(adapter.digests.get("weights"))
 
 
 class _OneAdapter:
@@ -111,11 +126,14 @@ class _OneAdapter:
             raise self._refuse(f"{name!r} replaces a tensor that an adapter before it changes: leave out one of them")
         change = self._change(found, name)
         if tensor.shape != change.shape:
-            if len(tensor.shape) != 2 or tensor.shape[1:] != change.shape[1:]:
+            is_resized = len(tensor.shape) == 2 and tensor.shape[1:] == change.shape[1:]
+            # An embedding or a head may be; a matrix of a layer has the size of the model.
+            if not is_resized or any(word.isdecimal() for word in found.split(".")[:-2]):
                 raise self._refuse(_wrong_shape(name, tensor.shape, found, change.shape))
             self._merge.notes.append(
                 f"{found}: {change.shape[0]} rows of the base, {tensor.shape[0]} of the adapter {self._adapter.name!r}"
             )
+            self._merge.resized[change.shape[0]] = tensor.shape[0]
             change.shape = tensor.shape
         change.add(Whole(tensor), self._place)
 

@@ -118,17 +118,21 @@ def _branches(pattern: str, what: str) -> list[_Branch]:
     try:
         if len(pattern) > _MAX_LENGTH:
             raise ValueError(f"it has more than {_MAX_LENGTH} characters")
-        anchored, body = pattern.startswith("^"), pattern.removeprefix("^")
-        if body.endswith("$") and not body.endswith("\\$"):
-            body = body[:-1]
-        return [_branch(text, anchored=anchored) for text in _expanded(body)]
+        body = pattern[:-1] if pattern.endswith("$") and not pattern.endswith("\\$") else pattern
+        # A sign for the beginning belongs to its alternative: in '^a|b', b is not at the beginning.
+        return [_branch(text.removeprefix("^"), anchored=text.startswith("^")) for text in _expanded(body)]
     except ValueError as error:
         fault = f"{what}: the pattern {pattern[:80]!r} can't be read: {error}: write the modules' names instead"
         raise CheckpointError("adapter-config", fault) from None
 
 
+_SIGNS_IN_A_SET = re.compile(r"(?<!\\)\[[^\]]*[()|]")
+
+
 def _expanded(body: str) -> list[str]:
     """Return each combination of a pattern's alternatives."""
+    if _SIGNS_IN_A_SET.search(body):
+        raise ValueError("a set has brackets or '|'")
     parts: list[list[str]] = []
     count = 1
     for place, part in enumerate(re.split(r"(?<!\\)\((?:\?:)?([^()]*)(?<!\\)\)", body)):
@@ -136,6 +140,8 @@ def _expanded(body: str) -> list[str]:
         count *= len(parts[-1])
         if count > _MAX_BRANCHES:
             raise ValueError(f"its alternatives have more than {_MAX_BRANCHES} combinations")
+        if place % 2 and part.startswith("?"):
+            raise ValueError(f"'({part[:8]}' is not understood")
         if place % 2 == 0 and place and part[:1] in tuple("?*+{"):
             raise ValueError("brackets are repeated")
     if any("|" in text for part in parts[0::2] for text in part):

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 from blobstore.checkpoint.adapters.changes import Change
 from blobstore.checkpoint.adapters.steps import LowRank, Rows, Whole
+from blobstore.errors import CheckpointError
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -18,37 +19,58 @@ if TYPE_CHECKING:
 def separate_ties(
     adapters: Sequence[Adapter], base: Mapping[str, BaseTensor], ties: Mapping[str, str], merge: Merge
 ) -> None:
-    """Give a name that shared another's tensor one of its own, where an adapter changes only one of both."""
+    """Give a name that shared another's tensor one of its own, where an adapter changes only one of both.
+
+    Raises:
+        CheckpointError: ``adapter-tensor``: the one would have other rows than the other.
+    """
     for name, target in ties.items():
         own, other = merge.changes.get(name), merge.changes.get(target)
         if own is not None and other is not None and _are_same(own, other):
             del merge.changes[name]
             merge.unused[name] = f"the adapter changes it as {target!r}, whose tensor it shares"
             continue
-        if own is None and other is not None and _breaks_tie(other, adapters, target):
-            own = merge.changes[name] = Change(target, base[target].type, base[target].shape)
+        why = _why_apart(name, target, own, other)
+        if own is None and other is not None:
+            shared = _of_both(other, adapters, target, base[target])
+            if len(shared.steps) < len(other.steps):
+                own = merge.changes[name] = shared
+        elif own is not None and other is None and own.shape != base[target].shape:  # resized, and with it the other
+            shared = _of_both(own, adapters, name, base[target])
+            if shared.steps:
+                other = merge.changes[target] = shared
         if own is not None:
+            _check_rows(name, own, target, base[target] if other is None else other)
             merge.untied.append(name)
-            merge.notes.append(f"{_why_apart(name, target, own, other)}: {name} becomes a tensor of its own")
+            merge.notes.append(f"{why}: {name} becomes a tensor of its own")
 
 
-def _why_apart(name: str, target: str, own: Change, other: Change | None) -> str:
-    if own.steps and other is not None:
+def _why_apart(name: str, target: str, own: Change | None, other: Change | None) -> str:
+    if own is not None and other is not None:
         return f"{name} shared the tensor {target!r}, and the adapter changes both, each in its way"
-    changed = name if own.steps else repr(target)
+    changed = repr(target) if own is None else name
     return f"{name} shared the tensor {target!r}, and the adapter changes only {changed}"
 
 
-def _breaks_tie(change: Change, adapters: Sequence[Adapter], name: str) -> bool:
-    """Whether a change was trained while the other name kept the base's values."""
+def _of_both(change: Change, adapters: Sequence[Adapter], name: str, base: BaseTensor) -> Change:
+    """Return what of a change was trained for the other name, too, which otherwise kept the base's values."""
     module = name.removesuffix(".weight").rpartition(".")[2]
+    shared = Change(change.source, base.type, base.shape)
     for step, place in zip(change.steps, change.by, strict=True):
         config = adapters[place].config
         # Rows are trained for both names; what isn't in modules_to_save was saved because its size had changed.
         stays_tied = isinstance(step, Rows) or (isinstance(step, Whole) and module not in config.modules_to_save)
-        if not config.keeps_ties and not stays_tied:
-            return True
-    return False
+        if config.keeps_ties or stays_tied:
+            shared.add(step, place)
+            shared.shape = step.tensor.shape if isinstance(step, Whole) else shared.shape
+    return shared
+
+
+def _check_rows(name: str, own: Change, target: str, other: Change | BaseTensor) -> None:
+    if own.shape != other.shape:
+        what = f"{name!r} would have {own.shape[0]} rows, and {target!r} {other.shape[0]}: the adapter has only one"
+        fix = "pass the base as it was trained on, resized with resize_token_embeddings and saved"
+        raise CheckpointError("adapter-tensor", f"{what}: {fix}")
 
 
 def _are_same(a: Change, b: Change) -> bool:

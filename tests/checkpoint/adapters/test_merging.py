@@ -257,6 +257,43 @@ def test_a_resized_embedding_replaces_the_old_one(tmp_path: Path) -> None:
     assert f"{EMBEDDING}: 9 rows of the base, 11 of the adapter 'lora'" in notes(base, adapter)
 
 
+def test_what_is_resized_is_resized_for_both_where_one_is_adapted(tmp_path: Path) -> None:
+    base, _ = tied(tmp_path)
+    longer = random(11, 4, seed=3)
+    embedding = {
+        "model.embed_tokens.base_layer.weight": longer,
+        "model.embed_tokens.lora_embedding_A": random(2, 11),
+        "model.embed_tokens.lora_embedding_B": random(4, 2),
+    }
+    head = {"lm_head.base_layer.weight": longer, **pair("lm_head", 11, 4)}
+    for place, (tensors, kept, changed) in enumerate(((embedding, HEAD, EMBEDDING), (head, EMBEDDING, HEAD))):
+        result = merged(base, write_adapter(tmp_path / f"lora{place}", tensors))
+        assert np.array_equal(result[kept], longer)
+        assert result[changed].shape == longer.shape
+        assert not np.array_equal(result[changed], longer)
+
+
+def test_an_embedding_and_its_head_have_the_same_rows(tmp_path: Path) -> None:
+    base, _ = tied(tmp_path)
+    adapter = write_adapter(tmp_path / "lora", {EMBEDDING: random(11, 4)}, modules_to_save=["embed_tokens"])
+    told = refusal(base, adapter)
+    assert f"'{HEAD}' would have 9 rows, and '{EMBEDDING}' 11" in told
+    assert "resize_token_embeddings" in told
+
+
+def test_rows_of_an_adapter_before_stay_in_both(tmp_path: Path) -> None:
+    base, weights = tied(tmp_path)
+    rows = {"model.embed_tokens.token_adapter.trainable_tokens_delta": random(1, 4, seed=5)}
+    first = write_adapter(tmp_path / "rows", rows, trainable_token_indices=[2])
+    embedding = {
+        "model.embed_tokens.lora_embedding_A": random(2, 9),
+        "model.embed_tokens.lora_embedding_B": random(4, 2),
+    }
+    result = merged(base, first, write_adapter(tmp_path / "lora", embedding))
+    weights[2] = random(1, 4, seed=5)
+    assert np.array_equal(result[HEAD], weights)
+
+
 # ----------------------------------------------------------------------------------------------------------- names
 
 

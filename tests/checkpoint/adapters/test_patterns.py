@@ -29,6 +29,8 @@ WRITTEN = [
     "proj",
     "a.?b",
     r"\w_proj",
+    "^q_proj|k_proj",
+    "^a|b$",
     ".",
 ]
 
@@ -86,6 +88,10 @@ def test_the_first_pattern_counts(keys: list[str], module: str) -> None:
         "\\",
         "[z-a]",
         "x|(a|b)",
+        r"layers\.(?!0)q",
+        "a(?i:b)",
+        "[a(]",
+        "[a|b]",
         "(a|b)" * 7,
         "a" * 513 + "*",
     ],
