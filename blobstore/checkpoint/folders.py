@@ -40,10 +40,11 @@ def snapshot_of(folder: str) -> tuple[str, str]:
     if not os.path.isdir(root) or not os.path.isdir(os.path.join(folder, "blobs")):
         return folder, ""
     snapshots = sorted(name for name in os.listdir(root) if os.path.isdir(os.path.join(root, name)))
-    current = _current(folder)
+    current, lost = _current(folder), ""
     if current in snapshots:
         which = "the snapshot that refs/main names"
     elif len(snapshots) == 1:
+        lost = f"; refs/main names {current!r}, which isn't there" if current else ""
         current, which = snapshots[0], "its only snapshot"
     elif snapshots:
         paths = ", ".join(repr(os.path.join(root, name)) for name in snapshots[:_SHOWN])
@@ -51,7 +52,7 @@ def snapshot_of(folder: str) -> tuple[str, str]:
         raise CheckpointError("no-checkpoint", f"{what}: pass one, such as {paths}")
     else:
         raise CheckpointError("no-checkpoint", f"{folder!r} is a hub's cache without snapshots: download the model")
-    return os.path.join(root, current), f"the folder is a hub's cache: snapshots/{current}, {which}, is taken"
+    return os.path.join(root, current), f"the folder is a hub's cache: snapshots/{current}, {which}, is taken{lost}"
 
 
 def _current(folder: str) -> str:

@@ -274,6 +274,8 @@ def test_of_a_hubs_cache_the_current_snapshot_is_taken(folder: Path) -> None:
 def test_of_a_hubs_cache_the_only_snapshot_is_taken(folder: Path) -> None:
     note = "the folder is a hub's cache: snapshots/aaa, its only snapshot, is taken"
     assert opened(cache(folder / "m", "aaa")) == ({"a"}, [note])
+    lost = "; refs/main names 'gone', which isn't there"
+    assert opened(cache(folder / "n", "aaa", main="gone")) == ({"a"}, [note + lost])
 
 
 def test_of_a_hubs_cache_with_several_snapshots_one_has_to_be_passed(folder: Path) -> None:
