@@ -6,7 +6,7 @@ import os
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from blobstore.checkpoint.file_names import has_model_files, is_model_file, is_weights, why_unused
+from blobstore.checkpoint.file_names import has_model_files, is_model_file, is_of_tokenizer, is_weights, why_unused
 from blobstore.checkpoint.told import LeftOut
 from blobstore.errors import in_file
 from blobstore.fileio.plain_files import open_one_of_many
@@ -53,11 +53,12 @@ def files_beside(checkpoint: Checkpoint, *, wanted: bool = True) -> tuple[list[F
     names = sorted(_names_in(checkpoint.folder))
     left_out = [*_others_in(checkpoint.folder, names)]
     taken: dict[str, str] = {}
-    for name in names:
+    own = filter(is_of_tokenizer, _names_in(checkpoint.tokenizer_folder)) if checkpoint.tokenizer_folder else ()
+    for name in sorted({*names, *own}):
         if is_weights(name):
             left_out.append(LeftOut(name, "file", MODULE_WEIGHTS))
             continue
-        path = os.path.join(checkpoint.folder, *name.split("/"))
+        path = checkpoint.beside(name)
         checkpoint.note_read(path)
         if not wanted:
             left_out.append(LeftOut(name, "file", "--no-files"))

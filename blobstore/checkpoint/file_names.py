@@ -21,10 +21,11 @@ _FOREIGN = {
     ".npz": "an npz file: save its arrays as safetensors first",
 }
 CONFIG = "config.json"
+_OF_THE_TRAINING, _OF_THE_TOKENIZER = "of the training", "of the tokenizer"
 # What transformers and sentence-transformers read to load a model, its tokenizer and its processor; all of it is data.
 _MODEL_FILES = {
     "settings of the model": (CONFIG, "generation_config.json"),
-    "of the tokenizer": (
+    _OF_THE_TOKENIZER: (
         *("tokenizer.json", "tokenizer.model", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json"),
         *("vocab.json", "merges.txt", "vocab.txt", "spiece.model", "sentencepiece.bpe.model", "source.spm"),
         *("target.spm", "chat_template.jinja", "chat_template.json"),
@@ -38,7 +39,6 @@ _MODULE = re.compile("[0-9]+_[A-Za-z]+")  # of sentence-transformers, such as 1_
 _IN_FOLDERS = re.compile(f"{_MODULE.pattern}/config\\.json|{_TEMPLATES}/[^/]+\\.jinja")
 # Files of a model that was divided among devices: each has a part of every tensor.
 _PART = re.compile(r"(consolidated\.)([0-9]{2})(\.(?:pth|safetensors))").fullmatch
-_OF_THE_TRAINING = "of the training"
 # Patterns of names in small letters, a folder's with a slash at its end. The first that matches counts.
 _UNUSED = {
     _OF_THE_TRAINING: (
@@ -46,7 +46,7 @@ _UNUSED = {
         "training_loss* train_results* eval_results* all_results* *_optim_states.pt *_model_states.pt latest "
         "zero_to_fp32.py checkpoint-*/ global_step*/ pytorch_model_fsdp*/ runs/ logs/ wandb/"
     ),
-    "of the tokenizer": f"tokenizer* tokenization_*.json sentencepiece* chat_template* {_TEMPLATES}/",
+    _OF_THE_TOKENIZER: f"tokenizer* tokenization_*.json sentencepiece* chat_template* {_TEMPLATES}/",
     "of the processor": "image_processor* video_preprocessor*",
     "of sentence-transformers": "[0-9]_*/",
     "not of the model": (
@@ -61,6 +61,11 @@ _UNUSED = {
         "gguf/ metal/"
     ),
 }
+
+
+def is_of_tokenizer(name: str) -> bool:
+    """Whether a file is the tokenizer's or a chat template, by its name."""
+    return why_unused(name) == _OF_THE_TOKENIZER
 
 
 def why_unused(name: str) -> str:

@@ -85,7 +85,10 @@ def refuse_folder(folder: str, names: Sequence[str]) -> NoReturn:
     if not what:
         for name in names:
             refuse_foreign(os.path.join(folder, name))
-        what = _with_checkpoints(folders) or "has neither model.safetensors nor model.safetensors.index.json"
+        what = (
+            _with_checkpoints(folders)
+            or "has no weights: no .safetensors or .gguf file, and none of PyTorch's (.bin, .pt, .pth, .ckpt)"
+        )
     raise CheckpointError("no-checkpoint", f"{folder!r} {what}")
 
 

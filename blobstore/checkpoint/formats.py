@@ -8,7 +8,7 @@ from typing import Literal
 from blobstore.checkpoint.file_names import is_pickled
 from blobstore.checkpoint.folders import hub_name
 from blobstore.checkpoint.gguf.finding import is_gguf, models_in
-from blobstore.checkpoint.pickled import PICKLES
+from blobstore.container.foreign import PICKLES, ZIP
 from blobstore.container.layout import MAGIC_BYTES
 from blobstore.fileio.source import read_beginning
 
@@ -41,6 +41,6 @@ def _by_its_bytes(path: str) -> Format:
     begins = bytes(read_beginning(path, _HEADER)) if os.path.isfile(path) else b""
     if begins.startswith(MAGIC_BYTES):
         return "sbs"
-    if begins.startswith(PICKLES) and is_pickled(path):
+    if begins.startswith((ZIP, *PICKLES)) and is_pickled(path):
         return "pytorch"
     return "safetensors" if begins[-1:] == b"{" or path.lower().endswith(".safetensors") else "sbs"

@@ -11,7 +11,6 @@ import os
 import re
 import struct
 import warnings
-import zipfile
 from collections.abc import Mapping
 from contextlib import contextmanager
 from functools import partial
@@ -20,13 +19,13 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from blobstore.checkpoint.file_names import is_pickled
 from blobstore.checkpoint.tensors import SourceTensor
-from blobstore.checkpoint.told import LeftOut
 from blobstore.codecs.element_types import dtype_named, type_of
-from blobstore.container.foreign import HEAD_NBYTES
+from blobstore.container.foreign import HEAD_NBYTES, PICKLES, ZIP
 from blobstore.errors import CheckpointError, MissingExtraError, UsageError
 from blobstore.fileio.ranges import FileRange
 
 if TYPE_CHECKING:
+    import zipfile
     from collections.abc import Iterator, Sequence
     from types import ModuleType
 
@@ -34,8 +33,6 @@ if TYPE_CHECKING:
 
     from blobstore.fileio.types import Array, ByteSource
 
-_ZIP = b"PK\3\4"
-PICKLES = (_ZIP, *(bytes([0x80, protocol]) for protocol in range(2, 6)))  # how such files begin
 _STORAGE = re.compile(r"[^/]+/data/[0-9]+").fullmatch
 _BYTE_ORDER = re.compile(r"[^/]+/byteorder").fullmatch
 _LONGEST = 16  # read of a byte order
@@ -45,6 +42,7 @@ _ADVICE = ("Weights only load failed", "Please file an issue", "Check the docume
 _SAFE_FROM = (2, 6)  # before, weights_only=True runs code of a hostile file (CVE-2025-32434)
 # What trainers save a model's tensors under.
 _WRAPPERS = ("state_dict", "model_state_dict", "model", "module")
+_SHOWN = 8  # keys
 _SHOWN_TEXT = 200
 
 
@@ -53,12 +51,12 @@ class Pickled(NamedTuple):
 
     Attributes:
         tensors: Those of the model, in the order of their bytes.
-        left_out: What isn't a tensor of the model.
+        others: What isn't a tensor of the model: its keys. A note names them.
         notes: What a user should know.
     """
 
     tensors: list[SourceTensor]
-    left_out: list[LeftOut]
+    others: list[str]
     notes: list[str]
 
 
@@ -67,7 +65,7 @@ def looks_pickled(path: str, source: ByteSource) -> bool:
     if not is_pickled(path):
         return False
     head = bytes(source.view(0, min(HEAD_NBYTES, source.size)))
-    return head.startswith(PICKLES) and b".npy" not in head
+    return head.startswith((ZIP, *PICKLES)) and b".npy" not in head
 
 
 def read_pickled(path: str, source: ByteSource) -> Pickled:
@@ -87,22 +85,23 @@ def read_pickled(path: str, source: ByteSource) -> Pickled:
     loaded, storages = _loaded(torch, path, mapped=offsets is not None)
     wrapper, state = _state_of(loaded, torch)
     file = os.path.basename(path)
-    beside = [key for key in loaded if key != wrapper] if wrapper else []
-    left_out = [LeftOut(str(key), "tensor", f"in {file}, but not under {wrapper!r}") for key in beside]
     notes = [f"{file}: the tensors under {wrapper!r} are taken"] if wrapper else []
     if offsets is None:
         notes.append(f"{file} can't be mapped, as files of torch.save can since torch 1.6: all of it is in memory")
+    others = [str(key) for key in loaded if key != wrapper] if wrapper else []
     base = _base_of(storages, offsets or {})
     tensors = []
     for name, value in state.items():
         if isinstance(name, str) and isinstance(value, torch.Tensor):
             tensors.append(_tensor(name, value, path, source, base))
         else:
-            left_out.append(LeftOut(str(name), "tensor", f"in {file}, but not a tensor"))
+            others.append(str(name))
     if not tensors:
         raise CheckpointError("no-tensors", "it has no tensors by name, as torch.save(model.state_dict(), …) writes")
     tensors.sort(key=lambda tensor: tensor.stored.offset if tensor.stored else -1)
-    return Pickled(tensors, left_out, notes)
+    if others:
+        notes.append(f"{file}: left out, since no tensors of the model: {_first(others)}")
+    return Pickled(tensors, others, notes)
 
 
 def _torch() -> ModuleType:
@@ -123,8 +122,10 @@ def _torch() -> ModuleType:
 
 def _offsets_in_zip(path: str, source: ByteSource) -> dict[int, int] | None:
     """Return where the storages lie in a file, offset → size; None unless it is a zip file that can be mapped."""
-    if not bytes(source.view(0, min(4, source.size))).startswith(_ZIP):
+    if not bytes(source.view(0, min(4, source.size))).startswith(ZIP):
         return None
+    import zipfile  # noqa: PLC0415 (it imports a lot, and few files need it)
+
     with _refusing(), zipfile.ZipFile(path) as archive:
         records = archive.infolist()
         orders = {archive.open(one).read(_LONGEST) for one in records if _BYTE_ORDER(one.filename)}
@@ -170,8 +171,7 @@ def _refusing() -> Iterator[None]:
     except Exception as error:
         if isinstance(error, OSError) and error.errno != errno.EINVAL:  # that of an offset before the beginning
             raise
-        fix = "download it again, or save it as safetensors where it can be loaded"
-        what = f"it can't be read as PyTorch's pickled format: {_in_short(error)}; {fix}"
+        what = f"it can't be read as PyTorch's pickled format: {_in_short(error)}"
         raise CheckpointError("bad-pickle", what) from None
 
 
@@ -179,9 +179,16 @@ def _in_short(error: Exception) -> str:
     """Return what matters in an error of torch, which also says how to read the file without its checks."""
     unsafe = _UNSAFE(str(error))
     if unsafe:
-        return f"it needs {unsafe[1]}, which may run any code, and torch refuses that"
+        fix = "load it where you trust it, and save the model's state_dict(), or save_pretrained(…)"
+        return f"it needs {unsafe[1]}, which may run any code, and torch refuses that; {fix}"
     lines = [line.strip() for line in str(error).splitlines() if line.strip() and not line.startswith(_ADVICE)]
-    return (lines or [type(error).__name__])[0][:_SHOWN_TEXT]
+    fix = "download it again, or save it as safetensors where it can be loaded"
+    return f"{(lines or [type(error).__name__])[0][:_SHOWN_TEXT]}; {fix}"
+
+
+def _first(names: Sequence[str]) -> str:
+    more = f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
+    return ", ".join(repr(name[:_SHOWN_TEXT]) for name in names[:_SHOWN]) + more
 
 
 def _state_of(loaded: Mapping[Any, Any], torch: ModuleType) -> tuple[str, Mapping[Any, Any]]:

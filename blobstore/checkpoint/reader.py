@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Literal
 
 from blobstore.checkpoint.adapters.applying import config_note, files_left_out, merged, open_adapters, resized_config
-from blobstore.checkpoint.file_names import why_unused
+from blobstore.checkpoint.file_names import is_of_tokenizer, why_unused
 from blobstore.checkpoint.finding import find_files
 from blobstore.checkpoint.formats import is_sbs
 from blobstore.checkpoint.gguf.model import open_gguf_model
@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from typing import BinaryIO
 
     from blobstore.checkpoint.adapters.applying import OpenAdapters
+    from blobstore.checkpoint.adapters.reading import Adapter
     from blobstore.checkpoint.finding import Found
     from blobstore.checkpoint.gguf.tokenizer import Pieces
     from blobstore.checkpoint.tensors import SourceTensor
@@ -59,6 +60,7 @@ class Checkpoint(Closing):
         tied_heads: Heads that only the index lists, with the embedding that each is taken to be tied to.
         adapters: Those that are merged into the tensors.
         config_note: What to do to config.json where these give the model another vocabulary, which `config` has.
+        tokenizer_folder: Of the adapter that gives it that: its tokenizer's files count before those in `folder`.
     """
 
     path: str
@@ -77,6 +79,7 @@ class Checkpoint(Closing):
     tied_heads: dict[str, str] = field(default_factory=dict)
     adapters: OpenAdapters | None = None
     config_note: str = ""
+    tokenizer_folder: str = ""
     _sources: list[ByteSource] = field(default_factory=list)
     _read: list[str] = field(default_factory=list)
 
@@ -100,8 +103,9 @@ class Checkpoint(Closing):
 
     @property
     def paths(self) -> list[str]:
-        """The files that have tensors, in the order of reading."""
-        return list(dict.fromkeys(tensor.path for tensor in self.tensors.values()))
+        """The files that have tensors, in the order of reading, without those of adapters."""
+        of_adapters = self.adapters.files if self.adapters else []
+        return [path for path in dict.fromkeys(x.path for x in self.tensors.values()) if path not in of_adapters]
 
     def note_read(self, path: str) -> None:
         """Count a file among those of the checkpoint, which `refuse_as_outputs` protects."""
@@ -122,6 +126,12 @@ class Checkpoint(Closing):
         """
         given = os.path.abspath(self.path) if os.path.isdir(self.path) else ""
         refuse_inputs(outputs, [*self._read, *also], folder=given, except_ours=except_ours)
+
+    def beside(self, name: str) -> str:
+        """Return the path of a file beside the tensors, with ``/`` in its name; empty if there is none."""
+        folders = [self.tokenizer_folder] if self.tokenizer_folder and is_of_tokenizer(name) else []
+        paths = (os.path.join(folder, *name.split("/")) for folder in [*folders, self.folder])
+        return next((path for path in paths if os.path.lexists(path)), "")
 
     def open_beside(self, path: str) -> FileRange:
         """Open another file of the checkpoint, which stays open until `close` → all of its bytes.
@@ -175,7 +185,9 @@ class Checkpoint(Closing):
         read = {path[len(folder) :].split(os.sep)[0] for path in self._read if path.startswith(folder)}
         unused = [name for name in sorted(os.listdir(self.folder)) if name not in read and not is_temporary(name)]
         names = [name + "/" if os.path.isdir(os.path.join(self.folder, name)) else name for name in unused]
-        return [LeftOut(name, "file", why_unused(name)) for name in names]
+        other = "the adapter's is taken"
+        replaced = {name for name in names if self.beside(name) and not self.beside(name).startswith(self.folder)}
+        return [LeftOut(name, "file", other if name in replaced else why_unused(name)) for name in names]
 
     def _add_gguf(self, path: str) -> None:
         """Add a model in .gguf files, which has a configuration of its own."""
@@ -214,7 +226,6 @@ class Checkpoint(Closing):
         weights = read_weights(path, source)
         self.format = "pytorch" if weights.format == "pytorch" else self.format
         self.notes += weights.notes
-        self.left_out += weights.left_out
         for key, value in weights.metadata.items():
             if self.metadata.setdefault(key, value) != value:
                 self.metadata[f"{os.path.basename(path)}:{key}"] = value
@@ -282,14 +293,31 @@ def _merge(checkpoint: Checkpoint, adapters: OpenAdapters) -> None:
     called = [os.path.abspath(checkpoint.path), str(checkpoint.config.get("_name_or_path", ""))]
     ties = ties_of(checkpoint.tensors, checkpoint.config) | checkpoint.tied_heads
     done = merged(adapters.adapters, checkpoint.tensors, ties, called)
+    resizing = _take_tokenizer(checkpoint, adapters.adapters, done.resized.values())
     for tensor in done.tensors:
         checkpoint.add(tensor)
     checkpoint.left_out += done.left_out
     for adapter in adapters.adapters:
-        checkpoint.left_out += files_left_out(adapter, checkpoint.folder)
+        checkpoint.left_out += files_left_out(adapter, checkpoint.folder, tokenizer=adapter is resizing)
     checkpoint.notes += done.notes
     checkpoint.config_note = config_note(checkpoint.config, done.resized)
     checkpoint.config = resized_config(checkpoint.config, done.resized)
+
+
+def _take_tokenizer(checkpoint: Checkpoint, adapters: Sequence[Adapter], rows: Iterable[int]) -> Adapter | None:
+    """Take the tokenizer of the last adapter that gives the embedding other rows → that adapter; None without any.
+
+    Such an adapter was trained with tokens of its own, and mostly its tokenizer was saved with it.
+    """
+    sizes = {*rows}
+    for adapter in reversed(adapters):
+        if any(len(tensor.shape) == 2 and tensor.shape[0] in sizes for tensor in adapter.whole.values()):
+            checkpoint.tokenizer_folder = os.path.dirname(adapter.files[0]) or os.curdir
+            if any(map(is_of_tokenizer, os.listdir(checkpoint.tokenizer_folder))):
+                what = f"the tokenizer's files of the adapter {adapter.name!r} are taken before the base's"
+                checkpoint.notes.append(what)
+            return adapter
+    return None
 
 
 def _read_files(checkpoint: Checkpoint, found: Found) -> None:

@@ -53,14 +53,14 @@ def tokenizer_beside(checkpoint: Checkpoint, given: str | None) -> Tokenizer | M
             if raw.lstrip(b"\xef\xbb\xbf \t\r\n")[:1] == b"{"
             else _model(given, raw)
         )
-    path = _beside(checkpoint, _MODEL)
+    path = checkpoint.beside(_MODEL)
     if path:
         raw = checkpoint.read_small(path)
         added, source = _added(checkpoint)
         return replace(
             _model(path, raw, wholly=bool(added)), added=added, source=source, placeholders=_placeholders(checkpoint)
         )
-    path = _beside(checkpoint, _JSON)
+    path = checkpoint.beside(_JSON)
     return _made(checkpoint, path) if path else _of_pieces(checkpoint)
 
 
@@ -128,7 +128,7 @@ def _added(checkpoint: Checkpoint, known: Added | None = None) -> tuple[Added, s
         _ADDED: lambda path: added_by_text(_object(checkpoint.read_small(path))),
     }
     for name, parse in parsers.items():
-        path = _beside(checkpoint, name)
+        path = checkpoint.beside(name)
         if not path or (name == _JSON and known is not None):
             continue
         try:
@@ -158,12 +158,6 @@ def image_tokens(config: Mapping[str, Any]) -> list[int]:
     return [config[name] for name in _IMAGE_TOKENS if type(config.get(name)) is int]
 
 
-def _beside(checkpoint: Checkpoint, name: str) -> str:
-    """Return the path of a file beside a checkpoint's tensors; empty if there is none."""
-    path = os.path.join(checkpoint.folder, name)
-    return path if os.path.lexists(path) else ""
-
-
 def _beginning(checkpoint: Checkpoint, path: str, nbytes: int) -> bytes:
     checkpoint.note_read(path)
     return bytes(read_beginning(path, nbytes))
@@ -188,7 +182,7 @@ def has_chat_template(checkpoint: Checkpoint) -> bool:
     Raises:
         OSError: A file can't be read.
     """
-    templates = [path for path in (_beside(checkpoint, name) for name in _TEMPLATES) if path]
+    templates = [path for path in (checkpoint.beside(name) for name in _TEMPLATES) if path]
     for path in templates:
         checkpoint.note_read(path)
         refuse_irregular(path)  # as for the other files, and a link to nothing is an error
@@ -196,7 +190,7 @@ def has_chat_template(checkpoint: Checkpoint) -> bool:
 
 
 def _tokenizer_has_template(checkpoint: Checkpoint) -> bool:
-    path = _beside(checkpoint, _CONFIG)
+    path = checkpoint.beside(_CONFIG)
     if not path:
         return False
     raw = checkpoint.read_small(path)

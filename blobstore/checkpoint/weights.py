@@ -16,7 +16,6 @@ from blobstore.fileio.ranges import FileRange
 
 if TYPE_CHECKING:
     from blobstore.checkpoint.safetensors import SafetensorsHeader
-    from blobstore.checkpoint.told import LeftOut
     from blobstore.fileio.types import ByteSource
 
 
@@ -28,14 +27,14 @@ class Weights:
         format: Of the file.
         tensors: In the order of their bytes.
         metadata: Of its header.
-        left_out: What isn't a tensor of the model.
+        others: What isn't a tensor of the model: its keys. A note names them.
         notes: What a user should know.
     """
 
     format: Literal["safetensors", "pytorch"]
     tensors: list[SourceTensor]
     metadata: dict[str, str] = field(default_factory=dict)
-    left_out: list[LeftOut] = field(default_factory=list)
+    others: list[str] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
 
 
@@ -54,7 +53,7 @@ def read_weights(path: str, source: ByteSource) -> Weights:
     """
     if looks_pickled(path, source):
         pickled = read_pickled(path, source)
-        return Weights("pytorch", pickled.tensors, left_out=pickled.left_out, notes=pickled.notes)
+        return Weights("pytorch", pickled.tensors, others=pickled.others, notes=pickled.notes)
     header = _header(path, source)
     tensors = [
         SourceTensor(entry.name, entry.type, entry.shape, path, FileRange(source, entry.offset, entry.nbytes))

@@ -13,9 +13,9 @@ _FORMATS = {
     b"version h": "a Git LFS pointer, fetch the file itself: git lfs pull",
 }
 _PAGES = (b"<!do", b"<htm", b"<?xml")
-_PICKLES = tuple(bytes([0x80, protocol]) for protocol in range(2, 6))
+PICKLES = tuple(bytes([0x80, protocol]) for protocol in range(2, 6))
 _ZIP_FILE = "a zip file (npz or a PyTorch checkpoint?): save its tensors as safetensors first"
-_ZIP = b"PK\3\4"
+ZIP = b"PK\3\4"
 _BLANKS = b"\xef\xbb\xbf \t\r\n"
 
 
@@ -30,8 +30,8 @@ def foreign_format(head: bytes) -> str:
     """
     if head.lstrip(_BLANKS).lower().startswith(_PAGES):
         return "a web page, not the download: download the file again, logged in if it needs that"
-    if head.startswith(_ZIP):
+    if head.startswith(ZIP):
         return "an npz file: save its arrays as safetensors first" if b".npy" in head else _ZIP_FILE
-    if head.startswith(_PICKLES):
+    if head.startswith(PICKLES):
         return "a pickle (a PyTorch checkpoint?): save it as safetensors first"
     return next((what for beginning, what in _FORMATS.items() if head.startswith(beginning)), "")

@@ -23,7 +23,7 @@ _SHOWN_TEXT = 40
 _RESERVED = (UNKNOWN, CONTROL, BYTE)  # their texts may be those of other pieces, too
 # Stand for an image in prompts of transformers. gemma.cpp puts the image there by itself.
 _PLACEHOLDERS = ("<image_soft_token>", "<image>")
-_INSTALL = 'pip install "gemma-blobstore[tokenizer]"'
+_INSTALL = "pip install protobuf"
 
 
 @dataclass(frozen=True)
@@ -152,7 +152,7 @@ class MadeTokenizer:
                 for number, old in self.json.renamed.items()
             ]
             yield f"tokenizer: {_pieces(len(shown))} renamed as its added_tokens say: {listed(shown, _SHOWN)}"
-        yield from _filled([number for number in range(rows) if number >= tokens or number not in self.json.pieces])
+        yield from _filled([number for number in range(tokens) if number not in self.json.pieces])
         yield from _narrowed(self.json.added.values())
         beyond = {number: piece.text for number, piece in self.json.pieces.items() if number >= tokens}
         yield from _left_out(beyond, tokens)
@@ -248,7 +248,7 @@ class _Changes:
         if self.renamed:
             shown = [f"{number} {_text(self._old[number])} → {_text(new)}" for number, new in self.renamed.items()]
             yield f"tokenizer: {_pieces(len(self.renamed))} renamed as in {source}: {listed(shown, _SHOWN)}"
-        yield from _filled(self._holes())
+        yield from _filled([number for number in self._holes() if number < self._end])
         yield from _narrowed(self._tokens[number] for number in [*self.renamed, *self.appended])
         if self._bytes:
             yield f"tokenizer: left out, since their pieces stand for bytes: {_listed(self._bytes)}"

@@ -295,10 +295,48 @@ def test_other_files_of_the_adapter_are_told(here: Path, capsys: pytest.CaptureF
         (here / "lora" / name).write_text(name)
     told = run(capsys, "convert base --adapter lora -o t.sbs --as names")[1]
     assert "tokenizer and chat template are taken from the base, not from the adapter 'lora'" in told
-    assert "lora/optimizer.pt (the adapter 'lora' has it, but its weights don't need it)" in told
+    assert "lora/optimizer.pt (of the training)" in told
+    assert "lora/" not in run(capsys, "verify t.sbs --against base --adapter lora")[1]  # nothing new
     left_out = {item.name: item.kind for item in blobstore.preview_conversion("base", adapters="lora").left_out}
     names = ("lora/chat_template.jinja", "lora/tokenizer.json", "lora/optimizer.pt")
     assert [left_out[name] for name in names] == ["file"] * 3
+
+
+@pytest.fixture
+def longer(here: Path) -> int:
+    """An adapter with one more token, as peft saves it: with the whole embedding; and its number."""
+    with open_checkpoint("base") as checkpoint:
+        rows, width = checkpoint.tensors[EMBEDDING].shape
+    embedding = np.random.default_rng(1).normal(size=(rows + 1, width)).astype(np.float32)
+    write_adapter(here / "longer", {EMBEDDING: embedding})
+    (here / "longer" / "added_tokens.json").write_text(json.dumps({"<tool>": rows}))
+    return rows
+
+
+def test_the_tokens_of_an_adapter_are_taken_with_its_embedding(longer: int, capsys: pytest.CaptureFixture[str]) -> None:
+    status, told = run(capsys, "convert base --adapter longer -o t.sbs")
+    assert status == 0
+    assert told.splitlines()[0] == "note: read model.safetensors"
+    assert "note: the tokenizer's files of the adapter 'longer' are taken before the base's\n" in told
+    assert f"note: tokenizer: 1 piece added from added_tokens.json: {longer} '<tool>'\n" in told
+    assert f"note: vocabulary padded from {longer + 1} to " in told
+    assert "UNUSED" not in told  # said already
+    assert blobstore.verify("t.sbs", against="base", adapters="longer").ok
+    with blobstore.open("t.sbs") as store:
+        assert store[EMBEDDING].shape[0] == longer + 1
+        assert b"<tool>" in bytes(store.raw("tokenizer"))
+
+
+def test_by_name_too_and_the_old_config_is_told(here: Path, longer: int, capsys: pytest.CaptureFixture[str]) -> None:
+    (here / "longer" / "tokenizer.model").write_bytes(b"new")
+    status, told = run(capsys, "convert base --adapter longer -o t.sbs --as names")
+    assert status == 0
+    assert f"config.json is carried as it is: set its vocab_size to {longer + 1} in an exported folder" in told
+    assert "left out tokenizer.model (the adapter's is taken)" in told
+    assert blobstore.verify("t.sbs", against="base", adapters="longer").ok
+    with blobstore.open("t.sbs") as store:
+        assert bytes(store.files["tokenizer.model"]) == b"new"
+        assert json.loads(bytes(store.files["added_tokens.json"])) == {"<tool>": longer}
 
 
 def test_a_pickled_adapter_needs_torch(here: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -235,7 +235,9 @@ FOLDERS = {
     "transformer/model.safetensors vae/config.json": (
         "has no weights, but folders with weights: pass one of them (transformer)"
     ),
-    "config.json tokenizer.json": "has neither model.safetensors nor model.safetensors.index.json",
+    "config.json tokenizer.json": (
+        "has no weights: no .safetensors or .gguf file, and none of PyTorch's (.bin, .pt, .pth, .ckpt)"
+    ),
 }
 
 

@@ -68,6 +68,10 @@ def test_a_command_imports_itself_only(tmp_path: Path) -> None:
     assert not {
         module for module in modules if module.startswith(("rich", "blobstore.converting", "blobstore.checking"))
     }
+    readers = {
+        f"blobstore.checkpoint.{name}" for name in ("adapters", "gguf_header", "pickled", "safetensors", "tensors")
+    }
+    assert not modules & {"zipfile", *readers}
 
 
 def test_the_version_needs_no_numpy() -> None:

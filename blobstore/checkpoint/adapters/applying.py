@@ -11,6 +11,7 @@ from blobstore.checkpoint.adapters.changes import BaseTensor
 from blobstore.checkpoint.adapters.merging import base_note, plan_merge
 from blobstore.checkpoint.adapters.reading import described, open_adapter
 from blobstore.checkpoint.adapters.steps import Whole
+from blobstore.checkpoint.file_names import is_of_tokenizer, why_unused
 from blobstore.checkpoint.tensors import SourceTensor
 from blobstore.checkpoint.told import LeftOut
 from blobstore.fileio.closing import Closing
@@ -146,12 +147,13 @@ def _tensor(name: str, change: Change, tensors: Mapping[str, SourceTensor]) -> S
     return SourceTensor(name, change.type, change.shape, base.path, made=change.made(base.read))
 
 
-def files_left_out(adapter: Adapter, base: str) -> list[LeftOut]:
+def files_left_out(adapter: Adapter, base: str, *, tokenizer: bool = False) -> list[LeftOut]:
     """Return the files of an adapter's folder that nothing is made of, unless the base's folder has the same.
 
     Args:
         adapter: Open.
         base: The folder of the base.
+        tokenizer: Whether its tokenizer is taken.
 
     Raises:
         OSError: A folder or file can't be read.
@@ -164,10 +166,10 @@ def files_left_out(adapter: Adapter, base: str) -> list[LeftOut]:
             continue
         if os.path.isfile(other) and filecmp.cmp(path, other, shallow=False):
             continue
-        is_of_text = any(word in name for word in ("token", "template", "vocab", "merges"))
+        if is_of_tokenizer(name) and tokenizer:
+            continue
         why = f"tokenizer and chat template are taken from the base, not from the adapter {adapter.name!r}"
-        rest = f"the adapter {adapter.name!r} has it, but its weights don't need it"
-        left_out.append(LeftOut(f"{adapter.name}/{name}", "file", why if is_of_text else rest))
+        left_out.append(LeftOut(f"{adapter.name}/{name}", "file", why if is_of_tokenizer(name) else why_unused(name)))
     return left_out
 
 

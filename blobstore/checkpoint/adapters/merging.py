@@ -130,9 +130,9 @@ class _OneAdapter:
             # An embedding or a head may be; a matrix of a layer has the size of the model.
             if not is_resized or any(word.isdecimal() for word in found.split(".")[:-2]):
                 raise self._refuse(_wrong_shape(name, tensor.shape, found, change.shape))
-            self._merge.notes.append(
-                f"{found}: {change.shape[0]} rows of the base, {tensor.shape[0]} of the adapter {self._adapter.name!r}"
-            )
+            if found not in self._ties:
+                rows = f"{change.shape[0]} rows of the base, {tensor.shape[0]} of the adapter {self._adapter.name!r}"
+                self._merge.notes.append(f"{found}: {rows}")
             self._merge.resized[change.shape[0]] = tensor.shape[0]
             change.shape = tensor.shape
         change.add(Whole(tensor), self._place)

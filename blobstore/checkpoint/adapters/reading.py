@@ -163,8 +163,8 @@ class Adapter(Closing):
 
 def _tensors_in(path: str, source: ByteSource) -> list[SourceTensor]:
     weights = read_weights(path, source)
-    if weights.left_out:
-        what = f"{weights.left_out[0].name[:300]!r} is not a tensor of the adapter"
+    if weights.others:
+        what = f"{weights.others[0][:300]!r} is not a tensor of the adapter"
         raise CheckpointError("adapter-tensor", f"{what}: save it with save_pretrained")
     return weights.tensors
 

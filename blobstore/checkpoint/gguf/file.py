@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from blobstore.checkpoint.gguf.header import MAGIC, GgufEntry, GgufHeader, LongList, parse_header
+from blobstore.checkpoint.gguf.finding import MAGIC
+from blobstore.checkpoint.gguf.header import GgufEntry, GgufHeader, LongList, parse_header
 from blobstore.container.foreign import HEAD_NBYTES, foreign_format
 from blobstore.errors import FormatError, MissingExtraError, in_file
 from blobstore.fileio.closing import Closing

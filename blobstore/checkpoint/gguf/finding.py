@@ -6,10 +6,10 @@ import os
 import re
 
 from blobstore.checkpoint.file_names import is_weights
-from blobstore.checkpoint.gguf.header import MAGIC
 from blobstore.errors import CheckpointError, listed
 from blobstore.fileio.source import read_beginning
 
+MAGIC = b"GGUF"
 _EXTENSION = ".gguf"
 _PART = re.compile(r"(.*)-([0-9]{5})-of-([0-9]{5})\.gguf", re.IGNORECASE | re.DOTALL)
 _BESIDE = {

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
+from blobstore.checkpoint.gguf.finding import MAGIC
 from blobstore.checkpoint.gguf.types import BY_NUMBER, GgufType
 from blobstore.errors import FormatError, TruncatedError
 from blobstore.index.records import MAX_ELEMENTS
@@ -23,7 +24,7 @@ if TYPE_CHECKING:
 
     Read = Callable[[int, int], bytes | memoryview]  # (offset, nbytes) inside the file → these bytes
 
-MAGIC = b"GGUF"
+
 MAX_HEADER_NBYTES = 100_000_000
 _MAX_LISTED = 64  # elements of an array that is kept as a list: vocabularies have 256,000
 _MAX_KEYS, _MAX_TENSORS = 1 << 16, 1 << 18  # far more than any model has

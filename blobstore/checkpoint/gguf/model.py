@@ -196,10 +196,10 @@ def _lossy(quantised: Counter[str]) -> Iterator[str]:
 def _add_settings(model: GgufModel) -> None:
     """Take what the metadata says: of a Gemma as its config; of any model as metadata of the new file."""
     for key, value in model.fields.items():
-        if key in _LAYOUT:
+        if key in _LAYOUT or key.startswith(_QUANTISATION):
             continue
         text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False, default=str)
-        if isinstance(value, LongList) or len(text) > _MAX_TEXT or key.startswith(_QUANTISATION):
+        if isinstance(value, LongList) or len(text) > _MAX_TEXT:
             model._dropped.append(key)  # noqa: SLF001 (one module)
         else:
             model.metadata[key] = text
