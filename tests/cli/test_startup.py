@@ -69,7 +69,7 @@ def test_a_command_imports_itself_only(tmp_path: Path) -> None:
         module for module in modules if module.startswith(("rich", "blobstore.converting", "blobstore.checking"))
     }
     readers = {
-        f"blobstore.checkpoint.{name}" for name in ("adapters", "gguf_header", "pickled", "safetensors", "tensors")
+        f"blobstore.checkpoint.{name}" for name in ("adapters", "gguf.header", "pickled", "safetensors", "tensors")
     }
     assert not modules & {"zipfile", *readers}
 
