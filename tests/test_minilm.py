@@ -11,6 +11,7 @@ import safetensors
 
 import blobstore
 from blobstore.cli import main
+from blobstore.index.metadata import foreign_metadata
 
 pytestmark = pytest.mark.minilm
 
@@ -61,9 +62,12 @@ def test_a_tensor_is_found_by_its_name_and_by_its_key(source: Path, converted: P
         np.testing.assert_array_equal(store.prefix("encoder.layer.0")["attention.self.query.weight"], expected)
 
 
-def test_metadata_is_kept(source: Path, converted: Path) -> None:
+def test_metadata_and_files_are_kept(source: Path, converted: Path) -> None:
     with safetensors.safe_open(source, "numpy") as peer, blobstore.open(converted) as store:
-        assert store.metadata == (peer.metadata() or {})
+        assert foreign_metadata(store.metadata) == (peer.metadata() or {})
+        assert {"1_Pooling/config.json", "config.json", "modules.json", "tokenizer.json"} <= {*store.files}
+        for name, data in store.files.items():
+            assert bytes(data) == source.parent.joinpath(name).read_bytes()
 
 
 def test_get_writes_a_file_that_numpy_loads(source: Path, converted: Path, tmp_path: Path) -> None:
