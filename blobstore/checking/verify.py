@@ -159,7 +159,9 @@ def verify_blobs(
     for row in damaged:
         if index.blob(row).key in files:
             names[row].append(files[index.blob(row).key])
-    yield from (_damage(reader, int(known[row]), tuple(names[row])) for row in damaged)
+    for row in damaged:
+        effect = "the file that was carried along has wrong contents" if index.blob(row).key in files else None
+        yield _damage(reader, int(known[row]), tuple(names[row]), effect)
     for place in sorted({*range(len(reader))} - {int(one) for one in known}):
         key = reader.directory.all_keys[place]
         if key != INDEX_KEY:
@@ -176,11 +178,11 @@ def _names_in(index: NameIndex, rows: Iterable[int]) -> dict[int, list[str]]:
     return names
 
 
-def _damage(reader: BlobReader, place: int, names: tuple[str, ...]) -> Finding:
+def _damage(reader: BlobReader, place: int, names: tuple[str, ...], effect: str | None) -> Finding:
     offset, nbytes = reader.directory.range(place)
     key = reader.directory.all_keys[place]
     what = f"the SHA-256 of its {nbytes} bytes, at offset {offset}, is not the one stored when it was written"
-    return finding("damaged-blob", key, what, offset=offset, nbytes=nbytes, names=names)
+    return finding("damaged-blob", key, what, offset=offset, nbytes=nbytes, names=names, effect=effect)
 
 
 def verify_values(store: Store, *, progress: Progress = lambda _: None) -> Iterator[Finding]:

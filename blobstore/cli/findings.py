@@ -56,9 +56,9 @@ def _print_for_people(findings: Sequence[Finding]) -> None:
 
 
 def _message(finding: Finding) -> str:
-    """Return the message, with the tensors concerned unless these are the subject."""
-    tensors = [name for name in finding.names if name != finding.subject]
-    return f"{finding.message}; tensors: {', '.join(tensors)}" if tensors else finding.message
+    """Return the message, with the names concerned unless these are the subject."""
+    names = [name for name in finding.names if name != finding.subject]
+    return f"{finding.message}; it holds {', '.join(names)}" if names else finding.message
 
 
 def _effect(finding: Finding) -> str:

@@ -192,6 +192,7 @@ def test_a_damaged_file_is_named_and_recovering_leaves_it_out(tmp_path: Path) ->
     path.write_bytes(raw)
     (found,) = blobstore.verify(path).findings
     assert (found.code, found.names) == ("damaged-blob", ("tokenizer.json",))
+    assert found.effect == "the file that was carried along has wrong contents"
     done = blobstore.recover(path, tmp_path / "b.sbs")
     assert [lost.names for lost in done.lost] == [("tokenizer.json",)]
     assert carried(tmp_path / "b.sbs") == {name: data for name, data in CARRIED.items() if name != "tokenizer.json"}
