@@ -49,8 +49,7 @@ _NUMBERS: dict[int, tuple[str, str]] = {
     11: ("int64", "<i8"),
     12: ("float64", "<f8"),
 }
-_TEXT_NAME = "string"
-_TYPE_NAMES = {number: name for number, (name, _) in _NUMBERS.items()} | {_TEXT: _TEXT_NAME, _ARRAY: "array"}
+_TYPE_NAMES = {number: name for number, (name, _) in _NUMBERS.items()} | {_TEXT: "string", _ARRAY: "array"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,25 +78,25 @@ class GgufEntry:
 
 @dataclass(frozen=True, slots=True)
 class LongList:
-    """An array of the metadata that is too long to be kept: where it is.
+    """An array of the metadata that is too long to be kept, or has arrays: where it is.
 
     Attributes:
-        type: Of its elements: ``string``, ``float32``.
+        number: Of the type of its elements.
         count: How many.
         offset: Of the first element, from the beginning of the file.
         nbytes: Of all elements.
     """
 
-    type: str
+    number: int
     count: int
     offset: int
     nbytes: int
 
     def __str__(self) -> str:
-        return f"{self.count} values of type {self.type}"
+        return f"{self.count} values of type {_TYPE_NAMES[self.number]}"
 
-    def read(self, read: Read) -> list[Any]:
-        """Return its elements, texts or numbers, as plain values.
+    def read(self, read: Read) -> list[Any] | None:
+        """Return its elements, texts or numbers, as plain values; None if they are arrays.
 
         Args:
             read: As `parse_header` takes it, of the same file.
@@ -106,9 +105,7 @@ class LongList:
             FormatError: ``gguf`` for what isn't text.
         """
         cursor = _Cursor(read, self.offset, self.offset + self.nbytes)
-        if self.type == _TEXT_NAME:
-            return [cursor.text() for _ in range(self.count)]
-        return _numbers(cursor, next(number for number, (name, _) in _NUMBERS.items() if name == self.type), self.count)
+        return None if self.number == _ARRAY else _elements(cursor, self.number, self.count)
 
 
 @dataclass(frozen=True)
@@ -118,7 +115,7 @@ class GgufHeader:
     Attributes:
         version: Of the format.
         entries: Its tensors, in the order of their bytes.
-        metadata: Key → a text, number, truth value, or list of such; a `LongList` for a long array.
+        metadata: Key → a text, number, truth value, or list of such; a `LongList` for a long array, or one of arrays.
     """
 
     version: int
@@ -213,12 +210,18 @@ def _other_version(version: int) -> str:
 def _metadata(cursor: _Cursor, count: int) -> Iterator[tuple[str, Any]]:
     known: set[str] = set()
     for _ in range(count):
-        at = cursor.at
-        key = cursor.text()
-        if key in known:
-            raise FormatError("gguf", f"its metadata has {key[:_SHOWN]!r} twice", at)
-        known.add(key)
+        key = _unique(cursor, known, "its metadata has {!r} twice")
         yield key, _value(cursor, cursor.u32())
+
+
+def _unique(cursor: _Cursor, known: set[str], twice: str) -> str:
+    """Read a name that isn't among those before it, and add it to them."""
+    at = cursor.at
+    name = cursor.text()
+    if name in known:
+        raise FormatError("gguf", twice.format(name[:_SHOWN]), at)
+    known.add(name)
+    return name
 
 
 def _value(cursor: _Cursor, number: int) -> Any:  # noqa: ANN401 (metadata is anything)
@@ -229,7 +232,7 @@ def _value(cursor: _Cursor, number: int) -> Any:  # noqa: ANN401 (metadata is an
         return _elements(cursor, inner, count)
     start = cursor.at
     _skip(cursor, inner, count, _MAX_DEPTH)
-    return LongList(_TYPE_NAMES[inner], count, start, cursor.at - start)
+    return LongList(inner, count, start, cursor.at - start)
 
 
 def _elements(cursor: _Cursor, number: int, count: int) -> list[Any]:
@@ -285,10 +288,7 @@ def _tensors(cursor: _Cursor, count: int) -> Iterator[_Listed]:
     known: set[str] = set()
     for _ in range(count):
         at = cursor.at
-        name = cursor.text()
-        if name in known:
-            raise FormatError("gguf", f"it has two tensors named {name[:_SHOWN]!r}", at)
-        known.add(name)
+        name = _unique(cursor, known, "it has two tensors named {!r}")
         ndim = cursor.u32()
         if ndim > _MAX_NDIM:
             what = f"{name[:_SHOWN]!r} has {ndim} dimensions, and blobstore reads up to {_MAX_NDIM}"

@@ -23,7 +23,7 @@ from blobstore.errors import CheckpointError, listed
 from blobstore.fileio.closing import Closing
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterator, Mapping
 
     from blobstore.checkpoint.gguf.tokenizer import Pieces
     from blobstore.fileio.types import Array
@@ -59,9 +59,9 @@ class GgufModel(Closing):
     _told: str = ""
 
     @property
-    def fields(self) -> dict[str, Any]:
-        """The metadata as `GgufHeader` has it."""
-        return dict(self.files[0].fields)
+    def fields(self) -> Mapping[str, Any]:
+        """The first file's metadata, as `GgufHeader` has it."""
+        return self.files[0].fields
 
     @property
     def architecture(self) -> str:

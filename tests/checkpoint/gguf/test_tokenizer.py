@@ -81,6 +81,7 @@ WRONG: dict[str, tuple[dict[str, Any], str]] = {
     "of another kind": ({"tokenizer.ggml.model": "gpt2"}, "tokenizer.ggml.model is 'gpt2', and only 'llama' is"),
     "none": ({"tokenizer.ggml.model": None}, "tokenizer.ggml.model is None"),
     "without scores": ({LISTS[1]: None}, "it lacks one of tokenizer.ggml.tokens, tokenizer.ggml.scores"),
+    "scores in arrays": ({LISTS[1]: [[0.0]]}, "it lacks one of tokenizer.ggml.tokens, tokenizer.ggml.scores"),
     "of unequal length": ({LISTS[1]: [0.0, 1.0]}, "it has 1 tokens, 2 scores and 1 types"),
     "not texts": ({LISTS[0]: [1]}, "are not texts, scores and types"),
     "not types": ({LISTS[2]: [7]}, "are not texts, scores and types"),
