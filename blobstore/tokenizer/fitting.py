@@ -211,20 +211,24 @@ class _Changes:
 
     def _drop_doubles(self) -> None:
         """Leave out tokens whose text another piece has: SentencePiece loads no such model."""
-        while doubles := self._doubles():
-            for number in doubles:  # a piece that keeps its text after all may be another token's double
-                self._twice[number] = (self.renamed if number in self.renamed else self.appended).pop(number)
-
-    def _doubles(self) -> list[int]:
         changed = self.renamed | self.appended
         if not changed:
-            return []
-        taken = {
-            text: number
-            for number, (text, kind) in enumerate(pieces_of(self._raw))
-            if kind not in _RESERVED and number not in changed
-        }
-        return [number for number, text in changed.items() if taken.setdefault(text, number) != number]
+            return
+        owners: dict[bytes, int] = {}
+        before: dict[int, bytes] = {}  # texts that pieces have again if they aren't renamed
+        for number, (text, kind) in enumerate(pieces_of(self._raw)):
+            if kind not in _RESERVED and number in changed:
+                before[number] = text
+            elif kind not in _RESERVED:
+                owners[text] = number
+        doubles = [number for number, text in changed.items() if owners.setdefault(text, number) != number]
+        while doubles:
+            number = doubles.pop()
+            self._twice[number] = (self.renamed if number in self.renamed else self.appended).pop(number)
+            if number in before:  # a piece that keeps its text after all may be another token's double
+                other = owners.get(before[number])
+                owners[before[number]] = number
+                doubles += [other] if other in self.renamed or other in self.appended else []
 
     def _holes(self) -> list[int]:
         """The rows without a token, which get a piece because the model is written anew anyway."""

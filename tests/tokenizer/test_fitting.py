@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from typing import TYPE_CHECKING
 
 import pytest
 from hypothesis import given
@@ -10,12 +11,15 @@ from hypothesis import strategies as st
 
 from blobstore.errors import FormatError, MissingExtraError
 from blobstore.gemma.tokenizer import check_pieces, pieces_of
-from blobstore.tokenizer import proto
+from blobstore.tokenizer import fitting, proto
 from blobstore.tokenizer.added import AddedToken
 from blobstore.tokenizer.fitting import MadeTokenizer, Tokenizer, of_pieces
 from blobstore.tokenizer.from_json import parse_tokenizer
 from blobstore.tokenizer.proto import parse_model
 from tests.tokenizer_files import BYTE, NORMAL, SMALL, UNKNOWN, UNUSED, USER_DEFINED, document_of, dumped
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
 
 MODEL = of_pieces([(text.encode(), -1.5, kind) for text, kind in SMALL], "")
 COUNT = len(SMALL)
@@ -56,6 +60,25 @@ def test_texts_may_be_swapped() -> None:
     fitted = Tokenizer(MODEL, tokens(_261="abc", _262="ab"), "added_tokens.json").fitted(COUNT)
     assert list(pieces_of(fitted.raw))[261:263] == [(b"abc", USER_DEFINED), (b"ab", USER_DEFINED)]
     assert fitted.notes == ("tokenizer: 2 pieces renamed as in added_tokens.json: 261 'ab' → 'abc', 262 'abc' → 'ab'",)
+
+
+def test_a_token_that_is_left_out_leaves_out_those_that_wait_for_its_piece(monkeypatch: pytest.MonkeyPatch) -> None:
+    pieces = of_pieces(
+        [*((text.encode(), -1.5, kind) for text, kind in SMALL), *((b"p%d" % i, 0, 1) for i in range(9))], ""
+    )
+    added = tokens(**{f"_{COUNT + i}": f"p{i + 1}" for i in range(8)})  # the last piece keeps its text
+    read: list[bytes] = []
+
+    def counted(raw: bytes) -> Iterator[tuple[bytes, int]]:
+        read.append(raw)
+        return pieces_of(raw)
+
+    monkeypatch.setattr(fitting, "pieces_of", counted)
+    fitted = Tokenizer(pieces, added, "added_tokens.json").fitted(COUNT + 9)
+    assert fitted.raw == pieces
+    assert "left out, since other pieces have the same text: " in fitted.notes[0]
+    assert f"{COUNT} 'p1'" in fitted.notes[0]
+    assert len(read) == 2  # not once more for each of them
 
 
 def test_what_cannot_be_is_named() -> None:
