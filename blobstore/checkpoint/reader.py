@@ -24,7 +24,7 @@ from blobstore.fileio.temporary import is_temporary
 from blobstore.index.inputs import refuse_inputs
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Mapping, Sequence
+    from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
     from os import PathLike
     from typing import BinaryIO
 
@@ -173,21 +173,32 @@ class Checkpoint(Closing):
             self.tied_heads = {new[head]: new[embedding] for head, embedding in self.tied_heads.items()}
 
     def files_left_out(self) -> list[LeftOut]:
-        """Return what of a folder that was given is neither read nor noted as read, by name.
+        """Return what of a folder that was given, and of those of adapters, is neither read nor noted as read, by name.
 
         Raises:
-            OSError: The folder can't be read.
+            OSError: A folder can't be read.
         """
+        return [*self._left_out_of_adapters(), *self._left_out_of_folder()]
+
+    def _left_out_of_adapters(self) -> Iterator[LeftOut]:
+        for adapter in self.adapters.adapters if self.adapters else ():
+            has_tokenizer = adapter.folder == self.tokenizer_folder
+            yield from files_left_out(adapter, self.folder, {*self._read}, has_tokenizer=has_tokenizer)
+
+    def _left_out_of_folder(self) -> Iterator[LeftOut]:
         if not os.path.isdir(self.path):
-            return []
+            return
         folder = os.path.join(os.path.abspath(self.folder), "")
         # Of a folder in which some file is read, the reader of that file tells what is left out.
         read = {path[len(folder) :].split(os.sep)[0] for path in self._read if path.startswith(folder)}
-        unused = [name for name in sorted(os.listdir(self.folder)) if name not in read and not is_temporary(name)]
-        names = [name + "/" if os.path.isdir(os.path.join(self.folder, name)) else name for name in unused]
-        other = "the adapter's is taken"
-        replaced = {name for name in names if self.beside(name) and not self.beside(name).startswith(self.folder)}
-        return [LeftOut(name, "file", other if name in replaced else why_unused(name)) for name in names]
+        for name in sorted(os.listdir(self.folder)):
+            if name in read or is_temporary(name):
+                continue
+            if self.tokenizer_folder and os.path.abspath(os.path.join(self.tokenizer_folder, name)) in self._read:
+                yield LeftOut(name, "file", "the adapter's is taken")
+            else:
+                called = name + "/" * os.path.isdir(os.path.join(self.folder, name))
+                yield LeftOut(called, "file", why_unused(called))
 
     def _add_gguf(self, path: str) -> None:
         """Add a model in .gguf files, which has a configuration of its own."""
@@ -293,31 +304,24 @@ def _merge(checkpoint: Checkpoint, adapters: OpenAdapters) -> None:
     called = [os.path.abspath(checkpoint.path), str(checkpoint.config.get("_name_or_path", ""))]
     ties = ties_of(checkpoint.tensors, checkpoint.config) | checkpoint.tied_heads
     done = merged(adapters.adapters, checkpoint.tensors, ties, called)
-    resizing = _take_tokenizer(checkpoint, adapters.adapters, done.resized.values())
+    if done.resized_by is not None:
+        _take_tokenizer(checkpoint, done.resized_by)
     for tensor in done.tensors:
         checkpoint.add(tensor)
     checkpoint.left_out += done.left_out
-    for adapter in adapters.adapters:
-        checkpoint.left_out += files_left_out(adapter, checkpoint.folder, tokenizer=adapter is resizing)
     checkpoint.notes += done.notes
     checkpoint.config_note = config_note(checkpoint.config, done.resized)
     checkpoint.config = resized_config(checkpoint.config, done.resized)
 
 
-def _take_tokenizer(checkpoint: Checkpoint, adapters: Sequence[Adapter], rows: Iterable[int]) -> Adapter | None:
-    """Take the tokenizer of the last adapter that gives the embedding other rows → that adapter; None without any.
+def _take_tokenizer(checkpoint: Checkpoint, adapter: Adapter) -> None:
+    """Take the tokenizer of an adapter that gives the embedding other rows.
 
-    Such an adapter was trained with tokens of its own, and mostly its tokenizer was saved with it.
+    It was trained with tokens of its own, and mostly its tokenizer was saved with it.
     """
-    sizes = {*rows}
-    for adapter in reversed(adapters):
-        if any(len(tensor.shape) == 2 and tensor.shape[0] in sizes for tensor in adapter.whole.values()):
-            checkpoint.tokenizer_folder = os.path.dirname(adapter.files[0]) or os.curdir
-            if any(map(is_of_tokenizer, os.listdir(checkpoint.tokenizer_folder))):
-                what = f"the tokenizer's files of the adapter {adapter.name!r} are taken before the base's"
-                checkpoint.notes.append(what)
-            return adapter
-    return None
+    checkpoint.tokenizer_folder = adapter.folder
+    if any(map(is_of_tokenizer, os.listdir(adapter.folder))):
+        checkpoint.notes.append(f"the tokenizer's files of the adapter {adapter.name!r} are taken before the base's")
 
 
 def _read_files(checkpoint: Checkpoint, found: Found) -> None:

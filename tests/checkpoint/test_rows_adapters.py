@@ -339,6 +339,34 @@ def test_by_name_too_and_the_old_config_is_told(here: Path, longer: int, capsys:
         assert json.loads(bytes(store.files["added_tokens.json"])) == {"<tool>": longer}
 
 
+def test_what_nothing_is_made_of_is_told_of_both_tokenizers(
+    here: Path, longer: int, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The adapter's folder has a name that begins as the base's."""
+    (here / "longer").rename(here / "base-longer")
+    for folder in ("base", "base-longer"):
+        (here / folder / "special_tokens_map.json").write_text(f'{{"of": "{folder}"}}')
+        (here / folder / "tokenizer_old.json").write_text(folder)
+    (here / "base-longer" / "tokenizer.model").write_bytes((here / "base" / "tokenizer.model").read_bytes())
+    told = run(capsys, "convert base --adapter base-longer -o t.sbs")[1]
+    assert f"tokenizer: 1 piece added from added_tokens.json: {longer} '<tool>'" in told
+    left_out = {item.name: item.why for item in blobstore.preview_conversion("base", adapters="base-longer").left_out}
+    assert left_out == {
+        "base-longer/special_tokens_map.json": "of the tokenizer",
+        "base-longer/tokenizer_old.json": "of the tokenizer",
+        "special_tokens_map.json": "of the tokenizer",
+        "tokenizer.model": "the adapter's is taken",
+        "tokenizer_old.json": "of the tokenizer",
+    }
+    by_name = blobstore.preview_conversion("base", adapters="base-longer", as_="names")
+    assert {item.name: item.why for item in by_name.left_out} == {
+        "base-longer/tokenizer_old.json": "of the tokenizer",
+        "special_tokens_map.json": "the adapter's is taken",
+        "tokenizer.model": "the adapter's is taken",
+        "tokenizer_old.json": "of the tokenizer",
+    }
+
+
 def test_a_pickled_adapter_needs_torch(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (here / "lora" / "adapter_model.safetensors").unlink()
     assert "'lora' has no adapter_model.safetensors" in run(capsys, "convert base --adapter lora -o t.sbs")[1]

@@ -17,11 +17,11 @@ from blobstore.checkpoint.told import LeftOut
 from blobstore.fileio.closing import Closing
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping, Sequence
+    from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
     from os import PathLike
     from typing import Any
 
-    from blobstore.checkpoint.adapters.changes import Change, Merge
+    from blobstore.checkpoint.adapters.changes import Change
     from blobstore.checkpoint.adapters.reading import Adapter
 
 _MAX_SPARE_ROWS = 64  # of an embedding, behind what the config.json of a vision model counts
@@ -83,12 +83,14 @@ class Merged:
         left_out: Of the adapters.
         notes: A line for each adapter, and for each thing that one should know.
         resized: Rows of an embedding of the base → rows that an adapter gives it.
+        resized_by: The last adapter that does; None if none does.
     """
 
     tensors: list[SourceTensor]
     left_out: list[LeftOut]
     notes: list[str]
     resized: dict[int, int]
+    resized_by: Adapter | None
 
 
 def merged(
@@ -109,7 +111,9 @@ def merged(
     merge = plan_merge(adapters, base, ties)
     notes = [*merge.notes, *filter(None, (base_note(adapter, called) for adapter in adapters))]
     made = [_tensor(name, change, tensors) for name, change in merge.changes.items()]
-    return Merged(made, _left_out(merge), notes, merge.resized)
+    left_out = [LeftOut(name, "tensor", why) for name, why in merge.unused.items()]
+    resized_by = None if merge.resized_by is None else adapters[merge.resized_by]
+    return Merged(made, left_out, notes, merge.resized, resized_by)
 
 
 def config_note(config: object, resized: Mapping[int, int]) -> str:
@@ -147,31 +151,27 @@ def _tensor(name: str, change: Change, tensors: Mapping[str, SourceTensor]) -> S
     return SourceTensor(name, change.type, change.shape, base.path, made=change.made(base.read))
 
 
-def files_left_out(adapter: Adapter, base: str, *, tokenizer: bool = False) -> list[LeftOut]:
-    """Return the files of an adapter's folder that nothing is made of, unless the base's folder has the same.
+def files_left_out(
+    adapter: Adapter, base: str, read: Collection[str], *, has_tokenizer: bool = False
+) -> Iterator[LeftOut]:
+    """Yield the files of an adapter's folder that nothing is made of, unless the base's folder has the same.
 
     Args:
         adapter: Open.
         base: The folder of the base.
-        tokenizer: Whether its tokenizer is taken.
+        read: The absolute paths of files that were read.
+        has_tokenizer: Whether its tokenizer is taken.
 
     Raises:
         OSError: A folder or file can't be read.
     """
-    folder = os.path.dirname(adapter.files[0])
-    left_out = []
-    for name in sorted(os.listdir(folder)):
-        path, other = os.path.join(folder, name), os.path.join(base, name)
-        if path in adapter.files or not os.path.isfile(path):
+    for name in sorted(os.listdir(adapter.folder)):
+        path, other = os.path.join(adapter.folder, name), os.path.join(base, name)
+        if os.path.abspath(path) in read or not os.path.isfile(path):
             continue
         if os.path.isfile(other) and filecmp.cmp(path, other, shallow=False):
             continue
-        if is_of_tokenizer(name) and tokenizer:
-            continue
-        why = f"tokenizer and chat template are taken from the base, not from the adapter {adapter.name!r}"
-        left_out.append(LeftOut(f"{adapter.name}/{name}", "file", why if is_of_tokenizer(name) else why_unused(name)))
-    return left_out
-
-
-def _left_out(merge: Merge) -> list[LeftOut]:
-    return [LeftOut(name, "tensor", why) for name, why in merge.unused.items()]
+        why = why_unused(name)
+        if is_of_tokenizer(name) and not has_tokenizer:
+            why = f"tokenizer and chat template are taken from the base, not from the adapter {adapter.name!r}"
+        yield LeftOut(f"{adapter.name}/{name}", "file", why)

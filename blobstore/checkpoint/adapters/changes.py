@@ -60,14 +60,14 @@ class Merge:
 
     Attributes:
         changes: Name of a tensor → its change. Names that the base doesn't have are new.
-        untied: Names that were another one's, and become tensors of their own.
         unused: Tensors of the adapters that nothing is made of → why.
         resized: Rows of an embedding of the base → rows that an adapter gives it.
+        resized_by: The place of the last adapter that does; None if none does.
         notes: A line for each adapter, and for each thing that one should know.
     """
 
     changes: dict[str, Change] = field(default_factory=dict)
-    untied: list[str] = field(default_factory=list)
     unused: dict[str, str] = field(default_factory=dict)
     resized: dict[int, int] = field(default_factory=dict)
+    resized_by: int | None = None
     notes: list[str] = field(default_factory=list)

@@ -88,9 +88,8 @@ class _OneAdapter:
         adapter = self._adapter
         for name, tensor in adapter.whole.items():
             self._add_whole(name, tensor)
-        self._find_modules()
-        for module, parts in adapter.modules.items():
-            self._add_module(module, parts)
+        for (module, parts), name in zip(adapter.modules.items(), self._find_modules(), strict=True):
+            self._add_module(module, name, parts)
         for name in adapter.copies:
             self._merge.unused[name] = f"the adapter {adapter.name!r} has a copy of the base's tensor"
         if not self._changed:
@@ -134,6 +133,7 @@ class _OneAdapter:
                 rows = f"{change.shape[0]} rows of the base, {tensor.shape[0]} of the adapter {self._adapter.name!r}"
                 self._merge.notes.append(f"{found}: {rows}")
             self._merge.resized[change.shape[0]] = tensor.shape[0]
+            self._merge.resized_by = self._place
             change.shape = tensor.shape
         change.add(Whole(tensor), self._place)
 
@@ -156,24 +156,26 @@ class _OneAdapter:
 
     # --------------------------------------------------------------------------------------------------------- modules
 
-    def _find_modules(self) -> None:
-        """Look for every module's tensor, before the first is planned; and for what shapes say of transposition."""
-        missing = []
+    def _find_modules(self) -> list[str]:
+        """Find every module's tensor, before the first is planned, and what shapes say of transposition → its name."""
+        names, missing = [], []
         for module, parts in self._adapter.modules.items():
             found = self._names.find(f"{module}.weight")
             if found is None:
                 missing.append(module)
-            elif "A" in parts and "B" in parts:
+                continue
+            names.append(found)
+            if "A" in parts and "B" in parts:
                 source = self._ties.get(found, found)
                 ways = _ways(parts["A"].shape, parts["B"].shape, self._base[source].shape)
                 if len(ways) == 1 and not module.endswith(_HEADS):
                     self._transposed |= ways
         if missing:
             raise self._unknown(missing)
+        return names
 
-    def _add_module(self, module: str, parts: dict[str, AdapterTensor]) -> None:
-        name = str(self._names.find(f"{module}.weight"))
-        if name in self._changed and not self._changed[name] == f"{module}.weight":
+    def _add_module(self, module: str, name: str, parts: dict[str, AdapterTensor]) -> None:
+        if self._changed.get(name, f"{module}.weight") != f"{module}.weight":
             raise self._refuse(f"{module!r} and {self._changed[name]!r} are both the base's {name!r}")
         for part, other in [*_PAIRS.items(), *((b, a) for a, b in _PAIRS.items())]:
             if part in parts and other not in parts:

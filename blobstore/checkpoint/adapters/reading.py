@@ -120,9 +120,14 @@ class Adapter(Closing):
     _source: ByteSource | None = None
 
     @property
+    def folder(self) -> str:
+        """Where its files are."""
+        return os.path.dirname(self.files[0])
+
+    @property
     def name(self) -> str:
         """Of its folder."""
-        return os.path.basename(os.path.dirname(os.path.abspath(self.files[0])))
+        return os.path.basename(os.path.abspath(self.folder))
 
     def close(self) -> None:
         """Close its file."""

@@ -41,7 +41,6 @@ def separate_ties(
                 other = merge.changes[target] = shared
         if own is not None:
             _check_rows(name, own, target, base[target] if other is None else other)
-            merge.untied.append(name)
             merge.notes.append(f"{why}: {name} becomes a tensor of its own")
 
 
