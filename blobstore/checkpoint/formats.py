@@ -8,13 +8,13 @@ from typing import Literal
 from blobstore.checkpoint.file_names import is_pickled
 from blobstore.checkpoint.folders import hub_name
 from blobstore.checkpoint.gguf.finding import is_gguf, models_in
-from blobstore.container.foreign import PICKLES, ZIP
+from blobstore.container.foreign import HEAD_NBYTES, may_be_pytorch
 from blobstore.container.layout import MAGIC_BYTES
 from blobstore.fileio.source import read_beginning
 
 Format = Literal["sbs", "safetensors", "pytorch", "gguf"]
 
-_HEADER = 9  # bytes that tell a safetensors file: the length of its header, and the brace there
+_BRACE = 8  # where the header of a safetensors file begins, behind its length
 
 
 def format_of(path: str) -> Format:
@@ -38,9 +38,9 @@ def is_sbs(path: str) -> bool:
 
 
 def _by_its_bytes(path: str) -> Format:
-    begins = bytes(read_beginning(path, _HEADER)) if os.path.isfile(path) else b""
+    begins = bytes(read_beginning(path, HEAD_NBYTES)) if os.path.isfile(path) else b""
     if begins.startswith(MAGIC_BYTES):
         return "sbs"
-    if begins.startswith((ZIP, *PICKLES)) and is_pickled(path):
+    if is_pickled(path) and may_be_pytorch(begins):
         return "pytorch"
-    return "safetensors" if begins[-1:] == b"{" or path.lower().endswith(".safetensors") else "sbs"
+    return "safetensors" if begins[_BRACE : _BRACE + 1] == b"{" or path.lower().endswith(".safetensors") else "sbs"

@@ -20,8 +20,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from blobstore.checkpoint.file_names import is_pickled
 from blobstore.checkpoint.tensors import SourceTensor
 from blobstore.codecs.element_types import dtype_named, type_of
-from blobstore.container.foreign import HEAD_NBYTES, PICKLES, ZIP
-from blobstore.errors import CheckpointError, MissingExtraError, UsageError
+from blobstore.container.foreign import HEAD_NBYTES, ZIP, may_be_pytorch
+from blobstore.errors import CheckpointError, MissingExtraError, UsageError, listed
 from blobstore.fileio.ranges import FileRange
 
 if TYPE_CHECKING:
@@ -64,8 +64,7 @@ def looks_pickled(path: str, source: ByteSource) -> bool:
     """Whether a file is PyTorch's, by its name and its first bytes."""
     if not is_pickled(path):
         return False
-    head = bytes(source.view(0, min(HEAD_NBYTES, source.size)))
-    return head.startswith((ZIP, *PICKLES)) and b".npy" not in head
+    return may_be_pytorch(bytes(source.view(0, min(HEAD_NBYTES, source.size))))
 
 
 def read_pickled(path: str, source: ByteSource) -> Pickled:
@@ -100,7 +99,8 @@ def read_pickled(path: str, source: ByteSource) -> Pickled:
         raise CheckpointError("no-tensors", "it has no tensors by name, as torch.save(model.state_dict(), …) writes")
     tensors.sort(key=lambda tensor: tensor.stored.offset if tensor.stored else -1)
     if others:
-        notes.append(f"{file}: left out, since no tensors of the model: {_first(others)}")
+        shown = listed([repr(name[:_SHOWN_TEXT]) for name in others], _SHOWN)
+        notes.append(f"{file}: left out, since no tensors of the model: {shown}")
     return Pickled(tensors, others, notes)
 
 
@@ -184,11 +184,6 @@ def _in_short(error: Exception) -> str:
     lines = [line.strip() for line in str(error).splitlines() if line.strip() and not line.startswith(_ADVICE)]
     fix = "download it again, or save it as safetensors where it can be loaded"
     return f"{(lines or [type(error).__name__])[0][:_SHOWN_TEXT]}; {fix}"
-
-
-def _first(names: Sequence[str]) -> str:
-    more = f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
-    return ", ".join(repr(name[:_SHOWN_TEXT]) for name in names[:_SHOWN]) + more
 
 
 def _state_of(loaded: Mapping[Any, Any], torch: ModuleType) -> tuple[str, Mapping[Any, Any]]:

@@ -20,8 +20,7 @@ _TIED_FAMILIES = ("gemma", "paligemma")
 
 def why_tied(config: dict[str, Any]) -> str:
     """Return why the head is the embedding, or an empty text when nothing says so."""
-    text = config.get("text_config")
-    parts = [config, *([text] if isinstance(text, dict) else [])]
+    parts = _parts(config)
     flags = [part["tie_word_embeddings"] for part in parts if "tie_word_embeddings" in part]
     if any(flag is True for flag in flags):
         return "config.json ties it"
@@ -29,6 +28,12 @@ def why_tied(config: dict[str, Any]) -> str:
     if not flags and any(isinstance(name, str) and name.startswith(_TIED_FAMILIES) for name in types):
         return "models of this family tie it unless config.json says otherwise"
     return ""
+
+
+def _parts(config: dict[str, Any]) -> list[dict[str, Any]]:
+    """Return a config, and in it that of the text model, if it has one."""
+    text = config.get("text_config")
+    return [config, *([text] if isinstance(text, dict) else [])]
 
 
 def head_of(embedding: str) -> str | None:
@@ -44,9 +49,7 @@ def head_of(embedding: str) -> str | None:
 
 def is_untied(config: dict[str, Any]) -> bool:
     """Whether config.json says that the head has weights of its own."""
-    text = config.get("text_config")
-    parts = [config, *([text] if isinstance(text, dict) else [])]
-    return any(part.get("tie_word_embeddings") is False for part in parts) and not why_tied(config)
+    return any(part.get("tie_word_embeddings") is False for part in _parts(config)) and not why_tied(config)
 
 
 def ties_of(names: Iterable[str], config: dict[str, Any]) -> dict[str, str]:

@@ -13,10 +13,15 @@ _FORMATS = {
     b"version h": "a Git LFS pointer, fetch the file itself: git lfs pull",
 }
 _PAGES = (b"<!do", b"<htm", b"<?xml")
-PICKLES = tuple(bytes([0x80, protocol]) for protocol in range(2, 6))
+_PICKLES = tuple(bytes([0x80, protocol]) for protocol in range(2, 6))
 _ZIP_FILE = "a zip file (npz or a PyTorch checkpoint?): save its tensors as safetensors first"
 ZIP = b"PK\3\4"
 _BLANKS = b"\xef\xbb\xbf \t\r\n"
+
+
+def may_be_pytorch(head: bytes) -> bool:
+    """Whether a file may be in PyTorch's pickled format, by its first bytes, `HEAD_NBYTES` if it has so many."""
+    return head.startswith((ZIP, *_PICKLES)) and b".npy" not in head
 
 
 def foreign_format(head: bytes) -> str:
@@ -32,6 +37,6 @@ def foreign_format(head: bytes) -> str:
         return "a web page, not the download: download the file again, logged in if it needs that"
     if head.startswith(ZIP):
         return "an npz file: save its arrays as safetensors first" if b".npy" in head else _ZIP_FILE
-    if head.startswith(PICKLES):
+    if head.startswith(_PICKLES):
         return "a pickle (a PyTorch checkpoint?): save it as safetensors first"
     return next((what for beginning, what in _FORMATS.items() if head.startswith(beginning)), "")

@@ -130,10 +130,13 @@ def write_parts(folder: Path, total: int = 3) -> None:
 def test_missing_parts_are_named(tmp_path: Path) -> None:
     write_parts(tmp_path)
     (tmp_path / "m-00002-of-00003.gguf").unlink()
-    assert refused("m-00001-of-00003.gguf") == (
+    told = refused("m-00001-of-00003.gguf")
+    assert told == (
         "missing-shard: 'm-00001-of-00003.gguf': it is one of 3 parts, and the folder lacks"
         " m-00002-of-00003.gguf: download the rest"
     )
+    (tmp_path / "m-00002-of-00003.gguf").symlink_to("gone")
+    assert refused("m-00001-of-00003.gguf") == told
 
 
 def test_parts_that_do_not_belong_together_are_refused(tmp_path: Path) -> None:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from blobstore.checkpoint.adapters.patterns import Patterns
 from blobstore.checkpoint.small_files import json_object
-from blobstore.errors import CheckpointError
+from blobstore.errors import CheckpointError, listed
 from blobstore.index.strict_json import parse_json
 
 if TYPE_CHECKING:
@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 MERGE_FIRST = "merge it with peft (merge_and_unload, then save_pretrained) and convert the result"
 _MAX_RANK = 1 << 20
 _MAX_ALPHA = 1e30
+_SHOWN = 8  # options
 # Options that change what is merged, in ways that the tensors of the file alone don't tell.
 _REFUSED = {
     "alora_invocation_tokens": "an activated LoRA (aLoRA) acts only after its invocation tokens and can't be merged",
@@ -153,7 +154,8 @@ def _refuse_options(config: dict[str, Any], path: str) -> None:
         raise CheckpointError("adapter-option", f"{path!r}: {fix}")
     unknown = sorted(name for name, value in config.items() if value and name not in _KNOWN)
     if unknown:
-        what = f"{', '.join(unknown)[:200]}: unknown to this version, and may change what is merged"
+        shown = listed([name[:200] for name in unknown], _SHOWN)
+        what = f"{shown}: unknown to this version, and may change what is merged"
         raise CheckpointError("adapter-option", f"{path!r}: {what}: remove it if it only concerns training")
 
 

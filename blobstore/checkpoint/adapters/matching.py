@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from blobstore.errors import CheckpointError
+from blobstore.errors import CheckpointError, listed
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -45,7 +45,7 @@ class Names:
         core = _core(name)
         found = self._cores.get(core) or self._cores.get(_core(_without_first(name))) or self._inner.get(core) or []
         if len(found) > 1:
-            what = f"{name[:300]!r} of the adapter may be any of {', '.join(map(repr, found[:_SHOWN]))}"
+            what = f"{name[:300]!r} of the adapter may be any of {listed(list(map(repr, found)), _SHOWN)}"
             raise CheckpointError("adapter-names", f"{what}: rename the tensors of the adapter as the base has them")
         if not found:
             return None

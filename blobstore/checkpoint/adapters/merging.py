@@ -211,7 +211,7 @@ class _OneAdapter:
         if len(b.shape) < 2 or b.shape[1] != rank:
             raise self._refuse(f"{a.name[:300]!r} has shape {list(a.shape)} and {b.name[:300]!r} {list(b.shape)}")
         if rank not in self._config.ranks:
-            ranks = ", ".join(map(str, sorted(self._config.ranks)[:8]))
+            ranks = listed(list(map(str, sorted(self._config.ranks))), _SHOWN)
             raise self._refuse(f"{a.name[:300]!r} has rank {rank}, adapter_config.json says {ranks}")
         return rank
 

@@ -7,6 +7,7 @@ import re
 
 from blobstore.checkpoint.file_names import is_weights
 from blobstore.errors import CheckpointError, listed
+from blobstore.fileio.file_systems import is_missing
 from blobstore.fileio.source import read_beginning
 
 MAGIC = b"GGUF"
@@ -32,7 +33,7 @@ def parts_of(path: str) -> list[str]:
         return [path]
     extension, folder = path[-len(_EXTENSION) :], os.path.dirname(path)
     names = [f"{match[1]}-{i + 1:05}-of-{match[3]}{extension}" for i in range(count)]
-    missing = [name for name in names if not os.path.lexists(os.path.join(folder, name))]
+    missing = [name for name in names if is_missing(os.path.join(folder, name))]
     if missing:
         what = f"it is one of {count} parts, and the folder lacks {listed(missing, _SHOWN)}: download the rest"
         raise CheckpointError("missing-shard", f"{path!r}: {what}")
