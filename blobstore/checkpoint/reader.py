@@ -320,7 +320,7 @@ def _take_tokenizer(checkpoint: Checkpoint, adapter: Adapter) -> None:
     It was trained with tokens of its own, and mostly its tokenizer was saved with it.
     """
     checkpoint.tokenizer_folder = adapter.folder
-    if any(map(is_of_tokenizer, os.listdir(adapter.folder))):
+    if adapter.has_tokenizer:
         checkpoint.notes.append(f"the tokenizer's files of the adapter {adapter.name!r} are taken before the base's")
 
 

@@ -47,6 +47,9 @@ def plan_folder(plan: ExportPlan, store: Store) -> Iterator[str]:
         yield from [note] if note else []
     else:
         yield "it carries no config.json: copy that, and the tokenizer's files, from the checkpoint to load the folder"
+    if plan.resized_by is not None and plan.resized_by.has_tokenizer:
+        what = f"the tokenizer's files of the adapter {plan.resized_by.name!r}, which has other tokens, are left out"
+        yield f"{what}: copy them into the folder"
     others = [name for name in store.files if name not in plan.files]
     if others:
         fix = f"blobstore get FILE {others[0]} -o {os.path.basename(others[0])}"

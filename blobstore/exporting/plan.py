@@ -75,6 +75,7 @@ class ExportPlan:
         in_folder: Whether it fills a folder: then nothing that lies there is replaced unasked.
         files: The model's other files, name → bytes, that are written beside the tensors.
         resized: Rows of an embedding of the file → rows that adapters give it.
+        resized_by: The last adapter that does; None if none does.
     """
 
     shards: list[list[ExportedTensor]]
@@ -84,6 +85,7 @@ class ExportPlan:
     in_folder: bool = False
     files: dict[str, FileRange] = field(default_factory=dict)
     resized: dict[int, int] = field(default_factory=dict)
+    resized_by: Adapter | None = None
 
     @property
     def nbytes(self) -> int:
@@ -145,6 +147,7 @@ def _adapted(
     base = {name: BaseTensor(tensor.type, tensor.shape) for name, tensor in exported.items()}
     merge = plan_merge(adapters, base, store.aliases)
     plan.resized = merge.resized
+    plan.resized_by = None if merge.resized_by is None else adapters[merge.resized_by]
     plan.notes += [
         *merge.notes,
         *again(adapters, _merged_before(store)),

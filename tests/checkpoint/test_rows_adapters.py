@@ -339,6 +339,20 @@ def test_by_name_too_and_the_old_config_is_told(here: Path, longer: int, capsys:
         assert json.loads(bytes(store.files["added_tokens.json"])) == {"<tool>": longer}
 
 
+def test_an_export_tells_that_the_tokens_of_an_adapter_are_missing(
+    here: Path, longer: int, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run(capsys, "convert base -o base.sbs --as names")
+    told = run(capsys, "export base.sbs --adapter longer -o merged/")[1]
+    assert f"set its vocab_size to {longer + 1}" in told
+    fix = (
+        "the tokenizer's files of the adapter 'longer', which has other tokens, are left out: copy them into the folder"
+    )
+    assert f"note: {fix}\n" in told
+    (here / "longer" / "added_tokens.json").unlink()
+    assert "other tokens" not in run(capsys, "export base.sbs --adapter longer -o other/")[1]
+
+
 def test_what_nothing_is_made_of_is_told_of_both_tokenizers(
     here: Path, longer: int, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from blobstore.checkpoint.adapters.config import MERGE_FIRST, parse_adapter_config
+from blobstore.checkpoint.file_names import is_of_tokenizer
 from blobstore.checkpoint.folders import hub_name
 from blobstore.checkpoint.small_files import MAX_SMALL_NBYTES, read_small
 from blobstore.checkpoint.weights import read_weights
@@ -128,6 +129,11 @@ class Adapter(Closing):
     def name(self) -> str:
         """Of its folder."""
         return os.path.basename(os.path.abspath(self.folder))
+
+    @property
+    def has_tokenizer(self) -> bool:
+        """Whether files of a tokenizer are beside it."""
+        return any(map(is_of_tokenizer, os.listdir(self.folder)))
 
     def close(self) -> None:
         """Close its file."""
