@@ -65,9 +65,12 @@ def tokenizer_beside(checkpoint: Checkpoint, given: str | None) -> Tokenizer | M
 
 
 def _of_pieces(checkpoint: Checkpoint) -> Tokenizer | None:
-    """Return the tokenizer of a file that has the tensors as well."""
+    """Return the tokenizer of a file that has the tensors as well, with the tokens that were added to it."""
     pieces = checkpoint.pieces()
-    return None if pieces is None else Tokenizer(of_pieces(pieces, "the GGUF file"))
+    if pieces is None:
+        return None
+    added, source = _added(checkpoint)
+    return Tokenizer(of_pieces(pieces, "the GGUF file"), added, source, _placeholders(checkpoint))
 
 
 def _model(path: str, raw: bytes, *, wholly: bool = False) -> Tokenizer:

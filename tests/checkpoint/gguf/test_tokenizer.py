@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import pytest
 
 import blobstore
 from blobstore.checkpoint.gguf.file import open_gguf
 from blobstore.checkpoint.gguf.tokenizer import LISTS, read_pieces
 from blobstore.gemma.tokenizer import BYTE, CONTROL, NORMAL, UNKNOWN, USER_DEFINED, check_pieces, pieces_of
+from tests.adapters import write_adapter
 from tests.gemma_checkpoints import TOKENIZER, Recipe
 from tests.gguf_files import write_gemma, write_gguf
 
@@ -74,6 +76,20 @@ def test_a_tokenizer_beside_the_file_comes_first(tmp_path: Path) -> None:
     blobstore.convert(source, tmp_path / "m.sbs")
     with blobstore.open(tmp_path / "m.sbs") as store:
         assert store.tokenizer == TOKENIZER
+
+
+def test_tokens_of_an_adapter_are_added_to_it(tmp_path: Path) -> None:
+    recipe = Recipe("gemma3", tokenizer=None)
+    recipe = Recipe("gemma3", tokenizer=None, size=type(recipe.size)(vocabulary=288))
+    source = write_gemma(tmp_path / "m.gguf", recipe, metadata=lists(made(288)))
+    name = "model.embed_tokens.weight"
+    write_adapter(tmp_path / "lora", {name: np.ones((289, recipe.tensors()[name].shape[1]), np.float32)})
+    (tmp_path / "lora" / "added_tokens.json").write_text('{"<tool>": 288}')
+    done = blobstore.convert(source, tmp_path / "m.sbs", adapters=tmp_path / "lora")
+    assert "tokenizer: 1 piece added from added_tokens.json: 288 '<tool>'" in done.notes
+    with blobstore.open(tmp_path / "m.sbs") as store:
+        assert store.tokenizer is not None
+        assert [*pieces_of(store.tokenizer)][288] == (b"<tool>", USER_DEFINED)
 
 
 ONE = lists([("a", 0.0, NORMAL)])
