@@ -135,8 +135,14 @@ def parse_adapter_config(raw: bytes, path: str) -> AdapterConfig:
         modules_to_save=fields.names("modules_to_save"),
         token_indices=fields.indices("trainable_token_indices"),
         keeps_ties=fields.flag("ensure_weight_tying"),
-        base=config["base_model_name_or_path"] if isinstance(config.get("base_model_name_or_path"), str) else "",
+        base=base_named(config),
     )
+
+
+def base_named(config: dict[str, Any]) -> str:
+    """Return what an adapter_config.json calls the base; empty where it doesn't."""
+    name = config.get("base_model_name_or_path")
+    return name if isinstance(name, str) else ""
 
 
 def _refuse_options(config: dict[str, Any], path: str) -> None:

@@ -12,10 +12,10 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from blobstore.checkpoint.adapters.config import MERGE_FIRST, parse_adapter_config
+from blobstore.checkpoint.adapters.config import MERGE_FIRST, base_named, parse_adapter_config
 from blobstore.checkpoint.file_names import is_of_tokenizer
 from blobstore.checkpoint.folders import hub_name
-from blobstore.checkpoint.small_files import MAX_SMALL_NBYTES, read_small
+from blobstore.checkpoint.small_files import json_object, read_small
 from blobstore.checkpoint.weights import read_weights
 from blobstore.checkpoint.wrappers import SEGMENTS
 from blobstore.codecs.element_types import PLAIN_FLOATS
@@ -24,7 +24,6 @@ from blobstore.fileio.closing import Closing
 from blobstore.fileio.hashing import digest_of
 from blobstore.fileio.plain_files import open_one_of_many
 from blobstore.fileio.ranges import FileRange
-from blobstore.fileio.source import read_beginning
 from blobstore.index.strict_json import parse_json
 
 if TYPE_CHECKING:
@@ -221,9 +220,8 @@ def not_a_model(folder: str) -> str:
     """Say that a folder has an adapter but no model, and how to convert it: with its base, which its config names."""
     base = ""
     with suppress(ValueError, OSError):
-        config = parse_json(bytes(read_beginning(os.path.join(folder, CONFIG), MAX_SMALL_NBYTES)))
-        named = config.get("base_model_name_or_path") if isinstance(config, dict) else None
-        base = named[:200] if isinstance(named, str) else ""
+        path = os.path.join(folder, CONFIG)
+        base = base_named(json_object(path, read_small(path), "adapter-config", parse_json))[:200]
     shown = base if os.path.isdir(base) else "BASE"
     trained = f", BASE being {base}" if base and shown == "BASE" else ""
     return f"has a LoRA adapter but no model: blobstore convert {shown} --adapter {folder}{trained}"
