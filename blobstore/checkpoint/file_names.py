@@ -64,8 +64,8 @@ _UNUSED = {
 
 
 def is_of_tokenizer(name: str) -> bool:
-    """Whether a file is the tokenizer's or a chat template, by its name."""
-    return why_unused(name) == _OF_THE_TOKENIZER
+    """Whether a file is the tokenizer's or a chat template, by its name, with ``/`` if it is in a folder."""
+    return name.startswith(f"{_TEMPLATES}/") or why_unused(name) == _OF_THE_TOKENIZER
 
 
 def why_unused(name: str) -> str:

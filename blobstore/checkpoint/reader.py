@@ -13,14 +13,13 @@ from blobstore.checkpoint.formats import is_sbs
 from blobstore.checkpoint.gguf.model import open_gguf_model
 from blobstore.checkpoint.small_files import MAX_SMALL_NBYTES, json_object, read_small
 from blobstore.checkpoint.tied import head_of, is_untied, ties_of
-from blobstore.checkpoint.told import LeftOut, lines_of
+from blobstore.checkpoint.told import LeftOut, lines_of, unread_in
 from blobstore.checkpoint.weights import read_weights
 from blobstore.checkpoint.wrappers import unwrap
 from blobstore.errors import CheckpointError, UsageError, in_file, listed
 from blobstore.fileio.closing import Closing
 from blobstore.fileio.plain_files import open_one_of_many
 from blobstore.fileio.ranges import FileRange
-from blobstore.fileio.temporary import is_temporary
 from blobstore.index.inputs import refuse_inputs
 
 if TYPE_CHECKING:
@@ -183,22 +182,14 @@ class Checkpoint(Closing):
     def _left_out_of_adapters(self) -> Iterator[LeftOut]:
         for adapter in self.adapters.adapters if self.adapters else ():
             has_tokenizer = adapter.folder == self.tokenizer_folder
-            yield from files_left_out(adapter, self.folder, {*self._read}, has_tokenizer=has_tokenizer)
+            yield from files_left_out(adapter, self.folder, self._read, has_tokenizer=has_tokenizer)
 
     def _left_out_of_folder(self) -> Iterator[LeftOut]:
         if not os.path.isdir(self.path):
             return
-        folder = os.path.join(os.path.abspath(self.folder), "")
-        # Of a folder in which some file is read, the reader of that file tells what is left out.
-        read = {path[len(folder) :].split(os.sep)[0] for path in self._read if path.startswith(folder)}
-        for name in sorted(os.listdir(self.folder)):
-            if name in read or is_temporary(name):
-                continue
-            if self.tokenizer_folder and os.path.abspath(os.path.join(self.tokenizer_folder, name)) in self._read:
-                yield LeftOut(name, "file", "the adapter's is taken")
-            else:
-                called = name + "/" * os.path.isdir(os.path.join(self.folder, name))
-                yield LeftOut(called, "file", why_unused(called))
+        for name in unread_in(self.folder, self._read):
+            other = os.path.abspath(os.path.join(self.tokenizer_folder, name)) if self.tokenizer_folder else ""
+            yield LeftOut(name, "file", "the adapter's is taken" if other in self._read else why_unused(name))
 
     def _add_gguf(self, path: str) -> None:
         """Add a model in .gguf files, which has a configuration of its own."""

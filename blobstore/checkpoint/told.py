@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal, NamedTuple
 
 from blobstore.errors import listed
+from blobstore.fileio.temporary import is_temporary
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
@@ -63,6 +64,25 @@ def left_out_lines(left_out: Iterable[LeftOut]) -> Iterator[str]:
         yield f"left out {what} {listed([repr(name) for name in names], _SHOWN)}: {why}"
     if files:
         yield "left out " + "; ".join(f"{listed(names, _SHOWN)} ({why})" for why, names in files.items())
+
+
+def unread_in(folder: str, read: Iterable[str]) -> Iterator[str]:
+    """Yield the names of what is in a folder, folders with a slash, unless it, or some file in it, was read.
+
+    Of a folder in which some file is read, the reader of that file tells what is left out.
+
+    Args:
+        folder: Its path.
+        read: The absolute paths of files that were read.
+
+    Raises:
+        OSError: The folder can't be read.
+    """
+    begin = os.path.join(os.path.abspath(folder), "")
+    known = {path[len(begin) :].split(os.sep)[0] for path in read if path.startswith(begin)}
+    for name in sorted(os.listdir(folder or os.curdir)):
+        if name not in known and not is_temporary(name):
+            yield name + "/" * os.path.isdir(os.path.join(folder, name))
 
 
 def read_line(paths: Sequence[str]) -> str:

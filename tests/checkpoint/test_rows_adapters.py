@@ -293,7 +293,9 @@ def test_other_files_of_the_adapter_are_told(here: Path, capsys: pytest.CaptureF
     assert "lora/" not in run(capsys, "convert base --adapter lora -o t.sbs")[1]
     for name in ("tokenizer.json", "chat_template.jinja", "optimizer.pt"):
         (here / "lora" / name).write_text(name)
+    (here / "lora" / "checkpoint-500").mkdir()
     told = run(capsys, "convert base --adapter lora -o t.sbs --as names")[1]
+    assert "lora/checkpoint-500/" in told
     assert "tokenizer and chat template are taken from the base, not from the adapter 'lora'" in told
     assert "lora/optimizer.pt (of the training)" in told
     assert "lora/" not in run(capsys, "verify t.sbs --against base --adapter lora")[1]  # nothing new
@@ -337,6 +339,11 @@ def test_by_name_too_and_the_old_config_is_told(here: Path, longer: int, capsys:
     with blobstore.open("t.sbs") as store:
         assert bytes(store.files["tokenizer.model"]) == b"new"
         assert json.loads(bytes(store.files["added_tokens.json"])) == {"<tool>": longer}
+    (here / "longer" / "additional_chat_templates").mkdir()
+    (here / "longer" / "additional_chat_templates" / "tools.jinja").write_text("{{ tools }}")
+    blobstore.convert("base", "t.sbs", adapters="longer", as_="names")
+    with blobstore.open("t.sbs") as store:
+        assert bytes(store.files["additional_chat_templates/tools.jinja"]) == b"{{ tools }}"
 
 
 def test_an_export_tells_that_the_tokens_of_an_adapter_are_missing(

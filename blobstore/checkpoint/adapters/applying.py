@@ -13,11 +13,11 @@ from blobstore.checkpoint.adapters.reading import described, open_adapter
 from blobstore.checkpoint.adapters.steps import Whole
 from blobstore.checkpoint.file_names import is_of_tokenizer, why_unused
 from blobstore.checkpoint.tensors import SourceTensor
-from blobstore.checkpoint.told import LeftOut
+from blobstore.checkpoint.told import LeftOut, unread_in
 from blobstore.fileio.closing import Closing
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+    from collections.abc import Iterable, Iterator, Mapping, Sequence
     from os import PathLike
     from typing import Any
 
@@ -152,9 +152,9 @@ def _tensor(name: str, change: Change, tensors: Mapping[str, SourceTensor]) -> S
 
 
 def files_left_out(
-    adapter: Adapter, base: str, read: Collection[str], *, has_tokenizer: bool = False
+    adapter: Adapter, base: str, read: Iterable[str], *, has_tokenizer: bool = False
 ) -> Iterator[LeftOut]:
-    """Yield the files of an adapter's folder that nothing is made of, unless the base's folder has the same.
+    """Yield what of an adapter's folder nothing is made of, unless the base's folder has the same.
 
     Args:
         adapter: Open.
@@ -165,13 +165,17 @@ def files_left_out(
     Raises:
         OSError: A folder or file can't be read.
     """
-    for name in sorted(os.listdir(adapter.folder)):
-        path, other = os.path.join(adapter.folder, name), os.path.join(base, name)
-        if os.path.abspath(path) in read or not os.path.isfile(path):
-            continue
-        if os.path.isfile(other) and filecmp.cmp(path, other, shallow=False):
+    for name in unread_in(adapter.folder, read):
+        if _is_same(os.path.join(adapter.folder, name), os.path.join(base, name)):
             continue
         why = why_unused(name)
         if is_of_tokenizer(name) and not has_tokenizer:
             why = f"tokenizer and chat template are taken from the base, not from the adapter {adapter.name!r}"
         yield LeftOut(f"{adapter.name}/{name}", "file", why)
+
+
+def _is_same(path: str, other: str) -> bool:
+    """Whether two paths are the same file or folder, or files with the same bytes."""
+    if os.path.isfile(path) and os.path.isfile(other):
+        return filecmp.cmp(path, other, shallow=False)
+    return os.path.exists(path) and os.path.exists(other) and os.path.samefile(path, other)
