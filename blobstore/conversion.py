@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
 from blobstore.checking.checkpoint import check_plan, check_values
-from blobstore.checking.findings import is_right, runs_in, runtimes_line
+from blobstore.checking.findings import runs_in, runtimes_line
 from blobstore.checkpoint.reader import open_checkpoint
 from blobstore.container.layout import MAX_PORTABLE_BLOBS
 from blobstore.converting.choose import KINDS, choose_plan, needless_flags
@@ -332,10 +332,10 @@ def preview_conversion(
 
 @contextmanager
 def _planned(
-    source: str | PathLike[str],
+    source: str,
     kind: str,
     chosen: tuple[str | None, str | None, str | None],
-    tokenizer: str | PathLike[str] | None,
+    tokenizer: str | None,
     adapters: tuple[str, ...],
     *,
     index: str,
@@ -356,14 +356,14 @@ def _planned(
             checkpoint,
             kind,
             choices,
-            tokenizer=None if tokenizer is None else os.fspath(tokenizer),
+            tokenizer=tokenizer,
             max_tensors=MAX_PORTABLE_BLOBS - (index == "embedded"),
             files=files,
         )
         names = ("weights", "layout", "wrapping")
         given = [name for name, value in zip(names, chosen, strict=True) if value is not None] + ["no-pad"] * (not pad)
         if given and plan.config is None:
-            raise needless_flags(given, os.fspath(source))
+            raise needless_flags(given, source)
         if not files and plan.config is not None:
             what = "--no-files: a file for gemma.cpp carries no files of the checkpoint"
             raise UsageError("needless-flag", f"{what}: leave it out, or --as names")
@@ -381,18 +381,19 @@ def _refuse(plan: Plan, findings: Sequence[Finding], *, strict: bool) -> None:
     Raises:
         CheckpointError: ``cannot-convert``.
     """
+    is_pooled = plan.config is not None and plan.config.wrapping == Wrapping.VLM
+    corrupting = [found for found in findings if is_pooled and found.subject in _FIXED_SIZES]
     faults = [
         Fault(found.code, found.subject, f"{found.message}; {_CORRUPTS}: --as names keeps every tensor")
-        for found in findings
-        if plan.config is not None and plan.config.wrapping == Wrapping.VLM and found.subject in _FIXED_SIZES
+        for found in corrupting
     ]
-    if strict and not is_right(findings, strict=True):
+    if strict:
         faults += [
             Fault(
                 found.code, found.subject, f"{found.message}: {found.effect}; fix: {found.fix}, or leave out --strict"
             )
             for found in findings
-            if found.severity != "note" and found.subject not in _FIXED_SIZES
+            if found.severity != "note" and found not in corrupting
         ]
     if faults:
         raise refusal(faults)

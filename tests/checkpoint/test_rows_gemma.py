@@ -505,6 +505,15 @@ def test_images_whose_size_corrupts_the_runtimes_memory_are_refused(tmp_path: Pa
     assert blobstore.convert(folder, tmp_path / "out.sbs", as_="names").model is None
 
 
+def test_strict_refuses_an_image_part_that_gemma_cpp_has_no_sizes_for(tmp_path: Path) -> None:
+    """Without it, a PaliGemma like that is converted, and the note says what images do."""
+    recipe = small_recipe("paligemma2", size=replace(SOUND, patch=7), tokenizer=tokenizer(96))
+    folder = recipe.write(tmp_path / "c")
+    message = "it is 7, but gemma.cpp cuts images into patches of 14"
+    assert f"vision-config: config.vit_config.patch_width: {message}" in refused(folder, strict=True)
+    assert any(message in note for note in blobstore.convert(folder, tmp_path / "out.sbs").notes)
+
+
 @pytest.mark.parametrize("value", [np.nan, -np.inf])
 @pytest.mark.parametrize(("name", "weights"), [(NORM, "sfp"), (NORM, "bf16"), (f"{LAYER}mlp.up_proj.weight", "bf16")])
 @pytest.mark.parametrize("dtype", ["bf16", "f16", "f32"])
