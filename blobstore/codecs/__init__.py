@@ -5,6 +5,7 @@ from blobstore.codecs.codec import (
     decode,
     encode,
     encode_pieces,
+    first_unfit,
     is_float_codec,
     scale_for,
 )
@@ -14,6 +15,7 @@ __all__ = [
     "decode",
     "encode",
     "encode_pieces",
+    "first_unfit",
     "is_float_codec",
     "scale_for",
 ]

@@ -97,22 +97,28 @@ def scale_for(element_type: ElementType, values: Array, *, name: str = "the arra
     for piece in _pieces(values):
         top = _largest_magnitude(piece)
         if not np.isfinite(top):
-            _check_values(element_type, values, piece, start, name=name)
+            place = first_unfit(element_type, values.flat[start : start + len(piece)])
+            if place is not None:
+                index = tuple(map(int, np.unravel_index(start + place, values.shape))) if values.ndim else ()
+                what = f"{name} has {float(values[index])} at index {list(index)}, which {element_type} can't hold"
+                raise CodecError("not-finite", what)
             top = np.float32(0)
         largest = max(largest, top)
         start += len(piece)
     return sfp.scale_of(largest) if element_type.name == "sfp" else 1.0
 
 
-def _check_values(element_type: ElementType, values: Array, piece: Array, start: int, *, name: str) -> None:
-    """Refuse the first value that a type can't hold. f32 and bf16 hold NaN and infinity, but not too large numbers."""
-    for place in np.flatnonzero(~np.isfinite(piece.astype(np.float32))):
-        index = tuple(map(int, np.unravel_index(start + int(place), values.shape))) if values.ndim else ()
-        value = float(values[index])
-        if element_type.name in _NEEDS_FINITE or np.isfinite(value):
-            raise CodecError(
-                "not-finite", f"{name} has {value} at index {list(index)}, which {element_type} can't hold"
-            )
+def first_unfit(element_type: ElementType, values: Array) -> int | None:
+    """Return the place of the first of some flat values that a type can't hold; None if it holds them all.
+
+    f32 and bf16 hold NaN and infinity, but not too large numbers.
+    """
+    with np.errstate(all="ignore"):
+        unfit = ~np.isfinite(values.astype(np.float32))
+        if element_type.name not in _NEEDS_FINITE:
+            unfit &= np.isfinite(values)
+    places = np.flatnonzero(unfit)
+    return int(places[0]) if len(places) else None
 
 
 def encode_pieces(element_type: ElementType, values: Array, scale: float = 1.0) -> Iterator[Bytes]:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from blobstore.codecs import PIECE, encode_pieces, scale_for
+from blobstore.codecs import PIECE, encode_pieces, first_unfit, scale_for
 from blobstore.errors import CodecError
 from blobstore.fileio.threads import in_order
 from blobstore.store.blocks import CHANNELS_LAST, TRANSPOSE
@@ -105,11 +105,8 @@ def _first_fault(checkpoint: Checkpoint, source: str, width: int, element_type: 
     start = 0
     for load in _loads(checkpoint, rows_of(source, width, 0, math.prod(shape) // width)):
         values = load()
-        try:
-            scale_for(element_type, values)
-        except CodecError:
-            with np.errstate(all="ignore"):
-                place = int(np.flatnonzero(~np.isfinite(values.astype(np.float32)))[0])
+        place = first_unfit(element_type, values)
+        if place is not None:
             index = [int(i) for i in np.unravel_index(start + place, shape)]
             return f"it has {float(values[place])} at index {index}, which {element_type} can't hold"
         start += len(values)

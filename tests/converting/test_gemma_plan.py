@@ -408,6 +408,18 @@ def test_an_f64_beyond_f32_is_not_written_as_an_infinity(tmp_path: Path, weights
     assert names_of(faults) == {("not-finite", name)}
 
 
+@pytest.mark.parametrize(("weights", "told"), [("bf16", "1e+300 at index [0, 9]"), ("sfp", "nan at index [0, 3]")])
+def test_the_value_that_is_named_is_one_that_the_type_cant_hold(tmp_path: Path, weights: str, told: str) -> None:
+    """bf16 holds a NaN."""
+    recipe = small_recipe("gemma3")
+    tensors = recipe.tensors()
+    name = f"{LAYER}mlp.down_proj.weight"
+    tensors[name] = tensors[name].astype(np.float64)
+    tensors[name][0, [3, 9]] = np.nan, 1e300
+    (fault,) = refused(recipe.write(tmp_path / "c", tensors), weights=weights)
+    assert fault.message.startswith(f"it has {told}, which {weights} can't hold: repair it")
+
+
 # --------------------------------------------------------------------------------------------------------- other models
 
 
