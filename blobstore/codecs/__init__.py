@@ -2,6 +2,7 @@
 
 from blobstore.codecs.codec import (
     PIECE,
+    are_finite,
     decode,
     encode,
     encode_pieces,
@@ -12,6 +13,7 @@ from blobstore.codecs.codec import (
 
 __all__ = [
     "PIECE",
+    "are_finite",
     "decode",
     "encode",
     "encode_pieces",

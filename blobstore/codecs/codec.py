@@ -40,6 +40,8 @@ class Codec(Protocol):
 
 
 _CODECS: dict[str, Codec] = {"f32": f32, "bf16": bf16, "sfp": sfp, "i8": i8, "nuq": nuq}
+# The bits of infinity, which NaN exceeds, where numpy's function takes about ten times as long as a comparison of bits.
+_INFINITY = {_BF16: np.uint16(0x7F80), np.dtype(np.float16): np.uint16(0x7C00)}
 _NEEDS_FINITE = ("sfp", "i8")
 _F64_NBYTES = 8
 _EXACT_IN_BF16 = ("sfp", "bf16")
@@ -106,6 +108,15 @@ def scale_for(element_type: ElementType, values: Array, *, name: str = "the arra
         largest = max(largest, top)
         start += len(piece)
     return sfp.scale_of(largest) if element_type.name == "sfp" else 1.0
+
+
+def are_finite(values: Array) -> bool:
+    """Whether no value is a NaN or an infinity."""
+    if values.dtype in _INFINITY:
+        largest = (values.view(np.uint16) & np.uint16(0x7FFF)).max(initial=0)
+        return bool(largest < _INFINITY[values.dtype])
+    with np.errstate(invalid="ignore"):  # signalling NaNs
+        return bool(np.isfinite(values).all())
 
 
 def first_unfit(element_type: ElementType, values: Array) -> int | None:

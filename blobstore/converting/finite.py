@@ -4,26 +4,20 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-import ml_dtypes
 import numpy as np
 
+from blobstore.codecs import are_finite
 from blobstore.fileio.threads import in_order
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
     from blobstore.checkpoint.tensors import SourceTensor
-    from blobstore.fileio.types import Array, Progress
+    from blobstore.fileio.types import Progress
 
 _CHUNK = 1 << 19  # elements that a thread looks at
-# By dtype: an integer of the same size, the bits of a value but for its sign, and infinity's, which NaN exceeds.
-_BITS: dict[np.dtype[Any], tuple[np.dtype[Any], Any, int]] = {
-    np.dtype(ml_dtypes.bfloat16): (np.dtype(np.uint16), np.uint16(0x7FFF), 0x7F80),
-    np.dtype(np.float16): (np.dtype(np.uint16), np.uint16(0x7FFF), 0x7C00),
-    np.dtype(np.float32): (np.dtype(np.uint32), np.uint32(0x7FFFFFFF), 0x7F800000),
-}
 
 
 @dataclass(frozen=True)
@@ -64,15 +58,7 @@ def not_finite(tensors: Iterable[SourceTensor], progress: Progress = lambda _: N
 
 def _first(tensor: SourceTensor, first: int, count: int) -> int | None:
     values = tensor.read(first, count)
-    if not _any(values):
+    if are_finite(values):
         return None
     with np.errstate(all="ignore"):
         return first + int(np.flatnonzero(~np.isfinite(values))[0])
-
-
-def _any(values: Array) -> bool:
-    """Whether a value is not finite: by its bits, which takes a fraction of the time."""
-    if values.dtype not in _BITS:
-        return not bool(np.isfinite(values).all())
-    integer, mask, infinity = _BITS[values.dtype]
-    return bool(np.bitwise_and(values.view(integer), mask).max() >= infinity)

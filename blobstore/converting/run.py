@@ -100,7 +100,7 @@ def check_target(plan: Plan, checkpoint: Checkpoint, target: str | PathLike[str]
 
 
 def unchecked_sources(plan: Plan, checkpoint: Checkpoint) -> list[SourceTensor]:
-    """Return the tensors that go into types which hold any value: `measure_scales` does not look at these."""
+    """Return the tensors that go into types which hold NaN and infinity: `measure_scales` does not refuse those."""
     kept = (tensor for tensor in [*plan.tensors, *plan.extras] if tensor.type.name not in _CHECKED)
     names = dict.fromkeys(piece.source for tensor in kept for piece in tensor.pieces if piece.source is not None)
     return [checkpoint.tensors[name] for name in names]
