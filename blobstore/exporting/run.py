@@ -131,7 +131,11 @@ def _replace(index: str, config: str, files: Sequence[AtomicFile], old: Sequence
 
     Readers begin with the index of shards, and with config.json: these come last.
     """
-    with _interrupted(index, files), _taken_away(config, files):
+    with ExitStack() as stack:
+        if index and any(os.path.lexists(file.path) for file in files):
+            stack.enter_context(_meanwhile(index, INTERRUPTED, files))
+        if config and os.path.isfile(config):
+            stack.enter_context(_meanwhile(config, None, files))
         move_together(*sorted(files, key=lambda file: file.path in (index, config)))
     for path in old:  # the index first: without it no reader takes the old shards
         with suppress(FileNotFoundError):
@@ -139,39 +143,26 @@ def _replace(index: str, config: str, files: Sequence[AtomicFile], old: Sequence
 
 
 @contextmanager
-def _interrupted(index: str, files: Sequence[AtomicFile]) -> Iterator[None]:
-    """Put an index in place that readers refuse while shards are replaced; undo that if none of them was."""
-    index = os.path.realpath(index) if index else ""
-    old = read_whole(index) if os.path.isfile(index) else None
-    if not index or (old is None and not any(os.path.lexists(file.path) for file in files)):
-        yield
-        return
+def _meanwhile(path: str, content: bytes | None, files: Sequence[AtomicFile]) -> Iterator[None]:
+    """Put something in a file's place, or nothing, while others are replaced; undo that if none of them was."""
+    path = os.path.realpath(path)
+    old = read_whole(path) if os.path.isfile(path) else None
     try:
-        write_file(index, INTERRUPTED)
+        _put(path, content)
         yield
     except BaseException:
         if not any(file.committed for file in files):
             with suppress(OSError):
-                os.unlink(index) if old is None else write_file(index, old)
+                _put(path, old)
         raise
 
 
-@contextmanager
-def _taken_away(path: str, files: Sequence[AtomicFile]) -> Iterator[None]:
-    """Remove an old file while others are replaced; put it back if none of them was."""
-    path = os.path.realpath(path) if path else ""
-    if not os.path.isfile(path):
-        yield
-        return
-    old = read_whole(path)
-    try:
+def _put(path: str, content: bytes | memoryview | None) -> None:
+    """Give a file these contents; without any, remove it."""
+    if content is None:
         os.unlink(path)
-        yield
-    except BaseException:
-        if not any(file.committed for file in files):
-            with suppress(OSError):
-                write_file(path, old)
-        raise
+    else:
+        write_file(path, content)
 
 
 def _beside(plan: ExportPlan, path: str) -> dict[str, FileRange]:
