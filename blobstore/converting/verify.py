@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from itertools import islice
 from typing import TYPE_CHECKING, Any
 
+from blobstore.checkpoint.adapters.reading import parse_described
 from blobstore.container.keys import CONFIG_KEY, NO_TOKENIZER, TOC_KEY, TOKENIZER_KEY
 from blobstore.converting.choose import choose_plan
 from blobstore.converting.gemma_config import repaired
@@ -19,7 +20,6 @@ from blobstore.gemma.enums import OpenEnum, Wrapping
 from blobstore.gemma.records import Record
 from blobstore.gemma.toc import build_toc, toc_entry
 from blobstore.index.metadata import ADAPTERS, BASE, BASE_NAME, CHOICES, FILES, MODEL_CHOICES, PACKED_FROM
-from blobstore.index.strict_json import parse_json, text_map
 from blobstore.store.values import stored
 
 if TYPE_CHECKING:
@@ -98,8 +98,8 @@ def _plan_as_chosen(store: Store, checkpoint: Checkpoint, tokenizer: str | None)
 def _refuse_other_adapters(store: Store, checkpoint: Checkpoint) -> None:
     """Refuse to compare a file with a source of other adapters: nothing would match."""
     text = store.metadata.get(ADAPTERS, "[]")
-    made_with = _adapters_in(text)
-    given = _adapters_in(checkpoint.adapters.description) if checkpoint.adapters is not None else []
+    made_with = parse_described(text)
+    given = parse_described(checkpoint.adapters.description) if checkpoint.adapters is not None else []
     if made_with is not None and list(map(_digests, made_with)) == list(map(_digests, given or [])):
         return
     if made_with == []:
@@ -109,15 +109,6 @@ def _refuse_other_adapters(store: Store, checkpoint: Checkpoint) -> None:
         found = f"; given were {_named(given)}" if given else ""
         what = f"{store.path!r} was made with {names}{found}: pass each with --adapter, in this order"
     raise UsageError("other-adapters", what)
-
-
-def _adapters_in(text: str) -> list[dict[str, str]] | None:
-    """Return the adapters that metadata names; None if it can't be read. It is foreign bytes."""
-    try:
-        adapters = parse_json(text.encode())
-        return [text_map(adapter) for adapter in adapters] if isinstance(adapters, list) else None
-    except ValueError:
-        return None
 
 
 def _digests(adapter: dict[str, str]) -> tuple[str | None, ...]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import TYPE_CHECKING
@@ -12,18 +11,18 @@ import numpy as np
 
 from blobstore.checkpoint.adapters.changes import BaseTensor
 from blobstore.checkpoint.adapters.merging import again, plan_merge
+from blobstore.checkpoint.adapters.reading import parse_described
 from blobstore.codecs import is_float_codec
 from blobstore.codecs.element_types import BY_NAME
 from blobstore.container.keys import TOC_KEY
 from blobstore.errors import FormatError, UsageError
 from blobstore.gemma.toc import odd_strides_in, stride_fault
 from blobstore.index.metadata import ADAPTERS, foreign_metadata
-from blobstore.index.strict_json import parse_json
 from blobstore.store.blocks import Block
 from blobstore.store.values import rows_from
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+    from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 
     from blobstore.checkpoint.adapters.reading import Adapter
     from blobstore.codecs.element_types import ElementType
@@ -148,9 +147,10 @@ def _adapted(
     merge = plan_merge(adapters, base, store.aliases)
     plan.resized = merge.resized
     plan.resized_by = None if merge.resized_by is None else adapters[merge.resized_by]
+    before = parse_described(store.metadata.get(ADAPTERS, "[]")) or []
     plan.notes += [
         *merge.notes,
-        *again(adapters, _merged_before(store)),
+        *again(adapters, (adapter.get("weights") for adapter in before)),
         *(f"{name} is left out: {why}" for name, why in merge.unused.items()),
     ]
     adapted = {}
@@ -161,13 +161,6 @@ def _adapted(
             made = change.made(partial(_elements, blocks, store))
             adapted[name] = replace(adapted[name], made=made)
     return adapted
-
-
-def _merged_before(store: Store) -> Iterator[object]:
-    """Yield the digests of the adapters that a file was made with, by its metadata."""
-    with suppress(ValueError):
-        known = parse_json(store.metadata.get(ADAPTERS, "[]").encode())
-        yield from (one.get("weights") for one in known if isinstance(one, dict)) if isinstance(known, list) else ()
 
 
 def _elements(blocks: Sequence[Block[TensorInfo]], store: Store, first: int, count: int) -> Array:

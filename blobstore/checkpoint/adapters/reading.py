@@ -24,7 +24,7 @@ from blobstore.fileio.closing import Closing
 from blobstore.fileio.hashing import digest_of
 from blobstore.fileio.plain_files import open_one_of_many
 from blobstore.fileio.ranges import FileRange
-from blobstore.index.strict_json import parse_json
+from blobstore.index.strict_json import parse_json, text_map
 
 if TYPE_CHECKING:
     from os import PathLike
@@ -241,6 +241,15 @@ def _refuse_others(path: str, names: list[str]) -> None:
 def described(adapters: list[Adapter]) -> str:
     """Return what a file's metadata says of the adapters that were merged into it, in their order; JSON."""
     return json.dumps([{"name": adapter.name, **adapter.digests} for adapter in adapters], sort_keys=True)
+
+
+def parse_described(text: str) -> list[dict[str, str]] | None:
+    """Return the adapters that a file's metadata names, as `described`; None if it can't be read. It is foreign."""
+    try:
+        adapters = parse_json(text.encode())
+        return [text_map(adapter) for adapter in adapters] if isinstance(adapters, list) else None
+    except ValueError:
+        return None
 
 
 def _split(key: str) -> tuple[str, str]:
