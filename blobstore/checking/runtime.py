@@ -6,9 +6,8 @@ and run on a file for each code.
 
 from __future__ import annotations
 
-import json
 from collections import Counter
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from blobstore.checking.config import check_config
 from blobstore.checking.findings import asked_for, finding
@@ -25,7 +24,7 @@ from blobstore.gemma.runtimes import LATER
 from blobstore.gemma.tensors import tensors_of
 from blobstore.gemma.toc import parse_toc
 from blobstore.index.carried import known_files
-from blobstore.index.metadata import BASE, CHOICES
+from blobstore.index.metadata import BASE, model_choices
 from blobstore.index.names import MAX_LAYER, layer_of
 from blobstore.store.blobs import UnpackedBlobs
 from blobstore.store.catalog import IndexCatalog
@@ -147,22 +146,15 @@ def check_runtime(reader: BlobReader, index: NameIndex | None, *, tokenizer: boo
 
 def has_one_base(metadata: Mapping[str, str]) -> bool:
     """Whether a file's metadata says that its checkpoint has one RoPE base for all layers; few have."""
-    bases = _choice(metadata, "rope_bases")
+    bases = model_choices(metadata).get("rope_bases")
     return isinstance(bases, list) and len(bases) == 2 and bases[0] == bases[1]
 
 
 def unpadded(metadata: Mapping[str, str], config: ModelConfig | None) -> int | None:
     """Return how many rows of the embedding are tokens, where a file's metadata says that it is padded; else None."""
-    tokens = _choice(metadata, "vocabulary")
+    tokens = model_choices(metadata).get("vocabulary")
     is_padded = config is not None and type(tokens) is int and 0 < config.vocab_size - tokens < VOCABULARY_STEP
     return tokens if is_padded else None
-
-
-def _choice(metadata: Mapping[str, str], name: str) -> Any:  # noqa: ANN401 (JSON is anything)
-    try:
-        return json.loads(metadata.get(CHOICES, "{}")).get(name)
-    except (ValueError, AttributeError, RecursionError):
-        return None
 
 
 def _keys(reader: BlobReader) -> Iterator[Finding]:

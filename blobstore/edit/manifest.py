@@ -6,7 +6,7 @@ import json
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from blobstore.container.keys import INDEX_KEY, SKELETON_KEY, TOC_KEY, encode_key
 from blobstore.container.layout import MAX_PORTABLE_BLOBS, max_blobs_from
@@ -16,7 +16,7 @@ from blobstore.fileio.ranges import FileRange, reporting
 from blobstore.gemma.toc import build_toc, parse_toc
 from blobstore.index import Entry, IndexedBlob, blob_table, build_index
 from blobstore.index.carried import files_in, list_files
-from blobstore.index.metadata import BASE, BASE_NAME, CHOICES, MODEL_CHOICES, PACKED_FROM, REARRANGED
+from blobstore.index.metadata import BASE, BASE_NAME, CHOICES, PACKED_FROM, REARRANGED, model_choices
 from blobstore.index.names import encode_name
 from blobstore.index.sidecar import close_with_index, refuse_external_to_stream
 from blobstore.store.catalog import open_catalog
@@ -158,8 +158,9 @@ class Manifest:
             Whether there was anything to drop.
         """
         before = dict(self.metadata)
+        choices = model_choices(self.metadata)
         self.metadata.pop(REARRANGED, None)
-        choices = _of_the_model(self.metadata.pop(CHOICES, ""))
+        self.metadata.pop(CHOICES, None)
         if choices:
             self.metadata[CHOICES] = json.dumps(choices, sort_keys=True)
         return self.metadata != before
@@ -247,14 +248,6 @@ def external_index(reader: BlobReader, manifest: Manifest) -> bytes:
     """Return the external index of a file that stays as it is, with the digests that the manifest has."""
     table = [IndexedBlob(encode_key(blob.key), blob.nbytes, blob.sha256) for blob in manifest.blobs]
     return build_index(manifest.entries or [], table, manifest.true_metadata(), store=reader.directory)
-
-
-def _of_the_model(choices: str) -> dict[str, Any]:
-    """Return those of a conversion's choices that belong to the model; empty if there are none, or none can be read."""
-    try:
-        return {name: value for name, value in json.loads(choices).items() if name in MODEL_CHOICES}
-    except (ValueError, AttributeError, RecursionError):
-        return {}
 
 
 def _bytes(data: FileRange | bytes) -> bytes:

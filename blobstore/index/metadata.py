@@ -5,7 +5,8 @@ Spec: spec/index.md, Metadata.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+import json
+from typing import TYPE_CHECKING, Any
 
 from blobstore.errors import UsageError
 
@@ -24,6 +25,15 @@ FILES = "blobstore.files"  # the names of the files that it carries
 def foreign_metadata(metadata: Mapping[str, str]) -> dict[str, str]:
     """Return metadata without the entries of this project."""
     return {key: value for key, value in metadata.items() if not key.startswith(OWN_METADATA)}
+
+
+def model_choices(metadata: Mapping[str, str]) -> dict[str, Any]:
+    """Return those of a conversion's choices that belong to the model; empty if there are none, or none can be read."""
+    try:
+        choices = json.loads(metadata.get(CHOICES, "{}"))
+    except (ValueError, RecursionError):
+        return {}
+    return {name: choices[name] for name in MODEL_CHOICES if name in choices} if isinstance(choices, dict) else {}
 
 
 def refuse_own(keys: Iterable[str]) -> None:
