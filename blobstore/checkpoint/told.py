@@ -85,9 +85,11 @@ def unread_in(folder: str, read: Iterable[str]) -> Iterator[str]:
             yield name + "/" * os.path.isdir(os.path.join(folder, name))
 
 
-def read_line(paths: Sequence[str]) -> str:
-    """Return a line that tells which files tensors come from."""
-    names = [os.path.basename(path) for path in paths]
-    if len(names) <= _SHOWN:
-        return f"read {', '.join(names)}"
-    return f"read {names[0]} … {names[-1]} ({len(names)} files)"
+def read_lines(*checkpoints: Sequence[str]) -> Iterator[str]:
+    """Yield a line for each checkpoint that says from which files its tensors come; none for an empty list of files."""
+    for paths in filter(None, checkpoints):
+        names = [os.path.basename(path) for path in paths]
+        if len(names) <= _SHOWN:
+            yield f"read {', '.join(names)}"
+        else:
+            yield f"read {names[0]} … {names[-1]} ({len(names)} files)"

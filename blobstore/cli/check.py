@@ -6,7 +6,7 @@ import sys
 from typing import TYPE_CHECKING
 
 from blobstore.checking.checkup import RUNTIME_CHOICES, check
-from blobstore.checkpoint.told import read_line
+from blobstore.checkpoint.told import read_lines
 from blobstore.cli.abandoned import tell_abandoned
 from blobstore.cli.findings import add_strict, print_findings
 from blobstore.cli.formatting import shown
@@ -78,8 +78,8 @@ def run(options: argparse.Namespace) -> int:
         tell_abandoned(path)
         results.append(done)
         if not options.json:
-            if done.read:
-                note(f"{shown(path)}: {read_line(done.read)}")
+            for text in read_lines(done.read):
+                note(f"{path}: {text}")
             print_findings(path, done.findings, several=len(options.files) > 1)
             if done.runs:
                 print(f"{shown(path)}: {done.runs}", file=sys.stderr)

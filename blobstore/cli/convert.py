@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from blobstore.checkpoint.told import read_line
+from blobstore.checkpoint.told import read_lines
 from blobstore.cli.formatting import rate, shape, shown
 from blobstore.cli.output import add_adapters, add_command, add_json, note, output_of, print_json, tell_dry_run
 from blobstore.cli.progress import progress
@@ -117,7 +117,7 @@ def run(options: argparse.Namespace) -> int:
             progress=advance,
             **choices,
         )
-    for text in (read_line(done.read), *done.notes):
+    for text in (*read_lines(done.read), *done.notes):
         note(text)
     if options.json:
         print_json(done)
@@ -127,7 +127,7 @@ def run(options: argparse.Namespace) -> int:
 
 
 def _show(options: argparse.Namespace, preview: ConversionPreview) -> None:
-    for text in (read_line(preview.read), *preview.notes):
+    for text in (*read_lines(preview.read), *preview.notes):
         note(text)
     if options.json:
         print_json(preview)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from blobstore.checkpoint.told import read_line
+from blobstore.checkpoint.told import read_lines
 from blobstore.cli.formatting import shape, shown, size
 from blobstore.cli.output import add_base, add_command, add_json, note, print_json
 from blobstore.cli.progress import progress
@@ -87,7 +87,7 @@ def run(options: argparse.Namespace) -> int:
             all=options.all,
             progress=advance,
         )
-    for text in (*(read_line(files) for files in (done.read_a, done.read_b) if files), *done.notes):
+    for text in (*read_lines(done.read_a, done.read_b), *done.notes):
         note(text)
     if options.json:
         print_json(done)

@@ -6,7 +6,7 @@ from collections import Counter
 from typing import TYPE_CHECKING
 
 from blobstore.checking.verification import verify
-from blobstore.checkpoint.told import read_line
+from blobstore.checkpoint.told import read_lines
 from blobstore.cli.findings import add_strict, print_findings
 from blobstore.cli.formatting import rate, shown, size
 from blobstore.cli.output import add_adapters, add_base, add_command, add_json, note, output_of, print_each, tell
@@ -89,7 +89,7 @@ def run(options: argparse.Namespace) -> int:
                 receipt=receipt,
                 progress=advance,
             )
-        for text in ([read_line(done.read)] if done.read else []) + [*done.notes]:
+        for text in (*read_lines(done.read), *done.notes):
             note(text)
         results.append(done)
         if not options.json:

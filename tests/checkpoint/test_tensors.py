@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from blobstore.checkpoint.reader import open_checkpoint
 from blobstore.checkpoint.tensors import SourceTensor
-from blobstore.checkpoint.told import LeftOut, left_out_lines, read_line
+from blobstore.checkpoint.told import LeftOut, left_out_lines, read_lines
 from blobstore.codecs.element_types import BY_NAME, type_of
 from blobstore.converting.choose import choose_plan
 from blobstore.converting.gemma_plan import LAYOUTS, WEIGHTS, Choices
@@ -114,5 +114,5 @@ def test_what_is_left_out_is_a_line_for_each_reason() -> None:
 
 
 def test_what_was_read_is_a_short_line() -> None:
-    assert read_line(["m/a", "m/b"]) == "read a, b"
-    assert read_line([f"m/{number}" for number in range(30)]) == "read 0 … 29 (30 files)"
+    assert [*read_lines(["m/a", "m/b"], [], ["n/c"])] == ["read a, b", "read c"]
+    assert [*read_lines([f"m/{number}" for number in range(30)])] == ["read 0 … 29 (30 files)"]
