@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 from blobstore.checking.findings import by_severity, is_right
 from blobstore.checking.verify import verify_file
 from blobstore.checkpoint.reader import open_checkpoint
+from blobstore.checkpoint.told import lines_of
 from blobstore.converting.verify import carries_none, plan_again
 from blobstore.converting.verify import verify as compare_with
 from blobstore.errors import FormatError, UsageError
@@ -179,8 +180,8 @@ def _against(
         expect(progress, plan.nbytes)
         verdicts = tuple(compare_with(store, plan, checkpoint, progress=progress))
         faults = tuple(verdict for verdict in verdicts if verdict.fault)
-        checkpoint.left_out = [item for item in checkpoint.left_out if item.kind == "tensor"]  # files were told before
-        notes = checkpoint.lines
+        left_out = (item for item in checkpoint.left_out if item.kind == "tensor")  # convert told of the files
+        notes = lines_of(checkpoint.notes, checkpoint.told, left_out)
         if plan.files and carries_none(store):
             names = ", ".join(file.name for file in plan.files)
             notes.append(f"it carries no files of the model: {names} of the source are not compared")

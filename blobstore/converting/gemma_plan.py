@@ -147,8 +147,7 @@ def _faults(config: ModelConfig, sources: Sources, *, pad: bool) -> list[Fault]:
     faults = [*foreign_tensors(sources.checkpoint), *known, *runtime_faults(config)]
     unpadded = None if pad else vocabulary_fault(sources.recognised.vocabulary.tokens)
     if unpadded:
-        unpadded = unpadded._replace(message=f"{unpadded.message}, or leave out --no-pad")
-    faults += [unpadded] if unpadded else []
+        faults.append(unpadded._replace(message=f"{unpadded.message}, or leave out --no-pad"))
     # While the dimensions are in doubt, whatever doesn't match them would be called unexpected.
     doubt = any(fault.reason in _DOUBT for fault in known)
     return [*faults, *(fault for fault in sources.faults() if fault.reason != "unexpected-tensor" or not doubt)]

@@ -84,7 +84,7 @@ def read_vocabulary(
     """Work out a checkpoint's vocabulary.
 
     Args:
-        rows: Of its embedding; more than the spare ones if there may be any.
+        rows: Of its embedding.
         config: ``config.json``.
         generation: ``generation_config.json``; empty without one.
         pieces: Of the tokenizer; None without one.
