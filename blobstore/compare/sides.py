@@ -9,11 +9,10 @@ from functools import cached_property, partial
 from typing import TYPE_CHECKING
 
 from blobstore.checkpoint.carried import files_beside
+from blobstore.checkpoint.formats import is_sbs
 from blobstore.checkpoint.reader import open_checkpoint
 from blobstore.compare.tensors import Arranged, Made, Run, Tensor
-from blobstore.container.layout import MAGIC_BYTES
 from blobstore.errors import UsageError
-from blobstore.fileio.source import read_beginning
 from blobstore.index.metadata import foreign_metadata
 from blobstore.store.info import TensorInfo
 from blobstore.store.reader import Store
@@ -128,11 +127,7 @@ def open_sides(
 
 
 def _is_store(path: str) -> bool:
-    if os.path.isdir(path):
-        return False
-    if path.lower().endswith(".sbs") or not os.path.isfile(path):
-        return path.lower().endswith(".sbs")
-    return read_beginning(path, len(MAGIC_BYTES)) == MAGIC_BYTES
+    return not os.path.isdir(path) and (path.lower().endswith(".sbs") or is_sbs(path))
 
 
 def _side_of_store(store: Store, by: By) -> Side:
@@ -162,10 +157,11 @@ def _run(info: TensorInfo, store: Store) -> Run:
 def _side_of_checkpoint(checkpoint: Checkpoint) -> Side:
     tensors: dict[str, Tensor] = {}
     for name, source in checkpoint.tensors.items():
-        tensors[name] = Made(source)
-        if source.stored is not None:
-            info = TensorInfo(name, "", source.type, source.shape, 1.0, source.stored.offset, source.nbytes, 0)
-            tensors[name] = Run(info, source.path, source.stored)
+        if source.stored is None:
+            tensors[name] = Made(source)
+            continue
+        info = TensorInfo(name, "", source.type, source.shape, 1.0, source.stored.offset, source.nbytes, 0)
+        tensors[name] = Run(info, source.path, source.stored)
     metadata = foreign_metadata(checkpoint.metadata)
     files, read = partial(_beside, checkpoint), tuple(checkpoint.paths)
     return Side(checkpoint.path, "names", tensors, {}, metadata, files, notes=tuple(checkpoint.lines), read=read)

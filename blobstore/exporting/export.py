@@ -249,8 +249,8 @@ def preview_export(
 
 @contextmanager
 def _planned(
-    path: str | PathLike[str],
-    base: str | PathLike[str] | None,
+    path: str,
+    base: str | None,
     dtype: str | None,
     by: By,
     max_shard_nbytes: int | None,
