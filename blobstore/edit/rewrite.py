@@ -202,6 +202,8 @@ def apply_edits(
             describe(manifest, reader)
         files = manifest.files
         dropped = _drop(manifest, edits.drop)
+        if FILES in edits.unset_metadata:
+            dropped += _drop_files(manifest)
         renamed = _rename(manifest, edits.rename)
         notes = [] if edits.index == "none" else lost_index(reader)
         notes += _change_metadata(manifest, edits, changed=bool(set(dropped) - set(files) or renamed))
@@ -275,6 +277,14 @@ def _drop(manifest: Manifest, patterns: tuple[str, ...]) -> list[str]:
     return sorted(names | {file_names.get(key, key) for key in keys})
 
 
+def _drop_files(manifest: Manifest) -> list[str]:
+    """Leave out the files that are listed → their names: without the list nothing would tell what these blobs are."""
+    names = {key: name for name, key in manifest.files.items()}
+    dropped = sorted(names[blob.key] for blob in manifest.blobs if blob.key in names)
+    manifest.keep(place for place, blob in enumerate(manifest.blobs) if blob.key not in names)
+    return dropped
+
+
 def _key_matches(key: str, pattern: str) -> bool:
     """Whether a pattern matches a blob's key.
 
@@ -337,9 +347,6 @@ def _change_metadata(manifest: Manifest, edits: Edits, *, changed: bool) -> list
     for key in edits.unset_metadata:
         if key not in manifest.metadata:
             raise UsageError("no-match", f"the metadata has no {key!r}")
-        if key == FILES:  # without the list nothing would tell what these blobs are
-            listed = set(manifest.files.values())
-            manifest.keep(place for place, blob in enumerate(manifest.blobs) if blob.key not in listed)
         del manifest.metadata[key]
     manifest.metadata |= edits.set_metadata
     if changed and manifest.forget_source():
