@@ -15,7 +15,7 @@ from blobstore.container.layout import MAX_PORTABLE_BLOBS
 from blobstore.converting.choose import KINDS, choose_plan, needless_flags
 from blobstore.converting.gemma_plan import LAYOUTS, WEIGHTS, Choices
 from blobstore.converting.plan import refusal
-from blobstore.converting.run import check_target, run_plan
+from blobstore.converting.run import check_target, run_plan, unchecked_sources
 from blobstore.errors import Fault, UsageError
 from blobstore.fileio.paths import optional_path, path_text, path_texts, target_of
 from blobstore.fileio.ranges import expect
@@ -241,10 +241,13 @@ def convert(
         checkpoint,
     ):
         check_target(plan, checkpoint, output)
-        findings = [*check_plan(plan, checkpoint.path), *check_values(plan, checkpoint)]
+        # What is made as it is read is looked at as it is written, unless that would be too late.
+        sources = unchecked_sources(plan, checkpoint, made=strict)
+        findings = [*check_plan(plan, checkpoint.path), *check_values(sources)]
         _refuse(plan, findings, strict=strict)
         expect(progress, plan.nbytes)
-        run_plan(plan, checkpoint, output, version=container, index=index, digests=digests, progress=progress)
+        odd = run_plan(plan, checkpoint, output, version=container, index=index, digests=digests, progress=progress)
+        findings += check_values(odd)
     path = output if isinstance(output, str) else None
     return Conversion(
         input=source,

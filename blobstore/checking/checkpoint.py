@@ -19,9 +19,10 @@ from blobstore.errors import BlobStoreError, CheckpointError, Fault
 from blobstore.gemma.toc import toc_entry
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Iterable, Iterator, Sequence
 
     from blobstore.checkpoint.reader import Checkpoint
+    from blobstore.checkpoint.tensors import SourceTensor
     from blobstore.converting.gemma_plan import Choices
     from blobstore.converting.plan import Plan
     from blobstore.fileio.types import Progress
@@ -73,10 +74,10 @@ def check_checkpoint(
             findings += [finding(*told) for told in plan.told]
             findings += [finding(f"{item.kind}-left-out", item.name, item.why) for item in plan.left_out]
             findings += check_plan(plan, path)
-            findings += check_values(plan, checkpoint, progress)
+            findings += check_values(unchecked_sources(plan, checkpoint), progress)
             measure_scales(plan, checkpoint, progress)
             if plan.config is None:
-                _merge_all(checkpoint, progress)
+                _make_all(checkpoint, progress)
     except CheckpointError as error:
         fix = _MESSAGE if kind == "names" or not error.faults else _BY_NAME
         findings += [_refusal(fault, fix) for fault in error.faults or [_fault_of(error, path)]]
@@ -103,23 +104,20 @@ def check_plan(plan: Plan, path: str) -> Iterator[Finding]:
             yield from check_sentencepiece(plan.tokenizer, plan.config, tokens=unpadded(plan.metadata, plan.config))
 
 
-def check_values(plan: Plan, checkpoint: Checkpoint, progress: Progress = lambda _: None) -> Iterator[Finding]:
-    """Yield the tensors of a model that have a NaN or an infinity, and that their new type keeps. All are read.
+def check_values(sources: Iterable[SourceTensor], progress: Progress = lambda _: None) -> Iterator[Finding]:
+    """Yield the tensors that have a NaN or an infinity, and that their new type keeps. All of their values are read.
 
     Args:
-        plan: Of the conversion; nothing is read for one by name.
-        checkpoint: Open.
+        sources: As `unchecked_sources` returns them.
         progress: Called with the number of further bytes looked at.
     """
-    if plan.config is None:
-        return
-    for found in not_finite(unchecked_sources(plan, checkpoint), progress):
+    for found in not_finite(sources, progress):
         code = "not-a-number" if math.isnan(found.value) else "infinite"
         yield finding(code, found.name, found.message, severity="warning", fix="repair the checkpoint")
 
 
-def _merge_all(checkpoint: Checkpoint, progress: Progress) -> None:
-    """Make the values of a conversion by name that adapters change, which may not be possible.
+def _make_all(checkpoint: Checkpoint, progress: Progress) -> None:
+    """Make all values of a conversion by name that are made as they are read, which may not be possible.
 
     Raises:
         CheckpointError, CodecError: As `SourceTensor.chunks`.

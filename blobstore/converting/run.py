@@ -6,10 +6,11 @@ import os
 import shutil
 from typing import TYPE_CHECKING
 
+from blobstore.codecs import are_finite
 from blobstore.converting.pieces import encoded_chunks, scale_of, stored_ranges
 from blobstore.converting.plan import refusal
 from blobstore.errors import CheckpointError, Fault, in_file
-from blobstore.fileio.ranges import reporting
+from blobstore.fileio.ranges import FileRange, reporting
 from blobstore.index.inputs import files_of
 from blobstore.store.model_writer import ModelWriter
 from blobstore.store.writer import StoreWriter
@@ -23,7 +24,6 @@ if TYPE_CHECKING:
     from blobstore.checkpoint.reader import Checkpoint
     from blobstore.checkpoint.tensors import SourceTensor
     from blobstore.converting.plan import Plan, PlannedTensor
-    from blobstore.fileio.ranges import FileRange
     from blobstore.fileio.types import Bytes, Progress
     from blobstore.index.locate import IndexPlace
 
@@ -41,7 +41,7 @@ def run_plan(
     index: IndexPlace = "embedded",
     digests: bool = True,
     progress: Progress = lambda _: None,
-) -> None:
+) -> list[SourceTensor]:
     """Write the file that a plan describes. The memory it takes doesn't depend on the checkpoint's size.
 
     Args:
@@ -52,6 +52,9 @@ def run_plan(
         index: Where the name index goes.
         digests: Keep the SHA-256 of each blob.
         progress: Called with the number of bytes that were written since the last call.
+
+    Returns:
+        Of a model's sources that are made as they are read, those whose values were not all finite when written.
 
     Raises:
         UsageError: ``same-file`` when the target is a file of the source; as `blobstore.create`.
@@ -68,7 +71,7 @@ def run_plan(
             for file in plan.files:
                 with in_file(file.path):
                     store.add_file(file.name, checkpoint.open_beside(file.path))
-        return
+        return []
     model = ModelWriter(
         target,
         plan.config,
@@ -78,14 +81,16 @@ def run_plan(
         digests=digests,
         metadata=plan.metadata,
     )
+    odd: dict[str, SourceTensor] = {}
     with model:
         for tensor in plan.tensors:
             scale = scales.get(tensor.name, 1.0)
             with _naming_source(tensor, checkpoint):
-                data = reporting(stored_bytes(tensor, checkpoint, scale), progress)
+                data = reporting(_watched(tensor, checkpoint, scale, odd), progress)
                 model.add_stored(tensor.key, data, tensor.type.name, scale=scale, immutable=True)
         _write_named(plan.extras, checkpoint, model.store, scales, progress)
         _write_names(plan, model.store)
+    return list(odd.values())
 
 
 def check_target(plan: Plan, checkpoint: Checkpoint, target: str | PathLike[str] | BinaryIO) -> None:
@@ -99,11 +104,18 @@ def check_target(plan: Plan, checkpoint: Checkpoint, target: str | PathLike[str]
     _check_disk(plan, target)
 
 
-def unchecked_sources(plan: Plan, checkpoint: Checkpoint) -> list[SourceTensor]:
-    """Return the tensors that go into types which hold NaN and infinity: `measure_scales` does not refuse those."""
+def unchecked_sources(plan: Plan, checkpoint: Checkpoint, *, made: bool = True) -> list[SourceTensor]:
+    """Return the tensors that go into types which hold NaN and infinity: `measure_scales` does not refuse those.
+
+    Args:
+        plan: Of the conversion.
+        checkpoint: Open.
+        made: Also those that are made as they are read, which may take long: `run_plan` looks at these, too.
+    """
     kept = (tensor for tensor in [*plan.tensors, *plan.extras] if tensor.type.name not in _CHECKED)
     names = dict.fromkeys(piece.source for tensor in kept for piece in tensor.pieces if piece.source is not None)
-    return [checkpoint.tensors[name] for name in names]
+    sources = [checkpoint.tensors[name] for name in names]
+    return [source for source in sources if made or source.stored is not None]
 
 
 def measure_scales(plan: Plan, checkpoint: Checkpoint, progress: Progress = lambda _: None) -> dict[str, float]:
@@ -136,6 +148,17 @@ def _may_not_fit(tensor: PlannedTensor, checkpoint: Checkpoint) -> bool:
     sources = (piece.source for piece in tensor.pieces if piece.source)
     wide = any(checkpoint.tensors[name].type.name == "f64" for name in sources)
     return tensor.type.name in _CHECKED or (wide and tensor.type.name != "f64")
+
+
+def _watched(tensor: PlannedTensor, checkpoint: Checkpoint, scale: float, odd: dict[str, SourceTensor]) -> Stored:
+    """Yield `stored_bytes`; add the sources that are made to `odd`, if a value is not finite."""
+    sources = {piece.source: checkpoint.tensors[piece.source] for piece in tensor.pieces if piece.source is not None}
+    made = {name: source for name, source in sources.items() if source.stored is None}
+    dtype = tensor.type.dtype if made and tensor.type.name not in _CHECKED else None
+    for part in stored_bytes(tensor, checkpoint, scale):
+        if dtype is not None and not isinstance(part, FileRange) and not are_finite(part.view(dtype)):
+            odd |= made
+        yield part
 
 
 def stored_bytes(tensor: PlannedTensor, checkpoint: Checkpoint, scale: float = 1.0) -> Stored:

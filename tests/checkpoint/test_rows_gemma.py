@@ -19,14 +19,17 @@ from blobstore.checkpoint.reader import open_checkpoint
 from blobstore.checkpoint.wrappers import unwrap
 from blobstore.converting.gemma_plan import LAYOUTS, WEIGHTS, Choices
 from blobstore.errors import CheckpointError
+from tests.adapters import pair, write_adapter
 from tests.checkpoints import SINGLE, own, write_config, write_index, write_own, write_peer
 from tests.gemma_checkpoints import NEW, OLD, SOUND, Recipe, Size, convert, plan_of, small_recipe, tokenizer
 from tests.models import FAMILIES, VISION, tiny
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterable, Mapping
     from pathlib import Path
 
+    from blobstore.checking.findings import Finding
+    from blobstore.checkpoint.tensors import SourceTensor
     from tests.gemma_checkpoints import Array, Config
 
 NORM = "model.norm.weight"
@@ -529,6 +532,51 @@ def test_a_value_that_is_not_finite_is_named(tmp_path: Path, name: str, weights:
     assert f"{code}: {name}: it has {value} at index {index}" in refused(folder, weights=weights, strict=True)
     assert blobstore.check(folder, weights=weights).ok
     assert not blobstore.check(folder, weights=weights, strict=True).ok
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.parametrize("weights", ["bf16", "f32"])
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+def test_a_value_that_an_adapter_makes_not_finite_is_named(
+    tmp_path: Path, weights: str, layout: str, value: float
+) -> None:
+    """Of merged tensors values are looked at as they are written; strictly before anything is."""
+    recipe = small_recipe("gemma3", size=SOUND, tokenizer=tokenizer(96))
+    tensors = recipe.tensors()
+    tensors[f"{LAYER}mlp.up_proj.weight"] = tensors[f"{LAYER}mlp.up_proj.weight"].copy()
+    tensors[f"{LAYER}mlp.up_proj.weight"][3, 4] = value
+    folder = recipe.write(tmp_path / "c", tensors)
+    out, width = tensors[f"{LAYER}mlp.up_proj.weight"].shape
+    factors = [pair(f"{LAYER}mlp.{name}", out, width) for name in ("gate_proj", "up_proj")]
+    lora = write_adapter(tmp_path / "lora", factors[0] | factors[1], r=2)
+    code = "not-a-number" if np.isnan(value) else "infinite"
+    what = f"{code}: {LAYER}mlp.up_proj.weight: it has {value} at index [3, 4]"
+    done = blobstore.convert(folder, tmp_path / "out.sbs", weights=weights, layout=layout, adapters=lora)
+    (note,) = (note for note in done.notes if note.startswith(("not-a-number", "infinite")))
+    assert note.startswith(what)
+    assert what in refused(folder, weights=weights, layout=layout, adapters=lora, strict=True)
+    found = blobstore.check(folder, weights=weights, adapters=lora).findings
+    assert [one.subject for one in found if one.code == code] == [f"{LAYER}mlp.up_proj.weight"]
+
+
+@pytest.mark.parametrize("weights", ["bf16", "sfp"])
+def test_what_an_adapter_changes_is_not_made_only_to_be_looked_at(
+    tmp_path: Path, weights: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    recipe = small_recipe("gemma3", size=SOUND, tokenizer=tokenizer(96))
+    tensors = recipe.tensors()
+    out, width = tensors[f"{LAYER}mlp.up_proj.weight"].shape
+    lora = write_adapter(tmp_path / "lora", pair(f"{LAYER}mlp.up_proj", out, width), r=2)
+    looked_at: list[str] = []
+
+    def check_values(sources: Iterable[SourceTensor]) -> list[Finding]:
+        looked_at.extend(source.name for source in sources)
+        return []
+
+    monkeypatch.setattr("blobstore.conversion.check_values", check_values)
+    blobstore.convert(recipe.write(tmp_path / "c", tensors), tmp_path / "out.sbs", weights=weights, adapters=lora)
+    assert NORM in looked_at
+    assert f"{LAYER}mlp.up_proj.weight" not in looked_at
 
 
 def test_the_command_refuses_with_the_status_of_a_fault(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
