@@ -20,17 +20,13 @@ from blobstore.checkpoint.reader import open_checkpoint
 from blobstore.checkpoint.safetensors import dump_header
 from blobstore.codecs.element_types import BY_NAME
 from blobstore.store.writer import StoreWriter
-from tests.adapters import LAYER, pair, write_adapter
+from tests.adapters import LAYER, factors_of, pair, write_adapter
 from tests.checkpoints import linux_only
-from tests.gemma_checkpoints import sound_recipe, tokenizer
+from tests.gemma_checkpoints import sound_recipe
 from tests.memory import peak_of_command
 
 if TYPE_CHECKING:
     from pathlib import Path
-
-    import numpy.typing as npt
-
-    Array = npt.NDArray[Any]
 
 W = f"{LAYER}.weight"
 EMBEDDING = "model.embed_tokens.weight"
@@ -43,13 +39,9 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("made")
     recipe = sound_recipe("gemma3")
     recipe.write(folder / "base")
-    (folder / "base" / "tokenizer.model").write_bytes(tokenizer(recipe.size.vocabulary))
-    factors: dict[str, Array] = {}
-    for place, module in enumerate((LAYER, LAYER.replace("q_proj", "k_proj"), LAYER.replace("q_proj", "o_proj"))):
-        out, width = recipe.tensors()[f"{module}.weight"].shape
-        factors |= pair(module, out, width, seed=place)
-    write_adapter(folder / "lora", factors, base_model_name_or_path="me/base")
-    out, width = recipe.tensors()[EMBEDDING].shape
+    modules = (LAYER, LAYER.replace("q_proj", "k_proj"), LAYER.replace("q_proj", "o_proj"))
+    write_adapter(folder / "lora", factors_of(recipe, *modules), base_model_name_or_path="me/base")
+    out, width = recipe.shapes()[EMBEDDING]
     write_adapter(folder / "head", pair("lm_head", out, width), base_model_name_or_path="google/gemma-3-1b-it")
     return folder
 
@@ -115,7 +107,7 @@ def test_merged_while_exporting() -> None:
 
 
 def test_a_resized_embedding_changes_the_vocabulary(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    rows, width = sound_recipe("gemma3").tensors()[EMBEDDING].shape
+    rows, width = sound_recipe("gemma3").shapes()[EMBEDDING]
     resized = np.random.default_rng(5).normal(size=(rows + 1, width)).astype(np.float32)
     write_adapter(here / "longer", {EMBEDDING: resized})
     status, told = run(capsys, "convert base --adapter longer -o longer.sbs --weights bf16")
@@ -132,7 +124,7 @@ def test_a_resized_embedding_changes_the_vocabulary(here: Path, capsys: pytest.C
 
 
 def test_only_embeddings_and_heads_are_resized(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    width = sound_recipe("gemma3").tensors()[W].shape[1]
+    _, width = sound_recipe("gemma3").shapes()[W]
     write_adapter(here / "other", {W: np.ones((7, width), np.float32)}, modules_to_save=["q_proj"])
     assert f"'{W}' has shape [7, {width}]" in run(capsys, "convert base --adapter other -o other.sbs --as names")[1]
     save_file({"score.weight": np.ones((2, 4), np.float32)}, here / "merged/model.safetensors")
