@@ -7,6 +7,7 @@ import importlib
 import json
 import os
 import shutil
+import sys
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
@@ -24,6 +25,7 @@ from tests.adapters import LAYER, factors_of, pair, write_adapter
 from tests.checkpoints import linux_only
 from tests.gemma_checkpoints import sound_recipe
 from tests.memory import peak_of_command
+from tests.models import RUNNABLE
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -31,6 +33,7 @@ if TYPE_CHECKING:
 W = f"{LAYER}.weight"
 EMBEDDING = "model.embed_tokens.weight"
 HEAD = "lm_head.weight"
+PICKLED = b"\x80\x02}q\x00."  # an empty dictionary, not as torch writes it
 
 
 @pytest.fixture(scope="module")
@@ -66,11 +69,8 @@ def run(capsys: pytest.CaptureFixture[str], words: str) -> tuple[int, str]:
 
 
 @pytest.mark.usefixtures("here")
-@pytest.mark.parametrize("weights", ["sfp", "bf16", "f32", "i8"])
-@pytest.mark.parametrize("layout", ["split", "stock"])
+@pytest.mark.parametrize(("weights", "layout"), RUNNABLE)
 def test_merged_while_converting(weights: str, layout: str) -> None:
-    if (weights, layout) == ("i8", "stock"):
-        return
     blobstore.convert("base", "tuned.sbs", adapters="lora", weights=weights, layout=layout)
     assert blobstore.verify("tuned.sbs", against="base", adapters="lora").ok
     # The same as of a checkpoint that was merged before, in float32, from which everything is rounded.
@@ -378,13 +378,26 @@ def test_what_nothing_is_made_of_is_told_of_both_tokenizers(
     }
 
 
-def test_a_pickled_adapter_needs_torch(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_pickled_adapter_needs_torch(
+    here: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     (here / "lora" / "adapter_model.safetensors").unlink()
     assert "'lora' has no adapter_model.safetensors" in run(capsys, "convert base --adapter lora -o t.sbs")[1]
-    (here / "lora" / "adapter_model.bin").write_bytes(b"\x80\x02}q\x00.")
+    (here / "lora" / "adapter_model.bin").write_bytes(PICKLED)
+    monkeypatch.setitem(sys.modules, "torch", None)
     status, told = run(capsys, "convert base --adapter lora -o t.sbs")
     assert status == 1
-    assert "missing-extra" in told or "bad-pickle" in told or "no-tensors" in told
+    assert "missing-extra: this is in PyTorch's pickled format, which needs torch" in told
+
+
+@pytest.mark.torch
+def test_a_pickled_adapter_that_torch_did_not_write_is_refused(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (here / "lora" / "adapter_model.safetensors").unlink()
+    (here / "lora" / "adapter_model.bin").write_bytes(PICKLED)
+    status, told = run(capsys, "convert base --adapter lora -o t.sbs")
+    assert status == 1
+    assert "bad-pickle: it can't be read as PyTorch's pickled format: " in told
+    assert "[lora/adapter_model.bin]" in told
 
 
 @pytest.mark.torch
