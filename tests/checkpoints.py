@@ -37,6 +37,7 @@ EMBEDDING = "model.embed_tokens.weight"
 HEAD = "lm_head.weight"
 
 linux_only = pytest.mark.skipif(sys.platform != "linux", reason="looks into /proc")
+needs_pipes = pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="has no named pipes")
 
 
 def plain(array: Array) -> Array:

@@ -22,7 +22,7 @@ from blobstore.checkpoint.safetensors import dump_header
 from blobstore.codecs.element_types import BY_NAME
 from blobstore.store.writer import StoreWriter
 from tests.adapters import LAYER, factors_of, pair, write_adapter
-from tests.checkpoints import linux_only
+from tests.checkpoints import linux_only, needs_pipes
 from tests.gemma_checkpoints import sound_recipe
 from tests.memory import peak_of_command
 from tests.models import RUNNABLE
@@ -456,6 +456,7 @@ def test_no_file_stays_open() -> None:
     assert len(os.listdir("/proc/self/fd")) == before
 
 
+@needs_pipes
 @pytest.mark.usefixtures("here")
 def test_a_pipe_in_the_folder_is_not_waited_for(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
     for name in ("adapter_config.json", "adapter_model.safetensors"):

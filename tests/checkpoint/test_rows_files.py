@@ -20,7 +20,18 @@ from blobstore.checkpoint.reader import open_checkpoint
 from blobstore.checkpoint.shards import INTERRUPTED
 from blobstore.cli import main
 from blobstore.errors import BlobStoreError, UsageError
-from tests.checkpoints import EMBEDDING, HEAD, INDEX, SINGLE, small, write_config, write_index, write_peer, write_shards
+from tests.checkpoints import (
+    EMBEDDING,
+    HEAD,
+    INDEX,
+    SINGLE,
+    needs_pipes,
+    small,
+    write_config,
+    write_index,
+    write_peer,
+    write_shards,
+)
 from tests.gemma_checkpoints import sound_recipe
 
 if TYPE_CHECKING:
@@ -455,7 +466,7 @@ SMALL_FILES = [
 ALWAYS_READ = SMALL_FILES[:2]
 
 
-@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="has no named pipes")
+@needs_pipes
 @pytest.mark.parametrize("kind", IRREGULAR)
 @pytest.mark.parametrize("name", [SINGLE, INDEX, ONE])
 def test_weights_that_are_not_a_regular_file_are_refused(folder: Path, name: str, kind: str) -> None:
@@ -468,7 +479,7 @@ def test_weights_that_are_not_a_regular_file_are_refused(folder: Path, name: str
         assert main(["info", str(folder)]) == 2
 
 
-@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="has no named pipes")
+@needs_pipes
 @pytest.mark.parametrize("kind", IRREGULAR)
 @pytest.mark.parametrize("name", SMALL_FILES)
 def test_other_files_that_are_not_regular_are_refused_or_left_out(folder: Path, name: str, kind: str) -> None:
