@@ -21,6 +21,7 @@ import blobstore
 from blobstore import CheckpointError, UsageError, cli
 from blobstore.edit.rewrite import Edits, apply_edits
 from tests.adapters import LAYER, factors_of, write_adapter
+from tests.checkpoints import LFS_POINTER
 from tests.gemma_checkpoints import sound_recipe
 from tests.strategies import BytesPath
 
@@ -300,7 +301,7 @@ def npz() -> bytes:
 
 
 FOREIGN = {
-    "git lfs pull": b"version https://git-lfs.github.com/spec/v1\noid sha256:00\nsize 1\n",
+    "git lfs pull": LFS_POINTER,
     "web page": b"\n<!doctype html><html>",
     "npz": npz(),
     "zip": b"PK\3\4" + bytes(60),

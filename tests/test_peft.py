@@ -15,6 +15,7 @@ import pytest
 
 import blobstore
 from tests.adapters import merged, notes
+from tests.test_transformers import VISION
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -192,9 +193,7 @@ def test_a_converted_file_exports_the_merged_model(libraries: Libraries, tmp_pat
 
 def test_names_of_a_vision_model(libraries: Libraries, tmp_path: Path) -> None:
     library = libraries.transformers
-    vision = {"model_type": "siglip_vision_model", "hidden_size": 40, "intermediate_size": 24, "num_hidden_layers": 2}
-    vision |= {"num_attention_heads": 5, "patch_size": 14, "image_size": 112, "vision_use_head": False}
-    parts = {"text_config": {"model_type": "gemma3_text", **TEXT, **HEADS}, "vision_config": vision}
+    parts = {"text_config": {"model_type": "gemma3_text", **TEXT, **HEADS}, "vision_config": VISION}
     libraries.torch.manual_seed(0)
     base = library.Gemma3ForConditionalGeneration(library.Gemma3Config(**parts, mm_tokens_per_image=4))
     base.save_pretrained(tmp_path / "base")

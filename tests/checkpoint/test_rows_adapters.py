@@ -22,7 +22,7 @@ from blobstore.checkpoint.safetensors import dump_header
 from blobstore.codecs.element_types import BY_NAME
 from blobstore.store.writer import StoreWriter
 from tests.adapters import LAYER, factors_of, pair, write_adapter
-from tests.checkpoints import linux_only, needs_pipes
+from tests.checkpoints import LFS_POINTER, linux_only, needs_pipes
 from tests.gemma_checkpoints import sound_recipe
 from tests.memory import peak_of_command
 from tests.models import RUNNABLE
@@ -38,7 +38,7 @@ PICKLED = b"\x80\x02}q\x00."  # an empty dictionary, not as torch writes it
 
 @pytest.fixture(scope="module")
 def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A Gemma 3 and two adapters of it."""
+    """A Gemma 3, two adapters of it, a file without and one with an adapter, and an empty folder for what is merged."""
     folder = tmp_path_factory.mktemp("made")
     recipe = sound_recipe("gemma3")
     recipe.write(folder / "base")
@@ -46,6 +46,9 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
     write_adapter(folder / "lora", factors_of(recipe, *modules), base_model_name_or_path="me/base")
     out, width = recipe.shapes()[EMBEDDING]
     write_adapter(folder / "head", pair("lm_head", out, width), base_model_name_or_path="google/gemma-3-1b-it")
+    blobstore.convert(folder / "base", folder / "made.sbs")
+    blobstore.convert(folder / "base", folder / "lora.sbs", adapters=folder / "lora")
+    (folder / "merged").mkdir()
     return folder
 
 
@@ -83,11 +86,6 @@ def test_merged_while_converting(weights: str, layout: str) -> None:
         assert list(tuned) == list(merged)
         for key in tuned:
             assert np.array_equal(tuned[key], merged[key]), key
-
-
-@pytest.fixture(autouse=True)
-def folders(here: Path) -> None:
-    (here / "merged").mkdir()
 
 
 @pytest.mark.usefixtures("here")
@@ -184,7 +182,6 @@ def test_the_head_alone_makes_two_tensors(capsys: pytest.CaptureFixture[str]) ->
             "adapter: 'lora' has a LoRA adapter but no model: blobstore convert BASE --adapter",
         ),
         ("convert head -o t.sbs", 1, "convert BASE --adapter head, BASE being google/gemma-3-1b-it"),
-        ("check lora", 1, ""),
         (
             "convert lora/adapter_model.safetensors -o t.sbs",
             1,
@@ -229,8 +226,6 @@ def test_the_head_alone_makes_two_tensors(capsys: pytest.CaptureFixture[str]) ->
     ],
 )
 def test_what_people_pass(capsys: pytest.CaptureFixture[str], words: str, status: int, told: str) -> None:
-    blobstore.convert("base", "made.sbs")
-    blobstore.convert("base", "lora.sbs", adapters="lora")
     shutil.copytree("lora", "renamed")
     done, said = run(capsys, words)
     assert done == status
@@ -247,10 +242,17 @@ def test_what_people_pass(capsys: pytest.CaptureFixture[str], words: str, status
 def test_a_pointer_in_the_place_of_a_file_is_named(
     here: Path, capsys: pytest.CaptureFixture[str], name: str, told: str
 ) -> None:
-    (here / "lora" / name).write_text("version https://git-lfs.github.com/spec/v1\noid sha256:1\nsize 1\n")
+    (here / "lora" / name).write_bytes(LFS_POINTER)
     status, said = run(capsys, "convert base --adapter lora -o t.sbs")
     assert status == 1
     assert told in said
+
+
+@pytest.mark.usefixtures("here")
+def test_check_of_an_adapter_alone_names_the_step_to_take(capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["check", "lora"]) == 1
+    what = "'lora' has a LoRA adapter but no model: blobstore convert BASE --adapter lora, BASE being me/base"
+    assert f"error\tadapter\tlora\t{what}\t" in capsys.readouterr().out
 
 
 def test_adapters_named_as_a_model_are_passed_with_their_folder(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -457,7 +459,6 @@ def test_no_file_stays_open() -> None:
 
 
 @needs_pipes
-@pytest.mark.usefixtures("here")
 def test_a_pipe_in_the_folder_is_not_waited_for(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
     for name in ("adapter_config.json", "adapter_model.safetensors"):
         (here / "lora" / name).rename(here / "lora" / "kept")
