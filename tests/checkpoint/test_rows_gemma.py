@@ -20,7 +20,18 @@ from blobstore.checkpoint.wrappers import unwrap
 from blobstore.converting.gemma_plan import LAYOUTS, WEIGHTS, Choices
 from blobstore.errors import CheckpointError
 from tests.checkpoints import SINGLE, own, write_config, write_index, write_own, write_peer
-from tests.gemma_checkpoints import NEW, OLD, SOUND, Recipe, Size, convert, plan_of, small_recipe, tokenizer
+from tests.gemma_checkpoints import (
+    NEW,
+    OLD,
+    SOUND,
+    Recipe,
+    Size,
+    convert,
+    plan_of,
+    small_recipe,
+    sound_recipe,
+    tokenizer,
+)
 from tests.models import FAMILIES, VISION, tiny
 
 if TYPE_CHECKING:
@@ -521,6 +532,15 @@ def test_images_whose_size_corrupts_the_runtimes_memory_are_refused(tmp_path: Pa
     assert not checkup.ok
     assert any((found.severity, found.message) == ("error", message) for found in checkup.findings)
     assert blobstore.convert(folder, tmp_path / "out.sbs", as_="names").model is None
+
+
+def test_images_that_are_pooled_otherwise_are_refused(tmp_path: Path) -> None:
+    recipe = sound_recipe("gemma3vlm")
+    folder = recipe.write(tmp_path / "c", None, recipe.config() | {"mm_tokens_per_image": 64})
+    assert refused(folder) == (
+        "unsupported-config: mm_tokens_per_image: config.json says 64, the runtime makes 256 tokens of 4096 patches; "
+        "--as names keeps every tensor"
+    )
 
 
 @pytest.mark.parametrize("value", [np.nan, -np.inf])
