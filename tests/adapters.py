@@ -18,6 +18,8 @@ if TYPE_CHECKING:
 
     import numpy.typing as npt
 
+    from tests.gemma_checkpoints import Recipe
+
     Array = npt.NDArray[Any]
 
 PREFIX = "base_model.model."
@@ -49,6 +51,15 @@ def pair(module: str, out: int, width: int, rank: int = 2, seed: int = 0) -> dic
         f"{module}.lora_A.weight": rng.normal(size=(rank, width)).astype(np.float32),
         f"{module}.lora_B.weight": rng.normal(size=(out, rank)).astype(np.float32),
     }
+
+
+def factors_of(recipe: Recipe, *modules: str) -> dict[str, Array]:
+    """Return the factors of linear modules of a checkpoint, by the shapes of their weights."""
+    factors: dict[str, Array] = {}
+    for place, module in enumerate(modules):
+        out, width = recipe.shapes()[f"{module}.weight"]
+        factors |= pair(module, out, width, seed=place)
+    return factors
 
 
 def merged(base: Path, *adapters: Path) -> dict[str, Array]:

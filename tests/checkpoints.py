@@ -19,7 +19,7 @@ from blobstore.codecs.element_types import type_of
 from tests.tensor_strategies import arrays, names
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Callable, Mapping, Sequence
     from pathlib import Path
 
     import numpy.typing as npt
@@ -35,8 +35,10 @@ SINGLE = "model.safetensors"
 INDEX = "model.safetensors.index.json"
 EMBEDDING = "model.embed_tokens.weight"
 HEAD = "lm_head.weight"
+LFS_POINTER = b"version https://git-lfs.github.com/spec/v1\noid sha256:00\nsize 1\n"  # in the place of a file
 
 linux_only = pytest.mark.skipif(sys.platform != "linux", reason="looks into /proc")
+needs_pipes = pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="has no named pipes")
 
 
 def plain(array: Array) -> Array:
@@ -115,8 +117,8 @@ def raw_file(header: str | bytes, data: bytes = b"") -> bytes:
     return len(text).to_bytes(8, "little") + text + data
 
 
-def parse(raw: bytes) -> SafetensorsHeader:
-    """Parse a file with our reader; fails when it asks for a byte outside the file."""
+def reader_of(raw: bytes) -> Callable[[int, int], bytes]:
+    """Return what reads so many of the bytes at an offset; it fails when asked for a byte outside them."""
 
     def read(offset: int, nbytes: int) -> bytes:
         assert offset >= 0
@@ -124,7 +126,12 @@ def parse(raw: bytes) -> SafetensorsHeader:
         assert offset + nbytes <= len(raw)
         return raw[offset : offset + nbytes]
 
-    return parse_header(read, len(raw))
+    return read
+
+
+def parse(raw: bytes) -> SafetensorsHeader:
+    """Parse a file with our reader; fails when it asks for a byte outside the file."""
+    return parse_header(reader_of(raw), len(raw))
 
 
 def said_by_us(raw: bytes) -> tuple[Said, dict[str, str]]:

@@ -30,6 +30,8 @@ if TYPE_CHECKING:
 
 WEIGHTS = ("bf16", "sfp", "f32")
 FORMS = ("stock", "split")
+# Weights and layouts of files that gemma.cpp runs: it hangs when it splits the stock form of i8.
+RUNNABLE = [(weights, form) for weights in (*WEIGHTS, "i8") for form in FORMS if (weights, form) != ("i8", "stock")]
 # A family's name in ../shared/vectors/convert, and the specifier of the model that the small one is cut down from.
 FAMILIES = {
     "gemma2": "gemma2-2b-{}-pt",

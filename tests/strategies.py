@@ -76,3 +76,11 @@ payloads = st.one_of(
 def blob_lists(max_size: int = 12) -> st.SearchStrategy[Blobs]:
     """Lists of 1 to ``max_size`` blobs whose keys differ."""
     return st.lists(st.tuples(keys, payloads), min_size=1, max_size=max_size, unique_by=lambda blob: blob[0])
+
+
+# Any value of JSON.
+json_values = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | st.text(max_size=5),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=5), inner, max_size=3),
+    max_leaves=8,
+)

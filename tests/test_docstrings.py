@@ -15,7 +15,7 @@ import pytest
 
 import blobstore
 import blobstore.gemma
-from tests.gemma_checkpoints import sound_recipe, tokenizer
+from tests.gemma_checkpoints import sound_recipe
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -58,7 +58,6 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """An empty folder with a small model.sbs and a small Gemma checkpoint, as every example may use them."""
     recipe = sound_recipe("gemma3")
     recipe.write(tmp_path / "checkpoint")
-    (tmp_path / "checkpoint" / "tokenizer.model").write_bytes(tokenizer(recipe.size.vocabulary))
     with blobstore.create(tmp_path / "model.sbs", metadata={"license": "apache-2.0"}) as store:
         store.add("layer.weight", np.arange(2048, dtype=np.float32).reshape(64, 32))
         store.add("layer.bias", np.zeros(64, dtype=np.float32))

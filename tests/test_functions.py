@@ -20,8 +20,9 @@ from safetensors.numpy import load_file, save_file
 import blobstore
 from blobstore import CheckpointError, UsageError, cli
 from blobstore.edit.rewrite import Edits, apply_edits
-from tests.adapters import pair, write_adapter
-from tests.gemma_checkpoints import sound_recipe, tokenizer
+from tests.adapters import LAYER, factors_of, write_adapter
+from tests.checkpoints import LFS_POINTER
+from tests.gemma_checkpoints import sound_recipe
 from tests.strategies import BytesPath
 
 if TYPE_CHECKING:
@@ -37,10 +38,8 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("made")
     recipe = sound_recipe("gemma3")
     recipe.write(folder / "ck")
-    (folder / "ck" / "tokenizer.model").write_bytes(tokenizer(recipe.size.vocabulary))
     blobstore.convert(folder / "ck", folder / "model.sbs", weights="bf16")
-    shape = recipe.tensors()["model.layers.0.self_attn.q_proj.weight"].shape
-    write_adapter(folder / "lora", pair("model.layers.0.self_attn.q_proj", shape[0], shape[1]))
+    write_adapter(folder / "lora", factors_of(recipe, LAYER))
     blobstore.convert(folder / "ck", folder / "tuned.sbs", adapters=folder / "lora")
     save_file({"a": np.ones((2, 3), np.float32)}, folder / "named.safetensors", {"format": "pt"})
     blobstore.convert(folder / "named.safetensors", folder / "named.sbs")
@@ -302,7 +301,7 @@ def npz() -> bytes:
 
 
 FOREIGN = {
-    "git lfs pull": b"version https://git-lfs.github.com/spec/v1\noid sha256:00\nsize 1\n",
+    "git lfs pull": LFS_POINTER,
     "web page": b"\n<!doctype html><html>",
     "npz": npz(),
     "zip": b"PK\3\4" + bytes(60),

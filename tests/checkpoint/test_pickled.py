@@ -20,7 +20,7 @@ import blobstore
 from blobstore.checkpoint.reader import open_checkpoint
 from blobstore.cli import main
 from blobstore.errors import BlobStoreError, MissingExtraError
-from tests.checkpoints import SINGLE, small, write_peer
+from tests.checkpoints import LFS_POINTER, SINGLE, small, write_peer
 from tests.gemma_checkpoints import sound_recipe
 from tests.test_torch import tensor_of
 
@@ -116,7 +116,7 @@ def test_parts_of_every_tensor_are_refused(tmp_path: Path, inside: bool) -> None
 
 
 def test_another_format_named_bin_is_named(tmp_path: Path) -> None:
-    (tmp_path / BIN).write_bytes(b"version https://git-lfs.example/spec/v1\n")
+    (tmp_path / BIN).write_bytes(LFS_POINTER)
     what = "not-safetensors: this is a Git LFS pointer, fetch the file itself: git lfs pull"
     assert str(refusal(tmp_path)) == f"{what} [{tmp_path / BIN}]"
 

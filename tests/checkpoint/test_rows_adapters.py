@@ -7,7 +7,6 @@ import importlib
 import json
 import os
 import shutil
-import subprocess
 import sys
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any
@@ -22,37 +21,34 @@ from blobstore.checkpoint.reader import open_checkpoint
 from blobstore.checkpoint.safetensors import dump_header
 from blobstore.codecs.element_types import BY_NAME
 from blobstore.store.writer import StoreWriter
-from tests.adapters import LAYER, pair, write_adapter
-from tests.checkpoints import linux_only
-from tests.converting.test_convert import PEAK
-from tests.gemma_checkpoints import sound_recipe, tokenizer
+from tests.adapters import LAYER, factors_of, pair, write_adapter
+from tests.checkpoints import LFS_POINTER, linux_only, needs_pipes
+from tests.gemma_checkpoints import sound_recipe
+from tests.memory import peak_of_command
+from tests.models import RUNNABLE
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-    import numpy.typing as npt
-
-    Array = npt.NDArray[Any]
-
 W = f"{LAYER}.weight"
 EMBEDDING = "model.embed_tokens.weight"
 HEAD = "lm_head.weight"
+PICKLED = b"\x80\x02}q\x00."  # an empty dictionary, not as torch writes it
 
 
 @pytest.fixture(scope="module")
 def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A Gemma 3 and two adapters of it."""
+    """A Gemma 3, two adapters of it, a file without and one with an adapter, and an empty folder for what is merged."""
     folder = tmp_path_factory.mktemp("made")
     recipe = sound_recipe("gemma3")
     recipe.write(folder / "base")
-    (folder / "base" / "tokenizer.model").write_bytes(tokenizer(recipe.size.vocabulary))
-    factors: dict[str, Array] = {}
-    for place, module in enumerate((LAYER, LAYER.replace("q_proj", "k_proj"), LAYER.replace("q_proj", "o_proj"))):
-        out, width = recipe.tensors()[f"{module}.weight"].shape
-        factors |= pair(module, out, width, seed=place)
-    write_adapter(folder / "lora", factors, base_model_name_or_path="me/base")
-    out, width = recipe.tensors()[EMBEDDING].shape
+    modules = (LAYER, LAYER.replace("q_proj", "k_proj"), LAYER.replace("q_proj", "o_proj"))
+    write_adapter(folder / "lora", factors_of(recipe, *modules), base_model_name_or_path="me/base")
+    out, width = recipe.shapes()[EMBEDDING]
     write_adapter(folder / "head", pair("lm_head", out, width), base_model_name_or_path="google/gemma-3-1b-it")
+    blobstore.convert(folder / "base", folder / "made.sbs")
+    blobstore.convert(folder / "base", folder / "lora.sbs", adapters=folder / "lora")
+    (folder / "merged").mkdir()
     return folder
 
 
@@ -76,11 +72,8 @@ def run(capsys: pytest.CaptureFixture[str], words: str) -> tuple[int, str]:
 
 
 @pytest.mark.usefixtures("here")
-@pytest.mark.parametrize("weights", ["sfp", "bf16", "f32", "i8"])
-@pytest.mark.parametrize("layout", ["split", "stock"])
+@pytest.mark.parametrize(("weights", "layout"), RUNNABLE)
 def test_merged_while_converting(weights: str, layout: str) -> None:
-    if (weights, layout) == ("i8", "stock"):
-        return
     blobstore.convert("base", "tuned.sbs", adapters="lora", weights=weights, layout=layout)
     assert blobstore.verify("tuned.sbs", against="base", adapters="lora").ok
     # The same as of a checkpoint that was merged before, in float32, from which everything is rounded.
@@ -93,11 +86,6 @@ def test_merged_while_converting(weights: str, layout: str) -> None:
         assert list(tuned) == list(merged)
         for key in tuned:
             assert np.array_equal(tuned[key], merged[key]), key
-
-
-@pytest.fixture(autouse=True)
-def folders(here: Path) -> None:
-    (here / "merged").mkdir()
 
 
 @pytest.mark.usefixtures("here")
@@ -117,7 +105,7 @@ def test_merged_while_exporting() -> None:
 
 
 def test_a_resized_embedding_changes_the_vocabulary(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    rows, width = sound_recipe("gemma3").tensors()[EMBEDDING].shape
+    rows, width = sound_recipe("gemma3").shapes()[EMBEDDING]
     resized = np.random.default_rng(5).normal(size=(rows + 1, width)).astype(np.float32)
     write_adapter(here / "longer", {EMBEDDING: resized})
     status, told = run(capsys, "convert base --adapter longer -o longer.sbs --weights bf16")
@@ -134,7 +122,7 @@ def test_a_resized_embedding_changes_the_vocabulary(here: Path, capsys: pytest.C
 
 
 def test_only_embeddings_and_heads_are_resized(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    width = sound_recipe("gemma3").tensors()[W].shape[1]
+    _, width = sound_recipe("gemma3").shapes()[W]
     write_adapter(here / "other", {W: np.ones((7, width), np.float32)}, modules_to_save=["q_proj"])
     assert f"'{W}' has shape [7, {width}]" in run(capsys, "convert base --adapter other -o other.sbs --as names")[1]
     save_file({"score.weight": np.ones((2, 4), np.float32)}, here / "merged/model.safetensors")
@@ -194,7 +182,6 @@ def test_the_head_alone_makes_two_tensors(capsys: pytest.CaptureFixture[str]) ->
             "adapter: 'lora' has a LoRA adapter but no model: blobstore convert BASE --adapter",
         ),
         ("convert head -o t.sbs", 1, "convert BASE --adapter head, BASE being google/gemma-3-1b-it"),
-        ("check lora", 1, ""),
         (
             "convert lora/adapter_model.safetensors -o t.sbs",
             1,
@@ -239,8 +226,6 @@ def test_the_head_alone_makes_two_tensors(capsys: pytest.CaptureFixture[str]) ->
     ],
 )
 def test_what_people_pass(capsys: pytest.CaptureFixture[str], words: str, status: int, told: str) -> None:
-    blobstore.convert("base", "made.sbs")
-    blobstore.convert("base", "lora.sbs", adapters="lora")
     shutil.copytree("lora", "renamed")
     done, said = run(capsys, words)
     assert done == status
@@ -257,10 +242,17 @@ def test_what_people_pass(capsys: pytest.CaptureFixture[str], words: str, status
 def test_a_pointer_in_the_place_of_a_file_is_named(
     here: Path, capsys: pytest.CaptureFixture[str], name: str, told: str
 ) -> None:
-    (here / "lora" / name).write_text("version https://git-lfs.github.com/spec/v1\noid sha256:1\nsize 1\n")
+    (here / "lora" / name).write_bytes(LFS_POINTER)
     status, said = run(capsys, "convert base --adapter lora -o t.sbs")
     assert status == 1
     assert told in said
+
+
+@pytest.mark.usefixtures("here")
+def test_check_of_an_adapter_alone_names_the_step_to_take(capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["check", "lora"]) == 1
+    what = "'lora' has a LoRA adapter but no model: blobstore convert BASE --adapter lora, BASE being me/base"
+    assert f"error\tadapter\tlora\t{what}\t" in capsys.readouterr().out
 
 
 def test_adapters_named_as_a_model_are_passed_with_their_folder(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -388,13 +380,26 @@ def test_what_nothing_is_made_of_is_told_of_both_tokenizers(
     }
 
 
-def test_a_pickled_adapter_needs_torch(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_pickled_adapter_needs_torch(
+    here: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     (here / "lora" / "adapter_model.safetensors").unlink()
     assert "'lora' has no adapter_model.safetensors" in run(capsys, "convert base --adapter lora -o t.sbs")[1]
-    (here / "lora" / "adapter_model.bin").write_bytes(b"\x80\x02}q\x00.")
+    (here / "lora" / "adapter_model.bin").write_bytes(PICKLED)
+    monkeypatch.setitem(sys.modules, "torch", None)
     status, told = run(capsys, "convert base --adapter lora -o t.sbs")
     assert status == 1
-    assert "missing-extra" in told or "bad-pickle" in told or "no-tensors" in told
+    assert "missing-extra: this is in PyTorch's pickled format, which needs torch" in told
+
+
+@pytest.mark.torch
+def test_a_pickled_adapter_that_torch_did_not_write_is_refused(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (here / "lora" / "adapter_model.safetensors").unlink()
+    (here / "lora" / "adapter_model.bin").write_bytes(PICKLED)
+    status, told = run(capsys, "convert base --adapter lora -o t.sbs")
+    assert status == 1
+    assert "bad-pickle: it can't be read as PyTorch's pickled format: " in told
+    assert "[lora/adapter_model.bin]" in told
 
 
 @pytest.mark.torch
@@ -453,7 +458,7 @@ def test_no_file_stays_open() -> None:
     assert len(os.listdir("/proc/self/fd")) == before
 
 
-@pytest.mark.usefixtures("here")
+@needs_pipes
 def test_a_pipe_in_the_folder_is_not_waited_for(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
     for name in ("adapter_config.json", "adapter_model.safetensors"):
         (here / "lora" / name).rename(here / "lora" / "kept")
@@ -487,7 +492,5 @@ def test_memory_does_not_grow_with_the_base(tmp_path: Path) -> None:
         path.write_bytes(header)
         os.truncate(path, len(header) + count * (nbytes if type_ == "f32" else 2))
     (tmp_path / "lora" / "adapter_config.json").write_text(json.dumps({"peft_type": "LORA", "r": rank}))
-    words = [sys.executable, "-c", PEAK, "convert", "base", "--adapter", "lora", "-o", "t.sbs", "-q"]
-    done = subprocess.run(words, cwd=tmp_path, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
-    assert int(done.stderr.split()[-1]) < 300_000
+    words = ("convert", "base", "--adapter", "lora", "-o", "t.sbs", "-q")
+    assert peak_of_command(*words, folder=tmp_path) < 300_000 << 10

@@ -20,7 +20,19 @@ from blobstore.checkpoint.reader import open_checkpoint
 from blobstore.checkpoint.shards import INTERRUPTED
 from blobstore.cli import main
 from blobstore.errors import BlobStoreError, UsageError
-from tests.checkpoints import EMBEDDING, HEAD, INDEX, SINGLE, small, write_config, write_index, write_peer, write_shards
+from tests.checkpoints import (
+    EMBEDDING,
+    HEAD,
+    INDEX,
+    LFS_POINTER,
+    SINGLE,
+    needs_pipes,
+    small,
+    write_config,
+    write_index,
+    write_peer,
+    write_shards,
+)
 from tests.gemma_checkpoints import sound_recipe
 
 if TYPE_CHECKING:
@@ -30,7 +42,6 @@ if TYPE_CHECKING:
     from blobstore.checkpoint.reader import Checkpoint
 
 ONE, TWO, THREE = (f"model-{number:05}-of-00003.safetensors" for number in (1, 2, 3))
-LFS = b"version https://git-lfs.example/spec/v1\noid sha256:ab\nsize 12\n"
 
 
 @pytest.fixture
@@ -329,7 +340,7 @@ def zip_file() -> bytes:
 
 
 FOREIGN = {
-    "lfs": (LFS, "a Git LFS pointer, fetch the file itself: git lfs pull"),
+    "lfs": (LFS_POINTER, "a Git LFS pointer, fetch the file itself: git lfs pull"),
     "page": (b"<!DOCTYPE html>", "a web page, not the download: download the file again, logged in if it needs that"),
     "npz": (npz(), "an npz file: save its arrays as safetensors first"),
     "gguf": (b"GGUF\3\0\0\0" + bytes(16), "a GGUF file: name it .gguf, and blobstore convert reads it"),
@@ -350,7 +361,7 @@ def test_a_file_of_another_format_named_safetensors_is_named(folder: Path, name:
 @pytest.mark.parametrize(("name", "reason"), [("config.json", "bad-config"), (INDEX, "bad-shard-index")])
 def test_a_pointer_in_the_place_of_a_small_file_is_named(folder: Path, name: str, reason: str) -> None:
     write_peer(folder / ("x.safetensors" if name == INDEX else SINGLE), small("a"))
-    (folder / name).write_bytes(LFS)
+    (folder / name).write_bytes(LFS_POINTER)
     what = "a Git LFS pointer, fetch the file itself: git lfs pull"
     assert refusal(folder) == f"{reason}: {str(folder / name)!r} is {what}"
 
@@ -455,7 +466,7 @@ SMALL_FILES = [
 ALWAYS_READ = SMALL_FILES[:2]
 
 
-@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="has no named pipes")
+@needs_pipes
 @pytest.mark.parametrize("kind", IRREGULAR)
 @pytest.mark.parametrize("name", [SINGLE, INDEX, ONE])
 def test_weights_that_are_not_a_regular_file_are_refused(folder: Path, name: str, kind: str) -> None:
@@ -468,7 +479,7 @@ def test_weights_that_are_not_a_regular_file_are_refused(folder: Path, name: str
         assert main(["info", str(folder)]) == 2
 
 
-@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="has no named pipes")
+@needs_pipes
 @pytest.mark.parametrize("kind", IRREGULAR)
 @pytest.mark.parametrize("name", SMALL_FILES)
 def test_other_files_that_are_not_regular_are_refused_or_left_out(folder: Path, name: str, kind: str) -> None:
@@ -526,6 +537,6 @@ def test_what_convert_refuses_is_a_finding_of_check(folder: Path, capsys: pytest
 
 def test_a_pointer_in_the_place_of_the_tokenizer_is_named(folder: Path) -> None:
     sound_recipe("gemma3").write(folder)
-    (folder / "tokenizer.model").write_bytes(LFS)
+    (folder / "tokenizer.model").write_bytes(LFS_POINTER)
     with pytest.raises(UsageError, match=r"not-a-tokenizer: .*Git LFS pointer, fetch the file itself: git lfs pull"):
         blobstore.preview_conversion(folder)

@@ -21,7 +21,18 @@ from blobstore.converting.gemma_plan import LAYOUTS, WEIGHTS, Choices
 from blobstore.errors import CheckpointError
 from tests.adapters import pair, write_adapter
 from tests.checkpoints import SINGLE, own, write_config, write_index, write_own, write_peer
-from tests.gemma_checkpoints import NEW, OLD, SOUND, Recipe, Size, convert, plan_of, small_recipe, tokenizer
+from tests.gemma_checkpoints import (
+    NEW,
+    OLD,
+    SOUND,
+    Recipe,
+    Size,
+    convert,
+    plan_of,
+    small_recipe,
+    sound_recipe,
+    tokenizer,
+)
 from tests.models import FAMILIES, VISION, tiny
 
 if TYPE_CHECKING:
@@ -334,7 +345,8 @@ def test_the_row_that_is_copied_is_that_of_pad(
     folder = recipe.write(tmp_path / "c", None, recipe.config() | config)
     (folder / "generation_config.json").write_text(json.dumps(generation))
     plan = convert(folder, tmp_path / "out.sbs", Choices("f32"))
-    assert f"copies of row {row}, <pad>" in plan.lines[-1] or any(f"row {row}, <pad>" in line for line in plan.lines)
+    line = f"vocabulary padded from 33 to 64 rows with copies of row {row}, <pad>: gemma.cpp needs a multiple of 32"
+    assert line in plan.lines
     with blobstore.open(tmp_path / "out.sbs", by="keys") as keys:
         embedding = keys["c_embedding"]
         assert all(np.array_equal(padding, embedding[row]) for padding in embedding[33:])
@@ -433,23 +445,40 @@ def test_caps_windows_and_positions_are_written(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("values", "message"),
     [
-        ({"rope_scaling": {"rope_type": "yarn", "factor": 4.0}}, "rope_scaling: config.json says 'yarn'"),
-        ({"hidden_activation": "silu"}, "hidden_activation: config.json says 'silu'"),
-        ({"use_bidirectional_attention": True}, "as EmbeddingGemma's does"),
+        (
+            {"rope_scaling": {"rope_type": "yarn", "factor": 4.0}},
+            "unsupported-config: rope_scaling: config.json says 'yarn'; no gemma.cpp scales positions this way: ",
+        ),
+        (
+            {"hidden_activation": "silu"},
+            (
+                "unsupported-config: hidden_activation: config.json says 'silu', "
+                "every gemma.cpp computes with gelu_pytorch_tanh: "
+            ),
+        ),
+        (
+            {"use_bidirectional_attention": True},
+            (
+                "unsupported-model: use_bidirectional_attention: config.json says True, as EmbeddingGemma's does: "
+                "no gemma.cpp has bidirectional attention for text; "
+            ),
+        ),
     ],
 )  # fmt: skip
 def test_what_no_runtime_computes_is_refused_with_a_way_out(tmp_path: Path, values: Config, message: str) -> None:
     recipe = small_recipe("gemma3")
-    said = refused(recipe.write(tmp_path / "c", None, recipe.config() | values))
-    assert message in said
-    assert "--as names keeps every tensor" in said
+    folder = recipe.write(tmp_path / "c", None, recipe.config() | values)
+    assert refused(folder) == f"{message}--as names keeps every tensor"
 
 
 def test_a_linear_scaling_is_told(tmp_path: Path) -> None:
     recipe = small_recipe("gemma3")
     config = recipe.config() | {"rope_scaling": {"rope_type": "linear", "factor": 8.0}}
     done = blobstore.convert(recipe.write(tmp_path / "c", None, config), tmp_path / "out.sbs")
-    assert any(line.startswith("rope_scaling divides positions by 8; no gemma.cpp does") for line in done.notes)
+    line = (
+        "rope_scaling divides positions by 8; no gemma.cpp does, not even for its own files: long prompts lose quality"
+    )
+    assert line in done.notes
 
 
 def test_another_base_is_written_for_the_runtimes_that_read_it(tmp_path: Path) -> None:
@@ -515,6 +544,15 @@ def test_strict_refuses_an_image_part_that_gemma_cpp_has_no_sizes_for(tmp_path: 
     message = "it is 7, but gemma.cpp cuts images into patches of 14"
     assert f"vision-config: config.vit_config.patch_width: {message}" in refused(folder, strict=True)
     assert any(message in note for note in blobstore.convert(folder, tmp_path / "out.sbs").notes)
+
+
+def test_images_that_are_pooled_otherwise_are_refused(tmp_path: Path) -> None:
+    recipe = sound_recipe("gemma3vlm")
+    folder = recipe.write(tmp_path / "c", None, recipe.config() | {"mm_tokens_per_image": 64})
+    assert refused(folder) == (
+        "unsupported-config: mm_tokens_per_image: config.json says 64, the runtime makes 256 tokens of 4096 patches; "
+        "--as names keeps every tensor"
+    )
 
 
 @pytest.mark.parametrize("value", [np.nan, -np.inf])

@@ -13,7 +13,7 @@ import pytest
 
 import blobstore
 from blobstore.errors import BlobStoreError, CheckpointError, MissingExtraError, UsageError
-from tests.checkpoints import write_peer
+from tests.checkpoints import LFS_POINTER, write_peer
 from tests.gemma_checkpoints import Recipe, Size
 from tests.gguf_files import blocks, quantised, raw_gguf, tensor, write_gemma, write_gguf
 
@@ -303,7 +303,7 @@ def test_a_gguf_file_is_known_by_its_first_bytes(tmp_path: Path, name: str) -> N
 
 
 WRONG = {
-    "a Git LFS pointer": (b"version https://git-lfs.github.com/spec/v1\n", "this is not a GGUF file, but a Git LFS"),
+    "a Git LFS pointer": (LFS_POINTER, "this is not a GGUF file, but a Git LFS"),
     "a web page": (b"<!doctype html>", "this is not a GGUF file, but a web page"),
     "empty": (b"", "the file ends at 0"),
     "no tensors": (raw_gguf(), "no-tensors"),

@@ -14,6 +14,7 @@ from blobstore.errors import MissingExtraError, UsageError
 from blobstore.gemma.tokenizer import pieces_of
 from blobstore.tokenizer import proto
 from blobstore.tokenizer.fitting import of_pieces
+from tests.checkpoints import LFS_POINTER
 from tests.gemma_checkpoints import sound_recipe, tokenizer
 from tests.tokenizer_files import (
     CONTROL,
@@ -44,10 +45,7 @@ def model_of(pieces: list[tuple[str, int]]) -> bytes:
 
 def write(folder: Path, model: bytes | None, **files: object) -> Path:
     """Write a checkpoint with a tokenizer.model, and JSON files by name."""
-    sound_recipe("gemma3").write(folder)
-    (folder / "tokenizer.model").unlink()
-    if model is not None:
-        (folder / "tokenizer.model").write_bytes(model)
+    replace(sound_recipe("gemma3"), tokenizer=model).write(folder)
     for name, value in files.items():
         raw = value if isinstance(value, bytes) else json.dumps(value).encode()
         (folder / f"{name}.json").write_bytes(raw)
@@ -275,18 +273,15 @@ def test_a_tokenizer_that_sentencepiece_cannot_express_is_named(tmp_path: Path) 
     )
 
 
-LFS = b"version https://git-lfs.github.com/spec/v1\noid sha256:00\nsize 1\n"
-
-
 @pytest.mark.parametrize("name", ["tokenizer", "tokenizer_config", "added_tokens"])
 def test_a_file_that_is_not_there_yet_is_told(tmp_path: Path, name: str) -> None:
-    folder = write(tmp_path, model_of(PIECES), **{name: LFS})
+    folder = write(tmp_path, model_of(PIECES), **{name: LFS_POINTER})
     what = "can't be read (a Git LFS pointer, fetch the file itself: git lfs pull)"
     assert notes(folder)[0] == f"{str(folder / name) + '.json'!r} {what}: tokens that it adds are left out"
 
 
 def test_without_a_model_a_tokenizer_json_that_is_broken_is_none(tmp_path: Path) -> None:
-    folder = write(tmp_path, None, tokenizer=LFS)
+    folder = write(tmp_path, None, tokenizer=LFS_POINTER)
     what = "can't be read (a Git LFS pointer, fetch the file itself: git lfs pull)"
     assert notes(folder)[0] == f"{str(folder / 'tokenizer.json')!r} {what}: taken as missing"
 

@@ -31,6 +31,7 @@ from tests.checkpoints import (
     INDEX,
     SINGLE,
     linux_only,
+    needs_pipes,
     small,
     snapshot,
     sparse_checkpoint,
@@ -1008,7 +1009,7 @@ def test_every_invalid_vector_is_one_line_with_its_reason(cli: Cli, fact: dict[s
     assert harmless(done.err)
 
 
-@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="has no named pipes")
+@needs_pipes
 def test_a_pipe_is_no_file_and_does_not_hang(cli: Cli, tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "pipe")
     done = cli("info", tmp_path / "pipe")

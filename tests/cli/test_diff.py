@@ -14,7 +14,17 @@ import pytest
 import blobstore
 from blobstore.codecs.element_types import BY_NAME
 from blobstore.converting.gemma_plan import Choices
-from tests.checkpoints import EMBEDDING, HEAD, SINGLE, small, snapshot, write_config, write_index, write_peer
+from tests.checkpoints import (
+    EMBEDDING,
+    HEAD,
+    SINGLE,
+    needs_pipes,
+    small,
+    snapshot,
+    write_config,
+    write_index,
+    write_peer,
+)
 from tests.cli.test_cli import Cli, Done
 from tests.gemma_checkpoints import convert, small_recipe
 
@@ -323,7 +333,7 @@ def test_what_is_no_command_shows_the_usage(diff: Callable[..., Done], line: str
     assert done.err.startswith("usage: blobstore")
 
 
-@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="has no named pipes")
+@needs_pipes
 @pytest.mark.parametrize("name", ["pipe", "pipe.sbs", "pipe.safetensors"])
 def test_a_pipe_is_no_file_and_does_not_hang(diff: Callable[..., Done], folder: Path, name: str) -> None:
     os.mkfifo(folder / name)

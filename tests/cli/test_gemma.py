@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import subprocess
-import sys
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -18,6 +16,7 @@ from blobstore.gemma import specifier_of
 from tests.checkpoints import SINGLE, linux_only, snapshot, write_config, write_peer
 from tests.cli.interrupts import interrupt
 from tests.gemma_checkpoints import TEXT_ONLY, Recipe, Size, arranged, small_recipe, sound_recipe, write_sparse
+from tests.memory import peak_of_command
 from tests.models import FAMILIES, VISION
 
 
@@ -318,29 +317,8 @@ def test_a_dry_run_of_an_export_writes_nothing(cli: Cli, tmp_path: Path, folder:
 
 # ------------------------------------------------------------------------------------------------ memory and interrupts
 
-# A child's ru_maxrss starts with its parent's; VmHWM is the peak of the program itself.
-PEAK = """
-import sys
-from blobstore.cli import main
-status = main(sys.argv[1:])
-print(next(line.split()[1] for line in open("/proc/self/status") if line.startswith("VmHWM")), file=sys.stderr)
-sys.exit(status)
-"""
 # About 200 million weights, in shape like Gemma 3 1B: the embedding is larger than any layer.
 LARGE = Recipe("gemma3", TEXT_ONLY, size=Size(3, 1152, 6912, 4, 1, 256, 96_000))
-
-
-def peak(*arguments: str | Path) -> int:
-    done = subprocess.run(
-        [sys.executable, "-c", PEAK, *map(str, arguments)],
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.PIPE,
-        text=True,
-        check=False,
-        timeout=120,
-    )
-    assert done.returncode == 0, done.stderr
-    return int(done.stderr.split()[-1]) << 10
 
 
 @linux_only
@@ -355,7 +333,7 @@ def test_memory_stays_small_whatever_is_converted(tmp_path: Path, dtype: str, we
     size = replace(LARGE.size, vocabulary=10_016, layers=2) if weights == "i8" else LARGE.size
     folder = write_sparse(tmp_path / "c", replace(LARGE, dtype=dtype, size=size))
     assert (folder / SINGLE).stat().st_size > (100 << 20 if weights == "i8" else 345 << 20)
-    used = peak("convert", folder, "-o", tmp_path / "out.sbs", "--weights", weights, "--layout", layout)
+    used = peak_of_command("convert", folder, "-o", tmp_path / "out.sbs", "--weights", weights, "--layout", layout)
     (tmp_path / "out.sbs").unlink()
     assert used < 160_000_000  # 60 MB were measured, 110 MB to f32
 
@@ -367,7 +345,7 @@ def test_memory_stays_small_when_exporting_and_comparing(tmp_path: Path, command
     out = tmp_path / "out.sbs"
     assert main(["convert", str(folder), "-o", str(out), "--weights", "sfp", "--layout", "stock"]) == 0
     more: list[str | Path] = ["--against", folder] if command == "verify" else ["-o", tmp_path / "back.safetensors"]
-    used = peak(command, out, *more)
+    used = peak_of_command(command, out, *more)
     out.unlink()
     (tmp_path / "back.safetensors").unlink(missing_ok=True)
     assert used < 250_000_000

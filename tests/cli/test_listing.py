@@ -6,7 +6,8 @@ import json
 import os
 import subprocess
 import sys
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from typing import Any
 
 import ml_dtypes
 import numpy as np
@@ -23,10 +24,7 @@ from blobstore.compare.statistics import statistics
 from blobstore.converting.gemma_plan import Choices
 from tests import gguf_files
 from tests.checkpoints import write_config, write_peer, write_shards
-from tests.gemma_checkpoints import convert, sound_recipe, tokenizer
-
-if TYPE_CHECKING:
-    from pathlib import Path
+from tests.gemma_checkpoints import convert, sound_recipe
 
 TENSORS: dict[str, Any] = {
     "model.layers.10.b.weight": np.array([[1, 2, np.nan], [np.inf, -3, 0]], dtype=np.float32),
@@ -50,23 +48,18 @@ def site(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def write_gguf(path: str) -> None:
-    gguf = pytest.importorskip("gguf")
-    writer = gguf.GGUFWriter(path, "llama")
-    writer.add_name("a small one")
-    writer.add_token_list([f"token {i}" for i in range(100)])
-    writer.add_array("small", [1, 2, 3])
-    writer.add_tensor("blk.0.weight", np.arange(64, dtype=np.float32).reshape(2, 32))
-    quantised = gguf.quants.quantize(
-        np.linspace(-1, 1, 128, dtype=np.float32).reshape(4, 32), gguf.GGMLQuantizationType.Q8_0
-    )
-    writer.add_tensor("blk.1.weight", quantised, raw_dtype=gguf.GGMLQuantizationType.Q8_0)
-    bf16 = np.arange(8, dtype=np.float32).astype(ml_dtypes.bfloat16).view(np.uint8)
-    writer.add_tensor("blk.2.weight", bf16, raw_dtype=gguf.GGMLQuantizationType.BF16)
-    writer.add_tensor("blk.3.ids", np.arange(4, dtype=np.int8))
-    writer.write_header_to_file()
-    writer.write_kv_data_to_file()
-    writer.write_tensors_to_file()
-    writer.close()
+    tensors: gguf_files.Tensors = {
+        "blk.0.weight": np.arange(64, dtype=np.float32).reshape(2, 32),
+        "blk.1.weight": gguf_files.quantised(np.linspace(-1, 1, 128).reshape(4, 32), "q8_0"),
+        "blk.2.weight": np.arange(8, dtype=np.float32).astype(ml_dtypes.bfloat16),
+        "blk.3.ids": np.arange(4, dtype=np.int8),
+    }
+    metadata = {
+        "general.name": "a small one",
+        "tokenizer.ggml.tokens": [f"token {i}" for i in range(100)],
+        "small": [1, 2, 3],
+    }
+    gguf_files.write_gguf(Path(path), tensors, metadata)
 
 
 def run(capsys: pytest.CaptureFixture[str], *words: str, status: int = 0) -> str:
@@ -297,7 +290,6 @@ def gemma(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.chdir(tmp_path)
     recipe = sound_recipe("gemma3")
     recipe.write(tmp_path / "ck")
-    (tmp_path / "ck" / "tokenizer.model").write_bytes(tokenizer(recipe.size.vocabulary))
     for layout in ("stock", "split"):
         convert(tmp_path / "ck", tmp_path / f"{layout}.sbs", Choices("bf16", layout=layout))
     blobstore.pack("stock.sbs", "packed.sbs")

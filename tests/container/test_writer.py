@@ -4,8 +4,6 @@ import errno
 import hashlib
 import io
 import os
-import subprocess
-import sys
 import threading
 import time
 from typing import TYPE_CHECKING
@@ -20,6 +18,8 @@ from blobstore.container import layout
 from blobstore.errors import KeyTooLongError, TruncatedError, UsageError
 from blobstore.fileio import atomic, hashing, sink
 from tests import strategies
+from tests.checkpoints import linux_only
+from tests.memory import run_program
 from tests.strategies import bytes_of, payload, versions
 
 if TYPE_CHECKING:
@@ -674,10 +674,6 @@ import os, sys
 from blobstore import BlobWriter, FileRange
 from blobstore.fileio import sink
 
-def peak():
-    with open("/proc/self/status") as status:
-        return next(int(line.split()[1]) for line in status if line.startswith("VmHWM:"))
-
 path, version, how = sys.argv[1:]
 os.fsync = lambda fd: None  # the disk's speed is not measured
 piece = bytes(1 << 20)
@@ -697,14 +693,12 @@ print(peak() - before)
 """
 
 
-@pytest.mark.skipif(not os.path.exists("/proc/self/status"), reason="the peak of memory is read from /proc")
+@linux_only
 @pytest.mark.parametrize(("version", "how"), [(1, "chunks"), (2, "chunks"), (2, "kernel"), (2, "read")])
 def test_memory_does_not_grow_with_the_file(path: Path, version: int, how: str) -> None:
-    child = subprocess.run(
-        [sys.executable, "-c", WRITE_200_MB, str(path), str(version), how], check=True, capture_output=True
-    )
+    (grown,) = run_program(WRITE_200_MB, path, str(version), how)
     path.unlink()
-    assert int(child.stdout) < 24 << 10  # KiB
+    assert int(grown) < 24 << 20
 
 
 @pytest.mark.parametrize("max_blobs", [1, layout.MAX_BLOBS])

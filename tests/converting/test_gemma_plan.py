@@ -39,7 +39,7 @@ from tests.gemma_checkpoints import (
     small_recipe,
     sound_recipe,
 )
-from tests.models import FAMILIES, FORMS
+from tests.models import FAMILIES, FORMS, RUNNABLE
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -705,12 +705,9 @@ def test_the_head_is_the_embedding(tmp_path: Path, family: str, prefixes: tuple[
 # ---------------------------------------------------------------------------------------------------------- the choices
 
 
-@pytest.mark.parametrize("weights", ["bf16", "sfp", "f32", "i8"])
-@pytest.mark.parametrize("layout", FORMS)
+@pytest.mark.parametrize(("weights", "layout"), RUNNABLE)
 def test_a_plan_is_data_that_says_where_everything_comes_from(tmp_path: Path, weights: str, layout: str) -> None:
     recipe = sound_recipe("gemma3vlm")
-    if (weights, layout) == ("i8", "stock"):
-        return  # refused, as no gemma.cpp runs it
     plan = plan_of(recipe.write(tmp_path / "c"), Choices(weights, layout))
     shown = json.loads(json.dumps(asdict(blobstore.preview_conversion(tmp_path / "c", weights=weights, layout=layout))))
     assert [entry["key"] for entry in shown["tensors"]] == [tensor.key for tensor in plan.tensors]

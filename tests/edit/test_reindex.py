@@ -18,6 +18,7 @@ from blobstore.edit.rewrite import Edits, apply_edits
 from blobstore.errors import FormatError, UsageError
 from blobstore.index.metadata import CHOICES, REARRANGED
 from blobstore.store.writer import StoreWriter
+from tests.checkpoints import needs_pipes
 from tests.strategies import Blobs, blob_lists, bytes_of, versions
 from tests.tensor_strategies import Model, models
 
@@ -297,7 +298,7 @@ def test_a_broken_index_can_be_built_anew(tmp_path: Path, embed: bool) -> None:
     assert list(contents_of(path)) == ["a"]
 
 
-@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="no named pipes")
+@needs_pipes
 @pytest.mark.parametrize("force", [False, True])
 @pytest.mark.parametrize("digests", [False, True])
 def test_a_pipe_in_the_place_of_the_index_is_named_and_not_read(tmp_path: Path, force: bool, digests: bool) -> None:

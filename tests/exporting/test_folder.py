@@ -18,7 +18,7 @@ from blobstore.checkpoint.reader import open_checkpoint
 from blobstore.checkpoint.told import LeftOut
 from blobstore.converting.plan import plan_by_name
 from blobstore.errors import BlobStoreError
-from tests.checkpoints import EMBEDDING, HEAD, SINGLE, linux_only, snapshot, write_peer
+from tests.checkpoints import EMBEDDING, HEAD, SINGLE, needs_pipes, snapshot, write_peer
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -135,7 +135,7 @@ def test_in_a_folder_with_such_files_the_others_are_told(tmp_path: Path) -> None
     assert blobstore.verify(tmp_path / "a.sbs", against=source).ok
 
 
-@linux_only
+@needs_pipes
 def test_a_pipe_among_the_files_is_refused_not_waited_for(tmp_path: Path) -> None:
     source = folder_of(tmp_path / "c", {})
     os.mkfifo(source / "tokenizer.json")

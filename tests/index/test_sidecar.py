@@ -32,7 +32,7 @@ from blobstore.fileio.locking import turn_at
 from blobstore.fileio.plain_files import ReopenedFile, open_one_of_many
 from blobstore.fileio.temporary import abandoned
 from blobstore.index import open_index
-from tests.checkpoints import linux_only, small, snapshot, write_peer, write_shards
+from tests.checkpoints import linux_only, needs_pipes, small, snapshot, write_peer, write_shards
 from tests.conftest import ROOT
 
 if TYPE_CHECKING:
@@ -637,7 +637,7 @@ def test_an_index_that_is_a_dangling_link_is_an_error(tmp_path: Path) -> None:
         blobstore.open(path)
 
 
-@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="no named pipes")
+@needs_pipes
 @pytest.mark.parametrize(
     "make", [os.mkdir, lambda place: os.symlink("gone", place), os.mkfifo], ids=["folder", "link", "pipe"]
 )

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from blobstore.gemma.tokenizer import check_pieces, pieces_of
 from blobstore.tokenizer.fitting import MadeTokenizer
 from blobstore.tokenizer.from_json import InexpressibleError, parse_tokenizer
+from tests.strategies import json_values
 from tests.tokenizer_files import (
     BYTE,
     BYTES,
@@ -208,16 +209,11 @@ def test_what_is_not_a_tokenizer_is_refused(what: str) -> None:
     assert not isinstance(caught.value, InexpressibleError)
 
 
-anything = st.recursive(
-    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | st.text(max_size=5),
-    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=5), inner, max_size=3),
-    max_leaves=8,
-)
 PLACES: list[tuple[str, ...]] = [("model",), ("added_tokens",), ("normalizer",), ("pre_tokenizer",), ("decoder",)]
 PLACES += [("model", name) for name in ("type", "vocab", "merges", "unk_token", "byte_fallback", "dropout")]
 
 
-@given(st.sampled_from(PLACES), anything)
+@given(st.sampled_from(PLACES), json_values)
 def test_any_other_value_gives_a_tokenizer_or_one_error(place: tuple[str, ...], value: Any) -> None:  # noqa: ANN401
     document = document_of([*SMALL[:5], *BYTES, ("a", NORMAL)])
     inner = document

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 
 from blobstore.checkpoint.adapters.config import AdapterConfig, parse_adapter_config
 from blobstore.errors import CheckpointError
+from tests.strategies import json_values
 
 
 def parsed(**config: Any) -> AdapterConfig:  # noqa: ANN401 (JSON is anything)
@@ -112,11 +113,6 @@ def test_what_is_no_config_is_refused(raw: bytes) -> None:
         parse_adapter_config(raw, "adapter_config.json")
 
 
-json_values = st.recursive(
-    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | st.text(max_size=5),
-    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=5), inner, max_size=3),
-    max_leaves=4,
-)
 OPTIONS = ["peft_type", "r", "lora_alpha", "rank_pattern", "alpha_pattern", "use_rslora", "use_dora", "modules_to_save"]
 OPTIONS += ["trainable_token_indices", "base_model_name_or_path", "init_lora_weights", "fan_in_fan_out", "x"]
 

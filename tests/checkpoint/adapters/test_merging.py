@@ -216,11 +216,7 @@ def test_only_the_head_is_adapted(tmp_path: Path) -> None:
 @pytest.mark.parametrize("way", ["low rank", "whole"])
 def test_only_the_embedding_is_adapted(tmp_path: Path, way: str) -> None:
     base, weights = tied(tmp_path)
-    low_rank = {
-        "model.embed_tokens.lora_embedding_A": random(2, 9),
-        "model.embed_tokens.lora_embedding_B": random(4, 2),
-    }
-    tensors = low_rank if way == "low rank" else {EMBEDDING: random(9, 4, seed=3)}
+    tensors = embedding_pair() if way == "low rank" else {EMBEDDING: random(9, 4, seed=3)}
     adapter = write_adapter(tmp_path / "lora", tensors, modules_to_save=["embed_tokens"])
     result = merged(base, adapter)
     assert np.array_equal(result[HEAD], weights)  # as it was trained: the head kept the base's values
@@ -407,11 +403,7 @@ def test_dora_that_is_not_merged_here(tmp_path: Path) -> None:
     transposed = pair(LAYER, 5, 7) | {f"{LAYER}.lora_magnitude_vector": random(5)}
     text = refusal(base, write_adapter(tmp_path / "lora", transposed, use_dora=True, fan_in_fan_out=True))
     assert "DoRA of transposed weights is not merged here: merge with peft" in text
-    embedding = {
-        "model.embed_tokens.lora_embedding_A": random(2, 9),
-        "model.embed_tokens.lora_embedding_B": random(4, 2),
-    }
-    text = refusal(base, write_adapter(tmp_path / "emb", embedding, use_dora=True))
+    text = refusal(base, write_adapter(tmp_path / "emb", embedding_pair(), use_dora=True))
     assert "DoRA of embeddings and convolutions is not merged here" in text
 
 

@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from blobstore.checkpoint.gguf.header import GgufHeader, LongList, parse_header
 from blobstore.checkpoint.gguf.types import BY_NUMBER
 from blobstore.errors import FormatError, TruncatedError
+from tests.checkpoints import reader_of
 from tests.gguf_files import key, raw_gguf, tensor, text, write_gguf
 
 if TYPE_CHECKING:
@@ -24,14 +25,7 @@ TEXT, ARRAY, BOOL, U32, F32 = 8, 9, 7, 4, 6
 
 def parse(raw: bytes) -> GgufHeader:
     """Parse a file; fails when a byte outside it is asked for."""
-
-    def read(offset: int, nbytes: int) -> bytes:
-        assert offset >= 0
-        assert nbytes >= 0
-        assert offset + nbytes <= len(raw)
-        return raw[offset : offset + nbytes]
-
-    return parse_header(read, len(raw))
+    return parse_header(reader_of(raw), len(raw))
 
 
 def test_the_types_are_those_of_the_package() -> None:
@@ -76,7 +70,7 @@ def test_what_the_package_writes_is_read_as_it_was_given(
 
 
 def _whole(value: Any, raw: bytes) -> Any:  # noqa: ANN401 (metadata is anything)
-    return value.read(lambda offset, nbytes: raw[offset : offset + nbytes]) if isinstance(value, LongList) else value
+    return value.read(reader_of(raw)) if isinstance(value, LongList) else value
 
 
 def test_a_number_of_32_bits_is_the_decimal_one_that_was_meant() -> None:

@@ -12,7 +12,7 @@ from blobstore.checkpoint.gguf.file import open_gguf
 from blobstore.checkpoint.gguf.tokenizer import LISTS, read_pieces
 from blobstore.gemma.tokenizer import BYTE, CONTROL, NORMAL, UNKNOWN, USER_DEFINED, check_pieces, pieces_of
 from tests.adapters import write_adapter
-from tests.gemma_checkpoints import TOKENIZER, Recipe
+from tests.gemma_checkpoints import TOKENIZER, Recipe, Size
 from tests.gguf_files import write_gemma, write_gguf
 
 if TYPE_CHECKING:
@@ -53,8 +53,7 @@ def test_pieces_are_what_the_converter_has_read(tmp_path: Path) -> None:
 
 
 def test_a_gemma_gets_its_own_tokenizer(tmp_path: Path) -> None:
-    recipe = Recipe("gemma3", tokenizer=None)
-    recipe = Recipe("gemma3", tokenizer=None, size=type(recipe.size)(vocabulary=288))
+    recipe = Recipe("gemma3", tokenizer=None, size=Size(vocabulary=288))
     metadata = lists(made(288)) | {"tokenizer.ggml.eos_token_id": 5}
     source = write_gemma(tmp_path / "m.gguf", recipe, metadata=metadata)
     done = blobstore.convert(source, tmp_path / "m.sbs")
