@@ -47,6 +47,11 @@ def _names_an_end(line: str) -> bool:
     return any(text in line for text in ("<pad>", "<eos>", "<bos>", "<unk>"))
 
 
+def decoded(text: str) -> str:
+    """What its tokens decode to: a space is stored as SPACE, so that a SPACE of the text can't be told from it."""
+    return text.replace(SPACE, " ")
+
+
 def lines(count: int, seed: int) -> list[str]:
     """Words of all scripts, code of this project, and what no training text has."""
     rng = random.Random(seed)
@@ -130,7 +135,7 @@ def test_ten_thousand_lines_have_the_same_tokens_in_both_libraries() -> None:
     expected = [found.ids for found in peer.encode_batch(texts, add_special_tokens=False)]
     assert all(map(operator.eq, model.encode(texts), expected))
     assert len({token for ids in expected for token in ids}) > 500
-    assert [model.decode(ids) for ids in expected[:500]] == texts[:500]
+    assert [model.decode(ids) for ids in expected[:500]] == [decoded(text) for text in texts[:500]]
 
 
 def test_added_and_renamed_tokens_have_the_same_numbers_in_both_libraries() -> None:
