@@ -13,7 +13,9 @@ from blobstore.converting.hf_config import DEFAULTS, GLOBAL_BASE, LOCAL_BASE
 from blobstore.errors import Fault
 from blobstore.gemma.config import ModelConfig, VitConfig
 from blobstore.gemma.enums import Model, Wrapping
-from blobstore.gemma.models import DIMENSIONS, PALIGEMMA_IMAGES, Dimensions, dimensions_of, is_gemma3
+from blobstore.gemma.families.gemma2 import PALIGEMMA_IMAGES
+from blobstore.gemma.families.sizes import Dimensions, dimensions_of
+from blobstore.gemma.models import DIMENSIONS, is_gemma3
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

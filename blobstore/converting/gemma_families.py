@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from blobstore.errors import Fault
 from blobstore.gemma.enums import Model
-from blobstore.gemma.models import PALIGEMMA_IMAGES
+from blobstore.gemma.families.gemma2 import PALIGEMMA_IMAGES
 from blobstore.index.names import MAX_LAYER
 
 if TYPE_CHECKING:

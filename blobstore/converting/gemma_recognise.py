@@ -30,7 +30,8 @@ from blobstore.converting.hf_values import short
 from blobstore.errors import Fault
 from blobstore.gemma.config import ModelConfig, VitConfig
 from blobstore.gemma.enums import QueryScale, WeightType
-from blobstore.gemma.models import Dimensions, model_config
+from blobstore.gemma.families.sizes import Dimensions
+from blobstore.gemma.models import model_config
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping

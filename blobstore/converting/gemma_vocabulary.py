@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from blobstore.checkpoint.tokenizer_files import image_tokens
 from blobstore.converting.gemma_config import VOCABULARY_STEP
 from blobstore.converting.gemma_families import SPARE_ROWS
-from blobstore.gemma.models import PALIGEMMA_VOCABULARY
+from blobstore.gemma.families.gemma2 import PALIGEMMA_VOCABULARY
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
