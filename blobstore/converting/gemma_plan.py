@@ -25,7 +25,7 @@ from blobstore.gemma.models import is_gemma3
 from blobstore.gemma.tensors import default_type
 from blobstore.index.metadata import CHOICES, REARRANGED
 from blobstore.store.arrangement import dump_arrangement
-from blobstore.store.blocks import Block
+from blobstore.store.blocks import MINUS_ONE, Block
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -178,7 +178,9 @@ def _notes(choices: Choices) -> Iterator[str]:
 
 def _tensors(sources: Sources, choices: Choices) -> Iterator[PlannedTensor]:
     for spec, pieces in sources.blobs():
-        element_type = default_type(spec, choices.weights)
+        # bf16 would lose bits of values below ½, and the checkpoint's could not be told from the file.
+        is_shifted = any(piece.arrange == MINUS_ONE for piece in pieces)
+        element_type = BY_NAME["f32"] if is_shifted else default_type(spec, choices.weights)
         nbytes = element_type.nbytes(spec.rows * spec.cols)
         yield PlannedTensor(spec.key, spec.key, element_type, (spec.rows, spec.cols), nbytes, tuple(pieces))
 

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
     from blobstore.checkpoint.reader import Checkpoint
     from blobstore.converting.gemma_recognise import Recognised
-    from blobstore.gemma.tensors import TensorSpec
+    from blobstore.gemma.families.specs import TensorSpec
 
 _NORMS = {
     "pre_att_ns": "input_layernorm",

@@ -12,7 +12,7 @@ import numpy as np
 from blobstore.codecs import PIECE, encode_pieces, first_unfit, scale_for
 from blobstore.errors import CodecError
 from blobstore.fileio.threads import in_order
-from blobstore.store.blocks import CHANNELS_LAST, TRANSPOSE
+from blobstore.store.blocks import CHANNELS_LAST, MINUS_ONE, TRANSPOSE
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
@@ -38,8 +38,8 @@ class Piece:
         rows: How many.
         col: First column of the block.
         cols: How many.
-        arrange: Empty for the block as it is; ``transpose``; or ``channels_last``, where each row is an image whose
-            `channels` planes become the last dimension.
+        arrange: Empty for the block as it is; ``transpose``; ``channels_last``, where each row is an image whose
+            `channels` planes become the last dimension; or ``minus_one``, where 1 is taken from each value.
         channels: Planes of each row.
         padding: Whether its rows only fill up, and are not the place of the source's own.
     """
@@ -68,6 +68,11 @@ class Piece:
 def rows_of(source: str, width: int, row: int, rows: int) -> Piece:
     """Return whole rows of a tensor."""
     return Piece(source, width, row, rows, 0, width)
+
+
+def minus_one(source: str, count: int) -> Piece:
+    """Return a vector whose values are stored minus 1."""
+    return Piece(source, count, 0, 1, 0, count, MINUS_ONE)
 
 
 def stored_ranges(checkpoint: Checkpoint, pieces: Iterable[Piece], element_type: ElementType) -> list[FileRange] | None:
@@ -159,6 +164,9 @@ def _read_block(tensor: SourceTensor, piece: Piece) -> Array:
         block = block.T
     elif piece.arrange == CHANNELS_LAST:
         block = block.reshape(piece.rows, piece.channels, -1).transpose(0, 2, 1)
+    elif piece.arrange == MINUS_ONE:
+        with np.errstate(all="ignore"):
+            block = block.astype(np.float32) - np.float32(1)
     return np.ascontiguousarray(block).reshape(-1)
 
 

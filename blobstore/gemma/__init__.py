@@ -23,8 +23,9 @@ if TYPE_CHECKING:
         WeightType,
         Wrapping,
     )
+    from blobstore.gemma.families.specs import TensorSpec
     from blobstore.gemma.models import config_of, specifier_of
-    from blobstore.gemma.tensors import TensorSpec, check_tensors, tensors_of
+    from blobstore.gemma.tensors import check_tensors, tensors_of
     from blobstore.gemma.toc import TocEntry, build_toc, parse_toc
 
 __all__ = [
@@ -63,7 +64,7 @@ _HOMES = {
     "PostQK": "enums",
     "QueryScale": "enums",
     "RouterScore": "enums",
-    "TensorSpec": "tensors",
+    "TensorSpec": "families.specs",
     "TocEntry": "toc",
     "TokenizerKind": "enums",
     "VitConfig": "config",

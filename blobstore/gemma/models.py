@@ -6,6 +6,7 @@ Spec: spec/gemma.md, Models.
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import TYPE_CHECKING
 
 from blobstore.errors import UsageError
 from blobstore.gemma.enums import WEIGHTS, Model, WeightType, Wrapping
@@ -14,11 +15,11 @@ from blobstore.gemma.families.gemma3 import GEMMA3, GEMMA3_LM, gemma3, gemma3_lm
 from blobstore.gemma.families.gemma4 import GEMMA4, gemma4
 from blobstore.gemma.families.qwen3 import QWEN3, qwen3
 from blobstore.gemma.families.t5gemma import T5GEMMA, t5gemma
-from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from blobstore.gemma.config import ModelConfig
     from collections.abc import Callable
+
+    from blobstore.gemma.config import ModelConfig
 
 _PREFIXES = {
     Model.GEMMA2_2B: "gemma2-2b",

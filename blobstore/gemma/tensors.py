@@ -5,63 +5,22 @@ Spec: spec/gemma.md, Tensors.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from blobstore.codecs.element_types import BY_NAME, as_element_type, by_number
+from blobstore.codecs.element_types import BY_NAME, by_number
 from blobstore.errors import Fault
-from blobstore.gemma.enums import LayerType, PostNorm, Wrapping
+from blobstore.gemma.families.qwen3 import WITH_HEAD
+from blobstore.gemma.families.siglip import vision_layer, vision_tensors
+from blobstore.gemma.families.specs import TensorSpec, vector, weight
+from blobstore.gemma.families.t5gemma import t5gemma_tensors
+from blobstore.gemma.families.text import gemma4_layer, ple_tensors, text_layer
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping
 
     from blobstore.codecs.element_types import ElementType
-    from blobstore.gemma.config import LayerConfig, ModelConfig, VitConfig
+    from blobstore.gemma.config import ModelConfig
     from blobstore.gemma.toc import TocEntry
-
-# The types that weights may be stored in; nuq needs a special build of the runtime.
-WEIGHT_TYPES = ("f32", "bf16", "sfp", "nuq", "i8")
-
-
-@dataclass(frozen=True)
-class TensorSpec:
-    """A tensor that a model has.
-
-    Attributes:
-        key: Its key, with the layer's number.
-        rows: Every tensor is 2-D.
-        cols: A vector is one row.
-        floor: The narrowest type that the runtime takes: ``f32``, ``bf16``, or None for any weight type.
-        slot: What it is part of. A file has all tensors of one form of each slot, and none of the other form.
-        form: ``stock`` or ``split`` where there is a choice, else empty.
-
-    Example:
-        >>> config = blobstore.gemma.config_of("gemma3-270m-sfp-it")
-        >>> spec = blobstore.gemma.tensors_of(config)[0]
-        >>> spec.key, spec.rows, spec.cols, spec.allowed, spec.allows("sfp")
-        ('c_embedding', 262144, 640, 'f32 or bf16', False)
-    """
-
-    key: str
-    rows: int
-    cols: int
-    floor: str | None
-    slot: str
-    form: str = ""
-
-    @property
-    def allowed(self) -> str:
-        """The types that the runtime takes, as text for messages."""
-        return {"f32": "f32", "bf16": "f32 or bf16"}.get(self.floor or "", ", ".join(WEIGHT_TYPES))
-
-    def allows(self, type: ElementType | str) -> bool:  # noqa: A002 (the field's word)
-        """Whether the runtime takes the tensor in this type, given itself or its name.
-
-        Raises:
-            UsageError: ``unknown-type``: no element type has this name.
-        """
-        name = as_element_type(type).name
-        return name in (WEIGHT_TYPES if self.floor is None else ("f32", self.floor))
 
 
 def tensors_of(config: ModelConfig) -> list[TensorSpec]:
@@ -73,17 +32,24 @@ def tensors_of(config: ModelConfig) -> list[TensorSpec]:
         >>> [spec.key for spec in specs if spec.slot == "gating_0"]
         ['gating_ein_0', 'gating1_w_0', 'gating2_w_0']
     """
+    if config.is_encoder_decoder:
+        return t5gemma_tensors(config)
     specs = [
-        _weight("c_embedding", config.vocab_size, config.model_dim, floor="bf16"),
-        _vector("c_final_norm", config.model_dim),
+        weight("c_embedding", config.vocab_size, config.model_dim, floor="bf16"),
+        vector("c_final_norm", config.model_dim),
     ]
+    if config.model in WITH_HEAD:
+        specs.append(weight("lm_head", config.vocab_size, config.model_dim))
+    if config.ple_dim:
+        specs += ple_tensors(config)
     vision = config.vit_config
     if vision.layer_configs:
-        specs += _vision_tensors(config, vision)
+        specs += vision_tensors(config, vision)
     for i, layer in enumerate(config.layer_configs):
-        specs += _text_layer(i, layer, config.model_dim)
+        specs += text_layer(i, layer, config.model_dim)
+        specs += gemma4_layer(i, layer, config.model_dim)
     for i, layer in enumerate(vision.layer_configs):
-        specs += _vision_layer(i, layer, vision.model_dim)
+        specs += vision_layer(i, layer, vision.model_dim)
     return specs
 
 
@@ -134,6 +100,8 @@ def narrowest_type(types: Iterable[ElementType]) -> ElementType | None:
 def _wrong_forms(specs: Iterable[TensorSpec], found: Mapping[str, TocEntry]) -> Iterator[Fault]:
     forms: dict[str, dict[str, list[str]]] = {}
     for spec in specs:
+        if spec.optional:
+            continue
         forms.setdefault(spec.slot, {}).setdefault(spec.form, []).append(spec.key)
     for choices in forms.values():
         present = [key for keys in choices.values() for key in keys if key in found]
@@ -147,75 +115,6 @@ def _wrong_forms(specs: Iterable[TensorSpec], found: Mapping[str, TocEntry]) -> 
             instead = "".join(f" (or {', '.join(keys)})" for form, keys in choices.items() if form != intended)
             for key in missing[intended]:
                 yield Fault("missing", key, f"{key!r} is missing{instead}")
-
-
-def _weight(key: str, rows: int, cols: int, *, floor: str | None = None, slot: str = "", form: str = "") -> TensorSpec:
-    return TensorSpec(key, rows, cols, floor, slot or key, form)
-
-
-def _vector(key: str, cols: int, floor: str = "bf16") -> TensorSpec:
-    return TensorSpec(key, 1, cols, floor, key)
-
-
-def _text_layer(i: int, layer: LayerConfig, width: int) -> list[TensorSpec]:
-    queries = layer.heads * layer.qkv_dim
-    keys_values = 2 * layer.kv_heads * layer.qkv_dim
-    hidden = layer.ff_hidden_dim
-    att, qkv, gating = f"att_{i}", f"qkv_{i}", f"gating_{i}"
-    specs = [
-        _weight(f"att_ein_{i}", layer.heads * width, layer.qkv_dim, slot=att, form="stock"),
-        _weight(f"att_w_{i}", width, queries, slot=att, form="split"),
-        _weight(f"qkv_ein_{i}", queries + keys_values, width, slot=qkv, form="stock"),
-        _weight(f"qkv1_w_{i}", queries, width, slot=qkv, form="split"),
-        _weight(f"qkv2_w_{i}", keys_values, width, slot=qkv, form="split"),
-        _weight(f"gating_ein_{i}", 2 * hidden, width, slot=gating, form="stock"),
-        _weight(f"gating1_w_{i}", hidden, width, slot=gating, form="split"),
-        _weight(f"gating2_w_{i}", hidden, width, slot=gating, form="split"),
-        _weight(f"linear_w_{i}", width, hidden),
-        _vector(f"pre_att_ns_{i}", width),
-        _vector(f"pre_ff_ns_{i}", width),
-    ]
-    if layer.post_norm == PostNorm.SCALE:
-        specs += [_vector(f"post_att_ns_{i}", width), _vector(f"post_ff_ns_{i}", width)]
-    if layer.use_qk_norm:
-        specs += [_vector(f"key_norm_{i}", layer.qkv_dim), _vector(f"query_norm_{i}", layer.qkv_dim)]
-    if layer.ff_biases and layer.type == LayerType.GEMMA:
-        specs += [_vector(f"ffw_gat_b_{i}", 2 * hidden, "f32"), _vector(f"ffw_out_b_{i}", width, "f32")]
-    return specs
-
-
-def _vision_tensors(config: ModelConfig, vision: VitConfig) -> list[TensorSpec]:
-    width = vision.model_dim
-    specs = [
-        _vector("enc_norm_bias", width),
-        _vector("enc_norm_scale", width),
-        _vector("img_emb_bias", width, "f32"),
-        _weight("img_emb_kernel", width, vision.patch_width * vision.patch_width * 3, floor="bf16"),
-        _weight("img_pos_emb", vision.seq_len, width, floor="f32"),
-        _vector("img_head_bias", config.model_dim, "f32"),
-        _weight("img_head_kernel", config.model_dim, width, floor="bf16"),
-    ]
-    if config.wrapping == Wrapping.VLM:
-        specs.append(_vector("mm_embed_norm", width))
-    return specs
-
-
-def _vision_layer(i: int, layer: LayerConfig, width: int) -> list[TensorSpec]:
-    heads, size, hidden = layer.heads, layer.qkv_dim, layer.ff_hidden_dim
-    return [
-        _weight(f"attn_out_w_{i}", width, heads * size, floor="bf16"),
-        _vector(f"attn_out_b_{i}", width, "f32"),
-        _weight(f"qkv_ein_w_{i}", 3 * heads * size, width, floor="bf16"),
-        _weight(f"qkv_ein_b_{i}", heads + 2 * layer.kv_heads, size, floor="f32"),
-        _weight(f"linear_0_w_{i}", hidden, width, floor="bf16"),
-        _vector(f"linear_0_b_{i}", hidden, "f32"),
-        _weight(f"linear_1_w_{i}", width, hidden, floor="bf16"),
-        _vector(f"linear_1_b_{i}", width, "f32"),
-        _vector(f"ln_0_bias_{i}", width),
-        _vector(f"ln_0_scale_{i}", width),
-        _vector(f"ln_1_bias_{i}", width),
-        _vector(f"ln_1_scale_{i}", width),
-    ]
 
 
 def default_type(spec: TensorSpec, weight: str) -> ElementType:

@@ -6,8 +6,8 @@ from typing import Generic, NamedTuple, TypeVar
 
 Stored = TypeVar("Stored")
 
-TRANSPOSE, CHANNELS_LAST = "transpose", "channels_last"
-ARRANGEMENTS = ("", TRANSPOSE, CHANNELS_LAST)
+TRANSPOSE, CHANNELS_LAST, MINUS_ONE = "transpose", "channels_last", "minus_one"
+ARRANGEMENTS = ("", TRANSPOSE, CHANNELS_LAST, MINUS_ONE)
 
 
 class Block(NamedTuple, Generic[Stored]):
@@ -23,7 +23,8 @@ class Block(NamedTuple, Generic[Stored]):
         col: First column of the block.
         cols: How many.
         width: Columns of the matrix.
-        arrange: What was done to the block when it was stored: empty for nothing, ``transpose`` or ``channels_last``.
+        arrange: What was done to the block when it was stored: empty for nothing, ``transpose``, ``channels_last``, or
+            ``minus_one``, where the stored values are the block's minus 1.
         channels: Planes of each row, for ``channels_last``.
 
     Example:

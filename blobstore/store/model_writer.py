@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from blobstore.fileio.ranges import FileRange
     from blobstore.fileio.types import Buffer, Writable
     from blobstore.gemma.config import ModelConfig
-    from blobstore.gemma.tensors import TensorSpec
+    from blobstore.gemma.families.specs import TensorSpec
     from blobstore.index.locate import IndexPlace
 
 _SHOWN = 20  # faults that an error names; it counts the others

@@ -14,7 +14,7 @@ import numpy as np
 
 from blobstore.codecs import decode
 from blobstore.errors import CodecError, FormatError, UsageError, in_file
-from blobstore.store.blocks import CHANNELS_LAST, TRANSPOSE
+from blobstore.store.blocks import CHANNELS_LAST, MINUS_ONE, TRANSPOSE
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -172,6 +172,9 @@ def _block_rows(block: Block[TensorInfo], store: TensorFile, row: int, rows: int
     if block.arrange == TRANSPOSE:
         return _transposed(block, store, row, rows)
     flat = elements(store, block.stored, block.at + row * block.cols, rows * block.cols)
+    if block.arrange == MINUS_ONE:
+        with np.errstate(all="ignore"):  # foreign bytes may hold any value
+            return (flat.astype(np.float32, copy=False) + np.float32(1)).reshape(rows, block.cols)
     if block.arrange == CHANNELS_LAST:
         return flat.reshape(rows, -1, block.channels).transpose(0, 2, 1).reshape(rows, block.cols)
     return flat.reshape(rows, block.cols)

@@ -182,7 +182,7 @@ RUNTIME_CODES: dict[str, Callable[[Blobs], Blobs]] = {
     "newer-vector": lambda blobs: with_config(blobs, attention_window_sizes=(512,) * 65537),
     "newer-blobs": lambda blobs: blobs | {f"x{i}": b"x" for i in range(16384)},
     "custom-model": lambda blobs: with_config(blobs, model=Model.CUSTOM),
-    "not-compared": lambda blobs: with_config(blobs, model=Model.QWEN3_600M),
+    "not-compared": lambda blobs: with_config(blobs, model=Model.DEEPSEEK4_FLASH),
     "unlike-layers": lambda blobs: with_config(blobs, layer_configs=changed_layers(blobs, kv_heads=6)),
     "columns": lambda blobs: with_config(blobs, layer_configs=all_layers(blobs, ff_hidden_dim=36868)),
     "sequence": lambda blobs: with_config(blobs, max_seq_len=5),

@@ -16,6 +16,7 @@ from blobstore.container import layout
 from blobstore.edit.reindex import Indexing, attach_index, build_index, detach_index
 from blobstore.edit.rewrite import Edits, apply_edits
 from blobstore.errors import FormatError, UsageError
+from blobstore.gemma.legacy import legacy_tensors
 from blobstore.index.metadata import CHOICES, REARRANGED
 from blobstore.store.writer import StoreWriter
 from tests.checkpoints import needs_pipes
@@ -214,11 +215,20 @@ def test_a_file_of_more_blobs_than_gemma_cpp_takes_gets_an_index(
 # Building an index.
 
 
+def has_letters(blobs: Blobs) -> bool:
+    """Whether some of them are tensors as in files from before 2025, which are listed as such."""
+    try:
+        return bool(legacy_tensors([(key, len(data)) for key, data in blobs], None))
+    except FormatError:
+        return True
+
+
 @half
 @given(text_blobs, versions, st.booleans(), st.booleans())
 def test_a_built_index_lists_each_blob_as_bytes(
     tmp_path: Path, blobs: Blobs, version: int, embed: bool, digests: bool
 ) -> None:
+    assume(not has_letters(blobs))
     path = cleared(tmp_path)
     write_plain(path, [*blobs, ("config", b"c")], version)
     before = path.read_bytes()

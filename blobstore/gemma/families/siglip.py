@@ -2,8 +2,14 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 from blobstore.gemma.config import LayerConfig, VitConfig
-from blobstore.gemma.enums import LayerType
+from blobstore.gemma.enums import LayerType, Wrapping
+from blobstore.gemma.families.specs import TensorSpec, vector, weight
+
+if TYPE_CHECKING:
+    from blobstore.gemma.config import ModelConfig
 
 
 def vision_config(image_size: int) -> VitConfig:
@@ -26,3 +32,39 @@ def vision_config(image_size: int) -> VitConfig:
         image_size=image_size,
         layer_configs=(layer,) * layers,
     )
+
+
+def vision_tensors(config: ModelConfig, vision: VitConfig) -> list[TensorSpec]:
+    """Return what the vision part has once."""
+    width = vision.model_dim
+    specs = [
+        vector("enc_norm_bias", width),
+        vector("enc_norm_scale", width),
+        vector("img_emb_bias", width, "f32"),
+        weight("img_emb_kernel", width, vision.patch_width * vision.patch_width * 3, floor="bf16"),
+        weight("img_pos_emb", vision.seq_len, width, floor="f32"),
+        vector("img_head_bias", config.model_dim, "f32"),
+        weight("img_head_kernel", config.model_dim, width, floor="bf16"),
+    ]
+    if config.wrapping == Wrapping.VLM:
+        specs.append(vector("mm_embed_norm", width))
+    return specs
+
+
+def vision_layer(i: int, layer: LayerConfig, width: int) -> list[TensorSpec]:
+    """Return the tensors of a vision layer."""
+    heads, size, hidden = layer.heads, layer.qkv_dim, layer.ff_hidden_dim
+    return [
+        weight(f"attn_out_w_{i}", width, heads * size, floor="bf16"),
+        vector(f"attn_out_b_{i}", width, "f32"),
+        weight(f"qkv_ein_w_{i}", 3 * heads * size, width, floor="bf16"),
+        weight(f"qkv_ein_b_{i}", heads + 2 * layer.kv_heads, size, floor="f32"),
+        weight(f"linear_0_w_{i}", hidden, width, floor="bf16"),
+        vector(f"linear_0_b_{i}", hidden, "f32"),
+        weight(f"linear_1_w_{i}", width, hidden, floor="bf16"),
+        vector(f"linear_1_b_{i}", width, "f32"),
+        vector(f"ln_0_bias_{i}", width),
+        vector(f"ln_0_scale_{i}", width),
+        vector(f"ln_1_bias_{i}", width),
+        vector(f"ln_1_scale_{i}", width),
+    ]

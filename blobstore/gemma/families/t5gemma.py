@@ -10,9 +10,10 @@ from typing import TYPE_CHECKING
 
 from blobstore.gemma.enums import Model
 from blobstore.gemma.families.sizes import Dimensions, in_full, text_config, text_layer
+from blobstore.gemma.families.specs import TensorSpec, vector, weight
 
 if TYPE_CHECKING:
-    from blobstore.gemma.config import ModelConfig
+    from blobstore.gemma.config import LayerConfig, ModelConfig
 
 T5GEMMA = {Model.T5GEMMA_S_S: Dimensions("T5Gemma_S_S", 8, 512, 1024, 8, 8, 64)}  # of the encoder, and of the decoder
 
@@ -38,3 +39,39 @@ def t5gemma(model: Model) -> ModelConfig:
         global_rope_theta=1e4,
     )
     return in_full(config)
+
+
+def t5gemma_tensors(config: ModelConfig) -> list[TensorSpec]:
+    """Return the tensors of a T5Gemma, which come in the stock form only."""
+    width = config.model_dim
+    specs = [
+        weight("enc_embedding", config.vocab_size, width, floor="bf16"),
+        weight("dec_embedding", config.vocab_size, width, floor="bf16"),
+        vector("enc_final_norm", width),
+        vector("dec_final_norm", width),
+    ]
+    for i, layer in enumerate(config.encoder_layer_configs):
+        specs += _layer("e", i, layer, width)
+        specs += [vector(f"e_{norm}_{i}", width) for norm in ("pre_att", "post_att", "pre_ff", "post_ff")]
+    for i, layer in enumerate(config.decoder_layer_configs):
+        queries, keys = layer.heads * layer.qkv_dim, layer.kv_heads * layer.qkv_dim
+        specs += _layer("d", i, layer, width)
+        specs += [
+            weight(f"dc_q_{i}", queries, width),
+            weight(f"dc_k_{i}", keys, width),
+            weight(f"dc_v_{i}", keys, width),
+            weight(f"dc_att_{i}", layer.heads * width, layer.qkv_dim),
+        ]
+        norms = ("pre_sa", "post_sa", "pre_ca", "post_ca", "pre_ff", "post_ff")
+        specs += [vector(f"d_{norm}_{i}", width) for norm in norms]
+    return specs
+
+
+def _layer(part: str, i: int, layer: LayerConfig, width: int) -> list[TensorSpec]:
+    rows = (layer.heads + 2 * layer.kv_heads) * layer.qkv_dim
+    return [
+        weight(f"{part}_qkv_{i}", rows, width),
+        weight(f"{part}_att_{i}", layer.heads * width, layer.qkv_dim),
+        weight(f"{part}_gate_{i}", 2 * layer.ff_hidden_dim, width),
+        weight(f"{part}_lin_{i}", width, layer.ff_hidden_dim),
+    ]

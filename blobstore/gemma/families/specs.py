@@ -1,0 +1,76 @@
+"""`TensorSpec`: a tensor that a model has."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from blobstore.codecs.element_types import as_element_type
+
+if TYPE_CHECKING:
+    from blobstore.codecs.element_types import ElementType
+
+# The types that weights may be stored in; nuq needs a special build of the runtime.
+WEIGHT_TYPES = ("f32", "bf16", "sfp", "nuq", "i8")
+
+
+@dataclass(frozen=True)
+class TensorSpec:
+    """A tensor that a model has.
+
+    Attributes:
+        key: Its key, with the layer's number.
+        rows: Every tensor is 2-D.
+        cols: A vector is one row.
+        floor: The narrowest type that the runtime takes: ``f32``, ``bf16``, or None for any weight type.
+        slot: What it is part of. A file has all tensors of one form of each slot, and none of the other form.
+        form: ``stock`` or ``split`` where there is a choice, else empty.
+        optional: Whether the runtime loads a file without it.
+
+    Example:
+        >>> config = blobstore.gemma.config_of("gemma3-270m-sfp-it")
+        >>> spec = blobstore.gemma.tensors_of(config)[0]
+        >>> spec.key, spec.rows, spec.cols, spec.allowed, spec.allows("sfp")
+        ('c_embedding', 262144, 640, 'f32 or bf16', False)
+    """
+
+    key: str
+    rows: int
+    cols: int
+    floor: str | None
+    slot: str
+    form: str = ""
+    optional: bool = False
+
+    @property
+    def allowed(self) -> str:
+        """The types that the runtime takes, as text for messages."""
+        return {"f32": "f32", "bf16": "f32 or bf16"}.get(self.floor or "", ", ".join(WEIGHT_TYPES))
+
+    def allows(self, type: ElementType | str) -> bool:  # noqa: A002 (the field's word)
+        """Whether the runtime takes the tensor in this type, given itself or its name.
+
+        Raises:
+            UsageError: ``unknown-type``: no element type has this name.
+        """
+        name = as_element_type(type).name
+        return name in (WEIGHT_TYPES if self.floor is None else ("f32", self.floor))
+
+
+def weight(
+    key: str,
+    rows: int,
+    cols: int,
+    *,
+    floor: str | None = None,
+    slot: str = "",
+    form: str = "",
+    optional: bool = False,
+) -> TensorSpec:
+    """Return a matrix; by default it may have any weight type."""
+    return TensorSpec(key, rows, cols, floor, slot or key, form, optional)
+
+
+def vector(key: str, cols: int, floor: str = "bf16", *, optional: bool = False) -> TensorSpec:
+    """Return a vector."""
+    return TensorSpec(key, 1, cols, floor, key, optional=optional)
