@@ -15,10 +15,11 @@ from blobstore.codecs.element_types import BY_NAME
 from blobstore.converting.gemma_config import default_wrapping, runtime_faults, vocabulary_fault
 from blobstore.converting.gemma_families import family_of
 from blobstore.converting.gemma_recognise import Recognised, recognise
-from blobstore.converting.gemma_sources import Sources, foreign_tensors
 from blobstore.converting.gemma_vocabulary import PAD_PIECE, Pieces
 from blobstore.converting.pieces import Piece, rows_of
 from blobstore.converting.plan import Plan, PlannedAlias, PlannedPart, PlannedTensor, plan_begun, refusal
+from blobstore.converting.sources.comparing import Sources
+from blobstore.converting.sources.foreign import foreign_tensors
 from blobstore.errors import CheckpointError, Fault, UsageError
 from blobstore.gemma.enums import WeightType, Wrapping
 from blobstore.gemma.models import is_gemma3

@@ -1,0 +1,128 @@
+"""Whether a checkpoint has all that the runtime's tensors are made of, and nothing else.
+
+Spec: spec/gemma.md, Checkpoints.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING
+
+from blobstore.checkpoint.told import LeftOut
+from blobstore.converting.gemma_families import why_unused
+from blobstore.converting.sources.foreign import is_foreign
+from blobstore.converting.sources.text import TextSources, text_keys
+from blobstore.converting.sources.vision import VisionSources, is_vision_layer, vision_keys
+from blobstore.errors import Fault
+from blobstore.gemma.tensors import tensors_of
+
+if TYPE_CHECKING:
+    from collections.abc import Container, Iterable, Iterator
+
+    from blobstore.checkpoint.reader import Checkpoint
+    from blobstore.converting.gemma_recognise import Recognised
+    from blobstore.converting.pieces import Piece
+    from blobstore.gemma.families.specs import TensorSpec
+
+
+class Sources:
+    """Where each of the runtime's tensors comes from."""
+
+    def __init__(self, recognised: Recognised, checkpoint: Checkpoint, layout: str) -> None:
+        """Look at a checkpoint; ``layout`` is ``split`` or ``stock``."""
+        self.recognised: Recognised = recognised
+        self.checkpoint: Checkpoint = checkpoint
+        self.embedding: str = recognised.embedding
+        self._layout = layout
+        self._text, self._vision = TextSources(recognised), VisionSources(recognised)
+
+    def blobs(self) -> Iterator[tuple[TensorSpec, list[Piece]]]:
+        """Yield each tensor with its pieces, in the order of published files."""
+        specs = {spec.key: spec for spec in tensors_of(self.recognised.config)}
+        for key in self._keys(specs):
+            yield specs[key], self._pieces(specs[key])
+
+    def _keys(self, specs: Iterable[str]) -> Iterator[str]:
+        """Yield the keys of a file, which has one form of each slot."""
+        config, known = self.recognised.config, {*specs}
+        yield from ("c_embedding", "c_final_norm")
+        yield from (key for key in specs if key == "lm_head" or key.startswith(("enc_", "img_", "mm_")))
+        for i in range(config.num_layers):
+            yield from (key for key in text_keys(self.recognised, i, self._layout) if key in known)
+        for i in range(len(config.vit_config.layer_configs)):
+            yield from vision_keys(i)
+
+    def _pieces(self, spec: TensorSpec) -> list[Piece]:
+        base, _, layer = spec.key.rpartition("_")
+        if layer.isdecimal():
+            part = self._vision if is_vision_layer(base) else self._text
+            return part.of_layer(base, int(layer), spec)
+        part = self._vision if spec.key.startswith(("enc_", "img_", "mm_")) else self._text
+        return part.of_model(spec)
+
+    def faults(self) -> Iterator[Fault]:
+        """Compare what the runtime needs with what the checkpoint has."""
+        totals, widths = self._totals()
+        for name, total in totals.items():
+            fault = self._fault(name, total, widths[name])
+            if fault:
+                yield fault
+        unused = {item.name for item in self.left_out()}
+        yield from self._unexpected({*totals, *unused, self.recognised.head})
+        yield from self._untied_head()
+
+    def left_out(self) -> Iterator[LeftOut]:
+        """Yield the tensors that the runtime doesn't need."""
+        for name in self.checkpoint.tensors:
+            why = why_unused(name, self.recognised.vision)
+            if why:
+                yield LeftOut(name, "tensor", why)
+
+    def _unexpected(self, known: Container[str | None]) -> Iterator[Fault]:
+        """Yield the tensors that nothing is made of; `foreign_tensors` has those that are quantised or adapters."""
+        for name, entry in self.checkpoint.tensors.items():
+            if name not in known and not is_foreign(name, entry):
+                what = "gemma.cpp has no place for it: is this another architecture? --as names keeps every tensor"
+                yield Fault("unexpected-tensor", name, what)
+
+    def _untied_head(self) -> Iterator[Fault]:
+        head = self.recognised.head
+        tensors = self.checkpoint.tensors
+        if head and self.embedding in tensors and not tensors[head].same_bytes(tensors[self.embedding]):
+            what = f"it differs from {self.embedding!r}, and gemma.cpp uses the embedding as the head"
+            yield Fault("untied-head", head, f"{what}: this model can't run there; --as names keeps both")
+
+    def _fault(self, name: str, total: int, width: int) -> Fault | None:
+        """Compare a source with what is used of it."""
+        entry = self.checkpoint.tensors.get(name)
+        if entry is None:
+            what = "it is missing: the checkpoint is incomplete; download it again, or its other shards"
+            return Fault("missing-tensor", name, what)
+        shape = _shape(name, total, width)
+        if entry.shape != shape:
+            what = f"its shape is {list(entry.shape)}, expected {list(shape)}: is config.json another model's?"
+            return Fault("shape", name, what)
+        return None
+
+    def _totals(self) -> tuple[dict[str, int], dict[str, int]]:
+        """Return how many elements of each source are used, and its width. All have to be used, but for spare rows."""
+        totals: dict[str, int] = {}
+        widths: dict[str, int] = {}
+        for _, pieces in self.blobs():
+            for piece in pieces:
+                if piece.source is not None and not piece.padding:
+                    totals[piece.source] = totals.get(piece.source, 0) + piece.count
+                    widths[piece.source] = piece.width
+        vocabulary = self.recognised.vocabulary
+        totals[self.embedding] += (vocabulary.rows - vocabulary.tokens) * self.recognised.config.model_dim
+        return totals, widths
+
+
+def _shape(name: str, total: int, width: int) -> tuple[int, ...]:
+    """Return the shape that exporters give a tensor of so many elements."""
+    if name.endswith("patch_embedding.weight"):
+        side = math.isqrt(width // 3)
+        return (total // width, 3, side, side)
+    if name.endswith((".bias", "norm.weight", "norm1.weight", "norm2.weight")):
+        return (total,)
+    return (total // width, width)

@@ -1,0 +1,122 @@
+"""Where the tensors of a decoder come from: the embedding, the head, and the layers."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+from blobstore.converting.pieces import Piece, minus_one, rows_of
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
+
+    from blobstore.converting.gemma_recognise import Recognised
+    from blobstore.gemma.config import LayerConfig
+    from blobstore.gemma.families.specs import TensorSpec
+
+FORMS = {
+    "stock": ("qkv_ein", "att_ein", "gating_ein"),
+    "split": ("qkv1_w", "qkv2_w", "att_w", "gating1_w", "gating2_w"),
+}
+
+
+@dataclass(frozen=True)
+class Naming:
+    """What a family calls the tensors in which families differ.
+
+    Attributes:
+        norms: Of a layer: the runtime's name → the checkpoint's, without ``.weight``, in the order of published files.
+        shifted: Whether norms are stored minus 1: the runtime multiplies by 1 + w, and transformers' model by w.
+    """
+
+    norms: Mapping[str, str]
+    shifted: bool = False
+
+
+_GEMMA = Naming(
+    {
+        "pre_att_ns": "input_layernorm",
+        "post_att_ns": "post_attention_layernorm",
+        "pre_ff_ns": "pre_feedforward_layernorm",
+        "post_ff_ns": "post_feedforward_layernorm",
+        "key_norm": "self_attn.k_norm",
+        "query_norm": "self_attn.q_norm",
+    }
+)
+_QWEN3 = Naming(
+    {
+        "pre_att_ns": "input_layernorm",
+        "pre_ff_ns": "post_attention_layernorm",
+        "key_norm": "self_attn.k_norm",
+        "query_norm": "self_attn.q_norm",
+    },
+    shifted=True,
+)
+NAMINGS = {"qwen3": _QWEN3}  # others have Gemma's
+
+
+def text_keys(recognised: Recognised, layer: int, layout: str) -> Iterator[str]:
+    """Yield the keys that a layer may have, in the order of published files."""
+    naming = NAMINGS.get(recognised.family, _GEMMA)
+    yield from (f"{base}_{layer}" for base in (*FORMS[layout], "linear_w", *naming.norms))
+
+
+class TextSources:
+    """Where the tensors of a text part come from."""
+
+    def __init__(self, recognised: Recognised) -> None:
+        """Take a recognised checkpoint."""
+        self._recognised = recognised
+        self._naming = NAMINGS.get(recognised.family, _GEMMA)
+
+    def of_model(self, spec: TensorSpec) -> list[Piece]:
+        """Return the pieces of a tensor that is not a layer's."""
+        if spec.key == "c_embedding":
+            return self._rows_of_vocabulary(self._recognised.embedding, spec)
+        if spec.key == "lm_head":
+            return self._rows_of_vocabulary(self._recognised.head or self._recognised.embedding, spec)
+        return [self._norm(f"{self._recognised.text}norm.weight", spec)]
+
+    def of_layer(self, base: str, layer: int, spec: TensorSpec) -> list[Piece]:
+        """Return the pieces of a layer's tensor."""
+        prefix = f"{self._recognised.text}layers.{layer}."
+        config = self._recognised.config
+        made = weights_of_layer(prefix, config.layer_configs[layer], config.model_dim)
+        if base in made:
+            return made[base]
+        return [self._norm(f"{prefix}{self._naming.norms[base]}.weight", spec)]
+
+    def _norm(self, name: str, spec: TensorSpec) -> Piece:
+        return minus_one(name, spec.cols) if self._naming.shifted else rows_of(name, spec.cols, 0, 1)
+
+    def _rows_of_vocabulary(self, name: str, spec: TensorSpec) -> list[Piece]:
+        vocabulary = self._recognised.vocabulary
+        pad = replace(rows_of(name, spec.cols, vocabulary.pad, 1), padding=True)
+        return [rows_of(name, spec.cols, 0, vocabulary.tokens), *[pad] * vocabulary.padding]
+
+
+def weights_of_layer(prefix: str, layer: LayerConfig, width: int) -> dict[str, list[Piece]]:
+    """Return the pieces of a layer's matrices, in both forms, by the runtime's names.
+
+    Args:
+        prefix: Of the layer's tensors in the checkpoint.
+        layer: Its dimensions.
+        width: Of the model.
+    """
+    q, k, v, o = (f"{prefix}self_attn.{name}_proj.weight" for name in "qkvo")
+    gate, up, down = (f"{prefix}mlp.{name}_proj.weight" for name in ("gate", "up", "down"))
+    size, hidden = layer.qkv_dim, layer.ff_hidden_dim
+    queries = layer.heads * size
+    query_rows = [rows_of(q, width, 0, queries)]
+    pairs = [rows_of(name, width, head * size, size) for head in range(layer.kv_heads) for name in (k, v)]
+    return {
+        "qkv_ein": query_rows + pairs,
+        "qkv1_w": query_rows,
+        "qkv2_w": pairs,
+        "att_ein": [Piece(o, queries, 0, width, head * size, size) for head in range(layer.heads)],
+        "att_w": [rows_of(o, queries, 0, width)],
+        "gating_ein": [rows_of(gate, width, 0, hidden), rows_of(up, width, 0, hidden)],
+        "gating1_w": [rows_of(gate, width, 0, hidden)],
+        "gating2_w": [rows_of(up, width, 0, hidden)],
+        "linear_w": [rows_of(down, hidden, 0, width)],
+    }
