@@ -231,7 +231,7 @@ def convert(
 
     Example:
         >>> blobstore.convert("checkpoint", "converted.sbs", weights="bf16").runs_in[-1]
-        'later'
+        'latest'
     """
     source, output, tokenizer = path_text(source), target_of(output), optional_path(tokenizer)
     given = path_texts(adapters)

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from blobstore.checking.findings import Finding
     from blobstore.fileio.types import Paths, Progress
 
-RuntimeChoice = Literal["auto", "gemma.cpp", "gemma.cpp@2025-10", "gemma.cpp@2026-04", "gemma.cpp@later", "any"]
+RuntimeChoice = Literal["auto", "gemma.cpp", "gemma.cpp@2025-10", "gemma.cpp@2026-04", "gemma.cpp@latest", "any"]
 _RUNTIME = "gemma.cpp"
 RUNTIME_CHOICES = ("auto", _RUNTIME, *(f"{_RUNTIME}@{name}" for name in NAMES), "any")
 _KINDS = {"auto": "auto", _RUNTIME: "gemma", "any": "names"}
@@ -91,7 +91,7 @@ def check(
     Example:
         >>> checkup = blobstore.check("checkpoint", weights="bf16")
         >>> checkup.ok, checkup.runs_in
-        (True, ('2025-10', '2026-04', 'later'))
+        (True, ('2025-10', '2026-04', 'latest'))
     """
     start = time.perf_counter()
     if for_ not in RUNTIME_CHOICES:

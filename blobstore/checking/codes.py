@@ -8,7 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-from blobstore.gemma.runtimes import APRIL, LATER, NAMES, OCTOBER
+from blobstore.gemma.runtimes import APRIL, LATEST, NAMES, OCTOBER
 
 Severity = Literal["error", "warning", "note"]
 SEVERITIES = ("error", "warning", "note")
@@ -48,7 +48,7 @@ _BACK = "put the .idx back, or download the file again"
 _DIGESTS = "blobstore index build FILE --digests stores them from now on"
 _NEWER = "use a newer gemma.cpp"
 _OLD = (OCTOBER.name, APRIL.name)
-_NEW = (APRIL.name, LATER.name)
+_NEW = (APRIL.name, LATEST.name)
 _NOT_CHECKED = "its values were not checked"
 _BASE = "blobstore verify FILE --values --base OTHER, the file that it is the difference to"
 _PAD = "pad the embedding, and vocab_size, with copies of the <pad> row to a multiple of 32"

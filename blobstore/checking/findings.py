@@ -34,7 +34,7 @@ class Finding:
         offset: Of the first byte concerned, from the beginning of the file; None if it isn't about a place.
         nbytes: Number of bytes concerned.
         names: Tensors that hold these bytes, or the file of the model that is stored there.
-        runtimes: The versions of gemma.cpp that it concerns: 2025-10, 2026-04, later.
+        runtimes: The versions of gemma.cpp that it concerns: 2025-10, 2026-04, latest.
 
     Example:
         >>> finding = blobstore.check("model.sbs", for_="gemma.cpp").findings[0]

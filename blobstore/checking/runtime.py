@@ -20,7 +20,7 @@ from blobstore.errors import FormatError
 from blobstore.gemma.config import ModelConfig
 from blobstore.gemma.legacy import TYPE_LETTERS, has_model_keys, legacy_tensors
 from blobstore.gemma.newer import newer_blobs, newer_toc
-from blobstore.gemma.runtimes import LATER
+from blobstore.gemma.runtimes import LATEST
 from blobstore.gemma.tensors import tensors_of
 from blobstore.gemma.toc import parse_toc
 from blobstore.index.carried import known_files
@@ -168,7 +168,7 @@ def _keys(reader: BlobReader) -> Iterator[Finding]:
             yield finding("type-letter", key, what)
         elif key[0] == _LATER_LETTER and TOC_KEY in reader:
             what = "its first letter is read as the type q4_0"
-            yield finding("type-letter", key, what, runtimes=(LATER.name,))
+            yield finding("type-letter", key, what, runtimes=(LATEST.name,))
 
 
 def _has_letters(reader: BlobReader) -> bool:

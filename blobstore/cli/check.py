@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 TEXT = """Check what gemma.cpp would stop at in files, or what keeps checkpoints from being converted."""
 EXAMPLE = """example:
   blobstore check model.sbs
-  blobstore check model.sbs --for gemma.cpp --strict      (all of its versions: 2025-10, 2026-04, later)
+  blobstore check model.sbs --for gemma.cpp --strict      (all of its versions: 2025-10, 2026-04, latest)
   blobstore check model.sbs --for gemma.cpp@2025-10
   blobstore check gemma-3-270m-it/ --weights sfp          (a checkpoint: what convert would refuse, including values)
   blobstore check gemma-3-270m-it/ --adapter lora/        (the same with a LoRA adapter merged)

@@ -13,7 +13,7 @@ from blobstore.errors import FormatError
 from blobstore.gemma.config import LayerConfig, ModelConfig
 from blobstore.gemma.enums import OpenEnum
 from blobstore.gemma.models import is_gemma3
-from blobstore.gemma.runtimes import APRIL, LATER, RUNTIMES
+from blobstore.gemma.runtimes import APRIL, LATEST, RUNTIMES
 from blobstore.gemma.toc import parse_toc
 
 if TYPE_CHECKING:
@@ -149,7 +149,7 @@ def newer_toc(toc: Iterable[TocEntry]) -> Iterator[Newer]:
         concerned = _without(lambda runtime: number <= runtime.last_type)  # noqa: B023 (called at once)
         if concerned:
             having = [entry for entry in entries if entry.type_number == number]
-            called = "a number that is not known here" if number > LATER.last_type else str(having[0].type)
+            called = "a number that is not known here" if number > LATEST.last_type else str(having[0].type)
             count = f"{len(having)} tensors have" if len(having) > 1 else "a tensor has"
             what = f"{count} type {number}, {called}: {having[0].name!r}{', …' * (len(having) > 1)}"
             yield Newer("newer-type", TOC_KEY, what, concerned)

@@ -1,6 +1,6 @@
 """The versions of gemma.cpp that files are made for, by date, and what each of them reads.
 
-This was read in their sources, and tested with all but ``later``. Spec: spec/gemma.md, Runtimes.
+This was read in their sources, and tested with all but ``latest``. Spec: spec/gemma.md, Runtimes.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ class Runtime:
     """A version of gemma.cpp.
 
     Attributes:
-        name: Its date: ``2025-10``; ``later`` stands for all that is known of versions after April 2026.
+        name: Its date: ``2025-10``; ``latest`` stands for all that is known of versions after April 2026.
         config_fields: How many fields of the config it knows.
         layer_fields: How many fields of a layer it knows: it stops at a record with more.
         values: The last member that it knows of each enumeration.
@@ -82,8 +82,8 @@ APRIL = Runtime(
     65536,
     ascii_only=True,
 )
-LATER = Runtime(
-    "later",
+LATEST = Runtime(
+    "latest",
     len(ModelConfig.fields()),
     len(LayerConfig.fields()),
     {enumeration: max(enumeration) for enumeration in _OLD_VALUES},
@@ -92,5 +92,5 @@ LATER = Runtime(
     8 << 20,
     ascii_only=False,
 )
-RUNTIMES = (OCTOBER, APRIL, LATER)
+RUNTIMES = (OCTOBER, APRIL, LATEST)
 NAMES = tuple(runtime.name for runtime in RUNTIMES)

@@ -486,8 +486,8 @@ def test_another_base_is_written_for_the_runtimes_that_read_it(tmp_path: Path) -
     folder = recipe.write(tmp_path / "c", None, recipe.config() | {"rope_theta": 5e5})
     assert written(folder).global_rope_theta == 5e5
     done = blobstore.convert(folder, tmp_path / "out.sbs")
-    assert done.runs_in == ("later",)
-    assert "the file runs correctly in gemma.cpp later; not in 2025-10 (ignored-fields) and 2026-04 (ignored-fields)" in done.notes  # fmt: skip  # noqa: E501
+    assert done.runs_in == ("latest",)
+    assert "the file runs correctly in gemma.cpp latest; not in 2025-10 (ignored-fields) and 2026-04 (ignored-fields)" in done.notes  # fmt: skip  # noqa: E501
 
 
 @pytest.mark.parametrize(
@@ -635,7 +635,7 @@ def test_the_command_refuses_with_the_status_of_a_fault(tmp_path: Path, capsys: 
 def test_a_right_checkpoint_is_right_strictly(tmp_path: Path) -> None:
     recipe = small_recipe("gemma2", size=SOUND, tokenizer=tokenizer(96))
     done = blobstore.convert(recipe.write(tmp_path / "c"), tmp_path / "out.sbs", strict=True)
-    assert done.runs_in == ("2025-10", "2026-04", "later")
+    assert done.runs_in == ("2025-10", "2026-04", "latest")
 
 
 # --------------------------------------------------------------------------------------------------------- other kinds

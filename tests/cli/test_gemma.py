@@ -153,10 +153,10 @@ def test_convert_as_json_says_what_was_made(cli: Cli, tmp_path: Path, folder: Pa
 @pytest.mark.parametrize(
     ("bases", "expected", "runs_in"),
     [
-        ((1e4, 1e6), "runs correctly in gemma.cpp 2025-10, 2026-04 and later", ["2025-10", "2026-04", "later"]),
-        ((1e4, 1e4), "runs correctly in gemma.cpp 2025-10, 2026-04 and later", ["2025-10", "2026-04", "later"]),
-        ((1e4, 5e5), "runs correctly in gemma.cpp later; not in 2025-10 (ignored-fields)", ["later"]),
-        ((2e4, 1e6), "runs correctly in gemma.cpp later; not in 2025-10 (ignored-fields)", ["later"]),
+        ((1e4, 1e6), "runs correctly in gemma.cpp 2025-10, 2026-04 and latest", ["2025-10", "2026-04", "latest"]),
+        ((1e4, 1e4), "runs correctly in gemma.cpp 2025-10, 2026-04 and latest", ["2025-10", "2026-04", "latest"]),
+        ((1e4, 5e5), "runs correctly in gemma.cpp latest; not in 2025-10 (ignored-fields)", ["latest"]),
+        ((2e4, 1e6), "runs correctly in gemma.cpp latest; not in 2025-10 (ignored-fields)", ["latest"]),
     ],
 )
 def test_convert_says_in_one_line_which_runtimes_run_the_file(
@@ -166,7 +166,7 @@ def test_convert_says_in_one_line_which_runtimes_run_the_file(
     config = recipe.config() | {"rope_local_base_freq": bases[0], "rope_theta": bases[1]}
     folder = recipe.write(tmp_path / "c", None, config)
     done = cli("convert", folder, "-o", tmp_path / "out.sbs", "--json")
-    (line,) = (note for note in done.err.splitlines() if "gemma.cpp 20" in note or "gemma.cpp later" in note)
+    (line,) = (note for note in done.err.splitlines() if "gemma.cpp 20" in note or "gemma.cpp latest" in note)
     assert line.startswith(f"note: the file {expected}")
     assert json.loads(done.out)["runs_in"] == runs_in
     by_name = cli("convert", folder, "-o", tmp_path / "out.sbs", "--as", "names", "--json")

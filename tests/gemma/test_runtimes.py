@@ -43,7 +43,7 @@ if TYPE_CHECKING:
 
     Blobs = dict[str, bytes]
 
-OLD, APRIL, LATER = NAMES
+OLD, APRIL, LATEST = NAMES
 
 
 def codes(findings: list[Finding], severity: str = "") -> set[str]:
@@ -86,18 +86,18 @@ LATE_MODEL = {"model": Model.GEMMA3_4B_LM, "wrapping": Wrapping.IT}
 RUNS: dict[str, tuple[Callable[[Blobs], Blobs], tuple[str, ...]]] = {
     "as converted": (lambda blobs: blobs, NAMES),
     "without the word": (lambda blobs: changed(blobs, use_global_timescale=False), (OLD,)),
-    "a text-only 4B of later runtimes": (lambda blobs: changed(blobs, **LATE_MODEL), (LATER,)),
+    "a text-only 4B of later runtimes": (lambda blobs: changed(blobs, **LATE_MODEL), (LATEST,)),
     "a number of a still later one": (lambda blobs: changed(blobs, model=Model(99)), ()),
-    "any model": (lambda blobs: changed(blobs, model=Model.CUSTOM), (APRIL, LATER)),
-    "labelled 270M": (lambda blobs: changed(blobs, model=Model.GEMMA3_270M), (APRIL, LATER)),
-    "layers of 38 words": (lambda blobs: relayered(blobs, extent=38), (LATER,)),
+    "any model": (lambda blobs: changed(blobs, model=Model.CUSTOM), (APRIL, LATEST)),
+    "labelled 270M": (lambda blobs: changed(blobs, model=Model.GEMMA3_270M), (APRIL, LATEST)),
+    "layers of 38 words": (lambda blobs: relayered(blobs, extent=38), (LATEST,)),
     "a layer of 39 words": (lambda blobs: relayered(blobs, newer=(1,), only=1), ()),
-    "another base": (lambda blobs: changed(blobs, global_rope_theta=5e5), (LATER,)),
-    "another local base": (lambda blobs: changed(blobs, rope_theta=5e5), (LATER,)),
+    "another base": (lambda blobs: changed(blobs, global_rope_theta=5e5), (LATEST,)),
+    "another local base": (lambda blobs: changed(blobs, rope_theta=5e5), (LATEST,)),
     "all fields of later runtimes, at their defaults": (lambda blobs: changed(blobs, extent=45), NAMES),
     "words that nobody knows": (lambda blobs: changed(blobs, newer=(1, 2)), NAMES),
     "words behind the record": (lambda blobs: changed(blobs, trailing=(1, 2)), NAMES),
-    "a name that isn't ASCII": (lambda blobs: changed(blobs, display_name="Gemma·3"), (LATER,)),
+    "a name that isn't ASCII": (lambda blobs: changed(blobs, display_name="Gemma·3"), (LATEST,)),
     "a fault": (lambda blobs: relayered(blobs, heads=0), ()),
 }
 
@@ -131,17 +131,17 @@ def test_the_command_says_so_in_one_line(tmp_path: Path, blobs: Blobs, capsys: p
     path = str(write(tmp_path / "m.sbs", changed(blobs, **LATE_MODEL)))
     assert main(["check", path]) == 0
     assert (
-        capsys.readouterr().err.count("runs correctly in gemma.cpp later; not in 2025-10 (newer-value) and 2026-04")
+        capsys.readouterr().err.count("runs correctly in gemma.cpp latest; not in 2025-10 (newer-value) and 2026-04")
         == 1
     )
     assert main(["check", path, "--for", "gemma.cpp"]) == 1
     assert main(["check", path, "--for", "gemma.cpp@2025-10"]) == 1
-    assert main(["check", path, "--for", "gemma.cpp@later"]) == 0
+    assert main(["check", path, "--for", "gemma.cpp@latest"]) == 0
     capsys.readouterr()
     assert main(["check", path, "--json"]) == 0
-    assert json.loads(capsys.readouterr().out)["runs_in"] == ["later"]
+    assert json.loads(capsys.readouterr().out)["runs_in"] == ["latest"]
     assert main(["info", path, "--json"]) == 0
-    assert json.loads(capsys.readouterr().out)["runs_in"] == ["later"]
+    assert json.loads(capsys.readouterr().out)["runs_in"] == ["latest"]
     with pytest.raises(SystemExit) as caught:
         main(["check", path, "--for", "gemma.cpp@2024-01"])
     assert caught.value.code == 2
@@ -159,7 +159,7 @@ def test_findings_are_as_severe_as_for_the_runtimes_that_are_named(tmp_path: Pat
     findings = check_file(write(tmp_path / "m.sbs", changed(blobs, **LATE_MODEL)))
     assert codes(findings, "note") == {"newer-value"}
     assert codes(asked_for(findings, (OLD,)), "error") == {"newer-value"}
-    assert not asked_for(findings, (LATER,))
+    assert not asked_for(findings, (LATEST,))
 
 
 @pytest.mark.parametrize("count", [1, 16383, 16384, 16385, 1 << 20])
@@ -352,7 +352,7 @@ def test_a_checkpoint_with_one_base_is_right_without_the_word(tmp_path: Path, ba
     convert(recipe.write(tmp_path / "c", config=config), path, Choices("bf16"))
     findings = check_file(path)
     assert not codes(findings, "error")
-    assert runs_in(findings) == (NAMES if bases == (1e4, 1e4) else (LATER,))
+    assert runs_in(findings) == (NAMES if bases == (1e4, 1e4) else (LATEST,))
     assert not repair(path).changes
     # Other names, or fewer tensors, don't change that.
     shutil.copy(path, tmp_path / "named.sbs")
