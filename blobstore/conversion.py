@@ -10,17 +10,17 @@ from typing import TYPE_CHECKING, Literal
 
 from blobstore.checking.checkpoint import check_plan, check_values
 from blobstore.checking.findings import runs_in, runtimes_line
+from blobstore.checking.refusal import refuse_plan
 from blobstore.checkpoint.reader import open_checkpoint
 from blobstore.container.layout import MAX_PORTABLE_BLOBS
 from blobstore.converting.choose import KINDS, choose_plan, needless_flags
 from blobstore.converting.gemma_plan import LAYOUTS, WEIGHTS, Choices
-from blobstore.converting.plan import refusal
 from blobstore.converting.run import check_target, run_plan, unchecked_sources
-from blobstore.errors import Fault, UsageError
+from blobstore.errors import UsageError
 from blobstore.fileio.paths import optional_path, path_text, path_texts, target_of
 from blobstore.fileio.ranges import expect
-from blobstore.gemma.enums import Wrapping
 from blobstore.gemma.models import specifier_of
+from blobstore.gemma.runtimes import NAMES
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -35,10 +35,7 @@ if TYPE_CHECKING:
     from blobstore.index.locate import IndexPlace
 
 ConversionKind = Literal["auto", "gemma", "names"]
-_WRAPPINGS = ("it", "pt")
-# With other sizes than Gemma 3's own the runtime corrupts memory when it pools the patches of an image.
-_CORRUPTS = "given an image, gemma.cpp corrupts memory"
-_FIXED_SIZES = tuple(f"config.vit_config.{name}" for name in ("patch_width", "seq_len", "pool_dim"))
+_CHOICES = {"weights": WEIGHTS, "layout": LAYOUTS, "wrapping": ("it", "pt"), "runtime": NAMES}
 
 
 @dataclass(frozen=True)
@@ -182,6 +179,7 @@ def convert(
     weights: str | None = None,
     layout: str | None = None,
     wrapping: str | None = None,
+    runtime: str | None = None,
     tokenizer: str | PathLike[str] | None = None,
     pad: bool = True,
     strict: bool = False,
@@ -205,6 +203,8 @@ def convert(
         weights: For gemma.cpp, the type of the weights: ``sfp`` (8 bits, the default), ``bf16``, ``f32`` or ``i8``.
         layout: For gemma.cpp: ``split`` (the default), almost the checkpoint's order, or ``stock``.
         wrapping: For gemma.cpp: ``it``, instruction-tuned, or ``pt``; by default as the source.
+        runtime: For gemma.cpp: the version that has to run the file, ``2025-10``, ``2026-04`` or ``latest``; what it
+            can't run is refused. By default the file is for the oldest version that can run the model, and those since.
         tokenizer: For gemma.cpp, a ``tokenizer.model``, taken as it is, or a ``tokenizer.json``; by default the one
             beside the source, with the tokens that were added to it.
         pad: For gemma.cpp: repeat the row of ``<pad>`` until the vocabulary is a multiple of 32; if false, refuse such
@@ -236,15 +236,13 @@ def convert(
     source, output, tokenizer = path_text(source), target_of(output), optional_path(tokenizer)
     given = path_texts(adapters)
     start = time.perf_counter()
-    with _planned(source, as_, (weights, layout, wrapping), tokenizer, given, index=index, pad=pad, files=files) as (
-        plan,
-        checkpoint,
-    ):
+    choices = {"weights": weights, "layout": layout, "wrapping": wrapping, "runtime": runtime}
+    with _planned(source, as_, choices, tokenizer, given, index=index, pad=pad, files=files) as (plan, checkpoint):
         check_target(plan, checkpoint, output)
         # What is made as it is read is looked at as it is written, unless that would be too late.
         sources = unchecked_sources(plan, checkpoint, made=strict)
-        findings = [*check_plan(plan, checkpoint.path), *check_values(sources)]
-        _refuse(plan, findings, strict=strict)
+        findings = [*check_plan(plan, checkpoint.path, embedded=index == "embedded"), *check_values(sources)]
+        refuse_plan(plan, findings, strict=strict, runtime=runtime)
         expect(progress, plan.nbytes)
         odd = run_plan(plan, checkpoint, output, version=container, index=index, digests=digests, progress=progress)
         findings += check_values(odd)
@@ -274,6 +272,7 @@ def preview_conversion(
     weights: str | None = None,
     layout: str | None = None,
     wrapping: str | None = None,
+    runtime: str | None = None,
     tokenizer: str | PathLike[str] | None = None,
     pad: bool = True,
     strict: bool = False,
@@ -289,6 +288,7 @@ def preview_conversion(
         weights: As for `convert`.
         layout: As for `convert`.
         wrapping: As for `convert`.
+        runtime: As for `convert`.
         tokenizer: As for `convert`.
         pad: As for `convert`.
         strict: As for `convert`, but for warnings about values.
@@ -306,12 +306,10 @@ def preview_conversion(
         (True, True)
     """
     source, tokenizer, given = path_text(source), optional_path(tokenizer), path_texts(adapters)
-    with _planned(source, as_, (weights, layout, wrapping), tokenizer, given, index=index, pad=pad, files=files) as (
-        plan,
-        checkpoint,
-    ):
-        findings = list(check_plan(plan, checkpoint.path))
-        _refuse(plan, findings, strict=strict)
+    choices = {"weights": weights, "layout": layout, "wrapping": wrapping, "runtime": runtime}
+    with _planned(source, as_, choices, tokenizer, given, index=index, pad=pad, files=files) as (plan, checkpoint):
+        findings = list(check_plan(plan, checkpoint.path, embedded=index == "embedded"))
+        refuse_plan(plan, findings, strict=strict, runtime=runtime)
     return ConversionPreview(
         input=source,
         model=specifier_of(plan.config) if plan.config else None,
@@ -337,7 +335,7 @@ def preview_conversion(
 def _planned(
     source: str,
     kind: str,
-    chosen: tuple[str | None, str | None, str | None],
+    chosen: dict[str, str | None],
     tokenizer: str | None,
     adapters: tuple[str, ...],
     *,
@@ -346,13 +344,17 @@ def _planned(
     files: bool,
 ) -> Iterator[tuple[Plan, Checkpoint]]:
     """Plan a conversion → the plan and the open checkpoint."""
-    weights, layout, wrapping = chosen
     _check("as", kind, KINDS)
-    _check("weights", weights, WEIGHTS)
-    _check("layout", layout, LAYOUTS)
-    _check("wrapping", wrapping, _WRAPPINGS)
+    for name, value in chosen.items():
+        _check(name, value, _CHOICES[name])
     _check("index", index, ("embedded", "external"))
-    choices = Choices(weights or "sfp", layout or "split", wrapping, pad=pad)
+    choices = Choices(
+        chosen["weights"] or "sfp",
+        chosen["layout"] or "split",
+        chosen["wrapping"],
+        pad=pad,
+        runtime=chosen["runtime"],
+    )
     choices.refuse_unusable()
     with open_checkpoint(source, adapters=adapters) as checkpoint:
         plan = choose_plan(
@@ -363,8 +365,7 @@ def _planned(
             max_tensors=MAX_PORTABLE_BLOBS - (index == "embedded"),
             files=files,
         )
-        names = ("weights", "layout", "wrapping")
-        given = [name for name, value in zip(names, chosen, strict=True) if value is not None] + ["no-pad"] * (not pad)
+        given = [name for name, value in chosen.items() if value is not None] + ["no-pad"] * (not pad)
         if given and plan.config is None:
             raise needless_flags(given, source)
         if not files and plan.config is not None:
@@ -376,30 +377,6 @@ def _planned(
 def _check(name: str, value: str | None, allowed: Sequence[str]) -> None:
     if value is not None and value not in allowed:
         raise UsageError("bad-choice", f"{name}: {value!r} is not one of {', '.join(allowed)}")
-
-
-def _refuse(plan: Plan, findings: Sequence[Finding], *, strict: bool) -> None:
-    """Refuse a model that corrupts the runtime's memory; if strict, everything that `check --strict` fails for.
-
-    Raises:
-        CheckpointError: ``cannot-convert``.
-    """
-    is_pooled = plan.config is not None and plan.config.wrapping == Wrapping.VLM
-    corrupting = [found for found in findings if is_pooled and found.subject in _FIXED_SIZES]
-    faults = [
-        Fault(found.code, found.subject, f"{found.message}; {_CORRUPTS}: --as names keeps every tensor")
-        for found in corrupting
-    ]
-    if strict:
-        faults += [
-            Fault(
-                found.code, found.subject, f"{found.message}: {found.effect}; fix: {found.fix}, or leave out --strict"
-            )
-            for found in findings
-            if found.severity != "note" and found not in corrupting
-        ]
-    if faults:
-        raise refusal(faults)
 
 
 def _warnings(findings: Sequence[Finding]) -> Iterator[str]:

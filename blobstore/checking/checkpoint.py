@@ -6,9 +6,9 @@ import math
 from typing import TYPE_CHECKING, NamedTuple
 
 from blobstore.checking.config import check_config
-from blobstore.checking.findings import Finding, finding
+from blobstore.checking.findings import Finding, finding, from_newer
 from blobstore.checking.runtime import has_one_base, unpadded
-from blobstore.checking.tensors import check_model
+from blobstore.checking.tensors import check_model, check_types
 from blobstore.checking.tokenizer import check_sentencepiece
 from blobstore.checkpoint.reader import open_checkpoint
 from blobstore.container.keys import TOKENIZER_KEY
@@ -16,6 +16,7 @@ from blobstore.converting.choose import choose_plan
 from blobstore.converting.finite import not_finite
 from blobstore.converting.run import measure_scales, unchecked_sources
 from blobstore.errors import BlobStoreError, CheckpointError, Fault
+from blobstore.gemma.newer import newer_blobs
 from blobstore.gemma.toc import toc_entry
 
 if TYPE_CHECKING:
@@ -88,15 +89,23 @@ def check_checkpoint(
     return Checked(findings, read)
 
 
-def check_plan(plan: Plan, path: str) -> Iterator[Finding]:
-    """Yield what gemma.cpp can't load in the file that a plan makes of a path; if by name, that it isn't a model."""
+def check_plan(plan: Plan, path: str, *, embedded: bool = True) -> Iterator[Finding]:
+    """Yield what gemma.cpp can't load in the file that a plan makes; if by name, that it isn't a model.
+
+    Args:
+        plan: Of the conversion.
+        path: Of its source.
+        embedded: Whether the name index will be one of the blobs.
+    """
     if plan.config is None:
         yield finding("by-name", path, f"converted by name: a container of {len(plan.tensors)} tensors, not a model")
     else:
+        yield from from_newer(newer_blobs(plan.blob_count(embedded=embedded)))
         yield from check_config(plan.config, one_base=has_one_base(plan.metadata))
         toc = {
             tensor.key: toc_entry(tensor.key, tensor.type, tensor.shape[0], tensor.shape[1]) for tensor in plan.tensors
         }
+        yield from check_types(toc.values())
         yield from check_model(plan.config, toc)
         if plan.tokenizer is None:
             yield finding("no-tokenizer", TOKENIZER_KEY, "there is no tokenizer.model: pass one with --tokenizer")

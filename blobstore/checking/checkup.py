@@ -76,8 +76,9 @@ def check(
 
     Args:
         path: An .sbs file; or a checkpoint, as for `convert`.
-        for_: ``gemma.cpp``: all of its versions, or that of a date; ``any``: a container by name, not for gemma.cpp;
-            ``auto``: whatever the file is for.
+        for_: ``gemma.cpp``: all of its versions; ``gemma.cpp@2026-04``: one of them, for which a checkpoint is
+            converted, as with ``runtime`` of `convert`; ``any``: a container by name, not for gemma.cpp; ``auto``:
+            whatever the file is for.
         weights: For a checkpoint: the type of the weights, as for `convert`.
         tokenizer: For a checkpoint: a ``tokenizer.model`` or ``tokenizer.json``, as for `convert`.
         adapters: For a checkpoint: LoRA adapters that are merged, as for `convert`.
@@ -106,7 +107,7 @@ def check(
     subject = ""
     read: list[str] = []
     if format_of(name) != "sbs":
-        choices = Choices(weights) if weights else Choices()
+        choices = Choices(weights or "sfp", runtime=date or None)
         findings, read = check_checkpoint(
             name, _KINDS[runtime], choices, tokenizer=optional_path(tokenizer), adapters=given, progress=progress
         )

@@ -8,7 +8,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from blobstore.checking.codes import CODES
-from blobstore.checking.findings import finding
+from blobstore.checking.findings import finding, from_newer
 from blobstore.checking.vision import LANES, MATMUL_ROWS, MAX_COLUMNS, check_vision
 from blobstore.container.keys import CONFIG_KEY
 from blobstore.converting.gemma_config import lost_stops, right_label, runtime_faults
@@ -67,7 +67,7 @@ def check_config(config: ModelConfig, *, one_base: bool = False) -> Iterator[Fin
     if config.trailing:
         what = f"{4 * len(config.trailing)} bytes follow the config's record"
         yield finding("config-trailing", CONFIG_KEY, what)
-    yield from (finding(*newer[:3], runtimes=newer.runtimes) for newer in newer_config(config))
+    yield from from_newer(newer_config(config))
     if config.weight == WeightType.NUQ:
         yield finding("nuq-weights", "config.weight", "the weights are nuq")
     if config.weight == WeightType.I8:

@@ -13,9 +13,10 @@ from blobstore.errors import BlobStoreError, FormatError
 from blobstore.gemma.runtimes import NAMES
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Iterable, Iterator, Sequence
 
     from blobstore.checking.codes import Severity
+    from blobstore.gemma.newer import Newer
 
 _SHOWN = 4
 
@@ -156,6 +157,12 @@ def finding(
         names,
         kind.runtimes if runtimes is None else runtimes,
     )
+
+
+def from_newer(items: Iterable[Newer]) -> Iterator[Finding]:
+    """Yield what some version of gemma.cpp doesn't read as findings."""
+    for item in items:
+        yield finding(item.code, item.subject, item.message, runtimes=item.runtimes)
 
 
 def from_error(error: BlobStoreError, subject: str) -> Finding:

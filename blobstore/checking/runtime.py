@@ -10,16 +10,16 @@ from collections import Counter
 from typing import TYPE_CHECKING
 
 from blobstore.checking.config import check_config
-from blobstore.checking.findings import asked_for, finding
+from blobstore.checking.findings import asked_for, finding, from_newer
 from blobstore.checking.structure import open_checked
-from blobstore.checking.tensors import KNOWN_MODELS, check_model, check_toc
+from blobstore.checking.tensors import KNOWN_MODELS, check_model, check_toc, check_types
 from blobstore.checking.tokenizer import check_tokenizer
 from blobstore.container.keys import CONFIG_KEY, OWN_KEYS, RESERVED_KEYS, SCALES_KEY, TOC_KEY, encode_key
 from blobstore.converting.gemma_config import VOCABULARY_STEP
 from blobstore.errors import FormatError
 from blobstore.gemma.config import ModelConfig
 from blobstore.gemma.legacy import TYPE_LETTERS, has_model_keys, legacy_tensors
-from blobstore.gemma.newer import newer_blobs, newer_toc
+from blobstore.gemma.newer import newer_blobs
 from blobstore.gemma.runtimes import LATEST
 from blobstore.gemma.tensors import tensors_of
 from blobstore.gemma.toc import parse_toc
@@ -107,7 +107,7 @@ def check_runtime(reader: BlobReader, index: NameIndex | None, *, tokenizer: boo
         index: Its name index, if it has one.
         tokenizer: Whether to read the tokenizer's pieces, which takes longest.
     """
-    yield from (finding(*newer[:3], runtimes=newer.runtimes) for newer in newer_blobs(len(reader)))
+    yield from from_newer(newer_blobs(len(reader)))
     yield from _keys(reader)
     if TOC_KEY not in reader and _has_letters(reader):
         yield from _before_2025(reader)
@@ -135,7 +135,7 @@ def check_runtime(reader: BlobReader, index: NameIndex | None, *, tokenizer: boo
         return
     compared = config is not None and config.model in KNOWN_MODELS
     known = {spec.key for spec in tensors_of(config)} if config and compared else {*toc}
-    yield from (finding(*newer[:3], runtimes=newer.runtimes) for newer in newer_toc(toc.values()))
+    yield from check_types(toc.values())
     yield from check_toc(reader, toc, known, UnpackedBlobs(reader, index))
     if config:
         yield from check_model(config, toc)

@@ -4,18 +4,19 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from blobstore.checking.findings import finding
+from blobstore.checking.findings import finding, from_newer
 from blobstore.checking.vision import MATMUL_ROWS
 from blobstore.codecs.element_types import BY_NAME
 from blobstore.container.keys import INDEX_KEY, RESERVED_KEYS
 from blobstore.container.layout import KEY_NBYTES
 from blobstore.gemma.enums import Model, WeightType
+from blobstore.gemma.newer import newer_toc
 from blobstore.gemma.runtimes import APRIL
 from blobstore.gemma.tensors import check_tensors, tensors_of
 from blobstore.gemma.toc import odd_strides, stride_fault, toc_entry
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Mapping, Sequence
+    from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 
     from blobstore.checking.findings import Finding
     from blobstore.container.reader import BlobReader
@@ -89,8 +90,14 @@ def check_toc(
         if entry.type.bits and _odd_numbers(entry):
             what = "element_bytes or num_elements in the toc don't follow from type and shape"
             yield finding("toc-numbers", key, what)
+
+
+def check_types(toc: Collection[TocEntry]) -> Iterator[Finding]:
+    """Yield what some runtime can't read in a toc because of a tensor's type or name."""
+    yield from from_newer(newer_toc(toc))
+    for entry in toc:
         if entry.type == BY_NAME["f32"] and entry.nbytes > _MAX_READ_NBYTES:
-            yield finding("f32-large", key, f"{entry.nbytes} bytes of f32 in one tensor")
+            yield finding("f32-large", entry.name, f"{entry.nbytes} bytes of f32 in one tensor")
 
 
 def _odd_numbers(entry: TocEntry) -> bool:

@@ -13,6 +13,7 @@ from blobstore.conversion import convert, preview_conversion
 from blobstore.converting.choose import KINDS
 from blobstore.converting.gemma_plan import LAYOUTS, WEIGHTS
 from blobstore.errors import UsageError
+from blobstore.gemma.runtimes import NAMES
 
 if TYPE_CHECKING:
     import argparse
@@ -24,6 +25,7 @@ EXAMPLE = """example:
   blobstore convert gemma-3-270m-it/ -o out.sbs --weights bf16 --dry-run
   blobstore convert Llama-3.2-1B/ -o llama.sbs                          (any other: every tensor by name, unchanged)
   blobstore convert gemma-3-270m-it-Q8_0.gguf -o gemma3-270m-sfp-it.sbs
+  blobstore convert gemma-3-4b-text/ -o text.sbs --runtime latest       (a file for the newest gemma.cpp known here)
   blobstore convert gemma-3-270m-it/ --adapter lora/ -o tuned.sbs       (with a LoRA adapter of peft or unsloth merged)
 
 SRC is a .safetensors file, a model.safetensors.index.json, or a folder with either, or with shards; or the same of
@@ -57,6 +59,11 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
         help="split (default): loads faster, almost the checkpoint's order; stock: as in published files",
     )
     gemma.add_argument("--wrapping", choices=("it", "pt"), help="instruction-tuned or pre-trained (default: as SRC)")
+    gemma.add_argument(
+        "--runtime",
+        choices=NAMES,
+        help="the version of gemma.cpp that has to run the file (default: the oldest that can, and those since)",
+    )
     gemma.add_argument(
         "--no-pad",
         action="store_true",
@@ -97,6 +104,7 @@ def run(options: argparse.Namespace) -> int:
         "weights": options.weights,
         "layout": options.layout,
         "wrapping": options.wrapping,
+        "runtime": options.runtime,
         "tokenizer": options.tokenizer,
         "pad": not options.no_pad,
         "strict": options.strict,

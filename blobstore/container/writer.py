@@ -446,9 +446,7 @@ class ContainerWriter(Completing):
         if encoded in self._seen:
             raise UsageError("duplicate-key", f"{key!r} is already in the file")
         if len(self._sizes) == self._max_blobs:
-            limit = "every gemma.cpp takes" if self._max_blobs == layout.MAX_PORTABLE_BLOBS else "this file may have"
-            message = f"{key!r} would be one more than the {self._max_blobs} blobs that {limit}"
-            raise UsageError("too-many-blobs", message)
+            raise one_too_many(key, self._max_blobs)
         return encoded
 
     def _put(self, data: Data, *, immutable: bool) -> None:
@@ -489,6 +487,12 @@ class ContainerWriter(Completing):
             write_at(file, self._begin + directory.payload_end, bytes(directory.file_size - directory.payload_end))
         write_at(file, self._begin, head, self.path)
         seek(file, self._begin + directory.file_size)
+
+
+def one_too_many(name: str, max_blobs: int) -> UsageError:
+    """Return the error for a blob that is one more than a file may have."""
+    limit = "every gemma.cpp takes" if max_blobs == layout.MAX_PORTABLE_BLOBS else "this file may have"
+    return UsageError("too-many-blobs", f"{name!r} would be one more than the {max_blobs} blobs that {limit}")
 
 
 def _check_stream(stream: Any, version: int) -> int:  # noqa: ANN401 (anything may be given)

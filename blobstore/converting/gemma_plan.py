@@ -17,12 +17,22 @@ from blobstore.converting.gemma_families import family_of
 from blobstore.converting.gemma_recognise import Recognised, recognise
 from blobstore.converting.gemma_vocabulary import PAD_PIECE, Pieces
 from blobstore.converting.pieces import Piece, rows_of
-from blobstore.converting.plan import Plan, PlannedAlias, PlannedPart, PlannedTensor, plan_begun, refusal
+from blobstore.converting.plan import (
+    Plan,
+    PlannedAlias,
+    PlannedPart,
+    PlannedTensor,
+    plan_begun,
+    refusal,
+    too_many_blobs,
+)
+from blobstore.converting.runtime_choice import as_chosen
 from blobstore.converting.sources.comparing import Sources
 from blobstore.converting.sources.foreign import foreign_tensors
 from blobstore.errors import CheckpointError, Fault, UsageError
 from blobstore.gemma.enums import WeightType, Wrapping
 from blobstore.gemma.models import is_gemma3
+from blobstore.gemma.runtimes import LATEST
 from blobstore.gemma.tensors import default_type
 from blobstore.index.metadata import CHOICES, REARRANGED
 from blobstore.store.arrangement import dump_arrangement
@@ -50,22 +60,24 @@ class Choices:
             files.
         wrapping: ``it``, ``pt``, or None for what the checkpoint says.
         pad: Whether a vocabulary that isn't a multiple of 32 is padded; else it is refused.
+        runtime: The version of gemma.cpp that the file is for, or None for the oldest that can run the model.
     """
 
     weights: str = "sfp"
     layout: str = "split"
     wrapping: str | None = None
     pad: bool = True
+    runtime: str | None = None
 
     def refuse_unusable(self) -> None:
-        """Refuse what no runtime up to April 2026 runs. `verify` still compares such files.
+        """Refuse what no runtime up to April 2026 runs, unless a later one is chosen. `verify` compares such files.
 
         Raises:
             UsageError: ``i8-stock``.
         """
-        if (self.weights, self.layout) == ("i8", "stock"):
-            what = "gemma.cpp hangs when it loads i8 weights in the stock layout: use --layout split"
-            raise UsageError("i8-stock", what)
+        if (self.weights, self.layout) == ("i8", "stock") and self.runtime != LATEST.name:
+            what = "gemma.cpp up to 2026-04 hangs when it loads i8 weights in the stock layout"
+            raise UsageError("i8-stock", f"{what}: use --layout split, or --runtime {LATEST.name}")
 
 
 def is_gemma(checkpoint: Checkpoint) -> bool:
@@ -97,7 +109,7 @@ def plan_for_gemma(
     recognised = _recognised(checkpoint, tokenizer)
     wrapping, why = _wrapping(recognised, choices, chat_template=chat_template)
     weight = WeightType(BY_NAME[choices.weights].number)
-    config = replace(recognised.config, weight=weight, wrapping=wrapping)
+    config = as_chosen(replace(recognised.config, weight=weight, wrapping=wrapping), choices.runtime)
     sources = Sources(recognised, checkpoint, choices.layout)
     faults = _faults(config, sources, pad=choices.pad)
     if faults:
@@ -116,6 +128,9 @@ def plan_for_gemma(
     plan.tensors += _tensors(sources, choices)
     _add_names(plan, sources)
     plan.metadata[CHOICES] = _choices_text(recognised, config, choices)
+    fault = too_many_blobs(plan.blob_count(embedded=True))
+    if fault:
+        raise _refusal([fault])
     return plan
 
 
@@ -194,6 +209,8 @@ def _choices_text(recognised: Recognised, config: ModelConfig, choices: Choices)
         made["vocabulary"] = recognised.vocabulary.tokens
     if is_gemma3(config) and not config.use_global_timescale:
         made["rope_bases"] = recognised.bases  # otherwise the config might be one that lacks the field
+    if config.model != recognised.config.model:
+        made["runtime"] = choices.runtime
     return json.dumps(made, sort_keys=True)
 
 

@@ -9,7 +9,8 @@ from blobstore.checkpoint.carried import files_beside
 from blobstore.checkpoint.file_names import CONFIG
 from blobstore.checkpoint.tied import head_of, why_tied
 from blobstore.checkpoint.told import LeftOut, lines_of
-from blobstore.container.layout import MAX_PORTABLE_BLOBS
+from blobstore.container.keys import CONFIG_KEY, TOC_KEY, TOKENIZER_KEY
+from blobstore.container.layout import MAX_BLOBS, MAX_PORTABLE_BLOBS
 from blobstore.errors import CheckpointError, Fault, UsageError, listed
 from blobstore.index import shape_fault
 from blobstore.index.metadata import ADAPTERS, OWN_METADATA, foreign_metadata
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
     from blobstore.converting.pieces import Piece
     from blobstore.gemma.config import ModelConfig
 
+_RUNTIME_BLOBS = (CONFIG_KEY, TOKENIZER_KEY, TOC_KEY)  # beside the tensors
 _SHOWN = 8
 _FILES_SHOWN = 24
 _SHOWN_TEXT = 200
@@ -117,6 +119,12 @@ class Plan:
         """Bytes of all tensors."""
         return sum(tensor.nbytes for tensor in [*self.tensors, *self.extras])
 
+    def blob_count(self, *, embedded: bool) -> int:
+        """Return how many blobs the file has; ``embedded`` is whether the name index is one of them."""
+        own = len(_RUNTIME_BLOBS) if self.config is not None else 0
+        tensors = sum(tensor.nbytes > 0 for tensor in [*self.tensors, *self.extras])
+        return tensors + len(self.files) + own + embedded
+
     @property
     def indexed_aliases(self) -> list[PlannedAlias]:
         """The aliases that the index lists: those of tensors that are stored as one run."""
@@ -190,6 +198,15 @@ def refusal(faults: Sequence[Fault], *, fix: str = "") -> CheckpointError:
     error = CheckpointError("cannot-convert", f"{lines}; {fix}" if fix and fix not in lines else lines)
     error.faults = tuple(faults)
     return error
+
+
+def too_many_blobs(count: int) -> Fault | None:
+    """Return a fault of a file that would have more blobs than any reader takes."""
+    if count <= MAX_BLOBS:
+        return None
+    return Fault(
+        "too-many-blobs", "directory", f"the file would have {count} blobs, no gemma.cpp reads over {MAX_BLOBS}"
+    )
 
 
 def _faults(name: str, entry: SourceTensor) -> list[str]:

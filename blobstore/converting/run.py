@@ -7,6 +7,7 @@ import shutil
 from typing import TYPE_CHECKING
 
 from blobstore.codecs import are_finite
+from blobstore.container.layout import MAX_PORTABLE_BLOBS
 from blobstore.converting.pieces import encoded_chunks, scale_of, stored_ranges
 from blobstore.converting.plan import refusal
 from blobstore.errors import CheckpointError, Fault, in_file
@@ -80,6 +81,7 @@ def run_plan(
         index=index,
         digests=digests,
         metadata=plan.metadata,
+        max_blobs=max(MAX_PORTABLE_BLOBS, plan.blob_count(embedded=index == "embedded")),
     )
     odd: dict[str, SourceTensor] = {}
     with model:

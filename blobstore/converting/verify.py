@@ -18,6 +18,7 @@ from blobstore.fileio.ranges import FileRange, first_byte_between, first_differe
 from blobstore.gemma.config import ModelConfig
 from blobstore.gemma.enums import OpenEnum, Wrapping
 from blobstore.gemma.records import Record
+from blobstore.gemma.runtimes import NAMES
 from blobstore.gemma.toc import build_toc, toc_entry
 from blobstore.index.metadata import ADAPTERS, BASE, BASE_NAME, CHOICES, FILES, MODEL_CHOICES, PACKED_FROM
 from blobstore.store.values import stored
@@ -126,8 +127,9 @@ def _choices(path: str, text: str) -> Choices:
     try:
         values = json.loads(text)
         if not values.keys() <= {*MODEL_CHOICES}:
-            choices = Choices(values["weights"], values["layout"], values["wrapping"])
-            if choices.weights in WEIGHTS and choices.layout in LAYOUTS and choices.wrapping in _WRAPPINGS:
+            choices = Choices(values["weights"], values["layout"], values["wrapping"], runtime=values.get("runtime"))
+            are_known = choices.weights in WEIGHTS and choices.layout in LAYOUTS and choices.wrapping in _WRAPPINGS
+            if are_known and choices.runtime in (None, *NAMES):
                 return choices
             raise ValueError("unknown choices")
     except (ValueError, KeyError, TypeError, AttributeError):

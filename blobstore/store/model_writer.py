@@ -11,6 +11,7 @@ import numpy as np
 from blobstore.codecs import encode_pieces, scale_for
 from blobstore.codecs.element_types import BY_NAME, as_element_type
 from blobstore.container.keys import CONFIG_KEY, NO_TOKENIZER, TOC_KEY, TOKENIZER_KEY
+from blobstore.container.layout import MAX_PORTABLE_BLOBS
 from blobstore.container.suggest import close_to
 from blobstore.errors import UsageError, listed
 from blobstore.fileio.closing import Completing
@@ -64,6 +65,7 @@ class ModelWriter(Completing):
         index: IndexPlace = "embedded",
         digests: bool = True,
         metadata: Mapping[str, str] | None = None,
+        max_blobs: int = MAX_PORTABLE_BLOBS,
     ) -> None:
         """Begin a file.
 
@@ -75,10 +77,12 @@ class ModelWriter(Completing):
             index: Where the name index goes; ``none`` leaves it out.
             digests: Store the SHA-256 of each blob in the index.
             metadata: Text → text, for the index.
+            max_blobs: How many blobs the file may have, as for `blobstore.BlobWriter`.
 
         Raises:
-            UsageError: As `blobstore.create`; ``bad-field`` for a config that can't be stored; ``global-rope`` for the
-                config of a Gemma 3 that doesn't say whether global layers have a RoPE base of their own.
+            UsageError: As `blobstore.create`; ``bad-max-blobs``; ``bad-field`` for a config that can't be stored;
+                ``global-rope`` for the config of a Gemma 3 that doesn't say whether global layers have a RoPE base of
+                their own.
         """
         if is_gemma3(config) and not config.use_global_timescale and config.extent is None:
             what = "a Gemma 3 needs use_global_timescale=True: without it gemma.cpp since October 2025 gives its global"
@@ -86,7 +90,9 @@ class ModelWriter(Completing):
             raise UsageError("global-rope", f"{what} layers a wrong RoPE base; {fix}")
         config.to_bytes()  # fail now, not after gigabytes
         self.config = config
-        self.store: StoreWriter = StoreWriter(target, version=version, index=index, digests=digests, metadata=metadata)
+        self.store: StoreWriter = StoreWriter(
+            target, version=version, index=index, digests=digests, metadata=metadata, max_blobs=max_blobs
+        )
         self._tokenizer = tokenizer or NO_TOKENIZER
         self._specs = {spec.key: spec for spec in tensors_of(config)}
         self._toc: dict[str, TocEntry] = {}

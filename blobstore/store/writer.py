@@ -12,7 +12,7 @@ from blobstore.codecs import element_types
 from blobstore.codecs.element_types import as_element_type
 from blobstore.container.keys import OWN_KEYS
 from blobstore.container.layout import MAX_PORTABLE_BLOBS
-from blobstore.container.writer import ContainerWriter
+from blobstore.container.writer import ContainerWriter, one_too_many
 from blobstore.errors import UsageError
 from blobstore.fileio.closing import Completing
 from blobstore.fileio.ranges import CHUNK_NBYTES
@@ -63,11 +63,14 @@ class StoreWriter(Completing):
         index: IndexPlace = "embedded",
         digests: bool = True,
         metadata: Mapping[str, str] | None = None,
+        max_blobs: int = MAX_PORTABLE_BLOBS,
     ) -> None:
-        """Begin a file; see `blobstore.create`."""
+        """Begin a file; see `blobstore.create`, and `blobstore.BlobWriter` for ``max_blobs``."""
         check_place(index)
         refuse_external_to_stream(target, index)
-        self._writer = ContainerWriter(target, version=version, digests=digests and index != "none")
+        hashing = digests and index != "none"
+        self._writer = ContainerWriter(target, version=version, digests=hashing, max_blobs=max_blobs)
+        self._max_blobs = max_blobs
         self._index = index
         self._has_digests = digests
         self._entries: dict[str, Entry] = {}
@@ -376,9 +379,8 @@ class StoreWriter(Completing):
                 "key-collision", f"{name!r} and {self._owners[key]!r} both have the key {key!r}: rename one"
             )
         _check_not_reserved(key)
-        if len(self._writer.keys) >= MAX_PORTABLE_BLOBS - (self._index == "embedded"):
-            what = f"one more than the {MAX_PORTABLE_BLOBS} blobs that every gemma.cpp takes"
-            raise UsageError("too-many-blobs", f"{name!r} would be {what}")
+        if len(self._writer.keys) >= self._max_blobs - (self._index == "embedded"):
+            raise one_too_many(name, self._max_blobs)
 
     def _require_index(self, name: str) -> None:
         if self._index == "none":
