@@ -23,9 +23,11 @@ from blobstore.converting.gemma_plan import WEIGHTS, Choices
 from blobstore.converting.plan import too_many_blobs
 from blobstore.converting.runtime_choice import as_chosen
 from blobstore.converting.verify import plan_again
+from blobstore.edit.rewrite import Edits, apply_edits
 from blobstore.errors import CheckpointError, UsageError
 from blobstore.gemma.config import ModelConfig
 from blobstore.gemma.enums import Model, WeightType, Wrapping
+from blobstore.gemma.families.sizes import Dimensions
 from blobstore.gemma.models import DIMENSIONS, config_of, model_config, specifier_of
 from blobstore.gemma.newer import newer_config
 from blobstore.gemma.runtimes import NAMES
@@ -221,7 +223,32 @@ def test_a_vision_part_that_is_missing_makes_a_text_only_model(tmp_path: Path) -
     assert plan.config.wrapping == Wrapping.PT
 
 
-def test_a_file_with_a_number_of_the_latest_is_exported_and_compared_like_others(tmp_path: Path) -> None:
+def test_a_text_only_gemma_3_for_the_latest_is_verified_exported_and_compared_like_others(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    recipe, out, back = sound_recipe("gemma3"), tmp_path / "m.sbs", tmp_path / "back.safetensors"
+    source, size = recipe.write(tmp_path / "c"), recipe.size
+    sizes = (size.layers, size.width, size.hidden, size.heads, size.kv_heads, size.head)
+    monkeypatch.setitem(DIMENSIONS, Model.GEMMA3_4B, Dimensions("", *sizes))  # the published model is small here
+    done = blobstore.convert(source, out, weights="bf16", runtime=LATEST)
+    assert (done.model, done.runs_in) == ("gemma3-4b-lm-bf16-pt", (LATEST,))
+    assert blobstore.check(out).runs_in == (LATEST,)
+    assert blobstore.verify(out, against=source).ok
+    assert not blobstore.repair(out).changes
+    assert blobstore.diff(out, source).counts.keys() <= {"same", "alias"}
+    blobstore.export(out, back)
+    assert blobstore.diff(back, source).counts.keys() <= {"same", "alias", "metadata"}
+    # `verify` reads which runtime it was made for, and says so of a file that was made for another.
+    blobstore.convert(source, tmp_path / "all.sbs", weights="bf16")
+    assert blobstore.verify(tmp_path / "all.sbs", against=source).ok
+    with blobstore.BlobReader(tmp_path / "all.sbs") as reader:
+        older = bytes(reader["config"])
+    apply_edits(out, tmp_path / "mixed.sbs", Edits(config=older))
+    assert main(["verify", str(tmp_path / "mixed.sbs"), "--against", str(source)]) == 1
+    assert "model is GEMMA3_4B, the source makes it GEMMA3_4B_LM" in capsys.readouterr().out
+
+
+def test_a_file_of_the_latest_that_lacks_the_word_is_repaired(tmp_path: Path) -> None:
     source, made, late = sound_recipe("gemma3").write(tmp_path / "c"), tmp_path / "m.sbs", tmp_path / "late.sbs"
     convert(source, made, Choices("bf16"))
     with blobstore.open(made, by="keys") as store:
