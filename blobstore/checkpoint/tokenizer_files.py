@@ -14,8 +14,9 @@ from blobstore.fileio.descriptors import refuse_irregular
 from blobstore.fileio.source import read_beginning
 from blobstore.gemma.tokenizer import count_pieces, pieces_of
 from blobstore.tokenizer.added import FIRST_NBYTES, added_by_text, added_in_config, added_in_json
+from blobstore.tokenizer.document import InexpressibleError
 from blobstore.tokenizer.fitting import MadeTokenizer, Tokenizer, of_pieces
-from blobstore.tokenizer.from_json import InexpressibleError, parse_tokenizer
+from blobstore.tokenizer.from_json import parse_tokenizer
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping

@@ -17,6 +17,8 @@ if TYPE_CHECKING:
 
 MAX_WORD = (1 << 32) - 1
 MAX_STRING_WORDS = 64
+_PACKED = [struct.Struct(f"<{count}I") for count in range(MAX_STRING_WORDS + 1)]  # so many words as bytes
+_SHOWN_NBYTES = 40  # of bytes that can't be stored
 
 
 class Cursor:
@@ -66,10 +68,23 @@ class FieldType:
         """
         raise NotImplementedError
 
+    def read_many(self, cursor: Cursor, count: int) -> tuple[Any, ...]:
+        """Read so many values: at most as many as words follow.
+
+        Raises:
+            FormatError: ``fields-…``.
+        """
+        return tuple(self.read(cursor) for _ in range(count))
+
 
 class _U32(FieldType):
     def read(self, cursor: Cursor) -> int:
         return cursor.word()
+
+    def read_many(self, cursor: Cursor, count: int) -> tuple[int, ...]:
+        start = cursor.position
+        cursor.position += count
+        return tuple(cursor.words[start : cursor.position])
 
     def write(self, value: Any, words: list[int]) -> None:  # noqa: ANN401
         if int(value) != value or not 0 <= value <= MAX_WORD:
@@ -140,11 +155,48 @@ class _String(FieldType):
         words.extend(struct.unpack(f"<{len(raw) // 4}I", raw))
 
 
+class _Bytes(FieldType):
+    """A string of any bytes but a whole word of zeros, and a zero at the end: what later runtimes take for text."""
+
+    def read(self, cursor: Cursor) -> bytes:
+        count = cursor.word()
+        if count > MAX_STRING_WORDS:
+            raise cursor.error("fields-string", f"a string of {count} words is longer than {MAX_STRING_WORDS}")
+        if count > cursor.end - cursor.position:
+            raise cursor.error("fields-truncated", f"a record ends at word {cursor.end}, inside a string", cursor.end)
+        start = cursor.position
+        cursor.position += count
+        chunk = cursor.words[start : cursor.position]
+        if 0 in chunk:
+            raise cursor.error("fields-string", "a string has a word of zeros", start + chunk.index(0))
+        return _PACKED[count].pack(*chunk).rstrip(b"\0")
+
+    def write(self, value: Any, words: list[int]) -> None:  # noqa: ANN401
+        fault = bytes_fault(value)
+        if fault:
+            raise ValueError(f"{value[:_SHOWN_NBYTES]!r} {fault}")
+        count = -(-len(value) // 4)
+        words.append(count)
+        words.extend(_PACKED[count].unpack(value.ljust(4 * count, b"\0")))
+
+
+def bytes_fault(value: bytes) -> str:
+    """Return why bytes can't be a string of later runtimes; empty if they can."""
+    if len(value) > 4 * MAX_STRING_WORDS:
+        return f"has {len(value)} bytes: a string has at most {4 * MAX_STRING_WORDS}"
+    if b"\0" in value:
+        words = _PACKED[-(-len(value) // 4)].unpack(value.ljust(-(-len(value) // 4) * 4, b"\0"))
+        if value.endswith(b"\0") or 0 in words:
+            return "has a NUL at its end, or four in a row that are a word: a string ends there"
+    return ""
+
+
 U32: FieldType = _U32()
 I32: FieldType = _I32()
 F32: FieldType = _F32()
 BOOL: FieldType = _Bool()
 STRING: FieldType = _String()
+BYTES: FieldType = _Bytes()
 
 
 class EnumType(FieldType):
@@ -179,7 +231,7 @@ class VectorType(FieldType):
         count = cursor.word()
         if count > self._limit or count > cursor.end - cursor.position:
             raise cursor.error("fields-vector", f"{count} elements are more than the record can hold")
-        return tuple(self._of.read(cursor) for _ in range(count))
+        return self._of.read_many(cursor, count)
 
     def write(self, value: Any, words: list[int]) -> None:  # noqa: ANN401
         """Append the count and all values."""

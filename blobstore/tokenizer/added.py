@@ -11,13 +11,15 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from blobstore.index.strict_json import parse_json
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Collection, Iterable, Iterator
 
-_MAX_ID = 1 << 31
+MAX_ID = 1 << 31
 FIRST_NBYTES = 1 << 22  # of tokenizer.json: the added tokens of published files take less
 _FLAGS = ("special", "lstrip", "rstrip", "single_word")
 _DECODER = json.JSONDecoder()
 _BLANKS = " \t\r\n"
+# Stand for an image in prompts of transformers. gemma.cpp puts the image there by itself.
+_PLACEHOLDERS = ("<image_soft_token>", "<image>")
 
 
 class AddedToken(NamedTuple):
@@ -40,6 +42,17 @@ class AddedToken(NamedTuple):
 
 
 Added = dict[int, AddedToken]
+
+
+def rows_needed(added: Iterable[AddedToken], placeholders: Collection[int]) -> int:
+    """Return how many rows of an embedding added tokens need: those that stand for images need none.
+
+    Args:
+        added: The tokens.
+        placeholders: Ids of tokens that stand for images.
+    """
+    needed = (token.id + 1 for token in added if token.id not in placeholders and token.text not in _PLACEHOLDERS)
+    return max(needed, default=0)
 
 
 def added_in_json(beginning: bytes, whole: Callable[[], bytes]) -> Added:
@@ -142,7 +155,7 @@ def added_by_text(value: object) -> Added:
 
 def _token(number: object, item: dict[str, Any]) -> AddedToken:
     text = item.get("content")
-    if type(number) is not int or not 0 <= number < _MAX_ID:
+    if type(number) is not int or not 0 <= number < MAX_ID:
         raise ValueError(f"an added token has the id {number!r:.40}")
     if not isinstance(text, str) or not text:
         raise ValueError(f"the added token {number} has the content {text!r:.40}")

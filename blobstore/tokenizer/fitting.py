@@ -6,23 +6,20 @@ Spec: spec/gemma.md, Tokenizer.
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
-from blobstore.errors import listed
 from blobstore.gemma.tokenizer import BYTE, CONTROL, UNKNOWN, UNUSED, USER_DEFINED, count_pieces, find_piece, pieces_of
+from blobstore.tokenizer.added import rows_needed
+from blobstore.tokenizer.notes import left_out, listed_changes, listed_texts, narrowed
 from blobstore.tokenizer.proto import Piece, append_pieces, dump_model, new_model, parse_model
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterable, Iterator, Sequence
 
-    from blobstore.tokenizer.added import Added, AddedToken
+    from blobstore.tokenizer.added import Added
     from blobstore.tokenizer.from_json import JsonTokenizer
 
-_SHOWN = 5
-_SHOWN_TEXT = 40
 _RESERVED = (UNKNOWN, CONTROL, BYTE)  # their texts may be those of other pieces, too
-# Stand for an image in prompts of transformers. gemma.cpp puts the image there by itself.
-_PLACEHOLDERS = ("<image_soft_token>", "<image>")
 _INSTALL = "pip install protobuf"
 
 
@@ -31,12 +28,34 @@ class Fitted:
     """A tokenizer as it goes into a file.
 
     Attributes:
-        raw: The SentencePiece model.
+        raw: The blob.
         notes: What was changed and what was left out, a line each.
     """
 
     raw: bytes
     notes: tuple[str, ...] = ()
+
+
+class FittingTokenizer(Protocol):
+    """A checkpoint's tokenizer, of any kind."""
+
+    @property
+    def rows(self) -> int:
+        """How many rows of the embedding its tokens need; those that stand for images need none."""
+
+    def find(self, text: str) -> int | None:
+        """Return the id of a token by its text."""
+
+    def fitted(self, tokens: int, rows: int = 0) -> Fitted:
+        """Return what goes into a file.
+
+        Args:
+            tokens: How many rows of the embedding are tokens.
+            rows: With those that only fill it up.
+
+        Raises:
+            MissingExtraError: ``missing-extra``: it has to be made, which needs protobuf.
+        """
 
 
 @dataclass(frozen=True)
@@ -58,7 +77,7 @@ class Tokenizer:
     @property
     def rows(self) -> int:
         """How many rows of the embedding its tokens need; those that stand for images need none."""
-        return max([count_pieces(self.raw), *_ends(self.added.values(), self.placeholders)])
+        return max(count_pieces(self.raw), rows_needed(self.added.values(), self.placeholders))
 
     def find(self, text: str) -> int | None:
         """Return the id of a token by its text."""
@@ -110,7 +129,7 @@ class MadeTokenizer:
     def rows(self) -> int:
         """As of `Tokenizer`."""
         normal = max((number for number in self.json.pieces if number not in self.json.added), default=-1)
-        return max([normal + 1, *_ends(self.json.added.values(), self.placeholders)])
+        return max(normal + 1, rows_needed(self.json.added.values(), self.placeholders))
 
     def find(self, text: str) -> int | None:
         """As of `Tokenizer`."""
@@ -147,15 +166,12 @@ class MadeTokenizer:
             yield f"tokenizer: {what}: some texts get other tokens than in transformers"
         if self.json.renamed:
             new = self.json.added
-            shown = [
-                f"{number} {_text(old.encode())} → {_text(new[number].piece)}"
-                for number, old in self.json.renamed.items()
-            ]
-            yield f"tokenizer: {_pieces(len(shown))} renamed as its added_tokens say: {listed(shown, _SHOWN)}"
+            shown = [(number, old.encode(), new[number].piece) for number, old in self.json.renamed.items()]
+            yield f"tokenizer: {_pieces(len(shown))} renamed as its added_tokens say: {listed_changes(shown)}"
         yield from _filled([number for number in range(tokens) if number not in self.json.pieces])
-        yield from _narrowed(self.json.added.values())
+        yield from narrowed(self.json.added.values(), "SentencePiece")
         beyond = {number: piece.text for number, piece in self.json.pieces.items() if number >= tokens}
-        yield from _left_out(beyond, tokens)
+        yield from left_out(beyond, tokens)
 
 
 def of_pieces(pieces: Iterable[tuple[bytes, float, int]], source: str) -> bytes:
@@ -248,17 +264,17 @@ class _Changes:
         """Say what is changed, and what is left out."""
         source = self._source
         if self.appended:
-            yield f"tokenizer: {_pieces(len(self.appended))} added from {source}: {_listed(self.appended)}"
+            yield f"tokenizer: {_pieces(len(self.appended))} added from {source}: {listed_texts(self.appended)}"
         if self.renamed:
-            shown = [f"{number} {_text(self._old[number])} → {_text(new)}" for number, new in self.renamed.items()]
-            yield f"tokenizer: {_pieces(len(self.renamed))} renamed as in {source}: {listed(shown, _SHOWN)}"
+            shown = [(number, self._old[number], new) for number, new in self.renamed.items()]
+            yield f"tokenizer: {_pieces(len(self.renamed))} renamed as in {source}: {listed_changes(shown)}"
         yield from _filled([number for number in self._holes() if number < self._end])
-        yield from _narrowed(self._tokens[number] for number in [*self.renamed, *self.appended])
+        yield from narrowed((self._tokens[number] for number in [*self.renamed, *self.appended]), "SentencePiece")
         if self._bytes:
-            yield f"tokenizer: left out, since their pieces stand for bytes: {_listed(self._bytes)}"
+            yield f"tokenizer: left out, since their pieces stand for bytes: {listed_texts(self._bytes)}"
         if self._twice:
-            yield f"tokenizer: left out, since other pieces have the same text: {_listed(self._twice)}"
-        yield from _left_out(self._beyond, self._end)
+            yield f"tokenizer: left out, since other pieces have the same text: {listed_texts(self._twice)}"
+        yield from left_out(self._beyond, self._end)
 
 
 def _must_be_made(source: str) -> str:
@@ -267,10 +283,6 @@ def _must_be_made(source: str) -> str:
 
 def _without(what: str, other: str) -> str:
     return f"{what}, which needs protobuf: {_INSTALL}; or {other}"
-
-
-def _ends(added: Iterable[AddedToken], placeholders: Collection[int]) -> Iterator[int]:
-    return (token.id + 1 for token in added if token.id not in placeholders and token.text not in _PLACEHOLDERS)
 
 
 def _filler(number: int, taken: Collection[bytes]) -> Piece:
@@ -292,24 +304,3 @@ def _filled(holes: Sequence[int]) -> Iterator[str]:
             "1 row without a token gets a piece" if len(holes) == 1 else f"{len(holes)} rows without a token get pieces"
         )
         yield f"tokenizer: {what} of the type UNUSED: {shown}"
-
-
-def _narrowed(tokens: Iterable[AddedToken]) -> Iterator[str]:
-    narrow = {token.id: token.piece for token in tokens if token.narrows}
-    if narrow:
-        what = "lstrip, rstrip and single_word have no equal in SentencePiece, and are ignored"
-        yield f"tokenizer: {what}: {_listed(narrow)}"
-
-
-def _left_out(beyond: dict[int, bytes], vocabulary: int) -> Iterator[str]:
-    if beyond:
-        yield f"tokenizer: left out, beyond the {vocabulary} rows of the vocabulary: {_listed(beyond)}"
-
-
-def _listed(texts: dict[int, bytes]) -> str:
-    return listed([f"{number} {_text(text)}" for number, text in sorted(texts.items())], _SHOWN)
-
-
-def _text(text: bytes) -> str:
-    shown = text.decode("utf-8", "backslashreplace")
-    return repr(shown[:_SHOWN_TEXT]) + ("…" if len(shown) > _SHOWN_TEXT else "")

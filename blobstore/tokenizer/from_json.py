@@ -9,31 +9,38 @@ of the pieces.
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from blobstore.gemma.tokenizer import BYTE, BYTE_TEXTS, CONTROL, NORMAL, UNKNOWN, USER_DEFINED
-from blobstore.index.strict_json import parse_json
 from blobstore.tokenizer.added import parse_added
+from blobstore.tokenizer.document import (
+    ESCAPE,
+    SPACE,
+    InexpressibleError,
+    is_byte_level,
+    merges_of,
+    named,
+    not_a_merge,
+    parse_document,
+    refuse_other_models,
+    steps_of,
+    vocabulary_of,
+)
 from blobstore.tokenizer.proto import Piece
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
     from blobstore.tokenizer.added import Added, AddedToken
+    from blobstore.tokenizer.document import Document
 
-_SPACE = "\u2581"
 # Tokens that mark the ends of a text, or fill up: never part of one. All others that are called special, such as
 # <start_of_turn>, are found in texts by both libraries: in Gemma's own model they are USER_DEFINED. Its <s> is HTML's.
 _ROLES = {"<pad>": "pad", "<eos>": "eos", "<bos>": "bos"}
 _OTHER_ROLES = {"<pad>": "pad", "</s>": "eos", "<s>": "bos"}
-_ESCAPE = {"type": "Replace", "pattern": {"String": " "}, "content": _SPACE}
 _DECODERS = ("Replace", "ByteFallback", "Fuse", "Metaspace")
 _UNLIKE = 1 << 32  # ways: more than a piece can have
 _MAX_LENGTH = 1000  # characters of a token that merges make
-
-
-class InexpressibleError(ValueError):
-    """A tokenizer.json that is right, but has no equal in SentencePiece: the message says what it has."""
 
 
 @dataclass
@@ -80,85 +87,47 @@ def parse_tokenizer(raw: bytes) -> JsonTokenizer:
         InexpressibleError: It can't be a SentencePiece model.
         ValueError: It is not such a file; the message says why.
     """
-    document = parse_json(raw)
-    model = document.get("model") if isinstance(document, dict) else None
-    if not isinstance(model, dict):
-        raise ValueError("it has no model, which lists the tokens")
+    document, model = parse_document(raw)
     escape = _escapes(document, model)
     added = parse_added(document.get("added_tokens"))
-    vocabulary = _vocabulary(model.get("vocab"))
+    vocabulary = vocabulary_of(model)
     made = JsonTokenizer({}, added, byte_fallback=model.get("byte_fallback") is True, escape=escape)
     texts = _by_id(vocabulary, made)
     _add_reserved(made, texts, model.get("unk_token"))
-    _add_normal(made, texts, _merges(model.get("merges"), vocabulary))
+    _add_normal(made, texts, _merges(model, vocabulary))
     return made
 
 
-def _escapes(document: dict[str, Any], model: dict[str, Any]) -> bool:
+def _escapes(document: Document, model: Document) -> bool:
     """Refuse what SentencePiece can't do; return whether spaces become U+2581.
 
     Raises:
         InexpressibleError: Something is neither what Gemma's tokenizers have, nor without effect.
     """
-    before, decoder = _step(document, "pre_tokenizer"), _step(document, "decoder")
-    if any(step.get("type") == "ByteLevel" for step in [*before, *decoder]):
+    if is_byte_level(document):
         raise InexpressibleError("its model is byte-level BPE")
-    if model.get("type") != "BPE":
-        raise InexpressibleError(f"its model is {_named(model.get('type'))}, not BPE")
-    for name in ("dropout", "continuing_subword_prefix", "end_of_word_suffix"):
-        if model.get(name):
-            raise InexpressibleError(f"its model has {name}")
-    for step in decoder:
+    refuse_other_models(model)
+    for step in steps_of(document, "decoder"):
         if step.get("type") not in _DECODERS:
-            raise InexpressibleError(f"its decoder {_named(step.get('type'))} changes texts")
-    steps = _step(document, "normalizer")
+            raise InexpressibleError(f"its decoder {named(step.get('type'))} changes texts")
+    steps = steps_of(document, "normalizer")
     for step in steps:
-        if step != _ESCAPE:
-            raise InexpressibleError(f"its normalizer {_named(step.get('type'))} changes texts")
-    return _escapes_before(before, escape=bool(steps))
+        if step != ESCAPE:
+            raise InexpressibleError(f"its normalizer {named(step.get('type'))} changes texts")
+    return _escapes_before(steps_of(document, "pre_tokenizer"), escape=bool(steps))
 
 
-def _escapes_before(steps: list[dict[str, Any]], *, escape: bool) -> bool:
+def _escapes_before(steps: list[Document], *, escape: bool) -> bool:
     """Refuse pre-tokenizers that split texts. Splitting at spaces has no effect where there are none any more."""
     for step in steps:
-        kind = _named(step.get("type"))
+        kind = named(step.get("type"))
         if kind == "Metaspace":
-            if (step.get("replacement"), step.get("prepend_scheme"), step.get("split")) != (_SPACE, "never", False):
+            if (step.get("replacement"), step.get("prepend_scheme"), step.get("split")) != (SPACE, "never", False):
                 raise InexpressibleError("its pre_tokenizer Metaspace splits texts, or puts a space before them")
             escape = True
         elif not escape or kind != "Split" or step.get("pattern") != {"String": " "}:
             raise InexpressibleError(f"its pre_tokenizer {kind} splits texts")
     return escape
-
-
-def _step(document: dict[str, Any], name: str) -> list[dict[str, Any]]:
-    """Return a normalizer, pre_tokenizer or decoder as a list of its steps."""
-    step = document.get(name)
-    if step is None:
-        return []
-    if not isinstance(step, dict):
-        raise ValueError(f"{name}: expected an object, found {type(step).__name__}")
-    if step.get("type") != "Sequence":
-        return [step]
-    steps = step.get({"normalizer": "normalizers", "pre_tokenizer": "pretokenizers", "decoder": "decoders"}[name])
-    if not isinstance(steps, list) or not all(isinstance(one, dict) for one in steps):
-        raise ValueError(f"{name}: a Sequence without a list of objects")
-    return steps
-
-
-def _named(kind: object) -> str:
-    return kind[:40] if isinstance(kind, str) else "of no type"
-
-
-def _vocabulary(value: object) -> dict[str, int]:
-    if not isinstance(value, dict) or not value:
-        raise ValueError("its model has no vocab, which says each token's id")
-    for text, number in value.items():
-        if type(number) is not int or not 0 <= number < 1 << 31:
-            raise ValueError(f"the token {text[:40]!r} has the id {number!r:.40}")
-        if not text:
-            raise ValueError(f"the token {number} is empty")
-    return value
 
 
 def _by_id(vocabulary: dict[str, int], made: JsonTokenizer) -> dict[int, str]:
@@ -175,7 +144,7 @@ def _by_id(vocabulary: dict[str, int], made: JsonTokenizer) -> dict[int, str]:
                 raise ValueError(f"the tokens {other[:40]!r} and {text[:40]!r} both have the id {number}")
             texts[number] = pair[0]
     for token in made.added.values():
-        text = token.text.replace(" ", _SPACE) if made.escape else token.text
+        text = token.text.replace(" ", SPACE) if made.escape else token.text
         if texts.get(token.id, text) not in (text, token.text):
             made.renamed[token.id] = texts[token.id]
         texts[token.id] = text
@@ -233,24 +202,17 @@ def _add_reserved(made: JsonTokenizer, texts: dict[int, str], unknown: object) -
         raise InexpressibleError("it has no token for what is unknown (unk_token)")
 
 
-def _merges(value: object, vocabulary: dict[str, int]) -> list[tuple[str, str]]:
-    """Return the merges in the order of their ranks: each of two tokens, which make a third. There are two spellings.
+def _merges(model: Document, vocabulary: dict[str, int]) -> list[tuple[str, str]]:
+    """Return the merges, each of two tokens that make a third.
 
     Raises:
         ValueError: One is anything else.
     """
-    if not isinstance(value, list):
-        raise ValueError("its model has no merges, a list")
     merges = []
-    for item in value:
-        try:
-            left, right = item.split(" ") if isinstance(item, str) else item
-            if left in vocabulary and right in vocabulary and left + right in vocabulary:
-                merges.append((left, right))
-                continue
-        except (ValueError, TypeError):
-            pass
-        raise ValueError(f"a merge is {item!r:.60}, not two tokens that make a third")
+    for left, right in merges_of(model):
+        if left not in vocabulary or right not in vocabulary or left + right not in vocabulary:
+            raise not_a_merge([left, right])
+        merges.append((left, right))
     return merges
 
 

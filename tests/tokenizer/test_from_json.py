@@ -9,8 +9,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from blobstore.gemma.tokenizer import check_pieces, pieces_of
+from blobstore.tokenizer.document import InexpressibleError
 from blobstore.tokenizer.fitting import MadeTokenizer
-from blobstore.tokenizer.from_json import InexpressibleError, parse_tokenizer
+from blobstore.tokenizer.from_json import parse_tokenizer
 from tests.strategies import json_values
 from tests.tokenizer_files import (
     BYTE,

@@ -1,0 +1,155 @@
+"""A checkpoint's BPE tokenizer fitted to its embedding: the blob of the runtimes that read it.
+
+Spec: spec/gemma.md, Tokenizer.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+from typing import TYPE_CHECKING
+
+from blobstore.errors import listed
+from blobstore.gemma.bpe import BYTE_FALLBACK, BYTE_LEVEL, SPACE_ESCAPE, BpeTokenizer
+from blobstore.tokenizer.added import rows_needed
+from blobstore.tokenizer.fitting import Fitted
+from blobstore.tokenizer.notes import left_out, listed_changes, narrowed
+
+if TYPE_CHECKING:
+    from collections.abc import Collection, Iterator
+
+    from blobstore.tokenizer.from_json_bpe import BpeVocabulary
+
+_SHOWN = 5
+_RUNTIME = "gemma.cpp"
+_LIKE_NO_OTHER = "some texts get other tokens than in transformers"
+
+
+@dataclass(frozen=True)
+class MadeBpe:
+    """A BPE tokenizer that has to be made of a checkpoint's files.
+
+    Attributes:
+        vocabulary: What the files have.
+        source: Their names.
+        placeholders: Tokens that stand for images: they need no row.
+    """
+
+    vocabulary: BpeVocabulary
+    source: str
+    placeholders: Collection[int] = ()
+
+    @property
+    def rows(self) -> int:
+        """As of `FittingTokenizer`."""
+        added = self.vocabulary.added
+        normal = max((number for number in self.vocabulary.texts if number not in added), default=-1)
+        return max(normal + 1, rows_needed(added.values(), self.placeholders))
+
+    def find(self, text: str) -> int | None:
+        """As of `FittingTokenizer`."""
+        return next((number for number, other in self.vocabulary.texts.items() if other == text), None)
+
+    def fitted(self, tokens: int, rows: int = 0) -> Fitted:  # noqa: ARG002 (rows that only fill up stay without a token)
+        """Return the blob for an embedding.
+
+        Args:
+            tokens: How many rows of the embedding are tokens.
+            rows: As of `FittingTokenizer`. Such rows get no tokens: the blob ends with the last one.
+        """
+        record = self._record(tokens)
+        return Fitted(record.to_bytes(), tuple(self._notes(record, tokens)))
+
+    def _record(self, tokens: int) -> BpeTokenizer:
+        vocabulary = self.vocabulary
+        texts = {number: text for number, text in vocabulary.texts.items() if number < tokens}
+        whole = set(texts.values()) if len(texts) < len(vocabulary.texts) else None  # None: all that there are
+        merges = (
+            number
+            for left, right in vocabulary.merges
+            if whole is None or self._is_known(left, right, whole)
+            for number in (left, right)
+        )
+        return BpeTokenizer(
+            flags=BYTE_LEVEL if vocabulary.byte_level else SPACE_ESCAPE | BYTE_FALLBACK * vocabulary.has_bytes,
+            unk_id=vocabulary.unk_id if vocabulary.unk_id in texts else 0,
+            tokens=tuple(texts.get(number, "").encode() for number in range(max(texts, default=-1) + 1)),
+            merges=tuple(merges),
+            added_ids=tuple(sorted(number for number in vocabulary.added if number < tokens)),
+        )
+
+    def _is_known(self, left: int, right: int, known: Collection[str]) -> bool:
+        halves = self.vocabulary.texts[left], self.vocabulary.texts[right]
+        return all(text in known for text in (*halves, "".join(halves)))
+
+    def _notes(self, record: BpeTokenizer, tokens: int) -> Iterator[str]:
+        vocabulary, texts = self.vocabulary, self.vocabulary.texts
+        known, merges = sum(number < tokens for number in texts), len(record.merges) // 2
+        counts = f"{known} tokens, {merges} merges, {len(record.added_ids)} added tokens"
+        yield f"tokenizer: a {record.kind} BPE blob is made from {self.source}: {counts}"
+        yield from self._unlike()
+        lost = [*vocabulary.dropped, *self._beyond(tokens)]
+        if lost:
+            what = (
+                f"{len(lost)} {'merge' if len(lost) == 1 else 'merges'} left out, not of two tokens that make a third"
+            )
+            yield f"tokenizer: {what}: {listed([f'{left!r} {right!r}'[:60] for left, right in lost], _SHOWN)}"
+        if vocabulary.renamed:
+            changes = [(number, old.encode(), texts[number].encode()) for number, old in vocabulary.renamed.items()]
+            count = "1 token" if len(changes) == 1 else f"{len(changes)} tokens"
+            yield f"tokenizer: {count} renamed as its added_tokens say: {listed_changes(changes)}"
+        gaps = [number for number, text in enumerate(record.tokens) if not text]
+        if gaps:
+            count = "1 id is" if len(gaps) == 1 else f"{len(gaps)} ids are"
+            yield f"tokenizer: {count} without a token: {listed([str(number) for number in gaps], _SHOWN)}"
+        yield from narrowed(vocabulary.added.values(), _RUNTIME)
+        yield from left_out({number: text.encode() for number, text in texts.items() if number >= tokens}, tokens)
+
+    def _unlike(self) -> Iterator[str]:
+        """Say what the runtime does otherwise than the files, which can't be helped."""
+        vocabulary = self.vocabulary
+        own = f"{_RUNTIME} splits texts by a pattern of its own, to which all but ASCII is a letter"
+        parts = [own] if vocabulary.byte_level else []
+        if vocabulary.unlike:
+            parts.append(f"{_RUNTIME} doesn't follow its {', '.join(vocabulary.unlike)}")
+        if parts:
+            yield f"tokenizer: {'; '.join(parts)}: {_LIKE_NO_OTHER}"
+
+    def _beyond(self, tokens: int) -> Iterator[tuple[str, str]]:
+        """Yield merges of tokens that have no row."""
+        texts = self.vocabulary.texts
+        if max(texts, default=0) < tokens:
+            return
+        known = {text for number, text in texts.items() if number < tokens}
+        for left, right in self.vocabulary.merges:
+            if not self._is_known(left, right, known):
+                yield texts[left], texts[right]
+
+
+@dataclass(frozen=True)
+class StoredBpe:
+    """A blob of this kind from another file, which is taken as it is.
+
+    Attributes:
+        raw: The blob.
+    """
+
+    raw: bytes
+
+    @cached_property
+    def _record(self) -> BpeTokenizer:
+        return BpeTokenizer.from_bytes(self.raw)
+
+    @property
+    def rows(self) -> int:
+        """As of `FittingTokenizer`."""
+        return len(self._record.tokens)
+
+    def find(self, text: str) -> int | None:
+        """As of `FittingTokenizer`."""
+        wanted = text.encode()
+        return next((number for number, other in enumerate(self._record.tokens) if other == wanted), None)
+
+    def fitted(self, tokens: int, rows: int = 0) -> Fitted:  # noqa: ARG002 (of another file that has been fitted)
+        """As of `FittingTokenizer`."""
+        return Fitted(self.raw)
