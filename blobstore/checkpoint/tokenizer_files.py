@@ -12,48 +12,58 @@ from blobstore.container.foreign import HEAD_NBYTES, foreign_format
 from blobstore.errors import BlobStoreError, FormatError, UsageError, listed
 from blobstore.fileio.descriptors import refuse_irregular
 from blobstore.fileio.source import read_beginning
+from blobstore.gemma.enums import TokenizerKind
 from blobstore.gemma.tokenizer import count_pieces, pieces_of
 from blobstore.tokenizer.added import FIRST_NBYTES, added_by_text, added_in_config, added_in_json
 from blobstore.tokenizer.document import InexpressibleError
 from blobstore.tokenizer.fitting import MadeTokenizer, Tokenizer, of_pieces
+from blobstore.tokenizer.fitting_bpe import MadeBpe, StoredBpe
 from blobstore.tokenizer.from_json import parse_tokenizer
+from blobstore.tokenizer.from_json_bpe import parse_bpe, parse_vocab_and_merges
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
     from blobstore.checkpoint.reader import Checkpoint
     from blobstore.tokenizer.added import Added
+    from blobstore.tokenizer.fitting import FittingTokenizer
+    from blobstore.tokenizer.from_json import JsonTokenizer
+    from blobstore.tokenizer.from_json_bpe import BpeVocabulary
 
 _MODEL, _JSON, _CONFIG, _ADDED = "tokenizer.model", "tokenizer.json", "tokenizer_config.json", "added_tokens.json"
+_VOCAB, _MERGES = "vocab.json", "merges.txt"  # of byte-level BPE, from older exporters
+_SAVE = "transformers' AutoTokenizer.from_pretrained(FOLDER).save_pretrained(FOLDER) writes a tokenizer.json"
 _TEMPLATES = ("chat_template.jinja", "chat_template.json")
 _IMAGE_TOKENS = ("image_token_index", "image_token_id")  # older and newer exporters
 _SHOWN = 5
 
 
-def tokenizer_beside(checkpoint: Checkpoint, given: str | None) -> Tokenizer | MadeTokenizer | None:
+def tokenizer_beside(
+    checkpoint: Checkpoint, given: str | None, kind: TokenizerKind = TokenizerKind.SENTENCE_PIECE
+) -> FittingTokenizer | None:
     """Return the given tokenizer, or the checkpoint's own with the tokens that were added to it.
 
     Its files count among the checkpoint's. Whatever of them can't be used is a note of the checkpoint.
 
     Args:
         checkpoint: Open.
-        given: Path of a ``tokenizer.model``, taken as it is, or of a ``tokenizer.json``.
+        given: Path of a ``tokenizer.json``, or of a ``tokenizer.model``, which is taken as it is and is never BPE.
+        kind: Which one the runtime needs for this model.
 
     Returns:
-        The tokenizer; None when none is given and the checkpoint has none, or one that can't be a SentencePiece model.
+        The tokenizer; None when none is given and the checkpoint has none, or one that can't be of this kind.
 
     Raises:
-        UsageError: ``not-a-tokenizer`` when the given one is neither; or it has no equal in SentencePiece.
+        UsageError: ``not-a-tokenizer`` when the given one is neither; or it can't be of this kind.
         CheckpointError: ``too-large``: a file has more bytes than a tokenizer's.
         OSError: A file can't be read.
     """
     if given is not None:
         raw = checkpoint.read_small(given)
-        return (
-            _given_json(checkpoint, given, raw)
-            if raw.lstrip(b"\xef\xbb\xbf \t\r\n")[:1] == b"{"
-            else _model(given, raw)
-        )
+        is_json = raw.lstrip(b"\xef\xbb\xbf \t\r\n")[:1] == b"{"
+        return _given_json(checkpoint, given, raw, kind) if is_json else _given_model(given, raw, kind)
+    if kind == TokenizerKind.BPE:
+        return _bpe_beside(checkpoint)
     path = checkpoint.beside(_MODEL)
     if path:
         raw = checkpoint.read_small(path)
@@ -63,6 +73,52 @@ def tokenizer_beside(checkpoint: Checkpoint, given: str | None) -> Tokenizer | M
         )
     path = checkpoint.beside(_JSON)
     return _made(checkpoint, path) if path else _of_pieces(checkpoint)
+
+
+def stored_tokenizer(raw: bytes, kind: TokenizerKind) -> FittingTokenizer:
+    """Return the tokenizer of a file for the runtime, to be taken as it is."""
+    return StoredBpe(raw) if kind == TokenizerKind.BPE else Tokenizer(raw)
+
+
+def _bpe_beside(checkpoint: Checkpoint) -> FittingTokenizer | None:
+    """Return the BPE tokenizer of a checkpoint's files."""
+    path, others = checkpoint.beside(_JSON), [checkpoint.beside(name) for name in (_VOCAB, _MERGES)]
+    if path:
+        return _made_bpe(checkpoint, [path], _JSON, parse_bpe)
+    if all(others):
+        source = f"{_VOCAB} and {_MERGES}"
+        checkpoint.notes.append(f"tokenizer: there is no {_JSON}: {source} are taken as a byte-level tokenizer's")
+        return _made_bpe(checkpoint, others, source, parse_vocab_and_merges)
+    if checkpoint.beside(_MODEL):
+        checkpoint.notes.append(f"{_MODEL} is not used: this model's tokenizer is BPE, of a {_JSON}; {_SAVE}")
+    return None
+
+
+def _made_bpe(
+    checkpoint: Checkpoint, paths: list[str], source: str, parse: Callable[..., BpeVocabulary]
+) -> MadeBpe | None:
+    raw = [checkpoint.read_small(path) for path in paths]
+    try:
+        made = parse(*raw)
+        return MadeBpe(made, _add_others(checkpoint, made, source), _placeholders(checkpoint))
+    except InexpressibleError as error:
+        checkpoint.notes.append(f"{source} can't become a BPE blob: {error}")
+    except ValueError as error:
+        if isinstance(error, BlobStoreError):
+            raise
+        shown = " and ".join(map(repr, paths))
+        checkpoint.notes.append(f"{shown} can't be read ({_why(raw[0], error)}): taken as missing")
+    return None
+
+
+def _add_others(checkpoint: Checkpoint, made: JsonTokenizer | BpeVocabulary, source: str) -> str:
+    """Add the tokens of the files beside those that a tokenizer is made from → the names of all of them."""
+    added, sources = _added(checkpoint, made.added, source)
+    other = made.add(token for _, token in sorted(added.items()))
+    if other:
+        shown = listed([f"{token.id} {token.text!r:.40}" for token in other], _SHOWN)
+        checkpoint.notes.append(f"tokenizer: left out, since {source} has them otherwise: {shown}")
+    return sources
 
 
 def _of_pieces(checkpoint: Checkpoint) -> Tokenizer | None:
@@ -86,13 +142,26 @@ def _model(path: str, raw: bytes, *, wholly: bool = False) -> Tokenizer:
     return Tokenizer(raw)
 
 
-def _given_json(checkpoint: Checkpoint, path: str, raw: bytes) -> MadeTokenizer:
+def _given_model(path: str, raw: bytes, kind: TokenizerKind) -> Tokenizer:
+    model = _model(path, raw)
+    if kind != TokenizerKind.BPE:
+        return model
+    what = f"{path!r} is a SentencePiece model, and this model's tokenizer is BPE: pass its tokenizer.json"
+    raise UsageError("not-a-tokenizer", f"{what}; {_SAVE}")
+
+
+def _given_json(checkpoint: Checkpoint, path: str, raw: bytes, kind: TokenizerKind) -> FittingTokenizer:
+    source, images = os.path.basename(path), _placeholders(checkpoint)
+    is_bpe = kind == TokenizerKind.BPE
     try:
-        return MadeTokenizer(parse_tokenizer(raw), os.path.basename(path), _placeholders(checkpoint))
+        if is_bpe:
+            return MadeBpe(parse_bpe(raw), source, images)
+        return MadeTokenizer(parse_tokenizer(raw), source, images)
     except InexpressibleError as error:
-        what = f"{path!r} can't become a SentencePiece model: {error}; pass a tokenizer.model"
+        into, fix = ("BPE blob", "") if is_bpe else ("SentencePiece model", "; pass a tokenizer.model")
+        what = f"{path!r} can't become a {into}: {error}{fix}"
     except ValueError as error:
-        what = f"{path!r} is not a tokenizer.json: {error}; pass that, or a tokenizer.model"
+        what = f"{path!r} is not a tokenizer.json: {error}; pass that{'' if is_bpe else ', or a tokenizer.model'}"
     raise UsageError("not-a-tokenizer", what)
 
 
@@ -105,25 +174,22 @@ def _made(checkpoint: Checkpoint, path: str) -> MadeTokenizer | None:
     except ValueError as error:
         checkpoint.notes.append(f"{path!r} can't be read ({_why(raw, error)}): taken as missing")
     else:
-        added, source = _added(checkpoint, made.added)
-        other = made.add(token for _, token in sorted(added.items()))
-        if other:
-            shown = listed([f"{token.id} {token.text!r:.40}" for token in other], _SHOWN)
-            checkpoint.notes.append(f"tokenizer: left out, since {_JSON} has them otherwise: {shown}")
-        return MadeTokenizer(made, source, _placeholders(checkpoint))
+        sources = _add_others(checkpoint, made, _JSON)
+        return MadeTokenizer(made, sources, _placeholders(checkpoint))
     return None
 
 
-def _added(checkpoint: Checkpoint, known: Added | None = None) -> tuple[Added, str]:
+def _added(checkpoint: Checkpoint, known: Added | None = None, source: str = "") -> tuple[Added, str]:
     """Return the tokens that the files beside a tokenizer add, and the names of the files that they are from.
 
     transformers takes all of tokenizer.json; then, of the others, what it doesn't have.
 
     Args:
         checkpoint: Open.
-        known: Those of tokenizer.json, if it was read.
+        known: Those of the files that the tokenizer is made from, if it is made: of tokenizer.json, in most cases.
+        source: The names of these files.
     """
-    added, sources = known or {}, [] if known is None else [_JSON]
+    added, sources = known or {}, [] if known is None else [source]
     parsers: dict[str, Callable[[str], Added]] = {
         _JSON: lambda path: added_in_json(
             _beginning(checkpoint, path, FIRST_NBYTES), lambda: checkpoint.read_small(path)
