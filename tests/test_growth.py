@@ -28,6 +28,7 @@ from blobstore.edit.recover import recover
 from blobstore.errors import FormatError
 from blobstore.fileio import descriptors
 from blobstore.fileio import source as source_module
+from blobstore.gemma.enums import TokenizerKind
 from blobstore.gemma.tokenizer import count_pieces
 from blobstore.index import IndexedBlob, build_index
 from blobstore.index.blob_writer import BlobWriter
@@ -200,6 +201,9 @@ def test_large_records_are_not_read(tmp_path: Path) -> None:
     assert_grows_with(512, recovering(tmp_path, raw))
 
 
+SENTENCE_PIECE = TokenizerKind.SENTENCE_PIECE
+
+
 def test_where_a_tokenizer_ends_is_looked_for_once(tmp_path: Path) -> None:
     model = b"\x0a\x08\x0a\x01a\x15\0\0\0\0\0"[:10] * 500
     path = tmp_path / "tokenizer"
@@ -207,7 +211,7 @@ def test_where_a_tokenizer_ends_is_looked_for_once(tmp_path: Path) -> None:
     source = source_module.open_source(path, "read")
     try:
         once = steps(lambda: count_pieces(model))
-        search = steps(lambda: recover_toc._tokenizer_nbytes(source, 0, source.size))
+        search = steps(lambda: recover_toc._tokenizer_nbytes(source, 0, source.size, SENTENCE_PIECE))
     finally:
         source.close()
     assert search.calls <= 3 * once.calls + 100
@@ -233,7 +237,7 @@ def test_the_end_of_a_tokenizer_is_the_first_that_is_possible(parts: list[bytes]
     least = max(len(raw.rstrip(b"\0")), len(raw) - BLOB_ALIGN + 1)
     expected = next((nbytes for nbytes in range(least, len(raw) + 1) if is_model(nbytes)), 0)
     source: Any = Bytes()
-    assert recover_toc._tokenizer_nbytes(source, 0, len(raw)) == expected
+    assert recover_toc._tokenizer_nbytes(source, 0, len(raw), SENTENCE_PIECE) == expected
 
 
 # ------------------------------------------------------------------------------------------------------ verify, damage

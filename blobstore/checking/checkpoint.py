@@ -9,13 +9,14 @@ from blobstore.checking.config import check_config
 from blobstore.checking.findings import Finding, finding, from_newer
 from blobstore.checking.runtime import has_one_base, unpadded
 from blobstore.checking.tensors import check_model, check_types
-from blobstore.checking.tokenizer import check_sentencepiece
+from blobstore.checking.tokenizer import check_tokens
 from blobstore.checkpoint.reader import open_checkpoint
 from blobstore.container.keys import TOKENIZER_KEY
 from blobstore.converting.choose import choose_plan
 from blobstore.converting.finite import not_finite
 from blobstore.converting.run import measure_scales, unchecked_sources
 from blobstore.errors import BlobStoreError, CheckpointError, Fault
+from blobstore.gemma.enums import TokenizerKind
 from blobstore.gemma.newer import newer_blobs
 from blobstore.gemma.toc import toc_entry
 
@@ -108,9 +109,10 @@ def check_plan(plan: Plan, path: str, *, embedded: bool = True) -> Iterator[Find
         yield from check_types(toc.values())
         yield from check_model(plan.config, toc)
         if plan.tokenizer is None:
-            yield finding("no-tokenizer", TOKENIZER_KEY, "there is no tokenizer.model: pass one with --tokenizer")
+            name = "tokenizer.json" if plan.config.tokenizer_kind == TokenizerKind.BPE else "tokenizer.model"
+            yield finding("no-tokenizer", TOKENIZER_KEY, f"there is no {name}: pass one with --tokenizer")
         else:
-            yield from check_sentencepiece(plan.tokenizer, plan.config, tokens=unpadded(plan.metadata, plan.config))
+            yield from check_tokens(plan.tokenizer, plan.config, tokens=unpadded(plan.metadata, plan.config))
 
 
 def check_values(sources: Iterable[SourceTensor], progress: Progress = lambda _: None) -> Iterator[Finding]:

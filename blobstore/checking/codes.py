@@ -49,6 +49,7 @@ _DIGESTS = "blobstore index build FILE --digests stores them from now on"
 _NEWER = "use a newer gemma.cpp"
 _OLD = (OCTOBER.name, APRIL.name)
 _NEW = (APRIL.name, LATEST.name)
+_LAST = (LATEST.name,)
 _NOT_CHECKED = "its values were not checked"
 _BASE = "blobstore verify FILE --values --base OTHER, the file that it is the difference to"
 _PAD = "pad the embedding, and vocab_size, with copies of the <pad> row to a multiple of 32"
@@ -220,6 +221,9 @@ _RUNTIME = {
         "error", "gemma.cpp stops: 'Failed to load tokenizer'", "convert again with --tokenizer tokenizer.model"
     ),
     "tokenizer-size": Kind("warning", "tokens beyond the embedding read outside it", "use the model's own tokenizer"),
+    "tokenizer-kind": Kind("error", "gemma.cpp can't load it", _CONVERT),
+    "tokenizer-bpe": Kind("error", "gemma.cpp can't load it, or finds tokens that don't exist", _CONVERT, _LAST),
+    "tokenizer-merges": Kind("warning", "some texts get other tokens than in transformers", _CONVERT, _LAST),
     "packed": Kind(
         "error", "gemma.cpp stops: the blobs don't have the sizes in the toc", "blobstore unpack FILE -o OUT"
     ),

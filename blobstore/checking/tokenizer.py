@@ -6,9 +6,10 @@ from typing import TYPE_CHECKING
 
 from blobstore.checking.findings import finding
 from blobstore.container.keys import NO_TOKENIZER, TOKENIZER_KEY
-from blobstore.errors import FormatError
+from blobstore.errors import FormatError, listed
+from blobstore.gemma.bpe import BpeTokenizer, looks_like_bpe
 from blobstore.gemma.enums import TokenizerKind
-from blobstore.gemma.tokenizer import check_pieces
+from blobstore.gemma.tokenizer import check_pieces, count_pieces
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
     from blobstore.gemma.config import ModelConfig
 
 _FIX = "convert again with the model's tokenizer.json beside it: added tokens become pieces"
+_SHOWN = 5  # merges
 
 
 def check_tokenizer(reader: BlobReader, config: ModelConfig | None, *, tokens: int | None = None) -> Iterator[Finding]:
@@ -33,11 +35,54 @@ def check_tokenizer(reader: BlobReader, config: ModelConfig | None, *, tokens: i
         why = "says 'unavailable'" if TOKENIZER_KEY in reader else "is missing"
         yield finding("no-tokenizer", TOKENIZER_KEY, f"the blob {TOKENIZER_KEY!r} {why}")
         return
-    if config and config.tokenizer_kind != TokenizerKind.SENTENCE_PIECE:
-        what = f"the config says that its kind is {config.tokenizer_kind.name.lower()}"
-        yield finding("not-compared", TOKENIZER_KEY, what)
+    yield from check_tokens(raw, config, tokens=tokens)
+
+
+def check_tokens(raw: bytes, config: ModelConfig | None, *, tokens: int | None = None) -> Iterator[Finding]:
+    """Yield what gemma.cpp would stop at in a tokenizer of the kind that the config says.
+
+    Args:
+        raw: The blob.
+        config: The file's; None without one, and then it is a SentencePiece model.
+        tokens: As `check_sentencepiece` takes it.
+    """
+    kind = config.tokenizer_kind if config else TokenizerKind.SENTENCE_PIECE
+    if kind == TokenizerKind.SENTENCE_PIECE:
+        what = "it is a BPE record, but the config says that it is a SentencePiece model"
+        other = [finding("tokenizer-kind", TOKENIZER_KEY, what)] if looks_like_bpe(raw) else []
+        yield from other or check_sentencepiece(raw, config, tokens=tokens)
+    elif config and kind == TokenizerKind.BPE:
+        yield from _check_bpe(raw, config)
+    else:
+        yield finding("not-compared", TOKENIZER_KEY, f"the config says that its kind is {kind.name.lower()}")
+
+
+def _check_bpe(raw: bytes, config: ModelConfig) -> Iterator[Finding]:
+    """Yield what is wrong with a BPE tokenizer."""
+    try:
+        bpe = BpeTokenizer.from_bytes(raw)
+    except FormatError as error:
+        if not looks_like_bpe(raw) and _is_sentencepiece(raw):
+            what = "it is a SentencePiece model, but the config says that it is a BPE record"
+            yield finding("tokenizer-kind", TOKENIZER_KEY, what)
+        else:
+            yield finding("tokenizer-bpe", TOKENIZER_KEY, f"{error.reason}: {error.message}")
         return
-    yield from check_sentencepiece(raw, config, tokens=tokens)
+    if len(bpe.tokens) > config.vocab_size:
+        what = f"it has {len(bpe.tokens)} tokens, but the config's vocabulary has {config.vocab_size}"
+        yield finding("tokenizer-size", TOKENIZER_KEY, what)
+    lost = [pair for pair, made in zip(bpe.pairs, bpe.made, strict=True) if not made]
+    if lost:
+        shown = listed([f"{left} {right}" for left, right in lost], _SHOWN)
+        what = f"{len(lost)} of its {len(bpe.merges) // 2} merges make no token: {shown}"
+        yield finding("tokenizer-merges", TOKENIZER_KEY, what)
+
+
+def _is_sentencepiece(raw: bytes) -> bool:
+    try:
+        return count_pieces(raw) > 0
+    except FormatError:
+        return False
 
 
 def check_sentencepiece(raw: bytes, config: ModelConfig | None, *, tokens: int | None = None) -> Iterator[Finding]:

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from blobstore.checkpoint.tokenizer_files import has_chat_template, tokenizer_beside
+from blobstore.checkpoint.tokenizer_files import has_chat_template, stored_tokenizer, tokenizer_beside
 from blobstore.container.layout import MAX_PORTABLE_BLOBS
+from blobstore.converting.gemma_families import tokenizer_kind_of
 from blobstore.converting.gemma_plan import Choices, is_gemma, looks_like_gemma, plan_for_gemma
 from blobstore.converting.plan import Plan, plan_by_name
 from blobstore.errors import CheckpointError, UsageError
-from blobstore.tokenizer.fitting import Tokenizer
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -25,7 +25,7 @@ def choose_plan(
     choices: Choices,
     *,
     tokenizer: str | None = None,
-    stored_tokenizer: bytes | None = None,
+    tokenizer_of_file: bytes | None = None,
     max_tensors: int = MAX_PORTABLE_BLOBS - 1,
     files: bool = True,
 ) -> Plan:
@@ -37,7 +37,7 @@ def choose_plan(
         choices: For gemma.cpp.
         tokenizer: Path of a ``tokenizer.model`` or ``tokenizer.json``, by default one beside the checkpoint. It is read
             only for gemma.cpp: files by name have none.
-        stored_tokenizer: Taken where there is no other.
+        tokenizer_of_file: Of a file for gemma.cpp: taken where there is no other.
         max_tensors: As `plan_by_name` takes it.
         files: As `plan_by_name` takes it; files for gemma.cpp carry none.
 
@@ -49,9 +49,10 @@ def choose_plan(
         OSError: The tokenizer can't be read.
     """
     if kind == "gemma" or (kind == "auto" and (is_gemma(checkpoint) or looks_like_gemma(checkpoint))):
-        found = tokenizer_beside(checkpoint, tokenizer)
-        if found is None and stored_tokenizer is not None:
-            found = Tokenizer(stored_tokenizer)
+        tokenizer_kind = tokenizer_kind_of(checkpoint.config)
+        found = tokenizer_beside(checkpoint, tokenizer, tokenizer_kind)
+        if found is None and tokenizer_of_file is not None:
+            found = stored_tokenizer(tokenizer_of_file, tokenizer_kind)
         template = has_chat_template(checkpoint)
         plan = plan_for_gemma(checkpoint, choices, tokenizer=found, chat_template=template)
     else:

@@ -9,7 +9,7 @@ import re
 from typing import TYPE_CHECKING, Any
 
 from blobstore.errors import Fault
-from blobstore.gemma.enums import Model
+from blobstore.gemma.enums import Model, TokenizerKind
 from blobstore.gemma.families.gemma2 import PALIGEMMA_IMAGES
 from blobstore.index.names import MAX_LAYER
 
@@ -67,6 +67,8 @@ LABELS = {
 }
 ONE_BASE_LABELS = LABELS | {"gemma3": Model.GEMMA3_270M}
 
+TOKENIZERS = {"qwen3": TokenizerKind.BPE}  # of families whose tokenizer isn't SentencePiece
+
 # model_type of config.json → the family.
 _FAMILIES = {
     "gemma2": "gemma2",
@@ -106,6 +108,12 @@ def family_of(config: Mapping[str, Any]) -> tuple[str | None, Fault | None]:
     if "gemma" in model_type:
         return None, _not_run(f"{_unsupported_name(model_type)} ({model_type!r})")
     return None, None
+
+
+def tokenizer_kind_of(config: Mapping[str, Any]) -> TokenizerKind:
+    """Return the kind of tokenizer that the runtime needs for the family that a ``config.json`` names."""
+    family, _ = family_of(config)
+    return TOKENIZERS.get(family or "", TokenizerKind.SENTENCE_PIECE)
 
 
 def _not_run(name: str, fix: str = _BY_NAME) -> Fault:

@@ -43,7 +43,7 @@ if TYPE_CHECKING:
 
     from blobstore.checkpoint.reader import Checkpoint
     from blobstore.gemma.config import ModelConfig
-    from blobstore.tokenizer.fitting import MadeTokenizer, Tokenizer
+    from blobstore.tokenizer.fitting import FittingTokenizer
 
 WEIGHTS = ("sfp", "bf16", "f32", "i8")
 LAYOUTS = ("split", "stock")
@@ -92,7 +92,7 @@ def looks_like_gemma(checkpoint: Checkpoint) -> bool:
 
 
 def plan_for_gemma(
-    checkpoint: Checkpoint, choices: Choices, *, tokenizer: Tokenizer | MadeTokenizer | None, chat_template: bool
+    checkpoint: Checkpoint, choices: Choices, *, tokenizer: FittingTokenizer | None, chat_template: bool
 ) -> Plan:
     """Plan the file that gemma.cpp runs.
 
@@ -138,7 +138,7 @@ def _refusal(faults: list[Fault]) -> CheckpointError:
     return refusal(faults, fix="--as names keeps every tensor")
 
 
-def _recognised(checkpoint: Checkpoint, tokenizer: Tokenizer | MadeTokenizer | None) -> Recognised:
+def _recognised(checkpoint: Checkpoint, tokenizer: FittingTokenizer | None) -> Recognised:
     family, fault = family_of(checkpoint.config)
     if fault or family is None:
         raise _refusal([fault or _no_family(checkpoint)])

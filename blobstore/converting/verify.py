@@ -93,7 +93,7 @@ def _plan_as_chosen(store: Store, checkpoint: Checkpoint, tokenizer: str | None)
             raise UsageError("not-converted", f"{store.path!r} {what}")
         return choose_plan(checkpoint, "names", Choices(), tokenizer=tokenizer)
     choices = _choices(store.path, text)
-    return choose_plan(checkpoint, "gemma", choices, tokenizer=tokenizer, stored_tokenizer=store.tokenizer)
+    return choose_plan(checkpoint, "gemma", choices, tokenizer=tokenizer, tokenizer_of_file=store.tokenizer)
 
 
 def _refuse_other_adapters(store: Store, checkpoint: Checkpoint) -> None:

@@ -14,6 +14,8 @@ from blobstore.container.layout import BLOB_ALIGN
 from blobstore.errors import FormatError
 from blobstore.fileio.ranges import CHUNK_NBYTES
 from blobstore.gemma.config import ModelConfig
+from blobstore.gemma.enums import TokenizerKind
+from blobstore.gemma.records import record_nbytes
 from blobstore.gemma.toc import parse_toc
 from blobstore.gemma.tokenizer import model_ends
 
@@ -129,27 +131,27 @@ def _record_ends(source: ByteSource, offset: int) -> Iterator[int]:
 
 def _config_and_tokenizer(source: ByteSource, start: int, end: int) -> tuple[int, int]:
     """Return the sizes of the config at ``start``, and of the tokenizer between it and ``end``; 0 for a missing one."""
-    config_nbytes = _config_nbytes(source, start, end)
-    if not config_nbytes:
+    config, config_nbytes = _config(source, start, end)
+    if config is None:
         return 0, 0
-    return config_nbytes, _tokenizer_nbytes(source, layout.round_up(start + config_nbytes, BLOB_ALIGN), end)
+    offset = layout.round_up(start + config_nbytes, BLOB_ALIGN)
+    return config_nbytes, _tokenizer_nbytes(source, offset, end, config.tokenizer_kind)
 
 
-def _config_nbytes(source: ByteSource, offset: int, end: int) -> int:
-    """Return the size of the config between two offsets, or 0."""
+def _config(source: ByteSource, offset: int, end: int) -> tuple[ModelConfig | None, int]:
+    """Return the config between two offsets, or None, and its size."""
     if offset + 4 > end:
-        return 0
-    nbytes = 4 * (1 + int.from_bytes(source.view(offset, 4), "little"))
+        return None, 0
+    nbytes = record_nbytes(source.view(offset, 4))
     if nbytes > min(end - offset, _MAX_CONFIG_NBYTES):
-        return 0
+        return None, 0
     try:
-        ModelConfig.from_bytes(source.view(offset, nbytes))
+        return ModelConfig.from_bytes(source.view(offset, nbytes)), nbytes
     except FormatError:
-        return 0
-    return nbytes
+        return None, 0
 
 
-def _tokenizer_nbytes(source: ByteSource, offset: int, end: int) -> int:
+def _tokenizer_nbytes(source: ByteSource, offset: int, end: int, kind: TokenizerKind) -> int:
     """Return the size of the tokenizer between two offsets, or 0. Its size isn't stored: zeros follow it."""
     if not offset < end:
         return 0
@@ -158,6 +160,9 @@ def _tokenizer_nbytes(source: ByteSource, offset: int, end: int) -> int:
     if bare == NO_TOKENIZER:
         return len(bare)
     least = max(len(bare), len(raw) - BLOB_ALIGN + 1)
+    if kind == TokenizerKind.BPE:
+        nbytes = record_nbytes(raw)
+        return nbytes if least <= nbytes <= len(raw) else 0
     try:
         return next((nbytes for nbytes in model_ends(raw) if nbytes >= least), 0)
     except FormatError:

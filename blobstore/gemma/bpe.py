@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Self
 
 from blobstore.errors import FormatError, UsageError
 from blobstore.gemma.field_types import BYTES, U32, Cursor, bytes_of, words_of
-from blobstore.gemma.records import Record, many, of
+from blobstore.gemma.records import Record, many, of, record_nbytes
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -57,6 +57,12 @@ class BpeTokenizer(Record):
     def pairs(self) -> Iterator[tuple[int, int]]:
         """The merges, a pair of ids each."""
         return zip(self.merges[::2], self.merges[1::2], strict=True)
+
+    @property
+    def made(self) -> Iterator[bool]:
+        """Whether each merge makes a token, so that it can be used."""
+        known = set(self.tokens)
+        return (self.tokens[left] + self.tokens[right] in known for left, right in self.pairs)
 
     @classmethod
     def from_bytes(cls, raw: bytes | memoryview) -> Self:
@@ -116,11 +122,6 @@ class BpeTokenizer(Record):
             yield "bpe-added", "the added tokens are not in ascending order"
 
 
-def bpe_nbytes(beginning: bytes | memoryview) -> int:
-    """Return how many bytes such a blob has, by its first four."""
-    return _WORD_NBYTES * (1 + int.from_bytes(beginning[:_WORD_NBYTES], "little"))
-
-
 def looks_like_bpe(raw: bytes | memoryview) -> bool:
-    """Whether a blob has the size that its first word says, which a SentencePiece model of some size has not."""
-    return len(raw) >= _WORD_NBYTES and bpe_nbytes(raw) == len(raw)
+    """Whether a blob is one record: a SentencePiece model's first four bytes say another size."""
+    return len(raw) >= _WORD_NBYTES and record_nbytes(raw) == len(raw)

@@ -54,6 +54,11 @@ def record(default: Record) -> Any:  # noqa: ANN401 (a dataclass field stands fo
     return of(_RecordType(type(default)), default)
 
 
+def record_nbytes(beginning: bytes | memoryview) -> int:
+    """Return how many bytes a record has, by its first four."""
+    return 4 * (1 + int.from_bytes(beginning[:4], "little"))
+
+
 class _RecordType(FieldType):
     def __init__(self, of: type[Record]) -> None:
         self._of = of

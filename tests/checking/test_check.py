@@ -13,6 +13,7 @@ import blobstore
 from blobstore.checking import CODES, check_checkpoint, check_file, runs_in, verify_file
 from blobstore.codecs.element_types import BY_NAME
 from blobstore.converting.gemma_plan import LAYOUTS, Choices
+from blobstore.gemma.bpe import BpeTokenizer
 from blobstore.gemma.config import ModelConfig
 from blobstore.gemma.enums import LayerType, Model, QueryScale, WeightType
 from blobstore.gemma.runtimes import NAMES
@@ -98,6 +99,10 @@ def test_a_container_by_name_is_not_checked_as_a_model(tmp_path: Path) -> None:
 
 
 # ------------------------------------------------------------------------------------------------- a test for each code
+
+
+def bpe(**changes: Any) -> BpeTokenizer:  # noqa: ANN401 (fields, each of its own type)
+    return replace(BpeTokenizer(flags=4, tokens=(b"a", b"b", b"ab"), merges=(0, 1)), **changes)
 
 
 def config_of(blobs: Blobs) -> ModelConfig:
@@ -217,6 +222,11 @@ RUNTIME_CODES: dict[str, Callable[[Blobs], Blobs]] = {
     "no-tokenizer": lambda blobs: without(blobs, "tokenizer"),
     "tokenizer-model": lambda blobs: blobs | {"tokenizer": b'{"version": 1}'},
     "tokenizer-size": lambda blobs: blobs | {"tokenizer": tokenizer(97)},
+    "tokenizer-kind": lambda blobs: blobs | {"tokenizer": bpe().to_bytes()},
+    "tokenizer-bpe": lambda blobs: with_config(blobs | {"tokenizer": bpe().to_bytes()[:-4]}, tokenizer_kind=1),
+    "tokenizer-merges": lambda blobs: with_config(
+        blobs | {"tokenizer": bpe(merges=(0, 1, 1, 0)).to_bytes()}, tokenizer_kind=1
+    ),
     "tokenizer-pieces": lambda blobs: blobs | {"tokenizer": blobs["tokenizer"].replace(b"p7", b"p8")},
     "unused-blob": lambda blobs: blobs | {"extra": b"x"},
 }
@@ -238,6 +248,8 @@ ENTAILED = {
     "i8-weights": {"tensor-type"},
     "i8-stock": {"both-forms", "weight-type"},
     "ignored-fields": {"newer-fields"},
+    "tokenizer-bpe": {"newer-fields", "ignored-fields", "newer-value"},
+    "tokenizer-merges": {"newer-fields", "ignored-fields", "newer-value"},
     "newer-blobs": {"unused-blob"},
     "custom-model": {"newer-value"},
     "not-compared": {"newer-value"},
@@ -291,6 +303,25 @@ def test_what_the_runtime_cannot_take_is_found(tmp_path: Path, model: Blobs, cod
     assert finding.severity == (CODES[code].severity if asked is None else asked)
     assert finding.effect
     assert finding.fix
+
+
+@pytest.mark.parametrize(
+    ("blob", "kind", "expected"),
+    [
+        (bpe().to_bytes(), 1, set()),
+        (bpe(tokens=(b"a", b"b", b"ab", *(b"%d" % i for i in range(94)))).to_bytes(), 1, {"tokenizer-size"}),
+        (tokenizer(96), 1, {"tokenizer-kind"}),
+        (b"\x0a\x03", 1, {"tokenizer-bpe"}),
+        (b"unavailable", 1, {"no-tokenizer"}),
+        (tokenizer(96), 0, set()),
+        (bpe().to_bytes(), 2, {"not-compared"}),
+    ],
+)
+def test_the_config_says_what_a_tokenizer_is(
+    tmp_path: Path, model: Blobs, blob: bytes, kind: int, expected: set[str]
+) -> None:
+    found = codes(found_in(tmp_path / "m.sbs", with_config(model | {"tokenizer": blob}, tokenizer_kind=kind)))
+    assert found - {"newer-fields", "ignored-fields", "newer-value"} == expected
 
 
 def test_too_many_layers_are_counted(tmp_path: Path, model: Blobs) -> None:
