@@ -6,9 +6,9 @@ from typing import TYPE_CHECKING
 
 import blobstore
 from blobstore.cli.newer import tell_newer
-from blobstore.cli.output import add_base, add_command, note, output_of
-from blobstore.container.keys import RESERVED_KEYS
-from blobstore.errors import UsageError
+from blobstore.cli.output import add_base, add_command, note, output_of, print_json
+from blobstore.container.keys import RESERVED_KEYS, TOKENIZER_KEY
+from blobstore.errors import NameNotFoundError, UsageError
 from blobstore.exporting.tensor import write_npy, write_stored
 from blobstore.index.inputs import files_of, refuse_inputs
 from blobstore.store.base import refuse_needless_base
@@ -21,13 +21,15 @@ if TYPE_CHECKING:
 EXAMPLE = """example:
   blobstore get model.sbs model.norm.weight -o norm.npy
   blobstore get model.sbs tokenizer -o tokenizer.model
+  blobstore get model.sbs tokenizer --json | jq '.tokens[106]'
   blobstore get llama.sbs tokenizer_config.json
   blobstore get model.sbs model.norm.weight | xxd | head
   blobstore get gemma.sbs qkv_ein_0 --by keys -o qkv.npy
 
 If OUT ends in .npy, a numpy file is written; bfloat16 and 8-bit floats, which plain numpy can't read back, are written
 as float32, exactly. Any other OUT, and standard output, gets the stored bytes. A tensor that gemma.cpp stores in
-pieces, such as k_proj, has none of its own, and is written as .npy only."""
+pieces, such as k_proj, has none of its own, and is written as .npy only. --json prints gemma.cpp's tokenizer as a list:
+id, text and type of each token, and for BPE the ids that each merge joins."""
 
 
 def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -51,11 +53,14 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
         help="names (default); keys: NAME is a key, and the tensor is as the runtime sees it",
     )
     add_base(parser)
+    parser.add_argument("--json", action="store_true", help="print the tokens as JSON; NAME is tokenizer")
     parser.add_argument("--raw", action="store_true", help="write the stored bytes, whatever OUT's name")
 
 
 def run(options: argparse.Namespace) -> int:
     """Run the command."""
+    if options.json:
+        return _print_tokens(options)
     output = "-" if options.output is None else options.output
     target = output_of(options, output)
     refuse_inputs([target], files_of(options.file, options.base))
@@ -71,6 +76,20 @@ def run(options: argparse.Namespace) -> int:
                 note(f"{options.name} is {foreign}: written as float32, which holds every value exactly")
         else:
             write_stored(store, options.name, target)
+    return 0
+
+
+def _print_tokens(options: argparse.Namespace) -> int:
+    """Print the listing of the tokenizer, the only name that has one."""
+    if options.name != TOKENIZER_KEY or options.output is not None or options.raw:
+        what = "--json prints a list of gemma.cpp's tokens: NAME has to be tokenizer, without -o and --raw"
+        raise UsageError("two-ways" if options.name == TOKENIZER_KEY else "no-listing", what)
+    with blobstore.open(options.file, base=options.base) as store:
+        refuse_needless_base(store)
+        tokens = store.tokens
+        if tokens is None:
+            raise NameNotFoundError("name-not-found", f"{options.file!r} has no tokenizer for gemma.cpp")
+        print_json(tokens)
     return 0
 
 

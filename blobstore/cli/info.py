@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from blobstore.checkpoint.gguf.file import GgufFile
     from blobstore.checkpoint.reader import Checkpoint
     from blobstore.cli.contents import Contents
+    from blobstore.gemma.config import ModelConfig
 
 _MOST_SHOWN = 200
 EXAMPLE = """example:
@@ -92,6 +93,7 @@ def _fields(facts: dict[str, Any]) -> list[tuple[str, object]]:
         *((("weights", _weights(facts)),) if facts["weights"] else ()),
         *((("packed", _packed(facts["packed"], model=bool(facts["model"]))),) if facts["packed"] else ()),
         *((("model", facts["model"]["text"]),) if facts["model"] else ()),
+        *((("tokenizer", facts["model"]["tokens"]["text"]),) if (facts["model"] or {}).get("tokens") else ()),
         *((("gemma.cpp", facts["runs"]),) if facts["runs"] else ()),
         *(("newer", text) for text in facts["newer"]),
         *((("carries", _carried(facts)),) if facts["carried"] or facts["carried_fault"] else ()),
@@ -168,8 +170,32 @@ def _model(store: Store) -> dict[str, Any] | None:
         "model_dim": config.model_dim,
         "vocab_size": config.vocab_size,
         "tokenizer": store.tokenizer is not None,
+        "tokens": _tokens(store, config),
         "text": f"{config.display_name} {weight} {config.wrapping.name.lower()}: {sizes}, {tokenizer} tokenizer",
     }
+
+
+def _tokens(store: Store, config: ModelConfig) -> dict[str, Any] | None:
+    """Return what gemma.cpp's tokenizer is, and how much it has, if there is one."""
+    raw, kind = store.tokenizer, int(config.tokenizer_kind)
+    if raw is None:
+        return None
+    from blobstore.gemma.bpe import BpeTokenizer  # noqa: PLC0415 (most files are no models)
+    from blobstore.gemma.enums import TokenizerKind  # noqa: PLC0415 (as above)
+    from blobstore.gemma.tokenizer import count_pieces  # noqa: PLC0415 (as above)
+
+    try:
+        if kind == TokenizerKind.SENTENCE_PIECE:
+            count = count_pieces(raw)
+            return {"kind": "sentencepiece", "tokens": count, "text": f"SentencePiece, {count} tokens"}
+        if kind != TokenizerKind.BPE:
+            return {"kind": str(kind), "text": f"of kind {kind}, which this version doesn't know"}
+        bpe = BpeTokenizer.from_bytes(raw)
+    except FormatError as error:
+        return {"unreadable": str(error), "text": f"can't be read: {error}"}
+    tokens, merges, added = len(bpe.tokens), len(bpe.merges) // 2, len(bpe.added_ids)
+    text = f"{bpe.kind} BPE, {tokens} tokens, {merges} merges, {added} added tokens"
+    return {"kind": bpe.kind, "tokens": tokens, "merges": merges, "added_tokens": added, "text": text}
 
 
 def _runs(store: Store) -> dict[str, Any]:

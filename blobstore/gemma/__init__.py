@@ -9,6 +9,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from blobstore.gemma.bpe import BpeTokenizer
     from blobstore.gemma.config import LayerConfig, ModelConfig, VitConfig
     from blobstore.gemma.enums import (
         Activation,
@@ -27,10 +28,12 @@ if TYPE_CHECKING:
     from blobstore.gemma.models import config_of, specifier_of
     from blobstore.gemma.tensors import check_tensors, tensors_of
     from blobstore.gemma.toc import TocEntry, build_toc, parse_toc
+    from blobstore.gemma.token_list import Token, TokenList, list_tokens
 
 __all__ = [
     "Activation",
     "AttentionVariant",
+    "BpeTokenizer",
     "LayerConfig",
     "LayerType",
     "Model",
@@ -41,6 +44,8 @@ __all__ = [
     "RouterScore",
     "TensorSpec",
     "TocEntry",
+    "Token",
+    "TokenList",
     "TokenizerKind",
     "VitConfig",
     "WeightType",
@@ -48,6 +53,7 @@ __all__ = [
     "build_toc",
     "check_tensors",
     "config_of",
+    "list_tokens",
     "parse_toc",
     "specifier_of",
     "tensors_of",
@@ -56,6 +62,7 @@ __all__ = [
 _HOMES = {
     "Activation": "enums",
     "AttentionVariant": "enums",
+    "BpeTokenizer": "bpe",
     "LayerConfig": "config",
     "LayerType": "enums",
     "Model": "enums",
@@ -66,6 +73,8 @@ _HOMES = {
     "RouterScore": "enums",
     "TensorSpec": "families.specs",
     "TocEntry": "toc",
+    "Token": "token_list",
+    "TokenList": "token_list",
     "TokenizerKind": "enums",
     "VitConfig": "config",
     "WeightType": "enums",
@@ -73,6 +82,7 @@ _HOMES = {
     "build_toc": "toc",
     "check_tensors": "tensors",
     "config_of": "models",
+    "list_tokens": "token_list",
     "parse_toc": "toc",
     "specifier_of": "models",
     "tensors_of": "tensors",

@@ -31,6 +31,7 @@ if TYPE_CHECKING:
 
     from blobstore.fileio.types import Access, Array, Prefetch, Readable
     from blobstore.gemma.config import ModelConfig
+    from blobstore.gemma.token_list import TokenList
     from blobstore.index import NameIndex
     from blobstore.store.blobs import UnpackedBlobs
     from blobstore.store.catalog import Catalog
@@ -189,7 +190,9 @@ class Store(MappingByIdentity["Array"], Closing):
 
     @property
     def tokenizer(self) -> bytes | None:
-        """The SentencePiece model that gemma.cpp tokenizes with; None without one. A copy.
+        """The tokenizer that gemma.cpp uses, as it is stored; None without one. A copy.
+
+        A SentencePiece model, unless the config's ``tokenizer_kind`` is BPE.
 
         Example:
             >>> _ = blobstore.convert("checkpoint", "gemma.sbs")
@@ -199,6 +202,27 @@ class Store(MappingByIdentity["Array"], Closing):
         """
         raw = bytes(self.reader.get(TOKENIZER_KEY, b""))
         return raw if raw not in (b"", NO_TOKENIZER) else None
+
+    @cached_property
+    def tokens(self) -> TokenList | None:
+        """The tokens of that tokenizer; None without one. 260,000 take a second.
+
+        Raises:
+            FormatError: ``tokenizer-…``, ``bpe-…``, ``fields-…``: it is damaged, or the config is.
+
+        Example:
+            >>> _ = blobstore.convert("checkpoint", "gemma.sbs")
+            >>> [token.text for token in blobstore.open("gemma.sbs").tokens.tokens[:3]]
+            ['<unk>', 'p1', 'p2']
+        """
+        from blobstore.gemma.enums import TokenizerKind  # noqa: PLC0415 (import blobstore stays cheap)
+        from blobstore.gemma.token_list import list_tokens  # noqa: PLC0415 (as above)
+
+        raw, config = self.tokenizer, self.config
+        if raw is None:
+            return None
+        with in_file(self.path):
+            return list_tokens(raw, config.tokenizer_kind if config else TokenizerKind.SENTENCE_PIECE)
 
     @property
     def base_path(self) -> str | None:
