@@ -9,11 +9,16 @@ from typing import Any
 from codec_cases import hexed, noise
 from codec_writer import encode_bf16, encode_f32, encode_i8, encode_sfp, sfp_scale, word_bytes, words_of
 from gemma_writer import (
+    BYTE_FALLBACK,
+    BYTE_LEVEL,
+    SPACES,
+    Bpe,
     Config,
     Layer,
     Record,
     TocEntry,
     Vit,
+    bpe_of,
     default,
     later_specifiers,
     published,
@@ -781,6 +786,87 @@ def catalog_invalid() -> Iterator[Case]:
     yield bad("letters-duplicate", "letters-twice", "a tensor under two letters", twice)
 
 
+# ----------------------------------------------------------------------------------------------------------- tokenizer
+
+LETTERS_OF_THE = ("!", "t", "h", "e", "\u0120", "th", "the", "\u0120the", "<|end|>")
+BYTE_LEVEL_ONE = Bpe(BYTE_LEVEL, 0, LETTERS_OF_THE, (1, 2, 5, 3, 4, 6), (8,))
+METASPACE_TOKENS = ("<unk>", "<s>", "<0x00>", "<0xFF>", "\u2581", "a", "\u2581a", "權", "\u2581\u2581")
+METASPACE_ONE = Bpe(SPACES | BYTE_FALLBACK, 0, METASPACE_TOKENS, (4, 5, 4, 4), (0, 1))
+
+
+def bpe_cases() -> Iterator[Fact]:
+    """Words that a reader must accept."""
+
+    def good(name: str, said: str, one: Bpe, words: Words | None = None) -> Fact:
+        stored = words or one.words()
+        tokens = [token.encode() if isinstance(token, str) else token for token in one.tokens]
+        listed = {"flags": one.flags, "unk_id": one.unk_id, "tokens_hex": [token.hex() for token in tokens]}
+        listed |= {"merges": one.merges, "added_ids": one.added_ids}
+        if bpe_of(stored) != replace(one, tokens=tuple(tokens)):
+            raise ValueError(f"{name}: the record does not say what it was made of")
+        return {"name": name, "description": said, "words": hexed(stored), "fields": listed}
+
+    yield good("byte-level", "characters stand for bytes; three merges, and an added token", BYTE_LEVEL_ONE)
+    yield good("metaspace", "U+2581 stands for a space, and there are tokens of bytes", METASPACE_ONE)
+    yield good("metaspace-no-bytes", "the same without them", Bpe(SPACES, 1, ("a", "<unk>", "\u2581"), (), (1,)))
+    yield good("one-token", "a single token, no merge, none added", Bpe(BYTE_LEVEL, 0, ("a",)))
+    gaps = Bpe(BYTE_LEVEL, 0, ("", "a", "", "", "b", "ab", "", "<|end|>"), (1, 4), (7,))
+    yield good("gaps", "ids without a token are empty texts", gaps)
+    lengths = tuple("x" * nbytes for nbytes in (*range(1, 10), 255, 256))
+    yield good("lengths", "texts of 1 to 9 bytes, of 255 and 256", Bpe(BYTE_LEVEL, 0, lengths))
+    odd = (b"a\0b", b"\0\0\0a", b"abcd\0\0\0a", b"\xff", b"\xe6\xac")
+    yield good("odd-bytes", "zeros that are not a whole word, bytes that are not UTF-8", Bpe(BYTE_LEVEL, 0, odd))
+    yield good("same", "a text twice; a merge that makes no token", Bpe(SPACES, 0, ("a", "a"), (0, 1)))
+    yield good("all-added", "each token is added", replace(METASPACE_ONE, added_ids=tuple(range(9))))
+    yield good("newer", "words behind the last field", METASPACE_ONE, METASPACE_ONE.words(newer=NEWER))
+    yield good("newer-flag", "a flag of a newer runtime", replace(BYTE_LEVEL_ONE, flags=BYTE_LEVEL | 8))
+    short = replace(BYTE_LEVEL_ONE, added_ids=())
+    yield good("ends-after-merges", "the record ends before added_ids", short, short.words(end=4))
+    shorter = replace(short, merges=())
+    yield good("ends-after-tokens", "and before the merges", shorter, shorter.words(end=3))
+
+
+def bpe_invalid() -> Iterator[Fact]:
+    """Words that a reader must refuse."""
+    whole = BYTE_LEVEL_ONE.words()
+    merges_at = 4 + sum(len(text(token)) for token in BYTE_LEVEL_ONE.tokens)
+
+    def bad(reason: str, name: str, said: str, words: Words) -> Fact:
+        return {"name": name, "description": said, "reason": reason, "words": hexed(words)}
+
+    def but(reason: str, name: str, said: str, **changes: Any) -> Fact:  # noqa: ANN401 (fields, each of its own type)
+        return bad(reason, name, said, replace(BYTE_LEVEL_ONE, **changes).words())
+
+    yield from fields_size(whole)
+    yield bad("fields-truncated", "cut", "the last word is missing", whole[:-1])
+    yield bad("fields-truncated", "count-huge", "the record says 4294967295 words", changed(whole, 0, 2**32 - 1))
+    yield bad("fields-truncated", "in-text", "the record ends inside a token", record([BYTE_LEVEL, 0, 1, 2, 97]))
+    yield bad("fields-truncated", "in-tokens", "tokens of several words: the last one is missing",
+              record([BYTE_LEVEL, 0, 2, *text("abcdefgh")]))  # fmt: skip
+    yield bad("fields-string", "text-65-words", "a token of 65 words", record([4, 0, 1, *text("x" * 260), 0, 0]))
+    yield bad("fields-string", "text-huge", "a token of 4294967295 words", changed(whole, 4, 2**32 - 1))
+    for name, words in {"only": [1, 0], "first": [2, 0, 97], "last": [2, 97, 0]}.items():
+        said = f"a word of zeros in a token: {name}"
+        yield bad("fields-string", f"text-zeros-{name}", said, record([4, 0, 1, *words, 0, 0]))
+    for name, place in {"tokens": 3, "merges": merges_at, "added": len(whole) - 2}.items():
+        left = len(whole) - place - 1
+        said = f"{name}: a word more elements than there are words"
+        yield bad("fields-vector", f"vector-{name}", said, changed(whole, place, left + 1))
+        yield bad("fields-vector", f"vector-{name}-huge", "4294967295 elements", changed(whole, place, 2**32 - 1))
+    yield bad("bpe-size", "word-behind", "a word behind the record", [*whole, 0])
+    yield bad("bpe-size", "twice", "the record twice", [*whole, *whole])
+    yield but("bpe-tokens", "no-tokens", "no tokens", tokens=(), merges=(), added_ids=())
+    yield bad("bpe-tokens", "no-fields", "a record without fields", [0])
+    yield but("bpe-flags", "flags-6", "byte-level, and U+2581 for spaces", flags=BYTE_LEVEL | SPACES)
+    for number in (9, 2**32 - 1):
+        yield but("bpe-unknown", f"unknown-{number}", f"token {number} of 9 is the unknown one", unk_id=number)
+        yield but("bpe-merges", f"merge-{number}", f"a merge has token {number} of 9", merges=(1, 2, 5, number))
+        yield but("bpe-added", f"added-{number}", f"token {number} of 9 is added", added_ids=(8, number))
+    yield but("bpe-merges", "merges-odd", "the last merge has one token", merges=(1, 2, 5))
+    yield but("bpe-added", "added-twice", "a token is added twice", added_ids=(7, 7, 8))
+    yield but("bpe-added", "added-descending", "added tokens in descending order", added_ids=(8, 7))
+
+
 # --------------------------------------------------------------------------------------------------------- gemma.json
 
 
@@ -794,4 +880,6 @@ def gemma_vectors() -> dict[str, list[Fact]]:
         "config_invalid": list(config_invalid()),
         "toc_valid": list(toc_cases()),
         "toc_invalid": list(toc_invalid()),
+        "bpe_valid": list(bpe_cases()),
+        "bpe_invalid": list(bpe_invalid()),
     }

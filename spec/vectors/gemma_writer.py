@@ -45,7 +45,7 @@ def fields(value: object) -> Words:
             return [value & 0xFFFFFFFF]
         case float():
             return words_of(value)
-        case str():
+        case str() | bytes():
             return text(value)
         case tuple():
             return vector([fields(one) for one in value])
@@ -583,3 +583,37 @@ def toc_entry(name: str, type_name: str, rows: int, cols: int, scale: float = 1.
 def toc(entries: Iterable[TocEntry]) -> Words:
     """One record after another."""
     return [word for entry in entries for word in entry.words()]
+
+
+# ----------------------------------------------------------------------------------------------------------- tokenizer
+
+BYTE_FALLBACK, SPACES, BYTE_LEVEL = 1, 2, 4
+
+
+@dataclass(frozen=True)
+class Bpe(Record):
+    """A BPE tokenizer."""
+
+    flags: int = 0
+    unk_id: int = 0
+    tokens: tuple[str | bytes, ...] = ()
+    merges: tuple[int, ...] = ()
+    added_ids: tuple[int, ...] = ()
+
+
+def bpe_of(words: Sequence[int]) -> Bpe:
+    """The other direction: what a record says. Words behind its fields are skipped."""
+    left = list(words[1 : 1 + words[0]])
+
+    def numbers(count: int) -> list[int]:
+        taken = left[:count]
+        del left[:count]
+        return taken
+
+    def token() -> bytes:
+        return struct.pack(f"<{left[0]}I", *numbers(1 + left[0])[1:]).rstrip(b"\0")
+
+    flags, unk_id, count = numbers(3)
+    tokens = tuple(token() for _ in range(count))
+    merges = tuple(numbers(*numbers(1))) if left else ()
+    return Bpe(flags, unk_id, tokens, merges, tuple(numbers(*numbers(1))) if left else ())

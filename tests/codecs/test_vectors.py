@@ -17,6 +17,7 @@ from blobstore import codecs
 from blobstore.codecs import element_types, sfp
 from blobstore.errors import BlobStoreError, CodecError, FormatError
 from blobstore.gemma import ModelConfig, build_toc, parse_toc
+from blobstore.gemma.bpe import BpeTokenizer
 from blobstore.gemma.models import config_of, specifier_of
 from blobstore.gemma.records import Record
 from blobstore.gemma.toc import toc_entry
@@ -254,11 +255,24 @@ def test_a_toc_has_the_entries_that_the_vectors_say(fact: Fact) -> None:
     assert build_toc(entries) == raw(fact)
 
 
+@pytest.mark.parametrize("fact", params(GEMMA["bpe_valid"]))
+def test_a_bpe_tokenizer_has_the_fields_that_the_vectors_say(fact: Fact) -> None:
+    bpe = BpeTokenizer.from_bytes(raw(fact))
+    fields = fact["fields"]
+    assert bpe.tokens == tuple(map(bytes.fromhex, fields["tokens_hex"]))
+    assert (bpe.flags, bpe.unk_id) == (fields["flags"], fields["unk_id"])
+    assert (list(bpe.merges), list(bpe.added_ids)) == (fields["merges"], fields["added_ids"])
+    assert bpe.to_bytes() == raw(fact)
+
+
+PARSERS = (("config", ModelConfig.from_bytes), ("toc", parse_toc), ("bpe", BpeTokenizer.from_bytes))
+
+
 @pytest.mark.parametrize(
     ("parse", "fact"),
     [
         pytest.param(parse, fact, id=f"{kind}-{fact['name']}")
-        for kind, parse in (("config", ModelConfig.from_bytes), ("toc", parse_toc))
+        for kind, parse in PARSERS
         for fact in GEMMA[f"{kind}_invalid"]
     ],
 )
@@ -270,8 +284,8 @@ def test_a_faulty_record_is_refused_with_its_reason(parse: Callable[[bytes], obj
 
 def test_each_check_of_the_page_has_a_case_that_fails_it() -> None:
     page = (VECTORS.parent / "gemma.md").read_text()
-    listed = [*GEMMA["config_invalid"], *GEMMA["toc_invalid"], *CATALOG["invalid"]]
-    reasons = set(re.findall(r"`((?:fields|toc|scales|letters)-[a-z-]+)`", page))
+    listed = [*GEMMA["config_invalid"], *GEMMA["toc_invalid"], *GEMMA["bpe_invalid"], *CATALOG["invalid"]]
+    reasons = set(re.findall(r"`((?:fields|toc|bpe|scales|letters)-[a-z-]+)`", page))
     assert len(reasons) >= 14
     assert {fact["reason"] for fact in listed} == reasons
 

@@ -108,17 +108,17 @@ def index_seeds() -> Seeds:
 def fields_seeds() -> Seeds:
     vectors = json.loads((VECTORS / "gemma.json").read_bytes())
     made: Seeds = {}
-    for vector_list in ("config_valid", "config_invalid", "toc_valid", "toc_invalid"):
-        toc = targets.TOC if vector_list.startswith("toc") else 0
+    for vector_list in ("config_valid", "config_invalid", "toc_valid", "toc_invalid", "bpe_valid", "bpe_invalid"):
+        blob = {"toc": targets.TOC, "bpe": targets.BPE}.get(vector_list.partition("_")[0], 0)
         seen: set[str] = set()
         for fact in vectors[vector_list]:
             what = fact.get("reason", fact["name"])
             if what not in seen and len(seen) < MOST_FIELDS:
                 words = [int(word, 16) for word in fact["words"].split()] if "words" in fact else []
                 raw = struct.pack(f"<{len(words)}I", *words) or bytes.fromhex(fact["bytes"])
-                made[f"{vector_list}-{fact['name']}"] = bytes([toc]) + raw
+                made[f"{vector_list}-{fact['name']}"] = bytes([blob]) + raw
                 seen.add(what)
-    for name in ("config_valid-full", "toc_valid-one"):
+    for name in ("config_valid-full", "toc_valid-one", "bpe_valid-byte-level"):
         right = targets.WHOLE_WORDS | targets.OUTER_COUNT
         made[f"{name}-right"] = bytes([made[name][0] | right]) + made[name][1:]
     return made

@@ -39,9 +39,12 @@ from blobstore.edit.rewrite import Edits, apply_edits
 from blobstore.errors import BlobStoreError
 from blobstore.exporting.plan import plan_export
 from blobstore.exporting.run import exported_bytes
+from blobstore.gemma.bpe import BpeTokenizer
 from blobstore.gemma.config import ModelConfig
+from blobstore.gemma.enums import TokenizerKind
 from blobstore.gemma.models import specifier_of
 from blobstore.gemma.toc import build_toc, parse_toc
+from blobstore.gemma.token_list import list_tokens
 from blobstore.index import PACKED, Entry, IndexedBlob, NameIndex, build_index, open_index, parse_index, rebind_index
 from blobstore.index.locate import external_path
 from blobstore.index.names import encode_name
@@ -361,14 +364,14 @@ def check_places(parsed: NameIndex, foreign: Directory) -> None:
 
 # ------------------------------------------------------------------------------------------------------------- fields
 
-TOC, WHOLE_WORDS, OUTER_COUNT = 1, 2, 4  # bits of the first byte of fields
+TOC, WHOLE_WORDS, OUTER_COUNT, BPE = 1, 2, 4, 8  # bits of the first byte of fields
 
 
 def fields(data: bytes) -> None:
     """Parse the runtime's records.
 
-    TOC: the blob ``toc``, else ``config``. WHOLE_WORDS: cut off an incomplete word. OUTER_COUNT: make the first record
-    count all words.
+    TOC: the blob ``toc``, BPE: a BPE ``tokenizer``, else ``config``. WHOLE_WORDS: cut off an incomplete word.
+    OUTER_COUNT: make the first record count all words.
     """
     flags, raw = flags_of(data)
     if flags & WHOLE_WORDS:
@@ -378,6 +381,8 @@ def fields(data: bytes) -> None:
     with suppress(BlobStoreError):
         if flags & TOC:
             check_toc(raw)
+        elif flags & BPE:
+            check_bpe(raw)
         else:
             check_config(raw)
 
@@ -390,6 +395,14 @@ def check_toc(raw: bytes) -> None:
     assert len({entry.name for entry in parsed}) == len(parsed)
     for entry in parsed:
         assert entry.nbytes == entry.type.nbytes(entry.rows * entry.cols)
+
+
+def check_bpe(raw: bytes) -> None:
+    parsed = BpeTokenizer.from_bytes(raw)
+    assert parsed.to_bytes() == raw
+    ids = {*parsed.merges, *parsed.added_ids, parsed.unk_id}
+    assert max(ids) < len(parsed.tokens)
+    assert len(list_tokens(raw, TokenizerKind.BPE).tokens) == len(list(parsed.tokens))
 
 
 def check_config(raw: bytes) -> None:
