@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Protocol
 
 from blobstore.gemma.tokenizer import BYTE, CONTROL, UNKNOWN, UNUSED, USER_DEFINED, count_pieces, find_piece, pieces_of
 from blobstore.tokenizer.added import rows_needed
-from blobstore.tokenizer.notes import left_out, listed_changes, listed_texts, narrowed
+from blobstore.tokenizer.notes import counted, left_out, listed_changes, listed_texts, narrowed
 from blobstore.tokenizer.proto import Piece, append_pieces, dump_model, new_model, parse_model
 
 if TYPE_CHECKING:
@@ -162,12 +162,14 @@ class MadeTokenizer:
     def _notes(self, tokens: int, rows: int) -> Iterator[str]:
         yield f"tokenizer: a SentencePiece model is made from {self.source}: {rows} pieces"
         if self.json.inexact:
-            what = f"{_pieces(self.json.inexact)} can be joined in SentencePiece in other ways than by its merges"
+            what = (
+                f"{counted(self.json.inexact, 'piece')} can be joined in SentencePiece in other ways than by its merges"
+            )
             yield f"tokenizer: {what}: some texts get other tokens than in transformers"
         if self.json.renamed:
             new = self.json.added
             shown = [(number, old.encode(), new[number].piece) for number, old in self.json.renamed.items()]
-            yield f"tokenizer: {_pieces(len(shown))} renamed as its added_tokens say: {listed_changes(shown)}"
+            yield f"tokenizer: {counted(len(shown), 'piece')} renamed as its added_tokens say: {listed_changes(shown)}"
         yield from _filled([number for number in range(tokens) if number not in self.json.pieces])
         yield from narrowed(self.json.added.values(), "SentencePiece")
         beyond = {number: piece.text for number, piece in self.json.pieces.items() if number >= tokens}
@@ -264,10 +266,10 @@ class _Changes:
         """Say what is changed, and what is left out."""
         source = self._source
         if self.appended:
-            yield f"tokenizer: {_pieces(len(self.appended))} added from {source}: {listed_texts(self.appended)}"
+            yield f"tokenizer: {counted(len(self.appended), 'piece')} added from {source}: {listed_texts(self.appended)}"
         if self.renamed:
             shown = [(number, self._old[number], new) for number, new in self.renamed.items()]
-            yield f"tokenizer: {_pieces(len(self.renamed))} renamed as in {source}: {listed_changes(shown)}"
+            yield f"tokenizer: {counted(len(self.renamed), 'piece')} renamed as in {source}: {listed_changes(shown)}"
         yield from _filled([number for number in self._holes() if number < self._end])
         yield from narrowed((self._tokens[number] for number in [*self.renamed, *self.appended]), "SentencePiece")
         if self._bytes:
@@ -291,10 +293,6 @@ def _filler(number: int, taken: Collection[bytes]) -> Piece:
     while text in taken:
         text = b"<%s>" % text
     return Piece(text, 0.0, UNUSED)
-
-
-def _pieces(count: int) -> str:
-    return "1 piece" if count == 1 else f"{count} pieces"
 
 
 def _filled(holes: Sequence[int]) -> Iterator[str]:

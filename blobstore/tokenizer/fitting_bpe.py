@@ -7,13 +7,14 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import starmap
 from typing import TYPE_CHECKING
 
 from blobstore.errors import listed
 from blobstore.gemma.bpe import BYTE_FALLBACK, BYTE_LEVEL, SPACE_ESCAPE, BpeTokenizer
 from blobstore.tokenizer.added import rows_needed
 from blobstore.tokenizer.fitting import Fitted
-from blobstore.tokenizer.notes import left_out, listed_changes, narrowed
+from blobstore.tokenizer.notes import counted, left_out, listed_changes, narrowed
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterator
@@ -85,8 +86,8 @@ class MadeBpe:
     def _notes(self, record: BpeTokenizer, tokens: int) -> Iterator[str]:
         vocabulary, texts = self.vocabulary, self.vocabulary.texts
         known, merges = sum(number < tokens for number in texts), len(record.merges) // 2
-        counts = f"{known} tokens, {merges} merges, {len(record.added_ids)} added tokens"
-        yield f"tokenizer: a {record.kind} BPE blob is made from {self.source}: {counts}"
+        counts = [(known, "token"), (merges, "merge"), (len(record.added_ids), "added token")]
+        yield f"tokenizer: a {record.kind} BPE blob is made from {self.source}: {', '.join(starmap(counted, counts))}"
         yield from self._unlike()
         lost = [*vocabulary.dropped, *self._beyond(tokens)]
         if lost:
@@ -96,8 +97,7 @@ class MadeBpe:
             yield f"tokenizer: {what}: {listed([f'{left!r} {right!r}'[:60] for left, right in lost], _SHOWN)}"
         if vocabulary.renamed:
             changes = [(number, old.encode(), texts[number].encode()) for number, old in vocabulary.renamed.items()]
-            count = "1 token" if len(changes) == 1 else f"{len(changes)} tokens"
-            yield f"tokenizer: {count} renamed as its added_tokens say: {listed_changes(changes)}"
+            yield f"tokenizer: {counted(len(changes), 'token')} renamed as its added_tokens say: {listed_changes(changes)}"
         gaps = [number for number, text in enumerate(record.tokens) if not text]
         if gaps:
             count = "1 id is" if len(gaps) == 1 else f"{len(gaps)} ids are"

@@ -15,6 +15,11 @@ _SHOWN = 5
 _SHOWN_TEXT = 40
 
 
+def counted(count: int, noun: str) -> str:
+    """Return a number of things in words: ``1 piece``, ``2 pieces``."""
+    return f"1 {noun}" if count == 1 else f"{count} {noun}s"
+
+
 def narrowed(tokens: Iterable[AddedToken], runtime: str) -> Iterator[str]:
     """Say which added tokens have flags that what encodes texts doesn't know."""
     narrow = {token.id: token.piece for token in tokens if token.narrows}
