@@ -266,7 +266,8 @@ class _Changes:
         """Say what is changed, and what is left out."""
         source = self._source
         if self.appended:
-            yield f"tokenizer: {counted(len(self.appended), 'piece')} added from {source}: {listed_texts(self.appended)}"
+            count = counted(len(self.appended), "piece")
+            yield f"tokenizer: {count} added from {source}: {listed_texts(self.appended)}"
         if self.renamed:
             shown = [(number, self._old[number], new) for number, new in self.renamed.items()]
             yield f"tokenizer: {counted(len(self.renamed), 'piece')} renamed as in {source}: {listed_changes(shown)}"

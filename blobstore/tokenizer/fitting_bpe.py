@@ -97,7 +97,8 @@ class MadeBpe:
             yield f"tokenizer: {what}: {listed([f'{left!r} {right!r}'[:60] for left, right in lost], _SHOWN)}"
         if vocabulary.renamed:
             changes = [(number, old.encode(), texts[number].encode()) for number, old in vocabulary.renamed.items()]
-            yield f"tokenizer: {counted(len(changes), 'token')} renamed as its added_tokens say: {listed_changes(changes)}"
+            count = counted(len(changes), "token")
+            yield f"tokenizer: {count} renamed as its added_tokens say: {listed_changes(changes)}"
         gaps = [number for number, text in enumerate(record.tokens) if not text]
         if gaps:
             count = "1 id is" if len(gaps) == 1 else f"{len(gaps)} ids are"

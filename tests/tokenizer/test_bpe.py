@@ -81,7 +81,7 @@ def test_a_metaspace_vocabulary_has_other_flags() -> None:
 
 def test_an_added_token_overwrites_or_extends_ids() -> None:
     document = byte_level()
-    document["model"]["unk_token"] = "<|end|>"
+    document["model"] |= {"unk_token": "<|end|>"}
     document["added_tokens"] = [added_token(9, "<|end|>"), added_token(1, "<new>"), added_token(0, "a")]
     record, notes = made(document)
     assert record.tokens == (b"a", b"<new>", b"c", b"ab", b"abc", "\u0120".encode(), b"", b"", b"", b"<|end|>")
