@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import os
 from collections import Counter
+from itertools import starmap
 from typing import TYPE_CHECKING, Any
 
 from blobstore.cli.abandoned import tell_abandoned
@@ -183,18 +184,20 @@ def _tokens(store: Store, config: ModelConfig) -> dict[str, Any] | None:
     from blobstore.gemma.bpe import BpeTokenizer  # noqa: PLC0415 (most files are no models)
     from blobstore.gemma.enums import TokenizerKind  # noqa: PLC0415 (as above)
     from blobstore.gemma.tokenizer import count_pieces  # noqa: PLC0415 (as above)
+    from blobstore.tokenizer.notes import counted  # noqa: PLC0415 (as above)
 
     try:
         if kind == TokenizerKind.SENTENCE_PIECE:
             count = count_pieces(raw)
-            return {"kind": "sentencepiece", "tokens": count, "text": f"SentencePiece, {count} tokens"}
+            return {"kind": "sentencepiece", "tokens": count, "text": f"SentencePiece, {counted(count, 'token')}"}
         if kind != TokenizerKind.BPE:
             return {"kind": str(kind), "text": f"of kind {kind}, which this version doesn't know"}
         bpe = BpeTokenizer.from_bytes(raw)
     except FormatError as error:
         return {"unreadable": str(error), "text": f"can't be read: {error}"}
     tokens, merges, added = len(bpe.tokens), len(bpe.merges) // 2, len(bpe.added_ids)
-    text = f"{bpe.kind} BPE, {tokens} tokens, {merges} merges, {added} added tokens"
+    counts = [(tokens, "token"), (merges, "merge"), (added, "added token")]
+    text = f"{bpe.kind} BPE, {', '.join(starmap(counted, counts))}"
     return {"kind": bpe.kind, "tokens": tokens, "merges": merges, "added_tokens": added, "text": text}
 
 

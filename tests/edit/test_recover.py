@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -19,6 +20,7 @@ from blobstore.edit import recover_toc
 from blobstore.edit.recover import recover
 from blobstore.errors import FormatError, UsageError
 from blobstore.exporting.plan import plan_export
+from blobstore.gemma import BpeTokenizer, TokenizerKind, config_of
 from blobstore.gemma.config import ModelConfig
 from blobstore.gemma.toc import build_toc, parse_toc, toc_entry
 from blobstore.index import Entry, IndexedBlob, build_index
@@ -198,6 +200,22 @@ def test_gemma_cpps_own_file_is_proved_by_its_toc(tmp_path: Path, family: str, t
     done = recover(path, out)
     assert "toc" in done.how
     assert not done.lost
+    assert out.read_bytes() == whole
+
+
+@pytest.mark.parametrize("last", [b"x", b"\1\0\0\0" * 99])
+def test_a_bpe_tokenizer_ends_where_its_record_does(tmp_path: Path, last: bytes) -> None:
+    path, out = tmp_path / "m.sbs", tmp_path / "out.sbs"
+    bpe = BpeTokenizer(flags=4, tokens=(b"a", b""), added_ids=(1,), newer=(0,) * 3)
+    config = replace(config_of("gemma3-270m-sfp-it"), tokenizer_kind=TokenizerKind.BPE)
+    with blobstore.BlobWriter(path) as writer:
+        writer.add("w", last)
+        writer.add("config", config.to_bytes())
+        writer.add("tokenizer", bpe.to_bytes())
+        writer.add("toc", build_toc([toc_entry("w", BY_NAME["u8"], 1, len(last))]))
+    whole = path.read_bytes()
+    cut(path, len(whole) - 16)
+    assert "toc" in recover(path, out).how
     assert out.read_bytes() == whole
 
 
