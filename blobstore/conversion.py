@@ -206,7 +206,7 @@ def convert(
         runtime: For gemma.cpp: the version that has to run the file, ``2025-10``, ``2026-04`` or ``latest``; what it
             can't run is refused. By default the file is for the oldest version that can run the model, and those since.
         tokenizer: For gemma.cpp, a ``tokenizer.model``, taken as it is, or a ``tokenizer.json``; by default the one
-            beside the source, with the tokens that were added to it.
+            beside the source, with the tokens that were added to it. A model whose tokenizer is BPE needs the latter.
         pad: For gemma.cpp: repeat the row of ``<pad>`` until the vocabulary is a multiple of 32; if false, refuse such
             a checkpoint.
         strict: Refuse a checkpoint that `check` has a warning for, such as a NaN.
@@ -222,8 +222,8 @@ def convert(
     Raises:
         CheckpointError: It can't be converted; ``faults`` has everything that is wrong.
         MissingExtraError: ``missing-extra``: it is pickled, and torch isn't installed, or is older than 2.6; it has
-            quantised tensors in a .gguf file, and the package gguf isn't installed; or the tokenizer has to be made or
-            changed, which needs protobuf.
+            quantised tensors in a .gguf file, and the package gguf isn't installed; or a SentencePiece model has to be
+            made or changed, which needs protobuf.
         UsageError: ``bad-choice`` for an unknown option; ``needless-flag`` for one that the conversion doesn't have;
             ``not-a-tokenizer``, ``i8-stock``, ``same-file``; as `create`.
         FormatError, TruncatedError: A file of the source is wrong.

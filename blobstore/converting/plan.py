@@ -91,7 +91,7 @@ class Plan:
         parts: More names, for bytes inside tensors.
         extras: Tensors that the runtime doesn't know, kept so that nothing is lost.
         config: The model's, for the runtime; None for a file that is only a container.
-        tokenizer: The SentencePiece model for the runtime.
+        tokenizer: The blob for the runtime: a SentencePiece model, or a BPE record.
         left_out: What of the checkpoint isn't used, and why.
         told: What is done without being asked for.
         files: The checkpoint's other files, such as ``config.json``, that the new file carries.
