@@ -72,8 +72,8 @@ class ModelWriter(Completing):
         Args:
             target: A path, where the file appears when it is complete; or a binary stream, as for `blobstore.create`.
             config: The model's dimensions; ``weight`` is the narrowest type among its tensors.
-            tokenizer: The bytes of the SentencePiece ``tokenizer.model``, or those of a `blobstore.gemma.BpeTokenizer` if
-                the config's ``tokenizer_kind`` is BPE; None for a model without one.
+            tokenizer: The bytes of the SentencePiece ``tokenizer.model``, or those of a `blobstore.gemma.BpeTokenizer`
+                if the config's ``tokenizer_kind`` is BPE; None for a model without one.
             version: Of the container.
             index: Where the name index goes; ``none`` leaves it out.
             digests: Store the SHA-256 of each blob in the index.

@@ -1,7 +1,8 @@
 """BPE records against the peer tokenizers.
 
-What is compared: the tokens of texts whose characters beyond ASCII are all letters, with a tokenizer that splits them
-as Qwen's does, where NFC changes nothing: there the runtime's fixed split is the same. And in the other kind those of any text.
+What is compared: the tokens of texts whose characters beyond ASCII are all letters, which NFC doesn't change, with a
+tokenizer that splits them as Qwen's does: there the runtime's fixed split is the same. In the other kind: those of any
+text.
 The runtime itself isn't run: `tests.tokenizer.bpe_runtime` encodes from the record alone.
 """
 
