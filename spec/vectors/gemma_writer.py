@@ -9,6 +9,7 @@ import struct
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import MISSING, Field, dataclass, field, replace
 from dataclasses import fields as fields_of
+from itertools import islice
 from types import MappingProxyType
 from typing import Any, ClassVar
 
@@ -603,17 +604,18 @@ class Bpe(Record):
 
 def bpe_of(words: Sequence[int]) -> Bpe:
     """The other direction: what a record says. Words behind its fields are skipped."""
-    left = list(words[1 : 1 + words[0]])
+    left = iter(words[1 : 1 + words[0]])
 
-    def numbers(count: int) -> list[int]:
-        taken = left[:count]
-        del left[:count]
-        return taken
+    def numbers(count: int) -> tuple[int, ...]:
+        return tuple(islice(left, count))
+
+    def vector_of_numbers() -> tuple[int, ...]:
+        return numbers(next(left, 0))
 
     def token() -> bytes:
-        return struct.pack(f"<{left[0]}I", *numbers(1 + left[0])[1:]).rstrip(b"\0")
+        found = vector_of_numbers()
+        return struct.pack(f"<{len(found)}I", *found).rstrip(b"\0")
 
     flags, unk_id, count = numbers(3)
     tokens = tuple(token() for _ in range(count))
-    merges = tuple(numbers(*numbers(1))) if left else ()
-    return Bpe(flags, unk_id, tokens, merges, tuple(numbers(*numbers(1))) if left else ())
+    return Bpe(flags, unk_id, tokens, vector_of_numbers(), vector_of_numbers())

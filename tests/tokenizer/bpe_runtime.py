@@ -8,7 +8,7 @@ from __future__ import annotations
 import re
 import struct
 from functools import cached_property
-from itertools import pairwise
+from itertools import islice, pairwise
 
 BYTE_FALLBACK, SPACES, BYTE_LEVEL = 1, 2, 4
 LETTERS, BLANKS = r"A-Za-z\x80-\U0010FFFF", r" \t\n\r\f\v"
@@ -26,27 +26,26 @@ def byte_alphabet() -> list[str]:
 
 
 ALPHABET = byte_alphabet()
+BYTES = {char: byte for byte, char in enumerate(ALPHABET)}
 
 
 class Runtime:
     """A record's tokenizer."""
 
     def __init__(self, raw: bytes) -> None:
-        words = list(struct.unpack(f"<{len(raw) // 4}I", raw))
-        assert words.pop(0) == len(words)
-        self._words = words
+        self._words = iter(struct.unpack(f"<{len(raw) // 4}I", raw))
+        assert 4 * (1 + next(self._words)) == len(raw)
         self.flags, self.unknown = self._taken(2)
         self.texts = [self._text() for _ in range(*self._taken(1))]
         merges = self._taken(*self._taken(1))
         self.added = self._taken(*self._taken(1))
-        assert not words
+        assert not list(self._words)
         self.numbers = {text: number for number, text in enumerate(self.texts) if text}
+        self._known: dict[str, list[int]] = {}
         self.ranks = {pair: rank for rank, pair in enumerate(zip(merges[::2], merges[1::2], strict=True))}
 
     def _taken(self, count: int) -> list[int]:
-        taken = self._words[:count]
-        del self._words[:count]
-        return taken
+        return list(islice(self._words, count))
 
     def _text(self) -> str:
         words = self._taken(*self._taken(1))
@@ -65,7 +64,10 @@ class Runtime:
                 found.append(self.numbers[part])
             elif self.flags & BYTE_LEVEL:
                 for word in SPLIT.findall(part):
-                    found += self._merged([self.numbers[ALPHABET[byte]] for byte in word.encode()])
+                    if word not in self._known:
+                        numbers = [self.numbers[ALPHABET[byte]] for byte in word.encode()]
+                        self._known[word] = self._merged(numbers)
+                    found += self._known[word]
             else:
                 found += self._merged([one for char in part.replace(" ", "\u2581") for one in self._of(char)])
         return found
@@ -90,5 +92,5 @@ class Runtime:
         raw = b""
         for number in tokens:
             text = self.texts[number]
-            raw += text.encode() if number in self.added else bytes(map(ALPHABET.index, text))
+            raw += text.encode() if number in self.added else bytes(map(BYTES.__getitem__, text))
         return raw.decode()
