@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -10,6 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from blobstore.gemma import BpeTokenizer
+from blobstore.tokenizer import proto
 from blobstore.tokenizer.added import AddedToken
 from blobstore.tokenizer.document import InexpressibleError
 from blobstore.tokenizer.fitting_bpe import MadeBpe, StoredBpe
@@ -68,6 +70,16 @@ def test_tokens_merges_and_added_tokens_are_those_of_the_file() -> None:
 
 def test_both_spellings_of_merges_are_the_same() -> None:
     assert made(byte_level(merges=["a b", "ab c"])) == made(byte_level())
+
+
+def test_protobuf_is_not_needed(monkeypatch: pytest.MonkeyPatch) -> None:
+    proto._classes.cache_clear()
+    monkeypatch.setitem(sys.modules, "google.protobuf", None)
+    try:
+        assert made(byte_level())[0].tokens
+        assert made(document_of(SMALL))[0].tokens
+    finally:
+        proto._classes.cache_clear()
 
 
 def test_a_metaspace_vocabulary_has_other_flags() -> None:
