@@ -17,7 +17,7 @@ from blobstore.tokenizer.fitting import Fitted
 from blobstore.tokenizer.notes import counted, left_out, listed_changes, narrowed
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Iterator
+    from collections.abc import Collection, Iterator, Sequence
 
     from blobstore.tokenizer.from_json_bpe import BpeVocabulary
 
@@ -99,17 +99,14 @@ class MadeBpe:
             changes = [(number, old.encode(), texts[number].encode()) for number, old in vocabulary.renamed.items()]
             count = counted(len(changes), "token")
             yield f"tokenizer: {count} renamed as its added_tokens say: {listed_changes(changes)}"
-        gaps = [number for number, text in enumerate(record.tokens) if not text]
-        if gaps:
-            count = "1 id is" if len(gaps) == 1 else f"{len(gaps)} ids are"
-            yield f"tokenizer: {count} without a token: {listed([str(number) for number in gaps], _SHOWN)}"
+        yield from _gaps([number for number in range(tokens) if number not in texts])
         yield from narrowed(vocabulary.added.values(), _RUNTIME)
         yield from left_out({number: text.encode() for number, text in texts.items() if number >= tokens}, tokens)
 
     def _unlike(self) -> Iterator[str]:
         """Say what the runtime does otherwise than the files, which can't be helped."""
         vocabulary = self.vocabulary
-        own = f"{_RUNTIME} splits texts by a pattern of its own, to which all but ASCII is a letter"
+        own = f"{_RUNTIME} splits texts by a pattern of its own, to which every character beyond ASCII is a letter"
         parts = [own] if vocabulary.byte_level else []
         if vocabulary.unlike:
             parts.append(f"{_RUNTIME} doesn't follow its {', '.join(vocabulary.unlike)}")
@@ -125,6 +122,15 @@ class MadeBpe:
         for left, right in self.vocabulary.merges:
             if not self._is_known(left, right, known):
                 yield texts[left], texts[right]
+
+
+def _gaps(rows: Sequence[int]) -> Iterator[str]:
+    """Say which rows of the embedding have no token."""
+    if not rows:
+        return
+    together = len(rows) > 1 and rows[-1] - rows[0] == len(rows) - 1
+    shown = f"{rows[0]} to {rows[-1]}" if together else listed([str(number) for number in rows], _SHOWN)
+    yield f"tokenizer: {counted(len(rows), 'row')} without a token: {shown}"
 
 
 @dataclass(frozen=True)

@@ -29,7 +29,7 @@ PATTERN = (
     r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
 )
 SPLIT = {"type": "Split", "pattern": {"Regex": PATTERN}, "behavior": "Isolated", "invert": False}
-OWN_SPLIT = "gemma.cpp splits texts by a pattern of its own, to which all but ASCII is a letter"
+OWN_SPLIT = "gemma.cpp splits texts by a pattern of its own, to which every character beyond ASCII is a letter"
 OTHER_TOKENS = "some texts get other tokens than in transformers"
 
 
@@ -49,8 +49,9 @@ def byte_level(**changes: object) -> Document:
     }
 
 
-def made(document: Document, rows: int = 1000) -> tuple[BpeTokenizer, tuple[str, ...]]:
-    fitted = MadeBpe(parse_bpe(dumped(document)), "tokenizer.json").fitted(rows)
+def made(document: Document) -> tuple[BpeTokenizer, tuple[str, ...]]:
+    tokenizer = MadeBpe(parse_bpe(dumped(document)), "tokenizer.json")
+    fitted = tokenizer.fitted(min(tokenizer.rows, 1000))
     return BpeTokenizer.from_bytes(fitted.raw), fitted.notes
 
 
@@ -101,8 +102,23 @@ def test_an_added_token_overwrites_or_extends_ids() -> None:
     assert notes[2:] == (
         "tokenizer: 1 merge left out, not of two tokens that make a third: 'a' 'b'",
         "tokenizer: 1 token renamed as its added_tokens say: 1 'b' → '<new>'",
-        "tokenizer: 3 ids are without a token: 6, 7, 8",
+        "tokenizer: 3 rows without a token: 6 to 8",
     )
+
+
+@pytest.mark.parametrize(("rows", "shown"), [(9, "1 row without a token: 8"), (12, "4 rows without a token: 8 to 11")])
+def test_rows_behind_the_last_token_are_told_and_get_none(rows: int, shown: str) -> None:
+    fitted = MadeBpe(parse_bpe(dumped(byte_level())), "tokenizer.json").fitted(rows, 32)
+    assert fitted.notes[-1] == f"tokenizer: {shown}"
+    assert BpeTokenizer.from_bytes(fitted.raw) == made(byte_level())[0]
+
+
+def test_rows_between_tokens_are_told() -> None:
+    document = byte_level()
+    document["added_tokens"] = [added_token(7, "<a>"), added_token(9, "<b>"), added_token(16, "<c>")]
+    record, notes = made(document)
+    assert record.tokens[6:10] == (b"", b"<a>", b"", b"<b>")
+    assert notes[-1] == "tokenizer: 8 rows without a token: 6, 8, 10, 11, 12 and 3 more"
 
 
 def test_merges_that_make_no_token_are_left_out() -> None:
@@ -140,7 +156,7 @@ def test_tokens_of_other_files_are_added() -> None:
     }
     other = vocabulary.add(tokens.values())
     assert [token.id for token in other] == [9, 2]
-    fitted = MadeBpe(vocabulary, "tokenizer.json, added_tokens.json").fitted(100)
+    fitted = MadeBpe(vocabulary, "tokenizer.json, added_tokens.json").fitted(9)
     record = BpeTokenizer.from_bytes(fitted.raw)
     assert (len(record.tokens), record.added_ids) == (9, (3, 6, 7, 8))
     assert fitted.notes[-1] == (
