@@ -148,7 +148,7 @@ def _keys_by_slot(specs: Iterable[TensorSpec]) -> dict[str, list[str]]:
 
 def _runs_anyway(spec: TensorSpec, entry: TocEntry) -> bool:
     """Whether gemma.cpp was observed to compute with a type narrower than its own exporter writes."""
-    return spec.floor == "bf16" or (spec.key == "img_pos_emb" and entry.type.bits > 8)
+    return not spec.types and (spec.floor == "bf16" or (spec.key == "img_pos_emb" and entry.type.bits > 8))
 
 
 def _both_forms(fault: Fault, entries: Sequence[TocEntry]) -> Finding:

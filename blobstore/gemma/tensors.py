@@ -118,7 +118,12 @@ def _wrong_forms(specs: Iterable[TensorSpec], found: Mapping[str, TocEntry]) -> 
 
 
 def default_type(spec: TensorSpec, weight: str) -> ElementType:
-    """Return the type that a converter stores a tensor in: that of the weights, or the floor where it is wider."""
-    if weight == "f32" or spec.floor is None:
+    """Return the type that a converter stores a tensor in: that of the weights, or the floor where it is wider.
+
+    Where the runtime takes only some types, and not that of the weights, it is bf16.
+    """
+    if spec.types and weight not in spec.types:
+        return BY_NAME["bf16"]
+    if weight == "f32" or spec.floor is None or spec.types:
         return BY_NAME[weight]
     return BY_NAME[spec.floor]

@@ -57,6 +57,13 @@ PLE_DIM = 256  # width of a layer's own embeddings, in E2B and E4B
 GLOBAL_QKV_DIM = 512
 EXPERTS, EXPERTS_USED = 128, 8
 EXPERT_HIDDEN = 704  # no field has it: the runtime takes it from the model's number
+# The layers of 26B whose keys and values the runtime reorders as it loads them, by kv_heads and qkv_dim: a file has the
+# keys of all heads before the values of all heads, not a head's values behind its keys. They are moved by whole
+# elements, so that types with groups don't survive it.
+_REORDERED = (2, 512)
+REORDERED_TYPES = ("f32", "bf16", "sfp")
+ROUTER_TYPES = ("bf16",)  # of its scales, which are used as they are
+MAX_EXPERTS = 128  # for which the runtime has room
 
 
 def gemma4(model: Model) -> ModelConfig:
@@ -78,6 +85,11 @@ def gemma4(model: Model) -> ModelConfig:
     if model in WITH_VISION:
         config = replace(config, vit_config=_vision())
     return in_full(config)
+
+
+def is_reordered(layer: LayerConfig) -> bool:
+    """Whether the runtime reorders the keys and values of a layer as it loads them."""
+    return layer.num_experts > 0 and (layer.kv_heads, layer.qkv_dim) == _REORDERED
 
 
 def _layers(model: Model, size: Dimensions, extent: Extent) -> list[LayerConfig]:

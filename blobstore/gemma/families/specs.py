@@ -1,9 +1,10 @@
-"""`TensorSpec`: a tensor that a model has."""
+"""`TensorSpec`: a tensor that a model has; and what its key says."""
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from blobstore.codecs.element_types import as_element_type
 
@@ -12,6 +13,23 @@ if TYPE_CHECKING:
 
 # The types that weights may be stored in; nuq needs a special build of the runtime.
 WEIGHT_TYPES = ("f32", "bf16", "sfp", "nuq", "i8")
+_NUMBERED = re.compile(r"(.+?)_([0-9]+)(?:_([0-9]+))?", re.ASCII)
+
+
+class Place(NamedTuple):
+    """What a tensor's key says: its name, and of which layer and expert it is; None for that of no layer or expert."""
+
+    base: str
+    layer: int | None
+    expert: int | None
+
+
+def place_of(key: str) -> Place:
+    """Return what a key says: ``gating1_w_29_127`` is ``gating1_w`` of layer 29 and expert 127."""
+    match = _NUMBERED.fullmatch(key)
+    if match is None:
+        return Place(key, None, None)
+    return Place(match[1], int(match[2]), int(match[3]) if match[3] else None)
 
 
 @dataclass(frozen=True)
@@ -26,6 +44,7 @@ class TensorSpec:
         slot: What it is part of. A file has all tensors of one form of each slot, and none of the other form.
         form: ``stock`` or ``split`` where there is a choice, else empty.
         optional: Whether the runtime loads a file without it.
+        types: All types that the runtime takes, where these are not a matter of the floor; else empty.
 
     Example:
         >>> config = blobstore.gemma.config_of("gemma3-270m-sfp-it")
@@ -41,10 +60,13 @@ class TensorSpec:
     slot: str
     form: str = ""
     optional: bool = False
+    types: tuple[str, ...] = ()
 
     @property
     def allowed(self) -> str:
         """The types that the runtime takes, as text for messages."""
+        if self.types:
+            return ", ".join(self.types)
         return {"f32": "f32", "bf16": "f32 or bf16"}.get(self.floor or "", ", ".join(WEIGHT_TYPES))
 
     def allows(self, type: ElementType | str) -> bool:  # noqa: A002 (the field's word)
@@ -54,6 +76,8 @@ class TensorSpec:
             UsageError: ``unknown-type``: no element type has this name.
         """
         name = as_element_type(type).name
+        if self.types:
+            return name in self.types
         return name in (WEIGHT_TYPES if self.floor is None else ("f32", self.floor))
 
 
@@ -66,11 +90,14 @@ def weight(
     slot: str = "",
     form: str = "",
     optional: bool = False,
+    types: tuple[str, ...] = (),
 ) -> TensorSpec:
     """Return a matrix; by default it may have any weight type."""
-    return TensorSpec(key, rows, cols, floor, slot or key, form, optional)
+    return TensorSpec(key, rows, cols, floor, slot or key, form, optional, types)
 
 
-def vector(key: str, cols: int, floor: str = "bf16", *, optional: bool = False) -> TensorSpec:
+def vector(
+    key: str, cols: int, floor: str = "bf16", *, optional: bool = False, types: tuple[str, ...] = ()
+) -> TensorSpec:
     """Return a vector."""
-    return TensorSpec(key, 1, cols, floor, key, optional=optional)
+    return TensorSpec(key, 1, cols, floor, key, optional=optional, types=types)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from blobstore.gemma.enums import LayerType, PostNorm
-from blobstore.gemma.families.gemma4 import EXPERT_HIDDEN
+from blobstore.gemma.families.gemma4 import EXPERT_HIDDEN, REORDERED_TYPES, ROUTER_TYPES, is_reordered
 from blobstore.gemma.families.specs import TensorSpec, vector, weight
 
 if TYPE_CHECKING:
@@ -19,6 +19,7 @@ def text_layer(i: int, layer: LayerConfig, width: int) -> list[TensorSpec]:
     form has rows that nothing reads.
     """
     has_keys = layer.kv_share_layer_idx < 0
+    types = REORDERED_TYPES if is_reordered(layer) else ()
     queries = layer.heads * layer.qkv_dim
     keys_values = 2 * layer.kv_heads * layer.qkv_dim
     hidden = layer.ff_hidden_dim
@@ -26,7 +27,7 @@ def text_layer(i: int, layer: LayerConfig, width: int) -> list[TensorSpec]:
     specs = [
         weight(f"att_ein_{i}", layer.heads * width, layer.qkv_dim, slot=att, form="stock"),
         weight(f"att_w_{i}", width, queries, slot=att, form="split"),
-        weight(f"qkv_ein_{i}", queries + keys_values, width, slot=qkv, form="stock"),
+        weight(f"qkv_ein_{i}", queries + keys_values, width, slot=qkv, form="stock", types=types),
         weight(f"qkv1_w_{i}", queries, width, slot=qkv, form="split"),
         weight(
             f"qkv2_w_{i}",
@@ -35,6 +36,7 @@ def text_layer(i: int, layer: LayerConfig, width: int) -> list[TensorSpec]:
             slot=qkv if has_keys else "",
             form="split" if has_keys else "",
             optional=not has_keys,
+            types=types,
         ),
         weight(f"gating_ein_{i}", 2 * hidden, width, slot=gating, form="stock"),
         weight(f"gating1_w_{i}", hidden, width, slot=gating, form="split"),
@@ -71,7 +73,7 @@ def gemma4_layer(i: int, layer: LayerConfig, width: int) -> list[TensorSpec]:
             weight(f"ple_proj_{i}", width, layer.ple_dim),
             vector(f"post_ple_ns_{i}", width),
         ]
-    if layer.ple_dim or layer.num_experts:
+    if layer.norm_v:  # as in every Gemma 4
         specs.append(vector(f"skip_scale_{i}", 1, optional=True))
     if layer.num_experts:
         specs += _experts(i, layer, width)
@@ -80,9 +82,9 @@ def gemma4_layer(i: int, layer: LayerConfig, width: int) -> list[TensorSpec]:
 
 def _experts(i: int, layer: LayerConfig, width: int) -> list[TensorSpec]:
     specs = [
-        weight(f"moe_router_{i}", layer.num_experts, width),
-        vector(f"router_scale_{i}", width),
-        vector(f"p_expert_sc_{i}", layer.num_experts),
+        weight(f"moe_router_{i}", layer.num_experts, width, floor="bf16"),
+        vector(f"router_scale_{i}", width, types=ROUTER_TYPES),
+        vector(f"p_expert_sc_{i}", layer.num_experts, types=ROUTER_TYPES),
         vector(f"pre_ffw2_ns_{i}", width),
         vector(f"post_ffw1_ns_{i}", width),
         vector(f"post_ffw2_ns_{i}", width),
