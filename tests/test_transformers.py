@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import importlib
+import json
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+import numpy as np
 import pytest
 import sentencepiece
 
@@ -14,13 +17,18 @@ from blobstore.gemma.tokenizer import pieces_of
 from blobstore.tokenizer.added import added_in_json
 from blobstore.tokenizer.fitting import MadeTokenizer, Tokenizer
 from blobstore.tokenizer.from_json import parse_tokenizer
+from tests import gemma4_runtime
 from tests.checkpoints import SINGLE
+from tests.gemma4_checkpoints import A4B, E2B, E4B
+from tests.gemma4_checkpoints import TINY as GEMMA4
 from tests.gemma_checkpoints import TOKENIZER, convert
 from tests.tokenizer.test_peers import lines, trained
 
 if TYPE_CHECKING:
     from pathlib import Path
     from types import ModuleType
+
+    from tests.gemma4_checkpoints import Gemma4
 
 pytestmark = [
     pytest.mark.transformers,
@@ -259,3 +267,66 @@ def test_a_head_with_the_embeddings_values_that_is_not_tied_is_not_lost(tmp_path
     assert [alias.name for alias in done.aliases] == ["lm_head.weight"]
     blobstore.export(tmp_path / "a.sbs", f"{tmp_path}/back/")
     check_loads(libraries, source, tmp_path / "back", model)
+
+
+# ---------------------------------------------------------------------------------------------------------- Gemma 4
+
+
+def gemma4(libraries: Libraries, recipe: Gemma4) -> Any:  # noqa: ANN401 (a config)
+    own = ("model_type", "architectures", "dtype", "transformers_version")
+    return libraries.transformers.Gemma4TextConfig(**{key: v for key, v in recipe.config().items() if key not in own})
+
+
+@pytest.mark.parametrize("name", [*GEMMA4, "e2b", "e4b", "26b"])
+def test_the_data_of_a_gemma_4_is_what_transformers_has(libraries: Libraries, name: str) -> None:
+    recipe = (GEMMA4 | {"e2b": E2B, "e4b": E4B, "26b": A4B})[name]
+    config = gemma4(libraries, recipe)
+    with libraries.torch.device("meta"):
+        model = libraries.transformers.Gemma4ForCausalLM(config)
+    shapes = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
+    del shapes["lm_head.weight"]
+    assert shapes == recipe.shapes()
+    assert recipe.config().keys() - {"dtype", "architectures"} <= config.to_dict().keys()
+    written = json.loads(config.to_json_string(use_diff=False))
+    assert {key: written[key] for key in recipe.config() if key not in ("dtype", "architectures")} == {
+        key: value for key, value in recipe.config().items() if key not in ("dtype", "architectures")
+    }
+
+
+@both_layouts
+@pytest.mark.parametrize("name", GEMMA4)
+def test_a_gemma_4_comes_back_through_a_file(tmp_path: Path, libraries: Libraries, name: str, layout: str) -> None:
+    torch = libraries.torch
+    model = libraries.transformers.Gemma4ForCausalLM(gemma4(libraries, GEMMA4[name]))
+    for tensor in model.state_dict().values():
+        tensor.uniform_(0.25, 1.75)
+    model = model.to(torch.bfloat16).eval()
+    model.save_pretrained(tmp_path)
+    state = libraries.ours.load_file(converted(tmp_path, layout))
+    other = type(model).from_pretrained(None, config=model.config, state_dict=state, dtype=torch.bfloat16)
+    assert same(torch, other, model)
+
+
+@pytest.mark.parametrize("name", GEMMA4)
+def test_what_gemma_cpp_computes_of_a_gemma_4_is_what_transformers_does(
+    tmp_path: Path, libraries: Libraries, name: str
+) -> None:
+    torch = libraries.torch
+    recipe = replace(GEMMA4[name], width=16, window=3)  # both round the square root of the width, if it isn't whole
+    config = gemma4(libraries, recipe)
+    config.final_logit_softcapping = 2.0
+    model = libraries.transformers.Gemma4ForCausalLM(config)
+    torch.manual_seed(0)
+    for key, tensor in model.state_dict().items():
+        is_norm = tensor.ndim == 1
+        tensor.copy_((tensor.uniform_(0.5, 1.5) if is_norm else tensor.normal_(0, 0.4)).to(torch.bfloat16))
+        assert key
+    model = model.eval()
+    tokens = [2, 7, 1, 8, 2, 8, 1, 7]
+    with torch.no_grad():
+        theirs = model(input_ids=torch.tensor([tokens])).logits[0].numpy()
+    model.to(torch.bfloat16).save_pretrained(tmp_path)
+    with blobstore.open(converted(tmp_path, "split"), by="keys") as store:
+        assert store.config is not None
+        ours = gemma4_runtime.logits(store.config, gemma4_runtime.read(store), tokens)
+    np.testing.assert_allclose(ours, theirs, rtol=1e-3, atol=1e-4)

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from blobstore.checking.codes import CODES
 from blobstore.checking.findings import finding, from_newer
+from blobstore.checking.later_layers import check_later_layers
 from blobstore.checking.vision import LANES, MATMUL_ROWS, MAX_COLUMNS, check_vision
 from blobstore.container.keys import CONFIG_KEY
 from blobstore.converting.gemma_config import lost_stops, right_label, runtime_faults
@@ -54,6 +55,7 @@ def check_config(config: ModelConfig, *, one_base: bool = False) -> Iterator[Fin
     yield from _rope(config, one_base=one_base)
     yield from _sizes(config)
     yield from _alike(config.layer_configs, config)
+    yield from check_later_layers(config)
     yield from check_vision(config)
     for fault in runtime_faults(config):
         if fault.reason != "vocabulary":

@@ -47,6 +47,7 @@ MAX_LAYERS = MAX_LAYER + 1
 SPARE_ROWS = 64  # rows that exporters append to the embedding of models with a vision part
 
 GEMMA3 = ("gemma3", "gemma3-vision")
+GEMMA4 = ("gemma4", "gemma4-experts")
 WITH_VISION = ("gemma3-vision", "paligemma2")
 WITHOUT_VISION = {"gemma3-vision": "gemma3", "paligemma2": "gemma2"}  # the family of the text part alone
 # Each family's published models.
@@ -75,13 +76,15 @@ _FAMILIES = {
     "gemma3_text": "gemma3",
     "gemma3": "gemma3-vision",
     "paligemma": "paligemma2",
+    "gemma4": "gemma4",
+    "gemma4_text": "gemma4",
 }
 # The beginning of model_type → the name of a model that gemma.cpp doesn't run.
 _UNSUPPORTED = {
     "gemma": "Gemma 1, or another model of its architecture",
     "recurrent_gemma": "RecurrentGemma",
     "gemma3n": "Gemma 3n",
-    "gemma4": "Gemma 4",
+    "gemma4": "another kind of Gemma 4",
     "t5gemma": "T5Gemma",
     "shieldgemma2": "ShieldGemma 2",
     "vaultgemma": "VaultGemma",

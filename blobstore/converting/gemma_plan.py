@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import math
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import TYPE_CHECKING
 
 from blobstore.checkpoint.told import Told
@@ -26,6 +27,7 @@ from blobstore.converting.plan import (
     refusal,
     too_many_blobs,
 )
+from blobstore.converting.recognise_gemma4 import recognise_gemma4
 from blobstore.converting.runtime_choice import as_chosen
 from blobstore.converting.sources.comparing import Sources
 from blobstore.converting.sources.foreign import foreign_tensors
@@ -33,7 +35,7 @@ from blobstore.errors import CheckpointError, Fault, UsageError
 from blobstore.gemma.enums import WeightType, Wrapping
 from blobstore.gemma.models import is_gemma3
 from blobstore.gemma.runtimes import LATEST
-from blobstore.gemma.tensors import default_type
+from blobstore.gemma.tensors import default_type, narrowest_type
 from blobstore.index.metadata import CHOICES, REARRANGED
 from blobstore.store.arrangement import dump_arrangement
 from blobstore.store.blocks import MINUS_ONE, Block
@@ -126,12 +128,22 @@ def plan_for_gemma(
     plan.notes.append(f"wrapping {wrapping.name.lower()}: {why}")
     plan.notes += _notes(choices)
     plan.tensors += _tensors(sources, choices)
+    _set_weight(plan, config)
     _add_names(plan, sources)
     plan.metadata[CHOICES] = _choices_text(recognised, config, choices)
     fault = too_many_blobs(plan.blob_count(embedded=True))
     if fault:
         raise _refusal([fault])
     return plan
+
+
+def _set_weight(plan: Plan, config: ModelConfig) -> None:
+    """Let the config name the narrowest type, which is not that of the weights where a tensor can't have it."""
+    narrowest = narrowest_type(tensor.type for tensor in plan.tensors)
+    if narrowest is not None and narrowest.number != config.weight:
+        what = f"gemma.cpp takes some tensors in no other type: the config says that weights are {narrowest}"
+        plan.notes.append(what)
+        plan.config = replace(config, weight=WeightType(narrowest.number))
 
 
 def _refusal(faults: list[Fault]) -> CheckpointError:
@@ -144,7 +156,8 @@ def _recognised(checkpoint: Checkpoint, tokenizer: FittingTokenizer | None) -> R
         raise _refusal([fault or _no_family(checkpoint)])
     shapes = {name: entry.shape for name, entry in checkpoint.tensors.items()}
     pieces = None if tokenizer is None else Pieces(tokenizer.rows, tokenizer.find(PAD_PIECE))
-    recognised = recognise(family, checkpoint.config, shapes, checkpoint.generation, pieces)
+    reading = recognise_gemma4 if family == "gemma4" else partial(recognise, family)
+    recognised = reading(checkpoint.config, shapes, checkpoint.generation, pieces)
     if isinstance(recognised, Fault):
         raise _refusal([*foreign_tensors(checkpoint), recognised])
     return recognised

@@ -46,7 +46,7 @@ class Recognised:
     """A checkpoint of a family.
 
     Attributes:
-        family: ``gemma2``, ``gemma3``, ``gemma3-vision``, ``paligemma2``.
+        family: ``gemma2``, ``gemma3``, ``gemma3-vision``, ``paligemma2``, ``gemma4``, ``gemma4-experts``.
         config: What the runtime gets, but for its weight type and wrapping.
         text: Prefix of the text part's tensors.
         vision: Prefix of the vision part's, or empty.
@@ -55,6 +55,7 @@ class Recognised:
         vocabulary: Which rows of the embedding are tokens.
         lost_vision: Whether config.json has a vision part, and the tensors have none.
         bases: RoPE's, of local layers and of global ones.
+        keys_as_values: The layers without a projection to values, which have their keys' instead.
         faults: Everything that is wrong.
         notes: What a user should know.
     """
@@ -68,6 +69,7 @@ class Recognised:
     vocabulary: Vocabulary = field(default_factory=Vocabulary)
     lost_vision: bool = False
     bases: tuple[float, float] = (LOCAL_BASE, LOCAL_BASE)
+    keys_as_values: frozenset[int] = frozenset()
     faults: list[Fault] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
 
@@ -96,7 +98,7 @@ def recognise(
     Returns:
         The model and everything that is wrong with it; one fault when the dimensions can't be worked out.
     """
-    prefix = _text_prefix(shapes)
+    prefix = text_prefix(shapes)
     if isinstance(prefix, Fault):
         return prefix
     may_have_spare = family in WITH_VISION
@@ -120,13 +122,13 @@ def recognise(
     recognised.faults += settings.faults
     recognised.bases = settings.bases
     recognised.config = _config(recognised, size, vision, settings)
-    recognised.notes += [*settings.notes, *_stop_notes(recognised.config, vocabulary.tokens)]
+    recognised.notes += [*settings.notes, *stop_notes(recognised.config, vocabulary.tokens)]
     if family in WITH_VISION:
         recognised.faults += image_token_faults(config, recognised.config)
     return recognised
 
 
-def _text_prefix(shapes: Shapes) -> str | Fault:
+def text_prefix(shapes: Shapes) -> str | Fault:
     """Find the text part by its embedding, which has to be a matrix with a vocabulary."""
     prefix = next((prefix for prefix in TEXT_PREFIXES if embedding_of(prefix) in shapes), None)
     if prefix is None:
@@ -243,7 +245,8 @@ def _query_scale(recognised: Recognised, scalar: float | None, size: Dimensions)
     return scales.get(scalar, QueryScale.SQRT_KEY_SIZE)
 
 
-def _stop_notes(config: ModelConfig, vocabulary: int) -> Iterator[str]:
+def stop_notes(config: ModelConfig, vocabulary: int) -> Iterator[str]:
+    """Yield a note on stop tokens outside the vocabulary."""
     lost = [*dict.fromkeys(lost_stops(replace(config, vocab_size=vocabulary)).values())]
     if lost:
         tokens = " or ".join(map(str, lost))

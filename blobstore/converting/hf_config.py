@@ -9,8 +9,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from blobstore.converting.hf_keys import FIXED, NOTED, parts_of, unknown_keys
-from blobstore.converting.hf_rope import read_bases
+from blobstore.converting.hf_keys import FIXED, GEMMA4_FIXED, NOTED, parts_of, unknown_keys
+from blobstore.converting.hf_rope import read_bases, read_rotary
 from blobstore.converting.hf_values import MAX_COUNT, Values, short
 from blobstore.errors import Fault, listed
 
@@ -36,6 +36,7 @@ class Defaults:
         pattern: The last of every so many layers has full attention.
         bases: RoPE's, of local layers and of global ones.
         stop: The runtime's own stop tokens.
+        rotary: Which part of the dimensions global layers rotate.
     """
 
     att_cap: float
@@ -45,11 +46,19 @@ class Defaults:
     pattern: int
     bases: tuple[float, float]
     stop: tuple[int, int]
+    rotary: float = 1.0
 
 
 _GEMMA2 = Defaults(50.0, 30.0, 8192, 4096, 2, (LOCAL_BASE, LOCAL_BASE), (1, 107))
 _GEMMA3 = Defaults(0.0, 0.0, 32768, 4096, 6, (LOCAL_BASE, GLOBAL_BASE), (1, 106))
-DEFAULTS = {"gemma2": _GEMMA2, "paligemma2": _GEMMA2, "gemma3": _GEMMA3, "gemma3-vision": _GEMMA3}
+_GEMMA4 = Defaults(0.0, 0.0, 131072, 512, 6, (LOCAL_BASE, GLOBAL_BASE), (1, 106), 0.25)
+DEFAULTS = {
+    "gemma2": _GEMMA2,
+    "paligemma2": _GEMMA2,
+    "gemma3": _GEMMA3,
+    "gemma3-vision": _GEMMA3,
+    "gemma4": _GEMMA4,
+}
 QUERY_SCALAR = 256.0  # what transformers uses where it is missing
 
 
@@ -65,6 +74,7 @@ class Settings:
         query_scalar: Queries are divided by its square root; None where config.json leaves it out.
         bases: RoPE's, of local layers and of global ones.
         stop: Two stop tokens.
+        rotary: Which part of the dimensions global layers rotate.
         faults: What can't be converted.
         notes: What a user should know.
     """
@@ -76,6 +86,7 @@ class Settings:
     query_scalar: float | None
     bases: tuple[float, float]
     stop: tuple[int, int]
+    rotary: float = 1.0
     faults: list[Fault] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
 
@@ -100,13 +111,15 @@ def read_settings(family: str, config: Mapping[str, Any], generation: Mapping[st
     stop_places = {"generation_config.json": generation, "config.json": config, "its text_config": text}
     values = Values(text)
     length = values.count("max_position_embeddings", defaults.max_seq_len)
+    partial = defaults.rotary != 1.0
     settings = Settings(
         att_cap=values.cap("attn_logit_softcapping", defaults.att_cap),
         final_cap=values.cap("final_logit_softcapping", defaults.final_cap),
         max_seq_len=length,
         windows=_windows(values, defaults, layers, length),
         query_scalar=_query_scalar(values),
-        bases=read_bases(values, defaults.bases),
+        bases=read_bases(values, defaults.bases, partial=partial),
+        rotary=read_rotary(values, defaults.rotary) if partial else 1.0,
         stop=_stop_tokens(values, stop_places, defaults.stop),
         faults=values.faults,
         notes=values.notes,
@@ -180,7 +193,7 @@ def _stop_tokens(values: Values, places: Mapping[str, Mapping[str, Any]], defaul
 
 def _check_fixed(part: str, given: Mapping[str, Any], family: str, settings: Settings) -> None:
     """Refuse values other than those that the runtime computes with, or note them where they make little difference."""
-    for key, allowed in FIXED[part].items():
+    for key, allowed in (FIXED | GEMMA4_FIXED)[part].items():
         if key not in given or given[key] in allowed:
             continue
         if key == "use_bidirectional_attention" and family == "paligemma2":

@@ -70,6 +70,30 @@ KEYS: dict[str, dict[str, Fate]] = {
         NO_EFFECT="vision_use_head projector_hidden_act num_positions num_image_tokens projection_dim",
     ),
 }
+# Of Gemma 4. Its vision and audio parts are left out, with all that config.json says of them.
+GEMMA4_KEYS: dict[str, dict[str, Fate]] = {
+    "gemma4-text": _COMMON
+    | _fates(
+        DIMENSION="hidden_size intermediate_size num_hidden_layers num_attention_heads num_key_value_heads head_dim"
+        " vocab_size global_head_dim num_global_key_value_heads per_layer_config hidden_size_per_layer_input"
+        " vocab_size_per_layer_input use_double_wide_mlp enable_moe_block num_experts moe_intermediate_size",
+        FIELD="final_logit_softcapping sliding_window layer_types max_position_embeddings eos_token_id rope_parameters"
+        " num_kv_shared_layers attention_k_eq_v top_k_experts",
+        FIXED="rms_norm_eps hidden_activation use_bidirectional_attention attention_bias is_encoder_decoder"
+        " bos_token_id quantization_config attn_logit_softcapping",
+        CHOICE="tie_word_embeddings",
+        NO_EFFECT="pad_token_id",
+    ),
+    "gemma4-top": _COMMON
+    | _fates(
+        DIMENSION="text_config",
+        FIELD="eos_token_id",
+        FIXED="is_encoder_decoder bos_token_id quantization_config",
+        CHOICE="tie_word_embeddings vision_config",
+        NO_EFFECT="audio_config boi_token_id eoi_token_id image_token_id video_token_id boa_token_id eoa_token_id"
+        " eoa_token_index audio_token_id pad_token_id vision_soft_tokens_per_image",
+    ),
+}
 # The values of a key that agree with what the runtime computes; the default is the first.
 FIXED: dict[str, dict[str, tuple[Any, ...]]] = {
     "text": {
@@ -92,6 +116,14 @@ FIXED: dict[str, dict[str, tuple[Any, ...]]] = {
         "hidden_act": ("gelu_pytorch_tanh", "gelu_new"),
     },
 }
+GEMMA4_FIXED: dict[str, dict[str, tuple[Any, ...]]] = {
+    "gemma4-text": FIXED["text"]
+    | {
+        "use_bidirectional_attention": (False, None, "vision"),  # of images, which the file doesn't take
+        "attn_logit_softcapping": (None,),
+    },
+    "gemma4-top": FIXED["top"],
+}
 # Other values of these are only noted: the file runs, with the runtime's own.
 NOTED = {
     "rms_norm_eps": "every gemma.cpp computes with 1e-06",
@@ -104,17 +136,19 @@ NOTED = {
 def unknown_keys(family: str, config: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
     """Yield the place and the name of each key of a config.json that `KEYS` doesn't have."""
     for part, values in parts_of(family, config):
-        place = {"text": "text_config.", "vision": "vision_config."}.get(part, "") if values is not config else ""
-        yield from ((place, key) for key in values if key not in KEYS[part])
+        name = part.removeprefix("gemma4-")
+        place = {"text": "text_config.", "vision": "vision_config."}.get(name, "") if values is not config else ""
+        yield from ((place, key) for key in values if key not in (KEYS | GEMMA4_KEYS)[part])
 
 
 def parts_of(family: str, config: Mapping[str, Any]) -> Iterator[tuple[str, Mapping[str, Any]]]:
-    """Yield the parts of a config.json, by their names in `KEYS`."""
+    """Yield the parts of a config.json, by their names in `KEYS` and `GEMMA4_KEYS`."""
     text, vision = config.get("text_config"), config.get("vision_config")
+    begin = "gemma4-" if family == "gemma4" else ""
     if isinstance(text, dict):
-        yield "top", config
-        yield "text", text
+        yield f"{begin}top", config
+        yield f"{begin}text", text
     else:
-        yield "text", config
+        yield f"{begin}text", config
     if isinstance(vision, dict) and family in ("gemma3-vision", "paligemma2"):
         yield "vision", vision

@@ -9,20 +9,28 @@ import math
 from typing import TYPE_CHECKING
 
 from blobstore.checkpoint.told import LeftOut
-from blobstore.converting.gemma_families import why_unused
+from blobstore.converting.gemma_families import GEMMA4
 from blobstore.converting.sources.foreign import is_foreign
+from blobstore.converting.sources.gemma4 import Gemma4Sources, gemma4_keys, is_of_experts
 from blobstore.converting.sources.text import TextSources, text_keys
 from blobstore.converting.sources.vision import VisionSources, is_vision_layer, vision_keys
 from blobstore.errors import Fault
+from blobstore.gemma.families.specs import place_of
 from blobstore.gemma.tensors import tensors_of
 
 if TYPE_CHECKING:
-    from collections.abc import Container, Iterable, Iterator
+    from collections.abc import Container, Iterator, Mapping
 
     from blobstore.checkpoint.reader import Checkpoint
     from blobstore.converting.gemma_recognise import Recognised
     from blobstore.converting.pieces import Piece
     from blobstore.gemma.families.specs import TensorSpec
+
+# How the names of vectors end in a checkpoint.
+_VECTORS = (
+    *(".bias", "norm.weight", "norm1.weight", "norm2.weight"),
+    *("layernorm_1.weight", "layernorm_2.weight", "layer_scalar", "router.scale", "per_expert_scale"),
+)
 
 
 class Sources:
@@ -34,7 +42,9 @@ class Sources:
         self.checkpoint: Checkpoint = checkpoint
         self.embedding: str = recognised.embedding
         self._layout = layout
-        self._text, self._vision = TextSources(recognised), VisionSources(recognised)
+        self._is_gemma4 = recognised.family in GEMMA4
+        self._text = Gemma4Sources(recognised) if self._is_gemma4 else TextSources(recognised)
+        self._vision = VisionSources(recognised)
 
     def blobs(self) -> Iterator[tuple[TensorSpec, list[Piece]]]:
         """Yield each tensor with its pieces, in the order of published files."""
@@ -42,9 +52,12 @@ class Sources:
         for key in self._keys(specs):
             yield specs[key], self._pieces(specs[key])
 
-    def _keys(self, specs: Iterable[str]) -> Iterator[str]:
+    def _keys(self, specs: Mapping[str, TensorSpec]) -> Iterator[str]:
         """Yield the keys of a file, which has one form of each slot."""
         config, known = self.recognised.config, {*specs}
+        if self._is_gemma4:
+            yield from gemma4_keys(config, specs.values(), self._layout)
+            return
         yield from ("c_embedding", "c_final_norm")
         yield from (key for key in specs if key == "lm_head" or key.startswith(("enc_", "img_", "mm_")))
         for i in range(config.num_layers):
@@ -53,10 +66,10 @@ class Sources:
             yield from vision_keys(i)
 
     def _pieces(self, spec: TensorSpec) -> list[Piece]:
-        base, _, layer = spec.key.rpartition("_")
-        if layer.isdecimal():
+        base, layer, _ = place_of(spec.key)
+        if layer is not None:
             part = self._vision if is_vision_layer(base) else self._text
-            return part.of_layer(base, int(layer), spec)
+            return part.of_layer(base, layer, spec)
         part = self._vision if spec.key.startswith(("enc_", "img_", "mm_")) else self._text
         return part.of_model(spec)
 
@@ -74,7 +87,7 @@ class Sources:
     def left_out(self) -> Iterator[LeftOut]:
         """Yield the tensors that the runtime doesn't need."""
         for name in self.checkpoint.tensors:
-            why = why_unused(name, self.recognised.vision)
+            why = self._text.why_unused(name)
             if why:
                 yield LeftOut(name, "tensor", why)
 
@@ -98,7 +111,7 @@ class Sources:
         if entry is None:
             what = "it is missing: the checkpoint is incomplete; download it again, or its other shards"
             return Fault("missing-tensor", name, what)
-        shape = _shape(name, total, width)
+        shape = self._shape(name, total, width)
         if entry.shape != shape:
             what = f"its shape is {list(entry.shape)}, expected {list(shape)}: is config.json another model's?"
             return Fault("shape", name, what)
@@ -117,12 +130,14 @@ class Sources:
         totals[self.embedding] += (vocabulary.rows - vocabulary.tokens) * self.recognised.config.model_dim
         return totals, widths
 
-
-def _shape(name: str, total: int, width: int) -> tuple[int, ...]:
-    """Return the shape that exporters give a tensor of so many elements."""
-    if name.endswith("patch_embedding.weight"):
-        side = math.isqrt(width // 3)
-        return (total // width, 3, side, side)
-    if name.endswith((".bias", "norm.weight", "norm1.weight", "norm2.weight")):
-        return (total,)
-    return (total // width, width)
+    def _shape(self, name: str, total: int, width: int) -> tuple[int, ...]:
+        """Return the shape that exporters give a tensor of so many elements."""
+        if name.endswith("patch_embedding.weight"):
+            side = math.isqrt(width // 3)
+            return (total // width, 3, side, side)
+        if name.endswith(_VECTORS):
+            return (total,)
+        if is_of_experts(name):
+            experts = self.recognised.config.layer_configs[0].num_experts
+            return (experts, total // width // experts, width)
+        return (total // width, width)

@@ -5,10 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
+from blobstore.converting.gemma_families import why_unused
 from blobstore.converting.pieces import Piece, minus_one, rows_of
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Iterator
 
     from blobstore.converting.gemma_recognise import Recognised
     from blobstore.gemma.config import LayerConfig
@@ -29,7 +30,7 @@ class Naming:
         shifted: Whether norms are stored minus 1: the runtime multiplies by 1 + w, and transformers' model by w.
     """
 
-    norms: Mapping[str, str]
+    norms: dict[str, str]
     shifted: bool = False
 
 
@@ -52,7 +53,20 @@ _QWEN3 = Naming(
     },
     shifted=True,
 )
-NAMINGS = {"qwen3": _QWEN3}  # others have Gemma's
+_GEMMA4 = Naming(_GEMMA.norms | {"post_ple_ns": "post_per_layer_input_norm"}, shifted=True)
+# The experts have pre_ff_ns and post_ffw1_ns in the runtime, and the part that all tokens share pre_ffw2_ns and
+# post_ffw2_ns: with transformers it is the other way round.
+_GEMMA4_EXPERTS = Naming(
+    _GEMMA4.norms
+    | {
+        "pre_ff_ns": "pre_feedforward_layernorm_2",
+        "post_ffw1_ns": "post_feedforward_layernorm_2",
+        "pre_ffw2_ns": "pre_feedforward_layernorm",
+        "post_ffw2_ns": "post_feedforward_layernorm_1",
+    },
+    shifted=True,
+)
+NAMINGS = {"qwen3": _QWEN3, "gemma4": _GEMMA4, "gemma4-experts": _GEMMA4_EXPERTS}  # others have Gemma's
 
 
 def text_keys(recognised: Recognised, layer: int, layout: str) -> Iterator[str]:
@@ -85,6 +99,10 @@ class TextSources:
         if base in made:
             return made[base]
         return [self._norm(f"{prefix}{self._naming.norms[base]}.weight", spec)]
+
+    def why_unused(self, name: str) -> str:
+        """Return why the runtime doesn't need a tensor of the checkpoint; empty for one that may be needed."""
+        return why_unused(name, self._recognised.vision)
 
     def _norm(self, name: str, spec: TensorSpec) -> Piece:
         return minus_one(name, spec.cols) if self._naming.shifted else rows_of(name, spec.cols, 0, 1)
