@@ -21,10 +21,11 @@ from blobstore.converting.gemma_recognise import Recognised
 from blobstore.converting.hf_keys import GEMMA4_FIXED, GEMMA4_KEYS, KEYS, Fate
 from blobstore.converting.recognise_gemma4 import recognise_gemma4
 from blobstore.errors import CheckpointError, Fault
-from blobstore.gemma.enums import Model
+from blobstore.gemma.enums import Model, TokenizerKind
 from blobstore.gemma.families.specs import place_of
 from blobstore.gemma.models import config_of
 from blobstore.gemma.runtimes import NAMES
+from blobstore.gemma.tokenizer import pieces_of
 from tests.conftest import ROOT
 from tests.converting.test_hf_config import any_json
 from tests.gemma4_checkpoints import (
@@ -43,6 +44,7 @@ from tests.gemma4_checkpoints import (
 )
 from tests.gemma_checkpoints import convert, plan_of
 from tests.models import FORMS
+from tests.tokenizer_files import HEAD, NORMAL, document_of, dumped
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -238,6 +240,19 @@ def test_a_vision_part_of_which_no_tensor_is_there_is_told(tmp_path: Path) -> No
     recipe = replace(PLE, prefix="model.language_model.")
     plan = plan_of(recipe.write_sparse(tmp_path, published_config(recipe)), Choices())
     assert [told.code for told in plan.told] == ["no-vision"]
+
+
+def test_its_tokenizer_is_a_sentencepiece_model_made_of_tokenizer_json(tmp_path: Path) -> None:
+    pieces = [*HEAD, *((f"p{i}", NORMAL) for i in range(96 - len(HEAD)))]
+    folder = PLE.write(tmp_path / "c")
+    (folder / "tokenizer.json").write_bytes(dumped(document_of(pieces)))
+    convert(folder, tmp_path / "out.sbs", Choices("bf16"))
+    with blobstore.open(tmp_path / "out.sbs") as store:
+        assert store.config is not None
+        assert store.config.tokenizer_kind == TokenizerKind.SENTENCE_PIECE
+        assert store.tokenizer is not None
+        assert sum(1 for _ in pieces_of(store.tokenizer)) == 96
+    assert blobstore.verify(tmp_path / "out.sbs", against=folder).ok
 
 
 def test_both_tables_of_the_vocabulary_are_padded(tmp_path: Path) -> None:
