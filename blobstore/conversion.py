@@ -201,7 +201,8 @@ def convert(
         as_: ``gemma``: a file that gemma.cpp runs; ``names``: every tensor by name, unchanged; ``auto``: for gemma.cpp
             if it is a Gemma checkpoint.
         weights: For gemma.cpp, the type of the weights: ``sfp`` (8 bits, the default), ``bf16``, ``f32`` or ``i8``.
-        layout: For gemma.cpp: ``split`` (the default), almost the checkpoint's order, or ``stock``.
+        layout: For gemma.cpp: ``split``, almost the checkpoint's order, or ``stock``; by default ``split``, which only
+            T5Gemma doesn't have.
         wrapping: For gemma.cpp: ``it``, instruction-tuned, or ``pt``; by default as the source.
         runtime: For gemma.cpp: the version that has to run the file, ``2025-10``, ``2026-04`` or ``latest``; what it
             can't run is refused. By default the file is for the oldest version that can run the model, and those since.
@@ -225,7 +226,7 @@ def convert(
             quantised tensors in a .gguf file, and the package gguf isn't installed; or a SentencePiece model has to be
             made or changed, which needs protobuf.
         UsageError: ``bad-choice`` for an unknown option; ``needless-flag`` for one that the conversion doesn't have;
-            ``not-a-tokenizer``, ``i8-stock``, ``same-file``; as `create`.
+            ``not-a-tokenizer``, ``i8-stock``, ``stock-only``, ``same-file``; as `create`.
         FormatError, TruncatedError: A file of the source is wrong.
         OSError: Reading or writing failed; the output is untouched.
 
@@ -350,7 +351,7 @@ def _planned(
     _check("index", index, ("embedded", "external"))
     choices = Choices(
         chosen["weights"] or "sfp",
-        chosen["layout"] or "split",
+        chosen["layout"],
         chosen["wrapping"],
         pad=pad,
         runtime=chosen["runtime"],

@@ -274,6 +274,97 @@ class Recipe:
         return spec_tensors(self.model_config(weight), layout)
 
 
+T5GEMMA: Prefixes = ("model.decoder.", "model.encoder.", "")  # of the decoder, of the encoder
+
+
+@dataclass(frozen=True)
+class T5GemmaRecipe(Recipe):
+    """A T5Gemma: an encoder and a decoder; `size.layers` is the decoder's, `encoder_layers` the encoder's."""
+
+    family: str = "t5gemma"
+    prefixes: Prefixes = T5GEMMA
+    encoder_layers: int = 3
+
+    @property
+    def head_name(self) -> str:
+        """Name of the output head."""
+        return "lm_head.out_proj.weight"
+
+    def shapes(self) -> dict[str, tuple[int, ...]]:
+        """Return the shape of each tensor but the head, by name."""
+        decoder, encoder, _ = self.prefixes
+        size = self.size
+        shapes: dict[str, tuple[int, ...]] = {}
+        for prefix, layers in ((encoder, self.encoder_layers), (decoder, size.layers)):
+            shapes[f"{prefix}embed_tokens.weight"] = (size.vocabulary, size.width)
+            shapes[f"{prefix}norm.weight"] = (size.width,)
+            for layer in range(layers):
+                own = self._layer(crossed=prefix == decoder)
+                shapes |= {f"{prefix}layers.{layer}.{name}": shape for name, shape in own.items()}
+        return shapes
+
+    def _layer(self, *, crossed: bool) -> dict[str, tuple[int, ...]]:
+        attentions = ("self", "cross") if crossed else ("self",)
+        text = {name: shape for name, shape in self._text_layer().items() if "norm" not in name}
+        shapes = {
+            name.replace("self_attn", f"{attention}_attn"): shape
+            for attention in attentions
+            for name, shape in text.items()
+        }
+        norms = [*(f"{attention}_attn" for attention in attentions), "feedforward"]
+        return shapes | {
+            f"{when}_{norm}_layernorm.weight": (self.size.width,) for norm in norms for when in ("pre", "post")
+        }
+
+    def config(self) -> Config:
+        """Return what config.json says."""
+        size = self.size
+        module: Config = {
+            "model_type": "t5_gemma_module",
+            "hidden_size": size.width,
+            "intermediate_size": size.hidden,
+            "num_attention_heads": size.heads,
+            "num_key_value_heads": size.kv_heads,
+            "head_dim": size.head,
+            "vocab_size": size.vocabulary,
+            "query_pre_attn_scalar": size.head,
+        }
+        return {
+            "model_type": "t5gemma",
+            "is_encoder_decoder": True,
+            "encoder": module | {"num_hidden_layers": self.encoder_layers},
+            "decoder": module | {"num_hidden_layers": size.layers, "cross_attention_hidden_size": size.width},
+        }
+
+    def model_config(self, weight: str, wrapping: str = "pt") -> ModelConfig:
+        """Return the config that gemma.cpp has to get."""
+        size = self.size
+        base = config_of(f"t5gemma-s-s-{weight}-{wrapping}")
+        layer = replace(
+            base.layer_configs[0],
+            model_dim=size.width,
+            ff_hidden_dim=size.hidden,
+            heads=size.heads,
+            kv_heads=size.kv_heads,
+            qkv_dim=size.head,
+        )
+        encoder, decoder = ((4096, 8192) * count for count in (self.encoder_layers, size.layers))
+        return replace(
+            base,
+            num_layers=size.layers,
+            model_dim=size.width,
+            vocab_size=size.vocabulary,
+            layer_configs=(layer,) * size.layers,
+            attention_window_sizes=decoder[: size.layers],
+            encoder_num_layers=self.encoder_layers,
+            encoder_layer_configs=(layer,) * self.encoder_layers,
+            encoder_attention_window_sizes=encoder[: self.encoder_layers],
+            decoder_num_layers=size.layers,
+            decoder_layer_configs=(layer,) * size.layers,
+            decoder_attention_window_sizes=decoder[: size.layers],
+        )
+
+
 def arranged(recipe: Recipe, tensors: Mapping[str, Array], layout: str) -> dict[str, Array]:
     """Return gemma.cpp's tensors by key, as matrices in the source's type."""
     text, vision, projector = recipe.prefixes
@@ -417,6 +508,8 @@ def recipes(draw: st.DrawFn, dtypes: tuple[str, ...] = ("bf16", "f16", "f32")) -
 
 def small_recipe(family: str, **changes: Any) -> Recipe:  # noqa: ANN401 (fields of a recipe)
     """Return a small checkpoint of a family, with the names that its newest exporters use."""
+    if family == "t5gemma":
+        return T5GemmaRecipe(**changes)
     return replace(Recipe(family, NEW if family in VISION else TEXT_ONLY), **changes)
 
 

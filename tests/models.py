@@ -244,7 +244,7 @@ def _spec_lines() -> tuple[_Line, ...]:
             rows, cols = shape.split(" × ")
             lines.append(_Line(base, rows, cols, floor.replace("—", ""), there))
     known = {"always", "stock form", "split form", "every layer", "post_norm 1", "use_qk_norm", _BIASES}
-    known |= {"vision", "vision, wrapping vlm", "vision layers"}
+    known |= {"vision", "vision, wrapping vlm", "vision layers", "T5Gemma", "encoder layers", "decoder layers"}
     assert known == {line.there for line in lines}, "the table of spec/gemma.md is not what this reads"
     return tuple(lines)
 
@@ -269,6 +269,8 @@ def _factor(text: str, dims: dict[str, int]) -> int:
 
 def spec_tensors(config: ModelConfig, form: str) -> list[Row]:
     """Return all tensors that a model has in one form, by the specification, in the exporter's order."""
+    if config.is_encoder_decoder:
+        return list(_t5gemma_rows(config))
     vision = config.vit_config
     has_vision = bool(vision.layer_configs)
     whole = {"D": config.model_dim, "V": config.vocab_size, "W": vision.model_dim}
@@ -289,6 +291,14 @@ def spec_tensors(config: ModelConfig, form: str) -> list[Row]:
     for i, layer in enumerate(vision.layer_configs):
         rows += _rows({"vision layers"}, whole | _dims(layer), f"_{i}")
     return rows
+
+
+def _t5gemma_rows(config: ModelConfig) -> Iterator[Row]:
+    whole = {"D": config.model_dim, "V": config.vocab_size}
+    yield from _rows({"T5Gemma"}, whole, "")
+    for part, layers in (("encoder", config.encoder_layer_configs), ("decoder", config.decoder_layer_configs)):
+        for i, layer in enumerate(layers):
+            yield from _rows({f"{part} layers"}, whole | _dims(layer), f"_{i}")
 
 
 def _dims(layer: LayerConfig) -> dict[str, int]:

@@ -13,6 +13,7 @@ import sentencepiece
 
 import blobstore
 from blobstore.converting.gemma_plan import Choices
+from blobstore.converting.hf_keys_t5gemma import KEYS
 from blobstore.gemma.tokenizer import pieces_of
 from blobstore.tokenizer.added import added_in_json
 from blobstore.tokenizer.fitting import MadeTokenizer, Tokenizer
@@ -21,7 +22,9 @@ from tests import gemma4_runtime
 from tests.checkpoints import SINGLE
 from tests.gemma4_checkpoints import A4B, E2B, E4B
 from tests.gemma4_checkpoints import TINY as GEMMA4
-from tests.gemma_checkpoints import TOKENIZER, convert
+from tests.gemma_checkpoints import TOKENIZER, Size, T5GemmaRecipe, convert
+from tests.models import FORMS
+from tests.t5gemma_runtime import Runtime
 from tests.tokenizer.test_peers import lines, trained
 
 if TYPE_CHECKING:
@@ -57,8 +60,9 @@ VISION = {
     "vision_use_head": False,  # as in the published checkpoints
 }
 FAMILIES = ["gemma2", "gemma3", "gemma3-vision", "paligemma2"]
-both_layouts = pytest.mark.parametrize("layout", ["split", "stock"])
-each_family = pytest.mark.parametrize("family", FAMILIES)
+each_family_and_layout = pytest.mark.parametrize(
+    ("family", "layout"), [*((family, layout) for family in FAMILIES for layout in FORMS), ("t5gemma", "stock")]
+)
 
 
 class Libraries(NamedTuple):
@@ -76,13 +80,19 @@ def libraries() -> Libraries:
     return Libraries(*map(importlib.import_module, ("transformers", "torch", "blobstore.torch", "safetensors.torch")))
 
 
-def made(libraries: Libraries, family: str, seed: int = 0) -> Any:  # noqa: ANN401 (a module)
+def made(libraries: Libraries, family: str, seed: int = 0, **more: int) -> Any:  # noqa: ANN401 (a module)
     library, torch = libraries.transformers, libraries.torch
     torch.manual_seed(seed)
     if family == "gemma2":
         model = library.Gemma2ForCausalLM(library.Gemma2Config(**TEXT))
     elif family == "gemma3":
         model = library.Gemma3ForCausalLM(library.Gemma3TextConfig(**TEXT))
+    elif family == "t5gemma":
+        modules = {
+            part: TEXT | more | {"num_hidden_layers": layers} for part, layers in (("encoder", 3), ("decoder", 2))
+        }
+        config = library.T5GemmaConfig(**modules, vocab_size=TEXT["vocab_size"])
+        model = library.T5GemmaForConditionalGeneration(config)
     elif family == "gemma3-vision":
         parts = {"text_config": {"model_type": "gemma3_text", **TEXT}, "vision_config": VISION}
         model = library.Gemma3ForConditionalGeneration(library.Gemma3Config(**parts, mm_tokens_per_image=4))
@@ -109,30 +119,30 @@ def same(torch: ModuleType, model: Any, other: Any) -> bool:  # noqa: ANN401 (mo
     )
 
 
-@each_family
-@both_layouts
+@each_family_and_layout
 def test_a_file_is_the_models_state(tmp_path: Path, libraries: Libraries, family: str, layout: str) -> None:
     torch, ours = libraries.torch, libraries.ours
     model, other, third = (made(libraries, family, seed) for seed in range(3))
     model.save_pretrained(tmp_path)
+    head = "lm_head.out_proj.weight" if family == "t5gemma" else "lm_head.weight"
     # The names of the model itself: save_pretrained writes those of older versions for models with a vision part.
-    state = {name: tensor for name, tensor in model.state_dict().items() if name != "lm_head.weight"}
+    state = {name: tensor for name, tensor in model.state_dict().items() if name != head}
     libraries.peer.save_file(state, tmp_path / SINGLE, {"format": "pt"})
     path = converted(tmp_path, layout)
     loaded = ours.load_file(path)
-    assert loaded["lm_head.weight"] is next(
-        tensor for name, tensor in loaded.items() if name.endswith("embed_tokens.weight")
-    )
+    embeddings = [tensor for name, tensor in loaded.items() if name.endswith("embed_tokens.weight")]
+    assert loaded[head] is embeddings[0]  # of the decoder, where there are two
     other.load_state_dict(loaded, strict=True)
     assert same(torch, other, model)
     assert ours.load_model(third, path) == ([], [])
     assert same(torch, third, model)
-    tokens = torch.arange(8)[None]
-    assert torch.equal(other(input_ids=tokens).logits, model(input_ids=tokens).logits)
+    tokens = {"input_ids": torch.arange(8)[None]}
+    if family == "t5gemma":
+        tokens["decoder_input_ids"] = torch.arange(5)[None]
+    assert torch.equal(other(**tokens).logits, model(**tokens).logits)
 
 
-@each_family
-@both_layouts
+@each_family_and_layout
 def test_what_transformers_saves_comes_back_through_a_file(
     tmp_path: Path, libraries: Libraries, family: str, layout: str
 ) -> None:
@@ -142,6 +152,45 @@ def test_what_transformers_saves_comes_back_through_a_file(
     state = libraries.ours.load_file(converted(tmp_path, layout))
     other = type(model).from_pretrained(None, config=model.config, state_dict=state, dtype=torch.bfloat16)
     assert same(torch, other, model)
+
+
+def test_a_t5gemma_by_name_is_the_models_state(tmp_path: Path, libraries: Libraries) -> None:
+    model, other = (made(libraries, "t5gemma", seed) for seed in range(2))
+    model.save_pretrained(tmp_path)
+    blobstore.convert(tmp_path, tmp_path / "m.sbs", as_="names")
+    assert libraries.ours.load_model(other, tmp_path / "m.sbs") == ([], [])
+    assert same(libraries.torch, other, model)
+
+
+def test_the_logits_of_a_t5gemma_are_those_of_its_file(tmp_path: Path, libraries: Libraries) -> None:
+    """With what gemma.cpp's source says that it computes; windows are shorter than the texts."""
+    torch, saved_model = libraries.torch, made(libraries, "t5gemma", sliding_window=4)
+    saved_model.save_pretrained(tmp_path)
+    # In f32 throughout, RoPE too; other implementations of attention leave out the soft cap.
+    exact = {"dtype": torch.float32, "attn_implementation": "eager"}
+    model = type(saved_model).from_pretrained(tmp_path, **exact).eval()
+    blobstore.convert(tmp_path, tmp_path / "m.sbs", weights="f32")
+    prompt, answer = [5, 9, 2, 77, 31, 8, 64, 3, 100, 12], [2, 40, 41, 99, 17, 6, 88, 23]
+    tokens = {"input_ids": torch.tensor([prompt]), "decoder_input_ids": torch.tensor([answer])}
+    with torch.no_grad():
+        expected = model(**tokens).logits[0].numpy()
+    with blobstore.open(tmp_path / "m.sbs", by="keys") as store:
+        assert store.config is not None
+        assert {*store.config.encoder_attention_window_sizes} == {4, 8192}
+        assert np.allclose(Runtime(store, store.config).logits(prompt, answer), expected, rtol=0, atol=1e-4)
+
+
+def test_a_t5gemma_has_the_names_and_shapes_that_the_other_tests_assume(libraries: Libraries) -> None:
+    size = Size(2, 32, 48, 4, 2, 8, 128)
+    recipe = T5GemmaRecipe(size=size, encoder_layers=3)
+    model = made(libraries, "t5gemma")
+    shapes = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
+    assert shapes == recipe.shapes() | {recipe.head_name: (128, 32)}
+    said = model.config.to_dict()
+    assert {*said} <= {*KEYS["t5gemma"]}
+    for part in ("encoder", "decoder"):
+        assert {*said[part]} <= {*KEYS["module"]}
+        assert said[part].items() >= recipe.config()[part].items()
 
 
 # ----------------------------------------------------------------------------------------------------------- tokenizers
@@ -293,7 +342,7 @@ def test_the_data_of_a_gemma_4_is_what_transformers_has(libraries: Libraries, na
     }
 
 
-@both_layouts
+@pytest.mark.parametrize("layout", FORMS)
 @pytest.mark.parametrize("name", GEMMA4)
 def test_a_gemma_4_comes_back_through_a_file(tmp_path: Path, libraries: Libraries, name: str, layout: str) -> None:
     torch = libraries.torch

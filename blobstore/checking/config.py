@@ -17,12 +17,14 @@ from blobstore.gemma.enums import LayerType, Model, WeightType
 from blobstore.gemma.models import is_gemma3
 from blobstore.gemma.newer import newer_config
 from blobstore.gemma.runtimes import OCTOBER
+from blobstore.gemma.stacks import stacks_of
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Iterator
 
     from blobstore.checking.findings import Finding
     from blobstore.gemma.config import LayerConfig, ModelConfig
+    from blobstore.gemma.stacks import Stack
 
 _MAX_QKV_DIM = 1024
 _AVX2_VOCABULARY = 16
@@ -54,7 +56,7 @@ def check_config(config: ModelConfig, *, one_base: bool = False) -> Iterator[Fin
         yield finding("custom-model", "config.model", "the config doesn't name a model of the runtime's own")
     yield from _rope(config, one_base=one_base)
     yield from _sizes(config)
-    yield from _alike(config.layer_configs, config)
+    yield from _alike(config)
     yield from check_later_layers(config)
     yield from check_vision(config)
     for fault in runtime_faults(config):
@@ -98,15 +100,10 @@ def _rope(config: ModelConfig, *, one_base: bool) -> Iterator[Finding]:
 
 
 def _sizes(config: ModelConfig) -> Iterator[Finding]:
-    if len(config.layer_configs) != config.num_layers:
-        what = f"num_layers is {config.num_layers}, but there are {len(config.layer_configs)} layer configs"
-        effect = "none: gemma.cpp counts the layer configs"
-        yield finding("config-sizes", "config.num_layers", what, severity="warning", effect=effect)
     if not config.layer_configs:
         yield finding("config-sizes", "config.layer_configs", "there are none")
-    if len(config.attention_window_sizes) < len(config.layer_configs):
-        what = f"{len(config.attention_window_sizes)} windows for {len(config.layer_configs)} layers"
-        yield finding("config-sizes", "config.attention_window_sizes", what)
+    for stack in stacks_of(config):
+        yield from _stack(config, stack)
     if config.max_seq_len <= _SHORTEST_PROMPT:
         what = f"it is {config.max_seq_len}, but a prompt of one word has up to {_SHORTEST_PROMPT} tokens with wrapping"
         yield finding("sequence", "config.max_seq_len", what)
@@ -116,8 +113,22 @@ def _sizes(config: ModelConfig) -> Iterator[Finding]:
         effect = f"{CODES['stop-token'].effect}{more}"
         what = f"it is {token}, but the vocabulary has {config.vocab_size} tokens"
         yield finding("stop-token", f"config.{field}", what, effect=effect)
-    for i, layer in enumerate(config.layer_configs):
-        subject = f"config.layer_configs[{i}]"
+
+
+def _stack(config: ModelConfig, stack: Stack) -> Iterator[Finding]:
+    """Yield what is wrong with the sizes of some layers."""
+    name, count = f"config.{stack.name}", len(stack.layers)
+    if count != stack.num_layers:
+        what = f"{stack.name}num_layers is {stack.num_layers}, but there are {count} layer configs"
+        effect = "none: gemma.cpp counts the layer configs"
+        yield finding("config-sizes", f"{name}num_layers", what, severity="warning", effect=effect)
+    if stack.name and not stack.layers:
+        yield finding("config-sizes", f"{name}layer_configs", "there are none")
+    if len(stack.windows) < count:
+        what = f"{len(stack.windows)} windows for {count} layers"
+        yield finding("config-sizes", f"{name}attention_window_sizes", what)
+    for i, layer in enumerate(stack.layers):
+        subject = f"{name}layer_configs[{i}]"
         for what in _layer_faults(layer):
             yield finding("config-sizes", subject, what)
         if layer.qkv_dim % LANES:
@@ -144,14 +155,16 @@ def _columns(subject: str, widths: dict[str, int]) -> Iterator[Finding]:
             yield finding("columns", subject, f"{name} is {width}: matrices have at most {MAX_COLUMNS} columns")
 
 
-def _alike(layers: Sequence[LayerConfig], config: ModelConfig) -> Iterator[Finding]:
+def _alike(config: ModelConfig) -> Iterator[Finding]:
     """Yield each layer whose sizes differ from the first layer's."""
-    if config.model in _UNLIKE_MODELS or config.model.is_newer:
+    if config.model in _UNLIKE_MODELS or config.model.is_newer or not config.layer_configs:
         return
-    for i, layer in enumerate(layers):
-        for name in _ALIKE:
-            own, first = getattr(layer, name), getattr(layers[0], name)
-            if own != first:
-                yield finding(
-                    "unlike-layers", f"config.layer_configs[{i}]", f"its {name} is {own:d}, the first layer's {first:d}"
-                )
+    first, stacks = config.layer_configs[0], {"": config.layer_configs}
+    stacks |= {stack.name: stack.layers for stack in stacks_of(config)}
+    for stack, layers in stacks.items():
+        for i, layer in enumerate(layers):
+            for name in _ALIKE:
+                own, other = getattr(layer, name), getattr(first, name)
+                if own != other:
+                    what = f"its {name} is {own:d}, the first layer's {other:d}"
+                    yield finding("unlike-layers", f"config.{stack}layer_configs[{i}]", what)

@@ -11,7 +11,8 @@ from blobstore.container.keys import INDEX_KEY, RESERVED_KEYS
 from blobstore.container.layout import KEY_NBYTES
 from blobstore.gemma.enums import Model, WeightType
 from blobstore.gemma.newer import newer_toc
-from blobstore.gemma.runtimes import APRIL
+from blobstore.gemma.runtimes import APRIL, LATEST
+from blobstore.gemma.stacks import stacks_of
 from blobstore.gemma.tensors import check_tensors, tensors_of
 from blobstore.gemma.toc import odd_strides, stride_fault, toc_entry
 
@@ -37,6 +38,9 @@ _PAIRS = (
 )
 # The stock forms, which it splits when it loads them: with i8 that never ends.
 _STOCK = ("att_ein_", "qkv_ein_", "gating_ein_")
+_T5GEMMA_STOCK = ("e_att_", "e_qkv_", "e_gate_", "d_att_", "d_qkv_", "d_gate_", "dc_att_")
+_ATTENTION = {"": "att_ein", "encoder_": "e_att", "decoder_": "d_att"}  # of `stacks_of`
+_HEADS = ("c_embedding", "dec_embedding")  # which are multiplied too
 # Reason of `check_tensors` → code of the finding.
 _TENSOR_CODES = {
     "missing": "missing-tensor",
@@ -132,9 +136,9 @@ def check_model(config: ModelConfig, toc: Mapping[str, TocEntry]) -> Iterator[Fi
         spec = specs.get(key)
         if spec and entry.rows == 1 and entry.scale != 1.0:
             yield finding("scale-ignored", key, f"it is a vector with the scale {entry.scale}")
-        if spec and (spec.floor is None or key == "c_embedding") and spec.rows % MATMUL_ROWS:
+        if spec and (spec.floor is None or key in _HEADS) and spec.rows % MATMUL_ROWS:
             # The embedding's rows can be padded; 'vocabulary' says which machines need it.
-            fix = "pad the embedding, see 'vocabulary'" if key == "c_embedding" else None
+            fix = "pad the embedding, see 'vocabulary'" if key in _HEADS else None
             yield finding("rows", key, f"{spec.rows} rows are not a multiple of {MATMUL_ROWS}", fix=fix)
     yield from _stock(config, toc)
 
@@ -163,20 +167,30 @@ def _both_forms(fault: Fault, entries: Sequence[TocEntry]) -> Finding:
 
 def _stock(config: ModelConfig, toc: Mapping[str, TocEntry]) -> Iterator[Finding]:
     """Yield what goes wrong when stock forms are split."""
-    stuck = [key for key, entry in toc.items() if entry.type == BY_NAME["i8"] and key.startswith(_STOCK)]
+    in_i8 = [key for key, entry in toc.items() if entry.type == BY_NAME["i8"]]
+    stuck = [key for key in in_i8 if key.startswith(_STOCK)]
     if stuck:
-        more = ", …" if len(stuck) > _SHOWN else ""
-        what = f"{len(stuck)} tensors are i8 in the stock form: {', '.join(stuck[:_SHOWN])}{more}"
-        yield finding("i8-stock", stuck[0], what)
-    for i, layer in enumerate(config.layer_configs):
+        yield finding("i8-stock", stuck[0], _in_stock_form(stuck))
+    unknown = [key for key in in_i8 if config.is_encoder_decoder and key.startswith(_T5GEMMA_STOCK)]
+    if unknown:
+        effect, fix = "whether gemma.cpp can split them is not established", "blobstore convert --weights sfp"
+        what, latest = _in_stock_form(unknown), (LATEST.name,)
+        yield finding("i8-stock", unknown[0], what, severity="warning", effect=effect, fix=fix, runtimes=latest)
+    layers = [(stack.name, i, layer) for stack in stacks_of(config) for i, layer in enumerate(stack.layers)]
+    for stack, i, layer in layers:
         if layer.model_dim != config.model_dim:
-            subject = f"config.layer_configs[{i}]"
+            subject = f"config.{stack}layer_configs[{i}]"
             what = f"its model_dim is {layer.model_dim}, the model's {config.model_dim}"
-            if f"att_ein_{i}" in toc:
+            if f"{_ATTENTION[stack]}_{i}" in toc:
                 yield finding("config-sizes", subject, what)
             else:
                 effect = "none: gemma.cpp uses it in the stock form only"
                 yield finding("config-sizes", subject, what, severity="note", effect=effect)
+
+
+def _in_stock_form(keys: Sequence[str]) -> str:
+    more = ", …" if len(keys) > _SHOWN else ""
+    return f"{len(keys)} tensors are i8 in the stock form: {', '.join(keys[:_SHOWN])}{more}"
 
 
 def _pairs(toc: Mapping[str, TocEntry]) -> Iterator[Finding]:

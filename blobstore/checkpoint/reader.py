@@ -328,7 +328,7 @@ def _check_listed(checkpoint: Checkpoint, index: str, weight_map: Mapping[str, s
     """Refuse a checkpoint without a tensor that its index lists, but for a head that is tied to the embedding."""
     absent = [name for name in weight_map if name not in checkpoint.tensors]
     if absent and not is_untied(checkpoint.config):
-        heads = {head_of(name): name for name in checkpoint.tensors}
+        heads = {head_of(name, checkpoint.config): name for name in checkpoint.tensors}
         checkpoint.tied_heads = {name: heads[name] for name in absent if name in heads}
         for head, embedding in checkpoint.tied_heads.items():
             checkpoint.notes.append(f"{head!r}: the index lists it, but no file has it: taken as tied to {embedding!r}")

@@ -14,6 +14,7 @@ _EMBEDDINGS = (
     "model.embed_tokens.weight",
 )
 _HEAD = "lm_head.weight"
+_OTHER_HEADS = {"t5gemma": "lm_head.out_proj.weight"}  # by model_type
 # Their configs leave out tie_word_embeddings where it has its default, true.
 _TIED_FAMILIES = ("gemma", "paligemma")
 
@@ -36,14 +37,21 @@ def _parts(config: dict[str, Any]) -> list[dict[str, Any]]:
     return [config, *([text] if isinstance(text, dict) else [])]
 
 
-def head_of(embedding: str) -> str | None:
-    """Return the name of the output head that belongs to an embedding; None for the name of another tensor."""
+def head_of(embedding: str, config: dict[str, Any]) -> str | None:
+    """Return the name of the output head that belongs to an embedding; None for the name of another tensor.
+
+    Args:
+        embedding: A tensor's name.
+        config: ``config.json``; empty without one.
+    """
+    model_type = config.get("model_type")
+    head = _OTHER_HEADS.get(model_type, _HEAD) if isinstance(model_type, str) else _HEAD
     if embedding == "embed_tokens.weight":
-        return _HEAD
+        return head
     for ending in _EMBEDDINGS:
         before = embedding.removesuffix(ending)
         if before != embedding and (not before or before.endswith(".")):
-            return before + _HEAD
+            return before + head
     return None
 
 
@@ -58,7 +66,7 @@ def ties_of(names: Iterable[str], config: dict[str, Any]) -> dict[str, str]:
     ties: dict[str, str] = {}
     if why_tied(config):
         for embedding in known:
-            head = head_of(embedding)
+            head = head_of(embedding, config)
             if head is not None and head not in known:
                 ties.setdefault(head, embedding)
     return ties

@@ -56,7 +56,8 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
     gemma.add_argument(
         "--layout",
         choices=LAYOUTS,
-        help="split (default): loads faster, almost the checkpoint's order; stock: as in published files",
+        help="split: loads faster, almost the checkpoint's order; stock: as in published files; default: split, "
+        "but for T5Gemma, which has stock only",
     )
     gemma.add_argument("--wrapping", choices=("it", "pt"), help="instruction-tuned or pre-trained (default: as SRC)")
     gemma.add_argument(

@@ -159,7 +159,10 @@ def _model(store: Store) -> dict[str, Any] | None:
     if config is None:
         return None
     vision = f", images {config.vit_config.image_size}" if config.vit_config.layer_configs else ""
-    sizes = f"{config.num_layers} layers of {config.model_dim}, vocabulary {config.vocab_size}{vision}"
+    layers = f"{config.num_layers} layers"
+    if config.is_encoder_decoder:
+        layers = f"an encoder of {config.encoder_num_layers} layers and a decoder of {config.decoder_num_layers}, both"
+    sizes = f"{layers} of {config.model_dim}, vocabulary {config.vocab_size}{vision}"
     tokenizer = "with" if store.tokenizer else "without"
     weight = config.weight.name.lower()
     return {
@@ -168,6 +171,7 @@ def _model(store: Store) -> dict[str, Any] | None:
         "weight": weight,
         "wrapping": config.wrapping.name.lower(),
         "layers": config.num_layers,
+        "encoder_layers": config.encoder_num_layers if config.is_encoder_decoder else None,
         "model_dim": config.model_dim,
         "vocab_size": config.vocab_size,
         "tokenizer": store.tokenizer is not None,

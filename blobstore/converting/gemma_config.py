@@ -16,6 +16,7 @@ from blobstore.gemma.enums import Model, Wrapping
 from blobstore.gemma.families.gemma2 import PALIGEMMA_IMAGES
 from blobstore.gemma.families.sizes import Dimensions, dimensions_of
 from blobstore.gemma.models import DIMENSIONS, is_gemma3
+from blobstore.gemma.stacks import stacks_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -85,7 +86,7 @@ def runtime_faults(config: ModelConfig) -> Iterator[Fault]:
     fault = vocabulary_fault(config.vocab_size)
     if fault:
         yield fault
-    fault = too_many_layers("num_hidden_layers", len(config.layer_configs))
+    fault = too_many_layers("num_hidden_layers", max(len(stack.layers) for stack in stacks_of(config)))
     if fault:
         yield fault
 

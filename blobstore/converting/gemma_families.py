@@ -34,6 +34,9 @@ VISION_PREFIXES = (
 )
 PROJECTOR_PREFIXES = ("model.multi_modal_projector.", "multi_modal_projector.")
 HEADS = ("lm_head.weight", "language_model.lm_head.weight")
+T5GEMMA_HEAD = "lm_head.out_proj.weight"
+# The prefixes of an encoder and of a decoder, the second pair in models without a head, as AutoModel saves them.
+T5GEMMA_PREFIXES = (("model.encoder.", "model.decoder."), ("encoder.", "decoder."))
 # Tensors that the runtime doesn't need: how their names end → why.
 UNUSED = {
     "rotary_emb.inv_freq": "gemma.cpp computes RoPE's frequencies itself",
@@ -57,6 +60,7 @@ MODELS: dict[str, tuple[Model, ...]] = {
     "gemma3": (Model.GEMMA3_270M, Model.GEMMA3_1B, *_GEMMA3_LARGE),
     "gemma3-vision": _GEMMA3_LARGE,
     "paligemma2": tuple(PALIGEMMA_IMAGES),
+    "t5gemma": (Model.T5GEMMA_S_S,),
 }
 # The label of a checkpoint whose dimensions no published model has: one under which every runtime computes correctly.
 # 2025-10 takes the RoPE base of global layers from the label: 1e6 for all but 270M.
@@ -65,7 +69,9 @@ LABELS = {
     "gemma3": Model.GEMMA3_1B,
     "gemma3-vision": Model.GEMMA3_4B,
     "paligemma2": Model.PALIGEMMA2_3B_224,
+    "t5gemma": Model.T5GEMMA_S_S,
 }
+STOCK_ONLY = {"t5gemma": "T5Gemma"}  # families without a split layout, and what they are called
 ONE_BASE_LABELS = LABELS | {"gemma3": Model.GEMMA3_270M}
 
 TOKENIZERS = {"qwen3": TokenizerKind.BPE}  # of families whose tokenizer isn't SentencePiece
@@ -78,6 +84,7 @@ _FAMILIES = {
     "paligemma": "paligemma2",
     "gemma4": "gemma4",
     "gemma4_text": "gemma4",
+    "t5gemma": "t5gemma",
 }
 # The beginning of model_type → the name of a model that gemma.cpp doesn't run.
 _UNSUPPORTED = {
@@ -86,6 +93,8 @@ _UNSUPPORTED = {
     "gemma3n": "Gemma 3n",
     "gemma4": "another kind of Gemma 4",
     "t5gemma": "T5Gemma",
+    "t5gemma2": "T5Gemma 2",
+    "t5_gemma_module": "an encoder or a decoder of T5Gemma alone",
     "shieldgemma2": "ShieldGemma 2",
     "vaultgemma": "VaultGemma",
 }

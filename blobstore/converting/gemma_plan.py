@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 from blobstore.checkpoint.told import Told
 from blobstore.codecs.element_types import BY_NAME
 from blobstore.converting.gemma_config import default_wrapping, runtime_faults, vocabulary_fault
-from blobstore.converting.gemma_families import family_of
+from blobstore.converting.gemma_families import STOCK_ONLY, T5GEMMA_HEAD, family_of
 from blobstore.converting.gemma_recognise import Recognised, recognise
 from blobstore.converting.gemma_vocabulary import PAD_PIECE, Pieces
 from blobstore.converting.pieces import Piece, rows_of
@@ -28,6 +28,7 @@ from blobstore.converting.plan import (
     too_many_blobs,
 )
 from blobstore.converting.recognise_gemma4 import recognise_gemma4
+from blobstore.converting.recognise_t5gemma import recognise_t5gemma
 from blobstore.converting.runtime_choice import as_chosen
 from blobstore.converting.sources.comparing import Sources
 from blobstore.converting.sources.foreign import foreign_tensors
@@ -59,14 +60,14 @@ class Choices:
     Attributes:
         weights: Type of the weights, where the runtime leaves a choice.
         layout: ``split`` is almost the checkpoint's own arrangement, and loads faster; ``stock`` is that of published
-            files.
+            files; None for the family's own, which is ``split`` but for T5Gemma.
         wrapping: ``it``, ``pt``, or None for what the checkpoint says.
         pad: Whether a vocabulary that isn't a multiple of 32 is padded; else it is refused.
         runtime: The version of gemma.cpp that the file is for, or None for the oldest that can run the model.
     """
 
     weights: str = "sfp"
-    layout: str = "split"
+    layout: str | None = None
     wrapping: str | None = None
     pad: bool = True
     runtime: str | None = None
@@ -80,6 +81,23 @@ class Choices:
         if (self.weights, self.layout) == ("i8", "stock") and self.runtime != LATEST.name:
             what = "gemma.cpp up to 2026-04 hangs when it loads i8 weights in the stock layout"
             raise UsageError("i8-stock", f"{what}: use --layout split, or --runtime {LATEST.name}")
+
+    def for_family(self, family: str) -> Choices:
+        """Return the choices with the layout that a family gets.
+
+        Raises:
+            UsageError: ``stock-only``: the family has only the stock layout, and another was chosen, or i8.
+        """
+        name = STOCK_ONLY.get(family)
+        if name is None:
+            return replace(self, layout=self.layout or "split")
+        if self.layout == "split":
+            what = f"--layout split: gemma.cpp has only the stock layout for {name}: leave it out"
+            raise UsageError("stock-only", what)
+        if self.weights == "i8":
+            what = f"no gemma.cpp is known to load i8 in the stock layout, the only one of {name}"
+            raise UsageError("stock-only", f"{what}: use --weights sfp or bf16")
+        return replace(self, layout="stock")
 
 
 def is_gemma(checkpoint: Checkpoint) -> bool:
@@ -109,10 +127,12 @@ def plan_for_gemma(
         MissingExtraError: ``missing-extra``: the tokenizer has to be made or changed, which needs protobuf.
     """
     recognised = _recognised(checkpoint, tokenizer)
+    is_default = choices.layout is None
+    choices = choices.for_family(recognised.family)
     wrapping, why = _wrapping(recognised, choices, chat_template=chat_template)
     weight = WeightType(BY_NAME[choices.weights].number)
     config = as_chosen(replace(recognised.config, weight=weight, wrapping=wrapping), choices.runtime)
-    sources = Sources(recognised, checkpoint, choices.layout)
+    sources = Sources(recognised, checkpoint, str(choices.layout))
     faults = _faults(config, sources, pad=choices.pad)
     if faults:
         raise _refusal(faults)
@@ -126,7 +146,7 @@ def plan_for_gemma(
         plan.tokenizer = fitted.raw
         plan.notes += fitted.notes
     plan.notes.append(f"wrapping {wrapping.name.lower()}: {why}")
-    plan.notes += _notes(choices)
+    plan.notes += _notes(recognised, choices, is_default=is_default)
     plan.tensors += _tensors(sources, choices)
     _set_weight(plan, config)
     _add_names(plan, sources)
@@ -156,7 +176,8 @@ def _recognised(checkpoint: Checkpoint, tokenizer: FittingTokenizer | None) -> R
         raise _refusal([fault or _no_family(checkpoint)])
     shapes = {name: entry.shape for name, entry in checkpoint.tensors.items()}
     pieces = None if tokenizer is None else Pieces(tokenizer.rows, tokenizer.find(PAD_PIECE))
-    reading = recognise_gemma4 if family == "gemma4" else partial(recognise, family)
+    readers = {"gemma4": recognise_gemma4, "t5gemma": recognise_t5gemma}
+    reading = readers.get(family) or partial(recognise, family)
     recognised = reading(checkpoint.config, shapes, checkpoint.generation, pieces)
     if isinstance(recognised, Fault):
         raise _refusal([*foreign_tensors(checkpoint), recognised])
@@ -200,7 +221,9 @@ def _told(recognised: Recognised) -> Iterator[Told]:
         yield Told("padded-vocabulary", recognised.embedding, vocabulary.padding_line)
 
 
-def _notes(choices: Choices) -> Iterator[str]:
+def _notes(recognised: Recognised, choices: Choices, *, is_default: bool) -> Iterator[str]:
+    if is_default and recognised.family in STOCK_ONLY:
+        yield f"layout stock: gemma.cpp has no other for {STOCK_ONLY[recognised.family]}"
     if choices.weights == "i8":
         yield "i8 is experimental in gemma.cpp, and its --to_bf16 1 stops at it"
 
@@ -306,8 +329,12 @@ def _add_spare_rows(plan: Plan, used: _Place, rows: int) -> _Place:
 def _head_alias(sources: Sources) -> PlannedAlias:
     if sources.recognised.head:
         return PlannedAlias(sources.recognised.head, sources.embedding, "it has the same bytes")
-    return PlannedAlias(_head_name(sources.embedding), sources.embedding, "gemma.cpp uses the embedding as the head")
+    name = _head_name(sources.recognised)
+    return PlannedAlias(name, sources.embedding, "gemma.cpp uses the embedding as the head")
 
 
-def _head_name(embedding: str) -> str:
+def _head_name(recognised: Recognised) -> str:
+    embedding = recognised.embedding
+    if recognised.encoder:
+        return T5GEMMA_HEAD
     return "language_model.lm_head.weight" if embedding.startswith("language_model.") else "lm_head.weight"

@@ -46,11 +46,13 @@ class Recognised:
     """A checkpoint of a family.
 
     Attributes:
-        family: ``gemma2``, ``gemma3``, ``gemma3-vision``, ``paligemma2``, ``gemma4``, ``gemma4-experts``.
+        family: ``gemma2``, ``gemma3``, ``gemma3-vision``, ``paligemma2``, ``gemma4``, ``gemma4-experts``,
+            ``t5gemma``.
         config: What the runtime gets, but for its weight type and wrapping.
-        text: Prefix of the text part's tensors.
+        text: Prefix of the text part's tensors; of the decoder's in a model that has an encoder.
         vision: Prefix of the vision part's, or empty.
         projector: Prefix of the tensors between the two, or empty.
+        encoder: Prefix of the encoder's, or empty.
         head: Name of the output head, when the checkpoint has one.
         vocabulary: Which rows of the embedding are tokens.
         lost_vision: Whether config.json has a vision part, and the tensors have none.
@@ -65,6 +67,7 @@ class Recognised:
     text: str
     vision: str = ""
     projector: str = ""
+    encoder: str = ""
     head: str | None = None
     vocabulary: Vocabulary = field(default_factory=Vocabulary)
     lost_vision: bool = False
@@ -75,8 +78,13 @@ class Recognised:
 
     @property
     def embedding(self) -> str:
-        """Name of the embedding."""
+        """Name of the embedding; with an encoder, of the decoder's."""
         return embedding_of(self.text)
+
+    @property
+    def embeddings(self) -> list[str]:
+        """Names of all embeddings."""
+        return [self.embedding, *([embedding_of(self.encoder)] if self.encoder else [])]
 
 
 def recognise(
@@ -108,7 +116,7 @@ def recognise(
         has_lost_vision = False
     inner = config.get("text_config")
     text_config = inner if isinstance(inner, dict) else config
-    size = _text_size(prefix, text_config, shapes)
+    size = text_size(prefix, text_config, shapes)
     if isinstance(size, Fault):
         return size
     rows = shapes[embedding_of(prefix)][0]
@@ -117,7 +125,7 @@ def recognise(
     recognised = Recognised(family, ModelConfig(), prefix, vocabulary=vocabulary, lost_vision=has_lost_vision)
     recognised.head = next((name for name in HEADS if name in shapes), None)
     vision = _add_vision(recognised, config, shapes) if family in WITH_VISION else VitConfig()
-    recognised.faults += _disagreements(text_config, size, rows)
+    recognised.faults += disagreements(text_config, size, rows)
     settings = read_settings(family, config, generation, layers=size.layers)
     recognised.faults += settings.faults
     recognised.bases = settings.bases
@@ -142,7 +150,7 @@ def text_prefix(shapes: Shapes) -> str | Fault:
     return prefix
 
 
-def _text_size(prefix: str, config: Mapping[str, Any], shapes: Shapes) -> Dimensions | Fault:
+def text_size(prefix: str, config: Mapping[str, Any], shapes: Shapes) -> Dimensions | Fault:
     """Read the text part's dimensions from its tensors, and the head size from config.json where no shape tells it."""
     layers = count_layers(prefix, shapes)
     fault = too_many_layers("num_hidden_layers", layers)
@@ -176,7 +184,7 @@ def _add_vision(recognised: Recognised, config: Mapping[str, Any], shapes: Shape
     return part.config
 
 
-def _disagreements(config: Mapping[str, Any], size: Dimensions, rows: int) -> Iterator[Fault]:
+def disagreements(config: Mapping[str, Any], size: Dimensions, rows: int) -> Iterator[Fault]:
     """Compare config.json with the tensors: if they disagree, one of the two belongs to another model."""
     facts = {
         "hidden_size": size.model_dim,

@@ -15,7 +15,7 @@ from blobstore.converting.hf_values import MAX_COUNT, Values, short
 from blobstore.errors import Fault, listed
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Iterable, Iterator, Mapping
 
 LOCAL_BASE, GLOBAL_BASE = 1e4, 1e6  # what every runtime computes with
 # A window as long as the sequence, which --seq_len may make longer, would mark a global layer; so this one never is.
@@ -58,6 +58,7 @@ DEFAULTS = {
     "gemma3": _GEMMA3,
     "gemma3-vision": _GEMMA3,
     "gemma4": _GEMMA4,
+    "t5gemma": _GEMMA2,  # of the encoder, and of the decoder
 }
 QUERY_SCALAR = 256.0  # what transformers uses where it is missing
 
@@ -105,14 +106,38 @@ def read_settings(family: str, config: Mapping[str, Any], generation: Mapping[st
         generation: ``generation_config.json``; empty without one.
         layers: Of the text part.
     """
-    defaults = DEFAULTS[family]
     inner = config.get("text_config")
     text: Mapping[str, Any] = inner if isinstance(inner, dict) else config
     stop_places = {"generation_config.json": generation, "config.json": config, "its text_config": text}
-    values = Values(text)
+    settings = read_part(family, text, stop_places, layers=layers)
+    for part, given in parts_of(family, config):
+        # PaliGemma's prefix is bidirectional, in the runtime too.
+        exempt = "use_bidirectional_attention" if family == "paligemma2" else ""
+        faults, notes = check_fixed(
+            {key: allowed for key, allowed in (FIXED | GEMMA4_FIXED)[part].items() if key != exempt}, given
+        )
+        settings.faults += faults
+        settings.notes += notes
+    settings.notes += unknown_notes(unknown_keys(family, config))
+    return settings
+
+
+def read_part(
+    family: str, part: Mapping[str, Any], stop_places: Mapping[str, Mapping[str, Any]], *, layers: int
+) -> Settings:
+    """Read what the part of a config.json that describes some layers says besides dimensions.
+
+    Args:
+        family: Of `DEFAULTS`.
+        part: The object.
+        stop_places: The objects that may name stop tokens, by what they are called; the first that does counts. Empty
+            for a part that writes no text.
+        layers: How many there are.
+    """
+    defaults, values = DEFAULTS[family], Values(part)
     length = values.count("max_position_embeddings", defaults.max_seq_len)
     partial = defaults.rotary != 1.0
-    settings = Settings(
+    return Settings(
         att_cap=values.cap("attn_logit_softcapping", defaults.att_cap),
         final_cap=values.cap("final_logit_softcapping", defaults.final_cap),
         max_seq_len=length,
@@ -120,14 +145,10 @@ def read_settings(family: str, config: Mapping[str, Any], generation: Mapping[st
         query_scalar=_query_scalar(values),
         bases=read_bases(values, defaults.bases, partial=partial),
         rotary=read_rotary(values, defaults.rotary) if partial else 1.0,
-        stop=_stop_tokens(values, stop_places, defaults.stop),
+        stop=_stop_tokens(values, stop_places, defaults.stop) if stop_places else defaults.stop,
         faults=values.faults,
         notes=values.notes,
     )
-    for part, given in parts_of(family, config):
-        _check_fixed(part, given, family, settings)
-    settings.notes += _unknown_notes(family, config)
-    return settings
 
 
 def _query_scalar(values: Values) -> float | None:
@@ -191,23 +212,33 @@ def _stop_tokens(values: Values, places: Mapping[str, Mapping[str, Any]], defaul
     return first, second
 
 
-def _check_fixed(part: str, given: Mapping[str, Any], family: str, settings: Settings) -> None:
-    """Refuse values other than those that the runtime computes with, or note them where they make little difference."""
-    for key, allowed in (FIXED | GEMMA4_FIXED)[part].items():
+def check_fixed(fixed: Mapping[str, tuple[Any, ...]], given: Mapping[str, Any]) -> tuple[list[Fault], list[str]]:
+    """Look for values other than those that the runtime computes with.
+
+    Args:
+        fixed: The values of each key that are right.
+        given: A part of config.json.
+
+    Returns:
+        Faults; and notes where another value makes little difference.
+    """
+    faults: list[Fault] = []
+    notes: list[str] = []
+    for key, allowed in fixed.items():
         if key not in given or given[key] in allowed:
             continue
-        if key == "use_bidirectional_attention" and family == "paligemma2":
-            continue  # its prefix is, in the runtime too
         value = short(given[key])
         if key in NOTED:
-            settings.notes.append(f"config.json says {key} {value}; {NOTED[key]}")
+            notes.append(f"config.json says {key} {value}; {NOTED[key]}")
             continue
         what = f"config.json says {value}, every gemma.cpp computes with {allowed[0]}: --as names keeps every tensor"
-        settings.faults.append(Fault("unsupported-config", key, what))
+        faults.append(Fault("unsupported-config", key, what))
+    return faults, notes
 
 
-def _unknown_notes(family: str, config: Mapping[str, Any]) -> Iterator[str]:
-    unknown = sorted({f"{place}{key}" for place, key in unknown_keys(family, config)})
+def unknown_notes(keys: Iterable[tuple[str, str]]) -> Iterator[str]:
+    """Yield a line that names the unknown keys of a config.json, if any; given are the place and the name of each."""
+    unknown = sorted({f"{place}{key}" for place, key in keys})
     if unknown:
         names = [name if len(name) <= _LONGEST else name[:_LONGEST] + "…" for name in unknown]
         yield f"config.json has unknown keys, which are not converted: {listed(names, _SHOWN)}"

@@ -22,11 +22,12 @@ class Fate(Enum):
     NO_EFFECT = "doesn't change what the model computes"
 
 
-def _fates(**names: str) -> dict[str, Fate]:
+def fates(**names: str) -> dict[str, Fate]:
+    """Return the fate of each name, given the names of each fate in one text."""
     return {name: Fate[fate] for fate, text in names.items() for name in text.split()}
 
 
-_COMMON = _fates(
+COMMON = fates(
     NO_EFFECT="_name_or_path _attn_implementation_autoset architectures attn_implementation cache_implementation"
     " chunk_size_feed_forward dtype finetuning_task id2label initializer_range initializer_factor label2id"
     " output_attentions output_hidden_states problem_type return_dict torch_dtype torchscript transformers_version"
@@ -41,8 +42,8 @@ _COMMON = _fates(
 )
 # By part of config.json. In text-only models `text` is all of it.
 KEYS: dict[str, dict[str, Fate]] = {
-    "text": _COMMON
-    | _fates(
+    "text": COMMON
+    | fates(
         DIMENSION="hidden_size intermediate_size num_hidden_layers num_attention_heads num_key_value_heads head_dim"
         " vocab_size",
         FIELD="attn_logit_softcapping final_logit_softcapping sliding_window sliding_window_pattern"
@@ -53,8 +54,8 @@ KEYS: dict[str, dict[str, Fate]] = {
         CHOICE="tie_word_embeddings",
         NO_EFFECT="pad_token_id num_image_tokens",
     ),
-    "top": _COMMON
-    | _fates(
+    "top": COMMON
+    | fates(
         DIMENSION="text_config vision_config",
         FIELD="eos_token_id",
         FIXED="mm_tokens_per_image is_encoder_decoder bos_token_id quantization_config",
@@ -62,8 +63,8 @@ KEYS: dict[str, dict[str, Fate]] = {
         NO_EFFECT="boi_token_index eoi_token_index image_token_index image_token_id boi_token_id eoi_token_id"
         " ignore_index pad_token_id num_hidden_layers vocab_size _vocab_size hidden_size projection_dim",
     ),
-    "vision": _COMMON
-    | _fates(
+    "vision": COMMON
+    | fates(
         DIMENSION="hidden_size intermediate_size num_hidden_layers patch_size image_size",
         FIELD="num_attention_heads",
         FIXED="num_channels layer_norm_eps hidden_act",
@@ -72,8 +73,8 @@ KEYS: dict[str, dict[str, Fate]] = {
 }
 # Of Gemma 4. Its vision and audio parts are left out, with all that config.json says of them.
 GEMMA4_KEYS: dict[str, dict[str, Fate]] = {
-    "gemma4-text": _COMMON
-    | _fates(
+    "gemma4-text": COMMON
+    | fates(
         DIMENSION="hidden_size intermediate_size num_hidden_layers num_attention_heads num_key_value_heads head_dim"
         " vocab_size global_head_dim num_global_key_value_heads per_layer_config hidden_size_per_layer_input"
         " vocab_size_per_layer_input use_double_wide_mlp enable_moe_block num_experts moe_intermediate_size",
@@ -84,8 +85,8 @@ GEMMA4_KEYS: dict[str, dict[str, Fate]] = {
         CHOICE="tie_word_embeddings",
         NO_EFFECT="pad_token_id",
     ),
-    "gemma4-top": _COMMON
-    | _fates(
+    "gemma4-top": COMMON
+    | fates(
         DIMENSION="text_config",
         FIELD="eos_token_id",
         FIXED="is_encoder_decoder bos_token_id quantization_config",
@@ -129,6 +130,7 @@ NOTED = {
     "rms_norm_eps": "every gemma.cpp computes with 1e-06",
     "layer_norm_eps": "every gemma.cpp computes with 1e-06",
     "bos_token_id": "every gemma.cpp begins a prompt with token 2",
+    "decoder_start_token_id": "every gemma.cpp begins an answer with token 2",
     "quantization_config": "the tensors are converted as they are",
 }
 

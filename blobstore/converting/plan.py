@@ -226,7 +226,7 @@ def _tied(checkpoint: Checkpoint) -> list[PlannedAlias]:
     why = why_tied(checkpoint.config)
     aliases: dict[str, PlannedAlias] = {}
     for embedding, entry in checkpoint.tensors.items():
-        head = head_of(embedding)
+        head = head_of(embedding, checkpoint.config)
         if head is None or head in aliases or not entry.nbytes:
             continue
         if head not in checkpoint.tensors:

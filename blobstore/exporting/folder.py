@@ -61,8 +61,9 @@ def aliases_to_write(store: Store) -> list[str]:
     if CONFIG not in store.files:
         return []
     config = _config(store)
-    tied = isinstance(config, dict) and bool(why_tied(config))
-    return [name for name, target in store.aliases.items() if not (tied and head_of(target) == name)]
+    if not isinstance(config, dict) or not why_tied(config):
+        return [*store.aliases]
+    return [name for name, target in store.aliases.items() if head_of(target, config) != name]
 
 
 def _config(store: Store) -> object:

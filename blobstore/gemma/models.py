@@ -65,7 +65,7 @@ _ONE_WRAPPING = dict.fromkeys(PALIGEMMA2, Wrapping.PALIGEMMA) | {
     model: Wrapping.VLM for model in GEMMA3 if model != Model.GEMMA3_270M
 }
 # The dimensions of the models whose layers are all alike.
-DIMENSIONS = GEMMA2 | GEMMA3 | PALIGEMMA2 | QWEN3
+DIMENSIONS = GEMMA2 | GEMMA3 | PALIGEMMA2 | QWEN3 | T5GEMMA
 
 
 def model_config(model: Model, weight: WeightType, wrapping: Wrapping | None = None) -> ModelConfig:

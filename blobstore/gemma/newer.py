@@ -14,6 +14,7 @@ from blobstore.gemma.config import LayerConfig, ModelConfig
 from blobstore.gemma.enums import OpenEnum
 from blobstore.gemma.models import is_gemma3
 from blobstore.gemma.runtimes import APRIL, LATEST, RUNTIMES
+from blobstore.gemma.stacks import stacks_of
 from blobstore.gemma.toc import parse_toc
 
 if TYPE_CHECKING:
@@ -71,10 +72,7 @@ def newer_config(config: ModelConfig) -> Iterator[Newer]:
     """Yield what is newer in a config than some runtime."""
     yield from _values("config", config)
     seen: set[str] = set()
-    for path, layers in (
-        ("config.layer_configs", config.layer_configs),
-        ("config.vit_config.layer_configs", config.vit_config.layer_configs),
-    ):
+    for path, layers in _layers(config).items():
         for i, layer in enumerate(layers):
             for newer in _values(f"{path}[{i}]", layer):
                 if newer.message not in seen:  # layers are alike
@@ -85,10 +83,18 @@ def newer_config(config: ModelConfig) -> Iterator[Newer]:
     texts = [config.display_name, *config.scale_base_names]
     if not all(text.isascii() for text in texts):
         yield Newer("newer-text", CONFIG_KEY, "a string of the config is not ASCII", _ASCII)
-    longest = max(len(config.attention_window_sizes), len(config.scale_base_names), len(config.layer_configs))
+    vectors = [config.attention_window_sizes, config.scale_base_names, *_layers(config).values()]
+    longest = max(map(len, [*vectors, *(stack.windows for stack in stacks_of(config))]))
     concerned = _without(lambda runtime: longest <= runtime.max_vector)
     if concerned:
         yield Newer("newer-vector", CONFIG_KEY, f"a vector has {longest} elements", concerned)
+
+
+def _layers(config: ModelConfig) -> dict[str, tuple[LayerConfig, ...]]:
+    """Return all layers, by the field that holds them."""
+    stacks = {f"config.{stack.name}layer_configs": stack.layers for stack in stacks_of(config)}
+    vision = {"config.vit_config.layer_configs": config.vit_config.layer_configs}
+    return {"config.layer_configs": config.layer_configs} | stacks | vision
 
 
 def _values(subject: str, record: Record) -> Iterator[Newer]:
@@ -103,7 +109,7 @@ def _values(subject: str, record: Record) -> Iterator[Newer]:
 
 
 def _nested(config: ModelConfig) -> Iterator[Newer]:
-    layers = [*config.layer_configs, *config.vit_config.layer_configs]
+    layers = [layer for some in _layers(config).values() for layer in some]
     fields = max((layer.field_count + len(layer.newer) for layer in layers), default=0)
     concerned = _without(lambda runtime: fields <= runtime.layer_fields)
     if config.vit_config.newer:
@@ -118,12 +124,15 @@ def _nested(config: ModelConfig) -> Iterator[Newer]:
 def _outer(config: ModelConfig) -> Iterator[Newer]:
     """Yield fields that a runtime ignores: those that matter to this model, and those that don't."""
     fields = config.fields()
-    matter = [i for i in range(config.CORE, len(fields)) if _matters(config, fields[i].name, fields[i].default)]
+    added = (i for i in range(config.CORE, len(fields)) if not fields[i].when)  # others follow from a flag
+    matter = [i for i in added if _matters(config, fields[i].name, fields[i].default)]
+    ignoring: dict[str, list[str]] = {}
     for runtime in RUNTIMES:
         names = [fields[i].name for i in matter if i >= runtime.config_fields]
         if names:
-            what = f"it has {', '.join(names)}"
-            yield Newer("ignored-fields", CONFIG_KEY, what, (runtime.name,))
+            ignoring.setdefault(f"it has {', '.join(names)}", []).append(runtime.name)
+    for what, runtimes in ignoring.items():
+        yield Newer("ignored-fields", CONFIG_KEY, what, tuple(runtimes))
     beyond = config.field_count - APRIL.config_fields + len(config.newer)
     if beyond > 0:
         concerned = _without(lambda runtime: not config.newer and config.field_count <= runtime.config_fields)

@@ -497,7 +497,7 @@ def test_another_base_is_written_for_the_runtimes_that_read_it(tmp_path: Path) -
         ({"model_type": "gemma3n"}, "Gemma 3n ('gemma3n')"),
         ({"model_type": "recurrent_gemma"}, "RecurrentGemma ('recurrent_gemma')"),
         ({"model_type": "shieldgemma2"}, "ShieldGemma 2 ('shieldgemma2')"),
-        ({"model_type": "t5gemma"}, "T5Gemma ('t5gemma')"),
+        ({"model_type": "t5gemma2"}, "T5Gemma 2 ('t5gemma2')"),
     ],
 )
 def test_a_model_that_no_runtime_runs_is_named_with_the_way_out(tmp_path: Path, config: Config, called: str) -> None:

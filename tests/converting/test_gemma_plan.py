@@ -91,7 +91,7 @@ def has_fix(faults: list[Fault]) -> bool:
 # ----------------------------------------------------------------------------------- tensors that aren't as they should
 
 
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", [*FAMILIES, "t5gemma"])
 def test_each_missing_tensor_is_named(tmp_path: Path, family: str) -> None:
     recipe = small_recipe(family)
     everything = recipe.tensors()
@@ -115,7 +115,7 @@ def test_all_missing_tensors_are_named_at_once(tmp_path: Path) -> None:
     assert has_fix(faults)
 
 
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", [*FAMILIES, "t5gemma"])
 @pytest.mark.parametrize(
     "name", ["model.layers.1.self_attn.q_proj.bias", "score.weight", "model.layers.1.mlp.router.weight"]
 )
@@ -139,7 +139,7 @@ def test_buffers_of_old_exporters_are_left_out(tmp_path: Path) -> None:
     assert {item.name for item in plan.left_out} == {*more}
 
 
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", [*FAMILIES, "t5gemma"])
 def test_each_wrong_shape_is_named(tmp_path: Path, family: str) -> None:
     recipe = small_recipe(family)
     everything = recipe.tensors()
@@ -433,8 +433,9 @@ def test_the_value_that_is_named_is_one_that_the_type_cant_hold(tmp_path: Path, 
         ("gemma3n_text", "Gemma 3n"),
         ("gemma4_unified", "another kind of Gemma 4"),
         ("gemma4_assistant", "another kind of Gemma 4"),
-        ("t5gemma", "T5Gemma"),
-        ("t5gemma2", "T5Gemma"),
+        ("t5gemma2", "T5Gemma 2"),
+        ("t5gemma2_text", "T5Gemma 2"),
+        ("t5_gemma_module", "a decoder of T5Gemma alone"),
         ("shieldgemma2", "ShieldGemma"),
         ("vaultgemma", "VaultGemma"),
     ],

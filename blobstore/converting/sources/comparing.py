@@ -12,6 +12,7 @@ from blobstore.checkpoint.told import LeftOut
 from blobstore.converting.gemma_families import GEMMA4
 from blobstore.converting.sources.foreign import is_foreign
 from blobstore.converting.sources.gemma4 import Gemma4Sources, gemma4_keys, is_of_experts
+from blobstore.converting.sources.t5gemma import T5GemmaSources
 from blobstore.converting.sources.text import TextSources, text_keys
 from blobstore.converting.sources.vision import VisionSources, is_vision_layer, vision_keys
 from blobstore.errors import Fault
@@ -43,7 +44,7 @@ class Sources:
         self.embedding: str = recognised.embedding
         self._layout = layout
         self._is_gemma4 = recognised.family in GEMMA4
-        self._text = Gemma4Sources(recognised) if self._is_gemma4 else TextSources(recognised)
+        self._text = _text_sources(recognised)
         self._vision = VisionSources(recognised)
 
     def blobs(self) -> Iterator[tuple[TensorSpec, list[Piece]]]:
@@ -54,6 +55,9 @@ class Sources:
 
     def _keys(self, specs: Mapping[str, TensorSpec]) -> Iterator[str]:
         """Yield the keys of a file, which has one form of each slot."""
+        if self.recognised.encoder:
+            yield from specs  # all, as each slot has one form
+            return
         config, known = self.recognised.config, {*specs}
         if self._is_gemma4:
             yield from gemma4_keys(config, specs.values(), self._layout)
@@ -70,7 +74,8 @@ class Sources:
         if layer is not None:
             part = self._vision if is_vision_layer(base) else self._text
             return part.of_layer(base, layer, spec)
-        part = self._vision if spec.key.startswith(("enc_", "img_", "mm_")) else self._text
+        is_vision = not self.recognised.encoder and spec.key.startswith(("enc_", "img_", "mm_"))
+        part = self._vision if is_vision else self._text
         return part.of_model(spec)
 
     def faults(self) -> Iterator[Fault]:
@@ -127,7 +132,8 @@ class Sources:
                     totals[piece.source] = totals.get(piece.source, 0) + piece.count
                     widths[piece.source] = piece.width
         vocabulary = self.recognised.vocabulary
-        totals[self.embedding] += (vocabulary.rows - vocabulary.tokens) * self.recognised.config.model_dim
+        for name in self.recognised.embeddings:
+            totals[name] += (vocabulary.rows - vocabulary.tokens) * self.recognised.config.model_dim
         return totals, widths
 
     def _shape(self, name: str, total: int, width: int) -> tuple[int, ...]:
@@ -141,3 +147,9 @@ class Sources:
             experts = self.recognised.config.layer_configs[0].num_experts
             return (experts, total // width // experts, width)
         return (total // width, width)
+
+
+def _text_sources(recognised: Recognised) -> TextSources:
+    if recognised.encoder:
+        return T5GemmaSources(recognised)
+    return Gemma4Sources(recognised) if recognised.family in GEMMA4 else TextSources(recognised)

@@ -113,6 +113,12 @@ class TextSources:
         return [rows_of(name, spec.cols, 0, vocabulary.tokens), *[pad] * vocabulary.padding]
 
 
+def by_head(name: str, layer: LayerConfig, width: int) -> list[Piece]:
+    """Return the columns of an output projection, head by head."""
+    size = layer.qkv_dim
+    return [Piece(name, layer.heads * size, 0, width, head * size, size) for head in range(layer.heads)]
+
+
 def weights_of_layer(prefix: str, layer: LayerConfig, width: int) -> dict[str, list[Piece]]:
     """Return the pieces of a layer's matrices, in both forms, by the runtime's names.
 
@@ -131,7 +137,7 @@ def weights_of_layer(prefix: str, layer: LayerConfig, width: int) -> dict[str, l
         "qkv_ein": query_rows + pairs,
         "qkv1_w": query_rows,
         "qkv2_w": pairs,
-        "att_ein": [Piece(o, queries, 0, width, head * size, size) for head in range(layer.heads)],
+        "att_ein": by_head(o, layer, width),
         "att_w": [rows_of(o, queries, 0, width)],
         "gating_ein": [rows_of(gate, width, 0, hidden), rows_of(up, width, 0, hidden)],
         "gating1_w": [rows_of(gate, width, 0, hidden)],

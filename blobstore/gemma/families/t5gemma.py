@@ -9,7 +9,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from blobstore.gemma.enums import Model
-from blobstore.gemma.families.sizes import Dimensions, in_full, text_config, text_layer
+from blobstore.gemma.families.sizes import Dimensions, in_full, layers_in_full, text_config, text_layer
 from blobstore.gemma.families.specs import TensorSpec, vector, weight
 
 if TYPE_CHECKING:
@@ -21,8 +21,7 @@ T5GEMMA = {Model.T5GEMMA_S_S: Dimensions("T5Gemma_S_S", 8, 512, 1024, 8, 8, 64)}
 def t5gemma(model: Model) -> ModelConfig:
     """Return the config of a T5Gemma: its layers are the decoder's, which are listed once more."""
     size = T5GEMMA[model]
-    layer = replace(text_layer(size), optimized_gating=False)
-    config = text_config(model, size, (layer,) * size.layers, (4096, 8192))
+    config = text_config(model, size, (t5gemma_layer(size),) * size.layers, (4096, 8192))
     config = replace(
         config,
         vocab_size=256000,
@@ -39,6 +38,12 @@ def t5gemma(model: Model) -> ModelConfig:
         global_rope_theta=1e4,
     )
     return in_full(config)
+
+
+def t5gemma_layer(size: Dimensions) -> LayerConfig:
+    """Return a layer of these dimensions, of the encoder or of the decoder."""
+    (layer,) = layers_in_full((replace(text_layer(size), optimized_gating=False),))
+    return layer
 
 
 def t5gemma_tensors(config: ModelConfig) -> list[TensorSpec]:
