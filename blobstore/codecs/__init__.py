@@ -7,6 +7,7 @@ from blobstore.codecs.codec import (
     encode,
     encode_pieces,
     first_unfit,
+    holds_any,
     is_float_codec,
     scale_for,
 )
@@ -18,6 +19,7 @@ __all__ = [
     "encode",
     "encode_pieces",
     "first_unfit",
+    "holds_any",
     "is_float_codec",
     "scale_for",
 ]

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Protocol
 import ml_dtypes
 import numpy as np
 
-from blobstore.codecs import bf16, f32, i8, nuq, sfp
+from blobstore.codecs import bf16, f32, i8, mxfp4, nuq, q4_0, sfp
 from blobstore.codecs.element_types import ElementType, as_element_type
 from blobstore.errors import CodecError
 
@@ -39,10 +39,21 @@ class Codec(Protocol):
         """Decode ``count`` values into ``out`` (float32 or bfloat16), not multiplied by a scale."""
 
 
-_CODECS: dict[str, Codec] = {"f32": f32, "bf16": bf16, "sfp": sfp, "i8": i8, "nuq": nuq}
+_CODECS: dict[str, Codec] = {
+    "f32": f32,
+    "bf16": bf16,
+    "sfp": sfp,
+    "i8": i8,
+    "nuq": nuq,
+    "q4_0": q4_0,
+    "mxfp4": mxfp4,
+}
+ENCODED = ("f32", "bf16", "sfp", "i8", "q4_0")
 # The bits of infinity, which NaN exceeds, where numpy's function takes about ten times as long as a comparison of bits.
 _INFINITY = {_BF16: np.uint16(0x7F80), np.dtype(np.float16): np.uint16(0x7C00)}
-_NEEDS_FINITE = ("sfp", "i8")
+# The largest magnitude in types that hold no NaN and no infinity.
+_F32_LARGEST = float(np.finfo(np.float32).max)
+_LARGEST = {"sfp": _F32_LARGEST, "i8": _F32_LARGEST, "q4_0": float(q4_0.LARGEST)}
 _F64_NBYTES = 8
 _EXACT_IN_BF16 = ("sfp", "bf16")
 
@@ -52,11 +63,16 @@ def is_float_codec(element_type: ElementType) -> bool:
     return element_type.name in _CODECS
 
 
+def holds_any(element_type: ElementType) -> bool:
+    """Whether `encode` takes every float32, also NaN and infinity, for the type."""
+    return element_type.name not in _LARGEST
+
+
 def encode(element_type: ElementType | str, array: npt.ArrayLike, *, name: str = "the array") -> tuple[Bytes, float]:
     """Encode values, in C order.
 
     Args:
-        element_type: f32, bf16, sfp or i8.
+        element_type: f32, bf16, sfp, i8 or q4_0.
         array: Of dtype float32, bfloat16, float16 or float64 (rounded to float32 first).
         name: For errors.
 
@@ -64,13 +80,15 @@ def encode(element_type: ElementType | str, array: npt.ArrayLike, *, name: str =
         The stored bytes, newly allocated, and the scale by which decoded values are to be multiplied.
 
     Raises:
-        CodecError: ``not-finite`` for a NaN or infinity that the type can't hold, with its index; ``not-float`` for
-            another dtype; ``no-encoder`` for another type; ``i8-range`` for a group that i8 can't hold.
+        CodecError: ``not-finite`` for a number, NaN or infinity that the type can't hold, with its index;
+            ``not-float`` for another dtype; ``no-encoder`` for another type; ``i8-range`` for a group that i8 can't
+            hold.
         UsageError: ``unknown-type``: no element type has this name.
     """
     element_type = as_element_type(element_type)
-    if element_type.name not in _CODECS or element_type.name == "nuq":
-        raise CodecError("no-encoder", f"{name}: there is no encoder for {element_type}: use one of f32, bf16, sfp, i8")
+    if element_type.name not in ENCODED:
+        what = f"{name}: there is no encoder for {element_type}: use one of {', '.join(ENCODED)}"
+        raise CodecError("no-encoder", what)
     values = np.asarray(array)
     scale = scale_for(element_type, values, name=name)
     out = np.empty(element_type.nbytes(values.size), dtype=np.uint8)
@@ -92,13 +110,13 @@ def scale_for(element_type: ElementType, values: Array, *, name: str = "the arra
     """
     if values.dtype.newbyteorder("=") not in _FLOATS:
         raise CodecError("not-float", f"{name} has dtype {values.dtype}: only floats can be encoded as {element_type}")
-    if element_type.name not in _NEEDS_FINITE and values.dtype.itemsize != _F64_NBYTES:
+    if holds_any(element_type) and values.dtype.itemsize != _F64_NBYTES:
         return 1.0
-    largest = np.float32(0)
+    largest, limit = np.float32(0), _LARGEST.get(element_type.name, _F32_LARGEST)
     start = 0
     for piece in _pieces(values):
         top = _largest_magnitude(piece)
-        if not np.isfinite(top):
+        if not float(top) <= limit:  # a NaN, too
             place = first_unfit(element_type, values.flat[start : start + len(piece)])
             if place is not None:
                 index = tuple(map(int, np.unravel_index(start + place, values.shape))) if values.ndim else ()
@@ -125,9 +143,10 @@ def first_unfit(element_type: ElementType, values: Array) -> int | None:
     f32 and bf16 hold NaN and infinity, but not too large numbers.
     """
     with np.errstate(all="ignore"):
-        unfit = ~np.isfinite(values.astype(np.float32))
-        if element_type.name not in _NEEDS_FINITE:
-            unfit &= np.isfinite(values)
+        if holds_any(element_type):
+            unfit = np.isfinite(values) & ~np.isfinite(values.astype(np.float32))
+        else:
+            unfit = ~(np.abs(values.astype(np.float32)) <= _LARGEST[element_type.name])
     places = np.flatnonzero(unfit)
     return int(places[0]) if len(places) else None
 
@@ -152,7 +171,7 @@ def decode(
     """Decode stored bytes.
 
     Args:
-        element_type: f32, bf16, sfp, i8 or nuq.
+        element_type: f32, bf16, sfp, i8, nuq, q4_0 or mxfp4.
         data: All stored bytes of the tensor; read, not kept.
         count: How many values to decode.
         scale: Values are multiplied by it.
@@ -165,7 +184,7 @@ def decode(
 
     Raises:
         CodecError: ``no-decoder``; ``wrong-size`` when the bytes don't hold these values; ``not-float`` for the dtype;
-            ``sfp-reserved-code``.
+            ``sfp-reserved-code``, ``mxfp4-reserved-scale``.
         UsageError: ``unknown-type``: no element type has this name.
     """
     element_type = as_element_type(element_type)

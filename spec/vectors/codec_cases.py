@@ -8,6 +8,7 @@ from typing import Any
 
 from codec_writer import (
     CODECS,
+    MXFP4_RESERVED,
     SFP_LARGEST,
     SFP_RESERVED,
     decode_sfp,
@@ -211,6 +212,8 @@ def cases() -> Iterator[Fact]:
     yield from sfp_cases()
     yield from i8_cases()
     yield from nuq_cases()
+    yield from q4_0_cases()
+    yield from mxfp4_cases()
 
 
 def plain_cases() -> Iterator[Fact]:
@@ -324,6 +327,45 @@ def nuq_cases() -> Iterator[Fact]:
         yield stored_case(f"{n}", "nuq", f"{n} values; the upper half of an odd last byte means nothing", stored, n)
 
 
+def q4_0_cases() -> Iterator[Fact]:
+    """Blocks of 32."""
+    for n in (1, 31, 32, 33, 64, 100):
+        yield case(f"{n}", "q4_0", f"{n} random values; zeros fill the last block", noise(380 + n, n))
+    yield case("zeros", "q4_0", "nothing but zeros: d is minus zero", [0, 1 << 31, 0])
+    halves = words_of(-8.0, *(half / 2 for half in range(-16, 17)))
+    yield case("ties", "q4_0", "d is 1: halves are rounded up, and codes beyond 15 are clamped", halves)
+    yield case("ties-negative", "q4_0", "d is -1: the same from above", words_of(8.0, *map(number, halves[1:])))
+    around_ties = [word for half in range(-15, 16, 2) for word in around(words_of(half / 2)[0])]
+    blocks = [word for i in range(0, len(around_ties), 31) for word in [*words_of(-8.0), *around_ties[i : i + 31]]]
+    yield case("near-ties", "q4_0", "halves, and the next value to each side", blocks)
+    rest = noise(390, 62, size=2.9)
+    equal = [*words_of(3.0, -3.0), *rest[:30], *words_of(-3.0, 3.0), *rest[30:60]]
+    yield case("equal", "q4_0", "the first of two largest magnitudes gives d its sign", equal)
+    yield case("outlier", "q4_0", "one value far from all others", [*noise(391, 31), *words_of(-1000.0)])
+    yield case("rounded", "q4_0", "codes come from d in f32, values from d in bf16", [*words_of(0.7), *noise(392, 31)])
+    thirds = words_of(*(i / 3 for i in range(-24, 8)))
+    yield case("two-roundings", "q4_0", "product and sum are rounded one after the other", thirds)
+    small = [0x01000000, 0x81800000, 0x00800000, 0x00000001, 0]
+    yield case("subnormal", "q4_0", "d is subnormal", small)
+    yield case("smallest", "q4_0", "the smallest d whose inverse is finite", [0x01000003, 0x00FFFFFF, 0x80800001])
+    yield case("too-small", "q4_0", "below it: zeros", [0x01000002, 0x81000000, 0x00800000, 1])
+    yield case("largest", "q4_0", "up to where d rounds beyond the largest value of bf16", [0x7F7F7FFF, 0xFF7F7FFF, 0])
+    yield from_f64("f64", "q4_0", "rounded to f32 first", [1 / 3, -1 / 3, 1e-10, 0.1])
+    for i, pattern in enumerate((0x3F80, 0xBE31, 0x0001, 0x8000, 0x7F7F)):
+        stored = struct.pack("<H", pattern) + bytes(range(0, 256, 16)) + struct.pack("<H", pattern) + payload(393, 16)
+        yield stored_case(f"factor-{i}", "q4_0", "any finite factor; zeros have its sign", stored, 47)
+
+
+def mxfp4_cases() -> Iterator[Fact]:
+    """Blocks of 32; how the runtime encodes them is not specified."""
+    codes = bytes(code | (15 - code) << 4 for code in range(16))
+    for scale in (0, 1, 2, 126, 127, 200, 253, 254):
+        yield stored_case(f"scale-{scale}", "mxfp4", "every code under one scale", bytes([scale]) + codes, 32)
+    for n in (1, 16, 17, 31, 33, 64, 100):
+        stored = b"".join(bytes([100 + i]) + payload(394 + i, 16) for i in range(-(-n // 32)))
+        yield stored_case(f"{n}", "mxfp4", f"{n} values; the rest of the last block means nothing", stored, n)
+
+
 # ------------------------------------------------------------------------------------------------------------- refused
 
 NAN, INFINITY = float("nan"), float("inf")
@@ -331,15 +373,21 @@ NAN, INFINITY = float("nan"), float("inf")
 
 def errors() -> Iterator[Fact]:
     """What an encoder or a decoder must refuse."""
-    for kind in ("sfp", "i8"):
+    yield from refused_values()
+    yield from refused_bytes()
+
+
+def refused_values() -> Iterator[Fact]:
+    """What an encoder must refuse."""
+    for kind in ("sfp", "i8", "q4_0"):
         for what, value in {"nan": NAN, "infinity": INFINITY, "minus-infinity": -INFINITY}.items():
             words = words_of(0.5, -1.0, 0.25, value, 3.0)
             yield refused(f"{kind}-{what}", kind, "not-finite", input=word_bytes(words).hex(), index=3)
         words = [0, 0xFF800001, 0x7F800000]
         yield refused(f"{kind}-nan-signalling", kind, "not-finite", input=word_bytes(words).hex(), index=1)
-    for kind in ("f32", "bf16", "sfp", "i8"):
+    for kind in ("f32", "bf16", "sfp", "i8", "q4_0"):
         for what, value in {"beyond": 1e39, "minus-beyond": -3.5e38}.items():
-            data = struct.pack("<3d", 1.0, -3.4e38, value)
+            data = struct.pack("<3d", 1.0, -3.39e38, value)
             yield refused(f"{kind}-f64-{what}", kind, "not-finite", input_f64=data.hex(), index=2)
     groups = {
         "extent-infinite": (-3e38, 3e38),
@@ -351,6 +399,12 @@ def errors() -> Iterator[Fact]:
     }
     for what, values in groups.items():
         yield refused(f"i8-{what}", "i8", "i8-range", input=word_bytes(words_of(*values)).hex())
+    words = [0x3F800000, 0x7F7F7FFF, 0xFF7F8000]
+    yield refused("q4_0-beyond-bf16", "q4_0", "not-finite", input=word_bytes(words).hex(), index=2)
+
+
+def refused_bytes() -> Iterator[Fact]:
+    """What a decoder must refuse."""
     for what, stored in {"first": b"\x80\1\2", "last": b"\1\2\x80", "alone": b"\x80"}.items():
         yield refused(f"sfp-reserved-{what}", "sfp", "sfp-reserved-code", stored=stored.hex(), n=len(stored))
     for place in (0, 15):
@@ -360,7 +414,11 @@ def errors() -> Iterator[Fact]:
         yield refused(f"nuq-reserved-{place}", "nuq", "sfp-reserved-code", stored=stored.hex(), n=2)
     stored = bytes(range(1, 17)) + bytes(128) + b"\x80" * 16 + b"\1"
     yield refused("nuq-reserved-second-group", "nuq", "sfp-reserved-code", stored=stored.hex(), n=257)
-    for kind, counts in {"f32": (1, 3), "bf16": (1, 3), "sfp": (1, 3), "i8": (1, 128, 129), "nuq": (1, 3, 257)}.items():
+    for place, n in ((0, 1), (0, 33), (1, 33)):
+        stored = b"\x7f" * 17 * place + bytes([MXFP4_RESERVED]) + b"\x7f" * 33
+        yield refused(f"mxfp4-reserved-{place}-of-{n}", "mxfp4", "mxfp4-reserved-scale", stored=stored.hex(), n=n)
+    counts_of = {"f32": (1, 3), "bf16": (1, 3), "sfp": (1, 3), "i8": (1, 128, 129), "nuq": (1, 3, 257)}
+    for kind, counts in (counts_of | dict.fromkeys(("q4_0", "mxfp4"), (1, 32, 33))).items():
         for n in counts:
             full = b"\1" * stored_nbytes(kind, (n,))
             yield refused(f"{kind}-{n}-cut", kind, "wrong-size", stored=full[:-1].hex(), n=n)

@@ -194,6 +194,66 @@ def decode_nuq(data: bytes, n: int) -> Words:
     return words
 
 
+# --------------------------------------------------------------------------------------------------------------- q4_0
+
+
+def product(a: float, b: float) -> float:
+    """In f32; a zero has the sign of a product."""
+    return math.copysign(rounded(Fraction(a) * Fraction(b)), math.copysign(1.0, a) * math.copysign(1.0, b))
+
+
+def nibbles(codes: Sequence[int]) -> bytes:
+    """Sixteen bytes of 32 codes."""
+    return bytes(low | high << 4 for low, high in zip(codes[:16], codes[16:], strict=True))
+
+
+def codes_of(packed: bytes) -> list[int]:
+    """The 32 codes of sixteen bytes."""
+    return [byte & 15 for byte in packed] + [byte >> 4 for byte in packed]
+
+
+def encode_q4_0(words: Sequence[int]) -> bytes:
+    """Blocks of 32 values; zeros fill the last."""
+    out = bytearray()
+    for start in range(0, len(words), 32):
+        values = [number(word) for word in words[start : start + 32]]
+        values += [0.0] * (32 - len(values))
+        d = rounded(Fraction(max(values, key=abs)) / -8)  # max() returns the first
+        inverse = rounded(1 / Fraction(d)) if d else math.inf
+        if math.isinf(inverse):
+            d, inverse = -0.0, 0.0
+        out += encode_bf16(words_of(d))
+        sums = (rounded(Fraction(product(value, inverse)) + Fraction(17, 2)) for value in values)
+        out += nibbles([min(15, math.floor(total)) for total in sums])
+    return bytes(out)
+
+
+def decode_q4_0(data: bytes, n: int) -> Words:
+    """Blocks whose factor is finite."""
+    values = []
+    for at in range(0, -(-n // 32) * 18, 18):
+        d = number(decode_bf16(data[at : at + 2], 1)[0])
+        values += [product(float(code - 8), d) for code in codes_of(data[at + 2 : at + 18])]
+    return words_of(*values[:n])
+
+
+# -------------------------------------------------------------------------------------------------------------- mxfp4
+
+MXFP4_RESERVED = 0xFF
+
+
+def decode_mxfp4(data: bytes, n: int) -> Words:
+    """Blocks of 32 values: a power of two, then four bits for each."""
+    values = []
+    for at in range(0, -(-n // 32) * 17, 17):
+        scale = Fraction(2) ** (data[at] - 127) if data[at] else Fraction(0)
+        for code in codes_of(data[at + 1 : at + 17]):
+            exponent, half = code >> 1 & 3, code & 1
+            magnitude = (1 + Fraction(half, 2)) * 2**exponent / 2 if exponent else Fraction(half, 2)
+            values.append(math.copysign(rounded(magnitude * scale), -1.0 if code & 8 else 1.0))
+    return words_of(*values[:n])
+
+
 # ----------------------------------------------------------------------------------------------------------- together
 
 
@@ -211,4 +271,6 @@ CODECS = {
     "sfp": Codec(encode_sfp, decode_sfp),
     "i8": Codec(encode_i8, decode_i8),
     "nuq": Codec(None, decode_nuq),
+    "q4_0": Codec(encode_q4_0, decode_q4_0),
+    "mxfp4": Codec(None, decode_mxfp4),
 }

@@ -7,6 +7,7 @@ import tracemalloc
 from functools import cache
 from typing import TYPE_CHECKING, Any
 
+import gguf
 import ml_dtypes
 import numpy as np
 import pytest
@@ -14,7 +15,7 @@ from hypothesis import assume, example, given
 from hypothesis import strategies as st
 
 from blobstore import codecs
-from blobstore.codecs import PIECE, element_types, sfp
+from blobstore.codecs import PIECE, element_types, mxfp4, q4_0, sfp
 from blobstore.errors import CodecError, UsageError
 from tests.strategies import payload
 from tests.tensor_strategies import LAYOUTS, arranged
@@ -31,9 +32,10 @@ if TYPE_CHECKING:
 
 BF16 = np.dtype(ml_dtypes.bfloat16)
 FLOATS = [np.dtype(np.float32), BF16, np.dtype(np.float16), np.dtype(np.float64)]
-ENCODERS = ["f32", "bf16", "sfp", "i8"]
-DECODERS = [*ENCODERS, "nuq"]
-GROUPS = {"i8": 128, "nuq": 256}
+ENCODERS = ["f32", "bf16", "sfp", "i8", "q4_0"]
+DECODERS = [*ENCODERS, "nuq", "mxfp4"]
+GROUPS = {"i8": 128, "nuq": 256, "q4_0": 32, "mxfp4": 32}
+FINITE = ["sfp", "i8", "q4_0"]  # hold no NaN and no infinity
 # Sizes just below, at and above the borders of groups and pieces.
 SIZES = [0, 1, 2, 127, 128, 129, 255, 256, 257, 1000]
 LARGE_SIZES = [PIECE - 1, PIECE, PIECE + 1, 2 * PIECE - 100, 2 * PIECE + 129]
@@ -66,6 +68,13 @@ def in_limits(values: F32) -> bool:
     return True
 
 
+def takes(codec: str, values: F32) -> bool:
+    """Whether a type holds these finite values."""
+    if codec == "q4_0":
+        return not (np.abs(values) > q4_0.LARGEST).any()
+    return codec != "i8" or in_limits(values)
+
+
 few_values = st.lists(st.floats(width=32, allow_nan=False, allow_infinity=False), max_size=40).map(
     lambda values: np.array(values, dtype=np.float32)
 )
@@ -90,6 +99,10 @@ def stored_sample(codec: str, n: int) -> bytes:
         # In tables as in indices, every byte except 0x80 is a code.
         data = payload(7, element_types.BY_NAME["nuq"].nbytes(n))
         return data.replace(b"\x80", b"\x42")
+    if codec == "mxfp4":
+        blocks = bytearray(payload(7, element_types.BY_NAME["mxfp4"].nbytes(n)))
+        blocks[::17] = bytes(110 + scale % 16 for scale in blocks[::17])
+        return bytes(blocks)
     values = random_values(n, n, spread=6)
     return codecs.encode(codec, np.minimum(np.abs(values), 1.0) * np.sign(values))[0].tobytes()
 
@@ -109,7 +122,7 @@ def same(a: Array, b: Array) -> bool:
 @encoders
 @given(values=values_of_f32)
 def test_two_implementations_encode_the_same_bytes(generator: ModuleType, codec: str, values: F32) -> None:
-    assume(codec != "i8" or in_limits(values))
+    assume(takes(codec, values))
     stored, scale = codecs.encode(codec, values)
     second = generator.CODECS[codec]
     assert stored.tobytes() == second.encode(values.view(np.uint32).tolist())
@@ -118,11 +131,14 @@ def test_two_implementations_encode_the_same_bytes(generator: ModuleType, codec:
     assert scale == 1.0 or codec == "sfp"
 
 
+@pytest.mark.parametrize(("codec", "unwanted"), [("nuq", b"\x80"), ("mxfp4", b"\xff"), ("q4_0", b"\x7f")])
 @given(n=st.integers(0, 700), seed=st.integers(0, 50))
-def test_two_implementations_decode_the_same_nuq(generator: ModuleType, n: int, seed: int) -> None:
-    stored = payload(seed, element_types.BY_NAME["nuq"].nbytes(n)).replace(b"\x80", b"\x00")
-    decoded = codecs.decode("nuq", stored, n)
-    assert decoded.view(np.uint32).tolist() == generator.CODECS["nuq"].decode(stored, n)
+def test_two_implementations_decode_the_same_bytes(
+    generator: ModuleType, codec: str, unwanted: bytes, n: int, seed: int
+) -> None:
+    stored = payload(seed, element_types.BY_NAME[codec].nbytes(n)).replace(unwanted, b"\x00").replace(b"\xff", b"\x01")
+    decoded = codecs.decode(codec, stored, n)
+    assert decoded.view(np.uint32).tolist() == generator.CODECS[codec].decode(stored, n)
 
 
 def test_every_bf16_pattern_is_encoded_as_the_second_implementation_does(generator: ModuleType) -> None:
@@ -230,6 +246,84 @@ def test_i8_in_general_stays_as_near_as_one_more_round_can_take_it(values: F32) 
     assert_within_i8_error(twice, once)
 
 
+@given(values=values_of_f32)
+def test_q4_0_comes_back(values: F32) -> None:
+    assume(takes("q4_0", values) and not (np.abs(values) < 2.0**-120).any())
+    stored, _ = codecs.encode("q4_0", values)
+    again, _ = codecs.encode("q4_0", codecs.decode("q4_0", stored, values.size))
+    assert again.tobytes() == stored.tobytes()
+
+
+@given(
+    factor=st.integers(0x0280, 0x7F00),
+    sign=st.sampled_from([0, 0x8000]),
+    codes=st.lists(st.integers(0, 15), min_size=31, max_size=31),
+    place=st.integers(0, 31),
+)
+def test_any_q4_0_block_with_the_code_of_its_largest_value_comes_back(
+    factor: int, sign: int, codes: list[int], place: int
+) -> None:
+    all_codes = np.insert(np.array(codes, dtype=np.uint8), place, 0)
+    stored = struct.pack("<H", factor - 0x180 | sign) + (all_codes[:16] | all_codes[16:] << 4).tobytes()
+    assert codecs.encode("q4_0", codecs.decode("q4_0", stored, 32))[0].tobytes() == stored
+
+
+# ------------------------------------------------------------------------------------------------------- against GGUF
+
+
+def ggufs(blocks: Array, kind: gguf.GGMLQuantizationType) -> Array:
+    with np.errstate(over="ignore"):
+        decoded: Array = gguf.quants.dequantize(blocks, kind)
+    return decoded
+
+
+@given(seed=seeds, exponent=st.integers(-6, 12), dtype=st.sampled_from(FLOATS), steps=st.sampled_from([0, 1, 6]))
+def test_q4_0_is_ggufs_with_another_type_of_factor(seed: int, exponent: int, dtype: np.dtype[Any], steps: int) -> None:
+    values = np.random.default_rng(seed).standard_normal((100, 32)).astype(dtype).astype(np.float32)
+    values = np.round(values * steps) / np.float32(steps) if steps else values  # many halves, and zeros
+    values = np.ldexp(values, exponent).astype(np.float32)
+    theirs = gguf.quants.quantize(values, gguf.GGMLQuantizationType.Q4_0)
+    ours = codecs.encode("q4_0", values)[0].reshape(100, 18)
+    assert np.array_equal(ours[:, 2:], theirs[:, 2:])
+    factors, f16 = (stored[:, :2].copy() for stored in (ours, theirs))
+    # Each rounds the same number; where both hold it, as with values from bf16, these are equal.
+    exact = f16.view(np.float16).astype(BF16).astype(np.float16).view(np.uint16) == f16.view(np.uint16)
+    assert np.array_equal(factors.view(BF16)[exact], f16.view(np.float16).astype(BF16)[exact])
+    assert exact.all() or dtype != BF16 or steps
+    blocks = ours.copy()
+    blocks[:, :2] = factors.view(BF16).astype(np.float16).view(np.uint8)
+    held = (blocks[:, :2].copy().view(np.float16).astype(BF16) == factors.view(BF16)).all(axis=1)
+    decoded = codecs.decode("q4_0", ours, values.size).reshape(100, 32)
+    assert same(decoded[held], ggufs(blocks, gguf.GGMLQuantizationType.Q4_0)[held])
+    assert held.mean() > 0.9
+
+
+@given(payloads=st.binary(min_size=160, max_size=160))
+@pytest.mark.parametrize("scale", [1, 2, 100, 127, 253, 254])
+def test_mxfp4_is_ggufs(scale: int, payloads: bytes) -> None:
+    packed = np.frombuffer(payloads, dtype=np.uint8).reshape(10, 16)
+    blocks = np.concatenate([np.full((10, 1), scale, dtype=np.uint8), packed], axis=1)
+    theirs = ggufs(blocks, gguf.GGMLQuantizationType.MXFP4)
+    ours = codecs.decode("mxfp4", blocks, 320).reshape(10, 32)
+    assert same(ours + np.float32(0), theirs)  # theirs has no minus zero
+    # Of the others it gives 0 the scale 2⁻¹²⁷, the runtime zero.
+    blocks[:, 0] = 0
+    assert not codecs.decode("mxfp4", blocks, 320).any()
+    assert np.abs(ggufs(blocks, gguf.GGMLQuantizationType.MXFP4)).max() <= 6 * 2.0**-127
+
+
+@given(n=st.integers(1, 300), data=st.data())
+def test_the_reserved_scale_of_an_mxfp4_block_is_refused_where_it_is_read(n: int, data: st.DataObject) -> None:
+    stored = bytearray(stored_sample("mxfp4", n))
+    block = data.draw(st.integers(0, (n - 1) // 32))
+    stored[17 * block] = mxfp4.RESERVED
+    with pytest.raises(CodecError, match=r"^mxfp4-reserved-scale: "):
+        codecs.decode("mxfp4", stored, n)
+    assert codecs.decode("mxfp4", stored, 32 * block).size == 32 * block
+    if n > 32 * (block + 1):
+        codecs.decode("mxfp4", stored, n - 32 * (block + 1), start=32 * (block + 1))
+
+
 # -------------------------------------------------------------------------------------------------------------- errors
 
 
@@ -252,6 +346,7 @@ def test_the_page_says_these_errors(vectors: Path) -> None:
         r"\|x\| · 2⁻⁸ at most, for normal numbers",
         r"\|x\| · 5/64 from 2⁻⁷ up, \|x\| · 9/64 from 2⁻²² up; below that 2⁻²³ (these powers of 2 times the scale)",
         r"extent / 170 + largest magnitude / 128, both of the group",
+        r"largest magnitude of the block · 33/256",
     ):
         assert statement in page
 
@@ -298,6 +393,19 @@ def test_sfp_is_as_near_for_every_upper_half() -> None:
 def test_i8_is_as_near_as_the_page_says(values: F32) -> None:
     assume(in_limits(values))
     assert_within_i8_error(codecs.decode("i8", codecs.encode("i8", values)[0], values.size), values)
+
+
+@given(values=values_of_f32)
+@example(values=np.array([1.0, -1.0], dtype=np.float32))
+@example(values=np.array([1.0 + 2.0**-8, -1.0], dtype=np.float32))
+def test_q4_0_is_as_near_as_the_page_says(values: F32) -> None:
+    assume(takes("q4_0", values))
+    decoded = codecs.decode("q4_0", codecs.encode("q4_0", values)[0], values.size)
+    for start in range(0, values.size, 32):
+        block = values[start : start + 32]
+        largest = np.abs(block.astype(np.float64)).max()
+        allowed = largest * 33 / 256 if largest >= 2.0**-123 else 2.0**-125
+        assert (distance(decoded[start : start + 32], block) <= allowed).all()
 
 
 # ------------------------------------------------------------------------------------------------------ random access
@@ -383,7 +491,7 @@ def test_how_an_array_lies_does_not_matter(codec: str, data: st.DataObject) -> N
     dtype = data.draw(st.sampled_from(FLOATS))
     values = random_values(data.draw(seeds), int(np.prod(shape))).reshape(shape).astype(dtype)
     array = arranged(values, data.draw(st.sampled_from(LAYOUTS)))
-    assume(codec != "i8" or in_limits(array.astype(np.float32).reshape(-1)))
+    assume(takes(codec, array.astype(np.float32).reshape(-1)))
     stored, scale = codecs.encode(codec, array)
     again, scale_again = codecs.encode(codec, np.ascontiguousarray(array).reshape(-1))
     assert (stored.tobytes(), scale) == (again.tobytes(), scale_again)
@@ -516,7 +624,7 @@ def test_a_piece_is_a_number_of_whole_groups() -> None:
 @pytest.mark.parametrize("value", [np.nan, -np.nan, np.inf, -np.inf])
 @pytest.mark.parametrize("dtype", FLOATS, ids=str)
 @pytest.mark.parametrize("layout", ["c", "fortran", "strided", "reversed"])
-@pytest.mark.parametrize("codec", ["sfp", "i8"])
+@pytest.mark.parametrize("codec", FINITE)
 def test_what_is_not_finite_is_refused_with_its_place(
     codec: str, layout: str, dtype: np.dtype[Any], value: float
 ) -> None:
@@ -551,11 +659,19 @@ def test_a_signalling_nan_stays_a_nan(codec: str, dtype: npt.DTypeLike, pattern:
     assert np.isnan(codecs.decode(codec, codecs.encode(codec, values)[0], 1)).all()
 
 
-@pytest.mark.parametrize("codec", ["sfp", "i8"])
+@pytest.mark.parametrize("codec", FINITE)
 def test_a_signalling_nan_of_f64_is_refused(codec: str) -> None:
     values = np.array([0x7FF0000000000001], dtype=np.uint64).view(np.float64)
     with pytest.raises(CodecError, match=r"^not-finite: the array has nan at index \[0\]"):
         codecs.encode(codec, values)
+
+
+@pytest.mark.parametrize("dtype", [np.dtype(np.float32), np.dtype(np.float64)], ids=str)
+def test_q4_0_refuses_what_it_would_make_infinite(dtype: np.dtype[Any]) -> None:
+    largest, beyond = np.array([0x7F7F7FFF, 0xFF7F8000], dtype=np.uint32).view(np.float32).astype(dtype)
+    assert np.isfinite(codecs.decode("q4_0", codecs.encode("q4_0", np.array([largest, -largest]))[0], 2)).all()
+    with pytest.raises(CodecError, match=r"^not-finite: w has -3\.39.*e\+38 at index \[1\], which q4_0 can't hold"):
+        codecs.encode("q4_0", np.array([largest, beyond]), name="w")
 
 
 @encoders
@@ -595,11 +711,11 @@ def test_i8_refuses_or_encodes_what_is_beyond_its_limits(values: tuple[float, ..
     assert_within_i8_error(codecs.decode("i8", stored, array.size), array)
 
 
-@pytest.mark.parametrize("name", ["nuq", "u8", "f16", "f64", "int8", "f8_e4m3", "unknown"])
+@pytest.mark.parametrize("name", ["nuq", "mxfp4", "u8", "f16", "f64", "int8", "f8_e4m3", "unknown"])
 def test_there_is_no_encoder_for_other_types(name: str) -> None:
-    with pytest.raises(CodecError, match=rf"^no-encoder: w: .* {name}: use one of f32, bf16, sfp, i8$"):
+    with pytest.raises(CodecError, match=rf"^no-encoder: w: .* {name}: use one of f32, bf16, sfp, i8, q4_0$"):
         codecs.encode(name, np.zeros(4, dtype=np.float32), name="w")
-    assert codecs.is_float_codec(element_types.BY_NAME[name]) == (name == "nuq")
+    assert codecs.is_float_codec(element_types.BY_NAME[name]) == (name in ("nuq", "mxfp4"))
 
 
 @pytest.mark.parametrize(
@@ -619,9 +735,10 @@ def test_a_name_that_is_no_type_is_refused(call: Callable[[], object]) -> None:
         call()
 
 
-def test_nuq_is_not_written() -> None:
+@pytest.mark.parametrize("name", ["nuq", "mxfp4"])
+def test_some_types_are_only_read(name: str) -> None:
     with pytest.raises(CodecError, match=r"^no-encoder: "):
-        list(codecs.encode_pieces(element_types.BY_NAME["nuq"], np.zeros(4, dtype=np.float32)))
+        list(codecs.encode_pieces(element_types.BY_NAME[name], np.zeros(4, dtype=np.float32)))
 
 
 @decoders
@@ -637,10 +754,10 @@ def test_too_few_bytes_are_refused(codec: str, data: st.DataObject) -> None:
 
 
 @decoders
-@pytest.mark.parametrize(("count", "start"), [(-1, 0), (-1, 1), (0, -1), (5, -3), (2**62, 0), (0, 2**62), (1, 600)])
+@pytest.mark.parametrize(("count", "start"), [(-1, 0), (-1, 1), (0, -1), (5, -3), (2**62, 0), (0, 2**62), (1, 608)])
 def test_runs_that_cannot_be_are_refused(codec: str, count: int, start: int) -> None:
     with pytest.raises(CodecError, match=r"^wrong-size: "):
-        codecs.decode(codec, stored_sample(codec, 600), count, start=start)
+        codecs.decode(codec, stored_sample(codec, 608), count, start=start)
 
 
 @given(n=st.integers(1, 300), data=st.data())
@@ -685,7 +802,7 @@ def test_hostile_bytes_are_decoded_or_refused(
     try:
         values = codecs.decode(codec, stored, n, dtype=dtype, scale=scale)
     except CodecError as error:
-        assert error.reason in {"wrong-size", "sfp-reserved-code"}  # noqa: PT017 (both outcomes are right)
+        assert error.reason in {"wrong-size", "sfp-reserved-code", "mxfp4-reserved-scale"}  # noqa: PT017 (both outcomes are right)
         wrong = element_types.BY_NAME[codec].nbytes(n) > len(stored)
         assert (error.reason == "wrong-size") == wrong  # noqa: PT017
     else:
