@@ -39,7 +39,7 @@ class TorchStore(FrameworkStore["torch.Tensor"]):
 
     On the CPU tensors are views of the mapped file and stay valid after `close`. The map is copy-on-write, as in
     safetensors: you can write to a tensor; all tensors that share its memory change with it, the file never does.
-    Tensors of type sfp, i8 and nuq are decoded to float32, to a new tensor each time.
+    Encoded tensors (sfp, i8, q4_0, …) are decoded to float32, to a new tensor each time.
 
     ``store[name][8:16]`` reads only these rows of a view. Of an encoded one, `load` decodes only the rows you ask for.
 

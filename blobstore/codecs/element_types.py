@@ -77,7 +77,6 @@ _ALL = (
     _plain(9, "u16", np.uint16, "U16"),
     _plain(10, "u8", np.uint8, "U8"),
     _plain(11, "int8", np.int8, "I8"),
-    # Blocks of 32 values: kept as stored.
     ElementType(12, "q4_0", 4, group=32, group_nbytes=2, whole=True),
     ElementType(13, "mxfp4", 4, group=32, group_nbytes=1, whole=True),
     _plain(32, "f16", np.float16, "F16"),

@@ -29,7 +29,7 @@ class TocEntry(Record):
         name: Its key.
         type_number: Of its element type, 1 to 31; a number that is not known here is a newer type of the runtime.
         element_bytes: Bytes of one stored element, rounded up.
-        num_elements: Stored elements; for i8 and nuq, stored bytes.
+        num_elements: Stored elements; for types with groups (i8, q4_0, …), stored bytes.
         rows: Every tensor is 2-D: ``[a, b, c]`` is a·b rows.
         cols: A vector is one row.
         scale: Decoded values are multiplied by it.

@@ -47,7 +47,7 @@ class Store(MappingByIdentity["Array"], Closing):
     Arrays are read-only views into the map (with ``access="read"``: copies), in the dtype they are stored in. They stay
     valid after `close`. A file that was converted from a Gemma checkpoint shows that checkpoint's tensors: views where
     they are stored as one run, gathered into a copy where not, and narrowed to the checkpoint's type where the runtime
-    takes only a wider one. Encoded values (sfp, i8, nuq) are decoded to a new float32 array each time.
+    takes only a wider one. Encoded values (sfp, i8, q4_0, …) are decoded to a new float32 array each time.
 
     Stores are compared by identity. One can be copied and pickled, for other threads and processes: that opens the
     file again, and refuses one that has changed.

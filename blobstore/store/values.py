@@ -68,7 +68,7 @@ def elements(store: TensorFile, info: TensorInfo, first: int, count: int) -> Arr
 
     Raises:
         CodecError: ``unknown-type``, ``unknown-codec``, ``packed-type``, ``scaled-type``: this version can't decode it;
-            ``sfp-reserved-code``: its bytes are wrong.
+            ``sfp-reserved-code``, ``mxfp4-reserved-scale``: its bytes are wrong.
         FormatError: ``packed-…``: the packed blob is damaged.
         UsageError: As `stored`.
     """
@@ -245,6 +245,6 @@ def _undecodable(info: TensorInfo) -> CodecError:
         what = f"{info.name!r} is {info.type}, an element type newer than this version of blobstore"
         return CodecError("unknown-type", f"{what}: {fix}")
     if info.type.dtype is None:
-        why = f"in blocks of {info.type.group}, not decoded here" if info.type.whole else "which numpy can't view"
-        return CodecError("packed-type", f"{info.name!r} is {info.type}, smaller than a byte, {why}: {fix}")
+        what = f"{info.name!r} is {info.type}, smaller than a byte, which numpy can't view"
+        return CodecError("packed-type", f"{what}: {fix}")
     return CodecError("scaled-type", f"{info.name!r} is {info.type} with scale {info.scale}: {fix}")

@@ -292,13 +292,20 @@ def test_a_code_that_stands_for_nothing_is_found_once_for_all_names(tmp_path: Pa
     assert finding.message.startswith("2 of 4 values")
 
 
-def test_a_table_with_such_a_code_is_found(tmp_path: Path) -> None:
-    path = stored(tmp_path / "m.sbs", "nuq", b"\x80" * 16 + bytes(128), 256)
+@pytest.mark.parametrize(
+    ("type_name", "data", "count"),
+    [("nuq", b"\x80" * 16 + bytes(128), 256), ("mxfp4", bytes(17) + b"\xff" + bytes(16), 33)],
+)
+def test_a_table_or_a_scale_with_such_a_code_is_found(tmp_path: Path, type_name: str, data: bytes, count: int) -> None:
+    path = stored(tmp_path / "m.sbs", type_name, data, count)
     assert codes(verify_file(path, values=True).findings) == {"reserved-code"}
 
 
-def test_groups_that_decode_to_infinity_are_found(tmp_path: Path) -> None:
-    path = stored(tmp_path / "m.sbs", "i8", b"\x80\x7f\x00\x00" + b"\x01" * 128, 128)
+@pytest.mark.parametrize(
+    ("type_name", "data"), [("i8", b"\x80\x7f\x00\x00" + b"\x01" * 128), ("q4_0", b"\x80\x7f" + bytes(16) + bytes(54))]
+)
+def test_groups_that_decode_to_infinity_are_found(tmp_path: Path, type_name: str, data: bytes) -> None:
+    path = stored(tmp_path / "m.sbs", type_name, data, 128)
     found = codes(verify_file(path, values=True).findings)
     assert found
     assert found <= {"not-a-number", "infinite"}

@@ -169,7 +169,7 @@ def codec_seeds() -> Seeds:
                     head = targets.CODEC_HEAD.pack(each[type_name] % 5, start, fact["n"], 0.5)
                     made[f"{type_name}-{fact['name']}{what}"] = bytes([numbers[type_name] | flags]) + head + stored
     plain = targets.CODEC_HEAD.pack(0, 0, 4, 1.0)
-    return made | {f"no-codec-{name}": bytes([numbers[name]]) + plain + bytes(16) for name in ("u8", "f4", "f16")}
+    return made | {f"no-codec-{name}": bytes([numbers[name]]) + plain + bytes(16) for name in ("f4",)}
 
 
 def blob_list(*blobs: tuple[bytes, bytes]) -> bytes:

@@ -464,7 +464,7 @@ def furthest(header: bytes) -> int:
 
 # ------------------------------------------------------------------------------------------------------------- codecs
 
-ELEMENT_TYPES = [element_types.BY_NAME[name] for name in ("f32", "bf16", "sfp", "i8", "nuq", "u8", "f4", "f16")]
+ELEMENT_TYPES = [element_types.BY_NAME[name] for name in ("f32", "bf16", "sfp", "i8", "nuq", "q4_0", "mxfp4", "f4")]
 DTYPES = [np.dtype(dtype) for dtype in (np.float32, ml_dtypes.bfloat16, np.float16, np.float64, np.int32)]
 SCALED, LONG = 8, 16  # bits of the codecs' first byte, above three for the type
 CODEC_HEAD = struct.Struct("<BIIf")  # dtype, start, count, scale
@@ -536,7 +536,7 @@ def check_encoding(element_type: ElementType, stored: bytes, values: np.ndarray)
     if element_type.name in ("f32", "sfp") or (element_type.name == "bf16" and not np.isnan(values).any()):  # float32
         assert scale == 1.0
         assert again.tobytes() == stored
-    elif element_type.name == "i8":
+    elif element_type.name in ("i8", "q4_0"):
         assert len(again) == len(stored)
 
 

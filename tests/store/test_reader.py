@@ -15,6 +15,7 @@ from ml_dtypes import bfloat16
 
 import blobstore
 from blobstore import codecs
+from blobstore.codecs import mxfp4
 from blobstore.codecs.element_types import BY_NAME
 from blobstore.container.directory import build_directory
 from blobstore.errors import BlobStoreError, CodecError, FormatError, NameNotFoundError, UsageError
@@ -22,7 +23,7 @@ from blobstore.index import Entry, IndexedBlob, build_index
 from blobstore.store.reader import Store
 from blobstore.store.values import elements, stored
 from tests.index.test_name_index import SEEDS
-from tests.strategies import bytes_of
+from tests.strategies import bytes_of, payload
 from tests.tensor_strategies import Model, models, mutated
 
 if TYPE_CHECKING:
@@ -337,8 +338,6 @@ def test_without_an_index_blobs_are_bytes_under_their_keys(tmp_path: Path, acces
         ("index-element-types", "tensor.f4", "packed-type"),
         ("index-element-types", "tensor.f6_e2m3", "packed-type"),
         ("index-element-types", "tensor.f6_e3m2", "packed-type"),
-        ("index-element-types", "tensor.q4_0", "packed-type"),
-        ("index-element-types", "tensor.mxfp4", "packed-type"),
     ],
 )
 def test_what_can_not_be_decoded_is_refused_by_name_and_raw_works(
@@ -362,9 +361,10 @@ def encoded(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A file with the same values in every encoded type, and in some types of numpy."""
     path = tmp_path_factory.mktemp("encoded") / "m.sbs"
     with blobstore.create(path) as store:
-        for name in ("f32", "bf16", "sfp", "i8"):
+        for name in ("f32", "bf16", "sfp", "i8", "q4_0"):
             data, scale = codecs.encode(name, VALUES)
             store.add_stored(name, [data], BY_NAME[name], VALUES.shape, scale=scale)
+        store.add_stored("mxfp4", [payload(8, 17 * 151).replace(b"\xff", b"\x80")], BY_NAME["mxfp4"], VALUES.shape)
         store.add_stored("scaled bf16", [VALUES.astype(bfloat16)], BY_NAME["bf16"], VALUES.shape, scale=3.0)
         store.add("f16", VALUES.astype(np.float16))
         store.add("i32", VALUES.astype(np.int32))
@@ -372,7 +372,7 @@ def encoded(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @both_accesses
-@pytest.mark.parametrize("name", ["f32", "bf16", "sfp", "i8", "scaled bf16"])
+@pytest.mark.parametrize("name", ["f32", "bf16", "sfp", "i8", "q4_0", "mxfp4", "scaled bf16"])
 def test_an_encoded_tensor_reads_as_its_codec_decodes_it(encoded: Path, access: Access, name: str) -> None:
     with blobstore.open(encoded, access=access) as store:
         info = store.info(name)
@@ -381,6 +381,27 @@ def test_an_encoded_tensor_reads_as_its_codec_decodes_it(encoded: Path, access: 
         assert store[name].dtype == info.dtype == (bfloat16 if name == "bf16" else np.float32)
         assert not store[name].flags.writeable
         assert info.scale == 1.0 or info.encoded
+
+
+@both_accesses
+@pytest.mark.parametrize("shape", [(7, 64), (14, 32), (64, 7)], ids=str)
+def test_of_4_bit_types_only_the_blocks_of_the_rows_are_read(
+    tmp_path: Path, access: Access, shape: tuple[int, int]
+) -> None:
+    # A block that can't be decoded is noticed only by who reads it.
+    stored = bytearray(b"\x7f" * 17 * 14)
+    stored[17 * 6] = mxfp4.RESERVED
+    with blobstore.create(tmp_path / "m.sbs") as store:
+        store.add_stored("w", [stored], BY_NAME["mxfp4"], shape)
+    concerned = {i for i in range(shape[0]) if i * shape[1] < 7 * 32 and (i + 1) * shape[1] > 6 * 32}
+    with blobstore.open(tmp_path / "m.sbs", access=access) as store:
+        for row in range(shape[0]):
+            if row in concerned:
+                with pytest.raises(CodecError, match="mxfp4-reserved-scale: 'w': "):
+                    store.load("w", rows=slice(row, row + 1))
+            else:
+                assert (np.abs(store.load("w", rows=slice(row, row + 1))) == 6).all()
+    assert 0 < len(concerned) < shape[0]
 
 
 SLICES = [slice(None), slice(0, 1), slice(3, 9), slice(36, 99), slice(5, 5), slice(None, None, -1), slice(30, 2, -7)]
