@@ -29,8 +29,8 @@ class JaxStore(FrameworkStore["jax.Array"]):
     """The tensors of a file, by name, on jax's default device. `open` makes one.
 
     On the CPU arrays are views of the mapped file if they begin at a multiple of 64 bytes there, as every blob does (a
-    part of one may not); jax copies all others. They stay valid after `close`. Encoded tensors (sfp, i8, q4_0, …) are decoded
-    to float32, to a new array each time.
+    part of one may not); jax copies all others. They stay valid after `close`. Encoded ones (sfp, i8, …) are decoded to
+    float32, to a new array each time.
 
     Example:
         >>> blobstore.jax.open("model.sbs")["layer.weight"].shape

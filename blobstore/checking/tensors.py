@@ -10,6 +10,7 @@ from blobstore.codecs.element_types import BY_NAME
 from blobstore.container.keys import INDEX_KEY, RESERVED_KEYS
 from blobstore.container.layout import KEY_NBYTES
 from blobstore.gemma.enums import Model, WeightType
+from blobstore.gemma.families.specs import WEIGHT_TYPES
 from blobstore.gemma.newer import newer_toc
 from blobstore.gemma.runtimes import APRIL, LATEST
 from blobstore.gemma.stacks import stacks_of
@@ -122,11 +123,8 @@ def check_model(config: ModelConfig, toc: Mapping[str, TocEntry]) -> Iterator[Fi
         message = fault.message.removesuffix(": the runtime stops")
         if code == "weight-type" and config.weight == WeightType.F32:
             code = "mixed-f32"
-        if code == "tensor-type" and toc[fault.name].type_number > APRIL.last_type:
-            continue  # weights of later runtimes: newer-type reports them
-        if code == "tensor-type" and _runs_anyway(specs[fault.name], toc[fault.name]):
-            effect = "gemma.cpp runs it; its own exporter would not write it"
-            yield finding(code, fault.name, message, severity="warning", effect=effect)
+        if code == "tensor-type":
+            yield from _wrong_type(specs[fault.name], toc[fault.name], message)
         elif code == "both-forms":
             yield _both_forms(fault, [toc[key] for key in slots[specs[fault.name].slot] if key in toc])
         else:
@@ -148,6 +146,18 @@ def _keys_by_slot(specs: Iterable[TensorSpec]) -> dict[str, list[str]]:
     for spec in specs:
         slots.setdefault(spec.slot, []).append(spec.key)
     return slots
+
+
+def _wrong_type(spec: TensorSpec, entry: TocEntry, message: str) -> Iterator[Finding]:
+    if entry.type_number > APRIL.last_type:
+        # Runtimes that don't know the type stop before, as newer-type says.
+        if entry.type.name in WEIGHT_TYPES:
+            yield finding("tensor-type", spec.key, message, runtimes=(LATEST.name,))
+    elif _runs_anyway(spec, entry):
+        effect = "gemma.cpp runs it; its own exporter would not write it"
+        yield finding("tensor-type", spec.key, message, severity="warning", effect=effect)
+    else:
+        yield finding("tensor-type", spec.key, message)
 
 
 def _runs_anyway(spec: TensorSpec, entry: TocEntry) -> bool:

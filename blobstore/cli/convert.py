@@ -52,7 +52,11 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
         help="gemma: a file that gemma.cpp runs; names: a container of all tensors; auto (default): depends on SRC",
     )
     gemma = parser.add_argument_group("for gemma.cpp")
-    gemma.add_argument("--weights", choices=WEIGHTS, help="type of the weights (default: sfp, 8 bits)")
+    gemma.add_argument(
+        "--weights",
+        choices=WEIGHTS,
+        help="type of the weights (default: sfp, 8 bits); q4_0, 4 bits, is read by the last gemma.cpp only",
+    )
     gemma.add_argument(
         "--layout",
         choices=LAYOUTS,

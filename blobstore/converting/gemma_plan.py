@@ -32,24 +32,31 @@ from blobstore.converting.recognise_t5gemma import recognise_t5gemma
 from blobstore.converting.runtime_choice import as_chosen
 from blobstore.converting.sources.comparing import Sources
 from blobstore.converting.sources.foreign import foreign_tensors
-from blobstore.errors import CheckpointError, Fault, UsageError
+from blobstore.errors import CheckpointError, Fault, UsageError, listed
 from blobstore.gemma.enums import WeightType, Wrapping
 from blobstore.gemma.models import is_gemma3
 from blobstore.gemma.runtimes import LATEST
-from blobstore.gemma.tensors import default_type, narrowest_type
+from blobstore.gemma.tensors import default_type, is_wider, narrowest_type
 from blobstore.index.metadata import CHOICES, REARRANGED
 from blobstore.store.arrangement import dump_arrangement
 from blobstore.store.blocks import MINUS_ONE, Block
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Iterable, Iterator, Sequence
 
     from blobstore.checkpoint.reader import Checkpoint
     from blobstore.gemma.config import ModelConfig
+    from blobstore.gemma.families.specs import TensorSpec
     from blobstore.tokenizer.fitting import FittingTokenizer
 
-WEIGHTS = ("sfp", "bf16", "f32", "i8")
+WEIGHTS = ("sfp", "bf16", "f32", "i8", "q4_0")
 LAYOUTS = ("split", "stock")
+_WIDER_SHOWN = 4
+# Of tensors that aren't stored in the chosen type, by whether their spec lists types.
+_WHY_WIDER = {
+    False: "not each of their rows begins at a block of 32 values",
+    True: "gemma.cpp rearranges them as if values didn't share bytes",
+}
 _DOUBT = ("missing-tensor", "shape", "config-disagrees")
 
 
@@ -133,7 +140,9 @@ def plan_for_gemma(
     weight = WeightType(BY_NAME[choices.weights].number)
     config = as_chosen(replace(recognised.config, weight=weight, wrapping=wrapping), choices.runtime)
     sources = Sources(recognised, checkpoint, str(choices.layout))
+    wider = [spec for spec, _ in sources.blobs() if is_wider(spec, choices.weights)]
     faults = _faults(config, sources, pad=choices.pad)
+    faults += _without_weights(sources, choices, wider)
     if faults:
         raise _refusal(faults)
     plan = plan_begun(checkpoint)
@@ -146,7 +155,7 @@ def plan_for_gemma(
         plan.tokenizer = fitted.raw
         plan.notes += fitted.notes
     plan.notes.append(f"wrapping {wrapping.name.lower()}: {why}")
-    plan.notes += _notes(recognised, choices, is_default=is_default)
+    plan.notes += _notes(recognised, choices, wider, is_default=is_default)
     plan.tensors += _tensors(sources, choices)
     _set_weight(plan, config)
     _add_names(plan, sources)
@@ -221,11 +230,27 @@ def _told(recognised: Recognised) -> Iterator[Told]:
         yield Told("padded-vocabulary", recognised.embedding, vocabulary.padding_line)
 
 
-def _notes(recognised: Recognised, choices: Choices, *, is_default: bool) -> Iterator[str]:
+def _notes(
+    recognised: Recognised, choices: Choices, wider: Sequence[TensorSpec], *, is_default: bool
+) -> Iterator[str]:
     if is_default and recognised.family in STOCK_ONLY:
         yield f"layout stock: gemma.cpp has no other for {STOCK_ONLY[recognised.family]}"
     if choices.weights == "i8":
         yield "i8 is experimental in gemma.cpp, and its --to_bf16 1 stops at it"
+    if choices.weights == "q4_0":
+        yield f"q4_0 is read by gemma.cpp {LATEST.name} only, and this was not run: it was read in its source"
+    for has_types, why in _WHY_WIDER.items():
+        keys = [spec.key for spec in wider if bool(spec.types) == has_types]
+        if keys:
+            yield f"sfp, not {choices.weights}, since {why}: {listed(keys, _WIDER_SHOWN)}"
+
+
+def _without_weights(sources: Sources, choices: Choices, wider: Sequence[TensorSpec]) -> Iterator[Fault]:
+    """Yield a fault if no tensor gets the type of the weights, which the config has to name."""
+    if not wider or any(default_type(spec, choices.weights).name == choices.weights for spec, _ in sources.blobs()):
+        return
+    what = f"no tensor can be {choices.weights}, whose blocks need a multiple of 32 columns"
+    yield Fault("no-weights", wider[0].key, f"{what}, this one has {wider[0].cols}: use --weights sfp")
 
 
 def _tensors(sources: Sources, choices: Choices) -> Iterator[PlannedTensor]:

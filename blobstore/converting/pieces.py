@@ -124,15 +124,18 @@ def encoded_chunks(
     """Yield the new tensor's stored bytes; chunks are read and encoded in threads, and come in order."""
     loads = (load for piece in pieces for load in _loads(checkpoint, piece))
     if element_type.group:
-        # Groups run across pieces: values are cut at groups' ends instead.
-        for values in _regrouped(loads):
-            yield from encode_pieces(element_type, values, scale)
+        # Groups run across pieces: values are cut at groups' ends instead, as they are read.
+        yield from in_order(partial(_encode, element_type, scale, values) for values in _regrouped(loads))
         return
-    yield from in_order(partial(_encode, element_type, scale, load) for load in loads)
+    yield from in_order(partial(_load_and_encode, element_type, scale, load) for load in loads)
 
 
-def _encode(element_type: ElementType, scale: float, load: Callable[[], Array]) -> Bytes:
-    return np.concatenate(list(encode_pieces(element_type, load(), scale)))
+def _load_and_encode(element_type: ElementType, scale: float, load: Callable[[], Array]) -> Bytes:
+    return _encode(element_type, scale, load())
+
+
+def _encode(element_type: ElementType, scale: float, values: Array) -> Bytes:
+    return np.concatenate(list(encode_pieces(element_type, values, scale)))
 
 
 def _loads(checkpoint: Checkpoint, piece: Piece) -> Iterator[Callable[[], Array]]:

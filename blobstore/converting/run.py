@@ -6,7 +6,7 @@ import os
 import shutil
 from typing import TYPE_CHECKING
 
-from blobstore.codecs import are_finite
+from blobstore.codecs import are_finite, holds_any
 from blobstore.container.layout import MAX_PORTABLE_BLOBS
 from blobstore.converting.pieces import encoded_chunks, scale_of, stored_ranges
 from blobstore.converting.plan import refusal
@@ -29,8 +29,6 @@ if TYPE_CHECKING:
     from blobstore.index.locate import IndexPlace
 
     Stored = Iterator[FileRange | Bytes]
-
-_CHECKED = ("sfp", "i8")  # types that can't hold every value
 
 
 def run_plan(
@@ -114,7 +112,7 @@ def unchecked_sources(plan: Plan, checkpoint: Checkpoint, *, made: bool = True) 
         checkpoint: Open.
         made: Also those that are made as they are read, which may take long: `run_plan` looks at these, too.
     """
-    kept = (tensor for tensor in [*plan.tensors, *plan.extras] if tensor.type.name not in _CHECKED)
+    kept = (tensor for tensor in [*plan.tensors, *plan.extras] if holds_any(tensor.type))
     names = dict.fromkeys(piece.source for tensor in kept for piece in tensor.pieces if piece.source is not None)
     sources = [checkpoint.tensors[name] for name in names]
     return [source for source in sources if made or source.stored is not None]
@@ -135,7 +133,7 @@ def measure_scales(plan: Plan, checkpoint: Checkpoint, progress: Progress = lamb
         if not _may_not_fit(tensor, checkpoint):
             continue
         scale, values = scale_of(checkpoint, tensor.pieces, tensor.type)
-        fix = "repair it" if tensor.type.name not in _CHECKED else "repair it, or convert with --weights bf16"
+        fix = "repair it" if holds_any(tensor.type) else "repair it, or convert with --weights bf16"
         faults += [Fault("not-finite", source, f"{what}: {fix}") for source, what in values.items()]
         if scale != 1.0:
             scales[tensor.name] = scale
@@ -149,14 +147,14 @@ def _may_not_fit(tensor: PlannedTensor, checkpoint: Checkpoint) -> bool:
     """Whether a tensor may have values that its new type can't hold."""
     sources = (piece.source for piece in tensor.pieces if piece.source)
     wide = any(checkpoint.tensors[name].type.name == "f64" for name in sources)
-    return tensor.type.name in _CHECKED or (wide and tensor.type.name != "f64")
+    return not holds_any(tensor.type) or (wide and tensor.type.name != "f64")
 
 
 def _watched(tensor: PlannedTensor, checkpoint: Checkpoint, scale: float, odd: dict[str, SourceTensor]) -> Stored:
     """Yield `stored_bytes`; add the sources that are made to `odd`, if a value is not finite."""
     sources = {piece.source: checkpoint.tensors[piece.source] for piece in tensor.pieces if piece.source is not None}
     made = {name: source for name, source in sources.items() if source.stored is None}
-    dtype = tensor.type.dtype if made and tensor.type.name not in _CHECKED else None
+    dtype = tensor.type.dtype if made and holds_any(tensor.type) else None
     for part in stored_bytes(tensor, checkpoint, scale):
         if dtype is not None and not isinstance(part, FileRange) and not are_finite(part.view(dtype)):
             odd |= made

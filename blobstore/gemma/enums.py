@@ -218,7 +218,8 @@ class TokenizerKind(OpenEnum):
     BPE = 1
 
 
-WEIGHTS = {weight.name.lower(): weight for weight in WeightType if WeightType.UNKNOWN < weight <= WeightType.I8}
+_NOT_WEIGHTS = (WeightType.UNKNOWN, WeightType.U16, WeightType.U8, WeightType.INT8)
+WEIGHTS = {weight.name.lower(): weight for weight in WeightType if weight not in _NOT_WEIGHTS}
 
 
 def weight_type(name: str) -> WeightType:

@@ -11,7 +11,7 @@ from blobstore.codecs.element_types import BY_NAME, by_number
 from blobstore.errors import Fault
 from blobstore.gemma.families.qwen3 import WITH_HEAD
 from blobstore.gemma.families.siglip import vision_layer, vision_tensors
-from blobstore.gemma.families.specs import TensorSpec, vector, weight
+from blobstore.gemma.families.specs import BY_ELEMENT, WEIGHT_TYPES, TensorSpec, vector, weight
 from blobstore.gemma.families.t5gemma import t5gemma_tensors
 from blobstore.gemma.families.text import gemma4_layer, ple_tensors, text_layer
 
@@ -118,12 +118,15 @@ def _wrong_forms(specs: Iterable[TensorSpec], found: Mapping[str, TocEntry]) -> 
 
 
 def default_type(spec: TensorSpec, weight: str) -> ElementType:
-    """Return the type that a converter stores a tensor in: that of the weights, or the floor where it is wider.
+    """Return the type that a converter stores a tensor in: that of the weights, or the next one that it may have.
 
-    Where the runtime takes only some types, and not that of the weights, it is bf16.
+    This is the narrowest without groups.
     """
-    if spec.types and weight not in spec.types:
-        return BY_NAME["bf16"]
-    if weight == "f32" or spec.floor is None or spec.types:
-        return BY_NAME[weight]
-    return BY_NAME[spec.floor]
+    if spec.allows(weight) or (spec.floor is None and not spec.types and weight not in WEIGHT_TYPES):
+        return BY_NAME[weight]  # the latter is refused later
+    return BY_NAME[next(name for name in ("sfp", "bf16", "f32") if name in spec.taken)]
+
+
+def is_wider(spec: TensorSpec, weight: str) -> bool:
+    """Whether a tensor that has the type of most weights isn't stored in this one."""
+    return spec.floor is None and spec.types in ((), BY_ELEMENT) and not spec.allows(weight)

@@ -111,13 +111,14 @@ class ModelWriter(Completing):
         Args:
             key: One of the model's: ``linear_w_0``.
             array: Floats, in the tensor's shape or one that folds into its rows and columns.
-            type: Element type, or its name: ``sfp``, ``bf16``, ``f32``, ``i8``. By default the config's weight type, or
-                the narrowest that the runtime takes for this tensor.
+            type: Element type, or its name: ``sfp``, ``bf16``, ``f32``, ``i8``, ``q4_0``. By default the config's
+                weight type, or the narrowest that the runtime takes for this tensor.
 
         Raises:
             UsageError: ``unknown-tensor``, ``wrong-shape``, ``wrong-type``, ``duplicate-name``, ``closed``.
             CodecError: ``not-finite`` and others: a value that the type can't hold, with its index; ``not-float``;
-                ``no-encoder`` for nuq. After one that is found while values are written the file can't be completed.
+                ``no-encoder`` for nuq and mxfp4. After one that is found while values are written the file can't be
+                completed.
 
         Example:
             >>> writer = blobstore.ModelWriter("gemma.sbs", blobstore.gemma.config_of("gemma3-270m-sfp-it"))

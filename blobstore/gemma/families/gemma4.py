@@ -61,7 +61,6 @@ EXPERT_HIDDEN = 704  # no field has it: the runtime takes it from the model's nu
 # keys of all heads before the values of all heads, not a head's values behind its keys. They are moved by whole
 # elements, so that types with groups don't survive it.
 _REORDERED = (2, 512)
-REORDERED_TYPES = ("f32", "bf16", "sfp")
 ROUTER_TYPES = ("bf16",)  # of its scales, which are used as they are
 MAX_EXPERTS = 128  # for which the runtime has room
 

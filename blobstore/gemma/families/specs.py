@@ -6,13 +6,15 @@ import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, NamedTuple
 
-from blobstore.codecs.element_types import as_element_type
+from blobstore.codecs.element_types import BY_NAME, as_element_type
 
 if TYPE_CHECKING:
     from blobstore.codecs.element_types import ElementType
 
-# The types that weights may be stored in; nuq needs a special build of the runtime.
-WEIGHT_TYPES = ("f32", "bf16", "sfp", "nuq", "i8")
+# The types that weights may be stored in; nuq needs a special build of older runtimes, the last two are for the latest.
+WEIGHT_TYPES = ("f32", "bf16", "sfp", "nuq", "i8", "q4_0", "mxfp4")
+_IN_BLOCKS = tuple(name for name in WEIGHT_TYPES if BY_NAME[name].whole)  # of which each row begins a new one
+BY_ELEMENT = ("f32", "bf16", "sfp")  # of tensors that the runtime rearranges as if an element were some whole bytes
 _NUMBERED = re.compile(r"(.+?)_([0-9]+)(?:_([0-9]+))?", re.ASCII)
 
 
@@ -40,7 +42,8 @@ class TensorSpec:
         key: Its key, with the layer's number.
         rows: Every tensor is 2-D.
         cols: A vector is one row.
-        floor: The narrowest type that the runtime takes: ``f32``, ``bf16``, or None for any weight type.
+        floor: The narrowest type that the runtime takes: ``f32``, ``bf16``, or None for any weight type. Those in
+            blocks of 32 values need as many columns, or a multiple.
         slot: What it is part of. A file has all tensors of one form of each slot, and none of the other form.
         form: ``stock`` or ``split`` where there is a choice, else empty.
         optional: Whether the runtime loads a file without it.
@@ -67,7 +70,18 @@ class TensorSpec:
         """The types that the runtime takes, as text for messages."""
         if self.types:
             return ", ".join(self.types)
-        return {"f32": "f32", "bf16": "f32 or bf16"}.get(self.floor or "", ", ".join(WEIGHT_TYPES))
+        if self.floor is not None:
+            return " or ".join(self.taken)
+        lacking = [name for name in WEIGHT_TYPES if name not in self.taken]
+        why = f" ({' and '.join(lacking)} need a multiple of 32 columns)" if lacking else ""
+        return f"{', '.join(self.taken)}{why}"
+
+    @property
+    def taken(self) -> tuple[str, ...]:
+        """The names of the types that the runtime takes, the widest first."""
+        if self.types or self.floor is not None:
+            return self.types or tuple(dict.fromkeys(("f32", str(self.floor))))
+        return tuple(name for name in WEIGHT_TYPES if name not in _IN_BLOCKS or self.cols % BY_NAME[name].group == 0)
 
     def allows(self, type: ElementType | str) -> bool:  # noqa: A002 (the field's word)
         """Whether the runtime takes the tensor in this type, given itself or its name.
@@ -75,10 +89,7 @@ class TensorSpec:
         Raises:
             UsageError: ``unknown-type``: no element type has this name.
         """
-        name = as_element_type(type).name
-        if self.types:
-            return name in self.types
-        return name in (WEIGHT_TYPES if self.floor is None else ("f32", self.floor))
+        return as_element_type(type).name in self.taken
 
 
 def weight(

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from blobstore.gemma.enums import Model
 from blobstore.gemma.families.sizes import Dimensions, in_full, layers_in_full, text_config, text_layer
-from blobstore.gemma.families.specs import TensorSpec, vector, weight
+from blobstore.gemma.families.specs import BY_ELEMENT, TensorSpec, vector, weight
 
 if TYPE_CHECKING:
     from blobstore.gemma.config import LayerConfig, ModelConfig
@@ -65,7 +65,7 @@ def t5gemma_tensors(config: ModelConfig) -> list[TensorSpec]:
             weight(f"dc_q_{i}", queries, width),
             weight(f"dc_k_{i}", keys, width),
             weight(f"dc_v_{i}", keys, width),
-            weight(f"dc_att_{i}", layer.heads * width, layer.qkv_dim),
+            weight(f"dc_att_{i}", layer.heads * width, layer.qkv_dim, types=BY_ELEMENT),
         ]
         norms = ("pre_sa", "post_sa", "pre_ca", "post_ca", "pre_ff", "post_ff")
         specs += [vector(f"d_{norm}_{i}", width) for norm in norms]
@@ -75,8 +75,8 @@ def t5gemma_tensors(config: ModelConfig) -> list[TensorSpec]:
 def _layer(part: str, i: int, layer: LayerConfig, width: int) -> list[TensorSpec]:
     rows = (layer.heads + 2 * layer.kv_heads) * layer.qkv_dim
     return [
-        weight(f"{part}_qkv_{i}", rows, width),
-        weight(f"{part}_att_{i}", layer.heads * width, layer.qkv_dim),
-        weight(f"{part}_gate_{i}", 2 * layer.ff_hidden_dim, width),
+        weight(f"{part}_qkv_{i}", rows, width, types=BY_ELEMENT),
+        weight(f"{part}_att_{i}", layer.heads * width, layer.qkv_dim, types=BY_ELEMENT),
+        weight(f"{part}_gate_{i}", 2 * layer.ff_hidden_dim, width, types=BY_ELEMENT),
         weight(f"{part}_lin_{i}", width, layer.ff_hidden_dim),
     ]

@@ -5,8 +5,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from blobstore.gemma.enums import LayerType, PostNorm
-from blobstore.gemma.families.gemma4 import EXPERT_HIDDEN, REORDERED_TYPES, ROUTER_TYPES, is_reordered
-from blobstore.gemma.families.specs import TensorSpec, vector, weight
+from blobstore.gemma.families.gemma4 import EXPERT_HIDDEN, ROUTER_TYPES, is_reordered
+from blobstore.gemma.families.specs import BY_ELEMENT, TensorSpec, vector, weight
 
 if TYPE_CHECKING:
     from blobstore.gemma.config import LayerConfig, ModelConfig
@@ -19,7 +19,7 @@ def text_layer(i: int, layer: LayerConfig, width: int) -> list[TensorSpec]:
     form has rows that nothing reads.
     """
     has_keys = layer.kv_share_layer_idx < 0
-    types = REORDERED_TYPES if is_reordered(layer) else ()
+    types = BY_ELEMENT if is_reordered(layer) else ()
     queries = layer.heads * layer.qkv_dim
     keys_values = 2 * layer.kv_heads * layer.qkv_dim
     hidden = layer.ff_hidden_dim
