@@ -151,8 +151,14 @@ def _keys_by_slot(specs: Iterable[TensorSpec]) -> dict[str, list[str]]:
 def _wrong_type(spec: TensorSpec, entry: TocEntry, message: str) -> Iterator[Finding]:
     if entry.type_number > APRIL.last_type:
         # Runtimes that don't know the type stop before, as newer-type says.
-        if entry.type.name in WEIGHT_TYPES:
-            yield finding("tensor-type", spec.key, message, runtimes=(LATEST.name,))
+        if entry.type.name not in WEIGHT_TYPES:
+            return
+        runtimes = (LATEST.name,)
+        if spec.floor is None:
+            effect = "rows begin inside blocks: whether gemma.cpp computes with them is not established"
+            yield finding("tensor-type", spec.key, message, severity="warning", effect=effect, runtimes=runtimes)
+        else:
+            yield finding("tensor-type", spec.key, message, runtimes=runtimes)
     elif _runs_anyway(spec, entry):
         effect = "gemma.cpp runs it; its own exporter would not write it"
         yield finding("tensor-type", spec.key, message, severity="warning", effect=effect)

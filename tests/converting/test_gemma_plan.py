@@ -654,10 +654,13 @@ def test_every_name_reads_back(
     check_names(small_recipe(family, prefixes=prefixes, top=5.0), tmp_path / "c", weight, layout)
 
 
+@pytest.mark.parametrize("weight", ["i8", "q4_0"])
 @pytest.mark.parametrize("layout", FORMS)
 @pytest.mark.parametrize("family", FAMILIES)
-def test_every_name_reads_back_from_groups_that_end_with_rows(tmp_path: Path, family: str, layout: str) -> None:
-    check_names(small_recipe(family, size=ALIGNED), tmp_path / "c", "i8", layout)
+def test_every_name_reads_back_from_groups_that_end_with_rows(
+    tmp_path: Path, family: str, layout: str, weight: str
+) -> None:
+    check_names(small_recipe(family, size=ALIGNED), tmp_path / "c", weight, layout)
 
 
 @given(recipe=recipes(), weight=st.sampled_from(["bf16", "sfp", "f32", "i8"]), layout=st.sampled_from(FORMS))

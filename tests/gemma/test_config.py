@@ -388,7 +388,6 @@ def test_a_model_of_one_form_has_its_own_wrapping(specifier: str, wrapping: Wrap
         "gemma2-2b-unknown-it",
         "gemma2-2b-f16-it",
         "gemma2-2b-int8-it",
-        "gemma2-2b-q4_0-it",
         "gemma2-2b-newer_14-it",
         "deepseek4-flash-sfp-it",
         "custom-sfp-it",
@@ -457,7 +456,7 @@ def test_an_unknown_model_has_no_config_and_no_specifier() -> None:
 # The weight type.
 
 
-@given(specifier=specifiers, weight=st.sampled_from(["f32", "bf16", "sfp", "i8", "nuq"]))
+@given(specifier=specifiers, weight=st.sampled_from(["f32", "bf16", "sfp", "i8", "nuq", "q4_0", "mxfp4"]))
 def test_another_weight_type_changes_nothing_else(specifier: str, weight: str) -> None:
     config = config_of(specifier)
     changed = config.with_weight(weight)
@@ -469,7 +468,7 @@ def test_another_weight_type_changes_nothing_else(specifier: str, weight: str) -
     assert sum(x != y for x, y in zip(before, after, strict=True)) == (changed.weight != config.weight)
 
 
-@pytest.mark.parametrize("weight", ["", "SFP", "f16", "int8", "u8", "q4_0", "unknown", "newer_14", "gguf"])
+@pytest.mark.parametrize("weight", ["", "SFP", "f16", "int8", "u8", "u16", "unknown", "newer_14", "gguf"])
 def test_a_weight_type_that_the_runtime_does_not_know_is_refused(weight: str) -> None:
     with pytest.raises(UsageError, match=f"unknown-weight: '{weight}' is not a weight type: one of f32, bf16, sfp"):
         config_of("9b-sfp-it").with_weight(weight)

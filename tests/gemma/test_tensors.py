@@ -56,7 +56,8 @@ PAIRS = {
     "qkv": (("qkv_ein",), ("qkv1_w", "qkv2_w")),
     "gating": (("gating_ein",), ("gating1_w", "gating2_w")),
 }
-WEIGHT_TYPES = ("f32", "bf16", "sfp", "nuq", "i8")
+BLOCKS = ("q4_0", "mxfp4")  # of 32 values
+WEIGHT_TYPES = ("f32", "bf16", "sfp", "nuq", "i8", *BLOCKS)
 Table = dict[str, TocEntry]
 
 all_forms = pytest.mark.parametrize("form", FORMS)
@@ -240,13 +241,19 @@ def test_complete_files_are_faultless(shared_vectors: Path) -> None:
         assert faults_of(config.with_weight("f32"), table) == [("weight", "config")]
 
 
+def taken_types(row: Row) -> set[str]:
+    if row.floor:
+        return {"f32", row.floor}
+    return {*WEIGHT_TYPES} - ({*BLOCKS} if row.cols % 32 else set())
+
+
 @given(family=families, weight=weights, form=forms, data=st.data())
 def test_a_type_that_is_wide_enough_is_taken(family: str, weight: str, form: str, data: st.DataObject) -> None:
     config = small(family, weight)
     rows = spec_tensors(config, form)
     table = table_of(config, form)
     row = data.draw(st.sampled_from(rows))
-    type_name = data.draw(st.sampled_from(["f32", row.floor] if row.floor else WEIGHT_TYPES))
+    type_name = data.draw(st.sampled_from(sorted(taken_types(row))))
     table[row.key] = entry_of(row, type_name)
     bits = min(BY_NAME[entry.type.name].bits for entry in table.values())
     first = next(entry.type for entry in table.values() if entry.type.bits == bits)
@@ -258,13 +265,15 @@ def test_a_type_that_is_too_narrow_is_a_fault(family: str, form: str, data: st.D
     config = small(family, "sfp")
     table = table_of(config, form)
     row = data.draw(st.sampled_from(spec_tensors(config, form)))
-    taken = {"f32", row.floor} if row.floor else set(WEIGHT_TYPES)
-    type_name = data.draw(st.sampled_from(sorted({*WEIGHT_TYPES, "f64", "u32", "u64"} - taken)))
+    type_name = data.draw(st.sampled_from(sorted({*WEIGHT_TYPES, "f64", "u32", "u64"} - taken_types(row))))
     table[row.key] = entry_of(row, type_name)
     [fault, *others] = check_tensors(config, table)
     assert (fault.reason, fault.name) == ("type", row.key)
-    taken_types = {"": "f32, bf16, sfp, nuq, i8", "bf16": "f32 or bf16", "f32": "f32"}[row.floor]
-    assert fault.message == f"{row.key!r} is {type_name}, the runtime takes {taken_types}"
+    any_type = "f32, bf16, sfp, nuq, i8, q4_0, mxfp4"
+    if row.cols % 32:
+        any_type = "f32, bf16, sfp, nuq, i8 (q4_0 and mxfp4 need a multiple of 32 columns)"
+    taken = {"": any_type, "bf16": "f32 or bf16", "f32": "f32"}[row.floor]
+    assert fault.message == f"{row.key!r} is {type_name}, the runtime takes {taken}"
     # The narrowest type may have changed.
     assert {fault.reason for fault in others} <= {"weight"}
 
@@ -443,7 +452,7 @@ def test_of_types_of_the_same_width_the_first_one_counts() -> None:
 
 @given(kinds=st.lists(st.sampled_from(WEIGHT_TYPES), max_size=6))
 def test_the_narrowest_type_is_the_first_of_the_fewest_bits(kinds: list[str]) -> None:
-    bits = {"f32": 32, "bf16": 16, "sfp": 8, "i8": 8, "nuq": 4}
+    bits = {"f32": 32, "bf16": 16, "sfp": 8, "i8": 8, "nuq": 4, "q4_0": 4, "mxfp4": 4}
     expected = sorted(kinds, key=bits.__getitem__)[:1]  # stable
     narrowest = narrowest_type(BY_NAME[name] for name in kinds)
     assert ([narrowest.name] if narrowest else []) == expected
@@ -468,7 +477,10 @@ def test_default_types_make_a_faultless_model(family: str, sizes: Sizes, form: s
     kinds = {spec.key: default_type(spec, weight) for spec in specs}
     assert all(spec.allows(kinds[spec.key]) for spec in specs)
     table = {spec.key: toc_entry(spec.key, kinds[spec.key], spec.rows, spec.cols) for spec in specs}
-    assert check_tensors(config, table) == []
+    narrowest = narrowest_type(kinds.values())
+    assert narrowest is not None
+    assert narrowest.name in (weight, "sfp" if weight in BLOCKS else weight)
+    assert check_tensors(config.with_weight(narrowest.name), table) == []
     rows = spec_tensors(config, form)
     assert {key: element_type.name for key, element_type in kinds.items()} == {
         row.key: row.stored_type(weight) for row in rows

@@ -168,6 +168,22 @@ def test_a_quantised_gemma_has_the_values_that_the_package_decodes(tmp_path: Pat
         )
 
 
+@pytest.mark.parametrize("family", ["gemma2", "gemma3"])
+def test_q4_0_of_bf16_weights_stays_what_it_is(tmp_path: Path, family: str) -> None:
+    """A block of GGUF is decoded and encoded again: if its factor fits into bf16, nothing changes."""
+    recipe = Recipe(family, size=ALIGNED, dtype="bf16")
+    folder = recipe.write(tmp_path / "hf")
+    source = write_gemma(tmp_path / "hf" / "m.gguf", recipe, "q4_0")
+    blobstore.convert(folder, "hf.sbs", weights="q4_0")
+    blobstore.convert(source, "gguf.sbs", weights="q4_0")
+    with blobstore.BlobReader("hf.sbs") as theirs, blobstore.BlobReader("gguf.sbs") as ours:
+        types = {entry.name: entry.type.name for entry in blobstore.gemma.parse_toc(theirs["toc"])}
+        encoded = [key for key, name in types.items() if name == "q4_0"]
+        assert len(encoded) == 12
+        for key in encoded:
+            assert bytes(ours[key]) == bytes(theirs[key])
+
+
 def test_a_norm_keeps_every_bit_that_the_file_has(tmp_path: Path) -> None:
     recipe = Recipe("gemma3", tokenizer=None)
     norm = np.array([1, 0, -3, 1 + 2**-23, 5.3, 1e-9, 1 - 2**-24, -1e-9, *[1] * 12], np.float32)
