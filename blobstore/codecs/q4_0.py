@@ -21,6 +21,7 @@ LARGEST = np.uint32(0x7F7F7FFF).view(np.float32)  # larger magnitudes round to a
 _HEAD = 2  # bytes of the factor
 _NBYTES = _HEAD + HALF
 _BF16 = np.dtype(ml_dtypes.bfloat16)
+_BLOCK = np.dtype([("factor", np.uint16), ("codes", np.uint64), ("more", np.uint64)])
 
 
 def encode_piece(values: Array, scale: float) -> Bytes:
@@ -31,7 +32,7 @@ def encode_piece(values: Array, scale: float) -> Bytes:
         scale: Not used.
     """
     del scale
-    return _encode_blocks(filled_up(values.astype(np.float32, copy=False))).reshape(-1)
+    return _encode_blocks(filled_up(values.astype(np.float32, copy=False)))
 
 
 def decode_piece(data: Bytes, count: int, out: Array) -> None:
@@ -40,7 +41,7 @@ def decode_piece(data: Bytes, count: int, out: Array) -> None:
 
 
 def _encode_blocks(blocks: npt.NDArray[np.float32]) -> Bytes:
-    """Encode blocks, shape (n, 32) → (n, 18)."""
+    """Encode blocks, shape (n, 32) → (18 · n,)."""
     top = _first_of_largest_magnitude(blocks)
     with np.errstate(all="ignore"):
         factor = top / np.float32(-8)
@@ -49,11 +50,15 @@ def _encode_blocks(blocks: npt.NDArray[np.float32]) -> Bytes:
     none = ~np.isfinite(inverse)
     factor[none], inverse[none] = -0.0, 0.0
     scaled = blocks * inverse[:, None]
-    codes = np.minimum((scaled + np.float32(8.5)).astype(np.uint8), 15)  # cut off, as in GGUF: halves are rounded up
-    stored = np.empty((len(blocks), _NBYTES), dtype=np.uint8)
-    stored[:, :_HEAD] = factor.astype(_BF16).view(np.uint8).reshape(-1, _HEAD)
-    stored[:, _HEAD:] = codes[:, :HALF] | codes[:, HALF:] << 4
-    return stored
+    scaled += np.float32(8.5)
+    codes = scaled.astype(np.uint8)  # cut off, as in GGUF: halves are rounded up
+    codes -= codes >> np.uint8(4)  # 16 becomes 15
+    eights = codes.view(np.uint64)
+    stored = np.empty(len(blocks), dtype=_BLOCK)
+    stored["factor"] = factor.astype(_BF16).view(np.uint16)
+    stored["codes"] = eights[:, 0] | eights[:, 2] << np.uint64(4)
+    stored["more"] = eights[:, 1] | eights[:, 3] << np.uint64(4)
+    return stored.view(np.uint8)
 
 
 def _first_of_largest_magnitude(blocks: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:

@@ -15,7 +15,7 @@ from blobstore.fileio.threads import in_order
 from blobstore.store.blocks import CHANNELS_LAST, MINUS_ONE, TRANSPOSE
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator
+    from collections.abc import Callable, Iterable, Iterator, Sequence
 
     from blobstore.checkpoint.reader import Checkpoint
     from blobstore.checkpoint.tensors import SourceTensor
@@ -119,27 +119,28 @@ def _first_fault(checkpoint: Checkpoint, source: str, width: int, element_type: 
 
 
 def encoded_chunks(
-    checkpoint: Checkpoint, pieces: Iterable[Piece], element_type: ElementType, scale: float
+    checkpoint: Checkpoint, pieces: Sequence[Piece], element_type: ElementType, scale: float
 ) -> Iterator[Bytes]:
     """Yield the new tensor's stored bytes; chunks are read and encoded in threads, and come in order."""
-    loads = (load for piece in pieces for load in _loads(checkpoint, piece))
-    if element_type.group:
-        # Groups run across pieces: values are cut at groups' ends instead, as they are read.
-        yield from in_order(partial(_encode, element_type, scale, values) for values in _regrouped(loads))
+    group = element_type.group or 1
+    loads = (load for piece in pieces for load in _loads(checkpoint, piece, group))
+    if any((piece.cols or piece.width) % group for piece in pieces):
+        # Groups run across rows, and so across pieces: values are cut at groups' ends instead.
+        for values in _regrouped(loads):
+            yield from encode_pieces(element_type, values, scale)
         return
-    yield from in_order(partial(_load_and_encode, element_type, scale, load) for load in loads)
+    yield from in_order(partial(_encode, element_type, scale, load) for load in loads)
 
 
-def _load_and_encode(element_type: ElementType, scale: float, load: Callable[[], Array]) -> Bytes:
-    return _encode(element_type, scale, load())
+def _encode(element_type: ElementType, scale: float, load: Callable[[], Array]) -> Bytes:
+    return np.concatenate(list(encode_pieces(element_type, load(), scale)))
 
 
-def _encode(element_type: ElementType, scale: float, values: Array) -> Bytes:
-    return np.concatenate(list(encode_pieces(element_type, values, scale)))
+def _loads(checkpoint: Checkpoint, piece: Piece, group: int = 1) -> Iterator[Callable[[], Array]]:
+    """Yield a function for each chunk of a piece, in the new tensor's order, that reads it as a flat array.
 
-
-def _loads(checkpoint: Checkpoint, piece: Piece) -> Iterator[Callable[[], Array]]:
-    """Yield a function for each chunk of a piece, in the new tensor's order, that reads it as a flat array."""
+    Where rows are made of whole groups of so many elements, so are the chunks.
+    """
     if piece.source is None:
         yield partial(np.zeros, piece.rows * piece.width, np.float32)
         return
@@ -147,7 +148,7 @@ def _loads(checkpoint: Checkpoint, piece: Piece) -> Iterator[Callable[[], Array]
     if piece.arrange == TRANSPOSE:
         yield partial(_read_block, tensor, piece)  # only the projector of the vision part, which is small
         return
-    most = _CHUNK_NBYTES * 8 // tensor.type.bits
+    most = max(1, _CHUNK_NBYTES * 8 // tensor.type.bits // group) * group
     rows = max(1, most // piece.width)
     if piece.whole_rows:
         # Of what is made, whole rows: making one may take all of it.
