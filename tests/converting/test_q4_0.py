@@ -12,6 +12,7 @@ import blobstore
 from blobstore import codecs
 from blobstore.checking import check_file
 from blobstore.checking.findings import runs_in
+from blobstore.cli import main
 from blobstore.codecs.element_types import BY_NAME
 from blobstore.converting.gemma_plan import Choices
 from blobstore.errors import CheckpointError, UsageError
@@ -25,7 +26,15 @@ from tests.models import FAMILIES, FORMS
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from tests.gemma_checkpoints import Recipe
+
 LAST = NAMES[-1]
+
+
+def sound(family: str) -> Recipe:
+    """A checkpoint whose file gemma.cpp runs, with rows that begin at blocks."""
+    recipe = sound_recipe(family)
+    return replace(recipe, size=replace(recipe.size, width=64, hidden=96, head=32))
 
 
 @pytest.mark.parametrize("layout", FORMS)
@@ -50,14 +59,24 @@ def test_each_weight_is_encoded_where_the_runtime_takes_any_type(tmp_path: Path,
 @pytest.mark.parametrize("layout", FORMS)
 @pytest.mark.parametrize("family", FAMILIES)
 def test_the_last_runtime_runs_the_file_and_no_other(tmp_path: Path, family: str, layout: str) -> None:
-    recipe = sound_recipe(family)
-    recipe = replace(recipe, size=replace(recipe.size, width=64, hidden=96, head=32))
-    convert(recipe.write(tmp_path / "c"), tmp_path / "m.sbs", Choices("q4_0", layout))
+    convert(sound(family).write(tmp_path / "c"), tmp_path / "m.sbs", Choices("q4_0", layout))
     found = check_file(tmp_path / "m.sbs")
     assert {finding.code for finding in found} <= {"unused-blob", "image-prompts", "newer-value", "newer-type"}
     assert runs_in(found) == (LAST,)
     done = blobstore.convert(tmp_path / "c", tmp_path / "m.sbs", weights="q4_0", layout=layout)
     assert done.runs_in == (LAST,)
+
+
+@pytest.mark.parametrize("runtime", NAMES)
+def test_only_the_last_runtime_can_be_chosen(tmp_path: Path, runtime: str, capsys: pytest.CaptureFixture[str]) -> None:
+    folder = sound("gemma3").write(tmp_path / "c")
+    flags = ["--weights", "q4_0", "--runtime", runtime]
+    status = main(["convert", str(folder), "-o", str(tmp_path / "m.sbs"), "--dry-run", *flags])
+    printed = capsys.readouterr().err
+    assert status == (0 if runtime == LAST else 1)
+    assert (f"q4_0 is read by gemma.cpp {LAST} only" in printed) == (runtime == LAST)
+    assert ("newer-type: toc: 12 tensors have type 12, q4_0" in printed) == (runtime != LAST)
+    assert ("leave out --runtime" in printed) == (runtime != LAST)
 
 
 @pytest.mark.parametrize("layout", FORMS)

@@ -8,7 +8,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 import blobstore
@@ -120,6 +120,8 @@ def test_of_any_checkpoint_a_plan_says_what_check_says_of_its_file(
     bases: tuple[float, float] | None,
     index: IndexPlace,
 ) -> None:
+    rows = recipe.rows("split")
+    assume(weights in {row.stored_type(weights) for row in rows})  # not if q4_0 has no tensor with enough columns
     folder = tmp_path_factory.mktemp("c")
     source = recipe.write(folder / "c", None, with_bases(recipe, bases if "gemma3" in recipe.family else None))
     agree(source, folder / "m.sbs", weights=weights, index=index)
