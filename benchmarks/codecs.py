@@ -1,7 +1,7 @@
 """The element codecs on one core, in turns with ml_dtypes' plain astype and with a copy of as many bytes.
 
-Rates are of the bf16 or f32 side. The peer of sfp, i8 and nuq is float8_e4m3fn, which has about as many bits; that of
-bf16 is bf16 itself. The copy goes to existing memory.
+Rates are of the bf16 or f32 side. The peer of sfp and i8 is float8_e4m3fn, which has about as many bits, and that of
+types with fewer bits, too; that of bf16 is bf16 itself. The copy goes to existing memory.
 """
 
 from __future__ import annotations
@@ -59,6 +59,11 @@ def cases(count: int) -> Iterator[Measured]:
     yield _decode("i8", "f32", np.float32, codecs.encode("i8", wide)[0], count)
     packed = random.integers(0, 0x80, element_types.BY_NAME["nuq"].nbytes(count), dtype=np.uint8)
     yield _decode("nuq", "f32", np.float32, packed, count)
+    yield _encode("q4_0", "bf16", narrow, _F8)
+    yield _encode("q4_0", "f32", wide, _F8)
+    yield _decode("q4_0", "f32", np.float32, codecs.encode("q4_0", wide)[0], count)
+    blocks = random.integers(0, 0x80, element_types.BY_NAME["mxfp4"].nbytes(count), dtype=np.uint8)
+    yield _decode("mxfp4", "f32", np.float32, blocks, count)
 
 
 def _encode(type_name: str, values_type: str, values: npt.NDArray[Any], peer: np.dtype[Any]) -> Measured:

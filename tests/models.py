@@ -208,9 +208,9 @@ class Row:
 
     def stored_type(self, weight: str) -> str:
         """Return what a converter stores it as."""
-        if self.floor:
-            return self.floor if weight != "f32" else weight
-        return "sfp" if weight in ("q4_0", "mxfp4") and self.cols % 32 else weight
+        if weight == "f32" or (self.floor == "sfp" and weight == "bf16"):
+            return weight
+        return self.floor or ("sfp" if weight in ("q4_0", "mxfp4") and self.cols % 32 else weight)
 
 
 @dataclass(frozen=True)
