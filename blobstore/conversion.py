@@ -201,7 +201,7 @@ def convert(
         as_: ``gemma``: a file that gemma.cpp runs; ``names``: every tensor by name, unchanged; ``auto``: for gemma.cpp
             if it is a Gemma checkpoint.
         weights: For gemma.cpp, the type of the weights: ``sfp`` (8 bits, the default), ``bf16``, ``f32``, ``i8`` or
-            ``q4_0`` (4 bits, for the last gemma.cpp only).
+            ``q4_0`` (4 bits, for the latest gemma.cpp only).
         layout: For gemma.cpp: ``split``, almost the checkpoint's order, or ``stock``; by default ``split``, which only
             T5Gemma doesn't have.
         wrapping: For gemma.cpp: ``it``, instruction-tuned, or ``pt``; by default as the source.

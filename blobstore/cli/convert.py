@@ -55,7 +55,7 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
     gemma.add_argument(
         "--weights",
         choices=WEIGHTS,
-        help="type of the weights (default: sfp, 8 bits); q4_0, 4 bits, is read by the last gemma.cpp only",
+        help="type of the weights (default: sfp, 8 bits); q4_0, 4 bits, is read by the latest gemma.cpp only",
     )
     gemma.add_argument(
         "--layout",

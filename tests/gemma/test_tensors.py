@@ -272,7 +272,7 @@ def test_a_type_that_is_too_narrow_is_a_fault(family: str, form: str, data: st.D
     any_type = "f32, bf16, sfp, nuq, i8, q4_0, mxfp4"
     if row.cols % 32:
         any_type = "f32, bf16, sfp, nuq, i8 (q4_0 and mxfp4 need a multiple of 32 columns)"
-    taken = {"": any_type, "sfp": "f32 or bf16 or sfp", "bf16": "f32 or bf16", "f32": "f32"}[row.floor]
+    taken = {"": any_type, "sfp": "f32, bf16 or sfp", "bf16": "f32 or bf16", "f32": "f32"}[row.floor]
     assert fault.message == f"{row.key!r} is {type_name}, the runtime takes {taken}"
     # The narrowest type may have changed.
     assert {fault.reason for fault in others} <= {"weight"}
