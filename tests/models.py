@@ -208,7 +208,7 @@ class Row:
 
     def stored_type(self, weight: str) -> str:
         """Return what a converter stores it as."""
-        if weight == "f32" or (self.floor == "sfp" and weight == "bf16"):
+        if weight == "f32":
             return weight
         return self.floor or ("sfp" if weight in ("q4_0", "mxfp4") and self.cols % 32 else weight)
 

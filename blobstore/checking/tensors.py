@@ -154,7 +154,7 @@ def _wrong_type(spec: TensorSpec, entry: TocEntry, message: str) -> Iterator[Fin
         if entry.type.name not in WEIGHT_TYPES:
             return
         runtimes = (LATEST.name,)
-        if spec.floor is None:
+        if spec.floor is None and not spec.types:
             effect = "rows begin inside blocks: whether gemma.cpp computes with them is not established"
             yield finding("tensor-type", spec.key, message, severity="warning", effect=effect, runtimes=runtimes)
         else:

@@ -240,9 +240,10 @@ def _notes(
     if choices.weights == "q4_0":
         yield f"q4_0 is read by gemma.cpp {LATEST.name} only, and this was not run: it was read in its source"
     for has_types, why in _WHY_WIDER.items():
-        keys = [spec.key for spec in wider if bool(spec.types) == has_types]
-        if keys:
-            yield f"sfp, not {choices.weights}, since {why}: {listed(keys, _WIDER_SHOWN)}"
+        specs = [spec for spec in wider if bool(spec.types) == has_types]
+        if specs:
+            keys = listed([spec.key for spec in specs], _WIDER_SHOWN)
+            yield f"{default_type(specs[0], choices.weights)}, not {choices.weights}, since {why}: {keys}"
 
 
 def _without_weights(sources: Sources, choices: Choices, wider: Sequence[TensorSpec]) -> Iterator[Fault]:

@@ -118,13 +118,14 @@ def _wrong_forms(specs: Iterable[TensorSpec], found: Mapping[str, TocEntry]) -> 
 
 
 def default_type(spec: TensorSpec, weight: str) -> ElementType:
-    """Return the type that a converter stores a tensor in: that of the weights, or the next one that it may have.
+    """Return the type that a converter stores a tensor in: that of the weights, or the next wider one without groups.
 
-    This is the narrowest without groups.
+    If no wider one is taken it is bf16.
     """
     if spec.allows(weight) or (spec.floor is None and not spec.types and weight not in WEIGHT_TYPES):
         return BY_NAME[weight]  # the latter is refused later
-    return BY_NAME[next(name for name in ("sfp", "bf16", "f32") if name in spec.taken)]
+    taken = (BY_NAME[name] for name in ("sfp", "bf16", "f32") if name in spec.taken)
+    return next((wider for wider in taken if wider.bits > BY_NAME[weight].bits), BY_NAME["bf16"])
 
 
 def is_wider(spec: TensorSpec, weight: str) -> bool:

@@ -134,18 +134,21 @@ def faults_of(folder: Path, recipe: Gemma4, config: Config) -> list[tuple[str, s
 # ----------------------------------------------------------------------------------------------------------- what types
 
 
-@pytest.mark.parametrize(("weights", "narrowest"), [("sfp", "sfp"), ("f32", "bf16"), ("i8", "i8"), ("bf16", "bf16")])
+@pytest.mark.parametrize(
+    ("weights", "narrowest"), [("sfp", "sfp"), ("f32", "bf16"), ("i8", "i8"), ("bf16", "bf16"), ("q4_0", "q4_0")]
+)
 def test_tensors_that_the_runtime_takes_in_some_types_only_have_one_of_these(
     tmp_path: Path, weights: str, narrowest: str
 ) -> None:
     file = tmp_path / "out.sbs"
-    folder = REORDERED.write(tmp_path / "c")
+    folder = replace(REORDERED, width=32, hidden=32).write(tmp_path / "c")
     plan = convert(folder, file, Choices(weights))
     types = {tensor.key: tensor.type.name for tensor in plan.tensors}
     assert {types[f"{base}_1"] for base in ("router_scale", "p_expert_sc")} == {"bf16"}
     assert types["moe_router_1"] == ("f32" if weights == "f32" else "bf16")
     assert types["gating1_w_1_0"] == types["qkv2_w_0"] == types["att_w_1"] == weights
-    assert types["qkv2_w_1"] == ("bf16" if weights == "i8" else weights)
+    assert types["qkv2_w_1"] == {"i8": "bf16", "q4_0": "sfp"}.get(weights, weights)
+    assert any("since gemma.cpp rearranges them" in note for note in plan.notes) == (weights in ("i8", "q4_0"))
     assert plan.config is not None
     assert plan.config.weight_name == narrowest
     assert any("in no other type" in note for note in plan.notes) == (weights == "f32")

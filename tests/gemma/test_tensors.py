@@ -243,7 +243,7 @@ def test_complete_files_are_faultless(shared_vectors: Path) -> None:
 
 def taken_types(row: Row) -> set[str]:
     if row.floor:
-        return {"f32", row.floor} | ({"bf16"} if row.floor == "sfp" else set())
+        return {"f32", row.floor}
     return {*WEIGHT_TYPES} - ({*BLOCKS} if row.cols % 32 else set())
 
 
@@ -272,7 +272,7 @@ def test_a_type_that_is_too_narrow_is_a_fault(family: str, form: str, data: st.D
     any_type = "f32, bf16, sfp, nuq, i8, q4_0, mxfp4"
     if row.cols % 32:
         any_type = "f32, bf16, sfp, nuq, i8 (q4_0 and mxfp4 need a multiple of 32 columns)"
-    taken = {"": any_type, "sfp": "f32, bf16 or sfp", "bf16": "f32 or bf16", "f32": "f32"}[row.floor]
+    taken = {"": any_type, "bf16": "f32 or bf16", "f32": "f32"}[row.floor]
     assert fault.message == f"{row.key!r} is {type_name}, the runtime takes {taken}"
     # The narrowest type may have changed.
     assert {fault.reason for fault in others} <= {"weight"}
