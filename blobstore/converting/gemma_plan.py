@@ -230,9 +230,7 @@ def _told(recognised: Recognised) -> Iterator[Told]:
         yield Told("padded-vocabulary", recognised.embedding, vocabulary.padding_line)
 
 
-def _notes(
-    recognised: Recognised, choices: Choices, wider: Sequence[TensorSpec], *, is_default: bool
-) -> Iterator[str]:
+def _notes(recognised: Recognised, choices: Choices, wider: Sequence[TensorSpec], *, is_default: bool) -> Iterator[str]:
     if is_default and recognised.family in STOCK_ONLY:
         yield f"layout stock: gemma.cpp has no other for {STOCK_ONLY[recognised.family]}"
     if choices.weights == "i8":

@@ -11,7 +11,7 @@ from blobstore.codecs.element_types import BY_NAME, by_number
 from blobstore.errors import Fault
 from blobstore.gemma.families.qwen3 import WITH_HEAD
 from blobstore.gemma.families.siglip import vision_layer, vision_tensors
-from blobstore.gemma.families.specs import BY_ELEMENT, WEIGHT_TYPES, TensorSpec, vector, weight
+from blobstore.gemma.families.specs import WEIGHT_TYPES, TensorSpec, vector, weight
 from blobstore.gemma.families.t5gemma import t5gemma_tensors
 from blobstore.gemma.families.text import gemma4_layer, ple_tensors, text_layer
 
@@ -130,4 +130,4 @@ def default_type(spec: TensorSpec, weight: str) -> ElementType:
 
 def is_wider(spec: TensorSpec, weight: str) -> bool:
     """Whether a tensor that has the type of most weights isn't stored in this one."""
-    return spec.floor is None and spec.types in ((), BY_ELEMENT) and not spec.allows(weight)
+    return spec.floor is None and "sfp" in spec.taken and not spec.allows(weight)

@@ -17,6 +17,9 @@ if TYPE_CHECKING:
 
 T5GEMMA = {Model.T5GEMMA_S_S: Dimensions("T5Gemma_S_S", 8, 512, 1024, 8, 8, 64)}  # of the encoder, and of the decoder
 
+# Of what the runtime splits or rearranges as it loads it; whether it can do that with i8 is not established.
+_STOCK_TYPES = (*BY_ELEMENT, "i8")
+
 
 def t5gemma(model: Model) -> ModelConfig:
     """Return the config of a T5Gemma: its layers are the decoder's, which are listed once more."""
@@ -65,7 +68,7 @@ def t5gemma_tensors(config: ModelConfig) -> list[TensorSpec]:
             weight(f"dc_q_{i}", queries, width),
             weight(f"dc_k_{i}", keys, width),
             weight(f"dc_v_{i}", keys, width),
-            weight(f"dc_att_{i}", layer.heads * width, layer.qkv_dim, types=BY_ELEMENT),
+            weight(f"dc_att_{i}", layer.heads * width, layer.qkv_dim, types=_STOCK_TYPES),
         ]
         norms = ("pre_sa", "post_sa", "pre_ca", "post_ca", "pre_ff", "post_ff")
         specs += [vector(f"d_{norm}_{i}", width) for norm in norms]
@@ -75,8 +78,8 @@ def t5gemma_tensors(config: ModelConfig) -> list[TensorSpec]:
 def _layer(part: str, i: int, layer: LayerConfig, width: int) -> list[TensorSpec]:
     rows = (layer.heads + 2 * layer.kv_heads) * layer.qkv_dim
     return [
-        weight(f"{part}_qkv_{i}", rows, width, types=BY_ELEMENT),
-        weight(f"{part}_att_{i}", layer.heads * width, layer.qkv_dim, types=BY_ELEMENT),
-        weight(f"{part}_gate_{i}", 2 * layer.ff_hidden_dim, width, types=BY_ELEMENT),
+        weight(f"{part}_qkv_{i}", rows, width, types=_STOCK_TYPES),
+        weight(f"{part}_att_{i}", layer.heads * width, layer.qkv_dim, types=_STOCK_TYPES),
+        weight(f"{part}_gate_{i}", 2 * layer.ff_hidden_dim, width, types=_STOCK_TYPES),
         weight(f"{part}_lin_{i}", width, layer.ff_hidden_dim),
     ]
