@@ -199,7 +199,7 @@ def convert(
             metadata says what they do.
         output: The file to write, replaced only by a complete one; or a binary stream.
         as_: ``gemma``: a file that gemma.cpp runs; ``names``: every tensor by name, unchanged; ``auto``: for gemma.cpp
-            if it is a Gemma checkpoint.
+            if it is a Gemma or Qwen3 checkpoint.
         weights: For gemma.cpp, the type of the weights: ``sfp`` (8 bits, the default), ``bf16``, ``f32``, ``i8`` or
             ``q4_0`` (4 bits, for the latest gemma.cpp only).
         layout: For gemma.cpp: ``split``, almost the checkpoint's order, or ``stock``; by default ``split``, which only
@@ -282,7 +282,7 @@ def preview_conversion(
     files: bool = True,
     index: IndexPlace = "embedded",
 ) -> ConversionPreview:
-    """Return what `convert` would write, without writing it. Tensors are not read.
+    """Return what `convert` would write, without writing it. Of the tensors only heads and some norms are read.
 
     Args:
         source: As for `convert`.

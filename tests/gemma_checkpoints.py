@@ -24,7 +24,7 @@ from blobstore.converting.run import run_plan
 from blobstore.gemma.enums import Model
 from blobstore.gemma.models import config_of
 from tests.checkpoints import SINGLE, own, write_config, write_index, write_own
-from tests.models import FAMILIES, VISION, Sizes, spec_tensors
+from tests.models import ALL_FAMILIES, VISION, Sizes, spec_tensors
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -42,6 +42,7 @@ if TYPE_CHECKING:
 DTYPES = {"bf16": np.dtype(ml_dtypes.bfloat16), "f16": np.dtype(np.float16), "f32": np.dtype(np.float32)}
 TOKENIZER = b"\n\x0e\n\x05<pad>\x15\x00\x00\x00\x00\x18\x03" * 9
 SPARE = 64
+QK_NORM = ("gemma3", "gemma3vlm", "qwen3")
 
 Prefixes = tuple[str, str, str]  # of the text part, of the vision part, of the projector
 TEXT_ONLY: Prefixes = ("model.", "", "")
@@ -52,10 +53,11 @@ WITH_VISION: list[Prefixes] = [
     for text, vision, projector in itertools.product(*((old, new) for old, new in zip(OLD, NEW, strict=True)))
 ] + [(text, vision.replace("vision_model.", ""), projector) for text, vision, projector in (OLD, NEW)]  # transformers 5
 VARIANTS = [
-    *((family, TEXT_ONLY) for family in FAMILIES if family not in VISION),
+    *((family, TEXT_ONLY) for family in ALL_FAMILIES if family not in VISION),
     *((family, prefixes) for family in VISION for prefixes in WITH_VISION),
 ]
 MODEL_TYPES = {"gemma2": "gemma2", "gemma3": "gemma3_text", "gemma3vlm": "gemma3", "paligemma2": "paligemma"}
+MODEL_TYPES["qwen3"] = "qwen3"
 
 
 @dataclass(frozen=True)
@@ -91,6 +93,7 @@ class Recipe:
     size: Size = field(default_factory=Size)
     shards: int = 1
     head: bool = False
+    own_head: bool = False  # other than the embedding: only some families may have it
     chat_template: str = ""  # the name of the file that has it
     tokenizer: bytes | None = TOKENIZER
     top: float = 1.5
@@ -100,6 +103,11 @@ class Recipe:
     def vision(self) -> bool:
         """Whether it has a vision part."""
         return self.family in VISION
+
+    @property
+    def tokenizer_blob(self) -> bytes:
+        """What gemma.cpp has to get as the tokenizer."""
+        return b"unavailable" if self.tokenizer is None or self.family == "qwen3" else self.tokenizer
 
     @property
     def embedding(self) -> str:
@@ -129,7 +137,9 @@ class Recipe:
     def _text_layer(self) -> dict[str, tuple[int, ...]]:
         size = self.size
         queries, keys = size.heads * size.head, size.kv_heads * size.head
-        norms = ("input", "post_attention", "pre_feedforward", "post_feedforward")
+        norms = ["input", "post_attention", "pre_feedforward", "post_feedforward"]
+        if self.family == "qwen3":
+            del norms[2:]
         shapes: dict[str, tuple[int, ...]] = {f"{norm}_layernorm.weight": (size.width,) for norm in norms}
         shapes |= {
             "self_attn.q_proj.weight": (queries, size.width),
@@ -140,7 +150,7 @@ class Recipe:
             "mlp.up_proj.weight": (size.hidden, size.width),
             "mlp.down_proj.weight": (size.width, size.hidden),
         }
-        if self.family.startswith("gemma3"):
+        if self.family in QK_NORM:
             shapes |= {f"self_attn.{letter}_norm.weight": (size.head,) for letter in "qk"}
         return shapes
 
@@ -181,6 +191,8 @@ class Recipe:
         }
         if self.head:
             made[self.head_name] = made[self.embedding]
+        if self.own_head:
+            made[self.head_name] = made[self.embedding][::-1].copy()
         return made
 
     def config(self) -> Config:
@@ -199,6 +211,10 @@ class Recipe:
             "query_pre_attn_scalar": size.head,
             "max_position_embeddings": 32768 if self.family.startswith("gemma3") else 8192,
         }
+        if self.family == "qwen3":
+            for key in ("sliding_window", "query_pre_attn_scalar"):
+                del text[key]
+            text |= {"max_position_embeddings": 40960, "rope_theta": 1000000, "tie_word_embeddings": not self.own_head}
         if not self.vision:
             return text | {"model_type": MODEL_TYPES[self.family]}
         vision = {
@@ -243,9 +259,11 @@ class Recipe:
         """Return the config that gemma.cpp has to get."""
         size = self.size
         base = config_of(
-            FAMILIES[self.family].format(weight).replace("-pt", f"-{wrapping}" if not self.vision else "-pt")
+            ALL_FAMILIES[self.family].format(weight).replace("-pt", f"-{wrapping}" if not self.vision else "-pt")
         )
         whole, local, every = (32768, 512, 6) if self.family.startswith("gemma3") else (8192, 4096, 2)
+        if self.family == "qwen3":
+            whole, every = 40960, 1
         windows = tuple(whole if (i + 1) % every == 0 else local for i in range(size.layers))
         sizes = Sizes(
             vocabulary=size.vocabulary,
@@ -264,14 +282,21 @@ class Recipe:
             vision_kv_heads=size.vision_heads,
             vision_qkv=size.vision_width // size.vision_heads,
         )
-        config = sizes.applied(base)
+        config = replace(sizes.applied(base), max_seq_len=whole)
+        if self.own_head:  # a number whose models have a head of their own
+            config = replace(config, model=Model.QWEN3_2B, display_name="Qwen3_1.7B")
         # No published size: a text-only Gemma 3 is labelled 1B, so that all runtimes give it both RoPE bases.
         is_text = self.family == "gemma3"
         return replace(config, model=Model.GEMMA3_1B, display_name="Gemma3_1B") if is_text else config
 
     def rows(self, layout: str, weight: str = "bf16") -> list[Row]:
         """Return the tensors that gemma.cpp has to get, by the specification's table."""
-        return spec_tensors(self.model_config(weight), layout)
+        rows = spec_tensors(self.model_config(weight), layout)
+        return [replace(row, floor="f32") if self.is_shifted(row.key) else row for row in rows]
+
+    def is_shifted(self, key: str) -> bool:
+        """Whether a tensor of gemma.cpp's is stored minus 1, and so as f32."""
+        return self.family == "qwen3" and ("_norm" in key or key.startswith("pre_"))
 
 
 T5GEMMA: Prefixes = ("model.decoder.", "model.encoder.", "")  # of the decoder, of the encoder
@@ -366,13 +391,15 @@ class T5GemmaRecipe(Recipe):
 
 
 def arranged(recipe: Recipe, tensors: Mapping[str, Array], layout: str) -> dict[str, Array]:
-    """Return gemma.cpp's tensors by key, as matrices in the source's type."""
+    """Return gemma.cpp's tensors by key, as matrices in the source's type; what is stored minus 1, in f32."""
     text, vision, projector = recipe.prefixes
     size = recipe.size
     made = {
         "c_embedding": tensors[recipe.embedding][: size.vocabulary],
         "c_final_norm": tensors[f"{text}norm.weight"],
     }
+    if recipe.own_head:
+        made["lm_head"] = tensors[recipe.head_name]
     for i in range(size.layers):
         layer = {n.removeprefix(f"{text}layers.{i}."): array for n, array in tensors.items()}
         made |= {f"{key}_{i}": array for key, array in _text_layer(layer, size, layout).items()}
@@ -395,6 +422,7 @@ def arranged(recipe: Recipe, tensors: Mapping[str, Array], layout: str) -> dict[
         for i in range(size.vision_layers):
             layer = {n.removeprefix(f"encoder.layers.{i}."): array for n, array in part.items()}
             made |= {f"{key}_{i}": array for key, array in _vision_layer(layer, size).items()}
+    made |= {key: array.astype(np.float32) - 1 for key, array in made.items() if recipe.is_shifted(key)}
     return {key: _matrix(array) for key, array in made.items()}
 
 
@@ -412,10 +440,14 @@ def _text_layer(layer: Mapping[str, Array], size: Size, layout: str) -> dict[str
     made = {
         "linear_w": layer["mlp.down_proj.weight"],
         "pre_att_ns": layer["input_layernorm.weight"],
-        "post_att_ns": layer["post_attention_layernorm.weight"],
-        "pre_ff_ns": layer["pre_feedforward_layernorm.weight"],
-        "post_ff_ns": layer["post_feedforward_layernorm.weight"],
+        "pre_ff_ns": layer["post_attention_layernorm.weight"],
     }
+    if "pre_feedforward_layernorm.weight" in layer:
+        made |= {
+            "post_att_ns": layer["post_attention_layernorm.weight"],
+            "pre_ff_ns": layer["pre_feedforward_layernorm.weight"],
+            "post_ff_ns": layer["post_feedforward_layernorm.weight"],
+        }
     if "self_attn.k_norm.weight" in layer:
         made |= {"key_norm": layer["self_attn.k_norm.weight"], "query_norm": layer["self_attn.q_norm.weight"]}
     if layout == "split":
@@ -494,13 +526,15 @@ sizes = st.one_of(st.just(Size()), st.just(ALIGNED), _sizes())
 def recipes(draw: st.DrawFn, dtypes: tuple[str, ...] = ("bf16", "f16", "f32")) -> Recipe:
     """Any checkpoint."""
     family, prefixes = draw(st.sampled_from(VARIANTS))
+    own_head = family == "qwen3" and draw(st.booleans())
     return Recipe(
         family,
         prefixes,
         dtype=draw(st.sampled_from(dtypes)),
         size=draw(sizes),
         shards=draw(st.sampled_from([1, 1, 2, 3])),
-        head=draw(st.booleans()),
+        head=not own_head and draw(st.booleans()),
+        own_head=own_head,
         top=draw(st.sampled_from([1.5, 1.5, 9.0])),
         seed=draw(st.integers(0, 99)),
     )

@@ -147,8 +147,10 @@ HF_NAMES = {
 }
 
 
-def own_name(name: str) -> str:
-    """Return what llama.cpp calls a tensor of a Gemma checkpoint."""
+def own_name(name: str, family: str = "gemma3") -> str:
+    """Return what llama.cpp calls a tensor of a checkpoint."""
+    if family == "qwen3":
+        name = name.replace("post_attention_layernorm", "pre_feedforward_layernorm")  # its place in a Gemma
     stem = name.removesuffix(".weight")
     if stem in HF_NAMES:
         return f"{HF_NAMES[stem]}.weight"
@@ -157,7 +159,7 @@ def own_name(name: str) -> str:
 
 
 def gemma_metadata(recipe: Recipe) -> dict[str, Any]:
-    """Return what llama.cpp's converter says of a Gemma in a file's metadata."""
+    """Return what llama.cpp's converter says of a Gemma or a Qwen3 in a file's metadata."""
     size, gemma3 = recipe.size, recipe.family == "gemma3"
     own: dict[str, Any] = {
         "context_length": 32768 if gemma3 else 8192,
@@ -172,7 +174,7 @@ def gemma_metadata(recipe: Recipe) -> dict[str, Any]:
         "attention.sliding_window": 512 if gemma3 else 4096,
     }
     own |= {"rope.freq_base": 1e6} if gemma3 else {"attn_logit_softcapping": 50.0, "final_logit_softcapping": 30.0}
-    tokens = {
+    tokens: dict[str, Any] = {
         "tokenizer.ggml.model": "llama",
         "tokenizer.ggml.tokens": [f"t{i}" for i in range(size.vocabulary)],
         "tokenizer.ggml.bos_token_id": 2,
@@ -180,6 +182,11 @@ def gemma_metadata(recipe: Recipe) -> dict[str, Any]:
         "tokenizer.ggml.padding_token_id": 0,
         "general.file_type": 1,
     }
+    if recipe.family == "qwen3":
+        for key in ("attention.sliding_window", "attn_logit_softcapping", "final_logit_softcapping"):
+            del own[key]
+        own |= {"context_length": 40960, "rope.freq_base": 1e6}
+        tokens |= {"tokenizer.ggml.model": "gpt2", "tokenizer.ggml.eos_token_id": 151645}
     return {f"{recipe.family}.{key}": value for key, value in own.items()} | tokens
 
 
@@ -190,7 +197,7 @@ def write_gemma(
     metadata: Mapping[str, Any] | None = None,
     tensors: Mapping[str, Given] | None = None,
 ) -> Path:
-    """Write a Gemma 2 or 3 as llama.cpp's converter does: norms as f32, 1 + weight.
+    """Write a Gemma 2, Gemma 3 or Qwen3 as llama.cpp's converter does: norms as f32, a Gemma's as 1 + weight.
 
     Args:
         path: Of the file.
@@ -202,9 +209,9 @@ def write_gemma(
     given: Tensors = {}
     for name, array in recipe.tensors().items():
         if array.ndim == 1:
-            given[own_name(name)] = array.astype(np.float32) + np.float32(1)
+            given[own_name(name, recipe.family)] = array.astype(np.float32) + np.float32(recipe.family != "qwen3")
         else:
-            given[own_name(name)] = quantised(array, kind) if kind else array
+            given[own_name(name, recipe.family)] = quantised(array, kind) if kind else array
     fields = gemma_metadata(recipe) | dict(metadata or {})
     fields = {key: value for key, value in fields.items() if value is not None}
     return write_gguf(path, given | dict(tensors or {}), fields, recipe.family)

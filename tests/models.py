@@ -1,4 +1,4 @@
-"""Small models of the four families, and what gemma.cpp and the specification say about them and others."""
+"""Small models of the families, and what gemma.cpp and the specification say about them and others."""
 
 from __future__ import annotations
 
@@ -39,6 +39,7 @@ FAMILIES = {
     "gemma3vlm": "gemma3-4b-{}",
     "paligemma2": "paligemma2-3b-224-{}",
 }
+ALL_FAMILIES = FAMILIES | {"qwen3": "qwen3-4b-{}-pt"}  # those of later runtimes, too
 VISION = ("gemma3vlm", "paligemma2")
 SPECIFIERS = (
     *("gemma2-2b-{}-it", "gemma2-2b-{}-pt", "9b-{}-it", "9b-{}-pt", "27b-{}-it", "27b-{}-pt"),
@@ -247,6 +248,7 @@ def _spec_lines() -> tuple[_Line, ...]:
             lines.append(_Line(base, rows, cols, floor.replace("—", ""), there))
     known = {"always", "stock form", "split form", "every layer", "post_norm 1", "use_qk_norm", _BIASES}
     known |= {"vision", "vision, wrapping vlm", "vision layers", "T5Gemma", "encoder layers", "decoder layers"}
+    known |= {"models 27 and 28"}
     assert known == {line.there for line in lines}, "the table of spec/gemma.md is not what this reads"
     return tuple(lines)
 
@@ -281,6 +283,7 @@ def spec_tensors(config: ModelConfig, form: str) -> list[Row]:
     if has_vision:
         there |= {"vision"}
         there |= {"vision, wrapping vlm"} if config.wrapping.name == "VLM" else set()
+    there |= {"models 27 and 28"} if config.model in (27, 28) else set()
     rows = list(_rows(there, whole, ""))
     for i, layer in enumerate(config.layer_configs):
         there = {"every layer", f"{form} form"}

@@ -22,8 +22,9 @@ from tests import gemma4_runtime
 from tests.checkpoints import SINGLE
 from tests.gemma4_checkpoints import A4B, E2B, E4B
 from tests.gemma4_checkpoints import TINY as GEMMA4
-from tests.gemma_checkpoints import TOKENIZER, Size, T5GemmaRecipe, convert
+from tests.gemma_checkpoints import TOKENIZER, Size, T5GemmaRecipe, convert, small_recipe
 from tests.models import FORMS
+from tests.qwen3 import logits
 from tests.t5gemma_runtime import Runtime
 from tests.tokenizer.test_peers import lines, trained
 
@@ -59,7 +60,9 @@ VISION = {
     "image_size": 112,
     "vision_use_head": False,  # as in the published checkpoints
 }
-FAMILIES = ["gemma2", "gemma3", "gemma3-vision", "paligemma2"]
+QWEN3: dict[str, Any] = {key: value for key, value in TEXT.items() if key != "query_pre_attn_scalar"}
+QWEN3 |= {"rope_theta": 1e6, "max_position_embeddings": 64}
+FAMILIES = ["gemma2", "gemma3", "gemma3-vision", "paligemma2", "qwen3", "qwen3-untied"]
 each_family_and_layout = pytest.mark.parametrize(
     ("family", "layout"), [*((family, layout) for family in FAMILIES for layout in FORMS), ("t5gemma", "stock")]
 )
@@ -93,6 +96,9 @@ def made(libraries: Libraries, family: str, seed: int = 0, **more: int) -> Any: 
         }
         config = library.T5GemmaConfig(**modules, vocab_size=TEXT["vocab_size"])
         model = library.T5GemmaForConditionalGeneration(config)
+    elif family.startswith("qwen3"):
+        tie = {"tie_word_embeddings": family == "qwen3"}
+        model = library.Qwen3ForCausalLM(library.Qwen3Config(**QWEN3, **tie))
     elif family == "gemma3-vision":
         parts = {"text_config": {"model_type": "gemma3_text", **TEXT}, "vision_config": VISION}
         model = library.Gemma3ForConditionalGeneration(library.Gemma3Config(**parts, mm_tokens_per_image=4))
@@ -126,12 +132,13 @@ def test_a_file_is_the_models_state(tmp_path: Path, libraries: Libraries, family
     model.save_pretrained(tmp_path)
     head = "lm_head.out_proj.weight" if family == "t5gemma" else "lm_head.weight"
     # The names of the model itself: save_pretrained writes those of older versions for models with a vision part.
-    state = {name: tensor for name, tensor in model.state_dict().items() if name != head}
+    own = family == "qwen3-untied"  # has a head of its own
+    state = {name: tensor for name, tensor in model.state_dict().items() if own or name != head}
     libraries.peer.save_file(state, tmp_path / SINGLE, {"format": "pt"})
     path = converted(tmp_path, layout)
     loaded = ours.load_file(path)
     embeddings = [tensor for name, tensor in loaded.items() if name.endswith("embed_tokens.weight")]
-    assert loaded[head] is embeddings[0]  # of the decoder, where there are two
+    assert (loaded[head] is embeddings[0]) is not own  # of the decoder, where there are two
     other.load_state_dict(loaded, strict=True)
     assert same(torch, other, model)
     assert ours.load_model(third, path) == ([], [])
@@ -191,6 +198,24 @@ def test_a_t5gemma_has_the_names_and_shapes_that_the_other_tests_assume(librarie
     for part in ("encoder", "decoder"):
         assert {*said[part]} <= {*KEYS["module"]}
         assert said[part].items() >= recipe.config()[part].items()
+
+
+@pytest.mark.parametrize("family", ["qwen3", "qwen3-untied"])
+def test_the_names_of_a_qwen3_and_what_it_computes_are_as_other_tests_have_them(
+    libraries: Libraries, family: str
+) -> None:
+    torch = libraries.torch
+    model = made(libraries, family).float()
+    recipe = small_recipe("qwen3", own_head=family != "qwen3", size=Size(2, 32, 48, 4, 2, 8, 128))
+    shapes = recipe.shapes() | {recipe.head_name: recipe.shapes()[recipe.embedding]}
+    state = {name: tensor.numpy() for name, tensor in model.state_dict().items()}
+    assert {name: array.shape for name, array in state.items()} == shapes
+    tokens = np.array([3, 1, 4, 1, 5, 92, 65])
+    config = {"rope_theta": 1e6, "head_dim": 8, "num_hidden_layers": 2}
+    with torch.no_grad():
+        theirs = model(input_ids=torch.from_numpy(tokens)[None]).logits[0].numpy()
+    assert np.allclose(logits(state, config, tokens), theirs, rtol=1e-4, atol=1e-4)
+    assert np.ptp(theirs) > 1
 
 
 # ----------------------------------------------------------------------------------------------------------- tokenizers

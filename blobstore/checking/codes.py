@@ -243,6 +243,11 @@ _CHECKPOINT = {
         "gemma.cpp has no tokens for rows outside the vocabulary; the file keeps them",
         "none needed; if these rows are tokens, convert with the tokenizer that has them",
     ),
+    "kept-norms": Kind(
+        "note",
+        "none: gemma.cpp reads the values minus 1; by its name a tensor has its own values, bit for bit",
+        "none needed",
+    ),
     "no-vision": Kind("note", "the new file takes text only", "none needed"),
 }
 CODES: dict[str, Kind] = _CONTAINER | _INDEX | _FILES | _CONTENTS | _RUNTIME | _CHECKPOINT

@@ -131,7 +131,7 @@ def _stack(config: ModelConfig, stack: Stack) -> Iterator[Finding]:
         subject = f"{name}layer_configs[{i}]"
         for what in _layer_faults(layer):
             yield finding("config-sizes", subject, what)
-        if layer.qkv_dim % LANES:
+        if layer.qkv_dim % LANES and OCTOBER.knows(config.model):
             what = f"qkv_dim is {layer.qkv_dim}, not a multiple of {LANES}"
             yield finding("config-sizes", subject, what, runtimes=(OCTOBER.name,))
         widths = {"model_dim": config.model_dim, "ff_hidden_dim": layer.ff_hidden_dim}

@@ -25,7 +25,7 @@ from blobstore.gemma.tensors import tensors_of
 from blobstore.gemma.toc import parse_toc
 from blobstore.index.carried import known_files
 from blobstore.index.metadata import BASE, model_choices
-from blobstore.index.names import MAX_LAYER, layer_of
+from blobstore.index.names import MAX_LAYER, is_made_key, layer_of
 from blobstore.store.blobs import UnpackedBlobs
 from blobstore.store.catalog import IndexCatalog
 
@@ -141,7 +141,7 @@ def check_runtime(reader: BlobReader, index: NameIndex | None, *, tokenizer: boo
         yield from check_model(config, toc)
     if index:
         yield from _index(reader, index, toc)
-    yield from _unused(reader, toc, known_files(index).values())
+    yield from _unused(reader, toc, known_files(index).values(), has_names=index is not None)
 
 
 def has_one_base(metadata: Mapping[str, str]) -> bool:
@@ -218,9 +218,16 @@ def _index(reader: BlobReader, index: NameIndex, toc: Mapping[str, TocEntry]) ->
             yield finding("index-disagrees", key, f"the index says {in_index}; the toc says {in_toc}")
 
 
-def _unused(reader: BlobReader, toc: Mapping[str, TocEntry], carried: Collection[str]) -> Iterator[Finding]:
+def _unused(
+    reader: BlobReader, toc: Mapping[str, TocEntry], carried: Collection[str], *, has_names: bool
+) -> Iterator[Finding]:
     own = RESERVED_KEYS - {SCALES_KEY} | OWN_KEYS | {*carried}
     unused = [key for key in reader if key not in toc and key not in own]
+    named = [key for key in unused if has_names and is_made_key(key)]
+    if named:
+        what = "a blob holds a tensor" if len(named) == 1 else f"{len(named)} blobs hold tensors"
+        yield finding("unused-blob", named[0], f"{what} that the index names and gemma.cpp doesn't know")
+    unused = [key for key in unused if key not in named]
     for key in unused[:_SHOWN]:
         yield finding("unused-blob", key, "neither one of gemma.cpp's own nor in the toc")
     if len(unused) > _SHOWN:

@@ -52,6 +52,7 @@ class Checkpoint(Closing):
         left_out: What isn't used, of the tensors and files, and why.
         chat_template: Whether a file with its tensors has a chat template.
         pieces: Returns those of a tokenizer that is in such a file; see `GgufModel.pieces`.
+        bpe: The same for a byte-level BPE tokenizer; see `GgufModel.bpe`.
         format: Of the files that have its tensors.
         told: What is done to it without being asked for.
         max_json_nbytes: A larger JSON file beside the tensors is refused.
@@ -71,6 +72,7 @@ class Checkpoint(Closing):
     left_out: list[LeftOut] = field(default_factory=list)
     chat_template: bool = False
     pieces: Callable[[], Pieces | None] = lambda: None
+    bpe: Callable[[], bytes | None] = lambda: None
     format: Literal["safetensors", "pytorch", "gguf"] = "safetensors"
     told: list[Told] = field(default_factory=list)
     max_json_nbytes: int = MAX_SMALL_NBYTES
@@ -196,7 +198,8 @@ class Checkpoint(Closing):
         model = open_gguf_model(path)
         self._sources += [file.source for file in model.files]
         self.format = "gguf"
-        self.config, self.chat_template, self.pieces = model.config, model.has_chat_template, model.pieces
+        self.config, self.chat_template = model.config, model.has_chat_template
+        self.pieces, self.bpe = model.pieces, model.bpe
         self.metadata |= model.metadata
         self.notes = model.notes = [*self.notes, *model.notes]  # one list: its tokenizer changes what it says
         self.left_out += model.left_out

@@ -85,6 +85,9 @@ def _bpe_beside(checkpoint: Checkpoint) -> FittingTokenizer | None:
     path, others = checkpoint.beside(_JSON), [checkpoint.beside(name) for name in (_VOCAB, _MERGES)]
     if path:
         return _made_bpe(checkpoint, [path], _JSON, parse_bpe)
+    inside = checkpoint.bpe()
+    if inside is not None:
+        return _made_bpe(checkpoint, [checkpoint.path], "the GGUF file", parse_bpe, given=[inside])
     if all(others):
         source = f"{_VOCAB} and {_MERGES}"
         checkpoint.notes.append(f"tokenizer: there is no {_JSON}: {source} are taken as a byte-level tokenizer's")
@@ -95,9 +98,14 @@ def _bpe_beside(checkpoint: Checkpoint) -> FittingTokenizer | None:
 
 
 def _made_bpe(
-    checkpoint: Checkpoint, paths: list[str], source: str, parse: Callable[..., BpeVocabulary]
+    checkpoint: Checkpoint,
+    paths: list[str],
+    source: str,
+    parse: Callable[..., BpeVocabulary],
+    *,
+    given: list[bytes] | None = None,
 ) -> MadeBpe | None:
-    raw = [checkpoint.read_small(path) for path in paths]
+    raw = [checkpoint.read_small(path) for path in paths] if given is None else given
     try:
         made = parse(*raw)
         return MadeBpe(made, _add_others(checkpoint, made, source), _placeholders(checkpoint))

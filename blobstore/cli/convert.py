@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from blobstore.conversion import Conversion, ConversionPreview
 
 EXAMPLE = """example:
-  blobstore convert gemma-3-270m-it/ -o gemma3-270m-sfp-it.sbs          (a Gemma checkpoint: a file that gemma.cpp runs)
+  blobstore convert gemma-3-270m-it/ -o gemma3-270m-sfp-it.sbs          (a Gemma or Qwen3: a file that gemma.cpp runs)
   blobstore convert gemma-3-270m-it/ -o out.sbs --weights bf16 --dry-run
   blobstore convert Llama-3.2-1B/ -o llama.sbs                          (any other: every tensor by name, unchanged)
   blobstore convert gemma-3-270m-it-Q8_0.gguf -o gemma3-270m-sfp-it.sbs

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from blobstore.checkpoint.tokenizer_files import has_chat_template, stored_tokenizer, tokenizer_beside
 from blobstore.container.layout import MAX_PORTABLE_BLOBS
-from blobstore.converting.gemma_families import tokenizer_kind_of
+from blobstore.converting.gemma_families import family_of, is_headless, tokenizer_kind_of
 from blobstore.converting.gemma_plan import Choices, is_gemma, looks_like_gemma, plan_for_gemma
 from blobstore.converting.plan import Plan, plan_by_name
 from blobstore.errors import CheckpointError, UsageError
@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from blobstore.checkpoint.reader import Checkpoint
 
 KINDS = ("auto", "gemma", "names")
+_HEADLESS = "the model was saved without its output head, as embedding models are"
 
 
 def choose_plan(
@@ -33,7 +34,7 @@ def choose_plan(
 
     Args:
         checkpoint: Open.
-        kind: ``gemma`` for gemma.cpp, ``names`` by name; ``auto`` for gemma.cpp when it is a Gemma checkpoint.
+        kind: ``gemma`` for gemma.cpp, ``names`` by name; ``auto`` for gemma.cpp when it is a Gemma's or a Qwen3's.
         choices: For gemma.cpp.
         tokenizer: Path of a ``tokenizer.model`` or ``tokenizer.json``, by default one beside the checkpoint. It is read
             only for gemma.cpp: files by name have none.
@@ -62,6 +63,9 @@ def choose_plan(
         if tokenizer is not None:
             raise needless_flags(["tokenizer"], checkpoint.path)
         plan = plan_by_name(checkpoint, max_tensors=max_tensors, files=files)
+        family, _ = family_of(checkpoint.config)
+        if kind == "auto" and family is not None and is_headless(family, checkpoint.tensors):
+            plan.notes.append(f"{_HEADLESS}: converted by name; --as gemma makes a model that generates text")
     plan.left_out += checkpoint.files_left_out()  # known only now: planning reads some
     return plan
 

@@ -1,4 +1,4 @@
-"""The config that a Gemma file gets: its label, RoPE bases, stop tokens and wrapping, and what the runtime refuses.
+"""The config of a file for gemma.cpp: its label, RoPE bases, stop tokens, wrapping, and what the runtime refuses.
 
 Spec: spec/gemma.md, Checkpoints and Rules of the runtime.
 """
@@ -8,12 +8,21 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from blobstore.converting.gemma_families import GEMMA3, LABELS, MODELS, too_many_layers
+from blobstore.converting.gemma_families import (
+    GEMMA3,
+    HEAD_LABELS,
+    LABELS,
+    LATER,
+    MODELS,
+    ONE_BASE_LABELS,
+    too_many_layers,
+)
 from blobstore.converting.hf_config import DEFAULTS, GLOBAL_BASE, LOCAL_BASE
 from blobstore.errors import Fault
 from blobstore.gemma.config import ModelConfig, VitConfig
 from blobstore.gemma.enums import Model, Wrapping
 from blobstore.gemma.families.gemma2 import PALIGEMMA_IMAGES
+from blobstore.gemma.families.qwen3 import WITH_HEAD
 from blobstore.gemma.families.sizes import Dimensions, dimensions_of
 from blobstore.gemma.models import DIMENSIONS, is_gemma3
 from blobstore.gemma.stacks import stacks_of
@@ -22,7 +31,6 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 VOCABULARY_STEP = 32  # on machines with AVX-512
-_OWN_STOPS = {token for defaults in DEFAULTS.values() for token in defaults.stop}
 
 
 def published_model(family: str, size: Dimensions, vision: VitConfig) -> Model | None:
@@ -35,13 +43,41 @@ def published_model(family: str, size: Dimensions, vision: VitConfig) -> Model |
     return None
 
 
+def labelled(family: str, size: Dimensions, vision: VitConfig, *, two_bases: bool, own_head: bool) -> tuple[Model, str]:
+    """Return the model number that a file gets, and why if no published model is the same; else an empty text.
+
+    Args:
+        family: Of `MODELS`.
+        size: Of the text part.
+        vision: The vision part, or an empty one.
+        two_bases: Whether global layers have a RoPE base of their own.
+        own_head: Whether the output head is another tensor than the embedding.
+    """
+    model = published_model(family, size, vision)
+    other = HEAD_LABELS.get(family)
+    needs_head = own_head and other is not None
+    if model is not None and not (needs_head and model not in WITH_HEAD):
+        return model, ""
+    label = (LABELS if two_bases else ONE_BASE_LABELS)[family]
+    if other is not None and needs_head:
+        label = other
+    if model is None:
+        return label, "no published model has these dimensions"
+    return (
+        label,
+        f"gemma.cpp reads no lm_head for {DIMENSIONS[model].display_name}, and this model's isn't its embedding",
+    )
+
+
 def with_bases(config: ModelConfig, family: str, bases: tuple[float, float]) -> ModelConfig:
     """Return a config with RoPE's bases, of local layers and of global ones.
 
     `use_global_timescale` says whether these are two, and a Gemma 3 always has it. Bases that not every runtime
-    computes with go into fields of later runtimes.
+    computes with go into fields of later runtimes. Families of these have both fields, whatever the bases are.
     """
     local_base, global_base = bases
+    if family in LATER:
+        return replace(config, rope_theta=local_base, global_rope_theta=global_base)
     config = replace(config, use_global_timescale=local_base != global_base)
     if local_base != LOCAL_BASE:
         config = replace(config, rope_theta=local_base)
@@ -106,7 +142,15 @@ def lost_stops(config: ModelConfig) -> dict[str, int]:
     The runtime's own, which fill up where a checkpoint gives fewer, are left out: a small vocabulary lacks some.
     """
     stops = {"eos_id": config.eos_id, "secondary_eos_id": config.secondary_eos_id}
-    return {name: token for name, token in stops.items() if not (0 <= token < config.vocab_size or token in _OWN_STOPS)}
+    own = _own_stops(config.model)
+    return {name: token for name, token in stops.items() if not (0 <= token < config.vocab_size or token in own)}
+
+
+def _own_stops(model: Model) -> set[int]:
+    """Return the stop tokens that files get by default: of the model's family, or of all that every runtime knows."""
+    late = [family for family in LATER if model in MODELS[family]]
+    families = late or [family for family in DEFAULTS if family not in LATER]
+    return {token for family in families for token in DEFAULTS[family].stop}
 
 
 def default_wrapping(config: ModelConfig, *, has_chat_template: bool) -> tuple[Wrapping, str]:

@@ -1,4 +1,4 @@
-"""The Gemma families as data: what Hugging Face checkpoints call them and their tensors, and which models they have.
+"""The families as data: what Hugging Face checkpoints call them and their tensors, and which models they have.
 
 Spec: spec/gemma.md, Checkpoints.
 """
@@ -8,13 +8,15 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING, Any
 
+from blobstore.converting.hf_values import short
 from blobstore.errors import Fault
 from blobstore.gemma.enums import Model, TokenizerKind
 from blobstore.gemma.families.gemma2 import PALIGEMMA_IMAGES
+from blobstore.gemma.families.qwen3 import QWEN3
 from blobstore.index.names import MAX_LAYER
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
+    from collections.abc import Container, Iterable, Mapping
 
     Shapes = Mapping[str, tuple[int, ...]]
 
@@ -49,6 +51,8 @@ MAX_HEADS = 1024  # far more than any model has: a plan has pieces for each, and
 MAX_LAYERS = MAX_LAYER + 1
 SPARE_ROWS = 64  # rows that exporters append to the embedding of models with a vision part
 
+HEADLESS = ("language_model.", "")  # of the prefixes of a text part: models saved without a head
+
 GEMMA3 = ("gemma3", "gemma3-vision")
 GEMMA4 = ("gemma4", "gemma4-experts")
 WITH_VISION = ("gemma3-vision", "paligemma2")
@@ -61,6 +65,7 @@ MODELS: dict[str, tuple[Model, ...]] = {
     "gemma3-vision": _GEMMA3_LARGE,
     "paligemma2": tuple(PALIGEMMA_IMAGES),
     "t5gemma": (Model.T5GEMMA_S_S,),
+    "qwen3": tuple(QWEN3),
 }
 # The label of a checkpoint whose dimensions no published model has: one under which every runtime computes correctly.
 # 2025-10 takes the RoPE base of global layers from the label: 1e6 for all but 270M.
@@ -70,9 +75,19 @@ LABELS = {
     "gemma3-vision": Model.GEMMA3_4B,
     "paligemma2": Model.PALIGEMMA2_3B_224,
     "t5gemma": Model.T5GEMMA_S_S,
+    "qwen3": Model.QWEN3_4B,  # without a head of its own
 }
 STOCK_ONLY = {"t5gemma": "T5Gemma"}  # families without a split layout, and what they are called
 ONE_BASE_LABELS = LABELS | {"gemma3": Model.GEMMA3_270M}
+# Families whose models may have an output head of their own: the label of those that need one.
+HEAD_LABELS = {"qwen3": Model.QWEN3_2B}
+# Families of later runtimes, whose files have both RoPE bases and every field.
+LATER = ("qwen3",)
+# What is not known of a family in gemma.cpp.
+CAVEATS = {
+    "qwen3": "how gemma.cpp scales Qwen3's embedding, and whether it begins and wraps prompts as Qwen3 expects, was"
+    " not established: compare its answers with transformers' before you rely on them",
+}
 
 TOKENIZERS = {"qwen3": TokenizerKind.BPE}  # of families whose tokenizer isn't SentencePiece
 
@@ -85,7 +100,10 @@ _FAMILIES = {
     "gemma4": "gemma4",
     "gemma4_text": "gemma4",
     "t5gemma": "t5gemma",
+    "qwen3": "qwen3",
 }
+# The only class of these families that generates text; where `architectures` names another, it is converted by name.
+_GENERATORS = {"qwen3": "Qwen3ForCausalLM"}
 # The beginning of model_type → the name of a model that gemma.cpp doesn't run.
 _UNSUPPORTED = {
     "gemma": "Gemma 1, or another model of its architecture",
@@ -116,10 +134,32 @@ def family_of(config: Mapping[str, Any]) -> tuple[str | None, Fault | None]:
         what = "config.json says True, as EmbeddingGemma's does: no gemma.cpp has bidirectional attention for text"
         return None, Fault("unsupported-model", _BIDIRECTIONAL, f"{what}; {_BY_NAME}")
     if model_type in _FAMILIES:
-        return _FAMILIES[model_type], None
+        return (None if why_by_name(config) else _FAMILIES[model_type]), None
     if "gemma" in model_type:
         return None, _not_run(f"{_unsupported_name(model_type)} ({model_type!r})")
     return None, None
+
+
+def why_by_name(config: Mapping[str, Any]) -> Fault | None:
+    """Return why a model that is converted by name is none for gemma.cpp, though close to one; None for others."""
+    model_type, classes = config.get("model_type"), config.get("architectures")
+    if not isinstance(model_type, str) or not model_type.startswith("qwen"):
+        return None
+    wanted = _GENERATORS.get(model_type)
+    if wanted is None:
+        what = "of Qwen, gemma.cpp runs only dense text models of the third generation, 'qwen3'"
+        return Fault("unsupported-model", "model_type", f"config.json says {short(model_type)}; {what}: {_BY_NAME}")
+    if isinstance(classes, list) and classes and wanted not in classes:
+        what = f"config.json says {short(classes)}; gemma.cpp runs only {wanted}"
+        return Fault("unsupported-model", "architectures", f"{what}: {_BY_NAME}")
+    return None
+
+
+def is_headless(family: str, names: Container[str]) -> bool:
+    """Whether a checkpoint was saved without its head, as embedding models of a family that has heads are."""
+    if family not in HEAD_LABELS or any(head in names for head in HEADS):
+        return False
+    return next((prefix for prefix in TEXT_PREFIXES if embedding_of(prefix) in names), None) in HEADLESS
 
 
 def tokenizer_kind_of(config: Mapping[str, Any]) -> TokenizerKind:

@@ -1,4 +1,4 @@
-"""The plan of the file that gemma.cpp runs: from a Gemma checkpoint and the user's choices.
+"""The plan of the file that gemma.cpp runs: from a checkpoint and the user's choices.
 
 Spec: spec/gemma.md, Checkpoints.
 """
@@ -6,7 +6,6 @@ Spec: spec/gemma.md, Checkpoints.
 from __future__ import annotations
 
 import json
-import math
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import TYPE_CHECKING
@@ -14,14 +13,23 @@ from typing import TYPE_CHECKING
 from blobstore.checkpoint.told import Told
 from blobstore.codecs.element_types import BY_NAME
 from blobstore.converting.gemma_config import default_wrapping, runtime_faults, vocabulary_fault
-from blobstore.converting.gemma_families import STOCK_ONLY, T5GEMMA_HEAD, family_of
+from blobstore.converting.gemma_families import (
+    CAVEATS,
+    HEADS,
+    STOCK_ONLY,
+    T5GEMMA_HEAD,
+    T5GEMMA_PREFIXES,
+    TEXT_PREFIXES,
+    embedding_of,
+    family_of,
+    is_headless,
+    why_by_name,
+)
+from blobstore.converting.gemma_names import add_names
 from blobstore.converting.gemma_recognise import Recognised, recognise
-from blobstore.converting.gemma_vocabulary import PAD_PIECE, Pieces
-from blobstore.converting.pieces import Piece, rows_of
+from blobstore.converting.gemma_vocabulary import Pieces, pad_piece
 from blobstore.converting.plan import (
     Plan,
-    PlannedAlias,
-    PlannedPart,
     PlannedTensor,
     plan_begun,
     refusal,
@@ -37,12 +45,11 @@ from blobstore.gemma.enums import WeightType, Wrapping
 from blobstore.gemma.models import is_gemma3
 from blobstore.gemma.runtimes import LATEST
 from blobstore.gemma.tensors import default_type, is_wider, narrowest_type
-from blobstore.index.metadata import CHOICES, REARRANGED
-from blobstore.store.arrangement import dump_arrangement
-from blobstore.store.blocks import MINUS_ONE, Block
+from blobstore.index.metadata import CHOICES
+from blobstore.store.blocks import MINUS_ONE
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Sequence
+    from collections.abc import Iterator, Sequence
 
     from blobstore.checkpoint.reader import Checkpoint
     from blobstore.gemma.config import ModelConfig
@@ -110,7 +117,7 @@ class Choices:
 def is_gemma(checkpoint: Checkpoint) -> bool:
     """Whether a checkpoint is of a family that is converted for gemma.cpp, or would be if that were possible."""
     family, fault = family_of(checkpoint.config)
-    return family is not None or fault is not None
+    return fault is not None or (family is not None and not is_headless(family, checkpoint.tensors))
 
 
 def looks_like_gemma(checkpoint: Checkpoint) -> bool:
@@ -147,6 +154,8 @@ def plan_for_gemma(
         raise _refusal(faults)
     plan = plan_begun(checkpoint)
     plan.notes += recognised.notes
+    if recognised.family in CAVEATS:
+        plan.notes.append(f"not established: {CAVEATS[recognised.family]}")
     plan.told += _told(recognised)
     plan.left_out += sources.left_out()
     plan.config = config
@@ -158,7 +167,7 @@ def plan_for_gemma(
     plan.notes += _notes(recognised, choices, wider, is_default=is_default)
     plan.tensors += _tensors(sources, choices)
     _set_weight(plan, config)
-    _add_names(plan, sources)
+    add_names(plan, sources)
     plan.metadata[CHOICES] = _choices_text(recognised, config, choices)
     fault = too_many_blobs(plan.blob_count(embedded=True))
     if fault:
@@ -184,20 +193,32 @@ def _recognised(checkpoint: Checkpoint, tokenizer: FittingTokenizer | None) -> R
     if fault or family is None:
         raise _refusal([fault or _no_family(checkpoint)])
     shapes = {name: entry.shape for name, entry in checkpoint.tensors.items()}
-    pieces = None if tokenizer is None else Pieces(tokenizer.rows, tokenizer.find(PAD_PIECE))
+    pieces = None if tokenizer is None else Pieces(tokenizer.rows, tokenizer.find(pad_piece(family)))
+    own_head = _has_own_head(checkpoint)
     readers = {"gemma4": recognise_gemma4, "t5gemma": recognise_t5gemma}
-    reading = readers.get(family) or partial(recognise, family)
+    reading = readers.get(family) or partial(recognise, family, own_head=own_head)
     recognised = reading(checkpoint.config, shapes, checkpoint.generation, pieces)
     if isinstance(recognised, Fault):
         raise _refusal([*foreign_tensors(checkpoint), recognised])
+    recognised.own_head = own_head
     return recognised
+
+
+def _has_own_head(checkpoint: Checkpoint) -> bool:
+    """Whether there is an output head that isn't the embedding."""
+    tensors = checkpoint.tensors
+    head = next((tensors[name] for name in (*HEADS, T5GEMMA_HEAD) if name in tensors), None)
+    prefixes = (*TEXT_PREFIXES, *(decoder for _, decoder in T5GEMMA_PREFIXES))
+    embedding = next((tensors[name] for name in map(embedding_of, prefixes) if name in tensors), None)
+    return head is not None and embedding is not None and not head.same_bytes(embedding)
 
 
 def _no_family(checkpoint: Checkpoint) -> Fault:
     if not checkpoint.config:
         what = "there is no config.json beside the tensors, which says what the model is: add the checkpoint's"
         return Fault("missing-config", "config.json", what)
-    return Fault("not-gemma", "model_type", "this is not a Gemma checkpoint: --as names keeps every tensor")
+    what = "this is neither a Gemma checkpoint nor a Qwen3's: --as names keeps every tensor"
+    return why_by_name(checkpoint.config) or Fault("not-gemma", "model_type", what)
 
 
 def _faults(config: ModelConfig, sources: Sources, *, pad: bool) -> list[Fault]:
@@ -272,93 +293,3 @@ def _choices_text(recognised: Recognised, config: ModelConfig, choices: Choices)
     if config.model != recognised.config.model:
         made["runtime"] = choices.runtime
     return json.dumps(made, sort_keys=True)
-
-
-@dataclass(frozen=True)
-class _Place:
-    """Where a piece of a checkpoint's tensor is stored: the planned tensor, and the first of its elements there."""
-
-    tensor: PlannedTensor
-    at: int
-    piece: Piece
-
-    @property
-    def block(self) -> Block[str]:
-        """The same as the metadata has it."""
-        piece = self.piece
-        return Block(
-            stored=self.tensor.name,
-            at=self.at,
-            row=piece.row,
-            rows=piece.rows,
-            col=piece.col,
-            cols=piece.cols,
-            width=piece.width,
-            arrange=piece.arrange,
-            channels=piece.channels,
-        )
-
-    def is_part(self, count: int) -> bool:
-        """Whether all elements of the checkpoint's tensor, so many, are a run of bytes of the planned one."""
-        group, end = self.tensor.type.group, self.at + count
-        if not self.piece.whole_rows or self.piece.count != count:
-            return False
-        return not group or (self.at % group == 0 and (end % group == 0 or end == math.prod(self.tensor.shape)))
-
-
-def _add_names(plan: Plan, sources: Sources) -> None:
-    """Add each name of the checkpoint: a part where its rows are one run of a blob, else a record of its pieces."""
-    checkpoint, embedding = sources.checkpoint, sources.embedding
-    places = _places(plan.tensors)
-    rearranged: dict[str, tuple[tuple[int, ...], list[Block[str]]]] = {}
-    for name, its_places in places.items():
-        shape, first = checkpoint.tensors[name].shape, its_places[0]
-        if len(its_places) == 1 and first.is_part(math.prod(shape)):
-            offset = first.tensor.type.nbytes(first.at)
-            plan.parts.append(PlannedPart(name, first.tensor.key, offset, first.tensor.type, shape))
-            continue
-        if name == embedding and len(its_places) == 1 and first.piece.rows < shape[0]:
-            its_places.append(_add_spare_rows(plan, first, shape[0]))
-        rearranged[name] = shape, [place.block for place in its_places]
-    plan.aliases.append(_head_alias(sources))
-    types = {name: checkpoint.tensors[name].type for name in places}
-    plan.metadata[REARRANGED] = dump_arrangement(
-        rearranged, types, {alias.name: alias.target for alias in plan.aliases}
-    )
-
-
-def _places(tensors: Iterable[PlannedTensor]) -> dict[str, list[_Place]]:
-    """Return where the pieces of each of the checkpoint's tensors are stored, by its name."""
-    places: dict[str, list[_Place]] = {}
-    for tensor in tensors:
-        at = 0
-        for piece in tensor.pieces:
-            if piece.source is not None and not piece.padding:
-                places.setdefault(piece.source, []).append(_Place(tensor, at, piece))
-            at += piece.count
-    return places
-
-
-def _add_spare_rows(plan: Plan, used: _Place, rows: int) -> _Place:
-    """Keep the last of the embedding's rows, which the runtime doesn't use, as a tensor of their own."""
-    name, end = str(used.piece.source), used.piece.rows
-    element_type, width = used.tensor.type, used.piece.width
-    rest = rows_of(name, width, end, rows - end)
-    nbytes = element_type.nbytes(rest.count)
-    spare = PlannedTensor(f"{name}.rows_{end}_to_{rows}", "", element_type, (rest.rows, rest.cols), nbytes, (rest,))
-    plan.extras.append(spare)
-    return _Place(spare, 0, rest)
-
-
-def _head_alias(sources: Sources) -> PlannedAlias:
-    if sources.recognised.head:
-        return PlannedAlias(sources.recognised.head, sources.embedding, "it has the same bytes")
-    name = _head_name(sources.recognised)
-    return PlannedAlias(name, sources.embedding, "gemma.cpp uses the embedding as the head")
-
-
-def _head_name(recognised: Recognised) -> str:
-    embedding = recognised.embedding
-    if recognised.encoder:
-        return T5GEMMA_HEAD
-    return "language_model.lm_head.weight" if embedding.startswith("language_model.") else "lm_head.weight"

@@ -1,4 +1,4 @@
-"""Which Gemma model a Hugging Face checkpoint is: from ``config.json`` and the tensors' names and shapes, no weights.
+"""Which of gemma.cpp's models a checkpoint is: from ``config.json``, and the names and shapes of its tensors.
 
 Spec: spec/gemma.md, Checkpoints.
 """
@@ -8,12 +8,11 @@ from __future__ import annotations
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
-from blobstore.converting.gemma_config import lost_stops, published_model, with_bases
+from blobstore.converting.gemma_config import labelled, lost_stops, with_bases
 from blobstore.converting.gemma_families import (
     HEADS,
-    LABELS,
+    LATER,
     MAX_HEADS,
-    ONE_BASE_LABELS,
     SPARE_ROWS,
     TEXT_PREFIXES,
     WITH_VISION,
@@ -25,7 +24,8 @@ from blobstore.converting.gemma_families import (
 )
 from blobstore.converting.gemma_vision import image_token_faults, read_vision
 from blobstore.converting.gemma_vocabulary import Vocabulary, read_vocabulary
-from blobstore.converting.hf_config import LOCAL_BASE, QUERY_SCALAR, read_settings
+from blobstore.converting.hf_config import LOCAL_BASE, read_settings
+from blobstore.converting.hf_keys import text_of
 from blobstore.converting.hf_values import short
 from blobstore.errors import Fault
 from blobstore.gemma.config import ModelConfig, VitConfig
@@ -46,14 +46,15 @@ class Recognised:
     """A checkpoint of a family.
 
     Attributes:
-        family: ``gemma2``, ``gemma3``, ``gemma3-vision``, ``paligemma2``, ``gemma4``, ``gemma4-experts``,
-            ``t5gemma``.
+        family: ``gemma2``, ``gemma3``, ``gemma3-vision``, ``paligemma2``, ``gemma4``, ``gemma4-experts``, ``t5gemma``,
+            ``qwen3``.
         config: What the runtime gets, but for its weight type and wrapping.
         text: Prefix of the text part's tensors; of the decoder's in a model that has an encoder.
         vision: Prefix of the vision part's, or empty.
         projector: Prefix of the tensors between the two, or empty.
         encoder: Prefix of the encoder's, or empty.
         head: Name of the output head, when the checkpoint has one.
+        own_head: Whether that is another tensor than the embedding.
         vocabulary: Which rows of the embedding are tokens.
         lost_vision: Whether config.json has a vision part, and the tensors have none.
         bases: RoPE's, of local layers and of global ones.
@@ -69,6 +70,7 @@ class Recognised:
     projector: str = ""
     encoder: str = ""
     head: str | None = None
+    own_head: bool = False
     vocabulary: Vocabulary = field(default_factory=Vocabulary)
     lost_vision: bool = False
     bases: tuple[float, float] = (LOCAL_BASE, LOCAL_BASE)
@@ -93,6 +95,8 @@ def recognise(
     shapes: Shapes,
     generation: Mapping[str, Any] | None = None,
     pieces: Pieces | None = None,
+    *,
+    own_head: bool = False,
 ) -> Recognised | Fault:
     """Work out the model's dimensions from its tensors, and compare them with what ``config.json`` says.
 
@@ -102,6 +106,7 @@ def recognise(
         shapes: Of all tensors, by name.
         generation: ``generation_config.json``, when there is one.
         pieces: Of the tokenizer, when there is one.
+        own_head: Whether the output head is another tensor than the embedding.
 
     Returns:
         The model and everything that is wrong with it; one fault when the dimensions can't be worked out.
@@ -114,18 +119,18 @@ def recognise(
         family, has_lost_vision = WITHOUT_VISION[family], True
     else:
         has_lost_vision = False
-    inner = config.get("text_config")
-    text_config = inner if isinstance(inner, dict) else config
+    text_config = text_of(family, config)
     size = text_size(prefix, text_config, shapes)
     if isinstance(size, Fault):
         return size
     rows = shapes[embedding_of(prefix)][0]
     generation = generation or {}
-    vocabulary = read_vocabulary(rows, config, generation, pieces, may_have_spare=may_have_spare)
+    vocabulary = read_vocabulary(family, rows, config, generation, pieces, may_have_spare=may_have_spare)
     recognised = Recognised(family, ModelConfig(), prefix, vocabulary=vocabulary, lost_vision=has_lost_vision)
     recognised.head = next((name for name in HEADS if name in shapes), None)
+    recognised.own_head = own_head
     vision = _add_vision(recognised, config, shapes) if family in WITH_VISION else VitConfig()
-    recognised.faults += disagreements(text_config, size, rows)
+    recognised.faults += disagreements(text_config, size, rows, spare=0 if family in LATER else SPARE_ROWS)
     settings = read_settings(family, config, generation, layers=size.layers)
     recognised.faults += settings.faults
     recognised.bases = settings.bases
@@ -184,7 +189,9 @@ def _add_vision(recognised: Recognised, config: Mapping[str, Any], shapes: Shape
     return part.config
 
 
-def disagreements(config: Mapping[str, Any], size: Dimensions, rows: int) -> Iterator[Fault]:
+def disagreements(
+    config: Mapping[str, Any], size: Dimensions, rows: int, *, spare: int = SPARE_ROWS
+) -> Iterator[Fault]:
     """Compare config.json with the tensors: if they disagree, one of the two belongs to another model."""
     facts = {
         "hidden_size": size.model_dim,
@@ -197,7 +204,7 @@ def disagreements(config: Mapping[str, Any], size: Dimensions, rows: int) -> Ite
     }
     for name, value in facts.items():
         # Vision models' configs give the vocabulary with or without the spare rows.
-        allowed = (value, value - SPARE_ROWS) if name == "vocab_size" else (value,)
+        allowed = (value, value - spare) if name == "vocab_size" else (value,)
         if name in config and config[name] not in allowed:
             what = f"config.json says {name} {short(config[name])}, the tensors say {value}: they belong to two models"
             yield Fault("config-disagrees", name, what)
@@ -206,11 +213,10 @@ def disagreements(config: Mapping[str, Any], size: Dimensions, rows: int) -> Ite
 def _config(recognised: Recognised, size: Dimensions, vision: VitConfig, settings: Settings) -> ModelConfig:
     """Return the config of the published model with these dimensions, or of its family, changed as config.json says."""
     family = recognised.family
-    model = published_model(family, size, vision)
-    label = model or (LABELS if settings.two_bases else ONE_BASE_LABELS)[family]
+    label, why = labelled(family, size, vision, two_bases=settings.two_bases, own_head=recognised.own_head)
     base = model_config(label, WeightType.BF16)
-    if model is None:
-        recognised.notes.append(f"no published model has these dimensions: the file is labelled {base.display_name}")
+    if why:
+        recognised.notes.append(f"{why}: the file is labelled {base.display_name}")
     layer = replace(
         base.layer_configs[0],
         model_dim=size.model_dim,
@@ -229,7 +235,7 @@ def _config(recognised: Recognised, size: Dimensions, vision: VitConfig, setting
         final_cap=settings.final_cap,
         layer_configs=(layer,) * size.layers,
         attention_window_sizes=settings.windows,
-        query_scale=_query_scale(recognised, settings.query_scalar, size),
+        query_scale=_query_scale(recognised, settings, size),
         vit_config=vision,
         eos_id=settings.stop[0],
         secondary_eos_id=settings.stop[1],
@@ -237,15 +243,18 @@ def _config(recognised: Recognised, size: Dimensions, vision: VitConfig, setting
     return with_bases(config, family, settings.bases)
 
 
-def _query_scale(recognised: Recognised, scalar: float | None, size: Dimensions) -> QueryScale:
+def _query_scale(recognised: Recognised, settings: Settings, size: Dimensions) -> QueryScale:
+    usual, scalar = settings.usual_scalar, settings.query_scalar
+    if usual is None:
+        return QueryScale.SQRT_KEY_SIZE
     # Where both are the same number, either name will do.
     scales = {size.model_dim / size.heads: QueryScale.SQRT_MODEL_DIM_DIV_NUM_HEADS}
     scales[float(size.qkv_dim)] = QueryScale.SQRT_KEY_SIZE
     if scalar is None:
-        if QUERY_SCALAR not in scales:
+        if usual not in scales:
             what = f"config.json has no query_pre_attn_scalar: head_dim is used, {size.qkv_dim}"
-            recognised.notes.append(f"{what}, as in gemma.cpp's own files; transformers uses {QUERY_SCALAR:g}")
-        return scales.get(QUERY_SCALAR, QueryScale.SQRT_KEY_SIZE)
+            recognised.notes.append(f"{what}, as in gemma.cpp's own files; transformers uses {usual:g}")
+        return scales.get(usual, QueryScale.SQRT_KEY_SIZE)
     is_reported = any(fault.name == "query_pre_attn_scalar" for fault in recognised.faults)
     if scalar not in scales and not is_reported:
         what = f"{scalar:g} is neither head_dim nor hidden_size / heads: the runtime has no such scale"

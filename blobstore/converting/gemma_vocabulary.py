@@ -1,4 +1,4 @@
-"""The vocabulary of a Gemma checkpoint: which rows of its embedding are tokens, and how many rows the file needs.
+"""The vocabulary of a checkpoint: which rows of its embedding are tokens, and how many rows the file needs.
 
 Spec: spec/gemma.md, Checkpoints.
 """
@@ -16,7 +16,9 @@ from blobstore.gemma.families.gemma2 import PALIGEMMA_VOCABULARY
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
-PAD_PIECE = "<pad>"
+# The token that a vocabulary is padded with, unless config.json names another: one that models don't produce.
+_PADS = {"qwen3": ("<|fim_pad|>", 151662)}
+_GEMMA_PAD = ("<pad>", 0)  # of other families
 _PUBLISHED = (262144, PALIGEMMA_VOCABULARY)  # of models with a vision part
 
 
@@ -26,7 +28,7 @@ class Pieces:
 
     Attributes:
         count: How many rows its pieces need.
-        pad: The number of the piece ``<pad>``; None without one.
+        pad: The number of the piece `pad_piece`; None without one.
     """
 
     count: int
@@ -41,7 +43,8 @@ class Vocabulary:
         rows: Of the checkpoint's embedding.
         tokens: How many of them are tokens: the first ones. The others are spare.
         padded: Rows of the new file's embedding: the tokens, then copies of row `pad`.
-        pad: The row of the token ``<pad>``.
+        pad: The row of the token `pad_piece`, or of the one that config.json names.
+        pad_name: What is said of that row.
         why_spare: Why the rows behind the tokens are spare, or why none is; empty in models that never have any.
     """
 
@@ -49,6 +52,7 @@ class Vocabulary:
     tokens: int = 0
     padded: int = 0
     pad: int = 0
+    pad_name: str = ""
     why_spare: str = ""
 
     @property
@@ -59,7 +63,7 @@ class Vocabulary:
     @property
     def padding_line(self) -> str:
         """What is said of the padding."""
-        rows = f"{self.padded} rows with copies of row {self.pad}, {PAD_PIECE}"
+        rows = f"{self.padded} rows with copies of row {self.pad}{self.pad_name}"
         return f"vocabulary padded from {self.tokens} to {rows}: gemma.cpp needs a multiple of {VOCABULARY_STEP}"
 
     @property
@@ -73,7 +77,17 @@ class Vocabulary:
         return f"{what}: {self.why_spare}"
 
 
+def pad_piece(family: str) -> str:
+    """Return the token that a family's vocabulary is padded with."""
+    return _pad_of(family)[0]
+
+
+def _pad_of(family: str) -> tuple[str, int]:
+    return _PADS.get(family, _GEMMA_PAD)
+
+
 def read_vocabulary(
+    family: str,
     rows: int,
     config: Mapping[str, Any],
     generation: Mapping[str, Any],
@@ -84,6 +98,7 @@ def read_vocabulary(
     """Work out a checkpoint's vocabulary.
 
     Args:
+        family: Of the checkpoint.
         rows: Of its embedding.
         config: ``config.json``.
         generation: ``generation_config.json``; empty without one.
@@ -92,8 +107,11 @@ def read_vocabulary(
     """
     spare, why = _spare(rows, config, pieces) if may_have_spare else (0, "")
     tokens = rows - spare
-    pad = _pad(tokens, config, generation, pieces)
-    return Vocabulary(rows, tokens, -(-tokens // VOCABULARY_STEP) * VOCABULARY_STEP, pad, why)
+    piece, usual = _pad_of(family)
+    named = _pad(tokens, config, generation, pieces)
+    pad = min(usual, tokens - 1) if named is None else named
+    name = f", {piece}" if pad == usual or family not in _PADS else ""
+    return Vocabulary(rows, tokens, -(-tokens // VOCABULARY_STEP) * VOCABULARY_STEP, pad, name, why)
 
 
 def _spare(rows: int, config: Mapping[str, Any], pieces: Pieces | None) -> tuple[int, str]:
@@ -113,8 +131,8 @@ def _spare(rows: int, config: Mapping[str, Any], pieces: Pieces | None) -> tuple
     return 0, f"without a tokenizer nothing says that the last {SPARE_ROWS} are spare"
 
 
-def _pad(tokens: int, config: Mapping[str, Any], generation: Mapping[str, Any], pieces: Pieces | None) -> int:
-    """Return the row of ``<pad>``: by the tokenizer, else by config.json; 0, as in all Gemmas, where these say another.
+def _pad(tokens: int, config: Mapping[str, Any], generation: Mapping[str, Any], pieces: Pieces | None) -> int | None:
+    """Return the row of the token for padding: by the tokenizer, else by config.json; None for the family's own.
 
     Fine-tunes often pad with a stop token: rows with its values would be sampled in its place.
     """
@@ -124,7 +142,7 @@ def _pad(tokens: int, config: Mapping[str, Any], generation: Mapping[str, Any], 
     named = [place.get("pad_token_id") for place in places]
     known = [] if pieces is None else [pieces.pad]
     candidates = (token for token in [*known, *named] if type(token) is int and 0 <= token < tokens)
-    return next((token for token in candidates if token not in stops), 0)
+    return next((token for token in candidates if token not in stops), None)
 
 
 def _tokens(value: Any) -> Iterator[int]:  # noqa: ANN401 (JSON is anything)

@@ -1,4 +1,4 @@
-"""What a Gemma checkpoint's ``config.json`` says besides dimensions.
+"""What a checkpoint's ``config.json`` says besides dimensions.
 
 A key that is missing has transformers' default for the family; the number of positions has gemma.cpp's own, which is
 less than transformers' for Gemma 3. Spec: spec/gemma.md, config.json.
@@ -9,19 +9,18 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from blobstore.converting.hf_keys import FIXED, GEMMA4_FIXED, NOTED, parts_of, unknown_keys
-from blobstore.converting.hf_rope import read_bases, read_rotary
-from blobstore.converting.hf_values import MAX_COUNT, Values, short
+from blobstore.converting.hf_keys import ALL_KEYS, FIXED, GEMMA4_FIXED, NOTED, parts_of, text_of, unknown_keys
+from blobstore.converting.hf_rope import read_bases, read_rotary, refuse_linear
+from blobstore.converting.hf_values import Values, short
+from blobstore.converting.hf_windows import full_windows, gemma_windows
 from blobstore.errors import Fault, listed
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping
 
 LOCAL_BASE, GLOBAL_BASE = 1e4, 1e6  # what every runtime computes with
-# A window as long as the sequence, which --seq_len may make longer, would mark a global layer; so this one never is.
-ENDLESS = MAX_COUNT
+QUERY_SCALAR = 256.0  # what transformers uses where it is missing
 _SHOWN, _LONGEST = 12, 60
-_SLIDES = {"sliding_attention": True, "full_attention": False}
 
 
 @dataclass(frozen=True)
@@ -32,26 +31,30 @@ class Defaults:
         att_cap: Soft cap of attention; 0 for none.
         final_cap: Soft cap of logits; 0 for none.
         max_seq_len: Positions, as gemma.cpp's own files of the family have it.
-        window: Of the layers with sliding attention.
+        window: Of the layers with sliding attention; None in a family that has none.
         pattern: The last of every so many layers has full attention.
         bases: RoPE's, of local layers and of global ones.
         stop: The runtime's own stop tokens.
         rotary: Which part of the dimensions global layers rotate.
+        scalar: What transformers uses where query_pre_attn_scalar is missing; None in a family without that key, where
+            it is head_dim.
     """
 
     att_cap: float
     final_cap: float
     max_seq_len: int
-    window: int
+    window: int | None
     pattern: int
     bases: tuple[float, float]
     stop: tuple[int, int]
     rotary: float = 1.0
+    scalar: float | None = QUERY_SCALAR
 
 
 _GEMMA2 = Defaults(50.0, 30.0, 8192, 4096, 2, (LOCAL_BASE, LOCAL_BASE), (1, 107))
 _GEMMA3 = Defaults(0.0, 0.0, 32768, 4096, 6, (LOCAL_BASE, GLOBAL_BASE), (1, 106))
-_GEMMA4 = Defaults(0.0, 0.0, 131072, 512, 6, (LOCAL_BASE, GLOBAL_BASE), (1, 106), 0.25)
+_GEMMA4 = Defaults(0.0, 0.0, 131072, 512, 6, (LOCAL_BASE, GLOBAL_BASE), (1, 106), rotary=0.25)
+_QWEN3 = Defaults(0.0, 0.0, 32768, None, 1, (LOCAL_BASE, LOCAL_BASE), (151645, 151643), scalar=None)
 DEFAULTS = {
     "gemma2": _GEMMA2,
     "paligemma2": _GEMMA2,
@@ -59,8 +62,8 @@ DEFAULTS = {
     "gemma3-vision": _GEMMA3,
     "gemma4": _GEMMA4,
     "t5gemma": _GEMMA2,  # of the encoder, and of the decoder
+    "qwen3": _QWEN3,
 }
-QUERY_SCALAR = 256.0  # what transformers uses where it is missing
 
 
 @dataclass
@@ -73,6 +76,7 @@ class Settings:
         max_seq_len: Positions.
         windows: Of each layer; `max_seq_len` in global ones.
         query_scalar: Queries are divided by its square root; None where config.json leaves it out.
+        usual_scalar: As in `Defaults`.
         bases: RoPE's, of local layers and of global ones.
         stop: Two stop tokens.
         rotary: Which part of the dimensions global layers rotate.
@@ -85,6 +89,7 @@ class Settings:
     max_seq_len: int
     windows: tuple[int, ...]
     query_scalar: float | None
+    usual_scalar: float | None
     bases: tuple[float, float]
     stop: tuple[int, int]
     rotary: float = 1.0
@@ -106,11 +111,12 @@ def read_settings(family: str, config: Mapping[str, Any], generation: Mapping[st
         generation: ``generation_config.json``; empty without one.
         layers: Of the text part.
     """
-    inner = config.get("text_config")
-    text: Mapping[str, Any] = inner if isinstance(inner, dict) else config
+    text, parts = text_of(family, config), dict(parts_of(family, config))
+    known = next(ALL_KEYS[part] for part, given in parts.items() if given is text)
     stop_places = {"generation_config.json": generation, "config.json": config, "its text_config": text}
-    settings = read_part(family, text, stop_places, layers=layers)
-    for part, given in parts_of(family, config):
+    read = {key: value for key, value in text.items() if key in known}
+    settings = read_part(family, read, stop_places, layers=layers)
+    for part, given in parts.items():
         # PaliGemma's prefix is bidirectional, in the runtime too.
         exempt = "use_bidirectional_attention" if family == "paligemma2" else ""
         faults, notes = check_fixed(
@@ -135,6 +141,8 @@ def read_part(
         layers: How many there are.
     """
     defaults, values = DEFAULTS[family], Values(part)
+    if defaults.scalar is None:
+        refuse_linear(values)
     length = values.count("max_position_embeddings", defaults.max_seq_len)
     partial = defaults.rotary != 1.0
     return Settings(
@@ -142,7 +150,8 @@ def read_part(
         final_cap=values.cap("final_logit_softcapping", defaults.final_cap),
         max_seq_len=length,
         windows=_windows(values, defaults, layers, length),
-        query_scalar=_query_scalar(values),
+        query_scalar=_query_scalar(values, defaults),
+        usual_scalar=defaults.scalar,
         bases=read_bases(values, defaults.bases, partial=partial),
         rotary=read_rotary(values, defaults.rotary) if partial else 1.0,
         stop=_stop_tokens(values, stop_places, defaults.stop) if stop_places else defaults.stop,
@@ -151,40 +160,18 @@ def read_part(
     )
 
 
-def _query_scalar(values: Values) -> float | None:
+def _query_scalar(values: Values, defaults: Defaults) -> float | None:
     key = "query_pre_attn_scalar"
-    return values.number(key, QUERY_SCALAR, "head_dim, or hidden_size / heads") if key in values else None
+    if key not in values:
+        return None
+    return values.number(key, defaults.scalar or 1.0, "head_dim, or hidden_size / heads")
 
 
 def _windows(values: Values, defaults: Defaults, layers: int, length: int) -> tuple[int, ...]:
-    """Return each layer's window."""
-    slides = _sliding_layers(values, defaults, layers)
+    if defaults.window is None:
+        return full_windows(values, layers, length)
     two_bases = defaults.bases[0] != defaults.bases[1]
-    if values.get("sliding_window", defaults.window) is None:
-        if two_bases and any(slides):
-            expected = "a number: layers with sliding attention have a RoPE base of their own"
-            values.refuse("sliding_window", None, expected)
-        return (length,) * layers
-    window = values.count("sliding_window", defaults.window)
-    if window >= length and two_bases:
-        window = ENDLESS
-    return tuple(window if sliding else length for sliding in slides)
-
-
-def _sliding_layers(values: Values, defaults: Defaults, layers: int) -> list[bool]:
-    """Return whether each layer has sliding attention: by its type where config.json lists these, or by the pattern."""
-    types = values.get("layer_types")
-    if types is not None:
-        if isinstance(types, list) and len(types) == layers and all(isinstance(name, str) for name in types):
-            unknown = next((name for name in types if name not in _SLIDES), None)
-            if unknown is None:
-                return [_SLIDES[name] for name in types]
-            values.refuse("layer_types", unknown, "sliding_attention or full_attention")
-        else:
-            values.refuse("layer_types", types, f"a list for {layers} layers")
-    key = "sliding_window_pattern" if "sliding_window_pattern" in values else "_sliding_window_pattern"
-    pattern = values.count(key, defaults.pattern)
-    return [(i + 1) % pattern != 0 for i in range(layers)]
+    return gemma_windows(values, layers, length, window=defaults.window, pattern=defaults.pattern, two_bases=two_bases)
 
 
 def _stop_tokens(values: Values, places: Mapping[str, Mapping[str, Any]], defaults: tuple[int, int]) -> tuple[int, int]:

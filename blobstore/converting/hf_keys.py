@@ -1,4 +1,4 @@
-"""What becomes of each key of a Gemma checkpoint's ``config.json``: a table of all known keys.
+"""What becomes of each key of a checkpoint's ``config.json``: a table of all known keys.
 
 Spec: spec/gemma.md, config.json.
 """
@@ -40,7 +40,7 @@ COMMON = fates(
     " repetition_penalty return_dict_in_generate suppress_tokens temperature top_k top_p typical_p",
     CHOICE="model_type",
 )
-# By part of config.json. In text-only models `text` is all of it.
+# By part of config.json. In text-only models `text` is all of it, or the part that is called like their family.
 KEYS: dict[str, dict[str, Fate]] = {
     "text": COMMON
     | fates(
@@ -70,6 +70,16 @@ KEYS: dict[str, dict[str, Fate]] = {
         FIXED="num_channels layer_norm_eps hidden_act",
         NO_EFFECT="vision_use_head projector_hidden_act num_positions num_image_tokens projection_dim",
     ),
+    "qwen3": COMMON
+    | fates(
+        DIMENSION="hidden_size intermediate_size num_hidden_layers num_attention_heads num_key_value_heads head_dim"
+        " vocab_size",
+        FIELD="max_position_embeddings eos_token_id rope_theta rope_parameters",
+        FIXED="hidden_act rms_norm_eps attention_bias is_encoder_decoder quantization_config rope_scaling"
+        " use_sliding_window sliding_window max_window_layers layer_types",
+        CHOICE="tie_word_embeddings architectures",
+        NO_EFFECT="pad_token_id bos_token_id",
+    ),
 }
 # Of Gemma 4. Its vision and audio parts are left out, with all that config.json says of them.
 GEMMA4_KEYS: dict[str, dict[str, Fate]] = {
@@ -95,6 +105,7 @@ GEMMA4_KEYS: dict[str, dict[str, Fate]] = {
         " eoa_token_index audio_token_id pad_token_id vision_soft_tokens_per_image",
     ),
 }
+ALL_KEYS = KEYS | GEMMA4_KEYS
 # The values of a key that agree with what the runtime computes; the default is the first.
 FIXED: dict[str, dict[str, tuple[Any, ...]]] = {
     "text": {
@@ -116,6 +127,13 @@ FIXED: dict[str, dict[str, tuple[Any, ...]]] = {
         "layer_norm_eps": (1e-6,),
         "hidden_act": ("gelu_pytorch_tanh", "gelu_new"),
     },
+    "qwen3": {
+        "hidden_act": ("silu", "swish"),
+        "attention_bias": (False, None),
+        "is_encoder_decoder": (False, None),
+        "rms_norm_eps": (1e-6,),
+        "quantization_config": (None,),
+    },
 }
 GEMMA4_FIXED: dict[str, dict[str, tuple[Any, ...]]] = {
     "gemma4-text": FIXED["text"]
@@ -133,6 +151,13 @@ NOTED = {
     "decoder_start_token_id": "every gemma.cpp begins an answer with token 2",
     "quantization_config": "the tensors are converted as they are",
 }
+_FLAT = ("qwen3",)  # families with a part of their own in `KEYS`, which is all of config.json
+
+
+def text_of(family: str, config: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Return the part of a config.json that is about text."""
+    text = config.get("text_config")
+    return text if isinstance(text, dict) and family not in _FLAT else config
 
 
 def unknown_keys(family: str, config: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
@@ -140,17 +165,19 @@ def unknown_keys(family: str, config: Mapping[str, Any]) -> Iterator[tuple[str, 
     for part, values in parts_of(family, config):
         name = part.removeprefix("gemma4-")
         place = {"text": "text_config.", "vision": "vision_config."}.get(name, "") if values is not config else ""
-        yield from ((place, key) for key in values if key not in (KEYS | GEMMA4_KEYS)[part])
+        yield from ((place, key) for key in values if key not in ALL_KEYS[part])
 
 
 def parts_of(family: str, config: Mapping[str, Any]) -> Iterator[tuple[str, Mapping[str, Any]]]:
-    """Yield the parts of a config.json, by their names in `KEYS` and `GEMMA4_KEYS`."""
-    text, vision = config.get("text_config"), config.get("vision_config")
+    """Yield the parts of a config.json, by their names in `ALL_KEYS`."""
+    text, vision = text_of(family, config), config.get("vision_config")
     begin = "gemma4-" if family == "gemma4" else ""
-    if isinstance(text, dict):
+    if family in _FLAT:
+        yield family, config
+    elif text is not config:
         yield f"{begin}top", config
         yield f"{begin}text", text
     else:
-        yield f"{begin}text", config
+        yield f"{begin}text", text
     if isinstance(vision, dict) and family in ("gemma3-vision", "paligemma2"):
         yield "vision", vision

@@ -55,6 +55,17 @@ def read_bases(values: Values, defaults: Bases, *, partial: bool = False) -> Bas
     return _read_base(values, parameters, _LOCAL, old_local, nested=True, partial=partial), new_global
 
 
+def refuse_linear(values: Values) -> None:
+    """Refuse a linear scaling, in a family whose own files in the runtime don't leave it out."""
+    for place in ("rope_scaling", "rope_parameters"):
+        outer = values.get(place)
+        objects = [outer, *outer.values()] if isinstance(outer, dict) else []
+        scalings = [inner for inner in objects if isinstance(inner, dict) and _type_of(inner) == "linear"]
+        if any(inner.get("factor") != 1 for inner in scalings):
+            what = "config.json says 'linear'; no gemma.cpp scales positions this way: --as names keeps every tensor"
+            values.faults.append(Fault("unsupported-config", place, what))
+
+
 def read_rotary(values: Values, default: float) -> float:
     """Return which part of the dimensions global layers rotate: as transformers, where the RoPE is proportional.
 

@@ -41,7 +41,7 @@ class Piece:
         arrange: Empty for the block as it is; ``transpose``; ``channels_last``, where each row is an image whose
             `channels` planes become the last dimension; or ``minus_one``, where 1 is taken from each value.
         channels: Planes of each row.
-        padding: Whether its rows only fill up, and are not the place of the source's own.
+        repeated: Whether its rows are stored elsewhere, too: these only fill up, or are the head that is tied.
     """
 
     source: str | None
@@ -52,7 +52,7 @@ class Piece:
     cols: int = 0
     arrange: str = ""
     channels: int = 1
-    padding: bool = False
+    repeated: bool = False
 
     @property
     def whole_rows(self) -> bool:
@@ -169,9 +169,26 @@ def _read_block(tensor: SourceTensor, piece: Piece) -> Array:
     elif piece.arrange == CHANNELS_LAST:
         block = block.reshape(piece.rows, piece.channels, -1).transpose(0, 2, 1)
     elif piece.arrange == MINUS_ONE:
-        with np.errstate(all="ignore"):
-            block = block.astype(np.float32) - np.float32(1)
+        block = _minus_one(block)
     return np.ascontiguousarray(block).reshape(-1)
+
+
+def _minus_one(values: Array) -> Array:
+    """Return values minus 1: in f32, from f64 in f64, so that one beyond f32 isn't hidden."""
+    wide = values.dtype if values.dtype.itemsize > np.dtype(np.float32).itemsize else np.dtype(np.float32)
+    with np.errstate(all="ignore"):
+        return values.astype(wide) - wide.type(1)
+
+
+def comes_back(tensor: SourceTensor) -> bool:
+    """Whether a vector that is stored minus 1, in f32, is read back bit for bit.
+
+    Values that are closer to 0 than 2⁻¹⁷ are not, and of those that were f32 most below ½.
+    """
+    values = tensor.read(0, math.prod(tensor.shape))
+    with np.errstate(all="ignore"):
+        stored = _minus_one(values).astype(np.float32)
+        return (stored + np.float32(1)).astype(values.dtype).tobytes() == values.tobytes()
 
 
 def _regrouped(loads: Iterable[Callable[[], Array]]) -> Iterator[Array]:

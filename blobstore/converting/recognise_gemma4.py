@@ -75,7 +75,7 @@ def recognise_gemma4(
     if isinstance(label, Fault):
         return said[0] if said else label
     rows = shapes[embedding_of(prefix)][0]
-    vocabulary = read_vocabulary(rows, config, generation or {}, pieces, may_have_spare=False)
+    vocabulary = read_vocabulary("gemma4", rows, config, generation or {}, pieces, may_have_spare=False)
     family = "gemma4-experts" if experts_of(text)[0] else "gemma4"
     recognised = Recognised(family, ModelConfig(), prefix, vocabulary=vocabulary, bases=settings.bases)
     recognised.head = next((name for name in HEADS if name in shapes), None)

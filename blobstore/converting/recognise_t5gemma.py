@@ -82,7 +82,7 @@ def recognise_t5gemma(
     generation = generation or {}
     # Where it looks for <pad>, as in a text part.
     places = {**config, "text_config": decoder.said}
-    vocabulary = read_vocabulary(decoder.rows, places, generation, pieces, may_have_spare=False)
+    vocabulary = read_vocabulary("t5gemma", decoder.rows, places, generation, pieces, may_have_spare=False)
     recognised = Recognised("t5gemma", ModelConfig(), decoder.prefix, encoder=encoder.prefix, vocabulary=vocabulary)
     recognised.head = T5GEMMA_HEAD if T5GEMMA_HEAD in shapes else None
     stop_places = {"generation_config.json": generation, "config.json": config, "its decoder": decoder.said}

@@ -289,12 +289,12 @@ def valid_indexes() -> Iterator[Case]:
     yield indexed("index-blobs-added", "blobs behind the index that it doesn't know", ab, plain, added=added)
     yield indexed("index-table-reordered", "the blob table is in another order", ab, plain, table=ab[::-1])
     yield indexed("index-no-digests", "flag bit 0 is not set", ab, plain, digests=False)
-    texts = ["e\u0301", "\u00e9", "權重", "\uff5e", "\U0001f600", "\U0010ffff", "\ufeffa", "a b", "A", "a\n", "\x01"]
+    names = ["e\u0301", "\u00e9", "權重", "\uff5e", "\U0001f600", "\U0010ffff", "\ufeffa", "a b", "A", "a\n", "\x01"]
     yield indexed(
         "index-names-non-ascii",
         "names sort by their bytes, not by UTF-16 units, and are not normalized",
         ab,
-        [tensor(text, "b", "f32", (2,)) for text in texts],
+        [tensor(name, "b", "f32", (2,)) for name in names],
     )
     longest = "權" * 1365 + "x"
     yield indexed(

@@ -105,7 +105,7 @@ def test_convert_as_names_keeps_every_tensor(cli: Cli, tmp_path: Path, folder: P
 def test_another_model_goes_by_name_and_says_so(cli: Cli, tmp_path: Path) -> None:
     tensors = small_recipe("gemma3").tensors()
     write_peer(tmp_path / SINGLE, {"w": tensors["model.norm.weight"].astype("float32")})
-    write_config(tmp_path, {"model_type": "qwen3"})
+    write_config(tmp_path, {"model_type": "llama"})
     done = cli("convert", tmp_path, "-o", tmp_path / "out.sbs")
     assert done.status == 0
     assert "by name, not for gemma.cpp" in done.out

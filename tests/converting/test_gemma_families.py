@@ -26,7 +26,18 @@ from blobstore.index import shape_fault
 from blobstore.index.metadata import CHOICES
 from tests.checkpoints import snapshot, write_config
 from tests.gemma_checkpoints import NEW, OLD, TEXT_ONLY, Recipe, Size, plan_of, small_recipe, tokenizer, write_sparse
-from tests.models import CONFIG_SHA256, FAMILIES, TINY, VISION, WEIGHTS, packed, spec_tensors, tiny, unpacked
+from tests.models import (
+    ALL_FAMILIES,
+    CONFIG_SHA256,
+    FAMILIES,
+    TINY,
+    VISION,
+    WEIGHTS,
+    packed,
+    spec_tensors,
+    tiny,
+    unpacked,
+)
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -253,7 +264,7 @@ def test_a_fine_tune_with_another_vocabulary_is_still_that_model(tmp_path: Path,
 
 
 @pytest.mark.parametrize("rows", [1, 16, 33, 100])
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", ALL_FAMILIES)
 def test_without_padding_a_vocabulary_that_the_runtime_stops_at_is_refused(
     tmp_path: Path, family: str, rows: int
 ) -> None:
@@ -283,7 +294,7 @@ def test_other_dimensions_are_noted_and_labelled_as_one_of_the_family(tmp_path: 
 
 
 @pytest.mark.parametrize("layers", [1, 5, 6, 7, 13])
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", ALL_FAMILIES)
 def test_windows_continue_their_pattern(tmp_path: Path, family: str, layers: int) -> None:
     recipe = small_recipe(family, size=Size(layers=layers))
     plan = plan_of(recipe.write(tmp_path / "c"), Choices())
@@ -332,7 +343,7 @@ def refused(folder: Path) -> list[Fault]:
         "head_dim",
     ],
 )
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", ALL_FAMILIES)
 def test_a_config_that_disagrees_is_refused(tmp_path: Path, family: str, field: str) -> None:
     recipe = small_recipe(family)
     config = recipe.config()
@@ -395,7 +406,7 @@ def mutate_shape(data: st.DataObject, checkpoint: Checkpoint) -> None:
         checkpoint.tensors[name] = replace(entry, shape=tuple(shape))
 
 
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", ALL_FAMILIES)
 def test_any_config_and_any_shapes_are_planned_or_refused(tmp_path: Path, family: str) -> None:
     with open_checkpoint(small_recipe(family).write(tmp_path / "c")) as checkpoint:
         config, tensors = json.dumps(checkpoint.config), dict(checkpoint.tensors)

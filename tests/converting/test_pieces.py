@@ -21,7 +21,7 @@ from blobstore.converting.pieces import Piece
 from blobstore.gemma import ModelConfig, parse_toc
 from blobstore.gemma.enums import Model
 from tests.gemma_checkpoints import TOKENIZER, VARIANTS, Recipe, arranged, as_before, convert, recipes, small_recipe
-from tests.models import FAMILIES, FORMS, WEIGHTS
+from tests.models import ALL_FAMILIES, FAMILIES, FORMS, WEIGHTS
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -131,12 +131,12 @@ def check(recipe: Recipe, folder: Path, weight: str, layout: str, **options: Any
             assert entry.scale == scale == store.info(key).scale
         wrapping = "it" if recipe.chat_template else "pt"
         assert bytes(store.reader["config"]) == recipe.model_config(weight, wrapping).to_bytes()
-        assert bytes(store.reader["tokenizer"]) == (recipe.tokenizer or b"unavailable")
+        assert bytes(store.reader["tokenizer"]) == recipe.tokenizer_blob
 
 
 @pytest.mark.parametrize("layout", FORMS)
 @pytest.mark.parametrize("weight", ALL_WEIGHTS)
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", ALL_FAMILIES)
 def test_every_blob_is_what_the_mapping_says(tmp_path: Path, family: str, weight: str, layout: str) -> None:
     check(small_recipe(family), tmp_path / "c", weight, layout)
 

@@ -29,7 +29,7 @@ from blobstore.index.metadata import CHOICES
 from blobstore.store.values import stored_infos
 from tests.checkpoints import EMBEDDING, HEAD, SINGLE, write_config, write_peer
 from tests.gemma_checkpoints import Recipe, as_before, convert, plan_of, recipes, small_recipe
-from tests.models import FAMILIES, FORMS
+from tests.models import ALL_FAMILIES, FAMILIES, FORMS
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -66,7 +66,7 @@ def flip(file: Path, offset: int, mask: int = 1) -> None:
 
 @pytest.mark.parametrize("layout", FORMS)
 @pytest.mark.parametrize("weights", WEIGHTS)
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", ALL_FAMILIES)
 def test_what_was_converted_is_right(tmp_path: Path, family: str, weights: str, layout: str) -> None:
     recipe = small_recipe(family, chat_template="chat_template.jinja")
     recipe.write(tmp_path / "c")

@@ -26,7 +26,7 @@ from blobstore.gemma.toc import build_toc, parse_toc, toc_entry
 from blobstore.index import Entry, IndexedBlob, build_index
 from blobstore.index.blob_writer import BlobWriter
 from tests.gemma_checkpoints import convert, small_recipe
-from tests.models import FAMILIES
+from tests.models import ALL_FAMILIES
 from tests.strategies import payload
 from tests.tensor_strategies import Model, models
 
@@ -182,7 +182,7 @@ def test_appended_bytes_are_left_out(tmp_path: Path, version: int, more: int) ->
     assert done.names == 6
 
 
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", ALL_FAMILIES)
 @pytest.mark.parametrize("tokenizer", [True, False])
 def test_gemma_cpps_own_file_is_proved_by_its_toc(tmp_path: Path, family: str, tokenizer: bool) -> None:
     path, out = tmp_path / "m.sbs", tmp_path / "out.sbs"

@@ -369,6 +369,7 @@ def places(value: Any, path: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...]]:
 
 
 _JUNK: list[Any] = [None, True, 0, 1, -1, 2, 3, 5, 2**31, 2**64, 10**30, 1.5, "", "x", "transpose", "channels_last"]
+_JUNK += ["minus_one", "model.norm.weight"]
 _JUNK += ["bf16", "sfp", "i8", "u8", "f4", [], [1], {}, "c_embedding", "model.language_model.norm.weight"]
 
 
@@ -413,7 +414,7 @@ def tiles(plan: ExportPlan) -> None:
         assert (covered == 1).all(), tensor.name
 
 
-@pytest.mark.parametrize("family", ["gemma3vlm", "paligemma2"])
+@pytest.mark.parametrize("family", ["gemma3vlm", "paligemma2", "qwen3"])
 def test_hostile_metadata_is_refused_or_makes_whole_tensors(tmp_path: Path, family: str) -> None:
     small_recipe(family, head=True).write(tmp_path / "c")
     convert(tmp_path / "c", tmp_path / "a.sbs", Choices("bf16", "stock"))

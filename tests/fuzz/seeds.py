@@ -267,6 +267,7 @@ REARRANGED = {
     "columns": {"shape": [2, 4], "pieces": [["a", 0, 0, 2, 0, 2, 4, "", 1], ["a", 4, 0, 2, 2, 2, 4, "", 1]]},
     "transpose": {"shape": [2, 4], "pieces": [["a", 0, 0, 2, 0, 4, 4, "transpose", 1]]},
     "channels": {"shape": [1, 2, 2, 2], "pieces": [["a", 0, 0, 1, 0, 8, 8, "channels_last", 2]]},
+    "minus_one": {"shape": [8], "pieces": [["a", 0, 0, 1, 0, 8, 8, "minus_one", 1]]},
     "overlap": {"shape": [2, 8], "pieces": [["a", 0, 0, 1, 0, 8, 8, "", 1], ["a", 0, 1, 1, 0, 8, 8, "", 1]]},
 }
 

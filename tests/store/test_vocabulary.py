@@ -19,7 +19,7 @@ from blobstore import NameNotFoundError, UsageError
 from blobstore.converting.gemma_plan import Choices
 from blobstore.packing.pack import pack
 from tests.gemma_checkpoints import VARIANTS, convert, small_recipe
-from tests.models import FAMILIES, FORMS
+from tests.models import ALL_FAMILIES, FORMS
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
 @pytest.mark.parametrize("packed", [False, True])
 @pytest.mark.parametrize("layout", FORMS)
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", ALL_FAMILIES)
 def test_a_bf16_file_is_its_checkpoint(tmp_path: Path, family: str, layout: str, packed: bool) -> None:
     recipe = small_recipe(family)
     convert(recipe.write(tmp_path / "c"), tmp_path / "a.sbs", Choices("bf16", layout))

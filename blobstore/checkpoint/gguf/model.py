@@ -11,10 +11,11 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from blobstore.checkpoint.gguf.bpe import BPE_LISTS, read_bpe
 from blobstore.checkpoint.gguf.file import GgufFile, open_gguf
 from blobstore.checkpoint.gguf.finding import beside, parts_of
-from blobstore.checkpoint.gguf.gemma import MODEL_TYPES, config_of, hf_name, is_norm
 from blobstore.checkpoint.gguf.header import GgufEntry, LongList
+from blobstore.checkpoint.gguf.hf import MODEL_TYPES, adds_one, config_of, hf_name, is_norm
 from blobstore.checkpoint.gguf.tokenizer import LISTS, read_pieces
 from blobstore.checkpoint.tensors import SourceTensor
 from blobstore.checkpoint.told import LeftOut
@@ -23,7 +24,7 @@ from blobstore.errors import CheckpointError, listed
 from blobstore.fileio.closing import Closing
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping
+    from collections.abc import Callable, Collection, Iterator, Mapping
 
     from blobstore.checkpoint.gguf.tokenizer import Pieces
     from blobstore.fileio.types import Array
@@ -83,11 +84,24 @@ class GgufModel(Closing):
         if isinstance(found, str):
             self.notes.append(f"the GGUF file's own tokenizer can't be taken: {found}")
             return None
-        self.notes[:] = [note for note in self.notes if note != self._told]
-        self._dropped[:] = [key for key in self._dropped if key not in LISTS]
-        self._tell_dropped()
+        self._take(LISTS)
         self.notes.append(f"tokenizer: a SentencePiece model is made from the GGUF file: {len(found)} pieces")
         return found
+
+    def bpe(self) -> bytes | None:
+        """Return the tokenizer.json that its byte-level BPE tokenizer was made of; None, and a note, without any."""
+        found, why = read_bpe(self.files[0])
+        if why:
+            self.notes.append(f"the GGUF file's own tokenizer can't be taken: {why}")
+            return None
+        self._take(BPE_LISTS)
+        return found
+
+    def _take(self, keys: Collection[str]) -> None:
+        """Remove lists of the metadata from the note of what isn't converted."""
+        self.notes[:] = [note for note in self.notes if note != self._told]
+        self._dropped[:] = [key for key in self._dropped if key not in keys]
+        self._tell_dropped()
 
     def _tell_dropped(self) -> None:
         """Add a note of the metadata that is not converted."""
@@ -103,7 +117,8 @@ class GgufModel(Closing):
 def open_gguf_model(path: str) -> GgufModel:
     """Open the model that a .gguf file is, or is a part of.
 
-    A Gemma 2 or 3 gets the names, values and config that its checkpoint has at Hugging Face; other models keep GGUF's.
+    A Gemma 2, Gemma 3 or Qwen3 gets the names, values and config that its checkpoint has at Hugging Face; other models
+    keep GGUF's.
 
     Raises:
         CheckpointError: ``missing-shard``, ``bad-shard``, ``duplicate-tensor``; ``no-decoder`` for tensors of a type
@@ -145,12 +160,14 @@ def _shown(value: Any, more: int = 0) -> str:  # noqa: ANN401 (metadata is anyth
 
 
 def _add_tensors(model: GgufModel) -> None:
-    is_gemma = model.architecture in MODEL_TYPES
+    architecture = model.architecture
+    is_known = architecture in MODEL_TYPES
+    has_ones = is_known and adds_one(architecture)
     known: set[str] = set()
     quantised: Counter[str] = Counter()
     unreadable: list[str] = []
     for file, entry in ((one, entry) for one in model.files for entry in one.entries.values()):
-        name = (is_gemma and hf_name(entry.name)) or entry.name
+        name = (is_known and hf_name(architecture, entry.name)) or entry.name
         if name in known:
             raise CheckpointError("duplicate-tensor", f"{name!r} is in {file.path!r} and in another file, or twice")
         known.add(name)
@@ -160,7 +177,7 @@ def _add_tensors(model: GgufModel) -> None:
             continue
         quantised.update([entry.type] if entry.stored.plain is None else [])
         model.tensors.append(
-            _tensor(file, entry, name, read, less=int(is_gemma and name != entry.name and is_norm(name)))
+            _tensor(file, entry, name, read, less=int(has_ones and name != entry.name and is_norm(name)))
         )
     if unreadable:
         what = f"the package gguf can't decode {listed(unreadable, _SHOWN)}"
@@ -206,8 +223,12 @@ def _add_settings(model: GgufModel) -> None:
     model._tell_dropped()  # noqa: SLF001 (one module)
     architecture = model.architecture
     if architecture in MODEL_TYPES:
-        model.config = config_of(architecture, model.fields)
-        what = "names and values are those of Hugging Face's checkpoints, where norms are stored without the 1 that"
-        model.notes.append(f"{what} GGUF adds; config.json is made of the metadata")
+        names = {name for file in model.files for name in file.entries}
+        model.config = config_of(architecture, model.fields, names)
+        what = "names are those of Hugging Face's checkpoints"
+        if adds_one(architecture):
+            what = "names and values are those of Hugging Face's checkpoints, where norms are stored without the 1 that"
+            what = f"{what} GGUF adds"
+        model.notes.append(f"{what}; config.json is made of the metadata")
     elif "gemma" in architecture:
         model.config = {"model_type": architecture}

@@ -8,8 +8,9 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING
 
+from blobstore.checkpoint.tied import why_tied
 from blobstore.checkpoint.told import LeftOut
-from blobstore.converting.gemma_families import GEMMA4
+from blobstore.converting.gemma_families import GEMMA4, HEAD_LABELS, HEADS
 from blobstore.converting.sources.foreign import is_foreign
 from blobstore.converting.sources.gemma4 import Gemma4Sources, gemma4_keys, is_of_experts
 from blobstore.converting.sources.t5gemma import T5GemmaSources
@@ -87,7 +88,7 @@ class Sources:
                 yield fault
         unused = {item.name for item in self.left_out()}
         yield from self._unexpected({*totals, *unused, self.recognised.head})
-        yield from self._untied_head()
+        yield from self._head_faults()
 
     def left_out(self) -> Iterator[LeftOut]:
         """Yield the tensors that the runtime doesn't need."""
@@ -103,12 +104,20 @@ class Sources:
                 what = "gemma.cpp has no place for it: is this another architecture? --as names keeps every tensor"
                 yield Fault("unexpected-tensor", name, what)
 
-    def _untied_head(self) -> Iterator[Fault]:
-        head = self.recognised.head
-        tensors = self.checkpoint.tensors
-        if head and self.embedding in tensors and not tensors[head].same_bytes(tensors[self.embedding]):
-            what = f"it differs from {self.embedding!r}, and gemma.cpp uses the embedding as the head"
-            yield Fault("untied-head", head, f"{what}: this model can't run there; --as names keeps both")
+    def _head_faults(self) -> Iterator[Fault]:
+        """Yield a head that gemma.cpp has no place for; where it has one, a head that config.json contradicts."""
+        recognised, head = self.recognised, str(self.recognised.head)
+        tied = why_tied(self.checkpoint.config)
+        if recognised.family not in HEAD_LABELS:
+            if recognised.own_head:
+                what = f"it differs from {self.embedding!r}, and gemma.cpp uses the embedding as the head"
+                yield Fault("untied-head", head, f"{what}: this model can't run there; --as names keeps both")
+        elif recognised.own_head and tied:
+            what = f"{tied} to {self.embedding!r}, which differs: transformers uses that"
+            yield Fault("config-disagrees", head, f"{what}; remove this tensor, or repair tie_word_embeddings")
+        elif recognised.head is None and not tied:
+            what = "it is missing, and config.json doesn't tie it to the embedding (tie_word_embeddings)"
+            yield Fault("missing-tensor", HEADS[0], f"{what}: download the checkpoint again, or its other shards")
 
     def _fault(self, name: str, total: int, width: int) -> Fault | None:
         """Compare a source with what is used of it."""
@@ -128,7 +137,7 @@ class Sources:
         widths: dict[str, int] = {}
         for _, pieces in self.blobs():
             for piece in pieces:
-                if piece.source is not None and not piece.padding:
+                if piece.source is not None and not piece.repeated:
                     totals[piece.source] = totals.get(piece.source, 0) + piece.count
                     widths[piece.source] = piece.width
         vocabulary = self.recognised.vocabulary

@@ -120,7 +120,7 @@ class Gemma4Sources(TextSources):
         for row in range(0, own.kv_heads * size, each):
             pieces.append(rows_of(k, width, row, each))
             value = rows_of(v if has_values else k, width, row, each)
-            pieces.append(replace(value, padding=not has_values))
+            pieces.append(replace(value, repeated=not has_values))
         return pieces
 
     def why_unused(self, name: str) -> str:

@@ -88,7 +88,10 @@ class TextSources:
         if spec.key == "c_embedding":
             return self._rows_of_vocabulary(self._recognised.embedding, spec)
         if spec.key == "lm_head":
-            return self._rows_of_vocabulary(self._recognised.head or self._recognised.embedding, spec)
+            if self._recognised.own_head:
+                return self._rows_of_vocabulary(str(self._recognised.head), spec)
+            embedding = self._rows_of_vocabulary(self._recognised.embedding, spec)
+            return [replace(piece, repeated=True) for piece in embedding]
         return [self._norm(f"{self._recognised.text}norm.weight", spec)]
 
     def of_layer(self, base: str, layer: int, spec: TensorSpec) -> list[Piece]:
@@ -109,7 +112,7 @@ class TextSources:
 
     def _rows_of_vocabulary(self, name: str, spec: TensorSpec) -> list[Piece]:
         vocabulary = self._recognised.vocabulary
-        pad = replace(rows_of(name, spec.cols, vocabulary.pad, 1), padding=True)
+        pad = replace(rows_of(name, spec.cols, vocabulary.pad, 1), repeated=True)
         return [rows_of(name, spec.cols, 0, vocabulary.tokens), *[pad] * vocabulary.padding]
 
 

@@ -10,10 +10,12 @@ import pytest
 import blobstore
 from blobstore.checkpoint.gguf.file import open_gguf
 from blobstore.checkpoint.gguf.tokenizer import LISTS, read_pieces
-from blobstore.gemma.tokenizer import BYTE, CONTROL, NORMAL, UNKNOWN, USER_DEFINED, check_pieces, pieces_of
+from blobstore.gemma.tokenizer import BYTE, CONTROL, NORMAL, UNKNOWN, UNUSED, USER_DEFINED, check_pieces, pieces_of
 from tests.adapters import write_adapter
 from tests.gemma_checkpoints import TOKENIZER, Recipe, Size
 from tests.gguf_files import write_gemma, write_gguf
+from tests.tokenizer.test_bpe import byte_level
+from tests.tokenizer_files import dumped
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -110,3 +112,46 @@ def test_a_tokenizer_that_can_not_be_taken_is_told(tmp_path: Path, what: str) ->
     notes = blobstore.preview_conversion(source).notes
     assert any(note.startswith("the GGUF file's own tokenizer can't be taken: ") and why in note for note in notes)
     assert any("there is no tokenizer.model: pass one with --tokenizer" in note for note in notes)
+
+
+# ----------------------------------------------------------------------------------------------------- byte-level BPE
+
+TOKENS = ["a", "b", "c", "ab", "abc", "\u0120", "<|end|>", "<think>", "[PAD8]"]
+BPE = {
+    "tokenizer.ggml.model": "gpt2",
+    "tokenizer.ggml.pre": "qwen2",
+    "tokenizer.ggml.tokens": TOKENS,
+    "tokenizer.ggml.token_type": [NORMAL] * 6 + [CONTROL, USER_DEFINED, UNUSED],
+    "tokenizer.ggml.merges": ["a b", "ab c"],
+}
+QWEN3 = Recipe("qwen3", tokenizer=None)
+
+
+def test_a_qwen3_gets_the_tokenizer_that_its_own_checkpoint_gives_it(tmp_path: Path) -> None:
+    source = write_gemma(tmp_path / "m.gguf", QWEN3, metadata=BPE)
+    done = blobstore.convert(source, tmp_path / "m.sbs")
+    assert not any("tokenizer.ggml" in note for note in done.notes)
+    folder = QWEN3.write(tmp_path / "hf")
+    (folder / "tokenizer.json").write_bytes(dumped(byte_level()))
+    blobstore.convert(folder, tmp_path / "hf.sbs")
+    with blobstore.open(tmp_path / "m.sbs") as ours, blobstore.open(tmp_path / "hf.sbs") as theirs:
+        assert ours.tokenizer == theirs.tokenizer
+        assert ours.tokenizer is not None
+    assert blobstore.verify(tmp_path / "m.sbs", against=source).ok
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "told"),
+    [
+        ("tokenizer.ggml.model", "bert", "only 'gpt2' is byte-level BPE"),
+        ("tokenizer.ggml.merges", None, "it lacks one of"),
+        ("tokenizer.ggml.token_type", [1], "9 tokens and 1 types"),
+        ("tokenizer.ggml.token_type", ["x"] * 9, "are not texts, types and texts"),
+        ("tokenizer.ggml.tokens", ["a"] * 9, "the same text"),
+        ("tokenizer.ggml.pre", "llama-bpe", "llama-bpe"),
+        ("tokenizer.ggml.merges", ["a"], "merge"),
+    ],
+)
+def test_what_can_not_be_taken_of_a_bpe_tokenizer_is_told(tmp_path: Path, key: str, value: Any, told: str) -> None:  # noqa: ANN401 (metadata is anything)
+    source = write_gemma(tmp_path / "m.gguf", QWEN3, metadata=BPE | {key: value})
+    assert any(told in note for note in blobstore.convert(source, tmp_path / "m.sbs").notes)

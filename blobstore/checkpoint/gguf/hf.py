@@ -1,6 +1,6 @@
-"""A Gemma 2 or 3 in a .gguf file: the names and the config.json that the same model has at Hugging Face.
+"""A Gemma 2, Gemma 3 or Qwen3 in a .gguf file: the names and the config.json that it has at Hugging Face.
 
-llama.cpp's converter keeps Gemma's matrices as they are, and adds 1 to the weights of every norm.
+llama.cpp's converter keeps their matrices as they are, and adds 1 to the weights of every norm of a Gemma.
 Source: convert_hf_to_gguf.py and llama-model.cpp of https://github.com/ggml-org/llama.cpp.
 """
 
@@ -10,11 +10,14 @@ import re
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Container, Mapping
 
     Fields = Mapping[str, Any]
 
-MODEL_TYPES = {"gemma2": "gemma2", "gemma3": "gemma3_text"}  # general.architecture → model_type of config.json
+# general.architecture → model_type of config.json
+MODEL_TYPES = {"gemma2": "gemma2", "gemma3": "gemma3_text", "qwen3": "qwen3"}
+_PLAIN_NORMS = ("qwen3",)
+_HEAD = "output.weight"
 _NAMES = {
     "token_embd": "model.embed_tokens",
     "output_norm": "model.norm",
@@ -35,8 +38,12 @@ _LAYER_NAMES = {
     "ffn_up": "mlp.up_proj",
     "ffn_down": "mlp.down_proj",
 }
+# Of architectures that call some otherwise; a name that they don't have is left as it is.
+_OWN_LAYER_NAMES: dict[str, dict[str, str | None]] = {
+    "qwen3": {"ffn_norm": "post_attention_layernorm", "post_attention_norm": None, "post_ffw_norm": None}
+}
 _PLACE = re.compile(r"(?:blk\.([0-9]+)\.)?([a-z_]+)\.weight")
-# Behind "gemma3.": what has the same meaning in config.json.
+# Behind the architecture, such as "gemma3.": what has the same meaning in config.json.
 _SETTINGS = {
     "embedding_length": "hidden_size",
     "feed_forward_length": "intermediate_size",
@@ -59,22 +66,33 @@ _STOPS = ("tokenizer.ggml.eos_token_id", "tokenizer.ggml.eot_token_id")
 _WIDE_HEADS = {"gemma2": 46, "gemma3": 62}
 
 
-def hf_name(name: str) -> str | None:
-    """Return what Hugging Face's checkpoints call a tensor, or None for one that they don't have."""
+def hf_name(architecture: str, name: str) -> str | None:
+    """Return what Hugging Face's checkpoints call a tensor, or None for one that they don't have.
+
+    Args:
+        architecture: Of `MODEL_TYPES`.
+        name: Of the tensor in the file.
+    """
     match = _PLACE.fullmatch(name)
     if not match:
         return None
     layer, own = match.groups()
-    found = _NAMES.get(own) if layer is None else _LAYER_NAMES.get(own)
+    names = _NAMES if layer is None else _LAYER_NAMES | _OWN_LAYER_NAMES.get(architecture, {})
+    found = names.get(own)
     return found and f"{'' if layer is None else f'model.layers.{int(layer)}.'}{found}.weight"
 
 
+def adds_one(architecture: str) -> bool:
+    """Whether .gguf files of an architecture have norms as 1 + weight."""
+    return architecture not in _PLAIN_NORMS
+
+
 def is_norm(name: str) -> bool:
-    """Whether a tensor, by Hugging Face's name, is a norm, which .gguf files have as 1 + weight."""
+    """Whether a tensor, by Hugging Face's name, is a norm."""
     return name.endswith("norm.weight")
 
 
-def config_of(architecture: str, fields: Fields) -> dict[str, Any]:
+def config_of(architecture: str, fields: Fields, names: Container[str]) -> dict[str, Any]:
     """Return a config.json with what the metadata says of the model.
 
     Values are taken as they are: whoever reads a config.json checks them.
@@ -82,6 +100,7 @@ def config_of(architecture: str, fields: Fields) -> dict[str, Any]:
     Args:
         architecture: Of `MODEL_TYPES`.
         fields: The metadata.
+        names: Of the tensors in the file.
     """
     own = {key.removeprefix(f"{architecture}."): value for key, value in fields.items()}
     config: dict[str, Any] = {"model_type": MODEL_TYPES[architecture]}
@@ -93,8 +112,11 @@ def config_of(architecture: str, fields: Fields) -> dict[str, Any]:
     heads, width = config.get("num_attention_heads"), config.get("hidden_size")
     if type(heads) is int and type(width) is int and heads > 0:
         config.setdefault("head_dim", width // heads)
-        wide = config.get("num_hidden_layers") == _WIDE_HEADS[architecture]
-        config["query_pre_attn_scalar"] = width / heads if wide else config["head_dim"]
+        if architecture in _WIDE_HEADS:
+            wide = config.get("num_hidden_layers") == _WIDE_HEADS[architecture]
+            config["query_pre_attn_scalar"] = width / heads if wide else config["head_dim"]
+    if architecture not in _WIDE_HEADS:  # families that may have a head of their own
+        config["tie_word_embeddings"] = _HEAD not in names
     return config | _windows(architecture, own, config) | _scaling(own)
 
 
