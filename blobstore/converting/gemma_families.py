@@ -8,6 +8,7 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING, Any
 
+from blobstore.checkpoint.gguf.hf import GGUF_MODEL
 from blobstore.converting.hf_values import short
 from blobstore.errors import Fault
 from blobstore.gemma.enums import Model, TokenizerKind
@@ -135,9 +136,18 @@ def family_of(config: Mapping[str, Any]) -> tuple[str | None, Fault | None]:
         return None, Fault("unsupported-model", _BIDIRECTIONAL, f"{what}; {_BY_NAME}")
     if model_type in _FAMILIES:
         return (None if why_by_name(config) else _FAMILIES[model_type]), None
-    if "gemma" in model_type:
-        return None, _not_run(f"{_unsupported_name(model_type)} ({model_type!r})")
-    return None, None
+    return None, _unsupported(model_type)
+
+
+def _unsupported(model_type: str) -> Fault | None:
+    """Return the fault of a Gemma that isn't converted for gemma.cpp; None for any other model."""
+    name = model_type.removeprefix(GGUF_MODEL)
+    if name in _FAMILIES:
+        what = (
+            f"this is a GGUF file of {name!r}, with names that are not known here: convert its Hugging Face checkpoint"
+        )
+        return Fault("unsupported-model", "general.architecture", f"{what}; {_BY_NAME}")
+    return _not_run(f"{_unsupported_name(name)} ({name!r})") if "gemma" in name else None
 
 
 def why_by_name(config: Mapping[str, Any]) -> Fault | None:

@@ -257,7 +257,7 @@ def test_an_untied_head_is_refused_with_the_fix(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("layout", LAYOUTS)
-@pytest.mark.parametrize("weights", WEIGHTS)
+@pytest.mark.parametrize("weights", [weights for weights in WEIGHTS if weights != "q4_0"])  # too few columns
 @pytest.mark.parametrize("family", FAMILIES)
 def test_a_vocabulary_is_padded_and_comes_back(tmp_path: Path, family: str, weights: str, layout: str) -> None:
     rows = 97

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 
 # general.architecture → model_type of config.json
 MODEL_TYPES = {"gemma2": "gemma2", "gemma3": "gemma3_text", "qwen3": "qwen3"}
+GGUF_MODEL = "gguf-"  # begins the model_type of other Gemmas, whose tensors keep their names
 _PLAIN_NORMS = ("qwen3",)
 _HEAD = "output.weight"
 _NAMES = {

@@ -15,7 +15,7 @@ from blobstore.checkpoint.gguf.bpe import BPE_LISTS, read_bpe
 from blobstore.checkpoint.gguf.file import GgufFile, open_gguf
 from blobstore.checkpoint.gguf.finding import beside, parts_of
 from blobstore.checkpoint.gguf.header import GgufEntry, LongList
-from blobstore.checkpoint.gguf.hf import MODEL_TYPES, adds_one, config_of, hf_name, is_norm
+from blobstore.checkpoint.gguf.hf import GGUF_MODEL, MODEL_TYPES, adds_one, config_of, hf_name, is_norm
 from blobstore.checkpoint.gguf.tokenizer import LISTS, read_pieces
 from blobstore.checkpoint.tensors import SourceTensor
 from blobstore.checkpoint.told import LeftOut
@@ -231,4 +231,4 @@ def _add_settings(model: GgufModel) -> None:
             what = f"{what} GGUF adds"
         model.notes.append(f"{what}; config.json is made of the metadata")
     elif "gemma" in architecture:
-        model.config = {"model_type": architecture}
+        model.config = {"model_type": f"{GGUF_MODEL}{architecture}"}
