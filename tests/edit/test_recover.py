@@ -301,6 +301,19 @@ def test_an_index_whose_key_has_changed_is_still_used(tmp_path: Path) -> None:
     assert out.read_bytes() == whole
 
 
+def test_the_index_of_another_file_under_a_changed_key_is_not_kept(tmp_path: Path) -> None:
+    path, out = tmp_path / "m.sbs", tmp_path / "out.sbs"
+    entries = [Entry("w", 0, 0, 4, BY_NAME["u8"].number, (4,))]
+    with BlobWriter(path) as writer:
+        writer.add("a", b"bytes")
+        writer.add("\x01index", build_index(entries, [IndexedBlob(b"other", 4)]))
+    path.write_bytes(path.read_bytes() + bytes(4096))
+    done = recover(path, out)
+    assert [lost.key for lost in done.lost] == ["\x01index"]
+    assert "a name index that does not go with this file" in done.lost[0].why
+    assert [finding.code for finding in verify_file(out).findings if finding.severity == "error"] == []
+
+
 @pytest.mark.parametrize("index", ["embedded", "external"])
 def test_damaged_blobs_are_left_out_and_named(tmp_path: Path, index: IndexPlace) -> None:
     path, out = tmp_path / "m.sbs", tmp_path / "out.sbs"
