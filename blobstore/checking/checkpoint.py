@@ -9,9 +9,8 @@ from blobstore.checking.config import check_config
 from blobstore.checking.findings import Finding, finding, from_newer
 from blobstore.checking.runtime import has_one_base, unpadded
 from blobstore.checking.tensors import check_model, check_types
-from blobstore.checking.tokenizer import check_tokens
+from blobstore.checking.tokenizer import check_tokens, no_tokenizer
 from blobstore.checkpoint.reader import open_checkpoint
-from blobstore.container.keys import TOKENIZER_KEY
 from blobstore.converting.choose import choose_plan
 from blobstore.converting.finite import not_finite
 from blobstore.converting.run import measure_scales, unchecked_sources
@@ -110,7 +109,7 @@ def check_plan(plan: Plan, path: str, *, embedded: bool = True) -> Iterator[Find
         yield from check_model(plan.config, toc)
         if plan.tokenizer is None:
             name = "tokenizer.json" if plan.config.tokenizer_kind == TokenizerKind.BPE else "tokenizer.model"
-            yield finding("no-tokenizer", TOKENIZER_KEY, f"there is no {name}: pass one with --tokenizer")
+            yield no_tokenizer(plan.config, f"there is no usable {name}: pass one with --tokenizer")
         else:
             yield from check_tokens(plan.tokenizer, plan.config, tokens=unpadded(plan.metadata, plan.config))
 

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from blobstore.gemma.config import ModelConfig
 
 _FIX = "convert again with the model's tokenizer.json beside it: added tokens become pieces"
+_BPE_FIX = "convert again with --tokenizer tokenizer.json"
 _SHOWN = 5  # merges
 
 
@@ -33,9 +34,20 @@ def check_tokenizer(reader: BlobReader, config: ModelConfig | None, *, tokens: i
     raw = bytes(reader.get(TOKENIZER_KEY, NO_TOKENIZER))
     if raw == NO_TOKENIZER:
         why = "says 'unavailable'" if TOKENIZER_KEY in reader else "is missing"
-        yield finding("no-tokenizer", TOKENIZER_KEY, f"the blob {TOKENIZER_KEY!r} {why}")
+        yield no_tokenizer(config, f"the blob {TOKENIZER_KEY!r} {why}")
         return
     yield from check_tokens(raw, config, tokens=tokens)
+
+
+def no_tokenizer(config: ModelConfig | None, what: str) -> Finding:
+    """Return the finding of a model that lacks its tokenizer.
+
+    Args:
+        config: The model's; None without one.
+        what: What it has instead.
+    """
+    is_bpe = config is not None and config.tokenizer_kind == TokenizerKind.BPE
+    return finding("no-tokenizer", TOKENIZER_KEY, what, fix=_BPE_FIX if is_bpe else None)
 
 
 def check_tokens(raw: bytes, config: ModelConfig | None, *, tokens: int | None = None) -> Iterator[Finding]:

@@ -17,6 +17,7 @@ Document = dict[str, Any]
 SPACE = "\u2581"  # stands for a space in tokens
 ESCAPE = {"type": "Replace", "pattern": {"String": " "}, "content": SPACE}
 _PARTS = {"normalizer": "normalizers", "pre_tokenizer": "pretokenizers", "decoder": "decoders"}
+_HALVES = [str, str]  # the types of what a merge consists of
 _UNSUPPORTED = ("dropout", "continuing_subword_prefix", "end_of_word_suffix")
 
 
@@ -51,7 +52,7 @@ def refuse_other_models(model: Document) -> None:
 
 
 def steps_of(document: Document, name: str) -> list[Document]:
-    """Return a normalizer, pre_tokenizer or decoder as a list of its steps.
+    """Return a normalizer, pre_tokenizer or decoder as a list of its steps, those of a Sequence in a Sequence too.
 
     Raises:
         ValueError: It has another form.
@@ -61,12 +62,17 @@ def steps_of(document: Document, name: str) -> list[Document]:
         return []
     if not isinstance(step, dict):
         raise ValueError(f"{name}: expected an object, found {type(step).__name__}")
-    if step.get("type") != "Sequence":
-        return [step]
-    steps = step.get(_PARTS[name])
-    if not isinstance(steps, list) or not all(isinstance(one, dict) for one in steps):
-        raise ValueError(f"{name}: a Sequence without a list of objects")
-    return steps
+    done, ahead = [], [step]
+    while ahead:
+        step = ahead.pop()
+        if step.get("type") != "Sequence":
+            done.append(step)
+            continue
+        steps = step.get(_PARTS[name])
+        if not isinstance(steps, list) or not all(isinstance(one, dict) for one in steps):
+            raise ValueError(f"{name}: a Sequence without a list of objects")
+        ahead += reversed(steps)
+    return done
 
 
 def is_byte_level(document: Document) -> bool:
@@ -107,13 +113,10 @@ def merges_of(model: Document) -> Iterator[tuple[str, str]]:
     if not isinstance(value, list):
         raise ValueError("its model has no merges, a list")
     for item in value:
-        try:
-            left, right = item.split(" ") if isinstance(item, str) else item
-        except (ValueError, TypeError):
-            raise not_a_merge(item) from None
-        if type(left) is not str or type(right) is not str:
+        halves = item.split(" ") if isinstance(item, str) else item
+        if not isinstance(halves, list) or [*map(type, halves)] != _HALVES:
             raise not_a_merge(item)
-        yield left, right
+        yield halves[0], halves[1]
 
 
 def not_a_merge(item: object) -> ValueError:

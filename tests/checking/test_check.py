@@ -325,6 +325,13 @@ def test_the_config_says_what_a_tokenizer_is(
     assert found - {"newer-fields", "ignored-fields", "newer-value"} == expected
 
 
+def test_a_missing_tokenizer_is_fixed_by_one_of_its_kind(tmp_path: Path, model: Blobs) -> None:
+    for kind, fix in ((0, "gemma --tokenizer tokenizer.model"), (1, "convert again with --tokenizer tokenizer.json")):
+        blobs = with_config(without(model, "tokenizer"), tokenizer_kind=kind)
+        found = found_in(tmp_path / f"{kind}.sbs", blobs)
+        assert [finding.fix for finding in found if finding.code == "no-tokenizer"] == [fix]
+
+
 def test_too_many_layers_are_counted(tmp_path: Path, model: Blobs) -> None:
     layers = (config_of(model).layer_configs[0],) * 1001
     blobs = with_config(model, layer_configs=layers, attention_window_sizes=(512,) * 1001, num_layers=1001)

@@ -35,7 +35,8 @@ PIECES = [*HEAD, *((f"p{number}", NORMAL) for number in range(len(HEAD), ROWS))]
 
 
 NO_TOKENIZER = (
-    "no-tokenizer: tokenizer: there is no tokenizer.model: pass one with --tokenizer: gemma.cpp can't generate text"
+    "no-tokenizer: tokenizer: there is no usable tokenizer.model: pass one with --tokenizer: "
+    "gemma.cpp can't generate text"
 )
 
 

@@ -34,6 +34,7 @@ from blobstore.gemma.runtimes import NAMES
 from blobstore.index.metadata import CHOICES
 from tests.converting.test_gemma_families import GEMMA3, SIZES, real
 from tests.gemma.test_config import BY_COMMIT
+from tests.gemma4_checkpoints import TINY
 from tests.gemma_checkpoints import NEW, TEXT_ONLY, Recipe, convert, plan_of, recipes, sound_recipe, write_sparse
 from tests.models import FAMILIES, VISION
 
@@ -103,6 +104,14 @@ def test_a_plan_says_what_check_says_of_its_file(
     recipe = sound_recipe(family)
     if bases is None or "gemma3" in family:
         agree(recipe.write(tmp_path / "c", None, with_bases(recipe, bases)), tmp_path / "m.sbs")
+
+
+@pytest.mark.parametrize("name", ["t5gemma", *TINY])
+def test_of_the_models_of_later_runtimes_too(tmp_path: Path, name: str) -> None:
+    recipe = TINY[name] if name in TINY else sound_recipe(name)
+    source = recipe.write(tmp_path / "c")
+    agree(source, tmp_path / "m.sbs")
+    assert blobstore.verify(tmp_path / "m.sbs", against=source).ok
 
 
 @settings(max_examples=8)

@@ -73,6 +73,14 @@ def test_both_spellings_of_merges_are_the_same() -> None:
     assert made(byte_level(merges=["a b", "ab c"])) == made(byte_level())
 
 
+def test_steps_of_a_sequence_in_a_sequence_are_steps() -> None:
+    document = byte_level()
+    expected = made(document)
+    document["decoder"] = None
+    document["pre_tokenizer"]["pretokenizers"] = [SPLIT, {"type": "Sequence", "pretokenizers": [ALPHABET]}]
+    assert made(document) == expected
+
+
 def test_protobuf_is_not_needed(monkeypatch: pytest.MonkeyPatch) -> None:
     proto._classes.cache_clear()
     monkeypatch.setitem(sys.modules, "google.protobuf", None)
@@ -274,6 +282,7 @@ WRONG: dict[str, Callable[[Document], object]] = {
     "its model has no vocab": lambda document: document["model"].update(vocab=[]),
     "its model has no merges": lambda document: document["model"].pop("merges"),
     "a merge is 'a b c', not two tokens": lambda document: document["model"].update(merges=["a b c"]),
+    "a merge is {'a': 0, 'b': 1}, not two tokens": lambda document: document["model"].update(merges=[{"a": 0, "b": 1}]),
     "a merge is ['a', 1], not two tokens": lambda document: document["model"].update(merges=[["a", 1]]),
     "'ab' and 'q' both have the id 3": lambda document: document["model"]["vocab"].update(q=3),
     "added_tokens: expected a list": changed(added_tokens={}),

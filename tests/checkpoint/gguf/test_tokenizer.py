@@ -111,7 +111,7 @@ def test_a_tokenizer_that_can_not_be_taken_is_told(tmp_path: Path, what: str) ->
     source = write_gemma(tmp_path / "m.gguf", Recipe("gemma3", tokenizer=None), metadata=ONE | changes)
     notes = blobstore.preview_conversion(source).notes
     assert any(note.startswith("the GGUF file's own tokenizer can't be taken: ") and why in note for note in notes)
-    assert any("there is no tokenizer.model: pass one with --tokenizer" in note for note in notes)
+    assert any("there is no usable tokenizer.model: pass one with --tokenizer" in note for note in notes)
 
 
 # ----------------------------------------------------------------------------------------------------- byte-level BPE
