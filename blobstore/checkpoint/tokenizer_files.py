@@ -114,8 +114,11 @@ def _made_bpe(
     except ValueError as error:
         if isinstance(error, BlobStoreError):
             raise
-        shown = " and ".join(map(repr, paths))
-        checkpoint.notes.append(f"{shown} can't be read ({_why(raw[0], error)}): taken as missing")
+        if given is not None:  # the rest of the file can be read
+            checkpoint.notes.append(f"{source}'s own tokenizer can't be taken: {error}")
+        else:
+            shown = " and ".join(map(repr, paths))
+            checkpoint.notes.append(f"{shown} can't be read ({_why(raw[0], error)}): taken as missing")
     return None
 
 

@@ -149,7 +149,16 @@ def test_a_qwen3_gets_the_tokenizer_that_its_own_checkpoint_gives_it(tmp_path: P
         ("tokenizer.ggml.token_type", ["x"] * 9, "are not texts, types and texts"),
         ("tokenizer.ggml.tokens", ["a"] * 9, "the same text"),
         ("tokenizer.ggml.pre", "llama-bpe", "llama-bpe"),
-        ("tokenizer.ggml.merges", ["a"], "merge"),
+        (
+            "tokenizer.ggml.merges",
+            ["a"],
+            "the GGUF file's own tokenizer can't be taken: a merge is 'a', not two tokens",
+        ),
+        (
+            "tokenizer.ggml.token_type",
+            [UNUSED] * 9,
+            "the GGUF file's own tokenizer can't be taken: its model has no vocab",
+        ),
     ],
 )
 def test_what_can_not_be_taken_of_a_bpe_tokenizer_is_told(tmp_path: Path, key: str, value: Any, told: str) -> None:  # noqa: ANN401 (metadata is anything)
