@@ -109,7 +109,8 @@ class MadeBpe:
         own = f"{_RUNTIME} splits texts by a pattern of its own, to which every character beyond ASCII is a letter"
         parts = [own] if vocabulary.byte_level else []
         if vocabulary.unlike:
-            parts.append(f"{_RUNTIME} doesn't follow its {', '.join(vocabulary.unlike)}")
+            shown = listed([*dict.fromkeys(vocabulary.unlike)], _SHOWN)
+            parts.append(f"{_RUNTIME} doesn't follow its {shown}")
         if parts:
             yield f"tokenizer: {'; '.join(parts)}: {_LIKE_NO_OTHER}"
 

@@ -68,15 +68,16 @@ class JsonTokenizer:
     def add(self, tokens: Iterable[AddedToken]) -> list[AddedToken]:
         """Add tokens of other files; return those that can't be: other pieces have their numbers or texts."""
         numbers = {piece.text: number for number, piece in self.pieces.items()}
-        other = []
+        added, other = {}, []
         for token in tokens:
             if numbers.setdefault(token.piece, token.id) != token.id:
                 other.append(token)
             elif token.id not in self.pieces:
                 self.pieces[token.id] = Piece(token.piece, 0.0, USER_DEFINED)
-                self.added = self.added | {token.id: token}
+                added[token.id] = token
             elif self.pieces[token.id].text != token.piece:
                 other.append(token)
+        self.added = self.added | added
         return other
 
 

@@ -77,7 +77,7 @@ class BpeVocabulary:
     def add(self, tokens: Iterable[AddedToken]) -> list[AddedToken]:
         """Add tokens of other files; return those that can't be: other tokens have their numbers or texts."""
         numbers = {text: number for number, text in self.texts.items()}
-        other = []
+        added, other = {}, []
         for token in tokens:
             if numbers.get(token.text, token.id) != token.id or self.texts.get(token.id, token.text) != token.text:
                 other.append(token)
@@ -85,7 +85,8 @@ class BpeVocabulary:
             _refuse_unstorable(token.id, token.text)
             numbers[token.text] = token.id
             self.texts[token.id] = token.text
-            self.added = self.added | {token.id: token}
+            added[token.id] = token
+        self.added = self.added | added
         return other
 
 

@@ -3,11 +3,20 @@
 from __future__ import annotations
 
 import json
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
 from blobstore.tokenizer.added import Added, AddedToken, added_by_text, added_in_config, added_in_json
+from blobstore.tokenizer.from_json import parse_tokenizer
+from blobstore.tokenizer.from_json_bpe import parse_bpe
 from tests.tokenizer_files import SMALL, added_token, document_of, dumped
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from blobstore.tokenizer.from_json import JsonTokenizer
+    from blobstore.tokenizer.from_json_bpe import BpeVocabulary
 
 TOKENS = {267: AddedToken(267, "<a b>", narrows=False), 268: AddedToken(268, "<c>", narrows=True)}
 IN_JSON = [added_token(267, "<a b>"), added_token(268, "<c>", rstrip=True)]
@@ -42,6 +51,24 @@ def test_the_vocabulary_is_not_parsed_where_the_added_tokens_come_first(first: b
     end = raw.index(b"]") if first else raw.rindex(b"]")
     assert added_in_json(raw[: end + at - 3], whole) == TOKENS
     assert bool(wholly) == (at < 4)
+
+
+@pytest.mark.parametrize("parse", [parse_bpe, parse_tokenizer])
+def test_tokens_of_other_files_are_added_at_once(parse: Callable[[bytes], BpeVocabulary | JsonTokenizer]) -> None:
+    copies = []
+
+    class Counting(dict[int, AddedToken]):
+        def __or__(self, other: Any) -> Any:  # noqa: ANN401 (dict's own)
+            copies.append(len(self))
+            return Counting(super().__or__(other))
+
+    made = parse(dumped(document_of(SMALL)))
+    tokens = {number: AddedToken(number, f"<{number}>", narrows=False) for number in range(1000, 1100)}
+    expected = made.added | tokens
+    made.added = Counting(made.added)
+    assert made.add(tokens.values()) == []
+    assert made.added == expected
+    assert len(copies) == 1
 
 
 def test_a_file_without_added_tokens_has_none() -> None:

@@ -81,6 +81,13 @@ def test_steps_of_a_sequence_in_a_sequence_are_steps() -> None:
     assert made(document) == expected
 
 
+def test_of_many_steps_a_few_are_told() -> None:
+    document = byte_level() | {"normalizer": {"type": "Sequence", "normalizers": [{"type": "NFC"}] * 9}}
+    assert f"gemma.cpp doesn't follow its normalizer NFC: {OTHER_TOKENS}" in made(document)[1][1]
+    document["normalizer"]["normalizers"] = [{"type": f"x{i}"} for i in range(999)]
+    assert f"normalizer x4 and 994 more: {OTHER_TOKENS}" in made(document)[1][1]
+
+
 def test_protobuf_is_not_needed(monkeypatch: pytest.MonkeyPatch) -> None:
     proto._classes.cache_clear()
     monkeypatch.setitem(sys.modules, "google.protobuf", None)
