@@ -186,7 +186,7 @@ def _stop_tokens(values: Values, places: Mapping[str, Mapping[str, Any]], defaul
     tokens = list(dict.fromkeys([*given, *defaults]))
     first, second = tokens[:2]
     if len(given) > 2:
-        left = ", ".join(str(token) for token in given[2:])
+        left = listed([str(token) for token in given[2:]], _SHOWN)
         what = f"{where} names {len(given)} stop tokens, a file holds two"
         values.notes.append(f"{what}: {first} and {second} are written, {left} left out")
     elif given:

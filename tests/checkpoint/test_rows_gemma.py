@@ -426,6 +426,8 @@ def test_stop_tokens_are_the_checkpoints_own(tmp_path: Path) -> None:
     assert (written(folder).eos_id, written(folder).secondary_eos_id) == (9, 8)
     line = "config.json names 3 stop tokens, a file holds two: 9 and 8 are written, 7 left out"
     assert line in blobstore.convert(folder, tmp_path / "out.sbs").notes
+    folder = recipe.write(tmp_path / "many", None, recipe.config() | {"eos_token_id": [*range(9999)]})
+    assert max(map(len, blobstore.preview_conversion(folder).notes)) < 200
 
 
 def test_caps_windows_and_positions_are_written(tmp_path: Path) -> None:
