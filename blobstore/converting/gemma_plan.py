@@ -94,7 +94,7 @@ class Choices:
         """
         if (self.weights, self.layout) == ("i8", "stock") and self.runtime != LATEST.name:
             what = "gemma.cpp up to 2026-04 hangs when it loads i8 weights in the stock layout"
-            raise UsageError("i8-stock", f"{what}: use --layout split, or --runtime {LATEST.name}")
+            raise UsageError("i8-stock", f"{what}: use --weights sfp, --layout split, or --runtime {LATEST.name}")
 
     def for_family(self, family: str) -> Choices:
         """Return the choices with the layout that a family gets.

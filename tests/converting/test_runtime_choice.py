@@ -304,7 +304,7 @@ def test_i8_in_the_stock_layout_is_for_the_latest_only(tmp_path: Path) -> None:
     """It splits such tensors by decoding them, by its source; the older ones hang."""
     source, out = sound_recipe("gemma3").write(tmp_path / "c"), tmp_path / "m.sbs"
     for runtime in (None, OLD, APRIL):
-        with pytest.raises(UsageError, match=r"i8-stock: .*: use --layout split, or --runtime latest"):
+        with pytest.raises(UsageError, match=r"i8-stock: .*: use --weights sfp, --layout split, or --runtime latest"):
             blobstore.preview_conversion(source, weights="i8", layout="stock", runtime=runtime)
     assert blobstore.convert(source, out, weights="i8", layout="stock", runtime=LATEST).runs_in == (LATEST,)
     assert blobstore.check(out).runs_in == (LATEST,)
