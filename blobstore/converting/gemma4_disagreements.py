@@ -9,7 +9,7 @@ import re
 from typing import TYPE_CHECKING, Any
 
 from blobstore.converting.gemma4_layers import experts_of, ple_dim_of
-from blobstore.converting.gemma_families import embedding_of
+from blobstore.converting.gemma_families import BY_NAME, embedding_of
 from blobstore.converting.hf_values import short
 from blobstore.converting.sources.gemma4 import PLE_EMBEDDINGS
 from blobstore.errors import Fault
@@ -19,7 +19,6 @@ if TYPE_CHECKING:
 
     from blobstore.converting.gemma4_layers import Layer, Text
 
-_BY_NAME = "--as names keeps every tensor"
 # What `per_layer_config` may say of a layer.
 _OF_LAYER = ("head_dim", "num_key_value_heads")
 _NUMBER = re.compile(r"[0-9]{1,9}", re.ASCII)
@@ -69,7 +68,7 @@ def _unknown_of_layers(text: Text) -> Iterator[Fault]:
     odd = next((item for item in known.values() if item.keys() - {*_OF_LAYER}), None)
     if odd is not None or len(known) != (0 if given is None else len(given) if isinstance(given, dict) else -1):
         what = f"config.json says {short(odd or given)}, expected only {' and '.join(_OF_LAYER)} of numbered layers"
-        yield Fault("unsupported-config", "per_layer_config", f"{what}: {_BY_NAME}")
+        yield Fault("unsupported-config", "per_layer_config", f"{what}: {BY_NAME}")
 
 
 def _layer_disagreements(text: Text, layers: list[Layer]) -> Iterator[Fault]:

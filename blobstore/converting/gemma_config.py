@@ -8,15 +8,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from blobstore.converting.gemma_families import (
-    GEMMA3,
-    HEAD_LABELS,
-    LABELS,
-    LATER,
-    MODELS,
-    ONE_BASE_LABELS,
-    too_many_layers,
-)
+from blobstore.converting.gemma_families import FAMILIES, too_many_layers
 from blobstore.converting.hf_config import DEFAULTS, GLOBAL_BASE, LOCAL_BASE
 from blobstore.errors import Fault
 from blobstore.gemma.config import ModelConfig, VitConfig
@@ -35,7 +27,7 @@ VOCABULARY_STEP = 32  # on machines with AVX-512
 
 def published_model(family: str, size: Dimensions, vision: VitConfig) -> Model | None:
     """Return the published model of a family that has these dimensions, or None."""
-    for model in MODELS[family]:
+    for model in FAMILIES[family].models:
         if replace(DIMENSIONS[model], display_name="") != size:
             continue
         if family != "paligemma2" or PALIGEMMA_IMAGES[model] == vision.image_size:
@@ -47,20 +39,18 @@ def labelled(family: str, size: Dimensions, vision: VitConfig, *, two_bases: boo
     """Return the model number that a file gets, and why if no published model is the same; else an empty text.
 
     Args:
-        family: Of `MODELS`.
+        family: Of `FAMILIES`.
         size: Of the text part.
         vision: The vision part, or an empty one.
         two_bases: Whether global layers have a RoPE base of their own.
         own_head: Whether the output head is another tensor than the embedding.
     """
     model = published_model(family, size, vision)
-    other = HEAD_LABELS.get(family)
-    needs_head = own_head and other is not None
-    if model is not None and not (needs_head and model not in WITH_HEAD):
+    row = FAMILIES[family]
+    head_label = row.head_label if own_head else None
+    if model is not None and (head_label is None or model in WITH_HEAD):
         return model, ""
-    label = (LABELS if two_bases else ONE_BASE_LABELS)[family]
-    if other is not None and needs_head:
-        label = other
+    label = head_label or (None if two_bases else row.one_base_label) or row.label
     if model is None:
         return label, "no published model has these dimensions"
     return (
@@ -76,14 +66,14 @@ def with_bases(config: ModelConfig, family: str, bases: tuple[float, float]) -> 
     computes with go into fields of later runtimes. Families of these have both fields, whatever the bases are.
     """
     local_base, global_base = bases
-    if family in LATER:
+    if FAMILIES[family].is_late:
         return replace(config, rope_theta=local_base, global_rope_theta=global_base)
     config = replace(config, use_global_timescale=local_base != global_base)
     if local_base != LOCAL_BASE:
         config = replace(config, rope_theta=local_base)
     if global_base not in (local_base, GLOBAL_BASE):
         config = replace(config, global_rope_theta=global_base)
-    if family in GEMMA3 and not config.use_global_timescale:
+    if is_gemma3(config) and not config.use_global_timescale:
         names = [field.name for field in config.fields()]
         config = replace(config, extent=names.index("use_global_timescale") + 1)
     return config
@@ -97,7 +87,7 @@ def right_label(config: ModelConfig) -> Model:
     """
     if config.model != Model.GEMMA3_270M or config.vit_config.layer_configs:
         return config.model
-    return published_model("gemma3", dimensions_of(config), VitConfig()) or LABELS["gemma3"]
+    return published_model("gemma3", dimensions_of(config), VitConfig()) or FAMILIES["gemma3"].label
 
 
 def repaired(config: ModelConfig, *, one_base: bool = False) -> ModelConfig:
@@ -148,8 +138,8 @@ def lost_stops(config: ModelConfig) -> dict[str, int]:
 
 def _own_stops(model: Model) -> set[int]:
     """Return the stop tokens that files get by default: of the model's family, or of all that every runtime knows."""
-    late = [family for family in LATER if model in MODELS[family]]
-    families = late or [family for family in DEFAULTS if family not in LATER]
+    late = [name for name, family in FAMILIES.items() if family.is_late and model in family.models]
+    families = late or [name for name, family in FAMILIES.items() if not family.is_late]
     return {token for family in families for token in DEFAULTS[family].stop}
 
 

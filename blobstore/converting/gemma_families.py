@@ -6,6 +6,7 @@ Spec: spec/gemma.md, Checkpoints.
 from __future__ import annotations
 
 import re
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from blobstore.checkpoint.gguf.hf import GGUF_MODEL
@@ -54,57 +55,81 @@ SPARE_ROWS = 64  # rows that exporters append to the embedding of models with a 
 
 HEADLESS = ("language_model.", "")  # of the prefixes of a text part: models saved without a head
 
-GEMMA3 = ("gemma3", "gemma3-vision")
-GEMMA4 = ("gemma4", "gemma4-experts")
-WITH_VISION = ("gemma3-vision", "paligemma2")
-WITHOUT_VISION = {"gemma3-vision": "gemma3", "paligemma2": "gemma2"}  # the family of the text part alone
-# Each family's published models.
+GEMMA_PAD = ("<pad>", 0)
+
+
+@dataclass(frozen=True)
+class Family:
+    """What is particular to a family; the defaults are those of most.
+
+    Attributes:
+        models: The published ones that are converted.
+        label: The number of a model whose dimensions no published one has: one under which each runtime that runs the
+            family computes correctly.
+        model_types: What config.json calls it; none for a family that its tensors tell apart.
+        one_base_label: `label` where all layers have one RoPE base; None for the same.
+        head_label: `label` where the output head is not the embedding; None in a family without such models.
+        text_only: The family of the text part alone; None without a vision part.
+        is_late: Whether only runtimes of 2026 run it. Its files have every field of the config, both RoPE bases too.
+        stock_only: What it is called, if it has no split layout.
+        generator: Its only class that generates text: where ``architectures`` names another, it is converted by name.
+        tokenizer: The kind that the runtime needs.
+        pad: The token that vocabularies are padded with, which models don't produce, and its row in published models.
+        caveat: What is not known of it in gemma.cpp.
+    """
+
+    models: tuple[Model, ...]
+    label: Model
+    model_types: tuple[str, ...] = ()
+    one_base_label: Model | None = None
+    head_label: Model | None = None
+    text_only: str | None = None
+    is_late: bool = False
+    stock_only: str = ""
+    generator: str = ""
+    tokenizer: TokenizerKind = TokenizerKind.SENTENCE_PIECE
+    pad: tuple[str, int] = GEMMA_PAD
+    caveat: str = ""
+
+
 _GEMMA3_LARGE = (Model.GEMMA3_4B, Model.GEMMA3_12B, Model.GEMMA3_27B)
-MODELS: dict[str, tuple[Model, ...]] = {
-    "gemma2": (Model.GEMMA2_2B, Model.GEMMA2_9B, Model.GEMMA2_27B),
-    "gemma3": (Model.GEMMA3_270M, Model.GEMMA3_1B, *_GEMMA3_LARGE),
-    "gemma3-vision": _GEMMA3_LARGE,
-    "paligemma2": tuple(PALIGEMMA_IMAGES),
-    "t5gemma": (Model.T5GEMMA_S_S,),
-    "qwen3": tuple(QWEN3),
+FAMILIES = {
+    "gemma2": Family((Model.GEMMA2_2B, Model.GEMMA2_9B, Model.GEMMA2_27B), Model.GEMMA2_2B, model_types=("gemma2",)),
+    "gemma3": Family(
+        (Model.GEMMA3_270M, Model.GEMMA3_1B, *_GEMMA3_LARGE),
+        # 2025-10 takes the RoPE base of global layers from the label: 1e6 for all but 270M.
+        Model.GEMMA3_1B,
+        model_types=("gemma3_text",),
+        one_base_label=Model.GEMMA3_270M,
+    ),
+    "gemma3-vision": Family(_GEMMA3_LARGE, Model.GEMMA3_4B, model_types=("gemma3",), text_only="gemma3"),
+    "paligemma2": Family(
+        tuple(PALIGEMMA_IMAGES), Model.PALIGEMMA2_3B_224, model_types=("paligemma",), text_only="gemma2"
+    ),
+    "gemma4": Family(
+        (Model.GEMMA4_2B_LM, Model.GEMMA4_E4B_LM),
+        Model.GEMMA4_2B_LM,
+        model_types=("gemma4", "gemma4_text"),
+        is_late=True,
+    ),
+    "gemma4-experts": Family((Model.GEMMA4_26B_MOE,), Model.GEMMA4_26B_MOE, is_late=True),
+    "t5gemma": Family(
+        (Model.T5GEMMA_S_S,), Model.T5GEMMA_S_S, model_types=("t5gemma",), is_late=True, stock_only="T5Gemma"
+    ),
+    "qwen3": Family(
+        tuple(QWEN3),
+        Model.QWEN3_4B,
+        model_types=("qwen3",),
+        head_label=Model.QWEN3_2B,
+        is_late=True,
+        generator="Qwen3ForCausalLM",
+        tokenizer=TokenizerKind.BPE,
+        pad=("<|fim_pad|>", 151662),
+        caveat="how gemma.cpp scales Qwen3's embedding, and whether it begins and wraps prompts as Qwen3 expects, was"
+        " not established: compare its answers with transformers' before you rely on them",
+    ),
 }
-# The label of a checkpoint whose dimensions no published model has: one under which every runtime computes correctly.
-# 2025-10 takes the RoPE base of global layers from the label: 1e6 for all but 270M.
-LABELS = {
-    "gemma2": Model.GEMMA2_2B,
-    "gemma3": Model.GEMMA3_1B,
-    "gemma3-vision": Model.GEMMA3_4B,
-    "paligemma2": Model.PALIGEMMA2_3B_224,
-    "t5gemma": Model.T5GEMMA_S_S,
-    "qwen3": Model.QWEN3_4B,  # without a head of its own
-}
-STOCK_ONLY = {"t5gemma": "T5Gemma"}  # families without a split layout, and what they are called
-ONE_BASE_LABELS = LABELS | {"gemma3": Model.GEMMA3_270M}
-# Families whose models may have an output head of their own: the label of those that need one.
-HEAD_LABELS = {"qwen3": Model.QWEN3_2B}
-# Families of later runtimes, whose files have both RoPE bases and every field.
-LATER = ("qwen3",)
-# What is not known of a family in gemma.cpp.
-CAVEATS = {
-    "qwen3": "how gemma.cpp scales Qwen3's embedding, and whether it begins and wraps prompts as Qwen3 expects, was"
-    " not established: compare its answers with transformers' before you rely on them",
-}
-
-TOKENIZERS = {"qwen3": TokenizerKind.BPE}  # of families whose tokenizer isn't SentencePiece
-
-# model_type of config.json → the family.
-_FAMILIES = {
-    "gemma2": "gemma2",
-    "gemma3_text": "gemma3",
-    "gemma3": "gemma3-vision",
-    "paligemma": "paligemma2",
-    "gemma4": "gemma4",
-    "gemma4_text": "gemma4",
-    "t5gemma": "t5gemma",
-    "qwen3": "qwen3",
-}
-# The only class of these families that generates text; where `architectures` names another, it is converted by name.
-_GENERATORS = {"qwen3": "Qwen3ForCausalLM"}
+_OF_TYPE = {model_type: name for name, family in FAMILIES.items() for model_type in family.model_types}
 # The beginning of model_type → the name of a model that gemma.cpp doesn't run.
 _UNSUPPORTED = {
     "gemma": "Gemma 1, or another model of its architecture",
@@ -118,7 +143,7 @@ _UNSUPPORTED = {
     "vaultgemma": "VaultGemma",
 }
 _BIDIRECTIONAL = "use_bidirectional_attention"
-_BY_NAME = "--as names keeps every tensor"
+BY_NAME = "--as names keeps every tensor"
 _LAYER = re.compile(r"layers\.([0-9]{1,9})\.")
 
 
@@ -133,20 +158,20 @@ def family_of(config: Mapping[str, Any]) -> tuple[str | None, Fault | None]:
         return None, None
     if model_type == "gemma3_text" and config.get(_BIDIRECTIONAL) is True:
         what = "config.json says True, as EmbeddingGemma's does: no gemma.cpp has bidirectional attention for text"
-        return None, Fault("unsupported-model", _BIDIRECTIONAL, f"{what}; {_BY_NAME}")
-    if model_type in _FAMILIES:
-        return (None if why_by_name(config) else _FAMILIES[model_type]), None
+        return None, Fault("unsupported-model", _BIDIRECTIONAL, f"{what}; {BY_NAME}")
+    if model_type in _OF_TYPE:
+        return (None if why_by_name(config) else _OF_TYPE[model_type]), None
     return None, _unsupported(model_type)
 
 
 def _unsupported(model_type: str) -> Fault | None:
     """Return the fault of a Gemma that isn't converted for gemma.cpp; None for any other model."""
     name = model_type.removeprefix(GGUF_MODEL)
-    if name in _FAMILIES:
+    if name in _OF_TYPE:
         what = (
             f"this is a GGUF file of {name!r}, with names that are not known here: convert its Hugging Face checkpoint"
         )
-        return Fault("unsupported-model", "general.architecture", f"{what}; {_BY_NAME}")
+        return Fault("unsupported-model", "general.architecture", f"{what}; {BY_NAME}")
     return _not_run(f"{_unsupported_name(name)} ({name!r})") if "gemma" in name else None
 
 
@@ -155,19 +180,19 @@ def why_by_name(config: Mapping[str, Any]) -> Fault | None:
     model_type, classes = config.get("model_type"), config.get("architectures")
     if not isinstance(model_type, str) or not model_type.startswith("qwen"):
         return None
-    wanted = _GENERATORS.get(model_type)
-    if wanted is None:
+    if model_type not in _OF_TYPE:
         what = "of Qwen, gemma.cpp runs only dense text models of the third generation, 'qwen3'"
-        return Fault("unsupported-model", "model_type", f"config.json says {short(model_type)}; {what}: {_BY_NAME}")
+        return Fault("unsupported-model", "model_type", f"config.json says {short(model_type)}; {what}: {BY_NAME}")
+    wanted = FAMILIES[_OF_TYPE[model_type]].generator
     if isinstance(classes, list) and classes and wanted not in classes:
         what = f"config.json says {short(classes)}; gemma.cpp runs only {wanted}"
-        return Fault("unsupported-model", "architectures", f"{what}: {_BY_NAME}")
+        return Fault("unsupported-model", "architectures", f"{what}: {BY_NAME}")
     return None
 
 
 def is_headless(family: str, names: Container[str]) -> bool:
     """Whether a checkpoint was saved without its head, as embedding models of a family that has heads are."""
-    if family not in HEAD_LABELS or any(head in names for head in HEADS):
+    if FAMILIES[family].head_label is None or any(head in names for head in HEADS):
         return False
     return next((prefix for prefix in TEXT_PREFIXES if embedding_of(prefix) in names), None) in HEADLESS
 
@@ -175,10 +200,10 @@ def is_headless(family: str, names: Container[str]) -> bool:
 def tokenizer_kind_of(config: Mapping[str, Any]) -> TokenizerKind:
     """Return the kind of tokenizer that the runtime needs for the family that a ``config.json`` names."""
     family, _ = family_of(config)
-    return TOKENIZERS.get(family or "", TokenizerKind.SENTENCE_PIECE)
+    return TokenizerKind.SENTENCE_PIECE if family is None else FAMILIES[family].tokenizer
 
 
-def _not_run(name: str, fix: str = _BY_NAME) -> Fault:
+def _not_run(name: str, fix: str = BY_NAME) -> Fault:
     return Fault("unsupported-model", "model_type", f"this is {name}, which gemma.cpp doesn't run: {fix}")
 
 

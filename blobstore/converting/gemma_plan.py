@@ -14,9 +14,8 @@ from blobstore.checkpoint.told import Told
 from blobstore.codecs.element_types import BY_NAME
 from blobstore.converting.gemma_config import default_wrapping, runtime_faults, vocabulary_fault
 from blobstore.converting.gemma_families import (
-    CAVEATS,
+    FAMILIES,
     HEADS,
-    STOCK_ONLY,
     T5GEMMA_HEAD,
     T5GEMMA_PREFIXES,
     TEXT_PREFIXES,
@@ -27,7 +26,7 @@ from blobstore.converting.gemma_families import (
 )
 from blobstore.converting.gemma_names import add_names
 from blobstore.converting.gemma_recognise import Recognised, recognise
-from blobstore.converting.gemma_vocabulary import Pieces, pad_piece
+from blobstore.converting.gemma_vocabulary import Pieces
 from blobstore.converting.plan import (
     Plan,
     PlannedTensor,
@@ -64,6 +63,8 @@ _WHY_WIDER = {
     False: "not each of their rows begins at a block of 32 values",
     True: "gemma.cpp rearranges them as if values didn't share bytes",
 }
+# Of families whose layers are not as most.
+_RECOGNISERS = {"gemma4": recognise_gemma4, "t5gemma": recognise_t5gemma}
 _DOUBT = ("missing-tensor", "shape", "config-disagrees")
 
 
@@ -102,8 +103,8 @@ class Choices:
         Raises:
             UsageError: ``stock-only``: the family has only the stock layout, and another was chosen, or i8.
         """
-        name = STOCK_ONLY.get(family)
-        if name is None:
+        name = FAMILIES[family].stock_only
+        if not name:
             return replace(self, layout=self.layout or "split")
         if self.layout == "split":
             what = f"--layout split: gemma.cpp has only the stock layout for {name}: leave it out"
@@ -154,8 +155,9 @@ def plan_for_gemma(
         raise _refusal(faults)
     plan = plan_begun(checkpoint)
     plan.notes += recognised.notes
-    if recognised.family in CAVEATS:
-        plan.notes.append(f"not established: {CAVEATS[recognised.family]}")
+    family = FAMILIES[recognised.family]
+    if family.caveat:
+        plan.notes.append(f"not established: {family.caveat}")
     plan.told += _told(recognised)
     plan.left_out += sources.left_out()
     plan.config = config
@@ -193,10 +195,9 @@ def _recognised(checkpoint: Checkpoint, tokenizer: FittingTokenizer | None) -> R
     if fault or family is None:
         raise _refusal([fault or _no_family(checkpoint)])
     shapes = {name: entry.shape for name, entry in checkpoint.tensors.items()}
-    pieces = None if tokenizer is None else Pieces(tokenizer.rows, tokenizer.find(pad_piece(family)))
+    pieces = None if tokenizer is None else Pieces(tokenizer.rows, tokenizer.find(FAMILIES[family].pad[0]))
     own_head = _has_own_head(checkpoint)
-    readers = {"gemma4": recognise_gemma4, "t5gemma": recognise_t5gemma}
-    reading = readers.get(family) or partial(recognise, family, own_head=own_head)
+    reading = _RECOGNISERS.get(family) or partial(recognise, family, own_head=own_head)
     recognised = reading(checkpoint.config, shapes, checkpoint.generation, pieces)
     if isinstance(recognised, Fault):
         raise _refusal([*foreign_tensors(checkpoint), recognised])
@@ -252,8 +253,9 @@ def _told(recognised: Recognised) -> Iterator[Told]:
 
 
 def _notes(recognised: Recognised, choices: Choices, wider: Sequence[TensorSpec], *, is_default: bool) -> Iterator[str]:
-    if is_default and recognised.family in STOCK_ONLY:
-        yield f"layout stock: gemma.cpp has no other for {STOCK_ONLY[recognised.family]}"
+    stock_only = FAMILIES[recognised.family].stock_only
+    if is_default and stock_only:
+        yield f"layout stock: gemma.cpp has no other for {stock_only}"
     if choices.weights == "i8":
         yield "i8 is experimental in gemma.cpp, and its --to_bf16 1 stops at it"
     if choices.weights == "q4_0":

@@ -10,13 +10,11 @@ from typing import TYPE_CHECKING, Any
 
 from blobstore.converting.gemma_config import labelled, lost_stops, with_bases
 from blobstore.converting.gemma_families import (
+    FAMILIES,
     HEADS,
-    LATER,
     MAX_HEADS,
     SPARE_ROWS,
     TEXT_PREFIXES,
-    WITH_VISION,
-    WITHOUT_VISION,
     count_layers,
     embedding_of,
     has_vision,
@@ -46,8 +44,7 @@ class Recognised:
     """A checkpoint of a family.
 
     Attributes:
-        family: ``gemma2``, ``gemma3``, ``gemma3-vision``, ``paligemma2``, ``gemma4``, ``gemma4-experts``, ``t5gemma``,
-            ``qwen3``.
+        family: Of `FAMILIES`.
         config: What the runtime gets, but for its weight type and wrapping.
         text: Prefix of the text part's tensors; of the decoder's in a model that has an encoder.
         vision: Prefix of the vision part's, or empty.
@@ -114,11 +111,12 @@ def recognise(
     prefix = text_prefix(shapes)
     if isinstance(prefix, Fault):
         return prefix
-    may_have_spare = family in WITH_VISION
-    if family in WITHOUT_VISION and not has_vision(shapes):
-        family, has_lost_vision = WITHOUT_VISION[family], True
-    else:
-        has_lost_vision = False
+    text_only = FAMILIES[family].text_only
+    may_have_spare = text_only is not None
+    has_lost_vision = may_have_spare and not has_vision(shapes)
+    if text_only is not None and has_lost_vision:
+        family = text_only
+    may_see = may_have_spare and not has_lost_vision
     text_config = text_of(family, config)
     size = text_size(prefix, text_config, shapes)
     if isinstance(size, Fault):
@@ -129,14 +127,14 @@ def recognise(
     recognised = Recognised(family, ModelConfig(), prefix, vocabulary=vocabulary, lost_vision=has_lost_vision)
     recognised.head = next((name for name in HEADS if name in shapes), None)
     recognised.own_head = own_head
-    vision = _add_vision(recognised, config, shapes) if family in WITH_VISION else VitConfig()
-    recognised.faults += disagreements(text_config, size, rows, spare=0 if family in LATER else SPARE_ROWS)
+    vision = _add_vision(recognised, config, shapes) if may_see else VitConfig()
+    recognised.faults += disagreements(text_config, size, rows, spare=0 if FAMILIES[family].is_late else SPARE_ROWS)
     settings = read_settings(family, config, generation, layers=size.layers)
     recognised.faults += settings.faults
     recognised.bases = settings.bases
     recognised.config = _config(recognised, size, vision, settings)
     recognised.notes += [*settings.notes, *stop_notes(recognised.config, vocabulary.tokens)]
-    if family in WITH_VISION:
+    if may_see:
         recognised.faults += image_token_faults(config, recognised.config)
     return recognised
 

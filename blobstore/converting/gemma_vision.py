@@ -64,7 +64,7 @@ def read_vision(family: str, config: Any, shapes: Shapes) -> VisionPart:  # noqa
     """Work out the vision part's dimensions, and compare them with ``config.json``.
 
     Args:
-        family: One of `WITH_VISION`.
+        family: One with a vision part.
         config: ``vision_config`` of config.json.
         shapes: Of all tensors, by name.
     """

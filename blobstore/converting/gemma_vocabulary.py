@@ -10,15 +10,12 @@ from typing import TYPE_CHECKING, Any
 
 from blobstore.checkpoint.tokenizer_files import image_tokens
 from blobstore.converting.gemma_config import VOCABULARY_STEP
-from blobstore.converting.gemma_families import SPARE_ROWS
+from blobstore.converting.gemma_families import FAMILIES, GEMMA_PAD, SPARE_ROWS
 from blobstore.gemma.families.gemma2 import PALIGEMMA_VOCABULARY
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
-# The token that a vocabulary is padded with, unless config.json names another: one that models don't produce.
-_PADS = {"qwen3": ("<|fim_pad|>", 151662)}
-_GEMMA_PAD = ("<pad>", 0)  # of other families
 _PUBLISHED = (262144, PALIGEMMA_VOCABULARY)  # of models with a vision part
 
 
@@ -28,7 +25,7 @@ class Pieces:
 
     Attributes:
         count: How many rows its pieces need.
-        pad: The number of the piece `pad_piece`; None without one.
+        pad: The number of the family's token for padding; None without one.
     """
 
     count: int
@@ -43,7 +40,7 @@ class Vocabulary:
         rows: Of the checkpoint's embedding.
         tokens: How many of them are tokens: the first ones. The others are spare.
         padded: Rows of the new file's embedding: the tokens, then copies of row `pad`.
-        pad: The row of the token `pad_piece`, or of the one that config.json names.
+        pad: The row of the family's token for padding, or of the one that config.json names.
         pad_name: What is said of that row.
         why_spare: Why the rows behind the tokens are spare, or why none is; empty in models that never have any.
     """
@@ -77,15 +74,6 @@ class Vocabulary:
         return f"{what}: {self.why_spare}"
 
 
-def pad_piece(family: str) -> str:
-    """Return the token that a family's vocabulary is padded with."""
-    return _pad_of(family)[0]
-
-
-def _pad_of(family: str) -> tuple[str, int]:
-    return _PADS.get(family, _GEMMA_PAD)
-
-
 def read_vocabulary(
     family: str,
     rows: int,
@@ -107,10 +95,10 @@ def read_vocabulary(
     """
     spare, why = _spare(rows, config, pieces) if may_have_spare else (0, "")
     tokens = rows - spare
-    piece, usual = _pad_of(family)
+    piece, usual = FAMILIES[family].pad
     named = _pad(tokens, config, generation, pieces)
     pad = min(usual, tokens - 1) if named is None else named
-    name = f", {piece}" if pad == usual or family not in _PADS else ""
+    name = f", {piece}" if pad == usual or FAMILIES[family].pad == GEMMA_PAD else ""
     return Vocabulary(rows, tokens, -(-tokens // VOCABULARY_STEP) * VOCABULARY_STEP, pad, name, why)
 
 

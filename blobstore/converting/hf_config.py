@@ -61,6 +61,7 @@ DEFAULTS = {
     "gemma3": _GEMMA3,
     "gemma3-vision": _GEMMA3,
     "gemma4": _GEMMA4,
+    "gemma4-experts": _GEMMA4,
     "t5gemma": _GEMMA2,  # of the encoder, and of the decoder
     "qwen3": _QWEN3,
 }

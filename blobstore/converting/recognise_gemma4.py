@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from blobstore.container.layout import KEY_NBYTES
 from blobstore.converting.gemma4_disagreements import disagreements
 from blobstore.converting.gemma4_layers import Text, experts_of, ple_dim_of, read_layers
-from blobstore.converting.gemma_families import HEADS, count_layers, embedding_of, too_many_layers
+from blobstore.converting.gemma_families import BY_NAME, FAMILIES, HEADS, count_layers, embedding_of, too_many_layers
 from blobstore.converting.gemma_recognise import Recognised, stop_notes, text_prefix
 from blobstore.converting.gemma_vocabulary import read_vocabulary
 from blobstore.converting.hf_config import read_settings
@@ -19,7 +19,7 @@ from blobstore.converting.hf_values import Values
 from blobstore.converting.sources.gemma4 import OTHER_PARTS
 from blobstore.errors import Fault
 from blobstore.gemma.config import ModelConfig
-from blobstore.gemma.enums import Model, WeightType
+from blobstore.gemma.enums import WeightType
 from blobstore.gemma.families.gemma4 import EXPERT_HIDDEN, MAX_EXPERTS
 from blobstore.gemma.models import model_config
 
@@ -30,12 +30,6 @@ if TYPE_CHECKING:
     from blobstore.converting.gemma_families import Shapes
     from blobstore.converting.gemma_vocabulary import Pieces
     from blobstore.gemma.config import LayerConfig
-
-# The numbers of published models; their text parts alone where there are others.
-_PUBLISHED = (Model.GEMMA4_2B_LM, Model.GEMMA4_E4B_LM, Model.GEMMA4_26B_MOE)
-# The labels of other dimensions, and of those with experts.
-_LABEL, _MOE_LABEL = Model.GEMMA4_2B_LM, Model.GEMMA4_26B_MOE
-_BY_NAME = "--as names keeps every tensor"
 
 
 def recognise_gemma4(
@@ -68,21 +62,20 @@ def recognise_gemma4(
     shared = _count(values, "num_kv_shared_layers", 0)
     text = Text(prefix, values, shapes, settings, shared)
     layers = read_layers(text, count)
-    label = _label(text)
+    family = _family(text)
     said = [*settings.faults, *values.faults]  # this may be why the tensors seem wrong
     if isinstance(layers, Fault):
         return said[0] if said else layers
-    if isinstance(label, Fault):
-        return said[0] if said else label
+    if isinstance(family, Fault):
+        return said[0] if said else family
     rows = shapes[embedding_of(prefix)][0]
     vocabulary = read_vocabulary("gemma4", rows, config, generation or {}, pieces, may_have_spare=False)
-    family = "gemma4-experts" if experts_of(text)[0] else "gemma4"
     recognised = Recognised(family, ModelConfig(), prefix, vocabulary=vocabulary, bases=settings.bases)
     recognised.head = next((name for name in HEADS if name in shapes), None)
     recognised.lost_vision = isinstance(config.get("vision_config"), dict) and not _has_other_parts(shapes)
     recognised.keys_as_values = _keys_as_values(text, layers)
     recognised.faults += disagreements(text, layers, rows)
-    _set_config(recognised, text, layers, label)
+    _set_config(recognised, text, layers)
     recognised.faults += [*settings.faults, *values.faults]
     recognised.notes += [*settings.notes, *values.notes, *stop_notes(recognised.config, vocabulary.tokens)]
     recognised.notes += _notes(recognised)
@@ -109,35 +102,36 @@ def _has_other_parts(shapes: Shapes) -> bool:
     return any(name.startswith(beginnings) for name in shapes)
 
 
-def _label(text: Text) -> Model | Fault:
-    """Return the number under which a model of these dimensions runs, unless it is a published one."""
+def _family(text: Text) -> str | Fault:
+    """Return which of Gemma 4's families a model is of."""
     experts, width = experts_of(text)
     if experts and ple_dim_of(text):
         what = "it has experts and embeddings for each layer, and gemma.cpp runs no Gemma 4 that has both"
-        return Fault("unsupported-model", "model_type", f"{what}: {_BY_NAME}")
+        return Fault("unsupported-model", "model_type", f"{what}: {BY_NAME}")
     if experts and width != EXPERT_HIDDEN:
         what = f"its experts are {width} wide; gemma.cpp takes {EXPERT_HIDDEN} from the model's number"
-        return Fault("unsupported-model", "moe_intermediate_size", f"{what}: {_BY_NAME}")
-    return _MOE_LABEL if experts else _LABEL
+        return Fault("unsupported-model", "moe_intermediate_size", f"{what}: {BY_NAME}")
+    return "gemma4-experts" if experts else "gemma4"
 
 
-def _set_config(recognised: Recognised, text: Text, layers: list[Layer], label: Model) -> None:
-    """Set the config: of the published model with these layers, or of the label, changed as config.json says."""
+def _set_config(recognised: Recognised, text: Text, layers: list[Layer]) -> None:
+    """Set the config: of the published model with these layers, or of the family, changed as config.json says."""
     settings, width = text.settings, text.shapes[recognised.embedding][1]
+    family = FAMILIES[recognised.family]
     experts, _ = experts_of(text)
     used = _count(text.values, "top_k_experts", 0) if experts else 0
     if experts:
         recognised.faults += _expert_faults(len(layers), experts, used)
     like = replace(
-        model_config(label, WeightType.BF16).layer_configs[0],
+        model_config(family.label, WeightType.BF16).layer_configs[0],
         model_dim=width,
         ple_dim=ple_dim_of(text),
         num_experts=experts,
         num_experts_per_datapoint=used,
     )
     own = tuple(_layer_config(layer, like) for layer in layers)
-    model = next((model for model in _PUBLISHED if model_config(model, WeightType.BF16).layer_configs == own), None)
-    base = model_config(model or label, WeightType.BF16)
+    model = next((model for model in family.models if model_config(model, WeightType.BF16).layer_configs == own), None)
+    base = model_config(model or family.label, WeightType.BF16)
     if model is None:
         recognised.notes.append(f"no published model has these dimensions: the file is labelled {base.display_name}")
     recognised.config = replace(
@@ -175,12 +169,12 @@ def _expert_faults(layers: int, experts: int, used: int) -> Iterator[Fault]:
         yield Fault("unsupported-config", "top_k_experts", what)
     if experts > MAX_EXPERTS:
         what = f"its layers have {experts} experts, gemma.cpp has room for {MAX_EXPERTS}"
-        yield Fault("unsupported-model", "num_experts", f"{what}: {_BY_NAME}")
+        yield Fault("unsupported-model", "num_experts", f"{what}: {BY_NAME}")
         return
     longest = f"gating1_w_{layers - 1}_{experts - 1}"
     if len(longest) > KEY_NBYTES:
         what = f"{layers} layers of {experts} experts need keys of {len(longest)} bytes, they have at most {KEY_NBYTES}"
-        yield Fault("unsupported-model", "num_experts", f"{what}: {_BY_NAME}")
+        yield Fault("unsupported-model", "num_experts", f"{what}: {BY_NAME}")
 
 
 def _notes(recognised: Recognised) -> Iterator[str]:

@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from blobstore.converting.gemma_config import published_model
-from blobstore.converting.gemma_families import LABELS, T5GEMMA_HEAD, T5GEMMA_PREFIXES, embedding_of
+from blobstore.converting.gemma_families import BY_NAME, FAMILIES, T5GEMMA_HEAD, T5GEMMA_PREFIXES, embedding_of
 from blobstore.converting.gemma_recognise import Recognised, disagreements, stop_notes, text_size
 from blobstore.converting.gemma_vocabulary import read_vocabulary
 from blobstore.converting.hf_config import LOCAL_BASE, QUERY_SCALAR, check_fixed, read_part, unknown_notes
@@ -29,7 +29,6 @@ if TYPE_CHECKING:
     from blobstore.converting.hf_config import Settings
     from blobstore.gemma.families.sizes import Dimensions
 
-_BY_NAME = "--as names keeps every tensor"
 # What the runtime's config has once, for the encoder and the decoder: the key of config.json, and the setting.
 _ONCE = {"attn_logit_softcapping": "att_cap", "max_position_embeddings": "max_seq_len"}
 # The dimensions that both have in common: by them the runtime allocates.
@@ -107,7 +106,7 @@ def _modules(config: Mapping[str, Any], shapes: Shapes) -> tuple[_Module, _Modul
     prefixes = next((pair for pair in T5GEMMA_PREFIXES if any(embedding_of(one) in shapes for one in pair)), None)
     if prefixes is None:
         tried = " or ".join(embedding_of(prefix) for pair in T5GEMMA_PREFIXES for prefix in pair)
-        what = f"the checkpoint has no embedding, {tried}: is it complete? {_BY_NAME}"
+        what = f"the checkpoint has no embedding, {tried}: is it complete? {BY_NAME}"
         return Fault("missing-tensor", "embed_tokens.weight", what)
     found = []
     for name, prefix in zip(MODULES, prefixes, strict=True):
@@ -123,7 +122,7 @@ def _module(name: str, prefix: str, config: Mapping[str, Any], shapes: Shapes) -
     embedding, said = embedding_of(prefix), config.get(name)
     if not any(tensor.startswith(prefix) for tensor in shapes):
         what = f"the checkpoint has no {name}, no tensor of {prefix}*: gemma.cpp runs both parts together"
-        return Fault("unsupported-model", name, f"{what}; {_BY_NAME}")
+        return Fault("unsupported-model", name, f"{what}; {BY_NAME}")
     if not isinstance(said, dict):
         return Fault("missing-config", name, f"config.json has no object {name!r}: is it this checkpoint's own?")
     shape = shapes.get(embedding)
@@ -146,7 +145,7 @@ def _unlike(encoder: _Module, decoder: _Module) -> Fault | None:
     if not unlike:
         return None
     what = f"it has {'; '.join(unlike)}: gemma.cpp runs a T5Gemma whose parts have the same dimensions"
-    return Fault("unsupported-model", "encoder", f"{what}; {_BY_NAME}")
+    return Fault("unsupported-model", "encoder", f"{what}; {BY_NAME}")
 
 
 def _not_computed(module: _Module, settings: Settings) -> Iterator[Fault]:
@@ -159,10 +158,10 @@ def _not_computed(module: _Module, settings: Settings) -> Iterator[Fault]:
         yield Fault("config-disagrees", "cross_attention_hidden_size", what)
     scalar = QUERY_SCALAR if settings.query_scalar is None else settings.query_scalar
     if scalar != size.qkv_dim and "query_pre_attn_scalar" not in reported:
-        what = f"{scalar:g} is not head_dim, {size.qkv_dim}: the runtime has no other scale for T5Gemma; {_BY_NAME}"
+        what = f"{scalar:g} is not head_dim, {size.qkv_dim}: the runtime has no other scale for T5Gemma; {BY_NAME}"
         yield Fault("unsupported-config", "query_pre_attn_scalar", what)
     if settings.bases[0] != LOCAL_BASE:
-        what = f"the RoPE base is {settings.bases[0]:g}: gemma.cpp computes T5Gemma with {LOCAL_BASE:g}; {_BY_NAME}"
+        what = f"the RoPE base is {settings.bases[0]:g}: gemma.cpp computes T5Gemma with {LOCAL_BASE:g}; {BY_NAME}"
         yield Fault("unsupported-config", "rope_theta", what)
 
 
@@ -171,7 +170,7 @@ def _once(encoding: Settings, decoding: Settings) -> Iterator[Fault]:
     for key, name in _ONCE.items():
         ours, theirs = getattr(encoding, name), getattr(decoding, name)
         if ours != theirs:
-            what = f"it is {ours:g}, the decoder's {theirs:g}: a file has one for both; {_BY_NAME}"
+            what = f"it is {ours:g}, the decoder's {theirs:g}: a file has one for both; {BY_NAME}"
             yield Fault("unsupported-config", key, what)
 
 
@@ -180,7 +179,7 @@ def _config(
 ) -> ModelConfig:
     """Return the config of the published model, changed as the tensors and config.json say."""
     size = decoder.size
-    base = model_config(LABELS["t5gemma"], WeightType.BF16)
+    base = model_config(FAMILIES["t5gemma"].label, WeightType.BF16)
     published = published_model("t5gemma", size, VitConfig())
     if published is None or encoder.size != size:
         what = "no published model that gemma.cpp knows has these dimensions"

@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING
 import pytest
 
 import blobstore
-from blobstore.converting.gemma_families import MODELS
 from blobstore.gemma import BpeTokenizer, TokenizerKind
 from tests.gemma_checkpoints import sound_recipe
 from tests.tokenizer.test_bpe import byte_level
@@ -16,8 +15,6 @@ from tests.tokenizer_files import added_token, dumped
 
 if TYPE_CHECKING:
     from pathlib import Path
-
-pytestmark = pytest.mark.skipif("qwen3" not in MODELS, reason="this version converts no model with such a tokenizer")
 
 
 @pytest.fixture

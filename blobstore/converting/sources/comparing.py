@@ -10,11 +10,11 @@ from typing import TYPE_CHECKING
 
 from blobstore.checkpoint.tied import why_tied
 from blobstore.checkpoint.told import LeftOut
-from blobstore.converting.gemma_families import GEMMA4, HEAD_LABELS, HEADS
+from blobstore.converting.gemma_families import FAMILIES, HEADS
 from blobstore.converting.sources.foreign import is_foreign
-from blobstore.converting.sources.gemma4 import Gemma4Sources, gemma4_keys, is_of_experts
+from blobstore.converting.sources.gemma4 import Gemma4Sources, is_of_experts
 from blobstore.converting.sources.t5gemma import T5GemmaSources
-from blobstore.converting.sources.text import TextSources, text_keys
+from blobstore.converting.sources.text import TextSources
 from blobstore.converting.sources.vision import VisionSources, is_vision_layer, vision_keys
 from blobstore.errors import Fault
 from blobstore.gemma.families.specs import place_of
@@ -33,6 +33,8 @@ _VECTORS = (
     *(".bias", "norm.weight", "norm1.weight", "norm2.weight"),
     *("layernorm_1.weight", "layernorm_2.weight", "layer_scalar", "router.scale", "per_expert_scale"),
 )
+# Of families whose text part is not as most.
+_OF_TEXT = {"gemma4": Gemma4Sources, "gemma4-experts": Gemma4Sources, "t5gemma": T5GemmaSources}
 
 
 class Sources:
@@ -44,8 +46,7 @@ class Sources:
         self.checkpoint: Checkpoint = checkpoint
         self.embedding: str = recognised.embedding
         self._layout = layout
-        self._is_gemma4 = recognised.family in GEMMA4
-        self._text = _text_sources(recognised)
+        self._text = _OF_TEXT.get(recognised.family, TextSources)(recognised)
         self._vision = VisionSources(recognised)
 
     def blobs(self) -> Iterator[tuple[TensorSpec, list[Piece]]]:
@@ -56,18 +57,8 @@ class Sources:
 
     def _keys(self, specs: Mapping[str, TensorSpec]) -> Iterator[str]:
         """Yield the keys of a file, which has one form of each slot."""
-        if self.recognised.encoder:
-            yield from specs  # all, as each slot has one form
-            return
-        config, known = self.recognised.config, {*specs}
-        if self._is_gemma4:
-            yield from gemma4_keys(config, specs.values(), self._layout)
-            return
-        yield from ("c_embedding", "c_final_norm")
-        yield from (key for key in specs if key == "lm_head" or key.startswith(("enc_", "img_", "mm_")))
-        for i in range(config.num_layers):
-            yield from (key for key in text_keys(self.recognised, i, self._layout) if key in known)
-        for i in range(len(config.vit_config.layer_configs)):
+        yield from self._text.keys(specs, self._layout)
+        for i in range(len(self.recognised.config.vit_config.layer_configs)):
             yield from vision_keys(i)
 
     def _pieces(self, spec: TensorSpec) -> list[Piece]:
@@ -108,7 +99,7 @@ class Sources:
         """Yield a head that gemma.cpp has no place for; where it has one, a head that config.json contradicts."""
         recognised, head = self.recognised, str(self.recognised.head)
         tied = why_tied(self.checkpoint.config)
-        if recognised.family not in HEAD_LABELS:
+        if FAMILIES[recognised.family].head_label is None:
             if recognised.own_head:
                 what = f"it differs from {self.embedding!r}, and gemma.cpp uses the embedding as the head"
                 yield Fault("untied-head", head, f"{what}: this model can't run there; --as names keeps both")
@@ -156,9 +147,3 @@ class Sources:
             experts = self.recognised.config.layer_configs[0].num_experts
             return (experts, total // width // experts, width)
         return (total // width, width)
-
-
-def _text_sources(recognised: Recognised) -> TextSources:
-    if recognised.encoder:
-        return T5GemmaSources(recognised)
-    return Gemma4Sources(recognised) if recognised.family in GEMMA4 else TextSources(recognised)

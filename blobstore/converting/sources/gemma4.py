@@ -15,9 +15,9 @@ from blobstore.gemma.families.gemma4 import is_reordered
 from blobstore.gemma.families.specs import place_of
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Iterator, Mapping
 
-    from blobstore.gemma.config import LayerConfig, ModelConfig
+    from blobstore.gemma.config import LayerConfig
     from blobstore.gemma.families.specs import TensorSpec
 
 # What the model has once: the runtime's name → the checkpoint's.
@@ -55,21 +55,6 @@ OTHER_PARTS = {
 }
 
 
-def gemma4_keys(config: ModelConfig, specs: Iterable[TensorSpec], layout: str) -> Iterator[str]:
-    """Yield the keys of a file, in the order of the tensors that the model may have.
-
-    Layers that share keys and values have their queries in the split form in both layouts: the stock form would have
-    rows that nothing reads.
-    """
-    for spec in specs:
-        base, layer, _ = place_of(spec.key)
-        shares = layer is not None and is_sharing(config.layer_configs[layer])
-        if shares and base in ("qkv_ein", "qkv2_w"):
-            continue
-        if spec.form in ("", layout) or (shares and base == "qkv1_w"):
-            yield spec.key
-
-
 def is_sharing(layer: LayerConfig) -> bool:
     """Whether a layer has the keys and values of another."""
     return layer.kv_share_layer_idx >= 0
@@ -82,6 +67,21 @@ def is_of_experts(name: str) -> bool:
 
 class Gemma4Sources(TextSources):
     """Where the tensors of a Gemma 4 come from."""
+
+    def keys(self, specs: Mapping[str, TensorSpec], layout: str) -> Iterator[str]:
+        """Yield the keys of a file, in the order of the tensors that the model may have.
+
+        Layers that share keys and values have their queries in the split form in both layouts: the stock form would
+        have rows that nothing reads.
+        """
+        layers = self._recognised.config.layer_configs
+        for key, spec in specs.items():
+            base, layer, _ = place_of(key)
+            shares = layer is not None and is_sharing(layers[layer])
+            if shares and base in ("qkv_ein", "qkv2_w"):
+                continue
+            if spec.form in ("", layout) or (shares and base == "qkv1_w"):
+                yield key
 
     def of_model(self, spec: TensorSpec) -> list[Piece]:
         """Return the pieces of a tensor that is not a layer's."""

@@ -9,6 +9,8 @@ from blobstore.converting.pieces import rows_of
 from blobstore.converting.sources.text import TextSources, by_head, weights_of_layer
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
+
     from blobstore.converting.pieces import Piece
     from blobstore.gemma.families.specs import TensorSpec
 
@@ -31,6 +33,10 @@ _NORMS = {
 
 class T5GemmaSources(TextSources):
     """Where the tensors of a T5Gemma come from."""
+
+    def keys(self, specs: Mapping[str, TensorSpec], layout: str) -> Iterator[str]:  # noqa: ARG002 (it has one)
+        """Yield the keys of a file: all, as each slot has one form."""
+        yield from specs
 
     def of_model(self, spec: TensorSpec) -> list[Piece]:
         """Return the pieces of a tensor that is not a layer's."""

@@ -7,15 +7,16 @@ from typing import TYPE_CHECKING
 
 from blobstore.converting.gemma_families import why_unused
 from blobstore.converting.pieces import Piece, minus_one, rows_of
+from blobstore.gemma.families.specs import place_of
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Mapping
 
     from blobstore.converting.gemma_recognise import Recognised
     from blobstore.gemma.config import LayerConfig
     from blobstore.gemma.families.specs import TensorSpec
 
-FORMS = {
+_FORMS = {
     "stock": ("qkv_ein", "att_ein", "gating_ein"),
     "split": ("qkv1_w", "qkv2_w", "att_w", "gating1_w", "gating2_w"),
 }
@@ -66,13 +67,7 @@ _GEMMA4_EXPERTS = Naming(
     },
     shifted=True,
 )
-NAMINGS = {"qwen3": _QWEN3, "gemma4": _GEMMA4, "gemma4-experts": _GEMMA4_EXPERTS}  # others have Gemma's
-
-
-def text_keys(recognised: Recognised, layer: int, layout: str) -> Iterator[str]:
-    """Yield the keys that a layer may have, in the order of published files."""
-    naming = NAMINGS.get(recognised.family, _GEMMA)
-    yield from (f"{base}_{layer}" for base in (*FORMS[layout], "linear_w", *naming.norms))
+_NAMINGS = {"qwen3": _QWEN3, "gemma4": _GEMMA4, "gemma4-experts": _GEMMA4_EXPERTS}  # others have Gemma's
 
 
 class TextSources:
@@ -81,7 +76,21 @@ class TextSources:
     def __init__(self, recognised: Recognised) -> None:
         """Take a recognised checkpoint."""
         self._recognised = recognised
-        self._naming = NAMINGS.get(recognised.family, _GEMMA)
+        self._naming = _NAMINGS.get(recognised.family, _GEMMA)
+
+    def keys(self, specs: Mapping[str, TensorSpec], layout: str) -> Iterator[str]:
+        """Yield the keys of a file, but for those of vision layers, in the order of published files.
+
+        Args:
+            specs: The tensors that the model may have, by key.
+            layout: ``split`` or ``stock``.
+        """
+        first = ("c_embedding", "c_final_norm")
+        yield from first
+        yield from (key for key in specs if place_of(key).layer is None and key not in first)
+        bases = (*_FORMS[layout], "linear_w", *self._naming.norms)
+        for i in range(self._recognised.config.num_layers):
+            yield from (key for key in (f"{base}_{i}" for base in bases) if key in specs)
 
     def of_model(self, spec: TensorSpec) -> list[Piece]:
         """Return the pieces of a tensor that is not a layer's."""
