@@ -9,8 +9,8 @@ import re
 from typing import TYPE_CHECKING, Any
 
 from blobstore.converting.gemma4_layers import experts_of, ple_dim_of
-from blobstore.converting.gemma_families import BY_NAME, embedding_of
-from blobstore.converting.hf_values import short
+from blobstore.converting.gemma_families import KEEPS_ALL, embedding_of
+from blobstore.converting.hf_values import disagreement, short
 from blobstore.converting.sources.gemma4 import PLE_EMBEDDINGS
 from blobstore.errors import Fault
 
@@ -50,7 +50,7 @@ def disagreements(text: Text, layers: list[Layer], rows: int) -> Iterator[Fault]
             yield Fault("shape", f"{text.prefix}{PLE_EMBEDDINGS}", what)
     for key, allowed in facts.items():
         if key in text.values and text.values.get(key) not in allowed:
-            yield _disagreement(key, text.values.get(key), allowed[0])
+            yield disagreement(key, text.values.get(key), allowed[0])
     yield from _layer_disagreements(text, layers)
     yield from _unknown_of_layers(text)
 
@@ -68,7 +68,7 @@ def _unknown_of_layers(text: Text) -> Iterator[Fault]:
     odd = next((item for item in known.values() if item.keys() - {*_OF_LAYER}), None)
     if odd is not None or len(known) != (0 if given is None else len(given) if isinstance(given, dict) else -1):
         what = f"config.json says {short(odd or given)}, expected only {' and '.join(_OF_LAYER)} of numbered layers"
-        yield Fault("unsupported-config", "per_layer_config", f"{what}: {BY_NAME}")
+        yield Fault("unsupported-config", "per_layer_config", f"{what}: {KEEPS_ALL}")
 
 
 def _layer_disagreements(text: Text, layers: list[Layer]) -> Iterator[Fault]:
@@ -84,12 +84,7 @@ def _layer_disagreements(text: Text, layers: list[Layer]) -> Iterator[Fault]:
         for what, key, value in _claims(text, i, layer):
             if value != found[what] and key not in seen:
                 seen.add(key)
-                yield _disagreement(key, value, f"{found[what]} in layer {i}")
-
-
-def _disagreement(key: str, value: object, found: object) -> Fault:
-    what = f"config.json says {key} {short(value)}, the tensors say {found}: they belong to two models"
-    return Fault("config-disagrees", key, what)
+                yield disagreement(key, value, f"{found[what]} in layer {i}")
 
 
 def _claims(text: Text, i: int, layer: Layer) -> Iterator[tuple[str, str, object]]:

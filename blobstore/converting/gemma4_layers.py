@@ -8,7 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from blobstore.converting.gemma_families import MAX_HEADS
+from blobstore.converting.gemma_families import not_whole_heads
 from blobstore.errors import Fault
 
 if TYPE_CHECKING:
@@ -91,9 +91,9 @@ def _layer(text: Text, before: list[Layer], i: int, *, own: int) -> Layer | Faul
             what = f"layer {i} shares keys and values, but no layer like it has its own"
             return Fault("unsupported-config", "num_kv_shared_layers", f"{what}: is config.json this checkpoint's own?")
         keys = before[source].kv_heads * size
-    if queries % size or keys % size or max(queries, keys) // size > MAX_HEADS:
-        what = f"{queries} rows of queries and {keys} of keys are not whole heads of {size} rows, at most {MAX_HEADS}"
-        return Fault("shape", f"{text.prefix}layers.{i}.self_attn.q_proj.weight", what)
+    fault = not_whole_heads(f"{text.prefix}layers.{i}.self_attn.q_proj.weight", queries, keys, size)
+    if fault:
+        return fault
     return Layer(queries // size, keys // size, size, hidden, is_global, source)
 
 

@@ -143,7 +143,7 @@ _UNSUPPORTED = {
     "vaultgemma": "VaultGemma",
 }
 _BIDIRECTIONAL = "use_bidirectional_attention"
-BY_NAME = "--as names keeps every tensor"
+KEEPS_ALL = "--as names keeps every tensor"
 _LAYER = re.compile(r"layers\.([0-9]{1,9})\.")
 
 
@@ -158,7 +158,7 @@ def family_of(config: Mapping[str, Any]) -> tuple[str | None, Fault | None]:
         return None, None
     if model_type == "gemma3_text" and config.get(_BIDIRECTIONAL) is True:
         what = "config.json says True, as EmbeddingGemma's does: no gemma.cpp has bidirectional attention for text"
-        return None, Fault("unsupported-model", _BIDIRECTIONAL, f"{what}; {BY_NAME}")
+        return None, Fault("unsupported-model", _BIDIRECTIONAL, f"{what}; {KEEPS_ALL}")
     if model_type in _OF_TYPE:
         return (None if why_by_name(config) else _OF_TYPE[model_type]), None
     return None, _unsupported(model_type)
@@ -171,7 +171,7 @@ def _unsupported(model_type: str) -> Fault | None:
         what = (
             f"this is a GGUF file of {name!r}, with names that are not known here: convert its Hugging Face checkpoint"
         )
-        return Fault("unsupported-model", "general.architecture", f"{what}; {BY_NAME}")
+        return Fault("unsupported-model", "general.architecture", f"{what}; {KEEPS_ALL}")
     return _not_run(f"{_unsupported_name(name)} ({name!r})") if "gemma" in name else None
 
 
@@ -182,11 +182,11 @@ def why_by_name(config: Mapping[str, Any]) -> Fault | None:
         return None
     if model_type not in _OF_TYPE:
         what = "of Qwen, gemma.cpp runs only dense text models of the third generation, 'qwen3'"
-        return Fault("unsupported-model", "model_type", f"config.json says {short(model_type)}; {what}: {BY_NAME}")
+        return Fault("unsupported-model", "model_type", f"config.json says {short(model_type)}; {what}: {KEEPS_ALL}")
     wanted = FAMILIES[_OF_TYPE[model_type]].generator
     if isinstance(classes, list) and classes and wanted not in classes:
         what = f"config.json says {short(classes)}; gemma.cpp runs only {wanted}"
-        return Fault("unsupported-model", "architectures", f"{what}: {BY_NAME}")
+        return Fault("unsupported-model", "architectures", f"{what}: {KEEPS_ALL}")
     return None
 
 
@@ -203,7 +203,7 @@ def tokenizer_kind_of(config: Mapping[str, Any]) -> TokenizerKind:
     return TokenizerKind.SENTENCE_PIECE if family is None else FAMILIES[family].tokenizer
 
 
-def _not_run(name: str, fix: str = BY_NAME) -> Fault:
+def _not_run(name: str, fix: str = KEEPS_ALL) -> Fault:
     return Fault("unsupported-model", "model_type", f"this is {name}, which gemma.cpp doesn't run: {fix}")
 
 
@@ -240,6 +240,14 @@ def count_layers(prefix: str, names: Iterable[str]) -> int:
     """Return the number of layers that tensors with this prefix are of: one more than the largest number."""
     matches = (_LAYER.search(name) for name in names if name.startswith(prefix))
     return 1 + max((int(match[1]) for match in matches if match), default=-1)
+
+
+def not_whole_heads(name: str, queries: int, keys: int, size: int) -> Fault | None:
+    """Return a fault of so many rows of queries and of keys if they aren't heads of this size, or are too many."""
+    if queries % size == 0 and keys % size == 0 and max(queries, keys) // size <= MAX_HEADS:
+        return None
+    what = f"{queries} rows of queries and {keys} of keys are not whole heads of {size} rows, at most {MAX_HEADS}"
+    return Fault("shape", name, what)
 
 
 def too_many_layers(name: str, count: int) -> Fault | None:

@@ -16,6 +16,7 @@ from blobstore.converting.gemma_config import default_wrapping, runtime_faults, 
 from blobstore.converting.gemma_families import (
     FAMILIES,
     HEADS,
+    KEEPS_ALL,
     T5GEMMA_HEAD,
     T5GEMMA_PREFIXES,
     TEXT_PREFIXES,
@@ -27,6 +28,7 @@ from blobstore.converting.gemma_families import (
 from blobstore.converting.gemma_names import add_names
 from blobstore.converting.gemma_recognise import Recognised, recognise
 from blobstore.converting.gemma_vocabulary import Pieces
+from blobstore.converting.hf_values import short
 from blobstore.converting.plan import (
     Plan,
     PlannedTensor,
@@ -187,7 +189,7 @@ def _set_weight(plan: Plan, config: ModelConfig) -> None:
 
 
 def _refusal(faults: list[Fault]) -> CheckpointError:
-    return refusal(faults, fix="--as names keeps every tensor")
+    return refusal(faults, fix=KEEPS_ALL)
 
 
 def _recognised(checkpoint: Checkpoint, tokenizer: FittingTokenizer | None) -> Recognised:
@@ -218,8 +220,9 @@ def _no_family(checkpoint: Checkpoint) -> Fault:
     if not checkpoint.config:
         what = "there is no config.json beside the tensors, which says what the model is: add the checkpoint's"
         return Fault("missing-config", "config.json", what)
-    what = "this is neither a Gemma checkpoint nor a Qwen3's: --as names keeps every tensor"
-    return why_by_name(checkpoint.config) or Fault("not-gemma", "model_type", what)
+    said = short(checkpoint.config.get("model_type"))
+    what = f"config.json says {said}, which gemma.cpp doesn't run: {KEEPS_ALL}"
+    return why_by_name(checkpoint.config) or Fault("unsupported-model", "model_type", what)
 
 
 def _faults(config: ModelConfig, sources: Sources, *, pad: bool) -> list[Fault]:

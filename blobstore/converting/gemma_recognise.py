@@ -12,19 +12,19 @@ from blobstore.converting.gemma_config import labelled, lost_stops, with_bases
 from blobstore.converting.gemma_families import (
     FAMILIES,
     HEADS,
-    MAX_HEADS,
     SPARE_ROWS,
     TEXT_PREFIXES,
     count_layers,
     embedding_of,
     has_vision,
+    not_whole_heads,
     too_many_layers,
 )
 from blobstore.converting.gemma_vision import image_token_faults, read_vision
 from blobstore.converting.gemma_vocabulary import Vocabulary, read_vocabulary
 from blobstore.converting.hf_config import LOCAL_BASE, read_settings
 from blobstore.converting.hf_keys import text_of
-from blobstore.converting.hf_values import short
+from blobstore.converting.hf_values import disagreement
 from blobstore.errors import Fault
 from blobstore.gemma.config import ModelConfig, VitConfig
 from blobstore.gemma.enums import QueryScale, WeightType
@@ -173,9 +173,9 @@ def text_size(prefix: str, config: Mapping[str, Any], shapes: Shapes) -> Dimensi
         return Fault("missing-config", "head_dim", what)
     width = shapes[embedding_of(prefix)][1]
     hidden, queries, keys = shapes[gate][0], shapes[query][0], shapes[key][0]
-    if queries % head or keys % head or max(queries, keys) // head > MAX_HEADS:
-        what = f"{queries} rows of queries and {keys} of keys are not whole heads of {head} rows, at most {MAX_HEADS}"
-        return Fault("shape", query, what)
+    fault = not_whole_heads(query, queries, keys, head)
+    if fault:
+        return fault
     return Dimensions("", layers, width, hidden, queries // head, keys // head, head)
 
 
@@ -204,8 +204,7 @@ def disagreements(
         # Vision models' configs give the vocabulary with or without the spare rows.
         allowed = (value, value - spare) if name == "vocab_size" else (value,)
         if name in config and config[name] not in allowed:
-            what = f"config.json says {name} {short(config[name])}, the tensors say {value}: they belong to two models"
-            yield Fault("config-disagrees", name, what)
+            yield disagreement(name, config[name], value)
 
 
 def _config(recognised: Recognised, size: Dimensions, vision: VitConfig, settings: Settings) -> ModelConfig:

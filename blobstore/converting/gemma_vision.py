@@ -1,4 +1,4 @@
-"""The vision part of a Gemma checkpoint: its dimensions, from the tensors' shapes and ``config.json``.
+"""The vision part of a Gemma 3 or PaliGemma 2: its dimensions, from the tensors' shapes and ``config.json``.
 
 Spec: spec/gemma.md, Checkpoints.
 """
@@ -16,7 +16,7 @@ from blobstore.converting.gemma_families import (
     count_layers,
     too_many_layers,
 )
-from blobstore.converting.hf_values import short
+from blobstore.converting.hf_values import disagreement, short
 from blobstore.errors import Fault
 from blobstore.gemma.config import LayerConfig, VitConfig
 from blobstore.gemma.enums import LayerType
@@ -122,8 +122,7 @@ def _disagreements(config: Mapping[str, Any], size: _Size) -> Iterator[Fault]:
     }
     for name, value in facts.items():
         if name in config and config[name] != value:
-            what = f"config.json says {short(config[name])}, the tensors say {value}: they belong to two models"
-            yield Fault("config-disagrees", f"vision_config.{name}", what)
+            yield disagreement(f"vision_config.{name}", config[name], value)
 
 
 def _vit_config(size: _Size, *, pool_dim: int) -> VitConfig:

@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from blobstore.converting.hf_keys import ALL_KEYS, FIXED, GEMMA4_FIXED, NOTED, parts_of, text_of, unknown_keys
+from blobstore.converting.hf_keys import FIXED, KEYS, NOTED, parts_of, text_of, unknown_keys
 from blobstore.converting.hf_rope import read_bases, read_rotary, refuse_linear
 from blobstore.converting.hf_values import Values, short
 from blobstore.converting.hf_windows import full_windows, gemma_windows
@@ -113,16 +113,15 @@ def read_settings(family: str, config: Mapping[str, Any], generation: Mapping[st
         layers: Of the text part.
     """
     text, parts = text_of(family, config), dict(parts_of(family, config))
-    known = next(ALL_KEYS[part] for part, given in parts.items() if given is text)
+    known = next(KEYS[part] for part, given in parts.items() if given is text)
     stop_places = {"generation_config.json": generation, "config.json": config, "its text_config": text}
     read = {key: value for key, value in text.items() if key in known}
     settings = read_part(family, read, stop_places, layers=layers)
+    # PaliGemma's prefix is bidirectional, in the runtime too.
+    exempt = "use_bidirectional_attention" if family == "paligemma2" else ""
     for part, given in parts.items():
-        # PaliGemma's prefix is bidirectional, in the runtime too.
-        exempt = "use_bidirectional_attention" if family == "paligemma2" else ""
-        faults, notes = check_fixed(
-            {key: allowed for key, allowed in (FIXED | GEMMA4_FIXED)[part].items() if key != exempt}, given
-        )
+        fixed = {key: allowed for key, allowed in FIXED[part].items() if key != exempt}
+        faults, notes = check_fixed(fixed, given)
         settings.faults += faults
         settings.notes += notes
     settings.notes += unknown_notes(unknown_keys(family, config))

@@ -8,6 +8,8 @@ from __future__ import annotations
 from enum import Enum
 from typing import TYPE_CHECKING, Any
 
+from blobstore.converting.gemma_families import FAMILIES
+
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
@@ -40,7 +42,7 @@ COMMON = fates(
     " repetition_penalty return_dict_in_generate suppress_tokens temperature top_k top_p typical_p",
     CHOICE="model_type",
 )
-# By part of config.json. In text-only models `text` is all of it, or the part that is called like their family.
+# By part of config.json; in text-only models the one for text is all of it.
 KEYS: dict[str, dict[str, Fate]] = {
     "text": COMMON
     | fates(
@@ -80,9 +82,7 @@ KEYS: dict[str, dict[str, Fate]] = {
         CHOICE="tie_word_embeddings architectures",
         NO_EFFECT="pad_token_id bos_token_id",
     ),
-}
-# Of Gemma 4. Its vision and audio parts are left out, with all that config.json says of them.
-GEMMA4_KEYS: dict[str, dict[str, Fate]] = {
+    # Its vision and audio parts are left out, with all that config.json says of them.
     "gemma4-text": COMMON
     | fates(
         DIMENSION="hidden_size intermediate_size num_hidden_layers num_attention_heads num_key_value_heads head_dim"
@@ -105,23 +105,21 @@ GEMMA4_KEYS: dict[str, dict[str, Fate]] = {
         " eoa_token_index audio_token_id pad_token_id vision_soft_tokens_per_image",
     ),
 }
-ALL_KEYS = KEYS | GEMMA4_KEYS
+_TOP: dict[str, tuple[Any, ...]] = {
+    "is_encoder_decoder": (False, None),
+    "bos_token_id": (2, None),
+    "quantization_config": (None,),
+}
+_TEXT = _TOP | {
+    "hidden_activation": ("gelu_pytorch_tanh", "gelu_new"),
+    "use_bidirectional_attention": (False, None),
+    "attention_bias": (False, None),
+    "rms_norm_eps": (1e-6,),
+}
 # The values of a key that agree with what the runtime computes; the default is the first.
 FIXED: dict[str, dict[str, tuple[Any, ...]]] = {
-    "text": {
-        "hidden_activation": ("gelu_pytorch_tanh", "gelu_new"),
-        "use_bidirectional_attention": (False, None),
-        "attention_bias": (False, None),
-        "is_encoder_decoder": (False, None),
-        "rms_norm_eps": (1e-6,),
-        "bos_token_id": (2, None),
-        "quantization_config": (None,),
-    },
-    "top": {
-        "is_encoder_decoder": (False, None),
-        "bos_token_id": (2, None),
-        "quantization_config": (None,),
-    },
+    "text": _TEXT,
+    "top": _TOP,
     "vision": {
         "num_channels": (3,),
         "layer_norm_eps": (1e-6,),
@@ -134,14 +132,12 @@ FIXED: dict[str, dict[str, tuple[Any, ...]]] = {
         "rms_norm_eps": (1e-6,),
         "quantization_config": (None,),
     },
-}
-GEMMA4_FIXED: dict[str, dict[str, tuple[Any, ...]]] = {
-    "gemma4-text": FIXED["text"]
+    "gemma4-text": _TEXT
     | {
         "use_bidirectional_attention": (False, None, "vision"),  # of images, which the file doesn't take
         "attn_logit_softcapping": (None,),
     },
-    "gemma4-top": FIXED["top"],
+    "gemma4-top": _TOP,
 }
 # Other values of these are only noted: the file runs, with the runtime's own.
 NOTED = {
@@ -151,33 +147,30 @@ NOTED = {
     "decoder_start_token_id": "every gemma.cpp begins an answer with token 2",
     "quantization_config": "the tensors are converted as they are",
 }
-_FLAT = ("qwen3",)  # families with a part of their own in `KEYS`, which is all of config.json
+_USUAL_PARTS = ("top", "text")  # a config.json without its text_config, and that; or all of it, if it has none
+_PARTS = {"gemma4": ("gemma4-top", "gemma4-text"), "qwen3": ("", "qwen3")}  # an empty name: never has a text_config
+_PLACES = {"gemma4-text": "text_config.", "text": "text_config.", "vision": "vision_config."}
 
 
 def text_of(family: str, config: Mapping[str, Any]) -> Mapping[str, Any]:
     """Return the part of a config.json that is about text."""
     text = config.get("text_config")
-    return text if isinstance(text, dict) and family not in _FLAT else config
+    return text if isinstance(text, dict) and _PARTS.get(family, _USUAL_PARTS)[0] else config
 
 
 def unknown_keys(family: str, config: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
     """Yield the place and the name of each key of a config.json that `KEYS` doesn't have."""
     for part, values in parts_of(family, config):
-        name = part.removeprefix("gemma4-")
-        place = {"text": "text_config.", "vision": "vision_config."}.get(name, "") if values is not config else ""
-        yield from ((place, key) for key in values if key not in ALL_KEYS[part])
+        place = "" if values is config else _PLACES[part]
+        yield from ((place, key) for key in values if key not in KEYS[part])
 
 
 def parts_of(family: str, config: Mapping[str, Any]) -> Iterator[tuple[str, Mapping[str, Any]]]:
-    """Yield the parts of a config.json, by their names in `ALL_KEYS`."""
+    """Yield the parts of a config.json, by their names in `KEYS`."""
     text, vision = text_of(family, config), config.get("vision_config")
-    begin = "gemma4-" if family == "gemma4" else ""
-    if family in _FLAT:
-        yield family, config
-    elif text is not config:
-        yield f"{begin}top", config
-        yield f"{begin}text", text
-    else:
-        yield f"{begin}text", text
-    if isinstance(vision, dict) and family in ("gemma3-vision", "paligemma2"):
+    top, inner = _PARTS.get(family, _USUAL_PARTS)
+    if text is not config:
+        yield top, config
+    yield inner, text
+    if isinstance(vision, dict) and FAMILIES[family].text_only is not None:
         yield "vision", vision

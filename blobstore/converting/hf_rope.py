@@ -1,4 +1,4 @@
-"""RoPE's bases in a Gemma checkpoint's ``config.json``: two spellings of them, and scalings.
+"""RoPE's bases in a checkpoint's ``config.json``: two spellings of them, and scalings.
 
 Older exporters write ``rope_theta``, ``rope_local_base_freq`` and ``rope_scaling``, newer ones ``rope_parameters``,
 with an object for each type of attention where the family has two bases. Spec: spec/gemma.md, config.json.

@@ -62,6 +62,12 @@ class Values:
         return 0.0 if value is None else as_f32(self.number(key, default, "a positive number, or null for no cap"))
 
 
+def disagreement(key: str, said: object, found: object) -> Fault:
+    """Return the fault of a config.json that says something else than the tensors."""
+    what = f"config.json says {short(said)}, the tensors say {found}: they belong to two models"
+    return Fault("config-disagrees", key, what)
+
+
 def is_positive(value: Any) -> bool:  # noqa: ANN401 (JSON is anything)
     """Whether a value is a positive number that 32 bits hold."""
     return type(value) in (int, float) and 1e-37 < value < 1e38

@@ -11,10 +11,11 @@ from typing import TYPE_CHECKING, Any
 from blobstore.container.layout import KEY_NBYTES
 from blobstore.converting.gemma4_disagreements import disagreements
 from blobstore.converting.gemma4_layers import Text, experts_of, ple_dim_of, read_layers
-from blobstore.converting.gemma_families import BY_NAME, FAMILIES, HEADS, count_layers, embedding_of, too_many_layers
+from blobstore.converting.gemma_families import FAMILIES, HEADS, KEEPS_ALL, count_layers, embedding_of, too_many_layers
 from blobstore.converting.gemma_recognise import Recognised, stop_notes, text_prefix
 from blobstore.converting.gemma_vocabulary import read_vocabulary
 from blobstore.converting.hf_config import read_settings
+from blobstore.converting.hf_keys import text_of
 from blobstore.converting.hf_values import Values
 from blobstore.converting.sources.gemma4 import OTHER_PARTS
 from blobstore.errors import Fault
@@ -56,8 +57,7 @@ def recognise_gemma4(
     fault = too_many_layers("num_hidden_layers", count)
     if fault:
         return fault
-    inner = config.get("text_config")
-    values = Values(inner if isinstance(inner, dict) else config)
+    values = Values(text_of("gemma4", config))
     settings = read_settings("gemma4", config, generation or {}, layers=count)
     shared = _count(values, "num_kv_shared_layers", 0)
     text = Text(prefix, values, shapes, settings, shared)
@@ -107,10 +107,10 @@ def _family(text: Text) -> str | Fault:
     experts, width = experts_of(text)
     if experts and ple_dim_of(text):
         what = "it has experts and embeddings for each layer, and gemma.cpp runs no Gemma 4 that has both"
-        return Fault("unsupported-model", "model_type", f"{what}: {BY_NAME}")
+        return Fault("unsupported-model", "model_type", f"{what}: {KEEPS_ALL}")
     if experts and width != EXPERT_HIDDEN:
         what = f"its experts are {width} wide; gemma.cpp takes {EXPERT_HIDDEN} from the model's number"
-        return Fault("unsupported-model", "moe_intermediate_size", f"{what}: {BY_NAME}")
+        return Fault("unsupported-model", "moe_intermediate_size", f"{what}: {KEEPS_ALL}")
     return "gemma4-experts" if experts else "gemma4"
 
 
@@ -169,12 +169,12 @@ def _expert_faults(layers: int, experts: int, used: int) -> Iterator[Fault]:
         yield Fault("unsupported-config", "top_k_experts", what)
     if experts > MAX_EXPERTS:
         what = f"its layers have {experts} experts, gemma.cpp has room for {MAX_EXPERTS}"
-        yield Fault("unsupported-model", "num_experts", f"{what}: {BY_NAME}")
+        yield Fault("unsupported-model", "num_experts", f"{what}: {KEEPS_ALL}")
         return
     longest = f"gating1_w_{layers - 1}_{experts - 1}"
     if len(longest) > KEY_NBYTES:
         what = f"{layers} layers of {experts} experts need keys of {len(longest)} bytes, they have at most {KEY_NBYTES}"
-        yield Fault("unsupported-model", "num_experts", f"{what}: {BY_NAME}")
+        yield Fault("unsupported-model", "num_experts", f"{what}: {KEEPS_ALL}")
 
 
 def _notes(recognised: Recognised) -> Iterator[str]:

@@ -9,12 +9,12 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from blobstore.converting.gemma_config import published_model
-from blobstore.converting.gemma_families import BY_NAME, FAMILIES, T5GEMMA_HEAD, T5GEMMA_PREFIXES, embedding_of
+from blobstore.converting.gemma_families import FAMILIES, KEEPS_ALL, T5GEMMA_HEAD, T5GEMMA_PREFIXES, embedding_of
 from blobstore.converting.gemma_recognise import Recognised, disagreements, stop_notes, text_size
 from blobstore.converting.gemma_vocabulary import read_vocabulary
 from blobstore.converting.hf_config import LOCAL_BASE, QUERY_SCALAR, check_fixed, read_part, unknown_notes
 from blobstore.converting.hf_keys_t5gemma import FIXED, MODULES, unknown_t5gemma_keys
-from blobstore.converting.hf_values import short
+from blobstore.converting.hf_values import disagreement
 from blobstore.errors import Fault
 from blobstore.gemma.config import ModelConfig, VitConfig
 from blobstore.gemma.enums import WeightType
@@ -106,7 +106,7 @@ def _modules(config: Mapping[str, Any], shapes: Shapes) -> tuple[_Module, _Modul
     prefixes = next((pair for pair in T5GEMMA_PREFIXES if any(embedding_of(one) in shapes for one in pair)), None)
     if prefixes is None:
         tried = " or ".join(embedding_of(prefix) for pair in T5GEMMA_PREFIXES for prefix in pair)
-        what = f"the checkpoint has no embedding, {tried}: is it complete? {BY_NAME}"
+        what = f"the checkpoint has no embedding, {tried}: is it complete? {KEEPS_ALL}"
         return Fault("missing-tensor", "embed_tokens.weight", what)
     found = []
     for name, prefix in zip(MODULES, prefixes, strict=True):
@@ -122,7 +122,7 @@ def _module(name: str, prefix: str, config: Mapping[str, Any], shapes: Shapes) -
     embedding, said = embedding_of(prefix), config.get(name)
     if not any(tensor.startswith(prefix) for tensor in shapes):
         what = f"the checkpoint has no {name}, no tensor of {prefix}*: gemma.cpp runs both parts together"
-        return Fault("unsupported-model", name, f"{what}; {BY_NAME}")
+        return Fault("unsupported-model", name, f"{what}; {KEEPS_ALL}")
     if not isinstance(said, dict):
         return Fault("missing-config", name, f"config.json has no object {name!r}: is it this checkpoint's own?")
     shape = shapes.get(embedding)
@@ -145,7 +145,7 @@ def _unlike(encoder: _Module, decoder: _Module) -> Fault | None:
     if not unlike:
         return None
     what = f"it has {'; '.join(unlike)}: gemma.cpp runs a T5Gemma whose parts have the same dimensions"
-    return Fault("unsupported-model", "encoder", f"{what}; {BY_NAME}")
+    return Fault("unsupported-model", "encoder", f"{what}; {KEEPS_ALL}")
 
 
 def _not_computed(module: _Module, settings: Settings) -> Iterator[Fault]:
@@ -154,14 +154,13 @@ def _not_computed(module: _Module, settings: Settings) -> Iterator[Fault]:
     size, reported = module.size, {fault.name for fault in settings.faults}
     width = module.said.get("cross_attention_hidden_size")
     if width not in (None, size.model_dim):
-        what = f"config.json says {short(width)}, the tensors say {size.model_dim}: they belong to two models"
-        yield Fault("config-disagrees", "cross_attention_hidden_size", what)
+        yield disagreement("cross_attention_hidden_size", width, size.model_dim)
     scalar = QUERY_SCALAR if settings.query_scalar is None else settings.query_scalar
     if scalar != size.qkv_dim and "query_pre_attn_scalar" not in reported:
-        what = f"{scalar:g} is not head_dim, {size.qkv_dim}: the runtime has no other scale for T5Gemma; {BY_NAME}"
+        what = f"{scalar:g} is not head_dim, {size.qkv_dim}: the runtime has no other scale for T5Gemma; {KEEPS_ALL}"
         yield Fault("unsupported-config", "query_pre_attn_scalar", what)
     if settings.bases[0] != LOCAL_BASE:
-        what = f"the RoPE base is {settings.bases[0]:g}: gemma.cpp computes T5Gemma with {LOCAL_BASE:g}; {BY_NAME}"
+        what = f"the RoPE base is {settings.bases[0]:g}: gemma.cpp computes T5Gemma with {LOCAL_BASE:g}; {KEEPS_ALL}"
         yield Fault("unsupported-config", "rope_theta", what)
 
 
@@ -170,7 +169,7 @@ def _once(encoding: Settings, decoding: Settings) -> Iterator[Fault]:
     for key, name in _ONCE.items():
         ours, theirs = getattr(encoding, name), getattr(decoding, name)
         if ours != theirs:
-            what = f"it is {ours:g}, the decoder's {theirs:g}: a file has one for both; {BY_NAME}"
+            what = f"it is {ours:g}, the decoder's {theirs:g}: a file has one for both; {KEEPS_ALL}"
             yield Fault("unsupported-config", key, what)
 
 

@@ -505,7 +505,8 @@ def test_as_gemma_with_another_model_says_so(tmp_path: Path) -> None:
     write_peer(tmp_path / SINGLE, {"a": np.ones(3, np.float32)})
     write_config(tmp_path, {"model_type": "llama"})
     ((reason, name, message),) = refused(tmp_path, "gemma")
-    assert (reason, name) == ("not-gemma", "model_type")
+    assert (reason, name) == ("unsupported-model", "model_type")
+    assert "'llama'" in message
     assert "--as names" in message
 
 
