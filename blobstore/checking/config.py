@@ -14,6 +14,7 @@ from blobstore.checking.vision import LANES, MATMUL_ROWS, MAX_COLUMNS, check_vis
 from blobstore.container.keys import CONFIG_KEY
 from blobstore.converting.gemma_config import lost_stops, right_label, runtime_faults
 from blobstore.gemma.enums import LayerType, Model, WeightType
+from blobstore.gemma.families.gemma4 import GEMMA4
 from blobstore.gemma.models import is_gemma3
 from blobstore.gemma.newer import newer_config
 from blobstore.gemma.runtimes import OCTOBER
@@ -32,14 +33,7 @@ _SHORTEST_PROMPT = 10  # tokens: one of the user's, and the wrapping
 # Sizes of the first layer, by which it allocates for all layers.
 _ALIKE = ("ff_hidden_dim", "heads", "kv_heads", "qkv_dim", "post_qk")
 # Models whose layers may differ, in the runtimes that run them.
-_UNLIKE_MODELS = (
-    Model.GEMMA4_26B_MOE,
-    Model.GEMMA4_2B,
-    Model.GEMMA4_2B_LM,
-    Model.GEMMA4_E4B,
-    Model.GEMMA4_E4B_LM,
-    Model.DEEPSEEK4_FLASH,
-)
+_UNLIKE_MODELS = (*GEMMA4, Model.DEEPSEEK4_FLASH)
 
 
 def check_config(config: ModelConfig, *, one_base: bool = False) -> Iterator[Finding]:

@@ -10,6 +10,7 @@ from blobstore.codecs.element_types import BY_NAME
 from blobstore.container.keys import INDEX_KEY, RESERVED_KEYS
 from blobstore.container.layout import KEY_NBYTES
 from blobstore.gemma.enums import Model, WeightType
+from blobstore.gemma.families.gemma4 import WITH_VISION
 from blobstore.gemma.families.specs import WEIGHT_TYPES
 from blobstore.gemma.newer import newer_toc
 from blobstore.gemma.runtimes import APRIL, LATEST
@@ -52,12 +53,7 @@ _TENSOR_CODES = {
     "weight": "weight-type",
 }
 # Models with the tensors of spec/gemma.md; those of later runtimes have others.
-KNOWN_MODELS = frozenset(Model) - {
-    Model.UNKNOWN,
-    Model.DEEPSEEK4_FLASH,
-    Model.GEMMA4_2B,  # with a vision part whose tensors are not known here
-    Model.GEMMA4_E4B,
-}
+KNOWN_MODELS = frozenset(Model) - {Model.UNKNOWN, Model.DEEPSEEK4_FLASH} - WITH_VISION
 
 
 def check_toc(

@@ -30,8 +30,7 @@ For a file, it checks structure, padding and index; for gemma.cpp also keys, con
 against the config. It reads no weights: verify does. Each finding has a code, the key or name that it is about, its
 effect in gemma.cpp, and the fix. One line says which versions of gemma.cpp run the file correctly. A finding that only
 concerns older versions is a note; with --for it is an error. Of a checkpoint, --for gemma.cpp@2025-10 says what convert
---runtime 2025-10 would refuse. Exit status 1 if there is an error; with --strict also if
-there is a warning.
+--runtime 2025-10 would refuse. Exit status 1 if there is an error; with --strict also if there is a warning.
 On a terminal the findings are laid out for reading; elsewhere each is a tab-separated line: severity, code, subject,
 message, effect, fix; then, if there are several files, the file. --json prints an object; of several files, a list
 of objects. The exit status is the worst of them."""

@@ -9,11 +9,12 @@ from typing import TYPE_CHECKING
 
 from blobstore.codecs.element_types import BY_NAME, by_number
 from blobstore.errors import Fault
+from blobstore.gemma.families.gemma4 import gemma4_layer_tensors, ple_tensors
 from blobstore.gemma.families.qwen3 import WITH_HEAD
-from blobstore.gemma.families.siglip import vision_layer, vision_tensors
+from blobstore.gemma.families.siglip import vision_layer_tensors, vision_tensors
 from blobstore.gemma.families.specs import WEIGHT_TYPES, TensorSpec, vector, weight
 from blobstore.gemma.families.t5gemma import t5gemma_tensors
-from blobstore.gemma.families.text import gemma4_layer, ple_tensors, text_layer
+from blobstore.gemma.families.text import text_layer_tensors
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping
@@ -46,10 +47,10 @@ def tensors_of(config: ModelConfig) -> list[TensorSpec]:
     if vision.layer_configs:
         specs += vision_tensors(config, vision)
     for i, layer in enumerate(config.layer_configs):
-        specs += text_layer(i, layer, config.model_dim)
-        specs += gemma4_layer(i, layer, config.model_dim)
+        specs += text_layer_tensors(i, layer, config.model_dim)
+        specs += gemma4_layer_tensors(i, layer, config.model_dim)
     for i, layer in enumerate(vision.layer_configs):
-        specs += vision_layer(i, layer, vision.model_dim)
+        specs += vision_layer_tensors(i, layer, vision.model_dim)
     return specs
 
 

@@ -7,6 +7,7 @@ Source: convert_hf_to_gguf.py and llama-model.cpp of https://github.com/ggml-org
 from __future__ import annotations
 
 import re
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -14,10 +15,7 @@ if TYPE_CHECKING:
 
     Fields = Mapping[str, Any]
 
-# general.architecture → model_type of config.json
-MODEL_TYPES = {"gemma2": "gemma2", "gemma3": "gemma3_text", "qwen3": "qwen3"}
 GGUF_MODEL = "gguf-"  # begins the model_type of other Gemmas, whose tensors keep their names
-_PLAIN_NORMS = ("qwen3",)
 _HEAD = "output.weight"
 _NAMES = {
     "token_embd": "model.embed_tokens",
@@ -39,9 +37,38 @@ _LAYER_NAMES = {
     "ffn_up": "mlp.up_proj",
     "ffn_down": "mlp.down_proj",
 }
-# Of architectures that call some otherwise; a name that they don't have is left as it is.
-_OWN_LAYER_NAMES: dict[str, dict[str, str | None]] = {
-    "qwen3": {"ffn_norm": "post_attention_layernorm", "post_attention_norm": None, "post_ffw_norm": None}
+
+
+@dataclass(frozen=True)
+class Architecture:
+    """What is particular to a model's kind.
+
+    Attributes:
+        model_type: Of config.json.
+        adds_one: Whether norms are stored as 1 + weight.
+        wide_layers: How many layers the model has whose queries are divided by the root of hidden_size / heads, not of
+            head_dim: llama.cpp knows it by them. None if there is no such model.
+        may_have_head: Whether models may have a head of their own.
+        names: What differs from `_LAYER_NAMES`; a name without an equal stays as it is.
+    """
+
+    model_type: str
+    adds_one: bool = True
+    wide_layers: int | None = None
+    may_have_head: bool = False
+    names: Mapping[str, str | None] = field(default_factory=dict)
+
+
+# By general.architecture.
+ARCHITECTURES = {
+    "gemma2": Architecture("gemma2", wide_layers=46),
+    "gemma3": Architecture("gemma3_text", wide_layers=62),
+    "qwen3": Architecture(
+        "qwen3",
+        adds_one=False,
+        may_have_head=True,
+        names={"ffn_norm": "post_attention_layernorm", "post_attention_norm": None, "post_ffw_norm": None},
+    ),
 }
 _PLACE = re.compile(r"(?:blk\.([0-9]+)\.)?([a-z_]+)\.weight")
 # Behind the architecture, such as "gemma3.": what has the same meaning in config.json.
@@ -63,29 +90,24 @@ _SETTINGS = {
 }
 _TOKENS = {"tokenizer.ggml.bos_token_id": "bos_token_id", "tokenizer.ggml.padding_token_id": "pad_token_id"}
 _STOPS = ("tokenizer.ggml.eos_token_id", "tokenizer.ggml.eot_token_id")
-# Models whose queries are divided by the root of hidden_size / heads, not of head_dim: llama.cpp knows them by layers.
-_WIDE_HEADS = {"gemma2": 46, "gemma3": 62}
 
 
 def hf_name(architecture: str, name: str) -> str | None:
     """Return what Hugging Face's checkpoints call a tensor, or None for one that they don't have.
 
     Args:
-        architecture: Of `MODEL_TYPES`.
+        architecture: Of `ARCHITECTURES`.
         name: Of the tensor in the file.
     """
     match = _PLACE.fullmatch(name)
     if not match:
         return None
     layer, own = match.groups()
-    names = _NAMES if layer is None else _LAYER_NAMES | _OWN_LAYER_NAMES.get(architecture, {})
+    names: Mapping[str, str | None] = _NAMES
+    if layer is not None:
+        names = {**_LAYER_NAMES, **ARCHITECTURES[architecture].names}
     found = names.get(own)
     return found and f"{'' if layer is None else f'model.layers.{int(layer)}.'}{found}.weight"
-
-
-def adds_one(architecture: str) -> bool:
-    """Whether .gguf files of an architecture have norms as 1 + weight."""
-    return architecture not in _PLAIN_NORMS
 
 
 def is_norm(name: str) -> bool:
@@ -99,12 +121,13 @@ def config_of(architecture: str, fields: Fields, names: Container[str]) -> dict[
     Values are taken as they are: whoever reads a config.json checks them.
 
     Args:
-        architecture: Of `MODEL_TYPES`.
+        architecture: Of `ARCHITECTURES`.
         fields: The metadata.
         names: Of the tensors in the file.
     """
+    kind = ARCHITECTURES[architecture]
     own = {key.removeprefix(f"{architecture}."): value for key, value in fields.items()}
-    config: dict[str, Any] = {"model_type": MODEL_TYPES[architecture]}
+    config: dict[str, Any] = {"model_type": kind.model_type}
     config |= {name: own[key] for key, name in _SETTINGS.items() if key in own}
     config |= {name: fields[key] for key, name in _TOKENS.items() if key in fields}
     stops = [fields[key] for key in _STOPS if key in fields]
@@ -113,10 +136,10 @@ def config_of(architecture: str, fields: Fields, names: Container[str]) -> dict[
     heads, width = config.get("num_attention_heads"), config.get("hidden_size")
     if type(heads) is int and type(width) is int and heads > 0:
         config.setdefault("head_dim", width // heads)
-        if architecture in _WIDE_HEADS:
-            wide = config.get("num_hidden_layers") == _WIDE_HEADS[architecture]
+        if kind.wide_layers is not None:
+            wide = config.get("num_hidden_layers") == kind.wide_layers
             config["query_pre_attn_scalar"] = width / heads if wide else config["head_dim"]
-    if architecture not in _WIDE_HEADS:  # families that may have a head of their own
+    if kind.may_have_head:
         config["tie_word_embeddings"] = _HEAD not in names
     return config | _windows(architecture, own, config) | _scaling(own)
 

@@ -15,7 +15,7 @@ from blobstore.checkpoint.gguf.bpe import BPE_LISTS, read_bpe
 from blobstore.checkpoint.gguf.file import GgufFile, open_gguf
 from blobstore.checkpoint.gguf.finding import beside, parts_of
 from blobstore.checkpoint.gguf.header import GgufEntry, LongList
-from blobstore.checkpoint.gguf.hf import GGUF_MODEL, MODEL_TYPES, adds_one, config_of, hf_name, is_norm
+from blobstore.checkpoint.gguf.hf import ARCHITECTURES, GGUF_MODEL, config_of, hf_name, is_norm
 from blobstore.checkpoint.gguf.tokenizer import LISTS, read_pieces
 from blobstore.checkpoint.tensors import SourceTensor
 from blobstore.checkpoint.told import LeftOut
@@ -161,8 +161,8 @@ def _shown(value: Any, more: int = 0) -> str:  # noqa: ANN401 (metadata is anyth
 
 def _add_tensors(model: GgufModel) -> None:
     architecture = model.architecture
-    is_known = architecture in MODEL_TYPES
-    has_ones = is_known and adds_one(architecture)
+    is_known = architecture in ARCHITECTURES
+    has_ones = is_known and ARCHITECTURES[architecture].adds_one
     known: set[str] = set()
     quantised: Counter[str] = Counter()
     unreadable: list[str] = []
@@ -222,11 +222,11 @@ def _add_settings(model: GgufModel) -> None:
             model.metadata[key] = text
     model._tell_dropped()  # noqa: SLF001 (one module)
     architecture = model.architecture
-    if architecture in MODEL_TYPES:
+    if architecture in ARCHITECTURES:
         names = {name for file in model.files for name in file.entries}
         model.config = config_of(architecture, model.fields, names)
         what = "names are those of Hugging Face's checkpoints"
-        if adds_one(architecture):
+        if ARCHITECTURES[architecture].adds_one:
             what = "names and values are those of Hugging Face's checkpoints, where norms are stored without the 1 that"
             what = f"{what} GGUF adds"
         model.notes.append(f"{what}; config.json is made of the metadata")

@@ -1,1 +1,1 @@
-"""The configs of published models, a module for each family. Spec: spec/gemma.md, Models."""
+"""The configs of published models and their tensors, a module for each family. Spec: spec/gemma.md, Models."""

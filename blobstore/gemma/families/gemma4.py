@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 from blobstore.gemma.config import LayerConfig, VitConfig
 from blobstore.gemma.enums import LayerType, Model, PostNorm, PostQK, QueryScale
 from blobstore.gemma.families.sizes import Dimensions, in_full, text_config, text_layer
+from blobstore.gemma.families.specs import TensorSpec, vector, weight
 
 if TYPE_CHECKING:
     from blobstore.gemma.config import ModelConfig
@@ -52,7 +53,7 @@ EXTENTS = {
     Model.GEMMA4_E4B_LM: _E4B,
     Model.GEMMA4_26B_MOE: Extent(6, 0, 2112, 2, 1024, 32768),
 }
-WITH_VISION = frozenset({Model.GEMMA4_2B, Model.GEMMA4_E4B})
+WITH_VISION = frozenset({Model.GEMMA4_2B, Model.GEMMA4_E4B})  # whose tensors are not known here
 PLE_DIM = 256  # width of a layer's own embeddings, in E2B and E4B
 GLOBAL_QKV_DIM = 512
 EXPERTS, EXPERTS_USED = 128, 8
@@ -61,7 +62,7 @@ EXPERT_HIDDEN = 704  # no field has it: the runtime takes it from the model's nu
 # keys of all heads before the values of all heads, not a head's values behind its keys. They are moved by whole
 # elements, so that types with groups don't survive it.
 _REORDERED = (2, 512)
-ROUTER_TYPES = ("bf16",)  # of its scales, which are used as they are
+_ROUTER_TYPES = ("bf16",)  # of its scales, which are used as they are
 MAX_EXPERTS = 128  # for which the runtime has room
 
 
@@ -131,3 +132,47 @@ def _vision() -> VitConfig:
     return VitConfig(
         model_dim=768, seq_len=2520, patch_width=16, image_size=896, layer_configs=(layer,) * 16, pool_dim=3
     )
+
+
+def ple_tensors(config: ModelConfig) -> list[TensorSpec]:
+    """Return what a Gemma 4 with embeddings for each layer has once: read, not run."""
+    cols = sum(layer.ple_dim for layer in config.layer_configs)
+    return [
+        weight("ple_embeddings", config.vocab_size, cols),
+        weight("ple_model_proj", cols, config.model_dim, floor="bf16"),
+        vector("ple_proj_norm", config.ple_dim),
+    ]
+
+
+def gemma4_layer_tensors(i: int, layer: LayerConfig, width: int) -> list[TensorSpec]:
+    """Return what a layer of Gemma 4 has besides `text_layer_tensors`; nothing for others: read, not run."""
+    specs = []
+    if layer.ple_dim:
+        specs += [
+            weight(f"ple_gate_{i}", layer.ple_dim, width),
+            weight(f"ple_proj_{i}", width, layer.ple_dim),
+            vector(f"post_ple_ns_{i}", width),
+        ]
+    if layer.norm_v:  # as in every Gemma 4
+        specs.append(vector(f"skip_scale_{i}", 1, optional=True))
+    if layer.num_experts:
+        specs += _experts(i, layer, width)
+    return specs
+
+
+def _experts(i: int, layer: LayerConfig, width: int) -> list[TensorSpec]:
+    specs = [
+        weight(f"moe_router_{i}", layer.num_experts, width, floor="bf16"),
+        vector(f"router_scale_{i}", width, types=_ROUTER_TYPES),
+        vector(f"p_expert_sc_{i}", layer.num_experts, types=_ROUTER_TYPES),
+        vector(f"pre_ffw2_ns_{i}", width),
+        vector(f"post_ffw1_ns_{i}", width),
+        vector(f"post_ffw2_ns_{i}", width),
+    ]
+    for expert in range(layer.num_experts):
+        specs += [
+            weight(f"gating1_w_{i}_{expert}", EXPERT_HIDDEN, width),
+            weight(f"gating2_w_{i}_{expert}", EXPERT_HIDDEN, width),
+            weight(f"linear_w_{i}_{expert}", width, EXPERT_HIDDEN),
+        ]
+    return specs

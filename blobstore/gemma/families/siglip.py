@@ -51,7 +51,7 @@ def vision_tensors(config: ModelConfig, vision: VitConfig) -> list[TensorSpec]:
     return specs
 
 
-def vision_layer(i: int, layer: LayerConfig, width: int) -> list[TensorSpec]:
+def vision_layer_tensors(i: int, layer: LayerConfig, width: int) -> list[TensorSpec]:
     """Return the tensors of a vision layer."""
     heads, size, hidden = layer.heads, layer.qkv_dim, layer.ff_hidden_dim
     return [
