@@ -5,14 +5,11 @@ The mapping is stated here once more, on whole arrays: by spec/gemma.md, without
 
 from __future__ import annotations
 
-import os
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from blobstore.checkpoint.safetensors import dump_header
-from blobstore.codecs.element_types import BY_NAME
 from tests.checkpoints import SINGLE, own, write_config, write_own
 from tests.gemma_checkpoints import DTYPES
 
@@ -193,17 +190,6 @@ class Gemma4:
         folder.mkdir(parents=True, exist_ok=True)
         write_own(folder / SINGLE, own(self.tensors() if tensors is None else tensors), {"format": "pt"})
         write_config(folder, self.config() if config is None else config)
-        return folder
-
-    def write_sparse(self, folder: Path, config: Config) -> Path:
-        """Write a checkpoint of zeros that takes no space on the disk, and return its folder."""
-        folder.mkdir(parents=True, exist_ok=True)
-        element_type, shapes = BY_NAME[self.dtype], self.shapes()
-        header = dump_header([(name, element_type, shape) for name, shape in shapes.items()], {"format": "pt"})
-        (folder / SINGLE).write_bytes(header)
-        count = sum(int(np.prod(shape, dtype=np.int64)) for shape in shapes.values())
-        os.truncate(folder / SINGLE, len(header) + element_type.nbytes(count))
-        write_config(folder, config)
         return folder
 
 

@@ -9,7 +9,7 @@ import itertools
 import json
 import os
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 import ml_dtypes
 import numpy as np
@@ -38,6 +38,7 @@ if TYPE_CHECKING:
 
     Array = npt.NDArray[Any]
     Config = dict[str, Any]
+    Facts = dict[str, tuple[str, tuple[int, ...], bytes]]
 
 DTYPES = {"bf16": np.dtype(ml_dtypes.bfloat16), "f16": np.dtype(np.float16), "f32": np.dtype(np.float32)}
 TOKENIZER = b"\n\x0e\n\x05<pad>\x15\x00\x00\x00\x00\x18\x03" * 9
@@ -471,6 +472,21 @@ def _vision_layer(layer: Mapping[str, Array], size: Size) -> dict[str, Array]:
     return made
 
 
+def facts_of(tensors: Mapping[str, Array]) -> Facts:
+    """Return each tensor's type, shape and bytes."""
+    names = {dtype: name for name, dtype in DTYPES.items()}
+    return {name: (names[array.dtype], array.shape, array.tobytes()) for name, array in tensors.items()}
+
+
+def facts_in(path: Path | str) -> Facts:
+    """Return the type, shape and bytes of each tensor in a checkpoint, as our own reader has them."""
+    with open_checkpoint(path) as checkpoint:
+        return {
+            name: (entry.type.name, entry.shape, b"".join(bytes(part) for part in entry.chunks()))
+            for name, entry in checkpoint.tensors.items()
+        }
+
+
 def plan_of(folder: Path, choices: Choices, kind: str = "auto", tokenizer: Path | None = None) -> Plan:
     """Plan as the command line does."""
     with open_checkpoint(folder) as checkpoint:
@@ -485,7 +501,21 @@ def convert(folder: Path, target: Path, choices: Choices | None = None, kind: st
     return plan
 
 
-def write_sparse(folder: Path, recipe: Recipe, config: Config | None = None) -> Path:
+class HasShapes(Protocol):
+    """What a checkpoint is like, as far as it has to be known to write one of zeros."""
+
+    @property
+    def dtype(self) -> str:
+        """Of all tensors."""
+
+    def shapes(self) -> dict[str, tuple[int, ...]]:
+        """Return the shape of each tensor by its name."""
+
+    def config(self) -> Config:
+        """Return what config.json says."""
+
+
+def write_sparse(folder: Path, recipe: HasShapes, config: Config | None = None) -> Path:
     """Write a checkpoint of zeros that takes no space on the disk, and return its folder."""
     folder.mkdir(parents=True, exist_ok=True)
     element_type = BY_NAME[recipe.dtype]

@@ -10,17 +10,15 @@ import pytest
 import blobstore
 from blobstore.checking.config import check_config
 from blobstore.checking.findings import runs_in
-from blobstore.checkpoint.reader import open_checkpoint
 from blobstore.converting.gemma_families import FAMILIES
 from blobstore.gemma.enums import Model, WeightType
 from blobstore.gemma.models import model_config
 from blobstore.gemma.runtimes import LATEST, NAMES
 from tests.conftest import ROOT
 from tests.gemma4_checkpoints import MOE, PLE
-from tests.gemma_checkpoints import small_recipe, sound_recipe
+from tests.gemma_checkpoints import facts_in, small_recipe, sound_recipe
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
     from pathlib import Path
 
     from tests.gemma4_checkpoints import Gemma4
@@ -88,14 +86,6 @@ def test_a_row_says_what_is_converted_and_comes_back(tmp_path: Path, name: str) 
     runtime = "latest" if "--runtime" in name else None
     blobstore.convert(folder, file, as_="gemma", weights="bf16", runtime=runtime)
     blobstore.export(file, out)
-    assert contents(out) == contents(folder)
+    assert facts_in(out) == facts_in(folder)
     whole, exported = table()[name][-2:]
     assert (whole, exported) == ("text part" if re.search(r"Gemma 4", name) else "all", "bit for bit")
-
-
-def contents(path: Path) -> Mapping[str, tuple[str, tuple[int, ...], bytes]]:
-    with open_checkpoint(path) as checkpoint:
-        return {
-            name: (str(tensor.type), tensor.shape, b"".join(bytes(part) for part in tensor.chunks()))
-            for name, tensor in checkpoint.tensors.items()
-        }

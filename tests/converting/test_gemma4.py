@@ -14,7 +14,6 @@ from hypothesis import strategies as st
 import blobstore
 from blobstore.checking.config import check_config
 from blobstore.checking.later_layers import check_later_layers
-from blobstore.checkpoint.reader import open_checkpoint
 from blobstore.container.layout import KEY_NBYTES, MAX_PORTABLE_BLOBS
 from blobstore.converting.gemma_plan import Choices
 from blobstore.converting.gemma_recognise import Recognised
@@ -42,29 +41,17 @@ from tests.gemma4_checkpoints import (
     arranged,
     published_config,
 )
-from tests.gemma_checkpoints import convert, plan_of
+from tests.gemma_checkpoints import convert, facts_in, facts_of, plan_of, write_sparse
 from tests.models import FORMS
 from tests.tokenizer_files import HEAD, NORMAL, document_of, dumped
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from tests.gemma_checkpoints import Array, Config
+    from tests.gemma_checkpoints import Config
 
 GEMMA4_KEYS = {part: KEYS[part] for part in ("gemma4-text", "gemma4-top")}
 CASES = [(name, layout) for name in TINY for layout in FORMS]
-
-
-def facts_of(tensors: dict[str, Array]) -> dict[str, tuple[str, tuple[int, ...], bytes]]:
-    return {name: (str(array.dtype), array.shape, array.tobytes()) for name, array in tensors.items()}
-
-
-def read(path: Path) -> dict[str, tuple[str, tuple[int, ...], bytes]]:
-    with open_checkpoint(path) as checkpoint:
-        return {
-            name: (str(entry.type.dtype), entry.shape, b"".join(bytes(part) for part in entry.chunks()))
-            for name, entry in checkpoint.tensors.items()
-        }
 
 
 @pytest.mark.parametrize(("name", "layout"), CASES)
@@ -82,7 +69,7 @@ def test_a_file_has_the_runtimes_tensors_and_gives_the_checkpoint_back(tmp_path:
     with blobstore.open(file, by="names") as store:
         assert set(store) == {*tensors, "lm_head.weight"}
     blobstore.export(file, tmp_path / "out.safetensors")
-    assert read(tmp_path / "out.safetensors") == facts_of(tensors)
+    assert facts_in(tmp_path / "out.safetensors") == facts_of(tensors)
     assert blobstore.verify(file, against=folder).ok
     checked = blobstore.check(file, for_=f"gemma.cpp@{NAMES[-1]}")  # type: ignore[arg-type]
     assert [finding for finding in checked.findings if finding.severity == "error"] == []
@@ -101,7 +88,7 @@ PUBLISHED: dict[str, tuple[Gemma4, dict[str, Any]]] = {
 def test_real_shapes_are_the_known_model(tmp_path: Path, specifier: str) -> None:
     recipe, own = PUBLISHED[specifier]
     recipe = replace(recipe, prefix="model.language_model.")
-    plan = plan_of(recipe.write_sparse(tmp_path, published_config(recipe)), Choices("sfp", wrapping="it"))
+    plan = plan_of(write_sparse(tmp_path, recipe, published_config(recipe)), Choices("sfp", wrapping="it"))
     expected = config_of(f"{specifier}-sfp-it")
     length = own.get("max_seq_len", expected.max_seq_len)
     windows = tuple(length if n == expected.max_seq_len else n for n in expected.attention_window_sizes)
@@ -122,12 +109,12 @@ def test_real_shapes_are_the_known_model(tmp_path: Path, specifier: str) -> None
 
 
 def plan(folder: Path, recipe: Gemma4 = PLE, choices: Choices | None = None, **config: Any) -> Any:  # noqa: ANN401
-    return plan_of(recipe.write_sparse(folder, recipe.config() | config), choices or Choices("bf16"))
+    return plan_of(write_sparse(folder, recipe, recipe.config() | config), choices or Choices("bf16"))
 
 
 def faults_of(folder: Path, recipe: Gemma4, config: Config) -> list[tuple[str, str]]:
     with pytest.raises(CheckpointError) as caught:
-        plan_of(recipe.write_sparse(folder, config), Choices("bf16"))
+        plan_of(write_sparse(folder, recipe, config), Choices("bf16"))
     assert "--as names" in caught.value.message
     return [(fault.reason, fault.name) for fault in caught.value.faults]
 
@@ -182,7 +169,7 @@ def test_only_the_latest_runtime_runs_it(tmp_path: Path) -> None:
 def test_check_finds_layers_that_the_runtime_can_not_compute(
     tmp_path: Path, recipe: Gemma4, changes: dict[str, Any], says: str
 ) -> None:
-    config = plan_of(recipe.write_sparse(tmp_path, recipe.config()), Choices("bf16")).config
+    config = plan_of(write_sparse(tmp_path, recipe, recipe.config()), Choices("bf16")).config
     assert config is not None
     assert list(check_later_layers(config)) == []
     *layers, last = config.layer_configs
@@ -237,12 +224,12 @@ def test_parts_and_tensors_that_the_runtime_has_no_place_for_are_left_out_and_to
     assert "layers 4 to 6 share the keys and values of others: their key_norm" in text
     assert "final_cap 30 as in config.json" in text
     blobstore.export(tmp_path / "out.sbs", tmp_path / "out.safetensors")
-    assert read(tmp_path / "out.safetensors") == facts_of(tensors)
+    assert facts_in(tmp_path / "out.safetensors") == facts_of(tensors)
 
 
 def test_a_vision_part_of_which_no_tensor_is_there_is_told(tmp_path: Path) -> None:
     recipe = replace(PLE, prefix="model.language_model.")
-    plan = plan_of(recipe.write_sparse(tmp_path, published_config(recipe)), Choices())
+    plan = plan_of(write_sparse(tmp_path, recipe, published_config(recipe)), Choices())
     assert [told.code for told in plan.told] == ["no-vision"]
 
 
@@ -280,7 +267,7 @@ def test_the_other_spelling_of_global_layers_means_the_same(tmp_path: Path) -> N
         del config["per_layer_config"]
         config |= {"global_head_dim": recipe.full_size, "num_global_key_value_heads": recipe.full_kv_heads or None}
         plans = [
-            plan_of(recipe.write_sparse(tmp_path / f"{i}{j}", c), Choices())
+            plan_of(write_sparse(tmp_path / f"{i}{j}", recipe, c), Choices())
             for j, c in enumerate((config, recipe.config()))
         ]
         assert plans[0].config == plans[1].config
@@ -304,7 +291,7 @@ def test_what_config_json_says_of_positions_goes_into_the_config(tmp_path: Path)
     assert (same.use_global_timescale, same.rope_theta, same.global_rope_theta) == (True, 1e4, 1e4)
     missing = PLE.config()
     del missing["rope_parameters"]
-    default = plan_of(PLE.write_sparse(tmp_path / "d", missing), Choices()).config
+    default = plan_of(write_sparse(tmp_path / "d", PLE, missing), Choices()).config
     assert default is not None
     assert (default.rope_theta, default.global_rope_theta, default.partial_rotary_factor) == (1e4, 1e6, 0.25)
 
