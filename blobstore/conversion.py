@@ -13,8 +13,8 @@ from blobstore.checking.findings import runs_in, runtimes_line
 from blobstore.checking.refusal import refuse_plan
 from blobstore.checkpoint.reader import open_checkpoint
 from blobstore.container.layout import MAX_PORTABLE_BLOBS
+from blobstore.converting.choices import LAYOUTS, WEIGHTS, Choices
 from blobstore.converting.choose import KINDS, choose_plan, needless_flags
-from blobstore.converting.gemma_plan import LAYOUTS, WEIGHTS, Choices
 from blobstore.converting.run import check_target, run_plan, unchecked_sources
 from blobstore.errors import UsageError
 from blobstore.fileio.paths import optional_path, path_text, path_texts, target_of
@@ -209,8 +209,8 @@ def convert(
             can't run is refused. By default the file is for the oldest version that can run the model, and those since.
         tokenizer: For gemma.cpp, a ``tokenizer.model``, taken as it is, or a ``tokenizer.json``; by default the one
             beside the source, with the tokens that were added to it. A model whose tokenizer is BPE needs the latter.
-        pad: For gemma.cpp: repeat the row of ``<pad>`` until the vocabulary is a multiple of 32; if false, refuse such
-            a checkpoint.
+        pad: For gemma.cpp: repeat the row of the token for padding until the vocabulary is a multiple of 32; if false,
+            refuse such a checkpoint.
         strict: Refuse a checkpoint that `check` has a warning for, such as a NaN.
         adapters: LoRA adapters of peft, one or several, that are merged in this order: folders with
             ``adapter_config.json`` and ``adapter_model.safetensors`` (``.bin`` needs torch).

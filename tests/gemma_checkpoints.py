@@ -18,8 +18,8 @@ from hypothesis import strategies as st
 from blobstore.checkpoint.reader import open_checkpoint
 from blobstore.checkpoint.safetensors import dump_header
 from blobstore.codecs.element_types import BY_NAME
+from blobstore.converting.choices import Choices
 from blobstore.converting.choose import choose_plan
-from blobstore.converting.gemma_plan import Choices
 from blobstore.converting.run import run_plan
 from blobstore.gemma.enums import Model
 from blobstore.gemma.models import config_of

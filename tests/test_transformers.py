@@ -12,7 +12,7 @@ import pytest
 import sentencepiece
 
 import blobstore
-from blobstore.converting.gemma_plan import Choices
+from blobstore.converting.choices import Choices
 from blobstore.converting.hf_keys_t5gemma import KEYS
 from blobstore.gemma.tokenizer import pieces_of
 from blobstore.tokenizer.added import added_in_json

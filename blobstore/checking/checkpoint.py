@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
     from blobstore.checkpoint.reader import Checkpoint
     from blobstore.checkpoint.tensors import SourceTensor
-    from blobstore.converting.gemma_plan import Choices
+    from blobstore.converting.choices import Choices
     from blobstore.converting.plan import Plan
     from blobstore.fileio.types import Progress
 

@@ -11,8 +11,8 @@ from blobstore.checking.checkpoint import check_checkpoint
 from blobstore.checking.findings import asked_for, by_severity, is_right, runs_in, runtimes_line
 from blobstore.checking.runtime import check_file
 from blobstore.checkpoint.formats import format_of
+from blobstore.converting.choices import WEIGHTS, Choices
 from blobstore.converting.choose import needless_flags
-from blobstore.converting.gemma_plan import WEIGHTS, Choices
 from blobstore.errors import UsageError
 from blobstore.fileio.paths import optional_path, path_text, path_texts
 from blobstore.gemma.runtimes import NAMES

@@ -12,7 +12,7 @@ from blobstore.cli.findings import add_strict, print_findings
 from blobstore.cli.formatting import shown
 from blobstore.cli.output import add_adapters, add_command, add_json, note, print_each
 from blobstore.cli.progress import progress
-from blobstore.converting.gemma_plan import WEIGHTS
+from blobstore.converting.choices import WEIGHTS
 
 if TYPE_CHECKING:
     import argparse

@@ -10,8 +10,8 @@ from blobstore.cli.output import add_adapters, add_command, add_json, note, outp
 from blobstore.cli.progress import progress
 from blobstore.cli.tables import print_table
 from blobstore.conversion import convert, preview_conversion
+from blobstore.converting.choices import LAYOUTS, WEIGHTS
 from blobstore.converting.choose import KINDS
-from blobstore.converting.gemma_plan import LAYOUTS, WEIGHTS
 from blobstore.errors import UsageError
 from blobstore.gemma.runtimes import NAMES
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from blobstore.checkpoint.tokenizer_files import has_chat_template, stored_tokenizer, tokenizer_beside
 from blobstore.container.layout import MAX_PORTABLE_BLOBS
 from blobstore.converting.gemma_families import family_of, is_headless, tokenizer_kind_of
-from blobstore.converting.gemma_plan import Choices, is_gemma, looks_like_gemma, plan_for_gemma
+from blobstore.converting.gemma_plan import is_gemma, looks_like_gemma, plan_for_gemma
 from blobstore.converting.plan import Plan, plan_by_name
 from blobstore.errors import CheckpointError, UsageError
 
@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
 
     from blobstore.checkpoint.reader import Checkpoint
+    from blobstore.converting.choices import Choices
 
 KINDS = ("auto", "gemma", "names")
 _HEADLESS = "the model was saved without its output head, as embedding models are"

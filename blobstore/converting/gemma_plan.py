@@ -6,7 +6,7 @@ Spec: spec/gemma.md, Checkpoints.
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -41,7 +41,7 @@ from blobstore.converting.recognise_t5gemma import recognise_t5gemma
 from blobstore.converting.runtime_choice import as_chosen
 from blobstore.converting.sources.comparing import Sources
 from blobstore.converting.sources.foreign import foreign_tensors
-from blobstore.errors import CheckpointError, Fault, UsageError, listed
+from blobstore.errors import CheckpointError, Fault, listed
 from blobstore.gemma.enums import WeightType, Wrapping
 from blobstore.gemma.models import is_gemma3
 from blobstore.gemma.runtimes import LATEST
@@ -53,12 +53,11 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
     from blobstore.checkpoint.reader import Checkpoint
+    from blobstore.converting.choices import Choices
     from blobstore.gemma.config import ModelConfig
     from blobstore.gemma.families.specs import TensorSpec
     from blobstore.tokenizer.fitting import FittingTokenizer
 
-WEIGHTS = ("sfp", "bf16", "f32", "i8", "q4_0")
-LAYOUTS = ("split", "stock")
 _WIDER_SHOWN = 4
 # Of tensors that aren't stored in the chosen type, by whether their spec lists types.
 _WHY_WIDER = {
@@ -68,53 +67,6 @@ _WHY_WIDER = {
 # Of families whose layers are not as most.
 _RECOGNISERS = {"gemma4": recognise_gemma4, "t5gemma": recognise_t5gemma}
 _DOUBT = ("missing-tensor", "shape", "config-disagrees")
-
-
-@dataclass(frozen=True)
-class Choices:
-    """What a user may choose.
-
-    Attributes:
-        weights: Type of the weights, where the runtime leaves a choice.
-        layout: ``split`` is almost the checkpoint's own arrangement, and loads faster; ``stock`` is that of published
-            files; None for the family's own, which is ``split`` but for T5Gemma.
-        wrapping: ``it``, ``pt``, or None for what the checkpoint says.
-        pad: Whether a vocabulary that isn't a multiple of 32 is padded; else it is refused.
-        runtime: The version of gemma.cpp that the file is for, or None for the oldest that can run the model.
-    """
-
-    weights: str = "sfp"
-    layout: str | None = None
-    wrapping: str | None = None
-    pad: bool = True
-    runtime: str | None = None
-
-    def refuse_unusable(self) -> None:
-        """Refuse what no runtime up to April 2026 runs, unless a later one is chosen. `verify` compares such files.
-
-        Raises:
-            UsageError: ``i8-stock``.
-        """
-        if (self.weights, self.layout) == ("i8", "stock") and self.runtime != LATEST.name:
-            what = "gemma.cpp up to 2026-04 hangs when it loads i8 weights in the stock layout"
-            raise UsageError("i8-stock", f"{what}: use --weights sfp, --layout split, or --runtime {LATEST.name}")
-
-    def for_family(self, family: str) -> Choices:
-        """Return the choices with the layout that a family gets.
-
-        Raises:
-            UsageError: ``stock-only``: the family has only the stock layout, and another was chosen, or i8.
-        """
-        name = FAMILIES[family].stock_only
-        if not name:
-            return replace(self, layout=self.layout or "split")
-        if self.layout == "split":
-            what = f"--layout split: gemma.cpp has only the stock layout for {name}: leave it out"
-            raise UsageError("stock-only", what)
-        if self.weights == "i8":
-            what = f"no gemma.cpp is known to load i8 in the stock layout, the only one of {name}"
-            raise UsageError("stock-only", f"{what}: use --weights sfp or bf16")
-        return replace(self, layout="stock")
 
 
 def is_gemma(checkpoint: Checkpoint) -> bool:

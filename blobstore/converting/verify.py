@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Any
 
 from blobstore.checkpoint.adapters.reading import parse_described
 from blobstore.container.keys import CONFIG_KEY, NO_TOKENIZER, TOC_KEY, TOKENIZER_KEY
+from blobstore.converting.choices import LAYOUTS, WEIGHTS, Choices
 from blobstore.converting.choose import choose_plan
 from blobstore.converting.gemma_config import repaired
-from blobstore.converting.gemma_plan import LAYOUTS, WEIGHTS, Choices
 from blobstore.converting.run import measure_scales, stored_bytes
 from blobstore.errors import FormatError, UsageError
 from blobstore.fileio.ranges import FileRange, first_byte_between, first_difference

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Protocol
 
 from blobstore.gemma.tokenizer import BYTE, CONTROL, UNKNOWN, UNUSED, USER_DEFINED, count_pieces, find_piece, pieces_of
 from blobstore.tokenizer.added import rows_needed
-from blobstore.tokenizer.notes import counted, left_out, listed_changes, listed_texts, narrowed
+from blobstore.tokenizer.notes import counted, left_out, listed_changes, listed_texts, narrowed, renamed
 from blobstore.tokenizer.proto import Piece, append_pieces, dump_model, new_model, parse_model
 
 if TYPE_CHECKING:
@@ -166,10 +166,9 @@ class MadeTokenizer:
                 f"{counted(self.json.inexact, 'piece')} can be joined in SentencePiece in other ways than by its merges"
             )
             yield f"tokenizer: {what}: some texts get other tokens than in transformers"
-        if self.json.renamed:
-            new = self.json.added
-            shown = [(number, old.encode(), new[number].piece) for number, old in self.json.renamed.items()]
-            yield f"tokenizer: {counted(len(shown), 'piece')} renamed as its added_tokens say: {listed_changes(shown)}"
+        new = self.json.added
+        changes = [(number, old.encode(), new[number].piece) for number, old in self.json.renamed.items()]
+        yield from renamed("piece", changes)
         yield from _filled([number for number in range(tokens) if number not in self.json.pieces])
         yield from narrowed(self.json.added.values(), "SentencePiece")
         beyond = {number: piece.text for number, piece in self.json.pieces.items() if number >= tokens}

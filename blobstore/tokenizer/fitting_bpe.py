@@ -14,7 +14,7 @@ from blobstore.errors import listed
 from blobstore.gemma.bpe import BYTE_FALLBACK, BYTE_LEVEL, SPACE_ESCAPE, BpeTokenizer
 from blobstore.tokenizer.added import rows_needed
 from blobstore.tokenizer.fitting import Fitted
-from blobstore.tokenizer.notes import counted, left_out, listed_changes, narrowed
+from blobstore.tokenizer.notes import counted, left_out, narrowed, renamed
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterator, Sequence
@@ -91,14 +91,10 @@ class MadeBpe:
         yield from self._unlike()
         lost = [*vocabulary.dropped, *self._beyond(tokens)]
         if lost:
-            what = (
-                f"{len(lost)} {'merge' if len(lost) == 1 else 'merges'} left out, not of two tokens that make a third"
-            )
+            what = f"{counted(len(lost), 'merge')} left out, not of two tokens that make a third"
             yield f"tokenizer: {what}: {listed([f'{left!r} {right!r}'[:60] for left, right in lost], _SHOWN)}"
-        if vocabulary.renamed:
-            changes = [(number, old.encode(), texts[number].encode()) for number, old in vocabulary.renamed.items()]
-            count = counted(len(changes), "token")
-            yield f"tokenizer: {count} renamed as its added_tokens say: {listed_changes(changes)}"
+        changes = [(number, old.encode(), texts[number].encode()) for number, old in vocabulary.renamed.items()]
+        yield from renamed("token", changes)
         yield from _gaps([number for number in range(tokens) if number not in texts])
         yield from narrowed(vocabulary.added.values(), _RUNTIME)
         yield from left_out({number: text.encode() for number, text in texts.items() if number >= tokens}, tokens)

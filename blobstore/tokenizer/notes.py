@@ -28,6 +28,13 @@ def narrowed(tokens: Iterable[AddedToken], runtime: str) -> Iterator[str]:
         yield f"tokenizer: {what}: {listed_texts(narrow)}"
 
 
+def renamed(noun: str, changes: Sequence[tuple[int, bytes, bytes]]) -> Iterator[str]:
+    """Say which entries of a vocabulary, pieces or tokens, have the text of an added token instead of their own."""
+    if changes:
+        shown = listed_changes(changes)
+        yield f"tokenizer: {counted(len(changes), noun)} renamed as its added_tokens say: {shown}"
+
+
 def left_out(beyond: Mapping[int, bytes], vocabulary: int) -> Iterator[str]:
     """Say which tokens have no row."""
     if beyond:

@@ -12,7 +12,7 @@ import pytest
 import blobstore
 from blobstore.checking import CODES, check_checkpoint, check_file, runs_in, verify_file
 from blobstore.codecs.element_types import BY_NAME
-from blobstore.converting.gemma_plan import LAYOUTS, Choices
+from blobstore.converting.choices import LAYOUTS, Choices
 from blobstore.gemma.bpe import BpeTokenizer
 from blobstore.gemma.config import ModelConfig
 from blobstore.gemma.enums import LayerType, Model, QueryScale, WeightType

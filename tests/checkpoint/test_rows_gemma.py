@@ -17,7 +17,7 @@ from blobstore import cli
 from blobstore.checking.runtime import unpadded
 from blobstore.checkpoint.reader import open_checkpoint
 from blobstore.checkpoint.wrappers import unwrap
-from blobstore.converting.gemma_plan import LAYOUTS, WEIGHTS, Choices
+from blobstore.converting.choices import LAYOUTS, WEIGHTS, Choices
 from blobstore.errors import CheckpointError
 from tests.adapters import pair, write_adapter
 from tests.checkpoints import SINGLE, own, write_config, write_index, write_own, write_peer

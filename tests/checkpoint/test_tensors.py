@@ -16,8 +16,8 @@ from blobstore.checkpoint.reader import open_checkpoint
 from blobstore.checkpoint.tensors import SourceTensor
 from blobstore.checkpoint.told import LeftOut, left_out_lines, read_lines
 from blobstore.codecs.element_types import BY_NAME, type_of
+from blobstore.converting.choices import LAYOUTS, WEIGHTS, Choices
 from blobstore.converting.choose import choose_plan
-from blobstore.converting.gemma_plan import LAYOUTS, WEIGHTS, Choices
 from blobstore.converting.run import run_plan
 from blobstore.errors import CodecError
 from tests.checkpoints import write_own

@@ -13,7 +13,7 @@ import pytest
 
 import blobstore
 from blobstore.codecs.element_types import BY_NAME
-from blobstore.converting.gemma_plan import Choices
+from blobstore.converting.choices import Choices
 from tests.checkpoints import (
     EMBEDDING,
     HEAD,

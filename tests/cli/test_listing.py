@@ -21,7 +21,7 @@ from blobstore import cli
 from blobstore.cli.contents import open_contents, stored_nbytes
 from blobstore.cli.formatting import rate
 from blobstore.compare.statistics import statistics
-from blobstore.converting.gemma_plan import Choices
+from blobstore.converting.choices import Choices
 from tests import gguf_files
 from tests.checkpoints import write_config, write_peer, write_shards
 from tests.gemma_checkpoints import convert, sound_recipe

@@ -21,7 +21,7 @@ from blobstore import cli
 from blobstore.bench import plot
 from blobstore.checking.repair import repair
 from blobstore.cli.output import output_of
-from blobstore.converting.gemma_plan import Choices
+from blobstore.converting.choices import Choices
 from blobstore.edit.recover import recover
 from blobstore.edit.rewrite import Edits, apply_edits
 from blobstore.packing.pack import pack

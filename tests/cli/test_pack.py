@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 import blobstore
-from blobstore.converting.gemma_plan import Choices
+from blobstore.converting.choices import Choices
 from tests.cli.test_cli import Cli, Done
 from tests.gemma_checkpoints import convert, sound_recipe
 

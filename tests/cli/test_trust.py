@@ -11,7 +11,7 @@ import pytest
 
 import blobstore
 from blobstore.cli import parser
-from blobstore.converting.gemma_plan import Choices
+from blobstore.converting.choices import Choices
 from tests.checkpoints import own, write_own
 from tests.cli.test_gemma import Cli, one_line
 from tests.gemma_checkpoints import convert, sound_recipe

@@ -24,7 +24,7 @@ from blobstore.compare import Tolerance, compare, open_side, open_sides
 from blobstore.compare.sides import Side
 from blobstore.compare.tensors import Arranged
 from blobstore.compare.values import BLOCK, measure
-from blobstore.converting.gemma_plan import Choices
+from blobstore.converting.choices import Choices
 from blobstore.edit.rewrite import Edits, apply_edits
 from blobstore.errors import BlobStoreError, CheckpointError, CodecError, FormatError, TruncatedError
 from blobstore.exporting.plan import plan_export

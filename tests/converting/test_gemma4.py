@@ -15,7 +15,7 @@ import blobstore
 from blobstore.checking.config import check_config
 from blobstore.checking.later_layers import check_later_layers
 from blobstore.container.layout import KEY_NBYTES, MAX_PORTABLE_BLOBS
-from blobstore.converting.gemma_plan import Choices
+from blobstore.converting.choices import Choices
 from blobstore.converting.gemma_recognise import Recognised
 from blobstore.converting.hf_keys import FIXED, KEYS, Fate
 from blobstore.converting.recognise_gemma4 import recognise_gemma4

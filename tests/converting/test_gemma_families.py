@@ -13,15 +13,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from blobstore.checkpoint.reader import open_checkpoint
-from blobstore.converting.gemma_config import runtime_faults
+from blobstore.converting.choices import Choices
+from blobstore.converting.gemma_config import lost_stops, runtime_faults
 from blobstore.converting.gemma_families import family_of
-from blobstore.converting.gemma_plan import Choices, is_gemma, plan_for_gemma
+from blobstore.converting.gemma_plan import is_gemma, plan_for_gemma
 from blobstore.converting.gemma_recognise import recognise
 from blobstore.errors import CheckpointError, Fault
 from blobstore.gemma import ModelConfig
 from blobstore.gemma.config import VitConfig
-from blobstore.gemma.enums import LayerType, Model, QueryScale, Wrapping
-from blobstore.gemma.models import config_of
+from blobstore.gemma.enums import LayerType, Model, QueryScale, WeightType, Wrapping
+from blobstore.gemma.models import config_of, model_config
 from blobstore.index import shape_fault
 from blobstore.index.metadata import CHOICES
 from tests.checkpoints import snapshot, write_config
@@ -538,3 +539,23 @@ def test_other_models_have_no_family(config: Config) -> None:
 def test_999_layers_are_the_most(layers: int) -> None:
     config = replace(tiny("gemma3"), vocab_size=32, layer_configs=tiny("gemma3").layer_configs[:1] * layers)
     assert [fault.reason for fault in runtime_faults(config)] == ["too-many-layers"] * (layers > 999)
+
+
+@pytest.mark.parametrize(
+    ("model", "own", "lost"),
+    [
+        (Model.GEMMA2_2B, (1, 106, 107), 151645),
+        (Model.GEMMA4_2B_LM, (1, 106), 107),
+        (Model.GEMMA4_26B_MOE, (1, 106), 107),
+        (Model.T5GEMMA_S_S, (1, 107), 106),
+        (Model.QWEN3_4B, (151645, 151643), 106),
+    ],
+)
+def test_only_a_familys_own_stop_tokens_may_be_outside_the_vocabulary(
+    model: Model, own: tuple[int, ...], lost: int
+) -> None:
+    """They fill up where a checkpoint names fewer; others were given, and the model never stops at them."""
+    config = replace(model_config(model, WeightType.BF16), vocab_size=1)
+    for token in own:
+        assert not lost_stops(replace(config, eos_id=token, secondary_eos_id=0))
+    assert lost_stops(replace(config, eos_id=lost, secondary_eos_id=0)) == {"eos_id": lost}

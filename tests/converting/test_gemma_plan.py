@@ -20,7 +20,7 @@ from blobstore import codecs
 from blobstore.checkpoint.reader import Checkpoint, open_checkpoint
 from blobstore.checkpoint.tokenizer_files import tokenizer_beside
 from blobstore.codecs.element_types import BY_NAME
-from blobstore.converting.gemma_plan import Choices
+from blobstore.converting.choices import Choices
 from blobstore.converting.run import run_plan
 from blobstore.errors import CheckpointError, Fault, UsageError
 from blobstore.gemma.enums import Wrapping

@@ -11,8 +11,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from blobstore.converting.choices import Choices
 from blobstore.converting.gemma_families import family_of
-from blobstore.converting.gemma_plan import Choices
 from blobstore.converting.gemma_recognise import Recognised, recognise
 from blobstore.converting.hf_keys import KEYS as ALL_KEYS
 from blobstore.converting.hf_keys import Fate, unknown_keys

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 import blobstore
 from blobstore import codecs
 from blobstore.container.reader import BlobReader
-from blobstore.converting.gemma_plan import Choices
+from blobstore.converting.choices import Choices
 from blobstore.converting.pieces import Piece
 from blobstore.gemma import ModelConfig, parse_toc
 from blobstore.gemma.enums import Model

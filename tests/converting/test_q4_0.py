@@ -14,7 +14,7 @@ from blobstore.checking import check_file
 from blobstore.checking.findings import runs_in
 from blobstore.cli import main
 from blobstore.codecs.element_types import BY_NAME
-from blobstore.converting.gemma_plan import Choices
+from blobstore.converting.choices import Choices
 from blobstore.errors import CheckpointError, UsageError
 from blobstore.gemma import ModelConfig, build_toc, config_of, parse_toc, tensors_of
 from blobstore.gemma.runtimes import NAMES

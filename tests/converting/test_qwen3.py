@@ -17,8 +17,8 @@ from hypothesis.extra import numpy as hnp
 
 import blobstore
 from blobstore.checkpoint.reader import open_checkpoint
+from blobstore.converting.choices import Choices
 from blobstore.converting.gemma_families import family_of
-from blobstore.converting.gemma_plan import Choices
 from blobstore.converting.gemma_recognise import Recognised, recognise
 from blobstore.converting.hf_keys import KEYS, Fate
 from blobstore.errors import CheckpointError, Fault

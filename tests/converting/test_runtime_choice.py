@@ -20,7 +20,7 @@ from blobstore.checkpoint.reader import open_checkpoint
 from blobstore.cli import main
 from blobstore.container.layout import MAX_BLOBS
 from blobstore.converting import run
-from blobstore.converting.gemma_plan import WEIGHTS, Choices
+from blobstore.converting.choices import WEIGHTS, Choices
 from blobstore.converting.plan import too_many_blobs
 from blobstore.converting.runtime_choice import as_chosen
 from blobstore.converting.verify import plan_again

@@ -18,7 +18,7 @@ import blobstore
 from blobstore.checking.config import check_config
 from blobstore.checking.tensors import check_model
 from blobstore.codecs.element_types import BY_NAME
-from blobstore.converting.gemma_plan import Choices
+from blobstore.converting.choices import Choices
 from blobstore.converting.hf_keys import Fate
 from blobstore.converting.hf_keys_t5gemma import KEYS
 from blobstore.converting.recognise_t5gemma import recognise_t5gemma

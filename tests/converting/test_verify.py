@@ -18,7 +18,7 @@ import blobstore
 from blobstore.checking.repair import repair
 from blobstore.checkpoint.reader import open_checkpoint
 from blobstore.cli import main
-from blobstore.converting.gemma_plan import Choices
+from blobstore.converting.choices import Choices
 from blobstore.converting.run import run_plan
 from blobstore.converting.verify import plan_again, verify
 from blobstore.edit.reindex import build_index

@@ -15,7 +15,7 @@ import blobstore
 from blobstore.checking import verify_file
 from blobstore.codecs.element_types import BY_NAME
 from blobstore.container.reader import BlobReader
-from blobstore.converting.gemma_plan import Choices
+from blobstore.converting.choices import Choices
 from blobstore.edit import recover_toc
 from blobstore.edit.recover import recover
 from blobstore.errors import FormatError, UsageError

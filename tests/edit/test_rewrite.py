@@ -18,7 +18,7 @@ from blobstore.checking import check_file, verify_file
 from blobstore.codecs.element_types import BY_NAME
 from blobstore.container import layout
 from blobstore.container.reader import BlobReader
-from blobstore.converting.gemma_plan import Choices
+from blobstore.converting.choices import Choices
 from blobstore.edit.rewrite import Edits, apply_edits
 from blobstore.errors import FormatError, UsageError
 from blobstore.gemma.toc import build_toc, parse_toc, toc_entry

@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 import blobstore
 from blobstore import codecs
 from blobstore.codecs.element_types import BY_NAME
-from blobstore.converting.gemma_plan import Choices
+from blobstore.converting.choices import Choices
 from blobstore.errors import BlobStoreError, FormatError, UsageError
 from blobstore.exporting.plan import plan_export
 from blobstore.exporting.run import run_export, superseded

@@ -20,7 +20,7 @@ from blobstore.checking.repair import repair
 from blobstore.checking.tensors import check_model
 from blobstore.cli import main
 from blobstore.codecs.element_types import BY_NAME
-from blobstore.converting.gemma_plan import Choices
+from blobstore.converting.choices import Choices
 from blobstore.edit.reindex import build_index
 from blobstore.edit.rewrite import Edits, apply_edits
 from blobstore.errors import FormatError, UsageError

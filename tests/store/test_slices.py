@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 import blobstore
 from blobstore import CodecError, UsageError, codecs
-from blobstore.converting.gemma_plan import Choices
+from blobstore.converting.choices import Choices
 from blobstore.packing.pack import pack
 from blobstore.store.values import elements
 from tests.gemma_checkpoints import convert, small_recipe

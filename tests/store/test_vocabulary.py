@@ -16,7 +16,7 @@ import pytest
 
 import blobstore
 from blobstore import NameNotFoundError, UsageError
-from blobstore.converting.gemma_plan import Choices
+from blobstore.converting.choices import Choices
 from blobstore.packing.pack import pack
 from tests.gemma_checkpoints import VARIANTS, convert, small_recipe
 from tests.models import ALL_FAMILIES, FORMS
