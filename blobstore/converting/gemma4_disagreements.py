@@ -9,8 +9,8 @@ import re
 from typing import TYPE_CHECKING, Any
 
 from blobstore.converting.gemma4_layers import experts_of, ple_dim_of
-from blobstore.converting.gemma_families import KEEPS_ALL, embedding_of
-from blobstore.converting.hf_values import disagreement, short
+from blobstore.converting.hf_tensors import embedding_of
+from blobstore.converting.hf_values import KEEPS_ALL, disagreement, short
 from blobstore.converting.sources.gemma4 import PLE_EMBEDDINGS
 from blobstore.errors import Fault
 

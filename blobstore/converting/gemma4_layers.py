@@ -8,12 +8,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from blobstore.converting.gemma_families import not_whole_heads
+from blobstore.converting.hf_tensors import not_whole_heads
 from blobstore.errors import Fault
 
 if TYPE_CHECKING:
-    from blobstore.converting.gemma_families import Shapes
     from blobstore.converting.hf_config import Settings
+    from blobstore.converting.hf_tensors import Shapes
     from blobstore.converting.hf_values import Values
 
 

@@ -8,8 +8,9 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from blobstore.converting.gemma_families import FAMILIES, too_many_layers
+from blobstore.converting.gemma_families import FAMILIES
 from blobstore.converting.hf_config import DEFAULTS, GLOBAL_BASE, LOCAL_BASE
+from blobstore.converting.hf_tensors import too_many_layers
 from blobstore.errors import Fault
 from blobstore.gemma.config import ModelConfig, VitConfig
 from blobstore.gemma.enums import Model, Wrapping

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from blobstore.checkpoint.told import Told
-from blobstore.converting.gemma_families import T5GEMMA_HEAD
+from blobstore.converting.hf_tensors import T5GEMMA_HEAD
 from blobstore.converting.pieces import Piece, comes_back, rows_of
 from blobstore.converting.plan import PlannedAlias, PlannedPart, PlannedTensor
 from blobstore.errors import listed

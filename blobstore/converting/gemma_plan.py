@@ -13,22 +13,12 @@ from typing import TYPE_CHECKING
 from blobstore.checkpoint.told import Told
 from blobstore.codecs.element_types import BY_NAME
 from blobstore.converting.gemma_config import default_wrapping, runtime_faults, vocabulary_fault
-from blobstore.converting.gemma_families import (
-    FAMILIES,
-    HEADS,
-    KEEPS_ALL,
-    T5GEMMA_HEAD,
-    T5GEMMA_PREFIXES,
-    TEXT_PREFIXES,
-    embedding_of,
-    family_of,
-    is_headless,
-    why_by_name,
-)
+from blobstore.converting.gemma_families import FAMILIES, family_of, is_headless, why_by_name
 from blobstore.converting.gemma_names import add_names
 from blobstore.converting.gemma_recognise import Recognised, recognise
 from blobstore.converting.gemma_vocabulary import Pieces
-from blobstore.converting.hf_values import short
+from blobstore.converting.hf_tensors import HEADS, T5GEMMA_HEAD, T5GEMMA_PREFIXES, TEXT_PREFIXES, embedding_of
+from blobstore.converting.hf_values import KEEPS_ALL, short
 from blobstore.converting.plan import (
     Plan,
     PlannedTensor,

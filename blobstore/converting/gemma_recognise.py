@@ -9,8 +9,12 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 from blobstore.converting.gemma_config import labelled, lost_stops, with_bases
-from blobstore.converting.gemma_families import (
-    FAMILIES,
+from blobstore.converting.gemma_families import FAMILIES
+from blobstore.converting.gemma_vision import image_token_faults, read_vision
+from blobstore.converting.gemma_vocabulary import Vocabulary, read_vocabulary
+from blobstore.converting.hf_config import LOCAL_BASE, read_settings
+from blobstore.converting.hf_keys import text_of
+from blobstore.converting.hf_tensors import (
     HEADS,
     SPARE_ROWS,
     TEXT_PREFIXES,
@@ -20,11 +24,7 @@ from blobstore.converting.gemma_families import (
     not_whole_heads,
     too_many_layers,
 )
-from blobstore.converting.gemma_vision import image_token_faults, read_vision
-from blobstore.converting.gemma_vocabulary import Vocabulary, read_vocabulary
-from blobstore.converting.hf_config import LOCAL_BASE, read_settings
-from blobstore.converting.hf_keys import text_of
-from blobstore.converting.hf_values import disagreement
+from blobstore.converting.hf_values import KEEPS_ALL, disagreement
 from blobstore.errors import Fault
 from blobstore.gemma.config import ModelConfig, VitConfig
 from blobstore.gemma.enums import QueryScale, WeightType
@@ -34,9 +34,9 @@ from blobstore.gemma.models import model_config
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
-    from blobstore.converting.gemma_families import Shapes
     from blobstore.converting.gemma_vocabulary import Pieces
     from blobstore.converting.hf_config import Settings
+    from blobstore.converting.hf_tensors import Shapes
 
 
 @dataclass
@@ -144,7 +144,7 @@ def text_prefix(shapes: Shapes) -> str | Fault:
     prefix = next((prefix for prefix in TEXT_PREFIXES if embedding_of(prefix) in shapes), None)
     if prefix is None:
         tried = " or ".join(embedding_of(prefix) for prefix in TEXT_PREFIXES)
-        what = f"the checkpoint has no embedding, {tried}: is it complete? --as names keeps every tensor"
+        what = f"the checkpoint has no embedding, {tried}: is it complete? {KEEPS_ALL}"
         return Fault("missing-tensor", "embed_tokens.weight", what)
     embedding = embedding_of(prefix)
     shape = shapes[embedding]

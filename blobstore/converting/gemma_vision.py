@@ -9,7 +9,7 @@ import math
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from blobstore.converting.gemma_families import (
+from blobstore.converting.hf_tensors import (
     MAX_HEADS,
     PROJECTOR_PREFIXES,
     VISION_PREFIXES,
@@ -24,7 +24,7 @@ from blobstore.gemma.enums import LayerType
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
-    from blobstore.converting.gemma_families import Shapes
+    from blobstore.converting.hf_tensors import Shapes
     from blobstore.gemma.config import ModelConfig
 
 _HEADS = 16  # of published models, whose config.json may leave it out

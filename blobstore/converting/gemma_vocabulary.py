@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 from blobstore.checkpoint.tokenizer_files import image_tokens
 from blobstore.converting.gemma_config import VOCABULARY_STEP
-from blobstore.converting.gemma_families import FAMILIES, GEMMA_PAD, SPARE_ROWS
+from blobstore.converting.gemma_families import FAMILIES, GEMMA_PAD
+from blobstore.converting.hf_tensors import SPARE_ROWS
 from blobstore.gemma.families.gemma2 import PALIGEMMA_VOCABULARY
 
 if TYPE_CHECKING:

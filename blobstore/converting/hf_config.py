@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from blobstore.converting.hf_keys import FIXED, KEYS, NOTED, parts_of, text_of, unknown_keys
 from blobstore.converting.hf_rope import read_bases, read_rotary, refuse_linear
-from blobstore.converting.hf_values import Values, short
+from blobstore.converting.hf_values import KEEPS_ALL, Values, short
 from blobstore.converting.hf_windows import full_windows, gemma_windows
 from blobstore.errors import Fault, listed
 
@@ -218,7 +218,7 @@ def check_fixed(fixed: Mapping[str, tuple[Any, ...]], given: Mapping[str, Any]) 
         if key in NOTED:
             notes.append(f"config.json says {key} {value}; {NOTED[key]}")
             continue
-        what = f"config.json says {value}, every gemma.cpp computes with {allowed[0]}: --as names keeps every tensor"
+        what = f"config.json says {value}, every gemma.cpp computes with {allowed[0]}: {KEEPS_ALL}"
         faults.append(Fault("unsupported-config", key, what))
     return faults, notes
 

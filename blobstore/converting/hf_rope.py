@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from blobstore.converting.hf_values import as_f32, is_positive, short
+from blobstore.converting.hf_values import KEEPS_ALL, as_f32, is_positive, short
 from blobstore.errors import Fault, listed
 
 if TYPE_CHECKING:
@@ -62,7 +62,7 @@ def refuse_linear(values: Values) -> None:
         objects = [outer, *outer.values()] if isinstance(outer, dict) else []
         scalings = [inner for inner in objects if isinstance(inner, dict) and _type_of(inner) == "linear"]
         if any(inner.get("factor") != 1 for inner in scalings):
-            what = "config.json says 'linear'; no gemma.cpp scales positions this way: --as names keeps every tensor"
+            what = f"config.json says 'linear'; no gemma.cpp scales positions this way: {KEEPS_ALL}"
             values.faults.append(Fault("unsupported-config", place, what))
 
 
@@ -149,7 +149,7 @@ def _read_scaling(
         _read_linear(values, place, scaling.get("factor"))
     elif rope_type != "default":
         what = f"config.json says {short(rope_type)}; no gemma.cpp scales positions this way"
-        values.faults.append(Fault("unsupported-config", place, f"{what}: --as names keeps every tensor"))
+        values.faults.append(Fault("unsupported-config", place, f"{what}: {KEEPS_ALL}"))
 
 
 def _type_of(scaling: Mapping[str, Any]) -> Any:  # noqa: ANN401 (JSON is anything)

@@ -10,6 +10,7 @@ from blobstore.errors import Fault
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+KEEPS_ALL = "--as names keeps every tensor"  # the fix of what gemma.cpp can't run
 MAX_COUNT = (1 << 31) - 1
 _SHOWN = 60
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from blobstore.converting.hf_values import MAX_COUNT
+from blobstore.converting.hf_values import KEEPS_ALL, MAX_COUNT
 from blobstore.errors import Fault
 
 if TYPE_CHECKING:
@@ -61,7 +61,7 @@ def full_windows(values: Values, layers: int, length: int) -> tuple[int, ...]:
 def _refuse_sliding(values: Values, key: str, count: int) -> None:
     if count > 0:
         what = f"{count} layers have sliding attention, and no gemma.cpp gives it to models of this family"
-        values.faults.append(Fault("unsupported-config", key, f"{what}: --as names keeps every tensor"))
+        values.faults.append(Fault("unsupported-config", key, f"{what}: {KEEPS_ALL}"))
 
 
 def _sliding_layers(values: Values, pattern: int, layers: int) -> list[bool]:

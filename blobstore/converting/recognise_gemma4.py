@@ -11,12 +11,13 @@ from typing import TYPE_CHECKING, Any
 from blobstore.container.layout import KEY_NBYTES
 from blobstore.converting.gemma4_disagreements import disagreements
 from blobstore.converting.gemma4_layers import Text, experts_of, ple_dim_of, read_layers
-from blobstore.converting.gemma_families import FAMILIES, HEADS, KEEPS_ALL, count_layers, embedding_of, too_many_layers
+from blobstore.converting.gemma_families import FAMILIES
 from blobstore.converting.gemma_recognise import Recognised, stop_notes, text_prefix
 from blobstore.converting.gemma_vocabulary import read_vocabulary
 from blobstore.converting.hf_config import read_settings
 from blobstore.converting.hf_keys import text_of
-from blobstore.converting.hf_values import Values
+from blobstore.converting.hf_tensors import HEADS, count_layers, embedding_of, too_many_layers
+from blobstore.converting.hf_values import KEEPS_ALL, Values
 from blobstore.converting.sources.gemma4 import OTHER_PARTS
 from blobstore.errors import Fault
 from blobstore.gemma.config import ModelConfig
@@ -28,8 +29,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
     from blobstore.converting.gemma4_layers import Layer
-    from blobstore.converting.gemma_families import Shapes
     from blobstore.converting.gemma_vocabulary import Pieces
+    from blobstore.converting.hf_tensors import Shapes
     from blobstore.gemma.config import LayerConfig
 
 

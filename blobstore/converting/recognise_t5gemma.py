@@ -9,12 +9,13 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from blobstore.converting.gemma_config import published_model
-from blobstore.converting.gemma_families import FAMILIES, KEEPS_ALL, T5GEMMA_HEAD, T5GEMMA_PREFIXES, embedding_of
+from blobstore.converting.gemma_families import FAMILIES
 from blobstore.converting.gemma_recognise import Recognised, disagreements, stop_notes, text_size
 from blobstore.converting.gemma_vocabulary import read_vocabulary
 from blobstore.converting.hf_config import LOCAL_BASE, QUERY_SCALAR, check_fixed, read_part, unknown_notes
 from blobstore.converting.hf_keys_t5gemma import FIXED, MODULES, unknown_t5gemma_keys
-from blobstore.converting.hf_values import disagreement
+from blobstore.converting.hf_tensors import T5GEMMA_HEAD, T5GEMMA_PREFIXES, embedding_of
+from blobstore.converting.hf_values import KEEPS_ALL, disagreement
 from blobstore.errors import Fault
 from blobstore.gemma.config import ModelConfig, VitConfig
 from blobstore.gemma.enums import WeightType
@@ -24,9 +25,9 @@ from blobstore.gemma.models import model_config
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping
 
-    from blobstore.converting.gemma_families import Shapes
     from blobstore.converting.gemma_vocabulary import Pieces
     from blobstore.converting.hf_config import Settings
+    from blobstore.converting.hf_tensors import Shapes
     from blobstore.gemma.families.sizes import Dimensions
 
 # What the runtime's config has once, for the encoder and the decoder: the key of config.json, and the setting.

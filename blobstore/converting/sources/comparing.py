@@ -10,7 +10,9 @@ from typing import TYPE_CHECKING
 
 from blobstore.checkpoint.tied import why_tied
 from blobstore.checkpoint.told import LeftOut
-from blobstore.converting.gemma_families import FAMILIES, HEADS
+from blobstore.converting.gemma_families import FAMILIES
+from blobstore.converting.hf_tensors import HEADS
+from blobstore.converting.hf_values import KEEPS_ALL
 from blobstore.converting.sources.foreign import is_foreign
 from blobstore.converting.sources.gemma4 import Gemma4Sources, is_of_experts
 from blobstore.converting.sources.t5gemma import T5GemmaSources
@@ -92,7 +94,7 @@ class Sources:
         """Yield the tensors that nothing is made of; `foreign_tensors` has those that are quantised or adapters."""
         for name, entry in self.checkpoint.tensors.items():
             if name not in known and not is_foreign(name, entry):
-                what = "gemma.cpp has no place for it: is this another architecture? --as names keeps every tensor"
+                what = f"gemma.cpp has no place for it: is this another architecture? {KEEPS_ALL}"
                 yield Fault("unexpected-tensor", name, what)
 
     def _head_faults(self) -> Iterator[Fault]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from blobstore.codecs.element_types import PLAIN_FLOATS
-from blobstore.converting.gemma_families import UNUSED
+from blobstore.converting.hf_tensors import UNUSED
 from blobstore.errors import Fault
 
 if TYPE_CHECKING:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from blobstore.converting.gemma_families import embedding_of
+from blobstore.converting.hf_tensors import embedding_of
 from blobstore.converting.pieces import rows_of
 from blobstore.converting.sources.text import TextSources, by_head, weights_of_layer
 

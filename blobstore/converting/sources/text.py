@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
-from blobstore.converting.gemma_families import why_unused
+from blobstore.converting.hf_tensors import why_unused
 from blobstore.converting.pieces import Piece, minus_one, rows_of
 from blobstore.gemma.families.specs import place_of
 
