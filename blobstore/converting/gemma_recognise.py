@@ -21,12 +21,13 @@ from blobstore.converting.hf_tensors import (
     count_layers,
     embedding_of,
     has_vision,
+    not_a_matrix,
     not_whole_heads,
     too_many_layers,
 )
 from blobstore.converting.hf_values import KEEPS_ALL, disagreement
 from blobstore.errors import Fault
-from blobstore.gemma.config import ModelConfig, VitConfig
+from blobstore.gemma.config import LayerConfig, ModelConfig, VitConfig
 from blobstore.gemma.enums import QueryScale, WeightType
 from blobstore.gemma.families.sizes import Dimensions
 from blobstore.gemma.models import model_config
@@ -147,10 +148,7 @@ def text_prefix(shapes: Shapes) -> str | Fault:
         what = f"the checkpoint has no embedding, {tried}: is it complete? {KEEPS_ALL}"
         return Fault("missing-tensor", "embed_tokens.weight", what)
     embedding = embedding_of(prefix)
-    shape = shapes[embedding]
-    if len(shape) != 2 or min(shape) < 1:
-        return Fault("shape", embedding, f"its shape is {list(shape)}, expected a matrix: is the checkpoint complete?")
-    return prefix
+    return not_a_matrix(embedding, shapes[embedding]) or prefix
 
 
 def text_size(prefix: str, config: Mapping[str, Any], shapes: Shapes) -> Dimensions | Fault:
@@ -222,22 +220,28 @@ def _config(recognised: Recognised, size: Dimensions, vision: VitConfig, setting
         kv_heads=size.kv_heads,
         qkv_dim=size.qkv_dim,
     )
-    config = replace(
-        base,
-        num_layers=size.layers,
-        model_dim=size.model_dim,
-        vocab_size=recognised.vocabulary.padded,
+    config = with_settings(base, (layer,) * size.layers, settings, recognised.vocabulary)
+    config = replace(config, query_scale=_query_scale(recognised, settings, size), vit_config=vision)
+    return with_bases(config, family, settings.bases)
+
+
+def with_settings(
+    config: ModelConfig, layers: tuple[LayerConfig, ...], settings: Settings, vocabulary: Vocabulary
+) -> ModelConfig:
+    """Return a config with layers, at least one, and with what a checkpoint says that all families have."""
+    return replace(
+        config,
+        num_layers=len(layers),
+        model_dim=layers[0].model_dim,
+        vocab_size=vocabulary.padded,
         max_seq_len=settings.max_seq_len,
         att_cap=settings.att_cap,
         final_cap=settings.final_cap,
-        layer_configs=(layer,) * size.layers,
+        layer_configs=layers,
         attention_window_sizes=settings.windows,
-        query_scale=_query_scale(recognised, settings, size),
-        vit_config=vision,
         eos_id=settings.stop[0],
         secondary_eos_id=settings.stop[1],
     )
-    return with_bases(config, family, settings.bases)
 
 
 def _query_scale(recognised: Recognised, settings: Settings, size: Dimensions) -> QueryScale:

@@ -78,6 +78,13 @@ def count_layers(prefix: str, names: Iterable[str]) -> int:
     return 1 + max((int(match[1]) for match in matches if match), default=-1)
 
 
+def not_a_matrix(name: str, shape: tuple[int, ...]) -> Fault | None:
+    """Return a fault of a tensor that has to be a matrix, and isn't, or is an empty one."""
+    if len(shape) == 2 and min(shape) > 0:
+        return None
+    return Fault("shape", name, f"its shape is {list(shape)}, expected a matrix: is the checkpoint complete?")
+
+
 def not_whole_heads(name: str, queries: int, keys: int, size: int) -> Fault | None:
     """Return a fault of so many rows of queries and of keys if they aren't heads of this size, or are too many."""
     if queries % size == 0 and keys % size == 0 and max(queries, keys) // size <= MAX_HEADS:

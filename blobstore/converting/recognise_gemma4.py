@@ -12,7 +12,7 @@ from blobstore.container.layout import KEY_NBYTES
 from blobstore.converting.gemma4_disagreements import disagreements
 from blobstore.converting.gemma4_layers import Text, experts_of, ple_dim_of, read_layers
 from blobstore.converting.gemma_families import FAMILIES
-from blobstore.converting.gemma_recognise import Recognised, stop_notes, text_prefix
+from blobstore.converting.gemma_recognise import Recognised, stop_notes, text_prefix, with_settings
 from blobstore.converting.gemma_vocabulary import read_vocabulary
 from blobstore.converting.hf_config import read_settings
 from blobstore.converting.hf_keys import text_of
@@ -136,16 +136,7 @@ def _set_config(recognised: Recognised, text: Text, layers: list[Layer]) -> None
     if model is None:
         recognised.notes.append(f"no published model has these dimensions: the file is labelled {base.display_name}")
     recognised.config = replace(
-        base,
-        num_layers=len(own),
-        model_dim=width,
-        vocab_size=recognised.vocabulary.padded,
-        max_seq_len=settings.max_seq_len,
-        final_cap=settings.final_cap,
-        layer_configs=own,
-        attention_window_sizes=settings.windows,
-        eos_id=settings.stop[0],
-        secondary_eos_id=settings.stop[1],
+        with_settings(base, own, settings, recognised.vocabulary),
         partial_rotary_factor=settings.rotary,
         ple_dim=ple_dim_of(text),
         rope_theta=settings.bases[0],

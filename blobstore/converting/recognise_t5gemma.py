@@ -10,11 +10,11 @@ from typing import TYPE_CHECKING, Any
 
 from blobstore.converting.gemma_config import published_model
 from blobstore.converting.gemma_families import FAMILIES
-from blobstore.converting.gemma_recognise import Recognised, disagreements, stop_notes, text_size
+from blobstore.converting.gemma_recognise import Recognised, disagreements, stop_notes, text_size, with_settings
 from blobstore.converting.gemma_vocabulary import read_vocabulary
 from blobstore.converting.hf_config import LOCAL_BASE, QUERY_SCALAR, check_fixed, read_part, unknown_notes
 from blobstore.converting.hf_keys_t5gemma import FIXED, MODULES, unknown_t5gemma_keys
-from blobstore.converting.hf_tensors import T5GEMMA_HEAD, T5GEMMA_PREFIXES, embedding_of
+from blobstore.converting.hf_tensors import T5GEMMA_HEAD, T5GEMMA_PREFIXES, embedding_of, not_a_matrix
 from blobstore.converting.hf_values import KEEPS_ALL, disagreement
 from blobstore.errors import Fault
 from blobstore.gemma.config import ModelConfig, VitConfig
@@ -129,9 +129,9 @@ def _module(name: str, prefix: str, config: Mapping[str, Any], shapes: Shapes) -
     shape = shapes.get(embedding)
     if shape is None:
         return Fault("missing-tensor", embedding, f"the checkpoint has no embedding of the {name}: is it complete?")
-    if len(shape) != 2 or min(shape) < 1:
-        what = f"its shape is {list(shape)}, expected a matrix: is the checkpoint complete?"
-        return Fault("shape", embedding, what)
+    fault = not_a_matrix(embedding, shape)
+    if fault:
+        return fault
     size = text_size(prefix, said, shapes)
     if isinstance(size, Fault):
         return size if "." in size.name else size._replace(name=f"{name}.{size.name}")
@@ -187,21 +187,11 @@ def _config(
     layer = t5gemma_layer(size)
     layers = (layer,) * size.layers
     return replace(
-        base,
-        num_layers=size.layers,
-        model_dim=size.model_dim,
-        vocab_size=recognised.vocabulary.padded,
-        max_seq_len=decoding.max_seq_len,
-        att_cap=decoding.att_cap,
-        final_cap=decoding.final_cap,
-        layer_configs=layers,
-        attention_window_sizes=decoding.windows,
+        with_settings(base, layers, decoding, recognised.vocabulary),
         encoder_num_layers=encoder.size.layers,
         encoder_layer_configs=(layer,) * encoder.size.layers,
         encoder_attention_window_sizes=encoding.windows,
         decoder_num_layers=size.layers,
         decoder_layer_configs=layers,
         decoder_attention_window_sizes=decoding.windows,
-        eos_id=decoding.stop[0],
-        secondary_eos_id=decoding.stop[1],
     )
