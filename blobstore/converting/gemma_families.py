@@ -86,8 +86,8 @@ HEAD_LABELS = {"qwen3": Model.QWEN3_2B}
 LATER = ("qwen3",)
 # What is not known of a family in gemma.cpp.
 CAVEATS = {
-    "qwen3": "how gemma.cpp scales Qwen3's embedding, and whether it begins and wraps prompts as Qwen3 expects, was"
-    " not established: compare its answers with transformers' before you rely on them",
+    "qwen3": "what gemma.cpp needs of Qwen3 was read in its source, not run: how it scales the embedding, and whether"
+    " it begins and wraps prompts as Qwen3 expects, is not established; compare its answers with transformers'",
 }
 
 TOKENIZERS = {"qwen3": TokenizerKind.BPE}  # of families whose tokenizer isn't SentencePiece

@@ -155,7 +155,7 @@ def plan_for_gemma(
     plan = plan_begun(checkpoint)
     plan.notes += recognised.notes
     if recognised.family in CAVEATS:
-        plan.notes.append(f"not established: {CAVEATS[recognised.family]}")
+        plan.notes.append(CAVEATS[recognised.family])
     plan.told += _told(recognised)
     plan.left_out += sources.left_out()
     plan.config = config
