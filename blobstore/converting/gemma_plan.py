@@ -167,7 +167,7 @@ def plan_for_gemma(
     plan.notes += _notes(recognised, choices, wider, is_default=is_default)
     plan.tensors += _tensors(sources, choices)
     _set_weight(plan, config)
-    add_names(plan, sources)
+    add_names(plan, sources, choices.weights)
     plan.metadata[CHOICES] = _choices_text(recognised, config, choices)
     fault = too_many_blobs(plan.blob_count(embedded=True))
     if fault:
