@@ -10,11 +10,13 @@ from dataclasses import dataclass, replace
 from functools import partial
 from typing import TYPE_CHECKING
 
+from blobstore.checkpoint.tied import is_untied
 from blobstore.checkpoint.told import Told
 from blobstore.codecs.element_types import BY_NAME
 from blobstore.converting.gemma_config import default_wrapping, runtime_faults, vocabulary_fault
 from blobstore.converting.gemma_families import (
     CAVEATS,
+    HEAD_LABELS,
     HEADS,
     STOCK_ONLY,
     T5GEMMA_HEAD,
@@ -64,6 +66,10 @@ _WHY_WIDER = {
     False: "not each of their rows begins at a block of 32 values",
     True: "gemma.cpp rearranges them as if values didn't share bytes",
 }
+_NO_HEAD = (
+    "config.json says that the head isn't the embedding (tie_word_embeddings false), but no tensor is a head: is the"
+    " checkpoint complete? gemma.cpp uses the embedding"
+)
 _DOUBT = ("missing-tensor", "shape", "config-disagrees")
 
 
@@ -156,6 +162,8 @@ def plan_for_gemma(
     plan.notes += recognised.notes
     if recognised.family in CAVEATS:
         plan.notes.append(CAVEATS[recognised.family])
+    if recognised.head is None and recognised.family not in HEAD_LABELS and is_untied(checkpoint.config):
+        plan.notes.append(_NO_HEAD)
     plan.told += _told(recognised)
     plan.left_out += sources.left_out()
     plan.config = config
