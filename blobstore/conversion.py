@@ -357,7 +357,6 @@ def _planned(
         pad=pad,
         runtime=chosen["runtime"],
     )
-    choices.refuse_unusable()
     with open_checkpoint(source, adapters=adapters) as checkpoint:
         plan = choose_plan(
             checkpoint,
@@ -370,6 +369,7 @@ def _planned(
         given = [name for name, value in chosen.items() if value is not None] + ["no-pad"] * (not pad)
         if given and plan.config is None:
             raise needless_flags(given, source)
+        choices.refuse_unusable()  # not before it is known that the model has another layout
         if not files and plan.config is not None:
             what = "--no-files: a file for gemma.cpp carries no files of the checkpoint"
             raise UsageError("needless-flag", f"{what}: leave it out, or --as names")

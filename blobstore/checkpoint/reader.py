@@ -12,7 +12,7 @@ from blobstore.checkpoint.finding import find_files
 from blobstore.checkpoint.formats import is_sbs
 from blobstore.checkpoint.gguf.model import open_gguf_model
 from blobstore.checkpoint.small_files import MAX_SMALL_NBYTES, json_object, read_small
-from blobstore.checkpoint.tied import head_of, is_untied, ties_of
+from blobstore.checkpoint.tied import head_of, is_untied, ties_of, untied
 from blobstore.checkpoint.told import LeftOut, lines_of, unread_in
 from blobstore.checkpoint.weights import read_weights
 from blobstore.checkpoint.wrappers import unwrap
@@ -304,8 +304,11 @@ def _merge(checkpoint: Checkpoint, adapters: OpenAdapters) -> None:
         checkpoint.add(tensor)
     checkpoint.left_out += done.left_out
     checkpoint.notes += done.notes
-    checkpoint.config_note = config_note(checkpoint.config, done.resized)
+    separated = any(head in checkpoint.tensors for head in ties)
+    checkpoint.config_note = config_note(checkpoint.config, done.resized, separated=separated)
     checkpoint.config = resized_config(checkpoint.config, done.resized)
+    if separated:
+        checkpoint.config = untied(checkpoint.config)
 
 
 def _take_tokenizer(checkpoint: Checkpoint, adapter: Adapter) -> None:

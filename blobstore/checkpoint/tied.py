@@ -60,6 +60,17 @@ def is_untied(config: dict[str, Any]) -> bool:
     return any(part.get("tie_word_embeddings") is False for part in _parts(config)) and not why_tied(config)
 
 
+def untied(config: dict[str, Any]) -> dict[str, Any]:
+    """Return a config whose head has weights of its own: as it is, if nothing ties it."""
+    if not why_tied(config):
+        return config
+    text = config.get("text_config")
+    changed = config | {"tie_word_embeddings": False}
+    if isinstance(text, dict) and "tie_word_embeddings" in text:
+        changed["text_config"] = text | {"tie_word_embeddings": False}
+    return changed
+
+
 def ties_of(names: Iterable[str], config: dict[str, Any]) -> dict[str, str]:
     """Return the heads that a checkpoint leaves out because they are tied → the embedding of each."""
     known = dict.fromkeys(names)

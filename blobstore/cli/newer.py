@@ -1,4 +1,4 @@
-"""Notes about what in a file is newer than some gemma.cpp."""
+"""Notes about what in a file is newer than every gemma.cpp known here."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ def describes_model(blobs: Mapping[str, memoryview]) -> bool:
 
 
 def tell_newer(blobs: Mapping[str, memoryview]) -> None:
-    """Print a note for each of `newer_texts`."""
+    """Print a note for each of `unknown_texts`; `info` and `check` tell what only older versions don't read."""
     if not describes_model(blobs):
         return
-    from blobstore.gemma.newer import newer_texts  # noqa: PLC0415 (most files are containers by name)
+    from blobstore.gemma.newer import unknown_texts  # noqa: PLC0415 (most files are containers by name)
 
-    for text in newer_texts(blobs):
+    for text in unknown_texts(blobs):
         note(text)

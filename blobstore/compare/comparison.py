@@ -16,7 +16,7 @@ from blobstore.compare.values import Tolerance
 from blobstore.errors import UsageError
 from blobstore.fileio.paths import optional_path, path_text
 from blobstore.fileio.ranges import expect
-from blobstore.gemma.newer import newer_texts
+from blobstore.gemma.newer import unknown_texts
 from blobstore.index.locate import lost_index
 from blobstore.store.base import refuse_needless_base
 from blobstore.store.vocabulary import check_by
@@ -278,7 +278,7 @@ def _notes(a: Side, b: Side, *, chosen: bool) -> Iterator[str]:
     for side in (a, b):
         yield from side.notes
         if side.store:
-            yield from newer_texts(side.store.reader)
+            yield from unknown_texts(side.store.reader)
             yield from lost_index(side.store.reader)
     if a.names and b.names and not a.names & b.names:
         hint = ""

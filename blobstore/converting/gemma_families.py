@@ -89,8 +89,8 @@ FAMILIES = {
         generator="Qwen3ForCausalLM",
         tokenizer=TokenizerKind.BPE,
         pad=("<|fim_pad|>", 151662),
-        caveat="how gemma.cpp scales Qwen3's embedding, and whether it begins and wraps prompts as Qwen3 expects, was"
-        " not established: compare its answers with transformers' before you rely on them",
+        caveat="what gemma.cpp needs of Qwen3 was read in its source, not run: how it scales the embedding, and whether"
+        " it begins and wraps prompts as Qwen3 expects, is not established; compare its answers with transformers'",
     ),
 }
 _OF_TYPE = {model_type: name for name, family in FAMILIES.items() for model_type in family.model_types}

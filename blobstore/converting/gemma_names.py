@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from blobstore.checkpoint.told import Told
 from blobstore.converting.hf_tensors import T5GEMMA_HEAD
-from blobstore.converting.pieces import Piece, comes_back, rows_of
+from blobstore.converting.pieces import Piece, comes_back, fits_bf16, rows_of
 from blobstore.converting.plan import PlannedAlias, PlannedPart, PlannedTensor
 from blobstore.errors import listed
 from blobstore.index.metadata import REARRANGED
@@ -28,6 +28,9 @@ if TYPE_CHECKING:
     from blobstore.converting.sources.comparing import Sources
 
 _KEPT = "norms have values that are lost when 1 is subtracted and added in f32, and are kept as they are, too"
+_NARROWED = (
+    "tensors have values that bf16 can't hold, the only type gemma.cpp takes for them, and are kept as they are, too"
+)
 _SHOWN = 4
 
 
@@ -63,34 +66,51 @@ class _Place:
         return not group or (self.at % group == 0 and (end % group == 0 or end == math.prod(self.tensor.shape)))
 
 
-def add_names(plan: Plan, sources: Sources) -> None:
+def add_names(plan: Plan, sources: Sources, weights: str) -> None:
     """Add each name of the checkpoint: a part where its rows are one run of a blob, else a record of its pieces.
 
     What the runtime's tensors don't have of a tensor becomes an extra one.
+
+    Args:
+        plan: Has the runtime's tensors; the names, the extra tensors and what is told of them are added.
+        sources: Where its tensors come from.
+        weights: The type that was chosen for the weights.
     """
     checkpoint, embedding = sources.checkpoint, sources.embedding
     places = _places(plan.tensors)
     kept: list[str] = []
+    narrowed: list[str] = []
     rearranged: dict[str, tuple[tuple[int, ...], list[Block[str]]]] = {}
     for name, its_places in places.items():
-        shape, first = checkpoint.tensors[name].shape, its_places[0]
+        source, first = checkpoint.tensors[name], its_places[0]
+        shape = source.shape
+        if _is_narrowed(first, weights) and not fits_bf16(source):
+            rearranged[name] = shape, [_add_original(plan, name, source).block]
+            narrowed.append(name)
+            continue
         if len(its_places) == 1 and first.is_part(math.prod(shape)):
             offset = first.tensor.type.nbytes(first.at)
             plan.parts.append(PlannedPart(name, first.tensor.key, offset, first.tensor.type, shape))
             continue
         if name == embedding and len(its_places) == 1 and first.piece.rows < shape[0]:
             its_places.append(_add_spare_rows(plan, first, shape[0]))
-        if first.piece.arrange == MINUS_ONE and not comes_back(checkpoint.tensors[name]):
-            first = _add_original(plan, name, checkpoint.tensors[name])
+        if first.piece.arrange == MINUS_ONE and not comes_back(source):
+            first = _add_original(plan, name, source)
             kept.append(name)
         rearranged[name] = shape, [place.block for place in (first, *its_places[1:])]
     plan.told += [Told("kept-norms", kept[0], f"{len(kept)} {_KEPT}: {listed(kept, _SHOWN)}")] if kept else []
+    plan.notes += [f"{len(narrowed)} {_NARROWED}: {listed(narrowed, _SHOWN)}"] if narrowed else []
     if not sources.recognised.own_head:
         plan.aliases.append(_head_alias(sources))
     types = {name: checkpoint.tensors[name].type for name in places}
     plan.metadata[REARRANGED] = dump_arrangement(
         rearranged, types, {alias.name: alias.target for alias in plan.aliases}
     )
+
+
+def _is_narrowed(place: _Place, weights: str) -> bool:
+    """Whether the weights are f32, but gemma.cpp takes this tensor in bf16 only."""
+    return weights == "f32" and place.tensor.type.name == "bf16"
 
 
 def _places(tensors: Iterable[PlannedTensor]) -> dict[str, list[_Place]]:
@@ -113,7 +133,7 @@ def _add_spare_rows(plan: Plan, used: _Place, rows: int) -> _Place:
 
 
 def _add_original(plan: Plan, name: str, source: SourceTensor) -> _Place:
-    """Keep a norm that can't be read back from its values minus 1 as a tensor of its own."""
+    """Keep a vector that can't be read back from the runtime's values as a tensor of its own."""
     return _add_extra(plan, f"{name}.original", rows_of(name, math.prod(source.shape), 0, 1), source.type)
 
 

@@ -10,6 +10,7 @@ from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING
 
+from blobstore.checkpoint.tied import is_untied
 from blobstore.checkpoint.told import Told
 from blobstore.codecs.element_types import BY_NAME
 from blobstore.converting.gemma_config import default_wrapping, runtime_faults, vocabulary_fault
@@ -56,6 +57,10 @@ _WHY_WIDER = {
 }
 # Of families whose layers are not as most.
 _RECOGNISERS = {"gemma4": recognise_gemma4, "t5gemma": recognise_t5gemma}
+_NO_HEAD = (
+    "config.json says that the head isn't the embedding (tie_word_embeddings false), but no tensor is a head: is the"
+    " checkpoint complete? gemma.cpp uses the embedding"
+)
 _DOUBT = ("missing-tensor", "shape", "config-disagrees")
 
 
@@ -101,7 +106,9 @@ def plan_for_gemma(
     plan.notes += recognised.notes
     family = FAMILIES[recognised.family]
     if family.caveat:
-        plan.notes.append(f"not established: {family.caveat}")
+        plan.notes.append(family.caveat)
+    if recognised.head is None and family.head_label is None and is_untied(checkpoint.config):
+        plan.notes.append(_NO_HEAD)
     plan.told += _told(recognised)
     plan.left_out += sources.left_out()
     plan.config = config
@@ -113,7 +120,7 @@ def plan_for_gemma(
     plan.notes += _notes(recognised, choices, wider, is_default=is_default)
     plan.tensors += _tensors(sources, choices)
     _set_weight(plan, config)
-    add_names(plan, sources)
+    add_names(plan, sources, choices.weights)
     plan.metadata[CHOICES] = _choices_text(recognised, config, choices)
     fault = too_many_blobs(plan.blob_count(embedded=True))
     if fault:

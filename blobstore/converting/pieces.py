@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from functools import partial
 from typing import TYPE_CHECKING
 
+import ml_dtypes
 import numpy as np
 
 from blobstore.codecs import PIECE, encode_pieces, first_unfit, scale_for
@@ -189,6 +190,13 @@ def comes_back(tensor: SourceTensor) -> bool:
     with np.errstate(all="ignore"):
         stored = _minus_one(values).astype(np.float32)
         return (stored + np.float32(1)).astype(values.dtype).tobytes() == values.tobytes()
+
+
+def fits_bf16(tensor: SourceTensor) -> bool:
+    """Whether bf16 holds all values of a vector."""
+    values = tensor.read(0, math.prod(tensor.shape))
+    with np.errstate(all="ignore"):
+        return values.astype(ml_dtypes.bfloat16).astype(values.dtype).tobytes() == values.tobytes()
 
 
 def _regrouped(loads: Iterable[Callable[[], Array]]) -> Iterator[Array]:

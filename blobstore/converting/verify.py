@@ -13,7 +13,7 @@ from blobstore.converting.choices import LAYOUTS, WEIGHTS, Choices
 from blobstore.converting.choose import choose_plan
 from blobstore.converting.gemma_config import repaired
 from blobstore.converting.run import measure_scales, stored_bytes
-from blobstore.errors import FormatError, UsageError
+from blobstore.errors import CheckpointError, FormatError, UsageError
 from blobstore.fileio.ranges import FileRange, first_byte_between, first_difference
 from blobstore.gemma.config import ModelConfig
 from blobstore.gemma.enums import OpenEnum, Wrapping
@@ -93,7 +93,13 @@ def _plan_as_chosen(store: Store, checkpoint: Checkpoint, tokenizer: str | None)
             raise UsageError("not-converted", f"{store.path!r} {what}")
         return choose_plan(checkpoint, "names", Choices(), tokenizer=tokenizer)
     choices = _choices(store.path, text)
-    return choose_plan(checkpoint, "gemma", choices, tokenizer=tokenizer, tokenizer_of_file=store.tokenizer)
+    try:
+        return choose_plan(checkpoint, "gemma", choices, tokenizer=tokenizer, tokenizer_of_file=store.tokenizer)
+    except UsageError as error:
+        if error.reason != "stock-only":
+            raise
+        what = f"{store.path!r} is made of another model: the layout of the source's is never {choices.layout}"
+        raise CheckpointError("cannot-convert", what) from None
 
 
 def _refuse_other_adapters(store: Store, checkpoint: Checkpoint) -> None:

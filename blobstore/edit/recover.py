@@ -214,7 +214,7 @@ def _find_index(
         return recovered.index, own_place
     for place in range(len(directory)) if own_place < 0 else (own_place,):
         offset, nbytes = directory.range(place)
-        if not _is_index(source, offset, nbytes):
+        if offset + nbytes > source.size or bytes(source.view(offset, min(nbytes, 8))) != INDEX_MAGIC:
             continue
         index = _parse_for(directory, source.view(offset, nbytes), external=False)
         if index:
@@ -222,13 +222,6 @@ def _find_index(
     if external_index is None or own_place >= 0:
         return None, own_place
     return _parse_for(directory, external_index, external=True), own_place
-
-
-def _is_index(source: ByteSource, offset: int, nbytes: int) -> bool:
-    """Whether a blob begins as a name index does, and is all there."""
-    if offset + nbytes > source.size:
-        return False
-    return bytes(source.view(offset, min(nbytes, len(INDEX_MAGIC)))) == INDEX_MAGIC
 
 
 def _parse_for(directory: Directory, raw: memoryview, *, external: bool) -> NameIndex | None:
@@ -299,8 +292,6 @@ def _intact_blobs(  # noqa: PLR0917 (those of `_salvage`)
         indexed = index.blob(row) if index and row >= 0 else None
         sha256 = indexed.sha256 if indexed else None
         fault = _fault(source, data, sha256, progress)
-        if not fault and row < 0 and _is_index(source, data.offset, data.nbytes):
-            fault = "it is a name index that does not go with this file, and its key has changed"
         if fault:
             result.lost.append(LostBlob(key, fault, tuple(names.get(row, files.get(key, ())))))
             continue

@@ -15,7 +15,7 @@ from blobstore.exporting.plan import DTYPES, plan_export
 from blobstore.exporting.run import in_the_way, run_export, superseded
 from blobstore.fileio.paths import optional_path, path_text, path_texts, target_of
 from blobstore.fileio.ranges import expect
-from blobstore.gemma.newer import newer_texts
+from blobstore.gemma.newer import unknown_texts
 from blobstore.index.carried import known_files
 from blobstore.index.locate import lost_index
 from blobstore.store.base import refuse_needless_base
@@ -303,7 +303,7 @@ def _not_written(store: Store) -> Iterator[str]:
 
 
 def _notes(plan: ExportPlan, store: Store) -> list[str]:
-    notes = [*newer_texts(store.reader), *lost_index(store.reader), *store.vocabularies.left_out(store.by)]
+    notes = [*unknown_texts(store.reader), *lost_index(store.reader), *store.vocabularies.left_out(store.by)]
     notes += plan.notes
     notes += [
         f"{name} is the same as {kept} and is left out: --materialize-aliases writes both"

@@ -43,7 +43,10 @@ def plan_folder(plan: ExportPlan, store: Store) -> Iterator[str]:
     plan.files = {name: store.files.part_of_file(name) for name in known}
     if CONFIG in plan.files:
         plan.metadata.setdefault("format", "pt")  # transformers before version 5 refuses tensors without it
-        note = config_note(_config(store), plan.resized)
+        config = _config(store)
+        said = config if isinstance(config, dict) else {}
+        separated = any(head_of(target, said) == name for name, target in plan.separated.items())
+        note = config_note(said, plan.resized, separated=separated)
         yield from [note] if note else []
     else:
         yield "it carries no config.json: copy that, and the tokenizer's files, from the checkpoint to load the folder"

@@ -75,6 +75,7 @@ class ExportPlan:
         files: The model's other files, name → bytes, that are written beside the tensors.
         resized: Rows of an embedding of the file → rows that adapters give it.
         resized_by: The last adapter that does; None if none does.
+        separated: Aliases that adapters make tensors of their own → what they were aliases of.
     """
 
     shards: list[list[ExportedTensor]]
@@ -85,6 +86,7 @@ class ExportPlan:
     files: dict[str, FileRange] = field(default_factory=dict)
     resized: dict[int, int] = field(default_factory=dict)
     resized_by: Adapter | None = None
+    separated: dict[str, str] = field(default_factory=dict)
 
     @property
     def nbytes(self) -> int:
@@ -147,6 +149,7 @@ def _adapted(
     merge = plan_merge(adapters, base, store.aliases)
     plan.resized = merge.resized
     plan.resized_by = None if merge.resized_by is None else adapters[merge.resized_by]
+    plan.separated = {name: target for name, target in store.aliases.items() if name in merge.changes}
     before = parse_described(store.metadata.get(ADAPTERS, "[]")) or []
     plan.notes += [
         *merge.notes,

@@ -43,9 +43,21 @@ class Newer(NamedTuple):
 
 def newer_texts(blobs: Mapping[str, memoryview]) -> list[str]:
     """Return a line for each thing in a file that some version of gemma.cpp can't read."""
-    if CONFIG_KEY not in blobs and TOC_KEY not in blobs:  # not a model
-        return []
-    return [f"{newer.message}: newer than gemma.cpp {', '.join(newer.runtimes)}" for newer in newer_in(blobs)]
+    return [f"{newer.message}: newer than gemma.cpp {', '.join(newer.runtimes)}" for newer in _newer_of_model(blobs)]
+
+
+def unknown_texts(blobs: Mapping[str, memoryview]) -> list[str]:
+    """Return a line for each thing in a file that no version of gemma.cpp known here can read."""
+    newest = LATEST.name
+    return [
+        f"{newer.message}: newer than every gemma.cpp known here"
+        for newer in _newer_of_model(blobs)
+        if newest in newer.runtimes
+    ]
+
+
+def _newer_of_model(blobs: Mapping[str, memoryview]) -> list[Newer]:
+    return newer_in(blobs) if CONFIG_KEY in blobs or TOC_KEY in blobs else []
 
 
 def newer_in(blobs: Mapping[str, memoryview]) -> list[Newer]:

@@ -154,14 +154,17 @@ def test_the_head_alone_makes_two_tensors(capsys: pytest.CaptureFixture[str]) ->
     status, told = run(capsys, "convert base --adapter head -o head.sbs")
     assert status == 1
     assert f"untied-head: {HEAD}: it differs from '{EMBEDDING}'" in told
-    assert "--as names keeps both" in told
+    assert "--as names keeps every tensor" in told
     status, told = run(capsys, "convert base --adapter head -o head.sbs --as names")
     assert status == 0
     assert f"note: {HEAD} shared the tensor '{EMBEDDING}', and the adapter changes only {HEAD}" in told
+    note = "config.json is carried as it is: set its tie_word_embeddings to false in an exported folder"
+    assert note in told
     with blobstore.open("head.sbs") as store:
         assert HEAD not in store.aliases
         assert not np.array_equal(store[HEAD], store[EMBEDDING])
     run(capsys, "convert base -o base.sbs --as names")
+    assert note in run(capsys, "export base.sbs --adapter head -o folder/")[1]
     status, told = run(capsys, "export base.sbs --adapter head -o head.safetensors")
     with blobstore.open("head.sbs") as store:
         assert load("head.safetensors")[HEAD] == store.tobytes(HEAD)

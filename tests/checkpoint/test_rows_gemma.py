@@ -249,7 +249,7 @@ def test_an_untied_head_is_refused_with_the_fix(tmp_path: Path) -> None:
     folder = recipe.write(tmp_path / "c", tensors | {"lm_head.weight": tensors[recipe.embedding] * 2})
     message = refused(folder)
     assert "untied-head: lm_head.weight: it differs from 'model.embed_tokens.weight'" in message
-    assert "this model can't run there; --as names keeps both" in message
+    assert "this model can't run there; --as names keeps every tensor" in message
     assert blobstore.convert(folder, tmp_path / "names.sbs", as_="names").names == len(tensors) + 1
 
 

@@ -180,6 +180,25 @@ def test_check_finds_layers_that_the_runtime_can_not_compute(
     assert set(check_later_layers(odd)) <= set(check_config(odd))
 
 
+@pytest.mark.parametrize("fits", [False, True])
+def test_scales_of_a_router_that_bf16_can_not_hold_are_kept_as_they_are_too(tmp_path: Path, fits: bool) -> None:
+    recipe = replace(MOE, dtype="f32")
+    tensors = recipe.tensors()
+    scales = [name for name in tensors if name.endswith(("router.scale", "router.per_expert_scale"))]
+    for name in scales:
+        tensors[name] = np.full_like(tensors[name], 1.5 if fits else 1.0001)
+    folder = recipe.write(tmp_path / "c", tensors)
+    done = blobstore.convert(folder, tmp_path / "m.sbs", weights="f32")
+    assert (
+        any(note.startswith(f"{len(scales)} tensors have values that bf16 can't hold") for note in done.notes) != fits
+    )
+    with blobstore.open(tmp_path / "m.sbs", by="keys") as keys:
+        assert str(keys["router_scale_0"].dtype) == "bfloat16"
+    blobstore.export(tmp_path / "m.sbs", tmp_path / "e.safetensors")
+    assert facts_in(tmp_path / "e.safetensors") == facts_of(tensors)
+    assert blobstore.verify(tmp_path / "m.sbs", against=folder).ok
+
+
 def test_a_router_in_another_type_is_an_error(tmp_path: Path) -> None:
     folder, file = MOE.write(tmp_path / "c"), tmp_path / "out.sbs"
     convert(folder, file, Choices("bf16"))

@@ -26,6 +26,7 @@ from blobstore.gemma import ModelConfig, config_of
 from blobstore.gemma.enums import Model, TokenizerKind, Wrapping
 from blobstore.gemma.families.sizes import Dimensions
 from blobstore.gemma.models import DIMENSIONS
+from tests.adapters import pair, write_adapter
 from tests.gemma_checkpoints import (
     DTYPES,
     SOUND,
@@ -125,10 +126,21 @@ def test_the_number_says_whether_there_is_a_head(size: Size, own_head: bool, mod
     assert all(line.startswith(note) and line.endswith(f"labelled {config.display_name}") for line in lines)
 
 
+def test_an_adapter_of_the_head_alone_gives_it_one_of_its_own(tmp_path: Path) -> None:
+    base = recipe_of().write(tmp_path / "c")
+    adapter = write_adapter(tmp_path / "lora", pair("lm_head", *recipe_of().shapes()["model.embed_tokens.weight"]))
+    done = blobstore.convert(base, tmp_path / "m.sbs", adapters=adapter, weights="bf16")
+    assert blobstore.check(base, adapters=adapter).ok
+    assert blobstore.verify(tmp_path / "m.sbs", against=base, adapters=adapter).ok
+    assert done.aliases == ()
+    with blobstore.open(tmp_path / "m.sbs") as store:
+        assert not np.array_equal(store["lm_head.weight"], store["model.embed_tokens.weight"])
+
+
 def test_what_is_not_known_of_the_runtime_is_said_in_one_line(tmp_path: Path) -> None:
     plan = plan_of(recipe_of().write(tmp_path / "c"), Choices())
     (note,) = (note for note in plan.notes if "not established" in note)
-    assert all(word in note for word in ("embedding", "prompts", "transformers"))
+    assert all(word in note for word in ("read in its source, not run", "embedding", "prompts", "transformers"))
 
 
 RELATIVES: dict[str, tuple[Config, str]] = {

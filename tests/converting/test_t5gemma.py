@@ -253,7 +253,10 @@ def test_commands_say_what_it_is(tmp_path: Path, capsys: pytest.CaptureFixture[s
 # ------------------------------------------------------------------------------------------------------ what is refused
 
 
-@pytest.mark.parametrize("flags", [("--layout", "split"), ("--weights", "i8")])
+I8_STOCK = ("--weights", "i8", "--layout", "stock")  # not "use --layout split"
+
+
+@pytest.mark.parametrize("flags", [("--layout", "split"), ("--weights", "i8"), I8_STOCK])
 def test_what_the_runtime_has_no_form_for_is_wrong_usage(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], flags: tuple[str, ...]
 ) -> None:
@@ -264,6 +267,19 @@ def test_what_the_runtime_has_no_form_for_is_wrong_usage(
     with pytest.raises(UsageError, match="stock-only"):
         plan_of(source, Choices(layout="split") if "split" in flags else Choices("i8"))
     assert plan_of(source, Choices(layout="stock")).config is not None
+
+
+def test_a_file_of_another_family_was_not_made_of_it(tmp_path: Path) -> None:
+    convert(small_recipe("gemma3").write(tmp_path / "g"), tmp_path / "m.sbs", Choices("bf16", "split"))
+    with pytest.raises(CheckpointError, match="is made of another model"):
+        blobstore.verify(tmp_path / "m.sbs", against=RECIPE.write(tmp_path / "c"))
+
+
+def test_a_head_that_config_json_does_not_tie_but_that_is_missing_is_told(tmp_path: Path) -> None:
+    for tied in (False, True):
+        folder = RECIPE.write(tmp_path / str(tied), None, RECIPE.config() | {"tie_word_embeddings": tied})
+        notes = plan_of(folder, Choices("bf16")).notes
+        assert any("no tensor is a head" in note for note in notes) != tied
 
 
 def test_an_untied_head_is_refused(tmp_path: Path) -> None:

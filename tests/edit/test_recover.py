@@ -301,7 +301,7 @@ def test_an_index_whose_key_has_changed_is_still_used(tmp_path: Path) -> None:
     assert out.read_bytes() == whole
 
 
-def test_the_index_of_another_file_under_a_changed_key_is_not_kept(tmp_path: Path) -> None:
+def test_the_index_of_another_file_under_a_changed_key_is_kept_as_it_is_and_verify_names_it(tmp_path: Path) -> None:
     path, out = tmp_path / "m.sbs", tmp_path / "out.sbs"
     entries = [Entry("w", 0, 0, 4, BY_NAME["u8"].number, (4,))]
     with BlobWriter(path) as writer:
@@ -309,9 +309,8 @@ def test_the_index_of_another_file_under_a_changed_key_is_not_kept(tmp_path: Pat
         writer.add("\x01index", build_index(entries, [IndexedBlob(b"other", 4)]))
     path.write_bytes(path.read_bytes() + bytes(4096))
     done = recover(path, out)
-    assert [lost.key for lost in done.lost] == ["\x01index"]
-    assert "a name index that does not go with this file" in done.lost[0].why
-    assert [finding.code for finding in verify_file(out).findings if finding.severity == "error"] == []
+    assert (done.kept, done.lost) == (("a", "\x01index"), ())  # it may be the user's own
+    assert [finding.code for finding in verify_file(out).findings if finding.severity == "error"] == ["index-misplaced"]
 
 
 @pytest.mark.parametrize("index", ["embedded", "external"])
@@ -420,4 +419,6 @@ def test_hostile_bytes_are_recovered_or_refused(tmp_path: Path, model: Model, da
         assert error.reason  # noqa: PT017 (either is right)
         assert not out.exists()
     else:
-        assert not [finding for finding in verify_file(out).findings if finding.severity == "error"]
+        # An index whose key has changed, and which doesn't go with the file, may be a blob of the user's own.
+        errors = {finding.code for finding in verify_file(out).findings if finding.severity == "error"}
+        assert errors <= {"index-misplaced"}

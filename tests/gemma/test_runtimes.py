@@ -199,6 +199,7 @@ def test_commands_read_a_newer_file_and_say_so(
 ) -> None:
     newer = NEWER[what](blobs)
     path = str(write(tmp_path / "m.sbs", newer))
+    unknown = what.endswith("nobody knows")
     out = tmp_path / "out.bin"
     for arguments in (
         ["info", path],
@@ -210,7 +211,8 @@ def test_commands_read_a_newer_file_and_say_so(
     ):
         assert main(arguments) == 0, arguments
         printed = capsys.readouterr()
-        assert "newer" in printed.out + printed.err, arguments
+        said = unknown or arguments[0] in ("info", "check")  # elsewhere the latest gemma.cpp is as good as any
+        assert ("newer" in (printed.out + printed.err).replace(path, "")) == said, arguments
     assert out.read_bytes() == newer["linear_w_1"]
     assert newer_in(newer)  # type: ignore[arg-type]
     # It is written back unchanged.

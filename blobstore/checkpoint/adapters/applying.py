@@ -13,6 +13,7 @@ from blobstore.checkpoint.adapters.reading import described, open_adapter
 from blobstore.checkpoint.adapters.steps import Whole
 from blobstore.checkpoint.file_names import is_of_tokenizer, why_unused
 from blobstore.checkpoint.tensors import SourceTensor
+from blobstore.checkpoint.tied import untied
 from blobstore.checkpoint.told import LeftOut, unread_in
 from blobstore.fileio.closing import Closing
 
@@ -116,12 +117,21 @@ def merged(
     return Merged(made, left_out, notes, merge.resized, resized_by)
 
 
-def config_note(config: object, resized: Mapping[int, int]) -> str:
-    """Return what to do to a config.json that is kept as it is, but whose model gets another vocabulary; or nothing."""
-    if not isinstance(config, dict) or resized_config(config, resized) == config:
-        return ""
-    rows = max(resized.values())
-    return f"config.json is carried as it is: set its vocab_size to {rows} in an exported folder"
+def config_note(config: dict[str, Any], resized: Mapping[int, int], *, separated: bool) -> str:
+    """Return what to do to a config.json that is kept as it is, but whose model adapters change; or nothing.
+
+    Args:
+        config: Of the base.
+        resized: Rows of an embedding of the base → rows that an adapter gives it.
+        separated: Whether a head that shared the embedding is a tensor of its own now.
+    """
+    changes = []
+    if resized_config(config, resized) != config:
+        changes.append(f"vocab_size to {max(resized.values())}")
+    if separated and untied(config) != config:  # else loaders take the embedding as the head, whatever the file has
+        changes.append("tie_word_embeddings to false")
+    what = "config.json is carried as it is: set its"
+    return f"{what} {' and its '.join(changes)} in an exported folder" if changes else ""
 
 
 def resized_config(config: dict[str, Any], resized: Mapping[int, int]) -> dict[str, Any]:

@@ -104,7 +104,7 @@ class Sources:
         if FAMILIES[recognised.family].head_label is None:
             if recognised.own_head:
                 what = f"it differs from {self.embedding!r}, and gemma.cpp uses the embedding as the head"
-                yield Fault("untied-head", head, f"{what}: this model can't run there; --as names keeps both")
+                yield Fault("untied-head", head, f"{what}: this model can't run there; --as names keeps every tensor")
         elif recognised.own_head and tied:
             what = f"{tied} to {self.embedding!r}, which differs: transformers uses that"
             yield Fault("config-disagrees", head, f"{what}; remove this tensor, or repair tie_word_embeddings")
