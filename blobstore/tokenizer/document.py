@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 Document = dict[str, Any]
 SPACE = "\u2581"  # stands for a space in tokens
-ESCAPE = {"type": "Replace", "pattern": {"String": " "}, "content": SPACE}
+ESCAPE: Document = {"type": "Replace", "pattern": {"String": " "}, "content": SPACE}
 _PARTS = {"normalizer": "normalizers", "pre_tokenizer": "pretokenizers", "decoder": "decoders"}
 _HALVES = [str, str]  # the types of what a merge consists of
 _UNSUPPORTED = ("dropout", "continuing_subword_prefix", "end_of_word_suffix")
