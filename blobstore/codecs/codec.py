@@ -29,26 +29,23 @@ _BF16 = np.dtype(ml_dtypes.bfloat16)
 _FLOATS = (np.dtype(np.float32), _BF16, np.dtype(np.float16), np.dtype(np.float64))
 
 
-class Codec(Protocol):
+class Decoder(Protocol):
     """What each codec's module provides. Pieces begin at the border of a group."""
-
-    def encode_piece(self, values: Array, scale: float) -> Bytes:
-        """Encode finite values (float32 or bfloat16, C order), divided by ``scale``."""
 
     def decode_piece(self, data: Bytes, count: int, out: Array) -> None:
         """Decode ``count`` values into ``out`` (float32 or bfloat16), not multiplied by a scale."""
 
 
-_CODECS: dict[str, Codec] = {
-    "f32": f32,
-    "bf16": bf16,
-    "sfp": sfp,
-    "i8": i8,
-    "nuq": nuq,
-    "q4_0": q4_0,
-    "mxfp4": mxfp4,
-}
-ENCODED = ("f32", "bf16", "sfp", "i8", "q4_0")
+class Codec(Decoder, Protocol):
+    """What the module of a codec that is also written provides."""
+
+    def encode_piece(self, values: Array, scale: float) -> Bytes:
+        """Encode finite values (float32 or bfloat16, C order), divided by ``scale``."""
+
+
+_CODECS: dict[str, Codec] = {"f32": f32, "bf16": bf16, "sfp": sfp, "i8": i8, "q4_0": q4_0}
+# Default builds of the runtime don't read nuq; how it rounds to mxfp4 is not specified here.
+_DECODERS: dict[str, Decoder] = {**_CODECS, "nuq": nuq, "mxfp4": mxfp4}
 # The bits of infinity, which NaN exceeds, where numpy's function takes about ten times as long as a comparison of bits.
 _INFINITY = {_BF16: np.uint16(0x7F80), np.dtype(np.float16): np.uint16(0x7C00)}
 # The largest magnitude in types that hold no NaN and no infinity.
@@ -60,7 +57,7 @@ _EXACT_IN_BF16 = ("sfp", "bf16")
 
 def is_float_codec(element_type: ElementType) -> bool:
     """Whether `decode` knows the type."""
-    return element_type.name in _CODECS
+    return element_type.name in _DECODERS
 
 
 def holds_any(element_type: ElementType) -> bool:
@@ -86,9 +83,8 @@ def encode(element_type: ElementType | str, array: npt.ArrayLike, *, name: str =
         UsageError: ``unknown-type``: no element type has this name.
     """
     element_type = as_element_type(element_type)
-    if element_type.name not in ENCODED:
-        what = f"{name}: there is no encoder for {element_type}: use one of {', '.join(ENCODED)}"
-        raise CodecError("no-encoder", what)
+    if element_type.name not in _CODECS:
+        raise _no_encoder(f"{name}: ", element_type)
     values = np.asarray(array)
     scale = scale_for(element_type, values, name=name)
     out = np.empty(element_type.nbytes(values.size), dtype=np.uint8)
@@ -152,10 +148,20 @@ def first_unfit(element_type: ElementType, values: Array) -> int | None:
 
 
 def encode_pieces(element_type: ElementType, values: Array, scale: float = 1.0) -> Iterator[Bytes]:
-    """Yield the stored bytes of checked values in pieces; constant extra memory."""
+    """Return an iterator over the stored bytes of checked values, in pieces; constant extra memory.
+
+    Raises:
+        CodecError: ``no-encoder``, at once; ``i8-range`` for a piece.
+    """
+    if element_type.name not in _CODECS:
+        raise _no_encoder("", element_type)
     codec = _CODECS[element_type.name]
-    for piece in _pieces(values):
-        yield codec.encode_piece(piece, scale)
+    return (codec.encode_piece(piece, scale) for piece in _pieces(values))
+
+
+def _no_encoder(place: str, element_type: ElementType) -> CodecError:
+    what = f"{place}there is no encoder for {element_type}: use one of {', '.join(_CODECS)}"
+    return CodecError("no-encoder", what)
 
 
 def decode(
@@ -189,7 +195,7 @@ def decode(
     """
     element_type = as_element_type(element_type)
     dtype = np.dtype(dtype) if out is None else out.dtype
-    if element_type.name not in _CODECS:
+    if element_type.name not in _DECODERS:
         raise CodecError("no-decoder", f"there is no decoder for {element_type}")
     if dtype not in _FLOATS:
         raise CodecError("not-float", f"{element_type} decodes to floats, not to {dtype}")
@@ -208,7 +214,7 @@ def decode(
 
 def _decode_piece(element_type: ElementType, stored: Bytes, start: int, out: Array, scale: float) -> int:
     """Decode values from ``start`` on into the beginning of ``out``; return how many, at most `PIECE`."""
-    codec = _CODECS[element_type.name]
+    codec = _DECODERS[element_type.name]
     # From the border of the group that holds the first value, up to another border or the end.
     skip = start % (element_type.group or 1)
     count = min(PIECE, skip + len(out))

@@ -23,12 +23,6 @@ _NBYTES = 1 + HALF
 _MAGNITUDES = (0.0, 0.5, 1.0, 1.5, 2.0, 3.0, 4.0, 6.0)  # of codes 0 to 7; 8 to 15 are the same with a minus
 
 
-def encode_piece(values: Array, scale: float) -> Bytes:
-    """Refuse: how the runtime rounds to mxfp4 is not specified here."""
-    del values, scale
-    raise CodecError("no-encoder", "mxfp4 can be read, not written")
-
-
 def decode_piece(data: Bytes, count: int, out: Array) -> None:
     """Decode the first ``count`` values of blocks into ``out``, float32.
 

@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from blobstore.codecs import sfp
-from blobstore.errors import CodecError
 
 if TYPE_CHECKING:
     import numpy.typing as npt
@@ -19,12 +18,6 @@ if TYPE_CHECKING:
 
 GROUP = 256
 _TABLE = 16
-
-
-def encode_piece(values: Array, scale: float) -> Bytes:
-    """Refuse: nuq is not written, since default builds of the runtime don't read it."""
-    del values, scale
-    raise CodecError("no-encoder", "nuq can be read, not written")
 
 
 def decode_piece(data: Bytes, count: int, out: Array) -> None:

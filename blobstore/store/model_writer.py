@@ -117,8 +117,8 @@ class ModelWriter(Completing):
         Raises:
             UsageError: ``unknown-tensor``, ``wrong-shape``, ``wrong-type``, ``duplicate-name``, ``closed``.
             CodecError: ``not-finite`` and others: a value that the type can't hold, with its index; ``not-float``;
-                ``no-encoder`` for nuq and mxfp4. After one that is found while values are written the file can't be
-                completed.
+                ``no-encoder`` for nuq and mxfp4. After one that is found while values are written (``i8-range``) the
+                file can't be completed.
 
         Example:
             >>> writer = blobstore.ModelWriter("gemma.sbs", blobstore.gemma.config_of("gemma3-270m-sfp-it"))

@@ -589,6 +589,8 @@ def test_nuq_can_be_stored_but_not_encoded(tmp_path: Path) -> None:
         for row in spec_tensors(config, "stock"):
             type_name = row.stored_type("nuq")
             if type_name == "nuq":
+                with pytest.raises(CodecError, match="no-encoder"):  # before anything is written
+                    model.add(row.key, values_of(row))
                 model.add_stored(row.key, [bytes(BY_NAME["nuq"].nbytes(row.rows * row.cols))], "nuq")
             else:
                 model.add(row.key, values_of(row))
