@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from blobstore.checkpoint.tensors import SourceTensor
     from blobstore.checkpoint.told import Told
     from blobstore.fileio.types import ByteSource
+    from blobstore.tokenizer.document import Document
 
 _SHOWN = 8  # tensors that are missing
 
@@ -72,7 +73,7 @@ class Checkpoint(Closing):
     left_out: list[LeftOut] = field(default_factory=list)
     chat_template: bool = False
     pieces: Callable[[], Pieces | None] = lambda: None
-    bpe: Callable[[], bytes | None] = lambda: None
+    bpe: Callable[[], Document | None] = lambda: None
     format: Literal["safetensors", "pytorch", "gguf"] = "safetensors"
     told: list[Told] = field(default_factory=list)
     max_json_nbytes: int = MAX_SMALL_NBYTES

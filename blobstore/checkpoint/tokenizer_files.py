@@ -19,7 +19,7 @@ from blobstore.tokenizer.document import InexpressibleError
 from blobstore.tokenizer.fitting import MadeTokenizer, Tokenizer, of_pieces
 from blobstore.tokenizer.fitting_bpe import MadeBpe, StoredBpe
 from blobstore.tokenizer.from_json import parse_tokenizer
-from blobstore.tokenizer.from_json_bpe import parse_bpe, parse_vocab_and_merges
+from blobstore.tokenizer.from_json_bpe import bpe_of, parse_bpe, parse_vocab_and_merges
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -84,41 +84,42 @@ def _bpe_beside(checkpoint: Checkpoint) -> FittingTokenizer | None:
     """Return the BPE tokenizer of a checkpoint's files."""
     path, others = checkpoint.beside(_JSON), [checkpoint.beside(name) for name in (_VOCAB, _MERGES)]
     if path:
-        return _made_bpe(checkpoint, [path], _JSON, parse_bpe)
+        return _bpe_of_files(checkpoint, [path], _JSON, parse_bpe)
     inside = checkpoint.bpe()
     if inside is not None:
-        return _made_bpe(checkpoint, [checkpoint.path], "the GGUF file", parse_bpe, given=[inside])
+        source = "the GGUF file"
+        told = f"{source}'s own tokenizer can't be taken: "  # the rest of the file can be read
+        return _made_bpe(checkpoint, source, lambda: bpe_of(inside, inside["model"]), lambda error: f"{told}{error}")
     if all(others):
         source = f"{_VOCAB} and {_MERGES}"
         checkpoint.notes.append(f"tokenizer: there is no {_JSON}: {source} are taken as a byte-level tokenizer's")
-        return _made_bpe(checkpoint, others, source, parse_vocab_and_merges)
+        return _bpe_of_files(checkpoint, others, source, parse_vocab_and_merges)
     if checkpoint.beside(_MODEL):
         checkpoint.notes.append(f"{_MODEL} is not used: this model's tokenizer is BPE, of a {_JSON}; {_SAVE}")
     return None
 
 
-def _made_bpe(
-    checkpoint: Checkpoint,
-    paths: list[str],
-    source: str,
-    parse: Callable[..., BpeVocabulary],
-    *,
-    given: list[bytes] | None = None,
+def _bpe_of_files(
+    checkpoint: Checkpoint, paths: list[str], source: str, parse: Callable[..., BpeVocabulary]
 ) -> MadeBpe | None:
-    raw = [checkpoint.read_small(path) for path in paths] if given is None else given
+    raw = [checkpoint.read_small(path) for path in paths]
+    shown = " and ".join(map(repr, paths))
+    return _made_bpe(checkpoint, source, lambda: parse(*raw), lambda error: _unread(shown, raw[0], error))
+
+
+def _made_bpe(
+    checkpoint: Checkpoint, source: str, make: Callable[[], BpeVocabulary], why: Callable[[Exception], str]
+) -> MadeBpe | None:
+    """Return a BPE tokenizer; None, and a note, if it can't be made: ``why`` says it of one with another form."""
     try:
-        made = parse(*raw)
+        made = make()
         return MadeBpe(made, _add_others(checkpoint, made, source), _placeholders(checkpoint))
     except InexpressibleError as error:
         checkpoint.notes.append(f"{source} can't become a BPE blob: {error}")
     except ValueError as error:
         if isinstance(error, BlobStoreError):
             raise
-        if given is not None:  # the rest of the file can be read
-            checkpoint.notes.append(f"{source}'s own tokenizer can't be taken: {error}")
-        else:
-            shown = " and ".join(map(repr, paths))
-            checkpoint.notes.append(f"{shown} can't be read ({_why(raw[0], error)}): taken as missing")
+        checkpoint.notes.append(why(error))
     return None
 
 
@@ -183,7 +184,7 @@ def _made(checkpoint: Checkpoint, path: str) -> MadeTokenizer | None:
     except InexpressibleError as error:
         checkpoint.notes.append(f"{_JSON} can't become a SentencePiece model: {error}")
     except ValueError as error:
-        checkpoint.notes.append(f"{path!r} can't be read ({_why(raw, error)}): taken as missing")
+        checkpoint.notes.append(_unread(repr(path), raw, error))
     else:
         sources = _add_others(checkpoint, made, _JSON)
         return MadeTokenizer(made, sources, _placeholders(checkpoint))
@@ -249,6 +250,10 @@ def _object(raw: bytes) -> dict[str, Any]:
     if not isinstance(value, dict):
         raise ValueError(f"expected an object, found {type(value).__name__}")
     return value
+
+
+def _unread(shown: str, raw: bytes, error: Exception) -> str:
+    return f"{shown} can't be read ({_why(raw, error)}): taken as missing"
 
 
 def _why(raw: bytes, error: Exception) -> str:

@@ -97,7 +97,7 @@ def parse_bpe(raw: bytes) -> BpeVocabulary:
         InexpressibleError: It can't be a blob of this kind.
         ValueError: It is not such a file; the message says why.
     """
-    return _made(*parse_document(raw))
+    return bpe_of(*parse_document(raw))
 
 
 def parse_vocab_and_merges(vocab: bytes, merges: bytes) -> BpeVocabulary:
@@ -110,10 +110,16 @@ def parse_vocab_and_merges(vocab: bytes, merges: bytes) -> BpeVocabulary:
     lines = [line.removesuffix("\r") for line in merges.decode().split("\n")]
     pairs = [line for line in lines if line and not line.startswith(_FIRST_LINE)]
     model = {"type": "BPE", "vocab": parse_json(vocab), "merges": pairs}
-    return _made({"decoder": {"type": "ByteLevel"}}, model)
+    return bpe_of({"decoder": {"type": "ByteLevel"}}, model)
 
 
-def _made(document: Document, model: Document) -> BpeVocabulary:
+def bpe_of(document: Document, model: Document) -> BpeVocabulary:
+    """Return what a tokenizer.json and its model have.
+
+    Raises:
+        InexpressibleError: It can't be a blob of this kind.
+        ValueError: It has another form; the message says why.
+    """
     refuse_other_models(model)
     made = BpeVocabulary({}, parse_added(document.get("added_tokens")), byte_level=is_byte_level(document))
     _add_texts(made, vocabulary_of(model))

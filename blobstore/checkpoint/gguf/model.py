@@ -7,7 +7,7 @@ from collections import Counter
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 
@@ -28,7 +28,9 @@ if TYPE_CHECKING:
 
     from blobstore.checkpoint.gguf.tokenizer import Pieces
     from blobstore.fileio.types import Array
+    from blobstore.tokenizer.document import Document
 
+_Found = TypeVar("_Found")
 _F32 = BY_NAME["f32"]
 _MAX_TEXT = 1 << 16  # characters of a value of the metadata that is kept
 _SHOWN = 8
@@ -76,32 +78,30 @@ class GgufModel(Closing):
         return any(self.fields.get(key) for key in _TEMPLATES)
 
     def pieces(self) -> Pieces | None:
-        """Return the SentencePiece pieces of its tokenizer, text, score and type each; None, and a note, without any.
+        """Return the pieces of its SentencePiece model, text, score and type each; None, and a note, without any."""
+        found = self._taken(read_pieces(self.files[0]), LISTS)
+        if found is not None:
+            self.notes.append(f"tokenizer: a SentencePiece model is made from the GGUF file: {len(found)} pieces")
+        return found
 
-        A note that these lists of the metadata are not converted is no longer true then, and is removed.
+    def bpe(self) -> Document | None:
+        """Return the tokenizer.json that its byte-level BPE tokenizer was made of; None, and a note, without any."""
+        return self._taken(read_bpe(self.files[0]), BPE_LISTS)
+
+    def _taken(self, found: _Found | str, keys: Collection[str]) -> _Found | None:
+        """Return a tokenizer; or None, and a note of why there is none.
+
+        Args:
+            found: The tokenizer, or why there is none.
+            keys: Of the metadata that it is made of, which the note of what isn't converted no longer names then.
         """
-        found = read_pieces(self.files[0])
         if isinstance(found, str):
             self.notes.append(f"the GGUF file's own tokenizer can't be taken: {found}")
             return None
-        self._take(LISTS)
-        self.notes.append(f"tokenizer: a SentencePiece model is made from the GGUF file: {len(found)} pieces")
-        return found
-
-    def bpe(self) -> bytes | None:
-        """Return the tokenizer.json that its byte-level BPE tokenizer was made of; None, and a note, without any."""
-        found, why = read_bpe(self.files[0])
-        if why:
-            self.notes.append(f"the GGUF file's own tokenizer can't be taken: {why}")
-            return None
-        self._take(BPE_LISTS)
-        return found
-
-    def _take(self, keys: Collection[str]) -> None:
-        """Remove lists of the metadata from the note of what isn't converted."""
         self.notes[:] = [note for note in self.notes if note != self._told]
         self._dropped[:] = [key for key in self._dropped if key not in keys]
         self._tell_dropped()
+        return found
 
     def _tell_dropped(self) -> None:
         """Add a note of the metadata that is not converted."""

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
     Pieces = list[tuple[bytes, float, int]]
 
-_MODEL = "tokenizer.ggml.model"
+MODEL = "tokenizer.ggml.model"
 LISTS = ("tokenizer.ggml.tokens", "tokenizer.ggml.scores", "tokenizer.ggml.token_type")
 _SENTENCEPIECE = "llama"
 _TYPES = range(1, 7)
@@ -31,15 +31,15 @@ _SPACE, _ESCAPED = b" ", "▁".encode()
 
 def read_pieces(file: GgufFile) -> Pieces | str:
     """Return the pieces, text, score and type each, in the order of their ids; or why there are none."""
-    model = file.fields.get(_MODEL)
+    model = file.fields.get(MODEL)
     if model != _SENTENCEPIECE:
-        return f"{_MODEL} is {model!r:.40}, and only {_SENTENCEPIECE!r} is a SentencePiece model"
+        return f"{MODEL} is {model!r:.40}, and only {_SENTENCEPIECE!r} is a SentencePiece model"
     texts, scores, types = (file.long_list(key) for key in LISTS)
     if texts is None or scores is None or types is None:
         return f"it lacks one of {', '.join(LISTS)}"
     if not len(texts) == len(scores) == len(types):
         return f"it has {len(texts)} tokens, {len(scores)} scores and {len(types)} types"
-    if not _are(str, texts) or not _are(float, scores) or not _are(int, types) or not {*types} <= {*_TYPES}:
+    if not are(str, texts) or not are(float, scores) or not are(int, types) or not {*types} <= {*_TYPES}:
         return f"{', '.join(LISTS)} are not texts, scores and types"
     return list(_pieces(texts, scores, types))
 
@@ -59,5 +59,6 @@ def _pieces(texts: Sequence[str], scores: Sequence[float], types: Sequence[int])
             yield raw, score, kind
 
 
-def _are(kind: type, values: Sequence[Any]) -> bool:
+def are(kind: type, values: Sequence[Any]) -> bool:
+    """Whether all values have a type."""
     return all(type(value) is kind for value in values)
