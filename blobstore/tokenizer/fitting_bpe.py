@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import cached_property
-from itertools import starmap
+from itertools import chain, starmap
 from typing import TYPE_CHECKING
 
 from blobstore.errors import listed
@@ -58,38 +58,42 @@ class MadeBpe:
             tokens: How many rows of the embedding are tokens.
             rows: As of `FittingTokenizer`. Such rows get no tokens: the blob ends with the last one.
         """
-        record = self._record(tokens)
-        return Fitted(record.to_bytes(), tuple(self._notes(record, tokens)))
+        kept, lost = self._merges(tokens)
+        record = self._record(tokens, kept)
+        return Fitted(record.to_bytes(), tuple(self._notes(record, tokens, lost)))
 
-    def _record(self, tokens: int) -> BpeTokenizer:
+    def _record(self, tokens: int, merges: Sequence[tuple[int, int]]) -> BpeTokenizer:
         vocabulary = self.vocabulary
         texts = {number: text for number, text in vocabulary.texts.items() if number < tokens}
-        whole = set(texts.values()) if len(texts) < len(vocabulary.texts) else None  # None: all that there are
-        merges = (
-            number
-            for left, right in vocabulary.merges
-            if whole is None or self._is_known(left, right, whole)
-            for number in (left, right)
-        )
         return BpeTokenizer(
             flags=BYTE_LEVEL if vocabulary.byte_level else SPACE_ESCAPE | BYTE_FALLBACK * vocabulary.has_bytes,
             unk_id=vocabulary.unk_id if vocabulary.unk_id in texts else 0,
             tokens=tuple(texts.get(number, "").encode() for number in range(max(texts, default=-1) + 1)),
-            merges=tuple(merges),
+            merges=tuple(chain.from_iterable(merges)),
             added_ids=tuple(sorted(number for number in vocabulary.added if number < tokens)),
         )
 
-    def _is_known(self, left: int, right: int, known: Collection[str]) -> bool:
-        halves = self.vocabulary.texts[left], self.vocabulary.texts[right]
-        return all(text in known for text in (*halves, "".join(halves)))
+    def _merges(self, tokens: int) -> tuple[list[tuple[int, int]], list[tuple[str, str]]]:
+        """Return the merges of tokens that have rows, by ids, and the others, by texts."""
+        vocabulary, texts = self.vocabulary, self.vocabulary.texts
+        if max(texts, default=0) < tokens:
+            return vocabulary.merges, vocabulary.dropped
+        known = {text for number, text in texts.items() if number < tokens}
+        kept, lost = [], [*vocabulary.dropped]
+        for left, right in vocabulary.merges:
+            halves = texts[left], texts[right]
+            if all(text in known for text in (*halves, "".join(halves))):
+                kept.append((left, right))
+            else:
+                lost.append(halves)
+        return kept, lost
 
-    def _notes(self, record: BpeTokenizer, tokens: int) -> Iterator[str]:
+    def _notes(self, record: BpeTokenizer, tokens: int, lost: Sequence[tuple[str, str]]) -> Iterator[str]:
         vocabulary, texts = self.vocabulary, self.vocabulary.texts
         known, merges = sum(number < tokens for number in texts), len(record.merges) // 2
         counts = [(known, "token"), (merges, "merge"), (len(record.added_ids), "added token")]
         yield f"tokenizer: a {record.kind} BPE blob is made from {self.source}: {', '.join(starmap(counted, counts))}"
         yield from self._unlike()
-        lost = [*vocabulary.dropped, *self._beyond(tokens)]
         if lost:
             what = f"{counted(len(lost), 'merge')} left out, not of two tokens that make a third"
             yield f"tokenizer: {what}: {listed([f'{left!r} {right!r}'[:60] for left, right in lost], _SHOWN)}"
@@ -109,16 +113,6 @@ class MadeBpe:
             parts.append(f"{_RUNTIME} doesn't follow its {shown}")
         if parts:
             yield f"tokenizer: {'; '.join(parts)}: {_LIKE_NO_OTHER}"
-
-    def _beyond(self, tokens: int) -> Iterator[tuple[str, str]]:
-        """Yield merges of tokens that have no row."""
-        texts = self.vocabulary.texts
-        if max(texts, default=0) < tokens:
-            return
-        known = {text for number, text in texts.items() if number < tokens}
-        for left, right in self.vocabulary.merges:
-            if not self._is_known(left, right, known):
-                yield texts[left], texts[right]
 
 
 def _gaps(rows: Sequence[int]) -> Iterator[str]:
