@@ -175,19 +175,23 @@ class _Bytes(FieldType):
         fault = bytes_fault(value)
         if fault:
             raise ValueError(f"{value[:_SHOWN_NBYTES]!r} {fault}")
-        count = -(-len(value) // 4)
-        words.append(count)
-        words.extend(_PACKED[count].unpack(value.ljust(4 * count, b"\0")))
+        packed = _packed(value)
+        words.append(len(packed))
+        words.extend(packed)
+
+
+def _packed(value: bytes) -> tuple[int, ...]:
+    """Return at most 256 bytes as words, the last one filled up with zeros."""
+    count = -(-len(value) // 4)
+    return _PACKED[count].unpack(value.ljust(4 * count, b"\0"))
 
 
 def bytes_fault(value: bytes) -> str:
     """Return why bytes can't be a string of later runtimes; empty if they can."""
     if len(value) > 4 * MAX_STRING_WORDS:
         return f"has {len(value)} bytes: a string has at most {4 * MAX_STRING_WORDS}"
-    if b"\0" in value:
-        words = _PACKED[-(-len(value) // 4)].unpack(value.ljust(-(-len(value) // 4) * 4, b"\0"))
-        if value.endswith(b"\0") or 0 in words:
-            return "has a NUL at its end, or four in a row that are a word: a string ends there"
+    if b"\0" in value and (value.endswith(b"\0") or 0 in _packed(value)):
+        return "has a NUL at its end, or four in a row that are a word: a string ends there"
     return ""
 
 
