@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 from contextlib import contextmanager, suppress
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from blobstore.checkpoint.adapters.applying import config_note
 from blobstore.checkpoint.file_names import CONFIG, is_model_file
@@ -44,9 +44,8 @@ def plan_folder(plan: ExportPlan, store: Store) -> Iterator[str]:
     if CONFIG in plan.files:
         plan.metadata.setdefault("format", "pt")  # transformers before version 5 refuses tensors without it
         config = _config(store)
-        said = config if isinstance(config, dict) else {}
-        separated = any(head_of(target, said) == name for name, target in plan.separated.items())
-        note = config_note(said, plan.resized, separated=separated)
+        separated = any(head_of(target, config) == name for name, target in plan.separated.items())
+        note = config_note(config, plan.resized, separated=separated)
         yield from [note] if note else []
     else:
         yield "it carries no config.json: copy that, and the tokenizer's files, from the checkpoint to load the folder"
@@ -64,17 +63,18 @@ def aliases_to_write(store: Store) -> list[str]:
     if CONFIG not in store.files:
         return []
     config = _config(store)
-    if not isinstance(config, dict) or not why_tied(config):
+    if not why_tied(config):
         return [*store.aliases]
     return [name for name, target in store.aliases.items() if head_of(target, config) != name]
 
 
-def _config(store: Store) -> object:
-    """Return the carried config.json; None if it isn't JSON."""
+def _config(store: Store) -> dict[str, Any]:
+    """Return the carried config.json; empty if it isn't a JSON object."""
     try:
-        return json.loads(bytes(store.files[CONFIG]))
+        config = json.loads(bytes(store.files[CONFIG]))
     except (ValueError, RecursionError):
-        return None
+        return {}
+    return config if isinstance(config, dict) else {}
 
 
 @contextmanager
