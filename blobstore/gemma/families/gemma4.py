@@ -93,25 +93,20 @@ def is_reordered(layer: LayerConfig) -> bool:
 
 
 def _layers(model: Model, size: Dimensions, extent: Extent) -> list[LayerConfig]:
-    local = replace(
-        text_layer(size),
-        post_qk=PostQK.NORM_LOCAL_ROPE,
-        use_qk_norm=True,
-        norm_v=True,
-    )
+    local = replace(text_layer(size), post_qk=PostQK.NORM_LOCAL_ROPE, use_qk_norm=True, norm_v=True)
     if model == Model.GEMMA4_26B_MOE:
         local = replace(local, num_experts=EXPERTS, num_experts_per_datapoint=EXPERTS_USED)
     else:
         local = replace(local, ple_dim=PLE_DIM)
+    own = size.layers - extent.shared
+    kinds = [(i + 1) % extent.pattern == 0 for i in range(size.layers)]
     layers = []
-    for i in range(size.layers):
-        is_global = (i + 1) % extent.pattern == 0
+    for i, is_global in enumerate(kinds):
         layer = local
         if is_global:
             layer = replace(layer, qkv_dim=GLOBAL_QKV_DIM, kv_heads=extent.global_kv_heads)
-        own = size.layers - extent.shared
         if i >= own:
-            source = max(j for j in range(own) if ((j + 1) % extent.pattern == 0) == is_global)
+            source = max(j for j in range(own) if kinds[j] == is_global)
             layer = replace(layer, ff_hidden_dim=extent.shared_hidden, kv_share_layer_idx=source)
         layers.append(layer)
     return layers
