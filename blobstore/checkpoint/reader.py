@@ -184,8 +184,8 @@ class Checkpoint(Closing):
 
     def _left_out_of_adapters(self) -> Iterator[LeftOut]:
         for adapter in self.adapters.adapters if self.adapters else ():
-            has_tokenizer = adapter.folder == self.tokenizer_folder
-            yield from files_left_out(adapter, self.folder, self._read, has_tokenizer=has_tokenizer)
+            takes_tokenizer = adapter.folder == self.tokenizer_folder
+            yield from files_left_out(adapter, self.folder, self._read, takes_tokenizer=takes_tokenizer)
 
     def _left_out_of_folder(self) -> Iterator[LeftOut]:
         if not os.path.isdir(self.path):

@@ -148,7 +148,7 @@ def _adapted(
     base = {name: BaseTensor(tensor.type, tensor.shape) for name, tensor in exported.items()}
     merge = plan_merge(adapters, base, store.aliases)
     plan.resized = merge.resized
-    plan.resized_by = None if merge.resized_by is None else adapters[merge.resized_by]
+    plan.resized_by = merge.resized_by
     plan.separated = {name: target for name, target in store.aliases.items() if name in merge.changes}
     before = parse_described(store.metadata.get(ADAPTERS, "[]")) or []
     plan.notes += [

@@ -113,8 +113,7 @@ def merged(
     notes = [*merge.notes, *filter(None, (base_note(adapter, called) for adapter in adapters))]
     made = [_tensor(name, change, tensors) for name, change in merge.changes.items()]
     left_out = [LeftOut(name, "tensor", why) for name, why in merge.unused.items()]
-    resized_by = None if merge.resized_by is None else adapters[merge.resized_by]
-    return Merged(made, left_out, notes, merge.resized, resized_by)
+    return Merged(made, left_out, notes, merge.resized, merge.resized_by)
 
 
 def config_note(config: dict[str, Any], resized: Mapping[int, int], *, separated: bool) -> str:
@@ -161,16 +160,14 @@ def _tensor(name: str, change: Change, tensors: Mapping[str, SourceTensor]) -> S
     return SourceTensor(name, change.type, change.shape, base.path, made=change.made(base.read))
 
 
-def files_left_out(
-    adapter: Adapter, base: str, read: Iterable[str], *, has_tokenizer: bool = False
-) -> Iterator[LeftOut]:
+def files_left_out(adapter: Adapter, base: str, read: Iterable[str], *, takes_tokenizer: bool) -> Iterator[LeftOut]:
     """Yield what of an adapter's folder nothing is made of, unless the base's folder has the same.
 
     Args:
         adapter: Open.
         base: The folder of the base.
         read: The absolute paths of files that were read.
-        has_tokenizer: Whether its tokenizer is taken.
+        takes_tokenizer: Whether its tokenizer is taken.
 
     Raises:
         OSError: A folder or file can't be read.
@@ -179,7 +176,7 @@ def files_left_out(
         if _is_same(os.path.join(adapter.folder, name), os.path.join(base, name)):
             continue
         why = why_unused(name)
-        if is_of_tokenizer(name) and not has_tokenizer:
+        if is_of_tokenizer(name) and not takes_tokenizer:
             why = f"tokenizer and chat template are taken from the base, not from the adapter {adapter.name!r}"
         yield LeftOut(f"{adapter.name}/{name}", "file", why)
 

@@ -11,6 +11,7 @@ from blobstore.checkpoint.adapters.steps import Step, values_after
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from blobstore.checkpoint.adapters.reading import Adapter
     from blobstore.codecs.element_types import ElementType
     from blobstore.fileio.types import Array
 
@@ -62,12 +63,12 @@ class Merge:
         changes: Name of a tensor → its change. Names that the base doesn't have are new.
         unused: Tensors of the adapters that nothing is made of → why.
         resized: Rows of an embedding of the base → rows that an adapter gives it.
-        resized_by: The place of the last adapter that does; None if none does.
+        resized_by: The last adapter that does; None if none does.
         notes: A line for each adapter, and for each thing that one should know.
     """
 
     changes: dict[str, Change] = field(default_factory=dict)
     unused: dict[str, str] = field(default_factory=dict)
     resized: dict[int, int] = field(default_factory=dict)
-    resized_by: int | None = None
+    resized_by: Adapter | None = None
     notes: list[str] = field(default_factory=list)

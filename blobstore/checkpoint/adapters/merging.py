@@ -133,7 +133,7 @@ class _OneAdapter:
                 rows = f"{change.shape[0]} rows of the base, {tensor.shape[0]} of the adapter {self._adapter.name!r}"
                 self._merge.notes.append(f"{found}: {rows}")
             self._merge.resized[change.shape[0]] = tensor.shape[0]
-            self._merge.resized_by = self._place
+            self._merge.resized_by = self._adapter
             change.shape = tensor.shape
         change.add(Whole(tensor), self._place)
 
