@@ -34,10 +34,8 @@ def decode_piece(data: Bytes, count: int, out: Array) -> None:
 
 def _decode_blocks(blocks: Bytes, out: npt.NDArray[np.float32]) -> None:
     """Decode blocks, shape (n, 17), into ``out``, shape (n, 32)."""
-    reserved = blocks[:, 0] == RESERVED
-    if reserved.any():
-        what = f"the scale of block {int(reserved.argmax())} is 0xFF, which has no value"
-        raise CodecError("mxfp4-reserved-scale", what)
+    if (blocks[:, 0] == RESERVED).any():
+        raise CodecError("mxfp4-reserved-scale", "a block has the scale 0xFF, which has no value")
     scales, packed = np.take(_scales(), blocks[:, :1]), blocks[:, 1:]
     low, high = _values()
     with np.errstate(over="ignore"):  # 2¹²⁷ · 2 and more
