@@ -103,10 +103,8 @@ def hf_name(architecture: str, name: str) -> str | None:
     if not match:
         return None
     layer, own = match.groups()
-    names: Mapping[str, str | None] = _NAMES
-    if layer is not None:
-        names = {**_LAYER_NAMES, **ARCHITECTURES[architecture].names}
-    found = names.get(own)
+    differing = ARCHITECTURES[architecture].names
+    found = _NAMES.get(own) if layer is None else differing.get(own, _LAYER_NAMES.get(own))
     return found and f"{'' if layer is None else f'model.layers.{int(layer)}.'}{found}.weight"
 
 
