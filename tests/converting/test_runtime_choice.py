@@ -8,7 +8,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from hypothesis import assume, given, settings
+from hypothesis import assume, example, given, settings
 from hypothesis import strategies as st
 
 import blobstore
@@ -35,7 +35,7 @@ from blobstore.index.metadata import CHOICES
 from tests.converting.test_gemma_families import GEMMA3, SIZES, real
 from tests.gemma.test_config import BY_COMMIT
 from tests.gemma4_checkpoints import TINY
-from tests.gemma_checkpoints import NEW, TEXT_ONLY, Recipe, convert, plan_of, recipes, sound_recipe, write_sparse
+from tests.gemma_checkpoints import NEW, SOUND, TEXT_ONLY, Recipe, convert, plan_of, recipes, sound_recipe, write_sparse
 from tests.models import FAMILIES, VISION
 
 if TYPE_CHECKING:
@@ -46,6 +46,8 @@ if TYPE_CHECKING:
 
 OLD, APRIL, LATEST = NAMES
 LARGE = ("gemma3-4b", "gemma3-12b", "gemma3-27b")
+# A plan knows no scales. Of the encoded types only a weight of one row is a vector, and that can't be loaded anyway.
+UNPLANNED = "scale-ignored"
 
 
 def with_bases(recipe: Recipe, bases: tuple[float, float] | None) -> Config:
@@ -85,7 +87,8 @@ def agree(source: Path, out: Path, **choices: Any) -> None:  # noqa: ANN401 (of 
         assert name not in checkup.runs_in
         with pytest.raises(CheckpointError, match=r"cannot-convert: .*, or leave out --runtime") as caught:
             blobstore.convert(source, out, runtime=name, **choices)
-        assert {fault.reason for fault in caught.value.faults} == errors
+        assert {fault.reason for fault in caught.value.faults} == errors - {UNPLANNED}
+        assert UNPLANNED not in errors or "rows" in errors
         assert all(f"--runtime {first}" in str(caught.value) for first in checkup.runs_in[:1])
         with pytest.raises(CheckpointError) as again:
             blobstore.preview_conversion(source, runtime=name, **choices)
@@ -96,14 +99,15 @@ def agree(source: Path, out: Path, **choices: Any) -> None:  # noqa: ANN401 (of 
 BASES = [None, (1e4, 1e4), (1e4, 5e5), (2e4, 1e6)]
 
 
-@pytest.mark.parametrize("bases", BASES)
-@pytest.mark.parametrize("family", FAMILIES)
+CASES = [(family, bases) for family in FAMILIES for bases in (BASES if "gemma3" in family else [None])]
+
+
+@pytest.mark.parametrize(("family", "bases"), CASES)
 def test_a_plan_says_what_check_says_of_its_file(
     tmp_path: Path, family: str, bases: tuple[float, float] | None
 ) -> None:
     recipe = sound_recipe(family)
-    if bases is None or "gemma3" in family:
-        agree(recipe.write(tmp_path / "c", None, with_bases(recipe, bases)), tmp_path / "m.sbs")
+    agree(recipe.write(tmp_path / "c", None, with_bases(recipe, bases)), tmp_path / "m.sbs")
 
 
 @pytest.mark.parametrize("name", ["t5gemma", *TINY])
@@ -115,6 +119,12 @@ def test_of_the_models_of_later_runtimes_too(tmp_path: Path, name: str) -> None:
 
 
 @settings(max_examples=8)
+@example(  # queries of one row, with a scale
+    recipe=Recipe("gemma2", size=replace(SOUND, heads=1, kv_heads=1, head=1), top=9.0),
+    weights="sfp",
+    bases=None,
+    index="embedded",
+)
 @given(
     # Images of other sizes are refused, whatever the runtime.
     recipe=recipes(("bf16",)).filter(lambda recipe: recipe.family != "gemma3vlm"),
