@@ -19,13 +19,11 @@ from blobstore.gemma import BpeTokenizer, TokenizerKind, list_tokens
 from blobstore.tokenizer.fitting_bpe import MadeBpe
 from blobstore.tokenizer.from_json_bpe import parse_bpe, parse_vocab_and_merges
 from tests.tokenizer.bpe_runtime import ALPHABET, BYTE_FALLBACK, BYTE_LEVEL, SPACES, Runtime
+from tests.tokenizer.test_bpe import OTHER_TOKENS, OWN_SPLIT, PATTERN
 from tests.tokenizer.test_peers import exported, lines
 
-QWEN = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
 SPECIAL = ["<|endoftext|>", "<|im_start|>", "<|im_end|>"]
 ROWS = 800
-OWN_SPLIT = "gemma.cpp splits texts by a pattern of its own, to which every character beyond ASCII is a letter"
-OTHER_TOKENS = "some texts get other tokens than in transformers"
 
 
 def is_split_alike(text: str) -> bool:
@@ -39,7 +37,7 @@ def trained() -> str:
     """A small tokenizer.json like Qwen's, trained on the spot."""
     made = tokenizers.Tokenizer(models.BPE())
     made.normalizer = normalizers.NFC()
-    split = pre_tokenizers.Split(tokenizers.Regex(QWEN), "isolated")
+    split = pre_tokenizers.Split(tokenizers.Regex(PATTERN), "isolated")
     made.pre_tokenizer = pre_tokenizers.Sequence(
         [split, pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)]
     )
