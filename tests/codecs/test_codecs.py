@@ -248,7 +248,8 @@ def test_i8_in_general_stays_as_near_as_one_more_round_can_take_it(values: F32) 
 
 @given(values=values_of_f32)
 def test_q4_0_comes_back(values: F32) -> None:
-    assume(takes("q4_0", values) and not (np.abs(values) < 2.0**-120).any())
+    largest = np.abs(np.pad(values, (0, -values.size % 32))).reshape(-1, 32).max(axis=1)  # of each block
+    assume(takes("q4_0", values) and not ((largest > 0) & (largest < 2.0**-120)).any())
     stored, _ = codecs.encode("q4_0", values)
     again, _ = codecs.encode("q4_0", codecs.decode("q4_0", stored, values.size))
     assert again.tobytes() == stored.tobytes()
