@@ -266,7 +266,17 @@ class Recipe:
         if self.family == "qwen3":
             whole, every = 40960, 1
         windows = tuple(whole if (i + 1) % every == 0 else local for i in range(size.layers))
-        sizes = Sizes(
+        config = replace(self._sizes(windows).applied(base), max_seq_len=whole)
+        if self.own_head:  # a number whose models have a head of their own
+            config = replace(config, model=Model.QWEN3_2B, display_name="Qwen3_1.7B")
+        # No published size: a text-only Gemma 3 is labelled 1B, so that all runtimes give it both RoPE bases.
+        is_text = self.family == "gemma3"
+        return replace(config, model=Model.GEMMA3_1B, display_name="Gemma3_1B") if is_text else config
+
+    def _sizes(self, windows: tuple[int, ...]) -> Sizes:
+        """Return what of the config is the checkpoint's own."""
+        size = self.size
+        return Sizes(
             vocabulary=size.vocabulary,
             windows=windows,
             model_dim=size.width,
@@ -283,12 +293,6 @@ class Recipe:
             vision_kv_heads=size.vision_heads,
             vision_qkv=size.vision_width // size.vision_heads,
         )
-        config = replace(sizes.applied(base), max_seq_len=whole)
-        if self.own_head:  # a number whose models have a head of their own
-            config = replace(config, model=Model.QWEN3_2B, display_name="Qwen3_1.7B")
-        # No published size: a text-only Gemma 3 is labelled 1B, so that all runtimes give it both RoPE bases.
-        is_text = self.family == "gemma3"
-        return replace(config, model=Model.GEMMA3_1B, display_name="Gemma3_1B") if is_text else config
 
     def rows(self, layout: str, weight: str = "bf16") -> list[Row]:
         """Return the tensors that gemma.cpp has to get, by the specification's table."""
@@ -364,31 +368,17 @@ class T5GemmaRecipe(Recipe):
 
     def model_config(self, weight: str, wrapping: str = "pt") -> ModelConfig:
         """Return the config that gemma.cpp has to get."""
-        size = self.size
         base = config_of(f"t5gemma-s-s-{weight}-{wrapping}")
-        layer = replace(
-            base.layer_configs[0],
-            model_dim=size.width,
-            ff_hidden_dim=size.hidden,
-            heads=size.heads,
-            kv_heads=size.kv_heads,
-            qkv_dim=size.head,
+        encoder, decoder = (
+            self._sizes(((4096, 8192) * count)[:count]).applied(base)
+            for count in (self.encoder_layers, self.size.layers)
         )
-        encoder, decoder = ((4096, 8192) * count for count in (self.encoder_layers, size.layers))
-        return replace(
-            base,
-            num_layers=size.layers,
-            model_dim=size.width,
-            vocab_size=size.vocabulary,
-            layer_configs=(layer,) * size.layers,
-            attention_window_sizes=decoder[: size.layers],
-            encoder_num_layers=self.encoder_layers,
-            encoder_layer_configs=(layer,) * self.encoder_layers,
-            encoder_attention_window_sizes=encoder[: self.encoder_layers],
-            decoder_num_layers=size.layers,
-            decoder_layer_configs=(layer,) * size.layers,
-            decoder_attention_window_sizes=decoder[: size.layers],
-        )
+        parts = {
+            f"{part}_{name}": getattr(config, name)
+            for part, config in (("encoder", encoder), ("decoder", decoder))
+            for name in ("num_layers", "layer_configs", "attention_window_sizes")
+        }
+        return replace(decoder, **parts)
 
 
 def arranged(recipe: Recipe, tensors: Mapping[str, Array], layout: str) -> dict[str, Array]:
