@@ -27,6 +27,7 @@ from blobstore.gemma.enums import Model, TokenizerKind, Wrapping
 from blobstore.gemma.families.sizes import Dimensions
 from blobstore.gemma.models import DIMENSIONS
 from tests.adapters import pair, write_adapter
+from tests.converting.test_hf_config import HOSTILE
 from tests.gemma_checkpoints import (
     DTYPES,
     SOUND,
@@ -509,9 +510,6 @@ def test_every_published_key_is_known() -> None:
     fixed = {name for name, fate in KEYS["qwen3"].items() if fate == Fate.FIXED}
     tried = {name for changes, _ in REFUSED for name in changes} | {"rms_norm_eps", "quantization_config"}
     assert fixed <= tried
-
-
-HOSTILE: list[Any] = [None, True, 0, -1, 2**64, 1.5, float("nan"), "", "x", [], [1], {}, {"rope_type": []}, 10**400]
 
 
 @pytest.mark.parametrize("key", [key for key, fate in KEYS["qwen3"].items() if fate != Fate.NO_EFFECT])
