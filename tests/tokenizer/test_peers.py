@@ -7,6 +7,7 @@ import json
 import operator
 import os
 import random
+import string
 import subprocess
 import sys
 from functools import cache
@@ -37,14 +38,34 @@ SCRIPTS = (
     "안녕하세요 세계 이것은 아니다 단어",
     "😀 👍🏽 👩‍👩‍👧 🇫🇷 ❤️ 🤽",
 )
+# Not that of this project: texts would be others after each change of it.
+CODE = """
+from __future__ import annotations
+import numpy as np
+class Reader(Protocol[T]):
+def __init__(self, path: str | os.PathLike[str], *, mode: int = 0o644) -> None:
+self._offsets: dict[bytes, tuple[int, int]] = {}
+for (int i = 0; i < n; ++i) { sum += a[i] * b[i]; }
+if (!ptr || *ptr == '\\0') return NULL;
+return {key: value for key, value in sorted(found.items()) if not key.startswith("_")}
+assert x.shape == (3, 224, 224), f"{x.shape!r} isn't {EXPECTED}"
+raise ValueError(f"row {row:>5}: expected {want}, got {got!r}") from None
+while low <= high and (middle := (low + high) // 2) >= 0:
+with open(os.path.join(folder, "weights.bin"), "rb") as file, closing(file):
+@functools.lru_cache(maxsize=1 << 10)
+MASK = 0xFFFF_FFFF ^ (1 << 31)  # all bits but the sign
+SELECT name, COUNT(*) AS total FROM users WHERE id <> 7 GROUP BY name;
+fn main() -> Result<(), Box<dyn Error>> { println!("{:?}", args); Ok(()) }
+<a href="https://example.org/?q=1&amp;page=2#top" class='link'>more</a>
+const add = (a, b) => a + b; // 1e-5, 3.14, .5, 10_000
+pattern = re.compile(r"^(?P<name>[a-z_]+)\\s*=\\s*(.*?);?$")
+print("%-20s|%5.1f%%" % (name, 100 * part / whole), file=sys.stderr)
+{"model": {"type": "BPE", "vocab": {"a": 0, "b": 1}}, "version": null}
+$ make -j4 test && echo 'done: $?' | tee -a log.txt 2>&1
+"""
 LONGEST = 31  # run of spaces that is one piece, as in Gemma's. Longer ones aren't split alike: spec/gemma.md, Tokenizer
 USER = ["[multimodal]", "<start_of_turn>", "<end_of_turn>", "\n", "\n\n", "\n\n\n", "\t", "<b>"]
 USER += [SPACE * count for count in range(2, LONGEST + 1)]
-
-
-def _names_an_end(line: str) -> bool:
-    """Whether a text has a token that SentencePiece finds in none, and tokenizers in all."""
-    return any(text in line for text in ("<pad>", "<eos>", "<bos>", "<unk>"))
 
 
 def decoded(text: str) -> str:
@@ -53,11 +74,15 @@ def decoded(text: str) -> str:
 
 
 def lines(count: int, seed: int) -> list[str]:
-    """Words of all scripts, code of this project, and what no training text has."""
+    """Words of all scripts, code, and what no training text has."""
     rng = random.Random(seed)
-    files = sorted((ROOT / "blobstore").rglob("*.py"))
-    code = [line for path in files for line in path.read_text("utf-8").splitlines() if not _names_an_end(line)]
-    made = [line for line in rng.sample(code, count // 4) if " " * (LONGEST + 1) not in line]
+    code = CODE.strip().splitlines()
+    made: list[str] = []
+    for _ in range(count // 4):
+        words = rng.choice(code).split(" ")
+        start = rng.randrange(len(words))
+        name = "".join(rng.choices(string.ascii_lowercase + "_", k=rng.randint(1, 9)))
+        made.append("    " * rng.randrange(7) + " ".join([*words[start : rng.randint(start + 1, len(words))], name]))
     for _ in range(count - len(made)):
         words = rng.choice(SCRIPTS).split()
         text = rng.choice((" ", " ", "  ", "\n", "\t", "", "\n\n\n\n")).join(rng.choices(words, k=rng.randint(1, 12)))
