@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from typing import TYPE_CHECKING, NamedTuple
 
 import pytest
@@ -73,7 +72,7 @@ def test_a_row_says_which_runtimes_run_a_model(name: str) -> None:
     for model in ROWS[name].models:
         config = model_config(model, WeightType.SFP)
         running = runs_in(check_config(config))
-        for runtime, cell in zip(NAMES, table()[name], strict=False):
+        for runtime, cell in zip(NAMES, table()[name][:-2], strict=True):
             known = "read" if runtime == LATEST.name else "run"
             inexact = "inexact" if model == Model.GEMMA3_270M else "no"
             assert cell == (known if runtime in running else inexact), (model, runtime)
@@ -88,4 +87,4 @@ def test_a_row_says_what_is_converted_and_comes_back(tmp_path: Path, name: str) 
     blobstore.export(file, out)
     assert facts_in(out) == facts_in(folder)
     whole, exported = table()[name][-2:]
-    assert (whole, exported) == ("text part" if re.search(r"Gemma 4", name) else "all", "bit for bit")
+    assert (whole, exported) == ("text part" if "Gemma 4" in name else "all", "bit for bit")
