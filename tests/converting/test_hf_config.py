@@ -91,6 +91,11 @@ def keys_of(*fates: Fate) -> list[tuple[str, str]]:
     return [(part, key) for part, keys in KEYS.items() for key, fate in keys.items() if fate in fates]
 
 
+def of_families(keys: list[tuple[str, str]]) -> list[tuple[str, str, str]]:
+    """Return family, part and name of the keys, of each family that has such a part."""
+    return [(family, part, key) for family in FAMILIES for part, key in keys if part == "text" or family in VISION]
+
+
 # ---------------------------------------------------------------------------------------------- what is said is written
 
 
@@ -169,11 +174,11 @@ def test_what_config_json_says_is_in_the_files_config(family: str, values: Confi
     assert type(config).from_bytes(config.to_bytes()).to_bytes() == config.to_bytes()
 
 
-@pytest.mark.parametrize("key", SAID)
-@all_families
+DEFAULTED = [(family, key) for family in FAMILIES for key in SAID if key in DEFAULTS[family]]
+
+
+@pytest.mark.parametrize(("family", "key"), DEFAULTED)
 def test_a_key_that_is_missing_has_its_default(family: str, key: str) -> None:
-    if key not in DEFAULTS[family]:
-        return
     size = Size(layers=7, width=24, heads=4, kv_heads=2, head=256) if key == "query_pre_attn_scalar" else SIZE
     recipe = small_recipe(family, size=size)
     config = recipe.config()
@@ -481,11 +486,8 @@ USUAL: Config = {
 NOTED = ("rms_norm_eps", "layer_norm_eps", "bos_token_id", "quantization_config")
 
 
-@pytest.mark.parametrize(("part", "key"), keys_of(Fate.FIXED))
-@all_families
+@pytest.mark.parametrize(("family", "part", "key"), of_families(keys_of(Fate.FIXED)))
 def test_what_is_fixed_in_the_runtime_is_refused_or_noted(family: str, part: str, key: str) -> None:
-    if part != "text" and family not in VISION:
-        return
     before = taken(family, a_config(family))
     for value in USUAL[key]:
         config = a_config(family)
@@ -508,11 +510,11 @@ def test_what_is_fixed_in_the_runtime_is_refused_or_noted(family: str, part: str
             assert str(value) in faults[key]
 
 
-@pytest.mark.parametrize(("part", "key"), [pair for pair in keys_of(Fate.DIMENSION) if not pair[1].endswith("_config")])
-@pytest.mark.parametrize("family", FAMILIES)
+DIMENSIONS = of_families([(part, key) for part, key in keys_of(Fate.DIMENSION) if not key.endswith("_config")])
+
+
+@pytest.mark.parametrize(("family", "part", "key"), DIMENSIONS)
 def test_dimensions_are_compared_with_the_tensors(family: str, part: str, key: str) -> None:
-    if part == "vision" and family not in VISION:
-        return
     config = a_config(family)
     was = part_of(config, part)[key]
     for value in (was + 1, was * 3, 0, -was, str(was), None, [was], 10**400):
