@@ -129,7 +129,7 @@ def recognise(
     recognised.head = next((name for name in HEADS if name in shapes), None)
     recognised.own_head = own_head
     vision = _add_vision(recognised, config, shapes) if may_see else VitConfig()
-    recognised.faults += disagreements(text_config, size, rows, spare=0 if FAMILIES[family].is_late else SPARE_ROWS)
+    recognised.faults += disagreements(family, text_config, size, rows)
     settings = read_settings(family, config, generation, layers=size.layers)
     recognised.faults += settings.faults
     recognised.bases = settings.bases
@@ -185,10 +185,16 @@ def _add_vision(recognised: Recognised, config: Mapping[str, Any], shapes: Shape
     return part.config
 
 
-def disagreements(
-    config: Mapping[str, Any], size: Dimensions, rows: int, *, spare: int = SPARE_ROWS
-) -> Iterator[Fault]:
-    """Compare config.json with the tensors: if they disagree, one of the two belongs to another model."""
+def disagreements(family: str, config: Mapping[str, Any], size: Dimensions, rows: int) -> Iterator[Fault]:
+    """Compare config.json with the tensors: if they disagree, one of the two belongs to another model.
+
+    Args:
+        family: Of `FAMILIES`.
+        config: The part of config.json that describes these layers.
+        size: Of the layers, by their tensors.
+        rows: Of the embedding.
+    """
+    spare = 0 if FAMILIES[family].is_late else SPARE_ROWS
     facts = {
         "hidden_size": size.model_dim,
         "intermediate_size": size.hidden,

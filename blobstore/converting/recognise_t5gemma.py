@@ -151,7 +151,7 @@ def _unlike(encoder: _Module, decoder: _Module) -> Fault | None:
 
 def _not_computed(module: _Module, settings: Settings) -> Iterator[Fault]:
     """Yield what a module's object says that isn't what its tensors say, or not what the runtime computes with."""
-    yield from disagreements(module.said, module.size, module.rows)
+    yield from disagreements("t5gemma", module.said, module.size, module.rows)
     size, reported = module.size, {fault.name for fault in settings.faults}
     width = module.said.get("cross_attention_hidden_size")
     if width not in (None, size.model_dim):

@@ -385,6 +385,7 @@ NOT_COMPUTED: dict[str, tuple[Config, str]] = {
     "another width of the other part": ({"cross_attention_hidden_size": 24}, "cross_attention_hidden_size"),
     "another number of layers": ({"num_hidden_layers": 9}, "num_hidden_layers"),
     "another vocabulary": ({"vocab_size": 12}, "vocab_size"),
+    "a vocabulary that lacks the rows of vision models": ({"vocab_size": 96 - 64}, "vocab_size"),
 }
 
 
