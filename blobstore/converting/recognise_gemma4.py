@@ -90,10 +90,7 @@ def _count(values: Values, key: str, default: int) -> int:
 
 
 def _keys_as_values(text: Text, layers: list[Layer]) -> frozenset[int]:
-    value = text.values.get("attention_k_eq_v")
-    if value is not True:
-        if value not in (None, False) or type(value) is int:
-            text.values.refuse("attention_k_eq_v", value, "true or false")
+    if not text.values.flag("attention_k_eq_v"):
         return frozenset()
     return frozenset(i for i, layer in enumerate(layers) if layer.is_global and layer.source < 0)
 
