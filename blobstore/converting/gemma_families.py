@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from blobstore.checkpoint.gguf.hf import GGUF_MODEL
-from blobstore.converting.hf_tensors import HEADLESS, HEADS, TEXT_PREFIXES, embedding_of
+from blobstore.converting.hf_tensors import HEADLESS, head_in, text_prefix_in
 from blobstore.converting.hf_values import KEEPS_ALL, short
 from blobstore.errors import Fault
 from blobstore.gemma.enums import Model, TokenizerKind
@@ -154,9 +154,9 @@ def why_by_name(config: Mapping[str, Any]) -> Fault | None:
 
 def is_headless(family: str, names: Container[str]) -> bool:
     """Whether a checkpoint was saved without its head, as embedding models of a family that has heads are."""
-    if FAMILIES[family].head_label is None or any(head in names for head in HEADS):
+    if FAMILIES[family].head_label is None or head_in(names) is not None:
         return False
-    return next((prefix for prefix in TEXT_PREFIXES if embedding_of(prefix) in names), None) in HEADLESS
+    return text_prefix_in(names) in HEADLESS
 
 
 def tokenizer_kind_of(config: Mapping[str, Any]) -> TokenizerKind:

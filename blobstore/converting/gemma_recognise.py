@@ -15,17 +15,19 @@ from blobstore.converting.gemma_vocabulary import Vocabulary, read_vocabulary
 from blobstore.converting.hf_config import LOCAL_BASE, read_settings
 from blobstore.converting.hf_keys import text_of
 from blobstore.converting.hf_tensors import (
-    HEADS,
     SPARE_ROWS,
     TEXT_PREFIXES,
     count_layers,
     embedding_of,
     has_vision,
+    head_in,
+    no_embedding,
     not_a_matrix,
     not_whole_heads,
+    text_prefix_in,
     too_many_layers,
 )
-from blobstore.converting.hf_values import KEEPS_ALL, disagreement
+from blobstore.converting.hf_values import disagreement
 from blobstore.errors import Fault
 from blobstore.gemma.config import LayerConfig, ModelConfig, VitConfig
 from blobstore.gemma.enums import QueryScale, WeightType
@@ -126,7 +128,7 @@ def recognise(
     generation = generation or {}
     vocabulary = read_vocabulary(family, rows, config, generation, pieces, may_have_spare=may_have_spare)
     recognised = Recognised(family, ModelConfig(), prefix, vocabulary=vocabulary, lost_vision=has_lost_vision)
-    recognised.head = next((name for name in HEADS if name in shapes), None)
+    recognised.head = head_in(shapes)
     recognised.own_head = own_head
     vision = _add_vision(recognised, config, shapes) if may_see else VitConfig()
     recognised.faults += disagreements(family, text_config, size, rows)
@@ -142,11 +144,9 @@ def recognise(
 
 def text_prefix(shapes: Shapes) -> str | Fault:
     """Find the text part by its embedding, which has to be a matrix with a vocabulary."""
-    prefix = next((prefix for prefix in TEXT_PREFIXES if embedding_of(prefix) in shapes), None)
+    prefix = text_prefix_in(shapes)
     if prefix is None:
-        tried = " or ".join(embedding_of(prefix) for prefix in TEXT_PREFIXES)
-        what = f"the checkpoint has no embedding, {tried}: is it complete? {KEEPS_ALL}"
-        return Fault("missing-tensor", "embed_tokens.weight", what)
+        return no_embedding(TEXT_PREFIXES)
     embedding = embedding_of(prefix)
     return not_a_matrix(embedding, shapes[embedding]) or prefix
 

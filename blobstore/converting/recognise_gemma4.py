@@ -11,12 +11,13 @@ from typing import TYPE_CHECKING, Any
 from blobstore.container.layout import KEY_NBYTES
 from blobstore.converting.gemma4_disagreements import disagreements
 from blobstore.converting.gemma4_layers import Text, experts_of, ple_dim_of, read_layers
+from blobstore.converting.gemma_config import with_bases
 from blobstore.converting.gemma_families import FAMILIES
 from blobstore.converting.gemma_recognise import Recognised, stop_notes, text_prefix, with_settings
 from blobstore.converting.gemma_vocabulary import read_vocabulary
 from blobstore.converting.hf_config import read_settings
 from blobstore.converting.hf_keys import text_of
-from blobstore.converting.hf_tensors import HEADS, count_layers, embedding_of, too_many_layers
+from blobstore.converting.hf_tensors import count_layers, embedding_of, head_in, too_many_layers
 from blobstore.converting.hf_values import KEEPS_ALL, Values
 from blobstore.converting.sources.gemma4 import OTHER_PARTS
 from blobstore.errors import Fault
@@ -72,7 +73,7 @@ def recognise_gemma4(
     rows = shapes[embedding_of(prefix)][0]
     vocabulary = read_vocabulary("gemma4", rows, config, generation or {}, pieces, may_have_spare=False)
     recognised = Recognised(family, ModelConfig(), prefix, vocabulary=vocabulary, bases=settings.bases)
-    recognised.head = next((name for name in HEADS if name in shapes), None)
+    recognised.head = head_in(shapes)
     recognised.lost_vision = isinstance(config.get("vision_config"), dict) and not _has_other_parts(shapes)
     recognised.keys_as_values = _keys_as_values(text, layers)
     recognised.faults += disagreements(text, layers, rows)
@@ -132,13 +133,12 @@ def _set_config(recognised: Recognised, text: Text, layers: list[Layer]) -> None
     base = model_config(model or family.label, WeightType.BF16)
     if model is None:
         recognised.notes.append(f"no published model has these dimensions: the file is labelled {base.display_name}")
-    recognised.config = replace(
+    config = replace(
         with_settings(base, own, settings, recognised.vocabulary),
         partial_rotary_factor=settings.rotary,
         ple_dim=ple_dim_of(text),
-        rope_theta=settings.bases[0],
-        global_rope_theta=settings.bases[1],
     )
+    recognised.config = with_bases(config, recognised.family, settings.bases)
 
 
 def _layer_config(layer: Layer, like: LayerConfig) -> LayerConfig:

@@ -14,7 +14,7 @@ from blobstore.converting.gemma_recognise import Recognised, disagreements, stop
 from blobstore.converting.gemma_vocabulary import read_vocabulary
 from blobstore.converting.hf_config import LOCAL_BASE, QUERY_SCALAR, check_fixed, read_part, unknown_notes
 from blobstore.converting.hf_keys_t5gemma import FIXED, MODULES, unknown_t5gemma_keys
-from blobstore.converting.hf_tensors import T5GEMMA_HEAD, T5GEMMA_PREFIXES, embedding_of, not_a_matrix
+from blobstore.converting.hf_tensors import T5GEMMA_HEAD, T5GEMMA_PREFIXES, embedding_of, no_embedding, not_a_matrix
 from blobstore.converting.hf_values import KEEPS_ALL, disagreement
 from blobstore.errors import Fault
 from blobstore.gemma.config import ModelConfig, VitConfig
@@ -106,9 +106,7 @@ def _modules(config: Mapping[str, Any], shapes: Shapes) -> tuple[_Module, _Modul
     """Return the encoder and the decoder."""
     prefixes = next((pair for pair in T5GEMMA_PREFIXES if any(embedding_of(one) in shapes for one in pair)), None)
     if prefixes is None:
-        tried = " or ".join(embedding_of(prefix) for pair in T5GEMMA_PREFIXES for prefix in pair)
-        what = f"the checkpoint has no embedding, {tried}: is it complete? {KEEPS_ALL}"
-        return Fault("missing-tensor", "embed_tokens.weight", what)
+        return no_embedding(prefix for pair in T5GEMMA_PREFIXES for prefix in pair)
     found = []
     for name, prefix in zip(MODULES, prefixes, strict=True):
         module = _module(name, prefix, config, shapes)
