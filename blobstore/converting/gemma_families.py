@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from collections.abc import Container, Mapping
 
 GEMMA_PAD = ("<pad>", 0)
+_READ = "what gemma.cpp needs of {} was read in its source, not run"
 
 
 @dataclass(frozen=True)
@@ -75,10 +76,18 @@ FAMILIES = {
         Model.GEMMA4_2B_LM,
         model_types=("gemma4", "gemma4_text"),
         is_late=True,
+        caveat=_READ.format("Gemma 4"),
     ),
-    "gemma4-experts": Family((Model.GEMMA4_26B_MOE,), Model.GEMMA4_26B_MOE, is_late=True),
+    "gemma4-experts": Family(
+        (Model.GEMMA4_26B_MOE,), Model.GEMMA4_26B_MOE, is_late=True, caveat=_READ.format("Gemma 4")
+    ),
     "t5gemma": Family(
-        (Model.T5GEMMA_S_S,), Model.T5GEMMA_S_S, model_types=("t5gemma",), is_late=True, stock_only="T5Gemma"
+        (Model.T5GEMMA_S_S,),
+        Model.T5GEMMA_S_S,
+        model_types=("t5gemma",),
+        is_late=True,
+        stock_only="T5Gemma",
+        caveat=_READ.format("T5Gemma"),
     ),
     "qwen3": Family(
         tuple(QWEN3),
@@ -89,8 +98,8 @@ FAMILIES = {
         generator="Qwen3ForCausalLM",
         tokenizer=TokenizerKind.BPE,
         pad=("<|fim_pad|>", 151662),
-        caveat="what gemma.cpp needs of Qwen3 was read in its source, not run: how it scales the embedding, and whether"
-        " it begins and wraps prompts as Qwen3 expects, is not established; compare its answers with transformers'",
+        caveat=f"{_READ.format('Qwen3')}: how it scales the embedding, and whether it begins and"
+        " wraps prompts as Qwen3 expects, is not established; compare its answers with transformers'",
     ),
 }
 _OF_TYPE = {model_type: name for name, family in FAMILIES.items() for model_type in family.model_types}

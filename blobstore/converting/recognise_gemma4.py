@@ -168,7 +168,6 @@ def _expert_faults(layers: int, experts: int, used: int) -> Iterator[Fault]:
 
 def _notes(recognised: Recognised) -> Iterator[str]:
     config = recognised.config
-    yield "what gemma.cpp needs of Gemma 4 was read in its source, not run"
     sharing = [i for i, layer in enumerate(config.layer_configs) if layer.kv_share_layer_idx >= 0]
     if sharing:
         what = f"layers {sharing[0]} to {sharing[-1]} share the keys and values of others"

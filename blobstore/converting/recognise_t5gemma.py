@@ -96,7 +96,6 @@ def recognise_t5gemma(
     faults += encoder.named(_once(encoding, decoding))
     recognised.faults += faults
     recognised.config = _config(recognised, encoder, encoding, decoder, decoding)
-    recognised.notes.append("what gemma.cpp needs of T5Gemma was read in its source, not run")
     recognised.notes += dict.fromkeys([*notes, *unknown_notes(unknown_t5gemma_keys(config))])
     recognised.notes += stop_notes(recognised.config, vocabulary.tokens)
     return recognised
