@@ -23,7 +23,7 @@ from blobstore.converting.sources.gemma4 import OTHER_PARTS
 from blobstore.errors import Fault
 from blobstore.gemma.config import ModelConfig
 from blobstore.gemma.enums import WeightType
-from blobstore.gemma.families.gemma4 import EXPERT_HIDDEN, MAX_EXPERTS
+from blobstore.gemma.families.gemma4 import EXPERT_HIDDEN, MAX_EXPERTS, is_sharing
 from blobstore.gemma.models import model_config
 
 if TYPE_CHECKING:
@@ -168,7 +168,7 @@ def _expert_faults(layers: int, experts: int, used: int) -> Iterator[Fault]:
 
 def _notes(recognised: Recognised) -> Iterator[str]:
     config = recognised.config
-    sharing = [i for i, layer in enumerate(config.layer_configs) if layer.kv_share_layer_idx >= 0]
+    sharing = [i for i, layer in enumerate(config.layer_configs) if is_sharing(layer)]
     if sharing:
         what = f"layers {sharing[0]} to {sharing[-1]} share the keys and values of others"
         yield f"{what}: their key_norm, which gemma.cpp requires and doesn't use, is zeros"

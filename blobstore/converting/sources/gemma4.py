@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from blobstore.converting.pieces import Piece, rows_of
 from blobstore.converting.sources.text import TextSources, weights_of_layer
-from blobstore.gemma.families.gemma4 import is_reordered
+from blobstore.gemma.families.gemma4 import is_reordered, is_sharing
 from blobstore.gemma.families.specs import place_of
 
 if TYPE_CHECKING:
@@ -53,11 +53,6 @@ OTHER_PARTS = {
     "audio_tower.": "of the audio part, which gemma.cpp doesn't have: the text model is converted",
     "embed_audio.": "of the audio part, which gemma.cpp doesn't have: the text model is converted",
 }
-
-
-def is_sharing(layer: LayerConfig) -> bool:
-    """Whether a layer has the keys and values of another."""
-    return layer.kv_share_layer_idx >= 0
 
 
 def is_of_experts(name: str) -> bool:
