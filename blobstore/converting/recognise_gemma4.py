@@ -19,7 +19,7 @@ from blobstore.converting.hf_config import read_settings
 from blobstore.converting.hf_keys import text_of
 from blobstore.converting.hf_tensors import count_layers, embedding_of, head_in, too_many_layers
 from blobstore.converting.hf_values import KEEPS_ALL, Values
-from blobstore.converting.sources.gemma4 import OTHER_PARTS
+from blobstore.converting.sources.gemma4 import has_vision_part
 from blobstore.errors import Fault
 from blobstore.gemma.config import ModelConfig
 from blobstore.gemma.enums import WeightType
@@ -74,7 +74,7 @@ def recognise_gemma4(
     vocabulary = read_vocabulary("gemma4", rows, config, generation or {}, pieces, may_have_spare=False)
     recognised = Recognised(family, ModelConfig(), prefix, vocabulary=vocabulary, bases=settings.bases)
     recognised.head = head_in(shapes)
-    recognised.lost_vision = isinstance(config.get("vision_config"), dict) and not _has_other_parts(shapes)
+    recognised.lost_vision = isinstance(config.get("vision_config"), dict) and not has_vision_part(shapes)
     recognised.keys_as_values = _keys_as_values(text, layers)
     recognised.faults += disagreements(text, layers, rows)
     _set_config(recognised, text, layers)
@@ -94,11 +94,6 @@ def _keys_as_values(text: Text, layers: list[Layer]) -> frozenset[int]:
     if not text.values.flag("attention_k_eq_v"):
         return frozenset()
     return frozenset(i for i, layer in enumerate(layers) if layer.is_global and layer.source < 0)
-
-
-def _has_other_parts(shapes: Shapes) -> bool:
-    beginnings = tuple(begin + part for part in OTHER_PARTS for begin in ("", "model."))
-    return any(name.startswith(beginnings) for name in shapes)
 
 
 def _family(text: Text) -> str | Fault:

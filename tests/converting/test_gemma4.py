@@ -252,6 +252,13 @@ def test_a_vision_part_of_which_no_tensor_is_there_is_told(tmp_path: Path) -> No
     assert [told.code for told in plan.told] == ["no-vision"]
 
 
+def test_a_vision_part_that_is_missing_beside_an_audio_part_is_told_too(tmp_path: Path) -> None:
+    recipe = replace(PLE, prefix="model.language_model.")
+    tensors = recipe.tensors() | {"model.audio_tower.layers.0.norm_out.weight": np.zeros(2, np.float32)}
+    plan = plan_of(recipe.write(tmp_path / "c", tensors, published_config(recipe)), Choices())
+    assert "no-vision" in {told.code for told in plan.told}
+
+
 def test_its_tokenizer_is_a_sentencepiece_model_made_of_tokenizer_json(tmp_path: Path) -> None:
     pieces = [*HEAD, *((f"p{i}", NORMAL) for i in range(96 - len(HEAD)))]
     folder = PLE.write(tmp_path / "c")
