@@ -38,6 +38,7 @@ class Defaults:
         rotary: Which part of the dimensions global layers rotate.
         scalar: What transformers uses where query_pre_attn_scalar is missing; None in a family without that key, where
             it is head_dim.
+        may_be_linear: Whether a linear scaling of positions is only noted: gemma.cpp's own files leave it out.
     """
 
     att_cap: float
@@ -49,12 +50,15 @@ class Defaults:
     stop: tuple[int, int]
     rotary: float = 1.0
     scalar: float | None = QUERY_SCALAR
+    may_be_linear: bool = True
 
 
 _GEMMA2 = Defaults(50.0, 30.0, 8192, 4096, 2, (LOCAL_BASE, LOCAL_BASE), (1, 107))
 _GEMMA3 = Defaults(0.0, 0.0, 32768, 4096, 6, (LOCAL_BASE, GLOBAL_BASE), (1, 106))
 _GEMMA4 = Defaults(0.0, 0.0, 131072, 512, 6, (LOCAL_BASE, GLOBAL_BASE), (1, 106), rotary=0.25)
-_QWEN3 = Defaults(0.0, 0.0, 32768, None, 1, (LOCAL_BASE, LOCAL_BASE), (151645, 151643), scalar=None)
+_QWEN3 = Defaults(
+    0.0, 0.0, 32768, None, 1, (LOCAL_BASE, LOCAL_BASE), (151645, 151643), scalar=None, may_be_linear=False
+)
 DEFAULTS = {
     "gemma2": _GEMMA2,
     "paligemma2": _GEMMA2,
@@ -141,7 +145,7 @@ def read_part(
         layers: How many there are.
     """
     defaults, values = DEFAULTS[family], Values(part)
-    if defaults.scalar is None:
+    if not defaults.may_be_linear:
         refuse_linear(values)
     length = values.count("max_position_embeddings", defaults.max_seq_len)
     partial = defaults.rotary != 1.0
