@@ -29,6 +29,7 @@ from tests.conftest import ROOT
 from tests.converting.test_hf_config import any_json
 from tests.gemma4_checkpoints import (
     A4B,
+    DENSE,
     E2B,
     E4B,
     FULL,
@@ -390,6 +391,17 @@ def test_experts_of_another_width_or_too_many_for_keys_are_refused() -> None:
         recognised = recognise_gemma4(many.config(), many.shapes())
         assert isinstance(recognised, Recognised)
         assert [(fault.reason, fault.name) for fault in recognised.faults] == [("unsupported-model", "num_experts")]
+
+
+@pytest.mark.parametrize("types", [{}, {"layer_types": [SLIDING, FULL, SLIDING]}])
+def test_the_last_layer_has_full_attention_as_in_transformers(types: dict[str, Any]) -> None:
+    recipe = replace(DENSE, types="ssf" if not types else "sff")
+    config = {key: value for key, value in recipe.config().items() if key != "layer_types"} | types
+    recognised = recognise_gemma4(config, recipe.shapes())
+    assert isinstance(recognised, Recognised)
+    assert recognised.faults == []
+    assert recognised.config == recognise_gemma4(recipe.config(), recipe.shapes()).config  # type: ignore[union-attr]
+    assert any("the last layer has sliding attention" in note for note in recognised.notes)
 
 
 def test_a_table_for_layers_with_another_vocabulary_is_refused() -> None:
