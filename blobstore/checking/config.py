@@ -18,7 +18,7 @@ from blobstore.gemma.families.gemma4 import GEMMA4
 from blobstore.gemma.models import is_gemma3
 from blobstore.gemma.newer import newer_config
 from blobstore.gemma.runtimes import OCTOBER
-from blobstore.gemma.stacks import stacks_of
+from blobstore.gemma.stacks import stacks_of, text_layers_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -153,12 +153,11 @@ def _alike(config: ModelConfig) -> Iterator[Finding]:
     """Yield each layer whose sizes differ from the first layer's."""
     if config.model in _UNLIKE_MODELS or config.model.is_newer or not config.layer_configs:
         return
-    first, stacks = config.layer_configs[0], {"": config.layer_configs}
-    stacks |= {stack.name: stack.layers for stack in stacks_of(config)}
-    for stack, layers in stacks.items():
+    first = config.layer_configs[0]
+    for field, layers in text_layers_of(config).items():
         for i, layer in enumerate(layers):
             for name in _ALIKE:
                 own, other = getattr(layer, name), getattr(first, name)
                 if own != other:
                     what = f"its {name} is {own:d}, the first layer's {other:d}"
-                    yield finding("unlike-layers", f"config.{stack}layer_configs[{i}]", what)
+                    yield finding("unlike-layers", f"{field}[{i}]", what)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from blobstore.checking.findings import finding
 from blobstore.gemma.enums import Model
-from blobstore.gemma.families.gemma4 import MAX_EXPERTS
+from blobstore.gemma.families.gemma4 import MAX_EXPERTS, is_sharing
 from blobstore.gemma.runtimes import LATEST
 
 if TYPE_CHECKING:
@@ -30,7 +30,7 @@ def check_later_layers(config: ModelConfig) -> Iterator[Finding]:
 
 def _sharing_fault(config: ModelConfig, i: int) -> str:
     layer = config.layer_configs[i]
-    if layer.kv_share_layer_idx < 0:
+    if not is_sharing(layer):
         return ""
     place = f"its kv_share_layer_idx is {layer.kv_share_layer_idx}"
     if layer.kv_share_layer_idx >= i:

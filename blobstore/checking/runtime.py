@@ -223,10 +223,10 @@ def _unused(
 ) -> Iterator[Finding]:
     own = RESERVED_KEYS - {SCALES_KEY} | OWN_KEYS | {*carried}
     unused = [key for key in reader if key not in toc and key not in own]
-    named = [key for key in unused if has_names and is_made_key(key)]
+    named = dict.fromkeys(key for key in unused if has_names and is_made_key(key))
     if named:
         what = "a blob holds a tensor" if len(named) == 1 else f"{len(named)} blobs hold tensors"
-        yield finding("unused-blob", named[0], f"{what} that the index names and gemma.cpp doesn't know")
+        yield finding("unused-blob", next(iter(named)), f"{what} that the index names and gemma.cpp doesn't know")
     unused = [key for key in unused if key not in named]
     for key in unused[:_SHOWN]:
         yield finding("unused-blob", key, "neither one of gemma.cpp's own nor in the toc")

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from blobstore.checkpoint.gguf.hf import GGUF_MODEL
-from blobstore.converting.hf_tensors import HEADLESS, HEADS, TEXT_PREFIXES, embedding_of
+from blobstore.converting.hf_tensors import HEADLESS, head_in, text_prefix_in
 from blobstore.converting.hf_values import KEEPS_ALL, short
 from blobstore.errors import Fault
 from blobstore.gemma.enums import Model, TokenizerKind
@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from collections.abc import Container, Mapping
 
 GEMMA_PAD = ("<pad>", 0)
+_READ = "what gemma.cpp needs of {} was read in its source, not run"
 
 
 @dataclass(frozen=True)
@@ -75,10 +76,18 @@ FAMILIES = {
         Model.GEMMA4_2B_LM,
         model_types=("gemma4", "gemma4_text"),
         is_late=True,
+        caveat=_READ.format("Gemma 4"),
     ),
-    "gemma4-experts": Family((Model.GEMMA4_26B_MOE,), Model.GEMMA4_26B_MOE, is_late=True),
+    "gemma4-experts": Family(
+        (Model.GEMMA4_26B_MOE,), Model.GEMMA4_26B_MOE, is_late=True, caveat=_READ.format("Gemma 4")
+    ),
     "t5gemma": Family(
-        (Model.T5GEMMA_S_S,), Model.T5GEMMA_S_S, model_types=("t5gemma",), is_late=True, stock_only="T5Gemma"
+        (Model.T5GEMMA_S_S,),
+        Model.T5GEMMA_S_S,
+        model_types=("t5gemma",),
+        is_late=True,
+        stock_only="T5Gemma",
+        caveat=_READ.format("T5Gemma"),
     ),
     "qwen3": Family(
         tuple(QWEN3),
@@ -89,8 +98,8 @@ FAMILIES = {
         generator="Qwen3ForCausalLM",
         tokenizer=TokenizerKind.BPE,
         pad=("<|fim_pad|>", 151662),
-        caveat="what gemma.cpp needs of Qwen3 was read in its source, not run: how it scales the embedding, and whether"
-        " it begins and wraps prompts as Qwen3 expects, is not established; compare its answers with transformers'",
+        caveat=f"{_READ.format('Qwen3')}: how it scales the embedding, and whether it begins and"
+        " wraps prompts as Qwen3 expects, is not established; compare its answers with transformers'",
     ),
 }
 _OF_TYPE = {model_type: name for name, family in FAMILIES.items() for model_type in family.model_types}
@@ -154,9 +163,9 @@ def why_by_name(config: Mapping[str, Any]) -> Fault | None:
 
 def is_headless(family: str, names: Container[str]) -> bool:
     """Whether a checkpoint was saved without its head, as embedding models of a family that has heads are."""
-    if FAMILIES[family].head_label is None or any(head in names for head in HEADS):
+    if FAMILIES[family].head_label is None or head_in(names) is not None:
         return False
-    return next((prefix for prefix in TEXT_PREFIXES if embedding_of(prefix) in names), None) in HEADLESS
+    return text_prefix_in(names) in HEADLESS
 
 
 def tokenizer_kind_of(config: Mapping[str, Any]) -> TokenizerKind:

@@ -97,7 +97,7 @@ def plan_for_gemma(
     weight = WeightType(BY_NAME[choices.weights].number)
     config = as_chosen(replace(recognised.config, weight=weight, wrapping=wrapping), choices.runtime)
     sources = Sources(recognised, checkpoint, str(choices.layout))
-    wider = [spec for spec, _ in sources.blobs() if is_wider(spec, choices.weights)]
+    wider = [spec for spec, _ in sources.blobs if is_wider(spec, choices.weights)]
     faults = _faults(config, sources, pad=choices.pad)
     faults += _without_weights(sources, choices, wider)
     if faults:
@@ -110,7 +110,7 @@ def plan_for_gemma(
     if recognised.head is None and family.head_label is None and is_untied(checkpoint.config):
         plan.notes.append(_NO_HEAD)
     plan.told += _told(recognised)
-    plan.left_out += sources.left_out()
+    plan.left_out += sources.left_out
     plan.config = config
     if tokenizer is not None:
         fitted = tokenizer.fitted(recognised.vocabulary.tokens, recognised.vocabulary.padded)
@@ -221,14 +221,14 @@ def _notes(recognised: Recognised, choices: Choices, wider: Sequence[TensorSpec]
 
 def _without_weights(sources: Sources, choices: Choices, wider: Sequence[TensorSpec]) -> Iterator[Fault]:
     """Yield a fault if no tensor gets the type of the weights, which the config has to name."""
-    if not wider or any(default_type(spec, choices.weights).name == choices.weights for spec, _ in sources.blobs()):
+    if not wider or any(default_type(spec, choices.weights).name == choices.weights for spec, _ in sources.blobs):
         return
     what = f"no tensor can be {choices.weights}, whose blocks need a multiple of 32 columns"
     yield Fault("no-weights", wider[0].key, f"{what}, this one has {wider[0].cols}: use --weights sfp")
 
 
 def _tensors(sources: Sources, choices: Choices) -> Iterator[PlannedTensor]:
-    for spec, pieces in sources.blobs():
+    for spec, pieces in sources.blobs:
         # bf16 would lose bits of values below ½, and the checkpoint's could not be told from the file.
         is_shifted = any(piece.arrange == MINUS_ONE for piece in pieces)
         element_type = BY_NAME["f32"] if is_shifted else default_type(spec, choices.weights)

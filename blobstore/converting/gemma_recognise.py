@@ -15,17 +15,19 @@ from blobstore.converting.gemma_vocabulary import Vocabulary, read_vocabulary
 from blobstore.converting.hf_config import LOCAL_BASE, read_settings
 from blobstore.converting.hf_keys import text_of
 from blobstore.converting.hf_tensors import (
-    HEADS,
     SPARE_ROWS,
     TEXT_PREFIXES,
     count_layers,
     embedding_of,
     has_vision,
+    head_in,
+    no_embedding,
     not_a_matrix,
     not_whole_heads,
+    text_prefix_in,
     too_many_layers,
 )
-from blobstore.converting.hf_values import KEEPS_ALL, disagreement
+from blobstore.converting.hf_values import disagreement
 from blobstore.errors import Fault
 from blobstore.gemma.config import LayerConfig, ModelConfig, VitConfig
 from blobstore.gemma.enums import QueryScale, WeightType
@@ -126,10 +128,10 @@ def recognise(
     generation = generation or {}
     vocabulary = read_vocabulary(family, rows, config, generation, pieces, may_have_spare=may_have_spare)
     recognised = Recognised(family, ModelConfig(), prefix, vocabulary=vocabulary, lost_vision=has_lost_vision)
-    recognised.head = next((name for name in HEADS if name in shapes), None)
+    recognised.head = head_in(shapes)
     recognised.own_head = own_head
     vision = _add_vision(recognised, config, shapes) if may_see else VitConfig()
-    recognised.faults += disagreements(text_config, size, rows, spare=0 if FAMILIES[family].is_late else SPARE_ROWS)
+    recognised.faults += disagreements(family, text_config, size, rows)
     settings = read_settings(family, config, generation, layers=size.layers)
     recognised.faults += settings.faults
     recognised.bases = settings.bases
@@ -142,11 +144,9 @@ def recognise(
 
 def text_prefix(shapes: Shapes) -> str | Fault:
     """Find the text part by its embedding, which has to be a matrix with a vocabulary."""
-    prefix = next((prefix for prefix in TEXT_PREFIXES if embedding_of(prefix) in shapes), None)
+    prefix = text_prefix_in(shapes)
     if prefix is None:
-        tried = " or ".join(embedding_of(prefix) for prefix in TEXT_PREFIXES)
-        what = f"the checkpoint has no embedding, {tried}: is it complete? {KEEPS_ALL}"
-        return Fault("missing-tensor", "embed_tokens.weight", what)
+        return no_embedding(TEXT_PREFIXES)
     embedding = embedding_of(prefix)
     return not_a_matrix(embedding, shapes[embedding]) or prefix
 
@@ -185,10 +185,16 @@ def _add_vision(recognised: Recognised, config: Mapping[str, Any], shapes: Shape
     return part.config
 
 
-def disagreements(
-    config: Mapping[str, Any], size: Dimensions, rows: int, *, spare: int = SPARE_ROWS
-) -> Iterator[Fault]:
-    """Compare config.json with the tensors: if they disagree, one of the two belongs to another model."""
+def disagreements(family: str, config: Mapping[str, Any], size: Dimensions, rows: int) -> Iterator[Fault]:
+    """Compare config.json with the tensors: if they disagree, one of the two belongs to another model.
+
+    Args:
+        family: Of `FAMILIES`.
+        config: The part of config.json that describes these layers.
+        size: Of the layers, by their tensors.
+        rows: Of the embedding.
+    """
+    spare = 0 if FAMILIES[family].is_late else SPARE_ROWS
     facts = {
         "hidden_size": size.model_dim,
         "intermediate_size": size.hidden,

@@ -38,6 +38,8 @@ class Defaults:
         rotary: Which part of the dimensions global layers rotate.
         scalar: What transformers uses where query_pre_attn_scalar is missing; None in a family without that key, where
             it is head_dim.
+        may_be_linear: Whether a linear scaling of positions is only noted: gemma.cpp's own files leave it out.
+        ends_full: Whether the last layer has full attention, whatever config.json says, as transformers makes it.
     """
 
     att_cap: float
@@ -49,12 +51,16 @@ class Defaults:
     stop: tuple[int, int]
     rotary: float = 1.0
     scalar: float | None = QUERY_SCALAR
+    may_be_linear: bool = True
+    ends_full: bool = False
 
 
 _GEMMA2 = Defaults(50.0, 30.0, 8192, 4096, 2, (LOCAL_BASE, LOCAL_BASE), (1, 107))
 _GEMMA3 = Defaults(0.0, 0.0, 32768, 4096, 6, (LOCAL_BASE, GLOBAL_BASE), (1, 106))
-_GEMMA4 = Defaults(0.0, 0.0, 131072, 512, 6, (LOCAL_BASE, GLOBAL_BASE), (1, 106), rotary=0.25)
-_QWEN3 = Defaults(0.0, 0.0, 32768, None, 1, (LOCAL_BASE, LOCAL_BASE), (151645, 151643), scalar=None)
+_GEMMA4 = Defaults(0.0, 0.0, 131072, 512, 6, (LOCAL_BASE, GLOBAL_BASE), (1, 106), rotary=0.25, ends_full=True)
+_QWEN3 = Defaults(
+    0.0, 0.0, 32768, None, 1, (LOCAL_BASE, LOCAL_BASE), (151645, 151643), scalar=None, may_be_linear=False
+)
 DEFAULTS = {
     "gemma2": _GEMMA2,
     "paligemma2": _GEMMA2,
@@ -141,7 +147,7 @@ def read_part(
         layers: How many there are.
     """
     defaults, values = DEFAULTS[family], Values(part)
-    if defaults.scalar is None:
+    if not defaults.may_be_linear:
         refuse_linear(values)
     length = values.count("max_position_embeddings", defaults.max_seq_len)
     partial = defaults.rotary != 1.0
@@ -171,7 +177,15 @@ def _windows(values: Values, defaults: Defaults, layers: int, length: int) -> tu
     if defaults.window is None:
         return full_windows(values, layers, length)
     two_bases = defaults.bases[0] != defaults.bases[1]
-    return gemma_windows(values, layers, length, window=defaults.window, pattern=defaults.pattern, two_bases=two_bases)
+    windows = gemma_windows(
+        values, layers, length, window=defaults.window, pattern=defaults.pattern, two_bases=two_bases
+    )
+    if not defaults.ends_full or windows[-1:] in ((), (length,)):
+        return windows
+    values.notes.append(
+        "by config.json the last layer has sliding attention: it gets full attention, as in transformers"
+    )
+    return (*windows[:-1], length)
 
 
 def _stop_tokens(values: Values, places: Mapping[str, Mapping[str, Any]], defaults: tuple[int, int]) -> tuple[int, int]:

@@ -8,11 +8,12 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING
 
+from blobstore.converting.hf_values import KEEPS_ALL
 from blobstore.errors import Fault
 from blobstore.index.names import MAX_LAYER
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
+    from collections.abc import Container, Iterable, Mapping
 
     Shapes = Mapping[str, tuple[int, ...]]
 
@@ -70,6 +71,22 @@ def why_unused(name: str, vision: str) -> str:
 def embedding_of(prefix: str) -> str:
     """Return the name of the embedding in a text part with this prefix."""
     return f"{prefix}embed_tokens.weight"
+
+
+def text_prefix_in(names: Container[str]) -> str | None:
+    """Return the prefix of a checkpoint's text part, by its embedding; None without one."""
+    return next((prefix for prefix in TEXT_PREFIXES if embedding_of(prefix) in names), None)
+
+
+def head_in(names: Container[str]) -> str | None:
+    """Return the name of a checkpoint's output head; None without one."""
+    return next((name for name in HEADS if name in names), None)
+
+
+def no_embedding(prefixes: Iterable[str]) -> Fault:
+    """Return the fault of a checkpoint that has no embedding with any of these prefixes."""
+    what = f"the checkpoint has no embedding, {' or '.join(map(embedding_of, prefixes))}: is it complete? {KEEPS_ALL}"
+    return Fault("missing-tensor", "embed_tokens.weight", what)
 
 
 def count_layers(prefix: str, names: Iterable[str]) -> int:

@@ -49,6 +49,13 @@ class Values:
         self.refuse(key, value, "a positive number")
         return default
 
+    def flag(self, key: str) -> bool:
+        """Return whether a value is true; null, as a missing one, is false."""
+        value = self.get(key)
+        if value is not None and type(value) is not bool:
+            self.refuse(key, value, "true or false")
+        return value is True
+
     def number(self, key: str, default: float, expected: str = "a positive number") -> float:
         """Return a positive number."""
         value = self.get(key, default)

@@ -50,11 +50,8 @@ def full_windows(values: Values, layers: int, length: int) -> tuple[int, ...]:
     if types is not None:
         _refuse_sliding(values, "layer_types", sum(_known_types(values, types, layers) or ()))
         return (length,) * layers
-    slides = values.get("use_sliding_window")
-    if slides is True and values.get("sliding_window", _WINDOW) is not None:
+    if values.flag("use_sliding_window") and values.get("sliding_window", _WINDOW) is not None:
         _refuse_sliding(values, "use_sliding_window", layers - values.count("max_window_layers", _FULL_LAYERS))
-    elif slides not in (True, False, None):
-        values.refuse("use_sliding_window", slides, "true or false")
     return (length,) * layers
 
 

@@ -11,18 +11,19 @@ from typing import TYPE_CHECKING, Any
 from blobstore.container.layout import KEY_NBYTES
 from blobstore.converting.gemma4_disagreements import disagreements
 from blobstore.converting.gemma4_layers import Text, experts_of, ple_dim_of, read_layers
+from blobstore.converting.gemma_config import with_bases
 from blobstore.converting.gemma_families import FAMILIES
 from blobstore.converting.gemma_recognise import Recognised, stop_notes, text_prefix, with_settings
 from blobstore.converting.gemma_vocabulary import read_vocabulary
 from blobstore.converting.hf_config import read_settings
 from blobstore.converting.hf_keys import text_of
-from blobstore.converting.hf_tensors import HEADS, count_layers, embedding_of, too_many_layers
+from blobstore.converting.hf_tensors import count_layers, embedding_of, head_in, too_many_layers
 from blobstore.converting.hf_values import KEEPS_ALL, Values
-from blobstore.converting.sources.gemma4 import OTHER_PARTS
+from blobstore.converting.sources.gemma4 import has_vision_part
 from blobstore.errors import Fault
 from blobstore.gemma.config import ModelConfig
 from blobstore.gemma.enums import WeightType
-from blobstore.gemma.families.gemma4 import EXPERT_HIDDEN, MAX_EXPERTS
+from blobstore.gemma.families.gemma4 import EXPERT_HIDDEN, MAX_EXPERTS, is_sharing
 from blobstore.gemma.models import model_config
 
 if TYPE_CHECKING:
@@ -72,8 +73,8 @@ def recognise_gemma4(
     rows = shapes[embedding_of(prefix)][0]
     vocabulary = read_vocabulary("gemma4", rows, config, generation or {}, pieces, may_have_spare=False)
     recognised = Recognised(family, ModelConfig(), prefix, vocabulary=vocabulary, bases=settings.bases)
-    recognised.head = next((name for name in HEADS if name in shapes), None)
-    recognised.lost_vision = isinstance(config.get("vision_config"), dict) and not _has_other_parts(shapes)
+    recognised.head = head_in(shapes)
+    recognised.lost_vision = isinstance(config.get("vision_config"), dict) and not has_vision_part(shapes)
     recognised.keys_as_values = _keys_as_values(text, layers)
     recognised.faults += disagreements(text, layers, rows)
     _set_config(recognised, text, layers)
@@ -90,17 +91,9 @@ def _count(values: Values, key: str, default: int) -> int:
 
 
 def _keys_as_values(text: Text, layers: list[Layer]) -> frozenset[int]:
-    value = text.values.get("attention_k_eq_v")
-    if value is not True:
-        if value not in (None, False) or type(value) is int:
-            text.values.refuse("attention_k_eq_v", value, "true or false")
+    if not text.values.flag("attention_k_eq_v"):
         return frozenset()
     return frozenset(i for i, layer in enumerate(layers) if layer.is_global and layer.source < 0)
-
-
-def _has_other_parts(shapes: Shapes) -> bool:
-    beginnings = tuple(begin + part for part in OTHER_PARTS for begin in ("", "model."))
-    return any(name.startswith(beginnings) for name in shapes)
 
 
 def _family(text: Text) -> str | Fault:
@@ -135,13 +128,12 @@ def _set_config(recognised: Recognised, text: Text, layers: list[Layer]) -> None
     base = model_config(model or family.label, WeightType.BF16)
     if model is None:
         recognised.notes.append(f"no published model has these dimensions: the file is labelled {base.display_name}")
-    recognised.config = replace(
+    config = replace(
         with_settings(base, own, settings, recognised.vocabulary),
         partial_rotary_factor=settings.rotary,
         ple_dim=ple_dim_of(text),
-        rope_theta=settings.bases[0],
-        global_rope_theta=settings.bases[1],
     )
+    recognised.config = with_bases(config, recognised.family, settings.bases)
 
 
 def _layer_config(layer: Layer, like: LayerConfig) -> LayerConfig:
@@ -171,8 +163,7 @@ def _expert_faults(layers: int, experts: int, used: int) -> Iterator[Fault]:
 
 def _notes(recognised: Recognised) -> Iterator[str]:
     config = recognised.config
-    yield "what gemma.cpp needs of Gemma 4 was read in its source, not run"
-    sharing = [i for i, layer in enumerate(config.layer_configs) if layer.kv_share_layer_idx >= 0]
+    sharing = [i for i, layer in enumerate(config.layer_configs) if is_sharing(layer)]
     if sharing:
         what = f"layers {sharing[0]} to {sharing[-1]} share the keys and values of others"
         yield f"{what}: their key_norm, which gemma.cpp requires and doesn't use, is zeros"

@@ -14,7 +14,7 @@ from blobstore.converting.gemma_recognise import Recognised, disagreements, stop
 from blobstore.converting.gemma_vocabulary import read_vocabulary
 from blobstore.converting.hf_config import LOCAL_BASE, QUERY_SCALAR, check_fixed, read_part, unknown_notes
 from blobstore.converting.hf_keys_t5gemma import FIXED, MODULES, unknown_t5gemma_keys
-from blobstore.converting.hf_tensors import T5GEMMA_HEAD, T5GEMMA_PREFIXES, embedding_of, not_a_matrix
+from blobstore.converting.hf_tensors import T5GEMMA_HEAD, T5GEMMA_PREFIXES, embedding_of, no_embedding, not_a_matrix
 from blobstore.converting.hf_values import KEEPS_ALL, disagreement
 from blobstore.errors import Fault
 from blobstore.gemma.config import ModelConfig, VitConfig
@@ -96,7 +96,6 @@ def recognise_t5gemma(
     faults += encoder.named(_once(encoding, decoding))
     recognised.faults += faults
     recognised.config = _config(recognised, encoder, encoding, decoder, decoding)
-    recognised.notes.append("what gemma.cpp needs of T5Gemma was read in its source, not run")
     recognised.notes += dict.fromkeys([*notes, *unknown_notes(unknown_t5gemma_keys(config))])
     recognised.notes += stop_notes(recognised.config, vocabulary.tokens)
     return recognised
@@ -106,9 +105,7 @@ def _modules(config: Mapping[str, Any], shapes: Shapes) -> tuple[_Module, _Modul
     """Return the encoder and the decoder."""
     prefixes = next((pair for pair in T5GEMMA_PREFIXES if any(embedding_of(one) in shapes for one in pair)), None)
     if prefixes is None:
-        tried = " or ".join(embedding_of(prefix) for pair in T5GEMMA_PREFIXES for prefix in pair)
-        what = f"the checkpoint has no embedding, {tried}: is it complete? {KEEPS_ALL}"
-        return Fault("missing-tensor", "embed_tokens.weight", what)
+        return no_embedding(prefix for pair in T5GEMMA_PREFIXES for prefix in pair)
     found = []
     for name, prefix in zip(MODULES, prefixes, strict=True):
         module = _module(name, prefix, config, shapes)
@@ -151,7 +148,7 @@ def _unlike(encoder: _Module, decoder: _Module) -> Fault | None:
 
 def _not_computed(module: _Module, settings: Settings) -> Iterator[Fault]:
     """Yield what a module's object says that isn't what its tensors say, or not what the runtime computes with."""
-    yield from disagreements(module.said, module.size, module.rows)
+    yield from disagreements("t5gemma", module.said, module.size, module.rows)
     size, reported = module.size, {fault.name for fault in settings.faults}
     width = module.said.get("cross_attention_hidden_size")
     if width not in (None, size.model_dim):

@@ -14,7 +14,7 @@ from blobstore.gemma.config import LayerConfig, ModelConfig
 from blobstore.gemma.enums import OpenEnum
 from blobstore.gemma.models import is_gemma3
 from blobstore.gemma.runtimes import APRIL, LATEST, RUNTIMES
-from blobstore.gemma.stacks import stacks_of
+from blobstore.gemma.stacks import stacks_of, text_layers_of
 from blobstore.gemma.toc import parse_toc
 
 if TYPE_CHECKING:
@@ -104,9 +104,7 @@ def newer_config(config: ModelConfig) -> Iterator[Newer]:
 
 def _layers(config: ModelConfig) -> dict[str, tuple[LayerConfig, ...]]:
     """Return all layers, by the field that holds them."""
-    stacks = {f"config.{stack.name}layer_configs": stack.layers for stack in stacks_of(config)}
-    vision = {"config.vit_config.layer_configs": config.vit_config.layer_configs}
-    return {"config.layer_configs": config.layer_configs} | stacks | vision
+    return text_layers_of(config) | {"config.vit_config.layer_configs": config.vit_config.layer_configs}
 
 
 def _values(subject: str, record: Record) -> Iterator[Newer]:

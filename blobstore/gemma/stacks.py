@@ -37,3 +37,9 @@ def stacks_of(config: ModelConfig) -> tuple[Stack, ...]:
         )
         for name in ("encoder_", "decoder_")
     )
+
+
+def text_layers_of(config: ModelConfig) -> dict[str, tuple[LayerConfig, ...]]:
+    """Return all layers but a vision part's, by the field that holds them."""
+    stacks = {f"config.{stack.name}layer_configs": stack.layers for stack in stacks_of(config)}
+    return {"config.layer_configs": config.layer_configs} | stacks

@@ -29,6 +29,7 @@ from tests.conftest import ROOT
 from tests.converting.test_hf_config import hostile
 from tests.gemma4_checkpoints import (
     A4B,
+    DENSE,
     E2B,
     E4B,
     FULL,
@@ -252,6 +253,13 @@ def test_a_vision_part_of_which_no_tensor_is_there_is_told(tmp_path: Path) -> No
     assert [told.code for told in plan.told] == ["no-vision"]
 
 
+def test_a_vision_part_that_is_missing_beside_an_audio_part_is_told_too(tmp_path: Path) -> None:
+    recipe = replace(PLE, prefix="model.language_model.")
+    tensors = recipe.tensors() | {"model.audio_tower.layers.0.norm_out.weight": np.zeros(2, np.float32)}
+    plan = plan_of(recipe.write(tmp_path / "c", tensors, published_config(recipe)), Choices())
+    assert "no-vision" in {told.code for told in plan.told}
+
+
 def test_its_tokenizer_is_a_sentencepiece_model_made_of_tokenizer_json(tmp_path: Path) -> None:
     pieces = [*HEAD, *((f"p{i}", NORMAL) for i in range(96 - len(HEAD)))]
     folder = PLE.write(tmp_path / "c")
@@ -383,6 +391,17 @@ def test_experts_of_another_width_or_too_many_for_keys_are_refused() -> None:
         recognised = recognise_gemma4(many.config(), many.shapes())
         assert isinstance(recognised, Recognised)
         assert [(fault.reason, fault.name) for fault in recognised.faults] == [("unsupported-model", "num_experts")]
+
+
+@pytest.mark.parametrize("types", [{}, {"layer_types": [SLIDING, FULL, SLIDING]}])
+def test_the_last_layer_has_full_attention_as_in_transformers(types: dict[str, Any]) -> None:
+    recipe = replace(DENSE, types="ssf" if not types else "sff")
+    config = {key: value for key, value in recipe.config().items() if key != "layer_types"} | types
+    recognised = recognise_gemma4(config, recipe.shapes())
+    assert isinstance(recognised, Recognised)
+    assert recognised.faults == []
+    assert recognised.config == recognise_gemma4(recipe.config(), recipe.shapes()).config  # type: ignore[union-attr]
+    assert any("the last layer has sliding attention" in note for note in recognised.notes)
 
 
 def test_a_table_for_layers_with_another_vocabulary_is_refused() -> None:

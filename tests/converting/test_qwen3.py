@@ -449,6 +449,7 @@ REFUSED: list[tuple[Config, str]] = [
     ({"use_sliding_window": True, "max_window_layers": 1}, "use_sliding_window"),
     ({"use_sliding_window": True, "sliding_window": 4096, "max_window_layers": "x"}, "max_window_layers"),
     ({"use_sliding_window": "yes"}, "use_sliding_window"),
+    ({"use_sliding_window": 1, "max_window_layers": 1}, "use_sliding_window"),
     ({"layer_types": ["full_attention", "sliding_attention"]}, "layer_types"),
     ({"layer_types": ["full_attention"]}, "layer_types"),
     ({"layer_types": ["full_attention", "chunked"]}, "layer_types"),

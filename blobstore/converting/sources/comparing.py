@@ -6,6 +6,7 @@ Spec: spec/gemma.md, Checkpoints.
 from __future__ import annotations
 
 import math
+from functools import cached_property
 from typing import TYPE_CHECKING
 
 from blobstore.checkpoint.tied import why_tied
@@ -51,11 +52,17 @@ class Sources:
         self._text = _OF_TEXT.get(recognised.family, TextSources)(recognised)
         self._vision = VisionSources(recognised)
 
-    def blobs(self) -> Iterator[tuple[TensorSpec, list[Piece]]]:
-        """Yield each tensor with its pieces, in the order of published files."""
+    @cached_property
+    def blobs(self) -> list[tuple[TensorSpec, list[Piece]]]:
+        """Each tensor with its pieces, in the order of published files."""
         specs = {spec.key: spec for spec in tensors_of(self.recognised.config)}
-        for key in self._keys(specs):
-            yield specs[key], self._pieces(specs[key])
+        return [(specs[key], self._pieces(specs[key])) for key in self._keys(specs)]
+
+    @cached_property
+    def left_out(self) -> list[LeftOut]:
+        """The tensors that the runtime doesn't need."""
+        reasons = {name: self._text.why_unused(name) for name in self.checkpoint.tensors}
+        return [LeftOut(name, "tensor", why) for name, why in reasons.items() if why]
 
     def _keys(self, specs: Mapping[str, TensorSpec]) -> Iterator[str]:
         """Yield the keys of a file, which has one form of each slot."""
@@ -79,16 +86,9 @@ class Sources:
             fault = self._fault(name, total, widths[name])
             if fault:
                 yield fault
-        unused = {item.name for item in self.left_out()}
+        unused = {item.name for item in self.left_out}
         yield from self._unexpected({*totals, *unused, self.recognised.head})
         yield from self._head_faults()
-
-    def left_out(self) -> Iterator[LeftOut]:
-        """Yield the tensors that the runtime doesn't need."""
-        for name in self.checkpoint.tensors:
-            why = self._text.why_unused(name)
-            if why:
-                yield LeftOut(name, "tensor", why)
 
     def _unexpected(self, known: Container[str | None]) -> Iterator[Fault]:
         """Yield the tensors that nothing is made of; `foreign_tensors` has those that are quantised or adapters."""
@@ -128,7 +128,7 @@ class Sources:
         """Return how many elements of each source are used, and its width. All have to be used, but for spare rows."""
         totals: dict[str, int] = {}
         widths: dict[str, int] = {}
-        for _, pieces in self.blobs():
+        for _, pieces in self.blobs:
             for piece in pieces:
                 if piece.source is not None and not piece.repeated:
                     totals[piece.source] = totals.get(piece.source, 0) + piece.count

@@ -11,11 +11,11 @@ from typing import TYPE_CHECKING
 
 from blobstore.converting.pieces import Piece, rows_of
 from blobstore.converting.sources.text import TextSources, weights_of_layer
-from blobstore.gemma.families.gemma4 import is_reordered
+from blobstore.gemma.families.gemma4 import is_reordered, is_sharing
 from blobstore.gemma.families.specs import place_of
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Iterable, Iterator, Mapping
 
     from blobstore.gemma.config import LayerConfig
     from blobstore.gemma.families.specs import TensorSpec
@@ -47,17 +47,19 @@ _EXPERTS = tuple({name for name, _, _ in _OF_EXPERT.values()})
 # What a layer that shares keys and values doesn't compute.
 _OF_KEYS = ("self_attn.k_proj.weight", "self_attn.v_proj.weight", "self_attn.k_norm.weight")
 # The other parts of a checkpoint, behind what the names of all its tensors begin with, and why they are left out.
-OTHER_PARTS = {
-    "vision_tower.": "of the vision part: how gemma.cpp names its tensors is not known; the text model is converted",
-    "embed_vision.": "of the vision part: how gemma.cpp names its tensors is not known; the text model is converted",
-    "audio_tower.": "of the audio part, which gemma.cpp doesn't have: the text model is converted",
-    "embed_audio.": "of the audio part, which gemma.cpp doesn't have: the text model is converted",
-}
+_VISION = "of the vision part: how gemma.cpp names its tensors is not known; the text model is converted"
+_AUDIO = "of the audio part, which gemma.cpp doesn't have: the text model is converted"
+_OTHER_PARTS = {"vision_tower.": _VISION, "embed_vision.": _VISION, "audio_tower.": _AUDIO, "embed_audio.": _AUDIO}
 
 
-def is_sharing(layer: LayerConfig) -> bool:
-    """Whether a layer has the keys and values of another."""
-    return layer.kv_share_layer_idx >= 0
+def why_other_part(name: str) -> str:
+    """Return why a tensor of another part than text is left out; empty for one that is not of such a part."""
+    return next((why for part, why in _OTHER_PARTS.items() if name.startswith((part, f"model.{part}"))), "")
+
+
+def has_vision_part(names: Iterable[str]) -> bool:
+    """Whether any tensor is of a Gemma 4's vision part."""
+    return any(why_other_part(name) == _VISION for name in names)
 
 
 def is_of_experts(name: str) -> bool:
@@ -127,8 +129,7 @@ class Gemma4Sources(TextSources):
         """Return why the runtime doesn't need a tensor of the checkpoint; empty for one that may be needed."""
         if name in self._shared:
             return "these layers share the keys and values of other layers"
-        part = next((part for part in OTHER_PARTS if name.startswith((part, f"model.{part}"))), None)
-        return OTHER_PARTS[part] if part else super().why_unused(name)
+        return why_other_part(name) or super().why_unused(name)
 
     @cached_property
     def _shared(self) -> frozenset[str]:

@@ -87,6 +87,11 @@ def gemma4(model: Model) -> ModelConfig:
     return in_full(config)
 
 
+def is_sharing(layer: LayerConfig) -> bool:
+    """Whether a layer has the keys and values of another."""
+    return layer.kv_share_layer_idx >= 0
+
+
 def is_reordered(layer: LayerConfig) -> bool:
     """Whether the runtime reorders the keys and values of a layer as it loads them."""
     return layer.num_experts > 0 and (layer.kv_heads, layer.qkv_dim) == _REORDERED

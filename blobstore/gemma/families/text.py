@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from blobstore.gemma.enums import LayerType, PostNorm
-from blobstore.gemma.families.gemma4 import is_reordered
+from blobstore.gemma.families.gemma4 import is_reordered, is_sharing
 from blobstore.gemma.families.specs import BY_ELEMENT, TensorSpec, vector, weight
 
 if TYPE_CHECKING:
@@ -18,7 +18,7 @@ def text_layer_tensors(i: int, layer: LayerConfig, width: int) -> list[TensorSpe
     The layers of Gemma 4 that share keys and values have none of their own: the split form lacks these, and the stock
     form has rows that nothing reads.
     """
-    has_keys = layer.kv_share_layer_idx < 0
+    has_keys = not is_sharing(layer)
     types = BY_ELEMENT if is_reordered(layer) else ()
     queries = layer.heads * layer.qkv_dim
     keys_values = 2 * layer.kv_heads * layer.qkv_dim
