@@ -14,6 +14,7 @@ from blobstore.converting.hf_tensors import T5GEMMA_HEAD
 from blobstore.converting.pieces import Piece, comes_back, fits_bf16, rows_of
 from blobstore.converting.plan import PlannedAlias, PlannedPart, PlannedTensor
 from blobstore.errors import listed
+from blobstore.gemma.families.qwen3 import WITH_HEAD
 from blobstore.index.metadata import REARRANGED
 from blobstore.store.arrangement import dump_arrangement
 from blobstore.store.blocks import MINUS_ONE, Block
@@ -147,7 +148,10 @@ def _head_alias(sources: Sources) -> PlannedAlias:
     if sources.recognised.head:
         return PlannedAlias(sources.recognised.head, sources.embedding, "it has the same bytes")
     name = _head_name(sources.recognised)
-    return PlannedAlias(name, sources.embedding, "gemma.cpp uses the embedding as the head")
+    why = "gemma.cpp uses the embedding as the head"
+    if sources.recognised.config.model in WITH_HEAD:
+        why = "it is tied; gemma.cpp gets a copy of it, lm_head, in the type of the weights"
+    return PlannedAlias(name, sources.embedding, why)
 
 
 def _head_name(recognised: Recognised) -> str:

@@ -95,7 +95,10 @@ def test_the_published_dimensions_are_the_known_models(tmp_path: Path, name: str
         row.key: ("f32" if recipe.is_shifted(row.key) else row.stored_type(weights), (row.rows, row.cols))
         for row in spec_tensors(known, layout)
     }
-    assert ("lm_head" in {tensor.key for tensor in plan.tensors}) is (name != "qwen3-4b")
+    has_head = "lm_head" in {tensor.key for tensor in plan.tensors}
+    assert has_head is (name != "qwen3-4b")
+    copied, used = "it is tied; gemma.cpp gets a copy of it, lm_head", "gemma.cpp uses the embedding as the head"
+    assert [alias.why.partition(", in the type")[0] for alias in plan.aliases] == [copied if has_head else used]
     assert not any("labelled" in note for note in plan.notes)
     assert plan.config.tokenizer_kind == TokenizerKind.BPE
 
