@@ -12,7 +12,7 @@ from blobstore.checking.checkpoint import check_plan, check_values
 from blobstore.checking.findings import runs_in, runtimes_line
 from blobstore.checking.refusal import refuse_plan
 from blobstore.checkpoint.reader import open_checkpoint
-from blobstore.container.layout import MAX_PORTABLE_BLOBS
+from blobstore.container.layout import MAX_BLOBS
 from blobstore.converting.choices import LAYOUTS, WEIGHTS, Choices
 from blobstore.converting.choose import KINDS, choose_plan, needless_flags
 from blobstore.converting.run import check_target, run_plan, unchecked_sources
@@ -20,6 +20,7 @@ from blobstore.errors import UsageError
 from blobstore.fileio.paths import optional_path, path_text, path_texts, target_of
 from blobstore.fileio.ranges import expect
 from blobstore.gemma.models import specifier_of
+from blobstore.gemma.newer import readers_notes
 from blobstore.gemma.runtimes import NAMES
 
 if TYPE_CHECKING:
@@ -259,7 +260,7 @@ def convert(
         aliases=tuple(plan.aliases),
         left_out=tuple(plan.left_out),
         carried=tuple(file.name for file in plan.files),
-        notes=(*plan.lines, *_warnings(findings)),
+        notes=(*plan.lines, *_readers(plan, index), *_warnings(findings)),
         read=tuple(checkpoint.paths),
         adapters=given,
         nbytes=plan.nbytes if path is None else os.stat(path).st_size,
@@ -326,7 +327,7 @@ def preview_conversion(
         metadata=plan.metadata,
         left_out=tuple(plan.left_out),
         carried=tuple(file.name for file in plan.files),
-        notes=(*plan.lines, *_warnings(findings)),
+        notes=(*plan.lines, *_readers(plan, index), *_warnings(findings)),
         read=tuple(checkpoint.paths),
         adapters=given,
         nbytes=plan.nbytes,
@@ -363,7 +364,7 @@ def _planned(
             kind,
             choices,
             tokenizer=tokenizer,
-            max_tensors=MAX_PORTABLE_BLOBS - (index == "embedded"),
+            max_tensors=MAX_BLOBS - (index == "embedded"),
             files=files,
         )
         given = [name for name, value in chosen.items() if value is not None] + ["no-pad"] * (not pad)
@@ -379,6 +380,11 @@ def _planned(
 def _check(name: str, value: str | None, allowed: Sequence[str]) -> None:
     if value is not None and value not in allowed:
         raise UsageError("bad-choice", f"{name}: {value!r} is not one of {', '.join(allowed)}")
+
+
+def _readers(plan: Plan, index: str) -> list[str]:
+    """Return which readers open a file by name that has many blobs; of a model's the findings say it."""
+    return [] if plan.config else readers_notes(plan.blob_count(embedded=index == "embedded"))
 
 
 def _warnings(findings: Sequence[Finding]) -> Iterator[str]:

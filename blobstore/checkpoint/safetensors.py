@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass
+from operator import attrgetter
 from typing import TYPE_CHECKING, Any
 
+from blobstore.checkpoint.usual_header import SafetensorsEntry, read_usual
 from blobstore.codecs.element_types import BY_SAFETENSORS, ElementType
 from blobstore.errors import FormatError, TruncatedError, UsageError
 from blobstore.index.records import MAX_ELEMENTS
@@ -23,25 +25,6 @@ _LENGTH_NBYTES = 8
 _FIELDS = {"dtype", "shape", "data_offsets"}
 _MAX_SHARED_SHAPES = 4096
 _MAX_SIZE = 1 << 63  # of a dimension or an offset, exclusive
-
-
-@dataclass(frozen=True, slots=True)
-class SafetensorsEntry:
-    """One tensor of a .safetensors file.
-
-    Attributes:
-        name: Its name.
-        type: Its element type.
-        shape: In C order.
-        offset: Of its first byte, from the beginning of the file.
-        nbytes: Its size.
-    """
-
-    name: str
-    type: ElementType
-    shape: tuple[int, ...]
-    offset: int
-    nbytes: int
 
 
 @dataclass(frozen=True)
@@ -82,6 +65,12 @@ def parse_header(
         message = f"expected '{{' at offset 8, found {first!r}: this is not a safetensors file"
         raise FormatError("safetensors-header", message, 8)
     try:
+        usual = read_usual(bytes(read(_LENGTH_NBYTES, length)).decode(), start, max_shared_shapes)
+    except ValueError:  # not UTF-8, which is told below
+        usual = None
+    if usual is not None:
+        return _in_order(*usual, start, file_size)
+    try:
         header = parse_json(bytes(read(_LENGTH_NBYTES, length)), _Compact(max_shared_shapes))
         if not isinstance(header, dict) or isinstance(header.get("__metadata__"), tuple):
             header = parse_json(bytes(read(_LENGTH_NBYTES, length)))  # an object that only looks like a tensor's
@@ -90,7 +79,14 @@ def parse_header(
         raise FormatError("safetensors-header", f"the header is wrong: {error}", _LENGTH_NBYTES) from None
     # An entry takes the memory of the JSON that it is made from.
     entries = [_parse_entry(name, header.pop(name), start) for name in list(header)]
-    entries.sort(key=lambda entry: (entry.offset, entry.nbytes))
+    return _in_order(entries, metadata, start, file_size)
+
+
+def _in_order(
+    entries: list[SafetensorsEntry], metadata: dict[str, str], start: int, file_size: int
+) -> SafetensorsHeader:
+    """Return a header whose tensors are in the order of their bytes, which has been checked."""
+    entries.sort(key=attrgetter("offset", "nbytes"))
     _check_layout(entries, start, file_size)
     return SafetensorsHeader(entries, metadata)
 

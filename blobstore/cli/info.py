@@ -11,10 +11,10 @@ from typing import TYPE_CHECKING, Any
 from blobstore.cli.abandoned import tell_abandoned
 from blobstore.cli.contents import WHAT, open_contents
 from blobstore.cli.formatting import size
-from blobstore.cli.newer import describes_model
 from blobstore.cli.output import add_command, add_json, note, print_each
 from blobstore.cli.tables import print_fields
-from blobstore.container.keys import CONFIG_KEY, TOC_KEY
+from blobstore.container.keys import CONFIG_KEY, TOC_KEY, describes_model
+from blobstore.container.layout import MAX_PORTABLE_BLOBS
 from blobstore.errors import FormatError
 from blobstore.fileio.file_systems import file_system
 from blobstore.index.locate import lost_index, place_of
@@ -97,6 +97,7 @@ def _fields(facts: dict[str, Any]) -> list[tuple[str, object]]:
         *((("tokenizer", facts["model"]["tokens"]["text"]),) if (facts["model"] or {}).get("tokens") else ()),
         *((("gemma.cpp", facts["runs"]),) if facts["runs"] else ()),
         *(("newer", text) for text in facts["newer"]),
+        *((("readers", facts["readers"]),) if facts["readers"] else ()),
         *((("carries", _carried(facts)),) if facts["carried"] or facts["carried_fault"] else ()),
         *((f"metadata {key}", _short(value)) for key, value in facts["metadata"].items() if key != FILES),
     ]
@@ -217,6 +218,15 @@ def _runs(store: Store) -> dict[str, Any]:
     return {"runs": runtimes_line(findings), "runs_in": list(runs_in(findings)), "newer": newer}
 
 
+def _readers(count: int) -> str | None:
+    """Return which readers open a file of so many blobs; None if all do."""
+    if count <= MAX_PORTABLE_BLOBS:
+        return None
+    from blobstore.gemma.newer import readers_notes  # noqa: PLC0415 (most files have fewer)
+
+    return next(iter(readers_notes(count)), None)
+
+
 def describe(contents: Contents) -> dict[str, Any]:
     """Return everything that the command prints, as JSON values."""
     source = contents.source
@@ -235,6 +245,7 @@ def _describe_store(store: Store) -> dict[str, Any]:
         "version": reader.version,
         "nbytes": reader.file_size,
         "blobs": len(reader),
+        "readers": _readers(len(reader)),
         "payload_nbytes": payload,
         "other_nbytes": reader.file_size - payload,
         "directory_sha256": directory_digest(reader.directory).hex(),

@@ -5,15 +5,10 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from blobstore.cli.output import note
-from blobstore.container.keys import CONFIG_KEY, TOC_KEY
+from blobstore.container.keys import describes_model
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
-
-
-def describes_model(blobs: Mapping[str, memoryview]) -> bool:
-    """Whether gemma.cpp's own description of a model is in a file: most are containers by name."""
-    return CONFIG_KEY in blobs or TOC_KEY in blobs
 
 
 def tell_newer(blobs: Mapping[str, memoryview]) -> None:

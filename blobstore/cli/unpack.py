@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from blobstore.cli.formatting import rate, shown, size
-from blobstore.cli.output import add_base, add_command, add_json, output_of, print_json, tell
+from blobstore.cli.output import add_base, add_command, add_json, note, output_of, print_json, tell
 from blobstore.cli.progress import progress
 from blobstore.packing.unpack import unpack
 
@@ -38,6 +38,8 @@ def run(options: argparse.Namespace) -> int:
     target = output_of(options, options.output)
     with progress(None, "unpacking") as advance:
         done = unpack(options.file, target, base=options.base, workers=options.workers, progress=advance)
+    for text in done.notes:
+        note(text)
     if options.json:
         print_json(done)
         return 0

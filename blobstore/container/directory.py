@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     Read = Callable[[int, int], bytes | memoryview]
 
 _FEW = 64  # look-ups that cost less than sorting the keys
+_HALVES_DIFFER = 1 << 15  # above this, two of so many halves would be equal by chance
 _MIX_LOW, _MIX_HIGH = np.uint64(0x9E3779B97F4A7C15), np.uint64(0xC2B2AE3D27D4EB4F)  # odd, otherwise arbitrary
 
 
@@ -207,8 +208,8 @@ def _check_keys(raw: Bytes, start: int) -> npt.NDArray[np.bytes_]:
         )
     keys = raw.reshape(-1).view(f"S{KEY_NBYTES}")
     mixed = _mix(keys)
-    # Cheap checks first: different keys rarely have an equal half of the mixed key, or an equal mixed key.
-    if _repeats(mixed.view("<u4")[1::2]) and _repeats(mixed):
+    # Cheap checks first: different keys rarely have an equal mixed key; if they are few, an equal half of it.
+    if (len(mixed) > _HALVES_DIFFER or _repeats(mixed.view("<u4")[1::2])) and _repeats(mixed):
         order = np.argsort(keys, kind="stable")
         repeated = order[1:][keys[order[1:]] == keys[order[:-1]]]
         if len(repeated):

@@ -5,8 +5,14 @@ Spec: spec/sbs.md.
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
+from blobstore.container import layout
 from blobstore.container.layout import KEY_NBYTES
 from blobstore.errors import KeyTooLongError, UsageError
+
+if TYPE_CHECKING:
+    from collections.abc import Collection
 
 INDEX_KEY = "~index"
 # In a packed file: what the original has outside its blobs, and the index that was beside it.
@@ -48,3 +54,17 @@ def encode_key(key: str) -> bytes:
 def decode_key(key: bytes) -> str:
     """Return a key as text, without its padding; bytes that are not UTF-8 become surrogates."""
     return key.rstrip(b"\0").decode("utf-8", "surrogateescape")
+
+
+def describes_model(keys: Collection[str]) -> bool:
+    """Whether gemma.cpp's own description of a model is in a file with these keys: most are containers by name."""
+    return CONFIG_KEY in keys or TOC_KEY in keys
+
+
+def max_blobs_from(keys: Collection[str]) -> int:
+    """Return how many blobs a file may have that is made from one with these keys.
+
+    A model that every gemma.cpp reads stays one that every gemma.cpp reads.
+    """
+    portable = describes_model(keys) and len(keys) <= layout.MAX_PORTABLE_BLOBS
+    return layout.MAX_PORTABLE_BLOBS if portable else layout.MAX_BLOBS

@@ -21,17 +21,12 @@ BLOB_ALIGN = 256
 FILE_ALIGN = 65536
 _ALIGN_BITS = 8
 KEY_NBYTES = 16
-MAX_BLOBS = 1 << 20  # in a file that is read
-MAX_PORTABLE_BLOBS = 16383  # what every gemma.cpp reads; writers stop here, unless they copy a file that has more
+MAX_BLOBS = 1 << 20  # in a file
+MAX_PORTABLE_BLOBS = 16383  # what every gemma.cpp reads: a file that it runs has no more, unless that is asked for
 
 HEADER = struct.Struct("<IIQ")  # magic, count, file size
 RECORD_NBYTES = 32  # a key and a range per blob
 PLACEHOLDER = HEADER.pack(MAGIC, 0, FILE_ALIGN)
-
-
-def max_blobs_from(count: int) -> int:
-    """Return how many blobs a file made from one with ``count`` may have: it stays portable if the original is."""
-    return MAX_PORTABLE_BLOBS if count <= MAX_PORTABLE_BLOBS else MAX_BLOBS
 
 
 def round_up(value: int, multiple: int) -> int:

@@ -8,21 +8,22 @@ from __future__ import annotations
 import io
 import os
 from contextlib import nullcontext
+from itertools import accumulate
 from typing import TYPE_CHECKING, Any, BinaryIO
 
 from blobstore.container import layout
 from blobstore.container.directory import build_directory
-from blobstore.container.keys import encode_key
+from blobstore.container.keys import decode_key, encode_key
 from blobstore.errors import UsageError, in_file
 from blobstore.fileio.atomic import AtomicFile
 from blobstore.fileio.closing import Completing
 from blobstore.fileio.hashing import Hasher
 from blobstore.fileio.paths import target_of
 from blobstore.fileio.ranges import FileRange, flat_bytes
-from blobstore.fileio.sink import Sink, move_down, position_in, seek, truncate, write_at
+from blobstore.fileio.sink import Sink, move, position_in, seek, truncate, write_at
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Sequence
 
     from blobstore.container.directory import Directory
     from blobstore.fileio.types import Buffer, Writable
@@ -51,7 +52,7 @@ class ContainerWriter(Completing):
         *,
         version: int = 2,
         digests: bool = False,
-        max_blobs: int = layout.MAX_PORTABLE_BLOBS,
+        max_blobs: int = layout.MAX_BLOBS,
     ) -> None:
         """Begin a file.
 
@@ -59,8 +60,8 @@ class ContainerWriter(Completing):
             target: A path; or a binary stream, which is written from its position on, and stays open.
             version: 2, or 1 for runtimes from before 2025-07-31.
             digests: Whether to hash what is written, for `digests`.
-            max_blobs: How many blobs the file may have: 16,383, which every gemma.cpp reads, or up to 1,048,576, which
-                our readers and the newest gemma.cpp read.
+            max_blobs: How many blobs the file may have: up to 1,048,576, or 16,383 for a file that every gemma.cpp
+                reads.
 
         Raises:
             UsageError: ``bad-version``; ``bad-max-blobs``; ``bad-target``; ``closed``; ``not-empty`` when bytes follow
@@ -91,9 +92,9 @@ class ContainerWriter(Completing):
             self._begin = _check_stream(target, version)
             self._stream = target
             self._sink = Sink(target)
-        # Version 1 can't know its first blob's offset yet: leave space for the largest directory, and move the blobs at
-        # the end.
-        self._start = layout.payload_start(version, max_blobs)
+        # Version 1 can't know its first blob's offset yet: leave the space that most files need, and move the blobs at
+        # the end. 32 MiB for the largest directory would be held in a stream in memory.
+        self._start = layout.payload_start(version, min(max_blobs, layout.MAX_PORTABLE_BLOBS))
         if version == 1:
             seek(self._output(), self._begin + self._start)
         else:
@@ -168,6 +169,41 @@ class ContainerWriter(Completing):
         self._seen.add(encoded)
         self._sizes.append(written)
         return written
+
+    def add_adjacent(self, keys: Sequence[str], data: memoryview, sizes: Sequence[int]) -> None:
+        """Write small blobs whose bytes follow each other in memory: as `add` for each, in a tenth of the time.
+
+        Args:
+            keys: As `add`.
+            data: The bytes of all of them; not kept.
+            sizes: Of each, in bytes; none is 0, and ``data`` has as many as all of them.
+
+        Raises:
+            UsageError: As `add`; nothing was written.
+            OSError: Writing failed; the file can't be completed after that.
+
+        Example:
+            >>> with blobstore.BlobWriter("raw.sbs") as writer:
+            ...     writer.add_adjacent(["a", "b"], memoryview(b"fourmore"), [4, 4])
+            ...     writer.keys, writer.sizes
+            (['a', 'b'], [4, 4])
+        """
+        encoded = self._check_all(keys)
+        if min(sizes, default=1) <= 0 or sum(sizes) != len(data) or len(keys) != len(sizes):
+            raise UsageError("wrong-size", f"{len(keys)} blobs of {sum(sizes)} bytes, {len(data)} were given")
+        ends = list(accumulate(sizes))
+        blobs = [data[end - nbytes : end] for end, nbytes in zip(ends, sizes, strict=True)]
+        self._state = "broken"
+        if self._hasher:
+            self._hasher.add_small(blobs)
+        self._sink.write(data if all(nbytes % layout.BLOB_ALIGN == 0 for nbytes in sizes) else _padded(blobs))
+        if self._file:
+            self._file.wrote_up_to(self._sink.position)
+        self._state = "open"
+        self.keys += keys
+        self._encoded += encoded
+        self._seen.update(encoded)
+        self._sizes += sizes
 
     @property
     def sizes(self) -> list[int]:
@@ -449,6 +485,16 @@ class ContainerWriter(Completing):
             raise one_too_many(key, self._max_blobs)
         return encoded
 
+    def _check_all(self, keys: Sequence[str]) -> list[bytes]:
+        """Check keys that are added together."""
+        encoded = [self._check(key) for key in keys]
+        if len({*encoded}) < len(encoded):
+            repeated = next(key for i, key in enumerate(encoded) if key in encoded[:i])
+            raise UsageError("duplicate-key", f"{decode_key(repeated)!r} is given twice")
+        if len(self._sizes) + len(keys) > self._max_blobs:
+            raise one_too_many(keys[self._max_blobs - len(self._sizes)], self._max_blobs)
+        return encoded
+
     def _put(self, data: Data, *, immutable: bool) -> None:
         source = data if isinstance(data, FileRange) else flat_bytes(data)
         with self._hasher.updating(source, immutable=immutable) if self._hasher else nullcontext():
@@ -478,7 +524,7 @@ class ContainerWriter(Completing):
     def _finish_v1(self, directory: Directory, file: int | BinaryIO) -> None:
         self._sink.flush()
         start = layout.payload_start(1, len(directory))
-        move_down(file, self._begin + self._start, self._begin + start, self._sink.position, self.path)
+        move(file, self._begin + self._start, self._begin + start, self._sink.position, self.path)
         truncate(file, self._begin + directory.payload_end)
         head = (directory.header() + directory.to_bytes()).ljust(start, b"\0")
         if isinstance(file, int):
@@ -489,9 +535,19 @@ class ContainerWriter(Completing):
         seek(file, self._begin + directory.file_size)
 
 
+def _padded(blobs: Iterable[memoryview]) -> memoryview:
+    """Return small blobs one after another, each with its padding."""
+    zeros = bytes(layout.BLOB_ALIGN)
+    pieces = (piece for blob in blobs for piece in (blob, zeros[: -len(blob) % layout.BLOB_ALIGN]))
+    return memoryview(b"".join(pieces))
+
+
 def one_too_many(name: str, max_blobs: int) -> UsageError:
     """Return the error for a blob that is one more than a file may have."""
-    limit = "every gemma.cpp takes" if max_blobs == layout.MAX_PORTABLE_BLOBS else "this file may have"
+    limit = {
+        layout.MAX_PORTABLE_BLOBS: f"every gemma.cpp takes: max_blobs={layout.MAX_BLOBS} is for the latest",
+        layout.MAX_BLOBS: "a file has at most: divide it into a set",
+    }.get(max_blobs, "this file may have")
     return UsageError("too-many-blobs", f"{name!r} would be one more than the {max_blobs} blobs that {limit}")
 
 

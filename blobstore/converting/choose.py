@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from blobstore.checkpoint.tokenizer_files import has_chat_template, stored_tokenizer, tokenizer_beside
-from blobstore.container.layout import MAX_PORTABLE_BLOBS
+from blobstore.container.layout import MAX_BLOBS
 from blobstore.converting.gemma_families import family_of, is_headless, tokenizer_kind_of
 from blobstore.converting.gemma_plan import is_gemma, looks_like_gemma, plan_for_gemma
 from blobstore.converting.plan import Plan, plan_by_name
@@ -28,7 +28,7 @@ def choose_plan(
     *,
     tokenizer: str | None = None,
     tokenizer_of_file: bytes | None = None,
-    max_tensors: int = MAX_PORTABLE_BLOBS - 1,
+    max_tensors: int = MAX_BLOBS - 1,
     files: bool = True,
 ) -> Plan:
     """Plan a conversion.

@@ -10,11 +10,11 @@ from blobstore.checkpoint.file_names import CONFIG
 from blobstore.checkpoint.tied import head_of, why_tied
 from blobstore.checkpoint.told import LeftOut, lines_of
 from blobstore.container.keys import CONFIG_KEY, TOC_KEY, TOKENIZER_KEY
-from blobstore.container.layout import MAX_BLOBS, MAX_PORTABLE_BLOBS
+from blobstore.container.layout import MAX_BLOBS
 from blobstore.errors import CheckpointError, Fault, UsageError, listed
 from blobstore.index import shape_fault
 from blobstore.index.metadata import ADAPTERS, OWN_METADATA, foreign_metadata
-from blobstore.index.names import encode_name, key_for
+from blobstore.index.names import encode_name, keys_for
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -132,7 +132,7 @@ class Plan:
         return [alias for alias in self.aliases if alias.target in listed]
 
 
-def plan_by_name(checkpoint: Checkpoint, *, max_tensors: int = MAX_PORTABLE_BLOBS - 1, files: bool = True) -> Plan:
+def plan_by_name(checkpoint: Checkpoint, *, max_tensors: int = MAX_BLOBS - 1, files: bool = True) -> Plan:
     """Plan a file in which every tensor keeps its name, its type and its bytes.
 
     Tied weights: a head that ``config.json`` says is the embedding becomes an alias where the checkpoint leaves it out;
@@ -153,15 +153,16 @@ def plan_by_name(checkpoint: Checkpoint, *, max_tensors: int = MAX_PORTABLE_BLOB
     aliased = {alias.name for alias in plan.aliases}
     problems: list[str] = []
     owners: dict[str, str] = {}
-    for name, entry in checkpoint.tensors.items():
-        if name in aliased:
-            continue
-        faults = _faults(name, entry)
-        problems += faults
-        key = key_for(name) if entry.nbytes and not faults else ""  # without elements it needs no blob
+    stored = {name: (entry, entry.nbytes) for name, entry in checkpoint.tensors.items() if name not in aliased}
+    faults = {name: found for name, (entry, _) in stored.items() if (found := _faults(name, entry))}
+    having = [name for name, (_, nbytes) in stored.items() if nbytes and name not in faults]
+    keys = dict(zip(having, keys_for(having), strict=True))  # without elements a tensor needs no blob
+    for name, (entry, nbytes) in stored.items():
+        problems += faults.get(name, ())
+        key = keys.get(name, "")
         if key and owners.setdefault(key, name) != name:
             problems.append(f"{name!r} and {owners[key]!r} both have the key {key!r}: rename one")
-        plan.tensors.append(PlannedTensor(name, key, entry.type, entry.shape, entry.nbytes))
+        plan.tensors.append(PlannedTensor(name, key, entry.type, entry.shape, nbytes))
     if problems:
         raise CheckpointError("bad-tensors", listed(problems, _SHOWN, "; "))
     plan.files, left_out = files_beside(checkpoint, wanted=files)
@@ -172,7 +173,8 @@ def plan_by_name(checkpoint: Checkpoint, *, max_tensors: int = MAX_PORTABLE_BLOB
         plan.notes.append(checkpoint.config_note)
     max_tensors -= len(plan.files)
     if len(owners) > max_tensors:
-        raise CheckpointError("too-many-tensors", f"{len(owners)} tensors: the file can hold {max_tensors}")
+        what = f"{len(owners)} tensors: one file can hold {max_tensors}, and --max-shard-size makes a set of several"
+        raise CheckpointError("too-many-tensors", what)
     if not owners:
         raise CheckpointError("no-tensors", f"{checkpoint.path!r} has only tensors without elements")
     return plan

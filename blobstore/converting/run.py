@@ -11,7 +11,7 @@ from blobstore.container.layout import MAX_PORTABLE_BLOBS
 from blobstore.converting.pieces import encoded_chunks, scale_of, stored_ranges
 from blobstore.converting.plan import refusal
 from blobstore.errors import CheckpointError, Fault, in_file
-from blobstore.fileio.ranges import FileRange, reporting
+from blobstore.fileio.ranges import CHUNK_NBYTES, FileRange, reporting
 from blobstore.index.inputs import files_of
 from blobstore.store.model_writer import ModelWriter
 from blobstore.store.writer import StoreWriter
@@ -29,6 +29,8 @@ if TYPE_CHECKING:
     from blobstore.index.locate import IndexPlace
 
     Stored = Iterator[FileRange | Bytes]
+
+_SMALL_NBYTES = 64 << 10  # tensors up to this size are read and written together with those after them
 
 
 def run_plan(
@@ -191,11 +193,46 @@ def _write_named(
     scales: Mapping[str, float],
     progress: Progress,
 ) -> None:
-    for tensor in tensors:
-        scale = scales.get(tensor.name, 1.0)
+    for group, data in _grouped(tensors, checkpoint):
+        tensor, *more = group
         with _naming_source(tensor, checkpoint):
-            data = reporting(stored_bytes(tensor, checkpoint, scale), progress)
-            store.add_stored(tensor.name, data, tensor.type, tensor.shape, scale=scale, immutable=True)
+            if data is not None and more:
+                store.add_adjacent(group, data.read().data)
+                progress(data.nbytes)
+                continue
+            scale = scales.get(tensor.name, 1.0)
+            pieces = reporting(stored_bytes(tensor, checkpoint, scale), progress)
+            store.add_stored(tensor.name, pieces, tensor.type, tensor.shape, scale=scale, immutable=True)
+
+
+def _grouped(
+    tensors: Iterable[PlannedTensor], checkpoint: Checkpoint
+) -> Iterator[tuple[list[PlannedTensor], FileRange | None]]:
+    """Yield tensors that are written at once, with their bytes in the source: small ones that follow each other there.
+
+    Any other tensor is yielded alone.
+    """
+    group: list[PlannedTensor] = []
+    data: FileRange | None = None
+    for tensor in tensors:
+        stored = None if tensor.pieces else checkpoint.tensors[tensor.name].stored
+        if stored is not None and not 0 < stored.nbytes <= _SMALL_NBYTES:
+            stored = None
+        if stored is not None and data is not None and _follows(stored, data):
+            group.append(tensor)
+            data = FileRange(data.file, data.offset, data.nbytes + stored.nbytes)
+            continue
+        if group:
+            yield group, data
+        group, data = [tensor], stored
+    if group:
+        yield group, data
+
+
+def _follows(stored: FileRange, data: FileRange) -> bool:
+    """Whether bytes lie right after others, which may grow by them."""
+    follows = stored.offset == data.offset + data.nbytes and stored.file is data.file
+    return follows and data.nbytes < CHUNK_NBYTES
 
 
 def _write_names(plan: Plan, store: StoreWriter) -> None:

@@ -8,8 +8,8 @@ from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import TYPE_CHECKING
 
-from blobstore.container.keys import INDEX_KEY, SKELETON_KEY, TOC_KEY, encode_key
-from blobstore.container.layout import MAX_PORTABLE_BLOBS, max_blobs_from
+from blobstore.container.keys import INDEX_KEY, SKELETON_KEY, TOC_KEY, encode_key, max_blobs_from
+from blobstore.container.layout import MAX_BLOBS
 from blobstore.container.writer import ContainerWriter
 from blobstore.errors import FormatError, UsageError
 from blobstore.fileio.ranges import FileRange, reporting
@@ -94,7 +94,7 @@ class Manifest:
     entries: list[Entry] | None = None
     metadata: dict[str, str] = field(default_factory=dict)
     digests: bool = True
-    max_blobs: int = MAX_PORTABLE_BLOBS
+    max_blobs: int = MAX_BLOBS
 
     def find(self, key: str) -> ManifestBlob | None:
         """Return the blob with this key, or None."""
@@ -258,7 +258,7 @@ def manifest_of(reader: BlobReader, index: NameIndex | None) -> Manifest:
     """Return what a file holds, including blobs that its index doesn't know."""
     blobs: list[ManifestBlob] = []
     new_places: dict[int, int] = {}  # place in the directory → in `blobs`
-    max_blobs = max_blobs_from(len(reader))
+    max_blobs = max_blobs_from(reader)
     for place, key in enumerate(reader):
         if key != INDEX_KEY:
             new_places[place] = len(blobs)

@@ -9,8 +9,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from blobstore.container.keys import INDEX_KEY, TOC_KEY, decode_key
-from blobstore.container.layout import max_blobs_from
+from blobstore.container.keys import INDEX_KEY, TOC_KEY, decode_key, max_blobs_from
 from blobstore.edit.manifest import Manifest, ManifestBlob, write_manifest
 from blobstore.edit.recover_directory import find_directory
 from blobstore.errors import FormatError, UsageError, in_file
@@ -18,6 +17,7 @@ from blobstore.fileio.hashing import digest_of
 from blobstore.fileio.paths import optional_path, path_text, target_of
 from blobstore.fileio.ranges import CHUNK_NBYTES, FileRange
 from blobstore.fileio.source import open_source, read_whole
+from blobstore.gemma.newer import readers_notes
 from blobstore.index import INDEX_MAGIC, parse_index
 from blobstore.index.carried import known_files
 from blobstore.index.inputs import files_of, path_of, refuse_inputs
@@ -167,7 +167,11 @@ def recover(
         names=saved.names,
         lost=tuple(saved.lost),
         doubtful=tuple(saved.doubtful),
-        notes=(*_unused_note(unused, name_index), *map(_doubt, saved.doubtful)),
+        notes=(
+            *_unused_note(unused, name_index),
+            *map(_doubt, saved.doubtful),
+            *readers_notes(len(manifest.blobs) + (place == "embedded")),
+        ),
         seconds=time.perf_counter() - start,
     )
 
@@ -253,7 +257,7 @@ def _salvage(
     """
     result = _Saved()
     blobs, new_places = _intact_blobs(source, recovered.directory, index, own_place, result, progress)
-    manifest = Manifest(blobs, digests=False, max_blobs=max_blobs_from(len(recovered.directory)))
+    manifest = Manifest(blobs, digests=False, max_blobs=max_blobs_from(recovered.directory.all_keys))
     if index:
         entries = list(index.all_entries())
         manifest.entries = [entry for entry in entries if entry.blob is None]

@@ -9,8 +9,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from blobstore.container.keys import INDEX_KEY, encode_key
-from blobstore.container.layout import max_blobs_from
+from blobstore.container.keys import INDEX_KEY, encode_key, max_blobs_from
 from blobstore.container.reader import BlobReader
 from blobstore.container.writer import ContainerWriter
 from blobstore.edit.manifest import describe, external_index, manifest_of, refuse_packed, write_manifest
@@ -18,6 +17,7 @@ from blobstore.errors import FormatError, UsageError, in_file
 from blobstore.fileio.hashing import digest_of
 from blobstore.fileio.ranges import FileRange
 from blobstore.fileio.threads import in_order
+from blobstore.gemma.newer import readers_notes
 from blobstore.index import rebind_index
 from blobstore.index.carried import known_files
 from blobstore.index.locate import external_path, find_index, lost_index
@@ -105,6 +105,8 @@ def detach_index(path: str | PathLike[str]) -> Indexing:
 
 def _result(reader: BlobReader, output: str, names: int, start: float, **more: Any) -> Indexing:  # noqa: ANN401 (fields)
     nbytes, seconds = os.stat(output).st_size, time.perf_counter() - start
+    blobs = len(reader) - (INDEX_KEY in reader) + (output == reader.path)
+    more["notes"] = (*more.get("notes", ()), *readers_notes(blobs))
     return Indexing(reader.path, output, nbytes, names, seconds=seconds, **more)
 
 
@@ -312,7 +314,7 @@ def _names_of(index: NameIndex | None, key: str) -> list[str]:
 
 def _rewrite(reader: BlobReader, place: IndexPlace, make_index: MakeIndex) -> None:
     """Replace a file by one with the same blobs and another index."""
-    with ContainerWriter(reader.path, version=reader.version, max_blobs=max_blobs_from(len(reader))) as writer:
+    with ContainerWriter(reader.path, version=reader.version, max_blobs=max_blobs_from(reader)) as writer:
         for key in reader:
             if key != INDEX_KEY:
                 writer.add(key, reader.file_range(key))

@@ -15,6 +15,7 @@ from blobstore.container.reader import BlobReader
 from blobstore.edit.manifest import describe, external_index, manifest_of, refuse_packed, write_manifest
 from blobstore.errors import FormatError, UsageError
 from blobstore.fileio.paths import path_text, target_of
+from blobstore.gemma.newer import readers_notes
 from blobstore.index.inputs import files_of, path_of, refuse_inputs
 from blobstore.index.locate import check_place, find_index, lost_index, place_of
 from blobstore.index.metadata import FILES, refuse_own
@@ -228,7 +229,7 @@ def apply_edits(
         len(manifest.entries or ()),
         tuple(dropped),
         renamed,
-        tuple(notes),
+        (*notes, *readers_notes(len(manifest.blobs) + (place == "embedded"))),
         time.perf_counter() - start,
     )
 

@@ -82,20 +82,38 @@ class Hasher:
         from concurrent.futures import ThreadPoolExecutor  # noqa: PLC0415 (import blobstore stays cheap)
 
         self._waiting_nbytes, self._waiting_pieces = waiting_nbytes, waiting_pieces
-        self._blobs: list[_Blob] = []
+        self._blobs: list[_Blob | bytes] = []  # a finished one is its digest, which takes a tenth of the memory
         self._held = self._pieces = 0  # bytes of memory that wait, and in how many pieces
         self._changed = threading.Condition()
         self._pool = ThreadPoolExecutor(cores(), thread_name_prefix="blobstore-sha256")
 
     def begin(self) -> None:
         """Begin the next blob."""
+        self._settle_last()
         self._blobs.append(_Blob())
+
+    def add_small(self, blobs: Iterable[memoryview]) -> None:
+        """Hash small blobs at once, each of them whole."""
+        self._settle_last()
+        sha256 = hashlib.sha256
+        self._blobs += [sha256(blob).digest() for blob in blobs]
+
+    def _settle_last(self) -> None:
+        """Keep only the digest of the blob begun last, if it has been hashed."""
+        blob = self._blobs[-1] if self._blobs else b""
+        if isinstance(blob, _Blob) and not blob.busy and not blob.error:
+            self._blobs[-1] = blob.digest.digest()
 
     def forget(self) -> None:
         """Forget the blob begun last."""
         blob = self._blobs[-1]
-        self._wait_until(lambda: not blob.busy)
+        if isinstance(blob, _Blob):
+            self._wait_until(lambda: not blob.busy)
         self._blobs.pop()
+
+    @property
+    def _unfinished(self) -> list[_Blob]:
+        return [blob for blob in self._blobs if isinstance(blob, _Blob)]
 
     @contextmanager
     def updating(self, data: memoryview | FileRange, *, immutable: bool = False) -> Iterator[None]:
@@ -110,6 +128,7 @@ class Hasher:
             TruncatedError: ``short-read`` when a file ends before its range does.
         """
         blob = self._blobs[-1]
+        assert isinstance(blob, _Blob)  # noqa: S101 (begun by the caller)
         if data.nbytes < _INLINE_NBYTES and not blob.busy:
             _hash(blob.digest, data if isinstance(data, FileRange) else (data,))
             yield
@@ -130,11 +149,12 @@ class Hasher:
         Raises:
             TruncatedError: ``short-read`` when a file ends before its range does.
         """
-        self._wait_until(lambda: not any(blob.busy for blob in self._blobs))
-        for blob in self._blobs:
+        unfinished = self._unfinished
+        self._wait_until(lambda: not any(blob.busy for blob in unfinished))
+        for blob in unfinished:
             if blob.error:
                 raise blob.error
-        return [blob.digest.digest() for blob in self._blobs]
+        return [blob if isinstance(blob, bytes) else blob.digest.digest() for blob in self._blobs]
 
     def close(self) -> None:
         """Hash what is waiting and end the threads."""
@@ -143,7 +163,7 @@ class Hasher:
     def discard(self) -> None:
         """End the threads without hashing what is waiting; `digests` must not be called any more."""
         with self._changed:
-            for blob in self._blobs:
+            for blob in self._unfinished:
                 blob.waiting.clear()
         self.close()
 

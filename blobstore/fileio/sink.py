@@ -127,15 +127,16 @@ class Sink:
             data = data[len(data) if written is None else written :]
 
 
-def move_down(file: int | BinaryIO, start: int, new_start: int, nbytes: int, path: str = "") -> None:
-    """Move bytes inside a file, or a stream that can seek, to a lower offset; the ranges may overlap."""
-    if start < new_start:
-        raise ValueError("bytes can only be moved to a lower offset")
+def move(file: int | BinaryIO, start: int, new_start: int, nbytes: int, path: str = "") -> None:
+    """Move bytes inside a file, or a stream that can seek, to another offset; the ranges may overlap."""
+    if start == new_start:
+        return
     source = file if isinstance(file, int) else StreamSource(file, path="the output")
-    done = 0
-    for piece in FileRange(source, start, nbytes).chunks():
-        write_at(file, new_start + done, piece, path)
-        done += len(piece)
+    moved = FileRange(source, start, nbytes)
+    steps = range(0, nbytes, CHUNK_NBYTES)
+    for done in steps if new_start < start else reversed(steps):  # no byte is overwritten before it has been read
+        for piece in moved.part(done, CHUNK_NBYTES).chunks():
+            write_at(file, new_start + done, piece, path)
 
 
 def write_at(file: int | BinaryIO, position: int, data: bytes | memoryview, path: str = "") -> None:

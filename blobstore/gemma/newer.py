@@ -181,3 +181,14 @@ def newer_blobs(count: int) -> Iterator[Newer]:
     concerned = _without(lambda runtime: count <= runtime.max_blobs)
     if concerned:
         yield Newer("newer-blobs", "directory", f"the file has {count} blobs", concerned)
+
+
+def readers_notes(count: int) -> list[str]:
+    """Return a line about which readers open a file of so many blobs; nothing if all do."""
+    concerned = _without(lambda runtime: count <= runtime.max_blobs)
+    if not concerned:
+        return []
+    refusing = ", ".join(concerned)
+    most = min(runtime.max_blobs for runtime in RUNTIMES)
+    what = f"{count} blobs: blobstore, its C++ header and gemma.cpp from commit 0d8948f on open the file"
+    return [f"{what}; gemma.cpp {refusing} takes at most {most}"]

@@ -19,7 +19,7 @@ from blobstore.compression.frames import FASTEST
 from blobstore.compression.planes import layout_of
 from blobstore.compression.writer import check_level, compress, sampled_ratio
 from blobstore.container.keys import INDEX_KEY, RESERVED_KEYS, SKELETON_INDEX_KEY, SKELETON_KEY
-from blobstore.container.layout import MAX_BLOBS, MAX_PORTABLE_BLOBS
+from blobstore.container.layout import MAX_BLOBS
 from blobstore.container.reader import BlobReader
 from blobstore.container.writer import ContainerWriter
 from blobstore.edit.manifest import describe, is_packed, manifest_of
@@ -28,6 +28,7 @@ from blobstore.fileio.hashing import digest_of
 from blobstore.fileio.paths import optional_path, path_text
 from blobstore.fileio.ranges import CHUNK_NBYTES, flat_bytes
 from blobstore.fileio.threads import check_workers, cores, in_order
+from blobstore.gemma.newer import readers_notes
 from blobstore.index import PACKED, blob_table, build_index
 from blobstore.index.inputs import files_of, refuse_inputs
 from blobstore.index.locate import find_index, lost_index, place_of
@@ -165,7 +166,7 @@ def pack(
         index = find_index(reader)
         notes = lost_index(reader)
         manifest = _manifest_to_pack(reader, index)
-        max_blobs = _max_blobs(manifest, index)
+        _check_count(manifest, index)
         base_store = stack.enter_context(Store(base)) if base is not None else None
         base_blobs = base_store.unpacked if base_store else None
         start_hashing = stack.enter_context(_background_hashing(reader))
@@ -175,7 +176,7 @@ def pack(
         blobs = []
         with (
             in_file(reader.path),
-            ContainerWriter(output, version=reader.version, digests=True, max_blobs=max_blobs) as writer,
+            ContainerWriter(output, version=reader.version, digests=True) as writer,
         ):
             for place, blob in enumerate(manifest.blobs):
                 packed_blob = packer.add(writer, place, blob, chosen=place in chosen)
@@ -200,7 +201,11 @@ def pack(
         ratio=unpacked_nbytes / nbytes,
         base=base,
         blobs=tuple(blobs),
-        notes=(*notes, *(["the packed file is not smaller than the original"] * (nbytes >= unpacked_nbytes))),
+        notes=(
+            *notes,
+            *(["the packed file is not smaller than the original"] * (nbytes >= unpacked_nbytes)),
+            *readers_notes(len(writer.keys)),
+        ),
         seconds=time.perf_counter() - start,
     )
 
@@ -215,13 +220,12 @@ def _manifest_to_pack(reader: BlobReader, index: NameIndex | None) -> Manifest:
     return manifest
 
 
-def _max_blobs(manifest: Manifest, index: NameIndex | None) -> int:
-    """Return how many blobs the packed file may have: no gemma.cpp reads it, so there may be more than they take."""
+def _check_count(manifest: Manifest, index: NameIndex | None) -> None:
+    """Refuse a file with so many blobs that the packed one would have too many."""
     needed = len(manifest.blobs) + 2 + (place_of(index) == "external")  # index, skeleton, and the external index
     if needed > MAX_BLOBS:
         what = f"a file has at most {MAX_BLOBS} blobs, this one has {len(manifest.blobs)} and would get more"
         raise UsageError("too-many-blobs", what)
-    return max(needed, MAX_PORTABLE_BLOBS)
 
 
 @contextmanager

@@ -18,6 +18,7 @@ from blobstore.fileio.paths import optional_path, path_text, target_of
 from blobstore.fileio.ranges import CHUNK_NBYTES, expect
 from blobstore.fileio.sink import Sink
 from blobstore.fileio.threads import check_workers, in_order
+from blobstore.gemma.newer import readers_notes
 from blobstore.index import parse_index
 from blobstore.index.inputs import files_of, path_of, refuse_inputs
 from blobstore.index.metadata import PACKED_FROM
@@ -47,6 +48,7 @@ class Unpacking:
         blobs: How many of its blobs were packed.
         sha256: Of the restored file, in hex; it is that of the original.
         base: The path of the base, as given; None without one.
+        notes: What a user should know.
         seconds: How long it took.
 
     Example:
@@ -61,6 +63,7 @@ class Unpacking:
     blobs: int
     sha256: str
     base: str | None
+    notes: tuple[str, ...]
     seconds: float
 
 
@@ -139,6 +142,7 @@ def unpack(
         blobs=packed,
         sha256=original.sha256,
         base=base,
+        notes=tuple(readers_notes(len(directory))),
         seconds=time.perf_counter() - start,
     )
 

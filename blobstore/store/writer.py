@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import math
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
 from blobstore.codecs import element_types
 from blobstore.codecs.element_types import as_element_type
 from blobstore.container.keys import OWN_KEYS
-from blobstore.container.layout import MAX_PORTABLE_BLOBS
+from blobstore.container.layout import MAX_BLOBS
 from blobstore.container.writer import ContainerWriter, one_too_many
 from blobstore.errors import UsageError
 from blobstore.fileio.closing import Completing
@@ -23,7 +23,7 @@ from blobstore.index.names import encode_name, key_for
 from blobstore.index.sidecar import close_with_index, refuse_external_to_stream
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Mapping
+    from collections.abc import Iterable, Iterator, Mapping, Sequence
 
     import numpy.typing as npt
 
@@ -35,6 +35,21 @@ if TYPE_CHECKING:
 
 
 _LARGEST_F32 = float(np.finfo(np.float32).max)
+
+
+class Described(Protocol):
+    """A tensor to be written: its name and key, and how its bytes are to be read."""
+
+    @property
+    def name(self) -> str: ...  # noqa: D102 (as said)
+    @property
+    def key(self) -> str: ...  # noqa: D102
+    @property
+    def type(self) -> ElementType: ...  # noqa: D102
+    @property
+    def shape(self) -> tuple[int, ...]: ...  # noqa: D102
+    @property
+    def nbytes(self) -> int: ...  # noqa: D102
 
 
 class StoreWriter(Completing):
@@ -63,7 +78,7 @@ class StoreWriter(Completing):
         index: IndexPlace = "embedded",
         digests: bool = True,
         metadata: Mapping[str, str] | None = None,
-        max_blobs: int = MAX_PORTABLE_BLOBS,
+        max_blobs: int = MAX_BLOBS,
     ) -> None:
         """Begin a file; see `blobstore.create`, and `blobstore.BlobWriter` for ``max_blobs``."""
         check_place(index)
@@ -75,6 +90,7 @@ class StoreWriter(Completing):
         self._has_digests = digests
         self._entries: dict[str, Entry] = {}
         self._owners: dict[str, str] = {}  # key → name of its tensor, or of its file
+        self._sound_shapes: set[tuple[int, ...]] = set()  # most tensors have the shape of another
         self._files: dict[str, str] = {}  # name → key
         self.metadata: dict[str, str] = dict(metadata or {})
 
@@ -185,6 +201,38 @@ class StoreWriter(Completing):
         self._owners[key] = name
         self._entries[name] = Entry(name, len(self._writer.keys) - 1, 0, written, element_type.number, shape, scale)
         return key
+
+    def add_adjacent(self, tensors: Sequence[Described], data: memoryview) -> None:
+        """Write small tensors whose bytes follow each other in memory: as `add_stored` for each, several times as fast.
+
+        Args:
+            tensors: Each with elements, a scale of 1, and a key.
+            data: The bytes of all of them, as they are stored; not kept.
+
+        Raises:
+            UsageError: As `add_stored`; nothing was written.
+
+        Example:
+            >>> info = blobstore.open("model.sbs").info("layer.bias")
+            >>> with blobstore.create("small.sbs") as store:
+            ...     store.add_adjacent([info], memoryview(bytes(info.nbytes)))
+            ...     list(store)
+            ['layer.bias']
+        """
+        place = len(self._writer.keys)
+        added: dict[str, Entry] = {}
+        owners: dict[str, str] = {}
+        for tensor in tensors:
+            name, shape, nbytes = tensor.name, tensor.shape, tensor.nbytes
+            self._check_new(name, shape, 1.0)
+            self._check_new_key(tensor.key, name, more=len(added))
+            if name in added or tensor.key in owners:
+                raise UsageError("duplicate-name", f"{name!r} or its key is given twice")
+            added[name] = Entry(name, place + len(added), 0, nbytes, tensor.type.number, shape)
+            owners[tensor.key] = name
+        self._writer.add_adjacent([*owners], data, [tensor.nbytes for tensor in tensors])
+        self._entries |= added
+        self._owners |= owners
 
     def add_blob(self, key: str, data: Buffer | FileRange) -> None:
         """Write a blob that is not a tensor, such as the runtime's ``config``, under its key.
@@ -365,13 +413,15 @@ class StoreWriter(Completing):
         encode_name(name)
         if name in self._entries:
             raise UsageError("duplicate-name", f"{name!r} is already used")
-        fault = shape_fault(shape)
-        if fault:
-            raise UsageError("bad-shape", f"{name!r} {fault}")
+        if shape not in self._sound_shapes:
+            fault = shape_fault(shape)
+            if fault:
+                raise UsageError("bad-shape", f"{name!r} {fault}")
+            self._sound_shapes.add(shape)
         if not abs(scale) <= _LARGEST_F32:  # a NaN isn't either
             raise UsageError("bad-scale", f"{name!r} has the scale {scale}, which is not a finite 32-bit float")
 
-    def _check_new_key(self, key: str, name: str) -> None:
+    def _check_new_key(self, key: str, name: str, *, more: int = 0) -> None:
         if key != name:
             self._require_index(name)
         if key in self._owners:
@@ -379,7 +429,7 @@ class StoreWriter(Completing):
                 "key-collision", f"{name!r} and {self._owners[key]!r} both have the key {key!r}: rename one"
             )
         _check_not_reserved(key)
-        if len(self._writer.keys) >= self._max_blobs - (self._index == "embedded"):
+        if len(self._writer.keys) + more >= self._max_blobs - (self._index == "embedded"):
             raise one_too_many(name, self._max_blobs)
 
     def _require_index(self, name: str) -> None:

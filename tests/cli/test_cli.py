@@ -193,6 +193,7 @@ def test_info_as_json_tells_the_same_as_the_package(cli: Cli, store: Path) -> No
         "bits_per_weight": 8 * 44 / 13,
         "model": None,
         "runs": None,
+        "readers": None,
         "runs_in": None,
         "newer": [],
         "index": {"place": "embedded", "path": str(store), "names": 6, "digests": True},

@@ -6,6 +6,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from blobstore.container import layout
+from blobstore.container.keys import max_blobs_from
 from tests import strategies
 
 sizes = st.lists(st.one_of(st.integers(1, 600), st.integers(1, 1 << 55)), min_size=1, max_size=40)
@@ -46,7 +47,8 @@ def test_the_directory_is_padded_to_whole_blobs(count: int, nbytes: int) -> None
 @example(16383)
 @example(16384)
 def test_what_every_gemma_cpp_takes_stays_so(count: int) -> None:
-    assert layout.max_blobs_from(count) == (16383 if count <= 16383 else 2**20)
+    assert max_blobs_from([str(i) for i in range(count)]) == 2**20
+    assert max_blobs_from(["toc", *[str(i) for i in range(count - 1)]]) == (16383 if count <= 16383 else 2**20)
 
 
 def test_the_placeholder_is_that_of_the_page() -> None:

@@ -102,13 +102,14 @@ def test_the_files_size_is_that_of_the_page(path: Path, version: int, blobs: Blo
 @both_versions
 def test_a_file_may_have_16383_blobs(generator: ModuleType, path: Path, version: int) -> None:
     blobs = [(f"{i}", bytes([i & 255 or 1]) * (i % 300 + 1)) for i in range(16383)]
-    with BlobWriter(path, version=version) as writer:
+    with BlobWriter(path, version=version, max_blobs=len(blobs)) as writer:
         for key, data in blobs:
             writer.add(key, data)
         with pytest.raises(UsageError) as caught:
             writer.add("one more", b"x")
     assert str(caught.value) == (
-        "too-many-blobs: 'one more' would be one more than the 16383 blobs that every gemma.cpp takes"
+        "too-many-blobs: 'one more' would be one more than the 16383 blobs that every gemma.cpp takes: "
+        "max_blobs=1048576 is for the latest"
     )
     assert path.read_bytes() == expected(generator, version, blobs)
 

@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 import blobstore
 from blobstore import key_for
 from blobstore.checkpoint.reader import open_checkpoint
+from blobstore.cli import main
 from blobstore.converting import plan as module
 from blobstore.converting.plan import PlannedAlias, plan_by_name
 from blobstore.errors import CheckpointError
@@ -183,18 +184,38 @@ def test_notes_of_the_checkpoint_are_in_the_plan(tmp_path: Path) -> None:
         assert any("'stray'" in note for note in plan_by_name(checkpoint).lines)
 
 
-@pytest.mark.parametrize(("count", "fits"), [(16_382, True), (16_383, False)])
-def test_a_file_holds_16382_tensors_and_the_index(tmp_path: Path, count: int, fits: bool) -> None:
+@pytest.mark.parametrize(("count", "fits"), [(3, True), (4, False)])
+def test_a_file_holds_as_many_tensors_as_it_may_have(tmp_path: Path, count: int, fits: bool) -> None:
     tensor = own({"": np.zeros(1, dtype=np.uint8)})[""]
     write_own(tmp_path / SINGLE, {f"t.{i}": tensor for i in range(count)})
-    if fits:
-        with open_checkpoint(tmp_path) as checkpoint:
-            assert len(plan_by_name(checkpoint).tensors) == count
-        return
-    error = refused(tmp_path)
-    assert error.reason == "too-many-tensors"
-    assert "16383" in error.message
-    assert "16382" in error.message
+    with open_checkpoint(tmp_path) as checkpoint:
+        if fits:
+            assert len(plan_by_name(checkpoint, max_tensors=3).tensors) == count
+            return
+        with pytest.raises(
+            CheckpointError, match=r"too-many-tensors: 4 tensors: one file can hold 3, .*--max-shard-size"
+        ):
+            plan_by_name(checkpoint, max_tensors=3)
+
+
+def test_a_file_of_more_tensors_than_old_runtimes_take_says_who_reads_it(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    tensor = own({"": np.zeros(1, dtype=np.uint8)})[""]
+    write_own(tmp_path / SINGLE, {f"t.{i}": tensor for i in range(16_384)})
+    done = blobstore.convert(tmp_path, tmp_path / "m.sbs")
+    (note,) = (note for note in done.notes if "16385 blobs" in note)
+    assert note in blobstore.preview_conversion(tmp_path).notes
+    assert "0d8948f" in note
+    assert "2025-10, 2026-04 takes at most 16384" in note
+    assert main(["info", "--json", str(tmp_path / "m.sbs")]) == 0
+    assert json.loads(capsys.readouterr().out)["readers"] == note
+    with blobstore.open(tmp_path / "m.sbs") as store:
+        assert len(store) == 16_384
+        assert store["t.16383"].tolist() == [0]
+    assert blobstore.verify(tmp_path / "m.sbs", against=tmp_path).ok
+    assert note in blobstore.rewrite(tmp_path / "m.sbs", tmp_path / "n.sbs", container=1).notes
+    assert blobstore.verify(tmp_path / "n.sbs").ok
 
 
 def test_tensors_without_elements_do_not_count(tmp_path: Path) -> None:
@@ -234,7 +255,7 @@ def test_two_names_with_one_key_are_found_before_anything_is_written(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     # No two names are known whose keys collide: a key has 75 bits of SHA-256.
-    monkeypatch.setattr(module, "key_for", lambda _: "~aaaaaaaaaaaaaaa")
+    monkeypatch.setattr(module, "keys_for", lambda names: ["~aaaaaaaaaaaaaaa"] * len(names))
     write_own(tmp_path / SINGLE, own({"one": np.zeros(1), "empty": np.zeros(0), "other": np.zeros(1)}))
     error = refused(tmp_path)
     assert error.reason == "bad-tensors"

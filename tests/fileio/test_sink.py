@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from blobstore.errors import TruncatedError, UsageError
 from blobstore.fileio import sink as sink_module
 from blobstore.fileio.ranges import CHUNK_NBYTES, FileRange, flat_bytes
-from blobstore.fileio.sink import Sink, move_down
+from blobstore.fileio.sink import Sink, move
 from tests.strategies import payload
 
 if TYPE_CHECKING:
@@ -342,20 +342,17 @@ def test_a_range_that_ends_too_early_is_refused(source: int, target: int, nbytes
         Sink(target).copy(FileRange(source, len(DATA) - nbytes + 1, nbytes))
 
 
-# ------------------------------------------------------------------------------------------------------ move down
+# ------------------------------------------------------------------------------------------------------ move
 
 
 @pytest.mark.parametrize("nbytes", [0, 1, 1000, LARGE])
-@pytest.mark.parametrize(("start", "end"), [(256, 0), (300, 299), (CHUNK_NBYTES, 5), (7, 7)])
-def test_bytes_are_moved_down_even_onto_themselves(target: int, start: int, end: int, nbytes: int) -> None:
+@pytest.mark.parametrize(
+    ("start", "end"), [(256, 0), (300, 299), (CHUNK_NBYTES, 5), (7, 7), (0, 256), (299, 300), (5, CHUNK_NBYTES)]
+)
+def test_bytes_are_moved_even_onto_themselves(target: int, start: int, end: int, nbytes: int) -> None:
     data = (DATA * 2)[:nbytes]
     os.pwrite(target, b"below" * 60, 0)
     os.pwrite(target, data, start)
     before = content(target)
-    move_down(target, start, end, nbytes)
-    assert content(target) == before[:end] + data + before[end + nbytes :]
-
-
-def test_bytes_are_not_moved_up(target: int) -> None:
-    with pytest.raises(ValueError, match="lower offset"):
-        move_down(target, 5, 6, 1)
+    move(target, start, end, nbytes)
+    assert content(target) == (before[:end].ljust(end, b"\0") + data + before[end + nbytes :] if nbytes else before)

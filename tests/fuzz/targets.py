@@ -448,7 +448,7 @@ def safetensors(data: bytes) -> None:
     total = sum(entry.nbytes for entry in parsed.entries)
     copy = SparseFile(len(again) + total, again, b"")
     reparsed = parse_header(copy.read, copy.size)
-    assert [astuple(entry)[:3] for entry in reparsed.entries] == [astuple(entry)[:3] for entry in parsed.entries]
+    assert [tuple(entry)[:3] for entry in reparsed.entries] == [astuple(entry)[:3] for entry in parsed.entries]
     assert reparsed.metadata == parsed.metadata
 
 

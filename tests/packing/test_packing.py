@@ -666,17 +666,6 @@ def test_files_that_can_not_be_packed_or_unpacked_are_refused_and_nothing_appear
     assert not target.exists()
 
 
-@pytest.mark.parametrize("count", [1, 2, 3, 4])
-@pytest.mark.parametrize("index", ["embedded", "external", "none"])
-def test_a_packed_file_may_have_more_blobs_than_gemma_cpp_takes(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, index: IndexPlace, count: int
-) -> None:
-    path = write_weights_of(tmp_path / "m.sbs", count, index)
-    monkeypatch.setattr(pack_module, "MAX_PORTABLE_BLOBS", 3)
-    packed, _ = there_and_back(path)
-    check_same_tensors(path, packed)
-
-
 @pytest.mark.parametrize("index", ["embedded", "external"])
 def test_a_file_of_as_many_blobs_as_there_can_be_is_refused_at_once(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, index: IndexPlace
