@@ -17,7 +17,7 @@ import struct
 import tempfile
 import zlib
 from contextlib import contextmanager, suppress
-from dataclasses import astuple, dataclass, field
+from dataclasses import dataclass, field
 from functools import partial
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any
@@ -448,7 +448,7 @@ def safetensors(data: bytes) -> None:
     total = sum(entry.nbytes for entry in parsed.entries)
     copy = SparseFile(len(again) + total, again, b"")
     reparsed = parse_header(copy.read, copy.size)
-    assert [tuple(entry)[:3] for entry in reparsed.entries] == [astuple(entry)[:3] for entry in parsed.entries]
+    assert [entry[:3] for entry in reparsed.entries] == [entry[:3] for entry in parsed.entries]
     assert reparsed.metadata == parsed.metadata
 
 
