@@ -546,7 +546,7 @@ def one_too_many(name: str, max_blobs: int) -> UsageError:
     """Return the error for a blob that is one more than a file may have."""
     limit = {
         layout.MAX_PORTABLE_BLOBS: f"every gemma.cpp takes: max_blobs={layout.MAX_BLOBS} is for the latest",
-        layout.MAX_BLOBS: "a file has at most: divide it into a set",
+        layout.MAX_BLOBS: "a file has at most: write several files",
     }.get(max_blobs, "this file may have")
     return UsageError("too-many-blobs", f"{name!r} would be one more than the {max_blobs} blobs that {limit}")
 

@@ -173,7 +173,7 @@ def plan_by_name(checkpoint: Checkpoint, *, max_tensors: int = MAX_BLOBS - 1, fi
         plan.notes.append(checkpoint.config_note)
     max_tensors -= len(plan.files)
     if len(owners) > max_tensors:
-        what = f"{len(owners)} tensors: one file can hold {max_tensors}, and --max-shard-size makes a set of several"
+        what = f"{len(owners)} tensors: one file can hold {max_tensors}: convert its shards one by one"
         raise CheckpointError("too-many-tensors", what)
     if not owners:
         raise CheckpointError("no-tensors", f"{checkpoint.path!r} has only tensors without elements")
