@@ -197,7 +197,8 @@ def _write_named(
         tensor, *more = group
         with _naming_source(tensor, checkpoint):
             if data is not None and more:
-                store.add_adjacent(group, data.read().data)
+                described = [(one.name, one.key, one.type, one.shape, one.nbytes) for one in group]
+                store.add_adjacent(described, data.read().data)
                 progress(data.nbytes)
                 continue
             scale = scales.get(tensor.name, 1.0)

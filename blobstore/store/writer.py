@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -35,21 +35,6 @@ if TYPE_CHECKING:
 
 
 _LARGEST_F32 = float(np.finfo(np.float32).max)
-
-
-class Described(Protocol):
-    """A tensor to be written: its name and key, and how its bytes are to be read."""
-
-    @property
-    def name(self) -> str: ...  # noqa: D102 (as said)
-    @property
-    def key(self) -> str: ...  # noqa: D102
-    @property
-    def type(self) -> ElementType: ...  # noqa: D102
-    @property
-    def shape(self) -> tuple[int, ...]: ...  # noqa: D102
-    @property
-    def nbytes(self) -> int: ...  # noqa: D102
 
 
 class StoreWriter(Completing):
@@ -202,11 +187,13 @@ class StoreWriter(Completing):
         self._entries[name] = Entry(name, len(self._writer.keys) - 1, 0, written, element_type.number, shape, scale)
         return key
 
-    def add_adjacent(self, tensors: Sequence[Described], data: memoryview) -> None:
+    def add_adjacent(
+        self, tensors: Sequence[tuple[str, str, ElementType, tuple[int, ...], int]], data: memoryview
+    ) -> None:
         """Write small tensors whose bytes follow each other in memory: as `add_stored` for each, several times as fast.
 
         Args:
-            tensors: Each with elements, a scale of 1, and a key.
+            tensors: Name, key, type, shape and size in bytes of each; all with elements, and a scale of 1.
             data: The bytes of all of them, as they are stored; not kept.
 
         Raises:
@@ -215,22 +202,22 @@ class StoreWriter(Completing):
         Example:
             >>> info = blobstore.open("model.sbs").info("layer.bias")
             >>> with blobstore.create("small.sbs") as store:
-            ...     store.add_adjacent([info], memoryview(bytes(info.nbytes)))
+            ...     tensor = (info.name, info.key, info.type, info.shape, info.nbytes)
+            ...     store.add_adjacent([tensor], memoryview(bytes(info.nbytes)))
             ...     list(store)
             ['layer.bias']
         """
         place = len(self._writer.keys)
         added: dict[str, Entry] = {}
         owners: dict[str, str] = {}
-        for tensor in tensors:
-            name, shape, nbytes = tensor.name, tensor.shape, tensor.nbytes
+        for name, key, element_type, shape, nbytes in tensors:
             self._check_new(name, shape, 1.0)
-            self._check_new_key(tensor.key, name, more=len(added))
-            if name in added or tensor.key in owners:
+            self._check_new_key(key, name, more=len(added))
+            if name in added or key in owners:
                 raise UsageError("duplicate-name", f"{name!r} or its key is given twice")
-            added[name] = Entry(name, place + len(added), 0, nbytes, tensor.type.number, shape)
-            owners[tensor.key] = name
-        self._writer.add_adjacent([*owners], data, [tensor.nbytes for tensor in tensors])
+            added[name] = Entry(name, place + len(added), 0, nbytes, element_type.number, shape)
+            owners[key] = name
+        self._writer.add_adjacent([*owners], data, [entry.nbytes for entry in added.values()])
         self._entries |= added
         self._owners |= owners
 

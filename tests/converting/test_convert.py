@@ -241,6 +241,7 @@ def test_what_a_stream_can_not_have_is_refused(tmp_path: Path, options: dict[str
 
 def test_progress_adds_up_to_all_bytes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("blobstore.fileio.ranges.STEP_NBYTES", 1000)
+    monkeypatch.setattr("blobstore.converting.run._SMALL_NBYTES", 0)  # those that are written together are one step
     shards = [{"a": np.ones(999, dtype=np.uint8), "b": np.ones(2001, dtype=np.uint8)}, small("c")]
     source = write_shards(tmp_path, [*shards, {"empty": np.zeros((0, 3), dtype=np.float32)}])
     steps: list[int] = []
