@@ -64,14 +64,15 @@ def parse_header(
     if first != b"{":
         message = f"expected '{{' at offset 8, found {first!r}: this is not a safetensors file"
         raise FormatError("safetensors-header", message, 8)
+    raw = bytes(read(_LENGTH_NBYTES, length))
     try:
-        usual = read_usual(bytes(read(_LENGTH_NBYTES, length)).decode(), start, max_shared_shapes)
+        usual = read_usual(raw.decode(), start, max_shared_shapes)
     except ValueError:  # not UTF-8, which is told below
         usual = None
     if usual is not None:
         return _in_order(*usual, start, file_size)
     try:
-        header = parse_json(bytes(read(_LENGTH_NBYTES, length)), _Compact(max_shared_shapes))
+        header = parse_json(raw, _Compact(max_shared_shapes))
         if not isinstance(header, dict) or isinstance(header.get("__metadata__"), tuple):
             header = parse_json(bytes(read(_LENGTH_NBYTES, length)))  # an object that only looks like a tensor's
         metadata = text_map(header.pop("__metadata__", {}))

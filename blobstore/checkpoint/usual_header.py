@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -77,7 +78,5 @@ def _described(dtype: str, shape_text: str) -> tuple[ElementType, tuple[int, ...
     shape = tuple(map(int, shape_text.split(","))) if shape_text else ()
     if element_type is None or shape_fault(shape):
         return None
-    count = 1
-    for size in shape:
-        count *= size
+    count = math.prod(shape)
     return (element_type, shape, element_type.nbytes(count)) if count * element_type.bits % 8 == 0 else None

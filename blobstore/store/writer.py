@@ -213,6 +213,9 @@ class StoreWriter(Completing):
         for name, key, element_type, shape, nbytes in tensors:
             self._check_new(name, shape, 1.0)
             self._check_new_key(key, name, more=len(added))
+            if element_type.bits and element_type.nbytes(math.prod(shape)) != nbytes:
+                what = f"{name!r}, {element_type} of shape {list(shape)}: {nbytes} bytes were given"
+                raise UsageError("wrong-size", what)
             if name in added or key in owners:
                 raise UsageError("duplicate-name", f"{name!r} or its key is given twice")
             added[name] = Entry(name, place + len(added), 0, nbytes, element_type.number, shape)

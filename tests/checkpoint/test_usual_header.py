@@ -2,6 +2,8 @@ from __future__ import annotations
 
 import json
 import math
+from contextlib import suppress
+from operator import attrgetter
 from typing import Any
 
 import pytest
@@ -77,3 +79,18 @@ def test_any_other_is_left_to_the_parser(text: str) -> None:
 def test_a_repeated_tensor_is_refused() -> None:
     with pytest.raises(FormatError, match="appears twice"):
         parsed("{" + ENTRY + "," + ENTRY + "}", 2)
+
+
+@given(at=st.integers(0, 200), text=st.text(' "{}[]:,0189-\\\x00aU', max_size=2), cut=st.integers(0, 3))
+def test_a_changed_header_is_read_as_by_the_parser(at: int, text: str, cut: int) -> None:
+    usual = '{"__metadata__":{"k":"v"},' + ENTRY + ',"b":{"dtype":"BF16","shape":[2,3],"data_offsets":[1,13]}}  '
+    at %= len(usual)
+    changed = usual[:at] + text + usual[at + cut :]
+    found = read_usual(changed, 8 + len(changed.encode()), 9)
+    if found is not None:
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr("blobstore.checkpoint.safetensors.read_usual", lambda *_: None)
+            size = max((entry.offset + entry.nbytes for entry in found[0]), default=0) - 8 - len(changed.encode())
+            with suppress(FormatError):  # holes and overlaps, which are looked for afterwards
+                header, _ = parsed(changed, size)
+                assert (header.entries, header.metadata) == (sorted(found[0], key=attrgetter("offset")), found[1])

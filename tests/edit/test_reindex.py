@@ -178,18 +178,31 @@ def test_a_wrong_index_is_not_attached(tmp_path: Path, damage: bytes | None, rea
     assert folder_of(tmp_path) == before
 
 
-@given(blobs=blob_lists(6), version=versions, portable=st.integers(1, 6))
+def test_a_model_with_the_most_blobs_can_not_take_an_index(tmp_path: Path) -> None:
+    path = tmp_path / "m.sbs"
+    write_plain(path, [("config", b"x"), *((str(i), b"x") for i in range(16382))])
+    build_index(path)
+    before = folder_of(tmp_path)
+    for refused in (attach_index, lambda path: build_index(path, embed=True, force=True)):
+        with pytest.raises(UsageError, match="too-many-blobs"):
+            refused(path)
+        assert folder_of(tmp_path) == before
+
+
+@given(blobs=blob_lists(6), version=versions, portable=st.integers(1, 6), is_model=st.booleans())
 def test_a_file_of_more_blobs_than_gemma_cpp_takes_gets_an_index(
-    tmp_path: Path, blobs: Blobs, version: int, portable: int
+    tmp_path: Path, blobs: Blobs, version: int, portable: int, is_model: bool
 ) -> None:
-    assume("~index" not in dict(blobs) and "toc" not in dict(blobs))
+    assume(not {"~index", "toc", "config"} & {*dict(blobs)})
+    if is_model:
+        blobs = [("config", blobs[0][1]), *blobs[1:]]
     path = cleared(tmp_path)
     write_plain(path, blobs, version)
     before = path.read_bytes()
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(layout, "MAX_PORTABLE_BLOBS", portable)
         build_index(path)
-        if len(blobs) == portable and "config" in dict(blobs):  # gemma.cpp takes it now, and would not with an index
+        if len(blobs) == portable and is_model:  # gemma.cpp takes it now, and would not with an index
             with pytest.raises(UsageError, match=f"too-many-blobs: .* one more than the {portable} blobs"):
                 attach_index(path)
             assert path.read_bytes() == before

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from blobstore.container.keys import INDEX_KEY, RESERVED_KEYS, encode_key
 from blobstore.errors import UsageError
 from blobstore.index.metadata import foreign_metadata
-from blobstore.index.names import encode_name, key_for, unsafe_for_runtime
+from blobstore.index.names import encode_name, key_for, keys_for, unsafe_for_runtime
 from tests.conftest import load_manifest
 
 if TYPE_CHECKING:
@@ -36,6 +36,11 @@ def test_each_name_of_the_vectors_has_its_key(fact: dict[str, str]) -> None:
 @given(names)
 def test_both_implementations_give_a_name_the_same_key(generator: ModuleType, name: str) -> None:
     assert key_for(name) == generator.key_for(name)
+
+
+@given(st.lists(names, max_size=5))
+def test_many_names_have_the_keys_that_each_has_alone(several: list[str]) -> None:
+    assert keys_for(several) == [key_for(name) for name in several]
 
 
 @given(names)

@@ -554,3 +554,19 @@ def test_what_only_an_index_can_keep_is_refused_without_one(
         assert caught.value.reason == "needs-index"
     with blobstore.open(path) as read:
         assert list(read) == ["x"]
+
+
+@pytest.mark.parametrize("nbytes", [[8, 4], [4, 8], [8, 8]])
+def test_tensors_that_are_added_together_have_the_size_of_their_shape(tmp_path: Path, nbytes: list[int]) -> None:
+    f32 = element_types.BY_NAME["f32"]
+    with blobstore.create(tmp_path / "m.sbs") as store:
+        tensors = [(name, name, f32, (2,), size) for name, size in zip("ab", nbytes, strict=True)]
+        data = memoryview(np.arange(4, dtype=np.float32).tobytes())[: sum(nbytes)]
+        if nbytes == [8, 8]:
+            store.add_adjacent(tensors, data)
+        else:
+            with pytest.raises(UsageError, match=r"wrong-size: '[ab]', f32 of shape \[2\]: 4 bytes"):
+                store.add_adjacent(tensors, data)
+            store.add("c", np.ones(1))
+    with blobstore.open(tmp_path / "m.sbs") as read:
+        assert sorted(read) == (["a", "b"] if nbytes == [8, 8] else ["c"])
