@@ -7,18 +7,20 @@ import re
 from typing import TYPE_CHECKING, NamedTuple
 
 from blobstore.codecs.element_types import BY_SAFETENSORS
-from blobstore.index.records import shape_fault
+from blobstore.index.records import MAX_NDIM, shape_fault
 from blobstore.index.strict_json import parse_json, text_map
 
 if TYPE_CHECKING:
     from blobstore.codecs.element_types import ElementType
 
-# Names without escapes, counts that fit into 63 bits, no white space but at the end.
+# Names without escapes, counts that fit into 63 bits, no white space but at the end. The pattern remembers where each
+# dimension ends, so it takes no more of them than a tensor can have.
 _COUNT = "(?:0|[1-9][0-9]{0,17})"
 _BEGINNING = re.compile(r'\{(?:"__metadata__":(\{[^{}]*\}),)?')
 _ENTRY = re.compile(
     r'"([^"\\\x00-\x1f]*)":\{"dtype":"([A-Z0-9_]+)",'
-    rf'"shape":\[((?:{_COUNT}(?:,{_COUNT})*)?)\],"data_offsets":\[({_COUNT}),({_COUNT})\]\}}(?:,(?=")|\}} *\Z)'
+    rf'"shape":\[((?:{_COUNT}(?:,{_COUNT}){{0,{MAX_NDIM - 1}}})?)\],'
+    rf'"data_offsets":\[({_COUNT}),({_COUNT})\]\}}(?:,(?=")|\}} *\Z)'
 )
 
 

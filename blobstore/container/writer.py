@@ -170,12 +170,12 @@ class ContainerWriter(Completing):
         self._sizes.append(written)
         return written
 
-    def add_adjacent(self, keys: Sequence[str], data: memoryview, sizes: Sequence[int]) -> None:
+    def add_adjacent(self, keys: Sequence[str], data: Buffer, sizes: Sequence[int]) -> None:
         """Write small blobs whose bytes follow each other in memory: as `add` for each, in a tenth of the time.
 
         Args:
             keys: As `add`.
-            data: The bytes of all of them; not kept.
+            data: The bytes of all of them, or an array in C order; not kept.
             sizes: Of each, in bytes; none is 0, and ``data`` has as many as all of them.
 
         Raises:
@@ -189,14 +189,15 @@ class ContainerWriter(Completing):
             (['a', 'b'], [4, 4])
         """
         encoded = self._check_all(keys)
-        if min(sizes, default=1) <= 0 or sum(sizes) != len(data) or len(keys) != len(sizes):
-            raise UsageError("wrong-size", f"{len(keys)} blobs of {sum(sizes)} bytes, {len(data)} were given")
+        source = flat_bytes(data)
+        if min(sizes, default=1) <= 0 or sum(sizes) != len(source) or len(keys) != len(sizes):
+            raise UsageError("wrong-size", f"{len(keys)} blobs of {sum(sizes)} bytes, {len(source)} were given")
         ends = list(accumulate(sizes))
-        blobs = [data[end - nbytes : end] for end, nbytes in zip(ends, sizes, strict=True)]
+        blobs = [source[end - nbytes : end] for end, nbytes in zip(ends, sizes, strict=True)]
         self._state = "broken"
         if self._hasher:
             self._hasher.add_small(blobs)
-        self._sink.write(data if all(nbytes % layout.BLOB_ALIGN == 0 for nbytes in sizes) else _padded(blobs))
+        self._sink.write(source if all(nbytes % layout.BLOB_ALIGN == 0 for nbytes in sizes) else _padded(blobs))
         if self._file:
             self._file.wrote_up_to(self._sink.position)
         self._state = "open"
@@ -475,9 +476,12 @@ class ContainerWriter(Completing):
             if self._hasher:
                 self._hasher.discard()
 
-    def _check(self, key: str) -> bytes:
+    def _check_open(self) -> None:
         if self._state != "open":
             raise UsageError("closed", f"this writer is {self._state}, nothing can be added")
+
+    def _check(self, key: str) -> bytes:
+        self._check_open()
         encoded = encode_key(key)
         if encoded in self._seen:
             raise UsageError("duplicate-key", f"{key!r} is already in the file")
@@ -486,7 +490,8 @@ class ContainerWriter(Completing):
         return encoded
 
     def _check_all(self, keys: Sequence[str]) -> list[bytes]:
-        """Check keys that are added together."""
+        """Check keys that are added together; there may be none."""
+        self._check_open()
         encoded = [self._check(key) for key in keys]
         if len({*encoded}) < len(encoded):
             repeated = next(key for i, key in enumerate(encoded) if key in encoded[:i])

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import math
+import tracemalloc
 from contextlib import suppress
 from operator import attrgetter
 from typing import Any
@@ -74,6 +75,18 @@ def test_a_usual_header_is_recognised() -> None:
 )
 def test_any_other_is_left_to_the_parser(text: str) -> None:
     assert read_usual(text, 8, 9) is None
+
+
+@pytest.mark.parametrize("ndim", [32, 33, 300_000])
+def test_a_long_shape_takes_no_more_memory_than_its_text(ndim: int) -> None:
+    text = "{" + ENTRY.replace("[1]", "[1" + ",1" * (ndim - 1) + "]") + "}"
+    tracemalloc.start()
+    try:
+        found = read_usual(text, 8, 9)
+        assert tracemalloc.get_traced_memory()[1] < 20_000 + len(text)
+    finally:
+        tracemalloc.stop()
+    assert (found is not None) == (ndim <= 32)
 
 
 def test_a_repeated_tensor_is_refused() -> None:

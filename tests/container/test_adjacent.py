@@ -2,10 +2,11 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+import numpy as np
 import pytest
 from hypothesis import given
 
-from blobstore import BlobWriter
+from blobstore import BlobReader, BlobWriter
 from blobstore.errors import UsageError
 from tests.strategies import blob_lists, versions
 
@@ -47,3 +48,30 @@ def test_a_fault_in_one_leaves_all_out(tmp_path: Path, keys: list[str], sizes: l
             writer.add_adjacent(keys, memoryview(bytes(3 if len(keys) == 3 else 2)), sizes)
         assert caught.value.reason == reason
         assert (writer.keys, writer.broken) == (["old"], False)
+
+
+@pytest.mark.parametrize("data", [np.arange(8, dtype=np.float32), memoryview(np.arange(8, dtype=np.float32).data)])
+def test_sizes_are_in_bytes_whatever_the_elements(tmp_path: Path, data: np.ndarray | memoryview) -> None:
+    with BlobWriter(tmp_path / "a") as writer:
+        with pytest.raises(UsageError, match="wrong-size"):
+            writer.add_adjacent(["a", "b"], data, [4, 4])
+        with pytest.raises(UsageError, match="not-contiguous"):
+            writer.add_adjacent(["a"], data[::2], [16])
+        writer.add_adjacent(["a", "b"], data, [4, 28])
+    with BlobReader(tmp_path / "a") as reader:
+        assert bytes(reader["a"]) + bytes(reader["b"]) == bytes(data)
+
+
+@pytest.mark.parametrize("state", ["broken", "closed", "discarded"])
+def test_no_blobs_together_do_not_revive_a_writer(tmp_path: Path, state: str) -> None:
+    writer = BlobWriter(tmp_path / "a")
+    writer.add("old", b"x")
+    if state == "broken":
+        with pytest.raises(UsageError, match="wrong-size"):
+            writer.add_chunks("new", [b"four", b"more"], nbytes=4)
+    else:
+        (writer.close if state == "closed" else writer.discard)()
+    with pytest.raises(UsageError, match=f"closed: this writer is {state}"):
+        writer.add_adjacent([], b"", [])
+    assert writer.broken == (state == "broken")
+    writer.discard()
