@@ -89,7 +89,7 @@ def verify_file(
             ]
         if opened.reader and not quick:
             if index and index.has_digests:
-                blobs, nbytes = len(index.blobs), int(index.blobs["nbytes"].sum())
+                blobs, nbytes = len(index.blobs), int(index.blobs.nbytes.sum())
             expect(progress, nbytes)
             findings += verify_blobs(opened.reader, index, workers=workers, progress=progress)
     if values and opened.reader:
@@ -165,7 +165,7 @@ def _names_in(index: NameIndex, rows: Iterable[int]) -> dict[int, list[str]]:
     """Return the names of the tensors in some blobs, by the blobs' rows in the index."""
     names: dict[int, list[str]] = {row: [] for row in rows}
     if names:
-        for name, row in zip(index.names, index.entries["blob"].tolist(), strict=True):
+        for name, row in zip(index.names, index.entries.blob.tolist(), strict=True):
             if row in names:
                 names[row].append(name)
     return names

@@ -348,11 +348,11 @@ def _packed_facts(store: Store) -> dict[str, Any] | None:
     if not store.index or not store.index.packed_count:
         return None
     table = store.index.blobs
-    packed = table["unpacked_nbytes"] != 0
+    packed = table.unpacked_nbytes != 0
     return {
         "blobs": int(packed.sum()),
-        "nbytes": int(table["nbytes"][packed].sum()),
-        "unpacked_nbytes": sum(table["unpacked_nbytes"][packed].tolist()),
+        "nbytes": int(table.nbytes[packed].sum()),
+        "unpacked_nbytes": sum(table.unpacked_nbytes[packed].tolist()),
         "base": store.metadata.get(BASE),
         "base_name": store.metadata.get(BASE_NAME),
     }

@@ -207,20 +207,27 @@ def _check_keys(raw: Bytes, start: int) -> npt.NDArray[np.bytes_]:
             "bad-key", f"blob {place}: {shown!r} is not a key: 1 to 16 bytes, then zeros", start + KEY_NBYTES * place
         )
     keys = raw.reshape(-1).view(f"S{KEY_NBYTES}")
+    place = repeated_key(keys)
+    if place is not None:
+        first = int(np.flatnonzero(keys == keys[place])[0])
+        raise FormatError(
+            "duplicate-key",
+            f"{decode_key(keys[place])!r} is the key of blob {first} and of blob {place}",
+            start + KEY_NBYTES * place,
+        )
+    return keys
+
+
+def repeated_key(keys: npt.NDArray[np.bytes_]) -> int | None:
+    """Return the first place of a key that an earlier place has as well; None if all are different."""
     mixed = _mix(keys)
     # Cheap checks first: different keys rarely have an equal mixed key; if they are few, an equal half of it.
     if (len(mixed) > _HALVES_DIFFER or _repeats(mixed.view("<u4")[1::2])) and _repeats(mixed):
         order = np.argsort(keys, kind="stable")
         repeated = order[1:][keys[order[1:]] == keys[order[:-1]]]
         if len(repeated):
-            place = int(repeated.min())
-            first = int(np.flatnonzero(keys == keys[place])[0])
-            raise FormatError(
-                "duplicate-key",
-                f"{decode_key(keys[place])!r} is the key of blob {first} and of blob {place}",
-                start + KEY_NBYTES * place,
-            )
-    return keys
+            return int(repeated.min())
+    return None
 
 
 def _repeats(values: npt.NDArray[np.unsignedinteger[Any]]) -> bool:

@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from blobstore.fileio.types import ByteSource, Progress
     from blobstore.index import NameIndex
     from blobstore.index.locate import IndexPlace
+    from blobstore.index.records import IndexKind
 
 
 @dataclass(frozen=True)
@@ -220,18 +221,18 @@ def _find_index(
         offset, nbytes = directory.range(place)
         if offset + nbytes > source.size or bytes(source.view(offset, min(nbytes, 8))) != INDEX_MAGIC:
             continue
-        index = _parse_for(directory, source.view(offset, nbytes), external=False)
+        index = _parse_for(directory, source.view(offset, nbytes), "embedded")
         if index:
             return index, place
     if external_index is None or own_place >= 0:
         return None, own_place
-    return _parse_for(directory, external_index, external=True), own_place
+    return _parse_for(directory, external_index, "external"), own_place
 
 
-def _parse_for(directory: Directory, raw: memoryview, *, external: bool) -> NameIndex | None:
+def _parse_for(directory: Directory, raw: memoryview, kind: IndexKind) -> NameIndex | None:
     """Return an index if it is valid and goes with a directory."""
     try:
-        index = parse_index(raw, external=external)
+        index = parse_index(raw, kind=kind)
         index.check_binding(directory)
         index.places(directory)
     except FormatError:

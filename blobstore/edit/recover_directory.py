@@ -21,8 +21,7 @@ from blobstore.edit.recover_toc import MOST_READ, directory_from_toc
 from blobstore.errors import FormatError
 from blobstore.fileio.ranges import CHUNK_NBYTES
 from blobstore.index import INDEX_MAGIC, parse_head, parse_index
-from blobstore.index.records import BLOB, directory_digest, self_digest
-from blobstore.index.records import HEADER as INDEX_HEADER
+from blobstore.index.records import HEADER_NBYTES, directory_digest, self_digest
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -118,12 +117,12 @@ def _from_external_index(source: ByteSource, raw: memoryview) -> RecoveredDirect
     have to agree.
     """
     try:
-        index = parse_index(raw, external=True)
+        index = parse_index(raw, kind="external")
     except FormatError:
         return None
     for version in (2, 1):
         directory = _directory_of(version, index)
-        if not directory or (index.store_nbytes, index.store_sha256) != (
+        if not directory or (index.header.store_nbytes, index.header.store_sha256) != (
             directory.file_size,
             directory_digest(directory),
         ):
@@ -146,11 +145,11 @@ def _from_index_inside(source: ByteSource) -> RecoveredDirectory | None:
     """An index inside lists the blobs before it, which must end where it begins; and it has its own digest."""
     left: dict[int, int] = {}  # bit length of a size → how many bytes may still be read for indexes of such a size
     for offset in _aligned(source, INDEX_MAGIC):
-        head = parse_head(source.view(offset, min(INDEX_HEADER.itemsize, source.size - offset)))
-        # Cheap checks first: the first 192 bytes rule out most of what only begins like an index.
+        head = parse_head(source.view(offset, min(HEADER_NBYTES, source.size - offset)))
+        # Cheap checks first: the first 160 bytes rule out most of what only begins like an index.
         if head is None or head.nbytes > source.size - offset:
             continue
-        for nbytes, holds in ((head.blobs_nbytes, _ends_at), (head.nbytes, _is_whole)):
+        for nbytes, holds in ((head.sizes_nbytes, _ends_at), (head.nbytes, _is_whole)):
             of_size = nbytes.bit_length()
             left[of_size] = left.get(of_size, MOST_READ * source.size) - nbytes
             if left[of_size] < 0 or not holds(source, offset, head):
@@ -164,8 +163,7 @@ def _from_index_inside(source: ByteSource) -> RecoveredDirectory | None:
 
 def _ends_at(source: ByteSource, offset: int, head: Head) -> bool:
     """Whether the blobs that an index lists end where it begins."""
-    table = np.frombuffer(source.view(offset + head.blobs_offset, head.blobs_nbytes), BLOB)
-    sizes = table["nbytes"]
+    sizes = np.frombuffer(source.view(offset + head.sizes_at, head.sizes_nbytes), "<u8")
     if not len(sizes) or sizes.astype(np.float64).sum() >= _MAX_PAYLOAD:
         return False
     return int(layout.blob_ends(BLOB_ALIGN, sizes.astype(np.int64))[-1]) == offset
@@ -178,7 +176,7 @@ def _is_whole(source: ByteSource, offset: int, head: Head) -> bool:
 
 def _from_index_at(source: ByteSource, offset: int, nbytes: int) -> RecoveredDirectory | None:
     try:
-        index = parse_index(source.view(offset, nbytes), external=False)
+        index = parse_index(source.view(offset, nbytes), kind="embedded")
     except FormatError:
         return None
     directory = _directory_of(2, index, nbytes)

@@ -5,45 +5,44 @@ Spec: spec/index.md.
 
 from __future__ import annotations
 
-import hashlib
 import json
 from itertools import pairwise
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from blobstore.container.layout import round_up
 from blobstore.errors import UsageError
 from blobstore.index.names import encode_name
 from blobstore.index.records import (
-    ALIGN,
-    BLOB,
-    ENTRY,
-    ENTRY_FIELDS,
     EXTERNAL,
     HAS_DIGESTS,
-    HEADER,
+    HEADER_FIELDS,
+    HEADER_NBYTES,
+    KIND_FLAGS,
     MAGIC,
     MAX_NAMES_NBYTES,
     NO_BLOB,
     SECTIONS,
+    SELF_DIGEST_AT,
     VERSION,
+    Header,
     IndexedBlob,
     directory_digest,
-    section_sizes,
+    section_spans,
     self_digest,
     shape_fault,
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Iterable, Mapping, Sequence
 
     from blobstore.container.directory import Directory
     from blobstore.container.writer import ContainerWriter
+    from blobstore.fileio.types import Array
     from blobstore.index.name_index import NameIndex
-    from blobstore.index.records import Entry
+    from blobstore.index.records import Entry, IndexKind
 
-    Part = bytes | bytearray | memoryview
+    Content = bytes | bytearray | memoryview | Array
 
 
 def build_index(
@@ -66,56 +65,71 @@ def build_index(
     """
     names = [encode_name(entry.name) for entry in entries]
     order = sorted(range(len(entries)), key=names.__getitem__)
-    _check_names(entries, names, order)
-    records, dims, pool = _pack_entries(entries, names, order)
-    del names, order  # 100 MB for a million tensors
-    has_digests = all(blob.sha256 for blob in blobs)
-    parts = (records, _pack_blobs(blobs), np.array(dims, "<u8").tobytes(), pool, _dump_metadata(metadata or {}))
-    return _assemble(parts, len(entries), len(blobs), len(dims), has_digests=has_digests, store=store)
+    ordered = [entries[place] for place in order]
+    pool, starts = pool_of([names[place] for place in order])
+    shapes, dims, own_shapes = _pack_shapes(ordered)
+    contents: dict[str, Content] = {
+        "entry offset": np.array([entry.offset for entry in ordered], "<u8"),
+        "entry nbytes": np.array([entry.nbytes for entry in ordered], "<u8"),
+        "entry name_start": starts,
+        "entry blob": np.array([NO_BLOB if entry.blob is None else entry.blob for entry in ordered], "<u4"),
+        "entry shape": own_shapes,
+        "entry scale": np.array([entry.scale for entry in ordered], "<f4"),
+        "entry type": np.array([entry.type for entry in ordered], "<u2"),
+        "entry codec": np.array([entry.codec for entry in ordered], "<u2"),
+        "shape start": shapes,
+        "dims": dims,
+        "names": pool,
+        "metadata": dump_metadata(metadata or {}),
+    }
+    contents |= _pack_blobs(blobs)
+    return assemble(contents, "embedded" if store is None else "external", store=store)
 
 
-def _check_names(entries: Sequence[Entry], names: Sequence[bytes], order: Sequence[int]) -> None:
-    """Refuse a name that is used twice, and names that are too long for their section."""
-    for place, following in pairwise(order):
-        if names[place] == names[following]:
-            raise UsageError("duplicate-name", f"{entries[place].name!r} is used twice")
-    total = sum(map(len, names)) + len(names)
-    if total > MAX_NAMES_NBYTES:
-        raise UsageError("names-too-long", f"the names have {total} bytes in total, the limit is {MAX_NAMES_NBYTES}")
+def pool_of(names: Sequence[bytes]) -> tuple[bytes, Array]:
+    """Return the section of names, which are sorted, and where each begins in it.
+
+    Raises:
+        UsageError: ``duplicate-name``, ``names-too-long``.
+    """
+    for name, following in pairwise(names):
+        if name == following:
+            raise UsageError("duplicate-name", f"{name.decode()!r} is used twice")
+    pool = b"\0".join([*names, b""])
+    if len(pool) > MAX_NAMES_NBYTES:
+        raise UsageError("names-too-long", f"the names have {len(pool)} bytes, the limit is {MAX_NAMES_NBYTES}")
+    lengths = np.fromiter(map(len, names), np.int64, len(names)) + 1
+    return pool, (np.cumsum(lengths) - lengths).astype("<u4")
 
 
-def _pack_entries(
-    entries: Sequence[Entry], names: Sequence[bytes], order: Sequence[int]
-) -> tuple[bytearray, list[int], bytearray]:
-    """Return the records of the entries, in this order, the pool of dimensions and that of names."""
-    records = bytearray(ENTRY.itemsize * len(entries))
-    dims: list[int] = []
-    dims_starts: dict[tuple[int, ...], int] = {(): 0}
-    pool = bytearray()
-    for at, place in enumerate(order):
-        entry, name = entries[place], names[place]
-        fault = shape_fault(entry.shape)
+def pool_shapes(shapes: Iterable[tuple[int, ...]]) -> tuple[Array, Array]:
+    """Return where each shape begins in the pool of dimensions, and the pool."""
+    starts, dims = [], []
+    for shape in shapes:
+        starts.append(len(dims))
+        dims.extend(shape)
+    return np.array(starts, "<u4"), np.array(dims, "<u8")
+
+
+def _pack_shapes(entries: Sequence[Entry]) -> tuple[Array, Array, Array]:
+    """Return the table of shapes, the pool of dimensions, and the place of each entry's shape."""
+    places: dict[tuple[int, ...], int] = {}
+    own = [places.setdefault(entry.shape, len(places)) for entry in entries]
+    for shape, place in places.items():
+        fault = shape_fault(shape)
         if fault:
-            raise UsageError("bad-shape", f"{entry.name!r} {fault}")
-        if entry.shape not in dims_starts:
-            dims_starts[entry.shape] = len(dims)
-            dims.extend(entry.shape)
-        blob = NO_BLOB if entry.blob is None else entry.blob
-        what = (entry.type, entry.codec, len(entry.shape), dims_starts[entry.shape], entry.scale, 0)
-        ENTRY_FIELDS.pack_into(
-            records, ENTRY.itemsize * at, entry.offset, entry.nbytes, blob, len(pool), len(name), *what
-        )
-        pool += name + b"\0"
-    return records, dims, pool
+            raise UsageError("bad-shape", f"{entries[own.index(place)].name!r} {fault}")
+    return *pool_shapes(places), np.array(own, "<u4")
 
 
-def _pack_blobs(blobs: Sequence[IndexedBlob]) -> bytes:
-    table = np.zeros(len(blobs), dtype=BLOB)
-    for i, row in enumerate(blobs):
-        table["key"][i] = np.frombuffer(row.key.ljust(16, b"\0"), np.uint8)
-        table["nbytes"][i], table["unpacked_nbytes"][i] = row.nbytes, row.unpacked_nbytes
-        table["sha256"][i] = np.frombuffer(row.sha256 or bytes(32), np.uint8)
-    return table.tobytes()
+def _pack_blobs(blobs: Sequence[IndexedBlob]) -> dict[str, Content]:
+    digests = [blob.sha256 for blob in blobs if blob.sha256]
+    return {
+        "blob key": b"".join([blob.key.ljust(16, b"\0") for blob in blobs]),
+        "blob nbytes": np.array([blob.nbytes for blob in blobs], "<u8"),
+        "blob unpacked_nbytes": np.array([blob.unpacked_nbytes for blob in blobs], "<u8"),
+        "blob sha256": b"".join(digests) if len(digests) == len(blobs) else b"",
+    }
 
 
 def blob_table(
@@ -136,50 +150,70 @@ def blob_table(
 
 def rebind_index(index: NameIndex, store: Directory | None) -> bytes:
     """Return the bytes of the same index, bound to a store (external) or to no store (embedded)."""
-    header = np.frombuffer(index.raw, HEADER, 1)[0]
-    parts = tuple(
-        bytes(index.raw[int(header[f"{name}_offset"]) :][:size]) for name, size in section_sizes(header).items()
-    )
-    counts = (int(header["entry_count"]), int(header["blob_count"]), int(header["dim_count"]))
-    return _assemble(parts, *counts, has_digests=index.has_digests, store=store)
+    flags = index.header.flags & HAS_DIGESTS | EXTERNAL * (store is not None)
+    header = index.header._replace(flags=flags, **_binding(store))
+    return _with_digest(bytearray(HEADER_FIELDS.pack(*header)) + index.raw[HEADER_NBYTES:])
 
 
-def unbind_index(raw: Part) -> bytes:
+def unbind_index(raw: bytes | bytearray | memoryview) -> bytes:
     """Return the bytes of an external index bound to no store: it is stale beside any file."""
-    unbound = bytearray(raw)
-    header = np.frombuffer(unbound, HEADER, 1)
-    header["store_nbytes"], header["store_sha256"] = 0, 0
-    header["self_sha256"] = np.frombuffer(self_digest(memoryview(unbound)), np.uint8)
-    return bytes(unbound)
+    header = Header._make(HEADER_FIELDS.unpack_from(raw))._replace(**_binding(None))
+    return _with_digest(bytearray(HEADER_FIELDS.pack(*header)) + raw[HEADER_NBYTES:])
 
 
-def _assemble(
-    parts: Sequence[Part], entries: int, blobs: int, dims: int, *, has_digests: bool, store: Directory | None
-) -> bytes:
-    header = np.zeros((), dtype=HEADER)
-    header["magic"], header["version"] = MAGIC, VERSION
-    header["flags"] = HAS_DIGESTS * has_digests | EXTERNAL * (store is not None)
-    header["entry_count"], header["blob_count"], header["dim_count"] = entries, blobs, dims
-    header["names_nbytes"], header["metadata_nbytes"] = len(parts[3]), len(parts[4])
-    if store is not None:
-        header["store_nbytes"] = store.file_size
-        header["store_sha256"] = np.frombuffer(directory_digest(store), np.uint8)
-    pieces: list[Part] = []
-    end = HEADER.itemsize
-    for name, part in zip(SECTIONS, parts, strict=True):
-        start = round_up(end, ALIGN)
-        header[f"{name}_offset"] = start
-        pieces += [bytes(start - end), part]
-        end = start + len(part)
-    header["nbytes"] = end
-    digest = hashlib.sha256(header.tobytes())  # the digest itself is zeros in it
-    for piece in pieces:
-        digest.update(piece)
-    header["self_sha256"] = np.frombuffer(digest.digest(), np.uint8)
-    return b"".join([header.tobytes(), *pieces])
+def _binding(store: Directory | None) -> dict[str, int | bytes]:
+    """Return the fields of the header that bind an index to a store."""
+    if store is None:
+        return {"store_nbytes": 0, "store_sha256": bytes(32)}
+    return {"store_nbytes": store.file_size, "store_sha256": directory_digest(store)}
 
 
-def _dump_metadata(metadata: Mapping[str, str]) -> bytes:
+def assemble(contents: Mapping[str, Content], kind: IndexKind, *, store: Directory | None = None) -> bytes:
+    """Return the bytes of an index.
+
+    Args:
+        contents: Section → its bytes or values; none are empty.
+        kind: Of the index.
+        store: What an external one is bound to.
+    """
+    views = {name: memoryview(contents.get(name, b"")).cast("B") for name in SECTIONS if len(contents.get(name, b""))}
+    counts = {counted_by: 0 for _, counted_by in SECTIONS.values()}
+    for name, view in views.items():
+        dtype, counted_by = SECTIONS[name]
+        counts[counted_by] = len(view) // dtype.itemsize
+    has_digests = counts.pop("digest_count") == counts["blob_count"]  # also without blobs
+    header = Header(
+        magic=MAGIC,
+        version=VERSION,
+        flags=KIND_FLAGS[kind] | HAS_DIGESTS * has_digests,
+        nbytes=0,
+        reserved=0,
+        self_sha256=bytes(32),
+        padding=bytes(24),
+        **counts,
+        **_binding(store),  # type: ignore[arg-type]
+    )
+    spans = section_spans(header)
+    raw = bytearray(sum(spans["metadata"]))
+    HEADER_FIELDS.pack_into(raw, 0, *header._replace(nbytes=len(raw)))
+    for name, view in views.items():
+        start, nbytes = spans[name]
+        raw[start : start + nbytes] = view
+    return _with_digest(raw)
+
+
+def _with_digest(raw: bytearray) -> bytes:
+    """Return an index with its own digest in its place."""
+    raw[SELF_DIGEST_AT : SELF_DIGEST_AT + 32] = self_digest(memoryview(raw))
+    return bytes(raw)
+
+
+def dump_metadata(metadata: Mapping[str, str]) -> bytes:
+    """Return metadata as it is stored.
+
+    Raises:
+        UsageError: ``bad-metadata``.
+    """
     for key, value in metadata.items():
         if not isinstance(key, str) or not isinstance(value, str):
             raise UsageError("bad-metadata", f"metadata is text → text, found {key!r} → {value!r}")

@@ -46,7 +46,7 @@ def find_index(reader: BlobReader, *, whole: bool = True) -> NameIndex | None:
     raw = reader.get(INDEX_KEY)
     if raw is not None:
         with in_file(reader.path):
-            return (parse_index if whole else open_index)(raw, external=False, path=reader.path)
+            return (parse_index if whole else open_index)(raw, kind="embedded", path=reader.path)
     if not reader.has_path:
         return None
     index = _find_beside(reader, whole=whole)
@@ -73,7 +73,7 @@ def read_external(path: str, directory: Directory, *, whole: bool = True) -> Nam
     Raises:
         FormatError: The index is invalid, or was made for another file (``index-stale``).
     """
-    index = (parse_index if whole else open_index)(read_whole(path), external=True, path=path)
+    index = (parse_index if whole else open_index)(read_whole(path), kind="external", path=path)
     index.check_binding(directory)
     return index
 

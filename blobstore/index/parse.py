@@ -1,6 +1,6 @@
 """Foreign bytes → a `NameIndex`.
 
-Spec: spec/index.md; I1 to I7 are its reader checks.
+Spec: spec/index.md; I1 to I7, and I21, are its reader checks.
 """
 
 from __future__ import annotations
@@ -10,72 +10,95 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from blobstore.container.layout import MAX_BLOBS, round_up
+from blobstore.container.layout import MAX_BLOBS
 from blobstore.errors import FormatError, TruncatedError
 from blobstore.index.name_index import NameIndex
 from blobstore.index.records import (
-    ALIGN,
-    BLOB,
-    ENTRY,
     EXTERNAL,
     HAS_DIGESTS,
-    HEADER,
+    HEADER_FIELDS,
+    HEADER_NBYTES,
+    KIND_FLAGS,
     MAGIC,
-    MAX_NAMES_NBYTES,
     SECTIONS,
+    SET,
     VERSION,
-    section_sizes,
+    BlobColumns,
+    EntryColumns,
+    Header,
+    section_spans,
 )
+from blobstore.index.stores import parse_stores
 
 if TYPE_CHECKING:
-    import numpy.typing as npt
+    from blobstore.fileio.types import Array
+    from blobstore.index.records import IndexKind
+
+_FLAGS_END = 16
+_FIELD_AT = {"nbytes": 16, "blob_count": 28, "shape_count": 32, "store_count": 40, "store_names_nbytes": 48}
 
 
-def parse_index(raw: memoryview, *, external: bool, path: str = "") -> NameIndex:
+def is_set(head: bytes | memoryview) -> bool:
+    """Whether a file is the index of a set, from its first 16 bytes."""
+    if len(head) < _FLAGS_END or bytes(head[:8]) != MAGIC:
+        return False
+    return bool(int.from_bytes(head[12:16], "little") & SET)
+
+
+def parse_index(raw: memoryview, *, kind: IndexKind, path: str = "") -> NameIndex:
     """Parse an index and check all of it. Nothing is copied but the names; ``raw`` is kept.
 
     Args:
         raw: All of its bytes.
-        external: Whether it is from a file of its own.
+        kind: What it must be: inside a file, beside one, or of a set.
         path: Of the file that it is from; only noted.
 
     Raises:
-        FormatError, TruncatedError: Checks I1 to I15, and I20, of spec/index.md; offsets are from the beginning
+        FormatError, TruncatedError: Checks I1 to I15, I20 and I21, of spec/index.md; offsets are from the beginning
             of the index.
     """
-    index = open_index(raw, external=external, path=path)
+    index = open_index(raw, kind=kind, path=path)
     index.check()
     return index
 
 
-def open_index(raw: memoryview, *, external: bool, path: str = "") -> NameIndex:
+def open_index(raw: memoryview, *, kind: IndexKind, path: str = "") -> NameIndex:
     """Parse an index and check its layout. Its entries and its metadata are checked when they are first used.
 
     Args:
         raw: All of its bytes; kept.
-        external: Whether it is from a file of its own.
+        kind: As for `parse_index`.
         path: Of the file that it is from; only noted.
 
     Raises:
-        FormatError, TruncatedError: Checks I1 to I7, except the reserved fields of entries.
+        FormatError, TruncatedError: Checks I1 to I7, and I21.
     """
-    header = _check_header(raw, len(raw), external=external)
-    sizes = section_sizes(header)
-    starts = _check_sections(len(raw), header, sizes)
-    blobs = np.frombuffer(raw, BLOB, int(header["blob_count"]), starts["blobs"])
-    _check_reserved(raw, header, starts, blobs)
+    header = _check_header(raw, len(raw), kind)
+    spans = section_spans(header)
+    _check_spans(len(raw), header, spans)
+    _check_zeros(raw, header, spans)
+    columns = {name: _column(raw, name, *span) for name, span in spans.items() if name.startswith(("entry ", "blob "))}
+    blobs = BlobColumns(*(column for name, column in columns.items() if name.startswith("blob ")))
     return NameIndex(
-        entries=np.frombuffer(raw, ENTRY, int(header["entry_count"]), starts["entries"]),
+        header=header,
+        spans=spans,
+        entries=EntryColumns(*(column for name, column in columns.items() if name.startswith("entry "))),
         blobs=blobs,
-        dims=np.frombuffer(raw, "<u8", int(header["dim_count"]), starts["dims"]),
-        names_pool=raw[starts["names"] : starts["names"] + sizes["names"]],
-        metadata_json=raw[starts["metadata"] :],
-        has_digests=bool(header["flags"] & HAS_DIGESTS),
-        store_nbytes=int(header["store_nbytes"]) if external else None,
-        store_sha256=header["store_sha256"].tobytes() if external else None,
+        shape_starts=_column(raw, "shape start", *spans["shape start"]),
+        dims=_column(raw, "dims", *spans["dims"]),
+        stores=parse_stores(raw, spans, blobs) if kind == "set" else (),
+        kind=kind,
         raw=raw,
         path=path,
     )
+
+
+def _column(raw: memoryview, name: str, start: int, nbytes: int) -> Array:
+    """View a section as an array; of 16 and 32 bytes each: shape (count, 16) or (count, 32)."""
+    dtype = SECTIONS[name][0]
+    # numpy doesn't take a dtype with a shape here, nor an empty array at the end of a buffer.
+    column = np.frombuffer(raw[start : start + nbytes] if nbytes else b"", dtype.base)
+    return column.reshape(-1, *dtype.shape) if dtype.shape else column
 
 
 @dataclass(frozen=True)
@@ -84,14 +107,14 @@ class Head:
 
     Attributes:
         nbytes: Of the whole index.
-        blobs_offset: Of its blob table, from the beginning of the index.
-        blobs_nbytes: Of that table.
+        sizes_at: Where it has the sizes of the blobs, from the beginning of the index.
+        sizes_nbytes: Of that section: 8 for each blob.
         self_sha256: Of the whole index.
     """
 
     nbytes: int
-    blobs_offset: int
-    blobs_nbytes: int
+    sizes_at: int
+    sizes_nbytes: int
     self_sha256: bytes
 
 
@@ -99,77 +122,70 @@ def parse_head(raw: memoryview) -> Head | None:
     """Parse the header of an embedded index; None if it is not one.
 
     Args:
-        raw: The first 192 bytes of the index, or fewer if there are no more.
+        raw: The first 160 bytes of the index, or fewer if there are no more.
     """
-    if len(raw) < HEADER.itemsize:
+    if len(raw) < HEADER_NBYTES:
         return None
-    nbytes = int(np.frombuffer(raw, HEADER, 1)[0]["nbytes"])
+    nbytes = Header._make(HEADER_FIELDS.unpack_from(raw)).nbytes
     try:
-        header = _check_header(raw, nbytes, external=False)
-        sizes = section_sizes(header)
-        starts = _check_sections(nbytes, header, sizes)
+        header = _check_header(raw, nbytes, "embedded")
+        spans = section_spans(header)
+        _check_spans(nbytes, header, spans)
     except FormatError:
         return None
-    return Head(nbytes, starts["blobs"], sizes["blobs"], header["self_sha256"].tobytes())
+    return Head(nbytes, *spans["blob nbytes"], header.self_sha256)
 
 
-def _check_header(raw: memoryview, nbytes: int, *, external: bool) -> np.void:
+def _check_header(raw: memoryview, nbytes: int, kind: IndexKind) -> Header:
     """Make checks I1 to I5 of an index of ``nbytes`` bytes, which begins with ``raw``."""
-    if len(raw) < HEADER.itemsize:
+    if len(raw) < HEADER_NBYTES:
         raise TruncatedError(
-            "index-truncated", f"an index has at least {HEADER.itemsize} bytes, this one has {len(raw)}", 0
+            "index-truncated", f"an index has at least {HEADER_NBYTES} bytes, this one has {len(raw)}", 0
         )
-    header: np.void = np.frombuffer(raw, HEADER, 1)[0]
+    header = Header._make(HEADER_FIELDS.unpack_from(raw))
     if bytes(raw[:8]) != MAGIC:
         raise FormatError("index-magic", f"expected {MAGIC!r}, found {bytes(raw[:8])!r} at offset 0", 0)
-    version, flags = int(header["version"]), int(header["flags"])
-    if version != VERSION:
+    if header.version != VERSION:
         raise FormatError(
-            "index-version", f"expected version {VERSION}, found {version}: a newer blobstore may read it", 8
+            "index-version", f"expected version {VERSION}, found {header.version}: a newer blobstore may read it", 8
         )
-    if flags & ~(HAS_DIGESTS | EXTERNAL) or bool(flags & EXTERNAL) != external:
-        place = "external" if external else "embedded"
-        raise FormatError("index-flags", f"flags 0x{flags:X} are invalid for an {place} index", 12)
-    if int(header["nbytes"]) != nbytes:
-        error_type = TruncatedError if int(header["nbytes"]) > nbytes else FormatError
-        raise error_type("index-nbytes", f"the header says {int(header['nbytes'])} bytes, there are {nbytes}", 16)
+    if header.flags & ~HAS_DIGESTS != KIND_FLAGS[kind]:
+        of = "the index of a set" if kind == "set" else f"an {kind} index"
+        raise FormatError("index-flags", f"flags 0x{header.flags:X} are invalid for {of}", 12)
+    if header.nbytes != nbytes:
+        error_type = TruncatedError if header.nbytes > nbytes else FormatError
+        raise error_type("index-nbytes", f"the header says {header.nbytes} bytes, there are {nbytes}", 16)
     return header
 
 
-def _check_sections(nbytes: int, header: np.void, sizes: dict[str, int]) -> dict[str, int]:
-    """Make check I6 → where each section starts. Python integers don't overflow."""
-    starts = {}
-    end = HEADER.itemsize
-    for name in SECTIONS:
-        start, stated = round_up(end, ALIGN), int(header[f"{name}_offset"])
-        if stated != start or start + sizes[name] > nbytes:
-            at = int(HEADER.fields[f"{name}_offset"][1])  # type: ignore[index]
-            what = f"offset {stated} with {sizes[name]} bytes, expected offset {start} in {nbytes} bytes"
-            raise FormatError("index-section", f"{name}: {what}", at)
-        starts[name] = start
-        end = start + sizes[name]
+def _check_spans(nbytes: int, header: Header, spans: dict[str, tuple[int, int]]) -> None:
+    """Make check I6. Python integers don't overflow."""
+
+    def refuse(field: str, what: str) -> None:
+        raise FormatError("index-section", what, _FIELD_AT[field])
+
+    end = sum(spans["metadata"])
     if end != nbytes:
-        raise FormatError("index-section", f"the metadata ends at {end}, the index at {nbytes}", end)
-    if sizes["names"] > MAX_NAMES_NBYTES:
-        raise FormatError(
-            "index-section", f"the names have {sizes['names']} bytes, the limit is {MAX_NAMES_NBYTES}", 72
-        )
-    if int(header["blob_count"]) > MAX_BLOBS:
-        raise FormatError("index-section", f"{int(header['blob_count'])} blobs are more than a file can have", 28)
-    return starts
+        refuse("nbytes", f"by its counts the index has {end} bytes, by its header {nbytes}")
+    is_of_set = bool(header.flags & SET)
+    if header.blob_count > MAX_BLOBS and not is_of_set:
+        refuse("blob_count", f"{header.blob_count} blobs are more than a file can have")
+    if header.shape_count > header.entry_count:
+        refuse("shape_count", f"{header.shape_count} shapes are more than the {header.entry_count} entries have")
+    if bool(header.store_count) != is_of_set:
+        refuse("store_count", f"{header.store_count} stores: a set has one or more, and nothing else has any")
+    if header.store_names_nbytes and not is_of_set:
+        refuse("store_names_nbytes", "names of stores in an index that is not of a set")
 
 
-def _check_reserved(raw: memoryview, header: np.void, starts: dict[str, int], blobs: npt.NDArray[np.void]) -> None:
-    """Make check I7, except of the entries."""
-    if header["reserved"].any():
-        raise FormatError("index-reserved", "reserved bytes of the header are not 0", 168)
-    external = bool(header["flags"] & EXTERNAL)
-    if not external and (header["store_nbytes"] or header["store_sha256"].any()):
-        raise FormatError("index-reserved", "an embedded index is bound to a store", 96)
-    end = HEADER.itemsize
-    for name, size in section_sizes(header).items():
-        if any(raw[end : starts[name]]):
+def _check_zeros(raw: memoryview, header: Header, spans: dict[str, tuple[int, int]]) -> None:
+    """Make check I7."""
+    if header.reserved or any(header.padding):
+        raise FormatError("index-reserved", "reserved bytes of the header are not 0", 52 if header.reserved else 136)
+    if not header.flags & EXTERNAL and (header.store_nbytes or any(header.store_sha256)):
+        raise FormatError("index-reserved", "an index that isn't external is bound to a store", 64)
+    end = HEADER_NBYTES
+    for name, (start, nbytes) in spans.items():
+        if start != end and any(raw[end:start]):
             raise FormatError("index-reserved", f"the gap before {name} is not filled with zeros", end)
-        end = starts[name] + size
-    if not header["flags"] & HAS_DIGESTS and blobs["sha256"].any():
-        raise FormatError("index-reserved", "a blob's unused digest is not 0", starts["blobs"])
+        end = start + nbytes

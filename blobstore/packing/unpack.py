@@ -194,7 +194,7 @@ def _complete(
             what = f"the external index of the original is missing: there is no blob {SKELETON_INDEX_KEY!r}"
             raise FormatError("packed-skeleton", what)
         raw = decompressed(store.reader[SKELETON_INDEX_KEY])
-        parse_index(memoryview(raw), external=True).check_binding(directory)
+        parse_index(memoryview(raw), kind="external").check_binding(directory)
     complete_file(file, path, original.index, lambda: directory, raw)
 
 

@@ -119,7 +119,7 @@ class IndexCatalog:
             self._check()
             places, entries = self._places.tolist(), self._index.all_entries()
         starts = self._directory.offsets[self._places].tolist()
-        sizes, unpacked = (self._index.blobs[column].tolist() for column in ("nbytes", "unpacked_nbytes"))
+        sizes, unpacked = (column.tolist() for column in (self._index.blobs.nbytes, self._index.blobs.unpacked_nbytes))
         for entry in entries:
             if entry.blob is None:
                 yield self._info(entry, "", 0)

@@ -133,7 +133,7 @@ def test_exactly_the_names_are_found(arguments: Contents, name: str) -> None:
     index = parsed(build_index(entries, blobs))
     assert [index.find(listed) for listed in index.names] == list(range(len(entries)))
     place = index.names.index(name) if name in index.names else -1
-    assert index.find(name) == open_index(index.raw, external=False).find(name) == place
+    assert index.find(name) == open_index(index.raw, kind="embedded").find(name) == place
 
 
 @given(contents(), st.data())
@@ -145,7 +145,7 @@ def test_a_look_up_checks_no_more_than_it_touches(arguments: Contents, data: st.
     place = data.draw(st.integers(0, len(listed) - 1))
     raw[192 + 48 * place + 47] ^= 1  # its reserved field
     for i, name in enumerate(listed):
-        index = open_index(memoryview(raw), external=False)
+        index = open_index(memoryview(raw), kind="embedded")
         if i == place:
             with pytest.raises(FormatError, match=f"index-reserved: entry {place} "):
                 index.find(name)
@@ -162,7 +162,7 @@ def test_a_name_that_is_used_twice_is_refused_when_it_is_looked_up(count: int, d
     raw = build_index([Entry(f"n{i}", None, 0, 0, 1, (0,)) for i in range(count)], [])
     place = data.draw(st.integers(1, count - 1))
     twice = raw.replace(f"n{place}\0".encode(), f"n{place - 1}\0".encode())
-    index = open_index(memoryview(twice), external=False)
+    index = open_index(memoryview(twice), kind="embedded")
     with pytest.raises(FormatError, match=f"index-order: entry {place} .* is used twice"):
         index.find(f"n{place - 1}")
 
@@ -540,7 +540,7 @@ def test_the_offset_of_a_fault_is_that_of_the_first_entry_that_has_it(
     for place in places:
         start = 192 + 48 * place + at
         raw[start : start + len(damage)] = damage if fault != "nbytes" else bytes([raw[start] ^ 1]) + bytes(7)
-    index = open_index(memoryview(raw), external=False)
+    index = open_index(memoryview(raw), kind="embedded")
     listed, looked_up = (pytest.raises(FormatError) for _ in range(2))
     with listed as caught:
         index.check()
@@ -548,7 +548,7 @@ def test_the_offset_of_a_fault_is_that_of_the_first_entry_that_has_it(
     if fault == "name":
         return
     for place in places:
-        index = open_index(memoryview(raw), external=False)
+        index = open_index(memoryview(raw), kind="embedded")
         with looked_up as caught:
             index.find(f"t{place:02}")
         assert (caught.value.reason, caught.value.offset) == (reason, 192 + 48 * place)

@@ -52,7 +52,7 @@ def test_without_an_index_what_is_listed_is_found(listed: list[str], name: str) 
 def test_with_an_index_what_is_listed_is_found(listed: list[str], name: str) -> None:
     directory = build_directory(2, [b"a"], [8])
     raw = build_index([Entry(name, 0, 0, 8, 1, (2,)) for name in listed], [IndexedBlob(b"a", 8)])
-    catalog = IndexCatalog(directory, parse_index(memoryview(raw), external=False, path="a.sbs"))
+    catalog = IndexCatalog(directory, parse_index(memoryview(raw), kind="embedded", path="a.sbs"))
     assert catalog.names == sorted(listed, key=str.encode)
     assert [catalog.find(key) for key in catalog.names] == list(catalog)
     assert (catalog.find(name) is not None) == (name in listed)
@@ -61,7 +61,7 @@ def test_with_an_index_what_is_listed_is_found(listed: list[str], name: str) -> 
 
 def test_an_index_without_entries_lists_nothing() -> None:
     raw = build_index([], [IndexedBlob(b"a", 8)])
-    catalog = IndexCatalog(build_directory(2, [b"a"], [8]), parse_index(memoryview(raw), external=False, path="a.sbs"))
+    catalog = IndexCatalog(build_directory(2, [b"a"], [8]), parse_index(memoryview(raw), kind="embedded", path="a.sbs"))
     assert (catalog.names, list(catalog), catalog.find("a")) == ([], [], None)
 
 
@@ -74,7 +74,7 @@ def test_places_beyond_4_gib_are_right(version: int) -> None:
     raw = build_index(
         entries, [IndexedBlob(key, size) for key, size in zip([b"a", b"b", b"c"], sizes[:3], strict=True)]
     )
-    catalog = IndexCatalog(directory, parse_index(memoryview(raw), external=False, path="a.sbs"))
+    catalog = IndexCatalog(directory, parse_index(memoryview(raw), kind="embedded", path="a.sbs"))
     second = 256 + 5 * 2**30
     places = {info.name: (info.key, info.offset, info.nbytes) for info in catalog}
     assert places == {
@@ -91,7 +91,7 @@ def test_the_dtype_is_none_for_what_has_to_be_decoded(dtype: np.dtype[Any], name
     number = element_types.BY_NAME[name].number
     entries = [Entry("coded", 0, 0, 8, number, (0x77,), codec=2), Entry("plain", 0, 0, dtype.itemsize, number, ())]
     raw = build_index(entries, [IndexedBlob(b"a", 8)])
-    catalog = IndexCatalog(build_directory(2, [b"a"], [8]), parse_index(memoryview(raw), external=False, path="a.sbs"))
+    catalog = IndexCatalog(build_directory(2, [b"a"], [8]), parse_index(memoryview(raw), kind="embedded", path="a.sbs"))
     assert [info.dtype for info in catalog] == [None, dtype.newbyteorder("<")]
 
 
