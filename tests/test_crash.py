@@ -512,7 +512,7 @@ def test_an_index_that_is_bound_to_no_store_says_so(tmp_path: Path) -> None:
     write_short(tmp_path, 1, "external", F16)
     beside = tmp_path / f"{STORE}.idx"
     beside.write_bytes(unbind_index(beside.read_bytes()))
-    index = parse_index(memoryview(beside.read_bytes()), external=True)
+    index = parse_index(memoryview(beside.read_bytes()), kind="external")
     assert index.self_digest_holds()
     assert list(index.names) == ["c_short"]
     assert read_store(tmp_path) == "index-stale"

@@ -32,8 +32,7 @@ from blobstore.gemma.enums import TokenizerKind
 from blobstore.gemma.tokenizer import count_pieces
 from blobstore.index import IndexedBlob, build_index
 from blobstore.index.blob_writer import BlobWriter
-from blobstore.index.records import HEADER as INDEX_HEADER
-from blobstore.index.records import self_digest
+from blobstore.index.records import HEADER_FIELDS, HEADER_NBYTES, Header, self_digest
 from tests.checkpoints import linux_only
 from tests.steps import assert_grows_with, steps
 
@@ -69,12 +68,11 @@ def recovering(tmp_path: Path, raw: Callable[[int], bytes]) -> Callable[[int], C
 
 def decoy(offset: int, nbytes: int, *, fitting: bool) -> bytes:
     """Return a block that begins like an index of this size, with a table of one blob that ends at it, or doesn't."""
-    dims = (nbytes - 192 - 64 - 2) // 8
-    behind = 256 + 8 * dims
-    sections = (192, 192, 256, behind, 0, behind, nbytes - behind)
-    head = b"SBSINDEX" + struct.pack("<IIQIIQ7Q", 1, 0, nbytes, 0, 1, dims, *sections)
+    dims = (nbytes - 192 - 2) // 8
+    fields = Header._make(HEADER_FIELDS.unpack(bytes(HEADER_NBYTES)))._replace(magic=b"SBSINDEX", version=1)
+    fields = fields._replace(nbytes=nbytes, blob_count=1, dim_count=dims, metadata_nbytes=nbytes - 192 - 8 * dims)
     blob = struct.pack("<16sQ", b"blob", offset - BLOB_ALIGN if fitting else 1 << 30)
-    return (head.ljust(INDEX_HEADER.itemsize, b"\0") + blob).ljust(BLOB_ALIGN, b"\0")
+    return (HEADER_FIELDS.pack(*fields) + blob).ljust(BLOB_ALIGN, b"\0")
 
 
 @pytest.mark.parametrize("fitting", [False, True])

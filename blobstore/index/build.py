@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 from itertools import pairwise
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -104,7 +104,8 @@ def pool_of(names: Sequence[bytes]) -> tuple[bytes, Array]:
 
 def pool_shapes(shapes: Iterable[tuple[int, ...]]) -> tuple[Array, Array]:
     """Return where each shape begins in the pool of dimensions, and the pool."""
-    starts, dims = [], []
+    starts: list[int] = []
+    dims: list[int] = []
     for shape in shapes:
         starts.append(len(dims))
         dims.extend(shape)
@@ -151,21 +152,21 @@ def blob_table(
 def rebind_index(index: NameIndex, store: Directory | None) -> bytes:
     """Return the bytes of the same index, bound to a store (external) or to no store (embedded)."""
     flags = index.header.flags & HAS_DIGESTS | EXTERNAL * (store is not None)
-    header = index.header._replace(flags=flags, **_binding(store))
+    header = _bound(index.header._replace(flags=flags), store)
     return _with_digest(bytearray(HEADER_FIELDS.pack(*header)) + index.raw[HEADER_NBYTES:])
 
 
 def unbind_index(raw: bytes | bytearray | memoryview) -> bytes:
     """Return the bytes of an external index bound to no store: it is stale beside any file."""
-    header = Header._make(HEADER_FIELDS.unpack_from(raw))._replace(**_binding(None))
+    header = _bound(Header._make(HEADER_FIELDS.unpack_from(raw)), None)
     return _with_digest(bytearray(HEADER_FIELDS.pack(*header)) + raw[HEADER_NBYTES:])
 
 
-def _binding(store: Directory | None) -> dict[str, int | bytes]:
-    """Return the fields of the header that bind an index to a store."""
+def _bound(header: Header, store: Directory | None) -> Header:
+    """Return a header that belongs to a store, or to none."""
     if store is None:
-        return {"store_nbytes": 0, "store_sha256": bytes(32)}
-    return {"store_nbytes": store.file_size, "store_sha256": directory_digest(store)}
+        return header._replace(store_nbytes=0, store_sha256=bytes(32))
+    return header._replace(store_nbytes=store.file_size, store_sha256=directory_digest(store))
 
 
 def assemble(contents: Mapping[str, Content], kind: IndexKind, *, store: Directory | None = None) -> bytes:
@@ -176,23 +177,15 @@ def assemble(contents: Mapping[str, Content], kind: IndexKind, *, store: Directo
         kind: Of the index.
         store: What an external one is bound to.
     """
-    views = {name: memoryview(contents.get(name, b"")).cast("B") for name in SECTIONS if len(contents.get(name, b""))}
-    counts = {counted_by: 0 for _, counted_by in SECTIONS.values()}
+    views = {name: _flat(contents[name]) for name in SECTIONS if len(contents.get(name, b""))}
+    counts: dict[str, Any] = dict.fromkeys((counted_by for _, counted_by in SECTIONS.values()), 0)
     for name, view in views.items():
         dtype, counted_by = SECTIONS[name]
         counts[counted_by] = len(view) // dtype.itemsize
     has_digests = counts.pop("digest_count") == counts["blob_count"]  # also without blobs
-    header = Header(
-        magic=MAGIC,
-        version=VERSION,
-        flags=KIND_FLAGS[kind] | HAS_DIGESTS * has_digests,
-        nbytes=0,
-        reserved=0,
-        self_sha256=bytes(32),
-        padding=bytes(24),
-        **counts,
-        **_binding(store),  # type: ignore[arg-type]
-    )
+    empty = Header._make(HEADER_FIELDS.unpack(bytes(HEADER_NBYTES)))
+    flags = KIND_FLAGS[kind] | HAS_DIGESTS * has_digests
+    header = _bound(empty._replace(magic=MAGIC, version=VERSION, flags=flags, **counts), store)
     spans = section_spans(header)
     raw = bytearray(sum(spans["metadata"]))
     HEADER_FIELDS.pack_into(raw, 0, *header._replace(nbytes=len(raw)))
@@ -200,6 +193,10 @@ def assemble(contents: Mapping[str, Content], kind: IndexKind, *, store: Directo
         start, nbytes = spans[name]
         raw[start : start + nbytes] = view
     return _with_digest(raw)
+
+
+def _flat(content: Content) -> memoryview:
+    return (np.ascontiguousarray(content).data if isinstance(content, np.ndarray) else memoryview(content)).cast("B")
 
 
 def _with_digest(raw: bytearray) -> bytes:

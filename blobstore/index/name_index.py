@@ -109,8 +109,9 @@ class NameIndex:
         refusal = Refusal(self.spans)
         names = check_names(self.entries, self.names_pool, self.spans["names"][0], refusal)
         starts = self.shape_starts.astype(np.int64)
-        if len(starts) and starts[0]:
-            raise FormatError("index-dims", "the first shape is not at the beginning", self.spans["shape start"][0])
+        if (int(starts[0]) if len(starts) else len(self.dims)) != 0:
+            what = "the first shape is not at the beginning of the dimensions"
+            raise FormatError("index-dims", what, self.spans["shape start"][0])
         stops = np.append(starts[1:], len(self.dims))
         counts = check_shapes(starts, stops, self.dims, Refusal(self.spans, what="shape"))
         check_entries(self.entries, self.blobs, counts, self.entries.shape, refusal)

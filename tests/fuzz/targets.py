@@ -48,7 +48,17 @@ from blobstore.gemma.token_list import list_tokens
 from blobstore.index import PACKED, Entry, IndexedBlob, NameIndex, build_index, open_index, parse_index, rebind_index
 from blobstore.index.locate import external_path
 from blobstore.index.names import encode_name
-from blobstore.index.records import BLOB, ENTRY, EXTERNAL, HEADER, MAGIC, SECTIONS, VERSION
+from blobstore.index.records import (
+    HAS_DIGESTS,
+    HEADER_FIELDS,
+    HEADER_NBYTES,
+    KIND_FLAGS,
+    MAGIC,
+    SECTIONS,
+    VERSION,
+    Header,
+    section_spans,
+)
 from blobstore.packing.pack import Packing, pack
 from blobstore.packing.unpack import unpack
 
@@ -58,6 +68,7 @@ if TYPE_CHECKING:
     from blobstore.codecs.element_types import ElementType
     from blobstore.exporting.plan import ExportedTensor
     from blobstore.fileio.types import Access
+    from blobstore.index.records import IndexKind
     from blobstore.store.reader import Store
 
     Target = Callable[[bytes], None]
@@ -188,32 +199,47 @@ def check_directory(parsed: Directory, file: SparseFile) -> None:
 
 # -------------------------------------------------------------------------------------------------------------- index
 
-FRAMED, EXTERNAL_INDEX, NAMED, CLEARED, SHAPED = 1, 2, 4, 8, 16  # bits of the index's first byte
-FEW = (24, 24, 48)  # entries, blobs, dims of a framed index
+FRAMED, EXTERNAL_INDEX, NAMED, CLEARED, SHAPED, OF_SET = 1, 2, 4, 8, 16, 32  # bits of the index's first byte
+# Of a framed index.
+FEW = {
+    "entry_count": 24,
+    "blob_count": 24,
+    "shape_count": 12,
+    "dim_count": 48,
+    "store_count": 4,
+    "names_nbytes": 1024,
+    "store_names_nbytes": 64,
+}
 
 
 def index(data: bytes) -> None:
     """Parse a name index.
 
-    FRAMED: correct magic, version, flags and sections, with few entries, blobs and dims. EXTERNAL_INDEX: parse it as an
-    external one. NAMED: sort the names in the pool, and make the entries' name fields match. CLEARED: zero the reserved
-    fields. SHAPED: make the sizes follow shape and type.
+    FRAMED: correct magic, version, flags and counts, with few entries, blobs, shapes and dims. EXTERNAL_INDEX: parse it
+    as an external one. OF_SET: as that of a set. NAMED: sort the names in the pool, and make the entries' names match.
+    CLEARED: zero the reserved fields. SHAPED: make the sizes follow shape and type.
     """
     flags, rest = flags_of(data)
-    external = bool(flags & EXTERNAL_INDEX)
+    kind = kind_of(flags)
     raw = framed_index(flags, rest) if flags & FRAMED else rest
-    check_lookups(raw, external=external)
+    check_lookups(raw, kind)
     try:
-        parsed = parse_index(memoryview(raw), external=external)
+        parsed = parse_index(memoryview(raw), kind=kind)
     except BlobStoreError:
         return
     check_index(parsed)
 
 
-def check_lookups(raw: bytes, *, external: bool) -> None:
+def kind_of(flags: int) -> IndexKind:
+    if flags & OF_SET:
+        return "set"
+    return "external" if flags & EXTERNAL_INDEX else "embedded"
+
+
+def check_lookups(raw: bytes, kind: IndexKind) -> None:
     """Look up names in an index of which only the layout was checked: results are right, and refusals justified."""
     try:
-        opened = open_index(memoryview(raw), external=external)
+        opened = open_index(memoryview(raw), kind=kind)
     except BlobStoreError:
         return
     valid = None
@@ -222,7 +248,7 @@ def check_lookups(raw: bytes, *, external: bool) -> None:
     pool = bytes(opened.names_pool).split(b"\0")[:MOST]
     for name in [*(encoded.decode() for encoded in pool if is_utf8(encoded)), "\x7f no such name"]:
         # A fresh one, in which nothing has been looked up.
-        fresh = open_index(memoryview(raw), external=external)
+        fresh = open_index(memoryview(raw), kind=kind)
         try:
             place = fresh.find(name)
         except BlobStoreError:
@@ -243,65 +269,91 @@ def is_utf8(raw: bytes) -> bool:
 
 def framed_index(flags: int, rest: bytes) -> bytes:
     """Correct an index's framing, so that the parser gets to its entries."""
-    rest = rest.ljust(HEADER.itemsize, b"\0")
-    header = np.frombuffer(rest, HEADER, 1).copy()[0]
-    body = rest[HEADER.itemsize :]
-    header["magic"], header["version"] = MAGIC, VERSION
-    header["flags"] = int(header["flags"]) & 1 | (EXTERNAL if flags & EXTERNAL_INDEX else 0)
-    entries, blobs, dims = (
-        int(header[name]) % most for name, most in zip(("entry_count", "blob_count", "dim_count"), FEW, strict=True)
-    )
-    header["entry_count"], header["blob_count"], header["dim_count"] = entries, blobs, dims
-    sizes = [entries * ENTRY.itemsize, blobs * BLOB.itemsize, dims * 8, int(header["names_nbytes"]) % 1024, 0]
-    parts = []
-    for size in sizes[:-1]:
-        parts.append(body[:size].ljust(size, b"\0"))
-        body = body[size + -size % 8 :]
-    parts.append(body)
-    table = np.frombuffer(parts[0], ENTRY).copy()
-    blob_table = np.frombuffer(parts[1], BLOB).copy()
-    if flags & NAMED:
-        names = sorted(set(parts[3].split(b"\0")) - {b""})[:entries]
-        names += [b"\x7f%04d" % i for i in range(entries - len(names))]
-        names.sort()
-        parts[3] = b"".join(name + b"\0" for name in names)
-        table["name_nbytes"] = [len(name) % 65536 for name in names]
-        table["name_offset"] = np.cumsum([0, *(len(name) + 1 for name in names)])[:-1]
+    header = Header._make(HEADER_FIELDS.unpack(rest[:HEADER_NBYTES].ljust(HEADER_NBYTES, b"\0")))
+    body = rest[HEADER_NBYTES:]
+    kind = kind_of(flags)
+    few: dict[str, Any] = {name: getattr(header, name) % most for name, most in FEW.items()}
+    few["shape_count"] = min(few["shape_count"], few["entry_count"])
+    if kind == "set":
+        few["store_count"] += 1
+    else:
+        few["store_count"] = few["store_names_nbytes"] = 0
+    own_flags = header.flags & HAS_DIGESTS | KIND_FLAGS[kind]
+    header = header._replace(magic=MAGIC, version=VERSION, flags=own_flags, metadata_nbytes=0, **few)
     if flags & CLEARED:
-        table["reserved"], blob_table["unpacked_nbytes"], header["reserved"] = 0, 0, 0
-        if not header["flags"] & 1:
-            blob_table["sha256"] = 0
-        if not flags & EXTERNAL_INDEX:
-            header["store_nbytes"], header["store_sha256"] = 0, 0
+        header = header._replace(reserved=0, padding=bytes(24))
+        if kind != "external":
+            header = header._replace(store_nbytes=0, store_sha256=bytes(32))
+    parts: dict[str, np.ndarray] = {}
+    for name, (start, nbytes) in section_spans(header).items():
+        part = body[start - HEADER_NBYTES :][:nbytes].ljust(nbytes, b"\0")
+        dtype = SECTIONS[name][0]
+        parts[name] = np.frombuffer(part, dtype.base).reshape(-1, *dtype.shape).copy()
+    parts["metadata"] = np.frombuffer(body[sum(section_spans(header)["metadata"]) - HEADER_NBYTES :], np.uint8)
+    if flags & NAMED:
+        frame_names(parts)
+    if flags & CLEARED:
+        parts["blob unpacked_nbytes"][:] = 0
     if flags & SHAPED:
-        shape_entries(table, np.frombuffer(parts[2], "<u8"), blob_table)
-    parts[0], parts[1] = table.tobytes(), blob_table.tobytes()
-    out = bytearray()
-    for name, part in zip(SECTIONS, parts, strict=True):
-        out += bytes(-len(out) % 8)
-        header[f"{name}_offset"] = HEADER.itemsize + len(out)
-        out += part
-    header["names_nbytes"], header["metadata_nbytes"] = len(parts[3]), len(parts[4])
-    header["nbytes"] = HEADER.itemsize + len(out)
-    return bytes(header.tobytes()) + bytes(out)
+        shape_entries(parts)
+    sizes: dict[str, Any] = {
+        count: len(parts[name]) for name, (_, count) in SECTIONS.items() if count != "digest_count"
+    }
+    header = header._replace(**sizes)
+    spans = section_spans(header)
+    out = bytearray(sum(spans["metadata"]))
+    for name, (start, nbytes) in spans.items():
+        out[start : start + nbytes] = parts[name].tobytes()
+    HEADER_FIELDS.pack_into(out, 0, *header._replace(nbytes=len(out)))
+    return bytes(out)
 
 
-def shape_entries(table: np.ndarray, dims: np.ndarray, blobs: np.ndarray) -> None:
+def frame_names(parts: dict[str, np.ndarray]) -> None:
+    """Sort the names in the pool and make those of entries match; make stores have plain names and blobs in order."""
+    count = len(parts["entry offset"])
+    names = sorted(set(parts["names"].tobytes().split(b"\0")) - {b""})[:count]
+    names += [b"\x7f%04d" % i for i in range(count - len(names))]
+    names.sort()
+    parts["names"] = np.frombuffer(b"".join(name + b"\0" for name in names), np.uint8)
+    parts["entry name_start"] = starts_of(names)
+    starts = parts["shape start"]
+    starts[:] = np.sort(starts % (len(parts["dims"]) + 1))
+    starts[:1] = 0
+    if not len(starts):
+        parts["dims"] = parts["dims"][:0]
+    stores = parts["stores"]
+    if len(stores) and len(parts["blob nbytes"]) >= len(stores):
+        stores["first_blob"] = np.arange(len(stores))
+        store_names = [b"%d.sbs" % i for i in range(len(stores))]
+        stores["name_start"] = starts_of(store_names)
+        stores["nbytes"] |= np.uint64(1 << 40)
+        stores["nbytes"] &= np.uint64((1 << 41) - 1)
+        parts["store names"] = np.frombuffer(b"".join(name + b"\0" for name in store_names), np.uint8)
+
+
+def starts_of(names: list[bytes]) -> np.ndarray:
+    return np.cumsum([0, *(len(name) + 1 for name in names)])[:-1].astype("<u4")
+
+
+def shape_entries(parts: dict[str, np.ndarray]) -> None:
     """Make the sizes of entries follow shape and type, and blobs large enough for them."""
-    for entry in table:
-        start, ndim = int(entry["dims_start"]) % (len(dims) + 1), int(entry["ndim"]) % 5
-        ndim = min(ndim, len(dims) - start)
-        entry["dims_start"], entry["ndim"] = start, ndim
-        count = math.prod(dims[start : start + ndim].tolist())
-        nbytes = element_types.by_number(int(entry["type"])).nbytes(count)
-        entry["nbytes"] = nbytes % (1 << 64)
+    shapes, dims, blobs = parts["shape start"], parts["dims"], parts["blob nbytes"]
+    stops = [*shapes[1:].tolist(), len(dims)]
+    for place in range(len(parts["entry offset"])):
+        if not len(shapes):
+            return
+        shape = int(parts["entry shape"][place]) % len(shapes)
+        parts["entry shape"][place] = shape
+        count = math.prod(dims[int(shapes[shape]) : stops[shape]].tolist())
+        nbytes = element_types.by_number(int(parts["entry type"][place])).nbytes(count)
+        parts["entry nbytes"][place] = nbytes % (1 << 64)
         if not count or not len(blobs):
-            entry["blob"], entry["offset"] = 0xFFFFFFFF, 0
+            parts["entry blob"][place], parts["entry offset"][place] = 0xFFFFFFFF, 0
         else:
-            blob = blobs[int(entry["blob"]) % len(blobs)]
-            entry["blob"] = int(entry["blob"]) % len(blobs)
-            needed = nbytes + int(entry["offset"])
-            blob["nbytes"] = max(int(blob["nbytes"]), needed if needed < 1 << 64 else 0)
+            blob = int(parts["entry blob"][place]) % len(blobs)
+            parts["entry blob"][place] = blob
+            needed = nbytes + int(parts["entry offset"][place])
+            blobs[blob] = max(int(blobs[blob]), needed if needed < 1 << 64 else 0)
 
 
 def check_index(parsed: NameIndex) -> None:
@@ -316,11 +368,13 @@ def check_index(parsed: NameIndex) -> None:
         check_entry(entry, blobs)
     assert parsed.find("\x7f no such name") == -1
     inside = build_directory(1, [b"any"], [1])
-    for store in (None, inside):
-        again = parse_index(memoryview(rebind_index(parsed, store)), external=store is not None)
-        assert contents(again) == (entries, blobs, parsed.metadata)
-        again.check_binding(inside)
-    rebuilt = parse_index(memoryview(build_index(entries, blobs, parsed.metadata)), external=False)
+    if parsed.kind != "set":
+        for store in (None, inside):
+            kind: IndexKind = "embedded" if store is None else "external"
+            again = parse_index(memoryview(rebind_index(parsed, store)), kind=kind)
+            assert contents(again) == (entries, blobs, parsed.metadata)
+            again.check_binding(inside)
+    rebuilt = parse_index(memoryview(build_index(entries, blobs, parsed.metadata)), kind="embedded")
     assert contents(rebuilt) == (entries, blobs, parsed.metadata)
     check_places(parsed, inside)
 
@@ -352,9 +406,9 @@ def contents(parsed: NameIndex) -> tuple[list[Any], list[Any], dict[str, str]]:
 def check_places(parsed: NameIndex, foreign: Directory) -> None:
     """Join an index with directories: a foreign one, its own, and its own in another order."""
     with suppress(BlobStoreError):
-        assert [foreign.range(place)[1] for place in parsed.places(foreign)] == parsed.blobs["nbytes"].tolist()
+        assert [foreign.range(place)[1] for place in parsed.places(foreign)] == parsed.blobs.nbytes.tolist()
     keys = [parsed.blob(place).key for place in range(len(parsed.blobs))]
-    sizes = parsed.blobs["nbytes"].tolist()
+    sizes = parsed.blobs.nbytes.tolist()
     proper = all(key and b"\0" not in key and key != b"~index" for key in keys) and len(set(keys)) == len(keys)
     if keys and proper and all(0 < size < 1 << 40 for size in sizes):
         assert parsed.places(build_directory(1, keys, sizes)).tolist() == list(range(len(keys)))
@@ -595,7 +649,7 @@ def composed(rest: bytes, *, framed: bool) -> bytes:
         key, stored = KEYS[number % len(KEYS)], rest[3 : 3 + size]
         rest = rest[3 + size :]
         if key == KEYS[0] and framed and stored:
-            stored = framed_index(stored[0] & ~EXTERNAL_INDEX, stored[1:])
+            stored = framed_index(stored[0] & ~(EXTERNAL_INDEX | OF_SET), stored[1:])
         if stored:
             blobs.setdefault(key, stored)
     return container(list(blobs.items())) if blobs else b""

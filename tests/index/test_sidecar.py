@@ -228,7 +228,7 @@ def test_an_error_between_two_renames_loses_no_names(
     (kept,) = (tmp_path / name for name in os.listdir(tmp_path) if name not in ("m.sbs", "m.sbs.idx"))
     assert repr(str(kept)) in str(caught.value)
     assert read(path) is None
-    assert open_index(memoryview(kept.read_bytes()), external=True).names == ["a0", "b0"]
+    assert open_index(memoryview(kept.read_bytes()), kind="external").names == ["a0", "b0"]
     os.replace(kept, f"{path}.idx")
     assert read(path) == 2
 
