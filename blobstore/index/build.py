@@ -97,7 +97,9 @@ def pool_of(names: Sequence[bytes]) -> tuple[bytes, Array]:
             raise UsageError("duplicate-name", f"{name.decode()!r} is used twice")
     pool = b"\0".join([*names, b""])
     if len(pool) > MAX_NAMES_NBYTES:
-        raise UsageError("names-too-long", f"the names have {len(pool)} bytes, the limit is {MAX_NAMES_NBYTES}")
+        raise UsageError(
+            "names-too-long", f"the names have {len(pool)} bytes in total, the limit is {MAX_NAMES_NBYTES}"
+        )
     lengths = np.fromiter(map(len, names), np.int64, len(names)) + 1
     return pool, (np.cumsum(lengths) - lengths).astype("<u4")
 

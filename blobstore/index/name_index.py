@@ -16,7 +16,15 @@ from blobstore.container.directory import KeyFinder, bad_key, key_words
 from blobstore.container.keys import INDEX_KEY, decode_key
 from blobstore.errors import FormatError, UsageError
 from blobstore.index.names import encode_name
-from blobstore.index.records import HAS_DIGESTS, NO_BLOB, Entry, IndexedBlob, directory_digest, self_digest
+from blobstore.index.records import (
+    HAS_DIGESTS,
+    NO_BLOB,
+    SELF_DIGEST_AT,
+    Entry,
+    IndexedBlob,
+    directory_digest,
+    self_digest,
+)
 from blobstore.index.stores import key_twice
 from blobstore.index.strict_json import parse_json, text_map
 from blobstore.index.validate import Refusal, check_entries, check_names, check_shapes
@@ -138,7 +146,7 @@ class NameIndex:
     def shapes(self) -> list[tuple[int, ...]]:
         """All shapes; an entry has the place of its own. Those of checked entries are checked."""
         starts, dims = self.shape_starts.tolist(), self.dims.tolist()
-        return [tuple(dims[start:stop]) for start, stop in zip(starts, [*starts[1:], len(dims)], strict=True)]
+        return [tuple(dims[start:stop]) for start, stop in zip(starts, [*starts[1:], len(dims)], strict=False)]
 
     def find(self, name: str) -> int:
         """Return the place of a name among the entries, or -1. The first few look-ups are binary searches in place.
@@ -320,7 +328,7 @@ class NameIndex:
 
     def self_digest_holds(self) -> bool:
         """Whether the index matches its own SHA-256: none of its bits has changed since it was written."""
-        return self.header.self_sha256 == self_digest(self.raw)
+        return bytes(self.raw[SELF_DIGEST_AT : SELF_DIGEST_AT + 32]) == self_digest(self.raw)
 
 
 def _check_set_keys(raw: npt.NDArray[np.uint8]) -> None:

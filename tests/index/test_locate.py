@@ -15,7 +15,7 @@ from blobstore.index.locate import find_index, read_external
 if TYPE_CHECKING:
     from pathlib import Path
 
-RESERVED_AT = 192 + 40  # of the first entry
+SCALE_AT = 160 + 28  # of the only entry
 
 
 def write(path: Path, *, external: bool, damaged: bool) -> None:
@@ -24,7 +24,8 @@ def write(path: Path, *, external: bool, damaged: bool) -> None:
         writer.add("a", b"12345678")
         store = writer.directory() if external else None
         raw = bytearray(build_index([Entry("name", 0, 0, 8, 1, (2,))], [IndexedBlob(b"a", 8)], store=store))
-        raw[RESERVED_AT] ^= damaged
+        if damaged:
+            raw[SCALE_AT : SCALE_AT + 4] = b"\0\0\x80\x7f"
         if not external:
             writer.add("~index", raw)
     if external:
@@ -48,13 +49,13 @@ def test_all_of_an_index_is_checked_unless_it_is_to_be_later(tmp_path: Path, ext
             assert index
             assert index.names == later.names == ["name"]
             return
-        with pytest.raises(FormatError, match="index-reserved"):
+        with pytest.raises(FormatError, match="index-scale"):
             later.check()
-        with pytest.raises(FormatError, match="index-reserved") as caught:
+        with pytest.raises(FormatError, match="index-scale") as caught:
             find_index(reader)
         assert caught.value.path == own
         if external:
-            with pytest.raises(FormatError, match="index-reserved"):
+            with pytest.raises(FormatError, match="index-scale"):
                 read_external(own, reader.directory)
 
 
