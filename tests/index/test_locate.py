@@ -15,7 +15,7 @@ from blobstore.index.locate import find_index, read_external
 if TYPE_CHECKING:
     from pathlib import Path
 
-SCALE_AT = 160 + 28  # of the only entry
+SCALE_AT = 200  # of the only entry
 
 
 def write(path: Path, *, external: bool, damaged: bool) -> None:

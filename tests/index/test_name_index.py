@@ -632,7 +632,7 @@ def put(at: int, value: int, nbytes: int = 4) -> Callable[[bytearray], object]:
     return lambda raw: raw.__setitem__(slice(at, at + nbytes), value.to_bytes(nbytes, "little"))
 
 
-# Of the small index above: 160 bytes of header; the types of entries from 224 on, a gap of 4; names from 336 on, a gap of 3.
+# Of the small index above: types of entries from 224 on, then a gap of 4; names from 336 on, then a gap of 3.
 @pytest.mark.parametrize(
     ("change", "external", "reason", "offset"),
     [
