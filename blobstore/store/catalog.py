@@ -14,6 +14,7 @@ from blobstore.container.layout import KEY_NBYTES
 from blobstore.errors import FormatError, UsageError, in_file
 from blobstore.index import PACKED
 from blobstore.store.info import PackedRange, TensorInfo
+from blobstore.store.plain import View, plain_views
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -111,6 +112,13 @@ class IndexCatalog:
                 return self._info(entry, key, start)
             row = self._index.blob(entry.blob)
             return self._info(entry, key, start, row.nbytes, row.unpacked_nbytes)
+
+    def views(self) -> dict[str, View]:
+        """Return what numpy can view as it is stored, by name; empty if any of the index is wrong."""
+        with suppress(FormatError):
+            self._check()
+            return plain_views(self._index, self._directory, self._places)
+        return {}
 
     def __iter__(self) -> Iterator[TensorInfo]:
         # By columns: numpy is much slower at one item at a time.

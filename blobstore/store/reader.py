@@ -6,7 +6,10 @@ import fnmatch
 import html
 import os
 from functools import cached_property
+from itertools import count
 from typing import TYPE_CHECKING, Any
+
+import numpy as np
 
 from blobstore.container.keys import CONFIG_KEY, NO_TOKENIZER, RESERVED_KEYS, TOKENIZER_KEY
 from blobstore.container.reader import BlobReader
@@ -19,6 +22,7 @@ from blobstore.index.locate import find_index, lost_index
 from blobstore.index.records import directory_digest
 from blobstore.store.by_identity import MappingByIdentity
 from blobstore.store.carried import CarriedFiles
+from blobstore.store.catalog import IndexCatalog
 from blobstore.store.slices import load_rows, slice_of
 from blobstore.store.values import elements, stored
 from blobstore.store.vocabulary import By, Vocabularies, aliases_of, check_by
@@ -36,9 +40,11 @@ if TYPE_CHECKING:
     from blobstore.store.blobs import UnpackedBlobs
     from blobstore.store.catalog import Catalog
     from blobstore.store.info import TensorInfo
+    from blobstore.store.plain import View
     from blobstore.store.slices import Rows, TensorSlice
 
 _SHOWN_IN_NOTEBOOK = 20
+_FEW = 4  # look-ups that each find an entry in place; for more it is faster to list all that numpy can view
 
 
 class Store(MappingByIdentity["Array"], Closing):
@@ -78,6 +84,8 @@ class Store(MappingByIdentity["Array"], Closing):
         """Open a file; see `blobstore.open`. ``writable`` as `BlobReader` has it."""
         check_by(by)
         self.by: By = by
+        self._views: dict[str, View] = {}
+        self._lookups = count()
         self._base: Store | None = None
         self._options = {"access": access, "use_index": use_index, "writable": writable, "prefetch": prefetch}
         self.reader: BlobReader = BlobReader(path, access=access, writable=writable, prefetch=prefetch)
@@ -462,7 +470,20 @@ class Store(MappingByIdentity["Array"], Closing):
             UsageError: ``needs-base``, ``wrong-base``: it is stored as the difference to a file that wasn't given;
                 ``closed``.
         """
-        return self._array(self.info(name))
+        try:
+            offset, nbytes, dtype, shape = self._views[name]
+        except (KeyError, TypeError):
+            return self._found(name)
+        values: Array = np.ndarray(shape, dtype, self.reader.view(offset, nbytes))
+        values.flags.writeable = False
+        return values
+
+    def _found(self, name: str) -> Array:
+        """Return a tensor that isn't among the views. After a few of them, the views are listed."""
+        values = self._array(self.info(name))
+        if next(self._lookups) == _FEW and isinstance(self._catalog, IndexCatalog):
+            self._views = self._catalog.views()
+        return values
 
     def get(self, name: str, default: Any = None) -> Any:  # noqa: ANN401 (as a mapping's)
         """Return a tensor's values, or ``default``. Near misses are not searched for.
