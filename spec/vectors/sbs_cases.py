@@ -9,8 +9,7 @@ from typing import Any
 
 from packed_writer import Packed
 from sbs_writer import (
-    BLOB,
-    ENTRY,
+    EXTERNAL,
     HEADER,
     INDEX_KEY,
     KEY,
@@ -30,7 +29,9 @@ from sbs_writer import (
     metadata_json,
     name_index,
     payload,
+    planted,
     seal,
+    starts_of,
     stored_nbytes,
     tensor,
 )
@@ -515,7 +516,6 @@ def invalid_containers() -> Iterator[Case]:  # noqa: PLR0915 - a list
 F32 = TYPES["f32"][0]
 CARRIER = [(b"a.weight", payload(3, 24)), (b"b.weight", payload(4, 8))]
 PLAIN = [tensor("a.weight", "a.weight", "f32", (2, 3)), tensor("b.weight", "b.weight", "f32", (2,))]
-ENTRIES_AT, BLOBS_AT, DIMS_AT, NAMES_AT, METADATA_AT = 192, 288, 416, 440, 464  # of PLAIN; its names end at 458
 
 
 def invalid_indexes() -> Iterator[Case]:  # noqa: C901, PLR0915 - a list
@@ -530,11 +530,16 @@ def invalid_indexes() -> Iterator[Case]:  # noqa: C901, PLR0915 - a list
     def header(**values: int | bytes) -> bytes:
         return HEADER.set(good, 0, **values)
 
+    starts = starts_of(good)
+
     def entry(number: int, index: bytes = good, **values: float) -> bytes:
-        return ENTRY.set(index, ENTRIES_AT + ENTRY.size * number, **values)
+        return planted(index, "entry", number, **values)
 
     def blob(number: int, index: bytes = good, **values: int | bytes) -> bytes:
-        return BLOB.set(index, BLOBS_AT + BLOB.size * number, **values)
+        return planted(index, "blob", number, **values)
+
+    def shape(number: int, start: int) -> bytes:
+        return spliced(starts["shape start"] + 4 * number, struct.pack("<I", start))
 
     def spliced(at: int, data: bytes) -> bytes:
         """The valid index with bytes replaced."""
@@ -550,7 +555,7 @@ def invalid_indexes() -> Iterator[Case]:  # noqa: C901, PLR0915 - a list
 
     reason = "index-truncated"
     yield bad(reason, "one-byte", "a single byte", good[:1])
-    yield bad(reason, "191-bytes", "one byte less than a header", good[:191])
+    yield bad(reason, "159-bytes", "one byte less than a header", good[:159])
 
     reason = "index-magic"
     yield bad(reason, "magic", "another magic", header(magic=b"SBSINDEY"))
@@ -561,64 +566,69 @@ def invalid_indexes() -> Iterator[Case]:  # noqa: C901, PLR0915 - a list
         yield bad(reason, f"version-{version}", f"version {version}", header(version=version))
 
     reason = "index-flags"
-    yield bad(reason, "flag-2", "an unknown flag", header(flags=5))
+    yield bad(reason, "flag-3", "an unknown flag", header(flags=9))
     yield bad(reason, "flag-31", "an unknown flag", header(flags=2**31 + 1))
     yield bad(reason, "embedded-flagged-external", "the flag of an external index in an embedded one", header(flags=3))
+    yield bad(reason, "embedded-flagged-set", "the flag of a set's index in an embedded one", header(flags=5))
 
     reason = "index-nbytes"
     yield bad(reason, "trailing-bytes", "8 bytes behind its end", good + bytes(8))
     yield bad(reason, "cut-one-byte", "its last byte is missing", good[:-1])
-    yield bad(reason, "cut-header-only", "a header and nothing behind it", good[:192])
+    yield bad(reason, "cut-header-only", "a header and nothing behind it", good[: HEADER.size])
     yield bad(reason, "nbytes-huge", "nbytes is 2^64 - 1", header(nbytes=U64 - 1))
 
     reason = "index-section"
-    sections = {"entries": 192, "blobs": BLOBS_AT, "dims": DIMS_AT, "names": NAMES_AT, "metadata": METADATA_AT}
-    for name, at in sections.items():
-        off = header(**{f"{name}_offset": at + 8})
-        yield bad(reason, f"{name}-offset", "8 bytes too far", off)
-    shifts = {f"{name}_offset": at + 8 for name, at in sections.items()}
-    gap = HEADER.set(good[:192] + bytes(8) + good[192:], 0, nbytes=len(good) + 8, **shifts)
-    yield bad(reason, "sections-shifted", "8 zeros behind the header, and all offsets agree", gap)
-    unrounded = HEADER.set(good[:458] + good[464:], 0, nbytes=len(good) - 6, metadata_offset=458)
+    gap = HEADER.set(good[: HEADER.size] + bytes(8) + good[HEADER.size :], 0, nbytes=len(good) + 8)
+    yield bad(reason, "sections-shifted", "8 zeros behind the header", gap)
+    unrounded = HEADER.set(good[: starts["names"] + 18] + good[starts["metadata"] :], 0, nbytes=len(good) - 6)
     yield bad(reason, "metadata-unaligned", "the metadata follows the names without a gap", unrounded)
     yield bad(reason, "metadata-short", "the metadata ends before nbytes", header(metadata_nbytes=1))
-    yield bad(reason, "metadata-wraps", "its end, in 64 bits, is 0", header(metadata_nbytes=U64 - METADATA_AT))
-    yield bad(reason, "names-wrap", "2^64 - 6 bytes of names", header(names_nbytes=U64 - 6))
-    yield bad(reason, "names-4-gib", "2^32 more bytes of names", header(names_nbytes=2**32 + 18))
-    yield bad(reason, "dim-count-wraps", "8 times the count, in 64 bits, is the right 24", header(dim_count=2**61 + 3))
-    yield bad(reason, "entry-count-huge", "4294967295 entries", header(entry_count=2**32 - 1))
-    wraps = header(entry_count=2**28 + 2)
-    yield bad(reason, "entry-count-wraps", "48 times the count, in 32 bits, is the right 96", wraps)
-    yield bad(reason, "blob-count-huge", "4294967295 blobs", header(blob_count=2**32 - 1))
-    wraps = header(blob_count=2**26 + 2)
-    yield bad(reason, "blob-count-wraps", "64 times the count, in 32 bits, is the right 128", wraps)
+    yield bad(reason, "metadata-wraps", "its end, in 64 bits, is 0", header(metadata_nbytes=U64 - starts["metadata"]))
+    yield bad(reason, "names-huge", "2^32 - 1 bytes of names", header(names_nbytes=2**32 - 1))
+    for count in ("entry", "blob", "shape", "dim", "store"):
+        huge = header(**{f"{count}_count": 2**32 - 1})
+        yield bad(reason, f"{count}-count-huge", f"4294967295 in place of the {count} count", huge)
+    yield bad(reason, "entry-count-less", "one entry of the two is not counted", header(entry_count=1))
+    yield bad(reason, "names-8-less", "8 bytes of the names are not counted", header(names_nbytes=10))
+    more = header(shape_count=4, dim_count=2)
+    yield bad(reason, "shapes-than-entries", "four shapes for two entries, at the cost of a dimension", more)
+    stored = HEADER.set(good[: starts["names"]] + bytes(48) + good[starts["names"] :], 0, store_count=1)
+    stored = HEADER.set(stored, 0, nbytes=len(stored))
+    yield bad(reason, "embedded-stores", "a store in an embedded index", stored)
+    stored = HEADER.set(
+        good[: starts["metadata"]] + b"a.sbs\0\0\0" + good[starts["metadata"] :], 0, store_names_nbytes=6
+    )
+    stored = HEADER.set(stored, 0, nbytes=len(stored))
+    yield bad(reason, "embedded-store-names", "the name of a store in an embedded index", stored)
 
     reason = "index-reserved"
-    yield bad(reason, "reserved-header", "the header's last byte is not zero", header(reserved=bytes(23) + b"\1"))
-    yield bad(reason, "reserved-entry", "an entry's reserved field is not zero", entry(1, reserved=1))
-    yield bad(reason, "gap-not-zero", "a byte between names and metadata is not zero", spliced(463, b"\1"))
+    yield bad(reason, "reserved-header", "the header's last byte is not zero", header(padding=bytes(23) + b"\1"))
+    yield bad(reason, "reserved-field", "the reserved u32 is not zero", header(reserved=1))
+    at = starts["metadata"] - 1
+    yield bad(reason, "gap-not-zero", "a byte between names and metadata is not zero", spliced(at, b"\1"))
+    at = starts["entry codec"] - 1
+    yield bad(reason, "gap-of-column", "a byte between two columns is not zero", spliced(at, b"\1"))
     yield bad(reason, "embedded-store-size", "an embedded index with the size of a store", header(store_nbytes=768))
     yield bad(reason, "embedded-store-hash", "an embedded index with the hash of a store", header(store_sha256=b"\1"))
-    yield bad(reason, "digests-not-flagged", "the digests are there, but flag bit 0 is not set", header(flags=0))
 
     reason = "index-name"
     yield bad(reason, "name-empty", "a name of no bytes", named(b"", b"a"))
     yield bad(reason, "name-4097", "a name of 4097 bytes", named(b"x" * 4097))
     yield bad(reason, "name-nul-inside", "a NUL in a name", named(b"a\0b"))
-    yield bad(reason, "name-no-nul", "no NUL behind a name", spliced(NAMES_AT + 8, b"x"))
-    names_at = BLOBS_AT + 128 + 16  # in an index that named() makes of two names
-    cut = HEADER.set(named(b"a", b"bcde"), 0, names_nbytes=6)
-    yield bad(reason, "name-no-nul-at-end", "the last name's NUL is outside the section", cut)
-    yield bad(reason, "name-gap", "a NUL too many between two names", entry(0, named(b"a\0", b"b"), name_nbytes=1))
-    trailing = entry(1, named(b"a", b"b\0"), name_nbytes=1)
-    yield bad(reason, "name-trailing", "a NUL too many behind the last name", trailing)
-    yield bad(reason, "name-beyond", "the last name ends behind the section", entry(1, name_nbytes=4096))
-    yield bad(reason, "name-offset-beyond", "a name begins far behind the section", entry(1, name_offset=2**32 - 1))
-    yield bad(reason, "name-shared", "two entries have one name's bytes", entry(1, named(b"a", b"b"), name_offset=0))
-    turned = named(b"a", b"b")
-    turned = turned[:names_at] + b"b\0a\0" + turned[names_at + 4 :]
-    turned = entry(0, entry(1, turned, name_offset=0), name_offset=2)
+    yield bad(reason, "name-no-nul", "no NUL behind a name", spliced(starts["names"] + 8, b"x"))
+    last = spliced(starts["names"] + 17, b"x")
+    yield bad(reason, "name-no-nul-at-end", "no NUL behind the last name", last)
+    yield bad(reason, "name-gap", "a NUL too many between two names", named(b"a\0", b"b"))
+    yield bad(reason, "name-trailing", "a NUL too many behind the last name", named(b"a", b"b\0"))
+    yield bad(reason, "name-first", "the first name doesn't begin at 0", entry(0, name_start=1))
+    yield bad(reason, "name-beyond", "a name begins right behind the section", entry(1, name_start=18))
+    yield bad(reason, "name-start-huge", "a name begins far behind the section", entry(1, name_start=2**32 - 1))
+    yield bad(reason, "name-shared", "two entries have one name's bytes", entry(1, named(b"a", b"b"), name_start=0))
+    turned = entry(0, entry(1, named(b"b", b"a"), name_start=0), name_start=2)
     yield bad(reason, "names-out-of-order", "the names don't lie in the order of the entries", turned)
+    none = HEADER.set(name_index([], CARRIER, b"{}    "), 0, names_nbytes=4)
+    none = HEADER.set(none[:-6] + b"a\0b\0" + bytes(4) + b"{}", 0, nbytes=len(none) + 4, metadata_nbytes=2)
+    yield bad(reason, "names-of-nothing", "names, but no entries", none)
     for what, text in {
         "byte": b"a\xff",
         "overlong": b"a\xc0\x80",
@@ -638,9 +648,19 @@ def invalid_indexes() -> Iterator[Case]:  # noqa: C901, PLR0915 - a list
 
     reason = "index-dims"
     yield bad(reason, "ndim-33", "33 dimensions", first(shape=(1,) * 32 + (6,)))
-    yield bad(reason, "ndim-huge", "65535 dimensions", entry(0, ndim=65535))
-    yield bad(reason, "dims-beyond", "the last dimension is behind the pool", entry(0, dims_start=2))
-    yield bad(reason, "dims-start-wraps", "dims_start + ndim, in 32 bits, is 1", entry(0, dims_start=2**32 - 1))
+    yield bad(reason, "shape-beyond", "the shape of an entry is not in the table", entry(1, shape=2))
+    yield bad(reason, "shape-huge", "the largest number of a shape", entry(0, shape=2**32 - 1))
+    yield bad(reason, "shape-not-first", "the first shape doesn't begin at 0", shape(0, 1))
+    yield bad(reason, "shape-descends", "the second shape begins before the first", shape(0, 2**32 - 1))
+    yield bad(reason, "dims-beyond", "the second shape begins behind the pool", shape(1, 4))
+    yield bad(reason, "dims-start-huge", "or far behind it", shape(1, 2**32 - 1))
+    scalar = name_index([replace(PLAIN[0], shape=(), nbytes=4)], CARRIER)
+    at = starts_of(scalar)["names"]
+    more = HEADER.set(scalar[:at] + bytes(8) + scalar[at:], 0, dim_count=1, nbytes=len(scalar) + 8)
+    yield bad("index-shape", "dims-of-scalar", "the last shape goes on to the end of the pool: it is [0]", more)
+    alone = HEADER.set(name_index([], CARRIER), 0, dim_count=1)
+    alone = HEADER.set(alone[:-2] + bytes(8) + alone[-2:], 0, nbytes=len(alone) + 8)
+    yield bad(reason, "dims-of-nothing", "a dimension, but no shape", alone)
     huge = {"key": None, "nbytes": 0}
     yield bad(reason, "dims-2-57", "a dimension of 2^57, and one of 0", first(shape=(0, 2**57), **huge))
     yield bad(reason, "dims-overflow", "2^32 · 2^32, and a dimension of 0", first(shape=(2**32, 2**32, 0), **huge))
@@ -721,7 +741,7 @@ def invalid_indexes() -> Iterator[Case]:  # noqa: C901, PLR0915 - a list
     reason = "index-key"
     yield bad(reason, "key-empty", "a key of no bytes", blob(1, key=b""))
     yield bad(reason, "key-nul-inside", "a byte behind a NUL", blob(1, key=b"b\0weight"))
-    itself = name_index(PLAIN, [*CARRIER, (INDEX_KEY, bytes(len(good) + BLOB.size))], digests=False)
+    itself = name_index(PLAIN, [*CARRIER, (INDEX_KEY, bytes(len(good) + 32 - 64))], digests=False)
     yield bad(reason, "key-itself", "the table lists the index", itself)
     twice = name_index(PLAIN, [*CARRIER, CARRIER[0]])
     yield bad(reason, "key-twice", "the table lists a blob twice", twice)
@@ -754,6 +774,7 @@ def invalid_external_indexes() -> Iterator[Case]:
     yield bad("index-truncated", "empty", "a file of no bytes", b"")
     yield bad("index-magic", "json", "a file of another kind", b"{}".ljust(200))
     yield bad("index-flags", "flagged-embedded", "the flag of an external index is not set", header(flags=1))
+    yield bad("index-flags", "flagged-set", "the flag of a set's index as well", header(flags=EXTERNAL | 5))
     yield bad("index-nbytes", "cut", "its last byte is missing", good[:-1])
     yield bad("index-nbytes", "trailing-byte", "a line feed behind its end", good + b"\n")
     yield bad("index-stale", "stale-size", "a store of 256 bytes more", header(store_nbytes=len(data) + 256))

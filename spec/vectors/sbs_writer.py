@@ -139,14 +139,14 @@ def container(version: int, blobs: Sequence[Blob], *, very_old: bool = False) ->
 NO_BLOB = 0xFFFFFFFF
 INDEX_KEY = b"~index"
 HEADER = Record(
-    "magic:8s version:I flags:I nbytes:Q entry_count:I blob_count:I dim_count:Q entries_offset:Q blobs_offset:Q "
-    "dims_offset:Q names_offset:Q names_nbytes:Q metadata_offset:Q metadata_nbytes:Q store_nbytes:Q "
-    "store_sha256:32s self_sha256:32s reserved:24s"
+    "magic:8s version:I flags:I nbytes:Q entry_count:I blob_count:I shape_count:I dim_count:I store_count:I "
+    "names_nbytes:I store_names_nbytes:I reserved:I metadata_nbytes:Q store_nbytes:Q store_sha256:32s self_sha256:32s "
+    "padding:24s"
 )
-ENTRY = Record(
-    "offset:Q nbytes:Q blob:I name_offset:I name_nbytes:H type:H codec:H ndim:H dims_start:I scale:f reserved:Q"
-)
+ENTRY = Record("offset:Q nbytes:Q name_start:I blob:I shape:I scale:f type:H codec:H")
 BLOB = Record("key:16s nbytes:Q unpacked_nbytes:Q sha256:32s")
+STORE = Record("nbytes:Q sha256:32s first_blob:I name_start:I")
+DIGESTS, EXTERNAL, SET = 1, 2, 4
 
 TYPES = {  # name: number, bits per element, elements per group, extra bytes per group
     "unknown": (0, 8, 1, 0), "f32": (1, 32, 1, 0), "bf16": (2, 16, 1, 0), "sfp": (3, 8, 1, 0), "nuq": (4, 4, 256, 16),
@@ -211,10 +211,29 @@ def tensor(
     return Entry(name.encode(), key.encode() if key else None, TYPES[type_name][0], shape, nbytes, offset, scale)
 
 
+def columns(record: Record, rows: Sequence[Mapping[str, float | bytes]]) -> list[bytes]:
+    """Return a section for each field of a record: its values in all rows, one after another."""
+    sections = []
+    for name, code in record.codes.items():
+        column = Record(f"{name}:{code}")
+        sections.append(b"".join(column.pack(**{name: row[name]}) for row in rows if name in row))
+    return sections
+
+
 def seal(index: bytes) -> bytes:
     """Return the index with its self_sha256 computed, so that a planted fault is its only one."""
     blank = HEADER.set(index, 0, self_sha256=b"")
     return HEADER.set(blank, 0, self_sha256=hashlib.sha256(blank).digest())
+
+
+@dataclass(frozen=True)
+class Store:
+    """A file of a set: what the index says of it."""
+
+    name: bytes
+    nbytes: int
+    directory: bytes
+    first_blob: int
 
 
 def name_index(
@@ -224,70 +243,96 @@ def name_index(
     *,
     digests: bool = True,
     store: tuple[int, bytes] | None = None,
+    stores: Sequence[Store] = (),
     unpacked: Mapping[bytes, int] | None = None,
 ) -> bytes:
-    """The index, embedded, or external to a store of this size and with this directory.
+    """The index, embedded; or external to a store of this size and with this directory; or of a set of these stores.
 
     `unpacked` has the unpacked sizes of packed blobs by key.
 
     Entries and blobs are written in the given order, and nothing is checked, so faults can be planted in them.
     """
     blob_numbers: dict[bytes | None, int] = {key: i for i, (key, _) in enumerate(table)} | {None: NO_BLOB}
-    dims: list[int] = []
-    dims_starts: dict[tuple[int, ...], int] = {(): 0}
-    names = bytearray()
-    entry_records = bytearray()
+    shapes: dict[tuple[int, ...], int] = {}
+    names, store_names = bytearray(), bytearray()
+    entry_rows, store_rows = [], []
     for e in entries:
-        if e.shape not in dims_starts:
-            dims_starts[e.shape] = len(dims)
-            dims += e.shape
-        entry_records += ENTRY.pack(
-            offset=e.offset,
-            nbytes=e.nbytes,
-            blob=blob_numbers[e.key],
-            name_offset=len(names),
-            name_nbytes=len(e.name),
-            type=e.type,
-            codec=e.codec,
-            ndim=len(e.shape),
-            dims_start=dims_starts[e.shape],
-            scale=e.scale,
-        )
+        row = {"offset": e.offset, "nbytes": e.nbytes, "name_start": len(names), "blob": blob_numbers[e.key]}
+        row |= {"shape": shapes.setdefault(e.shape, len(shapes)), "scale": e.scale, "type": e.type, "codec": e.codec}
+        entry_rows.append(row)
         names += e.name + b"\0"
-    blob_records = b"".join(
-        BLOB.pack(
-            key=key,
-            nbytes=len(data),
-            unpacked_nbytes=(unpacked or {}).get(key, 0),
-            sha256=hashlib.sha256(data).digest() if digests else b"",
-        )
+    starts, dims = [], []
+    for shape in shapes:
+        starts.append(len(dims))
+        dims += shape
+    blob_rows: list[dict[str, float | bytes]] = [
+        {"key": key, "nbytes": len(data), "unpacked_nbytes": (unpacked or {}).get(key, 0)}
+        | ({"sha256": hashlib.sha256(data).digest()} if digests else {})
         for key, data in table
-    )
+    ]
+    for s in stores:
+        row = {"nbytes": s.nbytes, "sha256": hashlib.sha256(s.directory).digest(), "first_blob": s.first_blob}
+        store_rows.append(STORE.pack(**row, name_start=len(store_names)))
+        store_names += s.name + b"\0"
     out = bytearray(HEADER.size)
-    offsets = []
-    for section in (entry_records, blob_records, struct.pack(f"<{len(dims)}Q", *dims), names, metadata):
+    for section in (
+        *columns(ENTRY, entry_rows),
+        *columns(BLOB, blob_rows),
+        struct.pack(f"<{len(starts)}I", *starts),
+        struct.pack(f"<{len(dims)}Q", *dims),
+        b"".join(store_rows),
+        names,
+        store_names,
+        metadata,
+    ):
         out += bytes(align(len(out), 8) - len(out))
-        offsets.append(len(out))
         out += section
     header = HEADER.pack(
         magic=b"SBSINDEX",
         version=1,
-        flags=digests | (store is not None) << 1,
+        flags=DIGESTS * digests | EXTERNAL * (store is not None) | SET * bool(stores),
         nbytes=len(out),
         entry_count=len(entries),
         blob_count=len(table),
+        shape_count=len(shapes),
         dim_count=len(dims),
-        entries_offset=offsets[0],
-        blobs_offset=offsets[1],
-        dims_offset=offsets[2],
-        names_offset=offsets[3],
+        store_count=len(stores),
         names_nbytes=len(names),
-        metadata_offset=offsets[4],
+        store_names_nbytes=len(store_names),
         metadata_nbytes=len(metadata),
         store_nbytes=store[0] if store else 0,
         store_sha256=hashlib.sha256(store[1]).digest() if store else b"",
     )
     return seal(header + out[HEADER.size :])
+
+
+def starts_of(index: bytes) -> dict[str, int]:
+    """Return where each section of an index begins, by the counts in its header: `entry offset`, …, `metadata`."""
+    counts = dict(
+        zip(HEADER.codes, struct.unpack("<" + "".join(HEADER.codes.values()), index[: HEADER.size]), strict=True)
+    )
+    sizes: dict[str, int] = {}
+    for record, kind in ((ENTRY, "entry"), (BLOB, "blob")):
+        for name, code in record.codes.items():
+            count = counts[f"{kind}_count"] if name != "sha256" or counts["flags"] & DIGESTS else 0
+            sizes[f"{kind} {name}"] = count * struct.calcsize("<" + code)
+    sizes |= {"shape start": 4 * counts["shape_count"], "dims": 8 * counts["dim_count"]}
+    sizes |= {"stores": STORE.size * counts["store_count"], "names": counts["names_nbytes"]}
+    sizes |= {"store names": counts["store_names_nbytes"], "metadata": counts["metadata_nbytes"]}
+    starts, end = {}, HEADER.size
+    for name, nbytes in sizes.items():
+        starts[name] = align(end, 8)
+        end = starts[name] + nbytes
+    return starts
+
+
+def planted(index: bytes, kind: str, number: int, **values: float | bytes) -> bytes:
+    """Return an index with fields of one entry or blob replaced; `kind` is `entry` or `blob`."""
+    codes = (ENTRY if kind == "entry" else BLOB).codes
+    for name, value in values.items():
+        column = Record(f"{name}:{codes[name]}")
+        index = column.set(index, starts_of(index)[f"{kind} {name}"] + column.size * number, **{name: value})
+    return index
 
 
 def metadata_json(pairs: dict[str, str]) -> bytes:
