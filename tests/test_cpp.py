@@ -35,8 +35,8 @@ from blobstore.fileio.locking import lock
 from blobstore.gemma import legacy
 from blobstore.gemma.toc import TocEntry, build_toc, toc_entry
 from blobstore.index import Entry, IndexedBlob, build_index
+from blobstore.index.records import HEADER_FIELDS, HEADER_NBYTES, Header, directory_digest, section_spans
 from blobstore.index.records import PACKED as PACKED_CODEC
-from blobstore.index.records import directory_digest
 from tests.compression.test_planes import LAYOUTS
 from tests.conftest import ROOT, VECTORS
 from tests.tensor_strategies import names as any_names
@@ -858,10 +858,9 @@ def test_a_table_has_at_most_as_many_rows_as_a_file_has_blobs(
     sbs_ls: Run, generator: ModuleType, tmp_path: Path, rows: int, reason: str
 ) -> None:
     path = tmp_path / "a.sbs"
-    end = 192 + 64 * rows  # of rows that are zeros: where their number is allowed, their keys aren't
-    index = bytearray(struct.pack("<8sIIQIIQ", b"SBSINDEX", 1, 0, end + 2, 0, rows, 0))
-    index += struct.pack("<7Q", 192, 192, end, end, 0, end, 2)
-    path.write_bytes(generator.container(2, [(b"0", b"1"), (b"~index", bytes(index.ljust(end, b"\0")) + b"{}")]))
+    # Of rows that are zeros: where their number is allowed, their keys aren't.
+    index = index_of(b"", blob_count=rows, metadata_nbytes=2)[:-2] + b"{}"
+    path.write_bytes(generator.container(2, [(b"0", b"1"), (b"~index", index)]))
     found = batch(sbs_ls, [path], "--copy")[path]
     assert found["error"] == described(path)["error"] == reason
 
@@ -869,11 +868,8 @@ def test_a_table_has_at_most_as_many_rows_as_a_file_has_blobs(
 def test_more_blobs_than_16_bits_can_count_are_found(sbs_ls: Run, generator: ModuleType, tmp_path: Path) -> None:
     blobs = [(b"%d" % i, b"x") for i in range(65_600)]
     rows = blobs[::-1]  # none is where the index says
-    entry = struct.pack("<QQIIHHHHIfQ", 0, 1, 0, 0, 4, 10, 0, 1, 0, 1.0, 0)
-    table = b"".join(key.ljust(16, b"\0") + struct.pack("<QQ32x", 1, 0) for key, _ in rows)
-    sections = [192, 240, 240 + len(table), 248 + len(table), 5, 256 + len(table), 2]
-    head = struct.pack("<8sIIQIIQ7Q", b"SBSINDEX", 1, 0, 258 + len(table), 1, len(rows), 1, *sections)
-    index = head.ljust(192, b"\0") + entry + table + struct.pack("<Q", 1) + b"last\0\0\0\0{}"
+    entries, table = [Entry("last", 0, 0, 1, 10, (1,))], [IndexedBlob(key, 1) for key, _ in rows]
+    index = build_index(entries, table)
     files = {"plain.sbs": blobs, "indexed.sbs": [*blobs, (b"~index", index)]}
     paths = [tmp_path / name for name in files]
     for path in paths:
@@ -941,25 +937,23 @@ def test_metadata_is_taken_and_refused_as_the_package_does(
         assert agree(found[path], fact), path.read_bytes()
 
 
-def index_of_sections(sections: list[tuple[int, int]], size: int, entries: int, dims: int, rest: bytes) -> bytes:
-    """An external index whose sections have these offsets, and the last two these sizes."""
-    starts = [start for start, _ in sections]
-    head = struct.pack("<8sIIQIIQ", b"SBSINDEX", 1, 2, size, entries, 0, dims)
-    head += struct.pack("<7Q", *starts[:4], sections[3][1], starts[4], sections[4][1])
-    return head.ljust(192, b"\0") + rest
+def index_of(sections: bytes, **fields: int) -> bytes:
+    """Return an index with these sections, external if it has names; one without entries is filled with zeros."""
+    flags = 2 if "names_nbytes" in fields else 0
+    header = Header._make(HEADER_FIELDS.unpack(bytes(HEADER_NBYTES)))
+    header = header._replace(magic=b"SBSINDEX", version=1, flags=flags, **fields)  # type: ignore[arg-type]
+    nbytes = HEADER_NBYTES + len(sections) if sections else sum(section_spans(header)["metadata"])
+    return HEADER_FIELDS.pack(*header._replace(nbytes=nbytes)) + sections.ljust(nbytes - HEADER_NBYTES, b"\0")
 
 
 def test_nothing_behind_an_index_is_looked_at(sbs_ls: Run, generator: ModuleType, tmp_path: Path) -> None:
-    entry = struct.pack("<QQIIHHHHIfQ", 0, 0, 0xFFFFFFFF, 0, 8, 1, 0, 1, 0, 1.0, 0)
+    entry = struct.pack("<QQI4xI4xI4xf4xH6xH6x", 0, 0, 0, 0xFFFFFFFF, 0, 1.0, 1, 0) + bytes(8) + bytes(8)
+    one = {"entry_count": 1, "shape_count": 1, "dim_count": 1}
     cases = {
         # The last name's NUL would be the first byte behind the index.
-        "index-name": index_of_sections(
-            [(192, 0), (240, 0), (240, 0), (248, 8), (256, 0)], 256, 1, 1, entry + bytes(8) + b"abcdefgh"
-        ),
+        "index-name": index_of(entry + b"abcdefgh", **one, names_nbytes=8),
         # The metadata would begin there, and its size makes the end right in 64 bits.
-        "index-section": index_of_sections(
-            [(192, 0), (192, 0), (192, 0), (192, 1), (200, 2**64 - 7)], 193, 0, 0, b"\0"
-        ),
+        "index-section": index_of(b"\0", names_nbytes=1, metadata_nbytes=2**64 - 7),
     }
     for reason, index in cases.items():
         path = tmp_path / f"{reason}.sbs"
@@ -970,7 +964,7 @@ def test_nothing_behind_an_index_is_looked_at(sbs_ls: Run, generator: ModuleType
         assert batch(sbs_ls, [path], "--copy")[path]["error"] == described(path)["error"] == first
         with blobstore.BlobReader(path) as reader:
             binding = struct.pack("<Q32s", reader.file_size, directory_digest(reader.directory))
-        path.with_name(path.name + ".idx").write_bytes(index[:96] + binding + index[136:])
+        path.with_name(path.name + ".idx").write_bytes(index[:64] + binding + index[104:])
         assert batch(sbs_ls, [path], "--copy")[path]["error"] == described(path)["error"] == reason
 
 

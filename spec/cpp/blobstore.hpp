@@ -2,9 +2,9 @@
 //
 // blobstore.hpp: read gemma.cpp's .sbs files, by key and by tensor name.
 //
-// ../sbs.md specifies the container, ../index.md the name index; S1 to S13 and I1 to I20 below are their reader checks.
+// ../sbs.md specifies the container, ../index.md the name index; S1 to S13 and I1 to I24 below are their reader checks.
 // ../gemma.md says how a file without an index is read. All checks are made when a file is opened, so looking up a
-// tensor checks nothing: it is a binary search, without an allocation.
+// tensor checks nothing: it is a binary search, without an allocation. A set of files is opened by the path of its index.
 //
 //     blobstore::Store store = blobstore::Store::open("model.sbs");               // throws blobstore::Error
 //     std::optional<blobstore::Tensor> tensor = store.find("model.norm.weight");  // tensor->data, ->dims, ->type, …
@@ -431,6 +431,7 @@ struct Blob {
   uint64_t offset = 0;  // in the file
   uint64_t nbytes = 0;
   const uint8_t* data = nullptr;
+  uint32_t store = 0;  // which file of a set has it; 0 if it isn't one
 };
 
 // What is known about a tensor. Views and pointers point into the file and are valid as long as the Store.
@@ -442,9 +443,10 @@ struct Tensor {
   uint32_t ndim = 0;
   std::array<uint64_t, kMaxDims> dims{};  // the first ndim are used; C order
   float scale = 1.0f;                     // decoded values are multiplied by it
-  uint64_t offset = 0;                    // in the file; packed: as if its blob were stored there unpacked
+  uint64_t offset = 0;                    // in its file; packed: as if its blob were stored there unpacked
   uint64_t nbytes = 0;                    // as the type stores it
   const uint8_t* data = nullptr;          // may be unaligned; null without a blob or with a packed one
+  uint32_t store = 0;                     // which file of a set has it; 0 if it isn't one
 
   // If packed: the stream in its blob, the size of the unpacked blob, and the tensor's offset in it.
   Bytes stream;
@@ -791,47 +793,115 @@ inline bool is_metadata(std::string_view json) {
 constexpr std::string_view kIndexKey = "~index";
 constexpr uint32_t kNoBlob = 0xFFFFFFFF;
 
-// An entry as stored; see "Entry, 48 bytes".
+// Of packed files: they say what a file was like, and each file of a set may have them.
+constexpr std::string_view kSkeletonKeys[] = {"~packed", "~packed.idx"};
+
+inline bool is_skeleton(std::string_view key) { return key == kSkeletonKeys[0] || key == kSkeletonKeys[1]; }
+
+// An entry, gathered from its columns.
 struct Entry {
   uint64_t offset, nbytes;
-  uint32_t blob, name_offset;
-  uint16_t name_nbytes, type, codec, ndim;
-  uint32_t dims_start;
+  uint32_t blob, shape;
+  uint16_t type, codec;
   float scale;
-  uint64_t reserved;
 };
+
+// A file of a set, as its index has it.
+struct SetStore {
+  std::string_view name;
+  uint64_t nbytes;
+  Bytes sha256;  // of its directory
+  uint32_t first_blob, blob_count;
+};
+
+inline char lower(char c) { return c >= 'A' && c <= 'Z' ? static_cast<char>(c + 32) : c; }
+
+// Whether this is the plain name of a file that any system can have: see "Files", in one part.
+inline bool is_file_name(std::string_view name) {
+  const auto is_word = [](char c) { return (c >= '0' && c <= '9') || (lower(c) >= 'a' && lower(c) <= 'z') || c == '_'; };
+  const auto is_inside = [&](char c) { return is_word(c) || c == '.' || c == '-' || c == '+'; };
+  if (name.empty() || name.size() > 255 || !is_word(name[0]) || name.back() == '.') return false;
+  if (!std::all_of(name.begin(), name.end(), is_inside)) return false;
+  std::string stem(name.substr(0, name.find('.')));
+  std::transform(stem.begin(), stem.end(), stem.begin(), lower);
+  if (stem == "con" || stem == "prn" || stem == "aux" || stem == "nul") return false;
+  const std::string_view device = std::string_view(stem).substr(0, 3);
+  return stem.size() != 4 || (device != "com" && device != "lpt") || stem[3] < '0' || stem[3] > '9';
+}
+
+enum class IndexKind { embedded, external, set };
+
+// Whether a file is the index of a set.
+inline bool is_set_index(Bytes file) {
+  return file.size >= 16 && file.slice(0, 8).text() == "SBSINDEX" && (file.load<uint32_t>(12) & 4) != 0;
+}
 
 // The index's bytes, used in place. `parse` makes all checks; everything else relies on them.
 class Index {
  public:
-  // I1 to I20. `base` is the offset of the bytes in their file, for the offsets of faults.
+  // I1 to I20 of the index of one file. `base` is the offset of the bytes in their file, for the offsets of faults.
   bool parse(Bytes raw, uint64_t base, bool external, const Directory& directory, Fault& fault) {
-    raw_ = raw;
-    base_ = base;
-    external_ = external;
     // Checks that must be made on opening come first (see "When"), so readers that defer the rest report the same.
-    return check_header(fault) && check_sections(fault) && check_reserved(fault) && check_binding(directory, fault) &&
-           check_entries(fault) && check_metadata(fault) && check_table_keys(fault) &&
-           check_table_blobs(directory, fault) && check_table_sizes(directory, fault);
+    return open(raw, base, external ? IndexKind::external : IndexKind::embedded, fault) &&
+           check_binding(directory, fault) && check_entries(fault) && check_metadata(fault) &&
+           check_table_keys(fault) && check_table_blobs(directory, fault) && check_table_sizes(directory, fault);
+  }
+
+  // I1 to I17, I20 and I21 of the index of a set.
+  bool parse_set(Bytes raw, Fault& fault) {
+    return open(raw, 0, IndexKind::set, fault) && check_stores(fault) && check_entries(fault) &&
+           check_metadata(fault) && check_table_keys(fault);
+  }
+
+  // I23 and I24: one of the set's files is what it was when the set was made.
+  bool check_store(uint32_t i, const Directory& directory, Fault& fault) const {
+    const SetStore one = store(i);
+    const Sha256::Digest digest = Sha256::of(directory.stored().data, directory.stored().size);
+    if (!std::equal(digest.begin(), digest.end(), one.sha256.data)) {
+      return refuse(fault, "set-stale", 0, "the set was made for a file with another directory");
+    }
+    bool same = directory.version() == 2 && directory.count() == one.blob_count + 1;
+    for (uint32_t place = 0; same && place < one.blob_count; ++place) {
+      const uint32_t row = one.first_blob + place;
+      same = directory.keys().compare(place, table_keys().at(row)) == 0 && directory.nbytes(place) == table_nbytes(row);
+    }
+    if (same && directory.keys().text(one.blob_count) == kIndexKey) return true;
+    return refuse(fault, "set-store", 0, "its blobs are not those that the set's index lists, and an index of its own");
   }
 
   uint32_t entry_count() const { return load<uint32_t>(24); }
+  uint32_t blob_count() const { return load<uint32_t>(28); }
+  uint32_t store_count() const { return load<uint32_t>(40); }
   std::string_view metadata() const { return section(kMetadata).text(); }
 
   Entry entry(uint32_t i) const {
-    const Bytes at = section(kEntries).slice(kEntryNbytes * i, kEntryNbytes);
-    return {at.load<uint64_t>(0),  at.load<uint64_t>(8),  at.load<uint32_t>(16), at.load<uint32_t>(20),
-            at.load<uint16_t>(24), at.load<uint16_t>(26), at.load<uint16_t>(28), at.load<uint16_t>(30),
-            at.load<uint32_t>(32), at.load_f32(36),       at.load<uint64_t>(40)};
+    const auto at = uint64_t{i};
+    return {section(kOffset).load<uint64_t>(8 * at), section(kNbytes).load<uint64_t>(8 * at),
+            section(kBlob).load<uint32_t>(4 * at),   section(kShape).load<uint32_t>(4 * at),
+            section(kType).load<uint16_t>(2 * at),   section(kCodec).load<uint16_t>(2 * at),
+            section(kScale).load_f32(4 * at)};
   }
 
-  std::string_view name(uint32_t i) const { return name(entry(i)); }
-  std::string_view name(const Entry& one) const {
-    return section(kNames).slice(one.name_offset, one.name_nbytes).text();
+  std::string_view name(uint32_t i) const {
+    const uint64_t start = name_start(i);
+    return section(kNames).slice(start, name_end(i) - 1 - start).text();
   }
 
-  uint64_t dim(const Entry& one, uint32_t axis) const {
-    return section(kDims).load<uint64_t>(8 * (uint64_t{one.dims_start} + axis));
+  SetStore store(uint32_t i) const {
+    const Bytes at = section(kStores).slice(kStoreNbytes * i, kStoreNbytes);
+    const uint32_t first = at.load<uint32_t>(40), name_start = at.load<uint32_t>(44);
+    const bool last = i + 1 == store_count();
+    const Bytes next = last ? at : section(kStores).slice(kStoreNbytes * (i + 1), kStoreNbytes);
+    const uint64_t name_end = last ? section(kStoreNames).size : next.load<uint32_t>(44);
+    const uint32_t end = last ? blob_count() : next.load<uint32_t>(40);
+    return {section(kStoreNames).slice(name_start, name_end - 1 - name_start).text(), at.load<uint64_t>(0),
+            at.slice(8, 32), first, end - first};
+  }
+
+  // The number of dimensions of a shape, and one of them.
+  uint32_t ndim(uint32_t shape) const { return static_cast<uint32_t>(shape_end(shape) - shape_start(shape)); }
+  uint64_t dim(uint32_t shape, uint32_t axis) const {
+    return section(kDims).load<uint64_t>(8 * (uint64_t{shape_start(shape)} + axis));
   }
 
   std::optional<uint32_t> find(std::string_view name_wanted) const {
@@ -847,7 +917,7 @@ class Index {
 
   // The unpacked size of a packed blob; 0 for any other.
   uint64_t unpacked_nbytes(const Entry& one) const {
-    return one.blob == kNoBlob ? 0 : table_row(one.blob).load<uint64_t>(24);
+    return one.blob == kNoBlob ? 0 : section(kUnpacked).load<uint64_t>(8 * uint64_t{one.blob});
   }
 
   // The position of a row of the table in the directory: the same, or wherever a tool that doesn't know the index has
@@ -859,9 +929,13 @@ class Index {
   }
 
  private:
-  static constexpr uint64_t kIndexHeaderNbytes = 192, kEntryNbytes = 48, kBlobNbytes = 64;
-  static constexpr uint32_t kHasDigests = 1, kExternal = 2;
-  enum Section { kEntries, kBlobs, kDims, kNames, kMetadata, kSectionCount };
+  static constexpr uint64_t kIndexHeaderNbytes = 160, kStoreNbytes = 48;
+  static constexpr uint32_t kHasDigests = 1, kExternal = 2, kSet = 4;
+  enum Section {
+    kOffset, kNbytes, kNameStart, kBlob, kShape, kScale, kType, kCodec,  // of each entry
+    kBlobKey, kBlobNbytes, kUnpacked, kSha256,                           // of each blob
+    kShapeStart, kDims, kStores, kNames, kStoreNames, kMetadata, kSectionCount
+  };
 
   template <class Unsigned>
   Unsigned load(uint64_t offset) const {
@@ -870,23 +944,36 @@ class Index {
 
   const Bytes& section(Section which) const { return sections_[which]; }
   uint64_t position(Section which) const { return static_cast<uint64_t>(section(which).data - raw_.data); }
-  uint32_t blob_count() const { return load<uint32_t>(28); }
-  uint64_t dim_count() const { return load<uint64_t>(32); }
-  Bytes table_row(uint32_t row) const { return section(kBlobs).slice(kBlobNbytes * row, kBlobNbytes); }
-  uint64_t table_nbytes(uint32_t row) const { return table_row(row).load<uint64_t>(16); }
-  Keys table_keys() const { return Keys(section(kBlobs).data, kBlobNbytes, blob_count()); }
+  uint32_t shape_count() const { return load<uint32_t>(32); }
+  uint32_t dim_count() const { return load<uint32_t>(36); }
+  bool has_digests() const { return (load<uint32_t>(12) & kHasDigests) != 0; }
+  uint64_t table_nbytes(uint32_t row) const { return section(kBlobNbytes).load<uint64_t>(8 * uint64_t{row}); }
+  Keys table_keys() const { return Keys(section(kBlobKey).data, kKeyNbytes, blob_count()); }
+
+  uint64_t name_start(uint32_t i) const { return section(kNameStart).load<uint32_t>(4 * uint64_t{i}); }
+  uint64_t name_end(uint32_t i) const { return i + 1 < entry_count() ? name_start(i + 1) : section(kNames).size; }
+  uint32_t shape_start(uint32_t shape) const { return section(kShapeStart).load<uint32_t>(4 * uint64_t{shape}); }
+  uint32_t shape_end(uint32_t shape) const { return shape + 1 < shape_count() ? shape_start(shape + 1) : dim_count(); }
 
   // Number of elements of a shape that has passed I10: the product can't wrap.
-  uint64_t element_count(const Entry& one) const {
+  uint64_t element_count(uint32_t shape) const {
     uint64_t count = 1;
-    for (uint32_t axis = 0; axis < one.ndim; ++axis) count *= dim(one, axis);
+    for (uint32_t axis = 0; axis < ndim(shape); ++axis) count *= dim(shape, axis);
     return count;
+  }
+
+  // I1 to I7.
+  bool open(Bytes raw, uint64_t base, IndexKind kind, Fault& fault) {
+    raw_ = raw;
+    base_ = base;
+    kind_ = kind;
+    return check_header(fault) && check_sections(fault) && check_reserved(fault);
   }
 
   // I1 to I5.
   bool check_header(Fault& fault) const {
     if (raw_.size < kIndexHeaderNbytes) {
-      return refuse_at(fault, "index-truncated", 0, "an index has at least 192 bytes, this has ", raw_.size);
+      return refuse_at(fault, "index-truncated", 0, "an index has at least 160 bytes, this has ", raw_.size);
     }
     if (raw_.slice(0, 8).text() != "SBSINDEX") {
       return refuse_at(fault, "index-magic", 0, "expected 'SBSINDEX', found ", quoted(raw_.slice(0, 8).text()));
@@ -895,9 +982,12 @@ class Index {
       return refuse_at(fault, "index-version", 8, "expected version 1, found ", uint64_t{load<uint32_t>(8)});
     }
     const uint32_t flags = load<uint32_t>(12);
-    if ((flags & ~(kHasDigests | kExternal)) != 0 || ((flags & kExternal) != 0) != external_) {
-      return refuse_at(fault, "index-flags", 12, "flags ", uint64_t{flags}, " are not possible for an index ",
-                       external_ ? "in a file of its own" : "inside a store");
+    const uint32_t expected = kind_ == IndexKind::external ? kExternal : kind_ == IndexKind::set ? kSet : 0;
+    if ((flags & ~kHasDigests) != expected) {
+      const char* const where = kind_ == IndexKind::external ? "in a file of its own"
+                                : kind_ == IndexKind::set    ? "of a set"
+                                                             : "inside a store";
+      return refuse_at(fault, "index-flags", 12, "flags ", uint64_t{flags}, " are not possible for an index ", where);
     }
     if (load<uint64_t>(16) != raw_.size) {
       return refuse_at(fault, "index-nbytes", 16, "the header says ", load<uint64_t>(16), " bytes, there are ",
@@ -909,42 +999,51 @@ class Index {
   // I6. Each section begins where the previous ones end and is inside the index; this is checked before the next one.
   bool check_sections(Fault& fault) {
     struct Stated {
-      uint64_t field, count, item_nbytes;
+      uint64_t count, item_nbytes;
     };
-    const Stated stated[kSectionCount] = {{40, entry_count(), kEntryNbytes},
-                                          {48, blob_count(), kBlobNbytes},
-                                          {56, dim_count(), 8},
-                                          {64, load<uint64_t>(72), 1},
-                                          {80, load<uint64_t>(88), 1}};
+    const uint64_t entries = entry_count(), blobs = blob_count();
+    const Stated stated[kSectionCount] = {
+        {entries, 8}, {entries, 8}, {entries, 4}, {entries, 4}, {entries, 4}, {entries, 4}, {entries, 2}, {entries, 2},
+        {blobs, kKeyNbytes}, {blobs, 8}, {blobs, 8}, {has_digests() ? blobs : 0, 32},
+        {shape_count(), 4}, {dim_count(), 8}, {store_count(), kStoreNbytes},
+        {load<uint32_t>(44), 1}, {load<uint32_t>(48), 1}, {load<uint64_t>(56), 1}};
     uint64_t end = kIndexHeaderNbytes;
     for (std::size_t i = 0; i < kSectionCount; ++i) {
-      const auto [field, count, item_nbytes] = stated[i];
+      const auto [count, item_nbytes] = stated[i];
       const uint64_t start = round_up(end, 8);
-      if (load<uint64_t>(field) != start || start > raw_.size || count > (raw_.size - start) / item_nbytes) {
-        return refuse_at(fault, "index-section", field, "offset ", load<uint64_t>(field), " for ", count,
-                         " items, expected offset ", start, " in ", raw_.size, " bytes");
+      if (start > raw_.size || count > (raw_.size - start) / item_nbytes) {
+        return refuse_at(fault, "index-section", 16, "section ", uint64_t{i}, " of ", count, " items does not fit into ",
+                         raw_.size, " bytes");
       }
       sections_[i] = raw_.slice(start, count * item_nbytes);
       end = start + sections_[i].size;
     }
-    if (end != raw_.size) return refuse_at(fault, "index-section", end, "bytes behind the metadata");
-    if (section(kNames).size > 0xFFFFFFFF) return refuse_at(fault, "index-section", 72, "the names are too long");
-    if (blob_count() > kMaxBlobs) return refuse_at(fault, "index-section", 28, "more blobs than a file can have");
+    if (end != raw_.size) return refuse_at(fault, "index-section", 16, "bytes behind the metadata");
+    const bool is_set = kind_ == IndexKind::set;
+    if (blobs > kMaxBlobs && !is_set) return refuse_at(fault, "index-section", 28, "more blobs than a file can have");
+    if (shape_count() > entries) return refuse_at(fault, "index-section", 32, "more shapes than entries");
+    if ((store_count() != 0) != is_set) {
+      return refuse_at(fault, "index-section", 40, "a set has stores, and nothing else has any");
+    }
+    if (!is_set && section(kStoreNames).size != 0) {
+      return refuse_at(fault, "index-section", 48, "names of stores, but it is not the index of a set");
+    }
     return true;
   }
 
-  // I7 to I14, and I20.
+  // I8 to I14, and I20.
   bool check_entries(Fault& fault) const {
-    return check_entries_reserved(fault) && check_names(fault) && check_order(fault) && check_dims(fault) &&
+    return check_names(fault) && check_order(fault) && check_dims(fault) && check_entry_shapes(fault) &&
            check_entry_blobs(fault) && check_entry_ranges(fault) && check_shapes(fault) && check_codecs(fault) &&
            check_scales(fault);
   }
 
-  // I7, except for the entries.
+  // I7.
   bool check_reserved(Fault& fault) const {
-    if (!raw_.all_zero(168, 24)) return refuse_at(fault, "index-reserved", 168, "the header's last bytes are not 0");
-    if (!external_ && !raw_.all_zero(96, 40)) {
-      return refuse_at(fault, "index-reserved", 96, "an embedded index is bound to a store");
+    if (!raw_.all_zero(52, 4)) return refuse_at(fault, "index-reserved", 52, "a reserved field is not 0");
+    if (!raw_.all_zero(136, 24)) return refuse_at(fault, "index-reserved", 136, "the header's last bytes are not 0");
+    if (kind_ != IndexKind::external && !raw_.all_zero(64, 40)) {
+      return refuse_at(fault, "index-reserved", 64, "an index that isn't external is bound to a store");
     }
     uint64_t end = kIndexHeaderNbytes;
     for (const Bytes& one : sections_) {
@@ -952,35 +1051,25 @@ class Index {
       if (!raw_.all_zero(end, start - end)) return refuse_at(fault, "index-reserved", end, "a gap is not zeros");
       end = start + one.size;
     }
-    if ((load<uint32_t>(12) & kHasDigests) != 0) return true;
-    for (uint32_t row = 0; row < blob_count(); ++row) {
-      if (!table_row(row).all_zero(32, 32)) return refuse_row(fault, "index-reserved", row, "it has a digest");
-    }
-    return true;
-  }
-
-  bool check_entries_reserved(Fault& fault) const {
-    for (uint32_t i = 0; i < entry_count(); ++i) {
-      if (entry(i).reserved != 0) return refuse_entry(fault, "index-reserved", i, "its reserved field is not 0");
-    }
     return true;
   }
 
   // I8. Names follow each other without gaps, so none is read twice: the section's size bounds the work.
   bool check_names(Fault& fault) const {
     const Bytes names = section(kNames);
+    if (entry_count() == 0 && names.size != 0) {
+      return refuse_at(fault, "index-name", position(kNames), "names, but no entries");
+    }
     uint64_t end = 0;
     for (uint32_t i = 0; i < entry_count(); ++i) {
-      const Entry one = entry(i);
-      if (one.name_offset != end || names.size - end < uint64_t{one.name_nbytes} + 1) {
-        return refuse_entry(fault, "index-name", i, "its name does not follow the one before");
+      if (name_start(i) != end || name_end(i) > names.size || name_end(i) < end + 2) {
+        return refuse_entry(fault, "index-name", kNameStart, i, "its name does not follow the one before");
       }
-      end += uint64_t{one.name_nbytes} + 1;
-      if (!is_name(name(one)) || names.data[end - 1] != 0) {
-        return refuse_entry(fault, "index-name", i, "its name is not 1 to 4096 bytes of UTF-8 before a NUL");
+      end = name_end(i);
+      if (!is_name(name(i)) || names.data[end - 1] != 0) {
+        return refuse_entry(fault, "index-name", kNameStart, i, "its name is not 1 to 4096 bytes of UTF-8 before a NUL");
       }
     }
-    if (end != names.size) return refuse_at(fault, "index-name", position(kNames) + end, "bytes behind the last name");
     return true;
   }
 
@@ -988,25 +1077,42 @@ class Index {
   bool check_order(Fault& fault) const {
     for (uint32_t i = 1; i < entry_count(); ++i) {
       if (name(i - 1).compare(name(i)) >= 0) {
-        return refuse_entry(fault, "index-order", i, "its name is not behind the one before");
+        return refuse_entry(fault, "index-order", kNameStart, i, "its name is not behind the one before");
       }
     }
     return true;
   }
 
-  // I10.
+  // I10 of the shapes.
   bool check_dims(Fault& fault) const {
-    for (uint32_t i = 0; i < entry_count(); ++i) {
-      const Entry one = entry(i);
-      if (one.ndim > kMaxDims) return refuse_entry(fault, "index-dims", i, "more than 32 dimensions");
-      if (uint64_t{one.dims_start} + one.ndim > dim_count()) {
-        return refuse_entry(fault, "index-dims", i, "its dimensions lie outside the pool");
+    if ((shape_count() == 0 ? dim_count() : shape_start(0)) != 0) {
+      return refuse_at(fault, "index-dims", position(kShapeStart), "the first shape does not begin at 0");
+    }
+    for (uint32_t shape = 0; shape < shape_count(); ++shape) {
+      const uint64_t at = position(kShapeStart) + 4 * uint64_t{shape};
+      if (shape_end(shape) > dim_count() || shape_end(shape) < shape_start(shape)) {
+        return refuse_at(fault, "index-dims", at, "shape ", uint64_t{shape}, " does not follow the one before");
+      }
+      if (ndim(shape) > kMaxDims) {
+        return refuse_at(fault, "index-dims", at, "shape ", uint64_t{shape}, " has more than 32 dimensions");
       }
       uint64_t product = 1;  // of the nonzero ones: a 0 must not hide an overflow of the others
-      for (uint32_t axis = 0; axis < one.ndim; ++axis) {
-        const uint64_t size = std::max(dim(one, axis), uint64_t{1});
-        if (size > kMaxElements / product) return refuse_entry(fault, "index-dims", i, "it has too many elements");
+      for (uint32_t axis = 0; axis < ndim(shape); ++axis) {
+        const uint64_t size = std::max(dim(shape, axis), uint64_t{1});
+        if (size > kMaxElements / product) {
+          return refuse_at(fault, "index-dims", at, "shape ", uint64_t{shape}, " has too many elements");
+        }
         product *= size;
+      }
+    }
+    return true;
+  }
+
+  // I10 of the entries.
+  bool check_entry_shapes(Fault& fault) const {
+    for (uint32_t i = 0; i < entry_count(); ++i) {
+      if (entry(i).shape >= shape_count()) {
+        return refuse_entry(fault, "index-dims", kShape, i, "its shape is not in the table");
       }
     }
     return true;
@@ -1016,11 +1122,11 @@ class Index {
   bool check_entry_blobs(Fault& fault) const {
     for (uint32_t i = 0; i < entry_count(); ++i) {
       const Entry one = entry(i);
-      if (one.blob == kNoBlob && element_count(one) != 0) {
-        return refuse_entry(fault, "index-blob", i, "a tensor with elements has a blob");
+      if (one.blob == kNoBlob && element_count(one.shape) != 0) {
+        return refuse_entry(fault, "index-blob", kBlob, i, "a tensor with elements has a blob");
       }
       if (one.blob != kNoBlob && one.blob >= blob_count()) {
-        return refuse_entry(fault, "index-blob", i, "its blob is not in the table");
+        return refuse_entry(fault, "index-blob", kBlob, i, "its blob is not in the table");
       }
     }
     return true;
@@ -1033,7 +1139,7 @@ class Index {
       const uint64_t stored = one.blob == kNoBlob ? 0 : table_nbytes(one.blob), unpacked = unpacked_nbytes(one);
       const uint64_t room = unpacked != 0 ? unpacked : stored;
       if (one.nbytes > room || one.offset > room - one.nbytes) {
-        return refuse_entry(fault, "index-range", i, "its bytes leave the blob");
+        return refuse_entry(fault, "index-range", kOffset, i, "its bytes leave the blob");
       }
     }
     return true;
@@ -1043,13 +1149,13 @@ class Index {
   bool check_shapes(Fault& fault) const {
     for (uint32_t i = 0; i < entry_count(); ++i) {
       const Entry one = entry(i);
-      const uint64_t count = element_count(one);
+      const uint64_t count = element_count(one.shape);
       const ElementType* type = element_type(one.type);
       if (one.codec <= kPackedCodec && type && one.nbytes != type->nbytes(count)) {
-        return refuse_entry(fault, "index-shape", i, "its bytes are not what shape and element type say");
+        return refuse_entry(fault, "index-shape", kNbytes, i, "its bytes are not what shape and element type say");
       }
       if (count == 0 && one.blob != kNoBlob) {
-        return refuse_entry(fault, "index-shape", i, "a tensor without elements has no blob");
+        return refuse_entry(fault, "index-shape", kBlob, i, "a tensor without elements has no blob");
       }
     }
     return true;
@@ -1060,7 +1166,7 @@ class Index {
     for (uint32_t i = 0; i < entry_count(); ++i) {
       const Entry one = entry(i);
       if ((one.codec == kPackedCodec) != (unpacked_nbytes(one) != 0)) {
-        return refuse_entry(fault, "index-codec", i, "it is packed and its blob isn't, or the reverse");
+        return refuse_entry(fault, "index-codec", kCodec, i, "it is packed and its blob isn't, or the reverse");
       }
     }
     return true;
@@ -1069,8 +1175,8 @@ class Index {
   // I14.
   bool check_scales(Fault& fault) const {
     for (uint32_t i = 0; i < entry_count(); ++i) {
-      if (!section(kEntries).is_finite_f32(kEntryNbytes * i + 36)) {
-        return refuse_entry(fault, "index-scale", i, "its scale is not finite");
+      if (!section(kScale).is_finite_f32(4 * uint64_t{i})) {
+        return refuse_entry(fault, "index-scale", kScale, i, "its scale is not finite");
       }
     }
     return true;
@@ -1085,14 +1191,14 @@ class Index {
 
   // I16.
   bool check_binding(const Directory& directory, Fault& fault) const {
-    if (!external_) return true;
-    if (load<uint64_t>(96) != directory.file().size) {
-      return refuse_at(fault, "index-stale", 96, "this index was made for a store of ", load<uint64_t>(96),
+    if (kind_ != IndexKind::external) return true;
+    if (load<uint64_t>(64) != directory.file().size) {
+      return refuse_at(fault, "index-stale", 64, "this index was made for a store of ", load<uint64_t>(64),
                        " bytes, this one has ", directory.file().size);
     }
     const Sha256::Digest digest = Sha256::of(directory.stored().data, directory.stored().size);
-    if (!std::equal(digest.begin(), digest.end(), raw_.data + 104)) {
-      return refuse_at(fault, "index-stale", 104, "this index was made for a store with another directory");
+    if (!std::equal(digest.begin(), digest.end(), raw_.data + 72)) {
+      return refuse_at(fault, "index-stale", 72, "this index was made for a store with another directory");
     }
     return true;
   }
@@ -1101,9 +1207,12 @@ class Index {
   bool check_table_keys(Fault& fault) const {
     const Keys keys = table_keys();
     if (const auto bad = keys.first_malformed()) return refuse_row(fault, "index-key", *bad, "its key is malformed");
-    if (const auto twice = keys.repeated(keys.sorted())) {
-      return refuse_row(fault, "index-key", *twice, "another row has its key");
+    std::vector<uint32_t> order = keys.sorted();
+    if (kind_ == IndexKind::set) {
+      const auto skip = [&keys](uint32_t row) { return is_skeleton(keys.text(row)); };
+      order.erase(std::remove_if(order.begin(), order.end(), skip), order.end());
     }
+    if (const auto twice = keys.repeated(order)) return refuse_row(fault, "index-key", *twice, "another row has its key");
     for (uint32_t row = 0; row < keys.count(); ++row) {
       if (keys.text(row) == kIndexKey) return refuse_row(fault, "index-key", row, "it is the index itself");
     }
@@ -1128,24 +1237,70 @@ class Index {
     return true;
   }
 
+  // I21.
+  bool check_stores(Fault& fault) const {
+    const Bytes stores = section(kStores), names = section(kStoreNames);
+    uint64_t name_end = 0;
+    std::vector<std::string> lowered;
+    for (uint32_t i = 0; i < store_count(); ++i) {
+      const auto next = [&stores, this](uint32_t store, uint64_t field, uint64_t otherwise) -> uint64_t {
+        return store + 1 < store_count() ? stores.load<uint32_t>(kStoreNbytes * (store + 1) + field) : otherwise;
+      };
+      const uint64_t at = kStoreNbytes * i, first = stores.load<uint32_t>(at + 40);
+      const uint64_t end = next(i, 40, blob_count()), start = stores.load<uint32_t>(at + 44);
+      if ((i == 0 && first != 0) || end <= first || end > blob_count()) {
+        return refuse_store(fault, i, "its blobs are not the next ones of the table");
+      }
+      if (start != name_end || next(i, 44, names.size) > names.size || next(i, 44, names.size) < start + 2) {
+        return refuse_store(fault, i, "its name does not follow the one before");
+      }
+      name_end = next(i, 44, names.size);
+      const SetStore one = store(i);
+      if (names.data[name_end - 1] != 0 || !is_file_name(one.name)) {
+        return refuse_store(fault, i, "its name is not that of a file in the folder of the set's index");
+      }
+      lowered.emplace_back(one.name);
+      std::transform(lowered.back().begin(), lowered.back().end(), lowered.back().begin(), lower);
+      if (one.nbytes >= uint64_t{1} << 63 || !fits(one)) return refuse_store(fault, i, "its blobs do not fit into it");
+    }
+    std::sort(lowered.begin(), lowered.end());
+    if (std::adjacent_find(lowered.begin(), lowered.end()) == lowered.end()) return true;
+    return refuse_at(fault, "index-stores", position(kStoreNames), "two stores have the same name, if case is ignored");
+  }
+
+  // Whether the blobs of a store end inside of it. Its size is below 2^63, so nothing wraps.
+  bool fits(const SetStore& one) const {
+    uint64_t end = kBlobAlign;
+    for (uint32_t row = one.first_blob; row < one.first_blob + one.blob_count; ++row) {
+      if (end > one.nbytes || table_nbytes(row) > one.nbytes - end) return false;
+      end = round_up(end + table_nbytes(row), kBlobAlign);
+    }
+    return end <= one.nbytes;
+  }
+
   template <class... Parts>
   bool refuse_at(Fault& fault, const char* reason, uint64_t offset, const Parts&... message) const {
     return refuse(fault, reason, base_ + offset, message...);
   }
 
-  bool refuse_entry(Fault& fault, const char* reason, uint32_t i, const char* what) const {
-    return refuse_at(fault, reason, position(kEntries) + kEntryNbytes * i, "entry ", uint64_t{i}, " of the index: ",
-                     what);
+  bool refuse_entry(Fault& fault, const char* reason, Section column, uint32_t i, const char* what) const {
+    const uint64_t item = section(column).size / entry_count();
+    return refuse_at(fault, reason, position(column) + item * i, "entry ", uint64_t{i}, " of the index: ", what);
   }
 
   bool refuse_row(Fault& fault, const char* reason, uint32_t row, const char* what) const {
-    return refuse_at(fault, reason, position(kBlobs) + kBlobNbytes * row, "blob ", uint64_t{row}, " of the index (",
+    return refuse_at(fault, reason, position(kBlobKey) + kKeyNbytes * row, "blob ", uint64_t{row}, " of the index (",
                      quoted(table_keys().text(row)), "): ", what);
+  }
+
+  bool refuse_store(Fault& fault, uint32_t i, const char* what) const {
+    return refuse_at(fault, "index-stores", position(kStores) + kStoreNbytes * i, "store ", uint64_t{i},
+                     " of the set: ", what);
   }
 
   Bytes raw_;
   uint64_t base_ = 0;
-  bool external_ = false;
+  IndexKind kind_ = IndexKind::embedded;
   std::array<Bytes, kSectionCount> sections_{};
 };
 
@@ -1586,17 +1741,22 @@ class Mapping {
 class Store {
  public:
 #if !defined(BLOBSTORE_NO_MMAP)
-  // Maps a file, and the index beside it (path + ".idx") if it has none inside. On failure returns an empty optional;
-  // `fault` says why.
+  // Maps a file, and the index beside it (path + ".idx") if it has none inside; or, given the index of a set, all files
+  // of the set. On failure returns an empty optional; `fault` says why.
   static std::optional<Store> open(const std::string& path, Fault& fault) {
     Store store;
     if (!store.file_mapping_.open(path, fault)) return std::nullopt;
+    if (detail::is_set_index(store.file_mapping_.bytes())) {
+      if (!store.index_.emplace().parse_set(store.file_mapping_.bytes(), fault)) return std::nullopt;
+      if (!store.map_stores(path, fault)) return std::nullopt;
+      return std::optional<Store>(std::move(store));
+    }
     if (!store.load_file(store.file_mapping_.bytes(), fault)) return std::nullopt;
     if (!store.has_index() && detail::is_regular_file(path + ".idx")) {
       if (!store.index_mapping_.open(path + ".idx", fault)) return std::nullopt;
       if (!store.load_index(store.index_mapping_.bytes(), 0, true, fault)) return std::nullopt;
     }
-    if (!store.has_index() && !store.catalog_.build(store.directory_, fault)) return std::nullopt;
+    if (!store.has_index() && !store.catalog_.build(store.directory(), fault)) return std::nullopt;
     return std::optional<Store>(std::move(store));
   }
 
@@ -1619,21 +1779,67 @@ class Store {
     if (!store.has_index() && external_index && !store.load_index(*external_index, 0, true, fault)) {
       return std::nullopt;
     }
-    if (!store.has_index() && !store.catalog_.build(store.directory_, fault)) return std::nullopt;
+    if (!store.has_index() && !store.catalog_.build(store.directory(), fault)) return std::nullopt;
     return std::optional<Store>(std::move(store));
   }
 
+  // The same for a set: its index, and its files in the order of the index (see `set_files`), all in place.
+  static std::optional<Store> set_from_memory(Bytes index, const std::vector<Bytes>& files, Fault& fault) {
+    fault = Fault{};
+    Store store;
+    if (!store.index_.emplace().parse_set(index, fault)) return std::nullopt;
+    if (files.size() != store.index_->store_count()) {
+      detail::refuse(fault, "set-missing-store", 0, "the set has ", uint64_t{store.index_->store_count()}, " files");
+      return std::nullopt;
+    }
+    for (uint32_t i = 0; i < store.index_->store_count(); ++i) {
+      if (!store.load_store(i, files[i], fault)) return std::nullopt;
+    }
+    return std::optional<Store>(std::move(store));
+  }
+
+  // The names of the files of a set, in the folder of its index.
+  static std::optional<std::vector<std::string>> set_files(Bytes index, Fault& fault) {
+    fault = Fault{};
+    detail::Index parsed;
+    if (!parsed.parse_set(index, fault)) return std::nullopt;
+    std::vector<std::string> names;
+    for (uint32_t i = 0; i < parsed.store_count(); ++i) names.emplace_back(parsed.store(i).name);
+    return names;
+  }
+
   // The version of the container, 1 or 2.
-  int version() const { return directory_.version(); }
+  int version() const { return directory().version(); }
+
+  // The files of a set, whose numbers tensors and blobs have, and their names; 0 for what is one file.
+  uint32_t store_count() const { return has_index() ? index_->store_count() : 0; }
+  std::string_view store_name(uint32_t i) const { return index_->store(i).name; }
 
   bool has_index() const { return index_.has_value(); }
 
-  // Blobs, in file order, and by key.
-  uint32_t blob_count() const { return directory_.count(); }
-  Blob blob(uint32_t place) const { return directory_.blob(place); }
+  // Blobs, in file order, and by key. Of a set: all but what describes its files, "~index" and the like.
+  uint32_t blob_count() const { return store_count() != 0 ? index_->blob_count() : directory().count(); }
+  Blob blob(uint32_t place) const {
+    if (store_count() == 0) return directory().blob(place);
+    uint32_t low = 0, high = store_count();
+    while (high - low > 1) {
+      const uint32_t middle = low + (high - low) / 2;
+      (index_->store(middle).first_blob <= place ? low : high) = middle;
+    }
+    Blob found = directories_[low].blob(place - index_->store(low).first_blob);
+    found.store = low;
+    return found;
+  }
   std::optional<Blob> find_blob(std::string_view key) const {
-    const auto place = directory_.find(key);
-    return place ? std::optional<Blob>(blob(*place)) : std::nullopt;
+    if (store_count() != 0 && (key == detail::kIndexKey || detail::is_skeleton(key))) return std::nullopt;
+    for (uint32_t store = 0; store < directories_.size(); ++store) {
+      const auto place = directories_[store].find(key);
+      if (!place) continue;
+      Blob found = directories_[store].blob(*place);
+      found.store = store;
+      return found;
+    }
+    return std::nullopt;
   }
 
   // A file that the store carries, such as "config.json": a view of its bytes, valid as long as the store.
@@ -1644,9 +1850,9 @@ class Store {
 
   // Tensors, sorted by the bytes of their names (without an index: in the order of 'toc', or of the file), and by name.
   uint32_t tensor_count() const { return has_index() ? index_->entry_count() : catalog_.count(); }
-  Tensor tensor(uint32_t i) const { return has_index() ? indexed_tensor(i) : catalog_.tensor(i, directory_); }
+  Tensor tensor(uint32_t i) const { return has_index() ? indexed_tensor(i) : catalog_.tensor(i, directory()); }
   std::optional<Tensor> find(std::string_view name) const {
-    const auto i = has_index() ? index_->find(name) : catalog_.find(name, directory_);
+    const auto i = has_index() ? index_->find(name) : catalog_.find(name, directory());
     return i ? std::optional<Tensor>(tensor(*i)) : std::nullopt;
   }
 
@@ -1668,27 +1874,59 @@ class Store {
 
   // The directory, and the embedded index, which hides one beside the file.
   bool load_file(Bytes file, Fault& fault) {
-    if (!directory_.parse(file, fault)) return false;
+    if (!directories_.emplace_back().parse(file, fault)) return false;
     const auto inside = find_blob(detail::kIndexKey);
     return !inside || load_index({inside->data, inside->nbytes}, inside->offset, false, fault);
   }
 
   bool load_index(Bytes raw, uint64_t base, bool external, Fault& fault) {
-    return index_.emplace().parse(raw, base, external, directory_, fault);
+    return index_.emplace().parse(raw, base, external, directory(), fault);
   }
+
+  // I23 and I24.
+  bool load_store(uint32_t i, Bytes file, Fault& fault) {
+    const detail::SetStore listed = index_->store(i);
+    if (file.size != listed.nbytes) {
+      return detail::refuse(fault, "set-stale", 0, "the set was made for a file of ", listed.nbytes,
+                            " bytes, this one has ", file.size);
+    }
+    return directories_.emplace_back().parse(file, fault) && index_->check_store(i, directories_.back(), fault);
+  }
+
+#if !defined(BLOBSTORE_NO_MMAP)
+  // I22 to I24.
+  bool map_stores(const std::string& path, Fault& fault) {
+    const std::size_t slash = path.rfind('/');
+    const std::string folder = slash == std::string::npos ? std::string() : path.substr(0, slash + 1);
+    for (uint32_t i = 0; i < index_->store_count(); ++i) {
+      const std::string name = folder + std::string(index_->store(i).name);
+      fault.path = name;
+      if (!detail::is_regular_file(name)) {
+        return detail::refuse(fault, "set-missing-store", 0, "a file of the set is missing");
+      }
+      if (!store_mappings_.emplace_back().open(name, fault)) return false;
+      if (!load_store(i, store_mappings_.back().bytes(), fault)) return false;
+    }
+    fault.path.clear();
+    return true;
+  }
+#endif
+
+  const detail::Directory& directory() const { return directories_.front(); }
 
   Tensor indexed_tensor(uint32_t i) const {
     const detail::Entry entry = index_->entry(i);
     Tensor tensor;
-    tensor.name = index_->name(entry);
+    tensor.name = index_->name(i);
     tensor.type = entry.type;
     tensor.codec = entry.codec;
-    tensor.ndim = entry.ndim;
-    for (uint32_t axis = 0; axis < entry.ndim; ++axis) tensor.dims[axis] = index_->dim(entry, axis);
+    tensor.ndim = index_->ndim(entry.shape);
+    for (uint32_t axis = 0; axis < tensor.ndim; ++axis) tensor.dims[axis] = index_->dim(entry.shape, axis);
     tensor.scale = entry.scale;
     tensor.nbytes = entry.nbytes;
     if (entry.blob != detail::kNoBlob) {
-      const Blob blob_of_it = blob(*index_->place(entry.blob, directory_));
+      const Blob blob_of_it = blob(store_count() != 0 ? entry.blob : *index_->place(entry.blob, directory()));
+      tensor.store = blob_of_it.store;
       tensor.key = blob_of_it.key;
       tensor.offset = blob_of_it.offset + entry.offset;
       if (tensor.is_packed()) {
@@ -1704,8 +1942,9 @@ class Store {
 
 #if !defined(BLOBSTORE_NO_MMAP)
   detail::Mapping file_mapping_, index_mapping_;
+  std::vector<detail::Mapping> store_mappings_;
 #endif
-  detail::Directory directory_;
+  std::vector<detail::Directory> directories_;  // of the file, or of each file of the set
   std::optional<detail::Index> index_;
   detail::Catalog catalog_;  // empty with an index
 };

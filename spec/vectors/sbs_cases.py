@@ -626,9 +626,9 @@ def invalid_indexes() -> Iterator[Case]:  # noqa: C901, PLR0915 - a list
     yield bad(reason, "name-shared", "two entries have one name's bytes", entry(1, named(b"a", b"b"), name_start=0))
     turned = entry(0, entry(1, named(b"b", b"a"), name_start=0), name_start=2)
     yield bad(reason, "names-out-of-order", "the names don't lie in the order of the entries", turned)
-    none = HEADER.set(name_index([], CARRIER, b"{}    "), 0, names_nbytes=4)
-    none = HEADER.set(none[:-6] + b"a\0b\0" + bytes(4) + b"{}", 0, nbytes=len(none) + 4, metadata_nbytes=2)
-    yield bad(reason, "names-of-nothing", "names, but no entries", none)
+    lone = HEADER.set(name_index([], CARRIER, b"{}    "), 0, names_nbytes=4)
+    lone = HEADER.set(lone[:-6] + b"a\0b\0" + bytes(4) + b"{}", 0, nbytes=len(lone) + 4, metadata_nbytes=2)
+    yield bad(reason, "names-of-nothing", "names, but no entries", lone)
     for what, text in {
         "byte": b"a\xff",
         "overlong": b"a\xc0\x80",

@@ -255,24 +255,27 @@ def name_index(
     blob_numbers: dict[bytes | None, int] = {key: i for i, (key, _) in enumerate(table)} | {None: NO_BLOB}
     shapes: dict[tuple[int, ...], int] = {}
     names, store_names = bytearray(), bytearray()
-    entry_rows, store_rows = [], []
+    entry_rows: list[dict[str, float | bytes]] = []
+    store_rows: list[bytes] = []
     for e in entries:
-        row = {"offset": e.offset, "nbytes": e.nbytes, "name_start": len(names), "blob": blob_numbers[e.key]}
-        row |= {"shape": shapes.setdefault(e.shape, len(shapes)), "scale": e.scale, "type": e.type, "codec": e.codec}
-        entry_rows.append(row)
+        where = {"offset": e.offset, "nbytes": e.nbytes, "name_start": len(names), "blob": blob_numbers[e.key]}
+        what = {"shape": shapes.setdefault(e.shape, len(shapes)), "scale": e.scale, "type": e.type, "codec": e.codec}
+        entry_rows.append({**where, **what})
         names += e.name + b"\0"
-    starts, dims = [], []
+    starts: list[int] = []
+    dims: list[int] = []
     for shape in shapes:
         starts.append(len(dims))
         dims += shape
-    blob_rows: list[dict[str, float | bytes]] = [
-        {"key": key, "nbytes": len(data), "unpacked_nbytes": (unpacked or {}).get(key, 0)}
-        | ({"sha256": hashlib.sha256(data).digest()} if digests else {})
-        for key, data in table
-    ]
+    blob_rows: list[dict[str, float | bytes]] = []
+    for key, data in table:
+        blob_rows.append({"key": key, "nbytes": len(data), "unpacked_nbytes": (unpacked or {}).get(key, 0)})
+        if digests:
+            blob_rows[-1]["sha256"] = hashlib.sha256(data).digest()
     for s in stores:
-        row = {"nbytes": s.nbytes, "sha256": hashlib.sha256(s.directory).digest(), "first_blob": s.first_blob}
-        store_rows.append(STORE.pack(**row, name_start=len(store_names)))
+        digest = hashlib.sha256(s.directory).digest()
+        start = len(store_names)
+        store_rows.append(STORE.pack(nbytes=s.nbytes, sha256=digest, first_blob=s.first_blob, name_start=start))
         store_names += s.name + b"\0"
     out = bytearray(HEADER.size)
     for section in (
@@ -286,7 +289,7 @@ def name_index(
         metadata,
     ):
         out += bytes(align(len(out), 8) - len(out))
-        out += section
+        out += bytes(section)
     header = HEADER.pack(
         magic=b"SBSINDEX",
         version=1,
