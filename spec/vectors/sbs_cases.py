@@ -586,8 +586,8 @@ def invalid_indexes() -> Iterator[Case]:  # noqa: C901, PLR0915 - a list
     yield bad(reason, "metadata-wraps", "its end, in 64 bits, is 0", header(metadata_nbytes=U64 - starts["metadata"]))
     yield bad(reason, "names-huge", "2^32 - 1 bytes of names", header(names_nbytes=2**32 - 1))
     for count in ("entry", "blob", "shape", "dim", "store"):
-        huge = header(**{f"{count}_count": 2**32 - 1})
-        yield bad(reason, f"{count}-count-huge", f"4294967295 in place of the {count} count", huge)
+        most = header(**{f"{count}_count": 2**32 - 1})
+        yield bad(reason, f"{count}-count-huge", f"4294967295 in place of the {count} count", most)
     yield bad(reason, "entry-count-less", "one entry of the two is not counted", header(entry_count=1))
     yield bad(reason, "names-8-less", "8 bytes of the names are not counted", header(names_nbytes=10))
     more = header(shape_count=4, dim_count=2)
