@@ -11,6 +11,7 @@ from blobstore.errors import FormatError, UsageError, in_file
 from blobstore.fileio.source import read_whole
 from blobstore.index.names import is_made_key
 from blobstore.index.parse import open_index, parse_index
+from blobstore.index.sets import SetReader
 
 if TYPE_CHECKING:
     from os import PathLike
@@ -43,6 +44,11 @@ def find_index(reader: BlobReader, *, whole: bool = True) -> NameIndex | None:
         FormatError: The index is invalid, or was made for another file (``index-stale``); ``path`` names the file at
             fault.
     """
+    if isinstance(reader, SetReader):
+        if whole:
+            with in_file(reader.path):
+                reader.index.check()
+        return reader.index
     raw = reader.get(INDEX_KEY)
     if raw is not None:
         with in_file(reader.path):
@@ -83,7 +89,11 @@ def lost_index(reader: BlobReader) -> list[str]:
 
     Keys that were made from names prove it: these names are only in an index.
     """
-    if INDEX_KEY in reader or (reader.has_path and any(map(os.path.isfile, beside(reader.path)))):
+    if (
+        isinstance(reader, SetReader)
+        or INDEX_KEY in reader
+        or (reader.has_path and any(map(os.path.isfile, beside(reader.path))))
+    ):
         return []
     keys = sum(is_made_key(key) for key in reader)
     if not keys:

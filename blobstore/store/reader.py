@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from blobstore.container.keys import CONFIG_KEY, NO_TOKENIZER, RESERVED_KEYS, TOKENIZER_KEY
-from blobstore.container.reader import BlobReader
 from blobstore.container.suggest import close_to
 from blobstore.errors import NameNotFoundError, UsageError, in_file
 from blobstore.fileio.closing import Closing
@@ -20,6 +19,7 @@ from blobstore.fileio.hashing import digest_of
 from blobstore.index.carried import files_in, known_files
 from blobstore.index.locate import find_index, lost_index
 from blobstore.index.records import directory_digest
+from blobstore.index.sets import open_reader
 from blobstore.store.by_identity import MappingByIdentity
 from blobstore.store.carried import CarriedFiles
 from blobstore.store.catalog import IndexCatalog
@@ -33,6 +33,7 @@ if TYPE_CHECKING:
 
     import numpy.typing as npt
 
+    from blobstore.container.reader import BlobReader
     from blobstore.fileio.types import Access, Array, Prefetch, Readable
     from blobstore.gemma.config import ModelConfig
     from blobstore.gemma.token_list import TokenList
@@ -88,7 +89,7 @@ class Store(MappingByIdentity["Array"], Closing):
         self._lookups = count()
         self._base: Store | None = None
         self._options = {"access": access, "use_index": use_index, "writable": writable, "prefetch": prefetch}
-        self.reader: BlobReader = BlobReader(path, access=access, writable=writable, prefetch=prefetch)
+        self.reader: BlobReader = open_reader(path, access=access, writable=writable, prefetch=prefetch)
         try:
             self.index: NameIndex | None = find_index(self.reader, whole=False) if use_index else None
             with in_file(self.reader.path):

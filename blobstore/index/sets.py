@@ -1,0 +1,180 @@
+"""A set of files, read as one: the blobs of all of them, by key.
+
+Spec: spec/index.md, Sets; I22 to I24 are its reader checks.
+"""
+
+from __future__ import annotations
+
+import os
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from blobstore.container import layout
+from blobstore.container.directory import Directory, parse_directory
+from blobstore.container.keys import INDEX_KEY, SKELETON_INDEX_KEY, SKELETON_KEY, decode_key
+from blobstore.container.reader import BlobReader
+from blobstore.errors import BlobStoreError, FormatError, in_file
+from blobstore.fileio.ranges import FileRange
+from blobstore.fileio.set_source import SetSource
+from blobstore.fileio.source import name_of, open_source, read_beginning
+from blobstore.index.parse import is_set, open_index
+from blobstore.index.records import directory_digest
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from blobstore.fileio.types import Access, ByteSource, Prefetch, Readable
+    from blobstore.index.name_index import NameIndex
+    from blobstore.index.records import SetStore
+
+_OF_ONE_FILE = (INDEX_KEY, SKELETON_KEY, SKELETON_INDEX_KEY)  # they describe a file, not the set
+_VERSION = 2  # of the stores of a set
+
+
+def open_reader(
+    path: Readable, *, access: Access = "auto", writable: bool = False, prefetch: Prefetch = "none"
+) -> BlobReader:
+    """Open a file, or a set of files by the path of its index; arguments and errors as `BlobReader`.
+
+    Raises:
+        FormatError: ``index-…`` as well: the index of a set is wrong.
+    """
+    try:
+        return BlobReader(path, access=access, writable=writable, prefetch=prefetch)
+    except FormatError as error:
+        if error.reason != "bad-magic" or not is_set_at(path):
+            raise
+    return SetReader(path, access=access, writable=writable, prefetch=prefetch)
+
+
+def is_set_at(path: Readable) -> bool:
+    """Whether the index of a set is at a path; False for whatever is not a path, or can't be read."""
+    if not isinstance(path, (str, os.PathLike)):
+        return False
+    try:
+        return is_set(read_beginning(path, 16))
+    except (OSError, BlobStoreError):
+        return False
+
+
+class SetReader(BlobReader):
+    """The blobs of a set. Their offsets are counted over its files, one after another.
+
+    Attributes:
+        index: Of the set; its layout was checked.
+    """
+
+    def __init__(
+        self, path: Readable, *, access: Access = "auto", writable: bool = False, prefetch: Prefetch = "none"
+    ) -> None:
+        """Open a set by the path of its index. Its files are opened, and checked, when they are first read."""
+        self.path = name_of(path)
+        self._folder = os.path.dirname(os.path.abspath(self.path))
+        self._options = (access, writable, prefetch)
+        with in_file(self.path):
+            own = open_source(path, access)
+            try:
+                self.index: NameIndex = open_index(own.view(0, own.size), kind="set", path=self.path)
+            except BaseException:
+                own.close()
+                raise
+        stores = self.index.stores
+        self.files: list[str] = [os.path.join(self._folder, store.name) for store in stores]
+        self._set = SetSource(own, self.files, [store.nbytes for store in stores], self._open, writable=writable)
+        self._source = self._set
+        self.directory: Directory = _directory_of(self.index)
+
+    def _open(self, number: int) -> ByteSource:
+        """Open one of the files, with checks I22 to I24."""
+        store, path = self.index.stores[number], self.files[number]
+        access, writable, prefetch = self._options
+        with in_file(path):
+            try:
+                source = open_source(path, access, writable=writable, prefetch=prefetch)
+            except FileNotFoundError:
+                what = f"store {number + 1} of {len(self.files)} of the set {self.path!r} is missing: put it back"
+                raise FormatError("set-missing-store", what) from None
+            try:
+                check_store(source, self.index, store)
+            except BaseException:
+                source.close()
+                raise
+        return source
+
+    def part_of_file(self, offset: int, nbytes: int) -> FileRange:
+        """As `BlobReader.part_of_file`: of one of the files, so that the system can copy it."""
+        self._check_inside(offset, nbytes)
+        number, start = self._set.place(offset)
+        file = self._set.file(number)
+        return FileRange(file, start, nbytes) if start + nbytes <= file.size else FileRange(self._set, offset, nbytes)
+
+    def place_in_files(self, offset: int) -> tuple[str, int]:
+        """Return the path of the file that an offset is in, and the offset there."""
+        number, start = self._set.place(offset)
+        return self.files[number], start
+
+    def check_files(self) -> Iterator[tuple[str, FormatError | OSError | None]]:
+        """Yield the path of each file and what is wrong with it, if anything is."""
+        for number, path in enumerate(self.files):
+            try:
+                self._set.file(number)
+            except (FormatError, OSError) as error:
+                yield path, error
+            else:
+                yield path, None
+
+    def _find(self, key: object) -> int:
+        return -1 if key in _OF_ONE_FILE else super()._find(key)
+
+    def __iter__(self) -> Iterator[str]:
+        return (key for key in self.directory.all_keys if key not in _OF_ONE_FILE)
+
+    def __len__(self) -> int:
+        return sum(1 for _ in self)
+
+    def __repr__(self) -> str:
+        return f"<SetReader {self.path!r}: {len(self.files)} files, {len(self)} blobs, {self.file_size} bytes>"
+
+
+def check_store(source: ByteSource, index: NameIndex, store: SetStore) -> None:
+    """Make checks I23 and I24 of one file of a set.
+
+    Args:
+        source: The file, open.
+        index: Of the set.
+        store: What it says about the file.
+
+    Raises:
+        FormatError: ``set-stale``, ``set-store``; as `parse_directory`.
+    """
+    fix = "put the right file back, or make the set's index anew"
+    if source.size != store.nbytes:
+        raise FormatError("set-stale", f"the set has it with {store.nbytes} bytes, it has {source.size}: {fix}")
+    directory = parse_directory(source.view, source.size)
+    if directory_digest(directory) != store.sha256:
+        raise FormatError("set-stale", f"the set has a file with another directory in its place: {fix}")
+    keys = index.blobs.key[store.first_blob : store.first_blob + store.blob_count]
+    same = directory.version == _VERSION and len(directory) == store.blob_count + 1
+    if same:
+        sizes = index.blobs.nbytes[store.first_blob : store.first_blob + store.blob_count]
+        own = decode_key(directory.keys[-1]) == INDEX_KEY
+        same = own and np.array_equal(directory.keys[:-1], np.ascontiguousarray(keys).reshape(-1).view("S16"))
+        same = same and np.array_equal(directory.sizes[:-1].view(np.uint64), sizes)
+    if not same:
+        raise FormatError("set-store", f"it doesn't have the blobs that the set's index lists, and an index: {fix}")
+
+
+def _directory_of(index: NameIndex) -> Directory:
+    """Return where all blobs of a set are, as far as its index says: its files, one after another."""
+    sizes = index.blobs.nbytes.view(np.int64)
+    ends = np.cumsum(layout.padded_sizes(sizes))
+    starts = ends - layout.padded_sizes(sizes)
+    bases, end = [], 0
+    for store in index.stores:
+        bases.append(end + layout.BLOB_ALIGN - int(starts[store.first_blob]))
+        end += store.nbytes
+    counts = [store.blob_count for store in index.stores]
+    offsets = starts + np.repeat(np.array(bases, np.int64), counts)
+    keys = index.blobs.key.reshape(-1).view(f"S{layout.KEY_NBYTES}")
+    return Directory(_VERSION, end, keys, offsets, sizes)
