@@ -32,9 +32,7 @@ def save_set(
     aliases: Mapping[str, str] | None = None,
 ) -> list[Path]:
     """Write a set with a store for each mapping → the paths of its stores."""
-    stores = [
-        path.with_name(f"{path.stem}-{i + 1:05}-of-{len(tensors):05}.sbs") for i in range(len(tensors))
-    ]
+    stores = [path.with_name(f"{path.stem}-{i + 1:05}-of-{len(tensors):05}.sbs") for i in range(len(tensors))]
     for store, held in zip(stores, tensors, strict=True):
         with blobstore.create(store, metadata=dict(metadata or {}), digests=True) as writer:
             for name, array in held.items():

@@ -79,6 +79,10 @@ _INDEX = {
     "index-lost": Kind("warning", "tensors are only found by their keys, without types and shapes", _BACK),
     "index-disagrees": Kind("warning", "Python and gemma.cpp read the tensor differently", _REINDEX),
 }
+_SET = {
+    "set": Kind("error", "tensors of this file can't be read", "put the right file back, or download it again"),
+    "set-missing-store": Kind("error", "tensors of this file can't be read", "put it back, or download it again"),
+}
 _UNLIST = "blobstore rewrite FILE -o OUT --unset blobstore.files leaves the list out; no tensor changes"
 _FILES = {
     "files-list": Kind("error", "readers refuse its files (config.json, …); the tensors are not affected", _UNLIST),

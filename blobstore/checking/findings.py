@@ -122,6 +122,7 @@ def asked_for(findings: Iterable[Finding], runtimes: tuple[str, ...]) -> list[Fi
 # The code of errors whose reason begins with a prefix.
 _BY_PREFIX = {
     "index-": "index",
+    "set-": "set",
     "packed-": "damaged-blob",
     "toc-": "toc-damaged",
     "fields-": "toc-damaged",

@@ -17,6 +17,7 @@ from blobstore.fileio.paths import path_text, target_of
 from blobstore.fileio.ranges import expect
 from blobstore.gemma.config import ModelConfig
 from blobstore.index.locate import find_index
+from blobstore.index.sets import refuse_set
 
 if TYPE_CHECKING:
     from os import PathLike
@@ -80,6 +81,7 @@ def repair(
     """
     path, output = path_text(path), None if output is None else target_of(output)
     start = time.perf_counter()
+    refuse_set(path, "no model for gemma.cpp is one, and only these are repaired")
     with BlobReader(path, access="read") as reader:
         if CONFIG_KEY not in reader:
             raise UsageError("no-config", f"{reader.path!r} has no {CONFIG_KEY!r}: it isn't a model for gemma.cpp")

@@ -2,25 +2,27 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+import os
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from blobstore.checking.findings import finding, from_error
 from blobstore.container.keys import INDEX_KEY, decode_key
-from blobstore.container.reader import BlobReader
 from blobstore.errors import FormatError
 from blobstore.fileio.closing import Closing
 from blobstore.index import INDEX_MAGIC
 from blobstore.index.carried import files_in
 from blobstore.index.locate import find_index, lost_index
+from blobstore.index.sets import SetReader, open_reader
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from os import PathLike
 
     from blobstore.checking.findings import Finding
+    from blobstore.container.reader import BlobReader
     from blobstore.index import NameIndex
 
 
@@ -61,11 +63,18 @@ def open_checked(path: str | PathLike[str]) -> Opened:
     opened = Opened(str(path))
     try:
         # Plain reads: the file may be truncated meanwhile, which would kill a process that maps it.
-        opened.reader = BlobReader(path, access="read")
+        opened.reader = open_reader(path, access="read")
     except FormatError as error:
-        opened.findings.append(from_error(error, opened.path))
+        opened.findings.append(from_error(error, error.path or opened.path))
         return opened
-    opened.findings += _padding(opened.reader)
+    if isinstance(opened.reader, SetReader):
+        opened.findings += _stores(opened.reader)
+        if opened.broken:  # not all of its blobs can be read
+            opened.reader.close()
+            opened.reader = None
+            return opened
+    else:
+        opened.findings += _padding(opened.reader)
     try:
         opened.index = find_index(opened.reader)
         if opened.index:
@@ -82,6 +91,20 @@ def open_checked(path: str | PathLike[str]) -> Opened:
     if not opened.index:
         opened.findings += list(_misplaced_index(opened.reader)) or _lost_index(opened.reader)
     return opened
+
+
+def _stores(reader: SetReader) -> Iterator[Finding]:
+    """Check each file of a set, against the set and by itself."""
+    for path, fault in reader.check_files():
+        if isinstance(fault, OSError):
+            raise fault
+        if fault:
+            yield from_error(fault, os.path.basename(path))
+            continue
+        with open_checked(path) as store:
+            yield from (
+                replace(found, subject=f"{os.path.basename(path)}: {found.subject}") for found in store.findings
+            )
 
 
 def _files(reader: BlobReader, index: NameIndex) -> Iterator[Finding]:

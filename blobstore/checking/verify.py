@@ -155,7 +155,7 @@ def verify_blobs(
     for row in damaged:
         effect = "the file that was carried along has wrong contents" if index.blob(row).key in files else None
         yield _damage(reader, int(known[row]), tuple(names[row]), effect)
-    for place in sorted({*range(len(reader))} - {int(one) for one in known}):
+    for place in sorted({*range(len(reader.directory))} - {int(one) for one in known}):
         key = reader.directory.all_keys[place]
         if key != INDEX_KEY:
             yield finding("no-digest", key, "the index doesn't list this blob: it was added later")

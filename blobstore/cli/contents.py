@@ -112,11 +112,12 @@ def _of_store(store: Store) -> Contents:
             info.shape,
             info.scale,
             info.nbytes,
-            info.offset,
+            offset,
             info.codec,
-            store.path,
+            file,
         )
         for info in infos.values()
+        for file, offset in (store.reader.file_at(info.offset),)
     ]
 
     def chunks(name: str) -> Iterator[Array] | None:

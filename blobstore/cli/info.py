@@ -17,9 +17,10 @@ from blobstore.container.keys import CONFIG_KEY, TOC_KEY, describes_model
 from blobstore.container.layout import MAX_PORTABLE_BLOBS
 from blobstore.errors import FormatError
 from blobstore.fileio.file_systems import file_system
-from blobstore.index.locate import lost_index, place_of
+from blobstore.index.locate import lost_index
 from blobstore.index.metadata import BASE, BASE_NAME, FILES
 from blobstore.index.records import directory_digest
+from blobstore.index.sets import SetReader
 from blobstore.store.info import outermost
 from blobstore.store.reader import Store
 from blobstore.store.values import stored_infos
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
     from blobstore.checkpoint.gguf.file import GgufFile
     from blobstore.checkpoint.reader import Checkpoint
     from blobstore.cli.contents import Contents
+    from blobstore.container.reader import BlobReader
     from blobstore.gemma.config import ModelConfig
 
 _MOST_SHOWN = 200
@@ -79,13 +81,15 @@ def _fields(facts: dict[str, Any]) -> list[tuple[str, object]]:
     where = "none: names and types are from the blob toc" if facts["toc"] else "none: names are keys"
     if index:
         digests = "with" if index["digests"] else "without"
-        place = f"beside the file ({index['path']})" if index["place"] == "external" else "inside"
+        places = {"external": f"beside the file ({index['path']})", "set": f"of the set ({index['path']})"}
+        place = places.get(index["place"], "inside")
         where = f"{place}, {index['names']} names, {digests} digests"
     shared = f", {facts['shared']} of them in the blob of another" if facts["shared"] else ""
     return [
         ("file", facts["input"]),
         ("access", _access(facts)),
         ("container", f"version {facts['version']}, {facts['nbytes']} bytes ({size(facts['nbytes'])})"),
+        *((("set", _set(facts["set"])),) if facts["set"] else ()),
         ("blobs", f"{facts['blobs']}, {facts['payload_nbytes']} bytes, and {facts['other_nbytes']} around them"),
         ("directory", f"SHA-256 {facts['directory_sha256']}: a difference (pack --base) knows its base by it"),
         ("index", where),
@@ -243,6 +247,7 @@ def _describe_store(store: Store) -> dict[str, Any]:
         "access": reader.access,
         "file_system": file_system(reader.device),
         "version": reader.version,
+        "set": _set_facts(reader),
         "nbytes": reader.file_size,
         "blobs": len(reader),
         "readers": _readers(len(reader)),
@@ -260,6 +265,19 @@ def _describe_store(store: Store) -> dict[str, Any]:
         **_carried_facts(store),
         "metadata": store.metadata,
     }
+
+
+def _set_facts(reader: BlobReader) -> list[dict[str, Any]] | None:
+    """Return the files of a set; None for what is one file."""
+    if not isinstance(reader, SetReader):
+        return None
+    stores = zip(reader.paths, reader.index.stores, strict=True)
+    return [{"file": path, "nbytes": store.nbytes, "blobs": store.blob_count} for path, store in stores]
+
+
+def _set(files: list[dict[str, Any]]) -> str:
+    named = f"{files[0]['file']} to {files[-1]['file']}" if len(files) > 1 else files[0]["file"]
+    return f"{len(files)} file{'s' * (len(files) != 1)}, {named}"
 
 
 def _carried_facts(store: Store) -> dict[str, Any]:
@@ -337,7 +355,7 @@ def _index_facts(store: Store) -> dict[str, Any] | None:
     if store.index is None:
         return None
     return {
-        "place": place_of(store.index),
+        "place": store.index.kind,
         "path": store.index.path,
         "names": len(store.index.names),
         "digests": store.index.has_digests,

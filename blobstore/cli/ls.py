@@ -10,7 +10,6 @@ from contextlib import ExitStack
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
-import blobstore
 from blobstore.checkpoint.formats import format_of
 from blobstore.cli.contents import WHAT, open_contents, stored_nbytes
 from blobstore.cli.formatting import shape, size
@@ -20,6 +19,7 @@ from blobstore.cli.progress import progress
 from blobstore.cli.tables import print_table
 from blobstore.errors import UsageError
 from blobstore.index.locate import lost_index
+from blobstore.index.sets import open_reader
 from blobstore.store.base import refuse_needless_base
 from blobstore.store.reader import Store
 
@@ -185,19 +185,20 @@ def _list_keys(options: argparse.Namespace) -> int:
     for path in options.files:
         if format_of(path) != "sbs":
             raise UsageError("no-keys", f"{path!r} is not an .sbs file, and only these have keys: leave out --keys")
-        with blobstore.BlobReader(path) as reader:
+        with open_reader(path) as reader:
             found = [
-                _Blob(key, nbytes, offset, path)
-                for place, key in enumerate(reader)
+                _Blob(key, nbytes, start, file)
+                for place, key in enumerate(reader.directory.all_keys)
                 if fnmatch.fnmatchcase(key, options.pattern)
                 for offset, nbytes in (reader.directory.range(place),)
+                for file, start in (reader.file_at(offset),)
             ]
             tell_newer(reader)
         blobs += _sorted(found, options.sort)
     if options.json:
         print_json([blob._asdict() for blob in blobs])
         return 0
-    columns, several = ("key", "size", "offset"), len(options.files) > 1
+    columns, several = ("key", "size", "offset"), len({blob.file for blob in blobs}) > 1
     if several and sys.stdout.isatty():
         rows: list[tuple[object, ...]] = [(blob.file, *blob[:3]) for blob in blobs]
         print_table(("file", *columns), rows, right=columns[1:], sizes=("size",), grouped=True)

@@ -126,6 +126,25 @@ class BlobReader(Mapping[str, memoryview], Closing):
         """
         return self._source.in_memory
 
+    @property
+    def paths(self) -> tuple[str, ...]:
+        """The files that the blobs are in: this one, or those of a set.
+
+        Example:
+            >>> blobstore.BlobReader("model.sbs").paths
+            ('model.sbs',)
+        """
+        return (self.path,)
+
+    def file_at(self, offset: int) -> tuple[str, int]:
+        """Return which file has the byte at an offset, and where: the offsets of a set are counted over its files.
+
+        Example:
+            >>> blobstore.BlobReader("model.sbs").file_at(256)
+            ('model.sbs', 256)
+        """
+        return self.path, offset
+
     def range(self, key: str) -> tuple[int, int]:
         """Return (offset, nbytes) of a blob in the file, both in bytes.
 

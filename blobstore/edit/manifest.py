@@ -259,7 +259,7 @@ def manifest_of(reader: BlobReader, index: NameIndex | None) -> Manifest:
     blobs: list[ManifestBlob] = []
     new_places: dict[int, int] = {}  # place in the directory → in `blobs`
     max_blobs = max_blobs_from(reader)
-    for place, key in enumerate(reader):
+    for place, key in enumerate(reader.directory.all_keys):
         if key != INDEX_KEY:
             new_places[place] = len(blobs)
             blobs.append(ManifestBlob(key, reader.part_of_file(*reader.directory.range(place))))

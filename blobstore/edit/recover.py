@@ -22,6 +22,7 @@ from blobstore.index import INDEX_MAGIC, parse_index
 from blobstore.index.carried import known_files
 from blobstore.index.inputs import files_of, path_of, refuse_inputs
 from blobstore.index.locate import beside
+from blobstore.index.sets import refuse_set
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -138,6 +139,7 @@ def recover(
     path, output, index = path_text(path), target_of(output), optional_path(index)
     start = time.perf_counter()
     refuse_inputs(files_of(output), [*files_of(path), *([index] if index else [])])
+    refuse_set(path, "recover its files one by one, and join them with blobstore index join")
     index_path = index or next(filter(os.path.isfile, beside(path)), None)
     external_index = None if index_path is None else read_whole(index_path)
     source = open_source(path, "read")

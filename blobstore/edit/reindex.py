@@ -21,6 +21,7 @@ from blobstore.gemma.newer import readers_notes
 from blobstore.index import rebind_index
 from blobstore.index.carried import known_files
 from blobstore.index.locate import external_path, find_index, lost_index
+from blobstore.index.sets import refuse_set
 from blobstore.index.sidecar import close_with_index, write_index
 
 if TYPE_CHECKING:
@@ -35,6 +36,8 @@ if TYPE_CHECKING:
 
 
 _FIX = "fetch the file again; if it was meant to change, --force without --digests drops the old digests"
+
+_JOIN = "blobstore index join makes it anew from the files of the set, which have indexes of their own"
 
 
 @dataclass(frozen=True)
@@ -76,6 +79,7 @@ def attach_index(path: str | PathLike[str]) -> Indexing:
         FormatError: ``index-stale`` and others: it belongs to another file, or is invalid.
     """
     start = time.perf_counter()
+    refuse_set(path, _JOIN)
     with BlobReader(path, access="read") as reader:
         if INDEX_KEY in reader:
             raise UsageError("has-index", f"{reader.path!r} has its index inside already")
@@ -93,6 +97,7 @@ def detach_index(path: str | PathLike[str]) -> Indexing:
         UsageError: ``no-index`` if there is none inside; ``no-blobs`` if nothing would be left.
     """
     start = time.perf_counter()
+    refuse_set(path, _JOIN)
     with BlobReader(path, access="read") as reader:
         if INDEX_KEY not in reader:
             raise UsageError("no-index", f"{reader.path!r} has no index inside")
@@ -152,6 +157,7 @@ def build_index(
         True
     """
     start = time.perf_counter()
+    refuse_set(path, _JOIN)
     with BlobReader(path, access="read") as reader:
         before, fault = _find_index(reader)
         if not force and (before or fault):

@@ -11,7 +11,6 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Literal
 
 from blobstore.container.keys import CONFIG_KEY, OWN_KEYS, RESERVED_KEYS
-from blobstore.container.reader import BlobReader
 from blobstore.edit.manifest import describe, external_index, manifest_of, refuse_packed, write_manifest
 from blobstore.errors import FormatError, UsageError
 from blobstore.fileio.paths import path_text, target_of
@@ -20,6 +19,7 @@ from blobstore.index.inputs import files_of, path_of, refuse_inputs
 from blobstore.index.locate import check_place, find_index, lost_index, place_of
 from blobstore.index.metadata import FILES, refuse_own
 from blobstore.index.names import key_for
+from blobstore.index.sets import open_reader, refuse_set
 from blobstore.index.sidecar import write_index
 
 if TYPE_CHECKING:
@@ -27,10 +27,11 @@ if TYPE_CHECKING:
     from os import PathLike
     from typing import BinaryIO
 
+    from blobstore.container.reader import BlobReader
     from blobstore.edit.manifest import Manifest
     from blobstore.fileio.types import Progress
     from blobstore.index import NameIndex
-    from blobstore.index.locate import IndexPlace
+from blobstore.index.locate import IndexPlace
 
 
 @dataclass(frozen=True)
@@ -194,7 +195,9 @@ def apply_edits(
     start = time.perf_counter()
     if target is not None:
         refuse_inputs(files_of(target), files_of(path))
-    with nullcontext(opened) if opened else BlobReader(path, access="read") as reader:
+    else:
+        refuse_set(path, "choose where to write what becomes one file, with an output (-o OUT)")
+    with nullcontext(opened) if opened else open_reader(path, access="read") as reader:
         index = _index_of(reader, edits)
         refuse_packed(reader, index)
         place = _new_place(index, edits)

@@ -12,6 +12,7 @@ from blobstore.fileio.file_systems import stat_of
 from blobstore.fileio.source import read_beginning
 from blobstore.index.locate import beside
 from blobstore.index.records import MAGIC as INDEX_MAGIC
+from blobstore.index.sets import stores_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -27,11 +28,11 @@ def path_of(output: Path | BinaryIO) -> str | None:
 
 
 def files_of(*stores: Path | BinaryIO | None) -> list[Any]:
-    """Return the paths of .sbs files and of their external indexes; streams as they are."""
+    """Return the paths of .sbs files, of their external indexes, and of the files of sets; streams as they are."""
     files: list[Any] = []
     for store in stores:
         if isinstance(store, (str, bytes, os.PathLike)):
-            files += [store, *beside(os.fsdecode(store))]
+            files += [store, *beside(os.fsdecode(store)), *stores_of(os.fsdecode(store))]
         elif store is not None:
             files.append(store)
     return files

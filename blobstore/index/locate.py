@@ -104,7 +104,7 @@ def lost_index(reader: BlobReader) -> list[str]:
 
 
 def place_of(index: NameIndex | None) -> IndexPlace:
-    """Return where an index is."""
+    """Return where an index is; inside, for a set: so is that of a file with the same contents."""
     if index is None:
         return "none"
     return "external" if index.external else "embedded"

@@ -6,6 +6,7 @@ Spec: spec/index.md, Sets; I22 to I24 are its reader checks.
 from __future__ import annotations
 
 import os
+from contextlib import suppress
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -14,7 +15,7 @@ from blobstore.container import layout
 from blobstore.container.directory import Directory, parse_directory
 from blobstore.container.keys import INDEX_KEY, SKELETON_INDEX_KEY, SKELETON_KEY, decode_key
 from blobstore.container.reader import BlobReader
-from blobstore.errors import BlobStoreError, FormatError, in_file
+from blobstore.errors import BlobStoreError, FormatError, UsageError, in_file
 from blobstore.fileio.ranges import FileRange
 from blobstore.fileio.set_source import SetSource
 from blobstore.fileio.source import name_of, open_source, read_beginning
@@ -50,12 +51,35 @@ def open_reader(
 
 def is_set_at(path: Readable) -> bool:
     """Whether the index of a set is at a path; False for whatever is not a path, or can't be read."""
-    if not isinstance(path, (str, os.PathLike)):
+    if not isinstance(path, (str, bytes, os.PathLike)):
         return False
     try:
-        return is_set(read_beginning(path, 16))
+        return is_set(read_beginning(os.fsdecode(path), 16))
     except (OSError, BlobStoreError):
         return False
+
+
+def stores_of(path: str) -> list[str]:
+    """Return the paths of the files of a set; an empty list for whatever isn't the index of one."""
+    if not is_set_at(path):
+        return []
+    with suppress(OSError, BlobStoreError), SetReader(path, access="read") as reader:
+        return list(reader.paths)
+    return []
+
+
+def refuse_set(path: Readable, fix: str) -> None:
+    """Refuse a set where only a file will do.
+
+    Args:
+        path: Of the file.
+        fix: What to do with a set instead.
+
+    Raises:
+        UsageError: ``set-not-file``.
+    """
+    if is_set_at(path):
+        raise UsageError("set-not-file", f"{name_of(path)!r} is the index of a set of files: {fix}")
 
 
 class SetReader(BlobReader):
@@ -70,7 +94,8 @@ class SetReader(BlobReader):
     ) -> None:
         """Open a set by the path of its index. Its files are opened, and checked, when they are first read."""
         self.path = name_of(path)
-        self._folder = os.path.dirname(os.path.abspath(self.path))
+        folder = os.path.dirname(self.path)
+        absolute = os.path.dirname(os.path.abspath(self.path))  # the working directory may change
         self._options = (access, writable, prefetch)
         with in_file(self.path):
             own = open_source(path, access)
@@ -80,20 +105,21 @@ class SetReader(BlobReader):
                 own.close()
                 raise
         stores = self.index.stores
-        self.files: list[str] = [os.path.join(self._folder, store.name) for store in stores]
-        self._set = SetSource(own, self.files, [store.nbytes for store in stores], self._open, writable=writable)
+        self._paths = [os.path.join(folder, store.name) for store in stores]
+        self._files = [os.path.join(absolute, store.name) for store in stores]
+        self._set = SetSource(own, self._files, [store.nbytes for store in stores], self._open, writable=writable)
         self._source = self._set
         self.directory: Directory = _directory_of(self.index)
 
     def _open(self, number: int) -> ByteSource:
         """Open one of the files, with checks I22 to I24."""
-        store, path = self.index.stores[number], self.files[number]
+        store, path = self.index.stores[number], self._paths[number]
         access, writable, prefetch = self._options
         with in_file(path):
             try:
-                source = open_source(path, access, writable=writable, prefetch=prefetch)
+                source = open_source(self._files[number], access, writable=writable, prefetch=prefetch)
             except FileNotFoundError:
-                what = f"store {number + 1} of {len(self.files)} of the set {self.path!r} is missing: put it back"
+                what = f"store {number + 1} of {len(self._paths)} of the set {self.path!r} is missing: put it back"
                 raise FormatError("set-missing-store", what) from None
             try:
                 check_store(source, self.index, store)
@@ -109,14 +135,19 @@ class SetReader(BlobReader):
         file = self._set.file(number)
         return FileRange(file, start, nbytes) if start + nbytes <= file.size else FileRange(self._set, offset, nbytes)
 
-    def place_in_files(self, offset: int) -> tuple[str, int]:
-        """Return the path of the file that an offset is in, and the offset there."""
+    @property
+    def paths(self) -> tuple[str, ...]:
+        """The files of the set, in its order."""
+        return tuple(self._paths)
+
+    def file_at(self, offset: int) -> tuple[str, int]:
+        """Return which file has the byte at an offset, and where."""
         number, start = self._set.place(offset)
-        return self.files[number], start
+        return self._paths[number], start
 
     def check_files(self) -> Iterator[tuple[str, FormatError | OSError | None]]:
         """Yield the path of each file and what is wrong with it, if anything is."""
-        for number, path in enumerate(self.files):
+        for number, path in enumerate(self._paths):
             try:
                 self._set.file(number)
             except (FormatError, OSError) as error:
@@ -134,7 +165,7 @@ class SetReader(BlobReader):
         return sum(1 for _ in self)
 
     def __repr__(self) -> str:
-        return f"<SetReader {self.path!r}: {len(self.files)} files, {len(self)} blobs, {self.file_size} bytes>"
+        return f"<SetReader {self.path!r}: {len(self._paths)} files, {len(self)} blobs, {self.file_size} bytes>"
 
 
 def check_store(source: ByteSource, index: NameIndex, store: SetStore) -> None:
