@@ -46,6 +46,7 @@ if TYPE_CHECKING:
     from blobstore.errors import (
         BlobStoreError,
         CheckpointError,
+        ClusterError,
         CodecError,
         Fault,
         FormatError,
@@ -91,6 +92,7 @@ __all__ = [
     "CarriedFiles",
     "CheckpointError",
     "Checkup",
+    "ClusterError",
     "CodecError",
     "ComparedEntry",
     "ComparedSide",
@@ -179,6 +181,7 @@ _HOMES = {
     "CarriedFiles": "store.carried",
     "CheckpointError": "errors",
     "Checkup": "checking.checkup",
+    "ClusterError": "errors",
     "CodecError": "errors",
     "ComparedEntry": "compare.comparison",
     "ComparedSide": "compare.comparison",

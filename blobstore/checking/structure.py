@@ -12,6 +12,7 @@ from blobstore.checking.findings import finding, from_error
 from blobstore.container.keys import INDEX_KEY, decode_key
 from blobstore.errors import FormatError
 from blobstore.fileio.closing import Closing
+from blobstore.fileio.work import do_here, results
 from blobstore.index import INDEX_MAGIC
 from blobstore.index.carried import files_in
 from blobstore.index.locate import find_index, lost_index
@@ -23,6 +24,8 @@ if TYPE_CHECKING:
 
     from blobstore.checking.findings import Finding
     from blobstore.container.reader import BlobReader
+    from blobstore.fileio.types import Progress
+    from blobstore.fileio.work import Engine
     from blobstore.index import NameIndex
 
 
@@ -53,8 +56,12 @@ class Opened(Closing):
             self.reader.close()
 
 
-def open_checked(path: str | PathLike[str]) -> Opened:
+def open_checked(path: str | PathLike[str], *, engine: Engine = do_here) -> Opened:
     """Open a file and check its structure, padding and index: everything but the contents of its blobs.
+
+    Args:
+        path: Of the file, or of a set's index.
+        engine: Checks the files of a set.
 
     Raises:
         OSError: The file can't be read.
@@ -68,7 +75,7 @@ def open_checked(path: str | PathLike[str]) -> Opened:
         opened.findings.append(from_error(error, error.path or opened.path))
         return opened
     if isinstance(opened.reader, SetReader):
-        opened.findings += _stores(opened.reader)
+        opened.findings += _stores(opened.reader, engine)
         if opened.broken:  # not all of its blobs can be read
             opened.reader.close()
             opened.reader = None
@@ -93,18 +100,34 @@ def open_checked(path: str | PathLike[str]) -> Opened:
     return opened
 
 
-def _stores(reader: SetReader) -> Iterator[Finding]:
-    """Check each file of a set, against the set and by itself."""
-    for path, fault in reader.check_files():
+def _stores(reader: SetReader, engine: Engine) -> Iterator[Finding]:
+    for findings in results(engine, StoreCheck(reader.path), range(len(reader.paths))):
+        yield from findings
+
+
+@dataclass(frozen=True)
+class StoreCheck:
+    """Checks each file of a set, against the set and by itself.
+
+    Attributes:
+        path: Of the set's index.
+    """
+
+    path: str
+
+    def open(self) -> SetReader:
+        """Open the set."""
+        return SetReader(self.path, access="read")
+
+    def do(self, opened: SetReader, number: int, progress: Progress) -> list[Finding]:  # noqa: ARG002 (a `Work`)
+        """Return the findings about one file."""
+        path, fault = opened.paths[number], opened.fault_of(number)
         if isinstance(fault, OSError):
             raise fault
         if fault:
-            yield from_error(fault, os.path.basename(path))
-            continue
+            return [from_error(fault, os.path.basename(path))]
         with open_checked(path) as store:
-            yield from (
-                replace(found, subject=f"{os.path.basename(path)}: {found.subject}") for found in store.findings
-            )
+            return [replace(found, subject=f"{os.path.basename(path)}: {found.subject}") for found in store.findings]
 
 
 def _files(reader: BlobReader, index: NameIndex) -> Iterator[Finding]:
