@@ -9,15 +9,14 @@ from contextlib import contextmanager, suppress
 from importlib import import_module
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from blobstore.distributed.task import close_run, do_shard
-from blobstore.errors import BlobStoreError, ClusterError
+from blobstore.distributed.task import Done, Failed, close_run, do_shard
+from blobstore.errors import ClusterError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
     from distributed import Client, Future
 
-    from blobstore.distributed.task import Outcome
     from blobstore.fileio.types import Progress
     from blobstore.fileio.work import Work
 
@@ -67,12 +66,12 @@ class ClusterEngine:
             waiting = as_completed([run.submit(number) for number in numbers], loop=self._client.loop)
             for future in waiting:
                 number = run.number_of(future)
-                outcome = run.outcome_of(number, future)
-                if outcome is None:
+                shard = run.outcome_of(number, future)
+                if shard is None:
                     waiting.add(run.submit(number))
                     continue
-                done(number, outcome.nbytes)
-                yield number, outcome.result
+                done(number, shard.nbytes)
+                yield number, shard.result
 
 
 class _Run:
@@ -99,7 +98,7 @@ class _Run:
         """Return which shard a task was for."""
         return self._numbers.pop(future.key)
 
-    def outcome_of(self, number: int, future: Future) -> Outcome[Any] | None:
+    def outcome_of(self, number: int, future: Future) -> Done[Any] | None:
         """Return what came of a shard; None if another try is worth it.
 
         Raises:
@@ -113,9 +112,16 @@ class _Run:
         with self._naming_loss():
             error = future.exception() if future.status == "error" else None
             if error is None:
-                outcome: Outcome[Any] = future.result()
+                outcome: Done[Any] | Failed = future.result()
                 del self._futures[number]  # the cluster forgets the result
-                return None if outcome.error and may_retry and _may_pass(outcome.error) else _checked(outcome)
+                if isinstance(outcome, Done):
+                    return outcome
+                error = outcome.error
+        if isinstance(error, OSError) and not isinstance(error, _NEVER_BETTER) and may_retry:
+            return None
+        if isinstance(error, FileNotFoundError):
+            fix = "all machines must see the source and the target under the same paths"
+            raise ClusterError("not-shared", f"a worker doesn't find {error.filename!r}: {fix}") from error
         if isinstance(error, KilledWorker) and may_retry:
             return None
         if isinstance(error, KilledWorker):
@@ -155,34 +161,17 @@ class _Run:
     @contextmanager
     def _naming_loss(self) -> Iterator[None]:
         """Raise `ClusterError` for what Dask raises when there is no connection to the scheduler."""
-        from distributed import CommClosedError  # noqa: PLC0415 (an extra)
         from distributed.client import ClosedClientError  # noqa: PLC0415 (an extra)
 
         try:
             yield
-        except (ClosedClientError, CommClosedError, CancelledError, TimeoutError) as error:
+        except (ClosedClientError, OSError, CancelledError) as error:
             raise self._lost() from error
 
     def _lost(self) -> ClusterError:
         address = getattr(self._client.scheduler, "addr", None) or "its address"
         what = f"the scheduler at {address} can't be reached any more, or has cancelled the tasks"
         return ClusterError("scheduler-lost", f"{what}: start it again, and run this again")
-
-
-def _may_pass(error: BlobStoreError | OSError) -> bool:
-    """Whether an error may not come again: the system's of a network, a disk or memory."""
-    return isinstance(error, OSError) and not isinstance(error, _NEVER_BETTER)
-
-
-def _checked(outcome: Outcome[Result]) -> Outcome[Result]:
-    """Raise the error of a shard, if there is one."""
-    error = outcome.error
-    if isinstance(error, FileNotFoundError):
-        fix = "all machines must see the source and the target under the same paths"
-        raise ClusterError("not-shared", f"a worker doesn't find {error.filename!r}: {fix}") from error
-    if error is not None:
-        raise error
-    return outcome
 
 
 class _Reports:

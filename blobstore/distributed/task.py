@@ -23,23 +23,21 @@ _REPORT_SECONDS = 1.0  # between two reports of a shard's progress
 
 
 @dataclass(frozen=True)
-class Outcome(Generic[Result]):
-    """What came of a shard.
+class Done(Generic[Result]):
+    """The result of a shard, and how many bytes were done."""
 
-    Errors travel as values: Dask would shorten long ones, and try again what can't succeed.
-
-    Attributes:
-        result: None after an error.
-        error: What went wrong, if anything did.
-        nbytes: How many bytes were done.
-    """
-
-    result: Result | None
-    error: BlobStoreError | OSError | None
+    result: Result
     nbytes: int
 
 
-def do_shard(work: Work[Any, Result], number: int, run: str, version: str) -> Outcome[Result]:
+@dataclass(frozen=True)
+class Failed:
+    """What went wrong with a shard. As a value: Dask would shorten long errors, and try hopeless tasks again."""
+
+    error: BlobStoreError | OSError
+
+
+def do_shard(work: Work[Any, Result], number: int, run: str, version: str) -> Done[Result] | Failed:
     """Do some work for one shard, in a worker of dask.distributed.
 
     Args:
@@ -52,9 +50,9 @@ def do_shard(work: Work[Any, Result], number: int, run: str, version: str) -> Ou
     try:
         _refuse_other(version)
         with at_most(1), _Borrowed(run, work) as opened:
-            return Outcome(work.do(opened, number, counted), None, counted.nbytes)
+            return Done(work.do(opened, number, counted), counted.nbytes)
     except (BlobStoreError, OSError) as error:
-        return Outcome(None, error, counted.nbytes)
+        return Failed(error)
 
 
 def close_run(run: str) -> None:
