@@ -193,7 +193,7 @@ def test_a_file_of_more_tensors_than_old_runtimes_take_says_who_reads_it(
     (note,) = (note for note in done.notes if "16385 blobs" in note)
     assert note in blobstore.preview_conversion(tmp_path).notes
     assert "0d8948f" in note
-    assert "2025-10, 2026-04 takes at most 16384" in note
+    assert "2025-10, 2026-04 take at most 16384" in note
     assert main(["info", "--json", str(tmp_path / "m.sbs")]) == 0
     assert json.loads(capsys.readouterr().out)["readers"] == note
     with blobstore.open(tmp_path / "m.sbs") as store:
