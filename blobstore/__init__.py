@@ -35,13 +35,14 @@ if TYPE_CHECKING:
         ConversionPreview,
         ConvertedPart,
         ConvertedTensor,
+        PlannedStore,
         convert,
         preview_conversion,
     )
     from blobstore.converting.plan import PlannedAlias
     from blobstore.converting.verify import Verdict
     from blobstore.edit.recover import LostBlob, Recovery, recover
-    from blobstore.edit.reindex import Indexing, build_index
+    from blobstore.edit.reindex import Indexing, build_index, join_stores
     from blobstore.edit.rewrite import Rewriting, rewrite
     from blobstore.errors import (
         BlobStoreError,
@@ -126,6 +127,7 @@ __all__ = [
     "PackedRange",
     "Packing",
     "PlannedAlias",
+    "PlannedStore",
     "Prefetch",
     "PrefixView",
     "Recovery",
@@ -152,6 +154,7 @@ __all__ = [
     "create",
     "diff",
     "export",
+    "join_stores",
     "key_for",
     "load",
     "load_file",
@@ -192,6 +195,7 @@ _HOMES = {
     "ConversionKind": "conversion",
     "ConversionPreview": "conversion",
     "ConvertedPart": "conversion",
+    "PlannedStore": "conversion",
     "ConvertedTensor": "conversion",
     "ElementType": "codecs.element_types",
     "Export": "exporting.export",
@@ -236,6 +240,7 @@ _HOMES = {
     "Verdict": "converting.verify",
     "Verification": "checking.verification",
     "build_index": "edit.reindex",
+    "join_stores": "edit.reindex",
     "check": "checking.checkup",
     "convert": "conversion",
     "diff": "compare.comparison",

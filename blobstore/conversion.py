@@ -12,13 +12,14 @@ from blobstore.checking.checkpoint import check_plan, check_values
 from blobstore.checking.findings import runs_in, runtimes_line
 from blobstore.checking.refusal import refuse_plan
 from blobstore.checkpoint.reader import open_checkpoint
-from blobstore.container.layout import MAX_BLOBS
 from blobstore.converting.choices import LAYOUTS, WEIGHTS, Choices
 from blobstore.converting.choose import KINDS, choose_plan, needless_flags
 from blobstore.converting.run import check_target, run_plan, unchecked_sources
-from blobstore.errors import UsageError
+from blobstore.converting.shards import needed_division, write_set
+from blobstore.errors import UsageError, listed
 from blobstore.fileio.paths import optional_path, path_text, path_texts, target_of
 from blobstore.fileio.ranges import expect
+from blobstore.fileio.sizes import parse_size
 from blobstore.gemma.models import specifier_of
 from blobstore.gemma.newer import readers_notes
 from blobstore.gemma.runtimes import NAMES
@@ -32,10 +33,12 @@ if TYPE_CHECKING:
     from blobstore.checkpoint.reader import Checkpoint
     from blobstore.checkpoint.told import LeftOut
     from blobstore.converting.plan import Plan, PlannedAlias, PlannedTensor
+    from blobstore.converting.shards import Division
     from blobstore.fileio.types import Paths, Progress
     from blobstore.index.locate import IndexPlace
 
 ConversionKind = Literal["auto", "gemma", "names"]
+_SHOWN = 8
 _CHOICES = {"weights": WEIGHTS, "layout": LAYOUTS, "wrapping": ("it", "pt"), "runtime": NAMES}
 
 
@@ -56,7 +59,9 @@ class Conversion:
         notes: What was chosen, left out or should be known, a line each.
         read: The files that the tensors come from.
         adapters: The adapters that were merged, as given, in their order.
-        nbytes: Size of the new file; for a stream, of its tensors.
+        stores: The files of the set that was made, in its order; empty if it is one file.
+        kept: How many of them an earlier run had completed.
+        nbytes: Size of the new file, or of all files of the set; for a stream, of its tensors.
         seconds: How long it took.
 
     Example:
@@ -77,6 +82,8 @@ class Conversion:
     notes: tuple[str, ...]
     read: tuple[str, ...]
     adapters: tuple[str, ...]
+    stores: tuple[str, ...]
+    kept: int
     nbytes: int
     seconds: float
 
@@ -130,6 +137,23 @@ class ConvertedPart:
 
 
 @dataclass(frozen=True)
+class PlannedStore:
+    """A file of the set that `convert` would make.
+
+    Attributes:
+        tensors: How many it has.
+        nbytes: Of its tensors.
+
+    Example:
+        >>> [store.tensors for store in blobstore.preview_conversion("checkpoint", as_="names").stores]
+        []
+    """
+
+    tensors: int
+    nbytes: int
+
+
+@dataclass(frozen=True)
 class ConversionPreview:
     """The result of `preview_conversion`: what `convert` would write.
 
@@ -148,6 +172,7 @@ class ConversionPreview:
         notes: What was chosen, left out or should be known, a line each.
         read: The files that the tensors come from.
         adapters: The adapters that would be merged, as given, in their order.
+        stores: How many tensors each file of a set would have, and their bytes; empty if it is one file.
         nbytes: Of all tensors.
 
     Example:
@@ -169,6 +194,7 @@ class ConversionPreview:
     notes: tuple[str, ...]
     read: tuple[str, ...]
     adapters: tuple[str, ...]
+    stores: tuple[PlannedStore, ...]
     nbytes: int
 
 
@@ -189,6 +215,8 @@ def convert(
     container: int = 2,
     index: IndexPlace = "embedded",
     digests: bool = True,
+    max_shard_size: int | str | None = None,
+    resume: bool = False,
     progress: Progress = lambda _: None,
 ) -> Conversion:
     """Convert a checkpoint into an .sbs file. Memory doesn't grow with the checkpoint.
@@ -220,6 +248,11 @@ def convert(
         container: Version of the container, 1 or 2.
         index: Where the name index goes: ``embedded``, or ``external`` for the file ``output.idx``.
         digests: Keep the SHA-256 of each blob.
+        max_shard_size: By name, the most bytes of a file, such as ``"5GB"``: where one isn't enough, files
+            ``output-00001-of-00008.sbs`` and so on are written, and their index to ``output``, which opens them as one.
+            A tensor that is larger has a file of its own. A set is also made where there are more tensors than a file
+            for ``runtime`` holds.
+        resume: Go on with a set that an earlier call didn't complete: its files are kept if they match their digests.
         progress: Called with the number of further bytes written.
 
     Raises:
@@ -228,7 +261,9 @@ def convert(
             quantised tensors in a .gguf file, and the package gguf isn't installed; or a SentencePiece model has to be
             made or changed, which needs protobuf.
         UsageError: ``bad-choice`` for an unknown option; ``needless-flag`` for one that the conversion doesn't have;
-            ``not-a-tokenizer``, ``i8-stock``, ``stock-only``, ``same-file``; as `create`.
+            ``not-a-tokenizer``, ``i8-stock``, ``stock-only``, ``same-file``; ``bad-size``; ``no-set`` for an output
+            that can't be one; ``set-exists``, ``other-set``: files are in the way, or are of another conversion; as
+            `create`.
         FormatError, TruncatedError: A file of the source is wrong.
         OSError: Reading or writing failed; the output is untouched.
 
@@ -247,9 +282,26 @@ def convert(
         findings = [*check_plan(plan, checkpoint.path, embedded=index == "embedded"), *check_values(sources)]
         refuse_plan(plan, findings, strict=strict, runtime=runtime)
         expect(progress, plan.nbytes)
-        odd = run_plan(plan, checkpoint, output, version=container, index=index, digests=digests, progress=progress)
-        findings += check_values(odd)
+        division = needed_division(
+            plan,
+            output,
+            max_shard_size=None if max_shard_size is None else parse_size(max_shard_size),
+            runtime=runtime,
+            version=container,
+            index=index,
+            digests=digests,
+        )
+        kept = 0
+        if division:
+            kept = write_set(plan, checkpoint, division, resume=resume, progress=progress)
+        elif resume:
+            what = "only a set is gone on with, and this is one file"
+            raise UsageError("needless-flag", f"--resume: {what}: leave it out, or choose --max-shard-size")
+        else:
+            odd = run_plan(plan, checkpoint, output, version=container, index=index, digests=digests, progress=progress)
+            findings += check_values(odd)
     path = output if isinstance(output, str) else None
+    files_made = [*((path,) if path else ()), *(division.stores if division else ())]
     return Conversion(
         input=source,
         output=path,
@@ -260,10 +312,17 @@ def convert(
         aliases=tuple(plan.aliases),
         left_out=tuple(plan.left_out),
         carried=tuple(file.name for file in plan.files),
-        notes=(*plan.lines, *_readers(plan, index), *_warnings(findings)),
+        notes=(
+            *plan.lines,
+            *_set(plan, division, kept, max_shard_size),
+            *_readers(plan, index, division),
+            *_warnings(findings),
+        ),
         read=tuple(checkpoint.paths),
         adapters=given,
-        nbytes=plan.nbytes if path is None else os.stat(path).st_size,
+        stores=division.stores if division else (),
+        kept=kept,
+        nbytes=plan.nbytes if path is None else sum(os.stat(file).st_size for file in files_made),
         seconds=time.perf_counter() - start,
     )
 
@@ -282,6 +341,7 @@ def preview_conversion(
     adapters: Paths = (),
     files: bool = True,
     index: IndexPlace = "embedded",
+    max_shard_size: int | str | None = None,
 ) -> ConversionPreview:
     """Return what `convert` would write, without writing it. Of the tensors only heads and some norms are read.
 
@@ -298,6 +358,7 @@ def preview_conversion(
         adapters: As for `convert`; they are read to hash them.
         files: As for `convert`.
         index: As for `convert`.
+        max_shard_size: As for `convert`.
 
     Raises:
         CheckpointError, UsageError, FormatError, TruncatedError, MissingExtraError, OSError: As for `convert`, but for
@@ -313,6 +374,8 @@ def preview_conversion(
     with _planned(source, as_, choices, tokenizer, given, index=index, pad=pad, files=files) as (plan, checkpoint):
         findings = list(check_plan(plan, checkpoint.path, embedded=index == "embedded"))
         refuse_plan(plan, findings, strict=strict, runtime=runtime)
+        limit = None if max_shard_size is None else parse_size(max_shard_size)
+        division = needed_division(plan, "out.sbs", max_shard_size=limit, runtime=runtime, index=index)
     return ConversionPreview(
         input=source,
         model=specifier_of(plan.config) if plan.config else None,
@@ -327,9 +390,13 @@ def preview_conversion(
         metadata=plan.metadata,
         left_out=tuple(plan.left_out),
         carried=tuple(file.name for file in plan.files),
-        notes=(*plan.lines, *_readers(plan, index), *_warnings(findings)),
+        notes=(*plan.lines, *_readers(plan, index, division), *_warnings(findings)),
         read=tuple(checkpoint.paths),
         adapters=given,
+        stores=tuple(
+            PlannedStore(len(part), sum(plan.tensors[place].nbytes for place in part))
+            for part in (division.tensors if division else ())
+        ),
         nbytes=plan.nbytes,
     )
 
@@ -364,10 +431,11 @@ def _planned(
             kind,
             choices,
             tokenizer=tokenizer,
-            max_tensors=MAX_BLOBS - (index == "embedded"),
             files=files,
         )
-        given = [name for name, value in chosen.items() if value is not None] + ["no-pad"] * (not pad)
+        # The runtime says how much a file by name may hold.
+        needless = (name for name, value in chosen.items() if value is not None and name != "runtime")
+        given = [*needless, *(["no-pad"] * (not pad))]
         if given and plan.config is None:
             raise needless_flags(given, source)
         choices.refuse_unusable()  # not before it is known that the model has another layout
@@ -382,9 +450,30 @@ def _check(name: str, value: str | None, allowed: Sequence[str]) -> None:
         raise UsageError("bad-choice", f"{name}: {value!r} is not one of {', '.join(allowed)}")
 
 
-def _readers(plan: Plan, index: str) -> list[str]:
+def _readers(plan: Plan, index: str, division: Division | None) -> list[str]:
     """Return which readers open a file by name that has many blobs; of a model's the findings say it."""
-    return [] if plan.config else readers_notes(plan.blob_count(embedded=index == "embedded"))
+    if plan.config:
+        return []
+    counts = (
+        [len(part) + 1 for part in division.tensors] if division else [plan.blob_count(embedded=index == "embedded")]
+    )
+    return readers_notes(max(counts))
+
+
+def _set(plan: Plan, division: Division | None, kept: int, max_shard_size: int | str | None) -> Iterator[str]:
+    """Yield what should be known of a set, or of the file that is enough."""
+    if division is None:
+        if max_shard_size is not None:
+            yield "one file is enough for all tensors"
+        return
+    first, last = (os.path.basename(division.stores[place]) for place in (0, -1))
+    again = f", {kept} of them kept" if kept else ""
+    yield f"a set of {len(division.stores)} files, {first} to {last}{again}"
+    limit = None if max_shard_size is None else parse_size(max_shard_size)
+    large = [tensor.name for tensor in plan.tensors if limit is not None and tensor.nbytes > limit]
+    if large:
+        names = listed([repr(name) for name in large], _SHOWN, ", ")
+        yield f"{names}: larger than --max-shard-size, in files of their own"
 
 
 def _warnings(findings: Sequence[Finding]) -> Iterator[str]:

@@ -27,6 +27,7 @@ EXAMPLE = """example:
   blobstore convert gemma-3-270m-it-Q8_0.gguf -o gemma3-270m-sfp-it.sbs
   blobstore convert gemma-3-4b-text/ -o text.sbs --runtime latest       (a file for the newest gemma.cpp known here)
   blobstore convert gemma-3-270m-it/ --adapter lora/ -o tuned.sbs       (with a LoRA adapter of peft or unsloth merged)
+  blobstore convert DeepSeek-V3/ -o dsv3.sbs --max-shard-size 5GB       (a set of files, opened by dsv3.sbs as one)
 
 SRC is a .safetensors file, a model.safetensors.index.json, or a folder with either, or with shards; or the same of
 PyTorch's pickled files (.bin, .pt, .pth, .ckpt), which torch reads; or a .gguf file, all of whose parts are read.
@@ -96,6 +97,14 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
     parser.add_argument(
         "--no-files", action="store_true", help="by name: don't carry config.json, the tokenizer and such files"
     )
+    parser.add_argument(
+        "--max-shard-size",
+        metavar="SIZE",
+        help="by name: write files of up to 5GB, 512MiB, …: OUT is their index, which opens them as one",
+    )
+    parser.add_argument(
+        "--resume", action="store_true", help="go on with a set that an earlier run didn't complete; keeps whole files"
+    )
     parser.add_argument("--no-digests", action="store_true", help="leave out the SHA-256 of each blob")
     add_json(parser)
 
@@ -116,6 +125,7 @@ def run(options: argparse.Namespace) -> int:
         "adapters": options.adapters,
         "files": not options.no_files,
         "index": options.index,
+        "max_shard_size": options.max_shard_size,
     }
     if options.dry_run:
         _show(options, preview_conversion(options.source, **choices))
@@ -127,6 +137,7 @@ def run(options: argparse.Namespace) -> int:
             target,
             container=options.container,
             digests=not options.no_digests,
+            resume=options.resume,
             progress=advance,
             **choices,
         )
@@ -149,6 +160,8 @@ def _show(options: argparse.Namespace, preview: ConversionPreview) -> None:
             (tensor.name, tensor.key, tensor.type, shape(tensor.shape), tensor.nbytes) for tensor in preview.tensors
         ]
         print_table(("name", "key", "type", "shape", "size"), rows, right=("size",), sizes=("size",), spare=("key",))
+        for place, store in enumerate(preview.stores, 1):
+            note(f"file {place} of {len(preview.stores)}: {store.tensors} tensors, {store.nbytes} bytes")
         for alias in preview.aliases:
             note(f"{alias.name} is another name for {alias.target}: {alias.why}")
     tell_dry_run(options.output)

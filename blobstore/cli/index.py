@@ -6,9 +6,9 @@ import os
 from typing import TYPE_CHECKING
 
 from blobstore.cli.formatting import shown
-from blobstore.cli.output import add_command, add_json, note, print_json
+from blobstore.cli.output import add_command, add_json, note, output_of, print_json
 from blobstore.cli.progress import progress
-from blobstore.edit.reindex import Indexing, attach_index, build_index, detach_index
+from blobstore.edit.reindex import Indexing, attach_index, build_index, detach_index, join_stores
 
 if TYPE_CHECKING:
     import argparse
@@ -17,6 +17,7 @@ TEXT = """Move a file's name index, or build one.
 
 attach  moves the index beside the file (FILE.idx) into it
 detach  moves the index out of the file into FILE.idx; the file is then as if it never had one
+join    makes the index of a set: of several files with indexes inside, opened as one by its path
 build   makes an index for a file that has none: from its toc, or with each blob under its key;
         beside the file, or inside (--embed); --force replaces an existing index, whose metadata
         is kept and whose names are not
@@ -26,13 +27,14 @@ Existing digests are compared, never replaced: each blob that doesn't match is n
 blob that was meant to change: --force without --digests, which drops the old digests, then --digests."""
 EXAMPLE = """example:
   blobstore index build model.sbs --digests
-  blobstore index attach model.sbs"""
+  blobstore index attach model.sbs
+  blobstore index join model-00001-of-00002.sbs model-00002-of-00002.sbs -o model.sbs"""
 
 
 def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     """Add the command."""
     parser = add_command(commands, "index", _attach, TEXT, EXAMPLE)
-    actions = parser.add_subparsers(metavar="attach|detach|build", required=True)
+    actions = parser.add_subparsers(metavar="attach|detach|build|join", required=True)
     for name, action, text in (
         ("attach", _attach, "Move FILE.idx into FILE."),
         ("detach", _detach, "Move the index out of FILE into FILE.idx."),
@@ -49,6 +51,12 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
             )
             command.add_argument("--force", action="store_true", help="replace an existing index; its names are lost")
         add_json(command)
+    text = "Make the index of a set of FILEs, in their folder; nothing of them is copied."
+    names = "model-00001-of-00002.sbs model-00002-of-00002.sbs"
+    command = add_command(actions, "join", _join, text, f"example:\n  blobstore index join {names} -o model.sbs")
+    command.add_argument("files", metavar="FILE", nargs="+", help="an .sbs file of version 2 with its index inside")
+    command.add_argument("-o", "--output", metavar="OUT", required=True, help="the index of the set, to write")
+    add_json(command)
 
 
 def _attach(options: argparse.Namespace) -> int:
@@ -65,6 +73,11 @@ def _build(options: argparse.Namespace) -> int:
             options.file, embed=options.embed, digests=options.digests, force=options.force, progress=advance
         )
     return _report(options, done)
+
+
+def _join(options: argparse.Namespace) -> int:
+    output_of(options, options.output, streams=False)
+    return _report(options, join_stores(options.files, options.output))
 
 
 def _report(options: argparse.Namespace, done: Indexing) -> int:

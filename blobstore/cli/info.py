@@ -250,7 +250,7 @@ def _describe_store(store: Store) -> dict[str, Any]:
         "set": _set_facts(reader),
         "nbytes": reader.file_size,
         "blobs": len(reader),
-        "readers": _readers(len(reader)),
+        "readers": _readers(_most_blobs(reader)),
         "payload_nbytes": payload,
         "other_nbytes": reader.file_size - payload,
         "directory_sha256": directory_digest(reader.directory).hex(),
@@ -265,6 +265,13 @@ def _describe_store(store: Store) -> dict[str, Any]:
         **_carried_facts(store),
         "metadata": store.metadata,
     }
+
+
+def _most_blobs(reader: BlobReader) -> int:
+    """Return how many blobs a file has; of a set, the one with the most, and its index."""
+    if isinstance(reader, SetReader):
+        return 1 + max(store.blob_count for store in reader.index.stores)
+    return len(reader)
 
 
 def _set_facts(reader: BlobReader) -> list[dict[str, Any]] | None:

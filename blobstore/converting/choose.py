@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from blobstore.checkpoint.tokenizer_files import has_chat_template, stored_tokenizer, tokenizer_beside
-from blobstore.container.layout import MAX_BLOBS
 from blobstore.converting.gemma_families import family_of, is_headless, tokenizer_kind_of
 from blobstore.converting.gemma_plan import is_gemma, looks_like_gemma, plan_for_gemma
 from blobstore.converting.plan import Plan, plan_by_name
@@ -28,7 +27,6 @@ def choose_plan(
     *,
     tokenizer: str | None = None,
     tokenizer_of_file: bytes | None = None,
-    max_tensors: int = MAX_BLOBS - 1,
     files: bool = True,
 ) -> Plan:
     """Plan a conversion.
@@ -40,7 +38,6 @@ def choose_plan(
         tokenizer: Path of a ``tokenizer.model`` or ``tokenizer.json``, by default one beside the checkpoint. It is read
             only for gemma.cpp: files by name have none.
         tokenizer_of_file: Of a file for gemma.cpp: taken where there is no other.
-        max_tensors: As `plan_by_name` takes it.
         files: As `plan_by_name` takes it; files for gemma.cpp carry none.
 
     Raises:
@@ -63,7 +60,7 @@ def choose_plan(
             raise CheckpointError("adapter", f"these are LoRA adapters: {base}; --as names keeps them as they are")
         if tokenizer is not None:
             raise needless_flags(["tokenizer"], checkpoint.path)
-        plan = plan_by_name(checkpoint, max_tensors=max_tensors, files=files)
+        plan = plan_by_name(checkpoint, files=files)
         family, _ = family_of(checkpoint.config)
         if kind == "auto" and family is not None and is_headless(family, checkpoint.tensors):
             plan.notes.append(f"{_HEADLESS}: converted by name; --as gemma makes a model that generates text")

@@ -132,7 +132,7 @@ class Plan:
         return [alias for alias in self.aliases if alias.target in listed]
 
 
-def plan_by_name(checkpoint: Checkpoint, *, max_tensors: int = MAX_BLOBS - 1, files: bool = True) -> Plan:
+def plan_by_name(checkpoint: Checkpoint, *, files: bool = True) -> Plan:
     """Plan a file in which every tensor keeps its name, its type and its bytes.
 
     Tied weights: a head that ``config.json`` says is the embedding becomes an alias where the checkpoint leaves it out;
@@ -140,11 +140,10 @@ def plan_by_name(checkpoint: Checkpoint, *, max_tensors: int = MAX_BLOBS - 1, fi
 
     Args:
         checkpoint: Open.
-        max_tensors: As many as the file can hold: one fewer when the index is inside.
         files: Carry the checkpoint's other files.
 
     Raises:
-        CheckpointError: ``no-tensors``, ``too-many-tensors``, ``bad-tensors``: everything that is wrong, at once.
+        CheckpointError: ``no-tensors``, ``bad-tensors``: everything that is wrong, at once.
     """
     if not checkpoint.tensors:
         raise CheckpointError("no-tensors", f"{checkpoint.path!r} has no tensors")
@@ -171,10 +170,6 @@ def plan_by_name(checkpoint: Checkpoint, *, max_tensors: int = MAX_BLOBS - 1, fi
         plan.notes.append(f"carries {listed([file.name for file in plan.files], _FILES_SHOWN)}")
     if checkpoint.config_note and any(file.name == CONFIG for file in plan.files):
         plan.notes.append(checkpoint.config_note)
-    max_tensors -= len(plan.files)
-    if len(owners) > max_tensors:
-        what = f"{len(owners)} tensors: one file can hold {max_tensors}: convert its shards one by one"
-        raise CheckpointError("too-many-tensors", what)
     if not owners:
         raise CheckpointError("no-tensors", f"{checkpoint.path!r} has only tensors without elements")
     return plan

@@ -15,17 +15,20 @@ from blobstore.container.writer import ContainerWriter
 from blobstore.edit.manifest import describe, external_index, manifest_of, refuse_packed, write_manifest
 from blobstore.errors import FormatError, UsageError, in_file
 from blobstore.fileio.hashing import digest_of
+from blobstore.fileio.paths import path_text
 from blobstore.fileio.ranges import FileRange
 from blobstore.fileio.threads import in_order
 from blobstore.gemma.newer import readers_notes
 from blobstore.index import rebind_index
 from blobstore.index.carried import known_files
+from blobstore.index.inputs import files_of, refuse_inputs
 from blobstore.index.locate import external_path, find_index, lost_index
-from blobstore.index.sets import refuse_set
+from blobstore.index.sets import open_reader, refuse_set
 from blobstore.index.sidecar import close_with_index, write_index
+from blobstore.store.set_making import write_set_index
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterator, Sequence
     from os import PathLike
 
     from blobstore.edit.manifest import Manifest, ManifestBlob
@@ -37,6 +40,7 @@ if TYPE_CHECKING:
 
 _FIX = "fetch the file again; if it was meant to change, --force without --digests drops the old digests"
 
+_SHOWN = 200
 _JOIN = "blobstore index join makes it anew from the files of the set, which have indexes of their own"
 
 
@@ -106,6 +110,51 @@ def detach_index(path: str | PathLike[str]) -> Indexing:
             raise UsageError("no-blobs", f"{reader.path!r} has nothing but its index")
         _rewrite(reader, "external", partial(rebind_index, index))
         return _result(reader, external_path(path), len(index.names), start)
+
+
+def join_stores(stores: Sequence[str | PathLike[str]], output: str | PathLike[str]) -> Indexing:
+    """Make the index of a set of files, whose metadata is that of the first one. The files stay as they are.
+
+    Args:
+        stores: The files, of version 2 with their indexes inside, in one folder.
+        output: The path of the set's index, in the same folder; replaced only by a complete one.
+
+    Raises:
+        UsageError: ``no-index``, ``other-folder``, ``bad-store``, ``bad-store-name``, ``duplicate-name``,
+            ``duplicate-key``; ``same-file``.
+        FormatError: A file, or its index, is wrong.
+        OSError: A file can't be read, or the index not be written.
+
+    Example:
+        >>> blobstore.save_file({"a": np.ones(3)}, "part-1.sbs")
+        >>> blobstore.save_file({"b": np.zeros(3)}, "part-2.sbs")
+        >>> blobstore.join_stores(["part-1.sbs", "part-2.sbs"], "whole.sbs").names
+        2
+        >>> list(blobstore.open("whole.sbs"))
+        ['a', 'b']
+    """
+    start = time.perf_counter()
+    paths, output = [path_text(store) for store in stores], path_text(output)
+    refuse_inputs(files_of(output), [file for path in paths for file in files_of(path)])
+    nbytes = write_set_index(output, paths)
+    with open_reader(output) as reader:
+        index = find_index(reader)
+        names = len(index.names) if index else 0
+    notes = _other_metadata(paths)
+    return Indexing(paths[0], output, nbytes, names, notes=notes, seconds=time.perf_counter() - start)
+
+
+def _other_metadata(paths: Sequence[str]) -> tuple[str, ...]:
+    """Say which metadata of the files of a set is not in its index."""
+    kept: dict[str, str] | None = None
+    lost: set[str] = set()
+    for path in paths:
+        with BlobReader(path, access="read") as reader:
+            index = find_index(reader)
+        metadata = index.metadata if index else {}
+        kept = metadata if kept is None else kept
+        lost |= {key for key, value in metadata.items() if kept.get(key) != value}
+    return (f"metadata {', '.join(sorted(lost))[:_SHOWN]}: only that of the first file is the set's",) if lost else ()
 
 
 def _result(reader: BlobReader, output: str, names: int, start: float, **more: Any) -> Indexing:  # noqa: ANN401 (fields)

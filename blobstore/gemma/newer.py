@@ -191,4 +191,5 @@ def readers_notes(count: int) -> list[str]:
     refusing = ", ".join(concerned)
     most = min(runtime.max_blobs for runtime in RUNTIMES)
     what = f"{count} blobs: blobstore, its C++ header and gemma.cpp from commit 0d8948f on open the file"
-    return [f"{what}; gemma.cpp {refusing} takes at most {most}"]
+    takes = "takes" if len(concerned) == 1 else "take"
+    return [f"{what}; gemma.cpp {refusing} {takes} at most {most}"]

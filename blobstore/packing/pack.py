@@ -34,9 +34,11 @@ from blobstore.index.inputs import files_of, refuse_inputs
 from blobstore.index.locate import find_index, lost_index, place_of
 from blobstore.index.metadata import BASE, BASE_NAME, PACKED_FROM
 from blobstore.index.records import directory_digest
+from blobstore.index.sets import stores_of
 from blobstore.index.sidecar import close_with_index
 from blobstore.packing.skeleton import Original, compressed, take_skeleton
 from blobstore.store.reader import Store
+from blobstore.store.set_making import make_each
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -96,6 +98,7 @@ class Packing:
         ratio: How many times smaller the file became.
         base: The path of the base, as given; None without one.
         blobs: All but the runtime's own.
+        stores: The files of the packed set, if it is one.
         notes: What a user should know.
         seconds: How long it took.
 
@@ -112,6 +115,7 @@ class Packing:
     ratio: float
     base: str | None
     blobs: tuple[PackedBlob, ...]
+    stores: tuple[str, ...]
     notes: tuple[str, ...]
     seconds: float
 
@@ -126,7 +130,7 @@ def pack(
     workers: int | None = None,
     progress: Progress = lambda _: None,
 ) -> Packing:
-    """Write a packed copy of a file, from which `unpack` restores the file byte for byte.
+    """Write a packed copy of a file, from which `unpack` restores the file byte for byte; of a set, of each file.
 
     Keys stay; the index says which blobs are packed. ``config``, ``tokenizer`` and ``toc`` stay as they are, and so
     do blobs that would not get smaller by 1 %. Memory does not grow with the file, pages of its map aside.
@@ -148,7 +152,7 @@ def pack(
         FormatError: The file, its index or the base is invalid; ``damaged-blob``: a blob does not match its digest.
         UsageError: ``already-packed``; ``same-file``, also when the base is to be replaced; ``no-match`` for a pattern;
             ``no-base-blobs`` for a base that makes no blob smaller; ``packed-level``; ``bad-workers``;
-            ``too-many-blobs``.
+            ``too-many-blobs``; ``set-exists``.
         OSError: Reading or writing failed; the output is untouched.
 
     Example:
@@ -161,6 +165,58 @@ def pack(
     check_level(level)
     check_workers(workers)
     refuse_inputs(files_of(output), files_of(path, base))
+    patterns = (only,) if isinstance(only, str) else tuple(only)
+    if not stores_of(path):
+        return _pack_file(path, output, patterns, base, start, level=level, workers=workers, progress=progress)
+    _check_patterns(path, patterns)
+
+    def make(store: str, target: str) -> Packing:
+        return _pack_file(
+            store, target, patterns, base, start, level=level, workers=workers, progress=progress, alone=False
+        )
+
+    parts = make_each(path, output, make)
+    blobs = tuple(blob for part in parts for blob in part.blobs)
+    if base is not None:
+        with Store(base) as base_store:
+            _refuse_unused(base_store, blobs)
+    nbytes, unpacked_nbytes = sum(part.nbytes for part in parts), sum(part.unpacked_nbytes for part in parts)
+    return Packing(
+        input=path,
+        output=output,
+        nbytes=nbytes,
+        unpacked_nbytes=unpacked_nbytes,
+        ratio=unpacked_nbytes / nbytes,
+        base=base,
+        blobs=blobs,
+        stores=tuple(part.output for part in parts),
+        notes=(*dict.fromkeys(text for part in parts for text in part.notes), f"a set of {len(parts)} files"),
+        seconds=time.perf_counter() - start,
+    )
+
+
+def _check_patterns(path: str, patterns: Sequence[str]) -> None:
+    """Refuse a pattern that matches nothing in any file of a set."""
+    with Store(path) as store:
+        texts = [*store.reader, *(store.index.names if store.index else ())]
+    for pattern in patterns:
+        if not any(fnmatch.fnmatchcase(text, pattern) for text in texts):
+            raise UsageError("no-match", f"no tensor and no blob matches {pattern!r}")
+
+
+def _pack_file(
+    path: str,
+    output: str,
+    only: Sequence[str],
+    base: str | None,
+    start: float,
+    *,
+    level: int,
+    workers: int | None,
+    progress: Progress,
+    alone: bool = True,
+) -> Packing:
+    """Pack one file, which may be one of a set: then not ``alone``, and patterns or the base may concern others."""
     with ExitStack() as stack:
         reader = stack.enter_context(BlobReader(path))
         index = find_index(reader)
@@ -172,7 +228,7 @@ def pack(
         start_hashing = stack.enter_context(_background_hashing(reader))
         file_digest = start_hashing(0, reader.file_size)
         packer = _Packer(reader, manifest, level=level, workers=workers, base=base_blobs, start_hashing=start_hashing)
-        chosen = packer.chosen((only,) if isinstance(only, str) else only)
+        chosen = packer.chosen(only, refuse=alone)
         blobs = []
         with (
             in_file(reader.path),
@@ -185,7 +241,8 @@ def pack(
                 progress(blob.nbytes)
             packer.check_digests(writer.digests())
             if base_store:
-                _refuse_unused(base_store, blobs)
+                if alone:
+                    _refuse_unused(base_store, blobs)
                 manifest.metadata[BASE] = directory_digest(base_store.reader.directory).hex()
                 manifest.metadata[BASE_NAME] = _file_name(base_store.path)
             _add_skeleton(writer, reader, index)
@@ -201,6 +258,7 @@ def pack(
         ratio=unpacked_nbytes / nbytes,
         base=base,
         blobs=tuple(blobs),
+        stores=(),
         notes=(
             *notes,
             *(["the packed file is not smaller than the original"] * (nbytes >= unpacked_nbytes)),
@@ -285,8 +343,8 @@ class _Packer:
         self._digests_before: dict[int, Future[bytes]] = {}  # place of a packed blob → its SHA-256 before
         self._buffer = np.empty(CHUNK_NBYTES, dtype=np.uint8)
 
-    def chosen(self, only: Sequence[str]) -> set[int]:
-        """Return the places of the blobs that are packed, if that makes them smaller."""
+    def chosen(self, only: Sequence[str], *, refuse: bool) -> set[int]:
+        """Return the places of the blobs that are packed, if that makes them smaller; ``refuse`` useless patterns."""
         places = set()
         for pattern in only or ("*",):
             matching = {
@@ -294,7 +352,7 @@ class _Packer:
                 for place, blob in enumerate(self._manifest.blobs)
                 if any(fnmatch.fnmatchcase(name, pattern) for name in (blob.key, *self._names(place)))
             }
-            if not matching and only:
+            if not matching and only and refuse:
                 raise UsageError("no-match", f"no tensor and no blob matches {pattern!r}")
             places |= matching
         return {place for place in places if self._can_be_packed(place)}

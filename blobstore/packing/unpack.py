@@ -13,19 +13,22 @@ import numpy as np
 from blobstore.container.keys import INDEX_KEY, SKELETON_INDEX_KEY, SKELETON_KEY, decode_key
 from blobstore.errors import FormatError, UsageError, in_file
 from blobstore.fileio.atomic import AtomicFile
-from blobstore.fileio.hashing import Hasher
+from blobstore.fileio.hashing import Hasher, digest_of
 from blobstore.fileio.paths import optional_path, path_text, target_of
 from blobstore.fileio.ranges import CHUNK_NBYTES, expect
 from blobstore.fileio.sink import Sink
+from blobstore.fileio.source import read_whole
 from blobstore.fileio.threads import check_workers, in_order
 from blobstore.gemma.newer import readers_notes
 from blobstore.index import parse_index
 from blobstore.index.inputs import files_of, path_of, refuse_inputs
 from blobstore.index.metadata import PACKED_FROM
+from blobstore.index.sets import stores_of
 from blobstore.index.sidecar import complete_file, refuse_external_to_stream
 from blobstore.packing.skeleton import Original, decompressed, directory_in, ranges_outside
 from blobstore.store.base import refuse_needless_base
 from blobstore.store.reader import Store
+from blobstore.store.set_making import make_each
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -48,6 +51,7 @@ class Unpacking:
         blobs: How many of its blobs were packed.
         sha256: Of the restored file, in hex; it is that of the original.
         base: The path of the base, as given; None without one.
+        stores: The files of the set, if it is one.
         notes: What a user should know.
         seconds: How long it took.
 
@@ -63,6 +67,7 @@ class Unpacking:
     blobs: int
     sha256: str
     base: str | None
+    stores: tuple[str, ...]
     notes: tuple[str, ...]
     seconds: float
 
@@ -118,6 +123,38 @@ def unpack(
     start = time.perf_counter()
     check_workers(workers)
     refuse_inputs(files_of(output), files_of(path, base))
+    if not stores_of(path):
+        return _unpack_file(path, output, base, start, workers=workers, progress=progress)
+    if not isinstance(output, str):
+        raise UsageError("needs-path", "a set is several files, a stream is one: name a path")
+
+    def make(store: str, target: str) -> Unpacking:
+        return _unpack_file(store, target, base, start, workers=workers, progress=progress)
+
+    parts = make_each(path, output, make)
+    return Unpacking(
+        input=path,
+        output=output,
+        nbytes=sum(part.nbytes for part in parts),
+        blobs=sum(part.blobs for part in parts),
+        sha256=digest_of([read_whole(output)]).hex(),
+        base=base,
+        stores=tuple(str(part.output) for part in parts),
+        notes=(*dict.fromkeys(text for part in parts for text in part.notes), f"a set of {len(parts)} files"),
+        seconds=time.perf_counter() - start,
+    )
+
+
+def _unpack_file(
+    path: str,
+    output: str | BinaryIO,
+    base: str | None,
+    start: float,
+    *,
+    workers: int | None,
+    progress: Progress,
+) -> Unpacking:
+    """Unpack one file."""
     with Store(path, base=base) as store, in_file(store.path):
         original = original_of(store)
         refuse_needless_base(store)
@@ -142,6 +179,7 @@ def unpack(
         blobs=packed,
         sha256=original.sha256,
         base=base,
+        stores=(),
         notes=tuple(readers_notes(len(directory))),
         seconds=time.perf_counter() - start,
     )

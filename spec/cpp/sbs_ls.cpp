@@ -226,6 +226,21 @@ std::string describe(const std::string& path, const std::optional<Store>& store,
          ", \"found\": " + std::to_string(count_found(*store)) + "}";
 }
 
+std::string describe_set_copy(const std::string& path, Bytes index) {
+  Fault fault;
+  const auto names = Store::set_files(index, fault);
+  if (!names) return describe(path, std::nullopt, fault);
+  std::vector<Copy> copies;
+  std::vector<Bytes> files;
+  for (const std::string& name : *names) {
+    std::optional<Copy> copy = Copy::of(path.substr(0, path.rfind('/') + 1) + name);
+    if (!copy) break;
+    copies.push_back(std::move(*copy));
+    files.push_back(copies.back().bytes());
+  }
+  return describe(path, Store::set_from_memory(index, files, fault), fault);
+}
+
 std::string describe_copy(const std::string& path) {
   const std::optional<Copy> file = Copy::of(path);
   const std::optional<Copy> beside = Copy::of(path + ".idx");
@@ -234,6 +249,7 @@ std::string describe_copy(const std::string& path) {
     fault.reason = "os-error";
     return describe(path, std::nullopt, fault);
   }
+  if (blobstore::detail::is_set_index(file->bytes())) return describe_set_copy(path, file->bytes());
   const auto index = beside ? std::optional<Bytes>(beside->bytes()) : std::nullopt;
   return describe(path, Store::from_memory(file->bytes(), index, fault), fault);
 }

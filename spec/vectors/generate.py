@@ -24,6 +24,7 @@ from gemma_cases import catalog_cases, gemma_vectors  # noqa: E402
 from packed_cases import packed_vectors  # noqa: E402
 from sbs_cases import KINDS, Case, digest, invalid_cases, store, valid_cases, verify_cases  # noqa: E402
 from sbs_writer import Blob, container, file_key, key_for, name_index, payload  # noqa: E402
+from set_cases import set_cases  # noqa: E402
 
 __all__ = ["CODECS", "Blob", "Case", "cases", "container", "key_for", "main", "manifest", "name_index", "outputs",
            "payload"]  # fmt: skip
@@ -148,6 +149,7 @@ def cases() -> Iterator[Case]:
     yield from invalid_cases()
     yield from verify_cases()
     yield from catalog_cases()
+    yield from set_cases()
 
 
 # ---------------------------------------------------------------------------------------------------- writing it all
@@ -203,7 +205,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--check", action="store_true", help="write nothing; exit 1 if a file on disk differs")
     check: bool = parser.parse_args(arguments).check
     wanted = outputs()
-    on_disk = {path.relative_to(HERE).as_posix(): path for kind in KINDS for path in (HERE / kind).glob("*")}
+    on_disk = {
+        path.relative_to(HERE).as_posix(): path for kind in KINDS for path in (HERE / kind).rglob("*") if path.is_file()
+    }
     stray = sorted(set(on_disk) - set(wanted))
     wrong = [path for path, data in wanted.items() if not (HERE / path).is_file() or (HERE / path).read_bytes() != data]
     if check:
@@ -215,7 +219,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     for path in stray:
         on_disk[path].unlink()
     for path in wrong:
-        (HERE / path).parent.mkdir(exist_ok=True)
+        (HERE / path).parent.mkdir(parents=True, exist_ok=True)
         (HERE / path).write_bytes(wanted[path])
     print(f"{len(wanted)} files, {len(wrong)} written, {len(stray)} removed")
     return 0

@@ -36,7 +36,7 @@ from sbs_writer import (
     tensor,
 )
 
-KINDS = ("valid", "invalid", "verify", "catalog_valid", "catalog_invalid")
+KINDS = ("valid", "invalid", "verify", "catalog_valid", "catalog_invalid", "set_valid", "set_invalid")
 ALIEN = 999  # an element type that nobody knows
 
 
@@ -52,11 +52,13 @@ class Case:
     expectations: dict[str, Any] = field(default_factory=dict)  # more fields of its manifest entry
     index: bytes | None = None  # the bytes of file + ".idx"
     stored: bool = True  # False: too large to be kept, but its hash is in the manifest
+    others: dict[str, bytes] = field(default_factory=dict)  # more files in its folder
 
     def files(self) -> dict[str, bytes]:
         """Return the files to keep for this case, by their paths below this folder."""
         path = f"{self.kind}/{self.file}"
         files = {path: self.data} if self.stored else {}
+        files |= {f"{path.rpartition('/')[0]}/{name}": data for name, data in self.others.items()}
         return files if self.index is None else files | {path + ".idx": self.index}
 
     def facts(self) -> dict[str, Any]:

@@ -1,0 +1,119 @@
+"""The files of a set, and the index that makes a set of them, which is written last."""
+
+from __future__ import annotations
+
+import os
+from contextlib import suppress
+from typing import TYPE_CHECKING, TypeVar
+
+from blobstore.container.reader import BlobReader
+from blobstore.errors import FormatError, UsageError, in_file
+from blobstore.fileio.atomic import AtomicFile
+from blobstore.fileio.descriptors import write_all
+from blobstore.index.joining import JoinedStore, build_set_index
+from blobstore.index.locate import find_index
+from blobstore.index.sets import SetReader
+from blobstore.index.stores import store_name_fault
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping, Sequence
+
+Made = TypeVar("Made")
+
+_NUMBERS = 5  # digits, as checkpoints have them
+
+
+def store_paths(path: str, count: int) -> list[str]:
+    """Return where the files of a set are: ``model-00001-of-00008.sbs`` and so on for ``model.sbs``.
+
+    Raises:
+        UsageError: ``bad-store-name``: the path makes a name that not every system has.
+    """
+    folder, name = os.path.split(path)
+    stem, suffix = os.path.splitext(name)
+    names = [f"{stem}-{number:0{_NUMBERS}}-of-{count:0{_NUMBERS}}{suffix or '.sbs'}" for number in range(1, count + 1)]
+    fault = store_name_fault(names[-1])
+    if fault:
+        raise UsageError("bad-store-name", f"{names[-1]!r}, a file of the set, {fault}: choose another name")
+    return [os.path.join(folder, name) for name in names]
+
+
+def refuse_existing(path: str, paths: Sequence[str]) -> None:
+    """Refuse to write the files of a set where there are some: a set that points to them would be lost.
+
+    Raises:
+        UsageError: ``set-exists``.
+    """
+    existing = [one for one in paths if os.path.lexists(one)]
+    if existing:
+        what = f"{existing[0]!r} exists: files of a set are not overwritten, as the set would be lost before"
+        raise UsageError("set-exists", f"{what} {path!r} is complete: remove it, or choose another output")
+
+
+def write_set_index(path: str, paths: Sequence[str], metadata: Mapping[str, str] | None = None) -> int:
+    """Write the index of a set of complete files, which are in its folder → its size in bytes.
+
+    Args:
+        path: Of the index; replaced only by a complete one.
+        paths: Of the files, in the order of the set. Each has an index inside, which is checked.
+        metadata: Of the set; by default that of the first file.
+
+    Raises:
+        FormatError: A file, or its index, is wrong.
+        UsageError: ``no-index``; ``other-folder``; as `build_set_index`.
+        OSError: A file can't be read, or the index not be written.
+    """
+    stores = []
+    folder = os.path.dirname(os.path.abspath(path))
+    for store in paths:
+        if os.path.dirname(os.path.abspath(store)) != folder:
+            raise UsageError("other-folder", f"{store!r} is not in the folder of {path!r}, where the set's files are")
+        with BlobReader(store, access="read") as reader:
+            index = find_index(reader)
+            if index is None or index.external:
+                what = "has no index inside, as the files of a set have: blobstore index build --embed, or index attach"
+                raise UsageError("no-index", f"{store!r} {what}")
+            with in_file(store):
+                _check_listed(reader, index.places(reader.directory).tolist())
+            stores.append(JoinedStore(os.path.basename(store), reader.directory, index))
+    if metadata is None:
+        metadata = stores[0].index.metadata if stores else {}
+    raw = build_set_index(stores, metadata)
+    with AtomicFile(path) as file:
+        write_all(file.fileno(), memoryview(raw))
+    return len(raw)
+
+
+def _check_listed(reader: BlobReader, places: Sequence[int]) -> None:
+    if list(places) != list(range(len(reader) - 1)):
+        what = "its index doesn't list all of its blobs in their order: blobstore rewrite FILE -o OUT writes it anew"
+        raise FormatError("set-store", what)
+
+
+def make_each(path: str, output: str, make: Callable[[str, str], Made]) -> list[Made]:
+    """Make a set of each file of another → what each call returned.
+
+    Args:
+        path: Of the set that is read.
+        output: Of the index of the new set, which gets the metadata of the old one.
+        make: Given the path of a file, and of the new one to write.
+
+    Raises:
+        UsageError: ``set-exists``, ``bad-store-name``; whatever `make` raises. Then nothing is left of the new set.
+    """
+    with SetReader(path, access="read") as reader:
+        sources, metadata = reader.paths, reader.index.metadata
+    targets = store_paths(output, len(sources))
+    refuse_existing(output, [output, *targets])
+    done, begun = [], []
+    try:
+        for source, target in zip(sources, targets, strict=True):
+            begun.append(target)
+            done.append(make(source, target))
+        write_set_index(output, targets, metadata)
+    except BaseException:
+        for target in begun:
+            with suppress(FileNotFoundError):
+                os.remove(target)
+        raise
+    return done

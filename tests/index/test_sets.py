@@ -1,0 +1,174 @@
+"""Sets: files that are read as one."""
+
+from __future__ import annotations
+
+import os
+import pickle
+import shutil
+from concurrent.futures import ThreadPoolExecutor
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+import blobstore
+from blobstore.errors import BlobStoreError, FormatError, UsageError
+from blobstore.index.inputs import files_of
+from blobstore.index.sets import SetReader, open_reader
+from tests.conftest import VECTORS, vector_params
+from tests.sets import save_set
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from blobstore.fileio.types import Access, Array
+
+TENSORS: list[dict[str, Array]] = [
+    {f"layer.{i}.weight": np.arange(6, dtype=np.float32).reshape(2, 3) + i for i in range(4)},
+    {f"layer.{i}.weight": np.arange(4, dtype=np.float16) + i for i in range(4, 7)} | {"none": np.zeros((0, 2))},
+    {"model.embed_tokens.weight": np.arange(3000, dtype=np.int32)},
+]
+ALL = {name: array for held in TENSORS for name, array in held.items()}
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    path = tmp_path / "m.sbs"
+    save_set(TENSORS, path, metadata={"license": "any"}, aliases={"lm_head.weight": "model.embed_tokens.weight"})
+    return path
+
+
+def same(store: blobstore.Store) -> None:
+    expected = ALL | {"lm_head.weight": ALL["model.embed_tokens.weight"]}
+    assert list(store) == sorted(expected)
+    for found in (store, dict(store.items()), store.load_all(), {name: store.load(name) for name in store}):
+        for name, array in expected.items():
+            assert found[name].dtype == array.dtype
+            assert np.array_equal(found[name], array)
+    assert store.metadata == {"license": "any"}
+    assert store.aliases == {"lm_head.weight": "model.embed_tokens.weight"}
+
+
+@pytest.mark.parametrize("access", ["auto", "read", "mmap"])
+def test_a_set_is_one_store(path: Path, access: Access) -> None:
+    with blobstore.open(path, access=access) as store:
+        same(store)
+        assert isinstance(store.reader, SetReader)
+        assert [os.path.basename(file) for file in store.reader.paths] == [f"m-0000{i}-of-00003.sbs" for i in (1, 2, 3)]
+    kept = store.reader.access
+    with pytest.raises(UsageError, match="closed"):
+        store.raw("layer.5.weight")
+    assert kept == ("read" if access == "read" else "mmap")
+
+
+def test_views_are_those_of_the_files(path: Path) -> None:
+    store = blobstore.open(path)
+    assert np.shares_memory(store["layer.1.weight"], store["layer.1.weight"])
+    assert not store["layer.1.weight"].flags.writeable
+    weight = store["layer.5.weight"]
+    store.close()
+    assert np.array_equal(weight, ALL["layer.5.weight"])
+
+
+def test_only_the_file_that_has_a_tensor_is_opened(path: Path) -> None:
+    os.remove(path.with_name("m-00002-of-00003.sbs"))
+    with blobstore.open(path) as store:
+        assert len(list(store)) == len(ALL) + 1
+        assert np.array_equal(store["layer.0.weight"], ALL["layer.0.weight"])
+        with pytest.raises(FormatError, match="set-missing-store: store 2 of 3 of the set") as caught:
+            _ = store["layer.4.weight"]
+        assert caught.value.path == str(path.with_name("m-00002-of-00003.sbs"))
+        assert store["none"].shape == (0, 2)
+
+
+@pytest.mark.parametrize("fact", vector_params("set_valid"))
+@pytest.mark.parametrize("access", ["mmap", "read"])
+def test_valid_vectors_open(fact: dict[str, Any], access: Access) -> None:
+    with blobstore.open(VECTORS / "set_valid" / fact["file"], access=access) as store:
+        assert list(store) == [entry["name"] for entry in fact["entries"]]
+        for entry in fact["entries"]:
+            info = store.info(entry["name"])
+            assert info.element_nbytes == len(store.raw(entry["name"])) == entry["nbytes"]
+            if entry["store"]:
+                assert os.path.basename(store.reader.file_at(info.offset)[0]) == entry["store"]
+        assert store.index
+        assert store.index.self_digest_holds()
+
+
+def read_all(path: Path, access: Access) -> None:
+    with blobstore.open(path, access=access) as store:
+        for name in store:
+            store.raw(name)
+
+
+@pytest.mark.parametrize("fact", vector_params("set_invalid"))
+@pytest.mark.parametrize("access", ["mmap", "read"])
+def test_invalid_vectors_are_refused_for_their_reason(fact: dict[str, Any], access: Access) -> None:
+    with pytest.raises(BlobStoreError) as caught:
+        read_all(VECTORS / "set_invalid" / fact["file"], access)
+    assert caught.value.reason == fact["reason"]
+
+
+def test_a_store_of_the_set_opens_alone(path: Path) -> None:
+    with blobstore.open(path.with_name("m-00001-of-00003.sbs")) as store:
+        assert list(store) == sorted(TENSORS[0])
+
+
+def test_a_set_can_be_pickled_and_a_changed_one_is_refused(path: Path) -> None:
+    with blobstore.open(path) as store:
+        pickled = pickle.dumps(store)
+    with pickle.loads(pickled) as again:  # noqa: S301 (our own)
+        same(again)
+    save_set(TENSORS[:2], path)
+    with pytest.raises(UsageError, match="replaced"):
+        pickle.loads(pickled)  # noqa: S301 (our own)
+
+
+def test_threads_open_each_file_once(path: Path) -> None:
+    with blobstore.open(path) as store, ThreadPoolExecutor(8) as pool:
+        for name, array in zip(list(ALL) * 20, pool.map(store.__getitem__, list(ALL) * 20), strict=True):
+            assert np.array_equal(array, ALL[name])
+
+
+def test_the_folder_may_be_moved_and_the_working_directory_too(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    moved = path.parent / "moved"
+    moved.mkdir()
+    for file in path.parent.glob("m*.sbs"):
+        shutil.move(file, moved / file.name)
+    monkeypatch.chdir(moved)
+    store = blobstore.open("m.sbs")
+    monkeypatch.chdir(moved.parent)
+    same(store)
+
+
+def test_all_files_of_a_set_are_inputs(path: Path) -> None:
+    files = files_of(path)
+    assert {str(path), *(str(file) for file in path.parent.glob("m-*"))} <= set(map(str, files))
+    with open_reader(path) as reader:
+        for file in path.parent.glob("m*"):
+            assert reader.is_at(file)
+        assert not reader.is_at(path.parent)
+
+
+@given(st.integers(0, 3 * 65536 - 1), st.integers(0, 3 * 65536))
+def test_bytes_of_a_set_are_those_of_its_files_one_after_another(offset: int, nbytes: int) -> None:
+    folder = VECTORS / "set_valid" / "two"
+    whole = b"".join((folder / f"m-0000{i}-of-00002.sbs").read_bytes() for i in (1, 2))
+    with open_reader(folder / "m.sbs") as reader:
+        if offset + nbytes > len(whole):
+            with pytest.raises(UsageError, match="outside"):
+                reader.view(offset, nbytes)
+            return
+        assert bytes(reader.view(offset, nbytes)) == whole[offset : offset + nbytes]
+        assert reader.part_of_file(offset, nbytes).read().tobytes() == whole[offset : offset + nbytes]
+
+
+@pytest.mark.parametrize("data", ["bytes", "stream"])
+def test_the_index_of_a_set_without_its_folder_is_refused(path: Path, data: str) -> None:
+    with (
+        open(path, "rb") as file,
+        pytest.raises(FormatError, match=r"bad-magic: .*a set of files with blobstore\.open"),
+    ):
+        blobstore.open(file.read() if data == "bytes" else file)
