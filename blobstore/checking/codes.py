@@ -254,4 +254,4 @@ _CHECKPOINT = {
     ),
     "no-vision": Kind("note", "the new file takes text only", "none needed"),
 }
-CODES: dict[str, Kind] = _CONTAINER | _INDEX | _FILES | _CONTENTS | _RUNTIME | _CHECKPOINT
+CODES: dict[str, Kind] = _CONTAINER | _INDEX | _SET | _FILES | _CONTENTS | _RUNTIME | _CHECKPOINT

@@ -6,6 +6,6 @@ machine, byte for byte.
 
 from __future__ import annotations
 
-from blobstore.distributed.functions import check, verify
+from blobstore.distributed.functions import check, convert, pack, verify
 
-__all__ = ["check", "verify"]
+__all__ = ["check", "convert", "pack", "verify"]

@@ -7,19 +7,137 @@ from typing import TYPE_CHECKING
 
 from blobstore.checking.checkup import check_alone
 from blobstore.checking.verification import verify_alone
+from blobstore.compression.frames import FASTEST
+from blobstore.compression.writer import check_level
+from blobstore.conversion import convert_as
+from blobstore.converting.request import Request
 from blobstore.distributed.engine import RETRIES, ClusterEngine
 from blobstore.errors import UsageError
-from blobstore.fileio.paths import path_text
+from blobstore.fileio.paths import path_text, path_texts
 from blobstore.index.sets import is_set_at
+from blobstore.packing.pack import pack_set
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
     from os import PathLike
 
     from distributed import Client
 
     from blobstore.checking.checkup import Checkup, RuntimeChoice
     from blobstore.checking.verification import Verification
-    from blobstore.fileio.types import Progress
+    from blobstore.conversion import Conversion
+    from blobstore.fileio.types import Paths, Progress
+    from blobstore.packing.pack import Packing
+
+
+def convert(
+    source: str | PathLike[str],
+    output: str | PathLike[str],
+    *,
+    client: Client,
+    max_shard_size: int | str | None = None,
+    resume: bool = False,
+    runtime: str | None = None,
+    adapters: Paths = (),
+    files: bool = True,
+    digests: bool = True,
+    retries: int = RETRIES,
+    progress: Progress = lambda _: None,
+) -> Conversion:
+    """Convert a checkpoint by name into a set, each of its files on some machine: `blobstore.convert`, with its result.
+
+    Each worker makes the plan for itself, of the headers alone. A worker that is lost costs the file that it was
+    writing: another one begins it again. The set's index is written here, when all files are complete.
+
+    Args:
+        source: As for `blobstore.convert`, under a path that all machines have.
+        output: Of the set's index; its folder, too.
+        client: Of dask.distributed.
+        max_shard_size: As for `blobstore.convert`: the files are what is shared out, so let there be some for each
+            worker.
+        resume: As for `blobstore.convert`: after an error, an interrupt, or the end of the scheduler.
+        runtime: As for `blobstore.convert`.
+        adapters: As for `blobstore.convert`.
+        files: As for `blobstore.convert`.
+        digests: As for `blobstore.convert`.
+        retries: As for `verify`.
+        progress: Called, from any thread, with the number of further bytes written.
+
+    Raises:
+        UsageError: ``not-a-set``: it would be one file; as `blobstore.convert`.
+        ClusterError: As `verify`; ``other-source``: a worker sees another source.
+        CheckpointError, FormatError, TruncatedError, MissingExtraError, OSError: As `blobstore.convert`.
+
+    Example:
+        >>> done = blobstore.distributed.convert(
+        ...     "checkpoint", "names.sbs", client=client, max_shard_size="20kB"
+        ... )
+        >>> len(done.stores) > 1 and len(blobstore.open("names.sbs")) == done.names
+        True
+    """
+    request = Request(
+        source=os.path.abspath(path_text(source)),
+        output=os.path.abspath(path_text(output)),
+        kind="names",
+        weights=None,
+        layout=None,
+        wrapping=None,
+        runtime=runtime,
+        tokenizer=None,
+        adapters=tuple(map(os.path.abspath, path_texts(adapters))),
+        pad=True,
+        files=files,
+        digests=digests,
+        max_shard_size=max_shard_size,
+    )
+    engine = ClusterEngine(client, what="convert", retries=retries)
+    return convert_as(request, strict=False, resume=resume, engine=engine, progress=progress)
+
+
+def pack(
+    path: str | PathLike[str],
+    output: str | PathLike[str],
+    *,
+    client: Client,
+    level: int = FASTEST,
+    only: str | Sequence[str] = (),
+    base: str | PathLike[str] | None = None,
+    retries: int = RETRIES,
+    progress: Progress = lambda _: None,
+) -> Packing:
+    """Pack a set, each of its files on some machine: `blobstore.pack`, with its result.
+
+    Args:
+        path: Of the set's index.
+        output: Of the packed set's index.
+        client: Of dask.distributed.
+        level: As for `blobstore.pack`.
+        only: As for `blobstore.pack`.
+        base: As for `blobstore.pack`.
+        retries: As for `verify`.
+        progress: Called, from any thread, with how many bytes more of the files were read.
+
+    Raises:
+        UsageError: ``not-a-set``; as `blobstore.pack`.
+        ClusterError: As `verify`.
+        FormatError, OSError: As `blobstore.pack`.
+
+    Example:
+        >>> done = blobstore.distributed.pack("set.sbs", "set.packed.sbs", client=client)
+        >>> done.nbytes < done.unpacked_nbytes
+        True
+    """
+    check_level(level)
+    return pack_set(
+        set_path(path),
+        os.path.abspath(path_text(output)),
+        only=(only,) if isinstance(only, str) else tuple(only),
+        base=None if base is None else os.path.abspath(path_text(base)),
+        level=level,
+        workers=1,
+        engine=ClusterEngine(client, what="pack", retries=retries),
+        progress=progress,
+    )
 
 
 def verify(

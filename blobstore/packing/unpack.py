@@ -128,10 +128,10 @@ def unpack(
     if not isinstance(output, str):
         raise UsageError("needs-path", "a set is several files, a stream is one: name a path")
 
-    def make(store: str, target: str) -> Unpacking:
+    def make(store: str, target: str, progress: Progress) -> Unpacking:
         return _unpack_file(store, target, base, start, workers=workers, progress=progress)
 
-    parts = make_each(path, output, make)
+    parts = make_each(path, output, make, progress=progress)
     return Unpacking(
         input=path,
         output=output,

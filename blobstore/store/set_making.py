@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import os
-from contextlib import suppress
-from typing import TYPE_CHECKING, TypeVar
+from contextlib import nullcontext, suppress
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Generic, TypeVar
 
 from blobstore.container.reader import BlobReader
 from blobstore.errors import FormatError, UsageError, in_file
 from blobstore.fileio.atomic import AtomicFile
 from blobstore.fileio.descriptors import write_all
+from blobstore.fileio.work import do_here, results
 from blobstore.index.joining import JoinedStore, build_set_index
 from blobstore.index.locate import find_index
 from blobstore.index.sets import SetReader
@@ -17,6 +19,10 @@ from blobstore.index.stores import store_name_fault
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
+    from contextlib import AbstractContextManager
+
+    from blobstore.fileio.types import Progress
+    from blobstore.fileio.work import Engine
 
 Made = TypeVar("Made")
 
@@ -90,13 +96,45 @@ def _check_listed(reader: BlobReader, places: Sequence[int]) -> None:
         raise FormatError("set-store", what)
 
 
-def make_each(path: str, output: str, make: Callable[[str, str], Made]) -> list[Made]:
+@dataclass(frozen=True)
+class EachFile(Generic[Made]):
+    """Makes a file of each file of a set.
+
+    Attributes:
+        make: Given the path of a file, that of the new one to write, and what takes its progress.
+        sources: The files of the set.
+        targets: The new ones.
+    """
+
+    make: Callable[[str, str, Progress], Made]
+    sources: tuple[str, ...]
+    targets: tuple[str, ...]
+
+    def open(self) -> AbstractContextManager[None]:
+        """Open nothing."""
+        return nullcontext()
+
+    def do(self, opened: None, number: int, progress: Progress) -> Made:  # noqa: ARG002 (a `Work`)
+        """Make one of the files."""
+        return self.make(self.sources[number], self.targets[number], progress)
+
+
+def make_each(
+    path: str,
+    output: str,
+    make: Callable[[str, str, Progress], Made],
+    *,
+    engine: Engine = do_here,
+    progress: Progress = lambda _: None,
+) -> list[Made]:
     """Make a set of each file of another → what each call returned.
 
     Args:
         path: Of the set that is read.
         output: Of the index of the new set, which gets the metadata of the old one.
-        make: Given the path of a file, and of the new one to write.
+        make: As for `EachFile`.
+        engine: Makes the files.
+        progress: What `make` is given.
 
     Raises:
         UsageError: ``set-exists``, ``bad-store-name``; whatever `make` raises. Then nothing is left of the new set.
@@ -105,14 +143,11 @@ def make_each(path: str, output: str, make: Callable[[str, str], Made]) -> list[
         sources, metadata = reader.paths, reader.index.metadata
     targets = store_paths(output, len(sources))
     refuse_existing(output, [output, *targets])
-    done, begun = [], []
     try:
-        for source, target in zip(sources, targets, strict=True):
-            begun.append(target)
-            done.append(make(source, target))
+        done = results(engine, EachFile(make, sources, tuple(targets)), range(len(targets)), progress)
         write_set_index(output, targets, metadata)
     except BaseException:
-        for target in begun:
+        for target in targets:
             with suppress(FileNotFoundError):
                 os.remove(target)
         raise
