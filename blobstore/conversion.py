@@ -315,7 +315,7 @@ def convert_as(
         division = request.division(plan)
         kept = 0
         if division:
-            run = engine and write_with(engine, request, division, progress)
+            run = write_with(engine, request, division, progress) if engine else None
             kept = write_set(plan, checkpoint, division, resume=resume, run=run, progress=progress)
         elif resume:
             what = "only a set is gone on with, and this is one file"

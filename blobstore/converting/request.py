@@ -53,7 +53,8 @@ class Request:
         """Plan the conversion → the plan and the open checkpoint.
 
         Raises:
-            CheckpointError, UsageError, FormatError, TruncatedError, MissingExtraError, OSError: As `blobstore.convert`.
+            CheckpointError, UsageError, FormatError, TruncatedError, MissingExtraError, OSError: As for
+                `blobstore.convert`.
         """
         chosen = {name: getattr(self, name) for name in _CHOICES}
         _check("as", self.kind, KINDS)

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
     from blobstore.checking.checkup import Checkup, RuntimeChoice
     from blobstore.checking.verification import Verification
-    from blobstore.conversion import Conversion
+    from blobstore.conversion import Conversion, ConversionKind
     from blobstore.fileio.types import Paths, Progress
     from blobstore.packing.pack import Packing
 
@@ -35,9 +35,11 @@ def convert(
     output: str | PathLike[str],
     *,
     client: Client,
+    as_: ConversionKind = "auto",
     max_shard_size: int | str | None = None,
     resume: bool = False,
     runtime: str | None = None,
+    strict: bool = False,
     adapters: Paths = (),
     files: bool = True,
     digests: bool = True,
@@ -53,10 +55,12 @@ def convert(
         source: As for `blobstore.convert`, under a path that all machines have.
         output: Of the set's index; its folder, too.
         client: Of dask.distributed.
+        as_: As for `blobstore.convert`; a model for gemma.cpp is one file, which is refused.
         max_shard_size: As for `blobstore.convert`: the files are what is shared out, so let there be some for each
             worker.
         resume: As for `blobstore.convert`: after an error, an interrupt, or the end of the scheduler.
         runtime: As for `blobstore.convert`.
+        strict: As for `blobstore.convert`.
         adapters: As for `blobstore.convert`.
         files: As for `blobstore.convert`.
         digests: As for `blobstore.convert`.
@@ -70,7 +74,7 @@ def convert(
 
     Example:
         >>> done = blobstore.distributed.convert(
-        ...     "checkpoint", "names.sbs", client=client, max_shard_size="20kB"
+        ...     "checkpoint", "names.sbs", client=client, as_="names", max_shard_size="20kB"
         ... )
         >>> len(done.stores) > 1 and len(blobstore.open("names.sbs")) == done.names
         True
@@ -78,7 +82,7 @@ def convert(
     request = Request(
         source=os.path.abspath(path_text(source)),
         output=os.path.abspath(path_text(output)),
-        kind="names",
+        kind=as_,
         weights=None,
         layout=None,
         wrapping=None,
@@ -91,7 +95,7 @@ def convert(
         max_shard_size=max_shard_size,
     )
     engine = ClusterEngine(client, what="convert", retries=retries)
-    return convert_as(request, strict=False, resume=resume, engine=engine, progress=progress)
+    return convert_as(request, strict=strict, resume=resume, engine=engine, progress=progress)
 
 
 def pack(
