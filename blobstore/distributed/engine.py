@@ -106,13 +106,16 @@ class _Run:
         """
         from distributed import KilledWorker  # noqa: PLC0415 (an extra)
 
-        if future.status in ("cancelled", "lost"):
-            raise self._lost()
         may_retry = self._attempts[number] <= self._retries
+        error: Exception
         with self._naming_loss():
-            error = future.exception() if future.status == "error" else None
-            if error is None:
-                outcome: Done[Any] | Failed = future.result()
+            try:
+                outcome: Done[Any] | Failed = future.result()  # waits, if its worker was lost after all
+            except KilledWorker as killed:
+                error = killed
+            except ImportError as failed:
+                error = failed
+            else:
                 del self._futures[number]  # the cluster forgets the result
                 if isinstance(outcome, Done):
                     return outcome

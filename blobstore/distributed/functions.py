@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import os
-from typing import TYPE_CHECKING
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
 
 from blobstore.checking.checkup import check_alone
 from blobstore.checking.verification import verify_alone
@@ -13,7 +14,7 @@ from blobstore.conversion import convert_as
 from blobstore.converting.request import Request
 from blobstore.distributed.engine import RETRIES, ClusterEngine
 from blobstore.errors import UsageError
-from blobstore.fileio.paths import path_text, path_texts
+from blobstore.fileio.paths import optional_path, path_text, path_texts
 from blobstore.index.sets import is_set_at
 from blobstore.packing.pack import pack_set
 
@@ -95,7 +96,8 @@ def convert(
         max_shard_size=max_shard_size,
     )
     engine = ClusterEngine(client, what="convert", retries=retries)
-    return convert_as(request, strict=strict, resume=resume, engine=engine, progress=progress)
+    done = convert_as(request, strict=strict, resume=resume, engine=engine, progress=progress)
+    return replace(done, input=path_text(source), adapters=path_texts(adapters), **_as_given(output, done.stores))
 
 
 def pack(
@@ -132,16 +134,18 @@ def pack(
         True
     """
     check_level(level)
-    return pack_set(
+    given = optional_path(base)
+    done = pack_set(
         set_path(path),
         os.path.abspath(path_text(output)),
         only=(only,) if isinstance(only, str) else tuple(only),
-        base=None if base is None else os.path.abspath(path_text(base)),
+        base=None if given is None else os.path.abspath(given),
         level=level,
         workers=1,
         engine=ClusterEngine(client, what="pack", retries=retries),
         progress=progress,
     )
+    return replace(done, input=path_text(path), base=given, **_as_given(output, done.stores))
 
 
 def verify(
@@ -174,7 +178,7 @@ def verify(
         >>> blobstore.distributed.verify("set.sbs", client=client).ok
         True
     """
-    return verify_alone(
+    done = verify_alone(
         set_path(path),
         quick=quick,
         values=values,
@@ -182,6 +186,7 @@ def verify(
         engine=ClusterEngine(client, what="verify", retries=retries),
         progress=progress,
     )
+    return replace(done, input=path_text(path))
 
 
 def check(
@@ -210,7 +215,8 @@ def check(
         True
     """
     engine = ClusterEngine(client, what="check", retries=retries)
-    return check_alone(set_path(path), for_=for_, strict=strict, engine=engine)
+    done = check_alone(set_path(path), for_=for_, strict=strict, engine=engine)
+    return replace(done, input=path_text(path))
 
 
 def set_path(path: str | PathLike[str]) -> str:
@@ -226,3 +232,10 @@ def set_path(path: str | PathLike[str]) -> str:
         what = f"{text!r} is one file, which one machine reads with all its cores"
         raise UsageError("not-a-set", f"{what}: leave out --processes and --scheduler")
     return text
+
+
+def _as_given(output: str | PathLike[str], stores: Sequence[str]) -> dict[str, Any]:
+    """Return the fields of a result that name what was written, as on one machine: beside the path that was given."""
+    path = path_text(output)
+    folder = os.path.dirname(path)
+    return {"output": path, "stores": tuple(os.path.join(folder, os.path.basename(store)) for store in stores)}
