@@ -130,7 +130,7 @@ def pack(
 
     Example:
         >>> done = blobstore.distributed.pack("set.sbs", "set.packed.sbs", client=client)
-        >>> done.nbytes < done.unpacked_nbytes
+        >>> done.ratio == done.unpacked_nbytes / done.nbytes
         True
     """
     check_level(level)
