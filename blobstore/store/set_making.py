@@ -8,8 +8,7 @@ from typing import TYPE_CHECKING, TypeVar
 
 from blobstore.container.reader import BlobReader
 from blobstore.errors import FormatError, UsageError, in_file
-from blobstore.fileio.atomic import AtomicFile
-from blobstore.fileio.descriptors import write_all
+from blobstore.fileio.atomic import write_file
 from blobstore.index.joining import JoinedStore, build_set_index
 from blobstore.index.locate import find_index
 from blobstore.index.sets import SetReader
@@ -79,8 +78,7 @@ def write_set_index(path: str, paths: Sequence[str], metadata: Mapping[str, str]
     if metadata is None:
         metadata = stores[0].index.metadata if stores else {}
     raw = build_set_index(stores, metadata)
-    with AtomicFile(path) as file:
-        write_all(file.fileno(), memoryview(raw))
+    write_file(path, raw)
     return len(raw)
 
 
