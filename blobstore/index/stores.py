@@ -13,7 +13,7 @@ from blobstore.container import layout
 from blobstore.container.directory import repeated_key
 from blobstore.container.keys import SKELETON_INDEX_KEY, SKELETON_KEY, decode_key
 from blobstore.errors import FormatError
-from blobstore.index.carried import file_name_fault
+from blobstore.index.file_names import file_name_fault
 from blobstore.index.records import STORE, SetStore
 
 if TYPE_CHECKING:

@@ -169,6 +169,6 @@ def test_bytes_of_a_set_are_those_of_its_files_one_after_another(offset: int, nb
 def test_the_index_of_a_set_without_its_folder_is_refused(path: Path, data: str) -> None:
     with (
         open(path, "rb") as file,
-        pytest.raises(FormatError, match=r"bad-magic: .*a set of files with blobstore\.open"),
+        pytest.raises(FormatError, match=r"bad-magic: .*a set by its path"),
     ):
         blobstore.open(file.read() if data == "bytes" else file)
