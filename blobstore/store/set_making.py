@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, TypeVar
 
 from blobstore.container.reader import BlobReader
 from blobstore.errors import FormatError, UsageError, in_file
-from blobstore.fileio.atomic import write_file
+from blobstore.fileio.atomic import AtomicFile
 from blobstore.index.joining import JoinedStore, build_set_index
 from blobstore.index.locate import find_index
 from blobstore.index.sets import SetReader
@@ -62,24 +62,27 @@ def write_set_index(path: str, paths: Sequence[str], metadata: Mapping[str, str]
         UsageError: ``no-index``; ``other-folder``; as `build_set_index`.
         OSError: A file can't be read, or the index not be written.
     """
-    stores = []
-    folder = os.path.dirname(os.path.abspath(path))
-    for store in paths:
-        if os.path.dirname(os.path.abspath(store)) != folder:
-            raise UsageError("other-folder", f"{store!r} is not in the folder of {path!r}, where the set's files are")
-        with BlobReader(store, access="read") as reader:
-            index = find_index(reader)
-            if index is None or index.external:
-                what = "has no index inside, as the files of a set have: blobstore index build --embed, or index attach"
-                raise UsageError("no-index", f"{store!r} {what}")
-            with in_file(store):
-                _check_listed(reader, index.places(reader.directory).tolist())
-            stores.append(JoinedStore(os.path.basename(store), reader.directory, index))
-    if metadata is None:
-        metadata = stores[0].index.metadata if stores else {}
-    raw = build_set_index(stores, metadata)
-    write_file(path, raw)
+    with AtomicFile(path) as file:
+        stores = [_joined(store, path) for store in paths]
+        if metadata is None:
+            metadata = stores[0].index.metadata if stores else {}
+        raw = build_set_index(stores, metadata)
+        file.write(memoryview(raw))
     return len(raw)
+
+
+def _joined(store: str, path: str) -> JoinedStore:
+    """Open a file that becomes one of a set, and check it."""
+    if os.path.dirname(os.path.abspath(store)) != os.path.dirname(os.path.abspath(path)):
+        raise UsageError("other-folder", f"{store!r} is not in the folder of {path!r}, where the set's files are")
+    with BlobReader(store, access="read") as reader:
+        index = find_index(reader)
+        if index is None or index.external:
+            what = "has no index inside, as the files of a set have: blobstore index build --embed, or index attach"
+            raise UsageError("no-index", f"{store!r} {what}")
+        with in_file(store):
+            _check_listed(reader, index.places(reader.directory).tolist())
+        return JoinedStore(os.path.basename(store), reader.directory, index)
 
 
 def _check_listed(reader: BlobReader, places: Sequence[int]) -> None:

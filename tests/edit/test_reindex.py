@@ -389,8 +389,8 @@ def test_the_metadata_of_a_damaged_index_stays_if_it_can_be_read(tmp_path: Path,
     with blobstore.BlobReader(path) as reader:
         start, nbytes = reader.range("~index")
     raw = bytearray(path.read_bytes())
-    at = {"entry": SCALE_AT + 2, "metadata": nbytes - 1, "digest": SELF_DIGEST_AT, "magic": 0}[what]
-    raw[start + at] ^= 0xFF if what == "entry" else 1
+    at = {"entry": SCALE_AT + 3, "metadata": nbytes - 1, "digest": SELF_DIGEST_AT, "magic": 0}[what]
+    raw[start + at] ^= 0x40 if what == "entry" else 1
     path.write_bytes(raw)
     damaged = tmp_path / "damaged.sbs"
     damaged.write_bytes(raw)

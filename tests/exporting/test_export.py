@@ -103,7 +103,7 @@ def test_any_checkpoint_comes_back_whatever_its_size_and_shards(
     tmp_path: Path, recipe: Recipe, layout: str, materialize: bool, limit: int | None
 ) -> None:
     weight = "bf16" if recipe.dtype == "bf16" else "f32"  # a type that holds every value of the source
-    options = {"materialize_aliases": materialize, "max_shard_size": limit}
+    options = {"materialize_aliases": materialize, "max_shard_nbytes": limit}
     check_round_trip(recipe, tmp_path / "c", layout, weight, **options)
 
 
@@ -199,7 +199,7 @@ def test_shards_are_those_of_the_ecosystem(tmp_path: Path) -> None:
     convert(tmp_path / "c", tmp_path / "a.sbs", Choices("bf16"))
     (tmp_path / "out").mkdir()
     limit = 4000
-    paths = export(tmp_path / "a.sbs", tmp_path / "out" / SINGLE, max_shard_size=limit)
+    paths = export(tmp_path / "a.sbs", tmp_path / "out" / SINGLE, max_shard_nbytes=limit)
     count = len(paths) - 1
     assert count > 2
     names = [f"model-{i + 1:05}-of-{count:05}.safetensors" for i in range(count)]
