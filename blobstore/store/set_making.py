@@ -97,10 +97,14 @@ def make_each(path: str, output: str, make: Callable[[str, str], Made]) -> list[
         make: Given the path of a file, and of the new one to write.
 
     Raises:
+        FormatError: ``set-…``: a file of the set that is read is missing, or another one.
         UsageError: ``set-exists``, ``bad-store-name``; whatever `make` raises. Then nothing is left of the new set.
     """
     with SetReader(path, access="read") as reader:
         sources, metadata = reader.paths, reader.index.metadata
+        for _, fault in reader.check_files():
+            if fault:
+                raise fault
     targets = store_paths(output, len(sources))
     refuse_existing(output, [output, *targets])
     done, begun = [], []
