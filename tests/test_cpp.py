@@ -283,8 +283,6 @@ def described(path: Path) -> dict[str, Any]:
     """What the package says of a file."""
     try:
         with blobstore.open(path) as store:
-            if isinstance(store.reader, SetReader):
-                _check_files(store.reader)
             tensors = [
                 {
                     "name": one.name,
@@ -298,6 +296,8 @@ def described(path: Path) -> dict[str, Any]:
                 }
                 for one in store.infos()
             ]
+            if isinstance(store.reader, SetReader):
+                _check_files(store.reader)
             return {"tensors": tensors, "metadata": store.metadata, "found": len(tensors)}
     except BlobStoreError as error:
         return {"error": error.reason}

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     Open = Callable[[int], ByteSource]  # the number of a file → the file
 
 
-_MOST_OPEN = 128  # files: each map takes a descriptor, and a process often has 1,024, or 256
+_MOST_OPEN = 100  # files: each map takes a descriptor, and a process may have as few as 256
 
 
 class SetSource(Closing):

@@ -5,6 +5,7 @@ Spec: spec/index.md, Sets; I22 to I24 are its reader checks.
 
 from __future__ import annotations
 
+import errno
 import os
 from contextlib import suppress
 from typing import TYPE_CHECKING
@@ -31,6 +32,7 @@ if TYPE_CHECKING:
 
 _OF_ONE_FILE = (INDEX_KEY, SKELETON_KEY, SKELETON_INDEX_KEY)  # they describe a file, not the set
 _OF_ONE_FILE_KEYS = np.array([key.encode() for key in _OF_ONE_FILE], f"S{layout.KEY_NBYTES}")
+_FEWER = "each file that views are kept of takes one: raise the limit (ulimit -n), or open with access='read'"
 _VERSION = 2  # of the stores of a set
 
 
@@ -140,6 +142,8 @@ class SetReader(BlobReader):
             return FormatError("set-missing-store", f"{place} is missing, there is something else: {error.message}")
         if isinstance(error, OSError):
             error.filename = self._paths[number]
+            if error.errno == errno.EMFILE:
+                error.strerror = f"{error.strerror}: {_FEWER}"
         return error
 
     def part_of_file(self, offset: int, nbytes: int) -> FileRange:
