@@ -11,7 +11,7 @@ from blobstore.errors import FormatError, UsageError, in_file
 from blobstore.fileio.atomic import write_file
 from blobstore.index.joining import JoinedStore, build_set_index
 from blobstore.index.locate import find_index
-from blobstore.index.sets import SetReader
+from blobstore.index.sets import SetReader, refuse_set
 from blobstore.index.stores import store_name_fault
 
 if TYPE_CHECKING:
@@ -59,7 +59,7 @@ def write_set_index(path: str, paths: Sequence[str], metadata: Mapping[str, str]
 
     Raises:
         FormatError: A file, or its index, is wrong.
-        UsageError: ``no-index``; ``other-folder``; as `build_set_index`.
+        UsageError: ``no-index``; ``other-folder``; ``set-not-file``; as `build_set_index`.
         OSError: A file can't be read, or the index not be written.
     """
     stores = []
@@ -67,6 +67,7 @@ def write_set_index(path: str, paths: Sequence[str], metadata: Mapping[str, str]
     for store in paths:
         if os.path.dirname(os.path.abspath(store)) != folder:
             raise UsageError("other-folder", f"{store!r} is not in the folder of {path!r}, where the set's files are")
+        refuse_set(store, "a set of sets is none: name its files")
         with BlobReader(store, access="read") as reader:
             index = find_index(reader)
             if index is None or index.external:
