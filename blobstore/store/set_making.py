@@ -92,13 +92,19 @@ def _check_listed(reader: BlobReader, places: Sequence[int]) -> None:
         raise FormatError("set-store", what)
 
 
-def make_each(path: str, output: str, make: Callable[[str, str], Made]) -> list[Made]:
+def make_each(
+    path: str,
+    output: str,
+    make: Callable[[str, str], Made],
+    metadata_of: Callable[[dict[str, str]], dict[str, str]] = dict,
+) -> list[Made]:
     """Make a set of each file of another → what each call returned.
 
     Args:
         path: Of the set that is read.
-        output: Of the index of the new set, which gets the metadata of the old one.
+        output: Of the index of the new set.
         make: Given the path of a file, and of the new one to write.
+        metadata_of: Makes the metadata of the new set from that of the old one; by default it is the same.
 
     Raises:
         FormatError: ``set-…``: a file of the set that is read is missing, or another one.
@@ -116,7 +122,7 @@ def make_each(path: str, output: str, make: Callable[[str, str], Made]) -> list[
         for source, target in zip(sources, targets, strict=True):
             begun.append(target)
             done.append(make(source, target))
-        write_set_index(output, targets, metadata)
+        write_set_index(output, targets, metadata_of(metadata))
     except BaseException:
         for target in begun:
             with suppress(FileNotFoundError):
