@@ -11,7 +11,7 @@ from blobstore.errors import FormatError, UsageError, in_file
 from blobstore.fileio.atomic import AtomicFile
 from blobstore.index.joining import JoinedStore, build_set_index
 from blobstore.index.locate import find_index
-from blobstore.index.sets import SetReader
+from blobstore.index.sets import SetReader, refuse_set
 from blobstore.index.stores import store_name_fault
 
 if TYPE_CHECKING:
@@ -59,7 +59,7 @@ def write_set_index(path: str, paths: Sequence[str], metadata: Mapping[str, str]
 
     Raises:
         FormatError: A file, or its index, is wrong.
-        UsageError: ``no-index``; ``other-folder``; as `build_set_index`.
+        UsageError: ``no-index``; ``other-folder``; ``set-not-file``; as `build_set_index`.
         OSError: A file can't be read, or the index not be written.
     """
     with AtomicFile(path) as file:
@@ -75,6 +75,7 @@ def _joined(store: str, path: str) -> JoinedStore:
     """Open a file that becomes one of a set, and check it."""
     if os.path.dirname(os.path.abspath(store)) != os.path.dirname(os.path.abspath(path)):
         raise UsageError("other-folder", f"{store!r} is not in the folder of {path!r}, where the set's files are")
+    refuse_set(store, "a set of sets is none: name its files")
     with BlobReader(store, access="read") as reader:
         index = find_index(reader)
         if index is None or index.external:
@@ -100,10 +101,14 @@ def make_each(path: str, output: str, make: Callable[[str, str], Made]) -> list[
         make: Given the path of a file, and of the new one to write.
 
     Raises:
+        FormatError: ``set-…``: a file of the set that is read is missing, or another one.
         UsageError: ``set-exists``, ``bad-store-name``; whatever `make` raises. Then nothing is left of the new set.
     """
     with SetReader(path, access="read") as reader:
         sources, metadata = reader.paths, reader.index.metadata
+        for _, fault in reader.check_files():
+            if fault:
+                raise fault
     targets = store_paths(output, len(sources))
     refuse_existing(output, [output, *targets])
     done, begun = [], []

@@ -177,6 +177,8 @@ def invalid_sets() -> Iterator[Case]:  # noqa: PLR0915 - a list
     yield bad(reason, "first-huge", "or far behind it", record(1, first_blob=2**32 - 1))
     yield bad(reason, "store-too-small", "a store of 600 bytes, whose blobs end at 768", record(0, nbytes=600))
     yield bad(reason, "store-huge", "a store of 2^64 - 1 bytes", record(1, nbytes=2**64 - 1))
+    half = listing(replace(one, nbytes=2**62), replace(two, nbytes=2**62))
+    yield bad(reason, "stores-huge", "two stores of 2^62 bytes", half)
     wraps = planted(good, "blob", 0, nbytes=2**64 - 512)
     yield bad(reason, "blobs-wrap", "blobs whose sizes, in 64 bits, end at 256", wraps)
 
