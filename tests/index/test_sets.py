@@ -80,7 +80,10 @@ def test_only_the_file_that_has_a_tensor_is_opened(path: Path) -> None:
         with pytest.raises(FormatError, match="set-missing-store: store 2 of 3 of the set") as caught:
             _ = store["layer.4.weight"]
         assert caught.value.path == str(path.with_name("m-00002-of-00003.sbs"))
+        os.remove(path.with_name("m-00001-of-00003.sbs"))
+    with blobstore.open(path) as store:
         assert store["none"].shape == (0, 2)
+        assert bytes(store.raw("none")) == b""
 
 
 @pytest.mark.parametrize("fact", vector_params("set_valid"))
