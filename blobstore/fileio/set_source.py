@@ -105,7 +105,7 @@ class SetSource(Closing):
             FormatError, UsageError, OSError: As `file`.
         """
         number, start = self.place(offset)
-        if offset + nbytes <= self._starts[number + 1]:
+        if nbytes and offset + nbytes <= self._starts[number + 1]:  # no file is opened for nothing
             return self.file(number).view(start, nbytes)
         data = np.empty(nbytes, dtype=np.uint8).data
         self.read_into(data, offset)
