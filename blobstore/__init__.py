@@ -47,6 +47,7 @@ if TYPE_CHECKING:
     from blobstore.errors import (
         BlobStoreError,
         CheckpointError,
+        ClusterError,
         CodecError,
         Fault,
         FormatError,
@@ -92,6 +93,7 @@ __all__ = [
     "CarriedFiles",
     "CheckpointError",
     "Checkup",
+    "ClusterError",
     "CodecError",
     "ComparedEntry",
     "ComparedSide",
@@ -182,6 +184,7 @@ _HOMES = {
     "CarriedFiles": "store.carried",
     "CheckpointError": "errors",
     "Checkup": "checking.checkup",
+    "ClusterError": "errors",
     "CodecError": "errors",
     "ComparedEntry": "compare.comparison",
     "ComparedSide": "compare.comparison",

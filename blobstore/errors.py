@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 __all__ = [
     "BlobStoreError",
     "CheckpointError",
+    "ClusterError",
     "CodecError",
     "Fault",
     "FormatError",
@@ -192,6 +193,15 @@ class CheckpointError(BlobStoreError, ValueError):
     """
 
     faults: Sequence[Fault] = ()
+
+
+class ClusterError(BlobStoreError, RuntimeError):
+    """Other machines, or processes, couldn't do their part of the work.
+
+    Example:
+        >>> issubclass(blobstore.ClusterError, RuntimeError)  # blobstore.distributed raises it without a scheduler
+        True
+    """
 
 
 class MissingExtraError(BlobStoreError, ImportError):

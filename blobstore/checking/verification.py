@@ -23,6 +23,7 @@ from blobstore.fileio.paths import optional_path, path_text, path_texts, target_
 from blobstore.fileio.ranges import expect
 from blobstore.fileio.sink import Sink
 from blobstore.fileio.threads import check_workers
+from blobstore.fileio.work import do_here
 from blobstore.index.inputs import files_of
 from blobstore.index.metadata import ADAPTERS, CHOICES
 from blobstore.store.base import refuse_needless_base
@@ -36,6 +37,7 @@ if TYPE_CHECKING:
     from blobstore.checking.findings import Finding
     from blobstore.converting.verify import Verdict
     from blobstore.fileio.types import Paths, Progress
+    from blobstore.fileio.work import Engine
 
     Path = str | PathLike[str]
 
@@ -138,11 +140,37 @@ def verify(
     check_workers(workers)
     if against is not None:
         return _against(path, against, base, tokenizer, receipt, adapters=given, progress=progress)
+    return verify_alone(path, quick=quick, values=values, strict=strict, workers=workers, base=base, progress=progress)
+
+
+def verify_alone(
+    path: str,
+    *,
+    quick: bool,
+    values: bool,
+    strict: bool,
+    workers: int | None = None,
+    base: str | None = None,
+    engine: Engine = do_here,
+    progress: Progress = lambda _: None,
+) -> Verification:
+    """Verify a file against its own digests; errors as `verify`.
+
+    Args:
+        path: Of the file, or of a set's index.
+        quick: As for `verify`.
+        values: As for `verify`.
+        strict: As for `verify`.
+        workers: As for `verify`.
+        base: As for `verify`.
+        engine: Does it for each file of a set, with one thread each.
+        progress: As for `verify`.
+    """
     start = time.perf_counter()
     if base is not None:
         with suppress(FormatError), Store(path, access="read", base=base) as store:
             refuse_needless_base(store)
-    done = verify_file(path, quick=quick, values=values, base=base, workers=workers, progress=progress)
+    done = verify_file(path, quick=quick, values=values, base=base, workers=workers, engine=engine, progress=progress)
     return Verification(
         input=path,
         against=None,

@@ -163,15 +163,18 @@ class SetReader(BlobReader):
         number, start = self._set.place(offset)
         return self._paths[number], start
 
+    def fault_of(self, number: int) -> FormatError | OSError | None:
+        """Return what is wrong with one of the files, if anything is: I22 to I24."""
+        try:
+            self._set.file(number)
+        except (FormatError, OSError) as error:
+            return error
+        return None
+
     def check_files(self) -> Iterator[tuple[str, FormatError | OSError | None]]:
         """Yield the path of each file and what is wrong with it, if anything is."""
-        for number, path in enumerate(self._paths):
-            try:
-                self._set.file(number)
-            except (FormatError, OSError) as error:
-                yield path, error
-            else:
-                yield path, None
+        for number, path in enumerate(self.paths):
+            yield path, self.fault_of(number)
 
     def _find(self, key: object) -> int:
         return -1 if key in _OF_ONE_FILE else super()._find(key)

@@ -128,10 +128,10 @@ def unpack(
     if not isinstance(output, str):
         raise UsageError("needs-path", "a set is several files, a stream is one: name a path")
 
-    def make(store: str, target: str) -> Unpacking:
+    def make(store: str, target: str, progress: Progress) -> Unpacking:
         return _unpack_file(store, target, base, start, workers=workers, progress=progress)
 
-    parts = make_each(path, output, make, _before_packing)
+    parts = make_each(path, output, make, metadata_of=_before_packing, progress=progress)
     return Unpacking(
         input=path,
         output=output,
@@ -145,7 +145,7 @@ def unpack(
     )
 
 
-def _before_packing(metadata: dict[str, str]) -> dict[str, str]:
+def _before_packing(metadata: dict[str, str], _: object) -> dict[str, str]:
     return {key: value for key, value in metadata.items() if key not in (BASE, BASE_NAME)}
 
 

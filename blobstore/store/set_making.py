@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import os
-from contextlib import suppress
-from typing import TYPE_CHECKING, TypeVar
+from contextlib import nullcontext, suppress
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Generic, TypeVar
 
 from blobstore.container.reader import BlobReader
 from blobstore.errors import FormatError, UsageError, in_file
 from blobstore.fileio.atomic import AtomicFile
+from blobstore.fileio.work import do_here, results
 from blobstore.index.joining import JoinedStore, build_set_index
 from blobstore.index.locate import find_index
 from blobstore.index.sets import SetReader, refuse_set
@@ -16,6 +18,10 @@ from blobstore.index.stores import store_name_fault
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
+    from contextlib import AbstractContextManager
+
+    from blobstore.fileio.types import Progress
+    from blobstore.fileio.work import Engine
 
 Made = TypeVar("Made")
 
@@ -92,19 +98,48 @@ def _check_listed(reader: BlobReader, places: Sequence[int]) -> None:
         raise FormatError("set-store", what)
 
 
+@dataclass(frozen=True)
+class EachFile(Generic[Made]):
+    """Makes a file of each file of a set.
+
+    Attributes:
+        make: Given the path of a file, that of the new one to write, and what takes its progress.
+        sources: The files of the set.
+        targets: The new ones.
+    """
+
+    make: Callable[[str, str, Progress], Made]
+    sources: tuple[str, ...]
+    targets: tuple[str, ...]
+
+    def open(self) -> AbstractContextManager[None]:
+        """Open nothing."""
+        return nullcontext()
+
+    def do(self, opened: None, number: int, progress: Progress) -> Made:  # noqa: ARG002 (a `Work`)
+        """Make one of the files."""
+        return self.make(self.sources[number], self.targets[number], progress)
+
+
 def make_each(
     path: str,
     output: str,
-    make: Callable[[str, str], Made],
-    metadata_of: Callable[[dict[str, str]], dict[str, str]] = dict,
+    make: Callable[[str, str, Progress], Made],
+    *,
+    metadata_of: Callable[[dict[str, str], list[Made]], dict[str, str]] = lambda metadata, _: metadata,
+    engine: Engine = do_here,
+    progress: Progress = lambda _: None,
 ) -> list[Made]:
     """Make a set of each file of another → what each call returned.
 
     Args:
         path: Of the set that is read.
         output: Of the index of the new set.
-        make: Given the path of a file, and of the new one to write.
-        metadata_of: Makes the metadata of the new set from that of the old one; by default it is the same.
+        make: As for `EachFile`.
+        metadata_of: Makes the metadata of the new set from that of the old one, and from what each call returned; by
+            default it is the same.
+        engine: Makes the files.
+        progress: What `make` is given.
 
     Raises:
         FormatError: ``set-…``: a file of the set that is read is missing, or another one.
@@ -117,14 +152,11 @@ def make_each(
                 raise fault
     targets = store_paths(output, len(sources))
     refuse_existing(output, [output, *targets])
-    done, begun = [], []
     try:
-        for source, target in zip(sources, targets, strict=True):
-            begun.append(target)
-            done.append(make(source, target))
-        write_set_index(output, targets, metadata_of(metadata))
+        done = results(engine, EachFile(make, sources, tuple(targets)), range(len(targets)), progress)
+        write_set_index(output, targets, metadata_of(metadata, done))
     except BaseException:
-        for target in begun:
+        for target in targets:
             with suppress(FileNotFoundError):
                 os.remove(target)
         raise
