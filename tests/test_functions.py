@@ -80,9 +80,7 @@ PAIRS: dict[str, Callable[[], Result]] = {
     "export model.sbs -o OUT --materialize-aliases": lambda: blobstore.export(
         "model.sbs", "OUT", materialize_aliases=True
     ),
-    "export model.sbs -o OUT --max-shard-size 20kB": lambda: blobstore.export(
-        "model.sbs", "OUT", max_shard_nbytes=20000
-    ),
+    "export model.sbs -o OUT --max-shard-size 20kB": lambda: blobstore.export("model.sbs", "OUT", max_shard_size=20000),
     "export model.sbs --dry-run --by keys": lambda: blobstore.preview_export("model.sbs", by="keys"),
     "check model.sbs --for gemma.cpp": lambda: blobstore.check("model.sbs", for_="gemma.cpp"),
     "check ck --weights bf16 --strict": lambda: blobstore.check("ck", weights="bf16", strict=True),
@@ -275,7 +273,7 @@ def test_force_needs_a_file_and_a_dry_run_tells_what_would_stay(capsys: pytest.C
     with pytest.raises(UsageError) as caught:
         blobstore.export("named.sbs", io.BytesIO(), force=True)
     assert caught.value.reason == "needless-force"
-    blobstore.export("model.sbs", "e.safetensors", max_shard_nbytes=20000)
+    blobstore.export("model.sbs", "e.safetensors", max_shard_size=20000)
     preview = blobstore.preview_export("named.sbs", "e.safetensors")
     assert preview.superseded[0] == "e.safetensors.index.json"
     assert cli.main(["export", "named.sbs", "-o", "e.safetensors", "--dry-run"]) == 0

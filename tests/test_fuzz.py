@@ -97,7 +97,7 @@ def mutants(draw: st.DrawFn, target: str) -> bytes:
     if draw(st.integers(0, 3)) == 0:
         data[draw(st.integers(0, len(data))) :] = other[draw(st.integers(0, len(other))) :]
     if draw(st.booleans()) and data:
-        data[0] = draw(st.integers(0, 31))
+        data[0] = draw(st.integers(0, 63))
     for _ in range(draw(st.integers(0, 4))):
         if data:
             draw(st.sampled_from(MUTATIONS))(draw, data)

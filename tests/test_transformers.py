@@ -311,7 +311,7 @@ def test_an_exported_folder_is_loaded_as_the_model_that_was_converted(
     done = blobstore.convert(source, tmp_path / "m.sbs", as_="names")
     assert {"config.json", "tokenizer.json", "tokenizer_config.json"} <= {*done.carried}
     assert blobstore.verify(tmp_path / "m.sbs", against=source).ok
-    exported = blobstore.export(tmp_path / "m.sbs", f"{tmp_path}/back/", max_shard_nbytes=5000 if shards else None)
+    exported = blobstore.export(tmp_path / "m.sbs", f"{tmp_path}/back/", max_shard_size=5000 if shards else None)
     assert (len(exported.files) > 1) == shards
     check_loads(libraries, source, tmp_path / "back", model)
     assert (tmp_path / "back" / "config.json").read_bytes() == (source / "config.json").read_bytes()

@@ -13,6 +13,7 @@ import numpy as np
 from blobstore.errors import UsageError
 from blobstore.fileio.ranges import FileRange
 from blobstore.index.locate import external_path
+from blobstore.index.sets import stores_of
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -24,10 +25,10 @@ CAN_DROP = hasattr(os, "posix_fadvise")
 
 
 def files_of(path: str) -> list[str]:
-    """Return a format's files at a path: one, with its index beside it, or all files of a folder."""
+    """Return a format's files at a path: one, with its index beside it; those of a set; or all files of a folder."""
     if os.path.isdir(path):
         return [os.path.join(folder, name) for folder, _, names in os.walk(path) for name in names]
-    return [path, *(index for index in (external_path(path),) if os.path.isfile(index))]
+    return [path, *(index for index in (external_path(path),) if os.path.isfile(index)), *stores_of(path)]
 
 
 def prepare(path: str) -> None:

@@ -14,9 +14,10 @@ from blobstore.bench import page_cache
 from blobstore.bench.cases import Case, touch, written
 from blobstore.fileio.descriptors import write_all
 from blobstore.fileio.ranges import FileRange
+from blobstore.index.sets import stores_of
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
     from blobstore.fileio.types import Bytes
 
@@ -41,11 +42,12 @@ WRITE = Case("plain-write", "plain writes", "write as many bytes in large chunks
 
 def work(case: str, path: str, nbytes: int) -> Callable[[], object]:
     """Return the function to time; what it needs is prepared before."""
+    spans = _spans(stores_of(path) or [path], 0, nbytes)
     if case in DISK:
         parts = DISK.index(case) + 1
-        return lambda: _read(path, min(nbytes, os.path.getsize(path)), parts)
+        return lambda: _read(spans, parts)
     if case == "mmap":
-        return lambda: _map(path, nbytes)
+        return lambda: [_map(file, count) for file, _, count in spans]
     source = np.ones(min(_CHUNK, nbytes), np.uint8)
     if case == WRITE.key:
         page_cache.remove(written(path))
@@ -57,24 +59,36 @@ def work(case: str, path: str, nbytes: int) -> Callable[[], object]:
     return lambda: _copy_to_new(source, nbytes)
 
 
-def _read(path: str, nbytes: int, parts: int) -> None:
-    fd = os.open(path, os.O_RDONLY)
-    try:
-        bounds = [nbytes * i // parts for i in range(parts + 1)]
-        ranges = [FileRange(fd, a, b - a) for a, b in pairwise(bounds)]
-        threads = [Thread(target=_drain, args=(part,)) for part in ranges[1:]]
-        for part in threads:
-            part.start()
-        _drain(ranges[0])
-        for part in threads:
-            part.join()
-    finally:
-        os.close(fd)
+def _spans(files: Sequence[str], start: int, stop: int) -> list[tuple[str, int, int]]:
+    """Return some bytes of files that lie one after another: of each that has some, file, offset and count."""
+    spans, begin = [], 0
+    for file in files:
+        end = begin + os.path.getsize(file)
+        if max(start, begin) < min(stop, end):
+            spans.append((file, max(start, begin) - begin, min(stop, end) - max(start, begin)))
+        begin = end
+    return spans
 
 
-def _drain(source: FileRange) -> None:
-    for _ in source.chunks():
-        pass
+def _read(spans: Sequence[tuple[str, int, int]], parts: int) -> None:
+    files, nbytes = [file for file, _, _ in spans], sum(count for _, _, count in spans)
+    bounds = [nbytes * i // parts for i in range(parts + 1)]
+    threads = [Thread(target=_drain, args=(_spans(files, a, b),)) for a, b in pairwise(bounds[1:])]
+    for part in threads:
+        part.start()
+    _drain(_spans(files, 0, bounds[1]))
+    for part in threads:
+        part.join()
+
+
+def _drain(spans: Sequence[tuple[str, int, int]]) -> None:
+    for file, start, count in spans:
+        fd = os.open(file, os.O_RDONLY)
+        try:
+            for _ in FileRange(fd, start, count).chunks():
+                pass
+        finally:
+            os.close(fd)
 
 
 def _map(path: str, nbytes: int) -> object:

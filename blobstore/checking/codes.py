@@ -80,8 +80,8 @@ _INDEX = {
     "index-disagrees": Kind("warning", "Python and gemma.cpp read the tensor differently", _REINDEX),
 }
 _SET = {
-    "set": Kind("error", "tensors of this file can't be read", "put the right file back, or download it again"),
-    "set-missing-store": Kind("error", "tensors of this file can't be read", "put it back, or download it again"),
+    "set": Kind("error", "the tensors of this file can't be read", "put the right file back, or download it again"),
+    "set-missing-store": Kind("error", "the tensors of this file can't be read", "put it back, or download it again"),
 }
 _UNLIST = "blobstore rewrite FILE -o OUT --unset blobstore.files leaves the list out; no tensor changes"
 _FILES = {

@@ -19,7 +19,7 @@ from blobstore.index.locate import find_index, lost_index
 from blobstore.index.sets import SetReader, open_reader
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterable, Iterator
     from os import PathLike
 
     from blobstore.checking.findings import Finding
@@ -38,12 +38,14 @@ class Opened(Closing):
         findings: What is wrong with it.
         reader: Its blobs, or None if the container is invalid.
         index: Its name index, or None if there is none or it is invalid.
+        intact: The files of a set that can be read, if others can't. The set has no reader then.
     """
 
     path: str
     findings: list[Finding] = field(default_factory=list)
     reader: BlobReader | None = None
     index: NameIndex | None = None
+    intact: list[str] = field(default_factory=list)
 
     @property
     def broken(self) -> bool:
@@ -75,34 +77,42 @@ def open_checked(path: str | PathLike[str], *, engine: Engine = do_here) -> Open
         opened.findings.append(from_error(error, error.path or opened.path))
         return opened
     if isinstance(opened.reader, SetReader):
-        opened.findings += _stores(opened.reader, engine)
-        if opened.broken:  # not all of its blobs can be read
-            opened.reader.close()
-            opened.reader = None
-            return opened
+        opened.findings += _index(opened.reader, opened)
+        opened.findings += _stores(opened.reader, opened, engine)
     else:
         opened.findings += _padding(opened.reader)
-    try:
-        opened.index = find_index(opened.reader)
-        if opened.index:
-            opened.index.places(opened.reader.directory)
-    except FormatError as error:
-        opened.index = None
-        opened.findings.append(from_error(error, error.path or INDEX_KEY))
-        return opened
-    if opened.index:
-        opened.findings += _files(opened.reader, opened.index)
-    if opened.index and not opened.index.self_digest_holds():
-        what = "the index's own SHA-256 doesn't match its bytes: it has changed since it was written"
-        opened.findings.append(finding("index-digest", opened.index.path, what))
-    if not opened.index:
-        opened.findings += list(_misplaced_index(opened.reader)) or _lost_index(opened.reader)
+        opened.findings += _index(opened.reader, opened)
     return opened
 
 
-def _stores(reader: SetReader, engine: Engine) -> Iterator[Finding]:
-    for findings in results(engine, StoreCheck(reader.path), range(len(reader.paths))):
+def _index(reader: BlobReader, opened: Opened) -> Iterator[Finding]:
+    """Check a file's index, which becomes that of ``opened``."""
+    try:
+        index = find_index(reader)
+        if index:
+            index.places(reader.directory)
+    except FormatError as error:
+        yield from_error(error, error.path or INDEX_KEY)
+        return
+    opened.index = index
+    if not index:
+        yield from list(_misplaced_index(reader)) or _lost_index(reader)
+        return
+    yield from _files(reader, index)
+    if not index.self_digest_holds():
+        what = "the index's own SHA-256 doesn't match its bytes: it has changed since it was written"
+        yield finding("index-digest", index.path, what)
+
+
+def _stores(reader: SetReader, opened: Opened, engine: Engine) -> Iterator[Finding]:
+    """Check each file of a set, against the set and by itself. A set that misses one can't be read as a whole."""
+    checked = results(engine, StoreCheck(reader.path), range(len(reader.paths)))
+    intact = [path for path, (whole, _) in zip(reader.paths, checked, strict=True) if whole]
+    for _, findings in checked:
         yield from findings
+    if len(intact) < len(reader.paths):
+        opened.close()
+        opened.reader, opened.index, opened.intact = None, None, intact
 
 
 @dataclass(frozen=True)
@@ -119,15 +129,22 @@ class StoreCheck:
         """Open the set."""
         return SetReader(self.path, access="read")
 
-    def do(self, opened: SetReader, number: int, progress: Progress) -> list[Finding]:  # noqa: ARG002 (a `Work`)
-        """Return the findings about one file."""
+    def do(self, opened: SetReader, number: int, progress: Progress) -> tuple[bool, list[Finding]]:  # noqa: ARG002 (a `Work`)
+        """Return whether one file is that of the set, and the findings about it."""
         path, fault = opened.paths[number], opened.fault_of(number)
         if isinstance(fault, OSError):
             raise fault
         if fault:
-            return [from_error(fault, os.path.basename(path))]
+            return False, [from_error(fault, os.path.basename(path))]
         with open_checked(path) as store:
-            return [replace(found, subject=f"{os.path.basename(path)}: {found.subject}") for found in store.findings]
+            return True, list(in_store(path, store.findings))
+
+
+def in_store(path: str, findings: Iterable[Finding]) -> Iterator[Finding]:
+    """Yield what was found in a file of a set, with the file's name."""
+    name = os.path.basename(path)
+    for found in findings:
+        yield replace(found, subject=name if found.subject == path else f"{name}: {found.subject}")
 
 
 def _files(reader: BlobReader, index: NameIndex) -> Iterator[Finding]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import threading
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -12,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from blobstore.checking.findings import finding, from_error
-from blobstore.checking.structure import open_checked
+from blobstore.checking.structure import in_store, open_checked
 from blobstore.codecs import are_finite
 from blobstore.container.keys import INDEX_KEY, encode_key
 from blobstore.errors import CodecError, FormatError, UsageError
@@ -99,6 +100,10 @@ def verify_file(
                 blobs, nbytes = len(index.blobs), int(index.blobs.nbytes.sum())
             expect(progress, nbytes)
             findings += verify_blobs(opened.reader, index, workers=workers, engine=engine, progress=progress)
+    for store in opened.intact:  # of a set that has lost others
+        alone = verify_file(store, quick=quick, values=values, base=base, workers=workers, progress=partial(progress))
+        findings += [found for found in in_store(store, alone.findings) if found not in findings]
+        blobs, nbytes = blobs + alone.blobs, nbytes + alone.nbytes
     if values and opened.reader:
         findings += _all_values(path, base, nbytes, engine, progress)
     return Verified(findings, blobs, nbytes)
@@ -252,7 +257,9 @@ def _names_in(index: NameIndex, rows: Iterable[int]) -> dict[int, list[str]]:
 def _damage(reader: BlobReader, place: int, names: tuple[str, ...], effect: str | None) -> Finding:
     offset, nbytes = reader.directory.range(place)
     key = reader.directory.all_keys[place]
-    what = f"the SHA-256 of its {nbytes} bytes, at offset {offset}, is not the one stored when it was written"
+    path, offset = reader.file_at(offset)
+    where = f"at offset {offset}" if path == reader.path else f"at offset {offset} of {os.path.basename(path)}"
+    what = f"the SHA-256 of its {nbytes} bytes, {where}, is not the one stored when it was written"
     return finding("damaged-blob", key, what, offset=offset, nbytes=nbytes, names=names, effect=effect)
 
 

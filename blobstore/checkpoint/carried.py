@@ -11,7 +11,7 @@ from blobstore.checkpoint.told import LeftOut
 from blobstore.errors import in_file
 from blobstore.fileio.plain_files import open_one_of_many
 from blobstore.fileio.temporary import is_temporary
-from blobstore.index.carried import file_name_fault
+from blobstore.index.file_names import file_name_fault
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

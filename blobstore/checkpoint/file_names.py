@@ -7,7 +7,7 @@ import re
 from fnmatch import fnmatchcase
 
 from blobstore.errors import CheckpointError
-from blobstore.index.carried import file_name_fault
+from blobstore.index.file_names import file_name_fault
 
 _PICKLED = (".bin", ".pt", ".pth", ".ckpt")
 # What people pass by mistake, and the fix.

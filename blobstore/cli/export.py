@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from typing import TYPE_CHECKING
 
 from blobstore.cli.formatting import rate, shape, shown
@@ -36,9 +35,6 @@ EXAMPLE = """example:
   blobstore export base.sbs --adapter lora/ -o merged.safetensors           (base.sbs with a LoRA adapter merged)
 
 A file that was converted from a checkpoint is exported under the checkpoint's names; bf16 weights bit for bit."""
-
-_SIZE = re.compile(r"([0-9]+(?:[.][0-9]+)?) *([KMGT]?B)?", re.IGNORECASE)
-_UNITS = {"": 1, "B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "TB": 10**12}
 
 
 def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -82,7 +78,7 @@ def run(options: argparse.Namespace) -> int:
         "dtype": options.dtype,
         "by": options.by,
         "materialize_aliases": options.materialize_aliases,
-        "max_shard_nbytes": _nbytes(options.max_shard_size) if options.max_shard_size else None,
+        "max_shard_size": options.max_shard_size,
         "base": options.base,
         "adapters": options.adapters,
     }
@@ -120,13 +116,3 @@ def _show(options: argparse.Namespace, preview: ExportPreview) -> None:
     if preview.carried:
         note(f"with {', '.join(preview.carried)}")
     tell_dry_run(options.output)
-
-
-def _nbytes(text: str) -> int:
-    match = _SIZE.fullmatch(text.strip())
-    nbytes = int(float(match[1]) * _UNITS[(match[2] or "").upper()]) if match else 0
-    if not nbytes:
-        raise UsageError(
-            "bad-size", f"{text!r} is not a size of at least a byte: expected bytes, KB, MB, GB or TB, such as 500MB"
-        )
-    return nbytes

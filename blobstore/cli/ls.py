@@ -198,7 +198,7 @@ def _list_keys(options: argparse.Namespace) -> int:
     if options.json:
         print_json([blob._asdict() for blob in blobs])
         return 0
-    columns, several = ("key", "size", "offset"), len({blob.file for blob in blobs}) > 1
+    columns, several = ("key", "size", "offset"), len(options.files) > 1 or len({blob.file for blob in blobs}) > 1
     if several and sys.stdout.isatty():
         rows: list[tuple[object, ...]] = [(blob.file, *blob[:3]) for blob in blobs]
         print_table(("file", *columns), rows, right=columns[1:], sizes=("size",), grouped=True)

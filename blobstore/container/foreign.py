@@ -7,7 +7,7 @@ _FORMATS = {
     b"GGUF": "a GGUF file: name it .gguf, and blobstore convert reads it",
     b"\x89HDF": "an HDF5 file",
     b"\x93NUMPY": "a .npy file: save its array as safetensors first",
-    b"SBSI": "a name index: open the file beside it, or a set of files with blobstore.open",
+    b"SBSI": "a name index: open the file beside it, or a set by its path",
     b"\x28\xb5\x2f\xfd": "a zstd file, decompress it first",
     b"\x1f\x8b": "a gzip file, decompress it first",
     b"version h": "a Git LFS pointer, fetch the file itself: git lfs pull",

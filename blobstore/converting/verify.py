@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from dataclasses import dataclass
 from itertools import islice
 from typing import TYPE_CHECKING, Any
@@ -181,7 +182,8 @@ def _verify_files(store: Store, plan: Plan, checkpoint: Checkpoint) -> Iterator[
         else:
             actual, expected = store.files.part_of_file(name), checkpoint.open_beside(beside[name].path)
             at = first_byte_between(actual, expected)
-            fault = "" if at is None else f"byte {at} differs, at offset {actual.offset + at} of the file"
+            held = store.reader.path if isinstance(actual.file, int) else actual.file.path
+            fault = "" if at is None else _differs(store, at, held, actual.offset)
             yield Verdict(name, "file", fault, actual.nbytes if at is None else at)
 
 
@@ -202,10 +204,16 @@ def _verify_tensor(
             actual = stored(store, info, done, len(part))
             if actual != part:
                 at = done + first_difference(actual, part)
-                return Verdict(tensor.name, how, f"byte {at} differs, at offset {info.offset + at} of the file", at)
+                return Verdict(tensor.name, how, _differs(store, at, *store.reader.file_at(info.offset)), at)
             done += len(part)
             progress(len(part))
     return Verdict(tensor.name, how, "", done)
+
+
+def _differs(store: Store, at: int, path: str, start: int) -> str:
+    """Say which byte of what begins at an offset of a file differs; the file may be one of a set."""
+    file = "the file" if path == store.path else os.path.basename(path)
+    return f"byte {at} differs, at offset {start + at} of {file}"
 
 
 def _info_fault(info: TensorInfo, tensor: PlannedTensor, scale: float) -> str:
@@ -231,7 +239,7 @@ def _blob_fault(store: Store, key: str, data: bytes) -> str:
     if stored == data:
         return ""
     at = first_difference(stored, data)
-    what = f"byte {at} differs, at offset {store.reader.range(key)[0] + at} of the file"
+    what = _differs(store, at, *store.reader.file_at(store.reader.range(key)[0]))
     return what + _config_fault(stored, data) if key == CONFIG_KEY else what
 
 

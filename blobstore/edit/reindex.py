@@ -121,7 +121,7 @@ def join_stores(stores: Sequence[str | PathLike[str]], output: str | PathLike[st
 
     Raises:
         UsageError: ``no-index``, ``other-folder``, ``bad-store``, ``bad-store-name``, ``duplicate-name``,
-            ``duplicate-key``; ``same-file``.
+            ``duplicate-key``; ``same-file``; ``set-not-file``: one is a set itself.
         FormatError: A file, or its index, is wrong.
         OSError: A file can't be read, or the index not be written.
 

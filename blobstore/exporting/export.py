@@ -15,6 +15,7 @@ from blobstore.exporting.plan import DTYPES, plan_export
 from blobstore.exporting.run import in_the_way, run_export, superseded
 from blobstore.fileio.paths import optional_path, path_text, path_texts, target_of
 from blobstore.fileio.ranges import expect
+from blobstore.fileio.sizes import parse_size
 from blobstore.gemma.newer import unknown_texts
 from blobstore.index.carried import known_files
 from blobstore.index.locate import lost_index
@@ -125,7 +126,7 @@ def export(
     dtype: str | None = None,
     by: By = "names",
     materialize_aliases: bool = False,
-    max_shard_nbytes: int | None = None,
+    max_shard_size: int | str | None = None,
     force: bool = False,
     base: str | PathLike[str] | None = None,
     adapters: Paths = (),
@@ -142,7 +143,7 @@ def export(
             converted from where that is known, else as stored, and f32 for encoded ones.
         by: ``names``, or ``keys`` for the runtime's tensors under its keys.
         materialize_aliases: Write tied weights again under each of their names.
-        max_shard_nbytes: Begin another file rather than exceed this.
+        max_shard_size: Begin another file rather than exceed this: bytes, or text such as ``"5GB"``.
         force: Remove files of an earlier export to the output that the new ones don't replace; in a folder, replace
             files of the same names.
         base: For a packed file: the file that it is the difference to.
@@ -170,7 +171,7 @@ def export(
             "needless-force", "--force removes files beside the output, and a stream has none: leave it out"
         )
     with _planned(
-        path, base, dtype, by, max_shard_nbytes, output=target, materialize_aliases=materialize_aliases, adapters=given
+        path, base, dtype, by, max_shard_size, output=target, materialize_aliases=materialize_aliases, adapters=given
     ) as (plan, store, notes, folder, also):
         expect(progress, plan.nbytes)
         place = output if folder is None else tensors_in(folder)
@@ -198,7 +199,7 @@ def preview_export(
     dtype: str | None = None,
     by: By = "names",
     materialize_aliases: bool = False,
-    max_shard_nbytes: int | None = None,
+    max_shard_size: int | str | None = None,
     base: str | PathLike[str] | None = None,
     adapters: Paths = (),
 ) -> ExportPreview:
@@ -210,7 +211,7 @@ def preview_export(
         dtype: As for `export`.
         by: As for `export`.
         materialize_aliases: As for `export`.
-        max_shard_nbytes: As for `export`.
+        max_shard_size: As for `export`.
         base: As for `export`.
         adapters: As for `export`.
 
@@ -218,13 +219,13 @@ def preview_export(
         UsageError, FormatError, CodecError, OSError: As for `export`, but for values and for the output.
 
     Example:
-        >>> preview = blobstore.preview_export("model.sbs", max_shard_nbytes=1)
+        >>> preview = blobstore.preview_export("model.sbs", max_shard_size=1)
         >>> preview.shards == len(preview.tensors)
         True
     """
     path, output, base, given = path_text(path), optional_path(output), optional_path(base), path_texts(adapters)
     with _planned(
-        path, base, dtype, by, max_shard_nbytes, output=output, materialize_aliases=materialize_aliases, adapters=given
+        path, base, dtype, by, max_shard_size, output=output, materialize_aliases=materialize_aliases, adapters=given
     ) as (plan, _, notes, folder, _also):
         place = output if folder is None else tensors_in(folder)
         old = superseded(place, len(plan.shards)) if place is not None else []
@@ -253,7 +254,7 @@ def _planned(
     base: str | None,
     dtype: str | None,
     by: By,
-    max_shard_nbytes: int | None,
+    max_shard_size: int | str | None,
     *,
     output: str | None,
     materialize_aliases: bool,
@@ -262,8 +263,6 @@ def _planned(
     """Plan an export, and open the file and its adapters."""
     if dtype is not None and dtype not in DTYPES:
         raise UsageError("bad-choice", f"dtype: {dtype!r} is not one of {', '.join(DTYPES)}")
-    if max_shard_nbytes is not None and max_shard_nbytes < 1:
-        raise UsageError("bad-size", f"{max_shard_nbytes} is not a size of at least a byte")
     if adapters and by == "keys":
         what = "--adapter has the checkpoint's names, and --by keys exports the runtime's: leave out one of them"
         raise UsageError("two-ways", what)
@@ -276,7 +275,7 @@ def _planned(
             dtype=dtype,
             materialize_aliases=materialize_aliases,
             needed_aliases=aliases_to_write(store) if fills else (),
-            max_shard_nbytes=max_shard_nbytes,
+            max_shard_nbytes=None if max_shard_size is None else parse_size(max_shard_size),
             adapters=opened.adapters,
         )
         plan.in_folder = folder is not None

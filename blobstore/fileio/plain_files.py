@@ -232,6 +232,10 @@ def open_one_of_many(path: str | PathLike[str]) -> ReopenedFile:
     Raises:
         UsageError, OSError: As `open_regular`.
     """
-    file = ReopenedFile(open_regular(path), path=path)
+    return keep_few_open(ReopenedFile(open_regular(path), path=path))
+
+
+def keep_few_open(file: ReopenedFile) -> ReopenedFile:
+    """Count a file among those of which only the ones that were read last keep a descriptor → the file."""
     _open_files.add(file)
     return file

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 from bisect import bisect_right
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from itertools import accumulate
 from typing import TYPE_CHECKING
 
@@ -23,8 +23,15 @@ if TYPE_CHECKING:
     Open = Callable[[int], ByteSource]  # the number of a file → the file
 
 
+_MOST_OPEN = 100  # files: each map takes a descriptor, and a process may have as few as 256
+
+
 class SetSource(Closing):
-    """Some files as one. A view inside one of them is that file's own; nothing is read before it is asked for."""
+    """Some files as one. A view inside one of them is that file's own; nothing is read before it is asked for.
+
+    A limited number of them stays open, besides those that views and ranges need. Any other is opened, and checked,
+    again when it is read again.
+    """
 
     has_path = True
     in_memory = False
@@ -38,7 +45,7 @@ class SetSource(Closing):
             own: The file that lists them, open; this takes it over.
             paths: Of the files.
             sizes: Of each, in bytes.
-            open_file: Opens one of them, and checks it. It is called once for each, whatever the threads.
+            open_file: Opens one of them, and checks it. No two threads open the same file at once.
             writable: Whether views can be written to.
         """
         self.path = own.path
@@ -50,8 +57,10 @@ class SetSource(Closing):
         self._starts = [0, *accumulate(sizes)]
         self._open_file = open_file
         self._files: dict[int, ByteSource] = {}
-        self._opening = threading.Lock()
+        self._opening: dict[int, threading.Lock] = {}
+        self._readers = 0
         self._closed = False
+        self._guard = threading.Lock()  # of the four above
 
     def place(self, offset: int) -> tuple[int, int]:
         """Return which file an offset is in, and where there."""
@@ -65,15 +74,28 @@ class SetSource(Closing):
             UsageError: ``closed``.
             FormatError, TruncatedError, OSError: As the function that opens it.
         """
-        found = self._files.get(number)
-        if found is not None and not self._closed:
-            return found
-        with self._opening:
-            if self._closed:
-                raise UsageError("closed", "this file was closed")
-            if number not in self._files:
-                self._files[number] = self._open_file(number)
-            return self._files[number]
+        if self._closed:
+            raise UsageError("closed", "this file was closed")
+        return self._file(number)
+
+    def _file(self, number: int) -> ByteSource:
+        file = self._files.get(number)
+        if file is not None:
+            return file
+        with self._guard:
+            opening = self._opening.setdefault(number, threading.Lock())
+        with opening:
+            file = self._files.get(number)
+            if file is None:
+                file = self._open_file(number)
+                with self._guard:
+                    if self._closed and not self._readers:
+                        file.close()
+                        raise UsageError("closed", "this file was closed")
+                    while len(self._files) >= _MOST_OPEN:  # let go of, not closed: a range may need it
+                        del self._files[next(iter(self._files))]
+                    self._files[number] = file
+        return file
 
     def view(self, offset: int, nbytes: int) -> memoryview:
         """Return these bytes: a view as the file makes it, or a copy if they are in several.
@@ -83,7 +105,7 @@ class SetSource(Closing):
             FormatError, UsageError, OSError: As `file`.
         """
         number, start = self.place(offset)
-        if offset + nbytes <= self._starts[number + 1]:
+        if nbytes and offset + nbytes <= self._starts[number + 1]:  # no file is opened for nothing
             return self.file(number).view(start, nbytes)
         data = np.empty(nbytes, dtype=np.uint8).data
         self.read_into(data, offset)
@@ -105,27 +127,24 @@ class SetSource(Closing):
         Raises:
             UsageError: ``closed``.
         """
-        if self._closed:
-            raise UsageError("closed", "this file was closed")
-        readers: dict[int, ReadInto] = {}
-        guard = threading.Lock()
-        with ExitStack() as stack:
+        with self._guard:
+            if self._closed:
+                raise UsageError("closed", "this file was closed")
+            self._readers += 1
+        try:
+            yield self._read
+        finally:
+            with self._guard:
+                self._readers -= 1
+            self._let_go()
 
-            def reader(number: int) -> ReadInto:
-                with guard:
-                    if number not in readers:
-                        readers[number] = stack.enter_context(self.file(number).reading())
-                    return readers[number]
-
-            def read(buffer: memoryview, offset: int) -> None:
-                done = 0
-                while done < len(buffer):
-                    number, start = self.place(offset + done)
-                    count = min(len(buffer) - done, self._starts[number + 1] - self._starts[number] - start)
-                    reader(number)(buffer[done : done + count], start)
-                    done += count
-
-            yield read
+    def _read(self, buffer: memoryview, offset: int) -> None:
+        done = 0
+        while done < len(buffer):
+            number, start = self.place(offset + done)
+            count = min(len(buffer) - done, self._starts[number + 1] - self._starts[number] - start)
+            self._file(number).read_into(buffer[done : done + count], start)
+            done += count
 
     def is_at(self, path: str | PathLike[str]) -> bool:
         """Whether a path names the file that lists the others, or one of them."""
@@ -152,9 +171,16 @@ class SetSource(Closing):
         yield None
 
     def close(self) -> None:
-        """Let go of all files; views stay valid."""
-        with self._opening:
+        """Let go of all files, now or when the last one who reads is done; views stay valid."""
+        with self._guard:
             self._closed = True
+        self._let_go()
+
+    def _let_go(self) -> None:
+        with self._guard:
+            if not self._closed or self._readers:
+                return
             files = [self._own, *self._files.values()]
+            self._files.clear()
         for file in files:
             file.close()

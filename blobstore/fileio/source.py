@@ -12,7 +12,7 @@ from blobstore.errors import TruncatedError, UsageError
 from blobstore.fileio.descriptors import open_regular
 from blobstore.fileio.file_systems import file_system, is_remote
 from blobstore.fileio.paths import path_text
-from blobstore.fileio.plain_files import PlainFile, ReopenedFile
+from blobstore.fileio.plain_files import PlainFile, ReopenedFile, keep_few_open
 from blobstore.fileio.types import Access, Prefetch
 
 if TYPE_CHECKING:
@@ -116,7 +116,12 @@ def _populate(mapped: mmap.mmap) -> bool:
 
 
 def open_source(
-    file: Readable, access: Access = "auto", *, writable: bool = False, prefetch: Prefetch = "none"
+    file: Readable,
+    access: Access = "auto",
+    *,
+    writable: bool = False,
+    prefetch: Prefetch = "none",
+    one_of_many: bool = False,
 ) -> ByteSource:
     """Open a file for reading.
 
@@ -127,6 +132,7 @@ def open_source(
         access: ``auto`` maps a file on disk, unless it is on a network drive, views contents, and reads other objects.
         writable: Whether views can be written to; the file itself never changes.
         prefetch: How a map will be read; no effect on plain reads.
+        one_of_many: Whether others are open as well: for plain reads, a path keeps no descriptor while others are read.
 
     Raises:
         UsageError: ``bad-access`` for a word that `Access` doesn't have, ``bad-prefetch`` for one that `Prefetch`
@@ -144,7 +150,8 @@ def open_source(
         if not file:
             raise UsageError("not-a-file", "b'' is neither a path nor a file's contents: was anything read?")
     path = path_text(file)
-    return _on_disk(open_regular(path), path, access, writable=writable, prefetch=prefetch)
+    fd = open_regular(path)
+    return _on_disk(fd, path, access, writable=writable, prefetch=prefetch, one_of_many=one_of_many)
 
 
 def name_of(file: Readable) -> str:
@@ -160,13 +167,22 @@ def name_of(file: Readable) -> str:
 
 
 def _on_disk(
-    fd: int, path: str, access: Access, *, has_path: bool = True, writable: bool, prefetch: Prefetch
+    fd: int,
+    path: str,
+    access: Access,
+    *,
+    has_path: bool = True,
+    writable: bool,
+    prefetch: Prefetch,
+    one_of_many: bool = False,
 ) -> ByteSource:
     """Take over the descriptor of a regular file."""
     if access == "auto" and is_remote(file_system(os.fstat(fd).st_dev)):
         access = "read"
     # An empty file can't be mapped; the caller reports what is missing.
     if access == "read" or not os.fstat(fd).st_size:
+        if one_of_many:
+            return keep_few_open(ReopenedFile(fd, path=path, has_path=has_path, writable=writable))
         return PlainFile(fd, path=path, has_path=has_path, writable=writable)
     return MappedFile(fd, path=path, has_path=has_path, writable=writable, prefetch=prefetch)
 

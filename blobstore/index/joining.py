@@ -13,7 +13,7 @@ import numpy as np
 
 from blobstore.errors import UsageError
 from blobstore.index.build import assemble, dump_metadata, pool_of, pool_shapes
-from blobstore.index.carried import file_clash
+from blobstore.index.file_names import file_clash
 from blobstore.index.records import NO_BLOB, STORE, directory_digest
 from blobstore.index.stores import key_twice, store_name_fault
 

@@ -5,6 +5,7 @@ Spec: spec/index.md, Sets; I22 to I24 are its reader checks.
 
 from __future__ import annotations
 
+import errno
 import os
 from contextlib import suppress
 from typing import TYPE_CHECKING
@@ -30,6 +31,8 @@ if TYPE_CHECKING:
     from blobstore.index.records import SetStore
 
 _OF_ONE_FILE = (INDEX_KEY, SKELETON_KEY, SKELETON_INDEX_KEY)  # they describe a file, not the set
+_OF_ONE_FILE_KEYS = np.array([key.encode() for key in _OF_ONE_FILE], f"S{layout.KEY_NBYTES}")
+_FEWER = "each file that views are kept of takes one: raise the limit (ulimit -n), or open with access='read'"
 _VERSION = 2  # of the stores of a set
 
 
@@ -117,16 +120,31 @@ class SetReader(BlobReader):
         access, writable, prefetch = self._options
         with in_file(path):
             try:
-                source = open_source(self._files[number], access, writable=writable, prefetch=prefetch)
-            except FileNotFoundError:
-                what = f"store {number + 1} of {len(self._paths)} of the set {self.path!r} is missing: put it back"
-                raise FormatError("set-missing-store", what) from None
+                source = open_source(
+                    self._files[number], access, writable=writable, prefetch=prefetch, one_of_many=True
+                )
+            except (OSError, UsageError) as error:
+                raise self._as_given(number, error) from None
+            source.path = path
             try:
                 check_store(source, self.index, store)
             except BaseException:
                 source.close()
                 raise
         return source
+
+    def _as_given(self, number: int, error: OSError | UsageError) -> Exception:
+        """Return why one of the files can't be opened, with its path as the set's was given."""
+        place = f"store {number + 1} of {len(self._paths)} of the set {self.path!r}"
+        if isinstance(error, FileNotFoundError):
+            return FormatError("set-missing-store", f"{place} is missing: put it back")
+        if isinstance(error, UsageError) and error.reason == "not-a-file":
+            return FormatError("set-missing-store", f"{place} is missing, there is something else: {error.message}")
+        if isinstance(error, OSError):
+            error.filename = self._paths[number]
+            if error.errno == errno.EMFILE:
+                error.strerror = f"{error.strerror}: {_FEWER}"
+        return error
 
     def part_of_file(self, offset: int, nbytes: int) -> FileRange:
         """As `BlobReader.part_of_file`: of one of the files, so that the system can copy it."""
@@ -153,6 +171,11 @@ class SetReader(BlobReader):
             return error
         return None
 
+    def check_files(self) -> Iterator[tuple[str, FormatError | OSError | None]]:
+        """Yield the path of each file and what is wrong with it, if anything is."""
+        for number, path in enumerate(self.paths):
+            yield path, self.fault_of(number)
+
     def _find(self, key: object) -> int:
         return -1 if key in _OF_ONE_FILE else super()._find(key)
 
@@ -160,7 +183,7 @@ class SetReader(BlobReader):
         return (key for key in self.directory.all_keys if key not in _OF_ONE_FILE)
 
     def __len__(self) -> int:
-        return sum(1 for _ in self)
+        return len(self.directory) - int(np.isin(self.directory.keys, _OF_ONE_FILE_KEYS).sum())
 
     def __repr__(self) -> str:
         return f"<SetReader {self.path!r}: {len(self._paths)} files, {len(self)} blobs, {self.file_size} bytes>"

@@ -13,7 +13,7 @@ from blobstore.container import layout
 from blobstore.container.directory import repeated_key
 from blobstore.container.keys import SKELETON_INDEX_KEY, SKELETON_KEY, decode_key
 from blobstore.errors import FormatError
-from blobstore.index.carried import file_name_fault
+from blobstore.index.file_names import file_name_fault
 from blobstore.index.records import STORE, SetStore
 
 if TYPE_CHECKING:
@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from blobstore.index.records import BlobColumns
 
 _MOST_NBYTES = float(1 << 62)
+_MOST_IN_ALL = (1 << 63) - 1  # bytes of all stores: no offset over a set wraps
 _SHOWN = 80
 
 
@@ -61,12 +62,13 @@ def parse_stores(raw: memoryview, spans: dict[str, tuple[int, int]], blobs: Blob
         )
     names = _names(raw, spans, records)
     ends = _ends(blobs, firsts, stops)
-    stores = []
+    stores, left = [], _MOST_IN_ALL
     for i, (name, first, stop, end) in enumerate(zip(names, firsts.tolist(), stops.tolist(), ends, strict=True)):
         size = int(records["nbytes"][i])
-        if end > size or size >= 1 << 63:
-            what = f"store {name!r}: its blobs end at {end}, it has {size} bytes"
-            raise FormatError("index-stores", what, start + STORE.itemsize * i)
+        if end > size or size > left:
+            what = f"its blobs end at {end}, it has {size} bytes" if end > size else f"its {size} bytes are too many"
+            raise FormatError("index-stores", f"store {name!r}: {what}", start + STORE.itemsize * i)
+        left -= size
         stores.append(SetStore(name, size, records["sha256"][i].tobytes(), first, stop - first))
     return tuple(stores)
 

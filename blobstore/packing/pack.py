@@ -222,11 +222,23 @@ def pack_set(
     """
     start = time.perf_counter()
     _check_patterns(path, only)
-    parts = make_each(path, output, StorePacking(only, base, level, workers), engine=engine, progress=progress)
-    blobs = tuple(blob for part in parts for blob in part.blobs)
-    if base is not None:
+
+    def metadata_of(metadata: dict[str, str], parts: list[Packing]) -> dict[str, str]:
+        if base is None:
+            return metadata
         with Store(base) as base_store:
-            _refuse_unused(base_store, blobs)
+            _refuse_unused(base_store, [blob for part in parts for blob in part.blobs])
+            return metadata | _told_of(base_store)
+
+    parts = make_each(
+        path,
+        output,
+        StorePacking(only, base, level, workers),
+        metadata_of=metadata_of,
+        engine=engine,
+        progress=progress,
+    )
+    blobs = tuple(blob for part in parts for blob in part.blobs)
     nbytes, unpacked_nbytes = sum(part.nbytes for part in parts), sum(part.unpacked_nbytes for part in parts)
     return Packing(
         input=path,
@@ -290,8 +302,7 @@ def _pack_file(
             if base_store:
                 if alone:
                     _refuse_unused(base_store, blobs)
-                manifest.metadata[BASE] = directory_digest(base_store.reader.directory).hex()
-                manifest.metadata[BASE_NAME] = _file_name(base_store.path)
+                manifest.metadata |= _told_of(base_store)
             _add_skeleton(writer, reader, index)
             original = Original(reader.file_size, file_digest.result().hex(), place_of(index))
             manifest.metadata[PACKED_FROM] = original.to_text()
@@ -343,6 +354,11 @@ def _background_hashing(reader: BlobReader) -> Iterator[StartHashing]:
             yield lambda offset, nbytes: pool.submit(_digest_of, reader, stop, offset, nbytes)
         finally:
             stop.set()  # before the pool waits for its threads: after an error nobody needs the digests
+
+
+def _told_of(base: Store) -> dict[str, str]:
+    """Return the metadata of what is packed as the difference to a base."""
+    return {BASE: directory_digest(base.reader.directory).hex(), BASE_NAME: _file_name(base.path)}
 
 
 def _file_name(path: str) -> str:

@@ -22,7 +22,7 @@ from blobstore.fileio.threads import check_workers, in_order
 from blobstore.gemma.newer import readers_notes
 from blobstore.index import parse_index
 from blobstore.index.inputs import files_of, path_of, refuse_inputs
-from blobstore.index.metadata import PACKED_FROM
+from blobstore.index.metadata import BASE, BASE_NAME, PACKED_FROM
 from blobstore.index.sets import stores_of
 from blobstore.index.sidecar import complete_file, refuse_external_to_stream
 from blobstore.packing.skeleton import Original, decompressed, directory_in, ranges_outside
@@ -131,7 +131,7 @@ def unpack(
     def make(store: str, target: str, progress: Progress) -> Unpacking:
         return _unpack_file(store, target, base, start, workers=workers, progress=progress)
 
-    parts = make_each(path, output, make, progress=progress)
+    parts = make_each(path, output, make, metadata_of=_before_packing, progress=progress)
     return Unpacking(
         input=path,
         output=output,
@@ -143,6 +143,10 @@ def unpack(
         notes=(*dict.fromkeys(text for part in parts for text in part.notes), f"a set of {len(parts)} files"),
         seconds=time.perf_counter() - start,
     )
+
+
+def _before_packing(metadata: dict[str, str], _: object) -> dict[str, str]:
+    return {key: value for key, value in metadata.items() if key not in (BASE, BASE_NAME)}
 
 
 def _unpack_file(

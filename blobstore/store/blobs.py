@@ -216,5 +216,8 @@ class UnpackedBlobs:
         """Return a stream's error with the key of its blob, and its offset in the file."""
         if error.path is not None:  # the base's
             return error
-        offset = self.reader.range(key)[0] + (error.offset or 0)
-        return type(error)(error.reason, f"the packed blob {key!r}, at offset {offset}: {error.message}", offset)
+        path, start = self.reader.file_at(self.reader.range(key)[0])
+        offset = start + (error.offset or 0)
+        named = type(error)(error.reason, f"the packed blob {key!r}, at offset {offset}: {error.message}", offset)
+        named.path = path if path != self.reader.path else None
+        return named

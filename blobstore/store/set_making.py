@@ -10,11 +10,10 @@ from typing import TYPE_CHECKING, Generic, TypeVar
 from blobstore.container.reader import BlobReader
 from blobstore.errors import FormatError, UsageError, in_file
 from blobstore.fileio.atomic import AtomicFile
-from blobstore.fileio.descriptors import write_all
 from blobstore.fileio.work import do_here, results
 from blobstore.index.joining import JoinedStore, build_set_index
 from blobstore.index.locate import find_index
-from blobstore.index.sets import SetReader
+from blobstore.index.sets import SetReader, refuse_set
 from blobstore.index.stores import store_name_fault
 
 if TYPE_CHECKING:
@@ -66,28 +65,31 @@ def write_set_index(path: str, paths: Sequence[str], metadata: Mapping[str, str]
 
     Raises:
         FormatError: A file, or its index, is wrong.
-        UsageError: ``no-index``; ``other-folder``; as `build_set_index`.
+        UsageError: ``no-index``; ``other-folder``; ``set-not-file``; as `build_set_index`.
         OSError: A file can't be read, or the index not be written.
     """
-    stores = []
-    folder = os.path.dirname(os.path.abspath(path))
-    for store in paths:
-        if os.path.dirname(os.path.abspath(store)) != folder:
-            raise UsageError("other-folder", f"{store!r} is not in the folder of {path!r}, where the set's files are")
-        with BlobReader(store, access="read") as reader:
-            index = find_index(reader)
-            if index is None or index.external:
-                what = "has no index inside, as the files of a set have: blobstore index build --embed, or index attach"
-                raise UsageError("no-index", f"{store!r} {what}")
-            with in_file(store):
-                _check_listed(reader, index.places(reader.directory).tolist())
-            stores.append(JoinedStore(os.path.basename(store), reader.directory, index))
-    if metadata is None:
-        metadata = stores[0].index.metadata if stores else {}
-    raw = build_set_index(stores, metadata)
     with AtomicFile(path) as file:
-        write_all(file.fileno(), memoryview(raw))
+        stores = [_joined(store, path) for store in paths]
+        if metadata is None:
+            metadata = stores[0].index.metadata if stores else {}
+        raw = build_set_index(stores, metadata)
+        file.write(memoryview(raw))
     return len(raw)
+
+
+def _joined(store: str, path: str) -> JoinedStore:
+    """Open a file that becomes one of a set, and check it."""
+    if os.path.dirname(os.path.abspath(store)) != os.path.dirname(os.path.abspath(path)):
+        raise UsageError("other-folder", f"{store!r} is not in the folder of {path!r}, where the set's files are")
+    refuse_set(store, "a set of sets is none: name its files")
+    with BlobReader(store, access="read") as reader:
+        index = find_index(reader)
+        if index is None or index.external:
+            what = "has no index inside, as the files of a set have: blobstore index build --embed, or index attach"
+            raise UsageError("no-index", f"{store!r} {what}")
+        with in_file(store):
+            _check_listed(reader, index.places(reader.directory).tolist())
+        return JoinedStore(os.path.basename(store), reader.directory, index)
 
 
 def _check_listed(reader: BlobReader, places: Sequence[int]) -> None:
@@ -124,6 +126,7 @@ def make_each(
     output: str,
     make: Callable[[str, str, Progress], Made],
     *,
+    metadata_of: Callable[[dict[str, str], list[Made]], dict[str, str]] = lambda metadata, _: metadata,
     engine: Engine = do_here,
     progress: Progress = lambda _: None,
 ) -> list[Made]:
@@ -131,21 +134,27 @@ def make_each(
 
     Args:
         path: Of the set that is read.
-        output: Of the index of the new set, which gets the metadata of the old one.
+        output: Of the index of the new set.
         make: As for `EachFile`.
+        metadata_of: Makes the metadata of the new set from that of the old one, and from what each call returned; by
+            default it is the same.
         engine: Makes the files.
         progress: What `make` is given.
 
     Raises:
+        FormatError: ``set-…``: a file of the set that is read is missing, or another one.
         UsageError: ``set-exists``, ``bad-store-name``; whatever `make` raises. Then nothing is left of the new set.
     """
     with SetReader(path, access="read") as reader:
         sources, metadata = reader.paths, reader.index.metadata
+        for _, fault in reader.check_files():
+            if fault:
+                raise fault
     targets = store_paths(output, len(sources))
     refuse_existing(output, [output, *targets])
     try:
         done = results(engine, EachFile(make, sources, tuple(targets)), range(len(targets)), progress)
-        write_set_index(output, targets, metadata)
+        write_set_index(output, targets, metadata_of(metadata, done))
     except BaseException:
         for target in targets:
             with suppress(FileNotFoundError):

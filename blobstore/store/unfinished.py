@@ -9,8 +9,7 @@ from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING
 
 from blobstore.errors import UsageError
-from blobstore.fileio.atomic import AtomicFile
-from blobstore.fileio.descriptors import write_all
+from blobstore.fileio.atomic import write_file
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -43,8 +42,7 @@ def sources_of(paths: Iterable[str]) -> tuple[tuple[str, int, int], ...]:
 
 def begin(path: str, unfinished: Unfinished) -> None:
     """Note what a set is made of, before its first file is written."""
-    with AtomicFile(note_path(path)) as file:
-        write_all(file.fileno(), memoryview(json.dumps(asdict(unfinished)).encode()))
+    write_file(note_path(path), json.dumps(asdict(unfinished)).encode())
 
 
 def check_same(path: str, unfinished: Unfinished) -> bool:

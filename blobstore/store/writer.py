@@ -17,7 +17,8 @@ from blobstore.errors import UsageError
 from blobstore.fileio.closing import Completing
 from blobstore.fileio.ranges import CHUNK_NBYTES
 from blobstore.index import Entry, blob_table, build_index, shape_fault
-from blobstore.index.carried import file_clash, file_key, list_files
+from blobstore.index.carried import file_key, list_files
+from blobstore.index.file_names import file_clash
 from blobstore.index.locate import check_place
 from blobstore.index.names import encode_name, key_for
 from blobstore.index.sidecar import close_with_index, refuse_external_to_stream

@@ -1240,7 +1240,7 @@ class Index {
   // I21.
   bool check_stores(Fault& fault) const {
     const Bytes stores = section(kStores), names = section(kStoreNames);
-    uint64_t name_end = 0;
+    uint64_t name_end = 0, left = (uint64_t{1} << 63) - 1;
     std::vector<std::string> lowered;
     for (uint32_t i = 0; i < store_count(); ++i) {
       const auto next = [&stores, this](uint32_t store, uint64_t field, uint64_t otherwise) -> uint64_t {
@@ -1261,7 +1261,9 @@ class Index {
       }
       lowered.emplace_back(one.name);
       std::transform(lowered.back().begin(), lowered.back().end(), lowered.back().begin(), lower);
-      if (one.nbytes >= uint64_t{1} << 63 || !fits(one)) return refuse_store(fault, i, "its blobs do not fit into it");
+      if (one.nbytes > left) return refuse_store(fault, i, "the set has more bytes than files can have");
+      if (!fits(one)) return refuse_store(fault, i, "its blobs do not fit into it");
+      left -= one.nbytes;
     }
     std::sort(lowered.begin(), lowered.end());
     if (std::adjacent_find(lowered.begin(), lowered.end()) == lowered.end()) return true;

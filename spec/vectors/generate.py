@@ -23,11 +23,11 @@ from codec_writer import CODECS  # noqa: E402
 from gemma_cases import catalog_cases, gemma_vectors  # noqa: E402
 from packed_cases import packed_vectors  # noqa: E402
 from sbs_cases import KINDS, Case, digest, invalid_cases, store, valid_cases, verify_cases  # noqa: E402
-from sbs_writer import Blob, container, file_key, key_for, name_index, payload  # noqa: E402
+from sbs_writer import Blob, container, file_key, key_for, name_index, payload, starts_of, tensor  # noqa: E402
 from set_cases import set_cases  # noqa: E402
 
 __all__ = ["CODECS", "Blob", "Case", "cases", "container", "key_for", "main", "manifest", "name_index", "outputs",
-           "payload"]  # fmt: skip
+           "payload", "starts_of", "tensor"]  # fmt: skip
 
 # What gemma.cpp's own writer made: key, nbytes and seed of each blob, and the SHA-256 of the files of version 2 and 1.
 

@@ -92,14 +92,35 @@ def store(
     index: bytes | None = None,
 ) -> Case:
     """A valid container, by default version 1 of the very old kind."""
+    facts = {"version": version, "blobs": blob_facts(version, blobs)} | (expectations or {})
+    data = container(version, blobs, very_old=very_old)
+    return Case(f"{file}.sbs", "valid", data, description, expectations=facts, index=index)
+
+
+def blob_facts(version: int, blobs: Sequence[Blob]) -> list[dict[str, Any]]:
+    """What the manifest says of the blobs of a file."""
     offsets, _ = layout(version, [len(data) for _, data in blobs])
-    listed = [
+    return [
         {"key_hex": key.hex(), "offset": at, "nbytes": len(data), "sha256": hashlib.sha256(data).hexdigest()}
         for at, (key, data) in zip(offsets, blobs, strict=True)
     ]
-    facts = {"version": version, "blobs": listed} | (expectations or {})
-    data = container(version, blobs, very_old=very_old)
-    return Case(f"{file}.sbs", "valid", data, description, expectations=facts, index=index)
+
+
+def entry_facts(entries: Sequence[Entry]) -> list[dict[str, Any]]:
+    """What the manifest says of the entries of an index."""
+    return [
+        {
+            "name": e.name.decode(),
+            "key": None if e.key is None else e.key.decode(),
+            "offset": e.offset,
+            "nbytes": e.nbytes,
+            "type": e.type,
+            "shape": e.shape,
+            "scale_bits": struct.pack(">f", e.scale).hex(),
+            "codec": e.codec,
+        }
+        for e in entries
+    ]
 
 
 def indexed(
@@ -144,19 +165,7 @@ def indexed(
         "external": external,
         "digests": digests,
         "metadata": json.loads(metadata),
-        "entries": [
-            {
-                "name": e.name.decode(),
-                "key": None if e.key is None else e.key.decode(),
-                "offset": e.offset,
-                "nbytes": e.nbytes,
-                "type": e.type,
-                "shape": e.shape,
-                "scale_bits": struct.pack(">f", e.scale).hex(),
-                "codec": e.codec,
-            }
-            for e in entries
-        ],
+        "entries": entry_facts(entries),
     }
     if unpacked:
         expectations["unpacked"] = {key.decode(): nbytes for key, nbytes in unpacked.items()}

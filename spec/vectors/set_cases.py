@@ -1,12 +1,14 @@
 """The vectors of sets: each is a folder with stores and m.sbs, the index of the set."""
 
+import json
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from typing import Any
 
 from packed_writer import Packed
-from sbs_cases import Case, digest
+from sbs_cases import Case, blob_facts, digest, entry_facts
 from sbs_writer import (
+    HEADER,
     INDEX_KEY,
     STORE,
     Blob,
@@ -48,20 +50,21 @@ def store_name(number: int, count: int) -> str:
     return f"m-{number + 1:05}-of-{count:05}.sbs"
 
 
-def store(part: Part, metadata: bytes = b"{}", *, version: int = 2, unpacked: dict[bytes, int] | None = None) -> bytes:
-    """One of the files, with an index of its own."""
+def own_blobs(
+    part: Part, metadata: bytes = b"{}", *, digests: bool = True, unpacked: dict[bytes, int] | None = None
+) -> list[Blob]:
+    """The blobs of one of the files, with the index of its own."""
     blobs, entries = part
-    own = name_index(sorted(entries, key=lambda e: e.name), blobs, metadata, unpacked=unpacked)
-    return container(version, [*blobs, (INDEX_KEY, own)])
+    listed = sorted(entries, key=lambda e: e.name)
+    return [*blobs, (INDEX_KEY, name_index(listed, blobs, metadata, digests=digests, unpacked=unpacked))]
 
 
-def stores_of(parts: Sequence[Part], files: Sequence[bytes]) -> list[Store]:
-    """What the index of the set says of its files."""
+def stores_of(parts: Sequence[Part], held: Sequence[Sequence[Blob]]) -> list[Store]:
+    """What the index of a set says of the files that have these blobs."""
     stores, first = [], 0
-    for number, ((blobs, entries), data) in enumerate(zip(parts, files, strict=True)):
-        own = name_index(sorted(entries, key=lambda e: e.name), blobs)
-        inside = [*blobs, (INDEX_KEY, own)]
-        stores.append(Store(store_name(number, len(parts)).encode(), len(data), directory(2, inside), first))
+    for number, ((blobs, _), inside) in enumerate(zip(parts, held, strict=True)):
+        nbytes = len(container(2, inside))
+        stores.append(Store(store_name(number, len(parts)).encode(), nbytes, directory(2, inside), first))
         first += len(blobs)
     return stores
 
@@ -80,29 +83,40 @@ def set_index(
     return name_index(entries, table, metadata, digests=digests, stores=stores, unpacked=unpacked)
 
 
-def valid(name: str, description: str, parts: Sequence[Part], metadata: bytes = b"{}", **more: Any) -> Case:  # noqa: ANN401 - of name_index
-    """A set that opens; its manifest entry says what each name has."""
-    files = [store(part, metadata, unpacked=more.get("unpacked")) for part in parts]
-    stores = [
-        replace(one, directory=directory_of(data)) for one, data in zip(stores_of(parts, files), files, strict=True)
-    ]
-    index = set_index(parts, stores, metadata, **more)
-    names = [one.name.decode() for one in stores]
-    facts: dict[str, Any] = {"stores": [{"file": file} | digest(data) for file, data in zip(names, files, strict=True)]}
-    facts["entries"] = [
-        {"name": e.name.decode(), "store": names[number] if e.key else None, "nbytes": e.nbytes}
-        for e, number in sorted(
-            ((e, number) for number, (_, listed) in enumerate(parts) for e in listed), key=lambda pair: pair[0].name
-        )
-    ]
-    others = dict(zip(names, files, strict=True))
+def valid(
+    name: str,
+    description: str,
+    parts: Sequence[Part],
+    metadata: bytes = b"{}",
+    *,
+    digests: bool = True,
+    unpacked: dict[bytes, int] | None = None,
+    files: dict[str, str] | None = None,
+) -> Case:
+    """A set that opens; its manifest entry says what it has, and which store has it."""
+    held = [own_blobs(part, metadata, digests=digests, unpacked=unpacked) for part in parts]
+    stores = stores_of(parts, held)
+    others = {one.name.decode(): container(2, blobs) for one, blobs in zip(stores, held, strict=True)}
+    every = [(e, file) for (_, listed), file in zip(parts, others, strict=True) for e in listed]
+    every.sort(key=lambda pair: pair[0].name)
+    facts: dict[str, Any] = {
+        "digests": digests,
+        "metadata": json.loads(metadata),
+        "stores": [
+            {"file": file} | digest(data) | {"blobs": blob_facts(2, blobs)}
+            for (file, data), blobs in zip(others.items(), held, strict=True)
+        ],
+        "entries": [
+            fact | {"store": file if e.key else None}
+            for fact, (e, file) in zip(entry_facts([e for e, _ in every]), every, strict=True)
+        ],
+    }
+    if unpacked:
+        facts["unpacked"] = {key.decode(): nbytes for key, nbytes in unpacked.items()}
+    if files:
+        facts["files"] = files
+    index = set_index(parts, stores, metadata, digests=digests, unpacked=unpacked)
     return Case(f"{name}/m.sbs", "set_valid", index, description, expectations=facts, others=others)
-
-
-def directory_of(data: bytes) -> bytes:
-    """The directory of a file of version 2."""
-    count = int.from_bytes(data[-12:-8], "little")
-    return data[-16 - 32 * count : -16]
 
 
 def valid_sets() -> Iterator[Case]:
@@ -112,8 +126,14 @@ def valid_sets() -> Iterator[Case]:
     listed = metadata_json({"blobstore.files": '["config.json"]', "license": "any"})
     yield valid("one", "a set of one store", [FIRST])
     yield valid("two", "two stores: an alias, a part, a tensor without elements", [FIRST, SECOND])
-    yield valid("carrying", "a file that is carried, and metadata", [carrying, SECOND], listed)
-    yield valid("no-digests", "an index without digests", [FIRST, SECOND], digests=False)
+    files = {"config.json": file_key("config.json")}
+    yield valid("carrying", "a file that is carried, and metadata", [carrying, SECOND], listed, files=files)
+    yield valid(
+        "no-digests",
+        "no digests, neither in the index of the set nor in those of its stores",
+        [FIRST, SECOND],
+        digests=False,
+    )
     stream = Packed(payload(8, 256), 1).stream()
     packed: list[Part] = []
     for name in ("a", "b"):
@@ -125,8 +145,9 @@ def valid_sets() -> Iterator[Case]:
 def invalid_sets() -> Iterator[Case]:  # noqa: PLR0915 - a list
     """Sets with one fault each; the digests of their indexes agree."""
     parts = [FIRST, SECOND]
-    files = [store(part) for part in parts]
-    stores = stores_of(parts, files)
+    held_blobs = [own_blobs(part) for part in parts]
+    files = [container(2, blobs) for blobs in held_blobs]
+    stores = stores_of(parts, held_blobs)
     names = [one.name.decode() for one in stores]
     good = set_index(parts, stores)
     starts = starts_of(good)
@@ -171,14 +192,43 @@ def invalid_sets() -> Iterator[Case]:  # noqa: PLR0915 - a list
     upper = replace(two, name=one.name.upper())
     yield bad(reason, "names-equal-case", "names that are equal when case is ignored", listing(one, upper))
     yield bad(reason, "name-start", "a name that doesn't follow the one before", record(1, name_start=1))
+    yield bad(reason, "name-beyond", "a name that starts behind the names", record(1, name_start=43))
+    yield bad(reason, "name-huge", "or far behind them", record(1, name_start=2**32 - 1))
+    yield bad(reason, "name-256", "a name of 256 bytes", listing(one, replace(two, name=b"m" * 256)))
+    yield bad(reason, "name-nul-inside", "a name with a NUL in it", listing(one, replace(two, name=b"m\0.sbs")))
+    yield bad(
+        reason,
+        "name-no-nul",
+        "no NUL behind the last name",
+        good[: starts["store names"] + 41] + b"m" + good[starts["store names"] + 42 :],
+    )
+    yield bad(
+        reason,
+        "name-no-nul-first",
+        "no NUL behind the first one",
+        good[: starts["store names"] + 20] + b"m" + good[starts["store names"] + 21 :],
+    )
     yield bad(reason, "first-not-0", "the first store begins at blob 1", record(0, first_blob=1))
     yield bad(reason, "first-equal", "the second store begins where the first does", record(1, first_blob=0))
     yield bad(reason, "first-beyond", "the second store begins behind the table", record(1, first_blob=3))
     yield bad(reason, "first-huge", "or far behind it", record(1, first_blob=2**32 - 1))
     yield bad(reason, "store-too-small", "a store of 600 bytes, whose blobs end at 768", record(0, nbytes=600))
     yield bad(reason, "store-huge", "a store of 2^64 - 1 bytes", record(1, nbytes=2**64 - 1))
+    half = listing(replace(one, nbytes=2**62), replace(two, nbytes=2**62))
+    yield bad(reason, "stores-huge", "two stores of 2^62 bytes", half)
     wraps = planted(good, "blob", 0, nbytes=2**64 - 512)
     yield bad(reason, "blobs-wrap", "blobs whose sizes, in 64 bits, end at 256", wraps)
+
+    reason = "index-reserved"
+    yield bad(
+        reason,
+        "bound",
+        "the size of a store it is bound to, as in an external index",
+        HEADER.set(good, 0, store_nbytes=65536),
+    )
+
+    reason = "index-metadata"
+    yield bad(reason, "metadata-array", "metadata that is an array", set_index(parts, stores, b"[]"))
 
     reason = "index-order"
     overlap = (SECOND[0], [*SECOND[1], tensor(WEIGHT, key_for(HEAD), "u8", (3, 100))])
@@ -196,22 +246,24 @@ def invalid_sets() -> Iterator[Case]:  # noqa: PLR0915 - a list
     reason = "set-stale"
     yield bad(reason, "swapped", "each store has the other's name", held=files[::-1])
     renamed = ([(b"layer.1.weight", FIRST[0][0][1]), FIRST[0][1]], FIRST[1][:1])
-    yield bad(reason, "stale-directory", "another store of the same size", held=[store(renamed), files[1]])
+    yield bad(
+        reason, "stale-directory", "another store of the same size", held=[container(2, own_blobs(renamed)), files[1]]
+    )
     yield bad(reason, "stale-size", "a longer store", held=[files[0], files[1] + bytes(65536)])
     yield bad(reason, "cut", "a store that is cut off", held=[files[0], files[1][:-1]])
 
     yield bad("bad-magic", "not-sbs", "something else of the size of a store", held=[files[0], bytes(65536)])
 
     reason = "set-store"
-    old = store(SECOND, version=1)
-    blobs = [*SECOND[0], (INDEX_KEY, name_index(sorted(SECOND[1], key=lambda e: e.name), SECOND[0]))]
+    blobs = held_blobs[1]
+    old = container(1, blobs)
     of_old = replace(two, nbytes=len(old), directory=directory(1, blobs))
     yield bad(reason, "version-1", "a store of version 1", listing(one, of_old), [files[0], old])
     bare = container(2, SECOND[0])
     of_bare = replace(two, nbytes=len(bare), directory=directory(2, SECOND[0]))
     yield bad(reason, "no-index", "a store without an index", listing(one, of_bare), [files[0], bare])
     more = container(2, [*blobs, (b"added", b"1")])
-    of_more = replace(two, nbytes=len(more), directory=directory_of(more))
+    of_more = replace(two, nbytes=len(more), directory=directory(2, [*blobs, (b"added", b"1")]))
     yield bad(
         reason, "a-blob-more", "a store with a blob that the set doesn't list", listing(one, of_more), [files[0], more]
     )

@@ -286,10 +286,11 @@ CHECKPOINT_CODES |= {"kept-norms"}  # tests/converting/test_qwen3.py
 INVALID = {fact["reason"]: fact for fact in load_manifest()["invalid"] if fact.get("stored", True)}
 CONTAINER_CODES = {code for code in CODES if code in INVALID}
 FILE_CODES = {"files-list", "files-missing"}  # tests/store/test_carried.py
+SET_CODES = {"set", "set-missing-store"}  # tests/checking/test_sets.py
 
 
 def test_each_code_has_a_test() -> None:
-    named = OTHER_CODES | CONTENT_CODES | CONTAINER_CODES | FILE_CODES | CHECKPOINT_CODES
+    named = OTHER_CODES | CONTENT_CODES | CONTAINER_CODES | FILE_CODES | SET_CODES | CHECKPOINT_CODES
     assert set(CODES) == set(RUNTIME_CODES) | named
 
 

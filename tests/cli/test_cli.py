@@ -173,6 +173,7 @@ def test_info_as_json_tells_the_same_as_the_package(cli: Cli, store: Path) -> No
         "input": str(store),
         "format": "sbs",
         "access": "mmap",
+        "set": None,
         "file_system": file_system(store.stat().st_dev),
         "version": 2,
         "nbytes": store.stat().st_size,
@@ -666,6 +667,8 @@ def test_convert_as_json_tells_what_was_done(cli: Cli, tmp_path: Path, checkpoin
         "runs_in": None,
         "carried": ["config.json"],
         "adapters": [],
+        "stores": [],
+        "kept": 0,
         "notes": ["carries config.json"],
         "seconds": done.json["seconds"],
     }

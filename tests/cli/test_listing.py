@@ -384,7 +384,7 @@ printf '%s\\n' "${{COMPREPLY[@]}}"
         ("blobstore ls --s", {"--sort", "--stats"}),
         ("blobstore ls m.sbs --sort ''", {"name", "size", "offset"}),
         ("blobstore convert src --weights s", {"sfp"}),
-        ("blobstore index ''", {"attach", "detach", "build"}),
+        ("blobstore index ''", {"attach", "detach", "build", "join"}),
         ("blobstore index build --dig", {"--digests"}),
         ("blobstore completion f", {"fish"}),
         ("blobstore info m", {""}),  # paths: the shell's own

@@ -168,7 +168,10 @@ PAGE = "a web page, not the download: download the file again, logged in if it n
             b"\x93NUMPY\1\0",
             "0x4D554E93 (93 4e 55 4d) at offset 0: this is a .npy file: save its array as safetensors first",
         ),
-        (b"SBSINDEX", "0x49534253 (SBSI) at offset 0: this is an external name index, open the file beside it"),
+        (
+            b"SBSINDEX",
+            "0x49534253 (SBSI) at offset 0: this is a name index: open the file beside it, or a set by its path",
+        ),
         (b"\x28\xb5\x2f\xfd", "0xFD2FB528 (28 b5 2f fd) at offset 0: this is a zstd file, decompress it first"),
         (b"\x1f\x8b\x08\0", "0x00088B1F (1f 8b 08 00) at offset 0: this is a gzip file, decompress it first"),
         (b"<!DOCTYPE", f"0x4F44213C (3c 21 44 4f) at offset 0: this is {PAGE}"),

@@ -18,6 +18,7 @@ from blobstore.edit.rewrite import Edits, apply_edits
 from blobstore.errors import FormatError, UsageError
 from blobstore.gemma.legacy import legacy_tensors
 from blobstore.index.metadata import CHOICES, REARRANGED
+from blobstore.index.records import SELF_DIGEST_AT
 from blobstore.store.writer import StoreWriter
 from tests.checkpoints import needs_pipes
 from tests.strategies import Blobs, blob_lists, bytes_of, versions
@@ -68,6 +69,9 @@ def contents_of(path: Path) -> dict[str, tuple[Any, ...]]:
 
 
 # Moving an index in and out.
+
+
+SCALE_AT = 200  # in an index of one entry
 
 
 @half
@@ -385,14 +389,14 @@ def test_the_metadata_of_a_damaged_index_stays_if_it_can_be_read(tmp_path: Path,
     with blobstore.BlobReader(path) as reader:
         start, nbytes = reader.range("~index")
     raw = bytearray(path.read_bytes())
-    at = {"entry": 192 + 40, "metadata": nbytes - 1, "digest": 136, "magic": 0}[what]
-    raw[start + at] ^= 1
+    at = {"entry": SCALE_AT + 3, "metadata": nbytes - 1, "digest": SELF_DIGEST_AT, "magic": 0}[what]
+    raw[start + at] ^= 0x40 if what == "entry" else 1
     path.write_bytes(raw)
     damaged = tmp_path / "damaged.sbs"
     damaged.write_bytes(raw)
     assert len(build_index(damaged, embed=True, force=True).notes) == (3 if what == "digest" else 1)
     done = build_index(path, embed=True, force=True, digests=True)
-    reasons = {"entry": "index-reserved", "metadata": "index-metadata", "magic": "index-magic"}
+    reasons = {"entry": "index-scale", "metadata": "index-metadata", "magic": "index-magic"}
     if what == "digest":
         assert (done.lost_names, len(done.notes)) == (1, 2)
         assert "check that its metadata, which is kept, is right" in done.notes[1]
@@ -622,7 +626,7 @@ def test_no_digests_are_added_to_an_index_that_can_not_be_used(tmp_path: Path) -
     with blobstore.BlobReader(path) as reader:
         start, _ = reader.range("~index")
     raw = bytearray(path.read_bytes())
-    raw[start + 192 + 40] ^= 1  # a reserved field of the entry
+    raw[start + SCALE_AT + 2 : start + SCALE_AT + 4] = b"\xff\xff"
     path.write_bytes(raw)
     with pytest.raises(UsageError, match="has-index"):
         build_index(path, digests=True)

@@ -171,7 +171,7 @@ def test_rewriting_and_packing_in_between_keep_them(tmp_path: Path) -> None:
     blobstore.pack(tmp_path / "b.sbs", tmp_path / "p.sbs")
     blobstore.export(tmp_path / "p.sbs", f"{tmp_path}/from-packed/")
     blobstore.unpack(tmp_path / "p.sbs", tmp_path / "u.sbs")
-    blobstore.export(tmp_path / "u.sbs", f"{tmp_path}/from-unpacked/", max_shard_nbytes=1)
+    blobstore.export(tmp_path / "u.sbs", f"{tmp_path}/from-unpacked/", max_shard_size=1)
     left = {name: data for name, data in FILES.items() if name != "vocab.json"}
     for folder in ("from-packed", "from-unpacked"):
         found = files_in(tmp_path / folder)
@@ -200,8 +200,8 @@ def test_what_lies_in_the_folder_is_replaced_only_by_force(tmp_path: Path) -> No
     (target / SINGLE).unlink()
     blobstore.export(tmp_path / "a.sbs", target)
     with refused("superseded"):
-        blobstore.export(tmp_path / "a.sbs", target, max_shard_nbytes=1)
-    blobstore.export(tmp_path / "a.sbs", target, max_shard_nbytes=1, force=True)
+        blobstore.export(tmp_path / "a.sbs", target, max_shard_size=1)
+    blobstore.export(tmp_path / "a.sbs", target, max_shard_size=1, force=True)
     assert not (target / SINGLE).exists()
 
 

@@ -9,8 +9,10 @@ from __future__ import annotations
 
 import io
 import json
+import os
 import shutil
 import struct
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -41,6 +43,7 @@ def seeds() -> dict[str, Seeds]:
         "safetensors": safetensors_seeds(),
         "codecs": codec_seeds(),
         "store": store_seeds(),
+        "sets": sets_seeds(),
         "trust": trust_seeds(),
         "packed": packed_seeds(),
     }
@@ -94,11 +97,18 @@ def indices(vector_list: str) -> list[tuple[str, int, bytes]]:
     return made
 
 
+def set_indices() -> list[tuple[str, int, bytes]]:
+    """Return name, flag, and bytes of the indexes of sets: all valid ones, and one for each fault of an index."""
+    faulty = {fact["file"].removesuffix(".sbs") for fact in MANIFEST["set_invalid"] if "index-" in fact["reason"]}
+    every = chosen("set_valid") + [(name, raw) for name, raw in chosen("set_invalid") if name in faulty]
+    return [(f"set-{name.partition('/')[0]}", targets.OF_SET, raw) for name, raw in every]
+
+
 def index_seeds() -> Seeds:
     made: Seeds = {}
-    for name, flags, raw in indices("invalid") + indices("valid"):
+    for name, flags, raw in indices("invalid") + indices("valid") + set_indices():
         made[name] = bytes([flags]) + raw
-        if name in ("index-one", "index-parts", "index-no-elements", "index-external"):
+        if name in ("index-one", "index-parts", "index-no-elements", "index-external", "set-two"):
             right = targets.FRAMED | targets.NAMED | targets.CLEARED
             made[f"{name}-right"] = bytes([flags | right]) + raw
             made[f"{name}-shaped"] = bytes([flags | right | targets.SHAPED]) + raw
@@ -223,6 +233,28 @@ def packed_file_seeds() -> Seeds:
     return made
 
 
+def sets_seeds() -> Seeds:
+    """Return sets that open, some of them without a file, and with an index that is to be framed."""
+    made: Seeds = {}
+    for name, raw in chosen("set_valid") + chosen("set_invalid"):
+        folder = (VECTORS / ("set_valid" if f"{name}.sbs" in VALID_SETS else "set_invalid") / name).parent
+        files: list[bytes] = []
+        for path in sorted(folder.glob("m-*")):
+            with suppress(BlobStoreError), BlobReader(path) as reader:
+                blobs = [(os.fsencode(key), bytes(blob)) for key, blob in reader.items()]
+                files.append(
+                    bytes([len(blobs)])
+                    + b"".join(bytes([len(key)]) + key + struct.pack("<H", len(blob)) + blob for key, blob in blobs)
+                )
+        made[folder.name] = bytes([0, len(files)]) + b"".join(files) + raw
+        right = targets.FRAMED | targets.BOUND | targets.NAMED | targets.CLEARED
+        for what, flags in (("bound", targets.BOUND), ("right", right), ("shaped", right | targets.SHAPED)):
+            if folder.name in ("one", "two", "packed", "carrying"):
+                made[f"{folder.name}-{what}"] = bytes([flags, len(files)]) + b"".join(files) + raw
+    return made
+
+
+VALID_SETS = {fact["file"] for fact in MANIFEST["set_valid"]}
 PACKED = ("example", "delta", "huffman", "tail")
 
 

@@ -10,6 +10,7 @@ say what the target corrects before it parses: bit 0 the framing, further bits w
 
 from __future__ import annotations
 
+import io
 import json
 import math
 import os
@@ -26,6 +27,7 @@ import ml_dtypes
 import numpy as np
 
 import blobstore
+from blobstore import BlobWriter
 from blobstore.checking import check_file, verify_file
 from blobstore.checkpoint.safetensors import dump_header, parse_header
 from blobstore.codecs import decode, element_types, encode
@@ -55,10 +57,13 @@ from blobstore.index.records import (
     KIND_FLAGS,
     MAGIC,
     SECTIONS,
+    STORE,
     VERSION,
     Header,
+    directory_digest,
     section_spans,
 )
+from blobstore.index.sets import SetReader
 from blobstore.packing.pack import Packing, pack
 from blobstore.packing.unpack import unpack
 
@@ -679,7 +684,8 @@ def read_all(opened: Store, file_nbytes: int) -> list[Any]:
             continue
         raw = answer(lambda: bytes(opened.raw(name)))  # noqa: B023 (called at once)
         assert isinstance(raw, str) or len(raw) == info.element_nbytes
-        assert isinstance(raw, bytes) or info.packed or info.blocks
+        may_fail = info.packed or info.blocks or isinstance(opened.reader, SetReader)  # a set's files are opened now
+        assert isinstance(raw, bytes) or may_fail
         values = answer(partial(opened.__getitem__, name))
         if isinstance(values, np.ndarray):
             assert values.shape == info.shape
@@ -730,6 +736,84 @@ def bytes_of(values: Any) -> Any:  # noqa: ANN401
     if not isinstance(values, np.ndarray):
         return values
     return (np.where(np.isnan(values), np.float32(np.nan), values) if values.dtype == np.float32 else values).tobytes()
+
+
+# --------------------------------------------------------------------------------------------------------------- sets
+
+BOUND = 2  # a bit of the first byte of sets; others as for index
+
+
+def sets(data: bytes) -> None:
+    """Open a set, and read everything that can be read.
+
+    The second byte is the number of files. Each is a u8 number of blobs, each with a u8 size of its key, the key, a u16
+    size, and the bytes. The rest is the index of the set, framed by the bits for `index`. BOUND: it has the sizes and
+    digests of the files.
+    """
+    flags, rest = flags_of(data)
+    count, rest = flags_of(rest)
+    files = []
+    for _ in range(count % 4):
+        file, rest = taken_file(rest)
+        files.append(file)
+    flags = flags & ~BOUND | OF_SET | flags & BOUND
+    raw = framed_index(flags & ~EXTERNAL_INDEX, rest) if flags & FRAMED else rest
+    if flags & BOUND:
+        raw = bound(raw, files)
+    try:
+        names = [one.name for one in open_index(memoryview(raw), kind="set").stores]
+    except BlobStoreError:
+        names = []
+    with tempfile.TemporaryDirectory(dir="/dev/shm" if os.path.isdir("/dev/shm") else None) as folder:  # noqa: S108
+        path = os.path.join(folder, "set")  # never the name of a file: those of files that are there have a dot
+        for name, content in ((path, raw), *zip(names, files, strict=False)):
+            with open(os.path.join(folder, name), "wb") as target:
+                target.write(content)
+        seen: list[Any] = []
+        for access in ACCESSES:
+            try:
+                with blobstore.open(path, access=access) as opened:
+                    seen.append(read_all(opened, opened.reader.file_size))
+            except BlobStoreError as error:
+                seen.append(error.reason)
+        assert seen[0] == seen[1], "plain reads and mapped reads disagree"
+        for finding in [*check_file(path), *verify_file(path, workers=1).findings]:
+            assert finding.severity in SEVERITIES
+
+
+def taken_file(rest: bytes) -> tuple[bytes, bytes]:
+    """Take a list of blobs from an input → a version 2 file of them, and the rest."""
+    count, rest = flags_of(rest)
+    stream = io.BytesIO()
+    with suppress(BlobStoreError), BlobWriter(stream) as writer:
+        for _ in range(count):
+            size, rest = flags_of(rest)
+            key, (nbytes,) = rest[:size], struct.unpack("<H", rest[size : size + 2].ljust(2, b"\0"))
+            rest = rest[size + 2 :]
+            with suppress(BlobStoreError):
+                writer.add(os.fsdecode(key), rest[:nbytes])
+            rest = rest[nbytes:]
+    return stream.getvalue(), rest
+
+
+def bound(raw: bytes, files: list[bytes]) -> bytes:
+    """Return the index of a set with the sizes and digests of files, if they are files."""
+    try:
+        header = Header._make(HEADER_FIELDS.unpack(raw[:HEADER_NBYTES]))
+        start, nbytes = section_spans(header)["stores"]
+        stores = np.frombuffer(raw, STORE, nbytes // STORE.itemsize, start).copy()
+    except (struct.error, ValueError):
+        return raw
+    for row, file in zip(stores, files, strict=False):
+        with suppress(BlobStoreError):
+            row["nbytes"] = len(file)
+            directory_of_it = parse_directory(partial(read_of, file), len(file))
+            row["sha256"] = np.frombuffer(directory_digest(directory_of_it), np.uint8)
+    return raw[:start] + stores.tobytes() + raw[start + nbytes :]
+
+
+def read_of(file: bytes, offset: int, nbytes: int) -> memoryview:
+    return memoryview(file)[offset : offset + nbytes]
 
 
 # -------------------------------------------------------------------------------------------------------------- trust
@@ -843,6 +927,7 @@ TARGETS: dict[str, Target] = {
     "safetensors": safetensors,
     "codecs": codecs,
     "store": store,
+    "sets": sets,
     "trust": trust,
     "packed": packed,
 }

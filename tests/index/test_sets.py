@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import pickle
 import shutil
+import struct
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any
 
@@ -18,7 +20,7 @@ from blobstore.errors import BlobStoreError, FormatError, UsageError
 from blobstore.index.inputs import files_of
 from blobstore.index.sets import SetReader, open_reader
 from tests.conftest import VECTORS, vector_params
-from tests.sets import save_set
+from tests.sets import join, save_set
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -80,21 +82,59 @@ def test_only_the_file_that_has_a_tensor_is_opened(path: Path) -> None:
         with pytest.raises(FormatError, match="set-missing-store: store 2 of 3 of the set") as caught:
             _ = store["layer.4.weight"]
         assert caught.value.path == str(path.with_name("m-00002-of-00003.sbs"))
+        os.remove(path.with_name("m-00001-of-00003.sbs"))
+    with blobstore.open(path) as store:
         assert store["none"].shape == (0, 2)
+        assert bytes(store.raw("none")) == b""
 
 
 @pytest.mark.parametrize("fact", vector_params("set_valid"))
 @pytest.mark.parametrize("access", ["mmap", "read"])
-def test_valid_vectors_open(fact: dict[str, Any], access: Access) -> None:
-    with blobstore.open(VECTORS / "set_valid" / fact["file"], access=access) as store:
-        assert list(store) == [entry["name"] for entry in fact["entries"]]
+def test_a_valid_set_is_read_as_the_manifest_says(fact: dict[str, Any], access: Access) -> None:
+    path = VECTORS / "set_valid" / fact["file"]
+    with blobstore.open(path, access=access) as store:
+        reader, index = store.reader, store.index
+        assert index
+        assert isinstance(reader, SetReader)
+        assert reader.paths == tuple(str(path.with_name(one["file"])) for one in fact["stores"])
+        assert (store.metadata, index.has_digests) == (fact["metadata"], fact["digests"])
+        assert index.self_digest_holds()
+        starts = {key: reader.range(key)[0] for key in reader} | {"": 0}
+        assert fact["entries"] == [
+            {
+                "name": info.name,
+                "key": info.key or None,
+                "offset": info.packed.start if info.packed else info.offset - starts[info.key],
+                "nbytes": info.element_nbytes,
+                "type": info.type.number,
+                "shape": list(info.shape),
+                "scale_bits": struct.pack(">f", info.scale).hex(),
+                "codec": info.codec,
+                "store": os.path.basename(reader.file_at(starts[info.key])[0]) if info.key else None,
+            }
+            for info in store.infos()
+        ]
         for entry in fact["entries"]:
-            info = store.info(entry["name"])
-            assert info.element_nbytes == len(store.raw(entry["name"])) == entry["nbytes"]
-            if entry["store"]:
-                assert os.path.basename(store.reader.file_at(info.offset)[0]) == entry["store"]
-        assert store.index
-        assert store.index.self_digest_holds()
+            assert len(store.raw(entry["name"])) == entry["nbytes"]
+        assert set(store.files) == set(fact.get("files", {}))
+        listed = [
+            (blob["key_hex"], blob["nbytes"], blob["sha256"], one["file"], blob["offset"])
+            for one in fact["stores"]
+            for blob in one["blobs"]
+            if bytes.fromhex(blob["key_hex"]) not in (b"~index", b"~packed", b"~packed.idx")
+        ]
+        assert listed == [
+            (key.encode().hex(), len(view), hashlib.sha256(view).hexdigest(), os.path.basename(file), offset)
+            for key, view in reader.items()
+            for file, offset in [reader.file_at(starts[key])]
+        ]
+
+
+@pytest.mark.parametrize("fact", vector_params("set_valid"))
+def test_the_index_of_a_valid_set_is_joined_from_its_stores(fact: dict[str, Any], tmp_path: Path) -> None:
+    path = VECTORS / "set_valid" / fact["file"]
+    join(tmp_path / "m.sbs", [path.with_name(one["file"]) for one in fact["stores"]], fact["metadata"])
+    assert (tmp_path / "m.sbs").read_bytes() == path.read_bytes()
 
 
 def read_all(path: Path, access: Access) -> None:
@@ -169,6 +209,6 @@ def test_bytes_of_a_set_are_those_of_its_files_one_after_another(offset: int, nb
 def test_the_index_of_a_set_without_its_folder_is_refused(path: Path, data: str) -> None:
     with (
         open(path, "rb") as file,
-        pytest.raises(FormatError, match=r"bad-magic: .*a set of files with blobstore\.open"),
+        pytest.raises(FormatError, match=r"bad-magic: .*a set by its path"),
     ):
         blobstore.open(file.read() if data == "bytes" else file)

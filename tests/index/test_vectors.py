@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import struct
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
@@ -17,7 +18,7 @@ from blobstore.errors import BlobStoreError
 from blobstore.index import Entry, IndexedBlob, build_index
 from blobstore.index.carried import file_key
 from blobstore.index.metadata import FILES
-from tests.conftest import vector_params
+from tests.conftest import VECTORS, vector_params
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -69,6 +70,26 @@ def test_there_are_vectors_of_each_sort() -> None:
     assert len(FAULTY) >= 100
     assert len(PLAIN) >= 10
     assert {param.values[0].get("external", False) for param in FAULTY} == {False, True}
+
+
+def test_each_check_of_the_page_has_a_file_that_fails_it(manifest: dict[str, Any]) -> None:
+    page = (VECTORS.parent / "index.md").read_text()
+    reasons = re.findall(r"^\| I\d+ \| `([a-z-]+)` \|", page, re.MULTILINE)
+    assert len(reasons) == 24
+    faulty = {fact["reason"] for fact in manifest["invalid"] + manifest["set_invalid"]}
+    assert {reason for reason in faulty if reason.startswith(("index-", "set-"))} == set(reasons)
+
+
+def test_the_pages_example_is_the_index_of_a_file(manifest: dict[str, Any]) -> None:
+    page = (VECTORS.parent / "index.md").read_text()
+    fact = next(fact for fact in manifest["valid"] if fact["file"] == "index-one.sbs")
+    raw = index_bytes(fact, VECTORS / "valid" / "index-one.sbs")
+    shown = re.findall(r"^([0-9a-f]{8})  ((?:[0-9a-f]{2} *){1,16})", page, re.MULTILINE)
+    assert len(shown) == 24
+    for offset, row in shown:
+        assert raw[int(offset, 16) :][:16] == bytes.fromhex(row)
+    written = {int(offset, 16) // 16 for offset, _ in shown}
+    assert {i // 16 for i, byte in enumerate(raw) if byte} <= written
 
 
 @both_accesses

@@ -19,7 +19,8 @@ from blobstore.codecs import mxfp4
 from blobstore.codecs.element_types import BY_NAME
 from blobstore.container.directory import build_directory
 from blobstore.errors import BlobStoreError, CodecError, FormatError, NameNotFoundError, UsageError
-from blobstore.index import Entry, IndexedBlob, build_index
+from blobstore.index import Entry, IndexedBlob, build_index, open_index
+from blobstore.index.records import EXTERNAL
 from blobstore.store.reader import Store
 from blobstore.store.values import elements, stored
 from tests.index.test_name_index import SEEDS
@@ -584,9 +585,8 @@ def test_a_file_with_a_mutated_index_is_refused_or_reads_right(
 
 def table_of(raw: bytes) -> list[tuple[bytes, int]]:
     """Key and size of each blob that a valid index lists."""
-    count, start = int.from_bytes(raw[28:32], "little"), int.from_bytes(raw[48:56], "little")
-    rows = (raw[start + 64 * i :][:24] for i in range(count))
-    return [(row[:16].rstrip(b"\0"), int.from_bytes(row[16:], "little")) for row in rows]
+    index = open_index(memoryview(raw), kind="external" if raw[12] & EXTERNAL else "embedded")
+    return [(row.key, row.nbytes) for row in map(index.blob, range(len(index.blobs)))]
 
 
 # Large.
