@@ -171,11 +171,6 @@ class SetReader(BlobReader):
             return error
         return None
 
-    def check_files(self) -> Iterator[tuple[str, FormatError | OSError | None]]:
-        """Yield the path of each file and what is wrong with it, if anything is."""
-        for number, path in enumerate(self.paths):
-            yield path, self.fault_of(number)
-
     def _find(self, key: object) -> int:
         return -1 if key in _OF_ONE_FILE else super()._find(key)
 

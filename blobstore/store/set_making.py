@@ -147,7 +147,8 @@ def make_each(
     """
     with SetReader(path, access="read") as reader:
         sources, metadata = reader.paths, reader.index.metadata
-        for _, fault in reader.check_files():
+        for number in range(len(sources)):
+            fault = reader.fault_of(number)
             if fault:
                 raise fault
     targets = store_paths(output, len(sources))
