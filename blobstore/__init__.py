@@ -54,6 +54,7 @@ if TYPE_CHECKING:
         MissingExtraError,
         ModelMismatchError,
         NameNotFoundError,
+        RemoteError,
         TruncatedError,
         UsageError,
     )
@@ -127,6 +128,7 @@ __all__ = [
     "Prefetch",
     "PrefixView",
     "Recovery",
+    "RemoteError",
     "Repair",
     "Rewriting",
     "RuntimeChoice",
@@ -207,6 +209,7 @@ _HOMES = {
     "ModelMismatchError": "errors",
     "ModelWriter": "store.model_writer",
     "NameNotFoundError": "errors",
+    "RemoteError": "errors",
     "PackedBlob": "packing.pack",
     "PackedRange": "store.info",
     "Packing": "packing.pack",

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import time
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -16,8 +15,9 @@ from blobstore.container.layout import MAX_BLOBS
 from blobstore.converting.choices import LAYOUTS, WEIGHTS, Choices
 from blobstore.converting.choose import KINDS, choose_plan, needless_flags
 from blobstore.converting.run import check_target, run_plan, unchecked_sources
-from blobstore.errors import UsageError
+from blobstore.errors import UsageError, without_secrets
 from blobstore.fileio.paths import optional_path, path_text, path_texts, target_of
+from blobstore.fileio.places import file_size
 from blobstore.fileio.ranges import expect
 from blobstore.gemma.models import specifier_of
 from blobstore.gemma.newer import readers_notes
@@ -251,8 +251,8 @@ def convert(
         findings += check_values(odd)
     path = output if isinstance(output, str) else None
     return Conversion(
-        input=source,
-        output=path,
+        input=without_secrets(source),
+        output=None if path is None else without_secrets(path),
         model=specifier_of(plan.config) if plan.config else None,
         runs_in=runs_in(findings) if plan.config else None,
         tensors=len(plan.tensors) + len(plan.extras),
@@ -261,9 +261,9 @@ def convert(
         left_out=tuple(plan.left_out),
         carried=tuple(file.name for file in plan.files),
         notes=(*plan.lines, *_readers(plan, index), *_warnings(findings)),
-        read=tuple(checkpoint.paths),
+        read=tuple(map(without_secrets, checkpoint.paths)),
         adapters=given,
-        nbytes=plan.nbytes if path is None else os.stat(path).st_size,
+        nbytes=plan.nbytes if path is None else file_size(path),
         seconds=time.perf_counter() - start,
     )
 
@@ -314,7 +314,7 @@ def preview_conversion(
         findings = list(check_plan(plan, checkpoint.path, embedded=index == "embedded"))
         refuse_plan(plan, findings, strict=strict, runtime=runtime)
     return ConversionPreview(
-        input=source,
+        input=without_secrets(source),
         model=specifier_of(plan.config) if plan.config else None,
         wrapping=plan.config.wrapping.name.lower() if plan.config else None,
         runs_in=runs_in(findings) if plan.config else None,
@@ -328,7 +328,7 @@ def preview_conversion(
         left_out=tuple(plan.left_out),
         carried=tuple(file.name for file in plan.files),
         notes=(*plan.lines, *_readers(plan, index), *_warnings(findings)),
-        read=tuple(checkpoint.paths),
+        read=tuple(map(without_secrets, checkpoint.paths)),
         adapters=given,
         nbytes=plan.nbytes,
     )

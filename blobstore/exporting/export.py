@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import time
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
@@ -14,7 +13,9 @@ from blobstore.exporting.folder import aliases_to_write, folder_of, folders_for,
 from blobstore.exporting.plan import DTYPES, plan_export
 from blobstore.exporting.run import in_the_way, run_export, superseded
 from blobstore.fileio.paths import optional_path, path_text, path_texts, target_of
+from blobstore.fileio.places import file_size
 from blobstore.fileio.ranges import expect
+from blobstore.fileio.urls import is_url
 from blobstore.gemma.newer import unknown_texts
 from blobstore.index.carried import known_files
 from blobstore.index.locate import lost_index
@@ -174,7 +175,7 @@ def export(
     ) as (plan, store, notes, folder, also):
         expect(progress, plan.nbytes)
         place = output if folder is None else tensors_in(folder)
-        with folders_for(folder, plan.files) if folder else nullcontext():
+        with folders_for(folder, plan.files) if folder and not is_url(folder) else nullcontext():
             files, removed, carried = run_export(plan, store, place, force=force, also=also, progress=progress)
     return Export(
         input=path,
@@ -186,7 +187,7 @@ def export(
         left_out=plan.left_out,
         notes=tuple(notes),
         adapters=given,
-        nbytes=sum(os.stat(file).st_size for file in files) if files else plan.nbytes,
+        nbytes=sum(map(file_size, files)) if files else plan.nbytes,
         seconds=time.perf_counter() - start,
     )
 

@@ -14,6 +14,7 @@ from blobstore.fileio.file_systems import file_system, is_remote
 from blobstore.fileio.paths import path_text
 from blobstore.fileio.plain_files import PlainFile, ReopenedFile
 from blobstore.fileio.types import Access, Prefetch
+from blobstore.fileio.urls import is_url
 
 if TYPE_CHECKING:
     from os import PathLike
@@ -209,7 +210,13 @@ def read_beginning(path: str | PathLike[str], nbytes: int) -> memoryview:
     Raises:
         UsageError, TruncatedError, OSError: As `read_whole`.
     """
-    source = open_source(path, "read")
+    source: ByteSource
+    if is_url(path):
+        from blobstore.fileio.streamed import StreamedSource  # noqa: PLC0415 (import blobstore stays cheap)
+
+        source = StreamedSource(os.fspath(path))
+    else:
+        source = open_source(path, "read")
     try:
         return source.view(0, min(nbytes, source.size))
     finally:

@@ -176,7 +176,7 @@ def pack(
         blobs = []
         with (
             in_file(reader.path),
-            ContainerWriter(output, version=reader.version, digests=True) as writer,
+            ContainerWriter(output, version=reader.version, digests=True, undoable=True) as writer,
         ):
             for place, blob in enumerate(manifest.blobs):
                 packed_blob = packer.add(writer, place, blob, chosen=place in chosen)

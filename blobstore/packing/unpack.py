@@ -12,12 +12,12 @@ import numpy as np
 
 from blobstore.container.keys import INDEX_KEY, SKELETON_INDEX_KEY, SKELETON_KEY, decode_key
 from blobstore.errors import FormatError, UsageError, in_file
-from blobstore.fileio.atomic import AtomicFile
 from blobstore.fileio.hashing import Hasher
 from blobstore.fileio.paths import optional_path, path_text, target_of
 from blobstore.fileio.ranges import CHUNK_NBYTES, expect
 from blobstore.fileio.sink import Sink
 from blobstore.fileio.threads import check_workers, in_order
+from blobstore.fileio.uploads import new_file
 from blobstore.gemma.newer import readers_notes
 from blobstore.index import parse_index
 from blobstore.index.inputs import files_of, path_of, refuse_inputs
@@ -33,7 +33,9 @@ if TYPE_CHECKING:
     from typing import BinaryIO
 
     from blobstore.container.directory import Directory
+    from blobstore.fileio.atomic import AtomicFile
     from blobstore.fileio.types import Bytes, Progress
+    from blobstore.fileio.uploads import Upload
     from blobstore.store.blobs import UnpackedBlobs
 
 
@@ -131,8 +133,8 @@ def unpack(
         if not isinstance(output, str):
             _write(Sink(output), pieces, original, workers=workers, progress=progress)
         else:
-            with AtomicFile(output) as file:
-                sink = Sink(file.fileno(), file.path)
+            with new_file(output) as file:
+                sink = Sink(file.output(), file.path)
                 _write(sink, pieces, original, workers=workers, progress=progress, wrote_up_to=file.wrote_up_to)
                 _complete(file, output, store, original, directory)
     return Unpacking(
@@ -185,7 +187,7 @@ def _write(
 
 
 def _complete(
-    file: AtomicFile, path: str | PathLike[str], store: Store, original: Original, directory: Directory
+    file: AtomicFile | Upload, path: str | PathLike[str], store: Store, original: Original, directory: Directory
 ) -> None:
     """Give the file its name, with the index that was beside it."""
     raw = b""

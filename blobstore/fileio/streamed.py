@@ -1,0 +1,268 @@
+"""A file elsewhere that is mostly read from front to back: fetched in blocks ahead of the reader, each byte once."""
+
+from __future__ import annotations
+
+import os
+import threading
+import time
+from bisect import bisect_right
+from collections import deque
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from blobstore.errors import RemoteError, TruncatedError, UsageError, in_file, without_secrets
+from blobstore.fileio import plain_files
+from blobstore.fileio.closing import Closing
+from blobstore.fileio.urls import connect, is_url, reaching
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+    from concurrent.futures import Future
+    from os import PathLike
+
+    from blobstore.fileio.types import ByteSource, ReadInto, SourceAccess
+
+_BLOCK_NBYTES = 8 << 20
+_AHEAD = 4  # blocks that are fetched at once
+_KEPT_NBYTES = 64 << 20  # of all blocks, with those that are being fetched
+_WAITS = (0.2, 1.0, 5.0)  # seconds before another try
+_HEAD_NBYTES = 256 << 10  # what the first request brings: most headers are shorter
+
+
+@dataclass
+class _Block:
+    """Bytes that were fetched, or are being fetched."""
+
+    start: int
+    end: int
+    future: Future[bytes]
+    unread: int = field(default=0)
+
+
+class StreamedSource(Closing):
+    """A file elsewhere, read by any threads in any order, but fast where reads follow each other. Views are copies.
+
+    Blocks are fetched ahead up to the end of the tensor that is being read, and beyond it where its beginning was
+    reached by reading, too. At most 64 MiB are held.
+    """
+
+    has_path = False
+    in_memory = False
+    device = None
+    writable = False
+    access: SourceAccess = "read"
+
+    def __init__(self, url: str) -> None:
+        """Look at the file, and fetch nothing.
+
+        Raises:
+            MissingExtraError, UsageError, RemoteError, OSError: It can't be reached.
+            UsageError: ``not-a-file``; ``needs-size``: the server doesn't say how large it is.
+        """
+        self.path = without_secrets(url)
+        self._url = url
+        self._pool: Any = None
+        self._file_system, self._place = connect(url)
+        info = self._info()
+        if info.get("type", "file") != "file":
+            raise UsageError("not-a-file", f"{self.path!r} is not a file")
+        if info.get("size") is None:
+            what = f"{self.path!r}: the server doesn't say how large the file is: download it first"
+            raise UsageError("needs-size", what)
+        self.size: int = int(info["size"])
+        self._identity = _identity(info)
+        self._ends: list[int] = []
+        self._blocks: deque[_Block] = deque()  # the one that was used last is last
+        self._lock = threading.RLock()
+        self._closed = False
+        self._last_end = -1  # where the newest block that was read in order ends
+
+    def tell_ranges(self, ends: Sequence[int]) -> None:
+        """Tell where tensors end, in ascending order: reading one doesn't mean that the next one is wanted."""
+        self._ends = list(ends)
+
+    def view(self, offset: int, nbytes: int) -> memoryview:
+        """Return a copy of these bytes.
+
+        Raises:
+            TruncatedError: ``short-read``.
+            UsageError: ``closed``.
+            RemoteError, OSError: They can't be fetched; ``remote-changed``: the file is another one now.
+        """
+        data = np.empty(nbytes, dtype=np.uint8).data
+        self.read_into(data, offset)
+        return data.toreadonly()
+
+    def read_into(self, buffer: memoryview, offset: int) -> None:
+        """Fill ``buffer`` with the file's bytes from ``offset`` on.
+
+        Raises:
+            TruncatedError, UsageError, RemoteError, OSError: As `view`.
+        """
+        if offset + len(buffer) > self.size:
+            what = f"the file ends at {self.size}, {offset + len(buffer) - self.size} bytes too early"
+            raise TruncatedError("short-read", what, self.size)
+        done = 0
+        with in_file(self.path):
+            while done < len(buffer):
+                block = self._block_at(offset + done, len(buffer) - done)
+                done += self._copy(block, buffer[done:], offset + done)
+
+    @contextmanager
+    def reading(self) -> Iterator[ReadInto]:
+        """Yield `read_into`."""
+        yield self.read_into
+
+    def is_at(self, path: str | PathLike[str]) -> bool:
+        """Whether a path is its URL."""
+        return path == self._url
+
+    def fileno(self) -> int:
+        """Raise `UsageError`, ``no-descriptor``."""
+        raise UsageError("no-descriptor", f"{self.path} lies elsewhere: it has no descriptor")
+
+    @contextmanager
+    def held(self) -> Iterator[None]:
+        """Yield None, as there is no descriptor."""
+        yield None
+
+    def close(self) -> None:
+        """Let go of the file, and of what was fetched."""
+        with self._lock:
+            self._closed = True
+            pool, self._pool = self._pool, None
+            self._blocks.clear()
+        if pool is not None:
+            pool.shutdown(wait=False, cancel_futures=True)
+
+    def _block_at(self, offset: int, nbytes: int) -> _Block:
+        """Return the block that has a byte, and begin to fetch what may be read after it."""
+        with self._lock:
+            if self._closed:
+                raise UsageError("closed", "this file was closed")
+            block = next((one for one in self._blocks if one.start <= offset < one.end), None)
+            if block is None:
+                block = self._new_block(offset, self._first_end(offset, nbytes))
+            self._blocks.remove(block)
+            self._blocks.append(block)
+            self._fetch_ahead(block)
+            return block
+
+    def _first_end(self, offset: int, nbytes: int) -> int:
+        """Return where a block ends that nothing announced: with the tensor, unless this goes on where another did."""
+        if not self._ends and not offset:
+            return max(nbytes, _HEAD_NBYTES)
+        limit = self._limit(offset, nbytes)
+        return max(min(offset + _BLOCK_NBYTES, limit), offset + min(nbytes, _BLOCK_NBYTES))
+
+    def _limit(self, offset: int, nbytes: int = 0) -> int:
+        if offset == self._last_end:
+            return self.size
+        place = bisect_right(self._ends, offset)
+        return self._ends[place] if place < len(self._ends) else offset + nbytes
+
+    def _fetch_ahead(self, block: _Block) -> None:
+        limit = self._limit(block.start)
+        end = block.end
+        while True:  # what was fetched after it already
+            following = next((one for one in self._blocks if one.start == end and one is not block), None)
+            if following is None:
+                break
+            end = following.end
+        for _ in range(_AHEAD):
+            waiting = sum(not one.future.done() for one in self._blocks)
+            ahead = end - block.end
+            if end >= limit or waiting >= _AHEAD or ahead >= _AHEAD * _BLOCK_NBYTES:
+                return
+            end = self._new_block(end, min(end + _BLOCK_NBYTES, limit)).end
+
+    def _new_block(self, start: int, end: int) -> _Block:
+        """Begin to fetch a block, up to one that is there already; forget old ones to make room."""
+        end = min([self.size, end, *(one.start for one in self._blocks if one.start > start)])
+        held = sum(one.end - one.start for one in self._blocks)
+        for old in list(self._blocks):
+            if held + end - start <= _KEPT_NBYTES:
+                break
+            if old.future.done():
+                self._blocks.remove(old)
+                held -= old.end - old.start
+        if self._pool is None:
+            from concurrent.futures import ThreadPoolExecutor  # noqa: PLC0415 (import blobstore stays cheap)
+
+            self._pool = ThreadPoolExecutor(_AHEAD + 1, thread_name_prefix="blobstore-fetch")
+        block = _Block(start, end, self._pool.submit(self._fetch_again, start, end), end - start)
+        self._blocks.appendleft(block)
+        return block
+
+    def _copy(self, block: _Block, buffer: memoryview, offset: int) -> int:
+        """Copy what a block has of the wanted bytes → how many; forget a block that was read to its end."""
+        try:
+            data = block.future.result()
+        except BaseException:
+            with self._lock:  # whoever reads it next tries again
+                if block in self._blocks:
+                    self._blocks.remove(block)
+            raise
+        at = offset - block.start
+        piece = memoryview(data)[at : at + len(buffer)]
+        buffer[: len(piece)] = piece
+        with self._lock:
+            block.unread -= len(piece)
+            if offset + len(piece) == block.end:
+                self._last_end = block.end
+                if block.unread <= 0 and block in self._blocks and block.start:
+                    self._blocks.remove(block)
+        return len(piece)
+
+    def _fetch(self, start: int, end: int) -> bytes:
+        with reaching(self._url):
+            data: bytes = self._file_system.cat_file(self._place, start=start, end=end)
+        if len(data) != end - start:
+            what = f"{len(data)} bytes came of the {end - start} at offset {start}"
+            raise RemoteError("remote-short", what)
+        return data
+
+    def _fetch_again(self, start: int, end: int) -> bytes:
+        """Fetch, and after a failure again, some times."""
+        for wait in _WAITS:
+            try:
+                return self._fetch(start, end)
+            except RemoteError:
+                time.sleep(wait)
+        return self._fetch(start, end)
+
+    def check_unchanged(self) -> None:
+        """Refuse a file that is another one than when it was opened.
+
+        Raises:
+            RemoteError: ``remote-changed``.
+        """
+        self._file_system.invalidate_cache()  # a listing would be as old as the opening
+        if _identity(self._info()) != self._identity:
+            what = "the file was replaced while it was read: begin again"
+            error = RemoteError("remote-changed", what)
+            error.path = self.path
+            raise error
+
+    def _info(self) -> dict[str, Any]:
+        with reaching(self._url):
+            info: dict[str, Any] = self._file_system.info(self._place)
+        return info
+
+
+def open_one_of_many(path: str | PathLike[str]) -> ByteSource:
+    """Open a file for plain reads, here or elsewhere; of those here few keep a descriptor.
+
+    Raises:
+        UsageError, MissingExtraError, RemoteError, OSError: As `StreamedSource` and `plain_files.open_one_of_many`.
+    """
+    return StreamedSource(os.fspath(path)) if is_url(path) else plain_files.open_one_of_many(path)
+
+
+def _identity(info: dict[str, Any]) -> tuple[str, ...]:
+    """Return what tells a file from another one at its place: its size, and what the server says of its contents."""
+    known = ("size", "ETag", "etag", "LastModified", "last_modified", "mtime", "modified", "md5Hash", "generation")
+    return tuple(str(info.get(name)) for name in (*known, "blob_id", "created"))
