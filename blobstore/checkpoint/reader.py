@@ -18,7 +18,7 @@ from blobstore.checkpoint.weights import read_weights
 from blobstore.checkpoint.wrappers import unwrap
 from blobstore.errors import CheckpointError, UsageError, in_file, listed
 from blobstore.fileio.closing import Closing
-from blobstore.fileio.places import absolute, exists, folder_of, is_folder, join, name_in
+from blobstore.fileio.places import absolute, exists, folder_of, forget_listings, is_folder, join, name_in
 from blobstore.fileio.ranges import FileRange
 from blobstore.fileio.streamed import StreamedSource, open_one_of_many
 from blobstore.index.inputs import refuse_inputs
@@ -154,6 +154,7 @@ class Checkpoint(Closing):
         Raises:
             RemoteError: ``remote-changed``; as `StreamedSource`.
         """
+        forget_listings(self.path)
         for source in self._sources:
             if isinstance(source, StreamedSource):
                 source.check_unchanged()

@@ -66,6 +66,7 @@ class StreamedSource(Closing):
         self._url = url
         self._pool: Any = None
         self._file_system, self._place = connect(url)
+        self._plainly = _plainly(self._file_system)
         info = self._info()
         if info.get("type", "file") != "file":
             raise UsageError("not-a-file", f"{self.path!r} is not a file")
@@ -219,7 +220,7 @@ class StreamedSource(Closing):
 
     def _fetch(self, start: int, end: int) -> bytes:
         with reaching(self._url):
-            data: bytes = self._file_system.cat_file(self._place, start=start, end=end)
+            data: bytes = self._file_system.cat_file(self._place, start=start, end=end, **self._plainly)
         if len(data) != end - start:
             what = f"{len(data)} bytes came of the {end - start} at offset {start}"
             raise RemoteError("remote-short", what)
@@ -235,12 +236,11 @@ class StreamedSource(Closing):
         return self._fetch(start, end)
 
     def check_unchanged(self) -> None:
-        """Refuse a file that is another one than when it was opened.
+        """Refuse a file that is another one than when it was opened. Listings have to be forgotten before.
 
         Raises:
             RemoteError: ``remote-changed``.
         """
-        self._file_system.invalidate_cache()  # a listing would be as old as the opening
         if _identity(self._info()) != self._identity:
             what = "the file was replaced while it was read: begin again"
             error = RemoteError("remote-changed", what)
@@ -260,6 +260,16 @@ def open_one_of_many(path: str | PathLike[str]) -> ByteSource:
         UsageError, MissingExtraError, RemoteError, OSError: As `StreamedSource` and `plain_files.open_one_of_many`.
     """
     return StreamedSource(os.fspath(path)) if is_url(path) else plain_files.open_one_of_many(path)
+
+
+def _plainly(file_system: Any) -> dict[str, str]:  # noqa: ANN401 (fsspec's)
+    """Return the options with which `cat_file` asks for the wanted bytes only.
+
+    Where it isn't a request of its own it opens a file, whose cache would fetch more than what is wanted.
+    """
+    from fsspec.spec import AbstractFileSystem  # noqa: PLC0415 (an extra)
+
+    return {"cache_type": "none"} if type(file_system).cat_file is AbstractFileSystem.cat_file else {}
 
 
 def _identity(info: dict[str, Any]) -> tuple[str, ...]:
