@@ -8,7 +8,7 @@ import time
 from bisect import bisect_right
 from collections import deque
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -19,7 +19,7 @@ from blobstore.fileio.closing import Closing
 from blobstore.fileio.urls import connect, is_url, reaching
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Iterable, Iterator
     from concurrent.futures import Future
     from os import PathLike
 
@@ -38,8 +38,9 @@ class _Block:
 
     start: int
     end: int
+    goes_on: bool  # it was reached by reading, over the end of a tensor: what follows it is wanted, too
     future: Future[bytes]
-    unread: int = field(default=0)
+    unread: int
 
 
 class StreamedSource(Closing):
@@ -79,11 +80,11 @@ class StreamedSource(Closing):
         self._blocks: deque[_Block] = deque()  # the one that was used last is last
         self._lock = threading.RLock()
         self._closed = False
-        self._last_end = -1  # where the newest block that was read in order ends
+        self._last: _Block | None = None  # the newest block that was read to its end
 
-    def tell_ranges(self, ends: Sequence[int]) -> None:
-        """Tell where tensors end, in ascending order: reading one doesn't mean that the next one is wanted."""
-        self._ends = list(ends)
+    def tell_ranges(self, ends: Iterable[int]) -> None:
+        """Tell where tensors end: reading one doesn't mean that the next one is wanted."""
+        self._ends = sorted(ends)
 
     def view(self, offset: int, nbytes: int) -> memoryview:
         """Return a copy of these bytes.
@@ -146,27 +147,29 @@ class StreamedSource(Closing):
                 raise UsageError("closed", "this file was closed")
             block = next((one for one in self._blocks if one.start <= offset < one.end), None)
             if block is None:
-                block = self._new_block(offset, self._first_end(offset, nbytes))
+                block = self._unannounced(offset, nbytes)
             self._blocks.remove(block)
             self._blocks.append(block)
             self._fetch_ahead(block)
             return block
 
-    def _first_end(self, offset: int, nbytes: int) -> int:
-        """Return where a block ends that nothing announced: with the tensor, unless this goes on where another did."""
+    def _unannounced(self, offset: int, nbytes: int) -> _Block:
+        """Begin to fetch bytes that were not fetched ahead."""
         if not self._ends and not offset:
-            return max(nbytes, _HEAD_NBYTES)
-        limit = self._limit(offset, nbytes)
-        return max(min(offset + _BLOCK_NBYTES, limit), offset + min(nbytes, _BLOCK_NBYTES))
+            return self._new_block(offset, max(nbytes, _HEAD_NBYTES), goes_on=False)
+        last, place = self._last, bisect_right(self._ends, offset)
+        at_an_end = place > 0 and self._ends[place - 1] == offset
+        goes_on = last is not None and last.end == offset and (last.goes_on or at_an_end)
+        end = min(offset + _BLOCK_NBYTES, self._limit(offset, goes_on=goes_on))
+        return self._new_block(offset, max(end, offset + min(nbytes, _BLOCK_NBYTES)), goes_on=goes_on)
 
-    def _limit(self, offset: int, nbytes: int = 0) -> int:
-        if offset == self._last_end:
-            return self.size
+    def _limit(self, offset: int, *, goes_on: bool) -> int:
+        """Return up to where bytes behind an offset may be fetched unasked."""
         place = bisect_right(self._ends, offset)
-        return self._ends[place] if place < len(self._ends) else offset + nbytes
+        return self.size if goes_on else self._ends[place] if place < len(self._ends) else offset
 
     def _fetch_ahead(self, block: _Block) -> None:
-        limit = self._limit(block.start)
+        limit = self._limit(block.start, goes_on=block.goes_on)
         end = block.end
         while True:  # what was fetched after it already
             following = next((one for one in self._blocks if one.start == end and one is not block), None)
@@ -178,9 +181,9 @@ class StreamedSource(Closing):
             ahead = end - block.end
             if end >= limit or waiting >= _AHEAD or ahead >= _AHEAD * _BLOCK_NBYTES:
                 return
-            end = self._new_block(end, min(end + _BLOCK_NBYTES, limit)).end
+            end = self._new_block(end, min(end + _BLOCK_NBYTES, limit), goes_on=block.goes_on).end
 
-    def _new_block(self, start: int, end: int) -> _Block:
+    def _new_block(self, start: int, end: int, *, goes_on: bool) -> _Block:
         """Begin to fetch a block, up to one that is there already; forget old ones to make room."""
         end = min([self.size, end, *(one.start for one in self._blocks if one.start > start)])
         held = sum(one.end - one.start for one in self._blocks)
@@ -194,7 +197,7 @@ class StreamedSource(Closing):
             from concurrent.futures import ThreadPoolExecutor  # noqa: PLC0415 (import blobstore stays cheap)
 
             self._pool = ThreadPoolExecutor(_AHEAD + 1, thread_name_prefix="blobstore-fetch")
-        block = _Block(start, end, self._pool.submit(self._fetch_again, start, end), end - start)
+        block = _Block(start, end, goes_on, self._pool.submit(self._fetch_again, start, end), end - start)
         self._blocks.appendleft(block)
         return block
 
@@ -213,7 +216,7 @@ class StreamedSource(Closing):
         with self._lock:
             block.unread -= len(piece)
             if offset + len(piece) == block.end:
-                self._last_end = block.end
+                self._last = block
                 if block.unread <= 0 and block in self._blocks and block.start:
                     self._blocks.remove(block)
         return len(piece)
@@ -262,6 +265,12 @@ def open_one_of_many(path: str | PathLike[str]) -> ByteSource:
     return StreamedSource(os.fspath(path)) if is_url(path) else plain_files.open_one_of_many(path)
 
 
+def tell_ranges(source: ByteSource, ends: Iterable[int]) -> None:
+    """Tell a file where its tensors end, if it lies elsewhere."""
+    if isinstance(source, StreamedSource):
+        source.tell_ranges(ends)
+
+
 def _plainly(file_system: Any) -> dict[str, str]:  # noqa: ANN401 (fsspec's)
     """Return the options with which `cat_file` asks for the wanted bytes only.
 
@@ -269,7 +278,8 @@ def _plainly(file_system: Any) -> dict[str, str]:  # noqa: ANN401 (fsspec's)
     """
     from fsspec.spec import AbstractFileSystem  # noqa: PLC0415 (an extra)
 
-    return {"cache_type": "none"} if type(file_system).cat_file is AbstractFileSystem.cat_file else {}
+    own = getattr(file_system.cat_file, "__func__", None)
+    return {"cache_type": "none"} if own is AbstractFileSystem.cat_file else {}
 
 
 def _identity(info: dict[str, Any]) -> tuple[str, ...]:

@@ -55,6 +55,7 @@ class Upload(Completing):
             RemoteError, OSError: It can't be reached.
         """
         self._stream: Any = None  # first: `discard` may be called when this fails
+        self._transaction: Any = None
         self.path = path
         self.committed = False
         self._position = 0
@@ -64,9 +65,8 @@ class Upload(Completing):
             raise UsageError("not-a-file", f"{without_secrets(path)!r} is a folder: add the file's name")
         self._file_system, place = connect(path, own=True)
         with reaching(path):
-            self._file_system.start_transaction()
-            self._transaction = self._file_system.transaction
             try:
+                self._transaction = self._file_system.start_transaction()
                 self._stream = self._file_system.open(place, "wb", block_size=_BLOCK_NBYTES)
             except NotImplementedError:
                 raise _no_upload(path) from None

@@ -77,7 +77,14 @@ class _Hub(BaseHTTPRequestHandler):
             infos = [self._info(repository, f"{tree[3]}/{one}".lstrip("/")) for one in inner]
             self._send(200, json.dumps(infos).encode(), body=body)
         elif info:
-            about = {"id": info[1], "sha": REVISION, "private": False, "tags": [], "siblings": [], "downloads": 0}
+            about: dict[str, Any] = {
+                "id": info[1],
+                "sha": REVISION,
+                "private": False,
+                "tags": [],
+                "siblings": [],
+                "downloads": 0,
+            }
             self._send(200, json.dumps({**about, "likes": 0}).encode(), body=body)
         elif file and (repository / file[3]).is_file():
             self._send_file(repository / file[3], body=body)
@@ -179,7 +186,7 @@ def _answers(address: str, process: subprocess.Popen[bytes]) -> bool:
     """Whether a server answers before its process ends."""
     while process.poll() is None:
         try:
-            urllib.request.urlopen(address, timeout=5).close()
+            urllib.request.urlopen(address, timeout=5).close()  # noqa: S310 (http)
         except urllib.error.HTTPError:
             return True
         except OSError:
