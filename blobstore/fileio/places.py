@@ -113,7 +113,7 @@ def file_size(path: str) -> int:
 
 def forget_listings(path: str) -> None:
     """Look at folders anew: file systems remember what they were told of them."""
-    if is_url(path):
+    if is_url(path) and is_listed(path):
         with reaching(path):
             connect(path)[0].invalidate_cache()
 

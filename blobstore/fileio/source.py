@@ -145,6 +145,12 @@ def open_source(
         if not file:
             raise UsageError("not-a-file", "b'' is neither a path nor a file's contents: was anything read?")
     path = path_text(file)
+    if is_url(path):
+        from blobstore.fileio.streamed import StreamedSource  # noqa: PLC0415 (import blobstore stays cheap)
+
+        if access == "mmap":
+            raise UsageError("bad-access", f"{path!r} lies elsewhere, and can't be mapped: use access='auto'")
+        return StreamedSource(path, writable=writable)
     return _on_disk(open_regular(path), path, access, writable=writable, prefetch=prefetch)
 
 
@@ -210,13 +216,7 @@ def read_beginning(path: str | PathLike[str], nbytes: int) -> memoryview:
     Raises:
         UsageError, TruncatedError, OSError: As `read_whole`.
     """
-    source: ByteSource
-    if is_url(path):
-        from blobstore.fileio.streamed import StreamedSource  # noqa: PLC0415 (import blobstore stays cheap)
-
-        source = StreamedSource(os.fspath(path))
-    else:
-        source = open_source(path, "read")
+    source = open_source(path, "read")
     try:
         return source.view(0, min(nbytes, source.size))
     finally:

@@ -53,11 +53,14 @@ class StreamedSource(Closing):
     has_path = False
     in_memory = False
     device = None
-    writable = False
     access: SourceAccess = "read"
 
-    def __init__(self, url: str) -> None:
+    def __init__(self, url: str, *, writable: bool = False) -> None:
         """Look at the file, and fetch nothing.
+
+        Args:
+            url: Of the file.
+            writable: Whether views can be written to.
 
         Raises:
             MissingExtraError, UsageError, RemoteError, OSError: It can't be reached.
@@ -65,6 +68,7 @@ class StreamedSource(Closing):
         """
         self.path = without_secrets(url)
         self._url = url
+        self.writable = writable
         self._pool: Any = None
         self._file_system, self._place = connect(url)
         self._plainly = _plainly(self._file_system)
@@ -96,7 +100,7 @@ class StreamedSource(Closing):
         """
         data = np.empty(nbytes, dtype=np.uint8).data
         self.read_into(data, offset)
-        return data.toreadonly()
+        return data if self.writable else data.toreadonly()
 
     def read_into(self, buffer: memoryview, offset: int) -> None:
         """Fill ``buffer`` with the file's bytes from ``offset`` on.
