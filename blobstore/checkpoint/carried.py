@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -116,4 +117,7 @@ def _names_in(folder: str) -> Iterator[str]:
 
 def _known_in(folder: str) -> Iterator[str]:
     """Yield which of a model's files a folder has that can't be listed."""
-    yield from (name for name in MODEL_FILES if exists(join(folder, name)))
+    for name in MODEL_FILES:
+        with suppress(PermissionError):  # which the checkpoint has noted
+            if exists(join(folder, name)):
+                yield name

@@ -21,6 +21,7 @@ from blobstore.fileio.closing import Closing
 from blobstore.fileio.places import absolute, exists, folder_of, forget_listings, is_folder, join, name_in
 from blobstore.fileio.ranges import FileRange
 from blobstore.fileio.streamed import StreamedSource, open_one_of_many
+from blobstore.fileio.urls import is_url
 from blobstore.index.inputs import refuse_inputs
 
 if TYPE_CHECKING:
@@ -134,7 +135,18 @@ class Checkpoint(Closing):
         """Return the path of a file beside the tensors, with ``/`` in its name; empty if there is none."""
         folders = [self.tokenizer_folder] if self.tokenizer_folder and is_of_tokenizer(name) else []
         paths = (join(folder, *name.split("/")) for folder in [*folders, self.folder])
-        return next((path for path in paths if exists(path)), "")
+        return next((path for path in paths if self._is_there(path)), "")
+
+    def _is_there(self, path: str) -> bool:
+        """Whether there is a file beside the tensors; a note if a server doesn't tell, as for all but a signed URL."""
+        try:
+            return exists(path)
+        except PermissionError:
+            if not is_url(path):
+                raise
+            told = "files beside the tensors may not be read: they are taken as missing"
+            self.notes += [] if told in self.notes else [told]
+            return False
 
     def open_beside(self, path: str) -> FileRange:
         """Open another file of the checkpoint, which stays open until `close` → all of its bytes.
@@ -359,4 +371,4 @@ def _check_listed(checkpoint: Checkpoint, index: str, weight_map: Mapping[str, s
 
 def _config_beside(checkpoint: Checkpoint, name: str) -> dict[str, Any]:
     path = join(checkpoint.folder, name)
-    return json_object(path, checkpoint.read_small(path), "bad-config") if exists(path) else {}
+    return json_object(path, checkpoint.read_small(path), "bad-config") if checkpoint._is_there(path) else {}  # noqa: SLF001 (one module)

@@ -21,6 +21,7 @@ _SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.-]+)://", re.ASCII).match
 _LOCAL = ("file", "local")
 _UNLISTED = ("http", "https")
 _GONE = (404, 410)  # of HTTP: there is nothing
+_REFUSED = (401, 403)
 
 
 def scheme_of(path: object) -> str:
@@ -90,6 +91,8 @@ def reaching(url: str) -> Iterator[None]:
     except FileNotFoundError as error:
         if _was_reached(error):
             raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), without_secrets(url)) from None
+        if getattr(error.__cause__, "status", 0) in _REFUSED:
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), without_secrets(url)) from None
         raise _failed(error.__cause__ or error, url) from None
     except PermissionError as error:
         why = without_secrets(str(error)) or os.strerror(errno.EACCES)

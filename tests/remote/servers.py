@@ -162,10 +162,11 @@ def nginx_server(root: Path, work: Path) -> Iterator[str]:
     program = shutil.which("nginx", path=f"{os.environ.get('PATH', '')}:/usr/sbin")
     if program is None:
         raise FileNotFoundError("nginx")
+    user = "user root; " * (os.geteuid() == 0)  # it would read as another user, which may not look into the folder
     for port in range(18080, 18180):
         config = work / "nginx.conf"
         config.write_text(
-            f"daemon off; worker_processes 1; error_log {work}/error.log; pid {work}/nginx.pid;\n"
+            f"{user}daemon off; worker_processes 1; error_log {work}/error.log; pid {work}/nginx.pid;\n"
             f"events {{ worker_connections 64; }}\n"
             f"http {{ access_log off; client_body_temp_path {work}/a; proxy_temp_path {work}/b;\n"
             f"fastcgi_temp_path {work}/c; uwsgi_temp_path {work}/d; scgi_temp_path {work}/e;\n"

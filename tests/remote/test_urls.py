@@ -33,7 +33,7 @@ CHECKPOINT, OUT = "counted://models/ck", "memory://out/made.sbs"
 
 def write_named(folder: Path) -> Path:
     """Write a checkpoint of two shards, with files beside them."""
-    folder.mkdir()
+    folder.mkdir(parents=True)
     rng = np.random.default_rng(0)
     big = {f"layer.{i}.weight": rng.integers(0, 99, (300, 1000), dtype=np.int16) for i in range(5)}
     write_peer(folder / "model-00001-of-00002.safetensors", big)
