@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import sys
-import tempfile
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any, BinaryIO, cast
 
@@ -60,7 +59,7 @@ class Upload(Completing):
         self.committed = False
         self._position = 0
         self._block_nbytes = _BLOCK_NBYTES
-        self._held: Any = tempfile.SpooledTemporaryFile(_HELD_NBYTES) if undoable else None  # noqa: SIM115
+        self._held: Any = _waiting_room() if undoable else None
         if path.endswith("/"):
             raise UsageError("not-a-file", f"{without_secrets(path)!r} is a folder: add the file's name")
         self._file_system, place = connect(path, own=True)
@@ -191,6 +190,12 @@ class Upload(Completing):
     def __del__(self, _finalizing: Callable[[], bool] = sys.is_finalizing) -> None:
         if not _finalizing() and hasattr(self, "_stream"):
             self.discard()
+
+
+def _waiting_room() -> Any:  # noqa: ANN401 (a file, in memory as long as it is small)
+    from tempfile import SpooledTemporaryFile  # noqa: PLC0415 (import blobstore stays cheap)
+
+    return SpooledTemporaryFile(_HELD_NBYTES)
 
 
 def _can_hide(stream: Any) -> bool:  # noqa: ANN401 (fsspec's)

@@ -13,7 +13,7 @@ import pytest
 
 import blobstore
 from tests.conftest import ROOT
-from tests.remote.servers import hub_server, nginx_server, s3_server
+from tests.remote.servers import hub_server, nginx_server, s3_environment, s3_server
 from tests.remote.test_urls import WRITERS, model, refused, told, write_named
 
 if TYPE_CHECKING:
@@ -40,12 +40,7 @@ def s3(endpoint: str, monkeypatch: pytest.MonkeyPatch) -> Any:  # noqa: ANN401 (
     """The S3 file system, with an empty bucket of a new name."""
     import s3fs  # noqa: PLC0415 (an extra)
 
-    for name, value in {
-        "AWS_ENDPOINT_URL": endpoint,
-        "AWS_ACCESS_KEY_ID": "key",
-        "AWS_SECRET_ACCESS_KEY": "secret",
-        "AWS_DEFAULT_REGION": "us-east-1",
-    }.items():
+    for name, value in s3_environment(endpoint).items():
         monkeypatch.setenv(name, value)
     s3fs.S3FileSystem.clear_instance_cache()
     file_system = s3fs.S3FileSystem()
