@@ -262,7 +262,7 @@ def convert(
         carried=tuple(file.name for file in plan.files),
         notes=(*plan.lines, *_readers(plan, index), *_warnings(findings)),
         read=tuple(map(without_secrets, checkpoint.paths)),
-        adapters=given,
+        adapters=tuple(map(without_secrets, given)),
         nbytes=plan.nbytes if path is None else file_size(path),
         seconds=time.perf_counter() - start,
     )
@@ -329,7 +329,7 @@ def preview_conversion(
         carried=tuple(file.name for file in plan.files),
         notes=(*plan.lines, *_readers(plan, index), *_warnings(findings)),
         read=tuple(map(without_secrets, checkpoint.paths)),
-        adapters=given,
+        adapters=tuple(map(without_secrets, given)),
         nbytes=plan.nbytes,
     )
 

@@ -123,8 +123,9 @@ class StreamedSource(Closing):
         yield self.read_into
 
     def is_at(self, path: str | PathLike[str]) -> bool:
-        """Whether a path is its URL."""
-        return path == self._url
+        """Whether a path is its URL, and still has this file."""
+        self._file_system.invalidate_cache()  # a listing may be as old as the opening
+        return path == self._url and self._is_unchanged()
 
     def fileno(self) -> int:
         """Raise `UsageError`, ``no-descriptor``."""
@@ -243,16 +244,19 @@ class StreamedSource(Closing):
         return self._fetch(start, end)
 
     def check_unchanged(self) -> None:
-        """Refuse a file that is another one than when it was opened. Listings have to be forgotten before.
+        """Refuse a file that is another one than when it was opened, unless an old listing is all that is asked.
 
         Raises:
             RemoteError: ``remote-changed``.
         """
-        if _identity(self._info()) != self._identity:
+        if not self._is_unchanged():
             what = "the file was replaced while it was read: begin again"
             error = RemoteError("remote-changed", what)
             error.path = self.path
             raise error
+
+    def _is_unchanged(self) -> bool:
+        return _identity(self._info()) == self._identity
 
     def _info(self) -> dict[str, Any]:
         with reaching(self._url):
