@@ -63,7 +63,7 @@ def repair(
 
     Args:
         path: Of the file.
-        output: Path of the new file, or a binary stream; by default the file itself.
+        output: Path or URL of the new file, or a binary stream; by default the file itself.
         dry_run: Only report the changes.
         progress: Called with the number of further bytes written.
 

@@ -114,7 +114,7 @@ def recover(
 
     Args:
         path: Of the broken file.
-        output: Path of the new file, which gets version 2; or a binary stream.
+        output: Path or URL of the new file, which gets version 2; or a binary stream.
         index: The index of the complete file, if it isn't ``path.idx``.
         progress: Called with how many bytes more were read or written; each blob is both.
 

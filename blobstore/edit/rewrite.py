@@ -112,7 +112,7 @@ def rewrite(
 
     Args:
         path: An .sbs file.
-        output: Path of the new file, or a binary stream for version 2.
+        output: Path of the new file; or a URL or a binary stream for version 2.
         in_place: Replace the file itself, instead of an output. If only the metadata of an index beside the file
             changes, only that index is written.
         container: Version of the new file, 1 or 2; by default that of the file.

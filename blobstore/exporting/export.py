@@ -136,9 +136,9 @@ def export(
 
     Args:
         path: Of the .sbs file.
-        output: The .safetensors file; of several, what their names are made of; or a binary stream, for one. Or a
-            folder, one that exists or a path that ends with ``/``: it gets ``model.safetensors`` and the model's other
-            files that the .sbs file carries, such as ``config.json``, so that transformers loads it.
+        output: The .safetensors file; of several, what their names are made of; or a URL or a binary stream, for one.
+            Or a folder, one that exists or a path that ends with ``/``: it gets ``model.safetensors`` and the model's
+            other files that the .sbs file carries, such as ``config.json``, so that transformers loads it.
         dtype: Of all floats, ``bf16``, ``f16`` or ``f32``; by default that of the checkpoint that the file was
             converted from where that is known, else as stored, and f32 for encoded ones.
         by: ``names``, or ``keys`` for the runtime's tensors under its keys.

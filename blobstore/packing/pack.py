@@ -133,7 +133,7 @@ def pack(
 
     Args:
         path: Of the file.
-        output: Path of the packed file; replaced only by a complete one.
+        output: Path or URL of the packed file; replaced only by a complete one.
         level: 0: fastest; 1 to 22: slower, a little denser.
         only: Patterns of names and keys (``*``, ``?``, ``[abc]``): other blobs stay as they are.
         base: A file with the same keys that this one resembles. Blobs of the same size are stored as the difference

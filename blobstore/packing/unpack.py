@@ -94,7 +94,7 @@ def unpack(
 
     Args:
         path: Of the packed file.
-        output: Path of the new file; replaced only by a complete one that has the SHA-256 of the original. Or a
+        output: Path or URL of the new file; replaced only by a complete one that has the SHA-256 of the original. Or a
             binary stream, which gets its last bytes only if the SHA-256 is right.
         base: The base that it was packed with.
         workers: Threads; by default one for each core.

@@ -165,7 +165,7 @@ def test_a_failed_write_leaves_what_was_there(tmp_path: Path, name: str, monkeyp
     file, suffix = model(tmp_path), ".npy" if name.endswith(".npy") else ""
     target = f"memory://out/there{suffix}"
     fsspec.filesystem("memory").pipe_file(f"/out/there{suffix}", b"old")
-    for step in ("_send", "move"):
+    for step in ("_send", "_upload", "move"):
         with monkeypatch.context() as patch:
             patch.setattr(Upload, step, _fail)
             if name.startswith("get"):
@@ -286,9 +286,10 @@ def test_parts_grow_so_that_there_are_few(monkeypatch: pytest.MonkeyPatch) -> No
     monkeypatch.setattr(uploads, "_BLOCKS", 3)
     with Upload("memory://out/file") as upload:
         upload._stream.blocksize = 10
-        for _ in range(9):
+        for _ in range(12):
             upload.write(b"0123456789")
         assert upload._stream.blocksize == 40
+    assert contents("memory://out/file") == b"0123456789" * 12
 
 
 @pytest.mark.parametrize(
