@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import os
 from typing import TYPE_CHECKING
 
 from blobstore.cli.formatting import rate, shown, size
 from blobstore.cli.output import add_command, add_json, note, output_of, print_json
 from blobstore.cli.progress import progress
 from blobstore.cli.tables import print_table
+from blobstore.fileio.places import file_size
 from blobstore.packing.pack import pack
 
 if TYPE_CHECKING:
@@ -50,7 +50,7 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
 def run(options: argparse.Namespace) -> int:
     """Run the command."""
     output_of(options, options.output, streams=False)
-    with progress(os.stat(options.file).st_size, "packing") as advance:
+    with progress(file_size(options.file), "packing") as advance:
         done = pack(
             options.file,
             options.output,

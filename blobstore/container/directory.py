@@ -165,7 +165,7 @@ def parse_directory(read: Read, file_size: int, *, expect: Callable[[bytes], Non
 
 
 def _beginning_later(read: Read, file_size: int, expect: Callable[[bytes], None]) -> Read:
-    """Return `read`, which doesn't read how a file begins if it ends as one of version 2 does: it tells that instead."""
+    """Return a `read` that doesn't read how a file begins if it ends as one of version 2, but tells that."""
     if file_size < BLOB_ALIGN + HEADER.size:
         return read
     magic, count, stated = HEADER.unpack(bytes(read(file_size - HEADER.size, HEADER.size)))

@@ -1,4 +1,4 @@
-"""A file elsewhere that is mostly read here and there: its end is fetched when it is opened, the rest when asked for."""
+"""A file elsewhere that is read here and there: its end is fetched when it is opened, the rest when asked for."""
 
 from __future__ import annotations
 

@@ -169,7 +169,7 @@ def name_of(file: Readable) -> str:
     """
     if isinstance(file, (str, os.PathLike)) or (isinstance(file, bytes) and b"\0" not in file):
         return without_secrets(path_text(file))
-    name = getattr(file, "name", None) or (file.path if _is_of_fsspec(file) else None)
+    name = getattr(file, "name", None) or (getattr(file, "path", None) if _is_of_fsspec(file) else None)
     return os.fsdecode(name) if name and isinstance(name, (str, bytes)) else f"<{type(file).__name__}>"
 
 
