@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import threading
-import time
 from bisect import bisect_right
 from collections import deque
 from contextlib import contextmanager
@@ -13,10 +12,11 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from blobstore.errors import RemoteError, TruncatedError, UsageError, in_file, without_secrets
+from blobstore.errors import TruncatedError, UsageError, in_file
 from blobstore.fileio import plain_files
 from blobstore.fileio.closing import Closing
-from blobstore.fileio.urls import connect, is_url, reaching
+from blobstore.fileio.remote_object import RemoteObject
+from blobstore.fileio.urls import is_url
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -28,7 +28,6 @@ if TYPE_CHECKING:
 _BLOCK_NBYTES = 8 << 20
 _AHEAD = 4  # blocks that are fetched at once
 _KEPT_NBYTES = 64 << 20  # of all blocks, with those that are being fetched
-_WAITS = (0.2, 1.0, 5.0)  # seconds before another try
 _HEAD_NBYTES = 256 << 10  # what the first request brings: most headers are shorter
 
 
@@ -66,20 +65,12 @@ class StreamedSource(Closing):
             MissingExtraError, UsageError, RemoteError, OSError: It can't be reached.
             UsageError: ``not-a-file``; ``needs-size``: the server doesn't say how large it is.
         """
-        self.path = without_secrets(url)
+        self._object = RemoteObject(url, recheck=False)
         self._url = url
+        self.path = self._object.path
+        self.size: int = self._object.size
         self.writable = writable
         self._pool: Any = None
-        self._file_system, self._place = connect(url)
-        self._plainly = _plainly(self._file_system)
-        info = self._info()
-        if info.get("type", "file") != "file":
-            raise UsageError("not-a-file", f"{self.path!r} is not a file")
-        if info.get("size") is None:
-            what = f"{self.path!r}: the server doesn't say how large the file is: download it first"
-            raise UsageError("needs-size", what)
-        self.size: int = int(info["size"])
-        self._identity = _identity(info)
         self._ends: list[int] = []
         self._blocks: deque[_Block] = deque()  # the one that was used last is last
         self._lock = threading.RLock()
@@ -124,8 +115,7 @@ class StreamedSource(Closing):
 
     def is_at(self, path: str | PathLike[str]) -> bool:
         """Whether a path is its URL, and still has this file."""
-        self._file_system.invalidate_cache()  # a listing may be as old as the opening
-        return path == self._url and self._is_unchanged()
+        return path == self._url and self._object.is_unchanged()
 
     def fileno(self) -> int:
         """Raise `UsageError`, ``no-descriptor``."""
@@ -202,7 +192,7 @@ class StreamedSource(Closing):
             from concurrent.futures import ThreadPoolExecutor  # noqa: PLC0415 (import blobstore stays cheap)
 
             self._pool = ThreadPoolExecutor(_AHEAD + 1, thread_name_prefix="blobstore-fetch")
-        block = _Block(start, end, goes_on, self._pool.submit(self._fetch_again, start, end), end - start)
+        block = _Block(start, end, goes_on, self._pool.submit(self._object.fetch, start, end), end - start)
         self._blocks.appendleft(block)
         return block
 
@@ -226,42 +216,13 @@ class StreamedSource(Closing):
                     self._blocks.remove(block)
         return len(piece)
 
-    def _fetch(self, start: int, end: int) -> bytes:
-        with reaching(self._url):
-            data: bytes = self._file_system.cat_file(self._place, start=start, end=end, **self._plainly)
-        if len(data) != end - start:
-            what = f"{len(data)} bytes came of the {end - start} at offset {start}"
-            raise RemoteError("remote-short", what)
-        return data
-
-    def _fetch_again(self, start: int, end: int) -> bytes:
-        """Fetch, and after a failure again, some times."""
-        for wait in _WAITS:
-            try:
-                return self._fetch(start, end)
-            except RemoteError:
-                time.sleep(wait)
-        return self._fetch(start, end)
-
     def check_unchanged(self) -> None:
-        """Refuse a file that is another one than when it was opened, unless an old listing is all that is asked.
+        """Refuse a file that is another one than when it was opened.
 
         Raises:
-            RemoteError: ``remote-changed``.
+            RemoteError: ``remote-changed``, ``remote-missing``.
         """
-        if not self._is_unchanged():
-            what = "the file was replaced while it was read: begin again"
-            error = RemoteError("remote-changed", what)
-            error.path = self.path
-            raise error
-
-    def _is_unchanged(self) -> bool:
-        return _identity(self._info()) == self._identity
-
-    def _info(self) -> dict[str, Any]:
-        with reaching(self._url):
-            info: dict[str, Any] = self._file_system.info(self._place)
-        return info
+        self._object.check_unchanged()
 
 
 def open_one_of_many(path: str | PathLike[str]) -> ByteSource:
@@ -277,20 +238,3 @@ def tell_ranges(source: ByteSource, ends: Iterable[int]) -> None:
     """Tell a file where its tensors end, if it lies elsewhere."""
     if isinstance(source, StreamedSource):
         source.tell_ranges(ends)
-
-
-def _plainly(file_system: Any) -> dict[str, str]:  # noqa: ANN401 (fsspec's)
-    """Return the options with which `cat_file` asks for the wanted bytes only.
-
-    Where it isn't a request of its own it opens a file, whose cache would fetch more than what is wanted.
-    """
-    from fsspec.spec import AbstractFileSystem  # noqa: PLC0415 (an extra)
-
-    own = getattr(file_system.cat_file, "__func__", None)
-    return {"cache_type": "none"} if own is AbstractFileSystem.cat_file else {}
-
-
-def _identity(info: dict[str, Any]) -> tuple[str, ...]:
-    """Return what tells a file from another one at its place: its size, and what the server says of its contents."""
-    known = ("size", "ETag", "etag", "LastModified", "last_modified", "mtime", "modified", "md5Hash", "generation")
-    return tuple(str(info.get(name)) for name in (*known, "blob_id", "created"))

@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from blobstore import RemoteError, TruncatedError, UsageError
-from blobstore.fileio import streamed
+from blobstore.fileio import remote_object, streamed
 from blobstore.fileio.streamed import StreamedSource
 from tests.remote.counting import CountedFileSystem, clear
 
@@ -34,7 +34,7 @@ def _small(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(streamed, "_BLOCK_NBYTES", 1000)
     monkeypatch.setattr(streamed, "_KEPT_NBYTES", 8000)
     monkeypatch.setattr(streamed, "_HEAD_NBYTES", 300)
-    monkeypatch.setattr(streamed, "_WAITS", (0, 0))
+    monkeypatch.setattr(remote_object, "_WAITS", (0, 0))
 
 
 ends = st.lists(st.integers(1, SIZE - 1), max_size=20, unique=True).map(lambda drawn: [*sorted(drawn), SIZE])
