@@ -21,7 +21,17 @@ if TYPE_CHECKING:
     from os import PathLike
 
     from blobstore.container.directory import Directory
-    from blobstore.fileio.types import Access, Prefetch, Readable, ReadInto, SourceAccess
+    from blobstore.fileio.types import Access, ByteSource, Prefetch, Readable, ReadInto, SourceAccess
+
+
+def directory_in(source: ByteSource) -> Directory:
+    """Read and check the directory of an open file.
+
+    Raises:
+        FormatError, TruncatedError: As `parse_directory`.
+    """
+    expect = source.expect if isinstance(source, RemoteSource) else None
+    return parse_directory(source.view, source.size, expect=expect)
 
 
 class BlobReader(Mapping[str, memoryview], Closing):
@@ -73,8 +83,7 @@ class BlobReader(Mapping[str, memoryview], Closing):
         with in_file(self.path):
             self._source = open_source(path, access, writable=writable, prefetch=prefetch)
             try:
-                expect = self._source.expect if isinstance(self._source, RemoteSource) else None
-                self.directory: Directory = parse_directory(self._source.view, self._source.size, expect=expect)
+                self.directory: Directory = directory_in(self._source)
             except BaseException:
                 self._source.close()
                 raise

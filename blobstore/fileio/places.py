@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from blobstore.errors import UsageError, without_secrets
 from blobstore.fileio.file_systems import is_missing
-from blobstore.fileio.urls import connect, is_listed, is_url, reaching
+from blobstore.fileio.urls import connect, identity_in, is_listed, is_url, reaching
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -102,6 +102,36 @@ def file_size(path: str) -> int:
     file_system, place = connect(path)
     with reaching(path):
         return int(file_system.size(place))
+
+
+def version_of(path: str) -> tuple[int, str]:
+    """Return a file's size, and what changes when it is written again: a time in nanoseconds, or a tag.
+
+    Raises:
+        MissingExtraError, UsageError, RemoteError, OSError: It can't be looked at.
+    """
+    if not is_url(path):
+        status = os.stat(path)
+        return status.st_size, str(status.st_mtime_ns)
+    file_system, place = connect(path)
+    with reaching(path):
+        info = file_system.info(place)
+    return int(info.get("size") or 0), " ".join(identity_in(info))
+
+
+def remove(path: str) -> None:
+    """Remove a file.
+
+    Raises:
+        FileNotFoundError: There is none.
+        MissingExtraError, UsageError, RemoteError, OSError: It can't be removed.
+    """
+    if not is_url(path):
+        os.remove(path)
+        return
+    file_system, place = connect(path)
+    with reaching(path):
+        file_system.rm_file(place)
 
 
 def forget_listings(path: str) -> None:

@@ -8,7 +8,7 @@ from http import HTTPStatus
 from typing import TYPE_CHECKING, Any
 
 from blobstore.errors import RemoteError, UsageError, in_file, without_secrets
-from blobstore.fileio.urls import connect, reaching
+from blobstore.fileio.urls import connect, identity_in, reaching
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -58,7 +58,7 @@ class RemoteObject:
             what = f"{self.path!r}: the server doesn't say how large the file is: download it first"
             raise UsageError("needs-size", what)
         self.size: int = int(info["size"])
-        self._identity = _identity(info)
+        self._identity = identity_in(info)
         if "http" in protocols:
             self._name_in_requests(info)
         else:
@@ -123,7 +123,7 @@ class RemoteObject:
         Raises:
             RemoteError, OSError: It can't be looked at.
         """
-        return _identity(self._info()) == self._identity
+        return identity_in(self._info()) == self._identity
 
     def _cat(self, start: int, end: int) -> bytes:
         data: bytes = self._file_system.cat_file(self._place, start=start, end=end, **self._options)
@@ -178,9 +178,3 @@ def _plainly(file_system: Any) -> dict[str, str]:  # noqa: ANN401 (fsspec's)
 
     own = getattr(file_system.cat_file, "__func__", None)
     return {"cache_type": "none"} if own is AbstractFileSystem.cat_file else {}
-
-
-def _identity(info: dict[str, Any]) -> tuple[str, ...]:
-    """Return what tells an object from another one in its place: its size, and what the server says of its contents."""
-    known = ("size", "ETag", "etag", "LastModified", "Last-Modified", "last_modified", "mtime", "modified", "md5Hash")
-    return tuple(str(info.get(name)) for name in (*known, "generation", "blob_id", "created"))

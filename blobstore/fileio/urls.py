@@ -119,3 +119,9 @@ def _failed(error: BaseException, url: str) -> RemoteError:
     failure = RemoteError("remote-failed", f"{type(error).__name__}{f': {text}' if text else ''}")
     failure.path = without_secrets(url)
     return failure
+
+
+def identity_in(info: dict[str, Any]) -> tuple[str, ...]:
+    """Return what tells a file elsewhere from another one in its place: its size, and what is said of its contents."""
+    known = ("size", "ETag", "etag", "LastModified", "Last-Modified", "last_modified", "mtime", "modified", "md5Hash")
+    return tuple(str(info.get(name)) for name in (*known, "generation", "blob_id", "created"))
