@@ -40,7 +40,10 @@ def cluster(*, processes: int | None = None, scheduler: str | None = None) -> It
         stack.enter_context(_silent())
         if scheduler is None:
             local = distributed.LocalCluster(
-                n_workers=processes, threads_per_worker=1, dashboard_address=None, silence_logs=logging.CRITICAL
+                n_workers=processes,
+                threads_per_worker=1,
+                dashboard_address="127.0.0.1:0",
+                silence_logs=logging.CRITICAL,
             )
             where = stack.enter_context(local)
         else:
@@ -72,10 +75,12 @@ def import_distributed() -> ModuleType:
 @contextmanager
 def _silent() -> Iterator[None]:
     """Keep Dask's warnings from standard error: what they are about is an error of this package, or is put right."""
-    logger = logging.getLogger("distributed")
-    level = logger.level
-    logger.setLevel(logging.CRITICAL + 1)
+    names = [name for name in logging.root.manager.loggerDict if name.partition(".")[0] == "distributed"]
+    levels = {name: logging.getLogger(name).level for name in names}  # each has its own
+    for name in names:
+        logging.getLogger(name).setLevel(logging.CRITICAL + 1)
     try:
         yield
     finally:
-        logger.setLevel(level)
+        for name, level in levels.items():
+            logging.getLogger(name).setLevel(level)

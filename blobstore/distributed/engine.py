@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 import uuid
-from asyncio import CancelledError
+from concurrent.futures import CancelledError
 from contextlib import contextmanager, suppress
 from importlib import import_module
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -13,7 +13,7 @@ from blobstore.distributed.task import Done, Failed, close_run, do_shard
 from blobstore.errors import ClusterError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Callable, Iterator, Sequence
 
     from distributed import Client, Future
 
@@ -24,7 +24,7 @@ Opened = TypeVar("Opened")
 Result = TypeVar("Result")
 
 RETRIES = 3
-_SECONDS_TO_CLOSE = 5
+_SECONDS_TO_TIDY_UP = 5
 _NEVER_BETTER = (FileNotFoundError, FileExistsError, IsADirectoryError, NotADirectoryError, PermissionError)
 
 
@@ -154,12 +154,10 @@ class _Run:
         try:
             yield
         except BaseException:
-            with suppress(Exception):  # of the two errors the first one counts
-                self._client.cancel(list(self._futures.values()), force=True)
+            _in_time(lambda: self._client.cancel(list(self._futures.values()), force=True))
             raise
         finally:
-            with suppress(Exception):  # a worker that has gone has no open files
-                self._client.run(close_run, self._id, wait=False, on_error="ignore")
+            _in_time(lambda: self._client.run(close_run, self._id, wait=False, on_error="ignore"))
 
     @contextmanager
     def _naming_loss(self) -> Iterator[None]:
@@ -175,6 +173,18 @@ class _Run:
         address = getattr(self._client.scheduler, "addr", None) or "its address"
         what = f"the scheduler at {address} can't be reached any more, or has cancelled the tasks"
         return ClusterError("scheduler-lost", f"{what}: start it again, and run this again")
+
+
+def _in_time(tidy_up: Callable[[], object]) -> None:
+    """Call a function, but don't wait long for scheduler or workers that don't answer, nor fail when they have gone."""
+
+    def call() -> None:
+        with suppress(Exception):
+            tidy_up()
+
+    thread = threading.Thread(target=call, daemon=True)
+    thread.start()
+    thread.join(_SECONDS_TO_TIDY_UP)
 
 
 class _Reports:

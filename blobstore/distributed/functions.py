@@ -81,15 +81,15 @@ def convert(
         True
     """
     request = Request(
-        source=os.path.abspath(path_text(source)),
-        output=os.path.abspath(path_text(output)),
+        source=_everywhere(path_text(source)),
+        output=_everywhere(path_text(output)),
         kind=as_,
         weights=None,
         layout=None,
         wrapping=None,
         runtime=runtime,
         tokenizer=None,
-        adapters=tuple(map(os.path.abspath, path_texts(adapters))),
+        adapters=tuple(map(_everywhere, path_texts(adapters))),
         pad=True,
         files=files,
         digests=digests,
@@ -130,16 +130,16 @@ def pack(
 
     Example:
         >>> done = blobstore.distributed.pack("set.sbs", "set.packed.sbs", client=client)
-        >>> done.nbytes < done.unpacked_nbytes
+        >>> done.ratio == done.unpacked_nbytes / done.nbytes
         True
     """
     check_level(level)
     given = optional_path(base)
     done = pack_set(
         set_path(path),
-        os.path.abspath(path_text(output)),
+        _everywhere(path_text(output)),
         only=(only,) if isinstance(only, str) else tuple(only),
-        base=None if given is None else os.path.abspath(given),
+        base=None if given is None else _everywhere(given),
         level=level,
         workers=1,
         engine=ClusterEngine(client, what="pack", retries=retries),
@@ -220,18 +220,24 @@ def check(
 
 
 def set_path(path: str | PathLike[str]) -> str:
-    """Return the path of a set as all machines know it: an absolute one.
+    """Return the path of a set as all machines know it.
 
     Raises:
         UsageError: ``not-a-set``.
         OSError: There is no such file.
     """
-    text = os.path.abspath(path_text(path))
-    os.stat(text)
+    text = _everywhere(path_text(path))
+    if text == os.path.abspath(text):
+        os.stat(text)
     if not is_set_at(text):
         what = f"{text!r} is one file, which one machine reads with all its cores"
         raise UsageError("not-a-set", f"{what}: leave out --processes and --scheduler")
     return text
+
+
+def _everywhere(path: str) -> str:
+    """Return a path as workers understand it, whose working folder is another. A URL stays as it is."""
+    return path if "://" in path else os.path.abspath(path)
 
 
 def _as_given(output: str | PathLike[str], stores: Sequence[str]) -> dict[str, Any]:

@@ -55,8 +55,8 @@ def do_shard(work: Work[Any, Result], number: int, run: str, version: str) -> Do
         return Failed(error)
 
 
-def close_run(run: str) -> None:
-    """Close what is open in this process for a run that has ended."""
+async def close_run(run: str) -> None:
+    """Close what is open in this process for a run that has ended. Dask waits for all functions that aren't async."""
     with _lock:
         _ended.append(run)
         del _ended[:-_REMEMBERED]
