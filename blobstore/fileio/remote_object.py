@@ -37,7 +37,8 @@ class RemoteObject:
         Args:
             url: Of the object.
             file: Instead: a file of fsspec, whose ``fs`` and ``path`` count.
-            recheck: Whether to look again after each request that couldn't name the object that is meant.
+            recheck: Whether to look again after each request that couldn't name the object that is meant. Otherwise
+                listings of its folder count, too, which their user forgets in time: one for hundreds of objects.
 
         Raises:
             MissingExtraError, UsageError, RemoteError, OSError: It can't be reached.
@@ -131,7 +132,8 @@ class RemoteObject:
 
     def _info(self) -> dict[str, Any]:
         with suppress(Exception):  # not all can forget what they listed, and those that can't don't list
-            self._file_system.invalidate_cache(self._file_system._parent(self._place))  # noqa: SLF001 (has no other name)
+            if self._recheck:
+                self._file_system.invalidate_cache(self._file_system._parent(self._place))  # noqa: SLF001 (has no other name)
         with reaching(self.url or self.path):
             info: dict[str, Any] = self._file_system.info(self._place)
         return info

@@ -217,7 +217,7 @@ class StreamedSource(Closing):
         return len(piece)
 
     def check_unchanged(self) -> None:
-        """Refuse a file that is another one than when it was opened.
+        """Refuse a file that is another one than when it was opened, by a listing if there is one: forget it before.
 
         Raises:
             RemoteError: ``remote-changed``, ``remote-missing``.

@@ -151,6 +151,7 @@ def test_a_model_of_the_hub_is_converted_without_a_copy(tmp_path: Path) -> None:
             assert (tmp_path / "there.sbs").read_bytes() == (tmp_path / "here.sbs").read_bytes()
             for shard in folder.glob("*.safetensors"):
                 assert requests.nbytes(shard.name) == shard.stat().st_size
+            assert sum("/tree/" in path for _, path, _ in requests.seen) <= 4  # not one for each file
             assert "hf_secret" not in done.stdout + done.stderr
         assert b"hf_secret" not in (tmp_path / "there.sbs").read_bytes()
         dry = run("convert", "hf://org/name", "--dry-run", "--json", **hub)
@@ -158,6 +159,7 @@ def test_a_model_of_the_hub_is_converted_without_a_copy(tmp_path: Path) -> None:
         assert run("verify", str(tmp_path / "there.sbs"), "--against", "hf://org/name", **hub).returncode == 0
         missing = run("convert", "hf://org/none", "-o", str(tmp_path / "none.sbs"), **hub)
         assert (missing.returncode, missing.stderr.count("\n")) == (2, 1), missing.stderr
+        assert "hf auth login" in missing.stderr
         assert not (tmp_path / "none.sbs").exists()
         upload = run("convert", str(folder), "-o", "hf://org/name/made.sbs", **hub)
         assert "no-upload" in upload.stderr
