@@ -277,7 +277,7 @@ class RemoteSource(Closing):
             from concurrent.futures import ThreadPoolExecutor  # noqa: PLC0415 (import blobstore stays cheap)
 
             self._pool = ThreadPoolExecutor(_AT_ONCE, thread_name_prefix="blobstore-fetch")
-        if self._beginning and start < _PADDING:
+        if self._beginning and start <= _PADDING:
             start = 0
         block = _Block(start, end, self._pool.submit(self._fetch, start, end), planned.wanted)
         self._blocks.append(block)
