@@ -30,8 +30,11 @@ def directory_in(source: ByteSource) -> Directory:
     Raises:
         FormatError, TruncatedError: As `parse_directory`.
     """
-    expect = source.expect if isinstance(source, RemoteSource) else None
-    return parse_directory(source.view, source.size, expect=expect)
+    if not isinstance(source, RemoteSource):
+        return parse_directory(source.view, source.size)
+    directory = parse_directory(source.view, source.size, expect=source.expect)
+    source.tell_blobs(directory.offsets)
+    return directory
 
 
 class BlobReader(Mapping[str, memoryview], Closing):
