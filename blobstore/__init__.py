@@ -56,6 +56,7 @@ if TYPE_CHECKING:
         MissingExtraError,
         ModelMismatchError,
         NameNotFoundError,
+        RemoteError,
         TruncatedError,
         UsageError,
     )
@@ -131,6 +132,7 @@ __all__ = [
     "Prefetch",
     "PrefixView",
     "Recovery",
+    "RemoteError",
     "Repair",
     "Rewriting",
     "RuntimeChoice",
@@ -214,6 +216,7 @@ _HOMES = {
     "ModelMismatchError": "errors",
     "ModelWriter": "store.model_writer",
     "NameNotFoundError": "errors",
+    "RemoteError": "errors",
     "PackedBlob": "packing.pack",
     "PackedRange": "store.info",
     "Packing": "packing.pack",

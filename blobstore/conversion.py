@@ -13,8 +13,9 @@ from blobstore.checking.refusal import refuse_plan
 from blobstore.converting.request import Request, write_with
 from blobstore.converting.run import check_target, run_plan, unchecked_sources
 from blobstore.converting.shards import write_set
-from blobstore.errors import UsageError, listed
+from blobstore.errors import UsageError, listed, without_secrets
 from blobstore.fileio.paths import optional_path, path_text, path_texts, target_of
+from blobstore.fileio.places import file_size
 from blobstore.fileio.ranges import expect
 from blobstore.fileio.sizes import parse_size
 from blobstore.gemma.models import specifier_of
@@ -220,8 +221,9 @@ def convert(
         source: A .safetensors file, a ``model.safetensors.index.json``, or a folder with either, or with shards; the
             same of PyTorch's pickled files (``.bin``, ``.pt``, ``.pth``, ``.ckpt``), with torch; or a .gguf file.
             ``config.json``, the tokenizer's files and the chat template are found beside it; in a .gguf file, the
-            metadata says what they do.
-        output: The file to write, replaced only by a complete one; or a binary stream.
+            metadata says what they do. Or the URL of one of these (``hf://``, ``s3://``, ``https://``, …), with the
+            extra ``remote``: its tensors are streamed.
+        output: The file to write, replaced only by a complete one, or its URL; or a binary stream.
         as_: ``gemma``: a file that gemma.cpp runs; ``names``: every tensor by name, unchanged; ``auto``: for gemma.cpp
             if it is a Gemma or Qwen3 checkpoint.
         weights: For gemma.cpp, the type of the weights: ``sfp`` (8 bits, the default), ``bf16``, ``f32``, ``i8`` or
@@ -260,6 +262,7 @@ def convert(
             that can't be one; ``set-exists``, ``other-set``: files are in the way, or are of another conversion; as
             `create`.
         FormatError, TruncatedError: A file of the source is wrong.
+        RemoteError: A URL can't be reached, or was replaced while it was read (``remote-changed``).
         OSError: Reading or writing failed; the output is untouched.
 
     Example:
@@ -337,8 +340,8 @@ def convert_as(
     path = output if isinstance(output, str) else None
     files_made = [*((path,) if path else ()), *(division.stores if division else ())]
     return Conversion(
-        input=request.source,
-        output=path,
+        input=without_secrets(request.source),
+        output=None if path is None else without_secrets(path),
         model=specifier_of(plan.config) if plan.config else None,
         runs_in=runs_in(findings) if plan.config else None,
         tensors=len(plan.tensors) + len(plan.extras),
@@ -352,11 +355,11 @@ def convert_as(
             *_readers(plan, index, division),
             *_warnings(findings),
         ),
-        read=tuple(checkpoint.paths),
-        adapters=request.adapters,
-        stores=division.stores if division else (),
+        read=tuple(map(without_secrets, checkpoint.paths)),
+        adapters=tuple(map(without_secrets, request.adapters)),
+        stores=tuple(map(without_secrets, division.stores)) if division else (),
         kept=kept,
-        nbytes=plan.nbytes if path is None else sum(os.stat(file).st_size for file in files_made),
+        nbytes=plan.nbytes if path is None else sum(map(file_size, files_made)),
         seconds=time.perf_counter() - start,
     )
 
@@ -423,7 +426,7 @@ def preview_conversion(
         refuse_plan(plan, findings, strict=strict, runtime=runtime)
         division = request.division(plan)
     return ConversionPreview(
-        input=request.source,
+        input=without_secrets(request.source),
         model=specifier_of(plan.config) if plan.config else None,
         wrapping=plan.config.wrapping.name.lower() if plan.config else None,
         runs_in=runs_in(findings) if plan.config else None,
@@ -437,8 +440,8 @@ def preview_conversion(
         left_out=tuple(plan.left_out),
         carried=tuple(file.name for file in plan.files),
         notes=(*plan.lines, *_readers(plan, index, division), *_warnings(findings)),
-        read=tuple(checkpoint.paths),
-        adapters=request.adapters,
+        read=tuple(map(without_secrets, checkpoint.paths)),
+        adapters=tuple(map(without_secrets, request.adapters)),
         stores=tuple(
             PlannedStore(len(part), sum(plan.tensors[place].nbytes for place in part))
             for part in (division.tensors if division else ())

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import re
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -24,9 +25,25 @@ __all__ = [
     "MissingExtraError",
     "ModelMismatchError",
     "NameNotFoundError",
+    "RemoteError",
     "TruncatedError",
     "UsageError",
 ]
+
+
+_URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+://[^\s'\"<>]+")
+_USER = re.compile(r"(?<!hf)(://)[^/?#\s]*@")
+_SECRET = re.compile(r"(?<=[?#])\S+")
+
+
+def without_secrets(text: str) -> str:
+    """Return a text, such as a URL or a message, in which URLs have no password, token or signature.
+
+    ``https://user:secret@host/a?sig=x`` becomes ``https://…@host/a?…``.
+    """
+    if "://" not in text:
+        return text
+    return _URL.sub(lambda url: _SECRET.sub("…", _USER.sub(r"\1…@", url[0])), text)
 
 
 class BlobStoreError(Exception):
@@ -47,6 +64,7 @@ class BlobStoreError(Exception):
 
     def __init__(self, reason: str, message: str) -> None:
         """Take the code and the words."""
+        message = without_secrets(message)
         super().__init__(reason, message)
         self.reason = reason
         self.message = message
@@ -213,6 +231,15 @@ class MissingExtraError(BlobStoreError, ImportError):
     """
 
 
+class RemoteError(BlobStoreError):
+    """Something that lies elsewhere can't be reached, or has changed; ``path`` is its URL, without secrets.
+
+    Example:
+        >>> issubclass(blobstore.RemoteError, blobstore.BlobStoreError)
+        True
+    """
+
+
 class ModelMismatchError(BlobStoreError, RuntimeError):
     """A file and a model have other names or shapes; a RuntimeError, as torch's ``load_state_dict`` raises.
 
@@ -237,9 +264,9 @@ def in_file(path: str | PathLike[str]) -> Iterator[None]:
         yield
     except BlobStoreError as error:
         if error.path is None and path:
-            error.path = str(path)
+            error.path = without_secrets(str(path))
         raise
     except OSError as error:
         if error.filename is None and error.errno is not None and path:
-            error.filename = str(path)
+            error.filename = without_secrets(str(path))
         raise

@@ -164,6 +164,11 @@ def _lost_index(reader: BlobReader) -> list[Finding]:
 
 
 def _padding(reader: BlobReader) -> Iterator[Finding]:
+    with reader.reading_ahead(reader.directory.gaps()):
+        yield from _not_zero(reader)
+
+
+def _not_zero(reader: BlobReader) -> Iterator[Finding]:
     for offset, nbytes in reader.directory.gaps():
         wrong = np.flatnonzero(np.frombuffer(reader.view(offset, nbytes), dtype=np.uint8))
         if len(wrong):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import time
 from contextlib import suppress
 from dataclasses import dataclass
@@ -16,13 +15,14 @@ from blobstore.checkpoint.reader import open_checkpoint
 from blobstore.checkpoint.told import lines_of
 from blobstore.converting.verify import carries_none, plan_again
 from blobstore.converting.verify import verify as compare_with
-from blobstore.errors import FormatError, UsageError
-from blobstore.fileio.atomic import write_file
+from blobstore.errors import FormatError, UsageError, without_secrets
 from blobstore.fileio.hashing import file_digest
 from blobstore.fileio.paths import optional_path, path_text, path_texts, target_of
+from blobstore.fileio.places import name_in
 from blobstore.fileio.ranges import expect
 from blobstore.fileio.sink import Sink
 from blobstore.fileio.threads import check_workers
+from blobstore.fileio.uploads import new_file
 from blobstore.fileio.work import do_here
 from blobstore.index.inputs import files_of
 from blobstore.index.metadata import ADAPTERS, CHOICES
@@ -172,7 +172,7 @@ def verify_alone(
             refuse_needless_base(store)
     done = verify_file(path, quick=quick, values=values, base=base, workers=workers, engine=engine, progress=progress)
     return Verification(
-        input=path,
+        input=without_secrets(path),
         against=None,
         ok=is_right(done.findings, strict=strict),
         compared=done.blobs,
@@ -215,20 +215,20 @@ def _against(
             notes.append(f"it carries no files of the model: {names} of the source are not compared")
         if receipt is not None:
             # ASCII: file names may be any bytes
-            sources = [(os.path.basename(path), path) for path in checkpoint.paths]
+            sources = [(name_in(path), path) for path in checkpoint.paths]
             sources += [] if carries_none(store) else [(file.name, file.path) for file in plan.files]
             text = json.dumps(_receipt(store, sources, len(verdicts), faults), indent=1)
             _write(text.encode() + b"\n", receipt)
     return Verification(
-        input=path,
-        against=against,
+        input=without_secrets(path),
+        against=without_secrets(against),
         ok=not faults,
         compared=len(verdicts),
         findings=(),
         faults=faults,
         verdicts=verdicts,
         notes=tuple(notes),
-        read=tuple(checkpoint.paths),
+        read=tuple(map(without_secrets, checkpoint.paths)),
         adapters=adapters,
         nbytes=sum(verdict.nbytes for verdict in verdicts),
         seconds=time.perf_counter() - start,
@@ -237,7 +237,8 @@ def _against(
 
 def _write(raw: bytes, target: str | BinaryIO) -> None:
     if isinstance(target, str):
-        write_file(target, raw)
+        with new_file(target) as file:
+            file.write(memoryview(raw))
         return
     sink = Sink(target)  # a raw stream may take less than it is given
     sink.write(memoryview(raw))
@@ -251,7 +252,7 @@ def _receipt(
         "blobstore": import_module("blobstore").__version__,  # the package itself is above this layer
         "source": [{"file": name, "sha256": file_digest(path).hex()} for name, path in sources],
         "target": {
-            "file": os.path.basename(store.path),
+            "file": name_in(store.path),
             "nbytes": store.reader.file_size,
             "sha256": file_digest(store.path).hex(),
         },

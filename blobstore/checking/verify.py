@@ -238,10 +238,12 @@ def _damaged(
         source = reader.part_of_file(*reader.directory.range(int(known[row])))
         return digest_of(source, told) != index.blob(row).sha256
 
-    # The largest first, so that none is left for one thread at the end.
-    by_size = sorted(rows, key=lambda row: -int(reader.directory.sizes[known[row]]))
-    wrong = run_all((partial(differs, row) for row in by_size), workers, stop=stop)
-    damaged = sorted(row for row, is_wrong in zip(by_size, wrong, strict=True) if is_wrong)
+    # The largest first, so that none is left for one thread at the end; elsewhere, as they lie, to be fetched together.
+    order = reader.directory.offsets if reader.is_elsewhere else -reader.directory.sizes
+    in_order = sorted(rows, key=lambda row: int(order[known[row]]))
+    with reader.reading_ahead(reader.directory.range(int(known[row])) for row in in_order):
+        wrong = run_all((partial(differs, row) for row in in_order), workers, stop=stop)
+    damaged = sorted(row for row, is_wrong in zip(in_order, wrong, strict=True) if is_wrong)
     names = _names_in(index, damaged)
     files = {encode_key(key): name for name, key in known_files(index).items()}
     for row in damaged:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from typing import TYPE_CHECKING
 
 from blobstore.cli.cluster import add_cluster, cluster_of, refuse_flags
@@ -10,6 +9,7 @@ from blobstore.cli.formatting import rate, shown, size
 from blobstore.cli.output import add_command, add_json, note, output_of, print_json
 from blobstore.cli.progress import progress
 from blobstore.cli.tables import print_table
+from blobstore.fileio.places import file_size
 from blobstore.packing.pack import pack
 
 if TYPE_CHECKING:
@@ -52,7 +52,7 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
 def run(options: argparse.Namespace) -> int:
     """Run the command."""
     output_of(options, options.output, streams=False)
-    with cluster_of(options) as client, progress(os.stat(options.file).st_size, "packing") as advance:
+    with cluster_of(options) as client, progress(file_size(options.file), "packing") as advance:
         choices = {"level": options.level, "only": options.only, "base": options.base, "progress": advance}
         if client is None:
             done = pack(options.file, options.output, workers=options.workers, **choices)

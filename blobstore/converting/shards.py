@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import os
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
@@ -11,6 +10,7 @@ from blobstore.container.keys import INDEX_KEY
 from blobstore.container.layout import MAX_BLOBS
 from blobstore.converting.run import check_target, run_plan
 from blobstore.errors import BlobStoreError, CheckpointError, UsageError
+from blobstore.fileio.places import exists
 from blobstore.gemma.runtimes import RUNTIMES
 from blobstore.index.build import dump_metadata
 from blobstore.store import unfinished
@@ -169,7 +169,7 @@ def _refuse_to_overwrite(division: Division) -> None:
     try:
         refuse_existing(division.path, [division.path, *division.stores])
     except UsageError as error:
-        if os.path.lexists(unfinished.note_path(division.path)):
+        if exists(unfinished.note_path(division.path)):
             what = f"{error.message}; an earlier run was stopped: --resume (resume=True) goes on with it"
             raise UsageError(error.reason, what) from None
         raise
@@ -185,7 +185,7 @@ def _one_by_one(plan: Plan, checkpoint: Checkpoint, division: Division, progress
 
 def _is_complete(part: Plan, path: str) -> bool:
     """Whether a file is there, has what it is to have, and matches all of its digests."""
-    if not os.path.exists(path):
+    if not exists(path):
         return False
     expected = {tensor.name: (tensor.key, tensor.type.name, tensor.shape) for tensor in part.tensors}
     aliases = {alias.name for alias in part.indexed_aliases}

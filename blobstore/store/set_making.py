@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Generic, TypeVar
 
 from blobstore.container.reader import BlobReader
 from blobstore.errors import FormatError, UsageError, in_file
-from blobstore.fileio.atomic import AtomicFile
+from blobstore.fileio.places import absolute, exists, folder_of, join, name_in, remove
+from blobstore.fileio.uploads import new_file
 from blobstore.fileio.work import do_here, results
 from blobstore.index.joining import JoinedStore, build_set_index
 from blobstore.index.locate import find_index
@@ -34,13 +35,13 @@ def store_paths(path: str, count: int) -> list[str]:
     Raises:
         UsageError: ``bad-store-name``: the path makes a name that not every system has.
     """
-    folder, name = os.path.split(path)
+    folder, name = folder_of(path), name_in(path)
     stem, suffix = os.path.splitext(name)
     names = [f"{stem}-{number:0{_NUMBERS}}-of-{count:0{_NUMBERS}}{suffix or '.sbs'}" for number in range(1, count + 1)]
     fault = store_name_fault(names[-1])
     if fault:
         raise UsageError("bad-store-name", f"{names[-1]!r}, a file of the set, {fault}: choose another name")
-    return [os.path.join(folder, name) for name in names]
+    return [join(folder, name) for name in names]
 
 
 def refuse_existing(path: str, paths: Sequence[str]) -> None:
@@ -49,7 +50,7 @@ def refuse_existing(path: str, paths: Sequence[str]) -> None:
     Raises:
         UsageError: ``set-exists``.
     """
-    existing = [one for one in paths if os.path.lexists(one)]
+    existing = [one for one in paths if exists(one)]
     if existing:
         what = f"{existing[0]!r} exists: files of a set are not overwritten, as the set would be lost before"
         raise UsageError("set-exists", f"{what} {path!r} is complete: remove it, or choose another output")
@@ -68,7 +69,7 @@ def write_set_index(path: str, paths: Sequence[str], metadata: Mapping[str, str]
         UsageError: ``no-index``; ``other-folder``; ``set-not-file``; as `build_set_index`.
         OSError: A file can't be read, or the index not be written.
     """
-    with AtomicFile(path) as file:
+    with new_file(path) as file:
         stores = [_joined(store, path) for store in paths]
         if metadata is None:
             metadata = stores[0].index.metadata if stores else {}
@@ -79,7 +80,7 @@ def write_set_index(path: str, paths: Sequence[str], metadata: Mapping[str, str]
 
 def _joined(store: str, path: str) -> JoinedStore:
     """Open a file that becomes one of a set, and check it."""
-    if os.path.dirname(os.path.abspath(store)) != os.path.dirname(os.path.abspath(path)):
+    if folder_of(absolute(store)) != folder_of(absolute(path)):
         raise UsageError("other-folder", f"{store!r} is not in the folder of {path!r}, where the set's files are")
     refuse_set(store, "a set of sets is none: name its files")
     with BlobReader(store, access="read") as reader:
@@ -89,7 +90,7 @@ def _joined(store: str, path: str) -> JoinedStore:
             raise UsageError("no-index", f"{store!r} {what}")
         with in_file(store):
             _check_listed(reader, index.places(reader.directory).tolist())
-        return JoinedStore(os.path.basename(store), reader.directory, index)
+        return JoinedStore(name_in(store), reader.directory, index)
 
 
 def _check_listed(reader: BlobReader, places: Sequence[int]) -> None:
@@ -159,6 +160,6 @@ def make_each(
     except BaseException:
         for target in targets:
             with suppress(FileNotFoundError):
-                os.remove(target)
+                remove(target)
         raise
     return done

@@ -494,9 +494,21 @@ class Keys {
 
   // Positions, sorted by key.
   std::vector<uint32_t> sorted() const {
+    struct Item {
+      uint64_t head;  // the first eight bytes, as a number with the same order: few keys need to be looked up again
+      uint32_t place;
+    };
+    std::vector<Item> items(count_);
+    for (uint32_t i = 0; i < count_; ++i) {
+      uint64_t head = 0;
+      for (std::size_t byte = 0; byte < 8; ++byte) head = head << 8 | at(i)[byte];
+      items[i] = {head, i};
+    }
+    std::sort(items.begin(), items.end(), [this](const Item& a, const Item& b) {
+      return a.head != b.head ? a.head < b.head : compare(a.place, at(b.place)) < 0;
+    });
     std::vector<uint32_t> order(count_);
-    for (uint32_t i = 0; i < count_; ++i) order[i] = i;
-    std::sort(order.begin(), order.end(), [this](uint32_t a, uint32_t b) { return compare(a, at(b)) < 0; });
+    for (uint32_t i = 0; i < count_; ++i) order[i] = items[i].place;
     return order;
   }
 
@@ -844,13 +856,14 @@ class Index {
     // Checks that must be made on opening come first (see "When"), so readers that defer the rest report the same.
     return open(raw, base, external ? IndexKind::external : IndexKind::embedded, fault) &&
            check_binding(directory, fault) && check_entries(fault) && check_metadata(fault) &&
-           check_table_keys(fault) && check_table_blobs(directory, fault) && check_table_sizes(directory, fault);
+           check_table_keys(directory, fault) && check_table_blobs(directory, fault) &&
+           check_table_sizes(directory, fault);
   }
 
   // I1 to I17, I20 and I21 of the index of a set.
   bool parse_set(Bytes raw, Fault& fault) {
     return open(raw, 0, IndexKind::set, fault) && check_stores(fault) && check_entries(fault) &&
-           check_metadata(fault) && check_table_keys(fault);
+           check_metadata(fault) && check_set_keys(fault);
   }
 
   // I23 and I24: one of the set's files is what it was when the set was made.
@@ -915,6 +928,27 @@ class Index {
     return std::nullopt;
   }
 
+  // Of a set: the row of a key, but for those that each file may have.
+  std::optional<uint32_t> find_row(std::string_view text) const {
+    const auto key = Key::from(text);
+    const Keys keys = table_keys();
+    const auto less = [&keys](uint32_t row, const Key& wanted) { return keys.compare(row, wanted.bytes.data()) < 0; };
+    if (!key) return std::nullopt;
+    const auto found = std::lower_bound(by_key_.begin(), by_key_.end(), *key, less);
+    if (found == by_key_.end() || keys.compare(*found, key->bytes.data()) != 0) return std::nullopt;
+    return *found;
+  }
+
+  // Of a set: the store that has a row of the table, and the row's position there.
+  std::pair<uint32_t, uint32_t> store_of(uint32_t row) const {
+    uint32_t low = 0, high = store_count();
+    while (high - low > 1) {
+      const uint32_t middle = low + (high - low) / 2;
+      (first_blob(middle) <= row ? low : high) = middle;
+    }
+    return {low, row - first_blob(low)};
+  }
+
   // The unpacked size of a packed blob; 0 for any other.
   uint64_t unpacked_nbytes(const Entry& one) const {
     return one.blob == kNoBlob ? 0 : section(kUnpacked).load<uint64_t>(8 * uint64_t{one.blob});
@@ -949,6 +983,8 @@ class Index {
   bool has_digests() const { return (load<uint32_t>(12) & kHasDigests) != 0; }
   uint64_t table_nbytes(uint32_t row) const { return section(kBlobNbytes).load<uint64_t>(8 * uint64_t{row}); }
   Keys table_keys() const { return Keys(section(kBlobKey).data, kKeyNbytes, blob_count()); }
+
+  uint32_t first_blob(uint32_t store) const { return section(kStores).load<uint32_t>(kStoreNbytes * store + 40); }
 
   uint64_t name_start(uint32_t i) const { return section(kNameStart).load<uint32_t>(4 * uint64_t{i}); }
   uint64_t name_end(uint32_t i) const { return i + 1 < entry_count() ? name_start(i + 1) : section(kNames).size; }
@@ -1203,15 +1239,28 @@ class Index {
     return true;
   }
 
-  // I17.
-  bool check_table_keys(Fault& fault) const {
+  // I17 of one file. Its table has most often the keys of the directory, which are known to be well-formed and different.
+  bool check_table_keys(const Directory& directory, Fault& fault) const {
+    const Keys keys = table_keys();
+    bool same = keys.count() <= directory.count();
+    for (uint32_t row = 0; same && row < keys.count(); ++row) same = directory.keys().compare(row, keys.at(row)) == 0;
+    if (!same) return check_keys(keys.sorted(), fault);
+    return check_keys({}, fault);
+  }
+
+  // I17 of a set. The order that it sorts is kept, for finding keys.
+  bool check_set_keys(Fault& fault) {
+    const Keys keys = table_keys();
+    const auto is_of_file = [&keys](uint32_t row) { return is_skeleton(keys.text(row)); };
+    by_key_ = keys.sorted();
+    by_key_.erase(std::remove_if(by_key_.begin(), by_key_.end(), is_of_file), by_key_.end());
+    return check_keys(by_key_, fault);
+  }
+
+  // The keys in the order of `order` must differ.
+  bool check_keys(const std::vector<uint32_t>& order, Fault& fault) const {
     const Keys keys = table_keys();
     if (const auto bad = keys.first_malformed()) return refuse_row(fault, "index-key", *bad, "its key is malformed");
-    std::vector<uint32_t> order = keys.sorted();
-    if (kind_ == IndexKind::set) {
-      const auto skip = [&keys](uint32_t row) { return is_skeleton(keys.text(row)); };
-      order.erase(std::remove_if(order.begin(), order.end(), skip), order.end());
-    }
     if (const auto twice = keys.repeated(order)) return refuse_row(fault, "index-key", *twice, "another row has its key");
     for (uint32_t row = 0; row < keys.count(); ++row) {
       if (keys.text(row) == kIndexKey) return refuse_row(fault, "index-key", row, "it is the index itself");
@@ -1303,6 +1352,7 @@ class Index {
   Bytes raw_;
   uint64_t base_ = 0;
   IndexKind kind_ = IndexKind::embedded;
+  std::vector<uint32_t> by_key_;  // of a set: rows of the table, sorted by key
   std::array<Bytes, kSectionCount> sections_{};
 };
 
@@ -1823,25 +1873,14 @@ class Store {
   uint32_t blob_count() const { return store_count() != 0 ? index_->blob_count() : directory().count(); }
   Blob blob(uint32_t place) const {
     if (store_count() == 0) return directory().blob(place);
-    uint32_t low = 0, high = store_count();
-    while (high - low > 1) {
-      const uint32_t middle = low + (high - low) / 2;
-      (index_->store(middle).first_blob <= place ? low : high) = middle;
-    }
-    Blob found = directories_[low].blob(place - index_->store(low).first_blob);
-    found.store = low;
+    const auto [store, place_there] = index_->store_of(place);
+    Blob found = directories_[store].blob(place_there);
+    found.store = store;
     return found;
   }
   std::optional<Blob> find_blob(std::string_view key) const {
-    if (store_count() != 0 && (key == detail::kIndexKey || detail::is_skeleton(key))) return std::nullopt;
-    for (uint32_t store = 0; store < directories_.size(); ++store) {
-      const auto place = directories_[store].find(key);
-      if (!place) continue;
-      Blob found = directories_[store].blob(*place);
-      found.store = store;
-      return found;
-    }
-    return std::nullopt;
+    const auto place = store_count() != 0 ? index_->find_row(key) : directory().find(key);
+    return place ? std::optional<Blob>(blob(*place)) : std::nullopt;
   }
 
   // A file that the store carries, such as "config.json": a view of its bytes, valid as long as the store.
