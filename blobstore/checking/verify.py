@@ -163,7 +163,7 @@ def verify_blobs(
             yield finding("no-digest", key, "the index doesn't list this blob: it was added later")
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)  # a URL may have secrets
 class StoreDigests:
     """Compares the blobs of each file of a set with their digests.
 
@@ -187,7 +187,7 @@ class StoreDigests:
         return list(_damaged(reader, reader.index, known, rows, workers=1, progress=progress))
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)  # a URL may have secrets
 class StoreValues:
     """Looks at the values of the tensors in each file of a set.
 
