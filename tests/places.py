@@ -1,4 +1,4 @@
-"""The places that a model can be in: one file, a set of files. Each has the same contents."""
+"""The places that a model can be in: one file, a set of files, here or elsewhere. Each has the same contents."""
 
 from __future__ import annotations
 
@@ -33,10 +33,25 @@ class Place:
     make: Callable[[Path, Path], object]
     before: str = ""
 
+    @property
+    def is_elsewhere(self) -> bool:
+        """Whether the files are at URLs: in fsspec's memory."""
+        return bool(self.before)
+
+
+def _make_file(checkpoint: Path, path: Path) -> object:
+    return blobstore.convert(checkpoint, path, as_="names")
+
+
+def _make_set(checkpoint: Path, path: Path) -> object:
+    return blobstore.convert(checkpoint, path, as_="names", max_shard_size=MOST)
+
 
 PLACES = {
-    "file": Place(lambda checkpoint, path: blobstore.convert(checkpoint, path, as_="names")),
-    "set": Place(lambda checkpoint, path: blobstore.convert(checkpoint, path, as_="names", max_shard_size=MOST)),
+    "file": Place(_make_file),
+    "set": Place(_make_set),
+    "remote file": Place(_make_file, "memory://file/"),
+    "remote set": Place(_make_set, "memory://set/"),
 }
 CHANGED = "model.layers.3.mlp.weight"  # in the tuned model
 NAMES = ("model.sbs", "tuned.sbs", "packed.sbs", "difference.sbs")
@@ -78,7 +93,7 @@ def make_places(folder: Path) -> None:
         blobstore.pack(site / "tuned.sbs", site / "difference.sbs", base=site / "model.sbs")
 
 
-def contents(path: Path, base: Path | None = None) -> dict[str, Any]:
+def contents(path: Path | str, base: Path | str | None = None) -> dict[str, Any]:
     """Return all that a file, or a set, holds, wherever it holds it."""
     with blobstore.open(path, base=base) as store:
         held = {info.name: (info.key, info.type.name, info.shape, store.tobytes(info.name)) for info in store.infos()}

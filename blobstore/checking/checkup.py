@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
@@ -15,6 +14,7 @@ from blobstore.converting.choices import WEIGHTS, Choices
 from blobstore.converting.choose import needless_flags
 from blobstore.errors import UsageError
 from blobstore.fileio.paths import optional_path, path_text, path_texts
+from blobstore.fileio.places import exists
 from blobstore.fileio.work import do_here
 from blobstore.gemma.runtimes import NAMES
 
@@ -112,7 +112,7 @@ def check(
         if weights and any(finding.code == "by-name" for finding in findings):
             raise needless_flags(["weights"], name)
         findings = asked_for(findings, runtimes) if runtimes else findings
-    elif needless and os.path.lexists(name):
+    elif needless and exists(name):
         raise UsageError("needless-flag", f"{needless[0]} is for a checkpoint, and {name!r} is none: leave it out")
     else:
         return check_alone(name, for_=for_, strict=strict)

@@ -18,6 +18,7 @@ from blobstore.cli.output import add_base, add_command, add_json, note, print_js
 from blobstore.cli.progress import progress
 from blobstore.cli.tables import print_table
 from blobstore.errors import UsageError
+from blobstore.fileio.urls import is_url
 from blobstore.index.locate import lost_index
 from blobstore.index.sets import open_reader
 from blobstore.store.base import refuse_needless_base
@@ -82,7 +83,7 @@ def run(options: argparse.Namespace) -> int:
     """Run the command."""
     *files, last = options.files
     options.pattern = "*"
-    if files and not os.path.lexists(last):
+    if files and not (is_url(last) or os.path.lexists(last)):
         options.files, options.pattern = files, last
     if options.keys and options.stats:
         raise UsageError("needless-flag", "--stats is of tensors, and --keys lists blobs: leave out one of them")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import os
 import time
 from dataclasses import dataclass
 from functools import partial
@@ -16,6 +15,7 @@ from blobstore.edit.manifest import describe, external_index, manifest_of, refus
 from blobstore.errors import FormatError, UsageError, in_file
 from blobstore.fileio.hashing import digest_of
 from blobstore.fileio.paths import path_text
+from blobstore.fileio.places import file_size
 from blobstore.fileio.ranges import FileRange
 from blobstore.fileio.threads import in_order
 from blobstore.gemma.newer import readers_notes
@@ -158,7 +158,7 @@ def _other_metadata(paths: Sequence[str]) -> tuple[str, ...]:
 
 
 def _result(reader: BlobReader, output: str, names: int, start: float, **more: Any) -> Indexing:  # noqa: ANN401 (fields)
-    nbytes, seconds = os.stat(output).st_size, time.perf_counter() - start
+    nbytes, seconds = file_size(output), time.perf_counter() - start
     blobs = len(reader) - (INDEX_KEY in reader) + (output == reader.path)
     more["notes"] = (*more.get("notes", ()), *readers_notes(blobs))
     return Indexing(reader.path, output, nbytes, names, seconds=seconds, **more)

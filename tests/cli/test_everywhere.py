@@ -13,6 +13,7 @@ from blobstore import cli
 from tests.checkpoints import snapshot
 from tests.cli.test_outputs import commands, run_for_bytes
 from tests.places import NAMES, PLACES, contents, make_places
+from tests.remote.counting import clear, put
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -26,14 +27,18 @@ class Done:
     Attributes:
         status: Its exit status.
         printed: On standard output.
-        site: The folder with the model.
+        site: The folder with the model, or what its URL has in front of a name.
         out: The folder for what it writes.
     """
 
     status: int
     printed: bytes
-    site: Path
+    site: Path | str
     out: Path
+
+    def at(self, name: str) -> Path | str:
+        """Return the path, or the URL, of a file beside the model."""
+        return f"{self.site}{name}" if isinstance(self.site, str) else self.site / name
 
 
 @dataclass(frozen=True)
@@ -67,7 +72,8 @@ def without_places(facts: Any) -> Any:  # noqa: ANN401 (JSON)
     """Return JSON without what tells where a tensor lies, and how long it took."""
     if isinstance(facts, dict):
         places = {"offset", "file", "seconds", "nbytes_per_second"}
-        return {key: without_places(value) for key, value in facts.items() if key not in places}
+        paths = {key for key, value in facts.items() if isinstance(value, str) and value.endswith(".sbs")}
+        return {key: without_places(value) for key, value in facts.items() if key not in places | paths}
     return [without_places(value) for value in facts] if isinstance(facts, list) else facts
 
 
@@ -106,7 +112,7 @@ def made(name: str = "made.sbs", base: str | None = None) -> Callable[[Done], ob
     """Compare the contents of the .sbs file, or the set, that was written."""
 
     def meaning(done: Done) -> object:
-        held = contents(done.out / name, done.site / base if base else None)
+        held = contents(done.out / name, done.at(base) if base else None)
         held["metadata"] = {key: value for key, value in held["metadata"].items() if key not in OF_PLACES}
         return done.status, held
 
@@ -118,7 +124,7 @@ def packed(done: Done) -> object:
     return sorted(map(str, json.loads(done.printed)["blobs"])), made()(done)
 
 
-NOT_FILE = {"set": "set-not-file"}
+NOT_FILE = {"set": "set-not-file", "remote set": "set-not-file"}
 ROWS = [
     Row("info {model} --json", told("format", "tensors", "shared", "types", "weights", "carried", "metadata", "notes")),
     Row("info {packed} --json", told("tensors", "types", "weights", "carried", "runs")),
@@ -147,17 +153,25 @@ ROWS = [
     Row("export {model} -o {out}/made.safetensors", written),
     Row("export {model} -o {out}/ --max-shard-size 100kB --dtype bf16", written),
     Row("export {difference} --base {model} -o {out}/made.safetensors", written),
-    Row("index attach {model}", refused={"file": "has-index", **NOT_FILE}),
-    Row("index detach {model}", lambda done: contents(done.site / "model.sbs"), NOT_FILE, changes=True),
-    Row("index build {model} --force", refused=NOT_FILE, changes=True),
-    Row("index join {model} -o joined.sbs", lambda done: contents(done.site / "joined.sbs"), NOT_FILE, changes=True),
+    Row("index attach {model}", refused={"file": "has-index", "remote file": "has-index", **NOT_FILE}),
+    Row(
+        "index detach {model}",
+        lambda done: contents(done.at("model.sbs")),
+        {"remote file": "needs-path", **NOT_FILE},
+        changes=True,
+    ),
+    Row("index build {model} --force", refused={"remote file": "needs-path", **NOT_FILE}, changes=True),
+    Row("index build {model} --force --embed", refused=NOT_FILE, changes=True),
+    Row(
+        "index join {model} -o {before}joined.sbs", lambda done: contents(done.at("joined.sbs")), NOT_FILE, changes=True
+    ),
     Row("rewrite {model} -o {out}/made.sbs", made()),
     Row("rewrite {model} -o {out}/made.sbs --drop *.norm --rename ids=numbers --set a=b --sort", made()),
     Row("rewrite {model} -o {out}/made.sbs --container 1 --index external", made()),
     Row("rewrite {packed} -o {out}/made.sbs --unset format", refused=dict.fromkeys(PLACES, "packed-file")),
-    Row("rewrite {model} --in-place --set a=b", lambda done: contents(done.site / "model.sbs"), NOT_FILE, changes=True),
+    Row("rewrite {model} --in-place --set a=b", lambda done: contents(done.at("model.sbs")), NOT_FILE, changes=True),
     Row("recover {model} -o {out}/made.sbs", made(), NOT_FILE),
-    Row("repair {model} -o {out}/made.sbs", refused={"file": "no-config", **NOT_FILE}),
+    Row("repair {model} -o {out}/made.sbs", refused={"file": "no-config", "remote file": "no-config", **NOT_FILE}),
     Row("pack {model} -o {out}/made.sbs --json", packed),
     Row("pack {model} --only *.weight -o {out}/made.sbs", made()),
     Row("pack {tuned} --base {model} -o {out}/made.sbs", made(base="model.sbs")),
@@ -187,14 +201,17 @@ def places(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def run_row(row: Row, place: str, places: Path, folder: Path, monkeypatch: pytest.MonkeyPatch) -> object:
     """Run a row's command in a copy of a place → its meaning, or None if it was refused."""
-    site, out = folder / place, folder / f"{place}-out"
+    name = place.replace(" ", "-")
+    site, out = folder / name, folder / f"{name}-out"
     shutil.copytree(places / place, site)
     out.mkdir()
     monkeypatch.chdir(site)
     monkeypatch.setenv("PATH", "")  # no compiler for bench
-    before = snapshot(site)
-    files = {name.removesuffix(".sbs"): PLACES[place].before + name for name in NAMES}
-    words = row.words.format(**files, ck=places / "ck", out=out)
+    before, prefix = snapshot(site), PLACES[place].before
+    if prefix:
+        put(prefix.rstrip("/"), site)
+    files = {name.removesuffix(".sbs"): prefix + name for name in NAMES}
+    words = row.words.format(**files, ck=places / "ck", out=out, before=prefix)
     status, shown, err = run_for_bytes(words.split())
     if place in row.refused:
         assert err.startswith(f"blobstore: {row.refused[place]}: "), err
@@ -202,7 +219,7 @@ def run_row(row: Row, place: str, places: Path, folder: Path, monkeypatch: pytes
         return None
     assert not err.startswith("blobstore:"), err
     assert row.changes or snapshot(site) == before
-    return row.meaning(Done(status, shown, site, out))
+    return row.meaning(Done(status, shown, prefix or site, out))
 
 
 def slowly(row: Row) -> list[pytest.MarkDecorator]:
@@ -211,6 +228,7 @@ def slowly(row: Row) -> list[pytest.MarkDecorator]:
 
 @pytest.mark.parametrize("row", [pytest.param(row, id=row.words, marks=slowly(row)) for row in ROWS])
 def test_it_is_the_same_everywhere(row: Row, places: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    clear()
     meanings = {place: run_row(row, place, places, tmp_path, monkeypatch) for place in PLACES}
     for place, meaning in meanings.items():
         assert place in row.refused or "file" in row.refused or meaning == meanings["file"], place
