@@ -104,7 +104,7 @@ class _Run:
         Raises:
             ClusterError, BlobStoreError, OSError: It isn't.
         """
-        from distributed import KilledWorker  # noqa: PLC0415 (an extra)
+        from distributed.scheduler import KilledWorker  # noqa: PLC0415 (an extra)
 
         may_retry = self._attempts[number] <= self._retries
         error: Exception
