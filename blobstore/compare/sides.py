@@ -82,7 +82,9 @@ class Side:
         if self.store is None or not self.store.reader.is_elsewhere:
             return nullcontext()
         reader, catalog = self.store.reader, self.store.vocabularies.by(self.by)
-        return reader.reading_ahead(reader.range(info.key) for info in sorted(catalog, key=lambda info: info.name))
+        return reader.reading_ahead(
+            reader.range(info.key) for info in sorted(catalog, key=lambda info: info.name) if info.key
+        )
 
     def by_keys(self) -> Side:
         """Return the same file by the runtime's keys; a checkpoint unchanged."""
