@@ -16,7 +16,7 @@ from blobstore.container import layout
 from blobstore.container.directory import Directory
 from blobstore.container.keys import INDEX_KEY, SKELETON_INDEX_KEY, SKELETON_KEY, decode_key
 from blobstore.container.reader import BlobReader, directory_in
-from blobstore.errors import BlobStoreError, FormatError, UsageError, in_file
+from blobstore.errors import BlobStoreError, FormatError, UsageError, in_file, without_secrets
 from blobstore.fileio.paths import path_text
 from blobstore.fileio.places import absolute, folder_of, join
 from blobstore.fileio.ranges import FileRange
@@ -36,6 +36,7 @@ if TYPE_CHECKING:
 _OF_ONE_FILE = (INDEX_KEY, SKELETON_KEY, SKELETON_INDEX_KEY)  # they describe a file, not the set
 _OF_ONE_FILE_KEYS = np.array([key.encode() for key in _OF_ONE_FILE], f"S{layout.KEY_NBYTES}")
 _FEWER = "each file that views are kept of takes one: raise the limit (ulimit -n), or open with access='read'"
+_HEAD_NBYTES = 16  # tell that it is the index of a set
 _VERSION = 2  # of the stores of a set
 
 
@@ -47,15 +48,19 @@ def open_reader(
     Raises:
         FormatError: ``index-…`` as well: the index of a set is wrong.
     """
-    try:
-        return BlobReader(path, access=access, writable=writable, prefetch=prefetch)
-    except FormatError as error:
-        if error.reason != "bad-magic" or not is_path(path):
+    with in_file(name_of(path)):
+        source = open_source(path, access, writable=writable, prefetch=prefetch)
+        try:
+            return BlobReader.of_source(path, source)
+        except FormatError as error:
+            if error.reason != "bad-magic" or not is_path(path) or not is_set(source.view(0, _HEAD_NBYTES)):
+                source.close()
+                raise
+        except BaseException:
+            source.close()
             raise
-        try:  # nothing is read twice: it may be far away
-            return SetReader(path, access=access, writable=writable, prefetch=prefetch)
-        except FormatError as of_set:
-            raise (error if of_set.reason == "index-magic" else of_set) from None
+    # It isn't opened twice: it may be far away.
+    return SetReader(path, access=access, writable=writable, prefetch=prefetch, own=source)
 
 
 def is_path(path: Readable) -> TypeGuard[FilePath]:
@@ -68,7 +73,7 @@ def is_set_at(path: Readable) -> bool:
     if not is_path(path):
         return False
     try:
-        return is_set(read_beginning(os.fsdecode(path), 16))
+        return is_set(read_beginning(os.fsdecode(path), _HEAD_NBYTES))
     except (OSError, BlobStoreError):
         return False
 
@@ -104,16 +109,25 @@ class SetReader(BlobReader):
     """
 
     def __init__(
-        self, path: Readable, *, access: Access = "auto", writable: bool = False, prefetch: Prefetch = "none"
+        self,
+        path: Readable,
+        *,
+        access: Access = "auto",
+        writable: bool = False,
+        prefetch: Prefetch = "none",
+        own: ByteSource | None = None,
     ) -> None:
-        """Open a set by the path of its index. Its files are opened, and checked, when they are first read."""
+        """Open a set by the path of its index. Its files are opened, and checked, when they are first read.
+
+        ``own`` is the index, if it is open already; this takes it over.
+        """
         given = path_text(path)  # type: ignore[arg-type]  # a file object has no folder
         self.path = name_of(path)
         folder = folder_of(given)
         real_folder = folder_of(absolute(given))  # the working directory may change
         self._options = (access, writable, prefetch)
         with in_file(self.path):
-            own = open_source(path, access)
+            own = own or open_source(path, access)
             try:
                 raw = own.view(0, own.size)
                 if not is_set(raw):
@@ -124,6 +138,7 @@ class SetReader(BlobReader):
                 raise
         stores = self.index.stores
         self._paths = [join(folder, store.name) for store in stores]
+        self._shown = [without_secrets(path) for path in self._paths]
         self._files = [join(real_folder, store.name) for store in stores]
         self._set = SetSource(own, self._files, [store.nbytes for store in stores], self._open, writable=writable)
         self._source = self._set
@@ -131,7 +146,7 @@ class SetReader(BlobReader):
 
     def _open(self, number: int) -> ByteSource:
         """Open one of the files, with checks I22 to I24."""
-        store, path = self.index.stores[number], self._paths[number]
+        store, path = self.index.stores[number], self._shown[number]
         access, writable, prefetch = self._options
         with in_file(path):
             try:
@@ -156,7 +171,7 @@ class SetReader(BlobReader):
         if isinstance(error, UsageError) and error.reason == "not-a-file":
             return FormatError("set-missing-store", f"{place} is missing, there is something else: {error.message}")
         if isinstance(error, OSError):
-            error.filename = self._paths[number]
+            error.filename = self._shown[number]
             if error.errno == errno.EMFILE:
                 error.strerror = f"{error.strerror}: {_FEWER}"
         return error
@@ -188,9 +203,9 @@ class SetReader(BlobReader):
         return tuple(self._paths)
 
     def file_at(self, offset: int) -> tuple[str, int]:
-        """Return which file has the byte at an offset, and where."""
+        """Return which file has the byte at an offset, a URL without its secrets, and where."""
         number, start = self._set.place(offset)
-        return self._paths[number], start
+        return self._shown[number], start
 
     def fault_of(self, number: int) -> FormatError | OSError | None:
         """Return what is wrong with one of the files, if anything is: I22 to I24."""
