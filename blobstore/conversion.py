@@ -4,25 +4,22 @@ from __future__ import annotations
 
 import os
 import time
-from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
 from blobstore.checking.checkpoint import check_plan, check_values
 from blobstore.checking.findings import runs_in, runtimes_line
 from blobstore.checking.refusal import refuse_plan
-from blobstore.checkpoint.reader import open_checkpoint
-from blobstore.converting.choices import LAYOUTS, WEIGHTS, Choices
-from blobstore.converting.choose import KINDS, choose_plan, needless_flags
+from blobstore.converting.request import Request, write_with
 from blobstore.converting.run import check_target, run_plan, unchecked_sources
-from blobstore.converting.shards import needed_division, write_set
-from blobstore.errors import UsageError, listed
+from blobstore.converting.shards import write_set
+from blobstore.errors import UsageError, listed, without_secrets
 from blobstore.fileio.paths import optional_path, path_text, path_texts, target_of
+from blobstore.fileio.places import file_size
 from blobstore.fileio.ranges import expect
 from blobstore.fileio.sizes import parse_size
 from blobstore.gemma.models import specifier_of
 from blobstore.gemma.newer import readers_notes
-from blobstore.gemma.runtimes import NAMES
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -30,16 +27,15 @@ if TYPE_CHECKING:
     from typing import BinaryIO
 
     from blobstore.checking.findings import Finding
-    from blobstore.checkpoint.reader import Checkpoint
     from blobstore.checkpoint.told import LeftOut
     from blobstore.converting.plan import Plan, PlannedAlias, PlannedTensor
     from blobstore.converting.shards import Division
     from blobstore.fileio.types import Paths, Progress
+    from blobstore.fileio.work import Engine
     from blobstore.index.locate import IndexPlace
 
 ConversionKind = Literal["auto", "gemma", "names"]
 _SHOWN = 8
-_CHOICES = {"weights": WEIGHTS, "layout": LAYOUTS, "wrapping": ("it", "pt"), "runtime": NAMES}
 
 
 @dataclass(frozen=True)
@@ -225,8 +221,9 @@ def convert(
         source: A .safetensors file, a ``model.safetensors.index.json``, or a folder with either, or with shards; the
             same of PyTorch's pickled files (``.bin``, ``.pt``, ``.pth``, ``.ckpt``), with torch; or a .gguf file.
             ``config.json``, the tokenizer's files and the chat template are found beside it; in a .gguf file, the
-            metadata says what they do.
-        output: The file to write, replaced only by a complete one; or a binary stream.
+            metadata says what they do. Or the URL of one of these (``hf://``, ``s3://``, ``https://``, …), with the
+            extra ``remote``: its tensors are streamed.
+        output: The file to write, replaced only by a complete one, or its URL; or a binary stream.
         as_: ``gemma``: a file that gemma.cpp runs; ``names``: every tensor by name, unchanged; ``auto``: for gemma.cpp
             if it is a Gemma or Qwen3 checkpoint.
         weights: For gemma.cpp, the type of the weights: ``sfp`` (8 bits, the default), ``bf16``, ``f32``, ``i8`` or
@@ -265,46 +262,86 @@ def convert(
             that can't be one; ``set-exists``, ``other-set``: files are in the way, or are of another conversion; as
             `create`.
         FormatError, TruncatedError: A file of the source is wrong.
+        RemoteError: A URL can't be reached, or was replaced while it was read (``remote-changed``).
         OSError: Reading or writing failed; the output is untouched.
 
     Example:
         >>> blobstore.convert("checkpoint", "converted.sbs", weights="bf16").runs_in[-1]
         'latest'
     """
-    source, output, tokenizer = path_text(source), target_of(output), optional_path(tokenizer)
-    given = path_texts(adapters)
+    request = Request(
+        source=path_text(source),
+        output=target_of(output),
+        kind=as_,
+        weights=weights,
+        layout=layout,
+        wrapping=wrapping,
+        runtime=runtime,
+        tokenizer=optional_path(tokenizer),
+        adapters=path_texts(adapters),
+        pad=pad,
+        files=files,
+        container=container,
+        index=index,
+        digests=digests,
+        max_shard_size=max_shard_size,
+    )
+    return convert_as(request, strict=strict, resume=resume, progress=progress)
+
+
+def convert_as(
+    request: Request,
+    *,
+    strict: bool,
+    resume: bool,
+    engine: Engine | None = None,
+    progress: Progress = lambda _: None,
+) -> Conversion:
+    """Convert a checkpoint; errors as `convert`.
+
+    Args:
+        request: What is to be converted to what.
+        strict: As for `convert`.
+        resume: As for `convert`.
+        engine: Writes the files of a set, which it has to be.
+        progress: As for `convert`.
+    """
     start = time.perf_counter()
-    choices = {"weights": weights, "layout": layout, "wrapping": wrapping, "runtime": runtime}
-    with _planned(source, as_, choices, tokenizer, given, index=index, pad=pad, files=files) as (plan, checkpoint):
+    output, index = request.output, request.index
+    with request.planned() as (plan, checkpoint):
         check_target(plan, checkpoint, output)
         # What is made as it is read is looked at as it is written, unless that would be too late.
         sources = unchecked_sources(plan, checkpoint, made=strict)
         findings = [*check_plan(plan, checkpoint.path, embedded=index == "embedded"), *check_values(sources)]
-        refuse_plan(plan, findings, strict=strict, runtime=runtime)
+        refuse_plan(plan, findings, strict=strict, runtime=request.runtime)
         expect(progress, plan.nbytes)
-        division = needed_division(
-            plan,
-            output,
-            max_shard_size=None if max_shard_size is None else parse_size(max_shard_size),
-            runtime=runtime,
-            version=container,
-            index=index,
-            digests=digests,
-        )
+        division = request.division(plan)
         kept = 0
         if division:
-            kept = write_set(plan, checkpoint, division, resume=resume, progress=progress)
+            run = write_with(engine, request, division, progress) if engine else None
+            kept = write_set(plan, checkpoint, division, resume=resume, run=run, progress=progress)
         elif resume:
             what = "only a set is gone on with, and this is one file"
             raise UsageError("needless-flag", f"--resume: {what}: leave it out, or choose --max-shard-size")
+        elif engine:
+            what = "the result is one file, which one machine writes"
+            raise UsageError("not-a-set", f"{what}: choose --max-shard-size, or leave out --processes and --scheduler")
         else:
-            odd = run_plan(plan, checkpoint, output, version=container, index=index, digests=digests, progress=progress)
+            odd = run_plan(
+                plan,
+                checkpoint,
+                output,
+                version=request.container,
+                index=index,
+                digests=request.digests,
+                progress=progress,
+            )
             findings += check_values(odd)
     path = output if isinstance(output, str) else None
     files_made = [*((path,) if path else ()), *(division.stores if division else ())]
     return Conversion(
-        input=source,
-        output=path,
+        input=without_secrets(request.source),
+        output=None if path is None else without_secrets(path),
         model=specifier_of(plan.config) if plan.config else None,
         runs_in=runs_in(findings) if plan.config else None,
         tensors=len(plan.tensors) + len(plan.extras),
@@ -314,15 +351,15 @@ def convert(
         carried=tuple(file.name for file in plan.files),
         notes=(
             *plan.lines,
-            *_set(plan, division, kept, max_shard_size),
+            *_set(plan, division, kept, request.max_shard_size),
             *_readers(plan, index, division),
             *_warnings(findings),
         ),
-        read=tuple(checkpoint.paths),
-        adapters=given,
-        stores=division.stores if division else (),
+        read=tuple(map(without_secrets, checkpoint.paths)),
+        adapters=tuple(map(without_secrets, request.adapters)),
+        stores=tuple(map(without_secrets, division.stores)) if division else (),
         kept=kept,
-        nbytes=plan.nbytes if path is None else sum(os.stat(file).st_size for file in files_made),
+        nbytes=plan.nbytes if path is None else sum(map(file_size, files_made)),
         seconds=time.perf_counter() - start,
     )
 
@@ -369,15 +406,27 @@ def preview_conversion(
         >>> preview.model is None, preview.tensors[0].key == blobstore.key_for(preview.tensors[0].name)
         (True, True)
     """
-    source, tokenizer, given = path_text(source), optional_path(tokenizer), path_texts(adapters)
-    choices = {"weights": weights, "layout": layout, "wrapping": wrapping, "runtime": runtime}
-    with _planned(source, as_, choices, tokenizer, given, index=index, pad=pad, files=files) as (plan, checkpoint):
+    request = Request(
+        source=path_text(source),
+        output="out.sbs",
+        kind=as_,
+        weights=weights,
+        layout=layout,
+        wrapping=wrapping,
+        runtime=runtime,
+        tokenizer=optional_path(tokenizer),
+        adapters=path_texts(adapters),
+        pad=pad,
+        files=files,
+        index=index,
+        max_shard_size=max_shard_size,
+    )
+    with request.planned() as (plan, checkpoint):
         findings = list(check_plan(plan, checkpoint.path, embedded=index == "embedded"))
         refuse_plan(plan, findings, strict=strict, runtime=runtime)
-        limit = None if max_shard_size is None else parse_size(max_shard_size)
-        division = needed_division(plan, "out.sbs", max_shard_size=limit, runtime=runtime, index=index)
+        division = request.division(plan)
     return ConversionPreview(
-        input=source,
+        input=without_secrets(request.source),
         model=specifier_of(plan.config) if plan.config else None,
         wrapping=plan.config.wrapping.name.lower() if plan.config else None,
         runs_in=runs_in(findings) if plan.config else None,
@@ -391,63 +440,14 @@ def preview_conversion(
         left_out=tuple(plan.left_out),
         carried=tuple(file.name for file in plan.files),
         notes=(*plan.lines, *_readers(plan, index, division), *_warnings(findings)),
-        read=tuple(checkpoint.paths),
-        adapters=given,
+        read=tuple(map(without_secrets, checkpoint.paths)),
+        adapters=tuple(map(without_secrets, request.adapters)),
         stores=tuple(
             PlannedStore(len(part), sum(plan.tensors[place].nbytes for place in part))
             for part in (division.tensors if division else ())
         ),
         nbytes=plan.nbytes,
     )
-
-
-@contextmanager
-def _planned(
-    source: str,
-    kind: str,
-    chosen: dict[str, str | None],
-    tokenizer: str | None,
-    adapters: tuple[str, ...],
-    *,
-    index: str,
-    pad: bool,
-    files: bool,
-) -> Iterator[tuple[Plan, Checkpoint]]:
-    """Plan a conversion → the plan and the open checkpoint."""
-    _check("as", kind, KINDS)
-    for name, value in chosen.items():
-        _check(name, value, _CHOICES[name])
-    _check("index", index, ("embedded", "external"))
-    choices = Choices(
-        chosen["weights"] or "sfp",
-        chosen["layout"],
-        chosen["wrapping"],
-        pad=pad,
-        runtime=chosen["runtime"],
-    )
-    with open_checkpoint(source, adapters=adapters) as checkpoint:
-        plan = choose_plan(
-            checkpoint,
-            kind,
-            choices,
-            tokenizer=tokenizer,
-            files=files,
-        )
-        # The runtime says how much a file by name may hold.
-        needless = (name for name, value in chosen.items() if value is not None and name != "runtime")
-        given = [*needless, *(["no-pad"] * (not pad))]
-        if given and plan.config is None:
-            raise needless_flags(given, source)
-        choices.refuse_unusable()  # not before it is known that the model has another layout
-        if not files and plan.config is not None:
-            what = "--no-files: a file for gemma.cpp carries no files of the checkpoint"
-            raise UsageError("needless-flag", f"{what}: leave it out, or --as names")
-        yield plan, checkpoint
-
-
-def _check(name: str, value: str | None, allowed: Sequence[str]) -> None:
-    if value is not None and value not in allowed:
-        raise UsageError("bad-choice", f"{name}: {value!r} is not one of {', '.join(allowed)}")
 
 
 def _readers(plan: Plan, index: str, division: Division | None) -> list[str]:

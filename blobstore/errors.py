@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import re
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -15,6 +16,7 @@ if TYPE_CHECKING:
 __all__ = [
     "BlobStoreError",
     "CheckpointError",
+    "ClusterError",
     "CodecError",
     "Fault",
     "FormatError",
@@ -23,9 +25,25 @@ __all__ = [
     "MissingExtraError",
     "ModelMismatchError",
     "NameNotFoundError",
+    "RemoteError",
     "TruncatedError",
     "UsageError",
 ]
+
+
+_URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+://[^\s'\"<>]+")
+_USER = re.compile(r"(?<!hf)(://)[^/?#\s]*@")
+_SECRET = re.compile(r"(?<=[?#])\S+")
+
+
+def without_secrets(text: str) -> str:
+    """Return a text, such as a URL or a message, in which URLs have no password, token or signature.
+
+    ``https://user:secret@host/a?sig=x`` becomes ``https://…@host/a?…``.
+    """
+    if "://" not in text:
+        return text
+    return _URL.sub(lambda url: _SECRET.sub("…", _USER.sub(r"\1…@", url[0])), text)
 
 
 class BlobStoreError(Exception):
@@ -46,6 +64,7 @@ class BlobStoreError(Exception):
 
     def __init__(self, reason: str, message: str) -> None:
         """Take the code and the words."""
+        message = without_secrets(message)
         super().__init__(reason, message)
         self.reason = reason
         self.message = message
@@ -194,11 +213,29 @@ class CheckpointError(BlobStoreError, ValueError):
     faults: Sequence[Fault] = ()
 
 
+class ClusterError(BlobStoreError, RuntimeError):
+    """Other machines, or processes, couldn't do their part of the work.
+
+    Example:
+        >>> issubclass(blobstore.ClusterError, RuntimeError)  # blobstore.distributed raises it without a scheduler
+        True
+    """
+
+
 class MissingExtraError(BlobStoreError, ImportError):
     """An optional dependency is missing; the message names what to install.
 
     Example:
         >>> issubclass(blobstore.MissingExtraError, ImportError)  # import blobstore.torch raises it without torch
+        True
+    """
+
+
+class RemoteError(BlobStoreError):
+    """Something that lies elsewhere can't be reached, or has changed; ``path`` is its URL, without secrets.
+
+    Example:
+        >>> issubclass(blobstore.RemoteError, blobstore.BlobStoreError)
         True
     """
 
@@ -227,9 +264,9 @@ def in_file(path: str | PathLike[str]) -> Iterator[None]:
         yield
     except BlobStoreError as error:
         if error.path is None and path:
-            error.path = str(path)
+            error.path = without_secrets(str(path))
         raise
     except OSError as error:
         if error.filename is None and error.errno is not None and path:
-            error.filename = str(path)
+            error.filename = without_secrets(str(path))
         raise

@@ -306,7 +306,8 @@ def described(path: Path) -> dict[str, Any]:
 
 def _check_files(reader: SetReader) -> None:
     """Open all files of a set, as the reader in C++ does."""
-    for _, fault in reader.check_files():
+    for number in range(len(reader.paths)):
+        fault = reader.fault_of(number)
         if fault:
             raise fault
 

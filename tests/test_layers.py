@@ -36,6 +36,7 @@ LAYERS = [
     "checking",
     "conversion",
     "compare",
+    "distributed",
     "bench",
     "cli",
 ]

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
     Home = tuple[str, str]  # the module that defines a name, and the name
 
-PUBLIC = ["blobstore", "blobstore.gemma", "blobstore.torch", "blobstore.jax"]
+PUBLIC = ["blobstore", "blobstore.gemma", "blobstore.torch", "blobstore.jax", "blobstore.distributed"]
 GIVEN = {"SafeOpen", "UnpackedBlobs"}  # classes that users are given: nobody else calls their constructors
 
 

@@ -15,6 +15,7 @@ from blobstore.converting.choices import WEIGHTS, Choices
 from blobstore.converting.choose import needless_flags
 from blobstore.errors import UsageError
 from blobstore.fileio.paths import optional_path, path_text, path_texts
+from blobstore.fileio.work import do_here
 from blobstore.gemma.runtimes import NAMES
 
 if TYPE_CHECKING:
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
 
     from blobstore.checking.findings import Finding
     from blobstore.fileio.types import Paths, Progress
+    from blobstore.fileio.work import Engine
 
 RuntimeChoice = Literal["auto", "gemma.cpp", "gemma.cpp@2025-10", "gemma.cpp@2026-04", "gemma.cpp@latest", "any"]
 _RUNTIME = "gemma.cpp"
@@ -95,17 +97,13 @@ def check(
         (True, ('2025-10', '2026-04', 'latest'))
     """
     start = time.perf_counter()
-    if for_ not in RUNTIME_CHOICES:
-        raise UsageError("bad-choice", f"for: {for_!r} is not one of {', '.join(RUNTIME_CHOICES)}")
+    _refuse_unknown(for_)
     if weights is not None and weights not in WEIGHTS:
         raise UsageError("bad-choice", f"weights: {weights!r} is not one of {', '.join(WEIGHTS)}")
-    runtime, _, date = for_.partition("@")
-    runtimes = (date,) if date else NAMES if runtime == _RUNTIME else ()
+    runtime, date, runtimes = _runtimes(for_)
     name, given = path_text(path), path_texts(adapters)
     options = {"--weights": weights, "--tokenizer": tokenizer, "--adapter": given or None}
     needless = [flag for flag, value in options.items() if value is not None]
-    subject = ""
-    read: list[str] = []
     if format_of(name) != "sbs":
         choices = Choices(weights or "sfp", runtime=date or None)
         findings, read = check_checkpoint(
@@ -114,20 +112,62 @@ def check(
         if weights and any(finding.code == "by-name" for finding in findings):
             raise needless_flags(["weights"], name)
         findings = asked_for(findings, runtimes) if runtimes else findings
-        subject = "the file that convert makes of it "
     elif needless and os.path.lexists(name):
         raise UsageError("needless-flag", f"{needless[0]} is for a checkpoint, and {name!r} is none: leave it out")
     else:
-        for_runtime = {"auto": None, _RUNTIME: True, "any": False}[runtime]
-        findings = check_file(name, for_runtime=for_runtime, runtimes=runtimes)
+        return check_alone(name, for_=for_, strict=strict)
+    return _checkup(name, findings, for_, start, strict=strict, of_checkpoint=True, read=tuple(read), adapters=given)
+
+
+def check_alone(path: str, *, for_: str = "auto", strict: bool = False, engine: Engine = do_here) -> Checkup:
+    """Check an .sbs file; errors as `check`.
+
+    Args:
+        path: Of the file, or of a set's index.
+        for_: As for `check`.
+        strict: As for `check`.
+        engine: Does it for each file of a set.
+    """
+    start = time.perf_counter()
+    _refuse_unknown(for_)
+    runtime, _, runtimes = _runtimes(for_)
+    for_runtime = {"auto": None, _RUNTIME: True, "any": False}[runtime]
+    findings = check_file(path, for_runtime=for_runtime, runtimes=runtimes, engine=engine)
+    return _checkup(path, findings, for_, start, strict=strict)
+
+
+def _refuse_unknown(for_: str) -> None:
+    if for_ not in RUNTIME_CHOICES:
+        raise UsageError("bad-choice", f"for: {for_!r} is not one of {', '.join(RUNTIME_CHOICES)}")
+
+
+def _runtimes(for_: str) -> tuple[str, str, tuple[str, ...]]:
+    """Return whom a file is for, the date, if there is one, and the versions of gemma.cpp that are meant."""
+    runtime, _, date = for_.partition("@")
+    return runtime, date, (date,) if date else NAMES if runtime == _RUNTIME else ()
+
+
+def _checkup(
+    name: str,
+    findings: list[Finding],
+    for_: str,
+    start: float,
+    *,
+    strict: bool,
+    of_checkpoint: bool = False,
+    read: tuple[str, ...] = (),
+    adapters: tuple[str, ...] = (),
+) -> Checkup:
+    runtime, _, runtimes = _runtimes(for_)
     line = "" if runtime == "any" else runtimes_line(findings, runtimes or NAMES)
+    subject = "the file that convert makes of it " if of_checkpoint else ""
     return Checkup(
         input=name,
         ok=is_right(findings, strict=strict),
         findings=tuple(by_severity(findings)),
         runs_in=runs_in(findings, runtimes or NAMES) if line else None,
         runs=line and subject + line,
-        read=tuple(read),
-        adapters=given,
+        read=read,
+        adapters=adapters,
         seconds=time.perf_counter() - start,
     )

@@ -17,6 +17,7 @@ from blobstore.checking.tokenizer import check_tokenizer
 from blobstore.container.keys import CONFIG_KEY, OWN_KEYS, RESERVED_KEYS, SCALES_KEY, TOC_KEY, encode_key
 from blobstore.converting.gemma_config import VOCABULARY_STEP
 from blobstore.errors import FormatError
+from blobstore.fileio.work import do_here
 from blobstore.gemma.config import ModelConfig
 from blobstore.gemma.legacy import TYPE_LETTERS, has_model_keys, legacy_tensors
 from blobstore.gemma.newer import newer_blobs
@@ -35,6 +36,7 @@ if TYPE_CHECKING:
 
     from blobstore.checking.findings import Finding
     from blobstore.container.reader import BlobReader
+    from blobstore.fileio.work import Engine
     from blobstore.gemma.toc import TocEntry
     from blobstore.index import NameIndex
 
@@ -51,7 +53,11 @@ def is_model(reader: BlobReader) -> bool:
 
 
 def check_file(
-    path: str | PathLike[str], *, for_runtime: bool | None = None, runtimes: Sequence[str] = ()
+    path: str | PathLike[str],
+    *,
+    for_runtime: bool | None = None,
+    runtimes: Sequence[str] = (),
+    engine: Engine = do_here,
 ) -> list[Finding]:
     """Check a file's structure, its index against its blobs, and what gemma.cpp would do with it.
 
@@ -61,12 +67,13 @@ def check_file(
             its models.
         runtimes: The versions of gemma.cpp that are to run it, of `blobstore.gemma.runtimes.NAMES`; by default those
             that know its model and whatever else is newer in it.
+        engine: Checks the files of a set.
 
     Raises:
         OSError: The file can't be read.
         UsageError: ``not-a-file``.
     """
-    with open_checked(path) as opened:
+    with open_checked(path, engine=engine) as opened:
         findings = list(opened.findings)
         if opened.reader is None:
             return findings

@@ -12,6 +12,7 @@ from blobstore.checking.findings import finding, from_error
 from blobstore.container.keys import INDEX_KEY, decode_key
 from blobstore.errors import FormatError
 from blobstore.fileio.closing import Closing
+from blobstore.fileio.work import do_here, results
 from blobstore.index import INDEX_MAGIC
 from blobstore.index.carried import files_in
 from blobstore.index.locate import find_index, lost_index
@@ -23,6 +24,8 @@ if TYPE_CHECKING:
 
     from blobstore.checking.findings import Finding
     from blobstore.container.reader import BlobReader
+    from blobstore.fileio.types import Progress
+    from blobstore.fileio.work import Engine
     from blobstore.index import NameIndex
 
 
@@ -55,8 +58,12 @@ class Opened(Closing):
             self.reader.close()
 
 
-def open_checked(path: str | PathLike[str]) -> Opened:
+def open_checked(path: str | PathLike[str], *, engine: Engine = do_here) -> Opened:
     """Open a file and check its structure, padding and index: everything but the contents of its blobs.
+
+    Args:
+        path: Of the file, or of a set's index.
+        engine: Checks the files of a set.
 
     Raises:
         OSError: The file can't be read.
@@ -71,7 +78,7 @@ def open_checked(path: str | PathLike[str]) -> Opened:
         return opened
     if isinstance(opened.reader, SetReader):
         opened.findings += _index(opened.reader, opened)
-        opened.findings += _stores(opened.reader, opened)
+        opened.findings += _stores(opened.reader, opened, engine)
     else:
         opened.findings += _padding(opened.reader)
         opened.findings += _index(opened.reader, opened)
@@ -97,21 +104,40 @@ def _index(reader: BlobReader, opened: Opened) -> Iterator[Finding]:
         yield finding("index-digest", index.path, what)
 
 
-def _stores(reader: SetReader, opened: Opened) -> Iterator[Finding]:
+def _stores(reader: SetReader, opened: Opened, engine: Engine) -> Iterator[Finding]:
     """Check each file of a set, against the set and by itself. A set that misses one can't be read as a whole."""
-    intact = []
-    for path, fault in reader.check_files():
-        if isinstance(fault, OSError):
-            raise fault
-        if fault:
-            yield from_error(fault, os.path.basename(path))
-            continue
-        intact.append(path)
-        with open_checked(path) as store:
-            yield from in_store(path, store.findings)
+    checked = results(engine, StoreCheck(reader.path), range(len(reader.paths)))
+    intact = [path for path, (whole, _) in zip(reader.paths, checked, strict=True) if whole]
+    for _, findings in checked:
+        yield from findings
     if len(intact) < len(reader.paths):
         opened.close()
         opened.reader, opened.index, opened.intact = None, None, intact
+
+
+@dataclass(frozen=True)
+class StoreCheck:
+    """Checks each file of a set, against the set and by itself.
+
+    Attributes:
+        path: Of the set's index.
+    """
+
+    path: str
+
+    def open(self) -> SetReader:
+        """Open the set."""
+        return SetReader(self.path, access="read")
+
+    def do(self, opened: SetReader, number: int, progress: Progress) -> tuple[bool, list[Finding]]:  # noqa: ARG002 (a `Work`)
+        """Return whether one file is that of the set, and the findings about it."""
+        path, fault = opened.paths[number], opened.fault_of(number)
+        if isinstance(fault, OSError):
+            raise fault
+        if fault:
+            return False, [from_error(fault, os.path.basename(path))]
+        with open_checked(path) as store:
+            return True, list(in_store(path, store.findings))
 
 
 def in_store(path: str, findings: Iterable[Finding]) -> Iterator[Finding]:
@@ -138,6 +164,11 @@ def _lost_index(reader: BlobReader) -> list[Finding]:
 
 
 def _padding(reader: BlobReader) -> Iterator[Finding]:
+    with reader.reading_ahead(reader.directory.gaps()):
+        yield from _not_zero(reader)
+
+
+def _not_zero(reader: BlobReader) -> Iterator[Finding]:
     for offset, nbytes in reader.directory.gaps():
         wrong = np.flatnonzero(np.frombuffer(reader.view(offset, nbytes), dtype=np.uint8))
         if len(wrong):

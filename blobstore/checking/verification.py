@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import time
 from contextlib import suppress
 from dataclasses import dataclass
@@ -16,13 +15,15 @@ from blobstore.checkpoint.reader import open_checkpoint
 from blobstore.checkpoint.told import lines_of
 from blobstore.converting.verify import carries_none, plan_again
 from blobstore.converting.verify import verify as compare_with
-from blobstore.errors import FormatError, UsageError
-from blobstore.fileio.atomic import write_file
+from blobstore.errors import FormatError, UsageError, without_secrets
 from blobstore.fileio.hashing import file_digest
 from blobstore.fileio.paths import optional_path, path_text, path_texts, target_of
+from blobstore.fileio.places import name_in
 from blobstore.fileio.ranges import expect
 from blobstore.fileio.sink import Sink
 from blobstore.fileio.threads import check_workers
+from blobstore.fileio.uploads import new_file
+from blobstore.fileio.work import do_here
 from blobstore.index.inputs import files_of
 from blobstore.index.metadata import ADAPTERS, CHOICES
 from blobstore.store.base import refuse_needless_base
@@ -36,6 +37,7 @@ if TYPE_CHECKING:
     from blobstore.checking.findings import Finding
     from blobstore.converting.verify import Verdict
     from blobstore.fileio.types import Paths, Progress
+    from blobstore.fileio.work import Engine
 
     Path = str | PathLike[str]
 
@@ -138,13 +140,39 @@ def verify(
     check_workers(workers)
     if against is not None:
         return _against(path, against, base, tokenizer, receipt, adapters=given, progress=progress)
+    return verify_alone(path, quick=quick, values=values, strict=strict, workers=workers, base=base, progress=progress)
+
+
+def verify_alone(
+    path: str,
+    *,
+    quick: bool,
+    values: bool,
+    strict: bool,
+    workers: int | None = None,
+    base: str | None = None,
+    engine: Engine = do_here,
+    progress: Progress = lambda _: None,
+) -> Verification:
+    """Verify a file against its own digests; errors as `verify`.
+
+    Args:
+        path: Of the file, or of a set's index.
+        quick: As for `verify`.
+        values: As for `verify`.
+        strict: As for `verify`.
+        workers: As for `verify`.
+        base: As for `verify`.
+        engine: Does it for each file of a set, with one thread each.
+        progress: As for `verify`.
+    """
     start = time.perf_counter()
     if base is not None:
         with suppress(FormatError), Store(path, access="read", base=base) as store:
             refuse_needless_base(store)
-    done = verify_file(path, quick=quick, values=values, base=base, workers=workers, progress=progress)
+    done = verify_file(path, quick=quick, values=values, base=base, workers=workers, engine=engine, progress=progress)
     return Verification(
-        input=path,
+        input=without_secrets(path),
         against=None,
         ok=is_right(done.findings, strict=strict),
         compared=done.blobs,
@@ -187,20 +215,20 @@ def _against(
             notes.append(f"it carries no files of the model: {names} of the source are not compared")
         if receipt is not None:
             # ASCII: file names may be any bytes
-            sources = [(os.path.basename(path), path) for path in checkpoint.paths]
+            sources = [(name_in(path), path) for path in checkpoint.paths]
             sources += [] if carries_none(store) else [(file.name, file.path) for file in plan.files]
             text = json.dumps(_receipt(store, sources, len(verdicts), faults), indent=1)
             _write(text.encode() + b"\n", receipt)
     return Verification(
-        input=path,
-        against=against,
+        input=without_secrets(path),
+        against=without_secrets(against),
         ok=not faults,
         compared=len(verdicts),
         findings=(),
         faults=faults,
         verdicts=verdicts,
         notes=tuple(notes),
-        read=tuple(checkpoint.paths),
+        read=tuple(map(without_secrets, checkpoint.paths)),
         adapters=adapters,
         nbytes=sum(verdict.nbytes for verdict in verdicts),
         seconds=time.perf_counter() - start,
@@ -209,7 +237,8 @@ def _against(
 
 def _write(raw: bytes, target: str | BinaryIO) -> None:
     if isinstance(target, str):
-        write_file(target, raw)
+        with new_file(target) as file:
+            file.write(memoryview(raw))
         return
     sink = Sink(target)  # a raw stream may take less than it is given
     sink.write(memoryview(raw))
@@ -223,7 +252,7 @@ def _receipt(
         "blobstore": import_module("blobstore").__version__,  # the package itself is above this layer
         "source": [{"file": name, "sha256": file_digest(path).hex()} for name, path in sources],
         "target": {
-            "file": os.path.basename(store.path),
+            "file": name_in(store.path),
             "nbytes": store.reader.file_size,
             "sha256": file_digest(store.path).hex(),
         },

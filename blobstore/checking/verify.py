@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import os
 import threading
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
+from itertools import chain
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -18,8 +20,10 @@ from blobstore.errors import CodecError, FormatError, UsageError
 from blobstore.fileio.hashing import digest_of
 from blobstore.fileio.ranges import expect
 from blobstore.fileio.threads import run_all
+from blobstore.fileio.work import do_here, results
 from blobstore.gemma.toc import odd_strides_in, stride_fault
 from blobstore.index.carried import known_files
+from blobstore.index.sets import SetReader
 from blobstore.store.info import outermost
 from blobstore.store.reader import Store
 from blobstore.store.values import elements, stored, stored_infos
@@ -33,6 +37,7 @@ if TYPE_CHECKING:
     from blobstore.checking.findings import Finding
     from blobstore.container.reader import BlobReader
     from blobstore.fileio.types import Progress
+    from blobstore.fileio.work import Engine
     from blobstore.index import NameIndex
     from blobstore.store.info import TensorInfo
 
@@ -62,6 +67,7 @@ def verify_file(
     values: bool = False,
     base: str | PathLike[str] | None = None,
     workers: int | None = None,
+    engine: Engine = do_here,
     progress: Progress = lambda _: None,
 ) -> Verified:
     """Verify a file against itself: structure, padding and index, then each blob against its SHA-256.
@@ -72,6 +78,7 @@ def verify_file(
         values: Also look for NaN and infinities.
         base: The file that this one is packed as the difference to; needed to check values.
         workers: Threads; by default one for each core.
+        engine: Verifies the files of a set, with one thread each; by default they are verified here.
         progress: Called, from any thread, with the number of further bytes read.
 
     Raises:
@@ -79,7 +86,7 @@ def verify_file(
         UsageError: ``not-a-file``.
         TruncatedError: ``short-read`` if it is truncated meanwhile.
     """
-    with open_checked(path) as opened:
+    with open_checked(path, engine=engine) as opened:
         findings = list(opened.findings)
         index = opened.index
         blobs = nbytes = 0
@@ -92,29 +99,37 @@ def verify_file(
             if index and index.has_digests:
                 blobs, nbytes = len(index.blobs), int(index.blobs.nbytes.sum())
             expect(progress, nbytes)
-            findings += verify_blobs(opened.reader, index, workers=workers, progress=progress)
+            findings += verify_blobs(opened.reader, index, workers=workers, engine=engine, progress=progress)
     for store in opened.intact:  # of a set that has lost others
         alone = verify_file(store, quick=quick, values=values, base=base, workers=workers, progress=partial(progress))
         findings += [found for found in in_store(store, alone.findings) if found not in findings]
         blobs, nbytes = blobs + alone.blobs, nbytes + alone.nbytes
     if values and opened.reader:
-        findings += _all_values(path, base, nbytes, progress)
+        findings += _all_values(path, base, nbytes, engine, progress)
     return Verified(findings, blobs, nbytes)
 
 
 def _all_values(
-    path: str | PathLike[str], base: str | PathLike[str] | None, done: int, progress: Progress
+    path: str | PathLike[str], base: str | PathLike[str] | None, done: int, engine: Engine, progress: Progress
 ) -> list[Finding]:
     try:
         with Store(path, access="read", base=base) as store:
             expect(progress, done + sum(info.nbytes for info in outermost(stored_infos(store))))
+            if isinstance(store.reader, SetReader) and engine is not do_here:
+                work = StoreValues(store.path, None if base is None else str(base))
+                return list(chain.from_iterable(results(engine, work, range(len(store.reader.paths)), progress)))
             return list(verify_values(store, progress=progress))
     except FormatError as error:
         return [from_error(error, error.path or str(path))]
 
 
 def verify_blobs(
-    reader: BlobReader, index: NameIndex | None, *, workers: int | None = None, progress: Progress = lambda _: None
+    reader: BlobReader,
+    index: NameIndex | None,
+    *,
+    workers: int | None = None,
+    engine: Engine = do_here,
+    progress: Progress = lambda _: None,
 ) -> Iterator[Finding]:
     """Compare each blob with its SHA-256 in the index.
 
@@ -124,6 +139,7 @@ def verify_blobs(
         reader: The file's blobs.
         index: Its index, if it has one.
         workers: Threads; by default one for each core.
+        engine: As for `verify_file`.
         progress: Called, from any thread, with the number of further bytes read.
 
     Yields:
@@ -137,6 +153,72 @@ def verify_blobs(
         yield finding("no-digests", reader.path, f"{what}: the blobs' contents could not be verified")
         return
     known = index.places(reader.directory)
+    if isinstance(reader, SetReader) and engine is not do_here:
+        yield from chain.from_iterable(results(engine, StoreDigests(reader.path), range(len(reader.paths)), progress))
+    else:
+        yield from _damaged(reader, index, range(len(known)), workers=workers, progress=progress)
+    for place in sorted({*range(len(reader.directory))} - {int(one) for one in known}):
+        key = reader.directory.all_keys[place]
+        if key != INDEX_KEY:
+            yield finding("no-digest", key, "the index doesn't list this blob: it was added later")
+
+
+@dataclass(frozen=True)
+class StoreDigests:
+    """Compares the blobs of each file of a set with their digests.
+
+    Attributes:
+        path: Of the set's index.
+    """
+
+    path: str
+
+    def open(self) -> SetReader:
+        """Open the set."""
+        return SetReader(self.path, access="read")
+
+    def do(self, opened: SetReader, number: int, progress: Progress) -> list[Finding]:
+        """Return the findings about the blobs of one file."""
+        store = opened.index.stores[number]
+        rows = range(store.first_blob, store.first_blob + store.blob_count)
+        return list(_damaged(opened, opened.index, rows, workers=1, progress=progress))
+
+
+@dataclass(frozen=True)
+class StoreValues:
+    """Looks at the values of the tensors in each file of a set.
+
+    Attributes:
+        path: Of the set's index.
+        base: The file that the set is packed as the difference to.
+    """
+
+    path: str
+    base: str | None
+
+    @contextmanager
+    def open(self) -> Iterator[tuple[Store, list[list[TensorInfo]]]]:
+        """Open the set, and find the tensors in each of its files."""
+        with Store(self.path, access="read", base=self.base) as store:
+            reader = store.reader
+            if not isinstance(reader, SetReader):
+                raise FormatError("set-stale", f"{self.path!r} was the index of a set, and has been replaced")
+            infos: dict[str, list[TensorInfo]] = {path: [] for path in reader.paths}
+            for info in outermost(stored_infos(store)):
+                infos[reader.file_at(info.offset)[0]].append(info)
+            yield store, list(infos.values())
+
+    def do(self, opened: tuple[Store, list[list[TensorInfo]]], number: int, progress: Progress) -> list[Finding]:
+        """Return the findings about the values in one file."""
+        store, infos = opened
+        return list(verify_values(store, infos[number], progress=progress))
+
+
+def _damaged(
+    reader: BlobReader, index: NameIndex, rows: range, *, workers: int | None, progress: Progress
+) -> Iterator[Finding]:
+    """Compare the blobs of some rows of an index with their digests."""
+    known = index.places(reader.directory)
     stop = threading.Event()
 
     def told(nbytes: int) -> None:
@@ -148,10 +230,12 @@ def verify_blobs(
         source = reader.part_of_file(*reader.directory.range(int(known[row])))
         return digest_of(source, told) != index.blob(row).sha256
 
-    # The largest first, so that none is left for one thread at the end.
-    rows = sorted(range(len(known)), key=lambda row: -int(reader.directory.sizes[known[row]]))
-    wrong = run_all((partial(differs, row) for row in rows), workers, stop=stop)
-    damaged = sorted(row for row, is_wrong in zip(rows, wrong, strict=True) if is_wrong)
+    # The largest first, so that none is left for one thread at the end; elsewhere, as they lie, to be fetched together.
+    order = reader.directory.offsets if reader.is_elsewhere else -reader.directory.sizes
+    in_order = sorted(rows, key=lambda row: int(order[known[row]]))
+    with reader.reading_ahead(reader.directory.range(int(known[row])) for row in in_order):
+        wrong = run_all((partial(differs, row) for row in in_order), workers, stop=stop)
+    damaged = sorted(row for row, is_wrong in zip(in_order, wrong, strict=True) if is_wrong)
     names = _names_in(index, damaged)
     files = {encode_key(key): name for name, key in known_files(index).items()}
     for row in damaged:
@@ -160,10 +244,6 @@ def verify_blobs(
     for row in damaged:
         effect = "the file that was carried along has wrong contents" if index.blob(row).key in files else None
         yield _damage(reader, int(known[row]), tuple(names[row]), effect)
-    for place in sorted({*range(len(reader.directory))} - {int(one) for one in known}):
-        key = reader.directory.all_keys[place]
-        if key != INDEX_KEY:
-            yield finding("no-digest", key, "the index doesn't list this blob: it was added later")
 
 
 def _names_in(index: NameIndex, rows: Iterable[int]) -> dict[int, list[str]]:
@@ -185,13 +265,16 @@ def _damage(reader: BlobReader, place: int, names: tuple[str, ...], effect: str 
     return finding("damaged-blob", key, what, offset=offset, nbytes=nbytes, names=names, effect=effect)
 
 
-def verify_values(store: Store, *, progress: Progress = lambda _: None) -> Iterator[Finding]:
+def verify_values(
+    store: Store, infos: Iterable[TensorInfo] | None = None, *, progress: Progress = lambda _: None
+) -> Iterator[Finding]:
     """Look for NaN, infinities and reserved codes in each tensor's values.
 
     Values that several names share are checked once. Memory: a few MB.
 
     Args:
         store: Open.
+        infos: The tensors, none inside another; by default all.
         progress: Called with the number of further stored bytes checked.
 
     Yields:
@@ -199,7 +282,7 @@ def verify_values(store: Store, *, progress: Progress = lambda _: None) -> Itera
         ``needs-base``, ``wrong-base``, once, for the tensors that are the difference to another file.
     """
     without_base: dict[str, tuple[str, list[str]]] = {}
-    for info in outermost(stored_infos(store)):
+    for info in outermost(stored_infos(store)) if infos is None else infos:
         try:
             yield from _values(store, info)
         except UsageError as error:

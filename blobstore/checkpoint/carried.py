@@ -2,15 +2,24 @@
 
 from __future__ import annotations
 
-import os
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from blobstore.checkpoint.file_names import has_model_files, is_model_file, is_of_tokenizer, is_weights, why_unused
+from blobstore.checkpoint.file_names import (
+    MODEL_FILES,
+    has_model_files,
+    is_model_file,
+    is_of_tokenizer,
+    is_weights,
+    why_unused,
+)
 from blobstore.checkpoint.told import LeftOut
 from blobstore.errors import in_file
+from blobstore.fileio.places import exists, file_size, is_folder, join, names_in
 from blobstore.fileio.plain_files import open_one_of_many
 from blobstore.fileio.temporary import is_temporary
+from blobstore.fileio.urls import is_listed, is_url
 from blobstore.index.file_names import file_name_fault
 
 if TYPE_CHECKING:
@@ -80,25 +89,35 @@ def _others_in(folder: str, names: list[str]) -> Iterator[LeftOut]:
     """Yield what is left out of folders that have some of a model's files, given the names of those and of weights."""
     known = {*names}
     for inner in sorted({name.split("/")[0] for name in names if "/" in name and is_model_file(name)}):
-        for file in sorted(os.listdir(os.path.join(folder, inner))):
+        for file in sorted(names_in(join(folder, inner))):
             name = f"{inner}/{file}"
             if name not in known and not is_temporary(file):
-                is_folder = os.path.isdir(os.path.join(folder, inner, file))
-                yield LeftOut(name + "/" * is_folder, "file", file_name_fault(name) or why_unused(file))
+                is_inner = is_folder(join(folder, inner, file))
+                yield LeftOut(name + "/" * is_inner, "file", file_name_fault(name) or why_unused(file))
 
 
 def _size_of(path: str) -> int:
     """Return the size of a file, without waiting for one that is a pipe."""
+    if is_url(path):
+        return file_size(path)
     with in_file(path), open_one_of_many(path) as source:
         return source.size
 
 
 def _names_in(folder: str) -> Iterator[str]:
     """Yield the names of a model's files, and of the weights of its modules."""
-    for name in os.listdir(folder or "."):
+    for name in names_in(folder) if is_listed(folder) else _known_in(folder):
         if is_model_file(name):
             yield name
         elif has_model_files(name):
-            path = os.path.join(folder, name)
-            inside = os.listdir(path) if os.path.isdir(path) else []
+            path = join(folder, name)
+            inside = names_in(path) if is_folder(path) else []
             yield from (f"{name}/{file}" for file in inside if is_model_file(f"{name}/{file}") or is_weights(file))
+
+
+def _known_in(folder: str) -> Iterator[str]:
+    """Yield which of a model's files a folder has that can't be listed."""
+    for name in MODEL_FILES:
+        with suppress(PermissionError):  # which the checkpoint has noted
+            if exists(join(folder, name)):
+                yield name

@@ -7,6 +7,7 @@ import re
 from fnmatch import fnmatchcase
 
 from blobstore.errors import CheckpointError
+from blobstore.fileio.places import exists, folder_of, join, name_in
 from blobstore.index.file_names import file_name_fault
 
 _PICKLED = (".bin", ".pt", ".pth", ".ckpt")
@@ -34,6 +35,7 @@ _MODEL_FILES = {
     "of sentence-transformers": ("modules.json", "config_sentence_transformers.json", "sentence_bert_config.json"),
 }
 _WHY_MODEL_FILE = {name: why for why, names in _MODEL_FILES.items() for name in names}
+MODEL_FILES = tuple(_WHY_MODEL_FILE)
 _TEMPLATES = "additional_chat_templates"
 _MODULE = re.compile("[0-9]+_[A-Za-z]+")  # of sentence-transformers, such as 1_Pooling
 _IN_FOLDERS = re.compile(f"{_MODULE.pattern}/config\\.json|{_TEMPLATES}/[^/]+\\.jinja")
@@ -116,9 +118,9 @@ def refuse_part(path: str) -> None:
     Raises:
         CheckpointError: ``no-checkpoint``.
     """
-    folder, name = os.path.split(path)
+    folder, name = folder_of(path), name_in(path)
     part = _PART(name)
-    others = os.path.lexists(os.path.join(folder, f"{part[1]}01{part[3]}")) if part else False
+    others = exists(join(folder, f"{part[1]}01{part[3]}")) if part else False
     if part and (int(part[2]) or others):
         what = f"{path!r} has a part of every tensor, as a model that was divided among devices"
         raise CheckpointError(

@@ -12,7 +12,7 @@ from blobstore.checkpoint.folders import hub_name, refuse_folder, snapshot_of
 from blobstore.checkpoint.gguf.finding import gguf_at
 from blobstore.checkpoint.shards import INDEX, SAFETENSORS, parse_shard_index, parse_shard_name, shard_sets
 from blobstore.errors import CheckpointError
-from blobstore.fileio.file_systems import is_missing
+from blobstore.fileio.places import folder_of, forget_listings, is_absent, is_folder, join, name_in, names_in
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -81,7 +81,8 @@ def find_files(path: str, read: Callable[[str], bytes]) -> Found:
             ``missing-shard``, ``adapter``; and what `read` raises.
         OSError: A folder can't be read.
     """
-    if os.path.isdir(path):
+    forget_listings(path)
+    if is_folder(path):
         folder, note = snapshot_of(path)
         found = _in_folder(folder, read)
         found.notes[:0] = [note] if note else []
@@ -89,31 +90,31 @@ def find_files(path: str, read: Callable[[str], bytes]) -> Found:
     if hub_name(path):
         raise CheckpointError("no-checkpoint", hub_name(path))
     if gguf_at(path):
-        return Found(os.path.dirname(path), (path,), is_gguf=True)
+        return Found(folder_of(path), (path,), is_gguf=True)
     refuse_foreign(path)
     refuse_part(path)
     if path.lower().endswith(".json"):
         return _by_index(path, read)
-    name = parse_shard_name(os.path.basename(path))
+    name = parse_shard_name(name_in(path))
     count = int(name.total) if name else 1
-    return Found(os.path.dirname(path), (path,), part_of=count if count > 1 else 0)
+    return Found(folder_of(path), (path,), part_of=count if count > 1 else 0)
 
 
 def _in_folder(folder: str, read: Callable[[str], bytes]) -> Found:
-    names = sorted(os.listdir(folder))
+    names = sorted(names_in(folder))
     of_families = [(family, [name for name in names if family.is_ours(name)]) for family in _FAMILIES]
     for family, ours in of_families:
         indexes = [name for name in names if name.endswith(INDEX) and family.is_ours(name.removesuffix(INDEX))]
         if family.index in indexes or (len(indexes) == 1 and family.single not in ours):
             index = family.index if family.index in indexes else indexes[0]
-            return _indexed(os.path.join(folder, index), family, ours, read)
+            return _indexed(join(folder, index), family, ours, read)
         if family.single in ours:
             return _alone(folder, family.single, ours)
     if "adapter_config.json" in names:
         raise CheckpointError("adapter", f"{folder!r} {not_a_model(folder)}")
     some = [ours for _, ours in of_families if ours]
     if some:
-        refuse_part(os.path.join(folder, some[0][0]))
+        refuse_part(join(folder, some[0][0]))
     model = None if some else gguf_at(folder)
     if model:
         return Found(folder, (model,), is_gguf=True)
@@ -122,7 +123,7 @@ def _in_folder(folder: str, read: Callable[[str], bytes]) -> Found:
 
 def _indexed(index: str, family: Family, ours: Sequence[str], read: Callable[[str], bytes]) -> Found:
     """Return the files that an index lists, unless they are gone and other files are not."""
-    folder, name = os.path.split(index)
+    folder, name = folder_of(index), name_in(index)
     weight_map = parse_shard_index(index, read(index))
     listed = set(weight_map.values())
     shards = listed & set(ours)
@@ -135,7 +136,7 @@ def _indexed(index: str, family: Family, ours: Sequence[str], read: Callable[[st
         instead = _unindexed(folder, others)
     else:
         return _by_index(index, read, weight_map)
-    first = os.path.basename(instead.files[0])
+    first = name_in(instead.files[0])
     taken = f"{first} is" if len(instead.files) == 1 else f"{first} and the other shards with it are"
     instead.notes.append(f"{name} is left out: no file that it lists is there; {taken} taken")
     return instead
@@ -144,11 +145,11 @@ def _indexed(index: str, family: Family, ours: Sequence[str], read: Callable[[st
 def _by_index(path: str, read: Callable[[str], bytes], weight_map: dict[str, str] | None = None) -> Found:
     """Return the files that an index lists."""
     weight_map = parse_shard_index(path, read(path)) if weight_map is None else weight_map
-    folder = os.path.dirname(path)
-    files = [os.path.join(folder, shard) for shard in sorted(set(weight_map.values()))]
+    folder = folder_of(path)
+    files = [join(folder, shard) for shard in sorted(set(weight_map.values()))]
     for file in files:
         refuse_foreign(file)
-    missing = [os.path.basename(file) for file in files if is_missing(file)]
+    missing = [name_in(file) for file in files if is_absent(file)]
     if missing:
         raise CheckpointError("missing-shard", f"{path!r} lists files that are missing: {', '.join(missing)}")
     return Found(folder, tuple(files), weight_map, path)
@@ -160,12 +161,12 @@ def _alone(folder: str, single: str, ours: Sequence[str]) -> Found:
     for shards in shard_sets(ours):
         if shards.first.stem == stem and shards.total > 1:
             raise _two_checkpoints(folder, single, f"shards, such as {shards.files[0]}")
-    return Found(folder, (os.path.join(folder, single),))
+    return Found(folder, (join(folder, single),))
 
 
 def _two_checkpoints(folder: str, single: str, others: str) -> CheckpointError:
     what = f"{folder!r} has two checkpoints: {single}, which transformers would take, and {others}"
-    fix = f"pass {os.path.join(folder, single)!r}, or move it out of the folder to use the others"
+    fix = f"pass {join(folder, single)!r}, or move it out of the folder to use the others"
     return CheckpointError("two-checkpoints", f"{what}: {fix}")
 
 
@@ -173,7 +174,7 @@ def _unindexed(folder: str, ours: Sequence[str]) -> Found:
     """Return the only file of a folder, or the only set of shards."""
     sets = shard_sets(ours)
     if _is_one(ours):
-        return Found(folder, (os.path.join(folder, ours[0]),))
+        return Found(folder, (join(folder, ours[0]),))
     # Of n shards that are numbered from 0 to n, one is of another checkpoint.
     if len(sets) == 1 and len(ours) == len(sets[0].names) == len(sets[0].files):
         return _joined(folder, sets[0])
@@ -190,6 +191,6 @@ def _joined(folder: str, shards: ShardSet) -> Found:
     if not shards.is_complete:
         what = f"{folder!r} has {len(shards.files)} of {shards.total} files of a checkpoint: {shards.missing()}"
         raise CheckpointError("missing-shard", f"{what} missing: download the rest, or copy it there")
-    files = tuple(os.path.join(folder, name) for name in shards.files)
+    files = tuple(join(folder, name) for name in shards.files)
     notes = [f"the folder has no index: all {shards.total} shards are joined"] if shards.total > 1 else []
     return Found(folder, files, notes=notes)

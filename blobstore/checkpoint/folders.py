@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, NoReturn
 
 from blobstore.checkpoint.file_names import is_weights, refuse_foreign
 from blobstore.errors import CheckpointError
+from blobstore.fileio.places import absolute, folder_of, is_folder, join, names_in
+from blobstore.fileio.urls import is_url
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
@@ -36,6 +38,8 @@ def snapshot_of(folder: str) -> tuple[str, str]:
         CheckpointError: ``no-checkpoint``: the cache has several snapshots, and doesn't say which is current.
         OSError: A folder can't be read.
     """
+    if is_url(folder):
+        return folder, ""
     root = os.path.join(folder, "snapshots")
     if not os.path.isdir(root) or not os.path.isdir(os.path.join(folder, "blobs")):
         return folder, ""
@@ -75,7 +79,7 @@ def refuse_folder(folder: str, names: Sequence[str]) -> NoReturn:
         CheckpointError: ``no-checkpoint``; ``not-safetensors`` for files of another format.
         OSError: A folder in it can't be read.
     """
-    folders = {name: sorted(os.listdir(path)) for name in names if os.path.isdir(path := os.path.join(folder, name))}
+    folders = {name: sorted(names_in(path)) for name in names if is_folder(path := join(folder, name))}
     what = (
         _distributed(folder, names, folders)
         or _deepspeed(folder, names, folders)
@@ -84,7 +88,7 @@ def refuse_folder(folder: str, names: Sequence[str]) -> NoReturn:
     )
     if not what:
         for name in names:
-            refuse_foreign(os.path.join(folder, name))
+            refuse_foreign(join(folder, name))
         what = (
             _with_checkpoints(folders)
             or "has no weights: no .safetensors or .gguf file, and none of PyTorch's (.bin, .pt, .pth, .ckpt)"
@@ -97,19 +101,19 @@ def _distributed(folder: str, names: Sequence[str], folders: Mapping[str, Sequen
     for name, inside in [("", names), *folders.items()]:
         if any(one.endswith(".distcp") for one in inside) and not name.startswith("optimizer"):
             where = f"has in {name}/" if name else "is"
-            path = os.path.join(folder, name) if name else folder
+            path = join(folder, name) if name else folder
             return f"{where} a checkpoint of torch.distributed: pass OUT of accelerate merge-weights {path} OUT"
     return ""
 
 
 def _deepspeed(folder: str, names: Sequence[str], folders: Mapping[str, Sequence[str]]) -> str:
     if any(name.endswith(_STATES) for name in names):
-        root = os.path.dirname(os.path.abspath(folder))
+        root = folder_of(absolute(folder))
     elif any(one.endswith(_STATES) for inside in folders.values() for one in inside):
         root = folder
     else:
         return ""
-    script = os.path.join(root, "zero_to_fp32.py")
+    script = join(root, "zero_to_fp32.py")
     return f"has DeepSpeed's states of a training: pass OUT of python {script} {root} OUT --safe_serialization"
 
 

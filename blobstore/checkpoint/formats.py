@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from typing import Literal
 
 from blobstore.checkpoint.file_names import is_pickled
@@ -10,6 +9,7 @@ from blobstore.checkpoint.folders import hub_name
 from blobstore.checkpoint.gguf.finding import is_gguf, models_in
 from blobstore.container.foreign import HEAD_NBYTES, may_be_pytorch
 from blobstore.container.layout import MAGIC_BYTES
+from blobstore.fileio.places import is_file, is_folder
 from blobstore.fileio.source import read_beginning
 
 Format = Literal["sbs", "safetensors", "pytorch", "gguf"]
@@ -23,7 +23,7 @@ def format_of(path: str) -> Format:
     A model's name on a hub, which no file has, is a checkpoint.
     """
     lower = path.lower()
-    if os.path.isdir(path):
+    if is_folder(path):
         return "gguf" if models_in(path) else "safetensors"
     if lower.endswith(".sbs"):
         return "sbs"
@@ -34,11 +34,11 @@ def format_of(path: str) -> Format:
 
 def is_sbs(path: str) -> bool:
     """Whether a path is an .sbs file, by its first bytes."""
-    return os.path.isfile(path) and bytes(read_beginning(path, len(MAGIC_BYTES))) == MAGIC_BYTES
+    return is_file(path) and bytes(read_beginning(path, len(MAGIC_BYTES))) == MAGIC_BYTES
 
 
 def _by_its_bytes(path: str) -> Format:
-    begins = bytes(read_beginning(path, HEAD_NBYTES)) if os.path.isfile(path) else b""
+    begins = bytes(read_beginning(path, HEAD_NBYTES)) if is_file(path) else b""
     if begins.startswith(MAGIC_BYTES):
         return "sbs"
     if is_pickled(path) and may_be_pytorch(begins):

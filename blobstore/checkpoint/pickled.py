@@ -23,6 +23,7 @@ from blobstore.codecs.element_types import dtype_named, type_of
 from blobstore.container.foreign import HEAD_NBYTES, ZIP, may_be_pytorch
 from blobstore.errors import CheckpointError, MissingExtraError, UsageError, listed
 from blobstore.fileio.ranges import FileRange
+from blobstore.fileio.urls import is_url
 
 if TYPE_CHECKING:
     import zipfile
@@ -79,6 +80,9 @@ def read_pickled(path: str, source: ByteSource) -> Pickled:
         CheckpointError: ``bad-pickle``: torch can't read it, or refuses to; ``unsupported-dtype``; ``no-tensors``.
         OSError: It can't be read.
     """
+    if is_url(path):
+        what = "this is in PyTorch's pickled format, which torch reads from a disk only"
+        raise CheckpointError("needs-download", f"{what}: download the checkpoint first, or take one in safetensors")
     torch = _torch()
     offsets = _offsets_in_zip(path, source)
     loaded, storages = _loaded(torch, path, mapped=offsets is not None)

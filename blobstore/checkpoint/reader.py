@@ -18,8 +18,10 @@ from blobstore.checkpoint.weights import read_weights
 from blobstore.checkpoint.wrappers import unwrap
 from blobstore.errors import CheckpointError, UsageError, in_file, listed
 from blobstore.fileio.closing import Closing
-from blobstore.fileio.plain_files import open_one_of_many
+from blobstore.fileio.places import absolute, exists, folder_of, forget_listings, is_folder, join, name_in
 from blobstore.fileio.ranges import FileRange
+from blobstore.fileio.streamed import StreamedSource, open_one_of_many
+from blobstore.fileio.urls import is_url
 from blobstore.index.inputs import refuse_inputs
 
 if TYPE_CHECKING:
@@ -87,7 +89,7 @@ class Checkpoint(Closing):
 
     def __post_init__(self) -> None:
         """Find the folder, unless it is given."""
-        self.folder = self.folder or (self.path if os.path.isdir(self.path) else os.path.dirname(self.path))
+        self.folder = self.folder or (self.path if is_folder(self.path) else folder_of(self.path))
 
     @property
     def nbytes(self) -> int:
@@ -111,7 +113,7 @@ class Checkpoint(Closing):
 
     def note_read(self, path: str) -> None:
         """Count a file among those of the checkpoint, which `refuse_as_outputs` protects."""
-        self._read.append(os.path.abspath(path))  # the process may change its folder later
+        self._read.append(absolute(path))  # the process may change its folder later
 
     def refuse_as_outputs(
         self, *outputs: str | PathLike[str] | BinaryIO | None, also: Iterable[str] = (), except_ours: bool = True
@@ -126,14 +128,25 @@ class Checkpoint(Closing):
         Raises:
             UsageError: ``same-file``.
         """
-        given = os.path.abspath(self.path) if os.path.isdir(self.path) else ""
+        given = absolute(self.path) if is_folder(self.path) else ""
         refuse_inputs(outputs, [*self._read, *also], folder=given, except_ours=except_ours)
 
     def beside(self, name: str) -> str:
         """Return the path of a file beside the tensors, with ``/`` in its name; empty if there is none."""
         folders = [self.tokenizer_folder] if self.tokenizer_folder and is_of_tokenizer(name) else []
-        paths = (os.path.join(folder, *name.split("/")) for folder in [*folders, self.folder])
-        return next((path for path in paths if os.path.lexists(path)), "")
+        paths = (join(folder, *name.split("/")) for folder in [*folders, self.folder])
+        return next((path for path in paths if self._is_there(path)), "")
+
+    def _is_there(self, path: str) -> bool:
+        """Whether there is a file beside the tensors; a note if a server doesn't tell, as for all but a signed URL."""
+        try:
+            return exists(path)
+        except PermissionError:
+            if not is_url(path):
+                raise
+            told = "files beside the tensors may not be read: they are taken as missing"
+            self.notes += [] if told in self.notes else [told]
+            return False
 
     def open_beside(self, path: str) -> FileRange:
         """Open another file of the checkpoint, which stays open until `close` → all of its bytes.
@@ -146,6 +159,17 @@ class Checkpoint(Closing):
             source = open_one_of_many(path)
         self._sources.append(source)
         return FileRange(source, 0, source.size)
+
+    def check_unchanged(self) -> None:
+        """Refuse files elsewhere that were replaced since they were opened: their bytes may be of both.
+
+        Raises:
+            RemoteError: ``remote-changed``; as `StreamedSource`.
+        """
+        forget_listings(self.path)
+        for source in self._sources:
+            if isinstance(source, StreamedSource):
+                source.check_unchanged()
 
     def close(self) -> None:
         """Close all files."""
@@ -188,10 +212,10 @@ class Checkpoint(Closing):
             yield from files_left_out(adapter, self.folder, self._read, takes_tokenizer=takes_tokenizer)
 
     def _left_out_of_folder(self) -> Iterator[LeftOut]:
-        if not os.path.isdir(self.path):
+        if not is_folder(self.path):
             return
         for name in unread_in(self.folder, self._read):
-            other = os.path.abspath(os.path.join(self.tokenizer_folder, name)) if self.tokenizer_folder else ""
+            other = absolute(join(self.tokenizer_folder, name)) if self.tokenizer_folder else ""
             yield LeftOut(name, "file", "the adapter's is taken" if other in self._read else why_unused(name))
 
     def _add_gguf(self, path: str) -> None:
@@ -207,7 +231,7 @@ class Checkpoint(Closing):
         for tensor in model.tensors:
             self.add(tensor)
         for name in [*(file.path for file in model.files), *(item.name for item in model.left_out)]:
-            self.note_read(os.path.join(os.path.dirname(path), os.path.basename(name)))
+            self.note_read(join(folder_of(path), name_in(name)))
 
     def _add_file(self, path: str, weight_map: Mapping[str, str] | None) -> None:
         """Add the tensors of a file, or those that the index lists in it."""
@@ -217,7 +241,7 @@ class Checkpoint(Closing):
             self._sources.append(source)
             self.note_read(path)
             tensors = self._tensors_in(path, source)
-        shard = os.path.basename(path)
+        shard = name_in(path)
         for tensor in tensors:
             if weight_map is not None and weight_map.get(tensor.name) != shard:
                 self.left_out.append(LeftOut(tensor.name, "tensor", f"in {shard}, where the index does not list it"))
@@ -234,7 +258,7 @@ class Checkpoint(Closing):
         self.notes += weights.notes
         for key, value in weights.metadata.items():
             if self.metadata.setdefault(key, value) != value:
-                self.metadata[f"{os.path.basename(path)}:{key}"] = value
+                self.metadata[f"{name_in(path)}:{key}"] = value
         return weights.tensors
 
 
@@ -296,7 +320,7 @@ def _merge(checkpoint: Checkpoint, adapters: OpenAdapters) -> None:
     checkpoint.adapters = adapters  # which closes them
     for path in adapters.files:
         checkpoint.note_read(path)
-    called = [os.path.abspath(checkpoint.path), str(checkpoint.config.get("_name_or_path", ""))]
+    called = [absolute(checkpoint.path), str(checkpoint.config.get("_name_or_path", ""))]
     ties = ties_of(checkpoint.tensors, checkpoint.config) | checkpoint.tied_heads
     done = merged(adapters.adapters, checkpoint.tensors, ties, called)
     if done.resized_by is not None:
@@ -346,5 +370,5 @@ def _check_listed(checkpoint: Checkpoint, index: str, weight_map: Mapping[str, s
 
 
 def _config_beside(checkpoint: Checkpoint, name: str) -> dict[str, Any]:
-    path = os.path.join(checkpoint.folder, name)
-    return json_object(path, checkpoint.read_small(path), "bad-config") if os.path.lexists(path) else {}
+    path = join(checkpoint.folder, name)
+    return json_object(path, checkpoint.read_small(path), "bad-config") if checkpoint._is_there(path) else {}  # noqa: SLF001 (one module)

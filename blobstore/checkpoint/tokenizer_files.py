@@ -12,6 +12,7 @@ from blobstore.container.foreign import HEAD_NBYTES, foreign_format
 from blobstore.errors import BlobStoreError, FormatError, UsageError, listed
 from blobstore.fileio.descriptors import refuse_irregular
 from blobstore.fileio.source import read_beginning
+from blobstore.fileio.urls import is_url
 from blobstore.gemma.enums import TokenizerKind
 from blobstore.gemma.tokenizer import count_pieces, pieces_of
 from blobstore.tokenizer.added import FIRST_NBYTES, added_by_text, added_in_config, added_in_json
@@ -271,7 +272,8 @@ def has_chat_template(checkpoint: Checkpoint) -> bool:
     templates = [path for path in (checkpoint.beside(name) for name in _TEMPLATES) if path]
     for path in templates:
         checkpoint.note_read(path)
-        refuse_irregular(path)  # as for the other files, and a link to nothing is an error
+        if not is_url(path):
+            refuse_irregular(path)  # as for the other files, and a link to nothing is an error
     return checkpoint.chat_template or bool(templates) or _tokenizer_has_template(checkpoint)
 
 

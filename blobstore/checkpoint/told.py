@@ -7,7 +7,9 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal, NamedTuple
 
 from blobstore.errors import listed
+from blobstore.fileio.places import absolute, is_folder, join, name_in, names_in
 from blobstore.fileio.temporary import is_temporary
+from blobstore.fileio.urls import is_url
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
@@ -78,17 +80,17 @@ def unread_in(folder: str, read: Iterable[str]) -> Iterator[str]:
     Raises:
         OSError: The folder can't be read.
     """
-    begin = os.path.join(os.path.abspath(folder), "")
-    known = {path[len(begin) :].split(os.sep)[0] for path in read if path.startswith(begin)}
-    for name in sorted(os.listdir(folder or os.curdir)):
+    begin = join(absolute(folder), "")
+    known = {path[len(begin) :].split("/" if is_url(folder) else os.sep)[0] for path in read if path.startswith(begin)}
+    for name in sorted(names_in(folder)):
         if name not in known and not is_temporary(name):
-            yield name + "/" * os.path.isdir(os.path.join(folder, name))
+            yield name + "/" * is_folder(join(folder, name))
 
 
 def read_lines(*checkpoints: Sequence[str]) -> Iterator[str]:
     """Yield a line for each checkpoint that says from which files its tensors come; none for an empty list of files."""
     for paths in filter(None, checkpoints):
-        names = [os.path.basename(path) for path in paths]
+        names = [name_in(path) for path in paths]
         if len(names) <= _SHOWN:
             yield f"read {', '.join(names)}"
         else:

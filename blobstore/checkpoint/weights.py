@@ -13,6 +13,7 @@ from blobstore.container.foreign import HEAD_NBYTES, foreign_format
 from blobstore.container.layout import MAGIC_BYTES
 from blobstore.errors import CheckpointError, FormatError
 from blobstore.fileio.ranges import FileRange
+from blobstore.fileio.streamed import tell_ranges
 
 if TYPE_CHECKING:
     from blobstore.checkpoint.safetensors import SafetensorsHeader
@@ -55,6 +56,7 @@ def read_weights(path: str, source: ByteSource) -> Weights:
         pickled = read_pickled(path, source)
         return Weights("pytorch", pickled.tensors, others=pickled.others, notes=pickled.notes)
     header = _header(path, source)
+    tell_ranges(source, (entry.offset + entry.nbytes for entry in header.entries))
     tensors = [
         SourceTensor(entry.name, entry.type, entry.shape, path, FileRange(source, entry.offset, entry.nbytes))
         for entry in header.entries

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from blobstore.checking.checkup import RUNTIME_CHOICES, check
 from blobstore.checkpoint.told import read_lines
 from blobstore.cli.abandoned import tell_abandoned
+from blobstore.cli.cluster import add_cluster, cluster_of, refuse_flags
 from blobstore.cli.findings import add_strict, print_findings
 from blobstore.cli.formatting import shown
 from blobstore.cli.output import add_adapters, add_command, add_json, note, print_each
@@ -16,6 +17,11 @@ from blobstore.converting.choices import WEIGHTS
 
 if TYPE_CHECKING:
     import argparse
+
+    from distributed import Client
+
+    from blobstore.checking.checkup import Checkup
+    from blobstore.fileio.types import Progress
 
 TEXT = """Check what gemma.cpp would stop at in files, or what keeps checkpoints from being converted."""
 EXAMPLE = """example:
@@ -58,31 +64,42 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
     )
     add_adapters(parser)
     add_strict(parser)
+    add_cluster(parser)
     add_json(parser)
 
 
 def run(options: argparse.Namespace) -> int:
     """Run the command."""
     results = []
-    for path in options.files:
-        with progress(None, "checking") as advance:
-            done = check(
-                path,
-                for_=options.runtime,
-                weights=options.weights,
-                tokenizer=options.tokenizer,
-                adapters=options.adapters,
-                strict=options.strict,
-                progress=advance,
-            )
-        tell_abandoned(path)
-        results.append(done)
-        if not options.json:
-            for text in read_lines(done.read):
-                note(f"{path}: {text}")
-            print_findings(path, done.findings, several=len(options.files) > 1)
-            if done.runs:
-                print(f"{shown(path)}: {done.runs}", file=sys.stderr)
+    with cluster_of(options) as client:
+        for path in options.files:
+            with progress(None, "checking") as advance:
+                done = _check(client, options, path, advance)
+            tell_abandoned(path)
+            results.append(done)
+            if not options.json:
+                for text in read_lines(done.read):
+                    note(f"{path}: {text}")
+                print_findings(path, done.findings, several=len(options.files) > 1)
+                if done.runs:
+                    print(f"{shown(path)}: {done.runs}", file=sys.stderr)
     if options.json:
         print_each(results)
     return 0 if all(done.ok for done in results) else 1
+
+
+def _check(client: Client | None, options: argparse.Namespace, path: str, advance: Progress) -> Checkup:
+    if client is None:
+        return check(
+            path,
+            for_=options.runtime,
+            weights=options.weights,
+            tokenizer=options.tokenizer,
+            adapters=options.adapters,
+            strict=options.strict,
+            progress=advance,
+        )
+    refuse_flags(options, "weights", "tokenizer", "adapters")
+    from blobstore import distributed  # noqa: PLC0415 (only with a cluster)
+
+    return distributed.check(path, client=client, for_=options.runtime, strict=options.strict)

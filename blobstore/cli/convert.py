@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from blobstore.checkpoint.told import read_lines
+from blobstore.cli.cluster import add_cluster, cluster_of
 from blobstore.cli.formatting import rate, shape, shown
 from blobstore.cli.output import add_adapters, add_command, add_json, note, output_of, print_json, tell_dry_run
 from blobstore.cli.progress import progress
@@ -17,8 +18,12 @@ from blobstore.gemma.runtimes import NAMES
 
 if TYPE_CHECKING:
     import argparse
+    from typing import BinaryIO
+
+    from distributed import Client
 
     from blobstore.conversion import Conversion, ConversionPreview
+    from blobstore.fileio.types import Progress
 
 EXAMPLE = """example:
   blobstore convert gemma-3-270m-it/ -o gemma3-270m-sfp-it.sbs          (a Gemma or Qwen3: a file that gemma.cpp runs)
@@ -28,6 +33,7 @@ EXAMPLE = """example:
   blobstore convert gemma-3-4b-text/ -o text.sbs --runtime latest       (a file for the newest gemma.cpp known here)
   blobstore convert gemma-3-270m-it/ --adapter lora/ -o tuned.sbs       (with a LoRA adapter of peft or unsloth merged)
   blobstore convert DeepSeek-V3/ -o dsv3.sbs --max-shard-size 5GB       (a set of files, opened by dsv3.sbs as one)
+  blobstore convert DeepSeek-V3/ -o dsv3.sbs --max-shard-size 5GB --scheduler tcp://10.0.0.1:8786
 
 SRC is a .safetensors file, a model.safetensors.index.json, or a folder with either, or with shards; or the same of
 PyTorch's pickled files (.bin, .pt, .pth, .ckpt), which torch reads; or a .gguf file, all of whose parts are read.
@@ -35,7 +41,9 @@ config.json, the tokenizer's files and the chat template are found beside it; in
 they do. Quantised tensors of .gguf files need the package gguf, and are converted as the values that it decodes. The
 files that were read, and what of the folder was left out, are told. Tied weights (lm_head.weight) get their name
 back. A file by name carries config.json, the tokenizer and the model's other files, and blobstore export writes them
-back."""
+back.
+SRC and OUT may be URLs, such as hf://google/gemma-3-270m-it or s3://bucket/out.sbs: tensors are streamed, and OUT
+appears only when it is complete. That needs fsspec and a package for the URL's scheme (docs/hub-and-buckets.md)."""
 
 
 def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -106,6 +114,7 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
         "--resume", action="store_true", help="go on with a set that an earlier run didn't complete; keeps whole files"
     )
     parser.add_argument("--no-digests", action="store_true", help="leave out the SHA-256 of each blob")
+    add_cluster(parser)
     add_json(parser)
 
 
@@ -131,16 +140,19 @@ def run(options: argparse.Namespace) -> int:
         _show(options, preview_conversion(options.source, **choices))
         return 0
     target = output_of(options, options.output)
-    with progress(None, "converting") as advance:
-        done = convert(
-            options.source,
-            target,
-            container=options.container,
-            digests=not options.no_digests,
-            resume=options.resume,
-            progress=advance,
-            **choices,
-        )
+    with cluster_of(options) as client, progress(None, "converting") as advance:
+        if client is not None:
+            done = _convert_with(client, options, target, advance)
+        else:
+            done = convert(
+                options.source,
+                target,
+                container=options.container,
+                digests=not options.no_digests,
+                resume=options.resume,
+                progress=advance,
+                **choices,
+            )
     for text in (*read_lines(done.read), *done.notes):
         note(text)
     if options.json:
@@ -148,6 +160,40 @@ def run(options: argparse.Namespace) -> int:
     elif done.output is not None:
         _tell(done)
     return 0
+
+
+def _convert_with(client: Client, options: argparse.Namespace, target: str | BinaryIO, advance: Progress) -> Conversion:
+    """Convert on a cluster. A set has none of the options that are for gemma.cpp."""
+    of_one_file = {
+        "--weights": options.weights,
+        "--layout": options.layout,
+        "--wrapping": options.wrapping,
+        "--tokenizer": options.tokenizer,
+        "--no-pad": options.no_pad,
+        "--container 1": options.container == 1,
+        "--index external": options.index == "external",
+        "-o -": not isinstance(target, str),
+    }
+    given = [flag for flag, value in of_one_file.items() if value]
+    if given or not isinstance(target, str):
+        what = f"{given[0]} is for a single file, which one machine writes"
+        raise UsageError("needless-flag", f"{what}: leave it out, or --processes and --scheduler")
+    from blobstore import distributed  # noqa: PLC0415 (only with a cluster)
+
+    return distributed.convert(
+        options.source,
+        target,
+        client=client,
+        as_=options.kind,
+        max_shard_size=options.max_shard_size,
+        resume=options.resume,
+        runtime=options.runtime,
+        strict=options.strict,
+        adapters=options.adapters,
+        files=not options.no_files,
+        digests=not options.no_digests,
+        progress=advance,
+    )
 
 
 def _show(options: argparse.Namespace, preview: ConversionPreview) -> None:

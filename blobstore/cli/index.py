@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import os
 from typing import TYPE_CHECKING
 
 from blobstore.cli.formatting import shown
 from blobstore.cli.output import add_command, add_json, note, output_of, print_json
 from blobstore.cli.progress import progress
 from blobstore.edit.reindex import Indexing, attach_index, build_index, detach_index, join_stores
+from blobstore.fileio.places import file_size
 
 if TYPE_CHECKING:
     import argparse
@@ -68,7 +68,7 @@ def _detach(options: argparse.Namespace) -> int:
 
 
 def _build(options: argparse.Namespace) -> int:
-    with progress(os.stat(options.file).st_size, "indexing") as advance:
+    with progress(file_size(options.file), "indexing") as advance:
         done = build_index(
             options.file, embed=options.embed, digests=options.digests, force=options.force, progress=advance
         )

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import os
 from collections import Counter
 from itertools import starmap
 from typing import TYPE_CHECKING, Any
@@ -17,6 +16,7 @@ from blobstore.container.keys import CONFIG_KEY, TOC_KEY, describes_model
 from blobstore.container.layout import MAX_PORTABLE_BLOBS
 from blobstore.errors import FormatError
 from blobstore.fileio.file_systems import file_system
+from blobstore.fileio.places import file_size
 from blobstore.index.locate import lost_index
 from blobstore.index.metadata import BASE, BASE_NAME, FILES
 from blobstore.index.records import directory_digest
@@ -306,7 +306,7 @@ def _describe_foreign(contents: Contents, source: Checkpoint | list[GgufFile]) -
     """Return what can be said of a file of another format; the fields are those of an .sbs file."""
     entries = contents.entries
     files = [file.path for file in source] if isinstance(source, list) else source.paths
-    nbytes = sum(os.stat(path).st_size for path in files)
+    nbytes = sum(file_size(path) for path in files)
     payload = sum(entry.nbytes for entry in entries)
     weights = sum(math.prod(entry.shape) for entry in entries)
     counts = Counter(entry.type for entry in entries)

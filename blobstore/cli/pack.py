@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import os
 from typing import TYPE_CHECKING
 
+from blobstore.cli.cluster import add_cluster, cluster_of, refuse_flags
 from blobstore.cli.formatting import rate, shown, size
 from blobstore.cli.output import add_command, add_json, note, output_of, print_json
 from blobstore.cli.progress import progress
 from blobstore.cli.tables import print_table
+from blobstore.fileio.places import file_size
 from blobstore.packing.pack import pack
 
 if TYPE_CHECKING:
@@ -44,22 +45,22 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
     )
     parser.add_argument("--base", metavar="OTHER", help="store only the difference to this .sbs file")
     parser.add_argument("--workers", type=int, metavar="N", help="threads (default: one for each core)")
+    add_cluster(parser)
     add_json(parser)
 
 
 def run(options: argparse.Namespace) -> int:
     """Run the command."""
     output_of(options, options.output, streams=False)
-    with progress(os.stat(options.file).st_size, "packing") as advance:
-        done = pack(
-            options.file,
-            options.output,
-            level=options.level,
-            only=options.only,
-            base=options.base,
-            workers=options.workers,
-            progress=advance,
-        )
+    with cluster_of(options) as client, progress(file_size(options.file), "packing") as advance:
+        choices = {"level": options.level, "only": options.only, "base": options.base, "progress": advance}
+        if client is None:
+            done = pack(options.file, options.output, workers=options.workers, **choices)
+        else:
+            refuse_flags(options, "workers")
+            from blobstore import distributed  # noqa: PLC0415 (only with a cluster)
+
+            done = distributed.pack(options.file, options.output, client=client, **choices)
     for text in done.notes:
         note(text)
     if options.json:

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import os
 from typing import TYPE_CHECKING
 
 from blobstore.cli.formatting import shown
 from blobstore.cli.output import add_command, add_json, note, output_of, print_json, tell
 from blobstore.cli.progress import progress
 from blobstore.edit.recover import recover
+from blobstore.fileio.places import file_size
 
 if TYPE_CHECKING:
     import argparse
@@ -40,7 +40,7 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
 def run(options: argparse.Namespace) -> int:
     """Run the command; returns 1 if something is lost."""
     target = output_of(options, options.output)
-    with progress(2 * os.stat(options.file).st_size, "recovering") as advance:
+    with progress(2 * file_size(options.file), "recovering") as advance:
         done = recover(options.file, target, index=options.index, progress=advance)
     for text in done.notes:
         note(text)

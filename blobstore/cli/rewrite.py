@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from typing import TYPE_CHECKING
 
 from blobstore.cli.formatting import shown, size
@@ -10,6 +9,7 @@ from blobstore.cli.output import add_command, add_json, note, output_of, print_j
 from blobstore.cli.progress import progress
 from blobstore.edit.rewrite import rewrite
 from blobstore.errors import UsageError
+from blobstore.fileio.places import file_size
 
 if TYPE_CHECKING:
     import argparse
@@ -53,7 +53,7 @@ def run(options: argparse.Namespace) -> int:
     """Run the command."""
     target = None if options.in_place else output_of(options, options.output)
     refuse_same(target, options.file, "--in-place, instead of -o, replaces it")
-    with progress(os.stat(options.file).st_size, "writing") as advance:
+    with progress(file_size(options.file), "writing") as advance:
         done = rewrite(
             options.file,
             target,

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from blobstore.checking.verification import verify
 from blobstore.checkpoint.told import read_lines
+from blobstore.cli.cluster import add_cluster, cluster_of, refuse_flags
 from blobstore.cli.findings import add_strict, print_findings
 from blobstore.cli.formatting import rate, shown, size
 from blobstore.cli.output import add_adapters, add_base, add_command, add_json, note, output_of, print_each, tell
@@ -15,8 +16,12 @@ from blobstore.errors import UsageError
 
 if TYPE_CHECKING:
     import argparse
+    from typing import BinaryIO
+
+    from distributed import Client
 
     from blobstore.checking.verification import Verification
+    from blobstore.fileio.types import Progress
 
 TEXT = "Verify files against their own digests, or a file against the checkpoint that it was made from."
 EXAMPLE = """example:
@@ -48,6 +53,7 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
     parser.add_argument("--quick", action="store_true", help="check only structure, padding and index")
     parser.add_argument("--values", action="store_true", help="also look for NaN and infinities in every tensor")
     parser.add_argument("--workers", type=int, metavar="N", help="threads (default: one for each core)")
+    add_cluster(parser)
     add_base(parser)
     add_strict(parser)
     source = parser.add_argument_group("against the source")
@@ -74,29 +80,46 @@ def run(options: argparse.Namespace) -> int:
         raise UsageError("one-file", "--against SRC is the source of one file: verify one after the other")
     receipt = output_of(options, options.receipt) if options.receipt is not None else None
     results = []
-    for path in options.files:
-        with progress(None, "verifying") as advance:
-            done = verify(
-                path,
-                against=options.against,
-                quick=options.quick,
-                values=options.values,
-                strict=options.strict,
-                workers=options.workers,
-                base=options.base,
-                tokenizer=options.tokenizer,
-                adapters=options.adapters,
-                receipt=receipt,
-                progress=advance,
-            )
-        for text in (*read_lines(done.read), *done.notes):
-            note(text)
-        results.append(done)
-        if not options.json:
-            _tell(options, done, several=several)
+    with cluster_of(options) as client:
+        for path in options.files:
+            with progress(None, "verifying") as advance:
+                done = _verify(client, options, path, receipt, advance)
+            for text in (*read_lines(done.read), *done.notes):
+                note(text)
+            results.append(done)
+            if not options.json:
+                _tell(options, done, several=several)
     if options.json:
         print_each(results)
     return 0 if all(done.ok for done in results) else 1
+
+
+def _verify(
+    client: Client | None,
+    options: argparse.Namespace,
+    path: str,
+    receipt: str | BinaryIO | None,
+    advance: Progress,
+) -> Verification:
+    if client is None:
+        return verify(
+            path,
+            against=options.against,
+            quick=options.quick,
+            values=options.values,
+            strict=options.strict,
+            workers=options.workers,
+            base=options.base,
+            tokenizer=options.tokenizer,
+            adapters=options.adapters,
+            receipt=receipt,
+            progress=advance,
+        )
+    refuse_flags(options, "workers", "base", "against", "tokenizer", "adapters", "receipt")
+    quick, values, strict = options.quick, options.values, options.strict
+    from blobstore import distributed  # noqa: PLC0415 (only with a cluster)
+
+    return distributed.verify(path, client=client, quick=quick, values=values, strict=strict, progress=advance)
 
 
 def _tell(options: argparse.Namespace, done: Verification, *, several: bool) -> None:

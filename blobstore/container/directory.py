@@ -146,21 +146,34 @@ def build_directory(version: int, keys: Sequence[bytes], sizes: Sequence[int]) -
     return Directory(version, size, np.array(keys, dtype=f"S{KEY_NBYTES}"), offsets, nbytes)
 
 
-def parse_directory(read: Read, file_size: int) -> Directory:
+def parse_directory(read: Read, file_size: int, *, expect: Callable[[bytes], None] | None = None) -> Directory:
     """Check a file's headers and directory.
 
     Args:
         read: Returns the bytes at (offset, nbytes) inside the file; only used for headers and directory.
         file_size: The file's real size in bytes.
+        expect: For a file that is far away: told how it has to begin, when that follows from its end and isn't read.
 
     Raises:
         FormatError, TruncatedError: A reader check of spec/sbs.md failed; ``reason`` is its code.
     """
-    version, count, start = _locate(read, file_size)
+    version, count, start = _locate(read if expect is None else _beginning_later(read, file_size, expect), file_size)
     table = np.frombuffer(read(start, RECORD_NBYTES * count), dtype=np.uint8)
     keys = _check_keys(table[: KEY_NBYTES * count].reshape(count, KEY_NBYTES), start)
     ranges = table[KEY_NBYTES * count :].view("<u8").reshape(count, 2)
     return _check_ranges(version, file_size, keys, ranges, start + KEY_NBYTES * count)
+
+
+def _beginning_later(read: Read, file_size: int, expect: Callable[[bytes], None]) -> Read:
+    """Return a `read` that doesn't read how a file begins if it ends as one of version 2, but tells that."""
+    if file_size < BLOB_ALIGN + HEADER.size:
+        return read
+    magic, count, stated = HEADER.unpack(bytes(read(file_size - HEADER.size, HEADER.size)))
+    if magic != MAGIC or not count or stated != file_size:
+        return read
+    head = HEADER.pack(MAGIC, 0, FILE_ALIGN)
+    expect(head)
+    return lambda offset, nbytes: read(offset, nbytes) if offset or nbytes != len(head) else head
 
 
 def _locate(read: Read, file_size: int) -> tuple[int, int, int]:

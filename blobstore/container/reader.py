@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from contextlib import nullcontext
 from typing import TYPE_CHECKING, Any
 
 from blobstore.container.directory import parse_directory
@@ -11,15 +12,29 @@ from blobstore.container.suggest import close_to
 from blobstore.errors import KeyNotFoundError, UsageError, in_file
 from blobstore.fileio.closing import Closing
 from blobstore.fileio.ranges import FileRange
+from blobstore.fileio.remote import RemoteSource
 from blobstore.fileio.source import name_of, open_source
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterable, Iterator
     from contextlib import AbstractContextManager
     from os import PathLike
 
     from blobstore.container.directory import Directory
-    from blobstore.fileio.types import Access, Prefetch, Readable, ReadInto, SourceAccess
+    from blobstore.fileio.types import Access, ByteSource, Prefetch, Readable, ReadInto, SourceAccess
+
+
+def directory_in(source: ByteSource) -> Directory:
+    """Read and check the directory of an open file.
+
+    Raises:
+        FormatError, TruncatedError: As `parse_directory`.
+    """
+    if not isinstance(source, RemoteSource):
+        return parse_directory(source.view, source.size)
+    directory = parse_directory(source.view, source.size, expect=source.expect)
+    source.tell_blobs(directory.offsets)
+    return directory
 
 
 class BlobReader(Mapping[str, memoryview], Closing):
@@ -71,7 +86,7 @@ class BlobReader(Mapping[str, memoryview], Closing):
         with in_file(self.path):
             self._source = open_source(path, access, writable=writable, prefetch=prefetch)
             try:
-                self.directory: Directory = parse_directory(self._source.view, self._source.size)
+                self.directory: Directory = directory_in(self._source)
             except BaseException:
                 self._source.close()
                 raise
@@ -271,6 +286,39 @@ class BlobReader(Mapping[str, memoryview], Closing):
             bytearray(b'SBS')
         """
         return self._source.reading()
+
+    def reading_ahead(self, ranges: Iterable[tuple[int, int]]) -> AbstractContextManager[None]:
+        """Announce what will be read in a ``with`` block: a file elsewhere is asked for it ahead, in few requests.
+
+        Args:
+            ranges: (offset, nbytes) of each, in the order in which they will be read. Nothing else need be read.
+
+        Example:
+            >>> with blobstore.BlobReader("model.sbs") as reader, reader.reading_ahead([reader.range("layer.bias")]):
+            ...     reader["layer.bias"].nbytes
+            256
+        """
+        return self._source.reading_ahead(ranges) if isinstance(self._source, RemoteSource) else nullcontext()
+
+    @property
+    def is_elsewhere(self) -> bool:
+        """Whether this was opened by a URL, or from a file object that fetches ranges.
+
+        Example:
+            >>> blobstore.BlobReader("model.sbs").is_elsewhere
+            False
+        """
+        return isinstance(self._source, RemoteSource)
+
+    @property
+    def url(self) -> str:
+        """The URL that this was opened by; empty for a file here, and for a file object.
+
+        Example:
+            >>> blobstore.BlobReader("model.sbs").url
+            ''
+        """
+        return self._source.url if isinstance(self._source, RemoteSource) else ""
 
     def close(self) -> None:
         """Let go of the file; views stay valid until the last of them is gone.

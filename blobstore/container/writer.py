@@ -14,18 +14,20 @@ from typing import TYPE_CHECKING, Any, BinaryIO
 from blobstore.container import layout
 from blobstore.container.directory import build_directory
 from blobstore.container.keys import decode_key, encode_key
-from blobstore.errors import UsageError, in_file
-from blobstore.fileio.atomic import AtomicFile
+from blobstore.errors import UsageError, in_file, without_secrets
 from blobstore.fileio.closing import Completing
 from blobstore.fileio.hashing import Hasher
 from blobstore.fileio.paths import target_of
-from blobstore.fileio.ranges import FileRange, flat_bytes
+from blobstore.fileio.ranges import CHUNK_NBYTES, FileRange, flat_bytes
 from blobstore.fileio.sink import Sink, move, position_in, seek, truncate, write_at
+from blobstore.fileio.uploads import Upload, new_file
+from blobstore.fileio.urls import is_url
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
     from blobstore.container.directory import Directory
+    from blobstore.fileio.atomic import AtomicFile
     from blobstore.fileio.types import Buffer, Writable
 
     Data = Buffer | FileRange
@@ -53,20 +55,24 @@ class ContainerWriter(Completing):
         version: int = 2,
         digests: bool = False,
         max_blobs: int = layout.MAX_BLOBS,
+        undoable: bool = False,
     ) -> None:
         """Begin a file.
 
         Args:
-            target: A path; or a binary stream, which is written from its position on, and stays open.
+            target: A path or a URL; or a binary stream, which is written from its position on, and stays open.
             version: 2, or 1 for runtimes from before 2025-07-31.
             digests: Whether to hash what is written, for `digests`.
             max_blobs: How many blobs the file may have: up to 1,048,576, or 16,383 for a file that every gemma.cpp
                 reads.
+            undoable: Whether `undo_last` will be needed: at a URL, where the last blob then waits here.
 
         Raises:
             UsageError: ``bad-version``; ``bad-max-blobs``; ``bad-target``; ``closed``; ``not-empty`` when bytes follow
-                a stream's position; ``needs-seek`` for version 1 to a stream that can't seek or be read;
-                ``not-a-file``.
+                a stream's position; ``needs-seek`` for version 1 to a URL, or a stream that can't seek or be read;
+                ``not-a-file``; ``no-upload``, ``unknown-scheme`` for a URL.
+            MissingExtraError: ``needs-remote`` for a URL.
+            RemoteError: A URL can't be reached.
             OSError: The target's folder can't be written to.
         """
         if version not in (1, 2) or isinstance(version, bool):
@@ -75,19 +81,23 @@ class ContainerWriter(Completing):
             raise UsageError("bad-max-blobs", f"a file has 1 to {layout.MAX_BLOBS} blobs, not {max_blobs!r}")
         self.version = version
         self._max_blobs = max_blobs
+        self._undoable = undoable
         self.keys: list[str] = []
         self._encoded: list[bytes] = []
         self._seen: set[bytes] = set()
         self._sizes: list[int] = []
         self._hasher = Hasher() if digests else None
-        self._file: AtomicFile | None = None
+        self._file: AtomicFile | Upload | None = None
         self._state = "open"
         self._begin = 0
         self._stream: Any = None
         target = target_of(target)
         if isinstance(target, str):
-            self._file = AtomicFile(target)
-            self._sink = Sink(self._file.fileno(), self._file.path)
+            if version == 1 and is_url(target):
+                what = f"{without_secrets(target)!r}: version 1 begins with its directory, which is written last"
+                raise UsageError("needs-seek", f"{what}, but uploads go front to back: write version 2")
+            self._file = new_file(target, undoable=undoable)
+            self._sink = Sink(self._file.output(), self._file.path)
         else:
             self._begin = _check_stream(target, version)
             self._stream = target
@@ -145,6 +155,7 @@ class ContainerWriter(Completing):
             3000
         """
         encoded = self._check(key)
+        self._mark()
         before = self._sink.position
         if self._hasher:
             self._hasher.begin()
@@ -194,6 +205,7 @@ class ContainerWriter(Completing):
             raise UsageError("wrong-size", f"{len(keys)} blobs of {sum(sizes)} bytes, {len(source)} were given")
         ends = list(accumulate(sizes))
         blobs = [source[end - nbytes : end] for end, nbytes in zip(ends, sizes, strict=True)]
+        self._mark()
         self._state = "broken"
         if self._hasher:
             self._hasher.add_small(blobs)
@@ -250,7 +262,8 @@ class ContainerWriter(Completing):
         """Remove the blob that was added last, from a file.
 
         Raises:
-            UsageError: ``needs-seek`` when this writes to a stream; ``no-blobs``; ``closed``.
+            UsageError: ``needs-seek`` when this writes to a stream, or to a URL and isn't ``undoable``; ``no-blobs``;
+                ``closed``.
 
         Example:
             >>> with blobstore.BlobWriter("raw.sbs") as writer:
@@ -272,8 +285,11 @@ class ContainerWriter(Completing):
             self._hasher.forget()
         self._sink.position -= nbytes
         with in_file(self.path):
-            end = os.lseek(self._file.fileno(), -nbytes, os.SEEK_CUR)
-            os.ftruncate(self._file.fileno(), end)
+            if isinstance(self._file, Upload):
+                self._file.undo(nbytes)
+            else:
+                end = os.lseek(self._file.fileno(), -nbytes, os.SEEK_CUR)
+                os.ftruncate(self._file.fileno(), end)
         self._seen.remove(self._encoded.pop())
         self.keys.pop()
         self._sizes.pop()
@@ -500,7 +516,18 @@ class ContainerWriter(Completing):
             raise one_too_many(keys[self._max_blobs - len(self._sizes)], self._max_blobs)
         return encoded
 
+    def _mark(self) -> None:
+        """Begin what `undo_last` can take back at a URL."""
+        if self._undoable and isinstance(self._file, Upload):
+            self._sink.flush()
+            self._file.mark()
+
     def _put(self, data: Data, *, immutable: bool) -> None:
+        if isinstance(data, FileRange) and data.is_elsewhere:
+            # Read once, and not again to hash it.
+            for start in range(0, data.nbytes, CHUNK_NBYTES):
+                self._put(data.part(start, CHUNK_NBYTES).read(), immutable=True)
+            return
         source = data if isinstance(data, FileRange) else flat_bytes(data)
         with self._hasher.updating(source, immutable=immutable) if self._hasher else nullcontext():
             if isinstance(source, FileRange):
@@ -524,7 +551,7 @@ class ContainerWriter(Completing):
 
     def _output(self) -> int | BinaryIO:
         """Return what is written to: a descriptor or a stream."""
-        return self._file.fileno() if self._file else self._stream
+        return self._file.output() if self._file else self._stream
 
     def _finish_v1(self, directory: Directory, file: int | BinaryIO) -> None:
         self._sink.flush()

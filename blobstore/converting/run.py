@@ -12,6 +12,7 @@ from blobstore.converting.pieces import encoded_chunks, scale_of, stored_ranges
 from blobstore.converting.plan import refusal
 from blobstore.errors import CheckpointError, Fault, in_file
 from blobstore.fileio.ranges import CHUNK_NBYTES, FileRange, reporting
+from blobstore.fileio.urls import is_url
 from blobstore.index.inputs import files_of
 from blobstore.store.model_writer import ModelWriter
 from blobstore.store.writer import StoreWriter
@@ -72,6 +73,7 @@ def run_plan(
             for file in plan.files:
                 with in_file(file.path):
                     store.add_file(file.name, checkpoint.open_beside(file.path))
+            checkpoint.check_unchanged()
         return []
     model = ModelWriter(
         target,
@@ -92,6 +94,7 @@ def run_plan(
                 model.add_stored(tensor.key, data, tensor.type.name, scale=scale, immutable=True)
         _write_named(plan.extras, checkpoint, model.store, scales, progress)
         _write_names(plan, model.store)
+        checkpoint.check_unchanged()
     return list(odd.values())
 
 
@@ -175,7 +178,7 @@ def stored_bytes(tensor: PlannedTensor, checkpoint: Checkpoint, scale: float = 1
 
 def _check_disk(plan: Plan, target: str | PathLike[str] | BinaryIO) -> None:
     """Refuse to begin a file that the disk is too small for."""
-    if not isinstance(target, (str, os.PathLike)):
+    if not isinstance(target, (str, os.PathLike)) or is_url(target):
         return
     folder = os.path.dirname(os.path.realpath(os.fspath(target)))
     if not os.path.isdir(folder):

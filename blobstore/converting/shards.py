@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import os
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
@@ -11,6 +10,7 @@ from blobstore.container.keys import INDEX_KEY
 from blobstore.container.layout import MAX_BLOBS
 from blobstore.converting.run import check_target, run_plan
 from blobstore.errors import BlobStoreError, CheckpointError, UsageError
+from blobstore.fileio.places import exists
 from blobstore.gemma.runtimes import RUNTIMES
 from blobstore.index.build import dump_metadata
 from blobstore.store import unfinished
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from blobstore.fileio.types import Progress
     from blobstore.index.locate import IndexPlace
 
-    Run = Callable[[Sequence[int]], Iterable[object]]  # writes the stores of these numbers
+    Run = Callable[[bool], Iterable[bool]]  # makes all stores, or keeps those that are complete → which it has kept
 
 _VERSION = 2  # of the container of a set's files
 
@@ -86,16 +86,37 @@ def part_of(plan: Plan, division: Division, number: int) -> Plan:
     return replace(plan, tensors=tensors, aliases=aliases, files=[] if number else plan.files)
 
 
-def write_store(
-    plan: Plan, checkpoint: Checkpoint, division: Division, number: int, *, progress: Progress = lambda _: None
-) -> None:
+def make_store(
+    plan: Plan,
+    checkpoint: Checkpoint,
+    division: Division,
+    number: int,
+    *,
+    resume: bool = False,
+    progress: Progress = lambda _: None,
+) -> bool:
     """Write one of the files. It appears under its name when it is complete.
+
+    Args:
+        plan: By name.
+        checkpoint: Open.
+        division: Of the plan.
+        number: Of the file, from 0.
+        resume: Keep the file if it is complete, and matches its digests.
+        progress: Called with the number of further bytes that were written, or kept.
+
+    Returns:
+        Whether it was kept.
 
     Raises:
         BlobStoreError, OSError: As `run_plan`.
     """
     part = part_of(plan, division, number)
+    if resume and _is_complete(part, division.stores[number]):
+        progress(part.nbytes)
+        return True
     run_plan(part, checkpoint, division.stores[number], digests=division.digests, progress=progress)
+    return False
 
 
 def write_set(
@@ -117,7 +138,7 @@ def write_set(
         division: Of the plan.
         resume: Keep the files that an earlier run has completed from the same source with the same plan, if they match
             their digests.
-        run: Writes the files of the given numbers; by default one after another, here.
+        run: Calls `make_store` for each file, with what it is given as ``resume``; by default one after another, here.
         progress: Called with the number of further bytes that were written, or kept.
 
     Returns:
@@ -130,50 +151,42 @@ def write_set(
     """
     check_target(plan, checkpoint, division.path)
     begun = Unfinished(division.plan_sha256, sources_of([*checkpoint.paths, *(file.path for file in plan.files)]))
-    kept: set[int] = set()
     if resume and not division.digests:
         raise UsageError("needs-digests", "without digests the files of the set can't be checked: begin anew")
-    if resume and unfinished.check_same(division.path, begun):
+    resume = resume and unfinished.check_same(division.path, begun)
+    if resume:
         refuse_existing(division.path, [division.path])
-        kept = {number for number in range(len(division.stores)) if _is_complete(plan, division, number)}
     else:
         _refuse_to_overwrite(division)
         unfinished.begin(division.path, begun)
-    for number in sorted(kept):
-        progress(sum(plan.tensors[place].nbytes for place in division.tensors[number]))
-    missing = [number for number in range(len(division.stores)) if number not in kept]
-    for _ in (run or _one_by_one(plan, checkpoint, division, progress))(missing):
-        pass
+    kept = sum((run or _one_by_one(plan, checkpoint, division, progress))(resume))
     write_set_index(division.path, division.stores)
     unfinished.forget(division.path)
-    return len(kept)
+    return kept
 
 
 def _refuse_to_overwrite(division: Division) -> None:
     try:
         refuse_existing(division.path, [division.path, *division.stores])
     except UsageError as error:
-        if os.path.lexists(unfinished.note_path(division.path)):
+        if exists(unfinished.note_path(division.path)):
             what = f"{error.message}; an earlier run was stopped: --resume (resume=True) goes on with it"
             raise UsageError(error.reason, what) from None
         raise
 
 
 def _one_by_one(plan: Plan, checkpoint: Checkpoint, division: Division, progress: Progress) -> Run:
-    def run(numbers: Sequence[int]) -> Iterator[int]:
-        for number in numbers:
-            write_store(plan, checkpoint, division, number, progress=progress)
-            yield number
+    def run(resume: bool) -> Iterator[bool]:  # noqa: FBT001 (as `make_store` has it)
+        for number in range(len(division.stores)):
+            yield make_store(plan, checkpoint, division, number, resume=resume, progress=progress)
 
     return run
 
 
-def _is_complete(plan: Plan, division: Division, number: int) -> bool:
+def _is_complete(part: Plan, path: str) -> bool:
     """Whether a file is there, has what it is to have, and matches all of its digests."""
-    path = division.stores[number]
-    if not os.path.exists(path):
+    if not exists(path):
         return False
-    part = part_of(plan, division, number)
     expected = {tensor.name: (tensor.key, tensor.type.name, tensor.shape) for tensor in part.tensors}
     aliases = {alias.name for alias in part.indexed_aliases}
     try:

@@ -23,6 +23,8 @@ from blobstore.fileio.ranges import CHUNK_NBYTES, FileRange, first_byte_between,
 from blobstore.fileio.sink import Sink
 from blobstore.fileio.source import read_whole
 from blobstore.fileio.together import move_together
+from blobstore.fileio.uploads import new_file
+from blobstore.fileio.urls import is_url
 from blobstore.index.inputs import files_of, refuse_inputs
 from blobstore.store.values import elements, rows_from, stored
 
@@ -94,6 +96,8 @@ def run_export(
         _write_shard(plan.shards[0], plan.metadata, store, Sink(path), progress)
         return Written([], [], [])
     path = os.fspath(path)
+    if is_url(path):
+        return _write_elsewhere(plan, store, path, also, progress)
     index, shards = _paths(path, len(plan.shards))
     old = superseded(path, len(plan.shards))
     beside = _beside(plan, path)
@@ -124,6 +128,17 @@ def run_export(
             config = os.path.join(os.path.dirname(path), CONFIG)
             _replace(index, config if config in beside else "", files, old)
     return Written(tensor_files, old, [*beside])
+
+
+def _write_elsewhere(plan: ExportPlan, store: Store, path: str, also: Sequence[str], progress: Progress) -> Written:
+    """Write the only file of a plan at a URL."""
+    if len(plan.shards) > 1 or plan.in_folder:
+        what = f"{path!r}: a folder, or several files, appear at once, which objects elsewhere can't"
+        raise UsageError("needs-path", f"{what}: name one file, without --max-shard-size, or export here and copy")
+    refuse_inputs([path], [*files_of(store.path, store.base_path), *also])
+    with new_file(path) as file:
+        _write_shard(plan.shards[0], plan.metadata, store, Sink(file.output(), path), progress)
+    return Written([path], [], [])
 
 
 def _replace(index: str, config: str, files: Sequence[AtomicFile], old: Sequence[str]) -> None:
@@ -254,13 +269,15 @@ def _write_shard(
     shard: list[ExportedTensor], metadata: Mapping[str, str], store: Store, sink: Sink, progress: Progress
 ) -> None:
     sink.write(memoryview(dump_header([(tensor.name, tensor.type, tensor.shape) for tensor in shard], metadata)))
-    for tensor in shard:
-        for chunk in exported_bytes(tensor, store):
-            if isinstance(chunk, FileRange):
-                sink.copy(chunk)
-            else:
-                sink.write(flat_bytes(chunk))
-            progress(chunk.nbytes)
+    ranges = [(block.stored.offset, block.stored.nbytes) for tensor in shard for block in tensor.blocks]
+    with store.reader.reading_ahead(ranges):
+        for tensor in shard:
+            for chunk in exported_bytes(tensor, store):
+                if isinstance(chunk, FileRange):
+                    sink.copy(chunk)
+                else:
+                    sink.write(flat_bytes(chunk))
+                progress(chunk.nbytes)
     sink.flush()
 
 

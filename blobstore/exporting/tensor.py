@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from blobstore.fileio.atomic import AtomicFile
 from blobstore.fileio.ranges import CHUNK_NBYTES, flat_bytes
 from blobstore.fileio.sink import Sink
+from blobstore.fileio.uploads import new_file
 from blobstore.store.values import dtype_of, elements, stored
 
 if TYPE_CHECKING:
@@ -35,8 +35,8 @@ def write_stored(store: Store, name: str, target: str | BinaryIO) -> None:
         OSError: Reading or writing failed.
     """
     if isinstance(target, str):
-        with AtomicFile(target) as file:
-            _write(_stored(store, name), Sink(file.fileno(), file.path))
+        with new_file(target) as file:
+            _write(_stored(store, name), Sink(file.output(), file.path))
     else:
         _write(_stored(store, name), Sink(target))
 
@@ -64,8 +64,8 @@ def write_npy(store: Store, name: str, path: str, *, chunk: int = _CHUNK) -> np.
     # numpy's file format has only numpy's own dtypes.
     foreign = not _numpy_knows(own)
     dtype: np.dtype[Any] = np.dtype(np.float32) if foreign else own
-    with AtomicFile(path) as file:
-        sink = Sink(file.fileno(), file.path)
+    with new_file(path) as file:
+        sink = Sink(file.output(), file.path)
         sink.write(memoryview(_npy_header(dtype, info.shape)))
         starts = range(0, info.size, chunk)
         values = (elements(store, info, start, min(chunk, info.size - start)) for start in starts)

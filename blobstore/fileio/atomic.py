@@ -92,6 +92,10 @@ class AtomicFile(Completing):
         """The target: as it was given, unless the current folder has changed since; then absolute."""
         return self.path if os.path.abspath(self.path) == self._absolute else self._absolute
 
+    def output(self) -> int:
+        """Return what is written to: the descriptor."""
+        return self.fileno()
+
     def fileno(self) -> int:
         """Return the descriptor, for reading and writing.
 

@@ -13,6 +13,7 @@ from blobstore.errors import in_file
 from blobstore.fileio.descriptors import open_regular
 from blobstore.fileio.ranges import FileRange
 from blobstore.fileio.threads import cores
+from blobstore.fileio.urls import is_url
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
@@ -45,6 +46,12 @@ def file_digest(path: str | PathLike[str]) -> bytes:
     Raises:
         UsageError, OSError: As `open_regular`.
     """
+    if is_url(path):
+        from blobstore.fileio.streamed import StreamedSource  # noqa: PLC0415 (import blobstore stays cheap)
+
+        with StreamedSource(os.fspath(path)) as source:
+            source.tell_ranges([source.size])
+            return digest_of(FileRange(source, 0, source.size))
     with in_file(os.fsdecode(path)), open(open_regular(path), "rb", buffering=0) as file:
         return hashlib.file_digest(file, "sha256").digest()
 

@@ -7,6 +7,7 @@ import os
 from typing import TYPE_CHECKING, Any
 
 from blobstore.errors import UsageError
+from blobstore.fileio.urls import without_scheme
 
 if TYPE_CHECKING:
     from typing import BinaryIO
@@ -22,7 +23,7 @@ def path_text(path: FilePath) -> str:
     """
     if not isinstance(path, (str, bytes, os.PathLike)):
         raise UsageError("bad-file", f"expected a path, found {type(path).__name__}")
-    text = os.fsdecode(path)
+    text = without_scheme(os.fsdecode(path))
     if "\0" in text:
         raise UsageError("not-a-file", f"{text!r} is not a path: it contains a NUL")
     return text

@@ -52,6 +52,11 @@ class FileRange:
         if self.offset < 0 or self.nbytes < 0:
             raise UsageError("bad-range", f"{self.nbytes} bytes at offset {self.offset} are not a range of a file")
 
+    @property
+    def is_elsewhere(self) -> bool:
+        """Whether reading is so slow that it must not be done twice: the bytes are neither in memory nor on a disk."""
+        return not isinstance(self.file, int) and self.file.device is None and not self.file.in_memory
+
     def part(self, start: int, nbytes: int) -> FileRange:
         """Return a part of the bytes; shorter than ``nbytes`` where fewer follow ``start``.
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 from bisect import bisect_right
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from itertools import accumulate
 from typing import TYPE_CHECKING
 
@@ -13,9 +13,10 @@ import numpy as np
 from blobstore.errors import UsageError
 from blobstore.fileio.closing import Closing
 from blobstore.fileio.file_systems import stat_of
+from blobstore.fileio.remote import RemoteSource
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import Callable, Iterable, Iterator, Sequence
     from os import PathLike
 
     from blobstore.fileio.types import ByteSource, ReadInto, SourceAccess
@@ -33,7 +34,6 @@ class SetSource(Closing):
     again when it is read again.
     """
 
-    has_path = True
     in_memory = False
 
     def __init__(
@@ -49,6 +49,8 @@ class SetSource(Closing):
             writable: Whether views can be written to.
         """
         self.path = own.path
+        self.has_path: bool = own.has_path
+        self.url: str = own.url if isinstance(own, RemoteSource) else ""
         self.access: SourceAccess = own.access
         self.writable = writable
         self.size = sum(sizes)
@@ -60,7 +62,8 @@ class SetSource(Closing):
         self._opening: dict[int, threading.Lock] = {}
         self._readers = 0
         self._closed = False
-        self._guard = threading.Lock()  # of the four above
+        self._ahead: tuple[dict[int, list[tuple[int, int]]], ExitStack] | None = None
+        self._guard = threading.Lock()  # of the five above
 
     def place(self, offset: int) -> tuple[int, int]:
         """Return which file an offset is in, and where there."""
@@ -81,6 +84,7 @@ class SetSource(Closing):
     def _file(self, number: int) -> ByteSource:
         file = self._files.get(number)
         if file is not None:
+            self._read_ahead(number, file)
             return file
         with self._guard:
             opening = self._opening.setdefault(number, threading.Lock())
@@ -95,7 +99,39 @@ class SetSource(Closing):
                     while len(self._files) >= _MOST_OPEN:  # let go of, not closed: a range may need it
                         del self._files[next(iter(self._files))]
                     self._files[number] = file
+        self._read_ahead(number, file)
         return file
+
+    @contextmanager
+    def reading_ahead(self, ranges: Iterable[tuple[int, int]]) -> Iterator[None]:
+        """As `RemoteSource.reading_ahead`: of each file when it is first read, so that few files are fetched at once.
+
+        Args:
+            ranges: (offset, nbytes) of each.
+        """
+        if not self.url:
+            yield
+            return
+        planned: dict[int, list[tuple[int, int]]] = {}
+        for offset, nbytes in ranges:
+            number, start = self.place(offset)
+            planned.setdefault(number, []).append((start, nbytes))
+        with ExitStack() as stack:
+            with self._guard:
+                self._ahead = (planned, stack)
+            try:
+                yield
+            finally:
+                with self._guard:
+                    self._ahead = None
+
+    def _read_ahead(self, number: int, file: ByteSource) -> None:
+        """Begin to fetch what was announced of a file, unless that was begun."""
+        with self._guard:
+            if self._ahead is not None and isinstance(file, RemoteSource):
+                planned, stack = self._ahead
+                if number in planned:
+                    stack.enter_context(file.reading_ahead(planned.pop(number)))
 
     def view(self, offset: int, nbytes: int) -> memoryview:
         """Return these bytes: a view as the file makes it, or a copy if they are in several.

@@ -8,12 +8,13 @@ import sys
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any, get_args
 
-from blobstore.errors import TruncatedError, UsageError
+from blobstore.errors import TruncatedError, UsageError, without_secrets
 from blobstore.fileio.descriptors import open_regular
 from blobstore.fileio.file_systems import file_system, is_remote
 from blobstore.fileio.paths import path_text
 from blobstore.fileio.plain_files import PlainFile, ReopenedFile, keep_few_open
 from blobstore.fileio.types import Access, Prefetch
+from blobstore.fileio.urls import is_url
 
 if TYPE_CHECKING:
     from os import PathLike
@@ -150,8 +151,21 @@ def open_source(
         if not file:
             raise UsageError("not-a-file", "b'' is neither a path nor a file's contents: was anything read?")
     path = path_text(file)
+    if is_url(path):
+        return _elsewhere(path, access, writable=writable)
     fd = open_regular(path)
     return _on_disk(fd, path, access, writable=writable, prefetch=prefetch, one_of_many=one_of_many)
+
+
+def _elsewhere(url: str, access: Access, *, file: Any = None, writable: bool) -> ByteSource:  # noqa: ANN401 (fsspec's)
+    """Open a URL, or a file of fsspec."""
+    from blobstore.fileio.remote import RemoteSource  # noqa: PLC0415 (import blobstore stays cheap)
+    from blobstore.fileio.remote_object import RemoteObject  # noqa: PLC0415 (as above)
+
+    if access == "mmap":
+        what = f"{without_secrets(url) or name_of(file)!r} lies elsewhere, and can't be mapped: use access='auto'"
+        raise UsageError("bad-access", what)
+    return RemoteSource(RemoteObject(url, file=file), writable=writable)
 
 
 def name_of(file: Readable) -> str:
@@ -161,8 +175,8 @@ def name_of(file: Readable) -> str:
         UsageError: ``not-a-file`` for a path that no file can have.
     """
     if isinstance(file, (str, os.PathLike)) or (isinstance(file, bytes) and b"\0" not in file):
-        return path_text(file)
-    name = getattr(file, "name", None)
+        return without_secrets(path_text(file))
+    name = getattr(file, "name", None) or (getattr(file, "path", None) if _is_of_fsspec(file) else None)
     return os.fsdecode(name) if name and isinstance(name, (str, bytes)) else f"<{type(file).__name__}>"
 
 
@@ -195,6 +209,8 @@ def _open_object(file: Any, access: Access, *, writable: bool, prefetch: Prefetc
     is_stream = not isinstance(file, mmap.mmap) and (hasattr(file, "read") or hasattr(file, "seek"))
     if is_stream and (fd := streams.descriptor_of(file)) is not None:
         return _on_disk(fd, name, access, has_path=False, writable=writable, prefetch=prefetch)
+    if _is_of_fsspec(file):
+        return _elsewhere("", access, file=file, writable=writable)
     if access == "mmap":
         raise UsageError("bad-access", f"{name} is not a file on disk, and can't be mapped: use access='auto'")
     if is_stream:
@@ -208,6 +224,13 @@ def _open_object(file: Any, access: Access, *, writable: bool, prefetch: Prefetc
         raise UsageError("bad-file", what) from None
     except ValueError as error:
         raise UsageError("closed", f"{name}: {error}") from None
+
+
+def _is_of_fsspec(file: Any) -> bool:  # noqa: ANN401 (as given)
+    """Whether a file object is one of fsspec's, of which ranges can be asked for without moving its position."""
+    has_ranges = hasattr(getattr(file, "fs", None), "cat_ranges") and isinstance(getattr(file, "path", None), str)
+    is_packed = getattr(file, "compression", None) is not None
+    return has_ranges and not is_packed and getattr(file, "mode", "rb") == "rb"
 
 
 def read_whole(path: str | PathLike[str]) -> memoryview:
@@ -225,7 +248,13 @@ def read_beginning(path: str | PathLike[str], nbytes: int) -> memoryview:
     Raises:
         UsageError, TruncatedError, OSError: As `read_whole`.
     """
-    source = open_source(path, "read")
+    source: ByteSource
+    if is_url(path):
+        from blobstore.fileio.streamed import StreamedSource  # noqa: PLC0415 (import blobstore stays cheap)
+
+        source = StreamedSource(os.fspath(path))
+    else:
+        source = open_source(path, "read")
     try:
         return source.view(0, min(nbytes, source.size))
     finally:

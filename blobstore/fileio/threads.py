@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 from collections import deque
+from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass
 from itertools import chain, islice
 from typing import TYPE_CHECKING, Generic, TypeVar
@@ -18,11 +20,22 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 _AHEAD = 2  # jobs per thread that are started before their results are asked for
+_most: ContextVar[int | None] = ContextVar("most", default=None)
 
 
 def cores() -> int:
-    """Return how many cores this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    """Return how many cores this process may use, or this thread, inside `at_most`."""
+    return _most.get() or (len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1)
+
+
+@contextmanager
+def at_most(threads: int) -> Iterator[None]:
+    """Let the block use so many threads where it would use one for each core; other threads aren't concerned."""
+    token = _most.set(threads)
+    try:
+        yield
+    finally:
+        _most.reset(token)
 
 
 def check_workers(workers: int | None) -> None:

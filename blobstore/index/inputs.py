@@ -7,9 +7,11 @@ import stat
 from typing import TYPE_CHECKING, Any
 
 from blobstore.container.layout import MAGIC_BYTES
-from blobstore.errors import BlobStoreError, UsageError
+from blobstore.errors import BlobStoreError, UsageError, without_secrets
 from blobstore.fileio.file_systems import stat_of
+from blobstore.fileio.places import absolute, exists
 from blobstore.fileio.source import read_beginning
+from blobstore.fileio.urls import is_url
 from blobstore.index.locate import beside
 from blobstore.index.records import MAGIC as INDEX_MAGIC
 from blobstore.index.sets import stores_of
@@ -23,8 +25,8 @@ if TYPE_CHECKING:
 
 
 def path_of(output: Path | BinaryIO) -> str | None:
-    """Return the path of an output as given; None for a stream."""
-    return os.fspath(output) if isinstance(output, (str, os.PathLike)) else None
+    """Return the path of an output as given, a URL without its secrets; None for a stream."""
+    return without_secrets(os.fspath(output)) if isinstance(output, (str, os.PathLike)) else None
 
 
 def files_of(*stores: Path | BinaryIO | None) -> list[Any]:
@@ -53,16 +55,31 @@ def refuse_inputs(
     Raises:
         UsageError: ``same-file``.
     """
+    outputs, inputs = [*outputs], [*inputs]
+    for output in outputs:
+        if is_url(output):
+            _refuse_url(str(output), inputs, os.fspath(folder), except_ours=except_ours)
     existing = [named for output in outputs if (named := _existing(output))]
     if not existing:
         return
     read = {_identity(status): os.fspath(path) for path in inputs if (status := stat_of(path))}
-    in_folder = {_identity(status): path for path in _files_in(folder) if (status := stat_of(path))}
+    in_folder = {
+        _identity(status): path for path in _files_in("" if is_url(folder) else folder) if (status := stat_of(path))
+    }
     for path, identity in existing:
         input_path = read.get(identity) or in_folder.get(identity)
         if input_path is not None and (identity in read or not except_ours or not _is_ours(path)):
             alias = "" if input_path == path else f" (as {input_path!r})"
             raise UsageError("same-file", f"{path!r} would be lost: it is read{alias}; choose another output")
+
+
+def _refuse_url(url: str, inputs: Iterable[Path], folder: str, *, except_ours: bool) -> None:
+    """Refuse a URL that is an input, or an object in a folder of inputs."""
+    place = absolute(url)
+    read = any(is_url(path) and absolute(os.fspath(path)) == place for path in inputs)
+    within = is_url(folder) and place.startswith(f"{absolute(folder)}/") and exists(url)
+    if read or (within and not (except_ours and _is_ours(url))):
+        raise UsageError("same-file", f"{url!r} would be lost: it is read; choose another output")
 
 
 def _existing(output: Path | BinaryIO | None) -> tuple[str, tuple[int, int]] | None:

@@ -54,13 +54,22 @@ def find_index(reader: BlobReader, *, whole: bool = True) -> NameIndex | None:
         with in_file(reader.path):
             return (parse_index if whole else open_index)(raw, kind="embedded", path=reader.path)
     if not reader.has_path:
-        return None
+        return _find_elsewhere(reader, whole=whole) if reader.url else None
     index = _find_beside(reader, whole=whole)
     # An index may fit both the file that is open and the one that has taken its place, or have gone with the first.
     if not reader.is_at(reader.path):
         with in_file(index.path if index else reader.path):
             raise FormatError("index-stale", "the file was replaced while it was opened: open it again")
     return index
+
+
+def _find_elsewhere(reader: BlobReader, *, whole: bool) -> NameIndex | None:
+    """Return the index beside a URL: one request when there is none. A signature would be for one object only."""
+    if "?" in reader.url:
+        return None
+    with suppress(FileNotFoundError):
+        return read_external(external_path(reader.url), reader.directory, whole=whole)
+    return None
 
 
 def _find_beside(reader: BlobReader, *, whole: bool) -> NameIndex | None:

@@ -8,15 +8,17 @@ from __future__ import annotations
 import errno
 import os
 from contextlib import suppress
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeGuard
 
 import numpy as np
 
 from blobstore.container import layout
-from blobstore.container.directory import Directory, parse_directory
+from blobstore.container.directory import Directory
 from blobstore.container.keys import INDEX_KEY, SKELETON_INDEX_KEY, SKELETON_KEY, decode_key
-from blobstore.container.reader import BlobReader
+from blobstore.container.reader import BlobReader, directory_in
 from blobstore.errors import BlobStoreError, FormatError, UsageError, in_file
+from blobstore.fileio.paths import path_text
+from blobstore.fileio.places import absolute, folder_of, join
 from blobstore.fileio.ranges import FileRange
 from blobstore.fileio.set_source import SetSource
 from blobstore.fileio.source import name_of, open_source, read_beginning
@@ -24,15 +26,17 @@ from blobstore.index.parse import is_set, open_index
 from blobstore.index.records import directory_digest
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterable, Iterator
+    from contextlib import AbstractContextManager
 
-    from blobstore.fileio.types import Access, ByteSource, Prefetch, Readable
+    from blobstore.fileio.types import Access, ByteSource, FilePath, Prefetch, Readable
     from blobstore.index.name_index import NameIndex
     from blobstore.index.records import SetStore
 
 _OF_ONE_FILE = (INDEX_KEY, SKELETON_KEY, SKELETON_INDEX_KEY)  # they describe a file, not the set
 _OF_ONE_FILE_KEYS = np.array([key.encode() for key in _OF_ONE_FILE], f"S{layout.KEY_NBYTES}")
 _FEWER = "each file that views are kept of takes one: raise the limit (ulimit -n), or open with access='read'"
+_NO_SET = ("index-truncated", "index-magic", "index-flags", "index-version")  # of what isn't the index of a set at all
 _VERSION = 2  # of the stores of a set
 
 
@@ -47,14 +51,22 @@ def open_reader(
     try:
         return BlobReader(path, access=access, writable=writable, prefetch=prefetch)
     except FormatError as error:
-        if error.reason != "bad-magic" or not is_set_at(path):
+        if error.reason != "bad-magic" or not is_path(path):
             raise
-    return SetReader(path, access=access, writable=writable, prefetch=prefetch)
+        try:  # nothing is read twice: it may be far away
+            return SetReader(path, access=access, writable=writable, prefetch=prefetch)
+        except FormatError as of_set:
+            raise (error if of_set.reason in _NO_SET else of_set) from None
+
+
+def is_path(path: Readable) -> TypeGuard[FilePath]:
+    """Whether what is to be read is given by its path, and not by its bytes or a file object."""
+    return isinstance(path, (str, os.PathLike)) or (isinstance(path, bytes) and b"\0" not in path)
 
 
 def is_set_at(path: Readable) -> bool:
     """Whether the index of a set is at a path; False for whatever is not a path, or can't be read."""
-    if not isinstance(path, (str, bytes, os.PathLike)):
+    if not is_path(path):
         return False
     try:
         return is_set(read_beginning(os.fsdecode(path), 16))
@@ -96,9 +108,10 @@ class SetReader(BlobReader):
         self, path: Readable, *, access: Access = "auto", writable: bool = False, prefetch: Prefetch = "none"
     ) -> None:
         """Open a set by the path of its index. Its files are opened, and checked, when they are first read."""
+        given = path_text(path)  # type: ignore[arg-type]  # a file object has no folder
         self.path = name_of(path)
-        folder = os.path.dirname(self.path)
-        absolute = os.path.dirname(os.path.abspath(self.path))  # the working directory may change
+        folder = folder_of(given)
+        real_folder = folder_of(absolute(given))  # the working directory may change
         self._options = (access, writable, prefetch)
         with in_file(self.path):
             own = open_source(path, access)
@@ -108,8 +121,8 @@ class SetReader(BlobReader):
                 own.close()
                 raise
         stores = self.index.stores
-        self._paths = [os.path.join(folder, store.name) for store in stores]
-        self._files = [os.path.join(absolute, store.name) for store in stores]
+        self._paths = [join(folder, store.name) for store in stores]
+        self._files = [join(real_folder, store.name) for store in stores]
         self._set = SetSource(own, self._files, [store.nbytes for store in stores], self._open, writable=writable)
         self._source = self._set
         self.directory: Directory = _directory_of(self.index)
@@ -146,6 +159,20 @@ class SetReader(BlobReader):
                 error.strerror = f"{error.strerror}: {_FEWER}"
         return error
 
+    @property
+    def is_elsewhere(self) -> bool:
+        """Whether this was opened by a URL."""
+        return bool(self._set.url)
+
+    @property
+    def url(self) -> str:
+        """The URL that this was opened by; empty for files here."""
+        return self._set.url
+
+    def reading_ahead(self, ranges: Iterable[tuple[int, int]]) -> AbstractContextManager[None]:
+        """As `BlobReader.reading_ahead`, of each file when the first of its ranges is read."""
+        return self._set.reading_ahead(ranges)
+
     def part_of_file(self, offset: int, nbytes: int) -> FileRange:
         """As `BlobReader.part_of_file`: of one of the files, so that the system can copy it."""
         self._check_inside(offset, nbytes)
@@ -163,15 +190,13 @@ class SetReader(BlobReader):
         number, start = self._set.place(offset)
         return self._paths[number], start
 
-    def check_files(self) -> Iterator[tuple[str, FormatError | OSError | None]]:
-        """Yield the path of each file and what is wrong with it, if anything is."""
-        for number, path in enumerate(self._paths):
-            try:
-                self._set.file(number)
-            except (FormatError, OSError) as error:
-                yield path, error
-            else:
-                yield path, None
+    def fault_of(self, number: int) -> FormatError | OSError | None:
+        """Return what is wrong with one of the files, if anything is: I22 to I24."""
+        try:
+            self._set.file(number)
+        except (FormatError, OSError) as error:
+            return error
+        return None
 
     def _find(self, key: object) -> int:
         return -1 if key in _OF_ONE_FILE else super()._find(key)
@@ -200,7 +225,7 @@ def check_store(source: ByteSource, index: NameIndex, store: SetStore) -> None:
     fix = "put the right file back, or make the set's index anew"
     if source.size != store.nbytes:
         raise FormatError("set-stale", f"the set has it with {store.nbytes} bytes, it has {source.size}: {fix}")
-    directory = parse_directory(source.view, source.size)
+    directory = directory_in(source)
     if directory_digest(directory) != store.sha256:
         raise FormatError("set-stale", f"the set has a file with another directory in its place: {fix}")
     keys = index.blobs.key[store.first_blob : store.first_blob + store.blob_count]

@@ -16,11 +16,13 @@ from typing import TYPE_CHECKING
 
 from blobstore.container.keys import INDEX_KEY
 from blobstore.container.reader import BlobReader
-from blobstore.errors import FormatError, UsageError
+from blobstore.errors import FormatError, UsageError, without_secrets
 from blobstore.fileio.atomic import AtomicFile, write_file
 from blobstore.fileio.locking import turn_at
+from blobstore.fileio.places import exists
 from blobstore.fileio.source import read_beginning
 from blobstore.fileio.together import move_together
+from blobstore.fileio.urls import is_url
 from blobstore.index.build import unbind_index
 from blobstore.index.inputs import refuse_inputs
 from blobstore.index.locate import beside, external_path, read_external
@@ -33,17 +35,21 @@ if TYPE_CHECKING:
     from blobstore.container.directory import Directory
     from blobstore.container.writer import ContainerWriter
     from blobstore.fileio.types import Writable
+    from blobstore.fileio.uploads import Upload
     from blobstore.index.locate import IndexPlace
 
     MakeIndex = Callable[[Directory | None], bytes]  # given the store that an external index is bound to, its bytes
 
 
 def refuse_external_to_stream(target: Writable, place: IndexPlace) -> None:
-    """Refuse an external index for a store that is written to a stream.
+    """Refuse an external index for a store that is written to a stream, or elsewhere.
 
     Raises:
         UsageError: ``needs-path``.
     """
+    if place == "external" and is_url(target):
+        what = "a store and an index beside it appear at once, which two objects elsewhere can't"
+        raise UsageError("needs-path", f"{what}: put the index into the store, --index embedded")
     if place == "external" and not isinstance(target, (str, bytes, os.PathLike)):
         raise UsageError("needs-path", "an external index is a file beside its store, a stream has none: name a path")
 
@@ -77,7 +83,7 @@ def close_with_index(
 
 
 def complete_file(
-    file: ContainerWriter | AtomicFile,
+    file: ContainerWriter | AtomicFile | Upload,
     path: str | PathLike[str],
     place: IndexPlace,
     directory: Callable[[], Directory],
@@ -101,6 +107,9 @@ def complete_file(
         OSError: Writing failed. The file and the index beside it are as they were; or the index is stale, or is
             beside a file that has one inside; or the file is the new one, and the message says where its index is.
     """
+    if is_url(path):
+        _complete_elsewhere(file, os.fspath(path), place, replaced)
+        return
     if place == "external":
         _complete_with_external(file, path, directory(), raw, replaced)
         return
@@ -114,8 +123,22 @@ def complete_file(
             _move_without_index(file, path, directory)
 
 
+def _complete_elsewhere(
+    file: ContainerWriter | AtomicFile | Upload, path: str, place: IndexPlace, replaced: BlobReader | None
+) -> None:
+    """Let a file appear at a URL, where nothing can be locked, and no other object changed at the same moment."""
+    refuse_external_to_stream(path, place)
+    old = external_path(path)
+    if place == "none" and exists(old):
+        what = f"{without_secrets(old)!r} would give names to other data: remove it first, or choose another output"
+        raise UsageError("index-beside", what)
+    file.prepare()
+    _refuse_replaced(path, replaced)
+    file.move()
+
+
 def _complete_with_external(
-    file: ContainerWriter | AtomicFile,
+    file: ContainerWriter | AtomicFile | Upload,
     path: str | PathLike[str],
     directory: Directory,
     raw: bytes,
@@ -145,7 +168,7 @@ def _complete_with_external(
 
 
 def _move_without_index(
-    file: ContainerWriter | AtomicFile, path: str | PathLike[str], directory: Callable[[], Directory]
+    file: ContainerWriter | AtomicFile | Upload, path: str | PathLike[str], directory: Callable[[], Directory]
 ) -> None:
     with ExitStack() as stack:
         for place in beside(path):
@@ -172,6 +195,7 @@ def write_index(raw: bytes, reader: BlobReader) -> None:
         UsageError: ``same-file``, ``replaced``: as `complete_file`.
         OSError: Writing failed; the index is as it was.
     """
+    refuse_external_to_stream(reader.path, "external")
     index_path = external_path(reader.path)
     refuse_inputs([index_path], [reader.path])
     with AtomicFile(index_path, like=reader.path, follow=False) as index_file:
@@ -187,10 +211,15 @@ def write_index(raw: bytes, reader: BlobReader) -> None:
 def _turn_at(path: str | PathLike[str], replaced: BlobReader | None) -> Iterator[None]:
     """Wait for our turn to replace a file. It must be the one that was read."""
     with turn_at(path):
-        if replaced is not None and not replaced.is_at(path):
-            what = f"{os.fspath(path)!r} was replaced by another writer meanwhile: run this again"
-            raise UsageError("replaced", what)
+        _refuse_replaced(path, replaced)
         yield
+
+
+def _refuse_replaced(path: str | PathLike[str], replaced: BlobReader | None) -> None:
+    """Refuse to replace another file than the one that was read."""
+    if replaced is not None and not replaced.is_at(path):
+        what = f"{os.fspath(path)!r} was replaced by another writer meanwhile: run this again"
+        raise UsageError("replaced", what)
 
 
 def remove_index(path: str) -> None:
@@ -201,7 +230,7 @@ def remove_index(path: str) -> None:
 
 
 @contextmanager
-def _stale(path: str, directory: Directory, file: ContainerWriter | AtomicFile) -> Iterator[None]:
+def _stale(path: str, directory: Directory, file: ContainerWriter | AtomicFile | Upload) -> Iterator[None]:
     """Make an old index stale before a file takes its new place; leave all as it was if the file fails to.
 
     The old index may fit the new file as well: its tensors may be different ones in blobs of the same sizes.

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import fnmatch
-import os
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -23,11 +22,13 @@ from blobstore.container.layout import MAX_BLOBS
 from blobstore.container.reader import BlobReader
 from blobstore.container.writer import ContainerWriter
 from blobstore.edit.manifest import describe, is_packed, manifest_of
-from blobstore.errors import UsageError, in_file
+from blobstore.errors import UsageError, in_file, without_secrets
 from blobstore.fileio.hashing import digest_of
 from blobstore.fileio.paths import optional_path, path_text
+from blobstore.fileio.places import name_in
 from blobstore.fileio.ranges import CHUNK_NBYTES, flat_bytes
 from blobstore.fileio.threads import check_workers, cores, in_order
+from blobstore.fileio.work import do_here
 from blobstore.gemma.newer import readers_notes
 from blobstore.index import PACKED, blob_table, build_index
 from blobstore.index.inputs import files_of, refuse_inputs
@@ -49,6 +50,7 @@ if TYPE_CHECKING:
     from blobstore.container.directory import Directory
     from blobstore.edit.manifest import Manifest, ManifestBlob
     from blobstore.fileio.types import Buffer, Bytes, Progress
+    from blobstore.fileio.work import Engine
     from blobstore.index import Entry, NameIndex
     from blobstore.store.blobs import UnpackedBlobs
 
@@ -137,7 +139,7 @@ def pack(
 
     Args:
         path: Of the file.
-        output: Path of the packed file; replaced only by a complete one.
+        output: Path or URL of the packed file; replaced only by a complete one.
         level: 0: fastest; 1 to 22: slower, a little denser.
         only: Patterns of names and keys (``*``, ``?``, ``[abc]``): other blobs stay as they are.
         base: A file with the same keys that this one resembles. Blobs of the same size are stored as the difference
@@ -168,22 +170,74 @@ def pack(
     patterns = (only,) if isinstance(only, str) else tuple(only)
     if not stores_of(path):
         return _pack_file(path, output, patterns, base, start, level=level, workers=workers, progress=progress)
-    _check_patterns(path, patterns)
+    return pack_set(path, output, only=patterns, base=base, level=level, workers=workers, progress=progress)
 
-    def make(store: str, target: str) -> Packing:
+
+@dataclass(frozen=True)
+class StorePacking:
+    """Packs a file of a set, with these arguments of `pack`."""
+
+    only: tuple[str, ...]
+    base: str | None
+    level: int
+    workers: int | None
+
+    def __call__(self, path: str, output: str, progress: Progress) -> Packing:
+        """Pack one of the files; patterns and the base may concern others."""
         return _pack_file(
-            store, target, patterns, base, start, level=level, workers=workers, progress=progress, alone=False
+            path,
+            output,
+            self.only,
+            self.base,
+            time.perf_counter(),
+            level=self.level,
+            workers=self.workers,
+            progress=progress,
+            alone=False,
         )
 
-    def metadata_of(metadata: dict[str, str]) -> dict[str, str]:
+
+def pack_set(
+    path: str,
+    output: str,
+    *,
+    only: tuple[str, ...],
+    base: str | None,
+    level: int,
+    workers: int | None = None,
+    engine: Engine = do_here,
+    progress: Progress = lambda _: None,
+) -> Packing:
+    """Pack each file of a set; errors as `pack`.
+
+    Args:
+        path: Of the set's index.
+        output: Of the new set's index.
+        only: As for `pack`.
+        base: As for `pack`.
+        level: As for `pack`.
+        workers: As for `pack`.
+        engine: Packs the files.
+        progress: As for `pack`.
+    """
+    start = time.perf_counter()
+    _check_patterns(path, only)
+
+    def metadata_of(metadata: dict[str, str], parts: list[Packing]) -> dict[str, str]:
         if base is None:
             return metadata
         with Store(base) as base_store:
             _refuse_unused(base_store, [blob for part in parts for blob in part.blobs])
             return metadata | _told_of(base_store)
 
-    parts: list[Packing] = []
-    make_each(path, output, lambda store, target: parts.append(make(store, target)), metadata_of)
+    parts = make_each(
+        path,
+        output,
+        StorePacking(only, base, level, workers),
+        metadata_of=metadata_of,
+        engine=engine,
+        progress=progress,
+    )
     blobs = tuple(blob for part in parts for blob in part.blobs)
     nbytes, unpacked_nbytes = sum(part.nbytes for part in parts), sum(part.unpacked_nbytes for part in parts)
     return Packing(
@@ -237,7 +291,7 @@ def _pack_file(
         blobs = []
         with (
             in_file(reader.path),
-            ContainerWriter(output, version=reader.version, digests=True) as writer,
+            ContainerWriter(output, version=reader.version, digests=True, undoable=True) as writer,
         ):
             for place, blob in enumerate(manifest.blobs):
                 packed_blob = packer.add(writer, place, blob, chosen=place in chosen)
@@ -255,12 +309,12 @@ def _pack_file(
             close_with_index(writer, "embedded", partial(packer.index, writer))
         nbytes, unpacked_nbytes = writer.directory().file_size, reader.file_size
     return Packing(
-        input=path,
-        output=output,
+        input=without_secrets(path),
+        output=without_secrets(output),
         nbytes=nbytes,
         unpacked_nbytes=unpacked_nbytes,
         ratio=unpacked_nbytes / nbytes,
-        base=base,
+        base=base and without_secrets(base),
         blobs=tuple(blobs),
         stores=(),
         notes=(
@@ -309,7 +363,7 @@ def _told_of(base: Store) -> dict[str, str]:
 
 def _file_name(path: str) -> str:
     """Return the name of a file, without its folders, as Unicode text."""
-    return os.path.basename(path).encode("utf-8", "backslashreplace").decode()
+    return name_in(path).encode("utf-8", "backslashreplace").decode()
 
 
 def _refuse_unused(base: Store, blobs: Sequence[PackedBlob]) -> None:

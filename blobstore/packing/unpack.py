@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from blobstore.container.keys import INDEX_KEY, SKELETON_INDEX_KEY, SKELETON_KEY, decode_key
-from blobstore.errors import FormatError, UsageError, in_file
+from blobstore.errors import FormatError, UsageError, in_file, without_secrets
 from blobstore.fileio.atomic import AtomicFile
 from blobstore.fileio.hashing import Hasher, digest_of
 from blobstore.fileio.paths import optional_path, path_text, target_of
@@ -19,6 +19,7 @@ from blobstore.fileio.ranges import CHUNK_NBYTES, expect
 from blobstore.fileio.sink import Sink
 from blobstore.fileio.source import read_whole
 from blobstore.fileio.threads import check_workers, in_order
+from blobstore.fileio.uploads import new_file
 from blobstore.gemma.newer import readers_notes
 from blobstore.index import parse_index
 from blobstore.index.inputs import files_of, path_of, refuse_inputs
@@ -36,7 +37,9 @@ if TYPE_CHECKING:
     from typing import BinaryIO
 
     from blobstore.container.directory import Directory
+    from blobstore.fileio.atomic import AtomicFile
     from blobstore.fileio.types import Bytes, Progress
+    from blobstore.fileio.uploads import Upload
     from blobstore.store.blobs import UnpackedBlobs
 
 
@@ -97,7 +100,7 @@ def unpack(
 
     Args:
         path: Of the packed file.
-        output: Path of the new file; replaced only by a complete one that has the SHA-256 of the original. Or a
+        output: Path or URL of the new file; replaced only by a complete one that has the SHA-256 of the original. Or a
             binary stream, which gets its last bytes only if the SHA-256 is right.
         base: The base that it was packed with.
         workers: Threads; by default one for each core.
@@ -128,10 +131,10 @@ def unpack(
     if not isinstance(output, str):
         raise UsageError("needs-path", "a set is several files, a stream is one: name a path")
 
-    def make(store: str, target: str) -> Unpacking:
+    def make(store: str, target: str, progress: Progress) -> Unpacking:
         return _unpack_file(store, target, base, start, workers=workers, progress=progress)
 
-    parts = make_each(path, output, make, _before_packing)
+    parts = make_each(path, output, make, metadata_of=_before_packing, progress=progress)
     return Unpacking(
         input=path,
         output=output,
@@ -145,7 +148,7 @@ def unpack(
     )
 
 
-def _before_packing(metadata: dict[str, str]) -> dict[str, str]:
+def _before_packing(metadata: dict[str, str], _: object) -> dict[str, str]:
     return {key: value for key, value in metadata.items() if key not in (BASE, BASE_NAME)}
 
 
@@ -172,17 +175,17 @@ def _unpack_file(
         if not isinstance(output, str):
             _write(Sink(output), pieces, original, workers=workers, progress=progress)
         else:
-            with AtomicFile(output) as file:
-                sink = Sink(file.fileno(), file.path)
+            with new_file(output) as file:
+                sink = Sink(file.output(), file.path)
                 _write(sink, pieces, original, workers=workers, progress=progress, wrote_up_to=file.wrote_up_to)
                 _complete(file, output, store, original, directory)
     return Unpacking(
-        input=path,
+        input=without_secrets(path),
         output=path_of(output),
         nbytes=original.nbytes,
         blobs=packed,
         sha256=original.sha256,
-        base=base,
+        base=base and without_secrets(base),
         stores=(),
         notes=tuple(readers_notes(len(directory))),
         seconds=time.perf_counter() - start,
@@ -227,7 +230,7 @@ def _write(
 
 
 def _complete(
-    file: AtomicFile, path: str | PathLike[str], store: Store, original: Original, directory: Directory
+    file: AtomicFile | Upload, path: str | PathLike[str], store: Store, original: Original, directory: Directory
 ) -> None:
     """Give the file its name, with the index that was beside it."""
     raw = b""

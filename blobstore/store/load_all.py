@@ -80,7 +80,10 @@ def _load_all(
             yield from _unpacking(store.unpacked, info, buffers[place])
         yield from (partial(load_rows, store, info) for info in loading.values())
 
-    results = run_all(jobs(), workers)
+    ahead = [(group.start, group.end - group.start) for group in groups]
+    ahead += [store.reader.range(info.key) for info in others.values()]
+    with store.reader.reading_ahead(ahead):
+        results = run_all(jobs(), workers)
     arrays = dict(zip(loading, results[len(results) - len(loading) :], strict=True))
     arrays |= {place: np.ndarray(info.shape, info.dtype, buffers[place]) for place, info in packed.items()}
     views = {info.name: group.tensor(info) for group in groups for info in group.infos}

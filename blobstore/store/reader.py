@@ -95,7 +95,7 @@ class Store(MappingByIdentity["Array"], Closing):
             with in_file(self.reader.path):
                 # For this package: all that the file lists, and both vocabularies.
                 self.vocabularies: Vocabularies = Vocabularies(self.reader, self.index, use_index=use_index)
-            self._absolute = os.path.abspath(self.reader.path) if self.reader.has_path else ""
+            self._absolute = os.path.abspath(self.reader.path) if self.reader.has_path else self.reader.url
             self._base = None if base is None else Store(base, access=access)
         except BaseException:
             self.close()

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import os
-from contextlib import suppress
-from typing import TYPE_CHECKING, TypeVar
+from contextlib import nullcontext, suppress
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Generic, TypeVar
 
 from blobstore.container.reader import BlobReader
 from blobstore.errors import FormatError, UsageError, in_file
-from blobstore.fileio.atomic import AtomicFile
+from blobstore.fileio.places import absolute, exists, folder_of, join, name_in, remove
+from blobstore.fileio.uploads import new_file
+from blobstore.fileio.work import do_here, results
 from blobstore.index.joining import JoinedStore, build_set_index
 from blobstore.index.locate import find_index
 from blobstore.index.sets import SetReader, refuse_set
@@ -16,6 +19,10 @@ from blobstore.index.stores import store_name_fault
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
+    from contextlib import AbstractContextManager
+
+    from blobstore.fileio.types import Progress
+    from blobstore.fileio.work import Engine
 
 Made = TypeVar("Made")
 
@@ -28,13 +35,13 @@ def store_paths(path: str, count: int) -> list[str]:
     Raises:
         UsageError: ``bad-store-name``: the path makes a name that not every system has.
     """
-    folder, name = os.path.split(path)
+    folder, name = folder_of(path), name_in(path)
     stem, suffix = os.path.splitext(name)
     names = [f"{stem}-{number:0{_NUMBERS}}-of-{count:0{_NUMBERS}}{suffix or '.sbs'}" for number in range(1, count + 1)]
     fault = store_name_fault(names[-1])
     if fault:
         raise UsageError("bad-store-name", f"{names[-1]!r}, a file of the set, {fault}: choose another name")
-    return [os.path.join(folder, name) for name in names]
+    return [join(folder, name) for name in names]
 
 
 def refuse_existing(path: str, paths: Sequence[str]) -> None:
@@ -43,7 +50,7 @@ def refuse_existing(path: str, paths: Sequence[str]) -> None:
     Raises:
         UsageError: ``set-exists``.
     """
-    existing = [one for one in paths if os.path.lexists(one)]
+    existing = [one for one in paths if exists(one)]
     if existing:
         what = f"{existing[0]!r} exists: files of a set are not overwritten, as the set would be lost before"
         raise UsageError("set-exists", f"{what} {path!r} is complete: remove it, or choose another output")
@@ -62,7 +69,7 @@ def write_set_index(path: str, paths: Sequence[str], metadata: Mapping[str, str]
         UsageError: ``no-index``; ``other-folder``; ``set-not-file``; as `build_set_index`.
         OSError: A file can't be read, or the index not be written.
     """
-    with AtomicFile(path) as file:
+    with new_file(path) as file:
         stores = [_joined(store, path) for store in paths]
         if metadata is None:
             metadata = stores[0].index.metadata if stores else {}
@@ -73,7 +80,7 @@ def write_set_index(path: str, paths: Sequence[str], metadata: Mapping[str, str]
 
 def _joined(store: str, path: str) -> JoinedStore:
     """Open a file that becomes one of a set, and check it."""
-    if os.path.dirname(os.path.abspath(store)) != os.path.dirname(os.path.abspath(path)):
+    if folder_of(absolute(store)) != folder_of(absolute(path)):
         raise UsageError("other-folder", f"{store!r} is not in the folder of {path!r}, where the set's files are")
     refuse_set(store, "a set of sets is none: name its files")
     with BlobReader(store, access="read") as reader:
@@ -83,7 +90,7 @@ def _joined(store: str, path: str) -> JoinedStore:
             raise UsageError("no-index", f"{store!r} {what}")
         with in_file(store):
             _check_listed(reader, index.places(reader.directory).tolist())
-        return JoinedStore(os.path.basename(store), reader.directory, index)
+        return JoinedStore(name_in(store), reader.directory, index)
 
 
 def _check_listed(reader: BlobReader, places: Sequence[int]) -> None:
@@ -92,19 +99,48 @@ def _check_listed(reader: BlobReader, places: Sequence[int]) -> None:
         raise FormatError("set-store", what)
 
 
+@dataclass(frozen=True)
+class EachFile(Generic[Made]):
+    """Makes a file of each file of a set.
+
+    Attributes:
+        make: Given the path of a file, that of the new one to write, and what takes its progress.
+        sources: The files of the set.
+        targets: The new ones.
+    """
+
+    make: Callable[[str, str, Progress], Made]
+    sources: tuple[str, ...]
+    targets: tuple[str, ...]
+
+    def open(self) -> AbstractContextManager[None]:
+        """Open nothing."""
+        return nullcontext()
+
+    def do(self, opened: None, number: int, progress: Progress) -> Made:  # noqa: ARG002 (a `Work`)
+        """Make one of the files."""
+        return self.make(self.sources[number], self.targets[number], progress)
+
+
 def make_each(
     path: str,
     output: str,
-    make: Callable[[str, str], Made],
-    metadata_of: Callable[[dict[str, str]], dict[str, str]] = dict,
+    make: Callable[[str, str, Progress], Made],
+    *,
+    metadata_of: Callable[[dict[str, str], list[Made]], dict[str, str]] = lambda metadata, _: metadata,
+    engine: Engine = do_here,
+    progress: Progress = lambda _: None,
 ) -> list[Made]:
     """Make a set of each file of another → what each call returned.
 
     Args:
         path: Of the set that is read.
         output: Of the index of the new set.
-        make: Given the path of a file, and of the new one to write.
-        metadata_of: Makes the metadata of the new set from that of the old one; by default it is the same.
+        make: As for `EachFile`.
+        metadata_of: Makes the metadata of the new set from that of the old one, and from what each call returned; by
+            default it is the same.
+        engine: Makes the files.
+        progress: What `make` is given.
 
     Raises:
         FormatError: ``set-…``: a file of the set that is read is missing, or another one.
@@ -112,20 +148,18 @@ def make_each(
     """
     with SetReader(path, access="read") as reader:
         sources, metadata = reader.paths, reader.index.metadata
-        for _, fault in reader.check_files():
+        for number in range(len(sources)):
+            fault = reader.fault_of(number)
             if fault:
                 raise fault
     targets = store_paths(output, len(sources))
     refuse_existing(output, [output, *targets])
-    done, begun = [], []
     try:
-        for source, target in zip(sources, targets, strict=True):
-            begun.append(target)
-            done.append(make(source, target))
-        write_set_index(output, targets, metadata_of(metadata))
+        done = results(engine, EachFile(make, sources, tuple(targets)), range(len(targets)), progress)
+        write_set_index(output, targets, metadata_of(metadata, done))
     except BaseException:
-        for target in begun:
+        for target in targets:
             with suppress(FileNotFoundError):
-                os.remove(target)
+                remove(target)
         raise
     return done

@@ -131,14 +131,24 @@ def load_rows(
         # Not a subclass: a matrix has two dimensions whatever part of it is taken.
         target = np.asarray(out) if direct else np.empty(shape, dtype=out.dtype)
     flat, done = target.reshape(-1), 0
-    for first, count in runs:
-        fill(store, info, first, flat[done : done + count])
-        done += count
+    chosen = list(runs)
+    with store.reader.reading_ahead(_places(info, chosen)):
+        for first, count in chosen:
+            fill(store, info, first, flat[done : done + count])
+            done += count
     if out is None:
         return target if step == 1 else target[::step].copy()
     if not direct:
         out[...] = target[::step] if step != 1 else target
     return out
+
+
+def _places(info: TensorInfo, runs: Sequence[tuple[int, int]]) -> list[tuple[int, int]]:
+    """Return where runs of elements are in the file, in order, if there are several and they can be told."""
+    if len(runs) < 2 or info.packed or info.blocks or info.encoded or info.dtype is None:
+        return []
+    width = info.dtype.itemsize
+    return sorted((info.offset + first * width, count * width) for first, count in runs)
 
 
 def _checked_dtype(info: TensorInfo, dtype: npt.DTypeLike | None) -> np.dtype[np.generic]:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
-import os
 from contextlib import suppress
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING
 
 from blobstore.errors import UsageError
-from blobstore.fileio.atomic import write_file
+from blobstore.fileio.places import folder_of, join, name_in, remove, version_of
+from blobstore.fileio.source import read_whole
+from blobstore.fileio.uploads import new_file
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -21,28 +22,27 @@ class Unfinished:
 
     Attributes:
         plan: SHA-256 of all that determines their bytes, but the values.
-        sources: The files that are read: name, size, and time of the last change in nanoseconds.
+        sources: The files that are read: name, size, and what changes when one is written again: a time, or a tag.
     """
 
     plan: str
-    sources: tuple[tuple[str, int, int], ...]
+    sources: tuple[tuple[str, int, str], ...]
 
 
 def note_path(path: str) -> str:
     """Return where the note about an unfinished set is."""
-    folder, name = os.path.split(path)
-    return os.path.join(folder, f".{name}.unfinished")
+    return join(folder_of(path), f".{name_in(path)}.unfinished")
 
 
-def sources_of(paths: Iterable[str]) -> tuple[tuple[str, int, int], ...]:
+def sources_of(paths: Iterable[str]) -> tuple[tuple[str, int, str], ...]:
     """Return what tells files from those that have replaced them, but for their folder."""
-    stats = ((path, os.stat(path)) for path in paths)
-    return tuple((os.path.basename(path), status.st_size, status.st_mtime_ns) for path, status in stats)
+    return tuple((name_in(path), *version_of(path)) for path in paths)
 
 
 def begin(path: str, unfinished: Unfinished) -> None:
     """Note what a set is made of, before its first file is written."""
-    write_file(note_path(path), json.dumps(asdict(unfinished)).encode())
+    with new_file(note_path(path)) as file:
+        file.write(memoryview(json.dumps(asdict(unfinished)).encode()))
 
 
 def check_same(path: str, unfinished: Unfinished) -> bool:
@@ -52,8 +52,7 @@ def check_same(path: str, unfinished: Unfinished) -> bool:
         UsageError: ``other-set``: it was begun with others.
     """
     try:
-        with open(note_path(path), encoding="utf-8") as file:
-            noted = json.load(file)
+        noted = json.loads(bytes(read_whole(note_path(path))))
         found = Unfinished(noted["plan"], tuple(map(tuple, noted["sources"])))
     except FileNotFoundError:
         return False
@@ -72,4 +71,4 @@ def check_same(path: str, unfinished: Unfinished) -> bool:
 def forget(path: str) -> None:
     """Remove the note: the set is complete."""
     with suppress(FileNotFoundError):
-        os.remove(note_path(path))
+        remove(note_path(path))

@@ -237,7 +237,7 @@ def test_a_packed_file_is_exported_as_the_original(tmp_path: Path, model: Model)
 @pytest.mark.parametrize("dtype", [None, "f32", "f16"])
 def test_a_packed_model_is_exported_as_the_original(path: Path, packed: Path, dtype: str | None) -> None:
     assert exported(path, dtype=dtype) == exported(packed, dtype=dtype)
-    assert exported(path, max_shard_size=61_000) == exported(packed, max_shard_size=61_000)
+    assert exported(path, max_shard_nbytes=61_000) == exported(packed, max_shard_nbytes=61_000)
 
 
 def test_types_that_numpy_lacks_are_exported_as_they_are_stored(tmp_path: Path) -> None:

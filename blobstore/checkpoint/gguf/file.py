@@ -15,8 +15,8 @@ from blobstore.checkpoint.gguf.header import GgufEntry, GgufHeader, LongList, pa
 from blobstore.container.foreign import HEAD_NBYTES, foreign_format
 from blobstore.errors import FormatError, MissingExtraError, in_file
 from blobstore.fileio.closing import Closing
-from blobstore.fileio.plain_files import open_one_of_many
 from blobstore.fileio.ranges import FileRange
+from blobstore.fileio.streamed import open_one_of_many, tell_ranges
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
@@ -113,6 +113,7 @@ def open_gguf(path: str | PathLike[str]) -> GgufFile:
         source.close()
         raise
     entries = {entry.name: entry for entry in header.entries}
+    tell_ranges(source, (entry.offset + entry.nbytes for entry in header.entries))
     return GgufFile(path, header.version, entries, header.metadata, source)
 
 

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import os
 import re
 
 from blobstore.checkpoint.file_names import is_weights
 from blobstore.errors import CheckpointError, listed
-from blobstore.fileio.file_systems import is_missing
+from blobstore.fileio.places import folder_of, is_absent, is_file, is_folder, join, name_in, names_in
 from blobstore.fileio.source import read_beginning
+from blobstore.fileio.urls import is_listed, is_url
 
 MAGIC = b"GGUF"
 _EXTENSION = ".gguf"
@@ -27,17 +27,17 @@ def parts_of(path: str) -> list[str]:
     Raises:
         CheckpointError: ``missing-shard``: parts are missing.
     """
-    match = _PART.fullmatch(os.path.basename(path))
+    match = _PART.fullmatch(name_in(path))
     count = int(match[3]) if match else 1
     if not match or not 1 <= int(match[2]) <= count <= _MAX_PARTS:
         return [path]
-    extension, folder = path[-len(_EXTENSION) :], os.path.dirname(path)
+    extension, folder = path[-len(_EXTENSION) :], folder_of(path)
     names = [f"{match[1]}-{i + 1:05}-of-{match[3]}{extension}" for i in range(count)]
-    missing = [name for name in names if is_missing(os.path.join(folder, name))]
+    missing = [name for name in names if is_absent(join(folder, name))]
     if missing:
         what = f"it is one of {count} parts, and the folder lacks {listed(missing, _SHOWN)}: download the rest"
         raise CheckpointError("missing-shard", f"{path!r}: {what}")
-    return [os.path.join(folder, name) for name in names]
+    return [join(folder, name) for name in names]
 
 
 def gguf_at(path: str) -> str | None:
@@ -49,25 +49,25 @@ def gguf_at(path: str) -> str | None:
         CheckpointError: ``no-checkpoint``: a folder has several .gguf models, and nothing else.
         OSError: The path can't be read.
     """
-    if not os.path.isdir(path):
+    if not is_folder(path):
         return path if is_gguf(path) and not path.lower().endswith(".safetensors") else None
     models = models_in(path)
     if len(models) > 1:
         what = f"{path!r} has several GGUF models, {listed(models, _SHOWN)}"
         raise CheckpointError("no-checkpoint", f"{what}: pass one file")
-    return os.path.join(path, models[0]) if models else None
+    return join(path, models[0]) if models else None
 
 
 def is_gguf(path: str) -> bool:
     """Whether a path is a file that is a GGUF file, by its first bytes, or has the name of one."""
-    if not os.path.isfile(path):
+    if not is_file(path):
         return False
     return path.lower().endswith(_EXTENSION) or bytes(read_beginning(path, len(MAGIC))) == MAGIC
 
 
 def models_in(folder: str) -> list[str]:
     """Return the names of a folder's .gguf models, of a split one the first part; none if it has other weights."""
-    names = sorted(os.listdir(folder))
+    names = sorted(names_in(folder))
     if any(map(is_weights, names)):
         return []
     models: dict[object, str] = {}
@@ -80,9 +80,11 @@ def models_in(folder: str) -> list[str]:
 
 def beside(path: str) -> dict[str, str]:
     """Return the .gguf files beside a model that are no models of their own: name → what they are."""
-    folder = os.path.dirname(path) or os.curdir
-    names = sorted(os.listdir(folder))
-    own = os.path.basename(path)
+    folder = folder_of(path)
+    if is_url(folder) and not is_listed(folder):
+        return {}
+    names = sorted(names_in(folder))
+    own = name_in(path)
     return {
         name: why for name in names if name != own and name.lower().endswith(_EXTENSION) and (why := _why_beside(name))
     }

@@ -1,0 +1,240 @@
+"""A file elsewhere that is mostly read from front to back: fetched in blocks ahead of the reader, each byte once."""
+
+from __future__ import annotations
+
+import os
+import threading
+from bisect import bisect_right
+from collections import deque
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from blobstore.errors import TruncatedError, UsageError, in_file
+from blobstore.fileio import plain_files
+from blobstore.fileio.closing import Closing
+from blobstore.fileio.remote_object import RemoteObject
+from blobstore.fileio.urls import is_url
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
+    from concurrent.futures import Future
+    from os import PathLike
+
+    from blobstore.fileio.types import ByteSource, ReadInto, SourceAccess
+
+_BLOCK_NBYTES = 8 << 20
+_AHEAD = 4  # blocks that are fetched at once
+_KEPT_NBYTES = 64 << 20  # of all blocks, with those that are being fetched
+_HEAD_NBYTES = 256 << 10  # what the first request brings: most headers are shorter
+
+
+@dataclass
+class _Block:
+    """Bytes that were fetched, or are being fetched."""
+
+    start: int
+    end: int
+    goes_on: bool  # it was reached by reading, over the end of a tensor: what follows it is wanted, too
+    future: Future[bytes]
+    unread: int
+
+
+class StreamedSource(Closing):
+    """A file elsewhere, read by any threads in any order, but fast where reads follow each other. Views are copies.
+
+    Blocks are fetched ahead up to the end of the tensor that is being read, and beyond it where its beginning was
+    reached by reading, too. At most 64 MiB are held.
+    """
+
+    has_path = False
+    in_memory = False
+    device = None
+    access: SourceAccess = "read"
+
+    def __init__(self, url: str, *, writable: bool = False) -> None:
+        """Look at the file, and fetch nothing.
+
+        Args:
+            url: Of the file.
+            writable: Whether views can be written to.
+
+        Raises:
+            MissingExtraError, UsageError, RemoteError, OSError: It can't be reached.
+            UsageError: ``not-a-file``; ``needs-size``: the server doesn't say how large it is.
+        """
+        self._object = RemoteObject(url, recheck=False)
+        self._url = url
+        self.path = self._object.path
+        self.size: int = self._object.size
+        self.writable = writable
+        self._pool: Any = None
+        self._ends: list[int] = []
+        self._blocks: deque[_Block] = deque()  # the one that was used last is last
+        self._lock = threading.RLock()
+        self._closed = False
+        self._last: _Block | None = None  # the newest block that was read to its end
+
+    def tell_ranges(self, ends: Iterable[int]) -> None:
+        """Tell where tensors end: reading one doesn't mean that the next one is wanted."""
+        self._ends = sorted(ends)
+
+    def view(self, offset: int, nbytes: int) -> memoryview:
+        """Return a copy of these bytes.
+
+        Raises:
+            TruncatedError: ``short-read``.
+            UsageError: ``closed``.
+            RemoteError, OSError: They can't be fetched; ``remote-changed``: the file is another one now.
+        """
+        data = np.empty(nbytes, dtype=np.uint8).data
+        self.read_into(data, offset)
+        return data if self.writable else data.toreadonly()
+
+    def read_into(self, buffer: memoryview, offset: int) -> None:
+        """Fill ``buffer`` with the file's bytes from ``offset`` on.
+
+        Raises:
+            TruncatedError, UsageError, RemoteError, OSError: As `view`.
+        """
+        if offset + len(buffer) > self.size:
+            what = f"the file ends at {self.size}, {offset + len(buffer) - self.size} bytes too early"
+            raise TruncatedError("short-read", what, self.size)
+        done = 0
+        with in_file(self.path):
+            while done < len(buffer):
+                block = self._block_at(offset + done, len(buffer) - done)
+                done += self._copy(block, buffer[done:], offset + done)
+
+    @contextmanager
+    def reading(self) -> Iterator[ReadInto]:
+        """Yield `read_into`."""
+        yield self.read_into
+
+    def is_at(self, path: str | PathLike[str]) -> bool:
+        """Whether a path is its URL, and still has this file."""
+        return path == self._url and self._object.is_unchanged()
+
+    def fileno(self) -> int:
+        """Raise `UsageError`, ``no-descriptor``."""
+        raise UsageError("no-descriptor", f"{self.path} lies elsewhere: it has no descriptor")
+
+    @contextmanager
+    def held(self) -> Iterator[None]:
+        """Yield None, as there is no descriptor."""
+        yield None
+
+    def close(self) -> None:
+        """Let go of the file, and of what was fetched."""
+        with self._lock:
+            self._closed = True
+            pool, self._pool = self._pool, None
+            self._blocks.clear()
+        if pool is not None:
+            pool.shutdown(wait=False, cancel_futures=True)
+
+    def _block_at(self, offset: int, nbytes: int) -> _Block:
+        """Return the block that has a byte, and begin to fetch what may be read after it."""
+        with self._lock:
+            if self._closed:
+                raise UsageError("closed", "this file was closed")
+            block = next((one for one in self._blocks if one.start <= offset < one.end), None)
+            if block is None:
+                block = self._unannounced(offset, nbytes)
+            self._blocks.remove(block)
+            self._blocks.append(block)
+            self._fetch_ahead(block)
+            return block
+
+    def _unannounced(self, offset: int, nbytes: int) -> _Block:
+        """Begin to fetch bytes that were not fetched ahead."""
+        if not self._ends and not offset:
+            return self._new_block(offset, max(nbytes, _HEAD_NBYTES), goes_on=False)
+        last, place = self._last, bisect_right(self._ends, offset)
+        at_an_end = place > 0 and self._ends[place - 1] == offset
+        goes_on = last is not None and last.end == offset and (last.goes_on or at_an_end)
+        end = min(offset + _BLOCK_NBYTES, self._limit(offset, goes_on=goes_on))
+        return self._new_block(offset, max(end, offset + min(nbytes, _BLOCK_NBYTES)), goes_on=goes_on)
+
+    def _limit(self, offset: int, *, goes_on: bool) -> int:
+        """Return up to where bytes behind an offset may be fetched unasked."""
+        place = bisect_right(self._ends, offset)
+        return self.size if goes_on else self._ends[place] if place < len(self._ends) else offset
+
+    def _fetch_ahead(self, block: _Block) -> None:
+        limit = self._limit(block.start, goes_on=block.goes_on)
+        end = block.end
+        while True:  # what was fetched after it already
+            following = next((one for one in self._blocks if one.start == end and one is not block), None)
+            if following is None:
+                break
+            end = following.end
+        for _ in range(_AHEAD):
+            waiting = sum(not one.future.done() for one in self._blocks)
+            ahead = end - block.end
+            if end >= limit or waiting >= _AHEAD or ahead >= _AHEAD * _BLOCK_NBYTES:
+                return
+            end = self._new_block(end, min(end + _BLOCK_NBYTES, limit), goes_on=block.goes_on).end
+
+    def _new_block(self, start: int, end: int, *, goes_on: bool) -> _Block:
+        """Begin to fetch a block, up to one that is there already; forget old ones to make room."""
+        end = min([self.size, end, *(one.start for one in self._blocks if one.start > start)])
+        held = sum(one.end - one.start for one in self._blocks)
+        for old in list(self._blocks):
+            if held + end - start <= _KEPT_NBYTES:
+                break
+            if old.future.done():
+                self._blocks.remove(old)
+                held -= old.end - old.start
+        if self._pool is None:
+            from concurrent.futures import ThreadPoolExecutor  # noqa: PLC0415 (import blobstore stays cheap)
+
+            self._pool = ThreadPoolExecutor(_AHEAD + 1, thread_name_prefix="blobstore-fetch")
+        block = _Block(start, end, goes_on, self._pool.submit(self._object.fetch, start, end), end - start)
+        self._blocks.appendleft(block)
+        return block
+
+    def _copy(self, block: _Block, buffer: memoryview, offset: int) -> int:
+        """Copy what a block has of the wanted bytes → how many; forget a block that was read to its end."""
+        try:
+            data = block.future.result()
+        except BaseException:
+            with self._lock:  # whoever reads it next tries again
+                if block in self._blocks:
+                    self._blocks.remove(block)
+            raise
+        at = offset - block.start
+        piece = memoryview(data)[at : at + len(buffer)]
+        buffer[: len(piece)] = piece
+        with self._lock:
+            block.unread -= len(piece)
+            if offset + len(piece) == block.end:
+                self._last = block
+                if block.unread <= 0 and block in self._blocks and block.start:
+                    self._blocks.remove(block)
+        return len(piece)
+
+    def check_unchanged(self) -> None:
+        """Refuse a file that is another one than when it was opened, by a listing if there is one: forget it before.
+
+        Raises:
+            RemoteError: ``remote-changed``, ``remote-missing``.
+        """
+        self._object.check_unchanged()
+
+
+def open_one_of_many(path: str | PathLike[str]) -> ByteSource:
+    """Open a file for plain reads, here or elsewhere; of those here few keep a descriptor.
+
+    Raises:
+        UsageError, MissingExtraError, RemoteError, OSError: As `StreamedSource` and `plain_files.open_one_of_many`.
+    """
+    return StreamedSource(os.fspath(path)) if is_url(path) else plain_files.open_one_of_many(path)
+
+
+def tell_ranges(source: ByteSource, ends: Iterable[int]) -> None:
+    """Tell a file where its tensors end, if it lies elsewhere."""
+    if isinstance(source, StreamedSource):
+        source.tell_ranges(ends)
