@@ -36,7 +36,6 @@ if TYPE_CHECKING:
 _OF_ONE_FILE = (INDEX_KEY, SKELETON_KEY, SKELETON_INDEX_KEY)  # they describe a file, not the set
 _OF_ONE_FILE_KEYS = np.array([key.encode() for key in _OF_ONE_FILE], f"S{layout.KEY_NBYTES}")
 _FEWER = "each file that views are kept of takes one: raise the limit (ulimit -n), or open with access='read'"
-_NO_SET = ("index-truncated", "index-magic", "index-flags", "index-version")  # of what isn't the index of a set at all
 _VERSION = 2  # of the stores of a set
 
 
@@ -56,7 +55,7 @@ def open_reader(
         try:  # nothing is read twice: it may be far away
             return SetReader(path, access=access, writable=writable, prefetch=prefetch)
         except FormatError as of_set:
-            raise (error if of_set.reason in _NO_SET else of_set) from None
+            raise (error if of_set.reason == "bad-magic" else of_set) from None
 
 
 def is_path(path: Readable) -> TypeGuard[FilePath]:
@@ -116,6 +115,8 @@ class SetReader(BlobReader):
         with in_file(self.path):
             own = open_source(path, access)
             try:
+                if not is_set(own.view(0, min(16, own.size))):  # before a large file is read as an index
+                    raise FormatError("bad-magic", "this is not the index of a set", 0)
                 self.index: NameIndex = open_index(own.view(0, own.size), kind="set", path=self.path)
             except BaseException:
                 own.close()
