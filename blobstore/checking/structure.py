@@ -164,8 +164,11 @@ def _lost_index(reader: BlobReader) -> list[Finding]:
 
 
 def _padding(reader: BlobReader) -> Iterator[Finding]:
-    with reader.reading_ahead(reader.directory.gaps()):
-        yield from _not_zero(reader)
+    try:
+        with reader.reading_ahead(reader.directory.gaps()):
+            yield from _not_zero(reader)
+    except FormatError as error:  # of a file elsewhere: how it begins was not known before
+        yield from_error(error, error.path or reader.path)
 
 
 def _not_zero(reader: BlobReader) -> Iterator[Finding]:

@@ -20,7 +20,6 @@ if TYPE_CHECKING:
     from blobstore.checkpoint.gguf.file import GgufFile
     from blobstore.checkpoint.reader import Checkpoint
     from blobstore.fileio.types import Array
-    from blobstore.store.info import TensorInfo
 
 WHAT = "an .sbs file, a .safetensors file, its index, a .gguf, .bin or .pt file, or a folder with one of these"
 _CHUNK = 1 << 20  # elements
@@ -186,7 +185,7 @@ def stored_nbytes(listed: Iterable[tuple[Contents, Entry]]) -> int:
         if entry.offset is None:
             total += entry.nbytes
             continue
-        spans = _ranges(source.info(entry.name)) if isinstance(source, Store) else [(entry.offset, entry.nbytes)]
+        spans = source.info(entry.name).stored_ranges() if isinstance(source, Store) else [(entry.offset, entry.nbytes)]
         ranges.setdefault(entry.file, []).extend(spans)
     for spans_of_file in ranges.values():
         reached = 0
@@ -194,18 +193,3 @@ def stored_nbytes(listed: Iterable[tuple[Contents, Entry]]) -> int:
             total += max(0, offset + nbytes - max(offset, reached))
             reached = max(reached, offset + nbytes)
     return total
-
-
-def _ranges(info: TensorInfo) -> list[tuple[int, int]]:
-    """Return the offsets and sizes of what a tensor is stored in: for a gathered one, of each of its runs."""
-    if not info.blocks:
-        return [(info.offset, info.nbytes)]
-    return [
-        (block.stored.offset, block.stored.nbytes)
-        if block.stored.packed
-        else (
-            block.stored.offset + block.stored.type.nbytes(block.at),
-            block.stored.type.nbytes(block.element_count),
-        )
-        for block in info.blocks
-    ]

@@ -55,7 +55,7 @@ def open_reader(
         try:  # nothing is read twice: it may be far away
             return SetReader(path, access=access, writable=writable, prefetch=prefetch)
         except FormatError as of_set:
-            raise (error if of_set.reason == "bad-magic" else of_set) from None
+            raise (error if of_set.reason == "index-magic" else of_set) from None
 
 
 def is_path(path: Readable) -> TypeGuard[FilePath]:
@@ -116,7 +116,7 @@ class SetReader(BlobReader):
             own = open_source(path, access)
             try:
                 if not is_set(own.view(0, min(16, own.size))):  # before a large file is read as an index
-                    raise FormatError("bad-magic", "this is not the index of a set", 0)
+                    raise FormatError("index-magic", "this is not the index of a set", 0)
                 self.index: NameIndex = open_index(own.view(0, own.size), kind="set", path=self.path)
             except BaseException:
                 own.close()

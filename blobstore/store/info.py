@@ -104,6 +104,20 @@ class TensorInfo:
         """
         return (self.offset, self.packed.start + start) if self.packed else (self.offset + start, 0)
 
+    def stored_ranges(self) -> list[tuple[int, int]]:
+        """Return where its bytes are in the file, (offset, nbytes) each: of a gathered tensor, those of each block."""
+        if not self.blocks:
+            return [(self.offset, self.nbytes)] if self.nbytes else []
+        return [
+            (block.stored.offset, block.stored.nbytes)
+            if block.stored.packed
+            else (
+                block.stored.offset + block.stored.type.nbytes(block.at),
+                block.stored.type.nbytes(block.element_count),
+            )
+            for block in self.blocks
+        ]
+
     @property
     def element_nbytes(self) -> int:
         """Size of all elements as their type stores them; the stored size when the codec is unknown."""
