@@ -129,10 +129,9 @@ class SetReader(BlobReader):
         with in_file(self.path):
             own = own or open_source(path, access)
             try:
-                raw = own.view(0, own.size)
-                if not is_set(raw):
+                if not is_set(own.view(0, min(16, own.size))):  # before a large file is read as an index
                     raise FormatError("index-magic", "this is not the index of a set", 0)
-                self.index: NameIndex = open_index(raw, kind="set", path=self.path)
+                self.index: NameIndex = open_index(own.view(0, own.size), kind="set", path=self.path)
             except BaseException:
                 own.close()
                 raise

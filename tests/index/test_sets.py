@@ -131,6 +131,20 @@ def test_a_valid_set_is_read_as_the_manifest_says(fact: dict[str, Any], access: 
 
 
 @pytest.mark.parametrize("fact", vector_params("set_valid"))
+def test_a_valid_set_and_its_stores_have_no_faults(fact: dict[str, Any]) -> None:
+    path = VECTORS / "set_valid" / fact["file"]
+    for file in (path, *(path.with_name(one["file"]) for one in fact["stores"])):
+        assert not [one for one in blobstore.verify(file).findings if one.severity == "error"]
+
+
+@pytest.mark.parametrize("fact", vector_params("set_invalid"))
+def test_the_fault_of_an_invalid_set_is_found(fact: dict[str, Any]) -> None:
+    path = VECTORS / "set_invalid" / fact["file"]
+    for report in (blobstore.check(path), blobstore.verify(path)):
+        assert fact["reason"] in {one.code for one in report.findings if one.severity == "error"}
+
+
+@pytest.mark.parametrize("fact", vector_params("set_valid"))
 def test_the_index_of_a_valid_set_is_joined_from_its_stores(fact: dict[str, Any], tmp_path: Path) -> None:
     path = VECTORS / "set_valid" / fact["file"]
     join(tmp_path / "m.sbs", [path.with_name(one["file"]) for one in fact["stores"]], fact["metadata"])
