@@ -142,7 +142,7 @@ $(VENV)/.jax: $(VENV)/.test
 	touch $@
 
 $(VENV)/.distributed: $(VENV)/.test
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[distributed]'
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[distributed,remote]' aiohttp
 	touch $@
 
 # Pinned: another version may find more. It runs in Node.js, which its extra brings along.

@@ -120,7 +120,7 @@ def _stores(reader: SetReader, opened: Opened, engine: Engine) -> Iterator[Findi
         opened.reader, opened.index, opened.intact = None, None, intact
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)  # a URL may have secrets
 class StoreCheck:
     """Checks each file of a set, against the set and by itself.
 

@@ -158,14 +158,14 @@ def verify_blobs(
             results(engine, StoreDigests(reader.url or reader.path), range(len(reader.paths)), progress)
         )
     else:
-        yield from _damaged(reader, index, range(len(known)), workers=workers, progress=progress)
+        yield from _damaged(reader, index, known, range(len(known)), workers=workers, progress=progress)
     for place in sorted({*range(len(reader.directory))} - {int(one) for one in known}):
         key = reader.directory.all_keys[place]
         if key != INDEX_KEY:
             yield finding("no-digest", key, "the index doesn't list this blob: it was added later")
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)  # a URL may have secrets
 class StoreDigests:
     """Compares the blobs of each file of a set with their digests.
 
@@ -175,18 +175,21 @@ class StoreDigests:
 
     path: str
 
-    def open(self) -> SetReader:
-        """Open the set."""
-        return SetReader(self.path, access="read")
+    @contextmanager
+    def open(self) -> Iterator[tuple[SetReader, npt.NDArray[np.int64]]]:
+        """Open the set, and find its blobs."""
+        with SetReader(self.path, access="read") as reader:
+            yield reader, reader.index.places(reader.directory)
 
-    def do(self, opened: SetReader, number: int, progress: Progress) -> list[Finding]:
+    def do(self, opened: tuple[SetReader, npt.NDArray[np.int64]], number: int, progress: Progress) -> list[Finding]:
         """Return the findings about the blobs of one file."""
-        store = opened.index.stores[number]
+        reader, known = opened
+        store = reader.index.stores[number]
         rows = range(store.first_blob, store.first_blob + store.blob_count)
-        return list(_damaged(opened, opened.index, rows, workers=1, progress=progress))
+        return list(_damaged(reader, reader.index, known, rows, workers=1, progress=progress))
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)  # a URL may have secrets
 class StoreValues:
     """Looks at the values of the tensors in each file of a set.
 
@@ -217,10 +220,15 @@ class StoreValues:
 
 
 def _damaged(
-    reader: BlobReader, index: NameIndex, rows: range, *, workers: int | None, progress: Progress
+    reader: BlobReader,
+    index: NameIndex,
+    known: npt.NDArray[np.int64],
+    rows: range,
+    *,
+    workers: int | None,
+    progress: Progress,
 ) -> Iterator[Finding]:
-    """Compare the blobs of some rows of an index with their digests."""
-    known = index.places(reader.directory)
+    """Compare the blobs of some rows of an index, which are at known places, with their digests."""
     stop = threading.Event()
 
     def told(nbytes: int) -> None:

@@ -10,7 +10,7 @@ from blobstore.checkpoint.reader import open_checkpoint
 from blobstore.converting.choices import LAYOUTS, WEIGHTS, Choices
 from blobstore.converting.choose import KINDS, choose_plan, needless_flags
 from blobstore.converting.shards import make_store, needed_division
-from blobstore.errors import ClusterError, UsageError
+from blobstore.errors import ClusterError, UsageError, without_secrets
 from blobstore.fileio.sizes import parse_size
 from blobstore.gemma.runtimes import NAMES
 
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 _CHOICES = {"weights": WEIGHTS, "layout": LAYOUTS, "wrapping": ("it", "pt"), "runtime": NAMES}
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, repr=False)  # a URL may have secrets, and Dask logs arguments
 class Request:
     """The arguments of `blobstore.convert` that determine the bytes which it writes, by their names there."""
 
@@ -118,7 +118,7 @@ class StoreConversion:
         with self.request.planned() as (plan, checkpoint):
             division = self.request.division(plan)
             if division is None or division.plan_sha256 != self.plan_sha256:
-                what = f"a worker finds other tensors or files in {self.request.source!r}"
+                what = f"a worker finds other tensors or files in {without_secrets(self.request.source)!r}"
                 raise ClusterError("other-source", f"{what}: all machines must see the same source under this path")
             yield plan, checkpoint, division
 

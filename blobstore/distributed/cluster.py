@@ -42,7 +42,8 @@ def cluster(*, processes: int | None = None, scheduler: str | None = None) -> It
             local = distributed.LocalCluster(
                 n_workers=processes,
                 threads_per_worker=1,
-                dashboard_address="127.0.0.1:0",
+                memory_limit=0,  # Dask takes the pages of mapped files for memory, and would end workers for them
+                dashboard_address="127.0.0.1:0",  # another cluster may have the usual port
                 silence_logs=logging.CRITICAL,
             )
             where = stack.enter_context(local)

@@ -13,8 +13,9 @@ from blobstore.compression.writer import check_level
 from blobstore.conversion import convert_as
 from blobstore.converting.request import Request
 from blobstore.distributed.engine import RETRIES, ClusterEngine
-from blobstore.errors import UsageError
+from blobstore.errors import UsageError, without_secrets
 from blobstore.fileio.paths import optional_path, path_text, path_texts
+from blobstore.fileio.urls import is_url
 from blobstore.index.sets import is_set_at
 from blobstore.packing.pack import pack_set
 
@@ -97,7 +98,12 @@ def convert(
     )
     engine = ClusterEngine(client, what="convert", retries=retries)
     done = convert_as(request, strict=strict, resume=resume, engine=engine, progress=progress)
-    return replace(done, input=path_text(source), adapters=path_texts(adapters), **_as_given(output, done.stores))
+    return replace(
+        done,
+        input=without_secrets(path_text(source)),
+        adapters=tuple(map(without_secrets, path_texts(adapters))),
+        **_as_given(output, done.stores),
+    )
 
 
 def pack(
@@ -145,7 +151,12 @@ def pack(
         engine=ClusterEngine(client, what="pack", retries=retries),
         progress=progress,
     )
-    return replace(done, input=path_text(path), base=given, **_as_given(output, done.stores))
+    return replace(
+        done,
+        input=without_secrets(path_text(path)),
+        base=given and without_secrets(given),
+        **_as_given(output, done.stores),
+    )
 
 
 def verify(
@@ -186,7 +197,7 @@ def verify(
         engine=ClusterEngine(client, what="verify", retries=retries),
         progress=progress,
     )
-    return replace(done, input=path_text(path))
+    return replace(done, input=without_secrets(path_text(path)))
 
 
 def check(
@@ -216,7 +227,7 @@ def check(
     """
     engine = ClusterEngine(client, what="check", retries=retries)
     done = check_alone(set_path(path), for_=for_, strict=strict, engine=engine)
-    return replace(done, input=path_text(path))
+    return replace(done, input=without_secrets(path_text(path)))
 
 
 def set_path(path: str | PathLike[str]) -> str:
@@ -227,21 +238,21 @@ def set_path(path: str | PathLike[str]) -> str:
         OSError: There is no such file.
     """
     text = _everywhere(path_text(path))
-    if text == os.path.abspath(text):
+    if not is_url(text):
         os.stat(text)
     if not is_set_at(text):
-        what = f"{text!r} is one file, which one machine reads with all its cores"
+        what = f"{without_secrets(text)!r} is one file, which one machine reads with all its cores"
         raise UsageError("not-a-set", f"{what}: leave out --processes and --scheduler")
     return text
 
 
 def _everywhere(path: str) -> str:
     """Return a path as workers understand it, whose working folder is another. A URL stays as it is."""
-    return path if "://" in path else os.path.abspath(path)
+    return path if is_url(path) else os.path.abspath(path)
 
 
 def _as_given(output: str | PathLike[str], stores: Sequence[str]) -> dict[str, Any]:
     """Return the fields of a result that name what was written, as on one machine: beside the path that was given."""
-    path = path_text(output)
+    path = without_secrets(path_text(output))
     folder = os.path.dirname(path)
     return {"output": path, "stores": tuple(os.path.join(folder, os.path.basename(store)) for store in stores)}

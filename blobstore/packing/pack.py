@@ -173,7 +173,7 @@ def pack(
     return pack_set(path, output, only=patterns, base=base, level=level, workers=workers, progress=progress)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)  # a URL may have secrets
 class StorePacking:
     """Packs a file of a set, with these arguments of `pack`."""
 

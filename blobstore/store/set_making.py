@@ -99,7 +99,7 @@ def _check_listed(reader: BlobReader, places: Sequence[int]) -> None:
         raise FormatError("set-store", what)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)  # a URL may have secrets
 class EachFile(Generic[Made]):
     """Makes a file of each file of a set.
 

@@ -7,6 +7,7 @@ import errno
 import importlib
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -25,6 +26,7 @@ from blobstore.distributed.cluster import cluster
 from blobstore.distributed.engine import ClusterEngine
 from tests.conftest import ROOT
 from tests.gemma_checkpoints import sound_recipe
+from tests.remote.servers import hub_server
 from tests.sets import save_set
 
 if TYPE_CHECKING:
@@ -133,6 +135,18 @@ def test_workers_that_are_killed_cost_their_files(
     assert done == sum(array.nbytes for array in TENSORS.values())
     assert len(made.stores) == len(TENSORS)
     assert contents(tmp_path) == expected
+
+
+def test_a_source_on_the_web(client: Client, distributed: ModuleType, checkpoint: Path, tmp_path: Path) -> None:
+    shutil.copytree(checkpoint, tmp_path / "root" / "org" / "name")
+    for name in ("here", "there"):
+        (tmp_path / name).mkdir()
+    with hub_server(tmp_path / "root") as (address, _):
+        source = f"{address}/org/name/resolve/main/model.safetensors"
+        there = distributed.convert(source, tmp_path / "there" / "m.sbs", client=client, max_shard_size=LIMIT)
+        here = blobstore.convert(source, tmp_path / "here" / "m.sbs", max_shard_size=LIMIT)
+    assert (there.input, there.read, there.notes) == (here.input, here.read, here.notes)
+    assert contents(tmp_path / "here") == contents(tmp_path / "there")
 
 
 @dataclass(frozen=True)
