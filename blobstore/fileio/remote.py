@@ -98,7 +98,7 @@ class RemoteSource(Closing):
         """Tell how the file has to begin, which is compared once something near its beginning is fetched.
 
         Raises:
-            FormatError: ``bad-beginning``: that was fetched already.
+            FormatError: ``bad-magic``, ``bad-placeholder``: that was fetched already.
         """
         if self._tail_start:
             self._beginning = beginning
@@ -113,7 +113,7 @@ class RemoteSource(Closing):
         if not data.startswith(expected):
             found = data[: len(expected)].hex(" ")
             what = f"the file's end is one of a file that begins with {expected.hex(' ')}, it begins with {found}"
-            raise FormatError("bad-beginning", what, 0)
+            raise FormatError("bad-magic" if data[:4] != expected[:4] else "bad-placeholder", what, 0)
 
     def view(self, offset: int, nbytes: int) -> memoryview:
         """Return a copy of these bytes.
