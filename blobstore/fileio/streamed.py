@@ -38,7 +38,7 @@ class _Block:
     start: int
     end: int
     goes_on: bool  # it was reached by reading, over the end of a tensor: what follows it is wanted, too
-    future: Future[bytes]
+    future: Future[bytes | bytearray]
     unread: int
 
 

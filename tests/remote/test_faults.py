@@ -139,7 +139,7 @@ def test_another_file_in_its_place_is_an_error(url: str, says: str, checks: bool
     other = {name: array[::-1].copy() for name, array in TENSORS.items()}
     with blobstore.open(url) as store:
         np.testing.assert_array_equal(store["t1"], TENSORS["t1"])
-        _Failing.data = blobstore.save(other | ({"more": np.zeros(9)} if says == "nothing" else {}))
+        _Failing.data = blobstore.save(other | ({"more": np.zeros(99_999)} if says == "nothing" else {}))
         _Failing.tag = _Failing.tag.replace("1", "2")
         _Failing.modified = _Failing.modified.replace("2024", "2025")
         with pytest.raises(RemoteError, match="remote-changed"):
