@@ -7,7 +7,7 @@ BIN := $(VENV)/bin
 FUZZ_SECONDS ?= 60
 STRESS_SECONDS ?= 120
 # Suites that need more than `.test` installs: each has a marker in pyproject.toml, and a rule below for .venv/.NAME.
-INSTALLED := minilm candle torch jax transformers peft gguf tokenizer
+INSTALLED := minilm candle torch jax transformers peft gguf tokenizer remote
 PLAIN_TESTS := -m "not stress and not slowly $(INSTALLED:%=and not %)" -n auto --dist worksteal
 # Left out of test-fast: whatever kills writers, compiles, measures, fuzzes, or needs seconds for a test.
 SLOW_FILES := test_crash test_limits test_faults test_growth test_cpp test_fuzz test_benchmarks test_public \
@@ -129,6 +129,12 @@ $(VENV)/.tokenizer: $(VENV)/.gguf
 # Pinned, as the other two. --no-deps: of accelerate, which it imports, nothing is used.
 $(VENV)/.peft: $(VENV)/.transformers
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps peft==0.21.2 accelerate==1.15.0 psutil
+	touch $@
+
+# nginx is not a Python package: the test that needs it is skipped without it (Debian's nginx-light).
+$(VENV)/.remote: $(VENV)/.test
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[remote]' \
+		aiohttp s3fs 'moto[server,s3]' huggingface_hub
 	touch $@
 
 $(VENV)/.jax: $(VENV)/.test

@@ -197,8 +197,9 @@ def convert(
         source: A .safetensors file, a ``model.safetensors.index.json``, or a folder with either, or with shards; the
             same of PyTorch's pickled files (``.bin``, ``.pt``, ``.pth``, ``.ckpt``), with torch; or a .gguf file.
             ``config.json``, the tokenizer's files and the chat template are found beside it; in a .gguf file, the
-            metadata says what they do.
-        output: The file to write, replaced only by a complete one; or a binary stream.
+            metadata says what they do. Or the URL of one of these (``hf://``, ``s3://``, ``https://``, …), with the
+            extra ``remote``: its tensors are streamed.
+        output: The file to write, replaced only by a complete one, or its URL; or a binary stream.
         as_: ``gemma``: a file that gemma.cpp runs; ``names``: every tensor by name, unchanged; ``auto``: for gemma.cpp
             if it is a Gemma or Qwen3 checkpoint.
         weights: For gemma.cpp, the type of the weights: ``sfp`` (8 bits, the default), ``bf16``, ``f32``, ``i8`` or
@@ -230,6 +231,7 @@ def convert(
         UsageError: ``bad-choice`` for an unknown option; ``needless-flag`` for one that the conversion doesn't have;
             ``not-a-tokenizer``, ``i8-stock``, ``stock-only``, ``same-file``; as `create`.
         FormatError, TruncatedError: A file of the source is wrong.
+        RemoteError: A URL can't be reached, or was replaced while it was read (``remote-changed``).
         OSError: Reading or writing failed; the output is untouched.
 
     Example:
@@ -262,7 +264,7 @@ def convert(
         carried=tuple(file.name for file in plan.files),
         notes=(*plan.lines, *_readers(plan, index), *_warnings(findings)),
         read=tuple(map(without_secrets, checkpoint.paths)),
-        adapters=given,
+        adapters=tuple(map(without_secrets, given)),
         nbytes=plan.nbytes if path is None else file_size(path),
         seconds=time.perf_counter() - start,
     )
@@ -329,7 +331,7 @@ def preview_conversion(
         carried=tuple(file.name for file in plan.files),
         notes=(*plan.lines, *_readers(plan, index), *_warnings(findings)),
         read=tuple(map(without_secrets, checkpoint.paths)),
-        adapters=given,
+        adapters=tuple(map(without_secrets, given)),
         nbytes=plan.nbytes,
     )
 

@@ -12,7 +12,7 @@ from blobstore.container.keys import CONFIG_KEY
 from blobstore.container.reader import BlobReader
 from blobstore.converting.gemma_config import repaired
 from blobstore.edit.rewrite import Edits, apply_edits
-from blobstore.errors import UsageError
+from blobstore.errors import UsageError, without_secrets
 from blobstore.fileio.paths import path_text, target_of
 from blobstore.fileio.ranges import expect
 from blobstore.gemma.config import ModelConfig
@@ -63,7 +63,7 @@ def repair(
 
     Args:
         path: Of the file.
-        output: Path of the new file, or a binary stream; by default the file itself.
+        output: Path or URL of the new file, or a binary stream; by default the file itself.
         dry_run: Only report the changes.
         progress: Called with the number of further bytes written.
 
@@ -98,7 +98,7 @@ def repair(
             edits = Edits(config=after.to_bytes() if changes else None)
             done = apply_edits(path, output, edits, opened=reader, progress=progress)
     return Repair(
-        input=path,
+        input=without_secrets(path),
         output=done.output if done else None,
         changes=changes,
         nbytes=done.nbytes if done else 0,

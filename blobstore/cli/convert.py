@@ -34,7 +34,9 @@ config.json, the tokenizer's files and the chat template are found beside it; in
 they do. Quantised tensors of .gguf files need the package gguf, and are converted as the values that it decodes. The
 files that were read, and what of the folder was left out, are told. Tied weights (lm_head.weight) get their name
 back. A file by name carries config.json, the tokenizer and the model's other files, and blobstore export writes them
-back."""
+back.
+SRC and OUT may be URLs, such as hf://google/gemma-3-270m-it or s3://bucket/out.sbs: tensors are streamed, and OUT
+appears only when it is complete. That needs fsspec and a package for the URL's scheme (docs/hub-and-buckets.md)."""
 
 
 def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:

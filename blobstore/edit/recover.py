@@ -12,7 +12,7 @@ import numpy as np
 from blobstore.container.keys import INDEX_KEY, TOC_KEY, decode_key, max_blobs_from
 from blobstore.edit.manifest import Manifest, ManifestBlob, write_manifest
 from blobstore.edit.recover_directory import find_directory
-from blobstore.errors import FormatError, UsageError, in_file
+from blobstore.errors import FormatError, UsageError, in_file, without_secrets
 from blobstore.fileio.hashing import digest_of
 from blobstore.fileio.paths import optional_path, path_text, target_of
 from blobstore.fileio.ranges import CHUNK_NBYTES, FileRange
@@ -114,7 +114,7 @@ def recover(
 
     Args:
         path: Of the broken file.
-        output: Path of the new file, which gets version 2; or a binary stream.
+        output: Path or URL of the new file, which gets version 2; or a binary stream.
         index: The index of the complete file, if it isn't ``path.idx``.
         progress: Called with how many bytes more were read or written; each blob is both.
 
@@ -157,7 +157,7 @@ def recover(
     finally:
         source.close()
     return Recovery(
-        input=path,
+        input=without_secrets(path),
         output=path_of(output),
         nbytes=nbytes,
         ok=not saved.lost,

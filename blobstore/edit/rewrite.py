@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Literal
 from blobstore.container.keys import CONFIG_KEY, OWN_KEYS, RESERVED_KEYS
 from blobstore.container.reader import BlobReader
 from blobstore.edit.manifest import describe, external_index, manifest_of, refuse_packed, write_manifest
-from blobstore.errors import FormatError, UsageError
+from blobstore.errors import FormatError, UsageError, without_secrets
 from blobstore.fileio.paths import path_text, target_of
 from blobstore.gemma.newer import readers_notes
 from blobstore.index.inputs import files_of, path_of, refuse_inputs
@@ -112,7 +112,7 @@ def rewrite(
 
     Args:
         path: An .sbs file.
-        output: Path of the new file, or a binary stream for version 2.
+        output: Path of the new file; or a URL or a binary stream for version 2.
         in_place: Replace the file itself, instead of an output. If only the metadata of an index beside the file
             changes, only that index is written.
         container: Version of the new file, 1 or 2; by default that of the file.
@@ -222,7 +222,7 @@ def apply_edits(
         else:
             nbytes = write_manifest(manifest, path, version=version, index=place, replaced=reader, progress=progress)
     return Rewriting(
-        os.fspath(path),
+        without_secrets(os.fspath(path)),
         path_of(path if target is None else target),
         nbytes,
         len(manifest.blobs),

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, NamedTuple
 
 from blobstore.checkpoint.adapters.applying import open_adapters
-from blobstore.errors import UsageError
+from blobstore.errors import UsageError, without_secrets
 from blobstore.exporting.folder import aliases_to_write, folder_of, folders_for, plan_folder, tensors_in
 from blobstore.exporting.plan import DTYPES, plan_export
 from blobstore.exporting.run import in_the_way, run_export, superseded
@@ -136,9 +136,9 @@ def export(
 
     Args:
         path: Of the .sbs file.
-        output: The .safetensors file; of several, what their names are made of; or a binary stream, for one. Or a
-            folder, one that exists or a path that ends with ``/``: it gets ``model.safetensors`` and the model's other
-            files that the .sbs file carries, such as ``config.json``, so that transformers loads it.
+        output: The .safetensors file; of several, what their names are made of; or a URL or a binary stream, for one.
+            Or a folder, one that exists or a path that ends with ``/``: it gets ``model.safetensors`` and the model's
+            other files that the .sbs file carries, such as ``config.json``, so that transformers loads it.
         dtype: Of all floats, ``bf16``, ``f16`` or ``f32``; by default that of the checkpoint that the file was
             converted from where that is known, else as stored, and f32 for encoded ones.
         by: ``names``, or ``keys`` for the runtime's tensors under its keys.
@@ -178,9 +178,9 @@ def export(
         with folders_for(folder, plan.files) if folder and not is_url(folder) else nullcontext():
             files, removed, carried = run_export(plan, store, place, force=force, also=also, progress=progress)
     return Export(
-        input=path,
-        output=target,
-        files=tuple(files),
+        input=without_secrets(path),
+        output=target and without_secrets(target),
+        files=tuple(map(without_secrets, files)),
         carried=tuple(carried),
         removed=tuple(removed),
         tensors=sum(map(len, plan.shards)),
@@ -236,7 +236,7 @@ def preview_export(
         notes.append(f"{', '.join(map(repr, replaced))} would be replaced: --force replaces such files")
     tensors = [tensor for shard in plan.shards for tensor in shard]
     return ExportPreview(
-        input=path,
+        input=without_secrets(path),
         tensors=tuple(TensorPreview(tensor.name, tensor.type.name, tensor.shape, tensor.nbytes) for tensor in tensors),
         shards=len(plan.shards),
         carried=tuple(plan.files),

@@ -71,13 +71,6 @@ def is_absent(path: str) -> bool:
     return not exists(path) if is_url(path) else is_missing(path)
 
 
-def is_same(path: str, other: str) -> bool:
-    """Whether two paths that exist name one thing."""
-    if is_url(path) or is_url(other):
-        return absolute(path) == absolute(other)
-    return os.path.samefile(path, other)
-
-
 def names_in(folder: str) -> list[str]:
     """Return the names of what is in a folder, in any order; of the current one for an empty path.
 

@@ -35,7 +35,8 @@ class RemoteObject:
         Args:
             url: Of the object.
             file: Instead: a file of fsspec, whose ``fs`` and ``path`` count.
-            recheck: Whether to look again after each request that couldn't name the object that is meant.
+            recheck: Whether to look again after each request that couldn't name the object that is meant. Otherwise
+                listings of its folder count, too, which their user forgets in time: one for hundreds of objects.
 
         Raises:
             MissingExtraError, UsageError, RemoteError, OSError: It can't be reached.
@@ -108,11 +109,19 @@ class RemoteObject:
         """
         with in_file(self.path):
             try:
-                now = _identity(self._info())
+                unchanged = self.is_unchanged()
             except FileNotFoundError:
                 raise RemoteError("remote-missing", "the file was removed while it was read") from None
-            if now != self._identity:
+            if not unchanged:
                 raise RemoteError("remote-changed", "the file was replaced while it was read: begin again")
+
+    def is_unchanged(self) -> bool:
+        """Whether the object is the one that was first looked at.
+
+        Raises:
+            RemoteError, OSError: It can't be looked at.
+        """
+        return _identity(self._info()) == self._identity
 
     def _cat(self, start: int, end: int) -> bytes:
         data: bytes = self._file_system.cat_file(self._place, start=start, end=end, **self._options)
@@ -120,7 +129,8 @@ class RemoteObject:
 
     def _info(self) -> dict[str, Any]:
         with suppress(Exception):  # not all can forget what they listed, and those that can't don't list
-            self._file_system.invalidate_cache(self._file_system._parent(self._place))  # noqa: SLF001 (has no other name)
+            if self._recheck:
+                self._file_system.invalidate_cache(self._file_system._parent(self._place))  # noqa: SLF001 (has no other name)
         with reaching(self.url or self.path):
             info: dict[str, Any] = self._file_system.info(self._place)
         return info

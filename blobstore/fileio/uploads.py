@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import sys
-import tempfile
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any, BinaryIO, cast
 
@@ -16,9 +15,10 @@ from blobstore.fileio.urls import connect, is_url, reaching, scheme_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from concurrent.futures import Future
     from os import PathLike
 
-_BLOCK_NBYTES = 64 << 20  # one part of an upload
+_BLOCK_NBYTES = 32 << 20  # one part of an upload
 _BLOCKS = 1000  # after so many parts they get twice as large: S3 takes 10,000
 _HELD_NBYTES = 64 << 20  # of a blob that may be undone, in memory; what is more waits on the disk
 
@@ -35,8 +35,9 @@ def new_file(path: str | PathLike[str], *, undoable: bool = False) -> AtomicFile
 class Upload(Completing):
     """A new object elsewhere, written front to back; it appears when `commit` completes it, and replaces the old one.
 
-    An error, or Ctrl-C, leaves nothing. A process that is killed may leave parts of an unfinished upload, which no
-    reader sees: a bucket's rule for those removes them.
+    A part is uploaded in a thread while the next one is gathered: at most four of 32 MiB are held. An error, or Ctrl-C,
+    leaves nothing. A process that is killed may leave parts of an unfinished upload, which no reader sees: a bucket's
+    rule for those removes them.
 
     Attributes:
         path: The URL, as it was given.
@@ -59,8 +60,11 @@ class Upload(Completing):
         self.path = path
         self.committed = False
         self._position = 0
+        self._gathered = bytearray()
+        self._thread: Any = None
+        self._uploading: Future[None] | None = None
         self._block_nbytes = _BLOCK_NBYTES
-        self._held: Any = tempfile.SpooledTemporaryFile(_HELD_NBYTES) if undoable else None  # noqa: SIM115
+        self._held: Any = _waiting_room() if undoable else None
         if path.endswith("/"):
             raise UsageError("not-a-file", f"{without_secrets(path)!r} is a folder: add the file's name")
         self._file_system, place = connect(path, own=True)
@@ -125,6 +129,8 @@ class Upload(Completing):
         self._check_open()
         try:
             self.mark()
+            self._upload_gathered()
+            self._wait()
             with reaching(self.path):
                 self._stream.close()
         except BaseException:
@@ -164,6 +170,8 @@ class Upload(Completing):
             return
         transaction, self._transaction = self._transaction, None
         try:
+            with suppress(Exception):
+                self._wait()
             with suppress(Exception):  # the reason for giving up is what has to be told
                 _forget(self._stream)
                 if transaction is not None:
@@ -172,12 +180,33 @@ class Upload(Completing):
             self._end()
 
     def _send(self, data: memoryview | bytes) -> None:
-        with reaching(self.path):
-            self._stream.write(data)
-        self._position += len(data)
+        self._gathered += data
+        if len(self._gathered) >= self._block_nbytes:
+            self._upload_gathered()
+
+    def _upload_gathered(self) -> None:
+        """Begin to upload what was gathered, once the part before it is done."""
+        self._wait()
+        gathered, self._gathered = self._gathered, bytearray()
+        self._position += len(gathered)
         if self._position > _BLOCKS * self._block_nbytes and hasattr(self._stream, "blocksize"):
             self._block_nbytes *= 2
             self._stream.blocksize = self._block_nbytes
+        if self._thread is None:
+            from concurrent.futures import ThreadPoolExecutor  # noqa: PLC0415 (import blobstore stays cheap)
+
+            self._thread = ThreadPoolExecutor(1, thread_name_prefix="blobstore-upload")
+        self._uploading = self._thread.submit(self._upload, gathered)
+
+    def _upload(self, data: bytearray) -> None:
+        with reaching(self.path):
+            self._stream.write(data)
+
+    def _wait(self) -> None:
+        """Wait for the part that is being uploaded, and raise its error."""
+        uploading, self._uploading = self._uploading, None
+        if uploading is not None:
+            uploading.result()
 
     def _check_open(self) -> None:
         if self._stream is None:
@@ -185,12 +214,21 @@ class Upload(Completing):
 
     def _end(self) -> None:
         self._stream = None
+        self._gathered = bytearray()
+        if self._thread is not None:
+            self._thread.shutdown()
         if self._held is not None:
             self._held.close()
 
     def __del__(self, _finalizing: Callable[[], bool] = sys.is_finalizing) -> None:
         if not _finalizing() and hasattr(self, "_stream"):
             self.discard()
+
+
+def _waiting_room() -> Any:  # noqa: ANN401 (a file, in memory as long as it is small)
+    from tempfile import SpooledTemporaryFile  # noqa: PLC0415 (import blobstore stays cheap)
+
+    return SpooledTemporaryFile(_HELD_NBYTES)
 
 
 def _can_hide(stream: Any) -> bool:  # noqa: ANN401 (fsspec's)

@@ -90,7 +90,8 @@ def reaching(url: str) -> Iterator[None]:
         raise
     except FileNotFoundError as error:
         if _was_reached(error):
-            raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), without_secrets(url)) from None
+            fix = "; a gated or private model needs a token: hf auth login" if scheme_of(url) == "hf" else ""
+            raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT) + fix, without_secrets(url)) from None
         if getattr(error.__cause__, "status", 0) in _REFUSED:
             raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), without_secrets(url)) from None
         raise _failed(error.__cause__ or error, url) from None

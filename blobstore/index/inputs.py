@@ -7,7 +7,7 @@ import stat
 from typing import TYPE_CHECKING, Any
 
 from blobstore.container.layout import MAGIC_BYTES
-from blobstore.errors import BlobStoreError, UsageError
+from blobstore.errors import BlobStoreError, UsageError, without_secrets
 from blobstore.fileio.file_systems import stat_of
 from blobstore.fileio.places import absolute, exists
 from blobstore.fileio.source import read_beginning
@@ -24,8 +24,8 @@ if TYPE_CHECKING:
 
 
 def path_of(output: Path | BinaryIO) -> str | None:
-    """Return the path of an output as given; None for a stream."""
-    return os.fspath(output) if isinstance(output, (str, os.PathLike)) else None
+    """Return the path of an output as given, a URL without its secrets; None for a stream."""
+    return without_secrets(os.fspath(output)) if isinstance(output, (str, os.PathLike)) else None
 
 
 def files_of(*stores: Path | BinaryIO | None) -> list[Any]:

@@ -108,7 +108,7 @@ def complete_file(
             beside a file that has one inside; or the file is the new one, and the message says where its index is.
     """
     if is_url(path):
-        _complete_elsewhere(file, os.fspath(path), place)
+        _complete_elsewhere(file, os.fspath(path), place, replaced)
         return
     if place == "external":
         _complete_with_external(file, path, directory(), raw, replaced)
@@ -123,7 +123,9 @@ def complete_file(
             _move_without_index(file, path, directory)
 
 
-def _complete_elsewhere(file: ContainerWriter | AtomicFile | Upload, path: str, place: IndexPlace) -> None:
+def _complete_elsewhere(
+    file: ContainerWriter | AtomicFile | Upload, path: str, place: IndexPlace, replaced: BlobReader | None
+) -> None:
     """Let a file appear at a URL, where nothing can be locked, and no other object changed at the same moment."""
     refuse_external_to_stream(path, place)
     old = external_path(path)
@@ -131,6 +133,7 @@ def _complete_elsewhere(file: ContainerWriter | AtomicFile | Upload, path: str, 
         what = f"{without_secrets(old)!r} would give names to other data: remove it first, or choose another output"
         raise UsageError("index-beside", what)
     file.prepare()
+    _refuse_replaced(path, replaced)
     file.move()
 
 
@@ -192,6 +195,7 @@ def write_index(raw: bytes, reader: BlobReader) -> None:
         UsageError: ``same-file``, ``replaced``: as `complete_file`.
         OSError: Writing failed; the index is as it was.
     """
+    refuse_external_to_stream(reader.path, "external")
     index_path = external_path(reader.path)
     refuse_inputs([index_path], [reader.path])
     with AtomicFile(index_path, like=reader.path, follow=False) as index_file:
@@ -207,10 +211,15 @@ def write_index(raw: bytes, reader: BlobReader) -> None:
 def _turn_at(path: str | PathLike[str], replaced: BlobReader | None) -> Iterator[None]:
     """Wait for our turn to replace a file. It must be the one that was read."""
     with turn_at(path):
-        if replaced is not None and not replaced.is_at(path):
-            what = f"{os.fspath(path)!r} was replaced by another writer meanwhile: run this again"
-            raise UsageError("replaced", what)
+        _refuse_replaced(path, replaced)
         yield
+
+
+def _refuse_replaced(path: str | PathLike[str], replaced: BlobReader | None) -> None:
+    """Refuse to replace another file than the one that was read."""
+    if replaced is not None and not replaced.is_at(path):
+        what = f"{os.fspath(path)!r} was replaced by another writer meanwhile: run this again"
+        raise UsageError("replaced", what)
 
 
 def remove_index(path: str) -> None:

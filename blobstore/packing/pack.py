@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import fnmatch
-import os
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -23,9 +22,10 @@ from blobstore.container.layout import MAX_BLOBS
 from blobstore.container.reader import BlobReader
 from blobstore.container.writer import ContainerWriter
 from blobstore.edit.manifest import describe, is_packed, manifest_of
-from blobstore.errors import UsageError, in_file
+from blobstore.errors import UsageError, in_file, without_secrets
 from blobstore.fileio.hashing import digest_of
 from blobstore.fileio.paths import optional_path, path_text
+from blobstore.fileio.places import name_in
 from blobstore.fileio.ranges import CHUNK_NBYTES, flat_bytes
 from blobstore.fileio.threads import check_workers, cores, in_order
 from blobstore.gemma.newer import readers_notes
@@ -133,7 +133,7 @@ def pack(
 
     Args:
         path: Of the file.
-        output: Path of the packed file; replaced only by a complete one.
+        output: Path or URL of the packed file; replaced only by a complete one.
         level: 0: fastest; 1 to 22: slower, a little denser.
         only: Patterns of names and keys (``*``, ``?``, ``[abc]``): other blobs stay as they are.
         base: A file with the same keys that this one resembles. Blobs of the same size are stored as the difference
@@ -194,12 +194,12 @@ def pack(
             close_with_index(writer, "embedded", partial(packer.index, writer))
         nbytes, unpacked_nbytes = writer.directory().file_size, reader.file_size
     return Packing(
-        input=path,
-        output=output,
+        input=without_secrets(path),
+        output=without_secrets(output),
         nbytes=nbytes,
         unpacked_nbytes=unpacked_nbytes,
         ratio=unpacked_nbytes / nbytes,
-        base=base,
+        base=base and without_secrets(base),
         blobs=tuple(blobs),
         notes=(
             *notes,
@@ -242,7 +242,7 @@ def _background_hashing(reader: BlobReader) -> Iterator[StartHashing]:
 
 def _file_name(path: str) -> str:
     """Return the name of a file, without its folders, as Unicode text."""
-    return os.path.basename(path).encode("utf-8", "backslashreplace").decode()
+    return name_in(path).encode("utf-8", "backslashreplace").decode()
 
 
 def _refuse_unused(base: Store, blobs: Sequence[PackedBlob]) -> None:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from blobstore.container.keys import INDEX_KEY, SKELETON_INDEX_KEY, SKELETON_KEY, decode_key
-from blobstore.errors import FormatError, UsageError, in_file
+from blobstore.errors import FormatError, UsageError, in_file, without_secrets
 from blobstore.fileio.hashing import Hasher
 from blobstore.fileio.paths import optional_path, path_text, target_of
 from blobstore.fileio.ranges import CHUNK_NBYTES, expect
@@ -94,7 +94,7 @@ def unpack(
 
     Args:
         path: Of the packed file.
-        output: Path of the new file; replaced only by a complete one that has the SHA-256 of the original. Or a
+        output: Path or URL of the new file; replaced only by a complete one that has the SHA-256 of the original. Or a
             binary stream, which gets its last bytes only if the SHA-256 is right.
         base: The base that it was packed with.
         workers: Threads; by default one for each core.
@@ -138,12 +138,12 @@ def unpack(
                 _write(sink, pieces, original, workers=workers, progress=progress, wrote_up_to=file.wrote_up_to)
                 _complete(file, output, store, original, directory)
     return Unpacking(
-        input=path,
+        input=without_secrets(path),
         output=path_of(output),
         nbytes=original.nbytes,
         blobs=packed,
         sha256=original.sha256,
-        base=base,
+        base=base and without_secrets(base),
         notes=tuple(readers_notes(len(directory))),
         seconds=time.perf_counter() - start,
     )

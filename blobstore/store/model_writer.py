@@ -70,7 +70,7 @@ class ModelWriter(Completing):
         """Begin a file.
 
         Args:
-            target: A path, where the file appears when it is complete; or a binary stream, as for `blobstore.create`.
+            target: A path or URL, where the file appears when complete; or a binary stream, as for `blobstore.create`.
             config: The model's dimensions; ``weight`` is the narrowest type among its tensors.
             tokenizer: The bytes of the SentencePiece ``tokenizer.model``, or those of a `blobstore.gemma.BpeTokenizer`
                 if the config's ``tokenizer_kind`` is BPE; None for a model without one.

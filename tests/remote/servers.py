@@ -152,6 +152,16 @@ def s3_server() -> Iterator[str]:
         server.stop()
 
 
+def s3_environment(endpoint: str) -> dict[str, str]:
+    """Return what tells clients of S3 to use a server of ours."""
+    return {
+        "AWS_ENDPOINT_URL": endpoint,
+        "AWS_ACCESS_KEY_ID": "key",
+        "AWS_SECRET_ACCESS_KEY": "secret",
+        "AWS_DEFAULT_REGION": "us-east-1",
+    }
+
+
 @contextmanager
 def nginx_server(root: Path, work: Path) -> Iterator[str]:
     """Serve a folder by nginx, without listings → its address.

@@ -13,7 +13,7 @@ import pytest
 
 import blobstore
 from tests.conftest import ROOT
-from tests.remote.servers import hub_server, nginx_server, s3_server
+from tests.remote.servers import hub_server, nginx_server, s3_environment, s3_server
 from tests.remote.test_urls import WRITERS, model, refused, told, write_named
 
 if TYPE_CHECKING:
@@ -40,12 +40,7 @@ def s3(endpoint: str, monkeypatch: pytest.MonkeyPatch) -> Any:  # noqa: ANN401 (
     """The S3 file system, with an empty bucket of a new name."""
     import s3fs  # noqa: PLC0415 (an extra)
 
-    for name, value in {
-        "AWS_ENDPOINT_URL": endpoint,
-        "AWS_ACCESS_KEY_ID": "key",
-        "AWS_SECRET_ACCESS_KEY": "secret",
-        "AWS_DEFAULT_REGION": "us-east-1",
-    }.items():
+    for name, value in s3_environment(endpoint).items():
         monkeypatch.setenv(name, value)
     s3fs.S3FileSystem.clear_instance_cache()
     file_system = s3fs.S3FileSystem()
@@ -156,6 +151,7 @@ def test_a_model_of_the_hub_is_converted_without_a_copy(tmp_path: Path) -> None:
             assert (tmp_path / "there.sbs").read_bytes() == (tmp_path / "here.sbs").read_bytes()
             for shard in folder.glob("*.safetensors"):
                 assert requests.nbytes(shard.name) == shard.stat().st_size
+            assert sum("/tree/" in path for _, path, _ in requests.seen) <= 4  # not one for each file
             assert "hf_secret" not in done.stdout + done.stderr
         assert b"hf_secret" not in (tmp_path / "there.sbs").read_bytes()
         dry = run("convert", "hf://org/name", "--dry-run", "--json", **hub)
@@ -163,6 +159,7 @@ def test_a_model_of_the_hub_is_converted_without_a_copy(tmp_path: Path) -> None:
         assert run("verify", str(tmp_path / "there.sbs"), "--against", "hf://org/name", **hub).returncode == 0
         missing = run("convert", "hf://org/none", "-o", str(tmp_path / "none.sbs"), **hub)
         assert (missing.returncode, missing.stderr.count("\n")) == (2, 1), missing.stderr
+        assert "hf auth login" in missing.stderr
         assert not (tmp_path / "none.sbs").exists()
         upload = run("convert", str(folder), "-o", "hf://org/name/made.sbs", **hub)
         assert "no-upload" in upload.stderr

@@ -16,8 +16,9 @@ import blobstore
 from blobstore import cli
 from blobstore.container.writer import ContainerWriter
 from blobstore.errors import without_secrets
-from blobstore.fileio import uploads
+from blobstore.fileio import streamed, uploads
 from blobstore.fileio.uploads import Upload
+from tests.adapters import LAYER, write_adapter, write_base
 from tests.checkpoints import small, write_peer
 from tests.gemma_checkpoints import sound_recipe
 from tests.gguf_files import write_gguf
@@ -88,6 +89,20 @@ def test_a_conversion_by_name_fetches_each_tensor_once(tmp_path: Path) -> None:
         )
 
 
+@pytest.mark.parametrize(("weights", "times"), [("bf16", 1), ("f32", 1), ("sfp", 2)])
+def test_a_conversion_for_gemma_fetches_each_tensor_once_or_twice_to_scale_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, weights: str, times: int
+) -> None:
+    put(CHECKPOINT, sound_recipe("gemma3").write(tmp_path / "ck"))
+    for name, nbytes in (("_KEPT_NBYTES", 65_536), ("_BLOCK_NBYTES", 4096), ("_HEAD_NBYTES", 4096)):
+        monkeypatch.setattr(streamed, name, nbytes)
+    CountedFileSystem.fetched.clear()
+    blobstore.convert(CHECKPOINT, tmp_path / "made.sbs", weights=weights)
+    fetched = sum(end - start for path, start, end in CountedFileSystem.fetched if path.endswith(".safetensors"))
+    size = (tmp_path / "ck" / "model.safetensors").stat().st_size
+    assert (times - 1) * size < fetched <= times * size
+
+
 def test_one_file_and_the_index_of_shards_elsewhere(tmp_path: Path) -> None:
     folder = write_named(tmp_path / "ck")
     file = "model-00001-of-00002.safetensors"
@@ -106,6 +121,23 @@ def test_a_file_url_is_a_path(tmp_path: Path) -> None:
     done = blobstore.convert(f"file://{folder}", f"file://{tmp_path}/made.sbs")
     assert done.output == str(tmp_path / "made.sbs")
     assert blobstore.verify(tmp_path / "made.sbs", against=folder).ok
+
+
+def test_an_adapter_elsewhere_is_merged_as_here(tmp_path: Path) -> None:
+    base = write_base(tmp_path / "base", {f"{LAYER}.weight": np.ones((4, 6), np.float32)}, num_hidden_layers=1)
+    factors = {
+        f"{LAYER}.lora_A.weight": np.ones((2, 6), np.float32),
+        f"{LAYER}.lora_B.weight": np.ones((4, 2), np.float32),
+    }
+    lora = write_adapter(tmp_path / "lora", factors)
+    (lora / "tokenizer.json").write_text("{}")
+    put("counted://models/base", base)
+    put("counted://models/lora", lora)
+    blobstore.convert(base, tmp_path / "here.sbs", adapters=lora)
+    blobstore.convert("counted://models/base", tmp_path / "there.sbs", adapters="counted://models/lora")
+    assert (tmp_path / "there.sbs").read_bytes() == (tmp_path / "here.sbs").read_bytes()
+    with pytest.raises(FileNotFoundError):
+        blobstore.convert(base, tmp_path / "none.sbs", adapters="counted://models/none")
 
 
 def model(tmp_path: Path) -> Path:
@@ -147,7 +179,7 @@ def test_a_failed_write_leaves_what_was_there(tmp_path: Path, name: str, monkeyp
     file, suffix = model(tmp_path), ".npy" if name.endswith(".npy") else ""
     target = f"memory://out/there{suffix}"
     fsspec.filesystem("memory").pipe_file(f"/out/there{suffix}", b"old")
-    for step in ("_send", "move"):
+    for step in ("_send", "_upload", "move"):
         with monkeypatch.context() as patch:
             patch.setattr(Upload, step, _fail)
             if name.startswith("get"):
@@ -157,6 +189,36 @@ def test_a_failed_write_leaves_what_was_there(tmp_path: Path, name: str, monkeyp
                     WRITERS[name](file, "memory://out/there")
         assert contents(target) == b"old"
     assert fsspec.filesystem("memory").ls("/out", detail=False) == [f"/out/there{suffix}"]
+
+
+@pytest.mark.parametrize("name", WRITERS)
+def test_results_show_no_secrets(tmp_path: Path, name: str, capsys: pytest.CaptureFixture[str]) -> None:
+    done = WRITERS[name](model(tmp_path), "memory://user:pass4word@out/there")
+    shown = capsys.readouterr()
+    assert "pass4word" not in f"{done} {shown.out} {shown.err}"
+
+
+def test_a_base_elsewhere_is_recorded_without_secrets(tmp_path: Path) -> None:
+    file = model(tmp_path)
+    put("memory://user:pass4word@out/base.sbs", tmp_path / "base.sbs")
+    blobstore.pack(file, tmp_path / "p.sbs", base="memory://user:pass4word@out/base.sbs")
+    assert b"pass4word" not in (tmp_path / "p.sbs").read_bytes()
+    assert blobstore.verify(tmp_path / "p.sbs", values=True, base="memory://user:pass4word@out/base.sbs").ok
+
+
+def test_a_file_elsewhere_is_edited_in_place_unless_another_writer_came_first(tmp_path: Path) -> None:
+    file = model(tmp_path)
+    put(OUT, file)
+    blobstore.rewrite(OUT, in_place=True, rename={"w": "v"})
+    blobstore.rewrite(file, in_place=True, rename={"w": "v"})
+    assert contents(OUT) == file.read_bytes()
+
+    def replace(_: int) -> None:
+        put(OUT, tmp_path / "base.sbs")
+
+    refused("replaced", lambda: blobstore.rewrite(OUT, in_place=True, rename={"v": "w"}, progress=replace))
+    assert contents(OUT) == (tmp_path / "base.sbs").read_bytes()
+    refused("needs-path", lambda: blobstore.rewrite(OUT, in_place=True, index="external"))
 
 
 def _fail(*_: object) -> None:
@@ -238,9 +300,10 @@ def test_parts_grow_so_that_there_are_few(monkeypatch: pytest.MonkeyPatch) -> No
     monkeypatch.setattr(uploads, "_BLOCKS", 3)
     with Upload("memory://out/file") as upload:
         upload._stream.blocksize = 10
-        for _ in range(9):
+        for _ in range(12):
             upload.write(b"0123456789")
         assert upload._stream.blocksize == 40
+    assert contents("memory://out/file") == b"0123456789" * 12
 
 
 @pytest.mark.parametrize(

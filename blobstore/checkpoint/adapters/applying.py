@@ -16,6 +16,9 @@ from blobstore.checkpoint.tensors import SourceTensor
 from blobstore.checkpoint.tied import untied
 from blobstore.checkpoint.told import LeftOut, unread_in
 from blobstore.fileio.closing import Closing
+from blobstore.fileio.places import file_size, is_file, join
+from blobstore.fileio.source import read_whole
+from blobstore.fileio.urls import is_url
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -173,7 +176,7 @@ def files_left_out(adapter: Adapter, base: str, read: Iterable[str], *, takes_to
         OSError: A folder or file can't be read.
     """
     for name in unread_in(adapter.folder, read):
-        if _is_same(os.path.join(adapter.folder, name), os.path.join(base, name)):
+        if _is_same(join(adapter.folder, name), join(base, name)):
             continue
         why = why_unused(name)
         if is_of_tokenizer(name) and not takes_tokenizer:
@@ -183,6 +186,9 @@ def files_left_out(adapter: Adapter, base: str, read: Iterable[str], *, takes_to
 
 def _is_same(path: str, other: str) -> bool:
     """Whether two paths are the same file or folder, or files with the same bytes."""
+    if is_url(path) or is_url(other):
+        both = is_file(path) and is_file(other) and file_size(path) == file_size(other)
+        return both and read_whole(path) == read_whole(other)
     if os.path.isfile(path) and os.path.isfile(other):
         return filecmp.cmp(path, other, shallow=False)
     return os.path.exists(path) and os.path.exists(other) and os.path.samefile(path, other)

@@ -22,8 +22,9 @@ from blobstore.codecs.element_types import PLAIN_FLOATS
 from blobstore.errors import CheckpointError, in_file
 from blobstore.fileio.closing import Closing
 from blobstore.fileio.hashing import digest_of
-from blobstore.fileio.plain_files import open_one_of_many
+from blobstore.fileio.places import absolute, folder_of, forget_listings, is_absent, is_folder, join, name_in, names_in
 from blobstore.fileio.ranges import FileRange
+from blobstore.fileio.streamed import open_one_of_many
 from blobstore.index.strict_json import parse_json, text_map
 
 if TYPE_CHECKING:
@@ -122,17 +123,17 @@ class Adapter(Closing):
     @property
     def folder(self) -> str:
         """Where its files are."""
-        return os.path.dirname(self.files[0])
+        return folder_of(self.files[0])
 
     @property
     def name(self) -> str:
         """Of its folder."""
-        return os.path.basename(os.path.abspath(self.folder))
+        return name_in(absolute(self.folder))
 
     @property
     def has_tokenizer(self) -> bool:
         """Whether files of a tokenizer are beside it."""
-        return any(map(is_of_tokenizer, os.listdir(self.folder)))
+        return any(map(is_of_tokenizer, names_in(self.folder)))
 
     def close(self) -> None:
         """Close its file."""
@@ -196,14 +197,15 @@ def open_adapter(path: str | PathLike[str]) -> Adapter:
     path = os.fspath(path)
     if hub_name(path):
         raise CheckpointError("no-adapter", hub_name(path))
-    folder = path if os.path.isdir(path) else os.path.dirname(path) or "."
-    names = sorted(os.listdir(folder)) if os.path.exists(path) else os.listdir(path)  # the system's own error
-    if not os.path.isdir(path) and os.path.basename(path) not in (CONFIG, *WEIGHTS):
+    forget_listings(path)
+    folder = path if is_folder(path) else folder_of(path) or "."
+    names = sorted(names_in(path if is_absent(path) else folder))  # the system's own error, of what isn't there
+    if not is_folder(path) and name_in(path) not in (CONFIG, *WEIGHTS):
         what = f"expected the folder of an adapter, with {CONFIG} and {WEIGHTS[0]}"
         raise CheckpointError("no-adapter", f"{path!r} is another file: {what}")
     _refuse_others(path, names)
     file = next(name for name in WEIGHTS if name in names)
-    config_path, weights = (os.path.join(folder, name) for name in (CONFIG, file))
+    config_path, weights = (join(folder, name) for name in (CONFIG, file))
     with in_file(config_path):
         raw = read_small(config_path)
     adapter = Adapter(path, parse_adapter_config(raw, config_path), files=[config_path, weights])
@@ -220,7 +222,7 @@ def not_a_model(folder: str) -> str:
     """Say that a folder has an adapter but no model, and how to convert it: with its base, which its config names."""
     base = ""
     with suppress(ValueError, OSError):
-        path = os.path.join(folder, CONFIG)
+        path = join(folder, CONFIG)
         base = base_named(json_object(path, read_small(path), "adapter-config", parse_json))[:200]
     shown = base if os.path.isdir(base) else "BASE"
     trained = f", BASE being {base}" if base and shown == "BASE" else ""
