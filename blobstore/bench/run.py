@@ -18,7 +18,8 @@ from blobstore.bench.cases import CASES, Ours, OursByReads, choose, open_by_blob
 from blobstore.bench.measure import Job, take
 from blobstore.bench.peers import PEERS, Peer, differing
 from blobstore.bench.report import OURS, Report, add_notes, case_of, tabulate
-from blobstore.errors import BlobStoreError, UsageError
+from blobstore.errors import BlobStoreError, UsageError, without_secrets
+from blobstore.fileio.urls import is_url
 from blobstore.store.reader import Store
 
 if TYPE_CHECKING:
@@ -68,11 +69,15 @@ def bench(plan: Plan, tell: Tell = lambda *_: None) -> Report:
         tell: Called with the number of steps done, the number of all steps, and the next one's name.
 
     Raises:
-        UsageError: ``bad-runs``, ``unknown-format``, ``no-cold``, ``no-tensors``, ``drop-caches``, ``disk-too-small``.
+        UsageError: ``bad-runs``, ``unknown-format``, ``no-cold``, ``no-tensors``, ``drop-caches``, ``disk-too-small``;
+            ``needs-path``: a URL.
         BlobStoreError: ``bench-failed``: one of our own cases, or a yardstick, failed.
         FormatError: The file is invalid.
     """
     _check(plan)
+    if is_url(plan.path):
+        what = f"{without_secrets(plan.path)!r} lies elsewhere, and how fast that is depends on the way there"
+        raise UsageError("needs-path", f"{what}: download the file, or measure blobstore.load_file yourself")
     report, infos, wanted = _begin(plan)
     peers = _peers(plan, report)
     report.room_nbytes = sum(wanted.nbytes + peer.own * len(infos) for peer in peers)

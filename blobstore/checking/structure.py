@@ -65,8 +65,8 @@ def open_checked(path: str | PathLike[str]) -> Opened:
     except FormatError as error:
         opened.findings.append(from_error(error, opened.path))
         return opened
-    opened.findings += _padding(opened.reader)
     try:
+        opened.findings += _padding(opened.reader)
         opened.index = find_index(opened.reader)
         if opened.index:
             opened.index.places(opened.reader.directory)

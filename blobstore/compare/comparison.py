@@ -250,7 +250,8 @@ def diff(
         notes = tuple(_notes(first, second, chosen=by is not None))
         nbytes = first.nbytes + second.nbytes
         expect(progress, nbytes)
-        differences = list(compare(first, second, tolerance=limits, progress=progress))
+        with first.reading_ahead(), second.reading_ahead():
+            differences = list(compare(first, second, tolerance=limits, progress=progress))
     return Comparison(
         a=a,
         b=b,

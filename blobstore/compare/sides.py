@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from functools import cached_property, partial
 from typing import TYPE_CHECKING
@@ -20,6 +20,7 @@ from blobstore.store.vocabulary import By, aliases_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
+    from contextlib import AbstractContextManager
     from os import PathLike
 
     from blobstore.checkpoint.reader import Checkpoint
@@ -75,6 +76,13 @@ class Side:
 
     def __getitem__(self, name: str) -> Tensor:
         return self.tensors[self.aliases.get(name, name)]
+
+    def reading_ahead(self) -> AbstractContextManager[None]:
+        """Announce for a ``with`` block that all tensors will be read, in the order of their names."""
+        if self.store is None or not self.store.reader.is_elsewhere:
+            return nullcontext()
+        reader, catalog = self.store.reader, self.store.vocabularies.by(self.by)
+        return reader.reading_ahead(reader.range(info.key) for info in sorted(catalog, key=lambda info: info.name))
 
     def by_keys(self) -> Side:
         """Return the same file by the runtime's keys; a checkpoint unchanged."""

@@ -75,6 +75,8 @@ class BlobReader(Mapping[str, memoryview], Closing):
             try:
                 expect = self._source.expect if isinstance(self._source, RemoteSource) else None
                 self.directory: Directory = parse_directory(self._source.view, self._source.size, expect=expect)
+                if isinstance(self._source, RemoteSource):
+                    self._source.tell_blobs(self.directory.offsets)
             except BaseException:
                 self._source.close()
                 raise

@@ -269,13 +269,15 @@ def _write_shard(
     shard: list[ExportedTensor], metadata: Mapping[str, str], store: Store, sink: Sink, progress: Progress
 ) -> None:
     sink.write(memoryview(dump_header([(tensor.name, tensor.type, tensor.shape) for tensor in shard], metadata)))
-    for tensor in shard:
-        for chunk in exported_bytes(tensor, store):
-            if isinstance(chunk, FileRange):
-                sink.copy(chunk)
-            else:
-                sink.write(flat_bytes(chunk))
-            progress(chunk.nbytes)
+    ranges = [(block.stored.offset, block.stored.nbytes) for tensor in shard for block in tensor.blocks]
+    with store.reader.reading_ahead(ranges):
+        for tensor in shard:
+            for chunk in exported_bytes(tensor, store):
+                if isinstance(chunk, FileRange):
+                    sink.copy(chunk)
+                else:
+                    sink.write(flat_bytes(chunk))
+                progress(chunk.nbytes)
     sink.flush()
 
 

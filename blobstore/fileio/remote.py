@@ -18,6 +18,8 @@ if TYPE_CHECKING:
     from concurrent.futures import Future
     from os import PathLike
 
+    import numpy.typing as npt
+
     from blobstore.fileio.remote_object import RemoteObject
     from blobstore.fileio.types import ReadInto, SourceAccess
 
@@ -26,6 +28,7 @@ _GAP_NBYTES = 1 << 20  # between two ranges that one request brings
 _BLOCK_NBYTES = 8 << 20  # of what is fetched ahead
 _AT_ONCE = 8
 _KEPT_NBYTES = 48 << 20  # of blocks that are fetched ahead; readers that want others make it 64 MiB
+_MANY = 3  # blobs, one after another: the next will be wanted, too
 _PADDING = 256  # between blobs, which nobody reads
 
 
@@ -35,7 +38,7 @@ class _Block:
 
     start: int
     end: int
-    future: Future[bytes]
+    future: Future[bytes | bytearray]
     unread: int
 
 
@@ -76,8 +79,9 @@ class RemoteSource(Closing):
         self.writable = writable
         self._remote = remote
         self._tail_start = max(0, remote.size - _TAIL_NBYTES)
-        self._tail = remote.fetch(self._tail_start, remote.size) if remote.size else b""
+        self._tail: bytes | bytearray = remote.fetch(self._tail_start, remote.size) if remote.size else b""
         self._beginning = b""
+        self._starts: npt.NDArray[np.int64] = np.empty(0, np.int64)
         self._pool: Any = None
         self._lock = threading.Lock()  # of all below
         self._blocks: list[_Block] = []  # the one that was begun last is last
@@ -85,6 +89,8 @@ class RemoteSource(Closing):
         self._announced = False
         self._read_to = -1
         self._ahead = 0  # bytes to fetch beyond a reader that goes on
+        self._passed = 0  # blobs that such a reader went into
+        self._limit = 0  # not to fetch beyond
         self._readers = 0
         self._closed = False
 
@@ -92,18 +98,22 @@ class RemoteSource(Closing):
         """Tell how the file has to begin, which is compared once something near its beginning is fetched.
 
         Raises:
-            FormatError: ``bad-beginning``: that was fetched already.
+            FormatError: ``bad-magic``, ``bad-placeholder``: that was fetched already.
         """
         if self._tail_start:
             self._beginning = beginning
         else:
             self._check_beginning(self._tail, beginning)
 
-    def _check_beginning(self, data: bytes, expected: bytes) -> None:
+    def tell_blobs(self, starts: npt.NDArray[np.int64]) -> None:
+        """Tell where blobs begin, shape (count,), ascending: who reads one may not want the next."""
+        self._starts = starts
+
+    def _check_beginning(self, data: bytes | bytearray, expected: bytes) -> None:
         if not data.startswith(expected):
             found = data[: len(expected)].hex(" ")
             what = f"the file's end is one of a file that begins with {expected.hex(' ')}, it begins with {found}"
-            raise FormatError("bad-beginning", what, 0)
+            raise FormatError("bad-magic" if data[:4] != expected[:4] else "bad-placeholder", what, 0)
 
     def view(self, offset: int, nbytes: int) -> memoryview:
         """Return a copy of these bytes.
@@ -119,7 +129,7 @@ class RemoteSource(Closing):
                     data, start = self._piece(offset, nbytes)
                 if len(data) - start >= nbytes:
                     self._was_read(offset, nbytes)
-                    piece = memoryview(data)[start : start + nbytes]
+                    piece = memoryview(data).toreadonly()[start : start + nbytes]
                     return piece if 2 * nbytes > len(data) else memoryview(bytes(piece))  # it keeps no more alive
             buffer = np.empty(nbytes, dtype=np.uint8).data
             self._read(buffer, offset)
@@ -185,7 +195,7 @@ class RemoteSource(Closing):
                 self._was_read(offset + done, len(piece))
                 done += len(piece)
 
-    def _piece(self, offset: int, nbytes: int) -> tuple[bytes, int]:
+    def _piece(self, offset: int, nbytes: int) -> tuple[bytes | bytearray, int]:
         """Return bytes that were fetched, and where in them the one at an offset is."""
         if offset >= self._tail_start:
             return self._tail, offset - self._tail_start
@@ -220,13 +230,23 @@ class RemoteSource(Closing):
         if not self._announced:
             goes_on = 0 <= offset - self._read_to < _PADDING and self._read_to >= 0
             self._ahead = min(max(2 * self._ahead, nbytes), _KEPT_NBYTES) if goes_on else 0
+            end, begins = self._blob_at(offset)
+            self._passed = self._passed + begins if goes_on else 0
+            self._limit = self._tail_start if self._passed >= _MANY else min(end, self._tail_start)
             self._plan_on(block.end, block.end + self._ahead)
         self._fetch_ahead()
         return block
 
     def _plan_on(self, start: int, end: int) -> None:
         """Plan to fetch what a reader who goes on will read."""
-        self._plan = _plan([(start, end - start)], self._tail_start, unread=_PADDING)
+        end = min(end, self._limit)
+        self._plan = _plan([(start, end - start)] * (end - start > _PADDING), self._limit, unread=_PADDING)
+
+    def _blob_at(self, offset: int) -> tuple[int, bool]:
+        """Return where the next blob begins, and whether one begins at an offset."""
+        place = int(np.searchsorted(self._starts, offset, "right"))
+        end = int(self._starts[place]) if place < len(self._starts) else self.size
+        return end, place > 0 and offset - int(self._starts[place - 1]) < _PADDING
 
     def _fetch_ahead(self) -> None:
         """Begin to fetch what is planned, as far as there is space."""
@@ -257,13 +277,13 @@ class RemoteSource(Closing):
             from concurrent.futures import ThreadPoolExecutor  # noqa: PLC0415 (import blobstore stays cheap)
 
             self._pool = ThreadPoolExecutor(_AT_ONCE, thread_name_prefix="blobstore-fetch")
-        if self._beginning and start < _PADDING:
+        if self._beginning and start <= _PADDING:
             start = 0
         block = _Block(start, end, self._pool.submit(self._fetch, start, end), planned.wanted)
         self._blocks.append(block)
         return block
 
-    def _fetch(self, start: int, end: int) -> bytes:
+    def _fetch(self, start: int, end: int) -> bytes | bytearray:
         data = self._remote.fetch(start, end)
         if not start and self._beginning:
             self._check_beginning(data, self._beginning)

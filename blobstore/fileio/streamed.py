@@ -39,7 +39,7 @@ class _Block:
     start: int
     end: int
     crossed: int  # ends of tensors that were crossed by reading on and on, to reach it
-    future: Future[bytes]
+    future: Future[bytes | bytearray]
     unread: int
 
 
