@@ -27,7 +27,7 @@ _TAIL_NBYTES = 1 << 20  # fetched when a file is opened: most directories and in
 _GAP_NBYTES = 1 << 20  # between two ranges that one request brings
 _BLOCK_NBYTES = 8 << 20  # of what is fetched ahead
 _AT_ONCE = 8
-_KEPT_NBYTES = 48 << 20  # of blocks that are fetched ahead; readers that want others make it 64 MiB
+_KEPT_NBYTES = 40 << 20  # of blocks that are fetched ahead; readers that want others make it 64 MiB
 _MANY = 3  # blobs, one after another: the next will be wanted, too
 _PADDING = 256  # between blobs, which nobody reads
 
