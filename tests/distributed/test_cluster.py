@@ -263,7 +263,9 @@ def half_done(checkpoint: Path, tmp_path: Path) -> Iterator[tuple[subprocess.Pop
     convert = ("blobstore", "convert", str(checkpoint), "-o", "out/m.sbs", "--max-shard-size", str(LIMIT))
     with started(*dask, cwd=tmp_path) as scheduler:
         wait_for(tmp_path, file.name)
-        address = json.loads(file.read_text())["address"]
+        while not (text := file.read_text()).endswith("}"):  # it is being written
+            time.sleep(0.01)
+        address = json.loads(text)["address"]
         with started(*convert, "--scheduler", address, cwd=tmp_path) as process:
             wait_for(tmp_path / "out", ".m.sbs.unfinished")
             worker = ("distributed.cli.dask_worker", address, "--nthreads", "1", "--no-nanny", "--no-dashboard")
