@@ -84,7 +84,7 @@ def _load_all(
         yield from (partial(load_rows, store, info) for info in loading.values())
 
     ahead = [(group.start, group.end - group.start) for group in groups]
-    ahead += [store.reader.range(info.key) for info in others.values()]
+    ahead += [store.reader.range(info.key) for info in others.values() if info.key]  # without, it has no elements
     with store.reader.reading_ahead(ahead):
         results = run_all(jobs(), workers)
     arrays = dict(zip(loading, results[len(results) - len(loading) :], strict=True))
