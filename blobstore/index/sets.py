@@ -8,6 +8,7 @@ from __future__ import annotations
 import errno
 import os
 from contextlib import suppress
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, TypeGuard
 
 import numpy as np
@@ -101,6 +102,54 @@ def refuse_set(path: Readable, fix: str) -> None:
         raise UsageError("set-not-file", f"{name_of(path)!r} is the index of a set of files: {fix}")
 
 
+@dataclass(frozen=True)
+class _Opener:
+    """Opens the files of a set. It doesn't know the reader: a circle would keep files open until it is collected."""
+
+    path: str
+    index: NameIndex
+    files: list[str]
+    shown: list[str]
+    access: Access
+    writable: bool
+    prefetch: Prefetch
+
+    def open(self, number: int) -> ByteSource:
+        """Open one of the files, with checks I22 to I24."""
+        store, path = self.index.stores[number], self.shown[number]
+        with in_file(path):
+            try:
+                source = open_source(
+                    self.files[number],
+                    self.access,
+                    writable=self.writable,
+                    prefetch=self.prefetch,
+                    one_of_many=True,
+                )
+            except (OSError, UsageError) as error:
+                raise self._as_given(number, error) from None
+            source.path = path
+            try:
+                check_store(source, self.index, store)
+            except BaseException:
+                source.close()
+                raise
+        return source
+
+    def _as_given(self, number: int, error: OSError | UsageError) -> Exception:
+        """Return why one of the files can't be opened, with its path as the set's was given."""
+        place = f"store {number + 1} of {len(self.files)} of the set {self.path!r}"
+        if isinstance(error, FileNotFoundError):
+            return FormatError("set-missing-store", f"{place} is missing: put it back")
+        if isinstance(error, UsageError) and error.reason == "not-a-file":
+            return FormatError("set-missing-store", f"{place} is missing, there is something else: {error.message}")
+        if isinstance(error, OSError):
+            error.filename = self.shown[number]
+            if error.errno == errno.EMFILE:
+                error.strerror = f"{error.strerror}: {_FEWER}"
+        return error
+
+
 class SetReader(BlobReader):
     """The blobs of a set. Their offsets are counted over its files, one after another.
 
@@ -125,11 +174,10 @@ class SetReader(BlobReader):
         self.path = name_of(path)
         folder = folder_of(given)
         real_folder = folder_of(absolute(given))  # the working directory may change
-        self._options = (access, writable, prefetch)
         with in_file(self.path):
             own = own or open_source(path, access)
             try:
-                if not is_set(own.view(0, min(16, own.size))):  # before a large file is read as an index
+                if not is_set(own.view(0, min(_HEAD_NBYTES, own.size))):  # before a large file is read as an index
                     raise FormatError("index-magic", "this is not the index of a set", 0)
                 self.index: NameIndex = open_index(own.view(0, own.size), kind="set", path=self.path)
             except BaseException:
@@ -138,42 +186,11 @@ class SetReader(BlobReader):
         stores = self.index.stores
         self._paths = [join(folder, store.name) for store in stores]
         self._shown = [without_secrets(path) for path in self._paths]
-        self._files = [join(real_folder, store.name) for store in stores]
-        self._set = SetSource(own, self._files, [store.nbytes for store in stores], self._open, writable=writable)
+        files = [join(real_folder, store.name) for store in stores]
+        opener = _Opener(self.path, self.index, files, self._shown, access, writable, prefetch)
+        self._set = SetSource(own, files, [store.nbytes for store in stores], opener.open, writable=writable)
         self._source = self._set
         self.directory: Directory = _directory_of(self.index)
-
-    def _open(self, number: int) -> ByteSource:
-        """Open one of the files, with checks I22 to I24."""
-        store, path = self.index.stores[number], self._shown[number]
-        access, writable, prefetch = self._options
-        with in_file(path):
-            try:
-                source = open_source(
-                    self._files[number], access, writable=writable, prefetch=prefetch, one_of_many=True
-                )
-            except (OSError, UsageError) as error:
-                raise self._as_given(number, error) from None
-            source.path = path
-            try:
-                check_store(source, self.index, store)
-            except BaseException:
-                source.close()
-                raise
-        return source
-
-    def _as_given(self, number: int, error: OSError | UsageError) -> Exception:
-        """Return why one of the files can't be opened, with its path as the set's was given."""
-        place = f"store {number + 1} of {len(self._paths)} of the set {self.path!r}"
-        if isinstance(error, FileNotFoundError):
-            return FormatError("set-missing-store", f"{place} is missing: put it back")
-        if isinstance(error, UsageError) and error.reason == "not-a-file":
-            return FormatError("set-missing-store", f"{place} is missing, there is something else: {error.message}")
-        if isinstance(error, OSError):
-            error.filename = self._shown[number]
-            if error.errno == errno.EMFILE:
-                error.strerror = f"{error.strerror}: {_FEWER}"
-        return error
 
     @property
     def is_elsewhere(self) -> bool:

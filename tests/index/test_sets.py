@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import gc
 import os
 import pickle
 import shutil
@@ -226,3 +227,17 @@ def test_the_index_of_a_set_without_its_folder_is_refused(path: Path, data: str)
         pytest.raises(FormatError, match=r"bad-magic: .*a set by its path"),
     ):
         blobstore.open(file.read() if data == "bytes" else file)
+
+
+@pytest.mark.skipif(not os.path.isdir("/proc/self/fd"), reason="descriptors are not listed here")
+def test_a_store_that_nobody_needs_lets_go_of_its_files(path: Path) -> None:
+    gc.collect()
+    gc.disable()
+    try:
+        before = os.listdir("/proc/self/fd")
+        store = blobstore.open(path)
+        _ = [store[name] for name in list(ALL)]
+        del store, _
+        assert len(os.listdir("/proc/self/fd")) == len(before)
+    finally:
+        gc.enable()
