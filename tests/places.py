@@ -1,4 +1,4 @@
-"""The places that a model can be in: one file, a set of files, here or elsewhere. Each has the same contents."""
+"""The places that a model can be in: one file, a set of files, each of these at a URL. All have the same contents."""
 
 from __future__ import annotations
 
@@ -6,14 +6,15 @@ import json
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+import fsspec
 import ml_dtypes
 import numpy as np
 from safetensors.numpy import save_file
 
 import blobstore
+from tests.checkpoints import snapshot
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
     from pathlib import Path
 
     from blobstore.fileio.types import Array
@@ -26,32 +27,23 @@ class Place:
     """A way to keep a model.
 
     Attributes:
-        make: Writes the checkpoint in a folder under a path.
-        before: What a file's name has in front of it on the command line, which is run in the file's folder.
+        most: Bytes of a file; None for a single one.
+        url: Of the folder, if it is elsewhere: fsspec's, in memory.
     """
 
-    make: Callable[[Path, Path], object]
-    before: str = ""
+    most: int | None = None
+    url: str = ""
 
-    @property
-    def is_elsewhere(self) -> bool:
-        """Whether the files are at URLs: in fsspec's memory."""
-        return bool(self.before)
-
-
-def _make_file(checkpoint: Path, path: Path) -> object:
-    return blobstore.convert(checkpoint, path, as_="names")
-
-
-def _make_set(checkpoint: Path, path: Path) -> object:
-    return blobstore.convert(checkpoint, path, as_="names", max_shard_size=MOST)
+    def name(self, name: str) -> str:
+        """Return what a command that runs in the folder calls a file in it."""
+        return self.url + name
 
 
 PLACES = {
-    "file": Place(_make_file),
-    "set": Place(_make_set),
-    "remote file": Place(_make_file, "memory://file/"),
-    "remote set": Place(_make_set, "memory://set/"),
+    "file": Place(),
+    "set": Place(MOST),
+    "url": Place(url="memory://places/url/"),
+    "set-url": Place(MOST, "memory://places/set/"),
 }
 CHANGED = "model.layers.3.mlp.weight"  # in the tuned model
 NAMES = ("model.sbs", "tuned.sbs", "packed.sbs", "difference.sbs")
@@ -87,13 +79,29 @@ def make_places(folder: Path) -> None:
     for name, place in PLACES.items():
         site = folder / name
         site.mkdir()
-        place.make(folder / "ck", site / "model.sbs")
-        place.make(folder / "ck-tuned", site / "tuned.sbs")
+        for checkpoint, made in (("ck", "model.sbs"), ("ck-tuned", "tuned.sbs")):
+            blobstore.convert(folder / checkpoint, site / made, as_="names", max_shard_size=place.most)
         blobstore.pack(site / "model.sbs", site / "packed.sbs")
         blobstore.pack(site / "tuned.sbs", site / "difference.sbs", base=site / "model.sbs")
 
 
-def contents(path: Path | str, base: Path | str | None = None) -> dict[str, Any]:
+def upload(place: Place, folder: Path) -> None:
+    """Copy the files of a place that is elsewhere to where it is."""
+    if place.url:
+        elsewhere = fsspec.filesystem("memory")
+        for path in folder.iterdir():
+            elsewhere.pipe_file(place.url + path.name, path.read_bytes())
+
+
+def held(place: Place, folder: Path) -> dict[str, bytes]:
+    """Return the files of a place, by their names."""
+    if place.url:
+        elsewhere = fsspec.filesystem("memory")
+        return {path.rpartition("/")[2]: elsewhere.cat_file(path) for path in elsewhere.ls(place.url, detail=False)}
+    return snapshot(folder)
+
+
+def contents(path: str | Path, base: str | Path | None = None) -> dict[str, Any]:
     """Return all that a file, or a set, holds, wherever it holds it."""
     with blobstore.open(path, base=base) as store:
         held = {info.name: (info.key, info.type.name, info.shape, store.tobytes(info.name)) for info in store.infos()}

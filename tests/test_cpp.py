@@ -786,6 +786,22 @@ def test_files_that_are_carried_are_found_by_their_names(
         assert sbs_ls("--bytes", longest, pair["name"]).stdout.decode() == pair["key"]
 
 
+def test_bytes_of_sets_are_those_of_the_package(
+    sbs_ls: Run, programs: dict[str, Path], vectors: Path, manifest: dict[str, Any]
+) -> None:
+    for fact in manifest["set_valid"]:
+        build = "sbs_ls"
+        if "unpacked" in fact:
+            build = with_libzstd(programs, "zstd").name
+        path = vectors / "set_valid" / fact["file"]
+        with blobstore.open(path) as store:
+            for name in [*store, *store.files]:
+                ran = sbs_ls("--bytes", path, name, build=build)
+                assert (ran.returncode, ran.stdout) == (0, bytes(store.raw(name)))
+        for key in ("~index", "~packed"):
+            assert sbs_ls("--bytes", path, key).returncode == 2
+
+
 def test_keys_of_names_of_every_length(sbs_ls: Run) -> None:
     names = ["é" + "a" * n for n in range(200)]  # both ways in which SHA-256 pads, at each length of a last block
     names += ["\x7f\x80\u07ff\u0800\ud7ff\ue000\uffff\U00010000\U0010ffff"]

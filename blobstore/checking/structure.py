@@ -76,12 +76,17 @@ def open_checked(path: str | PathLike[str], *, engine: Engine = do_here) -> Open
     except FormatError as error:
         opened.findings.append(from_error(error, error.path or opened.path))
         return opened
-    if isinstance(opened.reader, SetReader):
-        opened.findings += _index(opened.reader, opened)
-        opened.findings += _stores(opened.reader, opened, engine)
-    else:
-        opened.findings += _padding(opened.reader)
-        opened.findings += _index(opened.reader, opened)
+    try:
+        if isinstance(opened.reader, SetReader):
+            opened.findings += _index(opened.reader, opened)
+            opened.findings += _stores(opened.reader, opened, engine)
+        else:
+            opened.findings += _padding(opened.reader)
+            opened.findings += _index(opened.reader, opened)
+    except FormatError as error:  # about its beginning: of a file elsewhere it isn't read at opening
+        opened.findings.append(from_error(error, error.path or opened.path))
+        opened.close()
+        opened.reader = opened.index = None
     return opened
 
 
@@ -106,7 +111,7 @@ def _index(reader: BlobReader, opened: Opened) -> Iterator[Finding]:
 
 def _stores(reader: SetReader, opened: Opened, engine: Engine) -> Iterator[Finding]:
     """Check each file of a set, against the set and by itself. A set that misses one can't be read as a whole."""
-    checked = results(engine, StoreCheck(reader.path), range(len(reader.paths)))
+    checked = results(engine, StoreCheck(reader.url or reader.path), range(len(reader.paths)))
     intact = [path for path, (whole, _) in zip(reader.paths, checked, strict=True) if whole]
     for _, findings in checked:
         yield from findings

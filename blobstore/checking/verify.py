@@ -154,7 +154,9 @@ def verify_blobs(
         return
     known = index.places(reader.directory)
     if isinstance(reader, SetReader) and engine is not do_here:
-        yield from chain.from_iterable(results(engine, StoreDigests(reader.path), range(len(reader.paths)), progress))
+        yield from chain.from_iterable(
+            results(engine, StoreDigests(reader.url or reader.path), range(len(reader.paths)), progress)
+        )
     else:
         yield from _damaged(reader, index, known, range(len(known)), workers=workers, progress=progress)
     for place in sorted({*range(len(reader.directory))} - {int(one) for one in known}):

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
     from contextlib import AbstractContextManager
     from os import PathLike
+    from typing import Self
 
     from blobstore.container.directory import Directory
     from blobstore.fileio.types import Access, ByteSource, Prefetch, Readable, ReadInto, SourceAccess
@@ -82,14 +83,34 @@ class BlobReader(Mapping[str, memoryview], Closing):
             FormatError, TruncatedError: The file is invalid; ``reason`` is a code of spec/sbs.md.
             OSError: It can't be opened.
         """
-        self.path: str = name_of(path)
-        with in_file(self.path):
-            self._source = open_source(path, access, writable=writable, prefetch=prefetch)
+        with in_file(name_of(path)):
+            source = open_source(path, access, writable=writable, prefetch=prefetch)
             try:
-                self.directory: Directory = directory_in(self._source)
+                self._begin(path, source)
             except BaseException:
-                self._source.close()
+                source.close()
                 raise
+
+    def _begin(self, path: Readable, source: ByteSource) -> None:
+        self.path: str = name_of(path)
+        self._source: ByteSource = source
+        self.directory: Directory = directory_in(source)
+
+    @classmethod
+    def of_source(cls, path: Readable, source: ByteSource) -> Self:
+        """Return the blobs of a file that is open. This takes it over, unless it raises. For this package.
+
+        Raises:
+            FormatError, TruncatedError: As ``BlobReader(path)``.
+
+        Example:
+            >>> from blobstore.fileio.source import open_source
+            >>> len(blobstore.BlobReader.of_source("model.sbs", open_source("model.sbs")))
+            3
+        """
+        reader = cls.__new__(cls)
+        reader._begin(path, source)  # noqa: SLF001 (the same class)
+        return reader
 
     @property
     def version(self) -> int:

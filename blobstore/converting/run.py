@@ -56,7 +56,8 @@ def run_plan(
         progress: Called with the number of bytes that were written since the last call.
 
     Returns:
-        Of a model's sources that are made as they are read, those whose values were not all finite when written.
+        Of a model's sources that are made as they are read, or lie elsewhere, those whose values were not all finite
+        when written.
 
     Raises:
         UsageError: ``same-file`` when the target is a file of the source; as `blobstore.create`.
@@ -115,12 +116,18 @@ def unchecked_sources(plan: Plan, checkpoint: Checkpoint, *, made: bool = True) 
     Args:
         plan: Of the conversion.
         checkpoint: Open.
-        made: Also those that are made as they are read, which may take long: `run_plan` looks at these, too.
+        made: Also those that are made as they are read, or lie elsewhere, which may take long: `run_plan` looks at
+            these, too.
     """
     kept = (tensor for tensor in [*plan.tensors, *plan.extras] if holds_any(tensor.type))
     names = dict.fromkeys(piece.source for tensor in kept for piece in tensor.pieces if piece.source is not None)
     sources = [checkpoint.tensors[name] for name in names]
-    return [source for source in sources if made or source.stored is not None]
+    return [source for source in sources if made or not _is_slow(source)]
+
+
+def _is_slow(source: SourceTensor) -> bool:
+    """Whether a tensor must not be read just to look at it."""
+    return source.stored is None or source.stored.is_elsewhere
 
 
 def measure_scales(plan: Plan, checkpoint: Checkpoint, progress: Progress = lambda _: None) -> dict[str, float]:
@@ -156,14 +163,27 @@ def _may_not_fit(tensor: PlannedTensor, checkpoint: Checkpoint) -> bool:
 
 
 def _watched(tensor: PlannedTensor, checkpoint: Checkpoint, scale: float, odd: dict[str, SourceTensor]) -> Stored:
-    """Yield `stored_bytes`; add the sources that are made to `odd`, if a value is not finite."""
+    """Yield `stored_bytes`; add the sources that are slow to read to `odd`, if a value is not finite."""
     sources = {piece.source: checkpoint.tensors[piece.source] for piece in tensor.pieces if piece.source is not None}
-    made = {name: source for name, source in sources.items() if source.stored is None}
-    dtype = tensor.type.dtype if made and holds_any(tensor.type) else None
+    slow = {name: source for name, source in sources.items() if _is_slow(source)}
+    dtype = tensor.type.dtype if slow and holds_any(tensor.type) else None
     for part in stored_bytes(tensor, checkpoint, scale):
-        if dtype is not None and not isinstance(part, FileRange) and not are_finite(part.view(dtype)):
-            odd |= made
+        if dtype is None or (isinstance(part, FileRange) and not part.is_elsewhere):
+            yield part
+            continue
+        for piece in _pieces_of(part):
+            if not are_finite(piece.view(dtype)):
+                odd |= slow
+            yield piece
+
+
+def _pieces_of(part: FileRange | Bytes) -> Iterator[Bytes]:
+    """Yield bytes that stay as they are, read in pieces where they are in a file."""
+    if not isinstance(part, FileRange):
         yield part
+        return
+    for start in range(0, part.nbytes, CHUNK_NBYTES):
+        yield part.part(start, CHUNK_NBYTES).read()
 
 
 def stored_bytes(tensor: PlannedTensor, checkpoint: Checkpoint, scale: float = 1.0) -> Stored:

@@ -27,7 +27,7 @@ _TAIL_NBYTES = 1 << 20  # fetched when a file is opened: most directories and in
 _GAP_NBYTES = 1 << 20  # between two ranges that one request brings
 _BLOCK_NBYTES = 8 << 20  # of what is fetched ahead
 _AT_ONCE = 8
-_KEPT_NBYTES = 48 << 20  # of blocks that are fetched ahead; readers that want others make it 64 MiB
+_KEPT_NBYTES = 40 << 20  # of blocks that are fetched ahead; readers that want others make it 64 MiB
 _MANY = 3  # blobs, one after another: the next will be wanted, too
 _PADDING = 256  # between blobs, which nobody reads
 
@@ -38,7 +38,7 @@ class _Block:
 
     start: int
     end: int
-    future: Future[bytes]
+    future: Future[bytes | bytearray]
     unread: int
 
 
@@ -79,7 +79,7 @@ class RemoteSource(Closing):
         self.writable = writable
         self._remote = remote
         self._tail_start = max(0, remote.size - _TAIL_NBYTES)
-        self._tail = remote.fetch(self._tail_start, remote.size) if remote.size else b""
+        self._tail: bytes | bytearray = remote.fetch(self._tail_start, remote.size) if remote.size else b""
         self._beginning = b""
         self._starts: npt.NDArray[np.int64] = np.empty(0, np.int64)
         self._pool: Any = None
@@ -98,7 +98,7 @@ class RemoteSource(Closing):
         """Tell how the file has to begin, which is compared once something near its beginning is fetched.
 
         Raises:
-            FormatError: ``bad-beginning``: that was fetched already.
+            FormatError: ``bad-magic``, ``bad-placeholder``: that was fetched already.
         """
         if self._tail_start:
             self._beginning = beginning
@@ -109,11 +109,11 @@ class RemoteSource(Closing):
         """Tell where blobs begin, shape (count,), ascending: who reads one may not want the next."""
         self._starts = starts
 
-    def _check_beginning(self, data: bytes, expected: bytes) -> None:
+    def _check_beginning(self, data: bytes | bytearray, expected: bytes) -> None:
         if not data.startswith(expected):
             found = data[: len(expected)].hex(" ")
             what = f"the file's end is one of a file that begins with {expected.hex(' ')}, it begins with {found}"
-            raise FormatError("bad-beginning", what, 0)
+            raise FormatError("bad-magic" if data[:4] != expected[:4] else "bad-placeholder", what, 0)
 
     def view(self, offset: int, nbytes: int) -> memoryview:
         """Return a copy of these bytes.
@@ -129,7 +129,7 @@ class RemoteSource(Closing):
                     data, start = self._piece(offset, nbytes)
                 if len(data) - start >= nbytes:
                     self._was_read(offset, nbytes)
-                    piece = memoryview(data)[start : start + nbytes]
+                    piece = memoryview(data).toreadonly()[start : start + nbytes]
                     return piece if 2 * nbytes > len(data) else memoryview(bytes(piece))  # it keeps no more alive
             buffer = np.empty(nbytes, dtype=np.uint8).data
             self._read(buffer, offset)
@@ -195,7 +195,7 @@ class RemoteSource(Closing):
                 self._was_read(offset + done, len(piece))
                 done += len(piece)
 
-    def _piece(self, offset: int, nbytes: int) -> tuple[bytes, int]:
+    def _piece(self, offset: int, nbytes: int) -> tuple[bytes | bytearray, int]:
         """Return bytes that were fetched, and where in them the one at an offset is."""
         if offset >= self._tail_start:
             return self._tail, offset - self._tail_start
@@ -283,7 +283,7 @@ class RemoteSource(Closing):
         self._blocks.append(block)
         return block
 
-    def _fetch(self, start: int, end: int) -> bytes:
+    def _fetch(self, start: int, end: int) -> bytes | bytearray:
         data = self._remote.fetch(start, end)
         if not start and self._beginning:
             self._check_beginning(data, self._beginning)

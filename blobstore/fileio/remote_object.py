@@ -4,16 +4,14 @@ from __future__ import annotations
 
 import time
 from contextlib import suppress
-from http import HTTPStatus
 from typing import TYPE_CHECKING, Any
 
 from blobstore.errors import RemoteError, UsageError, in_file, without_secrets
 from blobstore.fileio.urls import connect, identity_in, reaching
+from blobstore.fileio.web_ranges import names_contents, web_fetch
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
-    Fetch = Callable[[int, int], bytes]
+    from blobstore.fileio.web_ranges import Fetch
 
 _WAITS = (0.2, 1.0, 5.0)  # seconds before another try
 _FINAL = ("remote-changed", "remote-missing", "needs-ranges")  # another try would end the same
@@ -22,8 +20,8 @@ _FINAL = ("remote-changed", "remote-missing", "needs-ranges")  # another try wou
 class RemoteObject:
     """An object elsewhere, of which any threads fetch ranges.
 
-    Another object in its place is refused. Web servers and S3 do that themselves, as each request names the one that is
-    meant; elsewhere it is looked at again after each request.
+    Another object in its place is refused. S3 does that itself, as each request names the one that is meant; answers of
+    web servers say which one it is; elsewhere it is looked at again after each request.
 
     Attributes:
         url: Of the object; empty for one that was given as a file object.
@@ -48,11 +46,15 @@ class RemoteObject:
         self.url = url if file is None else ""
         self.path: str = without_secrets(url or self._file_system.unstrip_protocol(self._place))
         self._recheck = recheck
-        self._options: dict[str, Any] = {}
-        self._named = False  # whether each request names the object that is meant
+        self._options: dict[str, str] = {}
+        self._named = False  # whether each request or answer names the object that is meant
         protocols = self._file_system.protocol
         protocols = (protocols,) if isinstance(protocols, str) else protocols
-        info, self._get = self._of_s3() if "s3" in protocols else (self._info(), self._cat)
+        self._get: Fetch = self._cat
+        if "s3" in protocols:
+            info, self._get = self._of_s3()
+        else:
+            info = self._info()
         if info.get("type", "file") != "file":
             raise UsageError("not-a-file", f"{self.path!r} is not a file")
         if info.get("size") is None:
@@ -61,11 +63,12 @@ class RemoteObject:
         self.size: int = int(info["size"])
         self._identity = identity_in(info)
         if "http" in protocols:
-            self._name_in_requests(info)
-        else:
-            self._options |= _plainly(self._file_system)
+            self._named = names_contents(info)
+            self._get = web_fetch(self._file_system, self._place, info)
+        elif self._get == self._cat:
+            self._options = _plainly(self._file_system)
 
-    def fetch(self, start: int, end: int) -> bytes:
+    def fetch(self, start: int, end: int) -> bytes | bytearray:
         """Return the bytes of a range; after a failure it is asked for again, some times.
 
         Raises:
@@ -83,18 +86,12 @@ class RemoteObject:
                     time.sleep(wait)
             return self._fetch(start, end)
 
-    def _fetch(self, start: int, end: int) -> bytes:
+    def _fetch(self, start: int, end: int) -> bytes | bytearray:
         try:
             with reaching(self.url or self.path):
                 data = self._get(start, end)
         except FileNotFoundError:
             raise RemoteError("remote-missing", "the file was removed while it was read") from None
-        except RemoteError as error:
-            if getattr(error.__context__, "status", 0) == HTTPStatus.PRECONDITION_FAILED:
-                self.check_unchanged()
-                self._options.pop("headers", None)  # it is: the server compares something else
-                self._named = False
-            raise
         if len(data) > end - start:
             what = f"{len(data)} bytes came instead of the {end - start} at offset {start}"
             raise RemoteError("needs-ranges", f"{what}: the server doesn't serve ranges, download the file first")
@@ -137,18 +134,6 @@ class RemoteObject:
         with reaching(self.url or self.path):
             info: dict[str, Any] = self._file_system.info(self._place)
         return info
-
-    def _name_in_requests(self, info: dict[str, Any]) -> None:
-        """Let a web server compare what it has with what was looked at, if it says enough for that."""
-        tag, modified = info.get("ETag", ""), info.get("Last-Modified")
-        if tag.startswith('"'):  # a weak one is never equal
-            condition = {"If-Match": tag}
-        elif modified:
-            condition = {"If-Unmodified-Since": modified}
-        else:
-            return
-        self._options["headers"] = {**self._file_system.kwargs.get("headers", {}), **condition}
-        self._named = True
 
     def _of_s3(self) -> tuple[dict[str, Any], Fetch]:
         """Return what S3 says of the object, and a function that fetches: s3fs's files name the object's ETag."""

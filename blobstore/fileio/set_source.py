@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 
 
 _MOST_OPEN = 100  # files: each map takes a descriptor, and a process may have as few as 256
+_MOST_ELSEWHERE = 16  # each holds its end, a MiB
 
 
 class SetSource(Closing):
@@ -96,7 +97,9 @@ class SetSource(Closing):
                     if self._closed and not self._readers:
                         file.close()
                         raise UsageError("closed", "this file was closed")
-                    while len(self._files) >= _MOST_OPEN:  # let go of, not closed: a range may need it
+                    while len(self._files) >= (
+                        _MOST_ELSEWHERE if self.url else _MOST_OPEN
+                    ):  # let go of, not closed: a range may need it
                         del self._files[next(iter(self._files))]
                     self._files[number] = file
         self._read_ahead(number, file)
@@ -118,15 +121,20 @@ class SetSource(Closing):
             planned.setdefault(number, []).append((start, nbytes))
         with ExitStack() as stack:
             with self._guard:
-                self._ahead = (planned, stack)
+                is_ours = self._ahead is None  # the first one who announces knows most
+                if is_ours:
+                    self._ahead = (planned, stack)
             try:
                 yield
             finally:
-                with self._guard:
-                    self._ahead = None
+                if is_ours:
+                    with self._guard:
+                        self._ahead = None
 
     def _read_ahead(self, number: int, file: ByteSource) -> None:
         """Begin to fetch what was announced of a file, unless that was begun."""
+        if self._ahead is None:
+            return
         with self._guard:
             if self._ahead is not None and isinstance(file, RemoteSource):
                 planned, stack = self._ahead

@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 _BLOCK_NBYTES = 8 << 20
 _AHEAD = 4  # blocks that are fetched at once
 _KEPT_NBYTES = 64 << 20  # of all blocks, with those that are being fetched
+_MANY = 3  # tensors that are read one after another: the next will be wanted, too
 _HEAD_NBYTES = 256 << 10  # what the first request brings: most headers are shorter
 
 
@@ -37,8 +38,8 @@ class _Block:
 
     start: int
     end: int
-    goes_on: bool  # it was reached by reading, over the end of a tensor: what follows it is wanted, too
-    future: Future[bytes]
+    crossed: int  # ends of tensors that were crossed by reading on and on, to reach it
+    future: Future[bytes | bytearray]
     unread: int
 
 
@@ -72,6 +73,7 @@ class StreamedSource(Closing):
         self.writable = writable
         self._pool: Any = None
         self._ends: list[int] = []
+        self._begun: list[int] = []  # where tensors begin that were read, or are being read; ascending
         self._blocks: deque[_Block] = deque()  # the one that was used last is last
         self._lock = threading.RLock()
         self._closed = False
@@ -140,6 +142,7 @@ class StreamedSource(Closing):
         with self._lock:
             if self._closed:
                 raise UsageError("closed", "this file was closed")
+            self._note_begun(offset)
             block = next((one for one in self._blocks if one.start <= offset < one.end), None)
             if block is None:
                 block = self._unannounced(offset, nbytes)
@@ -151,20 +154,34 @@ class StreamedSource(Closing):
     def _unannounced(self, offset: int, nbytes: int) -> _Block:
         """Begin to fetch bytes that were not fetched ahead."""
         if not self._ends and not offset:
-            return self._new_block(offset, max(nbytes, _HEAD_NBYTES), goes_on=False)
+            return self._new_block(offset, max(nbytes, _HEAD_NBYTES))
         last, place = self._last, bisect_right(self._ends, offset)
         at_an_end = place > 0 and self._ends[place - 1] == offset
-        goes_on = last is not None and last.end == offset and (last.goes_on or at_an_end)
-        end = min(offset + _BLOCK_NBYTES, self._limit(offset, goes_on=goes_on))
-        return self._new_block(offset, max(end, offset + min(nbytes, _BLOCK_NBYTES)), goes_on=goes_on)
+        crossed = last.crossed + at_an_end if last is not None and last.end == offset else 0
+        end = min(offset + _BLOCK_NBYTES, self._limit(offset, crossed))
+        return self._new_block(offset, max(end, offset + min(nbytes, _BLOCK_NBYTES)), crossed)
 
-    def _limit(self, offset: int, *, goes_on: bool) -> int:
-        """Return up to where bytes behind an offset may be fetched unasked."""
+    def _limit(self, offset: int, crossed: int) -> int:
+        """Return up to where bytes behind an offset may be fetched unasked: not what was read already."""
+        if crossed >= _MANY:
+            place = bisect_right(self._begun, offset)
+            return self._begun[place] if place < len(self._begun) else self.size
         place = bisect_right(self._ends, offset)
-        return self.size if goes_on else self._ends[place] if place < len(self._ends) else offset
+        return self._ends[place] if place < len(self._ends) else offset
+
+    def _note_begun(self, offset: int) -> None:
+        """Note that a tensor is being read from its beginning; the second time, all are read once more."""
+        place = bisect_right(self._ends, offset)
+        if not self._ends or (place and self._ends[place - 1] != offset):
+            return
+        at = bisect_right(self._begun, offset)
+        if at and self._begun[at - 1] == offset:
+            self._begun = [offset]
+        else:
+            self._begun.insert(at, offset)
 
     def _fetch_ahead(self, block: _Block) -> None:
-        limit = self._limit(block.start, goes_on=block.goes_on)
+        limit = self._limit(block.start, block.crossed)
         end = block.end
         while True:  # what was fetched after it already
             following = next((one for one in self._blocks if one.start == end and one is not block), None)
@@ -176,9 +193,9 @@ class StreamedSource(Closing):
             ahead = end - block.end
             if end >= limit or waiting >= _AHEAD or ahead >= _AHEAD * _BLOCK_NBYTES:
                 return
-            end = self._new_block(end, min(end + _BLOCK_NBYTES, limit), goes_on=block.goes_on).end
+            end = self._new_block(end, min(end + _BLOCK_NBYTES, limit), block.crossed).end
 
-    def _new_block(self, start: int, end: int, *, goes_on: bool) -> _Block:
+    def _new_block(self, start: int, end: int, crossed: int = 0) -> _Block:
         """Begin to fetch a block, up to one that is there already; forget old ones to make room."""
         end = min([self.size, end, *(one.start for one in self._blocks if one.start > start)])
         held = sum(one.end - one.start for one in self._blocks)
@@ -192,8 +209,8 @@ class StreamedSource(Closing):
             from concurrent.futures import ThreadPoolExecutor  # noqa: PLC0415 (import blobstore stays cheap)
 
             self._pool = ThreadPoolExecutor(_AHEAD + 1, thread_name_prefix="blobstore-fetch")
-        block = _Block(start, end, goes_on, self._pool.submit(self._object.fetch, start, end), end - start)
-        self._blocks.appendleft(block)
+        block = _Block(start, end, crossed, self._pool.submit(self._object.fetch, start, end), end - start)
+        self._blocks.append(block)
         return block
 
     def _copy(self, block: _Block, buffer: memoryview, offset: int) -> int:

@@ -235,8 +235,9 @@ def _can_hide(stream: Any) -> bool:  # noqa: ANN401 (fsspec's)
     """Whether a file system's new file appears only when its transaction ends: `commit` and `discard` do something."""
     from fsspec.spec import AbstractBufferedFile  # noqa: PLC0415 (an extra)
 
-    own = (getattr(type(stream), name, None) for name in ("commit", "discard"))
-    return all(method not in (None, AbstractBufferedFile.commit, AbstractBufferedFile.discard) for method in own)
+    methods = [getattr(stream, name, None) for name in ("commit", "discard")]
+    nothing = (None, AbstractBufferedFile.commit, AbstractBufferedFile.discard)
+    return all(getattr(method, "__func__", method) not in nothing for method in methods)
 
 
 def _no_upload(path: str) -> UsageError:

@@ -64,8 +64,7 @@ def connect(url: str, *, own: bool = False) -> tuple[Any, str]:
     try:
         from fsspec.core import url_to_fs  # noqa: PLC0415 (an extra)
     except ImportError:
-        fix = "pip install 'gemma-blobstore[remote]'"
-        raise MissingExtraError("needs-remote", f"{what}, and fsspec isn't installed: {fix}") from None
+        raise MissingExtraError("needs-remote", f"{what}, and fsspec isn't installed: pip install fsspec") from None
     options: dict[str, Any] = {"skip_instance_cache": True} if own else {}
     try:
         with reaching(url):

@@ -8,6 +8,7 @@ from __future__ import annotations
 import errno
 import os
 from contextlib import suppress
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, TypeGuard
 
 import numpy as np
@@ -16,7 +17,7 @@ from blobstore.container import layout
 from blobstore.container.directory import Directory
 from blobstore.container.keys import INDEX_KEY, SKELETON_INDEX_KEY, SKELETON_KEY, decode_key
 from blobstore.container.reader import BlobReader, directory_in
-from blobstore.errors import BlobStoreError, FormatError, UsageError, in_file
+from blobstore.errors import BlobStoreError, FormatError, UsageError, in_file, without_secrets
 from blobstore.fileio.paths import path_text
 from blobstore.fileio.places import absolute, folder_of, join
 from blobstore.fileio.ranges import FileRange
@@ -36,6 +37,7 @@ if TYPE_CHECKING:
 _OF_ONE_FILE = (INDEX_KEY, SKELETON_KEY, SKELETON_INDEX_KEY)  # they describe a file, not the set
 _OF_ONE_FILE_KEYS = np.array([key.encode() for key in _OF_ONE_FILE], f"S{layout.KEY_NBYTES}")
 _FEWER = "each file that views are kept of takes one: raise the limit (ulimit -n), or open with access='read'"
+_HEAD_NBYTES = 16  # tell that it is the index of a set
 _VERSION = 2  # of the stores of a set
 
 
@@ -47,15 +49,19 @@ def open_reader(
     Raises:
         FormatError: ``index-…`` as well: the index of a set is wrong.
     """
-    try:
-        return BlobReader(path, access=access, writable=writable, prefetch=prefetch)
-    except FormatError as error:
-        if error.reason != "bad-magic" or not is_path(path):
+    with in_file(name_of(path)):
+        source = open_source(path, access, writable=writable, prefetch=prefetch)
+        try:
+            return BlobReader.of_source(path, source)
+        except FormatError as error:
+            if error.reason != "bad-magic" or not is_path(path) or not is_set(source.view(0, _HEAD_NBYTES)):
+                source.close()
+                raise
+        except BaseException:
+            source.close()
             raise
-        try:  # nothing is read twice: it may be far away
-            return SetReader(path, access=access, writable=writable, prefetch=prefetch)
-        except FormatError as of_set:
-            raise (error if of_set.reason == "index-magic" else of_set) from None
+    # It isn't opened twice: it may be far away.
+    return SetReader(path, access=access, writable=writable, prefetch=prefetch, own=source)
 
 
 def is_path(path: Readable) -> TypeGuard[FilePath]:
@@ -68,7 +74,7 @@ def is_set_at(path: Readable) -> bool:
     if not is_path(path):
         return False
     try:
-        return is_set(read_beginning(os.fsdecode(path), 16))
+        return is_set(read_beginning(os.fsdecode(path), _HEAD_NBYTES))
     except (OSError, BlobStoreError):
         return False
 
@@ -96,47 +102,29 @@ def refuse_set(path: Readable, fix: str) -> None:
         raise UsageError("set-not-file", f"{name_of(path)!r} is the index of a set of files: {fix}")
 
 
-class SetReader(BlobReader):
-    """The blobs of a set. Their offsets are counted over its files, one after another.
+@dataclass(frozen=True)
+class _Opener:
+    """Opens the files of a set. It doesn't know the reader: a circle would keep files open until it is collected."""
 
-    Attributes:
-        index: Of the set; its layout was checked.
-    """
+    path: str
+    index: NameIndex
+    files: list[str]
+    shown: list[str]
+    access: Access
+    writable: bool
+    prefetch: Prefetch
 
-    def __init__(
-        self, path: Readable, *, access: Access = "auto", writable: bool = False, prefetch: Prefetch = "none"
-    ) -> None:
-        """Open a set by the path of its index. Its files are opened, and checked, when they are first read."""
-        given = path_text(path)  # type: ignore[arg-type]  # a file object has no folder
-        self.path = name_of(path)
-        folder = folder_of(given)
-        real_folder = folder_of(absolute(given))  # the working directory may change
-        self._options = (access, writable, prefetch)
-        with in_file(self.path):
-            own = open_source(path, access)
-            try:
-                raw = own.view(0, own.size)
-                if not is_set(raw):
-                    raise FormatError("index-magic", "this is not the index of a set", 0)
-                self.index: NameIndex = open_index(raw, kind="set", path=self.path)
-            except BaseException:
-                own.close()
-                raise
-        stores = self.index.stores
-        self._paths = [join(folder, store.name) for store in stores]
-        self._files = [join(real_folder, store.name) for store in stores]
-        self._set = SetSource(own, self._files, [store.nbytes for store in stores], self._open, writable=writable)
-        self._source = self._set
-        self.directory: Directory = _directory_of(self.index)
-
-    def _open(self, number: int) -> ByteSource:
+    def open(self, number: int) -> ByteSource:
         """Open one of the files, with checks I22 to I24."""
-        store, path = self.index.stores[number], self._paths[number]
-        access, writable, prefetch = self._options
+        store, path = self.index.stores[number], self.shown[number]
         with in_file(path):
             try:
                 source = open_source(
-                    self._files[number], access, writable=writable, prefetch=prefetch, one_of_many=True
+                    self.files[number],
+                    self.access,
+                    writable=self.writable,
+                    prefetch=self.prefetch,
+                    one_of_many=True,
                 )
             except (OSError, UsageError) as error:
                 raise self._as_given(number, error) from None
@@ -150,16 +138,59 @@ class SetReader(BlobReader):
 
     def _as_given(self, number: int, error: OSError | UsageError) -> Exception:
         """Return why one of the files can't be opened, with its path as the set's was given."""
-        place = f"store {number + 1} of {len(self._paths)} of the set {self.path!r}"
+        place = f"store {number + 1} of {len(self.files)} of the set {self.path!r}"
         if isinstance(error, FileNotFoundError):
             return FormatError("set-missing-store", f"{place} is missing: put it back")
         if isinstance(error, UsageError) and error.reason == "not-a-file":
             return FormatError("set-missing-store", f"{place} is missing, there is something else: {error.message}")
         if isinstance(error, OSError):
-            error.filename = self._paths[number]
+            error.filename = self.shown[number]
             if error.errno == errno.EMFILE:
                 error.strerror = f"{error.strerror}: {_FEWER}"
         return error
+
+
+class SetReader(BlobReader):
+    """The blobs of a set. Their offsets are counted over its files, one after another.
+
+    Attributes:
+        index: Of the set; its layout was checked.
+    """
+
+    def __init__(
+        self,
+        path: Readable,
+        *,
+        access: Access = "auto",
+        writable: bool = False,
+        prefetch: Prefetch = "none",
+        own: ByteSource | None = None,
+    ) -> None:
+        """Open a set by the path of its index. Its files are opened, and checked, when they are first read.
+
+        ``own`` is the index, if it is open already; this takes it over.
+        """
+        given = path_text(path)  # type: ignore[arg-type]  # a file object has no folder
+        self.path = name_of(path)
+        folder = folder_of(given)
+        real_folder = folder_of(absolute(given))  # the working directory may change
+        with in_file(self.path):
+            own = own or open_source(path, access)
+            try:
+                if not is_set(own.view(0, min(_HEAD_NBYTES, own.size))):  # before a large file is read as an index
+                    raise FormatError("index-magic", "this is not the index of a set", 0)
+                self.index: NameIndex = open_index(own.view(0, own.size), kind="set", path=self.path)
+            except BaseException:
+                own.close()
+                raise
+        stores = self.index.stores
+        self._paths = [join(folder, store.name) for store in stores]
+        self._shown = [without_secrets(path) for path in self._paths]
+        files = [join(real_folder, store.name) for store in stores]
+        opener = _Opener(self.path, self.index, files, self._shown, access, writable, prefetch)
+        self._set = SetSource(own, files, [store.nbytes for store in stores], opener.open, writable=writable)
+        self._source = self._set
+        self.directory: Directory = _directory_of(self.index)
 
     @property
     def is_elsewhere(self) -> bool:
@@ -188,9 +219,9 @@ class SetReader(BlobReader):
         return tuple(self._paths)
 
     def file_at(self, offset: int) -> tuple[str, int]:
-        """Return which file has the byte at an offset, and where."""
+        """Return which file has the byte at an offset, a URL without its secrets, and where."""
         number, start = self._set.place(offset)
-        return self._paths[number], start
+        return self._shown[number], start
 
     def fault_of(self, number: int) -> FormatError | OSError | None:
         """Return what is wrong with one of the files, if anything is: I22 to I24."""

@@ -10,7 +10,7 @@ import numpy as np
 
 from blobstore.errors import in_file
 from blobstore.fileio.ranges import CHUNK_NBYTES
-from blobstore.fileio.threads import check_workers, run_all
+from blobstore.fileio.threads import check_workers, cores, run_all
 from blobstore.store.slices import load_rows
 
 if TYPE_CHECKING:
@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     Job = Callable[[], object]
 
 
+_ELSEWHERE = 3  # threads that take what comes from elsewhere
 _ALIGN = 64  # tensors are aligned in memory as they are in the file, up to a cache line
 
 
@@ -60,6 +61,8 @@ def load_all(store: TensorFile, infos: Iterable[TensorInfo], workers: int | None
         workers: Threads; by default one for each core.
     """
     check_workers(workers)
+    if store.reader.is_elsewhere:  # each may hold a block of its own besides those that are fetched ahead
+        workers = min(workers or cores(), _ELSEWHERE)
     with in_file(store.path), store.reader.reading() as read_into:
         return _load_all(store, list(infos), read_into, workers)
 

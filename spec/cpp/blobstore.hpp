@@ -1840,12 +1840,14 @@ class Store {
     fault = Fault{};
     Store store;
     if (!store.index_.emplace().parse_set(index, fault)) return std::nullopt;
-    if (files.size() != store.index_->store_count()) {
-      detail::refuse(fault, "set-missing-store", 0, "the set has ", uint64_t{store.index_->store_count()}, " files");
-      return std::nullopt;
-    }
-    for (uint32_t i = 0; i < store.index_->store_count(); ++i) {
+    const uint32_t count = store.index_->store_count();
+    for (uint32_t i = 0; i < count && i < files.size(); ++i) {
       if (!store.load_store(i, files[i], fault)) return std::nullopt;
+    }
+    if (files.size() != count) {
+      detail::refuse(fault, "set-missing-store", 0, "the set has ", uint64_t{count}, " files, given are ",
+                     uint64_t{files.size()});
+      return std::nullopt;
     }
     return std::optional<Store>(std::move(store));
   }

@@ -94,14 +94,19 @@ def valid(
     files: dict[str, str] | None = None,
 ) -> Case:
     """A set that opens; its manifest entry says what it has, and which store has it."""
-    held = [own_blobs(part, metadata, digests=digests, unpacked=unpacked) for part in parts]
+    pairs = json.loads(metadata)
+    held = []
+    for part in parts:
+        carries = {key.encode() for key in (files or {}).values()} <= {key for key, _ in part[0]}
+        own = {key: value for key, value in pairs.items() if carries or key != "blobstore.files"}
+        held.append(own_blobs(part, metadata_json(own), digests=digests, unpacked=unpacked))
     stores = stores_of(parts, held)
     others = {one.name.decode(): container(2, blobs) for one, blobs in zip(stores, held, strict=True)}
     every = [(e, file) for (_, listed), file in zip(parts, others, strict=True) for e in listed]
     every.sort(key=lambda pair: pair[0].name)
     facts: dict[str, Any] = {
         "digests": digests,
-        "metadata": json.loads(metadata),
+        "metadata": pairs,
         "stores": [
             {"file": file} | digest(data) | {"blobs": blob_facts(2, blobs)}
             for (file, data), blobs in zip(others.items(), held, strict=True)

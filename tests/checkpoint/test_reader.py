@@ -24,6 +24,7 @@ from tests.checkpoints import (
     write_peer,
     write_shards,
 )
+from tests.conftest import open_descriptors
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -43,7 +44,7 @@ def refused(path: Path, max_json_nbytes: int = 100_000_000) -> CheckpointError:
 
 def open_files() -> int:
     gc.collect()  # files that other tests left open are closed now, not in between
-    return len(os.listdir("/proc/self/fd"))
+    return len(open_descriptors())
 
 
 @given(tensor_maps, st.integers(1, 3), st.data())

@@ -23,6 +23,7 @@ from blobstore.codecs.element_types import BY_NAME
 from blobstore.store.writer import StoreWriter
 from tests.adapters import LAYER, factors_of, pair, write_adapter
 from tests.checkpoints import LFS_POINTER, linux_only, needs_pipes
+from tests.conftest import open_descriptors
 from tests.gemma_checkpoints import sound_recipe
 from tests.memory import peak_of_command
 from tests.models import RUNNABLE
@@ -454,11 +455,11 @@ def test_a_tensor_of_an_adapter_that_is_cut_off(here: Path, capsys: pytest.Captu
 @pytest.mark.usefixtures("here")
 def test_no_file_stays_open() -> None:
     gc.collect()  # files that other tests left open are closed now, not in between
-    before = len(os.listdir("/proc/self/fd"))
+    before = len(open_descriptors())
     for adapters in (["lora", "base"], ["lora", "lora"], ["head"]):
         with suppress(blobstore.CheckpointError):
             blobstore.preview_conversion("base", adapters=adapters)
-    assert len(os.listdir("/proc/self/fd")) == before
+    assert len(open_descriptors()) == before
 
 
 @needs_pipes

@@ -10,10 +10,8 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from blobstore import cli
-from tests.checkpoints import snapshot
 from tests.cli.test_outputs import commands, run_for_bytes
-from tests.places import NAMES, PLACES, contents, make_places
-from tests.remote.counting import clear, put
+from tests.places import NAMES, PLACES, Place, contents, held, make_places, upload
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -27,18 +25,14 @@ class Done:
     Attributes:
         status: Its exit status.
         printed: On standard output.
-        site: The folder with the model, or what its URL has in front of a name.
+        place: With the model.
         out: The folder for what it writes.
     """
 
     status: int
     printed: bytes
-    site: Path | str
+    place: Place
     out: Path
-
-    def at(self, name: str) -> Path | str:
-        """Return the path, or the URL, of a file beside the model."""
-        return f"{self.site}{name}" if isinstance(self.site, str) else self.site / name
 
 
 @dataclass(frozen=True)
@@ -46,7 +40,8 @@ class Row:
     """A command.
 
     Attributes:
-        words: With the names of files as {model} and so on, {ck} for the checkpoint, {out} for a folder to write to.
+        words: With the names of files as {model} and so on, {ck} for the checkpoint, {out} for a folder to write to,
+            {here} before the name of a file beside the model.
         meaning: What must be the same in all places.
         refused: In which places it is refused, and why.
         changes: Whether it changes the file that it is given.
@@ -72,8 +67,7 @@ def without_places(facts: Any) -> Any:  # noqa: ANN401 (JSON)
     """Return JSON without what tells where a tensor lies, and how long it took."""
     if isinstance(facts, dict):
         places = {"offset", "file", "seconds", "nbytes_per_second"}
-        paths = {key for key, value in facts.items() if isinstance(value, str) and value.endswith(".sbs")}
-        return {key: without_places(value) for key, value in facts.items() if key not in places | paths}
+        return {key: without_places(value) for key, value in facts.items() if key not in places}
     return [without_places(value) for value in facts] if isinstance(facts, list) else facts
 
 
@@ -112,9 +106,9 @@ def made(name: str = "made.sbs", base: str | None = None) -> Callable[[Done], ob
     """Compare the contents of the .sbs file, or the set, that was written."""
 
     def meaning(done: Done) -> object:
-        held = contents(done.out / name, done.at(base) if base else None)
-        held["metadata"] = {key: value for key, value in held["metadata"].items() if key not in OF_PLACES}
-        return done.status, held
+        found = contents(done.out / name, done.place.name(base) if base else None)
+        found["metadata"] = {key: value for key, value in found["metadata"].items() if key not in OF_PLACES}
+        return done.status, found
 
     return meaning
 
@@ -124,7 +118,8 @@ def packed(done: Done) -> object:
     return sorted(map(str, json.loads(done.printed)["blobs"])), made()(done)
 
 
-NOT_FILE = {"set": "set-not-file", "remote set": "set-not-file"}
+NOT_FILE = dict.fromkeys(("set", "set-url"), "set-not-file")
+BESIDE = {"url": "needs-path"}  # two objects elsewhere don't appear at once
 ROWS = [
     Row("info {model} --json", told("format", "tensors", "shared", "types", "weights", "carried", "metadata", "notes")),
     Row("info {packed} --json", told("tensors", "types", "weights", "carried", "runs")),
@@ -147,37 +142,44 @@ ROWS = [
     Row("verify {model} --against {ck} --json", told("ok", "faults", "verdicts", "notes", "compared")),
     Row("verify {tuned} --against {ck} --json", differing),
     Row("diff {model} {ck} --json", told("differ", "counts", "entries", "nbytes")),
-    Row("diff {model} {tuned} --all --json", told()),
+    Row("diff {model} {tuned} --all --json", told("differ", "counts", "entries", "nbytes")),
     Row("diff {packed} {model} --by keys --json", told("differ", "counts", "entries", "nbytes")),
     Row("diff {difference} {tuned} --base {model} --json", told("differ", "counts", "entries", "nbytes")),
     Row("export {model} -o {out}/made.safetensors", written),
     Row("export {model} -o {out}/ --max-shard-size 100kB --dtype bf16", written),
     Row("export {difference} --base {model} -o {out}/made.safetensors", written),
-    Row("index attach {model}", refused={"file": "has-index", "remote file": "has-index", **NOT_FILE}),
-    Row(
-        "index detach {model}",
-        lambda done: contents(done.at("model.sbs")),
-        {"remote file": "needs-path", **NOT_FILE},
-        changes=True,
-    ),
-    Row("index build {model} --force", refused={"remote file": "needs-path", **NOT_FILE}, changes=True),
+    Row("index attach {model}", refused={"file": "has-index", "url": "has-index", **NOT_FILE}),
+    Row("index detach {model}", lambda done: contents(done.place.name("model.sbs")), BESIDE | NOT_FILE, changes=True),
+    Row("index build {model} --force", refused=BESIDE | NOT_FILE, changes=True),
     Row("index build {model} --force --embed", refused=NOT_FILE, changes=True),
     Row(
-        "index join {model} -o {before}joined.sbs", lambda done: contents(done.at("joined.sbs")), NOT_FILE, changes=True
+        "index join {model} -o {here}joined.sbs",
+        lambda done: contents(done.place.name("joined.sbs")),
+        NOT_FILE,
+        changes=True,
     ),
     Row("rewrite {model} -o {out}/made.sbs", made()),
     Row("rewrite {model} -o {out}/made.sbs --drop *.norm --rename ids=numbers --set a=b --sort", made()),
     Row("rewrite {model} -o {out}/made.sbs --container 1 --index external", made()),
     Row("rewrite {packed} -o {out}/made.sbs --unset format", refused=dict.fromkeys(PLACES, "packed-file")),
-    Row("rewrite {model} --in-place --set a=b", lambda done: contents(done.at("model.sbs")), NOT_FILE, changes=True),
+    Row(
+        "rewrite {model} --in-place --set a=b",
+        lambda done: contents(done.place.name("model.sbs")),
+        NOT_FILE,
+        changes=True,
+    ),
     Row("recover {model} -o {out}/made.sbs", made(), NOT_FILE),
-    Row("repair {model} -o {out}/made.sbs", refused={"file": "no-config", "remote file": "no-config", **NOT_FILE}),
+    Row("repair {model} -o {out}/made.sbs", refused={"file": "no-config", "url": "no-config", **NOT_FILE}),
     Row("pack {model} -o {out}/made.sbs --json", packed),
     Row("pack {model} --only *.weight -o {out}/made.sbs", made()),
     Row("pack {tuned} --base {model} -o {out}/made.sbs", made(base="model.sbs")),
     Row("unpack {packed} -o {out}/made.sbs", made()),
     Row("unpack {difference} --base {model} -o {out}/made.sbs", made()),
-    Row("bench {model} --warm --runs 1 --json", told("tensors", "nbytes")),
+    Row(
+        "bench {model} --warm --runs 1 --json",
+        told("tensors", "nbytes"),
+        dict.fromkeys(("url", "set-url"), "needs-path"),
+    ),
 ]
 WITHOUT_A_FILE = {"demo", "completion"}
 
@@ -201,25 +203,24 @@ def places(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def run_row(row: Row, place: str, places: Path, folder: Path, monkeypatch: pytest.MonkeyPatch) -> object:
     """Run a row's command in a copy of a place → its meaning, or None if it was refused."""
-    name = place.replace(" ", "-")
-    site, out = folder / name, folder / f"{name}-out"
+    site, out = folder / place, folder / f"{place}-out"
     shutil.copytree(places / place, site)
     out.mkdir()
     monkeypatch.chdir(site)
     monkeypatch.setenv("PATH", "")  # no compiler for bench
-    before, prefix = snapshot(site), PLACES[place].before
-    if prefix:
-        put(prefix.rstrip("/"), site)
-    files = {name.removesuffix(".sbs"): prefix + name for name in NAMES}
-    words = row.words.format(**files, ck=places / "ck", out=out, before=prefix)
+    where = PLACES[place]
+    upload(where, site)
+    before = held(where, site)
+    files = {name.removesuffix(".sbs"): where.name(name) for name in NAMES}
+    words = row.words.format(**files, here=where.url, ck=places / "ck", out=out)
     status, shown, err = run_for_bytes(words.split())
     if place in row.refused:
         assert err.startswith(f"blobstore: {row.refused[place]}: "), err
-        assert (status != 0, snapshot(site), list(out.iterdir())) == (True, before, [])
+        assert (status != 0, held(where, site), list(out.iterdir())) == (True, before, [])
         return None
     assert not err.startswith("blobstore:"), err
-    assert row.changes or snapshot(site) == before
-    return row.meaning(Done(status, shown, prefix or site, out))
+    assert row.changes or held(where, site) == before
+    return row.meaning(Done(status, shown, where, out))
 
 
 def slowly(row: Row) -> list[pytest.MarkDecorator]:
@@ -228,7 +229,6 @@ def slowly(row: Row) -> list[pytest.MarkDecorator]:
 
 @pytest.mark.parametrize("row", [pytest.param(row, id=row.words, marks=slowly(row)) for row in ROWS])
 def test_it_is_the_same_everywhere(row: Row, places: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    clear()
     meanings = {place: run_row(row, place, places, tmp_path, monkeypatch) for place in PLACES}
     for place, meaning in meanings.items():
         assert place in row.refused or "file" in row.refused or meaning == meanings["file"], place

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from blobstore import BlobReader, BlobWriter
 from blobstore.errors import BlobStoreError, FormatError, KeyNotFoundError, TruncatedError, UsageError, in_file
 from tests import strategies
-from tests.conftest import vector_params
+from tests.conftest import open_descriptors, vector_params
 from tests.strategies import bytes_of, payload, text_of
 
 if TYPE_CHECKING:
@@ -184,10 +184,10 @@ def test_a_reader_keeps_the_file_that_it_opened(reader: BlobReader) -> None:
 def test_a_refused_file_is_closed(path: Path, access: Access) -> None:
     os.truncate(path, 60_000)
     gc.collect()  # closes now what other tests have left open
-    before = os.listdir("/proc/self/fd")
+    before = open_descriptors()
     with pytest.raises(TruncatedError) as caught:
         BlobReader(path, access=access)
-    assert len(os.listdir("/proc/self/fd")) == len(before)
+    assert len(open_descriptors()) == len(before)
     assert str(caught.value).endswith(f"truncated download? [{path}]")
     assert caught.value.path == str(path)
 

@@ -16,6 +16,7 @@ from blobstore.errors import UsageError
 from blobstore.fileio import atomic
 from blobstore.fileio.atomic import AtomicFile, write_file
 from blobstore.fileio.descriptors import write_all
+from tests.conftest import open_descriptors
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -369,13 +370,13 @@ def test_a_file_that_is_given_up_leaves_nothing(target: Path) -> None:
 @pytest.mark.usefixtures("kind")
 def test_a_file_that_is_forgotten_leaves_nothing(target: Path) -> None:
     gc.collect()
-    descriptors = os.listdir("/proc/self/fd")
+    descriptors = open_descriptors()
     new = AtomicFile(target)
     write_all(new.fileno(), memoryview(NEW))
     del new
     gc.collect()
     assert_untouched(target)
-    assert len(os.listdir("/proc/self/fd")) == len(descriptors)
+    assert len(open_descriptors()) == len(descriptors)
 
 
 @pytest.mark.usefixtures("kind")
@@ -407,14 +408,14 @@ def test_a_folder_that_cannot_be_written_to_is_an_oserror(target: Path, monkeypa
     def denied(*_: object) -> int:
         raise PermissionError(errno.EACCES, "denied")
 
-    descriptors = sorted(os.listdir("/proc/self/fd"))
+    descriptors = open_descriptors()
     monkeypatch.setattr(os, "open", denied)
     with pytest.raises(PermissionError):
         AtomicFile(target)
     monkeypatch.undo()
     gc.collect()
     assert_untouched(target)
-    assert sorted(os.listdir("/proc/self/fd")) == descriptors
+    assert open_descriptors() == descriptors
 
 
 def test_a_folder_where_nothing_can_be_made_is_an_oserror() -> None:

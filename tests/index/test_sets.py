@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import hashlib
 import os
 import pickle
@@ -131,6 +132,20 @@ def test_a_valid_set_is_read_as_the_manifest_says(fact: dict[str, Any], access: 
 
 
 @pytest.mark.parametrize("fact", vector_params("set_valid"))
+def test_a_valid_set_and_its_stores_have_no_faults(fact: dict[str, Any]) -> None:
+    path = VECTORS / "set_valid" / fact["file"]
+    for file in (path, *(path.with_name(one["file"]) for one in fact["stores"])):
+        assert not [one for one in blobstore.verify(file).findings if one.severity == "error"]
+
+
+@pytest.mark.parametrize("fact", vector_params("set_invalid"))
+def test_the_fault_of_an_invalid_set_is_found(fact: dict[str, Any]) -> None:
+    path = VECTORS / "set_invalid" / fact["file"]
+    for report in (blobstore.check(path), blobstore.verify(path)):
+        assert fact["reason"] in {one.code for one in report.findings if one.severity == "error"}
+
+
+@pytest.mark.parametrize("fact", vector_params("set_valid"))
 def test_the_index_of_a_valid_set_is_joined_from_its_stores(fact: dict[str, Any], tmp_path: Path) -> None:
     path = VECTORS / "set_valid" / fact["file"]
     join(tmp_path / "m.sbs", [path.with_name(one["file"]) for one in fact["stores"]], fact["metadata"])
@@ -212,3 +227,17 @@ def test_the_index_of_a_set_without_its_folder_is_refused(path: Path, data: str)
         pytest.raises(FormatError, match=r"bad-magic: .*a set by its path"),
     ):
         blobstore.open(file.read() if data == "bytes" else file)
+
+
+@pytest.mark.skipif(not os.path.isdir("/proc/self/fd"), reason="descriptors are not listed here")
+def test_a_store_that_nobody_needs_lets_go_of_its_files(path: Path) -> None:
+    gc.collect()
+    gc.disable()
+    try:
+        before = os.listdir("/proc/self/fd")
+        store = blobstore.open(path)
+        _ = [store[name] for name in list(ALL)]
+        del store, _
+        assert len(os.listdir("/proc/self/fd")) == len(before)
+    finally:
+        gc.enable()

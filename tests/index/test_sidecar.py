@@ -33,7 +33,7 @@ from blobstore.fileio.plain_files import ReopenedFile, open_one_of_many
 from blobstore.fileio.temporary import abandoned
 from blobstore.index import open_index
 from tests.checkpoints import linux_only, needs_pipes, small, snapshot, write_peer, write_shards
-from tests.conftest import ROOT
+from tests.conftest import ROOT, open_descriptors
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -420,7 +420,7 @@ def test_nothing_in_a_folder_is_waited_for(
 
 
 def descriptors() -> int:
-    return len(os.listdir("/proc/self/fd"))
+    return len(open_descriptors())
 
 
 @linux_only

@@ -206,9 +206,9 @@ def test_a_file_that_begins_otherwise_is_refused_when_that_is_seen(model: Path) 
     data[0] ^= 1
     fsspec.filesystem("counted").pipe_file("/bucket/model.sbs", bytes(data))
     store = blobstore.open(URL)
-    with pytest.raises(FormatError, match="bad-beginning"):
+    with pytest.raises(FormatError, match="bad-magic"):
         store.load_all()
-    assert "bad-beginning" in str(blobstore.check(URL).findings)
+    assert "bad-magic" in str(blobstore.check(URL).findings)
 
 
 @pytest.mark.usefixtures("model")

@@ -16,7 +16,7 @@ import blobstore
 from blobstore import cli
 from blobstore.container.writer import ContainerWriter
 from blobstore.errors import without_secrets
-from blobstore.fileio import uploads
+from blobstore.fileio import streamed, uploads
 from blobstore.fileio.uploads import Upload
 from tests.adapters import LAYER, write_adapter, write_base
 from tests.checkpoints import small, write_peer
@@ -87,6 +87,20 @@ def test_a_conversion_by_name_fetches_each_tensor_once(tmp_path: Path) -> None:
         assert sum(end - start for path, start, end in CountedFileSystem.fetched if path.endswith(shard.name)) == (
             shard.stat().st_size
         )
+
+
+@pytest.mark.parametrize(("weights", "times"), [("bf16", 1), ("f32", 1), ("sfp", 2)])
+def test_a_conversion_for_gemma_fetches_each_tensor_once_or_twice_to_scale_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, weights: str, times: int
+) -> None:
+    put(CHECKPOINT, sound_recipe("gemma3").write(tmp_path / "ck"))
+    for name, nbytes in (("_KEPT_NBYTES", 65_536), ("_BLOCK_NBYTES", 4096), ("_HEAD_NBYTES", 4096)):
+        monkeypatch.setattr(streamed, name, nbytes)
+    CountedFileSystem.fetched.clear()
+    blobstore.convert(CHECKPOINT, tmp_path / "made.sbs", weights=weights)
+    fetched = sum(end - start for path, start, end in CountedFileSystem.fetched if path.endswith(".safetensors"))
+    size = (tmp_path / "ck" / "model.safetensors").stat().st_size
+    assert (times - 1) * size < fetched <= times * size
 
 
 def test_one_file_and_the_index_of_shards_elsewhere(tmp_path: Path) -> None:
