@@ -5,13 +5,15 @@ from __future__ import annotations
 from itertools import pairwise
 from typing import TYPE_CHECKING
 
+import fsspec
 import numpy as np
 import pytest
 
 import blobstore
 from blobstore.errors import FormatError, RemoteError
 from blobstore.fileio import remote, remote_object
-from tests.remote.counting import CountedFileSystem, put
+from tests.checkpoints import write_peer
+from tests.remote.counting import CountedFileSystem, clear, put
 from tests.sets import save_set
 
 if TYPE_CHECKING:
@@ -96,3 +98,35 @@ def test_few_stores_keep_their_ends() -> None:
         for i in [*range(COUNT), *range(COUNT)]:
             assert store[f"layer.{i}.c"].shape == (40, 50 + i)
         assert len(store.reader._source._files) <= 16  # type: ignore[attr-defined]
+
+
+def made(folder: str) -> dict[str, bytes]:
+    elsewhere = fsspec.filesystem("memory")
+    names = [path.rpartition("/")[2] for path in elsewhere.ls(folder, detail=False)]
+    return {name: elsewhere.cat_file(f"{folder}/{name}") for name in names}
+
+
+@pytest.mark.parametrize("stops_after", [None, 1, 60_000, 100_000])
+def test_a_set_is_made_elsewhere_and_gone_on_with(tmp_path: Path, stops_after: int | None) -> None:
+    clear()
+    rng = np.random.default_rng(3)
+    folder = tmp_path / "checkpoint"
+    folder.mkdir()
+    write_peer(folder / "model.safetensors", {f"t.{i}": rng.integers(0, 9, (60, 70), np.int32) for i in range(9)})
+    here = tmp_path / "here"
+    here.mkdir()
+    blobstore.convert(folder, here / "m.sbs", max_shard_size="66kB")
+    done = 0
+
+    def stop(nbytes: int) -> None:
+        nonlocal done
+        done += nbytes
+        if stops_after is not None and done >= stops_after:
+            raise KeyboardInterrupt
+
+    if stops_after is not None:
+        with pytest.raises(KeyboardInterrupt):
+            blobstore.convert(folder, "memory://made/m.sbs", max_shard_size="66kB", progress=stop)
+        assert "m.sbs" not in made("/made")
+    blobstore.convert(folder, "memory://made/m.sbs", max_shard_size="66kB", resume=stops_after is not None)
+    assert made("/made") == {path.name: path.read_bytes() for path in here.iterdir()}
