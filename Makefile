@@ -15,7 +15,7 @@ SLOW_FILES := test_crash test_limits test_faults test_growth test_cpp test_fuzz 
 FAST_TESTS := $(SLOW_FILES:%=--ignore=tests/%.py) --ignore=tests/bench -k "not memory and not pipe and not every_bf16 and not most_blobs"
 OLDEST := build/oldest
 
-.PHONY: demo test test-fast test-extras lint unit coverage fuzz mutants stress bench test-oldest test-slowly \
+.PHONY: demo test test-fast test-extras lint unit coverage fuzz mutants stress bench bench-large test-oldest test-slowly \
 	$(INSTALLED:%=test-%) test-pyright vectors clean
 
 demo: $(VENV)/.installed
@@ -66,6 +66,12 @@ test-pyright: $(VENV)/.pyright
 bench: $(VENV)/.bench
 	mkdir -p build
 	$(BIN)/python -m benchmarks --publish --tmp build
+
+# Many tensors, files behind a slow server, processes: printed, not published.
+bench-large: $(VENV)/.distributed
+	$(BIN)/python -m benchmarks.scale
+	$(BIN)/python -m benchmarks.remote --tmp build
+	$(BIN)/python -m benchmarks.distributed --tmp build
 
 vectors: $(VENV)/.installed
 	$(BIN)/python spec/vectors/generate.py
