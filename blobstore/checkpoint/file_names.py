@@ -35,7 +35,7 @@ _MODEL_FILES = {
     "of sentence-transformers": ("modules.json", "config_sentence_transformers.json", "sentence_bert_config.json"),
 }
 _WHY_MODEL_FILE = {name: why for why, names in _MODEL_FILES.items() for name in names}
-MODEL_FILES = tuple(_WHY_MODEL_FILE)
+MODEL_FILES: tuple[str, ...] = tuple(_WHY_MODEL_FILE)
 _TEMPLATES = "additional_chat_templates"
 _MODULE = re.compile("[0-9]+_[A-Za-z]+")  # of sentence-transformers, such as 1_Pooling
 _IN_FOLDERS = re.compile(f"{_MODULE.pattern}/config\\.json|{_TEMPLATES}/[^/]+\\.jinja")

@@ -51,7 +51,7 @@ class Indexing:
     Attributes:
         input: The path of the file, as given.
         output: The path of the file that the index is in: the file itself, or the one beside it.
-        nbytes: Size of that file.
+        nbytes: Size of that file; 0 if another process has moved it since.
         names: How many names the index has.
         lost_names: How many names only the previous index had; None where they couldn't be read.
         changed_names: How many names of both have another type, shape or scale now.
@@ -158,7 +158,9 @@ def _other_metadata(paths: Sequence[str]) -> tuple[str, ...]:
 
 
 def _result(reader: BlobReader, output: str, names: int, start: float, **more: Any) -> Indexing:  # noqa: ANN401 (fields)
-    nbytes, seconds = file_size(output), time.perf_counter() - start
+    nbytes, seconds = 0, time.perf_counter() - start
+    with contextlib.suppress(FileNotFoundError):
+        nbytes = file_size(output)
     blobs = len(reader) - (INDEX_KEY in reader) + (output == reader.path)
     more["notes"] = (*more.get("notes", ()), *readers_notes(blobs))
     return Indexing(reader.path, output, nbytes, names, seconds=seconds, **more)

@@ -73,8 +73,8 @@ class RemoteSource(Closing):
         Raises:
             RemoteError, OSError: It can't be fetched.
         """
-        self.path = remote.path
-        self.url = remote.url
+        self.path: str = remote.path
+        self.url: str = remote.url
         self.size: int = remote.size
         self.writable = writable
         self._remote = remote

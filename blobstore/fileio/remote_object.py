@@ -43,7 +43,7 @@ class RemoteObject:
             UsageError: ``not-a-file``; ``needs-size``: the server doesn't say how large it is.
         """
         self._file_system, self._place = connect(url) if file is None else (file.fs, str(file.path))
-        self.url = url if file is None else ""
+        self.url: str = url if file is None else ""
         self.path: str = without_secrets(url or self._file_system.unstrip_protocol(self._place))
         self._recheck = recheck
         self._options: dict[str, str] = {}

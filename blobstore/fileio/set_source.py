@@ -49,12 +49,12 @@ class SetSource(Closing):
             open_file: Opens one of them, and checks it. No two threads open the same file at once.
             writable: Whether views can be written to.
         """
-        self.path = own.path
+        self.path: str = own.path
         self.has_path: bool = own.has_path
         self.url: str = own.url if isinstance(own, RemoteSource) else ""
         self.access: SourceAccess = own.access
         self.writable = writable
-        self.size = sum(sizes)
+        self.size: int = sum(sizes)
         self._own = own
         self._paths = paths
         self._starts = [0, *accumulate(sizes)]

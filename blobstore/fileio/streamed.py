@@ -68,7 +68,7 @@ class StreamedSource(Closing):
         """
         self._object = RemoteObject(url, recheck=False)
         self._url = url
-        self.path = self._object.path
+        self.path: str = self._object.path
         self.size: int = self._object.size
         self.writable = writable
         self._pool: Any = None

@@ -58,7 +58,7 @@ class Upload(Completing):
         self._stream: Any = None  # first: `discard` may be called when this fails
         self._transaction: Any = None
         self.path = path
-        self.committed = False
+        self.committed: bool = False
         self._position = 0
         self._gathered = bytearray()
         self._thread: Any = None

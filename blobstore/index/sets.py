@@ -171,7 +171,7 @@ class SetReader(BlobReader):
         ``own`` is the index, if it is open already; this takes it over.
         """
         given = path_text(path)  # type: ignore[arg-type]  # a file object has no folder
-        self.path = name_of(path)
+        self.path: str = name_of(path)
         folder = folder_of(given)
         real_folder = folder_of(absolute(given))  # the working directory may change
         with in_file(self.path):
