@@ -20,6 +20,7 @@ from blobstore.fileio.ranges import expect
 from blobstore.fileio.sizes import parse_size
 from blobstore.gemma.models import specifier_of
 from blobstore.gemma.newer import readers_notes
+from blobstore.index.sets import refuse_set
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -309,7 +310,7 @@ def convert_as(
     start = time.perf_counter()
     output, index = request.output, request.index
     with request.planned() as (plan, checkpoint):
-        check_target(plan, checkpoint, output)
+        check_target(plan, checkpoint, output, room=not resume)
         # What is made as it is read is looked at as it is written, unless that would be too late.
         sources = unchecked_sources(plan, checkpoint, made=strict)
         findings = [*check_plan(plan, checkpoint.path, embedded=index == "embedded"), *check_values(sources)]
@@ -327,6 +328,7 @@ def convert_as(
             what = "the result is one file, which one machine writes"
             raise UsageError("not-a-set", f"{what}: choose --max-shard-size, or leave out --processes and --scheduler")
         else:
+            refuse_set(output, "choose another output, or remove it and its files: one file would leave them behind")
             odd = run_plan(
                 plan,
                 checkpoint,

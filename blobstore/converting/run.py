@@ -99,15 +99,24 @@ def run_plan(
     return list(odd.values())
 
 
-def check_target(plan: Plan, checkpoint: Checkpoint, target: str | PathLike[str] | BinaryIO) -> None:
+def check_target(
+    plan: Plan, checkpoint: Checkpoint, target: str | PathLike[str] | BinaryIO, *, room: bool = True
+) -> None:
     """Refuse a target that can't be written, before anything is read.
+
+    Args:
+        plan: Of the conversion.
+        checkpoint: Open.
+        target: A path, or a stream.
+        room: Whether all of it has yet to be written.
 
     Raises:
         UsageError: ``same-file``.
         CheckpointError: ``disk-too-small``.
     """
     checkpoint.refuse_as_outputs(*files_of(target))
-    _check_disk(plan, target)
+    if room:
+        _check_disk(plan, target)
 
 
 def unchecked_sources(plan: Plan, checkpoint: Checkpoint, *, made: bool = True) -> list[SourceTensor]:

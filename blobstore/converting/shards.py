@@ -13,10 +13,11 @@ from blobstore.errors import BlobStoreError, CheckpointError, UsageError
 from blobstore.fileio.places import exists
 from blobstore.gemma.runtimes import RUNTIMES
 from blobstore.index.build import dump_metadata
+from blobstore.index.sets import is_set_at
 from blobstore.store import unfinished
 from blobstore.store.division import Item, divide
 from blobstore.store.reader import Store
-from blobstore.store.set_making import refuse_existing, store_paths, write_set_index
+from blobstore.store.set_making import alone_at, refuse_existing, store_paths, write_set_index
 from blobstore.store.unfinished import Unfinished, sources_of
 
 if TYPE_CHECKING:
@@ -149,28 +150,41 @@ def write_set(
             digests; ``same-file``.
         CheckpointError, FormatError, TruncatedError, OSError: As `run_plan`.
     """
-    check_target(plan, checkpoint, division.path)
+    check_target(plan, checkpoint, division.path, room=not resume)
     begun = Unfinished(division.plan_sha256, sources_of([*checkpoint.paths, *(file.path for file in plan.files)]))
     if resume and not division.digests:
         raise UsageError("needs-digests", "without digests the files of the set can't be checked: begin anew")
-    resume = resume and unfinished.check_same(division.path, begun)
-    if resume:
-        refuse_existing(division.path, [division.path])
-    else:
-        _refuse_to_overwrite(division)
-        unfinished.begin(division.path, begun)
-    kept = sum((run or _one_by_one(plan, checkpoint, division, progress))(resume))
-    write_set_index(division.path, division.stores)
-    unfinished.forget(division.path)
+    with alone_at(division.path):
+        if resume and unfinished.check_same(division.path, begun):
+            _refuse_unknown(begun)
+            if not is_set_at(division.path):  # the process may have ended before it removed its note
+                refuse_existing(division.path, [division.path])
+        else:
+            _refuse_to_overwrite(division, resume=resume)
+            resume = False
+            unfinished.begin(division.path, begun)
+        kept = sum((run or _one_by_one(plan, checkpoint, division, progress))(resume))
+        write_set_index(division.path, division.stores)
+        unfinished.forget(division.path)
     return kept
 
 
-def _refuse_to_overwrite(division: Division) -> None:
+def _refuse_unknown(begun: Unfinished) -> None:
+    for name, _, tag in begun.sources:
+        if not tag:
+            what = f"the server of {name!r} doesn't say when it was written, and it may be another one now"
+            raise UsageError("other-set", f"{what}: remove the files of the set, and begin anew")
+
+
+def _refuse_to_overwrite(division: Division, *, resume: bool) -> None:
     try:
         refuse_existing(division.path, [division.path, *division.stores])
     except UsageError as error:
         if exists(unfinished.note_path(division.path)):
             what = f"{error.message}; an earlier run was stopped: --resume (resume=True) goes on with it"
+            raise UsageError(error.reason, what) from None
+        if resume and is_set_at(division.path):
+            what = f"{division.path!r} is complete, there is nothing to go on with: blobstore verify checks it"
             raise UsageError(error.reason, what) from None
         raise
 

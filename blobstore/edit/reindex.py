@@ -22,7 +22,7 @@ from blobstore.gemma.newer import readers_notes
 from blobstore.index import rebind_index
 from blobstore.index.carried import known_files
 from blobstore.index.inputs import files_of, refuse_inputs
-from blobstore.index.locate import external_path, find_index, lost_index
+from blobstore.index.locate import beside, external_path, find_index, lost_index
 from blobstore.index.sets import open_reader, refuse_set
 from blobstore.index.sidecar import close_with_index, write_index
 from blobstore.store.set_making import write_set_index
@@ -135,7 +135,7 @@ def join_stores(stores: Sequence[str | PathLike[str]], output: str | PathLike[st
     """
     start = time.perf_counter()
     paths, output = [path_text(store) for store in stores], path_text(output)
-    refuse_inputs(files_of(output), [file for path in paths for file in files_of(path)])
+    refuse_inputs([output, *beside(output)], [file for path in paths for file in files_of(path)])
     nbytes = write_set_index(output, paths)
     with open_reader(output) as reader:
         index = find_index(reader)

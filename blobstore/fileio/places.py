@@ -105,18 +105,20 @@ def file_size(path: str) -> int:
 
 
 def version_of(path: str) -> tuple[int, str]:
-    """Return a file's size, and what changes when it is written again: a time in nanoseconds, or a tag.
+    """Return a file's size, and what changes when it is written again: times, or a tag; empty where nothing does.
 
     Raises:
         MissingExtraError, UsageError, RemoteError, OSError: It can't be looked at.
     """
     if not is_url(path):
         status = os.stat(path)
-        return status.st_size, str(status.st_mtime_ns)
+        # Programs that copy or unpack set the time back; nobody sets the second one.
+        return status.st_size, f"{status.st_mtime_ns} {status.st_ctime_ns} {status.st_ino}"
     file_system, place = connect(path)
     with reaching(path):
         info = file_system.info(place)
-    return int(info.get("size") or 0), " ".join(identity_in(info))
+    _, *said = identity_in(info)
+    return int(info.get("size") or 0), " ".join(said) if any(one != "None" for one in said) else ""
 
 
 def remove(path: str) -> None:

@@ -14,7 +14,7 @@ import numpy as np
 from blobstore.errors import UsageError
 from blobstore.index.build import assemble, dump_metadata, pool_of, pool_shapes
 from blobstore.index.file_names import file_clash
-from blobstore.index.records import NO_BLOB, STORE, directory_digest
+from blobstore.index.records import NO_BLOB, STORE, store_digest
 from blobstore.index.stores import key_twice, store_name_fault
 
 if TYPE_CHECKING:
@@ -130,6 +130,7 @@ def _records(stores: Sequence[JoinedStore], firsts: Array, name_starts: Sequence
     records = np.zeros(len(stores), STORE)
     for i, store in enumerate(stores):
         records[i]["nbytes"] = store.directory.file_size
-        records[i]["sha256"] = np.frombuffer(directory_digest(store.directory), np.uint8)
+        digest = store_digest(store.directory, store.index.header.self_sha256)
+        records[i]["sha256"] = np.frombuffer(digest, np.uint8)
         records[i]["first_blob"], records[i]["name_start"] = firsts[i], name_starts[i]
     return records.view(np.uint8)

@@ -203,7 +203,7 @@ class SetStore:
     Attributes:
         name: Of the file, in the folder of the set's index.
         nbytes: Of the file.
-        sha256: Of its directory, 32 bytes.
+        sha256: As `store_digest`, 32 bytes.
         first_blob: Place of its first blob in the index's table.
         blob_count: How many blobs it has in the table: all but its own index.
     """
@@ -226,6 +226,16 @@ def self_digest(raw: memoryview) -> bytes:
 def directory_digest(directory: Directory) -> bytes:
     """Return the SHA-256 of a store's directory, 32 bytes, which binds an external index to the store."""
     return hashlib.sha256(directory.to_bytes()).digest()
+
+
+def store_digest(directory: Directory, self_sha256: bytes) -> bytes:
+    """Return the SHA-256, 32 bytes, that binds the index of a set to a store, also to its values where it has digests.
+
+    Args:
+        directory: Of the store.
+        self_sha256: Of its own index; empty without one.
+    """
+    return hashlib.sha256(directory.to_bytes() + self_sha256).digest()
 
 
 def shape_fault(shape: tuple[int, ...]) -> str | None:

@@ -24,7 +24,7 @@ from blobstore.fileio.ranges import FileRange
 from blobstore.fileio.set_source import SetSource
 from blobstore.fileio.source import name_of, open_source, read_beginning
 from blobstore.index.parse import is_set, open_index
-from blobstore.index.records import directory_digest
+from blobstore.index.records import HEADER_NBYTES, SELF_DIGEST_AT, store_digest
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -259,8 +259,8 @@ def check_store(source: ByteSource, index: NameIndex, store: SetStore) -> None:
     if source.size != store.nbytes:
         raise FormatError("set-stale", f"the set has it with {store.nbytes} bytes, it has {source.size}: {fix}")
     directory = directory_in(source)
-    if directory_digest(directory) != store.sha256:
-        raise FormatError("set-stale", f"the set has a file with another directory in its place: {fix}")
+    if digest_in(source, directory) != store.sha256:
+        raise FormatError("set-stale", f"the set has another file in its place: {fix}")
     keys = index.blobs.key[store.first_blob : store.first_blob + store.blob_count]
     same = directory.version == _VERSION and len(directory) == store.blob_count + 1
     if same:
@@ -270,6 +270,14 @@ def check_store(source: ByteSource, index: NameIndex, store: SetStore) -> None:
         same = same and np.array_equal(directory.sizes[:-1].view(np.uint64), sizes)
     if not same:
         raise FormatError("set-store", f"it doesn't have the blobs that the set's index lists, and an index: {fix}")
+
+
+def digest_in(source: ByteSource, directory: Directory) -> bytes:
+    """Return what `store_digest` is of a file with this directory."""
+    own = b""
+    if len(directory) and decode_key(directory.keys[-1]) == INDEX_KEY and directory.sizes[-1] >= HEADER_NBYTES:
+        own = bytes(source.view(int(directory.offsets[-1]) + SELF_DIGEST_AT, 32))
+    return store_digest(directory, own)
 
 
 def _directory_of(index: NameIndex) -> Directory:

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import os
-from contextlib import nullcontext, suppress
+from contextlib import ExitStack, contextmanager, nullcontext, suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Generic, TypeVar
 
 from blobstore.container.reader import BlobReader
 from blobstore.errors import FormatError, UsageError, in_file
+from blobstore.fileio.locking import turn_at
 from blobstore.fileio.places import absolute, exists, folder_of, join, name_in, remove
 from blobstore.fileio.uploads import new_file
+from blobstore.fileio.urls import is_url
 from blobstore.fileio.work import do_here, results
 from blobstore.index.joining import JoinedStore, build_set_index
 from blobstore.index.locate import find_index
@@ -18,7 +20,7 @@ from blobstore.index.sets import SetReader, refuse_set
 from blobstore.index.stores import store_name_fault
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Callable, Iterator, Mapping, Sequence
     from contextlib import AbstractContextManager
 
     from blobstore.fileio.types import Progress
@@ -52,8 +54,26 @@ def refuse_existing(path: str, paths: Sequence[str]) -> None:
     """
     existing = [one for one in paths if exists(one)]
     if existing:
-        what = f"{existing[0]!r} exists: files of a set are not overwritten, as the set would be lost before"
-        raise UsageError("set-exists", f"{what} {path!r} is complete: remove it, or choose another output")
+        more = f" and {len(existing) - 1} other files of the set exist" if existing[1:] else " exists"
+        what = f"{existing[0]!r}{more}: files of a set are not overwritten, as the set would be lost before"
+        raise UsageError("set-exists", f"{what} {path!r} is complete: remove them all, or choose another output")
+
+
+@contextmanager
+def alone_at(path: str) -> Iterator[None]:
+    """Wait until no other process or thread writes the files of a set here, and keep others out; not so elsewhere.
+
+    Raises:
+        OSError: The folder can't be written to.
+    """
+    with ExitStack() as stack:
+        if not is_url(path):
+            try:
+                stack.enter_context(turn_at(f"{path}.files"))
+            except OSError as error:
+                error.filename = path
+                raise
+        yield
 
 
 def write_set_index(path: str, paths: Sequence[str], metadata: Mapping[str, str] | None = None) -> int:
@@ -153,13 +173,14 @@ def make_each(
             if fault:
                 raise fault
     targets = store_paths(output, len(sources))
-    refuse_existing(output, [output, *targets])
-    try:
-        done = results(engine, EachFile(make, sources, tuple(targets)), range(len(targets)), progress)
-        write_set_index(output, targets, metadata_of(metadata, done))
-    except BaseException:
-        for target in targets:
-            with suppress(FileNotFoundError):
-                remove(target)
-        raise
+    with alone_at(output):
+        refuse_existing(output, [output, *targets])
+        try:
+            done = results(engine, EachFile(make, sources, tuple(targets)), range(len(targets)), progress)
+            write_set_index(output, targets, metadata_of(metadata, done))
+        except BaseException:
+            for target in targets:
+                with suppress(FileNotFoundError):
+                    remove(target)
+            raise
     return done

@@ -56,7 +56,7 @@ def check_same(path: str, unfinished: Unfinished) -> bool:
         found = Unfinished(noted["plan"], tuple(map(tuple, noted["sources"])))
     except FileNotFoundError:
         return False
-    except (ValueError, LookupError, TypeError) as error:
+    except (ValueError, LookupError, TypeError, RecursionError) as error:
         what = f"{note_path(path)!r} can't be read ({error!r:.80})"
         raise UsageError("other-set", f"{what}: remove it, and the files of the set, and begin anew") from None
     if found != unfinished:

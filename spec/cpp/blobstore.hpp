@@ -822,7 +822,7 @@ struct Entry {
 struct SetStore {
   std::string_view name;
   uint64_t nbytes;
-  Bytes sha256;  // of its directory
+  Bytes sha256;  // of its directory, and of the one that its own index carries
   uint32_t first_blob, blob_count;
 };
 
@@ -866,12 +866,24 @@ class Index {
            check_metadata(fault) && check_set_keys(fault);
   }
 
+  // The directory of one of a set's files, and the digest that the file's own index carries.
+  static Sha256::Digest digest_of(const Directory& directory) {
+    const Bytes records = directory.stored();
+    std::vector<uint8_t> bound(records.data, records.data + records.size);
+    const uint32_t count = directory.count();
+    if (count != 0 && directory.keys().text(count - 1) == kIndexKey && directory.nbytes(count - 1) >= kIndexHeaderNbytes) {
+      const uint8_t* own = directory.blob(count - 1).data + kSelfDigestAt;
+      bound.insert(bound.end(), own, own + 32);
+    }
+    return Sha256::of(bound.data(), bound.size());
+  }
+
   // I23 and I24: one of the set's files is what it was when the set was made.
   bool check_store(uint32_t i, const Directory& directory, Fault& fault) const {
     const SetStore one = store(i);
-    const Sha256::Digest digest = Sha256::of(directory.stored().data, directory.stored().size);
+    const Sha256::Digest digest = digest_of(directory);
     if (!std::equal(digest.begin(), digest.end(), one.sha256.data)) {
-      return refuse(fault, "set-stale", 0, "the set was made for a file with another directory");
+      return refuse(fault, "set-stale", 0, "the set was made for another file");
     }
     bool same = directory.version() == 2 && directory.count() == one.blob_count + 1;
     for (uint32_t place = 0; same && place < one.blob_count; ++place) {
@@ -963,7 +975,7 @@ class Index {
   }
 
  private:
-  static constexpr uint64_t kIndexHeaderNbytes = 160, kStoreNbytes = 48;
+  static constexpr uint64_t kIndexHeaderNbytes = 160, kSelfDigestAt = 104, kStoreNbytes = 48;
   static constexpr uint32_t kHasDigests = 1, kExternal = 2, kSet = 4;
   enum Section {
     kOffset, kNbytes, kNameStart, kBlob, kShape, kScale, kType, kCodec,  // of each entry

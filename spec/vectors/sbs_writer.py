@@ -117,6 +117,13 @@ def directory(version: int, blobs: Sequence[Blob]) -> bytes:
     return b"".join([KEY.pack(key=key) for key, _ in blobs]) + b"".join(ranges)
 
 
+def bound(version: int, blobs: Sequence[Blob]) -> bytes:
+    """What the digest in a set's index is of: the directory, and the digest that the index at its end carries."""
+    key, data = blobs[-1]
+    own = data[104:136] if key == INDEX_KEY and len(data) >= 160 else b""
+    return directory(version, blobs) + own
+
+
 def container(version: int, blobs: Sequence[Blob], *, very_old: bool = False) -> bytes:
     """The file, in version 2 or 1; very_old: version 1 that ends where the last blob's padding ends."""
     offsets, size = layout(version, [len(data) for _, data in blobs], very_old=very_old)
@@ -232,7 +239,7 @@ class Store:
 
     name: bytes
     nbytes: int
-    directory: bytes
+    bound: bytes  # its directory, and the digest that its own index carries
     first_blob: int
 
 
@@ -273,7 +280,7 @@ def name_index(
         if digests:
             blob_rows[-1]["sha256"] = hashlib.sha256(data).digest()
     for s in stores:
-        digest = hashlib.sha256(s.directory).digest()
+        digest = hashlib.sha256(s.bound).digest()
         start = len(store_names)
         store_rows.append(STORE.pack(nbytes=s.nbytes, sha256=digest, first_blob=s.first_blob, name_start=start))
         store_names += s.name + b"\0"

@@ -14,8 +14,8 @@ from sbs_writer import (
     Blob,
     Entry,
     Store,
+    bound,
     container,
-    directory,
     file_key,
     key_for,
     metadata_json,
@@ -64,7 +64,7 @@ def stores_of(parts: Sequence[Part], held: Sequence[Sequence[Blob]]) -> list[Sto
     stores, first = [], 0
     for number, ((blobs, _), inside) in enumerate(zip(parts, held, strict=True)):
         nbytes = len(container(2, inside))
-        stores.append(Store(store_name(number, len(parts)).encode(), nbytes, directory(2, inside), first))
+        stores.append(Store(store_name(number, len(parts)).encode(), nbytes, bound(2, inside), first))
         first += len(blobs)
     return stores
 
@@ -254,6 +254,10 @@ def invalid_sets() -> Iterator[Case]:  # noqa: PLR0915 - a list
     yield bad(
         reason, "stale-directory", "another store of the same size", held=[container(2, own_blobs(renamed)), files[1]]
     )
+    others = ([(FIRST[0][0][0], payload(8, 24)), FIRST[0][1]], FIRST[1])
+    yield bad(
+        reason, "stale-values", "a store with the same keys and sizes", held=[container(2, own_blobs(others)), files[1]]
+    )
     yield bad(reason, "stale-size", "a longer store", held=[files[0], files[1] + bytes(65536)])
     yield bad(reason, "cut", "a store that is cut off", held=[files[0], files[1][:-1]])
 
@@ -262,13 +266,13 @@ def invalid_sets() -> Iterator[Case]:  # noqa: PLR0915 - a list
     reason = "set-store"
     blobs = held_blobs[1]
     old = container(1, blobs)
-    of_old = replace(two, nbytes=len(old), directory=directory(1, blobs))
+    of_old = replace(two, nbytes=len(old), bound=bound(1, blobs))
     yield bad(reason, "version-1", "a store of version 1", listing(one, of_old), [files[0], old])
     bare = container(2, SECOND[0])
-    of_bare = replace(two, nbytes=len(bare), directory=directory(2, SECOND[0]))
+    of_bare = replace(two, nbytes=len(bare), bound=bound(2, SECOND[0]))
     yield bad(reason, "no-index", "a store without an index", listing(one, of_bare), [files[0], bare])
     more = container(2, [*blobs, (b"added", b"1")])
-    of_more = replace(two, nbytes=len(more), directory=directory(2, [*blobs, (b"added", b"1")]))
+    of_more = replace(two, nbytes=len(more), bound=bound(2, [*blobs, (b"added", b"1")]))
     yield bad(
         reason, "a-blob-more", "a store with a blob that the set doesn't list", listing(one, of_more), [files[0], more]
     )

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import signal
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from unittest.mock import patch
@@ -203,12 +204,13 @@ def test_a_killed_conversion_is_gone_on_with(source: Path, tmp_path: Path, metho
             assert files(folder) == whole
             assert call > len(whole)
             break
-        if "m.sbs" not in left:
-            if left:
-                with pytest.raises(UsageError, match=r"set-exists: .*--resume"):
-                    converted(source, folder)
+        begun = os.path.exists(note_path(str(folder / "m.sbs")))
+        if left:
+            with pytest.raises(UsageError, match=r"set-exists: .*--resume" if begun else "set-exists"):
+                converted(source, folder)
+        if begun or "m.sbs" not in left:
             done = converted(source, folder, resume=True)
-            assert done.kept == len(left)
+            assert done.kept == len(left.keys() - {"m.sbs"})
             assert {name: data for name, data in files(folder).items() if name.endswith(".sbs")} == whole
             assert not os.path.exists(note_path(str(folder / "m.sbs")))
         for file in folder.iterdir():
@@ -233,25 +235,59 @@ def test_a_damaged_file_is_written_again(source: Path, tmp_path: Path) -> None:
     assert files(tmp_path / "set") == files(tmp_path / "whole")
 
 
-@pytest.mark.parametrize("change", ["source", "size", "note"])
+@pytest.mark.parametrize("change", ["source", "source, but its time", "size", "note", "deep note"])
 def test_another_conversion_is_not_gone_on_with(source: Path, tmp_path: Path, change: str) -> None:
     half_done(source, tmp_path / "set")
     options: dict[str, Any] = {"resume": True}
-    if change == "source":
+    if change.startswith("source"):
         file = next(source.glob("*.safetensors"))
+        before_it = file.stat()
         file.write_bytes(file.read_bytes()[:-1] + b"\x07")
-        os.utime(file, ns=(1, 1))
+        os.utime(file, ns=(1, 1) if change == "source" else (before_it.st_atime_ns, before_it.st_mtime_ns))
     elif change == "size":
         options["max_shard_size"] = 2 * LIMIT
     else:
-        Path(note_path(str(tmp_path / "set" / "m.sbs"))).write_text("{}")
+        Path(note_path(str(tmp_path / "set" / "m.sbs"))).write_text("{}" if change == "note" else "[" * 100_000)
     before = files(tmp_path / "set")
     with pytest.raises(UsageError, match=r"other-set: .*remove"):
         converted(source, tmp_path / "set", **options)
-    assert files(tmp_path / "set") == before
+    left = files(tmp_path / "set")
+    assert left == {name: data for name, data in before.items() if name in left}
+    assert all(name.endswith(".lock") for name in before.keys() - left.keys())  # of the process that was killed
 
 
 def test_resuming_what_was_not_begun_begins_it(source: Path, tmp_path: Path) -> None:
     assert converted(source, tmp_path / "set", resume=True).kept == 0
     converted(source, tmp_path / "whole")
     assert files(tmp_path / "set") == files(tmp_path / "whole")
+
+
+def test_nothing_is_left_to_go_on_with(source: Path, tmp_path: Path) -> None:
+    converted(source, tmp_path / "set")
+    with pytest.raises(UsageError, match=r"set-exists: .*complete.*blobstore verify"):
+        converted(source, tmp_path / "set", resume=True)
+
+
+def test_one_file_does_not_replace_the_index_of_a_set(source: Path, tmp_path: Path) -> None:
+    converted(source, tmp_path / "set")
+    before = files(tmp_path / "set")
+    with pytest.raises(UsageError, match=r"set-not-file: .*another output"):
+        blobstore.convert(source, tmp_path / "set" / "m.sbs")
+    assert files(tmp_path / "set") == before
+
+
+def test_two_conversions_to_one_place_do_not_mix(source: Path, tmp_path: Path) -> None:
+    other = tmp_path / "other"
+    other.mkdir()
+    for file in source.iterdir():
+        data = file.read_bytes()
+        (other / file.name).write_bytes(data[:-1] + b"\x09" if file.suffix == ".safetensors" else data)
+    wholes = []
+    for number, one in enumerate((source, other)):
+        converted(one, tmp_path / f"whole {number}")
+        wholes.append(files(tmp_path / f"whole {number}"))
+    with ThreadPoolExecutor(2) as threads:
+        done = [threads.submit(converted, one, tmp_path / "set") for one in (source, other)]
+    errors = [one.exception() for one in done]
+    assert sorted(type(error).__name__ for error in errors) == ["NoneType", "UsageError"]
+    assert files(tmp_path / "set") == wholes[errors.index(None)]

@@ -41,6 +41,7 @@ from blobstore.edit.rewrite import Edits, apply_edits
 from blobstore.errors import BlobStoreError
 from blobstore.exporting.plan import plan_export
 from blobstore.exporting.run import exported_bytes
+from blobstore.fileio.memory import MemorySource
 from blobstore.gemma.bpe import BpeTokenizer
 from blobstore.gemma.config import ModelConfig
 from blobstore.gemma.enums import TokenizerKind
@@ -60,10 +61,9 @@ from blobstore.index.records import (
     STORE,
     VERSION,
     Header,
-    directory_digest,
     section_spans,
 )
-from blobstore.index.sets import SetReader
+from blobstore.index.sets import SetReader, digest_in
 from blobstore.packing.pack import Packing, pack
 from blobstore.packing.unpack import unpack
 
@@ -808,7 +808,7 @@ def bound(raw: bytes, files: list[bytes]) -> bytes:
         with suppress(BlobStoreError):
             row["nbytes"] = len(file)
             directory_of_it = parse_directory(partial(read_of, file), len(file))
-            row["sha256"] = np.frombuffer(directory_digest(directory_of_it), np.uint8)
+            row["sha256"] = np.frombuffer(digest_in(MemorySource(file, path="store"), directory_of_it), np.uint8)
     return raw[:start] + stores.tobytes() + raw[start + nbytes :]
 
 

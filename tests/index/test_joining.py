@@ -14,7 +14,7 @@ from blobstore.container.directory import build_directory
 from blobstore.errors import FormatError, UsageError
 from blobstore.index import Entry, IndexedBlob, build_index, parse_index
 from blobstore.index.joining import JoinedStore, build_set_index
-from blobstore.index.records import STORE, directory_digest
+from blobstore.index.records import STORE, store_digest
 
 if TYPE_CHECKING:
     from blobstore.index import NameIndex
@@ -64,7 +64,7 @@ def test_a_set_has_what_its_stores_have(stores: list[JoinedStore], metadata: dic
     expected = {}
     for store, listed in zip(stores, index.stores, strict=True):
         assert (listed.name, listed.nbytes) == (store.name, store.directory.file_size)
-        assert listed.sha256 == directory_digest(store.directory)
+        assert listed.sha256 == store_digest(store.directory, store.index.header.self_sha256)
         rows = range(listed.first_blob, listed.first_blob + listed.blob_count)
         assert [index.blob(row) for row in rows] == [store.index.blob(i) for i in range(listed.blob_count)]
         for entry in store.index.all_entries():

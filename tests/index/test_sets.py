@@ -241,3 +241,17 @@ def test_a_store_that_nobody_needs_lets_go_of_its_files(path: Path) -> None:
         assert len(os.listdir("/proc/self/fd")) == len(before)
     finally:
         gc.enable()
+
+
+def test_an_index_is_made_anew_after_a_store_was_rewritten(tmp_path: Path) -> None:
+    stores = [tmp_path / f"m-{number}.sbs" for number in (1, 2)]
+    for number, path in enumerate(stores):
+        blobstore.save_file({f"t.{number}": np.arange(3.0)}, path)
+    blobstore.join_stores(stores, tmp_path / "m.sbs")
+    blobstore.rewrite(stores[0], in_place=True, set={"a": "b"})
+    with pytest.raises(FormatError, match="set-stale"), blobstore.open(tmp_path / "m.sbs") as store:
+        store.raw("t.0")
+    blobstore.join_stores(stores, tmp_path / "m.sbs")
+    assert list(blobstore.load_file(tmp_path / "m.sbs")) == ["t.0", "t.1"]
+    with pytest.raises(UsageError, match="same-file"):
+        blobstore.join_stores(stores, stores[0])
