@@ -37,7 +37,7 @@ def tensors() -> list[dict[str, Array]]:
 @pytest.fixture(autouse=True)
 def stores(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[Path]:
     """The files of a set, which are also at its URL; their ends are a small part of them."""
-    monkeypatch.setattr(remote, "_TAIL_NBYTES", 40_000)  # the padding that ends a file of version 2, and some
+    monkeypatch.setattr(remote, "_TAIL_NBYTES", 42_000)  # the index and the padding that end a file of version 2
     monkeypatch.setattr(remote_object, "_WAITS", ())
     stores = save_set(tensors(), tmp_path / "m.sbs")
     put("counted://sets", tmp_path)
