@@ -29,4 +29,4 @@ def test_commands_take_file_urls(words: str, made: str, tmp_path: Path) -> None:
         store["w"] = np.ones((64, 64), np.float32)
     assert cli.main(words.format(here=f"file://{tmp_path}").split()) == 0
     assert (tmp_path / made).exists()
-    assert blobstore.open(tmp_path / "m.sbs")["w"].sum() == 64 * 64
+    assert list(blobstore.open(tmp_path / "m.sbs")) == ["w"]
