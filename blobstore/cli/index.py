@@ -13,7 +13,7 @@ from blobstore.fileio.places import file_size
 if TYPE_CHECKING:
     import argparse
 
-TEXT = """Move a file's name index, or build one.
+TEXT = """Move a file's name index, build one, or join those of several files.
 
 attach  moves the index beside the file (FILE.idx) into it
 detach  moves the index out of the file into FILE.idx; the file is then as if it never had one

@@ -44,6 +44,8 @@ def run(options: argparse.Namespace) -> int:
         print_json(done)
         return 0
     speed = rate(done.nbytes, done.seconds)
-    what = f"{size(done.nbytes)}, {done.blobs} blobs unpacked, SHA-256 {done.sha256} as before"
+    # A new index has a SHA-256 of its own.
+    same = "each file has its SHA-256 as before" if done.stores else f"SHA-256 {done.sha256} as before"
+    what = f"{size(done.nbytes)}, {done.blobs} blobs unpacked, {same}"
     tell(f"{shown(done.output or '-')}: {what}, {done.seconds:.2f} s ({speed})", output=options.output)
     return 0

@@ -27,7 +27,7 @@ def cluster(*, processes: int | None = None, scheduler: str | None = None) -> It
         scheduler: Its address, such as ``tcp://10.0.0.1:8786``.
 
     Raises:
-        UsageError: ``two-ways`` for both, ``bad-workers``.
+        UsageError: ``two-ways`` for both, ``bad-workers``, ``bad-address``.
         MissingExtraError: ``missing-extra``: distributed isn't installed.
         ClusterError: ``no-scheduler``.
     """
@@ -36,6 +36,8 @@ def cluster(*, processes: int | None = None, scheduler: str | None = None) -> It
     if processes is not None and processes < 1:
         raise UsageError("bad-workers", f"{processes} processes can't do anything: there is at least one")
     distributed = import_distributed()
+    if scheduler is not None:
+        _check_address(scheduler)
     with ExitStack() as stack:
         stack.enter_context(_silent())
         if scheduler is None:
@@ -56,6 +58,16 @@ def cluster(*, processes: int | None = None, scheduler: str | None = None) -> It
             raise ClusterError("no-scheduler", f"no scheduler answers at {scheduler!r} ({error}): {fix}") from error
         stack.callback(client.close, timeout=_SECONDS)
         yield client
+
+
+def _check_address(address: str) -> None:
+    """Refuse what can't be an address: a client that was made with it would leave a traceback."""
+    comm = import_module("distributed.comm")
+    try:
+        comm.get_address_host_port(address)
+    except (ValueError, TypeError, OSError) as error:
+        what = f"{address!r} isn't the address of a scheduler ({error})"
+        raise UsageError("bad-address", f"{what}: it is like tcp://10.0.0.1:8786") from error
 
 
 def import_distributed() -> ModuleType:

@@ -172,7 +172,9 @@ class _Run:
     def _lost(self) -> ClusterError:
         address = getattr(self._client.scheduler, "addr", None) or "its address"
         what = f"the scheduler at {address} can't be reached any more, or has cancelled the tasks"
-        return ClusterError("scheduler-lost", f"{what}: start it again, and run this again")
+        again = "convert: with --resume; otherwise remove the files of the new set first"
+        fix = f"start it again, and run this again ({again})"
+        return ClusterError("scheduler-lost", f"{what}: {fix}")
 
 
 def _in_time(tidy_up: Callable[[], object]) -> None:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from blobstore.errors import UsageError, without_secrets
 from blobstore.fileio.file_systems import is_missing
-from blobstore.fileio.urls import connect, identity_in, is_listed, is_url, reaching
+from blobstore.fileio.urls import connect, identity_in, is_listed, is_url, reaching, without_scheme
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -24,17 +24,17 @@ def join(folder: str, *names: str) -> str:
 
 def folder_of(path: str) -> str:
     """Return the folder that a path is in; empty for the current one."""
-    return posixpath.dirname(_plain(path)) if is_url(path) else os.path.dirname(path)
+    return posixpath.dirname(_plain(path)) if is_url(path) else os.path.dirname(without_scheme(path))
 
 
 def name_in(path: str) -> str:
     """Return the last name of a path; of a URL, without what a question mark begins."""
-    return posixpath.basename(_plain(path)) if is_url(path) else os.path.basename(path)
+    return posixpath.basename(_plain(path)) if is_url(path) else os.path.basename(without_scheme(path))
 
 
 def absolute(path: str) -> str:
     """Return a path that means the same after the process has changed its folder."""
-    return path.rstrip("/") if is_url(path) else os.path.abspath(path)
+    return path.rstrip("/") if is_url(path) else os.path.abspath(without_scheme(path))
 
 
 def is_folder(path: str) -> bool:
@@ -44,7 +44,7 @@ def is_folder(path: str) -> bool:
         MissingExtraError, UsageError, RemoteError, OSError: As `connect` and `reaching`, for a URL.
     """
     if not is_url(path):
-        return os.path.isdir(path)
+        return os.path.isdir(without_scheme(path))
     return _type_of(path) == "directory" if is_listed(path) else _plain(path).endswith("/")
 
 
@@ -54,7 +54,7 @@ def is_file(path: str) -> bool:
     Raises:
         MissingExtraError, UsageError, RemoteError, OSError: As `is_folder`.
     """
-    return _type_of(path) == "file" if is_url(path) else os.path.isfile(path)
+    return _type_of(path) == "file" if is_url(path) else os.path.isfile(without_scheme(path))
 
 
 def exists(path: str) -> bool:
@@ -63,12 +63,12 @@ def exists(path: str) -> bool:
     Raises:
         MissingExtraError, UsageError, RemoteError, OSError: As `is_folder`.
     """
-    return _type_of(path) != "" if is_url(path) else os.path.lexists(path)
+    return _type_of(path) != "" if is_url(path) else os.path.lexists(without_scheme(path))
 
 
 def is_absent(path: str) -> bool:
     """Whether a path names nothing, or a link to nothing; what can't be looked at is there."""
-    return not exists(path) if is_url(path) else is_missing(path)
+    return not exists(path) if is_url(path) else is_missing(without_scheme(path))
 
 
 def names_in(folder: str) -> list[str]:
@@ -79,7 +79,7 @@ def names_in(folder: str) -> list[str]:
         MissingExtraError, RemoteError, OSError: It can't be listed.
     """
     if not is_url(folder):
-        return os.listdir(folder or os.curdir)
+        return os.listdir(without_scheme(folder) or os.curdir)
     if not is_listed(folder):
         what = f"{without_secrets(folder)!r} is a folder of the web, which can't be listed"
         fix = "pass a file in it: model.safetensors, or model.safetensors.index.json where there are several"
@@ -98,7 +98,7 @@ def file_size(path: str) -> int:
         MissingExtraError, UsageError, RemoteError, OSError: It can't be looked at.
     """
     if not is_url(path):
-        return os.stat(path).st_size
+        return os.stat(without_scheme(path)).st_size
     file_system, place = connect(path)
     with reaching(path):
         return int(file_system.size(place))
@@ -111,7 +111,7 @@ def version_of(path: str) -> tuple[int, str]:
         MissingExtraError, UsageError, RemoteError, OSError: It can't be looked at.
     """
     if not is_url(path):
-        status = os.stat(path)
+        status = os.stat(without_scheme(path))
         # Programs that copy or unpack set the time back; nobody sets the second one.
         return status.st_size, f"{status.st_mtime_ns} {status.st_ctime_ns} {status.st_ino}"
     file_system, place = connect(path)
@@ -129,7 +129,7 @@ def remove(path: str) -> None:
         MissingExtraError, UsageError, RemoteError, OSError: It can't be removed.
     """
     if not is_url(path):
-        os.remove(path)
+        os.remove(without_scheme(path))
         return
     file_system, place = connect(path)
     with reaching(path):

@@ -58,6 +58,7 @@ if TYPE_CHECKING:
 
 
 _WORTH = 0.99  # a blob that doesn't get smaller than this part of its size stays as it is
+_NOT_SMALLER = "the packed file is not smaller than the original"
 _KEPT_KEYS = RESERVED_KEYS | {INDEX_KEY}
 
 
@@ -249,7 +250,11 @@ def pack_set(
         base=base,
         blobs=blobs,
         stores=tuple(part.output for part in parts),
-        notes=(*dict.fromkeys(text for part in parts for text in part.notes), f"a set of {len(parts)} files"),
+        notes=(
+            *dict.fromkeys(text for part in parts for text in part.notes),
+            *(["the packed set is not smaller than the original"] * (nbytes >= unpacked_nbytes)),
+            f"a set of {len(parts)} files",
+        ),
         seconds=time.perf_counter() - start,
     )
 
@@ -319,7 +324,7 @@ def _pack_file(
         stores=(),
         notes=(
             *notes,
-            *(["the packed file is not smaller than the original"] * (nbytes >= unpacked_nbytes)),
+            *([_NOT_SMALLER] * (alone and nbytes >= unpacked_nbytes)),
             *readers_notes(len(writer.keys)),
         ),
         seconds=time.perf_counter() - start,

@@ -46,6 +46,7 @@ if TYPE_CHECKING:
 
 _SHOWN_IN_NOTEBOOK = 20
 _FEW = 4  # look-ups that each find an entry in place; for more it is faster to list all that numpy can view
+_PER_LOOKUP = 128  # entries that are listed in the time of about one look-up
 
 
 class Store(MappingByIdentity["Array"], Closing):
@@ -482,7 +483,10 @@ class Store(MappingByIdentity["Array"], Closing):
     def _found(self, name: str) -> Array:
         """Return a tensor that isn't among the views. After a few of them, the views are listed."""
         values = self._array(self.info(name))
-        if next(self._lookups) == _FEW and isinstance(self._catalog, IndexCatalog):
+        if self.index is None or not isinstance(self._catalog, IndexCatalog):
+            return values
+        # Listing takes time for each entry, so it must be worth it.
+        if next(self._lookups) == max(_FEW, len(self.index.entries) // _PER_LOOKUP):
             self._views = self._catalog.views()
         return values
 
@@ -584,6 +588,17 @@ class PrefixView(MappingByIdentity["Array"]):
     def raw(self, name: str) -> memoryview:
         """As `Store.raw`, but for names only."""
         return self._store.raw(self.info(name).name)
+
+    def load_all(self, names: Iterable[str] | None = None, *, workers: int | None = None) -> dict[str, Array]:
+        """As `Store.load_all`, for the tensors below the prefix, by the names that the view has.
+
+        Example:
+            >>> sorted(blobstore.open("model.sbs").prefix("layer").load_all())
+            ['bias', 'weight']
+        """
+        cut = len(self._prefix)
+        chosen = [self._prefix + name for name in (self if names is None else names)]
+        return {name[cut:]: array for name, array in self._store.load_all(chosen, workers=workers).items()}
 
     def prefix(self, prefix: str) -> PrefixView:
         """As `Store.prefix`."""

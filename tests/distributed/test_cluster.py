@@ -332,3 +332,12 @@ def test_the_examples_are_true(
         )
         assert examples.examples
         assert not doctest.DocTestRunner().run(examples).failed
+
+
+@pytest.mark.parametrize("address", ["nonsense", "http://x"])
+def test_what_is_no_address_is_refused_at_once(address: str) -> None:
+    from blobstore.distributed.cluster import cluster as connected  # noqa: PLC0415
+    from blobstore.errors import UsageError  # noqa: PLC0415
+
+    with pytest.raises(UsageError, match="bad-address"), connected(scheduler=address):
+        pass

@@ -131,3 +131,13 @@ def test_load_all_reads_its_own_file_whatever_is_closed_and_opened_meanwhile(
         others.clear()
         with pytest.raises(UsageError, match="closed"):
             store.load_all()
+
+
+def test_a_prefix_loads_its_own_names(tmp_path: Path) -> None:
+    with blobstore.create(tmp_path / "m.sbs") as store:
+        for name in ("a.x", "a.y", "b.x"):
+            store[name] = np.full(3, ord(name[0]))
+    view = blobstore.open(tmp_path / "m.sbs").prefix("a")
+    assert sorted(view.load_all()) == ["x", "y"]
+    assert list(view.load_all(["y"])) == ["y"]
+    assert view.load_all()["x"].tolist() == [ord("a")] * 3
