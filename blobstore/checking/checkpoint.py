@@ -14,7 +14,7 @@ from blobstore.checkpoint.reader import open_checkpoint
 from blobstore.converting.choose import choose_plan
 from blobstore.converting.finite import not_finite
 from blobstore.converting.run import measure_scales, unchecked_sources
-from blobstore.errors import BlobStoreError, CheckpointError, Fault
+from blobstore.errors import BlobStoreError, CheckpointError, Fault, without_secrets
 from blobstore.gemma.enums import TokenizerKind
 from blobstore.gemma.newer import newer_blobs
 from blobstore.gemma.toc import toc_entry
@@ -66,26 +66,27 @@ def check_checkpoint(
         OSError: A file can't be read.
     """
     findings: list[Finding] = []
+    shown = without_secrets(path)
     read: list[str] = []
     try:
         with open_checkpoint(path, adapters=adapters) as checkpoint:
             read += checkpoint.paths
             plan = choose_plan(checkpoint, kind, choices, tokenizer=tokenizer)
-            findings += [Finding("note", "conversion", path, text, "none", "none needed") for text in plan.notes]
+            findings += [Finding("note", "conversion", shown, text, "none", "none needed") for text in plan.notes]
             findings += [finding(*told) for told in plan.told]
             findings += [finding(f"{item.kind}-left-out", item.name, item.why) for item in plan.left_out]
-            findings += check_plan(plan, path)
+            findings += check_plan(plan, shown)
             findings += check_values(unchecked_sources(plan, checkpoint), progress)
             measure_scales(plan, checkpoint, progress)
             if plan.config is None:
                 _make_all(checkpoint, progress)
     except CheckpointError as error:
         fix = _MESSAGE if kind == "names" or not error.faults else _BY_NAME
-        findings += [_refusal(fault, fix) for fault in error.faults or [_fault_of(error, path)]]
+        findings += [_refusal(fault, fix) for fault in error.faults or [_fault_of(error, shown)]]
     except BlobStoreError as error:
         if error.reason == "needless-flag":
             raise
-        findings.append(_refusal(_fault_of(error, path), _MESSAGE))
+        findings.append(_refusal(_fault_of(error, shown), _MESSAGE))
     return Checked(findings, read)
 
 

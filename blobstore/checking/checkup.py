@@ -12,7 +12,7 @@ from blobstore.checking.runtime import check_file
 from blobstore.checkpoint.formats import format_of
 from blobstore.converting.choices import WEIGHTS, Choices
 from blobstore.converting.choose import needless_flags
-from blobstore.errors import UsageError
+from blobstore.errors import UsageError, without_secrets
 from blobstore.fileio.paths import optional_path, path_text, path_texts
 from blobstore.fileio.places import exists
 from blobstore.fileio.work import do_here
@@ -162,12 +162,12 @@ def _checkup(
     line = "" if runtime == "any" else runtimes_line(findings, runtimes or NAMES)
     subject = "the file that convert makes of it " if of_checkpoint else ""
     return Checkup(
-        input=name,
+        input=without_secrets(name),
         ok=is_right(findings, strict=strict),
         findings=tuple(by_severity(findings)),
         runs_in=runs_in(findings, runtimes or NAMES) if line else None,
         runs=line and subject + line,
-        read=read,
+        read=tuple(map(without_secrets, read)),
         adapters=adapters,
         seconds=time.perf_counter() - start,
     )

@@ -10,7 +10,7 @@ import numpy as np
 
 from blobstore.checking.findings import finding, from_error
 from blobstore.container.keys import INDEX_KEY, decode_key
-from blobstore.errors import FormatError
+from blobstore.errors import FormatError, without_secrets
 from blobstore.fileio.closing import Closing
 from blobstore.fileio.work import do_here, results
 from blobstore.index import INDEX_MAGIC
@@ -69,7 +69,7 @@ def open_checked(path: str | PathLike[str], *, engine: Engine = do_here) -> Open
         OSError: The file can't be read.
         UsageError: ``not-a-file``.
     """
-    opened = Opened(str(path))
+    opened = Opened(without_secrets(str(path)))
     try:
         # Plain reads: the file may be truncated meanwhile, which would kill a process that maps it.
         opened.reader = open_reader(path, access="read")

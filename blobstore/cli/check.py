@@ -79,10 +79,10 @@ def run(options: argparse.Namespace) -> int:
             results.append(done)
             if not options.json:
                 for text in read_lines(done.read):
-                    note(f"{path}: {text}")
+                    note(f"{done.input}: {text}")
                 print_findings(path, done.findings, several=len(options.files) > 1)
                 if done.runs:
-                    print(f"{shown(path)}: {done.runs}", file=sys.stderr)
+                    print(f"{shown(done.input)}: {done.runs}", file=sys.stderr)
     if options.json:
         print_each(results)
     return 0 if all(done.ok for done in results) else 1

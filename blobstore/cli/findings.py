@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from blobstore.cli.formatting import shown
 from blobstore.cli.tables import print_wrapped
+from blobstore.errors import without_secrets
 from blobstore.gemma.runtimes import NAMES
 
 if TYPE_CHECKING:
@@ -26,6 +27,7 @@ def add_strict(parser: argparse.ArgumentParser) -> None:
 
 def print_findings(path: str, findings: Sequence[Finding], summary: str = "", *, several: bool = False) -> None:
     """Print findings: for people on a terminal, elsewhere as tab-separated lines, of several files with the path."""
+    path = without_secrets(path)
     if sys.stdout.isatty():
         _print_for_people(findings)
     else:

@@ -13,7 +13,7 @@ import numpy as np
 from blobstore.compare.differences import compare
 from blobstore.compare.sides import open_sides
 from blobstore.compare.values import Tolerance
-from blobstore.errors import UsageError
+from blobstore.errors import UsageError, without_secrets
 from blobstore.fileio.paths import optional_path, path_text
 from blobstore.fileio.ranges import expect
 from blobstore.gemma.newer import unknown_texts
@@ -253,8 +253,8 @@ def diff(
         with first.reading_ahead(), second.reading_ahead():
             differences = list(compare(first, second, tolerance=limits, progress=progress))
     return Comparison(
-        a=a,
-        b=b,
+        a=without_secrets(a),
+        b=without_secrets(b),
         by=first.by,
         tolerance=ComparedTolerance(limits.absolute, limits.relative) if limits else None,
         differ=any(difference.differs for difference in differences),
@@ -262,8 +262,8 @@ def diff(
         entries=tuple(_entry(one) for one in differences if all or one.kind not in _WITH_ALL),
         nbytes=nbytes,
         notes=notes,
-        read_a=first.read,
-        read_b=second.read,
+        read_a=tuple(map(without_secrets, first.read)),
+        read_b=tuple(map(without_secrets, second.read)),
         seconds=time.perf_counter() - start,
     )
 
@@ -287,7 +287,7 @@ def _notes(a: Side, b: Side, *, chosen: bool) -> Iterator[str]:
             hint = (
                 ": an .sbs file without a name index has only the runtime's keys; convert the other, and compare that"
             )
-        yield f"{a.path} and {b.path} have no name in common{hint}"
+        yield f"{without_secrets(a.path)} and {without_secrets(b.path)} have no name in common{hint}"
     elif not chosen and "keys" in (a.by, b.by):
         yield "compared by the runtime's keys, as no name is in both; --by names compares by names regardless"
 

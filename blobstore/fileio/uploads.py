@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+import threading
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any, BinaryIO, cast
 
@@ -216,7 +217,8 @@ class Upload(Completing):
         self._stream = None
         self._gathered = bytearray()
         if self._thread is not None:
-            self._thread.shutdown()
+            # Collected in its own thread, which can't wait for itself.
+            self._thread.shutdown(wait=threading.current_thread() not in self._thread._threads)  # noqa: SLF001
         if self._held is not None:
             self._held.close()
 

@@ -68,10 +68,16 @@ def connect(url: str, *, own: bool = False) -> tuple[Any, str]:
     options: dict[str, Any] = {"skip_instance_cache": True} if own else {}
     try:
         with reaching(url):
-            file_system, path = url_to_fs(url, **options)
+            file_system, path = url_to_fs(_with_small_scheme(url), **options)
     except ImportError as error:
         raise MissingExtraError("needs-remote", f"{what}, and its package isn't installed: {error}") from None
     return file_system, path
+
+
+def _with_small_scheme(url: str) -> str:
+    """Return a URL with its scheme in small letters, as fsspec knows it."""
+    match = _SCHEME(url)
+    return url[: match.end()].lower() + url[match.end() :] if match else url
 
 
 @contextmanager

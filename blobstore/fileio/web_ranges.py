@@ -44,7 +44,7 @@ def web_fetch(file_system: Any, url: str, info: dict[str, Any]) -> Fetch:  # noq
             if answer.status == HTTPStatus.REQUESTED_RANGE_NOT_SATISFIABLE:
                 raise RemoteError("remote-changed", "the file was replaced by a shorter one: begin again")
             answer.raise_for_status()
-            _check(answer, said)
+            _check(answer, said, start)
             data, done = bytearray(end - start), 0
             async for chunk in answer.content.iter_any():
                 if done + len(chunk) > len(data):
@@ -60,9 +60,11 @@ def web_fetch(file_system: Any, url: str, info: dict[str, Any]) -> Fetch:  # noq
     return fetch
 
 
-def _check(answer: Any, said: list[tuple[str, str]]) -> None:  # noqa: ANN401 (aiohttp's)
+def _check(answer: Any, said: list[tuple[str, str]], start: int) -> None:  # noqa: ANN401 (aiohttp's)
     """Refuse an answer that isn't a range of the object that was looked at."""
     if any(answer.headers.get(name) != contents for name, contents in said):
         raise RemoteError("remote-changed", "the file was replaced while it was read: begin again")
     if answer.status != HTTPStatus.PARTIAL_CONTENT:
         raise RemoteError("needs-ranges", "the server doesn't serve ranges: download the file first")
+    if not answer.headers.get("Content-Range", "").lower().startswith(f"bytes {start}-"):
+        raise RemoteError("needs-ranges", f"the server sent other bytes than those at offset {start}")

@@ -11,7 +11,7 @@ from blobstore.errors import BlobStoreError, UsageError, without_secrets
 from blobstore.fileio.file_systems import stat_of
 from blobstore.fileio.places import absolute, exists
 from blobstore.fileio.source import read_beginning
-from blobstore.fileio.urls import is_url
+from blobstore.fileio.urls import connect, is_url, scheme_of
 from blobstore.index.locate import beside
 from blobstore.index.records import MAGIC as INDEX_MAGIC
 from blobstore.index.sets import stores_of
@@ -76,10 +76,16 @@ def refuse_inputs(
 def _refuse_url(url: str, inputs: Iterable[Path], folder: str, *, except_ours: bool) -> None:
     """Refuse a URL that is an input, or an object in a folder of inputs."""
     place = absolute(url)
-    read = any(is_url(path) and absolute(os.fspath(path)) == place for path in inputs)
+    paths = [os.fspath(path) for path in inputs if is_url(path)]
+    read = any(absolute(path) == place or _is_same(path, url) for path in paths)
     within = is_url(folder) and place.startswith(f"{absolute(folder)}/") and exists(url)
     if read or (within and not (except_ours and _is_ours(url))):
         raise UsageError("same-file", f"{url!r} would be lost: it is read; choose another output")
+
+
+def _is_same(a: str, b: str) -> bool:
+    """Whether two URLs name the same object: memory://a/b and memory:///a/b do."""
+    return scheme_of(a) == scheme_of(b) and connect(a)[1] == connect(b)[1]
 
 
 def _existing(output: Path | BinaryIO | None) -> tuple[str, tuple[int, int]] | None:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Literal, get_args
 from blobstore.container.keys import INDEX_KEY
 from blobstore.errors import FormatError, UsageError, in_file
 from blobstore.fileio.source import read_whole
+from blobstore.fileio.urls import is_listed
 from blobstore.index.names import is_made_key
 from blobstore.index.parse import open_index, parse_index
 from blobstore.index.sets import SetReader
@@ -64,8 +65,11 @@ def find_index(reader: BlobReader, *, whole: bool = True) -> NameIndex | None:
 
 
 def _find_elsewhere(reader: BlobReader, *, whole: bool) -> NameIndex | None:
-    """Return the index beside a URL: one request when there is none. A signature would be for one object only."""
-    if "?" in reader.url:
+    """Return the index beside a URL: one request when there is none.
+
+    On the web a query may be a signature, which is for one object only; elsewhere a "?" is part of the name.
+    """
+    if "?" in reader.url and not is_listed(reader.url):
         return None
     with suppress(FileNotFoundError):
         return read_external(external_path(reader.url), reader.directory, whole=whole)
