@@ -32,8 +32,9 @@ __all__ = [
 
 
 _URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+://[^\s'\"<>]+")
-_USER = re.compile(r"(?<!hf)(://)[^/?#\s]*@")
+_USER = re.compile(r"(?<!hf)(://)[^/?#\n]*@")  # may have spaces
 _SECRET = re.compile(r"(?<=[?#])\S+")
+_VALUE = re.compile(r"([?&][\w.~-]+=)[^\s&'\"…]+")  # behind a space or a quote, where a URL seems to end
 
 
 def without_secrets(text: str) -> str:
@@ -43,7 +44,8 @@ def without_secrets(text: str) -> str:
     """
     if "://" not in text:
         return text
-    return _URL.sub(lambda url: _SECRET.sub("…", _USER.sub(r"\1…@", url[0])), text)
+    cut = _URL.sub(lambda url: _SECRET.sub("…", url[0]), _USER.sub(r"\1…@", text))
+    return _VALUE.sub(r"\1…", cut)
 
 
 class BlobStoreError(Exception):

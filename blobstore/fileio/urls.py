@@ -122,9 +122,18 @@ def _was_reached(error: FileNotFoundError) -> bool:
 
 def _failed(error: BaseException, url: str) -> RemoteError:
     text = without_secrets(str(error))
+    for secret in _secrets_of(url):  # packages quote parts of URLs
+        text = text.replace(secret, "…")
     failure = RemoteError("remote-failed", f"{type(error).__name__}{f': {text}' if text else ''}")
     failure.path = without_secrets(url)
     return failure
+
+
+def _secrets_of(url: str) -> list[str]:
+    scheme, _, rest = url.partition("://")
+    place, _, query = rest.partition("?")
+    user = place.rpartition("@")[0] if scheme != "hf" else ""
+    return [secret for secret in (user, query) if secret]
 
 
 def identity_in(info: dict[str, Any]) -> tuple[str, ...]:

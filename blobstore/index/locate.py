@@ -67,9 +67,10 @@ def find_index(reader: BlobReader, *, whole: bool = True) -> NameIndex | None:
 def _find_elsewhere(reader: BlobReader, *, whole: bool) -> NameIndex | None:
     """Return the index beside a URL: one request when there is none.
 
-    On the web a query may be a signature, which is for one object only; elsewhere a "?" is part of the name.
+    On the web a query may be a signature, which is for one object only, and S3 has versions of one; elsewhere a "?" is
+    part of the name.
     """
-    if "?" in reader.url and not is_listed(reader.url):
+    if "?versionId=" in reader.url or ("?" in reader.url and not is_listed(reader.url)):
         return None
     with suppress(FileNotFoundError):
         return read_external(external_path(reader.url), reader.directory, whole=whole)

@@ -314,6 +314,9 @@ def test_parts_grow_so_that_there_are_few(monkeypatch: pytest.MonkeyPatch) -> No
         ("hf://org/name@main/file", "hf://org/name@main/file"),
         ("of https://t@h/a, https://h/b?c=d e", "of https://…@h/a, https://h/b?… e"),
         ("a@b?c", "a@b?c"),
+        ("http://h/a b.sbs?sig=x", "http://h/a b.sbs?sig=…"),
+        ("http://us er:pass wd@h/it's.sbs?sig=x", "http://…@h/it's.sbs?sig=…"),
+        ("http://h/a?x='q'&sig=x", "http://h/a?…'q'&sig=…"),
     ],
 )
 def test_urls_are_shown_without_secrets(text: str, expected: str) -> None:
