@@ -5,6 +5,7 @@ from __future__ import annotations
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
+from blobstore.cli.output import note
 from blobstore.errors import UsageError
 
 if TYPE_CHECKING:
@@ -42,6 +43,8 @@ def cluster_of(options: argparse.Namespace) -> Iterator[Client | None]:
     from blobstore.distributed.cluster import cluster  # noqa: PLC0415 (only with a cluster)
 
     with cluster(processes=options.processes, scheduler=options.scheduler) as client:
+        if options.scheduler is not None and not client.scheduler_info()["workers"]:
+            note(f"no workers at {options.scheduler} yet: waiting for the first")
         yield client
 
 

@@ -47,6 +47,7 @@ def cluster(*, processes: int | None = None, scheduler: str | None = None) -> It
                 memory_limit=0,  # Dask takes the pages of mapped files for memory, and would end workers for them
                 dashboard_address="127.0.0.1:0",  # another cluster may have the usual port
                 silence_logs=logging.CRITICAL,
+                preload=["blobstore.distributed.preload"],
             )
             where = stack.enter_context(local)
         else:

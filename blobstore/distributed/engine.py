@@ -150,13 +150,15 @@ class _Run:
 
     @contextmanager
     def cancelled_at_end(self) -> Iterator[None]:
-        """After an error or an interrupt, cancel what has not begun; in any case let workers close their files."""
+        """After an error or an interrupt, cancel or stop all tasks; in any case let workers close their files."""
         try:
             yield
         except BaseException:
             _in_time(lambda: self._client.cancel(list(self._futures.values()), force=True))
+            # Those that have begun stop at their next report: what they write would be left behind.
+            _in_time(lambda: self._client.run(close_run, self._id, on_error="ignore"))
             raise
-        finally:
+        else:
             _in_time(lambda: self._client.run(close_run, self._id, wait=False, on_error="ignore"))
 
     @contextmanager

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 import threading
 import time
+from collections import Counter
 from contextlib import ExitStack
 from dataclasses import dataclass
 from importlib import import_module
@@ -19,6 +21,7 @@ if TYPE_CHECKING:
 
 Result = TypeVar("Result")
 
+_MOST_SECONDS_TO_STOP = 4
 _REPORT_SECONDS = 1.0  # between two reports of a shard's progress
 
 
@@ -47,22 +50,35 @@ def do_shard(work: Work[Any, Result], number: int, run: str, version: str) -> Do
         version: Of this package, where the run was started.
     """
     counted = _Counter(run, number)
+    with _lock:
+        _running[run] += 1
     try:
         _refuse_other(version)
+        counted(0)
         with at_most(1), _Borrowed(run, work) as opened:
             return Done(work.do(opened, number, counted), counted.nbytes)
     except (BlobStoreError, OSError) as error:
         return Failed(error)
+    finally:
+        with _lock:
+            _running[run] -= 1
 
 
 async def close_run(run: str) -> None:
-    """Close what is open in this process for a run that has ended. Dask waits for all functions that aren't async."""
+    """Close what is open in this process for a run that has ended, and wait a little until its shards have stopped.
+
+    Dask waits for all functions that aren't async.
+    """
     with _lock:
         _ended.append(run)
         del _ended[:-_REMEMBERED]
         idle = _idle.pop(run, [])
     for stack, _ in idle:
         stack.close()
+    until = time.monotonic() + _MOST_SECONDS_TO_STOP
+    while _running[run] and time.monotonic() < until:  # noqa: ASYNC110 (threads count)
+        await asyncio.sleep(0.01)
+    _running.pop(run, None)
 
 
 def _refuse_other(version: str) -> None:
@@ -75,6 +91,7 @@ def _refuse_other(version: str) -> None:
 # What is open for a run, and not in use by a thread.
 _idle: dict[str, list[tuple[ExitStack, Any]]] = {}
 _ended: list[str] = []
+_running: Counter[str] = Counter()  # shards of each run
 _REMEMBERED = 100
 _lock = threading.Lock()
 
@@ -115,6 +132,8 @@ class _Counter:
         self.nbytes = 0
 
     def __call__(self, nbytes: int) -> None:
+        if self._run in _ended:
+            raise ClusterError("run-ended", "the run that this belongs to has ended")
         with self._lock:
             self.nbytes += nbytes
             now = time.monotonic()

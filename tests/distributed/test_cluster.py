@@ -290,8 +290,9 @@ def test_the_scheduler_dies(
         scheduler.kill()
         _, said = process.communicate(timeout=SECONDS)
     assert process.returncode == 1
-    assert said.startswith("blobstore: scheduler-lost: ")
-    assert said.count("\n") == 1
+    waiting, lost = said.splitlines()
+    assert waiting.startswith("note: no workers at ")
+    assert lost.startswith("blobstore: scheduler-lost: ")
     assert not (tmp_path / "out" / "m.sbs").exists()
     assert resume(checkpoint, tmp_path, capsys) > 0
     assert contents(tmp_path / "out") == expected
@@ -303,10 +304,25 @@ def test_an_interrupt_leaves_no_set(
     with half_done(checkpoint, tmp_path) as (process, _):
         process.send_signal(signal.SIGINT)
         _, said = process.communicate(timeout=SECONDS)
-    assert (process.returncode, said) == (130, "blobstore: interrupted\n")
+    assert (process.returncode, said.splitlines()[1:]) == (130, ["blobstore: interrupted"])
     assert not (tmp_path / "out" / "m.sbs").exists()
     assert resume(checkpoint, tmp_path, capsys) > 0
     assert contents(tmp_path / "out") == expected
+
+
+def test_an_interrupt_from_the_terminal_is_one_line(tmp_path: Path) -> None:
+    """It goes to the workers, too."""
+    save_set([{f"t.{number}": np.zeros(10)} for number in range(2000)], tmp_path / "m.sbs")
+    words = [sys.executable, "-m", "blobstore", "pack", "m.sbs", "-o", "p.sbs", "--processes", "2"]
+    environment = os.environ | {"PYTHONPATH": str(ROOT)}
+    with subprocess.Popen(
+        words, cwd=tmp_path, env=environment, stderr=subprocess.PIPE, text=True, start_new_session=True
+    ) as process:
+        wait_for(tmp_path, "p-*.sbs")
+        os.killpg(process.pid, signal.SIGINT)
+        _, said = process.communicate(timeout=SECONDS)
+    assert (process.returncode, said) == (130, "blobstore: interrupted\n")
+    assert not list(tmp_path.glob("p*.sbs"))
 
 
 def test_no_scheduler_is_one_line(
