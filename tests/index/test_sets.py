@@ -243,6 +243,15 @@ def test_a_store_that_nobody_needs_lets_go_of_its_files(path: Path) -> None:
         gc.enable()
 
 
+@pytest.mark.parametrize(("numbers", "lacking"), [((1, 2, 3), ""), ((1, 3), "2"), ((2,), "1, 3")])
+def test_files_that_a_set_lacks_are_told(tmp_path: Path, numbers: tuple[int, ...], lacking: str) -> None:
+    stores = [tmp_path / f"m-0000{number}-of-00003.sbs" for number in numbers]
+    for path in stores:
+        blobstore.save_file({path.name: np.arange(3.0)}, path)
+    notes = blobstore.join_stores(stores, tmp_path / "m.sbs").notes
+    assert [f"without number {lacking} the set" in note for note in notes] == [True] * bool(lacking)
+
+
 def test_an_index_is_made_anew_after_a_store_was_rewritten(tmp_path: Path) -> None:
     stores = [tmp_path / f"m-{number}.sbs" for number in (1, 2)]
     for number, path in enumerate(stores):
