@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 from collections import Counter
 from itertools import starmap
 from typing import TYPE_CHECKING, Any
@@ -256,7 +257,7 @@ def _describe_store(store: Store) -> dict[str, Any]:
         "directory_sha256": directory_digest(reader.directory).hex(),
         **tensors,
         "index": _index_facts(store),
-        "notes": lost_index(store.reader),
+        "notes": [*lost_index(store.reader), *_missing(store.reader)],
         "packed": _packed_facts(store),
         **weights,
         "model": _model(store),
@@ -280,6 +281,17 @@ def _set_facts(reader: BlobReader) -> list[dict[str, Any]] | None:
         return None
     stores = zip(reader.paths, reader.index.stores, strict=True)
     return [{"file": path, "nbytes": store.nbytes, "blobs": store.blob_count} for path, store in stores]
+
+
+def _missing(reader: BlobReader) -> list[str]:
+    """Say how many files of a set aren't there; those elsewhere aren't asked for."""
+    if not isinstance(reader, SetReader) or reader.is_elsewhere:
+        return []
+    missing = [path for path in reader.paths if not os.path.isfile(path)]
+    if not missing:
+        return []
+    more = f" and {len(missing) - 1} more files of the set are" if missing[1:] else " is"
+    return [f"{missing[0]!r}{more} missing: put back what should be there; blobstore check names all"]
 
 
 def _set(files: list[dict[str, Any]]) -> str:

@@ -17,6 +17,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import blobstore
+from blobstore import cli
 from blobstore.errors import BlobStoreError, FormatError, UsageError
 from blobstore.index.inputs import files_of
 from blobstore.index.sets import SetReader, open_reader
@@ -264,3 +265,15 @@ def test_an_index_is_made_anew_after_a_store_was_rewritten(tmp_path: Path) -> No
     assert list(blobstore.load_file(tmp_path / "m.sbs")) == ["t.0", "t.1"]
     with pytest.raises(UsageError, match="same-file"):
         blobstore.join_stores(stores, stores[0])
+
+
+def test_info_says_which_files_are_missing(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    stores = [tmp_path / f"m-{number}.sbs" for number in (1, 2)]
+    for path in stores:
+        blobstore.save_file({path.name: np.arange(3.0)}, path)
+    blobstore.join_stores(stores, tmp_path / "m.sbs")
+    assert cli.main(["info", str(tmp_path / "m.sbs")]) == 0
+    assert "missing" not in capsys.readouterr().err
+    stores[1].unlink()
+    assert cli.main(["info", str(tmp_path / "m.sbs")]) == 0
+    assert f"note: '{stores[1]}' is missing" in capsys.readouterr().err
