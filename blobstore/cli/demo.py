@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
+import sys
 from typing import TYPE_CHECKING
 
 import ml_dtypes
@@ -98,7 +100,15 @@ def _tell(facts: dict[str, Any], store: Store, count: int) -> None:
     print(f"     … {len(store)} names in all; tied and renamed weights are stored once")
     same = f"{facts['exported_equal']} of {count} tensors are the source's, bit for bit"
     print(f"5. exported  {facts['exported']} from {facts['exported_from']}, the same with bf16 weights: {same}")
-    print(f"\nLook at it: blobstore ls {facts['file']}")
+    print(f"\nLook at it: {_program()} ls {facts['file']}")
+
+
+def _program() -> str:
+    """Return how to call this program: by its path, if that is how it was called and the name alone isn't found."""
+    called = sys.argv[0]
+    if shutil.which("blobstore") or not os.path.basename(called).startswith("blobstore"):
+        return "blobstore"
+    return os.path.relpath(called)
 
 
 def _convert(folder: str, path: str, weights: str) -> int:

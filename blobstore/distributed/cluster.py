@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import socket
 from contextlib import ExitStack, contextmanager
 from importlib import import_module
 from typing import TYPE_CHECKING
@@ -55,20 +56,29 @@ def cluster(*, processes: int | None = None, scheduler: str | None = None) -> It
         try:
             client = distributed.Client(where, timeout=_SECONDS, set_as_default=False)
         except (OSError, TimeoutError, ValueError) as error:
-            fix = "is it running there, and is the address right?"
-            raise ClusterError("no-scheduler", f"no scheduler answers at {scheduler!r} ({error}): {fix}") from error
+            raise _no_scheduler(where, error) from error
         stack.callback(client.close, timeout=_SECONDS)
         yield client
 
 
 def _check_address(address: str) -> None:
-    """Refuse what can't be an address: a client that was made with it would leave a traceback."""
+    """Refuse an address where nothing can be, or nothing is: a client that was made with it would leave a traceback."""
     comm = import_module("distributed.comm")
     try:
-        comm.get_address_host_port(address)
+        host, port = comm.get_address_host_port(address)
     except (ValueError, TypeError, OSError) as error:
         what = f"{address!r} isn't the address of a scheduler ({error})"
         raise UsageError("bad-address", f"{what}: it is like tcp://10.0.0.1:8786") from error
+    if "://" not in address or address.startswith(("tcp://", "tls://")):
+        try:
+            socket.create_connection((host, port), _SECONDS).close()
+        except OSError as error:
+            raise _no_scheduler(address, error) from error
+
+
+def _no_scheduler(address: object, error: Exception) -> ClusterError:
+    fix = "is it running there, and is the address right?"
+    return ClusterError("no-scheduler", f"no scheduler answers at {address!r} ({error}): {fix}")
 
 
 def import_distributed() -> ModuleType:

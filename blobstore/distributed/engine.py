@@ -116,7 +116,8 @@ class _Run:
             except ImportError as failed:
                 error = failed
             else:
-                del self._futures[number]  # the cluster forgets the result
+                # The cluster forgets the result. Not when it is collected: an interrupt would be lost there.
+                self._futures.pop(number).release()
                 if isinstance(outcome, Done):
                     return outcome
                 error = outcome.error

@@ -312,7 +312,10 @@ def test_an_interrupt_leaves_no_set(
 
 def test_an_interrupt_from_the_terminal_is_one_line(tmp_path: Path) -> None:
     """It goes to the workers, too."""
-    save_set([{f"t.{number}": np.zeros(10)} for number in range(2000)], tmp_path / "m.sbs")
+    save_set(
+        [{f"t.{number}": np.random.default_rng(number).normal(size=30_000)} for number in range(300)],
+        tmp_path / "m.sbs",
+    )
     words = [sys.executable, "-m", "blobstore", "pack", "m.sbs", "-o", "p.sbs", "--processes", "2"]
     environment = os.environ | {"PYTHONPATH": str(ROOT)}
     with subprocess.Popen(
