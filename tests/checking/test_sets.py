@@ -10,6 +10,7 @@ import pytest
 
 from blobstore.checking import check_file, verify_file
 from blobstore.errors import FormatError
+from blobstore.index.records import HEADER_FIELDS, HEADER_NBYTES, SELF_DIGEST_AT, Header, section_spans
 from blobstore.packing.pack import pack
 from tests.sets import save_set
 
@@ -105,10 +106,16 @@ def test_each_index_has_a_digest_of_its_own(stores: list[Path]) -> None:
     damage(path, path.stat().st_size - 1 - path.read_bytes()[::-1].index(b"}"))
     assert {code for code, _ in said(verify_file(path).findings)} >= {"index-metadata"}
     damage(path, path.stat().st_size - 1)  # whole again
-    at = stores[1].read_bytes().index(b"SBSINDEX")
-    damage(stores[1], at + 105)  # in the SHA-256 of itself
+    raw = stores[1].read_bytes()
+    at = raw.index(b"SBSINDEX")
+    spans = section_spans(Header._make(HEADER_FIELDS.unpack(raw[at : at + HEADER_NBYTES])))
+    scale = at + spans["entry scale"][0]
+    damage(stores[1], scale)  # another scale is as good for all other checks
     assert said(verify_file(path).findings) == {("index-digest", stores[1].name)}
     assert said(check_file(path)) == {("index-digest", stores[1].name)}
+    damage(stores[1], scale)
+    damage(stores[1], at + SELF_DIGEST_AT)  # which the set knows
+    assert said(verify_file(path).findings) == {("set-stale", stores[1].name)}
 
 
 def test_errors_name_the_store_as_the_set_was_named(stores: list[Path], monkeypatch: pytest.MonkeyPatch) -> None:
