@@ -85,7 +85,7 @@ def _refuse_url(url: str, inputs: Iterable[Path], folder: str, *, except_ours: b
 
 def _is_same(a: str, b: str) -> bool:
     """Whether two URLs name the same object: memory://a/b and memory:///a/b do."""
-    return scheme_of(a) == scheme_of(b) and connect(a)[1] == connect(b)[1]
+    return scheme_of(a) == scheme_of(b) and connect(a) == connect(b)  # also the server
 
 
 def _existing(output: Path | BinaryIO | None) -> tuple[str, tuple[int, int]] | None:
