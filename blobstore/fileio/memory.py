@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from blobstore.errors import TruncatedError, UsageError
-from blobstore.fileio.closing import Closing
+from blobstore.fileio.copied import CopiedSource
 from blobstore.fileio.ranges import flat_bytes
 
 if TYPE_CHECKING:
@@ -18,9 +18,10 @@ if TYPE_CHECKING:
     from blobstore.fileio.types import Buffer, ReadInto, SourceAccess
 
 
-class MemorySource(Closing):
+class MemorySource(CopiedSource):
     """A file's contents in memory. Views are the given bytes themselves, read-only; or copies, if they are to be."""
 
+    what = "is in memory"
     has_path = False
     in_memory = True
     device = None
@@ -51,18 +52,7 @@ class MemorySource(Closing):
         """
         if self.access == "memory":
             return self._contents()[offset : offset + nbytes]
-        copy = np.empty(nbytes, dtype=np.uint8).data
-        self.read_into(copy, offset)
-        return copy if self.writable else copy.toreadonly()
-
-    def read_into(self, buffer: memoryview, offset: int) -> None:
-        """Fill ``buffer`` with the bytes from ``offset`` on.
-
-        Raises:
-            TruncatedError: ``short-read`` when there are too few.
-            UsageError: ``closed``.
-        """
-        _copy(self._contents(), buffer, offset)
+        return super().view(offset, nbytes)
 
     @contextmanager
     def reading(self) -> Iterator[ReadInto]:
@@ -77,15 +67,6 @@ class MemorySource(Closing):
     def is_at(self, path: str | PathLike[str]) -> bool:  # noqa: ARG002 (as for files)
         """Return False: no path names it."""
         return False
-
-    def fileno(self) -> int:
-        """Raise `UsageError`, ``no-descriptor``."""
-        raise UsageError("no-descriptor", f"{self.path} is in memory: it has no descriptor")
-
-    @contextmanager
-    def held(self) -> Iterator[None]:
-        """Yield None, as there is no descriptor."""
-        yield None
 
     def close(self) -> None:
         """Let go of the contents; views stay valid."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import threading
 from collections import deque
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -10,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from blobstore.errors import FormatError, TruncatedError, UsageError, in_file
-from blobstore.fileio.closing import Closing
+from blobstore.errors import FormatError, TruncatedError, in_file
+from blobstore.fileio.copied import CountedSource
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -21,7 +20,7 @@ if TYPE_CHECKING:
     import numpy.typing as npt
 
     from blobstore.fileio.remote_object import RemoteObject
-    from blobstore.fileio.types import ReadInto, SourceAccess
+    from blobstore.fileio.types import SourceAccess
 
 _TAIL_NBYTES = 1 << 20  # fetched when a file is opened: most directories and indexes are shorter
 _GAP_NBYTES = 1 << 20  # between two ranges that one request brings
@@ -51,13 +50,14 @@ class _Planned:
     wanted: int
 
 
-class RemoteSource(Closing):
+class RemoteSource(CountedSource):
     """A file elsewhere, read by any threads. Views are copies.
 
     What is read alone is one request. Reads that follow each other are fetched ahead of the reader, about as much as it
     has read so far; so is what is announced by `reading_ahead`. Of both at most 64 MiB are held.
     """
 
+    what = "lies elsewhere"
     has_path = False
     in_memory = False
     device = None
@@ -73,6 +73,7 @@ class RemoteSource(Closing):
         Raises:
             RemoteError, OSError: It can't be fetched.
         """
+        super().__init__()
         self.path: str = remote.path
         self.url: str = remote.url
         self.size: int = remote.size
@@ -83,7 +84,7 @@ class RemoteSource(Closing):
         self._beginning = b""
         self._starts: npt.NDArray[np.int64] = np.empty(0, np.int64)
         self._pool: Any = None
-        self._lock = threading.Lock()  # of all below
+        # All below belongs to the lock.
         self._blocks: list[_Block] = []  # the one that was begun last is last
         self._plan: deque[_Planned] = deque()
         self._announced = False
@@ -91,8 +92,6 @@ class RemoteSource(Closing):
         self._ahead = 0  # bytes to fetch beyond a reader that goes on
         self._passed = 0  # blobs that such a reader went into
         self._limit = 0  # not to fetch beyond
-        self._readers = 0
-        self._closed = False
 
     def expect(self, beginning: bytes) -> None:
         """Tell how the file has to begin, which is compared once something near its beginning is fetched.
@@ -134,31 +133,6 @@ class RemoteSource(Closing):
             buffer = np.empty(nbytes, dtype=np.uint8).data
             self._read(buffer, offset)
         return buffer if self.writable else buffer.toreadonly()
-
-    def read_into(self, buffer: memoryview, offset: int) -> None:
-        """Fill ``buffer`` with the file's bytes from ``offset`` on.
-
-        Raises:
-            TruncatedError, UsageError, RemoteError, OSError: As `view`.
-        """
-        with self.reading() as read:
-            read(buffer, offset)
-
-    @contextmanager
-    def reading(self) -> Iterator[ReadInto]:
-        """Yield a `read_into` that works until the ``with`` block ends, even if the file is closed meanwhile.
-
-        Raises:
-            UsageError: ``closed``.
-        """
-        with self._lock:
-            if self._closed:
-                raise UsageError("closed", "this file was closed")
-            self._readers += 1
-        try:
-            yield self._read
-        finally:
-            self._let_go(readers=1)
 
     @contextmanager
     def reading_ahead(self, ranges: Iterable[tuple[int, int]]) -> Iterator[None]:
@@ -298,25 +272,8 @@ class RemoteSource(Closing):
         """Whether a path is its URL, and still has this file."""
         return bool(self.url) and path == self.url and self._remote.is_unchanged()
 
-    def fileno(self) -> int:
-        """Raise `UsageError`, ``no-descriptor``."""
-        raise UsageError("no-descriptor", f"{self.path} lies elsewhere: it has no descriptor")
-
-    @contextmanager
-    def held(self) -> Iterator[None]:
-        """Yield None, as there is no descriptor."""
-        yield None
-
-    def close(self) -> None:
-        """Let go of the file, now or when the last one who reads is done."""
-        self._closed = True
-        self._let_go()
-
-    def _let_go(self, *, readers: int = 0) -> None:
+    def _let_go(self) -> None:
         with self._lock:
-            self._readers -= readers
-            if not self._closed or self._readers:
-                return
             pool, self._pool = self._pool, None
             self._plan.clear()
             self._blocks.clear()

@@ -8,10 +8,8 @@ from contextlib import ExitStack, contextmanager
 from itertools import accumulate
 from typing import TYPE_CHECKING
 
-import numpy as np
-
 from blobstore.errors import UsageError
-from blobstore.fileio.closing import Closing
+from blobstore.fileio.copied import CountedSource
 from blobstore.fileio.file_systems import stat_of
 from blobstore.fileio.remote import RemoteSource
 
@@ -19,7 +17,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Sequence
     from os import PathLike
 
-    from blobstore.fileio.types import ByteSource, ReadInto, SourceAccess
+    from blobstore.fileio.types import ByteSource, SourceAccess
 
     Open = Callable[[int], ByteSource]  # the number of a file → the file
 
@@ -28,13 +26,14 @@ _MOST_OPEN = 100  # files: each map takes a descriptor, and a process may have a
 _MOST_ELSEWHERE = 16  # each holds its end, a MiB
 
 
-class SetSource(Closing):
+class SetSource(CountedSource):
     """Some files as one. A view inside one of them is that file's own; nothing is read before it is asked for.
 
     A limited number of them stays open, besides those that views and ranges need. Any other is opened, and checked,
     again when it is read again.
     """
 
+    what = "is a set of files"
     in_memory = False
 
     def __init__(
@@ -49,6 +48,7 @@ class SetSource(Closing):
             open_file: Opens one of them, and checks it. No two threads open the same file at once.
             writable: Whether views can be written to.
         """
+        super().__init__()
         self.path: str = own.path
         self.has_path: bool = own.has_path
         self.url: str = own.url if isinstance(own, RemoteSource) else ""
@@ -59,12 +59,10 @@ class SetSource(Closing):
         self._paths = paths
         self._starts = [0, *accumulate(sizes)]
         self._open_file = open_file
+        # All below belongs to the lock.
         self._files: dict[int, ByteSource] = {}
         self._opening: dict[int, threading.Lock] = {}
-        self._readers = 0
-        self._closed = False
         self._ahead: tuple[dict[int, list[tuple[int, int]]], ExitStack] | None = None
-        self._guard = threading.Lock()  # of the five above
 
     def place(self, offset: int) -> tuple[int, int]:
         """Return which file an offset is in, and where there."""
@@ -87,19 +85,18 @@ class SetSource(Closing):
         if file is not None:
             self._read_ahead(number, file)
             return file
-        with self._guard:
+        with self._lock:
             opening = self._opening.setdefault(number, threading.Lock())
         with opening:
             file = self._files.get(number)
             if file is None:
                 file = self._open_file(number)
-                with self._guard:
+                with self._lock:
                     if self._closed and not self._readers:
                         file.close()
                         raise UsageError("closed", "this file was closed")
-                    while len(self._files) >= (
-                        _MOST_ELSEWHERE if self.url else _MOST_OPEN
-                    ):  # let go of, not closed: a range may need it
+                    most = _MOST_ELSEWHERE if self.url else _MOST_OPEN
+                    while len(self._files) >= most:  # let go of, not closed: a range may need it
                         del self._files[next(iter(self._files))]
                     self._files[number] = file
         self._read_ahead(number, file)
@@ -120,7 +117,7 @@ class SetSource(Closing):
             number, start = self.place(offset)
             planned.setdefault(number, []).append((start, nbytes))
         with ExitStack() as stack:
-            with self._guard:
+            with self._lock:
                 is_ours = self._ahead is None  # the first one who announces knows most
                 if is_ours:
                     self._ahead = (planned, stack)
@@ -128,14 +125,14 @@ class SetSource(Closing):
                 yield
             finally:
                 if is_ours:
-                    with self._guard:
+                    with self._lock:
                         self._ahead = None
 
     def _read_ahead(self, number: int, file: ByteSource) -> None:
         """Begin to fetch what was announced of a file, unless that was begun."""
         if self._ahead is None:
             return
-        with self._guard:
+        with self._lock:
             if self._ahead is not None and isinstance(file, RemoteSource):
                 planned, stack = self._ahead
                 if number in planned:
@@ -151,36 +148,7 @@ class SetSource(Closing):
         number, start = self.place(offset)
         if nbytes and offset + nbytes <= self._starts[number + 1]:  # no file is opened for nothing
             return self.file(number).view(start, nbytes)
-        data = np.empty(nbytes, dtype=np.uint8).data
-        self.read_into(data, offset)
-        return data if self.writable else data.toreadonly()
-
-    def read_into(self, buffer: memoryview, offset: int) -> None:
-        """Fill ``buffer`` with bytes from ``offset`` on.
-
-        Raises:
-            TruncatedError, FormatError, UsageError, OSError: As `view`.
-        """
-        with self.reading() as read:
-            read(buffer, offset)
-
-    @contextmanager
-    def reading(self) -> Iterator[ReadInto]:
-        """Yield a `read_into` that works until the ``with`` block ends, even if this is closed meanwhile.
-
-        Raises:
-            UsageError: ``closed``.
-        """
-        with self._guard:
-            if self._closed:
-                raise UsageError("closed", "this file was closed")
-            self._readers += 1
-        try:
-            yield self._read
-        finally:
-            with self._guard:
-                self._readers -= 1
-            self._let_go()
+        return super().view(offset, nbytes)
 
     def _read(self, buffer: memoryview, offset: int) -> None:
         done = 0
@@ -205,25 +173,8 @@ class SetSource(Closing):
         """The device of the file system of the file that lists the others."""
         return self._own.device
 
-    def fileno(self) -> int:
-        """Raise `UsageError`, ``no-descriptor``."""
-        raise UsageError("no-descriptor", f"{self.path!r} is a set of files: it has no descriptor of its own")
-
-    @contextmanager
-    def held(self) -> Iterator[None]:
-        """Yield None: there is no single descriptor."""
-        yield None
-
-    def close(self) -> None:
-        """Let go of all files, now or when the last one who reads is done; views stay valid."""
-        with self._guard:
-            self._closed = True
-        self._let_go()
-
     def _let_go(self) -> None:
-        with self._guard:
-            if not self._closed or self._readers:
-                return
+        with self._lock:
             files = [self._own, *self._files.values()]
             self._files.clear()
         for file in files:

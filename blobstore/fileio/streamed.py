@@ -10,11 +10,9 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
 from blobstore.errors import TruncatedError, UsageError, in_file
 from blobstore.fileio import plain_files
-from blobstore.fileio.closing import Closing
+from blobstore.fileio.copied import CopiedSource
 from blobstore.fileio.remote_object import RemoteObject
 from blobstore.fileio.urls import is_url
 
@@ -43,13 +41,14 @@ class _Block:
     unread: int
 
 
-class StreamedSource(Closing):
+class StreamedSource(CopiedSource):
     """A file elsewhere, read by any threads in any order, but fast where reads follow each other. Views are copies.
 
     Blocks are fetched ahead up to the end of the tensor that is being read, and beyond it where its beginning was
     reached by reading, too. At most 64 MiB are held.
     """
 
+    what = "lies elsewhere"
     has_path = False
     in_memory = False
     device = None
@@ -83,18 +82,6 @@ class StreamedSource(Closing):
         """Tell where tensors end: reading one doesn't mean that the next one is wanted."""
         self._ends = sorted(ends)
 
-    def view(self, offset: int, nbytes: int) -> memoryview:
-        """Return a copy of these bytes.
-
-        Raises:
-            TruncatedError: ``short-read``.
-            UsageError: ``closed``.
-            RemoteError, OSError: They can't be fetched; ``remote-changed``: the file is another one now.
-        """
-        data = np.empty(nbytes, dtype=np.uint8).data
-        self.read_into(data, offset)
-        return data if self.writable else data.toreadonly()
-
     def read_into(self, buffer: memoryview, offset: int) -> None:
         """Fill ``buffer`` with the file's bytes from ``offset`` on.
 
@@ -118,15 +105,6 @@ class StreamedSource(Closing):
     def is_at(self, path: str | PathLike[str]) -> bool:
         """Whether a path is its URL, and still has this file."""
         return path == self._url and self._object.is_unchanged()
-
-    def fileno(self) -> int:
-        """Raise `UsageError`, ``no-descriptor``."""
-        raise UsageError("no-descriptor", f"{self.path} lies elsewhere: it has no descriptor")
-
-    @contextmanager
-    def held(self) -> Iterator[None]:
-        """Yield None, as there is no descriptor."""
-        yield None
 
     def close(self) -> None:
         """Let go of the file, and of what was fetched."""

@@ -11,10 +11,8 @@ import weakref
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
 from blobstore.errors import TruncatedError, UsageError, in_file
-from blobstore.fileio.closing import Closing
+from blobstore.fileio.copied import CopiedSource
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -27,9 +25,10 @@ _locks: weakref.WeakKeyDictionary[Any, threading.Lock] = weakref.WeakKeyDictiona
 _locks_guard = threading.Lock()
 
 
-class StreamSource(Closing):
+class StreamSource(CopiedSource):
     """A file object, read by seeking and reading, in one thread at a time. Every view is a copy."""
 
+    what = "is not a file on disk"
     has_path = False
     in_memory = False
     device = None
@@ -54,26 +53,6 @@ class StreamSource(Closing):
             self.size: int = _size_of(stream, path)
             _check_reads(stream, path)
 
-    def view(self, offset: int, nbytes: int) -> memoryview:
-        """Return a copy of these bytes.
-
-        Raises:
-            TruncatedError: ``short-read`` when the stream ends before them.
-            UsageError: ``closed``: this was closed, or the stream by its owner.
-        """
-        data = np.empty(nbytes, dtype=np.uint8).data
-        self.read_into(data, offset)
-        return data if self.writable else data.toreadonly()
-
-    def read_into(self, buffer: memoryview, offset: int) -> None:
-        """Fill ``buffer`` with the stream's bytes from ``offset`` on.
-
-        Raises:
-            TruncatedError, UsageError: As `view`.
-        """
-        with self.reading() as read:
-            read(buffer, offset)
-
     @contextmanager
     def reading(self) -> Iterator[ReadInto]:
         """Yield a `read_into` that works until the ``with`` block ends, even if this is closed meanwhile.
@@ -94,10 +73,6 @@ class StreamSource(Closing):
     def is_at(self, path: str | PathLike[str]) -> bool:  # noqa: ARG002 (as for files)
         """Return False: it may be what a path names, or not."""
         return False
-
-    def fileno(self) -> int:
-        """Raise `UsageError`, ``no-descriptor``."""
-        raise UsageError("no-descriptor", f"{self.path} is not a file on disk: it has no descriptor")
 
     @contextmanager
     def held(self) -> Iterator[None]:
