@@ -5,20 +5,21 @@ from __future__ import annotations
 from collections import deque
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from blobstore.errors import FormatError, TruncatedError, in_file
+from blobstore.fileio.blocks import Blocks
 from blobstore.fileio.copied import CountedSource
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
-    from concurrent.futures import Future
     from os import PathLike
 
     import numpy.typing as npt
 
+    from blobstore.fileio.blocks import Block
     from blobstore.fileio.remote_object import RemoteObject
     from blobstore.fileio.types import SourceAccess
 
@@ -29,16 +30,6 @@ _AT_ONCE = 8
 _KEPT_NBYTES = 40 << 20  # of blocks that are fetched ahead; readers that want others make it 64 MiB
 _MANY = 3  # blobs, one after another: the next will be wanted, too
 _PADDING = 256  # between blobs, which nobody reads
-
-
-@dataclass(eq=False)
-class _Block:
-    """Bytes that were fetched, or are being fetched; ``unread`` of them are still wanted."""
-
-    start: int
-    end: int
-    future: Future[bytes | bytearray]
-    unread: int
 
 
 @dataclass(frozen=True)
@@ -83,9 +74,8 @@ class RemoteSource(CountedSource):
         self._tail: bytes | bytearray = remote.fetch(self._tail_start, remote.size) if remote.size else b""
         self._beginning = b""
         self._starts: npt.NDArray[np.int64] = np.empty(0, np.int64)
-        self._pool: Any = None
         # All below belongs to the lock.
-        self._blocks: list[_Block] = []  # the one that was begun last is last
+        self._blocks = Blocks(_AT_ONCE, _KEPT_NBYTES)
         self._plan: deque[_Planned] = deque()
         self._announced = False
         self._read_to = -1
@@ -174,27 +164,28 @@ class RemoteSource(CountedSource):
         if offset >= self._tail_start:
             return self._tail, offset - self._tail_start
         with self._lock:
-            block = next((one for one in self._blocks if one.start <= offset < one.end), None)
+            block = self._blocks.at(offset)
             if block is None:
                 block = self._unannounced(offset, min(nbytes, self._tail_start - offset))
         try:
             return block.future.result(), offset - block.start
         except BaseException:
-            self._forget(block)  # whoever reads it next tries again
+            with self._lock:
+                self._blocks.forget(block)  # whoever reads it next tries again
             raise
 
     def _was_read(self, offset: int, nbytes: int) -> None:
         """Count bytes as read; forget a block that was read to its end, and fetch the next ones."""
         with self._lock:
             self._read_to = offset + nbytes
-            block = next((one for one in self._blocks if one.start <= offset < one.end), None)
+            block = self._blocks.at(offset)
             if block is not None:
                 block.unread -= nbytes
                 if block.unread <= 0:
-                    self._blocks.remove(block)
+                    self._blocks.forget(block)
             self._fetch_ahead()
 
-    def _unannounced(self, offset: int, nbytes: int) -> _Block:
+    def _unannounced(self, offset: int, nbytes: int) -> Block:
         """Begin to fetch bytes that are neither there nor on their way."""
         planned = next((one for one in self._plan if one.start <= offset < one.end), None)
         if planned is not None:
@@ -230,32 +221,16 @@ class RemoteSource(CountedSource):
                 self._ahead = min(2 * self._ahead, _KEPT_NBYTES)
                 self._plan_on(end, self._read_to + self._ahead)
         while self._plan:
-            held = sum(block.end - block.start for block in self._blocks)
-            waiting = sum(not block.future.done() for block in self._blocks)
-            first = self._plan[0]
-            if waiting >= _AT_ONCE or (held and held + first.end - first.start > _KEPT_NBYTES):
+            held, first = self._blocks.nbytes, self._plan[0]
+            if self._blocks.waiting >= _AT_ONCE or (held and held + first.end - first.start > _KEPT_NBYTES):
                 return
             self._begin(self._plan.popleft())
 
-    def _begin(self, planned: _Planned) -> _Block:
+    def _begin(self, planned: _Planned) -> Block:
         """Begin to fetch; forget what was fetched and wasn't read where there is no space for both."""
-        start, end = planned.start, planned.end
-        held = sum(block.end - block.start for block in self._blocks)
-        for old in list(self._blocks):
-            if held + end - start <= _KEPT_NBYTES:
-                break
-            if old.future.done():
-                self._blocks.remove(old)
-                held -= old.end - old.start
-        if self._pool is None:
-            from concurrent.futures import ThreadPoolExecutor  # noqa: PLC0415 (import blobstore stays cheap)
-
-            self._pool = ThreadPoolExecutor(_AT_ONCE, thread_name_prefix="blobstore-fetch")
-        if self._beginning and start <= _PADDING:
-            start = 0
-        block = _Block(start, end, self._pool.submit(self._fetch, start, end), planned.wanted)
-        self._blocks.append(block)
-        return block
+        # What is near the beginning is fetched with it, which is to be compared.
+        start = 0 if self._beginning and planned.start <= _PADDING else planned.start
+        return self._blocks.begin(self._fetch, start, planned.end, planned.wanted)
 
     def _fetch(self, start: int, end: int) -> bytes | bytearray:
         data = self._remote.fetch(start, end)
@@ -263,22 +238,14 @@ class RemoteSource(CountedSource):
             self._check_beginning(data, self._beginning)
         return data
 
-    def _forget(self, block: _Block) -> None:
-        with self._lock:
-            if block in self._blocks:
-                self._blocks.remove(block)
-
     def is_at(self, path: str | PathLike[str]) -> bool:
         """Whether a path is its URL, and still has this file."""
         return bool(self.url) and path == self.url and self._remote.is_unchanged()
 
     def _let_go(self) -> None:
         with self._lock:
-            pool, self._pool = self._pool, None
             self._plan.clear()
-            self._blocks.clear()
-        if pool is not None:
-            pool.shutdown(wait=False, cancel_futures=True)
+            self._blocks.close()
 
 
 def _plan(ranges: Iterable[tuple[int, int]], limit: int, *, unread: int = 0) -> deque[_Planned]:

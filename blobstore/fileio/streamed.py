@@ -5,22 +5,21 @@ from __future__ import annotations
 import os
 import threading
 from bisect import bisect_right
-from collections import deque
 from contextlib import contextmanager
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from blobstore.errors import TruncatedError, UsageError, in_file
 from blobstore.fileio import plain_files
+from blobstore.fileio.blocks import Blocks
 from blobstore.fileio.copied import CopiedSource
 from blobstore.fileio.remote_object import RemoteObject
 from blobstore.fileio.urls import is_url
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
-    from concurrent.futures import Future
     from os import PathLike
 
+    from blobstore.fileio.blocks import Block
     from blobstore.fileio.types import ByteSource, ReadInto, SourceAccess
 
 _BLOCK_NBYTES = 8 << 20
@@ -28,17 +27,6 @@ _AHEAD = 4  # blocks that are fetched at once
 _KEPT_NBYTES = 64 << 20  # of all blocks, with those that are being fetched
 _MANY = 3  # tensors that are read one after another: the next will be wanted, too
 _HEAD_NBYTES = 256 << 10  # what the first request brings: most headers are shorter
-
-
-@dataclass
-class _Block:
-    """Bytes that were fetched, or are being fetched."""
-
-    start: int
-    end: int
-    crossed: int  # ends of tensors that were crossed by reading on and on, to reach it
-    future: Future[bytes | bytearray]
-    unread: int
 
 
 class StreamedSource(CopiedSource):
@@ -70,13 +58,12 @@ class StreamedSource(CopiedSource):
         self.path: str = self._object.path
         self.size: int = self._object.size
         self.writable = writable
-        self._pool: Any = None
         self._ends: list[int] = []
         self._begun: list[int] = []  # where tensors begin that were read, or are being read; ascending
-        self._blocks: deque[_Block] = deque()  # the one that was used last is last
+        self._blocks = Blocks(_AHEAD + 1, _KEPT_NBYTES)
         self._lock = threading.RLock()
         self._closed = False
-        self._last: _Block | None = None  # the newest block that was read to its end
+        self._last: Block | None = None  # the newest block that was read to its end
 
     def tell_ranges(self, ends: Iterable[int]) -> None:
         """Tell where tensors end: reading one doesn't mean that the next one is wanted."""
@@ -110,26 +97,22 @@ class StreamedSource(CopiedSource):
         """Let go of the file, and of what was fetched."""
         with self._lock:
             self._closed = True
-            pool, self._pool = self._pool, None
-            self._blocks.clear()
-        if pool is not None:
-            pool.shutdown(wait=False, cancel_futures=True)
+            self._blocks.close()
 
-    def _block_at(self, offset: int, nbytes: int) -> _Block:
+    def _block_at(self, offset: int, nbytes: int) -> Block:
         """Return the block that has a byte, and begin to fetch what may be read after it."""
         with self._lock:
             if self._closed:
                 raise UsageError("closed", "this file was closed")
             self._note_begun(offset)
-            block = next((one for one in self._blocks if one.start <= offset < one.end), None)
+            block = self._blocks.at(offset)
             if block is None:
                 block = self._unannounced(offset, nbytes)
-            self._blocks.remove(block)
-            self._blocks.append(block)
+            self._blocks.use(block)
             self._fetch_ahead(block)
             return block
 
-    def _unannounced(self, offset: int, nbytes: int) -> _Block:
+    def _unannounced(self, offset: int, nbytes: int) -> Block:
         """Begin to fetch bytes that were not fetched ahead."""
         if not self._ends and not offset:
             return self._new_block(offset, max(nbytes, _HEAD_NBYTES))
@@ -158,7 +141,7 @@ class StreamedSource(CopiedSource):
         else:
             self._begun.insert(at, offset)
 
-    def _fetch_ahead(self, block: _Block) -> None:
+    def _fetch_ahead(self, block: Block) -> None:
         limit = self._limit(block.start, block.crossed)
         end = block.end
         while True:  # what was fetched after it already
@@ -167,38 +150,23 @@ class StreamedSource(CopiedSource):
                 break
             end = following.end
         for _ in range(_AHEAD):
-            waiting = sum(not one.future.done() for one in self._blocks)
             ahead = end - block.end
-            if end >= limit or waiting >= _AHEAD or ahead >= _AHEAD * _BLOCK_NBYTES:
+            if end >= limit or self._blocks.waiting >= _AHEAD or ahead >= _AHEAD * _BLOCK_NBYTES:
                 return
             end = self._new_block(end, min(end + _BLOCK_NBYTES, limit), block.crossed).end
 
-    def _new_block(self, start: int, end: int, crossed: int = 0) -> _Block:
+    def _new_block(self, start: int, end: int, crossed: int = 0) -> Block:
         """Begin to fetch a block, up to one that is there already; forget old ones to make room."""
         end = min([self.size, end, *(one.start for one in self._blocks if one.start > start)])
-        held = sum(one.end - one.start for one in self._blocks)
-        for old in list(self._blocks):
-            if held + end - start <= _KEPT_NBYTES:
-                break
-            if old.future.done():
-                self._blocks.remove(old)
-                held -= old.end - old.start
-        if self._pool is None:
-            from concurrent.futures import ThreadPoolExecutor  # noqa: PLC0415 (import blobstore stays cheap)
+        return self._blocks.begin(self._object.fetch, start, end, end - start, crossed=crossed)
 
-            self._pool = ThreadPoolExecutor(_AHEAD + 1, thread_name_prefix="blobstore-fetch")
-        block = _Block(start, end, crossed, self._pool.submit(self._object.fetch, start, end), end - start)
-        self._blocks.append(block)
-        return block
-
-    def _copy(self, block: _Block, buffer: memoryview, offset: int) -> int:
+    def _copy(self, block: Block, buffer: memoryview, offset: int) -> int:
         """Copy what a block has of the wanted bytes → how many; forget a block that was read to its end."""
         try:
             data = block.future.result()
         except BaseException:
             with self._lock:  # whoever reads it next tries again
-                if block in self._blocks:
-                    self._blocks.remove(block)
+                self._blocks.forget(block)
             raise
         at = offset - block.start
         piece = memoryview(data)[at : at + len(buffer)]
@@ -207,8 +175,8 @@ class StreamedSource(CopiedSource):
             block.unread -= len(piece)
             if offset + len(piece) == block.end:
                 self._last = block
-                if block.unread <= 0 and block in self._blocks and block.start:
-                    self._blocks.remove(block)
+                if block.unread <= 0 and block.start:
+                    self._blocks.forget(block)
         return len(piece)
 
     def check_unchanged(self) -> None:
