@@ -20,7 +20,6 @@ from blobstore.fileio.ranges import expect
 from blobstore.fileio.sizes import parse_size
 from blobstore.gemma.models import specifier_of
 from blobstore.gemma.newer import readers_notes
-from blobstore.index.sets import refuse_set
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -321,14 +320,13 @@ def convert_as(
         if division:
             run = write_with(engine, request, division, progress) if engine else None
             kept = write_set(plan, checkpoint, division, resume=resume, run=run, progress=progress)
-        elif resume:
+        elif resume and request.max_shard_size is None:
             what = "only a set is gone on with, and this is one file"
             raise UsageError("needless-flag", f"--resume: {what}: leave it out, or choose --max-shard-size")
         elif engine:
             what = "the result is one file, which one machine writes"
             raise UsageError("not-a-set", f"{what}: choose --max-shard-size, or leave out --processes and --scheduler")
         else:
-            refuse_set(output, "choose another output, or remove it and its files: one file would leave them behind")
             odd = run_plan(
                 plan,
                 checkpoint,

@@ -66,6 +66,12 @@ PAIRS: dict[str, Callable[[], Result]] = {
     "convert ck -o OUT --as names --index external": lambda: blobstore.convert(
         "ck", "OUT", as_="names", index="external"
     ),
+    "convert ck --dry-run --as names --max-shard-size 20kB": lambda: blobstore.preview_conversion(
+        "ck", as_="names", max_shard_size=20000
+    ),
+    "convert ck -o OUT --as names --max-shard-size 1TB --resume": lambda: blobstore.convert(
+        "ck", "OUT", as_="names", max_shard_size="1TB", resume=True
+    ),
     "convert ck --dry-run --layout stock": lambda: blobstore.preview_conversion("ck", layout="stock"),
     "convert ck -o OUT --adapter lora --adapter lora": lambda: blobstore.convert(
         "ck", "OUT", adapters=["lora", "lora"]

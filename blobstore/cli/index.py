@@ -77,14 +77,15 @@ def _build(options: argparse.Namespace) -> int:
 
 def _join(options: argparse.Namespace) -> int:
     output_of(options, options.output, streams=False)
-    return _report(options, join_stores(options.files, options.output))
+    count = len(options.files)
+    return _report(options, join_stores(options.files, options.output), f" in {count} file{'s' * (count != 1)}")
 
 
-def _report(options: argparse.Namespace, done: Indexing) -> int:
+def _report(options: argparse.Namespace, done: Indexing, where: str = "") -> int:
     for text in done.notes:
         note(text)
     if options.json:
         print_json(done)
     else:
-        print(f"{shown(done.output)}: {done.names} names")
+        print(f"{shown(done.output)}: {done.names} names{where}")
     return 0

@@ -62,6 +62,8 @@ def do_shard(work: Work[Any, Result], number: int, run: str, version: str) -> Do
     finally:
         with _lock:
             _running[run] -= 1
+            if not _running[run]:
+                del _running[run]
 
 
 async def close_run(run: str) -> None:
@@ -78,7 +80,6 @@ async def close_run(run: str) -> None:
     until = time.monotonic() + _MOST_SECONDS_TO_STOP
     while _running[run] and time.monotonic() < until:  # noqa: ASYNC110 (threads count)
         await asyncio.sleep(0.01)
-    _running.pop(run, None)
 
 
 def _refuse_other(version: str) -> None:

@@ -18,7 +18,7 @@ from blobstore.index import Entry, IndexedBlob, blob_table, build_index
 from blobstore.index.carried import files_in, list_files
 from blobstore.index.metadata import BASE, BASE_NAME, CHOICES, PACKED_FROM, REARRANGED, model_choices
 from blobstore.index.names import encode_name
-from blobstore.index.sidecar import close_with_index, refuse_external_to_stream
+from blobstore.index.sidecar import close_with_index, refuse_target
 from blobstore.store.catalog import open_catalog
 
 if TYPE_CHECKING:
@@ -218,7 +218,7 @@ def write_manifest(
         OSError: Reading or writing failed; the target is untouched.
     """
     place = "none" if manifest.entries is None else index
-    refuse_external_to_stream(target, place)
+    refuse_target(target, place)
     if not manifest.blobs:
         raise UsageError("no-blobs", "nothing would be left: a container has at least one blob")
     keep_digests = manifest.digests and place != "none"

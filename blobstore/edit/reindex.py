@@ -3,21 +3,19 @@
 from __future__ import annotations
 
 import contextlib
-import re
 import time
 from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from blobstore.container.keys import INDEX_KEY, encode_key, max_blobs_from
-from blobstore.container.layout import MAX_BLOBS
 from blobstore.container.reader import BlobReader
 from blobstore.container.writer import ContainerWriter
 from blobstore.edit.manifest import describe, external_index, manifest_of, refuse_packed, write_manifest
 from blobstore.errors import FormatError, UsageError, in_file
 from blobstore.fileio.hashing import digest_of
 from blobstore.fileio.paths import path_text
-from blobstore.fileio.places import file_size, name_in
+from blobstore.fileio.places import file_size
 from blobstore.fileio.ranges import FileRange
 from blobstore.fileio.threads import in_order
 from blobstore.gemma.newer import readers_notes
@@ -27,7 +25,7 @@ from blobstore.index.inputs import files_of, refuse_inputs
 from blobstore.index.locate import beside, external_path, find_index, lost_index
 from blobstore.index.sets import open_reader, refuse_set
 from blobstore.index.sidecar import close_with_index, write_index
-from blobstore.store.set_making import write_set_index
+from blobstore.store.set_making import told_missing, write_set_index
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -41,8 +39,6 @@ if TYPE_CHECKING:
 
 
 _FIX = "fetch the file again; if it was meant to change, --force without --digests drops the old digests"
-
-_FEW = 5
 _SHOWN = 200
 _JOIN = "blobstore index join makes it anew from the files of the set, which have indexes of their own"
 
@@ -143,22 +139,8 @@ def join_stores(stores: Sequence[str | PathLike[str]], output: str | PathLike[st
     with open_reader(output) as reader:
         index = find_index(reader)
         names = len(index.names) if index else 0
-    notes = _missing(paths) + _other_metadata(paths)
+    notes = told_missing(paths) + _other_metadata(paths)
     return Indexing(paths[0], output, nbytes, names, notes=notes, seconds=time.perf_counter() - start)
-
-
-def _missing(paths: Sequence[str]) -> tuple[str, ...]:
-    """Say which files of a set are not among those given, if their names say how many there are."""
-    named = [re.search(r"-(\d+)-of-(\d+)\.[^.]+$", name_in(path)) for path in paths]
-    given = {int(match[1]) for match in named if match}
-    counts = {int(match[2]) for match in named if match}
-    if None in named or len(counts) != 1 or max(counts) > MAX_BLOBS:
-        return ()
-    missing = [str(number) for number in range(1, max(counts) + 1) if number not in given]
-    if not missing:
-        return ()
-    few = ", ".join(missing[:_FEW]) + ", …" * (len(missing) > _FEW)
-    return (f"the names of the files say that there are {max(counts)}: without number {few} the set lacks tensors",)
 
 
 def _other_metadata(paths: Sequence[str]) -> tuple[str, ...]:

@@ -6,6 +6,7 @@ import re
 
 from blobstore.errors import UsageError
 
+MAX_NBYTES = 1 << 63  # what a file system counts
 _UNITS = {"": 1, "B": 1} | {
     f"{letter}{unit}": base**power
     for power, letter in enumerate("KMGTP", 1)
@@ -33,6 +34,6 @@ def parse_size(size: int | str) -> int:
             nbytes = nbytes or int(match[1].partition(".")[0]) * _FACTORS[match[2].lower()]
     elif isinstance(size, int) and not isinstance(size, bool):
         nbytes = size
-    if nbytes < 1:
+    if not 1 <= nbytes < MAX_NBYTES:
         raise UsageError("bad-size", f"{size!r} is not a size: expected bytes, or text such as 5GB or 512MiB")
     return nbytes

@@ -27,6 +27,7 @@ from blobstore.index.build import unbind_index
 from blobstore.index.inputs import refuse_inputs
 from blobstore.index.locate import beside, external_path, read_external
 from blobstore.index.records import MAGIC as INDEX_MAGIC
+from blobstore.index.sets import refuse_set
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -41,12 +42,14 @@ if TYPE_CHECKING:
     MakeIndex = Callable[[Directory | None], bytes]  # given the store that an external index is bound to, its bytes
 
 
-def refuse_external_to_stream(target: Writable, place: IndexPlace) -> None:
-    """Refuse an external index for a store that is written to a stream, or elsewhere.
+def refuse_target(target: Writable, place: IndexPlace) -> None:
+    """Refuse an external index for a store that is written to a stream, or elsewhere; and to replace a set's index.
 
     Raises:
-        UsageError: ``needs-path``.
+        UsageError: ``needs-path``; ``set-not-file``.
     """
+    if isinstance(target, (str, os.PathLike)):
+        refuse_set(target, "choose another output, or remove it and its files: one file would leave them behind")
     if place == "external" and is_url(target):
         what = "a store and an index beside it appear at once, which two objects elsewhere can't"
         raise UsageError("needs-path", f"{what}: put the index into the store, --index embedded")
@@ -107,6 +110,7 @@ def complete_file(
         OSError: Writing failed. The file and the index beside it are as they were; or the index is stale, or is
             beside a file that has one inside; or the file is the new one, and the message says where its index is.
     """
+    refuse_target(path, place)
     if is_url(path):
         _complete_elsewhere(file, os.fspath(path), place, replaced)
         return
@@ -127,7 +131,6 @@ def _complete_elsewhere(
     file: ContainerWriter | AtomicFile | Upload, path: str, place: IndexPlace, replaced: BlobReader | None
 ) -> None:
     """Let a file appear at a URL, where nothing can be locked, and no other object changed at the same moment."""
-    refuse_external_to_stream(path, place)
     old = external_path(path)
     if place == "none" and exists(old):
         what = f"{without_secrets(old)!r} would give names to other data: remove it first, or choose another output"
@@ -195,7 +198,7 @@ def write_index(raw: bytes, reader: BlobReader) -> None:
         UsageError: ``same-file``, ``replaced``: as `complete_file`.
         OSError: Writing failed; the index is as it was.
     """
-    refuse_external_to_stream(reader.path, "external")
+    refuse_target(reader.path, "external")
     index_path = external_path(reader.path)
     refuse_inputs([index_path], [reader.path])
     with AtomicFile(index_path, like=reader.path, follow=False) as index_file:

@@ -36,7 +36,7 @@ from blobstore.index.locate import find_index, lost_index, place_of
 from blobstore.index.metadata import BASE, BASE_NAME, PACKED_FROM
 from blobstore.index.records import directory_digest
 from blobstore.index.sets import stores_of
-from blobstore.index.sidecar import close_with_index
+from blobstore.index.sidecar import close_with_index, refuse_target
 from blobstore.packing.skeleton import Original, compressed, take_skeleton
 from blobstore.store.reader import Store
 from blobstore.store.set_making import make_each
@@ -58,7 +58,6 @@ if TYPE_CHECKING:
 
 
 _WORTH = 0.99  # a blob that doesn't get smaller than this part of its size stays as it is
-_NOT_SMALLER = "the packed file is not smaller than the original"
 _KEPT_KEYS = RESERVED_KEYS | {INDEX_KEY}
 
 
@@ -294,6 +293,7 @@ def _pack_file(
         packer = _Packer(reader, manifest, level=level, workers=workers, base=base_blobs, start_hashing=start_hashing)
         chosen = packer.chosen(only, refuse=alone)
         blobs = []
+        refuse_target(output, "none")  # its index is copied, or becomes one inside
         with (
             in_file(reader.path),
             ContainerWriter(output, version=reader.version, digests=True, undoable=True) as writer,
@@ -324,7 +324,7 @@ def _pack_file(
         stores=(),
         notes=(
             *notes,
-            *([_NOT_SMALLER] * (alone and nbytes >= unpacked_nbytes)),
+            *(["the packed file is not smaller than the original"] * (alone and nbytes >= unpacked_nbytes)),
             *readers_notes(len(writer.keys)),
         ),
         seconds=time.perf_counter() - start,

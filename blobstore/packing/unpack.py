@@ -25,7 +25,7 @@ from blobstore.index import parse_index
 from blobstore.index.inputs import files_of, path_of, refuse_inputs
 from blobstore.index.metadata import BASE, BASE_NAME, PACKED_FROM
 from blobstore.index.sets import stores_of
-from blobstore.index.sidecar import complete_file, refuse_external_to_stream
+from blobstore.index.sidecar import complete_file, refuse_target
 from blobstore.packing.skeleton import Original, decompressed, directory_in, ranges_outside
 from blobstore.store.base import refuse_needless_base
 from blobstore.store.reader import Store
@@ -166,7 +166,7 @@ def _unpack_file(
         original = original_of(store)
         refuse_needless_base(store)
         expect(progress, original.nbytes)
-        refuse_external_to_stream(output, original.index)
+        refuse_target(output, original.index)
         skeleton = decompressed(store.reader[SKELETON_KEY])
         directory = directory_in(skeleton, original.nbytes)
         _check_sizes(directory, store.unpacked)

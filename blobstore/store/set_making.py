@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import os
+import re
 from contextlib import ExitStack, contextmanager, nullcontext, suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Generic, TypeVar
 
+from blobstore.container.layout import MAX_BLOBS
 from blobstore.container.reader import BlobReader
 from blobstore.errors import FormatError, UsageError, in_file
 from blobstore.fileio.locking import turn_at
@@ -29,6 +31,7 @@ if TYPE_CHECKING:
 Made = TypeVar("Made")
 
 _NUMBERS = 5  # digits, as checkpoints have them
+_FEW = 5
 
 
 def store_paths(path: str, count: int) -> list[str]:
@@ -46,6 +49,20 @@ def store_paths(path: str, count: int) -> list[str]:
     return [join(folder, name) for name in names]
 
 
+def told_missing(paths: Sequence[str]) -> tuple[str, ...]:
+    """Say which files of a set are not among those given, if their names say how many there are."""
+    named = [re.search(r"-(\d+)-of-(\d+)\.[^.]+$", name_in(path)) for path in paths]
+    given = {int(match[1]) for match in named if match}
+    counts = {int(match[2]) for match in named if match}
+    if None in named or len(counts) != 1 or max(counts) > MAX_BLOBS:
+        return ()
+    missing = [str(number) for number in range(1, max(counts) + 1) if number not in given]
+    if not missing:
+        return ()
+    few = ", ".join(missing[:_FEW]) + ", …" * (len(missing) > _FEW)
+    return (f"the names of the files say that there are {max(counts)}: without number {few} the set lacks tensors",)
+
+
 def refuse_existing(path: str, paths: Sequence[str]) -> None:
     """Refuse to write the files of a set where there are some: a set that points to them would be lost.
 
@@ -54,7 +71,7 @@ def refuse_existing(path: str, paths: Sequence[str]) -> None:
     """
     existing = [one for one in paths if exists(one)]
     if existing:
-        more = f" and {len(existing) - 1} other files of the set exist" if existing[1:] else " exists"
+        more = f" and other files of the set ({len(existing) - 1}) exist" if existing[1:] else " exists"
         what = f"{existing[0]!r}{more}: files of a set are not overwritten, as the set would be lost before"
         raise UsageError("set-exists", f"{what} {path!r} is complete: remove them all, or choose another output")
 

@@ -21,7 +21,7 @@ from blobstore.index.carried import file_key, list_files
 from blobstore.index.file_names import file_clash
 from blobstore.index.locate import check_place
 from blobstore.index.names import encode_name, key_for
-from blobstore.index.sidecar import close_with_index, refuse_external_to_stream
+from blobstore.index.sidecar import close_with_index, refuse_target
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -68,7 +68,7 @@ class StoreWriter(Completing):
     ) -> None:
         """Begin a file; see `blobstore.create`, and `blobstore.BlobWriter` for ``max_blobs``."""
         check_place(index)
-        refuse_external_to_stream(target, index)
+        refuse_target(target, index)
         hashing = digests and index != "none"
         self._writer = ContainerWriter(target, version=version, digests=hashing, max_blobs=max_blobs)
         self._max_blobs = max_blobs

@@ -140,6 +140,15 @@ def test_too_many_tensors_for_a_file_that_must_be_one(tmp_path: Path, monkeypatc
     assert len(blobstore.convert(tmp_path, tmp_path / "m.sbs").stores) == 3
 
 
+@pytest.mark.parametrize("limit", ["1TB", 10**6])
+def test_what_fits_one_file_is_one_also_for_a_script_that_always_resumes(
+    source: Path, tmp_path: Path, limit: int | str
+) -> None:
+    done = converted(source, tmp_path / "one", max_shard_size=limit, resume=True)
+    assert (done.stores, done.kept) == ((), 0)
+    assert "one file is enough for all tensors" in done.notes
+
+
 @pytest.mark.parametrize("existing", ["m.sbs", "m-00002-of-00005.sbs"])
 def test_files_of_a_set_are_not_overwritten(source: Path, tmp_path: Path, existing: str) -> None:
     done = converted(source, tmp_path / "set")

@@ -25,7 +25,28 @@ def test_sizes_are_those_that_people_write(size: int | str, nbytes: int) -> None
     assert parse_size(size) == nbytes
 
 
-@pytest.mark.parametrize("size", [0, -1, "", "0", "GB", "5XB", "-5GB", "1e9", "5GBs", "٣GB", True, 1.5, None, "1.5.2"])
+@pytest.mark.parametrize(
+    "size",
+    [
+        0,
+        -1,
+        "",
+        "0",
+        "GB",
+        "5XB",
+        "-5GB",
+        "1e9",
+        "5GBs",
+        "٣GB",
+        True,
+        1.5,
+        None,
+        "1.5.2",
+        1 << 63,
+        "9e18PB",
+        "99999999999PB",
+    ],
+)
 def test_what_is_no_size_is_refused(size: int | str) -> None:
     with pytest.raises(UsageError, match="bad-size"):
         parse_size(size)

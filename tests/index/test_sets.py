@@ -25,6 +25,7 @@ from tests.conftest import VECTORS, vector_params
 from tests.sets import join, save_set
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from pathlib import Path
 
     from blobstore.fileio.types import Access, Array
@@ -277,3 +278,36 @@ def test_info_says_which_files_are_missing(tmp_path: Path, capsys: pytest.Captur
     stores[1].unlink()
     assert cli.main(["info", str(tmp_path / "m.sbs")]) == 0
     assert f"note: '{stores[1]}' is missing" in capsys.readouterr().err
+
+
+def _pack(source: Path, target: Path) -> None:
+    blobstore.pack(source, target)
+
+
+def _raw(source: Path, target: Path) -> None:  # noqa: ARG001 (as the others)
+    with blobstore.BlobWriter(target) as writer:
+        writer["key"] = b"1"
+
+
+WRITERS: dict[str, Callable[[Path, Path], object]] = {
+    "save_file": lambda _, target: blobstore.save_file({"x": np.ones(2)}, target),
+    "index external": lambda source, target: blobstore.rewrite(source, target, index="external"),
+    "BlobWriter": _raw,
+    "pack": _pack,
+    "unpack": lambda source, target: blobstore.unpack(source.with_name("packed.sbs"), target),
+    "rewrite": blobstore.rewrite,
+    "recover": blobstore.recover,
+    "convert": lambda source, target: blobstore.convert(source.with_name("x.safetensors"), target),
+}
+
+
+@pytest.mark.parametrize("writer", WRITERS)
+def test_no_file_replaces_the_index_of_a_set_whose_files_would_stay_behind(tmp_path: Path, writer: str) -> None:
+    save_set([{"a": np.ones(3, np.float32)}, {"b": np.ones(3, np.float32)}], tmp_path / "set.sbs")
+    blobstore.save_file({"x": np.random.default_rng(1).normal(0, 0.02, 30000).astype(np.float32)}, tmp_path / "x.sbs")
+    blobstore.pack(tmp_path / "x.sbs", tmp_path / "packed.sbs")
+    blobstore.export(tmp_path / "x.sbs", tmp_path / "x.safetensors")
+    before = {file: file.read_bytes() for file in tmp_path.iterdir()}
+    with pytest.raises(UsageError, match=r"set-not-file.*leave them behind"):
+        WRITERS[writer](tmp_path / "x.sbs", tmp_path / "set.sbs")
+    assert {file: file.read_bytes() for file in tmp_path.iterdir()} == before
