@@ -6,7 +6,6 @@ import struct
 from bisect import bisect_left
 from dataclasses import dataclass, field
 from functools import cached_property
-from itertools import count
 from operator import lt
 from typing import TYPE_CHECKING
 
@@ -38,7 +37,6 @@ if TYPE_CHECKING:
     from blobstore.index.records import BlobColumns, EntryColumns, Header, IndexKind, SetStore
 
 _OWN_KEY = np.frombuffer(INDEX_KEY.encode().ljust(16, b"\0"), "<u8")
-_FEW = 4  # look-ups that check one entry each; for more it is faster to check all entries once
 _START, _SPAN = struct.Struct("<I"), struct.Struct("<II")
 _REBUILD = "remove the index, or rebuild it with blobstore index build"
 
@@ -73,7 +71,6 @@ class NameIndex:
     kind: IndexKind
     raw: memoryview = field(repr=False)
     path: str = ""
-    _lookups: Iterator[int] = field(default_factory=count, init=False, repr=False)  # counts them
 
     @property
     def external(self) -> bool:
@@ -149,19 +146,23 @@ class NameIndex:
         return [tuple(dims[start:stop]) for start, stop in zip(starts, [*starts[1:], len(dims)], strict=False)]
 
     def find(self, name: str) -> int:
-        """Return the place of a name among the entries, or -1. The first few look-ups are binary searches in place.
+        """Return the place of a name among the entries, or -1; once all were checked, without a search in place.
 
         Raises:
             FormatError: An entry that it touched is invalid or, if the name isn't found, any entry: checks I8 to I14,
                 and I20.
         """
+        if not self._checked:
+            return self.find_in_place(name)
+        place = bisect_left(self.names, name)
+        return place if place < len(self.names) and self.names[place] == name else -1
+
+    def find_in_place(self, name: str) -> int:
+        """As `find`, by a binary search in the bytes."""
         try:
             wanted = encode_name(name)
         except UsageError:
             return -1
-        if self._checked or next(self._lookups) >= _FEW:
-            place = bisect_left(self.names, name)
-            return place if place < len(self.names) and self.names[place] == name else -1
         low, high = 0, len(self.entries)
         while low < high:
             middle = (low + high) // 2
