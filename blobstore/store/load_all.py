@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from functools import partial
+from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
 
 
 _ELSEWHERE = 3  # threads that take what comes from elsewhere
+_HUGE_PAGE = 2 << 20  # what numpy asks for; on most systems of this size
 _ALIGN = 64  # tensors are aligned in memory as they are in the file, up to a cache line
 
 
@@ -44,8 +46,11 @@ class _Group:
         buffer = np.empty(nbytes + _ALIGN, dtype=np.uint8)
         skip = (self.start - buffer.ctypes.data) % _ALIGN
         self.buffer = buffer[skip : skip + nbytes]
-        for start in range(0, nbytes, CHUNK_NBYTES):
-            yield partial(read_into, self.buffer[start : start + CHUNK_NBYTES].data, self.start + start)
+        # No two threads fill the same huge page, for which they would wait.
+        first = CHUNK_NBYTES - self.buffer.ctypes.data % _HUGE_PAGE
+        cuts = [0, *range(first, nbytes, CHUNK_NBYTES), nbytes]
+        for start, end in pairwise(cuts):
+            yield partial(read_into, self.buffer[start:end].data, self.start + start)
 
 
 def load_all(store: TensorFile, listed: Listed, workers: int | None = None) -> dict[str, Array]:

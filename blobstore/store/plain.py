@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, TypeVar
 import numpy as np
 
 from blobstore.codecs import element_types
-from blobstore.index.records import NO_BLOB
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -110,14 +109,17 @@ def plain_tensors(index: NameIndex, directory: Directory, places: npt.NDArray[np
         places: Of each blob of the index's table in the directory.
     """
     entries, names, shapes = index.entries, index.names, index.shapes
-    dtypes = {number: known.dtype for number, known in element_types.BY_NUMBER.items() if known.dtype is not None}
-    plain = (entries.codec == 0) & (entries.scale == 1) & (entries.blob != NO_BLOB) & (entries.nbytes > 0)
-    plain &= np.isin(entries.type, np.array(list(dtypes), np.uint16))
-    chosen = slice(None) if plain.all() else np.flatnonzero(plain)
+    plain = (entries.codec == 0) & (entries.scale == 1) & (entries.nbytes > 0) & element_types.are_plain(entries.type)
+    columns: tuple[Array, ...] = (entries.blob, entries.offset, entries.nbytes, entries.type, entries.shape)
+    if np.count_nonzero(plain) < len(plain):
+        chosen = np.flatnonzero(plain)
+        names = list(map(names.__getitem__, chosen.tolist()))
+        columns = tuple(column[chosen] for column in columns)
+    blob, offset, nbytes, types, shape = columns
     return PlainTensors(
-        names if isinstance(chosen, slice) else list(map(names.__getitem__, chosen.tolist())),
-        list(map(shapes.__getitem__, entries.shape[chosen].tolist())),
-        list(map(dtypes.__getitem__, entries.type[chosen].tolist())),
-        directory.offsets[places][entries.blob[chosen]] + entries.offset[chosen].astype(np.int64),
-        entries.nbytes[chosen].astype(np.int64),
+        names,
+        list(map(shapes.__getitem__, shape.tolist())),
+        list(map(element_types.DTYPES.__getitem__, types.tolist())),
+        directory.offsets[places][blob] + offset.astype(np.int64),
+        nbytes.astype(np.int64),
     )
