@@ -76,9 +76,6 @@ class IndexCatalog:
         self._lookups = count()
         self._rows: list[TensorInfo] | None = None
 
-    def __len__(self) -> int:
-        return len(self._index.entries)
-
     @property
     def names(self) -> list[str]:
         """All names, sorted.
@@ -106,7 +103,7 @@ class IndexCatalog:
             FormatError: The index is wrong about this tensor; or it doesn't list the name, and is wrong anywhere.
         """
         with in_file(self._index.path):
-            if self._rows is None and next(self._lookups) == len(self) // PER_LOOKUP:
+            if self._rows is None and next(self._lookups) == len(self._index.entries) // PER_LOOKUP:
                 with suppress(FormatError):  # of another tensor: this one may be right
                     self._check()
                     self._rows = list(self._list())
@@ -204,7 +201,16 @@ class BlobCatalog:
         return TensorInfo(name, name, element_types.UNKNOWN, (nbytes,), 1.0, offset, nbytes, 0)
 
     def __iter__(self) -> Iterator[TensorInfo]:
-        return (info for info in map(self.find, self.names) if info)
+        keys, offsets, sizes = (
+            self._directory.all_keys,
+            self._directory.offsets.tolist(),
+            self._directory.sizes.tolist(),
+        )
+        return (
+            TensorInfo(key, key, element_types.UNKNOWN, (nbytes,), 1.0, offset, nbytes, 0)
+            for key, offset, nbytes in zip(keys, offsets, sizes, strict=True)
+            if key not in _NO_TENSORS
+        )
 
 
 class ListCatalog:

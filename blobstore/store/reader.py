@@ -484,8 +484,7 @@ class Store(MappingByIdentity["Array"], Closing):
             >>> blobstore.open("model.sbs").get("head.weight") is None
             True
         """
-        info = self._catalog.find(name) if isinstance(name, str) else None
-        return default if info is None else self._array(info)
+        return self[name] if name in self else default  # noqa: SIM401 (this is get)
 
     def __contains__(self, name: object) -> bool:
         return isinstance(name, str) and self._catalog.find(name) is not None

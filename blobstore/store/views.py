@@ -11,7 +11,7 @@ import numpy as np
 
 from blobstore.errors import FormatError
 from blobstore.store.catalog import PER_LOOKUP, IndexCatalog
-from blobstore.store.plain import Listed, is_plain
+from blobstore.store.plain import Listed, PlainTensors, is_plain
 
 if TYPE_CHECKING:
     from blobstore.container.reader import BlobReader
@@ -28,6 +28,7 @@ class Views:
         self._reader = reader
         self._vocabularies = vocabularies
         self._by: By = by
+        self._count = vocabularies.count
         self._lookups = count()
         self._listed: dict[str, View] | None = None
 
@@ -73,12 +74,13 @@ class Views:
 
     def _list(self) -> bool:
         """List what can be viewed if it is worth it by now → whether that was done."""
-        if self._listed is not None:
+        if self._listed is not None or next(self._lookups) < self._count // PER_LOOKUP:
             return False
         catalog = self._vocabularies.by(self._by)
-        if not isinstance(catalog, IndexCatalog) or next(self._lookups) < len(catalog) // PER_LOOKUP:
-            return False
         self._listed = {}
         with suppress(FormatError):  # a look-up says what is wrong, and only of what it needs
-            self._listed = catalog.plain().views()
+            if isinstance(catalog, IndexCatalog):
+                self._listed = catalog.plain().views()
+            else:
+                self._listed = PlainTensors.of(filter(is_plain, catalog)).views()
         return True

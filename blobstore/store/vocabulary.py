@@ -45,6 +45,7 @@ class Vocabularies:
 
     Attributes:
         entries: All of it, as the index, the toc or the keys have it.
+        count: How many those are, or the blobs without an index.
     """
 
     def __init__(self, reader: BlobReader, index: NameIndex | None, *, use_index: bool) -> None:
@@ -54,6 +55,7 @@ class Vocabularies:
             FormatError: As `open_catalog`.
         """
         self._reader, self._index = reader, index
+        self.count: int = len(reader) if index is None else len(index.entries)
         self.entries: Catalog = BlobCatalog(reader.directory)
         if use_index:
             self.entries = open_catalog(reader, reader.directory, index)
