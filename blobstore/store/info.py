@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from blobstore.codecs import is_float_codec
+from blobstore import codecs
 from blobstore.index import PACKED
 
 if TYPE_CHECKING:
@@ -137,7 +137,7 @@ class TensorInfo:
     def _narrow(self) -> np.dtype[np.generic] | None:
         """The checkpoint's dtype if it is narrower than the stored one: the runtime takes some tensors only as f32."""
         source, stored = self.source_type, self.type.dtype
-        if source is None or source.dtype is None or stored is None or not is_float_codec(self.type):
+        if source is None or source.dtype is None or stored is None or not codecs.is_float_codec(self.type):
             return None
         return source.dtype if source.dtype.itemsize < stored.itemsize else None
 
@@ -152,7 +152,7 @@ class TensorInfo:
         if self.blocks:
             return self._gathered_dtype
         if self.type.dtype is None or self.scale != 1.0:
-            return np.dtype(np.float32) if is_float_codec(self.type) else None
+            return np.dtype(np.float32) if codecs.is_float_codec(self.type) else None
         return self._narrow or self.type.dtype
 
     @cached_property
