@@ -14,6 +14,7 @@ from blobstore.index import PACKED
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
+    from collections.abc import Set as AbstractSet
 
     from blobstore.codecs.element_types import ElementType
     from blobstore.store.blocks import Block
@@ -163,6 +164,16 @@ class TensorInfo:
         # Some blocks of an encoded tensor may have no scale: they are plain.
         common = np.result_type(*(dtype for dtype in dtypes if dtype is not None))
         return self._narrow if self._narrow and len(dtypes) == 1 and common == self.type.dtype else common
+
+
+def is_name(info: TensorInfo | None, holders: AbstractSet[str]) -> bool:
+    """Whether what a file lists belongs to the checkpoint: not under a key, and not only to hold blocks.
+
+    Args:
+        info: It; None for what is gathered, and so isn't listed.
+        holders: The names of what holds blocks.
+    """
+    return info is None or (info.name != info.key and info.name not in holders)
 
 
 def outermost(infos: Iterable[TensorInfo]) -> Iterator[TensorInfo]:

@@ -55,9 +55,21 @@ def test_opening_imports_nothing_that_other_files_need(tmp_path: Path) -> None:
     writing = ("blobstore.container.writer", "blobstore.store.writer", "blobstore.converting", "blobstore.checking")
     elsewhere = ("blobstore.fileio.remote", "blobstore.fileio.set_source", "blobstore.fileio.streams", "fsspec")
     packed = ("blobstore.compression", "blobstore.store.blobs", "zstandard")
-    encoded = ("blobstore.codecs.codec", "blobstore.codecs.sfp")
+    encoded = ("blobstore.codecs.codec", "blobstore.codecs.sfp", "blobstore.store.arrangement", "ml_dtypes")
     libraries = ("argparse", "base64", "concurrent.futures", "fnmatch", "hashlib", "html", "rich")
     assert not imported(modules, *writing, *elsewhere, *packed, *encoded, *libraries)
+
+
+def test_saving_imports_no_masked_arrays(tmp_path: Path) -> None:
+    run = "import sys, blobstore, numpy; blobstore.save_file({'a': numpy.arange(3)}, sys.argv[1])"
+    assert not imported(modules_after(run, str(tmp_path / "m.sbs")), "numpy.ma.core", "blobstore.converting")
+
+
+def test_a_dtype_has_its_name_before_anything_has_imported_it(tmp_path: Path) -> None:
+    path = tmp_path / "m.sbs"
+    blobstore.save_file({"a": np.arange(3)}, path)
+    run = "import sys, blobstore; assert str(blobstore.open(sys.argv[1]).load('a', dtype='bfloat16')) == '[0 1 2]'"
+    assert "ml_dtypes" in modules_after(run, str(path))
 
 
 def test_a_command_imports_itself_only(tmp_path: Path) -> None:
@@ -68,7 +80,9 @@ def test_a_command_imports_itself_only(tmp_path: Path) -> None:
     assert {module for module in modules if module in {f"blobstore.cli.{name}" for name in COMMANDS}} == {
         "blobstore.cli.ls"
     }
-    assert not imported(modules, "rich", "zipfile", "hashlib", "blobstore.converting", "blobstore.checking")
+    assert not imported(
+        modules, "rich", "zipfile", "hashlib", "ml_dtypes", "blobstore.converting", "blobstore.checking"
+    )
     readers = ("adapters", "gguf.header", "pickled", "safetensors", "tensors")
     assert not imported(modules, *(f"blobstore.checkpoint.{name}" for name in readers))
 
