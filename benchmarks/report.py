@@ -13,7 +13,7 @@ from benchmarks.measurement import OURS
 from blobstore.bench.peers import PEERS
 from blobstore.bench.report import SOME
 from blobstore.bench.run import machine
-from blobstore.cli.bench import spread
+from blobstore.cli.bench_report import spread
 from blobstore.cli.formatting import duration, size
 from blobstore.fileio.atomic import write_file
 

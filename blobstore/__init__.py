@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from blobstore.checking.checkup import Checkup, RuntimeChoice, check
+    from blobstore.checking.checkup import Checkup, check
     from blobstore.checking.codes import Severity
     from blobstore.checking.findings import Finding
     from blobstore.checking.repair import Repair, repair
@@ -63,6 +63,7 @@ if TYPE_CHECKING:
     from blobstore.exporting.export import Export, ExportPreview, TensorPreview, export, preview_export
     from blobstore.fileio.ranges import FileRange
     from blobstore.fileio.types import Access, BinaryFile, ByteSource, Prefetch, Readable, SourceAccess, Writable
+    from blobstore.gemma.versions import RuntimeChoice
     from blobstore.index.blob_writer import BlobWriter
     from blobstore.index.locate import IndexPlace
     from blobstore.index.names import key_for
@@ -227,7 +228,7 @@ _HOMES = {
     "Recovery": "edit.recover",
     "Repair": "checking.repair",
     "Rewriting": "edit.rewrite",
-    "RuntimeChoice": "checking.checkup",
+    "RuntimeChoice": "gemma.versions",
     "SafeOpen": "store.safe_open",
     "Severity": "checking.codes",
     "SourceAccess": "fileio.types",

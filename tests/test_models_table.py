@@ -12,7 +12,8 @@ from blobstore.checking.findings import runs_in
 from blobstore.converting.gemma_families import FAMILIES
 from blobstore.gemma.enums import Model, WeightType
 from blobstore.gemma.models import model_config
-from blobstore.gemma.runtimes import LATEST, NAMES
+from blobstore.gemma.runtimes import LATEST
+from blobstore.gemma.versions import NAMES
 from tests.conftest import ROOT
 from tests.gemma4_checkpoints import MOE, PLE
 from tests.gemma_checkpoints import facts_in, small_recipe, sound_recipe

@@ -16,6 +16,7 @@ import ml_dtypes
 import numpy as np
 
 from blobstore.bench.cases import CASES, Format
+from blobstore.bench.names import GGUF, HDF5, LMDB, NPZ, SAFETENSORS, ZARR
 from blobstore.checkpoint.safetensors import dump_header
 from blobstore.codecs.element_types import type_of
 from blobstore.fileio.atomic import AtomicFile
@@ -75,7 +76,7 @@ class Peer(Format):
 class Safetensors(Peer):
     """safetensors by ``safe_open``, for numpy; it doesn't return mapped arrays."""
 
-    name = "safetensors"
+    name = SAFETENSORS
     distribution = module = "safetensors"
     suffix = ".safetensors"
     cases = _COPIES
@@ -133,7 +134,7 @@ class Safetensors(Peer):
 class Npz(Peer):
     """numpy's own archive, as ``numpy.savez`` writes it."""
 
-    name = "npz"
+    name = NPZ
     distribution = module = "numpy"
     suffix = ".npz"
     cases = _COPIES
@@ -175,7 +176,7 @@ class Npz(Peer):
 class Gguf(Peer):
     """GGUF by the gguf package, whose reader maps."""
 
-    name = "gguf"
+    name = GGUF
     distribution = module = "gguf"
     suffix = ".gguf"
 
@@ -233,7 +234,7 @@ class Gguf(Peer):
 class Hdf5(Peer):
     """HDF5 by h5py, each tensor in one piece (contiguous)."""
 
-    name = "hdf5"
+    name = HDF5
     distribution = module = "h5py"
     suffix = ".h5"
     cases = _COPIES
@@ -274,7 +275,7 @@ class Hdf5(Peer):
 class Zarr(Peer):
     """zarr, version 3 of the format: a folder with a file for each chunk, whose size zarr chooses."""
 
-    name = "zarr"
+    name = ZARR
     distribution = module = "zarr"
     suffix = ".zarr"
     cases = _COPIES
@@ -316,7 +317,7 @@ class Lmdb(Peer):
     Headers are multiples of 64 bytes. The database only stores bytes; names have at most 511.
     """
 
-    name = "lmdb"
+    name = LMDB
     distribution = module = "lmdb"
     suffix = ".lmdb"
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
 
 from blobstore.checking.checkpoint import check_checkpoint
 from blobstore.checking.findings import asked_for, by_severity, is_right, runs_in, runtimes_line
@@ -16,7 +16,7 @@ from blobstore.errors import UsageError, without_secrets
 from blobstore.fileio.paths import optional_path, path_text, path_texts
 from blobstore.fileio.places import exists
 from blobstore.fileio.work import do_here
-from blobstore.gemma.runtimes import NAMES
+from blobstore.gemma.versions import NAMES, RUNTIME, RUNTIME_CHOICES
 
 if TYPE_CHECKING:
     from os import PathLike
@@ -24,11 +24,9 @@ if TYPE_CHECKING:
     from blobstore.checking.findings import Finding
     from blobstore.fileio.types import Paths, Progress
     from blobstore.fileio.work import Engine
+    from blobstore.gemma.versions import RuntimeChoice
 
-RuntimeChoice = Literal["auto", "gemma.cpp", "gemma.cpp@2025-10", "gemma.cpp@2026-04", "gemma.cpp@latest", "any"]
-_RUNTIME = "gemma.cpp"
-RUNTIME_CHOICES = ("auto", _RUNTIME, *(f"{_RUNTIME}@{name}" for name in NAMES), "any")
-_KINDS = {"auto": "auto", _RUNTIME: "gemma", "any": "names"}
+_KINDS = {"auto": "auto", RUNTIME: "gemma", "any": "names"}
 
 
 @dataclass(frozen=True)
@@ -131,7 +129,7 @@ def check_alone(path: str, *, for_: str = "auto", strict: bool = False, engine: 
     start = time.perf_counter()
     _refuse_unknown(for_)
     runtime, _, runtimes = _runtimes(for_)
-    for_runtime = {"auto": None, _RUNTIME: True, "any": False}[runtime]
+    for_runtime = {"auto": None, RUNTIME: True, "any": False}[runtime]
     findings = check_file(path, for_runtime=for_runtime, runtimes=runtimes, engine=engine)
     return _checkup(path, findings, for_, start, strict=strict)
 
@@ -144,7 +142,7 @@ def _refuse_unknown(for_: str) -> None:
 def _runtimes(for_: str) -> tuple[str, str, tuple[str, ...]]:
     """Return whom a file is for, the date, if there is one, and the versions of gemma.cpp that are meant."""
     runtime, _, date = for_.partition("@")
-    return runtime, date, (date,) if date else NAMES if runtime == _RUNTIME else ()
+    return runtime, date, (date,) if date else NAMES if runtime == RUNTIME else ()
 
 
 def _checkup(

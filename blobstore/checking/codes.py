@@ -8,7 +8,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-from blobstore.gemma.runtimes import APRIL, LATEST, NAMES, OCTOBER
+from blobstore.gemma.runtimes import APRIL, LATEST, OCTOBER
+from blobstore.gemma.versions import NAMES
 
 Severity = Literal["error", "warning", "note"]
 SEVERITIES = ("error", "warning", "note")

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from blobstore.checking.codes import CODES, SEVERITIES
 from blobstore.errors import BlobStoreError, FormatError
-from blobstore.gemma.runtimes import NAMES
+from blobstore.gemma.versions import NAMES
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence

@@ -9,22 +9,15 @@ from contextlib import contextmanager
 from dataclasses import asdict
 from typing import TYPE_CHECKING
 
-from blobstore.bench import plot
-from blobstore.bench.peers import PEERS
-from blobstore.bench.run import Plan, bench
-from blobstore.bench.yardsticks import NAME as MACHINE
-from blobstore.cli.formatting import duration, rate, shown, size
-from blobstore.cli.output import add_command, add_json, note, print_json
+from blobstore.bench.names import NAMES
+from blobstore.cli.formatting import duration, shown
+from blobstore.cli.output import add_command, add_json, print_json
 from blobstore.cli.progress import steps
-from blobstore.cli.tables import print_table
 from blobstore.errors import UsageError
-from blobstore.index.inputs import files_of, refuse_inputs
 
 if TYPE_CHECKING:
     import argparse
     from collections.abc import Iterator
-
-    from blobstore.bench.report import Report, Row
 
 TEXT = "Measure how fast a file opens and loads here, compared with this machine's limits and with other formats."
 EXAMPLE = """example:
@@ -62,10 +55,6 @@ again. No data is lost. It helps if other processes hold FILE's pages, and on fi
 
 If the machine does other work meanwhile, only the ratios can be trusted, if anything: look at the spread."""
 
-_COLUMNS = ("case", "format", "cache", "median", "min - max", "ratio", "bytes/s", "of limit", "peak", "own", "pages")
-_RIGHT = _COLUMNS[3:]
-_SPARE = ("pages", "own", "peak", "of limit", "bytes/s")
-_LIMITS = {"disk": "of disk", "memory": "of copy"}
 _QUICK_RUNS, _RUNS = 3, 5
 _ENDING = [getattr(signal, name) for name in ("SIGTERM", "SIGHUP") if hasattr(signal, name)]
 
@@ -77,7 +66,7 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
     parser.add_argument(
         "--runs", type=int, metavar="N", help=f"runs of each case (default: {_RUNS}, quick {_QUICK_RUNS})"
     )
-    parser.add_argument("--against", metavar="LIST", help=f"other formats: all, or some of {','.join(PEERS)}")
+    parser.add_argument("--against", metavar="LIST", help=f"other formats: all, or some of {','.join(NAMES)}")
     parser.add_argument("--cold", action="store_true", help="only with FILE not in the page cache (default: both)")
     parser.add_argument("--warm", action="store_true", help="only with FILE in the page cache (default: both)")
     parser.add_argument(
@@ -91,6 +80,11 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
 
 def run(options: argparse.Namespace) -> int:
     """Run the command."""
+    from blobstore.bench import plot  # noqa: PLC0415 (``--help`` needs no numpy)
+    from blobstore.bench.run import Plan, bench  # noqa: PLC0415 (as above)
+    from blobstore.cli.bench_report import label, runs, tell, what  # noqa: PLC0415 (as above)
+    from blobstore.index.inputs import files_of, refuse_inputs  # noqa: PLC0415 (as above)
+
     against = _against(options)
     if options.plot:
         plot.check(options.plot)
@@ -107,16 +101,16 @@ def run(options: argparse.Namespace) -> int:
         drop_caches=options.drop_caches,
         quick=options.quick,
     )
-    with _signals_unwind(), steps() as tell:
-        report = bench(plan, tell)
+    with _signals_unwind(), steps() as tell_step:
+        report = bench(plan, tell_step)
     if options.plot:
-        heading = f"{shown(os.path.basename(report.input))}: {_what(report)}\nmedian of {_runs(report)}, log scale"
+        heading = f"{shown(os.path.basename(report.input))}: {what(report)}\nmedian of {runs(report)}, log scale"
         heading += ", shorter is better; × is the time against blobstore's"
-        plot.draw(report, options.plot, heading, _label, duration)
+        plot.draw(report, options.plot, heading, label, duration)
     if options.json:
         print_json(asdict(report))
     else:
-        _tell(report)
+        tell(report)
     return 0
 
 
@@ -141,7 +135,7 @@ def _signals_unwind() -> Iterator[None]:
 
 
 def _names(text: str) -> tuple[str, ...]:
-    return tuple(PEERS) if text == "all" else tuple(name.strip() for name in text.split(",") if name.strip())
+    return NAMES if text == "all" else tuple(name.strip() for name in text.split(",") if name.strip())
 
 
 def _against(options: argparse.Namespace) -> tuple[str, ...]:
@@ -158,67 +152,6 @@ def _against(options: argparse.Namespace) -> tuple[str, ...]:
     names = _names(options.against)
     if not names:
         raise UsageError(
-            "no-formats", f"--against {options.against!r} names no format: all, or some of {', '.join(PEERS)}"
+            "no-formats", f"--against {options.against!r} names no format: all, or some of {', '.join(NAMES)}"
         )
     return names
-
-
-def _tell(report: Report) -> None:
-    order = list(dict.fromkeys(_group(row) for row in report.rows))
-    rows = sorted(report.rows, key=lambda row: (order.index(_group(row)), row.cache))  # formats next to each other
-    print_table(_COLUMNS, [_cells(row) for row in rows], names=("format",), right=_RIGHT, grouped=True, spare=_SPARE)
-    versions = ", ".join(f"{name} {version}" for name, version in report.formats.items())
-    note(f"{_what(report)}; {_runs(report)}; first tensor: {report.one}; {versions}")
-    for entry in report.left_out:
-        note(f"left out: {entry['name']}: {entry['reason']}")
-    for text in report.notes:
-        note(text)
-
-
-def _group(row: Row) -> str:
-    """Return the case; the machine's limits are one group."""
-    return MACHINE if row.format == MACHINE else row.title
-
-
-def _what(report: Report) -> str:
-    return f"{report.tensors} tensors, {size(report.nbytes)}"
-
-
-def _runs(report: Report) -> str:
-    return f"{report.runs} run{'' if report.runs == 1 else 's'}"
-
-
-def _cells(row: Row) -> tuple[str, ...]:
-    pages = [sample.pages_after for sample in row.samples if sample.pages_after is not None]
-    return (
-        _group(row),
-        row.title if row.format == MACHINE else row.format,
-        row.cache,
-        duration(row.median),
-        spread(row),
-        f"{row.ratio:.2f}" if row.ratio is not None else "-",
-        rate(row.rate) if row.rate is not None else "-",
-        _limit(row) or "-",
-        size(row.peak_nbytes) if row.peak_nbytes is not None else "-",
-        size(row.own_nbytes) if row.own_nbytes is not None else "-",
-        str(max(pages)) if pages and row.cache == "cold" else "-",
-    )
-
-
-def spread(row: Row) -> str:
-    """Return the fastest and the slowest run, with the unit once if both have the same."""
-    fastest, slowest = duration(row.fastest), duration(row.slowest)
-    number, unit = fastest.split(" ")
-    return f"{number if slowest.endswith(f' {unit}') else fastest} - {slowest}"
-
-
-def _limit(row: Row) -> str:
-    return f"{row.share:.0%} {_LIMITS[row.share_of]}" if row.share is not None and row.share_of else ""
-
-
-def _label(row: Row) -> str:
-    """Return the text beside a bar of the chart."""
-    speed = rate(row.rate) if row.rate is not None else ""
-    share = _limit(row) if row.format != MACHINE else ""
-    ratio = f"{row.ratio:.2g}×" if row.ratio is not None else ""
-    return "  ".join(part for part in (duration(row.median), ratio, speed, share) if part)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from typing import TYPE_CHECKING
 
-from blobstore.checking.checkup import RUNTIME_CHOICES, check
+import blobstore
 from blobstore.checkpoint.told import read_lines
 from blobstore.cli.abandoned import tell_abandoned
 from blobstore.cli.cluster import add_cluster, cluster_of, refuse_flags
@@ -14,6 +14,7 @@ from blobstore.cli.formatting import shown
 from blobstore.cli.output import add_adapters, add_command, add_json, note, print_each
 from blobstore.cli.progress import progress
 from blobstore.converting.choices import WEIGHTS
+from blobstore.gemma.versions import RUNTIME_CHOICES
 
 if TYPE_CHECKING:
     import argparse
@@ -90,7 +91,7 @@ def run(options: argparse.Namespace) -> int:
 
 def _check(client: Client | None, options: argparse.Namespace, path: str, advance: Progress) -> Checkup:
     if client is None:
-        return check(
+        return blobstore.check(
             path,
             for_=options.runtime,
             weights=options.weights,

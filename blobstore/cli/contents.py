@@ -21,7 +21,6 @@ if TYPE_CHECKING:
     from blobstore.checkpoint.reader import Checkpoint
     from blobstore.fileio.types import Array
 
-WHAT = "an .sbs file, a .safetensors file, its index, a .gguf, .bin or .pt file, or a folder with one of these"
 _CHUNK = 1 << 20  # elements
 
 

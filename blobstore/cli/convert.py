@@ -4,17 +4,16 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+import blobstore
 from blobstore.checkpoint.told import read_lines
 from blobstore.cli.cluster import add_cluster, cluster_of
 from blobstore.cli.formatting import rate, shape, shown
 from blobstore.cli.output import add_adapters, add_command, add_json, note, output_of, print_json, tell_dry_run
 from blobstore.cli.progress import progress
 from blobstore.cli.tables import print_table
-from blobstore.conversion import convert, preview_conversion
-from blobstore.converting.choices import LAYOUTS, WEIGHTS
-from blobstore.converting.choose import KINDS
+from blobstore.converting.choices import KINDS, LAYOUTS, WEIGHTS
 from blobstore.errors import UsageError
-from blobstore.gemma.runtimes import NAMES
+from blobstore.gemma.versions import NAMES
 
 if TYPE_CHECKING:
     import argparse
@@ -137,14 +136,14 @@ def run(options: argparse.Namespace) -> int:
         "max_shard_size": options.max_shard_size,
     }
     if options.dry_run:
-        _show(options, preview_conversion(options.source, **choices))
+        _show(options, blobstore.preview_conversion(options.source, **choices))
         return 0
     target = output_of(options, options.output)
     with cluster_of(options) as client, progress(None, "converting") as advance:
         if client is not None:
             done = _convert_with(client, options, target, advance)
         else:
-            done = convert(
+            done = blobstore.convert(
                 options.source,
                 target,
                 container=options.container,

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+import blobstore
 from blobstore.checkpoint.told import read_lines
 from blobstore.cli.formatting import shape, shown, size
 from blobstore.cli.output import add_base, add_command, add_json, note, print_json
 from blobstore.cli.progress import progress
 from blobstore.cli.tables import print_table
-from blobstore.compare.comparison import diff
 
 if TYPE_CHECKING:
     import argparse
@@ -77,7 +77,7 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
 def run(options: argparse.Namespace) -> int:
     """Run the command."""
     with progress(None, "comparing") as advance:
-        done = diff(
+        done = blobstore.diff(
             options.a,
             options.b,
             tolerance=options.tolerance,

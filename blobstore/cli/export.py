@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+import blobstore
 from blobstore.cli.formatting import rate, shape, shown
 from blobstore.cli.output import (
     add_adapters,
@@ -19,8 +20,7 @@ from blobstore.cli.output import (
 from blobstore.cli.progress import progress
 from blobstore.cli.tables import print_table
 from blobstore.errors import UsageError
-from blobstore.exporting.export import export, preview_export
-from blobstore.exporting.plan import DTYPES
+from blobstore.exporting.choices import DTYPES
 
 if TYPE_CHECKING:
     import argparse
@@ -84,11 +84,11 @@ def run(options: argparse.Namespace) -> int:
     }
     if options.dry_run:
         output = None if options.output == "-" else options.output
-        _show(options, preview_export(options.file, output, **choices))
+        _show(options, blobstore.preview_export(options.file, output, **choices))
         return 0
     target = output_of(options, options.output)
     with progress(None, "exporting") as advance:
-        done = export(options.file, target, force=options.force, progress=advance, **choices)
+        done = blobstore.export(options.file, target, force=options.force, progress=advance, **choices)
     for text in done.notes:
         note(text)
     if options.json:

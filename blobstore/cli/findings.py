@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from blobstore.cli.formatting import shown
 from blobstore.cli.tables import print_wrapped
 from blobstore.errors import without_secrets
-from blobstore.gemma.runtimes import NAMES
+from blobstore.gemma.versions import NAMES
 
 if TYPE_CHECKING:
     import argparse

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+import blobstore
 from blobstore.cli.formatting import shown
 from blobstore.cli.output import add_command, add_json, note, output_of, print_json
 from blobstore.cli.progress import progress
-from blobstore.edit.reindex import Indexing, attach_index, build_index, detach_index, join_stores
 from blobstore.fileio.places import file_size
 
 if TYPE_CHECKING:
     import argparse
+
+    from blobstore.edit.reindex import Indexing
 
 TEXT = """Move a file's name index, build one, or join those of several files.
 
@@ -60,16 +62,20 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
 
 
 def _attach(options: argparse.Namespace) -> int:
+    from blobstore.edit.reindex import attach_index  # noqa: PLC0415 (``--help`` needs no numpy)
+
     return _report(options, attach_index(options.file))
 
 
 def _detach(options: argparse.Namespace) -> int:
+    from blobstore.edit.reindex import detach_index  # noqa: PLC0415 (as above)
+
     return _report(options, detach_index(options.file))
 
 
 def _build(options: argparse.Namespace) -> int:
     with progress(file_size(options.file), "indexing") as advance:
-        done = build_index(
+        done = blobstore.build_index(
             options.file, embed=options.embed, digests=options.digests, force=options.force, progress=advance
         )
     return _report(options, done)
@@ -77,8 +83,8 @@ def _build(options: argparse.Namespace) -> int:
 
 def _join(options: argparse.Namespace) -> int:
     output_of(options, options.output, streams=False)
-    count = len(options.files)
-    return _report(options, join_stores(options.files, options.output), f" in {count} file{'s' * (count != 1)}")
+    done, count = blobstore.join_stores(options.files, options.output), len(options.files)
+    return _report(options, done, f" in {count} file{'s' * (count != 1)}")
 
 
 def _report(options: argparse.Namespace, done: Indexing, where: str = "") -> int:

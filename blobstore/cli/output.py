@@ -20,6 +20,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
     from typing import BinaryIO
 
+FILES = "an .sbs file, a .safetensors file, its index, a .gguf, .bin or .pt file, or a folder with one of these"
+
 
 class Quiet:
     """Whether notes and progress are left out: ``--quiet``, set once for the whole command line.

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+import blobstore
 from blobstore.cli.cluster import add_cluster, cluster_of, refuse_flags
 from blobstore.cli.formatting import rate, shown, size
 from blobstore.cli.output import add_command, add_json, note, output_of, print_json
 from blobstore.cli.progress import progress
 from blobstore.cli.tables import print_table
 from blobstore.fileio.places import file_size
-from blobstore.packing.pack import pack
 
 if TYPE_CHECKING:
     import argparse
@@ -55,7 +55,7 @@ def run(options: argparse.Namespace) -> int:
     with cluster_of(options) as client, progress(file_size(options.file), "packing") as advance:
         choices = {"level": options.level, "only": options.only, "base": options.base, "progress": advance}
         if client is None:
-            done = pack(options.file, options.output, workers=options.workers, **choices)
+            done = blobstore.pack(options.file, options.output, workers=options.workers, **choices)
         else:
             refuse_flags(options, "workers")
             from blobstore import distributed  # noqa: PLC0415 (only with a cluster)

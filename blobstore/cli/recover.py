@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+import blobstore
 from blobstore.cli.formatting import shown
 from blobstore.cli.output import add_command, add_json, note, output_of, print_json, tell
 from blobstore.cli.progress import progress
-from blobstore.edit.recover import recover
 from blobstore.fileio.places import file_size
 
 if TYPE_CHECKING:
@@ -41,7 +41,7 @@ def run(options: argparse.Namespace) -> int:
     """Run the command; returns 1 if something is lost."""
     target = output_of(options, options.output)
     with progress(2 * file_size(options.file), "recovering") as advance:
-        done = recover(options.file, target, index=options.index, progress=advance)
+        done = blobstore.recover(options.file, target, index=options.index, progress=advance)
     for text in done.notes:
         note(text)
     if options.json:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from blobstore.checking.repair import repair
+import blobstore
 from blobstore.cli.formatting import shown
 from blobstore.cli.output import add_command, add_json, output_of, print_json, refuse_same, tell, tell_dry_run
 from blobstore.cli.progress import progress
@@ -39,7 +39,7 @@ def run(options: argparse.Namespace) -> int:
     target = None if options.output is None or options.dry_run else output_of(options, options.output)
     refuse_same(options.output, options.file, "without -o it is replaced")
     with progress(None, "writing") as advance:
-        done = repair(options.file, target, dry_run=options.dry_run, progress=advance)
+        done = blobstore.repair(options.file, target, dry_run=options.dry_run, progress=advance)
     if options.json:
         print_json(done)
         return 0

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+import blobstore
 from blobstore.cli.formatting import shown, size
 from blobstore.cli.output import add_command, add_json, note, output_of, print_json, refuse_same, tell
 from blobstore.cli.progress import progress
-from blobstore.edit.rewrite import rewrite
 from blobstore.errors import UsageError
 from blobstore.fileio.places import file_size
 
@@ -54,7 +54,7 @@ def run(options: argparse.Namespace) -> int:
     target = None if options.in_place else output_of(options, options.output)
     refuse_same(target, options.file, "--in-place, instead of -o, replaces it")
     with progress(file_size(options.file), "writing") as advance:
-        done = rewrite(
+        done = blobstore.rewrite(
             options.file,
             target,
             in_place=options.in_place,

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+import blobstore
 from blobstore.cli.formatting import rate, shown, size
 from blobstore.cli.output import add_base, add_command, add_json, note, output_of, print_json, tell
 from blobstore.cli.progress import progress
-from blobstore.packing.unpack import unpack
 
 if TYPE_CHECKING:
     import argparse
@@ -37,7 +37,7 @@ def run(options: argparse.Namespace) -> int:
     """Run the command."""
     target = output_of(options, options.output)
     with progress(None, "unpacking") as advance:
-        done = unpack(options.file, target, base=options.base, workers=options.workers, progress=advance)
+        done = blobstore.unpack(options.file, target, base=options.base, workers=options.workers, progress=advance)
     for text in done.notes:
         note(text)
     if options.json:

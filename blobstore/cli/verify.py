@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from typing import TYPE_CHECKING
 
-from blobstore.checking.verification import verify
+import blobstore
 from blobstore.checkpoint.told import read_lines
 from blobstore.cli.cluster import add_cluster, cluster_of, refuse_flags
 from blobstore.cli.findings import add_strict, print_findings
@@ -102,7 +102,7 @@ def _verify(
     advance: Progress,
 ) -> Verification:
     if client is None:
-        return verify(
+        return blobstore.verify(
             path,
             against=options.against,
             quick=options.quick,

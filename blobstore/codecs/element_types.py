@@ -7,15 +7,17 @@ from __future__ import annotations
 
 import sys
 from dataclasses import dataclass
+from functools import cache, cached_property
 from typing import TYPE_CHECKING
 
-import ml_dtypes
 import numpy as np
 
 from blobstore.errors import UsageError
 
 if TYPE_CHECKING:
     import numpy.typing as npt
+
+_OF_ML_DTYPES = ("bfloat16", "float8_")  # what names of its types begin with
 
 
 @dataclass(frozen=True, repr=False)
@@ -26,7 +28,7 @@ class ElementType:
         number: In the index; numbers below 32 are the runtime's.
         name: As shown.
         bits: Per element, without the extra bytes of groups; 0 for a type that this version doesn't know.
-        dtype: The numpy dtype of the stored elements, little-endian; None when they have to be decoded.
+        numpy: The name of the numpy dtype of the stored elements; None when they have to be decoded.
         safetensors: Its name in safetensors files, or None.
         group: Elements per group, which has extra bytes; 0 when there are none.
         group_nbytes: The extra bytes of a group.
@@ -41,11 +43,25 @@ class ElementType:
     number: int
     name: str
     bits: int
-    dtype: np.dtype[np.generic] | None = None
+    numpy: str | None = None
     safetensors: str | None = None
     group: int = 0
     group_nbytes: int = 0
     whole: bool = False
+
+    @cached_property
+    def dtype(self) -> np.dtype[np.generic] | None:
+        """The numpy dtype of the stored elements, little-endian; None when they have to be decoded."""
+        if self.numpy is None:
+            return None
+        if self.numpy.startswith(_OF_ML_DTYPES):
+            import ml_dtypes  # noqa: PLC0415 (4 ms, and files open and are listed without it)
+
+            own: np.dtype[np.generic] = np.dtype(getattr(ml_dtypes, self.numpy))
+            return own
+        stored = np.dtype(self.numpy)
+        # Elsewhere numpy's own: others with the same bits lack its format for buffers.
+        return stored.newbyteorder("<") if sys.byteorder == "big" else stored
 
     def nbytes(self, count: int) -> int:
         """Return the stored size of ``count`` elements in bytes."""
@@ -57,39 +73,32 @@ class ElementType:
         return self.name
 
 
-def _plain(number: int, name: str, dtype: npt.DTypeLike, safetensors: str) -> ElementType:
-    stored = np.dtype(dtype)
-    if sys.byteorder == "big":  # elsewhere numpy's own: others with the same bits lack its format for buffers
-        stored = stored.newbyteorder("<")
-    return ElementType(number, name, stored.itemsize * 8, stored, safetensors)
-
-
 _ALL = (
-    ElementType(0, "unknown", 8, np.dtype(np.uint8)),
-    _plain(1, "f32", np.float32, "F32"),
-    _plain(2, "bf16", ml_dtypes.bfloat16, "BF16"),
+    ElementType(0, "unknown", 8, "uint8"),
+    ElementType(1, "f32", 32, "float32", "F32"),
+    ElementType(2, "bf16", 16, "bfloat16", "BF16"),
     ElementType(3, "sfp", 8),
     ElementType(4, "nuq", 4, group=256, group_nbytes=16),
-    _plain(5, "f64", np.float64, "F64"),
-    _plain(6, "u32", np.uint32, "U32"),
-    _plain(7, "u64", np.uint64, "U64"),
+    ElementType(5, "f64", 64, "float64", "F64"),
+    ElementType(6, "u32", 32, "uint32", "U32"),
+    ElementType(7, "u64", 64, "uint64", "U64"),
     ElementType(8, "i8", 8, group=128, group_nbytes=4),
-    _plain(9, "u16", np.uint16, "U16"),
-    _plain(10, "u8", np.uint8, "U8"),
-    _plain(11, "int8", np.int8, "I8"),
+    ElementType(9, "u16", 16, "uint16", "U16"),
+    ElementType(10, "u8", 8, "uint8", "U8"),
+    ElementType(11, "int8", 8, "int8", "I8"),
     ElementType(12, "q4_0", 4, group=32, group_nbytes=2, whole=True),
     ElementType(13, "mxfp4", 4, group=32, group_nbytes=1, whole=True),
-    _plain(32, "f16", np.float16, "F16"),
-    _plain(35, "i16", np.int16, "I16"),
-    _plain(37, "i32", np.int32, "I32"),
-    _plain(38, "i64", np.int64, "I64"),
-    _plain(39, "bool", np.bool_, "BOOL"),
-    _plain(40, "f8_e4m3", ml_dtypes.float8_e4m3fn, "F8_E4M3"),
-    _plain(41, "f8_e5m2", ml_dtypes.float8_e5m2, "F8_E5M2"),
-    _plain(42, "c64", np.complex64, "C64"),
-    _plain(43, "f8_e8m0", ml_dtypes.float8_e8m0fnu, "F8_E8M0"),
-    _plain(44, "f8_e4m3fnuz", ml_dtypes.float8_e4m3fnuz, "F8_E4M3FNUZ"),
-    _plain(45, "f8_e5m2fnuz", ml_dtypes.float8_e5m2fnuz, "F8_E5M2FNUZ"),
+    ElementType(32, "f16", 16, "float16", "F16"),
+    ElementType(35, "i16", 16, "int16", "I16"),
+    ElementType(37, "i32", 32, "int32", "I32"),
+    ElementType(38, "i64", 64, "int64", "I64"),
+    ElementType(39, "bool", 8, "bool", "BOOL"),
+    ElementType(40, "f8_e4m3", 8, "float8_e4m3fn", "F8_E4M3"),
+    ElementType(41, "f8_e5m2", 8, "float8_e5m2", "F8_E5M2"),
+    ElementType(42, "c64", 64, "complex64", "C64"),
+    ElementType(43, "f8_e8m0", 8, "float8_e8m0fnu", "F8_E8M0"),
+    ElementType(44, "f8_e4m3fnuz", 8, "float8_e4m3fnuz", "F8_E4M3FNUZ"),
+    ElementType(45, "f8_e5m2fnuz", 8, "float8_e5m2fnuz", "F8_E5M2FNUZ"),
     # Smaller than a byte: kept as stored. safetensors doesn't specify the order in which they are packed.
     ElementType(46, "f4", 4, safetensors="F4"),
     ElementType(47, "f6_e2m3", 6, safetensors="F6_E2M3"),
@@ -100,9 +109,8 @@ BY_NUMBER = {entry.number: entry for entry in _ALL}
 BY_NAME = {entry.name: entry for entry in _ALL}
 PLAIN_FLOATS = ("bf16", "f16", "f32", "f64")  # names of those that weights are computed in
 BY_SAFETENSORS = {entry.safetensors: entry for entry in _ALL if entry.safetensors}
-# "unknown" is read as bytes, but bytes are stored as u8.
-_BY_DTYPE = {entry.dtype: entry for entry in _ALL if entry.dtype is not None and entry.number}
-_DTYPES = {dtype.name: dtype for dtype in _BY_DTYPE}
+# By the names of dtypes. "unknown" is read as bytes, but bytes are stored as u8.
+_BY_NUMPY = {entry.numpy: entry for entry in _ALL if entry.numpy is not None and entry.number}
 UNKNOWN = BY_NUMBER[0]
 OWN_FROM = 32  # numbers below are the runtime's
 
@@ -110,6 +118,11 @@ OWN_FROM = 32  # numbers below are the runtime's
 def by_number(number: int) -> ElementType:
     """Return the type with this number; one that only a newer version knows is named ``type-N``."""
     return BY_NUMBER.get(number) or ElementType(number, f"type-{number}", 0)
+
+
+@cache
+def _by_dtype() -> dict[np.dtype[np.generic] | None, ElementType]:
+    return {entry.dtype: entry for entry in _BY_NUMPY.values()}
 
 
 # The same as arrays, for many entries at once; a number beyond the table is an unknown type.
@@ -132,7 +145,7 @@ def type_of(dtype: np.dtype[np.generic]) -> ElementType:
         UsageError: ``unsupported-dtype``.
     """
     try:
-        return _BY_DTYPE[dtype.newbyteorder("<")]
+        return _by_dtype()[dtype.newbyteorder("<")]
     except (KeyError, TypeError):
         raise _unsupported(dtype) from None
 
@@ -143,10 +156,10 @@ def dtype_named(name: str) -> np.dtype[np.generic]:
     Raises:
         UsageError: ``unsupported-dtype``.
     """
-    try:
-        return _DTYPES[name]
-    except KeyError:
-        raise _unsupported(name) from None
+    dtype = _BY_NUMPY[name].dtype if name in _BY_NUMPY else None
+    if dtype is None:
+        raise _unsupported(name)
+    return dtype
 
 
 def as_element_type(type: ElementType | str) -> ElementType:  # noqa: A002 (the field's word)
@@ -163,7 +176,7 @@ def as_element_type(type: ElementType | str) -> ElementType:  # noqa: A002 (the 
 
 
 def _unsupported(dtype: object) -> UsageError:
-    known = ", ".join(entry.name for entry in _BY_DTYPE.values())
+    known = ", ".join(entry.name for entry in _BY_NUMPY.values())
     return UsageError("unsupported-dtype", f"no element type stores dtype {dtype}: convert to one of {known}")
 
 

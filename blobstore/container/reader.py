@@ -12,7 +12,6 @@ from blobstore.container.suggest import close_to
 from blobstore.errors import KeyNotFoundError, UsageError, in_file
 from blobstore.fileio.closing import Closing
 from blobstore.fileio.ranges import FileRange
-from blobstore.fileio.remote import RemoteSource
 from blobstore.fileio.source import name_of, open_source
 
 if TYPE_CHECKING:
@@ -22,6 +21,7 @@ if TYPE_CHECKING:
     from typing import Self
 
     from blobstore.container.directory import Directory
+    from blobstore.fileio.remote import RemoteSource
     from blobstore.fileio.types import Access, ByteSource, Prefetch, Readable, ReadInto, SourceAccess
 
 
@@ -31,11 +31,21 @@ def directory_in(source: ByteSource) -> Directory:
     Raises:
         FormatError, TruncatedError: As `parse_directory`.
     """
-    if not isinstance(source, RemoteSource):
+    remote = _elsewhere(source)
+    if remote is None:
         return parse_directory(source.view, source.size)
-    directory = parse_directory(source.view, source.size, expect=source.expect)
-    source.tell_blobs(directory.offsets)
+    directory = parse_directory(source.view, source.size, expect=remote.expect)
+    remote.tell_blobs(directory.offsets)
     return directory
+
+
+def _elsewhere(source: ByteSource) -> RemoteSource | None:
+    """Return a file that lies elsewhere; None for one that is here."""
+    if source.access != "read":
+        return None
+    from blobstore.fileio.remote import RemoteSource  # noqa: PLC0415 (1 ms, and most files are mapped)
+
+    return source if isinstance(source, RemoteSource) else None
 
 
 class BlobReader(Mapping[str, memoryview], Closing):
@@ -339,7 +349,8 @@ class BlobReader(Mapping[str, memoryview], Closing):
             ...     reader["layer.bias"].nbytes
             256
         """
-        return self._source.reading_ahead(ranges) if isinstance(self._source, RemoteSource) else nullcontext()
+        remote = _elsewhere(self._source)
+        return remote.reading_ahead(ranges) if remote else nullcontext()
 
     @property
     def is_elsewhere(self) -> bool:
@@ -349,7 +360,7 @@ class BlobReader(Mapping[str, memoryview], Closing):
             >>> blobstore.BlobReader("model.sbs").is_elsewhere
             False
         """
-        return isinstance(self._source, RemoteSource)
+        return _elsewhere(self._source) is not None
 
     @property
     def url(self) -> str:
@@ -359,7 +370,8 @@ class BlobReader(Mapping[str, memoryview], Closing):
             >>> blobstore.BlobReader("model.sbs").url
             ''
         """
-        return self._source.url if isinstance(self._source, RemoteSource) else ""
+        remote = _elsewhere(self._source)
+        return remote.url if remote else ""
 
     def close(self) -> None:
         """Let go of the file; views stay valid until the last of them is gone.

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
-from blobstore.converting.gemma_families import FAMILIES
 from blobstore.errors import UsageError
-from blobstore.gemma.runtimes import LATEST
+from blobstore.gemma.versions import LATEST
 
+KINDS = ("auto", "gemma", "names")
 WEIGHTS = ("sfp", "bf16", "f32", "i8", "q4_0")
 LAYOUTS = ("split", "stock")
 
@@ -37,9 +37,9 @@ class Choices:
         Raises:
             UsageError: ``i8-stock``.
         """
-        if (self.weights, self.layout) == ("i8", "stock") and self.runtime != LATEST.name:
+        if (self.weights, self.layout) == ("i8", "stock") and self.runtime != LATEST:
             what = "gemma.cpp up to 2026-04 hangs when it loads i8 weights in the stock layout"
-            raise UsageError("i8-stock", f"{what}: use --weights sfp, --layout split, or --runtime {LATEST.name}")
+            raise UsageError("i8-stock", f"{what}: use --weights sfp, --layout split, or --runtime {LATEST}")
 
     def for_family(self, family: str) -> Choices:
         """Return the choices with the layout that a family gets.
@@ -47,6 +47,8 @@ class Choices:
         Raises:
             UsageError: ``stock-only``: the family has only the stock layout, and another was chosen, or i8.
         """
+        from blobstore.converting.gemma_families import FAMILIES  # noqa: PLC0415 (``--help`` lists the choices, and needs no numpy)
+
         name = FAMILIES[family].stock_only
         if not name:
             return replace(self, layout=self.layout or "split")

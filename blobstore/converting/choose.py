@@ -16,7 +16,6 @@ if TYPE_CHECKING:
     from blobstore.checkpoint.reader import Checkpoint
     from blobstore.converting.choices import Choices
 
-KINDS = ("auto", "gemma", "names")
 _HEADLESS = "the model was saved without its output head, as embedding models are"
 
 

@@ -7,12 +7,12 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from blobstore.checkpoint.reader import open_checkpoint
-from blobstore.converting.choices import LAYOUTS, WEIGHTS, Choices
-from blobstore.converting.choose import KINDS, choose_plan, needless_flags
+from blobstore.converting.choices import KINDS, LAYOUTS, WEIGHTS, Choices
+from blobstore.converting.choose import choose_plan, needless_flags
 from blobstore.converting.shards import make_store, needed_division
 from blobstore.errors import ClusterError, UsageError, without_secrets
 from blobstore.fileio.sizes import parse_size
-from blobstore.gemma.runtimes import NAMES
+from blobstore.gemma.versions import NAMES
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence

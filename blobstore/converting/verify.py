@@ -19,8 +19,8 @@ from blobstore.fileio.ranges import FileRange, first_byte_between, first_differe
 from blobstore.gemma.config import ModelConfig
 from blobstore.gemma.enums import OpenEnum, Wrapping
 from blobstore.gemma.records import Record
-from blobstore.gemma.runtimes import NAMES
 from blobstore.gemma.toc import build_toc, toc_entry
+from blobstore.gemma.versions import NAMES
 from blobstore.index.metadata import ADAPTERS, BASE, BASE_NAME, CHOICES, FILES, MODEL_CHOICES, PACKED_FROM
 from blobstore.store.values import stored
 

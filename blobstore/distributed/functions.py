@@ -25,10 +25,11 @@ if TYPE_CHECKING:
 
     from distributed import Client
 
-    from blobstore.checking.checkup import Checkup, RuntimeChoice
+    from blobstore.checking.checkup import Checkup
     from blobstore.checking.verification import Verification
     from blobstore.conversion import Conversion, ConversionKind
     from blobstore.fileio.types import Paths, Progress
+    from blobstore.gemma.versions import RuntimeChoice
     from blobstore.packing.pack import Packing
 
 

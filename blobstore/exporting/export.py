@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from blobstore.checkpoint.adapters.applying import open_adapters
 from blobstore.errors import UsageError, without_secrets
+from blobstore.exporting.choices import DTYPES
 from blobstore.exporting.folder import aliases_to_write, folder_of, folders_for, plan_folder, tensors_in
-from blobstore.exporting.plan import DTYPES, plan_export
+from blobstore.exporting.plan import plan_export
 from blobstore.exporting.run import in_the_way, run_export, superseded
 from blobstore.fileio.paths import optional_path, path_text, path_texts, target_of
 from blobstore.fileio.places import file_size

@@ -34,7 +34,6 @@ if TYPE_CHECKING:
     Made = Callable[[int, int], Array]
 
 
-DTYPES = ("bf16", "f16", "f32")
 _FIX = "blobstore get FILE NAME -o OUT gives its bytes"
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from blobstore.gemma import versions
 from blobstore.gemma.config import LayerConfig, ModelConfig
 from blobstore.gemma.enums import (
     Activation,
@@ -71,9 +72,9 @@ _OLD_VALUES: dict[type[OpenEnum], OpenEnum] = {
     TokenizerKind: TokenizerKind.SENTENCE_PIECE,
 }
 _CORE_CONFIG, _CORE_LAYER = ModelConfig.CORE, LayerConfig.CORE
-OCTOBER = Runtime("2025-10", _CORE_CONFIG, _CORE_LAYER, _OLD_VALUES, 8, 16384, 65536, ascii_only=True)
+OCTOBER = Runtime(versions.OCTOBER, _CORE_CONFIG, _CORE_LAYER, _OLD_VALUES, 8, 16384, 65536, ascii_only=True)
 APRIL = Runtime(
-    "2026-04",
+    versions.APRIL,
     _CORE_CONFIG + 1,
     _CORE_LAYER,
     _OLD_VALUES | {Model: Model.CUSTOM, WeightType: WeightType.INT8},
@@ -83,7 +84,7 @@ APRIL = Runtime(
     ascii_only=True,
 )
 LATEST = Runtime(
-    "latest",
+    versions.LATEST,
     len(ModelConfig.fields()),
     len(LayerConfig.fields()),
     {enumeration: max(enumeration) for enumeration in _OLD_VALUES},
@@ -93,4 +94,3 @@ LATEST = Runtime(
     ascii_only=False,
 )
 RUNTIMES = (OCTOBER, APRIL, LATEST)
-NAMES = tuple(runtime.name for runtime in RUNTIMES)

@@ -21,7 +21,6 @@ from blobstore.errors import BlobStoreError, FormatError, UsageError, in_file, w
 from blobstore.fileio.paths import path_text
 from blobstore.fileio.places import absolute, folder_of, join
 from blobstore.fileio.ranges import FileRange
-from blobstore.fileio.set_source import SetSource
 from blobstore.fileio.source import name_of, open_source, read_beginning
 from blobstore.index.parse import is_set, open_index
 from blobstore.index.records import HEADER_NBYTES, SELF_DIGEST_AT, store_digest
@@ -170,6 +169,8 @@ class SetReader(BlobReader):
 
         ``own`` is the index, if it is open already; this takes it over.
         """
+        from blobstore.fileio.set_source import SetSource  # noqa: PLC0415 (1 ms with what it imports, for sets only)
+
         given = path_text(path)  # type: ignore[arg-type]  # a file object has no folder
         self.path: str = name_of(path)
         folder = folder_of(given)

@@ -22,11 +22,10 @@ from blobstore.index import shape_fault
 from blobstore.index.metadata import REARRANGED
 from blobstore.index.strict_json import are_sizes, parse_json, text_map
 from blobstore.store.blocks import ARRANGEMENTS, Block
-from blobstore.store.info import TensorInfo
+from blobstore.store.info import TensorInfo, is_name
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
-    from collections.abc import Set as AbstractSet
 
     from blobstore.codecs.element_types import ElementType
 
@@ -111,16 +110,6 @@ def parse_arrangement(text: str, find: Find) -> Arrangement:
         if name in arrangement.aliases or not same or not is_name(find(alias), holders):
             raise _wrong(f"{alias[:80]!r} is not another name of {name[:80]!r}")
     return arrangement
-
-
-def is_name(info: TensorInfo | None, holders: AbstractSet[str]) -> bool:
-    """Whether what a file lists belongs to the checkpoint: not under a key, and not only to hold blocks.
-
-    Args:
-        info: It; None for what is gathered, and so isn't listed.
-        holders: The names of what holds blocks.
-    """
-    return info is None or (info.name != info.key and info.name not in holders)
 
 
 class _FloatTensors:

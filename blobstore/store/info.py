@@ -9,11 +9,12 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from blobstore.codecs import is_float_codec
+from blobstore import codecs
 from blobstore.index import PACKED
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
+    from collections.abc import Set as AbstractSet
 
     from blobstore.codecs.element_types import ElementType
     from blobstore.store.blocks import Block
@@ -140,7 +141,7 @@ class TensorInfo(_Fields):
     def _narrow(self) -> np.dtype[np.generic] | None:
         """The checkpoint's dtype if it is narrower than the stored one: the runtime takes some tensors only as f32."""
         source, stored = self.source_type, self.type.dtype
-        if source is None or source.dtype is None or stored is None or not is_float_codec(self.type):
+        if source is None or source.dtype is None or stored is None or not codecs.is_float_codec(self.type):
             return None
         return source.dtype if source.dtype.itemsize < stored.itemsize else None
 
@@ -155,7 +156,7 @@ class TensorInfo(_Fields):
         if self.blocks:
             return self._gathered_dtype
         if self.type.dtype is None or self.scale != 1.0:
-            return np.dtype(np.float32) if is_float_codec(self.type) else None
+            return np.dtype(np.float32) if codecs.is_float_codec(self.type) else None
         return self._narrow or self.type.dtype
 
     @cached_property
@@ -166,6 +167,16 @@ class TensorInfo(_Fields):
         # Some blocks of an encoded tensor may have no scale: they are plain.
         common = np.result_type(*(dtype for dtype in dtypes if dtype is not None))
         return self._narrow if self._narrow and len(dtypes) == 1 and common == self.type.dtype else common
+
+
+def is_name(info: TensorInfo | None, holders: AbstractSet[str]) -> bool:
+    """Whether what a file lists belongs to the checkpoint: not under a key, and not only to hold blocks.
+
+    Args:
+        info: It; None for what is gathered, and so isn't listed.
+        holders: The names of what holds blocks.
+    """
+    return info is None or (info.name != info.key and info.name not in holders)
 
 
 def outermost(infos: Iterable[TensorInfo]) -> Iterator[TensorInfo]:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import fnmatch
-import html
 import os
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
@@ -12,7 +10,6 @@ from blobstore.container.keys import CONFIG_KEY, NO_TOKENIZER, RESERVED_KEYS, TO
 from blobstore.container.suggest import close_to
 from blobstore.errors import NameNotFoundError, UsageError, in_file
 from blobstore.fileio.closing import Closing
-from blobstore.fileio.hashing import digest_of
 from blobstore.index.carried import files_in, known_files
 from blobstore.index.locate import find_index, lost_index
 from blobstore.index.records import directory_digest
@@ -389,7 +386,9 @@ class Store(MappingByIdentity["Array"], Closing):
             >>> blobstore.open("model.sbs").glob("*.weight")
             ['layer.weight', 'tied.weight']
         """
-        return [name for name in self if fnmatch.fnmatchcase(name, pattern)]
+        from fnmatch import fnmatchcase  # noqa: PLC0415 (import blobstore stays cheap)
+
+        return [name for name in self if fnmatchcase(name, pattern)]
 
     def load_all(self, names: Iterable[str] | None = None, *, workers: int | None = None) -> dict[str, Array]:
         """Return every tensor by name, in memory and writable: read in large pieces on several threads.
@@ -533,6 +532,8 @@ class Store(MappingByIdentity["Array"], Closing):
     @property
     def _identity(self) -> tuple[int, bytes, bytes]:
         """What tells the file, and an index beside it, from those that have replaced them."""
+        from blobstore.fileio.hashing import digest_of  # noqa: PLC0415 (it imports hashlib and threads)
+
         index = b"" if self.index is None else digest_of([self.index.raw])
         return self.reader.file_size, directory_digest(self.reader.directory), index
 
@@ -541,13 +542,15 @@ class Store(MappingByIdentity["Array"], Closing):
 
     def _repr_html_(self) -> str:
         """Return a table of the first tensors, for notebooks."""
+        from html import escape  # noqa: PLC0415 (1 ms)
+
         shown = (self._catalog.find(name) for name in self._catalog.names[:_SHOWN_IN_NOTEBOOK])
         rows = [(info.name, str(info.type), str(list(info.shape)), f"{info.nbytes:,}") for info in shown if info]
         more = len(self) - len(rows)
         lines = [*rows, (f"… and {more} more", "", "", "")] if more > 0 else rows
         head = "".join(f"<th>{title}</th>" for title in ("name", "type", "shape", "bytes"))
-        body = "".join(f"<tr>{''.join(f'<td>{html.escape(cell)}</td>' for cell in line)}</tr>" for line in lines)
-        return f"<p>{html.escape(repr(self))}</p><table><tr>{head}</tr>{body}</table>"
+        body = "".join(f"<tr>{''.join(f'<td>{escape(cell)}</td>' for cell in line)}</tr>" for line in lines)
+        return f"<p>{escape(repr(self))}</p><table><tr>{head}</tr>{body}</table>"
 
 
 class PrefixView(MappingByIdentity["Array"]):

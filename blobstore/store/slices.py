@@ -157,6 +157,8 @@ def _checked_dtype(info: TensorInfo, dtype: npt.DTypeLike | None) -> np.dtype[np
     if dtype is None:
         return own
     try:
+        if isinstance(dtype, str):
+            import ml_dtypes  # noqa: F401, PLC0415 (numpy knows the names of its types from then on)
         wanted = np.dtype(dtype)
     except (TypeError, ValueError) as error:
         raise UsageError("bad-dtype", f"{info.name!r}: {dtype!r:.80} is not a dtype: {error}") from None

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 
-from blobstore.codecs import decode
+from blobstore import codecs
 from blobstore.errors import CodecError, FormatError, UsageError, in_file
 from blobstore.store.blocks import CHANNELS_LAST, MINUS_ONE, TRANSPOSE
 
@@ -231,7 +231,7 @@ def _decode(store: TensorFile, info: TensorInfo, first: int, out: Array) -> None
     # Each group is stored with its table: from its first element on, the rest is stored as if it were alone.
     raw = stored(store, info, element_type.nbytes(start), element_type.nbytes(first + count - start))
     try:
-        decode(element_type, raw, count, scale=info.scale, start=first - start, out=out)
+        codecs.decode(element_type, raw, count, scale=info.scale, start=first - start, out=out)
     except CodecError as error:
         raise CodecError(error.reason, f"{info.name!r}: {error.message}") from None
 

@@ -14,9 +14,8 @@ from blobstore.container.keys import TOC_KEY
 from blobstore.errors import FormatError, UsageError, in_file
 from blobstore.index.metadata import REARRANGED
 from blobstore.index.names import is_made_key, key_for
-from blobstore.store.arrangement import is_name, parse_arrangement
 from blobstore.store.catalog import BlobCatalog, ListCatalog, open_catalog
-from blobstore.store.info import PackedRange, TensorInfo
+from blobstore.store.info import PackedRange, TensorInfo, is_name
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -118,6 +117,8 @@ class CheckpointCatalog:
         Raises:
             FormatError: ``rearranged-metadata``: it doesn't match the tensors.
         """
+        from blobstore.store.arrangement import parse_arrangement  # noqa: PLC0415 (1 ms, and it needs ml_dtypes)
+
         self._entries = entries
         self.arrangement: Arrangement = parse_arrangement(arrangement, entries.find)
         self._holders = self.arrangement.holders()

@@ -437,7 +437,8 @@ def as_array(name: str, array: npt.ArrayLike) -> Array:
     Raises:
         UsageError: ``unsupported-dtype``; the message names the tensor.
     """
-    if isinstance(array, np.ma.MaskedArray):
+    # numpy imports its masked arrays when they are first asked for: 6 ms.
+    if type(array) is not np.ndarray and isinstance(array, np.ma.MaskedArray):
         raise UsageError("unsupported-dtype", f"{name!r} is a masked array: fill it first, array.filled(value)")
     try:
         return np.asarray(array)

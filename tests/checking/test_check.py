@@ -16,8 +16,8 @@ from blobstore.converting.choices import LAYOUTS, Choices
 from blobstore.gemma.bpe import BpeTokenizer
 from blobstore.gemma.config import ModelConfig
 from blobstore.gemma.enums import LayerType, Model, QueryScale, WeightType
-from blobstore.gemma.runtimes import NAMES
 from blobstore.gemma.toc import build_toc, parse_toc, toc_entry
+from blobstore.gemma.versions import NAMES
 from blobstore.index import Entry, IndexedBlob, build_index
 from tests.conftest import ROOT, VECTORS, load_manifest
 from tests.gemma_checkpoints import convert, small_recipe, sound_recipe, tokenizer

@@ -214,7 +214,7 @@ def test_info_as_json_tells_the_same_as_the_package(cli: Cli, store: Path) -> No
 def test_info_tells_how_a_file_is_read_and_why(
     cli: Cli, store: Path, monkeypatch: pytest.MonkeyPatch, file_system: str, expected: str
 ) -> None:
-    for module in ("blobstore.fileio.source", "blobstore.cli.info"):
+    for module in ("blobstore.fileio.source", "blobstore.cli.description"):
         monkeypatch.setattr(f"{module}.file_system", lambda _device: file_system)
     assert expected in cli("info", store).out
 
@@ -1115,7 +1115,7 @@ def test_an_interrupt_is_one_line(cli: Cli, checkpoint: Path, monkeypatch: pytes
     def interrupted(*_: object, **__: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("blobstore.cli.convert.convert", interrupted)
+    monkeypatch.setattr("blobstore.convert", interrupted)
     done = cli("convert", checkpoint, "-o", checkpoint.parent / "out.sbs")
     assert done.status == 130
     one_line(done, "interrupted")

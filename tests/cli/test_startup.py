@@ -48,20 +48,28 @@ def test_each_public_name_is_there_when_it_is_asked_for() -> None:
         _ = blobstore.nothing  # type: ignore[attr-defined]
 
 
-def test_reading_imports_nothing_that_writes_or_converts(tmp_path: Path) -> None:
+def test_opening_imports_nothing_that_other_files_need(tmp_path: Path) -> None:
     path = tmp_path / "m.sbs"
     blobstore.save_file({"a": np.arange(3)}, path)
     modules = modules_after("import sys, blobstore; blobstore.open(sys.argv[1])['a']", str(path))
-    heavy = (
-        "blobstore.container.writer",
-        "blobstore.store.writer",
-        "blobstore.converting",
-        "blobstore.checking",
-        "rich",
-        "zstandard",
-        "concurrent.futures",
-    )
-    assert not imported(modules, *heavy)
+    writing = ("blobstore.container.writer", "blobstore.store.writer", "blobstore.converting", "blobstore.checking")
+    elsewhere = ("blobstore.fileio.remote", "blobstore.fileio.set_source", "blobstore.fileio.streams", "fsspec")
+    packed = ("blobstore.compression", "blobstore.store.blobs", "zstandard")
+    encoded = ("blobstore.codecs.codec", "blobstore.codecs.sfp", "blobstore.store.arrangement", "ml_dtypes")
+    libraries = ("argparse", "base64", "concurrent.futures", "fnmatch", "hashlib", "html", "rich")
+    assert not imported(modules, *writing, *elsewhere, *packed, *encoded, *libraries)
+
+
+def test_saving_imports_no_masked_arrays(tmp_path: Path) -> None:
+    run = "import sys, blobstore, numpy; blobstore.save_file({'a': numpy.arange(3)}, sys.argv[1])"
+    assert not imported(modules_after(run, str(tmp_path / "m.sbs")), "numpy.ma.core", "blobstore.converting")
+
+
+def test_a_dtype_has_its_name_before_anything_has_imported_it(tmp_path: Path) -> None:
+    path = tmp_path / "m.sbs"
+    blobstore.save_file({"a": np.arange(3)}, path)
+    run = "import sys, blobstore; assert str(blobstore.open(sys.argv[1]).load('a', dtype='bfloat16')) == '[0 1 2]'"
+    assert "ml_dtypes" in modules_after(run, str(path))
 
 
 def test_a_command_imports_itself_only(tmp_path: Path) -> None:
@@ -72,11 +80,19 @@ def test_a_command_imports_itself_only(tmp_path: Path) -> None:
     assert {module for module in modules if module in {f"blobstore.cli.{name}" for name in COMMANDS}} == {
         "blobstore.cli.ls"
     }
-    assert not imported(modules, "rich", "zipfile", "blobstore.converting", "blobstore.checking")
+    assert not imported(
+        modules, "rich", "zipfile", "hashlib", "ml_dtypes", "blobstore.converting", "blobstore.checking"
+    )
     readers = ("adapters", "gguf.header", "pickled", "safetensors", "tensors")
     assert not imported(modules, *(f"blobstore.checkpoint.{name}" for name in readers))
 
 
-def test_the_version_needs_no_numpy() -> None:
+HELP = [["--version"], ["--help"], ["completion", "bash"], ["nothing"], *([command, "--help"] for command in COMMANDS)]
+
+
+@pytest.mark.parametrize("words", HELP, ids=" ".join)
+def test_help_needs_no_numpy(words: list[str]) -> None:
     run = "import sys\nfrom blobstore.cli import main\ntry:\n main(sys.argv[1:])\nexcept SystemExit: pass"
-    assert "numpy" not in modules_after(run, "--version")
+    modules = modules_after(run, *words)
+    assert "blobstore.cli" in modules
+    assert not imported(modules, "numpy", "ml_dtypes", "rich", "blobstore.store", "blobstore.index")

@@ -23,8 +23,8 @@ from blobstore.errors import CheckpointError, Fault
 from blobstore.gemma.enums import Model, TokenizerKind
 from blobstore.gemma.families.specs import place_of
 from blobstore.gemma.models import config_of
-from blobstore.gemma.runtimes import NAMES
 from blobstore.gemma.tokenizer import pieces_of
+from blobstore.gemma.versions import NAMES
 from tests.conftest import ROOT
 from tests.converting.test_hf_config import hostile
 from tests.gemma4_checkpoints import (

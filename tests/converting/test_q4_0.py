@@ -17,9 +17,9 @@ from blobstore.codecs.element_types import BY_NAME
 from blobstore.converting.choices import Choices
 from blobstore.errors import CheckpointError, UsageError
 from blobstore.gemma import ModelConfig, build_toc, config_of, parse_toc, tensors_of
-from blobstore.gemma.runtimes import NAMES
 from blobstore.gemma.tensors import default_type
 from blobstore.gemma.toc import toc_entry
+from blobstore.gemma.versions import NAMES
 from tests.gemma_checkpoints import ALIGNED, arranged, convert, small_recipe, sound_recipe
 from tests.models import FAMILIES, FORMS
 

@@ -26,6 +26,7 @@ from blobstore.gemma import ModelConfig, config_of
 from blobstore.gemma.enums import Model, TokenizerKind, Wrapping
 from blobstore.gemma.families.sizes import Dimensions
 from blobstore.gemma.models import DIMENSIONS
+from blobstore.gemma.versions import NAMES
 from tests.adapters import pair, write_adapter
 from tests.converting.test_hf_config import HOSTILE
 from tests.gemma_checkpoints import (
@@ -537,7 +538,7 @@ def test_nothing_is_wrong_with_a_file_in_the_runtime_that_runs_it(
     folder = recipe_of(size=SOUND, own_head=own_head).write(tmp_path / "c")
     convert(folder, tmp_path / "m.sbs", Choices(weights, layout))
     checked = blobstore.check(tmp_path / "m.sbs")
-    last = blobstore.gemma.runtimes.NAMES[-1]
+    last = NAMES[-1]
     codes = {finding.code for finding in checked.findings if last in finding.runtimes}
     assert codes <= {"no-tokenizer", "i8-weights"}
     assert not any(finding.severity == "error" for finding in checked.findings)

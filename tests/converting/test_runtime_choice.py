@@ -30,7 +30,7 @@ from blobstore.gemma.config import ModelConfig
 from blobstore.gemma.enums import Model, WeightType, Wrapping
 from blobstore.gemma.families.sizes import Dimensions
 from blobstore.gemma.models import DIMENSIONS, config_of, model_config, specifier_of
-from blobstore.gemma.runtimes import NAMES
+from blobstore.gemma.versions import NAMES
 from blobstore.index.metadata import CHOICES
 from tests.converting.test_gemma_families import GEMMA3, SIZES, real
 from tests.gemma.test_config import BY_COMMIT

@@ -28,8 +28,9 @@ from blobstore.gemma.config import LayerConfig, ModelConfig
 from blobstore.gemma.enums import Model, WeightType, Wrapping
 from blobstore.gemma.models import config_of
 from blobstore.gemma.newer import newer_blobs, newer_in
-from blobstore.gemma.runtimes import NAMES, RUNTIMES
+from blobstore.gemma.runtimes import RUNTIMES
 from blobstore.gemma.toc import build_toc, parse_toc, toc_entry
+from blobstore.gemma.versions import NAMES
 from tests.checking.test_check import write
 from tests.gemma_checkpoints import as_before, convert, sound_recipe
 from tests.models import FAMILIES, Sizes, spec_tensors
