@@ -134,8 +134,7 @@ for _type in _ALL:
     _GROUP[_type.number] = _type.group
     _GROUP_NBYTES[_type.number] = _type.group_nbytes
     _WHOLE[_type.number] = _type.whole
-    _PLAIN[_type.number] = _type.dtype is not None
-DTYPES = {_type.number: _type.dtype for _type in _ALL if _type.dtype is not None}
+    _PLAIN[_type.number] = _type.numpy is not None
 
 
 def type_of(dtype: np.dtype[np.generic]) -> ElementType:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from itertools import repeat
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 
@@ -116,10 +116,12 @@ def plain_tensors(index: NameIndex, directory: Directory, places: npt.NDArray[np
         names = list(map(names.__getitem__, chosen.tolist()))
         columns = tuple(column[chosen] for column in columns)
     blob, offset, nbytes, types, shape = columns
+    numbers = types.tolist()
+    dtypes: dict[int, Any] = {number: element_types.BY_NUMBER[number].dtype for number in set(numbers)}
     return PlainTensors(
         names,
         list(map(shapes.__getitem__, shape.tolist())),
-        list(map(element_types.DTYPES.__getitem__, types.tolist())),
+        list(map(dtypes.__getitem__, numbers)),
         directory.offsets[places][blob] + offset.astype(np.int64),
         nbytes.astype(np.int64),
     )
