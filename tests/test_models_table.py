@@ -1,4 +1,4 @@
-"""README's table of models: each of its cells against the tables of the code, and a small model of each row."""
+"""The table of models in docs/gemma.md: each cell against the tables of the code, and a small model of each row."""
 
 from __future__ import annotations
 
@@ -54,8 +54,8 @@ HEAD = ["model", *NAMES, "converted", "exported"]
 
 
 def table() -> dict[str, list[str]]:
-    """Return README's table: the cells behind each model."""
-    lines = (ROOT / "README.md").read_text("utf-8").splitlines()
+    """Return the table: the cells behind each model."""
+    lines = (ROOT / "docs" / "gemma.md").read_text("utf-8").splitlines()
     rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in lines if line.startswith("| ")]
     start = rows.index([HEAD[0], *(f"`{name}`" for name in NAMES), *HEAD[-2:]])
     return {row[0]: row[1:] for row in rows[start + 1 : start + 1 + len(ROWS)]}
