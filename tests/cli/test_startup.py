@@ -83,7 +83,7 @@ def test_a_command_imports_itself_only(tmp_path: Path) -> None:
     assert not imported(
         modules, "rich", "zipfile", "hashlib", "ml_dtypes", "blobstore.converting", "blobstore.checking"
     )
-    readers = ("adapters", "gguf.header", "pickled", "safetensors", "tensors")
+    readers = ("adapters", "gguf.finding", "gguf.header", "pickled", "safetensors", "tensors")
     assert not imported(modules, *(f"blobstore.checkpoint.{name}" for name in readers))
 
 
