@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from blobstore.codecs.element_types import type_of
 from blobstore.errors import UsageError
 from blobstore.store import files
 from blobstore.store.framework import FrameworkStore, import_extra
@@ -16,8 +17,8 @@ if TYPE_CHECKING:
 
     import jax
 
+    from blobstore.codecs.element_types import ElementType
     from blobstore.fileio.types import Access, Array, Buffer, Prefetch, Readable, Writable
-    from blobstore.store.info import TensorInfo
     from blobstore.store.vocabulary import By
 else:
     jax = import_extra("jax")
@@ -37,9 +38,9 @@ class JaxStore(FrameworkStore["jax.Array"]):
         (64, 32)
     """
 
-    def _convert(self, info: TensorInfo, values: Array) -> jax.Array:
+    def _convert(self, name: str, kind: ElementType | None, values: Array) -> jax.Array:
         if jax.dtypes.canonicalize_dtype(values.dtype) != values.dtype:
-            what = f"{info.name!r} is {info.type}, which jax would narrow to 32 bits"
+            what = f"{name!r} is {kind or type_of(values.dtype)}, which jax would narrow to 32 bits"
             fix = "with jax.enable_x64(True): load it there, or load(name, dtype=…) converts it"
             raise UsageError("needs-x64", f"{what}: {fix}")
         array: jax.Array = jax.device_put(values)

@@ -5,10 +5,10 @@ On the CPU a tensor of `open` is a view of the mapped file, bfloat16 included.
 
 from __future__ import annotations
 
-from dataclasses import replace
+from functools import cache
 from typing import TYPE_CHECKING, Any, TypeAlias
 
-from blobstore.codecs.element_types import BY_NAME, dtype_named
+from blobstore.codecs.element_types import BY_NAME, dtype_named, type_of
 from blobstore.errors import ModelMismatchError, UsageError, in_file
 from blobstore.store.files import Stored, bytes_of_each, contents, pairs_of, save_each
 from blobstore.store.framework import FrameworkStore, import_extra
@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     import numpy.typing as npt
     import torch
 
+    from blobstore.codecs.element_types import ElementType
     from blobstore.fileio.types import Access, Array, Buffer, Prefetch, Readable, Writable
     from blobstore.store.info import TensorInfo
     from blobstore.store.slices import Rows
@@ -100,21 +101,26 @@ class TorchStore(FrameworkStore["torch.Tensor"]):
         """
         return super().load_all() if torch.device(self.device).type == "cpu" else self.get_tensors()
 
-    def _convert(self, info: TensorInfo, values: Array) -> torch.Tensor:
-        dtype = getattr(torch, _FLOAT4 if info.type.name == "f4" else values.dtype.name, None)
+    def _convert(self, name: str, kind: ElementType | None, values: Array) -> torch.Tensor:
+        dtype, is_shared = _torch_dtype(values.dtype)
+        if kind and kind.name == "f4":
+            dtype = getattr(torch, _FLOAT4)
         if dtype is None:
-            what = f"{info.name!r} is {info.type}, and torch {torch.__version__} has no {values.dtype.name}"
+            lacking = f"torch {torch.__version__} has no {values.dtype.name}"
+            what = f"{name!r} is {kind or type_of(values.dtype)}, and {lacking}"
             raise UsageError("unsupported-dtype", f"{what}: load(name, dtype=torch.float32) converts it")
         # numpy and torch don't know each other's bfloat16: pass integers of the same size.
-        plain = torch.from_numpy(values.view(f"i{values.itemsize}"))
-        return plain.view(dtype).to(self.device)
+        tensor = torch.from_numpy(values if is_shared else values.view(f"i{values.itemsize}"))
+        if tensor.dtype != dtype:
+            tensor = tensor.view(dtype)
+        return tensor if self.device == "cpu" else tensor.to(self.device)
 
     def _viewed(self, info: TensorInfo) -> TensorInfo:
         if info.type.name != "f4" or info.scale != 1.0 or not info.shape or info.shape[-1] % 2:
             return info
         if not hasattr(torch, _FLOAT4):
             return info
-        return replace(info, type=BY_NAME["u8"], shape=(*info.shape[:-1], info.shape[-1] // 2))
+        return info._replace(type=BY_NAME["u8"], shape=(*info.shape[:-1], info.shape[-1] // 2))
 
 
 def open(  # noqa: A001
@@ -414,6 +420,12 @@ def _values(tensor: torch.Tensor) -> Array | Stored:
     plain = tensor.detach().cpu().resolve_conj().resolve_neg()
     array: Array = plain.view(_integers(plain)).numpy()
     return array.view(dtype)
+
+
+@cache
+def _torch_dtype(dtype: np.dtype[np.generic]) -> tuple[torch.dtype | None, bool]:
+    """Return the torch dtype of the same name, if there is one; and whether torch takes arrays of numpy's."""
+    return getattr(torch, dtype.name, None), dtype.type.__module__ == "numpy"
 
 
 def _numpy_dtype(dtype: torch.dtype) -> np.dtype[np.generic]:

@@ -128,12 +128,13 @@ def _by_dtype() -> dict[np.dtype[np.generic] | None, ElementType]:
 # The same as arrays, for many entries at once; a number beyond the table is an unknown type.
 _SLOTS = max(BY_NUMBER) + 2
 _BITS, _GROUP, _GROUP_NBYTES = (np.zeros(_SLOTS, dtype=np.int64) for _ in range(3))
-_WHOLE = np.zeros(_SLOTS, dtype=np.bool_)
+_WHOLE, _PLAIN = (np.zeros(_SLOTS, dtype=np.bool_) for _ in range(2))
 for _type in _ALL:
     _BITS[_type.number] = _type.bits
     _GROUP[_type.number] = _type.group
     _GROUP_NBYTES[_type.number] = _type.group_nbytes
     _WHOLE[_type.number] = _type.whole
+    _PLAIN[_type.number] = _type.numpy is not None
 
 
 def type_of(dtype: np.dtype[np.generic]) -> ElementType:
@@ -178,6 +179,11 @@ def _unsupported(dtype: object) -> UsageError:
     return UsageError("unsupported-dtype", f"no element type stores dtype {dtype}: convert to one of {known}")
 
 
+def are_plain(numbers: npt.NDArray[np.uint16]) -> npt.NDArray[np.bool_]:
+    """Return whether numpy can view elements of each of many types as they are stored; by their numbers."""
+    return _PLAIN[np.minimum(numbers, _SLOTS - 1)]
+
+
 def stored_nbytes(numbers: npt.NDArray[np.uint16], counts: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
     """Return the stored size in bytes of each of many tensors, -1 where the type is not known.
 
@@ -187,7 +193,7 @@ def stored_nbytes(numbers: npt.NDArray[np.uint16], counts: npt.NDArray[np.int64]
     """
     slots = np.minimum(numbers, _SLOTS - 1).astype(np.intp)
     bits, group = _BITS[slots], _GROUP[slots]
-    if group.any():
+    if np.count_nonzero(group):
         groups = -(-counts // np.maximum(group, 1))
         stored = np.where(_WHOLE[slots], groups * group, counts)
         nbytes = ((stored * bits + 7) >> 3) + groups * _GROUP_NBYTES[slots]

@@ -5,6 +5,7 @@ Spec: spec/sbs.md; S1 to S13 are its reader checks.
 
 from __future__ import annotations
 
+import struct
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import count
@@ -29,11 +30,13 @@ if TYPE_CHECKING:
 
 _FEW = 64  # look-ups that cost less than sorting the keys
 _HALVES_DIFFER = 1 << 15  # above this, two of so many halves would be equal by chance
+_MIXED = 4096  # keys at a time
+_FIRST_WORD = struct.Struct("<Q")
 _MIX_LOW, _MIX_HIGH = np.uint64(0x9E3779B97F4A7C15), np.uint64(0xC2B2AE3D27D4EB4F)  # odd, otherwise arbitrary
 
 
 class KeyFinder:
-    """Finds keys among many: first by comparing all of them, after some look-ups by a search in sorted order."""
+    """Finds keys: among many first by comparing all of them, after some look-ups by a search in sorted order."""
 
     def __init__(self, keys: npt.NDArray[np.bytes_]) -> None:
         """Keep the keys, shape (count,), dtype S16."""
@@ -47,7 +50,9 @@ class KeyFinder:
             return -1
         if next(self._lookups) < _FEW:
             # Comparing the first words of 16,383 keys takes microseconds: a few look-ups don't pay for sorting.
-            places = np.flatnonzero(key_words(self._keys)[:, 0] == np.frombuffer(padded, "<u8")[0])
+            places = (key_words(self._keys)[:, 0] == _FIRST_WORD.unpack_from(padded)[0]).nonzero()[0]
+            if not len(places):
+                return -1
         else:
             order, ordered = self._by_mixed
             mixed = _mix(np.frombuffer(padded, self._keys.dtype))[0]
@@ -245,15 +250,27 @@ def repeated_key(keys: npt.NDArray[np.bytes_]) -> int | None:
 
 def _repeats(values: npt.NDArray[np.unsignedinteger[Any]]) -> bool:
     ordered = np.sort(values)
-    return bool((ordered[1:] == ordered[:-1]).any())
+    return bool(np.count_nonzero(ordered[1:] == ordered[:-1]))
 
 
 def bad_key(raw: Bytes) -> int | None:
     """Return the first row of (count, 16) that is not a key (empty, or bytes after a NUL), or None."""
-    used = (raw != 0).reshape(-1)
-    bad = np.append(False, used[1:] > used[:-1])  # a byte after a NUL
-    bad[::KEY_NBYTES] = ~used[::KEY_NBYTES]  # no byte at all
-    return int(bad.argmax()) // KEY_NBYTES if bad.any() else None
+    is_zero = raw == 0
+    rows: npt.NDArray[np.intp] | None = None
+    if np.count_nonzero(is_zero) <= len(raw):  # most keys have no zeros: look at the others
+        words = is_zero.reshape(-1).view(np.uint64)
+        rows = (words[::2] | words[1::2]).nonzero()[0]
+        if not len(rows):
+            return None
+        is_zero = is_zero[rows]
+    used = ~is_zero.reshape(-1)
+    bad = np.empty(len(used), np.bool_)
+    np.greater(used[1:], used[:-1], out=bad[1:])  # a byte after a NUL
+    np.logical_not(used[::KEY_NBYTES], out=bad[::KEY_NBYTES])  # no byte at all
+    if not np.count_nonzero(bad):
+        return None
+    row = int(bad.argmax()) // KEY_NBYTES
+    return row if rows is None else int(rows[row])
 
 
 def _check_ranges(
@@ -262,21 +279,25 @@ def _check_ranges(
     """Checks S10 to S13."""
 
     def refuse(reason: str, bad: npt.NDArray[np.bool_], what: str) -> None:
-        if bad.any():
+        if np.count_nonzero(bad):
             place = int(bad.argmax())
             offset, nbytes = map(int, ranges[place])
             message = f"blob {place} ({decode_key(keys[place])!r}): offset {offset}, {nbytes} bytes: {what}"
             raise FormatError(reason, message, at + KEY_NBYTES * place)
 
     offsets, sizes = np.ascontiguousarray(ranges.T)
+    room = np.subtract(
+        np.uint64(file_size), offsets
+    )  # temporary memory is reused: what is new to the process costs more
     refuse("empty-blob", sizes == 0, "a blob has at least one byte")
-    limit = np.uint64(file_size)
-    outside = (offsets > limit) | (sizes > limit - offsets)  # where the difference wraps around, the first is true
+    outside = (offsets > np.uint64(file_size)) | (sizes > room)  # where the room wraps around, the first is true
     refuse("blob-range", outside, f"it is not inside the file of {file_size} bytes")
     # Inside a real file, whose size fits into 63 bits, no end can wrap around.
-    ends = offsets + layout.padded_sizes(sizes)
+    ends = layout.padded_sizes(sizes)
+    ends += offsets
     start = layout.payload_start(version, len(keys))
-    expected = np.append(np.uint64(start), ends[:-1])
+    expected = room
+    expected[0], expected[1:] = start, ends[:-1]
     wrong = offsets != expected
     refuse("blob-offset", wrong, f"expected offset {int(expected[wrong.argmax()])}, blobs lie back to back")
     end = int(ends[-1])
@@ -295,7 +316,10 @@ def key_words(keys: npt.NDArray[np.bytes_]) -> npt.NDArray[np.uint64]:
 
 def _mix(keys: npt.NDArray[np.bytes_]) -> npt.NDArray[np.uint64]:
     low, high = key_words(keys).T
-    mixed: npt.NDArray[np.uint64] = np.add(np.multiply(low, _MIX_LOW), np.multiply(high, _MIX_HIGH))
+    mixed = np.empty(len(low), np.uint64)
+    for start in range(0, len(mixed), _MIXED):  # some at a time: memory that is new to the process costs more
+        part = slice(start, start + _MIXED)
+        np.add(np.multiply(low[part], _MIX_LOW), np.multiply(high[part], _MIX_HIGH), out=mixed[part])
     return mixed
 
 

@@ -56,7 +56,9 @@ def blob_ends(start: int, sizes: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]
 
 def padded_sizes(sizes: Array) -> Array:
     """Return each blob's size with its padding; any integer dtype."""
-    padded: Array = (sizes + (BLOB_ALIGN - 1)) >> _ALIGN_BITS << _ALIGN_BITS  # no division
+    padded: Array = sizes + (BLOB_ALIGN - 1)
+    padded >>= _ALIGN_BITS  # no division
+    padded <<= _ALIGN_BITS
     return padded
 
 

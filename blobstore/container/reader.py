@@ -153,6 +153,16 @@ class BlobReader(Mapping[str, memoryview], Closing):
         return self._source.access
 
     @property
+    def writable(self) -> bool:
+        """Whether views can be written to; the file never changes.
+
+        Example:
+            >>> blobstore.BlobReader("model.sbs", writable=True).writable
+            True
+        """
+        return self._source.writable
+
+    @property
     def has_path(self) -> bool:
         """Whether this was opened by a path: an index may be beside the file then.
 
@@ -219,6 +229,16 @@ class BlobReader(Mapping[str, memoryview], Closing):
         self._check_inside(offset, nbytes)
         with in_file(self.path):
             return self._source.view(offset, nbytes)
+
+    @property
+    def whole(self) -> memoryview | None:
+        """All bytes of the file, if they can be viewed without a copy, at once, and this is open; else None.
+
+        Example:
+            >>> blobstore.BlobReader("model.sbs").whole.nbytes
+            65536
+        """
+        return self._source.whole
 
     def file_range(self, key: str) -> FileRange:
         """Return where a blob's bytes lie, for copying; valid while this is open.

@@ -24,6 +24,7 @@ class CopiedSource(Closing):
     what: ClassVar[str]  # it is, in errors
     path: str
     writable: bool
+    whole: memoryview | None = None
 
     def reading(self) -> AbstractContextManager[ReadInto]:
         """Return a `read_into` for a ``with`` block, which works to its end even if this is closed meanwhile."""

@@ -42,6 +42,7 @@ class MemorySource(CopiedSource):
         self.writable = writable
         self.access: SourceAccess = "read" if copies or writable else "memory"
         self._data: memoryview | None = flat_bytes(data).toreadonly()
+        self.whole = self._data if self.access == "memory" else None
         self.size: int = len(self._data)
 
     def view(self, offset: int, nbytes: int) -> memoryview:
@@ -70,7 +71,7 @@ class MemorySource(CopiedSource):
 
     def close(self) -> None:
         """Let go of the contents; views stay valid."""
-        self._data = None
+        self._data = self.whole = None
 
     def _contents(self) -> memoryview:
         data = self._data

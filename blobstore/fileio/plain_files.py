@@ -34,6 +34,7 @@ class PlainFile(Closing):
     """
 
     access: SourceAccess = "read"
+    whole: memoryview | None = None
 
     def __init__(
         self, fd: int, *, path: str | PathLike[str] = "", has_path: bool = True, writable: bool = False

@@ -56,7 +56,7 @@ class MappedFile(ReopenedFile):
         prefetch: Prefetch = "none",
     ) -> None:
         """Take over an open descriptor; the file must not be empty."""
-        self._map: memoryview | None = None
+        self.whole = None
         super().__init__(fd, path=path, has_path=has_path, writable=writable)
         try:
             mapped = _map(fd, self.size, writable=writable)
@@ -64,7 +64,7 @@ class MappedFile(ReopenedFile):
             raise TruncatedError(
                 "short-read", f"the file had {self.size} bytes and now has fewer: it was truncated"
             ) from None
-        self._map = memoryview(mapped)
+        self.whole = memoryview(mapped)
         _advise(mapped, prefetch)
         if _MAP_KEEPS_FILE:
             self.rest()
@@ -73,13 +73,13 @@ class MappedFile(ReopenedFile):
 
     def view(self, offset: int, nbytes: int) -> memoryview:
         """Return these bytes of the map; no copy."""
-        if self._map is None:
+        if self.whole is None:
             raise UsageError("closed", "this file was closed")
-        return self._map[offset : offset + nbytes]
+        return self.whole[offset : offset + nbytes]
 
     def close(self) -> None:
         """Let go of the map, which lives as long as a view of it does."""
-        self._map = None
+        self.whole = None
         super().close()
 
 

@@ -95,17 +95,19 @@ def run_all(
 
     Args:
         jobs: As for `in_order`.
-        workers: Threads; by default one per core. A single worker is the caller's thread.
+        workers: Threads; by default one per core. A single job, or a single worker, starts none.
         stop: Set after an error or interrupt, before this waits for the jobs that are running: they may end early.
     """
     workers = workers or cores()
-    if workers == 1:
-        return list(one_by_one(jobs))
+    rest = iter(jobs)
+    first = list(islice(rest, 2))
+    if workers == 1 or len(first) < 2:
+        return list(one_by_one(chain(first, rest)))
     from concurrent.futures import ThreadPoolExecutor  # noqa: PLC0415 (as above)
 
     with ThreadPoolExecutor(workers, thread_name_prefix="blobstore") as pool:
         try:
-            results = deque(pool.submit(job) for job in jobs)
+            results = deque(pool.submit(job) for job in chain(first, rest))
             values = []
             while results:  # a result that is kept would be in a cycle with its error, which refers to this frame
                 values.append(results.popleft().result())

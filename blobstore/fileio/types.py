@@ -57,6 +57,7 @@ class ByteSource(Protocol):
         size: In bytes, when it was opened.
         access: How views are made: ``mmap`` and ``memory`` without a copy, ``read`` by reading.
         writable: Whether views can be written to; changes stay in this process.
+        whole: All bytes, where a view is no copy, until this is closed; else None.
 
     Example:
         >>> with blobstore.BlobReader("model.sbs") as reader:
@@ -71,6 +72,7 @@ class ByteSource(Protocol):
     size: int
     access: SourceAccess
     writable: bool
+    whole: memoryview | None
 
     def view(self, offset: int, nbytes: int) -> memoryview:
         """Return bytes, which must lie inside the file; they stay valid as long as the view lives."""

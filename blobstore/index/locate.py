@@ -21,6 +21,8 @@ if TYPE_CHECKING:
     from blobstore.container.reader import BlobReader
     from blobstore.index.name_index import NameIndex
 
+_INDEX_KEY = INDEX_KEY.encode()
+
 IndexPlace = Literal["embedded", "external", "none"]
 
 
@@ -50,7 +52,10 @@ def find_index(reader: BlobReader, *, whole: bool = True) -> NameIndex | None:
             with in_file(reader.path):
                 reader.index.check()
         return reader.index
-    raw = reader.get(INDEX_KEY)
+    directory = reader.directory
+    # Most often it is the last blob, which is found without a search.
+    is_last = directory.keys[-1] == _INDEX_KEY
+    raw = reader.view(*directory.range(len(directory) - 1)) if is_last else reader.get(INDEX_KEY)
     if raw is not None:
         with in_file(reader.path):
             return (parse_index if whole else open_index)(raw, kind="embedded", path=reader.path)

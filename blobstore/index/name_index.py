@@ -6,7 +6,6 @@ import struct
 from bisect import bisect_left
 from dataclasses import dataclass, field
 from functools import cached_property
-from itertools import count
 from operator import lt
 from typing import TYPE_CHECKING
 
@@ -38,7 +37,7 @@ if TYPE_CHECKING:
     from blobstore.index.records import BlobColumns, EntryColumns, Header, IndexKind, SetStore
 
 _OWN_KEY = np.frombuffer(INDEX_KEY.encode().ljust(16, b"\0"), "<u8")
-_FEW = 4  # look-ups that check one entry each; for more it is faster to check all entries once
+_CHECKED = 4096  # entries at a time: what is temporary stays in the processor's cache
 _START, _SPAN = struct.Struct("<I"), struct.Struct("<II")
 _REBUILD = "remove the index, or rebuild it with blobstore index build"
 
@@ -73,7 +72,6 @@ class NameIndex:
     kind: IndexKind
     raw: memoryview = field(repr=False)
     path: str = ""
-    _lookups: Iterator[int] = field(default_factory=count, init=False, repr=False)  # counts them
 
     @property
     def external(self) -> bool:
@@ -120,9 +118,15 @@ class NameIndex:
         if (int(starts[0]) if len(starts) else len(self.dims)) != 0:
             what = "the first shape is not at the beginning of the dimensions"
             raise FormatError("index-dims", what, self.spans["shape start"][0])
-        stops = np.append(starts[1:], len(self.dims))
+        stops = np.concatenate((starts[1:], [len(self.dims)]))
         counts = check_shapes(starts, stops, self.dims, Refusal(self.spans, what="shape"))
-        check_entries(self.entries, self.blobs, counts, self.entries.shape, refusal)
+        try:
+            for first in range(0, len(self.entries), _CHECKED):
+                entries = self.entries.part(first, first + _CHECKED)
+                check_entries(entries, self.blobs, counts, entries.shape, refusal)
+        except FormatError:
+            check_entries(self.entries, self.blobs, counts, self.entries.shape, refusal)  # the first check comes first
+            raise
         return names
 
     @cached_property
@@ -132,8 +136,11 @@ class NameIndex:
         Raises:
             FormatError: Check I15.
         """
+        raw = bytes(self._section("metadata"))
+        if raw == b"{}":  # most often, and setting up the parser takes longer
+            return {}
         try:
-            return text_map(parse_json(bytes(self._section("metadata"))))
+            return text_map(parse_json(raw))
         except ValueError as error:
             at = self.spans["metadata"][0]
             raise FormatError("index-metadata", f"the metadata is not a JSON object of strings: {error}", at) from None
@@ -149,19 +156,23 @@ class NameIndex:
         return [tuple(dims[start:stop]) for start, stop in zip(starts, [*starts[1:], len(dims)], strict=False)]
 
     def find(self, name: str) -> int:
-        """Return the place of a name among the entries, or -1. The first few look-ups are binary searches in place.
+        """Return the place of a name among the entries, or -1; once all were checked, without a search in place.
 
         Raises:
             FormatError: An entry that it touched is invalid or, if the name isn't found, any entry: checks I8 to I14,
                 and I20.
         """
+        if not self._checked:
+            return self.find_in_place(name)
+        place = bisect_left(self.names, name)
+        return place if place < len(self.names) and self.names[place] == name else -1
+
+    def find_in_place(self, name: str) -> int:
+        """As `find`, by a binary search in the bytes."""
         try:
             wanted = encode_name(name)
         except UsageError:
             return -1
-        if self._checked or next(self._lookups) >= _FEW:
-            place = bisect_left(self.names, name)
-            return place if place < len(self.names) and self.names[place] == name else -1
         low, high = 0, len(self.entries)
         while low < high:
             middle = (low + high) // 2
@@ -200,7 +211,7 @@ class NameIndex:
         if before + after != b"\0\0" or not in_order:
             _ = self.names  # raises the right error
         refusal = Refusal(self.spans, place, lambda _: name.decode())
-        entry = self.entries.one(place)
+        entry = self.entries.part(place, place + 1)
         shape = int(entry.shape[0])
         counts, own = np.empty(0, np.int64), entry.shape
         if shape < len(self.shape_starts):
@@ -293,7 +304,7 @@ class NameIndex:
         count = len(self.blobs)
         raw = self.blobs.key
         words = raw.view("<u8")
-        if (words[words[:, 0] == _OWN_KEY[0], 1] == _OWN_KEY[1]).any():
+        if np.count_nonzero(words[words[:, 0] == _OWN_KEY[0], 1] == _OWN_KEY[1]):
             raise FormatError("index-key", f"the index lists {INDEX_KEY!r}, itself")
         if self.is_set:
             _check_set_keys(raw)
@@ -303,7 +314,7 @@ class NameIndex:
             places = _look_up(raw, directory)
             sizes = directory.sizes[places]
         wrong = sizes.view(np.uint64) != self.blobs.nbytes
-        if wrong.any():
+        if np.count_nonzero(wrong):
             i = int(wrong.argmax())
             key, indexed, actual = decode_key(raw[i].tobytes()), int(self.blobs.nbytes[i]), int(sizes[i])
             what = f"{key!r} has {indexed} bytes in the index, but {actual} in the file: {_REBUILD}"

@@ -14,6 +14,8 @@ from blobstore.container.layout import MAX_BLOBS
 from blobstore.errors import FormatError, TruncatedError
 from blobstore.index.name_index import NameIndex
 from blobstore.index.records import (
+    BLOB_SECTIONS,
+    ENTRY_SECTIONS,
     EXTERNAL,
     HAS_DIGESTS,
     HEADER_FIELDS,
@@ -77,12 +79,11 @@ def open_index(raw: memoryview, *, kind: IndexKind, path: str = "") -> NameIndex
     spans = section_spans(header)
     _check_spans(len(raw), header, spans)
     _check_zeros(raw, header, spans)
-    columns = {name: _column(raw, name, *span) for name, span in spans.items() if name.startswith(("entry ", "blob "))}
-    blobs = BlobColumns(*(column for name, column in columns.items() if name.startswith("blob ")))
+    blobs = BlobColumns(*[_column(raw, name, *spans[name]) for name in BLOB_SECTIONS])
     return NameIndex(
         header=header,
         spans=spans,
-        entries=EntryColumns(*(column for name, column in columns.items() if name.startswith("entry "))),
+        entries=EntryColumns(*[_column(raw, name, *spans[name]) for name in ENTRY_SECTIONS]),
         blobs=blobs,
         shape_starts=_column(raw, "shape start", *spans["shape start"]),
         dims=_column(raw, "dims", *spans["dims"]),
@@ -97,7 +98,8 @@ def _column(raw: memoryview, name: str, start: int, nbytes: int) -> Array:
     """View a section as an array; of 16 and 32 bytes each: shape (count, 16) or (count, 32)."""
     dtype = SECTIONS[name][0]
     # numpy doesn't take a dtype with a shape here, nor an empty array at the end of a buffer.
-    column = np.frombuffer(raw[start : start + nbytes] if nbytes else b"", dtype.base)
+    base = dtype.base
+    column = np.frombuffer(raw, base, nbytes // base.itemsize, start) if nbytes else np.empty(0, base)
     return column.reshape(-1, *dtype.shape) if dtype.shape else column
 
 

@@ -90,12 +90,20 @@ SECTIONS: dict[str, tuple[np.dtype[Any], str]] = {
 }
 
 
+_COUNTS = (*Header._fields, "digest_count")
+_SIZES = [(name, dtype.itemsize, _COUNTS.index(counted_by)) for name, (dtype, counted_by) in SECTIONS.items()]
+ENTRY_SECTIONS, BLOB_SECTIONS = (
+    [name for name in SECTIONS if name.startswith(f"{table} ")] for table in ("entry", "blob")
+)
+
+
 def section_spans(header: Header) -> dict[str, tuple[int, int]]:
     """Return where each section is, from the counts in the header: (start, nbytes)."""
     spans = {}
     end = HEADER_NBYTES
-    for name, (dtype, counted_by) in SECTIONS.items():
-        start, nbytes = round_up(end, ALIGN), dtype.itemsize * int(getattr(header, counted_by))
+    counts: tuple[Any, ...] = (*header, header.digest_count)
+    for name, itemsize, counted_by in _SIZES:
+        start, nbytes = round_up(end, ALIGN), itemsize * counts[counted_by]
         spans[name] = start, nbytes
         end = start + nbytes
     return spans
@@ -128,9 +136,11 @@ class EntryColumns:
     def __len__(self) -> int:
         return len(self.offset)
 
-    def one(self, place: int) -> Self:
-        """Return the columns of one entry."""
-        return type(self)(*(getattr(self, field.name)[place : place + 1] for field in fields(self)))
+    def part(self, start: int, stop: int) -> Self:
+        """Return the columns of some entries."""
+        if start == 0 and stop >= len(self):
+            return self
+        return type(self)(*(getattr(self, field.name)[start:stop] for field in fields(self)))
 
 
 @dataclass(frozen=True, slots=True, eq=False)

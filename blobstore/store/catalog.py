@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from contextlib import suppress
 from functools import cached_property
+from itertools import count, repeat
 from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
@@ -14,7 +15,7 @@ from blobstore.container.layout import KEY_NBYTES
 from blobstore.errors import FormatError, UsageError, in_file
 from blobstore.index import PACKED
 from blobstore.store.info import PackedRange, TensorInfo
-from blobstore.store.plain import View, plain_views
+from blobstore.store.plain import PlainTensors, plain_tensors
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -22,10 +23,11 @@ if TYPE_CHECKING:
     import numpy.typing as npt
 
     from blobstore.container.directory import Directory
-    from blobstore.index import Entry, NameIndex
+    from blobstore.index import NameIndex
 
 
 _NO_TENSORS = RESERVED_KEYS | OWN_KEYS
+PER_LOOKUP = 128  # entries that are listed in the time of about one look-up in place
 
 
 class Catalog(Protocol):
@@ -71,6 +73,8 @@ class IndexCatalog:
         """Join a directory with its index. The index is checked when it is used."""
         self._directory = directory
         self._index = index
+        self._lookups = count()
+        self._rows: list[TensorInfo] | None = None
 
     @property
     def names(self) -> list[str]:
@@ -93,61 +97,85 @@ class IndexCatalog:
         return self._index.places(self._directory)
 
     def find(self, name: str) -> TensorInfo | None:
-        """Return the tensor of this name, or None.
+        """Return the tensor of this name, or None. The first few are found in place; for more, all are listed.
 
         Raises:
             FormatError: The index is wrong about this tensor; or it doesn't list the name, and is wrong anywhere.
         """
         with in_file(self._index.path):
+            if self._rows is None and next(self._lookups) == len(self._index.entries) // PER_LOOKUP:
+                with suppress(FormatError):  # of another tensor: this one may be right
+                    self._check()
+                    self._rows = list(self._list())
+            if self._rows is None:
+                return self._find_in_place(name)
             place = self._index.find(name)
-            if place < 0:
-                return None
-            entry = self._index.entry(place)
-            if entry.blob is None:
-                return self._info(entry, "", 0)
-            in_place = self._index.in_place(entry.blob, self._directory)
-            blob = entry.blob if in_place else int(self._places[entry.blob])
-            key, start = decode_key(self._directory.keys[blob]), int(self._directory.offsets[blob])
-            if entry.codec != PACKED:
-                return self._info(entry, key, start)
-            row = self._index.blob(entry.blob)
-            return self._info(entry, key, start, row.nbytes, row.unpacked_nbytes)
+            return self._rows[place] if place >= 0 else None
 
-    def views(self) -> dict[str, View]:
-        """Return what numpy can view as it is stored, by name; empty if any of the index is wrong."""
-        with suppress(FormatError):
-            self._check()
-            return plain_views(self._index, self._directory, self._places)
-        return {}
+    def _find_in_place(self, name: str) -> TensorInfo | None:
+        place = self._index.find_in_place(name)
+        if place < 0:
+            return None
+        entry = self._index.entry(place)
+        shape, kind = entry.shape, element_types.by_number(entry.type)
+        if entry.blob is None:
+            return TensorInfo(name, "", kind, shape, entry.scale, entry.offset, entry.nbytes, entry.codec)
+        in_place = self._index.in_place(entry.blob, self._directory)
+        blob = entry.blob if in_place else int(self._places[entry.blob])
+        key, (start, _) = decode_key(self._directory.keys[blob]), self._directory.range(blob)
+        if entry.codec != PACKED:
+            return TensorInfo(name, key, kind, shape, entry.scale, start + entry.offset, entry.nbytes, entry.codec)
+        row = self._index.blob(entry.blob)
+        packed = PackedRange(entry.offset, entry.nbytes, row.unpacked_nbytes)
+        return TensorInfo(name, key, kind, shape, entry.scale, start, row.nbytes, entry.codec, packed)
 
-    def __iter__(self) -> Iterator[TensorInfo]:
-        # By columns: numpy is much slower at one item at a time.
-        keys = self._directory.all_keys
+    def plain(self) -> PlainTensors:
+        """Return the tensors that numpy can view as they are stored.
+
+        Raises:
+            FormatError: As `names`.
+        """
         with in_file(self._index.path):
             self._check()
-            places, entries = self._places.tolist(), self._index.all_entries()
-        starts = self._directory.offsets[self._places].tolist()
-        sizes, unpacked = (column.tolist() for column in (self._index.blobs.nbytes, self._index.blobs.unpacked_nbytes))
-        for entry in entries:
-            if entry.blob is None:
-                yield self._info(entry, "", 0)
-            else:
-                blob = entry.blob
-                yield self._info(entry, keys[places[blob]], starts[blob], sizes[blob], unpacked[blob])
+            return plain_tensors(self._index, self._directory, self._places)
 
-    def _info(self, entry: Entry, key: str, start: int, blob_nbytes: int = 0, unpacked_nbytes: int = 0) -> TensorInfo:
-        packed = PackedRange(entry.offset, entry.nbytes, unpacked_nbytes) if unpacked_nbytes else None
-        return TensorInfo(
-            name=entry.name,
-            key=key,
-            type=element_types.by_number(entry.type),
-            shape=entry.shape,
-            scale=entry.scale,
-            offset=start if packed else start + entry.offset,
-            nbytes=blob_nbytes if packed else entry.nbytes,
-            codec=entry.codec,
-            packed=packed,
+    def __iter__(self) -> Iterator[TensorInfo]:
+        if self._rows is not None:
+            return iter(self._rows)
+        with in_file(self._index.path):
+            self._check()
+            return self._list()
+
+    def _list(self) -> Iterator[TensorInfo]:
+        """Return all tensors, by columns: numpy is much slower at one item at a time. The index was checked."""
+        index, entries, all_keys = self._index, self._index.entries, self._directory.all_keys
+        places = self._places
+        blobs = entries.blob.tolist()
+        keys: list[str] = [*map(all_keys.__getitem__, places.tolist()), ""]
+        starts, own = np.append(self._directory.offsets[places], 0), np.minimum(entries.blob, len(places))
+        offsets, sizes = (entries.offset.astype(np.int64) + starts[own]).tolist(), entries.nbytes.tolist()
+        packed: list[PackedRange | None] = [None] * len(blobs)
+        for place in np.flatnonzero(entries.codec == PACKED).tolist():
+            row, blob = index.entries, blobs[place]
+            unpacked_nbytes = int(index.blobs.unpacked_nbytes[blob])
+            packed[place] = PackedRange(int(row.offset[place]), sizes[place], unpacked_nbytes)
+            offsets[place], sizes[place] = int(starts[blob]), int(index.blobs.nbytes[blob])
+        types = entries.type.tolist()  # np.unique imports numpy.ma: 6 ms
+        kinds = {number: element_types.by_number(number) for number in set(types)}
+        columns = (
+            index.names,
+            map(keys.__getitem__, own.tolist()),
+            map(kinds.__getitem__, types),
+            map(index.shapes.__getitem__, entries.shape.tolist()),
+            entries.scale.tolist(),
+            offsets,
+            sizes,
+            entries.codec.tolist(),
+            packed,
+            repeat(()),
+            repeat(None),
         )
+        return map(TensorInfo._make, zip(*columns, strict=False))
 
 
 class BlobCatalog:
@@ -174,7 +202,16 @@ class BlobCatalog:
         return TensorInfo(name, name, element_types.UNKNOWN, (nbytes,), 1.0, offset, nbytes, 0)
 
     def __iter__(self) -> Iterator[TensorInfo]:
-        return (info for info in map(self.find, self.names) if info)
+        keys, offsets, sizes = (
+            self._directory.all_keys,
+            self._directory.offsets.tolist(),
+            self._directory.sizes.tolist(),
+        )
+        return (
+            TensorInfo(key, key, element_types.UNKNOWN, (nbytes,), 1.0, offset, nbytes, 0)
+            for key, offset, nbytes in zip(keys, offsets, sizes, strict=True)
+            if key not in _NO_TENSORS
+        )
 
 
 class ListCatalog:

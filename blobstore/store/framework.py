@@ -13,6 +13,7 @@ from blobstore.errors import MissingExtraError, in_file
 from blobstore.fileio.closing import Closing
 from blobstore.store.by_identity import MappingByIdentity
 from blobstore.store.load_all import load_all
+from blobstore.store.plain import Listed
 from blobstore.store.reader import Store
 from blobstore.store.slices import load_rows, slice_of
 from blobstore.store.values import elements
@@ -23,8 +24,10 @@ if TYPE_CHECKING:
 
     import numpy.typing as npt
 
+    from blobstore.codecs.element_types import ElementType
     from blobstore.fileio.types import Access, Array, Prefetch, Readable
     from blobstore.store.info import TensorInfo
+    from blobstore.store.plain import View
     from blobstore.store.slices import Rows, TensorSlice
     from blobstore.store.vocabulary import By
 
@@ -73,8 +76,14 @@ class FrameworkStore(MappingByIdentity[T], Closing):
         )
 
     @abstractmethod
-    def _convert(self, info: TensorInfo, values: Array) -> T:
-        """Convert a numpy array in C order, aligned, to one of the library; without a copy where that is possible."""
+    def _convert(self, name: str, kind: ElementType | None, values: Array) -> T:
+        """Convert an array to one of the library; without a copy where that is possible.
+
+        Args:
+            name: Of the tensor.
+            kind: How it is stored; None for the type of the values.
+            values: In C order, aligned.
+        """
 
     def _viewed(self, info: TensorInfo) -> TensorInfo:
         """Return a tensor as what numpy can read of it, for `_convert`: another type of a type that numpy hasn't."""
@@ -104,8 +113,8 @@ class FrameworkStore(MappingByIdentity[T], Closing):
         Raises:
             NameNotFoundError, CodecError, UsageError: As `get_tensor`.
         """
-        infos = self.store.infos() if names is None else map(self.store.info, names)
-        return _once_each(infos, self._get)
+        listed = self.store.views.listed() if names is None else Listed.of(map(self.store.info, names))
+        return self._converted(listed, lambda _, view: self.store.views.at(view), self._values)
 
     def get_slice(self, name: str) -> FrameworkSlice[T]:
         """Return a tensor to be read in part: ``store.get_slice(name)[:, 8:16]``; see `blobstore.Store.get_slice`.
@@ -114,7 +123,7 @@ class FrameworkStore(MappingByIdentity[T], Closing):
             NameNotFoundError: ``name-not-found``.
         """
         info = self.store.info(name)
-        return FrameworkSlice(slice_of(self.store, info), partial(self._own, info))
+        return FrameworkSlice(slice_of(self.store, info), partial(self._named, info))
 
     def load(self, name: str, *, dtype: npt.DTypeLike | None = None, rows: Rows | None = None) -> T:
         """Return a tensor, or some of its rows, in a new array; as `blobstore.Store.load`.
@@ -130,7 +139,7 @@ class FrameworkStore(MappingByIdentity[T], Closing):
         info = self.store.info(name)
         # Octets of two values each can't be converted: that refuses them.
         viewed = self._viewed(info) if dtype is None else info
-        return self._own(info, load_rows(self.store, viewed, rows, dtype))
+        return self._named(info, load_rows(self.store, viewed, rows, dtype))
 
     def load_all(self) -> dict[str, T]:
         """Return every tensor in new memory, read in large pieces on several threads.
@@ -141,9 +150,37 @@ class FrameworkStore(MappingByIdentity[T], Closing):
         Raises:
             CodecError, UsageError: As `get_tensor`.
         """
-        infos = list(self.store.infos())
-        arrays = load_all(self.store, map(self._viewed, infos))
-        return _once_each(infos, lambda info: self._own(info, arrays[info.name]))
+        listed = self.store.views.listed()
+        others = [*map(self._viewed, listed.others)]
+        arrays = load_all(self.store, Listed(listed.names, listed.plain, others))
+        return self._converted(listed, lambda name, _: arrays[name], lambda info: arrays[info.name])
+
+    def _converted(
+        self,
+        listed: Listed,
+        plain: Callable[[str, View], Array],
+        other: Callable[[TensorInfo], Array],
+    ) -> dict[str, T]:
+        """Convert tensors. All names of one get the same object: tied weights stay tied.
+
+        Args:
+            listed: The tensors.
+            plain: Returns the values of a plain one.
+            other: Returns those of any other.
+        """
+        made: dict[str, Any] = dict.fromkeys(listed.names)
+        by_place: dict[object, T] = {}
+        with in_file(self.store.path):
+            for name, view in listed.plain.views().items():
+                tensor = by_place.get(view)
+                if tensor is None:
+                    tensor = by_place[view] = self._own(name, None, plain(name, view))
+                made[name] = tensor
+            for info in listed.others:
+                if info.place not in by_place:
+                    by_place[info.place] = self._own(info.name, info.type, other(info))
+                made[info.name] = by_place[info.place]
+        return made
 
     def close(self) -> None:
         """Let go of the file; arrays stay valid until the last of them is gone."""
@@ -153,18 +190,29 @@ class FrameworkStore(MappingByIdentity[T], Closing):
         """Return a tensor, or ``default``. Near misses are not searched for."""
         return self[name] if name in self else default  # noqa: SIM401 (this is get)
 
-    def _get(self, info: TensorInfo) -> T:
+    def _values(self, info: TensorInfo) -> Array:
         viewed = self._viewed(info)
-        return self._own(info, elements(self.store, viewed, 0, viewed.size).reshape(viewed.shape))
+        return elements(self.store, viewed, 0, viewed.size).reshape(viewed.shape)
 
-    def _own(self, info: TensorInfo, values: Array) -> T:
-        """Convert values of a tensor, any of them."""
+    def _named(self, info: TensorInfo, values: Array) -> T:
         with in_file(self.store.path):
+            return self._own(info.name, info.type, values)
+
+    def _own(self, name: str, kind: ElementType | None, values: Array) -> T:
+        """Convert values of a tensor, any of them."""
+        flags = values.flags
+        if not (flags.aligned and flags.c_contiguous):
             # Libraries expect elements at multiples of their size. Only parts of tensors can begin elsewhere.
-            return self._convert(info, np.require(values, requirements=["C", "A"]).reshape(values.shape))
+            values = np.require(values, requirements=["C", "A"]).reshape(values.shape)
+        return self._convert(name, kind, values)
 
     def __getitem__(self, name: str) -> T:
-        return self._get(self.store.info(name))
+        with in_file(self.store.path):
+            values = self.store.views.get(name)
+            if values is not None:
+                return self._own(name, None, values)
+            info = self.store.info(name)
+            return self._own(name, info.type, self._values(info))
 
     def __contains__(self, name: object) -> bool:
         return name in self.store
@@ -213,14 +261,3 @@ def _reopened(
     again = store_class.__new__(store_class)
     again.__dict__.update(state, store=opening(*arguments))
     return again
-
-
-def _once_each(infos: Iterable[TensorInfo], get: Callable[[TensorInfo], T]) -> dict[str, T]:
-    """Return tensors by name. All names of one tensor get the same object: tied weights stay tied."""
-    by_place: dict[object, T] = {}
-    by_name = {}
-    for info in infos:
-        if info.place not in by_place:
-            by_place[info.place] = get(info)
-        by_name[info.name] = by_place[info.place]
-    return by_name

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 from functools import cached_property
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
@@ -41,9 +41,24 @@ class PackedRange:
     blob_nbytes: int
 
 
-@dataclass(frozen=True)
-class TensorInfo:
-    """What a file says about one tensor.
+class _Fields(NamedTuple):
+    """Those of `TensorInfo`. A tuple: a list of 16,000 is made seven times as fast as of frozen dataclasses."""
+
+    name: str
+    key: str
+    type: ElementType
+    shape: tuple[int, ...]
+    scale: float
+    offset: int
+    nbytes: int
+    codec: int
+    packed: PackedRange | None = None
+    blocks: tuple[Block[Any], ...] = ()  # of `TensorInfo`
+    source_type: ElementType | None = None
+
+
+class TensorInfo(_Fields):
+    """What a file says about one tensor: a named tuple.
 
     Attributes:
         name: Its full name; its key in a store opened by keys.
@@ -64,18 +79,6 @@ class TensorInfo:
         >>> info.shape, info.ndim, info.size, info.type, info.nbytes
         ((64, 32), 2, 2048, f32, 8192)
     """
-
-    name: str
-    key: str
-    type: ElementType
-    shape: tuple[int, ...]
-    scale: float
-    offset: int
-    nbytes: int
-    codec: int
-    packed: PackedRange | None = None
-    blocks: tuple[Block[TensorInfo], ...] = ()
-    source_type: ElementType | None = None
 
     @property
     def size(self) -> int:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from functools import partial
+from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -14,17 +15,19 @@ from blobstore.fileio.threads import check_workers, cores, run_all
 from blobstore.store.slices import load_rows
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator, Sequence
+    from collections.abc import Callable, Iterator
 
     from blobstore.fileio.types import Array, Bytes, ReadInto
     from blobstore.store.blobs import UnpackedBlobs
     from blobstore.store.info import TensorInfo
+    from blobstore.store.plain import Listed, PlainTensors
     from blobstore.store.values import TensorFile
 
     Job = Callable[[], object]
 
 
 _ELSEWHERE = 3  # threads that take what comes from elsewhere
+_HUGE_PAGE = 2 << 20  # what numpy asks for; on most systems of this size
 _ALIGN = 64  # tensors are aligned in memory as they are in the file, up to a cache line
 
 
@@ -34,7 +37,7 @@ class _Group:
 
     start: int
     end: int
-    infos: list[TensorInfo] = field(default_factory=list)
+    tensors: PlainTensors
     buffer: Bytes = field(default_factory=lambda: np.empty(0, np.uint8))
 
     def reading(self, read_into: ReadInto) -> Iterator[Job]:
@@ -43,35 +46,31 @@ class _Group:
         buffer = np.empty(nbytes + _ALIGN, dtype=np.uint8)
         skip = (self.start - buffer.ctypes.data) % _ALIGN
         self.buffer = buffer[skip : skip + nbytes]
-        for start in range(0, nbytes, CHUNK_NBYTES):
-            yield partial(read_into, self.buffer[start : start + CHUNK_NBYTES].data, self.start + start)
-
-    def tensor(self, info: TensorInfo) -> Array:
-        """View a tensor."""
-        # One call: with many small tensors each call counts.
-        return np.ndarray(info.shape, info.type.dtype, self.buffer, info.offset - self.start)
+        # No two threads fill the same huge page, for which they would wait.
+        first = CHUNK_NBYTES - self.buffer.ctypes.data % _HUGE_PAGE
+        cuts = [0, *range(first, nbytes, CHUNK_NBYTES), nbytes]
+        for start, end in pairwise(cuts):
+            yield partial(read_into, self.buffer[start:end].data, self.start + start)
 
 
-def load_all(store: TensorFile, infos: Iterable[TensorInfo], workers: int | None = None) -> dict[str, Array]:
+def load_all(store: TensorFile, listed: Listed, workers: int | None = None) -> dict[str, Array]:
     """Return tensors of a file by name, writable; see `Store.load_all`.
 
     Args:
         store: The file.
-        infos: The tensors.
+        listed: The tensors.
         workers: Threads; by default one for each core.
     """
     check_workers(workers)
     if store.reader.is_elsewhere:  # each may hold a block of its own besides those that are fetched ahead
         workers = min(workers or cores(), _ELSEWHERE)
     with in_file(store.path), store.reader.reading() as read_into:
-        return _load_all(store, list(infos), read_into, workers)
+        return _load_all(store, listed, read_into, workers)
 
 
-def _load_all(
-    store: TensorFile, infos: Sequence[TensorInfo], read_into: ReadInto, workers: int | None
-) -> dict[str, Array]:
-    groups = _groups(info for info in infos if _is_plain(info))
-    others = {info.place: info for info in infos if not _is_plain(info)}  # names for the same bytes share memory
+def _load_all(store: TensorFile, listed: Listed, read_into: ReadInto, workers: int | None) -> dict[str, Array]:
+    groups = _groups(listed.plain)
+    others = {info.place: info for info in listed.others}  # names for the same bytes share memory
     packed = {place: info for place, info in others.items() if _is_only_packed(info)}
     buffers = {place: np.empty(info.element_nbytes, dtype=np.uint8) for place, info in packed.items()}
     loading = {place: info for place, info in others.items() if place not in packed}
@@ -87,15 +86,13 @@ def _load_all(
     ahead += [place for info in others.values() for place in info.stored_ranges()]
     with store.reader.reading_ahead(ahead):
         results = run_all(jobs(), workers)
-    arrays = dict(zip(loading, results[len(results) - len(loading) :], strict=True))
-    arrays |= {place: np.ndarray(info.shape, info.dtype, buffers[place]) for place, info in packed.items()}
-    views = {info.name: group.tensor(info) for group in groups for info in group.infos}
-    return {info.name: views[info.name] if info.name in views else arrays[info.place] for info in infos}
-
-
-def _is_plain(info: TensorInfo) -> bool:
-    """Whether the file holds a tensor as numpy does."""
-    return bool(info.nbytes) and not info.codec and not info.encoded  # not size: it multiplies the shape each time
+    by_place = dict(zip(loading, results[len(results) - len(loading) :], strict=True))
+    by_place |= {place: np.ndarray(info.shape, info.dtype, buffers[place]) for place, info in packed.items()}
+    arrays: dict[str, Any] = dict.fromkeys(listed.names)
+    for group in groups:
+        arrays.update(zip(group.tensors.names, group.tensors.arrays(group.buffer.data, group.start), strict=True))
+    arrays.update((info.name, by_place[info.place]) for info in listed.others)
+    return arrays
 
 
 def _is_only_packed(info: TensorInfo) -> bool:
@@ -114,18 +111,23 @@ def _unpacking(blobs: UnpackedBlobs, info: TensorInfo, buffer: Bytes) -> Iterato
         yield partial(blobs.read_packed, info.key, *place, out=part, workers=1)
 
 
-def _groups(infos: Iterable[TensorInfo]) -> list[_Group]:
+def _groups(tensors: PlainTensors) -> list[_Group]:
     """Group tensors that lie near each other, up to a few MiB; those that share bytes are always in one group.
 
     The limit is for callers that keep one small tensor: they keep no more memory than that.
     """
+    order = np.lexsort((-tensors.sizes, tensors.offsets))
+    starts = tensors.offsets[order]
+    ends = np.maximum.accumulate(starts + tensors.sizes[order])
+    # Where a group may begin: where no tensor before reaches.
+    begins = np.flatnonzero(np.append(True, starts[1:] >= ends[:-1])) if len(order) else order
     groups: list[_Group] = []
-    last = None
-    for info in sorted(infos, key=lambda info: (info.offset, -info.nbytes)):
-        end = info.offset + info.nbytes
-        if last is None or (info.offset >= last.end and end - last.start > CHUNK_NBYTES):
-            last = _Group(info.offset, end)
-            groups.append(last)
-        last.end = max(last.end, end)
-        last.infos.append(info)
+    first = 0
+    while first < len(order):
+        # The first that may begin a group, and that the group so far has no room for.
+        beyond = max(int(np.searchsorted(ends, starts[first] + CHUNK_NBYTES, "right")), first + 1)
+        place = int(np.searchsorted(begins, beyond))
+        stop = int(begins[place]) if place < len(begins) else len(order)
+        groups.append(_Group(int(starts[first]), int(ends[stop - 1]), tensors.take(order[first:stop])))
+        first = stop
     return groups

@@ -4,10 +4,7 @@ from __future__ import annotations
 
 import os
 from functools import cached_property
-from itertools import count
 from typing import TYPE_CHECKING, Any
-
-import numpy as np
 
 from blobstore.container.keys import CONFIG_KEY, NO_TOKENIZER, RESERVED_KEYS, TOKENIZER_KEY
 from blobstore.container.suggest import close_to
@@ -19,9 +16,10 @@ from blobstore.index.records import directory_digest
 from blobstore.index.sets import open_reader
 from blobstore.store.by_identity import MappingByIdentity
 from blobstore.store.carried import CarriedFiles
-from blobstore.store.catalog import IndexCatalog
+from blobstore.store.plain import Listed
 from blobstore.store.slices import load_rows, slice_of
 from blobstore.store.values import elements, stored
+from blobstore.store.views import Views
 from blobstore.store.vocabulary import By, Vocabularies, aliases_of, check_by
 
 if TYPE_CHECKING:
@@ -38,12 +36,9 @@ if TYPE_CHECKING:
     from blobstore.store.blobs import UnpackedBlobs
     from blobstore.store.catalog import Catalog
     from blobstore.store.info import TensorInfo
-    from blobstore.store.plain import View
     from blobstore.store.slices import Rows, TensorSlice
 
 _SHOWN_IN_NOTEBOOK = 20
-_FEW = 4  # look-ups that each find an entry in place; for more it is faster to list all that numpy can view
-_PER_LOOKUP = 128  # entries that are listed in the time of about one look-up
 
 
 class Store(MappingByIdentity["Array"], Closing):
@@ -83,8 +78,6 @@ class Store(MappingByIdentity["Array"], Closing):
         """Open a file; see `blobstore.open`. ``writable`` as `BlobReader` has it."""
         check_by(by)
         self.by: By = by
-        self._views: dict[str, View] = {}
-        self._lookups = count()
         self._base: Store | None = None
         self._options = {"access": access, "use_index": use_index, "writable": writable, "prefetch": prefetch}
         self.reader: BlobReader = open_reader(path, access=access, writable=writable, prefetch=prefetch)
@@ -93,6 +86,8 @@ class Store(MappingByIdentity["Array"], Closing):
             with in_file(self.reader.path):
                 # For this package: all that the file lists, and both vocabularies.
                 self.vocabularies: Vocabularies = Vocabularies(self.reader, self.index, use_index=use_index)
+            # For this package, too: those of its tensors that are arrays as they are stored.
+            self.views: Views = Views(self.reader, self.vocabularies, by)
             self._absolute = os.path.abspath(self.reader.path) if self.reader.has_path else self.reader.url
             self._base = None if base is None else Store(base, access=access)
         except BaseException:
@@ -419,7 +414,7 @@ class Store(MappingByIdentity["Array"], Closing):
         """
         from blobstore.store.load_all import load_all  # noqa: PLC0415 (import blobstore stays cheap)
 
-        return load_all(self, self.infos() if names is None else map(self.info, names), workers)
+        return load_all(self, self.views.listed() if names is None else Listed.of(map(self.info, names)), workers)
 
     def prefix(self, prefix: str) -> PrefixView:
         """Return a view of the names below a prefix.
@@ -471,22 +466,11 @@ class Store(MappingByIdentity["Array"], Closing):
             UsageError: ``needs-base``, ``wrong-base``: it is stored as the difference to a file that wasn't given;
                 ``closed``.
         """
-        try:
-            offset, nbytes, dtype, shape = self._views[name]
-        except (KeyError, TypeError):
-            return self._found(name)
-        values: Array = np.ndarray(shape, dtype, self.reader.view(offset, nbytes))
-        values.flags.writeable = False
-        return values
-
-    def _found(self, name: str) -> Array:
-        """Return a tensor that isn't among the views. After a few of them, the views are listed."""
-        values = self._array(self.info(name))
-        if self.index is None or not isinstance(self._catalog, IndexCatalog):
-            return values
-        # Listing takes time for each entry, so it must be worth it.
-        if next(self._lookups) == max(_FEW, len(self.index.entries) // _PER_LOOKUP):
-            self._views = self._catalog.views()
+        values = self.views.get(name)
+        if values is None:
+            return self._array(self.info(name))
+        if self.reader.writable:
+            values.flags.writeable = False
         return values
 
     def get(self, name: str, default: Any = None) -> Any:  # noqa: ANN401 (as a mapping's)
@@ -499,8 +483,7 @@ class Store(MappingByIdentity["Array"], Closing):
             >>> blobstore.open("model.sbs").get("head.weight") is None
             True
         """
-        info = self._catalog.find(name) if isinstance(name, str) else None
-        return default if info is None else self._array(info)
+        return self[name] if name in self else default  # noqa: SIM401 (this is get)
 
     def __contains__(self, name: object) -> bool:
         return isinstance(name, str) and self._catalog.find(name) is not None

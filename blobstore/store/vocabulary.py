@@ -6,7 +6,6 @@ What a file's index lists is both at once: each key, and each name whose rows ar
 from __future__ import annotations
 
 from contextlib import suppress
-from dataclasses import replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Literal, get_args
 
@@ -45,6 +44,7 @@ class Vocabularies:
 
     Attributes:
         entries: All of it, as the index, the toc or the keys have it.
+        count: How many those are, or the blobs without an index.
     """
 
     def __init__(self, reader: BlobReader, index: NameIndex | None, *, use_index: bool) -> None:
@@ -54,6 +54,7 @@ class Vocabularies:
             FormatError: As `open_catalog`.
         """
         self._reader, self._index = reader, index
+        self.count: int = len(reader) if index is None else len(index.entries)
         self.entries: Catalog = BlobCatalog(reader.directory)
         if use_index:
             self.entries = open_catalog(reader, reader.directory, index)
@@ -103,7 +104,7 @@ class Vocabularies:
     @cached_property
     def _keys(self) -> Catalog:
         if self._index is None:
-            return ListCatalog([replace(info, name=info.key) for info in self.entries])
+            return ListCatalog([info._replace(name=info.key) for info in self.entries])
         return _key_catalog(self.entries, self._reader.directory, is_model=bool(self._toc_keys))
 
 
@@ -136,11 +137,11 @@ class CheckpointCatalog:
         if main in self.arrangement.blocks:
             if main not in self._made:
                 self._made[main] = self._gathered(main)
-            return self._made[main] if name == main else replace(self._made[main], name=name)
+            return self._made[main] if name == main else self._made[main]._replace(name=name)
         info = self._entries.find(name)
         if info is None or not is_name(info, self._holders):
             return None
-        return replace(info, source_type=self.arrangement.type_of(name))
+        return info._replace(source_type=self.arrangement.type_of(name))
 
     def _gathered(self, name: str) -> TensorInfo:
         blocks = self.arrangement.blocks[name]
@@ -165,7 +166,7 @@ class CheckpointCatalog:
         kept = {info.name: info for info in self._entries if is_name(info, self._holders)}
         for name in self.names:
             is_kept = name in kept and name not in arrangement.blocks and name not in arrangement.aliases
-            info = replace(kept[name], source_type=arrangement.type_of(name)) if is_kept else self.find(name)
+            info = kept[name]._replace(source_type=arrangement.type_of(name)) if is_kept else self.find(name)
             if info:
                 yield info
 
@@ -218,7 +219,7 @@ def _key_catalog(entries: Catalog, directory: Directory, *, is_model: bool) -> C
         unpacked_nbytes = info.packed.blob_nbytes if info.packed else 0
         is_whole = info.element_nbytes == (unpacked_nbytes or nbytes) and info.nbytes == nbytes
         if is_whole and (info.key not in chosen or info.name == info.key or not chosen[info.key].type.number):
-            chosen[info.key] = replace(info, name=info.key)
+            chosen[info.key] = info._replace(name=info.key)
         elif info.key not in chosen:
             chosen[info.key] = _as_bytes(info.key, offset, nbytes, unpacked_nbytes)
     return ListCatalog(sorted(chosen.values(), key=lambda info: info.offset))

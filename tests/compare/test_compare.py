@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import math
 import os
-from dataclasses import replace
 from fractions import Fraction
 from typing import TYPE_CHECKING, Any
 
@@ -497,7 +496,7 @@ def test_tensors_are_matched_whether_they_are_stored_whole_or_in_blocks(tmp_path
         def blocks(name: str) -> Arranged:
             assert side.store
             info = side.store.info(name)
-            return Arranged(replace(info, blocks=(Block(info, 0, 0, 4, 0, 4, 4),)), side.store)
+            return Arranged(info._replace(blocks=(Block(info, 0, 0, 4, 0, 4, 4),)), side.store)
 
         a = Side("a", "names", {"a.0": blocks("x"), "a.1": blocks("y"), "a.2": side["x"], "a.3": side["y"]}, {}, {})
         b = Side("b", "names", {"b.a": side["y"], "b.b": side["x"], "b.c": blocks("x")}, {}, {})

@@ -163,6 +163,26 @@ def test_a_look_up_checks_no_more_than_it_touches(arguments: Contents, data: st.
         index.check()
 
 
+@given(st.data())
+def test_what_is_checked_some_at_a_time_is_refused_as_if_it_were_checked_at_once(data: st.DataObject) -> None:
+    entries, blobs, metadata = data.draw(contents())
+    raw = data.draw(mutated(build_index(entries, blobs, metadata)))
+    with pytest.MonkeyPatch.context() as patched:
+        whole = _outcome(raw)
+        patched.setattr("blobstore.index.validate._DECODED", 2)
+        patched.setattr("blobstore.index.name_index._CHECKED", 3)
+        assert _outcome(raw) == whole
+
+
+def _outcome(raw: bytes) -> list[str] | tuple[str, str]:
+    """Return the names of an index, or why it is refused."""
+    try:
+        return parsed(raw).names
+    except FormatError as error:
+        # A name that ends inside a character ends it where names are decoded some at a time.
+        return error.reason, "" if error.reason == "index-name" else error.message
+
+
 @given(count=st.integers(2, 9), data=st.data())
 def test_a_name_that_is_used_twice_is_refused_when_it_is_looked_up(count: int, data: st.DataObject) -> None:
     raw = build_index([Entry(f"n{i}", None, 0, 0, 1, (0,)) for i in range(count)], [])

@@ -8,17 +8,20 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+import blobstore
 from blobstore.codecs import element_types
 from blobstore.container.directory import build_directory
-from blobstore.errors import FormatError
+from blobstore.errors import FormatError, UsageError
 from blobstore.gemma.toc import TocEntry, build_toc, toc_entry
 from blobstore.index import Entry, IndexedBlob, build_index, parse_index
+from blobstore.index.records import HEADER_FIELDS, Header, section_spans
 from blobstore.store.catalog import BlobCatalog, IndexCatalog, open_catalog
 from tests.strategies import bytes_of, keys, versions
 from tests.tensor_strategies import DTYPES, names
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+    from pathlib import Path
 
 HIDDEN = ["config", "tokenizer", "toc", "Fscales", "~index", "~packed", "~packed.idx"]
 
@@ -138,3 +141,42 @@ def test_a_tensor_of_a_newer_type_has_elements_but_not_too_many(entry: TocEntry,
     for rows, cols in ((0, entry.cols), (2**31, 2**26)):
         with pytest.raises(FormatError, match=f"toc-size: .* is type-{number}, {rows} × {cols}, which is not 1 to"):
             by_toc((replace(entry, type_number=number, rows=rows, cols=cols, stride=0), 8))
+
+
+@pytest.mark.parametrize("lookups", [1, 3, 9])
+def test_a_damaged_entry_is_no_other_tensors_fault_however_many_are_looked_up(tmp_path: Path, lookups: int) -> None:
+    blobstore.save_file({f"t{i:03}": np.full(2, i, np.float32) for i in range(300)}, tmp_path / "x.sbs")
+    raw = bytearray((tmp_path / "x.sbs").read_bytes())
+    with blobstore.BlobReader(tmp_path / "x.sbs") as reader:
+        start, _ = reader.range("~index")
+        spans = section_spans(Header._make(HEADER_FIELDS.unpack_from(reader["~index"])))
+    at = start + spans["entry scale"][0] + 4 * 7
+    raw[at : at + 4] = b"\0\0\x80\x7f"
+    store = blobstore.open(bytes(raw))
+    for _ in range(lookups):
+        assert (store["t005"][0], store["t299"][0], store.info("t006").shape) == (5, 299, (2,))
+        for touch in (store.__getitem__, store.info, lambda _: list(store), lambda _: list(store.infos())):
+            with pytest.raises(FormatError, match="index-scale: entry 7"):
+                touch("t007")
+    with pytest.raises(FormatError, match="index-scale"):
+        store.load_all()
+
+
+def test_look_ups_find_the_same_before_and_after_all_are_listed(tmp_path: Path) -> None:
+    with blobstore.create(tmp_path / "x.sbs") as store:
+        for i in range(400):
+            store[f"t{i:03}"] = np.full((i % 3, 2), i, np.float32)
+        store.alias("tied", "t001")
+    once = [blobstore.open(tmp_path / "x.sbs").info(f"t{i:03}") for i in range(400)]
+    again = blobstore.open(tmp_path / "x.sbs")
+    assert [again.info(f"t{i:03}") for i in range(400)] == once == list(again.infos())[:400]
+    for _ in range(2):
+        for info in once:
+            values = again[info.name]
+            assert (values.shape, values.dtype, values.flags.writeable) == (info.shape, info.dtype, False)
+            assert (values == int(info.name[1:])).all()
+    assert np.shares_memory(again["tied"], again["t001"])
+    again.close()
+    for name in ("t001", "tied"):
+        with pytest.raises(UsageError, match="closed"):
+            again[name]
