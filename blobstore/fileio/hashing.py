@@ -17,6 +17,7 @@ from blobstore.fileio.urls import is_url
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
+    from concurrent.futures import ThreadPoolExecutor
     from os import PathLike
 
     from blobstore.fileio.types import Progress
@@ -86,13 +87,11 @@ class Hasher:
             waiting_nbytes: How much memory may wait to be hashed before `updating` waits.
             waiting_pieces: In how many pieces.
         """
-        from concurrent.futures import ThreadPoolExecutor  # noqa: PLC0415 (import blobstore stays cheap)
-
         self._waiting_nbytes, self._waiting_pieces = waiting_nbytes, waiting_pieces
         self._blobs: list[_Blob | bytes] = []  # a finished one is its digest, which takes a tenth of the memory
         self._held = self._pieces = 0  # bytes of memory that wait, and in how many pieces
         self._changed = threading.Condition()
-        self._pool = ThreadPoolExecutor(cores(), thread_name_prefix="blobstore-sha256")
+        self._pool: ThreadPoolExecutor | None = None
 
     def begin(self) -> None:
         """Begin the next blob."""
@@ -165,7 +164,8 @@ class Hasher:
 
     def close(self) -> None:
         """Hash what is waiting and end the threads."""
-        self._pool.shutdown(wait=True)
+        if self._pool:
+            self._pool.shutdown(wait=True)
 
     def discard(self) -> None:
         """End the threads without hashing what is waiting; `digests` must not be called any more."""
@@ -184,7 +184,15 @@ class Hasher:
             self._pieces += bool(held)
             if not blob.busy:
                 blob.busy = True
-                self._pool.submit(self._work, blob)
+                self._threads().submit(self._work, blob)
+
+    def _threads(self) -> ThreadPoolExecutor:
+        """Return the threads, which begin with the first blob that isn't small."""
+        if self._pool is None:
+            from concurrent.futures import ThreadPoolExecutor  # noqa: PLC0415 (5 ms, and small files need no threads)
+
+            self._pool = ThreadPoolExecutor(cores(), thread_name_prefix="blobstore-sha256")
+        return self._pool
 
     def _work(self, blob: _Blob) -> None:
         """Hash a blob's waiting pieces until there are none."""
