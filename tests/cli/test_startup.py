@@ -98,6 +98,14 @@ def test_a_command_imports_itself_only(tmp_path: Path) -> None:
     assert not imported(modules, *(f"blobstore.checkpoint.{name}" for name in readers))
 
 
+def test_checking_a_file_imports_nothing_that_converts(tmp_path: Path) -> None:
+    path = tmp_path / "m.sbs"
+    blobstore.save_file({"a": np.arange(3)}, path)
+    modules = modules_after("import sys, blobstore; blobstore.check(sys.argv[1])", str(path))
+    assert "blobstore.checking.runtime" in modules
+    assert not imported(modules, "blobstore.converting.plan", "blobstore.converting.run", "blobstore.checkpoint.reader")
+
+
 HELP = [["--version"], ["--help"], ["completion", "bash"], ["nothing"], *([command, "--help"] for command in COMMANDS)]
 
 
