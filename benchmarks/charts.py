@@ -104,6 +104,8 @@ _WAYS = {
     "blobstore, 2 threads": (_OURS, "D"),
     "blobstore, new memory": (_OURS, "X"),
     "zipnn": ("#b4436c", "^"),
+    "openzl Huffman": ("#6c56b3", "<"),
+    "openzl FSE": ("#6c56b3", ">"),
     "blosc2": ("#4b9b5f", "s"),
     "zstd -1": ("#e8902f", "v"),
     "zstd -3": ("#e8902f", "<"),

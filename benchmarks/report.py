@@ -100,7 +100,7 @@ def aims_table(results: Iterable[Result]) -> str:
     return "\n".join(lines)
 
 
-_OF_WEIGHTS = ("zipnn", "blosc2")  # compressors of weights, like packing
+_OF_WEIGHTS = ("zipnn", "blosc2", "openzl Huffman", "openzl FSE")  # compressors of weights, like packing
 
 
 def losses(results: Iterable[Result]) -> str:

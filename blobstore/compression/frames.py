@@ -25,6 +25,8 @@ if TYPE_CHECKING:
 
 
 FASTEST, DENSEST = 0, 22
+_PAIRS_WINDOW = 16  # bits: rows of a matrix differ in scale, and codes for fewer of them at once fit them better
+_DESCRIPTOR_AT, _SINGLE_SEGMENT = 4, 0x20  # in a frame's header; the descriptor is followed by the window, if stated
 _MAX_IDLE = 8  # workspaces that are kept, each of a MB or more
 
 
@@ -47,7 +49,13 @@ class Workspace:
 
     def compressor(self, level: int, count: int) -> zstandard.ZstdCompressor:
         """Return a compressor for planes of up to ``count`` bytes."""
-        window = max(17, (count - 1).bit_length())
+        return self._compressor(level, max(17, (count - 1).bit_length()))
+
+    def pairs_compressor(self) -> zstandard.ZstdCompressor:
+        """Return a compressor for pairs: each of its short blocks may have Huffman codes of its own."""
+        return self._compressor(FASTEST, _PAIRS_WINDOW)
+
+    def _compressor(self, level: int, window: int) -> zstandard.ZstdCompressor:
         if (level, window) not in self._compressors:
             parameters = _parameters(level, window)
             self._compressors[level, window] = zstandard.ZstdCompressor(compression_params=parameters)
@@ -78,24 +86,42 @@ def borrowed_workspace() -> Iterator[Workspace]:
 class PlaneWriter:
     """Compresses the planes at one place of several chunks, all with the first one's base."""
 
-    def __init__(self, zstd: zstandard.ZstdCompressor, marks: bytearray, *, is_paired: bool) -> None:
+    def __init__(
+        self, zstd: zstandard.ZstdCompressor, zstd_pairs: zstandard.ZstdCompressor | None, marks: bytearray
+    ) -> None:
         """Begin without a base.
 
         Args:
             zstd: Compresses the planes.
+            zstd_pairs: Compresses planes whose bytes lie close together, as pairs; without it no plane is paired.
             marks: Buffer with at least as many bytes as a plane has.
-            is_paired: Whether planes whose bytes lie close together are stored as pairs.
         """
-        self._zstd, self._marks = zstd, marks
-        self._seeks_base = is_paired
+        self._zstd, self._zstd_pairs, self._marks = zstd, zstd_pairs, marks
+        self._seeks_base = zstd_pairs is not None
         self._base: int | None = None
 
     def frame(self, plane: Bytes) -> bytes:
         """Return a plane's frame; the plane is overwritten."""
         if self._seeks_base:
             self._base, self._seeks_base = find_base(plane), False
-        pairs = None if self._base is None else pair(plane, self._base, self._marks)
-        return self._zstd.compress((plane if pairs is None else pairs).data)
+        if self._zstd_pairs and self._base is not None:
+            pairs = pair(plane, self._base, self._marks)
+            if pairs is not None:
+                return _single_segment(self._zstd_pairs.compress(pairs.data))
+        return self._zstd.compress(plane.data)
+
+
+def _single_segment(frame: bytes) -> bytes:
+    """Return a frame with the header of a single segment, whose window is its content.
+
+    zstd's library makes blocks no larger than the window, and for a smaller window than the content it states both.
+    """
+    descriptor = frame[_DESCRIPTOR_AT]
+    if descriptor & _SINGLE_SEGMENT:
+        return frame
+    return b"".join(
+        (frame[:_DESCRIPTOR_AT], bytes((descriptor | _SINGLE_SEGMENT,)), memoryview(frame)[_DESCRIPTOR_AT + 2 :])
+    )
 
 
 def _parameters(level: int, window: int) -> zstandard.ZstdCompressionParameters:

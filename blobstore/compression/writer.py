@@ -141,8 +141,8 @@ class _Compressor:
         elements, count = body.view(layout.dtype), step // layout.width
         with borrowed_workspace() as workspace:
             splitter, zstd = workspace.splitter(layout, count), workspace.compressor(self.level, count)
-            is_paired = self.level == FASTEST
-            writers = [PlaneWriter(zstd, splitter.marks, is_paired=is_paired) for _ in range(layout.width)]
+            zstd_pairs = workspace.pairs_compressor() if self.level == FASTEST else None
+            writers = [PlaneWriter(zstd, zstd_pairs, splitter.marks) for _ in range(layout.width)]
             for start in range(0, len(elements), count):
                 chunk = elements[start : start + count]
                 if self.base:

@@ -460,14 +460,16 @@ class _Packer:
             # Computed, not the one that the base's index has: a difference to damaged bytes would be of no use.
             with in_file(self._base.reader.path):
                 base_sha256 = self._base.read_sha256(blob.key)
+        # Before it is packed: the digest of a large blob, in one thread, takes longer than packing it in all.
+        digest = self._start_hashing(*self._reader.range(blob.key)) if blob.sha256 else None
         pieces = compress(data, layout, level=self._level, base=base, base_sha256=base_sha256, run=self._run)
         packed_nbytes = writer.add_chunks(blob.key, _gathered(pieces, self._buffer))
         if packed_nbytes > _WORTH * blob.nbytes:
             writer.undo_last()
             return 0, False
         self._unpacked_nbytes[place] = blob.nbytes
-        if blob.sha256:
-            self._digests_before[place] = self._start_hashing(*self._reader.range(blob.key))
+        if digest:
+            self._digests_before[place] = digest
         return packed_nbytes, delta
 
     def check_digests(self, digests: Sequence[bytes]) -> None:
