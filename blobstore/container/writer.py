@@ -56,6 +56,7 @@ class ContainerWriter(Completing):
         digests: bool = False,
         max_blobs: int = layout.MAX_BLOBS,
         undoable: bool = False,
+        durable: bool = True,
     ) -> None:
         """Begin a file.
 
@@ -66,6 +67,7 @@ class ContainerWriter(Completing):
             max_blobs: How many blobs the file may have: up to 1,048,576, or 16,383 for a file that every gemma.cpp
                 reads.
             undoable: Whether `undo_last` will be needed: at a URL, where the last blob then waits here.
+            durable: Whether a file at a path is on the disk when it is complete, as for `blobstore.create`.
 
         Raises:
             UsageError: ``bad-version``; ``bad-max-blobs``; ``bad-target``; ``closed``; ``not-empty`` when bytes follow
@@ -96,7 +98,7 @@ class ContainerWriter(Completing):
             if version == 1 and is_url(target):
                 what = f"{without_secrets(target)!r}: version 1 begins with its directory, which is written last"
                 raise UsageError("needs-seek", f"{what}, but uploads go front to back: write version 2")
-            self._file = new_file(target, undoable=undoable)
+            self._file = new_file(target, undoable=undoable, durable=durable)
             self._sink = Sink(self._file.output(), self._file.path)
         else:
             self._begin = _check_stream(target, version)
