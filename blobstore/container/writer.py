@@ -33,6 +33,10 @@ if TYPE_CHECKING:
     Data = Buffer | FileRange
 
 
+_SMALL_NBYTES = 64 << 10
+_ZEROS = memoryview(bytes(layout.BLOB_ALIGN))
+
+
 class ContainerWriter(Completing):
     """Writes blobs one after another; memory does not grow with the file.
 
@@ -157,6 +161,11 @@ class ContainerWriter(Completing):
             3000
         """
         encoded = self._check(key)
+        if isinstance(chunks, tuple) and len(chunks) == 1 and not isinstance(chunks[0], FileRange):
+            source = flat_bytes(chunks[0])
+            if 0 < len(source) < _SMALL_NBYTES and nbytes in (None, len(source)):
+                self._add_small(key, encoded, source)
+                return len(source)
         self._mark()
         before = self._sink.position
         if self._hasher:
@@ -182,6 +191,23 @@ class ContainerWriter(Completing):
         self._seen.add(encoded)
         self._sizes.append(written)
         return written
+
+    def _add_small(self, key: str, encoded: bytes, data: memoryview) -> None:
+        """Write a small blob that is in one piece, as most of very many are: in a third of the time."""
+        self._mark()
+        self._state = "broken"
+        if self._hasher:
+            self._hasher.add_small((data,))
+        nbytes = len(data)
+        self._sink.write(data)
+        self._sink.write(_ZEROS[: -nbytes % layout.BLOB_ALIGN])
+        if self._file:
+            self._file.wrote_up_to(self._sink.position)
+        self._state = "open"
+        self.keys.append(key)
+        self._encoded.append(encoded)
+        self._seen.add(encoded)
+        self._sizes.append(nbytes)
 
     def add_adjacent(self, keys: Sequence[str], data: Buffer, sizes: Sequence[int]) -> None:
         """Write small blobs whose bytes follow each other in memory: as `add` for each, in a tenth of the time.
@@ -338,6 +364,10 @@ class ContainerWriter(Completing):
         """
         if self._hasher is None:
             raise UsageError("no-digests", "pass digests=True to BlobWriter")
+        if self._file and self._state == "open" and self._hasher.is_busy:
+            # The disk can work meanwhile.
+            self._sink.flush()
+            self._file.sync_soon()
         return self._hasher.digests()
 
     def close(self) -> None:

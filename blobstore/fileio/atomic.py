@@ -117,13 +117,16 @@ class AtomicFile(Completing):
     def wrote_up_to(self, position: int) -> None:
         """Call `sync_soon` if much was written since the last time; ``position`` goes back where a blob was undone."""
         self._synced = min(self._synced, position)
-        if self._durable and position - self._synced >= _SYNC_NBYTES:
+        if position - self._synced >= _SYNC_NBYTES:
             self._synced = position
             self.sync_soon()
 
     def sync_soon(self) -> None:
-        """Start writing to disk what was written so far, in a thread; `commit` raises its error."""
-        if self._syncing and self._syncing.is_alive():
+        """Start writing to disk what was written so far, in a thread; `commit` raises its error.
+
+        Does nothing for a file that needn't be durable.
+        """
+        if not self._durable or (self._syncing and self._syncing.is_alive()):
             return
         with self._naming_target():
             self._join()

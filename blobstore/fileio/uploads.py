@@ -125,6 +125,9 @@ class Upload(Completing):
     def wrote_up_to(self, position: int) -> None:
         """Do nothing, where a file is synced."""
 
+    def sync_soon(self) -> None:
+        """Do nothing, as above."""
+
     def prepare(self) -> None:
         """Upload the rest, so that only `move` is left."""
         self._check_open()

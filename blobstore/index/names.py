@@ -77,7 +77,7 @@ def _hashed_keys(encoded: Sequence[bytes]) -> list[str]:
 
 def hashed_key(encoded: bytes) -> str:
     """Return ``~`` and 75 bits of the hash of these bytes."""
-    return "~" + base64.b32encode(hashlib.sha256(encoded).digest()).decode().lower()[:15]
+    return "~" + base64.b32encode(hashlib.sha256(encoded).digest()[:10]).decode().lower()[:15]
 
 
 def is_made_key(key: str) -> bool:
