@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from blobstore.errors import in_file
 from blobstore.fileio.descriptors import open_regular
-from blobstore.fileio.ranges import FileRange
+from blobstore.fileio.ranges import CHUNK_NBYTES, FileRange
 from blobstore.fileio.threads import cores
 from blobstore.fileio.urls import is_url
 
@@ -24,8 +24,9 @@ if TYPE_CHECKING:
 
 _INLINE_NBYTES = 256 << 10  # below this a thread costs more than it saves
 # How much memory may wait to be hashed before the writer waits: a caller's arrays, which exist anyway, or pieces made
-# for the file, of which this number keeps all threads busy.
+# for the file, of which this number keeps all threads busy; smaller ones may be more.
 _WAITING_NBYTES, _WAITING_PIECES = 256 << 20, 16
+_WAITING_LITTLE = _WAITING_PIECES * CHUNK_NBYTES
 
 
 def digest_of(source: FileRange | Iterable[memoryview], progress: Progress = lambda _: None) -> bytes:
@@ -80,14 +81,22 @@ class Hasher:
     the caller writes, and the pieces of one blob depend on each other.
     """
 
-    def __init__(self, *, waiting_nbytes: int = _WAITING_NBYTES, waiting_pieces: int = _WAITING_PIECES) -> None:
+    def __init__(
+        self,
+        *,
+        waiting_nbytes: int = _WAITING_NBYTES,
+        waiting_pieces: int = _WAITING_PIECES,
+        waiting_little: int = _WAITING_LITTLE,
+    ) -> None:
         """Begin with no blobs.
 
         Args:
             waiting_nbytes: How much memory may wait to be hashed before `updating` waits.
             waiting_pieces: In how many pieces.
+            waiting_little: How much memory may wait in any number of pieces.
         """
         self._waiting_nbytes, self._waiting_pieces = waiting_nbytes, waiting_pieces
+        self._waiting_little = waiting_little
         self._blobs: list[_Blob | bytes] = []  # a finished one is its digest, which takes a tenth of the memory
         self._held = self._pieces = 0  # bytes of memory that wait, and in how many pieces
         self._changed = threading.Condition()
@@ -103,6 +112,11 @@ class Hasher:
         self._settle_last()
         sha256 = hashlib.sha256
         self._blobs += [sha256(blob).digest() for blob in blobs]
+
+    @property
+    def is_busy(self) -> bool:
+        """Whether something is waiting to be hashed, or being hashed."""
+        return any(blob.busy for blob in self._unfinished)
 
     def _settle_last(self) -> None:
         """Keep only the digest of the blob begun last, if it has been hashed."""
@@ -214,7 +228,8 @@ class Hasher:
                 self._changed.notify_all()
 
     def _may_wait(self, nbytes: int) -> bool:
-        return self._pieces < self._waiting_pieces and self._held + nbytes <= self._waiting_nbytes
+        held = self._held + nbytes
+        return held <= self._waiting_nbytes and (self._pieces < self._waiting_pieces or held <= self._waiting_little)
 
     def _wait_until(self, reached: Callable[[], bool]) -> None:
         with self._changed:
