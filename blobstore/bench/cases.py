@@ -30,7 +30,6 @@ if TYPE_CHECKING:
     Entry = tuple[str, str, tuple[int, ...]]  # name, type, shape
 
 _LOOKED_UP = 1000
-_UNSYNCED: dict[str, Any] = {"durable": False}  # an option of `blobstore.save_file`
 
 
 @dataclass(frozen=True)
@@ -147,6 +146,18 @@ class Ours(Format):
     name = "blobstore"
     access: Access = "mmap"
 
+    def __init__(self, **options: bool) -> None:
+        """Take options of `blobstore.save_file` for `save`."""
+        self.options: dict[str, Any] = options
+
+    def unsynced(self) -> Ours:
+        """Return the format that doesn't wait for the disk when it saves; `can_save_with` says whether it can."""
+        return type(self)(**self.options, durable=False)
+
+    def save(self, path: str, tensors: Mapping[str, Array]) -> None:
+        """Write tensors from memory."""
+        blobstore.save_file(tensors, path, **self.options)
+
     def write(self, path: str, tensors: Iterable[tuple[str, Array]]) -> None:
         """Write a file."""
         blobstore.save_file(dict(tensors), path)
@@ -187,6 +198,17 @@ class OursByReads(Ours):
     cases: tuple[str, ...] = ("read",)
     access: Access = "read"
     mapped = False
+
+
+class OursUndigested(Ours):
+    """The same without the SHA-256 of each tensor, which no other format has. It only saves."""
+
+    name = "blobstore, no digests"
+    cases: tuple[str, ...] = ()
+
+    def __init__(self, **options: bool) -> None:
+        """Take further options."""
+        super().__init__(**{"digests": False, **options})
 
 
 def _entry(info: TensorInfo) -> Entry:
@@ -253,14 +275,9 @@ def written(path: str) -> str:
     return f"{path}.written"
 
 
-def save_unsynced(path: str, tensors: Mapping[str, Array]) -> None:
-    """Write a file of ours without waiting for the disk; `can_save_unsynced` says whether this version can."""
-    blobstore.save_file(tensors, path, **_UNSYNCED)
-
-
-def can_save_unsynced() -> bool:
-    """Whether `blobstore.save_file` has the option."""
-    return _UNSYNCED.keys() <= inspect.signature(blobstore.save_file).parameters.keys()
+def can_save_with(option: str) -> bool:
+    """Whether `blobstore.save_file` has an option: ``durable``, ``digests``."""
+    return option in inspect.signature(blobstore.save_file).parameters
 
 
 def _saving(file_format: Format, path: str, _: Wanted, way: str) -> Callable[[], object]:
@@ -273,10 +290,11 @@ def _saving(file_format: Format, path: str, _: Wanted, way: str) -> Callable[[],
     """
     tensors, path_written = blobstore.load_file(path), written(path)
     page_cache.remove(path_written)
-    save = save_unsynced if way == "unsynced" and isinstance(file_format, Ours) else file_format.save
+    if way == "unsynced" and isinstance(file_format, Ours):
+        file_format = file_format.unsynced()
 
     def run() -> object:
-        save(path_written, tensors)
+        file_format.save(path_written, tensors)
         if way == "synced":
             page_cache.prepare(path_written)
         return tensors

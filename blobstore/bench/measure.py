@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 import blobstore
 from blobstore.bench import cases, cpp, frameworks, page_cache, yardsticks
-from blobstore.bench.cases import Ours, OursByReads, Wanted
+from blobstore.bench.cases import Ours, OursByReads, OursUndigested, Wanted
 from blobstore.bench.peers import PEERS
 from blobstore.errors import BlobStoreError
 
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from blobstore.bench.cases import Format
 
 TRIAL = Wanted(["a"], ["a"], "a", 4096)  # of the file of one tensor
-FORMATS: dict[str, Format] = {form.name: form for form in (Ours(), OursByReads(), *PEERS.values())}
+FORMATS: dict[str, Format] = {form.name: form for form in (Ours(), OursByReads(), OursUndigested(), *PEERS.values())}
 _STATUS, _CLEAR_REFS = "/proc/self/status", "/proc/self/clear_refs"
 
 
