@@ -144,7 +144,7 @@ def readme_table(results: Iterable[Result]) -> str:
     return "\n".join(lines)
 
 
-_RIVALS = {*PEERS, "zipnn", "blosc2", "openzl Huffman", "openzl FSE"}  # formats, and compressors of weights, like packing
+_RIVALS = {*PEERS, "zipnn", "blosc2", "openzl Huffman", "openzl FSE"}  # formats, and compressors of weights
 
 
 def losses(results: Iterable[Result]) -> str:
