@@ -18,14 +18,15 @@ from blobstore.compression.planes import Splitter
 from blobstore.compression.workspace import aligned, keep_memory
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Sequence
 
     from blobstore.compression.planes import Layout
     from blobstore.fileio.types import Bytes
 
 
 FASTEST, DENSEST = 0, 22
-_PAIRS_WINDOW = 16  # bits: rows of a matrix differ in scale, and codes for fewer of them at once fit them better
+# Bits, for each level with pairs: rows of a matrix may differ in scale, and codes for fewer of them fit better.
+_PAIRS_WINDOWS = {FASTEST: (16,), FASTEST + 1: (13, 16)}
 _DESCRIPTOR_AT, _SINGLE_SEGMENT = 4, 0x20  # in a frame's header; the descriptor is followed by the window, if stated
 _MAX_IDLE = 8  # workspaces that are kept, each of a MB or more
 
@@ -51,9 +52,9 @@ class Workspace:
         """Return a compressor for planes of up to ``count`` bytes."""
         return self._compressor(level, max(17, (count - 1).bit_length()))
 
-    def pairs_compressor(self) -> zstandard.ZstdCompressor:
-        """Return a compressor for pairs: each of its short blocks may have Huffman codes of its own."""
-        return self._compressor(FASTEST, _PAIRS_WINDOW)
+    def pairs_compressors(self, level: int) -> list[zstandard.ZstdCompressor]:
+        """Return compressors for pairs, of which the best is used; none for levels without pairs."""
+        return [self._compressor(FASTEST, window) for window in _PAIRS_WINDOWS.get(level, ())]
 
     def _compressor(self, level: int, window: int) -> zstandard.ZstdCompressor:
         if (level, window) not in self._compressors:
@@ -87,28 +88,33 @@ class PlaneWriter:
     """Compresses the planes at one place of several chunks, all with the first one's base."""
 
     def __init__(
-        self, zstd: zstandard.ZstdCompressor, zstd_pairs: zstandard.ZstdCompressor | None, marks: bytearray
+        self, zstd: zstandard.ZstdCompressor, zstd_pairs: Sequence[zstandard.ZstdCompressor], marks: bytearray
     ) -> None:
         """Begin without a base.
 
         Args:
             zstd: Compresses the planes.
-            zstd_pairs: Compresses planes whose bytes lie close together, as pairs; without it no plane is paired.
+            zstd_pairs: Compress planes whose bytes lie close together, as pairs: all of them the first such plane, the
+                best the others. Without any no plane is paired.
             marks: Buffer with at least as many bytes as a plane has.
         """
         self._zstd, self._zstd_pairs, self._marks = zstd, zstd_pairs, marks
-        self._seeks_base = zstd_pairs is not None
+        self._seeks_base = bool(zstd_pairs)
         self._base: int | None = None
 
     def frame(self, plane: Bytes) -> bytes:
         """Return a plane's frame; the plane is overwritten."""
         if self._seeks_base:
             self._base, self._seeks_base = find_base(plane), False
-        if self._zstd_pairs and self._base is not None:
-            pairs = pair(plane, self._base, self._marks)
-            if pairs is not None:
-                return _single_segment(self._zstd_pairs.compress(pairs.data))
-        return self._zstd.compress(plane.data)
+        pairs = None if self._base is None else pair(plane, self._base, self._marks)
+        return self._zstd.compress(plane.data) if pairs is None else self._of_pairs(pairs)
+
+    def _of_pairs(self, pairs: Bytes) -> bytes:
+        frames = [zstd.compress(pairs.data) for zstd in self._zstd_pairs]
+        if len(frames) > 1:
+            best = min(range(len(frames)), key=lambda which: len(frames[which]))
+            self._zstd_pairs, frames = self._zstd_pairs[best : best + 1], frames[best : best + 1]
+        return _single_segment(frames[0])
 
 
 def _single_segment(frame: bytes) -> bytes:

@@ -140,7 +140,8 @@ def pack(
     Args:
         path: Of the file.
         output: Path or URL of the packed file; replaced only by a complete one.
-        level: 0: fastest; 1 to 22: slower, a little denser.
+        level: 0: fastest; 1: a little denser, if rows of weights differ in scale; 2 to 22: zstd's levels, slower, which
+                help where bytes are repeated.
         only: Patterns of names and keys (``*``, ``?``, ``[abc]``): other blobs stay as they are.
         base: A file with the same keys that this one resembles. Blobs of the same size are stored as the difference
             to its blobs, and the base is needed to read them.
