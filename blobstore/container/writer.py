@@ -34,6 +34,7 @@ if TYPE_CHECKING:
 
 
 _SMALL_NBYTES = 64 << 10
+_SYNC_NBYTES = 8 << 20  # of a file whose disk isn't left idle; less is written at once
 _ZEROS = memoryview(bytes(layout.BLOB_ALIGN))
 
 
@@ -364,8 +365,8 @@ class ContainerWriter(Completing):
         """
         if self._hasher is None:
             raise UsageError("no-digests", "pass digests=True to BlobWriter")
-        if self._file and self._state == "open" and self._hasher.is_busy:
-            # The disk can work meanwhile.
+        if self._file and self._state == "open" and self._sink.position >= _SYNC_NBYTES:
+            # The disk can work while the rest is hashed.
             self._sink.flush()
             self._file.sync_soon()
         return self._hasher.digests()

@@ -113,11 +113,6 @@ class Hasher:
         sha256 = hashlib.sha256
         self._blobs += [sha256(blob).digest() for blob in blobs]
 
-    @property
-    def is_busy(self) -> bool:
-        """Whether something is waiting to be hashed, or being hashed."""
-        return any(blob.busy for blob in self._unfinished)
-
     def _settle_last(self) -> None:
         """Keep only the digest of the blob begun last, if it has been hashed."""
         blob = self._blobs[-1] if self._blobs else b""
