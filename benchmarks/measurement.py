@@ -61,19 +61,22 @@ class Aim:
     """An aim: ours is at least ``factor`` times as fast as the side ``against``.
 
     With ``best`` the fastest runs of both are compared: for limits of the machine, which other work only lengthens.
+    ``side`` is another side of ours, if not the first.
     """
 
     against: str
     factor: float
     best: bool = False
+    side: str = OURS
 
-    def of(self, ours: Row, other: Row | None) -> Reached | None:
-        """Return what was reached; None if the other side wasn't measured."""
-        if other is None:
+    def of(self, rows: Mapping[str, Row]) -> Reached | None:
+        """Return what was reached; None if one of the sides wasn't measured."""
+        ours, other = rows.get(self.side), rows.get(self.against)
+        if ours is None or other is None:
             return None
         found = other.fastest / ours.fastest if self.best else ratio_of(other, ours)
-        name = f"{self.against}, fastest runs" if self.best else self.against
-        return Reached(name, found, self.factor, found >= self.factor, "times", other.fastest if self.best else None)
+        unit = "times, fastest runs" if self.best else "times"
+        return Reached(self.side, self.against, found, self.factor, found >= self.factor, unit)
 
 
 @dataclass(frozen=True)
@@ -83,14 +86,14 @@ class Within:
     seconds: float
     against: str = ""
 
-    def of(self, ours: Row, other: Row | None) -> Reached | None:
+    def of(self, rows: Mapping[str, Row]) -> Reached | None:
         """Return what was reached; None if the other side wasn't measured."""
-        if not self.against:
-            return Reached("", ours.median, self.seconds, ours.median <= self.seconds, "seconds")
-        if other is None:
+        ours = rows[OURS]
+        if self.against and self.against not in rows:
             return None
-        found = more_than(other, ours)
-        return Reached(self.against, found, self.seconds, found <= self.seconds, "seconds more")
+        found = more_than(rows[self.against], ours) if self.against else ours.median
+        unit = "seconds more" if self.against else "seconds"
+        return Reached(OURS, self.against, found, self.seconds, found <= self.seconds, unit)
 
 
 @dataclass(frozen=True)
@@ -130,19 +133,19 @@ class Reached:
     """What became of an aim.
 
     Attributes:
-        against: The side that ours was compared with; empty for none.
+        side: The side of ours.
+        against: The side that it was compared with; empty for none.
         found, aim: What was measured, and what was wanted: in ``unit``.
         reached: Whether it was reached.
-        unit: ``times`` as fast, ``seconds``, or ``seconds more``.
-        theirs: Seconds of the other side, if not its median.
+        unit: ``times`` as fast, or ``times, fastest runs``; ``seconds``, or ``seconds more``.
     """
 
+    side: str
     against: str
     found: float
     aim: float
     reached: bool
     unit: str
-    theirs: float | None = None
 
 
 @dataclass(frozen=True)
@@ -189,7 +192,7 @@ def run(case: Measured, setting: Setting) -> Result:
     ours = rows[0]
     rows = [ours, *(with_ratio(row, ours) for row in rows[1:])]
     by_name = {row.format: row for row in rows}
-    aims = [found for aim in case.aims if (found := aim.of(ours, by_name.get(aim.against)))]
+    aims = [found for aim in case.aims if (found := aim.of(by_name))]
     return Result(case.key, case.title, case.what, case.nbytes, rows, aims, case.series, case.at, case.smaller)
 
 

@@ -83,7 +83,8 @@ class Fit:
         series, side: What was measured.
         quantity: ``time``, or ``memory``: the peak.
         start, slope: Seconds or bytes, and as many for each tensor or byte, by least squares of relative errors.
-        exponent: Of the size: how the quantity grows over the upper half of the sizes; 0 if it doesn't grow.
+        exponent: Of the size: how the quantity grows over the upper half of the sizes; 0 if it doesn't grow. Of time,
+            by the fastest runs: other work only lengthens them, and what it adds isn't growth.
     """
 
     series: str
@@ -121,9 +122,10 @@ def points(results: Sequence[Result]) -> dict[str, list[tuple[int, Row]]]:
     }
 
 
-_QUANTITIES: dict[str, Callable[[Row], float | None]] = {
-    "time": lambda row: row.median,
-    "memory": lambda row: row.peak_nbytes,
+# For lines, and for exponents.
+_QUANTITIES: dict[str, tuple[Callable[[Row], float | None], Callable[[Row], float | None]]] = {
+    "time": (lambda row: row.median, lambda row: row.fastest),
+    "memory": (lambda row: row.peak_nbytes, lambda row: row.peak_nbytes),
 }
 
 
@@ -135,17 +137,19 @@ def fits(results: Sequence[Result]) -> list[Fit]:
 def _fits(results: Sequence[Result]) -> Iterator[Fit]:
     for series, series_results in series_of(results).items():
         for side, rows in points(series_results).items():
-            for quantity, value in _QUANTITIES.items():
-                values = [(at, number) for at, row in rows if (number := value(row))]
+            for quantity, ways in _QUANTITIES.items():
+                values, least = ([(at, number) for at, row in rows if (number := value(row))] for value in ways)
                 if len(values) > 2:
-                    yield _fit(series, side, quantity, values)
+                    yield _fit(series, side, quantity, values, least)
 
 
-def _fit(series: str, side: str, quantity: str, values: Sequence[tuple[int, float]]) -> Fit:
+def _fit(
+    series: str, side: str, quantity: str, values: Sequence[tuple[int, float]], least: Sequence[tuple[int, float]]
+) -> Fit:
     sizes, numbers = (np.array(column, np.float64) for column in zip(*values, strict=True))
     # Relative errors, or else the largest file alone would decide.
     matrix = np.stack([np.ones_like(sizes), sizes], axis=1) / numbers[:, None]
     (start, slope), *_ = np.linalg.lstsq(matrix, np.ones_like(numbers))
-    half = len(values) // 2
-    exponent = np.polyfit(np.log(sizes[half:]), np.log(numbers[half:]), 1)[0]
+    upper = np.log(np.array(least[len(least) // 2 :], np.float64))
+    exponent = np.polyfit(upper[:, 0], upper[:, 1], 1)[0]
     return Fit(series, side, quantity, float(start), float(slope), float(exponent))

@@ -12,6 +12,7 @@ import pytest
 
 from benchmarks import charts, groups, report, scaling
 from benchmarks.measurement import Aim, Measured, Result, Setting, Side, Within, run
+from blobstore.bench.cases import can_save_with
 from blobstore.bench.measure import Sample
 from blobstore.bench.peers import PEERS
 from tests.conftest import ROOT
@@ -39,12 +40,12 @@ AIMS = {
     "many-infos": ["safetensors"],
     "many-load": ["safetensors", "lmdb"],
     "walk-100": ["safetensors"],
-    "minilm-write": ["safetensors"],
+    "minilm-write": ["safetensors"] * (2 if can_save_with("digests") else 1),
     "startup-version": [""],
     "startup-open": ["import numpy"],
     "large-views": ["safetensors"],
     "large-map": ["safetensors"],
-    "large-load": ["safetensors", "copy to new memory, fastest runs"],
+    "large-load": ["safetensors", "copy to new memory"],
     "large-load-cold": ["sequential read", "sequential, 2 threads"],
     "large-map-cold": ["sequential read", "sequential, 2 threads"],
     "large-write": ["plain writes", "safetensors"],
@@ -99,7 +100,7 @@ def check_case(case: dict[str, Any]) -> None:
     assert not case["smaller"] or set(case["smaller"]) == {*names, "limit"}
     assert all(0.99 < entry < 20_000 for entry in case["smaller"].values())
     for aim in case["aims"]:
-        times = aim["unit"] == "times"
+        times = aim["unit"].startswith("times")
         assert aim["reached"] == (aim["found"] >= aim["aim"] if times else aim["found"] <= aim["aim"])
 
 
