@@ -22,7 +22,6 @@ if TYPE_CHECKING:
 
 _WIDTH, _DPI, _COLOURS = 8, 120, 64
 _OURS, _THEIRS, _LIMIT = "#2f6db3", "#e8902f", "#b9b4ad"
-_UNITS = {30: "GB", 20: "MB", 10: "kB", 0: "bytes"}
 _LINES = {
     "safetensors": ("#e8902f", "o"),
     "npz": ("#4b9b5f", "s"),
@@ -104,6 +103,8 @@ _WAYS = {
     "blobstore, 2 threads": (_OURS, "D"),
     "blobstore, new memory": (_OURS, "X"),
     "zipnn": ("#b4436c", "^"),
+    "openzl Huffman": ("#6c56b3", "<"),
+    "openzl FSE": ("#6c56b3", ">"),
     "blosc2": ("#4b9b5f", "s"),
     "zstd -1": ("#e8902f", "v"),
     "zstd -3": ("#e8902f", "<"),
@@ -198,13 +199,8 @@ def _lines(
 
 def _size_axis(axes: Any, results: Sequence[Result], *, of_bytes: bool) -> None:  # noqa: ANN401 (matplotlib's)
     places = [result.at for result in results]
-    axes.set_xticks(places, [_power_of_2(place) if of_bytes else f"{place:,}" for place in places])
+    axes.set_xticks(places, [size(float(f"{place:.1g}")) if of_bytes else f"{place:,}" for place in places])
     axes.set_xlabel("size of the file" if of_bytes else "tensors", fontsize=9)
-
-
-def _power_of_2(nbytes: int) -> str:
-    unit = next(shift for shift in _UNITS if nbytes >> shift)
-    return f"{nbytes >> unit} {_UNITS[unit]}"
 
 
 def _caption(figure: Figure, text: str) -> None:

@@ -14,11 +14,11 @@ import numpy as np
 
 import blobstore
 from benchmarks.measurement import OURS, job
-from blobstore.bench import page_cache, yardsticks
-from blobstore.bench.cases import Ours, Wanted
+from blobstore.bench import frameworks, page_cache, yardsticks
+from blobstore.bench.cases import Ours, OursUndigested, Wanted, can_save_with, some_of
 from blobstore.bench.cases import written as written_to
 from blobstore.bench.measure import Job
-from blobstore.bench.peers import PEERS, differing
+from blobstore.bench.peers import PEERS, Safetensors, differing
 from blobstore.bench.run import trial_tensors
 
 if TYPE_CHECKING:
@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     Tensors = Iterable[tuple[str, npt.NDArray[Any]]]
 
 _BFLOAT16 = np.dtype(ml_dtypes.bfloat16)
+MADE_UP = "checkpoint.safetensors"  # in the folder, of `checkpoint`
 _PATTERN = 1 << 24  # values to make; each tensor takes them from a different place
 
 
@@ -55,15 +56,44 @@ class Files:
         job_of_side = Job(name, case, self.paths[name], self.trials[name], self.wanted, cold=cold)
         return job(self.setting, name, job_of_side)
 
-    def sides(self, case: str, *, cold: bool = False, otherwise: str | None = None) -> list[Side]:
-        """Return all formats' sides; those without mapped arrays run the case ``otherwise``, if one is given."""
-        mapped = {name: name == OURS or PEERS[name].mapped for name in self.paths}
-        return [self.side(name, case if mapped[name] else otherwise or case, cold=cold) for name in self.paths]
+    def sides(
+        self, case: str, *, cold: bool = False, otherwise: str | None = None, only: Sequence[str] = ()
+    ) -> list[Side]:
+        """Return the formats' sides.
 
-    def writing(self) -> list[Side]:
-        """Return the sides that write the tensors of our file."""
-        write_job = Job(OURS, "write", self.paths[OURS], self.trials[OURS], self.wanted, cold=False)
-        return [job(self.setting, name, replace(write_job, format=name)) for name in self.paths]
+        Args:
+            case: Of `blobstore.bench.cases`.
+            cold: Whether the files are not in the page cache.
+            otherwise: The case for formats without mapped arrays, if it is another.
+            only: Peers to measure; by default all.
+        """
+        names = [name for name in self.paths if not only or name in (OURS, *only)]
+        mapped = {name: name == OURS or PEERS[name].mapped for name in names}
+        return [self.side(name, case if mapped[name] else otherwise or case, cold=cold) for name in names]
+
+    def writing(self, case: str = "write", *, only: Sequence[str] = ()) -> list[Side]:
+        """Return the sides that write the tensors of our file: all, or ours and these peers'."""
+        write_job = Job(OURS, case, self.paths[OURS], self.trials[OURS], self.wanted, cold=False)
+        names = [name for name in self.paths if not only or name in (OURS, *only)]
+        names += [OursUndigested.name] if can_save_with("digests") else []
+        return [job(self.setting, name, replace(write_job, format=name)) for name in names]
+
+    def loading(self, framework: str) -> list[Side]:
+        """Return the sides that load the files as tensors of torch or jax, with every page used."""
+        return [
+            job(self.setting, form, Job(name, "load", self.paths[form], self.trials[form], self.wanted, cold=False))
+            for name, loader in frameworks.LOADERS.items()
+            for form in (loader.format,)
+            if loader.framework == framework and form in self.paths and loader.installed
+        ]
+
+    def converting(self) -> list[Side]:
+        """Return the sides that convert the tensors of the safetensors file, and that write as many bytes."""
+        if "safetensors" not in self.paths:
+            return []
+        paths = self.paths["safetensors"], self.trials["safetensors"]
+        ours = job(self.setting, OURS, Job(OURS, "convert", *paths, self.wanted, cold=False))
+        return [ours, self.machine(yardsticks.WRITE.key)]
 
     def machine(self, case: str, *, cold: bool = False) -> Side:
         """Return the side that measures this machine's limit on our file, by `blobstore.bench.yardsticks`."""
@@ -90,7 +120,7 @@ def written(setting: Setting, tensors: Callable[[], Tensors], *, without: Sequen
     infos = [(name, array.nbytes) for name, array in tensors()]
     names = [name for name, _ in infos]
     middle = sorted(infos, key=lambda info: info[1])[len(infos) // 2][0]
-    files = Files(setting, Wanted(names, names, middle, sum(nbytes for _, nbytes in infos)))
+    files = Files(setting, Wanted(names, some_of(names), middle, sum(nbytes for _, nbytes in infos)))
     try:
         for form in (Ours(), *PEERS.values()):
             name = form.name
@@ -158,3 +188,30 @@ def real_checkpoint(setting: Setting) -> str | None:
     if module is None or module.origin is None or setting.quick:
         return None
     return os.path.join(os.path.dirname(module.origin), "model", "model.safetensors")
+
+
+def checkpoint(setting: Setting) -> tuple[str, str]:
+    """Return a real checkpoint if ``make bench`` has installed one, else a made-up one; and what it is, in words."""
+    path = real_checkpoint(setting)
+    if path is not None:
+        return path, f"MiniLM, {os.path.getsize(path) / 1e6:.0f} MB"
+    path = os.path.join(setting.folder, MADE_UP)
+    nbytes = (1 if setting.quick else 90) << 20
+    Safetensors().write(path, few(nbytes, 100)())
+    return path, f"made-up values, {nbytes >> 20} MB"
+
+
+def of_checkpoint(path: str) -> Callable[[], Tensors]:
+    """Return the tensors of a safetensors file."""
+
+    def make() -> Tensors:
+        reader = Safetensors()
+        opened = reader.open(path)
+        return ((name, reader.view(opened, name)) for name in reader.names(opened))
+
+    return make
+
+
+def is_made_up(setting: Setting, path: str) -> bool:
+    """Whether a path is that of a checkpoint that `checkpoint` has written."""
+    return path == os.path.join(setting.folder, MADE_UP)

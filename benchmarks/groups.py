@@ -8,13 +8,13 @@ from __future__ import annotations
 
 import os
 import shutil
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from benchmarks import charts, codecs, files, memory, pack, scaling
-from benchmarks.measurement import OURS, Aim, Measured, Setting, Side, here, process, run
+from benchmarks import charts, codecs, files, memory, pack, programs, scaling
+from benchmarks.measurement import OURS, Aim, Measured, Setting, Side, Within, here, process, run
 from blobstore.bench import page_cache
 from blobstore.bench.cases import Ours
 from blobstore.bench.peers import PEERS, Safetensors
@@ -63,6 +63,16 @@ _ONE_TENSOR = {
     "lmdb": "import lmdb, numpy; t = lmdb.open(p, subdir=False, lock=False, readonly=True).begin(buffers=True); "
     "v = t.get(n.encode()); a = numpy.frombuffer(v[int.from_bytes(v[:4], 'little'):], 'f4')",
 }
+# The same to list all names.
+_LIST = {
+    OURS: "import blobstore; a = list(blobstore.open(p))",
+    "safetensors": "from safetensors import safe_open; a = list(safe_open(p, 'np').keys())",
+    "npz": "import numpy; a = numpy.load(p).files",
+    "lmdb": "import lmdb; t = lmdb.open(p, subdir=False, lock=False, readonly=True).begin(buffers=True); "
+    "a = [bytes(n).decode() for n in t.cursor().iternext(values=False)]",
+}
+_NUMPY_ONLY = process("python, numpy only", "-c", "import numpy")
+_FEW = ("safetensors", "npz", "lmdb")  # the others take a second to open a file of 16,000
 
 
 def many(setting: Setting) -> Iterator[Result]:
@@ -85,8 +95,8 @@ def many(setting: Setting) -> Iterator[Result]:
                 "many-first",
                 f"one tensor of {count:,}",
                 "open the file, use one tensor, in a process that has read another file before",
-                made.sides("first"),
-                aims=[Aim(_PLAIN, 20)],
+                made.sides("one"),
+                aims=[Aim(_PLAIN, 20), Aim("lmdb", 0.5)],
                 runs=15,
             ),
             setting,
@@ -96,22 +106,39 @@ def many(setting: Setting) -> Iterator[Result]:
                 "many-first-cold",
                 f"one tensor of {count:,}, cold file",
                 "the same, with the file not in the page cache",
-                made.sides("first", cold=True),
+                made.sides("one", cold=True),
                 cold=True,
             ),
             setting,
         )
-        code = "import sys; p, n = sys.argv[1:]; {}; print(int(a[0]))"
-        sides = [
-            process(name, "-c", code.format(_ONE_TENSOR[name]), path, made.wanted.first, says=str(count // 2))
-            for name, path in made.paths.items()
-        ]
+        code = "import sys; p, n = sys.argv[1:]; {}; print({})"
+        for key, title, what, programs_of, result, says in (
+            ("many-names-process", "open, list", "list all names", _LIST, "len(a)", count),
+            ("many-process", "one of", "use one tensor", _ONE_TENSOR, "int(a[0])", count // 2),
+        ):
+            sides = [
+                process(name, "-c", code.format(programs_of[name], result), path, made.wanted.first, says=str(says))
+                for name, path in made.paths.items()
+                if name in programs_of
+            ]
+            what = f"start Python, import the library, open the file, {what}, end"  # noqa: PLW2901
+            yield run(Measured(key, f"{title} {count:,}, new process", what, [*sides, _NUMPY_ONLY]), setting)
         yield run(
             Measured(
-                "many-process",
-                f"one of {count:,}, new process",
-                "start Python, import the library, open the file, use one tensor, end",
-                [*sides, process("python, numpy only", "-c", "import numpy")],
+                "many-infos",
+                f"names, types, shapes of {count:,}",
+                "open the file, list name, type and shape of every tensor",
+                made.sides("list", only=_FEW),
+                aims=[Aim(_PLAIN, 1)],
+            ),
+            setting,
+        )
+        yield run(
+            Measured(
+                "many-lookup",
+                f"look up {len(made.wanted.looked_up):,} of {count:,}",
+                "open the file, look up type and shape of some names, one by one",
+                made.sides("lookup", only=_FEW),
             ),
             setting,
         )
@@ -121,6 +148,7 @@ def many(setting: Setting) -> Iterator[Result]:
                 f"load all {count:,}",
                 "open the file, bring every tensor into memory of its own",
                 [*made.sides("read"), read],
+                aims=[Aim(_PLAIN, 1.5), Aim("lmdb", 1)],
             ),
             setting,
         )
@@ -162,10 +190,14 @@ def large(setting: Setting) -> Iterator[Result]:
             Measured(
                 "large-load",
                 f"{size} into own memory",
-                "open, bring every tensor into memory of its own",
-                [*made.sides("read"), *(made.machine(yardstick) for yardstick in ("copy", "copy-new", "sequential-1"))],
+                "open, bring every tensor into memory of its own; out=: into arrays that exist",
+                [
+                    *made.sides("read"),
+                    replace(made.side(OURS, "into"), name="blobstore, out="),
+                    *(made.machine(yardstick) for yardstick in ("copy", "copy-new", "sequential-1")),
+                ],
                 total,
-                [Aim(_PLAIN, 2), Aim("memory copy", 0.8)],
+                [Aim(_PLAIN, 2), Aim("copy to new memory", 0.8, best=True)],
             ),
             setting,
         )
@@ -213,7 +245,7 @@ def large(setting: Setting) -> Iterator[Result]:
 
 def convert(setting: Setting) -> Iterator[Result]:
     """A checkpoint, from a safetensors file into each format."""
-    source, which = _checkpoint(setting)
+    source, which = files.checkpoint(setting)
     target = os.path.join(setting.folder, "converted")
     try:
         yield run(
@@ -229,19 +261,8 @@ def convert(setting: Setting) -> Iterator[Result]:
         )
     finally:
         page_cache.remove(target)
-        if which.startswith("made"):
+        if files.is_made_up(setting, source):
             page_cache.remove(source)
-
-
-def _checkpoint(setting: Setting) -> tuple[str, str]:
-    """Return a real checkpoint if ``make bench`` has installed one, else a made-up one."""
-    path = files.real_checkpoint(setting)
-    if path is not None:
-        return path, f"MiniLM, {os.path.getsize(path) / 1e6:.0f} MB"
-    path = os.path.join(setting.folder, "checkpoint.safetensors")
-    nbytes = (1 if setting.quick else 90) << 20
-    Safetensors().write(path, files.few(nbytes, 100)())
-    return path, f"made-up values, {nbytes >> 20} MB"
 
 
 def _converting(source: str, target: str) -> Iterator[Side]:
@@ -285,25 +306,47 @@ def startup(setting: Setting) -> Iterator[Result]:
     Ours().write(small, [("model.norm.weight", np.ones(8, np.float32))])
     numpy_only = process("import numpy", "-c", "import numpy")
     python_only = process("python alone", "-c", "pass")
+    use = "import sys, blobstore; store = blobstore.open(sys.argv[1])"
     try:
-        for key, title, what, arguments in (
-            ("startup-version", "blobstore --version", "a new process", ("-m", "blobstore", "--version")),
-            ("startup-ls", "blobstore ls", "a new process, a file of one tensor", ("-m", "blobstore", "ls", small)),
+        for key, title, what, arguments, aim in (
+            ("version", "blobstore --version", "a new process", ("-m", "blobstore", "--version"), Within(0.06)),
+            ("help", "blobstore --help", "a new process", ("-m", "blobstore", "--help"), Within(0.06)),
             (
-                "startup-import",
+                "ls",
+                "blobstore ls",
+                "a new process, a file of one tensor",
+                ("-m", "blobstore", "ls", small),
+                Within(0.03, numpy_only.name),
+            ),
+            (
+                "open",
+                "import, open",
+                "a new process that imports blobstore and opens a file of one tensor",
+                ("-c", use, small),
+                Within(0.015, numpy_only.name),
+            ),
+            (
+                "import",
                 "import",
                 "a new process that imports what reads and writes (import blobstore alone imports next to nothing)",
                 ("-c", "from blobstore import Store, StoreWriter"),
+                None,
             ),
         ):
             sides = [process(OURS, *arguments), numpy_only, python_only]
-            yield run(Measured(key, title, what, sides, runs=15), setting)
+            yield run(
+                Measured(f"startup-{key}", title, what, sides, aims=[aim] if aim else [], runs=15),
+                setting,
+            )
     finally:
         page_cache.remove(small)
 
 
 GROUPS = (
     Group("many", "Many small tensors", many, charts.bars),
+    Group("walk", "Walking", programs.walk, charts.bars),
+    Group("load", "Loading many for torch and jax", programs.load, charts.bars),
+    Group("minilm", "A small real model", programs.minilm, charts.bars),
     Group("large", "Few large tensors", large, charts.bars),
     Group("convert", "Converting", convert, charts.bars),
     Group("memory", "Memory of converting", memory.measure),

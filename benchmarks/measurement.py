@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import gc
+import statistics
 import subprocess
 import sys
 import time
+from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import partial
 from typing import TYPE_CHECKING
@@ -56,10 +58,42 @@ class Side:
 
 @dataclass(frozen=True)
 class Aim:
-    """An aim: ours is at least ``factor`` times as fast as the side ``against``."""
+    """An aim: ours is at least ``factor`` times as fast as the side ``against``.
+
+    With ``best`` the fastest runs of both are compared: for limits of the machine, which other work only lengthens.
+    ``side`` is another side of ours, if not the first.
+    """
 
     against: str
     factor: float
+    best: bool = False
+    side: str = OURS
+
+    def of(self, rows: Mapping[str, Row]) -> Reached | None:
+        """Return what was reached; None if one of the sides wasn't measured."""
+        ours, other = rows.get(self.side), rows.get(self.against)
+        if ours is None or other is None:
+            return None
+        found = other.fastest / ours.fastest if self.best else ratio_of(other, ours)
+        unit = "times, fastest runs" if self.best else "times"
+        return Reached(self.side, self.against, found, self.factor, found >= self.factor, unit)
+
+
+@dataclass(frozen=True)
+class Within:
+    """An aim: ours takes at most some ``seconds``; with a side ``against``, at most so many more than that one."""
+
+    seconds: float
+    against: str = ""
+
+    def of(self, rows: Mapping[str, Row]) -> Reached | None:
+        """Return what was reached; None if the other side wasn't measured."""
+        ours = rows[OURS]
+        if self.against and self.against not in rows:
+            return None
+        found = more_than(rows[self.against], ours) if self.against else ours.median
+        unit = "seconds more" if self.against else "seconds"
+        return Reached(OURS, self.against, found, self.seconds, found <= self.seconds, unit)
 
 
 @dataclass(frozen=True)
@@ -85,7 +119,7 @@ class Measured:
     what: str
     sides: Sequence[Side]
     nbytes: int | None = None
-    aims: Sequence[Aim] = ()
+    aims: Sequence[Aim | Within] = ()
     cold: bool = False
     runs: int = 7
     trial: bool = False
@@ -96,16 +130,22 @@ class Measured:
 
 @dataclass(frozen=True)
 class Reached:
-    """An aim, and how many times as fast as the other side ours was."""
+    """What became of an aim.
 
+    Attributes:
+        side: The side of ours.
+        against: The side that it was compared with; empty for none.
+        found, aim: What was measured, and what was wanted: in ``unit``.
+        reached: Whether it was reached.
+        unit: ``times`` as fast, or ``times, fastest runs``; ``seconds``, or ``seconds more``.
+    """
+
+    side: str
     against: str
-    factor: float
-    ratio: float
-
-    @property
-    def reached(self) -> bool:
-        """Whether it was reached."""
-        return self.ratio >= self.factor
+    found: float
+    aim: float
+    reached: bool
+    unit: str
 
 
 @dataclass(frozen=True)
@@ -151,14 +191,20 @@ def run(case: Measured, setting: Setting) -> Result:
     rows = [row_of(name, measured_case, way, case.nbytes, taken) for name, taken in samples.items()]
     ours = rows[0]
     rows = [ours, *(with_ratio(row, ours) for row in rows[1:])]
-    ratios = {row.format: row.ratio for row in rows[1:]}
-    aims = [Reached(aim.against, aim.factor, ratios[aim.against] or 0.0) for aim in case.aims if aim.against in ratios]
+    by_name = {row.format: row for row in rows}
+    aims = [found for aim in case.aims if (found := aim.of(by_name))]
     return Result(case.key, case.title, case.what, case.nbytes, rows, aims, case.series, case.at, case.smaller)
 
 
 def with_ratio(row: Row, ours: Row) -> Row:
     """Return a row with its time divided by ours as ``ratio``."""
     return Row(**{**vars(row), "ratio": ratio_of(row, ours)})
+
+
+def more_than(row: Row, ours: Row) -> float:
+    """Return how many seconds more ours takes than a row: the median of the turns' differences."""
+    pairs = zip(row.samples, ours.samples, strict=False)
+    return statistics.median(own.seconds - theirs.seconds for theirs, own in pairs)
 
 
 def job(setting: Setting, name: str, task: measure.Job) -> Side:
@@ -186,14 +232,39 @@ def process(name: str, *arguments: str, says: str | None = None) -> Side:
     """
 
     def take() -> Sample:
+        before = _faults_of_children()
         start = time.perf_counter()
         done = subprocess.run([sys.executable, *arguments], check=True, stdout=subprocess.PIPE, text=True)
         seconds = time.perf_counter() - start
+        minor, major = (after - count for after, count in zip(_faults_of_children(), before, strict=True))
         if says is not None and done.stdout.strip() != says:
             raise AssertionError(f"{name} prints {done.stdout!r}, not {says!r}: nothing to compare")
-        return Sample(seconds, None, None, None, None)
+        return Sample(seconds, None, None, minor or None, major if minor else None)
 
     return Side(name, take)
 
 
-__all__ = ["OURS", "Aim", "Measured", "Reached", "Result", "Setting", "Side", "here", "job", "process", "run"]
+def _faults_of_children() -> tuple[int, int]:
+    """Return minor and major page faults of the processes that have ended; zeros where the system doesn't count."""
+    with suppress(ImportError):
+        import resource  # noqa: PLC0415 (not on Windows)
+
+        used = resource.getrusage(resource.RUSAGE_CHILDREN)
+        return used.ru_minflt, used.ru_majflt
+    return 0, 0
+
+
+__all__ = [
+    "OURS",
+    "Aim",
+    "Measured",
+    "Reached",
+    "Result",
+    "Setting",
+    "Side",
+    "Within",
+    "here",
+    "job",
+    "process",
+    "run",
+]

@@ -34,10 +34,21 @@ _FILE_NBYTES, _QUICK_FILE_NBYTES = 1 << 30, 1 << 20
 _TWO = "blobstore, 2 threads"
 _NEW = "blobstore, new memory"  # as the other libraries always do
 _WANTED = (
-    *("normal bf16", "normal f16", "normal f32", "normal sfp", "MiniLM f32", "MiniLM bf16"),
+    *(
+        "normal bf16",
+        "one scale bf16",
+        "own scales bf16",
+        "own scales, half as much bf16",
+        "normal f16",
+        "normal f32",
+        "normal sfp",
+        "MiniLM f32",
+        "MiniLM bf16",
+    ),
     *("tuned, steps 1e-5 bf16", "identical bf16"),
 )
 _AIMS = {"packed": [Aim("zipnn", 2)], "unpacked": [Aim("zipnn", 1.2)]}
+_OPENZL_AIMS = {"packed": [Aim("openzl Huffman", 1.3)], "unpacked": [Aim("openzl Huffman", 1.2)]}
 _MOST = 1e4  # ratio; an infinite limit can't be written as JSON
 
 
@@ -69,6 +80,8 @@ def _codec(title: str, type_name: str, data: Bytes, base: Bytes | None, setting:
             if name != _NEW or way == "unpacked"
         ]
         aims = _AIMS[way] if title.startswith("normal, bf16") else []
+        if title.startswith(("one scale", "own scales")) and "openzl Huffman" in ways:
+            aims = _OPENZL_AIMS[way]
         key = f"pack-{title.replace(', ', '-').replace(' ', '-')}-{way}"
         what = "bytes in memory; zstd and gzip get whole elements"
         shown_ratios = {
@@ -88,6 +101,8 @@ def _ways(type_name: str, data: Bytes, base: Bytes | None, setting: Setting) -> 
     yield _NEW, data, planes.ours(type_name, data, base, new=True)
     if base is None:
         yield "zipnn", data, planes.zipnn(type_name, data)
+        yield "openzl Huffman", data, planes.openzl(type_name, data, "Huffman")
+        yield "openzl FSE", data, planes.openzl(type_name, data, "Fse")
         yield "blosc2", part, planes.blosc2(type_name, part)
         yield "zstd -1", data, planes.zstd(data, 1)
         yield "zstd -3", data, planes.zstd(data, 3)

@@ -1,11 +1,11 @@
-"""Measure lossless compression of weights: ours, its levels, zstd and gzip on whole elements, ZipNN, Blosc2.
+"""Measure lossless compression of weights: ours, its levels, zstd and gzip on whole elements, ZipNN, OpenZL, Blosc2.
 
 python benchmarks/planes.py [--json OUT.json] [--quick] [--model MODEL.safetensors] [--elements N] [--threads]
 
 One thread on one core, all sides in turns; medians. Rates are 10⁶ bytes of weights per second, from memory to existing
-memory if the peer can do that. ZipNN and Blosc2 are left out if they are not installed. The limit is the ratio of an
-entropy code for each plane's (bf16, f16: each element's) overall frequencies. With --threads ours is also measured with
-two.
+memory if the peer can do that. ZipNN, OpenZL and Blosc2 are left out if they are not installed. The limit is the ratio
+of an entropy code for each plane's (bf16, f16: each element's) overall frequencies. With --threads ours is also
+measured with two.
 """
 
 from __future__ import annotations
@@ -53,11 +53,22 @@ def weights(count: int) -> npt.NDArray[np.float32]:
     return random.standard_normal((ROWS, count // ROWS), dtype=np.float32) * scales
 
 
+def scaled(count: int, spread: float = 0.0) -> npt.NDArray[np.float32]:
+    """Return normal values, each row with the scale 0.02 times e to the power of a normal value times ``spread``."""
+    random = np.random.default_rng(3)
+    values = random.standard_normal((ROWS, count // ROWS), dtype=np.float32)
+    return values * (0.02 * np.exp(spread * random.standard_normal((ROWS, 1)))).astype(np.float32)
+
+
 def cases(count: int, model: str | None) -> Iterator[tuple[str, str, Bytes, Bytes | None]]:
     """Yield name, element type, the bytes, and those of a base."""
     values = weights(count)
     bf16 = raw(values.astype(BF16))
     yield "normal", "bf16", bf16, None
+    yield "one scale", "bf16", raw(scaled(count).astype(BF16)), None
+    yield "own scales", "bf16", raw(scaled(count, 0.35).astype(BF16)), None
+    # Other libraries' new memory of more than 32 MiB is cleared by the kernel for each call, smaller one is reused.
+    yield "own scales, half as much", "bf16", raw(scaled(count // 2, 0.35).astype(BF16)), None
     yield "normal", "f16", raw(values.astype(np.float16)), None
     yield "normal", "f32", raw(values), None
     yield "bf16 widened", "f32", raw(values.astype(BF16).astype(np.float32)), None
@@ -138,6 +149,33 @@ def zipnn(type_name: str, data: Bytes) -> Way | None:
     return pack, lambda: packer.decompress(stored)
 
 
+def openzl(type_name: str, data: Bytes, coder: str) -> Way | None:
+    """Return OpenZL's way for bf16: sign and fraction stored, exponents coded by ``coder``, Huffman or Fse."""
+    if type_name != "bf16":
+        return None
+    try:
+        import openzl.ext as zl  # noqa: PLC0415
+    except ImportError:
+        return None
+    graph = zl.Compressor()
+    graph.set_parameter(zl.CParam.FormatVersion, zl.MAX_FORMAT_VERSION)
+    exponents = getattr(zl.graphs, coder)()
+    split = zl.nodes.BFloat16Deconstruct()
+    graph.select_starting_graph(split(graph, sign_frac=zl.graphs.Store(), exponent=exponents))
+    packer, reader = zl.CCtx(), zl.DCtx()
+    elements = data.view(np.uint16)
+
+    def pack() -> bytes:
+        packer.ref_compressor(graph)  # forgotten after each call
+        stored: bytes = packer.compress([zl.Input(zl.Type.Numeric, elements)])
+        return stored
+
+    stored = pack()
+    if reader.decompress(stored)[0].content.as_bytes() != data.tobytes():
+        raise AssertionError("OpenZL's bytes differ from the original")
+    return lambda: len(pack()), lambda: reader.decompress(stored)
+
+
 def blosc2(type_name: str, data: Bytes) -> Way | None:
     """Return Blosc2's way: bitshuffle and zstd, level 5, one thread."""
     try:
@@ -159,6 +197,8 @@ def ways(type_name: str, data: Bytes, base: Bytes | None, *, threads: bool) -> I
         yield "ours, two threads", data, ours(type_name, data, base, run=in_order)
     if base is None:
         yield "zipnn", data, zipnn(type_name, data)
+        yield "openzl Huffman", data, openzl(type_name, data, "Huffman")
+        yield "openzl FSE", data, openzl(type_name, data, "Fse")
         yield "blosc2 bitshuffle", part, blosc2(type_name, part)
         yield "zstd -1", data, zstd(data, 1)
         yield "zstd -3", data, zstd(data, 3)

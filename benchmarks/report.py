@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import statistics
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
@@ -18,13 +19,17 @@ from blobstore.cli.formatting import duration, size
 from blobstore.fileio.atomic import write_file
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Sequence
+    from collections.abc import Callable, Iterable, Iterator, Sequence
 
     from benchmarks.groups import Group
     from benchmarks.measurement import Result, Setting
+    from benchmarks.scaling import Fit
     from blobstore.bench.report import Row
 
 HERE = os.path.dirname(os.path.abspath(__file__))
+# The rows of the top README.md, all against one peer: what every user does with a file.
+_README = ("many-names", "many-first", "many-load", "large-load", "large-write")
+_README_PEER = "safetensors"
 _KEY = ("many-names", "many-process", "large-map", "large-load")  # cases of the chart in the top README.md
 _PACK_KEY = tuple(f"pack-{what}-bf16-{way}" for what in ("normal", "MiniLM") for way in ("packed", "unpacked"))
 
@@ -43,7 +48,7 @@ def to_json(measured: Sequence[tuple[Group, list[Result]]], setting: Setting, da
             {"key": group.key, "title": group.title, "cases": [_case(result) for result in group_results]}
             for group, group_results in measured
         ],
-        "slopes": [asdict(fit) for fit in scaling.fits(results)],
+        "slopes": [asdict(fit) | {"too_fast": fit.too_fast} for fit in scaling.fits(results)],
     }
 
 
@@ -54,7 +59,7 @@ def _memory() -> int | None:
 
 
 def _case(result: Result) -> dict[str, Any]:
-    aims = [asdict(aim) | {"reached": aim.reached} for aim in result.aims]
+    aims = [asdict(aim) for aim in result.aims]
     return {
         "key": result.key,
         "title": result.title,
@@ -78,9 +83,16 @@ def _side(row: Row) -> dict[str, Any]:
         "ratio": row.ratio,
         "peak_nbytes": row.peak_nbytes,
         "own_nbytes": row.own_nbytes,
+        "minor_faults": _faults(row),
         "seconds": [float(f"{sample.seconds:.4g}") for sample in row.samples],
         "cached_before": [sample.cached_before for sample in row.samples],
     }
+
+
+def _faults(row: Row) -> int | None:
+    """Return a row's page faults without reads from a disk: the median of its runs."""
+    counts = [sample.minor_faults for sample in row.samples if sample.minor_faults is not None]
+    return round(statistics.median(counts)) if counts else None
 
 
 # ------------------------------------------------------------------------------------------------------------ markdown
@@ -88,28 +100,61 @@ def _side(row: Row) -> dict[str, Any]:
 
 def aims_table(results: Iterable[Result]) -> str:
     """Return a table of the aims, and which were reached."""
-    lines = ["| | blobstore | against | | times as fast | aim | |", "|---|---:|---|---:|---:|---:|---|"]
+    lines = ["| | blobstore | against | | found | aim | |", "|---|---:|---|---:|---:|---:|---|"]
     for result in results:
+        rows = {row.format: row for row in result.rows}
         for aim in result.aims:
-            theirs = result.row(aim.against)
-            state = "reached" if aim.reached else "**not reached**"
-            time_of_other = duration(theirs.median) if theirs else "-"
-            ours = duration(result.rows[0].median)
-            cells = (result.title, ours, aim.against, time_of_other, charts.times(aim.ratio), f"{aim.factor:g}×", state)
+            found, wanted = _SAY[aim.unit]
+            fastest = aim.unit == _FASTEST
+            ours, theirs = (
+                duration(row.fastest if fastest else row.median) if (row := rows.get(name)) else "-"
+                for name in (aim.side, aim.against)
+            )
+            cells = (
+                result.title + (aim.side.removeprefix(OURS) if aim.side != OURS else "") + (", fastest" * fastest),
+                *(ours, aim.against or "-", theirs, found(aim.found), wanted(aim.aim)),
+                "reached" if aim.reached else "**not reached**",
+            )
             lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines)
 
 
-_OF_WEIGHTS = ("zipnn", "blosc2")  # compressors of weights, like packing
+_FASTEST = "times, fastest runs"
+# How what was found, and what was wanted, is told in each unit.
+_SAY: dict[str, tuple[Callable[[float], str], Callable[[float], str]]] = {
+    **dict.fromkeys(("times", _FASTEST), (charts.times, lambda factor: f"≥ {factor:g}×")),
+    "seconds": (duration, lambda seconds: f"≤ {duration(seconds)}"),
+    "seconds more": (
+        lambda more: f"{duration(abs(more))} {'more' if more >= 0 else 'less'}",
+        lambda seconds: f"≤ {duration(seconds)} more",
+    ),
+}
+
+
+def readme_table(results: Iterable[Result]) -> str:
+    """Return the rows that the top README.md has (`_README`)."""
+    by_key = {result.key: result for result in results}
+    lines = [f"| | blobstore | {_README_PEER} | times as fast |", "|---|---:|---:|---:|"]
+    for key in _README:
+        result = by_key[key]
+        ours, theirs = result.rows[0], result.row(_README_PEER)
+        if theirs is None or theirs.ratio is None:
+            raise ValueError(f"{_README_PEER} isn't in {key!r}: README.md compares with it")
+        cells = (result.title, duration(ours.median), duration(theirs.median), charts.times(theirs.ratio))
+        lines.append(f"| {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+_RIVALS = {*PEERS, "zipnn", "blosc2", "openzl Huffman", "openzl FSE"}  # formats, and compressors of weights
 
 
 def losses(results: Iterable[Result]) -> str:
-    """Return a table of the cases in which another format was faster, the worst first."""
+    """Return a table of all cases in which another format was faster, the worst first."""
     faster = sorted(
         (row.ratio, result.title, row)
         for result in results
         for row in result.rows
-        if (row.format in PEERS or row.format in _OF_WEIGHTS) and row.ratio is not None and row.ratio < 1
+        if row.format in _RIVALS and row.ratio is not None and row.ratio < 1
     )
     if not faster:
         return "In no case was another format faster."
@@ -118,11 +163,21 @@ def losses(results: Iterable[Result]) -> str:
     return "\n".join(lines)
 
 
+def faults(fits: Iterable[Fit]) -> str:
+    """Return what of ours grows faster than the size, each as a fault."""
+    found = [fit for fit in fits if fit.side == OURS and fit.too_fast]
+    lines = [
+        f"- **Fault**: {fit.quantity} of *{fit.series}* grows as size to the power of {fit.exponent:.2f}."
+        for fit in found
+    ]
+    return "\n".join(lines) or "No time and no memory of blobstore grows faster than the size."
+
+
 def details(results: Sequence[Result]) -> str:
     """Return all numbers of a group, folded."""
     lines = [
-        "| case | | median | min - max | ratio | bytes/s | peak | own | runs |",
-        "|---|---|---:|---:|---:|---:|---:|---:|---:|",
+        "| case | | median | min - max | ratio | bytes/s | peak | own | page faults | runs |",
+        "|---|---|---:|---:|---:|---:|---:|---:|---:|---:|",
     ]
     for result in results:
         for i, row in enumerate(result.rows):
@@ -132,6 +187,7 @@ def details(results: Sequence[Result]) -> str:
 
 
 def _line(title: str, row: Row) -> str:
+    minor_faults = _faults(row)
     cells = (
         title,
         row.format,
@@ -141,21 +197,29 @@ def _line(title: str, row: Row) -> str:
         f"{size(row.rate)}/s" if row.rate is not None else "",
         size(row.peak_nbytes) if row.peak_nbytes is not None else "",
         size(row.own_nbytes) if row.own_nbytes is not None else "",
+        f"{minor_faults:,}" if minor_faults is not None else "",
         str(len(row.samples)),
     )
     return f"| {' | '.join(cells)} |"
 
 
 def slopes(results: Sequence[Result]) -> str:
-    """Return a table of what a tensor or a byte costs."""
-    of_bytes = any(fit.nbytes for fit in results)
-    unit, times = ("GB", 1e9) if of_bytes else ("tensor", 1.0)
-    lines = [f"| case | | to begin | each {unit} | grows as size to the power of |", "|---|---|---:|---:|---|"]
-    for fit in scaling.fits(results):
-        power = f"{fit.exponent:.2f}" + (": independent of it" if fit.flat else "")
-        each = duration(fit.slope * times) if fit.slope > 0 and not fit.flat else "-"
-        lines.append(f"| {fit.series} | {fit.side} | {duration(max(fit.start, 0.0))} | {each} | {power} |")
-    return "\n".join(lines)
+    """Return what of ours grows too fast, and tables of the time and memory that a tensor or a byte costs."""
+    of_bytes = any(result.nbytes for result in results)
+    per, times = ("GB", 1e9) if of_bytes else ("tensor", 1.0)
+    fits = scaling.fits(results)
+    parts = [faults(fits)]
+    for quantity, say in (("time", duration), ("memory", size)):
+        lines = [f"| {quantity} | | to begin | each {per} | grows as size to the power of |", "|---|---|---:|---:|---|"]
+        for fit in fits:
+            if fit.quantity == quantity:
+                power = f"{fit.exponent:.2f}" + (
+                    ": independent of it" if fit.flat else ": **faster**" if fit.too_fast else ""
+                )
+                each = say(fit.slope * times) if fit.slope > 0 and not fit.flat else "-"
+                lines.append(f"| {fit.series} | {fit.side} | {say(max(fit.start, 0.0))} | {each} | {power} |")
+        parts.append("\n".join(lines))
+    return "\n\n".join(parts)
 
 
 def sections(measured: Sequence[tuple[Group, list[Result]]], facts: dict[str, Any]) -> str:
@@ -167,7 +231,7 @@ def sections(measured: Sequence[tuple[Group, list[Result]]], facts: dict[str, An
             "### Aims",
             aims_table(results),
             "### Where others are faster",
-            losses(result for result in results if not result.series),
+            losses(results),
             *(text for group, group_results in measured if group_results for text in _section(group, group_results)),
         ]
     )
@@ -214,7 +278,7 @@ def publish(measured: Sequence[tuple[Group, list[Result]]], facts: dict[str, Any
     draw(measured, os.path.join(HERE, "charts"))
     results = [result for _, group_results in measured for result in group_results]
     replace_between_markers(os.path.join(HERE, "README.md"), sections(measured, facts))
-    replace_between_markers(os.path.join(HERE, "..", "README.md"), aims_table(results))
+    replace_between_markers(os.path.join(HERE, "..", "README.md"), readme_table(results))
 
 
 def write_json(path: str, facts: dict[str, Any]) -> None:

@@ -351,6 +351,7 @@ def create(
     version: int = 2,
     index: IndexPlace = "embedded",
     digests: bool = True,
+    durable: bool = True,
     metadata: Mapping[str, str] | None = None,
 ) -> StoreWriter:
     """Begin a .sbs file that tensors are added to by name; a context manager.
@@ -363,7 +364,10 @@ def create(
         version: Of the container: 2, or 1 for runtimes from before 2025-07-31.
         index: Where the name index goes: ``embedded``, the last blob; ``external``, the file ``path.idx``; ``none``,
             nowhere, if every name is its own key.
-        digests: Store the SHA-256 of each blob in the index.
+        digests: Store the SHA-256 of each blob in the index, for `verify`.
+        durable: Wait at the end until a file at a path is on the disk. Without it the end comes sooner, and the file
+            still appears at once and complete, also if the process is killed; but a crash of the machine within the
+            next half minute or so may leave the old file, or an incomplete new one.
         metadata: Text → text; more can be set as ``store.metadata[key]``.
 
     Raises:
@@ -381,4 +385,4 @@ def create(
     from blobstore.store.writer import StoreWriter  # noqa: PLC0415 (as above)
 
     refuse_own(metadata or ())
-    return StoreWriter(target, version=version, index=index, digests=digests, metadata=metadata)
+    return StoreWriter(target, version=version, index=index, digests=digests, durable=durable, metadata=metadata)

@@ -130,7 +130,14 @@ def load(data: Buffer) -> dict[str, jax.Array]:
     return load_file(files.contents(data))
 
 
-def save_file(tensors: Mapping[str, jax.Array], path: Writable, metadata: Mapping[str, str] | None = None) -> None:
+def save_file(
+    tensors: Mapping[str, jax.Array],
+    path: Writable,
+    metadata: Mapping[str, str] | None = None,
+    *,
+    digests: bool = True,
+    durable: bool = True,
+) -> None:
     """Write arrays to a file, as ``safetensors.flax.save_file`` does.
 
     Arrays on the CPU are not copied; of those on other devices jax keeps a copy as long as they live. Two names for one
@@ -140,6 +147,8 @@ def save_file(tensors: Mapping[str, jax.Array], path: Writable, metadata: Mappin
         tensors: Name → array.
         path: Replaced only by a complete file; or a binary stream, as for `blobstore.create`.
         metadata: Text → text.
+        digests: As for `blobstore.create`.
+        durable: As for `blobstore.create`.
 
     Raises:
         UsageError: As `blobstore.save_file`.
@@ -149,15 +158,16 @@ def save_file(tensors: Mapping[str, jax.Array], path: Writable, metadata: Mappin
         >>> blobstore.jax.open("w.sbs").metadata
         {'license': 'apache-2.0'}
     """
-    files.save_file(tensors, path, metadata)
+    files.save_file(tensors, path, metadata, digests=digests, durable=durable)
 
 
-def save(tensors: Mapping[str, jax.Array], metadata: Mapping[str, str] | None = None) -> bytes:
+def save(tensors: Mapping[str, jax.Array], metadata: Mapping[str, str] | None = None, *, digests: bool = True) -> bytes:
     """Return the bytes of the file that `save_file` writes, as ``safetensors.flax.save`` does.
 
     Args:
         tensors: Name → array.
         metadata: Text → text.
+        digests: As for `blobstore.create`.
 
     Raises:
         UsageError: As `save_file`.
@@ -166,4 +176,4 @@ def save(tensors: Mapping[str, jax.Array], metadata: Mapping[str, str] | None = 
         >>> blobstore.jax.save({"w": jax.numpy.ones(2)})[:3]
         b'SBS'
     """
-    return files.save(tensors, metadata)
+    return files.save(tensors, metadata, digests=digests)

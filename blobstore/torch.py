@@ -210,7 +210,14 @@ def load(data: Buffer, device: Device = "cpu") -> dict[str, torch.Tensor]:
     return load_file(contents(data), device)
 
 
-def save_file(tensors: Mapping[str, torch.Tensor], path: Writable, metadata: Mapping[str, str] | None = None) -> None:
+def save_file(
+    tensors: Mapping[str, torch.Tensor],
+    path: Writable,
+    metadata: Mapping[str, str] | None = None,
+    *,
+    digests: bool = True,
+    durable: bool = True,
+) -> None:
     """Write tensors to a file, as ``safetensors.torch.save_file`` does.
 
     Two names for one tensor (the same memory, shape, strides and dtype) are stored once, as an alias. Tensors may have
@@ -221,6 +228,8 @@ def save_file(tensors: Mapping[str, torch.Tensor], path: Writable, metadata: Map
         tensors: Name → tensor.
         path: Replaced only by a complete file; or a binary stream, as for `blobstore.create`.
         metadata: Text → text.
+        digests: As for `blobstore.create`.
+        durable: As for `blobstore.create`.
 
     Raises:
         UsageError: ``not-a-mapping``; ``not-a-tensor``; ``unsupported-tensor`` for a tensor that is sparse, quantised,
@@ -233,15 +242,18 @@ def save_file(tensors: Mapping[str, torch.Tensor], path: Writable, metadata: Map
         >>> tensors["embed"] is tensors["head"]
         True
     """
-    save_each(_pairs(tensors), path, metadata, place=_place, values=_values)
+    save_each(_pairs(tensors), path, metadata, place=_place, values=_values, digests=digests, durable=durable)
 
 
-def save(tensors: Mapping[str, torch.Tensor], metadata: Mapping[str, str] | None = None) -> bytes:
+def save(
+    tensors: Mapping[str, torch.Tensor], metadata: Mapping[str, str] | None = None, *, digests: bool = True
+) -> bytes:
     """Return the bytes of the file that `save_file` writes, as ``safetensors.torch.save`` does.
 
     Args:
         tensors: Name → tensor.
         metadata: Text → text.
+        digests: As for `blobstore.create`.
 
     Raises:
         UsageError: As `save_file`.
@@ -250,10 +262,17 @@ def save(tensors: Mapping[str, torch.Tensor], metadata: Mapping[str, str] | None
         >>> blobstore.torch.save({"w": torch.ones(2)})[:3]
         b'SBS'
     """
-    return bytes_of_each(_pairs(tensors), metadata, place=_place, values=_values)
+    return bytes_of_each(_pairs(tensors), metadata, place=_place, values=_values, digests=digests)
 
 
-def save_model(model: torch.nn.Module, path: Writable, metadata: Mapping[str, str] | None = None) -> None:
+def save_model(
+    model: torch.nn.Module,
+    path: Writable,
+    metadata: Mapping[str, str] | None = None,
+    *,
+    digests: bool = True,
+    durable: bool = True,
+) -> None:
     """Write the state of a model, as ``safetensors.torch.save_model`` does.
 
     All names of tied weights are in the file, their values once. It is ``save_file(model.state_dict(), path)``.
@@ -262,6 +281,8 @@ def save_model(model: torch.nn.Module, path: Writable, metadata: Mapping[str, st
         model: Its ``state_dict()`` is written.
         path: As `save_file`.
         metadata: Text → text.
+        digests: As for `blobstore.create`.
+        durable: As for `blobstore.create`.
 
     Raises:
         UsageError: As `save_file`.
@@ -272,7 +293,7 @@ def save_model(model: torch.nn.Module, path: Writable, metadata: Mapping[str, st
         >>> blobstore.torch.load_model(torch.nn.Linear(4, 2), "linear.sbs")
         ([], [])
     """
-    save_file(model.state_dict(), path, metadata)
+    save_file(model.state_dict(), path, metadata, digests=digests, durable=durable)
 
 
 def load_model(

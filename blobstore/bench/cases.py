@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import inspect
 import mmap
 import random
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -120,6 +122,10 @@ class Format(ABC):
     def view(self, opened: Any, name: str) -> Array:  # noqa: ANN401 (as above)
         """Return a tensor as cheaply as the library can."""
 
+    def item(self, opened: Any, name: str) -> Array:  # noqa: ANN401 (as above)
+        """Return a tensor as a program asks for it: ``store[name]``."""
+        return self.view(opened, name)
+
     def load(self, opened: Any, name: str) -> Array:  # noqa: ANN401 (as above)
         """Return a tensor in private memory."""
         view = self.view(opened, name)
@@ -139,6 +145,18 @@ class Ours(Format):
 
     name = "blobstore"
     access: Access = "mmap"
+
+    def __init__(self, **options: bool) -> None:
+        """Take options of `blobstore.save_file` for `save`."""
+        self.options: dict[str, Any] = options
+
+    def unsynced(self) -> Ours:
+        """Return the format that doesn't wait for the disk when it saves; `can_save_with` says whether it can."""
+        return type(self)(**self.options, durable=False)
+
+    def save(self, path: str, tensors: Mapping[str, Array]) -> None:
+        """Write tensors from memory."""
+        blobstore.save_file(tensors, path, **self.options)
 
     def write(self, path: str, tensors: Iterable[tuple[str, Array]]) -> None:
         """Write a file."""
@@ -164,6 +182,10 @@ class Ours(Format):
         """Return a tensor without copying it."""
         return stored(opened, opened.info(name))
 
+    def item(self, opened: Store, name: str) -> Array:
+        """Return a tensor as a program asks for it; encoded ones are decoded, unlike by `view`."""
+        return opened[name]
+
     def load_all(self, opened: Store, wanted: Wanted) -> object:
         """Return all tensors in private memory: by `Store.load_all` if it returns exactly these, not decoded."""
         return opened.load_all() if wanted.whole else super().load_all(opened, wanted)
@@ -176,6 +198,17 @@ class OursByReads(Ours):
     cases: tuple[str, ...] = ("read",)
     access: Access = "read"
     mapped = False
+
+
+class OursUndigested(Ours):
+    """The same without the SHA-256 of each tensor, which no other format has. It only saves."""
+
+    name = "blobstore, no digests"
+    cases: tuple[str, ...] = ()
+
+    def __init__(self, **options: bool) -> None:
+        """Take further options."""
+        super().__init__(**{"digests": False, **options})
 
 
 def _entry(info: TensorInfo) -> Entry:
@@ -205,12 +238,13 @@ def work(file_format: Format, case: str, path: str, wanted: Wanted) -> Callable[
     Args:
         file_format: The format.
         case: Key of one of `CASES`; or one that only the project's own benchmarks measure: ``names`` (all names,
-            without types), ``views`` (an array of every tensor, not touched), ``write``.
-        path: The format's file; for ``write`` an .sbs file of plain tensors, all of which are written to `written`.
+            without types), ``views`` (an array of every tensor, not touched), ``one`` (as "first tensor", but as a
+            program asks for it), ``walk`` (every tensor by name, one after the other, none kept), or of `PREPARED`.
+        path: The format's file; for `PREPARED` see there.
         wanted: The tensors.
     """
-    if case == "write":
-        return _writing(file_format, path)
+    if case in PREPARED:
+        return PREPARED[case](file_format, path, wanted)
 
     def run() -> object:
         opened = file_format.open(path, wanted.by) if isinstance(file_format, Ours) else file_format.open(path)
@@ -225,8 +259,15 @@ def work(file_format: Format, case: str, path: str, wanted: Wanted) -> Callable[
         "read": lambda opened: file_format.load_all(opened, wanted),
         "names": file_format.names,
         "views": lambda opened: [file_format.view(opened, name) for name in wanted.names],
+        "one": lambda opened: touch(file_format.item(opened, wanted.first)),
+        "walk": lambda opened: _walk(file_format, opened, file_format.names(opened)),
     }
     return run
+
+
+def _walk(file_format: Format, opened: Any, names: Iterable[str]) -> None:  # noqa: ANN401 (each library's own)
+    for name in names:
+        file_format.item(opened, name)
 
 
 def written(path: str) -> str:
@@ -234,17 +275,70 @@ def written(path: str) -> str:
     return f"{path}.written"
 
 
-def _writing(file_format: Format, path: str) -> Callable[[], object]:
-    """Load all tensors; return a function that writes them and waits for the disk."""
+def can_save_with(option: str) -> bool:
+    """Whether `blobstore.save_file` has an option: ``durable``, ``digests``."""
+    return option in inspect.signature(blobstore.save_file).parameters
+
+
+def _saving(file_format: Format, path: str, _: Wanted, way: str) -> Callable[[], object]:
+    """Load all tensors; return a function that saves them.
+
+    Args:
+        file_format: The format.
+        path: An .sbs file of plain tensors, all of which are written to `written`.
+        way: ``synced`` waits for the disk, ``unsynced`` doesn't, ``default`` is what the library does by itself.
+    """
     tensors, path_written = blobstore.load_file(path), written(path)
     page_cache.remove(path_written)
+    if way == "unsynced" and isinstance(file_format, Ours):
+        file_format = file_format.unsynced()
 
     def run() -> object:
         file_format.save(path_written, tensors)
-        page_cache.prepare(path_written)
+        if way == "synced":
+            page_cache.prepare(path_written)
         return tensors
 
     return run
+
+
+def _again(file_format: Format, path: str, _: Wanted) -> Callable[[], object]:
+    """Walk a file; return a function that walks it a second time."""
+    opened = file_format.open(path)
+    names = file_format.names(opened)
+    _walk(file_format, opened, names)
+    return lambda: _walk(file_format, opened, names)
+
+
+def _into(_: Format, path: str, wanted: Wanted) -> Callable[[], object]:
+    """Make an array of every tensor; return a function that opens an .sbs file and reads into them."""
+    with blobstore.open(path) as store:
+        arrays = {name: np.ones_like(store[name]) for name in wanted.names}  # ones: zeros have no memory yet
+
+    def run() -> object:
+        opened = blobstore.open(path)
+        for name, array in arrays.items():
+            opened.load(name, out=array)
+        return opened, arrays
+
+    return run
+
+
+def _convert(_: Format, path: str, __: Wanted) -> Callable[[], object]:
+    """Return a function that converts a safetensors file by name, to `written`."""
+    page_cache.remove(written(path))
+    return lambda: blobstore.convert(path, written(path), as_="names", files=False)
+
+
+# Cases that have something to prepare, which isn't timed.
+PREPARED: dict[str, Callable[[Format, str, Wanted], Callable[[], object]]] = {
+    "write": partial(_saving, way="synced"),
+    "write-unsynced": partial(_saving, way="unsynced"),
+    "write-default": partial(_saving, way="default"),
+    "again": _again,
+    "into": _into,
+    "convert": _convert,
+}
 
 
 def open_by_blobs(path: str) -> Store:
@@ -286,5 +380,9 @@ def wanted_of(infos: Sequence[TensorInfo], store: Store) -> Wanted:
     whole = len(infos) >= len(places) and not any(_is_encoded(info) for info in all_infos)
     names = [info.name for info in infos]
     middle = sorted(infos, key=lambda info: (info.nbytes, info.offset))[len(infos) // 2]
-    some = random.Random(0).sample(names, min(len(names), _LOOKED_UP))  # noqa: S311 (not a secret)
-    return Wanted(names, some, middle.name, sum(info.nbytes for info in infos), whole, store.by)
+    return Wanted(names, some_of(names), middle.name, sum(info.nbytes for info in infos), whole, store.by)
+
+
+def some_of(names: Sequence[str]) -> list[str]:
+    """Return names to look up, in no order; the same in every run."""
+    return random.Random(0).sample(names, min(len(names), _LOOKED_UP))  # noqa: S311 (not a secret)

@@ -17,8 +17,8 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import blobstore
-from blobstore.bench import cases, cpp, page_cache, yardsticks
-from blobstore.bench.cases import Ours, OursByReads, Wanted
+from blobstore.bench import cases, cpp, frameworks, page_cache, yardsticks
+from blobstore.bench.cases import Ours, OursByReads, OursUndigested, Wanted
 from blobstore.bench.peers import PEERS
 from blobstore.errors import BlobStoreError
 
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from blobstore.bench.cases import Format
 
 TRIAL = Wanted(["a"], ["a"], "a", 4096)  # of the file of one tensor
-FORMATS: dict[str, Format] = {form.name: form for form in (Ours(), OursByReads(), *PEERS.values())}
+FORMATS: dict[str, Format] = {form.name: form for form in (Ours(), OursByReads(), OursUndigested(), *PEERS.values())}
 _STATUS, _CLEAR_REFS = "/proc/self/status", "/proc/self/clear_refs"
 
 
@@ -37,7 +37,7 @@ class Job:
     """A measurement for a process to take.
 
     Attributes:
-        format: Name of a format, of the machine, or of the C++ reader.
+        format: Name of a format, of the machine, of the C++ reader, or of a loader of `frameworks` (for any case).
         case: Key.
         path: The file.
         trial: Another file, of one tensor; for the C++ reader the program.
@@ -126,6 +126,8 @@ def measure(job: Job) -> Sample:
 def _work(job: Job, path: str, wanted: Wanted) -> Callable[[], object]:
     if job.format == yardsticks.NAME:
         return yardsticks.work(job.case, path, wanted.nbytes)
+    if job.format in frameworks.LOADERS:
+        return frameworks.work(job.format, path)
     return cases.work(FORMATS[job.format], job.case, path, wanted)
 
 

@@ -6,12 +6,10 @@ import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from blobstore.checking.checkpoint import check_checkpoint
 from blobstore.checking.findings import asked_for, by_severity, is_right, runs_in, runtimes_line
 from blobstore.checking.runtime import check_file
 from blobstore.checkpoint.formats import format_of
 from blobstore.converting.choices import WEIGHTS, Choices
-from blobstore.converting.choose import needless_flags
 from blobstore.errors import UsageError, without_secrets
 from blobstore.fileio.paths import optional_path, path_text, path_texts
 from blobstore.fileio.places import exists
@@ -103,6 +101,9 @@ def check(
     options = {"--weights": weights, "--tokenizer": tokenizer, "--adapter": given or None}
     needless = [flag for flag, value in options.items() if value is not None]
     if format_of(name) != "sbs":
+        from blobstore.checking.checkpoint import check_checkpoint  # noqa: PLC0415 (50 ms, and files need no conversion)
+        from blobstore.converting.choose import needless_flags  # noqa: PLC0415 (as above)
+
         choices = Choices(weights or "sfp", runtime=date or None)
         findings, read = check_checkpoint(
             name, _KINDS[runtime], choices, tokenizer=optional_path(tokenizer), adapters=given, progress=progress

@@ -4,9 +4,6 @@ from __future__ import annotations
 
 from typing import Literal
 
-from blobstore.checkpoint.file_names import is_pickled
-from blobstore.checkpoint.folders import hub_name
-from blobstore.checkpoint.gguf.finding import is_gguf, models_in
 from blobstore.container.foreign import HEAD_NBYTES, may_be_pytorch
 from blobstore.container.layout import MAGIC_BYTES
 from blobstore.fileio.places import is_file, is_folder
@@ -22,11 +19,14 @@ def format_of(path: str) -> Format:
 
     A model's name on a hub, which no file has, is a checkpoint.
     """
-    lower = path.lower()
-    if is_folder(path):
-        return "gguf" if models_in(path) else "safetensors"
-    if lower.endswith(".sbs"):
+    lower, folder = path.lower(), is_folder(path)
+    if lower.endswith(".sbs") and not folder:
         return "sbs"
+    from blobstore.checkpoint.folders import hub_name  # noqa: PLC0415 (2 ms, and most files are named .sbs)
+    from blobstore.checkpoint.gguf.finding import is_gguf, models_in  # noqa: PLC0415 (as above)
+
+    if folder:
+        return "gguf" if models_in(path) else "safetensors"
     if lower.endswith(".json") or hub_name(path):
         return "safetensors"
     return "gguf" if is_gguf(path) else _by_its_bytes(path)
@@ -38,6 +38,8 @@ def is_sbs(path: str) -> bool:
 
 
 def _by_its_bytes(path: str) -> Format:
+    from blobstore.checkpoint.file_names import is_pickled  # noqa: PLC0415 (as above)
+
     begins = bytes(read_beginning(path, HEAD_NBYTES)) if is_file(path) else b""
     if begins.startswith(MAGIC_BYTES):
         return "sbs"

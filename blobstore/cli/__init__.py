@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import signal
 import sys
 from importlib import import_module
 from typing import TYPE_CHECKING
@@ -39,7 +38,6 @@ COMMANDS = (
     "completion",
 )
 OK, FAULT, USAGE = 0, 1, 2
-_CUT_OFF = 128 + getattr(signal, "SIGPIPE", 13)  # the status of cat and others that don't catch the signal
 _USAGE_ERRORS = (
     UsageError,
     KeyNotFoundError,
@@ -112,8 +110,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         Quiet.on = getattr(options, "quiet", False)
         status: int = options.run(options)
         sys.stdout.flush()
-    except BrokenPipeError:
-        status = _CUT_OFF  # the reader has closed the pipe: blobstore ls … | head
+    except BrokenPipeError as error:
+        status = _status_of(error)  # the reader has closed the pipe: blobstore ls … | head
     except WrongWordsError as error:
         print_error(error, in_json=in_json)
         error.exit()
@@ -127,8 +125,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _status_of(error: BaseException) -> int:
+    import signal  # noqa: PLC0415 (only for errors)
+
     if isinstance(error, KeyboardInterrupt):
         return 128 + signal.SIGINT
+    if isinstance(error, BrokenPipeError):  # as cat and others that don't catch the signal
+        return 128 + getattr(signal, "SIGPIPE", 13)
     return USAGE if isinstance(error, _USAGE_ERRORS) else FAULT
 
 

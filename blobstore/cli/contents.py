@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import os
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
@@ -24,8 +23,7 @@ if TYPE_CHECKING:
 _CHUNK = 1 << 20  # elements
 
 
-@dataclass(frozen=True)
-class Entry:
+class Entry(NamedTuple):
     """One tensor.
 
     Attributes:
@@ -51,8 +49,7 @@ class Entry:
     file: str
 
 
-@dataclass(frozen=True)
-class Contents:
+class Contents(NamedTuple):
     """An open file, or a checkpoint of several.
 
     Attributes:

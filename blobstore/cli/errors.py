@@ -6,8 +6,7 @@ import argparse
 import re
 import sys
 from contextlib import suppress
-from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING, NoReturn
+from typing import TYPE_CHECKING, NamedTuple, NoReturn
 
 from blobstore.cli.formatting import shown
 from blobstore.cli.output import print_json
@@ -41,8 +40,7 @@ class Words(argparse.ArgumentParser):
         raise WrongWordsError(self, message)
 
 
-@dataclass(frozen=True)
-class Described:
+class Described(NamedTuple):
     """An error in words.
 
     Attributes:
@@ -97,7 +95,7 @@ def print_error(error: BaseException, *, in_json: bool) -> None:
     """Print an error: as JSON on standard output if a command was to print JSON, and for people on standard error."""
     described = describe(error)
     if in_json:
-        fields = asdict(described)
+        fields = described._asdict()
         with suppress(OSError):  # standard output may be what is full or closed
             print_json({"error": {name: fields[name] for name in ("reason", "message", "path", "offset")}})
     if not isinstance(error, WrongWordsError):  # argparse prints it, with the usage

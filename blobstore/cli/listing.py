@@ -60,7 +60,7 @@ def list_names(options: argparse.Namespace) -> int:
     if options.json:
         print_json(
             [
-                asdict(entry) | ({"stats": stats and asdict(stats)} if measured else {})
+                entry._asdict() | ({"stats": stats and asdict(stats)} if measured else {})
                 for entry, stats in zip(entries, measured or [None] * len(entries), strict=True)
             ]
         )

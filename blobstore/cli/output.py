@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
-import json
 import math
 import os
 import stat
@@ -156,6 +155,8 @@ def print_json(value: Any) -> None:  # noqa: ANN401 (JSON is anything)
 
     Text that isn't valid UTF-8 is escaped; numbers that JSON doesn't have, such as infinities, become text.
     """
+    import json  # noqa: PLC0415 (1 ms, and most commands print none)
+
     sys.stdout.write(f"{json.dumps(_plain(value), indent=1, allow_nan=False)}\n")
 
 

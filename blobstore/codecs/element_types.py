@@ -120,6 +120,9 @@ def by_number(number: int) -> ElementType:
     return BY_NUMBER.get(number) or ElementType(number, f"type-{number}", 0)
 
 
+_NUMPYS_OWN = {entry.dtype: entry for name, entry in _BY_NUMPY.items() if not name.startswith(_OF_ML_DTYPES)}
+
+
 @cache
 def _by_dtype() -> dict[np.dtype[np.generic] | None, ElementType]:
     return {entry.dtype: entry for entry in _BY_NUMPY.values()}
@@ -144,7 +147,8 @@ def type_of(dtype: np.dtype[np.generic]) -> ElementType:
         UsageError: ``unsupported-dtype``.
     """
     try:
-        return _by_dtype()[dtype.newbyteorder("<")]
+        stored = dtype.newbyteorder("<")
+        return _NUMPYS_OWN.get(stored) or _by_dtype()[stored]
     except (KeyError, TypeError):
         raise _unsupported(dtype) from None
 

@@ -18,13 +18,16 @@ from blobstore.compression.planes import Splitter
 from blobstore.compression.workspace import aligned, keep_memory
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Sequence
 
     from blobstore.compression.planes import Layout
     from blobstore.fileio.types import Bytes
 
 
 FASTEST, DENSEST = 0, 22
+# Bits, for each level with pairs: rows of a matrix may differ in scale, and codes for fewer of them fit better.
+_PAIRS_WINDOWS = {FASTEST: (16,), FASTEST + 1: (13, 16)}
+_DESCRIPTOR_AT, _SINGLE_SEGMENT = 4, 0x20  # in a frame's header; the descriptor is followed by the window, if stated
 _MAX_IDLE = 8  # workspaces that are kept, each of a MB or more
 
 
@@ -47,7 +50,13 @@ class Workspace:
 
     def compressor(self, level: int, count: int) -> zstandard.ZstdCompressor:
         """Return a compressor for planes of up to ``count`` bytes."""
-        window = max(17, (count - 1).bit_length())
+        return self._compressor(level, max(17, (count - 1).bit_length()))
+
+    def pairs_compressors(self, level: int) -> list[zstandard.ZstdCompressor]:
+        """Return compressors for pairs, of which the best is used; none for levels without pairs."""
+        return [self._compressor(FASTEST, window) for window in _PAIRS_WINDOWS.get(level, ())]
+
+    def _compressor(self, level: int, window: int) -> zstandard.ZstdCompressor:
         if (level, window) not in self._compressors:
             parameters = _parameters(level, window)
             self._compressors[level, window] = zstandard.ZstdCompressor(compression_params=parameters)
@@ -78,16 +87,19 @@ def borrowed_workspace() -> Iterator[Workspace]:
 class PlaneWriter:
     """Compresses the planes at one place of several chunks, all with the first one's base."""
 
-    def __init__(self, zstd: zstandard.ZstdCompressor, marks: bytearray, *, is_paired: bool) -> None:
+    def __init__(
+        self, zstd: zstandard.ZstdCompressor, zstd_pairs: Sequence[zstandard.ZstdCompressor], marks: bytearray
+    ) -> None:
         """Begin without a base.
 
         Args:
             zstd: Compresses the planes.
+            zstd_pairs: Compress planes whose bytes lie close together, as pairs: all of them the first such plane, the
+                best the others. Without any no plane is paired.
             marks: Buffer with at least as many bytes as a plane has.
-            is_paired: Whether planes whose bytes lie close together are stored as pairs.
         """
-        self._zstd, self._marks = zstd, marks
-        self._seeks_base = is_paired
+        self._zstd, self._zstd_pairs, self._marks = zstd, zstd_pairs, marks
+        self._seeks_base = bool(zstd_pairs)
         self._base: int | None = None
 
     def frame(self, plane: Bytes) -> bytes:
@@ -95,7 +107,27 @@ class PlaneWriter:
         if self._seeks_base:
             self._base, self._seeks_base = find_base(plane), False
         pairs = None if self._base is None else pair(plane, self._base, self._marks)
-        return self._zstd.compress((plane if pairs is None else pairs).data)
+        return self._zstd.compress(plane.data) if pairs is None else self._of_pairs(pairs)
+
+    def _of_pairs(self, pairs: Bytes) -> bytes:
+        frames = [zstd.compress(pairs.data) for zstd in self._zstd_pairs]
+        if len(frames) > 1:
+            best = min(range(len(frames)), key=lambda which: len(frames[which]))
+            self._zstd_pairs, frames = self._zstd_pairs[best : best + 1], frames[best : best + 1]
+        return _single_segment(frames[0])
+
+
+def _single_segment(frame: bytes) -> bytes:
+    """Return a frame with the header of a single segment, whose window is its content.
+
+    zstd's library makes blocks no larger than the window, and for a smaller window than the content it states both.
+    """
+    descriptor = frame[_DESCRIPTOR_AT]
+    if descriptor & _SINGLE_SEGMENT:
+        return frame
+    return b"".join(
+        (frame[:_DESCRIPTOR_AT], bytes((descriptor | _SINGLE_SEGMENT,)), memoryview(frame)[_DESCRIPTOR_AT + 2 :])
+    )
 
 
 def _parameters(level: int, window: int) -> zstandard.ZstdCompressionParameters:

@@ -1,9 +1,9 @@
 """Two bytes in one, for planes whose bytes lie close together, as exponents do.
 
 Each byte becomes four bits, its distance from a base. Bytes that are further away, the escapes, follow: with their
-places when they are few, which is fastest to read, otherwise in the order of the marks that stand for them. Half as
-many symbols have to be coded, which is twice as fast, and a little denser, since codes of whole bits lose less on
-larger symbols.
+places when they are few, or fewer than marks would be, which is fastest to read; otherwise in the order of the marks
+that stand for them. Half as many symbols have to be coded, which is twice as fast, and a little denser, since codes of
+whole bits lose less on larger symbols.
 
 Spec: spec/packed.md, Pairs.
 """
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
     Places = npt.NDArray[np.signedinteger[Any]]
 
-_U8, _GAP = np.dtype("u1"), np.dtype("<u2")
+_U8, _GAP, _WORD = np.dtype("u1"), np.dtype("<u2"), np.dtype("u8")
 _BITS, _ABOVE = np.uint8(15), np.uint8(16)
 _WINDOW = 16  # values that need no escape
 _PLACED, _MARKED = 0, 1
@@ -30,11 +30,14 @@ _MARK = np.uint8(15)
 _ENDS = 2  # bytes of base and kind
 _MOST_GAP = (1 << 16) - 1
 _GLANCE = 64  # bytes of a plane that show quickly that it has too many values
-_SAMPLE = 1024  # bytes of a plane that show where its values lie
+_SAMPLE = 4096  # bytes of a plane that show where its values lie
 # One byte in so many may escape. With more escapes pairs are larger than plain bytes, unless more than half of the
 # bytes have one value: a code takes at least a bit per symbol, and pairs spend it on two bytes.
 _PER_ESCAPE, _PER_ESCAPE_OF_MOST_ALIKE = 256, 32
-_FEW = 64
+# The base is raised while no more than one byte in so many needs an escape: rare values cost less as marked escapes
+# than as pairs, each of which takes a code of at most 11 bits, and so from the codes of the others.
+_PER_RARE = 512
+_FEW, _FEWEST = 64, 16  # bytes beyond the marks that are placed rather than marked, and that are sought without numpy
 
 
 def paired_nbytes(count: int) -> range:
@@ -48,14 +51,22 @@ def find_base(plane: Bytes) -> int | None:
         return None
     sample = plane[:: len(plane) // _SAMPLE | 1]  # an odd step doesn't always meet the same columns of a matrix
     counts = np.bincount(sample, minlength=256)
-    sums = counts.cumsum()
-    inside = sums[_WINDOW - 1 :].copy()
-    inside[1:] -= sums[:-_WINDOW]
+    inside = _inside(counts, _WINDOW)
     base, largest = int(inside.argmax()), counts.max()
     per_escape = _PER_ESCAPE_OF_MOST_ALIKE if 2 * largest > len(sample) else _PER_ESCAPE
     if largest == len(sample) or len(sample) - inside[base] > len(sample) // per_escape:
         return None
-    return base
+    marked_inside = _inside(counts, int(_MARK))[: len(inside)]
+    higher = np.flatnonzero(marked_inside >= len(sample) - len(sample) // _PER_RARE)
+    return int(higher[-1]) if len(higher) else base
+
+
+def _inside(counts: npt.NDArray[np.intp], window: int) -> npt.NDArray[np.intp]:
+    """Return how many bytes are within ``window`` values of each base."""
+    sums = counts.cumsum()
+    inside: npt.NDArray[np.intp] = sums[window - 1 :].copy()
+    inside[1:] -= sums[:-window]
+    return inside
 
 
 def pair(plane: Bytes, base: int, marks: bytearray) -> Bytes | None:
@@ -71,11 +82,16 @@ def pair(plane: Bytes, base: int, marks: bytearray) -> Bytes | None:
     """
     count, half = len(plane), (len(plane) + 1) // 2
     np.subtract(plane, base, out=plane)
-    kind, gaps = _PLACED, b""
-    places = _reaching(_ABOVE, plane, marks)
-    if len(places) > count // _PER_ESCAPE:
-        kind, places = _MARKED, _reaching(_MARK, plane, marks)
+    kind, gaps = _MARKED, b""
+    places = _reaching(_MARK, plane, marks)
+    if len(places) <= count // _PER_ESCAPE:
+        if len(places) <= _FEW:
+            kind, places = _PLACED, places[plane[places] >= _ABOVE]
     else:
+        further = _reaching(_ABOVE, plane, marks)
+        if len(further) <= count // _PER_ESCAPE:
+            kind, places = _PLACED, further
+    if kind == _PLACED:
         places, gaps = _with_gaps(places)
     nbytes = half + _ENDS + len(gaps) + len(places)
     if len(places) > count // _PER_ESCAPE_OF_MOST_ALIKE or nbytes not in paired_nbytes(count):
@@ -110,7 +126,7 @@ def unpair(paired: Bytes, count: int, buffer: Bytes) -> Bytes | None:
     np.floor_divide(paired[: count - half], _ABOVE, out=plane[half:])
     places: Places
     if kind == _MARKED:
-        places = np.flatnonzero(plane == _MARK)
+        places = _places(plane == _MARK)
     else:
         gaps_nbytes = len(escapes) // (_GAP.itemsize + 1) * _GAP.itemsize
         gaps, escapes = escapes[:gaps_nbytes], escapes[gaps_nbytes:]
@@ -129,10 +145,21 @@ def _reaching(value: np.uint8, plane: Bytes, marks: bytearray) -> Places:
     # For a few places a search is faster than numpy.
     places: list[int] = []
     place = marks.find(1, 0, count)
-    while place >= 0 and len(places) < _FEW:
+    while place >= 0 and len(places) < _FEWEST:
         places.append(place)
         place = marks.find(1, place + 1, count)
-    return np.array(places, np.intp) if place < 0 else np.flatnonzero(np.frombuffer(marks, np.bool_, count))
+    return np.array(places, np.intp) if place < 0 else _places(np.frombuffer(marks, np.bool_, count))
+
+
+def _places(marked: npt.NDArray[np.bool_]) -> Places:
+    """Return the places of what is marked: of eight at once, then in these, since few are."""
+    if len(marked) % _WORD.itemsize:
+        return np.flatnonzero(marked)
+    words = marked.view(_WORD)
+    found = (words != 0).nonzero()[0]
+    inside = words[found].view(np.bool_).nonzero()[0]
+    places: Places = (found[inside >> 3] << 3) + (inside & 7)
+    return places
 
 
 def _with_gaps(places: Places) -> tuple[Places, bytes]:

@@ -179,17 +179,21 @@ class Merger:
         count, half = len(planes[0]), len(planes) // 2
         merged: Array = self._merged[:count]
         low: Array = planes[-1]
-        # Products: numpy widens their operands on the way, and they are faster than shifts. The dtype is given because
-        # numpy 1 chooses it by the values of scalars.
+        # Casts first: numpy widens operands through a buffer. Products are faster than shifts.
         if half > 1:
-            np.multiply(self._upper.block(planes[:half]), self._above, out=merged, dtype=merged.dtype)
+            np.copyto(merged, self._upper.block(planes[:half]))
+            np.multiply(merged, self._above, out=merged)
             low = self._lower.block(planes[half:])
         elif self._layout.signed:
-            np.multiply(planes[0], _TO_SEVEN, out=merged, dtype=merged.dtype)
+            np.copyto(merged, planes[0])
+            np.multiply(merged, _TO_SEVEN, out=merged)
             # As signed numbers, which extends the sign up to bit 15.
-            np.bitwise_and(low.view(_I8), _SIGN_AND_MANTISSA, out=self._signed_low[:count], dtype=_I16)
+            signed_low = self._signed_low[:count]
+            np.copyto(signed_low, low.view(_I8))
+            np.bitwise_and(signed_low, _SIGN_AND_MANTISSA, out=signed_low)
             low = self._low[:count]
         else:
-            np.multiply(planes[0], _TO_EIGHT, out=merged, dtype=merged.dtype)
+            np.copyto(merged, planes[0])
+            np.multiply(merged, _TO_EIGHT, out=merged)
         np.bitwise_or(merged, low, out=merged)
         return merged

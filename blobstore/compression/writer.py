@@ -54,7 +54,8 @@ def compress(
     Args:
         data: Any number of bytes; read, not kept.
         layout: How its elements are split.
-        level: 0: fastest, by Huffman alone; 1 to 22: zstd's levels.
+        level: 0: fastest, by Huffman alone; 1: with codes for fewer elements where they fit better, and zstd's level
+                1 for bytes that aren't close together; 2 to 22: zstd's levels.
         chunk: Elements that are compressed together, of which a reader decodes all or none; by default 512 KiB.
         base: Returns the bytes from one offset to another of similar data of the same size: only the difference is
             stored, and the same base is needed to read it.
@@ -141,8 +142,8 @@ class _Compressor:
         elements, count = body.view(layout.dtype), step // layout.width
         with borrowed_workspace() as workspace:
             splitter, zstd = workspace.splitter(layout, count), workspace.compressor(self.level, count)
-            is_paired = self.level == FASTEST
-            writers = [PlaneWriter(zstd, splitter.marks, is_paired=is_paired) for _ in range(layout.width)]
+            zstd_pairs = workspace.pairs_compressors(self.level)
+            writers = [PlaneWriter(zstd, zstd_pairs, splitter.marks) for _ in range(layout.width)]
             for start in range(0, len(elements), count):
                 chunk = elements[start : start + count]
                 if self.base:

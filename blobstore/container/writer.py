@@ -33,6 +33,11 @@ if TYPE_CHECKING:
     Data = Buffer | FileRange
 
 
+_SMALL_NBYTES = 64 << 10
+_SYNC_NBYTES = 8 << 20  # of a file whose disk isn't left idle; less is written at once
+_ZEROS = memoryview(bytes(layout.BLOB_ALIGN))
+
+
 class ContainerWriter(Completing):
     """Writes blobs one after another; memory does not grow with the file.
 
@@ -56,6 +61,7 @@ class ContainerWriter(Completing):
         digests: bool = False,
         max_blobs: int = layout.MAX_BLOBS,
         undoable: bool = False,
+        durable: bool = True,
     ) -> None:
         """Begin a file.
 
@@ -66,6 +72,7 @@ class ContainerWriter(Completing):
             max_blobs: How many blobs the file may have: up to 1,048,576, or 16,383 for a file that every gemma.cpp
                 reads.
             undoable: Whether `undo_last` will be needed: at a URL, where the last blob then waits here.
+            durable: Whether a file at a path is on the disk when it is complete, as for `blobstore.create`.
 
         Raises:
             UsageError: ``bad-version``; ``bad-max-blobs``; ``bad-target``; ``closed``; ``not-empty`` when bytes follow
@@ -96,7 +103,7 @@ class ContainerWriter(Completing):
             if version == 1 and is_url(target):
                 what = f"{without_secrets(target)!r}: version 1 begins with its directory, which is written last"
                 raise UsageError("needs-seek", f"{what}, but uploads go front to back: write version 2")
-            self._file = new_file(target, undoable=undoable)
+            self._file = new_file(target, undoable=undoable, durable=durable)
             self._sink = Sink(self._file.output(), self._file.path)
         else:
             self._begin = _check_stream(target, version)
@@ -155,6 +162,11 @@ class ContainerWriter(Completing):
             3000
         """
         encoded = self._check(key)
+        if isinstance(chunks, tuple) and len(chunks) == 1 and not isinstance(chunks[0], FileRange):
+            source = flat_bytes(chunks[0])
+            if 0 < len(source) < _SMALL_NBYTES and nbytes in (None, len(source)):
+                self._add_small(key, encoded, source)
+                return len(source)
         self._mark()
         before = self._sink.position
         if self._hasher:
@@ -180,6 +192,23 @@ class ContainerWriter(Completing):
         self._seen.add(encoded)
         self._sizes.append(written)
         return written
+
+    def _add_small(self, key: str, encoded: bytes, data: memoryview) -> None:
+        """Write a small blob that is in one piece, as most of very many are: in a third of the time."""
+        self._mark()
+        self._state = "broken"
+        if self._hasher:
+            self._hasher.add_small((data,))
+        nbytes = len(data)
+        self._sink.write(data)
+        self._sink.write(_ZEROS[: -nbytes % layout.BLOB_ALIGN])
+        if self._file:
+            self._file.wrote_up_to(self._sink.position)
+        self._state = "open"
+        self.keys.append(key)
+        self._encoded.append(encoded)
+        self._seen.add(encoded)
+        self._sizes.append(nbytes)
 
     def add_adjacent(self, keys: Sequence[str], data: Buffer, sizes: Sequence[int]) -> None:
         """Write small blobs whose bytes follow each other in memory: as `add` for each, in a tenth of the time.
@@ -336,6 +365,10 @@ class ContainerWriter(Completing):
         """
         if self._hasher is None:
             raise UsageError("no-digests", "pass digests=True to BlobWriter")
+        if self._file and self._state == "open" and self._sink.position >= _SYNC_NBYTES:
+            # The disk can work while the rest is hashed.
+            self._sink.flush()
+            self._file.sync_soon()
         return self._hasher.digests()
 
     def close(self) -> None:

@@ -42,7 +42,12 @@ class AtomicFile(Completing):
     """
 
     def __init__(
-        self, path: str | PathLike[str], *, like: str | PathLike[str] | None = None, follow: bool = True
+        self,
+        path: str | PathLike[str],
+        *,
+        like: str | PathLike[str] | None = None,
+        follow: bool = True,
+        durable: bool = True,
     ) -> None:
         """Begin the file.
 
@@ -50,12 +55,15 @@ class AtomicFile(Completing):
             path: The target.
             like: If there is no target yet, the file takes the mode and owner of this one, if it exists.
             follow: Replace the file that a link points to; otherwise the link, and the file that it points to stays.
+            durable: Wait until file and name are on the disk. Otherwise the system writes them when it likes, and a
+                crash of the machine before that may leave the old file, or an incomplete new one.
 
         Raises:
             UsageError: ``not-a-file`` when the target is a folder, pipe or device.
             OSError: The folder doesn't exist or can't be written to.
         """
         self.path: str = os.fspath(path)
+        self._durable = durable
         self._absolute = os.path.abspath(self.path)
         self._real = os.path.realpath(path) if follow else _real_place(path)  # also when the current folder changes
         old = stat_of(self._real, follow_symlinks=False)
@@ -114,8 +122,11 @@ class AtomicFile(Completing):
             self.sync_soon()
 
     def sync_soon(self) -> None:
-        """Start writing to disk what was written so far, in a thread; `commit` raises its error."""
-        if self._syncing and self._syncing.is_alive():
+        """Start writing to disk what was written so far, in a thread; `commit` raises its error.
+
+        Does nothing for a file that needn't be durable.
+        """
+        if not self._durable or (self._syncing and self._syncing.is_alive()):
             return
         with self._naming_target():
             self._join()
@@ -134,7 +145,7 @@ class AtomicFile(Completing):
             self._syncing = None
 
     def commit(self) -> None:
-        """Make the file durable and give it its name, replacing the target. Does nothing the second time.
+        """Complete the file and give it its name, replacing the target. Does nothing the second time.
 
         Raises:
             OSError: The target is unchanged; or it is the new file, but the system could not make its name durable.
@@ -149,7 +160,7 @@ class AtomicFile(Completing):
             raise
 
     def prepare(self) -> None:
-        """Make the file durable, so that only its move is left: for files that get their names together."""
+        """Complete the file, so that only its move is left: for files that get their names together."""
         if self._prepared and self._fd >= 0:
             return
         try:
@@ -161,7 +172,8 @@ class AtomicFile(Completing):
                 if not self._named:
                     self._name()
                 self._take_over()
-                os.fsync(self.fileno())
+                if self._durable:
+                    os.fsync(self.fileno())
             self._prepared = True
         except BaseException:
             self.discard()
@@ -194,7 +206,8 @@ class AtomicFile(Completing):
                 self._committed = self._committed or (self._fd >= 0 and is_at(self._real, self._fd))
                 self._named = not self._committed
             self._close()  # only now: its lock keeps the temporary file from being removed as abandoned
-            _sync_folder(self._folder)
+            if self._durable:
+                _sync_folder(self._folder)
 
     @contextmanager
     def _naming_target(self) -> Iterator[None]:

@@ -11,20 +11,22 @@ from typing import TYPE_CHECKING
 
 from blobstore.errors import in_file
 from blobstore.fileio.descriptors import open_regular
-from blobstore.fileio.ranges import FileRange
+from blobstore.fileio.ranges import CHUNK_NBYTES, FileRange
 from blobstore.fileio.threads import cores
 from blobstore.fileio.urls import is_url
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
+    from concurrent.futures import ThreadPoolExecutor
     from os import PathLike
 
     from blobstore.fileio.types import Progress
 
 _INLINE_NBYTES = 256 << 10  # below this a thread costs more than it saves
 # How much memory may wait to be hashed before the writer waits: a caller's arrays, which exist anyway, or pieces made
-# for the file, of which this number keeps all threads busy.
+# for the file, of which this number keeps all threads busy; smaller ones may be more.
 _WAITING_NBYTES, _WAITING_PIECES = 256 << 20, 16
+_WAITING_LITTLE = _WAITING_PIECES * CHUNK_NBYTES
 
 
 def digest_of(source: FileRange | Iterable[memoryview], progress: Progress = lambda _: None) -> bytes:
@@ -79,20 +81,26 @@ class Hasher:
     the caller writes, and the pieces of one blob depend on each other.
     """
 
-    def __init__(self, *, waiting_nbytes: int = _WAITING_NBYTES, waiting_pieces: int = _WAITING_PIECES) -> None:
+    def __init__(
+        self,
+        *,
+        waiting_nbytes: int = _WAITING_NBYTES,
+        waiting_pieces: int = _WAITING_PIECES,
+        waiting_little: int = _WAITING_LITTLE,
+    ) -> None:
         """Begin with no blobs.
 
         Args:
             waiting_nbytes: How much memory may wait to be hashed before `updating` waits.
             waiting_pieces: In how many pieces.
+            waiting_little: How much memory may wait in any number of pieces.
         """
-        from concurrent.futures import ThreadPoolExecutor  # noqa: PLC0415 (import blobstore stays cheap)
-
         self._waiting_nbytes, self._waiting_pieces = waiting_nbytes, waiting_pieces
+        self._waiting_little = waiting_little
         self._blobs: list[_Blob | bytes] = []  # a finished one is its digest, which takes a tenth of the memory
         self._held = self._pieces = 0  # bytes of memory that wait, and in how many pieces
         self._changed = threading.Condition()
-        self._pool = ThreadPoolExecutor(cores(), thread_name_prefix="blobstore-sha256")
+        self._pool: ThreadPoolExecutor | None = None
 
     def begin(self) -> None:
         """Begin the next blob."""
@@ -165,7 +173,8 @@ class Hasher:
 
     def close(self) -> None:
         """Hash what is waiting and end the threads."""
-        self._pool.shutdown(wait=True)
+        if self._pool:
+            self._pool.shutdown(wait=True)
 
     def discard(self) -> None:
         """End the threads without hashing what is waiting; `digests` must not be called any more."""
@@ -184,7 +193,15 @@ class Hasher:
             self._pieces += bool(held)
             if not blob.busy:
                 blob.busy = True
-                self._pool.submit(self._work, blob)
+                self._threads().submit(self._work, blob)
+
+    def _threads(self) -> ThreadPoolExecutor:
+        """Return the threads, which begin with the first blob that isn't small."""
+        if self._pool is None:
+            from concurrent.futures import ThreadPoolExecutor  # noqa: PLC0415 (5 ms, and small files need no threads)
+
+            self._pool = ThreadPoolExecutor(cores(), thread_name_prefix="blobstore-sha256")
+        return self._pool
 
     def _work(self, blob: _Blob) -> None:
         """Hash a blob's waiting pieces until there are none."""
@@ -206,7 +223,8 @@ class Hasher:
                 self._changed.notify_all()
 
     def _may_wait(self, nbytes: int) -> bool:
-        return self._pieces < self._waiting_pieces and self._held + nbytes <= self._waiting_nbytes
+        held = self._held + nbytes
+        return held <= self._waiting_nbytes and (self._pieces < self._waiting_pieces or held <= self._waiting_little)
 
     def _wait_until(self, reached: Callable[[], bool]) -> None:
         with self._changed:

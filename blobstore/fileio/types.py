@@ -8,7 +8,6 @@ from os import PathLike
 from typing import TYPE_CHECKING, Any, BinaryIO, Literal, Protocol
 
 import numpy as np
-import numpy.typing as npt
 
 if TYPE_CHECKING:
     from contextlib import AbstractContextManager
@@ -17,9 +16,10 @@ Access = Literal["auto", "mmap", "read"]
 SourceAccess = Literal["mmap", "read", "memory"]
 Prefetch = Literal["none", "all", "sequential", "random"]
 
-Array = npt.NDArray[Any]
-Bytes = npt.NDArray[np.uint8]
-Buffer = bytes | bytearray | memoryview | mmap | npt.NDArray[np.generic]
+# As numpy.typing has them, without importing it: 0.4 ms.
+Array = np.ndarray[tuple[Any, ...], np.dtype[Any]]
+Bytes = np.ndarray[tuple[Any, ...], np.dtype[np.uint8]]
+Buffer = bytes | bytearray | memoryview | mmap | np.ndarray[tuple[Any, ...], np.dtype[np.generic]]
 Progress = Callable[[int], None]  # called with how many more bytes are done
 ReadInto = Callable[[memoryview, int], None]  # fills a buffer with bytes from an offset on
 

@@ -24,13 +24,13 @@ _BLOCKS = 1000  # after so many parts they get twice as large: S3 takes 10,000
 _HELD_NBYTES = 64 << 20  # of a blob that may be undone, in memory; what is more waits on the disk
 
 
-def new_file(path: str | PathLike[str], *, undoable: bool = False) -> AtomicFile | Upload:
-    """Begin a new file at a path or a URL; ``undoable`` as for `Upload`.
+def new_file(path: str | PathLike[str], *, undoable: bool = False, durable: bool = True) -> AtomicFile | Upload:
+    """Begin a new file at a path or a URL; ``undoable`` as for `Upload`, ``durable`` as for `AtomicFile`.
 
     Raises:
         UsageError, MissingExtraError, RemoteError, OSError: As `AtomicFile` and `Upload`.
     """
-    return Upload(os.fspath(path), undoable=undoable) if is_url(path) else AtomicFile(path)
+    return Upload(os.fspath(path), undoable=undoable) if is_url(path) else AtomicFile(path, durable=durable)
 
 
 class Upload(Completing):
@@ -124,6 +124,9 @@ class Upload(Completing):
 
     def wrote_up_to(self, position: int) -> None:
         """Do nothing, where a file is synced."""
+
+    def sync_soon(self) -> None:
+        """Do nothing, as above."""
 
     def prepare(self) -> None:
         """Upload the rest, so that only `move` is left."""

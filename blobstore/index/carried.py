@@ -5,7 +5,6 @@ Spec: spec/index.md, Files.
 
 from __future__ import annotations
 
-import json
 from contextlib import suppress
 from typing import TYPE_CHECKING
 
@@ -69,6 +68,8 @@ def known_files(index: NameIndex | None) -> dict[str, str]:
 
 def list_files(metadata: Mapping[str, str], names: Iterable[str]) -> dict[str, str]:
     """Return metadata that lists these files instead of those that it listed."""
+    import json  # noqa: PLC0415 (files open without it)
+
     others = {key: value for key, value in metadata.items() if key != FILES}
     listed = sorted(names)
     return others | ({FILES: json.dumps(listed, separators=(",", ":"))} if listed else {})

@@ -5,7 +5,6 @@ Spec: spec/index.md, Metadata.
 
 from __future__ import annotations
 
-import json
 from typing import TYPE_CHECKING, Any
 
 from blobstore.errors import UsageError
@@ -29,6 +28,8 @@ def foreign_metadata(metadata: Mapping[str, str]) -> dict[str, str]:
 
 def model_choices(metadata: Mapping[str, str]) -> dict[str, Any]:
     """Return those of a conversion's choices that belong to the model; empty if there are none, or none can be read."""
+    import json  # noqa: PLC0415 (files open without it)
+
     try:
         choices = json.loads(metadata.get(CHOICES, "{}"))
     except (ValueError, RecursionError):

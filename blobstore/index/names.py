@@ -79,7 +79,7 @@ def hashed_key(encoded: bytes) -> str:
     from base64 import b32encode  # noqa: PLC0415 (files open without it)
     from hashlib import sha256  # noqa: PLC0415 (as above)
 
-    return "~" + b32encode(sha256(encoded).digest()).decode().lower()[:15]
+    return "~" + b32encode(sha256(encoded).digest()[:10]).decode().lower()[:15]
 
 
 def is_made_key(key: str) -> bool:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from typing import TYPE_CHECKING, Any, NoReturn
 
 if TYPE_CHECKING:
@@ -21,6 +20,8 @@ def parse_json(raw: bytes, made_of: Callable[[dict[str, Any]], Any] | None = Non
     Raises:
         ValueError: It is not such JSON; the message says why.
     """
+    import json  # noqa: PLC0415 (1 ms, and files open without it)
+
     hook = (lambda pairs: made_of(_unique(pairs))) if made_of else _unique
     text = raw.decode()
     del raw  # so that a large text isn't in memory twice

@@ -140,7 +140,8 @@ def pack(
     Args:
         path: Of the file.
         output: Path or URL of the packed file; replaced only by a complete one.
-        level: 0: fastest; 1 to 22: slower, a little denser.
+        level: 0: fastest; 1: a little denser, if rows of weights differ in scale; 2 to 22: zstd's levels, slower, which
+                help where bytes are repeated.
         only: Patterns of names and keys (``*``, ``?``, ``[abc]``): other blobs stay as they are.
         base: A file with the same keys that this one resembles. Blobs of the same size are stored as the difference
             to its blobs, and the base is needed to read them.
@@ -460,14 +461,16 @@ class _Packer:
             # Computed, not the one that the base's index has: a difference to damaged bytes would be of no use.
             with in_file(self._base.reader.path):
                 base_sha256 = self._base.read_sha256(blob.key)
+        # Before it is packed: the digest of a large blob, in one thread, takes longer than packing it in all.
+        digest = self._start_hashing(*self._reader.range(blob.key)) if blob.sha256 else None
         pieces = compress(data, layout, level=self._level, base=base, base_sha256=base_sha256, run=self._run)
         packed_nbytes = writer.add_chunks(blob.key, _gathered(pieces, self._buffer))
         if packed_nbytes > _WORTH * blob.nbytes:
             writer.undo_last()
             return 0, False
         self._unpacked_nbytes[place] = blob.nbytes
-        if blob.sha256:
-            self._digests_before[place] = self._start_hashing(*self._reader.range(blob.key))
+        if digest:
+            self._digests_before[place] = digest
         return packed_nbytes, delta
 
     def check_digests(self, digests: Sequence[bytes]) -> None:

@@ -96,7 +96,14 @@ def contents(data: Buffer) -> memoryview:
         raise UsageError("not-bytes", what) from None
 
 
-def save_file(tensors: Mapping[str, npt.ArrayLike], path: Writable, metadata: Mapping[str, str] | None = None) -> None:
+def save_file(
+    tensors: Mapping[str, npt.ArrayLike],
+    path: Writable,
+    metadata: Mapping[str, str] | None = None,
+    *,
+    digests: bool = True,
+    durable: bool = True,
+) -> None:
     """Write tensors to a file, as ``safetensors.numpy.save_file`` does.
 
     Two names for one array are stored once, as an alias.
@@ -105,6 +112,8 @@ def save_file(tensors: Mapping[str, npt.ArrayLike], path: Writable, metadata: Ma
         tensors: Name → array; none may change before this returns.
         path: Replaced only by a complete file; or a binary stream, as for `blobstore.create`.
         metadata: Text → text.
+        digests: As for `blobstore.create`.
+        durable: As for `blobstore.create`.
 
     Raises:
         UsageError: As `blobstore.StoreWriter.add`; ``bad-metadata``, ``reserved-key``; for a stream as
@@ -118,15 +127,20 @@ def save_file(tensors: Mapping[str, npt.ArrayLike], path: Writable, metadata: Ma
         >>> store.info("embed").key == store.info("head").key
         True
     """
-    save_each(_arrays(tensors), path, metadata, place=_place, values=lambda array: array)
+    save_each(
+        _arrays(tensors), path, metadata, place=_place, values=lambda array: array, digests=digests, durable=durable
+    )
 
 
-def save(tensors: Mapping[str, npt.ArrayLike], metadata: Mapping[str, str] | None = None) -> bytes:
+def save(
+    tensors: Mapping[str, npt.ArrayLike], metadata: Mapping[str, str] | None = None, *, digests: bool = True
+) -> bytes:
     """Return the bytes of the file that `save_file` writes, as ``safetensors.numpy.save`` does.
 
     Args:
         tensors: Name → array.
         metadata: Text → text.
+        digests: As for `blobstore.create`.
 
     Raises:
         UsageError: As `save_file`.
@@ -136,7 +150,7 @@ def save(tensors: Mapping[str, npt.ArrayLike], metadata: Mapping[str, str] | Non
         >>> data[:3], len(data) % 65536
         (b'SBS', 0)
     """
-    return bytes_of_each(_arrays(tensors), metadata, place=_place, values=lambda array: array)
+    return bytes_of_each(_arrays(tensors), metadata, place=_place, values=lambda array: array, digests=digests)
 
 
 def bytes_of_each(
@@ -145,10 +159,11 @@ def bytes_of_each(
     *,
     place: Callable[[T], object],
     values: Callable[[T], Array | Stored],
+    digests: bool = True,
 ) -> bytes:
     """Return the bytes of the file that `save_each` writes; the arguments are the same."""
     stream = io.BytesIO()
-    save_each(tensors, stream, metadata, place=place, values=values)
+    save_each(tensors, stream, metadata, place=place, values=values, digests=digests)
     return stream.getvalue()
 
 
@@ -159,6 +174,8 @@ def save_each(
     *,
     place: Callable[[T], object],
     values: Callable[[T], Array | Stored],
+    digests: bool = True,
+    durable: bool = True,
 ) -> None:
     """Write tensors of any library to a file; two that are the same are stored once, as an alias.
 
@@ -169,13 +186,15 @@ def save_each(
         place: Tensor → a key that is equal for two views of the same memory with the same shape and dtype; None for a
             tensor that is never an alias.
         values: Tensor → its values, in memory that nothing else writes to.
+        digests: As for `blobstore.create`.
+        durable: As for `blobstore.create`.
     """
     from blobstore.store.writer import StoreWriter  # noqa: PLC0415 (reading does not import what writes)
 
     # Keep the tensors: the address of one that is gone may become another's.
     seen: dict[object, tuple[str, T]] = {}
     refuse_own(metadata or ())
-    with StoreWriter(path, metadata=metadata) as store:
+    with StoreWriter(path, metadata=metadata, digests=digests, durable=durable) as store:
         for name, tensor in tensors:
             key = place(tensor)
             if key in seen:

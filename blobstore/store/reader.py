@@ -183,10 +183,10 @@ class Store(MappingByIdentity["Array"], Closing):
             >>> config.display_name, config.num_layers, config.weight_name
             ('Gemma3_1B', 2, 'sfp')
         """
-        from blobstore.gemma.config import ModelConfig  # noqa: PLC0415 (import blobstore stays cheap)
-
         if CONFIG_KEY not in self.reader:
             return None
+        from blobstore.gemma.config import ModelConfig  # noqa: PLC0415 (6 ms, and most files are no models)
+
         with in_file(self.path):
             return ModelConfig.from_bytes(self.reader[CONFIG_KEY])
 

@@ -63,6 +63,7 @@ class StoreWriter(Completing):
         version: int = 2,
         index: IndexPlace = "embedded",
         digests: bool = True,
+        durable: bool = True,
         metadata: Mapping[str, str] | None = None,
         max_blobs: int = MAX_BLOBS,
     ) -> None:
@@ -70,7 +71,7 @@ class StoreWriter(Completing):
         check_place(index)
         refuse_target(target, index)
         hashing = digests and index != "none"
-        self._writer = ContainerWriter(target, version=version, digests=hashing, max_blobs=max_blobs)
+        self._writer = ContainerWriter(target, version=version, digests=hashing, max_blobs=max_blobs, durable=durable)
         self._max_blobs = max_blobs
         self._index = index
         self._has_digests = digests

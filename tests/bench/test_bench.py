@@ -19,7 +19,7 @@ import numpy as np
 import pytest
 
 import blobstore
-from blobstore.bench import cases, cpp, measure, page_cache, peers, plot, run, yardsticks
+from blobstore.bench import cases, cpp, frameworks, measure, page_cache, peers, plot, run, yardsticks
 from blobstore.bench.cases import CASES
 from blobstore.bench.peers import PEERS
 from blobstore.bench.run import Plan, bench
@@ -335,6 +335,59 @@ def test_each_case_of_each_format_runs(name: str, case: str, store: Path, tmp_pa
     sample = measure.measure(measure.Job(name, case, path, trial, wanted, cold=False))
     assert sample.seconds > 0
     assert sample.cached_before in (1.0, None)
+
+
+@pytest.mark.parametrize("case", sorted(cases.PREPARED))
+def test_what_is_prepared_is_measured_apart(case: str, store: Path, tmp_path: Path) -> None:
+    if case == "write-unsynced" and not cases.can_save_with("durable"):
+        pytest.skip("this save_file always waits for the disk")
+    _, tensors = tensors_of(store)
+    plain = {name: array for name, array in tensors if name != "encoded"}
+    sbs, safetensors = tmp_path / "m.sbs", str(tmp_path / "m.safetensors")
+    blobstore.save_file(plain, sbs)
+    PEERS["safetensors"].write(safetensors, ((name, array) for name, array in plain.items()))
+    path = safetensors if case == "convert" else str(sbs)
+    wanted = cases.Wanted(list(plain), list(plain), "big", 1)
+    work = cases.work(measure.FORMATS["blobstore"], case, path, wanted)
+    assert not Path(cases.written(path)).exists()
+    held: Any = work()
+    if case == "convert" or case.startswith("write"):
+        assert set(blobstore.load_file(cases.written(path))) == set(plain)
+    if case == "into":
+        assert {name: array.tobytes() for name, array in held[1].items()} == {
+            name: array.tobytes() for name, array in plain.items()
+        }
+
+
+@pytest.mark.parametrize("name", frameworks.LOADERS)
+def test_each_loader_loads_every_tensor(name: str, tmp_path: Path) -> None:
+    loader = frameworks.LOADERS[name]
+    if not loader.installed:
+        pytest.skip(f"{loader.framework} is not installed")
+    path = str(tmp_path / "m")
+    tensors = {f"t{i}": np.full(5000, i, np.float32) for i in range(20)}
+    measure.FORMATS[loader.format].write(path, tensors.items())
+    loaded: Any = frameworks.work(name, path)()
+    assert {key: np.asarray(value).tobytes() for key, value in loaded.items()} == {
+        key: value.tobytes() for key, value in tensors.items()
+    }
+    trial = str(tmp_path / "trial")
+    measure.FORMATS[loader.format].write(trial, [("a", np.arange(1024, dtype=np.float32))])
+    wanted = cases.Wanted(list(tensors), list(tensors), "t1", 400_000)
+    assert measure.measure(measure.Job(name, "load", path, trial, wanted, cold=False)).seconds > 0
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="its page is 4 kB, its map 64 kB")
+def test_each_page_is_touched_once_and_none_besides() -> None:
+    page = mmap.PAGESIZE
+    with mmap.mmap(-1, 64 * page) as mapped:
+        array = np.frombuffer(mapped, np.uint8)
+        start = array.ctypes.data
+        assert frameworks.touch_pages([]) == frameworks.touch_pages([(start, 0)]) == 0
+        small = [(start + i * 16, 16) for i in range(2 * page // 16)]  # two pages of small ones
+        apart = [(start + 10 * page + 1, 3 * page - 1), (start + 11 * page, 5), (start + 20 * page - 1, 2)]
+        assert frameworks.touch_pages([*apart, *small, *small]) == 2 + 3 + 2
+        del array
 
 
 def test_types_that_a_format_lacks_are_named(cli: Cli, store: Path) -> None:

@@ -52,17 +52,28 @@ def test_opening_imports_nothing_that_other_files_need(tmp_path: Path) -> None:
     path = tmp_path / "m.sbs"
     blobstore.save_file({"a": np.arange(3)}, path)
     modules = modules_after("import sys, blobstore; blobstore.open(sys.argv[1])['a']", str(path))
-    writing = ("blobstore.container.writer", "blobstore.store.writer", "blobstore.converting", "blobstore.checking")
+    writing = ("blobstore.container.writer", "blobstore.index.build", "blobstore.store.writer", "blobstore.converting")
     elsewhere = ("blobstore.fileio.remote", "blobstore.fileio.set_source", "blobstore.fileio.streams", "fsspec")
     packed = ("blobstore.compression", "blobstore.store.blobs", "zstandard")
     encoded = ("blobstore.codecs.codec", "blobstore.codecs.sfp", "blobstore.store.arrangement", "ml_dtypes")
-    libraries = ("argparse", "base64", "concurrent.futures", "fnmatch", "hashlib", "html", "rich")
-    assert not imported(modules, *writing, *elsewhere, *packed, *encoded, *libraries)
+    libraries = (
+        "argparse",
+        "base64",
+        "concurrent.futures",
+        "fnmatch",
+        "hashlib",
+        "html",
+        "json",
+        "numpy.typing",
+        "rich",
+    )
+    assert not imported(modules, *writing, *elsewhere, *packed, *encoded, *libraries, "rich")
 
 
-def test_saving_imports_no_masked_arrays(tmp_path: Path) -> None:
+def test_saving_a_small_file_imports_neither_threads_nor_other_dtypes(tmp_path: Path) -> None:
     run = "import sys, blobstore, numpy; blobstore.save_file({'a': numpy.arange(3)}, sys.argv[1])"
-    assert not imported(modules_after(run, str(tmp_path / "m.sbs")), "numpy.ma.core", "blobstore.converting")
+    modules = modules_after(run, str(tmp_path / "m.sbs"))
+    assert not imported(modules, "numpy.ma.core", "ml_dtypes", "concurrent.futures", "blobstore.converting")
 
 
 def test_a_dtype_has_its_name_before_anything_has_imported_it(tmp_path: Path) -> None:
@@ -83,8 +94,16 @@ def test_a_command_imports_itself_only(tmp_path: Path) -> None:
     assert not imported(
         modules, "rich", "zipfile", "hashlib", "ml_dtypes", "blobstore.converting", "blobstore.checking"
     )
-    readers = ("adapters", "gguf.header", "pickled", "safetensors", "tensors")
+    readers = ("adapters", "gguf.finding", "gguf.header", "pickled", "safetensors", "tensors")
     assert not imported(modules, *(f"blobstore.checkpoint.{name}" for name in readers))
+
+
+def test_checking_a_file_imports_nothing_that_converts(tmp_path: Path) -> None:
+    path = tmp_path / "m.sbs"
+    blobstore.save_file({"a": np.arange(3)}, path)
+    modules = modules_after("import sys, blobstore; blobstore.check(sys.argv[1])", str(path))
+    assert "blobstore.checking.runtime" in modules
+    assert not imported(modules, "blobstore.converting.plan", "blobstore.converting.run", "blobstore.checkpoint.reader")
 
 
 HELP = [["--version"], ["--help"], ["completion", "bash"], ["nothing"], *([command, "--help"] for command in COMMANDS)]

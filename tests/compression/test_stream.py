@@ -314,8 +314,8 @@ def test_weights_in_bfloat16_get_smaller_by_a_third() -> None:
     assert sampled_ratio(data, layout) == pytest.approx(ratio, rel=0.01)
 
 
-@pytest.mark.parametrize(("level", "halved"), [(0, True), (1, False), (22, False)])
-def test_exponents_are_held_in_pairs_unless_a_level_is_asked_for(level: int, halved: bool) -> None:
+@pytest.mark.parametrize(("level", "halved"), [(0, True), (1, True), (2, False), (22, False)])
+def test_exponents_are_held_in_pairs_at_the_lowest_levels(level: int, halved: bool) -> None:
     weights = (np.random.default_rng(5).standard_normal(1 << 12, dtype=np.float32) / 50).astype(ml_dtypes.bfloat16)
     stored = packed(weights.tobytes(), layout_of(BY_NAME["bf16"]), level=level)
     content = zstandard.get_frame_parameters(stored[HEADER.itemsize :]).content_size
@@ -333,6 +333,17 @@ def test_what_comes_behind_a_chunk_that_does_not_shrink_still_does() -> None:
     rest = random.geometric(0.4, 3 * DEFAULT_CHUNK_NBYTES).clip(max=14).astype(np.uint8).tobytes()
     behind = len(packed(noise + rest, Layout(1))) - len(packed(noise, Layout(1)))
     assert behind == pytest.approx(len(packed(rest, Layout(1))), rel=0.04)
+
+
+def test_rows_that_differ_in_scale_get_codes_of_their_own_at_level_1() -> None:
+    random = np.random.default_rng(5)
+    values = random.standard_normal((32, 8192)) * 0.02
+    layout = layout_of(BY_NAME["bf16"])
+    for scales, gain in ((np.ones((32, 1)), 0), (2.0 ** random.integers(-8, 0, (32, 1)), 0.01)):
+        weights = (values * scales).astype(ml_dtypes.bfloat16).tobytes()
+        stored, denser = packed(weights, layout), packed(weights, layout, level=1)
+        assert PackedReader(denser).read().tobytes() == weights
+        assert len(denser) <= (1 - gain) * len(stored)
 
 
 @pytest.mark.parametrize("level", [0, 1, 22])

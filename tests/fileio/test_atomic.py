@@ -237,6 +237,20 @@ def test_the_file_is_durable_before_it_has_its_name(target: Path, monkeypatch: p
     assert done == ["file", "name", "folder"]
 
 
+def test_a_file_that_needs_not_be_durable_waits_for_no_disk(target: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    synced: list[int] = []
+    monkeypatch.setattr(os, "fsync", synced.append)
+    monkeypatch.setattr(atomic, "_fdatasync", synced.append)
+    with AtomicFile(target, durable=False) as new:
+        new.write(memoryview(NEW))
+        new.sync_soon()
+        new.wrote_up_to(atomic._SYNC_NBYTES)
+        new.prepare()
+        assert target.read_bytes() == OLD
+    assert target.read_bytes() == NEW
+    assert synced == []
+
+
 def test_a_folder_that_cannot_be_made_durable_is_no_error(target: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     fsync = os.fsync
 

@@ -181,7 +181,7 @@ def test_exactly_so_much_memory_may_wait(gate: threading.Event) -> None:
 
 def test_no_more_pieces_wait_than_allowed(gate: threading.Event) -> None:
     # Each piece was made for the file: while it waits, it takes memory that nobody else holds.
-    with limited(gate, waiting_pieces=5) as hasher:
+    with limited(gate, waiting_pieces=5, waiting_little=0) as hasher:
         for _ in range(5):
             with hasher.updating(memoryview(DATA), immutable=True):
                 assert not gate.is_set()
@@ -189,6 +189,19 @@ def test_no_more_pieces_wait_than_allowed(gate: threading.Event) -> None:
         with hasher.updating(memoryview(DATA), immutable=True):
             assert gate.is_set()
         assert hasher.digests() == [sha256(DATA * 6)]
+
+
+def test_small_pieces_may_be_more(gate: threading.Event) -> None:
+    with limited(gate, waiting_pieces=1, waiting_little=3 * len(DATA)) as hasher:
+        late = threading.Timer(20, gate.set)
+        late.start()
+        for _ in range(3):
+            with hasher.updating(memoryview(DATA), immutable=True):
+                assert not gate.is_set()
+        late.cancel()
+        threading.Timer(0.05, gate.set).start()
+        with hasher.updating(memoryview(DATA), immutable=True):
+            assert gate.is_set()
 
 
 def test_a_file_that_was_to_last_and_is_shorter_is_reported(hasher: Hasher, file: int) -> None:
@@ -271,6 +284,14 @@ def test_nothing_is_read_after_the_block(
     except ValueError:
         pass
     assert done
+
+
+def test_small_pieces_begin_no_thread(hasher: Hasher) -> None:
+    before = threading.active_count()
+    update(hasher, DATA[: INLINE - 1])
+    hasher.add_small([memoryview(DATA)])
+    assert threading.active_count() == before
+    assert hasher.digests() == [sha256(DATA[: INLINE - 1]), sha256(DATA)]
 
 
 def test_large_pieces_are_hashed_in_a_thread_that_ends(hasher: Hasher) -> None:

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import io
+import os
+import stat
 import subprocess
 import sys
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import pytest
 import safetensors.numpy
 from hypothesis import given
 from hypothesis import strategies as st
@@ -114,3 +118,85 @@ def test_loading_imports_nothing_that_writes(tmp_path: Path) -> None:
     modules = set(done.stdout.split())
     assert "blobstore.store.files" in modules
     assert not modules & {"blobstore.store.writer", "blobstore.container.writer", "blobstore.fileio.atomic"}
+
+
+OPTIONS: list[dict[str, Any]] = [
+    {"digests": digests, "durable": durable} for digests in (True, False) for durable in (True, False)
+]
+
+
+@given(models())
+def test_options_of_saving_change_the_digests_and_nothing_else(tmp_path: Path, model: Model) -> None:
+    files = []
+    for options in OPTIONS:
+        path = tmp_path / "m.sbs"
+        blobstore.save_file(model.tensors, path, model.metadata, **options)
+        files.append(path.read_bytes())
+        assert path.read_bytes() == blobstore.save(model.tensors, model.metadata, digests=options["digests"])
+    assert files[0] == files[1]
+    assert files[2] == files[3]
+    with blobstore.open(files[0]) as store, blobstore.open(files[2]) as bare:
+        infos = {info.name: info for info in store.infos()}
+        assert infos == {info.name: info for info in bare.infos()}
+        assert {name: array.tobytes() for name, array in store.items()} == {
+            name: array.tobytes() for name, array in bare.items()
+        }
+
+
+@pytest.mark.parametrize("options", OPTIONS)
+def test_digests_are_stored_unless_they_are_not_wanted(tmp_path: Path, options: dict[str, Any]) -> None:
+    path = tmp_path / "m.sbs"
+    blobstore.save_file({"a": ONES}, path, **options)
+    assert blobstore.verify(path).compared == options["digests"]
+
+
+@pytest.fixture
+def synced(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """What was synced, in order; it is."""
+    done: list[str] = []
+    fsync = os.fsync
+
+    def noted(fd: int) -> None:
+        done.append("folder" if stat.S_ISDIR(os.fstat(fd).st_mode) else "file")
+        fsync(fd)
+
+    monkeypatch.setattr(os, "fsync", noted)
+    return done
+
+
+@pytest.mark.parametrize("options", OPTIONS)
+def test_the_disk_is_waited_for_unless_that_is_not_wanted(
+    tmp_path: Path, synced: list[str], options: dict[str, Any]
+) -> None:
+    blobstore.save_file({"a": ONES}, tmp_path / "m.sbs", **options)
+    with blobstore.create(tmp_path / "n.sbs", **options) as store:
+        store["a"] = ONES
+    assert synced == 2 * ["file", "folder"] * options["durable"]
+
+
+@pytest.mark.parametrize("options", OPTIONS)
+def test_whatever_the_options_a_file_is_replaced_by_a_complete_one(tmp_path: Path, options: dict[str, Any]) -> None:
+    path = tmp_path / "m.sbs"
+    blobstore.save_file({"old": ONES}, path)
+    before = path.read_bytes()
+
+    class Watching(dict[str, Any]):
+        def items(self) -> Any:  # noqa: ANN401
+            for name, array in super().items():
+                yield name, array
+                assert path.read_bytes() == before
+
+    blobstore.save_file(Watching(a=ONES, b=np.zeros(1 << 17)), path, **options)
+    with blobstore.open(path) as store:
+        assert list(store) == ["a", "b"]
+    complete = path.read_bytes()
+    with pytest.raises(blobstore.UsageError):
+        blobstore.save_file({"a": np.zeros(1 << 17), "b": np.array([None])}, path, **options)
+    assert path.read_bytes() == complete
+    assert os.listdir(tmp_path) == ["m.sbs"]
+
+
+def test_a_stream_is_not_synced(synced: list[str]) -> None:
+    with blobstore.create(io.BytesIO()) as store:
+        store["a"] = ONES
+    assert synced == []
