@@ -87,7 +87,14 @@ def test_a_command_imports_itself_only(tmp_path: Path) -> None:
     assert not imported(modules, *(f"blobstore.checkpoint.{name}" for name in readers))
 
 
-HELP = [["--version"], ["--help"], ["completion", "bash"], ["nothing"], *([command, "--help"] for command in COMMANDS)]
+HELP = [
+    ["--version"],
+    ["--include-dir"],
+    ["--help"],
+    ["completion", "bash"],
+    ["nothing"],
+    *([command, "--help"] for command in COMMANDS),
+]
 
 
 @pytest.mark.parametrize("words", HELP, ids=" ".join)
