@@ -509,6 +509,26 @@ def test_a_folder_beside_is_no_index(sbs_ls: Run, vectors: Path, tmp_path: Path)
     assert batch(sbs_ls, [path]) == {path: described(path)}
 
 
+def test_an_index_beside_a_link_or_beside_what_it_leads_to_is_found(sbs_ls: Run, vectors: Path, tmp_path: Path) -> None:
+    folder, links = tmp_path / "files", [tmp_path / name for name in ("link.sbs", "again.sbs", "wrong.sbs", "lost.sbs")]
+    folder.mkdir()
+    for name in ("index-external.sbs", "index-external.sbs.idx"):
+        shutil.copy(vectors / "valid" / name, folder / name)
+    path = folder / "index-external.sbs"
+    for link in links:
+        link.symlink_to(path)
+    links[1].unlink()
+    links[1].symlink_to("link.sbs")
+    (tmp_path / "wrong.sbs.idx").write_bytes(b"not that of the file: it comes first")
+    (tmp_path / "lost.sbs.idx").symlink_to("nothing")
+    found = batch(sbs_ls, links)
+    expected = {link: described(link) for link in links}
+    assert found[links[0]] == found[links[1]] == expected[links[0]] == expected[links[1]] == described(path)
+    assert found[links[2]]["error"] == expected[links[2]]["error"] == "index-truncated"
+    # A link that leads nowhere is something: neither reader takes it for no index.
+    assert (found[links[3]]["error"], expected[links[3]]["error"]) == ("os-error", "not-a-file")
+
+
 def test_the_example_in_the_readme_runs(programs: dict[str, Path], vectors: Path) -> None:
     def run(file: str) -> subprocess.CompletedProcess[str]:
         return subprocess.run(

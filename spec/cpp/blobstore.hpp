@@ -42,6 +42,7 @@
 #error "blobstore.hpp maps files as POSIX does: define BLOBSTORE_NO_MMAP and use Store::from_memory on other systems"
 #endif
 #include <cerrno>
+#include <cstdlib>
 #include <fcntl.h>
 #include <sys/mman.h>
 #include <sys/stat.h>
@@ -1853,6 +1854,23 @@ inline bool is_regular_file(const std::string& path) {
   return ::stat(path.c_str(), &status) == 0 && S_ISREG(status.st_mode);
 }
 
+// Where the external index of a file is: beside its path or, if that is a link, beside the file itself; empty if nothing
+// is there. A folder is nothing; what else can't be read is a fault, which opening it reports.
+inline std::string external_index_of(const std::string& path) {
+  const auto is_there = [](const std::string& beside) {
+    struct stat status;
+    if (::lstat(beside.c_str(), &status) != 0) return false;
+    return ::stat(beside.c_str(), &status) != 0 || !S_ISDIR(status.st_mode);
+  };
+  if (is_there(path + ".idx")) return path + ".idx";
+  struct stat status;
+  if (::lstat(path.c_str(), &status) != 0 || !S_ISLNK(status.st_mode)) return {};
+  char* const resolved = ::realpath(path.c_str(), nullptr);
+  const std::string beside = resolved != nullptr ? std::string(resolved) + ".idx" : std::string();
+  std::free(resolved);
+  return !beside.empty() && is_there(beside) ? beside : std::string();
+}
+
 // A file, mapped read-only.
 class Mapping {
  public:
@@ -1948,7 +1966,7 @@ class Store {
   };
 
 #if !defined(BLOBSTORE_NO_MMAP)
-  // Maps a file, and the index beside it (path + ".idx") if it has none inside; or, given the index of a set, all files
+  // Maps a file, and the index beside it ("model.sbs.idx") if it has none inside; or, given the index of a set, all files
   // of the set. On failure returns an empty optional; `fault` says why.
   static std::optional<Store> open(const std::string& path, Fault& fault) {
     Store store;
@@ -1959,8 +1977,9 @@ class Store {
       return std::optional<Store>(std::move(store));
     }
     if (!store.load_file(store.file_mapping_.bytes(), fault)) return std::nullopt;
-    if (!store.has_index() && detail::is_regular_file(path + ".idx")) {
-      if (!store.index_mapping_.open(path + ".idx", fault)) return std::nullopt;
+    const std::string beside = store.has_index() ? std::string() : detail::external_index_of(path);
+    if (!beside.empty()) {
+      if (!store.index_mapping_.open(beside, fault)) return std::nullopt;
       if (!store.load_index(store.index_mapping_.bytes(), 0, true, fault)) return std::nullopt;
     }
     if (!store.has_index() && !store.catalog_.build(store.directory(), fault)) return std::nullopt;
